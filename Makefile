@@ -1,0 +1,42 @@
+# Each target sets the machine up first, so that it works on a fresh Debian or
+# Ubuntu with Go and root or sudo. ARGS="..." is handed on to what it runs.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-race build demo up test lint
+
+# Programs for the same tree are the same wherever it stands. Git is not asked
+# for a version: it refuses to answer in a tree of another user's, which would
+# stop the build. The tests build with these flags, too.
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false
+
+# Two packages at a time: each may run a MariaDB, an etcd and several replicas.
+TEST_FLAGS := -race -count=1 -p 2 -timeout 20m
+
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build ## the proof: one SKU sold out on 3 replicas, unguarded and under the etcd mutex
+	@bin/loadtest prove $(ARGS)
+
+up: build ## a private stack with 3 replicas, until Ctrl-C
+	@bin/loadtest up $(ARGS)
+
+test: setup-race build ## every test, with real servers and the race detector
+	go test $(TEST_FLAGS) ./... $(ARGS)
+
+lint: setup ## gofmt, go vet, golangci-lint
+	@files=$$(gofmt -l .) || exit 1; if [ -n "$$files" ]; then echo "gofmt -w is needed on:" $$files; exit 1; fi
+	go vet ./...
+	go run $(GOLANGCI) run $(ARGS)
+
+build: setup ## bin/api and bin/loadtest
+	@$(GO_BUILD) -o bin/api ./cmd/api
+	@$(GO_BUILD) -o bin/loadtest ./loadtest
+
+setup: ## install what is missing: MariaDB's programs
+	@scripts/setup
+
+setup-race:
+	@scripts/setup --race

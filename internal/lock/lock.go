@@ -1,0 +1,89 @@
+// Package lock grants mutual exclusion over a named resource between processes.
+//
+// A lock by itself cannot stop a holder that was paused past its lease: whoever
+// writes under a lock must show its Token to the store, which admits only the
+// newest (see the claim in package stock). Back-ends live in the folders below;
+// all of them pass locktest.
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Token is a fencing token: larger for each later grant of the same name.
+// Tokens of two sources (two etcd clusters, say) must never be compared.
+// Zero is no token: the back-end has none to give.
+type Token uint64
+
+var (
+	// ErrHeld says that TryLock found another holder.
+	ErrHeld = errors.New("lock is held by another")
+	// ErrLost says that a grant had ended before it was given back: it expired,
+	// was revoked, or was never this holder's.
+	ErrLost = errors.New("lock was lost")
+	// ErrClosed says that the Locker has been closed.
+	ErrClosed = errors.New("locker is closed")
+)
+
+// Locker grants locks. It is safe for concurrent use, also for the same name.
+type Locker interface {
+	// Lock waits for its turn, in order of arrival where the back-end can.
+	// It returns ctx's error at ctx's end, leaving nothing behind on the server.
+	Lock(ctx context.Context, name string) (Held, error)
+	// TryLock is Lock without the wait: ErrHeld when another holds name.
+	TryLock(ctx context.Context, name string) (Held, error)
+	// Close ends every grant of this Locker and frees what it has on the
+	// server, within ctx. A Lock that still waits returns ErrClosed.
+	Close(ctx context.Context) error
+}
+
+// Held is one grant of a lock, from the moment it was granted until Unlock.
+type Held interface {
+	// Token is larger for each later grant of the same name, over all processes.
+	Token() Token
+	// Lost is closed as soon as the grant can no longer be relied on. It may
+	// be closed late (a paused process closes nothing): fence what you write.
+	Lost() <-chan struct{}
+	// Wanted is closed once another waits behind this grant, here or in
+	// another process. It is nil where the back-end cannot tell.
+	Wanted() <-chan struct{}
+	// Unlock gives this grant back. It never touches a later holder's. It
+	// returns ErrLost when the grant had already ended.
+	Unlock(ctx context.Context) error
+}
+
+// Capabilities are what a back-end promises beyond mutual exclusion. The suite
+// in locktest checks each that is declared, and that each other is absent.
+type Capabilities struct {
+	// Processes: excludes between processes, not only between goroutines.
+	Processes bool
+	// Fair: grants in order of arrival.
+	Fair bool
+	// Deadline: Lock returns at its context's end also when the server is dead.
+	Deadline bool
+	// Token: grants carry a fencing token that rises.
+	Token bool
+	// LossNotice: Lost is closed when the grant ends by itself.
+	LossNotice bool
+	// Wanted: a holder is told that another waits.
+	Wanted bool
+}
+
+// MaxName is the longest name of a lock, in bytes.
+const MaxName = 255
+
+// CheckName refuses a name that could not stand as one segment of a key.
+func CheckName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("lock name is empty")
+	case len(name) > MaxName:
+		return fmt.Errorf("lock name has %d bytes, at most %d are allowed", len(name), MaxName)
+	case strings.ContainsAny(name, "/\x00"):
+		return fmt.Errorf("lock name %q holds a slash or a zero byte", name)
+	}
+	return nil
+}

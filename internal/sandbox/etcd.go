@@ -1,0 +1,118 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+// Etcd is one node of a private etcd cluster. It is ready when the cluster has a
+// leader: after a majority was stopped, restart its nodes at the same time.
+type Etcd struct {
+	*Process
+	// Name is the node's in its cluster: "etcd-1".
+	Name string
+	// Endpoint is its client URL.
+	Endpoint string
+}
+
+// etcdNode is a node before it is started.
+type etcdNode struct {
+	name, client, peer string
+	argv               []string
+	log                string
+	cluster            int
+}
+
+// planEtcd gives each of n nodes its ports and its arguments: every one has to
+// know all the others before the first starts.
+func planEtcd(dir string, program []string, n int) ([]etcdNode, error) {
+	if len(program) == 0 {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("find this program, to serve etcd: %w", err)
+		}
+		program = []string{self, "etcd-node"}
+	}
+	nodes := make([]etcdNode, n)
+	members := make([]string, n)
+	for i := range nodes {
+		client, err := FreeAddr()
+		if err != nil {
+			return nil, err
+		}
+		peer, err := FreeAddr()
+		if err != nil {
+			return nil, err
+		}
+		name := fmt.Sprintf("etcd-%d", i+1)
+		nodes[i] = etcdNode{
+			name: name, client: "http://" + client, peer: "http://" + peer,
+			log: filepath.Join(dir, name+".log"), cluster: n,
+		}
+		members[i] = name + "=" + nodes[i].peer
+	}
+	// The cluster's id is made from this token: two sandboxes never share one,
+	// so that tokens of one are not taken for another's.
+	token := randomHex()
+	for i := range nodes {
+		nodes[i].argv = append(slices.Clone(program),
+			"--name="+nodes[i].name,
+			"--data-dir="+filepath.Join(dir, nodes[i].name),
+			"--client-url="+nodes[i].client,
+			"--peer-url="+nodes[i].peer,
+			"--initial-cluster="+strings.Join(members, ","),
+			"--cluster-token="+token)
+	}
+	return nodes, nil
+}
+
+// start starts one node. It is ready only once the cluster has elected a leader,
+// so that all nodes have to be started at the same time.
+func (n etcdNode) start(ctx context.Context) (*Etcd, error) {
+	p, err := StartProcess(ctx, ProcessConfig{Name: n.name, Argv: n.argv, LogPath: n.log, Ready: n.ready})
+	if err != nil {
+		return nil, err
+	}
+	return &Etcd{Process: p, Name: n.name, Endpoint: n.client}, nil
+}
+
+// ready is a linearizable read of the members: it needs a leader and a quorum,
+// and shows that the node at our port is ours and that each has joined.
+func (n etcdNode) ready(ctx context.Context) error {
+	// A client would wait a second after a refused connection: look first.
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", strings.TrimPrefix(n.client, "http://"))
+	if err != nil {
+		return err
+	}
+	if err := conn.Close(); err != nil {
+		return err
+	}
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{n.client}, Logger: zap.NewNop()})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	list, err := client.MemberList(ctx)
+	if err != nil {
+		return err
+	}
+	joined, us := 0, false
+	for _, member := range list.Members {
+		if member.Name != "" {
+			joined++
+		}
+		us = us || member.Name == n.name && slices.Contains(member.ClientURLs, n.client)
+	}
+	if joined < n.cluster || !us {
+		return fmt.Errorf("%d of %d nodes have joined the cluster", joined, n.cluster)
+	}
+	return nil
+}

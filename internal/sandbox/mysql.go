@@ -1,0 +1,284 @@
+package sandbox
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+)
+
+const (
+	// mysqlUser may do everything, and comes from 127.0.0.1 only.
+	mysqlUser = "flashsale"
+	// maxConnections is enough for a handful of replicas with pools of 100.
+	maxConnections = 500
+	// mysqlPackages are Debian's: the second has the my_print_defaults that
+	// mariadb-install-db calls. Neither starts a service.
+	mysqlPackages = "mariadb-server-core mariadb-client-core"
+	// mysqlLogSize is the size of the redo log. The data folder is made with
+	// it, too: a server that finds another size makes its log anew.
+	mysqlLogSize = "--innodb-log-file-size=64M"
+)
+
+// mysqlSettings are what every figure measured on the server rests on; see
+// MySQL.Settings. They are durable (no commit is acknowledged before its redo is
+// on disk) and as near to MySQL 8.4's defaults as MariaDB can be.
+var mysqlSettings = []string{
+	"--innodb-flush-log-at-trx-commit=1",
+	"--innodb-doublewrite=ON",
+	"--skip-log-bin",
+	"--transaction-isolation=READ-COMMITTED",
+	"--innodb-lock-wait-timeout=1",
+	"--innodb-buffer-pool-size=256M",
+	mysqlLogSize,
+	"--sql-mode=ONLY_FULL_GROUP_BY,STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION",
+	"--character-set-server=utf8mb4",
+	"--default-time-zone=+00:00",
+	"--performance-schema=OFF",
+}
+
+// shownSettings are the variables that Settings reads back.
+var shownSettings = []string{
+	"version", "innodb_flush_log_at_trx_commit", "innodb_doublewrite", "log_bin", "sync_binlog",
+	"transaction_isolation", "innodb_lock_wait_timeout", "innodb_buffer_pool_size",
+	"innodb_log_file_size", "max_connections",
+}
+
+// MySQL is a private MariaDB server.
+type MySQL struct {
+	*Process
+	addr     string
+	password string
+	dataDir  string
+}
+
+// DSN addresses one database of the server, in go-sql-driver's format and with
+// no parameters; "" addresses none.
+func (m *MySQL) DSN(database string) string { return m.config(database).FormatDSN() }
+
+// CreateDatabase makes an empty database and returns its DSN.
+func (m *MySQL) CreateDatabase(ctx context.Context, name string) (dsn string, err error) {
+	db, err := m.open("")
+	if err != nil {
+		return "", err
+	}
+	defer db.Close()
+	quoted := "`" + strings.ReplaceAll(name, "`", "``") + "`"
+	if _, err := db.ExecContext(ctx, "CREATE DATABASE "+quoted); err != nil {
+		return "", fmt.Errorf("create database %s: %w", name, err)
+	}
+	return m.DSN(name), nil
+}
+
+// Settings reads from the server the settings to state beside a figure.
+func (m *MySQL) Settings(ctx context.Context) (map[string]string, error) {
+	db, err := m.open("")
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	marks := strings.TrimSuffix(strings.Repeat("?,", len(shownSettings)), ",")
+	args := make([]any, len(shownSettings))
+	for i, name := range shownSettings {
+		args[i] = name
+	}
+	rows, err := db.QueryContext(ctx, "SHOW GLOBAL VARIABLES WHERE Variable_name IN ("+marks+")", args...)
+	if err != nil {
+		return nil, fmt.Errorf("read the server's settings: %w", err)
+	}
+	defer rows.Close()
+	settings := make(map[string]string, len(shownSettings))
+	for rows.Next() {
+		var name, value string
+		if err := rows.Scan(&name, &value); err != nil {
+			return nil, fmt.Errorf("read the server's settings: %w", err)
+		}
+		settings[name] = value
+	}
+	return settings, rows.Err()
+}
+
+// startMySQL makes a data folder in dir and serves it.
+func startMySQL(ctx context.Context, dir string, connections int) (*MySQL, error) {
+	server, err := findProgram("mariadbd", mysqlPackages)
+	if err != nil {
+		return nil, err
+	}
+	install, err := findProgram("mariadb-install-db", mysqlPackages)
+	if err != nil {
+		return nil, err
+	}
+	addr, err := FreeAddr()
+	if err != nil {
+		return nil, err
+	}
+	m := &MySQL{addr: addr, password: randomHex(), dataDir: filepath.Join(dir, "mysql")}
+	if err := m.install(ctx, install); err != nil {
+		return nil, err
+	}
+	accounts := filepath.Join(dir, "mysql-accounts.sql")
+	if err := os.WriteFile(accounts, []byte(m.accounts()), 0o600); err != nil {
+		return nil, fmt.Errorf("write %s: %w", accounts, err)
+	}
+	if connections == 0 {
+		connections = maxConnections
+	}
+	m.Process, err = StartProcess(ctx, ProcessConfig{
+		Name:    "mariadbd",
+		Argv:    append([]string{server}, m.serverArgs(accounts, connections)...),
+		LogPath: filepath.Join(dir, "mysql.log"),
+		Ready:   m.ready,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// install makes the data folder. It runs to its end or to ctx's on one thread,
+// so that it too is killed with this process.
+func (m *MySQL) install(ctx context.Context, program string) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	args := []string{
+		"--no-defaults", "--datadir=" + m.dataDir, "--auth-root-authentication-method=normal",
+		"--skip-test-db", mysqlLogSize,
+		"--cross-bootstrap", // neither looks up this host's name nor makes accounts for it
+	}
+	if user := superuser(); user != "" {
+		// The script's own --user also changes the owner of the installed
+		// server's PAM helper, which is not ours to touch. It hands on what it
+		// does not know, and mariadbd takes any option with "loose-" before it.
+		args = append(args, "--loose-user="+user)
+	}
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.SysProcAttr = childAttr()
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // a script and its children
+	cmd.WaitDelay = time.Second
+	if out, err := cmd.CombinedOutput(); err != nil {
+		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+		tail := strings.Join(lines[max(0, len(lines)-tailLines):], "\n")
+		return fmt.Errorf("mariadb-install-db: %w; it said:\n%s", err, indent(tail))
+	}
+	return nil
+}
+
+func (m *MySQL) serverArgs(accounts string, connections int) []string {
+	host, port, _ := net.SplitHostPort(m.addr) // our own FreeAddr's
+	args := []string{
+		"--no-defaults", // first, or it is not heeded: no file of the host's is read
+		"--datadir=" + m.dataDir,
+		"--tmpdir=" + m.dataDir,
+		"--init-file=" + accounts,
+		"--bind-address=" + host,
+		"--port=" + port,
+		"--socket=", // none: TCP serves everybody, and a path has at most 107 bytes
+		"--pid-file=" + filepath.Join(m.dataDir, "mariadbd.pid"),
+		"--skip-name-resolve",
+		"--max-connections=" + strconv.Itoa(connections),
+	}
+	if user := superuser(); user != "" {
+		args = append(args, "--user="+user)
+	}
+	return append(args, mysqlSettings...)
+}
+
+// accounts is the SQL that the server runs before it lets anybody in: the root
+// accounts that it was made with have no password.
+func (m *MySQL) accounts() string {
+	return "DELETE FROM mysql.global_priv WHERE User='root';\n" +
+		"FLUSH PRIVILEGES;\n" +
+		"CREATE USER '" + mysqlUser + "'@'127.0.0.1' IDENTIFIED BY '" + m.password + "';\n" +
+		"GRANT ALL PRIVILEGES ON *.* TO '" + mysqlUser + "'@'127.0.0.1' WITH GRANT OPTION;\n"
+}
+
+// ready asks for the data folder: an answer from another server is none.
+func (m *MySQL) ready(ctx context.Context) error {
+	db, err := m.open("")
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	var dir string
+	if err := db.QueryRowContext(ctx, "SELECT @@datadir").Scan(&dir); err != nil {
+		return err
+	}
+	if filepath.Clean(dir) != m.dataDir {
+		return fmt.Errorf("another server, of %s, answers at %s", dir, m.addr)
+	}
+	return nil
+}
+
+func (m *MySQL) config(database string) *mysql.Config {
+	cfg := mysql.NewConfig()
+	cfg.User, cfg.Passwd, cfg.Net, cfg.Addr, cfg.DBName = mysqlUser, m.password, "tcp", m.addr, database
+	return cfg
+}
+
+func (m *MySQL) open(database string) (*sql.DB, error) {
+	cfg := m.config(database)
+	cfg.InterpolateParams = true
+	cfg.Logger = &mysql.NopLogger{} // a server that is still starting is no news
+	connector, err := mysql.NewConnector(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect to mariadbd: %w", err)
+	}
+	return sql.OpenDB(connector), nil
+}
+
+// superuser is the user to name to mariadbd, which as root runs only if told
+// so; any other user runs it as himself.
+func superuser() string {
+	if os.Geteuid() == 0 {
+		return "root"
+	}
+	return ""
+}
+
+// findProgram looks where administrators' programs are, too: an ordinary user's
+// PATH often lacks them.
+func findProgram(name, packages string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path, nil
+	}
+	for _, dir := range []string{"/usr/sbin", "/usr/local/sbin"} {
+		if path, lookErr := exec.LookPath(filepath.Join(dir, name)); lookErr == nil {
+			return path, nil
+		}
+	}
+	return "", &MissingError{Program: name, Packages: packages, err: err}
+}
+
+// MissingError says that a server's program is not installed.
+type MissingError struct {
+	Program  string
+	Packages string // Debian's, that have it
+	err      error
+}
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("%s is not installed: run `make setup` or `apt-get install %s`, "+
+		"or use a MySQL server of your own with --mysql-dsn, or docker compose", e.Program, e.Packages)
+}
+
+// Unwrap is exec.ErrNotFound, mostly.
+func (e *MissingError) Unwrap() error { return e.err }
+
+func randomHex() string {
+	secret := make([]byte, 16)
+	_, _ = rand.Read(secret) // documented never to fail
+	return hex.EncodeToString(secret)
+}

@@ -1,0 +1,445 @@
+package sandbox_test
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+)
+
+// roleVar names what the test's executable is to be instead of a test.
+const roleVar = "SANDBOX_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	switch role := os.Getenv(roleVar); role {
+	case "":
+		goleak.VerifyTestMain(m)
+	case "parent":
+		beParent()
+	case "replica":
+		beReplica()
+	default:
+		panic("unknown role " + role)
+	}
+}
+
+func TestStopLeavesNothingBehind(t *testing.T) {
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	s := sandboxtest.Start(t, sandbox.Config{MySQL: true, EtcdNodes: 1})
+	pids := pidsOf(s)
+	s.Stop()
+	s.Stop()
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+			t.Errorf("process %d is there after Stop: %v", pid, err)
+		}
+	}
+	wantEmpty(t, temp)
+}
+
+func TestServersDieWithTheirParent(t *testing.T) {
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	node := sandboxtest.Build(t, "etcdnode")
+	parent := exec.Command(os.Args[0], node)
+	parent.Env = append(os.Environ(), roleVar+"=parent")
+	parent.Stderr = os.Stderr
+	out, err := parent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := parent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadBytes('\n')
+	if err != nil {
+		t.Fatalf("the parent has not started its servers: %v", err)
+	}
+	var pids []int
+	if err := json.Unmarshal(line, &pids); err != nil || len(pids) != 2 {
+		t.Fatalf("pids %s: %v", line, err)
+	}
+	fds := make([]int, len(pids))
+	for i, pid := range pids {
+		if fds[i], err = unix.PidfdOpen(pid, 0); err != nil {
+			t.Fatalf("server %d does not run: %v", pid, err)
+		}
+		defer os.NewFile(uintptr(fds[i]), "pidfd").Close()
+	}
+
+	if err := parent.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = parent.Wait()
+	for i, fd := range fds {
+		// A pidfd becomes readable when its process ends.
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
+		if n != 1 {
+			t.Errorf("server %d lives on after its parent: poll %d, %v", pids[i], n, err)
+			_ = unix.PidfdSendSignal(fd, syscall.SIGKILL, nil, 0)
+		}
+	}
+
+	// The folder that nobody could remove goes with the next start.
+	sandboxtest.Start(t, sandbox.Config{}).Stop()
+	wantEmpty(t, temp)
+}
+
+func TestSweepSparesFoldersInUse(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	first := sandboxtest.Start(t, sandbox.Config{})
+	sandboxtest.Start(t, sandbox.Config{})
+	if _, err := os.Stat(first.Dir()); err != nil {
+		t.Errorf("the first stack's folder after the second's start: %v", err)
+	}
+}
+
+func TestFolderOfTheUsersIsKeptAndNeverReused(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	s := sandboxtest.Start(t, sandbox.Config{Dir: dir, EtcdNodes: 1})
+	s.Stop()
+	if _, err := os.Stat(filepath.Join(dir, "etcd-1")); err != nil {
+		t.Errorf("data in a folder of the user's after Stop: %v", err)
+	}
+	_, err := sandbox.Start(t.Context(), sandbox.Config{Dir: dir})
+	if err == nil || !strings.Contains(err.Error(), "is not empty") {
+		t.Errorf("start in a used folder: got %v, want a refusal", err)
+	}
+}
+
+func TestFailedStartStopsTheOthersAndShowsTheLog(t *testing.T) {
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	_, err := sandbox.Start(t.Context(), sandbox.Config{
+		MySQL:       true,
+		EtcdNodes:   1,
+		EtcdProgram: []string{sandboxtest.Build(t, "etcdnode"), "--no-such-flag"},
+	})
+	if err == nil {
+		t.Fatal("an etcd with a wrong flag has started")
+	}
+	for _, want := range []string{"etcd-1 ended before it was ready", "exit status 1", "flag provided but not defined: -no-such-flag"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("got %q, want %q in it", err, want)
+		}
+	}
+	wantEmpty(t, temp)
+}
+
+func TestMissingServerIsExplained(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	_, err := sandbox.Start(t.Context(), sandbox.Config{MySQL: true})
+	var missing *sandbox.MissingError
+	if !errors.As(err, &missing) {
+		t.Fatalf("got %v, want a MissingError", err)
+	}
+	if !errors.Is(err, exec.ErrNotFound) {
+		t.Errorf("%v does not wrap exec.ErrNotFound", err)
+	}
+	for _, want := range []string{missing.Program, "mariadb-server-core", "--mysql-dsn", "docker compose"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("got %q, want %q in it", err, want)
+		}
+	}
+}
+
+func TestMySQLIsDurableAndAdmitsOneUser(t *testing.T) {
+	s := sandboxtest.Start(t, sandbox.Config{MySQL: true, MaxConnections: 77})
+	settings, err := s.MySQL.Settings(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"innodb_flush_log_at_trx_commit": "1",
+		"innodb_doublewrite":             "ON",
+		"log_bin":                        "OFF",
+		"innodb_lock_wait_timeout":       "1",
+		"max_connections":                "77",
+	} {
+		if got := settings[name]; got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	db := openDB(t, s.MySQL.DSN(""))
+	var isolation string
+	if err := db.QueryRow("SELECT @@tx_isolation").Scan(&isolation); err != nil || isolation != "READ-COMMITTED" {
+		t.Errorf("isolation %q, %v; want READ-COMMITTED", isolation, err)
+	}
+
+	cfg, err := mysql.ParseDSN(s.MySQL.DSN(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.User, cfg.Passwd = "root", ""
+	var refused *mysql.MySQLError
+	if err := openDB(t, cfg.FormatDSN()).Ping(); !errors.As(err, &refused) || refused.Number != 1045 {
+		t.Errorf("root without a password: got %v, want error 1045", err)
+	}
+}
+
+func TestMySQLKeepsItsDataOverACrash(t *testing.T) {
+	ctx := t.Context()
+	s := sandboxtest.Start(t, sandbox.Config{MySQL: true})
+	dsn, err := s.MySQL.CreateDatabase(ctx, "odd `name`")
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := openDB(t, dsn)
+	for _, query := range []string{"CREATE TABLE n (n INT PRIMARY KEY)", "INSERT INTO n VALUES (42)"} {
+		if _, err := db.Exec(query); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := s.MySQL.Pid()
+	s.MySQL.Kill()
+	if err := s.MySQL.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if s.MySQL.Pid() == first {
+		t.Errorf("pid %d after a restart, as before it", first)
+	}
+	var n int
+	if err := db.QueryRow("SELECT n FROM n").Scan(&n); err != nil || n != 42 {
+		t.Errorf("got %d, %v; want 42", n, err)
+	}
+}
+
+func TestProcessStops(t *testing.T) {
+	const obeys, stubborn = "exec sleep 1000", "trap '' TERM; echo trapped; while :; do sleep 1000; done"
+	start := func(t *testing.T, script string, ready func(context.Context) error) *sandbox.Process {
+		t.Helper()
+		p, err := sandbox.StartProcess(t.Context(), sandbox.ProcessConfig{
+			Name: "script", Argv: []string{"sh", "-c", script}, Ready: ready,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(p.Kill)
+		return p
+	}
+	t.Run("when asked", func(t *testing.T) {
+		p := start(t, obeys, nil)
+		if err := p.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+		<-p.Done()
+		if err := p.Signal(syscall.SIGTERM); !errors.Is(err, os.ErrProcessDone) {
+			t.Errorf("signal to a stopped process: got %v, want os.ErrProcessDone", err)
+		}
+		if err := p.Stop(t.Context()); err != nil {
+			t.Errorf("second Stop: %v", err)
+		}
+	})
+	t.Run("while paused", func(t *testing.T) {
+		p := start(t, obeys, nil)
+		if err := p.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("by force", func(t *testing.T) {
+		log := filepath.Join(t.TempDir(), "log")
+		p, err := sandbox.StartProcess(t.Context(), sandbox.ProcessConfig{
+			Name: "script", Argv: []string{"sh", "-c", stubborn}, LogPath: log,
+			Ready: func(context.Context) error {
+				if text, _ := os.ReadFile(log); !strings.Contains(string(text), "trapped") {
+					return errors.New("no trap yet")
+				}
+				return nil
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		now, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := p.Stop(now); err == nil || !strings.Contains(err.Error(), "was killed") {
+			t.Errorf("stop of a process that ignores SIGTERM: got %v", err)
+		}
+		if err := p.Wait(t.Context()); err == nil || !strings.Contains(err.Error(), "killed") {
+			t.Errorf("its end: got %v, want a signal", err)
+		}
+	})
+}
+
+func TestProcessStartGivesUp(t *testing.T) {
+	never := func(context.Context) error { return errors.New("nobody answers") }
+	t.Run("at once when it has ended", func(t *testing.T) {
+		_, err := sandbox.StartProcess(t.Context(), sandbox.ProcessConfig{
+			Name: "script", Argv: []string{"sh", "-c", "seq 30; echo the reason >&2; exit 3"}, Ready: never,
+		})
+		want := "script ended before it was ready: exit status 3; its log ends:\n    17\n"
+		if err == nil || !strings.HasPrefix(err.Error(), want) || !strings.HasSuffix(err.Error(), "\n    the reason") {
+			t.Errorf("got %v, want it to begin with %q", err, want)
+		}
+	})
+	t.Run("when another answers in its stead", func(t *testing.T) {
+		_, err := sandbox.StartProcess(t.Context(), sandbox.ProcessConfig{
+			Name: "script", Argv: []string{"false"},
+			Ready: func(ctx context.Context) error { <-ctx.Done(); return nil },
+		})
+		if err == nil || !strings.Contains(err.Error(), "exit status 1") {
+			t.Errorf("got %v, want its exit status", err)
+		}
+	})
+	t.Run("at the context's end", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err := sandbox.StartProcess(ctx, sandbox.ProcessConfig{
+			Name: "script", Argv: []string{"sleep", "1000"},
+			Ready: func(context.Context) error { cancel(); return errors.New("nobody answers") },
+		})
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "nobody answers") {
+			t.Errorf("got %v, want context.Canceled and the last refusal", err)
+		}
+	})
+	t.Run("without the program", func(t *testing.T) {
+		_, err := sandbox.StartProcess(t.Context(), sandbox.ProcessConfig{Name: "script", Argv: []string{"/no/such/program"}})
+		if !errors.Is(err, os.ErrNotExist) || !strings.HasPrefix(err.Error(), "start script: ") {
+			t.Errorf("got %v, want os.ErrNotExist", err)
+		}
+	})
+}
+
+func TestReservedPortIsGivenToWhoeverNamesIt(t *testing.T) {
+	addr, err := sandbox.FreeAddr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// In /proc/net/tcp 0100007F is 127.0.0.1, and state 06 is TIME_WAIT: as
+	// long as it stands there, the kernel hands the port out to nobody.
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	if _, err := fmt.Sscan(port, &n); err != nil {
+		t.Fatal(err)
+	}
+	local, held := fmt.Sprintf("0100007F:%04X", n), false
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line)
+		held = held || fields[1] == local && fields[3] == "06"
+	}
+	if !held {
+		t.Errorf("%s is not held by a connection in TIME_WAIT", addr)
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatalf("listen by number: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReplicaIsReadyWhenItSaysSo(t *testing.T) {
+	cfg := sandbox.ReplicaConfig{
+		Program:       os.Args[0],
+		Replica:       "a",
+		MySQLDSN:      "dsn",
+		EtcdEndpoints: []string{"http://one", "http://two"},
+		Strategy:      "etcd",
+		AdminToken:    "admin",
+		JWTSecret:     "secret",
+		Args:          []string{"--lock-ttl=2s"},
+		Env:           []string{roleVar + "=replica"},
+	}
+	r := sandboxtest.StartReplica(t, cfg)
+	args := strings.Join([]string{
+		"serve", "--addr=" + strings.TrimPrefix(r.URL, "http://"), "--replica=a",
+		"--etcd-endpoints=http://one,http://two", "--strategy=etcd", "--lock-ttl=2s",
+	}, " ")
+	if got, want := r.LogTail(1), args+" dsn admin secret"; got != want {
+		t.Errorf("the replica was started with\n%s, want\n%s", got, want)
+	}
+
+	// The first must not be taken for a second one at its address.
+	cfg.Addr = strings.TrimPrefix(r.URL, "http://")
+	_, err := sandbox.StartReplica(t.Context(), cfg)
+	if err == nil || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("a second replica at %s: got %v, want a refusal", cfg.Addr, err)
+	}
+}
+
+// beParent starts servers, writes their pids and waits to be killed.
+func beParent() {
+	s, err := sandbox.Start(context.Background(), sandbox.Config{
+		MySQL: true, EtcdNodes: 1, EtcdProgram: []string{os.Args[1]},
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(pidsOf(s)); err != nil {
+		os.Exit(1)
+	}
+	time.Sleep(time.Minute) // should the test die first
+	s.Stop()
+}
+
+// beReplica shows how it was called, and is ready when asked for the third time.
+func beReplica() {
+	fmt.Println(strings.Join(os.Args[1:], " "), os.Getenv("FLASHSALE_MYSQL_DSN"),
+		os.Getenv("FLASHSALE_ADMIN_TOKEN"), os.Getenv("FLASHSALE_JWT_SECRET"))
+	var asked atomic.Int32
+	http.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if asked.Add(1) < 3 {
+			http.Error(w, "not yet", http.StatusServiceUnavailable)
+		}
+	})
+	_, addr, _ := strings.Cut(os.Args[2], "=")
+	fmt.Fprintln(os.Stderr, http.ListenAndServe(addr, nil))
+	os.Exit(1)
+}
+
+func pidsOf(s *sandbox.Stack) []int {
+	pids := []int{s.MySQL.Pid()}
+	for _, node := range s.Etcd {
+		pids = append(pids, node.Pid())
+	}
+	return pids
+}
+
+func openDB(t *testing.T, dsn string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("mysql", dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+func wantEmpty(t *testing.T, dir string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) > 0 {
+		t.Errorf("%s holds %v, %v; want nothing", dir, entries, err)
+	}
+}

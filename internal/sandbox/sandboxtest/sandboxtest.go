@@ -1,0 +1,94 @@
+// Package sandboxtest starts sandboxes, builds the module's programs and runs
+// replicas for tests. A missing server is a failure, never a skip.
+package sandboxtest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+
+	"flashsale/internal/sandbox"
+)
+
+// Start starts servers that end with the test. The logs of those that have one
+// are not shown: see Stack.Dir while the test runs.
+func Start(tb testing.TB, cfg sandbox.Config) *sandbox.Stack {
+	tb.Helper()
+	cfg, err := withEtcdProgram(cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	stack, err := sandbox.Start(tb.Context(), cfg)
+	if err != nil {
+		tb.Fatalf("start the servers: %v", err)
+	}
+	tb.Cleanup(stack.Stop)
+	return stack
+}
+
+// Main runs all tests of a package on one set of servers, which it puts into
+// *stack before the first. It is for a TestMain, and does not return:
+//
+//	var servers *sandbox.Stack
+//
+//	func TestMain(m *testing.M) {
+//		sandboxtest.Main(m, sandbox.Config{MySQL: true}, &servers)
+//	}
+func Main(m *testing.M, cfg sandbox.Config, stack **sandbox.Stack) {
+	os.Exit(run(m, cfg, stack))
+}
+
+func run(m *testing.M, cfg sandbox.Config, stack **sandbox.Stack) int {
+	cfg, err := withEtcdProgram(cfg)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	s, err := sandbox.Start(context.Background(), cfg)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "start the servers:", err)
+		return 1
+	}
+	defer s.Stop()
+	*stack = s
+	return m.Run()
+}
+
+// StartReplica starts a replica that ends with the test, of Build's api if no
+// program is named. The end of its log is shown if the test has failed.
+func StartReplica(tb testing.TB, cfg sandbox.ReplicaConfig) *sandbox.Replica {
+	tb.Helper()
+	if cfg.Program == "" {
+		cfg.Program = Build(tb, "api")
+	}
+	replica, err := sandbox.StartReplica(tb.Context(), cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		// A test's context has ended by now; Stop has a bound of its own.
+		if err := replica.Stop(context.Background()); err != nil {
+			tb.Error(err)
+		}
+		if tb.Failed() {
+			tb.Logf("replica %s logged last:\n%s", cfg.Replica, replica.LogTail(shownLines))
+		}
+	})
+	return replica
+}
+
+// shownLines of a replica's log help after a failure, and do not bury it.
+const shownLines = 40
+
+func withEtcdProgram(cfg sandbox.Config) (sandbox.Config, error) {
+	if cfg.EtcdNodes == 0 || cfg.EtcdProgram != nil {
+		return cfg, nil
+	}
+	program, err := build("etcdnode")
+	if err != nil {
+		return cfg, err
+	}
+	cfg.EtcdProgram = []string{program}
+	return cfg, nil
+}

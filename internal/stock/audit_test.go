@@ -1,0 +1,111 @@
+package stock_test
+
+import (
+	"testing"
+
+	"flashsale/internal/stock"
+)
+
+// insertOrder writes a row of the orders table as text, so that a test can write
+// what no code of ours would.
+const insertOrder = `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency,
+	per_customer_limit, status, fence, seq, created_at, expires_at)
+	VALUES (UNHEX(REPLACE(UUID(), '-', '')), ?, ?, ?, '', ?, 999, 'EUR', ?, ?, ?, ?, NOW(6), NOW(6))`
+
+func TestAuditFindsEachBrokenInvariant(t *testing.T) {
+	t.Parallel()
+	type row struct {
+		sku, customer, key string
+		quantity           int
+		limit              any
+		status             string
+		fence, seq         int
+	}
+	tests := []struct {
+		name   string
+		before string // a change of the schema that lets the damage in
+		rows   []row
+		after  string // the damage done to the stock row
+		want   []string
+	}{
+		{name: "nothing sold"},
+		{name: "sold and returned", rows: []row{
+			{"sku", "ann", "k1", 3, nil, "reserved", 1, 1}, {"sku", "ben", "k1", 2, nil, "paid", 1, 2},
+			{"sku", "cat", "k1", 4, nil, "cancelled", 2, 3}, {"sku", "dan", "k1", 1, nil, "expired", 2, 4},
+		}, after: "UPDATE stock SET available = 5, fence = 2, seq = 6"},
+		{name: "oversold", rows: []row{
+			{"sku", "ann", "k1", 8, nil, "reserved", 0, 1}, {"sku", "ben", "k1", 8, nil, "paid", 0, 1},
+		}, after: "UPDATE stock SET available = 2, seq = 1", want: []string{stock.Conservation}},
+		{name: "units vanished", after: "UPDATE stock SET available = 9", want: []string{stock.Conservation}},
+		{name: "returned twice", rows: []row{{"sku", "ann", "k1", 3, nil, "cancelled", 0, 1}},
+			after: "UPDATE stock SET available = 13, seq = 3", want: []string{stock.Conservation}},
+		{name: "available below zero", rows: []row{{"sku", "ann", "k1", 11, nil, "reserved", 0, 1}},
+			after: "UPDATE stock SET available = -1, seq = 1", want: []string{stock.NonNegative}},
+		{name: "order of no SKU", rows: []row{{"ghost", "ann", "k1", 1, nil, "reserved", 0, 1}}, want: []string{stock.KnownSKU}},
+		{name: "quantity of zero", rows: []row{{"sku", "ann", "k1", 0, nil, "reserved", 0, 0}}, want: []string{stock.PositiveAmount}},
+		{name: "a key twice", before: "ALTER TABLE orders DROP INDEX one_order_a_key", rows: []row{
+			{"sku", "ann", "k1", 1, nil, "reserved", 0, 1}, {"sku", "ann", "k1", 1, nil, "reserved", 0, 2},
+		}, after: "UPDATE stock SET available = 8, seq = 2", want: []string{stock.OneOrderAKey}},
+		{name: "over the limit", rows: []row{
+			{"sku", "ann", "k1", 2, 3, "reserved", 0, 1}, {"sku", "ann", "k2", 2, 3, "paid", 0, 2},
+		}, after: "UPDATE stock SET available = 6, seq = 2", want: []string{stock.WithinLimit}},
+		{name: "a limit that was lowered since", rows: []row{
+			{"sku", "ann", "k1", 4, 4, "reserved", 0, 1}, {"sku", "ben", "k2", 1, 1, "paid", 0, 2},
+		}, after: "UPDATE stock SET available = 5, seq = 2, per_customer_limit = 1"},
+		{name: "room under the limit by a cancelled order", rows: []row{
+			{"sku", "ann", "k1", 3, 3, "cancelled", 0, 1}, {"sku", "ann", "k2", 3, 3, "reserved", 0, 3},
+		}, after: "UPDATE stock SET available = 7, seq = 3"},
+		{name: "token fell", rows: []row{
+			{"sku", "ann", "k1", 1, nil, "reserved", 7, 1}, {"sku", "ben", "k1", 1, nil, "reserved", 6, 2},
+		}, after: "UPDATE stock SET available = 8, fence = 7, seq = 2", want: []string{stock.TokensRise}},
+		{name: "token above the fence", rows: []row{{"sku", "ann", "k1", 1, nil, "reserved", 7, 1}},
+			after: "UPDATE stock SET available = 9, fence = 6, seq = 1", want: []string{stock.TokensRise}},
+		{name: "seq behind", rows: []row{{"sku", "ann", "k1", 1, nil, "reserved", 0, 3}},
+			after: "UPDATE stock SET available = 9, seq = 2", want: []string{stock.SeqCovers}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			db := newDB(t)
+			if test.before != "" {
+				exec(t, db, test.before)
+			}
+			for _, r := range test.rows {
+				exec(t, db, insertOrder, r.sku, r.customer, r.key, r.quantity, r.limit, r.status, r.fence, r.seq)
+			}
+			if test.after != "" {
+				exec(t, db, test.after+" WHERE sku = 'sku'")
+			}
+			report, err := stock.Audit(t.Context(), db)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, v := range report.Violations {
+				got = append(got, v.Invariant)
+			}
+			if len(got) != len(test.want) || len(got) > 0 && got[0] != test.want[0] {
+				t.Errorf("got violations %+v, want %q", report.Violations, test.want)
+			}
+			if report.OK != (len(test.want) == 0) {
+				t.Errorf("got ok %v with violations %+v", report.OK, report.Violations)
+			}
+		})
+	}
+}
+
+func TestAuditCountsOversoldUnits(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	exec(t, db, insertOrder, "sku", "ann", "k", 8, nil, "reserved", 0, 1)
+	exec(t, db, insertOrder, "sku", "ben", "k", 7, nil, "paid", 0, 1)
+	exec(t, db, insertOrder, "sku", "cat", "k", 6, nil, "expired", 0, 1)
+	report, err := stock.Audit(t.Context(), db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := stock.Balance{SKU: "sku", Units: 10, Available: 10, Reserved: 8, Paid: 7, Returned: 6, Oversold: 5}
+	if len(report.SKUs) != 1 || report.SKUs[0] != want {
+		t.Errorf("got %+v, want %+v", report.SKUs, want)
+	}
+}

@@ -1,0 +1,115 @@
+package stock
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+const (
+	// blockerAfter is how long a claim may wait for its row before somebody
+	// looks at who holds it. A transaction that is on its way is done by then.
+	blockerAfter = 250 * time.Millisecond
+	// blockerAgain is the time between two looks: a connection that is idle in
+	// the same transaction at both is not at work.
+	blockerAgain = 100 * time.Millisecond
+	// blockerTimeout bounds looking and killing.
+	blockerTimeout = 2 * time.Second
+)
+
+// blockersQuery finds the connections that stand in the way of a statement and
+// are idle inside their transaction. MariaDB and MySQL keep the waits in tables
+// of different names.
+const blockersQuery = `SELECT DISTINCT b.trx_id, b.trx_mysql_thread_id
+	FROM information_schema.INNODB_TRX r
+	JOIN %s
+	JOIN information_schema.PROCESSLIST p ON p.id = b.trx_mysql_thread_id
+	WHERE r.trx_query LIKE ? AND p.command = 'Sleep'`
+
+var blockersJoins = []string{
+	"information_schema.INNODB_LOCK_WAITS w ON w.requesting_trx_id = r.trx_id " +
+		"JOIN information_schema.INNODB_TRX b ON b.trx_id = w.blocking_trx_id",
+	"performance_schema.data_lock_waits w ON w.REQUESTING_ENGINE_TRANSACTION_ID = r.trx_id " +
+		"JOIN information_schema.INNODB_TRX b ON b.trx_id = w.BLOCKING_ENGINE_TRANSACTION_ID",
+}
+
+// errUnknownTable is MySQL's for a table of information_schema that it lacks.
+const errUnknownTable = 1109
+
+// clearing runs claim, a statement that begins with prefix, and kills whoever
+// keeps it waiting while doing nothing: a process that was stopped between a
+// failed statement and its ROLLBACK holds the row for as long as it stands
+// still, since its connection is alive. A connection at work is left alone.
+func (db *DB) clearing(ctx context.Context, prefix string, claim func() error) error {
+	ctx, stop := context.WithCancel(ctx)
+	watched := make(chan error, 1)
+	go func() { watched <- db.killIdleBlockers(ctx, prefix) }()
+	err := claim()
+	stop()
+	// What the watch could not do matters only if the claim failed.
+	if watchErr := <-watched; err != nil && !errors.Is(watchErr, context.Canceled) {
+		err = errors.Join(err, watchErr)
+	}
+	return err
+}
+
+func (db *DB) killIdleBlockers(ctx context.Context, prefix string) error {
+	if err := pause(ctx, blockerAfter); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, blockerTimeout)
+	defer cancel()
+	return db.OnConn(ctx, func(conn *sql.Conn) error {
+		before, err := idleBlockers(ctx, conn, prefix)
+		if err != nil {
+			return err
+		}
+		for {
+			if err := pause(ctx, blockerAgain); err != nil {
+				return err
+			}
+			now, err := idleBlockers(ctx, conn, prefix)
+			if err != nil {
+				return err
+			}
+			for transaction, thread := range now {
+				if before[transaction] != thread {
+					continue
+				}
+				if _, err := conn.ExecContext(ctx, fmt.Sprintf("KILL CONNECTION %d", thread)); err != nil {
+					return fmt.Errorf("kill the connection that blocks the claim: %w", err)
+				}
+			}
+			before = now
+		}
+	})
+}
+
+// idleBlockers are connections by their transaction.
+func idleBlockers(ctx context.Context, conn *sql.Conn, prefix string) (map[string]int64, error) {
+	pattern := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(prefix) + "%"
+	var rows *sql.Rows
+	var err error
+	for _, join := range blockersJoins {
+		rows, err = conn.QueryContext(ctx, fmt.Sprintf(blockersQuery, join), pattern)
+		if n := serverError(err); n != errUnknownTable && n != errNoSuchTable {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for who blocks the claim: %w", err)
+	}
+	blockers := map[string]int64{}
+	for rows.Next() {
+		var transaction string
+		var thread int64
+		if err := rows.Scan(&transaction, &thread); err != nil {
+			return nil, errors.Join(err, rows.Close())
+		}
+		blockers[transaction] = thread
+	}
+	return blockers, rows.Err()
+}

@@ -1,0 +1,166 @@
+package stock
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+	gormmysql "gorm.io/driver/mysql"
+	"gorm.io/gorm"
+	"gorm.io/gorm/logger"
+)
+
+// DB is a pool of connections to one database. It is safe for concurrent use.
+type DB struct {
+	// SQL is the pool itself, for the hot path's hand-built statements.
+	SQL *sql.DB
+	// Name is the database's name. Keys in etcd carry it, so that two
+	// databases can share one etcd.
+	Name string
+	orm  *gorm.DB
+}
+
+const (
+	// dialTimeout bounds the making of one connection.
+	dialTimeout = 3 * time.Second
+	// ioTimeout bounds a read or write that no context bounds. It is longer
+	// than any request may take, so that it never ends one that is within its time.
+	ioTimeout = 30 * time.Second
+	// rollbackTimeout bounds the giving back of a transaction.
+	rollbackTimeout = time.Second
+)
+
+// sessionSettings hold on every connection. MySQL and MariaDB call the variable
+// for the isolation level by different names; the statement is common to both.
+const sessionSettings = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; " +
+	"SET time_zone = '+00:00', innodb_lock_wait_timeout = 1"
+
+// Open makes a pool of at most conns connections to the database that dsn
+// names, in the form of github.com/go-sql-driver/mysql. It does not connect.
+func Open(dsn string, conns int) (*DB, error) {
+	cfg, err := mysql.ParseDSN(dsn)
+	if err != nil {
+		return nil, fmt.Errorf("malformed DSN (expected user:password@tcp(host:port)/database): %w", err)
+	}
+	if cfg.DBName == "" {
+		return nil, errors.New("malformed DSN (expected user:password@tcp(host:port)/database): it names no database")
+	}
+	cfg.ParseTime, cfg.Loc = true, time.UTC
+	// Without interpolation each statement costs a round trip to prepare it;
+	// several statements in one packet are what the desk's batch rests on.
+	cfg.InterpolateParams, cfg.MultiStatements = true, true
+	// Errors are returned, and logged by whoever handles them.
+	cfg.Logger = &mysql.NopLogger{}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = dialTimeout
+	}
+	if cfg.ReadTimeout == 0 {
+		cfg.ReadTimeout = ioTimeout
+	}
+	if cfg.WriteTimeout == 0 {
+		cfg.WriteTimeout = ioTimeout
+	}
+	base, err := mysql.NewConnector(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("malformed DSN: %w", err)
+	}
+	pool := sql.OpenDB(connector{base})
+	pool.SetMaxOpenConns(conns)
+	pool.SetMaxIdleConns(conns)
+	orm, err := gorm.Open(
+		// The server's version is asked for at start, which is not yet.
+		gormmysql.New(gormmysql.Config{Conn: pool, SkipInitializeWithVersion: true}),
+		&gorm.Config{SkipDefaultTransaction: true, Logger: logger.Discard, DisableAutomaticPing: true})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open gorm: %w", err), pool.Close())
+	}
+	return &DB{SQL: pool, Name: cfg.DBName, orm: orm}, nil
+}
+
+// Close closes the pool.
+func (db *DB) Close() error { return db.SQL.Close() }
+
+// Ping asks the server for an answer.
+func (db *DB) Ping(ctx context.Context) error { return db.SQL.PingContext(ctx) }
+
+// connector gives each new connection its session settings.
+type connector struct{ driver.Connector }
+
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.(driver.ExecerContext).ExecContext(ctx, sessionSettings, nil); err != nil {
+		return nil, errors.Join(fmt.Errorf("session settings: %w", err), conn.Close())
+	}
+	return conn, nil
+}
+
+// ErrOutcomeUnknown says that a COMMIT was sent and its answer did not come:
+// the transaction may have been applied, or may be yet.
+var ErrOutcomeUnknown = errors.New("outcome of the commit is unknown")
+
+// InTx runs f in a transaction of its own. When f fails, the transaction is
+// rolled back and f's error returned; when COMMIT fails without the server's
+// word that it rolled back, the error is ErrOutcomeUnknown.
+//
+// sql.Tx is not used: its Commit knows no context, and would wait for a server
+// that does not answer until the connection's own time-out.
+func (db *DB) InTx(ctx context.Context, f func(conn *sql.Conn) error) error {
+	return db.OnConn(ctx, func(conn *sql.Conn) error {
+		if _, err := conn.ExecContext(ctx, "BEGIN"); err != nil {
+			return fmt.Errorf("begin: %w", err)
+		}
+		if err := f(conn); err != nil {
+			return err
+		}
+		if _, err := conn.ExecContext(ctx, "COMMIT"); err != nil {
+			if IsRetryable(err) {
+				return fmt.Errorf("commit: %w", err)
+			}
+			return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+		}
+		return nil
+	})
+}
+
+// OnConn runs f on one connection of the pool. When f fails, what it began is
+// rolled back, or the connection closed, before another can have it. After a
+// restart of the server the pool is full of dead connections: the driver says
+// so before it sends anything, and f is run again on the next one.
+func (db *DB) OnConn(ctx context.Context, f func(conn *sql.Conn) error) error {
+	var err error
+	for range db.SQL.Stats().MaxOpenConnections + 1 {
+		err = db.onConn(ctx, f)
+		if !errors.Is(err, driver.ErrBadConn) || errors.Is(err, ErrOutcomeUnknown) {
+			return err
+		}
+	}
+	return err
+}
+
+func (db *DB) onConn(ctx context.Context, f func(conn *sql.Conn) error) error {
+	conn, err := db.SQL.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("connect to MySQL: %w", err)
+	}
+	// Close gives the connection back; it fails only where it is closed already.
+	defer func() { _ = conn.Close() }()
+	err = f(conn)
+	if err == nil {
+		return nil
+	}
+	// ctx may be what ended f; the rollback has a bound of its own.
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+	defer cancel()
+	if _, rollbackErr := conn.ExecContext(undo, "ROLLBACK"); rollbackErr != nil {
+		// A connection in an unknown state must not go back to the pool.
+		_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+	}
+	return err
+}

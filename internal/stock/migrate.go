@@ -1,0 +1,149 @@
+package stock
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"flashsale/internal/strategy"
+	"github.com/pressly/goose/v3"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// ErrSchemaNewer says that the database was migrated by a newer program.
+var ErrSchemaNewer = errors.New("the database's schema is newer than this program")
+
+// migrateWait bounds the wait for another replica that migrates. A migration
+// of a large table can take its time; a hung one should be seen.
+const migrateWait = 60 * time.Second
+
+// Migrate brings the schema up to this program's version. Replicas may call it
+// at once: one migrates, under a lock that ends with its connection, and the
+// others wait for it.
+func (db *DB) Migrate(ctx context.Context) error {
+	return db.OnConn(ctx, func(conn *sql.Conn) error {
+		name := "flashsale.migrate." + db.Name
+		if len(name) > 64 { // MySQL's limit for the name of a lock
+			name = name[:64]
+		}
+		var got sql.NullInt64
+		if err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, ?)", name, int(migrateWait.Seconds())).Scan(&got); err != nil {
+			return fmt.Errorf("lock migrations: %w", err)
+		}
+		if got.Int64 != 1 {
+			return fmt.Errorf("lock migrations: another replica has been migrating for %s", migrateWait)
+		}
+		migrateErr := db.migrate(ctx)
+		_, unlockErr := conn.ExecContext(context.WithoutCancel(ctx), "DO RELEASE_LOCK(?)", name)
+		return errors.Join(migrateErr, unlockErr)
+	})
+}
+
+func (db *DB) migrate(ctx context.Context) error {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	provider, err := goose.NewProvider(goose.DialectMySQL, db.SQL, files, goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return fmt.Errorf("read migrations: %w", err)
+	}
+	sources := provider.ListSources()
+	newest := sources[len(sources)-1].Version
+	switch current, err := provider.GetDBVersion(ctx); {
+	case err != nil:
+		return fmt.Errorf("read schema version: %w", err)
+	case current > newest:
+		return fmt.Errorf("%w: it is at version %d, the program knows %d; run the program that migrated it, or a later one", ErrSchemaNewer, current, newest)
+	}
+	if _, err := provider.Up(ctx); err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	return nil
+}
+
+// Guard is how a database is guarded: by which strategy and fence, and where
+// the fencing tokens come from.
+type Guard struct {
+	Strategy    string
+	Fence       strategy.Fence
+	TokenSource string
+}
+
+// GuardError says that a database is guarded in another way than a replica asks.
+type GuardError struct{ Have, Want Guard }
+
+func (e *GuardError) Error() string {
+	what, have, want := "strategy", e.Have.Strategy, e.Want.Strategy
+	switch {
+	case have != want:
+	case e.Have.Fence != e.Want.Fence:
+		what, have, want = "fence", string(e.Have.Fence), string(e.Want.Fence)
+	default:
+		what, have, want = "token source", e.Have.TokenSource, e.Want.TokenSource
+	}
+	return fmt.Sprintf("this database is guarded by %s %q, this replica would use %q: two of them cannot guard the same stock "+
+		"(to change it, stop all replicas and run `api fence adopt`)", what, have, want)
+}
+
+// Bind records how the database is guarded, if it is not yet, and otherwise
+// returns a GuardError when it is guarded in another way.
+func (db *DB) Bind(ctx context.Context, want Guard) error {
+	_, err := db.SQL.ExecContext(ctx,
+		"INSERT INTO guard (id, strategy, fence, token_source, since) VALUES (1, ?, ?, ?, NOW(6))",
+		want.Strategy, string(want.Fence), want.TokenSource)
+	if err == nil {
+		return nil
+	}
+	if !IsDuplicate(err) {
+		return fmt.Errorf("record the guard: %w", err)
+	}
+	have, err := db.Guard(ctx)
+	if err != nil {
+		return err
+	}
+	if have != want {
+		return &GuardError{Have: have, Want: want}
+	}
+	return nil
+}
+
+// Guard reads how the database is guarded. The zero Guard: not at all yet.
+func (db *DB) Guard(ctx context.Context) (Guard, error) {
+	var g Guard
+	err := db.SQL.QueryRowContext(ctx, "SELECT strategy, fence, token_source FROM guard WHERE id = 1").
+		Scan(&g.Strategy, &g.Fence, &g.TokenSource)
+	if errors.Is(err, sql.ErrNoRows) || serverError(err) == errNoSuchTable {
+		return Guard{}, nil
+	}
+	if err != nil {
+		return Guard{}, fmt.Errorf("read the guard: %w", err)
+	}
+	return g, nil
+}
+
+// Adopt makes want the way in which the database is guarded. Tokens of another
+// source say nothing about the old ones, so every fence starts again from zero:
+// no replica may be running.
+func (db *DB) Adopt(ctx context.Context, want Guard) error {
+	return db.InTx(ctx, func(conn *sql.Conn) error {
+		if _, err := conn.ExecContext(ctx, "UPDATE stock SET fence = 0, seq = seq + 1"); err != nil {
+			return fmt.Errorf("reset fences: %w", err)
+		}
+		if _, err := conn.ExecContext(ctx, "DELETE FROM guard"); err != nil {
+			return fmt.Errorf("forget the guard: %w", err)
+		}
+		_, err := conn.ExecContext(ctx, "INSERT INTO guard (id, strategy, fence, token_source, since) VALUES (1, ?, ?, ?, NOW(6))",
+			want.Strategy, string(want.Fence), want.TokenSource)
+		if err != nil {
+			return fmt.Errorf("record the guard: %w", err)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,105 @@
+package stock
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/strategy"
+)
+
+// Tenure is a desk's right to write one SKU's stock: the token of the lock that
+// it holds, and the fence that MySQL checks it by. Its methods make the
+// statements; the transaction is the caller's.
+type Tenure struct {
+	SKU   string
+	Token lock.Token
+	Fence strategy.Fence
+}
+
+// Begin reads the row at the beginning of a tenure. Behind FenceClaim it first
+// registers the token: from then on no older holder's write is admitted, so what
+// is read stays true until this tenure writes. A fence that is only compared
+// when writing would let a stale write in between this read and the first write.
+//
+// Both statements go in one packet and each commits by itself: a process that
+// stops here holds no row lock against its successor. A newer token in the row
+// is ErrFenced.
+func (t Tenure) Begin(ctx context.Context, db *DB) (row Row, err error) {
+	query, args := selectRow, []any{[]byte(t.SKU)}
+	if t.Fence == strategy.FenceClaim {
+		query = "UPDATE stock SET fence = ?, updated_at = NOW(6) WHERE sku = ? AND fence < ?; " + selectRow
+		args = []any{uint64(t.Token), []byte(t.SKU), uint64(t.Token), []byte(t.SKU)}
+	}
+	read := func() error {
+		return db.OnConn(ctx, func(conn *sql.Conn) (err error) {
+			row, err = scanRow(conn.QueryRowContext(ctx, query, args...))
+			return err
+		})
+	}
+	if t.Fence == strategy.FenceClaim {
+		// No other claim begins like this one: tokens are unique.
+		err = db.clearing(ctx, fmt.Sprintf("UPDATE stock SET fence = %d,", t.Token), read)
+	} else {
+		err = read()
+	}
+	if err != nil {
+		return row, fmt.Errorf("claim %s: %w", t.SKU, err)
+	}
+	if t.Fence != strategy.FenceOff && row.Fence > uint64(t.Token) {
+		return row, fmt.Errorf("claim %s with token %d, the newest is %d: %w", t.SKU, t.Token, row.Fence, ErrFenced)
+	}
+	return row, nil
+}
+
+// Take is the statement that takes n units from the row as this tenure knows
+// it. It changes one row, or none where a newer writer was admitted.
+func (t Tenure) Take(row Row, n int64) (query string, args []any) {
+	sku := []byte(t.SKU)
+	switch t.Fence {
+	case strategy.FenceOff:
+		return "UPDATE stock SET available = ?, seq = ?, updated_at = NOW(6) WHERE sku = ?",
+			[]any{row.Available - n, row.Seq + 1, sku}
+	case strategy.FenceWrite:
+		return "UPDATE stock SET available = ?, seq = ?, fence = ?, updated_at = NOW(6) WHERE sku = ? AND fence <= ?",
+			[]any{row.Available - n, row.Seq + 1, uint64(t.Token), sku, uint64(t.Token)}
+	default: // FenceClaim
+		return "UPDATE stock SET available = available - ?, seq = seq + 1, updated_at = NOW(6) " +
+				"WHERE sku = ? AND fence = ? AND seq = ? AND available >= ?",
+			[]any{n, sku, uint64(t.Token), row.Seq, n}
+	}
+}
+
+// Admitted is the condition on the stock row s that holds after this tenure's
+// Take changed it, in the same transaction, and not otherwise: what else the
+// transaction writes is joined to it.
+func (t Tenure) Admitted(row Row) (condition string, args []any) {
+	sku := []byte(t.SKU)
+	switch t.Fence {
+	case strategy.FenceOff:
+		return "s.sku = ?", []any{sku}
+	case strategy.FenceWrite:
+		return "s.sku = ? AND s.fence = ?", []any{sku, uint64(t.Token)}
+	default: // FenceClaim
+		return "s.sku = ? AND s.fence = ? AND s.seq = ?", []any{sku, uint64(t.Token), row.Seq + 1}
+	}
+}
+
+// Settle makes sure that no write of a transaction whose outcome is unknown can
+// be applied from now on. It waits for the row's lock, which such a transaction
+// holds while it runs, and moves seq, which such a transaction compares should
+// it come later. It returns the row as it then stands. What the transaction
+// wrote is visible to conn from then on, or never; the caller reads it, then
+// commits: that COMMIT also makes durable what was seen.
+func Settle(ctx context.Context, conn *sql.Conn, sku string) (Row, error) {
+	row, err := scanRow(conn.QueryRowContext(ctx, selectRow+" FOR UPDATE", []byte(sku)))
+	if err != nil {
+		return row, err
+	}
+	if _, err := exec(ctx, conn, "UPDATE stock SET seq = seq + 1, updated_at = NOW(6) WHERE sku = ?", []byte(sku)); err != nil {
+		return row, fmt.Errorf("move seq: %w", err)
+	}
+	row.Seq++
+	return row, nil
+}

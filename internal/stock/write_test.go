@@ -1,0 +1,212 @@
+package stock_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"sync"
+	"testing"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
+)
+
+// take takes n units in a transaction of its own.
+func take(ctx context.Context, db *stock.DB, way strategy.Write, n int32) (row stock.Row, err error) {
+	err = db.InTx(ctx, func(conn *sql.Conn) (err error) {
+		row, err = stock.Writer{Way: way}.Take(ctx, conn, "sku", n)
+		return err
+	})
+	return row, err
+}
+
+var ways = []strategy.Write{strategy.ReadThenWrite, strategy.SelectForUpdate, strategy.Conditional, strategy.Version}
+
+func TestTakeCountsDownAndRefusesTheRest(t *testing.T) {
+	t.Parallel()
+	for _, way := range ways {
+		t.Run(string(way), func(t *testing.T) {
+			t.Parallel()
+			db := newDB(t)
+			row, err := take(t.Context(), db, way, 7)
+			if err != nil || row.Available != 3 || row.Seq != 1 {
+				t.Fatalf("7 of 10: available %d, seq %d, error %v; want 3, 1, none", row.Available, row.Seq, err)
+			}
+			row, err = take(t.Context(), db, way, 4)
+			if !errors.Is(err, stock.ErrShort) || row.Available != 3 {
+				t.Errorf("4 of 3: available %d, error %v; want 3 and %v", row.Available, err, stock.ErrShort)
+			}
+			got, err := db.Get(t.Context(), "sku")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Available != 3 || got.Seq != 1 {
+				t.Errorf("the row has available %d, seq %d; want 3, 1", got.Available, got.Seq)
+			}
+		})
+	}
+}
+
+func TestTakeOfNoSKU(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	for _, way := range ways {
+		err := db.InTx(t.Context(), func(conn *sql.Conn) error {
+			_, err := stock.Writer{Way: way}.Take(t.Context(), conn, "SKU", 1) // case counts
+			return err
+		})
+		if !errors.Is(err, stock.ErrUnknownSKU) {
+			t.Errorf("%s: got %v, want %v", way, err, stock.ErrUnknownSKU)
+		}
+	}
+}
+
+// The ways that need no lock are exact with many writers at once.
+func TestGuardedWaysNeverTakeTooMuch(t *testing.T) {
+	t.Parallel()
+	for _, way := range []strategy.Write{strategy.SelectForUpdate, strategy.Conditional, strategy.Version} {
+		t.Run(string(way), func(t *testing.T) {
+			t.Parallel()
+			db := newDB(t)
+			var taken sync.Map
+			var group sync.WaitGroup
+			for i := range 40 {
+				group.Go(func() {
+					if _, err := take(t.Context(), db, way, 1); err == nil {
+						taken.Store(i, true)
+					} else if !errors.Is(err, stock.ErrShort) {
+						t.Error(err)
+					}
+				})
+			}
+			group.Wait()
+			n := 0
+			taken.Range(func(any, any) bool { n++; return true })
+			if n != 10 {
+				t.Errorf("took %d units of 10", n)
+			}
+		})
+	}
+}
+
+func apply(t *testing.T, db *stock.DB, tenure stock.Tenure, row stock.Row, n int64) int64 {
+	t.Helper()
+	query, args := tenure.Take(row, n)
+	result, err := db.SQL.ExecContext(t.Context(), query, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed, err := result.RowsAffected()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return changed
+}
+
+func begin(t *testing.T, db *stock.DB, tenure stock.Tenure) (stock.Row, error) {
+	t.Helper()
+	return tenure.Begin(t.Context(), db)
+}
+
+// A holder reads, is paused, and writes after its successor has read. What
+// happens then is the difference between the three fences.
+func TestStaleHolderUnderEachFence(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		fence strategy.Fence
+		// stale is how many rows the old holder's write changes after the new
+		// holder's read; available is what is left in the end of 10 units,
+		// when each took 1: with 9 an update was lost.
+		stale, available int64
+	}{
+		{strategy.FenceOff, 1, 9},
+		{strategy.FenceWrite, 1, 9},
+		{strategy.FenceClaim, 0, 9},
+	}
+	for _, test := range tests {
+		t.Run(string(test.fence), func(t *testing.T) {
+			t.Parallel()
+			db := newDB(t)
+			older := stock.Tenure{SKU: "sku", Token: 5, Fence: test.fence}
+			newer := stock.Tenure{SKU: "sku", Token: 6, Fence: test.fence}
+			oldRow, err := begin(t, db, older)
+			if err != nil {
+				t.Fatal(err)
+			}
+			newRow, err := begin(t, db, newer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := apply(t, db, older, oldRow, 1); got != test.stale {
+				t.Errorf("the stale write changed %d rows, want %d", got, test.stale)
+			}
+			if got := apply(t, db, newer, newRow, 1); got != 1 {
+				t.Errorf("the holder's write changed %d rows, want 1", got)
+			}
+			row, err := db.Get(t.Context(), "sku")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if row.Available != test.available {
+				t.Errorf("%d available, want %d", row.Available, test.available)
+			}
+		})
+	}
+}
+
+func TestClaimWithAnOldTokenIsFenced(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	for _, step := range []struct {
+		token lock.Token
+		want  error
+	}{{5, nil}, {5, nil}, {7, nil}, {6, stock.ErrFenced}, {7, nil}} {
+		_, err := begin(t, db, stock.Tenure{SKU: "sku", Token: step.token, Fence: strategy.FenceClaim})
+		if !errors.Is(err, step.want) {
+			t.Errorf("claim with token %d: got %v, want %v", step.token, err, step.want)
+		}
+	}
+}
+
+// A change by others, behind the same token, makes what is remembered stale.
+func TestChangedRowRefusesARememberedOne(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	tenure := stock.Tenure{SKU: "sku", Token: 5, Fence: strategy.FenceClaim}
+	row, err := begin(t, db, tenure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, db, "sku", 10) // changes the SKU
+	if got := apply(t, db, tenure, row, 1); got != 0 {
+		t.Errorf("a write from a stale row changed %d rows", got)
+	}
+}
+
+// A process that stopped between a failed statement and its ROLLBACK holds the
+// row. Its successor's claim gets through all the same.
+func TestClaimEndsAnIdleTransactionInItsWay(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	idle, err := db.SQL.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = idle.Close() }()
+	for _, query := range []string{"BEGIN", "UPDATE stock SET seq = seq + 1 WHERE sku = 'sku'"} {
+		if _, err := idle.ExecContext(t.Context(), query); err != nil {
+			t.Fatal(err)
+		}
+	}
+	row, err := begin(t, db, stock.Tenure{SKU: "sku", Token: 5, Fence: strategy.FenceClaim})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if row.Seq != 0 || row.Fence != 5 {
+		t.Errorf("seq %d, fence %d; want 0 and 5", row.Seq, row.Fence)
+	}
+	if _, err := idle.ExecContext(t.Context(), "COMMIT"); err == nil {
+		t.Error("the idle transaction committed")
+	}
+}
