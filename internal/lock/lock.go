@@ -70,6 +70,9 @@ type Capabilities struct {
 	LossNotice bool
 	// Wanted: a holder is told that another waits.
 	Wanted bool
+	// Requeue: a waiter whose place was removed from the server queues again,
+	// where else its Lock fails.
+	Requeue bool
 }
 
 // MaxName is the longest name of a lock, in bytes.

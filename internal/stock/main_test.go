@@ -54,8 +54,9 @@ func newDB(t *testing.T) *stock.DB {
 
 func put(t *testing.T, db *stock.DB, sku string, units int64) {
 	t.Helper()
-	if _, _, err := db.Put(t.Context(), stock.Stock{SKU: sku, Name: "A thing", PriceCents: 999, Currency: "EUR", Units: units}); err != nil {
-		t.Fatal(err)
+	created, err := db.Create(t.Context(), stock.Stock{SKU: sku, Name: "A thing", PriceCents: 999, Currency: "EUR", Units: units})
+	if err != nil || !created {
+		t.Fatalf("create %s: created %v, error %v", sku, created, err)
 	}
 }
 

@@ -66,31 +66,33 @@ func (s *Stock) Open(t time.Time) int {
 	return 0
 }
 
-// Put creates the SKU, or changes what may be changed of one that exists: its
-// name, price, limit and window. Units count on creation only. It returns the
-// row as it now stands, and whether it was created.
-func (db *DB) Put(ctx context.Context, want Stock) (Stock, bool, error) {
-	_, err := db.SQL.ExecContext(ctx, `INSERT INTO stock
+// Create puts a new SKU on sale. It reports false, and changes nothing, when the
+// SKU exists.
+func (db *DB) Create(ctx context.Context, want Stock) (created bool, err error) {
+	_, err = db.SQL.ExecContext(ctx, `INSERT INTO stock
 		(sku, name, price_cents, currency, units, available, per_customer_limit, sale_starts_at, sale_ends_at, created_at, updated_at)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NOW(6), NOW(6))`,
 		[]byte(want.SKU), want.Name, want.PriceCents, want.Currency, want.Units, want.Units,
 		want.PerCustomerLimit, want.SaleStartsAt, want.SaleEndsAt)
-	created := err == nil
-	if !created {
-		if !IsDuplicate(err) {
-			return Stock{}, false, fmt.Errorf("create SKU: %w", err)
-		}
-		// seq moves with every write, so that a desk which remembers the row
-		// sees that it has changed and reads it again.
-		_, err := db.SQL.ExecContext(ctx, `UPDATE stock SET name = ?, price_cents = ?, currency = ?,
-			per_customer_limit = ?, sale_starts_at = ?, sale_ends_at = ?, seq = seq + 1, updated_at = NOW(6) WHERE sku = ?`,
-			want.Name, want.PriceCents, want.Currency, want.PerCustomerLimit, want.SaleStartsAt, want.SaleEndsAt, []byte(want.SKU))
-		if err != nil {
-			return Stock{}, false, fmt.Errorf("change SKU: %w", err)
-		}
+	if IsDuplicate(err) {
+		return false, nil
 	}
-	got, err := db.Get(ctx, want.SKU)
-	return got, created, err
+	if err != nil {
+		return false, fmt.Errorf("create SKU: %w", err)
+	}
+	return true, nil
+}
+
+// Change changes what may be changed of a SKU: its name, price, limit and
+// window. A desk that remembers the row must be told: see order.Service.PutSKU.
+func (db *DB) Change(ctx context.Context, want Stock) error {
+	_, err := db.SQL.ExecContext(ctx, `UPDATE stock SET name = ?, price_cents = ?, currency = ?,
+		per_customer_limit = ?, sale_starts_at = ?, sale_ends_at = ?, seq = seq + 1, updated_at = NOW(6) WHERE sku = ?`,
+		want.Name, want.PriceCents, want.Currency, want.PerCustomerLimit, want.SaleStartsAt, want.SaleEndsAt, []byte(want.SKU))
+	if err != nil {
+		return fmt.Errorf("change SKU: %w", err)
+	}
+	return nil
 }
 
 // Get reads one SKU, or returns ErrUnknownSKU.

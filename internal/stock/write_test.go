@@ -178,7 +178,9 @@ func TestChangedRowRefusesARememberedOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	put(t, db, "sku", 10) // changes the SKU
+	if err := db.Change(t.Context(), row.Stock); err != nil {
+		t.Fatal(err)
+	}
 	if got := apply(t, db, tenure, row, 1); got != 0 {
 		t.Errorf("a write from a stale row changed %d rows", got)
 	}

@@ -1,0 +1,113 @@
+// Command api is one replica of the order service, and its tools.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"flashsale/internal/strategy"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if err == nil {
+		return
+	}
+	if !errors.Is(err, errSaid) {
+		fmt.Fprintf(os.Stderr, "api: %v\n", err)
+	}
+	os.Exit(1)
+}
+
+// errSaid ends the program with status 1 when what is wrong was printed as the
+// command's own output.
+var errSaid = errors.New("said")
+
+// version is set by the build.
+var version = "dev"
+
+type cli struct {
+	Config kong.ConfigFlag `help:"JSON file with flags by name; flags and environment win over it." placeholder:"FILE"`
+
+	Serve      serveCmd      `cmd:"" default:"withargs" help:"Serve orders: one replica."`
+	Migrate    migrateCmd    `cmd:"" help:"Bring the database's schema up to this program's version."`
+	Strategies strategiesCmd `cmd:"" help:"Print the ways to guard an order."`
+	Audit      auditCmd      `cmd:"" help:"Check the database against the invariants; exit 1 on a violation."`
+	Fence      fenceCmd      `cmd:"" help:"Show or change how the database is guarded."`
+	Version    versionCmd    `cmd:"" help:"Print the program's version."`
+}
+
+// streams are what commands write to.
+type streams struct{ out, err io.Writer }
+
+// run is the program: it parses args and runs the command that they name until
+// it is done or ctx ends.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	var c cli
+	exited := false
+	parser, err := kong.New(&c,
+		kong.Name("api"),
+		kong.Description("A flash-sale order service that cannot oversell. Every flag can be set by its FLASHSALE_ variable."),
+		kong.DefaultEnvars("FLASHSALE"),
+		kong.Configuration(kong.JSON),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(int) { exited = true }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Vars{"strategies": joined(strategy.Names()), "strategy": strategy.Default},
+	)
+	if err != nil {
+		return err
+	}
+	parsed, err := parser.Parse(args)
+	if exited { // --help
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w (see api --help)", err)
+	}
+	parsed.BindTo(ctx, (*context.Context)(nil))
+	return parsed.Run(streams{stdout, stderr})
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run(s streams) error {
+	_, err := fmt.Fprintln(s.out, "flashsale", version)
+	return err
+}
+
+type strategiesCmd struct {
+	JSON bool `help:"Print JSON."`
+}
+
+func (c strategiesCmd) Run(s streams) error {
+	if c.JSON {
+		return printJSON(s.out, strategy.All())
+	}
+	for _, row := range strategy.All() {
+		lock := string(row.Lock)
+		if lock == "" {
+			lock = "-"
+		}
+		if _, err := fmt.Fprintf(s.out, "%-14s lock %-14s write %-18s %s\n", row.Name, lock, row.Write, row.Shows); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}

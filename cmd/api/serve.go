@@ -1,0 +1,312 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"flashsale/internal/httpapi"
+	"flashsale/internal/lock"
+	"flashsale/internal/lock/etcdlock"
+	"flashsale/internal/lock/processlock"
+	"flashsale/internal/order"
+	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
+)
+
+type serveCmd struct {
+	Addr    string `default:":8080" help:"Address to listen on."`
+	Replica string `placeholder:"NAME" help:"Name of this replica (default: host name and pid)."`
+
+	mysqlFlags
+	etcdFlags
+	guardFlags
+	logFlags
+
+	LockTTL time.Duration `name:"lock-ttl" default:"5s" help:"How long a lock outlives a replica that died; etcd raises less than 2s."`
+
+	AdminToken  string `required:"" placeholder:"TOKEN" help:"Bearer token of administrators."`
+	JWTSecret   string `name:"jwt-secret" required:"" placeholder:"SECRET" help:"HS256 secret of customers' tokens."`
+	JWTAudience string `name:"jwt-audience" placeholder:"AUD" help:"Audience that tokens must be for."`
+
+	PaymentWindow  time.Duration `default:"15m" help:"How long an order stays reserved without payment."`
+	RequestTimeout time.Duration `default:"5s" help:"Longest time from an order's arrival to its answer."`
+	StartTimeout   time.Duration `default:"60s" help:"Longest wait for MySQL and etcd at start."`
+	DrainTimeout   time.Duration `default:"10s" help:"Longest wait at the end for requests that are being served."`
+	ThinkTime      time.Duration `default:"0s" help:"Lab only: a pause between reading and writing stock."`
+
+	PprofAddr string `placeholder:"ADDR" help:"Private address for pprof; off when empty."`
+	TLSCert   string `name:"tls-cert" placeholder:"FILE" help:"Certificate of this service; plain HTTP without."`
+	TLSKey    string `name:"tls-key" placeholder:"FILE" help:"Key of the certificate."`
+}
+
+func (c *serveCmd) check() error {
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+		least time.Duration
+	}{
+		{"--lock-ttl", c.LockTTL, time.Second}, {"--payment-window", c.PaymentWindow, time.Second},
+		{"--request-timeout", c.RequestTimeout, 100 * time.Millisecond}, {"--start-timeout", c.StartTimeout, time.Second},
+		{"--drain-timeout", c.DrainTimeout, 0}, {"--think-time", c.ThinkTime, 0},
+	} {
+		if d.value < d.least {
+			return fmt.Errorf("%s is %s, must be at least %s", d.name, d.value, d.least)
+		}
+	}
+	switch {
+	case c.AdminToken == "":
+		return errors.New("--admin-token must not be empty")
+	case c.JWTSecret == "":
+		return errors.New("--jwt-secret must not be empty")
+	case (c.TLSCert == "") != (c.TLSKey == ""):
+		return errors.New("--tls-cert and --tls-key go together")
+	}
+	return nil
+}
+
+// Run serves until ctx ends, then drains.
+func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
+	if err := c.check(); err != nil {
+		return err
+	}
+	guard, fence, err := c.parse()
+	if err != nil {
+		return err
+	}
+	if c.Replica == "" {
+		c.Replica = defaultReplica()
+	}
+	logger := c.logger(c.Replica, s)
+	// Bound before anything else: a taken port is the commonest mistake, and
+	// the quickest to find out.
+	listener, err := net.Listen("tcp", c.Addr)
+	if err != nil {
+		return fmt.Errorf("--addr: %w", err)
+	}
+	defer func() { _ = listener.Close() }() // the server closes it first
+
+	r := &replica{cmd: c, guard: guard, fence: fence, logger: logger, registry: prometheus.NewRegistry()}
+	r.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	defer func() { err = errors.Join(err, r.close()) }()
+	if err := r.connect(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // asked to end while waiting for a server
+		}
+		return err
+	}
+	return r.serve(ctx, listener)
+}
+
+// replica is what serve is made of, in the order in which it is closed last.
+type replica struct {
+	cmd      *serveCmd
+	guard    strategy.Strategy
+	fence    strategy.Fence
+	logger   *slog.Logger
+	registry *prometheus.Registry
+
+	db       *stock.DB
+	etcd     *clientv3.Client // nil when the strategy needs none
+	locker   lock.Locker      // nil when the strategy has none
+	orders   *order.Service
+	draining atomic.Bool
+}
+
+// closeTimeout bounds each step of giving back what a replica holds.
+const closeTimeout = 3 * time.Second
+
+// connect waits for the servers, brings the schema up to date, and makes the
+// lock and the order service.
+func (r *replica) connect(ctx context.Context) (err error) {
+	if r.db, err = r.cmd.mysqlFlags.open(); err != nil {
+		return err
+	}
+	source := ""
+	if r.guard.Lock == strategy.Etcd || r.guard.Lock == strategy.EtcdTextbook {
+		if r.etcd, err = r.cmd.etcdFlags.open(); err != nil {
+			return err
+		}
+	}
+	if err := await(ctx, r.logger, r.cmd.address(), r.cmd.StartTimeout, r.db.Ping); err != nil {
+		return err
+	}
+	if r.etcd != nil {
+		what := "etcd at " + joined(r.cmd.Endpoints)
+		err := await(ctx, r.logger, what, r.cmd.StartTimeout, func(ctx context.Context) (err error) {
+			source, err = tokenSource(ctx, r.etcd)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := r.db.Migrate(ctx); err != nil {
+		return err
+	}
+	if err := r.db.Bind(ctx, stock.Guard{Strategy: r.guard.Name, Fence: r.fence, TokenSource: source}); err != nil {
+		return err
+	}
+	if r.locker, err = r.newLocker(); err != nil {
+		return err
+	}
+	r.orders = order.New(order.Config{
+		DB: r.db, Strategy: r.guard, Fence: r.fence, Locker: r.locker,
+		PaymentWindow: r.cmd.PaymentWindow, ThinkTime: r.cmd.ThinkTime, RequestTimeout: r.cmd.RequestTimeout,
+		Metrics: order.NewMetrics(r.registry), Logger: r.logger,
+	})
+	return nil
+}
+
+// tokenSource names the cluster whose revisions are the fencing tokens.
+func tokenSource(ctx context.Context, client *clientv3.Client) (string, error) {
+	answer, err := client.Get(ctx, "flashsale/")
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("etcd cluster %x", answer.Header.ClusterId), nil
+}
+
+// newLocker makes the lock that the strategy names.
+func (r *replica) newLocker() (lock.Locker, error) {
+	host, _ := os.Hostname() // only shown to people
+	cfg := etcdlock.Config{
+		Client: r.etcd, Prefix: "flashsale/" + r.db.Name + "/lock/", TTL: r.cmd.LockTTL, Logger: r.logger,
+		Owner: etcdlock.Owner{Replica: r.cmd.Replica, Host: host, PID: os.Getpid()},
+	}
+	switch r.guard.Lock {
+	case strategy.NoLock:
+		return nil, nil
+	case strategy.Process:
+		return processlock.New(), nil
+	case strategy.EtcdTextbook:
+		return etcdlock.NewTextbook(cfg)
+	case strategy.Etcd:
+		return etcdlock.New(cfg)
+	}
+	return nil, fmt.Errorf("strategy %s: lock %q is not built in", r.guard.Name, r.guard.Lock)
+}
+
+// ready asks every server that an order needs.
+func (r *replica) ready(ctx context.Context) map[string]error {
+	checks := map[string]error{"mysql": r.db.Ping(ctx)}
+	if r.etcd != nil {
+		_, err := tokenSource(ctx, r.etcd)
+		checks["etcd"] = err
+	}
+	if r.draining.Load() {
+		checks["replica"] = errors.New("draining")
+	}
+	return checks
+}
+
+// serve answers requests until ctx ends, then finishes those that are in hand.
+func (r *replica) serve(ctx context.Context, listener net.Listener) error {
+	handler, err := httpapi.New(httpapi.Config{
+		Orders: r.orders, Stock: r.db, Ready: r.ready, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
+		JWTSecret: []byte(r.cmd.JWTSecret), Audience: r.cmd.JWTAudience, AdminToken: r.cmd.AdminToken,
+		Registry: r.registry, Logger: r.logger,
+	})
+	if err != nil {
+		return err
+	}
+	stopPprof, err := r.servePprof()
+	if err != nil {
+		return err
+	}
+	defer stopPprof()
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		// Behind the request's own time, so that it never cuts an answer off.
+		WriteTimeout:   r.cmd.RequestTimeout + 10*time.Second,
+		IdleTimeout:    2 * time.Minute,
+		MaxHeaderBytes: 16 << 10,
+		ErrorLog:       slog.NewLogLogger(r.logger.Handler(), slog.LevelDebug),
+	}
+	ended := make(chan error, 1)
+	go func() {
+		if r.cmd.TLSCert != "" {
+			ended <- server.ServeTLS(listener, r.cmd.TLSCert, r.cmd.TLSKey)
+		} else {
+			ended <- server.Serve(listener)
+		}
+	}()
+	r.logger.Info("serving", "addr", listener.Addr().String(), "strategy", r.guard.Name, "fence", string(r.fence))
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	r.logger.Info("draining")
+	r.draining.Store(true)
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cmd.DrainTimeout)
+	defer cancel()
+	if err := server.Shutdown(drain); err != nil {
+		return errors.Join(fmt.Errorf("drain within --drain-timeout %s: %w", r.cmd.DrainTimeout, err), server.Close())
+	}
+	return nil
+}
+
+// servePprof serves profiles on an address of its own, which should be private.
+func (r *replica) servePprof() (stop func(), err error) {
+	if r.cmd.PprofAddr == "" {
+		return func() {}, nil
+	}
+	listener, err := net.Listen("tcp", r.cmd.PprofAddr)
+	if err != nil {
+		return nil, fmt.Errorf("--pprof-addr: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			r.logger.Warn("pprof", "error", err)
+		}
+	}()
+	return func() { _ = server.Close(); <-ended }, nil
+}
+
+// close gives everything back, from the top down: orders first, so that the lock
+// is held while the last of them commit; then the lock, whose lease is revoked.
+func (r *replica) close() error {
+	var errs []error
+	step := func(name string, f func(context.Context) error) {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		if err := f(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("close %s: %w", name, err))
+		}
+	}
+	if r.orders != nil {
+		step("orders", r.orders.Close)
+	}
+	if r.locker != nil {
+		step("lock", r.locker.Close)
+	}
+	if r.etcd != nil {
+		step("etcd", func(context.Context) error { return r.etcd.Close() })
+	}
+	if r.db != nil {
+		step("MySQL", func(context.Context) error { return r.db.Close() })
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,142 @@
+// Package httpapi is the service's HTTP face: routes, tokens, strict input, and
+// answers in JSON, errors as RFC 9457's problem+json. It knows no SQL and no
+// lock: what an order becomes is decided in package order.
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"flashsale/internal/order"
+	"flashsale/internal/stock"
+)
+
+// Config is what the API is made of. All of it is required, but for Audience.
+type Config struct {
+	Orders *order.Service
+	Stock  *stock.DB
+	// Ready says what keeps this replica from serving, by the name of the
+	// server that does. It is called within readyTimeout.
+	Ready func(ctx context.Context) map[string]error
+	// RequestTimeout bounds the reads; orders have a bound of their own.
+	RequestTimeout time.Duration
+	// Replica names this process in X-Replica.
+	Replica    string
+	JWTSecret  []byte
+	Audience   string
+	AdminToken string
+	Registry   *prometheus.Registry
+	Logger     *slog.Logger
+}
+
+// readyTimeout bounds a readiness check: a server that takes longer to answer
+// one small question is not one to serve orders with.
+const readyTimeout = 2 * time.Second
+
+type api struct {
+	cfg      Config
+	verifier *verifier
+}
+
+// New returns the handler of all routes.
+func New(cfg Config) (http.Handler, error) {
+	gin.SetMode(gin.ReleaseMode)
+	a := &api{cfg: cfg, verifier: newVerifier(cfg.JWTSecret, cfg.Audience, cfg.AdminToken)}
+	r := gin.New()
+	// gin trusts every proxy unless told otherwise.
+	if err := r.SetTrustedProxies(nil); err != nil {
+		return nil, fmt.Errorf("trusted proxies: %w", err)
+	}
+	r.HandleMethodNotAllowed = true
+	r.Use(a.measure(), func(c *gin.Context) { c.Header("X-Replica", cfg.Replica) }, a.recover)
+	r.NoRoute(func(c *gin.Context) { a.fail(c, kindNoRoute.problem("")) })
+	r.NoMethod(func(c *gin.Context) { a.fail(c, kindNoMethod.problem("See the Allow header.")) })
+
+	r.GET("/healthz", func(c *gin.Context) { c.JSON(http.StatusOK, gin.H{"status": "alive"}) })
+	r.GET("/readyz", a.ready)
+	r.GET("/metrics", gin.WrapH(promhttp.HandlerFor(cfg.Registry, promhttp.HandlerOpts{})))
+
+	r.POST("/v1/orders", a.placeOrder)
+	reads := r.Group("/v1", a.bounded)
+	reads.GET("/orders/:id", a.getOrder)
+	reads.GET("/skus", a.listSKUs)
+	reads.GET("/skus/:sku", a.getSKU)
+
+	admin := r.Group("/v1/admin", a.requireAdmin)
+	admin.PUT("/skus/:sku", a.bounded, a.putSKU)
+	admin.GET("/audit", a.audit) // bounded by the caller's patience: it reads everything
+	return r, nil
+}
+
+// bounded ends what a handler waits for at the request time-out.
+func (a *api) bounded(c *gin.Context) {
+	ctx, cancel := context.WithTimeout(c.Request.Context(), a.cfg.RequestTimeout)
+	defer cancel()
+	c.Request = c.Request.WithContext(ctx)
+	c.Next()
+}
+
+// ready answers 200 when every server that orders need answers. It names those
+// that do not, and keeps their addresses and errors in the log.
+func (a *api) ready(c *gin.Context) {
+	ctx, cancel := context.WithTimeout(c.Request.Context(), readyTimeout)
+	defer cancel()
+	status, text, checks := http.StatusOK, "ready", map[string]string{}
+	for name, err := range a.cfg.Ready(ctx) {
+		checks[name] = "ok"
+		if err != nil {
+			status, text, checks[name] = http.StatusServiceUnavailable, "not ready", "does not answer"
+			a.cfg.Logger.Warn("not ready", "server", name, "error", err)
+		}
+	}
+	c.JSON(status, gin.H{"status": text, "checks": checks})
+}
+
+func (a *api) audit(c *gin.Context) {
+	report, err := stock.Audit(c.Request.Context(), a.cfg.Stock)
+	if err != nil {
+		a.fail(c, fmt.Errorf("%w: %w", order.ErrUnavailable, err))
+		return
+	}
+	c.JSON(http.StatusOK, report)
+}
+
+// recover answers 500 for a panic, which it logs.
+func (a *api) recover(c *gin.Context) {
+	defer func() {
+		if p := recover(); p != nil {
+			a.fail(c, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+		}
+	}()
+	c.Next()
+}
+
+// measure counts and times requests by route and status.
+func (a *api) measure() gin.HandlerFunc {
+	factory := promauto.With(a.cfg.Registry)
+	requests := factory.NewCounterVec(prometheus.CounterOpts{Namespace: "flashsale", Name: "http_requests_total",
+		Help: "Requests by route and status."}, []string{"method", "route", "status"})
+	seconds := factory.NewHistogramVec(prometheus.HistogramOpts{Namespace: "flashsale", Name: "http_request_seconds",
+		Help: "From a request's headers to its answer.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}, []string{"method", "route"})
+	return func(c *gin.Context) {
+		began := time.Now()
+		c.Next()
+		// A path that is no route would let strangers make labels.
+		route := c.FullPath()
+		if route == "" {
+			route = "none"
+		}
+		requests.WithLabelValues(c.Request.Method, route, strconv.Itoa(c.Writer.Status())).Inc()
+		seconds.WithLabelValues(c.Request.Method, route).Observe(time.Since(began).Seconds())
+	}
+}

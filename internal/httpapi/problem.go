@@ -1,0 +1,121 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"flashsale/internal/order"
+	"flashsale/internal/stock"
+)
+
+// problem is an answer of RFC 9457. It is also an error, so that handlers and
+// what they call can return one.
+type problem struct {
+	Type   string       `json:"type"`
+	Title  string       `json:"title"`
+	Status int          `json:"status"`
+	Detail string       `json:"detail,omitempty"`
+	Errors []fieldError `json:"errors,omitempty"`
+}
+
+// fieldError says what is wrong with one field of the input.
+type fieldError struct {
+	Field   string `json:"field"`
+	Message string `json:"message"`
+}
+
+func (p *problem) Error() string { return p.Title + ": " + p.Detail }
+
+// kind is a row of the table of problems: what its type and title are, and
+// which error of the domain it stands for, if one does.
+type kind struct {
+	slug   string
+	status int
+	title  string
+	err    error
+	// detail is what a caller can do about it.
+	detail string
+}
+
+var (
+	kindSyntax       = kind{slug: "malformed-request", status: http.StatusBadRequest, title: "The request is malformed"}
+	kindInvalid      = kind{slug: "invalid-input", status: http.StatusUnprocessableEntity, title: "The input is not valid"}
+	kindUnauthorized = kind{slug: "unauthorized", status: http.StatusUnauthorized, title: "A valid token is required"}
+	kindForbidden    = kind{slug: "forbidden", status: http.StatusForbidden, title: "The token does not allow this"}
+	kindNoRoute      = kind{slug: "not-found", status: http.StatusNotFound, title: "There is nothing here"}
+	kindNoMethod     = kind{slug: "method-not-allowed", status: http.StatusMethodNotAllowed, title: "This method is not allowed here"}
+	kindTooLarge     = kind{slug: "body-too-large", status: http.StatusRequestEntityTooLarge, title: "The body is too large"}
+	kindMediaType    = kind{slug: "unsupported-media-type", status: http.StatusUnsupportedMediaType, title: "The body is not JSON"}
+	kindInternal     = kind{slug: "internal", status: http.StatusInternalServerError, title: "Something went wrong here",
+		detail: "The error was logged. Retry with the same Idempotency-Key."}
+	kindUnavailable = kind{slug: "unavailable", status: http.StatusServiceUnavailable, title: "Not served in time", err: order.ErrUnavailable,
+		detail: "Nothing was applied. Retry with the same Idempotency-Key."}
+)
+
+// kinds are the problems that stand for an error of the domain.
+var kinds = []kind{
+	{"unknown-sku", http.StatusNotFound, "There is no such SKU", stock.ErrUnknownSKU, ""},
+	{"unknown-order", http.StatusNotFound, "There is no such order", order.ErrNotFound, ""},
+	{"sold-out", http.StatusConflict, "Sold out", order.ErrSoldOut, "No units are left."},
+	{"insufficient-stock", http.StatusConflict, "Too few units are left", order.ErrInsufficient, "A smaller quantity may succeed."},
+	{"sale-not-open", http.StatusConflict, "The sale has not begun", order.ErrNotOpen, "See sale_starts_at of the SKU."},
+	{"sale-over", http.StatusConflict, "The sale is over", order.ErrOver, "See sale_ends_at of the SKU."},
+	{"customer-limit", http.StatusConflict, "The limit for one customer is reached", order.ErrCustomerLimit, "See per_customer_limit of the SKU."},
+	{"idempotency-key-reused", http.StatusUnprocessableEntity, "The Idempotency-Key was used for another order", order.ErrKeyReused,
+		"Use a new key for a new order."},
+	{"request-in-flight", http.StatusConflict, "A request with this Idempotency-Key is in flight", order.ErrInFlight,
+		"Retry with the same Idempotency-Key."},
+	{"busy", http.StatusServiceUnavailable, "Too many orders are waiting", order.ErrBusy,
+		"Nothing was applied. Retry with the same Idempotency-Key."},
+	kindUnavailable,
+	{"outcome-unknown", http.StatusGatewayTimeout, "The outcome is not known yet", order.ErrUnknown,
+		"The order may have been made. Retry with the same Idempotency-Key: it makes no second order."},
+}
+
+// retryAfter is what an answer of 503 or 504 asks a caller to wait, in seconds.
+const retryAfter = "1"
+
+func (k kind) problem(detail string, fields ...fieldError) *problem {
+	if detail == "" {
+		detail = k.detail
+	}
+	return &problem{Type: "/errors/" + k.slug, Title: k.title, Status: k.status, Detail: detail, Errors: fields}
+}
+
+// problemOf turns any error into a problem. What is not in the table is a fault
+// of ours, and its text stays here.
+func problemOf(err error) *problem {
+	if p, ok := errors.AsType[*problem](err); ok {
+		return p
+	}
+	for _, k := range kinds {
+		if errors.Is(err, k.err) {
+			return k.problem("")
+		}
+	}
+	return kindInternal.problem("")
+}
+
+// fail answers with the problem that err is. Faults of ours are logged here, and
+// nowhere else.
+func (a *api) fail(c *gin.Context, err error) {
+	p := problemOf(err)
+	if p.Status >= http.StatusInternalServerError {
+		a.cfg.Logger.Warn("request failed", "method", c.Request.Method, "route", c.FullPath(), "status", p.Status, "error", err)
+	}
+	switch p.Status {
+	case http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		c.Header("Retry-After", retryAfter)
+	case http.StatusUnauthorized:
+		c.Header("WWW-Authenticate", `Bearer realm="flashsale"`)
+	}
+	body, err := json.Marshal(p)
+	if err != nil { // a struct of strings: it cannot be
+		body = []byte("{}")
+	}
+	c.Data(p.Status, "application/problem+json", body)
+	c.Abort()
+}

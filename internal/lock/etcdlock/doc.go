@@ -1,0 +1,67 @@
+// Package etcdlock is a fair lock between processes, in etcd. It knows keys,
+// leases and watches; what is locked, and what a token is shown to, is left to
+// others. A grant ends with its lease, whatever its holder believes: fence what
+// is written under it.
+//
+// # Protocol
+//
+// A process has one lease. Whoever wants a name creates a key of its own,
+//
+//	prefix/name/<lease>-<n>        n is never used twice in a process
+//
+// and the keys of a name, in the order of their create revisions, are its
+// queue: the first one holds. The create revision is also the fencing token.
+// Each change is one transaction that compares a create revision:
+//
+//	queue up   If CreateRevision(key) = 0     Then Put(key, owner, lease), Range(prefix/name/)
+//	leave      If CreateRevision(key) = rev   Then Delete(key)
+//
+// so that a request which arrives late or twice can neither make two places
+// nor delete a later holder's. A place goes through these states:
+//
+//	        not the first
+//	asked ------------------> waiting ---------------> gone
+//	  |                          |     key vanished, or its lease ended: queue up again;
+//	  | the first,               |     context ended: delete the key behind the caller
+//	  | says the answer          | the first, says the view
+//	  +------------+-------------+
+//	               v
+//	             held ---------------> gone
+//	               |     key vanished, or its lease ended: Lost is closed
+//	               | Unlock
+//	               v
+//	            leaving -------------> gone
+//	                     deleted; or ErrLost, if it was no longer there;
+//	                     or, without an answer, deleted in the background
+//
+// # The view
+//
+// Each name in use has one view of its queue: a list at some revision, and all
+// changes since, applied in the order of their revisions. One watch feeds all
+// waiters of a name; it is opened once and stays open while the name is in use,
+// because a watch that starts at a revision which is already past waits for a
+// loop in the server that wakes every 100 ms. The watch therefore asks for the
+// present (revision 0), which the server never files as late, and whatever lies
+// before its beginning comes from a list read afterwards, or from the answer of
+// a transaction that was applied afterwards. Such an answer lists the queue as
+// well, and moves the view forward.
+//
+// A view may be old: it lags while the watch is broken. That delays a grant but
+// can never make a wrong one. A later key has a larger revision, so that nobody
+// gets in before a place that a view has shown to be first; such a place can
+// only vanish, by its lease's end or by an operator's hand.
+//
+// # The lease
+//
+// A lease is renewed three times a TTL. Each renewal counts from before it was
+// sent, and a margin before the earliest time at which the server can end the
+// lease, this process gives up all grants under it, by its monotonic clock. (A
+// process that is paused closes nothing meanwhile; hence the fence.) The next
+// Lock begins a new lease.
+//
+// # What was left behind
+//
+// A request that timed out may be applied later. A key of our lease that no
+// place of ours stands for is deleted when the view shows it; once a TTL, all
+// keys of the lease are compared with the places as well.
+package etcdlock

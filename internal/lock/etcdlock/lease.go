@@ -1,0 +1,246 @@
+package etcdlock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"flashsale/internal/lock"
+)
+
+const (
+	// renewals a TTL: one may fail and a second still comes in time.
+	renewals = 3
+	// marginShare of the TTL is kept between our deadline and the server's. It
+	// is far above what two clocks part by in a TTL (100 ppm of 5 s is half a
+	// millisecond): it is there so that a holder which runs hears of its loss,
+	// and can stop what it does, before the next one is granted.
+	marginShare = 10
+)
+
+// lease is this process's claim to be alive. All its keys end with it.
+type lease struct {
+	id  clientv3.LeaseID
+	ttl time.Duration
+	// deadline is when it can no longer be relied on, by the monotonic clock.
+	deadline time.Time
+	timer    *time.Timer   // fires at deadline
+	ended    chan struct{} // closed when it is no longer used
+	// strays are keys that are being deleted though nobody waits for that.
+	strays map[string]bool
+}
+
+// granting is a request for a lease that all who need one share.
+type granting struct {
+	done  chan struct{}
+	lease *lease
+	err   error
+}
+
+func (ls *lease) alive() bool {
+	select {
+	case <-ls.ended:
+		return false
+	default:
+		return time.Now().Before(ls.deadline)
+	}
+}
+
+// liveLease is the lease to use now, if there is one.
+func (l *Locker) liveLease() *lease {
+	if l.lease != nil && !l.lease.alive() {
+		l.loseLease(l.lease, errors.New("it was not renewed in time"))
+	}
+	return l.lease
+}
+
+// leaseFor returns a lease, a new one if need be. It waits no longer than ctx.
+func (l *Locker) leaseFor(ctx context.Context) (*lease, error) {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil, lock.ErrClosed
+	}
+	if ls := l.liveLease(); ls != nil {
+		l.mu.Unlock()
+		return ls, nil
+	}
+	g := l.beginLease()
+	l.mu.Unlock()
+	select {
+	case <-g.done:
+		return g.lease, g.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// beginLease asks for a lease, if nobody has yet.
+func (l *Locker) beginLease() *granting {
+	if l.granting == nil {
+		g := &granting{done: make(chan struct{})}
+		l.granting = g
+		l.start(func() { l.grant(g) })
+	}
+	return l.granting
+}
+
+func (l *Locker) grant(g *granting) {
+	ctx, cancel := context.WithTimeout(l.ctx, l.cfg.TTL)
+	defer cancel()
+	asked := time.Now()
+	answer, err := l.cfg.Client.Grant(ctx, int64(l.cfg.TTL/time.Second))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer close(g.done)
+	l.granting = nil
+	if err != nil {
+		if l.closed {
+			err = lock.ErrClosed
+		}
+		g.err = fmt.Errorf("begin a lease: %w", err)
+		l.trouble = g.err
+		return
+	}
+	ls := &lease{
+		id: answer.ID, ttl: time.Duration(answer.TTL) * time.Second,
+		ended: make(chan struct{}), strays: map[string]bool{},
+	}
+	ls.timer = time.AfterFunc(ls.ttl, func() { l.checkDeadline(ls) })
+	ls.extend(asked, ls.ttl)
+	l.lease, g.lease, l.trouble = ls, ls, nil
+	l.start(func() { l.renew(ls) })
+}
+
+// extend moves the deadline after a renewal that was asked for at that time.
+func (ls *lease) extend(asked time.Time, ttl time.Duration) {
+	if deadline := asked.Add(ttl - ttl/marginShare); deadline.After(ls.deadline) {
+		ls.deadline = deadline
+		ls.timer.Reset(time.Until(deadline))
+	}
+}
+
+// checkDeadline gives the lease up once its deadline has passed. It may find
+// that it has been moved.
+func (l *Locker) checkDeadline(ls *lease) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lease == ls {
+		l.liveLease()
+	}
+}
+
+// loseLease gives up all places under a lease that still may stand in etcd, and
+// revokes it, so that they do not keep others waiting for longer than they must.
+func (l *Locker) loseLease(ls *lease, why error) {
+	l.cfg.Logger.Warn("etcd lock lost its lease", "lease", fmt.Sprintf("%x", ls.id), "error", why)
+	l.endLease(ls, why)
+	l.start(func() {
+		ctx, cancel := context.WithTimeout(l.ctx, ls.ttl) // past that it has expired
+		defer cancel()
+		if err := l.revoke(ctx, ls.id); err != nil {
+			l.cfg.Logger.Debug("etcd lock leaves a lease to expire", "error", err)
+		}
+	})
+}
+
+// endLease ends the use of a lease and every place under it.
+func (l *Locker) endLease(ls *lease, why error) {
+	close(ls.ended)
+	ls.timer.Stop()
+	l.lease, l.trouble = nil, why
+	for _, q := range l.queues {
+		for _, p := range q.places {
+			if p.lease == ls {
+				l.end(p, errVanished)
+			}
+		}
+	}
+}
+
+func (l *Locker) revoke(ctx context.Context, id clientv3.LeaseID) error {
+	_, err := l.cfg.Client.Revoke(ctx, id)
+	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return fmt.Errorf("revoke lease %x: %w", id, err)
+	}
+	return nil
+}
+
+// renew keeps a lease alive until it ends, and compares its keys with the places.
+func (l *Locker) renew(ls *lease) {
+	ticker := time.NewTicker(ls.ttl / renewals)
+	defer ticker.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ls.ended:
+			return
+		case <-ticker.C:
+		}
+		l.renewOnce(ls)
+		if n%renewals == 0 {
+			l.reconcile(ls)
+		}
+	}
+}
+
+func (l *Locker) renewOnce(ls *lease) {
+	// Within this time it succeeds, or the next one does on another node.
+	ctx, cancel := context.WithTimeout(l.ctx, ls.ttl/renewals)
+	defer cancel()
+	asked := time.Now()
+	answer, err := l.cfg.Client.KeepAliveOnce(ctx, ls.id)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.lease != ls: // it has ended meanwhile, for good
+	case err == nil:
+		ls.extend(asked, time.Duration(answer.TTL)*time.Second)
+	case errors.Is(err, rpctypes.ErrLeaseNotFound):
+		l.loseLease(ls, err)
+	default:
+		l.cfg.Logger.Warn("etcd lock could not renew its lease", "error", err, "left", time.Until(ls.deadline))
+	}
+}
+
+// reconcile deletes keys of the lease that no place stands for: they were made
+// by requests that timed out and were applied later.
+func (l *Locker) reconcile(ls *lease) {
+	ctx, cancel := context.WithTimeout(l.ctx, ls.ttl/renewals)
+	defer cancel()
+	answer, err := l.cfg.Client.TimeToLive(ctx, ls.id, clientv3.WithAttachedKeys())
+	if err != nil {
+		return // the renewals complain about etcd, and the next comparison comes
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, key := range answer.Keys {
+		if !l.isPlace(string(key)) {
+			l.discard(ls, string(key), 0)
+		}
+	}
+}
+
+// isTransient: the same request may succeed a moment later.
+func isTransient(err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return true // an attempt's own time: what the caller has left is asked elsewhere
+	}
+	code := status.Code(err)
+	var e rpctypes.EtcdError
+	if errors.As(err, &e) {
+		code = e.Code()
+	}
+	switch code {
+	case codes.Unavailable, codes.DeadlineExceeded:
+		return true
+	case codes.ResourceExhausted:
+		return !errors.Is(err, rpctypes.ErrNoSpace)
+	}
+	return false
+}

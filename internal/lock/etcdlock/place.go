@@ -1,0 +1,265 @@
+package etcdlock
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"flashsale/internal/lock"
+)
+
+// state of a place. See the package's comment.
+type state int
+
+const (
+	asked   state = iota // its key was sent to etcd, which has not answered
+	waiting              // its key stands in the queue
+	held                 // its key is the first
+	leaving              // its key's deletion was sent
+	gone
+)
+
+// where in the queue a new place is good for its caller.
+type where bool
+
+const (
+	anywhere  where = false
+	onlyFirst where = true // else it is not taken at all: lock.ErrHeld
+)
+
+// errVanished: the key or its lease has ended; another place may be taken.
+var errVanished = errors.New("the place in the queue was removed")
+
+// place is one place in the queue of a name, and the grant that it becomes.
+type place struct {
+	locker *Locker
+	queue  *queue
+	lease  *lease
+	key    string
+	turn   chan struct{} // closed when it is held, or gone without having been
+	lost   chan struct{}
+	wanted chan struct{}
+
+	// These are guarded by the Locker. revision and err may be read after turn.
+	state    state
+	revision int64 // its key's create revision; 0 while that is unknown
+	told     bool  // wanted is closed
+	err      error // why it is gone
+}
+
+// queueUp asks etcd for a place. The request is not bound to ctx: one that is
+// cut off may still be applied, and nobody would know the key's revision.
+func (l *Locker) queueUp(ctx context.Context, name string, w where) (*place, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	ls, err := l.leaseFor(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, lock.ErrClosed
+	}
+	if !ls.alive() {
+		return nil, errVanished
+	}
+	q := l.queueFor(name)
+	l.places++
+	p := &place{
+		locker: l, queue: q, lease: ls,
+		key:  fmt.Sprintf("%s%x-%d", q.prefix, ls.id, l.places),
+		turn: make(chan struct{}), lost: make(chan struct{}), wanted: make(chan struct{}),
+	}
+	q.places[p.key] = p
+	l.start(func() { l.create(p, w) })
+	return p, nil
+}
+
+// create makes the key of a place, and takes in the answer.
+func (l *Locker) create(p *place, w where) {
+	owner := l.cfg.Owner
+	owner.Since = time.Now()
+	value, err := json.Marshal(owner)
+	if err != nil {
+		panic(err) // strings, an int and a time
+	}
+	free := clientv3.Compare(clientv3.CreateRevision(p.key), "=", 0)
+	if w == onlyFirst {
+		free = clientv3.Compare(clientv3.CreateRevision(p.queue.prefix), "=", 0).WithPrefix()
+	}
+	list := clientv3.OpGet(p.queue.prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	// An etcd that does not answer in a TTL could not renew the lease either.
+	ctx, cancel := context.WithTimeout(l.ctx, p.lease.ttl)
+	defer cancel()
+	answer, err := l.cfg.Client.Txn(ctx).If(free).
+		Then(clientv3.OpPut(p.key, string(value), clientv3.WithLease(p.lease.id)), list).
+		Else(list).Commit()
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.createFailed(p, err)
+		return
+	}
+	kvs := answer.Responses[len(answer.Responses)-1].GetResponseRange().Kvs
+	revision := int64(0)
+	for _, kv := range kvs {
+		if string(kv.Key) == p.key {
+			revision = kv.CreateRevision
+		}
+	}
+	if p.state != gone {
+		p.revision = revision
+		if revision > 0 {
+			p.state = waiting
+		} else {
+			l.end(p, lock.ErrHeld)
+		}
+	} else if revision > 0 { // its caller left while it was asked for
+		l.discard(p.lease, p.key, revision)
+	}
+	l.install(p.queue, answer.Header.Revision, kvs)
+	l.decide(p.queue)
+}
+
+// createFailed ends a place whose key may or may not come to stand.
+func (l *Locker) createFailed(p *place, err error) {
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		if l.lease == p.lease {
+			l.loseLease(p.lease, err)
+		}
+		l.end(p, errVanished)
+		return
+	}
+	l.end(p, err)
+	l.discard(p.lease, p.key, p.queue.created[p.key])
+}
+
+// wait waits until the place is the first. Whoever gives up leaves the queue.
+func (p *place) wait(ctx context.Context) error {
+	l := p.locker
+	select {
+	case <-p.turn:
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if p.state != held { // perhaps no longer: then nothing was done under it
+			return p.err
+		}
+		return nil
+	case <-ctx.Done():
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		revision := p.revision
+		stood := p.state == waiting || p.state == held
+		l.end(p, ctx.Err())
+		if stood {
+			l.discard(p.lease, p.key, revision)
+		}
+		return ctx.Err()
+	}
+}
+
+// end takes a place out of use. What may stand in etcd is left to the caller.
+func (l *Locker) end(p *place, err error) {
+	switch p.state {
+	case gone:
+		return
+	case asked, waiting:
+		close(p.turn)
+	case held:
+		close(p.lost)
+	}
+	p.state, p.err = gone, err
+	delete(p.queue.places, p.key)
+	p.queue.lastUsed = time.Now()
+}
+
+// discard deletes a key that nobody waits for, however long that takes, unless
+// the lease ends before. With revision 0 it deletes whatever stands there: only
+// this process ever makes a key of this name, and only once.
+func (l *Locker) discard(ls *lease, key string, revision int64) {
+	if ls.strays[key] || !ls.alive() {
+		return
+	}
+	ls.strays[key] = true
+	l.start(func() {
+		defer func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			delete(ls.strays, key)
+		}()
+		for pause := retryPause; ; pause = min(2*pause, retryPauseMax) {
+			ctx, cancel := context.WithTimeout(l.ctx, ls.ttl)
+			_, err := l.deleteKey(ctx, key, revision)
+			cancel()
+			if err == nil {
+				return
+			}
+			select {
+			case <-ls.ended:
+				return
+			case <-time.After(jittered(pause)):
+			}
+		}
+	})
+}
+
+// deleteKey deletes key if it is still the one of that revision; 0 is any.
+func (l *Locker) deleteKey(ctx context.Context, key string, revision int64) (deleted bool, err error) {
+	same := clientv3.Compare(clientv3.CreateRevision(key), "=", revision)
+	if revision == 0 {
+		same = clientv3.Compare(clientv3.CreateRevision(key), ">", 0)
+	}
+	answer, err := l.cfg.Client.Txn(ctx).If(same).Then(clientv3.OpDelete(key)).Commit()
+	if err != nil {
+		return false, err
+	}
+	return answer.Succeeded, nil
+}
+
+// Token is the create revision of the key: later grants have larger ones.
+func (p *place) Token() lock.Token { return lock.Token(p.revision) }
+
+// Lost is closed at the lease's deadline, or when the key is seen to be gone.
+func (p *place) Lost() <-chan struct{} { return p.lost }
+
+// Wanted is closed when another key stands behind this one.
+func (p *place) Wanted() <-chan struct{} { return p.wanted }
+
+// Unlock deletes the key. When etcd does not answer, the outcome is unknown to
+// the caller; the key is then deleted in the background.
+func (p *place) Unlock(ctx context.Context) error {
+	l := p.locker
+	l.mu.Lock()
+	l.liveLease() // a deadline may have passed unnoticed
+	if p.state != held {
+		l.mu.Unlock()
+		return lock.ErrLost
+	}
+	p.state = leaving
+	l.mu.Unlock()
+
+	deleted, err := l.deleteKey(ctx, p.key, p.revision)
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.end(p, lock.ErrLost)
+	if err != nil {
+		l.discard(p.lease, p.key, p.revision)
+		return fmt.Errorf("unlock %s: %w", p.key, err)
+	}
+	// Deleted is deleted, at whatever revision the view is: the next may enter.
+	delete(p.queue.created, p.key)
+	l.decide(p.queue)
+	if !deleted {
+		return lock.ErrLost
+	}
+	return nil
+}

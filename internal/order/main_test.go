@@ -1,0 +1,194 @@
+package order_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/lock/etcdlock"
+	"flashsale/internal/lock/processlock"
+	"flashsale/internal/order"
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
+)
+
+var servers *sandbox.Stack
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		os.Exit(childMain())
+	}
+	sandboxtest.Main(m, sandbox.Config{MySQL: true, EtcdNodes: 1}, &servers)
+}
+
+const (
+	testTTL     = 2 * time.Second // the least that etcd grants
+	testTimeout = 5 * time.Second
+	testSKU     = "sku"
+)
+
+var databases atomic.Int32
+
+// newDSN makes a database with the schema and one SKU.
+func newDSN(t *testing.T, s stock.Stock) string {
+	t.Helper()
+	dsn, err := servers.MySQL.CreateDatabase(t.Context(), fmt.Sprintf("orders%d", databases.Add(1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := open(t, dsn)
+	if err := db.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Create(t.Context(), thing(s)); err != nil {
+		t.Fatal(err)
+	}
+	return dsn
+}
+
+// thing is the tests' SKU, with what s sets.
+func thing(s stock.Stock) stock.Stock {
+	s.SKU, s.Name, s.PriceCents, s.Currency = testSKU, "A thing", 999, "EUR"
+	return s
+}
+
+// change changes the SKU at a replica.
+func change(t *testing.T, at *order.Service, s stock.Stock) {
+	t.Helper()
+	if _, created, err := at.PutSKU(t.Context(), thing(s)); err != nil || created {
+		t.Fatalf("change the SKU: created %v, error %v", created, err)
+	}
+}
+
+func open(t *testing.T, dsn string) *stock.DB {
+	t.Helper()
+	db, err := stock.Open(dsn, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return db
+}
+
+// replica is what one replica has, in this process.
+type replica struct {
+	db     *stock.DB
+	etcd   *clientv3.Client
+	locker lock.Locker
+	orders *order.Service
+}
+
+// options are what a test changes of a replica.
+type options struct {
+	dsn      string
+	etcd     []string
+	strategy string
+	fence    strategy.Fence
+	think    time.Duration
+	desk     order.DeskConfig
+	at       func(order.Step)
+}
+
+func newReplica(o options) (r *replica, err error) {
+	s, err := strategy.Find(o.strategy)
+	if err != nil {
+		return nil, err
+	}
+	r = &replica{}
+	if r.db, err = stock.Open(o.dsn, 16); err != nil {
+		return nil, err
+	}
+	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	if r.locker, err = r.newLocker(s, o.etcd, logger); err != nil {
+		return nil, err
+	}
+	r.orders = order.New(order.Config{DB: r.db, Strategy: s, Fence: s.FenceFor(o.fence), Locker: r.locker,
+		PaymentWindow: time.Minute, ThinkTime: o.think, RequestTimeout: testTimeout, Desk: o.desk, At: o.at, Logger: logger})
+	return r, nil
+}
+
+func (r *replica) newLocker(s strategy.Strategy, endpoints []string, logger *slog.Logger) (lock.Locker, error) {
+	switch s.Lock {
+	case strategy.NoLock:
+		return nil, nil
+	case strategy.Process:
+		return processlock.New(), nil
+	}
+	var err error
+	r.etcd, err = clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: testTimeout, Logger: zap.NewNop()})
+	if err != nil {
+		return nil, err
+	}
+	cfg := etcdlock.Config{Client: r.etcd, Prefix: "flashsale/" + r.db.Name + "/lock/", TTL: testTTL, Logger: logger,
+		Owner: etcdlock.Owner{Replica: fmt.Sprint(os.Getpid()), PID: os.Getpid()}}
+	if s.Lock == strategy.EtcdTextbook {
+		return etcdlock.NewTextbook(cfg)
+	}
+	return etcdlock.New(cfg)
+}
+
+func (r *replica) close(ctx context.Context) error {
+	err := r.orders.Close(ctx)
+	if r.locker != nil {
+		if closeErr := r.locker.Close(ctx); err == nil {
+			err = closeErr
+		}
+	}
+	if r.etcd != nil {
+		_ = r.etcd.Close()
+	}
+	_ = r.db.Close()
+	return err
+}
+
+// startReplica is newReplica for a test, closed at its end.
+func startReplica(t *testing.T, o options) *order.Service {
+	t.Helper()
+	if o.fence == "" {
+		o.fence = strategy.FenceClaim
+	}
+	o.etcd = servers.EtcdEndpoints()
+	r, err := newReplica(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+		defer cancel()
+		if err := r.close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return r.orders
+}
+
+func buy(customer, key string, n int32) order.Request {
+	return order.Request{SKU: testSKU, Customer: customer, Key: key, Quantity: n}
+}
+
+// audit fails the test unless the database is as it must be, and returns it.
+func audit(t *testing.T, dsn string) stock.Balance {
+	t.Helper()
+	report, err := stock.Audit(t.Context(), open(t, dsn))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !report.OK {
+		t.Errorf("the audit found %+v", report.Violations)
+	}
+	return report.SKUs[0]
+}

@@ -1,0 +1,47 @@
+package order
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// Metrics are what a Service counts. All are safe for concurrent use.
+type Metrics struct {
+	LockWait   prometheus.Histogram
+	LockHold   prometheus.Histogram
+	LockLosses prometheus.Counter
+	Fenced     prometheus.Counter
+	BatchSize  prometheus.Histogram
+	Commit     prometheus.Histogram
+	Unknown    prometheus.Counter
+	Desks      prometheus.Gauge
+	Waiting    prometheus.Gauge
+}
+
+// NewMetrics makes the metrics and registers them; with a nil registry they
+// count for nobody.
+func NewMetrics(registry prometheus.Registerer) *Metrics {
+	factory := promauto.With(registry)
+	// 250 microseconds to 8 seconds: a lock in memory to a request's time-out.
+	seconds := prometheus.ExponentialBuckets(0.00025, 2, 16)
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		return factory.NewHistogram(prometheus.HistogramOpts{Namespace: "flashsale", Name: name, Help: help, Buckets: buckets})
+	}
+	counter := func(name, help string) prometheus.Counter {
+		return factory.NewCounter(prometheus.CounterOpts{Namespace: "flashsale", Name: name, Help: help})
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return factory.NewGauge(prometheus.GaugeOpts{Namespace: "flashsale", Name: name, Help: help})
+	}
+	return &Metrics{
+		LockWait:   histogram("lock_wait_seconds", "From asking for a SKU's lock to its grant.", seconds),
+		LockHold:   histogram("lock_hold_seconds", "From the grant of a SKU's lock to its release.", seconds),
+		LockLosses: counter("lock_losses_total", "Grants that ended by themselves: expired or revoked."),
+		Fenced:     counter("fence_refusals_total", "Batches that MySQL refused because a newer token was admitted."),
+		BatchSize:  histogram("batch_orders", "Orders committed in one transaction.", prometheus.ExponentialBuckets(1, 2, 11)),
+		Commit:     histogram("commit_seconds", "One transaction of a batch, from its packet to its answer.", seconds),
+		Unknown:    counter("unknown_commits_total", "Commits whose answer was lost and that had to be resolved."),
+		Desks:      gauge("desks", "Desks that are open: SKUs in use on this replica."),
+		Waiting:    gauge("desk_waiting_orders", "Orders that wait at a desk of this replica."),
+	}
+}

@@ -1,0 +1,203 @@
+package order_test
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"flashsale/internal/order"
+	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
+)
+
+// The example everybody knows: 4 units are left; one customer buys 3, another 2
+// at the same time, each at a replica of its own. One of them must be refused.
+func TestThreeAndTwoOfFour(t *testing.T) {
+	t.Parallel()
+	for _, s := range strategy.All() {
+		t.Run(s.Name, func(t *testing.T) {
+			t.Parallel()
+			dsn := newDSN(t, stock.Stock{Units: 4})
+			// The pause makes the race that is there anyway happen each time.
+			o := options{dsn: dsn, strategy: s.Name, think: 200 * time.Millisecond}
+			services := []*order.Service{startReplica(t, o), startReplica(t, o)}
+			var errs [2]error
+			var group sync.WaitGroup
+			for i, n := range []int32{3, 2} {
+				group.Go(func() {
+					_, errs[i] = services[i].Place(t.Context(), buy(fmt.Sprint("customer", i), "k", n))
+				})
+			}
+			group.Wait()
+			if s.Expect(2) == strategy.Oversold {
+				if errs[0] != nil || errs[1] != nil {
+					t.Fatalf("unguarded, both should succeed: got %v and %v", errs[0], errs[1])
+				}
+				report, err := stock.Audit(t.Context(), open(t, dsn))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := report.SKUs[0].Oversold; report.OK || got != 1 {
+					t.Errorf("the audit saw %d units oversold, want 1", got)
+				}
+				return
+			}
+			if errors.Is(errs[0], order.ErrInsufficient) == errors.Is(errs[1], order.ErrInsufficient) || errs[0] != nil && errs[1] != nil {
+				t.Fatalf("one of the two should be refused: got %v and %v", errs[0], errs[1])
+			}
+			audit(t, dsn)
+		})
+	}
+}
+
+// Every guarded strategy keeps the promises on keys, limits and windows.
+func forGuarded(t *testing.T, f func(t *testing.T, name string)) {
+	t.Parallel()
+	for _, s := range strategy.All() {
+		if s.Expect(2) == strategy.Exact {
+			t.Run(s.Name, func(t *testing.T) {
+				t.Parallel()
+				f(t, s.Name)
+			})
+		}
+	}
+}
+
+func TestOneKeyIsOneOrder(t *testing.T) {
+	forGuarded(t, func(t *testing.T, name string) {
+		dsn := newDSN(t, stock.Stock{Units: 100})
+		services := []*order.Service{startReplica(t, options{dsn: dsn, strategy: name}), startReplica(t, options{dsn: dsn, strategy: name})}
+		var mu sync.Mutex
+		ids := map[order.ID]int{}
+		var group sync.WaitGroup
+		for i := range 8 {
+			group.Go(func() {
+				placed, err := services[i%2].Place(t.Context(), buy("ann", "k", 2))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if !placed.Replayed {
+					ids[placed.Order.ID]++
+				} else {
+					ids[placed.Order.ID] += 0
+				}
+			})
+		}
+		group.Wait()
+		for id, made := range ids {
+			if len(ids) != 1 || made != 1 {
+				t.Errorf("order %v was made %d times, of %d orders; want one, made once", id, made, len(ids))
+			}
+		}
+		if _, err := services[0].Place(t.Context(), buy("ann", "k", 1)); !errors.Is(err, order.ErrKeyReused) {
+			t.Errorf("the key with another quantity: got %v, want %v", err, order.ErrKeyReused)
+		}
+		if placed, err := services[1].Place(t.Context(), buy("ben", "k", 2)); err != nil || placed.Replayed {
+			t.Errorf("the key of another customer: got %+v, %v; want an order of its own", placed, err)
+		}
+		if got := audit(t, dsn).Reserved; got != 4 {
+			t.Errorf("%d units reserved, want 4", got)
+		}
+	})
+}
+
+// A buyer whose answer was lost gets the order, although nothing is left.
+func TestReplayComesBeforeEveryRefusal(t *testing.T) {
+	forGuarded(t, func(t *testing.T, name string) {
+		one := int32(1)
+		dsn := newDSN(t, stock.Stock{Units: 1, PerCustomerLimit: &one})
+		first := startReplica(t, options{dsn: dsn, strategy: name})
+		second := startReplica(t, options{dsn: dsn, strategy: name})
+		placed, err := first.Place(t.Context(), buy("ann", "k", 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := second.Place(t.Context(), buy("ben", "k", 1)); !errors.Is(err, order.ErrSoldOut) {
+			t.Fatalf("got %v, want %v", err, order.ErrSoldOut)
+		}
+		for _, s := range []*order.Service{first, second} {
+			again, err := s.Place(t.Context(), buy("ann", "k", 1))
+			if err != nil || !again.Replayed || again.Order.ID != placed.Order.ID {
+				t.Errorf("asking again: got %+v, %v; want the first order", again, err)
+			}
+		}
+		over := time.Now().Add(-time.Hour)
+		change(t, first, stock.Stock{PerCustomerLimit: &one, SaleEndsAt: &over})
+		again, err := second.Place(t.Context(), buy("ann", "k", 1))
+		if err != nil || !again.Replayed {
+			t.Errorf("asking again after the sale: got %+v, %v; want the first order", again, err)
+		}
+		audit(t, dsn)
+	})
+}
+
+func TestLimitHoldsForOneCustomerOnManyReplicas(t *testing.T) {
+	forGuarded(t, func(t *testing.T, name string) {
+		three := int32(3)
+		dsn := newDSN(t, stock.Stock{Units: 100, PerCustomerLimit: &three})
+		services := []*order.Service{startReplica(t, options{dsn: dsn, strategy: name}), startReplica(t, options{dsn: dsn, strategy: name})}
+		var group sync.WaitGroup
+		for i := range 8 {
+			group.Go(func() {
+				_, err := services[i%2].Place(t.Context(), buy("ann", fmt.Sprint("k", i), 1))
+				if err != nil && !errors.Is(err, order.ErrCustomerLimit) {
+					t.Error(err)
+				}
+			})
+		}
+		group.Wait()
+		if got := audit(t, dsn).Reserved; got != 3 {
+			t.Errorf("one customer got %d units, the limit is 3", got)
+		}
+	})
+}
+
+func TestSaleWindow(t *testing.T) {
+	forGuarded(t, func(t *testing.T, name string) {
+		past, future := time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+		dsn := newDSN(t, stock.Stock{Units: 5, SaleStartsAt: &future})
+		service := startReplica(t, options{dsn: dsn, strategy: name})
+		if _, err := service.Place(t.Context(), buy("ann", "k", 1)); !errors.Is(err, order.ErrNotOpen) {
+			t.Errorf("before the sale: got %v, want %v", err, order.ErrNotOpen)
+		}
+		other := startReplica(t, options{dsn: dsn, strategy: name})
+		change(t, other, stock.Stock{SaleEndsAt: &past})
+		if _, err := service.Place(t.Context(), buy("ann", "k", 1)); !errors.Is(err, order.ErrOver) {
+			t.Errorf("after the sale: got %v, want %v", err, order.ErrOver)
+		}
+		change(t, other, stock.Stock{SaleStartsAt: &past, SaleEndsAt: &future})
+		placed, err := service.Place(t.Context(), buy("ann", "k", 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := placed.Order.ExpiresAt.Sub(placed.Order.CreatedAt); got != time.Minute {
+			t.Errorf("the payment window is %s, want 1m", got)
+		}
+		stored, err := service.Find(t.Context(), "ann", placed.Order.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stored != placed.Order {
+			t.Errorf("answered %+v, stored %+v", placed.Order, stored)
+		}
+		if _, err := service.Find(t.Context(), "ben", placed.Order.ID); !errors.Is(err, order.ErrNotFound) {
+			t.Errorf("another's order: got %v, want %v", err, order.ErrNotFound)
+		}
+	})
+}
+
+func TestUnknownSKU(t *testing.T) {
+	forGuarded(t, func(t *testing.T, name string) {
+		service := startReplica(t, options{dsn: newDSN(t, stock.Stock{Units: 5}), strategy: name})
+		request := buy("ann", "k", 1)
+		request.SKU = "other"
+		if _, err := service.Place(t.Context(), request); !errors.Is(err, stock.ErrUnknownSKU) {
+			t.Errorf("got %v, want %v", err, stock.ErrUnknownSKU)
+		}
+	})
+}

@@ -1,0 +1,165 @@
+package order
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+
+	"flashsale/internal/stock"
+)
+
+// This file holds all SQL of the orders table.
+
+const orderColumns = "id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, " +
+	"per_customer_limit, status, fence, seq, created_at, expires_at"
+
+const orderParams = 14
+
+// readColumns are orderColumns of the table alias o.
+const readColumns = "o.id, o.sku, o.customer, o.idempotency_key, o.fingerprint, o.quantity, o.price_cents, o.currency, " +
+	"o.per_customer_limit, o.status, o.fence, o.seq, o.created_at, o.expires_at"
+
+// columns are the values of an order in the order of orderColumns.
+func (o *Order) columns() []any {
+	return []any{o.ID[:], []byte(o.SKU), []byte(o.Customer), []byte(o.Key), o.Fingerprint[:], int64(o.Quantity), o.PriceCents, o.Currency,
+		nullable(o.Limit), string(o.Status), o.Fence, o.Seq, o.CreatedAt, o.ExpiresAt}
+}
+
+func nullable(limit *int32) any {
+	if limit == nil {
+		return nil
+	}
+	return int64(*limit)
+}
+
+const insertOrder = "INSERT INTO orders (" + orderColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+// insert writes one order; a key that is taken is stock.IsDuplicate.
+func insert(ctx context.Context, conn *sql.Conn, o *Order) error {
+	if _, err := conn.ExecContext(ctx, insertOrder, o.columns()...); err != nil {
+		return fmt.Errorf("insert order: %w", err)
+	}
+	return nil
+}
+
+// insertAdmitted is the statement that writes the orders of a batch, all or
+// none, only where the tenure's Take of the same transaction changed the row.
+func insertAdmitted(t stock.Tenure, row stock.Row, orders []*Order) (query string, args []any) {
+	condition, conditionArgs := t.Admitted(row)
+	var b strings.Builder
+	b.WriteString("INSERT INTO orders (" + orderColumns + ") SELECT v.* FROM (SELECT " +
+		"? AS id, ? AS sku, ? AS customer, ? AS idempotency_key, ? AS fingerprint, ? AS quantity, ? AS price_cents, ? AS currency, " +
+		"? AS per_customer_limit, ? AS status, ? AS fence, ? AS seq, ? AS created_at, ? AS expires_at")
+	args = make([]any, 0, len(orders)*orderParams+len(conditionArgs))
+	for i, o := range orders {
+		if i > 0 {
+			b.WriteString(" UNION ALL SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?")
+		}
+		args = append(args, o.columns()...)
+	}
+	b.WriteString(") v JOIN stock s ON " + condition)
+	return b.String(), append(args, conditionArgs...)
+}
+
+// byKey names an order by what makes it unique besides its ID.
+type byKey struct{ customer, key string }
+
+// findByKeys reads the orders that stand under the given keys. Each is one
+// look-up in the unique index, whatever the optimizer thinks of the others.
+func findByKeys(ctx context.Context, conn *sql.Conn, keys []byKey) (map[byKey]Order, error) {
+	var b strings.Builder
+	b.WriteString("SELECT STRAIGHT_JOIN " + readColumns + " FROM (SELECT ? AS customer, ? AS idempotency_key")
+	args := make([]any, 0, 2*len(keys))
+	for i, k := range keys {
+		if i > 0 {
+			b.WriteString(" UNION ALL SELECT ?, ?")
+		}
+		args = append(args, []byte(k.customer), []byte(k.key))
+	}
+	b.WriteString(") k JOIN orders o ON o.customer = k.customer AND o.idempotency_key = k.idempotency_key")
+	rows, err := conn.QueryContext(ctx, b.String(), args...)
+	if err != nil {
+		return nil, fmt.Errorf("look up keys: %w", err)
+	}
+	found := map[byKey]Order{}
+	for rows.Next() {
+		o, err := scanOrder(rows)
+		if err != nil {
+			return nil, errors.Join(err, rows.Close())
+		}
+		found[byKey{o.Customer, o.Key}] = o
+	}
+	return found, rows.Err()
+}
+
+// findByIDs reads which of the given orders stand.
+func findByIDs(ctx context.Context, conn *sql.Conn, ids []ID) (map[ID]bool, error) {
+	args := make([]any, len(ids))
+	for i := range ids {
+		args[i] = ids[i][:]
+	}
+	query := "SELECT id FROM orders WHERE id IN (?" + strings.Repeat(", ?", len(ids)-1) + ")"
+	rows, err := conn.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("look up orders: %w", err)
+	}
+	found := map[ID]bool{}
+	for rows.Next() {
+		var raw []byte
+		if err := rows.Scan(&raw); err != nil {
+			return nil, errors.Join(err, rows.Close())
+		}
+		found[ID(raw)] = true
+	}
+	return found, rows.Err()
+}
+
+// heldBy reads how many units of sku each of the customers holds.
+func heldBy(ctx context.Context, conn *sql.Conn, sku string, customers []string) (map[string]int64, error) {
+	args := make([]any, 0, len(customers)+1)
+	for _, c := range customers {
+		args = append(args, []byte(c))
+	}
+	args = append(args, []byte(sku))
+	query := "SELECT customer, SUM(quantity) FROM orders WHERE customer IN (?" + strings.Repeat(", ?", len(customers)-1) +
+		") AND sku = ? AND status IN ('reserved', 'paid') GROUP BY customer"
+	rows, err := conn.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("read what customers hold: %w", err)
+	}
+	held := make(map[string]int64, len(customers))
+	for rows.Next() {
+		var customer string
+		var units int64
+		if err := rows.Scan(&customer, &units); err != nil {
+			return nil, errors.Join(err, rows.Close())
+		}
+		held[customer] = units
+	}
+	return held, rows.Err()
+}
+
+// find reads one order of a customer, or returns ErrNotFound.
+func find(ctx context.Context, db *stock.DB, customer string, id ID) (Order, error) {
+	row := db.SQL.QueryRowContext(ctx, "SELECT "+readColumns+" FROM orders o WHERE o.id = ? AND o.customer = ?", id[:], []byte(customer))
+	o, err := scanOrder(row)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Order{}, ErrNotFound
+	}
+	return o, err
+}
+
+func scanOrder(from interface{ Scan(...any) error }) (Order, error) {
+	var o Order
+	var id, fingerprint []byte
+	err := from.Scan(&id, &o.SKU, &o.Customer, &o.Key, &fingerprint, &o.Quantity, &o.PriceCents, &o.Currency,
+		&o.Limit, &o.Status, &o.Fence, &o.Seq, &o.CreatedAt, &o.ExpiresAt)
+	if err != nil {
+		return Order{}, fmt.Errorf("read order: %w", err)
+	}
+	copy(o.ID[:], id)
+	copy(o.Fingerprint[:], fingerprint)
+	return o, nil
+}

@@ -1,0 +1,181 @@
+package order
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
+)
+
+// Config is what a Service is made of. Everything in it is required unless its
+// comment says otherwise.
+type Config struct {
+	DB       *stock.DB
+	Strategy strategy.Strategy
+	// Fence is what MySQL does with the lock's tokens; off without tokens.
+	Fence strategy.Fence
+	// Locker is the strategy's lock, nil where it has none. The Service does
+	// not close it.
+	Locker lock.Locker
+	// PaymentWindow is how long an order stays reserved without payment.
+	PaymentWindow time.Duration
+	// ThinkTime is a pause between reading and writing stock. Optional, lab only.
+	ThinkTime time.Duration
+	// RequestTimeout bounds one order from its arrival to its answer.
+	RequestTimeout time.Duration
+	// Desk tunes the desks of a batched strategy. The zero value is the default.
+	Desk DeskConfig
+	// Metrics may be nil.
+	Metrics *Metrics
+	Logger  *slog.Logger
+	// At, when set, is called as an order's path reaches each Step: tests stop
+	// the process there.
+	At func(Step)
+}
+
+// Step is a place in the path of an order at which a process may stop.
+type Step string
+
+// The steps of a desk's path.
+const (
+	BeforeClaim  Step = "before-claim"
+	BeforeCommit Step = "before-commit"
+)
+
+// Service takes orders under one strategy. It is safe for concurrent use.
+type Service struct {
+	cfg    Config
+	seller seller
+	known  sync.Map // SKU -> struct{}: those that are known to exist
+}
+
+// seller is one way to take orders.
+type seller interface {
+	// sell takes an order for a SKU that exists, within ctx.
+	sell(ctx context.Context, r Request) (Placed, error)
+	// alter runs change, a write to sku's row, where no tenure remembers the row
+	// as it was before.
+	alter(ctx context.Context, sku string, change func(context.Context) error) error
+	// close ends what runs between orders, after the last sell was answered or
+	// at ctx's end.
+	close(ctx context.Context) error
+}
+
+// New makes a Service. Close it to give back what it holds.
+func New(cfg Config) *Service {
+	if cfg.Metrics == nil {
+		cfg.Metrics = NewMetrics(nil)
+	}
+	if cfg.At == nil {
+		cfg.At = func(Step) {}
+	}
+	s := &Service{cfg: cfg}
+	if cfg.Strategy.Write == strategy.Batch {
+		s.seller = newDesks(&s.cfg)
+	} else {
+		s.seller = &direct{
+			cfg:    &s.cfg,
+			writer: stock.Writer{Way: cfg.Strategy.Write, ThinkTime: cfg.ThinkTime},
+		}
+	}
+	return s
+}
+
+// Place takes an order, or refuses it with one of this package's errors or
+// stock.ErrUnknownSKU. It returns within the request timeout, or at ctx's end.
+// After ErrUnknown the order may stand; after any other error it does not.
+func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
+	defer cancel()
+	if err := s.exists(ctx, r.SKU); err != nil {
+		return Placed{}, err
+	}
+	return s.seller.sell(ctx, r)
+}
+
+// exists keeps names of no SKU away from locks and desks, which would otherwise
+// be made for anything that a stranger sends. SKUs are never deleted.
+func (s *Service) exists(ctx context.Context, sku string) error {
+	if _, ok := s.known.Load(sku); ok {
+		return nil
+	}
+	_, err := s.cfg.DB.Get(ctx, sku)
+	switch {
+	case err == nil:
+		s.known.Store(sku, struct{}{})
+		return nil
+	case errors.Is(err, stock.ErrUnknownSKU):
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// PutSKU creates the SKU, or changes what may be changed of one that exists: its
+// name, price, limit and window. Units count on creation only. It returns the
+// row as it then stands, and whether it was created.
+func (s *Service) PutSKU(ctx context.Context, want stock.Stock) (got stock.Stock, created bool, err error) {
+	if created, err = s.cfg.DB.Create(ctx, want); err != nil {
+		return got, false, err
+	}
+	if !created {
+		err := s.seller.alter(ctx, want.SKU, func(ctx context.Context) error { return s.cfg.DB.Change(ctx, want) })
+		if err != nil {
+			return got, false, err
+		}
+	}
+	got, err = s.cfg.DB.Get(ctx, want.SKU)
+	return got, created, err
+}
+
+// Find reads one order of a customer, or returns ErrNotFound.
+func (s *Service) Find(ctx context.Context, customer string, id ID) (Order, error) {
+	return find(ctx, s.cfg.DB, customer, id)
+}
+
+// Close sells what has been handed in, within ctx, and gives every lock back.
+// Later orders are refused with ErrUnavailable.
+func (s *Service) Close(ctx context.Context) error { return s.seller.close(ctx) }
+
+// windowOpen refuses what comes before or after the SKU's sale.
+func windowOpen(row *stock.Row, now time.Time) error {
+	switch row.Open(now) {
+	case -1:
+		return ErrNotOpen
+	case 1:
+		return ErrOver
+	}
+	return nil
+}
+
+// short is the refusal when fewer units are left than were asked for.
+func short(available int64) error {
+	if available <= 0 {
+		return ErrSoldOut
+	}
+	return ErrInsufficient
+}
+
+// makeOrder is the order that r becomes on row, at now by the database's clock.
+func (cfg *Config) makeOrder(r *Request, id ID, row *stock.Row, now time.Time, fence lock.Token) Order {
+	now = now.UTC().Truncate(time.Microsecond) // what a DATETIME(6) keeps
+	return Order{
+		ID: id, SKU: r.SKU, Customer: r.Customer, Key: r.Key, Fingerprint: r.Fingerprint(), Quantity: r.Quantity,
+		PriceCents: row.PriceCents, Currency: row.Currency, Limit: row.PerCustomerLimit,
+		Status: Reserved, Fence: uint64(fence), Seq: row.Seq,
+		CreatedAt: now, ExpiresAt: now.Add(cfg.PaymentWindow),
+	}
+}
+
+// replayOf answers r with the order that stands under its key.
+func replayOf(o Order, r *Request) (Placed, error) {
+	if o.Fingerprint != r.Fingerprint() {
+		return Placed{}, ErrKeyReused
+	}
+	return Placed{Order: o, Replayed: true}, nil
+}

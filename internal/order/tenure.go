@@ -1,0 +1,408 @@
+package order
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/stock"
+)
+
+// tenure is the time that a desk holds its SKU's lock, over several batches.
+// While it lasts, the row in memory is the row in MySQL; the fence makes sure
+// that where this is not so, nothing is written.
+type tenure struct {
+	*desk
+	held    lock.Held
+	granted time.Time
+	right   stock.Tenure
+	// row is the stock row as of asOf by this process's monotonic clock.
+	row  stock.Row
+	asOf time.Time
+	// holds are the units of customers that were looked up, kept up to date.
+	holds map[string]int64
+	// batch is in hand: taken, and not yet answered.
+	batch []*ticket
+}
+
+const (
+	// claimTimeout bounds the claim. The server gives up a row lock after a
+	// second, so this leaves a second try.
+	claimTimeout = 2500 * time.Millisecond
+	// commitTimeout bounds one batch's transaction; after it the outcome is
+	// unknown and resolved.
+	commitTimeout = 2500 * time.Millisecond
+	// resolveTimeout bounds the resolving of an unknown commit. Its orders are
+	// answered as unknown at their own time-outs meanwhile.
+	resolveTimeout = 10 * time.Second
+	// batchAttempts bounds how often one batch is decided again after keys in
+	// it turned out to be taken, or the server gave its transaction up.
+	batchAttempts = 3
+	// clockAge is how long the database's clock is extrapolated by ours. At a
+	// drift of 100 ppm they part by less than 10 ms.
+	clockAge = time.Minute
+)
+
+// sellWhileHeld sells batch after batch until the lock is lost or wanted
+// elsewhere, or nothing has come for the idle time.
+func (t *tenure) sellWhileHeld() error {
+	t.cfg.At(BeforeClaim)
+	if err := t.begin(); err != nil {
+		return err
+	}
+	t.desk.wait = 0
+	for t.awaitOrders() {
+		t.batch = t.gather()
+		if len(t.batch) == 0 {
+			continue
+		}
+		serve := t.sellBatch
+		if t.batch[0].change != nil {
+			serve = t.alter
+		}
+		if err := serve(); err != nil {
+			return err
+		}
+		if time.Since(t.asOf) > clockAge {
+			if err := t.begin(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// awaitOrders reports whether to sell another batch, once there may be one.
+func (t *tenure) awaitOrders() bool {
+	select {
+	case <-t.held.Lost():
+		return false
+	case <-t.held.Wanted():
+		if time.Since(t.granted) >= t.cfg.Desk.Quantum {
+			return false
+		}
+	default:
+	}
+	if t.hasWork() {
+		return true
+	}
+	idle := time.NewTimer(t.cfg.Desk.Idle)
+	defer idle.Stop()
+	select {
+	case order := <-t.queue:
+		t.pending = append(t.pending, order)
+		return true
+	case <-t.held.Lost():
+	case <-t.held.Wanted(): // nothing to sell here, and somebody waits
+	case <-t.closing:
+		return t.hasWork()
+	case <-idle.C:
+	}
+	return false
+}
+
+// begin claims the row and reads it.
+func (t *tenure) begin() error {
+	ctx, cancel := context.WithTimeout(t.ctx, claimTimeout)
+	defer cancel()
+	asOf := time.Now() // before the call: the clock is never ahead of the database's
+	err := t.retried(func() (err error) {
+		t.row, err = t.right.Begin(ctx, t.cfg.DB)
+		return err
+	})
+	if errors.Is(err, stock.ErrFenced) {
+		t.cfg.Metrics.Fenced.Inc()
+	}
+	t.asOf, t.holds = asOf, nil
+	return err
+}
+
+// retried runs f again when the server gave its transaction up.
+func (t *tenure) retried(f func() error) error {
+	var err error
+	for range batchAttempts {
+		if err = f(); !stock.IsRetryable(err) {
+			return err
+		}
+	}
+	return err
+}
+
+func (t *tenure) now() time.Time { return t.row.Now.Add(time.Since(t.asOf)) }
+
+// sellBatch brings the batch in hand to its end: every order of it is answered,
+// or waits again. An error ends the tenure.
+func (t *tenure) sellBatch() error {
+	for range batchAttempts {
+		d, err := t.decide()
+		if err != nil {
+			t.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
+			return err
+		}
+		if len(d.orders) == 0 {
+			return t.refuse(d)
+		}
+		t.cfg.At(BeforeCommit)
+		err = t.commit(d)
+		switch {
+		case err == nil:
+			t.accept(d)
+			return t.refuse(d)
+		case stock.IsDuplicate(err):
+			// Some key is taken. Answer those, and decide the others again:
+			// units that were refused to them may now be left.
+			if err := t.replay(d.accepted); err != nil {
+				t.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
+				return err
+			}
+		case stock.IsRetryable(err):
+		case errors.Is(err, stock.ErrFenced):
+			// A newer holder, or a change of the SKU: begin tells which.
+			t.cfg.Metrics.Fenced.Inc()
+			t.requeue()
+			return t.begin()
+		case errors.Is(err, stock.ErrOutcomeUnknown):
+			t.cfg.Metrics.Unknown.Inc()
+			t.cfg.Logger.Warn("unknown commit", "sku", t.sku, "orders", len(d.orders), "error", err)
+			return t.resolve(d)
+		default:
+			t.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
+			return err
+		}
+	}
+	t.fail(fmt.Errorf("%w: the batch was given up %d times", ErrUnavailable, batchAttempts))
+	return nil
+}
+
+// alter makes a change of the SKU, the one of the batch, and reads the row again.
+func (t *tenure) alter() error {
+	ctx, cancel := context.WithTimeout(t.ctx, commitTimeout)
+	defer cancel()
+	err := t.retried(func() error { return t.batch[0].change(ctx) })
+	t.batch[0].answer(Placed{}, err)
+	t.batch = nil
+	return t.begin()
+}
+
+// decision is what memory says to a batch: who gets an order, and who is refused.
+type decision struct {
+	accepted []*ticket
+	orders   []*Order // of accepted, in the same order
+	units    int64    // of all orders
+	refused  []*ticket
+	reasons  []error // of refused, in the same order
+}
+
+// decide goes through the batch in hand. Units, limits and keys add up inside
+// it. Nothing is answered but replays of remembered orders.
+func (t *tenure) decide() (*decision, error) {
+	if err := t.lookUpHolds(); err != nil {
+		return nil, err
+	}
+	d := &decision{}
+	now := t.now()
+	closed := windowOpen(&t.row, now)
+	keys := make(map[byKey]bool, len(t.batch))
+	takes := map[string]int64{} // by customer, in this batch, where there is a limit
+	var deciding, twins []*ticket
+	for _, b := range t.batch {
+		if o, ok := t.recent.get(b.key()); ok {
+			b.answer(replayOf(o, &b.req))
+			continue
+		}
+		if keys[b.key()] {
+			twins = append(twins, b) // the first one's answer decides
+			continue
+		}
+		keys[b.key()] = true
+		deciding = append(deciding, b)
+		n := int64(b.req.Quantity)
+		left := t.row.Available - d.units
+		var reason error
+		switch limit := t.row.PerCustomerLimit; {
+		case closed != nil:
+			reason = closed
+		case left < n:
+			reason = short(left)
+		case limit != nil && t.holds[b.req.Customer]+takes[b.req.Customer]+n > int64(*limit):
+			reason = ErrCustomerLimit
+		}
+		if reason != nil {
+			d.refused, d.reasons = append(d.refused, b), append(d.reasons, reason)
+			continue
+		}
+		order, err := t.makeOrder(&b.req, now)
+		if err != nil {
+			return nil, err
+		}
+		d.accepted, d.orders = append(d.accepted, b), append(d.orders, order)
+		d.units += n
+		takes[b.req.Customer] += n
+	}
+	t.batch = deciding
+	t.putBack(twins)
+	return d, nil
+}
+
+func (t *tenure) makeOrder(r *Request, now time.Time) (*Order, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return nil, err
+	}
+	order := t.cfg.makeOrder(r, id, &t.row, now, t.right.Token)
+	order.Seq++ // that of the write which admits it
+	return &order, nil
+}
+
+// lookUpHolds reads what the batch's customers hold, where the SKU has a limit
+// and they are not known yet. Nobody else sells this SKU during the tenure.
+func (t *tenure) lookUpHolds() error {
+	if t.row.PerCustomerLimit == nil {
+		return nil
+	}
+	if t.holds == nil {
+		t.holds = map[string]int64{}
+	}
+	var unknown []string
+	for _, b := range t.batch {
+		if _, ok := t.holds[b.req.Customer]; !ok {
+			t.holds[b.req.Customer] = 0
+			unknown = append(unknown, b.req.Customer)
+		}
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	held, err := onConn(t, func(ctx context.Context, conn *sql.Conn) (map[string]int64, error) {
+		return heldBy(ctx, conn, t.sku, unknown)
+	})
+	if err != nil {
+		t.holds = nil
+		return err
+	}
+	for customer, units := range held {
+		t.holds[customer] = units
+	}
+	return nil
+}
+
+// accept takes a committed decision into memory and answers its orders.
+func (t *tenure) accept(d *decision) {
+	t.row.Available -= d.units
+	t.row.Seq++
+	t.cfg.Metrics.BatchSize.Observe(float64(len(d.orders)))
+	for i, b := range d.accepted {
+		t.placed(b, d.orders[i])
+	}
+}
+
+func (t *tenure) placed(b *ticket, o *Order) {
+	t.recent.put(*o)
+	if t.holds != nil {
+		t.holds[o.Customer] += int64(o.Quantity)
+	}
+	b.answer(Placed{Order: *o}, nil)
+}
+
+// refuse answers the refused orders of a decision, the last of the batch: with
+// the order that stands under their key, else with the reason.
+func (t *tenure) refuse(d *decision) error {
+	t.batch = d.refused
+	if err := t.replay(d.refused); err != nil {
+		t.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
+		return err
+	}
+	for i, b := range d.refused {
+		b.answer(Placed{}, d.reasons[i]) // counts only if no replay came first
+	}
+	t.batch = nil
+	return nil
+}
+
+// replay answers those of the given orders whose key is taken, and takes them
+// out of the batch in hand.
+func (t *tenure) replay(tickets []*ticket) error {
+	if len(tickets) == 0 {
+		return nil
+	}
+	keys := make([]byKey, len(tickets))
+	for i, b := range tickets {
+		keys[i] = b.key()
+	}
+	found, err := onConn(t, func(ctx context.Context, conn *sql.Conn) (map[byKey]Order, error) {
+		return findByKeys(ctx, conn, keys)
+	})
+	if err != nil {
+		return err
+	}
+	rest := make([]*ticket, 0, len(t.batch))
+	for _, b := range t.batch {
+		o, ok := found[b.key()]
+		if !ok {
+			rest = append(rest, b)
+			continue
+		}
+		t.recent.put(o)
+		b.answer(replayOf(o, &b.req))
+	}
+	t.batch = rest
+	return nil
+}
+
+// resolve finds out which orders of an unknown commit stand. The others wait
+// again. Where it cannot be known in time, the orders are answered as unknown
+// and the tenure ends: the next one's token shuts the lost commit out.
+func (t *tenure) resolve(d *decision) error {
+	ctx, cancel := context.WithTimeout(t.ctx, resolveTimeout)
+	defer cancel()
+	ids := make([]ID, len(d.orders))
+	for i, o := range d.orders {
+		ids[i] = o.ID
+	}
+	found, _, err := settle(ctx, t.cfg.DB, t.sku, ids)
+	if err != nil {
+		t.fail(fmt.Errorf("%w: %w", ErrUnknown, err))
+		return err
+	}
+	rest := append([]*ticket(nil), d.refused...)
+	for i, b := range d.accepted {
+		if found[d.orders[i].ID] {
+			t.placed(b, d.orders[i])
+		} else {
+			rest = append(rest, b)
+		}
+	}
+	t.batch = rest
+	t.requeue()
+	return t.begin() // the row was settled: read what it is now
+}
+
+// requeue lets the batch in hand wait again.
+func (t *tenure) requeue() {
+	t.putBack(t.batch)
+	t.batch = nil
+}
+
+// fail answers the batch in hand with err.
+func (t *tenure) fail(err error) {
+	for _, b := range t.batch {
+		b.answer(Placed{}, err)
+	}
+	t.batch = nil
+}
+
+// onConn runs one read of the tenure, within the time of a commit.
+func onConn[T any](t *tenure, read func(context.Context, *sql.Conn) (T, error)) (result T, err error) {
+	ctx, cancel := context.WithTimeout(t.ctx, commitTimeout)
+	defer cancel()
+	err = t.cfg.DB.OnConn(ctx, func(conn *sql.Conn) (err error) {
+		result, err = read(ctx, conn)
+		return err
+	})
+	return result, err
+}
