@@ -52,7 +52,7 @@ func (f *mysqlFlags) address() string {
 
 // etcdFlags name the etcd cluster.
 type etcdFlags struct {
-	Endpoints []string `name:"etcd-endpoints" placeholder:"URL,..." help:"etcd's client URLs; needed by strategies that lock in etcd."`
+	Endpoints []string `name:"etcd-endpoints" placeholder:"URL" help:"etcd's client URLs; needed by strategies that lock in etcd."`
 	Username  string   `name:"etcd-username" help:"etcd user."`
 	Password  string   `name:"etcd-password" help:"etcd password."`
 	CA        string   `name:"etcd-ca" placeholder:"FILE" help:"CA that signed etcd's certificate."`

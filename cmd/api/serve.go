@@ -203,6 +203,9 @@ func (r *replica) ready(ctx context.Context) map[string]error {
 	checks := map[string]error{"mysql": r.db.Ping(ctx)}
 	if r.etcd != nil {
 		_, err := tokenSource(ctx, r.etcd)
+		if l, ok := r.locker.(interface{ Healthy() error }); ok && err == nil {
+			err = l.Healthy()
+		}
 		checks["etcd"] = err
 	}
 	if r.draining.Load() {

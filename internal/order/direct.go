@@ -170,7 +170,7 @@ func (d *direct) replay(ctx context.Context, r *Request, reason error) (Placed, 
 
 // resolve finds out whether an order was made whose COMMIT went unanswered.
 func (d *direct) resolve(ctx context.Context, r *Request, o Order) (Placed, error) {
-	found, _, err := settle(ctx, d.cfg.DB, r.SKU, []ID{o.ID})
+	found, err := settle(ctx, d.cfg.DB, r.SKU, []ID{o.ID})
 	if err != nil {
 		return Placed{}, fmt.Errorf("%w: %w", ErrUnknown, err)
 	}

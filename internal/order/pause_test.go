@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"syscall"
 	"testing"
 	"time"
@@ -58,11 +59,16 @@ func childMain() int {
 }
 
 func runChild(cfg childConfig) error {
+	// The signal reaches some thread at some time: the one that asked for it must
+	// not go on before the process was stopped and resumed.
+	resumed := make(chan os.Signal, 1)
+	signal.Notify(resumed, syscall.SIGCONT)
 	stopped := false
 	stop := func() {
 		if !stopped {
 			stopped = true
 			_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+			<-resumed
 		}
 	}
 	o := options{dsn: cfg.DSN, etcd: cfg.Etcd, strategy: "etcd", fence: cfg.Fence}

@@ -66,12 +66,12 @@ func insertAdmitted(t stock.Tenure, row stock.Row, orders []*Order) (query strin
 // byKey names an order by what makes it unique besides its ID.
 type byKey struct{ customer, key string }
 
-// findByKeys reads the orders that stand under the given keys. Each is one
-// look-up in the unique index, whatever the optimizer thinks of the others.
-func findByKeys(ctx context.Context, conn *sql.Conn, keys []byKey) (map[byKey]Order, error) {
+// keysQuery looks orders up by their keys: each is one look-up in the unique
+// index, whatever the optimizer thinks of many of them.
+func keysQuery(keys []byKey) (query string, args []any) {
 	var b strings.Builder
 	b.WriteString("SELECT STRAIGHT_JOIN " + readColumns + " FROM (SELECT ? AS customer, ? AS idempotency_key")
-	args := make([]any, 0, 2*len(keys))
+	args = make([]any, 0, 2*len(keys))
 	for i, k := range keys {
 		if i > 0 {
 			b.WriteString(" UNION ALL SELECT ?, ?")
@@ -79,15 +79,22 @@ func findByKeys(ctx context.Context, conn *sql.Conn, keys []byKey) (map[byKey]Or
 		args = append(args, []byte(k.customer), []byte(k.key))
 	}
 	b.WriteString(") k JOIN orders o ON o.customer = k.customer AND o.idempotency_key = k.idempotency_key")
-	rows, err := conn.QueryContext(ctx, b.String(), args...)
+	return b.String(), args
+}
+
+// findByKeys reads the orders that stand under the given keys.
+func findByKeys(ctx context.Context, conn *sql.Conn, keys []byKey) (map[byKey]Order, error) {
+	query, args := keysQuery(keys)
+	rows, err := conn.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("look up keys: %w", err)
 	}
+	defer rows.Close()
 	found := map[byKey]Order{}
 	for rows.Next() {
 		o, err := scanOrder(rows)
 		if err != nil {
-			return nil, errors.Join(err, rows.Close())
+			return nil, err
 		}
 		found[byKey{o.Customer, o.Key}] = o
 	}
@@ -105,11 +112,12 @@ func findByIDs(ctx context.Context, conn *sql.Conn, ids []ID) (map[ID]bool, erro
 	if err != nil {
 		return nil, fmt.Errorf("look up orders: %w", err)
 	}
+	defer rows.Close()
 	found := map[ID]bool{}
 	for rows.Next() {
 		var raw []byte
 		if err := rows.Scan(&raw); err != nil {
-			return nil, errors.Join(err, rows.Close())
+			return nil, err
 		}
 		found[ID(raw)] = true
 	}
@@ -129,12 +137,13 @@ func heldBy(ctx context.Context, conn *sql.Conn, sku string, customers []string)
 	if err != nil {
 		return nil, fmt.Errorf("read what customers hold: %w", err)
 	}
+	defer rows.Close()
 	held := make(map[string]int64, len(customers))
 	for rows.Next() {
 		var customer string
 		var units int64
 		if err := rows.Scan(&customer, &units); err != nil {
-			return nil, errors.Join(err, rows.Close())
+			return nil, err
 		}
 		held[customer] = units
 	}

@@ -21,18 +21,18 @@ const (
 
 // settle finds out which orders of a transaction with an unknown outcome stand,
 // and makes sure that the others never will: see stock.Settle. It asks until the
-// database has answered, or ctx ends. It returns the stock row as it now stands.
+// database has answered, or ctx ends.
 //
 // A key that stands under another ID says nothing about this transaction: it is
 // another request's order. Nor does seq alone, which others move too.
-func settle(ctx context.Context, db *stock.DB, sku string, ids []ID) (found map[ID]bool, row stock.Row, err error) {
+func settle(ctx context.Context, db *stock.DB, sku string, ids []ID) (found map[ID]bool, err error) {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = settleWait, settleMaxWait
 	_, err = backoff.Retry(ctx, func() (struct{}, error) {
 		// The transaction of the settling may itself be lost after its COMMIT
 		// was sent; asking again is then right too.
 		return struct{}{}, db.InTx(ctx, func(conn *sql.Conn) (err error) {
-			if row, err = stock.Settle(ctx, conn, sku); err != nil {
+			if err := stock.Settle(ctx, conn, sku); err != nil {
 				return err
 			}
 			found, err = findByIDs(ctx, conn, ids)
@@ -40,7 +40,7 @@ func settle(ctx context.Context, db *stock.DB, sku string, ids []ID) (found map[
 		})
 	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0))
 	if err != nil {
-		return nil, stock.Row{}, fmt.Errorf("resolve orders of %s: %w", sku, err)
+		return nil, fmt.Errorf("resolve orders of %s: %w", sku, err)
 	}
-	return found, row, nil
+	return found, nil
 }

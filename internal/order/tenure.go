@@ -55,7 +55,7 @@ func (t *tenure) sellWhileHeld() error {
 	if err := t.begin(); err != nil {
 		return err
 	}
-	t.desk.wait = 0
+	t.wait = 0
 	for t.awaitOrders() {
 		t.batch = t.gather()
 		if len(t.batch) == 0 {
@@ -364,7 +364,7 @@ func (t *tenure) resolve(d *decision) error {
 	for i, o := range d.orders {
 		ids[i] = o.ID
 	}
-	found, _, err := settle(ctx, t.cfg.DB, t.sku, ids)
+	found, err := settle(ctx, t.cfg.DB, t.sku, ids)
 	if err != nil {
 		t.fail(fmt.Errorf("%w: %w", ErrUnknown, err))
 		return err

@@ -3,7 +3,6 @@ package stock
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 )
 
@@ -96,10 +95,11 @@ func (r *Report) balances(ctx context.Context, tx *sql.Tx) error {
 	if err != nil {
 		return err
 	}
+	defer rows.Close()
 	for rows.Next() {
 		var b Balance
 		if err := rows.Scan(&b.SKU, &b.Units, &b.Available, &b.Reserved, &b.Paid, &b.Returned); err != nil {
-			return errors.Join(err, rows.Close())
+			return err
 		}
 		sold := b.Reserved + b.Paid
 		b.Oversold = max(0, sold-b.Units)
@@ -152,10 +152,11 @@ func (r *Report) find(ctx context.Context, tx *sql.Tx, invariant, query string) 
 	if err != nil {
 		return err
 	}
+	defer rows.Close()
 	for rows.Next() {
 		var sku, detail string
 		if err := rows.Scan(&sku, &detail); err != nil {
-			return errors.Join(err, rows.Close())
+			return err
 		}
 		r.add(sku, invariant, detail)
 	}

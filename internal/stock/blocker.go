@@ -102,12 +102,13 @@ func idleBlockers(ctx context.Context, conn *sql.Conn, prefix string) (map[strin
 	if err != nil {
 		return nil, fmt.Errorf("look for who blocks the claim: %w", err)
 	}
+	defer rows.Close()
 	blockers := map[string]int64{}
 	for rows.Next() {
 		var transaction string
 		var thread int64
 		if err := rows.Scan(&transaction, &thread); err != nil {
-			return nil, errors.Join(err, rows.Close())
+			return nil, err
 		}
 		blockers[transaction] = thread
 	}

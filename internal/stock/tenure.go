@@ -89,17 +89,16 @@ func (t Tenure) Admitted(row Row) (condition string, args []any) {
 // Settle makes sure that no write of a transaction whose outcome is unknown can
 // be applied from now on. It waits for the row's lock, which such a transaction
 // holds while it runs, and moves seq, which such a transaction compares should
-// it come later. It returns the row as it then stands. What the transaction
-// wrote is visible to conn from then on, or never; the caller reads it, then
-// commits: that COMMIT also makes durable what was seen.
-func Settle(ctx context.Context, conn *sql.Conn, sku string) (Row, error) {
-	row, err := scanRow(conn.QueryRowContext(ctx, selectRow+" FOR UPDATE", []byte(sku)))
+// it come later. What the transaction wrote is visible to conn from then on, or
+// never; the caller reads it, then commits: that COMMIT also makes durable what
+// was seen.
+func Settle(ctx context.Context, conn *sql.Conn, sku string) error {
+	moved, err := exec(ctx, conn, "UPDATE stock SET seq = seq + 1, updated_at = NOW(6) WHERE sku = ?", []byte(sku))
 	if err != nil {
-		return row, err
+		return fmt.Errorf("move seq: %w", err)
 	}
-	if _, err := exec(ctx, conn, "UPDATE stock SET seq = seq + 1, updated_at = NOW(6) WHERE sku = ?", []byte(sku)); err != nil {
-		return row, fmt.Errorf("move seq: %w", err)
+	if moved == 0 {
+		return ErrUnknownSKU
 	}
-	row.Seq++
-	return row, nil
+	return nil
 }
