@@ -21,9 +21,16 @@ import (
 	"flashsale/internal/stock"
 )
 
+// Orders is what takes the orders. Errors are those of package order.
+type Orders interface {
+	Place(ctx context.Context, r order.Request) (order.Placed, error)
+	Find(ctx context.Context, customer string, id order.ID) (order.Order, error)
+	PutSKU(ctx context.Context, want stock.Stock) (got stock.Stock, created bool, err error)
+}
+
 // Config is what the API is made of. All of it is required, but for Audience.
 type Config struct {
-	Orders *order.Service
+	Orders Orders
 	Stock  *stock.DB
 	// Ready says what keeps this replica from serving, by the name of the
 	// server that does. It is called within readyTimeout.
