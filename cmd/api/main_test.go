@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -330,6 +331,7 @@ func TestDrainAnswersEveryoneAndGivesTheLockBack(t *testing.T) {
 		})
 	}
 	<-first
+	leases := lockLeases(t, openDB(t, dsn).Name)
 	if err := ending.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -339,9 +341,13 @@ func TestDrainAnswersEveryoneAndGivesTheLockBack(t *testing.T) {
 	if err := group.Wait(); err != nil {
 		t.Error(err)
 	}
-	db := openDB(t, dsn)
-	if keys := lockKeys(t, db.Name); len(keys) > 0 {
+	if keys := lockKeys(t, openDB(t, dsn).Name); len(keys) > 0 {
 		t.Errorf("the replica left %q in etcd", keys)
+	}
+	for _, lease := range leases {
+		if left, err := openEtcd(t).TimeToLive(t.Context(), lease); err != nil || left.TTL != -1 {
+			t.Errorf("the replica's lease was not revoked: %+v, %v", left, err)
+		}
 	}
 	if status, err := staying.order("lamp", "ann"); err != nil || status != http.StatusCreated {
 		t.Errorf("the other replica: got %d, %v; want 201", status, err)
@@ -352,21 +358,42 @@ func TestDrainAnswersEveryoneAndGivesTheLockBack(t *testing.T) {
 	}
 }
 
-func lockKeys(t *testing.T, database string) (keys []string) {
+func openEtcd(t *testing.T) *clientv3.Client {
 	t.Helper()
 	etcd, err := clientv3.New(clientv3.Config{Endpoints: servers.EtcdEndpoints(), Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = etcd.Close() }()
-	answer, err := etcd.Get(t.Context(), "flashsale/"+database+"/", clientv3.WithPrefix())
+	t.Cleanup(func() { _ = etcd.Close() })
+	return etcd
+}
+
+func lockEntries(t *testing.T, database string) []*mvccpb.KeyValue {
+	t.Helper()
+	answer, err := openEtcd(t).Get(t.Context(), "flashsale/"+database+"/lock/", clientv3.WithPrefix())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, kv := range answer.Kvs {
+	return answer.Kvs
+}
+
+func lockKeys(t *testing.T, database string) (keys []string) {
+	t.Helper()
+	for _, kv := range lockEntries(t, database) {
 		keys = append(keys, string(kv.Key)+" "+string(kv.Value))
 	}
 	return keys
+}
+
+func lockLeases(t *testing.T, database string) (leases []clientv3.LeaseID) {
+	t.Helper()
+	for _, kv := range lockEntries(t, database) {
+		leases = append(leases, clientv3.LeaseID(kv.Lease))
+	}
+	if len(leases) == 0 {
+		t.Error("nobody holds a lock")
+	}
+	return leases
 }
 
 // A replica that is killed while it holds the lock is waited for no longer than

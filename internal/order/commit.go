@@ -18,8 +18,9 @@ import (
 // stands between the first row lock and COMMIT. A process stopped in between
 // would hold the row against its successor, fence or no fence.
 func batchStatements(t stock.Tenure, row stock.Row, units int64, orders []*Order) (query string, args []any) {
-	take, takeArgs := t.Take(row, units)
-	write, writeArgs := insertAdmitted(t, row, orders)
+	batch := stock.Batch(orders[0].ID) // made anew for each attempt
+	take, takeArgs := t.Take(row, units, batch)
+	write, writeArgs := insertAdmitted(t, batch, orders)
 	return "BEGIN; " + take + "; " + write + "; COMMIT", append(takeArgs, writeArgs...)
 }
 

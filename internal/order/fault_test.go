@@ -170,6 +170,30 @@ func TestBatchThatArrivesLateChangesNothing(t *testing.T) {
 	}
 }
 
+// A batch is lost on its way, resolved as not applied, and its order refused, as
+// the sale has ended meanwhile. That answer stands when the packet arrives.
+func TestRefusalAfterALostCommitStands(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t, stock.Stock{Units: 10})
+	db := open(t, dsn)
+	w := newWire(delayRequest, "COMMIT")
+	w.before = func() {
+		if _, err := db.SQL.ExecContext(t.Context(), "UPDATE stock SET sale_ends_at = NOW(6)"); err != nil {
+			t.Error(err)
+		}
+	}
+	service := startReplica(t, options{dsn: w.dsn(dsn), strategy: "etcd"})
+	if _, err := service.Place(t.Context(), buy("ann", "k", 2)); !errors.Is(err, order.ErrOver) {
+		t.Fatalf("got %v, want %v", err, order.ErrOver)
+	}
+	if err := w.arrive(); err != nil {
+		t.Fatal(err)
+	}
+	if got := audit(t, dsn); got.Reserved != 0 || got.Available != 10 {
+		t.Errorf("%d reserved, %d available; want 0 and 10", got.Reserved, got.Available)
+	}
+}
+
 // COMMIT is on its way for longer than anybody waits. The answer is that nobody
 // knows; the same key tells later.
 func TestCommitThatStaysAwayIsUnknown(t *testing.T) {

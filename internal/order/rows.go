@@ -46,8 +46,8 @@ func insert(ctx context.Context, conn *sql.Conn, o *Order) error {
 
 // insertAdmitted is the statement that writes the orders of a batch, all or
 // none, only where the tenure's Take of the same transaction changed the row.
-func insertAdmitted(t stock.Tenure, row stock.Row, orders []*Order) (query string, args []any) {
-	condition, conditionArgs := t.Admitted(row)
+func insertAdmitted(t stock.Tenure, batch stock.Batch, orders []*Order) (query string, args []any) {
+	condition, conditionArgs := t.Admitted(batch)
 	var b strings.Builder
 	b.WriteString("INSERT INTO orders (" + orderColumns + ") SELECT v.* FROM (SELECT " +
 		"? AS id, ? AS sku, ? AS customer, ? AS idempotency_key, ? AS fingerprint, ? AS quantity, ? AS price_cents, ? AS currency, " +

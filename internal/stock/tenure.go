@@ -53,37 +53,35 @@ func (t Tenure) Begin(ctx context.Context, db *DB) (row Row, err error) {
 	return row, nil
 }
 
+// Batch names one attempt to write a batch. It is never used twice.
+type Batch [16]byte
+
 // Take is the statement that takes n units from the row as this tenure knows
-// it. It changes one row, or none where a newer writer was admitted.
-func (t Tenure) Take(row Row, n int64) (query string, args []any) {
+// it, and leaves the batch's name there. It changes one row, or none where a
+// newer writer was admitted.
+func (t Tenure) Take(row Row, n int64, batch Batch) (query string, args []any) {
 	sku := []byte(t.SKU)
 	switch t.Fence {
 	case strategy.FenceOff:
-		return "UPDATE stock SET available = ?, seq = ?, updated_at = NOW(6) WHERE sku = ?",
-			[]any{row.Available - n, row.Seq + 1, sku}
+		return "UPDATE stock SET available = ?, seq = ?, batch = ?, updated_at = NOW(6) WHERE sku = ?",
+			[]any{row.Available - n, row.Seq + 1, batch[:], sku}
 	case strategy.FenceWrite:
-		return "UPDATE stock SET available = ?, seq = ?, fence = ?, updated_at = NOW(6) WHERE sku = ? AND fence <= ?",
-			[]any{row.Available - n, row.Seq + 1, uint64(t.Token), sku, uint64(t.Token)}
+		return "UPDATE stock SET available = ?, seq = ?, batch = ?, fence = ?, updated_at = NOW(6) WHERE sku = ? AND fence <= ?",
+			[]any{row.Available - n, row.Seq + 1, batch[:], uint64(t.Token), sku, uint64(t.Token)}
 	default: // FenceClaim
-		return "UPDATE stock SET available = available - ?, seq = seq + 1, updated_at = NOW(6) " +
+		return "UPDATE stock SET available = available - ?, seq = seq + 1, batch = ?, updated_at = NOW(6) " +
 				"WHERE sku = ? AND fence = ? AND seq = ? AND available >= ?",
-			[]any{n, sku, uint64(t.Token), row.Seq, n}
+			[]any{n, batch[:], sku, uint64(t.Token), row.Seq, n}
 	}
 }
 
-// Admitted is the condition on the stock row s that holds after this tenure's
-// Take changed it, in the same transaction, and not otherwise: what else the
-// transaction writes is joined to it.
-func (t Tenure) Admitted(row Row) (condition string, args []any) {
-	sku := []byte(t.SKU)
-	switch t.Fence {
-	case strategy.FenceOff:
-		return "s.sku = ?", []any{sku}
-	case strategy.FenceWrite:
-		return "s.sku = ? AND s.fence = ?", []any{sku, uint64(t.Token)}
-	default: // FenceClaim
-		return "s.sku = ? AND s.fence = ? AND s.seq = ?", []any{sku, uint64(t.Token), row.Seq + 1}
-	}
+// Admitted is the condition on the stock row s that holds in a transaction after
+// the batch's Take changed it, and not otherwise: what else the transaction
+// writes is joined to it. Comparing token and seq+1 would not do: whoever else
+// moves seq by one, as Settle does, makes that true of a batch whose Take was
+// refused.
+func (t Tenure) Admitted(batch Batch) (condition string, args []any) {
+	return "s.sku = ? AND s.batch = ?", []any{[]byte(t.SKU), batch[:]}
 }
 
 // Settle makes sure that no write of a transaction whose outcome is unknown can

@@ -7,6 +7,9 @@
 -- No CHECK (available >= 0) and no foreign key: the audit finds what is wrong,
 -- the strategies that oversell must be able to show it, and a foreign key
 -- would lock the stock row again for each order.
+--
+-- batch names the last batch that a desk wrote: its orders are inserted only
+-- where it stands.
 CREATE TABLE stock (
   sku                VARBINARY(64)   NOT NULL,
   name               VARCHAR(255)    NOT NULL,
@@ -19,6 +22,7 @@ CREATE TABLE stock (
   sale_ends_at       DATETIME(6)     NULL,
   fence              BIGINT UNSIGNED NOT NULL DEFAULT 0,
   seq                BIGINT UNSIGNED NOT NULL DEFAULT 0,
+  batch              BINARY(16)      NULL,
   created_at         DATETIME(6)     NOT NULL,
   updated_at         DATETIME(6)     NOT NULL,
   PRIMARY KEY (sku)
