@@ -6,6 +6,9 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -13,34 +16,140 @@ import (
 	"flashsale/internal/stock"
 )
 
-// batchStatements are the texts of one transaction that takes a batch's units
-// and writes its orders: one packet, so that no round trip of this process
-// stands between the first row lock and COMMIT. A process stopped in between
-// would hold the row against its successor, fence or no fence.
-func batchStatements(t stock.Tenure, row stock.Row, units int64, orders []*Order) (query string, args []any) {
-	batch := stock.Batch(orders[0].ID) // made anew for each attempt
-	take, takeArgs := t.Take(row, units, batch)
-	write, writeArgs := insertAdmitted(t, batch, orders)
-	return "BEGIN; " + take + "; " + write + "; COMMIT", append(takeArgs, writeArgs...)
-}
-
-// The places of the statements' counts in the packet's answer.
 const (
-	countTake   = 1
-	countInsert = 2
-	countAll    = 4
+	// commitLanes are the transactions that a replica's desks have under way at
+	// once. With one, a SKU whose row is locked by a stranger would hold all
+	// others up; with many, each would carry few orders, and cost its own sync.
+	commitLanes = 3
+	// groupSKUs and groupOrders bound one transaction: it stays far below a
+	// packet's 16 MiB, and ends within a fraction of commitTimeout.
+	groupSKUs   = 256
+	groupOrders = 2048
 )
 
-// commit writes a decision. stock.ErrFenced: nothing was written, the row is no
-// longer what the tenure knows. A duplicate key or a retryable error: rolled
-// back. stock.ErrOutcomeUnknown: to be resolved.
-func (t *tenure) commit(d *decision) error {
-	ctx, cancel := context.WithTimeout(t.ctx, commitTimeout)
+// committer writes what the desks of a replica have ready. Whatever was handed in
+// while the last transaction was under way goes into the next one, in one packet.
+// Each SKU's statements guard themselves: a stale one changes and inserts
+// nothing, and the others commit.
+type committer struct {
+	cfg *Config
+	// start runs a lane in a goroutine that somebody waits for.
+	start func(lane func())
+
+	mu      sync.Mutex
+	waiting []*write
+	lanes   int
+}
+
+// write is one SKU's part of a transaction.
+type write struct {
+	tenure stock.Tenure
+	row    stock.Row
+	units  int64
+	orders []*Order
+	// alone keeps it out of groups.
+	alone bool
+	done  chan error
+}
+
+// commit writes w and returns what became of it. stock.ErrFenced: nothing was
+// written, the row is no longer what the tenure knows. A duplicate key or a
+// retryable error: rolled back. stock.ErrOutcomeUnknown: to be resolved. It
+// returns within commitTimeout, twice that for a group that has to be parted.
+func (c *committer) commit(ctx context.Context, w *write) error {
+	w.done = make(chan error, 1)
+	if w.alone {
+		c.write(ctx, []*write{w})
+		return <-w.done
+	}
+	c.mu.Lock()
+	c.waiting = append(c.waiting, w)
+	idle := c.lanes < commitLanes
+	if idle {
+		c.lanes++
+	}
+	c.mu.Unlock()
+	if idle {
+		c.start(func() { c.lane(ctx) })
+	}
+	return <-w.done
+}
+
+// lane writes group after group until nothing waits.
+func (c *committer) lane(ctx context.Context) {
+	for {
+		c.mu.Lock()
+		group := c.next()
+		if len(group) == 0 {
+			c.lanes--
+			c.mu.Unlock()
+			return
+		}
+		c.mu.Unlock()
+		c.write(ctx, group)
+	}
+}
+
+// next takes the next group off what waits, up to the bounds.
+func (c *committer) next() []*write {
+	n, orders := 0, 0
+	for n < len(c.waiting) && n < groupSKUs && (n == 0 || orders+len(c.waiting[n].orders) <= groupOrders) {
+		orders += len(c.waiting[n].orders)
+		n++
+	}
+	group := slices.Clone(c.waiting[:n])
+	c.waiting = slices.Delete(c.waiting, 0, n)
+	return group
+}
+
+// write writes a group and tells each of it the outcome. A group that the server
+// rolled back for one of its SKUs is parted: each of them learns its own fate.
+func (c *committer) write(ctx context.Context, group []*write) {
+	defer func() {
+		if p := recover(); p != nil {
+			for _, w := range group {
+				w.tell(fmt.Errorf("%w: panic: %v", stock.ErrOutcomeUnknown, p))
+			}
+		}
+	}()
+	// Rows are locked in one order everywhere, or two groups could deadlock.
+	slices.SortFunc(group, func(a, b *write) int { return strings.Compare(a.tenure.SKU, b.tenure.SKU) })
+	outcomes, err := c.transact(ctx, group)
+	if err != nil && len(group) > 1 && (stock.IsDuplicate(err) || stock.IsRetryable(err)) {
+		var parts sync.WaitGroup
+		for _, w := range group {
+			parts.Go(func() { c.write(ctx, []*write{w}) })
+		}
+		parts.Wait()
+		return
+	}
+	for i, w := range group {
+		if err != nil {
+			w.tell(err)
+		} else {
+			w.tell(outcomes[i])
+		}
+	}
+}
+
+// tell gives the desk its answer. Only the first one counts.
+func (w *write) tell(err error) {
+	select {
+	case w.done <- err:
+	default:
+	}
+}
+
+// transact runs a group's transaction. Its error concerns all of the group; the
+// outcomes are each one's own.
+func (c *committer) transact(ctx context.Context, group []*write) (outcomes []error, err error) {
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	began := time.Now()
-	defer func() { t.cfg.Metrics.Commit.Observe(time.Since(began).Seconds()) }()
-	query, args := batchStatements(t.right, t.row, d.units, d.orders)
-	return t.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error {
+	defer func() { c.cfg.Metrics.Commit.Observe(time.Since(began).Seconds()) }()
+	c.cfg.Metrics.GroupSize.Observe(float64(len(group)))
+	query, args := groupStatements(group)
+	err = c.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error {
 		counts, err := execAll(ctx, conn, query, args)
 		switch {
 		case err == nil:
@@ -49,14 +158,49 @@ func (t *tenure) commit(d *decision) error {
 		default:
 			return fmt.Errorf("%w: %w", stock.ErrOutcomeUnknown, err)
 		}
-		if len(counts) == countAll && counts[countTake] == 1 && counts[countInsert] == int64(len(d.orders)) {
-			return nil
+		if len(counts) != 2*len(group)+2 { // BEGIN, two a SKU, COMMIT
+			return fmt.Errorf("%w: %d statements were answered", stock.ErrOutcomeUnknown, len(counts))
 		}
-		if len(counts) == countAll && counts[countTake] == 0 && counts[countInsert] == 0 {
-			return stock.ErrFenced
+		outcomes = make([]error, len(group))
+		for i, w := range group {
+			outcomes[i] = w.outcome(counts[2*i+1], counts[2*i+2])
 		}
-		return fmt.Errorf("%w: a batch of %d orders changed %v rows", stock.ErrOutcomeUnknown, len(d.orders), counts)
+		return nil
 	})
+	return outcomes, err
+}
+
+// outcome reads off the counts of rows what became of w in a transaction that
+// was committed.
+func (w *write) outcome(taken, inserted int64) error {
+	switch {
+	case taken == 1 && inserted == int64(len(w.orders)):
+		return nil
+	case taken == 0 && inserted == 0:
+		return stock.ErrFenced
+	}
+	return fmt.Errorf("%w: a batch of %d orders changed %d and inserted %d rows", stock.ErrOutcomeUnknown, len(w.orders), taken, inserted)
+}
+
+// groupStatements is the text of one transaction that takes each SKU's units and
+// writes its orders: one packet, so that no round trip of this process stands
+// between the first row lock and COMMIT. A process stopped in between would hold
+// the rows against its successor, fence or no fence.
+func groupStatements(group []*write) (query string, args []any) {
+	var b strings.Builder
+	b.WriteString("BEGIN; ")
+	for _, w := range group {
+		batch := stock.Batch(w.orders[0].ID) // made anew for each attempt
+		take, takeArgs := w.tenure.Take(w.row, w.units, batch)
+		insert, insertArgs := insertAdmitted(w.tenure, batch, w.orders)
+		b.WriteString(take)
+		b.WriteString("; ")
+		b.WriteString(insert)
+		b.WriteString("; ")
+		args = append(append(args, takeArgs...), insertArgs...)
+	}
+	b.WriteString("COMMIT")
+	return b.String(), args
 }
 
 // execAll sends several statements in one packet and returns how many rows each

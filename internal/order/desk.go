@@ -67,6 +67,8 @@ type desks struct {
 	stop    context.CancelFunc
 	closing chan struct{} // closed by close: sell what waits, then end
 	running sync.WaitGroup
+	// committer is what the desks write through.
+	committer *committer
 
 	mu     sync.Mutex
 	open   map[string]*desk
@@ -77,7 +79,11 @@ func newDesks(cfg *Config) *desks {
 	cfg.Desk = cfg.Desk.withDefaults()
 	// Desks outlive the requests that open them; close ends this context.
 	ctx, stop := context.WithCancel(context.Background())
-	return &desks{cfg: cfg, ctx: ctx, stop: stop, closing: make(chan struct{}), open: map[string]*desk{}}
+	ds := &desks{cfg: cfg, ctx: ctx, stop: stop, closing: make(chan struct{}), open: map[string]*desk{}}
+	// A desk waits for its lane's answer, so that a lane never starts after the
+	// last desk has ended.
+	ds.committer = &committer{cfg: cfg, start: ds.running.Go}
+	return ds
 }
 
 // sell hands r to its SKU's desk and waits for the answer.
@@ -172,6 +178,9 @@ type desk struct {
 	// recent remembers orders by their keys. An order once made stays the
 	// answer to its key, so that what is remembered is never stale.
 	recent *recent
+	// alone keeps the next batch out of groups: the row, or a key, was locked by
+	// a stranger the last time, which need not hold other SKUs up again.
+	alone bool
 	// wait is the next back-off after a failure; zero after a success.
 	wait time.Duration
 }

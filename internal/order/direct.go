@@ -8,8 +8,6 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/google/uuid"
-
 	"flashsale/internal/stock"
 )
 
@@ -89,12 +87,8 @@ func (d *direct) locked(ctx context.Context, r Request) (placed Placed, err erro
 // once runs the order's transaction. A refusal is only final when no order
 // stands under the key: a replay comes before every refusal.
 func (d *direct) once(ctx context.Context, r Request) (Placed, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return Placed{}, err
-	}
 	var order Order
-	err = d.cfg.DB.InTx(ctx, func(conn *sql.Conn) error {
+	err := d.cfg.DB.InTx(ctx, func(conn *sql.Conn) error {
 		row, takeErr := d.writer.Take(ctx, conn, r.SKU, r.Quantity)
 		if takeErr != nil && !errors.Is(takeErr, stock.ErrShort) {
 			return takeErr
@@ -108,7 +102,7 @@ func (d *direct) once(ctx context.Context, r Request) (Placed, error) {
 		if err := withinLimit(ctx, conn, &row, &r); err != nil {
 			return err
 		}
-		order = d.cfg.makeOrder(&r, id, &row, row.Now, 0)
+		order = d.cfg.makeOrder(&r, newID(), &row, row.Now, 0)
 		return insert(ctx, conn, &order)
 	})
 	switch {

@@ -12,6 +12,7 @@ type Metrics struct {
 	LockLosses prometheus.Counter
 	Fenced     prometheus.Counter
 	BatchSize  prometheus.Histogram
+	GroupSize  prometheus.Histogram
 	Commit     prometheus.Histogram
 	Unknown    prometheus.Counter
 	Desks      prometheus.Gauge
@@ -38,8 +39,9 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		LockHold:   histogram("lock_hold_seconds", "From the grant of a SKU's lock to its release.", seconds),
 		LockLosses: counter("lock_losses_total", "Grants that ended by themselves: expired or revoked."),
 		Fenced:     counter("fence_refusals_total", "Batches that MySQL refused because a newer token was admitted."),
-		BatchSize:  histogram("batch_orders", "Orders committed in one transaction.", prometheus.ExponentialBuckets(1, 2, 11)),
-		Commit:     histogram("commit_seconds", "One transaction of a batch, from its packet to its answer.", seconds),
+		BatchSize:  histogram("batch_orders", "Orders of one SKU committed at once.", prometheus.ExponentialBuckets(1, 2, 11)),
+		GroupSize:  histogram("commit_skus", "SKUs written in one transaction.", prometheus.ExponentialBuckets(1, 2, 9)),
+		Commit:     histogram("commit_seconds", "One transaction of batches, from its packet to its answer.", seconds),
 		Unknown:    counter("unknown_commits_total", "Commits whose answer was lost and that had to be resolved."),
 		Desks:      gauge("desks", "Desks that are open: SKUs in use on this replica."),
 		Waiting:    gauge("desk_waiting_orders", "Orders that wait at a desk of this replica."),

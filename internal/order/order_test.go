@@ -31,6 +31,13 @@ func TestThreeAndTwoOfFour(t *testing.T) {
 				})
 			}
 			group.Wait()
+			answer := func(err error) string {
+				if err != nil {
+					return err.Error()
+				}
+				return "sold"
+			}
+			t.Logf("%-13s  3 units: %s; 2 units: %s", s.Name, answer(errs[0]), answer(errs[1]))
 			if s.Expect(2) == strategy.Oversold {
 				if errs[0] != nil || errs[1] != nil {
 					t.Fatalf("unguarded, both should succeed: got %v and %v", errs[0], errs[1])

@@ -22,39 +22,11 @@ func TestKeysAreLookedUpInTheIndex(t *testing.T) {
 	}
 	for _, n := range []int{1, 512} {
 		query, args := order.KeysQuery(n)
-		rows, err := db.SQL.QueryContext(t.Context(), "EXPLAIN "+query, args...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		plan := map[string]string{} // of the table o
-		for rows.Next() {
-			columns, err := rows.Columns()
-			if err != nil {
-				t.Fatal(err)
-			}
-			values := make([]*string, len(columns))
-			into := make([]any, len(columns))
-			for i := range values {
-				into[i] = &values[i]
-			}
-			if err := rows.Scan(into...); err != nil {
-				t.Fatal(err)
-			}
-			row := map[string]string{}
-			for i, name := range columns {
-				if values[i] != nil {
-					row[name] = *values[i]
-				}
-			}
+		plan := map[string]string{}
+		for _, row := range explain(t, db.SQL, query, args) {
 			if row["table"] == "o" {
 				plan = row
 			}
-		}
-		if err := rows.Err(); err != nil {
-			t.Fatal(err)
-		}
-		if err := rows.Close(); err != nil {
-			t.Fatal(err)
 		}
 		got := fmt.Sprint(plan["type"], " by ", plan["key"])
 		if got != "eq_ref by one_order_a_key" && got != "const by one_order_a_key" {

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"flashsale/internal/lock"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
@@ -160,6 +162,10 @@ func short(available int64) error {
 	}
 	return ErrInsufficient
 }
+
+// newID makes an ID that sorts behind those before it. Only a system without
+// randomness could fail to, and nothing is safe on that.
+func newID() ID { return uuid.Must(uuid.NewV7()) }
 
 // makeOrder is the order that r becomes on row, at now by the database's clock.
 func (cfg *Config) makeOrder(r *Request, id ID, row *stock.Row, now time.Time, fence lock.Token) Order {

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
-
 	"flashsale/internal/lock"
 	"flashsale/internal/stock"
 )
@@ -148,7 +146,8 @@ func (t *tenure) sellBatch() error {
 			return t.refuse(d)
 		}
 		t.cfg.At(BeforeCommit)
-		err = t.commit(d)
+		err = t.committer.commit(t.ctx, &write{tenure: t.right, row: t.row, units: d.units, orders: d.orders, alone: t.alone})
+		t.alone = stock.IsRetryable(err)
 		switch {
 		case err == nil:
 			t.accept(d)
@@ -236,27 +235,15 @@ func (t *tenure) decide() (*decision, error) {
 			d.refused, d.reasons = append(d.refused, b), append(d.reasons, reason)
 			continue
 		}
-		order, err := t.makeOrder(&b.req, now)
-		if err != nil {
-			return nil, err
-		}
-		d.accepted, d.orders = append(d.accepted, b), append(d.orders, order)
+		order := t.cfg.makeOrder(&b.req, newID(), &t.row, now, t.right.Token)
+		order.Seq++ // that of the write which admits it
+		d.accepted, d.orders = append(d.accepted, b), append(d.orders, &order)
 		d.units += n
 		takes[b.req.Customer] += n
 	}
 	t.batch = deciding
 	t.putBack(twins)
 	return d, nil
-}
-
-func (t *tenure) makeOrder(r *Request, now time.Time) (*Order, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return nil, err
-	}
-	order := t.cfg.makeOrder(r, id, &t.row, now, t.right.Token)
-	order.Seq++ // that of the write which admits it
-	return &order, nil
 }
 
 // lookUpHolds reads what the batch's customers hold, where the SKU has a limit

@@ -5,7 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"strings"
+	"math/rand/v2"
 	"time"
 )
 
@@ -14,11 +14,17 @@ const (
 	// looks at who holds it. A transaction that is on its way is done by then.
 	blockerAfter = 250 * time.Millisecond
 	// blockerAgain is the time between two looks: a connection that is idle in
-	// the same transaction at both is not at work.
-	blockerAgain = 100 * time.Millisecond
+	// the same transaction at both is not at work. Up to as much is added to it
+	// at random: InnoDB makes its list of transactions anew only for a reader
+	// that comes 100 ms after the last, so that replicas which look in turn could
+	// keep each other from ever seeing a new one.
+	blockerAgain = 150 * time.Millisecond
 	// blockerTimeout bounds looking and killing.
-	blockerTimeout = 2 * time.Second
+	blockerTimeout = 3 * time.Second
 )
+
+// claimPrefix is how every claim's statement begins, and no other.
+const claimPrefix = "UPDATE stock SET fence = "
 
 // blockersQuery finds the connections that stand in the way of a statement and
 // are idle inside their transaction. MariaDB and MySQL keep the waits in tables
@@ -39,14 +45,14 @@ var blockersJoins = []string{
 // errUnknownTable is MySQL's for a table of information_schema that it lacks.
 const errUnknownTable = 1109
 
-// clearing runs claim, a statement that begins with prefix, and kills whoever
-// keeps it waiting while doing nothing: a process that was stopped between a
-// failed statement and its ROLLBACK holds the row for as long as it stands
-// still, since its connection is alive. A connection at work is left alone.
-func (db *DB) clearing(ctx context.Context, prefix string, claim func() error) error {
+// clearing runs claim and, when it waits, kills whoever keeps a claim waiting
+// while doing nothing: a process that was stopped between a failed statement and
+// its ROLLBACK holds the row for as long as it stands still, since its connection
+// is alive. A connection at work is left alone.
+func (db *DB) clearing(ctx context.Context, claim func() error) error {
 	ctx, stop := context.WithCancel(ctx)
 	watched := make(chan error, 1)
-	go func() { watched <- db.killIdleBlockers(ctx, prefix) }()
+	go func() { watched <- db.killIdleBlockers(ctx) }()
 	err := claim()
 	stop()
 	// What the watch could not do matters only if the claim failed.
@@ -56,22 +62,30 @@ func (db *DB) clearing(ctx context.Context, prefix string, claim func() error) e
 	return err
 }
 
-func (db *DB) killIdleBlockers(ctx context.Context, prefix string) error {
+// killIdleBlockers looks after all claims, of any process, until ctx ends. One
+// claim at a time does so in this process: see blockerAgain.
+func (db *DB) killIdleBlockers(ctx context.Context) error {
 	if err := pause(ctx, blockerAfter); err != nil {
 		return err
+	}
+	select {
+	case db.looking <- struct{}{}:
+		defer func() { <-db.looking }()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	ctx, cancel := context.WithTimeout(ctx, blockerTimeout)
 	defer cancel()
 	return db.OnConn(ctx, func(conn *sql.Conn) error {
-		before, err := idleBlockers(ctx, conn, prefix)
+		before, err := idleBlockers(ctx, conn)
 		if err != nil {
 			return err
 		}
 		for {
-			if err := pause(ctx, blockerAgain); err != nil {
+			if err := pause(ctx, blockerAgain+rand.N(blockerAgain)); err != nil {
 				return err
 			}
-			now, err := idleBlockers(ctx, conn, prefix)
+			now, err := idleBlockers(ctx, conn)
 			if err != nil {
 				return err
 			}
@@ -89,12 +103,11 @@ func (db *DB) killIdleBlockers(ctx context.Context, prefix string) error {
 }
 
 // idleBlockers are connections by their transaction.
-func idleBlockers(ctx context.Context, conn *sql.Conn, prefix string) (map[string]int64, error) {
-	pattern := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(prefix) + "%"
+func idleBlockers(ctx context.Context, conn *sql.Conn) (map[string]int64, error) {
 	var rows *sql.Rows
 	var err error
 	for _, join := range blockersJoins {
-		rows, err = conn.QueryContext(ctx, fmt.Sprintf(blockersQuery, join), pattern)
+		rows, err = conn.QueryContext(ctx, fmt.Sprintf(blockersQuery, join), claimPrefix+"%")
 		if n := serverError(err); n != errUnknownTable && n != errNoSuchTable {
 			break
 		}

@@ -22,6 +22,8 @@ type DB struct {
 	// databases can share one etcd.
 	Name string
 	orm  *gorm.DB
+	// looking holds the one who looks for what blocks claims.
+	looking chan struct{}
 }
 
 const (
@@ -78,7 +80,7 @@ func Open(dsn string, conns int) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open gorm: %w", err), pool.Close())
 	}
-	return &DB{SQL: pool, Name: cfg.DBName, orm: orm}, nil
+	return &DB{SQL: pool, Name: cfg.DBName, orm: orm, looking: make(chan struct{}, 1)}, nil
 }
 
 // Close closes the pool.

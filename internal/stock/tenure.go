@@ -29,7 +29,7 @@ type Tenure struct {
 func (t Tenure) Begin(ctx context.Context, db *DB) (row Row, err error) {
 	query, args := selectRow, []any{[]byte(t.SKU)}
 	if t.Fence == strategy.FenceClaim {
-		query = "UPDATE stock SET fence = ?, updated_at = NOW(6) WHERE sku = ? AND fence < ?; " + selectRow
+		query = claimPrefix + "?, updated_at = NOW(6) WHERE sku = ? AND fence < ?; " + selectRow
 		args = []any{uint64(t.Token), []byte(t.SKU), uint64(t.Token), []byte(t.SKU)}
 	}
 	read := func() error {
@@ -39,8 +39,7 @@ func (t Tenure) Begin(ctx context.Context, db *DB) (row Row, err error) {
 		})
 	}
 	if t.Fence == strategy.FenceClaim {
-		// No other claim begins like this one: tokens are unique.
-		err = db.clearing(ctx, fmt.Sprintf("UPDATE stock SET fence = %d,", t.Token), read)
+		err = db.clearing(ctx, read)
 	} else {
 		err = read()
 	}

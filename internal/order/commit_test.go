@@ -1,0 +1,238 @@
+package order_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"flashsale/internal/order"
+	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
+)
+
+// manySKUs makes a database with n SKUs of 1000 units: sku00000 and so on.
+func manySKUs(t *testing.T, n int) (dsn string, db *stock.DB) {
+	t.Helper()
+	dsn = newDSN(t, stock.Stock{Units: 1})
+	db = open(t, dsn)
+	_, err := db.SQL.ExecContext(t.Context(), fmt.Sprintf(`INSERT INTO stock (sku, name, price_cents, currency, units, available, created_at, updated_at)
+		SELECT CONCAT('sku', LPAD(seq, 5, '0')), 'A thing', 999, 'EUR', 1000, 1000, NOW(6), NOW(6) FROM seq_0_to_%d`, n-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dsn, db
+}
+
+func name(i int) string { return fmt.Sprintf("sku%05d", i) }
+
+// part claims a SKU and makes a part of n orders.
+func part(t *testing.T, db *stock.DB, i, n int) order.Part {
+	t.Helper()
+	tenure := stock.Tenure{SKU: name(i), Token: 7, Fence: strategy.FenceClaim}
+	row, err := tenure.Begin(t.Context(), db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return order.Part{Row: row, Token: 7, Orders: n}
+}
+
+func TestStaleSKUTakesNoOtherOfItsGroupDown(t *testing.T) {
+	t.Parallel()
+	_, db := manySKUs(t, 4)
+	parts := []order.Part{part(t, db, 0, 3), part(t, db, 1, 5), part(t, db, 2, 1), part(t, db, 3, 2)}
+	newer := stock.Tenure{SKU: name(1), Token: 8, Fence: strategy.FenceClaim}
+	if _, err := newer.Begin(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Change(t.Context(), parts[2].Row.Stock); err != nil { // moves its seq
+		t.Fatal(err)
+	}
+	outcomes, err := order.CommitGroup(t.Context(), db, parts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []error{nil, stock.ErrFenced, stock.ErrFenced, nil} {
+		if !errors.Is(outcomes[i], want) {
+			t.Errorf("%s: got %v, want %v", name(i), outcomes[i], want)
+		}
+	}
+	report, err := stock.Audit(t.Context(), db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var reserved []int64
+	for _, b := range report.SKUs[1:] { // behind "sku"
+		reserved = append(reserved, b.Reserved)
+	}
+	if want := []int64{3, 0, 0, 2}; !report.OK || !slices.Equal(reserved, want) {
+		t.Errorf("reserved %v, want %v; violations %+v", reserved, want, report.Violations)
+	}
+}
+
+// A group reads and locks the rows that it names, however many SKUs there are.
+func TestGroupTouchesOnlyItsRows(t *testing.T) {
+	t.Parallel()
+	for _, skus := range []int{4, 10_000} {
+		t.Run(fmt.Sprint(skus), func(t *testing.T) {
+			t.Parallel()
+			_, db := manySKUs(t, skus)
+			if _, err := db.SQL.ExecContext(t.Context(), "ANALYZE TABLE stock"); err != nil {
+				t.Fatal(err)
+			}
+			query, args := order.GroupText(part(t, db, 0, 3), part(t, db, 3, 4))
+			conn, err := db.SQL.Conn(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			if _, err := conn.ExecContext(t.Context(), query, args...); err != nil {
+				t.Fatal(err)
+			}
+			// Whoever wants other rows, between and behind those, does not wait.
+			for _, other := range []int{1, 2, skus - 1} {
+				if other == 3 {
+					continue
+				}
+				if _, err := db.SQL.ExecContext(t.Context(), "SELECT sku FROM stock WHERE sku = ? FOR UPDATE NOWAIT", []byte(name(other))); err != nil {
+					t.Errorf("%s, which the group does not name, is locked: %v", name(other), err)
+				}
+			}
+			for _, statement := range strings.Split(strings.TrimPrefix(query, "BEGIN; "), "; ") {
+				n := strings.Count(statement, "?")
+				checkPlan(t, conn, statement, args[:n])
+				args = args[n:]
+			}
+			if _, err := conn.ExecContext(t.Context(), "ROLLBACK"); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// querier is a connection, or any of a pool.
+type querier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+// checkPlan fails the test unless the statement reads one row of stock, by its
+// primary key.
+func checkPlan(t *testing.T, db querier, statement string, args []any) {
+	t.Helper()
+	found := false
+	for _, row := range explain(t, db, statement, args) {
+		if row["table"] != "stock" && row["table"] != "s" {
+			continue
+		}
+		found = true
+		if row["key"] != "PRIMARY" || row["rows"] != "1" {
+			t.Errorf("stock is read by %q, %s rows: %s", row["key"], row["rows"], statement)
+		}
+	}
+	if !found {
+		t.Errorf("no plan names stock: %s", statement)
+	}
+}
+
+// explain returns the rows of a statement's plan, by the names of their columns.
+func explain(t *testing.T, db querier, statement string, args []any) (plan []map[string]string) {
+	t.Helper()
+	rows, err := db.QueryContext(t.Context(), "EXPLAIN "+statement, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	columns, err := rows.Columns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rows.Next() {
+		values := make([]*string, len(columns))
+		into := make([]any, len(columns))
+		for i := range values {
+			into[i] = &values[i]
+		}
+		if err := rows.Scan(into...); err != nil {
+			t.Fatal(err)
+		}
+		row := map[string]string{}
+		for i, column := range columns {
+			if values[i] != nil {
+				row[column] = *values[i]
+			}
+		}
+		plan = append(plan, row)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
+// A stranger's transaction holds one SKU's row. The others sell on: that SKU may
+// hold up the group that it is first met in, and none after it.
+func TestLockedSKUDoesNotHoldOthersUp(t *testing.T) {
+	t.Parallel()
+	const skus, rounds = 8, 40
+	dsn, db := manySKUs(t, skus)
+	service := startReplica(t, options{dsn: dsn, strategy: "etcd"})
+	sell := func(i, round int) error {
+		_, err := service.Place(t.Context(), order.Request{SKU: name(i), Customer: "ann", Key: fmt.Sprint(i, "-", round), Quantity: 1})
+		return err
+	}
+	for i := range skus { // every desk holds its lock
+		if err := sell(i, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stranger, err := db.SQL.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stranger.Close() }()
+	for _, query := range []string{"BEGIN", "UPDATE stock SET name = 'mine' WHERE sku = '" + name(0) + "'"} {
+		if _, err := stranger.ExecContext(t.Context(), query); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var locked sync.WaitGroup
+	locked.Go(func() {
+		for round := 1; ctx.Err() == nil; round++ {
+			_ = sell(0, round) // refused, or unknown, as long as the row is locked
+		}
+	})
+	began := time.Now()
+	var others sync.WaitGroup
+	for i := 1; i < skus; i++ {
+		others.Go(func() {
+			for round := range rounds {
+				if err := sell(i, 1+round); err != nil {
+					t.Errorf("%s: %v", name(i), err)
+				}
+			}
+		})
+	}
+	others.Wait()
+	// One wait for the row takes the server's second. Held up in each group, the
+	// rounds would take 40 of them.
+	if took := time.Since(began); took > 8*time.Second {
+		t.Errorf("the other SKUs took %s for %d orders each", took, rounds)
+	}
+	if _, err := stranger.ExecContext(t.Context(), "ROLLBACK"); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	locked.Wait()
+	if err := sell(0, 0); err != nil {
+		t.Errorf("the SKU that was locked: %v", err)
+	}
+	if report, err := stock.Audit(t.Context(), db); err != nil || !report.OK {
+		t.Errorf("audit: %+v, %v", report.Violations, err)
+	}
+}
