@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/strategy"
+	"flashsale/loadtest/attack"
+	"flashsale/loadtest/proof"
+)
+
+type attackCmd struct {
+	Targets    []string `name:"target" required:"" placeholder:"URL" help:"Base URLs of the replicas; requests go to each in turn."`
+	JWTSecret  string   `name:"jwt-secret" required:"" env:"FLASHSALE_JWT_SECRET" placeholder:"SECRET" help:"HS256 secret that customers' tokens are signed with."`
+	AdminToken string   `required:"" env:"FLASHSALE_ADMIN_TOKEN" placeholder:"TOKEN" help:"Administrator's token, to put the SKUs on sale."`
+	MySQLDSN   string   `name:"mysql-dsn" env:"FLASHSALE_MYSQL_DSN" placeholder:"DSN" help:"The service's database, to audit it: user:password@tcp(host:port)/database. Without it, the proof is partial: promised orders are read back through the service."`
+	loadFlags
+}
+
+const (
+	// readers read orders back at the same time: enough to finish soon, few
+	// enough to be no second attack.
+	readers = 16
+	// agreeTimeout is how long replicas may take to show a SKU just created, and
+	// the stock after the last order.
+	agreeTimeout = 5 * time.Second
+	// agreePause is between two looks.
+	agreePause = 50 * time.Millisecond
+)
+
+// Run attacks a service that others run. Its SKUs are new ones, so that what was
+// on sale before is not touched.
+func (c *attackCmd) Run(ctx context.Context, s streams) (err error) {
+	for i, target := range c.Targets {
+		u, err := url.Parse(target)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return fmt.Errorf("--target %q is not of the form http://host:port", target)
+		}
+		c.Targets[i] = strings.TrimSuffix(target, "/")
+	}
+	plan, err := c.plan(c.Targets...)
+	if err != nil {
+		return err
+	}
+	db, err := c.database(ctx)
+	if err != nil {
+		return err
+	}
+	if db != nil {
+		defer func() { err = errors.Join(err, db.Close()) }()
+	}
+	// The service's strategy is not known; its default is as good a guess of
+	// what it sells as any.
+	row, err := strategy.Find(strategy.Default)
+	if err != nil {
+		return err
+	}
+	setting := proof.Setting{
+		Replicas: len(c.Targets), Expected: strategy.Exact, Stock: c.units(row, &plan), Plan: plan,
+	}
+	if err := c.prepare(ctx, setting); err != nil {
+		return err
+	}
+	progress := newMeter(s.err)
+	defer progress.stop()
+	label := fmt.Sprintf("%d buyers for %d units", plan.Requests(), setting.Stock)
+	result, samples, err := watched(ctx, db, progress, label, attack.Config{Plan: plan, JWTSecret: c.JWTSecret})
+	if err != nil {
+		return err
+	}
+	progress.stop()
+	books, err := c.books(ctx, db, setting, result.Answers)
+	if err != nil {
+		return err
+	}
+	books.Samples = samples
+	p := &proof.Proof{Seed: plan.Seed, Partial: db == nil, Runs: []proof.Run{proof.Assess(setting, result, books)}}
+	return c.publish(s, p)
+}
+
+// database is nil where none was named.
+func (c *attackCmd) database(ctx context.Context) (*proof.Database, error) {
+	if c.MySQLDSN == "" {
+		return nil, nil
+	}
+	db, err := proof.Open(c.MySQLDSN)
+	if err != nil {
+		return nil, fmt.Errorf("--mysql-dsn: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, ownServerTimeout)
+	defer cancel()
+	if err := db.Ping(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("--mysql-dsn: %w", err), db.Close())
+	}
+	return db, nil
+}
+
+func (c *attackCmd) service(target string) *attack.Service {
+	return &attack.Service{URL: target, AdminToken: c.AdminToken, JWTSecret: c.JWTSecret}
+}
+
+// prepare puts the SKUs on sale, and finds out before the attack what would make
+// it meaningless: a target that is down or another service's, a wrong secret.
+func (c *attackCmd) prepare(ctx context.Context, setting proof.Setting) error {
+	plan := &setting.Plan
+	for _, target := range plan.Targets {
+		_, err := c.service(target).Order(ctx, uuid.Must(uuid.NewV7()), "buyer-nobody")
+		if !errors.Is(err, attack.ErrNotFound) {
+			return fmt.Errorf("--target %s should answer 404 for an order that nobody placed (is --jwt-secret right?): %w", target, err)
+		}
+	}
+	if err := putOnSale(ctx, c.service(plan.Targets[0]), plan, setting.Stock); err != nil {
+		return err
+	}
+	last := plan.SKUs[len(plan.SKUs)-1]
+	for _, target := range plan.Targets {
+		err := until(ctx, func() (bool, error) {
+			_, err := c.service(target).Stock(ctx, last)
+			return !errors.Is(err, attack.ErrNotFound), err
+		})
+		if err != nil {
+			return fmt.Errorf("--target %s does not show the SKU that was created at %s: %w", target, plan.Targets[0], err)
+		}
+	}
+	return nil
+}
+
+// books reads the database, or what can be known without it.
+func (c *attackCmd) books(ctx context.Context, db *proof.Database, setting proof.Setting, answers []attack.Answer) (proof.Books, error) {
+	if db != nil {
+		return db.Books(ctx, setting.Plan.SKUs)
+	}
+	rows, err := c.readBack(ctx, &setting.Plan, answers)
+	if err != nil {
+		return proof.Books{}, fmt.Errorf("read the promised orders back: %w", err)
+	}
+	service := c.service(setting.Plan.Targets[0])
+	var stocks []attack.Stock
+	for _, sku := range setting.Plan.SKUs {
+		// A replica may show stock from memory, a moment late: look until it
+		// agrees with the orders. If it never does, that is what is found.
+		var stock attack.Stock
+		err := until(ctx, func() (bool, error) {
+			var err error
+			stock, err = service.Stock(ctx, sku)
+			return err != nil || stock.Available == stock.Units-proof.Held(rows, sku), err
+		})
+		if err != nil && !errors.Is(err, errNotYet) {
+			return proof.Books{}, err
+		}
+		stocks = append(stocks, stock)
+	}
+	return proof.BooksFromService(&setting.Plan, answers, rows, stocks), nil
+}
+
+// readBack gets each promised order as its customer, from a replica other than
+// the one that promised it where there is one.
+func (c *attackCmd) readBack(ctx context.Context, plan *attack.Plan, answers []attack.Answer) ([]proof.Row, error) {
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: readers}}
+	defer client.CloseIdleConnections()
+	found := make([]*proof.Row, len(answers))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(readers)
+	for seq := range answers {
+		if answers[seq].Outcome != attack.Accepted {
+			continue
+		}
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			service := c.service(plan.Targets[(seq+1)%len(plan.Targets)])
+			service.Client = client
+			asked := plan.Order(seq)
+			order, err := service.Order(ctx, answers[seq].OrderID, asked.Customer)
+			if errors.Is(err, attack.ErrNotFound) {
+				return nil // lost: Join will say so
+			}
+			if err != nil {
+				return err
+			}
+			// The key is not shown. That the customer may read it shows whose it is.
+			found[seq] = &proof.Row{
+				ID: order.ID, SKU: order.SKU, Customer: asked.Customer, Key: asked.Key,
+				Quantity: order.Quantity, Status: order.Status,
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	var rows []proof.Row
+	for _, row := range found {
+		if row != nil {
+			rows = append(rows, *row)
+		}
+	}
+	return rows, nil
+}
+
+var errNotYet = errors.New("not in time")
+
+// until looks until it is done, and then returns its error.
+func until(ctx context.Context, look func() (done bool, err error)) error {
+	ctx, cancel := context.WithTimeout(ctx, agreeTimeout)
+	defer cancel()
+	for {
+		done, err := look()
+		if done {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(errNotYet, err)
+		case <-time.After(agreePause):
+		}
+	}
+}

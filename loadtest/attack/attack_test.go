@@ -1,0 +1,204 @@
+package attack
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	vegeta "github.com/tsenart/vegeta/v12/lib"
+	"go.uber.org/goleak"
+)
+
+const secret = "a secret of the test"
+
+// arrived is a request as a replica saw it.
+type arrived struct {
+	Replica int
+	Order   Order
+}
+
+// TestRequestsArriveAsPlanned also shows that each answer is joined to its own
+// request: a replica answers with an id that is made from the order.
+func TestRequestsArriveAsPlanned(t *testing.T) {
+	var (
+		mu  sync.Mutex
+		got = map[string]arrived{}
+	)
+	plan := Plan{SKUs: []string{"one", "two"}, MaxQuantity: 3, Rate: 300, Duration: 200 * time.Millisecond, Seed: 7}
+	for replica := range 2 {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			o, err := parse(r)
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if _, twice := got[o.Key]; twice {
+				t.Errorf("key %s was sent twice", o.Key)
+			}
+			got[o.Key] = arrived{replica, o}
+			w.WriteHeader(http.StatusCreated)
+			fmt.Fprintf(w, `{"id":%q}`, idFor(o))
+		}))
+		defer server.Close()
+		plan.Targets = append(plan.Targets, server.URL)
+	}
+	seen := 0
+	result, err := Run(t.Context(), Config{Plan: plan, JWTSecret: secret, OnAnswer: func(Answer) { seen++ }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]arrived{}
+	for i, a := range result.Answers {
+		o := plan.Order(i)
+		want[o.Key] = arrived{i % 2, o}
+		if a.Seq != i || a.Outcome != Accepted || a.OrderID != idFor(o) {
+			t.Errorf("answer %d: %+v", i, a)
+		}
+		if a.Latency() < 0 {
+			t.Errorf("answer %d came %s before its request was due", i, -a.Latency())
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("requests (-want +got):\n%s", diff)
+	}
+	if len(result.Answers) != seen {
+		t.Errorf("OnAnswer was called %d times for %d answers", seen, len(result.Answers))
+	}
+}
+
+func parse(r *http.Request) (Order, error) {
+	claims := jwt.RegisteredClaims{}
+	token := r.Header.Get("Authorization")[len("Bearer "):]
+	_, err := jwt.ParseWithClaims(token, &claims, func(*jwt.Token) (any, error) { return []byte(secret), nil },
+		jwt.WithValidMethods([]string{"HS256"}))
+	if err != nil {
+		return Order{}, err
+	}
+	var body struct {
+		SKU      string `json:"sku"`
+		Quantity int    `json:"quantity"`
+	}
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+		return Order{}, err
+	}
+	return Order{claims.Subject, r.Header.Get("Idempotency-Key"), body.SKU, body.Quantity}, nil
+}
+
+func idFor(o Order) uuid.UUID { return uuid.NewSHA1(uuid.Nil, fmt.Append(nil, o)) }
+
+// TestLatencyCountsFromWhenARequestWasDue stops the service for a while at its
+// first request. A harness that omits what was due meanwhile would show one slow
+// answer.
+func TestLatencyCountsFromWhenARequestWasDue(t *testing.T) {
+	const pause = 400 * time.Millisecond
+	var once sync.Once
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		once.Do(func() { time.Sleep(pause) }) // the others wait in Do, too
+		w.WriteHeader(http.StatusConflict)
+	}))
+	defer server.Close()
+	plan := Plan{Targets: []string{server.URL}, SKUs: []string{"one"}, MaxQuantity: 1, Rate: 200, Duration: time.Second}
+	result, err := Run(t.Context(), Config{Plan: plan, JWTSecret: secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow := 0
+	for _, a := range result.Answers {
+		if a.Latency() > pause/2 {
+			slow++
+		}
+	}
+	// Those due in the first half of the pause: 40 of the 80.
+	if slow < 35 {
+		t.Errorf("%d answers show more than half of the pause, want about 40", slow)
+	}
+}
+
+func TestAttackEndsWithItsContext(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	arrived := make(chan struct{}, 10000)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // lets net/http notice that the client left
+		arrived <- struct{}{}
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-arrived; cancel() }()
+	plan := Plan{Targets: []string{server.URL}, SKUs: []string{"one"}, MaxQuantity: 1, Rate: 100, Duration: time.Minute}
+	_, err := Run(ctx, Config{Plan: plan, JWTSecret: secret})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+}
+
+func TestAnswersAreClassified(t *testing.T) {
+	id := uuid.MustParse("0195e7a0-0000-7000-8000-000000000001")
+	replay := http.Header{"Idempotent-Replayed": {"true"}}
+	for _, tt := range []struct {
+		name string
+		res  vegeta.Result
+		want Answer
+	}{
+		{"accepted", vegeta.Result{Code: 201, Body: []byte(`{"id":"` + id.String() + `"}`)},
+			Answer{Outcome: Accepted, Status: 201, OrderID: id}},
+		{"replayed", vegeta.Result{Code: 201, Headers: replay, Body: []byte(`{"id":"` + id.String() + `"}`)},
+			Answer{Outcome: Accepted, Status: 201, OrderID: id, Replayed: true}},
+		{"accepted without an id", vegeta.Result{Code: 201, Body: []byte(`{}`)}, Answer{Outcome: Accepted, Status: 201}},
+		{"sold out", vegeta.Result{Code: 409, Body: []byte(`{"type":"/errors/sold-out"}`)},
+			Answer{Outcome: SoldOut, Status: 409, Reason: "sold-out"}},
+		{"too few", vegeta.Result{Code: 409, Body: []byte(`{"type":"https://shop.example/errors/insufficient-stock"}`)},
+			Answer{Outcome: SoldOut, Status: 409, Reason: "insufficient-stock"}},
+		{"another conflict", vegeta.Result{Code: 409, Body: []byte(`{"type":"/errors/sale-over"}`)},
+			Answer{Outcome: Refused, Status: 409, Reason: "sale-over"}},
+		{"sold out, but not by 409", vegeta.Result{Code: 500, Body: []byte(`{"type":"/errors/sold-out"}`)},
+			Answer{Outcome: Refused, Status: 500, Reason: "sold-out"}},
+		{"unavailable", vegeta.Result{Code: 503, Body: []byte(`{"type":"/errors/unavailable"}`)},
+			Answer{Outcome: Refused, Status: 503, Reason: "unavailable"}},
+		{"unknown", vegeta.Result{Code: 504, Body: []byte(`{"type":"/errors/unknown"}`)},
+			Answer{Outcome: Ambiguous, Status: 504, Reason: "unknown"}},
+		{"not ours", vegeta.Result{Code: 502, Body: []byte(`<html>`)},
+			Answer{Outcome: Refused, Status: 502, Reason: "no problem+json"}},
+		{"broken off", vegeta.Result{Error: `Post "http://h/v1/orders": read tcp 1->2: connection reset by peer`},
+			Answer{Outcome: Ambiguous, Reason: "connection reset by peer"}},
+		{"no answer", vegeta.Result{Error: `Post "http://h/v1/orders": context deadline exceeded`},
+			Answer{Outcome: Ambiguous, Reason: "no answer in 8s"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var r reader
+			if diff := cmp.Diff(tt.want, r.read(&tt.res)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestQuantile(t *testing.T) {
+	hundred := make(Latencies, 100)
+	for i := range hundred {
+		hundred[i] = time.Duration(i + 1)
+	}
+	for _, tt := range []struct {
+		l    Latencies
+		q    float64
+		want time.Duration
+	}{
+		{nil, 0.5, 0}, {Latencies{3}, 0, 3}, {Latencies{3}, 1, 3},
+		{hundred, 0.5, 50}, {hundred, 0.99, 99}, {hundred, 0.999, 100}, {hundred, 1, 100},
+	} {
+		if got := tt.l.Quantile(tt.q); got != tt.want {
+			t.Errorf("Quantile(%v) of %d = %d, want %d", tt.q, len(tt.l), got, tt.want)
+		}
+	}
+}

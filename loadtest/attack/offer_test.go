@@ -1,0 +1,116 @@
+package attack
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// serveVariable makes of this test's binary the trivial service of BenchmarkOffer.
+const serveVariable = "FLASHSALE_TEST_SERVE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(serveVariable) != "" {
+		serve()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// BenchmarkOffer measures what the harness itself can offer: from one core, to a
+// service in another process, also on one core, that says "sold out" at once.
+//
+//	go test -run=- -bench=Offer -benchtime=1x ./loadtest/attack
+//
+// offered/s is to be compared with the rate in the benchmark's name.
+func BenchmarkOffer(b *testing.B) {
+	url := startService(b)
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	for _, rate := range []int{2000, 5000, 8000} {
+		b.Run(fmt.Sprint(rate), func(b *testing.B) {
+			plan := Plan{
+				Targets: []string{url, url, url}, SKUs: []string{"one"}, MaxQuantity: 1,
+				Rate: rate, Duration: 3 * time.Second,
+			}
+			for b.Loop() {
+				cpu := cpuTime(b)
+				result, err := Run(b.Context(), Config{Plan: plan, JWTSecret: secret})
+				if err != nil {
+					b.Fatal(err)
+				}
+				for _, a := range result.Answers {
+					if a.Outcome != SoldOut {
+						b.Fatalf("answer %+v", a)
+					}
+				}
+				latencies := LatenciesOf(result.Answers)
+				b.ReportMetric(result.AchievedRate(), "offered/s")
+				b.ReportMetric(float64((cpuTime(b)-cpu).Microseconds())/float64(len(result.Answers)), "cpu-µs/request")
+				b.ReportMetric(latencies.Quantile(0.5).Seconds()*1e3, "p50-ms")
+				b.ReportMetric(latencies.Quantile(0.99).Seconds()*1e3, "p99-ms")
+			}
+		})
+	}
+}
+
+// cpuTime is what this process has used, the minting of tokens included.
+func cpuTime(tb testing.TB) time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		tb.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+func startService(tb testing.TB) string {
+	cmd := exec.Command(os.Args[0], "-test.run=-")
+	cmd.Env = append(os.Environ(), serveVariable+"=1", "GOMAXPROCS=1")
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		_ = stdin.Close() // which ends it
+		_ = cmd.Wait()
+	})
+	addr, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return "http://" + addr[:len(addr)-1]
+}
+
+// serve ends with its standard input, that is, with the test's process.
+func serve() {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println(l.Addr())
+	refusal := []byte(`{"type":"/errors/sold-out","title":"Sold out","status":409,"detail":"no units are left"}`)
+	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.WriteHeader(http.StatusConflict)
+		_, _ = w.Write(refusal)
+	})}
+	go func() { _ = server.Serve(l) }()
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}

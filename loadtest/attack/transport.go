@@ -1,0 +1,172 @@
+package attack
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"golang.org/x/sync/errgroup"
+)
+
+// tokenLife is that of a customer's token: longer than the longest attack.
+const tokenLife = 24 * time.Hour
+
+// Token signs a customer's token.
+func Token(customer, secret string) (string, error) {
+	claims := jwt.RegisteredClaims{Subject: customer, ExpiresAt: jwt.NewNumericDate(time.Now().Add(tokenLife))}
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString([]byte(secret))
+	if err != nil {
+		return "", fmt.Errorf("sign a token: %w", err)
+	}
+	return token, nil
+}
+
+// mint makes the Authorization header of every request before the attack, which
+// then has the machine to itself.
+func mint(ctx context.Context, plan *Plan, secret string) ([]string, error) {
+	headers := make([]string, plan.Requests())
+	group, ctx := errgroup.WithContext(ctx)
+	workers := runtime.GOMAXPROCS(0)
+	for w := range workers {
+		group.Go(func() error {
+			for seq := w; seq < len(headers); seq += workers {
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				token, err := Token(plan.customer(seq), secret)
+				if err != nil {
+					return err
+				}
+				headers[seq] = "Bearer " + token
+			}
+			return nil
+		})
+	}
+	return headers, group.Wait()
+}
+
+// transport makes of vegeta's request number seq the one that the plan has for
+// it. A vegeta.Targeter cannot: it is not told seq, and what it returns is
+// copied header by header.
+type transport struct {
+	ctx    context.Context // the attack's
+	plan   *Plan
+	tokens []string   // Authorization, by seq
+	urls   []*url.URL // by target
+	base   *http.Transport
+
+	underWay, peak atomic.Int64
+}
+
+func newTransport(ctx context.Context, plan *Plan, tokens []string, connections int) (*transport, error) {
+	t := &transport{
+		ctx: ctx, plan: plan, tokens: tokens,
+		base: &http.Transport{
+			// No proxy: it would be what is measured.
+			DialContext:         (&net.Dialer{Timeout: requestTimeout}).DialContext,
+			MaxIdleConns:        connections,
+			MaxIdleConnsPerHost: connections,
+			MaxConnsPerHost:     connections,
+			IdleConnTimeout:     time.Minute,
+			DisableCompression:  true, // answers of 300 bytes
+		},
+	}
+	for _, target := range plan.Targets {
+		u, err := url.Parse(strings.TrimSuffix(target, "/") + "/v1/orders")
+		if err != nil {
+			return nil, fmt.Errorf("--target %q: %w", target, err)
+		}
+		t.urls = append(t.urls, u)
+	}
+	return t, nil
+}
+
+func (t *transport) client() *http.Client {
+	return &http.Client{
+		Transport: t,
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse // an answer like any other
+		},
+	}
+}
+
+// close is called when no request is under way.
+func (t *transport) close() { t.base.CloseIdleConnections() }
+
+// RoundTrip sends the planned request in place of vegeta's.
+func (t *transport) RoundTrip(hit *http.Request) (*http.Response, error) {
+	seq, err := strconv.Atoi(hit.Header.Get("X-Vegeta-Seq"))
+	if err != nil || seq < 0 || seq >= len(t.tokens) {
+		return nil, fmt.Errorf("not a planned request: X-Vegeta-Seq %q", hit.Header.Get("X-Vegeta-Seq"))
+	}
+	// One context for both ends that a request may come to: its own time is up,
+	// or the attack is broken off. http.Client's Timeout knows only the first.
+	ctx, cancel := context.WithTimeout(t.ctx, requestTimeout)
+	t.begin()
+	res, err := t.base.RoundTrip(t.request(ctx, seq))
+	if err != nil {
+		t.end()
+		cancel()
+		return nil, err
+	}
+	res.Body = &body{res.Body, t, cancel}
+	return res, nil
+}
+
+func (t *transport) begin() {
+	n := t.underWay.Add(1)
+	for peak := t.peak.Load(); n > peak && !t.peak.CompareAndSwap(peak, n); {
+		peak = t.peak.Load()
+	}
+}
+
+func (t *transport) end() { t.underWay.Add(-1) }
+
+// request is built by hand: http.NewRequest would parse the URL again, and set
+// GetBody. Without that, net/http sends a request once and no more. With it, it
+// would by itself repeat one that has an Idempotency-Key when the connection
+// breaks, and an answer that was lost would look like none that was.
+func (t *transport) request(ctx context.Context, seq int) *http.Request {
+	u := t.urls[t.plan.target(seq)]
+	text := `{"sku":"` + t.plan.SKUs[t.plan.sku(seq)] + `","quantity":` + strconv.Itoa(t.plan.quantity(seq)) + `}`
+	req := &http.Request{
+		Method: http.MethodPost, URL: u, Host: u.Host,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{
+			"Authorization":   t.tokens[seq : seq+1 : seq+1],
+			"Content-Type":    contentType,
+			"Idempotency-Key": {t.plan.key(seq)},
+			"User-Agent":      userAgent,
+		},
+		Body:          io.NopCloser(strings.NewReader(text)),
+		ContentLength: int64(len(text)),
+	}
+	return req.WithContext(ctx)
+}
+
+var (
+	contentType = []string{"application/json"}
+	userAgent   = []string{"flashsale-loadtest"}
+)
+
+// body ends the request when it has been read; vegeta closes it once.
+type body struct {
+	io.ReadCloser
+	transport *transport
+	cancel    context.CancelFunc
+}
+
+func (b *body) Close() error {
+	defer b.cancel()
+	defer b.transport.end()
+	return b.ReadCloser.Close()
+}

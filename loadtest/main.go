@@ -1,0 +1,95 @@
+// Command loadtest attacks replicas of the order service with far more buyers
+// than there are units, and proves from the database that nothing was oversold
+// or lost. It knows the service as a stranger does: by HTTP and by its tables.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"flashsale/internal/sandbox/etcdnode"
+	"flashsale/internal/strategy"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	switch {
+	case err == nil:
+		return
+	case errors.Is(err, errNotProven): // said in full by the table
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintln(os.Stderr, "loadtest: interrupted")
+	default:
+		fmt.Fprintf(os.Stderr, "loadtest: %v\n", err)
+	}
+	os.Exit(1)
+}
+
+// errNotProven ends the program with status 1 after it has said why.
+var errNotProven = errors.New("not proven")
+
+// version is set by the build.
+var version = "dev"
+
+type cli struct {
+	Prove   proveCmd   `cmd:"" help:"Sell out under each of several strategies, on private servers and replicas, and prove what came of it."`
+	Attack  attackCmd  `cmd:"" help:"Sell out on a service that already runs, and prove what came of it."`
+	Up      upCmd      `cmd:"" help:"Run private servers and replicas to try things on, until Ctrl-C."`
+	Version versionCmd `cmd:"" help:"Print the program's version."`
+	// EtcdNode is what a private etcd runs as. run never parses it.
+	EtcdNode struct{} `cmd:"" name:"etcd-node" hidden:""`
+}
+
+const description = `Attack replicas of the flash-sale service with far more buyers than units, and prove from the database what came of it.
+
+It exits with 0 only if every run came out as the strategy's registry says, the oversells included.`
+
+// streams are what commands write to: results to out, progress to err.
+type streams struct{ out, err io.Writer }
+
+// run is the program: it parses args and runs the command that they name until
+// it is done or ctx ends.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if len(args) > 0 && args[0] == "etcd-node" {
+		return etcdnode.Main(ctx, args[1:], stderr)
+	}
+	var c cli
+	exited := false
+	parser, err := kong.New(&c,
+		kong.Name("loadtest"),
+		kong.Description(description),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(int) { exited = true }),
+		kong.WithHyphenPrefixedParameters(true), // "--rate -1" is a number out of range, not a flag
+		kong.Vars{"strategies": strings.Join(strategy.Names(), ", "), "strategy": strategy.Default},
+	)
+	if err != nil {
+		return err
+	}
+	parsed, err := parser.Parse(args)
+	if exited { // --help
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w (see loadtest --help)", err)
+	}
+	parsed.BindTo(ctx, (*context.Context)(nil))
+	return parsed.Run(streams{stdout, stderr})
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run(s streams) error {
+	_, err := fmt.Fprintln(s.out, "flashsale", version)
+	return err
+}

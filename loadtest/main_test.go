@@ -1,0 +1,270 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/loadtest/proof"
+	"flashsale/loadtest/report"
+)
+
+// TestMain lets this test's binary be the private etcd that the commands start,
+// and the program itself where a test needs a process of its own.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && (os.Args[1] == "etcd-node" || os.Args[1] == "up") {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestBadFlagsAreNamed(t *testing.T) {
+	for _, tt := range []struct{ args, want string }{
+		{"", "expected one of"},
+		{"nonsense", "nonsense"},
+		{"prove --nope", "--nope"},
+		{"prove --rate 0", "--rate must be"},
+		{"prove --rate -1", "--rate must be"},
+		{"prove --rate x", "--rate"},
+		{"prove --duration 0s", "--duration must be"},
+		{"prove --duration -1s", "--duration must be"},
+		{"prove --duration 5", "--duration"},
+		{"prove --duration 1000h", "--duration"},
+		{"prove --strategies nope", `unknown strategy "nope": one of none,`},
+		{"prove --fence maybe", "--fence"},
+		{"prove --stock -1", "--stock must not"},
+		{"prove --skus 0", "--skus must"},
+		{"prove --skus 5 --stock 3", "--stock 3"},
+		{"prove --max-quantity 0", "--max-quantity"},
+		{"prove --replicas 0", "--replicas must"},
+		{"prove --replicas 1000", "--replicas must"},
+		{"prove --api /nope", "/nope"},
+		{"prove --api /bin/true --mysql-dsn nonsense", "malformed DSN"},
+		{"prove --api /bin/true --mysql-dsn u:p@tcp(127.0.0.1:1)/", "connection refused"},
+		{"attack", "--target"},
+		{"attack --target ftp://x --jwt-secret a --admin-token b", "--target"},
+		{"attack --target http://127.0.0.1:1 --jwt-secret a --admin-token b", "connection refused"},
+		{"attack --target http://127.0.0.1:1 --jwt-secret a --admin-token b --mysql-dsn u@tcp(127.0.0.1:1)/db", "connection refused"},
+		{"up --etcd-nodes 2", "--etcd-nodes"},
+		{"up --strategy nope", "--strategy"},
+		{"up --lock-ttl -1s", "--lock-ttl"},
+	} {
+		t.Run(tt.args, func(t *testing.T) {
+			err := run(t.Context(), strings.Fields(tt.args), io.Discard, io.Discard)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want an error with %q", err, tt.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "\n") {
+				t.Errorf("the error is longer than a line: %v", err)
+			}
+		})
+	}
+}
+
+func TestHelpIsNoError(t *testing.T) {
+	for _, args := range [][]string{{"--help"}, {"prove", "--help"}, {"attack", "--help"}, {"up", "--help"}} {
+		var out bytes.Buffer
+		if err := run(t.Context(), args, &out, io.Discard); err != nil || !strings.Contains(out.String(), "Usage: loadtest") {
+			t.Errorf("%v: %v, %q", args, err, out.String())
+		}
+		if strings.Contains(out.String(), "etcd-node ") {
+			t.Errorf("%v shows the hidden command", args)
+		}
+	}
+}
+
+// TestNoneOversellsAndEtcdDoesNot is the proof in small, with real servers and
+// replicas.
+func TestNoneOversellsAndEtcdDoesNot(t *testing.T) {
+	dir := t.TempDir()
+	var out bytes.Buffer
+	err := run(t.Context(), []string{
+		"prove", "--strategies=none,etcd", "--duration=2s", "--rate=800", "--stock=200", "--max-quantity=3", "--skus=2",
+		"--seed=1", "--api=" + sandboxtest.Build(t, "api"), "--out=" + dir,
+	}, &out, io.Discard)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	p := readProof(t, dir)
+	if !p.Proven || p.Seed != 1 || len(p.Runs) != 2 {
+		t.Errorf("proven %v, seed %d, %d runs", p.Proven, p.Seed, len(p.Runs))
+	}
+	for _, r := range p.Runs {
+		if r.Offered != r.Accepted+r.SoldOut+r.Errors+r.Ambiguous {
+			t.Errorf("%s: the counts do not add up: %+v", r.Strategy, r.Counts)
+		}
+		if len(r.Samples) == 0 || r.Samples[0].Available != r.Stock {
+			t.Errorf("%s: the samples do not begin with the stock: %+v", r.Strategy, r.Samples)
+		}
+	}
+	if none := p.Runs[0]; none.Oversold == 0 || none.UnitsSold <= none.Stock {
+		t.Errorf("none: %+v", none.Findings)
+	}
+	if etcd := p.Runs[1]; etcd.UnitsSold+etcd.Available != etcd.Stock || etcd.Lost+etcd.Duplicated+etcd.Unexplained > 0 {
+		t.Errorf("etcd: %+v", etcd.Findings)
+	}
+	if _, err := os.Stat(filepath.Join(dir, report.PageFile)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAttackOnWhatUpRuns is how the sandbox is used by other programs: they wait
+// for its file, use what it names, and end it by a signal.
+func TestAttackOnWhatUpRuns(t *testing.T) {
+	dir := t.TempDir()
+	up := startUp(t, dir)
+	d := up.description
+
+	attack := func(name string, more ...string) *proof.Proof {
+		t.Helper()
+		out := filepath.Join(dir, name)
+		args := []string{
+			"attack", "--target=" + strings.Join(d.Replicas, ","), "--jwt-secret=" + d.JWTSecret, "--admin-token=" + d.AdminToken,
+			"--rate=500", "--duration=1s", "--stock=100", "--out=" + out,
+		}
+		if err := run(t.Context(), append(args, more...), io.Discard, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		return readProof(t, out)
+	}
+	if p := attack("partial"); !p.Partial || p.Runs[0].UnitsSold != 100 {
+		t.Errorf("without a DSN: partial %v, %+v", p.Partial, p.Runs[0].Findings)
+	}
+	if p := attack("whole", "--mysql-dsn="+d.MySQLDSN); p.Partial || p.Runs[0].UnitsSold != 100 || len(p.Runs[0].Samples) == 0 {
+		t.Errorf("with a DSN: partial %v, %+v", p.Partial, p.Runs[0].Findings)
+	}
+	err := run(t.Context(), []string{
+		"attack", "--target=" + d.Replicas[0], "--jwt-secret=wrong", "--admin-token=" + d.AdminToken, "--out=" + dir,
+	}, io.Discard, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "--jwt-secret") {
+		t.Errorf("with a wrong secret: %v", err)
+	}
+
+	up.end(t)
+	pids := append(append(d.Pids.Replicas, d.Pids.Etcd...), d.Pids.MySQL)
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+			t.Errorf("process %d is left: %v", pid, err)
+		}
+	}
+	for _, left := range []string{filepath.Join(dir, sandboxFile), filepath.Join(dir, "tmp", "*")} {
+		if found, err := filepath.Glob(left); err != nil || len(found) > 0 {
+			t.Errorf("left behind: %v, %v", found, err)
+		}
+	}
+}
+
+// upProcess is `loadtest up` as a process, with a folder of its own for
+// temporary files.
+type upProcess struct {
+	cmd         *exec.Cmd
+	description sandboxDescription
+}
+
+func startUp(t *testing.T, dir string) *upProcess {
+	t.Helper()
+	tmp := filepath.Join(dir, "tmp")
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0], "up", "--replicas=2", "--out="+dir, "--api="+sandboxtest.Build(t, "api"))
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
+	cmd.Stderr = os.Stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	up := &upProcess{cmd: cmd}
+	t.Cleanup(func() {
+		if cmd.ProcessState == nil {
+			up.end(t)
+		}
+	})
+	// Once it has greeted it is ready; at its early end the pipe is closed.
+	greeting := make([]byte, 1)
+	if _, err := io.ReadFull(stdout, greeting); err != nil {
+		t.Fatalf("up said nothing: %v", err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, stdout) }() // ends with the process
+	data, err := os.ReadFile(filepath.Join(dir, sandboxFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &up.description); err != nil {
+		t.Fatal(err)
+	}
+	return up
+}
+
+func (u *upProcess) end(t *testing.T) {
+	t.Helper()
+	if err := u.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.cmd.Wait(); err != nil {
+		t.Errorf("up ended with %v", err)
+	}
+}
+
+// TestInterruptedProofLeavesNothing interrupts it in the middle of an attack.
+func TestInterruptedProofLeavesNothing(t *testing.T) {
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", tmp)
+	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGUSR1)
+	defer stop()
+	began := &whenWritten{text: "none:", f: func() { _ = syscall.Kill(os.Getpid(), syscall.SIGUSR1) }}
+	start := time.Now()
+	err := run(ctx, []string{
+		"prove", "--strategies=none", "--duration=60s", "--rate=200", "--api=" + sandboxtest.Build(t, "api"), "--out=" + tmp,
+	}, io.Discard, began)
+	if !errors.Is(err, ctx.Err()) || err == nil {
+		t.Errorf("got %v, want the context's error", err)
+	}
+	if took := time.Since(start); took > 50*time.Second {
+		t.Errorf("it took %s to end", took)
+	}
+	if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// whenWritten calls f once text is written to it.
+type whenWritten struct {
+	text string
+	f    func()
+}
+
+func (w *whenWritten) Write(p []byte) (int, error) {
+	if strings.Contains(string(p), w.text) {
+		w.f()
+	}
+	return len(p), nil
+}
+
+func readProof(t *testing.T, dir string) *proof.Proof {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, report.ProofFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p proof.Proof
+	if err := json.Unmarshal(data, &p); err != nil {
+		t.Fatal(fmt.Errorf("%s: %w", report.ProofFile, err))
+	}
+	return &p
+}

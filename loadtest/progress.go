@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/progress"
+	"github.com/mattn/go-isatty"
+)
+
+// meter shows how far each run is: a bar in a terminal, else a line at its
+// beginning, so that a log stays readable.
+type meter struct {
+	w    io.Writer
+	bars progress.Writer // nil where w is no terminal
+	done chan struct{}   // closed when bars are no longer drawn
+}
+
+// newMeter draws until stop.
+func newMeter(w io.Writer) *meter {
+	m := &meter{w: w}
+	f, ok := w.(*os.File)
+	if !ok || !isatty.IsTerminal(f.Fd()) {
+		return m
+	}
+	m.bars = progress.NewWriter()
+	m.bars.SetOutputWriter(w)
+	m.bars.SetUpdateFrequency(100 * time.Millisecond)
+	m.bars.SetTrackerLength(30)
+	m.bars.SetMessageLength(44)
+	m.bars.SetStyle(progress.StyleBlocks)
+	m.bars.Style().Options.TimeInProgressPrecision = 100 * time.Millisecond
+	m.bars.Style().Options.TimeDonePrecision = 100 * time.Millisecond
+	m.done = make(chan struct{})
+	go func() {
+		m.bars.Render()
+		close(m.done)
+	}()
+	return m
+}
+
+// say writes a line.
+func (m *meter) say(format string, args ...any) {
+	if m.bars != nil {
+		m.bars.Log(format, args...)
+		return
+	}
+	fmt.Fprintf(m.w, format+"\n", args...)
+}
+
+// task begins a bar for so many answers, which step counts.
+func (m *meter) task(label string, total int) (step func(), end func()) {
+	if m.bars == nil {
+		m.say("%s", label)
+		return func() {}, func() {}
+	}
+	tracker := &progress.Tracker{Message: label, Total: int64(total)}
+	m.bars.AppendTracker(tracker)
+	return func() { tracker.Increment(1) }, tracker.MarkAsDone
+}
+
+// stop draws the last state and returns when nothing more is written.
+func (m *meter) stop() {
+	if m.bars == nil {
+		return
+	}
+	m.bars.Stop()
+	<-m.done
+	m.bars = nil
+}

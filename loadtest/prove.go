@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/strategy"
+	"flashsale/loadtest/attack"
+	"flashsale/loadtest/proof"
+)
+
+type proveCmd struct {
+	Strategies []string `default:"none,process,etcd" placeholder:"NAME" help:"Strategies to run, in turn, or all (default ${default}). There are ${strategies}."`
+	Fence      string   `default:"claim" placeholder:"off|write|claim" help:"What MySQL does with fencing tokens, where the lock yields them (default ${default})."`
+	replicaFlags
+	loadFlags
+	MySQLDSN      string   `name:"mysql-dsn" placeholder:"DSN" help:"MySQL of your own: user:password@tcp(host:port)/. Each run makes a database there, and drops it. Without it, a private MariaDB is started."`
+	EtcdEndpoints []string `name:"etcd-endpoints" placeholder:"URL" help:"etcd of your own. Without it, a private one is started."`
+}
+
+// Run proves each strategy in turn, on the same servers, with a database and
+// replicas of its own.
+func (c *proveCmd) Run(ctx context.Context, s streams) error {
+	strategies, fence, err := c.parse()
+	if err != nil {
+		return err
+	}
+	plan, err := c.plan("http://replica")
+	if err != nil {
+		return err
+	}
+	if err := c.check(); err != nil {
+		return err
+	}
+	progress := newMeter(s.err)
+	defer progress.stop()
+	progress.say("Starting the servers ...")
+	servers, err := startServers(ctx, c.MySQLDSN, c.EtcdEndpoints)
+	if err != nil {
+		return err
+	}
+	defer servers.stop()
+
+	p := &proof.Proof{Seed: plan.Seed}
+	for _, row := range strategies {
+		run, err := c.prove(ctx, servers, progress, row, fence, plan)
+		if err != nil {
+			return fmt.Errorf("%s: %w", row.Name, err)
+		}
+		p.Runs = append(p.Runs, run)
+	}
+	progress.stop()
+	return c.publish(s, p)
+}
+
+func (c *proveCmd) parse() ([]strategy.Strategy, strategy.Fence, error) {
+	fence, err := strategy.ParseFence(c.Fence)
+	if err != nil {
+		return nil, "", fmt.Errorf("--fence: %w", err)
+	}
+	if slices.Equal(c.Strategies, []string{"all"}) {
+		return strategy.All(), fence, nil
+	}
+	var list []strategy.Strategy
+	for _, name := range c.Strategies {
+		row, err := strategy.Find(strings.TrimSpace(name))
+		if err != nil {
+			return nil, "", fmt.Errorf("--strategies: %w", err)
+		}
+		list = append(list, row)
+	}
+	if len(list) == 0 {
+		return nil, "", errors.New("--strategies names none")
+	}
+	return list, fence, nil
+}
+
+// prove makes one run. The replicas are stopped, and have finished what they
+// were serving, before the database is audited: nothing moves any more.
+func (c *proveCmd) prove(ctx context.Context, servers *servers, progress *meter, row strategy.Strategy,
+	fence strategy.Fence, plan attack.Plan) (run proof.Run, err error) {
+	setting := proof.Setting{
+		Strategy: row.Name, Fence: row.FenceFor(fence), Replicas: c.Replicas,
+		Expected: row.Expect(c.Replicas), Stock: c.units(row, &plan),
+	}
+	dsn, drop, err := servers.database(ctx, databaseName(plan.Seed, row.Name))
+	if err != nil {
+		return run, err
+	}
+	defer drop()
+	fleet, err := startFleet(ctx, sandbox.ReplicaConfig{
+		Program: c.API, MySQLDSN: dsn, EtcdEndpoints: servers.etcd,
+		Strategy: row.Name, Fence: string(setting.Fence), Args: []string{"--log-level=warn"},
+	}, c.Replicas)
+	if err != nil {
+		return run, err
+	}
+	defer func() { err = errors.Join(err, fleet.stop()) }()
+	plan.Targets = fleet.urls()
+	setting.Plan = plan
+	db, err := proof.Open(dsn)
+	if err != nil {
+		return run, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+
+	service := &attack.Service{URL: plan.Targets[0], AdminToken: fleet.adminToken, JWTSecret: fleet.jwtSecret}
+	if err := putOnSale(ctx, service, &plan, setting.Stock); err != nil {
+		return run, err
+	}
+	label := fmt.Sprintf("%s: %d buyers for %d units", row.Name, plan.Requests(), setting.Stock)
+	result, samples, err := watched(ctx, db, progress, label, attack.Config{Plan: plan, JWTSecret: fleet.jwtSecret})
+	if err != nil {
+		return run, err
+	}
+	if err := errors.Join(fleet.dead(), fleet.stop()); err != nil {
+		return run, err
+	}
+	books, err := db.Books(ctx, plan.SKUs)
+	if err != nil {
+		return run, err
+	}
+	books.Samples = samples
+	return proof.Assess(setting, result, books), nil
+}
+
+// watched attacks, and samples the stock meanwhile if there is a database.
+func watched(ctx context.Context, db *proof.Database, progress *meter, label string, cfg attack.Config) (*attack.Result, []proof.Sample, error) {
+	step, end := progress.task(label, cfg.Plan.Requests())
+	defer end()
+	cfg.OnAnswer = func(attack.Answer) { step() }
+	if db == nil {
+		result, err := attack.Run(ctx, cfg)
+		return result, nil, err
+	}
+	watch, stop := context.WithCancel(ctx)
+	samples := make(chan []proof.Sample, 1)
+	go func() { samples <- db.Watch(watch, cfg.Plan.SKUs) }()
+	result, err := attack.Run(ctx, cfg)
+	stop()
+	return result, <-samples, err
+}
+
+// putOnSale creates the plan's SKUs, with the units shared out among them.
+func putOnSale(ctx context.Context, service *attack.Service, plan *attack.Plan, units int64) error {
+	for i, sku := range plan.SKUs {
+		if err := service.PutOnSale(ctx, sku, share(units, len(plan.SKUs), i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// databaseName is in the letters that need no quoting anywhere.
+func databaseName(seed uint64, strategy string) string {
+	return fmt.Sprintf("flashsale_%x_%s", seed, strings.ReplaceAll(strategy, "-", "_"))
+}

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/sandbox"
+)
+
+const (
+	// cleanUpTimeout bounds what is done after ctx has ended.
+	cleanUpTimeout = 10 * time.Second
+	// ownServerTimeout bounds a statement to a server of the user's, which may
+	// be a wrong address.
+	ownServerTimeout = 10 * time.Second
+)
+
+// servers are the MySQL and etcd of the runs: private ones, or the user's own.
+type servers struct {
+	stack *sandbox.Stack
+	dsn   string // the user's own MySQL; "" for the stack's
+	etcd  []string
+}
+
+// startServers starts those that the user has not named.
+func startServers(ctx context.Context, dsn string, etcd []string) (*servers, error) {
+	s := &servers{dsn: dsn, etcd: etcd}
+	cfg := sandbox.Config{MySQL: dsn == ""}
+	if len(etcd) == 0 {
+		cfg.EtcdNodes = 1
+	}
+	if dsn != "" {
+		if err := s.checkOwn(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if !cfg.MySQL && cfg.EtcdNodes == 0 {
+		return s, nil
+	}
+	stack, err := sandbox.Start(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	s.stack = stack
+	if len(etcd) == 0 {
+		s.etcd = stack.EtcdEndpoints()
+	}
+	return s, nil
+}
+
+func (s *servers) stop() {
+	if s.stack != nil {
+		s.stack.Stop()
+	}
+}
+
+// database makes an empty one for a run. drop removes it again from a server
+// that goes on running.
+func (s *servers) database(ctx context.Context, name string) (dsn string, drop func(), err error) {
+	if s.dsn == "" {
+		dsn, err = s.stack.MySQL.CreateDatabase(ctx, name)
+		return dsn, func() {}, err
+	}
+	cfg, err := mysql.ParseDSN(s.dsn)
+	if err != nil {
+		return "", nil, malformedDSN(err)
+	}
+	if err := s.exec(ctx, "CREATE DATABASE `"+name+"`"); err != nil {
+		return "", nil, fmt.Errorf("--mysql-dsn: create a database for the run: %w", err)
+	}
+	cfg.DBName = name
+	return cfg.FormatDSN(), func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
+		defer cancel()
+		// What cannot be dropped is empty of secrets, and named after the run.
+		_ = s.exec(ctx, "DROP DATABASE `"+name+"`")
+	}, nil
+}
+
+func (s *servers) checkOwn(ctx context.Context) error {
+	if err := s.exec(ctx, "SELECT 1"); err != nil {
+		return fmt.Errorf("--mysql-dsn: %w", err)
+	}
+	return nil
+}
+
+// exec runs a statement on the user's server, in no database.
+func (s *servers) exec(ctx context.Context, statement string) error {
+	cfg, err := mysql.ParseDSN(s.dsn)
+	if err != nil {
+		return malformedDSN(err)
+	}
+	cfg.DBName = ""
+	cfg.Logger = &mysql.NopLogger{} // errors are returned
+	connector, err := mysql.NewConnector(cfg)
+	if err != nil {
+		return malformedDSN(err)
+	}
+	db := sql.OpenDB(connector)
+	defer db.Close()
+	ctx, cancel := context.WithTimeout(ctx, ownServerTimeout)
+	defer cancel()
+	_, err = db.ExecContext(ctx, statement)
+	return err
+}
+
+func malformedDSN(err error) error {
+	return fmt.Errorf("malformed DSN (expected user:password@tcp(host:port)/database): %w", err)
+}
+
+// fleet is the replicas of one run, and what they know their callers by.
+type fleet struct {
+	replicas              []*sandbox.Replica
+	adminToken, jwtSecret string
+}
+
+// startFleet starts n replicas like cfg at the same time, each with a name of its
+// own, and with new secrets. On an error none is left running.
+func startFleet(ctx context.Context, cfg sandbox.ReplicaConfig, n int) (*fleet, error) {
+	f := &fleet{adminToken: rand.Text(), jwtSecret: rand.Text()}
+	cfg.AdminToken, cfg.JWTSecret = f.adminToken, f.jwtSecret
+	started := make([]*sandbox.Replica, n)
+	group, ctx := errgroup.WithContext(ctx)
+	for i := range started {
+		group.Go(func() (err error) {
+			cfg := cfg
+			cfg.Replica = fmt.Sprintf("replica-%d", i+1)
+			started[i], err = sandbox.StartReplica(ctx, cfg)
+			return err
+		})
+	}
+	err := group.Wait()
+	for _, r := range started {
+		if r != nil {
+			f.replicas = append(f.replicas, r)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.stop())
+	}
+	return f, nil
+}
+
+func (f *fleet) urls() []string {
+	urls := make([]string, len(f.replicas))
+	for i, r := range f.replicas {
+		urls[i] = r.URL
+	}
+	return urls
+}
+
+// dead is an error that names the replicas which have ended by themselves.
+func (f *fleet) dead() error {
+	const shownLines = 10
+	var all []error
+	for _, r := range f.replicas {
+		select {
+		case <-r.Done():
+			all = append(all, fmt.Errorf("%s ended during the run; its log ends:\n%s", r.Name, strings.TrimSpace(r.LogTail(shownLines))))
+		default:
+		}
+	}
+	return errors.Join(all...)
+}
+
+// stop lets the replicas finish what they are serving and ends them. It returns
+// an error for each that had to be killed.
+func (f *fleet) stop() error {
+	errs := make([]error, len(f.replicas))
+	var all sync.WaitGroup
+	for i, r := range f.replicas {
+		// A context of its own: the run's may have ended, which is why we stop.
+		all.Go(func() { errs[i] = r.Stop(context.Background()) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}

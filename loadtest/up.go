@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/strategy"
+	"flashsale/loadtest/attack"
+)
+
+type upCmd struct {
+	replicaFlags
+	EtcdNodes     int           `name:"etcd-nodes" default:"1" enum:"1,3" placeholder:"1|3" help:"Nodes of the etcd cluster (default ${default})."`
+	LockTTL       time.Duration `name:"lock-ttl" default:"0" placeholder:"D" help:"How long a lock outlives a replica that died. 0 is the service's default."`
+	PaymentWindow time.Duration `default:"0" placeholder:"D" help:"How long an order stays reserved without payment. 0 is the service's default."`
+	Strategy      string        `default:"${strategy}" placeholder:"NAME" help:"How orders are guarded (default ${default}): ${strategies}."`
+	Fence         string        `default:"claim" placeholder:"off|write|claim" help:"What MySQL does with fencing tokens (default ${default})."`
+	Out           string        `default:"out" placeholder:"DIR" help:"Folder for sandbox.json (default ${default})."`
+}
+
+// sandboxFile describes what runs, for programs that want to use it.
+const sandboxFile = "sandbox.json"
+
+// sandboxDescription is the contents of sandboxFile.
+type sandboxDescription struct {
+	Replicas      []string    `json:"replicas"`
+	MySQLDSN      string      `json:"mysql_dsn"`
+	EtcdEndpoints []string    `json:"etcd_endpoints"`
+	AdminToken    string      `json:"admin_token"`
+	JWTSecret     string      `json:"jwt_secret"`
+	Pids          sandboxPids `json:"pids"`
+}
+
+type sandboxPids struct {
+	Replicas []int `json:"replicas"`
+	MySQL    int   `json:"mysql"`
+	Etcd     []int `json:"etcd"`
+}
+
+const (
+	demoSKU   = "demo"
+	demoUnits = 100
+)
+
+// Run serves until ctx ends, which is how it is meant to end.
+func (c *upCmd) Run(ctx context.Context, s streams) error {
+	cfg, err := c.replica()
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(c.Out, sandboxFile)
+	// One that a killed run left behind would be taken for this one's.
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	fmt.Fprintln(s.err, "Starting the servers ...")
+	stack, err := sandbox.Start(ctx, sandbox.Config{MySQL: true, EtcdNodes: c.EtcdNodes})
+	if err != nil {
+		return err
+	}
+	defer stack.Stop()
+	cfg.EtcdEndpoints = stack.EtcdEndpoints()
+	if cfg.MySQLDSN, err = stack.MySQL.CreateDatabase(ctx, "flashsale"); err != nil {
+		return err
+	}
+	fleet, err := startFleet(ctx, cfg, c.Replicas)
+	if err != nil {
+		return err
+	}
+	service := &attack.Service{URL: fleet.replicas[0].URL, AdminToken: fleet.adminToken}
+	if err := service.PutOnSale(ctx, demoSKU, demoUnits); err != nil {
+		return errors.Join(err, fleet.stop())
+	}
+	description := describe(stack, fleet, cfg.MySQLDSN)
+	if err := saveDescription(path, description); err != nil {
+		return errors.Join(err, fleet.stop())
+	}
+	if err := c.greet(s, description); err != nil {
+		return errors.Join(err, os.Remove(path), fleet.stop())
+	}
+	watchFleet(ctx, s, fleet)
+	fmt.Fprintln(s.err, "Stopping ...")
+	return errors.Join(os.Remove(path), fleet.stop())
+}
+
+// replica checks the flags and makes of them what all replicas share.
+func (c *upCmd) replica() (sandbox.ReplicaConfig, error) {
+	var cfg sandbox.ReplicaConfig
+	row, err := strategy.Find(c.Strategy)
+	if err != nil {
+		return cfg, fmt.Errorf("--strategy: %w", err)
+	}
+	fence, err := strategy.ParseFence(c.Fence)
+	if err != nil {
+		return cfg, fmt.Errorf("--fence: %w", err)
+	}
+	cfg = sandbox.ReplicaConfig{Strategy: row.Name, Fence: string(row.FenceFor(fence))}
+	for _, flag := range []struct {
+		name  string
+		value time.Duration
+	}{{"--lock-ttl", c.LockTTL}, {"--payment-window", c.PaymentWindow}} {
+		if flag.value < 0 {
+			return cfg, fmt.Errorf("%s must not be negative: %s", flag.name, flag.value)
+		}
+		if flag.value > 0 {
+			cfg.Args = append(cfg.Args, flag.name+"="+flag.value.String())
+		}
+	}
+	if err := c.check(); err != nil {
+		return cfg, err
+	}
+	cfg.Program = c.API // check may have found it in PATH
+	return cfg, nil
+}
+
+func describe(stack *sandbox.Stack, fleet *fleet, dsn string) sandboxDescription {
+	d := sandboxDescription{
+		Replicas: fleet.urls(), MySQLDSN: dsn, EtcdEndpoints: stack.EtcdEndpoints(),
+		AdminToken: fleet.adminToken, JWTSecret: fleet.jwtSecret,
+		Pids: sandboxPids{MySQL: stack.MySQL.Pid()},
+	}
+	for _, r := range fleet.replicas {
+		d.Pids.Replicas = append(d.Pids.Replicas, r.Pid())
+	}
+	for _, node := range stack.Etcd {
+		d.Pids.Etcd = append(d.Pids.Etcd, node.Pid())
+	}
+	return d
+}
+
+// saveDescription makes the file appear as a whole, as programs wait for it. It
+// holds secrets: only its owner may read it.
+func saveDescription(path string, d sandboxDescription) error {
+	data, err := json.MarshalIndent(d, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".new", append(data, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// greet says what runs, and how to buy something, in a line that works.
+func (c *upCmd) greet(s streams, d sandboxDescription) error {
+	token, err := attack.Token("you", d.JWTSecret)
+	if err != nil {
+		return err
+	}
+	for i, url := range d.Replicas {
+		fmt.Fprintf(s.out, "replica-%d  %s\n", i+1, url)
+	}
+	_, err = fmt.Fprintf(s.out, `
+%d units of the SKU %q are on sale. Buy one:
+
+  curl -si %s/v1/orders -H 'Authorization: Bearer %s' -H 'Idempotency-Key: first' -H 'Content-Type: application/json' -d '{"sku":"%s","quantity":1}'
+
+Addresses and secrets of everything that runs are in %s. Ctrl-C ends it.
+`, demoUnits, demoSKU, d.Replicas[0], token, demoSKU, filepath.Join(c.Out, sandboxFile))
+	return err
+}
+
+// watchFleet waits for ctx's end, and says so when a replica ends: it may have
+// been killed to see what happens, so the others go on.
+func watchFleet(ctx context.Context, s streams, f *fleet) {
+	ended := make(chan string)
+	for _, r := range f.replicas {
+		go func() {
+			select {
+			case <-r.Done():
+				select {
+				case ended <- r.Name:
+				case <-ctx.Done():
+				}
+			case <-ctx.Done():
+			}
+		}()
+	}
+	for {
+		select {
+		case name := <-ended:
+			fmt.Fprintf(s.err, "%s has ended; the others go on\n", name)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
