@@ -70,9 +70,10 @@ type Capabilities struct {
 	LossNotice bool
 	// Wanted: a holder is told that another waits.
 	Wanted bool
-	// Requeue: a waiter whose place was removed from the server queues again,
-	// where else its Lock fails.
-	Requeue bool
+	// Removal: it is noticed when an operator removes one place on the server:
+	// a holder's grant is lost, and a waiter queues again. Else that waiter's
+	// Lock fails.
+	Removal bool
 }
 
 // MaxName is the longest name of a lock, in bytes.

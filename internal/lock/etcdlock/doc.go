@@ -14,7 +14,7 @@
 // Each change is one transaction that compares a create revision:
 //
 //	queue up   If CreateRevision(key) = 0     Then Put(key, owner, lease), Range(prefix/name/)
-//	leave      If CreateRevision(key) = rev   Then Delete(key)
+//	leave      If CreateRevision(key) = rev   Then Delete(key), Range(prefix/name/)
 //
 // so that a request which arrives late or twice can neither make two places
 // nor delete a later holder's. A place goes through these states:
@@ -49,7 +49,11 @@
 // A view may be old: it lags while the watch is broken. That delays a grant but
 // can never make a wrong one. A later key has a larger revision, so that nobody
 // gets in before a place that a view has shown to be first; such a place can
-// only vanish, by its lease's end or by an operator's hand.
+// only vanish, by its lease's end or by an operator's hand. A view must be whole,
+// though, as of one revision: a deletion taken in before an earlier one would
+// show a place as the first that has been removed. So the answer to Unlock lists
+// the queue, too, and whoever is next in the same process need not wait for the
+// watch.
 //
 // # The lease
 //

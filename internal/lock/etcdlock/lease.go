@@ -138,14 +138,24 @@ func (l *Locker) checkDeadline(ls *lease) {
 
 // loseLease gives up all places under a lease that still may stand in etcd, and
 // revokes it, so that they do not keep others waiting for longer than they must.
+// That is tried for as long as it takes: an etcd that was away counts the time of
+// its leases from the beginning again.
 func (l *Locker) loseLease(ls *lease, why error) {
 	l.cfg.Logger.Warn("etcd lock lost its lease", "lease", fmt.Sprintf("%x", ls.id), "error", why)
 	l.endLease(ls, why)
 	l.start(func() {
-		ctx, cancel := context.WithTimeout(l.ctx, ls.ttl) // past that it has expired
-		defer cancel()
-		if err := l.revoke(ctx, ls.id); err != nil {
-			l.cfg.Logger.Debug("etcd lock leaves a lease to expire", "error", err)
+		for pause := retryPause; ; pause = min(2*pause, retryPauseMax) {
+			ctx, cancel := context.WithTimeout(l.ctx, ls.ttl)
+			err := l.revoke(ctx, ls.id)
+			cancel()
+			if err == nil || l.ctx.Err() != nil {
+				return
+			}
+			if !isTransient(err) {
+				l.cfg.Logger.Warn("etcd lock leaves a lease to expire", "error", err)
+				return
+			}
+			sleep(l.ctx, jittered(pause))
 		}
 	})
 }

@@ -17,7 +17,7 @@ import (
 
 // Capabilities are what a Locker promises.
 var Capabilities = lock.Capabilities{
-	Processes: true, Fair: true, Deadline: true, Token: true, LossNotice: true, Wanted: true, Requeue: true,
+	Processes: true, Fair: true, Deadline: true, Token: true, LossNotice: true, Wanted: true, Removal: true,
 }
 
 const (
@@ -29,6 +29,9 @@ const (
 	// watchIdle is how long a name's watch outlives its last place. A sale has
 	// pauses; opening a watch again costs a round trip and a list.
 	watchIdle = 30 * time.Second
+	// openTimeout bounds the opening of a watch, on a node that may hang. Those
+	// of a thousand names are opened one after the other, on one stream.
+	openTimeout = 10 * time.Second
 )
 
 // Config says where a Locker's keys stand, and what they say.
@@ -122,7 +125,8 @@ func (l *Locker) Lock(ctx context.Context, name string) (lock.Held, error) {
 		case err == nil:
 			return p, nil
 		case ctx.Err() != nil && trouble != nil:
-			return nil, fmt.Errorf("lock %s: %w (%v)", name, ctx.Err(), trouble)
+			// As text only: an attempt's own time-out is not the caller's.
+			return nil, fmt.Errorf("lock %s: %w (%s)", name, ctx.Err(), trouble.Error())
 		case ctx.Err() != nil:
 			return nil, fmt.Errorf("lock %s: %w", name, ctx.Err())
 		case errors.Is(err, errVanished):

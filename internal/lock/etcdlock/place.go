@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -94,7 +96,7 @@ func (l *Locker) create(p *place, w where) {
 	if w == onlyFirst {
 		free = clientv3.Compare(clientv3.CreateRevision(p.queue.prefix), "=", 0).WithPrefix()
 	}
-	list := clientv3.OpGet(p.queue.prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	list := listOf(p.queue.prefix)
 	// An etcd that does not answer in a TTL could not renew the lease either.
 	ctx, cancel := context.WithTimeout(l.ctx, p.lease.ttl)
 	defer cancel()
@@ -108,7 +110,7 @@ func (l *Locker) create(p *place, w where) {
 		l.createFailed(p, err)
 		return
 	}
-	kvs := answer.Responses[len(answer.Responses)-1].GetResponseRange().Kvs
+	kvs := listed(answer)
 	revision := int64(0)
 	for _, kv := range kvs {
 		if string(kv.Key) == p.key {
@@ -211,17 +213,25 @@ func (l *Locker) discard(ls *lease, key string, revision int64) {
 	})
 }
 
-// deleteKey deletes key if it is still the one of that revision; 0 is any.
-func (l *Locker) deleteKey(ctx context.Context, key string, revision int64) (deleted bool, err error) {
+// deleteKey deletes key if it is still the one of that revision; 0 is any. The
+// answer lists the queue that key stood in.
+func (l *Locker) deleteKey(ctx context.Context, key string, revision int64) (*clientv3.TxnResponse, error) {
 	same := clientv3.Compare(clientv3.CreateRevision(key), "=", revision)
 	if revision == 0 {
 		same = clientv3.Compare(clientv3.CreateRevision(key), ">", 0)
 	}
-	answer, err := l.cfg.Client.Txn(ctx).If(same).Then(clientv3.OpDelete(key)).Commit()
-	if err != nil {
-		return false, err
-	}
-	return answer.Succeeded, nil
+	list := listOf(key[:strings.LastIndexByte(key, '/')+1])
+	return l.cfg.Client.Txn(ctx).If(same).Then(clientv3.OpDelete(key), list).Else(list).Commit()
+}
+
+// listOf reads a queue, without the owners.
+func listOf(prefix string) clientv3.Op {
+	return clientv3.OpGet(prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+}
+
+// listed is what listOf read, as the last operation of a transaction.
+func listed(answer *clientv3.TxnResponse) []*mvccpb.KeyValue {
+	return answer.Responses[len(answer.Responses)-1].GetResponseRange().Kvs
 }
 
 // Token is the create revision of the key: later grants have larger ones.
@@ -246,7 +256,7 @@ func (p *place) Unlock(ctx context.Context) error {
 	p.state = leaving
 	l.mu.Unlock()
 
-	deleted, err := l.deleteKey(ctx, p.key, p.revision)
+	answer, err := l.deleteKey(ctx, p.key, p.revision)
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -255,10 +265,11 @@ func (p *place) Unlock(ctx context.Context) error {
 		l.discard(p.lease, p.key, p.revision)
 		return fmt.Errorf("unlock %s: %w", p.key, err)
 	}
-	// Deleted is deleted, at whatever revision the view is: the next may enter.
-	delete(p.queue.created, p.key)
+	// Only a view as of the deletion tells which place is next: whoever stood
+	// behind this one when it was last looked at may have gone before it.
+	l.install(p.queue, answer.Header.Revision, listed(answer))
 	l.decide(p.queue)
-	if !deleted {
+	if !answer.Succeeded {
 		return lock.ErrLost
 	}
 	return nil

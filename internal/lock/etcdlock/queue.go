@@ -77,7 +77,7 @@ func (l *Locker) watch(ctx context.Context, name string, q *queue) error {
 	defer cancel() // one that failed must be cancelled as well
 	// Without a required leader, a node that was cut off would go on saying
 	// nothing. All watches have the same metadata, and thus share one stream.
-	opening := time.AfterFunc(l.cfg.TTL, cancel) // Watch waits until it is open
+	opening := time.AfterFunc(openTimeout, cancel) // Watch waits until it is open
 	events := l.cfg.Client.Watch(clientv3.WithRequireLeader(watching), q.prefix,
 		clientv3.WithPrefix(), clientv3.WithCreatedNotify())
 	opening.Stop()

@@ -1,0 +1,742 @@
+package etcdlock
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/lock"
+)
+
+// patience is how long a test waits for what must happen.
+const patience = 20 * time.Second
+
+func TestALateKeyThatTheWatchShowsIsDeleted(t *testing.T) {
+	s := start(t, 1)
+	l := newLockerAt(t, s.EtcdEndpoints(), Config{TTL: longTTL})
+	held := mustLock(t, l, "n")
+	s.putLate(t, l, "n")
+	eventually(t, func() bool { return len(s.Places(t, "n")) == 1 }, "the late key's end")
+	mustUnlock(t, held)
+}
+
+func TestALateKeyThatNoWatchShowsIsDeleted(t *testing.T) {
+	s := start(t, 1)
+	l := s.newLocker(t)
+	held := mustLock(t, l, "n")
+	s.putLate(t, l, "unused")
+	eventually(t, func() bool { return len(s.Places(t, "unused")) == 0 }, "the comparison with the lease's keys")
+	mustUnlock(t, held)
+}
+
+// putLate makes what a create leaves that was applied after its caller had gone.
+func (s *server) putLate(t *testing.T, l *Locker, name string) {
+	t.Helper()
+	l.mu.Lock()
+	id := l.lease.id
+	l.mu.Unlock()
+	key := fmt.Sprintf("%s%s/%x-late", testPrefix, name, id)
+	if _, err := s.client.Put(t.Context(), key, "", clientv3.WithLease(id)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestUnlockThatFailedIsDoneLater(t *testing.T) {
+	s := start(t, 1)
+	link := newLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
+	here := newLockerAt(t, []string{"http://" + link.addr}, Config{TTL: longTTL})
+	there := s.newLocker(t)
+	held := mustLock(t, here, "n")
+	waiter := lockAside(t, there, "n")
+	await(t, held.Wanted(), "Wanted")
+	link.cut()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := held.Unlock(ctx); err == nil || errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock of a server that cannot be reached: %v", err)
+	}
+	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock again: %v, want %v", err, lock.ErrLost)
+	}
+	link.heal()
+	mustUnlock(t, granted(t, waiter))
+	if err := here.Healthy(); err != nil {
+		t.Errorf("the lock was freed by the end of its lease: %v", err)
+	}
+	if keys := s.keys(t); len(keys) != 0 {
+		t.Errorf("keys %q are left", keys)
+	}
+}
+
+func TestAWaiterOutlivesItsLease(t *testing.T) {
+	s := start(t, 1)
+	here, there := s.newLocker(t), s.newLocker(t)
+	holder := mustLock(t, here, "n")
+	waiter := lockAside(t, there, "n")
+	var first []string
+	eventually(t, func() bool { first = s.Places(t, "n"); return len(first) == 2 }, "the waiter")
+	s.Revoke(t, first[1])
+	eventually(t, func() bool {
+		again := s.Places(t, "n")
+		return len(again) == 2 && again[1] != first[1]
+	}, "the waiter to queue again")
+	mustUnlock(t, holder)
+	mustUnlock(t, granted(t, waiter))
+}
+
+// TestUnlockIsComparedInEtcd removes a holder's key while its Locker is blind:
+// only the transaction itself can tell that there was nothing to give back.
+func TestUnlockIsComparedInEtcd(t *testing.T) {
+	s := start(t, 1)
+	l := s.newLocker(t)
+	held := mustLock(t, l, "n")
+	l.mu.Lock()
+	l.queues["n"].stop()
+	l.mu.Unlock()
+	eventually(t, func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 0 }, "the watch's end")
+	s.Remove(t, s.Places(t, "n")[0])
+	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
+	}
+}
+
+// TestARenewalCountsFromBeforeItWasSent holds its answer back on the way.
+func TestARenewalCountsFromBeforeItWasSent(t *testing.T) {
+	s := start(t, 1)
+	link := newLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
+	// Of a long TTL: there is no renewal but the test's own.
+	l := newLockerAt(t, []string{"http://" + link.addr}, Config{TTL: longTTL})
+	mustUnlock(t, mustLock(t, l, "n"))
+	l.mu.Lock()
+	ls := l.lease
+	first := ls.deadline
+	l.mu.Unlock()
+	release := link.hold()
+	sent := time.Now()
+	renewed := make(chan struct{})
+	go func() { defer close(renewed); l.renewOnce(ls) }()
+	const late = 500 * time.Millisecond
+	time.AfterFunc(late, release)
+	await(t, renewed, "the renewal")
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !ls.deadline.After(first) {
+		t.Error("the renewal has not moved the deadline")
+	}
+	if counted := ls.deadline.Sub(sent) - (longTTL - longTTL/marginShare); counted > late/2 {
+		t.Errorf("the deadline counts from %s after the renewal was sent", counted)
+	}
+}
+
+func TestHealthyBecomesHealthyAgain(t *testing.T) {
+	s := start(t, 1)
+	l := s.newLocker(t)
+	if err := l.Healthy(); err != nil {
+		t.Errorf("before the first lock: %v", err)
+	}
+	held := mustLock(t, l, "n")
+	if err := l.Healthy(); err != nil {
+		t.Errorf("with a lease: %v", err)
+	}
+	s.Revoke(t, s.Places(t, "n")[0])
+	await(t, held.Lost(), "the loss")
+	sawTrouble := false
+	eventually(t, func() bool { // nobody asks for a lock meanwhile
+		err := l.Healthy()
+		sawTrouble = sawTrouble || err != nil
+		return sawTrouble && err == nil
+	}, "another lease")
+	if err := l.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Healthy(); !errors.Is(err, lock.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+func TestKeysSayWhoseTheyAre(t *testing.T) {
+	s := start(t, 1)
+	l := s.newLocker(t)
+	asked := time.Now()
+	held := mustLock(t, l, "n")
+	answer, err := s.client.Get(t.Context(), s.Places(t, "n")[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var owner Owner
+	if err := json.Unmarshal(answer.Kvs[0].Value, &owner); err != nil {
+		t.Fatal(err)
+	}
+	if owner.Replica != "r" || owner.Host != "h" || owner.PID != 1 || owner.Since.Before(asked.Round(0)) {
+		t.Errorf("owner %+v", owner)
+	}
+	if got, want := held.Token(), lock.Token(answer.Kvs[0].CreateRevision); got != want {
+		t.Errorf("token %d, want the create revision %d", got, want)
+	}
+}
+
+// TestWatchSurvivesCompaction cuts a waiter off while the queue moves on and its
+// history is compacted away: its watch cannot be resumed.
+func TestWatchSurvivesCompaction(t *testing.T) {
+	s := start(t, 1)
+	link := newLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
+	log := &logged{}
+	cutOff := newLockerAt(t, []string{"http://" + link.addr}, Config{TTL: longTTL, Logger: slog.New(log)})
+	here := s.newLocker(t)
+	holder := mustLock(t, here, "n")
+	waiter := lockAside(t, cutOff, "n")
+	eventually(t, func() bool { return len(s.Places(t, "n")) == 2 }, "the waiter")
+	await(t, holder.Wanted(), "Wanted")
+
+	link.cut()
+	mustUnlock(t, holder) // the waiter's grant, which it cannot hear of
+	var last int64
+	for range 10 {
+		answer, err := s.client.Put(t.Context(), "other", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = answer.Header.Revision
+	}
+	if _, err := s.client.Compact(t.Context(), last, clientv3.WithCompactPhysical()); err != nil {
+		t.Fatal(err)
+	}
+	link.heal()
+	mustUnlock(t, granted(t, waiter))
+	if !log.has("required revision has been compacted") {
+		t.Errorf("the watch was not compacted; logged: %q", log.lines())
+	}
+}
+
+// TestAPartitionedHolderGivesUpInTime cuts a holder off for longer than its TTL.
+func TestAPartitionedHolderGivesUpInTime(t *testing.T) {
+	s := start(t, 1)
+	link := newLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
+	cutOff := newLockerAt(t, []string{"http://" + link.addr}, Config{})
+	held := mustLock(t, cutOff, "n")
+	waiter := lockAside(t, s.newLocker(t), "n")
+	eventually(t, func() bool { return len(s.Places(t, "n")) == 2 }, "the waiter")
+	link.cut()
+	// Whichever comes first: it must be the loss.
+	select {
+	case <-held.Lost():
+	case <-waiter:
+		t.Fatal("another was granted the lock before its holder knew of the loss")
+	}
+	next := granted(t, waiter)
+	link.heal()
+	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
+	}
+	mustUnlock(t, next)
+	mustUnlock(t, mustLock(t, cutOff, "n"))
+}
+
+// TestOneOfThreeNodesMayDie kills the node that leads, and the one that each
+// client talks to is anybody's guess.
+func TestOneOfThreeNodesMayDie(t *testing.T) {
+	s := start(t, 3)
+	lockers := []*Locker{s.newLocker(t), s.newLocker(t)}
+	kept := mustLock(t, lockers[0], "kept")
+	var rounds atomic.Int64
+	var inside atomic.Int32
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var group errgroup.Group
+	for _, l := range lockers {
+		group.Go(func() error {
+			for ctx.Err() == nil {
+				held, err := l.Lock(ctx, "n")
+				if errors.Is(err, context.Canceled) {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				if inside.Add(1) != 1 {
+					return errors.New("two are inside")
+				}
+				inside.Add(-1)
+				// An answer may be lost with the node; then the key goes later.
+				if err := held.Unlock(ctx); err == nil {
+					rounds.Add(1)
+				} else {
+					t.Log("unlock:", err)
+				}
+			}
+			return nil
+		})
+	}
+	eventually(t, func() bool { return rounds.Load() > 20 }, "the lock to go round")
+	leader := s.leader(t)
+	killed := time.Now()
+	s.Etcd[leader].Kill()
+	before := rounds.Load()
+	eventually(t, func() bool { return rounds.Load() > before+20 }, "the lock to go round without its leader")
+	t.Logf("20 rounds %s after the leader's death", time.Since(killed).Round(time.Millisecond))
+	cancel()
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-kept.Lost():
+		t.Error("a grant was lost with one of three nodes")
+	default:
+		mustUnlock(t, kept)
+	}
+}
+
+// TestManyNames lets two lockers contend for a thousand names at once.
+func TestManyNames(t *testing.T) {
+	const names = 1000
+	s := start(t, 1)
+	here, there := s.newLocker(t), s.newLocker(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+	defer cancel()
+	began := time.Now()
+	var group errgroup.Group
+	for i := range names {
+		name := strconv.Itoa(i)
+		group.Go(func() error {
+			first, err := here.Lock(ctx, name)
+			if err != nil {
+				return err
+			}
+			turn := make(chan error, 1)
+			go func() {
+				second, err := there.Lock(ctx, name)
+				if err == nil {
+					err = second.Unlock(ctx)
+				}
+				turn <- err
+			}()
+			select {
+			case <-first.Wanted():
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			return errors.Join(first.Unlock(ctx), <-turn)
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d names, each handed over once, in %s", names, time.Since(began).Round(time.Millisecond))
+	if n := s.metric(t, "etcd_debugging_mvcc_watcher_total"); n != 2*names {
+		t.Errorf("%d watches for %d names and two lockers", n, names)
+	}
+	if n := s.metric(t, "etcd_debugging_mvcc_watch_stream_total"); n != 2 {
+		t.Errorf("%d streams for two lockers", n)
+	}
+	if keys := s.keys(t); len(keys) != 0 {
+		t.Errorf("%d keys are left", len(keys))
+	}
+}
+
+func TestAWatchThatNobodyUsesIsClosed(t *testing.T) {
+	s := start(t, 1)
+	l := s.newLocker(t)
+	l.idle = 50 * time.Millisecond
+	held := mustLock(t, l, "n")
+	eventually(t, func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 1 }, "the watch")
+	l.mu.Lock()
+	q := l.queues["n"]
+	q.lastUsed = time.Time{}
+	l.mu.Unlock()
+	if l.dropIdle("n", q) {
+		t.Error("the watch of a lock that is held was dropped")
+	}
+	mustUnlock(t, held)
+	eventually(t, func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 0 }, "the watch's end")
+	mustUnlock(t, mustLock(t, l, "n"))
+}
+
+// TestCancelsAndRemovalsNeverLetTwoIn throws everything at a few names that does
+// not end a lease: then no two may ever be inside, and nothing may stay behind.
+func TestCancelsAndRemovalsNeverLetTwoIn(t *testing.T) {
+	s := start(t, 1)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	lockers := []*Locker{s.newLocker(t), s.newLocker(t)}
+	names := []string{"a", "b", "c"}
+	inside := make([]atomic.Int32, len(names))
+	until := time.Now().Add(3 * time.Second)
+	var granted atomic.Int64
+	var group errgroup.Group
+	for i := range 12 {
+		group.Go(func() error {
+			rnd := rand.New(rand.NewPCG(seed, uint64(i)))
+			for time.Now().Before(until) {
+				n := rnd.IntN(len(names))
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rnd.IntN(50_000))*time.Microsecond)
+				take := lockers[i%2].Lock
+				if rnd.IntN(4) == 0 {
+					take = lockers[i%2].TryLock
+				}
+				held, err := take(ctx, names[n])
+				cancel()
+				if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, lock.ErrHeld) {
+					continue
+				}
+				if err != nil {
+					return err
+				}
+				granted.Add(1)
+				if inside[n].Add(1) != 1 {
+					t.Errorf("two are inside %s", names[n])
+				}
+				time.Sleep(time.Duration(rnd.IntN(500)) * time.Microsecond)
+				inside[n].Add(-1)
+				if err := held.Unlock(t.Context()); err != nil {
+					t.Errorf("Unlock: %v", err)
+				}
+			}
+			return nil
+		})
+	}
+	group.Go(func() error { // an operator removes those that wait
+		rnd := rand.New(rand.NewPCG(seed, 100))
+		for time.Now().Before(until) {
+			places := s.Places(t, names[rnd.IntN(len(names))])
+			if len(places) > 1 {
+				// While the first one stands, the last one does not hold.
+				_, err := s.client.Txn(t.Context()).
+					If(clientv3.Compare(clientv3.CreateRevision(places[0]), ">", 0)).
+					Then(clientv3.OpDelete(places[len(places)-1])).Commit()
+				if err != nil {
+					return err
+				}
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d grants", granted.Load())
+	eventually(t, func() bool { return len(s.keys(t)) == 0 }, "all keys to go")
+	eventually(t, func() bool {
+		left := 0
+		for _, l := range lockers {
+			l.mu.Lock()
+			for _, q := range l.queues {
+				left += len(q.places)
+			}
+			left += len(l.lease.strays)
+			l.mu.Unlock()
+		}
+		return left == 0
+	}, "all places and strays to go")
+}
+
+func TestCloseLeavesNoGoroutine(t *testing.T) {
+	s := start(t, 1)
+	s.keys(t) // its client connects
+	ignored := goleak.IgnoreCurrent()
+	client, err := newClient(s.EtcdEndpoints())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := New(testConfig(client))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustLock(t, l, "held")
+	ctx, cancel := context.WithCancel(t.Context())
+	var waiters sync.WaitGroup
+	for range 5 {
+		waiters.Go(func() {
+			if _, err := l.Lock(ctx, "held"); err == nil {
+				t.Error("granted twice")
+			}
+		})
+	}
+	eventually(t, func() bool { return len(s.Places(t, "held")) == 6 }, "the waiters")
+	cancel()
+	if err := l.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	waiters.Wait()
+	client.Close()
+	goleak.VerifyNone(t, ignored)
+	leases, err := s.client.Leases(t.Context())
+	if err != nil || len(leases.Leases) != 0 {
+		t.Errorf("leases %v are left, %v", leases, err)
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	client, err := newClient([]string{"127.0.0.1:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for _, cfg := range []Config{
+		{Prefix: "p/", TTL: time.Second},
+		{Client: client, TTL: time.Second},
+		{Client: client, Prefix: "p/"},
+		{Client: client, Prefix: "p/", TTL: -time.Second},
+	} {
+		if _, err := New(cfg); err == nil {
+			t.Errorf("New(%+v) succeeded", cfg)
+		}
+		if _, err := NewTextbook(cfg); err == nil {
+			t.Errorf("NewTextbook(%+v) succeeded", cfg)
+		}
+	}
+}
+
+func mustLock(t *testing.T, l lock.Locker, name string) lock.Held {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	held, err := l.Lock(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return held
+}
+
+func mustUnlock(t *testing.T, held lock.Held) {
+	t.Helper()
+	if err := held.Unlock(t.Context()); err != nil {
+		t.Fatalf("Unlock: %v", err)
+	}
+}
+
+// lockAside sends the grant, or nil after a failure.
+func lockAside(t *testing.T, l lock.Locker, name string) <-chan lock.Held {
+	t.Helper()
+	grant, done := make(chan lock.Held, 1), make(chan struct{})
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	go func() {
+		defer close(done)
+		held, err := l.Lock(ctx, name)
+		if err != nil {
+			t.Errorf("Lock: %v", err)
+			grant <- nil
+			return
+		}
+		grant <- held
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return grant
+}
+
+// granted waits for the grant of lockAside.
+func granted(t *testing.T, waiter <-chan lock.Held) lock.Held {
+	t.Helper()
+	held := <-waiter
+	if held == nil {
+		t.Fatal("the waiter was not granted the lock")
+	}
+	return held
+}
+
+func await(t *testing.T, event <-chan struct{}, what string) {
+	t.Helper()
+	select {
+	case <-event:
+	case <-time.After(patience):
+		t.Fatalf("waited in vain for %s", what)
+	}
+}
+
+// eventually waits for what the server sends no event of.
+func eventually(t *testing.T, reached func() bool, what string) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !reached(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// leader is the index of the node that leads.
+func (s *server) leader(t *testing.T) int {
+	t.Helper()
+	for i, node := range s.Etcd {
+		status, err := s.client.Status(t.Context(), node.Endpoint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status.Leader == status.Header.MemberId {
+			return i
+		}
+	}
+	t.Fatal("no node leads")
+	return 0
+}
+
+// metric reads a gauge of the first node.
+func (s *server) metric(t *testing.T, name string) int {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.Etcd[0].Endpoint+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Close = true // goleak would find the connection
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return int(n)
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
+}
+
+// link is a wire to a server that can be cut.
+type link struct {
+	addr   string
+	target string
+
+	mu    sync.Mutex
+	down  bool
+	conns []net.Conn
+
+	answers sync.Mutex // held while answers are held back
+}
+
+func newLink(t *testing.T, target string) *link {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &link{addr: listener.Addr().String(), target: target}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() { l.carry(conn) })
+		}
+	})
+	t.Cleanup(func() {
+		listener.Close()
+		l.cut()
+		all.Wait()
+	})
+	return l
+}
+
+func (l *link) carry(near net.Conn) {
+	defer near.Close()
+	far, err := net.Dial("tcp", l.target)
+	if err != nil {
+		return
+	}
+	defer far.Close()
+	l.mu.Lock()
+	if l.down {
+		l.mu.Unlock()
+		return
+	}
+	l.conns = append(l.conns, near, far)
+	l.mu.Unlock()
+	var both sync.WaitGroup
+	forward := func(to io.Writer, from io.Reader) {
+		_, _ = io.Copy(to, from) // ends with either side
+		near.Close()
+		far.Close()
+	}
+	both.Go(func() { forward(far, near) })
+	both.Go(func() { forward(holdable{l, near}, far) })
+	both.Wait()
+}
+
+// holdable passes answers on unless they are held back.
+type holdable struct {
+	link *link
+	io.Writer
+}
+
+func (h holdable) Write(b []byte) (int, error) {
+	h.link.answers.Lock()
+	defer h.link.answers.Unlock()
+	return h.Writer.Write(b)
+}
+
+// hold keeps answers back until they are released.
+func (l *link) hold() (release func()) {
+	l.answers.Lock()
+	return l.answers.Unlock
+}
+
+func (l *link) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.down = true
+	for _, conn := range l.conns {
+		conn.Close()
+	}
+	l.conns = nil
+}
+
+func (l *link) heal() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.down = false
+}
+
+// logged is a slog.Handler that keeps what it is told.
+type logged struct {
+	mu   sync.Mutex
+	text []string
+}
+
+func (h *logged) Enabled(context.Context, slog.Level) bool { return true }
+func (h *logged) WithAttrs([]slog.Attr) slog.Handler       { return h }
+func (h *logged) WithGroup(string) slog.Handler            { return h }
+
+func (h *logged) Handle(_ context.Context, r slog.Record) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	line := r.Message
+	r.Attrs(func(a slog.Attr) bool { line += " " + a.String(); return true })
+	h.text = append(h.text, line)
+	return nil
+}
+
+func (h *logged) lines() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.text)
+}
+
+func (h *logged) has(part string) bool {
+	return slices.ContainsFunc(h.lines(), func(line string) bool { return strings.Contains(line, part) })
+}

@@ -1,0 +1,220 @@
+package etcdlock
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+)
+
+const (
+	// testTTL is the shortest that etcd grants with its default time-outs.
+	testTTL    = 2 * time.Second
+	testPrefix = "flashsale/test/lock/"
+	// longTTL is for what must not be helped by an end of the lease, or by what
+	// is done once a TTL: it is longer than any test's patience.
+	longTTL = time.Minute
+)
+
+var backend = locktest.Backend{
+	Name: "etcd", Capabilities: Capabilities, TTL: testTTL, Start: startServer,
+	Open: func(address string) (lock.Locker, func() error, error) {
+		return open(address, func(cfg Config) (lock.Locker, error) { return New(cfg) })
+	},
+}
+
+var textbook = locktest.Backend{
+	Name: "etcd-textbook", Capabilities: TextbookCapabilities, TTL: testTTL, Start: startServer,
+	Open: func(address string) (lock.Locker, func() error, error) {
+		return open(address, func(cfg Config) (lock.Locker, error) { return NewTextbook(cfg) })
+	},
+}
+
+func TestMain(m *testing.M) { locktest.Main(m, backend, textbook) }
+
+func TestLocker(t *testing.T) { locktest.Run(t, backend) }
+
+func TestTextbook(t *testing.T) { locktest.Run(t, textbook) }
+
+func open(address string, newLocker func(Config) (lock.Locker, error)) (lock.Locker, func() error, error) {
+	client, err := newClient(strings.Split(address, ","))
+	if err != nil {
+		return nil, nil, err
+	}
+	locker, err := newLocker(testConfig(client))
+	if err != nil {
+		return nil, nil, err
+	}
+	return locker, client.Close, nil
+}
+
+func newClient(endpoints []string) (*clientv3.Client, error) {
+	return clientv3.New(clientv3.Config{
+		Endpoints: endpoints, Logger: zap.NewNop(),
+		// A node that hangs is left after two seconds.
+		DialTimeout: time.Second, DialKeepAliveTime: time.Second, DialKeepAliveTimeout: time.Second,
+	})
+}
+
+func testConfig(client *clientv3.Client) Config {
+	return Config{
+		Client: client, Prefix: testPrefix, TTL: testTTL,
+		Owner: Owner{Replica: "r", Host: "h", PID: 1},
+	}
+}
+
+// server is an etcd cluster, with an operator's client.
+type server struct {
+	*sandbox.Stack
+	client *clientv3.Client
+}
+
+func startServer(tb testing.TB) locktest.Server { return start(tb, 1) }
+
+func start(tb testing.TB, nodes int) *server {
+	tb.Helper()
+	stack := sandboxtest.Start(tb, sandbox.Config{EtcdNodes: nodes})
+	client, err := newClient(stack.EtcdEndpoints())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { client.Close() })
+	return &server{Stack: stack, client: client}
+}
+
+func (s *server) Address() string { return strings.Join(s.EtcdEndpoints(), ",") }
+
+func (s *server) Places(tb testing.TB, name string) []string {
+	tb.Helper()
+	answer, err := s.client.Get(tb.Context(), testPrefix+name+"/", clientv3.WithPrefix(),
+		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	places := make([]string, len(answer.Kvs))
+	for i, kv := range answer.Kvs {
+		places[i] = string(kv.Key)
+	}
+	return places
+}
+
+func (s *server) Remove(tb testing.TB, place string) {
+	tb.Helper()
+	answer, err := s.client.Delete(tb.Context(), place)
+	if err != nil || answer.Deleted != 1 {
+		tb.Fatalf("delete %s: %v, %v", place, answer, err)
+	}
+}
+
+func (s *server) Revoke(tb testing.TB, place string) {
+	tb.Helper()
+	answer, err := s.client.Get(tb.Context(), place)
+	if err != nil || len(answer.Kvs) != 1 {
+		tb.Fatalf("get %s: %v, %v", place, answer, err)
+	}
+	if _, err := s.client.Revoke(tb.Context(), clientv3.LeaseID(answer.Kvs[0].Lease)); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Pause returns when no thread of the server runs any more: until then it goes
+// on answering.
+func (s *server) Pause(tb testing.TB) {
+	tb.Helper()
+	s.signal(tb, syscall.SIGSTOP)
+	for _, node := range s.Etcd {
+		for !stopped(node.Pid()) {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+func (s *server) Resume(tb testing.TB) { s.signal(tb, syscall.SIGCONT) }
+
+// stopped reports whether all threads of a process are stopped.
+func stopped(pid int) bool {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, file := range files {
+		stat, err := os.ReadFile(file)
+		if err != nil {
+			continue // the thread has ended
+		}
+		// pid (name) state ...: the name may hold anything.
+		if _, rest, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(rest, "T") {
+			return false
+		}
+	}
+	return len(files) > 0
+}
+
+func (s *server) Kill(testing.TB) {
+	for _, node := range s.Etcd {
+		node.Kill()
+	}
+}
+
+func (s *server) signal(tb testing.TB, sig syscall.Signal) {
+	tb.Helper()
+	for _, node := range s.Etcd {
+		if err := node.Signal(sig); err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
+// keys are all that stand under the test's prefix.
+func (s *server) keys(tb testing.TB) []string {
+	tb.Helper()
+	answer, err := s.client.Get(tb.Context(), testPrefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	keys := make([]string, len(answer.Kvs))
+	for i, kv := range answer.Kvs {
+		keys[i] = string(kv.Key)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// newLocker makes a Locker with a client of its own, closed with the test.
+func (s *server) newLocker(tb testing.TB) *Locker {
+	tb.Helper()
+	return newLockerAt(tb, s.EtcdEndpoints(), Config{})
+}
+
+// newLockerAt is newLocker for endpoints. The Config's TTL and Logger count.
+func newLockerAt(tb testing.TB, endpoints []string, with Config) *Locker {
+	tb.Helper()
+	client, err := newClient(endpoints)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cfg := testConfig(client)
+	cfg.TTL = max(cfg.TTL, with.TTL)
+	cfg.Logger = with.Logger
+	l, err := New(cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = l.Close(ctx) // the server may be gone
+		client.Close()
+	})
+	return l
+}

@@ -1,0 +1,178 @@
+package etcdlock
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// newView is a Locker with one lease and one name, and no server.
+func newView(t *testing.T, left time.Duration) (*Locker, *queue) {
+	t.Helper()
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{"127.0.0.1:1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := New(testConfig(client))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.closed = true // it starts nothing: there is nobody to talk to
+	l.lease = &lease{
+		id: 7, ttl: testTTL, deadline: time.Now().Add(left), ended: make(chan struct{}),
+		strays: map[string]bool{}, timer: time.NewTimer(time.Hour),
+	}
+	q := &queue{prefix: "p/n/", stop: func() {}, created: map[string]int64{}, places: map[string]*place{}}
+	l.queues["n"] = q
+	t.Cleanup(func() { client.Close() })
+	return l, q
+}
+
+// newPlace is a waiting place; revision 0 is one that etcd has not answered for.
+func newPlace(l *Locker, q *queue, n int, revision int64) *place {
+	p := &place{
+		locker: l, queue: q, lease: l.lease, key: fmt.Sprintf("%s7-%d", q.prefix, n), revision: revision,
+		turn: make(chan struct{}), lost: make(chan struct{}), wanted: make(chan struct{}),
+	}
+	if revision > 0 {
+		p.state = waiting
+	}
+	q.places[p.key] = p
+	return p
+}
+
+func put(key string, revision int64) *clientv3.Event {
+	return &clientv3.Event{Type: mvccpb.Event_PUT, Kv: &mvccpb.KeyValue{
+		Key: []byte(key), CreateRevision: revision, ModRevision: revision,
+	}}
+}
+
+func del(key string, revision int64) *clientv3.Event {
+	return &clientv3.Event{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: []byte(key), ModRevision: revision}}
+}
+
+func kv(key string, revision int64) *mvccpb.KeyValue {
+	return &mvccpb.KeyValue{Key: []byte(key), CreateRevision: revision, ModRevision: revision}
+}
+
+func TestEventsThatTheViewHoldsAreSkipped(t *testing.T) {
+	l, q := newView(t, time.Minute)
+	l.install(q, 20, []*mvccpb.KeyValue{kv("p/n/a", 12)})
+	l.apply(q, []*clientv3.Event{put("p/n/old", 11), del("p/n/old", 13), del("p/n/a", 10)})
+	if want := map[string]int64{"p/n/a": 12}; !maps.Equal(q.created, want) || q.revision != 20 {
+		t.Errorf("view %v at %d, want %v at 20", q.created, q.revision, want)
+	}
+	// An expired lease ends all its keys in one revision.
+	l.apply(q, []*clientv3.Event{put("p/n/b", 21), put("p/n/c", 22), del("p/n/a", 23), del("p/n/b", 23)})
+	if want := map[string]int64{"p/n/c": 22}; !maps.Equal(q.created, want) || q.revision != 23 {
+		t.Errorf("view %v at %d, want %v at 23", q.created, q.revision, want)
+	}
+	l.install(q, 22, []*mvccpb.KeyValue{kv("p/n/a", 12), kv("p/n/c", 22)})
+	if len(q.created) != 1 || q.revision != 23 {
+		t.Errorf("an older list has replaced the view: %v at %d", q.created, q.revision)
+	}
+}
+
+func TestAViewOlderThanThePlaceDecidesNothing(t *testing.T) {
+	l, q := newView(t, time.Minute)
+	p := newPlace(l, q, 1, 30)
+	l.install(q, 29, nil)
+	l.decide(q)
+	if p.state != waiting {
+		t.Errorf("a place of revision 30 is %d by a view of revision 29", p.state)
+	}
+	l.install(q, 31, nil)
+	l.decide(q)
+	if p.state != gone || !errors.Is(p.err, errVanished) {
+		t.Errorf("a place that is not in the view is %d, %v", p.state, p.err)
+	}
+}
+
+func TestNoGrantPastTheLeaseDeadline(t *testing.T) {
+	l, q := newView(t, -time.Millisecond)
+	p := newPlace(l, q, 1, 30)
+	l.install(q, 30, []*mvccpb.KeyValue{kv(p.key, 30)})
+	l.decide(q)
+	if p.state != waiting {
+		t.Errorf("the first place is %d although its lease has ended", p.state)
+	}
+}
+
+func TestAnUnansweredPlaceIsNotGranted(t *testing.T) {
+	l, q := newView(t, time.Minute)
+	p := newPlace(l, q, 1, 0)
+	l.install(q, 30, nil)
+	l.apply(q, []*clientv3.Event{put(p.key, 31)})
+	if p.state != asked {
+		t.Errorf("a place whose revision is unknown is %d", p.state)
+	}
+}
+
+// TestViewFollowsAnyHistory feeds a view with random histories of a queue: in
+// batches, with events twice after a watch was resumed, and with lists of the
+// past and the present in between. It must be what etcd had at its revision.
+func TestViewFollowsAnyHistory(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	for range 300 {
+		l, q := newView(t, time.Minute)
+		states := []map[string]int64{{}} // what stands at each revision
+		var events []*clientv3.Event
+		for revision := int64(1); revision <= 40; revision++ {
+			now := maps.Clone(states[revision-1])
+			if len(now) == 0 || rnd.IntN(2) == 0 {
+				key := fmt.Sprintf("p/n/%d", revision)
+				now[key] = revision
+				events = append(events, put(key, revision))
+			} else {
+				for key := range now { // some, all in one revision
+					if rnd.IntN(2) == 0 {
+						delete(now, key)
+						events = append(events, del(key, revision))
+					}
+				}
+			}
+			states = append(states, now)
+		}
+		list := func(revision int64) {
+			var kvs []*mvccpb.KeyValue
+			for key, created := range states[revision] {
+				kvs = append(kvs, kv(key, created))
+			}
+			l.install(q, revision, kvs)
+		}
+		for sent := 0; sent < len(events); {
+			next := min(len(events), sent+1+rnd.IntN(5))
+			for next < len(events) && events[next].Kv.ModRevision == events[next-1].Kv.ModRevision {
+				next++ // etcd never splits a revision
+			}
+			l.apply(q, events[max(0, sent-sameRevision(events, sent)-rnd.IntN(2)):next])
+			sent = next
+			switch rnd.IntN(3) {
+			case 0:
+				list(rnd.Int64N(41))
+			case 1:
+				list(min(40, q.revision+1))
+			}
+			if want := states[q.revision]; !maps.Equal(q.created, want) {
+				t.Fatalf("at revision %d the view is %v, want %v", q.revision, q.created, want)
+			}
+		}
+	}
+}
+
+// sameRevision is how many events before i share their revision with each other.
+func sameRevision(events []*clientv3.Event, i int) int {
+	n := 0
+	for n < i && events[i-1-n].Kv.ModRevision == events[i-1].Kv.ModRevision {
+		n++
+	}
+	return n
+}

@@ -1,0 +1,249 @@
+// Package locktest is the conformance suite of package lock: what every Locker
+// guarantees, what it does beyond that where it declares so, and what it does
+// not where it declares nothing. It runs on real servers and real processes.
+//
+//	var backend = locktest.Backend{Name: "etcd", Open: open, Start: start, ...}
+//
+//	func TestMain(m *testing.M) { locktest.Main(m, backend) }
+//
+//	func TestLocker(t *testing.T) { locktest.Run(t, backend) }
+package locktest
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"flashsale/internal/lock"
+)
+
+// Backend is one kind of Locker.
+type Backend struct {
+	// Name tells child processes which back-end they are to open.
+	Name         string
+	Capabilities lock.Capabilities
+	// TTL is how long a grant survives its process, where there is a server.
+	TTL time.Duration
+	// Open opens a Locker with a client of its own, on a server's address.
+	// The function that it returns closes the client.
+	Open func(address string) (lock.Locker, func() error, error)
+	// Start starts a private server that ends with the test.
+	Start func(testing.TB) Server
+}
+
+// Server is a back-end's server, and what an operator can do to it.
+type Server interface {
+	// Address is what Open takes.
+	Address() string
+	// Places lists what stands on the server for a name, the holder first.
+	Places(tb testing.TB, name string) []string
+	// Remove removes one place, and nothing else.
+	Remove(tb testing.TB, place string)
+	// Revoke ends the lease under which a place stands, with all that it holds.
+	Revoke(tb testing.TB, place string)
+	// Pause stops the server's processes, and Resume lets them go on.
+	Pause(tb testing.TB)
+	Resume(tb testing.TB)
+	// Kill ends the server as a crash would.
+	Kill(tb testing.TB)
+}
+
+const (
+	// patience is how long the suite waits for what must happen "soon". A loaded
+	// machine under the race detector is slow; a broken lock never gets there.
+	patience = 20 * time.Second
+	// lateness is what a grant or a notice may come after the time that it is
+	// promised at: a server looks for expired leases twice a second and revokes
+	// them through its log, and the machine may be busy.
+	lateness = 3 * time.Second
+	// punctuality is what a return at a deadline may be late by. Nothing but the
+	// machine's own scheduling is in it.
+	punctuality = 750 * time.Millisecond
+	// poll is how often the suite looks into a server.
+	poll = 5 * time.Millisecond
+)
+
+// Run runs the suite.
+func Run(t *testing.T, b Backend) {
+	shared := &suite{Backend: b, server: b.Start(t)}
+	for _, test := range []struct {
+		name string
+		run  func(*suite, *testing.T)
+		own  bool // needs a server of its own, as it damages it
+	}{
+		{name: "BadNamesAreRefused", run: (*suite).badNames},
+		{name: "TryLockNeverWaits", run: (*suite).tryLock},
+		{name: "OneHolderOverProcesses", run: (*suite).exclusion},
+		{name: "GrantsInOrderOfArrival", run: (*suite).order},
+		{name: "TokensRise", run: (*suite).tokens},
+		{name: "HolderHearsOfWaiters", run: (*suite).wanted},
+		{name: "CancelledWaitLeavesNothingBehind", run: (*suite).cancelled},
+		{name: "UnlockIsForTheHolder", run: (*suite).unlock},
+		{name: "CloseFreesEverything", run: (*suite).closing},
+		{name: "RevokedGrantIsLost", run: (*suite).revoked},
+		{name: "RemovedHolderIsLost", run: (*suite).removedHolder},
+		{name: "RemovedWaiterQueuesAgain", run: (*suite).removedWaiter},
+		{name: "KilledProcessFreesItsLocks", run: (*suite).killedProcess},
+		{name: "PausedProcessLosesItsLock", run: (*suite).pausedProcess},
+		{name: "DeadlineIsKeptWithAPausedServer", run: (*suite).pausedServer, own: true},
+		{name: "DeadlineIsKeptWithADeadServer", run: (*suite).deadServer, own: true},
+		{name: "GrantIsLostWithTheServer", run: (*suite).lostServer, own: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := shared
+			if test.own && b.TTL > 0 {
+				s = &suite{Backend: b, server: b.Start(t)}
+			}
+			test.run(s, t)
+		})
+	}
+}
+
+// suite is a back-end on one server.
+type suite struct {
+	Backend
+	server Server
+}
+
+// open opens a Locker that is closed with the test.
+func (s *suite) open(t *testing.T) lock.Locker {
+	t.Helper()
+	locker, closeClient, err := s.Open(s.server.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// The server may be gone. A second is enough for one that is not.
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = locker.Close(ctx)
+		if err := closeClient(); err != nil {
+			t.Log("close the client:", err)
+		}
+	})
+	return locker
+}
+
+// another opens a Locker that stands for another process: a second one, where
+// the lock is between processes, and else the same.
+func (s *suite) another(t *testing.T, first lock.Locker) lock.Locker {
+	t.Helper()
+	if !s.Capabilities.Processes {
+		return first
+	}
+	return s.open(t)
+}
+
+// unpromised notes a property that is not declared and not checked to be absent.
+func (s *suite) unpromised(t *testing.T, what string) {
+	t.Logf("%s does not promise this: %s", s.Name, what)
+}
+
+// places waits until n places stand for name.
+func (s *suite) places(t *testing.T, name string, n int) []string {
+	t.Helper()
+	var places []string
+	eventually(t, func() bool {
+		places = s.server.Places(t, name)
+		return len(places) == n
+	}, "%d places for %s", n, name)
+	return places
+}
+
+// attempt is a Lock that runs in a goroutine.
+type attempt struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	held   lock.Held
+	err    error
+	at     time.Time // when it returned
+}
+
+// lockAside begins to lock name. It is given up, and waited for, with the test.
+func lockAside(t *testing.T, locker lock.Locker, name string, timeout time.Duration) *attempt {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	a := &attempt{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(a.done)
+		a.held, a.err = locker.Lock(ctx, name)
+		a.at = time.Now()
+	}()
+	t.Cleanup(func() {
+		cancel()
+		await(t, a.done, patience, "a Lock to return")
+	})
+	return a
+}
+
+// granted waits for the grant.
+func (a *attempt) granted(t *testing.T) lock.Held {
+	t.Helper()
+	await(t, a.done, patience, "a grant")
+	if a.err != nil {
+		t.Fatalf("Lock: %v", a.err)
+	}
+	return a.held
+}
+
+// failed waits for the refusal.
+func (a *attempt) failed(t *testing.T, want error) {
+	t.Helper()
+	await(t, a.done, patience, "Lock to return")
+	if !errors.Is(a.err, want) {
+		t.Fatalf("Lock: %v, want %v", a.err, want)
+	}
+}
+
+func mustLock(t *testing.T, locker lock.Locker, name string) lock.Held {
+	t.Helper()
+	return lockAside(t, locker, name, patience).granted(t)
+}
+
+func mustUnlock(t *testing.T, held lock.Held) {
+	t.Helper()
+	if err := unlock(held); err != nil {
+		t.Fatalf("Unlock: %v", err)
+	}
+}
+
+func unlock(held lock.Held) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return held.Unlock(ctx)
+}
+
+// await waits for an event.
+func await(t *testing.T, event <-chan struct{}, within time.Duration, what string) {
+	t.Helper()
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case <-event:
+	case <-timer.C:
+		t.Fatalf("waited %s in vain for %s", within, what)
+	}
+}
+
+// happened reports whether an event has happened.
+func happened(event <-chan struct{}) bool {
+	select {
+	case <-event:
+		return true
+	default:
+		return false
+	}
+}
+
+// eventually waits for a state of the server, which sends no event.
+func eventually(t *testing.T, reached func() bool, format string, args ...any) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for !reached() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %s in vain for "+format, append([]any{patience}, args...)...)
+		}
+		time.Sleep(poll)
+	}
+}

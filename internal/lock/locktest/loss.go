@@ -1,0 +1,311 @@
+package locktest
+
+import (
+	"context"
+	"errors"
+	"syscall"
+	"testing"
+	"time"
+
+	"flashsale/internal/lock"
+)
+
+// later is when a lock whose holder has fallen silent must be free.
+func (s *suite) later() time.Duration { return s.TTL + lateness }
+
+// served reports whether there is a server that things can happen to.
+func (s *suite) served(t *testing.T) bool {
+	if s.TTL == 0 {
+		s.unpromised(t, "it has no server")
+	}
+	return s.TTL > 0
+}
+
+// revoked: an operator ends the holder's lease.
+func (s *suite) revoked(t *testing.T) {
+	const name = "revoked"
+	if !s.served(t) {
+		return
+	}
+	here := s.open(t)
+	there := s.another(t, here)
+	held := mustLock(t, here, name)
+	waiter := lockAside(t, there, name, patience)
+	places := s.places(t, name, 2)
+	asked := time.Now()
+	s.server.Revoke(t, places[0])
+	next := waiter.granted(t)
+	t.Logf("the next holder is in after %s", time.Since(asked).Round(time.Millisecond))
+	s.expectLoss(t, held, asked)
+	s.expectStands(t, name, places[1], next)
+	mustUnlock(t, next)
+	mustUnlock(t, mustLock(t, here, name)) // the loss is not for ever
+}
+
+// expectLoss: held is lost, says so in time, and cannot be given back.
+func (s *suite) expectLoss(t *testing.T, held lock.Held, since time.Time) {
+	t.Helper()
+	if !s.Capabilities.LossNotice {
+		s.unpromised(t, "a loss is noticed")
+		return
+	}
+	await(t, held.Lost(), s.later(), "the loss to be noticed")
+	t.Logf("the loss is noticed after %s", time.Since(since).Round(time.Millisecond))
+	if err := unlock(held); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock after the loss: %v, want %v", err, lock.ErrLost)
+	}
+}
+
+// expectStands: the later holder is not touched by the earlier one's end.
+func (s *suite) expectStands(t *testing.T, name, place string, holder lock.Held) {
+	t.Helper()
+	if places := s.server.Places(t, name); len(places) == 0 || places[0] != place {
+		t.Errorf("places %q, want %s first", places, place)
+	}
+	if happened(holder.Lost()) {
+		t.Error("the later holder has lost its grant")
+	}
+}
+
+// removedHolder: an operator removes the holder's place, and leaves its lease.
+func (s *suite) removedHolder(t *testing.T) {
+	const name = "removed-holder"
+	if !s.served(t) {
+		return
+	}
+	here := s.open(t)
+	held := mustLock(t, here, name)
+	place := s.places(t, name, 1)[0]
+	if !s.Capabilities.Removal {
+		s.server.Remove(t, place)
+		if err := unlock(held); err != nil {
+			t.Errorf("the removal is noticed, though that is not declared: %v", err)
+		}
+		return
+	}
+	// The next one is of the same process and lease: nothing but its own place
+	// tells it from the first.
+	waiter := lockAside(t, here, name, patience)
+	places := s.places(t, name, 2)
+	asked := time.Now()
+	s.server.Remove(t, place)
+	next := waiter.granted(t)
+	s.expectLoss(t, held, asked)
+	s.expectStands(t, name, places[1], next)
+	mustUnlock(t, next)
+}
+
+// removedWaiter: an operator removes a waiter's place.
+func (s *suite) removedWaiter(t *testing.T) {
+	const name = "removed-waiter"
+	if !s.served(t) {
+		return
+	}
+	here := s.open(t)
+	holder := mustLock(t, here, name)
+	waiter := lockAside(t, s.another(t, here), name, patience)
+	removed := s.places(t, name, 2)[1]
+	s.server.Remove(t, removed)
+	if !s.Capabilities.Removal {
+		mustUnlock(t, holder)
+		await(t, waiter.done, patience, "Lock to return")
+		if waiter.err == nil {
+			t.Error("a waiter without a place was granted the lock")
+		}
+		return
+	}
+	eventually(t, func() bool {
+		places := s.server.Places(t, name)
+		return len(places) == 2 && places[1] != removed
+	}, "the waiter to queue again")
+	if happened(waiter.done) {
+		t.Fatal("a waiter is through while another holds")
+	}
+	mustUnlock(t, holder)
+	mustUnlock(t, waiter.granted(t))
+}
+
+// killedProcess: a holder's process dies with a waiter's.
+func (s *suite) killedProcess(t *testing.T) {
+	const name = "killed"
+	if !s.Capabilities.Processes {
+		s.unpromised(t, "it excludes other processes")
+		return
+	}
+	process := s.spawn(t)
+	mustLock(t, process, name)
+	lockAside(t, process, name, patience)
+	if s.Capabilities.Fair {
+		s.places(t, name, 2) // both are in the queue
+	}
+	waiter := lockAside(t, s.open(t), name, patience)
+	killed := time.Now()
+	process.signal(syscall.SIGKILL)
+	next := waiter.granted(t)
+	if took := waiter.at.Sub(killed); took > s.later() {
+		t.Errorf("the next holder is in after %s, at a TTL of %s", took, s.TTL)
+	}
+	mustUnlock(t, next)
+}
+
+// pausedProcess: a holder's process stops for longer than its TTL, and goes on.
+func (s *suite) pausedProcess(t *testing.T) {
+	const name = "paused"
+	if !s.Capabilities.Processes {
+		s.unpromised(t, "it excludes other processes")
+		return
+	}
+	here, process := s.open(t), s.spawn(t)
+	held := mustLock(t, process, name)
+	waiter := lockAside(t, here, name, patience)
+	places := s.places(t, name, 2)
+	process.signal(syscall.SIGSTOP)
+	stopped := time.Now()
+	next := waiter.granted(t)
+	took := waiter.at.Sub(stopped)
+	t.Logf("the next holder is in %s after the stop", took.Round(time.Millisecond))
+	if took > s.later() {
+		t.Errorf("the next holder is in after %s, at a TTL of %s", took, s.TTL)
+	}
+	if s.Capabilities.Token && next.Token() <= held.Token() {
+		t.Errorf("token %d after %d", next.Token(), held.Token())
+	}
+	process.signal(syscall.SIGCONT)
+	s.expectLoss(t, held, time.Now())
+	s.expectStands(t, name, places[1], next)
+	mustUnlock(t, next)
+	mustUnlock(t, mustLock(t, process, name)) // it is as good as new
+}
+
+// pausedServer: the server stops answering, and goes on.
+func (s *suite) pausedServer(t *testing.T) {
+	const name, unused = "paused-server", "paused-server-unused"
+	here := s.open(t)
+	there := s.another(t, here)
+	holder := mustLock(t, here, name)
+	mustUnlock(t, mustLock(t, there, "any")) // it has a lease, and its name is known
+	waiter := lockAside(t, there, name, patience)
+	s.places(t, name, 2)
+	if s.TTL > 0 {
+		s.server.Pause(t)
+		defer s.server.Resume(t)
+	}
+	attempts := s.deadlines(t, map[string]lock.Locker{name: there, unused: here, name + "-new": s.another(t, here)})
+	if !s.Capabilities.Deadline {
+		// The waiter's clean-up waits for the server, whatever its context says.
+		waiter.cancel()
+		select {
+		case <-waiter.done:
+			t.Error("Lock returned at its deadline, though that is not declared")
+		case <-time.After(s.TTL / 2):
+		}
+	}
+	if s.TTL > 0 {
+		s.server.Resume(t)
+	}
+	waiter.cancel()
+	await(t, waiter.done, patience, "Lock to return")
+	for _, a := range attempts {
+		a.failed(t, context.DeadlineExceeded)
+	}
+	if s.Capabilities.Deadline {
+		s.places(t, unused, 0) // also of a request that was applied after the pause
+		s.places(t, name+"-new", 0)
+	} else {
+		s.unpromised(t, "a request that was applied after its deadline is undone")
+	}
+	_ = unlock(holder) // it may be lost by now
+	s.places(t, name, 0)
+	mustUnlock(t, mustLock(t, there, name))
+}
+
+// deadlines begins a Lock of each name, and checks that it keeps its deadline.
+func (s *suite) deadlines(t *testing.T, lockers map[string]lock.Locker) []*attempt {
+	t.Helper()
+	const timeout = 500 * time.Millisecond
+	asked := time.Now()
+	var attempts []*attempt
+	for name, locker := range lockers {
+		if s.TTL == 0 && name != "paused-server" && name != "dead-server" {
+			continue // nobody holds it, and no server is in the way
+		}
+		attempts = append(attempts, lockAside(t, locker, name, timeout))
+	}
+	if !s.Capabilities.Deadline {
+		return attempts
+	}
+	for _, a := range attempts {
+		a.failed(t, context.DeadlineExceeded)
+		if took := a.at.Sub(asked); took < timeout || took > timeout+punctuality {
+			t.Errorf("Lock returned after %s with a deadline of %s", took, timeout)
+		}
+	}
+	return attempts
+}
+
+// deadServer: the server dies, under one that waits and before others ask.
+func (s *suite) deadServer(t *testing.T) {
+	const name = "dead-server"
+	if !s.Capabilities.Deadline {
+		s.unpromised(t, "Lock returns at its deadline with a dead server")
+		return
+	}
+	here := s.open(t)
+	there := s.another(t, here)
+	mustLock(t, here, name)
+	mustUnlock(t, mustLock(t, there, "any"))
+	waiter := lockAside(t, there, name, patience)
+	s.places(t, name, 2)
+	if s.TTL > 0 {
+		s.server.Kill(t)
+	}
+	s.deadlines(t, map[string]lock.Locker{name: there, "dead-server-unused": here, "dead-server-new": s.another(t, here)})
+	asked := time.Now()
+	waiter.cancel()
+	waiter.failed(t, context.Canceled)
+	if took := waiter.at.Sub(asked); took > punctuality {
+		t.Errorf("Lock returned %s after it was cancelled", took)
+	}
+	// Closing is bounded as well, and says that it could not do its work.
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	asked = time.Now()
+	if err := here.Close(ctx); err == nil && s.TTL > 0 {
+		t.Error("Close says that a dead server has freed everything")
+	}
+	if took := time.Since(asked); took > 200*time.Millisecond+punctuality {
+		t.Errorf("Close took %s", took)
+	}
+}
+
+// lostServer: the holder cannot renew, and must give up before others may enter.
+func (s *suite) lostServer(t *testing.T) {
+	const name = "lost-server"
+	if !s.served(t) {
+		return
+	}
+	here := s.open(t)
+	held := mustLock(t, here, name)
+	s.server.Pause(t)
+	defer s.server.Resume(t)
+	paused := time.Now()
+	if !s.Capabilities.LossNotice {
+		s.unpromised(t, "a loss is noticed")
+		return
+	}
+	await(t, held.Lost(), s.later(), "the loss to be noticed")
+	took := time.Since(paused)
+	t.Logf("the loss is noticed %s after the server's end, at a TTL of %s", took.Round(time.Millisecond), s.TTL)
+	// The server may count from any time before it stopped.
+	if s.Capabilities.Deadline && took > s.TTL {
+		t.Errorf("the loss is noticed after %s, at a TTL of %s: another may be in", took, s.TTL)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := held.Unlock(ctx); err == nil {
+		t.Error("Unlock has given back what was lost")
+	}
+	s.server.Resume(t)
+	mustUnlock(t, mustLock(t, here, name))
+	s.places(t, name, 0)
+}

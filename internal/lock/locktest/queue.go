@@ -1,0 +1,215 @@
+package locktest
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"flashsale/internal/lock"
+)
+
+// tryLock never waits, here or elsewhere, and leaves nothing where it failed.
+func (s *suite) tryLock(t *testing.T) {
+	const name = "try"
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	here := s.open(t)
+	there := s.another(t, here)
+	held, err := here.TryLock(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, locker := range []lock.Locker{here, there} {
+		if _, err := locker.TryLock(ctx, name); !errors.Is(err, lock.ErrHeld) {
+			t.Errorf("TryLock of a held lock: %v, want %v", err, lock.ErrHeld)
+		}
+	}
+	s.places(t, name, 1)
+	mustUnlock(t, held)
+	if held, err = there.TryLock(ctx, name); err != nil {
+		t.Fatal(err)
+	}
+	mustUnlock(t, held)
+	s.places(t, name, 0)
+}
+
+// order lets waiters arrive one after the other, from two processes.
+func (s *suite) order(t *testing.T) {
+	const name = "order"
+	here := s.open(t)
+	there := s.another(t, here)
+	holder := mustLock(t, here, name)
+	if !s.Capabilities.Fair {
+		s.unfair(t, name, here, there, holder)
+		return
+	}
+	var waiters []*attempt
+	for i, locker := range []lock.Locker{there, here, here, there, here} {
+		waiters = append(waiters, lockAside(t, locker, name, patience))
+		s.places(t, name, 2+i)
+	}
+	for i, waiter := range waiters {
+		for j, later := range waiters[i:] {
+			if happened(later.done) {
+				t.Fatalf("waiter %d is through while another holds", i+j)
+			}
+		}
+		mustUnlock(t, holder)
+		holder = waiter.granted(t)
+	}
+	mustUnlock(t, holder)
+}
+
+// unfair shows how a lock without a common queue is unfair: whoever waits in the
+// holder's own process comes after one that arrived later elsewhere.
+func (s *suite) unfair(t *testing.T, name string, here, there lock.Locker, holder lock.Held) {
+	first := lockAside(t, here, name, patience)
+	second := lockAside(t, there, name, patience)
+	s.places(t, name, 2) // the holder and the second: the first is not seen
+	mustUnlock(t, holder)
+	held := second.granted(t)
+	if happened(first.done) {
+		t.Error("grants come in order, though that is not declared")
+	}
+	mustUnlock(t, held)
+	mustUnlock(t, first.granted(t))
+}
+
+// wanted tells a holder of those that wait, here and in another process.
+func (s *suite) wanted(t *testing.T) {
+	const name = "wanted"
+	here := s.open(t)
+	there := s.another(t, here)
+	held := mustLock(t, here, name)
+	if !s.Capabilities.Wanted {
+		if held.Wanted() != nil {
+			t.Error("Wanted is there, but not declared")
+		}
+		mustUnlock(t, held)
+		return
+	}
+	for i, locker := range []lock.Locker{there, here, there} {
+		if happened(held.Wanted()) {
+			t.Fatalf("holder %d is wanted by nobody", i)
+		}
+		waiter := lockAside(t, locker, name, patience)
+		await(t, held.Wanted(), patience, "Wanted")
+		mustUnlock(t, held)
+		held = waiter.granted(t)
+	}
+	// One that was there before the grant counts as well.
+	one := lockAside(t, here, name, patience)
+	s.places(t, name, 2)
+	two := lockAside(t, there, name, patience)
+	s.places(t, name, 3)
+	mustUnlock(t, held)
+	held = one.granted(t)
+	await(t, held.Wanted(), patience, "Wanted")
+	mustUnlock(t, held)
+	mustUnlock(t, two.granted(t))
+}
+
+// cancelled waiters are gone at once, and hold up nobody.
+func (s *suite) cancelled(t *testing.T) {
+	const name = "cancelled"
+	here := s.open(t)
+	there := s.another(t, here)
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := here.Lock(over, name); !errors.Is(err, context.Canceled) {
+		t.Errorf("Lock with a context that is over: %v", err)
+	}
+	if _, err := here.TryLock(over, name); !errors.Is(err, context.Canceled) {
+		t.Errorf("TryLock with a context that is over: %v", err)
+	}
+	s.places(t, name, 0)
+
+	holder := mustLock(t, here, name)
+	first := lockAside(t, there, name, patience)
+	s.places(t, name, 2)
+	second := lockAside(t, s.another(t, here), name, patience)
+	s.places(t, name, 3)
+	asked := time.Now()
+	first.cancel()
+	first.failed(t, context.Canceled)
+	if s.Capabilities.Deadline && first.at.Sub(asked) > punctuality {
+		t.Errorf("Lock returned %s after it was cancelled", first.at.Sub(asked))
+	}
+	s.places(t, name, 2)
+	if happened(second.done) {
+		t.Fatal("a waiter is through while another holds")
+	}
+	mustUnlock(t, holder)
+	mustUnlock(t, second.granted(t))
+	s.places(t, name, 0)
+
+	// Cancelled at the moment of the grant: granted or not, it must not stay.
+	for range 10 {
+		holder := mustLock(t, here, name)
+		waiter := lockAside(t, there, name, patience)
+		s.places(t, name, 2)
+		go waiter.cancel()
+		mustUnlock(t, holder)
+		await(t, waiter.done, patience, "Lock to return")
+		if waiter.err == nil {
+			mustUnlock(t, waiter.held)
+		} else if !errors.Is(waiter.err, context.Canceled) {
+			t.Errorf("Lock: %v", waiter.err)
+		}
+		s.places(t, name, 0)
+	}
+}
+
+// unlock is refused to whoever is not, or no longer, the holder.
+func (s *suite) unlock(t *testing.T) {
+	const name = "unlock"
+	here := s.open(t)
+	there := s.another(t, here)
+	first := mustLock(t, here, name)
+	waiter := lockAside(t, there, name, patience)
+	s.places(t, name, 2)
+	mustUnlock(t, first)
+	second := waiter.granted(t)
+	before := s.places(t, name, 1)
+	if err := unlock(first); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("second Unlock: %v, want %v", err, lock.ErrLost)
+	}
+	if after := s.places(t, name, 1); after[0] != before[0] || happened(second.Lost()) {
+		t.Error("a second Unlock took the later holder's place")
+	}
+	mustUnlock(t, second)
+}
+
+// closing frees what a Locker holds, and ends its waits.
+func (s *suite) closing(t *testing.T) {
+	const name, queued = "closing", "closing-queued"
+	here, there := s.open(t), s.open(t)
+	held := mustLock(t, here, name)
+	other := mustLock(t, s.another(t, here), queued)
+	waiter := lockAside(t, here, queued, patience)
+	s.places(t, queued, 2)
+	if err := here.Close(t.Context()); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	waiter.failed(t, lock.ErrClosed)
+	await(t, held.Lost(), patience, "Lost after Close")
+	if err := unlock(held); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock after Close: %v, want %v", err, lock.ErrLost)
+	}
+	if _, err := here.Lock(t.Context(), name); !errors.Is(err, lock.ErrClosed) {
+		t.Errorf("Lock after Close: %v, want %v", err, lock.ErrClosed)
+	}
+	if _, err := here.TryLock(t.Context(), name); !errors.Is(err, lock.ErrClosed) {
+		t.Errorf("TryLock after Close: %v, want %v", err, lock.ErrClosed)
+	}
+	if err := here.Close(t.Context()); err != nil {
+		t.Errorf("second Close: %v", err)
+	}
+	s.places(t, name, 0)
+	if s.Capabilities.Processes {
+		s.places(t, queued, 1)
+		mustUnlock(t, other)
+	}
+	mustUnlock(t, mustLock(t, there, name))
+}
