@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -134,6 +135,7 @@ func startFleet(ctx context.Context, cfg sandbox.ReplicaConfig, n int) (*fleet, 
 		group.Go(func() (err error) {
 			cfg := cfg
 			cfg.Replica = fmt.Sprintf("replica-%d", i+1)
+			cfg.Args = append(slices.Clone(cfg.Args), fmt.Sprintf("--max-replicas=%d", n))
 			started[i], err = sandbox.StartReplica(ctx, cfg)
 			return err
 		})

@@ -26,7 +26,7 @@ func joined(names []string) string { return strings.Join(names, ", ") }
 // mysqlFlags name the database.
 type mysqlFlags struct {
 	DSN  string `name:"mysql-dsn" required:"" placeholder:"DSN" help:"MySQL or MariaDB: user:password@tcp(host:port)/database."`
-	Pool int    `name:"mysql-pool" default:"32" help:"Connections of this replica at most; replicas x this must stay under the server's max_connections."`
+	Pool int    `name:"mysql-pool" default:"32" help:"Connections of this replica at most."`
 }
 
 func (f *mysqlFlags) open() (*stock.DB, error) {

@@ -95,6 +95,8 @@ func TestBadConfigurationIsOneClearError(t *testing.T) {
 		{"negative duration", []string{dsn, etcd, "--lock-ttl=-1s"}, []string{"--lock-ttl", "-1s"}},
 		{"no duration", []string{dsn, etcd, "--lock-ttl=5"}, []string{"--lock-ttl"}},
 		{"pool of one", []string{dsn, etcd, "--mysql-pool=1"}, []string{"--mysql-pool"}},
+		{"more connections than the server has", []string{dsn, etcd, "--max-replicas=100", "--mysql-pool=50"},
+			[]string{"--max-replicas 100", "--mysql-pool 50", "5000", "max_connections"}},
 		{"certificate without key", []string{dsn, etcd, "--tls-cert=x"}, []string{"--tls-cert", "--tls-key"}},
 		{"port taken", []string{dsn, etcd, "--addr=" + taken.Addr().String()}, []string{"--addr", "address already in use"}},
 		{"MySQL unreachable", []string{nobody, etcd, "--start-timeout=1s"}, []string{"MySQL at 127.0.0.1:1", "--start-timeout 1s", "refused"}},

@@ -28,6 +28,8 @@ import (
 type serveCmd struct {
 	Addr    string `default:":8080" help:"Address to listen on."`
 	Replica string `placeholder:"NAME" help:"Name of this replica (default: host name and pid)."`
+	// MaxReplicas is only for the check against the server's max_connections.
+	MaxReplicas int `default:"4" placeholder:"N" help:"Replicas that share the database, at most (${default}): this times --mysql-pool must stay under the server's max_connections."`
 
 	mysqlFlags
 	etcdFlags
@@ -66,6 +68,8 @@ func (c *serveCmd) check() error {
 		}
 	}
 	switch {
+	case c.MaxReplicas < 1:
+		return fmt.Errorf("--max-replicas is %d, must be at least 1", c.MaxReplicas)
 	case c.AdminToken == "":
 		return errors.New("--admin-token must not be empty")
 	case c.JWTSecret == "":
@@ -142,6 +146,9 @@ func (r *replica) connect(ctx context.Context) (err error) {
 	if err := await(ctx, r.logger, r.cmd.address(), r.cmd.StartTimeout, r.db.Ping); err != nil {
 		return err
 	}
+	if err := r.checkConnections(ctx); err != nil {
+		return err
+	}
 	if r.etcd != nil {
 		what := "etcd at " + joined(r.cmd.Endpoints)
 		err := await(ctx, r.logger, what, r.cmd.StartTimeout, func(ctx context.Context) (err error) {
@@ -166,6 +173,20 @@ func (r *replica) connect(ctx context.Context) (err error) {
 		PaymentWindow: r.cmd.PaymentWindow, ThinkTime: r.cmd.ThinkTime, RequestTimeout: r.cmd.RequestTimeout,
 		Metrics: order.NewMetrics(r.registry), Logger: r.logger,
 	})
+	return nil
+}
+
+// checkConnections makes sure that no replica will be refused a connection in
+// the middle of a sale. One is left for whoever has to look at the server then.
+func (r *replica) checkConnections(ctx context.Context) error {
+	allowed, err := r.db.MaxConnections(ctx)
+	if err != nil {
+		return err
+	}
+	if need := r.cmd.MaxReplicas * r.cmd.Pool; need >= allowed {
+		return fmt.Errorf("--max-replicas %d x --mysql-pool %d is %d connections, the server's max_connections is %d: it must be more",
+			r.cmd.MaxReplicas, r.cmd.Pool, need, allowed)
+	}
 	return nil
 }
 

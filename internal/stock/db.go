@@ -89,6 +89,14 @@ func (db *DB) Close() error { return db.SQL.Close() }
 // Ping asks the server for an answer.
 func (db *DB) Ping(ctx context.Context) error { return db.SQL.PingContext(ctx) }
 
+// MaxConnections is how many connections the server lets in, of all its clients.
+func (db *DB) MaxConnections(ctx context.Context) (n int, err error) {
+	if err := db.SQL.QueryRowContext(ctx, "SELECT @@max_connections").Scan(&n); err != nil {
+		return 0, fmt.Errorf("read max_connections: %w", err)
+	}
+	return n, nil
+}
+
 // connector gives each new connection its session settings.
 type connector struct{ driver.Connector }
 
