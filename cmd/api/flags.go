@@ -16,6 +16,8 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	grpcbackoff "google.golang.org/grpc/backoff"
 
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
@@ -66,7 +68,17 @@ const (
 	// from idle clients, and a replica always has a watch or lease open.
 	etcdKeepAlive   = 5 * time.Second
 	etcdDialTimeout = 3 * time.Second
+	// etcdReconnect is the longest wait before etcd is dialled again. gRPC's own
+	// bound is two minutes, and it doubles its waits: a replica would find an
+	// etcd that is back as late again as it was away.
+	etcdReconnect = 500 * time.Millisecond
 )
+
+// reconnect are gRPC's own waits, but for their bounds.
+var reconnect = grpc.WithConnectParams(grpc.ConnectParams{
+	Backoff:           grpcbackoff.Config{BaseDelay: etcdReconnect / 4, Multiplier: 1.6, Jitter: 0.2, MaxDelay: etcdReconnect},
+	MinConnectTimeout: etcdDialTimeout,
+})
 
 func (f *etcdFlags) open() (*clientv3.Client, error) {
 	if len(f.Endpoints) == 0 {
@@ -90,6 +102,7 @@ func (f *etcdFlags) open() (*clientv3.Client, error) {
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints: f.Endpoints, Username: f.Username, Password: f.Password, TLS: secure,
 		DialTimeout: etcdDialTimeout, DialKeepAliveTime: etcdKeepAlive, DialKeepAliveTimeout: etcdKeepAlive,
+		DialOptions: []grpc.DialOption{reconnect},
 		// What goes wrong is returned by each call.
 		Logger: zap.NewNop(),
 	})

@@ -3,27 +3,17 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
-
-	"github.com/golang-jwt/jwt/v5"
-	"go.etcd.io/etcd/api/v3/mvccpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/stock"
-	"flashsale/internal/strategy"
 )
 
 var servers *sandbox.Stack
@@ -96,7 +86,7 @@ func TestBadConfigurationIsOneClearError(t *testing.T) {
 		{"no duration", []string{dsn, etcd, "--lock-ttl=5"}, []string{"--lock-ttl"}},
 		{"pool of one", []string{dsn, etcd, "--mysql-pool=1"}, []string{"--mysql-pool"}},
 		{"more connections than the server has", []string{dsn, etcd, "--max-replicas=100", "--mysql-pool=50"},
-			[]string{"--max-replicas 100", "--mysql-pool 50", "5000", "max_connections"}},
+			[]string{"--max-replicas 100", "--mysql-pool 50", "5400", "max_connections"}},
 		{"certificate without key", []string{dsn, etcd, "--tls-cert=x"}, []string{"--tls-cert", "--tls-key"}},
 		{"port taken", []string{dsn, etcd, "--addr=" + taken.Addr().String()}, []string{"--addr", "address already in use"}},
 		{"MySQL unreachable", []string{nobody, etcd, "--start-timeout=1s"}, []string{"MySQL at 127.0.0.1:1", "--start-timeout 1s", "refused"}},
@@ -186,251 +176,4 @@ func TestTools(t *testing.T) {
 	if err == nil || !strings.Contains(got, "VIOLATED conservation: SKU lamp") {
 		t.Errorf("audit of a broken database: got %q, %v", got, err)
 	}
-}
-
-func replicaConfig(dsn, name, strategy string) sandbox.ReplicaConfig {
-	return sandbox.ReplicaConfig{
-		Replica: name, MySQLDSN: dsn, EtcdEndpoints: servers.EtcdEndpoints(), Strategy: strategy, Fence: "claim",
-		AdminToken: adminToken, JWTSecret: secret,
-		Args: []string{"--lock-ttl=" + lockTTL.String(), "--request-timeout=" + timeout.String()},
-	}
-}
-
-type client struct {
-	t *testing.T
-	*sandbox.Replica
-	// allowed bounds an answer: the request time-out and what a loaded machine
-	// may add.
-	http http.Client
-}
-
-func start(t *testing.T, cfg sandbox.ReplicaConfig) *client {
-	t.Helper()
-	return &client{t: t, Replica: sandboxtest.StartReplica(t, cfg), http: http.Client{Timeout: timeout + 2*time.Second}}
-}
-
-func (c *client) putSKU(sku string, units int) {
-	c.t.Helper()
-	body := fmt.Sprintf(`{"name":"A thing","price_cents":999,"currency":"EUR","units":%d}`, units)
-	status, text, err := c.call("PUT", "/v1/admin/skus/"+sku, adminToken, "", body)
-	if err != nil || status != http.StatusCreated {
-		c.t.Fatalf("create SKU: %d %s %v", status, text, err)
-	}
-}
-
-// order asks for one unit and returns the answer's status.
-func (c *client) order(sku, customer string) (int, error) {
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": customer}).SignedString([]byte(secret))
-	if err != nil {
-		return 0, err
-	}
-	status, _, err := c.call("POST", "/v1/orders", token, "key of "+sku, fmt.Sprintf(`{"sku":%q,"quantity":1}`, sku))
-	return status, err
-}
-
-func (c *client) call(method, path, token, key, body string) (int, string, error) {
-	request, err := http.NewRequestWithContext(c.t.Context(), method, c.URL+path, strings.NewReader(body))
-	if err != nil {
-		return 0, "", err
-	}
-	request.Header.Set("Authorization", "Bearer "+token)
-	request.Header.Set("Idempotency-Key", key)
-	response, err := c.http.Do(request)
-	if err != nil {
-		return 0, "", err
-	}
-	defer func() { _ = response.Body.Close() }()
-	text, err := io.ReadAll(response.Body)
-	return response.StatusCode, string(text), err
-}
-
-func auditOK(t *testing.T, dsn string) stock.Balance {
-	t.Helper()
-	report, err := stock.Audit(t.Context(), openDB(t, dsn))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !report.OK {
-		t.Errorf("the audit found %+v", report.Violations)
-	}
-	return report.SKUs[0]
-}
-
-func TestReplicasMayStartAtOnce(t *testing.T) {
-	t.Parallel()
-	dsn := newDSN(t)
-	sandboxtest.Build(t, "api")
-	var group errgroup.Group
-	for i := range 3 {
-		cfg := replicaConfig(dsn, fmt.Sprint("replica-", i), strategy.Default)
-		group.Go(func() error { start(t, cfg); return nil })
-	}
-	if err := group.Wait(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// etcd goes away while a replica serves, and comes back.
-func TestOrdersFlowAgainWhenEtcdIsBack(t *testing.T) {
-	t.Parallel()
-	own := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
-	dsn := newDSN(t)
-	cfg := replicaConfig(dsn, "a", strategy.Default)
-	cfg.EtcdEndpoints = own.EtcdEndpoints()
-	c := start(t, cfg)
-	c.putSKU("lamp", 100)
-	c.putSKU("sofa", 100)
-	if status, err := c.order("lamp", "ann"); err != nil || status != http.StatusCreated {
-		t.Fatalf("before: %d, %v", status, err)
-	}
-	own.Etcd[0].Kill()
-	// A lock that was never taken cannot be had, and nothing waits for ever.
-	if status, err := c.order("sofa", "ann"); err != nil || status != http.StatusServiceUnavailable {
-		t.Errorf("without etcd: got %d, %v; want 503 in time", status, err)
-	}
-	if status, _, err := c.call("GET", "/readyz", "", "", ""); err != nil || status != http.StatusServiceUnavailable {
-		t.Errorf("readiness without etcd: got %d, %v; want 503", status, err)
-	}
-	if status, _, err := c.call("GET", "/healthz", "", "", ""); err != nil || status != http.StatusOK {
-		t.Errorf("liveness without etcd: got %d, %v; want 200", status, err)
-	}
-	if err := own.Etcd[0].Restart(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	for _, sku := range []string{"sofa", "lamp"} {
-		if status, err := c.order(sku, "ben"); err != nil || status != http.StatusCreated {
-			t.Errorf("%s with etcd back: got %d, %v; want 201", sku, status, err)
-		}
-	}
-	auditOK(t, dsn)
-}
-
-// A replica that is told to end finishes what it has, and its lock is free at
-// once: nobody waits for a lease to run out.
-func TestDrainAnswersEveryoneAndGivesTheLockBack(t *testing.T) {
-	t.Parallel()
-	dsn := newDSN(t)
-	ending, staying := start(t, replicaConfig(dsn, "a", strategy.Default)), start(t, replicaConfig(dsn, "b", strategy.Default))
-	ending.putSKU("lamp", 1000)
-	var made atomic.Int64
-	first := make(chan struct{})
-	var group errgroup.Group
-	for worker := range 8 {
-		group.Go(func() error {
-			for i := range 1000 {
-				status, err := ending.order("lamp", fmt.Sprint("customer-", worker, "-", i))
-				switch {
-				case err != nil, status == http.StatusServiceUnavailable:
-					return nil //nolint:nilerr // it no longer listens, or refuses while it drains
-				case status != http.StatusCreated:
-					return fmt.Errorf("order was answered %d", status)
-				}
-				if made.Add(1) == 1 {
-					close(first)
-				}
-			}
-			return nil
-		})
-	}
-	<-first
-	leases := lockLeases(t, openDB(t, dsn).Name)
-	if err := ending.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := ending.Wait(t.Context()); err != nil {
-		t.Errorf("the replica ended with %v", err)
-	}
-	if err := group.Wait(); err != nil {
-		t.Error(err)
-	}
-	if keys := lockKeys(t, openDB(t, dsn).Name); len(keys) > 0 {
-		t.Errorf("the replica left %q in etcd", keys)
-	}
-	for _, lease := range leases {
-		if left, err := openEtcd(t).TimeToLive(t.Context(), lease); err != nil || left.TTL != -1 {
-			t.Errorf("the replica's lease was not revoked: %+v, %v", left, err)
-		}
-	}
-	if status, err := staying.order("lamp", "ann"); err != nil || status != http.StatusCreated {
-		t.Errorf("the other replica: got %d, %v; want 201", status, err)
-	}
-	// Every 201 has its row. A connection that broke may hide another answer.
-	if got := auditOK(t, dsn).Reserved; got < made.Load()+1 {
-		t.Errorf("%d orders were answered 201, %d stand", made.Load()+1, got)
-	}
-}
-
-func openEtcd(t *testing.T) *clientv3.Client {
-	t.Helper()
-	etcd, err := clientv3.New(clientv3.Config{Endpoints: servers.EtcdEndpoints(), Logger: zap.NewNop()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = etcd.Close() })
-	return etcd
-}
-
-func lockEntries(t *testing.T, database string) []*mvccpb.KeyValue {
-	t.Helper()
-	answer, err := openEtcd(t).Get(t.Context(), "flashsale/"+database+"/lock/", clientv3.WithPrefix())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return answer.Kvs
-}
-
-func lockKeys(t *testing.T, database string) (keys []string) {
-	t.Helper()
-	for _, kv := range lockEntries(t, database) {
-		keys = append(keys, string(kv.Key)+" "+string(kv.Value))
-	}
-	return keys
-}
-
-func lockLeases(t *testing.T, database string) (leases []clientv3.LeaseID) {
-	t.Helper()
-	for _, kv := range lockEntries(t, database) {
-		leases = append(leases, clientv3.LeaseID(kv.Lease))
-	}
-	if len(leases) == 0 {
-		t.Error("nobody holds a lock")
-	}
-	return leases
-}
-
-// A replica that is killed while it holds the lock is waited for no longer than
-// its lease, and says in etcd who it was.
-func TestKilledReplicaHoldsOthersUpForItsLease(t *testing.T) {
-	t.Parallel()
-	dsn := newDSN(t)
-	a, b := start(t, replicaConfig(dsn, "a", strategy.Default)), start(t, replicaConfig(dsn, "b", strategy.Default))
-	a.putSKU("lamp", 10)
-	if status, err := a.order("lamp", "ann"); err != nil || status != http.StatusCreated {
-		t.Fatalf("got %d, %v", status, err)
-	}
-	a.Kill()
-	keys := lockKeys(t, openDB(t, dsn).Name)
-	var owner struct {
-		Replica string
-		PID     int
-	}
-	if len(keys) != 1 {
-		t.Fatalf("etcd has %q, want the key of a", keys)
-	}
-	_, value, _ := strings.Cut(keys[0], " ")
-	if err := json.Unmarshal([]byte(value), &owner); err != nil || owner.Replica != "a" || owner.PID != a.Pid() {
-		t.Errorf("the owner is %s (%v), want replica a, pid %d", value, err, a.Pid())
-	}
-	killed := time.Now()
-	status, err := b.order("lamp", "ben")
-	for err == nil && status == http.StatusServiceUnavailable {
-		status, err = b.order("lamp", "ben")
-	}
-	if err != nil || status != http.StatusCreated {
-		t.Errorf("got %d, %v; want 201", status, err)
-	}
-	if took := time.Since(killed); took > lockTTL+2*time.Second {
-		t.Errorf("the other replica was held up for %s", took)
-	}
-	auditOK(t, dsn)
 }

@@ -20,6 +20,7 @@ import (
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/etcdlock"
 	"flashsale/internal/lock/processlock"
+	"flashsale/internal/mirror"
 	"flashsale/internal/order"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
@@ -122,10 +123,14 @@ type replica struct {
 	registry *prometheus.Registry
 
 	db       *stock.DB
+	mirrorDB *stock.DB        // its own small pool; nil without a mirror
 	etcd     *clientv3.Client // nil when the strategy needs none
 	locker   lock.Locker      // nil when the strategy has none
+	mirror   *mirror.Mirror   // nil without a mirror
 	orders   *order.Service
-	draining atomic.Bool
+	// stopMirror ends the mirror and waits until it has.
+	stopMirror func(context.Context) error
+	draining   atomic.Bool
 }
 
 // closeTimeout bounds each step of giving back what a replica holds.
@@ -168,12 +173,60 @@ func (r *replica) connect(ctx context.Context) (err error) {
 	if r.locker, err = r.newLocker(); err != nil {
 		return err
 	}
-	r.orders = order.New(order.Config{
+	cfg := order.Config{
 		DB: r.db, Strategy: r.guard, Fence: r.fence, Locker: r.locker,
 		PaymentWindow: r.cmd.PaymentWindow, ThinkTime: r.cmd.ThinkTime, RequestTimeout: r.cmd.RequestTimeout,
 		Metrics: order.NewMetrics(r.registry), Logger: r.logger,
-	})
+	}
+	if r.guard.Write == strategy.Batch {
+		if err := r.startMirror(ctx); err != nil {
+			return err
+		}
+		cfg.Mirror = r.mirror
+	}
+	r.orders = order.New(cfg)
 	return nil
+}
+
+// mirrorPool are the connections that the mirror reads MySQL by. They are its
+// own, so that a restock does not wait behind orders.
+const mirrorPool = 4
+
+// startMirror runs the mirror until stopMirror. It is for strategies under which
+// the row says what is left.
+func (r *replica) startMirror(ctx context.Context) (err error) {
+	if r.mirrorDB, err = stock.Open(r.cmd.DSN, mirrorPool); err != nil {
+		return err
+	}
+	r.mirror, err = mirror.New(mirror.Config{
+		Client: r.etcd, Prefix: "flashsale/" + r.db.Name + "/stock/", DB: r.mirrorDB, Replica: r.cmd.Replica,
+		Metrics: mirror.NewMetrics(r.registry), Logger: r.logger,
+	})
+	if err != nil {
+		return err
+	}
+	// Not with ctx: what the last orders changed has to be written as well.
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan error, 1)
+	go func() { ended <- r.mirror.Run(running) }()
+	r.stopMirror = func(ctx context.Context) error {
+		stop()
+		select {
+		case err := <-ended:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// catalog is where this replica reads SKUs.
+func (r *replica) catalog() httpapi.Catalog {
+	if r.mirror == nil {
+		return r.db
+	}
+	return mirror.Catalog{Mirror: r.mirror, DB: r.db}
 }
 
 // checkConnections makes sure that no replica will be refused a connection in
@@ -183,9 +236,9 @@ func (r *replica) checkConnections(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if need := r.cmd.MaxReplicas * r.cmd.Pool; need >= allowed {
-		return fmt.Errorf("--max-replicas %d x --mysql-pool %d is %d connections, the server's max_connections is %d: it must be more",
-			r.cmd.MaxReplicas, r.cmd.Pool, need, allowed)
+	if need := r.cmd.MaxReplicas * (r.cmd.Pool + mirrorPool); need >= allowed {
+		return fmt.Errorf("--max-replicas %d x (--mysql-pool %d + %d) is %d connections, the server's max_connections is %d: it must be more",
+			r.cmd.MaxReplicas, r.cmd.Pool, mirrorPool, need, allowed)
 	}
 	return nil
 }
@@ -238,7 +291,7 @@ func (r *replica) ready(ctx context.Context) map[string]error {
 // serve answers requests until ctx ends, then finishes those that are in hand.
 func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 	handler, err := httpapi.New(httpapi.Config{
-		Orders: r.orders, Stock: r.db, Ready: r.ready, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
+		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Ready: r.ready, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
 		JWTSecret: []byte(r.cmd.JWTSecret), Audience: r.cmd.JWTAudience, AdminToken: r.cmd.AdminToken,
 		Registry: r.registry, Logger: r.logger,
 	})
@@ -326,8 +379,14 @@ func (r *replica) close() error {
 	if r.locker != nil {
 		step("lock", r.locker.Close)
 	}
+	if r.stopMirror != nil {
+		step("mirror", r.stopMirror)
+	}
 	if r.etcd != nil {
 		step("etcd", func(context.Context) error { return r.etcd.Close() })
+	}
+	if r.mirrorDB != nil {
+		step("MySQL", func(context.Context) error { return r.mirrorDB.Close() })
 	}
 	if r.db != nil {
 		step("MySQL", func(context.Context) error { return r.db.Close() })

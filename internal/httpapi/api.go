@@ -28,10 +28,18 @@ type Orders interface {
 	PutSKU(ctx context.Context, want stock.Stock) (got stock.Stock, created bool, err error)
 }
 
+// Catalog is where SKUs are read.
+type Catalog interface {
+	Get(ctx context.Context, sku string) (stock.Stock, error)
+	List(ctx context.Context, after string, limit int) ([]stock.Stock, error)
+}
+
 // Config is what the API is made of. All of it is required, but for Audience.
 type Config struct {
-	Orders Orders
-	Stock  *stock.DB
+	Orders  Orders
+	Catalog Catalog
+	// Stock is what the audit reads.
+	Stock *stock.DB
 	// Ready says what keeps this replica from serving, by the name of the
 	// server that does. It is called within readyTimeout.
 	Ready func(ctx context.Context) map[string]error

@@ -70,7 +70,7 @@ func newServer(t *testing.T) *server {
 	handler, err := httpapi.New(httpapi.Config{
 		Orders: order.New(order.Config{DB: db, Strategy: guard, Fence: strategy.FenceOff, PaymentWindow: time.Minute,
 			RequestTimeout: 5 * time.Second, Logger: logger}),
-		Stock: db, RequestTimeout: 5 * time.Second, Replica: "replica-1", JWTSecret: []byte(secret), AdminToken: adminToken,
+		Catalog: db, Stock: db, RequestTimeout: 5 * time.Second, Replica: "replica-1", JWTSecret: []byte(secret), AdminToken: adminToken,
 		Registry: prometheus.NewRegistry(), Logger: logger,
 		Ready: func(context.Context) map[string]error {
 			if err := s.notReady.Load(); err != nil {

@@ -109,7 +109,7 @@ func (a *api) getSKU(c *gin.Context) {
 		a.fail(c, stock.ErrUnknownSKU)
 		return
 	}
-	s, err := a.cfg.Stock.Get(c.Request.Context(), sku)
+	s, err := a.cfg.Catalog.Get(c.Request.Context(), sku)
 	if err != nil {
 		a.fail(c, unavailable(err))
 		return
@@ -137,7 +137,7 @@ func (a *api) listSKUs(c *gin.Context) {
 		a.fail(c, err)
 		return
 	}
-	list, err := a.cfg.Stock.List(c.Request.Context(), string(after), limit+1)
+	list, err := a.cfg.Catalog.List(c.Request.Context(), string(after), limit+1)
 	if err != nil {
 		a.fail(c, unavailable(err))
 		return

@@ -15,6 +15,7 @@ type Metrics struct {
 	GroupSize  prometheus.Histogram
 	Commit     prometheus.Histogram
 	Unknown    prometheus.Counter
+	FromMemory prometheus.Counter
 	Desks      prometheus.Gauge
 	Waiting    prometheus.Gauge
 }
@@ -43,6 +44,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		GroupSize:  histogram("commit_skus", "SKUs written in one transaction.", prometheus.ExponentialBuckets(1, 2, 9)),
 		Commit:     histogram("commit_seconds", "One transaction of batches, from its packet to its answer.", seconds),
 		Unknown:    counter("unknown_commits_total", "Commits whose answer was lost and that had to be resolved."),
+		FromMemory: counter("sold_out_from_memory_total", "Orders refused as sold out without asking MySQL."),
 		Desks:      gauge("desks", "Desks that are open: SKUs in use on this replica."),
 		Waiting:    gauge("desk_waiting_orders", "Orders that wait at a desk of this replica."),
 	}

@@ -33,6 +33,10 @@ type Config struct {
 	RequestTimeout time.Duration
 	// Desk tunes the desks of a batched strategy. The zero value is the default.
 	Desk DeskConfig
+	// Mirror refuses sold-out orders from memory, and is told of changes of
+	// stock. Optional, for a batched strategy only: what others leave in the row
+	// need not be what they sold.
+	Mirror Mirror
 	// Metrics may be nil.
 	Metrics *Metrics
 	Logger  *slog.Logger
@@ -40,6 +44,24 @@ type Config struct {
 	// the process there.
 	At func(Step)
 }
+
+// Mirror is the copy of stock that every replica watches.
+type Mirror interface {
+	// SoldOut reports whether the order may be refused: nothing is left of the
+	// SKU, and it has no order under this key of the customer.
+	SoldOut(sku, customer, key string) bool
+	// Changed says that a write to the SKU's stock was committed. It never waits.
+	Changed(sku string, available int64)
+	// Await waits until the mirror shows the SKU at seq or later.
+	Await(ctx context.Context, sku string, seq uint64) error
+}
+
+// noMirror knows nothing, and refuses nobody.
+type noMirror struct{}
+
+func (noMirror) SoldOut(string, string, string) bool         { return false }
+func (noMirror) Changed(string, int64)                       {}
+func (noMirror) Await(context.Context, string, uint64) error { return nil }
 
 // Step is a place in the path of an order at which a process may stop.
 type Step string
@@ -74,6 +96,9 @@ func New(cfg Config) *Service {
 	if cfg.Metrics == nil {
 		cfg.Metrics = NewMetrics(nil)
 	}
+	if cfg.Mirror == nil {
+		cfg.Mirror = noMirror{}
+	}
 	if cfg.At == nil {
 		cfg.At = func(Step) {}
 	}
@@ -93,6 +118,10 @@ func New(cfg Config) *Service {
 // stock.ErrUnknownSKU. It returns within the request timeout, or at ctx's end.
 // After ErrUnknown the order may stand; after any other error it does not.
 func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
+	if s.cfg.Mirror.SoldOut(r.SKU, r.Customer, r.Key) {
+		s.cfg.Metrics.FromMemory.Inc()
+		return Placed{}, ErrSoldOut
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
 	defer cancel()
 	if err := s.exists(ctx, r.SKU); err != nil {
@@ -131,9 +160,20 @@ func (s *Service) PutSKU(ctx context.Context, want stock.Stock) (got stock.Stock
 			return got, false, err
 		}
 	}
-	got, err = s.cfg.DB.Get(ctx, want.SKU)
-	return got, created, err
+	if got, err = s.cfg.DB.Get(ctx, want.SKU); err != nil {
+		return got, created, err
+	}
+	s.cfg.Mirror.Changed(got.SKU, got.Available)
+	// Whoever has put a SKU reads it next. The mirror of a replica that cannot
+	// keep it up to date answers nothing, so that there is nothing to wait for.
+	wait, cancel := context.WithTimeout(ctx, mirrorWait)
+	defer cancel()
+	_ = s.cfg.Mirror.Await(wait, got.SKU, got.Seq)
+	return got, created, nil
 }
+
+// mirrorWait is many times what an entry takes to come back from etcd.
+const mirrorWait = 200 * time.Millisecond
 
 // Find reads one order of a customer, or returns ErrNotFound.
 func (s *Service) Find(ctx context.Context, customer string, id ID) (Order, error) {

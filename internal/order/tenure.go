@@ -120,6 +120,15 @@ func (t *tenure) begin() error {
 	return err
 }
 
+// beginAgain reads the row after this replica has changed it.
+func (t *tenure) beginAgain() error {
+	if err := t.begin(); err != nil {
+		return err
+	}
+	t.cfg.Mirror.Changed(t.sku, t.row.Available)
+	return nil
+}
+
 // retried runs f again when the server gave its transaction up.
 func (t *tenure) retried(f func() error) error {
 	var err error
@@ -185,103 +194,14 @@ func (t *tenure) alter() error {
 	err := t.retried(func() error { return t.batch[0].change(ctx) })
 	t.batch[0].answer(Placed{}, err)
 	t.batch = nil
-	return t.begin()
-}
-
-// decision is what memory says to a batch: who gets an order, and who is refused.
-type decision struct {
-	accepted []*ticket
-	orders   []*Order // of accepted, in the same order
-	units    int64    // of all orders
-	refused  []*ticket
-	reasons  []error // of refused, in the same order
-}
-
-// decide goes through the batch in hand. Units, limits and keys add up inside
-// it. Nothing is answered but replays of remembered orders.
-func (t *tenure) decide() (*decision, error) {
-	if err := t.lookUpHolds(); err != nil {
-		return nil, err
-	}
-	d := &decision{}
-	now := t.now()
-	closed := windowOpen(&t.row, now)
-	keys := make(map[byKey]bool, len(t.batch))
-	takes := map[string]int64{} // by customer, in this batch, where there is a limit
-	var deciding, twins []*ticket
-	for _, b := range t.batch {
-		if o, ok := t.recent.get(b.key()); ok {
-			b.answer(replayOf(o, &b.req))
-			continue
-		}
-		if keys[b.key()] {
-			twins = append(twins, b) // the first one's answer decides
-			continue
-		}
-		keys[b.key()] = true
-		deciding = append(deciding, b)
-		n := int64(b.req.Quantity)
-		left := t.row.Available - d.units
-		var reason error
-		switch limit := t.row.PerCustomerLimit; {
-		case closed != nil:
-			reason = closed
-		case left < n:
-			reason = short(left)
-		case limit != nil && t.holds[b.req.Customer]+takes[b.req.Customer]+n > int64(*limit):
-			reason = ErrCustomerLimit
-		}
-		if reason != nil {
-			d.refused, d.reasons = append(d.refused, b), append(d.reasons, reason)
-			continue
-		}
-		order := t.cfg.makeOrder(&b.req, newID(), &t.row, now, t.right.Token)
-		order.Seq++ // that of the write which admits it
-		d.accepted, d.orders = append(d.accepted, b), append(d.orders, &order)
-		d.units += n
-		takes[b.req.Customer] += n
-	}
-	t.batch = deciding
-	t.putBack(twins)
-	return d, nil
-}
-
-// lookUpHolds reads what the batch's customers hold, where the SKU has a limit
-// and they are not known yet. Nobody else sells this SKU during the tenure.
-func (t *tenure) lookUpHolds() error {
-	if t.row.PerCustomerLimit == nil {
-		return nil
-	}
-	if t.holds == nil {
-		t.holds = map[string]int64{}
-	}
-	var unknown []string
-	for _, b := range t.batch {
-		if _, ok := t.holds[b.req.Customer]; !ok {
-			t.holds[b.req.Customer] = 0
-			unknown = append(unknown, b.req.Customer)
-		}
-	}
-	if len(unknown) == 0 {
-		return nil
-	}
-	held, err := onConn(t, func(ctx context.Context, conn *sql.Conn) (map[string]int64, error) {
-		return heldBy(ctx, conn, t.sku, unknown)
-	})
-	if err != nil {
-		t.holds = nil
-		return err
-	}
-	for customer, units := range held {
-		t.holds[customer] = units
-	}
-	return nil
+	return t.beginAgain()
 }
 
 // accept takes a committed decision into memory and answers its orders.
 func (t *tenure) accept(d *decision) {
 	t.row.Available -= d.units
 	t.row.Seq++
+	t.cfg.Mirror.Changed(t.sku, t.row.Available)
 	t.cfg.Metrics.BatchSize.Observe(float64(len(d.orders)))
 	for i, b := range d.accepted {
 		t.placed(b, d.orders[i])
@@ -366,7 +286,7 @@ func (t *tenure) resolve(d *decision) error {
 	}
 	t.batch = rest
 	t.requeue()
-	return t.begin() // the row was settled: read what it is now
+	return t.beginAgain() // the row was settled: read what it is now
 }
 
 // requeue lets the batch in hand wait again.

@@ -1,0 +1,35 @@
+package mirror
+
+import (
+	"context"
+
+	"flashsale/internal/stock"
+)
+
+// Catalog reads SKUs from the view, and from MySQL where the view does not know.
+// What it answers may be some milliseconds old. It is safe for concurrent use.
+type Catalog struct {
+	Mirror *Mirror
+	DB     *stock.DB
+}
+
+// Get reads one SKU, or returns stock.ErrUnknownSKU.
+func (c Catalog) Get(ctx context.Context, sku string) (stock.Stock, error) {
+	if entry, ok := c.Mirror.Get(sku); ok {
+		return entry.Stock(), nil
+	}
+	return c.DB.Get(ctx, sku)
+}
+
+// List reads up to limit SKUs that sort after the given one, in byte order.
+func (c Catalog) List(ctx context.Context, after string, limit int) ([]stock.Stock, error) {
+	entries, ok := c.Mirror.List(after, limit)
+	if !ok {
+		return c.DB.List(ctx, after, limit)
+	}
+	list := make([]stock.Stock, len(entries))
+	for i := range entries {
+		list[i] = entries[i].Stock()
+	}
+	return list, nil
+}

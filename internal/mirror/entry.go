@@ -1,0 +1,57 @@
+package mirror
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"flashsale/internal/stock"
+)
+
+// Entry is the copy of one SKU's stock row: what the public may see of it, and
+// its seq. In etcd it is JSON, under the prefix and the SKU.
+type Entry struct {
+	SKU              string     `json:"sku"`
+	Name             string     `json:"name"`
+	PriceCents       int64      `json:"price_cents"`
+	Currency         string     `json:"currency"`
+	Units            int64      `json:"units"`
+	Available        int64      `json:"available"`
+	PerCustomerLimit *int32     `json:"per_customer_limit,omitempty"`
+	SaleStartsAt     *time.Time `json:"sale_starts_at,omitempty"`
+	SaleEndsAt       *time.Time `json:"sale_ends_at,omitempty"`
+	Seq              uint64     `json:"seq"`
+}
+
+// Stock is the row that the entry is a copy of, without what the copy lacks.
+func (e *Entry) Stock() stock.Stock {
+	return stock.Stock{
+		SKU: e.SKU, Name: e.Name, PriceCents: e.PriceCents, Currency: e.Currency, Units: e.Units, Available: e.Available,
+		PerCustomerLimit: e.PerCustomerLimit, SaleStartsAt: e.SaleStartsAt, SaleEndsAt: e.SaleEndsAt, Seq: e.Seq,
+	}
+}
+
+// replaces reports whether e, read from MySQL, says something that old, read
+// from etcd before, does not. Every change of a row moves its seq.
+func (e *Entry) replaces(old *Entry) bool {
+	return e.Seq > old.Seq || e.Seq == old.Seq && (e.Available != old.Available || e.Units != old.Units)
+}
+
+func (e *Entry) encode() (string, error) {
+	text, err := json.Marshal(e)
+	if err != nil { // a date beyond the year 9999
+		return "", fmt.Errorf("encode %s: %w", e.SKU, err)
+	}
+	return string(text), nil
+}
+
+func decodeEntry(sku string, value []byte) (Entry, error) {
+	var e Entry
+	if err := json.Unmarshal(value, &e); err != nil {
+		return Entry{}, fmt.Errorf("decode %s: %w", sku, err)
+	}
+	if e.SKU != sku {
+		return Entry{}, fmt.Errorf("decode %s: it is an entry of %q", sku, e.SKU)
+	}
+	return e, nil
+}

@@ -1,0 +1,380 @@
+package mirror
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/stock"
+)
+
+var servers *sandbox.Stack
+
+func TestMain(m *testing.M) {
+	sandboxtest.Main(m, sandbox.Config{MySQL: true, EtcdNodes: 1}, &servers)
+}
+
+// patience of the tests: how long they wait for what must happen.
+const testPatience = 20 * time.Second
+
+// shop is a database and an etcd, with an operator's connection to both.
+type shop struct {
+	t      *testing.T
+	db     *stock.DB
+	dsn    string
+	etcd   *clientv3.Client
+	prefix string
+	ends   []string // etcd's endpoints
+}
+
+var shops atomic.Int32
+
+func newShop(t *testing.T, endpoints []string) *shop {
+	t.Helper()
+	dsn, err := servers.MySQL.CreateDatabase(t.Context(), fmt.Sprintf("mirror%d", shops.Add(1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &shop{t: t, dsn: dsn, db: openDB(t, dsn), etcd: newClient(t, endpoints), ends: endpoints}
+	s.prefix = "flashsale/" + s.db.Name + "/stock/"
+	if err := s.db.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func openDB(t *testing.T, dsn string) *stock.DB {
+	t.Helper()
+	db, err := stock.Open(dsn, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+func newClient(t *testing.T, endpoints []string) *clientv3.Client {
+	t.Helper()
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: endpoints, Logger: zap.NewNop(),
+		DialTimeout: time.Second, DialKeepAliveTime: time.Second, DialKeepAliveTimeout: time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+// put puts a SKU on sale.
+func (s *shop) put(sku string, units int64) {
+	s.t.Helper()
+	created, err := s.db.Create(s.t.Context(), stock.Stock{SKU: sku, Name: "A thing", PriceCents: 999, Currency: "EUR", Units: units})
+	if err != nil || !created {
+		s.t.Fatalf("create %s: created %v, error %v", sku, created, err)
+	}
+}
+
+// sell sells one unit of a SKU, and returns what is left.
+func (s *shop) sell(sku, customer, key string) int64 {
+	s.t.Helper()
+	var left int64
+	err := s.db.InTx(s.t.Context(), func(conn *sql.Conn) error {
+		ctx := s.t.Context()
+		if _, err := conn.ExecContext(ctx, "UPDATE stock SET available = available - 1, seq = seq + 1 WHERE sku = ?", sku); err != nil {
+			return err
+		}
+		var seq uint64
+		if err := conn.QueryRowContext(ctx, "SELECT available, seq FROM stock WHERE sku = ?", sku).Scan(&left, &seq); err != nil {
+			return err
+		}
+		id := uuid.Must(uuid.NewV7())
+		_, err := conn.ExecContext(ctx, "INSERT INTO orders VALUES (?, ?, ?, ?, ?, 1, 999, 'EUR', NULL, 'reserved', 1, ?, NOW(6), NOW(6))",
+			id[:], sku, []byte(customer), []byte(key), make([]byte, 32), seq)
+		return err
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return left
+}
+
+// add moves the available units of a SKU, as a restock or a returned unit does.
+func (s *shop) add(sku string, units int) {
+	s.t.Helper()
+	_, err := s.db.SQL.ExecContext(s.t.Context(),
+		"UPDATE stock SET units = units + ?, available = available + ?, seq = seq + 1 WHERE sku = ?", units, units, sku)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// row is the SKU as MySQL has it.
+func (s *shop) row(sku string) Entry {
+	s.t.Helper()
+	rows, err := readRows(s.t.Context(), s.db, []string{sku})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return rows[sku]
+}
+
+// stored is the SKU as etcd has it, and how often its key was written.
+func (s *shop) stored(sku string) (e Entry, version int64) {
+	s.t.Helper()
+	answer, err := s.etcd.Get(s.t.Context(), s.prefix+sku)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if len(answer.Kvs) == 0 {
+		return Entry{}, 0
+	}
+	if err := json.Unmarshal(answer.Kvs[0].Value, &e); err != nil {
+		s.t.Fatal(err)
+	}
+	return e, answer.Kvs[0].Version
+}
+
+// history is the seqs of all entries that were ever put for the SKU.
+func (s *shop) history(sku string) (seqs []uint64) {
+	s.t.Helper()
+	answer, err := s.etcd.Get(s.t.Context(), s.prefix+sku)
+	if err != nil || len(answer.Kvs) == 0 {
+		s.t.Fatalf("get %s: %v, %v", sku, answer, err)
+	}
+	ctx, cancel := context.WithTimeout(s.t.Context(), testPatience)
+	defer cancel()
+	for r := range s.etcd.Watch(ctx, s.prefix+sku, clientv3.WithRev(answer.Kvs[0].CreateRevision)) {
+		for _, event := range r.Events {
+			var e Entry
+			if err := json.Unmarshal(event.Kv.Value, &e); err != nil {
+				s.t.Fatal(err)
+			}
+			seqs = append(seqs, e.Seq)
+			if event.Kv.ModRevision >= answer.Kvs[0].ModRevision {
+				return seqs
+			}
+		}
+	}
+	s.t.Fatal("the history cannot be read")
+	return nil
+}
+
+// replica is a running Mirror.
+type replica struct {
+	*Mirror
+	stop func() // ends it, and waits
+	log  *logged
+}
+
+// start runs a Mirror with connections of its own. It has ended with the test.
+func (s *shop) start(options ...func(*Config)) *replica {
+	s.t.Helper()
+	r := &replica{log: &logged{}}
+	cfg := Config{Prefix: s.prefix, Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(r.log)}
+	for _, option := range options {
+		option(&cfg)
+	}
+	if cfg.DB == nil {
+		cfg.DB = openDB(s.t, s.dsn)
+	}
+	if cfg.Client == nil {
+		cfg.Client = newClient(s.t, s.ends)
+	}
+	m, err := New(cfg)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- m.Run(ctx) }()
+	r.Mirror = m
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				s.t.Error(err)
+			}
+		case <-time.After(testPatience):
+			s.t.Error("Run does not end")
+		}
+	})
+	s.t.Cleanup(func() {
+		r.stop()
+		if s.t.Failed() {
+			s.t.Logf("the mirror logged:\n%s", strings.Join(r.log.lines(), "\n"))
+		}
+	})
+	return r
+}
+
+func silent(c *Config) { c.noCompare = true }
+
+// eventually waits until that holds, and returns how long it took.
+func eventually(t *testing.T, what string, holds func() bool) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for !holds() {
+		if time.Since(began) > testPatience {
+			t.Fatalf("waited for %s in vain", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return time.Since(began)
+}
+
+// shows waits until the view is at the seq that MySQL has now.
+func (s *shop) shows(r *replica, sku string) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), testPatience)
+	defer cancel()
+	if err := r.Await(ctx, sku, s.row(sku).Seq); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// settledAt waits until etcd has the SKU as MySQL does.
+func (s *shop) settledAt(sku string) {
+	s.t.Helper()
+	want := s.row(sku)
+	eventually(s.t, fmt.Sprintf("%s in etcd", sku), func() bool {
+		e, _ := s.stored(sku)
+		return e.Seq == want.Seq && e.Available == want.Available
+	})
+}
+
+func (r *replica) inView(sku string) (Entry, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	it := r.items[sku]
+	if it == nil {
+		return Entry{}, false
+	}
+	return it.Entry, true
+}
+
+func count(c prometheus.Counter) int {
+	var m dto.Metric
+	if err := c.Write(&m); err != nil {
+		panic(err)
+	}
+	return int(m.Counter.GetValue())
+}
+
+// link carries connections to an address, and can be cut.
+type link struct {
+	addr, target string
+
+	mu    sync.Mutex
+	down  bool
+	conns []net.Conn
+}
+
+func newLink(t *testing.T, target string) *link {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &link{addr: listener.Addr().String(), target: target}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() { l.carry(conn) })
+		}
+	})
+	t.Cleanup(func() {
+		listener.Close()
+		l.cut()
+		all.Wait()
+	})
+	return l
+}
+
+func (l *link) carry(near net.Conn) {
+	defer near.Close()
+	far, err := net.Dial("tcp", l.target)
+	if err != nil {
+		return
+	}
+	defer far.Close()
+	l.mu.Lock()
+	if l.down {
+		l.mu.Unlock()
+		return
+	}
+	l.conns = append(l.conns, near, far)
+	l.mu.Unlock()
+	var both sync.WaitGroup
+	forward := func(to, from net.Conn) {
+		_, _ = io.Copy(to, from) // ends with either side
+		near.Close()
+		far.Close()
+	}
+	both.Go(func() { forward(far, near) })
+	both.Go(func() { forward(near, far) })
+	both.Wait()
+}
+
+func (l *link) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.down = true
+	for _, conn := range l.conns {
+		conn.Close()
+	}
+	l.conns = nil
+}
+
+func (l *link) heal() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.down = false
+}
+
+// logged is a slog.Handler that keeps what it is told.
+type logged struct {
+	mu   sync.Mutex
+	text []string
+}
+
+func (h *logged) Enabled(context.Context, slog.Level) bool { return true }
+func (h *logged) WithAttrs([]slog.Attr) slog.Handler       { return h }
+func (h *logged) WithGroup(string) slog.Handler            { return h }
+
+func (h *logged) Handle(_ context.Context, r slog.Record) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	line := r.Time.Format("05.000 ") + r.Message
+	r.Attrs(func(a slog.Attr) bool { line += " " + a.String(); return true })
+	h.text = append(h.text, line)
+	return nil
+}
+
+func (h *logged) lines() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]string(nil), h.text...)
+}

@@ -1,0 +1,541 @@
+package mirror
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/goleak"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/stock"
+)
+
+// stranger has bought nothing.
+const stranger = "stranger"
+
+func (r *replica) refuses(sku string) bool { return r.SoldOut(sku, stranger, "1") }
+
+// refusing waits until the replicas refuse orders for the SKU.
+func refusing(t *testing.T, sku string, replicas ...*replica) {
+	t.Helper()
+	for _, r := range replicas {
+		eventually(t, "a refusal from memory", func() bool { return r.refuses(sku) })
+	}
+}
+
+func median(all []time.Duration) time.Duration {
+	slices.Sort(all)
+	return all[len(all)/2]
+}
+
+// TestARestockEndsRefusalEverywhere is counted from the COMMIT.
+func TestARestockEndsRefusalEverywhere(t *testing.T) {
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 1)
+	here, there := s.start(), s.start()
+	var ends []time.Duration
+	for i := range 9 {
+		here.Changed("sku", s.sell("sku", "buyer", fmt.Sprint(i)))
+		refusing(t, "sku", here, there)
+		s.add("sku", 1)
+		committed := time.Now()
+		here.Changed("sku", 1)
+		if here.refuses("sku") {
+			t.Error("the replica that has committed units refuses them")
+		}
+		eventually(t, "the units elsewhere", func() bool { e, _ := there.Get("sku"); return e.Available == 1 })
+		ends = append(ends, time.Since(committed))
+		if there.refuses("sku") {
+			t.Error("the other replica refuses what it sees")
+		}
+	}
+	t.Logf("elsewhere after %s", ends)
+	if m := median(ends); m > 100*time.Millisecond {
+		t.Errorf("a restock was elsewhere after %s (median), want 100ms at most", m)
+	}
+}
+
+// TestABuyerIsNeverRefusedFromMemory: his answer may have been lost, and he asks
+// again after others have bought all. Restocks in between change nothing.
+func TestABuyerIsNeverRefusedFromMemory(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 0)
+	s.put("other", 0)
+	r := s.start()
+	customer := func(i int) string { return fmt.Sprintf("customer-%d", i/2) }
+	key := func(i int) string { return fmt.Sprintf("key-%d", i%3) }
+	for round := 1; round <= 3; round++ {
+		const units = 20
+		s.add("sku", units)
+		for i := (round - 1) * units; i < round*units; i++ {
+			s.sell("sku", customer(i), key(i))
+		}
+		r.Changed("sku", 0)
+		r.Changed("other", 0)
+		refusing(t, "other", r)
+		eventually(t, "a refusal", func() bool { // of this round
+			e, _ := r.inView("sku")
+			return e.Seq == s.row("sku").Seq && r.refuses("sku")
+		})
+		for i := range round * units {
+			if r.SoldOut("sku", customer(i), key(i)) {
+				t.Fatalf("round %d: the buyer of order %d is refused", round, i)
+			}
+		}
+		if !r.SoldOut("sku", customer(0), "another key") || !r.SoldOut("sku", "another", key(0)) {
+			t.Error("another key of a buyer, or his key in another's hand, is not refused")
+		}
+		if !r.SoldOut("other", customer(0), key(0)) {
+			t.Error("an order of another SKU counts")
+		}
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if r.hashes != 60 {
+		t.Errorf("%d hashes are counted, want 60", r.hashes)
+	}
+}
+
+// TestADoubtEnds: units that were committed here are gone again, and their end is
+// in the mirror before their coming is heard of.
+func TestADoubtEnds(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 0)
+	r := s.start()
+	refusing(t, "sku", r)
+	r.Changed("sku", 5)
+	if r.refuses("sku") {
+		t.Error("refused before MySQL was asked")
+	}
+	refusing(t, "sku", r)
+	if n := count(r.cfg.Metrics.Writes); n != 1 {
+		t.Errorf("%d entries were written, want the first", n)
+	}
+}
+
+// TestADeadReplicasRestockIsFound: nobody tells the mirror of the restock.
+func TestADeadReplicasRestockIsFound(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 0)
+	s.put("on sale", 5)
+	a, b := s.start(), s.start() // they find the SKUs, too
+	refusing(t, "sku", a, b)
+	s.add("sku", 3)
+	took := eventually(t, "the refusals' end", func() bool { return !a.refuses("sku") && !b.refuses("sku") })
+	s.shows(a, "sku")
+	s.shows(b, "sku")
+	t.Logf("the refusals ended after %s", took.Round(time.Millisecond))
+	if took > 2*time.Second {
+		t.Errorf("units nobody had told of were refused for %s", took)
+	}
+}
+
+// TestAnotherTakesOverComparing ends the comparer as a crash does.
+func TestAnotherTakesOverComparing(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 0)
+	a, b := s.start(), s.start()
+	refusing(t, "sku", a, b)
+	comparer := func(r *replica) string { r.mu.RLock(); defer r.mu.RUnlock(); return r.record.By }
+	first, second := a, b
+	if comparer(b) == b.id {
+		first, second = b, a
+	}
+	first.stop()
+	stopped := time.Now()
+	eventually(t, "another comparer", func() bool { return comparer(second) == second.id })
+	refusing(t, "sku", second)
+	t.Logf("the next one compares after %s", time.Since(stopped).Round(time.Millisecond))
+	if first.refuses("sku") {
+		t.Error("a mirror that has ended refuses")
+	}
+}
+
+// TestOneCompares: many replicas cost MySQL no more than one.
+func TestOneCompares(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 0)
+	var replicas []*replica
+	for range 5 {
+		replicas = append(replicas, s.start())
+	}
+	refusing(t, "sku", replicas...)
+	began := time.Now()
+	by := map[string]int{}
+	ctx, cancel := context.WithTimeout(t.Context(), testPatience)
+	defer cancel()
+	const records = 8
+	n := 0
+	for r := range s.etcd.Watch(ctx, s.prefix+recordName) {
+		for _, event := range r.Events {
+			var rec record
+			if err := json.Unmarshal(event.Kv.Value, &rec); err != nil {
+				t.Fatal(err)
+			}
+			by[rec.By]++
+			n++
+		}
+		if n >= records {
+			break
+		}
+	}
+	if took := time.Since(began); took < (records-1)*compareEvery || len(by) > 2 { // one may have been too slow
+		t.Errorf("%d records in %s, by %v; want one comparer, every %s", n, took, by, compareEvery)
+	}
+}
+
+// TestEtcdMayDie kills etcd, changes stock, and starts it again.
+func TestEtcdMayDie(t *testing.T) {
+	t.Parallel()
+	node := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
+	s := newShop(t, node.EtcdEndpoints())
+	s.put("sku", 0)
+	s.put("gone", 1)
+	a, b := s.start(), s.start()
+	refusing(t, "sku", a, b)
+
+	node.Etcd[0].Kill()
+	killed := time.Now()
+	eventually(t, "the refusals' end", func() bool { return !a.refuses("sku") && !b.refuses("sku") })
+	if took := time.Since(killed); took > maxAge+200*time.Millisecond {
+		t.Errorf("refused for %s without etcd", took)
+	}
+	s.add("sku", 2)
+	left := s.sell("gone", "buyer", "1")
+	began := time.Now()
+	for range 10_000 {
+		a.Changed("sku", 2)
+		a.Changed("gone", left)
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("20000 changes took %s without etcd", took)
+	}
+	if _, ok := a.List("", 10); ok {
+		eventually(t, "the list's end", func() bool { _, ok := a.List("", 10); return !ok })
+	}
+	if a.refuses("gone") || b.refuses("gone") {
+		t.Error("a refusal without etcd")
+	}
+
+	if err := node.Etcd[0].Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	restarted := time.Now()
+	s.settledAt("sku")
+	s.settledAt("gone")
+	s.shows(b, "sku")
+	refusing(t, "gone", a, b)
+	t.Logf("all is as it was %s after the restart", time.Since(restarted).Round(time.Millisecond))
+	if a.refuses("sku") || b.refuses("sku") || a.SoldOut("gone", "buyer", "1") || b.SoldOut("gone", "buyer", "1") {
+		t.Error("units, or a buyer, are refused")
+	}
+}
+
+// TestCompactionWhileCutOff: what one replica missed cannot be read any more.
+func TestCompactionWhileCutOff(t *testing.T) {
+	t.Parallel()
+	node := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
+	s := newShop(t, node.EtcdEndpoints())
+	s.put("sku", 0)
+	s.put("dropped", 1)
+	way := newLink(t, node.Etcd[0].Endpoint[len("http://"):])
+	near, far := s.start(), s.start(func(c *Config) { c.Client = newClient(t, []string{"http://" + way.addr}) })
+	near.Changed("sku", 0)
+	refusing(t, "sku", near, far)
+	s.shows(far, "dropped")
+
+	way.cut()
+	cut := time.Now()
+	s.add("sku", 1)
+	near.Changed("sku", 1)
+	s.settledAt("sku")
+	// Without the row nobody writes it again.
+	if _, err := s.db.SQL.ExecContext(t.Context(), "DELETE FROM stock WHERE sku = 'dropped'"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.etcd.Delete(t.Context(), s.prefix+"dropped"); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := s.etcd.Put(t.Context(), "unrelated", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.etcd.Compact(t.Context(), answer.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the refusals' end", func() bool { return !far.refuses("sku") })
+	if took := time.Since(cut); took > maxAge+200*time.Millisecond {
+		t.Errorf("a replica that was cut off refused for %s", took)
+	}
+	way.heal()
+	s.shows(far, "sku")
+	eventually(t, "the end of an entry that was deleted meanwhile", func() bool { _, ok := far.inView("dropped"); return !ok })
+	if n := count(far.cfg.Metrics.Relists); n == 0 {
+		t.Error("the watch was never opened again: nothing was compacted under it")
+	}
+	far.Changed("sku", s.sell("sku", "buyer", "1"))
+	refusing(t, "sku", near, far)
+}
+
+// TestAListIsCompleteOrNone also shows that a mirror which is new to a database
+// fills itself.
+func TestAListIsCompleteOrNone(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	const skus = 25
+	var want []string
+	for i := range skus {
+		want = append(want, fmt.Sprintf("sku-%02d", i))
+		s.put(want[i], int64(i))
+	}
+	free := make(chan struct{})
+	r := s.start(func(c *Config) { c.at = func(step, []string) { <-free } })
+	eventually(t, "a record", func() bool { r.mu.RLock(); defer r.mu.RUnlock(); return r.healthy(time.Now()) })
+	if list, ok := r.List("", 10); ok {
+		t.Errorf("listed %v before anything was written", list)
+	}
+	close(free)
+	var all []Entry
+	eventually(t, "the list", func() bool {
+		first, ok := r.List("", 10)
+		if ok && len(first) != 10 {
+			t.Fatalf("a list of %d of %d SKUs", len(first), skus)
+		}
+		if !ok {
+			return false
+		}
+		second, ok := r.List(first[9].SKU, 20)
+		all = append(first, second...)
+		return ok
+	})
+	var got []string
+	for i, e := range all {
+		got = append(got, e.SKU)
+		if e.Available != int64(i) || e.Name != "A thing" || e.PriceCents != 999 || e.Currency != "EUR" {
+			t.Errorf("entry %+v", e)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("listed %q, want %q", got, want)
+	}
+	if rest, ok := r.List("sku-24", 10); !ok || len(rest) != 0 {
+		t.Errorf("after the last: %v, %v", rest, ok)
+	}
+	if _, ok := r.Get("sku-xx"); ok {
+		t.Error("a SKU that is none was found")
+	}
+}
+
+// TestADatabaseThatWentBack was restored, or made anew under its old name: what
+// the mirror has is newer than MySQL. Nothing is refused by it, and it ends.
+func TestADatabaseThatWentBack(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 3)
+	for sku, seq := range map[string]int{"sku": 100, "ghost": 7} {
+		text := fmt.Sprintf(`{"sku":%q,"available":0,"seq":%d}`, sku, seq)
+		if _, err := s.etcd.Put(t.Context(), s.prefix+sku, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := s.start()
+	eventually(t, "the mirror to be as MySQL", func() bool {
+		if r.refuses("sku") || r.refuses("ghost") {
+			t.Fatal("refused by an entry that MySQL does not bear out")
+		}
+		_, ghost := r.inView("ghost")
+		e, _ := r.inView("sku")
+		return !ghost && e.Available == 3 && e.Seq == 0
+	})
+}
+
+// TestRunLeavesNothing looks for goroutines. What the mirror was told last is in
+// etcd.
+func TestRunLeavesNothing(t *testing.T) {
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 5)
+	s.row("sku") // opens the operator's connections, as the next line does
+	s.stored("sku")
+	before := goleak.IgnoreCurrent()
+	db, err := stock.Open(s.dsn, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := newClient(t, s.ends)
+	r := s.start(func(c *Config) { c.DB, c.Client = db, client })
+	s.shows(r, "sku")
+	for range 3 {
+		s.add("sku", 1)
+		r.Changed("sku", 5)
+	}
+	r.stop()
+	if _, ok := r.Get("sku"); ok || r.refuses("sku") {
+		t.Error("a mirror that has ended answers")
+	}
+	client.Close()
+	_ = db.Close()
+	if err := goleak.Find(before); err != nil {
+		t.Error(err)
+	}
+	if e, _ := s.stored("sku"); e.Seq != s.row("sku").Seq {
+		t.Errorf("after the end etcd has %+v", e)
+	}
+}
+
+// TestRefusalNeedsAllOfIt takes one condition away at a time.
+func TestRefusalNeedsAllOfIt(t *testing.T) {
+	t.Parallel()
+	client := newClient(t, servers.EtcdEndpoints())
+	fresh := func() (*Mirror, *item) {
+		m, err := New(Config{Client: client, DB: openDB(t, servers.MySQL.DSN("none")), Prefix: "p"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		it := &item{Entry: Entry{SKU: "sku", Seq: 4}, revision: 10, buyers: &buyers{seq: 4, hashes: []uint64{m.hash("c", "k")}}}
+		m.items["sku"] = it
+		m.synced, m.revision, m.asOf = true, 12, time.Now()
+		m.record = record{Compared: 10, revision: 12}
+		return m, it
+	}
+	if m, _ := fresh(); !m.SoldOut("sku", "c", "another") {
+		t.Fatal("not refused though all is given")
+	}
+	for name, without := range map[string]func(m *Mirror, it *item){
+		"units":             func(_ *Mirror, it *item) { it.Available = 1 },
+		"an entry":          func(m *Mirror, _ *item) { delete(m.items, "sku") },
+		"a readable entry":  func(_ *Mirror, it *item) { it.wrong = true },
+		"a commit of ours":  func(m *Mirror, _ *item) { m.Changed("sku", 1) },
+		"a watch":           func(m *Mirror, _ *item) { m.desync() },
+		"a comparison":      func(m *Mirror, _ *item) { m.record.Compared = 0 },
+		"the newest entry":  func(_ *Mirror, it *item) { it.revision = 11 },
+		"an equal row":      func(m *Mirror, _ *item) { m.record.except = map[string]bool{"sku": true} },
+		"a recent one":      func(m *Mirror, _ *item) { m.asOf = time.Now().Add(-maxAge - time.Millisecond) },
+		"a datable one":     func(m *Mirror, _ *item) { m.asOf = time.Time{} },
+		"the buyers":        func(_ *Mirror, it *item) { it.buyers = nil },
+		"the latest buyers": func(_ *Mirror, it *item) { it.buyers.seq = 3 },
+		"a strange key":     func(m *Mirror, it *item) { it.buyers = &buyers{4, []uint64{m.hash("c", "another")}} },
+	} {
+		m, it := fresh()
+		without(m, it)
+		if m.SoldOut("sku", "c", "another") {
+			t.Errorf("refused in want of %s", name)
+		}
+	}
+}
+
+// TestARevisionIsDatedByAsking: nothing is as old as it was when it came in.
+func TestARevisionIsDatedByAsking(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	m := &Mirror{samples: []sample{{now.Add(-900 * time.Millisecond), 10}, {now.Add(-600 * time.Millisecond), 10}, {now.Add(-300 * time.Millisecond), 20}}}
+	for revision, want := range map[int64]time.Time{
+		0:  {},
+		10: {}, // it was reached before etcd was asked first
+		11: now.Add(-600 * time.Millisecond),
+		20: now.Add(-600 * time.Millisecond),
+		21: now.Add(-300 * time.Millisecond),
+	} {
+		if got := m.reached(revision); !got.Equal(want) {
+			t.Errorf("revision %d is dated %s, want %s before now", revision, now.Sub(got), now.Sub(want))
+		}
+	}
+}
+
+// TestARecordThatCameLateIsOld: the watch had lagged, or the process was stopped.
+func TestARecordThatCameLateIsOld(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	m, err := New(Config{Client: s.etcd, DB: s.db, Prefix: "p"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.install(10, []*mvccpb.KeyValue{kv("p/sku", `{"sku":"sku","seq":4}`, 10)})
+	m.items["sku"].buyers = &buyers{seq: 4}
+	m.samples = []sample{{time.Now().Add(-2 * time.Second), 10}, {time.Now(), 99}}
+	m.apply([]*clientv3.Event{{Kv: kv("p/"+recordName, `{"by":"another","compared":11}`, 12)}})
+	if m.SoldOut("sku", "c", "k") {
+		t.Error("refused by what may be two seconds old")
+	}
+	m.apply([]*clientv3.Event{{Kv: kv("p/"+recordName, `{"by":"another","compared":100}`, 101)}})
+	if !m.SoldOut("sku", "c", "k") {
+		t.Error("not refused by what has happened since the last sample")
+	}
+	m.apply([]*clientv3.Event{{Kv: kv("p/"+recordName, `{"by":"another","compared":101,"except":["sku"]}`, 102)}})
+	if m.SoldOut("sku", "c", "k") {
+		t.Error("refused by an entry that the record excepts")
+	}
+}
+
+// TestEventsBeforeTheListAreSkipped: a key that one of them puts was deleted since.
+func TestEventsBeforeTheListAreSkipped(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	m, err := New(Config{Client: s.etcd, DB: s.db, Prefix: "p"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(sku string, seq int, revision int64) *clientv3.Event {
+		return &clientv3.Event{Type: clientv3.EventTypePut, Kv: kv("p/"+sku, fmt.Sprintf(`{"sku":%q,"seq":%d}`, sku, seq), revision)}
+	}
+	m.install(20, []*mvccpb.KeyValue{put("a", 1, 12).Kv})
+	m.apply([]*clientv3.Event{put("gone", 1, 13), put("b", 1, 21), put("c", 1, 21)})
+	if want := []string{"a", "b", "c"}; !slices.Equal(m.names, want) || m.revision != 21 {
+		t.Errorf("the view has %q as of %d, want %q as of 21", m.names, m.revision, want)
+	}
+	m.mu.Lock()
+	m.learn("a", 25, kv("p/a", `{"sku":"a","seq":9}`, 25)) // ahead of the watch
+	m.mu.Unlock()
+	m.apply([]*clientv3.Event{put("a", 8, 24), {Type: clientv3.EventTypeDelete, Kv: kv("p/b", "", 24)}})
+	m.mu.Lock()
+	m.learn("b", 22, kv("p/b", `{"sku":"b","seq":9}`, 21)) // behind it
+	m.mu.Unlock()
+	if it := m.items["a"]; it.Seq != 9 || it.wrong || m.items["b"] != nil {
+		t.Errorf("the view has %+v, %+v", it, m.items["b"])
+	}
+}
+
+func kv(key, value string, revision int64) *mvccpb.KeyValue {
+	return &mvccpb.KeyValue{Key: []byte(key), Value: []byte(value), ModRevision: revision}
+}
+
+func TestSoldOutDoesNotAllocate(t *testing.T) {
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 1)
+	s.sell("sku", "c", "k")
+	r := s.start()
+	refusing(t, "sku", r)
+	if n := testing.AllocsPerRun(1000, func() { r.SoldOut("sku", stranger, "k") }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkSoldOut(b *testing.B) {
+	m := &Mirror{items: map[string]*item{}, synced: true, asOf: time.Now().Add(time.Hour), record: record{Compared: 10}}
+	set := make([]uint64, 100_000)
+	for i := range set {
+		set[i] = uint64(i) << 46
+	}
+	m.seeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
+	m.items["sku"] = &item{Entry: Entry{SKU: "sku"}, buyers: &buyers{hashes: set}}
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if !m.SoldOut("sku", "a customer", "0190c2e5-6e4e-7c1c-9a54-1f2b6f6f1d11") {
+				b.Error("not refused")
+			}
+		}
+	})
+}

@@ -1,0 +1,218 @@
+package mirror
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// TestTheLaterReadWins is the lost update: one replica reads the database, and
+// is held up; another reads what was committed since, and writes it; then the
+// first one writes.
+func TestTheLaterReadWins(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 2)
+	arrived, release := make(chan struct{}), make(chan struct{})
+	var hold atomic.Bool
+	slow := s.start(silent, func(c *Config) {
+		c.at = func(at step, _ []string) {
+			if at == beforePut && hold.CompareAndSwap(true, false) {
+				close(arrived)
+				<-release
+			}
+		}
+	})
+	quick := s.start(silent)
+	quick.Changed("sku", 2)
+	eventually(t, "the entry in both views", func() bool {
+		_, a := slow.inView("sku")
+		_, b := quick.inView("sku")
+		return a && b
+	})
+	hold.Store(true)
+	slow.Changed("sku", s.sell("sku", "c", "1"))
+	<-arrived // with seq 1 in hand
+	quick.Changed("sku", s.sell("sku", "c", "2"))
+	s.settledAt("sku")
+	close(release)
+	eventually(t, "the held up write", func() bool { return count(slow.cfg.Metrics.Transactions) == 1 })
+	if seqs := s.history("sku"); !slices.IsSorted(seqs) {
+		t.Errorf("the mirror went back: the entries in etcd had the seqs %d", seqs)
+	}
+	if n := count(slow.cfg.Metrics.LostRaces); n != 1 {
+		t.Errorf("%d races were counted as lost, want 1", n)
+	}
+}
+
+// TestEtcdEndsAsMySQL lets three replicas write at the same time what anybody has
+// committed: each SKU's history rises, and ends with what MySQL has.
+func TestEtcdEndsAsMySQL(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	replicas := []*replica{s.start(silent), s.start(silent), s.start(silent)}
+	const skus, changes = 5, 150
+	name := func(i int) string { return fmt.Sprintf("sku-%d", i) }
+	for i := range skus {
+		s.put(name(i), 1)
+	}
+	var all sync.WaitGroup
+	for _, r := range replicas {
+		all.Go(func() {
+			for range changes {
+				sku := name(rand.IntN(skus))
+				s.add(sku, rand.IntN(3)-1)
+				r.Changed(sku, s.row(sku).Available)
+			}
+		})
+	}
+	all.Wait()
+	races := 0
+	for i := range skus {
+		s.settledAt(name(i))
+		if seqs := s.history(name(i)); !slices.IsSorted(seqs) {
+			t.Errorf("%s went back: %d", name(i), seqs)
+		}
+	}
+	for _, r := range replicas {
+		races += count(r.cfg.Metrics.LostRaces)
+	}
+	t.Logf("%d races were lost", races)
+	for _, r := range replicas {
+		for i := range skus {
+			want := s.row(name(i))
+			eventually(t, "the same in every view", func() bool {
+				e, _ := r.inView(name(i))
+				return e.Seq == want.Seq && e.Available == want.Available
+			})
+		}
+	}
+}
+
+func TestTheViewNeverGoesBack(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 5)
+	s.add("sku", 1)
+	s.add("sku", 1)
+	r := s.start(silent)
+	r.Changed("sku", 7)
+	s.settledAt("sku")
+	eventually(t, "the view", func() bool { _, ok := r.inView("sku"); return ok })
+	for _, foreign := range []string{`{"sku":"sku","available":5,"seq":1}`, `not JSON`, `{"sku":"other","seq":9}`} {
+		next := r.Next()
+		if _, err := s.etcd.Put(t.Context(), s.prefix+"sku", foreign); err != nil {
+			t.Fatal(err)
+		}
+		<-next
+		if e, _ := r.inView("sku"); e.Seq != 2 || e.Available != 7 {
+			t.Errorf("after %s the view has %+v", foreign, e)
+		}
+		eventually(t, "etcd to be put right", func() bool {
+			answer, err := s.etcd.Get(t.Context(), s.prefix+"sku")
+			return err == nil && string(answer.Kvs[0].Value) != foreign
+		})
+		if e, _ := s.stored("sku"); e.Seq != 2 || e.Available != 7 {
+			t.Errorf("etcd was put to %+v", e)
+		}
+	}
+	if _, err := s.etcd.Delete(t.Context(), s.prefix+"sku"); err != nil {
+		t.Fatal(err)
+	}
+	s.settledAt("sku")
+}
+
+// TestWritesAreFew keeps changing one SKU, and then many.
+func TestWritesAreFew(t *testing.T) {
+	s := newShop(t, servers.EtcdEndpoints())
+	r, other := s.start(silent), s.start(silent)
+	const skus, lasts = 300, 2 * time.Second
+	name := func(i int) string { return fmt.Sprintf("sku-%03d", i) }
+	for i := range skus {
+		s.put(name(i), 1_000_000)
+		r.Changed(name(i), 1_000_000)
+	}
+	for i := range skus {
+		s.settledAt(name(i))
+	}
+	t.Run("one SKU on two replicas", func(t *testing.T) {
+		_, before := s.stored(name(0))
+		began := time.Now()
+		for time.Since(began) < lasts {
+			s.add(name(0), 1)
+			r.Changed(name(0), 1_000_000)
+			other.Changed(name(0), 1_000_000)
+		}
+		s.settledAt(name(0))
+		_, after := s.stored(name(0))
+		rate := float64(after-before) / time.Since(began).Seconds()
+		t.Logf("%.1f writes a second", rate)
+		if rate > 20 || rate < 5 {
+			t.Errorf("%.1f writes a second, want some, and at most 20", rate)
+		}
+	})
+	t.Run("all SKUs, and one sells out", func(t *testing.T) {
+		writes, txns := count(r.cfg.Metrics.Writes), count(r.cfg.Metrics.Transactions)
+		began := time.Now()
+		soldOut := time.Duration(-1)
+		for i := 1; time.Since(began) < lasts; i++ {
+			if _, err := s.db.SQL.ExecContext(t.Context(), "UPDATE stock SET available = available - 1, seq = seq + 1"); err != nil {
+				t.Fatal(err)
+			}
+			for i := range skus {
+				r.Changed(name(i), 1000)
+			}
+			if i == 5 {
+				if _, err := s.db.SQL.ExecContext(t.Context(), "UPDATE stock SET available = 0, seq = seq + 1 WHERE sku = ?", name(skus-1)); err != nil {
+					t.Fatal(err)
+				}
+				r.Changed(name(skus-1), 0)
+				soldOut = eventually(t, "the crossing", func() bool { e, _ := other.inView(name(skus - 1)); return e.Available == 0 })
+				if _, err := s.db.SQL.ExecContext(t.Context(), "UPDATE stock SET available = 9, seq = seq + 1 WHERE sku = ?", name(skus-1)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		took := time.Since(began).Seconds()
+		writes, txns = count(r.cfg.Metrics.Writes)-writes, count(r.cfg.Metrics.Transactions)-txns
+		t.Logf("%.0f entries and %.0f transactions a second; the crossing was elsewhere after %s",
+			float64(writes)/took, float64(txns)/took, soldOut.Round(time.Millisecond))
+		if float64(writes) > 200*took || float64(writes) < 50*took {
+			t.Errorf("%.0f entries a second, want many, and at most 200", float64(writes)/took)
+		}
+		if txns*4 > writes {
+			t.Errorf("%d transactions for %d entries, want several in each", txns, writes)
+		}
+		if soldOut > time.Second {
+			t.Errorf("the crossing waited for %s behind others", soldOut)
+		}
+	})
+}
+
+// TestChangesOfManySKUsAtOnce needs transactions of the greatest size.
+func TestChangesOfManySKUsAtOnce(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	r := s.start(silent)
+	eventually(t, "the view", func() bool { r.mu.RLock(); defer r.mu.RUnlock(); return r.synced })
+	const skus = 3 * txnSize
+	for i := range skus {
+		s.put(fmt.Sprint(i), 1)
+	}
+	for i := range skus {
+		r.Changed(fmt.Sprint(i), 1)
+	}
+	eventually(t, "all entries", func() bool {
+		answer, err := s.etcd.Get(t.Context(), s.prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
+		return err == nil && answer.Count == skus
+	})
+	if n := count(r.cfg.Metrics.Transactions); n > 2*skus/txnSize+2 {
+		t.Errorf("%d transactions for %d new SKUs", n, skus)
+	}
+}

@@ -1,0 +1,96 @@
+package order
+
+import (
+	"context"
+	"database/sql"
+)
+
+// decision is what memory says to a batch: who gets an order, and who is refused.
+type decision struct {
+	accepted []*ticket
+	orders   []*Order // of accepted, in the same order
+	units    int64    // of all orders
+	refused  []*ticket
+	reasons  []error // of refused, in the same order
+}
+
+// decide goes through the batch in hand. Units, limits and keys add up inside
+// it. Nothing is answered but replays of remembered orders.
+func (t *tenure) decide() (*decision, error) {
+	if err := t.lookUpHolds(); err != nil {
+		return nil, err
+	}
+	d := &decision{}
+	now := t.now()
+	closed := windowOpen(&t.row, now)
+	keys := make(map[byKey]bool, len(t.batch))
+	takes := map[string]int64{} // by customer, in this batch, where there is a limit
+	var deciding, twins []*ticket
+	for _, b := range t.batch {
+		if o, ok := t.recent.get(b.key()); ok {
+			b.answer(replayOf(o, &b.req))
+			continue
+		}
+		if keys[b.key()] {
+			twins = append(twins, b) // the first one's answer decides
+			continue
+		}
+		keys[b.key()] = true
+		deciding = append(deciding, b)
+		n := int64(b.req.Quantity)
+		left := t.row.Available - d.units
+		var reason error
+		switch limit := t.row.PerCustomerLimit; {
+		case closed != nil:
+			reason = closed
+		case left < n:
+			reason = short(left)
+		case limit != nil && t.holds[b.req.Customer]+takes[b.req.Customer]+n > int64(*limit):
+			reason = ErrCustomerLimit
+		}
+		if reason != nil {
+			d.refused, d.reasons = append(d.refused, b), append(d.reasons, reason)
+			continue
+		}
+		order := t.cfg.makeOrder(&b.req, newID(), &t.row, now, t.right.Token)
+		order.Seq++ // that of the write which admits it
+		d.accepted, d.orders = append(d.accepted, b), append(d.orders, &order)
+		d.units += n
+		takes[b.req.Customer] += n
+	}
+	t.batch = deciding
+	t.putBack(twins)
+	return d, nil
+}
+
+// lookUpHolds reads what the batch's customers hold, where the SKU has a limit
+// and they are not known yet. Nobody else sells this SKU during the tenure.
+func (t *tenure) lookUpHolds() error {
+	if t.row.PerCustomerLimit == nil {
+		return nil
+	}
+	if t.holds == nil {
+		t.holds = map[string]int64{}
+	}
+	var unknown []string
+	for _, b := range t.batch {
+		if _, ok := t.holds[b.req.Customer]; !ok {
+			t.holds[b.req.Customer] = 0
+			unknown = append(unknown, b.req.Customer)
+		}
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	held, err := onConn(t, func(ctx context.Context, conn *sql.Conn) (map[string]int64, error) {
+		return heldBy(ctx, conn, t.sku, unknown)
+	})
+	if err != nil {
+		t.holds = nil
+		return err
+	}
+	for customer, units := range held {
+		t.holds[customer] = units
+	}
+	return nil
+}
