@@ -60,6 +60,7 @@ type etcdFlags struct {
 	CA        string   `name:"etcd-ca" placeholder:"FILE" help:"CA that signed etcd's certificate."`
 	Cert      string   `name:"etcd-cert" placeholder:"FILE" help:"Client certificate for etcd."`
 	Key       string   `name:"etcd-key" placeholder:"FILE" help:"Key of the client certificate."`
+	Prefix    string   `name:"etcd-prefix" default:"flashsale/" help:"Prefix of all keys, before the database's name; databases of one name need one each."`
 }
 
 const (
@@ -80,17 +81,24 @@ var reconnect = grpc.WithConnectParams(grpc.ConnectParams{
 	MinConnectTimeout: etcdDialTimeout,
 })
 
-func (f *etcdFlags) open() (*clientv3.Client, error) {
+// check finds what no waiting mends.
+func (f *etcdFlags) check() error {
 	if len(f.Endpoints) == 0 {
-		return nil, errors.New("--etcd-endpoints is missing: this strategy locks in etcd")
+		return errors.New("--etcd-endpoints is missing: this strategy locks in etcd")
 	}
 	for _, endpoint := range f.Endpoints {
 		if strings.Contains(endpoint, "://") {
 			if u, err := url.Parse(endpoint); err != nil || u.Host == "" {
-				return nil, fmt.Errorf("--etcd-endpoints: %q is no URL of a server", endpoint)
+				return fmt.Errorf("--etcd-endpoints: %q is no URL of a server", endpoint)
 			}
 		}
 	}
+	return nil
+}
+
+// open makes a client. With a user name it asks etcd for a token at once, and
+// fails when etcd does not answer.
+func (f *etcdFlags) open() (*clientv3.Client, error) {
 	var secure *tls.Config
 	if f.CA != "" || f.Cert != "" || f.Key != "" {
 		var err error

@@ -127,6 +127,25 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 	}
 }
 
+func TestEmptiedEtcdIsRefused(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t)
+	db := openDB(t, dsn)
+	if err := db.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Create(t.Context(), stock.Stock{SKU: "lamp", Name: "n", Currency: "EUR", Units: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.SQL.ExecContext(t.Context(), "UPDATE stock SET fence = 1000000000000"); err != nil {
+		t.Fatal(err)
+	}
+	err := serve(t, "--mysql-dsn="+dsn, "--etcd-endpoints="+servers.EtcdEndpoints()[0])
+	if err == nil || !strings.Contains(err.Error(), "token 1000000000000 was admitted") || !strings.Contains(err.Error(), "fence adopt") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestReplicaOfAnotherStrategyIsRefused(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)

@@ -142,13 +142,16 @@ func (c *fenceAdoptCmd) Run(ctx context.Context, s streams) error {
 }
 
 func (c *fenceAdoptCmd) source(ctx context.Context) (string, error) {
+	if err := c.etcdFlags.check(); err != nil {
+		return "", err
+	}
 	client, err := c.etcdFlags.open()
 	if err != nil {
 		return "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, awaitAttempt)
 	defer cancel()
-	source, err := tokenSource(ctx, client)
+	source, _, err := tokenSource(ctx, client)
 	if err != nil {
 		err = fmt.Errorf("etcd at %s: %w", joined(c.Endpoints), err)
 	}

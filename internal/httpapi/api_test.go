@@ -282,7 +282,8 @@ func TestBadInputIsRefusedAtTheEdge(t *testing.T) {
 		{"half of it", "k", `{"sku":"lamp","quantity":1`, 400, "malformed-request", ""},
 		{"nothing", "k", ``, 400, "malformed-request", ""},
 		{"an array", "k", `[]`, 400, "malformed-request", "(body)"},
-		{"null", "k", `null`, 422, "invalid-input", "quantity"},
+		{"null", "k", `null`, 400, "malformed-request", "(body)"},
+		{"sku null", "k", `{"sku":null,"quantity":1}`, 400, "malformed-request", "sku"},
 		{"unknown field", "k", `{"sku":"lamp","quantity":1,"price":0}`, 400, "malformed-request", "price"},
 		{"field in capitals", "k", `{"SKU":"lamp","quantity":1}`, 400, "malformed-request", "SKU"},
 		{"duplicate field", "k", `{"sku":"lamp","quantity":1,"quantity":2}`, 400, "malformed-request", "quantity"},
@@ -327,6 +328,8 @@ func TestBadInputIsRefusedAtTheEdge(t *testing.T) {
 		{"units negative", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":-4}`, 422, "units"},
 		{"limit 0", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,"per_customer_limit":0}`, 422, "per_customer_limit"},
 		{"a day for a time", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,"sale_starts_at":"2030-01-01"}`, 422, "sale_starts_at"},
+		{"a time beyond the calendar", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,"sale_ends_at":"9999-12-31T23:59:59-05:00"}`, 422, "sale_ends_at"},
+		{"a price beyond int64 totals", "lamp", `{"name":"n","price_cents":4294967299,"currency":"EUR","units":1}`, 422, "price_cents"},
 		{"ends before it starts", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,
 			"sale_starts_at":"2030-01-02T00:00:00Z","sale_ends_at":"2030-01-01T00:00:00Z"}`, 422, "sale_ends_at"},
 	}

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"mime"
 	"net/http"
@@ -35,9 +36,16 @@ func decode(c *gin.Context, v any) error {
 		}
 	}
 	body := http.MaxBytesReader(c.Writer, c.Request.Body, maxBody)
-	err := json.UnmarshalRead(body, v, json.RejectUnknownMembers(true))
+	in := jsontext.NewDecoder(body)
+	if k := in.PeekKind(); k != '{' && k != 0 {
+		return kindSyntax.problem("The body is not a JSON object.", fieldError{"(body)", "must not be a " + kindName(k)})
+	}
+	err := json.UnmarshalDecode(in, v, json.RejectUnknownMembers(true))
 	if err == nil {
-		return nil
+		if _, err = in.ReadToken(); errors.Is(err, io.EOF) {
+			return nil
+		}
+		return kindSyntax.problem("There is something behind the body's JSON object.")
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return kindTooLarge.problem(fmt.Sprintf("At most %d bytes are read.", maxBody))
@@ -94,6 +102,19 @@ func (f *fields) problem() error {
 	return kindInvalid.problem("See errors for each field.", *f...)
 }
 
+// text is a JSON string, and not null: encoding takes null for an empty one.
+type text string
+
+// UnmarshalJSONFrom takes a JSON string.
+func (s *text) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
+	if k := dec.PeekKind(); k != '"' {
+		return &json.SemanticError{JSONPointer: dec.StackPointer(), JSONKind: k}
+	}
+	token, err := dec.ReadToken()
+	*s = text(token.String())
+	return err
+}
+
 // integer is a whole number as JSON knows it: 2, 2.0 and 2e0 are the same. It
 // is read as text first, so that a wrong value is told from a wrong type.
 type integer struct {
@@ -138,11 +159,12 @@ func instant(f *fields, field string, text *string) *time.Time {
 		return nil
 	}
 	t, err := time.Parse(time.RFC3339Nano, *text)
+	t = t.UTC()
 	if err != nil || t.Year() < 1000 || t.Year() > 9999 {
 		f.add(field, "must be a time of RFC 3339, like 2030-01-31T12:00:00Z")
 		return nil
 	}
-	t = t.UTC().Truncate(time.Microsecond)
+	t = t.Truncate(time.Microsecond)
 	return &t
 }
 

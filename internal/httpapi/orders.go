@@ -13,7 +13,7 @@ import (
 )
 
 type orderRequest struct {
-	SKU      string  `json:"sku"`
+	SKU      text    `json:"sku"`
 	Quantity integer `json:"quantity"`
 }
 
@@ -68,9 +68,9 @@ func (a *api) readOrder(c *gin.Context) (order.Request, error) {
 		return order.Request{}, err
 	}
 	var wrong fields
-	checkSKU(&wrong, body.SKU)
+	checkSKU(&wrong, string(body.SKU))
 	quantity := body.Quantity.between(&wrong, "quantity", 1, math.MaxInt32)
-	return order.Request{SKU: body.SKU, Customer: customer, Key: key, Quantity: int32(quantity)}, wrong.problem()
+	return order.Request{SKU: string(body.SKU), Customer: customer, Key: key, Quantity: int32(quantity)}, wrong.problem()
 }
 
 func checkSKU(f *fields, sku string) {

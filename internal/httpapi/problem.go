@@ -3,6 +3,7 @@ package httpapi
 import (
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 
 	"github.com/gin-gonic/gin"
@@ -72,7 +73,7 @@ var kinds = []kind{
 		"Nothing was applied. Retry with the same Idempotency-Key."},
 	kindUnavailable,
 	{"outcome-unknown", http.StatusGatewayTimeout, "The outcome is not known yet", order.ErrUnknown,
-		"The order may have been made. Retry with the same Idempotency-Key: it makes no second order."},
+		"It may have been applied. Retry with the same Idempotency-Key: nothing is applied twice."},
 }
 
 // retryAfter is what an answer of 503 or 504 asks a caller to wait, in seconds.
@@ -100,11 +101,16 @@ func problemOf(err error) *problem {
 }
 
 // fail answers with the problem that err is. Faults of ours are logged here, and
-// nowhere else.
+// nowhere else. Overload and servers that do not answer are counted, and logged
+// by who meets them: a line for each caller would add to the load.
 func (a *api) fail(c *gin.Context, err error) {
 	p := problemOf(err)
 	if p.Status >= http.StatusInternalServerError {
-		a.cfg.Logger.Warn("request failed", "method", c.Request.Method, "route", c.FullPath(), "status", p.Status, "error", err)
+		level := slog.LevelDebug
+		if p.Status == http.StatusInternalServerError {
+			level = slog.LevelError
+		}
+		a.cfg.Logger.Log(c.Request.Context(), level, "request failed", "method", c.Request.Method, "route", c.FullPath(), "status", p.Status, "error", err)
 	}
 	switch p.Status {
 	case http.StatusServiceUnavailable, http.StatusGatewayTimeout:

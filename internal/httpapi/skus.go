@@ -16,9 +16,9 @@ import (
 )
 
 type skuRequest struct {
-	Name             string   `json:"name"`
+	Name             text     `json:"name"`
 	PriceCents       integer  `json:"price_cents"`
-	Currency         string   `json:"currency"`
+	Currency         text     `json:"currency"`
 	Units            integer  `json:"units"`
 	PerCustomerLimit *integer `json:"per_customer_limit"`
 	SaleStartsAt     *string  `json:"sale_starts_at"`
@@ -44,8 +44,8 @@ func presentSKU(s *stock.Stock) skuResponse {
 
 const (
 	maxName = 255
-	// maxPrice and an int32 of units keep every total within an int64.
-	maxPrice = 1_000_000_000_00
+	// maxPrice times the most units of one order is just within an int64.
+	maxPrice = math.MaxInt64 / math.MaxInt32
 
 	defaultPage = 50
 	maxPage     = 200
@@ -81,13 +81,13 @@ func readSKU(c *gin.Context) (stock.Stock, error) {
 		return stock.Stock{}, err
 	}
 	var wrong fields
-	want := stock.Stock{SKU: c.Param("sku"), Name: body.Name, Currency: body.Currency}
+	want := stock.Stock{SKU: c.Param("sku"), Name: string(body.Name), Currency: string(body.Currency)}
 	checkSKU(&wrong, want.SKU)
-	if n := utf8.RuneCountInString(body.Name); n == 0 || n > maxName {
+	if n := utf8.RuneCountInString(want.Name); n == 0 || n > maxName {
 		wrong.add("name", fmt.Sprintf("must have 1 to %d characters", maxName))
 	}
 	want.PriceCents = body.PriceCents.between(&wrong, "price_cents", 0, maxPrice)
-	if !currencyPattern.MatchString(body.Currency) {
+	if !currencyPattern.MatchString(want.Currency) {
 		wrong.add("currency", "must be three capital letters of ISO 4217, like EUR")
 	}
 	want.Units = body.Units.between(&wrong, "units", 0, math.MaxInt32)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
+	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/stock"
 )
@@ -25,6 +26,8 @@ const (
 	// packet's 16 MiB, and ends within a fraction of commitTimeout.
 	groupSKUs   = 256
 	groupOrders = 2048
+	// partsAtOnce leaves most connections of a pool to other lanes.
+	partsAtOnce = 8
 )
 
 // committer writes what the desks of a replica have ready. Whatever was handed in
@@ -54,8 +57,8 @@ type write struct {
 
 // commit writes w and returns what became of it. stock.ErrFenced: nothing was
 // written, the row is no longer what the tenure knows. A duplicate key or a
-// retryable error: rolled back. stock.ErrOutcomeUnknown: to be resolved. It
-// returns within commitTimeout, twice that for a group that has to be parted.
+// retryable error: rolled back. stock.ErrOutcomeUnknown: to be resolved. Each
+// transaction ends within commitTimeout; w may have to wait for those before it.
 func (c *committer) commit(ctx context.Context, w *write) error {
 	w.done = make(chan error, 1)
 	if w.alone {
@@ -116,11 +119,7 @@ func (c *committer) write(ctx context.Context, group []*write) {
 	slices.SortFunc(group, func(a, b *write) int { return strings.Compare(a.tenure.SKU, b.tenure.SKU) })
 	outcomes, err := c.transact(ctx, group)
 	if err != nil && len(group) > 1 && (stock.IsDuplicate(err) || stock.IsRetryable(err)) {
-		var parts sync.WaitGroup
-		for _, w := range group {
-			parts.Go(func() { c.write(ctx, []*write{w}) })
-		}
-		parts.Wait()
+		c.part(ctx, group, err)
 		return
 	}
 	for i, w := range group {
@@ -130,6 +129,60 @@ func (c *committer) write(ctx context.Context, group []*write) {
 			w.tell(outcomes[i])
 		}
 	}
+}
+
+// part writes a group again that was rolled back for one of its SKUs. Taken keys
+// are an everyday matter, of buyers who ask again: the SKUs that they are of
+// leave the group, and the others stay together. Who had to wait for a row is
+// not told: each SKU is then written by itself, a few at a time.
+func (c *committer) part(ctx context.Context, group []*write, cause error) {
+	if stock.IsDuplicate(cause) {
+		if taken, err := c.taken(ctx, group); err == nil && len(taken) > 0 {
+			rest := slices.DeleteFunc(group, func(w *write) bool { return taken[w] })
+			for w := range taken {
+				w.tell(cause)
+			}
+			if len(rest) > 0 {
+				c.write(ctx, rest)
+			}
+			return
+		}
+	}
+	var parts errgroup.Group
+	parts.SetLimit(partsAtOnce)
+	for _, w := range group {
+		parts.Go(func() error { c.write(ctx, []*write{w}); return nil })
+	}
+	_ = parts.Wait() // each has told its outcome
+}
+
+// taken are the writes of a group with a key that stands with an order.
+func (c *committer) taken(ctx context.Context, group []*write) (map[*write]bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	of := map[byKey]*write{}
+	keys := make([]byKey, 0, groupOrders)
+	for _, w := range group {
+		for _, o := range w.orders {
+			k := byKey{o.Customer, o.Key}
+			of[k] = w
+			keys = append(keys, k)
+		}
+	}
+	taken := map[*write]bool{}
+	err := c.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error {
+		for some := range slices.Chunk(keys, defaultMaxBatch) {
+			found, err := findByKeys(ctx, conn, some)
+			if err != nil {
+				return err
+			}
+			for k := range found {
+				taken[of[k]] = true
+			}
+		}
+		return nil
+	})
+	return taken, err
 }
 
 // tell gives the desk its answer. Only the first one counts.

@@ -32,6 +32,7 @@ func (t *tenure) decide() (*decision, error) {
 			continue
 		}
 		if keys[b.key()] {
+			b.twin.Store(true)
 			twins = append(twins, b) // the first one's answer decides
 			continue
 		}
@@ -52,7 +53,7 @@ func (t *tenure) decide() (*decision, error) {
 			d.refused, d.reasons = append(d.refused, b), append(d.reasons, reason)
 			continue
 		}
-		order := t.cfg.makeOrder(&b.req, newID(), &t.row, now, t.right.Token)
+		order := t.cfg.makeOrder(&b.req, newID(), &t.row, now, t.right.Recorded())
 		order.Seq++ // that of the write which admits it
 		d.accepted, d.orders = append(d.accepted, b), append(d.orders, &order)
 		d.units += n

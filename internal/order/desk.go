@@ -42,6 +42,8 @@ const (
 	// to deskMaxBackoff: a server that is back is used within a second.
 	deskBackoff    = 20 * time.Millisecond
 	deskMaxBackoff = time.Second
+	// pingTimeout is many times what a database takes that a sale can be held on.
+	pingTimeout = 250 * time.Millisecond
 )
 
 func (c DeskConfig) withDefaults() DeskConfig {
@@ -110,6 +112,9 @@ func (ds *desks) await(ctx context.Context, t *ticket) (Placed, error) {
 	case <-ctx.Done():
 	}
 	if t.leave() {
+		if t.twin.Load() {
+			return Placed{}, ErrInFlight
+		}
 		return Placed{}, fmt.Errorf("%w: %s is still being waited for", ErrUnavailable, t.req.SKU)
 	}
 	select {
@@ -220,19 +225,31 @@ func (d *desk) awaitWork() bool {
 }
 
 // hasWork forgets the orders whose callers have gone, so that a lock is not
-// asked for on their behalf.
+// asked for on their behalf, nor their places in the queue kept from others.
 func (d *desk) hasWork() bool {
 	waiting := d.pending[:0]
-	for _, t := range d.pending {
+	keep := func(t *ticket) {
 		if t.waits() {
 			waiting = append(waiting, t)
 		} else {
 			d.cfg.Metrics.Waiting.Dec()
 		}
 	}
+	for _, t := range d.pending {
+		keep(t)
+	}
 	clear(d.pending[len(waiting):])
+	for len(waiting) < d.cfg.Desk.Queue {
+		select {
+		case t := <-d.queue:
+			keep(t)
+			continue
+		default:
+		}
+		break
+	}
 	d.pending = waiting
-	return len(d.pending) > 0 || len(d.queue) > 0
+	return len(d.pending) > 0
 }
 
 // gather takes what waits, up to the bound, without waiting for more: whatever
@@ -281,6 +298,13 @@ func (d *desk) putBack(batch []*ticket) {
 // holdTenure takes the lock, sells while there is a reason to hold it, and gives
 // it back. An error asks for a pause before the next tenure.
 func (d *desk) holdTenure() (err error) {
+	if d.wait > 0 {
+		// The last tenure failed. Without MySQL the lock would only be kept from
+		// replicas that can use it.
+		if err := d.ping(); err != nil {
+			return err
+		}
+	}
 	asked := time.Now()
 	// Orders that wait since now are gone after the request time-out; giving
 	// the lock up earlier would lose this replica's place in the queue.
@@ -305,6 +329,15 @@ func (d *desk) holdTenure() (err error) {
 		d.giveBack(held, granted)
 	}()
 	return t.sellWhileHeld()
+}
+
+func (d *desk) ping() error {
+	ctx, cancel := context.WithTimeout(d.ctx, pingTimeout)
+	defer cancel()
+	if err := d.cfg.DB.Ping(ctx); err != nil {
+		return fmt.Errorf("MySQL does not answer: %w", err)
+	}
+	return nil
 }
 
 func (d *desk) giveBack(held lock.Held, granted time.Time) {

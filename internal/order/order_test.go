@@ -198,6 +198,28 @@ func TestSaleWindow(t *testing.T) {
 	})
 }
 
+// Without a fence no token stands with what is written, and the audit knows.
+func TestAuditOfASaleUnderEachFence(t *testing.T) {
+	t.Parallel()
+	for _, fence := range []strategy.Fence{strategy.FenceOff, strategy.FenceWrite, strategy.FenceClaim} {
+		t.Run(string(fence), func(t *testing.T) {
+			t.Parallel()
+			dsn := newDSN(t, stock.Stock{Units: 3})
+			o := options{dsn: dsn, strategy: "etcd", fence: fence}
+			services := []*order.Service{startReplica(t, o), startReplica(t, o)}
+			for i := range 4 {
+				_, err := services[i%2].Place(t.Context(), buy("ann", fmt.Sprint("k", i), 1))
+				if want := i == 3; errors.Is(err, order.ErrSoldOut) != want || err != nil != want {
+					t.Errorf("order %d: got %v", i, err)
+				}
+			}
+			if got := audit(t, dsn).Reserved; got != 3 {
+				t.Errorf("%d units reserved, want 3", got)
+			}
+		})
+	}
+}
+
 func TestUnknownSKU(t *testing.T) {
 	forGuarded(t, func(t *testing.T, name string) {
 		service := startReplica(t, options{dsn: newDSN(t, stock.Stock{Units: 5}), strategy: name})

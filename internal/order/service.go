@@ -2,6 +2,7 @@ package order
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -152,16 +153,16 @@ func (s *Service) exists(ctx context.Context, sku string) error {
 // row as it then stands, and whether it was created.
 func (s *Service) PutSKU(ctx context.Context, want stock.Stock) (got stock.Stock, created bool, err error) {
 	if created, err = s.cfg.DB.Create(ctx, want); err != nil {
-		return got, false, err
+		return got, false, written(err)
 	}
 	if !created {
-		err := s.seller.alter(ctx, want.SKU, func(ctx context.Context) error { return s.cfg.DB.Change(ctx, want) })
+		err := s.seller.alter(ctx, want.SKU, func(ctx context.Context) error { return written(s.cfg.DB.Change(ctx, want)) })
 		if err != nil {
 			return got, false, err
 		}
 	}
 	if got, err = s.cfg.DB.Get(ctx, want.SKU); err != nil {
-		return got, created, err
+		return got, created, fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
 	s.cfg.Mirror.Changed(got.SKU, got.Available)
 	// Whoever has put a SKU reads it next. The mirror of a replica that cannot
@@ -170,6 +171,15 @@ func (s *Service) PutSKU(ctx context.Context, want stock.Stock) (got stock.Stock
 	defer cancel()
 	_ = s.cfg.Mirror.Await(wait, got.SKU, got.Seq)
 	return got, created, nil
+}
+
+// written says of a failed statement, which commits by itself, whether it was
+// not applied, or whether nobody knows.
+func written(err error) error {
+	if err == nil || stock.IsServerError(err) || errors.Is(err, stock.ErrNoConnection) || errors.Is(err, driver.ErrBadConn) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnknown, err)
 }
 
 // mirrorWait is many times what an entry takes to come back from etcd.

@@ -9,6 +9,7 @@ import (
 
 	"flashsale/internal/lock"
 	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
 )
 
 // tenure is the time that a desk holds its SKU's lock, over several batches.
@@ -24,6 +25,10 @@ type tenure struct {
 	asOf time.Time
 	// holds are the units of customers that were looked up, kept up to date.
 	holds map[string]int64
+	// selling is when the claim was done: the quantum counts from here, or one
+	// that a slow claim has used up would sell nothing, on one replica after
+	// the other.
+	selling time.Time
 	// batch is in hand: taken, and not yet answered.
 	batch []*ticket
 }
@@ -34,10 +39,11 @@ const (
 	claimTimeout = 2500 * time.Millisecond
 	// commitTimeout bounds one batch's transaction; after it the outcome is
 	// unknown and resolved.
-	commitTimeout = 2500 * time.Millisecond
-	// resolveTimeout bounds the resolving of an unknown commit. Its orders are
-	// answered as unknown at their own time-outs meanwhile.
-	resolveTimeout = 10 * time.Second
+	commitTimeout = 2 * time.Second
+	// resolveTimeout bounds the resolving of an unknown commit. With the commit
+	// it is within the usual request time-out, beyond which nobody waits for the
+	// answer: a replica that is cut off from MySQL should not keep the lock.
+	resolveTimeout = 2500 * time.Millisecond
 	// batchAttempts bounds how often one batch is decided again after keys in
 	// it turned out to be taken, or the server gave its transaction up.
 	batchAttempts = 3
@@ -54,6 +60,7 @@ func (t *tenure) sellWhileHeld() error {
 		return err
 	}
 	t.wait = 0
+	t.selling = time.Now()
 	for t.awaitOrders() {
 		t.batch = t.gather()
 		if len(t.batch) == 0 {
@@ -81,7 +88,7 @@ func (t *tenure) awaitOrders() bool {
 	case <-t.held.Lost():
 		return false
 	case <-t.held.Wanted():
-		if time.Since(t.granted) >= t.cfg.Desk.Quantum {
+		if time.Since(t.selling) >= t.cfg.Desk.Quantum {
 			return false
 		}
 	default:
@@ -108,15 +115,15 @@ func (t *tenure) awaitOrders() bool {
 func (t *tenure) begin() error {
 	ctx, cancel := context.WithTimeout(t.ctx, claimTimeout)
 	defer cancel()
-	asOf := time.Now() // before the call: the clock is never ahead of the database's
 	err := t.retried(func() (err error) {
 		t.row, err = t.right.Begin(ctx, t.cfg.DB)
 		return err
 	})
+	t.asOf = time.Now() // after the call: our clock is never ahead of the database's
 	if errors.Is(err, stock.ErrFenced) {
 		t.cfg.Metrics.Fenced.Inc()
 	}
-	t.asOf, t.holds = asOf, nil
+	t.holds = nil
 	return err
 }
 
@@ -177,7 +184,7 @@ func (t *tenure) sellBatch() error {
 		case errors.Is(err, stock.ErrOutcomeUnknown):
 			t.cfg.Metrics.Unknown.Inc()
 			t.cfg.Logger.Warn("unknown commit", "sku", t.sku, "orders", len(d.orders), "error", err)
-			return t.resolve(d)
+			return t.resolve(d, err)
 		default:
 			t.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
 			return err
@@ -220,7 +227,20 @@ func (t *tenure) placed(b *ticket, o *Order) {
 // the order that stands under their key, else with the reason.
 func (t *tenure) refuse(d *decision) error {
 	t.batch = d.refused
-	if err := t.replay(d.refused); err != nil {
+	if len(d.refused) == 0 {
+		t.batch = nil
+		return nil
+	}
+	err := t.replay(d.refused)
+	if err == nil {
+		err = t.stillCurrent()
+	}
+	if errors.Is(err, stock.ErrFenced) {
+		t.cfg.Metrics.Fenced.Inc()
+		t.requeue()
+		return t.begin()
+	}
+	if err != nil {
 		t.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
 		return err
 	}
@@ -229,6 +249,22 @@ func (t *tenure) refuse(d *decision) error {
 	}
 	t.batch = nil
 	return nil
+}
+
+// stillCurrent returns stock.ErrFenced when the row is no longer what the tenure
+// knows. A refusal writes nothing that the fence could refuse: a holder that was
+// paused would turn buyers away by what another has changed since.
+func (t *tenure) stillCurrent() error {
+	if t.right.Fence != strategy.FenceClaim {
+		return nil
+	}
+	current, err := onConn(t, func(ctx context.Context, conn *sql.Conn) (bool, error) {
+		return t.right.Current(ctx, conn, t.row)
+	})
+	if err == nil && !current {
+		err = stock.ErrFenced
+	}
+	return err
 }
 
 // replay answers those of the given orders whose key is taken, and takes them
@@ -262,9 +298,13 @@ func (t *tenure) replay(tickets []*ticket) error {
 }
 
 // resolve finds out which orders of an unknown commit stand. The others wait
-// again. Where it cannot be known in time, the orders are answered as unknown
-// and the tenure ends: the next one's token shuts the lost commit out.
-func (t *tenure) resolve(d *decision) error {
+// again, unless the server's own error, the cause, ended them: nothing says that
+// it would not again. Where it cannot be known in time, the orders are answered
+// as unknown and the tenure ends: the next one's token shuts the lost commit out.
+func (t *tenure) resolve(d *decision, cause error) error {
+	// They were in no transaction, and may leave meanwhile.
+	t.putBack(d.refused)
+	t.batch = d.accepted
 	ctx, cancel := context.WithTimeout(t.ctx, resolveTimeout)
 	defer cancel()
 	ids := make([]ID, len(d.orders))
@@ -276,7 +316,7 @@ func (t *tenure) resolve(d *decision) error {
 		t.fail(fmt.Errorf("%w: %w", ErrUnknown, err))
 		return err
 	}
-	rest := append([]*ticket(nil), d.refused...)
+	var rest []*ticket
 	for i, b := range d.accepted {
 		if found[d.orders[i].ID] {
 			t.placed(b, d.orders[i])
@@ -285,6 +325,10 @@ func (t *tenure) resolve(d *decision) error {
 		}
 	}
 	t.batch = rest
+	if stock.IsServerError(cause) && len(found) == 0 {
+		t.fail(fmt.Errorf("%w: %w", ErrUnavailable, cause))
+		return cause
+	}
 	t.requeue()
 	return t.beginAgain() // the row was settled: read what it is now
 }

@@ -10,8 +10,10 @@ import (
 type ticket struct {
 	req Request
 	// change, when set, makes this a change of the SKU instead of an order.
-	change   func(context.Context) error
-	state    atomic.Int32
+	change func(context.Context) error
+	state  atomic.Int32
+	// twin: another order with its key was in a batch, and decides first.
+	twin     atomic.Bool
 	answered chan answer // of size one: the desk never waits for a caller
 }
 

@@ -27,11 +27,10 @@ type DB struct {
 }
 
 const (
-	// dialTimeout bounds the making of one connection.
-	dialTimeout = 3 * time.Second
-	// ioTimeout bounds a read or write that no context bounds. It is longer
-	// than any request may take, so that it never ends one that is within its time.
-	ioTimeout = 30 * time.Second
+	// connectTimeout bounds the making of one connection, its handshake and
+	// settings included: database/sql makes some on its own account. What is read
+	// and written later is bounded by each call's context.
+	connectTimeout = 5 * time.Second
 	// rollbackTimeout bounds the giving back of a transaction.
 	rollbackTimeout = time.Second
 )
@@ -57,15 +56,6 @@ func Open(dsn string, conns int) (*DB, error) {
 	cfg.InterpolateParams, cfg.MultiStatements = true, true
 	// Errors are returned, and logged by whoever handles them.
 	cfg.Logger = &mysql.NopLogger{}
-	if cfg.Timeout == 0 {
-		cfg.Timeout = dialTimeout
-	}
-	if cfg.ReadTimeout == 0 {
-		cfg.ReadTimeout = ioTimeout
-	}
-	if cfg.WriteTimeout == 0 {
-		cfg.WriteTimeout = ioTimeout
-	}
 	base, err := mysql.NewConnector(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("malformed DSN: %w", err)
@@ -101,6 +91,8 @@ func (db *DB) MaxConnections(ctx context.Context) (n int, err error) {
 type connector struct{ driver.Connector }
 
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
 	conn, err := c.Connector.Connect(ctx)
 	if err != nil {
 		return nil, err
@@ -110,6 +102,9 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	return conn, nil
 }
+
+// ErrNoConnection says that the server was not asked: no connection was to be had.
+var ErrNoConnection = errors.New("no connection to MySQL")
 
 // ErrOutcomeUnknown says that a COMMIT was sent and its answer did not come:
 // the transaction may have been applied, or may be yet.
@@ -157,7 +152,7 @@ func (db *DB) OnConn(ctx context.Context, f func(conn *sql.Conn) error) error {
 func (db *DB) onConn(ctx context.Context, f func(conn *sql.Conn) error) error {
 	conn, err := db.SQL.Conn(ctx)
 	if err != nil {
-		return fmt.Errorf("connect to MySQL: %w", err)
+		return fmt.Errorf("%w: %w", ErrNoConnection, err)
 	}
 	// Close gives the connection back; it fails only where it is closed already.
 	defer func() { _ = conn.Close() }()

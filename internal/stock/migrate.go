@@ -128,12 +128,21 @@ func (db *DB) Guard(ctx context.Context) (Guard, error) {
 	return g, nil
 }
 
+// HighestFence is the highest token that was admitted for any SKU.
+func (db *DB) HighestFence(ctx context.Context) (uint64, error) {
+	var fence sql.Null[uint64]
+	if err := db.SQL.QueryRowContext(ctx, "SELECT MAX(fence) FROM stock").Scan(&fence); err != nil {
+		return 0, fmt.Errorf("read fences: %w", err)
+	}
+	return fence.V, nil
+}
+
 // Adopt makes want the way in which the database is guarded. Tokens of another
 // source say nothing about the old ones, so every fence starts again from zero:
 // no replica may be running.
 func (db *DB) Adopt(ctx context.Context, want Guard) error {
 	return db.InTx(ctx, func(conn *sql.Conn) error {
-		if _, err := conn.ExecContext(ctx, "UPDATE stock SET fence = 0, seq = seq + 1"); err != nil {
+		if _, err := conn.ExecContext(ctx, "UPDATE stock SET seq = seq + 1, fence = 0"); err != nil {
 			return fmt.Errorf("reset fences: %w", err)
 		}
 		if _, err := conn.ExecContext(ctx, "DELETE FROM guard"); err != nil {

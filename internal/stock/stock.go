@@ -6,6 +6,7 @@ package stock
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"time"
@@ -69,11 +70,14 @@ func (s *Stock) Open(t time.Time) int {
 // Create puts a new SKU on sale. It reports false, and changes nothing, when the
 // SKU exists.
 func (db *DB) Create(ctx context.Context, want Stock) (created bool, err error) {
-	_, err = db.SQL.ExecContext(ctx, `INSERT INTO stock
-		(sku, name, price_cents, currency, units, available, per_customer_limit, sale_starts_at, sale_ends_at, created_at, updated_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NOW(6), NOW(6))`,
-		[]byte(want.SKU), want.Name, want.PriceCents, want.Currency, want.Units, want.Units,
-		want.PerCustomerLimit, want.SaleStartsAt, want.SaleEndsAt)
+	err = db.OnConn(ctx, func(conn *sql.Conn) error {
+		_, err := conn.ExecContext(ctx, `INSERT INTO stock
+			(sku, name, price_cents, currency, units, available, per_customer_limit, sale_starts_at, sale_ends_at, created_at, updated_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NOW(6), NOW(6))`,
+			[]byte(want.SKU), want.Name, want.PriceCents, want.Currency, want.Units, want.Units,
+			want.PerCustomerLimit, want.SaleStartsAt, want.SaleEndsAt)
+		return err
+	})
 	if IsDuplicate(err) {
 		return false, nil
 	}
@@ -86,9 +90,12 @@ func (db *DB) Create(ctx context.Context, want Stock) (created bool, err error) 
 // Change changes what may be changed of a SKU: its name, price, limit and
 // window. A desk that remembers the row must be told: see order.Service.PutSKU.
 func (db *DB) Change(ctx context.Context, want Stock) error {
-	_, err := db.SQL.ExecContext(ctx, `UPDATE stock SET name = ?, price_cents = ?, currency = ?,
-		per_customer_limit = ?, sale_starts_at = ?, sale_ends_at = ?, seq = seq + 1, updated_at = NOW(6) WHERE sku = ?`,
-		want.Name, want.PriceCents, want.Currency, want.PerCustomerLimit, want.SaleStartsAt, want.SaleEndsAt, []byte(want.SKU))
+	err := db.OnConn(ctx, func(conn *sql.Conn) error {
+		_, err := conn.ExecContext(ctx, `UPDATE stock SET name = ?, price_cents = ?, currency = ?,
+			per_customer_limit = ?, sale_starts_at = ?, sale_ends_at = ?, seq = seq + 1, updated_at = NOW(6) WHERE sku = ?`,
+			want.Name, want.PriceCents, want.Currency, want.PerCustomerLimit, want.SaleStartsAt, want.SaleEndsAt, []byte(want.SKU))
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("change SKU: %w", err)
 	}
@@ -139,6 +146,10 @@ func IsRetryable(err error) bool {
 	}
 	return false
 }
+
+// IsServerError reports whether err is the server's own word: the statement that
+// it answers was not applied.
+func IsServerError(err error) bool { return serverError(err) != 0 }
 
 // serverError is the number of an error that the server answered, or 0.
 func serverError(err error) uint16 {

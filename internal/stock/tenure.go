@@ -18,6 +18,15 @@ type Tenure struct {
 	Fence strategy.Fence
 }
 
+// Recorded is the token that stands with what this tenure writes: none without
+// a fence, which then says nothing about it.
+func (t Tenure) Recorded() lock.Token {
+	if t.Fence == strategy.FenceOff {
+		return 0
+	}
+	return t.Token
+}
+
 // Begin reads the row at the beginning of a tenure. Behind FenceClaim it first
 // registers the token: from then on no older holder's write is admitted, so what
 // is read stays true until this tenure writes. A fence that is only compared
@@ -50,6 +59,16 @@ func (t Tenure) Begin(ctx context.Context, db *DB) (row Row, err error) {
 		return row, fmt.Errorf("claim %s with token %d, the newest is %d: %w", t.SKU, t.Token, row.Fence, ErrFenced)
 	}
 	return row, nil
+}
+
+// Current reports whether the row is still the one that this tenure knows.
+func (t Tenure) Current(ctx context.Context, conn *sql.Conn, row Row) (bool, error) {
+	var same bool
+	err := conn.QueryRowContext(ctx, "SELECT fence = ? AND seq = ? FROM stock WHERE sku = ?", uint64(t.Token), row.Seq, []byte(t.SKU)).Scan(&same)
+	if err != nil {
+		return false, fmt.Errorf("compare %s: %w", t.SKU, err)
+	}
+	return same, nil
 }
 
 // Batch names one attempt to write a batch. It is never used twice.
