@@ -25,6 +25,8 @@ type Part struct {
 	Row    stock.Row
 	Token  lock.Token
 	Orders int
+	// Salt makes keys that no part of another salt has.
+	Salt int
 }
 
 func group(parts []Part) []*write {
@@ -33,7 +35,7 @@ func group(parts []Part) []*write {
 	for _, p := range parts {
 		w := &write{tenure: stock.Tenure{SKU: p.Row.SKU, Token: p.Token, Fence: strategy.FenceClaim}, row: p.Row, done: make(chan error, 1)}
 		for i := range p.Orders {
-			r := Request{SKU: p.Row.SKU, Customer: fmt.Sprint("customer", i), Key: "key of " + p.Row.SKU, Quantity: 1}
+			r := Request{SKU: p.Row.SKU, Customer: fmt.Sprint("customer", i), Key: fmt.Sprint("key of ", p.Row.SKU, p.Salt), Quantity: 1}
 			o := cfg.makeOrder(&r, newID(), &p.Row, p.Row.Now, p.Token)
 			w.orders, w.units = append(w.orders, &o), w.units+1
 		}
@@ -52,4 +54,28 @@ func CommitGroup(ctx context.Context, db *stock.DB, parts ...Part) (outcomes []e
 func GroupText(parts ...Part) (query string, args []any) {
 	query, args = groupStatements(group(parts))
 	return strings.TrimSuffix(query, "; COMMIT"), args
+}
+
+// Group is a group to make a packet of, again and again.
+type Group struct{ writes []*write }
+
+// NewGroup makes a group of parts.
+func NewGroup(parts ...Part) Group { return Group{group(parts)} }
+
+// Text makes the packet.
+func (g Group) Text() { groupStatements(g.writes) }
+
+var benchDesk = &desk{
+	desks: &desks{}, cfg: &Config{Desk: DeskConfig{}.withDefaults(), Metrics: NewMetrics(nil)},
+	queue: make(chan *ticket, 1), recent: newRecent(),
+}
+
+// QueueOnce hands an order to a desk, takes it, and answers it.
+func QueueOnce() {
+	t := newTicket(Request{SKU: "sale-1", Customer: "customer", Key: "key", Quantity: 1})
+	benchDesk.queue <- t
+	for _, t := range benchDesk.gather() {
+		t.answer(Placed{}, nil)
+	}
+	<-t.answered
 }

@@ -40,7 +40,7 @@ const (
 var databases atomic.Int32
 
 // newDSN makes a database with the schema and one SKU.
-func newDSN(t *testing.T, s stock.Stock) string {
+func newDSN(t testing.TB, s stock.Stock) string {
 	t.Helper()
 	dsn, err := servers.MySQL.CreateDatabase(t.Context(), fmt.Sprintf("orders%d", databases.Add(1)))
 	if err != nil {
@@ -70,7 +70,7 @@ func change(t *testing.T, at *order.Service, s stock.Stock) {
 	}
 }
 
-func open(t *testing.T, dsn string) *stock.DB {
+func open(t testing.TB, dsn string) *stock.DB {
 	t.Helper()
 	db, err := stock.Open(dsn, 16)
 	if err != nil {
@@ -156,7 +156,7 @@ func (r *replica) close(ctx context.Context) error {
 }
 
 // startReplica is newReplica for a test, closed at its end.
-func startReplica(t *testing.T, o options) *order.Service {
+func startReplica(t testing.TB, o options) *order.Service {
 	t.Helper()
 	if o.fence == "" {
 		o.fence = strategy.FenceClaim

@@ -1,0 +1,84 @@
+package order_test
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/order"
+	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
+)
+
+// BenchmarkQueue is what an order costs to be handed to a desk and taken into a
+// batch, without anything around it.
+func BenchmarkQueue(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		order.QueueOnce()
+	}
+}
+
+// BenchmarkBatchText is what the packet of one SKU's batch costs to make; per
+// order, divide by the batch's size.
+func BenchmarkBatchText(b *testing.B) {
+	for _, n := range []int{1, 64, 512} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			batch := order.NewGroup(order.Part{Row: stock.Row{Stock: stock.Stock{SKU: "sale-1", Currency: "EUR"}}, Token: 7, Orders: n})
+			b.ReportAllocs()
+			for b.Loop() {
+				batch.Text()
+			}
+		})
+	}
+}
+
+// BenchmarkCommit is one batch's transaction on a real server, to its answer.
+func BenchmarkCommit(b *testing.B) {
+	for _, n := range []int{1, 64, 512} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			db := open(b, newDSN(b, stock.Stock{Units: 1 << 30}))
+			token := lock.Token(0)
+			b.ReportAllocs()
+			for b.Loop() {
+				// A tenure of its own for each: the claim is timed as well.
+				token++
+				row, err := stock.Tenure{SKU: testSKU, Token: token, Fence: strategy.FenceClaim}.Begin(b.Context(), db)
+				if err != nil {
+					b.Fatal(err)
+				}
+				part := order.Part{Row: row, Token: token, Orders: n, Salt: int(token)}
+				if outcomes, err := order.CommitGroup(b.Context(), db, part); err != nil || outcomes[0] != nil {
+					b.Fatal(outcomes, err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkPlace is the whole path of an order behind HTTP, with so many buyers
+// at once at one replica.
+func BenchmarkPlace(b *testing.B) {
+	for _, buyers := range []int{1, 64, 512} {
+		b.Run(fmt.Sprint(buyers), func(b *testing.B) {
+			service := startReplica(b, options{dsn: newDSN(b, stock.Stock{Units: 1 << 30}), strategy: "etcd"})
+			var next atomic.Int64
+			b.ReportAllocs()
+			b.ResetTimer()
+			var group sync.WaitGroup
+			for range buyers {
+				group.Go(func() {
+					for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
+						if _, err := service.Place(b.Context(), buy(fmt.Sprint("customer-", i), "k", 1)); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			group.Wait()
+		})
+	}
+}
