@@ -2,7 +2,7 @@
 # Ubuntu with Go and root or sudo. ARGS="..." is handed on to what it runs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-race build demo up test lint
+.PHONY: help setup setup-race setup-redis build demo up bench test lint
 
 # Programs for the same tree are the same wherever it stands. Git is not asked
 # for a version: it refuses to answer in a tree of another user's, which would
@@ -23,6 +23,9 @@ demo: build ## the proof: one SKU sold out on 3 replicas, unguarded and under th
 up: build ## a private stack with 3 replicas, until Ctrl-C
 	@bin/loadtest up $(ARGS)
 
+bench: setup-redis build ## the service beside its rivals, in at most 15 minutes
+	@bin/loadtest bench $(ARGS)
+
 test: setup-race build ## every test, with real servers and the race detector
 	go test $(TEST_FLAGS) ./... $(ARGS)
 
@@ -39,4 +42,7 @@ setup: ## install what is missing: MariaDB's programs
 	@scripts/setup
 
 setup-race:
-	@scripts/setup --race
+	@scripts/setup --race --redis
+
+setup-redis:
+	@scripts/setup --redis

@@ -17,6 +17,8 @@ import (
 
 	"flashsale/internal/sandbox/etcdnode"
 	"flashsale/internal/strategy"
+	"flashsale/loadtest/bench"
+	"flashsale/loadtest/peer"
 )
 
 func main() {
@@ -44,8 +46,11 @@ var version = "dev"
 type cli struct {
 	Prove   proveCmd   `cmd:"" help:"Sell out under each of several strategies, on private servers and replicas, and prove what came of it."`
 	Attack  attackCmd  `cmd:"" help:"Sell out on a service that already runs, and prove what came of it."`
+	Bench   benchCmd   `cmd:"" help:"Measure the service beside its rivals, on private servers."`
 	Up      upCmd      `cmd:"" help:"Run private servers and replicas to try things on, until Ctrl-C."`
 	Version versionCmd `cmd:"" help:"Print the program's version."`
+	// Peer is what a bench's rivals run as.
+	Peer peerCmd `cmd:"" hidden:""`
 	// EtcdNode is what a private etcd runs as. run never parses it.
 	EtcdNode struct{} `cmd:"" name:"etcd-node" hidden:""`
 }
@@ -71,7 +76,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { exited = true }),
 		kong.WithHyphenPrefixedParameters(true), // "--rate -1" is a number out of range, not a flag
-		kong.Vars{"strategies": strings.Join(strategy.Names(), ", "), "strategy": strategy.Default},
+		kong.Vars{"strategies": strings.Join(strategy.Names(), ", "), "strategy": strategy.Default,
+			"peers": strings.Join(peer.Names(), ", "), "loads": strings.Join(bench.LoadNames, ", ")},
 	)
 	if err != nil {
 		return err

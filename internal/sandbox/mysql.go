@@ -52,7 +52,7 @@ var mysqlSettings = []string{
 // shownSettings are the variables that Settings reads back.
 var shownSettings = []string{
 	"version", "innodb_flush_log_at_trx_commit", "innodb_doublewrite", "log_bin", "sync_binlog",
-	"transaction_isolation", "innodb_lock_wait_timeout", "innodb_buffer_pool_size",
+	"transaction_isolation", "tx_isolation", "innodb_lock_wait_timeout", "innodb_buffer_pool_size",
 	"innodb_log_file_size", "max_connections",
 }
 

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"flashsale/loadtest/bench"
+	"flashsale/loadtest/peer"
+)
+
+type benchCmd struct {
+	Peers     []string      `placeholder:"NAME" help:"Peers to run (default all): ${peers}."`
+	Loads     []string      `placeholder:"LOAD" help:"How buyers are spread over SKUs: hot, even:N, zipf:N, sold-out (default ${loads})."`
+	Replicas  int           `default:"0" placeholder:"N" help:"Replicas of each peer. 0 is 2, and 1 and 4 for comparison."`
+	Duration  time.Duration `default:"3s" placeholder:"D" help:"Measured time of one run, after its warm-up (default ${default})."`
+	Rounds    int           `default:"3" placeholder:"N" help:"How often everything is run; medians are shown (default ${default})."`
+	Workers   int           `default:"512" placeholder:"N" help:"Buyers of a closed loop: each waits for its answer and then asks again (default ${default})."`
+	Rate      int           `default:"0" placeholder:"N" help:"Requests a second of an open loop, whether they are answered or not, in place of the closed one."`
+	Binlog    bool          `help:"Run with a binlog at sync_binlog=1."`
+	Full      bool          `help:"Run every peer under every load, on 1, 2 and 4 replicas, in an open loop and with a binlog: hours."`
+	Seed      uint64        `default:"0" placeholder:"N" help:"Makes customers, keys and a zipf's turns; 0 picks one and reports it."`
+	TimeLimit time.Duration `default:"15m" placeholder:"D" help:"End before the run that would not be done in time (default ${default}; none with --full)."`
+	API       string        `name:"api" default:"bin/api" placeholder:"FILE" help:"The service's program (default ${default})."`
+	Out       string        `default:"out" placeholder:"DIR" help:"Folder for bench.json and bench.html (default ${default})."`
+}
+
+// Run measures, shows and saves. It fails when a guarded run was not exact.
+func (c *benchCmd) Run(ctx context.Context, s streams) error {
+	programme, err := c.programme()
+	if err != nil {
+		return err
+	}
+	if c.Seed == 0 {
+		// 32 bits: every reader of the JSON can hold it, and so can a person.
+		c.Seed = 1 + uint64(rand.Uint32())
+	}
+	cfg := bench.Config{
+		Programme: programme, Rounds: c.Rounds, Duration: c.Duration, Workers: c.Workers, Seed: c.Seed, TimeLimit: c.TimeLimit,
+		Say: func(format string, args ...any) { fmt.Fprintf(s.err, format+"\n", args...) },
+	}
+	if c.Full {
+		cfg.TimeLimit = 0
+	}
+	if err := cfg.Check(); err != nil {
+		return err
+	}
+	program := replicaFlags{API: c.API, Replicas: max(c.Replicas, 1)}
+	if err := program.check(); err != nil {
+		return err
+	}
+	cfg.API = program.API
+	result, err := bench.Measure(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if err := bench.Save(c.Out, result); err != nil {
+		return err
+	}
+	if err := bench.Table(s.out, result); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(s.out, "Written: %[1]s/%[2]s and %[1]s/%[3]s (seed %[4]d)\n", c.Out, bench.ResultFile, bench.PageFile, result.Seed); err != nil {
+		return err
+	}
+	if !result.Proven {
+		return errNotProven
+	}
+	return nil
+}
+
+// programme is the standard one, or every load that was named under the settings
+// that were.
+func (c *benchCmd) programme() (bench.Programme, error) {
+	var none bench.Programme
+	peers := peer.All()
+	if len(c.Peers) > 0 {
+		peers = nil
+		for _, name := range c.Peers {
+			found, err := peer.Find(strings.TrimSpace(name))
+			if err != nil {
+				return none, fmt.Errorf("--peers: %w", err)
+			}
+			peers = append(peers, found)
+		}
+	}
+	for _, load := range c.Loads {
+		if _, err := bench.ParseLoad(load, 1); err != nil {
+			return none, fmt.Errorf("--loads: %w", err)
+		}
+	}
+	switch {
+	case c.Replicas < 0:
+		return none, fmt.Errorf("--replicas must not be negative: %d", c.Replicas)
+	case c.Rate < 0:
+		return none, fmt.Errorf("--rate must not be negative: %d", c.Rate)
+	case c.Full:
+		p := bench.Full()
+		p.Rate = c.Rate
+		return p.Keep(peers), nil
+	case len(c.Loads) == 0 && c.Replicas == 0 && c.Rate == 0 && !c.Binlog:
+		return bench.Standard().Keep(peers), nil
+	}
+	setting := bench.Setting{Replicas: c.Replicas, Binlog: c.Binlog, Open: c.Rate > 0}
+	if setting.Replicas == 0 {
+		setting.Replicas = bench.StandardReplicas
+	}
+	if len(c.Loads) == 0 {
+		c.Loads = []string{"hot"}
+	}
+	p := bench.Programme{Rate: c.Rate}
+	for _, setting.Load = range slices.Compact(c.Loads) {
+		p.Sections = append(p.Sections, bench.Section{Setting: setting, Peers: peers})
+	}
+	return p, nil
+}
+
+// peerCmd is what a bench runs a peer's replicas as.
+type peerCmd struct {
+	Name          string   `arg:""`
+	Addr          string   `required:""`
+	Replica       string   `required:""`
+	Pool          int      `default:"0"`
+	MySQLDSN      string   `name:"mysql-dsn" env:"FLASHSALE_MYSQL_DSN"`
+	EtcdEndpoints []string `name:"etcd-endpoints"`
+	Redis         string
+	AdminToken    string `required:"" env:"FLASHSALE_ADMIN_TOKEN"`
+	JWTSecret     string `name:"jwt-secret" required:"" env:"FLASHSALE_JWT_SECRET"`
+}
+
+// Run serves until ctx ends.
+func (c *peerCmd) Run(ctx context.Context) error {
+	return peer.Serve(ctx, peer.ServeConfig{
+		Peer: c.Name, Addr: c.Addr, Replica: c.Replica, AdminToken: c.AdminToken, JWTSecret: c.JWTSecret,
+		MySQLDSN: c.MySQLDSN, EtcdEndpoints: c.EtcdEndpoints, RedisAddr: c.Redis, Pool: c.Pool, Log: os.Stderr,
+	})
+}

@@ -1,0 +1,388 @@
+// Package bench measures the service beside its rivals: every peer behind the
+// same router, middleware and JSON, under the same load, on the same servers, in
+// turns of one run, and checked by the same audit.
+//
+// What the peers are is package peer's to say. All figures are of one machine
+// that the load shares with what it measures: ratios mean more than rates.
+package bench
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/strategy"
+	"flashsale/loadtest/attack"
+	"flashsale/loadtest/peer"
+	"flashsale/loadtest/proof"
+)
+
+// Config is one bench.
+type Config struct {
+	// API is the service's program. PeerProgram is the beginning of a command that
+	// serves a peer; with none it is this executable's hidden command.
+	API         string
+	PeerProgram []string
+	// EtcdProgram is sandbox.Config's.
+	EtcdProgram []string
+	Programme   Programme
+	// Rounds is how often everything is run. Duration is a run's measured window.
+	Rounds   int
+	Duration time.Duration
+	// Workers is the closed loops' number of buyers.
+	Workers int
+	Seed    uint64
+	// TimeLimit ends the bench before the run that would not be done in time.
+	// 0 is none.
+	TimeLimit time.Duration
+	// Say tells people how far it is.
+	Say func(format string, args ...any)
+}
+
+const (
+	// warmShare of the window, and at least warmLeast, is a run's warm-up: the
+	// making of connections, and the first grants of locks.
+	warmShare = 4
+	warmLeast = 400 * time.Millisecond
+	// sweepWarm and sweepWindow are those of a run that only chooses a pool.
+	sweepWarm   = 300 * time.Millisecond
+	sweepWindow = 700 * time.Millisecond
+	// ceiling is more requests a second than two cores can send and answer. Stock
+	// and customers' tokens are made for so many.
+	ceiling = 60_000
+	// maxPlanned bounds the requests of one run: each costs 300 bytes here.
+	maxPlanned = 3_000_000
+	// maxConnections is for the largest pool on the most replicas.
+	maxConnections = 1000
+)
+
+// bench is one that runs.
+type bench struct {
+	cfg                   Config
+	adminToken, jwtSecret string
+	stack                 *sandbox.Stack
+	tokens                *tokens
+	began                 time.Time
+	databases             int
+	binlog                bool // as the server runs now
+	ways                  map[string]peer.Way
+	result                *Result
+	// own is what each peer was first seen to do in a closed loop on the hot SKU.
+	own map[string]float64
+	// longest run so far, to tell whether another is done in time.
+	longest time.Duration
+}
+
+// Check reports the first setting that nothing can be measured with, by its flag.
+func (c *Config) Check() error {
+	switch {
+	case c.Rounds < 1:
+		return fmt.Errorf("--rounds must be at least 1, not %d", c.Rounds)
+	case c.Duration < 100*time.Millisecond:
+		return fmt.Errorf("--duration must be at least 100ms, not %s", c.Duration)
+	case c.Workers < 1 || c.Workers > openWorkers:
+		return fmt.Errorf("--workers must be from 1 to %d, not %d", openWorkers, c.Workers)
+	case c.planned() > maxPlanned:
+		return fmt.Errorf("--duration %s is more than %d requests, which is all that one run keeps in memory", c.Duration, maxPlanned)
+	}
+	return nil
+}
+
+func (c *Config) warmUp() time.Duration { return max(c.Duration/warmShare, warmLeast) }
+
+// planned is the most requests that one run can send.
+func (c *Config) planned() int { return int(ceiling * (c.warmUp() + c.Duration).Seconds()) }
+
+// Measure carries the bench out. What was measured before ctx ended is not returned.
+func Measure(ctx context.Context, cfg Config) (*Result, error) {
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
+	b := &bench{
+		cfg: cfg, adminToken: rand.Text(), jwtSecret: rand.Text(), began: time.Now(), ways: map[string]peer.Way{}, own: map[string]float64{},
+		result: &Result{Runs: []Run{}, Seed: cfg.Seed, Peers: cfg.Programme.peers(), Tuning: []Tuned{}, Machine: thisMachine(), Notes: []string{}},
+	}
+	cfg.Say("Starting the servers, and minting the tokens of %d customers ...", cfg.planned())
+	var err error
+	b.stack, err = sandbox.Start(ctx, sandbox.Config{MySQL: true, MaxConnections: maxConnections, EtcdNodes: 1, EtcdProgram: cfg.EtcdProgram})
+	if err != nil {
+		return nil, err
+	}
+	defer b.stack.Stop()
+	if b.result.MySQL, err = b.stack.MySQL.Settings(ctx); err != nil {
+		return nil, err
+	}
+	if b.tokens, err = mint(ctx, cfg.Seed, b.jwtSecret, cfg.planned()); err != nil {
+		return nil, fmt.Errorf("mint the customers' tokens: %w", err)
+	}
+	if err := b.tune(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.rounds(ctx); err != nil {
+		return nil, err
+	}
+	b.result.settle()
+	b.result.Took = round(time.Since(b.began).Seconds(), 10)
+	return b.result, nil
+}
+
+// rounds runs the programme again and again, every other time backwards, so that
+// no peer always comes after the same one.
+func (b *bench) rounds(ctx context.Context) error {
+	for n := range b.cfg.Rounds {
+		steps := b.cfg.Programme.steps()
+		if n%2 == 1 {
+			slices.Reverse(steps)
+		}
+		for i, s := range steps {
+			if b.late() {
+				b.note("Stopped at the time limit of %s, in round %d of %d with %d of its %d runs to go: a shorter --duration, or fewer --rounds, leaves time for all.",
+					b.cfg.TimeLimit, n+1, b.cfg.Rounds, len(steps)-i, len(steps))
+				return nil
+			}
+			if err := b.step(ctx, n+1, s); err != nil {
+				return fmt.Errorf("%s, %s: %w", s.peer.Name, s.Setting, err)
+			}
+		}
+	}
+	return nil
+}
+
+// late reports whether another run may not be done in time.
+func (b *bench) late() bool {
+	return b.cfg.TimeLimit > 0 && time.Since(b.began)+b.longest > b.cfg.TimeLimit
+}
+
+func (b *bench) note(format string, args ...any) {
+	b.result.Notes = append(b.result.Notes, fmt.Sprintf(format, args...))
+}
+
+// step makes one run of the programme, and keeps it.
+func (b *bench) step(ctx context.Context, round int, s step) error {
+	load, err := ParseLoad(s.Load, b.cfg.Seed)
+	if err != nil {
+		return err
+	}
+	if err := b.setBinlog(ctx, s.Binlog); err != nil {
+		return err
+	}
+	t := trial{
+		peer: s.peer, way: b.ways[s.peer.Name], load: load, Setting: s.Setting, round: round,
+		warmUp: b.cfg.warmUp(), window: b.cfg.Duration, workers: b.workers(s.peer),
+	}
+	if s.Open {
+		t.workers, t.rate = 0, b.rate(s.peer)
+		if t.rate == 0 {
+			b.note("%s, %s: left out: it has not run in a closed loop before, by which its rate is set.", s.peer.Name, s.Setting)
+			return nil
+		}
+	}
+	began := time.Now()
+	run, err := b.try(ctx, t)
+	if err != nil {
+		return err
+	}
+	b.longest = max(b.longest, time.Since(began))
+	b.result.Runs = append(b.result.Runs, *run)
+	if !s.Open && !s.Binlog && s.Load == hotLoad && b.own[s.peer.Name] == 0 {
+		b.own[s.peer.Name] = run.Served
+	}
+	b.cfg.Say("round %d  %-28s %-18s %9.0f/s  p50 %7.1f ms  p99 %7.1f ms  %s", round, s.Setting, s.peer.Name, run.Served, run.Latency.P50, run.Latency.P99, run.Verdict)
+	return nil
+}
+
+// setBinlog starts MySQL again where it does not run as it should, and keeps what
+// its settings are with a binlog.
+func (b *bench) setBinlog(ctx context.Context, on bool) (err error) {
+	if b.binlog == on {
+		return nil
+	}
+	if err := b.stack.MySQL.SetBinlog(ctx, on); err != nil {
+		return err
+	}
+	b.binlog = on
+	if on && b.result.MySQLBinlog == nil {
+		b.result.MySQLBinlog, err = b.stack.MySQL.Settings(ctx)
+	}
+	return err
+}
+
+func (b *bench) workers(p peer.Peer) int {
+	if p.MaxWorkers > 0 {
+		return min(b.cfg.Workers, p.MaxWorkers)
+	}
+	return b.cfg.Workers
+}
+
+// openMargin is how much more than an open loop's rate a peer must have done in a
+// closed one to be offered it.
+const openMargin = 1.2
+
+// rate is that of a peer's open loops: as asked for, or half of noop's ceiling.
+// One that cannot do that much is offered half of its own: beyond what it can do,
+// its latency would say only how long the run was.
+func (b *bench) rate(p peer.Peer) int {
+	if b.cfg.Programme.Rate > 0 {
+		return b.cfg.Programme.Rate
+	}
+	half, own := b.own[noop]/2, b.own[p.Name]
+	if half == 0 || half*openMargin > own {
+		half = own / 2
+	}
+	return int(half)
+}
+
+// trial is one run before it is made.
+type trial struct {
+	peer peer.Peer
+	way  peer.Way
+	load Load
+	Setting
+	round          int
+	workers, rate  int
+	warmUp, window time.Duration
+}
+
+// orders are the most that it can place.
+func (t *trial) orders() int {
+	perSecond := ceiling
+	if t.peer.UnitsPerSecond > 0 {
+		perSecond = t.peer.UnitsPerSecond
+	}
+	return int(float64(perSecond) * (t.warmUp + t.window).Seconds())
+}
+
+// try makes one run, on a database and replicas of its own. The replicas have
+// finished what they were serving before the books are read.
+func (b *bench) try(ctx context.Context, t trial) (run *Run, err error) {
+	at, drop, err := b.prepare(ctx, &t.peer)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, drop()) }()
+	fleet, err := b.startFleet(ctx, t.peer, t.way, at.backends, t.Replicas)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, fleet.stop()) }()
+	if err := b.putOnSale(ctx, t.peer, fleet, &t.load, t.orders()); err != nil {
+		return nil, err
+	}
+	gauge := &gauge{groups: b.groups(&t.peer, fleet, at.redis)}
+	plan := attack.Plan{Targets: fleet.urls(), SKUs: t.load.Turns, MaxQuantity: 1, Rate: t.rate, Seed: b.cfg.Seed}
+	got, err := send(ctx, offer{
+		plan: plan, tokens: b.tokens, workers: t.workers, rate: t.rate, warmUp: t.warmUp, window: t.window,
+		limit: b.cfg.planned(), measure: gauge.read,
+	})
+	if err != nil {
+		return nil, err
+	}
+	used, err := gauge.usages()
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(fleet.dead(), fleet.stop()); err != nil {
+		return nil, err
+	}
+	books, err := books(ctx, t.peer, at.backends, &t.load, t.orders(), &plan, got.answers)
+	if err != nil {
+		return nil, err
+	}
+	if got.exhausted {
+		b.note("%s, %s: all %d customers had ordered before the time was over.", t.peer.Name, t.Setting, b.cfg.planned())
+	}
+	return b.assess(&t, plan, got, books, used), nil
+}
+
+func (b *bench) assess(t *trial, plan attack.Plan, got *taken, books proof.Books, used map[string]usage) *Run {
+	total := t.warmUp + t.window
+	setting := proof.Setting{
+		Strategy: t.peer.Name, Fence: strategy.FenceOff, Replicas: t.Replicas, Expected: t.peer.Expected, Stock: t.load.stock(t.orders()), Plan: plan,
+	}
+	if row, err := strategy.Find(t.way.Strategy); err == nil {
+		setting.Fence = row.FenceFor(strategy.FenceClaim)
+	}
+	run := &Run{
+		Run:  proof.Assess(setting, &attack.Result{Answers: got.answers, Began: got.began, Sending: total, PeakUnderWay: t.workers}, books),
+		Load: t.Load, Open: t.Open, Workers: t.workers, Round: t.round, Binlog: t.Binlog, Durable: t.peer.Durable,
+		How: t.way.String(), CheckedBy: checkedBy[t.peer.Store],
+	}
+	run.SKUs = len(t.load.Items)
+	run.measured(got, total, used)
+	return run
+}
+
+// servers are what one run has for itself.
+type servers struct {
+	backends
+	redis *sandbox.Redis
+}
+
+// prepare makes the run's own database, or Redis. drop takes it away again.
+func (b *bench) prepare(ctx context.Context, p *peer.Peer) (s servers, drop func() error, err error) {
+	drop = func() error { return nil }
+	switch p.Store {
+	case peer.MySQL:
+		b.databases++
+		name := fmt.Sprintf("bench_%d", b.databases)
+		if s.dsn, err = b.stack.MySQL.CreateDatabase(ctx, name); err != nil {
+			return s, drop, err
+		}
+		drop = func() error { return b.drop(context.WithoutCancel(ctx), name) }
+	case peer.Redis:
+		if s.redis, err = sandbox.StartRedis(ctx, sandbox.RedisConfig{AppendAlways: p.Durable}); err != nil {
+			return s, drop, err
+		}
+		s.backends.redis = s.redis.Addr
+		drop = s.redis.Close
+	case peer.Nowhere:
+	}
+	if p.Etcd {
+		s.etcd = b.stack.EtcdEndpoints()
+	}
+	return s, drop, nil
+}
+
+// dropTimeout bounds the dropping of a database after its run.
+const dropTimeout = 20 * time.Second
+
+// drop removes a run's database, with the pages of it that are not yet written:
+// the next run does not pay for them.
+func (b *bench) drop(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, dropTimeout)
+	defer cancel()
+	db, err := sql.Open("mysql", b.stack.MySQL.DSN(""))
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(ctx, "DROP DATABASE `"+name+"`"); err != nil {
+		return fmt.Errorf("drop the run's database: %w", err)
+	}
+	return nil
+}
+
+// groups are the processes whose use is measured.
+func (b *bench) groups(p *peer.Peer, f *fleet, redis *sandbox.Redis) []group {
+	groups := []group{{"replicas", f.pids()}, {"harness", []int{os.Getpid()}}}
+	if p.Store == peer.MySQL {
+		groups = append(groups, group{"mysql", []int{b.stack.MySQL.Pid()}})
+	}
+	if redis != nil {
+		groups = append(groups, group{"redis", []int{redis.Pid()}})
+	}
+	if p.Etcd {
+		etcd := group{name: "etcd"}
+		for _, node := range b.stack.Etcd {
+			etcd.pids = append(etcd.pids, node.Pid())
+		}
+		groups = append(groups, etcd)
+	}
+	return groups
+}

@@ -1,0 +1,178 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"go.uber.org/goleak"
+
+	"flashsale/loadtest/attack"
+)
+
+const testSecret = "a secret of the test"
+
+// shop answers orders by what is asked for.
+type shop struct {
+	mu      sync.Mutex
+	arrived map[int]map[attack.Order]bool // by replica
+}
+
+func (s *shop) handler(replica int) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var body struct {
+			SKU      string `json:"sku"`
+			Quantity int    `json:"quantity"`
+		}
+		text, _ := io.ReadAll(r.Body)
+		if err := json.Unmarshal(text, &body); err != nil || r.Header.Get("Content-Type") != "application/json" || len(r.Header.Get("Authorization")) < 50 {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		s.mu.Lock()
+		s.arrived[replica][attack.Order{Key: r.Header.Get("Idempotency-Key"), SKU: body.SKU, Quantity: body.Quantity}] = true
+		s.mu.Unlock()
+		switch body.SKU {
+		case "sold-out":
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(http.StatusConflict)
+			fmt.Fprint(w, `{"type":"/errors/sold-out","title":"Sold out","status":409}`)
+		case "unknown":
+			w.WriteHeader(http.StatusGatewayTimeout)
+			fmt.Fprint(w, `{"type":"/errors/outcome-unknown"}`)
+		case "broken":
+			hijacked, _, _ := w.(http.Hijacker).Hijack()
+			_ = hijacked.Close()
+		case "last":
+			w.Header().Set("Connection", "close")
+			w.WriteHeader(http.StatusServiceUnavailable)
+			fmt.Fprint(w, `{"type":"/errors/busy"}`)
+		default:
+			w.WriteHeader(http.StatusCreated)
+			fmt.Fprintf(w, `{"id":"%s","sku":"%s"}`, uuid.NewSHA1(uuid.Nil, []byte(r.Header.Get("Idempotency-Key"))), body.SKU)
+		}
+	}
+}
+
+func newShop(t *testing.T, replicas int) (*shop, []string) {
+	t.Helper()
+	s := &shop{arrived: map[int]map[attack.Order]bool{}}
+	var urls []string
+	for i := range replicas {
+		s.arrived[i] = map[attack.Order]bool{}
+		server := httptest.NewServer(s.handler(i))
+		t.Cleanup(server.Close)
+		urls = append(urls, server.URL)
+	}
+	return s, urls
+}
+
+// noLeaks checks at the test's end, after what it began later has ended.
+func noLeaks(t *testing.T) {
+	current := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, current) })
+}
+
+func minted(t *testing.T, seed uint64, n int) *tokens {
+	t.Helper()
+	tokens, err := mint(t.Context(), seed, testSecret, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tokens
+}
+
+func TestRequestsArriveAsPlannedAndAnswersAreTold(t *testing.T) {
+	noLeaks(t)
+	s, urls := newShop(t, 2)
+	const limit = 400
+	plan := attack.Plan{Targets: urls, SKUs: []string{"good", "sold-out", "unknown", "broken", "last"}, MaxQuantity: 3, Seed: 5}
+	measured := 0
+	got, err := send(t.Context(), offer{
+		plan: plan, tokens: minted(t, 5, limit), workers: 7, warmUp: 50 * time.Millisecond, window: time.Second, limit: limit,
+		measure: func() { measured++ },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.answers) != limit || !got.exhausted || measured != 2 {
+		t.Errorf("%d answers, exhausted %v, measured %d times", len(got.answers), got.exhausted, measured)
+	}
+	type outcome struct {
+		Outcome attack.Outcome
+		Status  int
+		Reason  string
+	}
+	want := map[string]outcome{
+		"good": {attack.Accepted, 201, ""}, "sold-out": {attack.SoldOut, 409, "sold-out"}, "unknown": {attack.Ambiguous, 504, "outcome-unknown"},
+		"broken": {attack.Ambiguous, 0, "connection closed"}, "last": {attack.Refused, 503, "busy"},
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for seq := range got.answers {
+		a, o := &got.answers[seq], plan.Order(seq)
+		if diff := cmp.Diff(want[o.SKU], outcome{a.Outcome, a.Status, a.Reason}); diff != "" {
+			t.Errorf("request %d for %s (-want +got):\n%s", seq, o.SKU, diff)
+		}
+		if o.SKU == "good" && a.OrderID != uuid.NewSHA1(uuid.Nil, []byte(o.Key)) {
+			t.Errorf("request %d has order %s, which is another's", seq, a.OrderID)
+		}
+		o.Customer = ""
+		if !s.arrived[seq%2][o] {
+			t.Errorf("request %d did not arrive at replica %d as %+v", seq, seq%2, o)
+		}
+		if a.Done <= a.Due {
+			t.Errorf("request %d was answered before it was sent: %+v", seq, a)
+		}
+	}
+}
+
+func TestOpenLoopKeepsItsRate(t *testing.T) {
+	_, urls := newShop(t, 1)
+	const rate = 500
+	plan := attack.Plan{Targets: urls, SKUs: []string{"good"}, MaxQuantity: 1, Seed: 5, Rate: rate}
+	got, err := send(t.Context(), offer{
+		plan: plan, tokens: minted(t, 5, 2*rate), workers: 8, rate: rate, warmUp: 100 * time.Millisecond, window: 500 * time.Millisecond,
+		limit: 2 * rate, measure: func() {},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(got.answers); n < 250 || n > 301 {
+		t.Errorf("%d requests in 600 ms at %d a second", n, rate)
+	}
+	if a := got.answers[49]; a.Due != 100*time.Millisecond {
+		t.Errorf("request 49 was due at %s", a.Due)
+	}
+	answers, latencies := got.inWindow()
+	if len(answers) < 200 || len(answers) > 251 || len(latencies) < 200 || len(latencies) > 251 {
+		t.Errorf("%d answers and %d latencies in the window", len(answers), len(latencies))
+	}
+}
+
+func TestInterruptedLoadEndsAtOnce(t *testing.T) {
+	noLeaks(t)
+	hang := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hang }))
+	defer server.Close()
+	defer close(hang)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	_, err := send(ctx, offer{
+		plan:   attack.Plan{Targets: []string{server.URL}, SKUs: []string{"good"}, MaxQuantity: 1, Seed: 5},
+		tokens: minted(t, 5, 10), workers: 3, warmUp: 50 * time.Millisecond, window: 200 * time.Millisecond, limit: 10, measure: func() {},
+	})
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 5*time.Second {
+		t.Errorf("%v after %s", err, time.Since(began))
+	}
+}

@@ -1,0 +1,53 @@
+package bench
+
+import (
+	"testing"
+
+	"flashsale/loadtest/peer"
+)
+
+func TestStandardProgrammeHasEveryPeerOnTheHotSKU(t *testing.T) {
+	p := Standard()
+	if hot := p.Sections[0]; hot.Load != "hot" || hot.Replicas != 2 || len(hot.Peers) != len(peer.All()) {
+		t.Errorf("it begins with %s and %d peers", hot.Setting, len(hot.Peers))
+	}
+	runs := map[string]int{}
+	for _, s := range p.steps() {
+		runs[s.Setting.String()]++
+	}
+	for _, want := range []string{
+		"even:100, 2 replicas", "even:1000, 2 replicas", "zipf:1000, 2 replicas", "sold-out, 2 replicas", "hot, 1 replica", "hot, 4 replicas",
+		"hot, 2 replicas, open", "hot, 2 replicas, binlog",
+	} {
+		if runs[want] < 2 {
+			t.Errorf("%s has %d peers", want, runs[want])
+		}
+	}
+	kept := p.Keep(some("buckets"))
+	if len(kept.Sections) != 1 || len(kept.steps()) != 1 || len(kept.peers()) != 1 {
+		t.Errorf("with one peer: %+v", kept)
+	}
+	if full := Full(); len(full.steps()) < 4*len(p.steps()) {
+		t.Errorf("the full programme has %d runs, the standard one %d", len(full.steps()), len(p.steps()))
+	}
+}
+
+func TestOpenLoopsAreOfferedWhatThePeerCanDo(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		noop, own float64
+		asked     int
+		want      int
+	}{
+		{"half of noop's ceiling", 30_000, 25_000, 0, 15_000},
+		{"half of its own where that is too much", 30_000, 4000, 0, 2000},
+		{"half of its own without a noop", 0, 4000, 0, 2000},
+		{"as asked for", 30_000, 4000, 9000, 9000},
+		{"nothing is known", 0, 0, 0, 0},
+	} {
+		b := &bench{own: map[string]float64{noop: tt.noop, "etcd": tt.own}, cfg: Config{Programme: Programme{Rate: tt.asked}}}
+		if got := b.rate(some("etcd")[0]); got != tt.want {
+			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
+		}
+	}
+}

@@ -1,0 +1,151 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"flashsale/internal/httpapi"
+	"flashsale/internal/stock"
+)
+
+// ServeConfig is one replica of a rival.
+type ServeConfig struct {
+	Peer    string
+	Addr    string
+	Replica string
+	// AdminToken and JWTSecret are what it knows its callers by.
+	AdminToken, JWTSecret string
+	// MySQLDSN, EtcdEndpoints and RedisAddr are the servers; a peer uses those
+	// that it needs.
+	MySQLDSN      string
+	EtcdEndpoints []string
+	RedisAddr     string
+	// Pool is the connections to the store.
+	Pool int
+	Log  io.Writer
+}
+
+// Servers are what a rival is made of.
+type Servers struct {
+	DB            *stock.DB // nil where the peer has no database
+	EtcdEndpoints []string
+	RedisAddr     string
+	Pool          int
+	Replica       string
+	Logger        *slog.Logger
+}
+
+// The service's own time-outs and bounds, so that nothing but the orders' way
+// differs.
+const (
+	requestTimeout    = 5 * time.Second
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 10 * time.Second
+	writeTimeout      = requestTimeout + 10*time.Second
+	idleTimeout       = 2 * time.Minute
+	drainTimeout      = 10 * time.Second
+	maxHeaderBytes    = 16 << 10
+
+	// paymentWindow is how long an order stays reserved, the service's default.
+	paymentWindow = 15 * time.Minute
+	startTimeout  = 30 * time.Second
+	closeTimeout  = 10 * time.Second
+)
+
+// Serve answers orders until ctx ends, then finishes those that are in hand.
+func Serve(ctx context.Context, cfg ServeConfig) (err error) {
+	p, err := Find(cfg.Peer)
+	if err != nil {
+		return err
+	}
+	if p.open == nil {
+		return fmt.Errorf("peer %s is a strategy of the service: api serve --strategy=%s", p.Name, p.Ways[0].Strategy)
+	}
+	listener, err := net.Listen("tcp", cfg.Addr)
+	if err != nil {
+		return fmt.Errorf("--addr: %w", err)
+	}
+	defer func() { _ = listener.Close() }() // the server closes it first
+	servers := Servers{
+		EtcdEndpoints: cfg.EtcdEndpoints, RedisAddr: cfg.RedisAddr, Pool: cfg.Pool, Replica: cfg.Replica,
+		Logger: slog.New(slog.NewJSONHandler(cfg.Log, &slog.HandlerOptions{Level: slog.LevelWarn})).With("replica", cfg.Replica),
+	}
+	if p.Store == MySQL {
+		if servers.DB, err = openDatabase(ctx, p.Name, cfg); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, servers.DB.Close()) }()
+	}
+	orders, err := p.open(ctx, servers)
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.Name, err)
+	}
+	defer func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		err = errors.Join(err, orders.close(end))
+	}()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	handler, err := httpapi.New(httpapi.Config{
+		Orders: orders, Stock: servers.DB, Ready: orders.ready, Replica: cfg.Replica, RequestTimeout: requestTimeout,
+		JWTSecret: []byte(cfg.JWTSecret), AdminToken: cfg.AdminToken, Registry: registry, Logger: servers.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	return serve(ctx, listener, handler, servers.Logger)
+}
+
+func serve(ctx context.Context, listener net.Listener, handler http.Handler, logger *slog.Logger) error {
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(listener) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	if err := server.Shutdown(drain); err != nil {
+		return errors.Join(fmt.Errorf("drain: %w", err), server.Close())
+	}
+	return nil
+}
+
+// openDatabase makes the service's tables, and records that this peer guards
+// them: the service's own replicas then refuse to.
+func openDatabase(ctx context.Context, name string, cfg ServeConfig) (*stock.DB, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	db, err := stock.Open(cfg.MySQLDSN, cfg.Pool)
+	if err != nil {
+		return nil, fmt.Errorf("--mysql-dsn: %w", err)
+	}
+	err = db.Migrate(ctx)
+	if err == nil {
+		err = db.Bind(ctx, stock.Guard{Strategy: "peer " + name})
+	}
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
+}
