@@ -142,7 +142,7 @@ func (c *fenceAdoptCmd) Run(ctx context.Context, s streams) error {
 }
 
 func (c *fenceAdoptCmd) source(ctx context.Context) (string, error) {
-	if err := c.etcdFlags.check(); err != nil {
+	if err := c.check(); err != nil {
 		return "", err
 	}
 	client, err := c.etcdFlags.open()

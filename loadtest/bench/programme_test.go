@@ -13,7 +13,7 @@ func TestStandardProgrammeHasEveryPeerOnTheHotSKU(t *testing.T) {
 	}
 	runs := map[string]int{}
 	for _, s := range p.steps() {
-		runs[s.Setting.String()]++
+		runs[s.String()]++
 	}
 	for _, want := range []string{
 		"even:100, 2 replicas", "even:1000, 2 replicas", "zipf:1000, 2 replicas", "sold-out, 2 replicas", "hot, 1 replica", "hot, 4 replicas",
