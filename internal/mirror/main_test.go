@@ -5,9 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -277,81 +275,6 @@ func count(c prometheus.Counter) int {
 		panic(err)
 	}
 	return int(m.Counter.GetValue())
-}
-
-// link carries connections to an address, and can be cut.
-type link struct {
-	addr, target string
-
-	mu    sync.Mutex
-	down  bool
-	conns []net.Conn
-}
-
-func newLink(t *testing.T, target string) *link {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &link{addr: listener.Addr().String(), target: target}
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() { l.carry(conn) })
-		}
-	})
-	t.Cleanup(func() {
-		listener.Close()
-		l.cut()
-		all.Wait()
-	})
-	return l
-}
-
-func (l *link) carry(near net.Conn) {
-	defer near.Close()
-	far, err := net.Dial("tcp", l.target)
-	if err != nil {
-		return
-	}
-	defer far.Close()
-	l.mu.Lock()
-	if l.down {
-		l.mu.Unlock()
-		return
-	}
-	l.conns = append(l.conns, near, far)
-	l.mu.Unlock()
-	var both sync.WaitGroup
-	forward := func(to, from net.Conn) {
-		_, _ = io.Copy(to, from) // ends with either side
-		near.Close()
-		far.Close()
-	}
-	both.Go(func() { forward(far, near) })
-	both.Go(func() { forward(near, far) })
-	both.Wait()
-}
-
-func (l *link) cut() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.down = true
-	for _, conn := range l.conns {
-		conn.Close()
-	}
-	l.conns = nil
-}
-
-func (l *link) heal() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.down = false
 }
 
 // logged is a slog.Handler that keeps what it is told.

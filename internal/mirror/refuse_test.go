@@ -251,13 +251,13 @@ func TestCompactionWhileCutOff(t *testing.T) {
 	s := newShop(t, node.EtcdEndpoints())
 	s.put("sku", 0)
 	s.put("dropped", 1)
-	way := newLink(t, node.Etcd[0].Endpoint[len("http://"):])
-	near, far := s.start(), s.start(func(c *Config) { c.Client = newClient(t, []string{"http://" + way.addr}) })
+	way := sandboxtest.NewLink(t, node.Etcd[0].Endpoint[len("http://"):])
+	near, far := s.start(), s.start(func(c *Config) { c.Client = newClient(t, []string{"http://" + way.Addr}) })
 	near.Changed("sku", 0)
 	refusing(t, "sku", near, far)
 	s.shows(far, "dropped")
 
-	way.cut()
+	way.Cut()
 	cut := time.Now()
 	s.add("sku", 1)
 	near.Changed("sku", 1)
@@ -280,7 +280,7 @@ func TestCompactionWhileCutOff(t *testing.T) {
 	if took := time.Since(cut); took > maxAge+200*time.Millisecond {
 		t.Errorf("a replica that was cut off refused for %s", took)
 	}
-	way.heal()
+	way.Heal()
 	s.shows(far, "sku")
 	eventually(t, "the end of an entry that was deleted meanwhile", func() bool { _, ok := far.inView("dropped"); return !ok })
 	if n := count(far.cfg.Metrics.Relists); n == 0 {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -23,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 // patience is how long a test waits for what must happen.
@@ -60,13 +60,13 @@ func (s *server) putLate(t *testing.T, l *Locker, name string) {
 
 func TestUnlockThatFailedIsDoneLater(t *testing.T) {
 	s := start(t, 1)
-	link := newLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
-	here := newLockerAt(t, []string{"http://" + link.addr}, Config{TTL: longTTL})
+	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
+	here := newLockerAt(t, []string{"http://" + link.Addr}, Config{TTL: longTTL})
 	there := s.newLocker(t)
 	held := mustLock(t, here, "n")
 	waiter := lockAside(t, there, "n")
 	await(t, held.Wanted(), "Wanted")
-	link.cut()
+	link.Cut()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := held.Unlock(ctx); err == nil || errors.Is(err, lock.ErrLost) {
@@ -75,7 +75,7 @@ func TestUnlockThatFailedIsDoneLater(t *testing.T) {
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock again: %v, want %v", err, lock.ErrLost)
 	}
-	link.heal()
+	link.Heal()
 	mustUnlock(t, granted(t, waiter))
 	if err := here.Healthy(); err != nil {
 		t.Errorf("the lock was freed by the end of its lease: %v", err)
@@ -120,15 +120,15 @@ func TestUnlockIsComparedInEtcd(t *testing.T) {
 // TestARenewalCountsFromBeforeItWasSent holds its answer back on the way.
 func TestARenewalCountsFromBeforeItWasSent(t *testing.T) {
 	s := start(t, 1)
-	link := newLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
+	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
 	// Of a long TTL: there is no renewal but the test's own.
-	l := newLockerAt(t, []string{"http://" + link.addr}, Config{TTL: longTTL})
+	l := newLockerAt(t, []string{"http://" + link.Addr}, Config{TTL: longTTL})
 	mustUnlock(t, mustLock(t, l, "n"))
 	l.mu.Lock()
 	ls := l.lease
 	first := ls.deadline
 	l.mu.Unlock()
-	release := link.hold()
+	release := link.Hold()
 	sent := time.Now()
 	renewed := make(chan struct{})
 	go func() { defer close(renewed); l.renewOnce(ls) }()
@@ -196,16 +196,16 @@ func TestKeysSayWhoseTheyAre(t *testing.T) {
 // history is compacted away: its watch cannot be resumed.
 func TestWatchSurvivesCompaction(t *testing.T) {
 	s := start(t, 1)
-	link := newLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
+	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
 	log := &logged{}
-	cutOff := newLockerAt(t, []string{"http://" + link.addr}, Config{TTL: longTTL, Logger: slog.New(log)})
+	cutOff := newLockerAt(t, []string{"http://" + link.Addr}, Config{TTL: longTTL, Logger: slog.New(log)})
 	here := s.newLocker(t)
 	holder := mustLock(t, here, "n")
 	waiter := lockAside(t, cutOff, "n")
 	eventually(t, func() bool { return len(s.Places(t, "n")) == 2 }, "the waiter")
 	await(t, holder.Wanted(), "Wanted")
 
-	link.cut()
+	link.Cut()
 	mustUnlock(t, holder) // the waiter's grant, which it cannot hear of
 	var last int64
 	for range 10 {
@@ -218,7 +218,7 @@ func TestWatchSurvivesCompaction(t *testing.T) {
 	if _, err := s.client.Compact(t.Context(), last, clientv3.WithCompactPhysical()); err != nil {
 		t.Fatal(err)
 	}
-	link.heal()
+	link.Heal()
 	mustUnlock(t, granted(t, waiter))
 	if !log.has("required revision has been compacted") {
 		t.Errorf("the watch was not compacted; logged: %q", log.lines())
@@ -228,12 +228,12 @@ func TestWatchSurvivesCompaction(t *testing.T) {
 // TestAPartitionedHolderGivesUpInTime cuts a holder off for longer than its TTL.
 func TestAPartitionedHolderGivesUpInTime(t *testing.T) {
 	s := start(t, 1)
-	link := newLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
-	cutOff := newLockerAt(t, []string{"http://" + link.addr}, Config{})
+	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
+	cutOff := newLockerAt(t, []string{"http://" + link.Addr}, Config{})
 	held := mustLock(t, cutOff, "n")
 	waiter := lockAside(t, s.newLocker(t), "n")
 	eventually(t, func() bool { return len(s.Places(t, "n")) == 2 }, "the waiter")
-	link.cut()
+	link.Cut()
 	// Whichever comes first: it must be the loss.
 	select {
 	case <-held.Lost():
@@ -241,7 +241,7 @@ func TestAPartitionedHolderGivesUpInTime(t *testing.T) {
 		t.Fatal("another was granted the lock before its holder knew of the loss")
 	}
 	next := granted(t, waiter)
-	link.heal()
+	link.Heal()
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
 	}
@@ -614,102 +614,6 @@ func (s *server) metric(t *testing.T, name string) int {
 	}
 	t.Fatalf("no metric %s", name)
 	return 0
-}
-
-// link is a wire to a server that can be cut.
-type link struct {
-	addr   string
-	target string
-
-	mu    sync.Mutex
-	down  bool
-	conns []net.Conn
-
-	answers sync.Mutex // held while answers are held back
-}
-
-func newLink(t *testing.T, target string) *link {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &link{addr: listener.Addr().String(), target: target}
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() { l.carry(conn) })
-		}
-	})
-	t.Cleanup(func() {
-		listener.Close()
-		l.cut()
-		all.Wait()
-	})
-	return l
-}
-
-func (l *link) carry(near net.Conn) {
-	defer near.Close()
-	far, err := net.Dial("tcp", l.target)
-	if err != nil {
-		return
-	}
-	defer far.Close()
-	l.mu.Lock()
-	if l.down {
-		l.mu.Unlock()
-		return
-	}
-	l.conns = append(l.conns, near, far)
-	l.mu.Unlock()
-	var both sync.WaitGroup
-	forward := func(to io.Writer, from io.Reader) {
-		_, _ = io.Copy(to, from) // ends with either side
-		near.Close()
-		far.Close()
-	}
-	both.Go(func() { forward(far, near) })
-	both.Go(func() { forward(holdable{l, near}, far) })
-	both.Wait()
-}
-
-// holdable passes answers on unless they are held back.
-type holdable struct {
-	link *link
-	io.Writer
-}
-
-func (h holdable) Write(b []byte) (int, error) {
-	h.link.answers.Lock()
-	defer h.link.answers.Unlock()
-	return h.Writer.Write(b)
-}
-
-// hold keeps answers back until they are released.
-func (l *link) hold() (release func()) {
-	l.answers.Lock()
-	return l.answers.Unlock
-}
-
-func (l *link) cut() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.down = true
-	for _, conn := range l.conns {
-		conn.Close()
-	}
-	l.conns = nil
-}
-
-func (l *link) heal() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.down = false
 }
 
 // logged is a slog.Handler that keeps what it is told.
