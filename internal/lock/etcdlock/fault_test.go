@@ -37,6 +37,15 @@ func TestALateKeyThatTheWatchShowsIsDeleted(t *testing.T) {
 	mustUnlock(t, held)
 }
 
+// The late key stands before ours: until it is gone, we wait.
+func TestALateKeyThatAListShowsIsDeleted(t *testing.T) {
+	s := start(t, 1)
+	l := newLockerAt(t, s.EtcdEndpoints(), Config{TTL: longTTL})
+	mustUnlock(t, mustLock(t, l, "another")) // begins the lease
+	s.putLate(t, l, "n")
+	mustUnlock(t, mustLock(t, l, "n"))
+}
+
 func TestALateKeyThatNoWatchShowsIsDeleted(t *testing.T) {
 	s := start(t, 1)
 	l := s.newLocker(t)

@@ -76,7 +76,7 @@ func (l *Locker) queueUp(ctx context.Context, name string, w where) (*place, err
 	l.places++
 	p := &place{
 		locker: l, queue: q, lease: ls,
-		key:  fmt.Sprintf("%s%x-%d", q.prefix, ls.id, l.places),
+		key:  fmt.Sprint(q.keysOf(ls), l.places),
 		turn: make(chan struct{}), lost: make(chan struct{}), wanted: make(chan struct{}),
 	}
 	q.places[p.key] = p

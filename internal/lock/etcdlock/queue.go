@@ -23,6 +23,9 @@ type queue struct {
 	lastUsed time.Time         // when a place ended
 }
 
+// keysOf is how the queue's keys under a lease begin.
+func (q *queue) keysOf(ls *lease) string { return fmt.Sprintf("%s%x-", q.prefix, ls.id) }
+
 // queueFor is the queue of name. Its watch is opened with the first place.
 func (l *Locker) queueFor(name string) *queue {
 	q := l.queues[name]
@@ -177,7 +180,9 @@ func (l *Locker) apply(q *queue, events []*clientv3.Event) {
 func (l *Locker) appeared(q *queue, kv *mvccpb.KeyValue) {
 	key := string(kv.Key)
 	q.created[key] = kv.CreateRevision
-	if ls := l.lease; ls != nil && clientv3.LeaseID(kv.Lease) == ls.id && q.places[key] == nil {
+	// The key's name says whose it is: a list of keys alone does not always tell
+	// their leases.
+	if ls := l.lease; ls != nil && strings.HasPrefix(key, q.keysOf(ls)) && q.places[key] == nil {
 		l.discard(ls, key, kv.CreateRevision)
 	}
 }
