@@ -79,6 +79,7 @@ func (t *Textbook) enter(ctx context.Context, name string, gate lock.Held,
 		if err == nil {
 			return &textbookHeld{Held: gate, session: session, mutex: mutex}, nil
 		}
+		t.cleanUp(ctx, mutex.Key())
 	}
 	_ = gate.Unlock(ctx) // fails only when closed
 	switch {
@@ -89,6 +90,21 @@ func (t *Textbook) enter(ctx context.Context, name string, gate lock.Held,
 	}
 	return nil, fmt.Errorf("lock %s: %w", name, err)
 }
+
+// cleanUp deletes the key of a Lock that failed. The library's mutex leaves it
+// where its context ended before etcd had answered; it would stand in the queue
+// for as long as the session lives. Behind the gate, nobody else here uses it.
+func (t *Textbook) cleanUp(ctx context.Context, key string) {
+	if key == "" || key == "\x00" { // it was never asked for, or was given back
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
+	defer cancel()
+	_, _ = t.cfg.Client.Delete(ctx, key) // else it ends with the session
+}
+
+// cleanUpTimeout bounds what a Lock that has failed still does.
+const cleanUpTimeout = time.Second
 
 // liveSession returns the session, or a new one after its end.
 func (t *Textbook) liveSession(ctx context.Context) (*concurrency.Session, error) {
