@@ -317,7 +317,7 @@ func (d *desk) holdTenure() (err error) {
 	granted := time.Now()
 	d.cfg.Metrics.LockWait.Observe(granted.Sub(asked).Seconds())
 	t := &tenure{
-		desk: d, held: held, granted: granted,
+		desk: d, held: held,
 		right: stock.Tenure{SKU: d.sku, Token: held.Token(), Fence: d.cfg.Fence},
 	}
 	defer func() {

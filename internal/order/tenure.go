@@ -17,9 +17,8 @@ import (
 // that where this is not so, nothing is written.
 type tenure struct {
 	*desk
-	held    lock.Held
-	granted time.Time
-	right   stock.Tenure
+	held  lock.Held
+	right stock.Tenure
 	// row is the stock row as of asOf by this process's monotonic clock.
 	row  stock.Row
 	asOf time.Time
