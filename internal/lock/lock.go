@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Token is a fencing token: larger for each later grant of the same name.
@@ -26,7 +27,20 @@ var (
 	ErrLost = errors.New("lock was lost")
 	// ErrClosed says that the Locker has been closed.
 	ErrClosed = errors.New("locker is closed")
+	// ErrNotHeld says that there was no grant to revoke.
+	ErrNotHeld = errors.New("lock is not held")
 )
+
+// HeldError is ErrHeld with the holder's name, where the back-end knows it.
+type HeldError struct {
+	// Holder is as in Info.
+	Holder string
+}
+
+func (e *HeldError) Error() string { return "lock is held by " + e.Holder }
+
+// Is says that this is ErrHeld.
+func (e *HeldError) Is(target error) bool { return target == ErrHeld }
 
 // Locker grants locks. It is safe for concurrent use, also for the same name.
 type Locker interface {
@@ -55,6 +69,33 @@ type Held interface {
 	Unlock(ctx context.Context) error
 }
 
+// Inspector is implemented by a Locker whose server tells who holds what, over
+// all processes.
+type Inspector interface {
+	// Inspect lists the locks that are held now, sorted by name.
+	Inspect(ctx context.Context) ([]Info, error)
+	// Revoke ends the grant of name, whoever has it, as an operator does: its
+	// holder loses it, and the next may enter. It returns ErrNotHeld where
+	// nobody had it. Whether the holder hears of it is another matter (see
+	// Capabilities): fence what it writes.
+	Revoke(ctx context.Context, name string) error
+}
+
+// Info is what a back-end tells of one lock that is held. What it cannot tell is
+// empty.
+type Info struct {
+	Name string
+	// Holder is who holds it, for people: mostly replica@host:pid.
+	Holder string
+	// Replica is the holder's name in the service.
+	Replica string
+	Token   Token
+	// Since is when the grant was asked for, by the holder's clock.
+	Since time.Time
+	// Queue has those who wait, the next one first, each as in Holder.
+	Queue []string
+}
+
 // Capabilities are what a back-end promises beyond mutual exclusion. The suite
 // in locktest checks each that is declared, and that each other is absent.
 type Capabilities struct {
@@ -70,9 +111,12 @@ type Capabilities struct {
 	LossNotice bool
 	// Wanted: a holder is told that another waits.
 	Wanted bool
+	// Queue: whoever waits stands on the server, where an operator sees it. Else
+	// a waiter asks there from time to time, or is told to ask again.
+	Queue bool
 	// Removal: it is noticed when an operator removes one place on the server:
-	// a holder's grant is lost, and a waiter queues again. Else that waiter's
-	// Lock fails.
+	// a holder's grant is lost, and a waiter with a place (see Queue) queues
+	// again. Else that waiter's Lock fails.
 	Removal bool
 }
 

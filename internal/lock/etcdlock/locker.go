@@ -17,7 +17,7 @@ import (
 
 // Capabilities are what a Locker promises.
 var Capabilities = lock.Capabilities{
-	Processes: true, Fair: true, Deadline: true, Token: true, LossNotice: true, Wanted: true, Removal: true,
+	Processes: true, Fair: true, Deadline: true, Token: true, LossNotice: true, Wanted: true, Queue: true, Removal: true,
 }
 
 const (

@@ -14,7 +14,7 @@ import (
 
 // Capabilities are what this lock promises. It has no token: nothing outside
 // the process would know it.
-var Capabilities = lock.Capabilities{Fair: true, Deadline: true, Wanted: true}
+var Capabilities = lock.Capabilities{Fair: true, Deadline: true, Wanted: true, Queue: true}
 
 // Locker is a lock.Locker for the goroutines of one process.
 type Locker struct {
