@@ -8,19 +8,23 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"flashsale/internal/lock"
 	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
 )
 
 // direct takes each order in a transaction of its own, under a lock of its own
 // where the strategy has one.
 type direct struct {
-	cfg    *Config
-	writer stock.Writer
+	cfg *Config
+	// committer writes orders that show a token.
+	committer *committer
 }
 
 const (
-	// directAttempts bounds how often a transaction that the server gave up
-	// (deadlock, lock wait) is run again.
+	// directAttempts bounds how often an order is tried again, under a new
+	// grant: after a transaction that the server gave up (deadlock, lock wait),
+	// and after a grant that was lost or fenced.
 	directAttempts = 5
 	// directBackoff is the longest wait before it is: enough to part two that
 	// deadlocked, little beside the lock wait itself.
@@ -51,6 +55,10 @@ func (d *direct) sell(ctx context.Context, r Request) (Placed, error) {
 // not stand in the way of the next one.
 var errTryAgain = errors.New("try again")
 
+// errNoToken: a fence was asked for, and the lock has nothing to show to it. No
+// token would pass for the oldest.
+var errNoToken = errors.New("the lock yields no token")
+
 // classify makes what ended an order one of this package's errors.
 func classify(err error) error {
 	for _, known := range []error{nil, stock.ErrUnknownSKU, ErrSoldOut, ErrInsufficient, ErrNotOpen, ErrOver,
@@ -59,37 +67,78 @@ func classify(err error) error {
 			return err
 		}
 	}
+	if errors.Is(err, lock.ErrHeld) {
+		return fmt.Errorf("%w: %w", ErrBusy, err)
+	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
 // locked holds the lock until after the COMMIT: given back before it, the next
 // holder would read stock that this order has already taken.
-func (d *direct) locked(ctx context.Context, r Request) (placed Placed, err error) {
-	if d.cfg.Locker != nil {
-		began := time.Now()
-		held, err := d.cfg.Locker.Lock(ctx, r.SKU)
-		if err != nil {
-			return Placed{}, fmt.Errorf("lock %s: %w", r.SKU, err)
-		}
-		d.cfg.Metrics.LockWait.Observe(time.Since(began).Seconds())
-		defer func() {
-			free, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
-			defer cancel()
-			// The order's outcome stands whatever becomes of the lock.
-			if unlockErr := held.Unlock(free); unlockErr != nil {
-				d.cfg.Logger.Warn("unlock", "sku", r.SKU, "error", unlockErr)
-			}
-		}()
+func (d *direct) locked(ctx context.Context, r Request) (Placed, error) {
+	if d.cfg.Locker == nil {
+		return d.once(ctx, r, nil)
 	}
-	return d.once(ctx, r)
+	held, err := d.take(ctx, r.SKU)
+	if err != nil {
+		return Placed{}, fmt.Errorf("lock %s: %w", r.SKU, err)
+	}
+	defer d.giveBack(ctx, r.SKU, held)
+	if d.cfg.Fence == strategy.FenceOff {
+		return d.once(ctx, r, held)
+	}
+	return d.fenced(ctx, r, held)
 }
 
-// once runs the order's transaction. A refusal is only final when no order
-// stands under the key: a replay comes before every refusal.
-func (d *direct) once(ctx context.Context, r Request) (Placed, error) {
+// take takes the lock, or asks for it once where the strategy does not wait.
+func (d *direct) take(ctx context.Context, sku string) (lock.Held, error) {
+	began := time.Now()
+	lockIt := d.cfg.Locker.Lock
+	if d.cfg.Strategy.Try {
+		lockIt = d.cfg.Locker.TryLock
+	}
+	held, err := lockIt(ctx, sku)
+	if err == nil {
+		d.cfg.Metrics.LockWait.Observe(time.Since(began).Seconds())
+	}
+	return held, err
+}
+
+// giveBack unlocks. What was done under the lock stands whatever becomes of it.
+func (d *direct) giveBack(ctx context.Context, sku string, held lock.Held) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
+	defer cancel()
+	if err := held.Unlock(ctx); err != nil {
+		d.cfg.Metrics.LockLosses.Inc()
+		d.cfg.Logger.Warn("unlock", "sku", sku, "error", err)
+	}
+}
+
+// lastLook gives an order up whose lock is known to be lost, before anything is
+// written. Whatever holds the process or a packet up after it, no look can see:
+// that is the fence's to refuse.
+func (d *direct) lastLook(held lock.Held) error {
+	if held != nil {
+		select {
+		case <-held.Lost():
+			return fmt.Errorf("%w: %w", errTryAgain, lock.ErrLost)
+		default:
+		}
+	}
+	d.cfg.At(BeforeWrite)
+	return nil
+}
+
+// once runs the order's transaction without a fence. A refusal is only final
+// when no order stands under the key: a replay comes before every refusal.
+func (d *direct) once(ctx context.Context, r Request, held lock.Held) (Placed, error) {
+	writer := stock.Writer{
+		Way: d.cfg.Strategy.Write, ThinkTime: d.cfg.ThinkTime,
+		LastLook: func() error { return d.lastLook(held) },
+	}
 	var order Order
 	err := d.cfg.DB.InTx(ctx, func(conn *sql.Conn) error {
-		row, takeErr := d.writer.Take(ctx, conn, r.SKU, r.Quantity)
+		row, takeErr := writer.Take(ctx, conn, r.SKU, r.Quantity)
 		if takeErr != nil && !errors.Is(takeErr, stock.ErrShort) {
 			return takeErr
 		}
@@ -105,13 +154,69 @@ func (d *direct) once(ctx context.Context, r Request) (Placed, error) {
 		order = d.cfg.makeOrder(&r, newID(), &row, row.Now, 0)
 		return insert(ctx, conn, &order)
 	})
+	return d.outcome(ctx, &r, order, err)
+}
+
+// fenced runs the order under its lock's token, in two round trips: what is read
+// is read in one packet with the claim, and the transaction is another. So no
+// row is locked while this process has the word. A read inside the transaction
+// would do with the claim's row lock what the fence is for, and a process that
+// stops there would keep it from its successor.
+func (d *direct) fenced(ctx context.Context, r Request, held lock.Held) (Placed, error) {
+	tenure := stock.Tenure{SKU: r.SKU, Token: held.Token(), Fence: d.cfg.Fence}
+	if tenure.Token == 0 {
+		return Placed{}, errNoToken
+	}
+	var order Order
+	err := func() error {
+		row, err := tenure.Begin(ctx, d.cfg.DB)
+		if err != nil {
+			return err
+		}
+		if err := windowOpen(&row, row.Now); err != nil {
+			return err
+		}
+		if row.Available < int64(r.Quantity) {
+			return short(row.Available)
+		}
+		if row.PerCustomerLimit != nil {
+			err := d.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error { return withinLimit(ctx, conn, &row, &r) })
+			if err != nil {
+				return err
+			}
+		}
+		if err := d.lastLook(held); err != nil {
+			return err
+		}
+		if err := stock.Think(ctx, d.cfg.ThinkTime); err != nil {
+			return err
+		}
+		before := row
+		row.Available -= int64(r.Quantity)
+		row.Seq++
+		order = d.cfg.makeOrder(&r, newID(), &row, row.Now, tenure.Recorded())
+		outcomes, err := d.committer.transact(ctx, []*write{{tenure: tenure, row: before, units: int64(r.Quantity), orders: []*Order{&order}}})
+		if err != nil {
+			return err
+		}
+		return outcomes[0]
+	}()
+	if errors.Is(err, stock.ErrFenced) {
+		d.cfg.Metrics.Fenced.Inc()
+		return Placed{}, fmt.Errorf("%w: %w", errTryAgain, err)
+	}
+	return d.outcome(ctx, &r, order, err)
+}
+
+// outcome answers a request whose transaction ended with err.
+func (d *direct) outcome(ctx context.Context, r *Request, order Order, err error) (Placed, error) {
 	switch {
 	case err == nil:
 		return Placed{Order: order}, nil
 	case errors.Is(err, stock.ErrOutcomeUnknown):
-		return d.resolve(ctx, &r, order)
+		return d.resolve(ctx, r, order)
 	case stock.IsDuplicate(err), isRefusal(err):
-		return d.replay(ctx, &r, err)
+		return d.replay(ctx, r, err)
 	}
 	return Placed{}, err
 }
@@ -125,8 +230,8 @@ func isRefusal(err error) bool {
 	return false
 }
 
-// withinLimit reads what the customer holds, on a connection that has already
-// locked the stock row: two orders of one customer cannot both pass.
+// withinLimit reads what the customer holds. Two orders of one customer cannot
+// both pass: the stock row is locked, or claimed and compared when it is written.
 func withinLimit(ctx context.Context, conn *sql.Conn, row *stock.Row, r *Request) error {
 	if row.PerCustomerLimit == nil {
 		return nil
@@ -174,8 +279,17 @@ func (d *direct) resolve(ctx context.Context, r *Request, o Order) (Placed, erro
 	return Placed{Order: o}, nil
 }
 
-// alter needs no guard: nobody remembers a row from one order to the next.
-func (d *direct) alter(ctx context.Context, _ string, change func(context.Context) error) error {
+// alter takes the lock where the strategy has one: an order that has read the row
+// would otherwise write over the change.
+func (d *direct) alter(ctx context.Context, sku string, change func(context.Context) error) error {
+	if d.cfg.Locker == nil {
+		return change(ctx)
+	}
+	held, err := d.cfg.Locker.Lock(ctx, sku)
+	if err != nil {
+		return classify(fmt.Errorf("lock %s: %w", sku, err))
+	}
+	defer d.giveBack(ctx, sku, held)
 	return change(ctx)
 }
 

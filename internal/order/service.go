@@ -67,10 +67,12 @@ func (noMirror) Await(context.Context, string, uint64) error { return nil }
 // Step is a place in the path of an order at which a process may stop.
 type Step string
 
-// The steps of a desk's path.
+// The steps of a desk's path, and the one of an order's without a desk: it has
+// read the stock, looked at its lock for the last time, and has not yet written.
 const (
 	BeforeClaim  Step = "before-claim"
 	BeforeCommit Step = "before-commit"
+	BeforeWrite  Step = "before-write"
 )
 
 // Service takes orders under one strategy. It is safe for concurrent use.
@@ -107,10 +109,7 @@ func New(cfg Config) *Service {
 	if cfg.Strategy.Write == strategy.Batch {
 		s.seller = newDesks(&s.cfg)
 	} else {
-		s.seller = &direct{
-			cfg:    &s.cfg,
-			writer: stock.Writer{Way: cfg.Strategy.Write, ThinkTime: cfg.ThinkTime},
-		}
+		s.seller = &direct{cfg: &s.cfg, committer: &committer{cfg: &s.cfg}}
 	}
 	return s
 }

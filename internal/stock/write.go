@@ -20,6 +20,9 @@ type Writer struct {
 	// ThinkTime is a pause between reading and writing, for the lab: it makes a
 	// race that is there anyway easy to see.
 	ThinkTime time.Duration
+	// LastLook, where set, is asked before anything is written; its error ends
+	// the Take. The pause comes behind it: it stands for what no look can see.
+	LastLook func() error
 }
 
 const (
@@ -57,7 +60,7 @@ func (w Writer) readThenWrite(ctx context.Context, conn *sql.Conn, read, sku str
 	if row.Available < int64(n) {
 		return row, ErrShort
 	}
-	if err := w.think(ctx); err != nil {
+	if err := w.beforeWrite(ctx); err != nil {
 		return row, err
 	}
 	row.Available -= int64(n)
@@ -71,6 +74,9 @@ func (w Writer) readThenWrite(ctx context.Context, conn *sql.Conn, read, sku str
 // conditional lets the row decide. The read comes second: it sees the
 // transaction's own write, on a row that is locked until COMMIT.
 func (w Writer) conditional(ctx context.Context, conn *sql.Conn, sku string, n int32) (Row, error) {
+	if err := w.look(); err != nil {
+		return Row{}, err
+	}
 	taken, err := exec(ctx, conn, writeConditional, n, []byte(sku), n)
 	if err != nil {
 		return Row{}, fmt.Errorf("write stock: %w", err)
@@ -105,7 +111,7 @@ func (w Writer) version(ctx context.Context, conn *sql.Conn, sku string, n int32
 		if row.Available < int64(n) {
 			return row, ErrShort
 		}
-		if err := w.think(ctx); err != nil {
+		if err := w.beforeWrite(ctx); err != nil {
 			return row, err
 		}
 		swapped, err := exec(ctx, conn, writeVersion, row.Available-int64(n), []byte(sku), row.Seq)
@@ -124,11 +130,26 @@ func (w Writer) version(ctx context.Context, conn *sql.Conn, sku string, n int32
 	return row, ErrContended
 }
 
-func (w Writer) think(ctx context.Context) error {
-	if w.ThinkTime <= 0 {
+func (w Writer) beforeWrite(ctx context.Context) error {
+	if err := w.look(); err != nil {
+		return err
+	}
+	return Think(ctx, w.ThinkTime)
+}
+
+func (w Writer) look() error {
+	if w.LastLook == nil {
 		return nil
 	}
-	return pause(ctx, w.ThinkTime)
+	return w.LastLook()
+}
+
+// Think is a ThinkTime, or none.
+func Think(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	return pause(ctx, d)
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -84,6 +84,8 @@ type Strategy struct {
 	Write Write  `json:"write"`
 	// Token: its lock yields a fencing token, so that a Fence can be used.
 	Token bool `json:"token"`
+	// Try: an order whose lock is held is refused at once, instead of waiting.
+	Try bool `json:"try,omitempty"`
 	// Shows is what a reader learns from it, in one line.
 	Shows string `json:"shows"`
 	// Replicas is the number up to which it is right: 0 is none, -1 is any.

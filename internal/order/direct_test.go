@@ -1,0 +1,240 @@
+package order_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/lock/etcdlock"
+	"flashsale/internal/lock/processlock"
+	"flashsale/internal/order"
+	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
+)
+
+// eachUnderItsToken takes a fenced lock for each order.
+var eachUnderItsToken = strategy.Strategy{Name: "each", Lock: strategy.Etcd, Write: strategy.ReadThenWrite, Token: true, Replicas: -1}
+
+// newEach starts a replica of eachUnderItsToken. The returned function ends its
+// lease, as an operator or a partition would.
+func newEach(t *testing.T, dsn string, fence strategy.Fence, at func(order.Step)) (service *order.Service, revoke func()) {
+	t.Helper()
+	client, err := clientv3.New(clientv3.Config{Endpoints: servers.EtcdEndpoints(), DialTimeout: testTimeout, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := open(t, dsn)
+	prefix := "flashsale/" + db.Name + "/lock/"
+	locker, err := etcdlock.New(etcdlock.Config{Client: client, Prefix: prefix, TTL: testTTL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+		defer cancel()
+		_ = locker.Close(ctx) // its lease may be gone, which it reports
+		_ = client.Close()
+	})
+	service = order.New(order.Config{DB: db, Strategy: eachUnderItsToken, Fence: fence, Locker: locker,
+		PaymentWindow: time.Minute, RequestTimeout: testTimeout, At: at, Logger: slog.New(slog.DiscardHandler)})
+	return service, func() {
+		answer, err := client.Get(t.Context(), prefix, clientv3.WithPrefix())
+		if err != nil || len(answer.Kvs) == 0 {
+			t.Fatalf("nobody holds the lock: %v", err)
+		}
+		if _, err := client.Revoke(t.Context(), clientv3.LeaseID(answer.Kvs[0].Lease)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// gate stops an order once at a step, until it is let go.
+type gate struct{ reached, open chan struct{} }
+
+func newGate() *gate { return &gate{make(chan struct{}), make(chan struct{})} }
+
+func (g *gate) at() func(order.Step) {
+	var used atomic.Bool
+	return func(s order.Step) {
+		if s == order.BeforeWrite && !used.Swap(true) {
+			close(g.reached)
+			<-g.open
+		}
+	}
+}
+
+// A holder of one order's lock stops between its read and its write, and goes on
+// after, or while, another sells the last unit.
+func TestFenceOfASingleOrder(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		fence strategy.Fence
+		// amid: the stale write comes between the successor's read and its write.
+		amid     bool
+		oversold int64
+	}{
+		{strategy.FenceOff, false, 1},
+		{strategy.FenceWrite, false, 0},
+		{strategy.FenceClaim, false, 0},
+		{strategy.FenceOff, true, 1},
+		{strategy.FenceWrite, true, 1},
+		{strategy.FenceClaim, true, 0},
+	} {
+		t.Run(fmt.Sprintf("%s, amid %v", test.fence, test.amid), func(t *testing.T) {
+			t.Parallel()
+			dsn := newDSN(t, stock.Stock{Units: 1})
+			stale, fresh := newGate(), newGate()
+			first, revoke := newEach(t, dsn, test.fence, stale.at())
+			second, _ := newEach(t, dsn, test.fence, fresh.at())
+			var group errgroup.Group
+			place := func(at *order.Service, customer string) func() error {
+				return func() error {
+					_, err := at.Place(t.Context(), buy(customer, "k", 1))
+					if err != nil && !errors.Is(err, order.ErrSoldOut) {
+						return fmt.Errorf("%s: %w", customer, err)
+					}
+					return nil
+				}
+			}
+			done := make(chan struct{})
+			group.Go(func() error { defer close(done); return place(first, "ann")() })
+			<-stale.reached
+			revoke()
+			if test.amid {
+				group.Go(place(second, "ben"))
+				<-fresh.reached
+				close(stale.open)
+				if test.fence != strategy.FenceClaim { // whoever is refused waits for the lock
+					<-done
+				}
+				close(fresh.open)
+			} else {
+				close(fresh.open)
+				if err := place(second, "ben")(); err != nil {
+					t.Error(err)
+				}
+				close(stale.open)
+			}
+			if err := group.Wait(); err != nil {
+				t.Error(err)
+			}
+			report, err := stock.Audit(t.Context(), open(t, dsn))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := report.SKUs[0].Oversold; got != test.oversold || report.OK != (test.oversold == 0) {
+				t.Errorf("%d units oversold, want %d; violations %+v", got, test.oversold, report.Violations)
+			}
+		})
+	}
+}
+
+// Orders under a claimed token each sell once, over two replicas, also while a
+// SKU is changed, and keep to a customer's limit.
+func TestFencedOrdersAreExact(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t, stock.Stock{Units: 20, PerCustomerLimit: new(int32(4))})
+	a, _ := newEach(t, dsn, strategy.FenceClaim, nil)
+	b, _ := newEach(t, dsn, strategy.FenceClaim, nil)
+	var group errgroup.Group
+	var made, limited atomic.Int32
+	for i := range 40 {
+		group.Go(func() error {
+			// Eight customers ask five times each: one time too often.
+			_, err := []*order.Service{a, b}[i%2].Place(t.Context(), buy(fmt.Sprint("customer-", i%8), fmt.Sprint(i), 1))
+			switch {
+			case err == nil:
+				made.Add(1)
+			case errors.Is(err, order.ErrCustomerLimit):
+				limited.Add(1)
+			case !errors.Is(err, order.ErrSoldOut):
+				return err
+			}
+			return nil
+		})
+	}
+	group.Go(func() error { change(t, a, stock.Stock{PerCustomerLimit: new(int32(4))}); return nil })
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	if made.Load() != 20 || audit(t, dsn).Reserved != 20 {
+		t.Errorf("%d orders were made, %d refused for the limit; want 20", made.Load(), limited.Load())
+	}
+}
+
+// lostOnce is a lock whose first grant is lost as soon as it is given.
+type lostOnce struct {
+	lock.Locker
+	used atomic.Bool
+}
+
+type lostHeld struct{ lock.Held }
+
+func (lostHeld) Lost() <-chan struct{} {
+	gone := make(chan struct{})
+	close(gone)
+	return gone
+}
+
+func (l *lostOnce) Lock(ctx context.Context, name string) (lock.Held, error) {
+	held, err := l.Locker.Lock(ctx, name)
+	if err == nil && !l.used.Swap(true) {
+		return lostHeld{held}, nil
+	}
+	return held, err
+}
+
+// A holder that hears in time that its lock is lost writes nothing under it.
+func TestOrderWhoseLockIsLostIsTriedUnderANewGrant(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t, stock.Stock{Units: 5})
+	row, err := strategy.Find("process")
+	if err != nil {
+		t.Fatal(err)
+	}
+	writes := 0
+	service := order.New(order.Config{DB: open(t, dsn), Strategy: row, Fence: strategy.FenceOff, Locker: &lostOnce{Locker: processlock.New()},
+		PaymentWindow: time.Minute, RequestTimeout: testTimeout, Logger: slog.New(slog.DiscardHandler),
+		At: func(s order.Step) {
+			if s == order.BeforeWrite {
+				writes++
+			}
+		}})
+	if _, err := service.Place(t.Context(), buy("ann", "k", 1)); err != nil {
+		t.Fatal(err)
+	}
+	if writes != 1 || audit(t, dsn).Reserved != 1 {
+		t.Errorf("%d writes, want one", writes)
+	}
+}
+
+// A strategy that does not wait for its lock says that others are at it.
+func TestTriedLockThatIsHeldIsBusy(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t, stock.Stock{Units: 5})
+	locker := processlock.New()
+	service := order.New(order.Config{DB: open(t, dsn), Strategy: strategy.Strategy{Write: strategy.ReadThenWrite, Try: true},
+		Fence: strategy.FenceOff, Locker: locker, PaymentWindow: time.Minute, RequestTimeout: testTimeout, Logger: slog.New(slog.DiscardHandler)})
+	held, err := locker.Lock(t.Context(), testSKU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := service.Place(t.Context(), buy("ann", "k", 1)); !errors.Is(err, order.ErrBusy) {
+		t.Errorf("got %v, want %v", err, order.ErrBusy)
+	}
+	if err := held.Unlock(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := service.Place(t.Context(), buy("ann", "k", 1)); err != nil {
+		t.Error(err)
+	}
+}
