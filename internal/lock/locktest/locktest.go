@@ -62,6 +62,10 @@ const (
 	punctuality = 750 * time.Millisecond
 	// poll is how often the suite looks into a server.
 	poll = 5 * time.Millisecond
+	// arrival is what a waiter has to ask a server that does not show who waits.
+	// On a busy machine it may come later: a test then proves less, and none
+	// fails.
+	arrival = 50 * time.Millisecond
 )
 
 // Run runs the suite.
@@ -149,6 +153,28 @@ func (s *suite) places(t *testing.T, name string, n int) []string {
 		return len(places) == n
 	}, "%d places for %s", n, name)
 	return places
+}
+
+// queued waits until so many stand in line for name, the holder included. Where
+// those who wait have no places, it gives them time to ask, and checks that.
+func (s *suite) queued(t *testing.T, name string, n int) []string {
+	t.Helper()
+	if s.Capabilities.Queue {
+		return s.places(t, name, n)
+	}
+	time.Sleep(arrival)
+	return s.places(t, name, min(n, 1))
+}
+
+// placeOf is the place of a waiter who stood second in line, after its grant. It
+// is the only one, and not the first holder's.
+func (s *suite) placeOf(t *testing.T, name string, before []string) string {
+	t.Helper()
+	place := s.places(t, name, 1)[0]
+	if s.Capabilities.Queue && place != before[1] || place == before[0] {
+		t.Errorf("the place is %s, after %q", place, before)
+	}
+	return place
 }
 
 // attempt is a Lock that runs in a goroutine.
