@@ -118,6 +118,16 @@ type Capabilities struct {
 	// a holder's grant is lost, and a waiter with a place (see Queue) queues
 	// again. Else that waiter's Lock fails.
 	Removal bool
+	// Renewed: a grant has a lease, which is renewed for as long as its process
+	// runs. Else it ends with its connection, or never.
+	Renewed bool
+	// Reentrant: whoever holds may lock again.
+	Reentrant bool
+	// Restart: a grant survives a restart of its server.
+	Restart bool
+	// LockTrips and UnlockTrips are the requests that a Lock without a rival,
+	// and its Unlock, wait for, one after the other.
+	LockTrips, UnlockTrips int
 }
 
 // MaxName is the longest name of a lock, in bytes.

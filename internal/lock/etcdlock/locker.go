@@ -18,6 +18,7 @@ import (
 // Capabilities are what a Locker promises.
 var Capabilities = lock.Capabilities{
 	Processes: true, Fair: true, Deadline: true, Token: true, LossNotice: true, Wanted: true, Queue: true, Removal: true,
+	Renewed: true, Restart: true, LockTrips: 1, UnlockTrips: 1,
 }
 
 const (

@@ -15,7 +15,9 @@ import (
 
 // TextbookCapabilities are what a Textbook promises. It is not fair: a waiter in
 // the process stands in no queue that others see.
-var TextbookCapabilities = lock.Capabilities{Processes: true, LossNotice: true, Queue: true}
+var TextbookCapabilities = lock.Capabilities{
+	Processes: true, LossNotice: true, Queue: true, Renewed: true, Restart: true, LockTrips: 1, UnlockTrips: 1,
+}
 
 // Textbook is a lock.Locker made of the client library's concurrency.Mutex, as
 // its documentation shows it, for comparison with Locker. Its Lock outlives its
