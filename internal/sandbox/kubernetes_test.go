@@ -1,0 +1,50 @@
+package sandbox_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+)
+
+func TestKubernetesServesAndLeavesNothingBehind(t *testing.T) {
+	stack := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	k, err := sandbox.StartKubernetes(t.Context(), stack.EtcdEndpoints())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
+	wantEmpty(t, temp)
+}
+
+func TestKubernetesThatIsNotBuiltSaysHow(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	_, err := sandbox.StartKubernetes(t.Context(), nil)
+	if err == nil || !strings.Contains(err.Error(), "scripts/setup --kubernetes") {
+		t.Errorf("without a program: %v", err)
+	}
+}
+
+// TestKubernetesIsTheOneThatSetupBuilds: two places name its version.
+func TestKubernetesIsTheOneThatSetupBuilds(t *testing.T) {
+	module, err := os.ReadFile("kubeapiserver/go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	_, err = sandbox.StartKubernetes(t.Context(), nil)
+	if err == nil {
+		t.Fatal("a program was found in an empty folder")
+	}
+	_, version, _ := strings.Cut(string(module), "k8s.io/kubernetes ")
+	version, _, _ = strings.Cut(version, "\n")
+	if !strings.Contains(err.Error(), "kube-apiserver-"+version+":") {
+		t.Errorf("kubeapiserver/go.mod has %q, the sandbox looks otherwise: %v", version, err)
+	}
+}
