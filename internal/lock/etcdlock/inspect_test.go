@@ -1,0 +1,63 @@
+package etcdlock
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"flashsale/internal/lock"
+)
+
+func TestOperatorSeesWhoHoldsAndWaits(t *testing.T) {
+	t.Parallel()
+	s := start(t, 1)
+	holding, waiting := s.newLocker(t), s.newLocker(t)
+	first, err := holding.Lock(t.Context(), "lamp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := holding.Lock(t.Context(), "lamp-2"); err != nil {
+		t.Fatal(err)
+	}
+	second := make(chan lock.Held, 1)
+	go func() {
+		held, err := waiting.Lock(context.WithoutCancel(t.Context()), "lamp")
+		if err != nil {
+			t.Error(err)
+		}
+		second <- held
+	}()
+	for len(s.Places(t, "lamp")) < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	got, err := waiting.Inspect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []lock.Info{
+		{Name: "lamp", Holder: "r@h:1", Replica: "r", Token: first.Token(), Queue: []string{"r@h:1"}},
+		{Name: "lamp-2", Holder: "r@h:1", Replica: "r"},
+	}
+	if len(got) != 2 || got[0].Since.IsZero() || got[1].Token == 0 {
+		t.Fatalf("got %+v", got)
+	}
+	got[1].Token = 0
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(lock.Info{}, "Since")); diff != "" {
+		t.Error(diff)
+	}
+	if err := waiting.Revoke(t.Context(), "lamp"); err != nil {
+		t.Fatal(err)
+	}
+	<-first.Lost()
+	held := <-second
+	if err := held.Unlock(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := waiting.Revoke(t.Context(), "lamp"); !errors.Is(err, lock.ErrNotHeld) {
+		t.Errorf("revoke what nobody holds: %v, want %v", err, lock.ErrNotHeld)
+	}
+}
