@@ -121,13 +121,31 @@ type Capabilities struct {
 	// Renewed: a grant has a lease, which is renewed for as long as its process
 	// runs. Else it ends with its connection, or never.
 	Renewed bool
-	// Reentrant: whoever holds may lock again.
+	// Reentrant: an owner that holds may lock again. See WithOwner.
 	Reentrant bool
 	// Restart: a grant survives a restart of its server.
 	Restart bool
 	// LockTrips and UnlockTrips are the requests that a Lock without a rival,
 	// and its Unlock, wait for, one after the other.
 	LockTrips, UnlockTrips int
+}
+
+// ownerKey is the key of a context's owner.
+type ownerKey struct{}
+
+// WithOwner names who asks for a lock. Where the back-end is re-entrant, an owner
+// may lock again what it holds: it gets the same grant, with the same token, and
+// the lock is free once each of its Helds has been unlocked. An owner is one of
+// its Locker: the same name elsewhere is another. Without one, and where the
+// back-end is not re-entrant, each Lock excludes each other.
+func WithOwner(ctx context.Context, owner string) context.Context {
+	return context.WithValue(ctx, ownerKey{}, owner)
+}
+
+// OwnerOf is the owner that WithOwner named, or "".
+func OwnerOf(ctx context.Context) string {
+	owner, _ := ctx.Value(ownerKey{}).(string)
+	return owner
 }
 
 // MaxName is the longest name of a lock, in bytes.

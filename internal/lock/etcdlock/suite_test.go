@@ -2,12 +2,8 @@ package etcdlock
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -130,48 +126,23 @@ func (s *server) Revoke(tb testing.TB, place string) {
 	}
 }
 
-// Pause returns when no thread of the server runs any more: until then it goes
-// on answering.
 func (s *server) Pause(tb testing.TB) {
 	tb.Helper()
-	s.signal(tb, syscall.SIGSTOP)
 	for _, node := range s.Etcd {
-		for !stopped(node.Pid()) {
-			time.Sleep(time.Millisecond)
-		}
+		sandboxtest.Pause(tb, node.Process)
 	}
 }
 
-func (s *server) Resume(tb testing.TB) { s.signal(tb, syscall.SIGCONT) }
-
-// stopped reports whether all threads of a process are stopped.
-func stopped(pid int) bool {
-	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-	for _, file := range files {
-		stat, err := os.ReadFile(file)
-		if err != nil {
-			continue // the thread has ended
-		}
-		// pid (name) state ...: the name may hold anything.
-		if _, rest, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(rest, "T") {
-			return false
-		}
+func (s *server) Resume(tb testing.TB) {
+	tb.Helper()
+	for _, node := range s.Etcd {
+		sandboxtest.Resume(tb, node.Process)
 	}
-	return len(files) > 0
 }
 
 func (s *server) Kill(testing.TB) {
 	for _, node := range s.Etcd {
 		node.Kill()
-	}
-}
-
-func (s *server) signal(tb testing.TB, sig syscall.Signal) {
-	tb.Helper()
-	for _, node := range s.Etcd {
-		if err := node.Signal(sig); err != nil {
-			tb.Fatal(err)
-		}
 	}
 }
 

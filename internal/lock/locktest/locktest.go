@@ -84,6 +84,7 @@ func Run(t *testing.T, b Backend) {
 		{name: "HolderHearsOfWaiters", run: (*suite).wanted},
 		{name: "CancelledWaitLeavesNothingBehind", run: (*suite).cancelled},
 		{name: "UnlockIsForTheHolder", run: (*suite).unlock},
+		{name: "OwnerEntersAgain", run: (*suite).reentrance},
 		{name: "CloseFreesEverything", run: (*suite).closing},
 		{name: "RevokedGrantIsLost", run: (*suite).revoked},
 		{name: "RemovedHolderIsLost", run: (*suite).removedHolder},

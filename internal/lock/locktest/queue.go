@@ -208,6 +208,61 @@ func (s *suite) unlock(t *testing.T) {
 	mustUnlock(t, second)
 }
 
+// reentrance: an owner takes again what it has, and has it until it has given it
+// back as often.
+func (s *suite) reentrance(t *testing.T) {
+	const name = "reentrance"
+	here := s.open(t)
+	there := s.another(t, here)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	one, two := lock.WithOwner(ctx, "one"), lock.WithOwner(ctx, "two")
+	first, err := here.Lock(one, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !s.Capabilities.Reentrant {
+		if _, err := here.TryLock(one, name); !errors.Is(err, lock.ErrHeld) {
+			t.Errorf("the owner has taken it again, though that is not declared: %v", err)
+		}
+		mustUnlock(t, first)
+		return
+	}
+	again, err := here.Lock(one, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.Token() != first.Token() {
+		t.Errorf("token %d in the same grant as token %d", again.Token(), first.Token())
+	}
+	refused := func() {
+		t.Helper()
+		for who, try := range map[string]func() (lock.Held, error){
+			"another owner":            func() (lock.Held, error) { return here.TryLock(two, name) },
+			"nobody":                   func() (lock.Held, error) { return here.TryLock(ctx, name) },
+			"the same owner elsewhere": func() (lock.Held, error) { return there.TryLock(one, name) },
+		} {
+			if _, err := try(); !errors.Is(err, lock.ErrHeld) {
+				t.Errorf("TryLock of %s: %v, want %v", who, err, lock.ErrHeld)
+			}
+		}
+	}
+	refused()
+	mustUnlock(t, first)
+	if err := unlock(first); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("second Unlock of one entry: %v, want %v", err, lock.ErrLost)
+	}
+	refused()
+	s.places(t, name, 1)
+	mustUnlock(t, again)
+	s.places(t, name, 0)
+	next, err := there.TryLock(two, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustUnlock(t, next)
+}
+
 // closing frees what a Locker holds, and ends its waits.
 func (s *suite) closing(t *testing.T) {
 	const name, queued = "closing", "closing-queued"
