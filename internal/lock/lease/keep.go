@@ -1,6 +1,7 @@
 // Package lease is what the locks that end by a lease have in common: the
 // renewal, the local expiry by the monotonic clock, the wait between two tries,
-// and the gate that lets one goroutine of a process at a time to the server.
+// the taking back of what was asked for in vain, and the gate that lets one
+// goroutine of a process at a time to the server.
 //
 // A back-end whose server can only be asked "is it free?" is a Store of three
 // calls; New makes a lock.Locker of it. One with a queue of its own on the
@@ -32,11 +33,12 @@ type Renew func(ctx context.Context) error
 
 // Kept is a lease that is renewed until it is lost or stopped.
 type Kept struct {
-	ttl   time.Duration
-	renew Renew
-	lost  chan struct{}
-	stop  context.CancelFunc
-	ended chan struct{}
+	ttl    time.Duration
+	renew  Renew
+	onLost func() // called once, after lost is closed
+	lost   chan struct{}
+	stop   context.CancelFunc
+	ended  chan struct{}
 
 	mu       sync.Mutex
 	deadline time.Time // by the monotonic clock
@@ -45,17 +47,24 @@ type Kept struct {
 
 // Keep renews a lease of so long, that was asked for at that time: the time
 // before the call, since the server may have counted from any moment after it.
+//
+// It ends with Stop, or by itself once it is lost.
 func Keep(ttl time.Duration, asked time.Time, renew Renew) *Kept {
+	return keep(ttl, asked, renew, func() {})
+}
+
+func keep(ttl time.Duration, asked time.Time, renew Renew, onLost func()) *Kept {
 	ctx, stop := context.WithCancel(context.Background())
 	k := &Kept{
-		ttl: ttl, renew: renew, deadline: asked.Add(ttl - ttl/marginShare),
+		ttl: ttl, renew: renew, onLost: onLost, deadline: asked.Add(ttl - ttl/marginShare),
 		lost: make(chan struct{}), ended: make(chan struct{}), stop: stop,
 	}
 	go k.run(ctx)
 	return k
 }
 
-// Lost is closed once the lease can no longer be relied on.
+// Lost is closed once the lease can no longer be relied on. After Stop it is
+// left as it is.
 func (k *Kept) Lost() <-chan struct{} { return k.lost }
 
 // Alive says whether the lease can be relied on at this moment. It is right also
@@ -67,7 +76,8 @@ func (k *Kept) Alive() bool {
 }
 
 // Stop ends the renewal and waits until none is under way, so that none comes
-// after a release. It says whether the lease was alive until then.
+// after a release. It says whether the lease was alive until then. It waits no
+// longer than a renewal takes to heed its context.
 func (k *Kept) Stop() (alive bool) {
 	k.stop()
 	<-k.ended
@@ -76,11 +86,14 @@ func (k *Kept) Stop() (alive bool) {
 
 // Lose ends the lease from outside: its holder knows that it is gone.
 func (k *Kept) Lose() {
+	k.stop() // a renewal that is under way as well
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if !k.isLost {
-		k.isLost = true
+	first := !k.isLost
+	k.isLost = true
+	k.mu.Unlock()
+	if first {
 		close(k.lost)
+		k.onLost()
 	}
 }
 
@@ -102,8 +115,6 @@ func (k *Kept) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-k.lost:
-			return
 		case <-ticker.C:
 		}
 		asked := time.Now()
@@ -114,13 +125,26 @@ func (k *Kept) run(ctx context.Context) {
 		switch {
 		case errors.Is(err, lock.ErrLost):
 			k.Lose()
-		case err == nil:
-			k.mu.Lock()
-			k.deadline = asked.Add(k.ttl - k.ttl/marginShare)
-			k.mu.Unlock()
+		case err == nil && ctx.Err() == nil:
+			if !k.extend(asked) {
+				k.Lose()
+				return
+			}
 			expiry.Reset(k.left())
 		}
 	}
+}
+
+// extend moves the deadline, unless it has passed: whoever has asked since was
+// told that the lease is over, and that stands.
+func (k *Kept) extend(asked time.Time) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !time.Now().Before(k.deadline) {
+		return false
+	}
+	k.deadline = asked.Add(k.ttl - k.ttl/marginShare)
+	return true
 }
 
 // expire gives the lease up once its deadline has passed. It may find that it

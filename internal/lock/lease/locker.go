@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/processlock"
 )
@@ -17,9 +15,14 @@ import (
 // Store is a server that gives a name to one owner at a time, for the length of
 // a lease. An owner is made anew for each try of a grant: nothing that arrives
 // late can be taken for a later grant's. It is safe for concurrent use.
+//
+// Each call has a context with a deadline, of a third of the TTL at most, and
+// returns by then. Nobody but Close waits longer than it has asked for: a call
+// need not return as soon as its context is cancelled.
 type Store interface {
 	// Try takes name for owner if nobody has it, or its lease is over. It
-	// returns lock.ErrHeld, wrapped with whoever has it where that is known.
+	// returns lock.ErrHeld, as a lock.HeldError where it is known whose it is.
+	// After any other error it may or may not have been taken.
 	Try(ctx context.Context, name, owner string) (lock.Token, error)
 	// Renew extends the lease. lock.ErrLost: owner has it no more.
 	Renew(ctx context.Context, name, owner string) error
@@ -32,21 +35,28 @@ type Store interface {
 type Config struct {
 	Store Store
 	TTL   time.Duration
-	// Owner begins the name of each owner, for people: the replica's, mostly.
+	// Owner begins the name of each owner, for people: replica@host:pid, so that
+	// ParseOwner finds the replica.
 	Owner string
 	// Changed, where the server can tell, returns when name may have become
-	// free, or at the end of ctx. Without it the server is asked every Poll.
+	// free, or at the end of ctx. It is called after a refusal: what has become
+	// free since then counts. Without it the server is asked every Poll.
 	Changed func(ctx context.Context, name string) error
+	// Final, if any, says of a Store's error that waiting will not mend it, as
+	// that of a wrong password: Lock fails at once.
+	Final func(error) bool
 	// Poll is the shortest wait between two tries; the longest is twice that.
 	// MinPoll is the least, and what zero means.
 	Poll time.Duration
 }
 
-// MinPoll is how often a server may be asked whether a name is free, at most.
-const MinPoll = 50 * time.Millisecond
-
-// cleanUpTimeout bounds what is done for a grant after its caller has gone.
-const cleanUpTimeout = time.Second
+const (
+	// MinPoll is how often a server may be asked whether a name is free, at most.
+	MinPoll = 50 * time.Millisecond
+	// maxPause is the longest wait for a server in trouble, so that it is used
+	// again soon after its return, and thousands of waiters do not delay that.
+	maxPause = time.Second
+)
 
 // Locker is a lock.Locker on a Store. It is not fair between processes: whoever
 // tries first after a release has it. In a process it is.
@@ -56,9 +66,19 @@ type Locker struct {
 
 	ctx   context.Context // ends with Close
 	close context.CancelFunc
-	mu    sync.Mutex
-	held  map[*held]bool
-	work  sync.WaitGroup // clean-ups that nobody waits for
+	// work is the context of all calls of the Store but renewals. It ends when
+	// Close can wait no longer.
+	work context.Context
+	stop context.CancelFunc
+	done chan struct{}  // closed when Close has finished
+	wg   sync.WaitGroup // of all calls and goroutines; grows only while open
+
+	mu     sync.Mutex
+	closed bool
+	held   map[*held]bool
+	// unsettled are the names for which a request has had no answer yet, with
+	// the reason: it may stand on the server, and nobody holds by it.
+	unsettled map[string]error
 }
 
 // New makes a Locker. It does not talk to the server yet.
@@ -73,91 +93,280 @@ func New(cfg Config) (*Locker, error) {
 	case cfg.Poll < MinPoll:
 		return nil, fmt.Errorf("lease: poll is %s, must be at least %s", cfg.Poll, MinPoll)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	return &Locker{cfg: cfg, gate: processlock.New(), ctx: ctx, close: cancel, held: map[*held]bool{}}, nil
+	if cfg.Final == nil {
+		cfg.Final = func(error) bool { return false }
+	}
+	l := &Locker{
+		cfg: cfg, gate: processlock.New(), done: make(chan struct{}),
+		held: map[*held]bool{}, unsettled: map[string]error{},
+	}
+	l.ctx, l.close = context.WithCancel(context.Background())
+	l.work, l.stop = context.WithCancel(context.Background())
+	return l, nil
 }
 
-// Lock waits for its turn in the process, and then for the server's grant.
+// Lock waits for its turn in the process, and then for the server's grant,
+// through any trouble with the server.
 func (l *Locker) Lock(ctx context.Context, name string) (lock.Held, error) {
-	gate, err := l.gate.Lock(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	return l.enter(ctx, name, gate, true)
+	return l.enter(ctx, name, l.gate.Lock, l.await)
 }
 
 // TryLock asks once. lock.ErrHeld names the holder where the server knows it.
 func (l *Locker) TryLock(ctx context.Context, name string) (lock.Held, error) {
-	gate, err := l.gate.TryLock(ctx, name)
+	return l.enter(ctx, name, l.gate.TryLock, l.try)
+}
+
+// enter gets through the gate to a grant.
+func (l *Locker) enter(ctx context.Context, name string,
+	pass func(context.Context, string) (lock.Held, error),
+	acquire func(context.Context, string, lock.Held) (*held, error)) (lock.Held, error) {
+	if !l.begin() {
+		return nil, lock.ErrClosed
+	}
+	defer l.wg.Done()
+	gate, err := pass(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	return l.enter(ctx, name, gate, false)
-}
-
-// enter gets from the gate to a grant.
-func (l *Locker) enter(ctx context.Context, name string, gate lock.Held, wait bool) (lock.Held, error) {
 	until, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(l.ctx, cancel)()
-	for {
-		h, err := l.try(until, name, gate)
+	h, err := acquire(until, name, gate)
+	if err == nil {
+		return h, nil
+	}
+	_ = gate.Unlock(ctx) // fails only when closed
+	if l.ctx.Err() != nil {
+		err = lock.ErrClosed
+	}
+	return nil, fmt.Errorf("lock %s: %w", name, err)
+}
+
+// await tries until it is granted, or ctx ends.
+func (l *Locker) await(ctx context.Context, name string, gate lock.Held) (*held, error) {
+	var trouble error
+	for pause := l.cfg.Poll; ; {
+		h, err := l.try(ctx, name, gate)
 		if err == nil {
 			return h, nil
 		}
-		if wait && errors.Is(err, lock.ErrHeld) {
-			if err = l.pause(until, name); err == nil {
+		if errors.Is(err, lock.ErrHeld) { // the server answers
+			trouble, pause = nil, l.cfg.Poll
+			if err = l.changed(ctx, name); err == nil {
 				continue
 			}
 		}
-		_ = gate.Unlock(context.WithoutCancel(ctx)) // fails only when closed
 		switch {
-		case l.ctx.Err() != nil:
-			err = lock.ErrClosed
-		case ctx.Err() != nil && !errors.Is(err, lock.ErrHeld):
-			err = ctx.Err()
+		case ctx.Err() != nil && trouble != nil:
+			// As text only: a call's own time-out is not the caller's.
+			return nil, fmt.Errorf("%w (%s)", ctx.Err(), trouble.Error())
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case l.cfg.Final(err):
+			return nil, err
 		}
-		return nil, fmt.Errorf("lock %s: %w", name, err)
+		trouble = err
+		_ = sleep(ctx, jittered(pause))
+		pause = min(2*pause, maxPause)
 	}
 }
 
-// try asks the server once, under an owner's name of its own.
+// try asks the server once, under an owner's name of its own. It returns at
+// ctx's end; what the server grants after that is taken back behind it.
 func (l *Locker) try(ctx context.Context, name string, gate lock.Held) (*held, error) {
-	owner := l.cfg.Owner + "/" + uuid.NewString()
-	asked := time.Now()
-	token, err := l.cfg.Store.Try(ctx, name, owner)
-	if errors.Is(err, lock.ErrHeld) {
+	if err := ctx.Err(); err != nil {
 		return nil, err
+	}
+	l.mu.Lock()
+	err := l.unsettled[name]
+	l.mu.Unlock()
+	if err != nil {
+		return nil, fmt.Errorf("an earlier request has had no answer: %w", err)
+	}
+	h := &held{locker: l, gate: gate, name: name, owner: newOwner(l.cfg.Owner)}
+	asked := time.Now()
+	answer := make(chan error) // of no size: sent is received
+	l.wg.Go(func() {
+		err := l.call(func(ctx context.Context) (err error) {
+			h.token, err = l.cfg.Store.Try(ctx, name, h.owner)
+			return err
+		})
+		doubtful := err != nil && !errors.Is(err, lock.ErrHeld) && !l.cfg.Final(err)
+		if doubtful {
+			l.settle(name, err)
+		}
+		select {
+		case answer <- err:
+			if doubtful {
+				l.takeBack(name, h.owner, asked, true)
+			}
+		case <-ctx.Done(): // nobody is there to take it
+			if doubtful || err == nil {
+				l.takeBack(name, h.owner, asked, doubtful)
+			}
+		}
+	})
+	select {
+	case err = <-answer:
+	case <-ctx.Done():
+		err = ctx.Err()
 	}
 	if err != nil {
-		// It may have been granted all the same, or be so in a moment.
-		l.inBackground(func(ctx context.Context) { _ = l.cfg.Store.Release(ctx, name, owner) })
 		return nil, err
 	}
-	h := &held{locker: l, gate: gate, name: name, owner: owner, token: token}
-	h.kept = Keep(l.cfg.TTL, asked, func(ctx context.Context) error { return l.cfg.Store.Renew(ctx, name, owner) })
-	l.mu.Lock()
-	closed := l.ctx.Err() != nil
-	if !closed {
-		l.held[h] = true
-	}
-	l.mu.Unlock()
-	if closed || !h.kept.Alive() { // the answer came after the lease's own time
-		h.kept.Stop()
-		l.inBackground(func(ctx context.Context) { _ = l.cfg.Store.Release(ctx, name, owner) })
-		l.forget(h)
-		return nil, lock.ErrLost
-	}
-	return h, nil
+	return h, l.grant(h, asked)
 }
 
-// pause waits until it is worth asking again.
-func (l *Locker) pause(ctx context.Context, name string) error {
+// grant makes a grant of what the server has given.
+func (l *Locker) grant(h *held, asked time.Time) error {
+	l.mu.Lock()
+	h.kept = keep(l.cfg.TTL, asked, func(ctx context.Context) error {
+		return l.cfg.Store.Renew(ctx, h.name, h.owner)
+	}, func() { h.lose() })
+	var err error
+	switch {
+	case l.closed:
+		err = lock.ErrClosed
+	case !h.kept.Alive():
+		err = fmt.Errorf("the answer has come after the lease's own time of %s: %w", l.cfg.TTL, lock.ErrLost)
+	default:
+		l.held[h] = true
+	}
+	if err != nil {
+		h.state = gone
+	}
+	l.mu.Unlock()
+	if err != nil {
+		l.wg.Go(func() {
+			h.kept.Stop()
+			l.takeBack(h.name, h.owner, asked, false)
+		})
+	}
+	return err
+}
+
+// takeBack releases what owner has. A doubtful request, one that has failed, may
+// have been applied, or be so later: that is looked for until the lease must have
+// ended by itself. Until the server has answered, nothing else is asked of it for
+// that name: no requests pile up before a dead one, and nobody waits for the end
+// of a lease of our own.
+func (l *Locker) takeBack(name, owner string, asked time.Time, doubtful bool) {
+	defer func() {
+		if doubtful {
+			l.settle(name, nil)
+		}
+	}()
+	end := asked.Add(l.cfg.TTL + l.callTimeout())
+	for pause := l.cfg.Poll; ; pause = min(2*pause, maxPause) {
+		last := l.ctx.Err() != nil
+		err := l.release(name, owner)
+		switch {
+		case err == nil, !doubtful && errors.Is(err, lock.ErrLost):
+			return
+		case errors.Is(err, lock.ErrLost):
+			l.settle(name, nil) // it is not there; not yet, perhaps
+		}
+		if last || time.Now().After(end) {
+			return
+		}
+		_ = sleep(l.ctx, jittered(pause))
+	}
+}
+
+// settle notes why a name is unsettled; nil when it is no longer.
+func (l *Locker) settle(name string, why error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if why != nil {
+		l.unsettled[name] = why
+	} else {
+		delete(l.unsettled, name)
+	}
+}
+
+// release asks the server once.
+func (l *Locker) release(name, owner string) error {
+	return l.call(func(ctx context.Context) error { return l.cfg.Store.Release(ctx, name, owner) })
+}
+
+// call bounds a call of the Store.
+func (l *Locker) call(f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(l.work, l.callTimeout())
+	defer cancel()
+	return f(ctx)
+}
+
+// callTimeout is what one call of the Store may take.
+func (l *Locker) callTimeout() time.Duration { return l.cfg.TTL / renewals }
+
+// changed waits until it is worth asking again.
+func (l *Locker) changed(ctx context.Context, name string) error {
 	if l.cfg.Changed != nil {
 		return l.cfg.Changed(ctx, name)
 	}
 	// Spread, so that those who were refused together do not ask together.
-	timer := time.NewTimer(l.cfg.Poll + rand.N(l.cfg.Poll))
+	return sleep(ctx, l.cfg.Poll+rand.N(l.cfg.Poll))
+}
+
+// begin counts a call that Close must wait for. It is refused once closed.
+func (l *Locker) begin() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.wg.Add(1)
+	}
+	return !l.closed
+}
+
+// Close gives every grant back, within ctx, and waits for all that the Locker has
+// started. Of calls that are under way at ctx's end it waits for their time-outs.
+// An error says what could not be given back: it stays held until its lease ends.
+func (l *Locker) Close(ctx context.Context) error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		<-l.done
+		return nil
+	}
+	l.closed = true
+	all := l.held
+	l.held = nil
+	for h := range all {
+		h.state = gone
+	}
+	l.mu.Unlock()
+	defer close(l.done)
+	defer context.AfterFunc(ctx, l.stop)()
+
+	l.close()
+	_ = l.gate.Close(ctx) // never fails
+	failures := make(chan error, len(all))
+	for h := range all {
+		h.kept.Lose()
+		l.wg.Go(func() {
+			h.kept.Stop()
+			err := l.release(h.name, h.owner)
+			if err != nil && !errors.Is(err, lock.ErrLost) {
+				failures <- fmt.Errorf("unlock %s: %w", h.name, err)
+			}
+		})
+	}
+	l.wg.Wait()
+	l.stop()
+	close(failures)
+	var err error
+	for failure := range failures {
+		err = errors.Join(err, failure)
+	}
+	return err
+}
+
+// jittered spreads pauses, so that all who lost one server do not come together.
+func jittered(d time.Duration) time.Duration { return d/2 + rand.N(d) }
+
+// sleep waits for d, or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -165,72 +374,4 @@ func (l *Locker) pause(ctx context.Context, name string) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// inBackground does what has to be done although its caller has gone.
-func (l *Locker) inBackground(f func(context.Context)) {
-	l.work.Go(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.ctx), cleanUpTimeout)
-		defer cancel()
-		f(ctx)
-	})
-}
-
-func (l *Locker) forget(h *held) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.held, h)
-}
-
-// Close gives every grant back, within ctx.
-func (l *Locker) Close(ctx context.Context) error {
-	l.close()
-	err := l.gate.Close(ctx)
-	l.mu.Lock()
-	var all []*held
-	for h := range l.held {
-		all = append(all, h)
-	}
-	clear(l.held)
-	l.mu.Unlock()
-	for _, h := range all {
-		h.kept.Lose()
-		h.kept.Stop()
-		if releaseErr := l.cfg.Store.Release(ctx, h.name, h.owner); releaseErr != nil && !errors.Is(releaseErr, lock.ErrLost) {
-			err = errors.Join(err, fmt.Errorf("unlock %s: %w", h.name, releaseErr))
-		}
-	}
-	l.work.Wait() // each is bounded
-	return err
-}
-
-// held is one grant.
-type held struct {
-	locker      *Locker
-	gate        lock.Held
-	name, owner string
-	token       lock.Token
-	kept        *Kept
-}
-
-func (h *held) Token() lock.Token     { return h.token }
-func (h *held) Lost() <-chan struct{} { return h.kept.Lost() }
-
-// Wanted is nil: a server that is asked again and again does not know who waits.
-func (h *held) Wanted() <-chan struct{} { return nil }
-
-// Unlock releases the name on the server and then opens the gate.
-func (h *held) Unlock(ctx context.Context) error {
-	h.locker.forget(h)
-	alive := h.kept.Stop()
-	err := h.locker.cfg.Store.Release(ctx, h.name, h.owner)
-	h.kept.Lose() // whatever became of it: it is not held any more
-	gate := h.gate.Unlock(ctx)
-	switch {
-	case !alive, gate != nil:
-		return lock.ErrLost
-	case err != nil:
-		return fmt.Errorf("unlock %s: %w", h.name, err)
-	}
-	return nil
 }

@@ -1,0 +1,175 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"flashsale/internal/lock"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const testTTL = 3 * time.Second
+
+// memory is a Store in this process. It is no server's stand-in: what a server
+// does is tested where it is used. Tests of this package run on a clock of their
+// own, which no server would follow.
+type memory struct {
+	mu     sync.Mutex
+	owners map[string]string
+	ends   map[string]time.Time
+	token  lock.Token
+	tries  int
+
+	hooks hooks
+}
+
+// hooks are what is in the way of a call, if set.
+type hooks struct {
+	beforeTry, afterTry, beforeRenew, beforeRelease func(ctx context.Context) error
+}
+
+func newMemory() *memory { return &memory{owners: map[string]string{}, ends: map[string]time.Time{}} }
+
+// hook sets what is in the way from now on.
+func (m *memory) hook(h hooks) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hooks = h
+}
+
+// pass calls what is in the way.
+func (m *memory) pass(ctx context.Context, which func(hooks) func(context.Context) error) error {
+	m.mu.Lock()
+	f := which(m.hooks)
+	m.mu.Unlock()
+	if f == nil {
+		return nil
+	}
+	return f(ctx)
+}
+
+func (m *memory) owner(name string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !time.Now().Before(m.ends[name]) {
+		delete(m.owners, name)
+	}
+	return m.owners[name]
+}
+
+func (m *memory) asked() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.tries
+}
+
+func (m *memory) end(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.owners, name)
+}
+
+func (m *memory) Try(ctx context.Context, name, owner string) (lock.Token, error) {
+	m.mu.Lock()
+	m.tries++
+	m.mu.Unlock()
+	if err := m.pass(ctx, func(h hooks) func(context.Context) error { return h.beforeTry }); err != nil {
+		return 0, err
+	}
+	if holder := m.owner(name); holder != "" {
+		return 0, &lock.HeldError{Holder: ParseOwner(holder).Holder}
+	}
+	m.mu.Lock()
+	m.owners[name], m.ends[name] = owner, time.Now().Add(testTTL)
+	m.token++
+	token := m.token
+	m.mu.Unlock()
+	return token, m.pass(ctx, func(h hooks) func(context.Context) error { return h.afterTry })
+}
+
+func (m *memory) Renew(ctx context.Context, name, owner string) error {
+	if err := m.pass(ctx, func(h hooks) func(context.Context) error { return h.beforeRenew }); err != nil {
+		return err
+	}
+	if m.owner(name) != owner {
+		return lock.ErrLost
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ends[name] = time.Now().Add(testTTL)
+	return nil
+}
+
+func (m *memory) Release(ctx context.Context, name, owner string) error {
+	if err := m.pass(ctx, func(h hooks) func(context.Context) error { return h.beforeRelease }); err != nil {
+		return err
+	}
+	if m.owner(name) != owner {
+		return lock.ErrLost
+	}
+	m.end(name)
+	return nil
+}
+
+var errUnreachable = errors.New("server 192.0.2.1 cannot be reached")
+
+func unreachable(context.Context) error { return errUnreachable }
+
+// hang is a server that does not answer.
+func hang(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// newLocker makes a Locker on m that the test has to close: its bubble has to end
+// with nothing running.
+func newLocker(t *testing.T, m *memory, with func(*Config)) *Locker {
+	t.Helper()
+	cfg := Config{Store: m, TTL: testTTL, Owner: "r@h:1"}
+	if with != nil {
+		with(&cfg)
+	}
+	l, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func mustClose(t *testing.T, l *Locker) {
+	t.Helper()
+	if err := l.Close(t.Context()); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+}
+
+func mustLock(t *testing.T, l *Locker, name string) lock.Held {
+	t.Helper()
+	held, err := l.Lock(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return held
+}
+
+func mustUnlock(t *testing.T, held lock.Held) {
+	t.Helper()
+	if err := held.Unlock(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func happened(event <-chan struct{}) bool {
+	select {
+	case <-event:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,348 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"flashsale/internal/lock"
+)
+
+func TestConfigIsChecked(t *testing.T) {
+	for _, cfg := range []Config{
+		{TTL: testTTL},
+		{Store: newMemory()},
+		{Store: newMemory(), TTL: time.Second - 1},
+		{Store: newMemory(), TTL: testTTL, Poll: MinPoll - 1},
+	} {
+		if _, err := New(cfg); err == nil {
+			t.Errorf("New(%+v) was accepted", cfg)
+		}
+	}
+}
+
+func TestARefusalNamesTheHolder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		here, there := newLocker(t, m, nil), newLocker(t, m, nil)
+		held := mustLock(t, here, "n")
+		_, err := there.TryLock(t.Context(), "n")
+		var refusal *lock.HeldError
+		if !errors.Is(err, lock.ErrHeld) || !errors.As(err, &refusal) || refusal.Holder != "r@h:1" {
+			t.Errorf("TryLock: %v", err)
+		}
+		mustUnlock(t, held)
+		mustClose(t, here)
+		mustClose(t, there)
+	})
+}
+
+func TestAnOwnersNameTellsWhoAndSinceWhen(t *testing.T) {
+	began := time.Now().Truncate(time.Millisecond)
+	info := ParseOwner(newOwner("r@h:1"))
+	if info.Replica != "r" || info.Holder != "r@h:1" || info.Since.Before(began) || info.Since.After(time.Now().Add(time.Second)) {
+		t.Errorf("owner %+v, asked at %s", info, began)
+	}
+	for _, stranger := range []string{"", "a stranger", "a@stranger/1"} {
+		if info := ParseOwner(stranger); info.Holder != stranger || info.Replica != "" || !info.Since.IsZero() {
+			t.Errorf("a stranger's name is parsed as %+v", info)
+		}
+	}
+}
+
+func TestWaitersAskNoOftenerThanMinPoll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		here, there := newLocker(t, m, nil), newLocker(t, m, nil)
+		held := mustLock(t, here, "n")
+		granted := make(chan lock.Held)
+		for range 3 { // of one process: one of them asks
+			go func() { granted <- mustLock(t, there, "n") }()
+		}
+		const wait = 10 * time.Second
+		before := m.asked()
+		time.Sleep(wait)
+		if n := m.asked() - before; n > int(wait/MinPoll) || n < int(wait/(2*MinPoll)) {
+			t.Errorf("the server was asked %d times in %s", n, wait)
+		}
+		mustUnlock(t, held)
+		for range 3 {
+			mustUnlock(t, <-granted)
+		}
+		mustClose(t, here)
+		mustClose(t, there)
+	})
+}
+
+func TestALockOutlastsTrouble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		l := newLocker(t, m, nil)
+		failures := 0
+		m.hook(hooks{beforeTry: func(context.Context) error {
+			if failures++; failures < 5 {
+				return errUnreachable
+			}
+			return nil
+		}})
+		mustUnlock(t, mustLock(t, l, "n"))
+		// And with a server that does not return, the end of the context says why.
+		m.hook(hooks{beforeTry: unreachable, beforeRelease: unreachable})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		began, asked := time.Now(), m.asked()
+		_, err := l.Lock(ctx, "n")
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "192.0.2.1") {
+			t.Errorf("Lock: %v", err)
+		}
+		if took := time.Since(began); took != time.Minute {
+			t.Errorf("Lock took %s", took)
+		}
+		if n := m.asked() - asked; n > 60 {
+			t.Errorf("a dead server was asked %d times in a minute", n)
+		}
+		if _, err := l.TryLock(t.Context(), "n2"); !errors.Is(err, errUnreachable) {
+			t.Errorf("TryLock: %v", err)
+		}
+		m.hook(hooks{})
+		mustUnlock(t, mustLock(t, l, "n")) // it is as good as new
+		mustClose(t, l)
+	})
+}
+
+func TestAFinalErrorEndsLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		m.hook(hooks{beforeTry: unreachable})
+		l := newLocker(t, m, func(cfg *Config) {
+			cfg.Final = func(err error) bool { return errors.Is(err, errUnreachable) }
+		})
+		if _, err := l.Lock(t.Context(), "n"); !errors.Is(err, errUnreachable) || m.asked() != 1 {
+			t.Errorf("Lock after %d tries: %v", m.asked(), err)
+		}
+		mustClose(t, l)
+	})
+}
+
+// TestAGrantWhoseAnswerFailedIsTakenBack: the caller has gone by then.
+func TestAGrantWhoseAnswerFailedIsTakenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		l := newLocker(t, m, nil)
+		m.hook(hooks{afterTry: unreachable}) // it is applied, and nobody knows
+		if _, err := l.TryLock(t.Context(), "n"); !errors.Is(err, errUnreachable) {
+			t.Errorf("TryLock: %v", err)
+		}
+		synctest.Wait()
+		if owner := m.owner("n"); owner != "" {
+			t.Errorf("%s has what nobody holds", owner)
+		}
+		mustClose(t, l)
+	})
+}
+
+// TestAGrantThatComesLateIsTakenBack: the request is applied after the first
+// attempt to take it back has found nothing.
+func TestAGrantThatComesLateIsTakenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		l := newLocker(t, m, nil)
+		var lateOwner string
+		m.hook(hooks{beforeTry: unreachable})
+		l.cfg.Store = spy{m, func(owner string) { lateOwner = owner }}
+		if _, err := l.TryLock(t.Context(), "n"); !errors.Is(err, errUnreachable) {
+			t.Errorf("TryLock: %v", err)
+		}
+		time.Sleep(testTTL / 2)
+		m.mu.Lock()
+		m.owners["n"], m.ends["n"] = lateOwner, time.Now().Add(time.Hour)
+		m.mu.Unlock()
+		time.Sleep(2 * testTTL)
+		if owner := m.owner("n"); owner != "" {
+			t.Errorf("%s has what nobody holds", owner)
+		}
+		mustClose(t, l)
+	})
+}
+
+// spy tells under which owner's name was asked.
+type spy struct {
+	*memory
+	tell func(owner string)
+}
+
+func (s spy) Try(ctx context.Context, name, owner string) (lock.Token, error) {
+	s.tell(owner)
+	return s.memory.Try(ctx, name, owner)
+}
+
+// TestCallersDoNotWaitForTheStore: it hangs, and heeds no cancelling.
+func TestCallersDoNotWaitForTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		l := newLocker(t, m, nil)
+		held := mustLock(t, l, "held")
+		deaf := func(context.Context) error { time.Sleep(testTTL / renewals); return errUnreachable }
+		m.hook(hooks{beforeTry: deaf, beforeRelease: deaf})
+		began := time.Now()
+		for what, call := range map[string]func(context.Context) error{
+			"Lock":    func(ctx context.Context) error { _, err := l.Lock(ctx, "n"); return err },
+			"TryLock": func(ctx context.Context) error { _, err := l.TryLock(ctx, "m"); return err },
+			"Unlock":  held.Unlock,
+		} {
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Millisecond, cancel)
+			if err := call(ctx); !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if took := time.Since(began); took != 3*time.Millisecond {
+			t.Errorf("they took %s", took)
+		}
+		m.hook(hooks{})
+		time.Sleep(testTTL)
+		for _, name := range []string{"held", "n", "m"} {
+			if owner := m.owner(name); owner != "" {
+				t.Errorf("%s has what nobody holds", owner)
+			}
+		}
+		mustClose(t, l)
+	})
+}
+
+func TestALossOpensTheGateAndEndsUnlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		l := newLocker(t, m, nil)
+		first := mustLock(t, l, "n")
+		m.end("n")
+		second := mustLock(t, l, "n") // though the first was never given back
+		if !happened(first.Lost()) {
+			t.Error("the first does not know of its loss")
+		}
+		for range 2 {
+			if err := first.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+				t.Errorf("Unlock after the loss: %v", err)
+			}
+		}
+		synctest.Wait()
+		if happened(second.Lost()) || m.owner("n") == "" {
+			t.Error("the first has ended the second's grant")
+		}
+		mustUnlock(t, second)
+		if err := second.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+			t.Errorf("second Unlock: %v", err)
+		}
+		mustClose(t, l)
+	})
+}
+
+// TestTheServersLossIsReportedByUnlock: before a renewal could notice it.
+func TestTheServersLossIsReportedByUnlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		l := newLocker(t, m, nil)
+		held := mustLock(t, l, "n")
+		m.end("n")
+		if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+			t.Errorf("Unlock: %v", err)
+		}
+		mustUnlock(t, mustLock(t, l, "n"))
+		mustClose(t, l)
+	})
+}
+
+// TestTheMarginIsTheHolders: a lost name is not released under its holder's feet.
+func TestTheMarginIsTheHolders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		l := newLocker(t, m, nil)
+		began := time.Now()
+		held := mustLock(t, l, "n")
+		m.hook(hooks{beforeRenew: unreachable})
+		next := mustLock(t, l, "n")
+		if took := time.Since(began); took < testTTL {
+			t.Errorf("the next holder is in after %s, before the server's own time", took)
+		}
+		if !happened(held.Lost()) {
+			t.Error("the first does not know of its loss")
+		}
+		mustUnlock(t, next)
+		mustClose(t, l)
+	})
+}
+
+func TestAnAnswerAfterTheLeasesTimeIsNoGrant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		l := newLocker(t, m, nil)
+		m.hook(hooks{afterTry: func(context.Context) error { time.Sleep(testTTL); return nil }})
+		if _, err := l.TryLock(t.Context(), "n"); !errors.Is(err, lock.ErrLost) {
+			t.Errorf("TryLock: %v", err)
+		}
+		m.hook(hooks{})
+		mustUnlock(t, mustLock(t, l, "n"))
+		mustClose(t, l)
+	})
+}
+
+func TestCloseDuringATryLeavesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		l := newLocker(t, m, nil)
+		held := mustLock(t, l, "held")
+		m.hook(hooks{afterTry: func(context.Context) error { time.Sleep(testTTL / 10); return nil }})
+		failed := make(chan error)
+		go func() { _, err := l.Lock(t.Context(), "n"); failed <- err }()
+		go func() { _, err := l.Lock(t.Context(), "n"); failed <- err }() // at the gate
+		synctest.Wait()
+		go mustClose(t, l)
+		for range 2 {
+			if err := <-failed; !errors.Is(err, lock.ErrClosed) {
+				t.Errorf("Lock: %v", err)
+			}
+		}
+		mustClose(t, l) // waits for the other
+		for _, name := range []string{"held", "n"} {
+			if owner := m.owner(name); owner != "" {
+				t.Errorf("%s is %s's after Close", name, owner)
+			}
+		}
+		if !happened(held.Lost()) {
+			t.Error("a grant has outlived Close")
+		}
+		if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+			t.Errorf("Unlock after Close: %v", err)
+		}
+		if _, err := l.TryLock(t.Context(), "n"); !errors.Is(err, lock.ErrClosed) {
+			t.Errorf("TryLock after Close: %v", err)
+		}
+	})
+}
+
+func TestCloseIsBoundedAndSaysWhatIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		l := newLocker(t, m, nil)
+		for _, name := range []string{"a", "b", "c"} {
+			mustLock(t, l, name)
+		}
+		m.hook(hooks{beforeRelease: hang})
+		const within = 100 * time.Millisecond
+		ctx, cancel := context.WithTimeout(t.Context(), within)
+		defer cancel()
+		began := time.Now()
+		err := l.Close(ctx)
+		if took := time.Since(began); took != within {
+			t.Errorf("Close took %s, of %s", took, within)
+		}
+		for _, name := range []string{"a", "b", "c"} {
+			if err == nil || !strings.Contains(err.Error(), "unlock "+name) {
+				t.Errorf("Close: %v; want it to name %s", err, name)
+			}
+		}
+	})
+}
