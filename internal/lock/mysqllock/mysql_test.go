@@ -1,0 +1,503 @@
+package mysqllock
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"flashsale/internal/lock"
+)
+
+// open makes a Locker of the test's configuration, changed by with.
+func open[L lock.Locker](t *testing.T, s *server, newLocker func(Config) (L, error), table string, with ...func(*Config)) L {
+	t.Helper()
+	cfg := testConfig(s.dsn, table)
+	for _, change := range with {
+		change(&cfg)
+	}
+	l, err := newLocker(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = l.Close(ctx) // the server may be gone
+	})
+	return l
+}
+
+func mustLock(t *testing.T, l lock.Locker, name string) lock.Held {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	held, err := l.Lock(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return held
+}
+
+func mustUnlock(t *testing.T, held lock.Held) {
+	t.Helper()
+	if err := held.Unlock(t.Context()); err != nil {
+		t.Fatalf("Unlock: %v", err)
+	}
+}
+
+func await(t *testing.T, event <-chan struct{}, what string) {
+	t.Helper()
+	select {
+	case <-event:
+	case <-time.After(patience):
+		t.Fatalf("waited in vain for %s", what)
+	}
+}
+
+// eventually waits for what the server sends no event of.
+func eventually(t *testing.T, reached func() bool, what string) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !reached(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+func TestTokensRiseOverADeletedRow(t *testing.T) {
+	s := startServer(t, tableView{})
+	l := open(t, s, NewTable, tableName)
+	first := mustLock(t, l, "n")
+	mustUnlock(t, first)
+	second := mustLock(t, l, "n")
+	if second.Token() != first.Token()+1 {
+		t.Errorf("token %d after %d", second.Token(), first.Token())
+	}
+	mustUnlock(t, second)
+	if err := s.exec("DELETE FROM " + tableName); err != nil {
+		t.Fatal(err)
+	}
+	third := mustLock(t, l, "n")
+	if third.Token() <= second.Token() {
+		t.Errorf("token %d after %d and a DELETE", third.Token(), second.Token())
+	}
+	mustUnlock(t, third)
+}
+
+// TestLateRequestsTouchNobodyElses sends what an earlier owner's requests would
+// be if they were applied late.
+func TestLateRequestsTouchNobodyElses(t *testing.T) {
+	s := startServer(t, tableView{})
+	store := open(t, s, NewTable, tableName).store
+	ctx := t.Context()
+	if _, err := store.Try(ctx, "n", "one/1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.exec("UPDATE " + tableName + " SET expires_at = NOW(6)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Renew(ctx, "n", "one/1"); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Renew of a lease that is over: %v, want %v", err, lock.ErrLost)
+	}
+	if _, err := store.Try(ctx, "n", "two/2"); err != nil {
+		t.Fatalf("the row of an owner whose lease is over is not taken over: %v", err)
+	}
+	before, _ := s.text("SELECT expires_at FROM " + tableName)
+	if err := store.Renew(ctx, "n", "one/1"); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("late Renew: %v, want %v", err, lock.ErrLost)
+	}
+	if err := store.Release(ctx, "n", "one/1"); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("late Release: %v, want %v", err, lock.ErrLost)
+	}
+	if after, _ := s.text("SELECT expires_at FROM " + tableName); after != before {
+		t.Errorf("another's lease was moved from %s to %s", before, after)
+	}
+	if holder, _ := s.text("SELECT owner FROM " + tableName); holder != "two/2" {
+		t.Errorf("the row is %q's", holder)
+	}
+}
+
+func TestRefusalsNameTheHolder(t *testing.T) {
+	s := startServer(t, tableView{})
+	for name, try := range map[string]struct {
+		holder, other lock.Locker
+		want          string
+	}{
+		"lock-table": {open(t, s, NewTable, tableName), open(t, s, NewTable, tableName), "r@h:1"},
+		"lock-row":   {open(t, s, NewRow, rowName), open(t, s, NewRow, rowName), "r@h:1"},
+		"get-lock":   {open(t, s, NewGetLock, ""), open(t, s, NewGetLock, ""), "connection "},
+	} {
+		held := mustLock(t, try.holder, "n")
+		_, err := try.other.TryLock(t.Context(), "n")
+		var refusal *lock.HeldError
+		if !errors.As(err, &refusal) || !strings.HasPrefix(refusal.Holder, try.want) {
+			t.Errorf("%s: %v, want the holder %s", name, err, try.want)
+		}
+		mustUnlock(t, held)
+	}
+}
+
+func TestInspectAndRevoke(t *testing.T) {
+	s := startServer(t, tableView{})
+	for name, l := range map[string]interface {
+		lock.Locker
+		lock.Inspector
+	}{
+		"lock-table": open(t, s, NewTable, tableName), "lock-row": open(t, s, NewRow, rowName),
+	} {
+		if all, err := l.Inspect(t.Context()); err != nil || len(all) != 0 {
+			t.Errorf("%s before the first lock: %v, %v", name, all, err)
+		}
+		if err := l.Revoke(t.Context(), "a"); !errors.Is(err, lock.ErrNotHeld) {
+			t.Errorf("%s: Revoke before the first lock: %v", name, err)
+		}
+		asked := time.Now()
+		b, a := mustLock(t, l, "b"), mustLock(t, l, "a")
+		mustUnlock(t, mustLock(t, l, "free"))
+		all, err := l.Inspect(t.Context())
+		want := []lock.Info{
+			{Name: "a", Holder: "r@h:1", Replica: "r", Token: a.Token()},
+			{Name: "b", Holder: "r@h:1", Replica: "r", Token: b.Token()},
+		}
+		if diff := cmp.Diff(want, all, cmpopts.IgnoreFields(lock.Info{}, "Since")); err != nil || diff != "" {
+			t.Errorf("%s: Inspect: %v\n%s", name, err, diff)
+		}
+		for _, info := range all {
+			if info.Since.Before(asked.Add(-time.Second)) || info.Since.After(time.Now()) {
+				t.Errorf("%s: %s is held since %s", name, info.Name, info.Since)
+			}
+		}
+		if err := l.Revoke(t.Context(), "a"); err != nil {
+			t.Errorf("%s: Revoke: %v", name, err)
+		}
+		await(t, a.Lost(), "the loss")
+		eventually(t, func() bool { return errors.Is(l.Revoke(t.Context(), "a"), lock.ErrNotHeld) }, "the end of a revoked grant")
+		mustUnlock(t, b)
+	}
+}
+
+// TestRowGivesUpAfterItsTries waits for the three tries of a second each that
+// follow the first.
+func TestRowGivesUpAfterItsTries(t *testing.T) {
+	s := startServer(t, rowView{})
+	holder := open(t, s, NewRow, rowName)
+	held := mustLock(t, holder, "n")
+	const tries = 4
+	l := open(t, s, NewRow, rowName, func(cfg *Config) { cfg.Tries = tries })
+	began := time.Now()
+	_, err := l.Lock(t.Context(), "n")
+	took := time.Since(began)
+	if !errors.Is(err, lock.ErrHeld) {
+		t.Errorf("Lock: %v, want %v", err, lock.ErrHeld)
+	}
+	if least := (tries - 1) * time.Second; took < least || took > least+2*time.Second {
+		t.Errorf("Lock gave up after %s", took)
+	}
+	mustUnlock(t, held)
+	mustUnlock(t, mustLock(t, l, "n"))
+}
+
+func TestRowsAreMadeOnceAndStay(t *testing.T) {
+	s := startServer(t, rowView{})
+	one, two := open(t, s, NewRow, rowName), open(t, s, NewRow, rowName)
+	done := make(chan error, 2)
+	for _, l := range []*Row{one, two} { // both find no table, and no row
+		go func() {
+			held, err := l.Lock(t.Context(), "n")
+			if err == nil {
+				err = held.Unlock(t.Context())
+			}
+			done <- err
+		}()
+	}
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := s.rowsOf(t, rowName); n != "1" {
+		t.Errorf("%s rows", n)
+	}
+	if owner, _ := s.text("SELECT owner FROM " + rowName); owner != "" {
+		t.Errorf("a holder was committed: %q", owner)
+	}
+}
+
+func TestGetLockNames(t *testing.T) {
+	long := strings.Repeat("n", 200)
+	seen := map[string]string{}
+	for _, of := range [][2]string{
+		{"db", "sku"}, {"db", "SKU"}, {"db2", "sku"}, {"db", "sku "}, {"db", "skü"}, {"db", "sku2"},
+		{"db", long + "a"}, {"db", long + "b"},
+	} {
+		name := getLock{of[0]}.serverName(of[1])
+		if len(name) > 64 || name != strings.ToLower(name) {
+			t.Errorf("%q is no name for GET_LOCK", name)
+		}
+		if other, ok := seen[name]; ok {
+			t.Errorf("%q and %q have the same name", of, other)
+		}
+		seen[name] = of[0] + "." + of[1]
+	}
+}
+
+// TestTwoDatabasesOfOneServer: GET_LOCK's names are the server's.
+func TestTwoDatabasesOfOneServer(t *testing.T) {
+	s := startServer(t, getLockView{})
+	other, err := s.CreateDatabase(t.Context(), "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := mustLock(t, open(t, s, NewGetLock, ""), "n")
+	two := mustLock(t, open(t, s, NewGetLock, "", func(cfg *Config) { cfg.DSN = other }), "n")
+	mustUnlock(t, one)
+	mustUnlock(t, two)
+}
+
+// TestConnectionsAreBounded: with one connection, one name is held at a time.
+func TestConnectionsAreBounded(t *testing.T) {
+	s := startServer(t, getLockView{})
+	l := open(t, s, NewGetLock, "", func(cfg *Config) { cfg.Connections = 1 })
+	held := mustLock(t, l, "a")
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := l.Lock(ctx, "b"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Lock without a connection: %v", err)
+	}
+	select {
+	case <-held.Lost():
+		t.Error("another's wait for a connection cost the holder its grant")
+	default:
+	}
+	mustUnlock(t, held)
+	mustUnlock(t, mustLock(t, l, "b"))
+}
+
+// TestLocksAreGrantedAfterARestart leaves the pools full of dead connections.
+func TestLocksAreGrantedAfterARestart(t *testing.T) {
+	s := startServer(t, tableView{})
+	lockers := map[string]lock.Locker{
+		"lock-table": open(t, s, NewTable, tableName), "lock-row": open(t, s, NewRow, rowName),
+		"get-lock": open(t, s, NewGetLock, ""),
+	}
+	for name, l := range lockers {
+		var all []lock.Held
+		for _, n := range []string{"a", "b", "c", "d"} {
+			all = append(all, mustLock(t, l, name+n))
+		}
+		for _, held := range all {
+			mustUnlock(t, held)
+		}
+	}
+	if err := s.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for name, l := range lockers {
+		held := mustLock(t, l, "n")
+		t.Logf("%s: token %d", name, held.Token())
+		mustUnlock(t, held)
+	}
+}
+
+// TestARowSurvivesARestart: the lease goes on meanwhile, by the server's clock.
+func TestARowSurvivesARestart(t *testing.T) {
+	s := startServer(t, tableView{})
+	l := open(t, s, NewTable, tableName, func(cfg *Config) { cfg.TTL = time.Minute })
+	held := mustLock(t, l, "n")
+	if err := s.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(t, s, NewTable, tableName).TryLock(t.Context(), "n"); !errors.Is(err, lock.ErrHeld) {
+		t.Errorf("TryLock after the restart: %v, want %v", err, lock.ErrHeld)
+	}
+	mustUnlock(t, held)
+}
+
+func TestErrorsNameTheServer(t *testing.T) {
+	s := startServer(t, tableView{})
+	lockers := []lock.Locker{
+		open(t, s, NewTable, tableName), open(t, s, NewRow, rowName), open(t, s, NewGetLock, ""),
+	}
+	s.Kill(t)
+	for _, l := range lockers {
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		_, err := l.Lock(ctx, "n")
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "MySQL at 127.0.0.1:") {
+			t.Errorf("%T: %v", l, err)
+		}
+		if _, err := l.TryLock(t.Context(), "n"); err == nil || !strings.Contains(err.Error(), "MySQL at 127.0.0.1:") {
+			t.Errorf("%T: TryLock: %v", l, err)
+		}
+	}
+}
+
+// TestAWrongPasswordEndsTheWait: waiting would not mend it.
+func TestAWrongPasswordEndsTheWait(t *testing.T) {
+	s := startServer(t, tableView{})
+	wrong := func(cfg *Config) { cfg.DSN = strings.Replace(cfg.DSN, ":", ":x", 1) }
+	for _, l := range []lock.Locker{
+		open(t, s, NewTable, tableName, wrong), open(t, s, NewRow, rowName, wrong), open(t, s, NewGetLock, "", wrong),
+	} {
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		_, err := l.Lock(ctx, "n")
+		cancel()
+		if !isError(err, accessDenied) || time.Since(began) > patience/2 {
+			t.Errorf("%T: Lock: %v, after %s", l, err, time.Since(began))
+		}
+	}
+}
+
+// TestCloseLeavesNoSession looks into the server.
+func TestCloseLeavesNoSession(t *testing.T) {
+	s := startServer(t, getLockView{})
+	for name, l := range map[string]lock.Locker{
+		"lock-table": open(t, s, NewTable, tableName), "lock-row": open(t, s, NewRow, rowName),
+		"get-lock": open(t, s, NewGetLock, ""),
+	} {
+		held := mustLock(t, l, "held")
+		waiting := make(chan error, 1)
+		go func() {
+			_, err := l.Lock(t.Context(), "held")
+			waiting <- err
+		}()
+		if err := l.Close(t.Context()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := <-waiting; !errors.Is(err, lock.ErrClosed) {
+			t.Errorf("%s: the waiter: %v", name, err)
+		}
+		await(t, held.Lost(), "the loss")
+		eventually(t, func() bool { return s.sessions(t) == 1 }, "no session but the operator's to be left")
+	}
+}
+
+// sessions counts those that are in the locks' database.
+func (s *server) sessions(tb testing.TB) int {
+	tb.Helper()
+	var n int
+	err := s.db.QueryRowContext(tb.Context(),
+		"SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE DB = ?", testDatabase).Scan(&n)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return n
+}
+
+// TestATurnThatNobodyTakesIsGivenBack ends a Lock between the server's grant and
+// the try that would have taken it.
+func TestATurnThatNobodyTakesIsGivenBack(t *testing.T) {
+	s := startServer(t, getLockView{})
+	l := open(t, s, NewGetLock, "", func(cfg *Config) { cfg.TTL = time.Minute })
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if err := l.store.wait(ctx, "n"); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(s.Places(t, "n")); n != 1 {
+		t.Errorf("%d places", n)
+	}
+	cancel()
+	eventually(t, func() bool { return len(s.Places(t, "n")) == 0 }, "the turn to be given back")
+}
+
+func TestAnOwnerThatLostItsGrantGetsAnother(t *testing.T) {
+	s := startServer(t, tableView{})
+	l := open(t, s, NewTable, tableName)
+	ctx, cancel := context.WithTimeout(lock.WithOwner(t.Context(), "one"), patience)
+	defer cancel()
+	lost, err := l.Lock(ctx, "n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Revoke(ctx, "n"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, lost.Lost(), "the loss")
+	next, err := l.Lock(ctx, "n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if next.Token() <= lost.Token() {
+		t.Errorf("token %d after %d", next.Token(), lost.Token())
+	}
+	if err := lost.Unlock(ctx); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock of the lost one: %v, want %v", err, lock.ErrLost)
+	}
+	again, err := l.TryLock(ctx, "n")
+	if err != nil {
+		t.Fatalf("the later grant is gone with the earlier: %v", err)
+	}
+	mustUnlock(t, next)
+	mustUnlock(t, again)
+}
+
+// TestOneOwnerWaitsOnce: two goroutines of an owner share the grant that one of
+// them waits for.
+func TestOneOwnerWaitsOnce(t *testing.T) {
+	s := startServer(t, tableView{})
+	l := open(t, s, NewTable, tableName)
+	holder := mustLock(t, l, "n")
+	ctx, cancel := context.WithTimeout(lock.WithOwner(t.Context(), "one"), patience)
+	defer cancel()
+	const goroutines = 4
+	all := make(chan lock.Held, goroutines)
+	for range goroutines {
+		go func() {
+			held, err := l.Lock(ctx, "n")
+			if err != nil {
+				t.Error(err)
+			}
+			all <- held
+		}()
+	}
+	mustUnlock(t, holder)
+	var entries []lock.Held
+	for range goroutines {
+		entries = append(entries, <-all)
+	}
+	for i, held := range entries {
+		if held == nil {
+			t.Fatal("not granted")
+		}
+		if _, err := l.TryLock(t.Context(), "n"); !errors.Is(err, lock.ErrHeld) {
+			t.Errorf("free before entry %d has left: %v", i, err)
+		}
+		mustUnlock(t, held)
+	}
+	mustUnlock(t, mustLock(t, l, "n"))
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	good := Config{DSN: "u:p@tcp(127.0.0.1:1)/d", Table: "t", TTL: time.Second}
+	for what, change := range map[string]func(*Config){
+		"malformed DSN":   func(c *Config) { c.DSN = "nonsense" },
+		"no database":     func(c *Config) { c.DSN = "u:p@tcp(127.0.0.1:1)/" },
+		"no table":        func(c *Config) { c.Table = "" },
+		"table's name":    func(c *Config) { c.Table = "t; DROP TABLE stock" },
+		"short TTL":       func(c *Config) { c.TTL = time.Millisecond },
+		"connections":     func(c *Config) { c.Connections = -1 },
+		"tries":           func(c *Config) { c.Tries = -1 },
+		"too long a name": func(c *Config) { c.Owner.Replica = strings.Repeat("r", 500) },
+	} {
+		cfg := good
+		change(&cfg)
+		if _, err := NewTable(cfg); err == nil {
+			t.Errorf("NewTable takes: %s", what)
+		}
+		if _, err := NewRow(cfg); err == nil {
+			t.Errorf("NewRow takes: %s", what)
+		}
+		if !strings.Contains(what, "table") { // it has none
+			if _, err := NewGetLock(cfg); err == nil {
+				t.Errorf("NewGetLock takes: %s", what)
+			}
+		}
+	}
+}

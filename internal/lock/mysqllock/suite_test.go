@@ -1,0 +1,216 @@
+package mysqllock
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+)
+
+const (
+	testTTL      = 2 * time.Second
+	testDatabase = "locks"
+	tableName    = "lock_table"
+	rowName      = "lock_row"
+	// patience is how long a test waits for what must happen.
+	patience = 20 * time.Second
+)
+
+var (
+	tableBackend = locktest.Backend{
+		Name: "lock-table", Capabilities: TableCapabilities, TTL: testTTL, Start: start(tableView{}),
+		Open: func(dsn string) (lock.Locker, func() error, error) {
+			return opened(NewTable(testConfig(dsn, tableName)))
+		},
+	}
+	rowBackend = locktest.Backend{
+		Name: "lock-row", Capabilities: RowCapabilities, TTL: testTTL, Start: start(rowView{}),
+		Open: func(dsn string) (lock.Locker, func() error, error) {
+			return opened(NewRow(testConfig(dsn, rowName)))
+		},
+	}
+	getLockBackend = locktest.Backend{
+		Name: "get-lock", Capabilities: GetLockCapabilities, TTL: testTTL, Start: start(getLockView{}),
+		Open: func(dsn string) (lock.Locker, func() error, error) {
+			return opened(NewGetLock(testConfig(dsn, "")))
+		},
+	}
+)
+
+func TestMain(m *testing.M) { locktest.Main(m, tableBackend, rowBackend, getLockBackend) }
+
+func TestTable(t *testing.T) { locktest.Run(t, tableBackend) }
+
+func TestRow(t *testing.T) { locktest.Run(t, rowBackend) }
+
+func TestGetLock(t *testing.T) { locktest.Run(t, getLockBackend) }
+
+// opened is for a Locker that closes its connections itself.
+func opened[L lock.Locker](l L, err error) (lock.Locker, func() error, error) {
+	return l, func() error { return nil }, err
+}
+
+func testConfig(dsn, table string) Config {
+	return Config{DSN: dsn, Table: table, TTL: testTTL, Owner: Owner{Replica: "r", Host: "h", PID: 1}}
+}
+
+// view is how an operator sees one of the locks.
+type view interface {
+	// holder is a place: for a row that is owned its owner, else a session's id.
+	holder(s *server, name string) (place string, err error)
+	// waiter is what a statement of a waiting session looks like, if any waits.
+	waiter(name string) (like string)
+	remove(s *server, place string) error
+}
+
+// server is a MariaDB, with an operator's connections.
+type server struct {
+	*sandbox.MySQL
+	view view
+	dsn  string
+	db   *sql.DB
+}
+
+func start(v view) func(testing.TB) locktest.Server {
+	return func(tb testing.TB) locktest.Server { return startServer(tb, v) }
+}
+
+func startServer(tb testing.TB, v view) *server {
+	tb.Helper()
+	stack := sandboxtest.Start(tb, sandbox.Config{MySQL: true})
+	dsn, err := stack.MySQL.CreateDatabase(tb.Context(), testDatabase)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cfg := Config{DSN: dsn, Connections: 4, TTL: time.Minute}
+	// An operator's reads must not wait for a holder.
+	pool, err := cfg.open("SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { pool.Close() })
+	return &server{MySQL: stack.MySQL, view: v, dsn: dsn, db: pool.DB}
+}
+
+func (s *server) Address() string { return s.dsn }
+
+func (s *server) Places(tb testing.TB, name string) []string {
+	tb.Helper()
+	holder, err := s.view.holder(s, name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var places []string
+	if holder != "" {
+		places = append(places, holder)
+	}
+	like := s.view.waiter(name)
+	if like == "" {
+		return places
+	}
+	rows, err := s.db.QueryContext(tb.Context(),
+		"SELECT ID FROM information_schema.PROCESSLIST WHERE COMMAND = 'Query' AND INFO LIKE ? ORDER BY ID", like)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			tb.Fatal(err)
+		}
+		if id != holder {
+			places = append(places, id)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		tb.Fatal(err)
+	}
+	return places
+}
+
+func (s *server) Remove(tb testing.TB, place string) {
+	tb.Helper()
+	if err := s.view.remove(s, place); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Revoke is the same: nothing but the place stands under its lease.
+func (s *server) Revoke(tb testing.TB, place string) { s.Remove(tb, place) }
+
+func (s *server) Pause(tb testing.TB)  { sandboxtest.Pause(tb, s.Process) }
+func (s *server) Resume(tb testing.TB) { sandboxtest.Resume(tb, s.Process) }
+func (s *server) Kill(testing.TB)      { s.Process.Kill() }
+
+// text is the one value that a query reads, "" for none.
+func (s *server) text(query string, args ...any) (string, error) {
+	var text sql.NullString
+	err := s.db.QueryRowContext(context.Background(), query, args...).Scan(&text)
+	if errors.Is(err, sql.ErrNoRows) || isError(err, noSuchTable) {
+		err = nil
+	}
+	return text.String, err
+}
+
+func (s *server) exec(query string, args ...any) error {
+	_, err := s.db.ExecContext(context.Background(), query, args...)
+	return err
+}
+
+func (s *server) kill(session string) error { return s.exec("KILL " + session) }
+
+type tableView struct{}
+
+func (tableView) holder(s *server, name string) (string, error) {
+	return s.text("SELECT owner FROM "+tableName+" WHERE name = ? AND owner <> '' AND expires_at > NOW(6)", name)
+}
+
+func (tableView) waiter(string) string { return "" }
+
+// remove leaves the row, as Revoke does: its counter is not to be lost.
+func (tableView) remove(s *server, place string) error {
+	return s.exec("UPDATE "+tableName+" SET owner = '' WHERE owner = ?", place)
+}
+
+type rowView struct{}
+
+func (rowView) holder(s *server, name string) (string, error) {
+	return s.text("SELECT session FROM "+rowName+" WHERE name = ?", name)
+}
+
+func (rowView) waiter(name string) string {
+	return fmt.Sprintf("SELECT name FROM %s WHERE name = '%s' FOR UPDATE", rowName, name)
+}
+
+func (rowView) remove(s *server, place string) error { return s.kill(place) }
+
+type getLockView struct{}
+
+func (getLockView) holder(s *server, name string) (string, error) {
+	return s.text("SELECT IS_USED_LOCK(?)", getLock{testDatabase}.serverName(name))
+}
+
+func (getLockView) waiter(name string) string {
+	return fmt.Sprintf("SELECT GET_LOCK('%s', %d)", getLock{testDatabase}.serverName(name), awaitSeconds)
+}
+
+func (getLockView) remove(s *server, place string) error { return s.kill(place) }
+
+// rowsOf counts a table's rows.
+func (s *server) rowsOf(tb testing.TB, table string) string {
+	tb.Helper()
+	n, err := s.text("SELECT COUNT(*) FROM " + table)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return strings.TrimSpace(n)
+}
