@@ -13,6 +13,33 @@ import (
 	"flashsale/internal/lock"
 )
 
+// TestOnOneServer runs what does the server no harm, each test in a database of
+// its own.
+func TestOnOneServer(t *testing.T) {
+	shared := startServer(t, tableView{})
+	for _, test := range []struct {
+		name string
+		view view
+		run  func(*testing.T, *server)
+	}{
+		{"TokensRiseOverADeletedRow", tableView{}, tokensRiseOverADeletedRow},
+		{"LateRequestsTouchNobodyElses", tableView{}, lateRequestsTouchNobodyElses},
+		{"RefusalsNameTheHolder", tableView{}, refusalsNameTheHolder},
+		{"InspectAndRevoke", tableView{}, inspectAndRevoke},
+		{"RowGivesUpAfterItsTries", rowView{}, rowGivesUpAfterItsTries},
+		{"RowsAreMadeOnceAndStay", rowView{}, rowsAreMadeOnceAndStay},
+		{"TwoDatabasesOfOneServer", getLockView{}, twoDatabasesOfOneServer},
+		{"ConnectionsAreBounded", getLockView{}, connectionsAreBounded},
+		{"AWrongPasswordEndsTheWait", tableView{}, aWrongPasswordEndsTheWait},
+		{"CloseLeavesNoSession", getLockView{}, closeLeavesNoSession},
+		{"ATurnThatNobodyTakesIsGivenBack", getLockView{}, aTurnThatNobodyTakesIsGivenBack},
+		{"AnOwnerThatLostItsGrantGetsAnother", tableView{}, anOwnerThatLostItsGrantGetsAnother},
+		{"OneOwnerWaitsOnce", tableView{}, oneOwnerWaitsOnce},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, shared.withDatabase(t, test.name, test.view)) })
+	}
+}
+
 // open makes a Locker of the test's configuration, changed by with.
 func open[L lock.Locker](t *testing.T, s *server, newLocker func(Config) (L, error), table string, with ...func(*Config)) L {
 	t.Helper()
@@ -69,8 +96,7 @@ func eventually(t *testing.T, reached func() bool, what string) {
 	}
 }
 
-func TestTokensRiseOverADeletedRow(t *testing.T) {
-	s := startServer(t, tableView{})
+func tokensRiseOverADeletedRow(t *testing.T, s *server) {
 	l := open(t, s, NewTable, tableName)
 	first := mustLock(t, l, "n")
 	mustUnlock(t, first)
@@ -89,10 +115,9 @@ func TestTokensRiseOverADeletedRow(t *testing.T) {
 	mustUnlock(t, third)
 }
 
-// TestLateRequestsTouchNobodyElses sends what an earlier owner's requests would
+// lateRequestsTouchNobodyElses sends what an earlier owner's requests would
 // be if they were applied late.
-func TestLateRequestsTouchNobodyElses(t *testing.T) {
-	s := startServer(t, tableView{})
+func lateRequestsTouchNobodyElses(t *testing.T, s *server) {
 	store := open(t, s, NewTable, tableName).store
 	ctx := t.Context()
 	if _, err := store.Try(ctx, "n", "one/1"); err != nil {
@@ -122,8 +147,7 @@ func TestLateRequestsTouchNobodyElses(t *testing.T) {
 	}
 }
 
-func TestRefusalsNameTheHolder(t *testing.T) {
-	s := startServer(t, tableView{})
+func refusalsNameTheHolder(t *testing.T, s *server) {
 	for name, try := range map[string]struct {
 		holder, other lock.Locker
 		want          string
@@ -142,8 +166,7 @@ func TestRefusalsNameTheHolder(t *testing.T) {
 	}
 }
 
-func TestInspectAndRevoke(t *testing.T) {
-	s := startServer(t, tableView{})
+func inspectAndRevoke(t *testing.T, s *server) {
 	for name, l := range map[string]interface {
 		lock.Locker
 		lock.Inspector
@@ -181,10 +204,9 @@ func TestInspectAndRevoke(t *testing.T) {
 	}
 }
 
-// TestRowGivesUpAfterItsTries waits for the three tries of a second each that
+// rowGivesUpAfterItsTries waits for the three tries of a second each that
 // follow the first.
-func TestRowGivesUpAfterItsTries(t *testing.T) {
-	s := startServer(t, rowView{})
+func rowGivesUpAfterItsTries(t *testing.T, s *server) {
 	holder := open(t, s, NewRow, rowName)
 	held := mustLock(t, holder, "n")
 	const tries = 4
@@ -202,8 +224,7 @@ func TestRowGivesUpAfterItsTries(t *testing.T) {
 	mustUnlock(t, mustLock(t, l, "n"))
 }
 
-func TestRowsAreMadeOnceAndStay(t *testing.T) {
-	s := startServer(t, rowView{})
+func rowsAreMadeOnceAndStay(t *testing.T, s *server) {
 	one, two := open(t, s, NewRow, rowName), open(t, s, NewRow, rowName)
 	done := make(chan error, 2)
 	for _, l := range []*Row{one, two} { // both find no table, and no row
@@ -246,9 +267,8 @@ func TestGetLockNames(t *testing.T) {
 	}
 }
 
-// TestTwoDatabasesOfOneServer: GET_LOCK's names are the server's.
-func TestTwoDatabasesOfOneServer(t *testing.T) {
-	s := startServer(t, getLockView{})
+// twoDatabasesOfOneServer: GET_LOCK's names are the server's.
+func twoDatabasesOfOneServer(t *testing.T, s *server) {
 	other, err := s.CreateDatabase(t.Context(), "other")
 	if err != nil {
 		t.Fatal(err)
@@ -259,9 +279,8 @@ func TestTwoDatabasesOfOneServer(t *testing.T) {
 	mustUnlock(t, two)
 }
 
-// TestConnectionsAreBounded: with one connection, one name is held at a time.
-func TestConnectionsAreBounded(t *testing.T) {
-	s := startServer(t, getLockView{})
+// connectionsAreBounded: with one connection, one name is held at a time.
+func connectionsAreBounded(t *testing.T, s *server) {
 	l := open(t, s, NewGetLock, "", func(cfg *Config) { cfg.Connections = 1 })
 	held := mustLock(t, l, "a")
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -337,9 +356,8 @@ func TestErrorsNameTheServer(t *testing.T) {
 	}
 }
 
-// TestAWrongPasswordEndsTheWait: waiting would not mend it.
-func TestAWrongPasswordEndsTheWait(t *testing.T) {
-	s := startServer(t, tableView{})
+// aWrongPasswordEndsTheWait: waiting would not mend it.
+func aWrongPasswordEndsTheWait(t *testing.T, s *server) {
 	wrong := func(cfg *Config) { cfg.DSN = strings.Replace(cfg.DSN, ":", ":x", 1) }
 	for _, l := range []lock.Locker{
 		open(t, s, NewTable, tableName, wrong), open(t, s, NewRow, rowName, wrong), open(t, s, NewGetLock, "", wrong),
@@ -354,9 +372,8 @@ func TestAWrongPasswordEndsTheWait(t *testing.T) {
 	}
 }
 
-// TestCloseLeavesNoSession looks into the server.
-func TestCloseLeavesNoSession(t *testing.T) {
-	s := startServer(t, getLockView{})
+// closeLeavesNoSession looks into the server.
+func closeLeavesNoSession(t *testing.T, s *server) {
 	for name, l := range map[string]lock.Locker{
 		"lock-table": open(t, s, NewTable, tableName), "lock-row": open(t, s, NewRow, rowName),
 		"get-lock": open(t, s, NewGetLock, ""),
@@ -383,17 +400,16 @@ func (s *server) sessions(tb testing.TB) int {
 	tb.Helper()
 	var n int
 	err := s.db.QueryRowContext(tb.Context(),
-		"SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE DB = ?", testDatabase).Scan(&n)
+		"SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE DB = ?", s.database).Scan(&n)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	return n
 }
 
-// TestATurnThatNobodyTakesIsGivenBack ends a Lock between the server's grant and
+// aTurnThatNobodyTakesIsGivenBack ends a Lock between the server's grant and
 // the try that would have taken it.
-func TestATurnThatNobodyTakesIsGivenBack(t *testing.T) {
-	s := startServer(t, getLockView{})
+func aTurnThatNobodyTakesIsGivenBack(t *testing.T, s *server) {
 	l := open(t, s, NewGetLock, "", func(cfg *Config) { cfg.TTL = time.Minute })
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -407,8 +423,7 @@ func TestATurnThatNobodyTakesIsGivenBack(t *testing.T) {
 	eventually(t, func() bool { return len(s.Places(t, "n")) == 0 }, "the turn to be given back")
 }
 
-func TestAnOwnerThatLostItsGrantGetsAnother(t *testing.T) {
-	s := startServer(t, tableView{})
+func anOwnerThatLostItsGrantGetsAnother(t *testing.T, s *server) {
 	l := open(t, s, NewTable, tableName)
 	ctx, cancel := context.WithTimeout(lock.WithOwner(t.Context(), "one"), patience)
 	defer cancel()
@@ -438,10 +453,9 @@ func TestAnOwnerThatLostItsGrantGetsAnother(t *testing.T) {
 	mustUnlock(t, again)
 }
 
-// TestOneOwnerWaitsOnce: two goroutines of an owner share the grant that one of
+// oneOwnerWaitsOnce: two goroutines of an owner share the grant that one of
 // them waits for.
-func TestOneOwnerWaitsOnce(t *testing.T) {
-	s := startServer(t, tableView{})
+func oneOwnerWaitsOnce(t *testing.T, s *server) {
 	l := open(t, s, NewTable, tableName)
 	holder := mustLock(t, l, "n")
 	ctx, cancel := context.WithTimeout(lock.WithOwner(t.Context(), "one"), patience)

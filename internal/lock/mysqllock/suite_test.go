@@ -16,10 +16,9 @@ import (
 )
 
 const (
-	testTTL      = 2 * time.Second
-	testDatabase = "locks"
-	tableName    = "lock_table"
-	rowName      = "lock_row"
+	testTTL   = 2 * time.Second
+	tableName = "lock_table"
+	rowName   = "lock_row"
 	// patience is how long a test waits for what must happen.
 	patience = 20 * time.Second
 )
@@ -67,16 +66,17 @@ type view interface {
 	// holder is a place: for a row that is owned its owner, else a session's id.
 	holder(s *server, name string) (place string, err error)
 	// waiter is what a statement of a waiting session looks like, if any waits.
-	waiter(name string) (like string)
+	waiter(s *server, name string) (like string)
 	remove(s *server, place string) error
 }
 
 // server is a MariaDB, with an operator's connections.
 type server struct {
 	*sandbox.MySQL
-	view view
-	dsn  string
-	db   *sql.DB
+	view     view
+	database string
+	dsn      string
+	db       *sql.DB
 }
 
 func start(v view) func(testing.TB) locktest.Server {
@@ -86,7 +86,13 @@ func start(v view) func(testing.TB) locktest.Server {
 func startServer(tb testing.TB, v view) *server {
 	tb.Helper()
 	stack := sandboxtest.Start(tb, sandbox.Config{MySQL: true})
-	dsn, err := stack.MySQL.CreateDatabase(tb.Context(), testDatabase)
+	return (&server{MySQL: stack.MySQL}).withDatabase(tb, "locks", v)
+}
+
+// withDatabase is the same server with a database of its own.
+func (s *server) withDatabase(tb testing.TB, database string, v view) *server {
+	tb.Helper()
+	dsn, err := s.CreateDatabase(tb.Context(), database)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -97,7 +103,7 @@ func startServer(tb testing.TB, v view) *server {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { pool.Close() })
-	return &server{MySQL: stack.MySQL, view: v, dsn: dsn, db: pool.DB}
+	return &server{MySQL: s.MySQL, view: v, database: database, dsn: dsn, db: pool.DB}
 }
 
 func (s *server) Address() string { return s.dsn }
@@ -112,7 +118,7 @@ func (s *server) Places(tb testing.TB, name string) []string {
 	if holder != "" {
 		places = append(places, holder)
 	}
-	like := s.view.waiter(name)
+	like := s.view.waiter(s, name)
 	if like == "" {
 		return places
 	}
@@ -174,7 +180,7 @@ func (tableView) holder(s *server, name string) (string, error) {
 	return s.text("SELECT owner FROM "+tableName+" WHERE name = ? AND owner <> '' AND expires_at > NOW(6)", name)
 }
 
-func (tableView) waiter(string) string { return "" }
+func (tableView) waiter(*server, string) string { return "" }
 
 // remove leaves the row, as Revoke does: its counter is not to be lost.
 func (tableView) remove(s *server, place string) error {
@@ -187,7 +193,7 @@ func (rowView) holder(s *server, name string) (string, error) {
 	return s.text("SELECT session FROM "+rowName+" WHERE name = ?", name)
 }
 
-func (rowView) waiter(name string) string {
+func (rowView) waiter(_ *server, name string) string {
 	return fmt.Sprintf("SELECT name FROM %s WHERE name = '%s' FOR UPDATE", rowName, name)
 }
 
@@ -196,11 +202,11 @@ func (rowView) remove(s *server, place string) error { return s.kill(place) }
 type getLockView struct{}
 
 func (getLockView) holder(s *server, name string) (string, error) {
-	return s.text("SELECT IS_USED_LOCK(?)", getLock{testDatabase}.serverName(name))
+	return s.text("SELECT IS_USED_LOCK(?)", getLock{s.database}.serverName(name))
 }
 
-func (getLockView) waiter(name string) string {
-	return fmt.Sprintf("SELECT GET_LOCK('%s', %d)", getLock{testDatabase}.serverName(name), awaitSeconds)
+func (getLockView) waiter(s *server, name string) string {
+	return fmt.Sprintf("SELECT GET_LOCK('%s', %d)", getLock{s.database}.serverName(name), awaitSeconds)
 }
 
 func (getLockView) remove(s *server, place string) error { return s.kill(place) }
