@@ -3,14 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
+	"flashsale/internal/guard"
 	"flashsale/internal/httpapi"
-	"flashsale/internal/lock"
-	"flashsale/internal/lock/etcdlock"
-	"flashsale/internal/lock/processlock"
 	"flashsale/internal/mirror"
 	"flashsale/internal/order"
 	"flashsale/internal/stock"
@@ -23,54 +18,30 @@ func (r *replica) connect(ctx context.Context) (err error) {
 	if r.db, err = r.cmd.mysqlFlags.open(); err != nil {
 		return err
 	}
-	needsEtcd := r.guard.Lock == strategy.Etcd || r.guard.Lock == strategy.EtcdTextbook
-	if needsEtcd {
-		if err := r.cmd.etcdFlags.check(); err != nil {
-			return err
-		}
-	}
 	if err := await(ctx, r.logger, r.cmd.address(), r.cmd.StartTimeout, r.db.Ping); err != nil {
 		return err
 	}
 	if err := r.checkConnections(ctx); err != nil {
 		return err
 	}
-	source, revision := "", int64(0)
-	if needsEtcd {
-		what := "etcd at " + joined(r.cmd.Endpoints)
-		err := await(ctx, r.logger, what, r.cmd.StartTimeout, func(ctx context.Context) (err error) {
-			if r.etcd == nil {
-				if r.etcd, err = r.cmd.etcdFlags.open(); err != nil {
-					return err
-				}
-			}
-			source, revision, err = tokenSource(ctx, r.etcd)
-			return err
-		})
-		if err != nil {
-			return err
-		}
+	if err := r.openGuard(ctx); err != nil {
+		return err
 	}
 	if err := r.db.Migrate(ctx); err != nil {
 		return err
 	}
-	if err := r.db.Bind(ctx, stock.Guard{Strategy: r.guard.Name, Fence: r.fence, TokenSource: source}); err != nil {
+	if err := r.db.Bind(ctx, stock.Guard{Strategy: r.strategy.Name, Fence: r.fence, TokenSource: r.guard.Source}); err != nil {
 		return err
 	}
-	if r.guard.Token {
-		if err := r.checkTokens(ctx, revision); err != nil {
-			return err
-		}
-	}
-	if r.locker, err = r.newLocker(); err != nil {
+	if err := r.checkTokens(ctx); err != nil {
 		return err
 	}
 	cfg := order.Config{
-		DB: r.db, Strategy: r.guard, Fence: r.fence, Locker: r.locker,
+		DB: r.db, Strategy: r.strategy, Fence: r.fence, Locker: r.guard.Locker,
 		PaymentWindow: r.cmd.PaymentWindow, ThinkTime: r.cmd.ThinkTime, RequestTimeout: r.cmd.RequestTimeout,
 		Metrics: order.NewMetrics(r.registry), Logger: r.logger,
 	}
-	if r.guard.Write == strategy.Batch {
+	if r.strategy.Write == strategy.Batch {
 		if err := r.startMirror(ctx); err != nil {
 			return err
 		}
@@ -78,6 +49,23 @@ func (r *replica) connect(ctx context.Context) (err error) {
 	}
 	r.orders = order.New(cfg)
 	return nil
+}
+
+// openGuard makes the strategy's lock once its server answers.
+func (r *replica) openGuard(ctx context.Context) error {
+	cfg := guard.Config{
+		Strategy: r.strategy, Servers: r.cmd.Servers, DSN: r.cmd.DSN, Database: r.db.Name,
+		Replica: r.cmd.Replica, TTL: r.cmd.LockTTL, Logger: r.logger,
+	}
+	open := func(ctx context.Context) (err error) {
+		r.guard, err = guard.Open(ctx, cfg)
+		return err
+	}
+	what := guard.Address(r.strategy, &r.cmd.Servers)
+	if what == "" {
+		return open(ctx)
+	}
+	return await(ctx, r.logger, what, r.cmd.StartTimeout, open)
 }
 
 // mirrorPool are the connections that the mirror reads MySQL by. They are its
@@ -91,7 +79,7 @@ func (r *replica) startMirror(ctx context.Context) (err error) {
 		return err
 	}
 	r.mirror, err = mirror.New(mirror.Config{
-		Client: r.etcd, Prefix: r.cmd.Prefix + r.db.Name + "/stock/", DB: r.mirrorDB, Replica: r.cmd.Replica,
+		Client: r.guard.Etcd, Prefix: r.cmd.Prefix + r.db.Name + "/stock/", DB: r.mirrorDB, Replica: r.cmd.Replica,
 		Metrics: mirror.NewMetrics(r.registry), Logger: r.logger,
 	})
 	if err != nil {
@@ -135,46 +123,19 @@ func (r *replica) checkConnections(ctx context.Context) error {
 	return nil
 }
 
-// checkTokens refuses an etcd that was restored or emptied: it has its old name,
-// and its tokens would all be behind those that MySQL has admitted.
-func (r *replica) checkTokens(ctx context.Context, revision int64) error {
+// checkTokens refuses a lock server that was restored or emptied: it has its old
+// name, and its tokens would all be behind those that MySQL has admitted.
+func (r *replica) checkTokens(ctx context.Context) error {
+	if !r.strategy.Token || r.guard.Newest == 0 {
+		return nil
+	}
 	highest, err := r.db.HighestFence(ctx)
 	if err != nil {
 		return err
 	}
-	if uint64(revision) < highest {
-		return fmt.Errorf("etcd is at revision %d, and token %d was admitted: it was restored or emptied since "+
-			"(to go on with it, stop all replicas and run `api fence adopt`)", revision, highest)
+	if r.guard.Newest < highest {
+		return fmt.Errorf("%s is at token %d, and token %d was admitted: it was restored or emptied since "+
+			"(to go on with it, stop all replicas and run `api fence adopt`)", guard.Address(r.strategy, &r.cmd.Servers), r.guard.Newest, highest)
 	}
 	return nil
-}
-
-// tokenSource names the cluster whose revisions are the fencing tokens, and says
-// at which it is.
-func tokenSource(ctx context.Context, client *clientv3.Client) (source string, revision int64, err error) {
-	answer, err := client.Get(ctx, "flashsale")
-	if err != nil {
-		return "", 0, err
-	}
-	return fmt.Sprintf("etcd cluster %x", answer.Header.ClusterId), answer.Header.Revision, nil
-}
-
-// newLocker makes the lock that the strategy names.
-func (r *replica) newLocker() (lock.Locker, error) {
-	host, _ := os.Hostname() // only shown to people
-	cfg := etcdlock.Config{
-		Client: r.etcd, Prefix: r.cmd.Prefix + r.db.Name + "/lock/", TTL: r.cmd.LockTTL, Logger: r.logger,
-		Owner: etcdlock.Owner{Replica: r.cmd.Replica, Host: host, PID: os.Getpid()},
-	}
-	switch r.guard.Lock {
-	case strategy.NoLock:
-		return nil, nil
-	case strategy.Process:
-		return processlock.New(), nil
-	case strategy.EtcdTextbook:
-		return etcdlock.NewTextbook(cfg)
-	case strategy.Etcd:
-		return etcdlock.New(cfg)
-	}
-	return nil, fmt.Errorf("strategy %s: lock %q is not built in", r.guard.Name, r.guard.Lock)
 }

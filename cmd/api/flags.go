@@ -2,22 +2,15 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/go-sql-driver/mysql"
-	"go.etcd.io/etcd/client/pkg/v3/transport"
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
-	"google.golang.org/grpc"
-	grpcbackoff "google.golang.org/grpc/backoff"
 
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
@@ -50,74 +43,6 @@ func (f *mysqlFlags) address() string {
 		return "MySQL"
 	}
 	return "MySQL at " + cfg.Addr
-}
-
-// etcdFlags name the etcd cluster.
-type etcdFlags struct {
-	Endpoints []string `name:"etcd-endpoints" placeholder:"URL" help:"etcd's client URLs; needed by strategies that lock in etcd."`
-	Username  string   `name:"etcd-username" help:"etcd user."`
-	Password  string   `name:"etcd-password" help:"etcd password."`
-	CA        string   `name:"etcd-ca" placeholder:"FILE" help:"CA that signed etcd's certificate."`
-	Cert      string   `name:"etcd-cert" placeholder:"FILE" help:"Client certificate for etcd."`
-	Key       string   `name:"etcd-key" placeholder:"FILE" help:"Key of the client certificate."`
-	Prefix    string   `name:"etcd-prefix" default:"flashsale/" help:"Prefix of all keys, before the database's name; databases of one name need one each."`
-}
-
-const (
-	// etcdKeepAlive is how soon a connection to a dead etcd is noticed and
-	// another endpoint tried; etcd refuses pings more often than every 5 s only
-	// from idle clients, and a replica always has a watch or lease open.
-	etcdKeepAlive   = 5 * time.Second
-	etcdDialTimeout = 3 * time.Second
-	// etcdReconnect is the longest wait before etcd is dialled again. gRPC's own
-	// bound is two minutes, and it doubles its waits: a replica would find an
-	// etcd that is back as late again as it was away.
-	etcdReconnect = 500 * time.Millisecond
-)
-
-// reconnect are gRPC's own waits, but for their bounds.
-var reconnect = grpc.WithConnectParams(grpc.ConnectParams{
-	Backoff:           grpcbackoff.Config{BaseDelay: etcdReconnect / 4, Multiplier: 1.6, Jitter: 0.2, MaxDelay: etcdReconnect},
-	MinConnectTimeout: etcdDialTimeout,
-})
-
-// check finds what no waiting mends.
-func (f *etcdFlags) check() error {
-	if len(f.Endpoints) == 0 {
-		return errors.New("--etcd-endpoints is missing: this strategy locks in etcd")
-	}
-	for _, endpoint := range f.Endpoints {
-		if strings.Contains(endpoint, "://") {
-			if u, err := url.Parse(endpoint); err != nil || u.Host == "" {
-				return fmt.Errorf("--etcd-endpoints: %q is no URL of a server", endpoint)
-			}
-		}
-	}
-	return nil
-}
-
-// open makes a client. With a user name it asks etcd for a token at once, and
-// fails when etcd does not answer.
-func (f *etcdFlags) open() (*clientv3.Client, error) {
-	var secure *tls.Config
-	if f.CA != "" || f.Cert != "" || f.Key != "" {
-		var err error
-		secure, err = transport.TLSInfo{TrustedCAFile: f.CA, CertFile: f.Cert, KeyFile: f.Key}.ClientConfig()
-		if err != nil {
-			return nil, fmt.Errorf("--etcd-ca, --etcd-cert, --etcd-key: %w", err)
-		}
-	}
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints: f.Endpoints, Username: f.Username, Password: f.Password, TLS: secure,
-		DialTimeout: etcdDialTimeout, DialKeepAliveTime: etcdKeepAlive, DialKeepAliveTimeout: etcdKeepAlive,
-		DialOptions: []grpc.DialOption{reconnect},
-		// What goes wrong is returned by each call.
-		Logger: zap.NewNop(),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("--etcd-endpoints: %w", err)
-	}
-	return client, nil
 }
 
 // guardFlags say how stock is guarded.

@@ -43,6 +43,7 @@ type cli struct {
 	Migrate    migrateCmd    `cmd:"" help:"Bring the database's schema up to this program's version."`
 	Strategies strategiesCmd `cmd:"" help:"Print the ways to guard an order."`
 	Audit      auditCmd      `cmd:"" help:"Check the database against the invariants; exit 1 on a violation."`
+	Locks      locksCmd      `cmd:"" help:"List who holds which SKU's lock, over all replicas, and who waits."`
 	Fence      fenceCmd      `cmd:"" help:"Show or change how the database is guarded."`
 	Version    versionCmd    `cmd:"" help:"Print the program's version."`
 }

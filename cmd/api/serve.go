@@ -13,10 +13,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"flashsale/internal/guard"
 	"flashsale/internal/httpapi"
-	"flashsale/internal/lock"
 	"flashsale/internal/mirror"
 	"flashsale/internal/order"
 	"flashsale/internal/stock"
@@ -30,7 +29,7 @@ type serveCmd struct {
 	MaxReplicas int `default:"4" placeholder:"N" help:"Replicas that share the database, at most (${default}): this times --mysql-pool must stay under the server's max_connections."`
 
 	mysqlFlags
-	etcdFlags
+	guard.Servers
 	guardFlags
 	logFlags
 
@@ -42,7 +41,7 @@ type serveCmd struct {
 
 	PaymentWindow  time.Duration `default:"15m" help:"How long an order stays reserved without payment."`
 	RequestTimeout time.Duration `default:"5s" help:"Longest time from an order's arrival to its answer."`
-	StartTimeout   time.Duration `default:"60s" help:"Longest wait for MySQL and etcd at start."`
+	StartTimeout   time.Duration `default:"60s" help:"Longest wait for MySQL and the lock server at start."`
 	DrainTimeout   time.Duration `default:"10s" help:"Longest wait at the end for requests that are being served."`
 	ThinkTime      time.Duration `default:"0s" help:"Lab only: a pause between reading and writing stock."`
 
@@ -83,8 +82,11 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	if err := c.check(); err != nil {
 		return err
 	}
-	guard, fence, err := c.parse()
+	row, fence, err := c.parse()
 	if err != nil {
+		return err
+	}
+	if err := guard.Check(row, &c.Servers); err != nil {
 		return err
 	}
 	if c.Replica == "" {
@@ -99,7 +101,7 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	}
 	defer func() { _ = listener.Close() }() // the server closes it first
 
-	r := &replica{cmd: c, guard: guard, fence: fence, logger: logger, registry: prometheus.NewRegistry()}
+	r := &replica{cmd: c, strategy: row, fence: fence, logger: logger, registry: prometheus.NewRegistry()}
 	r.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() { err = errors.Join(err, r.close()) }()
 	if err := r.connect(ctx); err != nil {
@@ -114,16 +116,15 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 // replica is what serve is made of, in the order in which it is closed last.
 type replica struct {
 	cmd      *serveCmd
-	guard    strategy.Strategy
+	strategy strategy.Strategy
 	fence    strategy.Fence
 	logger   *slog.Logger
 	registry *prometheus.Registry
 
 	db       *stock.DB
-	mirrorDB *stock.DB        // its own small pool; nil without a mirror
-	etcd     *clientv3.Client // nil when the strategy needs none
-	locker   lock.Locker      // nil when the strategy has none
-	mirror   *mirror.Mirror   // nil without a mirror
+	guard    *guard.Guard   // the strategy's lock, and its server
+	mirrorDB *stock.DB      // its own small pool; nil without a mirror
+	mirror   *mirror.Mirror // nil without a mirror
 	orders   *order.Service
 	// stopMirror ends the mirror and waits until it has.
 	stopMirror func(context.Context) error
@@ -136,12 +137,8 @@ const closeTimeout = 3 * time.Second
 // ready asks every server that an order needs.
 func (r *replica) ready(ctx context.Context) map[string]error {
 	checks := map[string]error{"mysql": r.db.Ping(ctx)}
-	if r.etcd != nil {
-		_, _, err := tokenSource(ctx, r.etcd)
-		if l, ok := r.locker.(interface{ Healthy() error }); ok && err == nil {
-			err = l.Healthy()
-		}
-		checks["etcd"] = err
+	if name := string(r.strategy.Server); name != "" {
+		checks[name] = r.guard.Ping(ctx)
 	}
 	if r.draining.Load() {
 		checks["replica"] = errors.New("draining")
@@ -151,11 +148,15 @@ func (r *replica) ready(ctx context.Context) map[string]error {
 
 // serve answers requests until ctx ends, then finishes those that are in hand.
 func (r *replica) serve(ctx context.Context, listener net.Listener) error {
-	handler, err := httpapi.New(httpapi.Config{
+	cfg := httpapi.Config{
 		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Ready: r.ready, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
 		JWTSecret: []byte(r.cmd.JWTSecret), Audience: r.cmd.JWTAudience, AdminToken: r.cmd.AdminToken,
 		Registry: r.registry, Logger: r.logger,
-	})
+	}
+	if inspector := r.guard.Inspector(); inspector != nil {
+		cfg.Locks = inspector
+	}
+	handler, err := httpapi.New(cfg)
 	if err != nil {
 		return err
 	}
@@ -182,7 +183,7 @@ func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 			ended <- server.Serve(listener)
 		}
 	}()
-	r.logger.Info("serving", "addr", listener.Addr().String(), "strategy", r.guard.Name, "fence", string(r.fence))
+	r.logger.Info("serving", "addr", listener.Addr().String(), "strategy", r.strategy.Name, "fence", string(r.fence))
 	select {
 	case err := <-ended:
 		return fmt.Errorf("serve: %w", err)
@@ -237,14 +238,14 @@ func (r *replica) close() error {
 	if r.orders != nil {
 		step("orders", r.orders.Close)
 	}
-	if r.locker != nil {
-		step("lock", r.locker.Close)
+	if r.guard != nil && r.guard.Locker != nil {
+		step("lock", r.guard.Locker.Close)
 	}
 	if r.stopMirror != nil {
 		step("mirror", r.stopMirror)
 	}
-	if r.etcd != nil {
-		step("etcd", func(context.Context) error { return r.etcd.Close() })
+	if r.guard != nil {
+		step("the lock's server", func(context.Context) error { return r.guard.Close() })
 	}
 	if r.mirrorDB != nil {
 		step("MySQL", func(context.Context) error { return r.mirrorDB.Close() })

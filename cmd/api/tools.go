@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
+	"flashsale/internal/guard"
+	"flashsale/internal/httpapi"
+	"flashsale/internal/lock"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 )
@@ -84,6 +88,61 @@ func printAudit(s streams, report stock.Report, asJSON bool) error {
 	return nil
 }
 
+type locksCmd struct {
+	mysqlFlags
+	guard.Servers
+	JSON bool `help:"Print JSON."`
+}
+
+// Run asks the server of the strategy that guards the database.
+func (c *locksCmd) Run(ctx context.Context, s streams) error {
+	return withDB(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) (err error) {
+		guarded, err := db.Guard(ctx)
+		if err != nil {
+			return err
+		}
+		if guarded.Strategy == "" {
+			return errors.New("no replica has used this database yet")
+		}
+		row, err := strategy.Find(guarded.Strategy)
+		if err != nil {
+			return err
+		}
+		opened, err := openGuard(ctx, row, c.Servers, &c.mysqlFlags, db)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, closeGuard(ctx, opened)) }()
+		inspector := opened.Inspector()
+		if inspector == nil {
+			return fmt.Errorf("strategy %s takes no lock, or one whose server does not tell who holds it", row.Name)
+		}
+		held, err := inspector.Inspect(ctx)
+		if err != nil {
+			return err
+		}
+		return printLocks(s, held, c.JSON)
+	})
+}
+
+func printLocks(s streams, held []lock.Info, asJSON bool) error {
+	if asJSON {
+		return printJSON(s.out, httpapi.PresentLocks(held))
+	}
+	t := table.NewWriter()
+	t.SetOutputMirror(s.out)
+	t.AppendHeader(table.Row{"SKU", "holder", "token", "since", "queue"})
+	for _, l := range held {
+		since := ""
+		if !l.Since.IsZero() {
+			since = l.Since.UTC().Format(time.RFC3339Nano)
+		}
+		t.AppendRow(table.Row{l.Name, l.Holder, l.Token, since, joined(l.Queue)})
+	}
+	t.Render()
+	return nil
+}
+
 type fenceCmd struct {
 	Show  fenceShowCmd  `cmd:"" help:"Print the strategy, the fence and the source of tokens that guard the database."`
 	Adopt fenceAdoptCmd `cmd:"" help:"Guard the database in another way, or by another etcd: stop all replicas first."`
@@ -117,7 +176,7 @@ func sourceText(g stock.Guard) string {
 
 type fenceAdoptCmd struct {
 	mysqlFlags
-	etcdFlags
+	guard.Servers
 	guardFlags
 }
 
@@ -127,33 +186,46 @@ func (c *fenceAdoptCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	want := stock.Guard{Strategy: row.Name, Fence: fence}
-	if row.Lock == strategy.Etcd || row.Lock == strategy.EtcdTextbook {
-		if want.TokenSource, err = c.source(ctx); err != nil {
+	return withDB(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) error {
+		opened, err := openGuard(ctx, row, c.Servers, &c.mysqlFlags, db)
+		if err != nil {
 			return err
 		}
-	}
-	return withDB(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) error {
+		want.TokenSource = opened.Source
+		if err := closeGuard(ctx, opened); err != nil {
+			return err
+		}
 		if err := db.Adopt(ctx, want); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(s.out, "strategy %s, fence %s, tokens of %s; every fence starts from zero\n", want.Strategy, want.Fence, sourceText(want))
+		_, err = fmt.Fprintf(s.out, "strategy %s, fence %s, tokens of %s; every fence starts from zero\n", want.Strategy, want.Fence, sourceText(want))
 		return err
 	})
 }
 
-func (c *fenceAdoptCmd) source(ctx context.Context) (string, error) {
-	if err := c.check(); err != nil {
-		return "", err
-	}
-	client, err := c.etcdFlags.open()
-	if err != nil {
-		return "", err
-	}
+// openGuard makes a strategy's lock for a tool, which takes none.
+func openGuard(ctx context.Context, row strategy.Strategy, servers guard.Servers, mysql *mysqlFlags, db *stock.DB) (*guard.Guard, error) {
 	ctx, cancel := context.WithTimeout(ctx, awaitAttempt)
 	defer cancel()
-	source, _, err := tokenSource(ctx, client)
-	if err != nil {
-		err = fmt.Errorf("etcd at %s: %w", joined(c.Endpoints), err)
+	g, err := guard.Open(ctx, guard.Config{
+		Strategy: row, Servers: servers, DSN: mysql.DSN, Database: db.Name,
+		Replica: "api", TTL: toolTTL, Logger: slog.New(slog.DiscardHandler),
+	})
+	if address := guard.Address(row, &servers); err != nil && address != "" {
+		err = fmt.Errorf("%s: %w", address, err)
 	}
-	return source, errors.Join(err, client.Close())
+	return g, err
+}
+
+// toolTTL is never waited for.
+const toolTTL = 5 * time.Second
+
+func closeGuard(ctx context.Context, g *guard.Guard) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	var err error
+	if g.Locker != nil {
+		err = g.Locker.Close(ctx)
+	}
+	return errors.Join(err, g.Close())
 }

@@ -34,12 +34,15 @@ type Catalog interface {
 	List(ctx context.Context, after string, limit int) ([]stock.Stock, error)
 }
 
-// Config is what the API is made of. All of it is required, but for Audience.
+// Config is what the API is made of. All of it is required, but for Audience
+// and Locks.
 type Config struct {
 	Orders  Orders
 	Catalog Catalog
 	// Stock is what the audit reads.
 	Stock *stock.DB
+	// Locks is nil where the strategy's lock cannot tell who holds it.
+	Locks Locks
 	// Ready says what keeps this replica from serving, by the name of the
 	// server that does. It is called within readyTimeout.
 	Ready func(ctx context.Context) map[string]error
@@ -89,6 +92,8 @@ func New(cfg Config) (http.Handler, error) {
 
 	admin := r.Group("/v1/admin", a.requireAdmin)
 	admin.PUT("/skus/:sku", a.bounded, a.putSKU)
+	admin.GET("/locks", a.bounded, a.listLocks)
+	admin.DELETE("/locks/:sku", a.bounded, a.revokeLock)
 	admin.GET("/audit", a.audit) // bounded by the caller's patience: it reads everything
 	return r, nil
 }

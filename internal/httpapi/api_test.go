@@ -49,6 +49,11 @@ type server struct {
 // strategy, which needs MySQL alone.
 func newServer(t *testing.T) *server {
 	t.Helper()
+	return newServerWithLocks(t, nil)
+}
+
+func newServerWithLocks(t *testing.T, locks httpapi.Locks) *server {
+	t.Helper()
 	dsn, err := servers.MySQL.CreateDatabase(t.Context(), fmt.Sprintf("api%d", databases.Add(1)))
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +75,7 @@ func newServer(t *testing.T) *server {
 	handler, err := httpapi.New(httpapi.Config{
 		Orders: order.New(order.Config{DB: db, Strategy: guard, Fence: strategy.FenceOff, PaymentWindow: time.Minute,
 			RequestTimeout: 5 * time.Second, Logger: logger}),
-		Catalog: db, Stock: db, RequestTimeout: 5 * time.Second, Replica: "replica-1", JWTSecret: []byte(secret), AdminToken: adminToken,
+		Catalog: db, Stock: db, Locks: locks, RequestTimeout: 5 * time.Second, Replica: "replica-1", JWTSecret: []byte(secret), AdminToken: adminToken,
 		Registry: prometheus.NewRegistry(), Logger: logger,
 		Ready: func(context.Context) map[string]error {
 			if err := s.notReady.Load(); err != nil {

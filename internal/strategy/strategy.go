@@ -21,6 +21,15 @@ const (
 	Etcd         Lock = "etcd"
 )
 
+// Server names what a strategy needs besides MySQL.
+type Server string
+
+// The servers.
+const (
+	InMySQL Server = ""
+	InEtcd  Server = "etcd"
+)
+
 // Write names how the decrement reaches MySQL.
 type Write string
 
@@ -34,6 +43,9 @@ const (
 	Conditional Write = "conditional"
 	// Version is ReadThenWrite that compares the row's seq and tries again.
 	Version Write = "version"
+	// EtcdCompareAndSwap takes the units in etcd, where this stock is kept, by
+	// comparing mod_revision; the order is written to MySQL after it.
+	EtcdCompareAndSwap Write = "etcd-compare-and-swap"
 	// Batch is the desk's: a group of orders in one fenced transaction.
 	Batch Write = "batch"
 )
@@ -82,6 +94,8 @@ type Strategy struct {
 	Name  string `json:"name"`
 	Lock  Lock   `json:"lock"`
 	Write Write  `json:"write"`
+	// Server is what it needs besides MySQL.
+	Server Server `json:"server,omitempty"`
 	// Token: its lock yields a fencing token, so that a Fence can be used.
 	Token bool `json:"token"`
 	// Try: an order whose lock is held is refused at once, instead of waiting.
@@ -106,9 +120,9 @@ var all = []Strategy{
 		Shows: "right: UPDATE ... WHERE available >= n, the honest yardstick"},
 	{Name: "version", Lock: NoLock, Write: Version, Replicas: -1, UnitsPerSecond: 50,
 		Shows: "right: compare-and-swap on a version column, with retries under contention"},
-	{Name: "etcd-textbook", Lock: EtcdTextbook, Write: ReadThenWrite, Replicas: -1, UnitsPerSecond: 5,
+	{Name: "etcd-textbook", Lock: EtcdTextbook, Server: InEtcd, Write: ReadThenWrite, Replicas: -1, UnitsPerSecond: 5,
 		Shows: "concurrency.Mutex for each order: slow, and oversells when its holder pauses past the TTL"},
-	{Name: "etcd", Lock: Etcd, Write: Batch, Token: true, Replicas: -1, UnitsPerSecond: 400,
+	{Name: "etcd", Lock: Etcd, Server: InEtcd, Write: Batch, Token: true, Replicas: -1, UnitsPerSecond: 400,
 		Shows: "the default: our etcd mutex, a desk for each SKU, and a fencing token that MySQL checks"},
 }
 

@@ -1,0 +1,26 @@
+package guard
+
+import (
+	"context"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/lock/etcdlock"
+	"flashsale/internal/lock/processlock"
+	"flashsale/internal/strategy"
+)
+
+// backend is one kind of lock.
+type backend struct {
+	capabilities lock.Capabilities
+	open         func(ctx context.Context, cfg *Config) (*Guard, error)
+}
+
+// backends are all kinds, by their name in the registry.
+var backends = map[strategy.Lock]backend{
+	strategy.NoLock: {open: func(context.Context, *Config) (*Guard, error) { return &Guard{}, nil }},
+	strategy.Process: {processlock.Capabilities, func(context.Context, *Config) (*Guard, error) {
+		return &Guard{Locker: processlock.New()}, nil
+	}},
+	strategy.EtcdTextbook: {etcdlock.TextbookCapabilities, inEtcd(etcdlock.NewTextbook)},
+	strategy.Etcd:         {etcdlock.Capabilities, inEtcd(etcdlock.New)},
+}

@@ -1,0 +1,105 @@
+package guard
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"os"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	grpcbackoff "google.golang.org/grpc/backoff"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/lock/etcdlock"
+)
+
+const (
+	// etcdKeepAlive is how soon a connection to a dead etcd is noticed and
+	// another endpoint tried; etcd refuses pings more often than every 5 s only
+	// from idle clients, and a replica always has a watch or lease open.
+	etcdKeepAlive   = 5 * time.Second
+	etcdDialTimeout = 3 * time.Second
+	// etcdReconnect is the longest wait before etcd is dialled again. gRPC's own
+	// bound is two minutes, and it doubles its waits: a replica would find an
+	// etcd that is back as late again as it was away.
+	etcdReconnect = 500 * time.Millisecond
+)
+
+// reconnect are gRPC's own waits, but for their bounds.
+var reconnect = grpc.WithConnectParams(grpc.ConnectParams{
+	Backoff:           grpcbackoff.Config{BaseDelay: etcdReconnect / 4, Multiplier: 1.6, Jitter: 0.2, MaxDelay: etcdReconnect},
+	MinConnectTimeout: etcdDialTimeout,
+})
+
+// etcdClient makes a client. With a user name it asks etcd for a token at once,
+// and fails when etcd does not answer.
+func (s *Servers) etcdClient() (*clientv3.Client, error) {
+	var secure *tls.Config
+	if s.EtcdCA != "" || s.EtcdCert != "" || s.EtcdKey != "" {
+		var err error
+		secure, err = transport.TLSInfo{TrustedCAFile: s.EtcdCA, CertFile: s.EtcdCert, KeyFile: s.EtcdKey}.ClientConfig()
+		if err != nil {
+			return nil, fmt.Errorf("--etcd-ca, --etcd-cert, --etcd-key: %w", err)
+		}
+	}
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: s.EtcdEndpoints, Username: s.EtcdUsername, Password: s.EtcdPassword, TLS: secure,
+		DialTimeout: etcdDialTimeout, DialKeepAliveTime: etcdKeepAlive, DialKeepAliveTimeout: etcdKeepAlive,
+		DialOptions: []grpc.DialOption{reconnect},
+		// What goes wrong is returned by each call.
+		Logger: zap.NewNop(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("--etcd-endpoints: %w", err)
+	}
+	return client, nil
+}
+
+// openEtcdStock connects to an etcd that no lock is taken in.
+func openEtcdStock(ctx context.Context, cfg *Config) (*Guard, error) {
+	client, err := cfg.Servers.etcdClient()
+	if err != nil {
+		return nil, err
+	}
+	source, revision, err := etcdSource(ctx, client)
+	if err != nil {
+		return nil, closing(err, client.Close)
+	}
+	return &Guard{
+		Etcd: client, Source: source, Newest: uint64(revision), close: client.Close,
+		ping: func(ctx context.Context) error { _, _, err := etcdSource(ctx, client); return err },
+	}, nil
+}
+
+// inEtcd opens a lock in etcd.
+func inEtcd[L lock.Locker](newLocker func(etcdlock.Config) (L, error)) func(context.Context, *Config) (*Guard, error) {
+	return func(ctx context.Context, cfg *Config) (*Guard, error) {
+		g, err := openEtcdStock(ctx, cfg)
+		if err != nil {
+			return nil, err
+		}
+		host, _ := os.Hostname() // only shown to people
+		g.Locker, err = newLocker(etcdlock.Config{
+			Client: g.Etcd, Prefix: cfg.prefix(), TTL: cfg.TTL, Logger: cfg.Logger,
+			Owner: etcdlock.Owner{Replica: cfg.Replica, Host: host, PID: os.Getpid()},
+		})
+		if err != nil {
+			return nil, closing(err, g.close)
+		}
+		return g, nil
+	}
+}
+
+// etcdSource names the cluster whose revisions are the fencing tokens, and says
+// at which it is.
+func etcdSource(ctx context.Context, client *clientv3.Client) (source string, revision int64, err error) {
+	answer, err := client.Get(ctx, "flashsale")
+	if err != nil {
+		return "", 0, err
+	}
+	return fmt.Sprintf("etcd cluster %x", answer.Header.ClusterId), answer.Header.Revision, nil
+}
