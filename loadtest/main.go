@@ -18,6 +18,8 @@ import (
 	"flashsale/internal/sandbox/etcdnode"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/bench"
+	"flashsale/loadtest/lesson"
+	"flashsale/loadtest/lesson/stage"
 	"flashsale/loadtest/peer"
 )
 
@@ -48,11 +50,15 @@ type cli struct {
 	Attack  attackCmd  `cmd:"" help:"Sell out on a service that already runs, and prove what came of it."`
 	Bench   benchCmd   `cmd:"" help:"Measure the service beside its rivals, on private servers."`
 	Up      upCmd      `cmd:"" help:"Run private servers and replicas to try things on, until Ctrl-C."`
+	Lesson  lessonCmd  `cmd:"" help:"Play one lesson: a race that breaks, and its cure, step by step."`
+	Lessons lessonsCmd `cmd:"" help:"List the lessons, or play them all."`
 	Version versionCmd `cmd:"" help:"Print the program's version."`
 	// Peer is what a bench's rivals run as.
 	Peer peerCmd `cmd:"" hidden:""`
 	// EtcdNode is what a private etcd runs as. run never parses it.
 	EtcdNode struct{} `cmd:"" name:"etcd-node" hidden:""`
+	// LessonReplica is what a lesson's replicas run as. run never parses it.
+	LessonReplica struct{} `cmd:"" name:"lesson-replica" hidden:""`
 }
 
 const description = `Attack replicas of the flash-sale service with far more buyers than units, and prove from the database what came of it.
@@ -68,6 +74,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) > 0 && args[0] == "etcd-node" {
 		return etcdnode.Main(ctx, args[1:], stderr)
 	}
+	if len(args) > 0 && args[0] == stage.ReplicaCommand {
+		return stage.ReplicaMain(ctx)
+	}
 	var c cli
 	exited := false
 	parser, err := kong.New(&c,
@@ -77,7 +86,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		kong.Exit(func(int) { exited = true }),
 		kong.WithHyphenPrefixedParameters(true), // "--rate -1" is a number out of range, not a flag
 		kong.Vars{"strategies": strings.Join(strategy.Names(), ", "), "strategy": strategy.Default,
-			"peers": strings.Join(peer.Names(), ", "), "loads": strings.Join(bench.LoadNames, ", ")},
+			"peers": strings.Join(peer.Names(), ", "), "loads": strings.Join(bench.LoadNames, ", "),
+			"lessons": strings.Join(lesson.Names(), ", ")},
 	)
 	if err != nil {
 		return err

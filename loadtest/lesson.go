@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+
+	"flashsale/loadtest/lesson"
+	"flashsale/loadtest/lesson/stage"
+)
+
+type lessonCmd struct {
+	Name string `arg:"" placeholder:"NAME" help:"The lesson: one of ${lessons}."`
+}
+
+// Run plays one lesson.
+func (c *lessonCmd) Run(ctx context.Context, s streams) error {
+	l, err := lesson.Find(c.Name)
+	if err != nil {
+		return err
+	}
+	return playLessons(ctx, s, l)
+}
+
+type lessonsCmd struct {
+	All bool `help:"Play them all, one after the other."`
+}
+
+// Run lists the lessons, or plays them all.
+func (c *lessonsCmd) Run(ctx context.Context, s streams) error {
+	if c.All {
+		return playLessons(ctx, s, lesson.All()...)
+	}
+	t := table.NewWriter()
+	t.SetStyle(table.StyleLight)
+	t.AppendHeader(table.Row{"lesson", "what it shows", "servers"})
+	for _, l := range lesson.All() {
+		t.AppendRow(table.Row{l.Name, l.Title, l.Needs()})
+	}
+	fmt.Fprintln(s.out, t.Render())
+	fmt.Fprintln(s.out, "\nPlay one with `loadtest lesson NAME`. Its page is docs/lessons/NAME.md.")
+	return nil
+}
+
+// playLessons plays lessons on one set of servers. A lesson that does not show
+// what it should does not keep the others from being played.
+func playLessons(ctx context.Context, s streams, lessons ...*lesson.Lesson) (err error) {
+	set := stage.New(stage.Config{})
+	defer func() { err = errors.Join(err, set.Close()) }()
+	var missed error
+	for i, l := range lessons {
+		if i > 0 {
+			fmt.Fprintln(s.out)
+		}
+		switch err := l.Run(ctx, set, s.out); {
+		case errors.Is(err, lesson.ErrNotShown): // said in full on s.out
+			missed = errNotProven
+		case err != nil:
+			return err
+		}
+	}
+	return missed
+}

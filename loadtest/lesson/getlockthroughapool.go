@@ -1,0 +1,78 @@
+package lesson
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"flashsale/internal/stock"
+	"flashsale/loadtest/lesson/stage"
+)
+
+var getLockThroughAPool = Lesson{
+	Name:    "get-lock-through-a-pool",
+	Title:   "GET_LOCK belongs to a connection",
+	Shows:   "A pool hands each statement whatever connection is free. GET_LOCK lets a connection in that has the lock already.",
+	Servers: []Server{MariaDB},
+	Acts: []Act{
+		{Title: "GET_LOCK on the pool", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+			shop := p.Shop(1)
+			pool, err := stock.Open(p.MySQL().DSN(p.Name), 4)
+			p.Check(err)
+			p.Cleanup(pool.Close)
+			a, b := shop.Buyer("A"), shop.Buyer("B")
+			onA := getLock(p, a, pool.SQL)
+			a.Read()
+			if onB := getLock(p, b, pool.SQL); onA != onB {
+				p.Fail("the pool had only one connection, and yet gave another")
+			}
+			b.Says("(the pool gave it the connection that A's GET_LOCK went over)")
+			b.Read()
+			a.Sell(1)
+			b.Sell(1)
+			return shop.Audit()
+		}},
+		{Title: "GET_LOCK on a connection that is kept", Play: func(p *stage.Play) stage.Audit {
+			shop := p.Shop(1)
+			a, b := shop.Buyer("A"), shop.Buyer("B")
+			getLock(p, a, a.Conn)
+			a.Read()
+			waiting := b.Begins("GET_LOCK, on its own connection, and has to wait", func(ctx context.Context) error {
+				var got sql.NullInt64
+				err := b.Conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, 10)", p.Name).Scan(&got)
+				if got.Int64 != 1 {
+					return errors.Join(err, errors.New("GET_LOCK was refused"))
+				}
+				return err
+			})
+			p.Until("B waits for the lock", func(ctx context.Context) (waits bool, err error) {
+				err = shop.DB.SQL.QueryRowContext(ctx,
+					"SELECT COUNT(*) > 0 FROM information_schema.PROCESSLIST WHERE state = 'User lock'").Scan(&waits)
+				return waits, err
+			})
+			waiting.MustWait()
+			a.Sell(1)
+			a.Says("RELEASE_LOCK")
+			exec(p, a, "DO RELEASE_LOCK(?)", p.Name)
+			waiting.Ends()
+			b.Says("has the lock")
+			b.Read()
+			b.Sell(1)
+			return shop.Audit()
+		}},
+	},
+}
+
+// getLock takes the play's lock over db, a pool or a connection, and returns the
+// connection that it went over.
+func getLock(p *stage.Play, b *stage.Buyer, db interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}) (connection int64) {
+	var got sql.NullInt64
+	p.Check(db.QueryRowContext(p.Context(), "SELECT GET_LOCK(?, 0), CONNECTION_ID()", p.Name).Scan(&got, &connection))
+	if got.Int64 != 1 {
+		p.Fail("%s: GET_LOCK was refused", b.Name)
+	}
+	b.Says("GET_LOCK: granted")
+	return connection
+}

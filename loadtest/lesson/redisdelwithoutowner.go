@@ -1,0 +1,100 @@
+package lesson
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"flashsale/loadtest/lesson/stage"
+)
+
+var redisDelWithoutOwner = Lesson{
+	Name:    "redis-del-without-owner",
+	Title:   "DEL removes whatever lock is there",
+	Shows:   "A's lock has expired before A gives it back. Its DEL removes B's, and C is let in beside B.",
+	Servers: []Server{MariaDB, Redis},
+	Acts: []Act{
+		{Title: "DEL", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+			shop := p.Shop(2)
+			client := p.RedisClient()
+			a, b, c := shop.Buyer("A"), shop.Buyer("B"), shop.Buyer("C")
+			sellSlowly(p, client, a, b)
+			deleted, err := client.Del(p.Context(), p.Name).Result()
+			p.Check(err)
+			if deleted != 1 {
+				p.Fail("B's lock has gone by itself")
+			}
+			a.Says("unlocks: DEL: 1 key removed")
+			if !setNX(p, client, c, redisTTL) {
+				p.Fail("the lock is still held")
+			}
+			c.Says("SET NX PX 60000: has the lock")
+			c.Read()
+			b.Sell(1)
+			c.Sell(1)
+			return shop.Audit()
+		}},
+		{Title: "a script that deletes its own", Play: func(p *stage.Play) stage.Audit {
+			shop := p.Shop(2)
+			client := p.RedisClient()
+			a, b, c := shop.Buyer("A"), shop.Buyer("B"), shop.Buyer("C")
+			sellSlowly(p, client, a, b)
+			deleted, err := deleteOwn.Run(p.Context(), client, []string{p.Name}, a.Name).Int()
+			p.Check(err)
+			if deleted != 0 {
+				p.Fail("the script has deleted another's lock")
+			}
+			a.Says("unlocks, by the script: not its own any more, nothing removed")
+			if setNX(p, client, c, redisTTL) {
+				p.Fail("the lock is free")
+			}
+			c.Says("SET NX PX 60000: refused, has to wait")
+			b.Sell(1)
+			p.Check(deleteOwn.Run(p.Context(), client, []string{p.Name}, b.Name).Err())
+			b.Says("unlocks, by the script: 1 key removed")
+			if !setNX(p, client, c, redisTTL) {
+				p.Fail("the lock is still held")
+			}
+			c.Says("SET NX PX 60000: has the lock")
+			c.Read()
+			c.Sell(1)
+			return shop.Audit()
+		}},
+	},
+}
+
+const (
+	// shortTTL runs out while A is busy.
+	shortTTL = 300 * time.Millisecond
+	// redisTTL does not run out in a play.
+	redisTTL = time.Minute
+)
+
+// deleteOwn is Redis's own advice: compare and delete as one step.
+var deleteOwn = redis.NewScript(`if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0`)
+
+// sellSlowly has A sell a unit and then be busy until its lock has expired; B has
+// the lock then, and has read.
+func sellSlowly(p *stage.Play, client *redis.Client, a, b *stage.Buyer) {
+	if !setNX(p, client, a, shortTTL) {
+		p.Fail("the lock is held")
+	}
+	a.Says("SET NX PX 300: has the lock")
+	a.Read()
+	a.Sell(1)
+	a.Says("is busy with something else for longer than its lock lasts")
+	p.Until("A's lock has expired", func(context.Context) (bool, error) { return setNX(p, client, b, redisTTL), nil })
+	b.Says("SET NX PX 60000: has the lock")
+	b.Read()
+}
+
+func setNX(p *stage.Play, client *redis.Client, b *stage.Buyer, ttl time.Duration) bool {
+	err := client.SetArgs(p.Context(), p.Name, b.Name, redis.SetArgs{Mode: "NX", TTL: ttl}).Err()
+	if errors.Is(err, redis.Nil) {
+		return false
+	}
+	p.Check(err)
+	return true
+}

@@ -1,0 +1,49 @@
+package lesson
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// all are the lessons, in the order in which a class would take them.
+var all = []*Lesson{
+	&noLock,
+	&oneProcessLock,
+	&unlockBeforeCommit,
+	&snapshotBeforeLock,
+	&readUncommitted,
+	&forUpdateThenPlainRead,
+	&getLockThroughAPool,
+	&crashedLockTableOwner,
+	&clockSkew,
+	&lockRowLostAtFailover,
+	&renewalIgnored,
+	&oneSessionTwoGoroutines,
+	&pausedHolder,
+	&redisDelWithoutOwner,
+	&redlockNodeRestartedEmpty,
+	&mirrorWithoutCompare,
+}
+
+// All returns the registry in its order.
+func All() []*Lesson { return slices.Clone(all) }
+
+// Names returns the lessons' names in their order.
+func Names() []string {
+	names := make([]string, len(all))
+	for i, l := range all {
+		names[i] = l.Name
+	}
+	return names
+}
+
+// Find returns the lesson of that name.
+func Find(name string) (*Lesson, error) {
+	for _, l := range all {
+		if l.Name == name {
+			return l, nil
+		}
+	}
+	return nil, fmt.Errorf("unknown lesson %q: one of %s", name, strings.Join(Names(), ", "))
+}

@@ -1,0 +1,53 @@
+package stage
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"flashsale/internal/sandbox"
+)
+
+// Pause stops a process (SIGSTOP), and returns when no thread of it runs any
+// more: until then it goes on answering. It goes on at the play's end at the
+// latest.
+func (p *Play) Pause(process *sandbox.Process) error {
+	if err := process.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	p.Cleanup(func() error { return process.Signal(syscall.SIGCONT) })
+	for {
+		stopped, err := allStopped(process.Pid())
+		if stopped || err != nil {
+			return err
+		}
+		select {
+		case <-time.After(time.Millisecond): // the kernel tells only who asks
+		case <-p.ctx.Done():
+			return p.ctx.Err()
+		}
+	}
+}
+
+// allStopped says whether each thread of a process is in the state T.
+func allStopped(pid int) (bool, error) {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(threads) == 0 {
+		return false, fmt.Errorf("process %d has no threads (%w)", pid, err)
+	}
+	for _, path := range threads {
+		stat, err := os.ReadFile(path)
+		if err != nil {
+			continue // the thread has ended
+		}
+		// "pid (name) state ...", and a name may hold anything.
+		_, state, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')'):]), " ")
+		if !strings.HasPrefix(state, "T") {
+			return false, nil
+		}
+	}
+	return true, nil
+}
