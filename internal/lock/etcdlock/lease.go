@@ -24,8 +24,8 @@ const (
 	marginShare = 10
 )
 
-// lease is this process's claim to be alive. All its keys end with it.
-type lease struct {
+// ownLease is this process's claim to be alive. All its keys end with it.
+type ownLease struct {
 	id  clientv3.LeaseID
 	ttl time.Duration
 	// deadline is when it can no longer be relied on, by the monotonic clock.
@@ -39,11 +39,11 @@ type lease struct {
 // granting is a request for a lease that all who need one share.
 type granting struct {
 	done  chan struct{}
-	lease *lease
+	lease *ownLease
 	err   error
 }
 
-func (ls *lease) alive() bool {
+func (ls *ownLease) alive() bool {
 	select {
 	case <-ls.ended:
 		return false
@@ -53,7 +53,7 @@ func (ls *lease) alive() bool {
 }
 
 // liveLease is the lease to use now, if there is one.
-func (l *Locker) liveLease() *lease {
+func (l *Locker) liveLease() *ownLease {
 	if l.lease != nil && !l.lease.alive() {
 		l.loseLease(l.lease, errors.New("it was not renewed in time"))
 	}
@@ -61,7 +61,7 @@ func (l *Locker) liveLease() *lease {
 }
 
 // leaseFor returns a lease, a new one if need be. It waits no longer than ctx.
-func (l *Locker) leaseFor(ctx context.Context) (*lease, error) {
+func (l *Locker) leaseFor(ctx context.Context) (*ownLease, error) {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
@@ -108,7 +108,7 @@ func (l *Locker) grant(g *granting) {
 		l.trouble = g.err
 		return
 	}
-	ls := &lease{
+	ls := &ownLease{
 		id: answer.ID, ttl: time.Duration(answer.TTL) * time.Second,
 		ended: make(chan struct{}), strays: map[string]bool{},
 	}
@@ -119,7 +119,7 @@ func (l *Locker) grant(g *granting) {
 }
 
 // extend moves the deadline after a renewal that was asked for at that time.
-func (ls *lease) extend(asked time.Time, ttl time.Duration) {
+func (ls *ownLease) extend(asked time.Time, ttl time.Duration) {
 	if deadline := asked.Add(ttl - ttl/marginShare); deadline.After(ls.deadline) {
 		ls.deadline = deadline
 		ls.timer.Reset(time.Until(deadline))
@@ -128,7 +128,7 @@ func (ls *lease) extend(asked time.Time, ttl time.Duration) {
 
 // checkDeadline gives the lease up once its deadline has passed. It may find
 // that it has been moved.
-func (l *Locker) checkDeadline(ls *lease) {
+func (l *Locker) checkDeadline(ls *ownLease) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lease == ls {
@@ -140,7 +140,7 @@ func (l *Locker) checkDeadline(ls *lease) {
 // revokes it, so that they do not keep others waiting for longer than they must.
 // That is tried for as long as it takes: an etcd that was away counts the time of
 // its leases from the beginning again.
-func (l *Locker) loseLease(ls *lease, why error) {
+func (l *Locker) loseLease(ls *ownLease, why error) {
 	l.cfg.Logger.Warn("etcd lock lost its lease", "lease", fmt.Sprintf("%x", ls.id), "error", why)
 	l.endLease(ls, why)
 	l.start(func() {
@@ -161,7 +161,7 @@ func (l *Locker) loseLease(ls *lease, why error) {
 }
 
 // endLease ends the use of a lease and every place under it.
-func (l *Locker) endLease(ls *lease, why error) {
+func (l *Locker) endLease(ls *ownLease, why error) {
 	close(ls.ended)
 	ls.timer.Stop()
 	l.lease, l.trouble = nil, why
@@ -183,7 +183,7 @@ func (l *Locker) revoke(ctx context.Context, id clientv3.LeaseID) error {
 }
 
 // renew keeps a lease alive until it ends, and compares its keys with the places.
-func (l *Locker) renew(ls *lease) {
+func (l *Locker) renew(ls *ownLease) {
 	ticker := time.NewTicker(ls.ttl / renewals)
 	defer ticker.Stop()
 	for n := 1; ; n++ {
@@ -199,7 +199,7 @@ func (l *Locker) renew(ls *lease) {
 	}
 }
 
-func (l *Locker) renewOnce(ls *lease) {
+func (l *Locker) renewOnce(ls *ownLease) {
 	// Within this time it succeeds, or the next one does on another node.
 	ctx, cancel := context.WithTimeout(l.ctx, ls.ttl/renewals)
 	defer cancel()
@@ -220,7 +220,7 @@ func (l *Locker) renewOnce(ls *lease) {
 
 // reconcile deletes keys of the lease that no place stands for: they were made
 // by requests that timed out and were applied later.
-func (l *Locker) reconcile(ls *lease) {
+func (l *Locker) reconcile(ls *ownLease) {
 	ctx, cancel := context.WithTimeout(l.ctx, ls.ttl/renewals)
 	defer cancel()
 	answer, err := l.cfg.Client.TimeToLive(ctx, ls.id, clientv3.WithAttachedKeys())

@@ -70,7 +70,7 @@ type Locker struct {
 
 	mu       sync.Mutex // guards all below, and all that hangs on it
 	closed   bool
-	lease    *lease // nil before the first, and after a loss
+	lease    *ownLease // nil before the first, and after a loss
 	granting *granting
 	trouble  error // why there is no lease; nil before the first was asked for
 	queues   map[string]*queue

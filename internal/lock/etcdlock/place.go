@@ -41,7 +41,7 @@ var errVanished = errors.New("the place in the queue was removed")
 type place struct {
 	locker *Locker
 	queue  *queue
-	lease  *lease
+	lease  *ownLease
 	key    string
 	turn   chan struct{} // closed when it is held, or gone without having been
 	lost   chan struct{}
@@ -186,7 +186,7 @@ func (l *Locker) end(p *place, err error) {
 // discard deletes a key that nobody waits for, however long that takes, unless
 // the lease ends before. With revision 0 it deletes whatever stands there: only
 // this process ever makes a key of this name, and only once.
-func (l *Locker) discard(ls *lease, key string, revision int64) {
+func (l *Locker) discard(ls *ownLease, key string, revision int64) {
 	if ls.strays[key] || !ls.alive() {
 		return
 	}

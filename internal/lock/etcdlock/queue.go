@@ -24,7 +24,7 @@ type queue struct {
 }
 
 // keysOf is how the queue's keys under a lease begin.
-func (q *queue) keysOf(ls *lease) string { return fmt.Sprintf("%s%x-", q.prefix, ls.id) }
+func (q *queue) keysOf(ls *ownLease) string { return fmt.Sprintf("%s%x-", q.prefix, ls.id) }
 
 // queueFor is the queue of name. Its watch is opened with the first place.
 func (l *Locker) queueFor(name string) *queue {

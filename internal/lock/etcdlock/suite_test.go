@@ -2,6 +2,7 @@ package etcdlock
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -39,11 +40,21 @@ var textbook = locktest.Backend{
 	},
 }
 
-func TestMain(m *testing.M) { locktest.Main(m, backend, textbook) }
+var try = locktest.Backend{
+	Name: "etcd-try", Capabilities: TryCapabilities, TTL: testTTL,
+	Start: func(tb testing.TB) locktest.Server { return tryServer{start(tb, 1)} },
+	Open: func(address string) (lock.Locker, func() error, error) {
+		return open(address, func(cfg Config) (lock.Locker, error) { return NewTry(cfg) })
+	},
+}
+
+func TestMain(m *testing.M) { locktest.Main(m, backend, textbook, try) }
 
 func TestLocker(t *testing.T) { locktest.Run(t, backend) }
 
 func TestTextbook(t *testing.T) { locktest.Run(t, textbook) }
+
+func TestTry(t *testing.T) { locktest.Run(t, try) }
 
 func open(address string, newLocker func(Config) (lock.Locker, error)) (lock.Locker, func() error, error) {
 	client, err := newClient(strings.Split(address, ","))
@@ -144,6 +155,38 @@ func (s *server) Kill(testing.TB) {
 	for _, node := range s.Etcd {
 		node.Kill()
 	}
+}
+
+// tryServer is a server of Try's. All holders of a name have the same key; what
+// tells them apart is its create revision, which stands in a place's name here.
+type tryServer struct{ *server }
+
+func (s tryServer) Places(tb testing.TB, name string) []string {
+	tb.Helper()
+	places := s.server.Places(tb, name)
+	for i, key := range places {
+		answer, err := s.client.Get(tb.Context(), key)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if len(answer.Kvs) == 0 {
+			return nil // it went while it was looked at
+		}
+		places[i] = fmt.Sprintf("%s@%d", key, answer.Kvs[0].CreateRevision)
+	}
+	return places
+}
+
+func (s tryServer) Remove(tb testing.TB, place string) {
+	tb.Helper()
+	key, _, _ := strings.Cut(place, "@")
+	s.server.Remove(tb, key)
+}
+
+func (s tryServer) Revoke(tb testing.TB, place string) {
+	tb.Helper()
+	key, _, _ := strings.Cut(place, "@")
+	s.server.Revoke(tb, key)
 }
 
 // keys are all that stand under the test's prefix.

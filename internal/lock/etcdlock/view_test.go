@@ -24,7 +24,7 @@ func newView(t *testing.T, left time.Duration) (*Locker, *queue) {
 		t.Fatal(err)
 	}
 	l.closed = true // it starts nothing: there is nobody to talk to
-	l.lease = &lease{
+	l.lease = &ownLease{
 		id: 7, ttl: testTTL, deadline: time.Now().Add(left), ended: make(chan struct{}),
 		strays: map[string]bool{}, timer: time.NewTimer(time.Hour),
 	}
