@@ -1,0 +1,402 @@
+package k8slock
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+)
+
+const (
+	testTTL       = 2 * time.Second
+	testNamespace = "sale"
+	manifests     = "../../../deploy/kubernetes/"
+	// longTTL is for what must not be helped by the end of a lease.
+	longTTL = time.Minute
+)
+
+var leaseBackend = locktest.Backend{
+	Name: "kubernetes", Capabilities: LeaseCapabilities, TTL: testTTL,
+	Open: func(address string) (lock.Locker, func() error, error) {
+		return open(address, func(cfg Config) (lock.Locker, error) { return NewLease(cfg) })
+	},
+	Start: func(tb testing.TB) locktest.Server { return leaseServer{start(tb)} },
+}
+
+var stockBackend = locktest.Backend{
+	Name: "stocklock", Capabilities: StockCapabilities, TTL: testTTL,
+	Open: func(address string) (lock.Locker, func() error, error) {
+		return open(address, func(cfg Config) (lock.Locker, error) { return NewStock(cfg) })
+	},
+	Start: func(tb testing.TB) locktest.Server { return stockServer{start(tb)} },
+}
+
+func TestMain(m *testing.M) { locktest.Main(m, leaseBackend, stockBackend) }
+
+func TestLease(t *testing.T) {
+	t.Parallel()
+	locktest.Run(t, leaseBackend)
+}
+
+func TestStock(t *testing.T) {
+	t.Parallel()
+	locktest.Run(t, stockBackend)
+}
+
+// address is what a Locker needs to know, as a child process is told it.
+type address struct {
+	URL, Token string
+	CA         []byte
+}
+
+func open(told string, newLocker func(Config) (lock.Locker, error)) (lock.Locker, func() error, error) {
+	var at address
+	if err := json.Unmarshal([]byte(told), &at); err != nil {
+		return nil, nil, err
+	}
+	locker, err := newLocker(testConfig(at))
+	return locker, func() error { return nil }, err
+}
+
+func testConfig(at address) Config {
+	return Config{REST: at.config(), Namespace: testNamespace, TTL: testTTL, Owner: Owner{Replica: "r", Host: "h", PID: 1}}
+}
+
+func (a address) config() *rest.Config {
+	return &rest.Config{Host: a.URL, BearerToken: a.Token, TLSClientConfig: rest.TLSClientConfig{CAData: a.CA}}
+}
+
+// server is an API server with our manifests, and an administrator's client.
+type server struct {
+	*sandbox.Kubernetes
+	client  *dynamic.DynamicClient
+	account address // of the service account
+}
+
+// start starts a server with our manifests. Whoever locks is the service account
+// of rbac.yaml: what it may not do, no Locker does.
+func start(tb testing.TB) *server {
+	tb.Helper()
+	stack := sandboxtest.Start(tb, sandbox.Config{EtcdNodes: 1})
+	k, err := sandbox.StartKubernetes(tb.Context(), stack.EtcdEndpoints())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	config := address{URL: k.URL, Token: k.Token, CA: k.CA}.config()
+	config.QPS = -1
+	web, err := rest.HTTPClientFor(config)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	client, err := dynamic.NewForConfigAndClient(config, web)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		web.CloseIdleConnections()
+		if err := k.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	s := &server{Kubernetes: k, client: client}
+	namespace := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": testNamespace},
+	}}
+	s.apply(tb, "", namespace)
+	s.applyFile(tb, "", "stocklock.yaml")
+	s.applyFile(tb, testNamespace, "rbac.yaml")
+	s.awaitKind(tb)
+	s.account = address{URL: k.URL, Token: s.tokenOf(tb, "flashsale"), CA: k.CA}
+	return s
+}
+
+// resources are those of the kinds in our manifests, as a REST mapper would find
+// them out.
+var resources = map[string]schema.GroupVersionResource{
+	"Namespace":                {Version: "v1", Resource: "namespaces"},
+	"ServiceAccount":           {Version: "v1", Resource: "serviceaccounts"},
+	"CustomResourceDefinition": {Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"},
+	"Role":                     {Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "roles"},
+	"RoleBinding":              {Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "rolebindings"},
+}
+
+// applyFile does what kubectl apply -n namespace -f does, on the server's side.
+func (s *server) applyFile(tb testing.TB, namespace, name string) {
+	tb.Helper()
+	text, err := os.ReadFile(manifests + name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(text), 4096); ; {
+		var object unstructured.Unstructured
+		err := decoder.Decode(&object.Object)
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			tb.Fatalf("%s: %v", name, err)
+		}
+		s.apply(tb, namespace, &object)
+	}
+}
+
+func (s *server) apply(tb testing.TB, namespace string, object *unstructured.Unstructured) {
+	tb.Helper()
+	for _, subject := range subjectsOf(object) { // kubectl fills in the same
+		subject["namespace"] = namespace
+	}
+	resource, ok := resources[object.GetKind()]
+	if !ok {
+		tb.Fatalf("no resource is known for %s", object.GetKind())
+	}
+	options := metav1.ApplyOptions{FieldManager: "test"}
+	if _, err := s.client.Resource(resource).Namespace(namespace).Apply(tb.Context(), object.GetName(), object, options); err != nil {
+		tb.Fatalf("apply %s %s: %v", object.GetKind(), object.GetName(), err)
+	}
+}
+
+func subjectsOf(object *unstructured.Unstructured) (all []map[string]any) {
+	list, _, _ := unstructured.NestedSlice(object.Object, "subjects")
+	for _, one := range list {
+		if subject, ok := one.(map[string]any); ok {
+			all = append(all, subject)
+		}
+	}
+	return all
+}
+
+// awaitKind waits until StockLocks are served.
+func (s *server) awaitKind(tb testing.TB) {
+	tb.Helper()
+	eventually(tb, func() bool {
+		_, err := s.client.Resource(stockLocks).Namespace(testNamespace).List(tb.Context(), metav1.ListOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			tb.Fatal(err)
+		}
+		return err == nil
+	}, "the custom resource")
+}
+
+// tokenOf asks for a service account's token, as a kubelet does for a pod.
+func (s *server) tokenOf(tb testing.TB, account string) string {
+	tb.Helper()
+	request := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": map[string]any{"name": account},
+		"spec": map[string]any{},
+	}}
+	answer, err := s.client.Resource(resources["ServiceAccount"]).Namespace(testNamespace).
+		Create(tb.Context(), request, metav1.CreateOptions{}, "token")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	token, _, _ := unstructured.NestedString(answer.Object, "status", "token")
+	return token
+}
+
+func (s *server) Address() string {
+	told, _ := json.Marshal(s.account) // strings and bytes
+	return string(told)
+}
+
+// Pause returns when no thread of the server runs any more.
+func (s *server) Pause(tb testing.TB) {
+	tb.Helper()
+	if err := s.Signal(syscall.SIGSTOP); err != nil {
+		tb.Fatal(err)
+	}
+	for !stopped(s.Pid()) {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (s *server) Resume(tb testing.TB) {
+	tb.Helper()
+	if err := s.Signal(syscall.SIGCONT); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func (s *server) Kill(testing.TB) { s.Kubernetes.Kill() }
+
+// stopped reports whether all threads of a process are stopped.
+func stopped(pid int) bool {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, file := range files {
+		stat, err := os.ReadFile(file)
+		if err != nil {
+			continue // the thread has ended
+		}
+		// pid (name) state ...: the name may hold anything.
+		if _, rest, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(rest, "T") {
+			return false
+		}
+	}
+	return len(files) > 0
+}
+
+// object is what stands for a name; nil before its first lock.
+func (s *server) object(tb testing.TB, kind schema.GroupVersionResource, name string) *unstructured.Unstructured {
+	tb.Helper()
+	object, err := objectName(name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	found, err := s.client.Resource(kind).Namespace(testNamespace).Get(tb.Context(), object, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return found
+}
+
+// patch changes the object of which a place is in the text.
+func (s *server) patch(tb testing.TB, kind schema.GroupVersionResource, place string, change func(map[string]any), parts ...string) {
+	tb.Helper()
+	client := s.client.Resource(kind).Namespace(testNamespace)
+	for {
+		list, err := client.List(tb.Context(), metav1.ListOptions{})
+		if err != nil {
+			tb.Fatal(err)
+		}
+		var found *unstructured.Unstructured
+		for i := range list.Items {
+			if strings.Contains(fmt.Sprint(list.Items[i].Object), place) {
+				found = &list.Items[i]
+			}
+		}
+		if found == nil {
+			tb.Fatalf("no object has the place %s", place)
+		}
+		change(found.Object)
+		_, err = client.Update(tb.Context(), found, metav1.UpdateOptions{}, parts...)
+		if err == nil {
+			return
+		}
+		if !apierrors.IsConflict(err) {
+			tb.Fatal(err)
+		}
+	}
+}
+
+// leaseServer looks at Leases. Those that wait have no place.
+type leaseServer struct{ *server }
+
+var leaseKind = coordinationv1.SchemeGroupVersion.WithResource("leases")
+
+// Places has the holder, until its lease has ended: the clock is the same.
+func (s leaseServer) Places(tb testing.TB, name string) []string {
+	tb.Helper()
+	object := s.object(tb, leaseKind, name)
+	if object == nil {
+		return nil
+	}
+	found, err := toLease(object)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if holderOf(found) == "" || time.Since(found.Spec.RenewTime.Time) > testTTL {
+		return nil
+	}
+	return []string{holderOf(found)}
+}
+
+func (s leaseServer) Remove(tb testing.TB, place string) {
+	tb.Helper()
+	s.patch(tb, leaseKind, place, func(object map[string]any) {
+		unstructured.RemoveNestedField(object, "spec", "holderIdentity")
+	})
+}
+
+func (s leaseServer) Revoke(tb testing.TB, place string) { s.Remove(tb, place) }
+
+// stockServer looks at StockLocks.
+type stockServer struct{ *server }
+
+func (s stockServer) Places(tb testing.TB, name string) []string {
+	tb.Helper()
+	object := s.object(tb, stockLocks, name)
+	if object == nil {
+		return nil
+	}
+	found, err := toStockLock(object)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var places []string
+	if found.Status.ID != "" {
+		places = append(places, found.Status.ID)
+	}
+	for _, w := range found.Status.Queue {
+		places = append(places, w.ID)
+	}
+	return places
+}
+
+func (s stockServer) Remove(tb testing.TB, place string) {
+	tb.Helper()
+	s.patch(tb, stockLocks, place, func(object map[string]any) {
+		found, err := toStockLock(&unstructured.Unstructured{Object: object})
+		if err != nil {
+			tb.Fatal(err)
+		}
+		found.Status.keep(func(id string) bool { return id != place })
+		changed, err := found.object()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		object["status"] = changed.Object["status"]
+	}, "status")
+}
+
+func (s stockServer) Revoke(tb testing.TB, place string) { s.Remove(tb, place) }
+
+// patience is how long a test waits for what must happen.
+const patience = 20 * time.Second
+
+// eventually waits for a state of the server, which sends no event.
+func eventually(tb testing.TB, reached func() bool, what string) {
+	tb.Helper()
+	for deadline := time.Now().Add(patience); !reached(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			tb.Fatalf("waited %s in vain for %s", patience, what)
+		}
+	}
+}
+
+// closing closes a Locker with the test. The server may be gone.
+func closing[L lock.Locker](tb testing.TB, l L, err error) L {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = l.Close(ctx)
+	})
+	return l
+}
