@@ -55,7 +55,7 @@ func (r *replica) connect(ctx context.Context) (err error) {
 func (r *replica) openGuard(ctx context.Context) error {
 	cfg := guard.Config{
 		Strategy: r.strategy, Servers: r.cmd.Servers, DSN: r.cmd.DSN, Database: r.db.Name,
-		Replica: r.cmd.Replica, TTL: r.cmd.LockTTL, Logger: r.logger,
+		Connections: r.cmd.lockPool(), Replica: r.cmd.Replica, TTL: r.cmd.LockTTL, Logger: r.logger,
 	}
 	open := func(ctx context.Context) (err error) {
 		r.guard, err = guard.Open(ctx, cfg)
@@ -116,9 +116,13 @@ func (r *replica) checkConnections(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if need := r.cmd.MaxReplicas * (r.cmd.Pool + mirrorPool); need >= allowed {
+	beside := r.cmd.lockPool()
+	if r.strategy.Write == strategy.Batch {
+		beside = mirrorPool
+	}
+	if need := r.cmd.MaxReplicas * (r.cmd.Pool + beside); need >= allowed {
 		return fmt.Errorf("--max-replicas %d x (--mysql-pool %d + %d) is %d connections, the server's max_connections is %d: it must be more",
-			r.cmd.MaxReplicas, r.cmd.Pool, mirrorPool, need, allowed)
+			r.cmd.MaxReplicas, r.cmd.Pool, beside, need, allowed)
 	}
 	return nil
 }

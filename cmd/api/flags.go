@@ -36,6 +36,10 @@ func (f *mysqlFlags) open() (*stock.DB, error) {
 	return db, nil
 }
 
+// lockPool are the connections of a lock in MySQL: one for each SKU that is
+// locked or waited for, beside those that the orders are written by.
+func (f *mysqlFlags) lockPool() int { return max(2, f.Pool/4) }
+
 // address is the server that the DSN names, without its secrets.
 func (f *mysqlFlags) address() string {
 	cfg, err := mysql.ParseDSN(f.DSN)

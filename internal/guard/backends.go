@@ -5,6 +5,7 @@ import (
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/etcdlock"
+	"flashsale/internal/lock/mysqllock"
 	"flashsale/internal/lock/processlock"
 	"flashsale/internal/strategy"
 )
@@ -21,6 +22,9 @@ var backends = map[strategy.Lock]backend{
 	strategy.Process: {processlock.Capabilities, func(context.Context, *Config) (*Guard, error) {
 		return &Guard{Locker: processlock.New()}, nil
 	}},
+	strategy.LockRow:      {mysqllock.RowCapabilities, inMySQL(mysqllock.NewRow, mysqllock.Config{Table: rowTable, Tries: rowTries}, "")},
+	strategy.LockTable:    {mysqllock.TableCapabilities, inMySQL(mysqllock.NewTable, mysqllock.Config{Table: lockTable}, "MySQL table "+lockTable)},
+	strategy.GetLock:      {mysqllock.GetLockCapabilities, inMySQL(mysqllock.NewGetLock, mysqllock.Config{}, "")},
 	strategy.EtcdTextbook: {etcdlock.TextbookCapabilities, inEtcd(etcdlock.NewTextbook)},
 	strategy.Etcd:         {etcdlock.Capabilities, inEtcd(etcdlock.New)},
 }

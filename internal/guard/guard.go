@@ -25,6 +25,8 @@ type Config struct {
 	// DSN and Database are those of the orders: locks in MySQL are taken there,
 	// and keys on every other server carry the database's name.
 	DSN, Database string
+	// Connections are a MySQL lock's own; 0 is the back-end's default.
+	Connections int
 	// Replica names the holder, for people.
 	Replica string
 	TTL     time.Duration

@@ -17,6 +17,9 @@ type Lock string
 const (
 	NoLock       Lock = ""
 	Process      Lock = "process"
+	LockRow      Lock = "lock-row"
+	LockTable    Lock = "lock-table"
+	GetLock      Lock = "get-lock"
 	EtcdTextbook Lock = "etcd-textbook"
 	Etcd         Lock = "etcd"
 )
@@ -116,10 +119,16 @@ var all = []Strategy{
 		Shows: "right on one replica, oversells on two: a mutex ends where its process ends"},
 	{Name: "row-lock", Lock: NoLock, Write: SelectForUpdate, Replicas: -1, UnitsPerSecond: 100,
 		Shows: "right: SELECT ... FOR UPDATE makes the stock row the queue"},
+	{Name: "lock-row", Lock: LockRow, Write: ReadThenWrite, Replicas: -1, UnitsPerSecond: 20,
+		Shows: "right: FOR UPDATE on a row of a lock table; each holder takes a connection and a transaction"},
 	{Name: "conditional", Lock: NoLock, Write: Conditional, Replicas: -1, UnitsPerSecond: 200,
 		Shows: "right: UPDATE ... WHERE available >= n, the honest yardstick"},
 	{Name: "version", Lock: NoLock, Write: Version, Replicas: -1, UnitsPerSecond: 50,
 		Shows: "right: compare-and-swap on a version column, with retries under contention"},
+	{Name: "lock-table", Lock: LockTable, Write: ReadThenWrite, Token: true, Replicas: -1, UnitsPerSecond: 10,
+		Shows: "a row with an owner and a lease by the database's clock: a crash leaves it, and its lease ends it"},
+	{Name: "get-lock", Lock: GetLock, Write: ReadThenWrite, Replicas: -1, UnitsPerSecond: 20,
+		Shows: "GET_LOCK on a pinned connection: the lock ends with the connection, and knows no token"},
 	{Name: "etcd-textbook", Lock: EtcdTextbook, Server: InEtcd, Write: ReadThenWrite, Replicas: -1, UnitsPerSecond: 5,
 		Shows: "concurrency.Mutex for each order: slow, and oversells when its holder pauses past the TTL"},
 	{Name: "etcd", Lock: Etcd, Server: InEtcd, Write: Batch, Token: true, Replicas: -1, UnitsPerSecond: 400,
