@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // redisPackage is Debian's. It starts no service, which redis-server's would,
@@ -45,6 +47,29 @@ func StartRedis(ctx context.Context, cfg RedisConfig) (*Redis, error) {
 		return nil, errors.Join(err, folder.remove())
 	}
 	return r, nil
+}
+
+// StartRedisNodes starts so many servers at once, which know nothing of each
+// other, as Redlock wants them. On an error none is left.
+func StartRedisNodes(ctx context.Context, n int, cfg RedisConfig) ([]*Redis, error) {
+	nodes := make([]*Redis, n)
+	var group errgroup.Group
+	for i := range nodes {
+		group.Go(func() (err error) {
+			nodes[i], err = StartRedis(ctx, cfg)
+			return err
+		})
+	}
+	err := group.Wait()
+	if err == nil {
+		return nodes, nil
+	}
+	for _, node := range nodes {
+		if node != nil {
+			err = errors.Join(err, node.Close())
+		}
+	}
+	return nil, err
 }
 
 // Close ends the server and removes its data.

@@ -39,8 +39,9 @@ type Config struct {
 	// ParseOwner finds the replica.
 	Owner string
 	// Changed, where the server can tell, returns when name may have become
-	// free, or at the end of ctx. It is called after a refusal: what has become
-	// free since then counts. Without it the server is asked every Poll.
+	// free, or soon after the end of ctx. It is called after a refusal: what has
+	// become free since then counts. It must not return at once again and again.
+	// Without it the server is asked every Poll.
 	Changed func(ctx context.Context, name string) error
 	// Final, if any, says of a Store's error that waiting will not mend it, as
 	// that of a wrong password: Lock fails at once.
@@ -299,13 +300,20 @@ func (l *Locker) call(f func(context.Context) error) error {
 // callTimeout is what one call of the Store may take.
 func (l *Locker) callTimeout() time.Duration { return l.cfg.TTL / renewals }
 
-// changed waits until it is worth asking again.
+// changed waits until it is worth asking again, or ctx ends.
 func (l *Locker) changed(ctx context.Context, name string) error {
-	if l.cfg.Changed != nil {
-		return l.cfg.Changed(ctx, name)
+	if l.cfg.Changed == nil {
+		// Spread, so that those who were refused together do not ask together.
+		return sleep(ctx, l.cfg.Poll+rand.N(l.cfg.Poll))
 	}
-	// Spread, so that those who were refused together do not ask together.
-	return sleep(ctx, l.cfg.Poll+rand.N(l.cfg.Poll))
+	answer := make(chan error, 1)
+	l.wg.Go(func() { answer <- l.cfg.Changed(ctx, name) })
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // begin counts a call that Close must wait for. It is refused once closed.

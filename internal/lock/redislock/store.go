@@ -1,0 +1,120 @@
+package redislock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/lock/lease"
+)
+
+// store is the lease.Store on one server.
+type store struct {
+	client *redis.Client
+	prefix string
+	ttl    time.Duration
+}
+
+// The scripts. Keys: who holds, the token. Arguments: the owner, the TTL in
+// milliseconds, the channel, as far as each needs them.
+var (
+	// take answers with the token, or the holder. A client may have sent it
+	// twice: the second time finds its own grant.
+	take = redis.NewScript(`
+		local holder = redis.call('GET', KEYS[1])
+		if holder == ARGV[1] then
+			return {tonumber(redis.call('GET', KEYS[2])), holder}
+		elseif holder then
+			return {0, holder}
+		end
+		redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
+		if redis.call('EXISTS', KEYS[2]) == 0 then
+			local now = redis.call('TIME')
+			redis.call('SET', KEYS[2], now[1] .. string.format('%06d', now[2]))
+		end
+		return {redis.call('INCR', KEYS[2]), ARGV[1]}`)
+	renew = redis.NewScript(`
+		if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+		return redis.call('PEXPIRE', KEYS[1], ARGV[2])`)
+	release = redis.NewScript(`
+		if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+		redis.call('DEL', KEYS[1])
+		redis.call('PUBLISH', ARGV[2], '')
+		return 1`)
+	// revoke is release, whoever has it.
+	revoke = redis.NewScript(`
+		local gone = redis.call('DEL', KEYS[1])
+		if gone == 1 then redis.call('PUBLISH', ARGV[1], '') end
+		return gone`)
+)
+
+// A name holds no slash: nothing else is called like these.
+func (s *store) key(name string) string      { return s.prefix + name }
+func (s *store) tokenKey(name string) string { return s.prefix + name + tokenSuffix }
+func (s *store) channel(name string) string  { return s.prefix + name + "/released" }
+
+const tokenSuffix = "/token"
+
+// Try takes name for owner.
+func (s *store) Try(ctx context.Context, name, owner string) (lock.Token, error) {
+	answer, err := take.Run(ctx, s.client, []string{s.key(name), s.tokenKey(name)}, owner, s.ttl.Milliseconds()).Slice()
+	if err != nil {
+		return 0, s.failed("take", err)
+	}
+	token, holder := answer[0].(int64), answer[1].(string)
+	if holder != owner {
+		return 0, &lock.HeldError{Holder: lease.ParseOwner(holder).Holder}
+	}
+	return lock.Token(token), nil
+}
+
+// Renew gives owner's key another TTL.
+func (s *store) Renew(ctx context.Context, name, owner string) error {
+	return s.owned("renew", renew.Run(ctx, s.client, []string{s.key(name)}, owner, s.ttl.Milliseconds()))
+}
+
+// Release deletes owner's key, and tells those who wait.
+func (s *store) Release(ctx context.Context, name, owner string) error {
+	return s.owned("release", release.Run(ctx, s.client, []string{s.key(name)}, owner, s.channel(name)))
+}
+
+func (s *store) owned(what string, answer *redis.Cmd) error {
+	done, err := answer.Int()
+	switch {
+	case err != nil:
+		return s.failed(what, err)
+	case done == 0:
+		return lock.ErrLost
+	}
+	return nil
+}
+
+// left is how long name is somebody's; 0 when it is nobody's.
+func (s *store) left(ctx context.Context, name string) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	left, err := s.client.PTTL(ctx, s.key(name)).Result()
+	switch {
+	case err != nil:
+		return 0, s.failed("look at the lock", err)
+	case left == -2: // there is no such key
+		return 0, nil
+	case left < 0: // a stranger's, without an end
+		return s.ttl, nil
+	}
+	return left + time.Millisecond, nil // it says whole ones
+}
+
+// failed names the server: not every error of the client does.
+func (s *store) failed(what string, err error) error { return failed(s.client, what, err) }
+
+func failed(client *redis.Client, what string, err error) error {
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	return fmt.Errorf("redis %s: %s: %w", client.Options().Addr, what, err)
+}

@@ -1,0 +1,206 @@
+package redislock
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+)
+
+const (
+	testTTL    = 2 * time.Second
+	testPrefix = "flashsale/test[*]/lock/" // nothing in it is a pattern
+	testOwner  = "r@h:1"
+	// longTTL is for what must not be helped by the end of a lease.
+	longTTL = time.Minute
+)
+
+var backend = locktest.Backend{
+	Name: "redis", Capabilities: Capabilities, TTL: testTTL,
+	Start: func(tb testing.TB) locktest.Server { return start(tb, 1) },
+	Open: func(address string) (lock.Locker, func() error, error) {
+		client, err := Open(address)
+		if err != nil {
+			return nil, nil, err
+		}
+		locker, err := New(Config{Client: client, Prefix: testPrefix, TTL: testTTL, Owner: testOwner})
+		return locker, client.Close, err
+	},
+}
+
+var redlock = locktest.Backend{
+	Name: "redlock", Capabilities: RedlockCapabilities, TTL: testTTL,
+	Start: func(tb testing.TB) locktest.Server { return start(tb, 5) },
+	Open: func(address string) (lock.Locker, func() error, error) {
+		clients, err := openAll(strings.Split(address, ","))
+		if err != nil {
+			return nil, nil, err
+		}
+		locker, err := NewRedlock(RedlockConfig{Clients: clients, Prefix: testPrefix, TTL: testTTL, Owner: testOwner})
+		return locker, func() error { return closeAll(clients) }, err
+	},
+}
+
+func TestMain(m *testing.M) { locktest.Main(m, backend, redlock) }
+
+func TestLocker(t *testing.T) { locktest.Run(t, backend) }
+
+func TestRedlock(t *testing.T) { locktest.Run(t, redlock) }
+
+func openAll(addresses []string) ([]*redis.Client, error) {
+	clients := make([]*redis.Client, len(addresses))
+	for i, address := range addresses {
+		client, err := Open(address)
+		if err != nil {
+			return nil, err
+		}
+		clients[i] = client
+	}
+	return clients, nil
+}
+
+func closeAll(clients []*redis.Client) error {
+	var err error
+	for _, client := range clients {
+		if closeErr := client.Close(); closeErr != nil {
+			err = closeErr
+		}
+	}
+	return err
+}
+
+// servers are one Redis server, or several, with an operator's clients.
+type servers struct {
+	nodes   []*sandbox.Redis
+	clients []*redis.Client
+}
+
+func start(tb testing.TB, n int) *servers {
+	tb.Helper()
+	nodes, err := sandbox.StartRedisNodes(tb.Context(), n, sandbox.RedisConfig{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s := &servers{nodes: nodes}
+	tb.Cleanup(func() {
+		for _, node := range s.nodes {
+			if err := node.Close(); err != nil {
+				tb.Error(err)
+			}
+		}
+	})
+	if s.clients, err = openAll(strings.Split(s.Address(), ",")); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := closeAll(s.clients); err != nil {
+			tb.Error(err)
+		}
+	})
+	return s
+}
+
+func (s *servers) Address() string {
+	addresses := make([]string, len(s.nodes))
+	for i, node := range s.nodes {
+		addresses[i] = node.Addr
+	}
+	return strings.Join(addresses, ",")
+}
+
+// Places are the owners that any node knows, that of the most nodes first.
+func (s *servers) Places(tb testing.TB, name string) []string {
+	tb.Helper()
+	counts := map[string]int{}
+	first := ""
+	for _, client := range s.clients {
+		owner, err := client.Get(tb.Context(), testPrefix+name).Result()
+		if err == redis.Nil {
+			continue
+		}
+		if err != nil {
+			tb.Fatal(err)
+		}
+		counts[owner]++
+		if first == "" || counts[owner] > counts[first] {
+			first = owner
+		}
+	}
+	if first == "" {
+		return nil
+	}
+	places := []string{name + " " + first}
+	for owner := range counts {
+		if owner != first {
+			places = append(places, name+" "+owner)
+		}
+	}
+	return places
+}
+
+func (s *servers) Remove(tb testing.TB, place string) {
+	tb.Helper()
+	name, _, _ := strings.Cut(place, " ")
+	for _, client := range s.clients {
+		if err := client.Del(tb.Context(), testPrefix+name).Err(); err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
+func (s *servers) Revoke(tb testing.TB, place string) {
+	tb.Helper()
+	name, _, _ := strings.Cut(place, " ")
+	for _, client := range s.clients {
+		if err := client.PExpire(tb.Context(), testPrefix+name, time.Millisecond).Err(); err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
+func (s *servers) Pause(tb testing.TB) {
+	tb.Helper()
+	for _, node := range s.nodes {
+		sandboxtest.Pause(tb, node.Process)
+	}
+}
+
+func (s *servers) Resume(tb testing.TB) {
+	tb.Helper()
+	for _, node := range s.nodes {
+		sandboxtest.Resume(tb, node.Process)
+	}
+}
+
+func (s *servers) Kill(testing.TB) {
+	for _, node := range s.nodes {
+		node.Kill()
+	}
+}
+
+// newLocker makes a Locker with a client of its own, closed with the test.
+func newLocker(tb testing.TB, address string, ttl time.Duration) *Locker {
+	tb.Helper()
+	client, err := Open(address)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	l, err := New(Config{Client: client, Prefix: testPrefix, TTL: ttl, Owner: testOwner})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = l.Close(ctx) // the server may be gone
+		client.Close()
+	})
+	return l
+}
