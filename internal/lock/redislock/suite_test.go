@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/locktest"
@@ -48,7 +49,10 @@ var redlock = locktest.Backend{
 	},
 }
 
-func TestMain(m *testing.M) { locktest.Main(m, backend, redlock) }
+func TestMain(m *testing.M) {
+	logging.Disable() // of the client: that a server is gone is what these tests are about
+	locktest.Main(m, backend, redlock)
+}
 
 func TestLocker(t *testing.T) { locktest.Run(t, backend) }
 

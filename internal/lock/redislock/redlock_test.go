@@ -1,0 +1,142 @@
+package redislock
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/sandbox/sandboxtest"
+)
+
+func newRedlock(tb testing.TB, s *servers, ttl time.Duration) *Redlock {
+	tb.Helper()
+	clients, err := openAll(strings.Split(s.Address(), ","))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	l, err := NewRedlock(RedlockConfig{Clients: clients, Prefix: testPrefix, TTL: ttl, Owner: testOwner})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = l.Close(ctx) // the servers may be gone
+		if err := closeAll(clients); err != nil {
+			tb.Error(err)
+		}
+	})
+	return l
+}
+
+func TestRedlockOutlivesAMinority(t *testing.T) {
+	s := start(t, 5)
+	here, there := newRedlock(t, s, testTTL), newRedlock(t, s, testTTL)
+	held := mustLock(t, here, "n")
+	s.nodes[0].Kill()
+	sandboxtest.Pause(t, s.nodes[1].Process) // this one hangs: each request waits for it
+	defer sandboxtest.Resume(t, s.nodes[1].Process)
+	for range 3 { // three renewals
+		select {
+		case <-held.Lost():
+			t.Fatal("the grant is lost with a minority")
+		case <-time.After(testTTL / 3):
+		}
+	}
+	if _, err := there.TryLock(t.Context(), "n"); !errors.Is(err, lock.ErrHeld) {
+		t.Errorf("TryLock: %v, want %v", err, lock.ErrHeld)
+	}
+	mustUnlock(t, held)
+	began := time.Now()
+	mustUnlock(t, mustLock(t, there, "n"))
+	if took := time.Since(began); took > testTTL/2 {
+		t.Errorf("with one hanging node a Lock and an Unlock take %s", took)
+	}
+}
+
+func TestRedlockRefusesWithoutAMajority(t *testing.T) {
+	s := start(t, 5)
+	l := newRedlock(t, s, testTTL)
+	for _, node := range s.nodes[:3] {
+		node.Kill()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	_, err := l.Lock(ctx, "n")
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Lock: %v", err)
+	}
+	for _, node := range s.nodes[:3] {
+		if err == nil || !strings.Contains(err.Error(), node.Addr) {
+			t.Errorf("Lock: %v; want it to name %s", err, node.Addr)
+		}
+	}
+	if _, err := l.Inspect(t.Context()); err == nil {
+		t.Error("Inspect says what a minority knows")
+	}
+	// Nothing is left on the others, before any time is over.
+	for i, client := range s.clients[3:] {
+		eventually(t, func() bool {
+			n, err := client.Exists(t.Context(), testPrefix+"n").Result()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n == 0
+		}, "the end of what is left on node "+s.nodes[3+i].Addr)
+	}
+	for _, node := range s.nodes[:3] {
+		if err := node.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustUnlock(t, mustLock(t, l, "n"))
+}
+
+// TestRedlockIsLostWithItsMajority: three of five nodes have forgotten it.
+func TestRedlockIsLostWithItsMajority(t *testing.T) {
+	s := start(t, 5)
+	here, there := newRedlock(t, s, longTTL), newRedlock(t, s, longTTL)
+	held := mustLock(t, here, "n")
+	for _, client := range s.clients[:3] {
+		if err := client.Del(t.Context(), testPrefix+"n").Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	infos, err := there.Inspect(t.Context())
+	if err != nil || len(infos) != 0 {
+		t.Errorf("locks %v, %v: nobody has a majority", infos, err)
+	}
+	next := mustLock(t, there, "n")
+	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
+	}
+	mustUnlock(t, next)
+}
+
+func TestRedlockInspectAndRevoke(t *testing.T) {
+	s := start(t, 5)
+	here, there := newRedlock(t, s, longTTL), newRedlock(t, s, longTTL)
+	one, two := mustLock(t, here, "b"), mustLock(t, here, "a")
+	s.nodes[4].Kill()
+	infos, err := there.Inspect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(infos) != 2 || infos[0].Name != "a" || infos[1].Name != "b" || infos[0].Holder != testOwner || infos[0].Since.IsZero() {
+		t.Errorf("locks %+v", infos)
+	}
+	if err := there.Revoke(t.Context(), "a"); err != nil {
+		t.Error(err)
+	}
+	mustUnlock(t, mustLock(t, there, "a"))
+	if err := two.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock after Revoke: %v", err)
+	}
+	if err := there.Revoke(t.Context(), "a"); !errors.Is(err, lock.ErrNotHeld) {
+		t.Errorf("Revoke of what nobody holds: %v", err)
+	}
+	mustUnlock(t, one)
+}
