@@ -190,7 +190,7 @@ func (r *room) refuse(p *place, err error) {
 // idleUntil is when an empty room ends. It sees a dead holder's lease to its end,
 // also where nobody waits for that: a TryLock that comes later finds it free.
 func (r *room) idleUntil() time.Time {
-	idle := roomIdle
+	idle := r.locker.idle
 	if r.current != nil {
 		idle = max(idle, 2*time.Duration(r.current.Status.LeaseSeconds)*time.Second)
 	}

@@ -29,7 +29,8 @@ type StockLocker struct {
 	objects *objects
 	ttl     time.Duration
 	owner   string
-	session string // begins the id of each of its places
+	session string        // begins the id of each of its places
+	idle    time.Duration // roomIdle; shorter in tests
 
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
@@ -53,7 +54,7 @@ func NewStock(cfg Config) (*StockLocker, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	return &StockLocker{
-		objects: objects, ttl: cfg.TTL, owner: cfg.Owner.String(), session: uuid.NewString(),
+		objects: objects, ttl: cfg.TTL, owner: cfg.Owner.String(), session: uuid.NewString(), idle: roomIdle,
 		ctx: ctx, stop: stop, done: make(chan struct{}), rooms: map[string]*room{},
 	}, nil
 }

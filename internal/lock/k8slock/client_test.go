@@ -1,0 +1,97 @@
+package k8slock
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/sandbox"
+)
+
+func TestEveryNameHasAnObjectOfItsOwn(t *testing.T) {
+	t.Parallel()
+	seen := map[string]string{}
+	for _, name := range []string{
+		"SKU-1", "sku-1", "Sku-1", "sku_1", "sku.1", "-", ".", "..", "ü x", "ÜBER", "K", "\u212a", // the Kelvin sign, which is a small k
+		strings.Repeat("n", lock.MaxName), strings.Repeat("n", lock.MaxName-1), strings.Repeat("ü", lock.MaxName/2),
+	} {
+		object, err := objectName(name)
+		if err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
+		if wrong := validation.IsDNS1123Subdomain(object); wrong != nil {
+			t.Errorf("%q has the object %q: %v", name, object, wrong)
+		}
+		if other, taken := seen[object]; taken {
+			t.Errorf("%q and %q share the object %q", name, other, object)
+		}
+		seen[object] = name
+	}
+	for _, name := range []string{"", "a/b", "\xff", strings.Repeat("n", lock.MaxName+1)} {
+		if object, err := objectName(name); err == nil {
+			t.Errorf("%q has the object %q", name, object)
+		}
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	t.Parallel()
+	for what, cfg := range map[string]Config{
+		"no server":    {Namespace: "n", TTL: time.Second},
+		"no namespace": {REST: address{}.config(), TTL: time.Second},
+		"no TTL":       {REST: address{}.config(), Namespace: "n"},
+	} {
+		if _, err := NewLease(cfg); err == nil {
+			t.Errorf("a Lease with %s", what)
+		}
+		if _, err := NewStock(cfg); err == nil {
+			t.Errorf("a StockLock with %s", what)
+		}
+	}
+}
+
+// locker is what both kinds are.
+type locker interface {
+	lock.Locker
+	lock.Inspector
+	Source(ctx context.Context) (string, error)
+}
+
+// kinds are the two ways to make one.
+var kinds = map[string]func(Config) (locker, error){
+	"lease":     func(cfg Config) (locker, error) { return NewLease(cfg) },
+	"stocklock": func(cfg Config) (locker, error) { return NewStock(cfg) },
+}
+
+// TestAServerThatIsNotThere: Lock waits for it, TryLock does not, and both name it.
+func TestAServerThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	addr, err := sandbox.FreeAddr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, newLocker := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			made, err := newLocker(testConfig(address{URL: "https://" + addr}))
+			l := closing(t, made, err)
+			asked := time.Now()
+			if _, err := l.TryLock(t.Context(), "n"); err == nil || errors.Is(err, lock.ErrHeld) || !strings.Contains(err.Error(), addr) {
+				t.Errorf("TryLock: %v", err)
+			}
+			if took := time.Since(asked); took > patience/2 {
+				t.Errorf("TryLock took %s", took)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			if _, err := l.Lock(ctx, "n2"); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), addr) {
+				t.Errorf("Lock: %v", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,267 @@
+package k8slock
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+
+	"flashsale/internal/lock"
+)
+
+// table is what kubectl get prints.
+type table struct {
+	ColumnDefinitions []struct{ Name string }
+	Rows              []struct{ Cells []any }
+}
+
+func TestKubectlShowsWhoHoldsAndHowManyWait(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	here, there := s.stock(t, Config{}), s.stock(t, Config{})
+	held := mustLock(t, here, "Lamp")
+	mustUnlock(t, held)
+	held = mustLock(t, there, "Lamp")
+	waiter := lockAside(t, here, "Lamp")
+	await(t, held.Wanted(), "Wanted")
+
+	shown := s.table(t)
+	columns := make([]string, len(shown.ColumnDefinitions))
+	for i, column := range shown.ColumnDefinitions {
+		columns[i] = column.Name
+	}
+	if want := []string{"Name", "Lock", "Holder", "Token", "Waiting", "Since", "Age"}; !slices.Equal(columns, want) {
+		t.Fatalf("columns %q, want %q", columns, want)
+	}
+	if len(shown.Rows) != 1 {
+		t.Fatalf("%d rows", len(shown.Rows))
+	}
+	row := shown.Rows[0].Cells
+	if want := []any{"Lamp", "r@h:1", 2.0, 1.0}; !slices.Equal(row[1:5], want) {
+		t.Errorf("row %v, want %v", row[1:5], want)
+	}
+	mustUnlock(t, held)
+	mustUnlock(t, granted(t, waiter))
+}
+
+// table asks as kubectl does.
+func (s *server) table(t *testing.T) (shown table) {
+	t.Helper()
+	web, err := rest.HTTPClientFor(address{URL: s.URL, Token: s.Token, CA: s.CA}.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer web.CloseIdleConnections()
+	url := s.URL + "/apis/flashsale.internal/v1/namespaces/" + testNamespace + "/stocklocks"
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+	answer, err := web.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &shown); err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+	return shown
+}
+
+// TestManifests is what a server makes of them.
+func TestManifests(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for name, test := range map[string]func(*testing.T, *server){
+		"AReplicaCannotDelete":            replicaCannotDelete,
+		"AReplicaCannotWriteSpecs":        replicaCannotWriteSpecs,
+		"ATokenNeverFalls":                tokenNeverFalls,
+		"WhatIsRefusedForGoodFailsAtOnce": refusedForGood,
+		"TheNamespaceIsTheSource":         namespaceIsTheSource,
+		"AnOperatorSeesAndEndsGrants":     operatorSeesAndEnds,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, s) })
+	}
+}
+
+// replica is a client with the rights of rbac.yaml.
+func (s *server) replica(t *testing.T) *dynamic.DynamicClient {
+	t.Helper()
+	web, err := rest.HTTPClientFor(s.account.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(web.CloseIdleConnections)
+	client, err := dynamic.NewForConfigAndClient(s.account.config(), web)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+func replicaCannotDelete(t *testing.T, s *server) {
+	mustUnlock(t, mustLock(t, s.stock(t, Config{}), "kept"))
+	mustUnlock(t, mustLock(t, s.lease(t, Config{}), "kept"))
+	object, err := objectName("kept")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"leases", "stocklocks"} {
+		resource := stockLocks
+		if kind == "leases" {
+			resource = leaseKind
+		}
+		err := s.replica(t).Resource(resource).Namespace(testNamespace).Delete(t.Context(), object, metav1.DeleteOptions{})
+		if !apierrors.IsForbidden(err) {
+			t.Errorf("delete one of the %s: %v", kind, err)
+		}
+	}
+}
+
+func replicaCannotWriteSpecs(t *testing.T, s *server) {
+	mustUnlock(t, mustLock(t, s.stock(t, Config{}), "spec"))
+	object := s.object(t, stockLocks, "spec")
+	_, err := s.replica(t).Resource(stockLocks).Namespace(testNamespace).Update(t.Context(), object, metav1.UpdateOptions{})
+	if !apierrors.IsForbidden(err) {
+		t.Errorf("update by a replica: %v", err)
+	}
+	if err := unstructured.SetNestedField(object.Object, "another", "spec", "lock"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.client.Resource(stockLocks).Namespace(testNamespace).Update(t.Context(), object, metav1.UpdateOptions{})
+	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "keeps its name") {
+		t.Errorf("another name, by an administrator: %v", err)
+	}
+}
+
+func tokenNeverFalls(t *testing.T, s *server) {
+	mustUnlock(t, mustLock(t, s.stock(t, Config{}), "token"))
+	for what, change := range map[string]func(*record){
+		"a token never falls":             func(r *record) { r.Token-- },
+		"a new grant has a larger token":  func(r *record) { r.ID, r.Holder = "x-1", "x" },
+		"should be greater than or equal": func(r *record) { r.Token = -1 },
+	} {
+		found, err := toStockLock(s.object(t, stockLocks, "token"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(&found.Status)
+		object, err := found.object()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.client.Resource(stockLocks).Namespace(testNamespace).UpdateStatus(t.Context(), object, metav1.UpdateOptions{})
+		if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// refusedForGood: waiting would not mend any of these.
+func refusedForGood(t *testing.T, s *server) {
+	stranger := s.account
+	stranger.Token = "nobody's"
+	elsewhere := testConfig(s.account)
+	elsewhere.Namespace = "elsewhere"
+	for what, cfg := range map[string]Config{
+		"Unauthorized": testConfig(stranger),
+		"forbidden":    elsewhere,
+	} {
+		for kind, newLocker := range kinds {
+			made, err := newLocker(cfg)
+			l := closing(t, made, err)
+			for call, err := range map[string]error{"Lock": lockError(t, l.Lock), "TryLock": lockError(t, l.TryLock)} {
+				if err == nil || !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), s.URL) {
+					t.Errorf("%s of a %s: %v, want %s at %s", call, kind, err, what, s.URL)
+				}
+			}
+		}
+	}
+	nowhere := testConfig(address{URL: s.URL, Token: s.Token, CA: s.CA})
+	nowhere.Namespace = "nowhere"
+	made, err := NewStock(nowhere)
+	l := closing(t, made, err)
+	if err := lockError(t, l.Lock); err == nil || !strings.Contains(err.Error(), "nowhere") {
+		t.Errorf("Lock in a namespace that is not there: %v", err)
+	}
+}
+
+func namespaceIsTheSource(t *testing.T, s *server) {
+	namespace, err := s.client.Resource(resources["Namespace"]).Get(t.Context(), testNamespace, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, newLocker := range kinds {
+		made, err := newLocker(testConfig(s.account))
+		l := closing(t, made, err)
+		if source, err := l.Source(t.Context()); err != nil || source != string(namespace.GetUID()) {
+			t.Errorf("%s: source %q, %v, want %q", kind, source, err, namespace.GetUID())
+		}
+	}
+}
+
+func operatorSeesAndEnds(t *testing.T, s *server) {
+	for kind, newLocker := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			made, err := newLocker(testConfig(s.account))
+			here := closing(t, made, err)
+			made, err = newLocker(testConfig(s.account))
+			there := closing(t, made, err)
+			asked := time.Now().Add(-time.Second) // the API's times are in microseconds, a lease's in less
+			first := mustLock(t, here, "seen")
+			second := mustLock(t, there, "Seen")
+			waiter := lockAside(t, there, "seen")
+			want := []lock.Info{
+				{Name: "Seen", Holder: "r@h:1", Replica: "r", Token: second.Token()},
+				{Name: "seen", Holder: "r@h:1", Replica: "r", Token: first.Token()},
+			}
+			if first.Wanted() != nil {
+				await(t, first.Wanted(), "Wanted")
+				want[1].Queue = []string{"r@h:1"}
+			}
+			got, err := there.Inspect(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(lock.Info{}, "Since")); diff != "" {
+				t.Fatal(diff)
+			}
+			for _, info := range got {
+				if info.Since.Before(asked) || info.Since.After(time.Now()) {
+					t.Errorf("%s is held since %s, now is %s", info.Name, info.Since, time.Now())
+				}
+			}
+			if err := there.Revoke(t.Context(), "seen"); err != nil {
+				t.Fatal(err)
+			}
+			await(t, first.Lost(), "the loss")
+			mustUnlock(t, granted(t, waiter))
+			mustUnlock(t, second)
+			for _, name := range []string{"seen", "never seen"} {
+				if err := there.Revoke(t.Context(), name); !errors.Is(err, lock.ErrNotHeld) {
+					t.Errorf("revoke %s, which nobody holds: %v, want %v", name, err, lock.ErrNotHeld)
+				}
+			}
+			if got, err := there.Inspect(t.Context()); err != nil || len(got) != 0 {
+				t.Errorf("%+v, %v are left", got, err)
+			}
+		})
+	}
+}
