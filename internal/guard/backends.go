@@ -5,8 +5,10 @@ import (
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/etcdlock"
+	"flashsale/internal/lock/k8slock"
 	"flashsale/internal/lock/mysqllock"
 	"flashsale/internal/lock/processlock"
+	"flashsale/internal/lock/redislock"
 	"flashsale/internal/strategy"
 )
 
@@ -27,4 +29,9 @@ var backends = map[strategy.Lock]backend{
 	strategy.GetLock:      {mysqllock.GetLockCapabilities, inMySQL(mysqllock.NewGetLock, mysqllock.Config{}, "")},
 	strategy.EtcdTextbook: {etcdlock.TextbookCapabilities, inEtcd(etcdlock.NewTextbook)},
 	strategy.Etcd:         {etcdlock.Capabilities, inEtcd(etcdlock.New)},
+	strategy.EtcdTry:      {etcdlock.TryCapabilities, inEtcd(etcdlock.NewTry)},
+	strategy.Redis:        {redislock.Capabilities, inRedis},
+	strategy.Redlock:      {redislock.RedlockCapabilities, inRedlock},
+	strategy.Lease:        {k8slock.LeaseCapabilities, inKubernetes(k8slock.NewLease)},
+	strategy.StockLock:    {k8slock.StockCapabilities, inKubernetes(k8slock.NewStock)},
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"reflect"
 	"strings"
 
 	"flashsale/internal/strategy"
@@ -20,6 +21,15 @@ type Servers struct {
 	EtcdCert      string   `name:"etcd-cert" placeholder:"FILE" help:"Client certificate for etcd."`
 	EtcdKey       string   `name:"etcd-key" placeholder:"FILE" help:"Key of the client certificate."`
 	Prefix        string   `name:"etcd-prefix" default:"flashsale/" help:"Prefix of all keys, in etcd and in every other lock server, before the database's name; databases of one name need one each."`
+
+	RedisAddrs       []string `name:"redis-addrs" placeholder:"ADDR" help:"Redis servers, host:port or redis:// URLs: one for redis, five independent ones for redlock."`
+	MemcachedAddr    string   `name:"memcached-addr" placeholder:"ADDR" help:"memcached server, host:port."`
+	ZooKeeperServers []string `name:"zookeeper-servers" placeholder:"ADDR" help:"ZooKeeper ensemble, host:port each."`
+	Kubeconfig       string   `name:"kubeconfig" placeholder:"FILE" help:"How the Kubernetes API server is reached; in a pod it is known without."`
+	KubeServer       string   `name:"kube-server" placeholder:"URL" help:"Kubernetes API server, in place of a kubeconfig."`
+	KubeTokenFile    string   `name:"kube-token-file" placeholder:"FILE" help:"Bearer token for --kube-server."`
+	KubeCA           string   `name:"kube-ca" placeholder:"FILE" help:"CA that signed --kube-server's certificate."`
+	KubeNamespace    string   `name:"kube-namespace" default:"flashsale" help:"Namespace of the locks in Kubernetes; databases need one each."`
 }
 
 // server is one kind of lock server.
@@ -32,7 +42,12 @@ type server struct {
 }
 
 var servers = map[strategy.Server]server{
-	strategy.InEtcd: {"etcd", (*Servers).checkEtcd, func(s *Servers) string { return joined(s.EtcdEndpoints) }},
+	strategy.InEtcd:       {"etcd", (*Servers).checkEtcd, func(s *Servers) string { return joined(s.EtcdEndpoints) }},
+	strategy.InZooKeeper:  {"zookeeper", (*Servers).checkZooKeeper, func(s *Servers) string { return joined(s.ZooKeeperServers) }},
+	strategy.InRedis:      {"redis", (*Servers).checkRedis, (*Servers).redisAddress},
+	strategy.InRedlock:    {"redlock", (*Servers).checkRedlock, (*Servers).redisAddress},
+	strategy.InMemcached:  {"memcached", (*Servers).checkMemcached, func(s *Servers) string { return s.MemcachedAddr }},
+	strategy.InKubernetes: {"kubernetes", (*Servers).checkKube, (*Servers).kubeAddress},
 }
 
 // of is the server that a strategy needs besides MySQL.
@@ -57,6 +72,25 @@ func (s *Servers) checkEtcd() error {
 	return nil
 }
 
+func (s *Servers) checkMemcached() error {
+	if s.MemcachedAddr == "" {
+		return errors.New("--memcached-addr is missing")
+	}
+	return checkAddresses("--memcached-addr", s.MemcachedAddr)
+}
+
+// redisAddress shows the servers without what a URL may hold of a password.
+func (s *Servers) redisAddress() string {
+	shown := make([]string, len(s.RedisAddrs))
+	for i, addr := range s.RedisAddrs {
+		shown[i] = addr
+		if u, err := url.Parse(addr); err == nil && u.Host != "" {
+			shown[i] = u.Redacted()
+		}
+	}
+	return joined(shown)
+}
+
 // checkAddresses makes sure that a flag names servers as host:port.
 func checkAddresses(flag string, addrs ...string) error {
 	for _, addr := range addrs {
@@ -65,4 +99,24 @@ func checkAddresses(flag string, addrs ...string) error {
 		}
 	}
 	return nil
+}
+
+// Flags are the flags that name these servers to a command.
+func (s *Servers) Flags() []string {
+	var flags []string
+	fields := reflect.ValueOf(s).Elem()
+	for i := range fields.NumField() {
+		name := fields.Type().Field(i).Tag.Get("name")
+		switch value := fields.Field(i).Interface().(type) {
+		case string:
+			if value != "" {
+				flags = append(flags, "--"+name+"="+value)
+			}
+		case []string:
+			if len(value) > 0 {
+				flags = append(flags, "--"+name+"="+strings.Join(value, ","))
+			}
+		}
+	}
+	return flags
 }

@@ -21,7 +21,14 @@ const (
 	LockTable    Lock = "lock-table"
 	GetLock      Lock = "get-lock"
 	EtcdTextbook Lock = "etcd-textbook"
+	EtcdTry      Lock = "etcd-try"
 	Etcd         Lock = "etcd"
+	ZooKeeper    Lock = "zookeeper"
+	Redis        Lock = "redis"
+	Redlock      Lock = "redlock"
+	Memcached    Lock = "memcached"
+	Lease        Lock = "kubernetes-lease"
+	StockLock    Lock = "kubernetes-stocklock"
 )
 
 // Server names what a strategy needs besides MySQL.
@@ -29,8 +36,13 @@ type Server string
 
 // The servers.
 const (
-	InMySQL Server = ""
-	InEtcd  Server = "etcd"
+	InMySQL      Server = ""
+	InEtcd       Server = "etcd"
+	InZooKeeper  Server = "zookeeper"
+	InRedis      Server = "redis"
+	InRedlock    Server = "redlock"
+	InMemcached  Server = "memcached"
+	InKubernetes Server = "kubernetes"
 )
 
 // Write names how the decrement reaches MySQL.
@@ -131,8 +143,18 @@ var all = []Strategy{
 		Shows: "GET_LOCK on a pinned connection: the lock ends with the connection, and knows no token"},
 	{Name: "etcd-textbook", Lock: EtcdTextbook, Server: InEtcd, Write: ReadThenWrite, Replicas: -1, UnitsPerSecond: 5,
 		Shows: "concurrency.Mutex for each order: slow, and oversells when its holder pauses past the TTL"},
+	{Name: "etcd-try", Lock: EtcdTry, Server: InEtcd, Write: ReadThenWrite, Token: true, Try: true, Replicas: -1, UnitsPerSecond: 5,
+		Shows: "a key that is created or not: an order whose SKU is locked is refused at once, and asks again"},
 	{Name: "etcd", Lock: Etcd, Server: InEtcd, Write: Batch, Token: true, Replicas: -1, UnitsPerSecond: 400,
 		Shows: "the default: our etcd mutex, a desk for each SKU, and a fencing token that MySQL checks"},
+	{Name: "redis", Lock: Redis, Server: InRedis, Write: ReadThenWrite, Token: true, Replicas: -1, UnitsPerSecond: 20,
+		Shows: "SET NX PX with an owner, and a token by INCR: a server that restarts empty gives the lock to another"},
+	{Name: "redlock", Lock: Redlock, Server: InRedlock, Write: ReadThenWrite, Replicas: -1, UnitsPerSecond: 10,
+		Shows: "a majority of five Redis servers: outlives the loss of two, trusts their clocks, and yields no token"},
+	{Name: "kubernetes", Lock: Lease, Server: InKubernetes, Write: ReadThenWrite, Token: true, Replicas: -1, UnitsPerSecond: 5,
+		Shows: "a Lease of the API server, by resourceVersion: right while it is held, and slow"},
+	{Name: "kubernetes-stocklock", Lock: StockLock, Server: InKubernetes, Write: ReadThenWrite, Token: true, Replicas: -1, UnitsPerSecond: 5,
+		Shows: "a custom resource with a queue: fair, and kubectl shows who holds it and who waits"},
 }
 
 // Default is the strategy of a service that was not told otherwise.

@@ -1,0 +1,11 @@
+// Package kubernetes is the manifests in this folder, for programs that apply
+// them to a cluster of their own.
+package kubernetes
+
+import _ "embed"
+
+// StockLock defines the custom resource that the strategy kubernetes-stocklock
+// locks by.
+//
+//go:embed stocklock.yaml
+var StockLock string

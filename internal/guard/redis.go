@@ -1,0 +1,126 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/redis/go-redis/v9"
+
+	"flashsale/internal/lock/redislock"
+)
+
+// redisSourceKey names the data of a Redis: a random name, given to it by the
+// first replica. A server that was emptied has none, and gets another; what it
+// counts from then on must not be compared with what it counted before.
+const redisSourceKey = "source"
+
+func (s *Servers) checkRedis() error {
+	if len(s.RedisAddrs) == 0 {
+		return errors.New("--redis-addrs is missing")
+	}
+	if len(s.RedisAddrs) > 1 {
+		return fmt.Errorf("--redis-addrs names %d servers: this strategy locks in one", len(s.RedisAddrs))
+	}
+	return nil
+}
+
+func (s *Servers) checkRedlock() error {
+	if n := len(s.RedisAddrs); n < 3 || n%2 == 0 {
+		return fmt.Errorf("--redis-addrs names %d servers: an odd number is needed, three at least, each independent of the others", n)
+	}
+	return nil
+}
+
+// redisClients connects to every server that is named, most of which must answer.
+func (s *Servers) redisClients(ctx context.Context) ([]*redis.Client, error) {
+	var clients []*redis.Client
+	for _, addr := range s.RedisAddrs {
+		client, err := redislock.Open(addr)
+		if err != nil {
+			return nil, closing(fmt.Errorf("--redis-addrs: %w", err), closeRedis(clients))
+		}
+		clients = append(clients, client)
+	}
+	if err := pingRedis(ctx, clients); err != nil {
+		return nil, closing(err, closeRedis(clients))
+	}
+	return clients, nil
+}
+
+// pingRedis is nil where most of the servers answer.
+func pingRedis(ctx context.Context, clients []*redis.Client) error {
+	answers := make(chan error, len(clients))
+	for _, client := range clients {
+		go func() { answers <- client.Ping(ctx).Err() }() // ends with ctx
+	}
+	var errs []error
+	for range clients {
+		if err := <-answers; err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if 2*len(errs) >= len(clients) {
+		return errors.Join(errs...)
+	}
+	return nil
+}
+
+func closeRedis(clients []*redis.Client) func() error {
+	return func() error {
+		var errs []error
+		for _, client := range clients {
+			errs = append(errs, client.Close())
+		}
+		return errors.Join(errs...)
+	}
+}
+
+// inRedis opens the lock of one Redis.
+func inRedis(ctx context.Context, cfg *Config) (*Guard, error) {
+	clients, err := cfg.Servers.redisClients(ctx)
+	if err != nil {
+		return nil, err
+	}
+	client := clients[0]
+	source, err := redisSource(ctx, client, cfg.Servers.Prefix+redisSourceKey)
+	if err != nil {
+		return nil, closing(err, client.Close)
+	}
+	locker, err := redislock.New(redislock.Config{Client: client, Prefix: cfg.prefix(), TTL: cfg.TTL, Owner: cfg.owner()})
+	if err != nil {
+		return nil, closing(err, client.Close)
+	}
+	return &Guard{
+		Locker: locker, Source: source, close: client.Close,
+		ping: func(ctx context.Context) error { return pingRedis(ctx, clients) },
+	}, nil
+}
+
+func redisSource(ctx context.Context, client *redis.Client, key string) (string, error) {
+	if err := client.SetNX(ctx, key, uuid.NewString(), 0).Err(); err != nil {
+		return "", err
+	}
+	name, err := client.Get(ctx, key).Result()
+	if err != nil {
+		return "", err
+	}
+	return "redis " + name, nil
+}
+
+// inRedlock opens the lock of several Redis servers.
+func inRedlock(ctx context.Context, cfg *Config) (*Guard, error) {
+	clients, err := cfg.Servers.redisClients(ctx)
+	if err != nil {
+		return nil, err
+	}
+	locker, err := redislock.NewRedlock(redislock.RedlockConfig{Clients: clients, Prefix: cfg.prefix(), TTL: cfg.TTL, Owner: cfg.owner()})
+	if err != nil {
+		return nil, closing(err, closeRedis(clients))
+	}
+	return &Guard{
+		Locker: locker, close: closeRedis(clients),
+		ping: func(ctx context.Context) error { return pingRedis(ctx, clients) },
+	}, nil
+}
