@@ -1,0 +1,6 @@
+package zklock
+
+import "time"
+
+// patience is how long a test waits for what must happen.
+const patience = 20 * time.Second

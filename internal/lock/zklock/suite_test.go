@@ -1,0 +1,211 @@
+package zklock
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+)
+
+const (
+	testTTL    = 2 * time.Second
+	testPrefix = "/flashsale/test/lock"
+	testOwner  = "r@h:1"
+	// longTTL is for what must not be helped by an end of the session.
+	longTTL = time.Minute
+)
+
+var backend = locktest.Backend{
+	Name: "zookeeper", Capabilities: Capabilities, TTL: testTTL,
+	Start: func(tb testing.TB) locktest.Server { return start(tb, 1) },
+	Open: func(address string) (lock.Locker, func() error, error) {
+		l, err := New(Config{Servers: strings.Split(address, ","), Prefix: testPrefix, TTL: testTTL, Owner: testOwner})
+		if err != nil {
+			return nil, nil, err
+		}
+		return l, func() error { l.stragglers.Wait(); return nil }, nil
+	},
+}
+
+func TestMain(m *testing.M) { locktest.Main(m, backend) }
+
+func TestLocker(t *testing.T) { locktest.Run(t, backend) }
+
+// server is a ZooKeeper, with an operator's client.
+type server struct {
+	*sandbox.ZooKeeper
+	conn *zk.Conn
+}
+
+func start(tb testing.TB, nodes int) *server {
+	tb.Helper()
+	z, err := sandbox.StartZooKeeper(tb.Context(), nodes)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := z.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	conn, events, err := zk.Connect(z.Addrs(), longTTL, zk.WithLogger(silent{}))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		for _, node := range z.Nodes {
+			node.Kill() // the library waits for a server's good-bye otherwise
+		}
+		conn.Close()
+		for range events {
+		}
+	})
+	return &server{ZooKeeper: z, conn: conn}
+}
+
+type silent struct{}
+
+func (silent) Printf(string, ...any) {}
+
+func (s *server) Address() string { return strings.Join(s.Addrs(), ",") }
+
+func (s *server) Places(tb testing.TB, name string) []string {
+	tb.Helper()
+	path := (&Locker{cfg: Config{Prefix: testPrefix}}).pathOf(name)
+	nodes, _, err := s.conn.Children(path)
+	if err != nil && !errors.Is(err, zk.ErrNoNode) {
+		tb.Fatal(err)
+	}
+	places := inOrder(nodes)
+	for i, place := range places {
+		places[i] = path + "/" + place
+	}
+	return places
+}
+
+func (s *server) Remove(tb testing.TB, place string) {
+	tb.Helper()
+	if err := s.conn.Delete(place, anyVersion); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Revoke ends the session of a place by taking it over: ZooKeeper has no command
+// for that, and makes a session's password from its id.
+func (s *server) Revoke(tb testing.TB, place string) {
+	tb.Helper()
+	// Its owner, who comes back as soon as it is cut off, may be the faster one.
+	for range revocations {
+		_, stat, err := s.conn.Get(place)
+		if errors.Is(err, zk.ErrNoNode) {
+			return
+		}
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if err := endSession(s.Nodes[0].Addr, stat.EphemeralOwner); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	tb.Fatalf("the session of %s does not end", place)
+}
+
+const revocations = 100
+
+func (s *server) Pause(tb testing.TB) {
+	tb.Helper()
+	for _, node := range s.Nodes {
+		sandboxtest.Pause(tb, node.Process)
+	}
+}
+
+func (s *server) Resume(tb testing.TB) {
+	tb.Helper()
+	for _, node := range s.Nodes {
+		sandboxtest.Resume(tb, node.Process)
+	}
+}
+
+func (s *server) Kill(testing.TB) {
+	for _, node := range s.Nodes {
+		node.Kill()
+	}
+}
+
+// endSession connects to a session, and closes it.
+func endSession(addr string, id int64) error {
+	conn, err := net.DialTimeout("tcp", addr, time.Second)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	connect := binary.BigEndian.AppendUint32(nil, 0)             // the protocol's version
+	connect = binary.BigEndian.AppendUint64(connect, 0)          // last transaction seen
+	connect = binary.BigEndian.AppendUint32(connect, 10_000)     // time-out
+	connect = binary.BigEndian.AppendUint64(connect, uint64(id)) // session
+	connect = binary.BigEndian.AppendUint32(connect, passwordLength)
+	connect = append(connect, password(id)...)
+	const closeSession = -11
+	closing := binary.BigEndian.AppendUint32(nil, 1) // number of the request
+	closing = binary.BigEndian.AppendUint32(closing, uint32(0xffffffff+closeSession+1))
+	// Both at once, to be done with it before the session's owner is back.
+	var both []byte
+	for _, request := range [][]byte{connect, closing} {
+		both = append(binary.BigEndian.AppendUint32(both, uint32(len(request))), request...)
+	}
+	if _, err := conn.Write(both); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, conn) // until the server has done it
+	return err
+}
+
+const passwordLength = 16
+
+// password is what the server makes of a session's id: java.util.Random's bytes.
+func password(id int64) []byte {
+	const secret, multiplier, mask = 0xB3415C00, 0x5DEECE66D, 1<<48 - 1
+	seed := (uint64(id) ^ secret ^ multiplier) & mask
+	var bytes []byte
+	for len(bytes) < passwordLength {
+		seed = (seed*multiplier + 0xB) & mask
+		bytes = binary.LittleEndian.AppendUint32(bytes, uint32(seed>>16))
+	}
+	return bytes
+}
+
+// newLocker makes a Locker that is closed with the test.
+func newLocker(tb testing.TB, ttl time.Duration, servers ...string) *Locker {
+	tb.Helper()
+	return newLockerWith(tb, Config{Servers: servers, TTL: ttl})
+}
+
+func newLockerWith(tb testing.TB, cfg Config) *Locker {
+	tb.Helper()
+	cfg.Prefix, cfg.Owner = testPrefix, testOwner
+	l, err := New(cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = l.Close(ctx) // the server may be gone
+		l.stragglers.Wait()
+	})
+	return l
+}
