@@ -58,6 +58,19 @@ var crashedLockTableOwner = Lesson{
 			b.Sell(1)
 			return shop.Audit()
 		}},
+		{Title: "the service's own lock table, with a lease that is renewed", Play: func(p *stage.Play) stage.Audit {
+			shop := p.Shop(1)
+			a, b := shop.Replica("A", strategy.LockTable), shop.Replica("B", strategy.LockTable)
+			a.Lock()
+			a.Begin(strategy.FenceClaim)
+			a.Crash()
+			_, granted := b.BeginsLock()
+			granted() // once the lease is over by the database's clock
+			b.Begin(strategy.FenceClaim)
+			b.Sell(1)
+			b.Unlock()
+			return shop.Audit()
+		}},
 	},
 }
 

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 
+	"flashsale/internal/lock/mysqllock"
 	"flashsale/internal/stock"
 	"flashsale/loadtest/lesson/stage"
 )
@@ -60,7 +61,29 @@ var getLockThroughAPool = Lesson{
 			b.Sell(1)
 			return shop.Audit()
 		}},
+		{Title: "the service's own lock, which keeps a connection for each grant", Play: func(p *stage.Play) stage.Audit {
+			shop := p.Shop(1)
+			a, b := shop.Buyer("A"), shop.Buyer("B")
+			ofA, ofB := newGetLockMutex(p), newGetLockMutex(p)
+			held := ofA.lock(a)
+			a.Read()
+			ofB.refuses(b)
+			a.Sell(1)
+			held.unlock()
+			heldByB := ofB.lock(b)
+			b.Read()
+			b.Sell(1)
+			heldByB.unlock()
+			return shop.Audit()
+		}},
 	},
+}
+
+// newGetLockMutex is the service's lock, as another process would have it.
+func newGetLockMutex(p *stage.Play) *mutex {
+	locker, err := mysqllock.NewGetLock(mysqllock.Config{DSN: p.MySQL().DSN(p.Name), TTL: leaseTime})
+	p.Check(err)
+	return newMutexOn(p, locker)
 }
 
 // getLock takes the play's lock over db, a pool or a connection, and returns the

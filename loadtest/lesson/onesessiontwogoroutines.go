@@ -6,7 +6,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
 
-	"flashsale/internal/lock"
 	"flashsale/internal/lock/etcdlock"
 	"flashsale/loadtest/lesson/stage"
 )
@@ -54,25 +53,16 @@ var oneSessionTwoGoroutines = Lesson{
 			a, b := shop.Buyer("A"), shop.Buyer("B")
 			locker, err := etcdlock.New(etcdlock.Config{Client: client, Prefix: p.Name, TTL: leaseTime})
 			p.Check(err)
-			p.Cleanup(func() error { return locker.Close(context.Background()) })
-			held, err := locker.Lock(p.Context(), stage.SKU)
-			p.Check(err)
-			a.Says("locker.Lock: has the lock")
+			mutex := newMutexOn(p, locker)
+			held := mutex.lock(a)
 			a.Read()
-			var heldByB lock.Held
-			waiting := b.Begins("locker.Lock, of the same locker, and has to wait", func(ctx context.Context) (err error) {
-				heldByB, err = locker.Lock(ctx, stage.SKU)
-				return err
-			})
-			<-held.Wanted()
-			waiting.MustWait()
+			waiting := mutex.beginsLock(b, held)
 			a.Sell(1)
-			a.Does("unlocks", held.Unlock)
-			waiting.Ends()
-			b.Says("has the lock")
+			held.unlock()
+			heldByB := waiting()
 			b.Read()
 			b.Sell(1)
-			b.Does("unlocks", heldByB.Unlock)
+			heldByB.unlock()
 			return shop.Audit()
 		}},
 	},

@@ -7,6 +7,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"flashsale/internal/lock"
+	"flashsale/internal/lock/redislock"
 	"flashsale/loadtest/lesson/stage"
 )
 
@@ -62,7 +64,42 @@ var redisDelWithoutOwner = Lesson{
 			c.Sell(1)
 			return shop.Audit()
 		}},
+		{Title: "the service's own lock, whose key somebody removes", Play: func(p *stage.Play) stage.Audit {
+			shop := p.Shop(2)
+			a, b, c := shop.Buyer("A"), shop.Buyer("B"), shop.Buyer("C")
+			ofA, ofB, ofC := newRedisMutex(p), newRedisMutex(p), newRedisMutex(p)
+			held := ofA.lock(a)
+			a.Read()
+			a.Sell(1)
+			p.Actor("operator").Does("removes A's key: as if it had expired", func(ctx context.Context) error {
+				return p.RedisClient().Del(ctx, p.Name+"/"+stage.SKU).Err()
+			})
+			heldByB := ofB.lock(b)
+			b.Read()
+			if err := held.Unlock(p.Context()); !errors.Is(err, lock.ErrLost) {
+				p.Fail("A's unlock: %v", err)
+			}
+			a.Says("unlocks: the lock was lost, nothing removed")
+			ofC.refuses(c)
+			b.Sell(1)
+			heldByB.unlock()
+			heldByC := ofC.lock(c)
+			c.Read()
+			c.Sell(1)
+			heldByC.unlock()
+			return shop.Audit()
+		}},
 	},
+}
+
+// newRedisMutex is the service's lock, as another process would have it.
+func newRedisMutex(p *stage.Play) *mutex {
+	client, err := redislock.Open(p.RedisClient().Options().Addr)
+	p.Check(err)
+	locker, err := redislock.New(redislock.Config{Client: client, Prefix: p.Name + "/", TTL: redisTTL})
+	p.Check(err)
+	p.Cleanup(client.Close) // after the locker's, which comes last and is called first
+	return newMutexOn(p, locker)
 }
 
 const (

@@ -17,6 +17,7 @@ import (
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/etcdlock"
+	"flashsale/internal/lock/mysqllock"
 	"flashsale/internal/lock/processlock"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/stock"
@@ -78,8 +79,11 @@ func ReplicaMain(ctx context.Context) error {
 }
 
 func (cfg replicaConfig) locker() (lock.Locker, error) {
-	if cfg.Lock == strategy.Process {
+	switch cfg.Lock {
+	case strategy.Process:
 		return processlock.New(), nil
+	case strategy.LockTable:
+		return mysqllock.NewTable(mysqllock.Config{DSN: cfg.DSN, Table: "locks", TTL: cfg.TTL, Owner: mysqllock.Owner{Replica: cfg.Name, PID: os.Getpid()}})
 	}
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{cfg.Etcd}, Logger: zap.NewNop()})
 	if err != nil {
@@ -213,7 +217,7 @@ func (s *Shop) Replica(name string, kind strategy.Lock) *Replica {
 	p.Check(err)
 	// Two seconds: the shortest that etcd grants with its default time-outs.
 	cfg := replicaConfig{Name: name, Addr: addr, DSN: s.dsn, Lock: kind, Prefix: p.Name + "/", TTL: 2 * time.Second}
-	if kind != strategy.Process {
+	if kind == strategy.Etcd || kind == strategy.EtcdTextbook {
 		cfg.Etcd = p.Etcd().Endpoint
 	}
 	env, err := json.Marshal(cfg)

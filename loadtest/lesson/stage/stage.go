@@ -140,9 +140,10 @@ func (p *Play) shared(stack **sandbox.Stack, cfg sandbox.Config) *sandbox.Stack 
 	return *stack
 }
 
-// limit bounds one play. A lesson has three or four of them at most, and takes
-// under 30 s; a play that hangs is to be seen, not waited for.
-const limit = 25 * time.Second
+// limit bounds one play, and the start of the servers that it needs. A lesson
+// takes under 30 s; on a machine that is busy otherwise it may take longer, and
+// only what hangs is to be ended.
+const limit = time.Minute
 
 // Play runs a script, once, and returns what was written down. say, if not nil,
 // gets each line as it is written. A script whose step fails ends there, and the
@@ -232,6 +233,15 @@ func (p *Play) Until(what string, f func(ctx context.Context) (bool, error)) {
 		case <-p.ctx.Done():
 			p.Fail("wait until %s: %w", what, p.ctx.Err())
 		}
+	}
+}
+
+// Await returns once c is closed: somebody has seen what the script waits for.
+func (p *Play) Await(what string, c <-chan struct{}) {
+	select {
+	case <-c:
+	case <-p.ctx.Done():
+		p.Fail("wait until %s: %w", what, p.ctx.Err())
 	}
 }
 
