@@ -92,9 +92,13 @@ func (c *proveCmd) prove(ctx context.Context, servers *servers, progress *meter,
 		return run, err
 	}
 	defer drop()
+	flags, err := servers.flags(ctx, row)
+	if err != nil {
+		return run, err
+	}
 	fleet, err := startFleet(ctx, sandbox.ReplicaConfig{
-		Program: c.API, MySQLDSN: dsn, EtcdEndpoints: servers.etcd,
-		Strategy: row.Name, Fence: string(setting.Fence), Args: []string{"--log-level=warn"},
+		Program: c.API, MySQLDSN: dsn, Strategy: row.Name, Fence: string(setting.Fence),
+		Args: append(flags, "--log-level=warn"),
 	}, c.Replicas)
 	if err != nil {
 		return run, err

@@ -14,7 +14,10 @@ import (
 	"github.com/go-sql-driver/mysql"
 	"golang.org/x/sync/errgroup"
 
+	"flashsale/internal/guard"
 	"flashsale/internal/sandbox"
+	"flashsale/internal/strategy"
+	"flashsale/loadtest/lockserver"
 )
 
 const (
@@ -25,40 +28,63 @@ const (
 	ownServerTimeout = 10 * time.Second
 )
 
-// servers are the MySQL and etcd of the runs: private ones, or the user's own.
+// servers are the MySQL of the runs, private or the user's own, and the server
+// that the present run's strategy locks in.
 type servers struct {
 	stack *sandbox.Stack
-	dsn   string // the user's own MySQL; "" for the stack's
-	etcd  []string
+	dsn   string   // the user's own MySQL; "" for the stack's
+	etcd  []string // the user's own
+
+	kind strategy.Server // that runs
+	lock *lockserver.Server
 }
 
-// startServers starts those that the user has not named.
+// startServers starts MySQL, unless the user has named one.
 func startServers(ctx context.Context, dsn string, etcd []string) (*servers, error) {
 	s := &servers{dsn: dsn, etcd: etcd}
-	cfg := sandbox.Config{MySQL: dsn == ""}
-	if len(etcd) == 0 {
-		cfg.EtcdNodes = 1
-	}
 	if dsn != "" {
-		if err := s.checkOwn(ctx); err != nil {
-			return nil, err
-		}
+		return s, s.checkOwn(ctx)
 	}
-	if !cfg.MySQL && cfg.EtcdNodes == 0 {
-		return s, nil
-	}
-	stack, err := sandbox.Start(ctx, cfg)
+	stack, err := sandbox.Start(ctx, sandbox.Config{MySQL: true})
 	if err != nil {
 		return nil, err
 	}
 	s.stack = stack
-	if len(etcd) == 0 {
-		s.etcd = stack.EtcdEndpoints()
-	}
 	return s, nil
 }
 
+// flags name the lock server that a strategy needs to a replica. The server is
+// started for the first strategy that needs it, and stopped for the first that
+// needs another: two cores do not carry all of them at once.
+func (s *servers) flags(ctx context.Context, row strategy.Strategy) ([]string, error) {
+	if row.Server == strategy.InEtcd && len(s.etcd) > 0 {
+		own := guard.Servers{EtcdEndpoints: s.etcd}
+		return own.Flags(), nil
+	}
+	if s.lock == nil || s.kind != row.Server {
+		if err := s.stopLock(); err != nil {
+			return nil, err
+		}
+		started, err := lockserver.Start(ctx, row.Server)
+		if err != nil {
+			return nil, err
+		}
+		s.lock, s.kind = started, row.Server
+	}
+	return s.lock.Servers.Flags(), nil
+}
+
+func (s *servers) stopLock() error {
+	if s.lock == nil {
+		return nil
+	}
+	running := s.lock
+	s.lock = nil
+	return running.Stop()
+}
+
 func (s *servers) stop() {
+	_ = s.stopLock() // it is private, and ends with this process
 	if s.stack != nil {
 		s.stack.Stop()
 	}
