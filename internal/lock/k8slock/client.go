@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -100,6 +101,7 @@ type objects struct {
 	server    string
 	timeout   time.Duration
 	log       *slog.Logger
+	served    atomic.Bool // the server has done as it was asked, once
 }
 
 func newObjects(cfg Config, kind schema.GroupVersionResource) (*objects, error) {
@@ -161,6 +163,7 @@ func (o *objects) logged(ctx context.Context) context.Context {
 func (o *objects) named(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
+		o.served.Store(true)
 		return nil
 	case ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("kubernetes at %s: no answer within %s", o.server, o.timeout)
@@ -244,17 +247,25 @@ func (o *objects) source(ctx context.Context) (string, error) {
 }
 
 // isFinal says that no other attempt will succeed. A server that cannot be reached
-// comes back; one that has refused goes on refusing.
-func isFinal(err error) bool {
-	for _, refused := range []func(error) bool{
-		apierrors.IsUnauthorized, apierrors.IsForbidden, apierrors.IsInvalid, apierrors.IsBadRequest,
-		apierrors.IsNotFound, apierrors.IsMethodNotSupported, apierrors.IsRequestEntityTooLargeError,
+// comes back. One that has just started refuses everybody, and knows of no custom
+// resource, until it has read its own objects: who was served before waits.
+func (o *objects) isFinal(err error) bool {
+	for _, wrong := range []func(error) bool{
+		apierrors.IsInvalid, apierrors.IsBadRequest, apierrors.IsMethodNotSupported, apierrors.IsRequestEntityTooLargeError,
 	} {
-		if refused(err) {
+		if wrong(err) {
 			return true
 		}
 	}
-	return errors.Is(err, errNotOurs)
+	refused := apierrors.IsUnauthorized(err) || apierrors.IsForbidden(err) || apierrors.IsNotFound(err)
+	return refused && !o.served.Load() || errors.Is(err, errNotOurs) || errors.Is(err, errExhausted)
+}
+
+// isMissing says that there is no such object. Without the resource, or before the
+// server has found it, an answer of the same number comes from nobody in
+// particular: that says nothing of the object.
+func isMissing(err error) bool {
+	return apierrors.IsNotFound(err) && !apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
 }
 
 var errNotOurs = errors.New("the object is another lock's")

@@ -53,7 +53,7 @@ func NewLease(cfg Config) (*LeaseLocker, error) {
 	}
 	store := &leases{objects: objects, ttl: cfg.TTL, known: map[string]sighting{}}
 	locker, err := lease.New(lease.Config{
-		Store: store, TTL: cfg.TTL, Owner: cfg.Owner.String(), Changed: store.changed, Final: isFinal,
+		Store: store, TTL: cfg.TTL, Owner: cfg.Owner.String(), Changed: store.changed, Final: objects.isFinal,
 	})
 	if err != nil {
 		return nil, err
@@ -96,7 +96,7 @@ func (l *LeaseLocker) Inspect(ctx context.Context) ([]lock.Info, error) {
 func (l *LeaseLocker) Revoke(ctx context.Context, name string) error {
 	for {
 		found, err := l.store.read(ctx, name)
-		if apierrors.IsNotFound(err) || err == nil && holderOf(found) == "" {
+		if isMissing(err) || err == nil && holderOf(found) == "" {
 			return lock.ErrNotHeld
 		}
 		if err == nil {
@@ -107,6 +107,9 @@ func (l *LeaseLocker) Revoke(ctx context.Context, name string) error {
 		}
 	}
 }
+
+// errExhausted would take some two thousand million grants of one name.
+var errExhausted = errors.New("leaseTransitions, its token, cannot rise any more")
 
 // leases is the lease.Store. It remembers each Lease as it saw it last, to write
 // without reading first, and since when it has stood like that.
@@ -133,7 +136,7 @@ func (s *leases) Try(ctx context.Context, name, owner string) (lock.Token, error
 	for {
 		var taken *coordinationv1.Lease
 		switch {
-		case apierrors.IsNotFound(err):
+		case isMissing(err):
 			taken, err = s.create(ctx, name, owner)
 		case err == nil:
 			taken, err = s.take(ctx, name, owner, current)
@@ -156,7 +159,7 @@ func (s *leases) take(ctx context.Context, name, owner string, current *coordina
 		return nil, &lock.HeldError{Holder: lease.ParseOwner(holder).Holder}
 	}
 	if tokenOf(current) == math.MaxInt32 {
-		return nil, fmt.Errorf("lease %s: leaseTransitions, its token, cannot rise any more", current.Name)
+		return nil, fmt.Errorf("lease %s: %w", current.Name, errExhausted)
 	}
 	next := current.DeepCopy()
 	s.grant(next, owner)
@@ -220,7 +223,7 @@ func (s *leases) change(ctx context.Context, name, owner string, to func(*coordi
 	current, err := s.recall(ctx, name, owner)
 	for {
 		switch {
-		case apierrors.IsNotFound(err):
+		case isMissing(err):
 			return lock.ErrLost
 		case err != nil:
 			return err
@@ -230,7 +233,7 @@ func (s *leases) change(ctx context.Context, name, owner string, to func(*coordi
 		if _, err = s.write(ctx, name, to(current)); err == nil {
 			return nil
 		}
-		if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+		if !apierrors.IsConflict(err) && !isMissing(err) {
 			return err
 		}
 		current, err = s.read(ctx, name)
@@ -255,7 +258,7 @@ func (s *leases) read(ctx context.Context, name string) (*coordinationv1.Lease, 
 		return nil, err
 	}
 	found, err := s.objects.get(ctx, object)
-	if apierrors.IsNotFound(err) {
+	if isMissing(err) {
 		s.forget(name)
 	}
 	if err != nil {

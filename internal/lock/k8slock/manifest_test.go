@@ -94,6 +94,7 @@ func TestManifests(t *testing.T) {
 		"AReplicaCannotWriteSpecs":        replicaCannotWriteSpecs,
 		"ATokenNeverFalls":                tokenNeverFalls,
 		"WhatIsRefusedForGoodFailsAtOnce": refusedForGood,
+		"WithoutTheResourceNothingIs":     withoutTheResource,
 		"TheNamespaceIsTheSource":         namespaceIsTheSource,
 		"AnOperatorSeesAndEndsGrants":     operatorSeesAndEnds,
 	} {
@@ -119,16 +120,12 @@ func (s *server) replica(t *testing.T) *dynamic.DynamicClient {
 func replicaCannotDelete(t *testing.T, s *server) {
 	mustUnlock(t, mustLock(t, s.stock(t, Config{}), "kept"))
 	mustUnlock(t, mustLock(t, s.lease(t, Config{}), "kept"))
-	object, err := objectName("kept")
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, kind := range []string{"leases", "stocklocks"} {
 		resource := stockLocks
 		if kind == "leases" {
 			resource = leaseKind
 		}
-		err := s.replica(t).Resource(resource).Namespace(testNamespace).Delete(t.Context(), object, metav1.DeleteOptions{})
+		err := s.replica(t).Resource(resource).Namespace(testNamespace).Delete(t.Context(), nameOf(t, "kept"), metav1.DeleteOptions{})
 		if !apierrors.IsForbidden(err) {
 			t.Errorf("delete one of the %s: %v", kind, err)
 		}
@@ -200,6 +197,18 @@ func refusedForGood(t *testing.T, s *server) {
 	l := closing(t, made, err)
 	if err := lockError(t, l.Lock); err == nil || !strings.Contains(err.Error(), "nowhere") {
 		t.Errorf("Lock in a namespace that is not there: %v", err)
+	}
+}
+
+func withoutTheResource(t *testing.T, s *server) {
+	made, err := NewStock(testConfig(address{URL: s.URL, Token: s.Token, CA: s.CA}))
+	l := closing(t, made, err)
+	l.objects.kind = s.client.Resource(stockLocks.GroupVersion().WithResource("stocklocks2")).Namespace(testNamespace)
+	if _, err := l.read(t.Context(), "x"); err == nil || isMissing(err) || !l.objects.isFinal(err) {
+		t.Errorf("read without the resource: %v", err)
+	}
+	if err := lockError(t, l.Lock); err == nil || !strings.Contains(err.Error(), s.URL) {
+		t.Errorf("Lock without the resource: %v", err)
 	}
 }
 

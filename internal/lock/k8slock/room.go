@@ -61,6 +61,7 @@ func (r *room) join(once bool) *place {
 		settled: make(chan struct{}), gone: make(chan struct{}), wanted: make(chan struct{}),
 	}
 	r.places = append(r.places, p)
+	r.used = time.Now()
 	r.rouse()
 	return p
 }
@@ -147,7 +148,7 @@ func (r *room) attend(ctx context.Context) time.Time {
 		r.used = now
 	}
 	switch {
-	case err != nil && isFinal(err):
+	case err != nil && r.locker.objects.isFinal(err):
 		for _, p := range slices.Clone(r.places) {
 			r.refuse(p, err)
 		}
@@ -217,7 +218,7 @@ func (r *room) work(ctx context.Context) error {
 		}
 		asked := time.Now()
 		written, err := r.locker.write(ctx, todo.next)
-		if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		if apierrors.IsConflict(err) || isMissing(err) {
 			// Another has written; what we know is old.
 			if err := r.find(ctx); err != nil {
 				return err
@@ -253,7 +254,7 @@ func (r *room) sent(todo plan, err error) {
 func (r *room) find(ctx context.Context) error {
 	asked := time.Now()
 	found, err := r.locker.read(ctx, r.object)
-	if apierrors.IsNotFound(err) {
+	if isMissing(err) {
 		r.gone()
 		found, err = r.create(ctx)
 		if apierrors.IsAlreadyExists(err) {

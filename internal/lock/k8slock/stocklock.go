@@ -213,7 +213,7 @@ func (l *StockLocker) Revoke(ctx context.Context, name string) error {
 	}
 	for {
 		current, err := l.read(ctx, object)
-		if apierrors.IsNotFound(err) || err == nil && current.Status.ID == "" {
+		if isMissing(err) || err == nil && current.Status.ID == "" {
 			return fmt.Errorf("revoke %s: %w", name, lock.ErrNotHeld)
 		}
 		if err == nil {

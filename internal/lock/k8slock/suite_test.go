@@ -259,11 +259,7 @@ func stopped(pid int) bool {
 // object is what stands for a name; nil before its first lock.
 func (s *server) object(tb testing.TB, kind schema.GroupVersionResource, name string) *unstructured.Unstructured {
 	tb.Helper()
-	object, err := objectName(name)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	found, err := s.client.Resource(kind).Namespace(testNamespace).Get(tb.Context(), object, metav1.GetOptions{})
+	found, err := s.client.Resource(kind).Namespace(testNamespace).Get(tb.Context(), nameOf(tb, name), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -271,6 +267,16 @@ func (s *server) object(tb testing.TB, kind schema.GroupVersionResource, name st
 		tb.Fatal(err)
 	}
 	return found
+}
+
+// nameOf is the name of a lock's object.
+func nameOf(tb testing.TB, name string) string {
+	tb.Helper()
+	object, err := objectName(name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return object
 }
 
 // patch changes the object of which a place is in the text.
@@ -472,9 +478,14 @@ func mustUnlock(tb testing.TB, held lock.Held) {
 // lockError is how a call fails that must not wait.
 func lockError(tb testing.TB, call func(context.Context, string) (lock.Held, error)) error {
 	tb.Helper()
+	return lockErrorOf(tb, call, "refused")
+}
+
+func lockErrorOf(tb testing.TB, call func(context.Context, string) (lock.Held, error), name string) error {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), patience)
 	defer cancel()
-	_, err := call(ctx, "refused")
+	_, err := call(ctx, name)
 	if errors.Is(err, context.DeadlineExceeded) {
 		tb.Error("it waited in vain")
 	}

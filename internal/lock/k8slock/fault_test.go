@@ -1,0 +1,426 @@
+package k8slock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/sandbox/sandboxtest"
+)
+
+// TestFaults happens on one server, with a name and Lockers for each.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for name, test := range map[string]func(*testing.T, *server){
+		"ADeadWaiterIsDropped":           deadWaiterIsDropped,
+		"ADroppedWaiterQueuesAgain":      droppedWaiterQueuesAgain,
+		"APlaceThatNobodyWantsIsErased":  latePlaceIsErased,
+		"AGrantOfAnEarlierRequestIsNone": earlierGrantIsNone,
+		"AnEmptyRoomEnds":                emptyRoomEnds,
+		"ADeadHolderIsFreedForTryLock":   deadHolderIsFreed,
+		"TheClocksOfOthersDoNotCount":    clocksDoNotCount,
+		"ALeaseThatCannotCountIsRefused": exhaustedLease,
+		"AnObjectOfAnotherLockIsRefused": anothersObject,
+		"ADeletedObjectIsMadeAgain":      deletedIsMadeAgain,
+		"APartitionedHolderGivesUp":      partitionedHolder,
+		"AWaiterIsServedAfterAPartition": partitionedWaiter,
+		"AnUnlockThatFailedIsDoneLater":  failedUnlock,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, s)
+		})
+	}
+}
+
+// setStatus writes what another has written, or ours has, before.
+func (s *server) setStatus(t *testing.T, name string, change func(*record)) {
+	t.Helper()
+	for {
+		found, err := toStockLock(s.object(t, stockLocks, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(&found.Status)
+		object, err := found.object()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.client.Resource(stockLocks).Namespace(testNamespace).UpdateStatus(t.Context(), object, metav1.UpdateOptions{})
+		if err == nil {
+			return
+		}
+		if !apierrors.IsConflict(err) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// deadWaiterIsDropped: two places of a Locker that has died stand before ours.
+func deadWaiterIsDropped(t *testing.T, s *server) {
+	here, there := s.stock(t, Config{}), s.stock(t, Config{})
+	held := mustLock(t, here, "dead-waiter")
+	s.setStatus(t, "dead-waiter", func(r *record) {
+		r.Queue = append(r.Queue, waiter{Holder: "x", ID: "dead-1"}, waiter{Holder: "x", ID: "dead-2"})
+	})
+	first, second := lockAside(t, there, "dead-waiter"), (*attempt)(nil)
+	s.awaitPlaces(t, "dead-waiter", 4)
+	second = lockAside(t, here, "dead-waiter")
+	s.awaitPlaces(t, "dead-waiter", 5)
+	mustUnlock(t, held)
+	freed := time.Now()
+	next := granted(t, first)
+	// The queue waits for its first, once: the other one goes with it.
+	if took := time.Since(freed); took < testTTL || took > testTTL+testTTL/2 {
+		t.Errorf("the dead are dropped after %s, at a TTL of %s", took, testTTL)
+	}
+	mustUnlock(t, next)
+	mustUnlock(t, granted(t, second))
+}
+
+func (s *server) awaitPlaces(t *testing.T, name string, n int) {
+	t.Helper()
+	eventually(t, func() bool { return len(stockServer{s}.Places(t, name)) == n }, fmt.Sprintf("%d places for %s", n, name))
+}
+
+// droppedWaiterQueuesAgain: another has taken a live waiter for dead.
+func droppedWaiterQueuesAgain(t *testing.T, s *server) {
+	here := s.stock(t, Config{})
+	held := mustLock(t, here, "dropped")
+	waiter := lockAside(t, here, "dropped")
+	s.awaitPlaces(t, "dropped", 2)
+	s.setStatus(t, "dropped", func(r *record) { r.Queue = nil })
+	s.awaitPlaces(t, "dropped", 2)
+	mustUnlock(t, held)
+	mustUnlock(t, granted(t, waiter))
+}
+
+// latePlaceIsErased: a write of ours was applied after its caller had gone.
+func latePlaceIsErased(t *testing.T, s *server) {
+	l := s.stock(t, Config{TTL: longTTL})
+	mustUnlock(t, mustLock(t, l, "late"))
+	s.setStatus(t, "late", func(r *record) {
+		r.Queue = append(r.Queue, waiter{Holder: "late", ID: placeID(l.session, math.MaxInt32)})
+	})
+	s.awaitPlaces(t, "late", 0)
+	s.setStatus(t, "late", func(r *record) {
+		r.ID, r.Holder, r.LeaseSeconds = placeID(l.session, math.MaxInt32), "late", int32(longTTL/time.Second)
+		r.Token++
+	})
+	s.awaitPlaces(t, "late", 0)
+}
+
+// earlierGrantIsNone: what grants a waiter was sent earlier than it knows of. The
+// time from which its lease counts is lost, and so is the grant.
+func earlierGrantIsNone(t *testing.T, s *server) {
+	here, there := s.stock(t, Config{TTL: longTTL}), s.stock(t, Config{TTL: longTTL})
+	held := mustLock(t, there, "earlier")
+	waiter := lockAside(t, here, "earlier")
+	s.awaitPlaces(t, "earlier", 2)
+	var early lock.Token
+	s.setStatus(t, "earlier", func(r *record) {
+		r.grant(longTTL, time.Now().Add(-longTTL))
+		early = lock.Token(max(0, r.Token))
+	})
+	await(t, held.Lost(), "the loss")
+	next := granted(t, waiter)
+	if next.Token() <= early {
+		t.Errorf("token %d is of the grant that was none", next.Token())
+	}
+	mustUnlock(t, next)
+}
+
+func emptyRoomEnds(t *testing.T, s *server) {
+	l := s.stock(t, Config{})
+	l.idle = time.Millisecond
+	mustUnlock(t, mustLock(t, l, "empty"))
+	eventually(t, func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.rooms) == 0
+	}, "the room's end")
+	mustUnlock(t, mustLock(t, l, "empty"))
+}
+
+// deadHolderIsFreed: nobody waits, and whoever asks does not stay.
+func deadHolderIsFreed(t *testing.T, s *server) {
+	l := s.stock(t, Config{})
+	l.idle = time.Millisecond
+	mustUnlock(t, mustLock(t, l, "dead-holder"))
+	s.setStatus(t, "dead-holder", func(r *record) {
+		r.ID, r.Holder, r.LeaseSeconds = "dead-1", "x@y:1", int32(testTTL/time.Second)
+		r.Token++
+	})
+	var refused *lock.HeldError
+	if _, err := l.TryLock(t.Context(), "dead-holder"); !errors.As(err, &refused) || refused.Holder != "x@y:1" {
+		t.Errorf("TryLock: %v", err)
+	}
+	s.awaitPlaces(t, "dead-holder", 0)
+}
+
+// clocksDoNotCount: a holder's clock is an hour slow, and it lives.
+func clocksDoNotCount(t *testing.T, s *server) {
+	l := s.lease(t, Config{})
+	mustUnlock(t, mustLock(t, l, "slow"))
+	holder, slow := "x@y:1/z", metav1.NewMicroTime(time.Now().Add(-time.Hour))
+	s.setLease(t, "slow", func(found *coordinationv1.Lease) {
+		found.Spec.HolderIdentity, found.Spec.RenewTime, found.Spec.AcquireTime = &holder, &slow, &slow
+	})
+	var refused *lock.HeldError
+	if _, err := l.TryLock(t.Context(), "slow"); !errors.As(err, &refused) || refused.Holder != holder {
+		t.Errorf("TryLock: %v", err)
+	}
+	asked := time.Now()
+	waiter := lockAside(t, l, "slow")
+	time.AfterFunc(testTTL/2, func() { // it does not even move its clock
+		s.setLease(t, "slow", func(found *coordinationv1.Lease) { found.Annotations["renewed"] = "yes" })
+	})
+	next := granted(t, waiter)
+	if took := time.Since(asked); took < testTTL+testTTL/2 {
+		t.Errorf("the lease is taken after %s, but its holder was heard of after %s", took, testTTL/2)
+	}
+	mustUnlock(t, next)
+}
+
+func (s *server) setLease(t *testing.T, name string, change func(*coordinationv1.Lease)) {
+	t.Helper()
+	for {
+		found, err := toLease(s.object(t, leaseKind, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(found)
+		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(found)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.client.Resource(leaseKind).Namespace(testNamespace).
+			Update(t.Context(), &unstructured.Unstructured{Object: content}, metav1.UpdateOptions{})
+		if err == nil {
+			return
+		}
+		if !apierrors.IsConflict(err) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func exhaustedLease(t *testing.T, s *server) {
+	l := s.lease(t, Config{})
+	mustUnlock(t, mustLock(t, l, "exhausted"))
+	last := int32(math.MaxInt32)
+	s.setLease(t, "exhausted", func(found *coordinationv1.Lease) { found.Spec.LeaseTransitions = &last })
+	if err := lockErrorOf(t, l.Lock, "exhausted"); err == nil || !strings.Contains(err.Error(), "cannot rise") {
+		t.Errorf("Lock: %v", err)
+	}
+}
+
+// anothersObject: two names meet in one object, which its hash makes unlikely.
+func anothersObject(t *testing.T, s *server) {
+	mustUnlock(t, mustLock(t, s.lease(t, Config{}), "mine"))
+	s.setLease(t, "mine", func(found *coordinationv1.Lease) { found.Annotations[nameAnnotation] = "yours" })
+	for _, call := range []func(context.Context, string) (lock.Held, error){s.lease(t, Config{}).Lock, s.lease(t, Config{}).TryLock} {
+		if err := lockErrorOf(t, call, "mine"); !errors.Is(err, errNotOurs) {
+			t.Errorf("a lease of another's: %v", err)
+		}
+	}
+	object, err := newStockLock(nameOf(t, "theirs"), "yours").object()
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(object.Object, "status")
+	if _, err := s.client.Resource(stockLocks).Namespace(testNamespace).Create(t.Context(), object, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := lockErrorOf(t, s.stock(t, Config{}).Lock, "theirs"); !errors.Is(err, errNotOurs) {
+		t.Errorf("a StockLock of another's: %v", err)
+	}
+}
+
+// deletedIsMadeAgain: an administrator deletes the object under a holder, a
+// waiter and their watches.
+func deletedIsMadeAgain(t *testing.T, s *server) {
+	l := s.stock(t, Config{TTL: longTTL})
+	held := mustLock(t, l, "deleted")
+	waiter := lockAside(t, s.stock(t, Config{TTL: longTTL}), "deleted")
+	await(t, held.Wanted(), "Wanted")
+	err := s.client.Resource(stockLocks).Namespace(testNamespace).Delete(t.Context(), nameOf(t, "deleted"), metav1.DeleteOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, held.Lost(), "the loss")
+	mustUnlock(t, granted(t, waiter))
+
+	leases := s.lease(t, Config{})
+	held = mustLock(t, leases, "deleted")
+	err = s.client.Resource(leaseKind).Namespace(testNamespace).Delete(t.Context(), nameOf(t, "deleted"), metav1.DeleteOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, held.Lost(), "the loss")
+	mustUnlock(t, mustLock(t, leases, "deleted"))
+}
+
+// linked is the configuration of a Locker on a wire that can be cut.
+func (s *server) linked(t *testing.T, ttl time.Duration) (Config, *sandboxtest.Link) {
+	t.Helper()
+	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.URL, "https://"))
+	at := s.account
+	at.URL = "https://" + link.Addr
+	return s.config(Config{TTL: ttl, REST: at.config()}), link
+}
+
+// partitionedHolder is cut off for longer than its TTL.
+func partitionedHolder(t *testing.T, s *server) {
+	for kind, newLocker := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			cfg, link := s.linked(t, testTTL)
+			made, err := newLocker(cfg)
+			cutOff := closing(t, made, err)
+			made, err = newLocker(testConfig(s.account))
+			there := closing(t, made, err)
+			held := mustLock(t, cutOff, "partition")
+			waiter := lockAside(t, there, "partition")
+			link.Cut()
+			// Whichever comes first: it must be the loss.
+			select {
+			case <-held.Lost():
+			case <-waiter.done:
+				t.Fatal("another was granted the lock before its holder knew of the loss")
+			}
+			next := granted(t, waiter)
+			link.Heal()
+			if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+				t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
+			}
+			mustUnlock(t, next)
+			mustUnlock(t, mustLock(t, cutOff, "partition"))
+		})
+	}
+}
+
+// partitionedWaiter is cut off while its turn comes.
+func partitionedWaiter(t *testing.T, s *server) {
+	for kind, newLocker := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			cfg, link := s.linked(t, longTTL)
+			made, err := newLocker(cfg)
+			cutOff := closing(t, made, err)
+			var holder locker = s.stock(t, Config{TTL: longTTL})
+			if kind == "lease" {
+				holder = s.lease(t, Config{TTL: longTTL})
+			}
+			held := mustLock(t, holder, "cut-off")
+			waiter := lockAside(t, cutOff, "cut-off")
+			if held.Wanted() != nil {
+				await(t, held.Wanted(), "Wanted")
+			}
+			link.Cut()
+			mustUnlock(t, held)
+			link.Heal()
+			mustUnlock(t, granted(t, waiter))
+		})
+	}
+}
+
+// failedUnlock: the answer says so, and the lock is free once the wire is mended.
+func failedUnlock(t *testing.T, s *server) {
+	cfg, link := s.linked(t, longTTL)
+	made, err := NewStock(cfg)
+	cutOff := closing(t, made, err)
+	held := mustLock(t, cutOff, "failed")
+	link.Cut()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := held.Unlock(ctx); err == nil || errors.Is(err, lock.ErrLost) || !strings.Contains(err.Error(), link.Addr) {
+		t.Errorf("Unlock at a server that cannot be reached: %v", err)
+	}
+	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock again: %v, want %v", err, lock.ErrLost)
+	}
+	link.Heal()
+	mustUnlock(t, mustLock(t, s.stock(t, Config{TTL: longTTL}), "failed"))
+}
+
+// TestRestart: the server dies and starts again. What is held stays so, and who
+// waits is served. What was before is not in its memory any more.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	type pair struct {
+		held   lock.Held
+		waiter *attempt
+	}
+	var pairs []pair
+	for _, newLocker := range kinds {
+		made, err := newLocker(s.config(Config{TTL: longTTL}))
+		here := closing(t, made, err)
+		made, err = newLocker(s.config(Config{TTL: longTTL}))
+		there := closing(t, made, err)
+		held := mustLock(t, here, "restart")
+		pairs = append(pairs, pair{held, lockAside(t, there, "restart")})
+	}
+	s.awaitPlaces(t, "restart", 2)
+	s.Process.Kill() // it would wait for the end of open watches
+	if err := s.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	oldWatchIsReadAgain(t, s)
+	for _, p := range pairs {
+		select {
+		case <-p.held.Lost():
+			t.Error("a grant was lost with a restart")
+		default:
+			mustUnlock(t, p.held)
+		}
+		mustUnlock(t, granted(t, p.waiter))
+	}
+}
+
+// oldWatchIsReadAgain: the server does not have the changes since that version
+// any more (410 Gone).
+func oldWatchIsReadAgain(t *testing.T, s *server) {
+	t.Helper()
+	l := s.lease(t, Config{TTL: longTTL})
+	if err := lockErrorOf(t, l.TryLock, "restart"); !errors.Is(err, lock.ErrHeld) {
+		t.Fatal(err)
+	}
+	l.store.mu.Lock()
+	last := l.store.known["restart"]
+	last.lease = last.lease.DeepCopy()
+	last.lease.ResourceVersion = "1"
+	l.store.known["restart"] = last
+	l.store.mu.Unlock()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := l.store.changed(ctx, "restart"); err != nil {
+		t.Errorf("the wait after an old version: %v", err)
+	}
+
+	r := newRoom(s.stock(t, Config{}), "restart", nameOf(t, "restart"))
+	if err := r.find(ctx); err != nil {
+		t.Fatal(err)
+	}
+	r.current.ResourceVersion = "1"
+	if err := r.look(ctx); err == nil {
+		event, open := <-r.events.ResultChan()
+		r.observe(event, open)
+	}
+	if r.events != nil || r.current != nil {
+		t.Error("the room relies on a watch that has a gap")
+	}
+}
