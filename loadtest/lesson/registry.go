@@ -23,6 +23,8 @@ var all = []*Lesson{
 	&pausedHolder,
 	&redisDelWithoutOwner,
 	&redlockNodeRestartedEmpty,
+	&memcachedGetThenDelete,
+	&memcachedEviction,
 	&mirrorWithoutCompare,
 }
 
