@@ -170,7 +170,7 @@ func (s *leases) take(ctx context.Context, name, owner string, current *coordina
 // count of them is the token.
 func (s *leases) grant(l *coordinationv1.Lease, owner string) {
 	now := metav1.NowMicro()
-	seconds, transitions := int32(s.ttl/time.Second), int32(tokenOf(l)+1) //nolint:gosec // take and create have looked
+	seconds, transitions := int32(s.ttl/time.Second), int32(tokenOf(l)+1)
 	l.Spec.HolderIdentity, l.Spec.LeaseDurationSeconds, l.Spec.LeaseTransitions = &owner, &seconds, &transitions
 	l.Spec.AcquireTime, l.Spec.RenewTime = &now, &now
 }
@@ -396,5 +396,5 @@ func tokenOf(l *coordinationv1.Lease) lock.Token {
 	if l.Spec.LeaseTransitions == nil {
 		return 0
 	}
-	return lock.Token(max(0, *l.Spec.LeaseTransitions)) //nolint:gosec // not negative
+	return lock.Token(max(0, *l.Spec.LeaseTransitions))
 }

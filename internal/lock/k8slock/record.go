@@ -134,7 +134,7 @@ func (r *record) same(other *record) bool {
 func (l *stockLock) info() lock.Info {
 	r := l.Status
 	info := lock.Info{
-		Name: l.Spec.Lock, Holder: r.Holder, Replica: replicaOf(r.Holder), Token: lock.Token(max(0, r.Token)), //nolint:gosec // not negative
+		Name: l.Spec.Lock, Holder: r.Holder, Replica: replicaOf(r.Holder), Token: lock.Token(max(0, r.Token)),
 	}
 	if r.Since != nil {
 		info.Since = r.Since.Time

@@ -331,7 +331,7 @@ func (r *room) plan() (todo plan) {
 			to.grant(l.ttl, now)
 		}
 	}
-	to.Waiting = int32(min(len(to.Queue), queueLimit)) //nolint:gosec // limited
+	to.Waiting = int32(min(len(to.Queue), queueLimit))
 	if to.same(&r.current.Status) {
 		if !stale {
 			r.conclude()
@@ -456,7 +456,7 @@ func (r *room) check(p *place, at *record) {
 // made it so. An earlier one than the last, which came late, is no grant: when it
 // was sent is not known any more.
 func (r *room) grant(p *place, at *record) {
-	p.token = lock.Token(max(0, at.Token)) //nolint:gosec // not negative
+	p.token = lock.Token(max(0, at.Token))
 	asked := p.asked
 	if at.Since == nil || !at.Since.Time.Equal(asked.Truncate(time.Microsecond)) {
 		asked = time.Time{}
