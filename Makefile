@@ -42,7 +42,7 @@ setup: ## install what is missing: MariaDB's programs
 	@scripts/setup
 
 setup-race:
-	@scripts/setup --race --redis --zookeeper --kubernetes
+	@scripts/setup --race --redis --memcached --zookeeper --kubernetes
 
 setup-redis:
 	@scripts/setup --redis

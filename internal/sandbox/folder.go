@@ -83,6 +83,18 @@ func lockOwner(path string) (*os.File, error) {
 	if err := syscall.Flock(int(owner.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return nil, errors.Join(err, owner.Close())
 	}
+	// A sweep may have had the lock before us, and have removed what we opened.
+	opened, err := owner.Stat()
+	if err != nil {
+		return nil, errors.Join(err, owner.Close())
+	}
+	stands, err := os.Stat(owner.Name())
+	if err == nil && !os.SameFile(opened, stands) {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, errors.Join(err, owner.Close())
+	}
 	return owner, nil
 }
 

@@ -70,3 +70,20 @@ func TestBinlogIsSetAndTakenBack(t *testing.T) {
 		}
 	}
 }
+
+// TestFoldersOfManyAtOnce: each sweeps what it takes for another's remains, and
+// must not take another's beginning for that.
+func TestFoldersOfManyAtOnce(t *testing.T) {
+	const rounds, nodes = 3, 8
+	for range rounds {
+		all, err := sandbox.StartRedisNodes(t.Context(), nodes, sandbox.RedisConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, node := range all {
+			if err := node.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
