@@ -1,0 +1,276 @@
+package memcachedlock
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bradfitz/gomemcache/memcache"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+)
+
+// patience is how long a test waits for what must happen.
+const patience = 20 * time.Second
+
+func TestConfigIsChecked(t *testing.T) {
+	good := testConfig("127.0.0.1:1")
+	for name, change := range map[string]func(*Config){
+		"no address":     func(c *Config) { c.Address = "" },
+		"no prefix":      func(c *Config) { c.Prefix = "" },
+		"a space":        func(c *Config) { c.Prefix = "a b/" },
+		"a long prefix":  func(c *Config) { c.Prefix = strings.Repeat("p", maxPrefix+1) },
+		"a short TTL":    func(c *Config) { c.TTL = time.Millisecond },
+		"a TTL too long": func(c *Config) { c.TTL = 30 * 24 * time.Hour },
+	} {
+		cfg := good
+		change(&cfg)
+		if _, err := New(cfg); err == nil {
+			t.Errorf("%s was accepted", name)
+		}
+	}
+}
+
+// TestKeysAreLegalAndDiffer: also of names that no key could hold.
+func TestKeysAreLegalAndDiffer(t *testing.T) {
+	s := &store{prefix: testPrefix}
+	long := strings.Repeat("n", lock.MaxName)
+	seen := map[string]string{}
+	for _, name := range []string{"n", "N", "%6E", "a b", "a%20b", "ü", "\x01\r\n", long, long[1:], strings.Repeat(" ", lock.MaxName)} {
+		key := s.key(name)
+		if len(key) > maxKey || strings.ContainsAny(key, " \r\n\x01") {
+			t.Errorf("key %q of %q", key, name)
+		}
+		if other, taken := seen[key]; taken {
+			t.Errorf("%q and %q have the same key %q", name, other, key)
+		}
+		seen[key] = name
+	}
+}
+
+// TestAnItemOutlastsTheTTL: the server counts whole seconds, and may be about to
+// begin another one.
+func TestAnItemOutlastsTheTTL(t *testing.T) {
+	for ttl, want := range map[time.Duration]int32{
+		time.Second: 2, 1500 * time.Millisecond: 3, 2 * time.Second: 3, time.Minute: 61,
+	} {
+		if got := (&store{ttl: ttl}).seconds(); got != want {
+			t.Errorf("TTL %s: %d seconds, want %d", ttl, got, want)
+		}
+	}
+}
+
+// TestALaterHoldersItemIsNeverTouched: the renewal and the release of a holder
+// that was evicted, with the next one coming before the look at the item, or
+// between the look and the change.
+func TestALaterHoldersItemIsNeverTouched(t *testing.T) {
+	s := start(t, sandbox.MemcachedConfig{})
+	link := sandboxtest.NewLink(t, s.Addr)
+	cfg := testConfig(link.Addr)
+	cfg.TTL = time.Minute // of which a sixth is what an answer may take
+	l, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := l.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}()
+	for what, change := range map[string]func(context.Context, string, string) error{
+		"renew": l.store.Renew, "release": l.store.Release,
+	} {
+		for _, between := range []bool{false, true} {
+			name := fmt.Sprint(what, between)
+			if _, err := l.store.Try(t.Context(), name, "first"); err != nil {
+				t.Fatal(err)
+			}
+			changed := make(chan error, 1)
+			begin := func() { go func() { changed <- change(t.Context(), name, "first") }() }
+			release := func() {}
+			if between {
+				release = link.Hold()
+				before := s.gets(t)
+				begin()
+				eventually(t, func() bool { return s.gets(t) > before }, "the look at the item")
+			}
+			if err := s.client.Delete(s.store.key(name)); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.client.Add(&memcache.Item{Key: s.store.key(name), Value: value(name, "second")}); err != nil {
+				t.Fatal(err)
+			}
+			release()
+			if !between {
+				begin()
+			}
+			if err := <-changed; !errors.Is(err, lock.ErrLost) {
+				t.Errorf("%s: %v, want %v", name, err, lock.ErrLost)
+			}
+			if places := s.Places(t, name); len(places) != 1 || places[0] != string(value(name, "second")) {
+				t.Errorf("after %s: places %q", name, places)
+			}
+		}
+	}
+}
+
+// gets is how often the server was asked for an item. The client cannot ask that.
+func (s *server) gets(t *testing.T) (n int) {
+	t.Helper()
+	conn, err := net.Dial("tcp", s.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "stats\r\n")
+	for lines := bufio.NewScanner(conn); lines.Scan() && lines.Text() != "END"; {
+		if _, err := fmt.Sscanf(lines.Text(), "STAT cmd_get %d", &n); err == nil {
+			return n
+		}
+	}
+	t.Fatal("no count of gets")
+	return 0
+}
+
+func eventually(t *testing.T, reached func() bool, what string) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !reached(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %s in vain for %s", patience, what)
+		}
+	}
+}
+
+// TestAnEvictedGrantIsLost fills the cache. Nothing but a renewal tells.
+func TestAnEvictedGrantIsLost(t *testing.T) {
+	s := start(t, sandbox.MemcachedConfig{Megabytes: 2})
+	l := newLocker(t, s.Addr)
+	held := mustLock(t, l, "n")
+	// Items of the same size: others would not take its room.
+	item := memcache.Item{Value: make([]byte, len(s.Places(t, "n")[0])+len(testPrefix))}
+	for i := 0; len(s.Places(t, "n")) > 0; i++ {
+		if i == 50 {
+			t.Fatal("half a million items have not evicted it")
+		}
+		for j := range 10_000 {
+			item.Key = fmt.Sprintf("%d-%d", i, j)
+			if err := s.client.Set(&item); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	next := mustLock(t, newLocker(t, s.Addr), "n") // there are two holders now
+	await(t, held.Lost(), "the loss")
+	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
+	}
+	mustUnlock(t, next)
+}
+
+func TestARefusalNamesTheHolder(t *testing.T) {
+	s := start(t, sandbox.MemcachedConfig{})
+	held := mustLock(t, newLocker(t, s.Addr), "n")
+	_, err := newLocker(t, s.Addr).TryLock(t.Context(), "n")
+	var refusal *lock.HeldError
+	if !errors.As(err, &refusal) || refusal.Holder != testOwner {
+		t.Errorf("TryLock: %v", err)
+	}
+	mustUnlock(t, held)
+}
+
+func TestInspectAndRevoke(t *testing.T) {
+	s := start(t, sandbox.MemcachedConfig{})
+	here, there := newLocker(t, s.Addr), newLocker(t, s.Addr)
+	long := strings.Repeat("n", lock.MaxName)
+	began := time.Now().Truncate(time.Millisecond)
+	one, two := mustLock(t, here, long), mustLock(t, here, "a b%")
+	mustUnlock(t, mustLock(t, here, "free"))
+	if err := s.client.Set(&memcache.Item{Key: "another's"}); err != nil {
+		t.Fatal(err)
+	}
+	infos, err := there.Inspect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(infos) != 2 || infos[0].Name != "a b%" || infos[1].Name != long {
+		t.Fatalf("locks %+v", infos)
+	}
+	if i := infos[0]; i.Holder != testOwner || i.Replica != "r" || i.Since.Before(began) || i.Since.After(time.Now()) {
+		t.Errorf("lock %+v", i)
+	}
+	if err := there.Revoke(t.Context(), long); err != nil {
+		t.Error(err)
+	}
+	await(t, one.Lost(), "the loss")
+	if err := there.Revoke(t.Context(), long); !errors.Is(err, lock.ErrNotHeld) {
+		t.Errorf("Revoke of what nobody holds: %v", err)
+	}
+	mustUnlock(t, two)
+}
+
+func TestLocksAreGrantedAgainAfterARestart(t *testing.T) {
+	s := start(t, sandbox.MemcachedConfig{})
+	l := newLocker(t, s.Addr)
+	lost := mustLock(t, l, "n")
+	s.Process.Kill()
+	if _, err := l.TryLock(t.Context(), "m"); err == nil || !strings.Contains(err.Error(), s.Addr) {
+		t.Errorf("TryLock of a dead server: %v; want its address", err)
+	}
+	if _, err := l.Inspect(t.Context()); err == nil {
+		t.Error("a dead server tells who holds what")
+	}
+	if err := s.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mustUnlock(t, mustLock(t, l, "m"))
+	await(t, lost.Lost(), "the loss")
+	mustUnlock(t, mustLock(t, l, "n"))
+}
+
+func newLocker(tb testing.TB, address string) *Locker {
+	tb.Helper()
+	l, err := New(testConfig(address))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = l.Close(ctx) // the server may be gone
+	})
+	return l
+}
+
+func mustLock(t *testing.T, l lock.Locker, name string) lock.Held {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	held, err := l.Lock(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return held
+}
+
+func mustUnlock(t *testing.T, held lock.Held) {
+	t.Helper()
+	if err := held.Unlock(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func await(t *testing.T, event <-chan struct{}, what string) {
+	t.Helper()
+	select {
+	case <-event:
+	case <-time.After(patience):
+		t.Fatalf("waited %s in vain for %s", patience, what)
+	}
+}

@@ -1,0 +1,99 @@
+package memcachedlock
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bradfitz/gomemcache/memcache"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+)
+
+const (
+	testTTL    = 2 * time.Second
+	testPrefix = "flashsale/test/lock/"
+	testOwner  = "r@h:1"
+)
+
+var backend = locktest.Backend{
+	Name: "memcached", Capabilities: Capabilities, TTL: testTTL,
+	Start: func(tb testing.TB) locktest.Server { return start(tb, sandbox.MemcachedConfig{}) },
+	Open: func(address string) (lock.Locker, func() error, error) {
+		l, err := New(testConfig(address))
+		return l, func() error { return nil }, err
+	},
+}
+
+func TestMain(m *testing.M) { locktest.Main(m, backend) }
+
+func TestLocker(t *testing.T) { locktest.Run(t, backend) }
+
+func testConfig(address string) Config {
+	return Config{Address: address, Prefix: testPrefix, TTL: testTTL, Owner: testOwner}
+}
+
+// server is a memcached, with an operator's client.
+type server struct {
+	*sandbox.Memcached
+	client *memcache.Client
+	store  *store // knows the keys
+}
+
+func start(tb testing.TB, cfg sandbox.MemcachedConfig) *server {
+	tb.Helper()
+	m, err := sandbox.StartMemcached(tb.Context(), cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	client := memcache.New(m.Addr)
+	client.Timeout = patience
+	tb.Cleanup(func() {
+		client.Close()
+		if err := m.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return &server{Memcached: m, client: client, store: &store{prefix: testPrefix}}
+}
+
+func (s *server) Address() string { return s.Addr }
+
+func (s *server) Places(tb testing.TB, name string) []string {
+	tb.Helper()
+	item, err := s.client.Get(s.store.key(name))
+	if errors.Is(err, memcache.ErrCacheMiss) {
+		return nil
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return []string{string(item.Value)}
+}
+
+func (s *server) Remove(tb testing.TB, place string) {
+	tb.Helper()
+	name, _, _ := strings.Cut(place, "\x00")
+	if err := s.client.Delete(s.store.key(name)); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Revoke is what the time would do.
+func (s *server) Revoke(tb testing.TB, place string) {
+	tb.Helper()
+	name, _, _ := strings.Cut(place, "\x00")
+	if err := s.client.Touch(s.store.key(name), over); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func (s *server) Pause(tb testing.TB) { sandboxtest.Pause(tb, s.Process) }
+
+func (s *server) Resume(tb testing.TB) { sandboxtest.Resume(tb, s.Process) }
+
+func (s *server) Kill(testing.TB) { s.Process.Kill() }
