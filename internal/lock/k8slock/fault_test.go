@@ -19,15 +19,14 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// TestFaults happens on one server, with a name and Lockers for each.
-func TestFaults(t *testing.T) {
-	t.Parallel()
-	s := start(t)
+// faults happen at the same time, each with a name and Lockers of its own.
+func faults(t *testing.T, s *server) {
 	for name, test := range map[string]func(*testing.T, *server){
 		"ADeadWaiterIsDropped":           deadWaiterIsDropped,
 		"ADroppedWaiterQueuesAgain":      droppedWaiterQueuesAgain,
 		"APlaceThatNobodyWantsIsErased":  latePlaceIsErased,
 		"AGrantOfAnEarlierRequestIsNone": earlierGrantIsNone,
+		"AFullQueueIsSaidToBe":           fullQueue,
 		"AnEmptyRoomEnds":                emptyRoomEnds,
 		"ADeadHolderIsFreedForTryLock":   deadHolderIsFreed,
 		"TheClocksOfOthersDoNotCount":    clocksDoNotCount,
@@ -73,7 +72,7 @@ func deadWaiterIsDropped(t *testing.T, s *server) {
 	here, there := s.stock(t, Config{}), s.stock(t, Config{})
 	held := mustLock(t, here, "dead-waiter")
 	s.setStatus(t, "dead-waiter", func(r *record) {
-		r.Queue = append(r.Queue, waiter{Holder: "x", ID: "dead-1"}, waiter{Holder: "x", ID: "dead-2"})
+		r.Queue = append(r.Queue, waiterOf("dead", 1), waiterOf("dead", 2))
 	})
 	first, second := lockAside(t, there, "dead-waiter"), (*attempt)(nil)
 	s.awaitPlaces(t, "dead-waiter", 4)
@@ -140,6 +139,28 @@ func earlierGrantIsNone(t *testing.T, s *server) {
 		t.Errorf("token %d is of the grant that was none", next.Token())
 	}
 	mustUnlock(t, next)
+}
+
+// fullQueue: whoever waits goes on doing so.
+func fullQueue(t *testing.T, s *server) {
+	l := s.stock(t, Config{TTL: longTTL})
+	held := mustLock(t, l, "full")
+	waiter := lockAside(t, l, "full")
+	s.awaitPlaces(t, "full", 2)
+	s.setStatus(t, "full", func(r *record) {
+		for i := len(r.Queue); i < queueLimit; i++ {
+			r.Queue = append(r.Queue, waiterOf("x", uint64(i)))
+		}
+	})
+	if err := lockErrorOf(t, l.Lock, "full"); !errors.Is(err, errFull) {
+		t.Errorf("Lock: %v, want %v", err, errFull)
+	}
+	mustUnlock(t, held)
+	mustUnlock(t, granted(t, waiter))
+}
+
+func waiterOf(session string, n uint64) waiter {
+	return waiter{Holder: session, ID: placeID(session, n)}
 }
 
 func emptyRoomEnds(t *testing.T, s *server) {

@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/watch"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/lease"
@@ -319,62 +318,6 @@ func (s *leases) leaseOf(l *coordinationv1.Lease) time.Duration {
 		return s.ttl
 	}
 	return time.Duration(*l.Spec.LeaseDurationSeconds) * time.Second
-}
-
-// changed waits until a Lease that was just seen held is free or over. Whatever
-// breaks on the way ends the wait as well: it is then read again.
-func (s *leases) changed(ctx context.Context, name string) error {
-	s.mu.Lock()
-	last, ok := s.known[name]
-	s.mu.Unlock()
-	if !ok {
-		return nil
-	}
-	if holderOf(last.lease) == "" {
-		return nil
-	}
-	over := time.NewTimer(time.Until(s.over(name, last.lease)))
-	defer over.Stop()
-	events, err := s.objects.watch(ctx, last.lease.Name, last.lease.ResourceVersion)
-	if err != nil {
-		return s.again(ctx, name, err)
-	}
-	defer events.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-over.C:
-			return nil
-		case event, open := <-events.ResultChan():
-			switch {
-			case !open:
-				return s.again(ctx, name, errWatchEnded)
-			case event.Type == watch.Error:
-				return s.again(ctx, name, apierrors.FromObject(event.Object))
-			case event.Type == watch.Deleted:
-				s.forget(name)
-				return nil
-			}
-			object, _ := event.Object.(*unstructured.Unstructured)
-			current, err := s.sight(name, object)
-			if err != nil {
-				return err
-			}
-			if holderOf(current) == "" {
-				return nil
-			}
-			over.Reset(time.Until(s.over(name, current)))
-		}
-	}
-}
-
-var errWatchEnded = errors.New("the watch has ended")
-
-// again lets some time pass after a watch broke: it may break at once again.
-func (s *leases) again(ctx context.Context, name string, err error) error {
-	s.objects.log.Debug("a lock is read again", "lock", name, "err", err)
-	return sleep(ctx, watchPause)
 }
 
 func toLease(object *unstructured.Unstructured) (*coordinationv1.Lease, error) {

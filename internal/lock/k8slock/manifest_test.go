@@ -27,35 +27,6 @@ type table struct {
 	Rows              []struct{ Cells []any }
 }
 
-func TestKubectlShowsWhoHoldsAndHowManyWait(t *testing.T) {
-	t.Parallel()
-	s := start(t)
-	here, there := s.stock(t, Config{}), s.stock(t, Config{})
-	held := mustLock(t, here, "Lamp")
-	mustUnlock(t, held)
-	held = mustLock(t, there, "Lamp")
-	waiter := lockAside(t, here, "Lamp")
-	await(t, held.Wanted(), "Wanted")
-
-	shown := s.table(t)
-	columns := make([]string, len(shown.ColumnDefinitions))
-	for i, column := range shown.ColumnDefinitions {
-		columns[i] = column.Name
-	}
-	if want := []string{"Name", "Lock", "Holder", "Token", "Waiting", "Since", "Age"}; !slices.Equal(columns, want) {
-		t.Fatalf("columns %q, want %q", columns, want)
-	}
-	if len(shown.Rows) != 1 {
-		t.Fatalf("%d rows", len(shown.Rows))
-	}
-	row := shown.Rows[0].Cells
-	if want := []any{"Lamp", "r@h:1", 2.0, 1.0}; !slices.Equal(row[1:5], want) {
-		t.Errorf("row %v, want %v", row[1:5], want)
-	}
-	mustUnlock(t, held)
-	mustUnlock(t, granted(t, waiter))
-}
-
 // table asks as kubectl does.
 func (s *server) table(t *testing.T) (shown table) {
 	t.Helper()
@@ -85,21 +56,56 @@ func (s *server) table(t *testing.T) (shown table) {
 	return shown
 }
 
-// TestManifests is what a server makes of them.
-func TestManifests(t *testing.T) {
+// TestOneServer is what a server makes of the manifests, and what a Locker makes of
+// faults. A server takes seconds to start.
+func TestOneServer(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	for name, test := range map[string]func(*testing.T, *server){
-		"AReplicaCannotDelete":            replicaCannotDelete,
-		"AReplicaCannotWriteSpecs":        replicaCannotWriteSpecs,
-		"ATokenNeverFalls":                tokenNeverFalls,
-		"WhatIsRefusedForGoodFailsAtOnce": refusedForGood,
-		"WithoutTheResourceNothingIs":     withoutTheResource,
-		"TheNamespaceIsTheSource":         namespaceIsTheSource,
-		"AnOperatorSeesAndEndsGrants":     operatorSeesAndEnds,
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *server)
+	}{
+		{"KubectlShowsWhoHoldsAndHowManyWait", kubectlShows},
+		{"AReplicaCannotDelete", replicaCannotDelete},
+		{"AReplicaCannotWriteSpecs", replicaCannotWriteSpecs},
+		{"ATokenNeverFalls", tokenNeverFalls},
+		{"WhatIsRefusedForGoodFailsAtOnce", refusedForGood},
+		{"WithoutTheResourceNothingIs", withoutTheResource},
+		{"TheNamespaceIsTheSource", namespaceIsTheSource},
+		{"AnOperatorSeesAndEndsGrants", operatorSeesAndEnds},
+		{"Faults", faults},
 	} {
-		t.Run(name, func(t *testing.T) { test(t, s) })
+		t.Run(test.name, func(t *testing.T) { test.run(t, s) })
 	}
+}
+
+func kubectlShows(t *testing.T, s *server) {
+	here, there := s.stock(t, Config{}), s.stock(t, Config{})
+	held := mustLock(t, here, "Lamp")
+	mustUnlock(t, held)
+	held = mustLock(t, there, "Lamp")
+	waiter := lockAside(t, here, "Lamp")
+	await(t, held.Wanted(), "Wanted")
+
+	shown := s.table(t)
+	columns := make([]string, len(shown.ColumnDefinitions))
+	for i, column := range shown.ColumnDefinitions {
+		columns[i] = column.Name
+	}
+	if want := []string{"Name", "Lock", "Holder", "Token", "Waiting", "Since", "Age"}; !slices.Equal(columns, want) {
+		t.Fatalf("columns %q, want %q", columns, want)
+	}
+	var rows [][]any
+	for _, row := range shown.Rows {
+		if row.Cells[0] == nameOf(t, "Lamp") {
+			rows = append(rows, row.Cells[1:5])
+		}
+	}
+	if want := [][]any{{"Lamp", "r@h:1", 2.0, 1.0}}; !cmp.Equal(rows, want) {
+		t.Errorf("rows %v, want %v", rows, want)
+	}
+	mustUnlock(t, held)
+	mustUnlock(t, granted(t, waiter))
 }
 
 // replica is a client with the rights of rbac.yaml.
