@@ -1,0 +1,274 @@
+package etcdstock_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/stock/etcdstock"
+)
+
+var servers *sandbox.Stack
+
+func TestMain(m *testing.M) { sandboxtest.Main(m, sandbox.Config{EtcdNodes: 1}, &servers) }
+
+// newStore makes a Store with a client of its own, under the test's prefix.
+func newStore(tb testing.TB, with ...func(*etcdstock.Config)) *etcdstock.Store {
+	tb.Helper()
+	client, err := clientv3.New(clientv3.Config{Endpoints: servers.EtcdEndpoints(), Logger: zap.NewNop()})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { client.Close() })
+	cfg := etcdstock.Config{Client: client, Prefix: "test/" + tb.Name()}
+	for _, change := range with {
+		change(&cfg)
+	}
+	store, err := etcdstock.New(cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return store
+}
+
+func create(tb testing.TB, s *etcdstock.Store, sku string, units int64) {
+	tb.Helper()
+	if created, err := s.Create(tb.Context(), sku, units); err != nil || !created {
+		tb.Fatalf("create %s: created %v, error %v", sku, created, err)
+	}
+}
+
+// conserved checks the arithmetic, and returns the stock.
+func conserved(tb testing.TB, s *etcdstock.Store, sku string) etcdstock.Stock {
+	tb.Helper()
+	stock, taken, err := s.Taken(tb.Context(), sku)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	sum := int64(0)
+	for _, n := range taken {
+		sum += n
+	}
+	if stock.Available < 0 || stock.Available+sum != stock.Units {
+		tb.Errorf("%d available and %d taken of %d units", stock.Available, sum, stock.Units)
+	}
+	return stock
+}
+
+func TestTakeAndGiveBackCountOnce(t *testing.T) {
+	s := newStore(t)
+	create(t, s, "a", 5)
+	ctx := t.Context()
+	for _, step := range []struct {
+		what string
+		do   func() (etcdstock.Stock, error)
+		want error
+		left int64
+	}{
+		{"take", func() (etcdstock.Stock, error) { return s.Take(ctx, "a", "o1", 2) }, nil, 3},
+		{"take again", func() (etcdstock.Stock, error) { return s.Take(ctx, "a", "o1", 2) }, nil, 3},
+		{"take another quantity", func() (etcdstock.Stock, error) { return s.Take(ctx, "a", "o1", 1) }, etcdstock.ErrOtherQuantity, 3},
+		{"take too many", func() (etcdstock.Stock, error) { return s.Take(ctx, "a", "o2", 4) }, etcdstock.ErrInsufficient, 3},
+		{"take the rest", func() (etcdstock.Stock, error) { return s.Take(ctx, "a", "o3", 3) }, nil, 0},
+		{"a replay when all is sold", func() (etcdstock.Stock, error) { return s.Take(ctx, "a", "o1", 2) }, nil, 0},
+		{"give back", func() (etcdstock.Stock, error) { return s.GiveBack(ctx, "a", "o1") }, nil, 2},
+		{"give back again", func() (etcdstock.Stock, error) { return s.GiveBack(ctx, "a", "o1") }, etcdstock.ErrNotTaken, 2},
+		{"give back nothing", func() (etcdstock.Stock, error) { return s.GiveBack(ctx, "a", "o2") }, etcdstock.ErrNotTaken, 2},
+		{"restock", func() (etcdstock.Stock, error) { return s.Restock(ctx, "a", "r1", 10) }, nil, 12},
+		{"restock again", func() (etcdstock.Stock, error) { return s.Restock(ctx, "a", "r1", 10) }, nil, 12},
+	} {
+		got, err := step.do()
+		if !errors.Is(err, step.want) || got.Available != step.left {
+			t.Errorf("%s: %d left, %v; want %d left, %v", step.what, got.Available, err, step.left, step.want)
+		}
+		if read := conserved(t, s, "a"); read != got {
+			t.Errorf("%s: returned %+v, stands %+v", step.what, got, read)
+		}
+	}
+	if n := s.Retries(); n != 0 {
+		t.Errorf("%d retries without a rival", n)
+	}
+}
+
+// TestRivalsSellEachUnitOnce lets clients of their own take single units until
+// none is left.
+func TestRivalsSellEachUnitOnce(t *testing.T) {
+	const rivals, units = 6, 60
+	first := newStore(t)
+	create(t, first, "hot", units)
+	var sold atomic.Int64
+	var retries atomic.Uint64
+	var group errgroup.Group
+	for i := range rivals {
+		s := newStore(t)
+		group.Go(func() error {
+			defer func() { retries.Add(s.Retries()) }()
+			for n := 0; ; n++ {
+				_, err := s.Take(t.Context(), "hot", fmt.Sprintf("%d-%d", i, n), 1)
+				switch {
+				case errors.Is(err, etcdstock.ErrInsufficient):
+					return nil
+				case errors.Is(err, etcdstock.ErrContended):
+				case err != nil:
+					return err
+				default:
+					sold.Add(1)
+				}
+			}
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if left := conserved(t, first, "hot"); left.Available != 0 || sold.Load() != units {
+		t.Errorf("%d sold and %d left of %d", sold.Load(), left.Available, units)
+	}
+	if retries.Load() == 0 {
+		t.Error("no retry was counted among rivals")
+	}
+	t.Logf("%d retries for %d units", retries.Load(), units)
+}
+
+func TestRetriesAreBounded(t *testing.T) {
+	s := newStore(t, func(cfg *etcdstock.Config) { cfg.Tries = 2 })
+	create(t, s, "a", 1_000_000)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var group errgroup.Group
+	for i := range 8 {
+		rival := newStore(t)
+		group.Go(func() error {
+			for n := 0; ctx.Err() == nil; n++ {
+				_, err := rival.Take(ctx, "a", fmt.Sprintf("%d-%d", i, n), 1)
+				if err != nil && ctx.Err() == nil && !errors.Is(err, etcdstock.ErrContended) {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	var err error
+	for n := 0; !errors.Is(err, etcdstock.ErrContended) && time.Now().Before(deadline); n++ {
+		if _, err = s.Take(ctx, "a", fmt.Sprint("mine-", n), 1); err != nil && !errors.Is(err, etcdstock.ErrContended) {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	if waitErr := group.Wait(); waitErr != nil {
+		t.Error(waitErr)
+	}
+	if !errors.Is(err, etcdstock.ErrContended) {
+		t.Errorf("eight rivals never came first twice: %v", err)
+	}
+	conserved(t, s, "a")
+}
+
+// TestOneOrderFromManyPlaces sends the same order at the same time, as a client
+// does that has had no answer.
+func TestOneOrderFromManyPlaces(t *testing.T) {
+	first := newStore(t)
+	create(t, first, "a", 10)
+	var group errgroup.Group
+	for range 5 {
+		s := newStore(t)
+		group.Go(func() error { _, err := s.Take(t.Context(), "a", "same", 3); return err })
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	if left := conserved(t, first, "a"); left.Available != 7 {
+		t.Errorf("%d left of 10", left.Available)
+	}
+}
+
+// TestTheGapShows: the process ended between the two stores.
+func TestTheGapShows(t *testing.T) {
+	s := newStore(t)
+	create(t, s, "a", 3)
+	if _, err := s.Take(t.Context(), "a", "crashed", 2); err != nil {
+		t.Fatal(err)
+	}
+	_, taken, err := newStore(t).Taken(t.Context(), "a")
+	if diff := cmp.Diff(map[string]int64{"crashed": 2}, taken); err != nil || diff != "" {
+		t.Errorf("taken: %v\n%s", err, diff)
+	}
+	if _, err := newStore(t).GiveBack(t.Context(), "a", "crashed"); err != nil {
+		t.Error(err)
+	}
+	if left := conserved(t, s, "a"); left.Available != 3 {
+		t.Errorf("%d left of 3", left.Available)
+	}
+}
+
+func TestCreateLeavesWhatIsThere(t *testing.T) {
+	s := newStore(t)
+	create(t, s, "b", 2)
+	create(t, s, "a", 1)
+	create(t, s, "ab", 3)
+	if created, err := s.Create(t.Context(), "a", 99); created || err != nil {
+		t.Errorf("created again: %v, %v", created, err)
+	}
+	all, err := s.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, stock := range all {
+		got = append(got, fmt.Sprintf("%s %d/%d", stock.SKU, stock.Available, stock.Units))
+	}
+	if diff := cmp.Diff([]string{"a 1/1", "ab 3/3", "b 2/2"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestWhatCannotBeIsRefused(t *testing.T) {
+	s := newStore(t)
+	ctx := t.Context()
+	create(t, s, "a", 1)
+	if _, err := s.Read(ctx, "none"); !errors.Is(err, etcdstock.ErrUnknownSKU) {
+		t.Errorf("Read: %v", err)
+	}
+	if _, err := s.Take(ctx, "none", "o", 1); !errors.Is(err, etcdstock.ErrUnknownSKU) {
+		t.Errorf("Take: %v", err)
+	}
+	for what, err := range map[string]error{
+		"none":       errOf(s.Take(ctx, "a", "o", 0)),
+		"minus one":  errOf(s.Take(ctx, "a", "o", -1)),
+		"no order":   errOf(s.Take(ctx, "a", "", 1)),
+		"a path":     errOf(s.Take(ctx, "a/b", "o", 1)),
+		"no restock": errOf(s.Restock(ctx, "a", "r", 0)),
+	} {
+		if err == nil {
+			t.Errorf("taken: %s", what)
+		}
+	}
+	if left := conserved(t, s, "a"); left.Available != 1 {
+		t.Errorf("%d left", left.Available)
+	}
+}
+
+func errOf(_ etcdstock.Stock, err error) error { return err }
+
+// BenchmarkTake is one order's take with nobody else about.
+func BenchmarkTake(b *testing.B) {
+	s := newStore(b)
+	create(b, s, "a", int64(b.N)+1_000_000)
+	n := 0
+	for b.Loop() {
+		n++
+		if _, err := s.Take(b.Context(), "a", fmt.Sprint(n), 1); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
