@@ -21,6 +21,7 @@ import (
 	"flashsale/loadtest/lesson"
 	"flashsale/loadtest/lesson/stage"
 	"flashsale/loadtest/peer"
+	"flashsale/loadtest/zombie"
 )
 
 func main() {
@@ -49,6 +50,7 @@ type cli struct {
 	Prove   proveCmd   `cmd:"" help:"Sell out under each of several strategies, on private servers and replicas, and prove what came of it."`
 	Attack  attackCmd  `cmd:"" help:"Sell out on a service that already runs, and prove what came of it."`
 	Bench   benchCmd   `cmd:"" help:"Measure the service beside its rivals, on private servers."`
+	Zombies zombiesCmd `cmd:"" help:"Stop a holder of each lock past its lease, under each fence, and count what its late write does."`
 	Up      upCmd      `cmd:"" help:"Run private servers and replicas to try things on, until Ctrl-C."`
 	Lesson  lessonCmd  `cmd:"" help:"Play one lesson: a race that breaks, and its cure, step by step."`
 	Lessons lessonsCmd `cmd:"" help:"List the lessons, or play them all."`
@@ -57,6 +59,8 @@ type cli struct {
 	Peer peerCmd `cmd:"" hidden:""`
 	// EtcdNode is what a private etcd runs as. run never parses it.
 	EtcdNode struct{} `cmd:"" name:"etcd-node" hidden:""`
+	// ZombieHolder is one process of a run of zombies. Nor this.
+	ZombieHolder struct{} `cmd:"" name:"zombie-holder" hidden:""`
 	// LessonReplica is what a lesson's replicas run as. run never parses it.
 	LessonReplica struct{} `cmd:"" name:"lesson-replica" hidden:""`
 }
@@ -73,6 +77,9 @@ type streams struct{ out, err io.Writer }
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) > 0 && args[0] == "etcd-node" {
 		return etcdnode.Main(ctx, args[1:], stderr)
+	}
+	if len(args) > 0 && args[0] == zombieHolder {
+		return zombie.Serve(ctx, os.Stdin, stdout)
 	}
 	if len(args) > 0 && args[0] == stage.ReplicaCommand {
 		return stage.ReplicaMain(ctx)

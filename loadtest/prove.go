@@ -62,21 +62,27 @@ func (c *proveCmd) parse() ([]strategy.Strategy, strategy.Fence, error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("--fence: %w", err)
 	}
-	if slices.Equal(c.Strategies, []string{"all"}) {
-		return strategy.All(), fence, nil
+	list, err := findStrategies(c.Strategies)
+	return list, fence, err
+}
+
+// findStrategies finds those of the names, or all of them.
+func findStrategies(names []string) ([]strategy.Strategy, error) {
+	if slices.Equal(names, []string{"all"}) {
+		return strategy.All(), nil
 	}
 	var list []strategy.Strategy
-	for _, name := range c.Strategies {
+	for _, name := range names {
 		row, err := strategy.Find(strings.TrimSpace(name))
 		if err != nil {
-			return nil, "", fmt.Errorf("--strategies: %w", err)
+			return nil, fmt.Errorf("--strategies: %w", err)
 		}
 		list = append(list, row)
 	}
 	if len(list) == 0 {
-		return nil, "", errors.New("--strategies names none")
+		return nil, errors.New("--strategies names none")
 	}
-	return list, fence, nil
+	return list, nil
 }
 
 // prove makes one run. The replicas are stopped, and have finished what they
@@ -92,13 +98,13 @@ func (c *proveCmd) prove(ctx context.Context, servers *servers, progress *meter,
 		return run, err
 	}
 	defer drop()
-	flags, err := servers.flags(ctx, row)
+	at, err := servers.lockServer(ctx, row)
 	if err != nil {
 		return run, err
 	}
 	fleet, err := startFleet(ctx, sandbox.ReplicaConfig{
 		Program: c.API, MySQLDSN: dsn, Strategy: row.Name, Fence: string(setting.Fence),
-		Args: append(flags, "--log-level=warn"),
+		Args: append(at.Flags(), "--log-level=warn"),
 	}, c.Replicas)
 	if err != nil {
 		return run, err

@@ -53,13 +53,12 @@ func startServers(ctx context.Context, dsn string, etcd []string) (*servers, err
 	return s, nil
 }
 
-// flags name the lock server that a strategy needs to a replica. The server is
-// started for the first strategy that needs it, and stopped for the first that
-// needs another: two cores do not carry all of them at once.
-func (s *servers) flags(ctx context.Context, row strategy.Strategy) ([]string, error) {
+// lockServer is what a strategy locks in. It is started for the first strategy that
+// needs it, and stopped for the first that needs another: two cores do not carry
+// all of them at once.
+func (s *servers) lockServer(ctx context.Context, row strategy.Strategy) (*guard.Servers, error) {
 	if row.Server == strategy.InEtcd && len(s.etcd) > 0 {
-		own := guard.Servers{EtcdEndpoints: s.etcd}
-		return own.Flags(), nil
+		return &guard.Servers{EtcdEndpoints: s.etcd, Prefix: lockserver.Prefix}, nil
 	}
 	if s.lock == nil || s.kind != row.Server {
 		if err := s.stopLock(); err != nil {
@@ -71,7 +70,7 @@ func (s *servers) flags(ctx context.Context, row strategy.Strategy) ([]string, e
 		}
 		s.lock, s.kind = started, row.Server
 	}
-	return s.lock.Servers.Flags(), nil
+	return &s.lock.Servers, nil
 }
 
 func (s *servers) stopLock() error {

@@ -9,6 +9,7 @@ import (
 	"flashsale/internal/lock/mysqllock"
 	"flashsale/internal/lock/processlock"
 	"flashsale/internal/lock/redislock"
+	"flashsale/internal/lock/zklock"
 	"flashsale/internal/strategy"
 )
 
@@ -30,6 +31,7 @@ var backends = map[strategy.Lock]backend{
 	strategy.EtcdTextbook: {etcdlock.TextbookCapabilities, inEtcd(etcdlock.NewTextbook)},
 	strategy.Etcd:         {etcdlock.Capabilities, inEtcd(etcdlock.New)},
 	strategy.EtcdTry:      {etcdlock.TryCapabilities, inEtcd(etcdlock.NewTry)},
+	strategy.ZooKeeper:    {zklock.Capabilities, inZooKeeper},
 	strategy.Redis:        {redislock.Capabilities, inRedis},
 	strategy.Redlock:      {redislock.RedlockCapabilities, inRedlock},
 	strategy.Lease:        {k8slock.LeaseCapabilities, inKubernetes(k8slock.NewLease)},

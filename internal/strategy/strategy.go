@@ -147,6 +147,8 @@ var all = []Strategy{
 		Shows: "a key that is created or not: an order whose SKU is locked is refused at once, and asks again"},
 	{Name: "etcd", Lock: Etcd, Server: InEtcd, Write: Batch, Token: true, Replicas: -1, UnitsPerSecond: 400,
 		Shows: "the default: our etcd mutex, a desk for each SKU, and a fencing token that MySQL checks"},
+	{Name: "zookeeper", Lock: ZooKeeper, Server: InZooKeeper, Write: ReadThenWrite, Token: true, Replicas: -1, UnitsPerSecond: 10,
+		Shows: "an ephemeral sequential node, each waiting for the one before it alone: fair, without a herd"},
 	{Name: "redis", Lock: Redis, Server: InRedis, Write: ReadThenWrite, Token: true, Replicas: -1, UnitsPerSecond: 20,
 		Shows: "SET NX PX with an owner, and a token by INCR: a server that restarts empty gives the lock to another"},
 	{Name: "redlock", Lock: Redlock, Server: InRedlock, Write: ReadThenWrite, Replicas: -1, UnitsPerSecond: 10,

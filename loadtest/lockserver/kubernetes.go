@@ -86,7 +86,8 @@ func applyManifests(ctx context.Context, k *sandbox.Kubernetes) error {
 	defer cancel()
 	for {
 		status, err := call(http.MethodGet, "/apis/flashsale.internal/v1/namespaces/"+namespace+"/stocklocks", "")
-		if status != http.StatusNotFound {
+		// First it is unknown, and then there are too many requests for it.
+		if status != http.StatusNotFound && status != http.StatusTooManyRequests {
 			return err
 		}
 		select {

@@ -1,0 +1,90 @@
+package zombie
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+
+	"flashsale/internal/strategy"
+)
+
+// Summary is all runs of one strategy under one fence.
+type Summary struct {
+	Strategy string         `json:"strategy"`
+	Fence    strategy.Fence `json:"fence"`
+	Runs     int            `json:"runs"`
+	// TwoHolders and TakeOver are medians.
+	TwoHolders time.Duration `json:"two_holders_ns"`
+	TakeOver   time.Duration `json:"take_over_ns"`
+	// After and Amid are sums.
+	After Harm `json:"after"`
+	Amid  Harm `json:"amid"`
+	// OversoldRuns are the runs in which a unit was sold that there was not.
+	OversoldRuns int `json:"oversold_runs"`
+	// Expected says what must come of it, and OK whether it did.
+	Expected string `json:"expected"`
+	OK       bool   `json:"ok"`
+}
+
+// Summarize adds up the runs of one strategy under one fence.
+func Summarize(s strategy.Strategy, fence strategy.Fence, results []Result) Summary {
+	sum := Summary{Strategy: s.Name, Fence: s.FenceFor(fence), Runs: len(results)}
+	var held, taken []time.Duration
+	for i := range results {
+		r := &results[i]
+		held, taken = append(held, r.TwoHolders), append(taken, r.TakeOver)
+		sum.After.add(r.After)
+		sum.Amid.add(r.Amid)
+		if r.Oversold() > 0 {
+			sum.OversoldRuns++
+		}
+	}
+	sum.TwoHolders, sum.TakeOver = median(held), median(taken)
+	// No lock sees its own pause: without a fence it must oversell, or the
+	// experiment has not shown anything.
+	switch sum.Fence {
+	case strategy.FenceClaim:
+		sum.Expected, sum.OK = "nothing", sum.After == Harm{} && sum.Amid == Harm{}
+	case strategy.FenceWrite:
+		sum.Expected, sum.OK = "oversells amid", sum.After == Harm{} && sum.Amid.Oversold > 0
+	default:
+		sum.Expected, sum.OK = "oversells", sum.OversoldRuns > 0
+	}
+	return sum
+}
+
+func (h *Harm) add(more Harm) {
+	h.Lost += more.Lost
+	h.Oversold += more.Oversold
+}
+
+func median(all []time.Duration) time.Duration {
+	if len(all) == 0 {
+		return 0
+	}
+	slices.Sort(all)
+	return all[len(all)/2]
+}
+
+// Table writes the summaries for a terminal.
+func Table(w io.Writer, sums []Summary) error {
+	t := table.NewWriter()
+	t.SetStyle(table.StyleLight)
+	t.Style().Format.Header = text.FormatDefault
+	t.AppendHeader(table.Row{"strategy", "fence", "runs", "taken over after", "two holders for",
+		"lost after", "oversold after", "lost amid", "oversold amid", "must", "ok"})
+	for _, s := range sums {
+		ok := "yes"
+		if !s.OK {
+			ok = "NO"
+		}
+		t.AppendRow(table.Row{s.Strategy, s.Fence, s.Runs, s.TakeOver.Round(10 * time.Millisecond), s.TwoHolders.Round(10 * time.Millisecond),
+			s.After.Lost, s.After.Oversold, s.Amid.Lost, s.Amid.Oversold, s.Expected, ok})
+	}
+	_, err := fmt.Fprintln(w, t.Render())
+	return err
+}

@@ -1,0 +1,293 @@
+// Package zombie stops a holder of a lock for longer than its lease, between its
+// read of the stock and its write, lets another sell meanwhile, and then lets
+// the first go on. It does so with every kind of lock and every fence, on the
+// service's own order path, and counts what came of it.
+//
+// Two orders are stopped at the same time, of two SKUs, since a stale write does
+// harm in two ways:
+//
+//	after   A reads, A stops; B takes over, sells out; A writes over it
+//	amid    A reads, A stops; B takes over, B reads; A writes; B writes over it
+//
+// A fence that is compared when writing refuses the first, and admits the second:
+// B's token is not known before B has written. One that is claimed before the read
+// refuses both.
+package zombie
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/guard"
+	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
+)
+
+// Config is one run.
+type Config struct {
+	Strategy strategy.Strategy
+	Fence    strategy.Fence
+	// Name is the run's own: its SKUs, and so its locks, are called by it.
+	Name string
+	// Servers and DSN are where locks and stock are. The database is the run's
+	// own, and empty.
+	Servers guard.Servers
+	DSN     string
+	// Argv is the command of a process that calls Serve.
+	Argv []string
+}
+
+// Result is what came of a run.
+type Result struct {
+	Strategy string         `json:"strategy"`
+	Fence    strategy.Fence `json:"fence"`
+	// TwoHolders is how long two believed that they held the lock.
+	TwoHolders time.Duration `json:"two_holders_ns"`
+	// TakeOver is how long after the stop the other one was in.
+	TakeOver time.Duration `json:"take_over_ns"`
+	// After and Amid are what the two kinds of stale writes did.
+	After Harm `json:"after"`
+	Amid  Harm `json:"amid"`
+}
+
+// Harm is what a stale write did to one SKU.
+type Harm struct {
+	// Lost are the units of updates that were written over: they could be sold
+	// once more.
+	Lost int64 `json:"lost_updates"`
+	// Oversold are the units sold beyond those that were on sale, after all
+	// buyers had been served or refused.
+	Oversold int64 `json:"units_oversold"`
+}
+
+// Oversold are the units of both SKUs.
+func (r *Result) Oversold() int64 { return r.After.Oversold + r.Amid.Oversold }
+
+// Lost are the units of both SKUs.
+func (r *Result) Lost() int64 { return r.After.Lost + r.Amid.Lost }
+
+const (
+	// TTL is the shortest that every server grants.
+	TTL = 2 * time.Second
+	// units on sale of each SKU.
+	units = 3
+	// tryPause is between two tries of an order that was refused because the lock
+	// was held.
+	tryPause = 100 * time.Millisecond
+)
+
+// after and amid are the SKUs.
+func (c *Config) after() string { return c.Name + "-after" }
+func (c *Config) amid() string  { return c.Name + "-amid" }
+
+// Run makes one run. It takes the lease's time and a second or two.
+func Run(ctx context.Context, cfg Config) (result Result, err error) {
+	result = Result{Strategy: cfg.Strategy.Name, Fence: cfg.Strategy.FenceFor(cfg.Fence)}
+	db, err := stock.Open(cfg.DSN, 2)
+	if err != nil {
+		return result, err
+	}
+	defer db.Close()
+	if err := db.Migrate(ctx); err != nil {
+		return result, err
+	}
+	for _, sku := range []string{cfg.after(), cfg.amid()} {
+		if _, err := db.Create(ctx, stock.Stock{SKU: sku, Name: sku, Currency: "EUR", Units: units}); err != nil {
+			return result, err
+		}
+	}
+	r := &run{Config: cfg, db: db, result: &result}
+	defer func() { err = errors.Join(err, r.end()) }()
+	if err := r.start(ctx); err != nil {
+		return result, err
+	}
+	return result, r.play(ctx)
+}
+
+// run is a run on its way.
+type run struct {
+	Config
+	db     *stock.DB
+	result *Result
+	a, b   *process
+	orders int // that b was asked for
+}
+
+func (r *run) start(ctx context.Context) error {
+	var group errgroup.Group
+	for _, one := range []struct {
+		name string
+		p    **process
+	}{{"a", &r.a}, {"b", &r.b}} {
+		group.Go(func() (err error) {
+			*one.p, err = spawn(ctx, r.Argv, holderConfig{
+				Strategy: r.Strategy.Name, Fence: r.Fence, Servers: r.Servers, DSN: r.DSN, Name: one.name, TTL: TTL,
+			})
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+func (r *run) end() error {
+	var errs []error
+	for _, p := range []*process{r.a, r.b} {
+		if p != nil {
+			errs = append(errs, p.end())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *run) play(ctx context.Context) error {
+	// A has read both SKUs, and has not written yet.
+	for i, sku := range []string{r.after(), r.amid()} {
+		if err := r.a.send(command{Order: i + 1, SKU: sku, Hold: true}); err != nil {
+			return err
+		}
+	}
+	if _, err := r.a.awaitNth(ctx, 2, func(e event) bool { return e.Kind == reached }); err != nil {
+		return err
+	}
+	if err := r.a.stop(ctx); err != nil {
+		return err
+	}
+	stopped := time.Now()
+	// B is in on both: of one it has read the stock and not written yet, and the
+	// other it sells out.
+	waiting, err := r.holdB(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.sellOut(ctx, r.after()); err != nil {
+		return err
+	}
+	in, err := r.b.await(ctx, func(e event) bool { return e.Kind == granted && e.SKU == r.after() })
+	if err != nil {
+		return err
+	}
+	r.result.TakeOver = in.At.Sub(stopped)
+	// A goes on with what it has read.
+	if err := errors.Join(r.a.resume(), r.a.send(command{Go: true})); err != nil {
+		return err
+	}
+	if err := r.awaitStaleWrites(ctx); err != nil {
+		return err
+	}
+	out, err := r.a.await(ctx, func(e event) bool { return e.Kind == ended && e.SKU == r.after() })
+	if err != nil {
+		return err
+	}
+	r.result.TwoHolders = max(0, out.At.Sub(in.At))
+	if err := r.b.send(command{Go: true}); err != nil {
+		return err
+	}
+	for _, order := range []int{1, 2} {
+		if _, err := r.a.await(ctx, func(e event) bool { return e.Kind == answered && e.Order == order }); err != nil {
+			return err
+		}
+	}
+	if _, err := r.b.await(ctx, func(e event) bool { return e.Kind == answered && e.Order == waiting }); err != nil {
+		return err
+	}
+	return r.settle(ctx)
+}
+
+// holdB lets B read amid's stock, as soon as it can have the lock, and returns
+// the order that waits.
+func (r *run) holdB(ctx context.Context) (order int, err error) {
+	if err := r.b.send(command{Hold: true}); err != nil {
+		return 0, err
+	}
+	for {
+		r.orders++
+		order := r.orders
+		if err := r.b.send(command{Order: order, SKU: r.amid()}); err != nil {
+			return 0, err
+		}
+		e, err := r.b.await(ctx, func(e event) bool {
+			return e.Kind == reached || e.Kind == answered && e.Order == order
+		})
+		if err != nil || e.Kind == reached {
+			return order, err
+		}
+		if err := pause(ctx); err != nil { // it was refused while A's lease stood
+			return 0, err
+		}
+	}
+}
+
+// sellOut lets B sell what it can.
+func (r *run) sellOut(ctx context.Context, sku string) error {
+	began := time.Now()
+	for {
+		r.orders++
+		order := r.orders
+		if err := r.b.send(command{Order: order, SKU: sku}); err != nil {
+			return err
+		}
+		e, err := r.b.await(ctx, func(e event) bool { return e.Kind == answered && e.Order == order })
+		switch {
+		case err != nil:
+			return err
+		case e.Error == soldOut:
+			return nil
+		case e.Error != "" && time.Since(began) > stepTimeout:
+			return fmt.Errorf("b cannot sell %s: %s", sku, e.Error)
+		case e.Error != "":
+			if err := pause(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// awaitStaleWrites waits until both of A's writes were made or refused: the order
+// is answered, or A asks for its lock again.
+func (r *run) awaitStaleWrites(ctx context.Context) error {
+	for _, sku := range []string{r.after(), r.amid()} {
+		_, err := r.a.await(ctx, func(e event) bool { return e.Kind == ended && e.SKU == sku })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settle sells what is left, or seems to be, and counts.
+func (r *run) settle(ctx context.Context) error {
+	harms := map[string]*Harm{r.after(): &r.result.After, r.amid(): &r.result.Amid}
+	if err := r.count(ctx, func(b stock.Balance) { harms[b.SKU].Lost = max(0, b.Available+b.Reserved-b.Units) }); err != nil {
+		return err
+	}
+	for sku := range harms {
+		if err := r.sellOut(ctx, sku); err != nil {
+			return err
+		}
+	}
+	return r.count(ctx, func(b stock.Balance) { harms[b.SKU].Oversold = b.Oversold })
+}
+
+func (r *run) count(ctx context.Context, each func(stock.Balance)) error {
+	report, err := stock.Audit(ctx, r.db)
+	if err != nil {
+		return err
+	}
+	for _, b := range report.SKUs {
+		each(b)
+	}
+	return nil
+}
+
+func pause(ctx context.Context) error {
+	select {
+	case <-time.After(tryPause):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
