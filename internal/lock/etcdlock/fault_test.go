@@ -258,60 +258,6 @@ func TestAPartitionedHolderGivesUpInTime(t *testing.T) {
 	mustUnlock(t, mustLock(t, cutOff, "n"))
 }
 
-// TestOneOfThreeNodesMayDie kills the node that leads, and the one that each
-// client talks to is anybody's guess.
-func TestOneOfThreeNodesMayDie(t *testing.T) {
-	s := start(t, 3)
-	lockers := []*Locker{s.newLocker(t), s.newLocker(t)}
-	kept := mustLock(t, lockers[0], "kept")
-	var rounds atomic.Int64
-	var inside atomic.Int32
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var group errgroup.Group
-	for _, l := range lockers {
-		group.Go(func() error {
-			for ctx.Err() == nil {
-				held, err := l.Lock(ctx, "n")
-				if errors.Is(err, context.Canceled) {
-					return nil
-				}
-				if err != nil {
-					return err
-				}
-				if inside.Add(1) != 1 {
-					return errors.New("two are inside")
-				}
-				inside.Add(-1)
-				// An answer may be lost with the node; then the key goes later.
-				if err := held.Unlock(ctx); err == nil {
-					rounds.Add(1)
-				} else {
-					t.Log("unlock:", err)
-				}
-			}
-			return nil
-		})
-	}
-	eventually(t, func() bool { return rounds.Load() > 20 }, "the lock to go round")
-	leader := s.leader(t)
-	killed := time.Now()
-	s.Etcd[leader].Kill()
-	before := rounds.Load()
-	eventually(t, func() bool { return rounds.Load() > before+20 }, "the lock to go round without its leader")
-	t.Logf("20 rounds %s after the leader's death", time.Since(killed).Round(time.Millisecond))
-	cancel()
-	if err := group.Wait(); err != nil {
-		t.Error(err)
-	}
-	select {
-	case <-kept.Lost():
-		t.Error("a grant was lost with one of three nodes")
-	default:
-		mustUnlock(t, kept)
-	}
-}
-
 // TestManyNames lets two lockers contend for a thousand names at once.
 func TestManyNames(t *testing.T) {
 	const names = 1000

@@ -37,6 +37,11 @@ const (
 
 // Config says where a Locker's keys stand, and what they say.
 type Config struct {
+	// Client should have the endpoints of all nodes, and a DialTimeout and a
+	// DialKeepAliveTime and -Timeout of a second or two: it goes to another node
+	// where one dies or hangs, and only to those that it was told of. Behind a
+	// single endpoint a lock is as available as that node, and on the side of a
+	// minority none is granted.
 	Client *clientv3.Client
 	// Prefix of all keys. Lockers with the same prefix exclude each other.
 	Prefix string

@@ -97,8 +97,9 @@ func (l *Locker) create(p *place, w where) {
 		free = clientv3.Compare(clientv3.CreateRevision(p.queue.prefix), "=", 0).WithPrefix()
 	}
 	list := listOf(p.queue.prefix)
-	// An etcd that does not answer in a TTL could not renew the lease either.
-	ctx, cancel := context.WithTimeout(l.ctx, p.lease.ttl)
+	// What was handed to a leader as it died has no answer: ask again before long.
+	// An etcd that is just slow could not renew the lease in this time either.
+	ctx, cancel := context.WithTimeout(l.ctx, p.lease.ttl/renewals)
 	defer cancel()
 	answer, err := l.cfg.Client.Txn(ctx).If(free).
 		Then(clientv3.OpPut(p.key, string(value), clientv3.WithLease(p.lease.id)), list).
@@ -185,7 +186,8 @@ func (l *Locker) end(p *place, err error) {
 
 // discard deletes a key that nobody waits for, however long that takes, unless
 // the lease ends before. With revision 0 it deletes whatever stands there: only
-// this process ever makes a key of this name, and only once.
+// this process ever makes a key of this name, and only once. A request that was
+// handed to a leader as it died has no answer: it is sent again before long.
 func (l *Locker) discard(ls *ownLease, key string, revision int64) {
 	if ls.strays[key] || !ls.alive() {
 		return
@@ -198,7 +200,7 @@ func (l *Locker) discard(ls *ownLease, key string, revision int64) {
 			delete(ls.strays, key)
 		}()
 		for pause := retryPause; ; pause = min(2*pause, retryPauseMax) {
-			ctx, cancel := context.WithTimeout(l.ctx, ls.ttl)
+			ctx, cancel := context.WithTimeout(l.ctx, ls.ttl/renewals)
 			_, err := l.deleteKey(ctx, key, revision)
 			cancel()
 			if err == nil {
@@ -243,8 +245,8 @@ func (p *place) Lost() <-chan struct{} { return p.lost }
 // Wanted is closed when another key stands behind this one.
 func (p *place) Wanted() <-chan struct{} { return p.wanted }
 
-// Unlock deletes the key. When etcd does not answer, the outcome is unknown to
-// the caller; the key is then deleted in the background.
+// Unlock deletes the key. When etcd does not answer in a third of the TTL, the
+// outcome is unknown to the caller; the key is then deleted in the background.
 func (p *place) Unlock(ctx context.Context) error {
 	l := p.locker
 	l.mu.Lock()
@@ -256,6 +258,10 @@ func (p *place) Unlock(ctx context.Context) error {
 	p.state = leaving
 	l.mu.Unlock()
 
+	// Bounded, so that who waits behind a leader that died with this request is
+	// let in by the next one; see discard.
+	ctx, cancel := context.WithTimeout(ctx, p.lease.ttl/renewals)
+	defer cancel()
 	answer, err := l.deleteKey(ctx, p.key, p.revision)
 
 	l.mu.Lock()

@@ -1,0 +1,230 @@
+package etcdlock
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/sandbox/sandboxtest"
+)
+
+// clusterTTL is longer than an election takes: a grant may be kept through one.
+const clusterTTL = 5 * time.Second
+
+// clusterLocks are all locks in etcd.
+var clusterLocks = []struct {
+	name string
+	make func(Config) (lock.Locker, error)
+	// promptly: Lock returns at its deadline. The textbook's cleans up first.
+	promptly bool
+	// keeps: a grant outlives an election. The textbook's session sends its
+	// renewals to one node, and takes its time to find another.
+	keeps bool
+}{
+	{"etcd", func(cfg Config) (lock.Locker, error) { return New(cfg) }, true, true},
+	{"etcd-try", func(cfg Config) (lock.Locker, error) { return NewTry(cfg) }, true, true},
+	{"etcd-textbook", func(cfg Config) (lock.Locker, error) { return NewTextbook(cfg) }, false, false},
+}
+
+// TestCluster lets nodes of three die and hang, under each lock.
+func TestCluster(t *testing.T) {
+	s := start(t, 3)
+	for _, kind := range clusterLocks {
+		open := func(t *testing.T, ttl time.Duration, endpoints ...string) lock.Locker {
+			t.Helper()
+			client, err := newClient(endpoints)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg := testConfig(client)
+			cfg.TTL = ttl
+			l, err := kind.make(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), patience)
+				defer cancel()
+				if err := l.Close(ctx); err != nil {
+					t.Error(err)
+				}
+				client.Close()
+			})
+			return l
+		}
+		t.Run(kind.name, func(t *testing.T) {
+			t.Run("GoesOnWithoutItsLeader", func(t *testing.T) {
+				s.goesRound(t, kind.keeps, open(t, clusterTTL, s.EtcdEndpoints()...), open(t, clusterTTL, s.EtcdEndpoints()...))
+			})
+			t.Run("LeaderDiesInAHandOver", func(t *testing.T) {
+				s.diesInHandOver(t, open(t, clusterTTL, s.EtcdEndpoints()...), open(t, clusterTTL, s.EtcdEndpoints()...))
+			})
+			t.Run("MinorityRefuses", func(t *testing.T) {
+				minority := s.Etcd[0].Endpoint
+				s.minorityRefuses(t, kind.promptly, open(t, testTTL, minority), open(t, testTTL, minority))
+			})
+		})
+	}
+}
+
+// goesRound kills the leader while two take turns; which node each of them talks
+// to is anybody's guess. A third grant is held meanwhile.
+func (s *server) goesRound(t *testing.T, keeps bool, lockers ...lock.Locker) {
+	kept := mustLock(t, lockers[0], "kept")
+	var rounds atomic.Int64
+	var inside atomic.Int32
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var group errgroup.Group
+	for _, l := range lockers {
+		group.Go(func() error {
+			for {
+				held, err := l.Lock(ctx, "round")
+				if ctx.Err() != nil && err != nil {
+					return nil
+				}
+				if err != nil {
+					t.Log("lock:", err)
+					continue
+				}
+				if inside.Add(1) != 1 {
+					return errors.New("two are inside")
+				}
+				inside.Add(-1)
+				if err := giveBack(t, held); err != nil {
+					return err
+				}
+				rounds.Add(1)
+			}
+		})
+	}
+	eventually(t, func() bool { return rounds.Load() > 4 }, "the lock to go round")
+	leader := s.leader(t)
+	killed := time.Now()
+	s.Etcd[leader].Kill()
+	before := rounds.Load()
+	eventually(t, func() bool { return rounds.Load() > before+4 }, "the lock to go round without its leader")
+	t.Logf("4 rounds %s after the leader's death", time.Since(killed).Round(time.Millisecond))
+	cancel()
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	s.restart(t, leader)
+	select {
+	case <-kept.Lost():
+		if keeps {
+			t.Error("a grant was lost with one of three nodes")
+		}
+	default:
+		mustUnlock(t, kept)
+	}
+}
+
+// giveBack unlocks, again where the answer was lost with a node: the textbook's
+// key would stand for as long as its session.
+func giveBack(t *testing.T, held lock.Held) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for {
+		err := held.Unlock(ctx)
+		if err == nil || errors.Is(err, lock.ErrLost) {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+		t.Log("unlock:", err)
+	}
+}
+
+// diesInHandOver kills the leader at the moment of an Unlock. Whether that was
+// applied is open; the waiter must be granted the lock either way.
+func (s *server) diesInHandOver(t *testing.T, here, there lock.Locker) {
+	held := mustLock(t, here, "hand-over")
+	waiter := lockAside(t, there, "hand-over")
+	if _, ok := here.(*Try); !ok {
+		eventually(t, func() bool { return len(s.Places(t, "hand-over")) == 2 }, "the waiter")
+	}
+	leader := s.leader(t)
+	dead := make(chan struct{})
+	go func() {
+		defer close(dead)
+		s.Etcd[leader].Kill()
+	}()
+	began := time.Now()
+	if err := giveBack(t, held); err != nil {
+		t.Error(err)
+	}
+	next := granted(t, waiter)
+	t.Logf("the next holder is in after %s", time.Since(began).Round(time.Millisecond))
+	select {
+	case <-next.Lost():
+		t.Error("the grant was lost at once")
+	default:
+	}
+	<-dead
+	s.restart(t, leader)
+	if err := giveBack(t, next); err != nil {
+		t.Error(err)
+	}
+	mustUnlock(t, mustLock(t, here, "hand-over"))
+}
+
+// minorityRefuses stops two of three nodes. The third one, which its clients go
+// on talking to, must neither grant a lock nor keep anybody waiting for longer
+// than he would.
+func (s *server) minorityRefuses(t *testing.T, promptly bool, here, there lock.Locker) {
+	held := mustLock(t, here, "held")
+	mustUnlock(t, mustLock(t, there, "known")) // it has a lease
+	for _, node := range s.Etcd[1:] {
+		sandboxtest.Pause(t, node.Process)
+	}
+	resume := func() {
+		for _, node := range s.Etcd[1:] {
+			sandboxtest.Resume(t, node.Process)
+		}
+	}
+	defer resume()
+	const timeout = 500 * time.Millisecond
+	// A busy machine's scheduling; and what the textbook's clean-up may take.
+	late := 750 * time.Millisecond
+	if !promptly {
+		late += cleanUpTimeout
+	}
+	for name, take := range map[string]func(context.Context, string) (lock.Held, error){
+		"Lock": there.Lock, "TryLock": there.TryLock,
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
+		asked := time.Now()
+		_, err := take(ctx, "free-"+name)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s in a minority: %v", name, err)
+		}
+		if took := time.Since(asked); took > timeout+late {
+			t.Errorf("%s in a minority took %s", name, took)
+		}
+	}
+	await(t, held.Lost(), "the holder in the minority to give up")
+	resume()
+	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock of what was lost: %v, want %v", err, lock.ErrLost)
+	}
+	mustUnlock(t, mustLock(t, there, "free-Lock"))
+	mustUnlock(t, mustLock(t, here, "held"))
+}
+
+// restart starts a node that has died.
+func (s *server) restart(t *testing.T, node int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+	defer cancel()
+	if err := s.Etcd[node].Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+}

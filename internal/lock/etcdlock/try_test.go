@@ -1,0 +1,169 @@
+package etcdlock
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/sandbox/sandboxtest"
+)
+
+// newTry makes a Try with a client of its own, closed with the test.
+func newTry(t *testing.T, endpoints []string, with ...func(*Config)) *Try {
+	t.Helper()
+	client, err := newClient(endpoints)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(client)
+	for _, change := range with {
+		change(&cfg)
+	}
+	l, err := NewTry(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = l.Close(ctx) // the server may be gone
+		client.Close()
+	})
+	return l
+}
+
+func withLongTTL(cfg *Config) { cfg.TTL = longTTL }
+
+// leases are those that etcd knows.
+func (s *server) leases(tb testing.TB) int {
+	tb.Helper()
+	answer, err := s.client.Leases(tb.Context())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return len(answer.Leases)
+}
+
+func TestTryNamesTheHolder(t *testing.T) {
+	s := start(t, 1)
+	here, there := newTry(t, s.EtcdEndpoints()), newTry(t, s.EtcdEndpoints())
+	asked := time.Now()
+	held := mustLock(t, here, "n")
+	_, err := there.TryLock(t.Context(), "n")
+	var refusal *lock.HeldError
+	if !errors.As(err, &refusal) || refusal.Holder != "r@h:1" {
+		t.Errorf("TryLock: %v, want the holder r@h:1", err)
+	}
+	all, err := there.Inspect(t.Context())
+	if err != nil || len(all) != 1 || all[0].Name != "n" || all[0].Holder != "r@h:1" || all[0].Replica != "r" ||
+		all[0].Token != held.Token() || all[0].Since.Before(asked.Round(0)) {
+		t.Errorf("Inspect: %+v, %v", all, err)
+	}
+	mustUnlock(t, held)
+}
+
+func TestTryIsRevoked(t *testing.T) {
+	s := start(t, 1)
+	here, there := newTry(t, s.EtcdEndpoints()), newTry(t, s.EtcdEndpoints())
+	if err := there.Revoke(t.Context(), "n"); !errors.Is(err, lock.ErrNotHeld) {
+		t.Errorf("Revoke: %v, want %v", err, lock.ErrNotHeld)
+	}
+	held := mustLock(t, here, "n")
+	if err := there.Revoke(t.Context(), "n"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, held.Lost(), "the loss")
+}
+
+// TestUnlockOfATryIsCompared: the key was another's before anybody noticed.
+func TestUnlockOfATryIsCompared(t *testing.T) {
+	s := start(t, 1)
+	here, there := newTry(t, s.EtcdEndpoints(), withLongTTL), newTry(t, s.EtcdEndpoints(), withLongTTL)
+	held := mustLock(t, here, "n")
+	s.Remove(t, here.store.key("n"))
+	next := mustLock(t, there, "n")
+	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
+	}
+	if len(s.Places(t, "n")) != 1 {
+		t.Error("Unlock has deleted a later holder's key")
+	}
+	mustUnlock(t, next)
+}
+
+// TestTryLeavesNoLease: neither a refusal, nor a grant that was given back, nor
+// one that lost the race between its look and its write.
+func TestTryLeavesNoLease(t *testing.T) {
+	s := start(t, 1)
+	here, there := newTry(t, s.EtcdEndpoints(), withLongTTL), newTry(t, s.EtcdEndpoints(), withLongTTL)
+	held := mustLock(t, here, "n")
+	if _, err := there.TryLock(t.Context(), "n"); !errors.Is(err, lock.ErrHeld) {
+		t.Errorf("TryLock: %v", err)
+	}
+	if n := s.leases(t); n != 1 {
+		t.Errorf("%d leases with one holder", n)
+	}
+	mustUnlock(t, held)
+	done := make(chan error)
+	const rivals = 8
+	lockers := []*Try{here, there, newTry(t, s.EtcdEndpoints(), withLongTTL)}
+	for i := range rivals {
+		go func() {
+			held, err := lockers[i%len(lockers)].TryLock(t.Context(), "n")
+			if err == nil {
+				err = held.Unlock(t.Context())
+			}
+			done <- err
+		}()
+	}
+	for range rivals {
+		if err := <-done; err != nil && !errors.Is(err, lock.ErrHeld) {
+			t.Error(err)
+		}
+	}
+	if n := s.leases(t); n != 0 {
+		t.Errorf("%d leases are left", n)
+	}
+}
+
+// TestAPutWithoutAnAnswerIsSettled holds the answer back until its caller has
+// gone: the lease is far too long to help.
+func TestAPutWithoutAnAnswerIsSettled(t *testing.T) {
+	s := start(t, 1)
+	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
+	cutOff := newTry(t, []string{"http://" + link.Addr}, withLongTTL)
+	mustUnlock(t, mustLock(t, cutOff, "another")) // it is connected
+	release := link.Hold()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := cutOff.Lock(ctx, "n")
+	release()
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Lock: %v", err)
+	}
+	eventually(t, func() bool { return s.leases(t) == 0 && len(s.keys(t)) == 0 }, "the lease and the key to go")
+	other := newTry(t, s.EtcdEndpoints(), withLongTTL)
+	mustUnlock(t, mustLock(t, other, "n"))
+}
+
+// TestALateKeyOfATryCannotCome: with its lease revoked, the put is refused.
+func TestALateKeyOfATryCannotCome(t *testing.T) {
+	s := start(t, 1)
+	l := newTry(t, s.EtcdEndpoints(), withLongTTL)
+	granted, err := s.client.Grant(t.Context(), 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.store.note("o/1", tryGrant{lease: granted.ID}) // its put is under way
+	if err := l.store.Release(t.Context(), "n", "o/1"); err != nil {
+		t.Errorf("Release: %v", err)
+	}
+	if _, err := s.client.Put(t.Context(), l.store.key("n"), "", clientv3.WithLease(granted.ID)); err == nil {
+		t.Error("the late put was applied")
+	}
+}
