@@ -57,15 +57,28 @@
 //
 // # The lease
 //
-// A lease is renewed three times a TTL. Each renewal counts from before it was
-// sent, and a margin before the earliest time at which the server can end the
-// lease, this process gives up all grants under it, by its monotonic clock. (A
-// process that is paused closes nothing meanwhile; hence the fence.) The next
-// Lock begins a new lease.
+// A lease is renewed as all locks' are, see package lease: three times a TTL,
+// counted from before the renewal was sent, and a margin before the earliest time
+// at which the server can end it, this process gives up all grants under it, by
+// its monotonic clock. (A process that is paused closes nothing meanwhile; hence
+// the fence.) The next Lock begins a new lease.
 //
 // # What was left behind
 //
 // A request that timed out may be applied later. A key of our lease that no
 // place of ours stands for is deleted when the view shows it; once a TTL, all
 // keys of the lease are compared with the places as well.
+//
+// # A cluster
+//
+// With one node of three gone, locks are granted as before; where it was the
+// leader, after an election. What had been handed to a leader as it died is never
+// answered: no request waits longer than a third of the TTL, and what it may have
+// left is deleted. On the side of a minority nothing is granted: a Lock ends at
+// its context's end, and a holder there gives up before its lease can end.
+//
+// # The others
+//
+// Try is a key without a queue, which refuses with the holder's name. Textbook is
+// the client library's mutex, for comparison.
 package etcdlock

@@ -126,34 +126,6 @@ func TestUnlockIsComparedInEtcd(t *testing.T) {
 	}
 }
 
-// TestARenewalCountsFromBeforeItWasSent holds its answer back on the way.
-func TestARenewalCountsFromBeforeItWasSent(t *testing.T) {
-	s := start(t, 1)
-	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
-	// Of a long TTL: there is no renewal but the test's own.
-	l := newLockerAt(t, []string{"http://" + link.Addr}, Config{TTL: longTTL})
-	mustUnlock(t, mustLock(t, l, "n"))
-	l.mu.Lock()
-	ls := l.lease
-	first := ls.deadline
-	l.mu.Unlock()
-	release := link.Hold()
-	sent := time.Now()
-	renewed := make(chan struct{})
-	go func() { defer close(renewed); l.renewOnce(ls) }()
-	const late = 500 * time.Millisecond
-	time.AfterFunc(late, release)
-	await(t, renewed, "the renewal")
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !ls.deadline.After(first) {
-		t.Error("the renewal has not moved the deadline")
-	}
-	if counted := ls.deadline.Sub(sent) - (longTTL - longTTL/marginShare); counted > late/2 {
-		t.Errorf("the deadline counts from %s after the renewal was sent", counted)
-	}
-}
-
 func TestHealthyBecomesHealthyAgain(t *testing.T) {
 	s := start(t, 1)
 	l := s.newLocker(t)

@@ -12,29 +12,25 @@ import (
 	"google.golang.org/grpc/status"
 
 	"flashsale/internal/lock"
-)
-
-const (
-	// renewals a TTL: one may fail and a second still comes in time.
-	renewals = 3
-	// marginShare of the TTL is kept between our deadline and the server's. It
-	// is far above what two clocks part by in a TTL (100 ppm of 5 s is half a
-	// millisecond): it is there so that a holder which runs hears of its loss,
-	// and can stop what it does, before the next one is granted.
-	marginShare = 10
+	"flashsale/internal/lock/lease"
 )
 
 // ownLease is this process's claim to be alive. All its keys end with it.
 type ownLease struct {
-	id  clientv3.LeaseID
-	ttl time.Duration
-	// deadline is when it can no longer be relied on, by the monotonic clock.
-	deadline time.Time
-	timer    *time.Timer   // fires at deadline
-	ended    chan struct{} // closed when it is no longer used
+	id   clientv3.LeaseID
+	ttl  time.Duration
+	kept *lease.Kept
+	// why it is lost, where etcd has said so.
+	why error
 	// strays are keys that are being deleted though nobody waits for that.
 	strays map[string]bool
 }
+
+// attempt is what one request may take: as much as a renewal. It succeeds within
+// this time, or the next one does on another node.
+func (ls *ownLease) attempt() time.Duration { return ls.ttl / 3 }
+
+func (ls *ownLease) alive() bool { return ls.kept.Alive() }
 
 // granting is a request for a lease that all who need one share.
 type granting struct {
@@ -43,19 +39,14 @@ type granting struct {
 	err   error
 }
 
-func (ls *ownLease) alive() bool {
-	select {
-	case <-ls.ended:
-		return false
-	default:
-		return time.Now().Before(ls.deadline)
-	}
-}
-
 // liveLease is the lease to use now, if there is one.
 func (l *Locker) liveLease() *ownLease {
 	if l.lease != nil && !l.lease.alive() {
-		l.loseLease(l.lease, errors.New("it was not renewed in time"))
+		why := l.lease.why
+		if why == nil {
+			why = errors.New("it was not renewed in time")
+		}
+		l.loseLease(l.lease, why)
 	}
 	return l.lease
 }
@@ -108,27 +99,17 @@ func (l *Locker) grant(g *granting) {
 		l.trouble = g.err
 		return
 	}
-	ls := &ownLease{
-		id: answer.ID, ttl: time.Duration(answer.TTL) * time.Second,
-		ended: make(chan struct{}), strays: map[string]bool{},
-	}
-	ls.timer = time.AfterFunc(ls.ttl, func() { l.checkDeadline(ls) })
-	ls.extend(asked, ls.ttl)
+	ls := &ownLease{id: answer.ID, ttl: time.Duration(answer.TTL) * time.Second, strays: map[string]bool{}}
+	ls.kept = lease.Keep(ls.ttl, asked, func(ctx context.Context) error { return l.renew(ctx, ls) })
 	l.lease, g.lease, l.trouble = ls, ls, nil
-	l.start(func() { l.renew(ls) })
+	l.start(func() { l.awaitLoss(ls) })
+	l.start(func() { l.compare(ls) })
 }
 
-// extend moves the deadline after a renewal that was asked for at that time.
-func (ls *ownLease) extend(asked time.Time, ttl time.Duration) {
-	if deadline := asked.Add(ttl - ttl/marginShare); deadline.After(ls.deadline) {
-		ls.deadline = deadline
-		ls.timer.Reset(time.Until(deadline))
-	}
-}
-
-// checkDeadline gives the lease up once its deadline has passed. It may find
-// that it has been moved.
-func (l *Locker) checkDeadline(ls *ownLease) {
+// awaitLoss gives the lease up when it is lost, and waits for its renewal's end.
+func (l *Locker) awaitLoss(ls *ownLease) {
+	<-ls.kept.Lost()
+	ls.kept.Stop()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lease == ls {
@@ -162,8 +143,7 @@ func (l *Locker) loseLease(ls *ownLease, why error) {
 
 // endLease ends the use of a lease and every place under it.
 func (l *Locker) endLease(ls *ownLease, why error) {
-	close(ls.ended)
-	ls.timer.Stop()
+	ls.kept.Lose()
 	l.lease, l.trouble = nil, why
 	for _, q := range l.queues {
 		for _, p := range q.places {
@@ -182,46 +162,40 @@ func (l *Locker) revoke(ctx context.Context, id clientv3.LeaseID) error {
 	return nil
 }
 
-// renew keeps a lease alive until it ends, and compares its keys with the places.
-func (l *Locker) renew(ls *ownLease) {
-	ticker := time.NewTicker(ls.ttl / renewals)
-	defer ticker.Stop()
-	for n := 1; ; n++ {
-		select {
-		case <-ls.ended:
-			return
-		case <-ticker.C:
-		}
-		l.renewOnce(ls)
-		if n%renewals == 0 {
-			l.reconcile(ls)
-		}
+// renew asks etcd once.
+func (l *Locker) renew(ctx context.Context, ls *ownLease) error {
+	_, err := l.cfg.Client.KeepAliveOnce(ctx, ls.id)
+	switch {
+	case err == nil || errors.Is(ctx.Err(), context.Canceled): // it has ended meanwhile
+		return err
+	case errors.Is(err, rpctypes.ErrLeaseNotFound):
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		ls.why = err
+		return lock.ErrLost
 	}
+	l.cfg.Logger.Warn("etcd lock could not renew its lease", "lease", fmt.Sprintf("%x", ls.id), "error", err)
+	return err
 }
 
-func (l *Locker) renewOnce(ls *ownLease) {
-	// Within this time it succeeds, or the next one does on another node.
-	ctx, cancel := context.WithTimeout(l.ctx, ls.ttl/renewals)
-	defer cancel()
-	asked := time.Now()
-	answer, err := l.cfg.Client.KeepAliveOnce(ctx, ls.id)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case l.lease != ls: // it has ended meanwhile, for good
-	case err == nil:
-		ls.extend(asked, time.Duration(answer.TTL)*time.Second)
-	case errors.Is(err, rpctypes.ErrLeaseNotFound):
-		l.loseLease(ls, err)
-	default:
-		l.cfg.Logger.Warn("etcd lock could not renew its lease", "error", err, "left", time.Until(ls.deadline))
+// compare compares the lease's keys with the places, once a TTL.
+func (l *Locker) compare(ls *ownLease) {
+	ticker := time.NewTicker(ls.ttl)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ls.kept.Lost():
+			return
+		case <-ticker.C:
+			l.reconcile(ls)
+		}
 	}
 }
 
 // reconcile deletes keys of the lease that no place stands for: they were made
 // by requests that timed out and were applied later.
 func (l *Locker) reconcile(ls *ownLease) {
-	ctx, cancel := context.WithTimeout(l.ctx, ls.ttl/renewals)
+	ctx, cancel := context.WithTimeout(l.ctx, ls.attempt())
 	defer cancel()
 	answer, err := l.cfg.Client.TimeToLive(ctx, ls.id, clientv3.WithAttachedKeys())
 	if err != nil {

@@ -224,6 +224,16 @@ func (l *Locker) Close(ctx context.Context) error {
 	}
 	l.stop()
 	l.wg.Wait()
+	l.mu.Lock()
+	late := l.lease // granted after Close had waited for it
+	l.lease = nil
+	l.mu.Unlock()
+	for _, ls := range []*ownLease{ls, late} {
+		if ls != nil {
+			ls.kept.Lose()
+			ls.kept.Stop()
+		}
+	}
 	close(l.done)
 	return err
 }

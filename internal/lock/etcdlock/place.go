@@ -99,7 +99,7 @@ func (l *Locker) create(p *place, w where) {
 	list := listOf(p.queue.prefix)
 	// What was handed to a leader as it died has no answer: ask again before long.
 	// An etcd that is just slow could not renew the lease in this time either.
-	ctx, cancel := context.WithTimeout(l.ctx, p.lease.ttl/renewals)
+	ctx, cancel := context.WithTimeout(l.ctx, p.lease.attempt())
 	defer cancel()
 	answer, err := l.cfg.Client.Txn(ctx).If(free).
 		Then(clientv3.OpPut(p.key, string(value), clientv3.WithLease(p.lease.id)), list).
@@ -200,14 +200,14 @@ func (l *Locker) discard(ls *ownLease, key string, revision int64) {
 			delete(ls.strays, key)
 		}()
 		for pause := retryPause; ; pause = min(2*pause, retryPauseMax) {
-			ctx, cancel := context.WithTimeout(l.ctx, ls.ttl/renewals)
+			ctx, cancel := context.WithTimeout(l.ctx, ls.attempt())
 			_, err := l.deleteKey(ctx, key, revision)
 			cancel()
 			if err == nil {
 				return
 			}
 			select {
-			case <-ls.ended:
+			case <-ls.kept.Lost():
 				return
 			case <-time.After(jittered(pause)):
 			}
@@ -260,7 +260,7 @@ func (p *place) Unlock(ctx context.Context) error {
 
 	// Bounded, so that who waits behind a leader that died with this request is
 	// let in by the next one; see discard.
-	ctx, cancel := context.WithTimeout(ctx, p.lease.ttl/renewals)
+	ctx, cancel := context.WithTimeout(ctx, p.lease.attempt())
 	defer cancel()
 	answer, err := l.deleteKey(ctx, p.key, p.revision)
 

@@ -10,6 +10,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"flashsale/internal/lock/lease"
 )
 
 // newView is a Locker with one lease and one name, and no server.
@@ -24,13 +26,17 @@ func newView(t *testing.T, left time.Duration) (*Locker, *queue) {
 		t.Fatal(err)
 	}
 	l.closed = true // it starts nothing: there is nobody to talk to
-	l.lease = &ownLease{
-		id: 7, ttl: testTTL, deadline: time.Now().Add(left), ended: make(chan struct{}),
-		strays: map[string]bool{}, timer: time.NewTimer(time.Hour),
-	}
+	// Of so long a TTL that it is never renewed, and asked for that long ago. A
+	// tenth of it is lease.Keep's margin.
+	asked := time.Now().Add(left - longTTL*9/10)
+	kept := lease.Keep(longTTL, asked, nil)
+	l.lease = &ownLease{id: 7, ttl: testTTL, kept: kept, strays: map[string]bool{}}
 	q := &queue{prefix: "p/n/", stop: func() {}, created: map[string]int64{}, places: map[string]*place{}}
 	l.queues["n"] = q
-	t.Cleanup(func() { client.Close() })
+	t.Cleanup(func() {
+		kept.Stop()
+		client.Close()
+	})
 	return l, q
 }
 
