@@ -164,6 +164,9 @@ func (m *MySQL) install(ctx context.Context, program string) error {
 		args = append(args, "--loose-user="+user)
 	}
 	cmd := exec.CommandContext(ctx, program, args...)
+	// A server that starts removes what lies in its folder for temporary tables:
+	// in one that all share, also those of another that is being installed.
+	cmd.Env = append(os.Environ(), "TMPDIR="+filepath.Dir(m.dataDir))
 	cmd.SysProcAttr = childAttr()
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // a script and its children
 	cmd.WaitDelay = time.Second
