@@ -11,12 +11,13 @@
 //
 // Every change is one transaction on both,
 //
-//	If ModRevision(stock) = as read, CreateRevision(taken) = 0
-//	Then Put(stock), Put(taken)
+//	If ModRevision(stock) = as read
+//	Then Put(stock), Put(taken) or Delete(taken)
 //	Else Get(stock), Get(taken)
 //
 // so that it is refused when another came first; its answer holds what to try
-// again with. A change of the same SKU is a rival, hence the retries: they are
+// again with. (An order's key never changes without the stock's: one compare
+// covers both.) A change of the same SKU is a rival, hence the retries: they are
 // bounded, with a pause that grows, and counted. Every change names its order,
 // and the order's key says whether it was made: one whose answer was lost can be
 // sent again, and counts once. (It is for the order's caller to use one name for

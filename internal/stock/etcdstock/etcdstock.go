@@ -233,11 +233,11 @@ func (s *Store) change(ctx context.Context, sku, orderKey string,
 		return Stock{}, fmt.Errorf("change %s in etcd: %w", sku, err)
 	}
 	for try := 1; ; try++ {
-		now, order, err := seen(sku, answer)
+		now, quantity, err := seen(sku, answer)
 		if err != nil {
 			return Stock{}, err
 		}
-		next, op, err := decide(now, order.quantity)
+		next, op, err := decide(now, quantity)
 		if err != nil {
 			return now, fmt.Errorf("%s: %w", sku, err)
 		}
@@ -245,8 +245,7 @@ func (s *Store) change(ctx context.Context, sku, orderKey string,
 			return now, nil
 		}
 		answer, err = s.cfg.Client.Txn(ctx).
-			If(clientv3.Compare(clientv3.ModRevision(stockKey), "=", now.Revision),
-				clientv3.Compare(clientv3.ModRevision(orderKey), "=", order.revision)).
+			If(clientv3.Compare(clientv3.ModRevision(stockKey), "=", now.Revision)).
 			Then(clientv3.OpPut(stockKey, encode(next)), *op).
 			Else(look...).Commit()
 		if err != nil {
@@ -272,20 +271,16 @@ func (s *Store) change(ctx context.Context, sku, orderKey string,
 	}
 }
 
-// taken is what an order's key says.
-type taken struct{ quantity, revision int64 }
-
-// seen is what look has read.
-func seen(sku string, answer *clientv3.TxnResponse) (now Stock, order taken, err error) {
+// seen is what look has read: a quantity of 0 is an order without a key.
+func seen(sku string, answer *clientv3.TxnResponse) (now Stock, quantity int64, err error) {
 	now, err = stockOf(sku, answer.Responses[0].GetResponseRange().Kvs)
 	if err != nil {
-		return now, order, err
+		return now, 0, err
 	}
 	for _, kv := range answer.Responses[1].GetResponseRange().Kvs {
-		order.revision = kv.ModRevision
-		order.quantity, err = quantityOf(kv)
+		quantity, err = quantityOf(kv)
 	}
-	return now, order, err
+	return now, quantity, err
 }
 
 func (s *Store) stockKey(sku string) string { return s.cfg.Prefix + "stock/" + sku }
