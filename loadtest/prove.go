@@ -2,12 +2,18 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 
+	"flashsale/internal/guard"
+	"flashsale/internal/order"
 	"flashsale/internal/sandbox"
+	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/attack"
 	"flashsale/loadtest/proof"
@@ -135,7 +141,36 @@ func (c *proveCmd) prove(ctx context.Context, servers *servers, progress *meter,
 		return run, err
 	}
 	books.Samples = samples
+	if row.Write == strategy.EtcdCompareAndSwap {
+		more, err := auditBoth(ctx, c.API, dsn, at)
+		if err != nil {
+			return run, err
+		}
+		books.Violations = append(books.Violations, more...)
+	}
 	return proof.Assess(setting, result, books), nil
+}
+
+// auditBoth asks the service's own audit what is wrong between the two stores of
+// a strategy that has two.
+func auditBoth(ctx context.Context, api, dsn string, at *guard.Servers) ([]stock.Violation, error) {
+	cmd := exec.CommandContext(ctx, api, append([]string{"audit", "--json"}, at.Flags()...)...)
+	cmd.Env = append(os.Environ(), "FLASHSALE_MYSQL_DSN="+dsn)
+	text, err := cmd.Output()
+	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
+		return nil, err
+	}
+	var report stock.Report
+	if jsonErr := json.Unmarshal(text, &report); jsonErr != nil { // it said why on stderr
+		return nil, fmt.Errorf("%s audit: %w", api, errors.Join(err, jsonErr))
+	}
+	var found []stock.Violation
+	for _, v := range report.Violations {
+		if v.Invariant == order.NoGap || strings.HasPrefix(v.Detail, "etcd") { // the rest is in the books
+			found = append(found, v)
+		}
+	}
+	return found, nil
 }
 
 // watched attacks, and samples the stock meanwhile if there is a database.

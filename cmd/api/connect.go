@@ -9,6 +9,7 @@ import (
 	"flashsale/internal/mirror"
 	"flashsale/internal/order"
 	"flashsale/internal/stock"
+	"flashsale/internal/stock/etcdstock"
 	"flashsale/internal/strategy"
 )
 
@@ -47,6 +48,12 @@ func (r *replica) connect(ctx context.Context) (err error) {
 		}
 		cfg.Mirror = r.mirror
 	}
+	if r.strategy.Write == strategy.EtcdCompareAndSwap {
+		if cfg.Units, err = unitsInEtcd(r.guard, &r.cmd.Servers, r.db); err != nil {
+			return err
+		}
+		r.audit = func(ctx context.Context) (stock.Report, error) { return order.AuditUnits(ctx, r.db, cfg.Units) }
+	}
 	r.orders = order.New(cfg)
 	return nil
 }
@@ -66,6 +73,11 @@ func (r *replica) openGuard(ctx context.Context) error {
 		return open(ctx)
 	}
 	return await(ctx, r.logger, what, r.cmd.StartTimeout, open)
+}
+
+// unitsInEtcd is the stock of a strategy that keeps it there.
+func unitsInEtcd(g *guard.Guard, servers *guard.Servers, db *stock.DB) (*etcdstock.Store, error) {
+	return etcdstock.New(etcdstock.Config{Client: g.Etcd, Prefix: servers.Prefix + db.Name + "/units/"})
 }
 
 // mirrorPool are the connections that the mirror reads MySQL by. They are its

@@ -126,6 +126,8 @@ type replica struct {
 	mirrorDB *stock.DB      // its own small pool; nil without a mirror
 	mirror   *mirror.Mirror // nil without a mirror
 	orders   *order.Service
+	// audit reads what MySQL does not have; nil where it has all.
+	audit func(context.Context) (stock.Report, error)
 	// stopMirror ends the mirror and waits until it has.
 	stopMirror func(context.Context) error
 	draining   atomic.Bool
@@ -149,7 +151,7 @@ func (r *replica) ready(ctx context.Context) map[string]error {
 // serve answers requests until ctx ends, then finishes those that are in hand.
 func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 	cfg := httpapi.Config{
-		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Ready: r.ready, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
+		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Audit: r.audit, Ready: r.ready, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
 		JWTSecret: []byte(r.cmd.JWTSecret), Audience: r.cmd.JWTAudience, AdminToken: r.cmd.AdminToken,
 		Registry: r.registry, Logger: r.logger,
 	}

@@ -12,6 +12,7 @@ import (
 	"flashsale/internal/guard"
 	"flashsale/internal/httpapi"
 	"flashsale/internal/lock"
+	"flashsale/internal/order"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 )
@@ -46,12 +47,13 @@ func withDB(ctx context.Context, flags *mysqlFlags, f func(context.Context, *sto
 
 type auditCmd struct {
 	mysqlFlags
+	guard.Servers
 	JSON bool `help:"Print JSON."`
 }
 
 func (c *auditCmd) Run(ctx context.Context, s streams) error {
 	return withDB(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) error {
-		report, err := stock.Audit(ctx, db)
+		report, err := c.audit(ctx, db)
 		if err != nil {
 			return err
 		}
@@ -63,6 +65,29 @@ func (c *auditCmd) Run(ctx context.Context, s streams) error {
 		}
 		return nil
 	})
+}
+
+// audit reads etcd, too, where the stock is kept there.
+func (c *auditCmd) audit(ctx context.Context, db *stock.DB) (report stock.Report, err error) {
+	guarded, err := db.Guard(ctx)
+	if err != nil {
+		return report, err
+	}
+	// One that is not known, or none yet, keeps nothing in etcd.
+	row, _ := strategy.Find(guarded.Strategy)
+	if row.Write != strategy.EtcdCompareAndSwap {
+		return stock.Audit(ctx, db)
+	}
+	opened, err := openGuard(ctx, row, c.Servers, &c.mysqlFlags, db)
+	if err != nil {
+		return report, err
+	}
+	defer func() { err = errors.Join(err, closeGuard(ctx, opened)) }()
+	units, err := unitsInEtcd(opened, &c.Servers, db)
+	if err != nil {
+		return report, err
+	}
+	return order.AuditUnits(ctx, db, units)
 }
 
 func printAudit(s streams, report stock.Report, asJSON bool) error {

@@ -6,6 +6,7 @@ import (
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/etcdlock"
 	"flashsale/internal/lock/k8slock"
+	"flashsale/internal/lock/memcachedlock"
 	"flashsale/internal/lock/mysqllock"
 	"flashsale/internal/lock/processlock"
 	"flashsale/internal/lock/redislock"
@@ -34,6 +35,7 @@ var backends = map[strategy.Lock]backend{
 	strategy.ZooKeeper:    {zklock.Capabilities, inZooKeeper},
 	strategy.Redis:        {redislock.Capabilities, inRedis},
 	strategy.Redlock:      {redislock.RedlockCapabilities, inRedlock},
+	strategy.Memcached:    {memcachedlock.Capabilities, inMemcached},
 	strategy.Lease:        {k8slock.LeaseCapabilities, inKubernetes(k8slock.NewLease)},
 	strategy.StockLock:    {k8slock.StockCapabilities, inKubernetes(k8slock.NewStock)},
 }

@@ -72,13 +72,6 @@ func (s *Servers) checkEtcd() error {
 	return nil
 }
 
-func (s *Servers) checkMemcached() error {
-	if s.MemcachedAddr == "" {
-		return errors.New("--memcached-addr is missing")
-	}
-	return checkAddresses("--memcached-addr", s.MemcachedAddr)
-}
-
 // redisAddress shows the servers without what a URL may hold of a password.
 func (s *Servers) redisAddress() string {
 	shown := make([]string, len(s.RedisAddrs))

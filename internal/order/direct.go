@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"flashsale/internal/lock"
@@ -19,6 +20,30 @@ type direct struct {
 	cfg *Config
 	// committer writes orders that show a token.
 	committer *committer
+	lines     lines
+}
+
+// lineLength bounds the orders of a replica that ask a server for one SKU at a
+// time. The others stand in line before them: thousands of places in a queue, or
+// of rivals of a compare-and-swap, would keep the server too busy to serve any.
+const lineLength = 8
+
+// lines are the orders that ask for each SKU.
+type lines struct{ of sync.Map } // SKU -> chan struct{}, of those that exist
+
+// enter waits for a turn.
+func (l *lines) enter(ctx context.Context, sku string) (leave func(), err error) {
+	line, ok := l.of.Load(sku)
+	if !ok {
+		line, _ = l.of.LoadOrStore(sku, make(chan struct{}, lineLength))
+	}
+	places := line.(chan struct{})
+	select {
+	case places <- struct{}{}:
+		return func() { <-places }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 const (
@@ -93,6 +118,11 @@ func (d *direct) locked(ctx context.Context, r Request) (Placed, error) {
 // take takes the lock, or asks for it once where the strategy does not wait.
 func (d *direct) take(ctx context.Context, sku string) (lock.Held, error) {
 	began := time.Now()
+	leave, err := d.lines.enter(ctx, sku)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	lockIt := d.cfg.Locker.Lock
 	if d.cfg.Strategy.Try {
 		lockIt = d.cfg.Locker.TryLock
@@ -136,6 +166,15 @@ func (d *direct) once(ctx context.Context, r Request, held lock.Held) (Placed, e
 		Way: d.cfg.Strategy.Write, ThinkTime: d.cfg.ThinkTime,
 		LastLook: func() error { return d.lastLook(held) },
 	}
+	id := newID()
+	if d.cfg.Units != nil {
+		if err := d.takeUnits(ctx, r.SKU, id, r.Quantity); err != nil {
+			if !isRefusal(err) { // it may have been applied all the same
+				d.returnUnits(ctx, r.SKU, id)
+			}
+			return d.outcome(ctx, &r, Order{}, err)
+		}
+	}
 	var order Order
 	err := d.cfg.DB.InTx(ctx, func(conn *sql.Conn) error {
 		row, takeErr := writer.Take(ctx, conn, r.SKU, r.Quantity)
@@ -151,10 +190,14 @@ func (d *direct) once(ctx context.Context, r Request, held lock.Held) (Placed, e
 		if err := withinLimit(ctx, conn, &row, &r); err != nil {
 			return err
 		}
-		order = d.cfg.makeOrder(&r, newID(), &row, row.Now, 0)
+		order = d.cfg.makeOrder(&r, id, &row, row.Now, 0)
 		return insert(ctx, conn, &order)
 	})
-	return d.outcome(ctx, &r, order, err)
+	placed, err := d.outcome(ctx, &r, order, err)
+	if d.cfg.Units != nil && placed.Order.ID != id && !errors.Is(err, ErrUnknown) {
+		d.returnUnits(ctx, r.SKU, id)
+	}
+	return placed, err
 }
 
 // fenced runs the order under its lock's token, in two round trips: what is read

@@ -150,6 +150,9 @@ func heldBy(ctx context.Context, conn *sql.Conn, sku string, customers []string)
 	return held, rows.Err()
 }
 
+// heldOrdersQuery reads the units of a SKU's orders that are reserved or paid.
+const heldOrdersQuery = "SELECT id, quantity FROM orders WHERE sku = ? AND status IN ('reserved', 'paid')"
+
 // find reads one order of a customer, or returns ErrNotFound.
 func find(ctx context.Context, db *stock.DB, customer string, id ID) (Order, error) {
 	row := db.SQL.QueryRowContext(ctx, "SELECT "+readColumns+" FROM orders o WHERE o.id = ? AND o.customer = ?", id[:], []byte(customer))

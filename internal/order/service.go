@@ -13,6 +13,7 @@ import (
 
 	"flashsale/internal/lock"
 	"flashsale/internal/stock"
+	"flashsale/internal/stock/etcdstock"
 	"flashsale/internal/strategy"
 )
 
@@ -26,6 +27,8 @@ type Config struct {
 	// Locker is the strategy's lock, nil where it has none. The Service does
 	// not close it.
 	Locker lock.Locker
+	// Units are the stock in etcd, for the strategy that keeps it there.
+	Units *etcdstock.Store
 	// PaymentWindow is how long an order stays reserved without payment.
 	PaymentWindow time.Duration
 	// ThinkTime is a pause between reading and writing stock. Optional, lab only.
@@ -162,6 +165,9 @@ func (s *Service) PutSKU(ctx context.Context, want stock.Stock) (got stock.Stock
 	}
 	if got, err = s.cfg.DB.Get(ctx, want.SKU); err != nil {
 		return got, created, fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+	if err := s.cfg.putUnits(ctx, got); err != nil {
+		return got, created, err
 	}
 	s.cfg.Mirror.Changed(got.SKU, got.Available)
 	// Whoever has put a SKU reads it next. The mirror of a replica that cannot

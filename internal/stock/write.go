@@ -15,7 +15,8 @@ import (
 // the ways that the registry knows for single orders. It is safe for concurrent
 // use. Which ways are right, and on how many replicas, is what they show.
 type Writer struct {
-	// Way is ReadThenWrite, SelectForUpdate, Conditional or Version.
+	// Way is ReadThenWrite, SelectForUpdate, Conditional, Version, or
+	// EtcdCompareAndSwap behind the take in etcd.
 	Way strategy.Write
 	// ThinkTime is a pause between reading and writing, for the lab: it makes a
 	// race that is there anyway easy to see.
@@ -31,6 +32,7 @@ const (
 
 	writeComputed    = `UPDATE stock SET available = ?, seq = ?, updated_at = NOW(6) WHERE sku = ?`
 	writeConditional = `UPDATE stock SET available = available - ?, seq = seq + 1, updated_at = NOW(6) WHERE sku = ? AND available >= ?`
+	writeFollowing   = `UPDATE stock SET available = available - ?, seq = seq + 1, updated_at = NOW(6) WHERE sku = ?`
 	writeVersion     = `UPDATE stock SET available = ?, seq = seq + 1, updated_at = NOW(6) WHERE sku = ? AND seq = ?`
 )
 
@@ -44,6 +46,8 @@ func (w Writer) Take(ctx context.Context, conn *sql.Conn, sku string, n int32) (
 		return w.readThenWrite(ctx, conn, selectRow+" FOR UPDATE", sku, n)
 	case strategy.Conditional:
 		return w.conditional(ctx, conn, sku, n)
+	case strategy.EtcdCompareAndSwap:
+		return w.follow(ctx, conn, sku, n)
 	case strategy.Version:
 		return w.version(ctx, conn, sku, n)
 	}
@@ -86,6 +90,18 @@ func (w Writer) conditional(ctx context.Context, conn *sql.Conn, sku string, n i
 		err = ErrShort
 	}
 	return row, err
+}
+
+// follow takes units that were taken in etcd already: the row is a copy, and does
+// not decide.
+func (w Writer) follow(ctx context.Context, conn *sql.Conn, sku string, n int32) (Row, error) {
+	if err := w.beforeWrite(ctx); err != nil {
+		return Row{}, err
+	}
+	if _, err := exec(ctx, conn, writeFollowing, n, []byte(sku)); err != nil {
+		return Row{}, fmt.Errorf("write stock: %w", err)
+	}
+	return scanRow(conn.QueryRowContext(ctx, selectRow, []byte(sku)))
 }
 
 const (

@@ -36,6 +36,7 @@ var starters = map[strategy.Server]func(*Server, context.Context) error{
 	strategy.InZooKeeper:  (*Server).startZooKeeper,
 	strategy.InRedis:      func(s *Server, ctx context.Context) error { return s.startRedis(ctx, 1) },
 	strategy.InRedlock:    func(s *Server, ctx context.Context) error { return s.startRedis(ctx, redlockNodes) },
+	strategy.InMemcached:  (*Server).startMemcached,
 	strategy.InKubernetes: (*Server).startKubernetes,
 }
 
@@ -91,5 +92,15 @@ func (s *Server) startRedis(ctx context.Context, nodes int) error {
 		s.parts = append(s.parts, redis.Close)
 		s.Servers.RedisAddrs = append(s.Servers.RedisAddrs, redis.Addr)
 	}
+	return nil
+}
+
+func (s *Server) startMemcached(ctx context.Context) error {
+	memcached, err := sandbox.StartMemcached(ctx, sandbox.MemcachedConfig{})
+	if err != nil {
+		return err
+	}
+	s.parts = append(s.parts, memcached.Close)
+	s.Servers.MemcachedAddr = memcached.Addr
 	return nil
 }

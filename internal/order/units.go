@@ -1,0 +1,152 @@
+package order
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"flashsale/internal/stock"
+	"flashsale/internal/stock/etcdstock"
+)
+
+// This file is the stock that is kept in etcd, for EtcdCompareAndSwap. It decides
+// who gets units; MySQL has the orders, and a copy of the stock that follows them
+// in the same transaction, for whoever reads. No transaction spans both: a crash
+// in between leaves units that were taken and sold to nobody (see etcdstock).
+
+// NoGap is the invariant that a crash between the two stores breaks.
+const NoGap = "what was taken in etcd was sold"
+
+// takeUnits takes an order's units, before it is written.
+func (d *direct) takeUnits(ctx context.Context, sku string, id ID, n int32) error {
+	leave, err := d.lines.enter(ctx, sku)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	left, err := d.cfg.Units.Take(ctx, sku, id.String(), int64(n))
+	switch {
+	case errors.Is(err, etcdstock.ErrInsufficient):
+		return short(left.Available)
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return nil
+}
+
+// returnTimeout bounds the giving back of units, when the request's own time may
+// be over. It is longer than an order's own: nobody else does it.
+const returnTimeout = 10 * time.Second
+
+// returnUnits gives back what an order has taken that was certainly not written.
+// It may be in vain all the same: then the audit finds the gap.
+func (d *direct) returnUnits(ctx context.Context, sku string, id ID) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), returnTimeout)
+	defer cancel()
+	if _, err := d.cfg.Units.GiveBack(ctx, sku, id.String()); err != nil && !errors.Is(err, etcdstock.ErrNotTaken) {
+		d.cfg.Logger.Warn("units were taken in etcd and not sold", "sku", sku, "order", id.String(), "error", err)
+	}
+}
+
+// putUnits puts a SKU's units into etcd that are not there yet: those of a new
+// one, or of one whose creator died in between. It never puts back what was sold.
+func (cfg *Config) putUnits(ctx context.Context, s stock.Stock) error {
+	if cfg.Units == nil || s.Available != s.Units {
+		return nil
+	}
+	if _, err := cfg.Units.Create(ctx, s.SKU, s.Units); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+	return nil
+}
+
+// AuditUnits is stock.Audit, and compares MySQL with the stock in etcd. It is for
+// a service at rest: an order on its way is in one store and not yet in the other.
+func AuditUnits(ctx context.Context, db *stock.DB, units *etcdstock.Store) (stock.Report, error) {
+	report, err := stock.Audit(ctx, db)
+	if err != nil {
+		return report, err
+	}
+	for i := range report.SKUs {
+		b := &report.SKUs[i]
+		found, err := compareUnits(ctx, db, units, b)
+		if err != nil {
+			return report, fmt.Errorf("audit %s: %w", b.SKU, err)
+		}
+		if len(found) > 0 {
+			b.OK, report.OK = false, false
+			report.Violations = append(report.Violations, found...)
+		}
+	}
+	return report, nil
+}
+
+func compareUnits(ctx context.Context, db *stock.DB, units *etcdstock.Store, b *stock.Balance) (found []stock.Violation, err error) {
+	add := func(invariant, format string, args ...any) {
+		found = append(found, stock.Violation{SKU: b.SKU, Invariant: invariant, Detail: fmt.Sprintf(format, args...)})
+	}
+	inEtcd, taken, err := units.Taken(ctx, b.SKU)
+	if errors.Is(err, etcdstock.ErrUnknownSKU) {
+		add(stock.Conservation, "etcd has no stock of it; PUT the SKU again")
+		return found, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	held, err := heldOrders(ctx, db, b.SKU)
+	if err != nil {
+		return nil, err
+	}
+	if sum := sumOf(taken); inEtcd.Units != inEtcd.Available+sum {
+		add(stock.Conservation, "etcd: %d units, but %d available + %d taken", inEtcd.Units, inEtcd.Available, sum)
+	}
+	if inEtcd.Available < 0 {
+		add(stock.NonNegative, "etcd: %d available", inEtcd.Available)
+	}
+	for _, order := range slices.Sorted(maps.Keys(taken)) {
+		if held[order] != taken[order] {
+			add(NoGap, "order %s took %d in etcd, and has %d in MySQL", order, taken[order], held[order])
+		}
+		delete(held, order)
+	}
+	for _, order := range slices.Sorted(maps.Keys(held)) {
+		add(NoGap, "order %s has %d in MySQL, and took none in etcd", order, held[order])
+	}
+	return found, nil
+}
+
+func sumOf(taken map[string]int64) (sum int64) {
+	for _, n := range taken {
+		sum += n
+	}
+	return sum
+}
+
+// heldOrders are the units of each order of a SKU that is reserved or paid.
+func heldOrders(ctx context.Context, db *stock.DB, sku string) (map[string]int64, error) {
+	rows, err := db.SQL.QueryContext(ctx, heldOrdersQuery, []byte(sku))
+	if err != nil {
+		return nil, fmt.Errorf("read the orders: %w", err)
+	}
+	defer rows.Close()
+	held := map[string]int64{}
+	for rows.Next() {
+		var id sql.RawBytes
+		var n int64
+		if err := rows.Scan(&id, &n); err != nil {
+			return nil, err
+		}
+		order, err := uuid.FromBytes(id)
+		if err != nil {
+			return nil, err
+		}
+		held[order.String()] = n
+	}
+	return held, rows.Err()
+}

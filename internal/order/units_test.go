@@ -1,0 +1,116 @@
+package order_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/order"
+	"flashsale/internal/stock"
+	"flashsale/internal/stock/etcdstock"
+	"flashsale/internal/strategy"
+)
+
+// inEtcd is a replica that keeps its stock in etcd.
+func inEtcd(t *testing.T, dsn string, at func(order.Step)) (*order.Service, *etcdstock.Store) {
+	t.Helper()
+	client, err := clientv3.New(clientv3.Config{Endpoints: servers.EtcdEndpoints(), DialTimeout: testTimeout, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	db := open(t, dsn)
+	units, err := etcdstock.New(etcdstock.Config{Client: client, Prefix: "flashsale/" + db.Name + "/units/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	row, err := strategy.Find("etcd-cas")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return order.New(order.Config{DB: db, Strategy: row, Fence: strategy.FenceOff, Units: units, PaymentWindow: time.Minute,
+		RequestTimeout: testTimeout, At: at, Logger: slog.New(slog.DiscardHandler)}), units
+}
+
+func auditBoth(t *testing.T, dsn string, units *etcdstock.Store) stock.Report {
+	t.Helper()
+	report, err := order.AuditUnits(t.Context(), open(t, dsn), units)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+func TestStockInEtcdIsExact(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t, stock.Stock{Units: 12, PerCustomerLimit: new(int32(2))})
+	a, units := inEtcd(t, dsn, nil)
+	b, _ := inEtcd(t, dsn, nil)
+	change(t, a, stock.Stock{PerCustomerLimit: new(int32(2))}) // its units go to etcd
+	var made atomic.Int32
+	var group errgroup.Group
+	for i := range 40 {
+		group.Go(func() error {
+			placed, err := []*order.Service{a, b}[i%2].Place(t.Context(), buy(fmt.Sprint("customer-", i%10), fmt.Sprint(i%30), 1))
+			switch {
+			case err == nil && !placed.Replayed:
+				made.Add(1)
+			case err != nil && !errors.Is(err, order.ErrSoldOut) && !errors.Is(err, order.ErrCustomerLimit):
+				return err
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	report := auditBoth(t, dsn, units)
+	if made.Load() != 12 || !report.OK || report.SKUs[0].Reserved != 12 {
+		t.Errorf("%d orders, %+v", made.Load(), report)
+	}
+	if _, err := b.Place(t.Context(), buy("customer-0", "0", 1)); err != nil && !errors.Is(err, order.ErrSoldOut) {
+		t.Errorf("asking again: %v", err)
+	}
+}
+
+// What a crash between the two stores leaves, the audit finds.
+func TestAuditFindsTheGapBetweenTheStores(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t, stock.Stock{Units: 3})
+	reached, gone := make(chan struct{}), make(chan struct{})
+	a, units := inEtcd(t, dsn, func(s order.Step) {
+		if s == order.BeforeWrite {
+			close(reached)
+			<-gone
+		}
+	})
+	change(t, a, stock.Stock{})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := a.Place(ctx, buy("ann", "k", 2))
+		ended <- err
+	}()
+	<-reached // and there it would have died
+	report := auditBoth(t, dsn, units)
+	if report.OK || len(report.Violations) != 1 || report.Violations[0].Invariant != order.NoGap {
+		t.Errorf("the audit found %+v, want the gap", report.Violations)
+	}
+	cancel()
+	close(gone)
+	if err := <-ended; !errors.Is(err, order.ErrUnavailable) {
+		t.Errorf("got %v, want %v", err, order.ErrUnavailable)
+	}
+	// One that lives gives back what it could not sell.
+	if report := auditBoth(t, dsn, units); !report.OK {
+		t.Errorf("the audit found %+v", report.Violations)
+	}
+}
