@@ -72,12 +72,21 @@ func TestStockInEtcdIsExact(t *testing.T) {
 	if err := group.Wait(); err != nil {
 		t.Error(err)
 	}
+	// Units that an order took and gave back, for its customer's limit, may have
+	// been another's refusal. They are there for the next one.
+	for i := 0; ; i++ {
+		_, err := b.Place(t.Context(), buy(fmt.Sprint("late-", i), "k", 1))
+		if errors.Is(err, order.ErrSoldOut) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		made.Add(1)
+	}
 	report := auditBoth(t, dsn, units)
 	if made.Load() != 12 || !report.OK || report.SKUs[0].Reserved != 12 {
 		t.Errorf("%d orders, %+v", made.Load(), report)
-	}
-	if _, err := b.Place(t.Context(), buy("customer-0", "0", 1)); err != nil && !errors.Is(err, order.ErrSoldOut) {
-		t.Errorf("asking again: %v", err)
 	}
 }
 
