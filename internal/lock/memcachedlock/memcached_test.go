@@ -114,6 +114,9 @@ func TestALaterHoldersItemIsNeverTouched(t *testing.T) {
 			if err := <-changed; !errors.Is(err, lock.ErrLost) {
 				t.Errorf("%s: %v, want %v", name, err, lock.ErrLost)
 			}
+			if err := change(t.Context(), "nobody's", "first"); !errors.Is(err, lock.ErrLost) {
+				t.Errorf("%s of nobody's: %v, want %v", what, err, lock.ErrLost)
+			}
 			if places := s.Places(t, name); len(places) != 1 || places[0] != string(value(name, "second")) {
 				t.Errorf("after %s: places %q", name, places)
 			}

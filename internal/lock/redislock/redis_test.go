@@ -114,7 +114,6 @@ func TestTokensRiseAfterTheServerHasForgotten(t *testing.T) {
 	mustUnlock(t, third)
 }
 
-// TestARequestThatWasSentTwiceIsOneGrant.
 func TestARequestThatWasSentTwiceIsOneGrant(t *testing.T) {
 	s := start(t, 1)
 	l := newLocker(t, s.Address(), testTTL)
@@ -125,6 +124,32 @@ func TestARequestThatWasSentTwiceIsOneGrant(t *testing.T) {
 	two, err := l.store.Try(t.Context(), "n", "owner")
 	if err != nil || one != two {
 		t.Errorf("the second time: token %d, %v; want %d", two, err, one)
+	}
+}
+
+func TestALaterHoldersKeyIsNeverTouched(t *testing.T) {
+	s := start(t, 1)
+	l := newLocker(t, s.Address(), testTTL)
+	if _, err := l.store.Try(t.Context(), "n", "second"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.clients[0].PExpire(t.Context(), testPrefix+"n", longTTL).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for what, change := range map[string]func(context.Context, string, string) error{
+		"renew": l.store.Renew, "release": l.store.Release,
+	} {
+		for _, name := range []string{"n", "nobody's"} {
+			if err := change(t.Context(), name, "first"); !errors.Is(err, lock.ErrLost) {
+				t.Errorf("%s of %s: %v, want %v", what, name, err, lock.ErrLost)
+			}
+		}
+	}
+	if left := time.Until(s.expiry(t, "n")); left < longTTL/2 {
+		t.Errorf("the later holder has only %s left", left)
+	}
+	if places := s.Places(t, "n"); len(places) != 1 || places[0] != "n second" {
+		t.Errorf("places %q", places)
 	}
 }
 
