@@ -28,6 +28,7 @@ func TestOnOneServer(t *testing.T) {
 		{"InspectAndRevoke", tableView{}, inspectAndRevoke},
 		{"RowGivesUpAfterItsTries", rowView{}, rowGivesUpAfterItsTries},
 		{"RowsAreMadeOnceAndStay", rowView{}, rowsAreMadeOnceAndStay},
+		{"AFailureHalfWayFreesTheRow", rowView{}, aFailureHalfWayFreesTheRow},
 		{"TwoDatabasesOfOneServer", getLockView{}, twoDatabasesOfOneServer},
 		{"ConnectionsAreBounded", getLockView{}, connectionsAreBounded},
 		{"AWrongPasswordEndsTheWait", tableView{}, aWrongPasswordEndsTheWait},
@@ -247,6 +248,24 @@ func rowsAreMadeOnceAndStay(t *testing.T, s *server) {
 	if owner, _ := s.text("SELECT owner FROM " + rowName); owner != "" {
 		t.Errorf("a holder was committed: %q", owner)
 	}
+}
+
+// aFailureHalfWayFreesTheRow lets the row be locked, and not be written to.
+func aFailureHalfWayFreesTheRow(t *testing.T, s *server) {
+	here, there := open(t, s, NewRow, rowName), open(t, s, NewRow, rowName)
+	mustUnlock(t, mustLock(t, here, "n"))
+	err := s.exec("CREATE TRIGGER no BEFORE UPDATE ON " + rowName + " FOR EACH ROW SIGNAL SQLSTATE '45000'")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := here.TryLock(t.Context(), "n"); err == nil || errors.Is(err, lock.ErrHeld) {
+		t.Fatalf("TryLock: %v", err)
+	}
+	if err := s.exec("DROP TRIGGER no"); err != nil {
+		t.Fatal(err)
+	}
+	mustUnlock(t, mustLock(t, there, "n"))
+	mustUnlock(t, mustLock(t, here, "n"))
 }
 
 func TestGetLockNames(t *testing.T) {

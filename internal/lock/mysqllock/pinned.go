@@ -173,32 +173,23 @@ func (p *pinned) wait(ctx context.Context, name string) error {
 	return lock.ErrHeld
 }
 
-// onConn calls f with a connection, and returns that when f succeeded. After a
-// restart of the server the pool is full of dead ones: the driver says so before
-// it sends anything, and f is called again with the next.
+// onConn calls f with a connection, and returns that when f succeeded. The driver
+// looks whether a connection is alive before the pool hands it out.
 func (p *pinned) onConn(ctx context.Context, f func(*sql.Conn) error) (*sql.Conn, error) {
-	for n := 0; ; n++ {
-		conn, err := p.Conn(ctx)
-		if err != nil {
-			return nil, p.errorf("connect", err)
-		}
-		err = f(conn)
-		switch {
-		case err == nil:
-			return conn, nil
-		case answered(err) || errors.Is(err, lock.ErrHeld):
-			_ = conn.Close() // gives it back
-		default:
-			discard(conn)
-		}
-		if errors.Is(err, driver.ErrBadConn) && n < p.Stats().MaxOpenConnections {
-			continue
-		}
-		if !errors.Is(err, lock.ErrHeld) {
-			err = p.errorf("take a lock", err)
-		}
+	conn, err := p.Conn(ctx)
+	if err != nil {
+		return nil, p.errorf("connect", err)
+	}
+	err = f(conn)
+	switch {
+	case err == nil:
+		return conn, nil
+	case errors.Is(err, lock.ErrHeld):
+		_ = conn.Close() // gives it back: nothing was taken with it
 		return nil, err
 	}
+	discard(conn)
+	return nil, p.errorf("take a lock", err)
 }
 
 // forget gives up a turn that no try has followed.
