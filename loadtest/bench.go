@@ -26,6 +26,7 @@ type benchCmd struct {
 	Seed      uint64        `default:"0" placeholder:"N" help:"Makes customers, keys and a zipf's turns; 0 picks one and reports it."`
 	TimeLimit time.Duration `default:"15m" placeholder:"D" help:"End before the run that would not be done in time (default ${default}; none with --full)."`
 	API       string        `name:"api" default:"bin/api" placeholder:"FILE" help:"The service's program (default ${default})."`
+	Profiles  string        `placeholder:"DIR" help:"Folder for CPU profiles of the service's replicas (not the rivals'), one of each for each run."`
 	Out       string        `default:"out" placeholder:"DIR" help:"Folder for bench.json and bench.html (default ${default})."`
 }
 
@@ -41,6 +42,7 @@ func (c *benchCmd) Run(ctx context.Context, s streams) error {
 	}
 	cfg := bench.Config{
 		Programme: programme, Rounds: c.Rounds, Duration: c.Duration, Workers: c.Workers, Seed: c.Seed, TimeLimit: c.TimeLimit,
+		Profiles: c.Profiles,
 		Say: func(format string, args ...any) { fmt.Fprintf(s.err, format+"\n", args...) },
 	}
 	if c.Full {

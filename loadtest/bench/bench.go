@@ -38,6 +38,9 @@ type Config struct {
 	// Workers is the closed loops' number of buyers.
 	Workers int
 	Seed    uint64
+	// Profiles, if not empty, is a folder for CPU profiles of the service's
+	// replicas, one of each over each run's window.
+	Profiles string
 	// TimeLimit ends the bench before the run that would not be done in time.
 	// 0 is none.
 	TimeLimit time.Duration
@@ -276,11 +279,12 @@ func (b *bench) try(ctx context.Context, t trial) (run *Run, err error) {
 	}
 	gauge := &gauge{groups: b.groups(&t.peer, fleet, at.redis)}
 	plan := attack.Plan{Targets: fleet.urls(), SKUs: t.load.Turns, MaxQuantity: 1, Rate: t.rate, Seed: b.cfg.Seed}
+	profiles := b.profile(ctx, &t, fleet)
 	got, err := send(ctx, offer{
 		plan: plan, tokens: b.tokens, workers: t.workers, rate: t.rate, warmUp: t.warmUp, window: t.window,
 		limit: b.cfg.planned(), measure: gauge.read,
 	})
-	if err != nil {
+	if err := errors.Join(err, profiles()); err != nil {
 		return nil, err
 	}
 	used, err := gauge.usages()

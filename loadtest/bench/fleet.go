@@ -21,6 +21,7 @@ import (
 // fleet is the replicas of one run.
 type fleet struct {
 	replicas []*sandbox.Replica
+	pprof    []string // addresses, of the service's replicas when they are profiled
 }
 
 // backends are the servers that a run's replicas are given.
@@ -33,6 +34,12 @@ type backends struct {
 // startFleet starts n replicas at the same time. On an error none is left.
 func (b *bench) startFleet(ctx context.Context, p peer.Peer, way peer.Way, at backends, n int) (*fleet, error) {
 	f := &fleet{}
+	if b.cfg.Profiles != "" && way.Strategy != "" {
+		var err error
+		if f.pprof, err = freeAddrs(n); err != nil {
+			return nil, err
+		}
+	}
 	started := make([]*sandbox.Replica, n)
 	group, ctx := errgroup.WithContext(ctx)
 	for i := range started {
@@ -41,7 +48,7 @@ func (b *bench) startFleet(ctx context.Context, p peer.Peer, way peer.Way, at ba
 			if way.Strategy == "" {
 				started[i], err = b.startPeer(ctx, name, p, way, at)
 			} else {
-				started[i], err = b.startService(ctx, name, way, at)
+				started[i], err = b.startService(ctx, name, way, at, f.pprofOf(i))
 			}
 			return err
 		})
@@ -58,11 +65,11 @@ func (b *bench) startFleet(ctx context.Context, p peer.Peer, way peer.Way, at ba
 	return f, nil
 }
 
-func (b *bench) startService(ctx context.Context, name string, way peer.Way, at backends) (*sandbox.Replica, error) {
+func (b *bench) startService(ctx context.Context, name string, way peer.Way, at backends, pprof string) (*sandbox.Replica, error) {
 	return sandbox.StartReplica(ctx, sandbox.ReplicaConfig{
 		Program: b.cfg.API, Replica: name, MySQLDSN: at.dsn, EtcdEndpoints: at.etcd,
 		Strategy: way.Strategy, AdminToken: b.adminToken, JWTSecret: b.jwtSecret,
-		Args: []string{"--log-level=warn", "--mysql-pool=" + strconv.Itoa(way.Pool)},
+		Args: []string{"--log-level=warn", "--mysql-pool=" + strconv.Itoa(way.Pool), "--pprof-addr=" + pprof},
 	})
 }
 

@@ -1,0 +1,84 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/sandbox"
+)
+
+func freeAddrs(n int) ([]string, error) {
+	addrs := make([]string, n)
+	for i := range addrs {
+		var err error
+		if addrs[i], err = sandbox.FreeAddr(); err != nil {
+			return nil, err
+		}
+	}
+	return addrs, nil
+}
+
+func (f *fleet) pprofOf(i int) string {
+	if f.pprof == nil {
+		return ""
+	}
+	return f.pprof[i]
+}
+
+// profile takes a CPU profile of each replica over the trial's window, where that
+// was asked for and they are the service's. The function that it returns waits
+// until they are written.
+func (b *bench) profile(ctx context.Context, t *trial, f *fleet) (wait func() error) {
+	var all errgroup.Group
+	for i, addr := range f.pprof {
+		name := fmt.Sprintf("%s %s round-%d replica-%d.pprof", t.peer.Name, t.Setting, t.round, i+1)
+		path := filepath.Join(b.cfg.Profiles, strings.NewReplacer(" ", "_", ",", "", ":", "-").Replace(name))
+		all.Go(func() error {
+			select {
+			case <-time.After(t.warmUp):
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			if err := saveProfile(ctx, addr, t.window, path); err != nil {
+				return fmt.Errorf("profile replica %d: %w", i+1, err)
+			}
+			return nil
+		})
+	}
+	return all.Wait
+}
+
+func saveProfile(ctx context.Context, addr string, window time.Duration, path string) error {
+	seconds := max(int(window.Seconds()), 1) // whole ones are all that pprof takes
+	url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", addr, seconds)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return err
+	}
+	// Not kept: nobody would close it.
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	profile, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", response.Status, profile)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, profile, 0o600)
+}
