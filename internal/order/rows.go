@@ -3,8 +3,10 @@ package order
 import (
 	"context"
 	"database/sql"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"flashsale/internal/stock"
@@ -14,8 +16,6 @@ import (
 
 const orderColumns = "id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, " +
 	"per_customer_limit, status, fence, seq, created_at, expires_at"
-
-const orderParams = 14
 
 // readColumns are orderColumns of the table alias o.
 const readColumns = "o.id, o.sku, o.customer, o.idempotency_key, o.fingerprint, o.quantity, o.price_cents, o.currency, " +
@@ -46,21 +46,53 @@ func insert(ctx context.Context, conn *sql.Conn, o *Order) error {
 
 // insertAdmitted is the statement that writes the orders of a batch, all or
 // none, only where the tenure's Take of the same transaction changed the row.
+// They were decided at one moment on one row, and differ in the columns of v
+// alone.
+//
+// JSON_TABLE costs the server half of what a SELECT for each order, joined by
+// UNION ALL, does: it parses text instead of SQL (docs/performance.md).
 func insertAdmitted(t stock.Tenure, batch stock.Batch, orders []*Order) (query string, args []any) {
 	condition, conditionArgs := t.Admitted(batch)
-	var b strings.Builder
-	b.WriteString("INSERT INTO orders (" + orderColumns + ") SELECT v.* FROM (SELECT " +
-		"? AS id, ? AS sku, ? AS customer, ? AS idempotency_key, ? AS fingerprint, ? AS quantity, ? AS price_cents, ? AS currency, " +
-		"? AS per_customer_limit, ? AS status, ? AS fence, ? AS seq, ? AS created_at, ? AS expires_at")
-	args = make([]any, 0, len(orders)*orderParams+len(conditionArgs))
+	o := orders[0]
+	args = append([]any{o.PriceCents, o.Currency, nullable(o.Limit), string(o.Status), o.Fence, o.Seq, o.CreatedAt, o.ExpiresAt, rowsJSON(orders)},
+		conditionArgs...)
+	return insertRows + condition, args
+}
+
+// insertRows has the longest that customers and keys can be, in hexadecimal
+// digits. What did not fit would be NULL, which the columns refuse.
+const insertRows = "INSERT INTO orders (" + orderColumns + ") " +
+	"SELECT UNHEX(v.id), s.sku, UNHEX(v.customer), UNHEX(v.idempotency_key), UNHEX(v.fingerprint), v.quantity, ?, ?, ?, ?, ?, ?, ?, ? " +
+	"FROM stock s JOIN JSON_TABLE(?, '$[*]' COLUMNS (id CHAR(32) PATH '$[0]', customer VARCHAR(510) PATH '$[1]', " +
+	"idempotency_key VARCHAR(510) PATH '$[2]', fingerprint CHAR(64) PATH '$[3]', quantity INT PATH '$[4]')) v ON "
+
+// rowsJSON are the columns of insertRows' v. Customers and keys are any bytes,
+// so that they go in hexadecimal, with nothing in them to escape.
+func rowsJSON(orders []*Order) string {
+	const around = len(`["","","","",2147483647],`)
+	size := len("[]")
+	for _, o := range orders {
+		size += around + 2*(len(o.ID)+len(o.Customer)+len(o.Key)+len(o.Fingerprint))
+	}
+	b := make([]byte, 0, size)
+	b = append(b, '[')
 	for i, o := range orders {
 		if i > 0 {
-			b.WriteString(" UNION ALL SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?")
+			b = append(b, ',')
 		}
-		args = append(args, o.columns()...)
+		b = append(b, `["`...)
+		b = hex.AppendEncode(b, o.ID[:])
+		b = append(b, `","`...)
+		b = hex.AppendEncode(b, []byte(o.Customer))
+		b = append(b, `","`...)
+		b = hex.AppendEncode(b, []byte(o.Key))
+		b = append(b, `","`...)
+		b = hex.AppendEncode(b, o.Fingerprint[:])
+		b = append(b, `",`...)
+		b = strconv.AppendInt(b, int64(o.Quantity), 10)
+		b = append(b, ']')
 	}
-	b.WriteString(") v JOIN stock s ON " + condition)
-	return b.String(), append(args, conditionArgs...)
+	return string(append(b, ']'))
 }
 
 // byKey names an order by what makes it unique besides its ID.
