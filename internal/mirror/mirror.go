@@ -90,6 +90,10 @@ type item struct {
 	Entry
 	revision int64     // the key's mod revision
 	learned  time.Time // when this replica learned of that revision
+	// turn is how much longer than the spacing this replica waits before it
+	// writes units that went up or down. All who sell the SKU would otherwise
+	// write at the same moment, and all but one in vain.
+	turn time.Duration
 	// wrong: the key holds something older than Entry, or nothing readable.
 	// Nothing is answered from it until it has been written again.
 	wrong bool

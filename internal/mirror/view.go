@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -94,7 +95,7 @@ func (m *Mirror) see(kv *mvccpb.KeyValue) {
 	case kv.ModRevision <= it.revision:
 		return
 	}
-	it.revision, it.learned = kv.ModRevision, time.Now()
+	it.revision, it.learned, it.turn = kv.ModRevision, time.Now(), rand.N(spacing)
 	entry, err := decodeEntry(sku, kv.Value)
 	// Whoever has written an older entry did not compare. It is no news, and
 	// must not stand in etcd for those who come later.

@@ -185,7 +185,11 @@ func (m *Mirror) take(c class, most int, now time.Time) (taken []string, early t
 			continue // it was taken from a more urgent queue
 		}
 		if it := m.items[sku]; it != nil {
-			if left := it.learned.Add(spacing).Sub(now); left > 0 {
+			least := spacing
+			if c == ordinary {
+				least += it.turn
+			}
+			if left := it.learned.Add(least).Sub(now); left > 0 {
 				kept = append(kept, sku)
 				early = min(early, left)
 				continue
