@@ -69,6 +69,20 @@ type Held interface {
 	Unlock(ctx context.Context) error
 }
 
+// InLine is a Held whose holder can see who waits behind it, and can queue up
+// again as it gives the lock back.
+type InLine interface {
+	Held
+	// Next is the token that the next waiter's grant will have, if it does not
+	// give up before; zero while none is known to wait. No grant in between will
+	// have a smaller one.
+	Next() Token
+	// Yield gives the grant back, goes to the end of the queue in the same
+	// request, and waits for its turn there. Whatever it returns, this grant has
+	// ended: by ErrLost it had before, and nothing waits.
+	Yield(ctx context.Context) (Held, error)
+}
+
 // Inspector is implemented by a Locker whose server tells who holds what, over
 // all processes.
 type Inspector interface {

@@ -15,6 +15,7 @@
 //
 //	queue up   If CreateRevision(key) = 0     Then Put(key, owner, lease), Range(prefix/name/)
 //	leave      If CreateRevision(key) = rev   Then Delete(key), Range(prefix/name/)
+//	yield      If CreateRevision(key) = rev   Then Delete(key), Put(key', owner, lease), Range(prefix/name/)
 //
 // so that a request which arrives late or twice can neither make two places
 // nor delete a later holder's. A place goes through these states:
@@ -37,14 +38,16 @@
 // # The view
 //
 // Each name in use has one view of its queue: a list at some revision, and all
-// changes since, applied in the order of their revisions. One watch feeds all
-// waiters of a name; it is opened once and stays open while the name is in use,
+// changes since, applied in the order of their revisions. One watch on the prefix
+// feeds all views; it is opened once and stays open while any name is in use,
 // because a watch that starts at a revision which is already past waits for a
-// loop in the server that wakes every 100 ms. The watch therefore asks for the
+// loop in the server that wakes every 100 ms, and one for each of ten thousand
+// names would cost their memory three times. The watch therefore asks for the
 // present (revision 0), which the server never files as late, and whatever lies
-// before its beginning comes from a list read afterwards, or from the answer of
-// a transaction that was applied afterwards. Such an answer lists the queue as
-// well, and moves the view forward.
+// before its beginning comes from a list of all names that is read before its
+// first event is applied. A name that is used for the first time gets its list
+// with the answer of its first transaction, which lists the queue; events that
+// came before that answer wait for it. Each later answer moves the view forward.
 //
 // A view may be old: it lags while the watch is broken. That delays a grant but
 // can never make a wrong one. A later key has a larger revision, so that nobody

@@ -117,7 +117,7 @@ func TestUnlockIsComparedInEtcd(t *testing.T) {
 	l := s.newLocker(t)
 	held := mustLock(t, l, "n")
 	l.mu.Lock()
-	l.queues["n"].stop()
+	l.unfollow()
 	l.mu.Unlock()
 	eventually(t, func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 0 }, "the watch's end")
 	s.Remove(t, s.Places(t, "n")[0])
@@ -266,8 +266,8 @@ func TestManyNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d names, each handed over once, in %s", names, time.Since(began).Round(time.Millisecond))
-	if n := s.metric(t, "etcd_debugging_mvcc_watcher_total"); n != 2*names {
-		t.Errorf("%d watches for %d names and two lockers", n, names)
+	if n := s.metric(t, "etcd_debugging_mvcc_watcher_total"); n != 2 {
+		t.Errorf("%d watches for two lockers", n)
 	}
 	if n := s.metric(t, "etcd_debugging_mvcc_watch_stream_total"); n != 2 {
 		t.Errorf("%d streams for two lockers", n)
@@ -284,10 +284,9 @@ func TestAWatchThatNobodyUsesIsClosed(t *testing.T) {
 	held := mustLock(t, l, "n")
 	eventually(t, func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 1 }, "the watch")
 	l.mu.Lock()
-	q := l.queues["n"]
-	q.lastUsed = time.Time{}
+	l.queues["n"].lastUsed = time.Time{}
 	l.mu.Unlock()
-	if l.dropIdle("n", q) {
+	if l.dropIdle() {
 		t.Error("the watch of a lock that is held was dropped")
 	}
 	mustUnlock(t, held)

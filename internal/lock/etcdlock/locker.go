@@ -27,11 +27,11 @@ const (
 	// and long enough that thousands of waiters do not delay it.
 	retryPause    = 20 * time.Millisecond
 	retryPauseMax = time.Second
-	// watchIdle is how long a name's watch outlives its last place. A sale has
-	// pauses; opening a watch again costs a round trip and a list.
+	// watchIdle is how long a name's view, and with the last one the watch,
+	// outlives its last place. A sale has pauses; opening a watch again costs a
+	// round trip and a list.
 	watchIdle = 30 * time.Second
-	// openTimeout bounds the opening of a watch, on a node that may hang. Those
-	// of a thousand names are opened one after the other, on one stream.
+	// openTimeout bounds the opening of a watch, on a node that may hang.
 	openTimeout = 10 * time.Second
 )
 
@@ -79,7 +79,8 @@ type Locker struct {
 	granting *granting
 	trouble  error // why there is no lease; nil before the first was asked for
 	queues   map[string]*queue
-	places   uint64 // number of places that were ever asked for
+	unfollow context.CancelFunc // ends the watch; nil while there is none
+	places   uint64             // number of places that were ever asked for
 }
 
 // New makes a Locker. It does not talk to etcd yet.

@@ -72,7 +72,13 @@ func (l *Locker) queueUp(ctx context.Context, name string, w where) (*place, err
 	if !ls.alive() {
 		return nil, errVanished
 	}
-	q := l.queueFor(name)
+	p := l.newPlace(l.queueFor(name), ls)
+	l.start(func() { l.create(p, w) })
+	return p, nil
+}
+
+// newPlace is a place whose key is about to be asked for.
+func (l *Locker) newPlace(q *queue, ls *ownLease) *place {
 	l.places++
 	p := &place{
 		locker: l, queue: q, lease: ls,
@@ -80,18 +86,11 @@ func (l *Locker) queueUp(ctx context.Context, name string, w where) (*place, err
 		turn: make(chan struct{}), lost: make(chan struct{}), wanted: make(chan struct{}),
 	}
 	q.places[p.key] = p
-	l.start(func() { l.create(p, w) })
-	return p, nil
+	return p
 }
 
 // create makes the key of a place, and takes in the answer.
 func (l *Locker) create(p *place, w where) {
-	owner := l.cfg.Owner
-	owner.Since = time.Now()
-	value, err := json.Marshal(owner)
-	if err != nil {
-		panic(err) // strings, an int and a time
-	}
 	free := clientv3.Compare(clientv3.CreateRevision(p.key), "=", 0)
 	if w == onlyFirst {
 		free = clientv3.Compare(clientv3.CreateRevision(p.queue.prefix), "=", 0).WithPrefix()
@@ -101,9 +100,7 @@ func (l *Locker) create(p *place, w where) {
 	// An etcd that is just slow could not renew the lease in this time either.
 	ctx, cancel := context.WithTimeout(l.ctx, p.lease.attempt())
 	defer cancel()
-	answer, err := l.cfg.Client.Txn(ctx).If(free).
-		Then(clientv3.OpPut(p.key, string(value), clientv3.WithLease(p.lease.id)), list).
-		Else(list).Commit()
+	answer, err := l.cfg.Client.Txn(ctx).If(free).Then(l.put(p), list).Else(list).Commit()
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -111,6 +108,22 @@ func (l *Locker) create(p *place, w where) {
 		l.createFailed(p, err)
 		return
 	}
+	l.created(p, answer)
+}
+
+// put is the operation that makes a place's key.
+func (l *Locker) put(p *place) clientv3.Op {
+	owner := l.cfg.Owner
+	owner.Since = time.Now()
+	value, err := json.Marshal(owner)
+	if err != nil {
+		panic(err) // strings, an int and a time
+	}
+	return clientv3.OpPut(p.key, string(value), clientv3.WithLease(p.lease.id))
+}
+
+// created takes in the answer to a transaction that was to make a place's key.
+func (l *Locker) created(p *place, answer *clientv3.TxnResponse) {
 	kvs := listed(answer)
 	revision := int64(0)
 	for _, kv := range kvs {

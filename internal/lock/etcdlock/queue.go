@@ -13,10 +13,12 @@ import (
 
 // queue is the view of one name's keys in etcd, and our places among them.
 type queue struct {
+	name   string
 	prefix string // of its keys
-	stop   context.CancelFunc
 
 	// These are guarded by the Locker.
+	whole    bool              // a list has come
+	early    []*clientv3.Event // those that came before
 	revision int64             // that the view is as of
 	created  map[string]int64  // the view: create revisions by key
 	places   map[string]*place // ours, by key
@@ -26,62 +28,69 @@ type queue struct {
 // keysOf is how the queue's keys under a lease begin.
 func (q *queue) keysOf(ls *ownLease) string { return fmt.Sprintf("%s%x-", q.prefix, ls.id) }
 
-// queueFor is the queue of name. Its watch is opened with the first place.
+// queueFor is the queue of name. The watch is opened with the first one.
 func (l *Locker) queueFor(name string) *queue {
 	q := l.queues[name]
 	if q == nil {
-		ctx, stop := context.WithCancel(l.ctx)
 		q = &queue{
-			prefix: l.cfg.Prefix + name + "/", stop: stop,
+			name: name, prefix: l.cfg.Prefix + name + "/",
 			created: map[string]int64{}, places: map[string]*place{}, lastUsed: time.Now(),
 		}
 		l.queues[name] = q
-		l.start(func() { l.follow(ctx, name, q) })
+		if l.unfollow == nil {
+			ctx, stop := context.WithCancel(l.ctx)
+			l.unfollow = stop
+			l.start(func() { l.follow(ctx) })
+		}
 	}
 	return q
 }
 
-// isPlace reports whether a place of ours stands for key.
-func (l *Locker) isPlace(key string) bool {
+// queueOf is the queue that a key stands in, if it is in use.
+func (l *Locker) queueOf(key string) *queue {
 	rest, ok := strings.CutPrefix(key, l.cfg.Prefix)
 	if !ok {
-		return false
+		return nil
 	}
 	name, _, _ := strings.Cut(rest, "/")
-	q := l.queues[name]
+	return l.queues[name]
+}
+
+// isPlace reports whether a place of ours stands for key.
+func (l *Locker) isPlace(key string) bool {
+	q := l.queueOf(key)
 	return q != nil && q.places[key] != nil
 }
 
-// follow keeps a queue's view up to date until nobody has used it for a while.
-func (l *Locker) follow(ctx context.Context, name string, q *queue) {
-	defer q.stop()
+// follow keeps all views up to date until no name has been used for a while.
+func (l *Locker) follow(ctx context.Context) {
 	for pause := retryPause; ; pause = min(2*pause, retryPauseMax) {
 		began := time.Now()
-		err := l.watch(ctx, name, q)
-		if ctx.Err() != nil || l.dropIdle(name, q) {
+		err := l.watch(ctx)
+		if ctx.Err() != nil || l.dropIdle() {
 			return
 		}
 		if time.Since(began) > retryPauseMax {
 			pause = retryPause // it had worked
 		}
-		l.cfg.Logger.Warn("etcd lock opens a watch again", "name", name, "error", err)
+		l.cfg.Logger.Warn("etcd lock opens its watch again", "error", err)
 		sleep(ctx, jittered(pause))
-		if l.anyWaits(q) {
-			_ = l.catchUp(ctx, q, 0) // while there is no watch; it will be tried again
+		if l.anyWaits() {
+			_ = l.catchUp(ctx, 0) // while there is no watch; it will be tried again
 		}
 	}
 }
 
 var errWatchEnded = errors.New("the watch ended")
 
-// watch feeds the view from one watch, until that fails or the queue is closed.
-func (l *Locker) watch(ctx context.Context, name string, q *queue) error {
+// watch feeds the views from one watch, until that fails or no name is in use.
+func (l *Locker) watch(ctx context.Context) error {
 	watching, cancel := context.WithCancel(ctx)
 	defer cancel() // one that failed must be cancelled as well
 	// Without a required leader, a node that was cut off would go on saying
-	// nothing. All watches have the same metadata, and thus share one stream.
+	// nothing.
 	opening := time.AfterFunc(openTimeout, cancel) // Watch waits until it is open
-	events := l.cfg.Client.Watch(clientv3.WithRequireLeader(watching), q.prefix,
+	events := l.cfg.Client.Watch(clientv3.WithRequireLeader(watching), l.cfg.Prefix,
 		clientv3.WithPrefix(), clientv3.WithCreatedNotify())
 	opening.Stop()
 	ticker := time.NewTicker(l.watchTick())
@@ -97,20 +106,22 @@ func (l *Locker) watch(ctx context.Context, name string, q *queue) error {
 				return err
 			}
 			if r.Created {
-				if err := l.catchUp(ctx, q, r.Header.Revision); err != nil {
+				// Before any event of this watch: what lies between the last one's
+				// end and this one's beginning is in no event.
+				if err := l.catchUp(ctx, r.Header.Revision); err != nil {
 					return err
 				}
 			}
 			heard = true
-			l.apply(q, r.Events)
+			l.apply(r.Events)
 		case <-ticker.C:
-			if l.dropIdle(name, q) {
+			if l.dropIdle() {
 				return nil
 			}
 			// A node can hang without closing its streams. Who waits must not
 			// depend on it: the list comes from whichever node answers.
-			if !heard && l.anyWaits(q) {
-				if err := l.catchUp(ctx, q, 0); err != nil {
+			if !heard && l.anyWaits() {
+				if err := l.catchUp(ctx, 0); err != nil {
 					return err
 				}
 			}
@@ -119,28 +130,46 @@ func (l *Locker) watch(ctx context.Context, name string, q *queue) error {
 	}
 }
 
-// watchTick is how often a watch is looked after.
+// watchTick is how often the watch is looked after.
 func (l *Locker) watchTick() time.Duration { return min(l.cfg.TTL, l.idle) }
 
-// catchUp brings the view to that revision at least, by a list; 0 is the newest.
-func (l *Locker) catchUp(ctx context.Context, q *queue, revision int64) error {
-	l.mu.Lock()
-	reached := revision > 0 && q.revision >= revision
-	l.mu.Unlock()
-	if reached {
-		return nil // by the answer of a transaction
+// catchUp brings all views to that revision at least, by a list of all keys; 0 is
+// the newest.
+func (l *Locker) catchUp(ctx context.Context, revision int64) error {
+	if revision > 0 && l.reached(revision) {
+		return nil // by the answers of transactions
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.TTL)
 	defer cancel()
-	answer, err := l.cfg.Client.Get(ctx, q.prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	answer, err := l.cfg.Client.Get(ctx, l.cfg.Prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	if err != nil {
-		return fmt.Errorf("list %s: %w", q.prefix, err)
+		return fmt.Errorf("list %s: %w", l.cfg.Prefix, err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.install(q, answer.Header.Revision, answer.Kvs)
-	l.decide(q)
+	listed := map[*queue][]*mvccpb.KeyValue{}
+	for _, kv := range answer.Kvs {
+		if q := l.queueOf(string(kv.Key)); q != nil {
+			listed[q] = append(listed[q], kv)
+		}
+	}
+	for _, q := range l.queues {
+		l.install(q, answer.Header.Revision, listed[q])
+		l.decide(q)
+	}
 	return nil
+}
+
+// reached reports whether every view is as of that revision or later.
+func (l *Locker) reached(revision int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, q := range l.queues {
+		if !q.whole || q.revision < revision {
+			return false
+		}
+	}
+	return true
 }
 
 // install replaces an older view by a list of the queue at that revision.
@@ -153,26 +182,49 @@ func (l *Locker) install(q *queue, revision int64, kvs []*mvccpb.KeyValue) {
 	for _, kv := range kvs {
 		l.appeared(q, kv)
 	}
-}
-
-// apply brings the view forward by events of the watch. Those that it already
-// holds, from a list or an answer, are skipped.
-func (l *Locker) apply(q *queue, events []*clientv3.Event) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	known := q.revision // one revision may have several events
-	for _, event := range events {
-		if event.Kv.ModRevision <= known {
-			continue
-		}
-		q.revision = event.Kv.ModRevision
-		if event.Type == clientv3.EventTypeDelete {
-			delete(q.created, string(event.Kv.Key))
-		} else {
-			l.appeared(q, event.Kv)
+	early := q.early
+	q.whole, q.early = true, nil
+	for _, event := range early {
+		if event.Kv.ModRevision > revision {
+			l.forward(q, event)
 		}
 	}
-	l.decide(q)
+}
+
+// apply brings the views forward by events of the watch. Those that a view
+// already holds, from a list or an answer, are skipped.
+func (l *Locker) apply(events []*clientv3.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	known := map[*queue]int64{} // before these: one revision may have several
+	for _, event := range events {
+		q := l.queueOf(string(event.Kv.Key))
+		if q == nil {
+			continue
+		}
+		if _, ok := known[q]; !ok {
+			known[q] = q.revision
+		}
+		switch {
+		case !q.whole:
+			q.early = append(q.early, event)
+		case event.Kv.ModRevision > known[q]:
+			l.forward(q, event)
+		}
+	}
+	for q := range known {
+		l.decide(q)
+	}
+}
+
+// forward brings a view to an event.
+func (l *Locker) forward(q *queue, event *clientv3.Event) {
+	q.revision = event.Kv.ModRevision
+	if event.Type == clientv3.EventTypeDelete {
+		delete(q.created, string(event.Kv.Key))
+	} else {
+		l.appeared(q, event.Kv)
+	}
 }
 
 // appeared takes a key into the view. A key of ours without a place is one that
@@ -215,24 +267,32 @@ func (l *Locker) decide(q *queue) {
 	}
 }
 
-// dropIdle closes a queue that nobody has used for a while.
-func (l *Locker) dropIdle(name string, q *queue) bool {
+// dropIdle forgets the names that nobody has used for a while, and ends the watch
+// with the last of them.
+func (l *Locker) dropIdle() (ended bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(q.places) > 0 || time.Since(q.lastUsed) < l.idle {
+	for name, q := range l.queues {
+		if len(q.places) == 0 && time.Since(q.lastUsed) >= l.idle {
+			delete(l.queues, name)
+		}
+	}
+	if len(l.queues) > 0 {
 		return false
 	}
-	delete(l.queues, name)
-	q.stop()
+	l.unfollow()
+	l.unfollow = nil
 	return true
 }
 
-func (l *Locker) anyWaits(q *queue) bool {
+func (l *Locker) anyWaits() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, p := range q.places {
-		if p.state == waiting {
-			return true
+	for _, q := range l.queues {
+		for _, p := range q.places {
+			if p.state == waiting {
+				return true
+			}
 		}
 	}
 	return false

@@ -31,7 +31,8 @@ func newView(t *testing.T, left time.Duration) (*Locker, *queue) {
 	asked := time.Now().Add(left - longTTL*9/10)
 	kept := lease.Keep(longTTL, asked, nil)
 	l.lease = &ownLease{id: 7, ttl: testTTL, kept: kept, strays: map[string]bool{}}
-	q := &queue{prefix: "p/n/", stop: func() {}, created: map[string]int64{}, places: map[string]*place{}}
+	l.cfg.Prefix = "p/"
+	q := &queue{name: "n", prefix: "p/n/", created: map[string]int64{}, places: map[string]*place{}}
 	l.queues["n"] = q
 	t.Cleanup(func() {
 		kept.Stop()
@@ -70,12 +71,12 @@ func kv(key string, revision int64) *mvccpb.KeyValue {
 func TestEventsThatTheViewHoldsAreSkipped(t *testing.T) {
 	l, q := newView(t, time.Minute)
 	l.install(q, 20, []*mvccpb.KeyValue{kv("p/n/a", 12)})
-	l.apply(q, []*clientv3.Event{put("p/n/old", 11), del("p/n/old", 13), del("p/n/a", 10)})
+	l.apply([]*clientv3.Event{put("p/n/old", 11), del("p/n/old", 13), del("p/n/a", 10)})
 	if want := map[string]int64{"p/n/a": 12}; !maps.Equal(q.created, want) || q.revision != 20 {
 		t.Errorf("view %v at %d, want %v at 20", q.created, q.revision, want)
 	}
 	// An expired lease ends all its keys in one revision.
-	l.apply(q, []*clientv3.Event{put("p/n/b", 21), put("p/n/c", 22), del("p/n/a", 23), del("p/n/b", 23)})
+	l.apply([]*clientv3.Event{put("p/n/b", 21), put("p/n/c", 22), del("p/n/a", 23), del("p/n/b", 23)})
 	if want := map[string]int64{"p/n/c": 22}; !maps.Equal(q.created, want) || q.revision != 23 {
 		t.Errorf("view %v at %d, want %v at 23", q.created, q.revision, want)
 	}
@@ -114,7 +115,7 @@ func TestAnUnansweredPlaceIsNotGranted(t *testing.T) {
 	l, q := newView(t, time.Minute)
 	p := newPlace(l, q, 1, 0)
 	l.install(q, 30, nil)
-	l.apply(q, []*clientv3.Event{put(p.key, 31)})
+	l.apply([]*clientv3.Event{put(p.key, 31)})
 	if p.state != asked {
 		t.Errorf("a place whose revision is unknown is %d", p.state)
 	}
@@ -159,7 +160,7 @@ func TestViewFollowsAnyHistory(t *testing.T) {
 			for next < len(events) && events[next].Kv.ModRevision == events[next-1].Kv.ModRevision {
 				next++ // etcd never splits a revision
 			}
-			l.apply(q, events[max(0, sent-sameRevision(events, sent)-rnd.IntN(2)):next])
+			l.apply(events[max(0, sent-sameRevision(events, sent)-rnd.IntN(2)):next])
 			sent = next
 			switch rnd.IntN(3) {
 			case 0:
