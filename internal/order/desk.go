@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -67,10 +66,12 @@ type desks struct {
 	cfg     *Config
 	ctx     context.Context // of all desks; ends when close runs out of time
 	stop    context.CancelFunc
-	closing chan struct{} // closed by close: sell what waits, then end
+	selling context.Context // ends with the call of close: sell what waits, then end
+	endSale context.CancelFunc
 	running sync.WaitGroup
 	// committer is what the desks write through.
 	committer *committer
+	expiries  expiries
 
 	mu     sync.Mutex
 	open   map[string]*desk
@@ -81,7 +82,11 @@ func newDesks(cfg *Config) *desks {
 	cfg.Desk = cfg.Desk.withDefaults()
 	// Desks outlive the requests that open them; close ends this context.
 	ctx, stop := context.WithCancel(context.Background())
-	ds := &desks{cfg: cfg, ctx: ctx, stop: stop, closing: make(chan struct{}), open: map[string]*desk{}}
+	selling, endSale := context.WithCancel(ctx)
+	ds := &desks{
+		cfg: cfg, ctx: ctx, stop: stop, selling: selling, endSale: endSale, open: map[string]*desk{},
+		expiries: expiries{after: cfg.RequestTimeout},
+	}
 	// A desk waits for its lane's answer, so that a lane never starts after the
 	// last desk has ended.
 	ds.committer = &committer{cfg: cfg, start: ds.running.Go}
@@ -110,6 +115,7 @@ func (ds *desks) await(ctx context.Context, t *ticket) (Placed, error) {
 	case a := <-t.answered:
 		return a.placed, a.err
 	case <-ctx.Done():
+	case <-ds.expiries.next():
 	}
 	if t.leave() {
 		if t.twin.Load() {
@@ -135,27 +141,23 @@ func (ds *desks) enqueue(t *ticket) error {
 	}
 	d, ok := ds.open[t.req.SKU]
 	if !ok {
-		d = &desk{desks: ds, cfg: ds.cfg, sku: t.req.SKU, queue: make(chan *ticket, ds.cfg.Desk.Queue), recent: newRecent()}
+		d = &desk{desks: ds, cfg: ds.cfg, sku: t.req.SKU, queue: newQueue(), recent: newRecent()}
 		ds.open[t.req.SKU] = d
 		ds.cfg.Metrics.Desks.Inc()
 		ds.running.Go(d.run)
 	}
-	select {
-	case d.queue <- t:
-		ds.cfg.Metrics.Waiting.Inc()
-		return nil
-	default:
+	if !d.queue.put(t, ds.cfg.Desk.Queue) {
 		return ErrBusy
 	}
+	ds.cfg.Metrics.Waiting.Inc()
+	return nil
 }
 
 func (ds *desks) close(ctx context.Context) error {
 	ds.mu.Lock()
-	if !ds.closed {
-		ds.closed = true
-		close(ds.closing)
-	}
+	ds.closed = true
 	ds.mu.Unlock()
+	ds.endSale()
 	defer ds.stop()
 	ended := make(chan struct{})
 	go func() { ds.running.Wait(); close(ended) }()
@@ -177,7 +179,7 @@ type desk struct {
 	*desks
 	cfg   *Config
 	sku   string
-	queue chan *ticket
+	queue *queue
 	// pending were gathered already, and come before the queue.
 	pending []*ticket
 	// recent remembers orders by their keys. An order once made stays the
@@ -192,7 +194,7 @@ type desk struct {
 
 func (d *desk) run() {
 	for d.awaitWork() {
-		if err := d.holdTenure(); err != nil {
+		if err := d.holdTenures(); err != nil {
 			d.cfg.Logger.Warn("desk", "sku", d.sku, "error", err)
 			d.backOff()
 		}
@@ -202,70 +204,65 @@ func (d *desk) run() {
 // awaitWork waits for an order. It returns false when the desk has closed:
 // nothing came for the idle time, or the replica shuts down and nothing waits.
 func (d *desk) awaitWork() bool {
-	if d.hasWork() {
-		return true
+	for !d.hasWork() {
+		idle := time.NewTimer(d.cfg.Desk.Idle)
+		select {
+		case <-d.queue.arrived:
+			idle.Stop()
+			continue
+		case <-idle.C:
+		case <-d.selling.Done():
+			idle.Stop()
+		}
+		if d.closeIfEmpty() {
+			return false
+		}
 	}
-	idle := time.NewTimer(d.cfg.Desk.Idle)
-	defer idle.Stop()
-	select {
-	case t := <-d.queue:
-		d.pending = append(d.pending, t)
-		return true
-	case <-idle.C:
-	case <-d.closing:
-	}
+	return true
+}
+
+// closeIfEmpty closes the desk, unless something has come at the last moment.
+func (d *desk) closeIfEmpty() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.queue) > 0 {
-		return true
+	if !d.queue.empty() {
+		return false
 	}
 	delete(d.open, d.sku)
 	d.cfg.Metrics.Desks.Dec()
-	return false
+	return true
 }
 
 // hasWork forgets the orders whose callers have gone, so that a lock is not
 // asked for on their behalf, nor their places in the queue kept from others.
 func (d *desk) hasWork() bool {
-	waiting := d.pending[:0]
-	keep := func(t *ticket) {
+	all := d.fetch()
+	waiting := all[:0]
+	for _, t := range all {
 		if t.waits() {
 			waiting = append(waiting, t)
 		} else {
 			d.cfg.Metrics.Waiting.Dec()
 		}
 	}
-	for _, t := range d.pending {
-		keep(t)
-	}
-	clear(d.pending[len(waiting):])
-	for len(waiting) < d.cfg.Desk.Queue {
-		select {
-		case t := <-d.queue:
-			keep(t)
-			continue
-		default:
-		}
-		break
-	}
+	clear(all[len(waiting):])
 	d.pending = waiting
-	return len(d.pending) > 0
+	return len(waiting) > 0
+}
+
+// fetch moves what is in the queue to what is pending.
+func (d *desk) fetch() []*ticket {
+	d.pending = d.queue.take(d.pending, d.cfg.Desk.Queue-len(d.pending))
+	return d.pending
 }
 
 // gather takes what waits, up to the bound, without waiting for more: whatever
 // queued up during the last commit is the next batch. A change of the SKU is a
 // batch of its own.
 func (d *desk) gather() []*ticket {
+	d.fetch()
 	var batch []*ticket
-	for len(batch) < d.cfg.Desk.MaxBatch {
-		if len(d.pending) == 0 {
-			select {
-			case t := <-d.queue:
-				d.pending = append(d.pending, t)
-			default:
-				return batch
-			}
-		}
+	for len(batch) < d.cfg.Desk.MaxBatch && len(d.pending) > 0 {
 		t := d.pending[0]
 		if t.change != nil && len(batch) > 0 {
 			return batch // it comes next
@@ -295,9 +292,10 @@ func (d *desk) putBack(batch []*ticket) {
 	d.pending = append(again, d.pending...)
 }
 
-// holdTenure takes the lock, sells while there is a reason to hold it, and gives
-// it back. An error asks for a pause before the next tenure.
-func (d *desk) holdTenure() (err error) {
+// holdTenures takes the lock, sells while there is a reason to hold it, and gives
+// it back; or queues up again as it does, and goes on when its turn comes. An
+// error asks for a pause before the next tenure.
+func (d *desk) holdTenures() error {
 	if d.wait > 0 {
 		// The last tenure failed. Without MySQL the lock would only be kept from
 		// replicas that can use it.
@@ -305,30 +303,61 @@ func (d *desk) holdTenure() (err error) {
 			return err
 		}
 	}
+	held, err := d.awaitLock(d.ctx, func(ctx context.Context) (lock.Held, error) { return d.cfg.Locker.Lock(ctx, d.sku) })
+	for held != nil && err == nil {
+		held, err = d.hold(held)
+	}
+	return err
+}
+
+// awaitLock waits for the lock, by way of ask.
+func (d *desk) awaitLock(ctx context.Context, ask func(context.Context) (lock.Held, error)) (lock.Held, error) {
 	asked := time.Now()
 	// Orders that wait since now are gone after the request time-out; giving
 	// the lock up earlier would lose this replica's place in the queue.
-	ctx, cancel := context.WithTimeout(d.ctx, d.cfg.RequestTimeout)
-	held, err := d.cfg.Locker.Lock(ctx, d.sku)
-	cancel()
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.RequestTimeout)
+	defer cancel()
+	held, err := ask(ctx)
 	if err != nil {
-		return fmt.Errorf("lock: %w", err)
+		return nil, fmt.Errorf("lock: %w", err)
 	}
+	d.cfg.Metrics.LockWait.Observe(time.Since(asked).Seconds())
+	return held, nil
+}
+
+// hold is one tenure, from its grant until that is given back. next is the grant
+// of the one that follows at once, if any.
+func (d *desk) hold(held lock.Held) (next lock.Held, err error) {
 	granted := time.Now()
-	d.cfg.Metrics.LockWait.Observe(granted.Sub(asked).Seconds())
 	t := &tenure{
 		desk: d, held: held,
 		right: stock.Tenure{SKU: d.sku, Token: held.Token(), Fence: d.cfg.Fence},
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			// The process and its other desks go on. What was in hand is unknown.
-			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-			t.fail(fmt.Errorf("%w: the desk failed", ErrUnknown))
-		}
-		d.giveBack(held, granted)
-	}()
-	return t.sellWhileHeld()
+	err = t.guarded()
+	if line, ok := held.(lock.InLine); ok && err == nil && t.comesAgain() {
+		return d.yield(line, granted)
+	}
+	d.giveBack(held, granted)
+	return nil, err
+}
+
+// yield gives the lock to the next in line and waits for it to come round again.
+func (d *desk) yield(held lock.InLine, granted time.Time) (next lock.Held, err error) {
+	ctx := d.ctx
+	if !d.hasWork() {
+		// More is expected. When the replica closes, it is not.
+		ctx = d.selling
+	}
+	d.cfg.Metrics.LockHold.Observe(time.Since(granted).Seconds())
+	next, err = d.awaitLock(ctx, held.Yield)
+	switch {
+	case errors.Is(err, lock.ErrLost):
+		d.lost(held)
+		return nil, nil
+	case d.selling.Err() != nil && d.ctx.Err() == nil && next == nil:
+		return nil, nil // what has come meanwhile asks again
+	}
+	return next, err
 }
 
 func (d *desk) ping() error {
@@ -347,12 +376,16 @@ func (d *desk) giveBack(held lock.Held, granted time.Time) {
 	d.cfg.Metrics.LockHold.Observe(time.Since(granted).Seconds())
 	switch {
 	case errors.Is(err, lock.ErrLost):
-		d.cfg.Metrics.LockLosses.Inc()
-		d.cfg.Logger.Warn("lock was lost", "sku", d.sku, "token", held.Token())
+		d.lost(held)
 	case err != nil:
 		// The back-end goes on trying; the lease ends it at the latest.
 		d.cfg.Logger.Warn("unlock", "sku", d.sku, "error", err)
 	}
+}
+
+func (d *desk) lost(held lock.Held) {
+	d.cfg.Metrics.LockLosses.Inc()
+	d.cfg.Logger.Warn("lock was lost", "sku", d.sku, "token", held.Token())
 }
 
 // backOff waits after a failure, longer after each further one.

@@ -60,6 +60,8 @@ const (
 )
 
 func (d *direct) sell(ctx context.Context, r Request) (Placed, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.RequestTimeout)
+	defer cancel()
 	var lastErr error
 	for range directAttempts {
 		placed, err := d.locked(ctx, r)

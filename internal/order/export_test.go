@@ -67,13 +67,13 @@ func (g Group) Text() { groupStatements(g.writes) }
 
 var benchDesk = &desk{
 	desks: &desks{}, cfg: &Config{Desk: DeskConfig{}.withDefaults(), Metrics: NewMetrics(nil)},
-	queue: make(chan *ticket, 1), recent: newRecent(),
+	queue: newQueue(), recent: newRecent(),
 }
 
 // QueueOnce hands an order to a desk, takes it, and answers it.
 func QueueOnce() {
 	t := newTicket(Request{SKU: "sale-1", Customer: "customer", Key: "key", Quantity: 1})
-	benchDesk.queue <- t
+	benchDesk.queue.put(t, 1)
 	for _, t := range benchDesk.gather() {
 		t.answer(Placed{}, nil)
 	}

@@ -87,7 +87,8 @@ type Service struct {
 
 // seller is one way to take orders.
 type seller interface {
-	// sell takes an order for a SKU that exists, within ctx.
+	// sell takes an order for a SKU that exists, within ctx and the request
+	// timeout.
 	sell(ctx context.Context, r Request) (Placed, error)
 	// alter runs change, a write to sku's row, where no tenure remembers the row
 	// as it was before.
@@ -125,8 +126,6 @@ func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
 		s.cfg.Metrics.FromMemory.Inc()
 		return Placed{}, ErrSoldOut
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
-	defer cancel()
 	if err := s.exists(ctx, r.SKU); err != nil {
 		return Placed{}, err
 	}
@@ -139,6 +138,8 @@ func (s *Service) exists(ctx context.Context, sku string) error {
 	if _, ok := s.known.Load(sku); ok {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
+	defer cancel()
 	_, err := s.cfg.DB.Get(ctx, sku)
 	switch {
 	case err == nil:

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"flashsale/internal/lock"
@@ -24,12 +25,16 @@ type tenure struct {
 	asOf time.Time
 	// holds are the units of customers that were looked up, kept up to date.
 	holds map[string]int64
-	// selling is when the claim was done: the quantum counts from here, or one
+	// began is when the claim was done: the quantum counts from here, or one
 	// that a slow claim has used up would sell nothing, on one replica after
 	// the other.
-	selling time.Time
+	began time.Time
 	// batch is in hand: taken, and not yet answered.
 	batch []*ticket
+	// largest is the size of the largest batch so far.
+	largest int
+	// over: the last batch has been sold, and another replica waits.
+	over bool
 }
 
 const (
@@ -51,17 +56,33 @@ const (
 	clockAge = time.Minute
 )
 
+// guarded is sellWhileHeld in which nothing panics: the process and its other
+// desks go on. What was in hand is unknown then.
+func (t *tenure) guarded() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			t.fail(fmt.Errorf("%w: the desk failed", ErrUnknown))
+		}
+	}()
+	return t.sellWhileHeld()
+}
+
 // sellWhileHeld sells batch after batch until the lock is lost or wanted
 // elsewhere, or nothing has come for the idle time.
 func (t *tenure) sellWhileHeld() error {
+	if t.wanted() && !t.hasWork() {
+		return nil // they who wait have some
+	}
 	t.cfg.At(BeforeClaim)
 	if err := t.begin(); err != nil {
 		return err
 	}
 	t.wait = 0
-	t.selling = time.Now()
+	t.began = time.Now()
 	for t.awaitOrders() {
 		t.batch = t.gather()
+		t.largest = max(t.largest, len(t.batch))
 		if len(t.batch) == 0 {
 			continue
 		}
@@ -72,7 +93,7 @@ func (t *tenure) sellWhileHeld() error {
 		if err := serve(); err != nil {
 			return err
 		}
-		if time.Since(t.asOf) > clockAge {
+		if !t.over && time.Since(t.asOf) > clockAge {
 			if err := t.begin(); err != nil {
 				return err
 			}
@@ -86,28 +107,64 @@ func (t *tenure) awaitOrders() bool {
 	select {
 	case <-t.held.Lost():
 		return false
-	case <-t.held.Wanted():
-		if time.Since(t.selling) >= t.cfg.Desk.Quantum {
-			return false
-		}
 	default:
 	}
-	if t.hasWork() {
-		return true
+	if t.over || t.wanted() && time.Since(t.began) >= t.cfg.Desk.Quantum {
+		return false
 	}
-	idle := time.NewTimer(t.cfg.Desk.Idle)
-	defer idle.Stop()
+	for !t.hasWork() {
+		idle := time.NewTimer(t.cfg.Desk.Idle)
+		select {
+		case <-t.queue.arrived:
+			idle.Stop()
+			continue
+		case <-t.held.Lost():
+		case <-t.held.Wanted(): // nothing to sell here, and somebody waits
+		case <-t.selling.Done():
+			idle.Stop()
+			return t.hasWork()
+		case <-idle.C:
+		}
+		idle.Stop()
+		return false
+	}
+	return true
+}
+
+// wanted reports whether another replica waits.
+func (t *tenure) wanted() bool {
 	select {
-	case order := <-t.queue:
-		t.pending = append(t.pending, order)
+	case <-t.held.Wanted():
 		return true
-	case <-t.held.Lost():
-	case <-t.held.Wanted(): // nothing to sell here, and somebody waits
-	case <-t.closing:
-		return t.hasWork()
-	case <-idle.C:
+	default:
+		return false
 	}
-	return false
+}
+
+// isLast reports whether the batch in hand is the tenure's last: another replica
+// waits, and either nothing is left to sell here or the quantum is over. To wait
+// for more would have that replica's buyers wait for a batch of few.
+func (t *tenure) isLast() bool {
+	return t.wanted() && (len(t.pending) == 0 && t.queue.empty() || time.Since(t.began) >= t.cfg.Desk.Quantum)
+}
+
+// heir is the token to register with a decision that is the tenure's last. A
+// refusal has yet to be checked against the row as this tenure knows it.
+func (t *tenure) heir(d *decision) lock.Token {
+	line, ok := t.held.(lock.InLine)
+	if !ok || t.right.Fence != strategy.FenceClaim || len(d.refused) > 0 {
+		return 0
+	}
+	return line.Next()
+}
+
+// fullSwing is a batch that says that more orders will be here by the time that
+// the lock comes round again.
+const fullSwing = 8
+
+// comesAgain reports whether to queue up again as the lock is given back.
+func (t *tenure) comesAgain() bool {
+	return t.over && t.selling.Err() == nil && (t.largest >= fullSwing || t.hasWork())
 }
 
 // begin claims the row and reads it.
@@ -161,10 +218,15 @@ func (t *tenure) sellBatch() error {
 			return t.refuse(d)
 		}
 		t.cfg.At(BeforeCommit)
-		err = t.committer.commit(t.ctx, &write{tenure: t.right, row: t.row, units: d.units, orders: d.orders, alone: t.alone})
+		right, last := t.right, t.isLast()
+		if last {
+			right.Heir = t.heir(d)
+		}
+		err = t.committer.commit(t.ctx, &write{tenure: right, row: t.row, units: d.units, orders: d.orders, alone: t.alone})
 		t.alone = stock.IsRetryable(err)
 		switch {
 		case err == nil:
+			t.over = last
 			t.accept(d)
 			return t.refuse(d)
 		case stock.IsDuplicate(err):

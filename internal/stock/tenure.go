@@ -16,6 +16,10 @@ type Tenure struct {
 	SKU   string
 	Token lock.Token
 	Fence strategy.Fence
+	// Heir, if it is not zero, is the token of whoever comes next. Take registers
+	// it in place of Token, so that the heir's own claim has nothing to write,
+	// and this tenure writes no more. Behind FenceClaim only.
+	Heir lock.Token
 }
 
 // Recorded is the token that stands with what this tenure writes: none without
@@ -87,9 +91,9 @@ func (t Tenure) Take(row Row, n int64, batch Batch) (query string, args []any) {
 		return "UPDATE stock SET available = ?, seq = ?, batch = ?, fence = ?, updated_at = NOW(6) WHERE sku = ? AND fence <= ?",
 			[]any{row.Available - n, row.Seq + 1, batch[:], uint64(t.Token), sku, uint64(t.Token)}
 	default: // FenceClaim
-		return "UPDATE stock SET available = available - ?, seq = seq + 1, batch = ?, updated_at = NOW(6) " +
+		return "UPDATE stock SET available = available - ?, seq = seq + 1, fence = ?, batch = ?, updated_at = NOW(6) " +
 				"WHERE sku = ? AND fence = ? AND seq = ? AND available >= ?",
-			[]any{n, batch[:], sku, uint64(t.Token), row.Seq, n}
+			[]any{n, uint64(max(t.Token, t.Heir)), batch[:], sku, uint64(t.Token), row.Seq, n}
 	}
 }
 
