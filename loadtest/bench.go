@@ -43,7 +43,7 @@ func (c *benchCmd) Run(ctx context.Context, s streams) error {
 	cfg := bench.Config{
 		Programme: programme, Rounds: c.Rounds, Duration: c.Duration, Workers: c.Workers, Seed: c.Seed, TimeLimit: c.TimeLimit,
 		Profiles: c.Profiles,
-		Say: func(format string, args ...any) { fmt.Fprintf(s.err, format+"\n", args...) },
+		Say:      func(format string, args ...any) { fmt.Fprintf(s.err, format+"\n", args...) },
 	}
 	if c.Full {
 		cfg.TimeLimit = 0

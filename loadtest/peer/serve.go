@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -61,8 +62,12 @@ const (
 	closeTimeout  = 10 * time.Second
 )
 
+// gcPercent is the service's own: rivals run under the same collector.
+const gcPercent = 200
+
 // Serve answers orders until ctx ends, then finishes those that are in hand.
 func Serve(ctx context.Context, cfg ServeConfig) (err error) {
+	debug.SetGCPercent(gcPercent)
 	p, err := Find(cfg.Peer)
 	if err != nil {
 		return err
