@@ -1,0 +1,86 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/strategy"
+	"flashsale/loadtest/attack"
+	"flashsale/loadtest/proof"
+)
+
+// TestReplicasKilledInTurnLoseNothing kills each of three replicas under load,
+// and starts it again. Whoever was connected to it gets no answer, and what the
+// database holds is explained by that.
+func TestReplicasKilledInTurnLoseNothing(t *testing.T) {
+	stack := sandboxtest.Start(t, sandbox.Config{MySQL: true, EtcdNodes: 1})
+	dsn, err := stack.MySQL.CreateDatabase(t.Context(), "killed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const adminToken, secret = "admin", "secret"
+	start := func(name, addr string) *sandbox.Replica {
+		return sandboxtest.StartReplica(t, sandbox.ReplicaConfig{
+			Replica: name, Addr: addr, MySQLDSN: dsn, EtcdEndpoints: stack.EtcdEndpoints(), AdminToken: adminToken, JWTSecret: secret,
+			Args: []string{"--lock-ttl=2s", "--log-level=warn"},
+		})
+	}
+	replicas := map[string]*sandbox.Replica{}
+	plan := attack.Plan{SKUs: []string{"sale-1"}, Rate: 400, Duration: 12 * time.Second, MaxQuantity: 2, Seed: 1}
+	for _, name := range []string{"a", "b", "c"} {
+		replicas[name] = start(name, "")
+		plan.Targets = append(plan.Targets, replicas[name].URL)
+	}
+	db, err := proof.Open(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	const stock = 1_000_000
+	service := &attack.Service{URL: plan.Targets[0], AdminToken: adminToken, JWTSecret: secret}
+	if err := service.PutOnSale(t.Context(), plan.SKUs[0], stock); err != nil {
+		t.Fatal(err)
+	}
+
+	attacked := make(chan *attack.Result, 1)
+	go func() {
+		result, err := attack.Run(t.Context(), attack.Config{Plan: plan, JWTSecret: secret})
+		if err != nil {
+			t.Error(err)
+		}
+		attacked <- result
+	}()
+	for _, name := range []string{"a", "b", "c"} {
+		time.Sleep(2 * time.Second) // of sale: not a wait for anything
+		killed := replicas[name]
+		killed.Kill()
+		replicas[name] = start(name, killed.URL[len("http://"):])
+	}
+	result := <-attacked
+	if result == nil {
+		return
+	}
+	for _, r := range replicas {
+		if err := r.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	books, err := db.Books(t.Context(), plan.SKUs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := proof.Assess(proof.Setting{Strategy: strategy.Default, Fence: strategy.FenceClaim, Replicas: 3, Expected: strategy.Exact, Stock: stock, Plan: plan}, result, books)
+	t.Logf("%d accepted, %d errors, %d ambiguous: %+v", run.Accepted, run.Errors, run.Ambiguous, run.Reasons)
+	if run.Oversold > 0 || run.Lost > 0 || run.Unexplained > 0 || run.Duplicated > 0 || len(run.Violations) > 0 {
+		t.Errorf("%s: %d oversold, %d lost, %d unexplained, %d duplicated, violations %+v",
+			run.Verdict, run.Oversold, run.Lost, run.Unexplained, run.Duplicated, run.Violations)
+	}
+	if run.Accepted < run.Offered/3 {
+		t.Errorf("only %d of %d were accepted: orders did not flow again", run.Accepted, run.Offered)
+	}
+	if run.Ambiguous == 0 {
+		t.Error("nobody was cut off: the replicas were not killed under load")
+	}
+}
