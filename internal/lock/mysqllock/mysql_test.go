@@ -252,7 +252,9 @@ func rowsAreMadeOnceAndStay(t *testing.T, s *server) {
 
 // aFailureHalfWayFreesTheRow lets the row be locked, and not be written to.
 func aFailureHalfWayFreesTheRow(t *testing.T, s *server) {
-	here, there := open(t, s, NewRow, rowName), open(t, s, NewRow, rowName)
+	// No end of a silent session is to help.
+	long := func(cfg *Config) { cfg.TTL = time.Minute }
+	here, there := open(t, s, NewRow, rowName, long), open(t, s, NewRow, rowName, long)
 	mustUnlock(t, mustLock(t, here, "n"))
 	err := s.exec("CREATE TRIGGER no BEFORE UPDATE ON " + rowName + " FOR EACH ROW SIGNAL SQLSTATE '45000'")
 	if err != nil {
