@@ -35,6 +35,7 @@ func faults(t *testing.T, s *server) {
 		"ADeletedObjectIsMadeAgain":      deletedIsMadeAgain,
 		"APartitionedHolderGivesUp":      partitionedHolder,
 		"AWaiterIsServedAfterAPartition": partitionedWaiter,
+		"ASilentConnectionIsLeft":        silentConnection,
 		"AnUnlockThatFailedIsDoneLater":  failedUnlock,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -128,6 +129,9 @@ func earlierGrantIsNone(t *testing.T, s *server) {
 	held := mustLock(t, there, "earlier")
 	waiter := lockAside(t, here, "earlier")
 	s.awaitPlaces(t, "earlier", 2)
+	here.mu.Lock()
+	here.rooms["earlier"].places[0].asked = time.Now() // it has asked again since
+	here.mu.Unlock()
 	var early lock.Token
 	s.setStatus(t, "earlier", func(r *record) {
 		r.grant(longTTL, time.Now().Add(-longTTL))

@@ -1,0 +1,111 @@
+package k8slock
+
+import (
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// silentConnection: a waiter's packets are lost, as where a node of the network
+// died, and new connections find another way.
+func silentConnection(t *testing.T, s *server) {
+	for kind, newLocker := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			wire := newWire(t, strings.TrimPrefix(s.URL, "https://"))
+			at := s.account
+			at.URL = "https://" + wire.addr
+			made, err := newLocker(s.config(Config{REST: at.config()}))
+			waiting := closing(t, made, err)
+			made, err = newLocker(s.config(Config{}))
+			here := closing(t, made, err)
+			mustUnlock(t, mustLock(t, waiting, "any")) // it has a connection
+			held := mustLock(t, here, "silent")
+			waiter := lockAside(t, waiting, "silent")
+			if held.Wanted() != nil {
+				await(t, held.Wanted(), "Wanted")
+			}
+			wire.silence()
+			mustUnlock(t, held)
+			mustUnlock(t, granted(t, waiter))
+		})
+	}
+}
+
+// wire carries connections, and then no longer what is sent on them.
+type wire struct {
+	addr string
+
+	mu    sync.Mutex
+	fates []*atomic.Bool // of each connection: whether it has fallen silent
+	ends  []net.Conn
+}
+
+func newWire(t *testing.T, target string) *wire {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &wire{addr: listener.Addr().String()}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			near, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", target)
+			if err != nil {
+				near.Close()
+				continue
+			}
+			silent := new(atomic.Bool)
+			w.mu.Lock()
+			w.fates = append(w.fates, silent)
+			w.ends = append(w.ends, near, far)
+			w.mu.Unlock()
+			for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
+				all.Go(func() {
+					defer near.Close()
+					defer far.Close()
+					_, _ = io.Copy(lossy{way[0], silent}, way[1]) // ends with either side
+				})
+			}
+		}
+	})
+	t.Cleanup(func() {
+		listener.Close()
+		w.mu.Lock()
+		for _, end := range w.ends {
+			end.Close()
+		}
+		w.mu.Unlock()
+		all.Wait()
+	})
+	return w
+}
+
+// silence loses all that is sent on the connections that there are.
+func (w *wire) silence() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, silent := range w.fates {
+		silent.Store(true)
+	}
+}
+
+type lossy struct {
+	io.Writer
+	silent *atomic.Bool
+}
+
+func (l lossy) Write(b []byte) (int, error) {
+	if l.silent.Load() {
+		return len(b), nil
+	}
+	return l.Writer.Write(b)
+}
