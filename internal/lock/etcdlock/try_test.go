@@ -67,6 +67,18 @@ func TestTryNamesTheHolder(t *testing.T) {
 	mustUnlock(t, held)
 }
 
+// TestWhoWaitsForATryIsTold: looking again once a TTL would be too late.
+func TestWhoWaitsForATryIsTold(t *testing.T) {
+	s := start(t, 1)
+	here, there := newTry(t, s.EtcdEndpoints(), withLongTTL), newTry(t, s.EtcdEndpoints(), withLongTTL)
+	held := mustLock(t, here, "n")
+	waiter := lockAside(t, there, "n")
+	eventually(t, func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 1 }, "the waiter's watch")
+	mustUnlock(t, held)
+	mustUnlock(t, granted(t, waiter))
+	eventually(t, func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 0 }, "the watch's end")
+}
+
 func TestTryIsRevoked(t *testing.T) {
 	s := start(t, 1)
 	here, there := newTry(t, s.EtcdEndpoints()), newTry(t, s.EtcdEndpoints())
