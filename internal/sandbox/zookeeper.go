@@ -157,8 +157,9 @@ admin.enableServer=false
 		java,
 		// To start in a second: the optimising compiler pays off later.
 		"-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m",
-		"-XX:-UsePerfData",              // a file in the system's folder for temporary ones
-		"-Dzookeeper.preAllocSize=1024", // KiB of log at a time, not 64 MiB
+		"-XX:-UsePerfData",                       // a file in the system's folder for temporary ones
+		"-Dzookeeper.preAllocSize=1024",          // KiB of log at a time, not 64 MiB
+		"-Dznode.container.checkIntervalMs=1000", // a folder is removed soon, not within a minute
 		"-Dzookeeper.jmx.log4j.disable=true",
 		"-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
 		"-cp", zookeeperJars, "org.apache.zookeeper.server.quorum.QuorumPeerMain", settings,

@@ -1,6 +1,538 @@
 package zklock
 
-import "time"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/sandbox/sandboxtest"
+)
 
 // patience is how long a test waits for what must happen.
 const patience = 20 * time.Second
+
+// TestACreateWithoutAnAnswerIsFound cuts the connection between a create and its
+// answer: another create would wait for the first, for ever.
+func TestACreateWithoutAnAnswerIsFound(t *testing.T) {
+	s := start(t, 1)
+	link := sandboxtest.NewLink(t, s.Addrs()[0])
+	l := newLocker(t, longTTL, link.Addr)
+	mustUnlock(t, mustLock(t, l, "n")) // begins the session, and makes the folder
+	release := hold(t, link)
+	waiter := lockAside(t, l, "n")
+	first := s.places(t, "n", 1)
+	link.Cut()
+	release()
+	link.Heal()
+	held := granted(t, waiter)
+	if places := s.places(t, "n", 1); places[0] != first[0] {
+		t.Errorf("place %s, want %s", places[0], first[0])
+	}
+	mustUnlock(t, held)
+	s.places(t, "n", 0)
+}
+
+func TestACreateThatNobodyWaitsForIsUndone(t *testing.T) {
+	s := start(t, 1)
+	link := sandboxtest.NewLink(t, s.Addrs()[0])
+	l := newLocker(t, longTTL, link.Addr)
+	mustUnlock(t, mustLock(t, l, "n"))
+	release := hold(t, link)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := l.Lock(ctx, "n"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Lock: %v", err)
+	}
+	s.places(t, "n", 1)
+	link.Cut()
+	release()
+	link.Heal()
+	s.places(t, "n", 0)
+}
+
+func TestAWaitGivenUpWhileCutOffIsUndoneLater(t *testing.T) {
+	s := start(t, 1)
+	link := sandboxtest.NewLink(t, s.Addrs()[0])
+	here, there := newLocker(t, longTTL, s.Addrs()...), newLocker(t, longTTL, link.Addr)
+	held := mustLock(t, here, "n")
+	ctx, cancel := context.WithCancel(t.Context())
+	refused := make(chan error, 1)
+	go func() {
+		_, err := there.Lock(ctx, "n")
+		refused <- err
+	}()
+	s.places(t, "n", 2)
+	link.Cut()
+	cancel()
+	if err := <-refused; !errors.Is(err, context.Canceled) {
+		t.Errorf("Lock: %v", err)
+	}
+	s.places(t, "n", 2) // it stands there still
+	link.Heal()
+	s.places(t, "n", 1)
+	mustUnlock(t, held)
+}
+
+func TestUnlockThatFailedIsDoneLater(t *testing.T) {
+	s := start(t, 1)
+	link := sandboxtest.NewLink(t, s.Addrs()[0])
+	here, there := newLocker(t, longTTL, link.Addr), newLocker(t, longTTL, s.Addrs()...)
+	held := mustLock(t, here, "n")
+	waiter := lockAside(t, there, "n")
+	await(t, held.Wanted(), "Wanted")
+	link.Cut()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	err := held.Unlock(ctx)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), link.Addr) {
+		t.Errorf("Unlock of a server that cannot be reached: %v; want its address", err)
+	}
+	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock again: %v, want %v", err, lock.ErrLost)
+	}
+	link.Heal()
+	mustUnlock(t, granted(t, waiter))
+	if err := here.Healthy(); err != nil {
+		t.Errorf("the lock was freed by the end of its session: %v", err)
+	}
+}
+
+// TestUnlockOutlivesItsConnection: what is interrupted is done again.
+func TestUnlockOutlivesItsConnection(t *testing.T) {
+	s := start(t, 1)
+	link := sandboxtest.NewLink(t, s.Addrs()[0])
+	l := newLocker(t, longTTL, link.Addr)
+	held := mustLock(t, l, "n")
+	release := hold(t, link)
+	unlocked := make(chan error, 1)
+	go func() { unlocked <- held.Unlock(t.Context()) }()
+	s.places(t, "n", 0) // done, and the answer is not here
+	link.Cut()
+	release()
+	link.Heal()
+	if err := <-unlocked; err != nil {
+		t.Errorf("Unlock: %v", err)
+	}
+}
+
+// TestAPartitionedHolderGivesUpInTime cuts a holder off for longer than its TTL.
+func TestAPartitionedHolderGivesUpInTime(t *testing.T) {
+	s := start(t, 1)
+	link := sandboxtest.NewLink(t, s.Addrs()[0])
+	cutOff := newLocker(t, testTTL, link.Addr)
+	held := mustLock(t, cutOff, "n")
+	waiter := lockAside(t, newLocker(t, testTTL, s.Addrs()...), "n")
+	s.places(t, "n", 2)
+	link.Cut()
+	// Whichever comes first: it must be the loss.
+	select {
+	case <-held.Lost():
+	case <-waiter:
+		t.Fatal("another was granted the lock before its holder knew of the loss")
+	}
+	next := granted(t, waiter)
+	link.Heal()
+	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
+	}
+	mustUnlock(t, next)
+	mustUnlock(t, mustLock(t, cutOff, "n"))
+}
+
+// TestALostSessionIsClosedWhenItCanBe: the process gives a session up which the
+// server, restarted, would keep for its whole time.
+func TestALostSessionIsClosedWhenItCanBe(t *testing.T) {
+	s := start(t, 1)
+	link := sandboxtest.NewLink(t, s.Addrs()[0])
+	l := newLocker(t, longTTL, link.Addr)
+	held := mustLock(t, l, "n")
+	link.Cut()
+	eventually(t, func() bool { return l.Healthy() != nil }, "the connection's end")
+	l.mu.Lock()
+	session := l.session
+	l.mu.Unlock()
+	session.kept.Lose()
+	await(t, held.Lost(), "the loss")
+	link.Heal()
+	s.places(t, "n", 0)
+	mustUnlock(t, mustLock(t, l, "n"))
+}
+
+// TestNothingOfAnExpiredSessionIsSentInTheNext lets a session expire while a
+// request of it waits for a connection.
+func TestNothingOfAnExpiredSessionIsSentInTheNext(t *testing.T) {
+	s := start(t, 1)
+	link := sandboxtest.NewLink(t, s.Addrs()[0])
+	l := newLocker(t, longTTL, link.Addr)
+	held := mustLock(t, l, "another")
+	mustUnlock(t, mustLock(t, l, "n"))
+	release := hold(t, link)
+	waiter := lockAside(t, l, "n")
+	old := s.places(t, "n", 1)[0]
+	link.Cut()
+	release()
+	s.Revoke(t, s.Places(t, "another")[0])
+	link.Heal()
+	next := granted(t, waiter)
+	await(t, held.Lost(), "the loss")
+	places := s.places(t, "n", 1)
+	if places[0] == old {
+		t.Error("a place of the old session is held in the new one")
+	}
+	_, stat, err := s.conn.Get(places[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if id := l.session.conn.SessionID(); stat.EphemeralOwner != id {
+		t.Errorf("the place is of session %x, and the locker's is %x", stat.EphemeralOwner, id)
+	}
+	if got, want := next.Token(), lock.Token(stat.Czxid); got != want {
+		t.Errorf("token %d, want the transaction %d", got, want)
+	}
+}
+
+// TestTheServersTimeOutCounts: one that is shorter than what was asked for.
+func TestTheServersTimeOutCounts(t *testing.T) {
+	s := start(t, 1)
+	l := newLocker(t, time.Hour, s.Addrs()...)
+	mustUnlock(t, mustLock(t, l, "n"))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if got, most := l.session.wire.timeout(), 2*time.Minute; got != most {
+		t.Errorf("the session's time-out is %s, and the server grants %s", got, most)
+	}
+}
+
+// TestAGrantSurvivesARestart kills the server, and starts it on its data.
+func TestAGrantSurvivesARestart(t *testing.T) {
+	s := start(t, 1)
+	here, there := newLocker(t, longTTL, s.Addrs()...), newLocker(t, longTTL, s.Addrs()...)
+	held := mustLock(t, here, "n")
+	waiter := lockAside(t, there, "n")
+	await(t, held.Wanted(), "Wanted")
+	before := s.Places(t, "n")
+	s.Kill(t)
+	if err := s.Nodes[0].Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if after := s.places(t, "n", 2); after[0] != before[0] || after[1] != before[1] {
+		t.Errorf("places %q, want %q", after, before)
+	}
+	mustUnlock(t, held)
+	next := granted(t, waiter)
+	if next.Token() <= held.Token() {
+		t.Errorf("token %d after %d", next.Token(), held.Token())
+	}
+	mustUnlock(t, next)
+}
+
+// TestOneOfThreeNodesMayDie kills the node that leads while a lock goes round.
+func TestOneOfThreeNodesMayDie(t *testing.T) {
+	s := start(t, 3)
+	lockers := []*Locker{newLocker(t, patience, s.Addrs()...), newLocker(t, patience, s.Addrs()...)}
+	kept := mustLock(t, lockers[0], "kept")
+	var rounds atomic.Int64
+	var inside atomic.Int32
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var group errgroup.Group
+	for _, l := range lockers {
+		group.Go(func() error {
+			for ctx.Err() == nil {
+				held, err := l.Lock(ctx, "n")
+				if errors.Is(err, context.Canceled) {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				if inside.Add(1) != 1 {
+					return errors.New("two are inside")
+				}
+				inside.Add(-1)
+				if err := held.Unlock(t.Context()); err != nil {
+					return fmt.Errorf("unlock: %w", err)
+				}
+				rounds.Add(1)
+			}
+			return nil
+		})
+	}
+	eventually(t, func() bool { return rounds.Load() > 20 }, "the lock to go round")
+	killed := time.Now()
+	s.leader(t).Kill()
+	before := rounds.Load()
+	eventually(t, func() bool { return rounds.Load() > before+20 }, "the lock to go round without its leader")
+	t.Logf("20 rounds %s after the leader's death", time.Since(killed).Round(time.Millisecond))
+	cancel()
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	mustUnlock(t, kept)
+}
+
+// TestAMinorityGrantsNothing leaves one of three nodes: Lock keeps its deadline,
+// and says which servers do not serve.
+func TestAMinorityGrantsNothing(t *testing.T) {
+	s := start(t, 3)
+	l := newLocker(t, testTTL, s.Addrs()...)
+	held := mustLock(t, l, "n")
+	s.Nodes[0].Kill()
+	s.Nodes[1].Kill()
+	await(t, held.Lost(), "the loss")
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	asked := time.Now()
+	_, err := l.Lock(ctx, "other")
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), s.Addrs()[0]) {
+		t.Errorf("Lock: %v", err)
+	}
+	if took := time.Since(asked); took > 2*time.Second {
+		t.Errorf("Lock returned after %s", took)
+	}
+	if l.Healthy() == nil {
+		t.Error("healthy without a quorum")
+	}
+	if err := s.Nodes[0].Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mustUnlock(t, mustLock(t, l, "n"))
+	if err := l.Healthy(); err != nil {
+		t.Errorf("with a quorum: %v", err)
+	}
+}
+
+// TestCancelsAndRemovalsNeverLetTwoIn throws everything at a few names that does
+// not end a session: then no two may ever be inside, and nothing may stay behind.
+func TestCancelsAndRemovalsNeverLetTwoIn(t *testing.T) {
+	s := start(t, 1)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	lockers := []*Locker{newLocker(t, longTTL, s.Addrs()...), newLocker(t, longTTL, s.Addrs()...)}
+	names := []string{"a", "b", "c"}
+	inside := make([]atomic.Int32, len(names))
+	until := time.Now().Add(3 * time.Second)
+	var grants atomic.Int64
+	var group errgroup.Group
+	for i := range 12 {
+		group.Go(func() error {
+			rnd := rand.New(rand.NewPCG(seed, uint64(i)))
+			for time.Now().Before(until) {
+				n := rnd.IntN(len(names))
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rnd.IntN(50_000))*time.Microsecond)
+				take := lockers[i%2].Lock
+				if rnd.IntN(4) == 0 {
+					take = lockers[i%2].TryLock
+				}
+				held, err := take(ctx, names[n])
+				cancel()
+				if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, lock.ErrHeld) || errors.Is(err, errVanished) {
+					continue // the last is of a TryLock whose place was removed twice
+				}
+				if err != nil {
+					return err
+				}
+				grants.Add(1)
+				if inside[n].Add(1) != 1 {
+					t.Errorf("two are inside %s", names[n])
+				}
+				time.Sleep(time.Duration(rnd.IntN(500)) * time.Microsecond)
+				inside[n].Add(-1)
+				if err := held.Unlock(t.Context()); err != nil {
+					t.Errorf("Unlock: %v", err)
+				}
+			}
+			return nil
+		})
+	}
+	group.Go(func() error { // an operator removes those that wait
+		rnd := rand.New(rand.NewPCG(seed, 100))
+		for time.Now().Before(until) {
+			// The last of several has just come: it is far from holding.
+			if places := s.Places(t, names[rnd.IntN(len(names))]); len(places) > 3 {
+				_ = s.conn.Delete(places[len(places)-1], anyVersion) // it may have gone
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d grants", grants.Load())
+	s.nothingLeft(t, lockers...)
+}
+
+// TestManyNames lets two lockers contend for a thousand names at once.
+func TestManyNames(t *testing.T) {
+	const names = 1000
+	s := start(t, 1)
+	here, there := newLocker(t, longTTL, s.Addrs()...), newLocker(t, longTTL, s.Addrs()...)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+	defer cancel()
+	began := time.Now()
+	var group errgroup.Group
+	for i := range names {
+		name := strconv.Itoa(i)
+		group.Go(func() error {
+			first, err := here.Lock(ctx, name)
+			if err != nil {
+				return err
+			}
+			turn := make(chan error, 1)
+			go func() {
+				second, err := there.Lock(ctx, name)
+				if err == nil {
+					err = second.Unlock(ctx)
+				}
+				turn <- err
+			}()
+			select {
+			case <-first.Wanted():
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			return errors.Join(first.Unlock(ctx), <-turn)
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d names, each handed over once, in %s", names, time.Since(began).Round(time.Millisecond))
+	s.nothingLeft(t, here, there)
+}
+
+// TestFoldersGoByThemselves: nothing but the root and ZooKeeper's own is left.
+func TestFoldersGoByThemselves(t *testing.T) {
+	s := start(t, 1)
+	l := newLocker(t, longTTL, s.Addrs()...)
+	mustUnlock(t, mustLock(t, l, "n"))
+	mustUnlock(t, mustLock(t, l, ".."))
+	eventually(t, func() bool {
+		found, _, err := s.conn.Exists("/flashsale")
+		return err == nil && !found
+	}, "the folders to go")
+	mustUnlock(t, mustLock(t, l, "n"))
+}
+
+func TestCloseLeavesNothing(t *testing.T) {
+	s := start(t, 1)
+	s.places(t, "held", 0) // its client connects
+	ignored := goleak.IgnoreCurrent()
+	connections := s.metric(t, "zk_num_alive_connections")
+	l, err := New(Config{Servers: s.Addrs(), Prefix: testPrefix, TTL: longTTL, Owner: testOwner})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustLock(t, l, "held")
+	ctx, cancel := context.WithCancel(t.Context())
+	var waiters sync.WaitGroup
+	for range 5 {
+		waiters.Go(func() {
+			if _, err := l.Lock(ctx, "held"); err == nil {
+				t.Error("granted twice")
+			}
+		})
+	}
+	s.places(t, "held", 6)
+	cancel()
+	if err := l.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	waiters.Wait()
+	l.stragglers.Wait()
+	goleak.VerifyNone(t, ignored)
+	eventually(t, func() bool { return s.metric(t, "zk_num_alive_connections") == connections }, "the connection's end")
+	s.nothingLeft(t)
+}
+
+func TestHealthyBecomesHealthyAgain(t *testing.T) {
+	s := start(t, 1)
+	l := newLocker(t, testTTL, s.Addrs()...)
+	if err := l.Healthy(); err != nil {
+		t.Errorf("before the first lock: %v", err)
+	}
+	held := mustLock(t, l, "n")
+	s.Revoke(t, s.Places(t, "n")[0])
+	await(t, held.Lost(), "the loss")
+	sawTrouble := false
+	eventually(t, func() bool { // nobody asks for a lock meanwhile
+		err := l.Healthy()
+		sawTrouble = sawTrouble || err != nil
+		return sawTrouble && err == nil
+	}, "another session")
+	if err := l.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Healthy(); !errors.Is(err, lock.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+// hold keeps answers back until they are released, at the test's end at the latest.
+func hold(t *testing.T, link *sandboxtest.Link) (release func()) {
+	release = sync.OnceFunc(link.Hold())
+	t.Cleanup(release)
+	return release
+}
+
+// places waits until n places stand for name.
+func (s *server) places(t *testing.T, name string, n int) (places []string) {
+	t.Helper()
+	eventually(t, func() bool { places = s.Places(t, name); return len(places) == n }, fmt.Sprintf("%d places", n))
+	return places
+}
+
+// nothingLeft: no node of a session, no watch, and no place in a Locker.
+func (s *server) nothingLeft(t *testing.T, lockers ...*Locker) {
+	t.Helper()
+	eventually(t, func() bool {
+		return s.metric(t, "zk_ephemerals_count") == 0 && s.metric(t, "zk_watch_count") == 0
+	}, "all nodes and watches to go")
+	eventually(t, func() bool {
+		left := 0
+		for _, l := range lockers {
+			l.mu.Lock()
+			left += len(l.places)
+			s := l.session
+			l.mu.Unlock()
+			s.mu.Lock()
+			left += len(s.watches)
+			s.mu.Unlock()
+		}
+		return left == 0
+	}, "all places and watches to be forgotten")
+}
+
+// metric reads one of the server's own counters.
+func (s *server) metric(t *testing.T, name string) int {
+	t.Helper()
+	text, err := s.Nodes[0].Ask(t.Context(), "mntr")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(line, name+"\t"); ok {
+			n, err := strconv.Atoi(strings.TrimSpace(value))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("no counter %s", name)
+	return 0
+}

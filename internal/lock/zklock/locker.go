@@ -93,8 +93,8 @@ func (cfg *Config) check() error {
 	switch {
 	case len(cfg.Servers) == 0:
 		return errors.New("zookeeper lock: no servers")
-	case !strings.HasPrefix(cfg.Prefix, "/") || strings.HasSuffix(cfg.Prefix, "/") || strings.Contains(cfg.Prefix, "//"):
-		return fmt.Errorf("zookeeper lock: prefix %q is no path", cfg.Prefix)
+	case strings.Trim(cfg.Prefix, "/") == "":
+		return errors.New("zookeeper lock: no prefix")
 	case cfg.TTL < time.Second:
 		return fmt.Errorf("zookeeper lock: TTL is %s, must be at least 1s", cfg.TTL)
 	}
@@ -103,6 +103,7 @@ func (cfg *Config) check() error {
 			return fmt.Errorf("zookeeper lock: server: %w", err)
 		}
 	}
+	cfg.Prefix = "/" + strings.Trim(cfg.Prefix, "/")
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}

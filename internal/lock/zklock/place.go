@@ -306,7 +306,12 @@ func (p *place) keep(others bool) error {
 		if err := p.await(behind); err != nil {
 			return err
 		}
-		behind = nil
+		// Without a watch: nobody needs one where others are found.
+		queue, err := p.session.list(p.ctx, p.path)
+		if err != nil {
+			return vanished(err)
+		}
+		others, behind = len(queue) > 1, nil
 	}
 }
 

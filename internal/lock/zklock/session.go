@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -174,7 +175,9 @@ func (s *session) take(e zk.Event) {
 	case zk.StateConnected:
 		s.asked = time.Now() // the session is asked for next
 	case zk.StateHasSession:
-		s.setUp(true)
+		if !s.watching() {
+			s.setUp(true) // else once the library has asked for its watches again
+		}
 		if s.kept == nil && s.ctx.Err() == nil {
 			s.kept = lease.Keep(s.wire.timeout(), s.asked, s.renew)
 			close(s.began)
@@ -186,6 +189,16 @@ func (s *session) take(e zk.Event) {
 		s.end(errSessionLost)
 		s.hangUp()
 	}
+}
+
+// watching: the server had watches of ours.
+func (s *session) watching() bool {
+	for _, watches := range s.watches {
+		if slices.ContainsFunc(watches, func(w *watch) bool { return w.set }) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *session) setUp(up bool) {

@@ -80,7 +80,7 @@ func (s *session) dial(network, address string, timeout time.Duration) (net.Conn
 		s.note(err)
 		return nil, err
 	}
-	w := &wire{Conn: conn, patience: s.locker.cfg.TTL / silenceShare}
+	w := &wire{Conn: conn, session: s, patience: s.locker.cfg.TTL / silenceShare}
 	s.mu.Lock()
 	s.wire = w
 	s.mu.Unlock()
@@ -91,6 +91,7 @@ func (s *session) dial(network, address string, timeout time.Duration) (net.Conn
 // for a silent server longer than a session can afford.
 type wire struct {
 	net.Conn
+	session  *session
 	patience time.Duration
 	// head is the beginning of what the server sends: the length of a message,
 	// the protocol's version, and the session's time-out in milliseconds.
@@ -105,6 +106,21 @@ func (w *wire) Read(b []byte) (int, error) {
 		w.head = append(w.head, b[:min(n, missing)]...)
 	}
 	return n, err
+}
+
+// Write sees the library, which writes a message at a time, ask for its watches on
+// a new connection, for what has changed since the last answer that it has had.
+// It takes that number while answers may come in already. No request is made
+// before: with the number of its answer, a change before that would be missed.
+func (w *wire) Write(b []byte) (int, error) {
+	const setWatches = 101
+	// The length of the message, its number, and what it asks for.
+	if len(b) >= wireHead && binary.BigEndian.Uint32(b[8:]) == setWatches {
+		w.session.mu.Lock()
+		w.session.setUp(true)
+		w.session.mu.Unlock()
+	}
+	return w.Conn.Write(b)
 }
 
 // timeout is the session's, as the server has it, which may differ from what was

@@ -1,0 +1,79 @@
+package zklock
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+
+	"flashsale/internal/lock"
+)
+
+// BenchmarkHandover measures how long a lock takes from one holder to the next:
+// from just before Unlock until the waiter's Lock has returned, with two holders
+// in turns, each on a session of its own. Beside it stands the median of a create
+// taken in between: the durable write that no lock can avoid.
+//
+//	go test ./internal/lock/zklock -run '^$' -bench Handover -benchtime 500x
+func BenchmarkHandover(b *testing.B) {
+	s := start(b, 1)
+	const name = "handover"
+	lockers := [2]*Locker{newLocker(b, longTTL, s.Addrs()...), newLocker(b, longTTL, s.Addrs()...)}
+	held := mustLock(b, lockers[0], name)
+	holder := 0
+	var handovers, writes []time.Duration
+	for b.Loop() {
+		holder = 1 - holder
+		var next lock.Held
+		var err error
+		granted := make(chan time.Time, 1)
+		go func() {
+			next, err = lockers[holder].Lock(b.Context(), name)
+			granted <- time.Now()
+		}()
+		<-held.Wanted()
+		writes = append(writes, s.write(b)) // meanwhile the waiter has set its watch
+		began := time.Now()
+		mustUnlock(b, held)
+		handovers = append(handovers, (<-granted).Sub(began))
+		if err != nil {
+			b.Fatal(err)
+		}
+		held = next
+	}
+	mustUnlock(b, held)
+	b.ReportMetric(milliseconds(median(handovers)), "p50-ms")
+	b.ReportMetric(milliseconds(median(writes)), "write-p50-ms")
+}
+
+// BenchmarkUncontended is Lock and Unlock with nobody else about.
+func BenchmarkUncontended(b *testing.B) {
+	s := start(b, 1)
+	l := newLocker(b, longTTL, s.Addrs()...)
+	mustUnlock(b, mustLock(b, l, "bench"))
+	for b.Loop() {
+		mustUnlock(b, mustLock(b, l, "bench"))
+	}
+}
+
+// write is how long one durable write takes.
+func (s *server) write(tb testing.TB) time.Duration {
+	tb.Helper()
+	began := time.Now()
+	if _, err := s.conn.Create("/write", nil, zk.FlagEphemeral, anyone); err != nil {
+		tb.Fatal(err)
+	}
+	took := time.Since(began)
+	if err := s.conn.Delete("/write", anyVersion); err != nil {
+		tb.Fatal(err)
+	}
+	return took
+}
+
+func median(all []time.Duration) time.Duration {
+	slices.Sort(all)
+	return all[len(all)/2]
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -1,0 +1,204 @@
+package zklock
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"flashsale/internal/lock"
+	"flashsale/internal/sandbox"
+)
+
+const someID = "0190a0b0-0000-7000-8000-000000000000"
+
+func TestTheQueueIsInOrderWhenTheCounterHasWrapped(t *testing.T) {
+	want := []string{someID + "-2147483646", someID + "-2147483647", someID + "--2147483648", someID + "--2147483647"}
+	got := inOrder([]string{want[3], "a-stranger", want[0], someID, someID + "-x", want[2], want[1]})
+	if !slices.Equal(got, want) {
+		t.Errorf("queue %q, want %q", got, want)
+	}
+	if got := inOrder([]string{someID + "-0000000010", someID + "-0000000009"}); got[0] != someID+"-0000000009" {
+		t.Errorf("queue %q", got)
+	}
+}
+
+func TestNamesComeBackFromTheirPaths(t *testing.T) {
+	l := &Locker{cfg: Config{Prefix: "/p"}}
+	seen := map[string]bool{}
+	for _, name := range []string{"SKU-1", ".", "..", "...", "%2E", "a b", "ü", "\x01", "\xff", "a%2Fb"} {
+		path := l.pathOf(name)
+		back, err := nameOf(path[len("/p/"):])
+		if err != nil || back != name {
+			t.Errorf("%q has the path %s, which is %q, %v", name, path, back, err)
+		}
+		if seen[path] {
+			t.Errorf("%q has the path of another: %s", name, path)
+		}
+		seen[path] = true
+	}
+}
+
+func TestInspectTellsWhoHoldsAndWhoWaits(t *testing.T) {
+	s := start(t, 1)
+	here := newLocker(t, testTTL, s.Addrs()...)
+	if infos, err := here.Inspect(t.Context()); err != nil || len(infos) != 0 {
+		t.Errorf("before the first lock: %v, %v", infos, err)
+	}
+	asked := time.Now().Truncate(time.Millisecond) // as the node has it
+	held, other := mustLock(t, here, "n"), mustLock(t, here, "a b")
+	waiter := lockAside(t, newLocker(t, testTTL, s.Addrs()...), "n")
+	s.places(t, "n", 2)
+	infos, err := here.Inspect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range infos {
+		if infos[i].Since.Before(asked) || time.Since(infos[i].Since) > patience {
+			t.Errorf("since %s", infos[i].Since)
+		}
+		infos[i].Since = time.Time{}
+	}
+	want := []lock.Info{
+		{Name: "a b", Holder: testOwner, Replica: "r", Token: other.Token()},
+		{Name: "n", Holder: testOwner, Replica: "r", Token: held.Token(), Queue: []string{testOwner}},
+	}
+	if diff := cmp.Diff(want, infos); diff != "" {
+		t.Errorf("Inspect (-want +got):\n%s", diff)
+	}
+	var refusal *lock.HeldError
+	if _, err := here.TryLock(t.Context(), "n"); !errors.As(err, &refusal) || refusal.Holder != testOwner {
+		t.Errorf("TryLock: %v, want the holder's name", err)
+	}
+
+	if err := here.Revoke(t.Context(), "n"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, held.Lost(), "the loss")
+	mustUnlock(t, granted(t, waiter))
+	if err := here.Revoke(t.Context(), "n"); !errors.Is(err, lock.ErrNotHeld) {
+		t.Errorf("Revoke of what nobody holds: %v", err)
+	}
+}
+
+func TestInspectKeepsItsDeadline(t *testing.T) {
+	s := start(t, 1)
+	l := newLocker(t, longTTL, s.Addrs()...)
+	mustUnlock(t, mustLock(t, l, "n"))
+	s.Pause(t)
+	defer s.Resume(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := l.Inspect(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Inspect: %v", err)
+	}
+	if err := l.Revoke(ctx, "n"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Revoke: %v", err)
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	good := Config{Servers: []string{"h:1"}, Prefix: "p/", TTL: time.Second}
+	for i, spoil := range []func(*Config){
+		func(c *Config) { c.Servers = nil },
+		func(c *Config) { c.Servers = []string{"h"} },
+		func(c *Config) { c.Prefix = "/" },
+		func(c *Config) { c.TTL = time.Second - 1 },
+	} {
+		cfg := good
+		if spoil(&cfg); cfg.check() == nil {
+			t.Errorf("configuration %d was taken: %+v", i, cfg)
+		}
+	}
+	if err := good.check(); err != nil || good.Prefix != "/p" {
+		t.Errorf("prefix %q, %v", good.Prefix, err)
+	}
+}
+
+func mustLock(tb testing.TB, l lock.Locker, name string) lock.Held {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), patience)
+	defer cancel()
+	held, err := l.Lock(ctx, name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return held
+}
+
+func mustUnlock(tb testing.TB, held lock.Held) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), patience)
+	defer cancel()
+	if err := held.Unlock(ctx); err != nil {
+		tb.Fatalf("Unlock: %v", err)
+	}
+}
+
+// lockAside sends the grant, or nil after a failure.
+func lockAside(tb testing.TB, l lock.Locker, name string) <-chan lock.Held {
+	tb.Helper()
+	grant, done := make(chan lock.Held, 1), make(chan struct{})
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	go func() {
+		defer close(done)
+		held, err := l.Lock(ctx, name)
+		if err != nil {
+			tb.Errorf("Lock: %v", err)
+			grant <- nil
+			return
+		}
+		grant <- held
+	}()
+	tb.Cleanup(func() { cancel(); <-done })
+	return grant
+}
+
+// granted waits for the grant of lockAside.
+func granted(tb testing.TB, waiter <-chan lock.Held) lock.Held {
+	tb.Helper()
+	held := <-waiter
+	if held == nil {
+		tb.Fatal("the waiter was not granted the lock")
+	}
+	return held
+}
+
+func await(t *testing.T, event <-chan struct{}, what string) {
+	t.Helper()
+	select {
+	case <-event:
+	case <-time.After(patience):
+		t.Fatalf("waited in vain for %s", what)
+	}
+}
+
+// eventually waits for what the server sends no event of.
+func eventually(t *testing.T, reached func() bool, what string) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !reached(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// leader is the node that leads.
+func (s *server) leader(t *testing.T) *sandbox.ZooKeeperNode {
+	t.Helper()
+	for _, node := range s.Nodes {
+		status, err := node.Ask(t.Context(), "srvr")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(status, "\nMode: leader\n") {
+			return node
+		}
+	}
+	t.Fatal("no node leads")
+	return nil
+}
