@@ -53,7 +53,7 @@ func start(tb testing.TB, cfg sandbox.MemcachedConfig) *server {
 	client := memcache.New(m.Addr)
 	client.Timeout = patience
 	tb.Cleanup(func() {
-		client.Close()
+		_ = client.Close() // of connections alone
 		if err := m.Close(); err != nil {
 			tb.Error(err)
 		}

@@ -2,6 +2,7 @@ package redislock
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -126,7 +127,7 @@ func (s *servers) Places(tb testing.TB, name string) []string {
 	first := ""
 	for _, client := range s.clients {
 		owner, err := client.Get(tb.Context(), testPrefix+name).Result()
-		if err == redis.Nil {
+		if errors.Is(err, redis.Nil) {
 			continue
 		}
 		if err != nil {
@@ -204,7 +205,7 @@ func newLocker(tb testing.TB, address string, ttl time.Duration) *Locker {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_ = l.Close(ctx) // the server may be gone
-		client.Close()
+		_ = client.Close() // of connections alone
 	})
 	return l
 }
