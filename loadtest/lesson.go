@@ -57,6 +57,8 @@ func playLessons(ctx context.Context, s streams, lessons ...*lesson.Lesson) (err
 		switch err := l.Run(ctx, set, s.out); {
 		case errors.Is(err, lesson.ErrNotShown): // said in full on s.out
 			missed = errNotProven
+		case ctx.Err() != nil: // whatever it was that the interrupt has cut short
+			return ctx.Err()
 		case err != nil:
 			return err
 		}

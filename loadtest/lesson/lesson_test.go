@@ -91,10 +91,16 @@ func checkPrinted(t *testing.T, l *lesson.Lesson, printed string) {
 	}
 }
 
-// masked is text without the times, which differ from run to run.
-func masked(text string) string { return times.ReplaceAllString(text, "  ?.? s") }
+// masked is text without what differs from run to run: times, and counts of
+// requests.
+func masked(text string) string {
+	return requests.ReplaceAllString(times.ReplaceAllString(text, "  ?.? s"), "? requests")
+}
 
-var times = regexp.MustCompile(`(?m)^ +\d+\.\d s`)
+var (
+	times    = regexp.MustCompile(`(?m)^ +\d+\.\d s`)
+	requests = regexp.MustCompile(`\d+ requests`)
+)
 
 const pages = "../../docs/lessons"
 

@@ -25,6 +25,7 @@ var all = []*Lesson{
 	&redlockNodeRestartedEmpty,
 	&memcachedGetThenDelete,
 	&memcachedEviction,
+	&thunderingHerd,
 	&mirrorWithoutCompare,
 }
 

@@ -39,6 +39,7 @@ type Stage struct {
 	mysql *sandbox.Stack
 	etcd  *sandbox.Stack
 	redis *sandbox.Redis
+	zk    *sandbox.ZooKeeper
 	plays int
 }
 
@@ -59,13 +60,15 @@ func (s *Stage) Close() error {
 			stack.Stop()
 		}
 	}
-	s.mysql, s.etcd = nil, nil
-	if s.redis == nil {
-		return nil
+	var errs []error
+	if s.redis != nil {
+		errs = append(errs, s.redis.Close())
 	}
-	err := s.redis.Close()
-	s.redis = nil
-	return err
+	if s.zk != nil {
+		errs = append(errs, s.zk.Close())
+	}
+	s.mysql, s.etcd, s.redis, s.zk = nil, nil, nil, nil
+	return errors.Join(errs...)
 }
 
 // MySQL is the shared MariaDB.
@@ -118,6 +121,18 @@ func (p *Play) OwnRedis(cfg sandbox.RedisConfig) *sandbox.Redis {
 	p.Check(err)
 	p.Cleanup(server.Close)
 	return server
+}
+
+// ZooKeeper is the shared one, of one node.
+func (p *Play) ZooKeeper() *sandbox.ZooKeeper {
+	p.stage.mu.Lock()
+	defer p.stage.mu.Unlock()
+	if p.stage.zk == nil {
+		server, err := sandbox.StartZooKeeper(p.ctx, 1)
+		p.Check(err)
+		p.stage.zk = server
+	}
+	return p.stage.zk
 }
 
 // ClientOf connects to a Redis. It tries nothing again: a lesson is about what
