@@ -27,6 +27,8 @@ func faults(t *testing.T, s *server) {
 		"APlaceThatNobodyWantsIsErased":  latePlaceIsErased,
 		"AGrantOfAnEarlierRequestIsNone": earlierGrantIsNone,
 		"AFullQueueIsSaidToBe":           fullQueue,
+		"ATryLockKnowsWhatIsNow":         tryLockKnows,
+		"ALivingHolderKeepsItsGrant":     livingHolder,
 		"AnEmptyRoomEnds":                emptyRoomEnds,
 		"ADeadHolderIsFreedForTryLock":   deadHolderIsFreed,
 		"TheClocksOfOthersDoNotCount":    clocksDoNotCount,
@@ -165,6 +167,52 @@ func fullQueue(t *testing.T, s *server) {
 
 func waiterOf(session string, n uint64) waiter {
 	return waiter{Holder: session, ID: placeID(session, n)}
+}
+
+// tryLockKnows: what a room knew before a TryLock does not refuse it.
+func tryLockKnows(t *testing.T, s *server) {
+	mustLock(t, s.stock(t, Config{TTL: longTTL}), "known")
+	l := s.stock(t, Config{})
+	r := newRoom(l, "known", nameOf(t, "known"))
+	if err := r.find(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.mu.Lock()
+	p := r.join(true)
+	l.mu.Unlock()
+	if todo := r.plan(); todo.done || todo.next != nil {
+		t.Errorf("it does not read: %+v", todo)
+	}
+	if err := r.find(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if todo := r.plan(); !todo.done || !errors.Is(p.refusal, lock.ErrHeld) {
+		t.Errorf("it is not refused: %v, %+v", p.refusal, todo)
+	}
+}
+
+// livingHolder holds for more than a TTL, and nobody gets in.
+func livingHolder(t *testing.T, s *server) {
+	for kind, newLocker := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			made, err := newLocker(testConfig(s.account))
+			here := closing(t, made, err)
+			made, err = newLocker(testConfig(s.account))
+			there := closing(t, made, err)
+			held := mustLock(t, here, "living")
+			waiter := lockAside(t, there, "living")
+			select {
+			case <-waiter.done:
+				t.Fatalf("another is in while the holder lives: %v", waiter.err)
+			case <-held.Lost():
+				t.Fatal("the grant is lost while its holder lives")
+			case <-time.After(2 * testTTL):
+			}
+			mustUnlock(t, held)
+			mustUnlock(t, granted(t, waiter))
+		})
+	}
 }
 
 func emptyRoomEnds(t *testing.T, s *server) {
