@@ -2,7 +2,12 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -35,5 +40,31 @@ func TestUnknownLessonIsNamed(t *testing.T) {
 	err := run(t.Context(), []string{"lesson", "nope"}, io.Discard, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), `unknown lesson "nope": one of no-lock, `) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestInterruptedLessonLeavesNothing interrupts one whose replica has been stopped,
+// and whose other replica waits for it.
+func TestInterruptedLessonLeavesNothing(t *testing.T) {
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", tmp)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	waits := &whenWritten{text: "asks for the lock", f: cancel}
+	err := run(ctx, []string{"lesson", "paused-holder"}, waits, io.Discard)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want the context's error", err)
+	}
+	if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range children {
+		if pids, err := os.ReadFile(path); err == nil && len(pids) > 0 {
+			t.Errorf("processes are left: %s", pids)
+		}
 	}
 }
