@@ -47,14 +47,16 @@ var errNotProven = errors.New("not proven")
 var version = "dev"
 
 type cli struct {
-	Prove   proveCmd   `cmd:"" help:"Sell out under each of several strategies, on private servers and replicas, and prove what came of it."`
-	Attack  attackCmd  `cmd:"" help:"Sell out on a service that already runs, and prove what came of it."`
-	Bench   benchCmd   `cmd:"" help:"Measure the service beside its rivals, on private servers."`
-	Zombies zombiesCmd `cmd:"" help:"Stop a holder of each lock past its lease, under each fence, and count what its late write does."`
-	Up      upCmd      `cmd:"" help:"Run private servers and replicas to try things on, until Ctrl-C."`
-	Lesson  lessonCmd  `cmd:"" help:"Play one lesson: a race that breaks, and its cure, step by step."`
-	Lessons lessonsCmd `cmd:"" help:"List the lessons, or play them all."`
-	Version versionCmd `cmd:"" help:"Print the program's version."`
+	Prove      proveCmd      `cmd:"" help:"Sell out under each of several strategies, on private servers and replicas, and prove what came of it."`
+	Attack     attackCmd     `cmd:"" help:"Sell out on a service that already runs, and prove what came of it."`
+	Bench      benchCmd      `cmd:"" help:"Measure the service beside its rivals, on private servers."`
+	Zombies    zombiesCmd    `cmd:"" help:"Stop a holder of each lock past its lease, under each fence, and count what its late write does."`
+	Handover   handoverCmd   `cmd:"" help:"Measure how long each lock takes from one holder to the next."`
+	Strategies strategiesCmd `cmd:"" hidden:""`
+	Up         upCmd         `cmd:"" help:"Run private servers and replicas to try things on, until Ctrl-C."`
+	Lesson     lessonCmd     `cmd:"" help:"Play one lesson: a race that breaks, and its cure, step by step."`
+	Lessons    lessonsCmd    `cmd:"" help:"List the lessons, or play them all."`
+	Version    versionCmd    `cmd:"" help:"Print the program's version."`
 	// Peer is what a bench's rivals run as.
 	Peer peerCmd `cmd:"" hidden:""`
 	// EtcdNode is what a private etcd runs as. run never parses it.

@@ -17,25 +17,36 @@ import (
 // backend is one kind of lock.
 type backend struct {
 	capabilities lock.Capabilities
+	tells        bool // who holds: it is a lock.Inspector
 	open         func(ctx context.Context, cfg *Config) (*Guard, error)
 }
 
 // backends are all kinds, by their name in the registry.
 var backends = map[strategy.Lock]backend{
 	strategy.NoLock: {open: func(context.Context, *Config) (*Guard, error) { return &Guard{}, nil }},
-	strategy.Process: {processlock.Capabilities, func(context.Context, *Config) (*Guard, error) {
+	strategy.Process: {processlock.Capabilities, tells[*processlock.Locker](), func(context.Context, *Config) (*Guard, error) {
 		return &Guard{Locker: processlock.New()}, nil
 	}},
-	strategy.LockRow:      {mysqllock.RowCapabilities, inMySQL(mysqllock.NewRow, mysqllock.Config{Table: rowTable, Tries: rowTries}, "")},
-	strategy.LockTable:    {mysqllock.TableCapabilities, inMySQL(mysqllock.NewTable, mysqllock.Config{Table: lockTable}, "MySQL table "+lockTable)},
-	strategy.GetLock:      {mysqllock.GetLockCapabilities, inMySQL(mysqllock.NewGetLock, mysqllock.Config{}, "")},
-	strategy.EtcdTextbook: {etcdlock.TextbookCapabilities, inEtcd(etcdlock.NewTextbook)},
-	strategy.Etcd:         {etcdlock.Capabilities, inEtcd(etcdlock.New)},
-	strategy.EtcdTry:      {etcdlock.TryCapabilities, inEtcd(etcdlock.NewTry)},
-	strategy.ZooKeeper:    {zklock.Capabilities, inZooKeeper},
-	strategy.Redis:        {redislock.Capabilities, inRedis},
-	strategy.Redlock:      {redislock.RedlockCapabilities, inRedlock},
-	strategy.Memcached:    {memcachedlock.Capabilities, inMemcached},
-	strategy.Lease:        {k8slock.LeaseCapabilities, inKubernetes(k8slock.NewLease)},
-	strategy.StockLock:    {k8slock.StockCapabilities, inKubernetes(k8slock.NewStock)},
+	strategy.LockRow:      {mysqllock.RowCapabilities, tells[*mysqllock.Row](), inMySQL(mysqllock.NewRow, mysqllock.Config{Table: rowTable, Tries: rowTries}, "")},
+	strategy.LockTable:    {mysqllock.TableCapabilities, tells[*mysqllock.Table](), inMySQL(mysqllock.NewTable, mysqllock.Config{Table: lockTable}, "MySQL table "+lockTable)},
+	strategy.GetLock:      {mysqllock.GetLockCapabilities, tells[*mysqllock.GetLock](), inMySQL(mysqllock.NewGetLock, mysqllock.Config{}, "")},
+	strategy.EtcdTextbook: {etcdlock.TextbookCapabilities, tells[*etcdlock.Textbook](), inEtcd(etcdlock.NewTextbook)},
+	strategy.Etcd:         {etcdlock.Capabilities, tells[*etcdlock.Locker](), inEtcd(etcdlock.New)},
+	strategy.EtcdTry:      {etcdlock.TryCapabilities, tells[*etcdlock.Try](), inEtcd(etcdlock.NewTry)},
+	strategy.ZooKeeper:    {zklock.Capabilities, tells[*zklock.Locker](), inZooKeeper},
+	strategy.Redis:        {redislock.Capabilities, tells[*redislock.Locker](), inRedis},
+	strategy.Redlock:      {redislock.RedlockCapabilities, tells[*redislock.Redlock](), inRedlock},
+	strategy.Memcached:    {memcachedlock.Capabilities, tells[*memcachedlock.Locker](), inMemcached},
+	strategy.Lease:        {k8slock.LeaseCapabilities, tells[*k8slock.LeaseLocker](), inKubernetes(k8slock.NewLease)},
+	strategy.StockLock:    {k8slock.StockCapabilities, tells[*k8slock.StockLocker](), inKubernetes(k8slock.NewStock)},
 }
+
+// tells is whether a lock can say who holds it.
+func tells[L lock.Locker]() bool {
+	var none L
+	_, ok := any(none).(lock.Inspector)
+	return ok
+}
+
+// TellsOwner is whether the lock of a strategy says who holds it.
+func TellsOwner(s strategy.Strategy) bool { return backends[s.Lock].tells }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
@@ -35,6 +36,7 @@ func (s *Servers) checkRedlock() error {
 
 // redisClients connects to every server that is named, most of which must answer.
 func (s *Servers) redisClients(ctx context.Context) ([]*redis.Client, error) {
+	quietRedis()
 	var clients []*redis.Client
 	for _, addr := range s.RedisAddrs {
 		client, err := redislock.Open(addr)
@@ -61,11 +63,19 @@ func pingRedis(ctx context.Context, clients []*redis.Client) error {
 			errs = append(errs, err)
 		}
 	}
-	if 2*len(errs) >= len(clients) {
-		return errors.Join(errs...)
+	if n := len(errs); 2*n >= len(clients) {
+		return fmt.Errorf("%d of %d servers do not answer: %w", n, len(clients), errs[0])
 	}
 	return nil
 }
+
+// quietRedis keeps the client library from printing what every call returns. It
+// has one logger for the whole process.
+var quietRedis = sync.OnceFunc(func() { redis.SetLogger(silentRedis{}) })
+
+type silentRedis struct{}
+
+func (silentRedis) Printf(context.Context, string, ...any) {}
 
 func closeRedis(clients []*redis.Client) func() error {
 	return func() error {
