@@ -187,6 +187,8 @@ func (s *session) take(e zk.Event) {
 	case zk.StateExpired:
 		s.expired = true
 		s.end(errSessionLost)
+		// The library would begin another session on the same client, and send
+		// there what was meant for this one.
 		s.hangUp()
 	}
 }

@@ -65,14 +65,6 @@ func (h *hosts) pause() time.Duration {
 
 // dial makes a connection for the client library.
 func (s *session) dial(network, address string, timeout time.Duration) (net.Conn, error) {
-	s.mu.Lock()
-	expired := s.expired
-	s.mu.Unlock()
-	if expired {
-		// The library would begin another session on the same client, and send
-		// there what was meant for this one.
-		return nil, errSessionLost
-	}
 	sleep(s.dialing, s.hosts.pause())
 	dialer := net.Dialer{Timeout: min(timeout, s.locker.cfg.TTL/dialShare)}
 	conn, err := dialer.DialContext(s.dialing, network, address)
