@@ -38,7 +38,7 @@ const (
 	watchLife = 5 * time.Minute
 	// watchPause is the wait before a watch that has broken is opened again: it
 	// may break at once again.
-	watchPause = 50 * time.Millisecond
+	watchPause = 100 * time.Millisecond
 	// retryPause and retryPauseMax are the waits between attempts after the
 	// server could not be reached.
 	retryPause    = 20 * time.Millisecond

@@ -95,3 +95,29 @@ func TestAServerThatIsNotThere(t *testing.T) {
 		})
 	}
 }
+
+// TestADeadServerIsNotAskedAgainAtOnce: what a room has to do is due, and fails.
+func TestADeadServerIsNotAskedAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	addr, err := sandbox.FreeAddr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := NewStock(testConfig(address{URL: "https://" + addr}))
+	l := closing(t, made, err)
+	r := newRoom(l, "n", "lock-n")
+	r.current = newStockLock("lock-n", "n")
+	r.current.Status = record{ID: "dead-1", LeaseSeconds: 1}
+	r.obstacle = obstacle{id: "dead-1", since: time.Now().Add(-time.Hour)}
+	r.used = time.Now()
+	var last time.Duration
+	for range 5 {
+		due := r.attend(t.Context())
+		if last = time.Until(due); last <= 0 {
+			t.Fatalf("it is asked again %s ago", -last)
+		}
+	}
+	if last < 4*retryPause {
+		t.Errorf("the fifth pause is %s", last)
+	}
+}

@@ -111,13 +111,17 @@ func (r *room) run() {
 			return
 		}
 		timer := time.NewTimer(time.Until(due))
+		roused := r.wake
+		if r.pause > retryPause {
+			roused = nil // in trouble: nobody is in such a hurry
+		}
 		var seen <-chan watch.Event
 		if r.events != nil {
 			seen = r.events.ResultChan()
 		}
 		select {
 		case <-ctx.Done():
-		case <-r.wake:
+		case <-roused:
 		case <-timer.C:
 		case event, open := <-seen:
 			r.observe(event, open)
@@ -143,23 +147,12 @@ func (r *room) attend(ctx context.Context) time.Time {
 	if len(r.places) > 0 {
 		r.used = now
 	}
-	switch {
-	case err != nil && r.locker.objects.isFinal(err):
+	if err != nil && l.objects.isFinal(err) {
+		r.pause = retryPause // the next one is to be refused at once as well
 		for _, p := range slices.Clone(r.places) {
 			r.refuse(p, err)
 		}
-	case err != nil && len(r.places) > 0:
-		for _, p := range r.places {
-			if p.once && p.kept == nil { // it was asked for once
-				r.settle(p, err)
-				r.leave(p)
-			}
-		}
-		due := now.Add(jittered(r.pause))
-		r.pause = min(2*r.pause, retryPauseMax)
-		return due
 	}
-	r.pause = retryPause
 	due := r.idleUntil()
 	if len(r.places) == 0 && !now.Before(due) {
 		delete(l.rooms, r.name)
@@ -168,8 +161,23 @@ func (r *room) attend(ctx context.Context) time.Time {
 	if over := r.over(); !over.IsZero() {
 		due = earlier(due, over)
 	}
-	// A place keeps the room, and its renewals rouse it.
-	return due
+	if err == nil {
+		r.pause = retryPause
+		return due // a place keeps the room, and its renewals rouse it
+	}
+	again := now.Add(jittered(r.pause))
+	r.pause = min(2*r.pause, retryPauseMax)
+	if len(r.places) == 0 && again.Before(due) {
+		r.pause = retryPause // nobody waits for it, and whoever comes may ask
+		return due
+	}
+	for _, p := range r.places {
+		if p.once && p.kept == nil && !p.leaving { // it was asked for once
+			r.settle(p, err)
+			r.leave(p)
+		}
+	}
+	return again
 }
 
 // refuse ends a place that the server will not have. One that holds keeps what
