@@ -12,6 +12,7 @@ import (
 	"flashsale/internal/sandbox"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/attack"
+	"flashsale/loadtest/lockserver"
 )
 
 type upCmd struct {
@@ -65,7 +66,20 @@ func (c *upCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	defer stack.Stop()
-	cfg.EtcdEndpoints = stack.EtcdEndpoints()
+	row, err := strategy.Find(c.Strategy)
+	if err != nil {
+		return err
+	}
+	if row.Server == strategy.InMySQL || row.Server == strategy.InEtcd {
+		cfg.EtcdEndpoints = stack.EtcdEndpoints()
+	} else {
+		at, err := lockserver.Start(ctx, row.Server)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = at.Stop() }() // it is private, and ends with this process
+		cfg.Args = append(cfg.Args, at.Servers.Flags()...)
+	}
 	if cfg.MySQLDSN, err = stack.MySQL.CreateDatabase(ctx, "flashsale"); err != nil {
 		return err
 	}
