@@ -2,7 +2,7 @@
 # Ubuntu with Go and root or sudo. ARGS="..." is handed on to what it runs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-race setup-redis build demo up bench test lint
+.PHONY: help setup setup-race setup-redis build demo up bench test soak lint
 
 # Programs for the same tree are the same wherever it stands. Git is not asked
 # for a version: it refuses to answer in a tree of another user's, which would
@@ -28,6 +28,9 @@ bench: setup-redis build ## the service beside its rivals, in at most 15 minutes
 
 test: setup-race build ## every test, with real servers and the race detector
 	go test $(TEST_FLAGS) ./... $(ARGS)
+
+soak: setup-race build ## the long versions: 20 zombie runs of each lock
+	@bin/loadtest zombies --runs 20 $(ARGS)
 
 lint: setup ## gofmt, go vet, golangci-lint
 	@files=$$(gofmt -l .) || exit 1; if [ -n "$$files" ]; then echo "gofmt -w is needed on:" $$files; exit 1; fi

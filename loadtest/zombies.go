@@ -26,7 +26,7 @@ type zombiesCmd struct {
 const (
 	zombiesFile = "zombies.json"
 	// zombiesAtOnce share two cores: most of a run is waiting for a lease's end.
-	zombiesAtOnce = 4
+	zombiesAtOnce = 8
 	maxZombieRuns = 1000
 )
 

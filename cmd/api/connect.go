@@ -16,7 +16,7 @@ import (
 // connect waits for the servers, brings the schema up to date, and makes the
 // lock and the order service.
 func (r *replica) connect(ctx context.Context) (err error) {
-	if r.db, err = r.cmd.mysqlFlags.open(); err != nil {
+	if r.db, err = r.cmd.open(); err != nil {
 		return err
 	}
 	if err := await(ctx, r.logger, r.cmd.address(), r.cmd.StartTimeout, r.db.Ping); err != nil {

@@ -72,7 +72,7 @@ func Measure(ctx context.Context, cfg Config) (median time.Duration, err error) 
 	if err != nil {
 		return 0, err
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	var lockers [2]lock.Locker
 	for i := range lockers {
 		// A lock in one process has no other side.

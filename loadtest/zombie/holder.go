@@ -92,7 +92,7 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	opening, opened := context.WithTimeout(ctx, holderTimeout)

@@ -43,7 +43,7 @@ type process struct {
 
 // spawn starts a holder and waits until it takes commands.
 func spawn(ctx context.Context, argv []string, cfg holderConfig) (*process, error) {
-	p := &process{name: cfg.Name, cmd: exec.Command(argv[0], argv[1:]...), done: make(chan struct{}), more: make(chan struct{})}
+	p := &process{name: cfg.Name, cmd: exec.CommandContext(context.Background(), argv[0], argv[1:]...), done: make(chan struct{}), more: make(chan struct{})}
 	p.cmd.Stderr = &p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	var err error
