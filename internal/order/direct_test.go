@@ -238,3 +238,56 @@ func TestTriedLockThatIsHeldIsBusy(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// crowd counts who asks for a lock at a time. Nobody gets it before the crowd is
+// as large as it gets.
+type crowd struct {
+	lock.Locker
+	asking, most atomic.Int32
+	full         chan struct{}
+}
+
+func (c *crowd) Lock(ctx context.Context, name string) (lock.Held, error) {
+	now := c.asking.Add(1)
+	defer c.asking.Add(-1)
+	if now > c.most.Load() {
+		c.most.Store(now)
+	}
+	select {
+	case <-c.full:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return c.Locker.Lock(ctx, name)
+}
+
+// A replica's orders stand in line before the lock server, not in it.
+func TestFewOrdersAskTheLockServerAtATime(t *testing.T) {
+	t.Parallel()
+	const orders, atOnce = 40, 8
+	dsn := newDSN(t, stock.Stock{Units: orders})
+	row, err := strategy.Find("process")
+	if err != nil {
+		t.Fatal(err)
+	}
+	locker := &crowd{Locker: processlock.New(), full: make(chan struct{})}
+	service := order.New(order.Config{DB: open(t, dsn), Strategy: row, Fence: strategy.FenceOff, Locker: locker,
+		PaymentWindow: time.Minute, RequestTimeout: testTimeout, Logger: slog.New(slog.DiscardHandler)})
+	var group errgroup.Group
+	for i := range orders {
+		group.Go(func() error {
+			_, err := service.Place(t.Context(), buy(fmt.Sprint("customer-", i), "k", 1))
+			return err
+		})
+	}
+	for locker.asking.Load() < atOnce {
+		time.Sleep(time.Millisecond)
+	}
+	close(locker.full)
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	if most := locker.most.Load(); most != atOnce || audit(t, dsn).Reserved != orders {
+		t.Errorf("%d asked at a time, want %d", most, atOnce)
+	}
+}
