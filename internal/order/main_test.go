@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
+	"flashsale/internal/guard"
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/etcdlock"
 	"flashsale/internal/lock/processlock"
@@ -113,7 +114,7 @@ func newReplica(o options) (r *replica, err error) {
 		return nil, err
 	}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	if r.locker, err = r.newLocker(s, o.etcd, logger); err != nil {
+	if r.locker, err = r.newLocker(s, o.dsn, o.etcd, logger); err != nil {
 		return nil, err
 	}
 	r.orders = order.New(order.Config{DB: r.db, Strategy: s, Fence: s.FenceFor(o.fence), Locker: r.locker,
@@ -121,12 +122,20 @@ func newReplica(o options) (r *replica, err error) {
 	return r, nil
 }
 
-func (r *replica) newLocker(s strategy.Strategy, endpoints []string, logger *slog.Logger) (lock.Locker, error) {
+func (r *replica) newLocker(s strategy.Strategy, dsn string, endpoints []string, logger *slog.Logger) (lock.Locker, error) {
 	switch s.Lock {
 	case strategy.NoLock:
 		return nil, nil
 	case strategy.Process:
 		return processlock.New(), nil
+	}
+	if s.Server == strategy.InMySQL {
+		g, err := guard.Open(context.Background(), guard.Config{Strategy: s, DSN: dsn, Database: r.db.Name,
+			Connections: 4, Replica: "r", TTL: testTTL, Logger: logger})
+		if err != nil {
+			return nil, err
+		}
+		return g.Locker, nil // there is nothing else to close
 	}
 	var err error
 	r.etcd, err = clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: testTimeout, Logger: zap.NewNop()})
