@@ -54,45 +54,58 @@ func insert(ctx context.Context, conn *sql.Conn, o *Order) error {
 func insertAdmitted(t stock.Tenure, batch stock.Batch, orders []*Order) (query string, args []any) {
 	condition, conditionArgs := t.Admitted(batch)
 	o := orders[0]
-	args = append([]any{o.PriceCents, o.Currency, nullable(o.Limit), string(o.Status), o.Fence, o.Seq, o.CreatedAt, o.ExpiresAt, rowsJSON(orders)},
-		conditionArgs...)
-	return insertRows + condition, args
+	args = append([]any{o.PriceCents, o.Currency, nullable(o.Limit), string(o.Status), o.Fence, o.Seq, o.CreatedAt, o.ExpiresAt}, conditionArgs...)
+	var b strings.Builder
+	b.Grow(len(insertFrom) + len(insertColumns) + len(condition) + rowsSize(orders))
+	b.WriteString(insertFrom)
+	writeRows(&b, orders)
+	b.WriteString(insertColumns)
+	b.WriteString(condition)
+	return b.String(), args
 }
 
-// insertRows has the longest that customers and keys can be, in hexadecimal
+// insertColumns has the longest that customers and keys can be, in hexadecimal
 // digits. What did not fit would be NULL, which the columns refuse.
-const insertRows = "INSERT INTO orders (" + orderColumns + ") " +
-	"SELECT UNHEX(v.id), s.sku, UNHEX(v.customer), UNHEX(v.idempotency_key), UNHEX(v.fingerprint), v.quantity, ?, ?, ?, ?, ?, ?, ?, ? " +
-	"FROM stock s JOIN JSON_TABLE(?, '$[*]' COLUMNS (id CHAR(32) PATH '$[0]', customer VARCHAR(510) PATH '$[1]', " +
-	"idempotency_key VARCHAR(510) PATH '$[2]', fingerprint CHAR(64) PATH '$[3]', quantity INT PATH '$[4]')) v ON "
+const (
+	insertFrom = "INSERT INTO orders (" + orderColumns + ") " +
+		"SELECT UNHEX(v.id), s.sku, UNHEX(v.customer), UNHEX(v.idempotency_key), UNHEX(v.fingerprint), v.quantity, ?, ?, ?, ?, ?, ?, ?, ? " +
+		"FROM stock s JOIN JSON_TABLE('"
+	insertColumns = "', '$[*]' COLUMNS (id CHAR(32) PATH '$[0]', customer VARCHAR(510) PATH '$[1]', " +
+		"idempotency_key VARCHAR(510) PATH '$[2]', fingerprint CHAR(64) PATH '$[3]', quantity INT PATH '$[4]')) v ON "
+)
 
-// rowsJSON are the columns of insertRows' v. Customers and keys are any bytes,
-// so that they go in hexadecimal, with nothing in them to escape.
-func rowsJSON(orders []*Order) string {
+// writeRows writes the columns of v. It is part of the statement's text and no
+// argument, which both sides would escape and unescape: customers and keys may
+// be any bytes, and go in hexadecimal digits, so that there is nothing to escape.
+func writeRows(b *strings.Builder, orders []*Order) {
+	var digits []byte
+	text := func(before string, value []byte) {
+		digits = hex.AppendEncode(digits[:0], value)
+		b.WriteString(before)
+		b.Write(digits)
+	}
+	before := `[["`
+	for _, o := range orders {
+		text(before, o.ID[:])
+		text(`","`, []byte(o.Customer))
+		text(`","`, []byte(o.Key))
+		text(`","`, o.Fingerprint[:])
+		b.WriteString(`",`)
+		digits = strconv.AppendInt(digits[:0], int64(o.Quantity), 10)
+		b.Write(digits)
+		before = `],["`
+	}
+	b.WriteString("]]")
+}
+
+// rowsSize is at least what writeRows writes.
+func rowsSize(orders []*Order) int {
 	const around = len(`["","","","",2147483647],`)
 	size := len("[]")
 	for _, o := range orders {
 		size += around + 2*(len(o.ID)+len(o.Customer)+len(o.Key)+len(o.Fingerprint))
 	}
-	b := make([]byte, 0, size)
-	b = append(b, '[')
-	for i, o := range orders {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = append(b, `["`...)
-		b = hex.AppendEncode(b, o.ID[:])
-		b = append(b, `","`...)
-		b = hex.AppendEncode(b, []byte(o.Customer))
-		b = append(b, `","`...)
-		b = hex.AppendEncode(b, []byte(o.Key))
-		b = append(b, `","`...)
-		b = hex.AppendEncode(b, o.Fingerprint[:])
-		b = append(b, `",`...)
-		b = strconv.AppendInt(b, int64(o.Quantity), 10)
-		b = append(b, ']')
-	}
-	return string(append(b, ']'))
+	return size
 }
 
 // byKey names an order by what makes it unique besides its ID.
