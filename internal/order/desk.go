@@ -17,8 +17,10 @@ type DeskConfig struct {
 	Queue int
 	// MaxBatch bounds the orders of one transaction.
 	MaxBatch int
-	// Quantum is how long a tenure lasts while another replica waits.
-	Quantum time.Duration
+	// Quantum is how long a tenure lasts at most while another replica waits.
+	// Least is how long it lasts though its batches empty the queue: as long as
+	// there is something to sell.
+	Quantum, Least time.Duration
 	// Idle is how long a tenure, and then the desk, outlasts the last order
 	// when nobody waits.
 	Idle time.Duration
@@ -34,6 +36,9 @@ const (
 	// that it costs 2 % of the time, and a buyer at the last of four replicas
 	// waits 150 ms.
 	defaultQuantum = 50 * time.Millisecond
+	// defaultLeast keeps the SKU from being without a holder for half of the
+	// time: on busy cores a hand-over takes as long as a batch (docs/performance.md).
+	defaultLeast = 20 * time.Millisecond
 	// defaultIdle spares a trickle of orders the lock for each of them.
 	defaultIdle = 2 * time.Second
 
@@ -54,6 +59,9 @@ func (c DeskConfig) withDefaults() DeskConfig {
 	}
 	if c.Quantum == 0 {
 		c.Quantum = defaultQuantum
+	}
+	if c.Least == 0 {
+		c.Least = defaultLeast
 	}
 	if c.Idle == 0 {
 		c.Idle = defaultIdle

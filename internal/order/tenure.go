@@ -142,10 +142,14 @@ func (t *tenure) wanted() bool {
 }
 
 // isLast reports whether the batch in hand is the tenure's last: another replica
-// waits, and either nothing is left to sell here or the quantum is over. To wait
-// for more would have that replica's buyers wait for a batch of few.
+// waits, and either nothing more is left to sell here or the quantum is over. To
+// wait for more would have that replica's buyers wait for a batch of few.
 func (t *tenure) isLast() bool {
-	return t.wanted() && (len(t.pending) == 0 && t.queue.empty() || time.Since(t.began) >= t.cfg.Desk.Quantum)
+	if !t.wanted() {
+		return false
+	}
+	lasted := time.Since(t.began)
+	return lasted >= t.cfg.Desk.Quantum || lasted >= t.cfg.Desk.Least && len(t.pending) == 0 && t.queue.empty()
 }
 
 // heir is the token to register with a decision that is the tenure's last. A
@@ -164,7 +168,7 @@ const fullSwing = 8
 
 // comesAgain reports whether to queue up again as the lock is given back.
 func (t *tenure) comesAgain() bool {
-	return t.over && t.selling.Err() == nil && (t.largest >= fullSwing || t.hasWork())
+	return t.wanted() && t.selling.Err() == nil && (t.largest >= fullSwing || t.hasWork())
 }
 
 // begin claims the row and reads it.

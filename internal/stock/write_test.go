@@ -113,7 +113,6 @@ func begin(t *testing.T, db *stock.DB, tenure stock.Tenure) (stock.Row, error) {
 func TestHeirIsAdmittedByTheLastWrite(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
-	put(t, db, "sku", 10)
 	holder := stock.Tenure{SKU: "sku", Token: 5, Fence: strategy.FenceClaim}
 	row, err := begin(t, db, holder)
 	if err != nil {

@@ -204,7 +204,7 @@ func newLocker(tb testing.TB, address string, ttl time.Duration) *Locker {
 	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		_ = l.Close(ctx) // the server may be gone
+		_ = l.Close(ctx)   // the server may be gone
 		_ = client.Close() // of connections alone
 	})
 	return l
