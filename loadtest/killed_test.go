@@ -37,7 +37,11 @@ func TestReplicasKilledInTurnLoseNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	const stock = 1_000_000
 	service := &attack.Service{URL: plan.Targets[0], AdminToken: adminToken, JWTSecret: secret}
 	if err := service.PutOnSale(t.Context(), plan.SKUs[0], stock); err != nil {

@@ -84,13 +84,10 @@ func (s *server) goesRound(t *testing.T, keeps bool, lockers ...lock.Locker) {
 	var group errgroup.Group
 	for _, l := range lockers {
 		group.Go(func() error {
-			for {
+			for ctx.Err() == nil {
 				held, err := l.Lock(ctx, "round")
-				if ctx.Err() != nil && err != nil {
-					return nil
-				}
 				if err != nil {
-					t.Log("lock:", err)
+					t.Log("lock:", err) // the last one: that it was cancelled
 					continue
 				}
 				if inside.Add(1) != 1 {
@@ -102,6 +99,7 @@ func (s *server) goesRound(t *testing.T, keeps bool, lockers ...lock.Locker) {
 				}
 				rounds.Add(1)
 			}
+			return nil
 		})
 	}
 	eventually(t, func() bool { return rounds.Load() > 4 }, "the lock to go round")
