@@ -16,6 +16,7 @@ import (
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/attack"
+	"flashsale/loadtest/lockserver"
 	"flashsale/loadtest/proof"
 )
 
@@ -40,6 +41,9 @@ func (c *proveCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	if err := c.check(); err != nil {
+		return err
+	}
+	if err := lockserver.Check(strategies...); err != nil {
 		return err
 	}
 	progress := newMeter(s.err)
@@ -82,6 +86,9 @@ func findStrategies(names []string) ([]strategy.Strategy, error) {
 		row, err := strategy.Find(strings.TrimSpace(name))
 		if err != nil {
 			return nil, fmt.Errorf("--strategies: %w", err)
+		}
+		if slices.Contains(list, row) {
+			return nil, fmt.Errorf("--strategies: %q stands twice", row.Name)
 		}
 		list = append(list, row)
 	}

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"flashsale/internal/guard"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/attack"
@@ -30,12 +32,14 @@ const sandboxFile = "sandbox.json"
 
 // sandboxDescription is the contents of sandboxFile.
 type sandboxDescription struct {
-	Replicas      []string    `json:"replicas"`
-	MySQLDSN      string      `json:"mysql_dsn"`
-	EtcdEndpoints []string    `json:"etcd_endpoints"`
-	AdminToken    string      `json:"admin_token"`
-	JWTSecret     string      `json:"jwt_secret"`
-	Pids          sandboxPids `json:"pids"`
+	Replicas      []string `json:"replicas"`
+	MySQLDSN      string   `json:"mysql_dsn"`
+	EtcdEndpoints []string `json:"etcd_endpoints"`
+	// LockFlags tell the service's programs where the strategy's locks are.
+	LockFlags  []string    `json:"lock_flags"`
+	AdminToken string      `json:"admin_token"`
+	JWTSecret  string      `json:"jwt_secret"`
+	Pids       sandboxPids `json:"pids"`
 }
 
 type sandboxPids struct {
@@ -60,26 +64,29 @@ func (c *upCmd) Run(ctx context.Context, s streams) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	fmt.Fprintln(s.err, "Starting the servers ...")
-	stack, err := sandbox.Start(ctx, sandbox.Config{MySQL: true, EtcdNodes: c.EtcdNodes})
-	if err != nil {
-		return err
-	}
-	defer stack.Stop()
 	row, err := strategy.Find(c.Strategy)
 	if err != nil {
 		return err
 	}
-	if row.Server == strategy.InMySQL || row.Server == strategy.InEtcd {
-		cfg.EtcdEndpoints = stack.EtcdEndpoints()
-	} else {
-		at, err := lockserver.Start(ctx, row.Server)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = at.Stop() }() // it is private, and ends with this process
-		cfg.Args = append(cfg.Args, at.Servers.Flags()...)
+	if err := lockserver.Check(row); err != nil {
+		return err
 	}
+	fmt.Fprintln(s.err, "Starting the servers ...")
+	needs := sandbox.Config{MySQL: true}
+	if row.Server == strategy.InEtcd {
+		needs.EtcdNodes = c.EtcdNodes
+	}
+	stack, err := sandbox.Start(ctx, needs)
+	if err != nil {
+		return err
+	}
+	defer stack.Stop()
+	lockFlags, stop, err := startLockServer(ctx, row, stack)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	cfg.Args = append(cfg.Args, lockFlags...)
 	if cfg.MySQLDSN, err = stack.MySQL.CreateDatabase(ctx, "flashsale"); err != nil {
 		return err
 	}
@@ -92,15 +99,33 @@ func (c *upCmd) Run(ctx context.Context, s streams) error {
 		return errors.Join(err, fleet.stop())
 	}
 	description := describe(stack, fleet, cfg.MySQLDSN)
+	description.LockFlags = lockFlags
 	if err := saveDescription(path, description); err != nil {
 		return errors.Join(err, fleet.stop())
 	}
-	if err := c.greet(s, description); err != nil {
+	if err := c.greet(s, row, description); err != nil {
 		return errors.Join(err, os.Remove(path), fleet.stop())
 	}
 	watchFleet(ctx, s, fleet)
 	fmt.Fprintln(s.err, "Stopping ...")
 	return errors.Join(os.Remove(path), fleet.stop())
+}
+
+// startLockServer runs what a strategy locks in, unless the stack has it, and
+// returns the flags by which a program finds it.
+func startLockServer(ctx context.Context, row strategy.Strategy, stack *sandbox.Stack) (flags []string, stop func(), err error) {
+	switch row.Server {
+	case strategy.InMySQL:
+		return []string{}, func() {}, nil
+	case strategy.InEtcd:
+		at := guard.Servers{EtcdEndpoints: stack.EtcdEndpoints(), Prefix: lockserver.Prefix}
+		return at.Flags(), func() {}, nil
+	}
+	at, err := lockserver.Start(ctx, row.Server)
+	if err != nil {
+		return nil, nil, err
+	}
+	return at.Servers.Flags(), func() { _ = at.Stop() }, nil // it is private, and ends with this process
 }
 
 // replica checks the flags and makes of them what all replicas share.
@@ -137,7 +162,7 @@ func describe(stack *sandbox.Stack, fleet *fleet, dsn string) sandboxDescription
 	d := sandboxDescription{
 		Replicas: fleet.urls(), MySQLDSN: dsn, EtcdEndpoints: stack.EtcdEndpoints(),
 		AdminToken: fleet.adminToken, JWTSecret: fleet.jwtSecret,
-		Pids: sandboxPids{MySQL: stack.MySQL.Pid()},
+		Pids: sandboxPids{MySQL: stack.MySQL.Pid(), Etcd: []int{}},
 	}
 	for _, r := range fleet.replicas {
 		d.Pids.Replicas = append(d.Pids.Replicas, r.Pid())
@@ -165,7 +190,7 @@ func saveDescription(path string, d sandboxDescription) error {
 }
 
 // greet says what runs, and how to buy something, in a line that works.
-func (c *upCmd) greet(s streams, d sandboxDescription) error {
+func (c *upCmd) greet(s streams, row strategy.Strategy, d sandboxDescription) error {
 	token, err := attack.Token("you", d.JWTSecret)
 	if err != nil {
 		return err
@@ -173,13 +198,15 @@ func (c *upCmd) greet(s streams, d sandboxDescription) error {
 	for i, url := range d.Replicas {
 		fmt.Fprintf(s.out, "replica-%d  %s\n", i+1, url)
 	}
-	_, err = fmt.Fprintf(s.out, `
+	fmt.Fprintf(s.out, `
 %d units of the SKU %q are on sale. Buy one:
 
   curl -si %s/v1/orders -H 'Authorization: Bearer %s' -H 'Idempotency-Key: first' -H 'Content-Type: application/json' -d '{"sku":"%s","quantity":1}'
-
-Addresses and secrets of everything that runs are in %s. Ctrl-C ends it.
-`, demoUnits, demoSKU, d.Replicas[0], token, demoSKU, filepath.Join(c.Out, sandboxFile))
+`, demoUnits, demoSKU, d.Replicas[0], token, demoSKU)
+	if guard.TellsOwner(row) {
+		fmt.Fprintf(s.out, "\nSee who holds which lock:\n\n  %s\n", strings.Join(append([]string{c.API, "locks", "--mysql-dsn='" + d.MySQLDSN + "'"}, d.LockFlags...), " "))
+	}
+	_, err = fmt.Fprintf(s.out, "\nAddresses and secrets of everything that runs are in %s. Ctrl-C ends it.\n", filepath.Join(c.Out, sandboxFile))
 	return err
 }
 

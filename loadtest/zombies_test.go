@@ -60,6 +60,7 @@ func TestBadFlagsOfZombiesAreNamed(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
 		{"zombies --strategies nope", `unknown strategy "nope"`},
 		{"zombies --strategies conditional", "--strategies names none"},
+		{"zombies --strategies redis,redis", `"redis" stands twice`},
 		{"zombies --fence high", "--fence"},
 		{"zombies --runs 0", "--runs must"},
 	} {

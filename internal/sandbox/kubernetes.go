@@ -73,6 +73,12 @@ func (k *Kubernetes) Close() error {
 	return k.folder.remove()
 }
 
+// FindKubernetes says whether the API server has been built.
+func FindKubernetes() error {
+	_, err := kubernetesProgram()
+	return err
+}
+
 // kubernetesProgram finds what scripts/setup has built.
 func kubernetesProgram() (string, error) {
 	cache, err := os.UserCacheDir()

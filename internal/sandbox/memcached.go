@@ -33,10 +33,9 @@ type Memcached struct {
 // alone. It is gone after Close, or with this process. ctx bounds the start
 // alone.
 func StartMemcached(ctx context.Context, cfg MemcachedConfig) (*Memcached, error) {
-	program, err := findProgram("memcached", memcachedPackage)
+	program, err := memcachedProgram()
 	if err != nil {
-		return nil, fmt.Errorf("memcached is not installed: run `scripts/setup --memcached` or `apt-get install %s`: %w",
-			memcachedPackage, errors.Unwrap(err))
+		return nil, err
 	}
 	m := &Memcached{}
 	if m.Addr, err = FreeAddr(); err != nil {
@@ -58,6 +57,21 @@ func StartMemcached(ctx context.Context, cfg MemcachedConfig) (*Memcached, error
 		return nil, err
 	}
 	return m, nil
+}
+
+// FindMemcached says whether the server's program is installed.
+func FindMemcached() error {
+	_, err := memcachedProgram()
+	return err
+}
+
+func memcachedProgram() (string, error) {
+	program, err := findProgram("memcached", memcachedPackage)
+	if err != nil {
+		return "", fmt.Errorf("memcached is not installed: run `scripts/setup --memcached` or `apt-get install %s`: %w",
+			memcachedPackage, errors.Unwrap(err))
+	}
+	return program, nil
 }
 
 // Close ends the server. It has nothing to lose, and would take a second to end

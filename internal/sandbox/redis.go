@@ -101,14 +101,29 @@ func (r *Redis) start(ctx context.Context, cfg RedisConfig) error {
 	return err
 }
 
-// redisProgram finds the server, or gives the program that is one its name.
-func redisProgram(dir string) (string, error) {
+// FindRedis says whether the server's program is installed.
+func FindRedis() error {
+	_, err := findRedis()
+	return err
+}
+
+// findRedis finds the server, or the program that is one under another name.
+func findRedis() (string, error) {
 	if path, err := findProgram("redis-server", redisPackage); err == nil {
 		return path, nil
 	}
 	path, err := findProgram("redis-check-rdb", redisPackage)
 	if err != nil {
-		return "", fmt.Errorf("redis-server is not installed: run `make setup` or `apt-get install %s`: %w", redisPackage, errors.Unwrap(err))
+		return "", fmt.Errorf("redis-server is not installed: run `scripts/setup --redis` or `apt-get install %s`: %w", redisPackage, errors.Unwrap(err))
+	}
+	return path, nil
+}
+
+// redisProgram finds the server, and gives the program that is one its name.
+func redisProgram(dir string) (string, error) {
+	path, err := findRedis()
+	if err != nil || filepath.Base(path) == "redis-server" {
+		return path, err
 	}
 	named := filepath.Join(dir, "redis-server")
 	return named, os.Symlink(path, named)

@@ -90,6 +90,12 @@ func (z *ZooKeeper) Close() error {
 	return errors.Join(group.Wait(), z.folder.remove())
 }
 
+// FindZooKeeper says whether the server and its Java are installed.
+func FindZooKeeper() error {
+	_, err := zookeeperJava()
+	return err
+}
+
 // zookeeperJava finds Java and the server's jar.
 func zookeeperJava() (string, error) {
 	java, err := exec.LookPath("java")

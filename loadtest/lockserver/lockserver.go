@@ -40,6 +40,33 @@ var starters = map[strategy.Server]func(*Server, context.Context) error{
 	strategy.InKubernetes: (*Server).startKubernetes,
 }
 
+// programs find those that are not built in.
+var programs = map[strategy.Server]func() error{
+	strategy.InZooKeeper:  sandbox.FindZooKeeper,
+	strategy.InRedis:      sandbox.FindRedis,
+	strategy.InRedlock:    sandbox.FindRedis,
+	strategy.InMemcached:  sandbox.FindMemcached,
+	strategy.InKubernetes: sandbox.FindKubernetes,
+}
+
+// Check makes sure that all programs that the strategies need are installed, so
+// that a long run does not end in its middle for want of one. It starts nothing.
+func Check(rows ...strategy.Strategy) error {
+	var missing []error
+	said := map[string]bool{} // two strategies may lock in the same server
+	for _, row := range rows {
+		find := programs[row.Server]
+		if find == nil {
+			continue
+		}
+		if err := find(); err != nil && !said[err.Error()] {
+			said[err.Error()] = true
+			missing = append(missing, fmt.Errorf("%s: %w", row.Name, err))
+		}
+	}
+	return errors.Join(missing...)
+}
+
 // Start starts what strategies with that server need, and returns once it serves.
 // On an error nothing is left running. ctx bounds the start alone.
 func Start(ctx context.Context, what strategy.Server) (*Server, error) {

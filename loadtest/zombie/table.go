@@ -70,6 +70,10 @@ func median(all []time.Duration) time.Duration {
 	return all[len(all)/2]
 }
 
+// legend explains the columns of harm.
+const legend = `after: A's write came after B's. amid: between B's read and B's write.
+lost: units of updates that were written over. oversold: units sold beyond those on sale.`
+
 // Table writes the summaries for a terminal.
 func Table(w io.Writer, sums []Summary) error {
 	t := table.NewWriter()
@@ -85,6 +89,6 @@ func Table(w io.Writer, sums []Summary) error {
 		t.AppendRow(table.Row{s.Strategy, s.Fence, s.Runs, s.TakeOver.Round(10 * time.Millisecond), s.TwoHolders.Round(10 * time.Millisecond),
 			s.After.Lost, s.After.Oversold, s.Amid.Lost, s.Amid.Oversold, s.Expected, ok})
 	}
-	_, err := fmt.Fprintln(w, t.Render())
+	_, err := fmt.Fprintf(w, "%s\n%s\n", t.Render(), legend)
 	return err
 }
