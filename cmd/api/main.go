@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	"github.com/jedib0t/go-pretty/v6/table"
 
 	"flashsale/internal/strategy"
 )
@@ -95,16 +97,28 @@ func (c strategiesCmd) Run(s streams) error {
 	if c.JSON {
 		return printJSON(s.out, strategy.All())
 	}
+	t := table.NewWriter()
+	t.SetOutputMirror(s.out)
+	t.AppendHeader(table.Row{"name", "lock", "server", "write", "token", "right up to", "shows"})
 	for _, row := range strategy.All() {
-		lock := string(row.Lock)
-		if lock == "" {
-			lock = "-"
+		lock, server, token := cmp.Or(string(row.Lock), "-"), cmp.Or(string(row.Server), "-"), "-"
+		if row.Token {
+			token = "yes"
 		}
-		if _, err := fmt.Fprintf(s.out, "%-14s lock %-14s write %-18s %s\n", row.Name, lock, row.Write, row.Shows); err != nil {
-			return err
-		}
+		t.AppendRow(table.Row{row.Name, lock, server, row.Write, token, rightUpTo(row), row.Shows})
 	}
+	t.Render()
 	return nil
+}
+
+func rightUpTo(row strategy.Strategy) string {
+	switch {
+	case row.Replicas < 0:
+		return "any"
+	case row.Replicas == 1:
+		return "1 replica"
+	}
+	return fmt.Sprintf("%d replicas", row.Replicas)
 }
 
 func printJSON(w io.Writer, v any) error {

@@ -42,7 +42,21 @@ func withDB(ctx context.Context, flags *mysqlFlags, f func(context.Context, *sto
 	if err != nil {
 		return err
 	}
-	return errors.Join(f(ctx, db), db.Close())
+	err = pingNamed(ctx, flags, db)
+	if err == nil {
+		err = f(ctx, db)
+	}
+	return errors.Join(err, db.Close())
+}
+
+// pingNamed finds a server that does not answer, and says which it is.
+func pingNamed(ctx context.Context, flags *mysqlFlags, db *stock.DB) error {
+	ctx, cancel := context.WithTimeout(ctx, awaitAttempt)
+	defer cancel()
+	if err := db.Ping(ctx); err != nil {
+		return fmt.Errorf("%s: %w", flags.address(), err)
+	}
+	return nil
 }
 
 type auditCmd struct {
@@ -156,13 +170,13 @@ func printLocks(s streams, held []lock.Info, asJSON bool) error {
 	}
 	t := table.NewWriter()
 	t.SetOutputMirror(s.out)
-	t.AppendHeader(table.Row{"SKU", "holder", "token", "since", "queue"})
+	t.AppendHeader(table.Row{"SKU", "holder", "replica", "token", "since", "queue"})
 	for _, l := range held {
 		since := ""
 		if !l.Since.IsZero() {
 			since = l.Since.UTC().Format(time.RFC3339Nano)
 		}
-		t.AppendRow(table.Row{l.Name, l.Holder, l.Token, since, joined(l.Queue)})
+		t.AppendRow(table.Row{l.Name, l.Holder, l.Replica, l.Token, since, joined(l.Queue)})
 	}
 	t.Render()
 	return nil
@@ -170,7 +184,7 @@ func printLocks(s streams, held []lock.Info, asJSON bool) error {
 
 type fenceCmd struct {
 	Show  fenceShowCmd  `cmd:"" help:"Print the strategy, the fence and the source of tokens that guard the database."`
-	Adopt fenceAdoptCmd `cmd:"" help:"Guard the database in another way, or by another etcd: stop all replicas first."`
+	Adopt fenceAdoptCmd `cmd:"" help:"Guard the database in another way, or by another lock server: stop all replicas first."`
 }
 
 type fenceShowCmd struct {
@@ -230,6 +244,9 @@ func (c *fenceAdoptCmd) Run(ctx context.Context, s streams) error {
 
 // openGuard makes a strategy's lock for a tool, which takes none.
 func openGuard(ctx context.Context, row strategy.Strategy, servers guard.Servers, mysql *mysqlFlags, db *stock.DB) (*guard.Guard, error) {
+	if err := guard.Check(row, &servers); err != nil {
+		return nil, err // the address would be missing from it
+	}
 	ctx, cancel := context.WithTimeout(ctx, awaitAttempt)
 	defer cancel()
 	g, err := guard.Open(ctx, guard.Config{

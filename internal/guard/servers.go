@@ -14,7 +14,7 @@ import (
 // Servers are the addresses of everything that a strategy may lock in. Only the
 // ones that the chosen strategy needs are looked at. They are flags of a command.
 type Servers struct {
-	EtcdEndpoints []string `name:"etcd-endpoints" placeholder:"URL" help:"etcd's client URLs; needed by strategies that lock in etcd."`
+	EtcdEndpoints []string `name:"etcd-endpoints" placeholder:"URL" help:"etcd's client URLs; needed by strategies that use etcd."`
 	EtcdUsername  string   `name:"etcd-username" help:"etcd user."`
 	EtcdPassword  string   `name:"etcd-password" help:"etcd password."`
 	EtcdCA        string   `name:"etcd-ca" placeholder:"FILE" help:"CA that signed etcd's certificate."`
