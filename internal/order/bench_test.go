@@ -1,11 +1,15 @@
 package order_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"testing"
 
+	"flashsale/internal/guard"
 	"flashsale/internal/lock"
 	"flashsale/internal/order"
 	"flashsale/internal/stock"
@@ -81,4 +85,54 @@ func BenchmarkPlace(b *testing.B) {
 			group.Wait()
 		})
 	}
+}
+
+// BenchmarkFullDesk is what an order costs that finds the queue full: it is
+// refused at once, whatever the desk waits for.
+func BenchmarkFullDesk(b *testing.B) {
+	dsn := newDSN(b, stock.Stock{Units: 1 << 30})
+	db := open(b, dsn)
+	other, err := guard.Open(b.Context(), guard.Config{
+		Strategy: mustFind(b, "etcd"), Servers: guard.Servers{EtcdEndpoints: servers.EtcdEndpoints(), Prefix: "flashsale/"},
+		DSN: dsn, Database: db.Name, Replica: "other", TTL: testTTL, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := other.Locker.Lock(b.Context(), testSKU); err != nil { // and keeps it
+		b.Fatal(err)
+	}
+	service := startReplica(b, options{dsn: dsn, strategy: "etcd", desk: order.DeskConfig{Queue: 1}})
+	ctx, cancel := context.WithCancel(b.Context())
+	var waiting sync.WaitGroup
+	for i := range 2 { // one in the queue, and one that the desk has taken out of it
+		waiting.Go(func() { _, _ = service.Place(ctx, buy(fmt.Sprint("waits-", i), "k", 1)) })
+	}
+	for {
+		_, err := service.Place(ctx, buy("ann", "k", 1))
+		if errors.Is(err, order.ErrBusy) {
+			break
+		}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := service.Place(ctx, buy("ann", "k", 1)); !errors.Is(err, order.ErrBusy) {
+			b.Fatalf("got %v, want %v", err, order.ErrBusy)
+		}
+	}
+	b.StopTimer()
+	cancel()
+	waiting.Wait()
+	if err := errors.Join(other.Locker.Close(context.Background()), other.Close()); err != nil {
+		b.Error(err)
+	}
+}
+
+func mustFind(tb testing.TB, name string) strategy.Strategy {
+	tb.Helper()
+	s, err := strategy.Find(name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return s
 }
