@@ -30,11 +30,10 @@ const (
 	// defaultQueue is about half a second of a hot SKU's orders.
 	defaultQueue = 4096
 	// defaultMaxBatch keeps a packet under 1 MiB even when every customer and
-	// key has its full length and every byte of them is escaped.
+	// key has its full length.
 	defaultMaxBatch = 512
-	// defaultQuantum is a compromise: a hand-over takes about a millisecond, so
-	// that it costs 2 % of the time, and a buyer at the last of four replicas
-	// waits 150 ms.
+	// defaultQuantum is a compromise: the longer, the fewer hand-overs; and a
+	// buyer at the last of four replicas waits 150 ms.
 	defaultQuantum = 50 * time.Millisecond
 	// defaultLeast keeps the SKU from being without a holder for half of the
 	// time: on busy cores a hand-over takes as long as a batch (docs/performance.md).
@@ -362,8 +361,9 @@ func (d *desk) yield(held lock.InLine, granted time.Time) (next lock.Held, err e
 	case errors.Is(err, lock.ErrLost):
 		d.lost(held)
 		return nil, nil
-	case d.selling.Err() != nil && d.ctx.Err() == nil && next == nil:
-		return nil, nil // what has come meanwhile asks again
+	case err != nil && ctx != d.ctx && ctx.Err() != nil,
+		errors.Is(err, context.DeadlineExceeded) && !d.hasWork():
+		return nil, nil // nobody waits for it; what has come meanwhile asks again
 	}
 	return next, err
 }

@@ -21,6 +21,7 @@ type direct struct {
 	// committer writes orders that show a token.
 	committer *committer
 	lines     lines
+	returning sync.WaitGroup // units that are being given back
 }
 
 // lineLength bounds the orders of a replica that ask a server for one SKU at a
@@ -277,6 +278,7 @@ func isRefusal(err error) bool {
 
 // withinLimit reads what the customer holds. Two orders of one customer cannot
 // both pass: the stock row is locked, or claimed and compared when it is written.
+// (Compared on write alone, they can: that fence is here to be seen through.)
 func withinLimit(ctx context.Context, conn *sql.Conn, row *stock.Row, r *Request) error {
 	if row.PerCustomerLimit == nil {
 		return nil
@@ -338,4 +340,13 @@ func (d *direct) alter(ctx context.Context, sku string, change func(context.Cont
 	return change(ctx)
 }
 
-func (d *direct) close(context.Context) error { return nil }
+func (d *direct) close(ctx context.Context) error {
+	returned := make(chan struct{})
+	go func() { d.returning.Wait(); close(returned) }() // returnTimeout bounds it
+	select {
+	case <-returned:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("closed while units were given back: %w", ctx.Err())
+	}
+}

@@ -28,6 +28,7 @@ func (e *expiries) next() <-chan struct{} {
 	defer e.mu.Unlock()
 	if e.current == nil || now.After(e.until) {
 		c := make(chan struct{})
+		// It is never stopped: it holds nothing but its channel.
 		time.AfterFunc(e.after, func() { close(c) })
 		e.current, e.until = c, now.Add(expiryStep)
 	}

@@ -64,14 +64,15 @@ func insertAdmitted(t stock.Tenure, batch stock.Batch, orders []*Order) (query s
 	return b.String(), args
 }
 
-// insertColumns has the longest that customers and keys can be, in hexadecimal
-// digits. What did not fit would be NULL, which the columns refuse.
+// insertColumns has one byte more than customers and keys can have, in hexadecimal
+// digits: JSON_TABLE cuts off what does not fit (MariaDB), which would be another
+// customer. The table's columns refuse the rest.
 const (
 	insertFrom = "INSERT INTO orders (" + orderColumns + ") " +
 		"SELECT UNHEX(v.id), s.sku, UNHEX(v.customer), UNHEX(v.idempotency_key), UNHEX(v.fingerprint), v.quantity, ?, ?, ?, ?, ?, ?, ?, ? " +
 		"FROM stock s JOIN JSON_TABLE('"
-	insertColumns = "', '$[*]' COLUMNS (id CHAR(32) PATH '$[0]', customer VARCHAR(510) PATH '$[1]', " +
-		"idempotency_key VARCHAR(510) PATH '$[2]', fingerprint CHAR(64) PATH '$[3]', quantity INT PATH '$[4]')) v ON "
+	insertColumns = "', '$[*]' COLUMNS (id CHAR(32) PATH '$[0]', customer VARCHAR(512) PATH '$[1]', " +
+		"idempotency_key VARCHAR(512) PATH '$[2]', fingerprint CHAR(64) PATH '$[3]', quantity INT PATH '$[4]')) v ON "
 )
 
 // writeRows writes the columns of v. It is part of the statement's text and no

@@ -2,6 +2,7 @@ package order_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"flashsale/internal/order"
@@ -32,5 +33,30 @@ func TestKeysAreLookedUpInTheIndex(t *testing.T) {
 		if got != "eq_ref by one_order_a_key" && got != "const by one_order_a_key" {
 			t.Errorf("%d keys are read by %s, want one look-up in one_order_a_key each: %v", n, got, plan)
 		}
+	}
+}
+
+// Customers and keys are any bytes, up to the columns' length and no further:
+// what was cut off would be another customer.
+func TestCustomersAndKeysAreAnyBytes(t *testing.T) {
+	t.Parallel()
+	service := startReplica(t, options{dsn: newDSN(t, stock.Stock{Units: 100}), strategy: "etcd"})
+	every := make([]byte, 255)
+	for i := range every {
+		every[i] = byte(i)
+	}
+	for _, text := range []string{string(every), strings.Repeat("\xff", 255), "?'\\\"\x00", " ", "a ", "A", "a", strings.Repeat("😀", 63)} {
+		placed, err := service.Place(t.Context(), buy(text, text, 1))
+		if err != nil || placed.Replayed {
+			t.Errorf("%q: replayed %v, error %v", text, placed.Replayed, err)
+			continue
+		}
+		found, err := service.Find(t.Context(), text, placed.Order.ID)
+		if err != nil || found != placed.Order {
+			t.Errorf("%q: found %+v, %v; placed %+v", text, found, err, placed.Order)
+		}
+	}
+	if placed, err := service.Place(t.Context(), buy(strings.Repeat("x", 256), "k", 1)); err == nil {
+		t.Errorf("a customer of 256 bytes got %+v", placed.Order)
 	}
 }

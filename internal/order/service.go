@@ -126,8 +126,14 @@ func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
 		s.cfg.Metrics.FromMemory.Inc()
 		return Placed{}, ErrSoldOut
 	}
-	if err := s.exists(ctx, r.SKU); err != nil {
-		return Placed{}, err
+	if _, known := s.known.Load(r.SKU); !known {
+		// Once a SKU. What it takes is of the order's own time.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, s.cfg.RequestTimeout)
+		defer cancel()
+		if err := s.exists(ctx, r.SKU); err != nil {
+			return Placed{}, err
+		}
 	}
 	return s.seller.sell(ctx, r)
 }
@@ -135,11 +141,6 @@ func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
 // exists keeps names of no SKU away from locks and desks, which would otherwise
 // be made for anything that a stranger sends. SKUs are never deleted.
 func (s *Service) exists(ctx context.Context, sku string) error {
-	if _, ok := s.known.Load(sku); ok {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
-	defer cancel()
 	_, err := s.cfg.DB.Get(ctx, sku)
 	switch {
 	case err == nil:

@@ -33,7 +33,8 @@ type tenure struct {
 	batch []*ticket
 	// largest is the size of the largest batch so far.
 	largest int
-	// over: the last batch has been sold, and another replica waits.
+	// over: the last batch has been sold, and another replica waits. The row may
+	// be that one's already: it must not be claimed again.
 	over bool
 }
 
@@ -142,8 +143,9 @@ func (t *tenure) wanted() bool {
 }
 
 // isLast reports whether the batch in hand is the tenure's last: another replica
-// waits, and either nothing more is left to sell here or the quantum is over. To
-// wait for more would have that replica's buyers wait for a batch of few.
+// waits, and either the quantum is over, or the least time is and nothing more is
+// left to sell here. To wait for more would have that replica's buyers wait for a
+// batch of few.
 func (t *tenure) isLast() bool {
 	if !t.wanted() {
 		return false
@@ -249,7 +251,7 @@ func (t *tenure) sellBatch() error {
 		case errors.Is(err, stock.ErrOutcomeUnknown):
 			t.cfg.Metrics.Unknown.Inc()
 			t.cfg.Logger.Warn("unknown commit", "sku", t.sku, "orders", len(d.orders), "error", err)
-			return t.resolve(d, err)
+			return t.resolve(d, right.Heir, err)
 		default:
 			t.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
 			return err
@@ -362,11 +364,12 @@ func (t *tenure) replay(tickets []*ticket) error {
 	return nil
 }
 
-// resolve finds out which orders of an unknown commit stand. The others wait
+// resolve finds out which orders of an unknown commit stand, which was to admit
+// heir unless that is 0. The others wait
 // again, unless the server's own error, the cause, ended them: nothing says that
 // it would not again. Where it cannot be known in time, the orders are answered
 // as unknown and the tenure ends: the next one's token shuts the lost commit out.
-func (t *tenure) resolve(d *decision, cause error) error {
+func (t *tenure) resolve(d *decision, heir lock.Token, cause error) error {
 	// They were in no transaction, and may leave meanwhile.
 	t.putBack(d.refused)
 	t.batch = d.accepted
@@ -393,6 +396,12 @@ func (t *tenure) resolve(d *decision, cause error) error {
 	if stock.IsServerError(cause) && len(found) == 0 {
 		t.fail(fmt.Errorf("%w: %w", ErrUnavailable, cause))
 		return cause
+	}
+	if len(found) > 0 && heir != 0 {
+		// The row is the heir's from here on: to claim it again would be refused.
+		t.over = true
+		t.cfg.Mirror.Changed(t.sku, t.row.Available-d.units)
+		return nil
 	}
 	t.requeue()
 	return t.beginAgain() // the row was settled: read what it is now

@@ -47,10 +47,18 @@ const returnTimeout = 10 * time.Second
 // returnUnits gives back what an order has taken that was certainly not written.
 // It may be in vain all the same: then the audit finds the gap.
 func (d *direct) returnUnits(ctx context.Context, sku string, id ID) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), returnTimeout)
-	defer cancel()
-	if _, err := d.cfg.Units.GiveBack(ctx, sku, id.String()); err != nil && !errors.Is(err, etcdstock.ErrNotTaken) {
-		d.cfg.Logger.Warn("units were taken in etcd and not sold", "sku", sku, "order", id.String(), "error", err)
+	done := make(chan struct{})
+	d.returning.Go(func() {
+		defer close(done)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), returnTimeout)
+		defer cancel()
+		if _, err := d.cfg.Units.GiveBack(ctx, sku, id.String()); err != nil && !errors.Is(err, etcdstock.ErrNotTaken) {
+			d.cfg.Logger.Warn("units were taken in etcd and not sold", "sku", sku, "order", id.String(), "error", err)
+		}
+	})
+	select {
+	case <-done:
+	case <-ctx.Done(): // the order is answered in its time all the same
 	}
 }
 

@@ -123,3 +123,37 @@ func TestAuditFindsTheGapBetweenTheStores(t *testing.T) {
 		t.Errorf("the audit found %+v", report.Violations)
 	}
 }
+
+// Units that cannot be given back do not keep the caller, who has a time of his own.
+func TestOrderIsAnsweredInTimeWithoutEtcd(t *testing.T) {
+	t.Parallel()
+	const timeout = 500 * time.Millisecond
+	dsn := newDSN(t, stock.Stock{Units: 10})
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{"127.0.0.1:1"}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	units, err := etcdstock.New(etcdstock.Config{Client: client, Prefix: "flashsale/nowhere/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	row, err := strategy.Find("etcd-cas")
+	if err != nil {
+		t.Fatal(err)
+	}
+	service := order.New(order.Config{DB: open(t, dsn), Strategy: row, Fence: strategy.FenceOff, Units: units, PaymentWindow: time.Minute,
+		RequestTimeout: timeout, Logger: slog.New(slog.DiscardHandler)})
+	began := time.Now()
+	if _, err := service.Place(t.Context(), buy("ann", "k", 1)); !errors.Is(err, order.ErrUnavailable) {
+		t.Errorf("got %v, want %v", err, order.ErrUnavailable)
+	}
+	if took := time.Since(began); took > 5*timeout {
+		t.Errorf("answered after %s, the request time-out is %s", took, timeout)
+	}
+	if err := client.Close(); err != nil { // ends the giving back
+		t.Error(err)
+	}
+	if err := service.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

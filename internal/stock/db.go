@@ -37,8 +37,9 @@ const (
 
 // sessionSettings hold on every connection. MySQL and MariaDB call the variable
 // for the isolation level by different names; the statement is common to both.
+// What does not fit a column is refused, whatever the server's own mode.
 const sessionSettings = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; " +
-	"SET time_zone = '+00:00', innodb_lock_wait_timeout = 1"
+	"SET time_zone = '+00:00', innodb_lock_wait_timeout = 1, sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
 
 // Open makes a pool of at most conns connections to the database that dsn
 // names, in the form of github.com/go-sql-driver/mysql. It does not connect.

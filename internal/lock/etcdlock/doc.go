@@ -29,7 +29,7 @@
 //	               v
 //	             held ---------------> gone
 //	               |     key vanished, or its lease ended: Lost is closed
-//	               | Unlock
+//	               | Unlock; or Yield, which asks for another place
 //	               v
 //	            leaving -------------> gone
 //	                     deleted; or ErrLost, if it was no longer there;

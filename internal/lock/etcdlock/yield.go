@@ -48,7 +48,8 @@ func (p *place) Yield(ctx context.Context) (lock.Held, error) {
 	switch {
 	case err == nil:
 		return next, nil
-	case errors.Is(err, errVanished): // the new place, and with it the old one
+	case errors.Is(err, errVanished), // the new place, and with it the old one
+		isTransient(err) && ctx.Err() == nil: // they are deleted behind us
 		return l.Lock(ctx, p.queue.name)
 	}
 	return nil, fmt.Errorf("yield %s: %w", p.queue.name, err)
