@@ -25,16 +25,21 @@ func (r *replica) connect(ctx context.Context) (err error) {
 	if err := r.checkConnections(ctx); err != nil {
 		return err
 	}
-	if err := r.openGuard(ctx); err != nil {
+	if err := r.db.Migrate(ctx); err != nil {
 		return err
 	}
-	if err := r.db.Migrate(ctx); err != nil {
+	// Before the lock's server is asked: tokens rise while others sell.
+	highest, err := r.db.HighestFence(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.openGuard(ctx); err != nil {
 		return err
 	}
 	if err := r.db.Bind(ctx, stock.Guard{Strategy: r.strategy.Name, Fence: r.fence, TokenSource: r.guard.Source}); err != nil {
 		return err
 	}
-	if err := r.checkTokens(ctx); err != nil {
+	if err := r.checkTokens(highest); err != nil {
 		return err
 	}
 	cfg := order.Config{
@@ -141,15 +146,8 @@ func (r *replica) checkConnections(ctx context.Context) error {
 
 // checkTokens refuses a lock server that was restored or emptied: it has its old
 // name, and its tokens would all be behind those that MySQL has admitted.
-func (r *replica) checkTokens(ctx context.Context) error {
-	if !r.strategy.Token || r.guard.Newest == 0 {
-		return nil
-	}
-	highest, err := r.db.HighestFence(ctx)
-	if err != nil {
-		return err
-	}
-	if r.guard.Newest < highest {
+func (r *replica) checkTokens(highest uint64) error {
+	if r.strategy.Token && r.guard.Newest > 0 && r.guard.Newest < highest {
 		return fmt.Errorf("%s is at token %d, and token %d was admitted: it was restored or emptied since "+
 			"(to go on with it, stop all replicas and run `api fence adopt`)", guard.Address(r.strategy, &r.cmd.Servers), r.guard.Newest, highest)
 	}

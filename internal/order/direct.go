@@ -21,7 +21,7 @@ type direct struct {
 	// committer writes orders that show a token.
 	committer *committer
 	lines     lines
-	returning sync.WaitGroup // units that are being given back
+	returning sync.WaitGroup // of units that are given back behind their callers
 }
 
 // lineLength bounds the orders of a replica that ask a server for one SKU at a
@@ -172,9 +172,6 @@ func (d *direct) once(ctx context.Context, r Request, held lock.Held) (Placed, e
 	id := newID()
 	if d.cfg.Units != nil {
 		if err := d.takeUnits(ctx, r.SKU, id, r.Quantity); err != nil {
-			if !isRefusal(err) { // it may have been applied all the same
-				d.returnUnits(ctx, r.SKU, id)
-			}
 			return d.outcome(ctx, &r, Order{}, err)
 		}
 	}
@@ -198,7 +195,7 @@ func (d *direct) once(ctx context.Context, r Request, held lock.Held) (Placed, e
 	})
 	placed, err := d.outcome(ctx, &r, order, err)
 	if d.cfg.Units != nil && placed.Order.ID != id && !errors.Is(err, ErrUnknown) {
-		d.returnUnits(ctx, r.SKU, id)
+		d.startReturn(ctx, r.SKU, id)
 	}
 	return placed, err
 }
@@ -340,13 +337,14 @@ func (d *direct) alter(ctx context.Context, sku string, change func(context.Cont
 	return change(ctx)
 }
 
+// close waits for what is given back.
 func (d *direct) close(ctx context.Context) error {
-	returned := make(chan struct{})
-	go func() { d.returning.Wait(); close(returned) }() // returnTimeout bounds it
+	done := make(chan struct{})
+	go func() { d.returning.Wait(); close(done) }() // bounded by returnTimeout
 	select {
-	case <-returned:
+	case <-done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("closed while units were given back: %w", ctx.Err())
+		return fmt.Errorf("give units back: %w", ctx.Err())
 	}
 }

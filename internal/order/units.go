@@ -23,7 +23,8 @@ import (
 // NoGap is the invariant that a crash between the two stores breaks.
 const NoGap = "what was taken in etcd was sold"
 
-// takeUnits takes an order's units, before it is written.
+// takeUnits takes an order's units, before it is written. Those whose taking has
+// no answer are taken back behind the caller: its time is over.
 func (d *direct) takeUnits(ctx context.Context, sku string, id ID, n int32) error {
 	leave, err := d.lines.enter(ctx, sku)
 	if err != nil {
@@ -34,7 +35,10 @@ func (d *direct) takeUnits(ctx context.Context, sku string, id ID, n int32) erro
 	switch {
 	case errors.Is(err, etcdstock.ErrInsufficient):
 		return short(left.Available)
+	case errors.Is(err, etcdstock.ErrContended):
+		return fmt.Errorf("%w: %w", ErrUnavailable, err) // nothing was changed
 	case err != nil:
+		d.startReturn(ctx, sku, id)
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return nil
@@ -44,21 +48,24 @@ func (d *direct) takeUnits(ctx context.Context, sku string, id ID, n int32) erro
 // be over. It is longer than an order's own: nobody else does it.
 const returnTimeout = 10 * time.Second
 
+// startReturn waits for returnUnits while the order has time left, and no longer:
+// close waits for the rest.
+func (d *direct) startReturn(ctx context.Context, sku string, id ID) {
+	done := make(chan struct{})
+	d.returning.Go(func() { defer close(done); d.returnUnits(ctx, sku, id) })
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
 // returnUnits gives back what an order has taken that was certainly not written.
 // It may be in vain all the same: then the audit finds the gap.
 func (d *direct) returnUnits(ctx context.Context, sku string, id ID) {
-	done := make(chan struct{})
-	d.returning.Go(func() {
-		defer close(done)
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), returnTimeout)
-		defer cancel()
-		if _, err := d.cfg.Units.GiveBack(ctx, sku, id.String()); err != nil && !errors.Is(err, etcdstock.ErrNotTaken) {
-			d.cfg.Logger.Warn("units were taken in etcd and not sold", "sku", sku, "order", id.String(), "error", err)
-		}
-	})
-	select {
-	case <-done:
-	case <-ctx.Done(): // the order is answered in its time all the same
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), returnTimeout)
+	defer cancel()
+	if _, err := d.cfg.Units.Withdraw(ctx, sku, id.String()); err != nil && !errors.Is(err, etcdstock.ErrNotTaken) {
+		d.cfg.Logger.Warn("units were taken in etcd and not sold", "sku", sku, "order", id.String(), "error", err)
 	}
 }
 

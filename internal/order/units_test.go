@@ -118,7 +118,10 @@ func TestAuditFindsTheGapBetweenTheStores(t *testing.T) {
 	if err := <-ended; !errors.Is(err, order.ErrUnavailable) {
 		t.Errorf("got %v, want %v", err, order.ErrUnavailable)
 	}
-	// One that lives gives back what it could not sell.
+	// One that lives gives back what it could not sell, by its end.
+	if err := a.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
 	if report := auditBoth(t, dsn, units); !report.OK {
 		t.Errorf("the audit found %+v", report.Violations)
 	}

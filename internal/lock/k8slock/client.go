@@ -219,7 +219,6 @@ func (o *objects) watch(ctx context.Context, name, version string) (watch.Interf
 		events.Stop()
 		return nil, fmt.Errorf("kubernetes at %s: no watch within %s", o.server, o.timeout)
 	}
-	context.AfterFunc(ctx, cancel)
 	return &watching{Interface: events, cancel: cancel}, nil
 }
 

@@ -146,7 +146,11 @@ func (s *leases) Try(ctx context.Context, name, owner string) (lock.Token, error
 		case !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err):
 			return 0, err
 		}
-		current, err = s.read(ctx, name)
+		// What conflicts may be this very request, which the client library repeats
+		// after some answers of trouble.
+		if current, err = s.read(ctx, name); err == nil && holderOf(current) == owner {
+			return tokenOf(current), nil
+		}
 	}
 }
 

@@ -32,11 +32,10 @@ var (
 			return {0, holder}
 		end
 		redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
-		if redis.call('EXISTS', KEYS[2]) == 0 then
-			local now = redis.call('TIME')
-			redis.call('SET', KEYS[2], now[1] .. string.format('%06d', now[2]))
-		end
-		return {redis.call('INCR', KEYS[2]), ARGV[1]}`)
+		local now = redis.call('TIME')
+		local token = math.max(tonumber(redis.call('GET', KEYS[2]) or 0) + 1, now[1] * 1000000 + now[2])
+		redis.call('SET', KEYS[2], string.format('%.0f', token))
+		return {token, ARGV[1]}`)
 	renew = redis.NewScript(`
 		if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 		return redis.call('PEXPIRE', KEYS[1], ARGV[2])`)

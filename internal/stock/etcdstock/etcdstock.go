@@ -198,6 +198,26 @@ func (s *Store) GiveBack(ctx context.Context, sku, order string) (Stock, error) 
 	})
 }
 
+// Withdraw is GiveBack of a Take whose outcome is not known: one that may still
+// come is refused from now on, since the stock has changed. ErrNotTaken: it had
+// not come, and will not.
+func (s *Store) Withdraw(ctx context.Context, sku, order string) (Stock, error) {
+	if err := checkOrder(order); err != nil {
+		return Stock{}, err
+	}
+	key, nothing := s.takenKey(sku, order), false
+	left, err := s.change(ctx, sku, key, func(now Stock, taken int64) (next Stock, put *clientv3.Op, err error) {
+		nothing = taken == 0
+		now.Available += taken
+		op := clientv3.OpDelete(key)
+		return now, &op, nil
+	})
+	if err == nil && nothing {
+		err = fmt.Errorf("%s: %w", sku, ErrNotTaken)
+	}
+	return left, err
+}
+
 // Restock puts n more units on sale, once for each name of a restock.
 func (s *Store) Restock(ctx context.Context, sku, restock string, n int64) (Stock, error) {
 	if err := check(sku, n-1); err != nil {
