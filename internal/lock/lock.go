@@ -111,7 +111,8 @@ type Info struct {
 }
 
 // Capabilities are what a back-end promises beyond mutual exclusion. The suite
-// in locktest checks each that is declared, and that each other is absent.
+// in locktest checks each that is declared, and that each other is absent where
+// that can be seen. It does not count round trips: a back-end states these.
 type Capabilities struct {
 	// Processes: excludes between processes, not only between goroutines.
 	Processes bool

@@ -31,12 +31,18 @@ var backend = locktest.Backend{
 	Open: func(address string) (lock.Locker, func() error, error) {
 		return open(address, func(cfg Config) (lock.Locker, error) { return New(cfg) })
 	},
+	OpenLong: func(address string) (lock.Locker, func() error, error) {
+		return open(address, func(cfg Config) (lock.Locker, error) { return New(long(cfg)) })
+	},
 }
 
 var textbook = locktest.Backend{
 	Name: "etcd-textbook", Capabilities: TextbookCapabilities, TTL: testTTL, Start: startServer,
 	Open: func(address string) (lock.Locker, func() error, error) {
 		return open(address, func(cfg Config) (lock.Locker, error) { return NewTextbook(cfg) })
+	},
+	OpenLong: func(address string) (lock.Locker, func() error, error) {
+		return open(address, func(cfg Config) (lock.Locker, error) { return NewTextbook(long(cfg)) })
 	},
 }
 
@@ -45,6 +51,9 @@ var try = locktest.Backend{
 	Start: func(tb testing.TB) locktest.Server { return tryServer{start(tb, 1)} },
 	Open: func(address string) (lock.Locker, func() error, error) {
 		return open(address, func(cfg Config) (lock.Locker, error) { return NewTry(cfg) })
+	},
+	OpenLong: func(address string) (lock.Locker, func() error, error) {
+		return open(address, func(cfg Config) (lock.Locker, error) { return NewTry(long(cfg)) })
 	},
 }
 
@@ -81,6 +90,11 @@ func testConfig(client *clientv3.Client) Config {
 		Client: client, Prefix: testPrefix, TTL: testTTL,
 		Owner: Owner{Replica: "r", Host: "h", PID: 1},
 	}
+}
+
+func long(cfg Config) Config {
+	cfg.TTL = longTTL
+	return cfg
 }
 
 // server is an etcd cluster, with an operator's client.
@@ -154,6 +168,16 @@ func (s *server) Resume(tb testing.TB) {
 func (s *server) Kill(testing.TB) {
 	for _, node := range s.Etcd {
 		node.Kill()
+	}
+}
+
+func (s *server) Restart(tb testing.TB) {
+	tb.Helper()
+	s.Kill(tb)
+	for _, node := range s.Etcd {
+		if err := node.Restart(tb.Context()); err != nil {
+			tb.Fatal(err)
+		}
 	}
 }
 

@@ -449,7 +449,7 @@ func TestRestart(t *testing.T) {
 	}
 	s.awaitPlaces(t, "restart", 2)
 	s.Process.Kill() // it would wait for the end of open watches
-	if err := s.Restart(t.Context()); err != nil {
+	if err := s.Process.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	oldWatchIsReadAgain(t, s)

@@ -41,6 +41,9 @@ var leaseBackend = locktest.Backend{
 	Open: func(address string) (lock.Locker, func() error, error) {
 		return open(address, func(cfg Config) (lock.Locker, error) { return NewLease(cfg) })
 	},
+	OpenLong: func(address string) (lock.Locker, func() error, error) {
+		return open(address, func(cfg Config) (lock.Locker, error) { return NewLease(long(cfg)) })
+	},
 	Start: func(tb testing.TB) locktest.Server { return leaseServer{start(tb)} },
 }
 
@@ -48,6 +51,9 @@ var stockBackend = locktest.Backend{
 	Name: "stocklock", Capabilities: StockCapabilities, TTL: testTTL,
 	Open: func(address string) (lock.Locker, func() error, error) {
 		return open(address, func(cfg Config) (lock.Locker, error) { return NewStock(cfg) })
+	},
+	OpenLong: func(address string) (lock.Locker, func() error, error) {
+		return open(address, func(cfg Config) (lock.Locker, error) { return NewStock(long(cfg)) })
 	},
 	Start: func(tb testing.TB) locktest.Server { return stockServer{start(tb)} },
 }
@@ -81,6 +87,11 @@ func open(told string, newLocker func(Config) (lock.Locker, error)) (lock.Locker
 
 func testConfig(at address) Config {
 	return Config{REST: at.config(), Namespace: testNamespace, TTL: testTTL, Owner: Owner{Replica: "r", Host: "h", PID: 1}}
+}
+
+func long(cfg Config) Config {
+	cfg.TTL = longTTL
+	return cfg
 }
 
 func (a address) config() *rest.Config {
@@ -238,6 +249,14 @@ func (s *server) Resume(tb testing.TB) {
 }
 
 func (s *server) Kill(testing.TB) { s.Kubernetes.Kill() }
+
+func (s *server) Restart(tb testing.TB) {
+	tb.Helper()
+	s.Kill(tb) // it would wait for the end of open watches
+	if err := s.Process.Restart(tb.Context()); err != nil {
+		tb.Fatal(err)
+	}
+}
 
 // stopped reports whether all threads of a process are stopped.
 func stopped(pid int) bool {

@@ -28,6 +28,9 @@ type Backend struct {
 	// Open opens a Locker with a client of its own, on a server's address.
 	// The function that it returns closes the client.
 	Open func(address string) (lock.Locker, func() error, error)
+	// OpenLong is Open with a lease longer than a restart of the server takes. It
+	// is nil where there is no server.
+	OpenLong func(address string) (lock.Locker, func() error, error)
 	// Start starts a private server that ends with the test.
 	Start func(testing.TB) Server
 }
@@ -47,6 +50,13 @@ type Server interface {
 	Resume(tb testing.TB)
 	// Kill ends the server as a crash would.
 	Kill(tb testing.TB)
+}
+
+// Restarter is a Server that can be killed and started again on what it has kept.
+// Each real one is.
+type Restarter interface {
+	// Restart returns when the server is ready.
+	Restart(tb testing.TB)
 }
 
 const (
@@ -75,6 +85,7 @@ func Run(t *testing.T, b Backend) {
 		name string
 		run  func(*suite, *testing.T)
 		own  bool // needs a server of its own, as it damages it
+		long bool // waits for most of its time: runs beside others, at the end
 	}{
 		{name: "BadNamesAreRefused", run: (*suite).badNames},
 		{name: "TryLockNeverWaits", run: (*suite).tryLock},
@@ -94,8 +105,13 @@ func Run(t *testing.T, b Backend) {
 		{name: "DeadlineIsKeptWithAPausedServer", run: (*suite).pausedServer, own: true},
 		{name: "DeadlineIsKeptWithADeadServer", run: (*suite).deadServer, own: true},
 		{name: "GrantIsLostWithTheServer", run: (*suite).lostServer, own: true},
+		{name: "GrantOutlivesALease", run: (*suite).outlives, long: true},
+		{name: "GrantOverARestart", run: (*suite).restarted, own: true, long: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			if test.long {
+				t.Parallel()
+			}
 			s := shared
 			if test.own && b.TTL > 0 {
 				s = &suite{Backend: b, server: b.Start(t)}

@@ -229,7 +229,7 @@ func TestLocksAreGrantedAgainAfterARestart(t *testing.T) {
 	if _, err := l.Inspect(t.Context()); err == nil {
 		t.Error("a dead server tells who holds what")
 	}
-	if err := s.Restart(t.Context()); err != nil {
+	if err := s.Process.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	mustUnlock(t, mustLock(t, l, "m"))

@@ -27,6 +27,12 @@ var backend = locktest.Backend{
 		l, err := New(testConfig(address))
 		return l, func() error { return nil }, err
 	},
+	OpenLong: func(address string) (lock.Locker, func() error, error) {
+		cfg := testConfig(address)
+		cfg.TTL = time.Minute
+		l, err := New(cfg)
+		return l, func() error { return nil }, err
+	},
 }
 
 func TestMain(m *testing.M) { locktest.Main(m, backend) }
@@ -97,3 +103,11 @@ func (s *server) Pause(tb testing.TB) { sandboxtest.Pause(tb, s.Process) }
 func (s *server) Resume(tb testing.TB) { sandboxtest.Resume(tb, s.Process) }
 
 func (s *server) Kill(testing.TB) { s.Process.Kill() }
+
+func (s *server) Restart(tb testing.TB) {
+	tb.Helper()
+	s.Kill(tb)
+	if err := s.Process.Restart(tb.Context()); err != nil {
+		tb.Fatal(err)
+	}
+}

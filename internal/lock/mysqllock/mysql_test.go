@@ -334,7 +334,7 @@ func TestLocksAreGrantedAfterARestart(t *testing.T) {
 			mustUnlock(t, held)
 		}
 	}
-	if err := s.Restart(t.Context()); err != nil {
+	if err := s.Process.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for name, l := range lockers {
@@ -351,7 +351,7 @@ func TestARowSurvivesARestart(t *testing.T) {
 	s := startServer(t, tableView{})
 	l := open(t, s, NewTable, tableName, func(cfg *Config) { cfg.TTL = time.Minute })
 	held := mustLock(t, l, "n")
-	if err := s.Restart(t.Context()); err != nil {
+	if err := s.Process.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := open(t, s, NewTable, tableName).TryLock(t.Context(), "n"); !errors.Is(err, lock.ErrHeld) {

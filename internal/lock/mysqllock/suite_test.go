@@ -29,17 +29,26 @@ var (
 		Open: func(dsn string) (lock.Locker, func() error, error) {
 			return opened(NewTable(testConfig(dsn, tableName)))
 		},
+		OpenLong: func(dsn string) (lock.Locker, func() error, error) {
+			return opened(NewTable(long(testConfig(dsn, tableName))))
+		},
 	}
 	rowBackend = locktest.Backend{
 		Name: "lock-row", Capabilities: RowCapabilities, TTL: testTTL, Start: start(rowView{}),
 		Open: func(dsn string) (lock.Locker, func() error, error) {
 			return opened(NewRow(testConfig(dsn, rowName)))
 		},
+		OpenLong: func(dsn string) (lock.Locker, func() error, error) {
+			return opened(NewRow(long(testConfig(dsn, rowName))))
+		},
 	}
 	getLockBackend = locktest.Backend{
 		Name: "get-lock", Capabilities: GetLockCapabilities, TTL: testTTL, Start: start(getLockView{}),
 		Open: func(dsn string) (lock.Locker, func() error, error) {
 			return opened(NewGetLock(testConfig(dsn, "")))
+		},
+		OpenLong: func(dsn string) (lock.Locker, func() error, error) {
+			return opened(NewGetLock(long(testConfig(dsn, ""))))
 		},
 	}
 )
@@ -59,6 +68,11 @@ func opened[L lock.Locker](l L, err error) (lock.Locker, func() error, error) {
 
 func testConfig(dsn, table string) Config {
 	return Config{DSN: dsn, Table: table, TTL: testTTL, Owner: Owner{Replica: "r", Host: "h", PID: 1}}
+}
+
+func long(cfg Config) Config {
+	cfg.TTL = time.Minute
+	return cfg
 }
 
 // view is how an operator sees one of the locks.
@@ -156,6 +170,14 @@ func (s *server) Revoke(tb testing.TB, place string) { s.Remove(tb, place) }
 func (s *server) Pause(tb testing.TB)  { sandboxtest.Pause(tb, s.Process) }
 func (s *server) Resume(tb testing.TB) { sandboxtest.Resume(tb, s.Process) }
 func (s *server) Kill(testing.TB)      { s.Process.Kill() }
+
+func (s *server) Restart(tb testing.TB) {
+	tb.Helper()
+	s.Kill(tb)
+	if err := s.Process.Restart(tb.Context()); err != nil {
+		tb.Fatal(err)
+	}
+}
 
 // text is the one value that a query reads, "" for none.
 func (s *server) text(query string, args ...any) (string, error) {

@@ -26,28 +26,34 @@ const (
 
 var backend = locktest.Backend{
 	Name: "redis", Capabilities: Capabilities, TTL: testTTL,
-	Start: func(tb testing.TB) locktest.Server { return start(tb, 1) },
-	Open: func(address string) (lock.Locker, func() error, error) {
-		client, err := Open(address)
-		if err != nil {
-			return nil, nil, err
-		}
-		locker, err := New(Config{Client: client, Prefix: testPrefix, TTL: testTTL, Owner: testOwner})
-		return locker, client.Close, err
-	},
+	Start:    func(tb testing.TB) locktest.Server { return start(tb, 1) },
+	Open:     func(address string) (lock.Locker, func() error, error) { return open(address, testTTL) },
+	OpenLong: func(address string) (lock.Locker, func() error, error) { return open(address, longTTL) },
+}
+
+func open(address string, ttl time.Duration) (lock.Locker, func() error, error) {
+	client, err := Open(address)
+	if err != nil {
+		return nil, nil, err
+	}
+	locker, err := New(Config{Client: client, Prefix: testPrefix, TTL: ttl, Owner: testOwner})
+	return locker, client.Close, err
 }
 
 var redlock = locktest.Backend{
 	Name: "redlock", Capabilities: RedlockCapabilities, TTL: testTTL,
-	Start: func(tb testing.TB) locktest.Server { return start(tb, 5) },
-	Open: func(address string) (lock.Locker, func() error, error) {
-		clients, err := openAll(strings.Split(address, ","))
-		if err != nil {
-			return nil, nil, err
-		}
-		locker, err := NewRedlock(RedlockConfig{Clients: clients, Prefix: testPrefix, TTL: testTTL, Owner: testOwner})
-		return locker, func() error { return closeAll(clients) }, err
-	},
+	Start:    func(tb testing.TB) locktest.Server { return start(tb, 5) },
+	Open:     func(address string) (lock.Locker, func() error, error) { return openRedlock(address, testTTL) },
+	OpenLong: func(address string) (lock.Locker, func() error, error) { return openRedlock(address, longTTL) },
+}
+
+func openRedlock(addresses string, ttl time.Duration) (lock.Locker, func() error, error) {
+	clients, err := openAll(strings.Split(addresses, ","))
+	if err != nil {
+		return nil, nil, err
+	}
+	locker, err := NewRedlock(RedlockConfig{Clients: clients, Prefix: testPrefix, TTL: ttl, Owner: testOwner})
+	return locker, func() error { return closeAll(clients) }, err
 }
 
 func TestMain(m *testing.M) {
@@ -187,6 +193,16 @@ func (s *servers) Resume(tb testing.TB) {
 func (s *servers) Kill(testing.TB) {
 	for _, node := range s.nodes {
 		node.Kill()
+	}
+}
+
+func (s *servers) Restart(tb testing.TB) {
+	tb.Helper()
+	s.Kill(tb)
+	for _, node := range s.nodes {
+		if err := node.Restart(tb.Context()); err != nil {
+			tb.Fatal(err)
+		}
 	}
 }
 

@@ -28,14 +28,17 @@ const (
 
 var backend = locktest.Backend{
 	Name: "zookeeper", Capabilities: Capabilities, TTL: testTTL,
-	Start: func(tb testing.TB) locktest.Server { return start(tb, 1) },
-	Open: func(address string) (lock.Locker, func() error, error) {
-		l, err := New(Config{Servers: strings.Split(address, ","), Prefix: testPrefix, TTL: testTTL, Owner: testOwner})
-		if err != nil {
-			return nil, nil, err
-		}
-		return l, func() error { l.stragglers.Wait(); return nil }, nil
-	},
+	Start:    func(tb testing.TB) locktest.Server { return start(tb, 1) },
+	Open:     func(address string) (lock.Locker, func() error, error) { return open(address, testTTL) },
+	OpenLong: func(address string) (lock.Locker, func() error, error) { return open(address, longTTL) },
+}
+
+func open(address string, ttl time.Duration) (lock.Locker, func() error, error) {
+	l, err := New(Config{Servers: strings.Split(address, ","), Prefix: testPrefix, TTL: ttl, Owner: testOwner})
+	if err != nil {
+		return nil, nil, err
+	}
+	return l, func() error { l.stragglers.Wait(); return nil }, nil
 }
 
 func TestMain(m *testing.M) { locktest.Main(m, backend) }
@@ -140,6 +143,16 @@ func (s *server) Resume(tb testing.TB) {
 func (s *server) Kill(testing.TB) {
 	for _, node := range s.Nodes {
 		node.Kill()
+	}
+}
+
+func (s *server) Restart(tb testing.TB) {
+	tb.Helper()
+	s.Kill(tb)
+	for _, node := range s.Nodes {
+		if err := node.Restart(tb.Context()); err != nil {
+			tb.Fatal(err)
+		}
 	}
 }
 
