@@ -12,11 +12,14 @@ import (
 )
 
 type lessonCmd struct {
-	Name string `arg:"" placeholder:"NAME" help:"The lesson: one of ${lessons}."`
+	Name string `arg:"" optional:"" placeholder:"NAME" help:"The lesson: one of ${lessons}."`
 }
 
 // Run plays one lesson.
 func (c *lessonCmd) Run(ctx context.Context, s streams) error {
+	if c.Name == "" {
+		return errors.New("which lesson? (see loadtest lessons)")
+	}
 	l, err := lesson.Find(c.Name)
 	if err != nil {
 		return err

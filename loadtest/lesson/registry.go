@@ -6,24 +6,25 @@ import (
 	"strings"
 )
 
-// all are the lessons, in the order in which a class would take them.
+// all are the lessons, in the order in which a class would take them, which is
+// that of docs/lessons.
 var all = []*Lesson{
 	&noLock,
-	&oneProcessLock,
 	&unlockBeforeCommit,
 	&snapshotBeforeLock,
-	&readUncommitted,
 	&forUpdateThenPlainRead,
+	&readUncommitted,
+	&oneProcessLock,
 	&getLockThroughAPool,
+	&oneSessionTwoGoroutines,
+	&redisDelWithoutOwner,
+	&memcachedGetThenDelete,
 	&crashedLockTableOwner,
 	&clockSkew,
-	&lockRowLostAtFailover,
 	&renewalIgnored,
-	&oneSessionTwoGoroutines,
 	&pausedHolder,
-	&redisDelWithoutOwner,
+	&lockRowLostAtFailover,
 	&redlockNodeRestartedEmpty,
-	&memcachedGetThenDelete,
 	&memcachedEviction,
 	&thunderingHerd,
 	&mirrorWithoutCompare,
