@@ -10,6 +10,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -149,14 +150,28 @@ const closeTimeout = 3 * time.Second
 
 // ready asks every server that an order needs.
 func (r *replica) ready(ctx context.Context) map[string]error {
-	checks := map[string]error{"mysql": r.db.Ping(ctx)}
+	// At the same time: one that hangs must not make another look as if it did.
+	var inMySQL, inServer error
+	var both sync.WaitGroup
+	both.Go(func() { inMySQL = at(r.cmd.address(), r.db.Ping(ctx)) })
+	both.Go(func() { inServer = at(guard.Address(r.strategy, &r.cmd.Servers), r.guard.Ping(ctx)) })
+	both.Wait()
+	checks := map[string]error{"mysql": inMySQL}
 	if name := string(r.strategy.Server); name != "" {
-		checks[name] = r.guard.Ping(ctx)
+		checks[name] = inServer
 	}
 	if r.draining.Load() {
 		checks["replica"] = errors.New("draining")
 	}
 	return checks
+}
+
+// at says which server an error is of, for the log.
+func at(address string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", address, err)
 }
 
 // serve answers requests until ctx ends, then finishes those that are in hand.

@@ -24,12 +24,26 @@ func (s *Servers) checkRedis() error {
 	if len(s.RedisAddrs) > 1 {
 		return fmt.Errorf("--redis-addrs names %d servers: this strategy locks in one", len(s.RedisAddrs))
 	}
-	return nil
+	return s.checkRedisURLs()
 }
 
 func (s *Servers) checkRedlock() error {
 	if n := len(s.RedisAddrs); n < 3 || n%2 == 0 {
 		return fmt.Errorf("--redis-addrs names %d servers: an odd number is needed, three at least, each independent of the others", n)
+	}
+	return s.checkRedisURLs()
+}
+
+// checkRedisURLs finds what no waiting mends.
+func (s *Servers) checkRedisURLs() error {
+	for i, addr := range s.RedisAddrs {
+		client, err := redislock.Open(addr) // it does not connect
+		if err != nil {
+			return fmt.Errorf("--redis-addrs: the %s is %w", ordinal(i), err)
+		}
+		if err := client.Close(); err != nil {
+			return fmt.Errorf("--redis-addrs: close the %s: %w", ordinal(i), err)
+		}
 	}
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"strings"
 
+	"github.com/dustin/go-humanize"
+
 	"flashsale/internal/strategy"
 )
 
@@ -44,8 +46,8 @@ type server struct {
 var servers = map[strategy.Server]server{
 	strategy.InEtcd:       {"etcd", (*Servers).checkEtcd, func(s *Servers) string { return joined(s.EtcdEndpoints) }},
 	strategy.InZooKeeper:  {"zookeeper", (*Servers).checkZooKeeper, func(s *Servers) string { return joined(s.ZooKeeperServers) }},
-	strategy.InRedis:      {"redis", (*Servers).checkRedis, (*Servers).redisAddress},
-	strategy.InRedlock:    {"redlock", (*Servers).checkRedlock, (*Servers).redisAddress},
+	strategy.InRedis:      {"redis", (*Servers).checkRedis, func(s *Servers) string { return joined(s.RedisAddrs) }},
+	strategy.InRedlock:    {"redlock", (*Servers).checkRedlock, func(s *Servers) string { return joined(s.RedisAddrs) }},
 	strategy.InMemcached:  {"memcached", (*Servers).checkMemcached, func(s *Servers) string { return s.MemcachedAddr }},
 	strategy.InKubernetes: {"kubernetes", (*Servers).checkKube, (*Servers).kubeAddress},
 }
@@ -56,33 +58,37 @@ func (s *Servers) of(row strategy.Strategy) (server, bool) {
 	return found, ok
 }
 
-func joined(names []string) string { return strings.Join(names, ", ") }
+// joined shows servers without what a URL may hold of a password.
+func joined(names []string) string {
+	shown := make([]string, len(names))
+	for i, name := range names {
+		shown[i] = name
+		if strings.Contains(name, "@") {
+			shown[i] = "(an address that cannot be read)"
+			if u, err := url.Parse(name); err == nil && u.Host != "" {
+				shown[i] = u.Redacted()
+			}
+		}
+	}
+	return strings.Join(shown, ", ")
+}
 
 func (s *Servers) checkEtcd() error {
 	if len(s.EtcdEndpoints) == 0 {
 		return errors.New("--etcd-endpoints is missing")
 	}
-	for _, endpoint := range s.EtcdEndpoints {
+	for i, endpoint := range s.EtcdEndpoints {
 		if strings.Contains(endpoint, "://") {
 			if u, err := url.Parse(endpoint); err != nil || u.Host == "" {
-				return fmt.Errorf("--etcd-endpoints: %q is no URL of a server", endpoint)
+				return fmt.Errorf("--etcd-endpoints: the %s is no URL of a server", ordinal(i)) // it may hold a password
 			}
 		}
 	}
 	return nil
 }
 
-// redisAddress shows the servers without what a URL may hold of a password.
-func (s *Servers) redisAddress() string {
-	shown := make([]string, len(s.RedisAddrs))
-	for i, addr := range s.RedisAddrs {
-		shown[i] = addr
-		if u, err := url.Parse(addr); err == nil && u.Host != "" {
-			shown[i] = u.Redacted()
-		}
-	}
-	return joined(shown)
-}
+// ordinal names the server at i of a list: its text may hold a secret.
+func ordinal(i int) string { return humanize.Ordinal(i + 1) }
 
 // checkAddresses makes sure that a flag names servers as host:port.
 func checkAddresses(flag string, addrs ...string) error {

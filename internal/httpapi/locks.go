@@ -78,8 +78,8 @@ func (a *api) revokeLock(c *gin.Context) {
 	switch err := a.cfg.Locks.Revoke(c.Request.Context(), sku); {
 	case errors.Is(err, lock.ErrNotHeld):
 		a.fail(c, kindNotHeld.problem(""))
-	case err != nil:
-		a.fail(c, fmt.Errorf("%w: %w", order.ErrUnavailable, err))
+	case err != nil: // it may have been applied
+		a.fail(c, fmt.Errorf("%w: %w", order.ErrUnknown, err))
 	default:
 		a.cfg.Logger.Warn("an administrator revoked a lock", "sku", sku)
 		c.Status(http.StatusNoContent)

@@ -98,6 +98,9 @@ func classify(err error) error {
 	if errors.Is(err, lock.ErrHeld) {
 		return fmt.Errorf("%w: %w", ErrBusy, err)
 	}
+	if errors.Is(err, errNoToken) {
+		return err // the service's own fault: no waiting mends it
+	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 

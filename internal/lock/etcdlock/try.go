@@ -112,7 +112,11 @@ func (s *tryStore) Try(ctx context.Context, name, owner string) (lock.Token, err
 		Then(clientv3.OpPut(key, string(value), clientv3.WithLease(granted.ID))).
 		Else(clientv3.OpGet(key)).Commit()
 	if err != nil {
-		return 0, fmt.Errorf("put %s in etcd: %w", key, err) // Release settles it
+		if !isTransient(err) { // else Release settles it
+			s.drop(owner)
+			_, _ = s.cfg.Client.Revoke(ctx, granted.ID)
+		}
+		return 0, fmt.Errorf("put %s in etcd: %w", key, err)
 	}
 	if !answer.Succeeded {
 		s.drop(owner)

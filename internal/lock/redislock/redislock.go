@@ -78,6 +78,8 @@ const (
 	callTimeout = 2 * time.Second
 )
 
+var errNoURL = errors.New("no redis:// URL of a server")
+
 // Open makes a client for a server's address, a host and port or a redis:// URL.
 // It does not connect yet.
 func Open(address string) (*redis.Client, error) {
@@ -85,7 +87,7 @@ func Open(address string) (*redis.Client, error) {
 	if strings.Contains(address, "://") {
 		var err error
 		if options, err = redis.ParseURL(address); err != nil {
-			return nil, fmt.Errorf("redis address: %w", err)
+			return nil, errNoURL // the library's error quotes all of it, and so the password
 		}
 	}
 	options.Protocol, options.DisableIdentity = 2, true // one round trip less to connect
