@@ -132,7 +132,7 @@ var all = []Strategy{
 	{Name: "row-lock", Lock: NoLock, Write: SelectForUpdate, Replicas: -1, UnitsPerSecond: 100,
 		Shows: "right: SELECT ... FOR UPDATE makes the stock row the queue"},
 	{Name: "lock-row", Lock: LockRow, Write: ReadThenWrite, Replicas: -1, UnitsPerSecond: 20,
-		Shows: "right: FOR UPDATE on a row of a lock table; each holder takes a connection and a transaction"},
+		Shows: "FOR UPDATE on a row of a lock table; each holder takes a connection and a transaction"},
 	{Name: "conditional", Lock: NoLock, Write: Conditional, Replicas: -1, UnitsPerSecond: 200,
 		Shows: "right: UPDATE ... WHERE available >= n, the honest yardstick"},
 	{Name: "version", Lock: NoLock, Write: Version, Replicas: -1, UnitsPerSecond: 50,
