@@ -3,14 +3,12 @@ package httpapi
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
 	"github.com/gin-gonic/gin"
 
 	"flashsale/internal/lock"
-	"flashsale/internal/order"
 )
 
 // Locks tells who holds which SKU's lock, over all replicas.
@@ -78,12 +76,16 @@ func (a *api) revokeLock(c *gin.Context) {
 	switch err := a.cfg.Locks.Revoke(c.Request.Context(), sku); {
 	case errors.Is(err, lock.ErrNotHeld):
 		a.fail(c, kindNotHeld.problem(""))
-	case err != nil: // it may have been applied
-		a.fail(c, fmt.Errorf("%w: %w", order.ErrUnknown, err))
+	case err != nil:
+		a.cfg.Logger.Warn("revoke a lock", "sku", sku, "error", err)
+		a.fail(c, kindRevokeUnknown.problem(""))
 	default:
 		a.cfg.Logger.Warn("an administrator revoked a lock", "sku", sku)
 		c.Status(http.StatusNoContent)
 	}
 }
+
+var kindRevokeUnknown = kind{slug: "outcome-unknown", status: http.StatusGatewayTimeout, title: "The outcome is not known",
+	detail: "The grant may have ended. Look who holds the lock before you ask again: by then it may be another."}
 
 var kindNotHeld = kind{slug: "lock-not-held", status: http.StatusNotFound, title: "Nobody holds this SKU's lock"}
