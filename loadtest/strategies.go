@@ -1,88 +1,39 @@
 package main
 
 import (
-	"context"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"text/template"
-	"time"
 
 	"flashsale/internal/guard"
 	"flashsale/internal/lock"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/handover"
+	"flashsale/loadtest/zombie"
 )
 
 //go:generate sh -c "go run . strategies > strategies.new && mv strategies.new ../docs/strategies.md"
 
-// handoverFile is where the figures in the docs are, seen from this package.
-const handoverFile = "../docs/handover.json"
-
-type handoverCmd struct {
-	Strategies []string `default:"all" placeholder:"NAME" help:"Strategies to measure, or all that take a lock (default ${default})."`
-	Rounds     int      `default:"50" placeholder:"N" help:"Hand-overs of each (default ${default})."`
-	Out        string   `default:"out/handover.json" placeholder:"FILE" help:"File for the figures (default ${default})."`
-}
-
-// maxRounds is minutes of each lock.
-const maxRounds = 10_000
-
-// Run measures one lock after the other, on private servers.
-func (c *handoverCmd) Run(ctx context.Context, s streams) error {
-	if c.Rounds < 1 || c.Rounds > maxRounds {
-		return fmt.Errorf("--rounds must be from 1 to %d, not %d", maxRounds, c.Rounds)
-	}
-	rows, err := findStrategies(c.Strategies)
-	if err != nil {
-		return err
-	}
-	servers, err := startServers(ctx, "", nil)
-	if err != nil {
-		return err
-	}
-	defer servers.stop()
-	figures := handover.Figures{
-		Command: fmt.Sprintf("bin/loadtest handover --rounds %d", c.Rounds), Date: time.Now().UTC().Format(time.DateOnly),
-		Machine: handover.Machine(), Rounds: c.Rounds, MedianMS: map[string]float64{},
-	}
-	for _, row := range rows {
-		if row.Lock == strategy.NoLock {
-			continue
-		}
-		at, err := servers.lockServer(ctx, row)
-		if err != nil {
-			return err
-		}
-		dsn, drop, err := servers.database(ctx, databaseName(0, "handover_"+row.Name))
-		if err != nil {
-			return err
-		}
-		median, err := handover.Measure(ctx, handover.Config{Strategy: row, Servers: *at, DSN: dsn, Rounds: c.Rounds})
-		drop()
-		if err != nil {
-			return fmt.Errorf("%s: %w", row.Name, err)
-		}
-		figures.MedianMS[row.Name] = float64(median.Microseconds()) / 1e3
-		fmt.Fprintf(s.out, "%-22s %8.2f ms\n", row.Name, figures.MedianMS[row.Name])
-	}
-	text, err := json.MarshalIndent(figures, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(c.Out, append(text, '\n'), 0o644)
-}
+// The figures in the docs, seen from this package.
+const (
+	docsHandover = "../docs/handover.json"
+	docsZombies  = "../docs/zombies.json"
+)
 
 type strategiesCmd struct {
 	Handover string `default:"../docs/handover.json" placeholder:"FILE" help:"Figures of loadtest handover (default ${default}, seen from its source)."`
+	Zombies  string `default:"../docs/zombies.json" placeholder:"FILE" help:"Figures of loadtest zombies; its table is left out where there are none (default ${default})."`
 }
 
 // Run prints docs/strategies.md.
 func (c *strategiesCmd) Run(s streams) error {
-	page, err := strategiesPage(c.Handover)
+	page, err := strategiesPage(c.Handover, c.Zombies)
 	if err != nil {
 		return err
 	}
@@ -95,14 +46,14 @@ var strategiesTemplate string
 
 // strategiesPage is the page that shows the registry, what each lock declares, and
 // the figures.
-func strategiesPage(figuresFile string) (string, error) {
-	text, err := os.ReadFile(figuresFile)
-	if err != nil {
+func strategiesPage(handoverFile, zombiesFile string) (string, error) {
+	var handovers handover.Figures
+	if err := readFigures(handoverFile, &handovers); err != nil {
 		return "", err
 	}
-	var figures handover.Figures
-	if err := json.Unmarshal(text, &figures); err != nil {
-		return "", fmt.Errorf("%s: %w", figuresFile, err)
+	var zombies zombie.Figures
+	if err := readFigures(zombiesFile, &zombies); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
 	}
 	page, err := template.New("strategies").Parse(strategiesTemplate)
 	if err != nil {
@@ -110,9 +61,21 @@ func strategiesPage(figuresFile string) (string, error) {
 	}
 	var out strings.Builder
 	err = page.Execute(&out, map[string]any{
-		"Strategies": strategyTable(), "Locks": lockTable(figures), "Figures": figures,
+		"Strategies": strategyTable(), "Locks": lockTable(handovers), "Figures": handovers,
+		"Zombies": zombies, "ZombieTable": zombieTable(zombies.Rows),
 	})
 	return out.String(), err
+}
+
+func readFigures(file string, into any) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return nil
 }
 
 func strategyTable() string {
@@ -171,6 +134,18 @@ func lockRow(s strategy.Strategy, c lock.Capabilities, figures handover.Figures)
 	return []string{"`" + s.Name + "`", yes(c.Processes), yes(c.Fair), yes(try), yes(c.Deadline), yes(c.Renewed), yes(c.LossNotice), yes(c.Token),
 		yes(c.Wanted), yes(c.Queue), yes(c.Reentrant), yes(guard.TellsOwner(s)), yes(c.Restart),
 		fmt.Sprintf("%d + %d", c.LockTrips, c.UnlockTrips), took}
+}
+
+func zombieTable(sums []zombie.Summary) string {
+	rows := [][]string{{"strategy", "fence", "runs", "seconds with two holders", "lost updates", "units oversold", "in how many runs"}}
+	for _, s := range sums {
+		rows = append(rows, []string{
+			"`" + s.Strategy + "`", string(s.Fence), strconv.Itoa(s.Runs), fmt.Sprintf("%.2f", s.TwoHolders.Seconds()),
+			strconv.FormatInt(s.After.Lost+s.Amid.Lost, 10), strconv.FormatInt(s.After.Oversold+s.Amid.Oversold, 10),
+			strconv.Itoa(s.OversoldRuns),
+		})
+	}
+	return markdown(rows)
 }
 
 func markdown(rows [][]string) string {

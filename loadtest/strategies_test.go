@@ -2,6 +2,8 @@ package main
 
 import (
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -12,7 +14,7 @@ import (
 
 // docs/strategies.md is what the code says: `go generate ./loadtest` makes it so.
 func TestPageOfStrategiesIsWhatTheCodeSays(t *testing.T) {
-	want, err := strategiesPage(handoverFile)
+	want, err := strategiesPage(docsHandover, docsZombies)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,6 +24,21 @@ func TestPageOfStrategiesIsWhatTheCodeSays(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, string(got)); diff != "" {
 		t.Errorf("docs/strategies.md is not what the code says; run `go generate ./loadtest`:\n%s", diff)
+	}
+}
+
+// The page stands without the zombies' figures, but not with broken ones.
+func TestPageOfStrategiesWithoutZombies(t *testing.T) {
+	page, err := strategiesPage(docsHandover, filepath.Join(t.TempDir(), "none.json"))
+	if err != nil || strings.Contains(page, "two holders") {
+		t.Errorf("without the file: %v, %s", err, page)
+	}
+	broken := filepath.Join(t.TempDir(), "broken.json")
+	if err := os.WriteFile(broken, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := strategiesPage(docsHandover, broken); err == nil || !strings.Contains(err.Error(), broken) {
+		t.Errorf("with a broken file: %v", err)
 	}
 }
 

@@ -9,10 +9,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/strategy"
+	"flashsale/loadtest/handover"
 	"flashsale/loadtest/lockserver"
 	"flashsale/loadtest/zombie"
 )
@@ -153,7 +155,10 @@ func (c *zombiesCmd) play(ctx context.Context, servers *servers, self string, ro
 const zombieHolder = "zombie-holder"
 
 func (c *zombiesCmd) save(all []zombie.Summary) error {
-	text, err := json.MarshalIndent(map[string]any{"rows": all}, "", "  ")
+	text, err := json.MarshalIndent(zombie.Figures{
+		Command: fmt.Sprintf("bin/loadtest zombies --runs %d", c.Runs), Date: time.Now().UTC().Format(time.DateOnly),
+		Machine: handover.Machine(), Rows: all,
+	}, "", "  ")
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,14 @@ import (
 	"flashsale/internal/strategy"
 )
 
+// Figures are what was counted, as they stand in docs.
+type Figures struct {
+	Command string    `json:"command"`
+	Date    string    `json:"date"`
+	Machine string    `json:"machine"`
+	Rows    []Summary `json:"rows"`
+}
+
 // Summary is all runs of one strategy under one fence.
 type Summary struct {
 	Strategy string         `json:"strategy"`
