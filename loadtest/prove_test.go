@@ -1,0 +1,61 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/strategy"
+)
+
+// TestServiceSellsOutUnderEveryStrategy plays each row of the registry with two
+// replicas, on the rows' own servers. Nothing runs beside it: the slow locks sell
+// some twenty units a second.
+func TestServiceSellsOutUnderEveryStrategy(t *testing.T) {
+	const replicas = 2
+	var wrong, right []strategy.Strategy
+	for _, s := range strategy.All() {
+		if s.Expect(replicas) == strategy.Oversold {
+			wrong = append(wrong, s)
+		} else {
+			right = append(right, s)
+		}
+	}
+	api := sandboxtest.Build(t, "api")
+	for _, tt := range []struct {
+		name, load string
+		rows       []strategy.Strategy
+	}{
+		// An oversell is a matter of chance: more units are more chances.
+		{"wrong", "--stock=200 --rate=1000", wrong},
+		{"right", "--stock=20 --rate=150", right},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			var names []string
+			for _, s := range tt.rows {
+				names = append(names, s.Name)
+			}
+			args := append([]string{"prove", "--replicas=2", "--duration=1s"}, strings.Fields(tt.load)...)
+			args = append(args, "--strategies="+strings.Join(names, ","), "--api="+api, "--out="+dir)
+			var out bytes.Buffer
+			if err := run(t.Context(), args, &out, io.Discard); err != nil {
+				t.Fatalf("%v\n%s", err, out.String())
+			}
+			p := readProof(t, dir)
+			if !p.Proven || len(p.Runs) != len(tt.rows) {
+				t.Errorf("proven %v, %d runs of %d", p.Proven, len(p.Runs), len(tt.rows))
+			}
+			for i, r := range p.Runs {
+				if r.Strategy != names[i] || r.Verdict != tt.rows[i].Expect(replicas) {
+					t.Errorf("%s: %+v", r.Strategy, r.Findings)
+				}
+				if !strings.Contains(out.String(), "│ "+names[i]+" ") {
+					t.Errorf("%s is not in the table", names[i])
+				}
+			}
+		})
+	}
+}
