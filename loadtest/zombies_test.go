@@ -70,3 +70,29 @@ func TestBadFlagsOfZombiesAreNamed(t *testing.T) {
 		}
 	}
 }
+
+func TestMissingProgramsAreNamedBeforeTheFirstRun(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	var said strings.Builder
+	err := run(t.Context(), strings.Fields("zombies --strategies process,redis,zookeeper"), io.Discard, &said)
+	for _, want := range []string{"redis: ", "scripts/setup --redis", "zookeeper: ", "scripts/setup --zookeeper"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want an error with %q", err, want)
+		}
+	}
+	if said.Len() > 0 {
+		t.Errorf("something was started: %s", said.String())
+	}
+}
+
+func TestNothingIsSaidOfAFenceThatDidNotRun(t *testing.T) {
+	off, claim := zombie.Summary{Fence: strategy.FenceOff}, zombie.Summary{Fence: strategy.FenceClaim}
+	for _, all := range [][]zombie.Summary{{off}, {claim}} {
+		if got := proven(all); strings.Contains(got, "claimed") {
+			t.Errorf("%v: %s", all, got)
+		}
+	}
+	if got := proven([]zombie.Summary{off, claim}); !strings.Contains(got, "claimed") {
+		t.Errorf("both: %s", got)
+	}
+}
