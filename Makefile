@@ -29,7 +29,7 @@ bench: setup-redis build ## the service beside its rivals, in at most 15 minutes
 test: setup-race build ## every test, with real servers and the race detector
 	go test $(TEST_FLAGS) ./... $(ARGS)
 
-soak: setup-race build ## the long versions: 20 zombie runs of each lock, in about 10 minutes
+soak: setup-race build ## the long versions: 20 zombie runs of each lock, in about 5 minutes
 	@bin/loadtest zombies --runs 20 $(ARGS)
 
 lint: setup ## gofmt, go vet, golangci-lint

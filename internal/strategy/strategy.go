@@ -152,7 +152,7 @@ var all = []Strategy{
 	{Name: "zookeeper", Lock: ZooKeeper, Server: InZooKeeper, Write: ReadThenWrite, Token: true, Replicas: -1, UnitsPerSecond: 10,
 		Shows: "an ephemeral sequential node, each waiting for the one before it alone: fair, without a herd"},
 	{Name: "redis", Lock: Redis, Server: InRedis, Write: ReadThenWrite, Token: true, Replicas: -1, UnitsPerSecond: 20,
-		Shows: "SET NX PX with an owner, and a token by INCR: a server that restarts empty gives the lock to another"},
+		Shows: "SET NX PX with an owner, and a token that is counted beside it: a server that restarts empty gives the lock to another"},
 	{Name: "redlock", Lock: Redlock, Server: InRedlock, Write: ReadThenWrite, Replicas: -1, UnitsPerSecond: 10,
 		Shows: "a majority of five Redis servers: outlives the loss of two, trusts their clocks, and yields no token"},
 	{Name: "memcached", Lock: Memcached, Server: InMemcached, Write: ReadThenWrite, Replicas: -1, UnitsPerSecond: 10,

@@ -10,7 +10,7 @@
 //
 // Each change is one script, which the server runs as a whole:
 //
-//	take      if nobody has it: SET key owner NX PX ttl; INCR token
+//	take      if nobody has it: SET key owner NX PX ttl; SET token, the larger of token+1 and the clock
 //	renew     if it is owner's: PEXPIRE key ttl
 //	release   if it is owner's: DEL key; PUBLISH released
 //
@@ -26,9 +26,9 @@
 // acknowledged (it crashes without an append-only file that is synced each time,
 // or its asynchronous replica is promoted) has forgotten who holds what, and lets
 // the next one in. The token is what is left then, and a counter would begin
-// again: it begins at the server's clock, in microseconds, and thus above all
-// that were given before, unless that clock was set back further than the crash
-// has taken. The counters stay for ever, one for each name.
+// again, or go back: it is never behind the server's clock, in microseconds, and
+// thus above all that were given before, unless that clock was set back further
+// than the crash has taken. The counters stay for ever, one for each name.
 package redislock
 
 import (
