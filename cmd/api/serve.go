@@ -80,11 +80,11 @@ func (c *serveCmd) check() error {
 	return nil
 }
 
-// gcPercent lets the heap grow to three times what is live before it is
+// gcPercent lets the heap grow to two and a half times what is live before it is
 // collected. Nearly all that an order allocates is garbage when it is answered,
 // and hundreds of waiting buyers' stacks are scanned each time: a tenth of the CPU
-// for some 20 MiB. GOGC in the environment wins.
-const gcPercent = 200
+// for some 15 MiB. GOGC in the environment wins.
+const gcPercent = 150
 
 // Run serves until ctx ends, then drains.
 func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {

@@ -63,7 +63,7 @@ const (
 )
 
 // gcPercent is the service's own: rivals run under the same collector.
-const gcPercent = 200
+const gcPercent = 150
 
 // Serve answers orders until ctx ends, then finishes those that are in hand.
 func Serve(ctx context.Context, cfg ServeConfig) (err error) {
