@@ -136,7 +136,7 @@ func (l *Locker) loseLease(ls *ownLease, why error) {
 				l.cfg.Logger.Warn("etcd lock leaves a lease to expire", "error", err)
 				return
 			}
-			sleep(l.ctx, jittered(pause))
+			_ = lease.Sleep(l.ctx, lease.Jittered(pause))
 		}
 	})
 }

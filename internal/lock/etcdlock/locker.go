@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -13,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/lease"
 )
 
 // Capabilities are what a Locker promises.
@@ -143,7 +143,7 @@ func (l *Locker) Lock(ctx context.Context, name string) (lock.Held, error) {
 			return nil, fmt.Errorf("lock %s: %w", name, err)
 		}
 		trouble = err
-		sleep(ctx, jittered(pause))
+		_ = lease.Sleep(ctx, lease.Jittered(pause))
 		pause = min(2*pause, retryPauseMax)
 	}
 }
@@ -244,18 +244,5 @@ func (l *Locker) Close(ctx context.Context) error {
 func (l *Locker) start(f func()) {
 	if !l.closed {
 		l.wg.Go(f)
-	}
-}
-
-// jittered spreads pauses, so that all who lost one server do not come together.
-func jittered(d time.Duration) time.Duration { return d/2 + rand.N(d) }
-
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
 	}
 }

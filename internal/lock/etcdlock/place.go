@@ -13,6 +13,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/lease"
 )
 
 // state of a place. See the package's comment.
@@ -222,7 +223,7 @@ func (l *Locker) discard(ls *ownLease, key string, revision int64) {
 			select {
 			case <-ls.kept.Lost():
 				return
-			case <-time.After(jittered(pause)):
+			case <-time.After(lease.Jittered(pause)):
 			}
 		}
 	})

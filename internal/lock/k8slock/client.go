@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"strings"
@@ -302,18 +301,3 @@ func objectName(name string) (string, error) {
 	sum := sha256.Sum256([]byte(name))
 	return "lock-" + b.String() + "-" + hex.EncodeToString(sum[:hashed]), nil
 }
-
-// sleep waits for about d, or until ctx ends. It is spread, so that all who lost
-// one server do not come together.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(jittered(d))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func jittered(d time.Duration) time.Duration { return d/2 + rand.N(d) }

@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/watch"
+
+	"flashsale/internal/lock/lease"
 )
 
 // changed waits until a Lease that was just seen held is free or over. Whatever
@@ -64,13 +66,13 @@ var errWatchEnded = errors.New("the watch has ended")
 // again lets some time pass after a watch broke: it may break at once again.
 func (s *leases) again(ctx context.Context, name string, err error) error {
 	s.objects.log.Debug("a lock is read again", "lock", name, "err", err)
-	return sleep(ctx, watchPause)
+	return lease.Sleep(ctx, lease.Jittered(watchPause))
 }
 
 // look opens the watch, from what we know on.
 func (r *room) look(ctx context.Context) error {
 	if time.Since(r.looked) < watchPause {
-		if err := sleep(ctx, watchPause); err != nil {
+		if err := lease.Sleep(ctx, lease.Jittered(watchPause)); err != nil {
 			return err
 		}
 	}

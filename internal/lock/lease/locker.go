@@ -167,7 +167,7 @@ func (l *Locker) await(ctx context.Context, name string, gate lock.Held) (*held,
 			return nil, err
 		}
 		trouble = err
-		_ = sleep(ctx, jittered(pause))
+		_ = Sleep(ctx, Jittered(pause))
 		pause = min(2*pause, maxPause)
 	}
 }
@@ -270,7 +270,7 @@ func (l *Locker) takeBack(name, owner string, asked time.Time, doubtful bool) {
 		if last || time.Now().After(end) {
 			return
 		}
-		_ = sleep(l.ctx, jittered(pause))
+		_ = Sleep(l.ctx, Jittered(pause))
 	}
 }
 
@@ -304,7 +304,7 @@ func (l *Locker) callTimeout() time.Duration { return l.cfg.TTL / renewals }
 func (l *Locker) changed(ctx context.Context, name string) error {
 	if l.cfg.Changed == nil {
 		// Spread, so that those who were refused together do not ask together.
-		return sleep(ctx, l.cfg.Poll+rand.N(l.cfg.Poll))
+		return Sleep(ctx, l.cfg.Poll+rand.N(l.cfg.Poll))
 	}
 	answer := make(chan error, 1)
 	l.wg.Go(func() { answer <- l.cfg.Changed(ctx, name) })
@@ -367,19 +367,4 @@ func (l *Locker) Close(ctx context.Context) error {
 		err = errors.Join(err, failure)
 	}
 	return err
-}
-
-// jittered spreads pauses, so that all who lost one server do not come together.
-func jittered(d time.Duration) time.Duration { return d/2 + rand.N(d) }
-
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
 	"time"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/lease"
 )
 
 // Capabilities are what a Locker promises.
@@ -126,7 +126,7 @@ func (l *Locker) Lock(ctx context.Context, name string) (lock.Held, error) {
 		case err == nil:
 			return p, nil
 		case ctx.Err() == nil && (errors.Is(err, errVanished) || errors.Is(err, errSessionLost)):
-			sleep(ctx, jittered(retryPause)) // and stand in the queue again
+			_ = lease.Sleep(ctx, lease.Jittered(retryPause)) // and stand in the queue again
 		default:
 			return nil, l.failed("lock", name, err)
 		}
@@ -306,18 +306,5 @@ func (l *Locker) begin(f func()) {
 	defer l.mu.Unlock()
 	if !l.closed {
 		l.wg.Go(f)
-	}
-}
-
-// jittered spreads pauses, so that all who lost one server do not come together.
-func jittered(d time.Duration) time.Duration { return d/2 + rand.N(d) }
-
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
 	}
 }

@@ -196,7 +196,7 @@ func (p *place) create() error {
 			return err
 		}
 		s.note(err)
-		sleep(s.ctx, jittered(pause))
+		_ = lease.Sleep(s.ctx, lease.Jittered(pause))
 		if err := p.find(); err != nil || p.node != "" {
 			return err
 		}

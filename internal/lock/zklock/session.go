@@ -301,7 +301,7 @@ func (s *session) call(ctx context.Context, request func() error) error {
 			return err
 		}
 		s.note(err)
-		sleep(ctx, jittered(pause))
+		_ = lease.Sleep(ctx, lease.Jittered(pause))
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"flashsale/internal/lock/lease"
 )
 
 // hosts tells the client library which server to try next. It leaves names
@@ -60,12 +62,12 @@ func (h *hosts) pause() time.Duration {
 	if rounds == 0 {
 		return 0
 	}
-	return jittered(min(retryPause<<min(rounds-1, 10), dialPauseMax))
+	return lease.Jittered(min(retryPause<<min(rounds-1, 10), dialPauseMax))
 }
 
 // dial makes a connection for the client library.
 func (s *session) dial(network, address string, timeout time.Duration) (net.Conn, error) {
-	sleep(s.dialing, s.hosts.pause())
+	_ = lease.Sleep(s.dialing, s.hosts.pause())
 	dialer := net.Dialer{Timeout: min(timeout, s.locker.cfg.TTL/dialShare)}
 	conn, err := dialer.DialContext(s.dialing, network, address)
 	if err != nil {
