@@ -361,7 +361,7 @@ func (d *desk) yield(held lock.InLine, granted time.Time) (next lock.Held, err e
 	case errors.Is(err, lock.ErrLost):
 		d.lost(held)
 		return nil, nil
-	case err != nil && ctx != d.ctx && ctx.Err() != nil,
+	case next == nil && ctx != d.ctx && ctx.Err() != nil,
 		errors.Is(err, context.DeadlineExceeded) && !d.hasWork():
 		return nil, nil // nobody waits for it; what has come meanwhile asks again
 	}
