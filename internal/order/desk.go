@@ -357,13 +357,12 @@ func (d *desk) yield(held lock.InLine, granted time.Time) (next lock.Held, err e
 	}
 	d.cfg.Metrics.LockHold.Observe(time.Since(granted).Seconds())
 	next, err = d.awaitLock(ctx, held.Yield)
-	switch {
-	case errors.Is(err, lock.ErrLost):
+	if errors.Is(err, lock.ErrLost) {
 		d.lost(held)
-		return nil, nil
-	case next == nil && ctx != d.ctx && ctx.Err() != nil,
-		errors.Is(err, context.DeadlineExceeded) && !d.hasWork():
-		return nil, nil // nobody waits for it; what has come meanwhile asks again
+		err = nil
+	}
+	if closing := ctx != d.ctx && ctx.Err() != nil; closing || errors.Is(err, context.DeadlineExceeded) && !d.hasWork() {
+		err = nil // nobody waits for it; what has come meanwhile asks again
 	}
 	return next, err
 }
