@@ -182,26 +182,9 @@ func (s *Store) Take(ctx context.Context, sku, order string, n int64) (Stock, er
 }
 
 // GiveBack returns what an order has taken, once: ErrNotTaken says that there was
-// nothing, or nothing any more.
+// nothing, or nothing any more. A Take without an answer may still be on its way:
+// one that comes later is refused, since the stock's key has changed in any case.
 func (s *Store) GiveBack(ctx context.Context, sku, order string) (Stock, error) {
-	if err := checkOrder(order); err != nil {
-		return Stock{}, err
-	}
-	key := s.takenKey(sku, order)
-	return s.change(ctx, sku, key, func(now Stock, taken int64) (next Stock, put *clientv3.Op, err error) {
-		if taken == 0 {
-			return now, nil, ErrNotTaken
-		}
-		now.Available += taken
-		op := clientv3.OpDelete(key)
-		return now, &op, nil
-	})
-}
-
-// Withdraw is GiveBack of a Take whose outcome is not known: one that may still
-// come is refused from now on, since the stock has changed. ErrNotTaken: it had
-// not come, and will not.
-func (s *Store) Withdraw(ctx context.Context, sku, order string) (Stock, error) {
 	if err := checkOrder(order); err != nil {
 		return Stock{}, err
 	}

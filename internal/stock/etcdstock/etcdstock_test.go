@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -270,5 +271,62 @@ func BenchmarkTake(b *testing.B) {
 		if _, err := s.Take(b.Context(), "a", fmt.Sprint(n), 1); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// lateKV holds its first write back: the caller gets no answer, and arrive
+// lets it come to the server.
+type lateKV struct {
+	clientv3.KV
+	arrive func() (*clientv3.TxnResponse, error)
+}
+
+type lateTxn struct {
+	clientv3.Txn
+	kv     *lateKV
+	writes bool
+}
+
+func (kv *lateKV) Txn(ctx context.Context) clientv3.Txn {
+	return &lateTxn{Txn: kv.KV.Txn(context.WithoutCancel(ctx)), kv: kv}
+}
+
+func (t *lateTxn) If(c ...clientv3.Cmp) clientv3.Txn  { t.Txn = t.Txn.If(c...); return t }
+func (t *lateTxn) Else(o ...clientv3.Op) clientv3.Txn { t.Txn = t.Txn.Else(o...); return t }
+
+func (t *lateTxn) Then(o ...clientv3.Op) clientv3.Txn {
+	t.writes = slices.ContainsFunc(o, clientv3.Op.IsPut)
+	t.Txn = t.Txn.Then(o...)
+	return t
+}
+
+func (t *lateTxn) Commit() (*clientv3.TxnResponse, error) {
+	if !t.writes || t.kv.arrive != nil {
+		return t.Txn.Commit()
+	}
+	t.kv.arrive = t.Txn.Commit
+	return nil, context.DeadlineExceeded
+}
+
+// A Take without an answer arrives after its units were given back: it takes none.
+func TestATakeThatArrivesLateTakesNothing(t *testing.T) {
+	late := &lateKV{}
+	s := newStore(t)
+	create(t, s, "a", 3)
+	slow := newStore(t, func(cfg *etcdstock.Config) {
+		late.KV = cfg.Client.KV
+		cfg.Client.KV = late
+	})
+	if _, err := slow.Take(t.Context(), "a", "o1", 2); err == nil {
+		t.Fatal("the Take was answered")
+	}
+	if _, err := slow.GiveBack(t.Context(), "a", "o1"); !errors.Is(err, etcdstock.ErrNotTaken) {
+		t.Errorf("got %v, want %v", err, etcdstock.ErrNotTaken)
+	}
+	if answer, err := late.arrive(); err != nil || answer.Succeeded {
+		t.Errorf("the late Take: %+v, %v; want it refused", answer, err)
+	}
+	if left := conserved(t, s, "a"); left.Available != 3 {
+		t.Errorf("%d left of 3", left.Available)
 	}
 }
