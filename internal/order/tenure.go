@@ -132,47 +132,6 @@ func (t *tenure) awaitOrders() bool {
 	return true
 }
 
-// wanted reports whether another replica waits.
-func (t *tenure) wanted() bool {
-	select {
-	case <-t.held.Wanted():
-		return true
-	default:
-		return false
-	}
-}
-
-// isLast reports whether the batch in hand is the tenure's last: another replica
-// waits, and either the quantum is over, or the least time is and nothing more is
-// left to sell here. To wait for more would have that replica's buyers wait for a
-// batch of few.
-func (t *tenure) isLast() bool {
-	if !t.wanted() {
-		return false
-	}
-	lasted := time.Since(t.began)
-	return lasted >= t.cfg.Desk.Quantum || lasted >= t.cfg.Desk.Least && len(t.pending) == 0 && t.queue.empty()
-}
-
-// heir is the token to register with a decision that is the tenure's last. A
-// refusal has yet to be checked against the row as this tenure knows it.
-func (t *tenure) heir(d *decision) lock.Token {
-	line, ok := t.held.(lock.InLine)
-	if !ok || t.right.Fence != strategy.FenceClaim || len(d.refused) > 0 {
-		return 0
-	}
-	return line.Next()
-}
-
-// fullSwing is a batch that says that more orders will be here by the time that
-// the lock comes round again.
-const fullSwing = 8
-
-// comesAgain reports whether to queue up again as the lock is given back.
-func (t *tenure) comesAgain() bool {
-	return t.wanted() && t.selling.Err() == nil && (t.largest >= fullSwing || t.hasWork())
-}
-
 // begin claims the row and reads it.
 func (t *tenure) begin() error {
 	ctx, cancel := context.WithTimeout(t.ctx, claimTimeout)

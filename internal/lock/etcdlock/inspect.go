@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -73,6 +74,16 @@ func inspect(ctx context.Context, client *clientv3.Client, prefix string) ([]loc
 func ownerOf(kv *mvccpb.KeyValue) (o Owner) {
 	_ = json.Unmarshal(kv.Value, &o)
 	return o
+}
+
+// value is what stands in a key that is asked for now.
+func (o Owner) value() string {
+	o.Since = time.Now()
+	value, err := json.Marshal(o)
+	if err != nil {
+		panic(err) // strings, an int and a time
+	}
+	return string(value)
 }
 
 func (o Owner) text(place string) string {

@@ -2,7 +2,6 @@ package etcdlock
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -114,13 +113,7 @@ func (l *Locker) create(p *place, w where) {
 
 // put is the operation that makes a place's key.
 func (l *Locker) put(p *place) clientv3.Op {
-	owner := l.cfg.Owner
-	owner.Since = time.Now()
-	value, err := json.Marshal(owner)
-	if err != nil {
-		panic(err) // strings, an int and a time
-	}
-	return clientv3.OpPut(p.key, string(value), clientv3.WithLease(p.lease.id))
+	return clientv3.OpPut(p.key, l.cfg.Owner.value(), clientv3.WithLease(p.lease.id))
 }
 
 // created takes in the answer to a transaction that was to make a place's key.

@@ -2,7 +2,6 @@ package etcdlock
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -101,15 +100,9 @@ func (s *tryStore) Try(ctx context.Context, name, owner string) (lock.Token, err
 		return 0, fmt.Errorf("begin a lease in etcd: %w", err)
 	}
 	s.note(owner, tryGrant{lease: granted.ID})
-	who := s.cfg.Owner
-	who.Since = time.Now()
-	value, err := json.Marshal(who)
-	if err != nil {
-		panic(err) // strings, an int and a time
-	}
 	answer, err := s.cfg.Client.Txn(ctx).
 		If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
-		Then(clientv3.OpPut(key, string(value), clientv3.WithLease(granted.ID))).
+		Then(clientv3.OpPut(key, s.cfg.Owner.value(), clientv3.WithLease(granted.ID))).
 		Else(clientv3.OpGet(key)).Commit()
 	if err != nil {
 		if !isTransient(err) { // else Release settles it
