@@ -89,6 +89,9 @@ func (t *Textbook) enter(ctx context.Context, name string, gate lock.Held,
 		err = lock.ErrClosed
 	case errors.Is(err, concurrency.ErrLocked):
 		err = lock.ErrHeld
+	case ctx.Err() != nil:
+		// etcd has the same deadline, and may have said so first in its own words.
+		err = fmt.Errorf("%w (%s)", ctx.Err(), err.Error())
 	}
 	return nil, fmt.Errorf("lock %s: %w", name, err)
 }
