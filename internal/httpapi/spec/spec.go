@@ -1,0 +1,13 @@
+// Package spec is the service's HTTP contract, openapi.yaml, and what is generated
+// from it: the types of bodies, and the interface that the handlers fulfil. The
+// contract is edited by hand, and everything else follows it.
+package spec
+
+import _ "embed"
+
+//go:generate go run github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.8.2 -config server.cfg.yaml openapi.yaml
+
+// YAML is the contract itself, an OpenAPI 3.1 document.
+//
+//go:embed openapi.yaml
+var YAML []byte
