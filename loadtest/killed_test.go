@@ -20,7 +20,7 @@ func TestReplicasKilledInTurnLoseNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const adminToken, secret = "admin", "secret"
+	adminToken, secret := sandbox.Secret(), sandbox.Secret()
 	start := func(name, addr string) *sandbox.Replica {
 		return sandboxtest.StartReplica(t, sandbox.ReplicaConfig{
 			Replica: name, Addr: addr, MySQLDSN: dsn, EtcdEndpoints: stack.EtcdEndpoints(), AdminToken: adminToken, JWTSecret: secret,

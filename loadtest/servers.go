@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -152,7 +151,7 @@ type fleet struct {
 // startFleet starts n replicas like cfg at the same time, each with a name of its
 // own, and with new secrets. On an error none is left running.
 func startFleet(ctx context.Context, cfg sandbox.ReplicaConfig, n int) (*fleet, error) {
-	f := &fleet{adminToken: rand.Text(), jwtSecret: rand.Text()}
+	f := &fleet{adminToken: sandbox.Secret(), jwtSecret: sandbox.Secret()}
 	cfg.AdminToken, cfg.JWTSecret = f.adminToken, f.jwtSecret
 	started := make([]*sandbox.Replica, n)
 	group, ctx := errgroup.WithContext(ctx)

@@ -62,7 +62,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		kong.Name("api"),
 		kong.Description("A flash-sale order service that cannot oversell. Every flag can be set by its FLASHSALE_ variable."),
 		kong.DefaultEnvars("FLASHSALE"),
-		kong.Configuration(kong.JSON),
+		kong.Configuration(readConfig),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { exited = true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),

@@ -23,8 +23,8 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	secret     = "a secret of the tests"
-	adminToken = "an admin token of the tests"
+	secret     = "a secret of the tests, which is long enough"
+	adminToken = "an admin token of the tests, which is long enough"
 	lockTTL    = 2 * time.Second
 	// timeout is the replicas' request time-out in these tests.
 	timeout = 3 * time.Second
@@ -106,6 +106,9 @@ func TestBadConfigurationIsOneClearError(t *testing.T) {
 		{"more connections than the server has", []string{dsn, etcd, "--max-replicas=100", "--mysql-pool=50"},
 			[]string{"--max-replicas 100", "--mysql-pool 50", "5400", "max_connections"}},
 		{"certificate without key", []string{dsn, etcd, "--tls-cert=x"}, []string{"--tls-cert", "--tls-key"}},
+		{"key set that is not there", []string{dsn, etcd, "--jwt-secret=", "--jwks=/nowhere/jwks.json"}, []string{"--jwks", "/nowhere/jwks.json"}},
+		{"key set beside a secret", []string{dsn, etcd, "--jwks=x"}, []string{"--jwks", "--jwt-secret", "exclude"}},
+		{"short secret", []string{dsn, etcd, "--jwt-secret=short"}, []string{"--jwt-secret", "5 bytes", "at least 32"}},
 		{"port taken", []string{dsn, etcd, "--addr=" + taken.Addr().String()}, []string{"--addr", "address already in use"}},
 		{"MySQL unreachable", []string{nobody, etcd, "--start-timeout=1s"}, []string{"MySQL at 127.0.0.1:1", "--start-timeout 1s", "refused"}},
 		{"etcd unreachable", []string{dsn, "--etcd-endpoints=http://127.0.0.1:1", "--start-timeout=1s"},

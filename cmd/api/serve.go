@@ -38,9 +38,7 @@ type serveCmd struct {
 
 	LockTTL time.Duration `name:"lock-ttl" default:"5s" help:"How long a lock outlives a replica that died; etcd raises less than 2s."`
 
-	AdminToken  string `required:"" placeholder:"TOKEN" help:"Bearer token of administrators."`
-	JWTSecret   string `name:"jwt-secret" required:"" placeholder:"SECRET" help:"HS256 secret of customers' tokens."`
-	JWTAudience string `name:"jwt-audience" placeholder:"AUD" help:"Audience that tokens must be for."`
+	accessFlags
 
 	PaymentWindow  time.Duration `default:"15m" help:"How long an order stays reserved without payment."`
 	RequestTimeout time.Duration `default:"5s" help:"Longest time from an order's arrival to its answer."`
@@ -70,14 +68,10 @@ func (c *serveCmd) check() error {
 	switch {
 	case c.MaxReplicas < 1:
 		return fmt.Errorf("--max-replicas is %d, must be at least 1", c.MaxReplicas)
-	case c.AdminToken == "":
-		return errors.New("--admin-token must not be empty")
-	case c.JWTSecret == "":
-		return errors.New("--jwt-secret must not be empty")
 	case (c.TLSCert == "") != (c.TLSKey == ""):
 		return errors.New("--tls-cert and --tls-key go together")
 	}
-	return nil
+	return c.accessFlags.check()
 }
 
 // gcPercent lets the heap grow to two and a half times what is live before it is
@@ -105,6 +99,10 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 		debug.SetGCPercent(gcPercent)
 	}
 	logger := c.logger(c.Replica, s)
+	keys, err := c.keys(logger)
+	if err != nil {
+		return err
+	}
 	// Bound before anything else: a taken port is the commonest mistake, and
 	// the quickest to find out.
 	listener, err := net.Listen("tcp", c.Addr)
@@ -113,7 +111,7 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	}
 	defer func() { _ = listener.Close() }() // the server closes it first
 
-	r := &replica{cmd: c, strategy: row, fence: fence, logger: logger, registry: prometheus.NewRegistry()}
+	r := &replica{cmd: c, strategy: row, fence: fence, logger: logger, keys: keys, registry: prometheus.NewRegistry()}
 	r.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() { err = errors.Join(err, r.close()) }()
 	if err := r.connect(ctx); err != nil {
@@ -131,6 +129,7 @@ type replica struct {
 	strategy strategy.Strategy
 	fence    strategy.Fence
 	logger   *slog.Logger
+	keys     *httpapi.Keys // nil where tokens are checked by a secret
 	registry *prometheus.Registry
 
 	db       *stock.DB
@@ -178,7 +177,7 @@ func at(address string, err error) error {
 func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 	cfg := httpapi.Config{
 		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Audit: r.audit, Ready: r.ready, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
-		JWTSecret: []byte(r.cmd.JWTSecret), Audience: r.cmd.JWTAudience, AdminToken: r.cmd.AdminToken,
+		JWTSecret: []byte(r.cmd.JWTSecret), Keys: r.keys, Audience: r.cmd.JWTAudience, AdminToken: r.cmd.AdminToken,
 		Registry: r.registry, Logger: r.logger,
 	}
 	if inspector := r.guard.Inspector(); inspector != nil {

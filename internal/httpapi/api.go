@@ -35,7 +35,7 @@ type Catalog interface {
 }
 
 // Config is what the API is made of. All of it is required, but for Audience,
-// Audit and Locks.
+// Audit, Locks, and one of JWTSecret and Keys.
 type Config struct {
 	Orders  Orders
 	Catalog Catalog
@@ -50,8 +50,11 @@ type Config struct {
 	// RequestTimeout bounds the reads; orders have a bound of their own.
 	RequestTimeout time.Duration
 	// Replica names this process in X-Replica.
-	Replica    string
+	Replica string
+	// JWTSecret is what HS256 tokens are signed with, and Keys are the public keys
+	// of RS256 and ES256: exactly one of the two is given.
 	JWTSecret  []byte
+	Keys       *Keys
 	Audience   string
 	AdminToken string
 	Registry   *prometheus.Registry
@@ -70,7 +73,11 @@ type api struct {
 // New returns the handler of all routes.
 func New(cfg Config) (http.Handler, error) {
 	gin.SetMode(gin.ReleaseMode)
-	a := &api{cfg: cfg, verifier: newVerifier(cfg.JWTSecret, cfg.Audience, cfg.AdminToken)}
+	verifier, err := newVerifier(cfg.JWTSecret, cfg.Keys, cfg.Audience, cfg.AdminToken)
+	if err != nil {
+		return nil, err
+	}
+	a := &api{cfg: cfg, verifier: verifier}
 	if a.cfg.Audit == nil {
 		a.cfg.Audit = func(ctx context.Context) (stock.Report, error) { return stock.Audit(ctx, cfg.Stock) }
 	}

@@ -17,7 +17,10 @@ func BenchmarkToken(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	v := newVerifier(secret, "", "")
+	v, err := newVerifier(secret, nil, "", "an admin token")
+	if err != nil {
+		b.Fatal(err)
+	}
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := v.verify(token); err != nil {

@@ -61,7 +61,7 @@ func planEtcd(dir string, program []string, n int) ([]etcdNode, error) {
 	}
 	// The cluster's id is made from this token: two sandboxes never share one,
 	// so that tokens of one are not taken for another's.
-	token := randomHex()
+	token := Secret()
 	for i := range nodes {
 		nodes[i].argv = append(slices.Clone(program),
 			"--name="+nodes[i].name,

@@ -59,7 +59,7 @@ func StartKubernetes(ctx context.Context, etcdEndpoints []string) (*Kubernetes, 
 	if err != nil {
 		return nil, fmt.Errorf("open the server's folder: %w", err)
 	}
-	k := &Kubernetes{folder: folder, Token: randomHex()}
+	k := &Kubernetes{folder: folder, Token: Secret()}
 	if err := k.start(ctx, program, etcdEndpoints); err != nil {
 		return nil, errors.Join(err, folder.remove())
 	}

@@ -124,7 +124,7 @@ func startMySQL(ctx context.Context, dir string, connections int) (*MySQL, error
 	if err != nil {
 		return nil, err
 	}
-	m := &MySQL{addr: addr, password: randomHex(), dataDir: filepath.Join(dir, "mysql")}
+	m := &MySQL{addr: addr, password: Secret(), dataDir: filepath.Join(dir, "mysql")}
 	if err := m.install(ctx, install); err != nil {
 		return nil, err
 	}
@@ -280,8 +280,9 @@ func (e *MissingError) Error() string {
 // Unwrap is exec.ErrNotFound, mostly.
 func (e *MissingError) Unwrap() error { return e.err }
 
-func randomHex() string {
-	secret := make([]byte, 16)
+// Secret is a new one of 256 bits, as long as an HS256 key has to be.
+func Secret() string {
+	secret := make([]byte, 32)
 	_, _ = rand.Read(secret) // documented never to fail
 	return hex.EncodeToString(secret)
 }

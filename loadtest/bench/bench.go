@@ -8,7 +8,6 @@ package bench
 
 import (
 	"context"
-	"crypto/rand"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -108,7 +107,7 @@ func Measure(ctx context.Context, cfg Config) (*Result, error) {
 		return nil, err
 	}
 	b := &bench{
-		cfg: cfg, adminToken: rand.Text(), jwtSecret: rand.Text(), began: time.Now(), ways: map[string]peer.Way{}, own: map[string]float64{},
+		cfg: cfg, adminToken: sandbox.Secret(), jwtSecret: sandbox.Secret(), began: time.Now(), ways: map[string]peer.Way{}, own: map[string]float64{},
 		result: &Result{Runs: []Run{}, Seed: cfg.Seed, Peers: cfg.Programme.peers(), Tuning: []Tuned{}, Machine: thisMachine(), Notes: []string{}},
 	}
 	cfg.Say("Starting the servers, and minting the tokens of %d customers ...", cfg.planned())

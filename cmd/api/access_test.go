@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestWeakAndKnownSecretsAreRefused(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("s", leastSecret)
+	for _, test := range []struct {
+		name string
+		in   accessFlags
+		want []string // nothing: it is taken
+	}{
+		{"nothing", accessFlags{}, []string{"--jwt-secret", "--jwks", "openssl rand -hex 32"}},
+		{"no secret", accessFlags{AdminToken: long}, []string{"--jwt-secret", "missing"}},
+		{"no admin token", accessFlags{JWTSecret: long}, []string{"--admin-token", "missing", "openssl rand -hex 32"}},
+		{"a short secret", accessFlags{AdminToken: long, JWTSecret: long[1:]}, []string{"--jwt-secret", "31 bytes", "at least 32"}},
+		{"a short admin token", accessFlags{AdminToken: "hunter2", JWTSecret: long}, []string{"--admin-token", "7 bytes"}},
+		{"the demo's secret", accessFlags{AdminToken: long, JWTSecret: demoJWTSecret}, []string{"--jwt-secret", "everybody knows"}},
+		{"the demo's admin token", accessFlags{AdminToken: demoAdminToken, JWTSecret: long}, []string{"--admin-token", "everybody knows"}},
+		{"the demo's, one for the other", accessFlags{AdminToken: demoJWTSecret, JWTSecret: long}, []string{"--admin-token", "everybody knows"}},
+		{"two ways to check tokens", accessFlags{AdminToken: long, JWTSecret: long, JWKS: "f"}, []string{"--jwks", "--jwt-secret", "exclude"}},
+		{"good ones", accessFlags{AdminToken: long, JWTSecret: long}, nil},
+		{"a key set", accessFlags{AdminToken: long, JWKS: "f"}, nil},
+		{"the demo's, and said so", accessFlags{AdminToken: demoAdminToken, JWTSecret: demoJWTSecret, InsecureDemo: true}, nil},
+		{"short ones, and said so", accessFlags{AdminToken: "a", JWTSecret: "b", InsecureDemo: true}, nil},
+	} {
+		err := test.in.check()
+		if (err == nil) != (test.want == nil) {
+			t.Errorf("%s: got %v", test.name, err)
+			continue
+		}
+		for _, want := range test.want {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: got %q, which lacks %q", test.name, err, want)
+			}
+		}
+	}
+}
+
+// A demonstration without secrets gets the known ones: never empty ones.
+func TestDemonstrationHasSecrets(t *testing.T) {
+	t.Parallel()
+	in := accessFlags{InsecureDemo: true}
+	if err := in.check(); err != nil || in.AdminToken != demoAdminToken || in.JWTSecret != demoJWTSecret {
+		t.Errorf("got %+v, %v", in, err)
+	}
+	in = accessFlags{InsecureDemo: true, JWKS: "f"}
+	if err := in.check(); err != nil || in.JWTSecret != "" {
+		t.Errorf("with a key set: got %+v, %v", in, err)
+	}
+}
+
+// fromFile serves with a configuration file, and returns what was wrong.
+func fromFile(t *testing.T, config map[string]any) error {
+	t.Helper()
+	text, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "flashsale.json")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	return run(ctx, []string{"serve", "--config=" + file, "--etcd-endpoints=http://127.0.0.1:1"}, io.Discard, io.Discard)
+}
+
+// Every secret can come from a file: the check that complains has read it.
+func TestSecretsMayComeFromAFile(t *testing.T) {
+	config := map[string]any{"mysql-dsn": "root:hidden@tcp(127.0.0.1:1)/shop", "admin_token": adminToken, "jwt-secret": "too short"}
+	if err := fromFile(t, config); err == nil || !strings.Contains(err.Error(), "--jwt-secret (or --jwks) has 9 bytes") {
+		t.Errorf("got %v, want the complaint on the file's secret", err)
+	}
+	t.Setenv("FLASHSALE_JWT_SECRET", "shorter")
+	if err := fromFile(t, config); err == nil || !strings.Contains(err.Error(), "has 7 bytes") {
+		t.Errorf("got %v: the environment has to win over the file", err)
+	}
+}
+
+func TestMisspeltNameInTheFileIsAnError(t *testing.T) {
+	t.Parallel()
+	if err := fromFile(t, map[string]any{"jwtsecret": "hidden", "admin-token": "a"}); err == nil ||
+		!strings.Contains(err.Error(), "--config: there is no flag jwtsecret") || strings.Contains(err.Error(), "hidden") {
+		t.Errorf("got %v", err)
+	}
+}

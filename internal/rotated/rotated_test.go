@@ -1,0 +1,130 @@
+package rotated_test
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"flashsale/internal/rotated"
+)
+
+// source is a file that holds a word; an empty one is bad.
+type source struct {
+	t    *testing.T
+	path string
+}
+
+func newSource(t *testing.T, text string) source {
+	s := source{t, filepath.Join(t.TempDir(), "word")}
+	s.write(text)
+	return s
+}
+
+// write replaces the file as those do who rotate keys: all of it at once.
+func (s source) write(text string) {
+	s.t.Helper()
+	if err := os.WriteFile(s.path+".new", []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.Rename(s.path+".new", s.path); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s source) load() (string, error) {
+	text, err := os.ReadFile(s.path)
+	if err == nil && len(text) == 0 {
+		err = errors.New("the file is empty")
+	}
+	return string(text), err
+}
+
+func awaitTrue(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
+
+func TestChangedFileIsInUseWithoutARestart(t *testing.T) {
+	t.Parallel()
+	s := newSource(t, "old")
+	v, err := rotated.Open(slog.New(slog.DiscardHandler), s.load, s.path)
+	if err != nil || v.Get() != "old" {
+		t.Fatalf("got %v", err)
+	}
+	s.write("new")
+	awaitTrue(t, "the new word", func() bool { return v.Get() == "new" })
+}
+
+func TestBadFileAtStartIsAnError(t *testing.T) {
+	t.Parallel()
+	s := newSource(t, "")
+	if _, err := rotated.Open(slog.New(slog.DiscardHandler), s.load, s.path); err == nil {
+		t.Error("it was taken")
+	}
+}
+
+func TestBadFileLaterIsLoggedOnceAndTheOldValueStays(t *testing.T) {
+	t.Parallel()
+	s := newSource(t, "old")
+	var log lockedBuffer
+	v, err := rotated.Open(slog.New(slog.NewTextHandler(&log, nil)), s.load, s.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write("")
+	awaitTrue(t, "a line in the log", func() bool { v.Get(); return strings.Contains(log.String(), "the file is empty") })
+	if err := os.Remove(s.path); err != nil {
+		t.Fatal(err)
+	}
+	awaitTrue(t, "a line for the file that is gone", func() bool { v.Get(); return strings.Contains(log.String(), "no such file") })
+	if got := v.Get(); got != "old" {
+		t.Errorf("got %q, want what was good", got)
+	}
+	if n := strings.Count(log.String(), "the file is empty"); n != 1 {
+		t.Errorf("the bad file was logged %d times", n)
+	}
+	s.write("new")
+	awaitTrue(t, "the good file again", func() bool { return v.Get() == "new" })
+}
+
+func TestManyMayAskAtOnce(t *testing.T) {
+	t.Parallel()
+	s := newSource(t, "one")
+	v, err := rotated.Open(slog.New(slog.DiscardHandler), s.load, s.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() { awaitTrue(t, "two", func() bool { return v.Get() == "two" }) })
+	}
+	s.write("two")
+	all.Wait()
+}
+
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
