@@ -25,7 +25,7 @@ import (
 type Orders interface {
 	Place(ctx context.Context, r order.Request) (order.Placed, error)
 	Find(ctx context.Context, customer string, id order.ID) (order.Order, error)
-	PutSKU(ctx context.Context, want stock.Stock) (got stock.Stock, created bool, err error)
+	PutSKU(ctx context.Context, want stock.Stock, only order.Precondition) (got stock.Stock, created bool, err error)
 }
 
 // Catalog is where SKUs are read.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"flashsale/internal/order"
 	"flashsale/internal/stock"
 )
 
@@ -61,7 +62,7 @@ func (a *api) putSKU(c *gin.Context) {
 		a.fail(c, err)
 		return
 	}
-	got, created, err := a.cfg.Orders.PutSKU(c.Request.Context(), want)
+	got, created, err := a.cfg.Orders.PutSKU(c.Request.Context(), want, order.Precondition{})
 	if err != nil {
 		a.fail(c, unavailable(err))
 		return

@@ -21,20 +21,22 @@ type Entry struct {
 	SaleStartsAt     *time.Time `json:"sale_starts_at,omitempty"`
 	SaleEndsAt       *time.Time `json:"sale_ends_at,omitempty"`
 	Seq              uint64     `json:"seq"`
+	Revision         uint64     `json:"revision"`
 }
 
 // Stock is the row that the entry is a copy of, without what the copy lacks.
 func (e *Entry) Stock() stock.Stock {
 	return stock.Stock{
 		SKU: e.SKU, Name: e.Name, PriceCents: e.PriceCents, Currency: e.Currency, Units: e.Units, Available: e.Available,
-		PerCustomerLimit: e.PerCustomerLimit, SaleStartsAt: e.SaleStartsAt, SaleEndsAt: e.SaleEndsAt, Seq: e.Seq,
+		PerCustomerLimit: e.PerCustomerLimit, SaleStartsAt: e.SaleStartsAt, SaleEndsAt: e.SaleEndsAt, Seq: e.Seq, Revision: e.Revision,
 	}
 }
 
 // replaces reports whether e, read from MySQL, says something that old, read
-// from etcd before, does not. Every change of a row moves its seq.
+// from etcd before, does not. Every change of a row moves its seq; an entry that
+// a program without revisions wrote has none.
 func (e *Entry) replaces(old *Entry) bool {
-	return e.Seq > old.Seq || e.Seq == old.Seq && (e.Available != old.Available || e.Units != old.Units)
+	return e.Seq > old.Seq || e.Seq == old.Seq && (e.Available != old.Available || e.Units != old.Units || e.Revision != old.Revision)
 }
 
 func (e *Entry) encode() (string, error) {

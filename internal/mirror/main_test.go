@@ -104,7 +104,8 @@ func (s *shop) sell(sku, customer, key string) int64 {
 			return err
 		}
 		id := uuid.Must(uuid.NewV7())
-		_, err := conn.ExecContext(ctx, "INSERT INTO orders VALUES (?, ?, ?, ?, ?, 1, 999, 'EUR', NULL, 'reserved', 1, ?, NOW(6), NOW(6))",
+		_, err := conn.ExecContext(ctx, "INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, "+
+			"status, fence, seq, created_at, expires_at) VALUES (?, ?, ?, ?, ?, 1, 999, 'EUR', 'reserved', 1, ?, NOW(6), NOW(6))",
 			id[:], sku, []byte(customer), []byte(key), make([]byte, 32), seq)
 		return err
 	})

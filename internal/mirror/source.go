@@ -11,7 +11,7 @@ import (
 
 // This file holds all SQL of the mirror. It only reads, and locks nothing.
 
-const entryColumns = "sku, name, price_cents, currency, units, available, per_customer_limit, sale_starts_at, sale_ends_at, seq"
+const entryColumns = "sku, name, price_cents, currency, units, available, per_customer_limit, sale_starts_at, sale_ends_at, seq, revision"
 
 // inList is the most SKUs of one IN. MariaDB makes a temporary table of a
 // thousand or more.
@@ -57,7 +57,7 @@ func readEntries(ctx context.Context, db *stock.DB, query string, args ...any) (
 	for rows.Next() {
 		var e Entry
 		err := rows.Scan(&e.SKU, &e.Name, &e.PriceCents, &e.Currency, &e.Units, &e.Available,
-			&e.PerCustomerLimit, &e.SaleStartsAt, &e.SaleEndsAt, &e.Seq)
+			&e.PerCustomerLimit, &e.SaleStartsAt, &e.SaleEndsAt, &e.Seq, &e.Revision)
 		if err != nil {
 			return nil, fmt.Errorf("read stock: %w", err)
 		}

@@ -50,7 +50,7 @@ func TestStaleSKUTakesNoOtherOfItsGroupDown(t *testing.T) {
 	if _, err := newer.Begin(t.Context(), db); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.Change(t.Context(), parts[2].Row.Stock); err != nil { // moves its seq
+	if _, err := db.Change(t.Context(), parts[2].Row.Stock, nil); err != nil { // moves its seq
 		t.Fatal(err)
 	}
 	outcomes, err := order.CommitGroup(t.Context(), db, parts...)

@@ -66,7 +66,7 @@ func thing(s stock.Stock) stock.Stock {
 // change changes the SKU at a replica.
 func change(t *testing.T, at *order.Service, s stock.Stock) {
 	t.Helper()
-	if _, created, err := at.PutSKU(t.Context(), thing(s)); err != nil || created {
+	if _, created, err := at.PutSKU(t.Context(), thing(s), order.Precondition{}); err != nil || created {
 		t.Fatalf("change the SKU: created %v, error %v", created, err)
 	}
 }

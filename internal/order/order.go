@@ -49,6 +49,11 @@ type Order struct {
 	Seq       uint64
 	CreatedAt time.Time
 	ExpiresAt time.Time
+	// ClosedAt is when it was paid, cancelled or expired; nil while reserved.
+	ClosedAt *time.Time
+	// PaymentReference is what the payment that paid it is called; empty where
+	// none was given.
+	PaymentReference string
 }
 
 // TotalCents is the price of the whole order.
@@ -92,6 +97,17 @@ var (
 	ErrKeyReused = errors.New("the idempotency key was used for another order")
 	// ErrNotFound: the customer has no such order.
 	ErrNotFound = errors.New("no such order")
+	// ErrPaymentWindowOver: the payment came after the window, whether or not the
+	// order's expiry was seen to.
+	ErrPaymentWindowOver = errors.New("the payment window is over")
+	// ErrCancelled: a cancelled order cannot be paid.
+	ErrCancelled = errors.New("the order is cancelled")
+	// ErrAlreadyPaid: a paid order cannot be cancelled, nor paid once more.
+	ErrAlreadyPaid = errors.New("the order is paid")
+	// ErrExpired: an expired order cannot be cancelled.
+	ErrExpired = errors.New("the order has expired")
+	// ErrPrecondition: the SKU is not as the caller's Precondition has it.
+	ErrPrecondition = errors.New("the SKU is not as the precondition has it")
 )
 
 // The troubles.

@@ -229,6 +229,44 @@ func TestAuditOfASaleUnderEachFence(t *testing.T) {
 	}
 }
 
+// What another administrator has changed since is not overwritten; what was sold
+// since does not stand in the way.
+func TestPreconditionsOfAChange(t *testing.T) {
+	forGuarded(t, func(t *testing.T, name string) {
+		dsn := newDSN(t, stock.Stock{Units: 5})
+		service := startReplica(t, options{dsn: dsn, strategy: name})
+		put := func(sku string, only order.Precondition) (stock.Stock, bool, error) {
+			want := thing(stock.Stock{Units: 5})
+			want.SKU = sku
+			return service.PutSKU(t.Context(), want, only)
+		}
+		seen, _, err := put(testSKU, order.Precondition{Exists: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := service.Place(t.Context(), buy("ann", "k", 1)); err != nil {
+			t.Fatal(err)
+		}
+		changed, _, err := put(testSKU, order.Precondition{Revision: &seen.Revision})
+		if err != nil || changed.Revision != seen.Revision+1 || changed.Seq <= seen.Seq {
+			t.Errorf("after a sale: got %+v, %v; want revision %d and a later seq", changed, err, seen.Revision+1)
+		}
+		for what, only := range map[string]order.Precondition{"another's change": {Revision: &seen.Revision}, "it is there": {Absent: true}} {
+			if _, _, err := put(testSKU, only); !errors.Is(err, order.ErrPrecondition) {
+				t.Errorf("%s: got %v, want %v", what, err, order.ErrPrecondition)
+			}
+		}
+		for what, only := range map[string]order.Precondition{"no such revision": {Revision: &seen.Revision}, "it is not there": {Exists: true}} {
+			if _, _, err := put("other", only); !errors.Is(err, order.ErrPrecondition) {
+				t.Errorf("%s: got %v, want %v", what, err, order.ErrPrecondition)
+			}
+		}
+		if _, created, err := put("other", order.Precondition{Absent: true}); err != nil || !created {
+			t.Errorf("a new one: created %v, error %v", created, err)
+		}
+	})
+}
+
 func TestUnknownSKU(t *testing.T) {
 	forGuarded(t, func(t *testing.T, name string) {
 		service := startReplica(t, options{dsn: newDSN(t, stock.Stock{Units: 5}), strategy: name})

@@ -152,16 +152,30 @@ func (s *Service) exists(ctx context.Context, sku string) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
+// Precondition is what must hold of a SKU for a PutSKU to change it. The zero
+// value asks for nothing.
+type Precondition struct {
+	// Revision, if not nil, must be the SKU's.
+	Revision *uint64
+	// Exists and Absent: there must be, or must not yet be, such a SKU.
+	Exists, Absent bool
+}
+
 // PutSKU creates the SKU, or changes what may be changed of one that exists: its
 // name, price, limit and window. Units count on creation only. It returns the
-// row as it then stands, and whether it was created.
-func (s *Service) PutSKU(ctx context.Context, want stock.Stock) (got stock.Stock, created bool, err error) {
-	if created, err = s.cfg.DB.Create(ctx, want); err != nil {
-		return got, false, written(err)
+// row as it then stands, and whether it was created; where the precondition does
+// not hold, ErrPrecondition, and nothing was changed.
+func (s *Service) PutSKU(ctx context.Context, want stock.Stock, only Precondition) (got stock.Stock, created bool, err error) {
+	if !only.Exists && only.Revision == nil {
+		if created, err = s.cfg.DB.Create(ctx, want); err != nil {
+			return got, false, written(err)
+		}
 	}
 	if !created {
-		err := s.seller.alter(ctx, want.SKU, func(ctx context.Context) error { return written(s.cfg.DB.Change(ctx, want)) })
-		if err != nil {
+		if only.Absent {
+			return got, false, ErrPrecondition
+		}
+		if err := s.changeSKU(ctx, want, only.Revision); err != nil {
 			return got, false, err
 		}
 	}
@@ -178,6 +192,23 @@ func (s *Service) PutSKU(ctx context.Context, want stock.Stock) (got stock.Stock
 	defer cancel()
 	_ = s.cfg.Mirror.Await(wait, got.SKU, got.Seq)
 	return got, created, nil
+}
+
+// changeSKU changes a SKU that must exist.
+func (s *Service) changeSKU(ctx context.Context, want stock.Stock, revision *uint64) error {
+	// Names of no SKU are kept away from the desks.
+	if _, err := s.cfg.DB.Get(ctx, want.SKU); errors.Is(err, stock.ErrUnknownSKU) {
+		return ErrPrecondition
+	} else if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return s.seller.alter(ctx, want.SKU, func(ctx context.Context) error {
+		changed, err := s.cfg.DB.Change(ctx, want, revision)
+		if err == nil && !changed {
+			return ErrPrecondition
+		}
+		return written(err)
+	})
 }
 
 // written says of a failed statement, which commits by itself, whether it was

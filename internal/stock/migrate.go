@@ -60,10 +60,25 @@ func (db *DB) migrate(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("read schema version: %w", err)
 	case current > newest:
-		return fmt.Errorf("%w: it is at version %d, the program knows %d; run the program that migrated it, or a later one", ErrSchemaNewer, current, newest)
+		return db.served(ctx, newest, current)
 	}
 	if _, err := provider.Up(ctx); err != nil {
 		return fmt.Errorf("migrate: %w", err)
+	}
+	return nil
+}
+
+// served returns nil where the schema, which is newer than this program, still
+// serves it: a rolling upgrade restarts the replicas of the old program, too.
+func (db *DB) served(ctx context.Context, program, schema int64) error {
+	var least, known int64
+	err := db.SQL.QueryRowContext(ctx, "SELECT COALESCE(MAX(least), 0), COALESCE(MAX(version), 0) FROM serves WHERE version > ?", program).
+		Scan(&least, &known)
+	if err != nil {
+		return fmt.Errorf("read which programs the schema serves: %w", err)
+	}
+	if least > program || known != schema { // one that does not say serves nobody
+		return fmt.Errorf("%w: it is at version %d, the program knows %d; run the program that migrated it, or a later one", ErrSchemaNewer, schema, program)
 	}
 	return nil
 }

@@ -32,6 +32,24 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 	}
 }
 
+func TestNewerSchemaMaySayThatItServesThisProgram(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	exec(t, db, "INSERT INTO goose_db_version (version_id, is_applied) VALUES (999, 1), (1000, 1)")
+	exec(t, db, "INSERT INTO serves (version, least) VALUES (999, 2)")
+	if err := db.Migrate(t.Context()); !errors.Is(err, stock.ErrSchemaNewer) {
+		t.Errorf("a schema that does not say: got %v, want %v", err, stock.ErrSchemaNewer)
+	}
+	exec(t, db, "INSERT INTO serves (version, least) VALUES (1000, 1)")
+	if err := db.Migrate(t.Context()); err != nil {
+		t.Errorf("a schema that serves it: %v", err)
+	}
+	exec(t, db, "UPDATE serves SET least = 1000 WHERE version = 1000")
+	if err := db.Migrate(t.Context()); !errors.Is(err, stock.ErrSchemaNewer) {
+		t.Errorf("a schema that serves later ones: got %v, want %v", err, stock.ErrSchemaNewer)
+	}
+}
+
 func TestGuardOfAnotherKindIsRefusedUntilAdopted(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)

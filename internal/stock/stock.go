@@ -42,7 +42,10 @@ type Stock struct {
 	// Fence is the highest fencing token admitted.
 	Fence uint64
 	// Seq grows by one with each write.
-	Seq       uint64
+	Seq uint64
+	// Revision grows with each change that an administrator makes, and not with
+	// sales.
+	Revision  uint64
 	CreatedAt time.Time `gorm:"autoCreateTime:false"`
 	UpdatedAt time.Time `gorm:"autoUpdateTime:false"`
 }
@@ -87,19 +90,30 @@ func (db *DB) Create(ctx context.Context, want Stock) (created bool, err error) 
 	return true, nil
 }
 
+const (
+	changeRow = `UPDATE stock SET name = ?, price_cents = ?, currency = ?, per_customer_limit = ?, sale_starts_at = ?,
+		sale_ends_at = ?, seq = seq + 1, revision = revision + 1, updated_at = NOW(6) WHERE sku = ?`
+	onlyRevision = " AND revision = ?"
+)
+
 // Change changes what may be changed of a SKU: its name, price, limit and
-// window. A desk that remembers the row must be told: see order.Service.PutSKU.
-func (db *DB) Change(ctx context.Context, want Stock) error {
-	err := db.OnConn(ctx, func(conn *sql.Conn) error {
-		_, err := conn.ExecContext(ctx, `UPDATE stock SET name = ?, price_cents = ?, currency = ?,
-			per_customer_limit = ?, sale_starts_at = ?, sale_ends_at = ?, seq = seq + 1, updated_at = NOW(6) WHERE sku = ?`,
-			want.Name, want.PriceCents, want.Currency, want.PerCustomerLimit, want.SaleStartsAt, want.SaleEndsAt, []byte(want.SKU))
+// window; with a revision, only if that is still the SKU's. It reports whether
+// it did. A desk that remembers the row must be told: see order.Service.PutSKU.
+func (db *DB) Change(ctx context.Context, want Stock, revision *uint64) (changed bool, err error) {
+	query := changeRow
+	args := []any{want.Name, want.PriceCents, want.Currency, want.PerCustomerLimit, want.SaleStartsAt, want.SaleEndsAt, []byte(want.SKU)}
+	if revision != nil {
+		query, args = query+onlyRevision, append(args, *revision)
+	}
+	err = db.OnConn(ctx, func(conn *sql.Conn) error {
+		rows, err := exec(ctx, conn, query, args...)
+		changed = rows == 1
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("change SKU: %w", err)
+		return false, fmt.Errorf("change SKU: %w", err)
 	}
-	return nil
+	return changed, nil
 }
 
 // Get reads one SKU, or returns ErrUnknownSKU.

@@ -205,7 +205,7 @@ func TestChangedRowRefusesARememberedOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := db.Change(t.Context(), row.Stock); err != nil {
+	if _, err := db.Change(t.Context(), row.Stock, nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := apply(t, db, tenure, row, 1); got != 0 {

@@ -43,7 +43,7 @@ func (n *noop) Place(_ context.Context, r order.Request) (order.Placed, error) {
 	return promise(&r, id, row.PriceCents, row.Currency, time.Now().UTC()), nil
 }
 
-func (n *noop) PutSKU(_ context.Context, want stock.Stock) (stock.Stock, bool, error) {
+func (n *noop) PutSKU(_ context.Context, want stock.Stock, _ order.Precondition) (stock.Stock, bool, error) {
 	want.Available = want.Units
 	_, existed := n.skus.Swap(want.SKU, want)
 	return want, !existed, nil

@@ -39,10 +39,10 @@ func TestEveryRivalSellsWhatThereIs(t *testing.T) {
 			s := serversFor(t, p)
 			rivals := []rival{newRival(t, p, s), newRival(t, p, s)}
 			want := stock.Stock{SKU: "one", Name: "One", PriceCents: 1234, Currency: "EUR", Units: units}
-			if _, created, err := rivals[0].PutSKU(ctx, want); err != nil || !created {
+			if _, created, err := rivals[0].PutSKU(ctx, want, order.Precondition{}); err != nil || !created {
 				t.Fatalf("created %v, %v", created, err)
 			}
-			if _, created, err := rivals[1].PutSKU(ctx, want); err != nil || created {
+			if _, created, err := rivals[1].PutSKU(ctx, want, order.Precondition{}); err != nil || created {
 				t.Fatalf("created again %v, %v", created, err)
 			}
 			var sold, refused atomic.Int64
@@ -150,7 +150,7 @@ func TestAKeyIsUsedOnce(t *testing.T) {
 	}
 	p.Name += "-key"
 	r := newRival(t, p, serversFor(t, p))
-	if _, _, err := r.PutSKU(t.Context(), stock.Stock{SKU: "one", Name: "One", Currency: "EUR", Units: 5}); err != nil {
+	if _, _, err := r.PutSKU(t.Context(), stock.Stock{SKU: "one", Name: "One", Currency: "EUR", Units: 5}, order.Precondition{}); err != nil {
 		t.Fatal(err)
 	}
 	request := order.Request{SKU: "one", Customer: "c", Key: "k", Quantity: 1}

@@ -110,7 +110,7 @@ func (p *redisPeer) load(ctx context.Context, sku string) (row stock.Stock, err 
 	return row, json.Unmarshal(text, &row)
 }
 
-func (p *redisPeer) PutSKU(ctx context.Context, want stock.Stock) (stock.Stock, bool, error) {
+func (p *redisPeer) PutSKU(ctx context.Context, want stock.Stock, _ order.Precondition) (stock.Stock, bool, error) {
 	want.Available = want.Units
 	text, err := json.Marshal(want)
 	if err != nil {

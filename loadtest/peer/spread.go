@@ -30,8 +30,8 @@ func openSkipLocked(ctx context.Context, s Servers) (rival, error) {
 // unitRows are inserted by one statement.
 const unitRows = 5000
 
-func (s *skipLocked) PutSKU(ctx context.Context, want stock.Stock) (stock.Stock, bool, error) {
-	got, created, err := s.database.PutSKU(ctx, want)
+func (s *skipLocked) PutSKU(ctx context.Context, want stock.Stock, only order.Precondition) (stock.Stock, bool, error) {
+	got, created, err := s.database.PutSKU(ctx, want, only)
 	if err != nil || !created {
 		return got, created, err
 	}
@@ -125,8 +125,8 @@ func openBuckets(ctx context.Context, s Servers) (rival, error) {
 	return &buckets{database{db: s.DB}}, err
 }
 
-func (b *buckets) PutSKU(ctx context.Context, want stock.Stock) (stock.Stock, bool, error) {
-	got, created, err := b.database.PutSKU(ctx, want)
+func (b *buckets) PutSKU(ctx context.Context, want stock.Stock, only order.Precondition) (stock.Stock, bool, error) {
+	got, created, err := b.database.PutSKU(ctx, want, only)
 	if err != nil || !created {
 		return got, created, err
 	}

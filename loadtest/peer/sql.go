@@ -21,7 +21,7 @@ type database struct {
 	rows cache
 }
 
-func (d *database) PutSKU(ctx context.Context, want stock.Stock) (got stock.Stock, created bool, err error) {
+func (d *database) PutSKU(ctx context.Context, want stock.Stock, _ order.Precondition) (got stock.Stock, created bool, err error) {
 	if created, err = d.db.Create(ctx, want); err != nil || !created {
 		return want, created, err
 	}
