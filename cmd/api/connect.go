@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
 	"flashsale/internal/guard"
 	"flashsale/internal/httpapi"
 	"flashsale/internal/mirror"
@@ -11,6 +13,7 @@ import (
 	"flashsale/internal/stock"
 	"flashsale/internal/stock/etcdstock"
 	"flashsale/internal/strategy"
+	"flashsale/internal/telemetry"
 )
 
 // connect waits for the servers, brings the schema up to date, and makes the
@@ -57,9 +60,11 @@ func (r *replica) connect(ctx context.Context) (err error) {
 		if cfg.Units, err = unitsInEtcd(r.guard, &r.cmd.Servers, r.db); err != nil {
 			return err
 		}
+		r.registry.MustRegister(telemetry.Retries(cfg.Units.Retries))
 		r.audit = func(ctx context.Context) (stock.Report, error) { return order.AuditUnits(ctx, r.db, cfg.Units) }
 	}
 	r.orders = order.New(cfg)
+	r.register()
 	return nil
 }
 
@@ -102,6 +107,7 @@ func (r *replica) startMirror(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	r.registry.MustRegister(r.mirror)
 	// Not with ctx: what the last orders changed has to be written as well.
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan error, 1)
@@ -118,8 +124,20 @@ func (r *replica) startMirror(ctx context.Context) (err error) {
 	return nil
 }
 
+// register makes the metrics of what is open by now.
+func (r *replica) register() {
+	r.registry.MustRegister(telemetry.Build(version, r.strategy.Name, string(r.fence)),
+		collectors.NewDBStatsCollector(r.db.SQL, "orders"), telemetry.NewStock(r.catalog(), r.cmd.MetricsSKUs))
+	if r.mirrorDB != nil {
+		r.registry.MustRegister(collectors.NewDBStatsCollector(r.mirrorDB.SQL, "mirror"))
+	}
+}
+
 // catalog is where this replica reads SKUs.
-func (r *replica) catalog() httpapi.Catalog {
+func (r *replica) catalog() interface {
+	httpapi.Catalog
+	telemetry.Catalog
+} {
 	if r.mirror == nil {
 		return r.db
 	}

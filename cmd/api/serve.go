@@ -46,9 +46,10 @@ type serveCmd struct {
 	DrainTimeout   time.Duration `default:"10s" help:"Longest wait at the end for requests that are being served."`
 	ThinkTime      time.Duration `default:"0s" help:"Lab only: a pause between reading and writing stock."`
 
-	PprofAddr string `placeholder:"ADDR" help:"Private address for pprof; off when empty."`
-	TLSCert   string `name:"tls-cert" placeholder:"FILE" help:"Certificate of this service; plain HTTP without."`
-	TLSKey    string `name:"tls-key" placeholder:"FILE" help:"Key of the certificate."`
+	MetricsSKUs int    `name:"metrics-skus" default:"100" placeholder:"N" help:"SKUs whose stock /metrics shows, the first in byte order; the others are counted."`
+	PprofAddr   string `placeholder:"ADDR" help:"Private address for pprof; off when empty."`
+	TLSCert     string `name:"tls-cert" placeholder:"FILE" help:"Certificate of this service; plain HTTP without."`
+	TLSKey      string `name:"tls-key" placeholder:"FILE" help:"Key of the certificate."`
 }
 
 func (c *serveCmd) check() error {
@@ -66,6 +67,8 @@ func (c *serveCmd) check() error {
 		}
 	}
 	switch {
+	case c.MetricsSKUs < 0:
+		return fmt.Errorf("--metrics-skus is %d, must not be negative", c.MetricsSKUs)
 	case c.MaxReplicas < 1:
 		return fmt.Errorf("--max-replicas is %d, must be at least 1", c.MaxReplicas)
 	case (c.TLSCert == "") != (c.TLSKey == ""):

@@ -9,12 +9,10 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
-	"strconv"
 	"time"
 
 	"github.com/gin-gonic/gin"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"flashsale/internal/order"
@@ -68,6 +66,7 @@ const readyTimeout = 2 * time.Second
 type api struct {
 	cfg      Config
 	verifier *verifier
+	metrics  *metrics
 }
 
 // New returns the handler of all routes.
@@ -77,7 +76,7 @@ func New(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &api{cfg: cfg, verifier: verifier}
+	a := &api{cfg: cfg, verifier: verifier, metrics: newMetrics(cfg.Registry)}
 	if a.cfg.Audit == nil {
 		a.cfg.Audit = func(ctx context.Context) (stock.Report, error) { return stock.Audit(ctx, cfg.Stock) }
 	}
@@ -87,7 +86,7 @@ func New(cfg Config) (http.Handler, error) {
 		return nil, fmt.Errorf("trusted proxies: %w", err)
 	}
 	r.HandleMethodNotAllowed = true
-	r.Use(a.measure(), func(c *gin.Context) { c.Header("X-Replica", cfg.Replica) }, a.recover)
+	r.Use(a.metrics.measure, func(c *gin.Context) { c.Header("X-Replica", cfg.Replica) }, a.recover)
 	r.NoRoute(func(c *gin.Context) { a.fail(c, kindNoRoute.problem("")) })
 	r.NoMethod(func(c *gin.Context) { a.fail(c, kindNoMethod.problem("See the Allow header.")) })
 
@@ -130,6 +129,7 @@ func (a *api) ready(c *gin.Context) {
 			a.cfg.Logger.Warn("not ready", "server", name, "error", err)
 		}
 	}
+	a.metrics.isReady(status == http.StatusOK)
 	c.JSON(status, gin.H{"status": text, "checks": checks})
 }
 
@@ -153,24 +153,4 @@ func (a *api) recover(c *gin.Context) {
 		}
 	}()
 	c.Next()
-}
-
-// measure counts and times requests by route and status.
-func (a *api) measure() gin.HandlerFunc {
-	factory := promauto.With(a.cfg.Registry)
-	requests := factory.NewCounterVec(prometheus.CounterOpts{Namespace: "flashsale", Name: "http_requests_total",
-		Help: "Requests by route and status."}, []string{"method", "route", "status"})
-	seconds := factory.NewHistogramVec(prometheus.HistogramOpts{Namespace: "flashsale", Name: "http_request_seconds",
-		Help: "From a request's headers to its answer.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}, []string{"method", "route"})
-	return func(c *gin.Context) {
-		began := time.Now()
-		c.Next()
-		// A path that is no route would let strangers make labels.
-		route := c.FullPath()
-		if route == "" {
-			route = "none"
-		}
-		requests.WithLabelValues(c.Request.Method, route, strconv.Itoa(c.Writer.Status())).Inc()
-		seconds.WithLabelValues(c.Request.Method, route).Observe(time.Since(began).Seconds())
-	}
 }

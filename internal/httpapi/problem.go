@@ -105,6 +105,7 @@ func problemOf(err error) *problem {
 // by who meets them: a line for each caller would add to the load.
 func (a *api) fail(c *gin.Context, err error) {
 	p := problemOf(err)
+	a.metrics.problem(p)
 	if p.Status >= http.StatusInternalServerError {
 		level := slog.LevelDebug
 		if p.Status == http.StatusInternalServerError {

@@ -33,3 +33,11 @@ func (c Catalog) List(ctx context.Context, after string, limit int) ([]stock.Sto
 	}
 	return list, nil
 }
+
+// Count is how many SKUs there are.
+func (c Catalog) Count(ctx context.Context) (int, error) {
+	if n, ok := c.Mirror.Count(); ok {
+		return n, nil
+	}
+	return c.DB.Count(ctx)
+}

@@ -1,6 +1,9 @@
 package mirror
 
 import (
+	"math"
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
@@ -10,6 +13,8 @@ type Metrics struct {
 	Writes       prometheus.Counter
 	Transactions prometheus.Counter
 	LostRaces    prometheus.Counter
+	Failures     prometheus.Counter
+	Lag          prometheus.Histogram
 	Stale        prometheus.Counter
 	Behind       prometheus.Counter
 	Relists      prometheus.Counter
@@ -26,8 +31,35 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		Writes:       counter("writes_total", "Entries that this replica has put into etcd."),
 		Transactions: counter("transactions_total", "Transactions in which it has put, or tried to put, entries."),
 		LostRaces:    counter("lost_races_total", "Entries that were not put, because another had changed them: read and tried again."),
-		Stale:        counter("stale_total", "Sold-out entries that this replica has compared with MySQL and found out of date."),
-		Behind:       counter("behind_total", "Comparisons in which MySQL was older than the entry, or had no such SKU."),
-		Relists:      counter("relists_total", "Watches that broke and were opened again, with a new list."),
+		Failures:     counter("write_failures_total", "Attempts to put entries that MySQL or etcd did not answer: tried again."),
+		Lag: factory.NewHistogram(prometheus.HistogramOpts{Namespace: "flashsale", Subsystem: "mirror", Name: "lag_seconds",
+			Help: "From a commit of this replica until etcd shows it.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}),
+		Stale:   counter("stale_total", "Sold-out entries that this replica has compared with MySQL and found out of date."),
+		Behind:  counter("behind_total", "Comparisons in which MySQL was older than the entry, or had no such SKU."),
+		Relists: counter("relists_total", "Watches that broke and were opened again, with a new list."),
 	}
+}
+
+var (
+	ageMetric = prometheus.NewDesc("flashsale_mirror_age_seconds",
+		"How old what the view says of sold-out SKUs is, at most; infinite while it says nothing.", nil, nil)
+	pendingMetric = prometheus.NewDesc("flashsale_mirror_pending_skus", "SKUs that this replica has yet to write into etcd.", nil, nil)
+)
+
+// Describe is prometheus.Collector's.
+func (m *Mirror) Describe(to chan<- *prometheus.Desc) {
+	to <- ageMetric
+	to <- pendingMetric
+}
+
+// Collect tells how old the view is, and what is to be written.
+func (m *Mirror) Collect(to chan<- prometheus.Metric) {
+	m.mu.RLock()
+	age, pending := math.Inf(1), len(m.pending)
+	if m.synced && !m.asOf.IsZero() {
+		age = time.Since(m.asOf).Seconds()
+	}
+	m.mu.RUnlock()
+	to <- prometheus.MustNewConstMetric(ageMetric, prometheus.GaugeValue, age)
+	to <- prometheus.MustNewConstMetric(pendingMetric, prometheus.GaugeValue, float64(pending))
 }

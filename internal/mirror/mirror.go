@@ -79,6 +79,8 @@ type Mirror struct {
 	// What is to be written: see write.go.
 	pending map[string]change
 	queues  [classes][]string
+	// committed is since when a commit of this replica waits to be shown.
+	committed map[string]time.Time
 
 	// What is to be loaded: see buyers.go.
 	unloaded map[string]struct{}
@@ -133,7 +135,7 @@ func New(cfg Config) (*Mirror, error) {
 		id:    fmt.Sprintf("%s/%016x", cfg.Replica, rand.Uint64()),
 		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
 		wake:  make(chan struct{}, 1), fetch: make(chan struct{}, 1),
-		items: map[string]*item{}, pending: map[string]change{}, unloaded: map[string]struct{}{},
+		items: map[string]*item{}, pending: map[string]change{}, committed: map[string]time.Time{}, unloaded: map[string]struct{}{},
 	}, nil
 }
 
@@ -194,6 +196,14 @@ func (m *Mirror) List(after string, limit int) ([]Entry, bool) {
 		list = append(list, it.Entry)
 	}
 	return list, true
+}
+
+// Count is how many SKUs the view has. It reports false where List would.
+func (m *Mirror) Count() (int, bool) {
+	now := time.Now()
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return len(m.names), m.healthy(now) && m.record.Complete
 }
 
 // SoldOut reports whether an order of that customer under that key may be

@@ -62,6 +62,9 @@ func (m *Mirror) Changed(sku string, available int64) {
 	if it := m.items[sku]; it != nil && it.Available <= 0 && available > 0 {
 		it.doubted = true
 	}
+	if _, waits := m.committed[sku]; !waits {
+		m.committed[sku] = time.Now()
+	}
 	m.mark(sku, available)
 }
 
@@ -105,6 +108,7 @@ func (m *Mirror) write(ctx context.Context) {
 			pause = retryPause
 			sleep(ctx, txnEvery)
 		} else if ctx.Err() == nil {
+			m.cfg.Metrics.Failures.Inc()
 			m.cfg.Logger.Warn("mirror: write", "skus", len(skus), "error", err)
 			sleep(ctx, jittered(pause))
 			pause = min(2*pause, retryPauseMax)
@@ -300,6 +304,7 @@ func (m *Mirror) answered(answer *clientv3.TxnResponse, puts []*mvccpb.KeyValue)
 			kv.ModRevision = revision
 			m.learn(sku, revision, kv)
 			m.undoubt(sku, revision)
+			m.shown(sku)
 			continue
 		}
 		m.cfg.Metrics.LostRaces.Inc()
@@ -340,6 +345,23 @@ func (m *Mirror) settled(k known, same bool) {
 	defer m.mu.Unlock()
 	if same {
 		m.undoubt(k.sku, k.revision)
+	}
+	m.shown(k.sku)
+}
+
+// shown ends what is timed of a SKU's commits: etcd has them, or newer ones. What
+// was committed since MySQL was read is timed from here. m.mu is held.
+func (m *Mirror) shown(sku string) {
+	since, timed := m.committed[sku]
+	if !timed {
+		return
+	}
+	now := time.Now()
+	m.cfg.Metrics.Lag.Observe(now.Sub(since).Seconds())
+	if _, again := m.pending[sku]; again {
+		m.committed[sku] = now
+	} else {
+		delete(m.committed, sku)
 	}
 }
 

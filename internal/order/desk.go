@@ -150,6 +150,7 @@ func (ds *desks) enqueue(t *ticket) error {
 		ds.running.Go(d.run)
 	}
 	if !d.queue.put(t, ds.cfg.Desk.Queue) {
+		ds.cfg.Metrics.Full.Inc()
 		return ErrBusy
 	}
 	ds.cfg.Metrics.Waiting.Inc()

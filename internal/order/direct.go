@@ -114,7 +114,7 @@ func (d *direct) locked(ctx context.Context, r Request) (Placed, error) {
 	if err != nil {
 		return Placed{}, fmt.Errorf("lock %s: %w", r.SKU, err)
 	}
-	defer d.giveBack(ctx, r.SKU, held)
+	defer d.giveBack(ctx, r.SKU, held, time.Now())
 	if d.cfg.Fence == strategy.FenceOff {
 		return d.once(ctx, r, held)
 	}
@@ -136,12 +136,17 @@ func (d *direct) take(ctx context.Context, sku string) (lock.Held, error) {
 	held, err := lockIt(ctx, sku)
 	if err == nil {
 		d.cfg.Metrics.LockWait.Observe(time.Since(began).Seconds())
+		d.cfg.Metrics.Held.Inc()
 	}
 	return held, err
 }
 
 // giveBack unlocks. What was done under the lock stands whatever becomes of it.
-func (d *direct) giveBack(ctx context.Context, sku string, held lock.Held) {
+func (d *direct) giveBack(ctx context.Context, sku string, held lock.Held, granted time.Time) {
+	defer func() {
+		d.cfg.Metrics.Held.Dec()
+		d.cfg.Metrics.LockHold.Observe(time.Since(granted).Seconds())
+	}()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
 	defer cancel()
 	if err := held.Unlock(ctx); err != nil {
@@ -336,7 +341,8 @@ func (d *direct) alter(ctx context.Context, sku string, change func(context.Cont
 	if err != nil {
 		return classify(fmt.Errorf("lock %s: %w", sku, err))
 	}
-	defer d.giveBack(ctx, sku, held)
+	d.cfg.Metrics.Held.Inc()
+	defer d.giveBack(ctx, sku, held, time.Now())
 	return change(ctx)
 }
 

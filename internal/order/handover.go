@@ -44,6 +44,7 @@ func (d *desk) awaitLock(ctx context.Context, ask func(context.Context) (lock.He
 		return nil, fmt.Errorf("lock: %w", err)
 	}
 	d.cfg.Metrics.LockWait.Observe(time.Since(asked).Seconds())
+	d.cfg.Metrics.Held.Inc()
 	return held, nil
 }
 
@@ -56,6 +57,10 @@ func (d *desk) hold(held lock.Held) (next lock.Held, err error) {
 		right: stock.Tenure{SKU: d.sku, Token: held.Token(), Fence: d.cfg.Fence},
 	}
 	err = t.guarded()
+	d.cfg.Metrics.Held.Dec()
+	if t.wanted() {
+		d.cfg.Metrics.HandOvers.Inc()
+	}
 	if line, ok := held.(lock.InLine); ok && err == nil && t.comesAgain() {
 		return d.yield(line, granted)
 	}

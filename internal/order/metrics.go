@@ -10,12 +10,17 @@ type Metrics struct {
 	LockWait   prometheus.Histogram
 	LockHold   prometheus.Histogram
 	LockLosses prometheus.Counter
+	HandOvers  prometheus.Counter
+	Held       prometheus.Gauge
 	Fenced     prometheus.Counter
 	BatchSize  prometheus.Histogram
 	GroupSize  prometheus.Histogram
 	Commit     prometheus.Histogram
 	Unknown    prometheus.Counter
 	FromMemory prometheus.Counter
+	Placed     prometheus.Counter
+	Replayed   prometheus.Counter
+	Full       prometheus.Counter
 	Desks      prometheus.Gauge
 	Waiting    prometheus.Gauge
 }
@@ -39,12 +44,17 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		LockWait:   histogram("lock_wait_seconds", "From asking for a SKU's lock to its grant.", seconds),
 		LockHold:   histogram("lock_hold_seconds", "From the grant of a SKU's lock to its release.", seconds),
 		LockLosses: counter("lock_losses_total", "Grants that ended by themselves: expired or revoked."),
+		HandOvers:  counter("lock_handovers_total", "Locks that were given back because another replica wanted them."),
+		Held:       gauge("locks_held", "Locks that this replica holds."),
 		Fenced:     counter("fence_refusals_total", "Batches that MySQL refused because a newer token was admitted."),
 		BatchSize:  histogram("batch_orders", "Orders of one SKU committed at once.", prometheus.ExponentialBuckets(1, 2, 11)),
 		GroupSize:  histogram("commit_skus", "SKUs written in one transaction.", prometheus.ExponentialBuckets(1, 2, 9)),
 		Commit:     histogram("commit_seconds", "One transaction of batches, from its packet to its answer.", seconds),
 		Unknown:    counter("unknown_commits_total", "Commits whose answer was lost and that had to be resolved."),
 		FromMemory: counter("sold_out_from_memory_total", "Orders refused as sold out without asking MySQL."),
+		Placed:     counter("orders_placed_total", "Orders that were made."),
+		Replayed:   counter("orders_replayed_total", "Orders that were asked for again under their key."),
+		Full:       counter("desk_full_total", "Orders that were refused because their desk's queue was full."),
 		Desks:      gauge("desks", "Desks that are open: SKUs in use on this replica."),
 		Waiting:    gauge("desk_waiting_orders", "Orders that wait at a desk of this replica."),
 	}

@@ -135,7 +135,15 @@ func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
 			return Placed{}, err
 		}
 	}
-	return s.seller.sell(ctx, r)
+	placed, err := s.seller.sell(ctx, r)
+	switch {
+	case err != nil:
+	case placed.Replayed:
+		s.cfg.Metrics.Replayed.Inc()
+	default:
+		s.cfg.Metrics.Placed.Inc()
+	}
+	return placed, err
 }
 
 // exists keeps names of no SKU away from locks and desks, which would otherwise

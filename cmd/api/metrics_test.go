@@ -1,0 +1,215 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"net/http"
+	"os"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/strategy"
+)
+
+// families are what the replica answers to a scrape, by their names.
+func (c *client) families() map[string]*dto.MetricFamily {
+	c.t.Helper()
+	status, text, err := c.call("GET", "/metrics", "", "", "")
+	if err != nil || status != http.StatusOK {
+		c.t.Fatalf("GET /metrics: %d, %v", status, err)
+	}
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
+	if err != nil {
+		c.t.Fatalf("GET /metrics: %v", err)
+	}
+	return families
+}
+
+// total is the sum of a family's series; of a histogram's, how often it observed.
+func total(family *dto.MetricFamily) (sum float64) {
+	for _, m := range family.GetMetric() {
+		switch family.GetType() {
+		case dto.MetricType_COUNTER:
+			sum += m.GetCounter().GetValue()
+		case dto.MetricType_HISTOGRAM:
+			sum += float64(m.GetHistogram().GetSampleCount())
+		default:
+			sum += m.GetGauge().GetValue()
+		}
+	}
+	return sum
+}
+
+// await scrapes until done says so.
+func (c *client) await(what string, done func(map[string]*dto.MetricFamily) bool) {
+	c.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if done(c.families()) {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("replica %s: %s did not come to be", c.Name, what)
+		}
+	}
+}
+
+var documentedRow = regexp.MustCompile("(?m)^\\| `(flashsale_[a-z_]+)` \\| (counter|gauge|histogram) \\|")
+
+// documented are the metrics of the page for operators, with their types.
+func documented(t *testing.T) map[string]string {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]string{}
+	for _, row := range documentedRow.FindAllStringSubmatch(string(page), -1) {
+		rows[row[1]] = row[2]
+	}
+	if len(rows) == 0 {
+		t.Fatal("docs/operations.md has no table of metrics")
+	}
+	return rows
+}
+
+// quiet are the metrics that only a fault moves, which tests of the packages that
+// count them make; and those of work that is over within a moment.
+var quiet = []string{
+	"flashsale_desk_full_total", "flashsale_desk_waiting_orders", "flashsale_unknown_commits_total", "flashsale_fence_refusals_total",
+	"flashsale_http_event_streams", "flashsale_mirror_pending_skus", "flashsale_mirror_lost_races_total", "flashsale_mirror_write_failures_total",
+	"flashsale_mirror_stale_total", "flashsale_mirror_behind_total", "flashsale_mirror_relists_total", "flashsale_stock_left_out_skus",
+	"flashsale_etcd_cas_retries_total", "flashsale_locks_held",
+}
+
+// steady are 1 as long as all is well; one request is in hand: the scrape.
+var steady = []string{"flashsale_build_info", "flashsale_ready", "flashsale_stock_read", "flashsale_http_in_flight_requests"}
+
+// Two replicas sell one SKU out, and ask for an order again; a grant is revoked.
+// Every metric of the page is there then, and has moved; and no others are.
+func TestMetricsAreThoseOfThePageAndMoveUnderLoad(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t)
+	a, b := start(t, replicaConfig(dsn, "a", strategy.Default)), start(t, replicaConfig(dsn, "b", strategy.Default))
+	before := a.families()
+	a.putSKU("lamp", 600)
+	var group errgroup.Group
+	for worker := range 8 {
+		group.Go(func() error {
+			for i := range 100 {
+				c := []*client{a, b}[(worker+i)%2]
+				status, err := c.order("lamp", fmt.Sprint("customer-", worker, "-", i))
+				if err != nil || status != http.StatusCreated && status != http.StatusConflict {
+					return fmt.Errorf("got %d, %w", status, err)
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	a.await("a refusal from memory", func(f map[string]*dto.MetricFamily) bool {
+		if status, err := a.order("lamp", "too late"); err != nil || status != http.StatusConflict {
+			t.Fatalf("sold out: got %d, %v", status, err)
+		}
+		return total(f["flashsale_sold_out_from_memory_total"]) > 0
+	})
+	a.putSKU("sofa", 10)
+	for range 2 { // the second is a replay
+		if status, err := a.order("sofa", "ann"); err != nil || status != http.StatusCreated {
+			t.Fatalf("got %d, %v", status, err)
+		}
+	}
+	a.await("a lock that is held", func(f map[string]*dto.MetricFamily) bool { return total(f["flashsale_locks_held"]) > 0 })
+	if status, text, err := a.call("DELETE", "/v1/admin/locks/sofa", adminToken, "", ""); err != nil || status >= 300 {
+		t.Fatalf("revoke: %d %s %v", status, text, err)
+	}
+	a.await("a lost grant", func(f map[string]*dto.MetricFamily) bool { return total(f["flashsale_lock_losses_total"]) > 0 })
+	a.await("the stock of both SKUs", func(f map[string]*dto.MetricFamily) bool { return total(f["flashsale_stock_units"]) == 610 })
+	after := a.families()
+	if got := total(after["flashsale_mirror_age_seconds"]); math.IsInf(got, 1) || got > 10 {
+		t.Errorf("the mirror's age is %v s", got)
+	}
+	both := total(after["flashsale_orders_placed_total"]) + total(b.families()["flashsale_orders_placed_total"])
+	if both != 601 {
+		t.Errorf("%v orders were counted as placed, want 601", both)
+	}
+
+	cas := start(t, replicaConfig(newDSN(t), "c", "etcd-cas"))
+	there := cas.families()
+	maps.Copy(there, after)
+	page := documented(t)
+	for name, family := range there {
+		if !strings.HasPrefix(name, "flashsale_") {
+			if !strings.HasPrefix(name, "go_") && !strings.HasPrefix(name, "process_") {
+				t.Errorf("%s is of no known origin", name)
+			}
+			continue
+		}
+		if want, got := page[name], strings.ToLower(family.GetType().String()); want != got {
+			t.Errorf("%s is a %s; docs/operations.md says %q", name, got, want)
+		}
+	}
+	for name := range page {
+		switch {
+		case there[name] == nil:
+			t.Errorf("docs/operations.md has %s, the replica has not", name)
+		case slices.Contains(steady, name):
+			if got := total(there[name]); got != 1 {
+				t.Errorf("%s is %v, want 1", name, got)
+			}
+		case slices.Contains(quiet, name):
+		case total(there[name]) == total(before[name]):
+			t.Errorf("%s did not move: it is %v", name, total(there[name]))
+		}
+	}
+	for _, pool := range []string{"orders", "mirror"} {
+		if !slices.ContainsFunc(there["go_sql_open_connections"].GetMetric(), func(m *dto.Metric) bool { return m.GetLabel()[0].GetValue() == pool }) {
+			t.Errorf("the pool %q is not shown", pool)
+		}
+	}
+}
+
+func TestStockIsShownOfSoManySKUsAndTheOthersAreCounted(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{strategy.Default, "conditional"} {
+		cfg := replicaConfig(newDSN(t), "a", name)
+		cfg.Args = append(cfg.Args, "--metrics-skus=2")
+		c := start(t, cfg)
+		for i := range 5 {
+			c.putSKU(fmt.Sprint("sku-", i), i)
+		}
+		c.await(name+": five SKUs", func(f map[string]*dto.MetricFamily) bool {
+			return len(f["flashsale_stock_units"].GetMetric()) == 2 && total(f["flashsale_stock_left_out_skus"]) == 3
+		})
+	}
+}
+
+// A stranger's method is not a label: each would be a series for ever.
+func TestMadeUpMethodsAreOneSeries(t *testing.T) {
+	t.Parallel()
+	c := start(t, replicaConfig(newDSN(t), "a", "conditional"))
+	for i := range 10 {
+		if _, _, err := c.call(fmt.Sprint("METHOD", i), "/v1/orders", "", "", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, m := range c.families()["flashsale_http_requests_total"].GetMetric() {
+		for _, label := range m.GetLabel() {
+			if matched, _ := path.Match("METHOD*", label.GetValue()); matched {
+				t.Fatalf("a series has the label %s", label)
+			}
+		}
+	}
+}
