@@ -47,6 +47,7 @@ type cli struct {
 	Audit      auditCmd      `cmd:"" help:"Check the database against the invariants; exit 1 on a violation."`
 	Locks      locksCmd      `cmd:"" help:"List who holds which SKU's lock, over all replicas, and who waits."`
 	Fence      fenceCmd      `cmd:"" help:"Show or change how the database is guarded."`
+	Health     healthCmd     `cmd:"" help:"Ask a replica whether it is ready; exit 1 if not. For a container's health check."`
 	Version    versionCmd    `cmd:"" help:"Print the program's version."`
 }
 

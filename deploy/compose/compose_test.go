@@ -1,0 +1,251 @@
+// Package compose_test checks what docker compose would run, on a machine that has
+// no Docker: the file by compose's own loader, the image by BuildKit's parser and
+// the go command, and the stack by running its parts as they stand in the file.
+package compose_test
+
+import (
+	"bufio"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/compose-spec/compose-go/v2/types"
+)
+
+// root is the repository's.
+const root = "../.."
+
+// secrets are values for the names in .env.example, told apart by their names.
+func secrets(t *testing.T) []string {
+	t.Helper()
+	file, err := os.Open(filepath.Join(root, ".env.example"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var env []string
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		if name, value, found := strings.Cut(lines.Text(), "="); found && !strings.HasPrefix(name, "#") {
+			if value != "" {
+				t.Errorf(".env.example has a value for %s: somebody would keep it", name)
+			}
+			env = append(env, name+"=secret-of-"+strings.ToLower(name))
+		}
+	}
+	return env
+}
+
+// load reads docker-compose.yml as compose does, with every profile.
+func load(t *testing.T, env ...string) (*types.Project, error) {
+	t.Helper()
+	folder, err := filepath.Abs(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options, err := cli.NewProjectOptions([]string{filepath.Join(folder, "docker-compose.yml")},
+		cli.WithWorkingDirectory(folder), cli.WithEnv(env), cli.WithProfiles([]string{"*"}), cli.WithResolvedPaths(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return options.LoadProject(t.Context())
+}
+
+func mustLoad(t *testing.T) *types.Project {
+	t.Helper()
+	project, err := load(t, secrets(t)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return project
+}
+
+func TestEverySecretIsAskedFor(t *testing.T) {
+	t.Parallel()
+	all := secrets(t)
+	if len(all) == 0 {
+		t.Fatal(".env.example names nothing")
+	}
+	for i, secret := range all {
+		name, _, _ := strings.Cut(secret, "=")
+		_, err := load(t, slices.Delete(slices.Clone(all), i, i+1)...)
+		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), ".env.example") {
+			t.Errorf("without %s: %v, want an error that names it and .env.example", name, err)
+		}
+	}
+}
+
+// TestSecretsStayOutOfGitAndImages keeps a filled-in .env out of Git and of images.
+func TestSecretsStayOutOfGitAndImages(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{".gitignore", ".dockerignore"} {
+		text := read(t, filepath.Join(root, name))
+		if !regexp.MustCompile(`(?m)^/?\.env$`).MatchString(text) {
+			t.Errorf("%s lets .env through", name)
+		}
+	}
+}
+
+func TestWhatIsWaitedForCanTellThatItIsThere(t *testing.T) {
+	t.Parallel()
+	project := mustLoad(t)
+	for name, service := range project.Services {
+		for on, dependency := range service.DependsOn {
+			if dependency.Condition != types.ServiceConditionHealthy {
+				t.Errorf("%s waits for %s to be %s: it would be asked too soon", name, on, dependency.Condition)
+			}
+			other, found := project.Services[on]
+			if !found || other.HealthCheck == nil || other.HealthCheck.Disable || len(other.HealthCheck.Test) == 0 {
+				t.Errorf("%s waits for %s, which has no health check", name, on)
+			}
+			if !service.HasProfile(other.Profiles) && len(other.Profiles) > 0 {
+				t.Errorf("%s waits for %s, which may not run: its profiles are %v", name, on, other.Profiles)
+			}
+		}
+	}
+	want := map[string][]string{
+		"api": {"etcd-1", "etcd-2", "etcd-3", "mysql"}, "proxy": {"api"}, "loadtest": {"proxy"},
+		"prometheus": {"api"}, "grafana": {"prometheus"},
+	}
+	for name, on := range want {
+		var got []string
+		for other := range project.Services[name].DependsOn {
+			got = append(got, other)
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, on) {
+			t.Errorf("%s waits for %v, want %v", name, got, on)
+		}
+	}
+}
+
+func TestContainersCanDoNoMoreThanTheyNeed(t *testing.T) {
+	t.Parallel()
+	for name, service := range mustLoad(t).Services {
+		if service.Privileged || len(service.CapAdd) > 0 || len(service.Devices) > 0 || service.Pid != "" || service.NetworkMode != "" || service.Ipc != "" {
+			t.Errorf("%s is given more than a container has", name)
+		}
+		if !slices.Equal(service.CapDrop, []string{"ALL"}) || !slices.Equal(service.SecurityOpt, []string{"no-new-privileges:true"}) || !service.ReadOnly {
+			t.Errorf("%s keeps capabilities, can gain privileges or can write its image: %v %v %v",
+				name, service.CapDrop, service.SecurityOpt, service.ReadOnly)
+		}
+		if service.Deploy == nil || service.Deploy.Resources.Limits == nil || service.Deploy.Resources.Limits.MemoryBytes == 0 || service.Deploy.Resources.Limits.Pids == 0 {
+			t.Errorf("%s has no limit of memory or of processes", name)
+		}
+		if want := "unless-stopped"; name != "loadtest" && service.Restart != want {
+			t.Errorf("%s restarts %q, want %q", name, service.Restart, want)
+		}
+		for _, port := range service.Ports {
+			if port.HostIP != "127.0.0.1" {
+				t.Errorf("%s publishes port %s on %q, want 127.0.0.1", name, port.Published, port.HostIP)
+			}
+			if name != "proxy" && len(service.Profiles) == 0 {
+				t.Errorf("%s publishes a port: only the proxy does", name)
+			}
+		}
+		for network := range service.Networks {
+			if (name == "mysql" || strings.HasPrefix(name, "etcd")) && network != "data" {
+				t.Errorf("%s is on the network %s", name, network)
+			}
+		}
+	}
+	if project := mustLoad(t); !project.Networks["data"].Internal {
+		t.Error("the network data leads outside")
+	}
+}
+
+// exact is a tag that names one release: three numbers, and what they are built on.
+var exact = regexp.MustCompile(`^[a-z0-9./-]+:v?\d+\.\d+\.\d+(-[a-z0-9.]+)?(@sha256:[0-9a-f]{64})?$`)
+
+func TestImagesArePinnedToARelease(t *testing.T) {
+	t.Parallel()
+	for name, service := range mustLoad(t).Services {
+		if service.Build == nil && !exact.MatchString(service.Image) {
+			t.Errorf("%s runs %s: not one exact release", name, service.Image)
+		}
+	}
+	// The server and the client are one version, as the tests' are.
+	version := regexp.MustCompile(`(?m)^\s+go\.etcd\.io/etcd/client/v3 (v\S+)`).FindStringSubmatch(read(t, filepath.Join(root, "go.mod")))
+	if image := mustLoad(t).Services["etcd-1"].Image; version == nil || !strings.HasSuffix(image, ":"+version[1]) {
+		t.Errorf("etcd's image is %s, the client is %v", image, version)
+	}
+}
+
+func TestMountedFilesAreInTheRepository(t *testing.T) {
+	t.Parallel()
+	project := mustLoad(t)
+	for name, service := range project.Services {
+		for _, volume := range service.Volumes {
+			switch volume.Type {
+			case types.VolumeTypeBind:
+				if _, err := os.Stat(volume.Source); err != nil {
+					t.Errorf("%s mounts what is not there: %v", name, err)
+				}
+				if !volume.ReadOnly {
+					t.Errorf("%s may write %s", name, volume.Source)
+				}
+			case types.VolumeTypeVolume:
+				if _, named := project.Volumes[volume.Source]; !named || volume.Source == "" {
+					t.Errorf("%s keeps %s in a volume that has no name", name, volume.Target)
+				}
+			default:
+				t.Errorf("%s mounts a %s", name, volume.Type)
+			}
+		}
+	}
+}
+
+// TestMySQLKeepsWhatItPromised names the settings that invariants rest on.
+func TestMySQLKeepsWhatItPromised(t *testing.T) {
+	t.Parallel()
+	mysql := mustLoad(t).Services["mysql"]
+	for _, want := range []string{"--innodb-flush-log-at-trx-commit=1", "--sync-binlog=1", "--transaction-isolation=READ-COMMITTED"} {
+		if !slices.Contains(mysql.Command, want) {
+			t.Errorf("mysql is not started with %s", want)
+		}
+	}
+	if user := mysql.Environment["MYSQL_USER"]; user == nil || *user == "root" {
+		t.Error("the service's account is root")
+	}
+	rights := read(t, "mysql-rights.sql")
+	for _, statement := range regexp.MustCompile(`(?m)^GRANT .*$`).FindAllString(rights, -1) {
+		if strings.Contains(statement, "ALL") || strings.Contains(statement, "SUPER") || strings.Contains(statement, "GRANT OPTION") {
+			t.Errorf("%s is more than a replica needs", statement)
+		}
+	}
+}
+
+// TestAReplicaIsLeftTheTimeToEnd compares what a replica takes with what Docker gives.
+func TestAReplicaIsLeftTheTimeToEnd(t *testing.T) {
+	t.Parallel()
+	api := mustLoad(t).Services["api"]
+	var takes time.Duration
+	for _, name := range []string{"FLASHSALE_DRAIN_TIMEOUT"} {
+		d, err := time.ParseDuration(*api.Environment[name])
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		takes += d
+	}
+	// Seven things are given back, in at most three seconds each: cmd/api/serve.go.
+	takes += 7 * 3 * time.Second
+	if api.StopGracePeriod == nil || time.Duration(*api.StopGracePeriod) < takes {
+		t.Errorf("stop_grace_period is %v, a replica may take %s", api.StopGracePeriod, takes)
+	}
+	if api.GetScale() != 3 {
+		t.Errorf("%d replicas, want 3", api.GetScale())
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
