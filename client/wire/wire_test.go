@@ -1,0 +1,9 @@
+package wire_test
+
+import (
+	"testing"
+
+	"flashsale/internal/httpapi/spec/spectest"
+)
+
+func TestGeneratedCodeIsCurrent(t *testing.T) { spectest.Current(t, "wire.go") }
