@@ -9,12 +9,16 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"flashsale/internal/httpapi/contract"
+	"flashsale/internal/httpapi/spec"
 	"flashsale/internal/order"
 	"flashsale/internal/stock"
 )
@@ -59,15 +63,19 @@ type Config struct {
 	Logger     *slog.Logger
 }
 
-// readyTimeout bounds a readiness check: a server that takes longer to answer
-// one small question is not one to serve orders with.
-const readyTimeout = 2 * time.Second
-
 type api struct {
 	cfg      Config
 	verifier *verifier
 	metrics  *metrics
+	// operations are found by their method and gin's form of their path.
+	operations map[route]*contract.Operation
+	// skuName says what is wrong with the name of a SKU.
+	skuName func(string) string
+	// pageSize is how long a page is when the caller does not say.
+	pageSize int
 }
+
+type route struct{ method, path string }
 
 // New returns the handler of all routes.
 func New(cfg Config) (http.Handler, error) {
@@ -80,76 +88,87 @@ func New(cfg Config) (http.Handler, error) {
 	if a.cfg.Audit == nil {
 		a.cfg.Audit = func(ctx context.Context) (stock.Report, error) { return stock.Audit(ctx, cfg.Stock) }
 	}
+	if err := a.readContract(); err != nil {
+		return nil, err
+	}
 	r := gin.New()
 	// gin trusts every proxy unless told otherwise.
 	if err := r.SetTrustedProxies(nil); err != nil {
 		return nil, fmt.Errorf("trusted proxies: %w", err)
 	}
 	r.HandleMethodNotAllowed = true
-	r.Use(a.metrics.measure, func(c *gin.Context) { c.Header("X-Replica", cfg.Replica) }, a.recover)
+	r.RedirectTrailingSlash = false // no answer of ours is a redirect
+	r.Use(a.metrics.measure, a.recover, a.admit)
 	r.NoRoute(func(c *gin.Context) { a.fail(c, kindNoRoute.problem("")) })
-	r.NoMethod(func(c *gin.Context) { a.fail(c, kindNoMethod.problem("See the Allow header.")) })
-
-	r.GET("/healthz", func(c *gin.Context) { c.JSON(http.StatusOK, gin.H{"status": "alive"}) })
-	r.GET("/readyz", a.ready)
+	r.NoMethod(a.noMethod)
 	r.GET("/metrics", gin.WrapH(promhttp.HandlerFor(cfg.Registry, promhttp.HandlerOpts{})))
-
-	r.POST("/v1/orders", a.placeOrder)
-	reads := r.Group("/v1", a.bounded)
-	reads.GET("/orders/:id", a.getOrder)
-	reads.GET("/skus", a.listSKUs)
-	reads.GET("/skus/:sku", a.getSKU)
-
-	admin := r.Group("/v1/admin", a.requireAdmin)
-	admin.PUT("/skus/:sku", a.bounded, a.putSKU)
-	admin.GET("/locks", a.bounded, a.listLocks)
-	admin.DELETE("/locks/:sku", a.bounded, a.revokeLock)
-	admin.GET("/audit", a.audit) // bounded by the caller's patience: it reads everything
-	return r, nil
+	// What the document says of an operation is checked in this order, the
+	// cheapest first, and all of it before the handler.
+	checked := r.Group("", a.authenticate, a.checkParameters, a.readBody)
+	spec.RegisterHandlersWithOptions(checked, a, spec.GinServerOptions{
+		// checkParameters leaves nothing for it to complain of.
+		ErrorHandler: func(c *gin.Context, _ error, _ int) { a.fail(c, kindSyntax.problem("")) },
+	})
+	return readable(r), nil
 }
 
-// bounded ends what a handler waits for at the request time-out.
-func (a *api) bounded(c *gin.Context) {
-	ctx, cancel := context.WithTimeout(c.Request.Context(), a.cfg.RequestTimeout)
-	defer cancel()
-	c.Request = c.Request.WithContext(ctx)
-	c.Next()
-}
-
-// ready answers 200 when every server that orders need answers. It names those
-// that do not, and keeps their addresses and errors in the log.
-func (a *api) ready(c *gin.Context) {
-	ctx, cancel := context.WithTimeout(c.Request.Context(), readyTimeout)
-	defer cancel()
-	status, text, checks := http.StatusOK, "ready", map[string]string{}
-	for name, err := range a.cfg.Ready(ctx) {
-		checks[name] = "ok"
-		if err != nil {
-			status, text, checks[name] = http.StatusServiceUnavailable, "not ready", "does not answer"
-			a.cfg.Logger.Warn("not ready", "server", name, "error", err)
-		}
-	}
-	a.metrics.isReady(status == http.StatusOK)
-	c.JSON(status, gin.H{"status": text, "checks": checks})
-}
-
-func (a *api) audit(c *gin.Context) {
-	// A large database takes longer than any other answer may. A connection
-	// that knows no deadlines, as in a test, has none to lift.
-	_ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Time{})
-	report, err := a.cfg.Audit(c.Request.Context())
+// readContract reads the document that everything is checked by.
+func (a *api) readContract() error {
+	read, err := contract.Load(spec.YAML)
 	if err != nil {
-		a.fail(c, fmt.Errorf("%w: %w", order.ErrUnavailable, err))
-		return
+		return err
 	}
-	c.JSON(http.StatusOK, report)
+	a.operations = map[route]*contract.Operation{}
+	toGin := strings.NewReplacer("{", ":", "}", "")
+	for _, o := range read.Operations {
+		a.operations[route{o.Method, toGin.Replace(o.Path)}] = o
+	}
+	if a.skuName, err = read.Text("SKUName"); err != nil {
+		return err
+	}
+	a.pageSize, err = read.Default("Limit")
+	return err
+}
+
+// readable answers HEAD like GET; the server leaves the body out.
+func readable(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodHead {
+			get := *r // the server looks at r's method to leave the body out
+			get.Method = http.MethodGet
+			r = get.WithContext(context.WithValue(r.Context(), headKey{}, true))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// headKey is set in the context of a HEAD.
+type headKey struct{}
+
+func (a *api) noMethod(c *gin.Context) {
+	// gin has set Allow to the methods that it routes.
+	allow := c.Writer.Header().Get("Allow")
+	if slices.Contains(strings.Split(allow, ", "), http.MethodGet) {
+		c.Header("Allow", allow+", "+http.MethodHead)
+	}
+	a.fail(c, kindNoMethod.problem("See the Allow header."))
+}
+
+// bounded is the request's context, which ends at the request time-out.
+func (a *api) bounded(c *gin.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(c.Request.Context(), a.cfg.RequestTimeout)
 }
 
 // recover answers 500 for a panic, which it logs.
 func (a *api) recover(c *gin.Context) {
 	defer func() {
-		if p := recover(); p != nil {
-			a.fail(c, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+		p := recover()
+		if p == nil {
+			return
+		}
+		a.fail(c, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+		if c.Writer.Written() && c.Writer.Status() < http.StatusBadRequest {
+			panic(http.ErrAbortHandler) // half an answer must not look like a whole one
 		}
 	}()
 	c.Next()

@@ -360,8 +360,8 @@ func TestRequestsOutsideTheRoutes(t *testing.T) {
 	s.call("GET", "/v1/orders/1", "", "Authorization", "Bearer "+ann).check(t, 404, "unknown-order", "")
 	wrong := s.call("DELETE", "/v1/orders", "")
 	wrong.check(t, 405, "method-not-allowed", "")
-	if got := wrong.Header.Get("Allow"); got != "POST" {
-		t.Errorf("Allow is %q, want POST", got)
+	if got := wrong.Header.Get("Allow"); got != "GET, POST, HEAD" {
+		t.Errorf("Allow is %q, want GET, POST, HEAD", got)
 	}
 	s.call("POST", "/v1/orders", "sku=lamp", "Authorization", "Bearer "+ann, "Idempotency-Key", "k",
 		"Content-Type", "application/x-www-form-urlencoded").check(t, 415, "unsupported-media-type", "")

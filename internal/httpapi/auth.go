@@ -125,10 +125,3 @@ func (v *verifier) administrator(c *gin.Context) error {
 	}
 	return nil
 }
-
-// requireAdmin lets administrators pass.
-func (a *api) requireAdmin(c *gin.Context) {
-	if err := a.verifier.administrator(c); err != nil {
-		a.fail(c, err)
-	}
-}

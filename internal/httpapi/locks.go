@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"time"
 
 	"github.com/gin-gonic/gin"
 
+	"flashsale/internal/httpapi/spec"
 	"flashsale/internal/lock"
 )
 
@@ -17,25 +17,12 @@ type Locks interface {
 	Revoke(ctx context.Context, sku string) error
 }
 
-var kindLocksHidden = kind{slug: "locks-not-shown", status: http.StatusNotImplemented, title: "Locks are not shown",
-	detail: "This service's strategy takes no lock, or one whose server does not tell who holds it. See its table of strategies."}
-
-// lockResponse is one lock that is held. What its server does not tell is "", 0,
-// null or no one.
-type lockResponse struct {
-	SKU     string     `json:"sku"`
-	Holder  string     `json:"holder"`
-	Replica string     `json:"replica"`
-	Token   lock.Token `json:"token"`
-	Since   *time.Time `json:"since"`
-	Queue   []string   `json:"queue"`
-}
-
-// PresentLocks is how locks are shown, here and by the tools.
-func PresentLocks(all []lock.Info) map[string]any {
-	list := make([]lockResponse, len(all))
+// PresentLocks is how locks are shown, here and by the tools. What a lock's server
+// does not tell is "", 0, null or no one.
+func PresentLocks(all []lock.Info) spec.LockList {
+	list := make([]spec.Lock, len(all))
 	for i, held := range all {
-		list[i] = lockResponse{SKU: held.Name, Holder: held.Holder, Replica: held.Replica, Token: held.Token, Queue: held.Queue}
+		list[i] = spec.Lock{SKU: held.Name, Holder: held.Holder, Replica: held.Replica, Token: int64(held.Token), Queue: held.Queue}
 		if !held.Since.IsZero() {
 			since := held.Since.UTC()
 			list[i].Since = &since
@@ -44,16 +31,18 @@ func PresentLocks(all []lock.Info) map[string]any {
 			list[i].Queue = []string{}
 		}
 	}
-	return map[string]any{"locks": list}
+	return spec.LockList{Locks: list}
 }
 
-// listLocks shows the locks that are held now, by any replica.
-func (a *api) listLocks(c *gin.Context) {
+// ListLocks shows the locks that are held now, by any replica.
+func (a *api) ListLocks(c *gin.Context) {
 	if a.cfg.Locks == nil {
 		a.fail(c, kindLocksHidden.problem(""))
 		return
 	}
-	all, err := a.cfg.Locks.Inspect(c.Request.Context())
+	ctx, cancel := a.bounded(c)
+	defer cancel()
+	all, err := a.cfg.Locks.Inspect(ctx)
 	if err != nil {
 		a.fail(c, unavailable(err))
 		return
@@ -61,31 +50,27 @@ func (a *api) listLocks(c *gin.Context) {
 	c.JSON(http.StatusOK, PresentLocks(all))
 }
 
-// revokeLock ends the grant of a SKU's lock, whoever has it. The holder may hear
+// RevokeLock ends the grant of a SKU's lock, whoever has it. The holder may hear
 // of it late: only a fence keeps it from writing.
-func (a *api) revokeLock(c *gin.Context) {
-	sku := c.Param("sku")
+func (a *api) RevokeLock(c *gin.Context, sku spec.SKUInPath) {
 	switch {
 	case a.cfg.Locks == nil:
 		a.fail(c, kindLocksHidden.problem(""))
 		return
-	case !skuPattern.MatchString(sku):
+	case a.skuName(sku) != "":
 		a.fail(c, kindNotHeld.problem(""))
 		return
 	}
-	switch err := a.cfg.Locks.Revoke(c.Request.Context(), sku); {
+	ctx, cancel := a.bounded(c)
+	defer cancel()
+	switch err := a.cfg.Locks.Revoke(ctx, sku); {
 	case errors.Is(err, lock.ErrNotHeld):
 		a.fail(c, kindNotHeld.problem(""))
 	case err != nil:
 		a.cfg.Logger.Warn("revoke a lock", "sku", sku, "error", err)
-		a.fail(c, kindRevokeUnknown.problem(""))
+		a.fail(c, kindUnknown.problem("The grant may have ended. Look who holds the lock before you ask again: by then it may be another."))
 	default:
 		a.cfg.Logger.Warn("an administrator revoked a lock", "sku", sku)
 		c.Status(http.StatusNoContent)
 	}
 }
-
-var kindRevokeUnknown = kind{slug: "outcome-unknown", status: http.StatusGatewayTimeout, title: "The outcome is not known",
-	detail: "The grant may have ended. Look who holds the lock before you ask again: by then it may be another."}
-
-var kindNotHeld = kind{slug: "lock-not-held", status: http.StatusNotFound, title: "Nobody holds this SKU's lock"}

@@ -3,11 +3,13 @@ package httpapi
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 
 	"github.com/gin-gonic/gin"
 
+	"flashsale/internal/httpapi/contract"
 	"flashsale/internal/order"
 	"flashsale/internal/stock"
 )
@@ -23,15 +25,12 @@ type problem struct {
 }
 
 // fieldError says what is wrong with one field of the input.
-type fieldError struct {
-	Field   string `json:"field"`
-	Message string `json:"message"`
-}
+type fieldError = contract.FieldError
 
 func (p *problem) Error() string { return p.Title + ": " + p.Detail }
 
 // kind is a row of the table of problems: what its type and title are, and
-// which error of the domain it stands for, if one does.
+// which error of the domain it stands for, if it does for one.
 type kind struct {
 	slug   string
 	status int
@@ -41,23 +40,34 @@ type kind struct {
 	detail string
 }
 
+// What is answered in more places than one, or with a detail of its own.
 var (
-	kindSyntax       = kind{slug: "malformed-request", status: http.StatusBadRequest, title: "The request is malformed"}
-	kindInvalid      = kind{slug: "invalid-input", status: http.StatusUnprocessableEntity, title: "The input is not valid"}
-	kindUnauthorized = kind{slug: "unauthorized", status: http.StatusUnauthorized, title: "A valid token is required"}
-	kindForbidden    = kind{slug: "forbidden", status: http.StatusForbidden, title: "The token does not allow this"}
-	kindNoRoute      = kind{slug: "not-found", status: http.StatusNotFound, title: "There is nothing here"}
-	kindNoMethod     = kind{slug: "method-not-allowed", status: http.StatusMethodNotAllowed, title: "This method is not allowed here"}
-	kindTooLarge     = kind{slug: "body-too-large", status: http.StatusRequestEntityTooLarge, title: "The body is too large"}
-	kindMediaType    = kind{slug: "unsupported-media-type", status: http.StatusUnsupportedMediaType, title: "The body is not JSON"}
-	kindInternal     = kind{slug: "internal", status: http.StatusInternalServerError, title: "Something went wrong here",
+	kindSyntax        = kind{slug: "malformed-request", status: http.StatusBadRequest, title: "The request is malformed"}
+	kindInvalid       = kind{slug: "invalid-input", status: http.StatusUnprocessableEntity, title: "The input is not valid"}
+	kindUnauthorized  = kind{slug: "unauthorized", status: http.StatusUnauthorized, title: "A valid token is required"}
+	kindForbidden     = kind{slug: "forbidden", status: http.StatusForbidden, title: "The token does not allow this"}
+	kindNoRoute       = kind{slug: "not-found", status: http.StatusNotFound, title: "There is nothing here"}
+	kindNoMethod      = kind{slug: "method-not-allowed", status: http.StatusMethodNotAllowed, title: "This method is not allowed here"}
+	kindNotAcceptable = kind{slug: "not-acceptable", status: http.StatusNotAcceptable, title: "The Accept header takes none of the answers"}
+	kindBodyLate      = kind{slug: "request-timeout", status: http.StatusRequestTimeout, title: "The body did not come in time",
+		detail: "Nothing was applied. Send the request again."}
+	kindTooLarge  = kind{slug: "body-too-large", status: http.StatusRequestEntityTooLarge, title: "The body is too large"}
+	kindMediaType = kind{slug: "unsupported-media-type", status: http.StatusUnsupportedMediaType, title: "The body is not JSON"}
+	kindHeaders   = kind{slug: "headers-too-large", status: http.StatusRequestHeaderFieldsTooLarge, title: "The headers are too large",
+		detail: fmt.Sprintf("The path and the headers may have %d bytes.", maxHeaders)}
+	kindInternal = kind{slug: "internal", status: http.StatusInternalServerError, title: "Something went wrong here",
 		detail: "The error was logged. Retry with the same Idempotency-Key."}
-	kindUnavailable = kind{slug: "unavailable", status: http.StatusServiceUnavailable, title: "Not served in time", err: order.ErrUnavailable,
-		detail: "Nothing was applied. Retry with the same Idempotency-Key."}
+	kindLocksHidden = kind{slug: "locks-not-shown", status: http.StatusNotImplemented, title: "Locks are not shown",
+		detail: "This service's strategy takes no lock, or one whose server does not tell who holds it. See its table of strategies."}
+	kindNotHeld = kind{slug: "lock-not-held", status: http.StatusNotFound, title: "Nobody holds this SKU's lock"}
+	kindUnknown = kind{slug: "outcome-unknown", status: http.StatusGatewayTimeout, title: "The outcome is not known yet", err: order.ErrUnknown,
+		detail: "It may have been applied. Retry with the same Idempotency-Key: nothing is applied twice."}
 )
 
-// kinds are the problems that stand for an error of the domain.
+// kinds are all problems that there are.
 var kinds = []kind{
+	kindSyntax, kindInvalid, kindUnauthorized, kindForbidden, kindNoRoute, kindNoMethod, kindNotAcceptable, kindBodyLate, kindTooLarge,
+	kindMediaType, kindHeaders, kindInternal, kindLocksHidden, kindNotHeld, kindUnknown,
 	{"unknown-sku", http.StatusNotFound, "There is no such SKU", stock.ErrUnknownSKU, ""},
 	{"unknown-order", http.StatusNotFound, "There is no such order", order.ErrNotFound, ""},
 	{"sold-out", http.StatusConflict, "Sold out", order.ErrSoldOut, "No units are left."},
@@ -65,15 +75,14 @@ var kinds = []kind{
 	{"sale-not-open", http.StatusConflict, "The sale has not begun", order.ErrNotOpen, "See sale_starts_at of the SKU."},
 	{"sale-over", http.StatusConflict, "The sale is over", order.ErrOver, "See sale_ends_at of the SKU."},
 	{"customer-limit", http.StatusConflict, "The limit for one customer is reached", order.ErrCustomerLimit, "See per_customer_limit of the SKU."},
-	{"idempotency-key-reused", http.StatusUnprocessableEntity, "The Idempotency-Key was used for another order", order.ErrKeyReused,
-		"Use a new key for a new order."},
+	{"idempotency-key-reused", http.StatusUnprocessableEntity, "The Idempotency-Key was used for another request", order.ErrKeyReused,
+		"Use a new key for a new request."},
 	{"request-in-flight", http.StatusConflict, "A request with this Idempotency-Key is in flight", order.ErrInFlight,
 		"Retry with the same Idempotency-Key."},
 	{"busy", http.StatusServiceUnavailable, "Too many orders are waiting", order.ErrBusy,
 		"Nothing was applied. Retry with the same Idempotency-Key."},
-	kindUnavailable,
-	{"outcome-unknown", http.StatusGatewayTimeout, "The outcome is not known yet", order.ErrUnknown,
-		"It may have been applied. Retry with the same Idempotency-Key: nothing is applied twice."},
+	{"unavailable", http.StatusServiceUnavailable, "Not served in time", order.ErrUnavailable,
+		"Nothing was applied. Retry with the same Idempotency-Key."},
 }
 
 // retryAfter is what an answer of 503 or 504 asks a caller to wait, in seconds.
@@ -93,7 +102,7 @@ func problemOf(err error) *problem {
 		return p
 	}
 	for _, k := range kinds {
-		if errors.Is(err, k.err) {
+		if k.err != nil && errors.Is(err, k.err) {
 			return k.problem("")
 		}
 	}

@@ -1,0 +1,199 @@
+package contract
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// field is the schema of one value, compiled.
+type field struct {
+	kinds     kinds
+	low, high int64
+	// least and most are characters; most is negative where there is no bound.
+	least, most int
+	pattern     *regexp.Regexp
+	format      func(string) string
+	description string
+}
+
+// kinds are the JSON kinds that a value may have.
+type kinds []jsontext.Kind
+
+func (k kinds) has(kind jsontext.Kind) bool { return slices.Contains(k, kind) }
+
+// formats are those that are checked. The others only tell a generator what type
+// to take: their bounds stand beside them.
+var formats = map[string]func(string) string{"date-time": instant, "int32": nil, "int64": nil}
+
+// instant takes the times that a DATETIME of MySQL has.
+func instant(value string) string {
+	var t time.Time
+	if err := t.UnmarshalText([]byte(value)); err != nil || t.UTC().Year() < 1000 || t.UTC().Year() > 9999 {
+		return "must be a time of RFC 3339, like 2030-01-31T12:00:00Z"
+	}
+	return ""
+}
+
+// field compiles the schema of a value that is no object and no array.
+func (c *Contract) field(schema map[string]any) (*field, error) {
+	if _, reference := schema["$ref"]; reference {
+		for keyword := range schema {
+			if keyword != "$ref" && keyword != "x-order" && keyword != "description" {
+				return nil, fmt.Errorf("%s: not beside a reference", keyword)
+			}
+		}
+	}
+	schema, err := c.resolve(schema)
+	if err != nil {
+		return nil, err
+	}
+	f := &field{low: math.MinInt64, high: math.MaxInt64, most: -1}
+	for keyword, value := range schema {
+		switch keyword {
+		case "type":
+			err = f.types(value)
+		case "minimum":
+			f.low, err = whole(value)
+		case "maximum":
+			f.high, err = whole(value)
+		case "minLength":
+			f.least, err = count(value)
+		case "maxLength":
+			f.most, err = count(value)
+		case "pattern":
+			f.pattern, err = regexp.Compile(value.(string))
+		case "format":
+			known := false
+			if f.format, known = formats[value.(string)]; !known {
+				err = fmt.Errorf("format %v is not known", value)
+			}
+		case "description":
+			f.description = strings.TrimSpace(value.(string))
+		case "default", "examples", "example", "x-order":
+		default:
+			err = errors.New("keyword is not known")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", keyword, err)
+		}
+	}
+	if len(f.kinds) == 0 {
+		return nil, errors.New("type is missing")
+	}
+	return f, nil
+}
+
+func (f *field) types(value any) error {
+	list, several := value.([]any)
+	if !several {
+		list = []any{value}
+	}
+	for _, name := range list {
+		switch name {
+		case "string":
+			f.kinds = append(f.kinds, '"')
+		case "integer":
+			f.kinds = append(f.kinds, '0')
+		case "boolean":
+			f.kinds = append(f.kinds, 't', 'f')
+		case "null":
+			f.kinds = append(f.kinds, 'n')
+		default:
+			return fmt.Errorf("%v is not known", name)
+		}
+	}
+	return nil
+}
+
+// text says what is wrong with a string.
+func (f *field) text(value string) string {
+	if f.least > 0 || f.most >= 0 {
+		if n := utf8.RuneCountInString(value); n < f.least || f.most >= 0 && n > f.most {
+			return f.lengths()
+		}
+	}
+	if f.pattern != nil && !f.pattern.MatchString(value) {
+		return f.shape()
+	}
+	if f.format != nil {
+		return f.format(value)
+	}
+	return ""
+}
+
+// number says what is wrong with a JSON number: 2, 2.0 and 2e0 are the same.
+func (f *field) number(value []byte) string {
+	n, exact := Integer(value)
+	if !exact {
+		return "must be a whole number"
+	}
+	if n < f.low || n > f.high {
+		return f.bounds()
+	}
+	return ""
+}
+
+// Integer is a JSON number that is whole. What is beyond 2^53 and not written as
+// an integer is not exact; no bound of the document is that high.
+func Integer(value []byte) (n int64, whole bool) {
+	n, err := strconv.ParseInt(string(value), 10, 64)
+	if err == nil {
+		return n, true
+	}
+	float, _ := strconv.ParseFloat(string(value), 64) // out of range is an infinity
+	if float != math.Trunc(float) {
+		return 0, false
+	}
+	return int64(max(min(float, 1<<53), -1<<53)), true
+}
+
+func (f *field) bounds() string {
+	switch {
+	case f.high == math.MaxInt64:
+		return fmt.Sprintf("must be at least %d", f.low)
+	case f.low == math.MinInt64:
+		return fmt.Sprintf("must be at most %d", f.high)
+	}
+	return fmt.Sprintf("must be from %d to %d", f.low, f.high)
+}
+
+func (f *field) lengths() string {
+	if f.most < 0 {
+		return fmt.Sprintf("must have at least %d characters", f.least)
+	}
+	return fmt.Sprintf("must have %d to %d characters", f.least, f.most)
+}
+
+// shape says what the pattern is in the words of the document.
+func (f *field) shape() string {
+	if f.description == "" {
+		return "must match " + f.pattern.String()
+	}
+	return "must be " + strings.ToLower(f.description[:1]) + f.description[1:]
+}
+
+func whole(value any) (int64, error) {
+	switch n := value.(type) {
+	case uint64:
+		if n <= math.MaxInt64 {
+			return int64(n), nil
+		}
+	case int64:
+		return n, nil
+	}
+	return 0, fmt.Errorf("%v is not an int64", value)
+}
+
+func count(value any) (int, error) {
+	n, err := whole(value)
+	return int(n), err
+}

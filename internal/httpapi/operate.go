@@ -1,0 +1,63 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"flashsale/internal/httpapi/spec"
+	"flashsale/internal/order"
+	"flashsale/internal/stock"
+)
+
+// readyTimeout bounds a readiness check: a server that takes longer to answer
+// one small question is not one to serve orders with.
+const readyTimeout = 2 * time.Second
+
+// Healthz answers as long as the process does.
+func (a *api) Healthz(c *gin.Context) { c.JSON(http.StatusOK, spec.Liveness{Status: spec.Alive}) }
+
+// Readyz answers 200 when every server that orders need answers. It names those
+// that do not, and keeps their addresses and errors in the log.
+func (a *api) Readyz(c *gin.Context) {
+	ctx, cancel := context.WithTimeout(c.Request.Context(), readyTimeout)
+	defer cancel()
+	status, answer := http.StatusOK, spec.Readiness{Status: spec.Ready, Checks: map[string]string{}}
+	for name, err := range a.cfg.Ready(ctx) {
+		answer.Checks[name] = "ok"
+		if err != nil {
+			status, answer.Status, answer.Checks[name] = http.StatusServiceUnavailable, spec.NotReady, "does not answer"
+			a.cfg.Logger.Warn("not ready", "server", name, "error", err)
+		}
+	}
+	a.metrics.isReady(status == http.StatusOK)
+	c.JSON(status, answer)
+}
+
+// Audit reads everything: it is bounded by the caller's patience alone.
+func (a *api) Audit(c *gin.Context) {
+	// A large database takes longer than any other answer may. A connection
+	// that knows no deadlines, as in a test, has none to lift.
+	_ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Time{})
+	report, err := a.cfg.Audit(c.Request.Context())
+	if err != nil {
+		a.fail(c, fmt.Errorf("%w: %w", order.ErrUnavailable, err))
+		return
+	}
+	c.JSON(http.StatusOK, presentAudit(&report))
+}
+
+func presentAudit(report *stock.Report) spec.AuditReport {
+	answer := spec.AuditReport{Ok: report.OK, Skus: make([]spec.Balance, len(report.SKUs)), Violations: make([]spec.Violation, len(report.Violations))}
+	for i, b := range report.SKUs {
+		answer.Skus[i] = spec.Balance{SKU: b.SKU, Units: b.Units, Available: b.Available, Reserved: b.Reserved, Paid: b.Paid,
+			Returned: b.Returned, Oversold: b.Oversold, Ok: b.OK}
+	}
+	for i, v := range report.Violations {
+		answer.Violations[i] = spec.Violation{SKU: v.SKU, Invariant: v.Invariant, Detail: v.Detail}
+	}
+	return answer
+}
