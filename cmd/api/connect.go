@@ -48,6 +48,7 @@ func (r *replica) connect(ctx context.Context) (err error) {
 	cfg := order.Config{
 		DB: r.db, Strategy: r.strategy, Fence: r.fence, Locker: r.guard.Locker,
 		PaymentWindow: r.cmd.PaymentWindow, ThinkTime: r.cmd.ThinkTime, RequestTimeout: r.cmd.RequestTimeout,
+		Desk:    order.DeskConfig{Quantum: r.cmd.Quantum},
 		Metrics: order.NewMetrics(r.registry), Logger: r.logger,
 	}
 	if r.strategy.Write == strategy.Batch {
@@ -65,7 +66,7 @@ func (r *replica) connect(ctx context.Context) (err error) {
 	}
 	r.orders = order.New(cfg)
 	r.register()
-	return nil
+	return r.startSettings(ctx)
 }
 
 // openGuard makes the strategy's lock once its server answers.

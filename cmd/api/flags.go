@@ -73,8 +73,8 @@ type logFlags struct {
 	Level slog.Level `name:"log-level" default:"info" help:"debug, info, warn or error."`
 }
 
-func (f *logFlags) logger(replica string, s streams) *slog.Logger {
-	return slog.New(slog.NewJSONHandler(s.err, &slog.HandlerOptions{Level: f.Level})).With("replica", replica)
+func (f *logFlags) logger(replica string, level slog.Leveler, s streams) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(s.err, &slog.HandlerOptions{Level: level})).With("replica", replica)
 }
 
 const (

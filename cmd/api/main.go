@@ -15,6 +15,8 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/jedib0t/go-pretty/v6/table"
 
+	"flashsale/internal/order"
+	"flashsale/internal/settings"
 	"flashsale/internal/strategy"
 )
 
@@ -46,6 +48,7 @@ type cli struct {
 	Strategies strategiesCmd `cmd:"" help:"Print the ways to guard an order."`
 	Audit      auditCmd      `cmd:"" help:"Check the database against the invariants; exit 1 on a violation."`
 	Locks      locksCmd      `cmd:"" help:"List who holds which SKU's lock, over all replicas, and who waits."`
+	Settings   configCmd     `cmd:"" name:"config" help:"Show or change what all replicas take from etcd while they run."`
 	Fence      fenceCmd      `cmd:"" help:"Show or change how the database is guarded."`
 	Health     healthCmd     `cmd:"" help:"Ask a replica whether it is ready; exit 1 if not. For a container's health check."`
 	Version    versionCmd    `cmd:"" help:"Print the program's version."`
@@ -67,7 +70,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { exited = true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Vars{"strategies": joined(strategy.Names()), "strategy": strategy.Default},
+		kong.Vars{"quantum": order.DefaultQuantum.String(), "settings": joined(settings.Names()), "strategies": joined(strategy.Names()), "strategy": strategy.Default},
 	)
 	if err != nil {
 		return err

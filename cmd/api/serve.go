@@ -21,6 +21,7 @@ import (
 	"flashsale/internal/httpapi"
 	"flashsale/internal/mirror"
 	"flashsale/internal/order"
+	"flashsale/internal/settings"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 )
@@ -39,6 +40,8 @@ type serveCmd struct {
 	LockTTL time.Duration `name:"lock-ttl" default:"5s" help:"How long a lock outlives a replica that died; etcd raises less than 2s."`
 
 	accessFlags
+
+	Quantum time.Duration `default:"${quantum}" help:"How long a SKU's lock is kept while another replica waits; api config changes it later."`
 
 	PaymentWindow  time.Duration `default:"15m" help:"How long an order stays reserved without payment."`
 	RequestTimeout time.Duration `default:"5s" help:"Longest time from an order's arrival to its answer."`
@@ -74,6 +77,9 @@ func (c *serveCmd) check() error {
 	case (c.TLSCert == "") != (c.TLSKey == ""):
 		return errors.New("--tls-cert and --tls-key go together")
 	}
+	if err := c.flagValues().Check(); err != nil {
+		return err
+	}
 	return c.accessFlags.check()
 }
 
@@ -101,7 +107,9 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	logger := c.logger(c.Replica, s)
+	level := new(slog.LevelVar)
+	level.Set(c.Level)
+	logger := c.logger(c.Replica, level, s)
 	keys, err := c.keys(logger)
 	if err != nil {
 		return err
@@ -114,7 +122,7 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	}
 	defer func() { _ = listener.Close() }() // the server closes it first
 
-	r := &replica{cmd: c, strategy: row, fence: fence, logger: logger, keys: keys, registry: prometheus.NewRegistry()}
+	r := &replica{cmd: c, strategy: row, fence: fence, logger: logger, level: level, keys: keys, registry: prometheus.NewRegistry()}
 	r.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() { err = errors.Join(err, r.close()) }()
 	if err := r.connect(ctx); err != nil {
@@ -133,6 +141,7 @@ type replica struct {
 	fence    strategy.Fence
 	logger   *slog.Logger
 	keys     *httpapi.Keys // nil where tokens are checked by a secret
+	level    *slog.LevelVar
 	registry *prometheus.Registry
 
 	db       *stock.DB
@@ -140,11 +149,14 @@ type replica struct {
 	mirrorDB *stock.DB      // its own small pool; nil without a mirror
 	mirror   *mirror.Mirror // nil without a mirror
 	orders   *order.Service
+	settings *settings.Watch // nil where the strategy has no etcd
 	// audit reads what MySQL does not have; nil where it has all.
 	audit func(context.Context) (stock.Report, error)
 	// stopMirror ends the mirror and waits until it has.
 	stopMirror func(context.Context) error
-	draining   atomic.Bool
+	// stopSettings ends the watch of the settings.
+	stopSettings func()
+	draining     atomic.Bool
 }
 
 // closeTimeout bounds each step of giving back what a replica holds.
@@ -179,7 +191,7 @@ func at(address string, err error) error {
 // serve answers requests until ctx ends, then finishes those that are in hand.
 func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 	cfg := httpapi.Config{
-		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Audit: r.audit, Ready: r.ready, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
+		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Audit: r.audit, Ready: r.ready, Notes: r.notes, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
 		JWTSecret: []byte(r.cmd.JWTSecret), Keys: r.keys, Audience: r.cmd.JWTAudience, AdminToken: r.cmd.AdminToken,
 		Registry: r.registry, Logger: r.logger,
 	}
@@ -264,6 +276,9 @@ func (r *replica) close() error {
 		if err := f(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("close %s: %w", name, err))
 		}
+	}
+	if r.stopSettings != nil {
+		r.stopSettings()
 	}
 	if r.orders != nil {
 		step("orders", r.orders.Close)

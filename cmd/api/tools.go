@@ -136,14 +136,7 @@ type locksCmd struct {
 // Run asks the server of the strategy that guards the database.
 func (c *locksCmd) Run(ctx context.Context, s streams) error {
 	return withDB(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) (err error) {
-		guarded, err := db.Guard(ctx)
-		if err != nil {
-			return err
-		}
-		if guarded.Strategy == "" {
-			return errors.New("no replica has used this database yet")
-		}
-		row, err := strategy.Find(guarded.Strategy)
+		row, err := guardingStrategy(ctx, db)
 		if err != nil {
 			return err
 		}
@@ -162,6 +155,18 @@ func (c *locksCmd) Run(ctx context.Context, s streams) error {
 		}
 		return printLocks(s, held, c.JSON)
 	})
+}
+
+// guardingStrategy is the strategy that the replicas of a database use.
+func guardingStrategy(ctx context.Context, db *stock.DB) (strategy.Strategy, error) {
+	guarded, err := db.Guard(ctx)
+	if err != nil {
+		return strategy.Strategy{}, err
+	}
+	if guarded.Strategy == "" {
+		return strategy.Strategy{}, errors.New("no replica has used this database yet")
+	}
+	return strategy.Find(guarded.Strategy)
 }
 
 func printLocks(s streams, held []lock.Info, asJSON bool) error {

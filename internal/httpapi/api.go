@@ -37,7 +37,7 @@ type Catalog interface {
 }
 
 // Config is what the API is made of. All of it is required, but for Audience,
-// Audit, Locks, and one of JWTSecret and Keys.
+// Audit, Locks, Notes, and one of JWTSecret and Keys.
 type Config struct {
 	Orders  Orders
 	Catalog Catalog
@@ -49,6 +49,9 @@ type Config struct {
 	// Ready says what keeps this replica from serving, by the name of the
 	// server that does. It is called within readyTimeout.
 	Ready func(ctx context.Context) map[string]error
+	// Notes say by name what readiness shows beside that, and what does not keep
+	// this replica from serving; "" is that all is well. Optional.
+	Notes func() map[string]string
 	// RequestTimeout bounds the reads; orders have a bound of their own.
 	RequestTimeout time.Duration
 	// Replica names this process in X-Replica.

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -34,6 +35,11 @@ func (a *api) Readyz(c *gin.Context) {
 		}
 	}
 	a.metrics.isReady(status == http.StatusOK)
+	if a.cfg.Notes != nil {
+		for name, note := range a.cfg.Notes() {
+			answer.Checks[name] = cmp.Or(note, "ok")
+		}
+	}
 	c.JSON(status, answer)
 }
 

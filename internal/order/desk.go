@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,9 +29,9 @@ const (
 	// defaultMaxBatch keeps a packet under 1 MiB even when every customer and
 	// key has its full length.
 	defaultMaxBatch = 512
-	// defaultQuantum is a compromise: the longer, the fewer hand-overs; and a
+	// DefaultQuantum is a compromise: the longer, the fewer hand-overs; and a
 	// buyer at the last of four replicas waits 150 ms.
-	defaultQuantum = 50 * time.Millisecond
+	DefaultQuantum = 50 * time.Millisecond
 	// defaultLeast keeps the SKU from being without a holder for half of the
 	// time: on busy cores a hand-over takes as long as a batch (docs/performance.md).
 	defaultLeast = 20 * time.Millisecond
@@ -53,7 +54,7 @@ func (c DeskConfig) withDefaults() DeskConfig {
 		c.MaxBatch = defaultMaxBatch
 	}
 	if c.Quantum == 0 {
-		c.Quantum = defaultQuantum
+		c.Quantum = DefaultQuantum
 	}
 	if c.Least == 0 {
 		c.Least = defaultLeast
@@ -75,6 +76,8 @@ type desks struct {
 	// committer is what the desks write through.
 	committer *committer
 	expiries  expiries
+	// quantum is DeskConfig.Quantum, as it may have been changed since.
+	quantum atomic.Int64
 
 	mu     sync.Mutex
 	open   map[string]*desk
@@ -90,11 +93,17 @@ func newDesks(cfg *Config) *desks {
 		cfg: cfg, ctx: ctx, stop: stop, selling: selling, endSale: endSale, open: map[string]*desk{},
 		expiries: expiries{after: cfg.RequestTimeout},
 	}
+	ds.setQuantum(cfg.Desk.Quantum)
 	// A desk waits for its lane's answer, so that a lane never starts after the
 	// last desk has ended.
 	ds.committer = &committer{cfg: cfg, start: ds.running.Go}
 	return ds
 }
+
+func (ds *desks) setQuantum(d time.Duration) { ds.quantum.Store(int64(d)) }
+
+// quantumOver reports whether a tenure that has lasted for d has had its time.
+func (ds *desks) quantumOver(d time.Duration) bool { return d >= time.Duration(ds.quantum.Load()) }
 
 // sell hands r to its SKU's desk and waits for the answer.
 func (ds *desks) sell(ctx context.Context, r Request) (Placed, error) {

@@ -134,7 +134,7 @@ func (t *tenure) isLast() bool {
 		return false
 	}
 	lasted := time.Since(t.began)
-	return lasted >= t.cfg.Desk.Quantum || lasted >= t.cfg.Desk.Least && len(t.pending) == 0 && t.queue.empty()
+	return t.quantumOver(lasted) || lasted >= t.cfg.Desk.Least && len(t.pending) == 0 && t.queue.empty()
 }
 
 // heir is the token to register with a decision that is the tenure's last. A

@@ -240,6 +240,14 @@ func (s *Service) Find(ctx context.Context, customer string, id ID) (Order, erro
 // Later orders are refused with ErrUnavailable.
 func (s *Service) Close(ctx context.Context) error { return s.seller.close(ctx) }
 
+// SetQuantum changes DeskConfig.Quantum from the next batch on. It is safe at any
+// time, and without effect where there are no desks.
+func (s *Service) SetQuantum(d time.Duration) {
+	if ds, ok := s.seller.(*desks); ok {
+		ds.setQuantum(d)
+	}
+}
+
 // windowOpen refuses what comes before or after the SKU's sale.
 func windowOpen(row *stock.Row, now time.Time) error {
 	switch row.Open(now) {

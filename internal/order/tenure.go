@@ -110,7 +110,7 @@ func (t *tenure) awaitOrders() bool {
 		return false
 	default:
 	}
-	if t.over || t.wanted() && time.Since(t.began) >= t.cfg.Desk.Quantum {
+	if t.over || t.wanted() && t.quantumOver(time.Since(t.began)) {
 		return false
 	}
 	for !t.hasWork() {

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+
+	"flashsale/internal/guard"
+	"flashsale/internal/settings"
+	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
+)
+
+// flagValues are the settings as the flags say.
+func (c *serveCmd) flagValues() settings.Values {
+	return settings.Values{Quantum: c.Quantum, LogLevel: c.Level}
+}
+
+// settingsStore is where the settings of a database stand.
+func settingsStore(g *guard.Guard, servers *guard.Servers, db *stock.DB) settings.Store {
+	return settings.Store{Client: g.Etcd, Prefix: servers.Prefix + db.Name + "/config/"}
+}
+
+// startSettings applies what etcd says, and follows it until stopSettings. A
+// strategy without etcd has its flags alone.
+func (r *replica) startSettings(ctx context.Context) error {
+	if r.guard.Etcd == nil {
+		return nil
+	}
+	w := settings.New(settings.Config{
+		Store: settingsStore(r.guard, &r.cmd.Servers, r.db), Flags: r.cmd.flagValues(), Apply: r.apply, Logger: r.logger,
+	})
+	if err := await(ctx, r.logger, guard.Address(r.strategy, &r.cmd.Servers), r.cmd.StartTimeout, w.Load); err != nil {
+		return err
+	}
+	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() { defer close(ended); w.Run(running) }()
+	r.settings, r.stopSettings = w, func() { cancel(); <-ended }
+	return nil
+}
+
+// apply brings about what the settings say.
+func (r *replica) apply(v settings.Values) {
+	r.level.Set(v.LogLevel)
+	r.orders.SetQuantum(v.Quantum)
+}
+
+// notes are what readiness shows and what keeps nobody from serving: one wrong
+// value in etcd reaches all replicas at once, and must not take them all away.
+func (r *replica) notes() map[string]string {
+	if r.settings == nil {
+		return nil
+	}
+	return map[string]string{"config": r.settings.Report()}
+}
+
+type configCmd struct {
+	List   configListCmd   `cmd:"" help:"Print every setting, and what etcd has of it."`
+	Get    configGetCmd    `cmd:"" help:"Print one setting's value in etcd."`
+	Set    configSetCmd    `cmd:"" help:"Change a setting on all replicas."`
+	Delete configDeleteCmd `cmd:"" help:"Let each replica's flags decide again."`
+}
+
+// configFlags say where the settings are.
+type configFlags struct {
+	mysqlFlags
+	guard.Servers
+}
+
+// configTimeout bounds what a command waits for etcd.
+const configTimeout = 5 * time.Second
+
+// with calls f with the settings of the database.
+func (c *configFlags) with(ctx context.Context, f func(context.Context, settings.Store) error) error {
+	return withDB(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) (err error) {
+		row, err := guardingStrategy(ctx, db)
+		if err != nil {
+			return err
+		}
+		if row.Server != strategy.InEtcd {
+			return fmt.Errorf("strategy %s uses no etcd, where settings stand: change the flags of each replica, and start it again", row.Name)
+		}
+		opened, err := openGuard(ctx, row, c.Servers, &c.mysqlFlags, db)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, closeGuard(ctx, opened)) }()
+		ctx, cancel := context.WithTimeout(ctx, configTimeout)
+		defer cancel()
+		return f(ctx, settingsStore(opened, &c.Servers, db))
+	})
+}
+
+type configListCmd struct {
+	configFlags
+	JSON bool `help:"Print JSON."`
+}
+
+// listed is what is printed of a setting.
+type listed struct {
+	Name string `json:"name"`
+	// Value is null where the flags decide.
+	Value    *string `json:"value"`
+	Revision int64   `json:"revision"`
+	// Wrong is why replicas ignore the value.
+	Wrong string `json:"wrong,omitempty"`
+	Help  string `json:"help,omitempty"`
+}
+
+func (c *configListCmd) Run(ctx context.Context, s streams) error {
+	return c.with(ctx, func(ctx context.Context, store settings.Store) error {
+		entries, _, err := store.List(ctx)
+		if err != nil {
+			return err
+		}
+		list := listSettings(entries)
+		if c.JSON {
+			return printJSON(s.out, map[string][]listed{"settings": list})
+		}
+		t := table.NewWriter()
+		t.SetOutputMirror(s.out)
+		t.AppendHeader(table.Row{"setting", "in etcd", "revision", "what it is"})
+		for _, l := range list {
+			value, help := "- (the flags decide)", l.Help
+			if l.Value != nil {
+				value = *l.Value
+			}
+			if l.Wrong != "" {
+				help = "IGNORED: " + l.Wrong
+			}
+			t.AppendRow(table.Row{l.Name, value, l.Revision, help})
+		}
+		t.Render()
+		return nil
+	})
+}
+
+// listSettings has every setting of the table, then what else stands in etcd.
+func listSettings(entries []settings.Entry) []listed {
+	stands := map[string]settings.Entry{}
+	for _, e := range entries {
+		stands[e.Name] = e
+	}
+	var list []listed
+	for _, row := range settings.All() {
+		l := listed{Name: row.Name, Help: row.Help}
+		if e, ok := stands[row.Name]; ok {
+			l.Value, l.Revision, l.Wrong = &e.Value, e.Revision, text(row.Check(e.Value))
+			delete(stands, row.Name)
+		}
+		list = append(list, l)
+	}
+	for _, e := range entries {
+		if _, unknown := stands[e.Name]; unknown {
+			_, err := settings.Find(e.Name)
+			list = append(list, listed{Name: e.Name, Value: &e.Value, Revision: e.Revision, Wrong: text(err)})
+		}
+	}
+	return list
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+type configGetCmd struct {
+	configFlags
+	Name string `arg:"" help:"One of ${settings}."`
+}
+
+func (c *configGetCmd) Run(ctx context.Context, s streams) error {
+	if _, err := settings.Find(c.Name); err != nil {
+		return err
+	}
+	return c.with(ctx, func(ctx context.Context, store settings.Store) error {
+		e, err := store.Get(ctx, c.Name)
+		if err != nil {
+			return err
+		}
+		if e.Revision == 0 {
+			return fmt.Errorf("%s does not stand in etcd: each replica's flags decide", c.Name)
+		}
+		_, err = fmt.Fprintln(s.out, e.Value)
+		return err
+	})
+}
+
+// unlessChanged is how two operators do not overwrite each other in silence.
+type unlessChanged struct {
+	Revision *int64 `placeholder:"N" help:"Only if the setting is still at this revision of api config list; 0: if etcd does not have it. Without: as it is now."`
+}
+
+// of is the revision that the setting has to have.
+func (u *unlessChanged) of(ctx context.Context, store settings.Store, name string) (int64, error) {
+	if u.Revision != nil {
+		return *u.Revision, nil
+	}
+	e, err := store.Get(ctx, name)
+	return e.Revision, err
+}
+
+type configSetCmd struct {
+	configFlags
+	unlessChanged
+	Name  string `arg:"" help:"One of ${settings}."`
+	Value string `arg:"" help:"Its value: see api config list."`
+}
+
+func (c *configSetCmd) Run(ctx context.Context, s streams) error {
+	if err := settings.Check(c.Name, c.Value); err != nil {
+		return err // before any server is asked
+	}
+	return c.with(ctx, func(ctx context.Context, store settings.Store) error {
+		revision, err := c.of(ctx, store, c.Name)
+		if err != nil {
+			return err
+		}
+		if revision, err = store.Set(ctx, c.Name, c.Value, revision); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(s.out, "%s is %s, at revision %d\n", c.Name, c.Value, revision)
+		return err
+	})
+}
+
+type configDeleteCmd struct {
+	configFlags
+	unlessChanged
+	Name string `arg:"" help:"One of ${settings}."`
+}
+
+func (c *configDeleteCmd) Run(ctx context.Context, s streams) error {
+	return c.with(ctx, func(ctx context.Context, store settings.Store) error {
+		revision, err := c.of(ctx, store, c.Name)
+		if err != nil {
+			return err
+		}
+		if err := store.Delete(ctx, c.Name, revision); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(s.out, "%s is what each replica's flags say\n", c.Name)
+		return err
+	})
+}

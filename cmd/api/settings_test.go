@@ -1,0 +1,144 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"flashsale/internal/strategy"
+)
+
+// tool runs one of the program's tools in this process.
+func tool(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	err := run(t.Context(), args, &out, &out)
+	return out.String(), err
+}
+
+// mustTool is tool for a call that has to succeed.
+func mustTool(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := tool(t, args...)
+	if err != nil {
+		t.Fatalf("api %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+// readiness is a replica's answer to GET /readyz.
+func (c *client) readiness() (status int, checks map[string]string) {
+	c.t.Helper()
+	status, body, err := c.call("GET", "/readyz", "", "", "")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var answer struct{ Checks map[string]string }
+	if err := json.Unmarshal([]byte(body), &answer); err != nil {
+		c.t.Fatalf("%s: %v", body, err)
+	}
+	return status, answer.Checks
+}
+
+// awaitLog waits until a replica's log holds a text.
+func (c *client) awaitLog(want string) {
+	c.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(c.LogTail(1000), want); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			c.t.Fatalf("replica %s never logged %q", c.Name, want)
+		}
+	}
+}
+
+// awaitConfig waits until readiness shows a text for the settings, and is ready.
+func (c *client) awaitConfig(want string) {
+	c.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		status, checks := c.readiness()
+		if status == http.StatusOK && strings.Contains(checks["config"], want) {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("readiness of %s: got %d, %q; want 200, %q", c.Name, status, checks["config"], want)
+		}
+	}
+}
+
+func TestConfigChangesEveryReplicaWithinASecond(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t)
+	where := []string{"--mysql-dsn=" + dsn, "--etcd-endpoints=" + servers.EtcdEndpoints()[0]}
+	config := func(args ...string) []string { return append(append([]string{"config"}, args...), where...) }
+	var replicas []*client
+	for i := range 3 {
+		replicas = append(replicas, start(t, replicaConfig(dsn, fmt.Sprint("replica-", i), strategy.Default)))
+	}
+	store := func(value string) {
+		t.Helper()
+		key := "flashsale/" + openDB(t, dsn).Name + "/config/quantum"
+		if _, err := openEtcd(t).Put(t.Context(), key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// In this process, so that what is timed is not a program's start.
+	mustTool(t, config("set", "log-level", "debug")...)
+	for _, c := range replicas {
+		c.awaitLog(`"setting":"log-level","from":"info","to":"debug"`)
+	}
+	began := time.Now()
+	store("20ms")
+	for _, c := range replicas {
+		c.awaitLog(`"setting":"quantum","from":"50ms","to":"20ms"`)
+	}
+	took := time.Since(began)
+	t.Logf("three replicas had another quantum after %s", took.Round(time.Microsecond))
+	if took > time.Second {
+		t.Errorf("it took %s, want at most 1s", took)
+	}
+
+	// The tool refuses a bad value; one that comes otherwise is reported, and
+	// takes no replica away.
+	if out, err := tool(t, config("set", "quantum", "soon")...); err == nil || !strings.Contains(err.Error(), `quantum: "soon" is no duration`) {
+		t.Errorf("set quantum soon: %v\n%s", err, out)
+	}
+	store("soon")
+	for _, c := range replicas {
+		c.awaitConfig(`ignored: quantum: "soon" is no duration`)
+	}
+	if out := mustTool(t, config("list")...); !strings.Contains(out, "IGNORED") || !strings.Contains(out, "debug") {
+		t.Errorf("config list:\n%s", out)
+	}
+	if _, err := tool(t, config("delete", "quantum", "--revision=1")...); err == nil || !strings.Contains(err.Error(), "changed meanwhile") {
+		t.Errorf("delete as of another revision: %v", err)
+	}
+	mustTool(t, config("delete", "quantum")...)
+	for _, c := range replicas {
+		c.awaitConfig("ok")
+		c.awaitLog(`"setting":"quantum","from":"20ms","to":"50ms"`)
+	}
+	if out := mustTool(t, config("get", "log-level")...); out != "debug\n" {
+		t.Errorf("config get: %q", out)
+	}
+	if _, err := tool(t, config("get", "quantum")...); err == nil || !strings.Contains(err.Error(), "flags decide") {
+		t.Errorf("get of what was deleted: %v", err)
+	}
+}
+
+func TestConfigOfAStrategyWithoutEtcdSaysSo(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t)
+	if _, err := tool(t, "config", "list", "--mysql-dsn="+dsn); err == nil || !strings.Contains(err.Error(), "no replica has used this database yet") {
+		t.Errorf("got %v", err)
+	}
+	c := start(t, replicaConfig(dsn, "a", "conditional"))
+	if _, err := tool(t, "config", "list", "--mysql-dsn="+dsn); err == nil || !strings.Contains(err.Error(), "strategy conditional uses no etcd") {
+		t.Errorf("got %v", err)
+	}
+	if _, checks := c.readiness(); checks["config"] != "" {
+		t.Errorf("readiness shows settings: %v", checks)
+	}
+}

@@ -1,0 +1,244 @@
+package settings_test
+
+import (
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/settings"
+)
+
+func with(change func(*settings.Values)) settings.Values {
+	v := flags
+	change(&v)
+	return v
+}
+
+func quantum(d time.Duration) settings.Values {
+	return with(func(v *settings.Values) { v.Quantum = d })
+}
+
+// within is how soon a change has to be in force everywhere.
+const within = time.Second
+
+func TestEveryReplicaHasAChangeWithinASecond(t *testing.T) {
+	t.Parallel()
+	store := newStore(t)
+	var replicas []*replica
+	for range 3 {
+		r := startReplica(t, store)
+		r.await(t, flags)
+		replicas = append(replicas, r)
+	}
+	changes := []struct {
+		name, value string
+		want        settings.Values
+	}{
+		{"quantum", "20ms", quantum(20 * time.Millisecond)},
+		{"log-level", "debug", with(func(v *settings.Values) { v.Quantum, v.LogLevel = 20*time.Millisecond, slog.LevelDebug })},
+		{"quantum", "", with(func(v *settings.Values) { v.LogLevel = slog.LevelDebug })},
+		{"log-level", "", flags},
+	}
+	for _, change := range changes {
+		began := time.Now()
+		if change.value == "" {
+			e, err := store.Get(t.Context(), change.name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := store.Delete(t.Context(), change.name, e.Revision); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			set(t, store, change.name, change.value)
+		}
+		for _, r := range replicas {
+			r.await(t, change.want)
+		}
+		took := time.Since(began)
+		t.Logf("%s=%q was in force on %d replicas after %s", change.name, change.value, len(replicas), took.Round(time.Microsecond))
+		if took > within {
+			t.Errorf("%s=%q took %s, want at most %s", change.name, change.value, took, within)
+		}
+	}
+}
+
+func TestReplicaBeginsWithWhatStandsInEtcd(t *testing.T) {
+	t.Parallel()
+	store := newStore(t)
+	set(t, store, "quantum", "7ms")
+	r := startReplica(t, store)
+	if got := <-r.applied; got != quantum(7*time.Millisecond) {
+		t.Errorf("the first values are %+v, want a quantum of 7ms", got)
+	}
+}
+
+func TestBadValueIsKeptOutAndReported(t *testing.T) {
+	t.Parallel()
+	store := newStore(t)
+	set(t, store, "quantum", "20ms")
+	r := startReplica(t, store)
+	r.await(t, quantum(20*time.Millisecond))
+	for _, bad := range []struct{ value, why string }{
+		{"soon", `quantum: "soon" is no duration`}, {"1h", "quantum: 1h0m0s is not between 1ms and 1s"},
+		{"", `quantum: "" is no duration`}, {"-5ms", "quantum: -5ms is not between"},
+		{strings.Repeat("x", 100_000), `quantum: "xxxxxxxx`},
+	} {
+		put(t, store, "quantum", bad.value)
+		r.awaitReport(t, bad.why)
+	}
+	if got := r.Report(); len(got) > 200 {
+		t.Errorf("a report of %d bytes", len(got))
+	}
+	put(t, store, "qantum", "5ms") // a name of no setting
+	r.awaitReport(t, `qantum: there is no setting "qantum"`)
+	// Another setting still changes, and the last good one stays.
+	set(t, store, "log-level", "warn")
+	want := with(func(v *settings.Values) { v.Quantum, v.LogLevel = 20*time.Millisecond, slog.LevelWarn })
+	if got := <-r.applied; got != want {
+		t.Errorf("in force is %+v, want %+v", got, want)
+	}
+	if n := r.log.count("is not valid"); n != 6 {
+		t.Errorf("%d lines in the log for 6 wrong values", n)
+	}
+	set(t, store, "quantum", "30ms")
+	r.await(t, with(func(v *settings.Values) { v.Quantum, v.LogLevel = 30*time.Millisecond, slog.LevelWarn }))
+	if err := store.Delete(t.Context(), "qantum", revisionOf(t, store, "qantum")); err != nil {
+		t.Fatal(err)
+	}
+	r.awaitReport(t, "")
+}
+
+func revisionOf(t *testing.T, store settings.Store, name string) int64 {
+	t.Helper()
+	e, err := store.Get(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e.Revision
+}
+
+func TestSetRefusesWhatReplicasWouldIgnore(t *testing.T) {
+	t.Parallel()
+	store := newStore(t)
+	for _, bad := range []struct{ name, value, why string }{
+		{"quantum", "50", "is no duration"}, {"quantum", "2s", "is not between 1ms and 1s"},
+		{"log-level", "loud", "none of debug, info, warn and error"}, {"speed", "1", "log-level, quantum"},
+	} {
+		if _, err := store.Set(t.Context(), bad.name, bad.value, 0); err == nil || !strings.Contains(err.Error(), bad.why) {
+			t.Errorf("%s=%s: got %v, want %q", bad.name, bad.value, err, bad.why)
+		}
+	}
+	if entries, _, err := store.List(t.Context()); err != nil || len(entries) != 0 {
+		t.Errorf("etcd has %+v, %v", entries, err)
+	}
+}
+
+func TestTwoOperatorsDoNotOverwriteEachOther(t *testing.T) {
+	t.Parallel()
+	store := newStore(t)
+	first := revisionOf(t, store, "quantum")
+	var done atomic.Int32
+	var both sync.WaitGroup
+	for _, value := range []string{"10ms", "20ms"} {
+		both.Go(func() {
+			_, err := store.Set(t.Context(), "quantum", value, first)
+			if err == nil {
+				done.Add(1)
+			} else if !errors.Is(err, settings.ErrChanged) {
+				t.Error(err)
+			}
+		})
+	}
+	both.Wait()
+	if done.Load() != 1 {
+		t.Errorf("%d of two writes succeeded", done.Load())
+	}
+	if err := store.Delete(t.Context(), "quantum", first); !errors.Is(err, settings.ErrChanged) {
+		t.Errorf("delete as of revision %d: got %v", first, err)
+	}
+}
+
+func TestFlagsAreHeldToTheSameBounds(t *testing.T) {
+	t.Parallel()
+	if err := flags.Check(); err != nil {
+		t.Error(err)
+	}
+	if err := quantum(time.Hour).Check(); err == nil || !strings.Contains(err.Error(), "--quantum: 1h0m0s is not between") {
+		t.Errorf("got %v", err)
+	}
+	for _, s := range settings.All() {
+		if s.Help == "" || s.Check(s.Show(flags)) != nil {
+			t.Errorf("%s: what it shows, %q, is not what it takes", s.Name, s.Show(flags))
+		}
+	}
+}
+
+// What was changed while etcd restarted, and was compacted away before a replica
+// had seen it, is in force as soon as etcd is back.
+func TestChangeBehindARestartAndACompactionIsSeen(t *testing.T) {
+	t.Parallel()
+	own := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
+	store := newStore(t, own.EtcdEndpoints()...)
+	link := sandboxtest.NewLink(t, strings.TrimPrefix(own.Etcd[0].Endpoint, "http://"))
+	near := newStore(t, link.Addr)
+	near.Prefix = store.Prefix
+	r := startReplica(t, near)
+	r.await(t, flags)
+	set(t, store, "quantum", "20ms")
+	r.await(t, quantum(20*time.Millisecond))
+
+	link.Cut() // it sees nothing of what follows
+	r.awaitReport(t, "etcd is not being followed")
+	var last int64
+	for _, value := range []string{"30ms", "40ms", "60ms"} {
+		set(t, store, "quantum", value)
+		last = revisionOf(t, store, "quantum")
+	}
+	if _, err := store.Client.Compact(t.Context(), last, clientv3.WithCompactPhysical()); err != nil {
+		t.Fatal(err)
+	}
+	if err := own.Etcd[0].Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	link.Heal()
+	r.await(t, quantum(60*time.Millisecond))
+	r.awaitReport(t, "")
+
+	// A deletion that no watch shows, too.
+	link.Cut()
+	r.awaitReport(t, "etcd is not being followed")
+	if err := store.Delete(t.Context(), "quantum", last); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Client.Compact(t.Context(), last+1); err != nil {
+		t.Fatal(err)
+	}
+	link.Heal()
+	r.await(t, flags)
+}
+
+// A node that hangs with its connections open says nothing, and neither does its
+// watch: the list finds out.
+func TestWatchOfAHungNodeIsNoticed(t *testing.T) {
+	t.Parallel()
+	own := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
+	store := newStore(t, own.EtcdEndpoints()...)
+	r := startReplica(t, store)
+	set(t, store, "quantum", "10ms")
+	r.await(t, quantum(10*time.Millisecond)) // so that the watch is open
+	sandboxtest.Pause(t, own.Etcd[0].Process)
+	r.awaitReport(t, "etcd is not being followed")
+	sandboxtest.Resume(t, own.Etcd[0].Process)
+	set(t, store, "quantum", "20ms")
+	r.await(t, quantum(20*time.Millisecond))
+	r.awaitReport(t, "")
+}
