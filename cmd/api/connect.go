@@ -62,6 +62,7 @@ func (r *replica) connect(ctx context.Context) (err error) {
 			return err
 		}
 		r.registry.MustRegister(telemetry.Retries(cfg.Units.Retries))
+		r.levels = func(ctx context.Context) ([]stock.Level, error) { return levelsInEtcd(ctx, cfg.Units) }
 		r.audit = func(ctx context.Context) (stock.Report, error) { return order.AuditUnits(ctx, r.db, cfg.Units) }
 	}
 	r.orders = order.New(cfg)
@@ -89,6 +90,16 @@ func (r *replica) openGuard(ctx context.Context) error {
 // unitsInEtcd is the stock of a strategy that keeps it there.
 func unitsInEtcd(g *guard.Guard, servers *guard.Servers, db *stock.DB) (*etcdstock.Store, error) {
 	return etcdstock.New(etcdstock.Config{Client: g.Etcd, Prefix: servers.Prefix + db.Name + "/units/"})
+}
+
+// levelsInEtcd is what is left of every SKU there.
+func levelsInEtcd(ctx context.Context, units *etcdstock.Store) ([]stock.Level, error) {
+	all, err := units.List(ctx)
+	levels := make([]stock.Level, len(all))
+	for i, s := range all {
+		levels[i] = stock.Level{SKU: s.SKU, Units: s.Units, Available: s.Available, Seq: uint64(s.Revision)}
+	}
+	return levels, err
 }
 
 // mirrorPool are the connections that the mirror reads MySQL by. They are its

@@ -50,6 +50,7 @@ type serveCmd struct {
 	ThinkTime      time.Duration `default:"0s" help:"Lab only: a pause between reading and writing stock."`
 
 	MetricsSKUs int    `name:"metrics-skus" default:"100" placeholder:"N" help:"SKUs whose stock /metrics shows, the first in byte order; the others are counted."`
+	MaxStreams  int    `default:"5000" placeholder:"N" help:"Streams of events that are open at the same time, at most (${default})."`
 	PprofAddr   string `placeholder:"ADDR" help:"Private address for pprof; off when empty."`
 	TLSCert     string `name:"tls-cert" placeholder:"FILE" help:"Certificate of this service; plain HTTP without."`
 	TLSKey      string `name:"tls-key" placeholder:"FILE" help:"Key of the certificate."`
@@ -74,6 +75,8 @@ func (c *serveCmd) check() error {
 		return fmt.Errorf("--metrics-skus is %d, must not be negative", c.MetricsSKUs)
 	case c.MaxReplicas < 1:
 		return fmt.Errorf("--max-replicas is %d, must be at least 1", c.MaxReplicas)
+	case c.MaxStreams < 1:
+		return fmt.Errorf("--max-streams is %d, must be at least 1", c.MaxStreams)
 	case (c.TLSCert == "") != (c.TLSKey == ""):
 		return errors.New("--tls-cert and --tls-key go together")
 	}
@@ -150,8 +153,9 @@ type replica struct {
 	mirror   *mirror.Mirror // nil without a mirror
 	orders   *order.Service
 	settings *settings.Watch // nil where the strategy has no etcd
-	// audit reads what MySQL does not have; nil where it has all.
-	audit func(context.Context) (stock.Report, error)
+	// audit and levels read what MySQL does not have; nil where it has all.
+	audit  func(context.Context) (stock.Report, error)
+	levels func(context.Context) ([]stock.Level, error)
 	// stopMirror ends the mirror and waits until it has.
 	stopMirror func(context.Context) error
 	// stopSettings ends the watch of the settings.
@@ -190,10 +194,14 @@ func at(address string, err error) error {
 
 // serve answers requests until ctx ends, then finishes those that are in hand.
 func (r *replica) serve(ctx context.Context, listener net.Listener) error {
+	draining := make(chan struct{})
 	cfg := httpapi.Config{
 		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Audit: r.audit, Ready: r.ready, Notes: r.notes, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
 		JWTSecret: []byte(r.cmd.JWTSecret), Keys: r.keys, Audience: r.cmd.JWTAudience, AdminToken: r.cmd.AdminToken,
-		Registry: r.registry, Logger: r.logger,
+		Registry: r.registry, Logger: r.logger, Levels: r.levels, MaxStreams: r.cmd.MaxStreams, Draining: draining,
+	}
+	if r.mirror != nil {
+		cfg.View = r.mirror
 	}
 	if inspector := r.guard.Inspector(); inspector != nil {
 		cfg.Locks = inspector
@@ -217,6 +225,7 @@ func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 		MaxHeaderBytes: 16 << 10,
 		ErrorLog:       slog.NewLogLogger(r.logger.Handler(), slog.LevelDebug),
 	}
+	server.RegisterOnShutdown(func() { close(draining) }) // streams would never end by themselves
 	ended := make(chan error, 1)
 	go func() {
 		if r.cmd.TLSCert != "" {

@@ -37,13 +37,22 @@ type Catalog interface {
 }
 
 // Config is what the API is made of. All of it is required, but for Audience,
-// Audit, Locks, Notes, and one of JWTSecret and Keys.
+// Audit, Locks, Notes, what streams of events are made of, and one of JWTSecret
+// and Keys.
 type Config struct {
 	Orders  Orders
 	Catalog Catalog
 	// Stock is what the audit reads, unless there is an Audit of its own.
 	Stock *stock.DB
 	Audit func(context.Context) (stock.Report, error)
+	// View is what streams of events follow; nil where there is none, and they
+	// all share one question to MySQL, or to Levels where that is given.
+	View   View
+	Levels func(context.Context) ([]stock.Level, error)
+	// MaxStreams are open at the same time; 0 is 5000. They end when Draining is
+	// closed.
+	MaxStreams int
+	Draining   <-chan struct{}
 	// Locks is nil where the strategy's lock cannot tell who holds it.
 	Locks Locks
 	// Ready says what keeps this replica from serving, by the name of the
@@ -76,6 +85,7 @@ type api struct {
 	skuName func(string) string
 	// pageSize is how long a page is when the caller does not say.
 	pageSize int
+	events   *events
 }
 
 type route struct{ method, path string }
@@ -87,7 +97,7 @@ func New(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &api{cfg: cfg, verifier: verifier, metrics: newMetrics(cfg.Registry)}
+	a := &api{cfg: cfg, verifier: verifier, metrics: newMetrics(cfg.Registry), events: newEvents(&cfg)}
 	if a.cfg.Audit == nil {
 		a.cfg.Audit = func(ctx context.Context) (stock.Report, error) { return stock.Audit(ctx, cfg.Stock) }
 	}

@@ -28,11 +28,11 @@ import (
 
 var servers *sandbox.Stack
 
-func TestMain(m *testing.M) { sandboxtest.Main(m, sandbox.Config{MySQL: true}, &servers) }
+func TestMain(m *testing.M) { sandboxtest.Main(m, sandbox.Config{MySQL: true, EtcdNodes: 1}, &servers) }
 
 const (
-	secret     = "a secret of the tests"
-	adminToken = "an admin token of the tests"
+	secret     = "a secret of the tests, of 32 bytes"
+	adminToken = "an admin token of the tests, of 32 bytes"
 )
 
 var databases atomic.Int32
@@ -41,6 +41,8 @@ type server struct {
 	*httptest.Server
 	t  *testing.T
 	db *stock.DB
+	// process is that of a replica that runs as one; nil otherwise.
+	process *sandbox.Process
 	// notReady is what the readiness check says.
 	notReady atomic.Pointer[error]
 }

@@ -79,7 +79,7 @@ var kinds = []kind{
 		"Use a new key for a new request."},
 	{"request-in-flight", http.StatusConflict, "A request with this Idempotency-Key is in flight", order.ErrInFlight,
 		"Retry with the same Idempotency-Key."},
-	{"busy", http.StatusServiceUnavailable, "Too many orders are waiting", order.ErrBusy,
+	{"busy", http.StatusServiceUnavailable, "Too many are waiting", order.ErrBusy,
 		"Nothing was applied. Retry with the same Idempotency-Key."},
 	{"unavailable", http.StatusServiceUnavailable, "Not served in time", order.ErrUnavailable,
 		"Nothing was applied. Retry with the same Idempotency-Key."},

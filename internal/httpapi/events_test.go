@@ -1,0 +1,447 @@
+package httpapi_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"flashsale/internal/httpapi"
+	"flashsale/internal/order"
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
+)
+
+// patience is how long the tests wait for what must come.
+const patience = 60 * time.Second
+
+// event is one event of a stream. Its id is the seq.
+type event struct {
+	SKU       string `json:"sku"`
+	Units     int64  `json:"units"`
+	Available int64  `json:"available"`
+	Seq       uint64 `json:"seq"`
+}
+
+// stream is a stream that is being read.
+type stream struct {
+	t        *testing.T
+	response *http.Response
+	close    func()
+	events   chan event    // closed at the end
+	comments atomic.Int32  // so far
+	last     atomic.Uint64 // seq of the last event
+}
+
+// watch opens a stream. It ends with the test.
+func watch(t *testing.T, url string, headers ...string) *stream {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	request, err := http.NewRequestWithContext(ctx, "GET", url, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		request.Header.Set(headers[i], headers[i+1])
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stream{t: t, response: response, events: make(chan event, 10_000)}
+	ended := make(chan struct{})
+	s.close = func() { cancel(); <-ended; _ = response.Body.Close() }
+	t.Cleanup(s.close)
+	go func() {
+		defer close(ended)
+		s.read()
+	}()
+	return s
+}
+
+func (s *stream) read() {
+	defer close(s.events)
+	var id, name, data string
+	for lines := bufio.NewScanner(s.response.Body); lines.Scan(); {
+		line := lines.Text()
+		field, value, _ := strings.Cut(line, ": ")
+		switch {
+		case line == "" && data != "":
+			var e event
+			if err := json.Unmarshal([]byte(data), &e); err != nil {
+				s.t.Errorf("data %q: %v", data, err)
+			}
+			if name != "stock" || id != fmt.Sprint(e.Seq) {
+				s.t.Errorf("event %q with id %q for seq %d", name, id, e.Seq)
+			}
+			s.last.Store(e.Seq)
+			s.events <- e
+			id, name, data = "", "", ""
+		case strings.HasPrefix(line, ":"):
+			s.comments.Add(1)
+		case field == "id":
+			id = value
+		case field == "event":
+			name = value
+		case field == "data":
+			data = value
+		}
+	}
+}
+
+// next is the next event.
+func (s *stream) next() event {
+	s.t.Helper()
+	select {
+	case e, ok := <-s.events:
+		if !ok {
+			s.t.Fatal("the stream has ended")
+		}
+		return e
+	case <-time.After(patience):
+		s.t.Fatal("no event comes")
+	}
+	return event{}
+}
+
+// until reads on to the event of so many units left, and checks that seq rises.
+func (s *stream) until(available int64, after event) event {
+	s.t.Helper()
+	for {
+		e := s.next()
+		if after.SKU != "" && e.Seq <= after.Seq {
+			s.t.Fatalf("seq %d came after %d", e.Seq, after.Seq)
+		}
+		if after = e; e.Available == available {
+			return e
+		}
+	}
+}
+
+// ends waits until the stream has ended.
+func (s *stream) ends() {
+	s.t.Helper()
+	timeout := time.After(patience)
+	for {
+		select {
+		case _, more := <-s.events:
+			if !more {
+				return
+			}
+		case <-timeout:
+			s.t.Fatal("the stream does not end")
+		}
+	}
+}
+
+// newStreams serves the API, where Levels tells what is left unless the change
+// says otherwise.
+func newStreams(t *testing.T, change func(*httpapi.Config)) *server {
+	t.Helper()
+	dsn, err := servers.MySQL.CreateDatabase(t.Context(), fmt.Sprintf("api%d", databases.Add(1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := stock.Open(dsn, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	if err := db.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	guard, err := strategy.Find("conditional")
+	if err != nil {
+		t.Fatal(err)
+	}
+	logger := slog.New(slog.DiscardHandler)
+	cfg := httpapi.Config{
+		Orders: order.New(order.Config{DB: db, Strategy: guard, Fence: strategy.FenceOff, PaymentWindow: time.Minute,
+			RequestTimeout: patience, Logger: logger}),
+		Catalog: db, Stock: db, RequestTimeout: patience, Replica: "replica-1", JWTSecret: []byte(secret), AdminToken: adminToken,
+		Registry: prometheus.NewRegistry(), Logger: logger,
+		Ready: func(context.Context) map[string]error { return nil },
+	}
+	change(&cfg)
+	handler, err := httpapi.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{t: t, db: db, Server: httptest.NewUnstartedServer(handler)}
+	// As in the service: a stream must outlive both.
+	s.Config.ReadTimeout, s.Config.WriteTimeout = 2*time.Second, 2*time.Second
+	s.Start()
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *server) streams() string {
+	for line := range strings.Lines(s.call("GET", "/metrics", "").text) {
+		if n, ok := strings.CutPrefix(line, "flashsale_http_event_streams "); ok {
+			return strings.TrimSpace(n)
+		}
+	}
+	return ""
+}
+
+func (s *server) awaitStreams(n string) {
+	s.t.Helper()
+	for began := time.Now(); s.streams() != n; time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > patience {
+			s.t.Fatalf("%s streams are open, waited for %s", s.streams(), n)
+		}
+	}
+}
+
+func TestAStreamShowsTheStockAsItIsThenEachChange(t *testing.T) {
+	t.Parallel()
+	s := newStreams(t, func(*httpapi.Config) {})
+	s.putSKU("lamp", thing).check(t, 201, "", "")
+	s.putSKU("sofa", thing).check(t, 201, "", "")
+	one := watch(t, s.URL+"/v1/skus/lamp/events")
+	for name, want := range map[string]string{"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"} {
+		if got := one.response.Header.Get(name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	first := one.next()
+	if want := (event{SKU: "lamp", Units: 4, Available: 4, Seq: first.Seq}); first != want {
+		t.Errorf("the first event is %+v, want %+v", first, want)
+	}
+	all := watch(t, s.URL+"/v1/events")
+	if a, b := all.next(), all.next(); a.SKU != "lamp" || b.SKU != "sofa" {
+		t.Errorf("the first events of all are %+v and %+v", a, b)
+	}
+	s.order(customer(t, "ann"), "k", `{"sku":"lamp","quantity":3}`).check(t, 201, "", "")
+	second := one.until(1, first)
+	if got := all.next(); got != second {
+		t.Errorf("all SKUs' stream shows %+v, that of one %+v", got, second)
+	}
+
+	// Whoever has seen it is told no more than what is new.
+	again := watch(t, s.URL+"/v1/skus/lamp/events", "Last-Event-ID", fmt.Sprint(second.Seq))
+	behind := watch(t, s.URL+"/v1/skus/lamp/events", "Last-Event-ID", fmt.Sprint(first.Seq))
+	if got := behind.next(); got != second {
+		t.Errorf("a client that has missed an event was sent %+v, want %+v", got, second)
+	}
+	s.order(customer(t, "ann"), "k2", `{"sku":"lamp","quantity":1}`).check(t, 201, "", "")
+	if got := again.next(); got.Available != 0 {
+		t.Errorf("a client that has missed none was sent %+v", got)
+	}
+	one.until(0, second)
+
+	s.call("GET", "/v1/skus/none/events", "").check(t, 404, "unknown-sku", "")
+	s.call("GET", "/v1/skus/-/events", "").check(t, 404, "unknown-sku", "")
+
+	// A heartbeat comes, and comes later than the server's time-outs.
+	for began := time.Now(); one.comments.Load() == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > patience {
+			t.Fatal("no heartbeat comes")
+		}
+	}
+	one.close()
+	s.awaitStreams("3")
+	text := s.call("GET", "/metrics", "").text
+	if !strings.Contains(text, `http_requests_total{method="GET",route="/v1/skus/:sku/events",status="200"} 1`) {
+		t.Error("a stream that has ended is not counted")
+	}
+}
+
+// levels is a source of stock that the test moves.
+type levels struct {
+	skus  int
+	moves atomic.Uint64
+	asked atomic.Int32
+	down  atomic.Bool
+}
+
+func (l *levels) read(context.Context) ([]stock.Level, error) {
+	l.asked.Add(1)
+	if l.down.Load() {
+		return nil, io.ErrUnexpectedEOF
+	}
+	seq := l.moves.Load()
+	list := make([]stock.Level, l.skus)
+	for i := range list {
+		list[i] = stock.Level{SKU: fmt.Sprintf("sku-%06d", i), Units: 1 << 40, Available: 1<<40 - int64(seq), Seq: seq + 1}
+	}
+	return list, nil
+}
+
+func TestStreamsShareOneQuestion(t *testing.T) {
+	t.Parallel()
+	source := &levels{skus: 1}
+	s := newStreams(t, func(cfg *httpapi.Config) { cfg.Levels, cfg.MaxStreams = source.read, 50 })
+	began := time.Now()
+	var all []*stream
+	for range 50 {
+		all = append(all, watch(t, s.URL+"/v1/events"))
+	}
+	s.call("GET", "/v1/events", "").check(t, 503, "busy", "")
+	source.moves.Store(1)
+	for _, one := range all {
+		one.until(1<<40-1, event{})
+	}
+	if asked, most := source.asked.Load(), int32(time.Since(began)/(250*time.Millisecond))+1; asked > most {
+		t.Errorf("asked %d times in %s, at most %d are due", asked, time.Since(began), most)
+	}
+	// What is not known is not told, and what has not changed is no news.
+	source.down.Store(true)
+	asked := source.asked.Load()
+	for source.asked.Load() < asked+2 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	late := watch(t, s.URL+"/v1/events", "Last-Event-ID", "9")
+	if late.response.StatusCode != 503 {
+		t.Errorf("the stream beyond the limit got %d", late.response.StatusCode)
+	}
+	all[0].close()
+	s.awaitStreams("49")
+	late = watch(t, s.URL+"/v1/events", "Last-Event-ID", "9")
+	for began := time.Now(); late.comments.Load() == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > patience {
+			t.Fatal("no heartbeat comes while nothing is known")
+		}
+	}
+	if len(late.events) > 0 {
+		t.Errorf("sent %+v while nothing is known", <-late.events)
+	}
+	source.down.Store(false)
+	if got := late.next(); got.Seq != 2 {
+		t.Errorf("got %+v when it is known again", got)
+	}
+	if n := len(all[1].events); n > 0 {
+		t.Errorf("%d events without a change", n)
+	}
+}
+
+// A reader who does not read is dropped, and those who read notice nothing.
+func TestASlowReaderHoldsNothingUp(t *testing.T) {
+	t.Parallel()
+	source := &levels{skus: 50_000} // more than any socket's buffers
+	s := newStreams(t, func(cfg *httpapi.Config) { cfg.Levels = source.read })
+	address := strings.TrimPrefix(s.URL, "http://")
+	slow, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	if _, err := fmt.Fprintf(slow, "GET /v1/events HTTP/1.1\r\nHost: %s\r\n\r\n", address); err != nil {
+		t.Fatal(err)
+	}
+	s.putSKU("sku-000000", thing).check(t, 201, "", "")
+	quick := watch(t, s.URL+"/v1/skus/sku-000000/events")
+	last := quick.next()
+	s.awaitStreams("2")
+	for move := uint64(1); s.streams() != "1"; move++ {
+		source.moves.Store(move)
+		last = quick.until(1<<40-int64(move), last)
+		if move > 1000 {
+			t.Fatal("the slow reader is not dropped")
+		}
+	}
+}
+
+func TestStreamsEndAtDrain(t *testing.T) {
+	t.Parallel()
+	draining := make(chan struct{})
+	s := newStreams(t, func(cfg *httpapi.Config) { cfg.Draining = draining })
+	s.putSKU("lamp", thing).check(t, 201, "", "")
+	one, all := watch(t, s.URL+"/v1/skus/lamp/events"), watch(t, s.URL+"/v1/events")
+	one.next()
+	close(draining)
+	one.ends()
+	all.ends()
+	s.call("GET", "/v1/events", "").check(t, 503, "unavailable", "")
+}
+
+// startReplicas runs the service itself.
+func startReplicas(t *testing.T, n int, change func(*sandbox.ReplicaConfig)) []*server {
+	t.Helper()
+	dsn, err := servers.MySQL.CreateDatabase(t.Context(), fmt.Sprintf("api%d", databases.Add(1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := make([]*server, n)
+	for i := range all {
+		cfg := sandbox.ReplicaConfig{Replica: fmt.Sprintf("replica-%d", i+1), MySQLDSN: dsn, EtcdEndpoints: servers.EtcdEndpoints(),
+			AdminToken: adminToken, JWTSecret: secret}
+		change(&cfg)
+		replica := sandboxtest.StartReplica(t, cfg)
+		all[i] = &server{t: t, Server: &httptest.Server{URL: replica.URL}, process: replica.Process}
+	}
+	return all
+}
+
+// Client is that of the server in this process, or any.
+func (s *server) Client() *http.Client {
+	if s.process != nil {
+		return http.DefaultClient
+	}
+	return s.Server.Client()
+}
+
+func TestAStreamShowsWhatOtherReplicasSell(t *testing.T) {
+	t.Parallel()
+	etcd := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1}) // of its own: it is stopped
+	replicas := startReplicas(t, 2, func(cfg *sandbox.ReplicaConfig) { cfg.EtcdEndpoints = etcd.EtcdEndpoints() })
+	here, there := replicas[0], replicas[1]
+	here.putSKU("lamp", `{"name":"A thing","price_cents":999,"currency":"EUR","units":100}`).check(t, 201, "", "")
+	one, all := watch(t, there.URL+"/v1/skus/lamp/events"), watch(t, there.URL+"/v1/events")
+	ann := customer(t, "ann")
+	last := one.until(100, event{})
+	buy := func(left int64) {
+		t.Helper()
+		for try := 0; ; try++ {
+			got := here.order(ann, fmt.Sprint(left), `{"sku":"lamp","quantity":1}`)
+			if got.StatusCode == 201 {
+				break
+			}
+			if try == 20 || got.StatusCode < 500 {
+				got.check(t, 201, "", "")
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		last = one.until(left, last)
+	}
+	for left := int64(99); left > 90; left-- {
+		buy(left)
+	}
+	if err := etcd.Etcd[0].Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for left := int64(90); left > 80; left-- {
+		buy(left)
+	}
+	for seen := (event{}); seen.Available != 81; {
+		seen = all.until(81, seen)
+	}
+	began := time.Now()
+	if err := there.process.Signal(os.Signal(syscall.SIGTERM)); err != nil {
+		t.Fatal(err)
+	}
+	one.ends()
+	all.ends()
+	select {
+	case <-there.process.Done():
+		t.Logf("ended %s after SIGTERM", time.Since(began))
+	case <-time.After(patience):
+		t.Error("the replica does not end")
+	}
+}
