@@ -112,9 +112,9 @@ func (ds *desks) sell(ctx context.Context, r Request) (Placed, error) {
 
 // alter lets the SKU's desk make the change: it holds the lock then, here and on
 // every other replica what was remembered is read again afterwards.
-func (ds *desks) alter(ctx context.Context, sku string, change func(context.Context) error) error {
+func (ds *desks) alter(ctx context.Context, sku string, c change) error {
 	t := newTicket(Request{SKU: sku})
-	t.change = change
+	t.change = &c
 	_, err := ds.await(ctx, t)
 	return err
 }
@@ -270,25 +270,33 @@ func (d *desk) fetch() []*ticket {
 }
 
 // gather takes what waits, up to the bound, without waiting for more: whatever
-// queued up during the last commit is the next batch. A change of the SKU is a
-// batch of its own.
+// queued up during the last commit is the next batch. It is of orders alone, or
+// of changes of the SKU alone, whichever has waited longest. The others of the
+// two come next: each batch ends with a commit, and one for each change between
+// orders would leave little time for any.
 func (d *desk) gather() []*ticket {
-	d.fetch()
+	all := d.fetch()
+	if len(all) == 0 {
+		return nil
+	}
 	var batch []*ticket
-	for len(batch) < d.cfg.Desk.MaxBatch && len(d.pending) > 0 {
-		t := d.pending[0]
-		if t.change != nil && len(batch) > 0 {
-			return batch // it comes next
+	changes := all[0].change != nil
+	seen, others := 0, 0 // others are at the front of those seen
+	for ; seen < len(all) && len(batch) < d.cfg.Desk.MaxBatch; seen++ {
+		t := all[seen]
+		if (t.change != nil) != changes {
+			all[others] = t
+			others++
+			continue
 		}
-		d.pending[0], d.pending = nil, d.pending[1:]
 		d.cfg.Metrics.Waiting.Dec()
 		if t.take() {
 			batch = append(batch, t)
 		}
-		if t.change != nil && len(batch) > 0 {
-			return batch
-		}
 	}
+	copy(all[seen-others:], all[:others])
+	clear(all[:seen-others])
+	d.pending = all[seen-others:]
 	return batch
 }
 
@@ -319,8 +327,8 @@ func (d *desk) backOff() {
 
 // abandon refuses all that still waits when the replica's time to close is over.
 func (d *desk) abandon() {
-	for batch := d.gather(); len(batch) > 0; batch = d.gather() {
-		for _, t := range batch {
+	for len(d.fetch()) > 0 {
+		for _, t := range d.gather() {
 			t.answer(Placed{}, fmt.Errorf("%w: this replica is shutting down", ErrUnavailable))
 		}
 	}

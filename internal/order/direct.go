@@ -89,11 +89,8 @@ var errNoToken = errors.New("the lock yields no token")
 
 // classify makes what ended an order one of this package's errors.
 func classify(err error) error {
-	for _, known := range []error{nil, stock.ErrUnknownSKU, ErrSoldOut, ErrInsufficient, ErrNotOpen, ErrOver,
-		ErrCustomerLimit, ErrKeyReused, ErrBusy, ErrUnavailable, ErrUnknown, ErrInFlight} {
-		if errors.Is(err, known) {
-			return err
-		}
+	if err == nil || isKnown(err) {
+		return err
 	}
 	if errors.Is(err, lock.ErrHeld) {
 		return fmt.Errorf("%w: %w", ErrBusy, err)
@@ -104,13 +101,28 @@ func classify(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
+// isKnown reports whether err says what is to be said to a caller.
+func isKnown(err error) bool {
+	for _, known := range []error{stock.ErrUnknownSKU, stock.ErrTooManyUnits, ErrSoldOut, ErrInsufficient, ErrNotOpen, ErrOver,
+		ErrCustomerLimit, ErrKeyReused, ErrPrecondition, ErrBusy, ErrUnavailable, ErrUnknown, ErrInFlight} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
+}
+
 // locked holds the lock until after the COMMIT: given back before it, the next
 // holder would read stock that this order has already taken.
 func (d *direct) locked(ctx context.Context, r Request) (Placed, error) {
 	if d.cfg.Locker == nil {
 		return d.once(ctx, r, nil)
 	}
-	held, err := d.take(ctx, r.SKU)
+	lockIt := d.cfg.Locker.Lock
+	if d.cfg.Strategy.Try {
+		lockIt = d.cfg.Locker.TryLock
+	}
+	held, err := d.take(ctx, r.SKU, lockIt)
 	if err != nil {
 		return Placed{}, fmt.Errorf("lock %s: %w", r.SKU, err)
 	}
@@ -121,18 +133,14 @@ func (d *direct) locked(ctx context.Context, r Request) (Placed, error) {
 	return d.fenced(ctx, r, held)
 }
 
-// take takes the lock, or asks for it once where the strategy does not wait.
-func (d *direct) take(ctx context.Context, sku string) (lock.Held, error) {
+// take takes the lock, by way of lockIt.
+func (d *direct) take(ctx context.Context, sku string, lockIt func(context.Context, string) (lock.Held, error)) (lock.Held, error) {
 	began := time.Now()
 	leave, err := d.lines.enter(ctx, sku)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	lockIt := d.cfg.Locker.Lock
-	if d.cfg.Strategy.Try {
-		lockIt = d.cfg.Locker.TryLock
-	}
 	held, err := lockIt(ctx, sku)
 	if err == nil {
 		d.cfg.Metrics.LockWait.Observe(time.Since(began).Seconds())
@@ -332,18 +340,20 @@ func (d *direct) resolve(ctx context.Context, r *Request, o Order) (Placed, erro
 }
 
 // alter takes the lock where the strategy has one: an order that has read the row
-// would otherwise write over the change.
-func (d *direct) alter(ctx context.Context, sku string, change func(context.Context) error) error {
-	if d.cfg.Locker == nil {
-		return change(ctx)
+// would otherwise write over the change. It waits for it, whatever orders do.
+func (d *direct) alter(ctx context.Context, sku string, c change) error {
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.RequestTimeout)
+	defer cancel()
+	if d.cfg.Locker != nil {
+		held, err := d.take(ctx, sku, d.cfg.Locker.Lock)
+		if err != nil {
+			return classify(fmt.Errorf("lock %s: %w", sku, err))
+		}
+		defer d.giveBack(ctx, sku, held, time.Now())
 	}
-	held, err := d.cfg.Locker.Lock(ctx, sku)
-	if err != nil {
-		return classify(fmt.Errorf("lock %s: %w", sku, err))
-	}
-	d.cfg.Metrics.Held.Inc()
-	defer d.giveBack(ctx, sku, held, time.Now())
-	return change(ctx)
+	var outcome error
+	d.cfg.apply(ctx, sku, []change{c}, func(_ int, err error) { outcome = err })
+	return outcome
 }
 
 // close waits for what is given back.

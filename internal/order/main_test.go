@@ -20,6 +20,7 @@ import (
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/stock"
+	"flashsale/internal/stock/etcdstock"
 	"flashsale/internal/strategy"
 )
 
@@ -89,6 +90,7 @@ func open(t testing.TB, dsn string) *stock.DB {
 type replica struct {
 	db     *stock.DB
 	etcd   *clientv3.Client
+	units  *etcdstock.Store // where the stock is kept in etcd
 	locker lock.Locker
 	orders *order.Service
 }
@@ -102,6 +104,7 @@ type options struct {
 	think    time.Duration
 	desk     order.DeskConfig
 	at       func(order.Step)
+	window   time.Duration // for payment; a minute when zero
 }
 
 func newReplica(o options) (r *replica, err error) {
@@ -117,9 +120,25 @@ func newReplica(o options) (r *replica, err error) {
 	if r.locker, err = r.newLocker(s, o.dsn, o.etcd, logger); err != nil {
 		return nil, err
 	}
-	r.orders = order.New(order.Config{DB: r.db, Strategy: s, Fence: s.FenceFor(o.fence), Locker: r.locker,
-		PaymentWindow: time.Minute, ThinkTime: o.think, RequestTimeout: testTimeout, Desk: o.desk, At: o.at, Logger: logger})
+	if s.Write == strategy.EtcdCompareAndSwap {
+		if err := r.openUnits(o.etcd); err != nil {
+			return nil, err
+		}
+	}
+	if o.window == 0 {
+		o.window = time.Minute
+	}
+	r.orders = order.New(order.Config{DB: r.db, Strategy: s, Fence: s.FenceFor(o.fence), Locker: r.locker, Units: r.units,
+		PaymentWindow: o.window, ThinkTime: o.think, RequestTimeout: testTimeout, Desk: o.desk, At: o.at, Logger: logger})
 	return r, nil
+}
+
+func (r *replica) openUnits(endpoints []string) (err error) {
+	if r.etcd, err = clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: testTimeout, Logger: zap.NewNop()}); err != nil {
+		return err
+	}
+	r.units, err = etcdstock.New(etcdstock.Config{Client: r.etcd, Prefix: "flashsale/" + r.db.Name + "/units/"})
+	return err
 }
 
 func (r *replica) newLocker(s strategy.Strategy, dsn string, endpoints []string, logger *slog.Logger) (lock.Locker, error) {
@@ -165,7 +184,9 @@ func (r *replica) close(ctx context.Context) error {
 }
 
 // startReplica is newReplica for a test, closed at its end.
-func startReplica(t testing.TB, o options) *order.Service {
+func startReplica(t testing.TB, o options) *order.Service { return start(t, o).orders }
+
+func start(t testing.TB, o options) *replica {
 	t.Helper()
 	if o.fence == "" {
 		o.fence = strategy.FenceClaim
@@ -182,7 +203,7 @@ func startReplica(t testing.TB, o options) *order.Service {
 			t.Error(err)
 		}
 	})
-	return r.orders
+	return r
 }
 
 func buy(customer, key string, n int32) order.Request {

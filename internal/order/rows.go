@@ -8,18 +8,21 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"flashsale/internal/stock"
 )
 
-// This file holds all SQL of the orders table.
+// This file holds all SQL of the orders table, but for what returns its units
+// (returns.go) and for what purges it.
 
 const orderColumns = "id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, " +
 	"per_customer_limit, status, fence, seq, created_at, expires_at"
 
-// readColumns are orderColumns of the table alias o.
+// readColumns are orderColumns of the table alias o, and what the end of an order
+// adds.
 const readColumns = "o.id, o.sku, o.customer, o.idempotency_key, o.fingerprint, o.quantity, o.price_cents, o.currency, " +
-	"o.per_customer_limit, o.status, o.fence, o.seq, o.created_at, o.expires_at"
+	"o.per_customer_limit, o.status, o.fence, o.seq, o.created_at, o.expires_at, o.closed_at, o.payment_reference"
 
 // columns are the values of an order in the order of orderColumns.
 func (o *Order) columns() []any {
@@ -177,7 +180,7 @@ func heldBy(ctx context.Context, conn *sql.Conn, sku string, customers []string)
 		args = append(args, []byte(c))
 	}
 	args = append(args, []byte(sku))
-	query := "SELECT customer, SUM(quantity) FROM orders WHERE customer IN (?" + strings.Repeat(", ?", len(customers)-1) +
+	query := "SELECT customer, SUM(quantity) FROM orders FORCE INDEX (of_customer) WHERE customer IN (?" + strings.Repeat(", ?", len(customers)-1) +
 		") AND sku = ? AND status IN ('reserved', 'paid') GROUP BY customer"
 	rows, err := conn.QueryContext(ctx, query, args...)
 	if err != nil {
@@ -209,15 +212,71 @@ func find(ctx context.Context, db *stock.DB, customer string, id ID) (Order, err
 	return o, err
 }
 
-func scanOrder(from interface{ Scan(...any) error }) (Order, error) {
+const (
+	// payOrder is one compare-and-swap: past the window it finds nothing, whether
+	// or not the order has been seen to have expired. NOW(6) is the time at which
+	// the server took the statement up, also where it then waits for the row.
+	payOrder = "UPDATE orders FORCE INDEX (PRIMARY) SET status = 'paid', closed_at = NOW(6), payment_reference = ? " +
+		"WHERE id = ? AND customer = ? AND status = 'reserved' AND expires_at > NOW(6)"
+	readOrder = "SELECT " + readColumns + ", NOW(6) FROM orders o WHERE o.id = ? AND o.customer = ?"
+	// listOrders uses the index of customers, which has each one's orders in order;
+	// left to itself, the server may go through everybody's by the primary key.
+	listOrders = "SELECT " + readColumns + " FROM orders o FORCE INDEX (of_customer) WHERE o.customer = ? AND o.id < ? ORDER BY o.id DESC LIMIT ?"
+)
+
+// pay is one packet of two statements, each of which commits by itself.
+func pay(ctx context.Context, db *stock.DB, customer string, id ID, reference string) (o Order, now time.Time, err error) {
+	var named any
+	if reference != "" {
+		named = []byte(reference)
+	}
+	err = db.OnConn(ctx, func(conn *sql.Conn) error {
+		row := conn.QueryRowContext(ctx, payOrder+"; "+readOrder, named, id[:], []byte(customer), id[:], []byte(customer))
+		var err error
+		o, err = scanOrder(row, &now)
+		return err
+	})
+	if errors.Is(err, sql.ErrNoRows) {
+		err = ErrNotFound
+	}
+	return o, now, err
+}
+
+// list reads a customer's orders that sort before one, the last first.
+func list(ctx context.Context, db *stock.DB, customer string, before ID, limit int) ([]Order, error) {
+	if before == (ID{}) {
+		for i := range before {
+			before[i] = 0xFF
+		}
+	}
+	rows, err := db.SQL.QueryContext(ctx, listOrders, []byte(customer), before[:], limit)
+	if err != nil {
+		return nil, fmt.Errorf("list orders: %w", err)
+	}
+	defer rows.Close()
+	var orders []Order
+	for rows.Next() {
+		o, err := scanOrder(rows)
+		if err != nil {
+			return nil, err
+		}
+		orders = append(orders, o)
+	}
+	return orders, rows.Err()
+}
+
+// scanOrder reads readColumns, and what the query has more.
+func scanOrder(from interface{ Scan(...any) error }, more ...any) (Order, error) {
 	var o Order
 	var id, fingerprint []byte
-	err := from.Scan(&id, &o.SKU, &o.Customer, &o.Key, &fingerprint, &o.Quantity, &o.PriceCents, &o.Currency,
-		&o.Limit, &o.Status, &o.Fence, &o.Seq, &o.CreatedAt, &o.ExpiresAt)
+	var reference sql.NullString
+	err := from.Scan(append([]any{&id, &o.SKU, &o.Customer, &o.Key, &fingerprint, &o.Quantity, &o.PriceCents, &o.Currency,
+		&o.Limit, &o.Status, &o.Fence, &o.Seq, &o.CreatedAt, &o.ExpiresAt, &o.ClosedAt, &reference}, more...)...)
 	if err != nil {
 		return Order{}, fmt.Errorf("read order: %w", err)
 	}
 	copy(o.ID[:], id)
 	copy(o.Fingerprint[:], fingerprint)
+	o.PaymentReference = reference.String
 	return o, nil
 }

@@ -14,7 +14,8 @@ import (
 func TestKeysAreLookedUpInTheIndex(t *testing.T) {
 	t.Parallel()
 	db := open(t, newDSN(t, stock.Stock{Units: 4}))
-	const fill = `INSERT INTO orders SELECT UNHEX(MD5(CONCAT(a.seq, '-', b.seq))), 'sku', CONCAT('customer', a.seq), CONCAT('key', b.seq), '',
+	const fill = `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, per_customer_limit,
+		status, fence, seq, created_at, expires_at) SELECT UNHEX(MD5(CONCAT(a.seq, '-', b.seq))), 'sku', CONCAT('customer', a.seq), CONCAT('key', b.seq), '',
 		1, 1, 'EUR', NULL, 'reserved', 1, 1, NOW(6), NOW(6) FROM seq_1_to_100 a, seq_1_to_100 b`
 	for _, query := range []string{fill, "ANALYZE TABLE orders"} {
 		if _, err := db.SQL.ExecContext(t.Context(), query); err != nil {

@@ -90,9 +90,10 @@ type seller interface {
 	// sell takes an order for a SKU that exists, within ctx and the request
 	// timeout.
 	sell(ctx context.Context, r Request) (Placed, error)
-	// alter runs change, a write to sku's row, where no tenure remembers the row
-	// as it was before.
-	alter(ctx context.Context, sku string, change func(context.Context) error) error
+	// alter makes a change of sku's row, where no tenure remembers the row as it
+	// was before, within ctx and the request timeout. Its error is one of this
+	// package's: ErrUnknown says that the change may have been made, or may be yet.
+	alter(ctx context.Context, sku string, c change) error
 	// close ends what runs between orders, after the last sell was answered or
 	// at ctx's end.
 	close(ctx context.Context) error
@@ -210,22 +211,35 @@ func (s *Service) changeSKU(ctx context.Context, want stock.Stock, revision *uin
 	} else if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	return s.seller.alter(ctx, want.SKU, func(ctx context.Context) error {
+	return s.seller.alter(ctx, want.SKU, change{write: func(ctx context.Context) error {
 		changed, err := s.cfg.DB.Change(ctx, want, revision)
 		if err == nil && !changed {
 			return ErrPrecondition
 		}
 		return written(err)
-	})
+	}})
 }
 
 // written says of a failed statement, which commits by itself, whether it was
 // not applied, or whether nobody knows.
 func written(err error) error {
-	if err == nil || stock.IsServerError(err) || errors.Is(err, stock.ErrNoConnection) || errors.Is(err, driver.ErrBadConn) {
+	if err == nil || stock.IsServerError(err) || notSent(err) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrUnknown, err)
+}
+
+// trouble is written, as a caller is told.
+func trouble(err error) error {
+	if err = written(err); err == nil || errors.Is(err, ErrUnknown) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// notSent reports whether the server was not asked.
+func notSent(err error) bool {
+	return errors.Is(err, stock.ErrNoConnection) || errors.Is(err, driver.ErrBadConn)
 }
 
 // mirrorWait is many times what an entry takes to come back from etcd.
@@ -282,10 +296,12 @@ func (cfg *Config) makeOrder(r *Request, id ID, row *stock.Row, now time.Time, f
 	}
 }
 
-// replayOf answers r with the order that stands under its key.
+// replayOf answers r with the order that stands under its key, as it was made:
+// the first answer again, whatever has become of the order since.
 func replayOf(o Order, r *Request) (Placed, error) {
 	if o.Fingerprint != r.Fingerprint() {
 		return Placed{}, ErrKeyReused
 	}
+	o.Status, o.ClosedAt, o.PaymentReference = Reserved, nil, ""
 	return Placed{Order: o, Replayed: true}, nil
 }

@@ -136,7 +136,7 @@ func (t *tenure) awaitOrders() bool {
 func (t *tenure) begin() error {
 	ctx, cancel := context.WithTimeout(t.ctx, claimTimeout)
 	defer cancel()
-	err := t.retried(func() (err error) {
+	err := retried(func() (err error) {
 		t.row, err = t.right.Begin(ctx, t.cfg.DB)
 		return err
 	})
@@ -155,17 +155,6 @@ func (t *tenure) beginAgain() error {
 	}
 	t.cfg.Mirror.Changed(t.sku, t.row.Available)
 	return nil
-}
-
-// retried runs f again when the server gave its transaction up.
-func (t *tenure) retried(f func() error) error {
-	var err error
-	for range batchAttempts {
-		if err = f(); !stock.IsRetryable(err) {
-			return err
-		}
-	}
-	return err
 }
 
 func (t *tenure) now() time.Time { return t.row.Now.Add(time.Since(t.asOf)) }
@@ -220,12 +209,13 @@ func (t *tenure) sellBatch() error {
 	return nil
 }
 
-// alter makes a change of the SKU, the one of the batch, and reads the row again.
+// alter makes the changes of the batch, and reads the row again.
 func (t *tenure) alter() error {
-	ctx, cancel := context.WithTimeout(t.ctx, commitTimeout)
-	defer cancel()
-	err := t.retried(func() error { return t.batch[0].change(ctx) })
-	t.batch[0].answer(Placed{}, err)
+	changes := make([]change, len(t.batch))
+	for i, b := range t.batch {
+		changes[i] = *b.change
+	}
+	t.cfg.apply(t.ctx, t.sku, changes, func(i int, err error) { t.batch[i].answer(Placed{}, err) })
 	t.batch = nil
 	return t.beginAgain()
 }

@@ -1,16 +1,13 @@
 package order
 
-import (
-	"context"
-	"sync/atomic"
-)
+import "sync/atomic"
 
 // ticket is an order that waits at a desk. The desk and the waiting caller race
 // for it: whoever changes its state first decides whether it is sold.
 type ticket struct {
 	req Request
 	// change, when set, makes this a change of the SKU instead of an order.
-	change func(context.Context) error
+	change *change
 	state  atomic.Int32
 	// twin: another order with its key was in a batch, and decides first.
 	twin     atomic.Bool

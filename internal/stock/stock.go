@@ -23,9 +23,15 @@ var (
 	// ErrFenced says that a newer fencing token was admitted, or that the row
 	// has changed since it was read: nothing was written.
 	ErrFenced = errors.New("a newer writer was admitted")
+	// ErrTooManyUnits says that a SKU would have more than MaxUnits.
+	ErrTooManyUnits = errors.New("the SKU would have too many units")
 	// ErrContended says that a compare-and-swap kept losing: nothing was written.
 	ErrContended = errors.New("stock row is too contended")
 )
+
+// MaxUnits is the most units that a SKU can have, over all restocks: the largest
+// integer that every reader of JSON holds exactly.
+const MaxUnits = 1<<53 - 1
 
 // Stock is the row of one SKU. Prices are in the currency's cents, times UTC.
 type Stock struct {

@@ -1,0 +1,323 @@
+package order_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"flashsale/internal/order"
+	"flashsale/internal/stock"
+)
+
+// shop is two replicas that sell one SKU.
+type shop struct {
+	dsn      string
+	replicas [2]*replica
+}
+
+// ofEachKind are strategies of each kind: desks, a lock, none, and stock in etcd.
+var ofEachKind = []string{"etcd", "lock-table", "conditional", "version", "etcd-cas"}
+
+// forShops runs f with a shop under each kind of strategy.
+func forShops(t *testing.T, s stock.Stock, window time.Duration, f func(t *testing.T, s *shop)) {
+	t.Parallel()
+	for _, name := range ofEachKind {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f(t, openShop(t, name, s, window))
+		})
+	}
+}
+
+func openShop(t *testing.T, name string, s stock.Stock, window time.Duration) *shop {
+	t.Helper()
+	opened := &shop{dsn: newDSN(t, s)}
+	for i := range opened.replicas {
+		opened.replicas[i] = start(t, options{dsn: opened.dsn, strategy: name, window: window})
+	}
+	if opened.replicas[0].units != nil {
+		change(t, opened.replicas[0].orders, s) // its units go to etcd
+	}
+	return opened
+}
+
+// at is the i-th replica, or another one where there are fewer.
+func (s *shop) at(i int) *order.Service { return s.replicas[i%len(s.replicas)].orders }
+
+// mustBuy is an order that must be made.
+func (s *shop) mustBuy(t *testing.T, at int, customer, key string, n int32) order.Order {
+	t.Helper()
+	placed, err := s.at(at).Place(t.Context(), buy(customer, key, n))
+	if err != nil {
+		t.Fatalf("buy %d for %s: %v", n, customer, err)
+	}
+	return placed.Order
+}
+
+// audit fails the test unless the stores are as they must be.
+func (s *shop) audit(t *testing.T) stock.Balance {
+	t.Helper()
+	if units := s.replicas[0].units; units != nil {
+		report := auditBoth(t, s.dsn, units)
+		if !report.OK {
+			t.Errorf("the audit found %+v", report.Violations)
+		}
+		return report.SKUs[0]
+	}
+	return audit(t, s.dsn)
+}
+
+func mustBe(t *testing.T, what string, got, want error) {
+	t.Helper()
+	if !errors.Is(got, want) || (want == nil && got != nil) {
+		t.Errorf("%s: got %v, want %v", what, got, want)
+	}
+}
+
+// late are the references that are kept for a refund.
+func (s *shop) late(t *testing.T) (references []string) {
+	t.Helper()
+	var after order.LateCursor
+	for {
+		page, err := s.at(0).LatePayments(t.Context(), after, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			return references
+		}
+		for _, p := range page {
+			references = append(references, p.Reference)
+		}
+		after = page[len(page)-1].Cursor()
+	}
+}
+
+func TestPayingIsOnceAndKeepsWhatCameTooMuch(t *testing.T) {
+	forShops(t, stock.Stock{Units: 10}, time.Minute, func(t *testing.T, s *shop) {
+		o := s.mustBuy(t, 0, "ann", "k", 2)
+		for i, reference := range []string{"p1", "p1", ""} {
+			paid, err := s.at(i).Pay(t.Context(), "ann", o.ID, reference)
+			if err != nil || paid.Status != order.Paid || paid.PaymentReference != "p1" || paid.ClosedAt == nil {
+				t.Errorf("payment %d: got %+v, %v; want it paid by p1", i, paid, err)
+			}
+		}
+		for i := range 2 {
+			_, err := s.at(i).Pay(t.Context(), "ann", o.ID, "p2")
+			mustBe(t, "another payment", err, order.ErrAlreadyPaid)
+		}
+		_, err := s.at(1).Cancel(t.Context(), "ann", o.ID)
+		mustBe(t, "cancel a paid order", err, order.ErrAlreadyPaid)
+		_, err = s.at(0).Pay(t.Context(), "ben", o.ID, "p3")
+		mustBe(t, "pay another's order", err, order.ErrNotFound)
+		again, err := s.at(1).Place(t.Context(), buy("ann", "k", 2))
+		if err != nil || !again.Replayed || !cmp.Equal(again.Order, o) {
+			t.Errorf("asking again: got %+v, %v; want the order as it was made", again, err)
+		}
+		if got := s.late(t); len(got) != 1 || got[0] != "p2" {
+			t.Errorf("kept %q, want p2, once", got)
+		}
+		if got := s.audit(t); got.Paid != 2 || got.Available != 8 {
+			t.Errorf("%+v; want 2 paid, 8 available", got)
+		}
+	})
+}
+
+func TestPaymentAfterTheWindowNeverGetsTheUnits(t *testing.T) {
+	forShops(t, stock.Stock{Units: 3}, time.Second, func(t *testing.T, s *shop) {
+		o := s.mustBuy(t, 0, "ann", "k", 2)
+		s.awaitDue(t, o.ID)
+		for i, reference := range []string{"p1", "p1", "", "p2"} { // not swept: nobody does that here
+			_, err := s.at(i).Pay(t.Context(), "ann", o.ID, reference)
+			mustBe(t, "pay late", err, order.ErrPaymentWindowOver)
+		}
+		if got := s.late(t); len(got) != 2 || got[0] != "p1" || got[1] != "p2" {
+			t.Errorf("kept %q, want p1 and p2", got)
+		}
+		if got := s.audit(t); got.Reserved != 2 || got.Paid != 0 {
+			t.Errorf("%+v; want 2 reserved", got)
+		}
+	})
+}
+
+// awaitDue waits until an order's window is over, by the database's clock.
+func (s *shop) awaitDue(t *testing.T, id order.ID) {
+	t.Helper()
+	for due := false; !due; {
+		err := s.replicas[0].db.SQL.QueryRowContext(t.Context(), "SELECT expires_at <= NOW(6) OR SLEEP(0.02) FROM orders WHERE id = ?", id[:]).Scan(&due)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestCancellingReturnsTheUnitsOnce(t *testing.T) {
+	two := int32(2)
+	forShops(t, stock.Stock{Units: 2, PerCustomerLimit: &two}, time.Minute, func(t *testing.T, s *shop) {
+		o := s.mustBuy(t, 0, "ann", "k", 2)
+		_, err := s.at(1).Place(t.Context(), buy("ben", "k", 1))
+		mustBe(t, "buy what is sold out", err, order.ErrSoldOut)
+		_, err = s.at(1).Cancel(t.Context(), "ben", o.ID)
+		mustBe(t, "cancel another's order", err, order.ErrNotFound)
+		var group sync.WaitGroup
+		for i := range 6 {
+			group.Go(func() {
+				got, err := s.at(i).Cancel(t.Context(), "ann", o.ID)
+				if err != nil || got.Status != order.Cancelled || got.ClosedAt == nil {
+					t.Errorf("cancel: got %+v, %v", got, err)
+				}
+			})
+		}
+		group.Wait()
+		_, err = s.at(1).Pay(t.Context(), "ann", o.ID, "p")
+		mustBe(t, "pay a cancelled order", err, order.ErrCancelled)
+		if got := s.late(t); len(got) != 1 || got[0] != "p" {
+			t.Errorf("kept %q, want p", got)
+		}
+		// Her limit is hers again, at both replicas, and so are the units.
+		s.mustBuy(t, 0, "ann", "k2", 1)
+		s.mustBuy(t, 1, "ann", "k3", 1)
+		_, err = s.at(0).Place(t.Context(), buy("ann", "k4", 1))
+		if err == nil {
+			t.Error("a third unit of two was sold")
+		}
+		again, err := s.at(1).Place(t.Context(), buy("ann", "k", 2))
+		if err != nil || !again.Replayed || !cmp.Equal(again.Order, o) {
+			t.Errorf("asking again: got %+v, %v; want the order as it was made", again, err)
+		}
+		if got := s.audit(t); got.Reserved != 2 || got.Returned != 2 || got.Available != 0 {
+			t.Errorf("%+v; want 2 reserved, 2 returned", got)
+		}
+	})
+}
+
+// Of a payment and a cancellation at the same time, one wins.
+func TestPaymentAgainstCancellation(t *testing.T) {
+	forShops(t, stock.Stock{Units: 40}, time.Minute, func(t *testing.T, s *shop) {
+		var paid, cancelled atomic.Int64
+		var group sync.WaitGroup
+		for i := range 40 {
+			o := s.mustBuy(t, i, "ann", fmt.Sprint("k", i), 1)
+			group.Go(func() {
+				time.Sleep(rand.N(5 * time.Millisecond))
+				_, err := s.at(i).Pay(t.Context(), "ann", o.ID, "p")
+				if err == nil {
+					paid.Add(1)
+				} else {
+					mustBe(t, "pay", err, order.ErrCancelled)
+				}
+			})
+			group.Go(func() {
+				_, err := s.at(i+1).Cancel(t.Context(), "ann", o.ID)
+				if err == nil {
+					cancelled.Add(1)
+				} else {
+					mustBe(t, "cancel", err, order.ErrAlreadyPaid)
+				}
+			})
+		}
+		group.Wait()
+		got := s.audit(t)
+		t.Logf("%d paid, %d cancelled", paid.Load(), cancelled.Load())
+		if got.Paid != paid.Load() || got.Returned != cancelled.Load() || got.Reserved != 0 || got.Available != cancelled.Load() {
+			t.Errorf("%d paid, %d cancelled: %+v", paid.Load(), cancelled.Load(), got)
+		}
+	})
+}
+
+func TestRestockWhileSoldOutSellsAgainAtBothReplicas(t *testing.T) {
+	forShops(t, stock.Stock{Units: 1}, time.Minute, func(t *testing.T, s *shop) {
+		s.mustBuy(t, 0, "ann", "k", 1)
+		for i := range 2 {
+			_, err := s.at(i).Place(t.Context(), buy("ben", "k", 1))
+			mustBe(t, "buy what is sold out", err, order.ErrSoldOut)
+		}
+		request := order.RestockRequest{SKU: testSKU, Key: "r", Units: 2}
+		var made atomic.Int32
+		var mu sync.Mutex
+		answers := map[order.Restock]bool{}
+		var group sync.WaitGroup
+		for i := range 6 {
+			group.Go(func() {
+				got, err := s.at(i).Restock(t.Context(), request)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if !got.Replayed {
+					made.Add(1)
+				}
+				mu.Lock()
+				answers[got.Restock] = true
+				mu.Unlock()
+			})
+		}
+		group.Wait()
+		if made.Load() != 1 || len(answers) != 1 {
+			t.Errorf("made %d times, %d answers; want one of each", made.Load(), len(answers))
+		}
+		s.mustBuy(t, 0, "ben", "k", 1)
+		s.mustBuy(t, 1, "cay", "k", 1)
+		for what, r := range map[string]order.RestockRequest{
+			"other units": {SKU: testSKU, Key: "r", Units: 3}} {
+			_, err := s.at(0).Restock(t.Context(), r)
+			mustBe(t, what, err, order.ErrKeyReused)
+		}
+		_, err := s.at(0).Restock(t.Context(), order.RestockRequest{SKU: "none", Key: "r2", Units: 3})
+		mustBe(t, "no such SKU", err, stock.ErrUnknownSKU)
+		if got := s.audit(t); got.Units != 3 || got.Available != 0 {
+			t.Errorf("%+v; want 3 units, none available", got)
+		}
+		execSQL(t, s.dsn, "UPDATE stock SET units = ?, available = ?", int64(stock.MaxUnits), int64(stock.MaxUnits-3))
+		_, err = s.at(1).Restock(t.Context(), order.RestockRequest{SKU: testSKU, Key: "r3", Units: 1})
+		mustBe(t, "too many units", err, stock.ErrTooManyUnits)
+	})
+}
+
+func execSQL(t *testing.T, dsn, query string, args ...any) {
+	t.Helper()
+	if _, err := open(t, dsn).SQL.ExecContext(t.Context(), query, args...); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+}
+
+// A desk that is selling on one replica while orders are cancelled at the other.
+func TestCancellingWhileAnotherReplicaSells(t *testing.T) {
+	forShops(t, stock.Stock{Units: 20}, time.Minute, func(t *testing.T, s *shop) {
+		var sold, cancelled atomic.Int64
+		var group sync.WaitGroup
+		for buyer := range 6 {
+			group.Go(func() {
+				for i := range 10 {
+					placed, err := s.at(buyer).Place(t.Context(), buy(fmt.Sprint("customer", buyer), fmt.Sprint("k", i), 1))
+					switch {
+					case errors.Is(err, order.ErrSoldOut):
+						continue
+					case err != nil:
+						t.Error(err)
+						return
+					}
+					sold.Add(1)
+					if i%2 == 0 {
+						if _, err := s.at(buyer+1).Cancel(t.Context(), fmt.Sprint("customer", buyer), placed.Order.ID); err != nil {
+							t.Error(err)
+							return
+						}
+						cancelled.Add(1)
+					}
+				}
+			})
+		}
+		group.Wait()
+		got := s.audit(t)
+		if got.Returned != cancelled.Load() || got.Reserved != sold.Load()-cancelled.Load() {
+			t.Errorf("%d sold, %d cancelled: %+v", sold.Load(), cancelled.Load(), got)
+		}
+	})
+}
