@@ -6,6 +6,7 @@ package compose_test
 import (
 	"bufio"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/types"
+
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 // root is the repository's.
@@ -34,7 +37,7 @@ func secrets(t *testing.T) []string {
 			if value != "" {
 				t.Errorf(".env.example has a value for %s: somebody would keep it", name)
 			}
-			env = append(env, name+"=secret-of-"+strings.ToLower(name))
+			env = append(env, name+"="+strings.ToLower(name)+"-of-thirty-two-bytes-at-least")
 		}
 	}
 	return env
@@ -75,6 +78,25 @@ func TestEverySecretIsAskedFor(t *testing.T) {
 		_, err := load(t, slices.Delete(slices.Clone(all), i, i+1)...)
 		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), ".env.example") {
 			t.Errorf("without %s: %v, want an error that names it and .env.example", name, err)
+		}
+		// Also where it stands a second time.
+		text := read(t, filepath.Join(root, "docker-compose.yml"))
+		if strings.Count(text, "${"+name) != strings.Count(text, "${"+name+":?see .env.example}") {
+			t.Errorf("%s has a default somewhere", name)
+		}
+	}
+}
+
+// TestReplicasKnowTheirEnvironment: a name that no flag has would be passed over.
+func TestReplicasKnowTheirEnvironment(t *testing.T) {
+	t.Parallel()
+	help, err := exec.CommandContext(t.Context(), sandboxtest.Build(t, "api"), "serve", "--help").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range mustLoad(t).Services["api"].Environment {
+		if strings.HasPrefix(name, "FLASHSALE_") && !regexp.MustCompile(`\$`+name+`\b`).Match(help) {
+			t.Errorf("%s is no flag's: see api serve --help", name)
 		}
 	}
 }

@@ -1,0 +1,337 @@
+package compose_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+
+	"flashsale/internal/sandbox"
+)
+
+// patience bounds what should take a moment on a machine that has other things
+// to do.
+const patience = time.Minute
+
+func haproxy(t *testing.T) string {
+	t.Helper()
+	for _, name := range []string{"haproxy", "/usr/sbin/haproxy"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	t.Fatal("haproxy is not installed: run `scripts/setup --haproxy` or `apt-get install haproxy`")
+	return ""
+}
+
+// proxy is haproxy.cfg at work, between addresses of this machine.
+type proxy struct {
+	*sandbox.Process
+	url string
+	dns *nameServer
+}
+
+// startProxy runs the proxy before whatever listens on port of the addresses that
+// its name server is told of.
+func startProxy(t *testing.T, port string) *proxy {
+	t.Helper()
+	errorFiles, err := filepath.Abs("errors")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{dns: startNameServer(t)}
+	shop, private := freeAddr(t), freeAddr(t)
+	text := read(t, "haproxy.cfg")
+	for _, change := range []struct{ from, to string }{
+		{"nameserver docker 127.0.0.11:53", "nameserver docker " + p.dns.addr},
+		{"bind :8080", "bind " + shop},
+		{"bind :8404", "bind " + private},
+		{"api:8080", "api:" + port},
+		{"/usr/local/etc/haproxy/errors", errorFiles},
+	} {
+		if !strings.Contains(text, change.from) {
+			t.Fatalf("haproxy.cfg has no %q: this test no longer knows it", change.from)
+		}
+		text = strings.ReplaceAll(text, change.from, change.to)
+	}
+	file := filepath.Join(t.TempDir(), "haproxy.cfg")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.url = "http://" + shop
+	p.Process, err = sandbox.StartProcess(t.Context(), sandbox.ProcessConfig{
+		Name: "haproxy",
+		// A warning is an error.
+		Argv: []string{haproxy(t), "-dW", "-db", "-f", file},
+		Ready: func(ctx context.Context) error {
+			status, _, err := get(ctx, "http://"+private+"/metrics")
+			if err == nil && status != http.StatusOK {
+				err = fmt.Errorf("GET /metrics: %d", status)
+			}
+			return err
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the proxy logged last:\n%s", p.LogTail(30))
+		}
+		p.Kill()
+	})
+	return p
+}
+
+// await asks until the answer has the status.
+func (p *proxy) await(t *testing.T, status int) {
+	t.Helper()
+	end := time.Now().Add(patience)
+	for {
+		got, body, err := get(t.Context(), p.url+"/healthz")
+		if err == nil && got == status {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("GET /healthz by the proxy: %d %s %v, want %d", got, body, err, status)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// upstream is a replica that does as it is told.
+type upstream struct {
+	port   string
+	posts  atomic.Int32
+	mu     sync.Mutex
+	header http.Header
+}
+
+func startUpstream(t *testing.T) *upstream {
+	t.Helper()
+	addr := freeAddr(t)
+	u := &upstream{}
+	_, u.port, _ = net.SplitHostPort(addr)
+	var listening net.ListenConfig
+	listener, err := listening.Listen(t.Context(), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{ReadHeaderTimeout: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v1/orders" {
+			u.posts.Add(1)
+			_, _ = io.Copy(io.Discard, r.Body)
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err == nil {
+				conn.Close() // as a process that is killed in the middle of it
+			}
+			return
+		}
+		u.mu.Lock()
+		u.header = r.Header.Clone()
+		u.mu.Unlock()
+		_, _ = io.WriteString(w, "{}")
+	})}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = server.Serve(listener)
+	}()
+	t.Cleanup(func() {
+		_ = server.Close()
+		<-ended
+	})
+	return u
+}
+
+func TestProxyNeverSendsAnOrderTwice(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	p := startProxy(t, u.port)
+	p.dns.know("127.0.0.1")
+	p.await(t, http.StatusOK)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.url+"/v1/orders", strings.NewReader(`{"sku":"lamp","quantity":1}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, body := do(t, request)
+	problem := problemOf(t, body)
+	if status != http.StatusGatewayTimeout || problem != "/errors/outcome-unknown" {
+		t.Errorf("an order whose answer was lost: %d %s, want 504 outcome-unknown", status, problem)
+	}
+	if got := u.posts.Load(); got != 1 {
+		t.Errorf("the order was sent %d times", got)
+	}
+}
+
+func TestProxyAnswersAsTheServiceDoes(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	p := startProxy(t, u.port)
+	check := func(what string, status int, body []byte, wantStatus int, want string) {
+		t.Helper()
+		if got := problemOf(t, body); status != wantStatus || got != want {
+			t.Errorf("%s: %d %s, want %d %s", what, status, got, wantStatus, want)
+		}
+	}
+	status, body, err := get(t.Context(), p.url+"/v1/skus")
+	if err != nil {
+		t.Fatal(err)
+	}
+	check("no replica", status, body, http.StatusServiceUnavailable, "/errors/unavailable")
+	p.dns.know("127.0.0.1")
+	p.await(t, http.StatusOK)
+	if status, body, err = get(t.Context(), p.url+"/metrics"); err != nil {
+		t.Fatal(err)
+	}
+	check("a replica's metrics", status, body, http.StatusNotFound, "/errors/not-found")
+}
+
+func TestProxyTellsWhoCalls(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	p := startProxy(t, u.port)
+	p.dns.know("127.0.0.1")
+	p.await(t, http.StatusOK)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.url+"/v1/skus", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("X-Forwarded-For", "203.0.113.7")
+	do(t, request)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if got := u.header.Values("X-Forwarded-For"); len(got) != 1 || got[0] != "127.0.0.1" {
+		t.Errorf("X-Forwarded-For is %q: what a caller says of itself must not reach a replica", got)
+	}
+}
+
+// nameServer answers as Docker's does: an address for each replica that runs.
+type nameServer struct {
+	addr string
+
+	mu        sync.Mutex
+	addresses []netip.Addr
+}
+
+func (n *nameServer) know(addresses ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.addresses = nil
+	for _, a := range addresses {
+		n.addresses = append(n.addresses, netip.MustParseAddr(a))
+	}
+}
+
+func startNameServer(t *testing.T) *nameServer {
+	t.Helper()
+	var listening net.ListenConfig
+	conn, err := listening.ListenPacket(t.Context(), "udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &nameServer{addr: conn.LocalAddr().String()}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		query := make([]byte, 4096)
+		for {
+			size, from, err := conn.ReadFrom(query)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if answer, err := n.answer(query[:size]); err == nil {
+				_, _ = conn.WriteTo(answer, from)
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		conn.Close()
+		<-ended
+	})
+	return n
+}
+
+func (n *nameServer) answer(query []byte) ([]byte, error) {
+	var message dnsmessage.Message
+	if err := message.Unpack(query); err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	message.Response, message.Additionals = true, nil
+	question := message.Questions[0]
+	if len(n.addresses) == 0 {
+		message.RCode = dnsmessage.RCodeNameError
+	}
+	for _, a := range n.addresses {
+		message.Answers = append(message.Answers, dnsmessage.Resource{
+			Header: dnsmessage.ResourceHeader{Name: question.Name, Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET, TTL: 1},
+			Body:   &dnsmessage.AResource{A: a.As4()},
+		})
+	}
+	return message.Pack()
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	addr, err := sandbox.FreeAddr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return addr
+}
+
+// client keeps no connections: nobody would close them.
+var client = http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+
+func get(ctx context.Context, url string) (status int, body []byte, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return 0, nil, err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer response.Body.Close()
+	body, err = io.ReadAll(response.Body)
+	return response.StatusCode, body, err
+}
+
+func do(t *testing.T, request *http.Request) (status int, body []byte) {
+	t.Helper()
+	response, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err = io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, body
+}
+
+func problemOf(t *testing.T, body []byte) string {
+	t.Helper()
+	var problem struct{ Type string }
+	if err := json.Unmarshal(body, &problem); err != nil {
+		t.Fatalf("%q is no problem: %v", body, err)
+	}
+	return problem.Type
+}
