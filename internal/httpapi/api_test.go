@@ -39,7 +39,7 @@ var databases atomic.Int32
 
 type server struct {
 	*httptest.Server
-	t  *testing.T
+	t  testing.TB
 	db *stock.DB
 	// process is that of a replica that runs as one; nil otherwise.
 	process *sandbox.Process

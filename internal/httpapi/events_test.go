@@ -152,7 +152,7 @@ func (s *stream) ends() {
 
 // newStreams serves the API, where Levels tells what is left unless the change
 // says otherwise.
-func newStreams(t *testing.T, change func(*httpapi.Config)) *server {
+func newStreams(t testing.TB, change func(*httpapi.Config)) *server {
 	t.Helper()
 	dsn, err := servers.MySQL.CreateDatabase(t.Context(), fmt.Sprintf("api%d", databases.Add(1)))
 	if err != nil {
@@ -209,11 +209,19 @@ func (s *server) awaitStreams(n string) {
 	}
 }
 
+// put puts four units on sale.
+func (s *server) put(sku string) {
+	s.t.Helper()
+	if got := s.putSKU(sku, thing); got.StatusCode != http.StatusCreated {
+		s.t.Fatalf("put %s: %s", sku, got.text)
+	}
+}
+
 func TestAStreamShowsTheStockAsItIsThenEachChange(t *testing.T) {
 	t.Parallel()
 	s := newStreams(t, func(*httpapi.Config) {})
-	s.putSKU("lamp", thing).check(t, 201, "", "")
-	s.putSKU("sofa", thing).check(t, 201, "", "")
+	s.put("lamp")
+	s.put("sofa")
 	one := watch(t, s.URL+"/v1/skus/lamp/events")
 	for name, want := range map[string]string{"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"} {
 		if got := one.response.Header.Get(name); got != want {
@@ -345,7 +353,7 @@ func TestASlowReaderHoldsNothingUp(t *testing.T) {
 	if _, err := fmt.Fprintf(slow, "GET /v1/events HTTP/1.1\r\nHost: %s\r\n\r\n", address); err != nil {
 		t.Fatal(err)
 	}
-	s.putSKU("sku-000000", thing).check(t, 201, "", "")
+	s.put("sku-000000")
 	quick := watch(t, s.URL+"/v1/skus/sku-000000/events")
 	last := quick.next()
 	s.awaitStreams("2")
@@ -362,7 +370,7 @@ func TestStreamsEndAtDrain(t *testing.T) {
 	t.Parallel()
 	draining := make(chan struct{})
 	s := newStreams(t, func(cfg *httpapi.Config) { cfg.Draining = draining })
-	s.putSKU("lamp", thing).check(t, 201, "", "")
+	s.put("lamp")
 	one, all := watch(t, s.URL+"/v1/skus/lamp/events"), watch(t, s.URL+"/v1/events")
 	one.next()
 	close(draining)

@@ -19,6 +19,10 @@ const (
 	// feedSpacing is the least time from one look at the stock to the next: no
 	// SKU has more than twenty events a second, however fast it sells.
 	feedSpacing = 50 * time.Millisecond
+	// feedShare, for each stream, stretches it: an event costs some 10 us of CPU,
+	// and orders come first. A replica sends no more than 20,000 a second of a
+	// SKU that everybody watches, a fifth of a core. (-bench Events)
+	feedShare = 50 * time.Microsecond
 	// feedCheck is the longest time between two looks: a view that is not
 	// followed any more does not say so by itself.
 	feedCheck = time.Second
@@ -58,7 +62,7 @@ func (f *feeds) join() (*feed, func(), error) {
 	if f.streams++; f.streams == 1 {
 		ctx, cancel := context.WithCancel(context.Background()) // that of all its streams
 		ended := make(chan struct{})
-		f.feed = newFeed(f.open())
+		f.feed = newFeed(f.open(), f.count)
 		go func() {
 			defer close(ended)
 			f.feed.run(ctx)
@@ -77,6 +81,13 @@ func (f *feeds) leave() {
 	if last { // one that joins meanwhile has a feed of its own
 		stop()
 	}
+}
+
+// count is how many streams are open.
+func (f *feeds) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.streams
 }
 
 // source is where a feed looks.
@@ -138,7 +149,8 @@ func (p *polled) wait(ctx context.Context) { pause(ctx, p.rest) }
 // change. It keeps what is, not what has happened: a stream that is slow finds
 // the newest when it comes to look, and holds nothing up and nothing in memory.
 type feed struct {
-	source source
+	source  source
+	streams func() int // that are open
 
 	mu     sync.Mutex
 	known  bool // what the topics say is so
@@ -176,8 +188,8 @@ func (e *stockEvent) frame() []byte {
 	return e.text
 }
 
-func newFeed(s source) *feed {
-	return &feed{source: s, topics: map[string]*topic{}, recent: list.New(), changed: make(chan struct{})}
+func newFeed(s source, streams func() int) *feed {
+	return &feed{source: s, streams: streams, topics: map[string]*topic{}, recent: list.New(), changed: make(chan struct{})}
 }
 
 // run looks until ctx ends.
@@ -185,7 +197,7 @@ func (f *feed) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		levels, ok := f.source.changes(ctx)
 		f.take(levels, ok)
-		pause(ctx, feedSpacing)
+		pause(ctx, max(feedSpacing, time.Duration(f.streams())*feedShare))
 		f.source.wait(ctx)
 	}
 }
