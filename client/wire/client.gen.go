@@ -84,16 +84,16 @@ type AuditReport struct {
 
 // Balance defines model for Balance.
 type Balance struct {
-	Available int64 `json:"available"`
-	Ok        bool  `json:"ok"`
-	Oversold  int64 `json:"oversold"`
-	Paid      int64 `json:"paid"`
-	Reserved  int64 `json:"reserved"`
+	SKU       string `json:"sku"`
+	Units     int64  `json:"units"`
+	Available int64  `json:"available"`
+	Reserved  int64  `json:"reserved"`
+	Paid      int64  `json:"paid"`
 
 	// Returned Units of cancelled and expired orders
-	Returned int64  `json:"returned"`
-	SKU      string `json:"sku"`
-	Units    int64  `json:"units"`
+	Returned int64 `json:"returned"`
+	Oversold int64 `json:"oversold"`
+	Ok       bool  `json:"ok"`
 }
 
 // Currency Three capital letters of ISO 4217
@@ -109,10 +109,10 @@ type FieldError struct {
 
 // LatePayment defines model for LatePayment.
 type LatePayment struct {
-	Customer   string             `json:"customer"`
 	OrderID    openapi_types.UUID `json:"order_id"`
-	ReceivedAt time.Time          `json:"received_at"`
+	Customer   string             `json:"customer"`
 	Reference  string             `json:"reference"`
+	ReceivedAt time.Time          `json:"received_at"`
 }
 
 // LatePaymentList defines model for LatePaymentList.
@@ -133,12 +133,12 @@ type LivenessStatus string
 
 // Lock What the lock's server does not tell is empty, 0, null or no one.
 type Lock struct {
-	Holder  string     `json:"holder"`
-	Queue   []string   `json:"queue"`
-	Replica string     `json:"replica"`
-	Since   *time.Time `json:"since"`
 	SKU     string     `json:"sku"`
+	Holder  string     `json:"holder"`
+	Replica string     `json:"replica"`
 	Token   int64      `json:"token"`
+	Since   *time.Time `json:"since"`
+	Queue   []string   `json:"queue"`
 }
 
 // LockList defines model for LockList.
@@ -151,30 +151,31 @@ type NextCursor = string
 
 // Order defines model for Order.
 type Order struct {
-	// ClosedAt When it was paid, cancelled or expired
-	ClosedAt  *time.Time `json:"closed_at,omitempty"`
-	CreatedAt time.Time  `json:"created_at"`
-
-	// Currency Three capital letters of ISO 4217
-	//
-	// Examples: EUR
-	Currency Currency `json:"currency"`
-
-	// ExpiresAt The end of the payment window
-	ExpiresAt        time.Time          `json:"expires_at"`
-	ID               openapi_types.UUID `json:"id"`
-	PaymentReference *string            `json:"payment_reference,omitempty"`
-
-	// PriceCents The price of one unit when the order was made
-	PriceCents int64 `json:"price_cents"`
-	Quantity   int32 `json:"quantity"`
+	ID openapi_types.UUID `json:"id"`
 
 	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, a letter or digit first
 	//
 	// Examples: lamp
-	SKU        SKUName     `json:"sku"`
-	Status     OrderStatus `json:"status"`
-	TotalCents int64       `json:"total_cents"`
+	SKU      SKUName     `json:"sku"`
+	Quantity int32       `json:"quantity"`
+	Status   OrderStatus `json:"status"`
+
+	// PriceCents The price of one unit when the order was made
+	PriceCents int64 `json:"price_cents"`
+	TotalCents int64 `json:"total_cents"`
+
+	// Currency Three capital letters of ISO 4217
+	//
+	// Examples: EUR
+	Currency  Currency  `json:"currency"`
+	CreatedAt time.Time `json:"created_at"`
+
+	// ExpiresAt The end of the payment window
+	ExpiresAt time.Time `json:"expires_at"`
+
+	// ClosedAt When it was paid, cancelled or expired
+	ClosedAt         *time.Time `json:"closed_at,omitempty"`
+	PaymentReference *string    `json:"payment_reference,omitempty"`
 }
 
 // OrderList defines model for OrderList.
@@ -207,20 +208,20 @@ type PaymentRequest struct {
 
 // Problem defines model for Problem.
 type Problem struct {
+	// Type Stable, and a page of this service
+	Type   string        `json:"type"`
+	Title  string        `json:"title"`
+	Status int32         `json:"status"`
 	Detail *string       `json:"detail,omitempty"`
 	Errors *[]FieldError `json:"errors,omitempty"`
-	Status int32         `json:"status"`
-	Title  string        `json:"title"`
-
-	// Type Stable, and a page of this service
-	Type string `json:"type"`
 }
 
 // Readiness defines model for Readiness.
 type Readiness struct {
+	Status ReadinessStatus `json:"status"`
+
 	// Checks By server or part; `ok`, or what is wrong
 	Checks map[string]string `json:"checks"`
-	Status ReadinessStatus   `json:"status"`
 }
 
 // ReadinessStatus defines model for Readiness.Status.
@@ -228,8 +229,7 @@ type ReadinessStatus string
 
 // Restock defines model for Restock.
 type Restock struct {
-	CreatedAt time.Time          `json:"created_at"`
-	ID        openapi_types.UUID `json:"id"`
+	ID openapi_types.UUID `json:"id"`
 
 	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, a letter or digit first
 	//
@@ -237,7 +237,8 @@ type Restock struct {
 	SKU SKUName `json:"sku"`
 
 	// Units Units that were added
-	Units int32 `json:"units"`
+	Units     int32     `json:"units"`
+	CreatedAt time.Time `json:"created_at"`
 }
 
 // RestockRequest defines model for RestockRequest.
@@ -247,30 +248,30 @@ type RestockRequest struct {
 
 // SKU defines model for SKU.
 type SKU struct {
-	// Available Units that are left
-	Available int64 `json:"available"`
+	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, a letter or digit first
+	//
+	// Examples: lamp
+	SKU  SKUName `json:"sku"`
+	Name string  `json:"name"`
+
+	// PriceCents The price of one unit
+	PriceCents int64 `json:"price_cents"`
 
 	// Currency Three capital letters of ISO 4217
 	//
 	// Examples: EUR
 	Currency Currency `json:"currency"`
-	Name     string   `json:"name"`
-
-	// PerCustomerLimit Units that one customer may hold
-	PerCustomerLimit *int32 `json:"per_customer_limit"`
-
-	// PriceCents The price of one unit
-	PriceCents   int64      `json:"price_cents"`
-	SaleEndsAt   *time.Time `json:"sale_ends_at"`
-	SaleStartsAt *time.Time `json:"sale_starts_at"`
-
-	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, a letter or digit first
-	//
-	// Examples: lamp
-	SKU SKUName `json:"sku"`
 
 	// Units Units that were put on sale
 	Units int64 `json:"units"`
+
+	// Available Units that are left
+	Available int64 `json:"available"`
+
+	// PerCustomerLimit Units that one customer may hold
+	PerCustomerLimit *int32     `json:"per_customer_limit"`
+	SaleStartsAt     *time.Time `json:"sale_starts_at"`
+	SaleEndsAt       *time.Time `json:"sale_ends_at"`
 }
 
 // SKUList defines model for SKUList.
@@ -304,23 +305,22 @@ type SKURequest struct {
 
 // StockEvent defines model for StockEvent.
 type StockEvent struct {
-	Available int64 `json:"available"`
-
-	// Seq Grows with each write of the SKU's stock
-	Seq int64 `json:"seq"`
-
 	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, a letter or digit first
 	//
 	// Examples: lamp
-	SKU   SKUName `json:"sku"`
-	Units int64   `json:"units"`
+	SKU       SKUName `json:"sku"`
+	Units     int64   `json:"units"`
+	Available int64   `json:"available"`
+
+	// Seq Grows with each write of the SKU's stock
+	Seq int64 `json:"seq"`
 }
 
 // Violation defines model for Violation.
 type Violation struct {
-	Detail    string `json:"detail"`
-	Invariant string `json:"invariant"`
 	SKU       string `json:"sku"`
+	Invariant string `json:"invariant"`
+	Detail    string `json:"detail"`
 }
 
 // Cursor defines model for Cursor.

@@ -93,6 +93,18 @@ type route struct{ method, path string }
 // New returns the handler of all routes.
 func New(cfg Config) (http.Handler, error) {
 	gin.SetMode(gin.ReleaseMode)
+	a, err := newAPI(cfg)
+	if err != nil {
+		return nil, err
+	}
+	r, err := a.routes()
+	if err != nil {
+		return nil, err
+	}
+	return readable(r), nil
+}
+
+func newAPI(cfg Config) (*api, error) {
 	verifier, err := newVerifier(cfg.JWTSecret, cfg.Keys, cfg.Audience, cfg.AdminToken)
 	if err != nil {
 		return nil, err
@@ -101,9 +113,10 @@ func New(cfg Config) (http.Handler, error) {
 	if a.cfg.Audit == nil {
 		a.cfg.Audit = func(ctx context.Context) (stock.Report, error) { return stock.Audit(ctx, cfg.Stock) }
 	}
-	if err := a.readContract(); err != nil {
-		return nil, err
-	}
+	return a, a.readContract()
+}
+
+func (a *api) routes() (*gin.Engine, error) {
 	r := gin.New()
 	// gin trusts every proxy unless told otherwise.
 	if err := r.SetTrustedProxies(nil); err != nil {
@@ -114,7 +127,7 @@ func New(cfg Config) (http.Handler, error) {
 	r.Use(a.metrics.measure, a.recover, a.admit)
 	r.NoRoute(func(c *gin.Context) { a.fail(c, kindNoRoute.problem("")) })
 	r.NoMethod(a.noMethod)
-	r.GET("/metrics", gin.WrapH(promhttp.HandlerFor(cfg.Registry, promhttp.HandlerOpts{})))
+	r.GET("/metrics", gin.WrapH(promhttp.HandlerFor(a.cfg.Registry, promhttp.HandlerOpts{})))
 	// What the document says of an operation is checked in this order, the
 	// cheapest first, and all of it before the handler.
 	checked := r.Group("", a.authenticate, a.checkParameters, a.readBody)
@@ -122,7 +135,7 @@ func New(cfg Config) (http.Handler, error) {
 		// checkParameters leaves nothing for it to complain of.
 		ErrorHandler: func(c *gin.Context, _ error, _ int) { a.fail(c, kindSyntax.problem("")) },
 	})
-	return readable(r), nil
+	return r, nil
 }
 
 // readContract reads the document that everything is checked by.

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"flashsale/internal/httpapi"
+	"flashsale/internal/httpapi/spec/spectest"
 	"flashsale/internal/order"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
@@ -90,6 +91,8 @@ func newServerWithLocks(t *testing.T, locks httpapi.Locks) *server {
 		t.Fatal(err)
 	}
 	s.Server = httptest.NewServer(handler)
+	// Whatever a test is about: no answer is outside the contract.
+	s.Client().Transport = &spectest.Transport{Base: s.Client().Transport, Report: func(err error) { t.Error(err) }}
 	t.Cleanup(s.Close)
 	return s
 }

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"encoding/base64"
+	"errors"
 	"net/http"
 	"time"
 
@@ -19,19 +20,28 @@ func presentSKU(s *stock.Stock) spec.SKU {
 
 // PutSKU creates a SKU, or changes one. Its units count on creation only: later
 // they would overwrite what has been sold since the caller last looked.
-func (a *api) PutSKU(c *gin.Context, sku spec.SKUInPath, _ spec.PutSKUParams) {
+func (a *api) PutSKU(c *gin.Context, sku spec.SKUInPath, params spec.PutSKUParams) {
 	want, err := a.readSKU(c, sku)
+	if err != nil {
+		a.fail(c, err)
+		return
+	}
+	only, err := preconditions(params)
 	if err != nil {
 		a.fail(c, err)
 		return
 	}
 	ctx, cancel := a.bounded(c)
 	defer cancel()
-	got, created, err := a.cfg.Orders.PutSKU(ctx, want, order.Precondition{})
+	got, created, err := stock.Stock{}, false, order.ErrPrecondition
+	for i := 0; i < len(only) && errors.Is(err, order.ErrPrecondition); i++ {
+		got, created, err = a.cfg.Orders.PutSKU(ctx, want, only[i])
+	}
 	if err != nil {
 		a.fail(c, unavailable(err))
 		return
 	}
+	c.Header("ETag", tagOf(&got))
 	status := http.StatusOK
 	if created {
 		status = http.StatusCreated
@@ -68,7 +78,7 @@ func instant(t *time.Time) *time.Time {
 }
 
 // GetSKU shows one SKU. What can be no SKU's name is no SKU.
-func (a *api) GetSKU(c *gin.Context, sku spec.SKUInPath, _ spec.GetSKUParams) {
+func (a *api) GetSKU(c *gin.Context, sku spec.SKUInPath, params spec.GetSKUParams) {
 	if a.skuName(sku) != "" {
 		a.fail(c, stock.ErrUnknownSKU)
 		return
@@ -80,7 +90,9 @@ func (a *api) GetSKU(c *gin.Context, sku spec.SKUInPath, _ spec.GetSKUParams) {
 		a.fail(c, unavailable(err))
 		return
 	}
-	c.JSON(http.StatusOK, presentSKU(&s))
+	if !unchanged(c, params.IfNoneMatch, tagOf(&s)) {
+		c.JSON(http.StatusOK, presentSKU(&s))
+	}
 }
 
 // ListSKUs pages through all SKUs in their byte order. The cursor holds the last
@@ -104,6 +116,9 @@ func (a *api) ListSKUs(c *gin.Context, params spec.ListSKUsParams) {
 		list = list[:limit]
 		cursor := base64.RawURLEncoding.EncodeToString([]byte(list[limit-1].SKU))
 		answer.NextCursor = &cursor
+	}
+	if unchanged(c, params.IfNoneMatch, tagOfPage(list, answer.NextCursor)) {
+		return
 	}
 	answer.Items = make([]spec.SKU, len(list))
 	for i := range list {

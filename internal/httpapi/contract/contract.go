@@ -154,7 +154,9 @@ func (c *Contract) security(o *Operation, raw map[string]any) error {
 	return nil
 }
 
-// resolve follows a reference within the document.
+// Resolve is an object of the document, or the one that it refers to.
+func (c *Contract) Resolve(value any) (map[string]any, error) { return c.resolve(object(value)) }
+
 func (c *Contract) resolve(value map[string]any) (map[string]any, error) {
 	for {
 		reference, ok := value["$ref"].(string)

@@ -13,6 +13,8 @@ import (
 
 // Object is the schema of a JSON object whose fields are no objects themselves.
 type Object struct {
+	// Schema is the document's, and what the rest was compiled from.
+	Schema   map[string]any
 	fields   map[string]*field
 	required []string
 }
@@ -43,7 +45,7 @@ func (c *Contract) object(schema map[string]any) (*Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &Object{fields: map[string]*field{}}
+	o := &Object{Schema: schema, fields: map[string]*field{}}
 	for keyword, value := range schema {
 		switch keyword {
 		case "type", "additionalProperties", "description":

@@ -10,7 +10,9 @@ import (
 type Parameter struct {
 	Name, In string
 	Required bool
-	field    *field
+	// Schema is the document's, and what field was compiled from.
+	Schema map[string]any
+	field  *field
 	// Default is what an integer has when it is not given.
 	Default int
 }
@@ -24,11 +26,11 @@ func (c *Contract) parameter(raw map[string]any) (Parameter, error) {
 	p.Name, _ = raw["name"].(string)
 	p.In, _ = raw["in"].(string)
 	p.Required, _ = raw["required"].(bool)
-	schema := object(raw["schema"])
-	if p.field, err = c.field(schema); err != nil {
+	p.Schema = object(raw["schema"])
+	if p.field, err = c.field(p.Schema); err != nil {
 		return Parameter{}, fmt.Errorf("parameter %s: %w", p.Name, err)
 	}
-	if value, given := schema["default"]; given {
+	if value, given := p.Schema["default"]; given {
 		n, err := whole(value)
 		if err != nil {
 			return Parameter{}, fmt.Errorf("parameter %s: default: %w", p.Name, err)

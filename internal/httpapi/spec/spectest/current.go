@@ -1,4 +1,3 @@
-// Package spectest is what tests hold against the HTTP contract.
 package spectest
 
 import (

@@ -1,0 +1,47 @@
+package httpapi
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// pages are served beside the contract: they are for people and for Prometheus.
+var pages = []string{"/", "/docs", "/assets", "/metrics", "/openapi.yaml", "/errors"}
+
+func TestRoutesAreThoseOfTheContract(t *testing.T) {
+	t.Parallel()
+	a, err := newAPI(Config{Orders: promises{}, RequestTimeout: time.Second, JWTSecret: []byte(benchSecret), AdminToken: "admin",
+		Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine, err := a.routes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := map[route]bool{}
+	for _, r := range engine.Routes() {
+		served[route{r.Method, r.Path}] = true
+		if a.operations[route{r.Method, r.Path}] == nil && !isPage(r.Path) {
+			t.Errorf("%s %s is served, and not in the contract", r.Method, r.Path)
+		}
+	}
+	for r := range a.operations {
+		if !served[r] {
+			t.Errorf("%s %s is in the contract, and not served", r.method, r.path)
+		}
+	}
+}
+
+func isPage(path string) bool {
+	for _, page := range pages {
+		if path == page || page != "/" && strings.HasPrefix(path, page+"/") {
+			return true
+		}
+	}
+	return false
+}
