@@ -46,6 +46,7 @@ type serveCmd struct {
 	PaymentWindow  time.Duration `default:"15m" help:"How long an order stays reserved without payment."`
 	RequestTimeout time.Duration `default:"5s" help:"Longest time from an order's arrival to its answer."`
 	StartTimeout   time.Duration `default:"60s" help:"Longest wait for MySQL and the lock server at start."`
+	DrainDelay     time.Duration `default:"0s" help:"How long to serve on after readiness has said no, at the end; longer than a load balancer takes to see it, such as 5s."`
 	DrainTimeout   time.Duration `default:"10s" help:"Longest wait at the end for requests that are being served."`
 	ThinkTime      time.Duration `default:"0s" help:"Lab only: a pause between reading and writing stock."`
 
@@ -64,7 +65,7 @@ func (c *serveCmd) check() error {
 	}{
 		{"--lock-ttl", c.LockTTL, time.Second}, {"--payment-window", c.PaymentWindow, time.Second},
 		{"--request-timeout", c.RequestTimeout, 100 * time.Millisecond}, {"--start-timeout", c.StartTimeout, time.Second},
-		{"--drain-timeout", c.DrainTimeout, 0}, {"--think-time", c.ThinkTime, 0},
+		{"--drain-delay", c.DrainDelay, 0}, {"--drain-timeout", c.DrainTimeout, 0}, {"--think-time", c.ThinkTime, 0},
 	} {
 		if d.value < d.least {
 			return fmt.Errorf("%s is %s, must be at least %s", d.name, d.value, d.least)
@@ -179,7 +180,7 @@ func (r *replica) ready(ctx context.Context) map[string]error {
 		checks[name] = inServer
 	}
 	if r.draining.Load() {
-		checks["replica"] = errors.New("draining")
+		checks["replica"] = httpapi.Reason("draining")
 	}
 	return checks
 }
@@ -216,7 +217,7 @@ func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 	}
 	defer stopPprof()
 	server := &http.Server{
-		Handler:           handler,
+		Handler:           r.parting(handler),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		// Behind the request's own time, so that it never cuts an answer off.
@@ -240,14 +241,7 @@ func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
-	r.logger.Info("draining")
-	r.draining.Store(true)
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cmd.DrainTimeout)
-	defer cancel()
-	if err := server.Shutdown(drain); err != nil {
-		return errors.Join(fmt.Errorf("drain within --drain-timeout %s: %w", r.cmd.DrainTimeout, err), server.Close())
-	}
-	return nil
+	return r.drain(ctx, server)
 }
 
 // servePprof serves profiles on an address of its own, which should be private.

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -31,6 +32,9 @@ func (a *api) Readyz(c *gin.Context) {
 		answer.Checks[name] = "ok"
 		if err != nil {
 			status, answer.Status, answer.Checks[name] = http.StatusServiceUnavailable, spec.NotReady, "does not answer"
+			if reason, ok := errors.AsType[Reason](err); ok {
+				answer.Checks[name] = string(reason)
+			}
 			a.cfg.Logger.Warn("not ready", "server", name, "error", err)
 		}
 	}
@@ -42,6 +46,11 @@ func (a *api) Readyz(c *gin.Context) {
 	}
 	c.JSON(status, answer)
 }
+
+// Reason is an error of readiness that anybody may read.
+type Reason string
+
+func (r Reason) Error() string { return string(r) }
 
 // Audit reads everything: it is bounded by the caller's patience alone.
 func (a *api) Audit(c *gin.Context) {

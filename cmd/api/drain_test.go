@@ -1,0 +1,197 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/strategy"
+)
+
+// longTTL is how long others would wait for a lock that was not given back: long
+// enough to be told from a busy machine.
+const longTTL = 30 * time.Second
+
+func drainConfig(dsn, name string, delay time.Duration) sandbox.ReplicaConfig {
+	cfg := replicaConfig(dsn, name, strategy.Default)
+	cfg.Args = append(cfg.Args, "--lock-ttl="+longTTL.String(), "--drain-delay="+delay.String())
+	return cfg
+}
+
+// leasesOf are the leases of the locks that a replica holds or waits for.
+func leasesOf(t *testing.T, database, replica string) (leases []clientv3.LeaseID) {
+	t.Helper()
+	for _, kv := range lockEntries(t, database) {
+		var owner struct{ Replica string }
+		if json.Unmarshal(kv.Value, &owner) == nil && owner.Replica == replica {
+			leases = append(leases, clientv3.LeaseID(kv.Lease))
+		}
+	}
+	return leases
+}
+
+// Three replicas sell one SKU, and one is told to end: it says so, serves on for
+// a while, and goes. No buyer who asks again elsewhere notices.
+func TestDrainUnderLoadLosesNothing(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t)
+	database := openDB(t, dsn).Name
+	var replicas []*client
+	for _, name := range []string{"a", "b", "c"} {
+		replicas = append(replicas, start(t, drainConfig(dsn, name, 2*time.Second)))
+	}
+	ending, staying := replicas[0], replicas[1:]
+	ending.putSKU("lamp", 1_000_000)
+	b := startBuyers(t, 8, "lamp", replicas...)
+	b.await(50)
+	var leases []clientv3.LeaseID
+	for deadline := time.Now().Add(30 * time.Second); len(leases) == 0; leases = leasesOf(t, database, "a") {
+		if time.Now().After(deadline) {
+			t.Fatal("replica a never stood in the lock's queue")
+		}
+	}
+	b.gap()
+	told := time.Now()
+	if err := ending.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	// While it waits for the load balancer it says no, is alive, and serves.
+	ending.awaitLog(`"msg":"draining"`)
+	if status, checks := ending.readiness(); status != http.StatusServiceUnavailable || checks["replica"] != "draining" {
+		t.Errorf("readiness while draining: %d %v", status, checks)
+	}
+	if status, _, err := ending.call("GET", "/healthz", "", "", ""); err != nil || status != http.StatusOK {
+		t.Errorf("liveness while draining: %d, %v", status, err)
+	}
+	if status, err := ending.order("lamp", "ann at a"); err != nil || status != http.StatusCreated {
+		t.Errorf("an order while draining: %d, %v", status, err)
+	}
+	b.use(staying...) // as a load balancer would
+	if err := ending.Wait(t.Context()); err != nil {
+		t.Errorf("the replica ended with %v", err)
+	}
+	took := time.Since(told)
+	b.await(50)
+	gap := b.gap()
+	t.Logf("it ended %s after the signal; nobody could buy for %s", took.Round(time.Millisecond), gap.Round(time.Millisecond))
+	if took < 2*time.Second || took > 20*time.Second {
+		t.Errorf("it ended %s after the signal, with a delay of 2s", took)
+	}
+	if gap > longTTL/2 {
+		t.Errorf("nobody could buy for %s: the lock was not handed over", gap)
+	}
+	for _, lease := range slices.Compact(leases) {
+		if left, err := openEtcd(t).TimeToLive(t.Context(), lease); err != nil || left.TTL != -1 {
+			t.Errorf("its lease was not revoked: %+v, %v", left, err)
+		}
+	}
+	b.check(dsn, 1) // and ann's
+}
+
+// Without a delay, and with buyers who go on asking the one that ends.
+func TestEndWithoutDelayLosesNothing(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t)
+	replicas := []*client{start(t, drainConfig(dsn, "a", 0)), start(t, drainConfig(dsn, "b", 0)), start(t, drainConfig(dsn, "c", 0))}
+	replicas[0].putSKU("lamp", 1_000_000)
+	b := startBuyers(t, 8, "lamp", replicas...)
+	for _, c := range replicas[:2] {
+		b.await(50)
+		if err := c.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Wait(t.Context()); err != nil {
+			t.Errorf("the replica ended with %v", err)
+		}
+	}
+	b.await(50)
+	b.check(dsn, 0)
+}
+
+func TestSecondSignalEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	c := start(t, drainConfig(newDSN(t), "a", time.Hour))
+	if err := c.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	c.awaitLog(`"msg":"draining"`)
+	// It stops listening a moment after the first: signal until it is gone.
+	deadline := time.Now().Add(30 * time.Second)
+	for ended := false; !ended; {
+		if err := c.Signal(syscall.SIGTERM); err != nil {
+			break // it has ended
+		}
+		select {
+		case <-c.Done():
+			ended = true
+		case <-time.After(50 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it went on")
+		}
+	}
+	if err := c.Wait(t.Context()); err == nil || !strings.Contains(err.Error(), "signal: terminated") {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
+// Liveness asks nobody: a server that is away is no reason to start the replica
+// again. Readiness says which one it is, and comes back with it.
+func TestReadinessFollowsTheServersAndLivenessDoesNot(t *testing.T) {
+	t.Parallel()
+	own := sandboxtest.Start(t, sandbox.Config{MySQL: true, EtcdNodes: 1})
+	dsn, err := own.MySQL.CreateDatabase(t.Context(), "ready")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := replicaConfig(dsn, "a", strategy.Default)
+	cfg.EtcdEndpoints = own.EtcdEndpoints()
+	c := start(t, cfg)
+	c.putSKU("lamp", 10)
+	buy := func(customer string) {
+		t.Helper()
+		if status, err := c.order("lamp", customer); err != nil || status != http.StatusCreated {
+			t.Errorf("%s: got %d, %v; want 201", customer, status, err)
+		}
+	}
+	buy("ann")
+	for i, server := range []struct {
+		check string
+		*sandbox.Process
+	}{{"mysql", own.MySQL.Process}, {"etcd", own.Etcd[0].Process}} {
+		server.Kill()
+		c.awaitReady(http.StatusServiceUnavailable, server.check, "does not answer")
+		if status, _, err := c.call("GET", "/healthz", "", "", ""); err != nil || status != http.StatusOK {
+			t.Errorf("liveness without %s: %d, %v", server.check, status, err)
+		}
+		if err := server.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.awaitReady(http.StatusOK, server.check, "ok")
+		buy(fmt.Sprint("customer ", i))
+	}
+	auditOK(t, dsn)
+}
+
+// awaitReady waits until readiness answers status, and shows want for a check.
+func (c *client) awaitReady(status int, check, want string) {
+	c.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		got, checks := c.readiness()
+		if got == status && checks[check] == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("readiness: got %d, %v; want %d, %s: %s", got, checks, status, check, want)
+		}
+	}
+}
