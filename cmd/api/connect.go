@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/prometheus/client_golang/prometheus/collectors"
-
 	"flashsale/internal/guard"
 	"flashsale/internal/httpapi"
 	"flashsale/internal/mirror"
@@ -19,7 +17,7 @@ import (
 // connect waits for the servers, brings the schema up to date, and makes the
 // lock and the order service.
 func (r *replica) connect(ctx context.Context) (err error) {
-	if r.db, err = r.cmd.open(); err != nil {
+	if r.db, err = r.cmd.open(stock.Traced(r.tracing.Provider())); err != nil {
 		return err
 	}
 	if err := await(ctx, r.logger, r.cmd.address(), r.cmd.StartTimeout, r.db.Ping); err != nil {
@@ -48,8 +46,8 @@ func (r *replica) connect(ctx context.Context) (err error) {
 	cfg := order.Config{
 		DB: r.db, Strategy: r.strategy, Fence: r.fence, Locker: r.guard.Locker,
 		PaymentWindow: r.cmd.PaymentWindow, ThinkTime: r.cmd.ThinkTime, RequestTimeout: r.cmd.RequestTimeout,
-		Desk:    order.DeskConfig{Quantum: r.cmd.Quantum},
-		Metrics: order.NewMetrics(r.registry), Logger: r.logger,
+		Desk:   order.DeskConfig{Quantum: r.cmd.Quantum},
+		Tracer: r.tracing.Tracer(), Metrics: order.NewMetrics(r.registry), Logger: r.logger,
 	}
 	if r.strategy.Write == strategy.Batch {
 		if err := r.startMirror(ctx); err != nil {
@@ -74,7 +72,7 @@ func (r *replica) connect(ctx context.Context) (err error) {
 func (r *replica) openGuard(ctx context.Context) error {
 	cfg := guard.Config{
 		Strategy: r.strategy, Servers: r.cmd.Servers, DSN: r.cmd.DSN, Database: r.db.Name,
-		Connections: r.cmd.lockPool(), Replica: r.cmd.Replica, TTL: r.cmd.LockTTL, Logger: r.logger,
+		Connections: r.cmd.lockPool(), Replica: r.cmd.Replica, TTL: r.cmd.LockTTL, Traces: r.tracing.Provider(), Logger: r.logger,
 	}
 	open := func(ctx context.Context) (err error) {
 		r.guard, err = guard.Open(ctx, cfg)
@@ -134,15 +132,6 @@ func (r *replica) startMirror(ctx context.Context) (err error) {
 		}
 	}
 	return nil
-}
-
-// register makes the metrics of what is open by now.
-func (r *replica) register() {
-	r.registry.MustRegister(telemetry.Build(version, r.strategy.Name, string(r.fence)),
-		collectors.NewDBStatsCollector(r.db.SQL, "orders"), telemetry.NewStock(r.catalog(), r.cmd.MetricsSKUs))
-	if r.mirrorDB != nil {
-		r.registry.MustRegister(collectors.NewDBStatsCollector(r.mirrorDB.SQL, "mirror"))
-	}
 }
 
 // catalog is where this replica reads SKUs.

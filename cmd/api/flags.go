@@ -14,6 +14,7 @@ import (
 
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
+	"flashsale/internal/telemetry"
 )
 
 func joined(names []string) string { return strings.Join(names, ", ") }
@@ -24,12 +25,12 @@ type mysqlFlags struct {
 	Pool int    `name:"mysql-pool" default:"32" help:"Connections of this replica at most."`
 }
 
-func (f *mysqlFlags) open() (*stock.DB, error) {
+func (f *mysqlFlags) open(choices ...stock.Option) (*stock.DB, error) {
 	// Migrating holds one connection for its lock and needs another.
 	if f.Pool < 2 {
 		return nil, fmt.Errorf("--mysql-pool is %d, at least 2 are needed", f.Pool)
 	}
-	db, err := stock.Open(f.DSN, f.Pool)
+	db, err := stock.Open(f.DSN, f.Pool, choices...)
 	if err != nil {
 		return nil, fmt.Errorf("--mysql-dsn: %w", err)
 	}
@@ -74,7 +75,7 @@ type logFlags struct {
 }
 
 func (f *logFlags) logger(replica string, level slog.Leveler, s streams) *slog.Logger {
-	return slog.New(slog.NewJSONHandler(s.err, &slog.HandlerOptions{Level: level})).With("replica", replica)
+	return slog.New(telemetry.Logged(slog.NewJSONHandler(s.err, &slog.HandlerOptions{Level: level}))).With("replica", replica)
 }
 
 const (

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/pprof"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -24,6 +23,7 @@ import (
 	"flashsale/internal/settings"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
+	"flashsale/internal/telemetry"
 )
 
 type serveCmd struct {
@@ -50,11 +50,10 @@ type serveCmd struct {
 	DrainTimeout   time.Duration `default:"10s" help:"Longest wait at the end for requests that are being served."`
 	ThinkTime      time.Duration `default:"0s" help:"Lab only: a pause between reading and writing stock."`
 
-	MetricsSKUs int    `name:"metrics-skus" default:"100" placeholder:"N" help:"SKUs whose stock /metrics shows, the first in byte order; the others are counted."`
-	MaxStreams  int    `default:"5000" placeholder:"N" help:"Streams of events that are open at the same time, at most (${default})."`
-	PprofAddr   string `placeholder:"ADDR" help:"Private address for pprof; off when empty."`
-	TLSCert     string `name:"tls-cert" placeholder:"FILE" help:"Certificate of this service; plain HTTP without."`
-	TLSKey      string `name:"tls-key" placeholder:"FILE" help:"Key of the certificate."`
+	telemetryFlags
+	MaxStreams int    `default:"5000" placeholder:"N" help:"Streams of events that are open at the same time, at most (${default})."`
+	TLSCert    string `name:"tls-cert" placeholder:"FILE" help:"Certificate of this service; plain HTTP without."`
+	TLSKey     string `name:"tls-key" placeholder:"FILE" help:"Key of the certificate."`
 }
 
 func (c *serveCmd) check() error {
@@ -71,9 +70,10 @@ func (c *serveCmd) check() error {
 			return fmt.Errorf("%s is %s, must be at least %s", d.name, d.value, d.least)
 		}
 	}
+	if err := c.telemetryFlags.check(); err != nil {
+		return err
+	}
 	switch {
-	case c.MetricsSKUs < 0:
-		return fmt.Errorf("--metrics-skus is %d, must not be negative", c.MetricsSKUs)
 	case c.MaxReplicas < 1:
 		return fmt.Errorf("--max-replicas is %d, must be at least 1", c.MaxReplicas)
 	case c.MaxStreams < 1:
@@ -129,6 +129,9 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	r := &replica{cmd: c, strategy: row, fence: fence, logger: logger, level: level, keys: keys, registry: prometheus.NewRegistry()}
 	r.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() { err = errors.Join(err, r.close()) }()
+	if r.tracing, err = c.openTracing(ctx, c.Replica, logger); err != nil {
+		return err
+	}
 	if err := r.connect(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil // asked to end while waiting for a server
@@ -147,6 +150,7 @@ type replica struct {
 	keys     *httpapi.Keys // nil where tokens are checked by a secret
 	level    *slog.LevelVar
 	registry *prometheus.Registry
+	tracing  *telemetry.Tracing // nil when it is off
 
 	db       *stock.DB
 	guard    *guard.Guard   // the strategy's lock, and its server
@@ -199,7 +203,7 @@ func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 	cfg := httpapi.Config{
 		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Audit: r.audit, Ready: r.ready, Notes: r.notes, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
 		JWTSecret: []byte(r.cmd.JWTSecret), Keys: r.keys, Audience: r.cmd.JWTAudience, AdminToken: r.cmd.AdminToken,
-		Registry: r.registry, Logger: r.logger, Levels: r.levels, MaxStreams: r.cmd.MaxStreams, Draining: draining,
+		Registry: r.registry, Traces: r.tracing.Provider(), Logger: r.logger, Levels: r.levels, MaxStreams: r.cmd.MaxStreams, Draining: draining,
 	}
 	if r.mirror != nil {
 		cfg.View = r.mirror
@@ -244,31 +248,6 @@ func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 	return r.drain(ctx, server)
 }
 
-// servePprof serves profiles on an address of its own, which should be private.
-func (r *replica) servePprof() (stop func(), err error) {
-	if r.cmd.PprofAddr == "" {
-		return func() {}, nil
-	}
-	listener, err := net.Listen("tcp", r.cmd.PprofAddr)
-	if err != nil {
-		return nil, fmt.Errorf("--pprof-addr: %w", err)
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			r.logger.Warn("pprof", "error", err)
-		}
-	}()
-	return func() { _ = server.Close(); <-ended }, nil
-}
-
 // close gives everything back, from the top down: orders first, so that the lock
 // is held while the last of them commit; then the lock, whose lease is revoked.
 func (r *replica) close() error {
@@ -300,6 +279,13 @@ func (r *replica) close() error {
 	}
 	if r.db != nil {
 		step("MySQL", func(context.Context) error { return r.db.Close() })
+	}
+	// Last, with the spans of what was done at the end. A collector that does not
+	// answer is no failure of this replica's.
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	if err := r.tracing.Close(ctx); err != nil {
+		r.logger.Warn("the last spans were not sent", "error", err)
 	}
 	return errors.Join(errs...)
 }

@@ -9,6 +9,9 @@ import (
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	grpcbackoff "google.golang.org/grpc/backoff"
@@ -37,7 +40,7 @@ var reconnect = grpc.WithConnectParams(grpc.ConnectParams{
 
 // etcdClient makes a client. With a user name it asks etcd for a token at once,
 // and fails when etcd does not answer.
-func (s *Servers) etcdClient() (*clientv3.Client, error) {
+func (s *Servers) etcdClient(traces trace.TracerProvider) (*clientv3.Client, error) {
 	var secure *tls.Config
 	if s.EtcdCA != "" || s.EtcdCert != "" || s.EtcdKey != "" {
 		var err error
@@ -46,10 +49,15 @@ func (s *Servers) etcdClient() (*clientv3.Client, error) {
 			return nil, fmt.Errorf("--etcd-ca, --etcd-cert, --etcd-key: %w", err)
 		}
 	}
+	dial := []grpc.DialOption{reconnect}
+	if traces != nil {
+		dial = append(dial, grpc.WithStatsHandler(otelgrpc.NewClientHandler(
+			otelgrpc.WithTracerProvider(traces), otelgrpc.WithMeterProvider(noop.NewMeterProvider()))))
+	}
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints: s.EtcdEndpoints, Username: s.EtcdUsername, Password: s.EtcdPassword, TLS: secure,
 		DialTimeout: etcdDialTimeout, DialKeepAliveTime: etcdKeepAlive, DialKeepAliveTimeout: etcdKeepAlive,
-		DialOptions: []grpc.DialOption{reconnect},
+		DialOptions: dial,
 		// What goes wrong is returned by each call.
 		Logger: zap.NewNop(),
 	})
@@ -61,7 +69,7 @@ func (s *Servers) etcdClient() (*clientv3.Client, error) {
 
 // openEtcdStock connects to an etcd that no lock is taken in.
 func openEtcdStock(ctx context.Context, cfg *Config) (*Guard, error) {
-	client, err := cfg.Servers.etcdClient()
+	client, err := cfg.Servers.etcdClient(cfg.Traces)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.opentelemetry.io/otel/trace"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/strategy"
@@ -30,7 +31,9 @@ type Config struct {
 	// Replica names the holder, for people.
 	Replica string
 	TTL     time.Duration
-	Logger  *slog.Logger
+	// Traces makes spans of what traced requests ask etcd; nil makes none.
+	Traces trace.TracerProvider
+	Logger *slog.Logger
 }
 
 // prefix of all keys of a lock server.

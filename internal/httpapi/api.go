@@ -16,6 +16,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/otel/trace"
 
 	"flashsale/internal/httpapi/contract"
 	"flashsale/internal/httpapi/spec"
@@ -73,7 +74,9 @@ type Config struct {
 	Audience   string
 	AdminToken string
 	Registry   *prometheus.Registry
-	Logger     *slog.Logger
+	// Traces makes spans of requests; nil makes none.
+	Traces trace.TracerProvider
+	Logger *slog.Logger
 }
 
 type api struct {
@@ -125,7 +128,11 @@ func (a *api) routes() (*gin.Engine, error) {
 	}
 	r.HandleMethodNotAllowed = true
 	r.RedirectTrailingSlash = false // no answer of ours is a redirect
-	r.Use(a.metrics.measure, a.recover, a.admit)
+	r.Use(a.metrics.measure)
+	if cfg.Traces != nil {
+		r.Use(traced(cfg.Traces))
+	}
+	r.Use(identify, accessLog(cfg.Logger), a.recover, a.admit)
 	r.NoRoute(func(c *gin.Context) { a.fail(c, kindNoRoute.problem("")) })
 	r.NoMethod(a.noMethod)
 	r.GET("/metrics", gin.WrapH(promhttp.HandlerFor(a.cfg.Registry, promhttp.HandlerOpts{})))

@@ -50,6 +50,8 @@ type write struct {
 	row    stock.Row
 	units  int64
 	orders []*Order
+	// tickets are those of orders, for their requests' ids; none without a desk.
+	tickets []*ticket
 	// alone keeps it out of groups.
 	alone bool
 	done  chan error
@@ -198,6 +200,8 @@ func (w *write) tell(err error) {
 func (c *committer) transact(ctx context.Context, group []*write) (outcomes []error, err error) {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
+	ctx, end := c.commitSpan(ctx, group)
+	defer func() { end(err) }()
 	began := time.Now()
 	defer func() { c.cfg.Metrics.Commit.Observe(time.Since(began).Seconds()) }()
 	c.cfg.Metrics.GroupSize.Observe(float64(len(group)))

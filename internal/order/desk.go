@@ -120,7 +120,10 @@ func (ds *desks) alter(ctx context.Context, sku string, c change) error {
 }
 
 func (ds *desks) await(ctx context.Context, t *ticket) (Placed, error) {
+	t.request = ctx
+	t.waitsFrom(ds.cfg.Tracer)
 	if err := ds.enqueue(t); err != nil {
+		t.waited(err)
 		return Placed{}, err
 	}
 	select {
@@ -130,6 +133,7 @@ func (ds *desks) await(ctx context.Context, t *ticket) (Placed, error) {
 	case <-ds.expiries.next():
 	}
 	if t.leave() {
+		t.waited(ErrUnavailable)
 		if t.twin.Load() {
 			return Placed{}, ErrInFlight
 		}

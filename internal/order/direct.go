@@ -141,7 +141,9 @@ func (d *direct) take(ctx context.Context, sku string, lockIt func(context.Conte
 		return nil, err
 	}
 	defer leave()
+	ctx, end := d.cfg.step(ctx, "lock wait", ofSKU(sku))
 	held, err := lockIt(ctx, sku)
+	end(err)
 	if err == nil {
 		d.cfg.Metrics.LockWait.Observe(time.Since(began).Seconds())
 		d.cfg.Metrics.Held.Inc()
@@ -159,7 +161,7 @@ func (d *direct) giveBack(ctx context.Context, sku string, held lock.Held, grant
 	defer cancel()
 	if err := held.Unlock(ctx); err != nil {
 		d.cfg.Metrics.LockLosses.Inc()
-		d.cfg.Logger.Warn("unlock", "sku", sku, "error", err)
+		d.cfg.Logger.WarnContext(ctx, "unlock", "sku", sku, "error", err)
 	}
 }
 

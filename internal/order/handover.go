@@ -39,7 +39,9 @@ func (d *desk) awaitLock(ctx context.Context, ask func(context.Context) (lock.He
 	// the lock up earlier would lose this replica's place in the queue.
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.RequestTimeout)
 	defer cancel()
+	ctx, end := d.cfg.step(d.cfg.spanOf(ctx, d.pending), "lock wait", ofSKU(d.sku))
 	held, err := ask(ctx)
+	end(err)
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/trace"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/stock"
@@ -41,6 +42,8 @@ type Config struct {
 	// stock. Optional, for a batched strategy only: what others leave in the row
 	// need not be what they sold.
 	Mirror Mirror
+	// Tracer makes spans of orders whose requests are traced; nil makes none.
+	Tracer trace.Tracer
 	// Metrics may be nil.
 	Metrics *Metrics
 	Logger  *slog.Logger

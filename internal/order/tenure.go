@@ -136,10 +136,12 @@ func (t *tenure) awaitOrders() bool {
 func (t *tenure) begin() error {
 	ctx, cancel := context.WithTimeout(t.ctx, claimTimeout)
 	defer cancel()
+	ctx, end := t.cfg.step(t.cfg.spanOf(ctx, t.batch, t.pending), "claim", ofSKU(t.sku))
 	err := retried(func() (err error) {
 		t.row, err = t.right.Begin(ctx, t.cfg.DB)
 		return err
 	})
+	end(err)
 	t.asOf = time.Now() // after the call: our clock is never ahead of the database's
 	if errors.Is(err, stock.ErrFenced) {
 		t.cfg.Metrics.Fenced.Inc()
@@ -176,7 +178,7 @@ func (t *tenure) sellBatch() error {
 		if last {
 			right.Heir = t.heir(d)
 		}
-		err = t.committer.commit(t.ctx, &write{tenure: right, row: t.row, units: d.units, orders: d.orders, alone: t.alone})
+		err = t.committer.commit(t.ctx, &write{tenure: right, row: t.row, units: d.units, orders: d.orders, tickets: d.accepted, alone: t.alone})
 		t.alone = stock.IsRetryable(err)
 		switch {
 		case err == nil:
@@ -198,7 +200,8 @@ func (t *tenure) sellBatch() error {
 			return t.begin()
 		case errors.Is(err, stock.ErrOutcomeUnknown):
 			t.cfg.Metrics.Unknown.Inc()
-			t.cfg.Logger.Warn("unknown commit", "sku", t.sku, "orders", len(d.orders), "error", err)
+			orders, requests := d.ids()
+			t.cfg.Logger.Warn("unknown commit", "sku", t.sku, "orders", len(d.orders), "order_ids", orders, "request_ids", requests, "error", err)
 			return t.resolve(d, right.Heir, err)
 		default:
 			t.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
@@ -215,7 +218,7 @@ func (t *tenure) alter() error {
 	for i, b := range t.batch {
 		changes[i] = *b.change
 	}
-	t.cfg.apply(t.ctx, t.sku, changes, func(i int, err error) { t.batch[i].answer(Placed{}, err) })
+	t.cfg.apply(t.cfg.spanOf(t.ctx, t.batch), t.sku, changes, func(i int, err error) { t.batch[i].answer(Placed{}, err) })
 	t.batch = nil
 	return t.beginAgain()
 }

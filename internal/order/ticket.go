@@ -1,17 +1,27 @@
 package order
 
-import "sync/atomic"
+import (
+	"context"
+	"sync/atomic"
+
+	"go.opentelemetry.io/otel/trace"
+)
 
 // ticket is an order that waits at a desk. The desk and the waiting caller race
 // for it: whoever changes its state first decides whether it is sold.
 type ticket struct {
 	req Request
+	// request is the caller's context, for its ids; what the desk does for many
+	// does not end with it.
+	request context.Context
 	// change, when set, makes this a change of the SKU instead of an order.
 	change *change
 	state  atomic.Int32
 	// twin: another order with its key was in a batch, and decides first.
 	twin     atomic.Bool
-	answered chan answer // of size one: the desk never waits for a caller
+	tracer   trace.Tracer // nil when its request is not traced
+	wait     trace.Span   // its last waiting at the desk
+	answered chan answer  // of size one: the desk never waits for a caller
 }
 
 type answer struct {
@@ -35,11 +45,24 @@ func (t *ticket) key() byKey { return byKey{t.req.Customer, t.req.Key} }
 func (t *ticket) waits() bool { return t.state.Load() != ticketLeft }
 
 // take puts the ticket into a batch; false when its caller has gone.
-func (t *ticket) take() bool { return t.state.CompareAndSwap(ticketWaits, ticketTaken) }
+func (t *ticket) take() bool {
+	taken := t.state.CompareAndSwap(ticketWaits, ticketTaken)
+	if taken {
+		t.waited(nil)
+	}
+	return taken
+}
 
 // putBack takes it out of a batch that was not applied; false when its caller
 // has gone meanwhile.
-func (t *ticket) putBack() bool { return t.state.CompareAndSwap(ticketTaken, ticketWaits) }
+func (t *ticket) putBack() bool {
+	t.waitsFrom(t.tracer) // before the caller may see it
+	waits := t.state.CompareAndSwap(ticketTaken, ticketWaits)
+	if !waits {
+		t.waited(nil)
+	}
+	return waits
+}
 
 // leave is the caller's: true when the ticket was in no batch, so that nothing
 // was, or will be, applied.

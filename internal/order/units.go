@@ -65,7 +65,7 @@ func (d *direct) returnUnits(ctx context.Context, sku string, id ID) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), returnTimeout)
 	defer cancel()
 	if _, err := d.cfg.Units.GiveBack(ctx, sku, id.String()); err != nil && !errors.Is(err, etcdstock.ErrNotTaken) {
-		d.cfg.Logger.Warn("units were taken in etcd and not sold", "sku", sku, "order", id.String(), "error", err)
+		d.cfg.Logger.WarnContext(ctx, "units were taken in etcd and not sold", "sku", sku, "order", id.String(), "error", err)
 	}
 }
 

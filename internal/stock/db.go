@@ -8,7 +8,11 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/XSAM/otelsql"
 	"github.com/go-sql-driver/mysql"
+	"go.opentelemetry.io/otel/metric/noop"
+	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
+	"go.opentelemetry.io/otel/trace"
 	gormmysql "gorm.io/driver/mysql"
 	"gorm.io/gorm"
 	"gorm.io/gorm/logger"
@@ -41,9 +45,39 @@ const (
 const sessionSettings = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; " +
 	"SET time_zone = '+00:00', innodb_lock_wait_timeout = 1, sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
 
+// Option is a choice of Open's caller.
+type Option func(*options)
+
+type options struct{ traces trace.TracerProvider }
+
+// Traced makes spans of the statements of traced requests; with a nil provider
+// nothing stands between the pool and its driver. Neither text nor arguments of a
+// statement are in them: these are buyers' names and keys.
+func Traced(provider trace.TracerProvider) Option {
+	return func(o *options) { o.traces = provider }
+}
+
+// openPool makes the pool of a connector.
+func openPool(c driver.Connector, choices []Option) *sql.DB {
+	var o options
+	for _, choose := range choices {
+		choose(&o)
+	}
+	if o.traces == nil {
+		return sql.OpenDB(c)
+	}
+	return otelsql.OpenDB(c, otelsql.WithTracerProvider(o.traces), otelsql.WithMeterProvider(noop.NewMeterProvider()),
+		otelsql.WithAttributes(semconv.DBSystemNameMySQL), otelsql.WithSpanOptions(otelsql.SpanOptions{
+			DisableQuery: true, DisableErrSkip: true, OmitConnResetSession: true, OmitConnPrepare: true, OmitRows: true, OmitConnectorConnect: true,
+			SpanFilter: func(ctx context.Context, _ otelsql.Method, _ string, _ []driver.NamedValue) bool {
+				return trace.SpanContextFromContext(ctx).IsSampled()
+			},
+		}))
+}
+
 // Open makes a pool of at most conns connections to the database that dsn
 // names, in the form of github.com/go-sql-driver/mysql. It does not connect.
-func Open(dsn string, conns int) (*DB, error) {
+func Open(dsn string, conns int, choices ...Option) (*DB, error) {
 	cfg, err := mysql.ParseDSN(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("malformed DSN (expected user:password@tcp(host:port)/database): %w", err)
@@ -61,7 +95,7 @@ func Open(dsn string, conns int) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("malformed DSN: %w", err)
 	}
-	pool := sql.OpenDB(connector{base})
+	pool := openPool(connector{base}, choices)
 	pool.SetMaxOpenConns(conns)
 	pool.SetMaxIdleConns(conns)
 	orm, err := gorm.Open(

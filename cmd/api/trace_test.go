@@ -1,0 +1,419 @@
+package main
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/strategy"
+)
+
+// receiver is a collector: it takes spans by OTLP over HTTP.
+type receiver struct {
+	*httptest.Server
+	t     *testing.T
+	mu    sync.Mutex
+	spans []*tracepb.Span
+}
+
+func newReceiver(t *testing.T) *receiver {
+	t.Helper()
+	r := &receiver{t: t}
+	r.Server = httptest.NewServer(http.HandlerFunc(r.take))
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *receiver) take(w http.ResponseWriter, request *http.Request) {
+	body, err := io.ReadAll(request.Body)
+	var batch collector.ExportTraceServiceRequest
+	if err == nil {
+		err = proto.Unmarshal(body, &batch)
+	}
+	if err != nil || request.URL.Path != "/v1/traces" {
+		r.t.Errorf("%s: %v", request.URL, err)
+		http.Error(w, "no spans", http.StatusBadRequest)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, resource := range batch.GetResourceSpans() {
+		for _, scope := range resource.GetScopeSpans() {
+			r.spans = append(r.spans, scope.GetSpans()...)
+		}
+	}
+}
+
+// trace are the spans of one trace, by name.
+func (r *receiver) trace(id string) map[string][]*tracepb.Span {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	spans := map[string][]*tracepb.Span{}
+	for _, s := range r.spans {
+		if hex.EncodeToString(s.GetTraceId()) == id {
+			spans[s.GetName()] = append(spans[s.GetName()], s)
+		}
+	}
+	return spans
+}
+
+// all are the spans of that name.
+func (r *receiver) all(name string) (found []*tracepb.Span) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.spans {
+		if s.GetName() == name {
+			found = append(found, s)
+		}
+	}
+	return found
+}
+
+const callersSpan = "00f067aa0ba902b7"
+
+func traceID(n int) string { return fmt.Sprintf("4bf92f3577b34da6a3ce929d%08x", n) }
+
+// orderTraced asks for one unit as a caller whose trace is the n-th, and sampled or not.
+func (c *client) orderTraced(sku, customer string, n int, sampled bool) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(c.t.Context(), http.MethodPost, c.URL+"/v1/orders", strings.NewReader(fmt.Sprintf(`{"sku":%q,"quantity":1}`, sku)))
+	if err != nil {
+		return nil, err
+	}
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": customer}).SignedString([]byte(secret))
+	if err != nil {
+		return nil, err
+	}
+	flags := "00"
+	if sampled {
+		flags = "01"
+	}
+	request.Header.Set("Authorization", "Bearer "+token)
+	request.Header.Set("Idempotency-Key", "key")
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("Traceparent", "00-"+traceID(n)+"-"+callersSpan+"-"+flags)
+	response, err := c.http.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusCreated {
+		return nil, fmt.Errorf("order was answered %s", response.Status)
+	}
+	return response, nil
+}
+
+func tracedConfig(t *testing.T, name, endpoint string) sandbox.ReplicaConfig {
+	t.Helper()
+	cfg := replicaConfig(newDSN(t), "a", name)
+	cfg.Args = append(cfg.Args, "--otlp-endpoint="+endpoint, "--trace-ratio=0")
+	cfg.Env = append(cfg.Env, "OTEL_BSP_SCHEDULE_DELAY=50") // milliseconds
+	return cfg
+}
+
+// An order's trace goes on from its caller's, by way of the desk and the lock, to
+// the statements; each batch is linked with the orders in it.
+func TestTraceGoesFromTheCallerToTheStatements(t *testing.T) {
+	t.Parallel()
+	spans := newReceiver(t)
+	c := start(t, tracedConfig(t, strategy.Default, spans.URL))
+	c.putSKU("lamp", 100)
+	const orders = 30
+	var group errgroup.Group
+	for i := range orders {
+		group.Go(func() error { _, err := c.orderTraced("lamp", fmt.Sprint("customer-", i), i, true); return err })
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.orderTraced("lamp", "nobody looks at", orders, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(t.Context()); err != nil { // and has sent all spans
+		t.Fatal(err)
+	}
+
+	linked := map[string]bool{}
+	for _, commit := range spans.all("commit") {
+		for _, link := range commit.GetLinks() {
+			linked[hex.EncodeToString(link.GetSpanId())] = true
+		}
+		if n := len(spans.children(commit, "sql.conn.exec")); n != 1 {
+			t.Errorf("a commit has %d statements in its span, want 1 packet", n)
+		}
+	}
+	locked := 0
+	for i := range orders {
+		trace := spans.trace(traceID(i))
+		if len(trace["POST /v1/orders"]) != 1 {
+			t.Fatalf("trace %d has the spans %v, want one of the request", i, slices.Collect(maps.Keys(trace)))
+		}
+		request := trace["POST /v1/orders"][0]
+		if got := hex.EncodeToString(request.GetParentSpanId()); got != callersSpan {
+			t.Errorf("the request's parent is %s, want the caller's %s", got, callersSpan)
+		}
+		if len(trace["desk wait"]) == 0 {
+			t.Errorf("trace %d has no waiting at the desk: %v", i, slices.Collect(maps.Keys(trace)))
+		}
+		for _, name := range []string{"desk wait", "lock wait", "claim", "commit"} {
+			for _, s := range trace[name] {
+				if !bytes.Equal(s.GetParentSpanId(), request.GetSpanId()) {
+					t.Errorf("%s is not the request's child", name)
+				}
+				if s.GetEndTimeUnixNano() < s.GetStartTimeUnixNano() || s.GetStartTimeUnixNano() < request.GetStartTimeUnixNano() {
+					t.Errorf("%s is out of time", name)
+				}
+			}
+		}
+		locked += len(trace["lock wait"])
+		if !linked[hex.EncodeToString(request.GetSpanId())] {
+			t.Errorf("order %d is linked with no commit", i)
+		}
+	}
+	if locked == 0 {
+		t.Error("no order has waited for the lock")
+	}
+	if got := spans.trace(traceID(orders)); len(got) > 0 {
+		t.Errorf("spans were made for a caller who wants none: %v", got)
+	}
+	for _, s := range spans.spans {
+		for _, a := range s.GetAttributes() {
+			if text := a.GetValue().GetStringValue(); strings.Contains(text, "INSERT") || strings.Contains(text, hex.EncodeToString([]byte("customer-1"))) {
+				t.Fatalf("%s shows a statement: %s = %s", s.GetName(), a.GetKey(), text)
+			}
+		}
+	}
+}
+
+func (r *receiver) children(of *tracepb.Span, name string) (found []*tracepb.Span) {
+	for _, s := range r.all(name) {
+		if bytes.Equal(s.GetParentSpanId(), of.GetSpanId()) {
+			found = append(found, s)
+		}
+	}
+	return found
+}
+
+// Without a desk, each order has the lock and the statements in its own trace.
+func TestTraceOfAnOrderWithoutADesk(t *testing.T) {
+	t.Parallel()
+	spans := newReceiver(t)
+	c := start(t, tracedConfig(t, "etcd-textbook", spans.URL))
+	c.putSKU("lamp", 10)
+	if _, err := c.orderTraced("lamp", "ann", 1, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	trace := spans.trace(traceID(1))
+	if len(trace["POST /v1/orders"]) != 1 || len(trace["lock wait"]) != 1 {
+		t.Fatalf("the trace has the spans %v", slices.Collect(maps.Keys(trace)))
+	}
+	request, lock := trace["POST /v1/orders"][0], trace["lock wait"][0]
+	if !bytes.Equal(lock.GetParentSpanId(), request.GetSpanId()) {
+		t.Error("the wait for the lock is not the request's child")
+	}
+	if len(spans.children(lock, "etcdserverpb.KV/Txn")) == 0 {
+		t.Error("the wait for the lock has asked etcd nothing")
+	}
+	if n := len(spans.children(request, "sql.conn.exec")); n < 3 { // BEGIN, what it writes, COMMIT
+		t.Errorf("the order has %d statements, want more", n)
+	}
+}
+
+// A collector that takes connections and says nothing is waited for by nobody,
+// neither an order nor, for long, the end of the replica.
+func TestCollectorThatNeverAnswersHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	asked := make(chan net.Conn, 64)
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			asked <- conn // kept open
+		}
+	}()
+	c := start(t, tracedConfig(t, strategy.Default, "http://"+listener.Addr().String()))
+	c.putSKU("lamp", 5000)
+	ask := func(from, to int) {
+		t.Helper()
+		var group errgroup.Group
+		group.SetLimit(16)
+		for i := from; i < to; i++ {
+			group.Go(func() error { _, err := c.orderTraced("lamp", fmt.Sprint("customer-", i), i, true); return err })
+		}
+		if err := group.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask(0, 100)
+	<-asked
+	ask(100, 1100) // more spans than the exporter's queue has places
+	began := time.Now()
+	if err := c.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(t.Context()); err != nil {
+		t.Errorf("the replica ended with %v", err)
+	}
+	if took := time.Since(began); took > closeTimeout+10*time.Second {
+		t.Errorf("the replica took %s to end", took)
+	}
+}
+
+// Each line of a request's has its id, which is in the answer; lines of an order
+// name it, and the trace. No line has a token.
+func TestLogLinesHaveTheIDsOfRequestOrderAndTrace(t *testing.T) {
+	t.Parallel()
+	spans := newReceiver(t)
+	cfg := tracedConfig(t, strategy.Default, spans.URL)
+	cfg.LogPath = filepath.Join(t.TempDir(), "log")
+	cfg.Args = append(cfg.Args, "--log-level=debug")
+	c := start(t, cfg)
+	c.putSKU("lamp", 10)
+	response, err := c.orderTraced("lamp", "ann", 7, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := response.Header.Get("X-Request-Id")
+	if len(own) != 32 {
+		t.Errorf("X-Request-Id is %q, want 32 digits", own)
+	}
+	taken := "my-own_id.1:2"
+	for given, want := range map[string]bool{taken: true, "with space": false, strings.Repeat("x", 129): false, `quote"`: false, "": false} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, c.URL+"/v1/skus/lamp?token=hidden", http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("X-Request-Id", given)
+		request.Header.Set("Authorization", "Bearer hidden")
+		answer, err := c.http.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = answer.Body.Close()
+		if got := answer.Header.Get("X-Request-Id"); (got == given) != want || got == "" {
+			t.Errorf("asked with the id %q, answered with %q", given, got)
+		}
+	}
+	if err := c.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	lines := readLog(t, cfg.LogPath)
+	at := slices.IndexFunc(lines, func(l map[string]any) bool { return l["request_id"] == own })
+	if at < 0 {
+		t.Fatalf("no line has the request's id %s: %v", own, lines)
+	}
+	order := strings.TrimPrefix(response.Header.Get("Location"), "/v1/orders/")
+	for name, want := range map[string]any{"msg": "request", "level": "DEBUG", "method": "POST", "route": "/v1/orders", "path": "/v1/orders",
+		"status": 201.0, "order_id": order, "trace_id": traceID(7), "replica": "a"} {
+		if got := lines[at][name]; got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+	if took, ok := lines[at]["duration_ms"].(float64); !ok || took <= 0 {
+		t.Errorf("duration_ms is %v", lines[at]["duration_ms"])
+	}
+	if !slices.ContainsFunc(lines, func(l map[string]any) bool { return l["request_id"] == taken && l["path"] == "/v1/skus/lamp" }) {
+		t.Errorf("no line has the id that a caller gave")
+	}
+}
+
+// readLog parses the lines of a log. None of them may hold a secret.
+func readLog(t *testing.T, path string) (lines []map[string]any) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, hidden := range []string{"hidden", "Bearer", secret, adminToken, "eyJ"} {
+		if bytes.Contains(text, []byte(hidden)) {
+			t.Errorf("the log has %q", hidden)
+		}
+	}
+	for line := range bytes.Lines(text) {
+		var fields map[string]any
+		if err := json.Unmarshal(line, &fields); err != nil {
+			t.Errorf("no line of JSON: %q: %v", line, err)
+			continue
+		}
+		lines = append(lines, fields)
+	}
+	return lines
+}
+
+// What failed on our side is in the log without debug, with the request's id.
+func TestFailedRequestsAreLoggedAtInfo(t *testing.T) {
+	t.Parallel()
+	cfg := replicaConfig(newDSN(t), "a", "get-lock")
+	cfg.LogPath = filepath.Join(t.TempDir(), "log")
+	c := start(t, cfg)
+	c.putSKU("lamp", 10)
+	holder := openDB(t, cfg.MySQLDSN)
+	conn, err := holder.SQL.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := conn.ExecContext(t.Context(), "LOCK TABLES stock WRITE"); err != nil { // until it is closed
+		t.Fatal(err)
+	}
+	if status, err := c.order("lamp", "ann"); err != nil || status < 500 {
+		t.Fatalf("got %d, %v; want a 5xx", status, err)
+	}
+	if _, err := conn.ExecContext(t.Context(), "UNLOCK TABLES"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(readLog(t, cfg.LogPath), func(l map[string]any) bool {
+		status, _ := l["status"].(float64)
+		return l["msg"] == "request" && l["level"] == "INFO" && status >= 500 && l["request_id"] != ""
+	}) {
+		t.Error("no line at info tells of the failed request")
+	}
+}
