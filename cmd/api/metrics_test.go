@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"net/http"
@@ -64,6 +65,20 @@ func (c *client) await(what string, done func(map[string]*dto.MetricFamily) bool
 	}
 }
 
+// follow opens a stream of a SKU's events.
+func (c *client) follow(sku string) io.Closer {
+	c.t.Helper()
+	request, err := http.NewRequestWithContext(c.t.Context(), http.MethodGet, c.URL+"/v1/skus/"+sku+"/events", http.NoBody)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil || response.StatusCode != http.StatusOK {
+		c.t.Fatalf("follow %s: %v, %v", sku, response, err)
+	}
+	return response.Body
+}
+
 var documentedRow = regexp.MustCompile("(?m)^\\| `(flashsale_[a-z_]+)` \\| (counter|gauge|histogram) \\|")
 
 // documented are the metrics of the page for operators, with their types.
@@ -87,7 +102,7 @@ func documented(t *testing.T) map[string]string {
 // count them make; and those of work that is over within a moment.
 var quiet = []string{
 	"flashsale_desk_full_total", "flashsale_desk_waiting_orders", "flashsale_unknown_commits_total", "flashsale_fence_refusals_total",
-	"flashsale_http_event_streams", "flashsale_mirror_pending_skus", "flashsale_mirror_lost_races_total", "flashsale_mirror_write_failures_total",
+	"flashsale_mirror_pending_skus", "flashsale_mirror_lost_races_total", "flashsale_mirror_write_failures_total",
 	"flashsale_mirror_stale_total", "flashsale_mirror_behind_total", "flashsale_mirror_relists_total", "flashsale_stock_left_out_skus",
 	"flashsale_etcd_cas_retries_total", "flashsale_locks_held",
 }
@@ -103,6 +118,8 @@ func TestMetricsAreThoseOfThePageAndMoveUnderLoad(t *testing.T) {
 	a, b := start(t, replicaConfig(dsn, "a", strategy.Default)), start(t, replicaConfig(dsn, "b", strategy.Default))
 	before := a.families()
 	a.putSKU("lamp", 600)
+	stream := a.follow("lamp")
+	defer func() { _ = stream.Close() }()
 	var group errgroup.Group
 	for worker := range 8 {
 		group.Go(func() error {
@@ -137,6 +154,7 @@ func TestMetricsAreThoseOfThePageAndMoveUnderLoad(t *testing.T) {
 	}
 	a.await("a lost grant", func(f map[string]*dto.MetricFamily) bool { return total(f["flashsale_lock_losses_total"]) > 0 })
 	a.await("the stock of both SKUs", func(f map[string]*dto.MetricFamily) bool { return total(f["flashsale_stock_units"]) == 610 })
+	a.await("an event", func(f map[string]*dto.MetricFamily) bool { return total(f["flashsale_http_events_sent_total"]) > 0 })
 	after := a.families()
 	if got := total(after["flashsale_mirror_age_seconds"]); math.IsInf(got, 1) || got > 10 {
 		t.Errorf("the mirror's age is %v s", got)
