@@ -128,11 +128,8 @@ func (a *api) routes() (*gin.Engine, error) {
 	}
 	r.HandleMethodNotAllowed = true
 	r.RedirectTrailingSlash = false // no answer of ours is a redirect
-	r.Use(a.metrics.measure)
-	if cfg.Traces != nil {
-		r.Use(traced(cfg.Traces))
-	}
-	r.Use(identify, accessLog(cfg.Logger), a.recover, a.admit)
+	a.watch(r)
+	r.Use(a.recover, a.admit)
 	r.NoRoute(func(c *gin.Context) { a.fail(c, kindNoRoute.problem("")) })
 	r.NoMethod(a.noMethod)
 	r.GET("/metrics", gin.WrapH(promhttp.HandlerFor(a.cfg.Registry, promhttp.HandlerOpts{})))

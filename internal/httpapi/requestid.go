@@ -30,6 +30,16 @@ const (
 	troubleBurst = 50
 )
 
+// watch has every request measured, traced, named and logged, in this order: each
+// sees what those after it take.
+func (a *api) watch(r *gin.Engine) {
+	r.Use(a.metrics.measure)
+	if a.cfg.Traces != nil {
+		r.Use(traced(a.cfg.Traces))
+	}
+	r.Use(identify, accessLog(a.cfg.Logger))
+}
+
 // identify gives each request an id: the caller's, or one that is made. It is in
 // the answer, and in every line of the log that is about the request.
 func identify(c *gin.Context) {
