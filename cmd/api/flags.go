@@ -21,16 +21,21 @@ func joined(names []string) string { return strings.Join(names, ", ") }
 
 // mysqlFlags name the database.
 type mysqlFlags struct {
-	DSN  string `name:"mysql-dsn" required:"" placeholder:"DSN" help:"MySQL or MariaDB: user:password@tcp(host:port)/database."`
+	DSN  string `name:"mysql-dsn" required:"" placeholder:"DSN" help:"MySQL or MariaDB: user:password@tcp(host:port)/database. It holds a password: rather in FLASHSALE_MYSQL_DSN or --config."`
 	Pool int    `name:"mysql-pool" default:"32" help:"Connections of this replica at most."`
+	mysqlTLSFlags
 }
 
-func (f *mysqlFlags) open(choices ...stock.Option) (*stock.DB, error) {
+// open makes the pool. It leaves a DSN that includes the flags for TLS.
+func (f *mysqlFlags) open(choices ...stock.Option) (db *stock.DB, err error) {
 	// Migrating holds one connection for its lock and needs another.
 	if f.Pool < 2 {
 		return nil, fmt.Errorf("--mysql-pool is %d, at least 2 are needed", f.Pool)
 	}
-	db, err := stock.Open(f.DSN, f.Pool, choices...)
+	if f.DSN, err = f.secured(f.DSN); err != nil {
+		return nil, err
+	}
+	db, err = stock.Open(f.DSN, f.Pool, choices...)
 	if err != nil {
 		return nil, fmt.Errorf("--mysql-dsn: %w", err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,6 +19,7 @@ import (
 
 	"flashsale/internal/guard"
 	"flashsale/internal/httpapi"
+	"flashsale/internal/limit"
 	"flashsale/internal/mirror"
 	"flashsale/internal/order"
 	"flashsale/internal/settings"
@@ -40,6 +42,7 @@ type serveCmd struct {
 	LockTTL time.Duration `name:"lock-ttl" default:"5s" help:"How long a lock outlives a replica that died; etcd raises less than 2s."`
 
 	accessFlags
+	limitFlags
 
 	Quantum time.Duration `default:"${quantum}" help:"How long a SKU's lock is kept while another replica waits; api config changes it later."`
 
@@ -51,9 +54,9 @@ type serveCmd struct {
 	ThinkTime      time.Duration `default:"0s" help:"Lab only: a pause between reading and writing stock."`
 
 	telemetryFlags
-	MaxStreams int    `default:"5000" placeholder:"N" help:"Streams of events that are open at the same time, at most (${default})."`
-	TLSCert    string `name:"tls-cert" placeholder:"FILE" help:"Certificate of this service; plain HTTP without."`
-	TLSKey     string `name:"tls-key" placeholder:"FILE" help:"Key of the certificate."`
+	MaxStreams int `default:"5000" placeholder:"N" help:"Streams of events that are open at the same time, at most (${default})."`
+
+	serverTLSFlags
 }
 
 func (c *serveCmd) check() error {
@@ -78,13 +81,14 @@ func (c *serveCmd) check() error {
 		return fmt.Errorf("--max-replicas is %d, must be at least 1", c.MaxReplicas)
 	case c.MaxStreams < 1:
 		return fmt.Errorf("--max-streams is %d, must be at least 1", c.MaxStreams)
-	case (c.TLSCert == "") != (c.TLSKey == ""):
-		return errors.New("--tls-cert and --tls-key go together")
 	}
 	if err := c.flagValues().Check(); err != nil {
 		return err
 	}
-	return c.accessFlags.check()
+	if err := c.accessFlags.check(); err != nil {
+		return err
+	}
+	return c.limitFlags.check()
 }
 
 // gcPercent lets the heap grow to two and a half times what is live before it is
@@ -118,6 +122,10 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	if err != nil {
 		return err
 	}
+	secure, err := c.serverTLS(logger)
+	if err != nil {
+		return err
+	}
 	// Bound before anything else: a taken port is the commonest mistake, and
 	// the quickest to find out.
 	listener, err := net.Listen("tcp", c.Addr)
@@ -126,7 +134,7 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	}
 	defer func() { _ = listener.Close() }() // the server closes it first
 
-	r := &replica{cmd: c, strategy: row, fence: fence, logger: logger, level: level, keys: keys, registry: prometheus.NewRegistry()}
+	r := &replica{cmd: c, strategy: row, fence: fence, logger: logger, level: level, keys: keys, tls: secure, limits: c.limits(), registry: prometheus.NewRegistry()}
 	r.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() { err = errors.Join(err, r.close()) }()
 	if r.tracing, err = c.openTracing(ctx, c.Replica, logger); err != nil {
@@ -148,6 +156,8 @@ type replica struct {
 	fence    strategy.Fence
 	logger   *slog.Logger
 	keys     *httpapi.Keys // nil where tokens are checked by a secret
+	tls      *tls.Config   // nil for plain HTTP
+	limits   *limit.Limits
 	level    *slog.LevelVar
 	registry *prometheus.Registry
 	tracing  *telemetry.Tracing // nil when it is off
@@ -203,6 +213,7 @@ func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 	cfg := httpapi.Config{
 		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Audit: r.audit, Ready: r.ready, Notes: r.notes, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
 		JWTSecret: []byte(r.cmd.JWTSecret), Keys: r.keys, Audience: r.cmd.JWTAudience, AdminToken: r.cmd.AdminToken,
+		Limits: r.limits, TrustedProxies: r.cmd.TrustedProxies,
 		Registry: r.registry, Traces: r.tracing.Provider(), Logger: r.logger, Levels: r.levels, MaxStreams: r.cmd.MaxStreams, Draining: draining,
 	}
 	if r.mirror != nil {
@@ -228,13 +239,14 @@ func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 		WriteTimeout:   r.cmd.RequestTimeout + 10*time.Second,
 		IdleTimeout:    2 * time.Minute,
 		MaxHeaderBytes: 16 << 10,
+		TLSConfig:      r.tls,
 		ErrorLog:       slog.NewLogLogger(r.logger.Handler(), slog.LevelDebug),
 	}
 	server.RegisterOnShutdown(func() { close(draining) }) // streams would never end by themselves
 	ended := make(chan error, 1)
 	go func() {
-		if r.cmd.TLSCert != "" {
-			ended <- server.ServeTLS(listener, r.cmd.TLSCert, r.cmd.TLSKey)
+		if server.TLSConfig != nil {
+			ended <- server.ServeTLS(listener, "", "")
 		} else {
 			ended <- server.Serve(listener)
 		}

@@ -73,13 +73,15 @@ func openEtcdStock(ctx context.Context, cfg *Config) (*Guard, error) {
 	if err != nil {
 		return nil, err
 	}
-	source, revision, err := etcdSource(ctx, client)
+	// Under the prefix: an etcd user may be allowed no more than that.
+	key := cfg.Servers.Prefix + cfg.Database
+	source, revision, err := etcdSource(ctx, client, key)
 	if err != nil {
 		return nil, closing(err, client.Close)
 	}
 	return &Guard{
 		Etcd: client, Source: source, Newest: uint64(revision), close: client.Close,
-		ping: func(ctx context.Context) error { _, _, err := etcdSource(ctx, client); return err },
+		ping: func(ctx context.Context) error { _, _, err := etcdSource(ctx, client, key); return err },
 	}, nil
 }
 
@@ -104,8 +106,8 @@ func inEtcd[L lock.Locker](newLocker func(etcdlock.Config) (L, error)) func(cont
 
 // etcdSource names the cluster whose revisions are the fencing tokens, and says
 // at which it is.
-func etcdSource(ctx context.Context, client *clientv3.Client) (source string, revision int64, err error) {
-	answer, err := client.Get(ctx, "flashsale")
+func etcdSource(ctx context.Context, client *clientv3.Client, key string) (source string, revision int64, err error) {
+	answer, err := client.Get(ctx, key)
 	if err != nil {
 		return "", 0, err
 	}

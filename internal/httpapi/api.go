@@ -20,6 +20,7 @@ import (
 
 	"flashsale/internal/httpapi/contract"
 	"flashsale/internal/httpapi/spec"
+	"flashsale/internal/limit"
 	"flashsale/internal/order"
 	"flashsale/internal/stock"
 )
@@ -73,7 +74,12 @@ type Config struct {
 	Keys       *Keys
 	Audience   string
 	AdminToken string
-	Registry   *prometheus.Registry
+	// Limits bound the rate of requests; nil sets no limit.
+	Limits *limit.Limits
+	// TrustedProxies are the addresses and networks of those whose X-Forwarded-For
+	// is believed: nobody's, where there are none.
+	TrustedProxies []string
+	Registry       *prometheus.Registry
 	// Traces makes spans of requests; nil makes none.
 	Traces trace.TracerProvider
 	Logger *slog.Logger
@@ -114,6 +120,9 @@ func newAPI(cfg Config) (*api, error) {
 		return nil, err
 	}
 	a := &api{cfg: cfg, verifier: verifier, metrics: newMetrics(cfg.Registry), events: newEvents(&cfg)}
+	if a.cfg.Limits == nil {
+		a.cfg.Limits = new(limit.Limits)
+	}
 	if a.cfg.Audit == nil {
 		a.cfg.Audit = func(ctx context.Context) (stock.Report, error) { return stock.Audit(ctx, cfg.Stock) }
 	}
@@ -122,20 +131,19 @@ func newAPI(cfg Config) (*api, error) {
 
 func (a *api) routes() (*gin.Engine, error) {
 	r := gin.New()
-	// gin trusts every proxy unless told otherwise.
-	if err := r.SetTrustedProxies(nil); err != nil {
-		return nil, fmt.Errorf("trusted proxies: %w", err)
+	if err := trustProxies(r, a.cfg.TrustedProxies); err != nil {
+		return nil, err
 	}
 	r.HandleMethodNotAllowed = true
 	r.RedirectTrailingSlash = false // no answer of ours is a redirect
 	a.watch(r)
-	r.Use(a.recover, a.admit)
+	r.Use(a.recover, secure, a.admit)
 	r.NoRoute(func(c *gin.Context) { a.fail(c, kindNoRoute.problem("")) })
 	r.NoMethod(a.noMethod)
 	r.GET("/metrics", gin.WrapH(promhttp.HandlerFor(a.cfg.Registry, promhttp.HandlerOpts{})))
 	// What the document says of an operation is checked in this order, the
 	// cheapest first, and all of it before the handler.
-	checked := r.Group("", a.authenticate, a.checkParameters, a.readBody)
+	checked := r.Group("", a.limitAddress, a.authenticate, a.limitCustomer, a.checkParameters, a.readBody)
 	spec.RegisterHandlersWithOptions(checked, a, spec.GinServerOptions{
 		// checkParameters leaves nothing for it to complain of.
 		ErrorHandler: func(c *gin.Context, _ error, _ int) { a.fail(c, kindSyntax.problem("")) },

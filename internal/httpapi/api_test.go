@@ -52,10 +52,11 @@ type server struct {
 // strategy, which needs MySQL alone.
 func newServer(t *testing.T) *server {
 	t.Helper()
-	return newServerWithLocks(t, nil)
+	return newServerWith(t, func(*httpapi.Config) {})
 }
 
-func newServerWithLocks(t *testing.T, locks httpapi.Locks) *server {
+// newServerWith is newServer with another configuration.
+func newServerWith(t *testing.T, change func(*httpapi.Config)) *server {
 	t.Helper()
 	dsn, err := servers.MySQL.CreateDatabase(t.Context(), fmt.Sprintf("api%d", databases.Add(1)))
 	if err != nil {
@@ -75,10 +76,10 @@ func newServerWithLocks(t *testing.T, locks httpapi.Locks) *server {
 	}
 	logger := slog.New(slog.DiscardHandler)
 	s := &server{t: t, db: db}
-	handler, err := httpapi.New(httpapi.Config{
+	cfg := httpapi.Config{
 		Orders: order.New(order.Config{DB: db, Strategy: guard, Fence: strategy.FenceOff, PaymentWindow: time.Minute,
 			RequestTimeout: 5 * time.Second, Logger: logger}),
-		Catalog: db, Stock: db, Locks: locks, RequestTimeout: 5 * time.Second, Replica: "replica-1", JWTSecret: []byte(secret), AdminToken: adminToken,
+		Catalog: db, Stock: db, RequestTimeout: 5 * time.Second, Replica: "replica-1", JWTSecret: []byte(secret), AdminToken: adminToken,
 		Registry: prometheus.NewRegistry(), Logger: logger,
 		Ready: func(context.Context) map[string]error {
 			if err := s.notReady.Load(); err != nil {
@@ -86,7 +87,9 @@ func newServerWithLocks(t *testing.T, locks httpapi.Locks) *server {
 			}
 			return map[string]error{"mysql": nil}
 		},
-	})
+	}
+	change(&cfg)
+	handler, err := httpapi.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -79,6 +79,7 @@ func readTags(header string) (list tags, ok bool) {
 // case which tag it is. A header that cannot be read asks for nothing.
 func unchanged(c *gin.Context, header *spec.IfNoneMatch, tag string) bool {
 	c.Header("ETag", tag)
+	cached(c)
 	if header == nil {
 		return false
 	}

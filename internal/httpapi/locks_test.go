@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"flashsale/internal/httpapi"
 	"flashsale/internal/lock"
 )
 
@@ -36,7 +37,7 @@ func TestLocksAreShownAndRevoked(t *testing.T) {
 	told := &locks{held: []lock.Info{
 		{Name: "lamp", Holder: "a@h:1", Replica: "a", Token: 7, Since: since, Queue: []string{"b@h:2"}}, {Name: "sofa"},
 	}}
-	s := newServerWithLocks(t, told)
+	s := newServerWith(t, func(cfg *httpapi.Config) { cfg.Locks = told })
 	admin := []string{"Authorization", "Bearer " + adminToken}
 	got := s.call("GET", "/v1/admin/locks", "", admin...)
 	const want = `{"locks":[` +

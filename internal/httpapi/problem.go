@@ -67,7 +67,7 @@ var (
 // kinds are all problems that there are.
 var kinds = []kind{
 	kindSyntax, kindInvalid, kindUnauthorized, kindForbidden, kindNoRoute, kindNoMethod, kindNotAcceptable, kindBodyLate, kindTooLarge,
-	kindMediaType, kindHeaders, kindInternal, kindLocksHidden, kindNotHeld, kindUnknown,
+	kindMediaType, kindHeaders, kindInternal, kindTooMany, kindLocksHidden, kindNotHeld, kindUnknown,
 	{"unknown-sku", http.StatusNotFound, "There is no such SKU", stock.ErrUnknownSKU, ""},
 	{"unknown-order", http.StatusNotFound, "There is no such order", order.ErrNotFound, ""},
 	{"sold-out", http.StatusConflict, "Sold out", order.ErrSoldOut, "No units are left."},

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"database/sql"
 	"encoding/hex"
 	"fmt"
@@ -62,6 +63,8 @@ type MySQL struct {
 	addr     string
 	password string
 	dataDir  string
+	tls      *TLS
+	client   *tls.Config // nil for plain text
 }
 
 // DSN addresses one database of the server, in go-sql-driver's format and with
@@ -111,7 +114,11 @@ func (m *MySQL) Settings(ctx context.Context) (map[string]string, error) {
 }
 
 // startMySQL makes a data folder in dir and serves it.
-func startMySQL(ctx context.Context, dir string, connections int) (*MySQL, error) {
+func startMySQL(ctx context.Context, dir string, connections int, secure *TLS) (*MySQL, error) {
+	client, err := secure.client()
+	if err != nil {
+		return nil, err
+	}
 	server, err := findProgram("mariadbd", mysqlPackages)
 	if err != nil {
 		return nil, err
@@ -124,7 +131,7 @@ func startMySQL(ctx context.Context, dir string, connections int) (*MySQL, error
 	if err != nil {
 		return nil, err
 	}
-	m := &MySQL{addr: addr, password: Secret(), dataDir: filepath.Join(dir, "mysql")}
+	m := &MySQL{addr: addr, password: Secret(), dataDir: filepath.Join(dir, "mysql"), tls: secure, client: client}
 	if err := m.install(ctx, install); err != nil {
 		return nil, err
 	}
@@ -195,15 +202,22 @@ func (m *MySQL) serverArgs(accounts string, connections int) []string {
 	if user := superuser(); user != "" {
 		args = append(args, "--user="+user)
 	}
+	if m.tls != nil {
+		args = append(args, "--require-secure-transport=ON", "--ssl-ca="+m.tls.CA, "--ssl-cert="+m.tls.Cert, "--ssl-key="+m.tls.Key)
+	}
 	return append(args, mysqlSettings...)
 }
 
 // accounts is the SQL that the server runs before it lets anybody in: the root
 // accounts that it was made with have no password.
 func (m *MySQL) accounts() string {
+	require := ""
+	if m.tls != nil {
+		require = " REQUIRE X509"
+	}
 	return "DELETE FROM mysql.global_priv WHERE User='root';\n" +
 		"FLUSH PRIVILEGES;\n" +
-		"CREATE USER '" + mysqlUser + "'@'127.0.0.1' IDENTIFIED BY '" + m.password + "';\n" +
+		"CREATE USER '" + mysqlUser + "'@'127.0.0.1' IDENTIFIED BY '" + m.password + "'" + require + ";\n" +
 		"GRANT ALL PRIVILEGES ON *.* TO '" + mysqlUser + "'@'127.0.0.1' WITH GRANT OPTION;\n"
 }
 
@@ -227,6 +241,7 @@ func (m *MySQL) ready(ctx context.Context) error {
 func (m *MySQL) config(database string) *mysql.Config {
 	cfg := mysql.NewConfig()
 	cfg.User, cfg.Passwd, cfg.Net, cfg.Addr, cfg.DBName = mysqlUser, m.password, "tcp", m.addr, database
+	cfg.TLS = m.client // which no DSN shows
 	return cfg
 }
 

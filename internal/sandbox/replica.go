@@ -27,6 +27,9 @@ type ReplicaConfig struct {
 	// Addr is the host and port where it listens; "" or port 0 is a free port
 	// of 127.0.0.1.
 	Addr string
+	// CA is the file of the CA of the replica's own certificate, when Args has it
+	// serve by TLS; "" is plain HTTP.
+	CA string
 	// Args are further flags of `api serve`.
 	Args []string
 	// Env is further environment.
@@ -42,6 +45,8 @@ type Replica struct {
 	Name string
 	// URL is where it serves: "http://127.0.0.1:12345".
 	URL string
+
+	client http.Client
 }
 
 // StartReplica runs `api serve` and waits until GET /readyz answers 200. If it
@@ -52,6 +57,15 @@ func StartReplica(ctx context.Context, cfg ReplicaConfig) (*Replica, error) {
 		return nil, fmt.Errorf("start replica %s: %w", cfg.Replica, err)
 	}
 	r := &Replica{Name: cfg.Replica, URL: "http://" + addr}
+	// Connections are not kept: nobody would close them.
+	transport := &http.Transport{DisableKeepAlives: true}
+	if cfg.CA != "" {
+		r.URL = "https://" + addr
+		if transport.TLSClientConfig, err = (&TLS{CA: cfg.CA}).client(); err != nil {
+			return nil, fmt.Errorf("start replica %s: %w", cfg.Replica, err)
+		}
+	}
+	r.client.Transport = transport
 	p, err := StartProcess(ctx, ProcessConfig{
 		Name:    strings.TrimSpace("replica " + cfg.Replica),
 		Argv:    cfg.argv(addr),
@@ -108,9 +122,7 @@ func (r *Replica) ready(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Connections are not kept: nobody would close them.
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Do(request)
+	response, err := r.client.Do(request)
 	if err != nil {
 		return err
 	}

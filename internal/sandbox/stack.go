@@ -32,6 +32,9 @@ type Config struct {
 	// calls etcdnode.Main. With none it is this executable's own hidden command
 	// etcd-node. (The server is not linked into all that import this package.)
 	EtcdProgram []string
+	// TLS makes the servers take nobody but by TLS and with a certificate that
+	// its CA has signed; nil is plain text.
+	TLS *TLS
 }
 
 // Stack is a set of running servers.
@@ -95,7 +98,7 @@ func (s *Stack) start(ctx context.Context, cfg Config) error {
 	if cfg.EtcdNodes != 0 && cfg.EtcdNodes != 1 && cfg.EtcdNodes != 3 {
 		return fmt.Errorf("%d etcd nodes: 0, 1 or 3", cfg.EtcdNodes)
 	}
-	nodes, err := planEtcd(s.folder.path, cfg.EtcdProgram, cfg.EtcdNodes)
+	nodes, err := planEtcd(s.folder.path, cfg.EtcdProgram, cfg.EtcdNodes, cfg.TLS)
 	if err != nil {
 		return err
 	}
@@ -103,7 +106,7 @@ func (s *Stack) start(ctx context.Context, cfg Config) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if cfg.MySQL {
 		group.Go(func() (err error) {
-			s.MySQL, err = startMySQL(ctx, s.folder.path, cfg.MaxConnections)
+			s.MySQL, err = startMySQL(ctx, s.folder.path, cfg.MaxConnections, cfg.TLS)
 			return err
 		})
 	}

@@ -2,7 +2,7 @@
 // own programs, so that a sandbox needs no etcd to be installed.
 //
 // A node is as durable as etcd's own program: every write is synced. It is for
-// the loopback interface, without TLS or users.
+// the loopback interface.
 package etcdnode
 
 import (
@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/url"
 
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
@@ -28,6 +29,9 @@ type Config struct {
 	InitialCluster string
 	// ClusterToken sets clusters apart that would otherwise have the same id.
 	ClusterToken string
+	// CA, Cert and Key are files. With them clients come by TLS, with a certificate
+	// that the CA has signed; ClientURL is then of https.
+	CA, Cert, Key string
 }
 
 // Main is the command: it serves one node until ctx ends. What etcd warns of
@@ -42,6 +46,9 @@ func Main(ctx context.Context, args []string, stderr io.Writer) error {
 	flags.StringVar(&cfg.PeerURL, "peer-url", "", "`URL` to serve the other nodes at")
 	flags.StringVar(&cfg.InitialCluster, "initial-cluster", "", "all `nodes`, as name=peer-url,name=peer-url")
 	flags.StringVar(&cfg.ClusterToken, "cluster-token", "flashsale", "`token` that sets this cluster apart")
+	flags.StringVar(&cfg.CA, "ca", "", "`file` of the CA of clients, for TLS")
+	flags.StringVar(&cfg.Cert, "cert", "", "`file` of the certificate shown to clients")
+	flags.StringVar(&cfg.Key, "key", "", "`file` of its key")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return nil
@@ -83,11 +90,15 @@ func (c Config) embed() (*embed.Config, error) {
 	if c.Name == "" || c.DataDir == "" || c.InitialCluster == "" {
 		return nil, errors.New("it needs a name, a data folder and an initial cluster")
 	}
-	client, err := parseURL(c.ClientURL)
+	scheme := "http"
+	if c.Cert != "" {
+		scheme = "https"
+	}
+	client, err := parseURL(scheme, c.ClientURL)
 	if err != nil {
 		return nil, fmt.Errorf("client URL: %w", err)
 	}
-	peer, err := parseURL(c.PeerURL)
+	peer, err := parseURL("http", c.PeerURL)
 	if err != nil {
 		return nil, fmt.Errorf("peer URL: %w", err)
 	}
@@ -96,17 +107,20 @@ func (c Config) embed() (*embed.Config, error) {
 	ec.ListenClientUrls, ec.AdvertiseClientUrls = client, client
 	ec.ListenPeerUrls, ec.AdvertisePeerUrls = peer, peer
 	ec.InitialCluster, ec.InitialClusterToken = c.InitialCluster, c.ClusterToken
+	if c.Cert != "" {
+		ec.ClientTLSInfo = transport.TLSInfo{TrustedCAFile: c.CA, CertFile: c.Cert, KeyFile: c.Key, ClientCertAuth: true}
+	}
 	ec.LogLevel = "warn"
 	return ec, nil
 }
 
-func parseURL(text string) ([]url.URL, error) {
+func parseURL(scheme, text string) ([]url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil {
 		return nil, err
 	}
-	if u.Scheme != "http" || u.Host == "" {
-		return nil, fmt.Errorf("%q is not of the form http://host:port", text)
+	if u.Scheme != scheme || u.Host == "" {
+		return nil, fmt.Errorf("%q is not of the form %s://host:port", text, scheme)
 	}
 	return []url.URL{*u}, nil
 }

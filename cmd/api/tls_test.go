@@ -1,0 +1,234 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/strategy"
+)
+
+// MySQL and etcd take nobody but by TLS and with a certificate; a replica that
+// cannot check who answers, or cannot show who it is, does not start.
+func TestServersAreReachedByTLS(t *testing.T) {
+	t.Parallel()
+	ca := sandboxtest.NewAuthority(t)
+	own := sandboxtest.Start(t, sandbox.Config{MySQL: true, EtcdNodes: 1, TLS: ca.Issue("servers", "127.0.0.1")})
+	dsn, err := own.MySQL.CreateDatabase(t.Context(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	us, stranger := ca.Issue("replica"), sandboxtest.NewAuthority(t).Issue("stranger")
+	mysql := []string{"--mysql-ca=" + us.CA, "--mysql-cert=" + us.Cert, "--mysql-key=" + us.Key}
+	etcd := []string{"--etcd-ca=" + us.CA, "--etcd-cert=" + us.Cert, "--etcd-key=" + us.Key}
+	cfg := replicaConfig(dsn, "a", strategy.Default)
+	cfg.EtcdEndpoints = own.EtcdEndpoints()
+	cfg.Args = append(append(cfg.Args, mysql...), etcd...)
+	c := start(t, cfg)
+	c.putSKU("lamp", 10)
+	if status, err := c.order("lamp", "ann"); err != nil || status != http.StatusCreated {
+		t.Errorf("an order: got %d, %v; want 201", status, err)
+	}
+
+	localhost := func(text string) string { return strings.Replace(text, "127.0.0.1", "localhost", 1) }
+	endpoint := own.EtcdEndpoints()[0]
+	for _, test := range []struct {
+		name, dsn, etcd string
+		args            []string
+		want            []string
+	}{
+		{"MySQL without TLS", dsn, endpoint, etcd, []string{"MySQL at 127.0.0.1", "Access denied"}},
+		{"MySQL without a certificate of ours", dsn, endpoint, append([]string{"--mysql-ca=" + us.CA}, etcd...), []string{"MySQL at 127.0.0.1", "Access denied"}},
+		{"MySQL of another CA", dsn, endpoint, append([]string{"--mysql-ca=" + stranger.CA}, etcd...), []string{"MySQL at 127.0.0.1", "unknown authority"}},
+		{"MySQL of another CA than the system's", dsn + "?tls=true", endpoint, etcd, []string{"MySQL at 127.0.0.1", "unknown authority"}},
+		{"MySQL under a name that it has no certificate for", localhost(dsn), endpoint, append(mysql, etcd...), []string{"MySQL at localhost", "localhost"}},
+		{"MySQL unchecked", dsn + "?tls=skip-verify", endpoint, etcd, []string{"--mysql-dsn", "tls=skip-verify", "--mysql-ca"}},
+		{"MySQL perhaps by TLS", dsn + "?tls=preferred", endpoint, etcd, []string{"--mysql-dsn", "tls=preferred"}},
+		{"MySQL by the DSN's TLS and ours", dsn + "?tls=true", endpoint, append(mysql, etcd...), []string{"--mysql-ca", "tls", "exclude"}},
+		{"a certificate without its key", dsn, endpoint, append([]string{"--mysql-ca=" + us.CA, "--mysql-cert=" + us.Cert}, etcd...), []string{"--mysql-cert and --mysql-key go together"}},
+		{"a certificate without a CA", dsn, endpoint, append(mysql[1:2:2], mysql[2]), []string{"--mysql-ca"}},
+		{"a CA that is none", dsn, endpoint, append([]string{"--mysql-ca=" + us.Key}, etcd...), []string{"--mysql-ca", "no certificate"}},
+		{"etcd without a certificate of ours", dsn, endpoint, append([]string{"--etcd-ca=" + us.CA}, mysql...), []string{"etcd at https://127.0.0.1"}},
+		{"etcd of another CA", dsn, endpoint, append([]string{"--etcd-ca=" + stranger.CA, etcd[1], etcd[2]}, mysql...), []string{"etcd at https://127.0.0.1"}},
+		{"etcd under a name that it has no certificate for", dsn, localhost(endpoint), append(mysql, etcd...), []string{"etcd at https://localhost"}},
+		{"etcd without TLS", dsn, strings.Replace(endpoint, "https", "http", 1), mysql, []string{"etcd at http://127.0.0.1"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			err := serve(t, append([]string{"--mysql-dsn=" + test.dsn, "--etcd-endpoints=" + test.etcd, "--start-timeout=1s"}, test.args...)...)
+			if err == nil {
+				t.Fatal("the program started")
+			}
+			for _, want := range test.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("got %q, which lacks %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+// enableAuth makes etcd ask who calls. The user may touch what is under the
+// service's prefix, and nothing else.
+func enableAuth(t *testing.T, endpoints []string, user, password string) {
+	t.Helper()
+	root, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	ctx := t.Context()
+	end := clientv3.GetPrefixRangeEnd("flashsale/")
+	for _, step := range []func() error{
+		func() error { _, err := root.UserAdd(ctx, "root", "the password of root"); return err },
+		func() error { _, err := root.UserGrantRole(ctx, "root", "root"); return err },
+		func() error { _, err := root.UserAdd(ctx, user, password); return err },
+		func() error { _, err := root.RoleAdd(ctx, "flashsale"); return err },
+		func() error {
+			_, err := root.RoleGrantPermission(ctx, "flashsale", "flashsale/", end, clientv3.PermissionType(clientv3.PermReadWrite))
+			return err
+		},
+		func() error { _, err := root.UserGrantRole(ctx, user, "flashsale"); return err },
+		func() error { _, err := root.AuthEnable(ctx); return err },
+	} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A replica is an ordinary user of etcd. When etcd is restarted it knows no token
+// that it has issued: replicas get new ones by themselves.
+func TestEtcdUserWithAPasswordOutlivesItsTokens(t *testing.T) {
+	t.Parallel()
+	own := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
+	const user, password = "replica", "the password of the replicas"
+	enableAuth(t, own.EtcdEndpoints(), user, password)
+	dsn := newDSN(t)
+	cfg := replicaConfig(dsn, "a", strategy.Default)
+	cfg.EtcdEndpoints = own.EtcdEndpoints()
+	cfg.Args = append(cfg.Args, "--etcd-username="+user)
+	cfg.Env = append(cfg.Env, "FLASHSALE_ETCD_PASSWORD="+password)
+	c := start(t, cfg)
+	c.putSKU("lamp", 100)
+	c.putSKU("sofa", 100)
+	if status, err := c.order("lamp", "ann"); err != nil || status != http.StatusCreated {
+		t.Fatalf("an order: got %d, %v; want 201", status, err)
+	}
+	own.Etcd[0].Kill()
+	if err := own.Etcd[0].Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, sku := range []string{"sofa", "lamp"} {
+		status, err := c.order(sku, "ben")
+		// The first may meet a connection that has just broken.
+		for deadline := time.Now().Add(time.Minute); status == http.StatusServiceUnavailable && time.Now().Before(deadline); {
+			status, err = c.order(sku, "ben")
+		}
+		if err != nil || status != http.StatusCreated {
+			t.Errorf("%s, with an etcd that knows no token: got %d, %v; want 201", sku, status, err)
+		}
+	}
+	auditOK(t, dsn)
+	for name, args := range map[string][]string{
+		"no user": {}, "a wrong password": {"--etcd-username=" + user, "--etcd-password=hidden"},
+	} {
+		err := serve(t, append([]string{"--mysql-dsn=" + newDSN(t), "--etcd-endpoints=" + own.EtcdEndpoints()[0], "--start-timeout=1s"}, args...)...)
+		if err == nil || !strings.Contains(err.Error(), "etcd at ") || strings.Contains(err.Error(), "hidden") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+// The service's own port: TLS only, 1.2 and later, and a certificate that is
+// renewed without a restart.
+func TestServiceIsServedByTLS(t *testing.T) {
+	t.Parallel()
+	ca := sandboxtest.NewAuthority(t)
+	files := ca.Issue("service", "127.0.0.1")
+	addr, err := sandbox.FreeAddr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := replicaConfig(newDSN(t), "a", "conditional")
+	cfg.Args = append(cfg.Args, "--tls-cert="+files.Cert, "--tls-key="+files.Key)
+	cfg.Addr, cfg.CA = addr, files.CA
+	replica := sandboxtest.StartReplica(t, cfg)
+	text, err := os.ReadFile(files.CA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(text)
+
+	// shown is the serial number of the certificate of a new connection.
+	shown := func(least, most uint16) (string, error) {
+		dialer := tls.Dialer{Config: &tls.Config{MinVersion: least, MaxVersion: most, RootCAs: pool}}
+		conn, err := dialer.DialContext(t.Context(), "tcp", addr)
+		if err != nil {
+			return "", err
+		}
+		defer conn.Close()
+		return conn.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.String(), nil
+	}
+	first, err := shown(tls.VersionTLS12, tls.VersionTLS13)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := shown(tls.VersionTLS10, tls.VersionTLS11); err == nil {
+		t.Error("TLS 1.1 is spoken")
+	}
+	if _, err := shown(tls.VersionTLS12, tls.VersionTLS12); err != nil {
+		t.Errorf("TLS 1.2: %v", err)
+	}
+	plain, err := net.Dial("tcp", addr) //nolint:noctx // closed below
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	if _, err := plain.Write([]byte("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, 64)
+	n, _ := plain.Read(answer)
+	if got := string(answer[:n]); !strings.HasPrefix(got, "HTTP/1.0 400") {
+		t.Errorf("plain HTTP was answered %q", got)
+	}
+
+	https := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}, Timeout: 10 * time.Second}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, replica.URL+"/healthz", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := https.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK || response.Header.Get("Strict-Transport-Security") == "" {
+		t.Errorf("got %d, headers %v; want 200 and Strict-Transport-Security", response.StatusCode, response.Header)
+	}
+
+	ca.Issue("service", "127.0.0.1")
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		now, err := shown(tls.VersionTLS12, tls.VersionTLS13)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now != first {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the new certificate is not in use")
+		}
+	}
+}

@@ -1,0 +1,158 @@
+package limit
+
+import (
+	"fmt"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func TestLimitsAreReadStrictly(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]Limit{
+		"0": {}, "100/10s": {100, 10 * time.Second}, "1/1s": {1, time.Second}, "5/1m30s": {5, 90 * time.Second}, "1000000/24h": {1_000_000, 24 * time.Hour},
+	} {
+		var got Limit
+		if err := got.UnmarshalText([]byte(text)); err != nil || got != want {
+			t.Errorf("%q: got %v, %v; want %v", text, got, err, want)
+		}
+		if again, err := Parse(got.String()); err != nil || again != got {
+			t.Errorf("%q came back as %q, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "100", "100/", "/10s", "100/10", "0/10s", "-1/10s", "1.5/10s", "100/0s", "100/-1s", "100/10ms", "100/1500ms",
+		"100/25h", "1000001/1s", "100/10s/1s", " 100/10s", "off"} {
+		var got Limit
+		if err := got.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q was read as %v", text, got)
+		}
+	}
+}
+
+func TestTokensComeBack(t *testing.T) {
+	t.Parallel()
+	var l Limits
+	l.Set(ByCustomer, Limit{50, time.Second})
+	for {
+		if v, _ := l.Take(ByCustomer, "ann"); !v.OK {
+			break
+		}
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for v, _ := l.Take(ByCustomer, "ann"); !v.OK; v, _ = l.Take(ByCustomer, "ann") {
+		if time.Now().After(deadline) {
+			t.Fatal("no token came back")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// Of what many send at the same time, no more is let through than the limit.
+func TestLimitHoldsForRequestsAtOnce(t *testing.T) {
+	t.Parallel()
+	var l Limits
+	l.Set(ByAddress, Limit{100, 24 * time.Hour})
+	var admitted atomic.Int32
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 100 {
+				if v, _ := l.Take(ByAddress, "192.0.2.1"); v.OK {
+					admitted.Add(1)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if got := admitted.Load(); got != 100 {
+		t.Errorf("%d of 800 were let through, want 100", got)
+	}
+}
+
+// A limit is set for requests that come after it, while others are checked.
+func TestLimitIsSetWhileRequestsCome(t *testing.T) {
+	t.Parallel()
+	var l Limits
+	stop := make(chan struct{})
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					l.Take(ByAddress, "192.0.2.1")
+				}
+			}
+		})
+	}
+	for i := range 1000 {
+		l.Set(ByAddress, Limit{i % 3, time.Second * time.Duration(min(i%3, 1))})
+	}
+	close(stop)
+	all.Wait()
+	one := Limit{1, time.Hour}
+	l.Set(ByAddress, one)
+	if v, limited := l.Take(ByAddress, "192.0.2.1"); !v.OK || !limited {
+		t.Fatalf("the first: %+v", v)
+	}
+	l.Set(ByAddress, one)
+	if v, _ := l.Take(ByAddress, "192.0.2.1"); v.OK || l.Get(ByAddress) != one {
+		t.Error("setting the limit that holds gave everybody a new one")
+	}
+	l.Set(ByAddress, Limit{})
+	if v, limited := l.Take(ByAddress, "192.0.2.1"); limited || l.Get(ByAddress) != (Limit{}) {
+		t.Errorf("without a limit: %+v", v)
+	}
+}
+
+// Who makes up names fills a bounded space.
+func TestRotatedNamesDoNotGrowMemory(t *testing.T) {
+	b := newBuckets(Limit{10, time.Second})
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	name := strings.Repeat("n", 245)
+	for i := range 4 * maxCallers {
+		b.of(fmt.Sprintf("%s%010d", name, i))
+	}
+	grown := heap() - before
+	callers := 0
+	for i := range b.shards {
+		s := &b.shards[i]
+		if s.order.Len() != len(s.callers) {
+			t.Errorf("a shard has %d callers and %d places in order", len(s.callers), s.order.Len())
+		}
+		callers += len(s.callers)
+	}
+	if callers > maxCallers || callers < maxCallers/2 {
+		t.Errorf("%d callers are remembered, want %d at most", callers, maxCallers)
+	}
+	if grown > 48<<20 {
+		t.Errorf("the longest names take %d MiB", grown>>20)
+	}
+	runtime.KeepAlive(b)
+}
+
+// Who was seen last is kept: a caller who goes on calling cannot be made to be
+// forgotten by others' names.
+func TestCallerWhoGoesOnIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	b := newBuckets(Limit{1, time.Hour})
+	first := b.of("ann")
+	for i := range 2 * maxCallers {
+		b.of(strconv.Itoa(i))
+		if i%100 == 0 && b.of("ann") != first {
+			t.Fatalf("forgotten after %d names", i)
+		}
+	}
+}
