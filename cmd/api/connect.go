@@ -64,6 +64,9 @@ func (r *replica) connect(ctx context.Context) (err error) {
 		r.audit = func(ctx context.Context) (stock.Report, error) { return order.AuditUnits(ctx, r.db, cfg.Units) }
 	}
 	r.orders = order.New(cfg)
+	if err := r.startExpirer(ctx); err != nil {
+		return err
+	}
 	r.register()
 	return r.startSettings(ctx)
 }
@@ -134,6 +137,29 @@ func (r *replica) startMirror(ctx context.Context) (err error) {
 	return nil
 }
 
+// startExpirer expires orders until stopExpirer, while this replica has the lock
+// of that.
+func (r *replica) startExpirer(ctx context.Context) error {
+	leases, err := guard.OpenLeases(guard.Config{DSN: r.cmd.DSN, Replica: r.cmd.Replica, TTL: r.cmd.LockTTL, Logger: r.logger})
+	if err != nil {
+		return err
+	}
+	// Not with ctx: orders expire as long as some are being served.
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() { defer close(ended); order.NewExpirer(r.orders, leases).Run(running) }()
+	r.stopExpirer = func(ctx context.Context) error {
+		stop()
+		select {
+		case <-ended:
+			return leases.Close(ctx)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
 // catalog is where this replica reads SKUs.
 func (r *replica) catalog() interface {
 	httpapi.Catalog
@@ -156,6 +182,7 @@ func (r *replica) checkConnections(ctx context.Context) error {
 	if r.strategy.Write == strategy.Batch {
 		beside = mirrorPool
 	}
+	beside += guard.LeaseConnections
 	if need := r.cmd.MaxReplicas * (r.cmd.Pool + beside); need >= allowed {
 		return fmt.Errorf("--max-replicas %d x (--mysql-pool %d + %d) is %d connections, the server's max_connections is %d: it must be more",
 			r.cmd.MaxReplicas, r.cmd.Pool, beside, need, allowed)

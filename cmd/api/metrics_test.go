@@ -104,7 +104,8 @@ var quiet = []string{
 	"flashsale_desk_full_total", "flashsale_desk_waiting_orders", "flashsale_unknown_commits_total", "flashsale_fence_refusals_total",
 	"flashsale_mirror_pending_skus", "flashsale_mirror_lost_races_total", "flashsale_mirror_write_failures_total",
 	"flashsale_mirror_stale_total", "flashsale_mirror_behind_total", "flashsale_mirror_relists_total", "flashsale_stock_left_out_skus",
-	"flashsale_etcd_cas_retries_total", "flashsale_locks_held",
+	"flashsale_etcd_cas_retries_total", "flashsale_locks_held", "flashsale_orders_expired_total", "flashsale_expiry_lag_seconds",
+	"flashsale_expiry_sweeper",
 }
 
 // steady are 1 as long as all is well; one request is in hand: the scrape.

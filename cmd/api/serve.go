@@ -171,6 +171,9 @@ type replica struct {
 	// audit and levels read what MySQL does not have; nil where it has all.
 	audit  func(context.Context) (stock.Report, error)
 	levels func(context.Context) ([]stock.Level, error)
+	// stopExpirer ends the expiry of orders, waits until it has, and lets another
+	// replica go on with it.
+	stopExpirer func(context.Context) error
 	// stopMirror ends the mirror and waits until it has.
 	stopMirror func(context.Context) error
 	// stopSettings ends the watch of the settings.
@@ -273,6 +276,9 @@ func (r *replica) close() error {
 	}
 	if r.stopSettings != nil {
 		r.stopSettings()
+	}
+	if r.stopExpirer != nil {
+		step("expirer", r.stopExpirer)
 	}
 	if r.orders != nil {
 		step("orders", r.orders.Close)

@@ -21,6 +21,9 @@ type Metrics struct {
 	Placed     prometheus.Counter
 	Replayed   prometheus.Counter
 	Full       prometheus.Counter
+	Expired    prometheus.Counter
+	SweepLag   prometheus.Gauge
+	Sweeping   prometheus.Gauge
 	Desks      prometheus.Gauge
 	Waiting    prometheus.Gauge
 }
@@ -55,6 +58,9 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		Placed:     counter("orders_placed_total", "Orders that were made."),
 		Replayed:   counter("orders_replayed_total", "Orders that were asked for again under their key."),
 		Full:       counter("desk_full_total", "Orders that were refused because their desk's queue was full."),
+		Expired:    counter("orders_expired_total", "Orders that this replica ended because their payment window was over."),
+		SweepLag:   gauge("expiry_lag_seconds", "How long ago the window of the oldest reserved order ended; 0 where none has, and where this replica does not sweep."),
+		Sweeping:   gauge("expiry_sweeper", "1 on the replica that expires orders, 0 on the others."),
 		Desks:      gauge("desks", "Desks that are open: SKUs in use on this replica."),
 		Waiting:    gauge("desk_waiting_orders", "Orders that wait at a desk of this replica."),
 	}

@@ -150,27 +150,50 @@ func findByKeys(ctx context.Context, conn *sql.Conn, keys []byKey) (map[byKey]Or
 	return found, rows.Err()
 }
 
-// findByIDs reads which of the given orders stand.
-func findByIDs(ctx context.Context, conn *sql.Conn, ids []ID) (map[ID]bool, error) {
-	args := make([]any, len(ids))
+// idsQuery looks orders up by their IDs.
+func idsQuery(ids []ID) (query string, args []any) {
+	args = make([]any, len(ids))
 	for i := range ids {
 		args[i] = ids[i][:]
 	}
-	query := "SELECT id FROM orders WHERE id IN (?" + strings.Repeat(", ?", len(ids)-1) + ")"
+	return "SELECT id FROM orders WHERE id IN (?" + strings.Repeat(", ?", len(ids)-1) + ")", args
+}
+
+// findByIDs reads which of the given orders stand.
+func findByIDs(ctx context.Context, conn *sql.Conn, ids []ID) (map[ID]bool, error) {
+	query, args := idsQuery(ids)
 	rows, err := conn.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("look up orders: %w", err)
 	}
-	defer rows.Close()
+	all, err := scanIDs(rows)
 	found := map[ID]bool{}
+	for _, id := range all {
+		found[id] = true
+	}
+	return found, err
+}
+
+// findEnded reads which of the given orders were cancelled or have expired.
+func findEnded(ctx context.Context, db *stock.DB, ids []ID) ([]ID, error) {
+	query, args := idsQuery(ids)
+	rows, err := db.SQL.QueryContext(ctx, query+" AND status IN ('cancelled', 'expired')", args...)
+	if err != nil {
+		return nil, fmt.Errorf("look up orders that ended: %w", err)
+	}
+	return scanIDs(rows)
+}
+
+func scanIDs(rows *sql.Rows) (ids []ID, err error) {
+	defer rows.Close()
 	for rows.Next() {
 		var raw []byte
 		if err := rows.Scan(&raw); err != nil {
 			return nil, err
 		}
-		found[ID(raw)] = true
+		ids = append(ids, ID(raw))
 	}
-	return found, rows.Err()
+	return ids, rows.Err()
 }
 
 // heldBy reads how many units of sku each of the customers holds.

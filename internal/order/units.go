@@ -81,6 +81,54 @@ func (cfg *Config) putUnits(ctx context.Context, s stock.Stock) error {
 	return nil
 }
 
+// returnEnded gives back in etcd, too, what those of the orders have taken that
+// have expired or were cancelled.
+func (cfg *Config) returnEnded(ctx context.Context, sku string, ids []ID) error {
+	if cfg.Units == nil || len(ids) == 0 {
+		return nil
+	}
+	ended, err := findEnded(ctx, cfg.DB, ids)
+	if err != nil {
+		return err
+	}
+	for _, id := range ended {
+		if err := cfg.unitsReturn(ctx, sku, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mendUnits gives back in etcd what orders still have there whose units MySQL has
+// taken back: their replica died in between.
+func (cfg *Config) mendUnits(ctx context.Context) error {
+	if cfg.Units == nil {
+		return nil
+	}
+	all, err := cfg.Units.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		_, taken, err := cfg.Units.Taken(ctx, s.SKU)
+		if err != nil {
+			return err
+		}
+		var ids []ID
+		for name := range taken {
+			if id, err := uuid.Parse(name); err == nil { // not ours, if it is none
+				ids = append(ids, id)
+			}
+		}
+		for some := range slices.Chunk(ids, expiryBatch) {
+			if err := cfg.returnEnded(ctx, s.SKU, some); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // AuditUnits is stock.Audit, and compares MySQL with the stock in etcd. It is for
 // a service at rest: an order on its way is in one store and not yet in the other.
 func AuditUnits(ctx context.Context, db *stock.DB, units *etcdstock.Store) (stock.Report, error) {
@@ -120,6 +168,9 @@ func compareUnits(ctx context.Context, db *stock.DB, units *etcdstock.Store, b *
 	}
 	if sum := sumOf(taken); inEtcd.Units != inEtcd.Available+sum {
 		add(stock.Conservation, "etcd: %d units, but %d available + %d taken", inEtcd.Units, inEtcd.Available, sum)
+	}
+	if inEtcd.Units != b.Units {
+		add(stock.Conservation, "etcd: %d units, and %d in MySQL", inEtcd.Units, b.Units)
 	}
 	if inEtcd.Available < 0 {
 		add(stock.NonNegative, "etcd: %d available", inEtcd.Available)

@@ -1,0 +1,281 @@
+package order_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/guard"
+	"flashsale/internal/lock"
+	"flashsale/internal/lock/processlock"
+	"flashsale/internal/order"
+	"flashsale/internal/stock"
+)
+
+// expire runs an Expirer of a replica until stop, or the test's end. Without a
+// lock it sweeps alone, as one that does not know that it has lost it.
+func expire(t *testing.T, r *replica, dsn string, leases bool) (stop func()) {
+	t.Helper()
+	var l lock.Locker = processlock.New()
+	if leases {
+		var err error
+		if l, err = guard.OpenLeases(guard.Config{DSN: dsn, Replica: "r", TTL: testTTL}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { defer close(ended); order.NewExpirer(r.orders, l).Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		<-ended
+		if err := l.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// await waits until a query says so.
+func (s *shop) await(t *testing.T, query string, args ...any) {
+	t.Helper()
+	for done := false; !done; {
+		if err := s.replicas[0].db.SQL.QueryRowContext(t.Context(), "SELECT ("+query+") OR SLEEP(0.02)", args...).Scan(&done); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+const noneReserved = "SELECT COUNT(*) = 0 FROM orders WHERE status = 'reserved'"
+
+// Two sweep at once, which must do no harm.
+func TestExpiryReturnsTheUnitsOnce(t *testing.T) {
+	two := int32(2)
+	forShops(t, stock.Stock{Units: 4, PerCustomerLimit: &two}, time.Second, func(t *testing.T, s *shop) {
+		o := s.mustBuy(t, 0, "ann", "k", 2)
+		s.mustBuy(t, 1, "ben", "k", 2)
+		_, err := s.at(1).Place(t.Context(), buy("cay", "k", 1))
+		mustBe(t, "buy what is sold out", err, order.ErrSoldOut)
+		for _, r := range s.replicas {
+			expire(t, r, s.dsn, false)
+		}
+		s.await(t, noneReserved)
+		for i := range 2 {
+			got, err := s.at(i).Find(t.Context(), "ann", o.ID)
+			if err != nil || got.Status != order.Expired || got.ClosedAt == nil || got.ClosedAt.Before(got.ExpiresAt) {
+				t.Errorf("got %+v, %v; want it expired after its window", got, err)
+			}
+			_, err = s.at(i).Pay(t.Context(), "ann", o.ID, "p")
+			mustBe(t, "pay", err, order.ErrPaymentWindowOver)
+			_, err = s.at(i).Cancel(t.Context(), "ann", o.ID)
+			mustBe(t, "cancel", err, order.ErrExpired)
+			again, err := s.at(i).Place(t.Context(), buy("ann", "k", 2))
+			if err != nil || !again.Replayed || again.Order.ID != o.ID || again.Order.Status != order.Reserved {
+				t.Errorf("asking again: got %+v, %v; want the order as it was made", again, err)
+			}
+		}
+		if s.replicas[0].units != nil {
+			s.awaitUnits(t, 4)
+		}
+		s.mustBuy(t, 1, "ann", "k2", 2)
+		if got := s.audit(t); got.Returned != 4 || got.Reserved+got.Available != 4 {
+			t.Errorf("%+v; want 4 returned", got)
+		}
+	})
+}
+
+// awaitUnits waits until etcd has so many units available again.
+func (s *shop) awaitUnits(t *testing.T, n int64) {
+	t.Helper()
+	for {
+		got, err := s.replicas[0].units.Read(t.Context(), testSKU)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Available == n {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// A payment at the end of the window, with two that sweep: one of them wins.
+func TestPaymentAgainstExpiry(t *testing.T) {
+	forShops(t, stock.Stock{Units: 60}, time.Second, func(t *testing.T, s *shop) {
+		for _, r := range s.replicas {
+			expire(t, r, s.dsn, false)
+		}
+		var paid, late atomic.Int64
+		var group errgroup.Group
+		for i := range 60 {
+			group.Go(func() error {
+				placed, err := s.at(i).Place(t.Context(), buy("ann", fmt.Sprint("k", i), 1))
+				if err != nil {
+					return err
+				}
+				// Around the end, by a clock that is near the database's.
+				time.Sleep(time.Until(placed.Order.ExpiresAt) + time.Duration(i-30)*time.Millisecond)
+				_, err = s.at(i+1).Pay(t.Context(), "ann", placed.Order.ID, "p")
+				switch {
+				case err == nil:
+					paid.Add(1)
+				case errors.Is(err, order.ErrPaymentWindowOver):
+					late.Add(1)
+				default:
+					return err
+				}
+				return nil
+			})
+		}
+		if err := group.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		s.await(t, noneReserved)
+		if s.replicas[0].units != nil {
+			s.awaitUnits(t, 60-paid.Load())
+		}
+		t.Logf("%d paid, %d late", paid.Load(), late.Load())
+		if got := s.audit(t); got.Paid != paid.Load() || got.Available != 60-paid.Load() {
+			t.Errorf("%d paid, %d late: %+v", paid.Load(), late.Load(), got)
+		}
+		if got := s.late(t); int64(len(got)) != late.Load() {
+			t.Errorf("%d references were kept, of %d late payments", len(got), late.Load())
+		}
+	})
+}
+
+// The rate is what `go test -run TenThousand -v` prints.
+func TestTenThousandOrdersExpire(t *testing.T) {
+	t.Parallel()
+	const units = 10_000
+	s := openShop(t, "etcd", stock.Stock{Units: units}, time.Hour)
+	var group errgroup.Group
+	for buyer := range 200 {
+		group.Go(func() error {
+			for i := range units / 200 {
+				if _, err := s.at(buyer).Place(t.Context(), buy(fmt.Sprint("customer", buyer), fmt.Sprint("k", i), 1)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.audit(t); got.Reserved != units || got.Available != 0 {
+		t.Fatalf("%+v; want all reserved", got)
+	}
+	execSQL(t, s.dsn, "UPDATE orders SET expires_at = NOW(6)")
+	began := time.Now()
+	for _, r := range s.replicas {
+		expire(t, r, s.dsn, true)
+	}
+	s.await(t, noneReserved)
+	took := time.Since(began)
+	t.Logf("%d orders of one SKU expired in %s: %.0f a second", units, took, units/took.Seconds())
+	if got := s.audit(t); got.Returned != units || got.Available != units {
+		t.Errorf("%+v; want all returned", got)
+	}
+}
+
+// Many SKUs with few orders each need their locks one by one.
+func TestOrdersOfManySKUsExpire(t *testing.T) {
+	t.Parallel()
+	const skus = 1000
+	s := openShop(t, "etcd", stock.Stock{Units: 1}, time.Hour)
+	execSQL(t, s.dsn, `INSERT INTO stock (sku, name, price_cents, currency, units, available, created_at, updated_at, seq)
+		SELECT CONCAT('many', seq), 'A thing', 1, 'EUR', 3, 0, NOW(6), NOW(6), 3 FROM seq_1_to_1000`)
+	execSQL(t, s.dsn, `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, status, fence, seq,
+		created_at, expires_at) SELECT UNHEX(MD5(CONCAT(a.seq, '-', b.seq))), CONCAT('many', a.seq), 'ann', CONCAT(a.seq, '-', b.seq), '',
+		1, 1, 'EUR', 'reserved', 0, b.seq, NOW(6), NOW(6) FROM seq_1_to_1000 a, seq_1_to_3 b`)
+	began := time.Now()
+	for _, r := range s.replicas {
+		expire(t, r, s.dsn, true)
+	}
+	s.await(t, noneReserved)
+	took := time.Since(began)
+	t.Logf("%d orders of %d SKUs expired in %s: %.0f a second", 3*skus, skus, took, 3*skus/took.Seconds())
+	s.audit(t)
+}
+
+// A SKU whose row a stranger has locked holds up its own orders alone, also when
+// they fill many pages of what is due.
+func TestLockedSKUDoesNotHoldUpTheExpiryOfOthers(t *testing.T) {
+	t.Parallel()
+	s := openShop(t, "etcd", stock.Stock{Units: 1}, time.Hour)
+	db := s.replicas[0].db
+	execSQL(t, s.dsn, `INSERT INTO stock (sku, name, price_cents, currency, units, available, created_at, updated_at, seq)
+		VALUES ('locked', 'A thing', 1, 'EUR', 5000, 0, NOW(6), NOW(6), 1), ('free', 'A thing', 1, 'EUR', 10, 0, NOW(6), NOW(6), 1)`)
+	const insert = `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, status, fence, seq,
+		created_at, expires_at) SELECT UNHEX(MD5(CONCAT(?, seq))), ?, 'ann', CONCAT(?, seq), '', 1, 1, 'EUR', 'reserved', 0, 1, NOW(6), `
+	execSQL(t, s.dsn, insert+"NOW(6) - INTERVAL 1 MINUTE FROM seq_1_to_5000", "locked", "locked", "locked")
+	execSQL(t, s.dsn, insert+"NOW(6) FROM seq_1_to_10", "free", "free", "free")
+	tx, err := db.SQL.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	if _, err := tx.ExecContext(t.Context(), "UPDATE stock SET seq = seq + 1 WHERE sku = 'locked'"); err != nil {
+		t.Fatal(err)
+	}
+	busy := make(chan struct{})
+	go func() { // at work: an idle one would be killed by the claim
+		defer close(busy)
+		_, _ = tx.ExecContext(t.Context(), "DO SLEEP(30)")
+	}()
+	expire(t, s.replicas[0], s.dsn, true)
+	s.await(t, noneReserved+" AND sku = 'free'")
+	select {
+	case <-busy:
+		t.Fatal("the row was not locked any more")
+	default:
+	}
+	execSQL(t, s.dsn, fmt.Sprintf("KILL QUERY %d", sleeper(t, s)))
+	<-busy
+	_ = tx.Rollback()
+	s.await(t, noneReserved)
+	s.audit(t)
+}
+
+// sleeper is the connection that sleeps.
+func sleeper(t *testing.T, s *shop) (id int64) {
+	t.Helper()
+	err := s.replicas[0].db.SQL.QueryRowContext(t.Context(),
+		"SELECT id FROM information_schema.PROCESSLIST WHERE db = ? AND info = 'DO SLEEP(30)'", s.replicas[0].db.Name).Scan(&id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// One replica at a time sweeps; when it ends, the next takes over at once, and
+// when it dies, once its lease has run out.
+func TestExpiryIsTakenOver(t *testing.T) {
+	t.Parallel()
+	s := openShop(t, "etcd", stock.Stock{Units: 10}, time.Second)
+	// What a replica left that died a moment ago.
+	execSQL(t, s.dsn, "INSERT INTO leases (name, owner, token, expires_at) VALUES ('#expiry', 'dead#1', 7, NOW(6) + INTERVAL 3 SECOND)")
+	o := s.mustBuy(t, 0, "ann", "k", 1)
+	stop := expire(t, s.replicas[0], s.dsn, true)
+	s.await(t, noneReserved)
+	found, err := s.at(0).Find(t.Context(), "ann", o.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if early := found.ClosedAt.Sub(o.CreatedAt); early < 2*time.Second {
+		t.Errorf("it expired %s after it was made, while another had the lease", early)
+	}
+	expire(t, s.replicas[1], s.dsn, true)
+	stop()
+	s.mustBuy(t, 0, "ben", "k", 1)
+	s.await(t, noneReserved)
+	s.audit(t)
+}
