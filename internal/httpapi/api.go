@@ -29,6 +29,11 @@ import (
 type Orders interface {
 	Place(ctx context.Context, r order.Request) (order.Placed, error)
 	Find(ctx context.Context, customer string, id order.ID) (order.Order, error)
+	List(ctx context.Context, customer string, before order.ID, limit int) ([]order.Order, error)
+	Pay(ctx context.Context, customer string, id order.ID, reference string) (order.Order, error)
+	Cancel(ctx context.Context, customer string, id order.ID) (order.Order, error)
+	Restock(ctx context.Context, r order.RestockRequest) (order.Restocked, error)
+	LatePayments(ctx context.Context, after order.LateCursor, limit int) ([]order.LatePayment, error)
 	PutSKU(ctx context.Context, want stock.Stock, only order.Precondition) (got stock.Stock, created bool, err error)
 }
 

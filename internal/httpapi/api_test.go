@@ -163,7 +163,7 @@ func (s *server) order(customerToken, key, body string) response {
 	return s.call("POST", "/v1/orders", body, "Authorization", "Bearer "+customerToken, "Idempotency-Key", key)
 }
 
-func (r response) check(t *testing.T, status int, slug, field string) {
+func (r response) check(t testing.TB, status int, slug, field string) {
 	t.Helper()
 	if r.StatusCode != status {
 		t.Fatalf("got status %d with %s, want %d", r.StatusCode, r.text, status)

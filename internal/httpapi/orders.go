@@ -12,8 +12,12 @@ import (
 )
 
 func present(o *order.Order) spec.Order {
-	return spec.Order{ID: o.ID, SKU: o.SKU, Quantity: o.Quantity, Status: spec.OrderStatus(o.Status), PriceCents: o.PriceCents,
-		TotalCents: o.TotalCents(), Currency: o.Currency, CreatedAt: o.CreatedAt, ExpiresAt: o.ExpiresAt}
+	shown := spec.Order{ID: o.ID, SKU: o.SKU, Quantity: o.Quantity, Status: spec.OrderStatus(o.Status), PriceCents: o.PriceCents,
+		TotalCents: o.TotalCents(), Currency: o.Currency, CreatedAt: o.CreatedAt, ExpiresAt: o.ExpiresAt, ClosedAt: o.ClosedAt}
+	if o.PaymentReference != "" {
+		shown.PaymentReference = &o.PaymentReference
+	}
+	return shown
 }
 
 // PlaceOrder places an order, or answers what its key was answered before.
@@ -38,7 +42,7 @@ func (a *api) PlaceOrder(c *gin.Context, params spec.PlaceOrderParams) {
 	if placed.Replayed {
 		c.Header("Idempotent-Replayed", "true")
 		// The first answer again, whatever has become of the order since.
-		placed.Order.Status = order.Reserved
+		placed.Order.Status, placed.Order.ClosedAt, placed.Order.PaymentReference = order.Reserved, nil, ""
 	}
 	c.Header("Location", "/v1/orders/"+placed.Order.ID.String())
 	c.JSON(http.StatusCreated, present(&placed.Order))

@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"encoding/base64"
 	"errors"
 	"net/http"
 	"time"
@@ -95,10 +94,40 @@ func (a *api) GetSKU(c *gin.Context, sku spec.SKUInPath, params spec.GetSKUParam
 	}
 }
 
-// ListSKUs pages through all SKUs in their byte order. The cursor holds the last
-// SKU of the page before, so that no page is longer in the reading than another.
+// RestockSKU puts more units on sale, once for each key.
+func (a *api) RestockSKU(c *gin.Context, sku spec.SKUInPath, params spec.RestockSKUParams) {
+	if a.skuName(sku) != "" {
+		a.fail(c, stock.ErrUnknownSKU)
+		return
+	}
+	key, err := idempotencyKey(params.IdempotencyKey)
+	if err != nil {
+		a.fail(c, err)
+		return
+	}
+	var body spec.RestockRequest
+	if err := callOf(c).decode(&body); err != nil {
+		a.fail(c, err)
+		return
+	}
+	done, err := a.cfg.Orders.Restock(c.Request.Context(), order.RestockRequest{SKU: sku, Key: key, Units: body.Units})
+	switch {
+	case errors.Is(err, stock.ErrTooManyUnits):
+		a.fail(c, kindInvalid.problem("The SKU cannot have so many units.", fieldError{Field: "units", Message: "must leave the SKU with fewer units"}))
+	case err != nil:
+		a.fail(c, err)
+	default:
+		if done.Replayed {
+			c.Header("Idempotent-Replayed", "true")
+		}
+		r := done.Restock
+		c.JSON(http.StatusCreated, spec.Restock{ID: r.ID, SKU: r.SKU, Units: r.Units, CreatedAt: r.CreatedAt})
+	}
+}
+
+// ListSKUs pages through all SKUs in their byte order.
 func (a *api) ListSKUs(c *gin.Context, params spec.ListSKUsParams) {
-	after, err := a.skuCursor(params.Cursor)
+	after, err := readCursor(params.Cursor, func(place []byte) (string, bool) { return string(place), a.skuName(string(place)) == "" })
 	if err != nil {
 		a.fail(c, err)
 		return
@@ -112,11 +141,7 @@ func (a *api) ListSKUs(c *gin.Context, params spec.ListSKUsParams) {
 		return
 	}
 	var answer spec.SKUList
-	if len(list) > limit {
-		list = list[:limit]
-		cursor := base64.RawURLEncoding.EncodeToString([]byte(list[limit-1].SKU))
-		answer.NextCursor = &cursor
-	}
+	list, answer.NextCursor = nextPage(list, limit, func(s *stock.Stock) []byte { return []byte(s.SKU) })
 	if unchanged(c, params.IfNoneMatch, tagOfPage(list, answer.NextCursor)) {
 		return
 	}
@@ -125,23 +150,4 @@ func (a *api) ListSKUs(c *gin.Context, params spec.ListSKUsParams) {
 		answer.Items[i] = presentSKU(&list[i])
 	}
 	c.JSON(http.StatusOK, answer)
-}
-
-// limit is how long the page is to be. It was checked.
-func (a *api) limit(given *spec.Limit) int {
-	if given == nil {
-		return a.pageSize
-	}
-	return *given
-}
-
-func (a *api) skuCursor(cursor *spec.Cursor) (string, error) {
-	if cursor == nil || *cursor == "" {
-		return "", nil
-	}
-	after, err := base64.RawURLEncoding.DecodeString(*cursor)
-	if err != nil || a.skuName(string(after)) != "" {
-		return "", kindInvalid.problem("See errors for each parameter.", fieldError{Field: "cursor", Message: "must be the next_cursor of a page"})
-	}
-	return string(after), nil
 }

@@ -197,7 +197,7 @@ type OrderStatus string
 
 // PaymentRequest defines model for PaymentRequest.
 type PaymentRequest struct {
-	// Reference What the payment service calls this payment
+	// Reference What the payment service calls this payment; at most 255 bytes
 	Reference *string `json:"reference,omitempty"`
 }
 

@@ -1,0 +1,87 @@
+package httpapi_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+)
+
+func TestReadersAreToldWhatHasNotChanged(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	created := s.putSKU("lamp", thing)
+	created.check(t, http.StatusCreated, "", "")
+	s.putSKU("sofa", thing).check(t, http.StatusCreated, "", "")
+	tag := s.call("GET", "/v1/skus/lamp", "").Header.Get("ETag")
+	if tag == "" || tag != created.Header.Get("ETag") {
+		t.Errorf("the SKU was created with ETag %q, and is read with %q", created.Header.Get("ETag"), tag)
+	}
+	for header, status := range map[string]int{
+		tag: 304, "W/" + tag: 304, "*": 304, `"x", ` + tag: 304, `"x",W/` + tag + `,"y"`: 304, "\t" + tag + " ,": 304,
+		`"x"`: 200, strings.Trim(tag, `"`): 200, `"` + tag: 200, tag + ` "x"`: 200, `W/`: 200, ",": 200, `"`: 200,
+	} {
+		got := s.call("GET", "/v1/skus/lamp", "", "If-None-Match", header)
+		if got.StatusCode != status || got.Header.Get("ETag") != tag {
+			t.Errorf("If-None-Match: %s got %d with ETag %q, want %d with %q", header, got.StatusCode, got.Header.Get("ETag"), status, tag)
+		}
+	}
+	list := s.call("GET", "/v1/skus", "").Header.Get("ETag")
+	s.call("GET", "/v1/skus", "", "If-None-Match", list).check(t, http.StatusNotModified, "", "")
+	s.call("GET", "/v1/skus?limit=1", "", "If-None-Match", list).check(t, http.StatusOK, "", "")
+	s.placed(customer(t, "ann"), "k")
+	s.call("GET", "/v1/skus", "", "If-None-Match", list).check(t, http.StatusOK, "", "")
+	s.call("GET", "/v1/skus/lamp", "", "If-None-Match", tag).check(t, http.StatusOK, "", "")
+}
+
+func TestSKUIsPutOnlyAsItWasSeen(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	put := func(sku string, headers ...string) response {
+		return s.call("PUT", "/v1/admin/skus/"+sku, thing, append(headers, "Authorization", "Bearer "+adminToken)...)
+	}
+	put("lamp", "If-Match", "*").check(t, http.StatusPreconditionFailed, "precondition-failed", "")
+	put("lamp", "If-Match", `"1-1"`).check(t, http.StatusPreconditionFailed, "precondition-failed", "")
+	created := put("lamp", "If-None-Match", "*")
+	created.check(t, http.StatusCreated, "", "")
+	put("lamp", "If-None-Match", "*").check(t, http.StatusPreconditionFailed, "precondition-failed", "")
+	tag := created.Header.Get("ETag")
+
+	// What was sold meanwhile does not stand in the way.
+	s.placed(customer(t, "ann"), "k")
+	changed := put("lamp", "If-Match", tag)
+	changed.check(t, http.StatusOK, "", "")
+	put("lamp", "If-Match", tag).check(t, http.StatusPreconditionFailed, "precondition-failed", "")
+	now := changed.Header.Get("ETag")
+	put("lamp", "If-Match", "W/"+now).check(t, http.StatusPreconditionFailed, "precondition-failed", "")
+	put("lamp", "If-Match", `"no tag of ours"`).check(t, http.StatusPreconditionFailed, "precondition-failed", "")
+	put("lamp", "If-Match", now, "If-None-Match", "*").check(t, http.StatusPreconditionFailed, "precondition-failed", "")
+	put("lamp", "If-Match", tag+", "+now).check(t, http.StatusOK, "", "")
+	put("lamp", "If-Match", "*").check(t, http.StatusOK, "", "")
+
+	put("lamp", "If-Match", "1-1").check(t, http.StatusBadRequest, "malformed-request", "If-Match")
+	put("lamp", "If-None-Match", "lamp").check(t, http.StatusBadRequest, "malformed-request", "If-None-Match")
+	put("lamp", "If-None-Match", tag).check(t, http.StatusUnprocessableEntity, "invalid-input", "If-None-Match")
+	put("lamp", "If-Match", strings.Repeat(`"1-1", `, 20)).check(t, http.StatusPreconditionFailed, "precondition-failed", "")
+	put("lamp", "If-Match", `"1-1","2-1","3-1","4-1","5-1","6-1","7-1","8-1","9-1"`).check(t, http.StatusBadRequest, "malformed-request", "If-Match")
+}
+
+// Two lines of a header that is a list are one list.
+func TestLinesOfOneHeaderAreOneList(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.putSKU("lamp", thing).check(t, http.StatusCreated, "", "")
+	tag := s.call("GET", "/v1/skus/lamp", "").Header.Get("ETag")
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/v1/skus/lamp", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header["If-None-Match"] = []string{`"x"`, tag}
+	got, err := s.Client().Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer got.Body.Close()
+	if got.StatusCode != http.StatusNotModified {
+		t.Errorf("got %d, want 304", got.StatusCode)
+	}
+}
