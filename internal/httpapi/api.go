@@ -203,16 +203,18 @@ func (a *api) bounded(c *gin.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(c.Request.Context(), a.cfg.RequestTimeout)
 }
 
-// recover answers 500 for a panic, which it logs.
+// recover answers 500 for a panic, which it logs. Half an answer must not look
+// like a whole one: then the connection ends.
 func (a *api) recover(c *gin.Context) {
 	defer func() {
 		p := recover()
 		if p == nil {
 			return
 		}
+		begun := c.Writer.Written()
 		a.fail(c, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
-		if c.Writer.Written() && c.Writer.Status() < http.StatusBadRequest {
-			panic(http.ErrAbortHandler) // half an answer must not look like a whole one
+		if begun {
+			panic(http.ErrAbortHandler)
 		}
 	}()
 	c.Next()

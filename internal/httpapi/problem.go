@@ -131,6 +131,10 @@ func (a *api) fail(c *gin.Context, err error) {
 		}
 		a.cfg.Logger.Log(c.Request.Context(), level, "request failed", "method", c.Request.Method, "route", c.FullPath(), "status", p.Status, "error", err)
 	}
+	c.Abort()
+	if c.Writer.Written() {
+		return // too late to answer anything else
+	}
 	switch p.Status {
 	case http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		c.Header("Retry-After", retryAfter)
@@ -142,5 +146,4 @@ func (a *api) fail(c *gin.Context, err error) {
 		body = []byte("{}")
 	}
 	c.Data(p.Status, "application/problem+json", body)
-	c.Abort()
 }
