@@ -45,7 +45,7 @@ setup: ## install what is missing: MariaDB's programs
 	@scripts/setup
 
 setup-race:
-	@scripts/setup --race --redis --memcached --haproxy --zookeeper --kubernetes
+	@scripts/setup --race --redis --memcached --haproxy --zookeeper --chromium --kubernetes
 
 setup-redis:
 	@scripts/setup --redis

@@ -198,11 +198,16 @@ func (c *upCmd) greet(s streams, row strategy.Strategy, d sandboxDescription) er
 	for i, url := range d.Replicas {
 		fmt.Fprintf(s.out, "replica-%d  %s\n", i+1, url)
 	}
+	// Behind the #, which no server is sent, nor writes into its log.
 	fmt.Fprintf(s.out, `
+The shop, for a customer called you:
+
+  %s/#token=%s
+
 %d units of the SKU %q are on sale. Buy one:
 
   curl -si %s/v1/orders -H 'Authorization: Bearer %s' -H 'Idempotency-Key: first' -H 'Content-Type: application/json' -d '{"sku":"%s","quantity":1}'
-`, demoUnits, demoSKU, d.Replicas[0], token, demoSKU)
+`, d.Replicas[0], token, demoUnits, demoSKU, d.Replicas[0], token, demoSKU)
 	if guard.TellsOwner(row) {
 		fmt.Fprintf(s.out, "\nSee who holds which lock:\n\n  %s\n", strings.Join(append([]string{c.API, "locks", "--mysql-dsn='" + d.MySQLDSN + "'"}, d.LockFlags...), " "))
 	}

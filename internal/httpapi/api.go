@@ -5,6 +5,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -153,7 +154,7 @@ func (a *api) routes() (*gin.Engine, error) {
 		// checkParameters leaves nothing for it to complain of.
 		ErrorHandler: func(c *gin.Context, _ error, _ int) { a.fail(c, kindSyntax.problem("")) },
 	})
-	return r, nil
+	return r, errors.Join(a.serveDocs(r), a.serveStorefront(r))
 }
 
 // readContract reads the document that everything is checked by.
