@@ -19,7 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"flashsale/internal/httpapi"
-	"flashsale/internal/httpapi/spec/spectest"
+	"flashsale/internal/httpapi/spec/speccheck"
 	"flashsale/internal/order"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
@@ -95,7 +95,7 @@ func newServerWith(t *testing.T, change func(*httpapi.Config)) *server {
 	}
 	s.Server = httptest.NewServer(handler)
 	// Whatever a test is about: no answer is outside the contract.
-	s.Client().Transport = &spectest.Transport{Base: s.Client().Transport, Report: func(err error) { t.Error(err) }}
+	s.Client().Transport = &speccheck.Transport{Base: s.Client().Transport, Report: func(err error) { t.Error(err) }}
 	t.Cleanup(s.Close)
 	return s
 }

@@ -1,241 +1,177 @@
-// Package speccheck holds answers against the HTTP contract: whether an operation
-// may answer with that status, and whether the headers and the body are what the
-// contract says they are. It knows the document alone, and nothing of the code that
-// serves it.
+// Package speccheck holds what a service answers against the HTTP contract: its
+// status, media type, headers and body. It is for tests and load runs, and no
+// part of a service.
+//
+// It shares the reading of the document with the service, and not the checking:
+// schemas are checked here by a JSON Schema library.
 package speccheck
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"mime"
+	"io"
 	"net/http"
-	"strconv"
+	"slices"
 	"strings"
+	"sync"
 
-	"github.com/goccy/go-yaml"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"flashsale/internal/httpapi/contract"
 	"flashsale/internal/httpapi/spec"
 )
 
+// Transport reports every answer that is outside the contract, and hands it on
+// all the same. It is safe for concurrent use if Report is.
+type Transport struct {
+	Base   http.RoundTripper
+	Report func(error)
+}
+
+// RoundTrip is http.RoundTripper's.
+func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	checker, err := shared()
+	if err != nil {
+		return nil, err
+	}
+	sent, err := sentBody(r)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := t.Base.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	var got []byte
+	if mediaType(answer.Header) != streamType { // which has no end to wait for
+		got, err = io.ReadAll(answer.Body)
+		if err := errors.Join(err, answer.Body.Close()); err != nil {
+			return nil, err
+		}
+		answer.Body = io.NopCloser(bytes.NewReader(got))
+	}
+	err = checker.Check(r.Method, r.URL.Path, answer.StatusCode, answer.Header, got)
+	if err == nil && answer.StatusCode < http.StatusMultipleChoices {
+		err = checker.allowed(r, sent)
+	}
+	if err != nil {
+		t.Report(err)
+	}
+	return answer, nil
+}
+
+// shared is one Checker for all transports.
+var shared = sync.OnceValues(New)
+
+const streamType = "text/event-stream"
+
+// sentBody is a copy of the request's body.
+func sentBody(r *http.Request) ([]byte, error) {
+	if r.Body == nil || r.GetBody == nil {
+		return nil, nil
+	}
+	body, err := r.GetBody()
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(body)
+}
+
+func mediaType(header http.Header) string {
+	kind, _, _ := strings.Cut(header.Get("Content-Type"), ";")
+	return kind
+}
+
 // Checker checks answers. It is safe for concurrent use.
 type Checker struct {
-	paths map[string]map[string]operation // by path as the document has it, and method
-	// elsewhere is the body of what is answered beside all operations.
-	elsewhere *jsonschema.Schema
+	contract *contract.Contract
+	mu       sync.Mutex // of what is below: the schemas that were met so far
+	compiler *jsonschema.Compiler
+	added    map[string]*jsonschema.Schema
 }
 
-// operation is its answers, by status.
-type operation map[int]answer
-
-type answer struct {
-	headers map[string]*jsonschema.Schema
-	// bodies are by media type. Nil is a text that has no schema.
-	bodies map[string]*jsonschema.Schema
-}
-
-const (
-	document    = "mem:///openapi.json"
-	problemJSON = "application/problem+json"
-)
+const document = "contract:///openapi.json"
 
 // New reads the contract.
 func New() (*Checker, error) {
-	text, err := yaml.YAMLToJSON(spec.YAML)
+	read, err := contract.Load(spec.YAML)
 	if err != nil {
-		return nil, fmt.Errorf("read the contract: %w", err)
+		return nil, err
 	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	asJSON, err := json.Marshal(read.Document)
 	if err != nil {
-		return nil, fmt.Errorf("read the contract: %w", err)
+		return nil, err
 	}
-	r := &reader{doc: doc, compiler: jsonschema.NewCompiler()}
-	r.compiler.AssertFormat()
-	if err := r.compiler.AddResource(document, doc); err != nil {
-		return nil, fmt.Errorf("read the contract: %w", err)
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(asJSON))
+	if err != nil {
+		return nil, err
 	}
-	c := &Checker{paths: map[string]map[string]operation{}}
-	for path, item := range object(r.at("paths")) {
-		c.paths[path] = map[string]operation{}
-		for method := range object(item) {
-			c.paths[path][strings.ToUpper(method)] = r.operation("paths", path, method)
-		}
+	compiler := jsonschema.NewCompiler()
+	compiler.AssertFormat()
+	if err := compiler.AddResource(document, doc); err != nil {
+		return nil, err
 	}
-	c.elsewhere = r.schema("components", "schemas", "Problem")
-	return c, r.err
+	return &Checker{contract: read, compiler: compiler, added: map[string]*jsonschema.Schema{}}, nil
 }
 
-// Check returns an error that says where an answer to a request of that method and
-// path leaves the contract, or nil. body is all of it, or all that came so far of a
-// stream.
-func (c *Checker) Check(method, path string, status int, header http.Header, body []byte) error {
-	err := c.check(method, path, status, header, body)
+// valid checks a JSON value against a schema of the document.
+func (c *Checker) valid(schema map[string]any, value []byte) error {
+	instance, err := jsonschema.UnmarshalJSON(bytes.NewReader(value))
 	if err != nil {
-		return fmt.Errorf("%s %s: %d: %w", method, path, status, err)
+		return fmt.Errorf("no JSON: %w", err)
 	}
-	return nil
+	compiled, err := c.compile(schema)
+	if err != nil {
+		return err
+	}
+	return compiled.Validate(instance)
 }
 
-func (c *Checker) check(method, path string, status int, header http.Header, body []byte) error {
-	name, item := c.find(path)
-	if item == nil {
-		if status != http.StatusNotFound {
-			return errors.New("the contract has no such path")
-		}
-		return validate(c.elsewhere, header, problemJSON, body)
+// compile compiles a schema as it stands in the document, once.
+func (c *Checker) compile(schema map[string]any) (*jsonschema.Schema, error) {
+	text, err := json.Marshal(schema)
+	if err != nil {
+		return nil, err
 	}
-	op, ok := item[method]
-	if !ok {
-		if status != http.StatusMethodNotAllowed || header.Get("Allow") == "" {
-			return fmt.Errorf("%s has no %s, which is 405 with Allow", name, method)
-		}
-		return validate(c.elsewhere, header, problemJSON, body)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if compiled := c.added[string(text)]; compiled != nil {
+		return compiled, nil
 	}
-	want, ok := op[status]
-	if !ok {
-		return fmt.Errorf("%s %s has no such answer", method, name)
+	// References are to the document; this schema stands elsewhere.
+	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(strings.ReplaceAll(string(text), `"#/`, `"`+document+`#/`)))
+	if err != nil {
+		return nil, err
 	}
-	for name, schema := range want.headers {
-		if err := checkHeader(header.Get(name), schema); err != nil {
-			return fmt.Errorf("header %s: %w", name, err)
-		}
+	name := fmt.Sprintf("contract:///%d.json", len(c.added))
+	if err := c.compiler.AddResource(name, doc); err != nil {
+		return nil, err
 	}
-	if len(want.bodies) == 0 {
-		if len(body) > 0 {
-			return fmt.Errorf("a body that should not be: %.80q", body)
-		}
-		return nil
+	compiled, err := c.compiler.Compile(name)
+	if err != nil {
+		return nil, err
 	}
-	kind, _, err := mime.ParseMediaType(header.Get("Content-Type"))
-	schema, ok := want.bodies[kind]
-	if err != nil || !ok {
-		return fmt.Errorf("Content-Type is %q", header.Get("Content-Type"))
-	}
-	return validate(schema, header, kind, body)
+	c.added[string(text)] = compiled
+	return compiled, nil
 }
 
-// find is the path that the document has for one of a request: with the fewest
-// parameters, where more than one fits.
-func (c *Checker) find(path string) (name string, item map[string]operation) {
-	path, _, _ = strings.Cut(path, "?")
+// find is the operation of a request; known says that its path is one of the
+// document's.
+func (c *Checker) find(method, path string) (o *contract.Operation, known bool) {
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
 	parts := strings.Split(path, "/")
-	fewest := len(parts) + 1
-	for candidate, ops := range c.paths {
-		if n, fits := parameters(strings.Split(candidate, "/"), parts); fits && n < fewest {
-			name, item, fewest = candidate, ops, n
+	for _, one := range c.contract.Operations {
+		same := slices.EqualFunc(strings.Split(one.Path, "/"), parts, func(form, part string) bool {
+			return form == part || strings.HasPrefix(form, "{") && part != ""
+		})
+		if same && one.Method == method {
+			return one, true
 		}
+		known = known || same
 	}
-	return name, item
-}
-
-func parameters(pattern, parts []string) (n int, fits bool) {
-	if len(pattern) != len(parts) {
-		return 0, false
-	}
-	for i, part := range pattern {
-		switch {
-		case strings.HasPrefix(part, "{") && parts[i] != "":
-			n++
-		case part != parts[i]:
-			return 0, false
-		}
-	}
-	return n, true
-}
-
-// checkHeader checks a header that is there: the contract requires none.
-func checkHeader(text string, schema *jsonschema.Schema) error {
-	if text == "" {
-		return nil
-	}
-	if number, err := strconv.Atoi(text); err == nil && schema.Types != nil && !schema.Types.IsEmpty() && schema.Types.ToStrings()[0] == "integer" {
-		return schema.Validate(number)
-	}
-	return schema.Validate(text)
-}
-
-func validate(schema *jsonschema.Schema, header http.Header, kind string, body []byte) error {
-	if got, _, err := mime.ParseMediaType(header.Get("Content-Type")); err != nil || got != kind {
-		return fmt.Errorf("Content-Type is %q, not %s", header.Get("Content-Type"), kind)
-	}
-	if !strings.HasSuffix(kind, "json") {
-		return nil
-	}
-	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(body))
-	if err != nil {
-		return fmt.Errorf("the body is no JSON: %w: %.80q", err, body)
-	}
-	if err := schema.Validate(value); err != nil {
-		return fmt.Errorf("%w: %s", err, body)
-	}
-	return nil
-}
-
-// reader walks the document. Its first error stays.
-type reader struct {
-	doc      any
-	compiler *jsonschema.Compiler
-	err      error
-}
-
-func (r *reader) operation(path ...string) operation {
-	op := operation{}
-	responses := append(path, "responses")
-	for text := range object(r.at(responses...)) {
-		status, err := strconv.Atoi(text)
-		if err != nil {
-			r.fail(fmt.Errorf("%v: status %q", path, text))
-			continue
-		}
-		at := r.follow(append(responses[:len(responses):len(responses)], text))
-		a := answer{headers: map[string]*jsonschema.Schema{}, bodies: map[string]*jsonschema.Schema{}}
-		for name := range object(r.at(append(at, "headers")...)) {
-			header := r.follow(append(at[:len(at):len(at)], "headers", name))
-			a.headers[name] = r.schema(append(header, "schema")...)
-		}
-		for kind := range object(r.at(append(at, "content")...)) {
-			a.bodies[kind] = r.schema(append(at[:len(at):len(at)], "content", kind, "schema")...)
-		}
-		op[status] = a
-	}
-	return op
-}
-
-// follow is where the object at path stands: there, or where its $ref says.
-func (r *reader) follow(path []string) []string {
-	ref, ok := object(r.at(path...))["$ref"].(string)
-	if !ok {
-		return path
-	}
-	return strings.Split(strings.TrimPrefix(ref, "#/"), "/")
-}
-
-func (r *reader) at(path ...string) any {
-	value := r.doc
-	for _, name := range path {
-		value = object(value)[name]
-	}
-	return value
-}
-
-func (r *reader) schema(path ...string) *jsonschema.Schema {
-	var pointer strings.Builder
-	for _, name := range path {
-		pointer.WriteString("/" + strings.NewReplacer("~", "~0", "/", "~1", "{", "%7B", "}", "%7D", "+", "%2B").Replace(name))
-	}
-	schema, err := r.compiler.Compile(document + "#" + pointer.String())
-	r.fail(err)
-	return schema
-}
-
-func (r *reader) fail(err error) {
-	if r.err == nil {
-		r.err = err
-	}
-}
-
-func object(value any) map[string]any {
-	m, _ := value.(map[string]any) // nil has nothing
-	return m
+	return nil, known
 }

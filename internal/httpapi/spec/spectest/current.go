@@ -1,3 +1,5 @@
+// Package spectest is what tests hold against the HTTP contract: the code that
+// is generated from it.
 package spectest
 
 import (

@@ -1,4 +1,4 @@
-package spectest
+package speccheck
 
 import (
 	"encoding/json"
@@ -14,55 +14,61 @@ import (
 	"flashsale/internal/httpapi/spec"
 )
 
-// check says what is wrong with an answer. A success is wrong as well where the
-// request was one that the contract does not allow.
-func (c *checker) check(r *http.Request, sent []byte, answer *http.Response, got []byte) error {
-	if answer.Header.Get("X-Replica") == "" {
+// Check says where an answer to a request of that method and path leaves the
+// contract: nil if it does not. The body is all of it, or whatever came of a
+// stream.
+func (c *Checker) Check(method, path string, status int, header http.Header, body []byte) error {
+	path, _, _ = strings.Cut(path, "?")
+	if err := c.check(method, path, &answer{status, header, body}); err != nil {
+		return fmt.Errorf("outside the contract: %s %s answered %d %.300s: %w", method, path, status, body, err)
+	}
+	return nil
+}
+
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+func (c *Checker) check(method, path string, got *answer) error {
+	if got.header.Get("X-Replica") == "" {
 		return errors.New("X-Replica is missing")
 	}
-	o, known := c.find(r.Method, r.URL.Path)
+	head := method == http.MethodHead
+	o, known := c.find(method, path)
+	if o != nil && o.Streams() && head {
+		o = nil // a stream has no HEAD
+	}
 	if o == nil {
-		return c.checkOutside(answer, got, known)
+		return c.checkOutside(got, known, head)
 	}
-	if o.Streams() && r.Method == http.MethodHead {
-		return c.checkOutside(answer, got, true)
-	}
-	response := o.Responses[answer.StatusCode]
+	response := o.Responses[got.status]
 	if response == nil {
 		return errors.New("the status is not declared")
 	}
-	if err := c.checkHeaders(response, answer.Header); err != nil {
+	if err := c.checkHeaders(response, got.header); err != nil {
 		return err
 	}
-	if answer.StatusCode < http.StatusMultipleChoices {
-		if err := c.checkRequest(o, r, sent); err != nil {
-			return fmt.Errorf("the request should not have succeeded: %w", err)
-		}
-	}
-	if r.Method == http.MethodHead {
+	if head {
 		return nil
 	}
-	return c.checkBody(response, answer, got)
+	return c.checkBody(response, got)
 }
 
 // checkOutside checks what is answered where the document has no operation.
 // Pages are the business of their own tests.
-func (c *checker) checkOutside(answer *http.Response, got []byte, knownPath bool) error {
-	if knownPath {
-		if answer.StatusCode != http.StatusMethodNotAllowed || answer.Header.Get("Allow") == "" {
-			return errors.New("the method is not declared: 405 and Allow are expected")
-		}
+func (c *Checker) checkOutside(got *answer, knownPath, head bool) error {
+	if knownPath && (got.status != http.StatusMethodNotAllowed || got.header.Get("Allow") == "") {
+		return errors.New("the method is not declared: 405 and Allow are expected")
 	}
-	if answer.StatusCode < http.StatusBadRequest {
+	if got.status < http.StatusBadRequest || head {
 		return nil
 	}
-	if answer.Request.Method == http.MethodHead {
-		return nil
-	}
-	return c.checkProblem(answer, got, "")
+	return c.checkProblem(got, "")
 }
 
-func (c *checker) checkHeaders(response map[string]any, got http.Header) error {
+func (c *Checker) checkHeaders(response map[string]any, got http.Header) error {
 	declared, _ := response["headers"].(map[string]any)
 	for name, value := range declared {
 		header, err := c.contract.Resolve(value)
@@ -95,11 +101,11 @@ func literal(schema map[string]any, text string) []byte {
 	return quoted
 }
 
-func (c *checker) checkBody(response map[string]any, answer *http.Response, got []byte) error {
+func (c *Checker) checkBody(response map[string]any, got *answer) error {
 	content, _ := response["content"].(map[string]any)
-	kind := mediaType(answer)
+	kind := mediaType(got.header)
 	if len(content) == 0 {
-		if len(got) > 0 {
+		if len(got.body) > 0 {
 			return errors.New("the answer should have no body")
 		}
 		return nil
@@ -113,27 +119,27 @@ func (c *checker) checkBody(response map[string]any, answer *http.Response, got 
 		return nil
 	case problemType:
 		description, _ := response["description"].(string)
-		return c.checkProblem(answer, got, description)
+		return c.checkProblem(got, description)
 	}
-	return c.valid(declared["schema"].(map[string]any), got)
+	return c.valid(declared["schema"].(map[string]any), got.body)
 }
 
 const problemType = "application/problem+json"
 
 // checkProblem checks a problem, and that its type is one that the description
 // names, where there is one.
-func (c *checker) checkProblem(answer *http.Response, got []byte, description string) error {
-	if kind := mediaType(answer); kind != problemType {
+func (c *Checker) checkProblem(got *answer, description string) error {
+	if kind := mediaType(got.header); kind != problemType {
 		return fmt.Errorf("the media type is %q, of an error it is %s", kind, problemType)
 	}
-	if err := c.valid(map[string]any{"$ref": "#/components/schemas/Problem"}, got); err != nil {
+	if err := c.valid(map[string]any{"$ref": "#/components/schemas/Problem"}, got.body); err != nil {
 		return err
 	}
 	var p spec.Problem
-	if err := json.Unmarshal(got, &p); err != nil {
+	if err := json.Unmarshal(got.body, &p); err != nil {
 		return err
 	}
-	if int(p.Status) != answer.StatusCode {
+	if int(p.Status) != got.status {
 		return fmt.Errorf("the problem's status is %d", p.Status)
 	}
 	if slug := strings.TrimPrefix(p.Type, "/errors/"); description != "" && !strings.Contains(description, "`"+slug+"`") {
@@ -142,8 +148,20 @@ func (c *checker) checkProblem(answer *http.Response, got []byte, description st
 	return nil
 }
 
-// checkRequest says what of a request is outside the contract.
-func (c *checker) checkRequest(o *contract.Operation, r *http.Request, sent []byte) error {
+// allowed says what of a request is outside the contract: it should not have
+// succeeded.
+func (c *Checker) allowed(r *http.Request, sent []byte) error {
+	o, _ := c.find(r.Method, r.URL.Path)
+	if o == nil {
+		return nil
+	}
+	if err := c.checkRequest(o, r, sent); err != nil {
+		return fmt.Errorf("%s %s should not have succeeded: %w", r.Method, r.URL, err)
+	}
+	return nil
+}
+
+func (c *Checker) checkRequest(o *contract.Operation, r *http.Request, sent []byte) error {
 	query := r.URL.Query()
 	for _, p := range o.Parameters {
 		var values []string
