@@ -37,15 +37,19 @@ func (r *replica) connect(ctx context.Context) (err error) {
 	if err := r.openGuard(ctx); err != nil {
 		return err
 	}
-	if err := r.db.Bind(ctx, stock.Guard{Strategy: r.strategy.Name, Fence: r.fence, TokenSource: r.guard.Source}); err != nil {
+	if err := r.db.Bind(ctx, r.guardedAs()); err != nil {
 		return err
 	}
 	if err := r.checkTokens(highest); err != nil {
 		return err
 	}
+	if err := r.startWatchman(ctx, highest); err != nil {
+		return err
+	}
 	cfg := order.Config{
 		DB: r.db, Strategy: r.strategy, Fence: r.fence, Locker: r.guard.Locker,
 		PaymentWindow: r.cmd.PaymentWindow, ThinkTime: r.cmd.ThinkTime, RequestTimeout: r.cmd.RequestTimeout,
+		Halted: r.watchman.halted,
 		Desk:   order.DeskConfig{Quantum: r.cmd.Quantum},
 		Tracer: r.tracing.Tracer(), Metrics: order.NewMetrics(r.registry), Logger: r.logger,
 	}
@@ -182,7 +186,7 @@ func (r *replica) checkConnections(ctx context.Context) error {
 	if r.strategy.Write == strategy.Batch {
 		beside = mirrorPool
 	}
-	beside += guard.LeaseConnections
+	beside += guard.LeaseConnections + presencePool
 	if need := r.cmd.MaxReplicas * (r.cmd.Pool + beside); need >= allowed {
 		return fmt.Errorf("--max-replicas %d x (--mysql-pool %d + %d) is %d connections, the server's max_connections is %d: it must be more",
 			r.cmd.MaxReplicas, r.cmd.Pool, beside, need, allowed)

@@ -104,7 +104,7 @@ func TestBadConfigurationIsOneClearError(t *testing.T) {
 		{"no duration", []string{dsn, etcd, "--lock-ttl=5"}, []string{"--lock-ttl"}},
 		{"pool of one", []string{dsn, etcd, "--mysql-pool=1"}, []string{"--mysql-pool"}},
 		{"more connections than the server has", []string{dsn, etcd, "--max-replicas=100", "--mysql-pool=50"},
-			[]string{"--max-replicas 100", "--mysql-pool 50", "5600", "max_connections"}},
+			[]string{"--max-replicas 100", "--mysql-pool 50", "5700", "max_connections"}},
 		{"certificate without key", []string{dsn, etcd, "--tls-cert=x"}, []string{"--tls-cert", "--tls-key"}},
 		{"key set that is not there", []string{dsn, etcd, "--jwt-secret=", "--jwks=/nowhere/jwks.json"}, []string{"--jwks", "/nowhere/jwks.json"}},
 		{"key set beside a secret", []string{dsn, etcd, "--jwks=x"}, []string{"--jwks", "--jwt-secret", "exclude"}},

@@ -56,12 +56,17 @@ func (c *client) putSKU(sku string, units int) {
 
 // order asks for one unit and returns the answer's status.
 func (c *client) order(sku, customer string) (int, error) {
+	status, _, err := c.orderBody(sku, customer)
+	return status, err
+}
+
+// orderBody is order, with the answer's body.
+func (c *client) orderBody(sku, customer string) (int, string, error) {
 	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": customer}).SignedString([]byte(secret))
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
-	status, _, err := c.call("POST", "/v1/orders", token, "key of "+sku, fmt.Sprintf(`{"sku":%q,"quantity":1}`, sku))
-	return status, err
+	return c.call("POST", "/v1/orders", token, "key of "+sku, fmt.Sprintf(`{"sku":%q,"quantity":1}`, sku))
 }
 
 func (c *client) call(method, path, token, key, body string) (int, string, error) {

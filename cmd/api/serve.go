@@ -166,6 +166,7 @@ type replica struct {
 	guard    *guard.Guard   // the strategy's lock, and its server
 	mirrorDB *stock.DB      // its own small pool; nil without a mirror
 	mirror   *mirror.Mirror // nil without a mirror
+	watchman *watchman
 	orders   *order.Service
 	settings *settings.Watch // nil where the strategy has no etcd
 	// audit and levels read what MySQL does not have; nil where it has all.
@@ -195,6 +196,9 @@ func (r *replica) ready(ctx context.Context) map[string]error {
 	checks := map[string]error{"mysql": inMySQL}
 	if name := string(r.strategy.Server); name != "" {
 		checks[name] = inServer
+	}
+	if err := r.watchman.halted(); err != nil {
+		checks["guard"] = guardReason(err)
 	}
 	if r.draining.Load() {
 		checks["replica"] = httpapi.Reason("draining")
@@ -291,6 +295,9 @@ func (r *replica) close() error {
 	}
 	if r.guard != nil {
 		step("the lock's server", func(context.Context) error { return r.guard.Close() })
+	}
+	if r.watchman != nil {
+		step("the presence", r.watchman.stop)
 	}
 	if r.mirrorDB != nil {
 		step("MySQL", func(context.Context) error { return r.mirrorDB.Close() })

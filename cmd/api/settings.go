@@ -9,6 +9,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 
 	"flashsale/internal/guard"
+	"flashsale/internal/limit"
 	"flashsale/internal/settings"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
@@ -16,7 +17,7 @@ import (
 
 // flagValues are the settings as the flags say.
 func (c *serveCmd) flagValues() settings.Values {
-	return settings.Values{Quantum: c.Quantum, LogLevel: c.Level}
+	return settings.Values{Quantum: c.Quantum, LogLevel: c.Level, ByCustomer: c.ByCustomer, ByAddress: c.ByAddress}
 }
 
 // settingsStore is where the settings of a database stand.
@@ -47,6 +48,8 @@ func (r *replica) startSettings(ctx context.Context) error {
 func (r *replica) apply(v settings.Values) {
 	r.level.Set(v.LogLevel)
 	r.orders.SetQuantum(v.Quantum)
+	r.limits.Set(limit.ByCustomer, v.ByCustomer)
+	r.limits.Set(limit.ByAddress, v.ByAddress)
 }
 
 // notes are what readiness shows and what keeps nobody from serving: one wrong

@@ -100,6 +100,16 @@ func TestConfigChangesEveryReplicaWithinASecond(t *testing.T) {
 		t.Errorf("it took %s, want at most 1s", took)
 	}
 
+	// A limit, seen by who is limited.
+	mustTool(t, config("set", "rate-limit-customer", "1/1h")...)
+	for _, c := range replicas {
+		c.awaitLog(`"setting":"rate-limit-customer","from":"0","to":"1/1h0m0s"`)
+		first, _ := c.order("no-such", "dan")
+		if second, err := c.order("no-such", "dan"); err != nil || second != http.StatusTooManyRequests {
+			t.Errorf("replica %s: got %d, then %d, %v; want 429", c.Name, first, second, err)
+		}
+	}
+
 	// The tool refuses a bad value; one that comes otherwise is reported, and
 	// takes no replica away.
 	if out, err := tool(t, config("set", "quantum", "soon")...); err == nil || !strings.Contains(err.Error(), `quantum: "soon" is no duration`) {

@@ -81,6 +81,10 @@ func openEtcdStock(ctx context.Context, cfg *Config) (*Guard, error) {
 	}
 	return &Guard{
 		Etcd: client, Source: source, Newest: uint64(revision), close: client.Close,
+		reached: func(ctx context.Context) (uint64, error) {
+			_, revision, err := etcdSource(ctx, client, key)
+			return uint64(revision), err
+		},
 		ping: func(ctx context.Context) error { _, _, err := etcdSource(ctx, client, key); return err },
 	}, nil
 }

@@ -58,8 +58,9 @@ type Guard struct {
 	// Etcd is the client, where the strategy needs etcd.
 	Etcd *clientv3.Client
 
-	ping  func(context.Context) error
-	close func() error
+	reached func(context.Context) (uint64, error)
+	ping    func(context.Context) error
+	close   func() error
 }
 
 // Check finds what no waiting mends: flags that the strategy's server needs.
@@ -125,6 +126,16 @@ func (g *Guard) Ping(ctx context.Context) error {
 		return l.Healthy()
 	}
 	return nil
+}
+
+// Reached asks which token the server has reached by now: Newest, later. It is 0
+// where the server does not tell. A server's word never falls, unless its data
+// were put back.
+func (g *Guard) Reached(ctx context.Context) (uint64, error) {
+	if g.reached == nil {
+		return 0, nil
+	}
+	return g.reached(ctx)
 }
 
 // Inspector tells who holds what, or is nil where the lock's server cannot.

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/time/rate"
 
 	"flashsale/internal/httpapi/contract"
 	"flashsale/internal/httpapi/spec"
@@ -102,6 +103,8 @@ type api struct {
 	// pageSize is how long a page is when the caller does not say.
 	pageSize int
 	events   *events
+	// sample lets one 503 or 504 a second into the log.
+	sample *rate.Limiter
 }
 
 type route struct{ method, path string }
@@ -125,7 +128,7 @@ func newAPI(cfg Config) (*api, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &api{cfg: cfg, verifier: verifier, metrics: newMetrics(cfg.Registry), events: newEvents(&cfg)}
+	a := &api{cfg: cfg, verifier: verifier, metrics: newMetrics(cfg.Registry), events: newEvents(&cfg), sample: rate.NewLimiter(rate.Every(time.Second), 1)}
 	if a.cfg.Limits == nil {
 		a.cfg.Limits = new(limit.Limits)
 	}

@@ -90,6 +90,10 @@ var kinds = []kind{
 		"Retry with the same Idempotency-Key."},
 	{"busy", http.StatusServiceUnavailable, "Too many are waiting", order.ErrBusy,
 		"Nothing was applied. Retry with the same Idempotency-Key."},
+	{"tokens-behind", http.StatusServiceUnavailable, "The lock server is behind what was admitted", order.ErrTokensBehind,
+		"Nothing was applied. The lock server was restored or emptied: an operator has to stop all replicas and run `api fence adopt`."},
+	{"guard-changed", http.StatusServiceUnavailable, "The database was given to another guard", order.ErrAdopted,
+		"Nothing was applied. An operator has to start this replica again."},
 	{"unavailable", http.StatusServiceUnavailable, "Not served in time", order.ErrUnavailable,
 		"Nothing was applied. Retry with the same Idempotency-Key."},
 }
@@ -119,8 +123,8 @@ func problemOf(err error) *problem {
 }
 
 // fail answers with the problem that err is. Faults of ours are logged here, and
-// nowhere else. Overload and servers that do not answer are counted, and logged
-// by who meets them: a line for each caller would add to the load.
+// nowhere else. Overload and servers that do not answer are counted, and at most
+// one a second is logged: a line for each caller would add to the load.
 func (a *api) fail(c *gin.Context, err error) {
 	p := problemOf(err)
 	a.metrics.problem(p)
@@ -128,6 +132,8 @@ func (a *api) fail(c *gin.Context, err error) {
 		level := slog.LevelDebug
 		if p.Status == http.StatusInternalServerError {
 			level = slog.LevelError
+		} else if a.sample.Allow() {
+			level = slog.LevelWarn
 		}
 		a.cfg.Logger.Log(c.Request.Context(), level, "request failed", "method", c.Request.Method, "route", c.FullPath(), "status", p.Status, "error", err)
 	}

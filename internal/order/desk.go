@@ -150,6 +150,9 @@ func (ds *desks) await(ctx context.Context, t *ticket) (Placed, error) {
 // enqueue never blocks. The mutex makes sure that no ticket enters the queue of
 // a desk that is about to close.
 func (ds *desks) enqueue(t *ticket) error {
+	if err := ds.cfg.Halted(); err != nil {
+		return err
+	}
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
 	if ds.closed {

@@ -61,6 +61,9 @@ const (
 )
 
 func (d *direct) sell(ctx context.Context, r Request) (Placed, error) {
+	if err := d.cfg.Halted(); err != nil {
+		return Placed{}, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.RequestTimeout)
 	defer cancel()
 	var lastErr error
@@ -344,6 +347,9 @@ func (d *direct) resolve(ctx context.Context, r *Request, o Order) (Placed, erro
 // alter takes the lock where the strategy has one: an order that has read the row
 // would otherwise write over the change. It waits for it, whatever orders do.
 func (d *direct) alter(ctx context.Context, sku string, c change) error {
+	if err := d.cfg.Halted(); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.RequestTimeout)
 	defer cancel()
 	if d.cfg.Locker != nil {

@@ -117,6 +117,12 @@ var (
 	// ErrUnavailable: the order could not be served in time, or a server that it
 	// needs does not answer. Nothing was applied.
 	ErrUnavailable = errors.New("not served in time")
+	// ErrTokensBehind: the lock's server hands out tokens that are older than
+	// those admitted. Nothing was applied, nor will be.
+	ErrTokensBehind = errors.New("the lock server's tokens are behind those that were admitted")
+	// ErrAdopted: the database was given to another guard. Nothing was applied,
+	// nor will be by this replica.
+	ErrAdopted = errors.New("the database was given to another guard")
 	// ErrUnknown: the order may have been applied. The same key tells.
 	ErrUnknown = errors.New("the outcome is unknown")
 	// ErrInFlight: another request with the same key is not yet answered.

@@ -42,6 +42,9 @@ type Config struct {
 	// stock. Optional, for a batched strategy only: what others leave in the row
 	// need not be what they sold.
 	Mirror Mirror
+	// Halted says why no stock may be written any more: an error that orders and
+	// changes are answered with, or nil. It is called for each of them. Optional.
+	Halted func() error
 	// Tracer makes spans of orders whose requests are traced; nil makes none.
 	Tracer trace.Tracer
 	// Metrics may be nil.
@@ -109,6 +112,9 @@ func New(cfg Config) *Service {
 	}
 	if cfg.Mirror == nil {
 		cfg.Mirror = noMirror{}
+	}
+	if cfg.Halted == nil {
+		cfg.Halted = func() error { return nil }
 	}
 	if cfg.At == nil {
 		cfg.At = func(Step) {}

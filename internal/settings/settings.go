@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"strings"
 	"time"
+
+	"flashsale/internal/limit"
 )
 
 // Values are what all settings say.
@@ -18,6 +20,8 @@ type Values struct {
 	Quantum time.Duration
 	// LogLevel is the least level that is logged.
 	LogLevel slog.Level
+	// ByCustomer and ByAddress are how many requests one caller may make.
+	ByCustomer, ByAddress limit.Limit
 }
 
 // Setting is one row of the table: what its key is called, and what it may say.
@@ -45,6 +49,16 @@ var table = []Setting{
 		Name: "quantum", Help: fmt.Sprintf("How long a SKU's lock is kept while another replica waits: %s to %s.", minQuantum, maxQuantum),
 		parse: func(text string, v *Values) error { return parseDuration(text, minQuantum, maxQuantum, &v.Quantum) },
 		show:  func(v Values) string { return v.Quantum.String() },
+	},
+	{
+		Name: "rate-limit-address", Help: "Requests of one address at each replica: such as 1000/10s, or 0 for no limit.",
+		parse: func(text string, v *Values) error { return parseLimit(text, &v.ByAddress) },
+		show:  func(v Values) string { return v.ByAddress.String() },
+	},
+	{
+		Name: "rate-limit-customer", Help: "Requests of one customer at each replica: such as 100/10s, or 0 for no limit.",
+		parse: func(text string, v *Values) error { return parseLimit(text, &v.ByCustomer) },
+		show:  func(v Values) string { return v.ByCustomer.String() },
 	},
 }
 
@@ -123,6 +137,17 @@ func parseDuration(text string, least, most time.Duration, to *time.Duration) er
 	}
 	*to = d
 	return nil
+}
+
+func parseLimit(text string, to *limit.Limit) error {
+	if len(text) > quoted { // it would be quoted whole
+		return fmt.Errorf("%s is no limit (such as 100/10s)", quote(text))
+	}
+	l, err := limit.Parse(text)
+	if err == nil {
+		*to = l
+	}
+	return err
 }
 
 func parseLevel(text string, to *slog.Level) error {

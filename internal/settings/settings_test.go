@@ -11,6 +11,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"flashsale/internal/limit"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/settings"
@@ -46,6 +47,10 @@ func TestEveryReplicaHasAChangeWithinASecond(t *testing.T) {
 		{"log-level", "debug", with(func(v *settings.Values) { v.Quantum, v.LogLevel = 20*time.Millisecond, slog.LevelDebug })},
 		{"quantum", "", with(func(v *settings.Values) { v.LogLevel = slog.LevelDebug })},
 		{"log-level", "", flags},
+		{"rate-limit-customer", "5/10s", with(func(v *settings.Values) { v.ByCustomer = limit.Limit{Requests: 5, Window: 10 * time.Second} })},
+		{"rate-limit-customer", "", flags},
+		{"rate-limit-address", "7/1s", with(func(v *settings.Values) { v.ByAddress = limit.Limit{Requests: 7, Window: time.Second} })},
+		{"rate-limit-address", "", flags},
 	}
 	for _, change := range changes {
 		began := time.Now()
@@ -131,7 +136,8 @@ func TestSetRefusesWhatReplicasWouldIgnore(t *testing.T) {
 	store := newStore(t)
 	for _, bad := range []struct{ name, value, why string }{
 		{"quantum", "50", "is no duration"}, {"quantum", "2s", "is not between 1ms and 1s"},
-		{"log-level", "loud", "none of debug, info, warn and error"}, {"speed", "1", "log-level, quantum"},
+		{"log-level", "loud", "none of debug, info, warn and error"}, {"speed", "1", "log-level, quantum, rate-limit"},
+		{"rate-limit-customer", "many", "expected requests and a window"}, {"rate-limit-address", strings.Repeat("1", 99), "is no limit"},
 	} {
 		if _, err := store.Set(t.Context(), bad.name, bad.value, 0); err == nil || !strings.Contains(err.Error(), bad.why) {
 			t.Errorf("%s=%s: got %v, want %q", bad.name, bad.value, err, bad.why)

@@ -154,16 +154,24 @@ func (db *DB) HighestFence(ctx context.Context) (uint64, error) {
 
 // Adopt makes want the way in which the database is guarded. Tokens of another
 // source say nothing about the old ones, so every fence starts again from zero:
-// no replica may be running.
+// no replica may be running, and ErrInUse says that one is.
 func (db *DB) Adopt(ctx context.Context, want Guard) error {
 	return db.InTx(ctx, func(conn *sql.Conn) error {
+		var id int
+		err := conn.QueryRowContext(ctx, "SELECT id FROM guard WHERE id = 1 FOR UPDATE").Scan(&id)
+		if serverError(err) == errLockWaitTimeout {
+			return ErrInUse
+		}
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("lock the guard: %w", err)
+		}
 		if _, err := conn.ExecContext(ctx, "UPDATE stock SET seq = seq + 1, fence = 0"); err != nil {
 			return fmt.Errorf("reset fences: %w", err)
 		}
 		if _, err := conn.ExecContext(ctx, "DELETE FROM guard"); err != nil {
 			return fmt.Errorf("forget the guard: %w", err)
 		}
-		_, err := conn.ExecContext(ctx, "INSERT INTO guard (id, strategy, fence, token_source, since) VALUES (1, ?, ?, ?, NOW(6))",
+		_, err = conn.ExecContext(ctx, "INSERT INTO guard (id, strategy, fence, token_source, since) VALUES (1, ?, ?, ?, NOW(6))",
 			want.Strategy, string(want.Fence), want.TokenSource)
 		if err != nil {
 			return fmt.Errorf("record the guard: %w", err)

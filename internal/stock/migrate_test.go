@@ -94,3 +94,36 @@ func TestMalformedDSNIsRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestAdoptIsRefusedWhileAReplicaAttends(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	first := stock.Guard{Strategy: "etcd", Fence: strategy.FenceClaim, TokenSource: "etcd cluster 1"}
+	second := stock.Guard{Strategy: "etcd", Fence: strategy.FenceClaim, TokenSource: "etcd cluster 2"}
+	if err := db.Bind(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	var replicas []*stock.Presence
+	for range 2 { // they do not hold each other up
+		p, err := db.Attend(t.Context(), first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		replicas = append(replicas, p)
+	}
+	if _, err := db.Attend(t.Context(), second); err == nil {
+		t.Error("a replica of another guard attends")
+	}
+	for _, p := range replicas {
+		if err := db.Adopt(t.Context(), second); !errors.Is(err, stock.ErrInUse) {
+			t.Errorf("adopt beside a replica: got %v, want %v", err, stock.ErrInUse)
+		}
+		if err := p.Check(t.Context()); err != nil {
+			t.Error(err)
+		}
+		p.Leave()
+	}
+	if err := db.Adopt(t.Context(), second); err != nil {
+		t.Error(err)
+	}
+}

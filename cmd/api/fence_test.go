@@ -1,0 +1,188 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/order"
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
+)
+
+// awaitRefusal waits until orders are refused with the problem of that slug.
+func (c *client) awaitRefusal(sku, slug string) (body string) {
+	c.t.Helper()
+	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		status, body, err := c.orderBody(sku, "somebody")
+		if err == nil && status == http.StatusServiceUnavailable && strings.Contains(body, `"/errors/`+slug+`"`) {
+			return body
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("got %d %s, %v; want 503 %s", status, body, err, slug)
+		}
+	}
+}
+
+// advance moves etcd's revision on.
+func advance(t *testing.T, endpoint string, revisions int) {
+	t.Helper()
+	etcd, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer etcd.Close()
+	var writers errgroup.Group
+	writers.SetLimit(64)
+	for i := range revisions {
+		writers.Go(func() error { _, err := etcd.Put(t.Context(), fmt.Sprint("elsewhere/", i), ""); return err })
+	}
+	if err := writers.Wait(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// An etcd comes back from a backup: it has its old name and older revisions than
+// those that MySQL has admitted. Nothing is sold under them, by a replica that
+// runs nor by one that starts, and each says why, until an operator has decided.
+func TestRestoredEtcdIsRefusedUntilItIsAdopted(t *testing.T) {
+	t.Parallel()
+	own := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
+	node := own.Etcd[0]
+	data, backup := filepath.Join(own.Dir(), node.Name), filepath.Join(t.TempDir(), "backup")
+	dsn := newDSN(t)
+	config := func(name string) sandbox.ReplicaConfig {
+		cfg := replicaConfig(dsn, name, strategy.Default)
+		cfg.EtcdEndpoints = own.EtcdEndpoints()
+		return cfg
+	}
+	a := start(t, config("a"))
+	a.putSKU("lamp", 1000)
+	buy := func(c *client, customer string) {
+		t.Helper()
+		if status, body, err := c.orderBody("lamp", customer); err != nil || status != http.StatusCreated {
+			t.Fatalf("%s at %s: got %d %s, %v; want 201", customer, c.Name, status, body, err)
+		}
+	}
+	buy(a, "ann")
+	node.Kill()
+	if err := os.CopyFS(backup, os.DirFS(data)); err != nil {
+		t.Fatal(err)
+	}
+	if err := node.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// What the backup does not have. The replica looks once a second.
+	advance(t, node.Endpoint, 2000)
+	a.putSKU("sofa", 10)
+	if status, err := a.order("sofa", "cid"); err != nil || status != http.StatusCreated { // with a token of now
+		t.Fatalf("got %d, %v; want 201", status, err)
+	}
+	for i, began := 0, time.Now(); time.Since(began) < 4*watchEvery; i++ {
+		buy(a, fmt.Sprint("later-", i))
+		time.Sleep(50 * time.Millisecond)
+	}
+	node.Kill()
+	if err := os.RemoveAll(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(data, os.DirFS(backup)); err != nil {
+		t.Fatal(err)
+	}
+	if err := node.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	if body := a.awaitRefusal("lamp", "tokens-behind"); !strings.Contains(body, "fence adopt") {
+		t.Errorf("the refusal does not say what to do: %s", body)
+	}
+	a.awaitReady(http.StatusServiceUnavailable, "guard", string(guardReason(order.ErrTokensBehind)))
+	if status, text, err := a.call("PUT", "/v1/admin/skus/lamp", adminToken, "", `{"name":"A","price_cents":1,"currency":"EUR","units":1}`); err != nil ||
+		status != http.StatusServiceUnavailable || !strings.Contains(text, "tokens-behind") {
+		t.Errorf("a change of the SKU: %d %s, %v", status, text, err)
+	}
+	if status, _, err := a.call("GET", "/v1/skus/lamp", "", "", ""); err != nil || status != http.StatusOK {
+		t.Errorf("reading the SKU: %d, %v; want 200", status, err)
+	}
+	etcd := "--etcd-endpoints=" + node.Endpoint
+	err := serve(t, "--mysql-dsn="+dsn, etcd)
+	if err == nil || !strings.Contains(err.Error(), "was restored or emptied since") || !strings.Contains(err.Error(), "fence adopt") {
+		t.Errorf("a replica that starts: got %v", err)
+	}
+
+	adopt := []string{"fence", "adopt", "--mysql-dsn=" + dsn, etcd}
+	if _, err := tool(t, adopt...); !errors.Is(err, stock.ErrInUse) {
+		t.Errorf("adopt while a replica runs: got %v, want %v", err, stock.ErrInUse)
+	}
+	// One that is stopped would write when it wakes up.
+	sandboxtest.Pause(t, a.Process)
+	if _, err := tool(t, adopt...); !errors.Is(err, stock.ErrInUse) {
+		t.Errorf("adopt while a replica is stopped: got %v, want %v", err, stock.ErrInUse)
+	}
+	sandboxtest.Resume(t, a.Process)
+	if err := a.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	mustTool(t, adopt...)
+	b := start(t, config("b"))
+	buy(b, "ben")
+	buy(b, "ann") // her order of then
+	if out := mustTool(t, "locks", "--mysql-dsn="+dsn, etcd); !strings.Contains(out, "lamp") || !strings.Contains(out, " b ") {
+		t.Errorf("api locks:\n%s", out)
+	}
+	if out := mustTool(t, "audit", "--mysql-dsn="+dsn, etcd); !strings.Contains(out, "every invariant holds") {
+		t.Errorf("api audit:\n%s", out)
+	}
+}
+
+// A replica whose place in MySQL was lost, and which the database was taken from
+// meanwhile, writes no more.
+func TestReplicaThatWasPassedOverByAnAdoptionIsHalted(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t)
+	c := start(t, replicaConfig(dsn, "a", "conditional"))
+	c.putSKU("lamp", 10)
+	db := openDB(t, dsn)
+	adopt := stock.Guard{Strategy: "row-lock", Fence: strategy.FenceOff}
+	for deadline := time.Now().Add(60 * time.Second); ; {
+		// It comes back within a second: whoever adopts has to be quicker.
+		if _, err := db.SQL.ExecContext(t.Context(), "KILL "+presenceOf(t, db)); err != nil {
+			t.Log(err) // it has ended meanwhile
+		}
+		err := db.Adopt(t.Context(), adopt)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, stock.ErrInUse) || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	c.awaitRefusal("lamp", "guard-changed")
+	c.awaitReady(http.StatusServiceUnavailable, "guard", "the database was given to another guard: start this replica again")
+}
+
+// presenceOf is the connection that holds the replica's place.
+func presenceOf(t *testing.T, db *stock.DB) (id string) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(120 * time.Millisecond) { // InnoDB's list is as old as that
+		err := db.SQL.QueryRowContext(t.Context(), `SELECT p.id FROM information_schema.PROCESSLIST p
+			JOIN information_schema.INNODB_TRX x ON x.trx_mysql_thread_id = p.id WHERE p.db = ? AND x.trx_rows_locked > 0`, db.Name).Scan(&id)
+		if err == nil {
+			return id
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
