@@ -54,7 +54,8 @@ const (
 	// as the window had passed, may have paid in time all the same.
 	listLatePayments = "SELECT l.order_id, l.customer, l.reference, l.received_at FROM late_payments l FORCE INDEX (oldest) " +
 		"LEFT JOIN orders o ON o.id = l.order_id AND o.status = 'paid' AND o.payment_reference = l.reference " +
-		"WHERE o.id IS NULL AND l.received_at >= ? AND (l.received_at > ? OR l.order_id > ? OR l.order_id = ? AND l.reference > ?) " +
+		"LEFT JOIN archived_orders a ON a.id = l.order_id AND a.status = 'paid' AND a.payment_reference = l.reference " +
+		"WHERE o.id IS NULL AND a.id IS NULL AND l.received_at >= ? AND (l.received_at > ? OR l.order_id > ? OR l.order_id = ? AND l.reference > ?) " +
 		"ORDER BY l.received_at, l.order_id, l.reference LIMIT ?"
 )
 

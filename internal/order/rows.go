@@ -222,8 +222,10 @@ func heldBy(ctx context.Context, conn *sql.Conn, sku string, customers []string)
 	return held, rows.Err()
 }
 
-// heldOrdersQuery reads the units of a SKU's orders that are reserved or paid.
-const heldOrdersQuery = "SELECT id, quantity FROM orders WHERE sku = ? AND status IN ('reserved', 'paid')"
+// heldOrdersQuery reads the units of a SKU's orders that are reserved or paid,
+// and of those that were purged.
+const heldOrdersQuery = "SELECT id, quantity FROM orders WHERE sku = ? AND status IN ('reserved', 'paid') " +
+	"UNION ALL SELECT id, quantity FROM archived_orders WHERE sku = ? AND status = 'paid'"
 
 // find reads one order of a customer, or returns ErrNotFound.
 func find(ctx context.Context, db *stock.DB, customer string, id ID) (Order, error) {
@@ -242,12 +244,15 @@ const (
 	payOrder = "UPDATE orders FORCE INDEX (PRIMARY) SET status = 'paid', closed_at = NOW(6), payment_reference = ? " +
 		"WHERE id = ? AND customer = ? AND status = 'reserved' AND expires_at > NOW(6)"
 	readOrder = "SELECT " + readColumns + ", NOW(6) FROM orders o WHERE o.id = ? AND o.customer = ?"
+	// readArchived is for payments of orders that were purged.
+	readArchived = "SELECT " + readColumns + ", NOW(6) FROM archived_orders o WHERE o.id = ? AND o.customer = ?"
 	// listOrders uses the index of customers, which has each one's orders in order;
 	// left to itself, the server may go through everybody's by the primary key.
 	listOrders = "SELECT " + readColumns + " FROM orders o FORCE INDEX (of_customer) WHERE o.customer = ? AND o.id < ? ORDER BY o.id DESC LIMIT ?"
 )
 
-// pay is one packet of two statements, each of which commits by itself.
+// pay is one packet of two statements, each of which commits by itself. An order
+// that was purged is read, too: its payment is to be kept.
 func pay(ctx context.Context, db *stock.DB, customer string, id ID, reference string) (o Order, now time.Time, err error) {
 	var named any
 	if reference != "" {
@@ -256,7 +261,9 @@ func pay(ctx context.Context, db *stock.DB, customer string, id ID, reference st
 	err = db.OnConn(ctx, func(conn *sql.Conn) error {
 		row := conn.QueryRowContext(ctx, payOrder+"; "+readOrder, named, id[:], []byte(customer), id[:], []byte(customer))
 		var err error
-		o, err = scanOrder(row, &now)
+		if o, err = scanOrder(row, &now); errors.Is(err, sql.ErrNoRows) {
+			o, err = scanOrder(conn.QueryRowContext(ctx, readArchived, id[:], []byte(customer)), &now)
+		}
 		return err
 	})
 	if errors.Is(err, sql.ErrNoRows) {

@@ -196,7 +196,7 @@ func sumOf(taken map[string]int64) (sum int64) {
 
 // heldOrders are the units of each order of a SKU that is reserved or paid.
 func heldOrders(ctx context.Context, db *stock.DB, sku string) (map[string]int64, error) {
-	rows, err := db.SQL.QueryContext(ctx, heldOrdersQuery, []byte(sku))
+	rows, err := db.SQL.QueryContext(ctx, heldOrdersQuery, []byte(sku), []byte(sku))
 	if err != nil {
 		return nil, fmt.Errorf("read the orders: %w", err)
 	}

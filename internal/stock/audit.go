@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 )
 
 // Report is the audit of a database: for each SKU its arithmetic, and every
@@ -45,6 +46,10 @@ const (
 	TokensRise     = "fencing tokens never fall"
 	SeqCovers      = "seq counts every write"
 	PositiveAmount = "quantity > 0"
+	EndsOnce       = "an order comes to one end"
+	PaidInTime     = "an order is paid within its window, and expires after it"
+	RestocksCount  = "restocked units are on sale"
+	ArchiveFinal   = "the archive has final orders, and each once"
 )
 
 // Audit reads the whole database in one snapshot and checks it. Found
@@ -64,7 +69,7 @@ func Audit(ctx context.Context, db *DB) (Report, error) {
 	if err := report.balances(ctx, tx); err != nil {
 		return Report{}, fmt.Errorf("audit: %w", err)
 	}
-	for _, check := range orderChecks {
+	for _, check := range slices.Concat(orderChecks, lifeChecks) {
 		if err := report.find(ctx, tx, check.invariant, check.query); err != nil {
 			return Report{}, fmt.Errorf("audit %q: %w", check.invariant, err)
 		}
@@ -87,7 +92,8 @@ const balanceQuery = `SELECT s.sku, s.units, s.available,
 			SUM(CASE WHEN status = 'reserved' THEN quantity ELSE 0 END) AS reserved,
 			SUM(CASE WHEN status = 'paid' THEN quantity ELSE 0 END) AS paid,
 			SUM(CASE WHEN status IN ('cancelled', 'expired') THEN quantity ELSE 0 END) AS returned
-		FROM orders GROUP BY sku
+		FROM (SELECT sku, status, quantity FROM orders
+			UNION ALL SELECT sku, status, quantity FROM archived_orders) every_order GROUP BY sku
 	) o ON o.sku = s.sku ORDER BY s.sku`
 
 func (r *Report) balances(ctx context.Context, tx *sql.Tx) error {
@@ -118,8 +124,11 @@ func (r *Report) balances(ctx context.Context, tx *sql.Tx) error {
 // first hundred as well as in a million.
 const maxViolations = 100
 
-// orderChecks each return a row (sku, detail) for a violation.
-var orderChecks = []struct{ invariant, query string }{
+// check is a query that returns a row (sku, detail) for each violation.
+type check struct{ invariant, query string }
+
+// orderChecks are those of orders as they were made.
+var orderChecks = []check{
 	{KnownSKU, `SELECT o.sku, CONCAT('order ', LOWER(HEX(o.id)), ' is of no SKU')
 		FROM orders o LEFT JOIN stock s ON s.sku = o.sku WHERE s.sku IS NULL`},
 	{PositiveAmount, `SELECT sku, CONCAT('order ', LOWER(HEX(id)), ' has quantity ', quantity)
@@ -145,6 +154,28 @@ var orderChecks = []struct{ invariant, query string }{
 		GROUP BY s.sku, s.fence HAVING MAX(o.fence) > s.fence`},
 	{SeqCovers, `SELECT s.sku, CONCAT('seq is ', s.seq, ', an order was written at ', MAX(o.seq))
 		FROM stock s JOIN orders o ON o.sku = s.sku GROUP BY s.sku, s.seq HAVING MAX(o.seq) > s.seq`},
+}
+
+// endedOrders are those that were purged, too.
+const endedOrders = `(SELECT id, sku, status, expires_at, closed_at, payment_reference, returned_by FROM orders
+	UNION ALL SELECT id, sku, status, expires_at, closed_at, payment_reference, returned_by FROM archived_orders) o`
+
+// lifeChecks are those of what becomes of orders and SKUs after they were made.
+var lifeChecks = []check{
+	// Whatever gives units back leaves its name in the same write.
+	{EndsOnce, `SELECT sku, CONCAT('order ', LOWER(HEX(id)), ' is ', status, ', closed ', COALESCE(closed_at, 'never'),
+		', returned by ', COALESCE(LOWER(HEX(returned_by)), 'none'), ', paid by ', COALESCE(payment_reference, 'none'))
+		FROM ` + endedOrders + ` WHERE (status = 'reserved') <> (closed_at IS NULL)
+			OR (status IN ('cancelled', 'expired')) <> (returned_by IS NOT NULL)
+			OR status <> 'paid' AND payment_reference IS NOT NULL`},
+	{PaidInTime, `SELECT sku, CONCAT('order ', LOWER(HEX(id)), ' was ', status, ' at ', closed_at, ', its window ended at ', expires_at)
+		FROM ` + endedOrders + ` WHERE status = 'paid' AND closed_at >= expires_at OR status = 'expired' AND closed_at < expires_at`},
+	{RestocksCount, `SELECT r.sku, CONCAT(SUM(r.units), ' units were added, of ', COALESCE(MAX(s.units), 'no'), '; the last at seq ', MAX(r.seq), ' of ',
+			COALESCE(MAX(s.seq), 'none'))
+		FROM restocks r LEFT JOIN stock s ON s.sku = r.sku
+		GROUP BY r.sku HAVING COALESCE(MAX(s.units), -1) < SUM(r.units) OR MAX(r.seq) > COALESCE(MAX(s.seq), 0)`},
+	{ArchiveFinal, `SELECT a.sku, CONCAT('order ', LOWER(HEX(a.id)), ' was archived ', a.status, IF(o.id IS NULL, '', ', and is still there'))
+		FROM archived_orders a LEFT JOIN orders o ON o.id = a.id WHERE a.status = 'reserved' OR o.id IS NOT NULL`},
 }
 
 func (r *Report) find(ctx context.Context, tx *sql.Tx, invariant, query string) error {

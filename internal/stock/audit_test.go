@@ -1,6 +1,7 @@
 package stock_test
 
 import (
+	"fmt"
 	"testing"
 
 	"flashsale/internal/stock"
@@ -11,6 +12,10 @@ import (
 const insertOrder = `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency,
 	per_customer_limit, status, fence, seq, created_at, expires_at)
 	VALUES (UNHEX(REPLACE(UUID(), '-', '')), ?, ?, ?, '', ?, 999, 'EUR', ?, ?, ?, ?, NOW(6), NOW(6))`
+
+// endWell gives orders of a final status the end that they must have had.
+const endWell = `UPDATE orders SET closed_at = NOW(6), expires_at = NOW(6) + INTERVAL IF(status = 'paid', 1, 0) HOUR,
+	returned_by = IF(status = 'paid', NULL, id) WHERE status <> 'reserved'`
 
 func TestAuditFindsEachBrokenInvariant(t *testing.T) {
 	t.Parallel()
@@ -73,6 +78,7 @@ func TestAuditFindsEachBrokenInvariant(t *testing.T) {
 			for _, r := range test.rows {
 				exec(t, db, insertOrder, r.sku, r.customer, r.key, r.quantity, r.limit, r.status, r.fence, r.seq)
 			}
+			exec(t, db, endWell)
 			if test.after != "" {
 				exec(t, db, test.after+" WHERE sku = 'sku'")
 			}
@@ -89,6 +95,62 @@ func TestAuditFindsEachBrokenInvariant(t *testing.T) {
 			}
 			if report.OK != (len(test.want) == 0) {
 				t.Errorf("got ok %v with violations %+v", report.OK, report.Violations)
+			}
+		})
+	}
+}
+
+func TestAuditFindsABrokenLife(t *testing.T) {
+	t.Parallel()
+	const archive = `INSERT INTO archived_orders SELECT o.*, NOW(6) FROM orders o WHERE status = `
+	const restock = `INSERT INTO restocks (id, sku, idempotency_key, fingerprint, units, created_at, seq) VALUES (UNHEX(MD5(RAND())), `
+	tests := []struct {
+		name   string
+		damage []string
+		want   []string
+	}{
+		{name: "nothing"},
+		{name: "purged", damage: []string{archive + "'paid'", "DELETE FROM orders WHERE status = 'paid'"}},
+		{name: "restocked", damage: []string{restock + "'sku', 'k', '', 3, NOW(6), 4)"}},
+		{name: "paid, and not closed", damage: []string{"UPDATE orders SET closed_at = NULL WHERE status = 'paid'"}, want: []string{stock.EndsOnce}},
+		{name: "paid, and returned", damage: []string{"UPDATE orders SET returned_by = id WHERE status = 'paid'"}, want: []string{stock.EndsOnce}},
+		{name: "reserved, and closed", damage: []string{"UPDATE orders SET closed_at = NOW(6) WHERE status = 'reserved'"}, want: []string{stock.EndsOnce}},
+		{name: "cancelled, and returned by nobody", damage: []string{"UPDATE orders SET returned_by = NULL WHERE status = 'cancelled'"},
+			want: []string{stock.EndsOnce}},
+		{name: "cancelled, and paid", damage: []string{"UPDATE orders SET payment_reference = 'p' WHERE status = 'cancelled'"}, want: []string{stock.EndsOnce}},
+		{name: "paid late", damage: []string{"UPDATE orders SET expires_at = closed_at WHERE status = 'paid'"}, want: []string{stock.PaidInTime}},
+		{name: "expired early", damage: []string{"UPDATE orders SET expires_at = closed_at + INTERVAL 1 SECOND WHERE status = 'expired'"},
+			want: []string{stock.PaidInTime}},
+		{name: "restocked units that are not there", damage: []string{restock + "'sku', 'k', '', 11, NOW(6), 4)"}, want: []string{stock.RestocksCount}},
+		{name: "restocked at no write", damage: []string{restock + "'sku', 'k', '', 1, NOW(6), 99)"}, want: []string{stock.RestocksCount}},
+		{name: "restocked no SKU", damage: []string{restock + "'ghost', 'k', '', 1, NOW(6), 0)"}, want: []string{stock.RestocksCount}},
+		{name: "archived, and still there", damage: []string{archive + "'cancelled'"}, want: []string{stock.ArchiveFinal}},
+		{name: "a paid order vanished", damage: []string{"DELETE FROM orders WHERE status = 'paid'"}, want: []string{stock.Conservation}},
+		{name: "archived too early", damage: []string{archive + "'reserved'", "DELETE FROM orders WHERE status = 'reserved'"},
+			want: []string{stock.ArchiveFinal}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			db := newDB(t)
+			for i, status := range []string{"reserved", "paid", "cancelled", "expired"} {
+				exec(t, db, insertOrder, "sku", "ann", status, 2, nil, status, 0, i+1)
+			}
+			exec(t, db, endWell)
+			exec(t, db, "UPDATE stock SET available = 6, seq = 6")
+			for _, query := range test.damage {
+				exec(t, db, query)
+			}
+			report, err := stock.Audit(t.Context(), db)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, v := range report.Violations {
+				got = append(got, v.Invariant)
+			}
+			if fmt.Sprint(got) != fmt.Sprint(test.want) {
+				t.Errorf("got violations %+v, want %q", report.Violations, test.want)
 			}
 		})
 	}

@@ -1,0 +1,106 @@
+package order
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"fmt"
+	"strings"
+	"time"
+
+	"flashsale/internal/stock"
+)
+
+const (
+	// purgeBatch is how many orders move in a transaction: some 10 ms of the
+	// server's time.
+	purgeBatch = 500
+	// purgeSkew is how far the clock of the replica that made an order may have
+	// been ahead of the database's.
+	purgeSkew = 24 * time.Hour
+	// purgeAttempts bounds how often a batch is moved again that another purge has
+	// moved meanwhile.
+	purgeAttempts = 10
+)
+
+// Purge moves up to limit final orders, those that were paid, cancelled or had
+// expired before a time, with their keys from the orders to the archive, in small
+// transactions by primary key. It returns how many it moved: fewer than limit are
+// all there were. It may run while a sale does, on several hosts at once, and may
+// be repeated after any error.
+//
+// The archive counts in the audit: a paid order's units stay sold. Its customer
+// and administrators see a purged order no more, but for its late payments, which
+// stay, and may still come. Its key may be used anew, and then makes another order:
+// purge what is older than anybody's last try. Paid orders of a SKU with a limit
+// for each customer stay until its sale has ended: the limit counts them. Restocks
+// and their keys stay.
+func Purge(ctx context.Context, db *stock.DB, before time.Time, limit int) (moved int, err error) {
+	var after ID
+	for attempts := 0; moved < limit; {
+		ids, err := findPurgeable(ctx, db, before, after, min(purgeBatch, limit-moved))
+		if err != nil || len(ids) == 0 {
+			return moved, err
+		}
+		n, err := archive(ctx, db, ids)
+		moved += n
+		switch {
+		case stock.IsDuplicate(err) && attempts < purgeAttempts:
+			attempts++ // look again what is left
+			continue
+		case err != nil:
+			return moved, err
+		}
+		after, attempts = ids[len(ids)-1], 0
+	}
+	return moved, nil
+}
+
+const (
+	archiveColumns = orderColumns + ", closed_at, payment_reference, returned_by"
+	// purgeable goes through the orders by primary key, which is the order in
+	// which they were made, as far as they can be old enough.
+	purgeable = "SELECT STRAIGHT_JOIN o.id FROM orders o FORCE INDEX (PRIMARY) JOIN stock s ON s.sku = o.sku " +
+		"WHERE o.id > ? AND o.id < ? AND o.status IN ('paid', 'cancelled', 'expired') AND o.closed_at < ? " +
+		"AND (o.status <> 'paid' OR s.per_customer_limit IS NULL OR s.sale_ends_at <= NOW(6)) ORDER BY o.id LIMIT ?"
+)
+
+func findPurgeable(ctx context.Context, db *stock.DB, before time.Time, after ID, limit int) ([]ID, error) {
+	var end ID // the first 48 bits of an ID are the milliseconds at which it was made
+	binary.BigEndian.PutUint64(end[:8], uint64(before.Add(purgeSkew).UnixMilli())<<16)
+	if bytes.Compare(after[:], end[:]) >= 0 {
+		return nil, nil
+	}
+	rows, err := db.SQL.QueryContext(ctx, purgeable, after[:], end[:], before, limit)
+	if err != nil {
+		return nil, fmt.Errorf("find orders to purge: %w", err)
+	}
+	return scanIDs(rows)
+}
+
+// archive moves orders, all or none; what is final never changes again. Nothing
+// is deleted that is not in the archive.
+func archive(ctx context.Context, db *stock.DB, ids []ID) (moved int, err error) {
+	list := make([]any, len(ids))
+	for i := range ids {
+		list[i] = ids[i][:]
+	}
+	in := "(?" + strings.Repeat(", ?", len(list)-1) + ")"
+	query := "BEGIN; " +
+		"INSERT INTO archived_orders (" + archiveColumns + ", archived_at) " +
+		"SELECT " + archiveColumns + ", NOW(6) FROM orders FORCE INDEX (PRIMARY) WHERE id IN " + in + "; " +
+		"DELETE o FROM orders o FORCE INDEX (PRIMARY) JOIN archived_orders a ON a.id = o.id WHERE o.id IN " + in + "; " +
+		"COMMIT"
+	err = retried(func() error {
+		return db.OnConn(ctx, func(conn *sql.Conn) error {
+			counts, err := execCommitted(ctx, conn, query, append(list, list...))
+			if err != nil {
+				return fmt.Errorf("archive orders: %w", err)
+			}
+			moved = int(counts[2])
+			return nil
+		})
+	})
+	return moved, err
+}

@@ -1,0 +1,100 @@
+package order_test
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"flashsale/internal/order"
+	"flashsale/internal/stock"
+)
+
+// databaseNow is the database's clock.
+func (s *shop) databaseNow(t *testing.T) (now time.Time) {
+	t.Helper()
+	if err := s.replicas[0].db.SQL.QueryRowContext(t.Context(), "SELECT NOW(6)").Scan(&now); err != nil {
+		t.Fatal(err)
+	}
+	return now
+}
+
+// Two purge at once, and a sale is running.
+func TestPurgingKeepsWhatWasSold(t *testing.T) {
+	forShops(t, stock.Stock{Units: 40}, time.Minute, func(t *testing.T, s *shop) {
+		var paid order.Order
+		for i := range 30 {
+			o := s.mustBuy(t, i, "ann", fmt.Sprint("k", i), 1)
+			var err error
+			switch i % 3 {
+			case 0:
+				paid, err = s.at(i).Pay(t.Context(), "ann", o.ID, "p")
+			case 1:
+				_, err = s.at(i).Cancel(t.Context(), "ann", o.ID)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := s.databaseNow(t)
+		late := s.mustBuy(t, 0, "ben", "late", 1)
+		if _, err := s.at(0).Pay(t.Context(), "ben", late.ID, "p"); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := order.Purge(t.Context(), s.replicas[0].db, before, 3); err != nil || n != 3 {
+			t.Errorf("purged %d, %v; want the 3 that were asked for", n, err)
+		}
+		var purged atomic.Int64
+		var group sync.WaitGroup
+		for _, r := range s.replicas {
+			group.Go(func() {
+				n, err := order.Purge(t.Context(), r.db, before, 1000)
+				purged.Add(int64(n))
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		s.mustBuy(t, 1, "cay", "k", 1)
+		group.Wait()
+		if purged.Load() != 17 {
+			t.Errorf("purged %d, want 17: what was paid and cancelled before, less 3", purged.Load())
+		}
+		if got := s.audit(t); got.Paid != 11 || got.Reserved != 11 || got.Returned != 10 || got.Available != 18 {
+			t.Errorf("%+v; want 11 paid, 11 reserved, 10 returned, 18 available", got)
+		}
+		_, err := s.at(0).Find(t.Context(), "ann", paid.ID)
+		mustBe(t, "find a purged order", err, order.ErrNotFound)
+		if again, err := s.at(0).Pay(t.Context(), "ann", paid.ID, "p"); err != nil || again.PaymentReference != "p" {
+			t.Errorf("pay a purged order again: got %+v, %v", again, err)
+		}
+		_, err = s.at(0).Pay(t.Context(), "ann", paid.ID, "p2")
+		mustBe(t, "pay a purged order once more", err, order.ErrAlreadyPaid)
+		if got := s.late(t); len(got) != 1 || got[0] != "p2" {
+			t.Errorf("kept %q, want p2", got)
+		}
+	})
+}
+
+// The limit counts what was paid for as long as there is a sale to limit.
+func TestPurgingLeavesTheLimitInForce(t *testing.T) {
+	t.Parallel()
+	one := int32(1)
+	s := openShop(t, "etcd", stock.Stock{Units: 5, PerCustomerLimit: &one}, time.Minute)
+	o := s.mustBuy(t, 0, "ann", "k", 1)
+	if _, err := s.at(0).Pay(t.Context(), "ann", o.ID, ""); err != nil {
+		t.Fatal(err)
+	}
+	now := s.databaseNow(t)
+	if n, err := order.Purge(t.Context(), s.replicas[0].db, now, 1000); err != nil || n != 0 {
+		t.Errorf("purged %d, %v; want none while the sale goes on", n, err)
+	}
+	_, err := s.at(0).Place(t.Context(), buy("ann", "k2", 1))
+	mustBe(t, "buy one more", err, order.ErrCustomerLimit)
+	change(t, s.at(0), stock.Stock{PerCustomerLimit: &one, SaleEndsAt: &now})
+	if n, err := order.Purge(t.Context(), s.replicas[0].db, now, 1000); err != nil || n != 1 {
+		t.Errorf("purged %d, %v; want one after the sale", n, err)
+	}
+	s.audit(t)
+}
