@@ -54,6 +54,15 @@ func (c *client) putSKU(sku string, units int) {
 	}
 }
 
+func customerToken(t *testing.T, customer string) string {
+	t.Helper()
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": customer}).SignedString([]byte(secret))
+	if err != nil {
+		t.Error(err)
+	}
+	return token
+}
+
 // order asks for one unit and returns the answer's status.
 func (c *client) order(sku, customer string) (int, error) {
 	status, _, err := c.orderBody(sku, customer)
@@ -62,11 +71,7 @@ func (c *client) order(sku, customer string) (int, error) {
 
 // orderBody is order, with the answer's body.
 func (c *client) orderBody(sku, customer string) (int, string, error) {
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": customer}).SignedString([]byte(secret))
-	if err != nil {
-		return 0, "", err
-	}
-	return c.call("POST", "/v1/orders", token, "key of "+sku, fmt.Sprintf(`{"sku":%q,"quantity":1}`, sku))
+	return c.call("POST", "/v1/orders", customerToken(c.t, customer), "key of "+sku, fmt.Sprintf(`{"sku":%q,"quantity":1}`, sku))
 }
 
 func (c *client) call(method, path, token, key, body string) (int, string, error) {

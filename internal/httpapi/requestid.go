@@ -90,7 +90,7 @@ func accessLog(logger *slog.Logger) gin.HandlerFunc {
 		attrs := []slog.Attr{
 			slog.String("method", c.Request.Method), slog.String("route", c.FullPath()), slog.String("path", c.Request.URL.Path),
 			slog.Int("status", c.Writer.Status()), slog.Float64("duration_ms", float64(took.Microseconds())/1000),
-			slog.Int("bytes", c.Writer.Size()), slog.String("remote", c.ClientIP()),
+			slog.Int("bytes", c.Writer.Size()), slog.String("remote", clientAddress(c).String()),
 		}
 		if id := orderID(c); id != "" {
 			attrs = append(attrs, slog.String("order_id", id))

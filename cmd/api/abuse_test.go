@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"flashsale/internal/sandbox"
+)
+
+// patience is far beyond the service's own limits of 5 and 10 seconds, and far
+// from what it would wait without them.
+const patience = 40 * time.Second
+
+// wire is a connection that does what no client library would.
+type wire struct {
+	t *testing.T
+	net.Conn
+}
+
+func dial(t *testing.T, r *sandbox.Replica) wire {
+	t.Helper()
+	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(r.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	return wire{t, conn}
+}
+
+func (w wire) send(text string) {
+	w.t.Helper()
+	if _, err := io.WriteString(w, text); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// answer reads one, and makes sure that the connection ends behind it.
+func (w wire) answer() (status int, body string) {
+	w.t.Helper()
+	in := bufio.NewReader(w)
+	response, err := http.ReadResponse(in, nil)
+	if err != nil {
+		w.t.Fatalf("no answer: %v", err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := in.ReadByte(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		w.t.Errorf("the connection did not end behind the answer: %v", err)
+	}
+	return response.StatusCode, string(text)
+}
+
+// Nobody holds a connection by sending slowly, or memory by sending much.
+func TestSlowAndHugeRequestsAreCutOff(t *testing.T) {
+	t.Parallel()
+	r := start(t, replicaConfig(newDSN(t), "a", "conditional")).Replica
+	order := "POST /v1/orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nIdempotency-Key: k\r\nAuthorization: Bearer " +
+		customerToken(t, "ann") + "\r\n"
+	for _, test := range []struct {
+		name   string
+		do     func(w wire)
+		status int // 0: the connection ends without an answer
+		slug   string
+	}{
+		{"nothing is sent", func(wire) {}, 0, ""},
+		{"half of the headers", func(w wire) { w.send("GET /healthz HTTP/1.1\r\nHost: x\r\n") }, 0, ""},
+		{"one header after the other", func(w wire) {
+			w.send("GET /healthz HTTP/1.1\r\nHost: x\r\n")
+			for i := 0; ; i++ {
+				if _, err := fmt.Fprintf(w, "X-%d: y\r\n", i); err != nil {
+					return // it was cut off
+				}
+				time.Sleep(200 * time.Millisecond)
+			}
+		}, 0, ""},
+		{"half of the body", func(w wire) { w.send(order + "Content-Length: 100\r\n\r\n{") }, http.StatusRequestTimeout, "request-timeout"},
+		{"headers of 20 KiB", func(w wire) {
+			w.send("GET /v1/skus HTTP/1.1\r\nHost: x\r\nCookie: " + strings.Repeat("c", 18<<10) + "\r\n\r\n")
+		}, http.StatusRequestHeaderFieldsTooLarge, "headers-too-large"},
+		{"headers of 1 MiB", func(w wire) {
+			// The answer may come, and the connection end, before all is sent.
+			_, _ = io.WriteString(w, "GET /v1/skus HTTP/1.1\r\nHost: x\r\nCookie: "+strings.Repeat("c", 1<<20)+"\r\n\r\n")
+		}, http.StatusRequestHeaderFieldsTooLarge, ""},
+		{"a body of 1 MiB", func(w wire) {
+			_, _ = io.WriteString(w, order+fmt.Sprintf("Content-Length: %d\r\n\r\n", 1<<20)+strings.Repeat(" ", 100<<10))
+		}, http.StatusRequestEntityTooLarge, "body-too-large"},
+		{"a body without an end", func(w wire) {
+			_, _ = io.WriteString(w, order+"Transfer-Encoding: chunked\r\n\r\n")
+			for range 20 {
+				if _, err := io.WriteString(w, "2000\r\n"+strings.Repeat(" ", 0x2000)+"\r\n"); err != nil {
+					return
+				}
+			}
+		}, http.StatusRequestEntityTooLarge, "body-too-large"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			w := dial(t, r)
+			w.t = t
+			test.do(w)
+			if test.status == 0 {
+				rest, err := io.ReadAll(w)
+				if len(rest) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("got %q, %v; want the connection to end", rest, err)
+				}
+				return
+			}
+			status, body := w.answer()
+			if status != test.status || test.slug != "" && !strings.Contains(body, "/errors/"+test.slug) {
+				t.Errorf("got %d %s, want %d %s", status, body, test.status, test.slug)
+			}
+		})
+	}
+}
