@@ -126,3 +126,40 @@ func TestSlowAndHugeRequestsAreCutOff(t *testing.T) {
 		})
 	}
 }
+
+// Connections beyond the limit wait, and are served when others have ended: by
+// themselves, or because they were idle or slow.
+func TestConnectionsAreBounded(t *testing.T) {
+	t.Parallel()
+	cfg := replicaConfig(newDSN(t), "a", "conditional")
+	cfg.Args = append(cfg.Args, "--max-connections=2")
+	r := start(t, cfg).Replica
+	get := func(w wire) { w.send("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") }
+	served := func(w wire, within time.Duration) error {
+		if err := w.SetReadDeadline(time.Now().Add(within)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := w.Read(make([]byte, 1))
+		return err
+	}
+	first, second, third := dial(t, r), dial(t, r), dial(t, r)
+	for _, w := range []wire{first, second} {
+		get(w)
+		if err := served(w, patience); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get(third)
+	if err := served(third, time.Second); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a third connection was served: %v", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := served(third, patience); err != nil {
+		t.Errorf("the third connection, after the first had ended: %v", err)
+	}
+	if err := errors.Join(second.Close(), third.Close()); err != nil { // the replica's own drain
+		t.Error(err)
+	}
+}

@@ -2,13 +2,20 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/json"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/golang-jwt/jwt/v5"
 )
 
 func TestWeakAndKnownSecretsAreRefused(t *testing.T) {
@@ -92,5 +99,36 @@ func TestMisspeltNameInTheFileIsAnError(t *testing.T) {
 	if err := fromFile(t, map[string]any{"jwtsecret": "hidden", "admin-token": "a"}); err == nil ||
 		!strings.Contains(err.Error(), "--config: there is no flag jwtsecret") || strings.Contains(err.Error(), "hidden") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestReplicaTakesTokensOfAKeySet(t *testing.T) {
+	t.Parallel()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{KeyID: "k1", Key: key.Public(), Use: "sig"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "jwks.json")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := replicaConfig(newDSN(t), "a", "conditional")
+	cfg.JWTSecret, cfg.Args = "", append(cfg.Args, "--jwks="+file)
+	c := start(t, cfg)
+	c.putSKU("lamp", 1)
+	token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"sub": "ann"})
+	token.Header["kid"] = "k1"
+	signed, err := token.SignedString(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for bearer, want := range map[string]int{signed: http.StatusCreated, customerToken(t, "ann"): http.StatusUnauthorized} {
+		if status, text, err := c.call("POST", "/v1/orders", bearer, "key", `{"sku":"lamp","quantity":1}`); err != nil || status != want {
+			t.Errorf("got %d %s, %v; want %d", status, text, err, want)
+		}
 	}
 }

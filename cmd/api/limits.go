@@ -12,10 +12,16 @@ type limitFlags struct {
 	ByCustomer limit.Limit `name:"rate-limit-customer" default:"0" placeholder:"N/WINDOW" help:"Requests of one customer: 100/10s are 100 in 10 seconds, all at once if need be; 0 is no limit. Each replica counts for itself. Beyond it: 429 with Retry-After."`
 	ByAddress  limit.Limit `name:"rate-limit-address" default:"0" placeholder:"N/WINDOW" help:"Requests from one IPv4 address or IPv6 network of 64 bits, likewise: behind a proxy together with --trusted-proxies."`
 
+	// MaxConnections bounds what connections cost: some 20 KiB each.
+	MaxConnections int `default:"20000" placeholder:"N" help:"Callers' connections that are open at the same time, at most (${default}), streams of events included; more of them wait."`
+
 	TrustedProxies []string `placeholder:"CIDR" help:"Addresses or networks of proxies in front of this service: of them alone X-Forwarded-For is believed, for the limit by address. None by default."`
 }
 
 func (f *limitFlags) check() error {
+	if f.MaxConnections < 1 {
+		return fmt.Errorf("--max-connections is %d, must be at least 1", f.MaxConnections)
+	}
 	for _, text := range f.TrustedProxies {
 		_, err := netip.ParseAddr(text)
 		network, networkErr := netip.ParsePrefix(text)

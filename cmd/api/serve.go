@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/net/netutil"
 
 	"flashsale/internal/guard"
 	"flashsale/internal/httpapi"
@@ -132,6 +133,7 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	if err != nil {
 		return fmt.Errorf("--addr: %w", err)
 	}
+	listener = netutil.LimitListener(listener, c.MaxConnections)
 	defer func() { _ = listener.Close() }() // the server closes it first
 
 	r := &replica{cmd: c, strategy: row, fence: fence, logger: logger, level: level, keys: keys, tls: secure, limits: c.limits(), registry: prometheus.NewRegistry()}
