@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -214,5 +215,58 @@ func TestChangesOfManySKUsAtOnce(t *testing.T) {
 	})
 	if n := count(r.cfg.Metrics.Transactions); n > 2*skus/txnSize+2 {
 		t.Errorf("%d transactions for %d new SKUs", n, skus)
+	}
+}
+
+// TestWhoeverFollowsTheViewMissesNoLastChange follows by Next and Since, as
+// streams of events do, while two replicas sell.
+func TestWhoeverFollowsTheViewMissesNoLastChange(t *testing.T) {
+	s := newShop(t, servers.EtcdEndpoints())
+	here, there := s.start(), s.start()
+	const skus, sales = 20, 15
+	for i := range skus {
+		s.put(fmt.Sprintf("sku%02d", i), sales)
+	}
+	soldOut := make(chan string, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*testPatience)
+	defer cancel()
+	go func() { soldOut <- followToTheEnd(ctx, here, skus) }()
+	for i := range skus * sales {
+		sku, seller := fmt.Sprintf("sku%02d", i%skus), []*replica{here, there}[i/skus%2]
+		seller.Changed(sku, s.sell(sku, "buyer", fmt.Sprint(i)))
+	}
+	if problem := <-soldOut; problem != "" {
+		t.Error(problem)
+	}
+}
+
+// followToTheEnd returns when so many SKUs are seen, and all of them sold out, or
+// what is wrong.
+func followToTheEnd(ctx context.Context, r *replica, skus int) string {
+	seen := map[string]Entry{}
+	for revision := int64(0); ; {
+		next := r.Next()
+		changed, now, ok := r.Since(revision)
+		if ok {
+			revision = now
+		}
+		for _, e := range changed {
+			if e.Seq < seen[e.SKU].Seq {
+				return fmt.Sprintf("%s went back from seq %d to %d", e.SKU, seen[e.SKU].Seq, e.Seq)
+			}
+			seen[e.SKU] = e
+		}
+		left := int64(0)
+		for _, e := range seen {
+			left += e.Available
+		}
+		if left == 0 && len(seen) == skus {
+			return ""
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return fmt.Sprintf("%d units of %d SKUs are seen in the end; in MySQL there are none of %d", left, len(seen), skus)
+		}
 	}
 }
