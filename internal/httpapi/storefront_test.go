@@ -1,8 +1,14 @@
 package httpapi_test
 
 import (
+	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +25,20 @@ func shows(selector, text string) string {
 	return fmt.Sprintf("(document.querySelector(%q)?.innerText ?? '').includes(%q)", selector, text)
 }
 
+// press presses a button of a SKU's card, or an order's row.
+func (b *browser) press(selector string) {
+	b.t.Helper()
+	b.await(fmt.Sprintf("document.querySelector(%q)?.disabled === false", selector))
+	b.do(chromedp.Click(chromedp.CSS(selector)))
+}
+
+// buy orders so many units.
+func (b *browser) buy(sku, quantity string) {
+	b.t.Helper()
+	b.do(chromedp.SetValue(chromedp.CSS(card(sku, "input")), quantity))
+	b.press(card(sku, "form button"))
+}
+
 func (s *server) sell(sku, name string, units int, more string) {
 	s.t.Helper()
 	body := fmt.Sprintf(`{"name":%q,"price_cents":4999,"currency":"EUR","units":%d%s}`, name, units, more)
@@ -31,19 +51,26 @@ func (s *server) sell(sku, name string, units int, more string) {
 func shop(t *testing.T, provoked ...string) (*server, *browser) {
 	t.Helper()
 	s := startReplicas(t, 1, func(cfg *sandbox.ReplicaConfig) { cfg.Args = append(cfg.Args, "--payment-window=5m") })[0]
-	soon := time.Now().Add(36 * time.Hour).UTC().Format(time.RFC3339)
-	later := time.Now().Add(72 * time.Hour).UTC().Format(time.RFC3339)
-	s.sell("lamp", "Brass lamp", 10, fmt.Sprintf(`,"per_customer_limit":4,"sale_ends_at":%q`, soon))
-	s.sell("chair", "Oak chair", 3, "")
-	s.sell("radio", "Valve radio", 40, fmt.Sprintf(`,"sale_starts_at":%q,"sale_ends_at":%q`, soon, later))
+	s.fill()
 	b := openBrowser(t, strings.TrimPrefix(s.URL, "http://"), provoked...)
 	b.do(chromedp.EmulateViewport(1180, 760))
 	return s, b
 }
 
+// fill puts SKUs on sale.
+func (s *server) fill() {
+	s.t.Helper()
+	soon := time.Now().Add(36 * time.Hour).UTC().Format(time.RFC3339)
+	later := time.Now().Add(72 * time.Hour).UTC().Format(time.RFC3339)
+	s.sell("lamp", "Brass lamp", 10, fmt.Sprintf(`,"per_customer_limit":4,"sale_ends_at":%q`, soon))
+	s.sell("chair", "Oak chair", 3, "")
+	s.sell("radio", "Transistor radio", 40, fmt.Sprintf(`,"sale_starts_at":%q,"sale_ends_at":%q`, soon, later))
+	s.sell("radio-now", "Valve radio", 40, "")
+}
+
 func TestTheStorefrontSellsLive(t *testing.T) {
 	t.Parallel()
-	s, b := shop(t, "409 (Conflict)", "/v1/orders?limit=50")
+	s, b := shop(t, "409 (Conflict)", "401 (Unauthorized)")
 	b.do(chromedp.Navigate(s.URL + "/"))
 	b.await(shows("#live", "Live"))
 	b.await(shows(card("lamp", ".left"), "10 of 10 left"))
@@ -57,11 +84,7 @@ func TestTheStorefrontSellsLive(t *testing.T) {
 		t.Errorf("the token stays in the address: %s", got)
 	}
 
-	buy := func(sku, quantity string) {
-		t.Helper()
-		b.do(chromedp.SetValue(chromedp.CSS(card(sku, "input")), quantity), chromedp.Click(chromedp.CSS(card(sku, "button"))))
-	}
-	buy("lamp", "3")
+	b.buy("lamp", "3")
 	b.await(shows("#messages", "Reserved for you: 3 × Brass lamp. Pay within 0"))
 	b.await(shows("#orders", "3 × Brass lamp"))
 	b.await(shows("#orders", "149.97"))
@@ -72,9 +95,9 @@ func TestTheStorefrontSellsLive(t *testing.T) {
 	s.order(ben, "k", `{"sku":"lamp","quantity":4}`).check(t, 201, "", "")
 	b.await(shows(card("lamp", ".left"), "3 of 10 left"))
 
-	buy("lamp", "2")
+	b.buy("lamp", "2")
 	b.await(shows("#messages", "more than one customer may have"))
-	buy("chair", "4")
+	b.buy("chair", "4")
 	b.await(shows("#messages", "A smaller quantity may still succeed"))
 	b.picture("storefront")
 	s.order(ben, "k2", `{"sku":"chair","quantity":3}`).check(t, 201, "", "")
@@ -90,4 +113,111 @@ func TestTheStorefrontSellsLive(t *testing.T) {
 		t.Errorf("a telephone of 390 pixels has to be scrolled sideways: %v", wide)
 	}
 	b.picture("storefront-mobile")
+	b.do(chromedp.EmulateViewport(1180, 760))
+
+	// The newest order is the first, its units go back when it is cancelled, and
+	// what is paid stays.
+	b.buy("lamp", "1")
+	b.await(shows("#orders li:first-child", "1 × Brass lamp"))
+	b.press("#orders li:first-child .cancel")
+	b.await(shows("#orders li:first-child", "Cancelled"))
+	b.await(shows(card("lamp", ".left"), "3 of 10 left"))
+	b.press("#orders li:last-child .pay")
+	b.await(shows("#messages", "Paid. Thank you."))
+	b.await(shows("#orders li:last-child", "Paid"))
+	b.picture("storefront-orders")
+	if eval[bool](b, "[...document.querySelectorAll('#orders .row')].some((row) => !row.hidden)") {
+		t.Error("what has come to its end can be paid or cancelled")
+	}
+
+	// They are there when the page is loaded again; and gone for somebody else.
+	b.do(chromedp.Reload())
+	b.await("document.querySelectorAll('#orders li').length === 2")
+	b.press("#leave")
+	b.await("document.querySelectorAll('#orders li').length === 0 && !document.querySelector('#enter').hidden")
+	b.do(chromedp.SendKeys(chromedp.CSS("#token"), ben+"\r"))
+	b.await(shows("#who", "ben"))
+	b.await("document.querySelectorAll('#orders li').length === 2")
+	b.press("#leave")
+	b.do(chromedp.SendKeys(chromedp.CSS("#token"), "nonsense\r"))
+	b.await(shows("#messages", "Your token is not valid"))
+	b.await("!document.querySelector('#enter').hidden")
+}
+
+// lossy stands between the browser and a replica. It loses the answers to so many
+// orders, and refuses so many before that.
+type lossy struct {
+	refuse, lose atomic.Int32
+	orders       atomic.Int32 // that came
+}
+
+func (l *lossy) before(t *testing.T, s *server) *httptest.Server {
+	t.Helper()
+	target, err := url.Parse(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.FlushInterval = -1
+	proxy.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }
+	proxy.ModifyResponse = func(answer *http.Response) error {
+		if answer.Request.Method == http.MethodPost && l.lose.Add(-1) >= 0 {
+			return errors.New("lost")
+		}
+		return nil
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			l.orders.Add(1)
+			if l.refuse.Add(-1) >= 0 {
+				w.Header().Set("Content-Type", "application/problem+json")
+				w.WriteHeader(http.StatusServiceUnavailable)
+				_, _ = w.Write([]byte(`{"type":"/errors/busy","title":"Busy","status":503}`))
+				return
+			}
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.CloseClientConnections)
+	return server
+}
+
+// TestTheStorefrontAsksAgainUnderTheSameKey loses answers to orders that were made.
+func TestTheStorefrontAsksAgainUnderTheSameKey(t *testing.T) {
+	t.Parallel()
+	s := startReplicas(t, 1, func(cfg *sandbox.ReplicaConfig) { cfg.Args = append(cfg.Args, "--payment-window=5s") })[0]
+	s.fill()
+	var wire lossy
+	url := wire.before(t, s).URL
+	b := openBrowser(t, strings.TrimPrefix(url, "http://"), "/v1/orders")
+	b.do(chromedp.Navigate(url + "/#token=" + customer(t, "ann")))
+	b.await(shows("#who", "ann"))
+	b.await(shows("#live", "Live"))
+	wire.refuse.Store(1)
+	wire.lose.Store(2)
+	b.buy("radio-now", "2")
+	b.await(shows("#orders", "2 × Valve radio"))
+	if tries := wire.orders.Load(); tries != 4 {
+		t.Errorf("asked %d times, want 4", tries)
+	}
+	b.await(shows(card("radio-now", ".left"), "38 of 40 left"))
+	// What was not paid in time goes back, and the page sees it.
+	b.await(shows("#orders", "Expired"))
+	b.await(shows(card("radio-now", ".left"), "40 of 40 left"))
+
+	// An order whose answers are all lost can be asked for later, also by a page
+	// that was loaded again, and is not made twice.
+	wire.lose.Store(1000)
+	b.buy("radio-now", "3")
+	b.await(shows("#messages", "nothing is done twice"))
+	b.do(chromedp.Reload())
+	b.await(shows(card("radio-now", ".limit"), "Your order of 3 has no answer yet."))
+	wire.lose.Store(0)
+	b.press(card("radio-now", "form button"))
+	b.await("document.querySelectorAll('#orders li').length === 2")
+	b.await(shows(card("radio-now", "form button"), "Buy"))
+	orders := s.call("GET", "/v1/orders", "", "Authorization", "Bearer "+customer(t, "ann"))
+	if n := len(orders.body["items"].([]any)); n != 2 {
+		t.Errorf("there are %d orders, want 2: %s", n, orders.text)
+	}
 }
