@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/stock"
@@ -78,4 +79,43 @@ func QueueOnce() {
 		t.answer(Placed{}, nil)
 	}
 	<-t.answered
+}
+
+// Query is a statement and the index by which it finds orders; empty where it
+// is a whole transaction.
+type Query struct {
+	Text  string
+	Args  []any
+	Index string
+}
+
+// LifeQueries are the statements of the life cycle, of n orders where it is many.
+func LifeQueries(n int) map[string]Query {
+	ids := make([]ID, n)
+	for i := range ids {
+		ids[i] = newID()
+	}
+	id, text := ids[0][:], []byte("x")
+	queries := map[string]Query{
+		"pay":           {payOrder, []any{text, id, text}, "PRIMARY"},
+		"read":          {readOrder, []any{id, text}, ""},
+		"read archived": {readArchived, []any{id, text}, ""},
+		"list":          {listOrders, []any{text, id, 50}, "of_customer"},
+		"due":           {dueOrders + " AND sku NOT IN (?) ORDER BY expires_at LIMIT ?", []any{text, 2000}, "expiring"},
+		"next due":      {nextDue, nil, ""},
+		"purgeable":     {purgeable, []any{id, ids[n-1][:], time.Now(), 500}, "PRIMARY"},
+		"keep late":     {keepLatePayment, nil, ""},
+		"list late":     {listLatePayments, nil, ""},
+		"restock":       {addRestock, nil, ""},
+		"read restock":  {readRestock, nil, ""},
+	}
+	for _, to := range []Status{Cancelled, Expired} {
+		r := returning{sku: "sku", to: to, ids: ids}
+		query, args := r.statements(newID())
+		queries[string(to)] = Query{query, nil, ""}
+		parts := strings.Split(query, "; ")
+		queries[string(to)+": end"] = Query{parts[2], args[1 : n+4], "PRIMARY"}
+		queries[string(to)+": return"] = Query{parts[3], args[n+4:], "PRIMARY"}
+	}
+	return queries
 }

@@ -18,6 +18,7 @@ import (
 // shop is two replicas that sell one SKU.
 type shop struct {
 	dsn      string
+	strategy string
 	replicas [2]*replica
 }
 
@@ -37,7 +38,7 @@ func forShops(t *testing.T, s stock.Stock, window time.Duration, f func(t *testi
 
 func openShop(t *testing.T, name string, s stock.Stock, window time.Duration) *shop {
 	t.Helper()
-	opened := &shop{dsn: newDSN(t, s)}
+	opened := &shop{dsn: newDSN(t, s), strategy: name}
 	for i := range opened.replicas {
 		opened.replicas[i] = start(t, options{dsn: opened.dsn, strategy: name, window: window})
 	}

@@ -28,6 +28,8 @@ const childEnv = "FLASHSALE_TEST_CHILD"
 const (
 	inCommit   order.Step = "in-commit"   // the batch is sent, its answer not read
 	inRollback order.Step = "in-rollback" // a duplicate key was answered, ROLLBACK not sent
+	// whileSweeping: it has the lock of whoever expires orders.
+	whileSweeping order.Step = "while-sweeping"
 )
 
 type childConfig struct {
@@ -89,6 +91,9 @@ func runChild(cfg childConfig) error {
 	r, err := newReplica(o)
 	if err != nil {
 		return err
+	}
+	if cfg.Stop == whileSweeping {
+		return expireAsChild(cfg, r, stop)
 	}
 	placed, err := r.orders.Place(context.Background(), cfg.Order)
 	result := childResult{ID: placed.Order.ID.String(), Replayed: placed.Replayed}

@@ -1,0 +1,90 @@
+package order_test
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pingcap/tidb/pkg/parser"
+	_ "github.com/pingcap/tidb/pkg/parser/test_driver" // the parser's literals
+
+	"flashsale/internal/order"
+	"flashsale/internal/stock"
+)
+
+// The slowest page is what `go test -run HundredThousand -v` prints.
+func TestHundredThousandOrdersAreListedPageByPage(t *testing.T) {
+	t.Parallel()
+	const orders, page = 100_000, 200
+	s := openShop(t, "etcd", stock.Stock{Units: 1}, time.Minute)
+	for _, customer := range []string{"ann", "ben"} { // in turn, as they would buy
+		execSQL(t, s.dsn, `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, status, fence, seq,
+			created_at, expires_at) SELECT UNHEX(CONCAT(LPAD(HEX(seq), 16, '0'), LEFT(MD5(?), 16))), 'sku', ?, seq, '', 1, 1, 'EUR', 'reserved',
+			0, 1, NOW(6), NOW(6) + INTERVAL 1 HOUR FROM seq_1_to_100000`, customer, customer)
+	}
+	var before order.ID
+	var slowest, total time.Duration
+	seen := 0
+	for {
+		began := time.Now()
+		got, err := s.at(0).List(t.Context(), "ann", before, page)
+		took := time.Since(began)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got) == 0 {
+			break
+		}
+		slowest, total = max(slowest, took), total+took
+		for _, o := range got {
+			if o.Customer != "ann" || before != (order.ID{}) && bytes.Compare(o.ID[:], before[:]) >= 0 {
+				t.Fatalf("order %v of %s comes after %v", o.ID, o.Customer, before)
+			}
+			before = o.ID
+			seen++
+		}
+	}
+	t.Logf("%d orders in pages of %d: the slowest took %s, the mean %s", seen, page, slowest, total/(orders/page))
+	if seen != orders {
+		t.Errorf("listed %d orders, want %d", seen, orders)
+	}
+}
+
+// Whatever locks rows finds them by primary key, and whatever is read in order
+// has an index for it.
+func TestPlansOfTheLifeCycle(t *testing.T) {
+	t.Parallel()
+	db := open(t, newDSN(t, stock.Stock{Units: 4}))
+	const fill = `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, status, fence, seq,
+		created_at, expires_at, closed_at) SELECT UNHEX(MD5(CONCAT(a.seq, '-', b.seq))), 'sku', CONCAT('customer', a.seq), CONCAT('key', b.seq), '',
+		1, 1, 'EUR', IF(a.seq > 90, 'reserved', 'paid'), 1, 1, NOW(6), NOW(6) + INTERVAL b.seq SECOND, NOW(6) FROM seq_1_to_100 a, seq_1_to_100 b`
+	for _, query := range []string{fill, "ANALYZE TABLE orders"} {
+		if _, err := db.SQL.ExecContext(t.Context(), query); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for what, q := range order.LifeQueries(500) {
+		if _, _, err := parser.New().ParseSQL(q.Text); err != nil {
+			t.Errorf("%s: MySQL does not take it: %v", what, err)
+		}
+		if q.Index == "" {
+			continue
+		}
+		found := false
+		for _, row := range explain(t, db.SQL, q.Text, q.Args) {
+			if row["table"] != "o" && row["table"] != "orders" {
+				continue
+			}
+			found = true
+			if row["key"] != q.Index || row["type"] == "index" && !strings.Contains(q.Text, "LIMIT") || row["type"] == "ALL" ||
+				strings.Contains(row["Extra"], "filesort") {
+				t.Errorf("%s is done by %v, want %s", what, row, q.Index)
+			}
+		}
+		if !found {
+			t.Errorf("%s: the plan does not name the orders: %s", what, fmt.Sprint(explain(t, db.SQL, q.Text, q.Args)))
+		}
+	}
+}
