@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gin-gonic/gin"
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
@@ -70,5 +71,22 @@ func BenchmarkOrder(b *testing.B) {
 		if handler.ServeHTTP(w, r); w.Code != http.StatusCreated {
 			b.Fatal(w.Code, w.Body)
 		}
+	}
+}
+
+// BenchmarkWatch is what a request costs to be counted, named, and not logged.
+func BenchmarkWatch(b *testing.B) {
+	a := &api{metrics: newMetrics(nil), cfg: Config{Logger: slog.New(slog.DiscardHandler)}}
+	bare, watched := gin.New(), gin.New()
+	a.watch(watched)
+	for name, r := range map[string]*gin.Engine{"bare": bare, "watched": watched} {
+		r.POST("/v1/orders", func(c *gin.Context) { c.Status(http.StatusCreated) })
+		b.Run(name, func(b *testing.B) {
+			request := httptest.NewRequest(http.MethodPost, "/v1/orders", http.NoBody)
+			b.ReportAllocs()
+			for b.Loop() {
+				r.ServeHTTP(httptest.NewRecorder(), request)
+			}
+		})
 	}
 }

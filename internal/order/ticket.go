@@ -3,8 +3,6 @@ package order
 import (
 	"context"
 	"sync/atomic"
-
-	"go.opentelemetry.io/otel/trace"
 )
 
 // ticket is an order that waits at a desk. The desk and the waiting caller race
@@ -19,9 +17,7 @@ type ticket struct {
 	state  atomic.Int32
 	// twin: another order with its key was in a batch, and decides first.
 	twin     atomic.Bool
-	tracer   trace.Tracer // nil when its request is not traced
-	wait     trace.Span   // its last waiting at the desk
-	answered chan answer  // of size one: the desk never waits for a caller
+	answered chan answer // of size one: the desk never waits for a caller
 }
 
 type answer struct {
@@ -56,7 +52,7 @@ func (t *ticket) take() bool {
 // putBack takes it out of a batch that was not applied; false when its caller
 // has gone meanwhile.
 func (t *ticket) putBack() bool {
-	t.waitsFrom(t.tracer) // before the caller may see it
+	t.waitsAgain() // before the caller may see it
 	waits := t.state.CompareAndSwap(ticketTaken, ticketWaits)
 	if !waits {
 		t.waited(nil)

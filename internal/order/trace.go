@@ -56,19 +56,35 @@ func (cfg *Config) spanOf(ctx context.Context, tickets ...[]*ticket) context.Con
 	return ctx
 }
 
+// waiting is the context of a traced request whose order waits at a desk. It
+// stands in place of the request's own: other tickets are not larger for it.
+type waiting struct {
+	context.Context // the request's
+	tracer          trace.Tracer
+	span            trace.Span
+}
+
 // waitsFrom begins the span of a ticket's waiting at its desk.
 func (t *ticket) waitsFrom(tracer trace.Tracer) {
 	if tracer == nil || !trace.SpanContextFromContext(t.request).IsSampled() {
 		return
 	}
-	t.tracer = tracer
-	_, t.wait = tracer.Start(t.request, "desk wait", ofSKU(t.req.SKU))
+	_, span := tracer.Start(t.request, "desk wait", ofSKU(t.req.SKU))
+	t.request = &waiting{t.request, tracer, span}
+}
+
+// waitsAgain begins another one.
+func (t *ticket) waitsAgain() {
+	if w, traced := t.request.(*waiting); traced {
+		t.request = w.Context
+		t.waitsFrom(w.tracer)
+	}
 }
 
 // waited ends it. Only who has taken the ticket, or left with it, may call this.
 func (t *ticket) waited(err error) {
-	if t.wait != nil {
-		endSpan(t.wait, err)
+	if w, traced := t.request.(*waiting); traced {
+		endSpan(w.span, err)
 	}
 }
 

@@ -9,9 +9,23 @@ import (
 
 type requestIDKey struct{}
 
+// identified is a context of one allocation; context.WithValue would make two of
+// a string, for each request.
+type identified struct {
+	context.Context
+	id string
+}
+
+func (c *identified) Value(key any) any {
+	if key == (requestIDKey{}) {
+		return c.id
+	}
+	return c.Context.Value(key)
+}
+
 // WithRequestID is ctx with the id of the request that it belongs to.
 func WithRequestID(ctx context.Context, id string) context.Context {
-	return context.WithValue(ctx, requestIDKey{}, id)
+	return &identified{ctx, id}
 }
 
 // RequestID is the id of the request that ctx belongs to; "" if none is known.
