@@ -10,8 +10,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/golang-jwt/jwt/v5"
 )
 
 // buyers order one unit each of one SKU, one after the other, until they are told
@@ -95,11 +93,7 @@ func (b *buyers) gap() time.Duration {
 }
 
 func (b *buyers) buy(customer string, turn int) {
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": customer}).SignedString([]byte(secret))
-	if err != nil {
-		b.t.Error(err)
-		return
-	}
+	token := customerToken(b.t, customer)
 	for deadline := time.Now().Add(buyerPatience); time.Now().Before(deadline); turn++ {
 		b.mu.Lock()
 		url := b.urls[turn%len(b.urls)]

@@ -54,6 +54,7 @@ type cli struct {
 	Settings   configCmd     `cmd:"" name:"config" help:"Show or change what all replicas take from etcd while they run."`
 	Fence      fenceCmd      `cmd:"" help:"Show or change how the database is guarded."`
 	Health     healthCmd     `cmd:"" help:"Ask a replica whether it is ready; exit 1 if not. For a container's health check."`
+	Purge      purgeCmd      `cmd:"" help:"Move orders that were final before a time, and their keys, to the archive."`
 	Version    versionCmd    `cmd:"" help:"Print the program's version."`
 }
 
@@ -73,7 +74,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { exited = true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Vars{"quantum": order.DefaultQuantum.String(), "settings": joined(settings.Names()), "strategies": joined(strategy.Names()), "strategy": strategy.Default},
+		kong.Vars{"purge_recent": purgeRecent.String(), "quantum": order.DefaultQuantum.String(), "settings": joined(settings.Names()), "strategies": joined(strategy.Names()), "strategy": strategy.Default},
 	)
 	if err != nil {
 		return err

@@ -61,22 +61,40 @@ const (
 	archiveColumns = orderColumns + ", closed_at, payment_reference, returned_by"
 	// purgeable goes through the orders by primary key, which is the order in
 	// which they were made, as far as they can be old enough.
-	purgeable = "SELECT STRAIGHT_JOIN o.id FROM orders o FORCE INDEX (PRIMARY) JOIN stock s ON s.sku = o.sku " +
-		"WHERE o.id > ? AND o.id < ? AND o.status IN ('paid', 'cancelled', 'expired') AND o.closed_at < ? " +
-		"AND (o.status <> 'paid' OR s.per_customer_limit IS NULL OR s.sale_ends_at <= NOW(6)) ORDER BY o.id LIMIT ?"
+	purgeable = "SELECT STRAIGHT_JOIN o.id" + whatIsPurgeable + "AND o.id > ? ORDER BY o.id LIMIT ?"
+	// countPurgeable counts all of them.
+	countPurgeable  = "SELECT STRAIGHT_JOIN COUNT(*)" + whatIsPurgeable
+	whatIsPurgeable = " FROM orders o FORCE INDEX (PRIMARY) JOIN stock s ON s.sku = o.sku " +
+		"WHERE o.id < ? AND o.status IN ('paid', 'cancelled', 'expired') AND o.closed_at < ? " +
+		"AND (o.status <> 'paid' OR s.per_customer_limit IS NULL OR s.sale_ends_at <= NOW(6)) "
 )
 
+// Purgeable counts the orders that Purge would move.
+func Purgeable(ctx context.Context, db *stock.DB, before time.Time) (n int, err error) {
+	end := madeBefore(before)
+	if err := db.SQL.QueryRowContext(ctx, countPurgeable, end[:], before).Scan(&n); err != nil {
+		return 0, fmt.Errorf("count orders to purge: %w", err)
+	}
+	return n, nil
+}
+
 func findPurgeable(ctx context.Context, db *stock.DB, before time.Time, after ID, limit int) ([]ID, error) {
-	var end ID // the first 48 bits of an ID are the milliseconds at which it was made
-	binary.BigEndian.PutUint64(end[:8], uint64(before.Add(purgeSkew).UnixMilli())<<16)
+	end := madeBefore(before)
 	if bytes.Compare(after[:], end[:]) >= 0 {
 		return nil, nil
 	}
-	rows, err := db.SQL.QueryContext(ctx, purgeable, after[:], end[:], before, limit)
+	rows, err := db.SQL.QueryContext(ctx, purgeable, end[:], before, after[:], limit)
 	if err != nil {
 		return nil, fmt.Errorf("find orders to purge: %w", err)
 	}
 	return scanIDs(rows)
+}
+
+// madeBefore is an ID behind those of all orders that were final before a time:
+// the first 48 bits of an ID are the milliseconds at which it was made.
+func madeBefore(before time.Time) (end ID) {
+	binary.BigEndian.PutUint64(end[:8], uint64(before.Add(purgeSkew).UnixMilli())<<16)
+	return end
 }
 
 // archive moves orders, all or none; what is final never changes again. Nothing

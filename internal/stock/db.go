@@ -122,6 +122,14 @@ func (db *DB) MaxConnections(ctx context.Context) (n int, err error) {
 	return n, nil
 }
 
+// Now is the time by the server's clock, which every time in the tables is of.
+func (db *DB) Now(ctx context.Context) (now time.Time, err error) {
+	if err := db.SQL.QueryRowContext(ctx, "SELECT NOW(6)").Scan(&now); err != nil {
+		return now, fmt.Errorf("read the server's clock: %w", err)
+	}
+	return now, nil
+}
+
 // connector gives each new connection its session settings.
 type connector struct{ driver.Connector }
 
