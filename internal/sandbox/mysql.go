@@ -60,6 +60,10 @@ var shownSettings = []string{
 // MySQL is a private MariaDB server.
 type MySQL struct {
 	*Process
+	// StatementLog is the server's general log: all that it is sent, in the order
+	// of arrival. "" where none was asked for.
+	StatementLog string
+
 	addr     string
 	password string
 	dataDir  string
@@ -114,8 +118,8 @@ func (m *MySQL) Settings(ctx context.Context) (map[string]string, error) {
 }
 
 // startMySQL makes a data folder in dir and serves it.
-func startMySQL(ctx context.Context, dir string, connections int, secure *TLS) (*MySQL, error) {
-	client, err := secure.client()
+func startMySQL(ctx context.Context, dir string, cfg Config) (*MySQL, error) {
+	client, err := cfg.TLS.client()
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +135,7 @@ func startMySQL(ctx context.Context, dir string, connections int, secure *TLS) (
 	if err != nil {
 		return nil, err
 	}
-	m := &MySQL{addr: addr, password: Secret(), dataDir: filepath.Join(dir, "mysql"), tls: secure, client: client}
+	m := &MySQL{addr: addr, password: Secret(), dataDir: filepath.Join(dir, "mysql"), tls: cfg.TLS, client: client}
 	if err := m.install(ctx, install); err != nil {
 		return nil, err
 	}
@@ -139,8 +143,12 @@ func startMySQL(ctx context.Context, dir string, connections int, secure *TLS) (
 	if err := os.WriteFile(accounts, []byte(m.accounts()), 0o600); err != nil {
 		return nil, fmt.Errorf("write %s: %w", accounts, err)
 	}
+	connections := cfg.MaxConnections
 	if connections == 0 {
 		connections = maxConnections
+	}
+	if cfg.LogStatements {
+		m.StatementLog = filepath.Join(dir, "mysql-statements.log")
 	}
 	m.Process, err = StartProcess(ctx, ProcessConfig{
 		Name:    "mariadbd",
@@ -198,6 +206,9 @@ func (m *MySQL) serverArgs(accounts string, connections int) []string {
 		"--pid-file=" + filepath.Join(m.dataDir, "mariadbd.pid"),
 		"--skip-name-resolve",
 		"--max-connections=" + strconv.Itoa(connections),
+	}
+	if m.StatementLog != "" {
+		args = append(args, "--general-log", "--general-log-file="+m.StatementLog)
 	}
 	if user := superuser(); user != "" {
 		args = append(args, "--user="+user)

@@ -181,8 +181,9 @@ func TestMySQLIsDurableAndAdmitsOneUser(t *testing.T) {
 		}
 	}
 	db := openDB(t, s.MySQL.DSN(""))
-	var isolation string
-	if err := db.QueryRow("SELECT @@tx_isolation").Scan(&isolation); err != nil || isolation != "READ-COMMITTED" {
+	var name, isolation string // the name is tx_isolation before MariaDB 11.1
+	err = db.QueryRow("SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')").Scan(&name, &isolation)
+	if err != nil || isolation != "READ-COMMITTED" {
 		t.Errorf("isolation %q, %v; want READ-COMMITTED", isolation, err)
 	}
 

@@ -26,6 +26,9 @@ type Config struct {
 	MySQL bool
 	// MaxConnections is how many clients it lets in; 0 is 500.
 	MaxConnections int
+	// LogStatements makes the MariaDB server write down all that it is sent: see
+	// MySQL.StatementLog.
+	LogStatements bool
 	// EtcdNodes is the size of the etcd cluster: 0 for none, else 1 or 3.
 	EtcdNodes int
 	// EtcdProgram is the beginning of a command that serves one node, that is,
@@ -106,7 +109,7 @@ func (s *Stack) start(ctx context.Context, cfg Config) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if cfg.MySQL {
 		group.Go(func() (err error) {
-			s.MySQL, err = startMySQL(ctx, s.folder.path, cfg.MaxConnections, cfg.TLS)
+			s.MySQL, err = startMySQL(ctx, s.folder.path, cfg)
 			return err
 		})
 	}
