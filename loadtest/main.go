@@ -54,6 +54,8 @@ type cli struct {
 	Handover   handoverCmd   `cmd:"" help:"Measure how long each lock takes from one holder to the next."`
 	Strategies strategiesCmd `cmd:"" hidden:""`
 	Up         upCmd         `cmd:"" help:"Run private servers and replicas to try things on, until Ctrl-C."`
+	Env        envCmd        `cmd:"" help:"Print the addresses and secrets of a running stack for a shell to evaluate."`
+	Token      tokenCmd      `cmd:"" help:"Print a customer's token, to try calls with."`
 	Lesson     lessonCmd     `cmd:"" help:"Play one lesson: a race that breaks, and its cure, step by step."`
 	Lessons    lessonsCmd    `cmd:"" help:"List the lessons, or play them all."`
 	Version    versionCmd    `cmd:"" help:"Print the program's version."`

@@ -241,12 +241,13 @@ func TestMySQLKeepsWhatItPromised(t *testing.T) {
 	}
 }
 
-// TestAReplicaIsLeftTheTimeToEnd compares what a replica takes with what Docker gives.
-func TestAReplicaIsLeftTheTimeToEnd(t *testing.T) {
+// TestReplicasAndTheirProxyKnowEachOther also compares the time that a replica takes
+// to end with what Docker gives.
+func TestReplicasAndTheirProxyKnowEachOther(t *testing.T) {
 	t.Parallel()
 	api := mustLoad(t).Services["api"]
 	var takes time.Duration
-	for _, name := range []string{"FLASHSALE_DRAIN_TIMEOUT"} {
+	for _, name := range []string{"FLASHSALE_DRAIN_DELAY", "FLASHSALE_DRAIN_TIMEOUT"} {
 		d, err := time.ParseDuration(*api.Environment[name])
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -257,6 +258,10 @@ func TestAReplicaIsLeftTheTimeToEnd(t *testing.T) {
 	takes += 7 * 3 * time.Second
 	if api.StopGracePeriod == nil || time.Duration(*api.StopGracePeriod) < takes {
 		t.Errorf("stop_grace_period is %v, a replica may take %s", api.StopGracePeriod, takes)
+	}
+	proxy := mustLoad(t).Services["proxy"].Networks["front"].Ipv4Address
+	if trusted := api.Environment["FLASHSALE_TRUSTED_PROXIES"]; trusted == nil || *trusted != proxy {
+		t.Errorf("the proxy is at %s, replicas trust %v", proxy, trusted)
 	}
 	if api.GetScale() != 3 {
 		t.Errorf("%d replicas, want 3", api.GetScale())
