@@ -111,7 +111,6 @@ type route struct{ method, path string }
 
 // New returns the handler of all routes.
 func New(cfg Config) (http.Handler, error) {
-	gin.SetMode(gin.ReleaseMode)
 	a, err := newAPI(cfg)
 	if err != nil {
 		return nil, err
@@ -124,6 +123,7 @@ func New(cfg Config) (http.Handler, error) {
 }
 
 func newAPI(cfg Config) (*api, error) {
+	gin.SetMode(gin.ReleaseMode)
 	verifier, err := newVerifier(cfg.JWTSecret, cfg.Keys, cfg.Audience, cfg.AdminToken)
 	if err != nil {
 		return nil, err
@@ -157,7 +157,7 @@ func (a *api) routes() (*gin.Engine, error) {
 		// checkParameters leaves nothing for it to complain of.
 		ErrorHandler: func(c *gin.Context, _ error, _ int) { a.fail(c, kindSyntax.problem("")) },
 	})
-	return r, errors.Join(a.serveDocs(r), a.serveStorefront(r))
+	return r, errors.Join(a.serveDocs(r), a.serveStorefront(r), a.serveErrors(r))
 }
 
 // readContract reads the document that everything is checked by.

@@ -1,0 +1,99 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"flashsale/docs"
+	"flashsale/internal/httpapi/spec"
+)
+
+// The table of problems, their pages and the contract tell of the same ones.
+func TestEachProblemHasAPageAndIsInTheContract(t *testing.T) {
+	t.Parallel()
+	pages, err := docs.Errors.ReadDir("errors")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := map[string]bool{}
+	for _, file := range pages {
+		left[strings.TrimSuffix(file.Name(), ".md")] = true
+	}
+	for _, k := range kinds {
+		if !left[k.slug] {
+			t.Errorf("problem %s has no page of its own in docs/errors", k.slug)
+			continue
+		}
+		delete(left, k.slug)
+		text, err := docs.Errors.ReadFile("errors/" + k.slug + ".md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkPage(t, &k, string(text))
+		if !strings.Contains(string(spec.YAML), "`"+k.slug+"`") {
+			t.Errorf("the contract does not mention `%s`", k.slug)
+		}
+	}
+	for slug := range left {
+		t.Errorf("docs/errors/%s.md is of no problem", slug)
+	}
+}
+
+// checkPage checks that a page has its parts, and that its example is what is
+// answered.
+func checkPage(t *testing.T, k *kind, text string) {
+	t.Helper()
+	for _, part := range []string{"# " + k.title + "\n", "## What it means\n", "## What was applied\n", "## What to do\n", "## An answer\n", "HTTP/1.1 "} {
+		if !strings.Contains(text, part) {
+			t.Errorf("the page of %s has no %q", k.slug, part)
+		}
+	}
+	_, example, _ := strings.Cut(text, "```http\n")
+	_, example, _ = strings.Cut(example, "\n\n")
+	example, _, _ = strings.Cut(example, "```")
+	var got problem
+	if err := json.Unmarshal([]byte(example), &got); err != nil {
+		t.Errorf("the example of %s: %v", k.slug, err)
+	}
+	want := k.problem("")
+	if got.Type != want.Type || got.Title != want.Title || got.Status != want.Status || want.Detail != "" && got.Detail != want.Detail {
+		t.Errorf("the example of %s is %+v, answered is %+v", k.slug, got, *want)
+	}
+}
+
+func TestTypesOfProblemsCanBeFollowed(t *testing.T) {
+	t.Parallel()
+	handler, err := New(Config{Orders: promises{}, RequestTimeout: time.Second, JWTSecret: []byte(benchSecret), AdminToken: "admin",
+		Replica: "r", Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := func(path string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, http.NoBody))
+		return w
+	}
+	list := get("/errors").Body.String()
+	for _, k := range kinds {
+		got := get("/errors/" + k.slug)
+		if kind := got.Header().Get("Content-Type"); got.Code != http.StatusOK || kind != "text/html; charset=utf-8" {
+			t.Errorf("/errors/%s: %d %s", k.slug, got.Code, kind)
+		}
+		if !strings.Contains(got.Body.String(), "What to do</h2>") {
+			t.Errorf("/errors/%s has no advice: %s", k.slug, got.Body)
+		}
+		if !strings.Contains(list, `href="/errors/`+k.slug+`"`) {
+			t.Errorf("/errors does not list %s", k.slug)
+		}
+	}
+	if got := get("/errors/no-such"); got.Code != http.StatusNotFound || !strings.Contains(got.Body.String(), "/errors/not-found") {
+		t.Errorf("a page of no problem: %d %s", got.Code, got.Body)
+	}
+}
