@@ -10,6 +10,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"flashsale/internal/guard"
@@ -104,7 +105,8 @@ type options struct {
 	think    time.Duration
 	desk     order.DeskConfig
 	at       func(order.Step)
-	window   time.Duration // for payment; a minute when zero
+	traces   trace.TracerProvider // none when nil
+	window   time.Duration        // for payment; a minute when zero
 }
 
 func newReplica(o options) (r *replica, err error) {
@@ -113,7 +115,7 @@ func newReplica(o options) (r *replica, err error) {
 		return nil, err
 	}
 	r = &replica{}
-	if r.db, err = stock.Open(o.dsn, 16); err != nil {
+	if r.db, err = stock.Open(o.dsn, 16, stock.Traced(o.traces)); err != nil {
 		return nil, err
 	}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
@@ -128,7 +130,11 @@ func newReplica(o options) (r *replica, err error) {
 	if o.window == 0 {
 		o.window = time.Minute
 	}
-	r.orders = order.New(order.Config{DB: r.db, Strategy: s, Fence: s.FenceFor(o.fence), Locker: r.locker, Units: r.units,
+	var tracer trace.Tracer
+	if o.traces != nil {
+		tracer = o.traces.Tracer("orders")
+	}
+	r.orders = order.New(order.Config{Tracer: tracer, DB: r.db, Strategy: s, Fence: s.FenceFor(o.fence), Locker: r.locker, Units: r.units,
 		PaymentWindow: o.window, ThinkTime: o.think, RequestTimeout: testTimeout, Desk: o.desk, At: o.at, Logger: logger})
 	return r, nil
 }

@@ -1,0 +1,75 @@
+package order_test
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+
+	"flashsale/internal/order"
+	"flashsale/internal/stock"
+)
+
+// Buyers at once on two replicas, half of them traced. Each wait at a desk ends,
+// and each traced order that was made is linked with a commit; nobody else is.
+func TestSpansOfADeskAreOfTracedOrdersAlone(t *testing.T) {
+	t.Parallel()
+	spans := tracetest.NewSpanRecorder()
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))
+	dsn := newDSN(t, stock.Stock{Units: 150})
+	services := []*order.Service{
+		startReplica(t, options{dsn: dsn, strategy: "etcd", traces: provider}),
+		startReplica(t, options{dsn: dsn, strategy: "etcd", traces: provider}),
+	}
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	made, requests := map[trace.SpanID]bool{}, map[trace.SpanID]bool{}
+	for i := range 200 {
+		group.Go(func() {
+			ctx := t.Context()
+			if i%2 == 0 {
+				var span trace.Span
+				ctx, span = provider.Tracer("test").Start(ctx, "request")
+				defer span.End()
+			}
+			_, err := services[i%4/2].Place(ctx, buy(fmt.Sprint("customer-", i), "k", 1))
+			mu.Lock()
+			defer mu.Unlock()
+			id := trace.SpanContextFromContext(ctx).SpanID()
+			requests[id], made[id] = true, err == nil && i%2 == 0
+		})
+	}
+	group.Wait()
+	linked := map[trace.SpanID]bool{}
+	waits := 0
+	for _, s := range spans.Ended() {
+		switch s.Name() {
+		case "commit":
+			for _, link := range s.Links() {
+				linked[link.SpanContext.SpanID()] = true
+			}
+		case "desk wait":
+			waits++
+		case "lock wait", "claim":
+		default:
+			continue
+		}
+		if !requests[s.Parent().SpanID()] {
+			t.Errorf("%s is the child of no request", s.Name())
+		}
+	}
+	for id, stands := range made {
+		if id.IsValid() && stands != linked[id] {
+			t.Errorf("an order that was made: %v, is linked with a commit: %v", stands, linked[id])
+		}
+	}
+	if got, want := len(spans.Started()), len(spans.Ended()); got != want {
+		t.Errorf("%d spans began, %d ended", got, want)
+	}
+	if waits < 100 {
+		t.Errorf("%d waits at desks, want one of each of 100 traced orders", waits)
+	}
+}
