@@ -29,8 +29,9 @@ bench: setup-redis build ## the service beside its rivals, in at most 15 minutes
 test: setup-race build ## every test, with real servers and the race detector
 	go test $(TEST_FLAGS) ./... $(ARGS)
 
-soak: setup-race build ## the long versions: 20 zombie runs of each lock, in about 5 minutes
-	@bin/loadtest zombies --runs 20 $(ARGS)
+soak: setup-race build ## the long versions: 20 zombie runs of each lock, then random calls, in about 20 minutes
+	@bin/loadtest zombies --runs 20
+	@bin/loadtest soak --duration 15m $(ARGS)
 
 lint: setup ## gofmt, go vet, golangci-lint
 	@files=$$(gofmt -l .) || exit 1; if [ -n "$$files" ]; then echo "gofmt -w is needed on:" $$files; exit 1; fi

@@ -51,6 +51,7 @@ type cli struct {
 	Attack     attackCmd     `cmd:"" help:"Sell out on a service that already runs, and prove what came of it."`
 	Bench      benchCmd      `cmd:"" help:"Measure the service beside its rivals, on private servers."`
 	Zombies    zombiesCmd    `cmd:"" help:"Stop a holder of each lock past its lease, under each fence, and count what its late write does."`
+	Soak       soakCmd       `cmd:"" help:"Send random calls to private replicas that are killed and stopped meanwhile, and check every answer against a model."`
 	Handover   handoverCmd   `cmd:"" help:"Measure how long each lock takes from one holder to the next."`
 	Strategies strategiesCmd `cmd:"" hidden:""`
 	Up         upCmd         `cmd:"" help:"Run private servers and replicas to try things on, until Ctrl-C."`

@@ -59,6 +59,11 @@ func TestBadFlagsAreNamed(t *testing.T) {
 		{"attack --target http://127.0.0.1:1 --jwt-secret a --admin-token b", "connection refused"},
 		{"attack --target http://127.0.0.1:1 --jwt-secret a --admin-token b --mysql-dsn u@tcp(127.0.0.1:1)/db", "connection refused"},
 		{"up --etcd-nodes 2", "--etcd-nodes"},
+		{"soak --duration 0s", "--duration must"},
+		{"soak --payment-window 1ms", "--payment-window must"},
+		{"soak --actors -1", "--actors must"},
+		{"soak --rushes 1000", "--rushes must"},
+		{"soak --actors 0 --rushes 0", "nothing to do"},
 		{"up --strategy nope", "--strategy"},
 		{"up --lock-ttl -1s", "--lock-ttl"},
 	} {

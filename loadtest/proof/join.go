@@ -66,9 +66,9 @@ type Findings struct {
 // maxExamples of each kind are told in words.
 const maxExamples = 3
 
-// Join looks for the row of each answer and the answer of each row. The answers
-// are those to the plan's requests, in their order. It only reads.
-func Join(plan *attack.Plan, answers []attack.Answer, books Books) Findings {
+// Join looks for the row of each answer and the answer of each row. answers[seq]
+// is the one to the request that asked(seq) names. It only reads.
+func Join(asked func(seq int) attack.Order, answers []attack.Answer, books Books) Findings {
 	f := Findings{Violations: slices.Clone(books.Violations), Examples: []string{}}
 	if f.Violations == nil {
 		f.Violations = []stock.Violation{}
@@ -78,7 +78,7 @@ func Join(plan *attack.Plan, answers []attack.Answer, books Books) Findings {
 		f.Available += b.Available
 		f.Oversold += b.Oversold
 	}
-	j := joiner{Findings: &f, plan: plan, answers: answers}
+	j := joiner{Findings: &f, asked: asked, answers: answers}
 	j.answersToRows(books.Rows)
 	j.rowsToAnswers(books.Rows)
 	j.rowsAmongThemselves(books.Rows)
@@ -88,7 +88,7 @@ func Join(plan *attack.Plan, answers []attack.Answer, books Books) Findings {
 
 type joiner struct {
 	*Findings
-	plan    *attack.Plan
+	asked   func(seq int) attack.Order
 	answers []attack.Answer
 	// promised is by which request an order was promised first.
 	promised map[uuid.UUID]int
@@ -109,7 +109,7 @@ func (j *joiner) answersToRows(rows []Row) {
 			continue
 		}
 		row := byID[a.OrderID]
-		want := j.plan.Order(seq)
+		want := j.asked(seq)
 		if row == nil {
 			j.add(&j.Lost, "request %d was promised order %s, which has no row", seq, a.OrderID)
 		} else if got := (attack.Order{Customer: row.Customer, Key: row.Key, SKU: row.SKU, Quantity: row.Quantity}); got != want {
@@ -127,7 +127,7 @@ func (j *joiner) rowsToAnswers(rows []Row) {
 	open := map[identity]attack.Order{}
 	for seq := range j.answers {
 		if j.answers[seq].Outcome == attack.Ambiguous {
-			o := j.plan.Order(seq)
+			o := j.asked(seq)
 			open[identity{o.Customer, o.Key}] = o
 		}
 	}
@@ -179,7 +179,7 @@ func (j *joiner) leftovers(balances []stock.Balance) {
 	}
 	refused, unserved := map[string]int{}, map[string]int{} // a request, by SKU
 	for seq := range j.answers {
-		o := j.plan.Order(seq)
+		o := j.asked(seq)
 		if int64(o.Quantity) > left[o.SKU] {
 			continue
 		}

@@ -149,7 +149,7 @@ func TestEveryBrokenInvariantIsFound(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newScene()
 			tt.spoil(s)
-			got := Join(&plan, s.answers, s.books)
+			got := Join(plan.Order, s.answers, s.books)
 			ignored := cmpopts.IgnoreFields(Findings{}, "Examples")
 			if diff := cmp.Diff(tt.want, got, ignored, cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("findings (-want +got):\n%s", diff)
@@ -169,7 +169,7 @@ func TestASilentServiceProvesNothing(t *testing.T) {
 	for seq := range 10 {
 		answers = append(answers, attack.Answer{Seq: seq, Outcome: attack.Ambiguous})
 	}
-	f := Join(&plan, answers, Books{Balances: []stock.Balance{{SKU: "one", Units: 3, Available: 3}}})
+	f := Join(plan.Order, answers, Books{Balances: []stock.Balance{{SKU: "one", Units: 3, Available: 3}}})
 	if got := Judge(count(answers), f); got != strategy.Failed {
 		t.Errorf("verdict %s, want failed", got)
 	}

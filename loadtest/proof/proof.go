@@ -123,7 +123,7 @@ type Setting struct {
 
 // Assess makes a Run of an attack's result and of what the database then held.
 func Assess(s Setting, result *attack.Result, books Books) Run {
-	found := Join(&s.Plan, result.Answers, books)
+	found := Join(s.Plan.Order, result.Answers, books)
 	r := Run{
 		Strategy: s.Strategy, Fence: s.Fence, Replicas: s.Replicas, SKUs: len(s.Plan.SKUs), Stock: s.Stock,
 		Counts:       count(result.Answers),
