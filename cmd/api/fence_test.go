@@ -121,6 +121,9 @@ func TestRestoredEtcdIsRefusedUntilItIsAdopted(t *testing.T) {
 		t.Errorf("a replica that starts: got %v", err)
 	}
 
+	if out := mustTool(t, "fence", "show", "--mysql-dsn="+dsn); !strings.HasPrefix(out, "strategy etcd, fence claim, tokens of etcd cluster ") || strings.HasSuffix(out, " 0\n") {
+		t.Errorf("fence show: %s", out)
+	}
 	adopt := []string{"fence", "adopt", "--mysql-dsn=" + dsn, etcd}
 	if _, err := tool(t, adopt...); !errors.Is(err, stock.ErrInUse) {
 		t.Errorf("adopt while a replica runs: got %v, want %v", err, stock.ErrInUse)

@@ -204,7 +204,7 @@ func TestTools(t *testing.T) {
 		{[]string{"migrate", "--mysql-dsn=" + dsn}, "up to date"},
 		{[]string{"fence", "show", "--mysql-dsn=" + dsn}, "no replica has used this database yet"},
 		{[]string{"fence", "adopt", "--mysql-dsn=" + dsn, "--etcd-endpoints=" + servers.EtcdEndpoints()[0]}, "strategy etcd, fence claim, tokens of etcd cluster"},
-		{[]string{"fence", "show", "--mysql-dsn=" + dsn}, "strategy etcd, fence claim, tokens of etcd cluster"},
+		{[]string{"fence", "show", "--mysql-dsn=" + dsn}, ", admitted up to 0"},
 		{[]string{"locks", "--json", "--mysql-dsn=" + dsn, "--etcd-endpoints=" + servers.EtcdEndpoints()[0]}, `"locks": []`},
 		{[]string{"audit", "--mysql-dsn=" + dsn}, "every invariant holds"},
 		{[]string{"audit", "--json", "--mysql-dsn=" + dsn}, `"ok": true`},

@@ -206,7 +206,11 @@ func (c *fenceShowCmd) Run(ctx context.Context, s streams) error {
 			_, err := fmt.Fprintln(s.out, "no replica has used this database yet")
 			return err
 		}
-		_, err = fmt.Fprintf(s.out, "strategy %s, fence %s, tokens of %s\n", guard.Strategy, guard.Fence, sourceText(guard))
+		newest, err := db.HighestFence(ctx)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(s.out, "strategy %s, fence %s, tokens of %s, admitted up to %d\n", guard.Strategy, guard.Fence, sourceText(guard), newest)
 		return err
 	})
 }
