@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"time"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/stock"
@@ -103,7 +102,8 @@ func LifeQueries(n int) map[string]Query {
 		"list":          {listOrders, []any{text, id, 50}, "of_customer"},
 		"due":           {dueOrders + " AND sku NOT IN (?) ORDER BY expires_at LIMIT ?", []any{text, 2000}, "expiring"},
 		"next due":      {nextDue, nil, ""},
-		"purgeable":     {purgeable, []any{id, ids[n-1][:], time.Now(), 500}, "PRIMARY"},
+		"purgeable":     {purgeable, nil, ""},
+		"archive":       {archiveOrders("(?, ?)"), nil, ""},
 		"keep late":     {keepLatePayment, nil, ""},
 		"list late":     {listLatePayments, nil, ""},
 		"restock":       {addRestock, nil, ""},

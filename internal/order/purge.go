@@ -105,11 +105,7 @@ func archive(ctx context.Context, db *stock.DB, ids []ID) (moved int, err error)
 		list[i] = ids[i][:]
 	}
 	in := "(?" + strings.Repeat(", ?", len(list)-1) + ")"
-	query := "BEGIN; " +
-		"INSERT INTO archived_orders (" + archiveColumns + ", archived_at) " +
-		"SELECT " + archiveColumns + ", NOW(6) FROM orders FORCE INDEX (PRIMARY) WHERE id IN " + in + "; " +
-		"DELETE o FROM orders o FORCE INDEX (PRIMARY) JOIN archived_orders a ON a.id = o.id WHERE o.id IN " + in + "; " +
-		"COMMIT"
+	query := archiveOrders(in)
 	err = retried(func() error {
 		return db.OnConn(ctx, func(conn *sql.Conn) error {
 			counts, err := execCommitted(ctx, conn, query, append(list, list...))
@@ -121,4 +117,13 @@ func archive(ctx context.Context, db *stock.DB, ids []ID) (moved int, err error)
 		})
 	})
 	return moved, err
+}
+
+// archiveOrders is the text of the transaction, of a list of IDs: one packet.
+func archiveOrders(in string) string {
+	return "BEGIN; " +
+		"INSERT INTO archived_orders (" + archiveColumns + ", archived_at) " +
+		"SELECT " + archiveColumns + ", NOW(6) FROM orders FORCE INDEX (PRIMARY) WHERE id IN " + in + "; " +
+		"DELETE o FROM orders o FORCE INDEX (PRIMARY) JOIN archived_orders a ON a.id = o.id WHERE o.id IN " + in + "; " +
+		"COMMIT"
 }

@@ -64,7 +64,11 @@ func (s *Service) Restock(ctx context.Context, r RestockRequest) (done Restocked
 			return ErrKeyReused
 		}
 		done = Restocked{Restock: stands.Restock, Replayed: stands.ID != id}
-		return s.cfg.restockUnits(ctx, &stands.Restock)
+		if err := s.cfg.restockUnits(ctx, &stands.Restock); err != nil {
+			return err
+		}
+		s.cfg.awaitMirror(ctx, r.SKU, stands.seq)
+		return nil
 	})
 	return done, err
 }
@@ -123,11 +127,12 @@ func (cfg *Config) restockUnits(ctx context.Context, r *Restock) error {
 type keptRestock struct {
 	Restock
 	fingerprint Fingerprint
+	seq         uint64 // of the write to the stock
 }
 
 // All SQL of the table of restocks.
 const (
-	readRestock = "SELECT id, sku, fingerprint, units, created_at FROM restocks WHERE idempotency_key = ?"
+	readRestock = "SELECT id, sku, fingerprint, units, created_at, seq FROM restocks WHERE idempotency_key = ?"
 	// addRestock is one packet, so that no round trip of this process stands
 	// between the row lock and COMMIT. The restock is made where the row was
 	// changed by it, and not otherwise.
@@ -141,7 +146,7 @@ const (
 
 func findRestock(ctx context.Context, db *stock.DB, key string) (r keptRestock, err error) {
 	var id, fingerprint []byte
-	err = db.SQL.QueryRowContext(ctx, readRestock, []byte(key)).Scan(&id, &r.SKU, &fingerprint, &r.Units, &r.CreatedAt)
+	err = db.SQL.QueryRowContext(ctx, readRestock, []byte(key)).Scan(&id, &r.SKU, &fingerprint, &r.Units, &r.CreatedAt, &r.seq)
 	if err != nil {
 		return r, fmt.Errorf("read a restock: %w", err)
 	}

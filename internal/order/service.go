@@ -204,12 +204,17 @@ func (s *Service) PutSKU(ctx context.Context, want stock.Stock, only Preconditio
 		return got, created, err
 	}
 	s.cfg.Mirror.Changed(got.SKU, got.Available)
-	// Whoever has put a SKU reads it next. The mirror of a replica that cannot
-	// keep it up to date answers nothing, so that there is nothing to wait for.
-	wait, cancel := context.WithTimeout(ctx, mirrorWait)
-	defer cancel()
-	_ = s.cfg.Mirror.Await(wait, got.SKU, got.Seq)
+	s.cfg.awaitMirror(ctx, got.SKU, got.Seq)
 	return got, created, nil
+}
+
+// awaitMirror waits a moment for a change to be seen: whoever has put or restocked
+// a SKU reads it next. The mirror of a replica that cannot keep it up to date
+// answers nothing, so that there is nothing to wait for.
+func (cfg *Config) awaitMirror(ctx context.Context, sku string, seq uint64) {
+	ctx, cancel := context.WithTimeout(ctx, mirrorWait)
+	defer cancel()
+	_ = cfg.Mirror.Await(ctx, sku, seq)
 }
 
 // changeSKU changes a SKU that must exist.

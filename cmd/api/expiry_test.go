@@ -1,0 +1,49 @@
+package main
+
+import (
+	"net/http"
+	"testing"
+
+	dto "github.com/prometheus/client_model/go"
+
+	"flashsale/internal/strategy"
+)
+
+// A unit that nobody pays is on sale again when its window is over, at every
+// replica, also when the one that swept has ended.
+func TestUnpaidUnitsAreSoldAgain(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t)
+	var replicas []*client
+	for _, name := range []string{"a", "b"} {
+		cfg := replicaConfig(dsn, name, strategy.Default)
+		cfg.Args = append(cfg.Args, "--payment-window=1s")
+		replicas = append(replicas, start(t, cfg))
+	}
+	sweeping := func(c *client) bool { return total(c.families()["flashsale_expiry_sweeper"]) == 1 }
+	expired := func(n float64) func(map[string]*dto.MetricFamily) bool {
+		return func(families map[string]*dto.MetricFamily) bool {
+			return total(families["flashsale_orders_expired_total"]) >= n
+		}
+	}
+	first, second := replicas[0], replicas[1]
+	first.await("a sweeper", func(map[string]*dto.MetricFamily) bool { return sweeping(first) || sweeping(second) })
+	if sweeping(second) {
+		first, second = second, first
+	}
+	first.putSKU("lamp", 1)
+	buy := func(c *client, customer string) {
+		t.Helper()
+		if status, err := c.order("lamp", customer); err != nil || status != http.StatusCreated {
+			t.Fatalf("%s's order: %d, %v; want 201", customer, status, err)
+		}
+	}
+	buy(second, "ann")
+	first.await("the expiry of an order", expired(1))
+	buy(second, "ben")
+	if err := first.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	second.await("the expiry of another, by the next sweeper,", expired(1))
+	buy(second, "cay")
+}
