@@ -60,6 +60,8 @@ const (
 	ErrRequestInFlight Kind = "request-in-flight"
 	ErrBusy            Kind = "busy"
 	ErrUnavailable     Kind = "unavailable"
+	ErrGuardChanged    Kind = "guard-changed"
+	ErrTokensBehind    Kind = "tokens-behind"
 	ErrOutcomeUnknown  Kind = "outcome-unknown"
 
 	// The service has a fault, which it logged; or it cannot do this at all.

@@ -213,15 +213,13 @@ const (
 
 func fateOf(err error) fate {
 	if problem, ok := errors.AsType[*Problem](err); ok {
-		switch problem.Kind {
-		case ErrBusy, ErrUnavailable, ErrTooManyRequests:
+		switch {
+		case problem.Status == http.StatusTooManyRequests, problem.Status == http.StatusServiceUnavailable && problem.Kind != "":
 			return notApplied
-		case ErrRequestInFlight, ErrOutcomeUnknown:
+		case problem.Kind == ErrRequestInFlight:
 			return mayStand
 		}
-		switch problem.Status { // a proxy's word, who knows no more than we do
-		case http.StatusTooManyRequests:
-			return notApplied
+		switch problem.Status { // the service's word or a proxy's, who knows no more than we do
 		case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 			return mayStand
 		}

@@ -1,0 +1,178 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"flashsale/client"
+)
+
+func TestAnOrdersLife(t *testing.T) {
+	s := theShop(t)
+	sku := s.sell(t, 10)
+	ctx, ann, admin := t.Context(), s.as(t, "ann of "+sku), s.administrator(t)
+	var ids []client.OrderID
+	for range 3 {
+		placed, err := ann.Place(ctx, client.Purchase{SKU: sku, Quantity: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, placed.Order.ID)
+	}
+	for range 2 { // repeating it is the same answer
+		paid, err := ann.Pay(ctx, ids[0], "payment-1")
+		if err != nil || paid.Status != client.Paid || paid.PaymentReference == nil || *paid.PaymentReference != "payment-1" {
+			t.Errorf("paid: %+v, %v", paid, err)
+		}
+		cancelled, err := ann.Cancel(ctx, ids[1])
+		if err != nil || cancelled.Status != client.Cancelled {
+			t.Errorf("cancelled: %+v, %v", cancelled, err)
+		}
+	}
+	late := "late of " + sku
+	for _, tt := range []struct {
+		err  error
+		want client.Kind
+	}{
+		{second(ann.Pay(ctx, ids[0], "another of "+sku)), client.ErrAlreadyPaid},
+		{second(ann.Pay(ctx, ids[1], late)), client.ErrOrderCancelled},
+		{second(ann.Cancel(ctx, ids[0])), client.ErrAlreadyPaid},
+		{second(s.as(t, "bob").Cancel(ctx, ids[2])), client.ErrUnknownOrder},
+	} {
+		if !errors.Is(tt.err, tt.want) {
+			t.Errorf("%v, want %v", tt.err, tt.want)
+		}
+	}
+
+	var listed []client.OrderID
+	for order, err := range ann.Orders(ctx) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		listed = append(listed, order.ID)
+	}
+	slices.Reverse(listed) // the newest were first
+	if !slices.Equal(listed, ids) {
+		t.Errorf("listed %v, want %v", listed, ids)
+	}
+	found := false
+	for p, err := range admin.LatePayments(ctx) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		found = found || p.OrderID == ids[1] && p.Reference == late
+	}
+	if !found {
+		t.Error("the late payment is not listed")
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func TestLostAnswersOfPaymentsAndRestocksAreMadeGood(t *testing.T) {
+	s := theShop(t)
+	sku := s.sell(t, 5)
+	ctx := t.Context()
+	placed, err := s.as(t, "ann").Place(ctx, client.Purchase{SKU: sku, Quantity: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lossy := newProxy(t, s.urls[0], 2, dropAnswer)
+	if paid, err := s.as(t, "ann", lossy.url).Pay(ctx, placed.Order.ID, "payment of "+sku); err != nil || paid.Status != client.Paid {
+		t.Errorf("%+v, %v", paid, err)
+	}
+	lossy = newProxy(t, s.urls[0], 2, dropAnswer)
+	if restock, err := s.administrator(t, lossy.url).Restock(ctx, sku, 4, ""); err != nil || restock.Units != 4 {
+		t.Errorf("%+v, %v", restock, err)
+	}
+	if keys := slices.Compact(lossy.keys()); len(keys) != 1 {
+		t.Errorf("the tries of a restock had the keys %q", keys)
+	}
+	put, err := s.administrator(t).PutSKU(ctx, sku, lamp(5), client.IfExists())
+	if err != nil || put.SKU.Units != 9 || put.Warning == "" {
+		t.Errorf("%+v, %v", put, err)
+	}
+}
+
+func TestAnOutdatedChangeIsRefused(t *testing.T) {
+	s := theShop(t)
+	admin, ctx, sku := s.administrator(t), t.Context(), newSKU()
+	first, err := admin.PutSKU(ctx, sku, lamp(5), client.IfAbsent())
+	if err != nil || !first.Created || first.ETag == "" {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	if _, err := admin.PutSKU(ctx, sku, lamp(5), client.IfMatch(first.ETag)); err != nil {
+		t.Error(err)
+	}
+	for _, only := range []client.Precondition{client.IfMatch(first.ETag), client.IfAbsent()} {
+		if _, err := admin.PutSKU(ctx, sku, lamp(5), only); !errors.Is(err, client.ErrPreconditionFailed) {
+			t.Errorf("%v", err)
+		}
+	}
+	if err := admin.RevokeLock(ctx, sku); err != nil && !errors.Is(err, client.ErrLockNotHeld) {
+		t.Errorf("revoke: %v", err)
+	}
+	if _, err := admin.Locks(ctx); err != nil {
+		t.Errorf("locks: %v", err)
+	}
+}
+
+// TestWatchGoesOnAtAnotherReplica follows a SKU while the replica that tells of it
+// is killed.
+func TestWatchGoesOnAtAnotherReplica(t *testing.T) {
+	s := openShop(t, 2)
+	sku := s.sell(t, 10)
+	ann := s.as(t, "ann", s.urls[1])
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	last := int64(0)
+	for event, err := range s.with(t, client.Config{}).Watch(ctx, sku) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if event.SKU != sku || event.Seq <= last && last > 0 {
+			t.Fatalf("%+v after seq %d", event, last)
+		}
+		last = event.Seq
+		switch event.Available {
+		case 10: // as it is
+			s.replicas[0].Kill()
+			if _, err := ann.Place(ctx, client.Purchase{SKU: sku, Quantity: 3}); err != nil {
+				t.Fatal(err)
+			}
+		case 7:
+			if _, err := ann.Place(ctx, client.Purchase{SKU: sku, Quantity: 7}); err != nil {
+				t.Fatal(err)
+			}
+		case 0:
+			return
+		default:
+			t.Fatalf("%+v", event)
+		}
+	}
+	t.Error("the stream ended by itself")
+}
+
+func TestWatchEndsWithItsContextAndItsError(t *testing.T) {
+	s := theShop(t)
+	sku := s.sell(t, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var got error
+	for _, err := range s.with(t, client.Config{}).Watch(ctx, sku) {
+		got = err
+		cancel()
+	}
+	if !errors.Is(got, context.Canceled) {
+		t.Errorf("after its context's end: %v", got)
+	}
+	for _, err := range s.with(t, client.Config{}).Watch(t.Context(), fmt.Sprint(sku, "-not")) {
+		got = err
+	}
+	if !errors.Is(got, client.ErrUnknownSKU) {
+		t.Errorf("of no SKU: %v", got)
+	}
+}
