@@ -1,9 +1,11 @@
 package contract
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
+	"math/big"
 	"regexp"
 	"slices"
 	"strconv"
@@ -142,18 +144,37 @@ func (f *field) number(value []byte) string {
 	return ""
 }
 
-// Integer is a JSON number that is whole. What is beyond 2^53 and not written as
-// an integer is not exact; no bound of the document is that high.
+// Integer is a JSON number that is whole. One beyond an int64 is its end.
 func Integer(value []byte) (n int64, whole bool) {
 	n, err := strconv.ParseInt(string(value), 10, 64)
-	if err == nil {
-		return n, true
+	if err == nil || !bytes.ContainsAny(value, ".eE") {
+		return n, true // out of range, it is the end of the range
 	}
-	float, _ := strconv.ParseFloat(string(value), 64) // out of range is an infinity
-	if float != math.Trunc(float) {
+	// A number of a hundred thousand digits is short to write: a power that no
+	// float has is not worked out, and nobody writes a whole number so long.
+	const longest = 400
+	float, err := strconv.ParseFloat(string(value), 64)
+	mantissa, _, _ := bytes.Cut(bytes.ToLower(value), []byte("e"))
+	switch {
+	case err != nil && float > 0:
+		return math.MaxInt64, true
+	case err != nil:
+		return math.MinInt64, true
+	case float == 0:
+		return 0, !bytes.ContainsAny(mantissa, "123456789")
+	case len(value) > longest:
 		return 0, false
 	}
-	return int64(max(min(float, 1<<53), -1<<53)), true
+	exact, ok := new(big.Rat).SetString(string(value))
+	switch {
+	case !ok || !exact.IsInt():
+		return 0, false
+	case exact.Num().IsInt64():
+		return exact.Num().Int64(), true
+	case exact.Sign() > 0:
+		return math.MaxInt64, true
+	}
+	return math.MinInt64, true
 }
 
 func (f *field) bounds() string {

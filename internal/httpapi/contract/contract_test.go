@@ -1,0 +1,192 @@
+package contract_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"math"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"flashsale/internal/httpapi/contract"
+	"flashsale/internal/httpapi/spec"
+)
+
+func bodies(t testing.TB) map[string]*contract.Object {
+	t.Helper()
+	read, err := contract.Load(spec.YAML)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]*contract.Object{}
+	for _, o := range read.Operations {
+		if o.Body != nil {
+			all[o.ID] = o.Body
+		}
+	}
+	return all
+}
+
+func TestIntegersAreWhatTheyAreWorth(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int64{
+		"0": 0, "-0": 0, "2": 2, "2.0": 2, "2e0": 2, "20E-1": 2, "0.2e1": 2, "-3": -3, "0e99999999999": 0, "0.0": 0,
+		"92233720368547758080": math.MaxInt64, "-92233720368547758080": math.MinInt64, "1e999": math.MaxInt64, "-1e999": math.MinInt64,
+		"1e99999999999": math.MaxInt64, "1e18": 1e18, "9007199254740993.0": 9007199254740993, "1e19": math.MaxInt64,
+	} {
+		if got, whole := contract.Integer([]byte(text)); !whole || got != want {
+			t.Errorf("%s is %d, %v, want %d", text, got, whole, want)
+		}
+	}
+	for _, text := range []string{"1.5", "0.99999999999999999999", "1e-1", "1e-99999999999", "9007199254740993.5", "2." + strings.Repeat("0", 500)} {
+		if got, whole := contract.Integer([]byte(text)); whole {
+			t.Errorf("%.40s is taken for %d", text, got)
+		}
+	}
+}
+
+func TestDocumentThatCannotBeCheckedIsRefused(t *testing.T) {
+	t.Parallel()
+	replace := func(old, with string) []byte { return bytes.Replace(spec.YAML, []byte(old), []byte(with), 1) }
+	for name, document := range map[string][]byte{
+		"no YAML":                    []byte("\t:"),
+		"a keyword that is unknown":  replace("quantity: {type: integer,", "quantity: {multipleOf: 2, type: integer,"),
+		"a format that is unknown":   replace("minLength: 1, maxLength: 255}", "minLength: 1, maxLength: 255, format: email}"),
+		"a type that is unknown":     replace("units: {type: integer, format: int64, minimum: 0", "units: {type: number, format: int64, minimum: 0"),
+		"a keyword by a reference":   replace("sku: {$ref: '#/components/schemas/SKUName'}", "sku: {$ref: '#/components/schemas/SKUName', maxLength: 3}"),
+		"a reference into nothing":   replace("sku: {$ref: '#/components/schemas/SKUName'}", "sku: {$ref: '#/components/schemas/Nothing'}"),
+		"a body with unknown fields": replace("additionalProperties: false\n      required: [sku, quantity]", "additionalProperties: true\n      required: [sku, quantity]"),
+		"a scheme that is unknown":   replace("security: [{administrator: []}]", "security: [{somebody: []}]"),
+		"a status that is none":      replace("'304':", "'3xx':"),
+	} {
+		if bytes.Equal(document, spec.YAML) {
+			t.Errorf("%s: the document was not changed", name)
+		}
+		if _, err := contract.Load(document); err == nil {
+			t.Errorf("%s: the document is taken", name)
+		}
+	}
+}
+
+// hugePower is a number that the library of JSON Schema cannot read.
+var hugePower = regexp.MustCompile(`[eE][+-]?[0-9]{4,}`)
+
+// FuzzBodies compares what is checked at run time with what a library of JSON
+// Schema makes of the document's own schemas.
+func FuzzBodies(f *testing.F) {
+	for _, body := range []string{
+		`{"sku":"lamp","quantity":1}`, `{"sku":"lamp","quantity":2.0}`, `{"sku":"-","quantity":0}`, `{"quantity":1.5}`, `{}`, `[]`, `null`, ``,
+		`{"reference":"r"}`, `{"reference":""}`, `{"units":3}`, `{"sku":"lamp","quantity":1,"quantity":2}`, `{"sku":"lamp","quantity":1}x`,
+		`{"name":"n","price_cents":1,"currency":"EUR","units":1,"per_customer_limit":null,"sale_starts_at":"2030-01-01T00:00:00Z","sale_ends_at":null}`,
+		`{"name":"n","price_cents":4294967299,"currency":"eur","units":-1,"sale_starts_at":"2030"}`, `{"sku":"\ud800","quantity":0.99999999999999999999}`,
+	} {
+		f.Add([]byte(body))
+	}
+	objects := bodies(f)
+	schemas := map[string]*jsonschema.Schema{}
+	for id, o := range objects {
+		schemas[id] = compile(f, id, o.Schema)
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		strict := jsontext.Value(body).IsValid()
+		for id, o := range objects {
+			got := o.Check(body)
+			invalid, isInvalid := errors.AsType[contract.Invalid](got)
+			malformed, isMalformed := errors.AsType[*contract.Malformed](got)
+			if got != nil && !isInvalid && !isMalformed {
+				t.Fatalf("%s: %q is %v", id, body, got)
+			}
+			if isMalformed && malformed.Detail == "" {
+				t.Errorf("%s: %q is malformed, and nobody is told why", id, body)
+			}
+			if !strict {
+				if got == nil {
+					t.Errorf("%s: %q is no JSON, and is taken", id, body)
+				}
+				continue
+			}
+			if hugePower.Match(body) || onlyTimes(invalid) {
+				continue // times are those that MySQL has: fewer than the format's
+			}
+			value, err := jsonschema.UnmarshalJSON(bytes.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := schemas[id].Validate(value); (want == nil) != (got == nil) {
+				t.Errorf("%s: %s is %v, by the schema %v", id, body, got, want)
+			}
+		}
+	})
+}
+
+func onlyTimes(invalid contract.Invalid) bool {
+	for _, wrong := range invalid {
+		if !strings.HasSuffix(wrong.Field, "_at") {
+			return false
+		}
+	}
+	return len(invalid) > 0
+}
+
+// compile compiles one schema, with the document for its references.
+func compile(t testing.TB, id string, schema map[string]any) *jsonschema.Schema {
+	t.Helper()
+	read, err := contract.Load(spec.YAML)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := map[string]any{"components": read.Document["components"]}
+	for keyword, value := range schema {
+		whole[keyword] = value
+	}
+	text, err := json.Marshal(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	compiler := jsonschema.NewCompiler()
+	compiler.AssertFormat()
+	if err := compiler.AddResource("mem:///"+id, doc); err != nil {
+		t.Fatal(err)
+	}
+	compiled, err := compiler.Compile("mem:///" + id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return compiled
+}
+
+// BenchmarkBody is what an order's body costs to check, and what it would cost
+// by a library of JSON Schema.
+func BenchmarkBody(b *testing.B) {
+	body := []byte(`{"sku":"sale-1","quantity":1}`)
+	order := bodies(b)["placeOrder"]
+	b.Run("contract", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := order.Check(body); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	schema := compile(b, "placeOrder", order.Schema)
+	b.Run("jsonschema", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			value, err := jsonschema.UnmarshalJSON(bytes.NewReader(body))
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := schema.Validate(value); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
