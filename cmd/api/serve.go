@@ -245,9 +245,10 @@ func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		// Behind the request's own time, so that it never cuts an answer off.
-		WriteTimeout:   r.cmd.RequestTimeout + 10*time.Second,
-		IdleTimeout:    2 * time.Minute,
-		MaxHeaderBytes: 16 << 10,
+		WriteTimeout: r.cmd.RequestTimeout + 10*time.Second,
+		IdleTimeout:  2 * time.Minute,
+		// Above what the handler takes, so that it is the handler that refuses.
+		MaxHeaderBytes: 64 << 10,
 		TLSConfig:      r.tls,
 		ErrorLog:       slog.NewLogLogger(r.logger.Handler(), slog.LevelDebug),
 	}

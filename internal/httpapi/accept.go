@@ -11,11 +11,12 @@ import (
 // No header takes anything, and so does one that cannot be read: the answer will
 // say what it is.
 func acceptable(header []string, types []string) bool {
-	if len(header) == 0 || len(types) == 0 || len(header) == 1 && (header[0] == "*/*" || header[0] == types[0]) {
+	all := strings.Join(header, ",")
+	if all == "" || all == "*/*" || len(types) == 0 || all == types[0] {
 		return true
 	}
 	best := make([]struct{ closeness, quality float64 }, len(types))
-	for item := range strings.SplitSeq(strings.Join(header, ","), ",") {
+	for item := range strings.SplitSeq(all, ",") {
 		if strings.TrimSpace(item) == "" {
 			continue
 		}

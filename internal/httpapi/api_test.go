@@ -50,13 +50,13 @@ type server struct {
 
 // newServer serves the API over a database of its own, with the conditional
 // strategy, which needs MySQL alone.
-func newServer(t *testing.T) *server {
+func newServer(t testing.TB) *server {
 	t.Helper()
 	return newServerWith(t, func(*httpapi.Config) {})
 }
 
 // newServerWith is newServer with another configuration.
-func newServerWith(t *testing.T, change func(*httpapi.Config)) *server {
+func newServerWith(t testing.TB, change func(*httpapi.Config)) *server {
 	t.Helper()
 	dsn, err := servers.MySQL.CreateDatabase(t.Context(), fmt.Sprintf("api%d", databases.Add(1)))
 	if err != nil {
@@ -100,7 +100,7 @@ func newServerWith(t *testing.T, change func(*httpapi.Config)) *server {
 	return s
 }
 
-func token(t *testing.T, method jwt.SigningMethod, key any, claims jwt.MapClaims) string {
+func token(t testing.TB, method jwt.SigningMethod, key any, claims jwt.MapClaims) string {
 	t.Helper()
 	text, err := jwt.NewWithClaims(method, claims).SignedString(key)
 	if err != nil {
@@ -109,7 +109,7 @@ func token(t *testing.T, method jwt.SigningMethod, key any, claims jwt.MapClaims
 	return text
 }
 
-func customer(t *testing.T, name string) string {
+func customer(t testing.TB, name string) string {
 	t.Helper()
 	return token(t, jwt.SigningMethodHS256, []byte(secret), jwt.MapClaims{"sub": name})
 }
@@ -143,7 +143,7 @@ func (s *server) call(method, path, body string, headers ...string) response {
 		s.t.Fatal(err)
 	}
 	r := response{Response: got, text: string(text)}
-	if strings.Contains(got.Header.Get("Content-Type"), "json") {
+	if strings.Contains(got.Header.Get("Content-Type"), "json") && method != http.MethodHead {
 		if err := json.NewDecoder(bytes.NewReader(text)).Decode(&r.body); err != nil {
 			s.t.Fatalf("%s %s answered %q: %v", method, path, text, err)
 		}
