@@ -45,7 +45,7 @@ func (a *api) readBody(c *gin.Context) {
 // body reads the whole body, which is said to be JSON or not said to be
 // anything.
 func body(c *gin.Context) ([]byte, error) {
-	if text := c.GetHeader("Content-Type"); text != "" {
+	if text := c.GetHeader("Content-Type"); text != "" && text != "application/json" {
 		if kind, _, err := mime.ParseMediaType(text); err != nil || kind != "application/json" {
 			return nil, kindMediaType.problem(fmt.Sprintf("Content-Type is %q, expected application/json.", text))
 		}
