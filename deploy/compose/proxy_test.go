@@ -260,7 +260,7 @@ func startNameServer(t *testing.T) *nameServer {
 		}
 	}()
 	t.Cleanup(func() {
-		conn.Close()
+		_ = conn.Close()
 		<-ended
 	})
 	return n
