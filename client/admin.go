@@ -38,8 +38,8 @@ func IfExists() Precondition { return IfMatch("*") }
 
 // IfAbsent lets a SKU be created, and none be changed.
 func IfAbsent() Precondition {
-	any := "*"
-	return Precondition{wire.PutSKUParams{IfNoneMatch: &any}}
+	every := "*"
+	return Precondition{wire.PutSKUParams{IfNoneMatch: &every}}
 }
 
 // PutSKU is the answer to a change of a SKU.

@@ -19,8 +19,8 @@ type soakCmd struct {
 	Duration      time.Duration `default:"15m" placeholder:"D" help:"How long to go on (default ${default})."`
 	Seed          uint64        `default:"0" placeholder:"N" help:"Makes all choices; 0 picks one and reports it."`
 	PaymentWindow time.Duration `default:"2s" placeholder:"D" help:"The replicas' payment window (default ${default})."`
-	Actors        int           `default:"4" placeholder:"N" help:"Actors that each have a SKU of their own (default ${default})."`
-	Rushes        int           `default:"1" placeholder:"N" help:"SKUs that four actors share (default ${default})."`
+	Actors        int           `default:"6" placeholder:"N" help:"Actors that each have a SKU of their own (default ${default})."`
+	Rushes        int           `default:"2" placeholder:"N" help:"SKUs that four actors share (default ${default})."`
 	Faults        bool          `default:"true" negatable:"" help:"Kill and stop replicas meanwhile (default)."`
 	Out           string        `default:"out" placeholder:"DIR" help:"Folder for soak.json (default ${default})."`
 }

@@ -86,7 +86,8 @@ func (c *caller) once(ctx context.Context, replica int, wait time.Duration, r re
 	}
 	c.record.count(r.name, re.outcome())
 	if re.status == 0 {
-		if wait == patience && c.weather.calm(re.sent, re.done) || wait != patience && !errors.Is(re.err, context.DeadlineExceeded) && c.weather.calm(re.sent, re.done) {
+		givenUp := wait < patience && errors.Is(re.err, context.DeadlineExceeded)
+		if !givenUp && c.weather.calm(re.sent, re.done) {
 			c.record.violate(Violation{Invariant: Answered, Detail: fmt.Sprintf("%s %s at replica %d: %v", r.method, r.path, replica+1, re.err)})
 		}
 		return re

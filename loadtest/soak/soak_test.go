@@ -53,19 +53,20 @@ func newService(t *testing.T) *service {
 	return s
 }
 
-// behind is the service as a proxy makes it: change sees every answer before the
-// client does.
+// behind is the service as a proxy makes it: before sees every request before the
+// replica does, and change every answer before the client does.
 func (s *service) behind(t *testing.T, before func(*http.Request), change func(*http.Response, []byte) []byte) string {
 	t.Helper()
 	target, err := url.Parse(s.replica.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	proxy := httputil.NewSingleHostReverseProxy(target)
-	if before != nil {
-		direct := proxy.Director
-		proxy.Director = func(r *http.Request) { direct(r); before(r) }
-	}
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(target)
+		if before != nil {
+			before(r.Out)
+		}
+	}}
 	if change != nil {
 		proxy.ModifyResponse = func(res *http.Response) error {
 			body, err := io.ReadAll(res.Body)

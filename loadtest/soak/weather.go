@@ -16,7 +16,7 @@ import (
 type weather struct {
 	mu     sync.Mutex
 	spells []spell
-	// Kills and Pauses count them.
+	// kills and pauses count them.
 	kills, pauses int
 }
 
