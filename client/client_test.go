@@ -144,7 +144,10 @@ func TestSKUsGoesThroughAllPages(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %d SKUs, want %d", len(got), len(want))
 	}
-	for range admin.SKUs(t.Context()) {
+	for _, err := range admin.SKUs(t.Context()) {
+		if err != nil {
+			t.Error(err)
+		}
 		break // ends the reading
 	}
 }

@@ -64,10 +64,9 @@ func (c *purgeCmd) Run(ctx context.Context, s streams) error {
 // before is the time that the flag names, at now by the database's clock.
 func (c *purgeCmd) before(now time.Time) (before time.Time, err error) {
 	ago, isAgo := time.ParseDuration(c.Before)
-	switch {
-	case isAgo == nil:
+	if isAgo == nil {
 		before = now.Add(-ago)
-	default:
+	} else {
 		if before, err = time.Parse(time.DateOnly, c.Before); err != nil {
 			before, err = time.Parse(time.RFC3339, c.Before)
 		}

@@ -190,7 +190,7 @@ func TestServiceIsServedByTLS(t *testing.T) {
 	if _, err := shown(tls.VersionTLS12, tls.VersionTLS12); err != nil {
 		t.Errorf("TLS 1.2: %v", err)
 	}
-	plain, err := net.Dial("tcp", addr) //nolint:noctx // closed below
+	plain, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}

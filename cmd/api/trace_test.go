@@ -94,8 +94,9 @@ const callersSpan = "00f067aa0ba902b7"
 
 func traceID(n int) string { return fmt.Sprintf("4bf92f3577b34da6a3ce929d%08x", n) }
 
-// orderTraced asks for one unit as a caller whose trace is the n-th, and sampled or not.
-func (c *client) orderTraced(sku, customer string, n int, sampled bool) (*http.Response, error) {
+// orderTraced asks for one unit as a caller whose trace is the n-th, and sampled or not. It returns
+// the header of the answer.
+func (c *client) orderTraced(sku, customer string, n int, sampled bool) (http.Header, error) {
 	request, err := http.NewRequestWithContext(c.t.Context(), http.MethodPost, c.URL+"/v1/orders", strings.NewReader(fmt.Sprintf(`{"sku":%q,"quantity":1}`, sku)))
 	if err != nil {
 		return nil, err
@@ -123,7 +124,7 @@ func (c *client) orderTraced(sku, customer string, n int, sampled bool) (*http.R
 	if response.StatusCode != http.StatusCreated {
 		return nil, fmt.Errorf("order was answered %s", response.Status)
 	}
-	return response, nil
+	return response.Header, nil
 }
 
 func tracedConfig(t *testing.T, name, endpoint string) sandbox.ReplicaConfig {
@@ -308,11 +309,11 @@ func TestLogLinesHaveTheIDsOfRequestOrderAndTrace(t *testing.T) {
 	cfg.Args = append(cfg.Args, "--log-level=debug")
 	c := start(t, cfg)
 	c.putSKU("lamp", 10)
-	response, err := c.orderTraced("lamp", "ann", 7, true)
+	answer, err := c.orderTraced("lamp", "ann", 7, true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	own := response.Header.Get("X-Request-Id")
+	own := answer.Get("X-Request-Id")
 	if len(own) != 32 {
 		t.Errorf("X-Request-Id is %q, want 32 digits", own)
 	}
@@ -344,7 +345,7 @@ func TestLogLinesHaveTheIDsOfRequestOrderAndTrace(t *testing.T) {
 	if at < 0 {
 		t.Fatalf("no line has the request's id %s: %v", own, lines)
 	}
-	order := strings.TrimPrefix(response.Header.Get("Location"), "/v1/orders/")
+	order := strings.TrimPrefix(answer.Get("Location"), "/v1/orders/")
 	for name, want := range map[string]any{"msg": "request", "level": "DEBUG", "method": "POST", "route": "/v1/orders", "path": "/v1/orders",
 		"status": 201.0, "order_id": order, "trace_id": traceID(7), "replica": "a"} {
 		if got := lines[at][name]; got != want {

@@ -52,7 +52,7 @@ type stream struct {
 func watch(t *testing.T, url string, headers ...string) *stream {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	request, err := http.NewRequestWithContext(ctx, "GET", url, http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func watch(t *testing.T, url string, headers ...string) *stream {
 		request.Header.Set(headers[i], headers[i+1])
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Do(request)
+	response, err := client.Do(request) //nolint:bodyclose // close does, when the reading has ended
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +316,7 @@ func TestStreamsShareOneQuestion(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	late := watch(t, s.URL+"/v1/events", "Last-Event-ID", "9")
-	if late.response.StatusCode != 503 {
+	if late.response.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("the stream beyond the limit got %d", late.response.StatusCode)
 	}
 	all[0].close()
@@ -418,7 +418,7 @@ func TestAStreamShowsWhatOtherReplicasSell(t *testing.T) {
 		t.Helper()
 		for try := 0; ; try++ {
 			got := here.order(ann, fmt.Sprint(left), `{"sku":"lamp","quantity":1}`)
-			if got.StatusCode == 201 {
+			if got.StatusCode == http.StatusCreated {
 				break
 			}
 			if try == 20 || got.StatusCode < 500 {

@@ -121,7 +121,7 @@ func TestProxyIsBelievedOnlyWhenTrusted(t *testing.T) {
 		first := s.call("GET", "/v1/skus", "", "X-Forwarded-For", "198.51.100.1")
 		other := s.call("GET", "/v1/skus", "", "X-Forwarded-For", "198.51.100.2")
 		forged := s.call("GET", "/v1/skus", "", "X-Forwarded-For", "203.0.113.9, 198.51.100.1")
-		got := []bool{first.StatusCode == 200, other.StatusCode == 200, forged.StatusCode == 200}
+		got := []bool{first.StatusCode == http.StatusOK, other.StatusCode == http.StatusOK, forged.StatusCode == http.StatusOK}
 		if want := []bool{true, trusted, false}; !slices.Equal(got, want) {
 			t.Errorf("trusted is %v: let through %v, want %v", trusted, got, want)
 		}

@@ -42,7 +42,7 @@ func (b *browser) buy(sku, quantity string) {
 func (s *server) sell(sku, name string, units int, more string) {
 	s.t.Helper()
 	body := fmt.Sprintf(`{"name":%q,"price_cents":4999,"currency":"EUR","units":%d%s}`, name, units, more)
-	if got := s.putSKU(sku, body); got.StatusCode != 201 {
+	if got := s.putSKU(sku, body); got.StatusCode != http.StatusCreated {
 		s.t.Fatalf("put %s: %s", sku, got.text)
 	}
 }

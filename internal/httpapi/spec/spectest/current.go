@@ -18,8 +18,8 @@ var (
 	output = regexp.MustCompile(`(?m)^output: (\S+)$`)
 )
 
-// Current checks that the generated file of the test's own folder is what the
-// go:generate line of source, a file beside it, makes of the contract now.
+// Current checks that the generated file of the test's own folder is what the line
+// for go generate in source, a file beside it, makes of the contract now.
 func Current(t *testing.T, source string) {
 	t.Helper()
 	line := generate.FindStringSubmatch(read(t, source))
