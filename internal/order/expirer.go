@@ -84,19 +84,27 @@ const (
 func NewExpirer(s *Service, l lock.Locker) *Expirer { return &Expirer{orders: s, lock: l} }
 
 // Run sweeps whenever this replica has the lock, until ctx ends, and then gives
-// the lock back. Trouble is logged, and tried again.
+// the lock back. Trouble is logged, and tried again. A replica that is halted
+// leaves the lock to those that may write.
 func (e *Expirer) Run(ctx context.Context) {
-	log := e.orders.cfg.Logger
 	for ctx.Err() == nil {
-		held, err := e.lock.TryLock(ctx, expiryLock)
-		switch {
-		case err == nil:
-			log.Info("this replica expires orders")
-			e.hold(ctx, held)
-		case !errors.Is(err, lock.ErrHeld) && ctx.Err() == nil:
-			log.Warn("expirer", "error", fmt.Errorf("lock: %w", err))
+		if e.orders.cfg.Halted() == nil {
+			e.ask(ctx)
 		}
 		rest(ctx, takeOver)
+	}
+}
+
+// ask sweeps if the lock is to be had, for as long as it is.
+func (e *Expirer) ask(ctx context.Context) {
+	log := e.orders.cfg.Logger
+	held, err := e.lock.TryLock(ctx, expiryLock)
+	switch {
+	case err == nil:
+		log.Info("this replica expires orders")
+		e.hold(ctx, held)
+	case !errors.Is(err, lock.ErrHeld) && ctx.Err() == nil:
+		log.Warn("expirer", "error", fmt.Errorf("lock: %w", err))
 	}
 }
 
@@ -125,14 +133,15 @@ func (e *Expirer) hold(ctx context.Context, held lock.Held) {
 	}
 }
 
-// sweep ends orders as they come due, until ctx ends. SKUs are swept side by
-// side: one whose row or lock is not to be had holds up its own orders alone.
+// sweep ends orders as they come due, until ctx ends or the replica is halted.
+// SKUs are swept side by side: one whose row or lock is not to be had holds up its
+// own orders alone.
 func (e *Expirer) sweep(ctx context.Context) {
 	e.working, e.failed, e.finished = map[string]bool{}, map[string]*holdOff{}, make(chan swept, expiryWorkers)
 	defer func() { _ = e.workers.Wait() }() // each is bounded by ctx, and has told its outcome
 	var due []dueOfSKU
 	var mended time.Time
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && e.orders.cfg.Halted() == nil {
 		due = e.start(ctx, due)
 		if len(due) > 0 {
 			e.await(ctx) // until there is room for the next

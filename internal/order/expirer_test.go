@@ -279,3 +279,28 @@ func TestExpiryIsTakenOver(t *testing.T) {
 	s.await(t, noneReserved)
 	s.audit(t)
 }
+
+// A replica that must not write any more does not keep those from expiring orders
+// that may: it gives the lock back, and asks for it no more.
+func TestHaltedReplicaLeavesExpiryToOthers(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t, stock.Stock{Units: 10})
+	var halted atomic.Bool
+	first := start(t, options{dsn: dsn, strategy: "etcd", window: time.Second, halted: func() error {
+		if halted.Load() {
+			return order.ErrAdopted
+		}
+		return nil
+	}})
+	s := &shop{dsn: dsn, replicas: [2]*replica{first, start(t, options{dsn: dsn, strategy: "etcd", window: time.Second})}}
+	expire(t, first, dsn, true)
+	s.mustBuy(t, 0, "ann", "k", 1)
+	s.await(t, noneReserved)
+	halted.Store(true)
+	s.mustBuy(t, 1, "ben", "k", 1)
+	expire(t, s.replicas[1], dsn, true)
+	s.await(t, noneReserved)
+	if got := s.audit(t); got.Returned != 2 {
+		t.Errorf("%+v; want 2 returned", got)
+	}
+}

@@ -107,6 +107,7 @@ type options struct {
 	at       func(order.Step)
 	traces   trace.TracerProvider // none when nil
 	window   time.Duration        // for payment; a minute when zero
+	halted   func() error         // never when nil
 }
 
 func newReplica(o options) (r *replica, err error) {
@@ -135,7 +136,7 @@ func newReplica(o options) (r *replica, err error) {
 		tracer = o.traces.Tracer("orders")
 	}
 	r.orders = order.New(order.Config{Tracer: tracer, DB: r.db, Strategy: s, Fence: s.FenceFor(o.fence), Locker: r.locker, Units: r.units,
-		PaymentWindow: o.window, ThinkTime: o.think, RequestTimeout: testTimeout, Desk: o.desk, At: o.at, Logger: logger})
+		PaymentWindow: o.window, ThinkTime: o.think, RequestTimeout: testTimeout, Desk: o.desk, At: o.at, Halted: o.halted, Logger: logger})
 	return r, nil
 }
 
