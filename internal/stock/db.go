@@ -37,13 +37,19 @@ const (
 	connectTimeout = 5 * time.Second
 	// rollbackTimeout bounds the giving back of a transaction.
 	rollbackTimeout = time.Second
+	// tableWait is longer than any transaction that serves a request. The server's
+	// own is a day, or a year.
+	tableWait = 5 * time.Second
 )
 
 // sessionSettings hold on every connection. MySQL and MariaDB call the variable
 // for the isolation level by different names; the statement is common to both.
-// What does not fit a column is refused, whatever the server's own mode.
-const sessionSettings = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; " +
-	"SET time_zone = '+00:00', innodb_lock_wait_timeout = 1, sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
+// What does not fit a column is refused, whatever the server's own mode. No
+// statement waits for longer than tableWait for a table that is being altered, nor
+// an alteration for those who use the table: everybody else waits behind it.
+var sessionSettings = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; " +
+	"SET time_zone = '+00:00', innodb_lock_wait_timeout = 1, sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', " +
+	fmt.Sprintf("lock_wait_timeout = %d", int(tableWait.Seconds()))
 
 // Option is a choice of Open's caller.
 type Option func(*options)

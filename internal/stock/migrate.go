@@ -25,7 +25,7 @@ const migrateWait = 60 * time.Second
 
 // Migrate brings the schema up to this program's version. Replicas may call it
 // at once: one migrates, under a lock that ends with its connection, and the
-// others wait for it.
+// others wait for it. It may be repeated after any error: what was done stands.
 func (db *DB) Migrate(ctx context.Context) error {
 	return db.OnConn(ctx, func(conn *sql.Conn) error {
 		name := "flashsale.migrate." + db.Name
@@ -40,7 +40,9 @@ func (db *DB) Migrate(ctx context.Context) error {
 			return fmt.Errorf("lock migrations: another replica has been migrating for %s", migrateWait)
 		}
 		migrateErr := db.migrate(ctx)
-		_, unlockErr := conn.ExecContext(context.WithoutCancel(ctx), "DO RELEASE_LOCK(?)", name)
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+		defer cancel()
+		_, unlockErr := conn.ExecContext(undo, "DO RELEASE_LOCK(?)", name)
 		return errors.Join(migrateErr, unlockErr)
 	})
 }
@@ -62,7 +64,12 @@ func (db *DB) migrate(ctx context.Context) error {
 	case current > newest:
 		return db.served(ctx, newest, current)
 	}
-	if _, err := provider.Up(ctx); err != nil {
+	_, err = provider.Up(ctx)
+	if serverError(err) == errLockWaitTimeout {
+		return fmt.Errorf("migrate: a transaction that did not end within %s has used the table (see SHOW PROCESSLIST; "+
+			"an audit takes its time): end it, and start again: %w", tableWait, err)
+	}
+	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
 	return nil

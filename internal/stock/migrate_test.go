@@ -2,6 +2,7 @@ package stock_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"golang.org/x/sync/errgroup"
@@ -20,6 +21,78 @@ func TestReplicasMayMigrateAtOnce(t *testing.T) {
 	}
 	if err := group.Wait(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Wherever a migration ended that was not done, the next one goes on from there:
+// each statement is committed by itself, and the version comes last.
+func TestMigrationThatEndedHalfWayIsDoneAgain(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	whole := schemaOf(t, db)
+	for _, done := range []string{
+		"SELECT 1", // all but the version
+		"DELETE FROM serves", "DROP TABLE serves, leases", "DROP TABLE archived_orders, late_payments, restocks", "ALTER TABLE stock DROP COLUMN revision",
+	} {
+		exec(t, db, done)
+		exec(t, db, "DELETE FROM goose_db_version WHERE version_id = 2")
+		if err := db.Migrate(t.Context()); err != nil {
+			t.Fatalf("after %s: %v", done, err)
+		}
+		if got := schemaOf(t, db); got != whole {
+			t.Errorf("after %s: got\n%s\nwant\n%s", done, got, whole)
+		}
+		exec(t, db, done) // the next one begins with more to do
+	}
+	exec(t, db, "DELETE FROM goose_db_version WHERE version_id > 0")
+	if err := db.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := schemaOf(t, db); got != whole {
+		t.Errorf("got\n%s\nwant\n%s", got, whole)
+	}
+}
+
+// schemaOf is all columns and keys, and which programs are served.
+func schemaOf(t *testing.T, db *stock.DB) (all string) {
+	t.Helper()
+	exec(t, db, "SET SESSION group_concat_max_len = 1000000")
+	err := db.SQL.QueryRowContext(t.Context(), `SELECT GROUP_CONCAT(line ORDER BY line SEPARATOR '\n') FROM (
+		SELECT CONCAT_WS(' ', table_name, column_name, column_type, is_nullable, column_default) AS line
+			FROM information_schema.COLUMNS WHERE table_schema = DATABASE()
+		UNION ALL SELECT CONCAT_WS(' ', table_name, index_name, seq_in_index, column_name)
+			FROM information_schema.STATISTICS WHERE table_schema = DATABASE()
+		UNION ALL SELECT CONCAT_WS(' ', 'serves', version, least) FROM serves) every_line`).Scan(&all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// Buyers wait behind a migration that waits for a table: not for long.
+func TestMigrationDoesNotWaitForeverForATable(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	exec(t, db, "ALTER TABLE orders DROP COLUMN closed_at, DROP COLUMN payment_reference, DROP COLUMN returned_by, DROP KEY expiring, DROP KEY of_customer")
+	exec(t, db, "DELETE FROM goose_db_version WHERE version_id = 2")
+	tx, err := db.SQL.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	var n int
+	if err := tx.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM orders").Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	err = db.Migrate(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "a transaction that did not end within 5s has used the table") {
+		t.Fatalf("got %v", err)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Migrate(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

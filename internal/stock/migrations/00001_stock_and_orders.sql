@@ -10,7 +10,7 @@
 --
 -- batch names the last batch that a desk wrote: its orders are inserted only
 -- where it stands.
-CREATE TABLE stock (
+CREATE TABLE IF NOT EXISTS stock (
   sku                VARBINARY(64)   NOT NULL,
   name               VARCHAR(255)    NOT NULL,
   price_cents        BIGINT          NOT NULL,
@@ -33,7 +33,7 @@ CREATE TABLE stock (
 -- fence and seq are those of the write that admitted it. of_sku grows at the end
 -- of each SKU, so that it costs an INSERT little; who holds orders of a sold-out
 -- SKU is read by it.
-CREATE TABLE orders (
+CREATE TABLE IF NOT EXISTS orders (
   id                 BINARY(16)      NOT NULL,
   sku                VARBINARY(64)   NOT NULL,
   customer           VARBINARY(255)  NOT NULL,
@@ -55,7 +55,7 @@ CREATE TABLE orders (
 
 -- One row: how this database is guarded. Tokens of two sources must never be
 -- compared, nor may two strategies write the same stock.
-CREATE TABLE guard (
+CREATE TABLE IF NOT EXISTS guard (
   id           TINYINT      NOT NULL,
   strategy     VARCHAR(64)  NOT NULL,
   fence        VARCHAR(16)  NOT NULL,
