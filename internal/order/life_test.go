@@ -322,3 +322,27 @@ func TestCancellingWhileAnotherReplicaSells(t *testing.T) {
 		}
 	})
 }
+
+// A restock that fills a SKU up is the answer to its key, also for those who ask
+// at the same time and find no room.
+func TestRestockThatLeavesNoRoomIsReplayed(t *testing.T) {
+	forShops(t, stock.Stock{Units: 1}, time.Minute, func(t *testing.T, s *shop) {
+		execSQL(t, s.dsn, "UPDATE stock SET units = ?, available = ?", int64(stock.MaxUnits-5), int64(stock.MaxUnits-5))
+		var made atomic.Int32
+		var group sync.WaitGroup
+		for i := range 8 {
+			group.Go(func() {
+				got, err := s.at(i).Restock(t.Context(), order.RestockRequest{SKU: testSKU, Key: "r", Units: 5})
+				if err != nil {
+					t.Error(err)
+				} else if !got.Replayed {
+					made.Add(1)
+				}
+			})
+		}
+		group.Wait()
+		if made.Load() != 1 {
+			t.Errorf("made %d times", made.Load())
+		}
+	})
+}

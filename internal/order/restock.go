@@ -74,25 +74,31 @@ func (s *Service) Restock(ctx context.Context, r RestockRequest) (done Restocked
 }
 
 // addUnits makes the restock, unless another has its key, and reads what then
-// stands under it.
+// stands under it: also where the units would be too many, since this one may be
+// among them already.
 func (s *Service) addUnits(ctx context.Context, id ID, r *RestockRequest) (stands keptRestock, err error) {
 	if err := s.cfg.unitsAreThere(ctx, r.SKU); err != nil {
 		return stands, err
 	}
-	err = s.seller.alter(ctx, r.SKU, change{write: func(ctx context.Context) error {
+	refusal := s.seller.alter(ctx, r.SKU, change{write: func(ctx context.Context) error {
 		err := insertRestock(ctx, s.cfg.DB, id, r)
 		if stock.IsDuplicate(err) {
 			return nil
 		}
 		return err
 	}})
-	if err != nil {
-		return stands, err
+	if refusal != nil && !errors.Is(refusal, stock.ErrTooManyUnits) {
+		return stands, refusal
 	}
-	if stands, err = findRestock(ctx, s.cfg.DB, r.Key); err != nil {
+	switch stands, err = findRestock(ctx, s.cfg.DB, r.Key); {
+	case err == nil:
+		return stands, nil
+	case refusal == nil:
 		return stands, fmt.Errorf("%w: it was made, and not read: %s", ErrUnknown, err.Error())
+	case errors.Is(err, sql.ErrNoRows):
+		return stands, refusal
 	}
-	return stands, nil
+	return stands, fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
 // unitsAreThere makes sure that a SKU's stock was put into etcd, where it is kept
