@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
@@ -68,6 +69,55 @@ func TestDocumentThatCannotBeCheckedIsRefused(t *testing.T) {
 		}
 		if _, err := contract.Load(document); err == nil {
 			t.Errorf("%s: the document is taken", name)
+		}
+	}
+}
+
+func TestWhatIsWrongWithABodyIsToldInWords(t *testing.T) {
+	t.Parallel()
+	order := bodies(t)["placeOrder"]
+	for body, want := range map[string]string{
+		`{"quantity":[1]}`:  "must not be an array",
+		`{"quantity":{}}`:   "must not be an object",
+		`{"quantity":null}`: "must not be null",
+		`{"quantity":"1"}`:  "must not be a string",
+		`{"sku":true}`:      "must not be a boolean",
+		`[]`:                "must not be an array",
+		// What is no JSON has no kind.
+		`{"quantity":NaN}`: "", `{"quantity":+1}`: "", "\ufeff{}": "", `'x'`: "",
+	} {
+		malformed, ok := errors.AsType[*contract.Malformed](order.Check([]byte(body)))
+		if !ok {
+			t.Errorf("%s is taken", body)
+			continue
+		}
+		got := ""
+		if len(malformed.Fields) == 1 {
+			got = malformed.Fields[0].Message
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", body, got, want)
+		}
+	}
+}
+
+func TestTimesThatAreTakenCanBeDecoded(t *testing.T) {
+	t.Parallel()
+	sku := bodies(t)["putSKU"]
+	for value, good := range map[string]bool{
+		"2030-01-31T12:00:00Z": true, "2030-01-31T12:00:00.123456789Z": true, "2030-01-31T12:00:00.1234567891234Z": true,
+		"2030-01-31T12:00:00+23:59": true, "2030-01-31T12:00:00-00:00": true, "2030-01-31T12:00:00,5Z": false, "2030-01-31T1:00:00Z": false,
+		"2030-01-31T12:00:00+24:00": false, "2030-01-31T12:00:00+00:60": false, "2030-02-30T12:00:00Z": false, "2030-01-31t12:00:00z": false,
+		"2030-01-31T12:00:60Z": false, "2030-01-31T24:00:00Z": false, "2030-01-31 12:00:00Z": false, "2030-01-31T12:00:00.Z": false,
+	} {
+		body := []byte(`{"name":"n","price_cents":1,"currency":"EUR","units":1,"sale_starts_at":"` + value + `"}`)
+		err := sku.Check(body)
+		if (err == nil) != good {
+			t.Errorf("%s: %v", value, err)
+		}
+		var decoded spec.SKURequest
+		if failed := jsonv2.Unmarshal(body, &decoded); err == nil && failed != nil {
+			t.Errorf("%s is taken, and cannot be decoded: %v", value, failed)
 		}
 	}
 }

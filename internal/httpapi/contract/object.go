@@ -74,8 +74,8 @@ func (c *Contract) object(schema map[string]any) (*Object, error) {
 // it. It returns nil, a *Malformed, or else an Invalid with all that is wrong.
 func (o *Object) Check(body []byte) error {
 	in := jsontext.NewDecoder(bytes.NewReader(body))
-	if k := in.PeekKind(); k != '{' && k != 0 {
-		return &Malformed{"The body is not a JSON object.", []FieldError{{"(body)", "must not be a " + kindName(k)}}}
+	if k := in.PeekKind(); k != '{' && kindNames[k] != "" {
+		return &Malformed{"The body is not a JSON object.", []FieldError{{"(body)", "must not be " + kindNames[k]}}}
 	}
 	if _, err := in.ReadToken(); err != nil {
 		return syntax(err)
@@ -121,8 +121,8 @@ func (o *Object) Check(body []byte) error {
 // read reads the field's value, and says what is wrong with it.
 func (f *field) read(in *jsontext.Decoder, name string) (string, error) {
 	kind := in.PeekKind()
-	if kind != 0 && !f.kinds.has(kind) {
-		return "", &Malformed{"A field has the wrong JSON type.", []FieldError{{name, "must not be a " + kindName(kind)}}}
+	if kindNames[kind] != "" && !f.kinds.has(kind) {
+		return "", &Malformed{"A field has the wrong JSON type.", []FieldError{{name, "must not be " + kindNames[kind]}}}
 	}
 	switch kind {
 	case '"':
@@ -156,18 +156,8 @@ func syntax(err error) error {
 	return &Malformed{Detail: fmt.Sprintf("The body is not one JSON object: see byte %d.", wrong.ByteOffset)}
 }
 
-func kindName(k jsontext.Kind) string {
-	switch k {
-	case 'n':
-		return "null"
-	case 't', 'f':
-		return "boolean"
-	case '"':
-		return "string"
-	case '0':
-		return "number"
-	case '{':
-		return "object"
-	}
-	return "array"
+// kindNames are the kinds that a value can begin as. What begins otherwise is no
+// JSON: NaN, +1, or a byte order mark.
+var kindNames = map[jsontext.Kind]string{
+	'n': "null", 't': "a boolean", 'f': "a boolean", '"': "a string", '0': "a number", '{': "an object", '[': "an array",
 }
