@@ -145,6 +145,7 @@ func (a *api) routes() (*gin.Engine, error) {
 	}
 	r.HandleMethodNotAllowed = true
 	r.RedirectTrailingSlash = false // no answer of ours is a redirect
+	r.UseRawPath = true             // an escaped slash is part of a name, and leads to no other route
 	a.watch(r)
 	r.Use(a.recover, secure, a.admit)
 	r.NoRoute(func(c *gin.Context) { a.fail(c, kindNoRoute.problem("")) })

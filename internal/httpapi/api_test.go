@@ -351,7 +351,7 @@ func TestBadInputIsRefusedAtTheEdge(t *testing.T) {
 			s.putSKU(test.sku, test.body).check(t, test.status, "invalid-input", test.field)
 		})
 	}
-	for path, field := range map[string]string{"limit=0": "limit", "limit=201": "limit", "limit=x": "limit", "cursor=!": "cursor", "cursor=IA": "cursor"} {
+	for path, field := range map[string]string{"limit=0": "limit", "limit=201": "limit", "limit=x": "limit", "limit=%zz": "(query)", "limit=1;limit=2": "(query)", "cursor=!": "cursor", "cursor=IA": "cursor"} {
 		s.call("GET", "/v1/skus?"+path, "").check(t, 422, "invalid-input", field)
 	}
 	if got := s.call("GET", "/v1/skus/lamp", "").body["available"]; got != 4.0 {
@@ -366,6 +366,14 @@ func TestRequestsOutsideTheRoutes(t *testing.T) {
 	s.call("GET", "/nothing", "").check(t, 404, "not-found", "")
 	s.call("GET", "/v1/skus/no*such", "").check(t, 404, "unknown-sku", "")
 	s.call("GET", "/v1/orders/1", "", "Authorization", "Bearer "+ann).check(t, 404, "unknown-order", "")
+	// What an escaped slash parts is one name: what stands before us and what is
+	// here agree which route it is.
+	s.call("GET", "/v1/skus/lamp%2Fevents", "").check(t, 404, "unknown-sku", "")
+	s.putSKU("a%2Fb", thing).check(t, 422, "invalid-input", "sku")
+	s.putSKU("%6camp", thing).check(t, 201, "", "")
+	if got := s.call("GET", "/v1/skus/l%61mp", ""); got.body["sku"] != "lamp" {
+		t.Errorf("an escaped name: %s", got.text)
+	}
 	wrong := s.call("DELETE", "/v1/orders", "")
 	wrong.check(t, 405, "method-not-allowed", "")
 	if got := wrong.Header.Get("Allow"); got != "GET, POST, HEAD" {

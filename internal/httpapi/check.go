@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/gin-gonic/gin"
@@ -98,7 +99,12 @@ func (a *api) checkParameters(c *gin.Context) {
 	if !inQuery || c.Request.URL.RawQuery == "" {
 		return
 	}
-	if wrong := callOf(c).operation.Query(c.Request.URL.Query()); len(wrong) > 0 {
+	query, err := url.ParseQuery(c.Request.URL.RawQuery)
+	if err != nil {
+		a.fail(c, kindInvalid.problem("The query cannot be read: it has a % that begins no escape, or a semicolon.", fieldError{Field: "(query)", Message: "must be name=value, joined by &"}))
+		return
+	}
+	if wrong := callOf(c).operation.Query(query); len(wrong) > 0 {
 		a.fail(c, kindInvalid.problem("See errors for each parameter.", wrong...))
 	}
 }
