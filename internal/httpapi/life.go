@@ -5,7 +5,6 @@ import (
 	"net/http"
 
 	"github.com/gin-gonic/gin"
-	"github.com/google/uuid"
 
 	"flashsale/internal/httpapi/spec"
 	"flashsale/internal/order"
@@ -41,9 +40,9 @@ func (a *api) ListOrders(c *gin.Context, params spec.ListOrdersParams) {
 
 // PayOrder pays one of the caller's own orders.
 func (a *api) PayOrder(c *gin.Context, text spec.OrderID) {
-	id, err := uuid.Parse(text)
+	id, err := parseOrderID(text)
 	if err != nil {
-		a.fail(c, order.ErrNotFound)
+		a.fail(c, err)
 		return
 	}
 	var body spec.PaymentRequest
@@ -66,9 +65,9 @@ func (a *api) PayOrder(c *gin.Context, text spec.OrderID) {
 
 // CancelOrder cancels one of the caller's own orders.
 func (a *api) CancelOrder(c *gin.Context, text spec.OrderID) {
-	id, err := uuid.Parse(text)
+	id, err := parseOrderID(text)
 	if err != nil {
-		a.fail(c, order.ErrNotFound)
+		a.fail(c, err)
 		return
 	}
 	o, err := a.cfg.Orders.Cancel(c.Request.Context(), callOf(c).customer, id)

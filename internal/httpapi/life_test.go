@@ -49,8 +49,16 @@ func TestOrderIsPaidOnce(t *testing.T) {
 			t.Errorf("paid again with %q: %s, first %s", body, again.text, paid.text)
 		}
 	}
+	s.call("POST", path+"/payment", "", "Authorization", "Bearer "+ann, "Content-Type", "application/x-www-form-urlencoded").
+		check(t, http.StatusOK, "", "")
 	s.as(ann, "POST", path+"/payment", `{"reference":"pay-2"}`).check(t, http.StatusConflict, "already-paid", "")
 	s.as(ann, "POST", path+"/cancellation", "").check(t, http.StatusConflict, "already-paid", "")
+	// Other ways to write the id, which libraries read, are no addresses of it.
+	id := strings.TrimPrefix(path, "/v1/orders/")
+	for _, other := range []string{"{" + id + "}", "urn:uuid:" + id, strings.ReplaceAll(id, "-", ""), "x" + id + "x"} {
+		s.as(ann, "GET", "/v1/orders/"+other, "").check(t, http.StatusNotFound, "unknown-order", "")
+	}
+	s.as(ann, "GET", "/v1/orders/"+strings.ToUpper(id), "").check(t, http.StatusOK, "", "")
 	ben := customer(t, "ben")
 	s.as(ben, "POST", path+"/payment", `{}`).check(t, http.StatusNotFound, "unknown-order", "")
 	s.as(ben, "POST", path+"/cancellation", "").check(t, http.StatusNotFound, "unknown-order", "")

@@ -50,9 +50,9 @@ func (a *api) PlaceOrder(c *gin.Context, params spec.PlaceOrderParams) {
 
 // GetOrder shows one of the caller's own orders.
 func (a *api) GetOrder(c *gin.Context, text spec.OrderID) {
-	id, err := uuid.Parse(text)
+	id, err := parseOrderID(text)
 	if err != nil {
-		a.fail(c, order.ErrNotFound)
+		a.fail(c, err)
 		return
 	}
 	ctx, cancel := a.bounded(c)
@@ -63,6 +63,16 @@ func (a *api) GetOrder(c *gin.Context, text spec.OrderID) {
 		return
 	}
 	c.JSON(http.StatusOK, present(&o))
+}
+
+// parseOrderID reads an id in the one form that answers have it in: an order has
+// one address.
+func parseOrderID(text string) (order.ID, error) {
+	id, err := uuid.Parse(text)
+	if err != nil || len(text) != len(id.String()) {
+		return order.ID{}, order.ErrNotFound
+	}
+	return id, nil
 }
 
 // unavailable makes an error of a read that is none of the domain's a 503: the
