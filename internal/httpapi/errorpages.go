@@ -2,10 +2,12 @@ package httpapi
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"html/template"
+	"slices"
 	"strings"
 
 	"github.com/gin-gonic/gin"
@@ -71,5 +73,6 @@ func (a *api) serveErrors(r gin.IRoutes) error {
 	for i, k := range kinds {
 		entries[i] = errorEntry{k.slug, k.title, k.status}
 	}
+	slices.SortFunc(entries, func(a, b errorEntry) int { return cmp.Or(a.Status-b.Status, strings.Compare(a.Slug, b.Slug)) })
 	return serve("/errors", "Errors", "<h1>Errors</h1>\n", entries)
 }

@@ -93,6 +93,9 @@ func TestTypesOfProblemsCanBeFollowed(t *testing.T) {
 			t.Errorf("/errors does not list %s", k.slug)
 		}
 	}
+	if first, last := strings.Index(list, "malformed-request"), strings.Index(list, "unavailable"); first > last {
+		t.Errorf("/errors is not in the order of the statuses: %s", list)
+	}
 	if got := get("/errors/no-such"); got.Code != http.StatusNotFound || !strings.Contains(got.Body.String(), "/errors/not-found") {
 		t.Errorf("a page of no problem: %d %s", got.Code, got.Body)
 	}
