@@ -62,11 +62,25 @@
 // after etcd has reached the record's revision; so MySQL said what the record says
 // at some time after the last sample that was below it.
 //
+// # Replays come before refusals
+//
+// A view lags. Units may have come back and been sold again since the entry that
+// it shows, to a buyer who asks again here, under his key. Two rules keep him from
+// being refused (Mirror.SoldOut, Mirror.Shown):
+//
+//	seller:   units come back at seq c when none are left
+//	          an entry of seq >= c is in etcd           wait for it, then
+//	          COMMIT of the first order from them; its answer
+//	refuser:  an order comes; the view says sold out by the entry of revision r
+//	          read the key's mod revision, linearizably    begun after the order came
+//	          it is r: refuse; else leave the order to the desk
+//
+// A replay comes after the answer, which comes after the entry of c, which replaced
+// the one of r: the refuser finds another revision. The row keeps c (its column
+// reopened), since who brought units back may die before he puts the entry.
+//
 // # What this leaves open
 //
 // A refusal is true as of at most a second ago; a restock usually ends it within
-// some 20 ms, and at this replica's own commit at once. During that second an
-// order that was made from returned units, on another replica, may be asked for
-// again and refused here. The same key gets its order as soon as the entry has
-// arrived.
+// some 20 ms, and at this replica's own commit at once.
 package mirror

@@ -63,6 +63,9 @@ type Mirror struct {
 	seeds [2]maphash.Seed
 	wake  chan struct{} // something is to be written
 	fetch chan struct{} // buyers are to be loaded
+	ask   chan struct{} // refusals are to be confirmed
+	// confirming are the refusals that wait for etcd's word.
+	confirming confirming
 
 	mu sync.RWMutex // guards all below; held for short, and never over I/O
 
@@ -134,7 +137,7 @@ func New(cfg Config) (*Mirror, error) {
 		// A replica that was started again is another one: it has compared nothing.
 		id:    fmt.Sprintf("%s/%016x", cfg.Replica, rand.Uint64()),
 		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
-		wake:  make(chan struct{}, 1), fetch: make(chan struct{}, 1),
+		wake:  make(chan struct{}, 1), fetch: make(chan struct{}, 1), ask: make(chan struct{}, 1),
 		items: map[string]*item{}, pending: map[string]change{}, committed: map[string]time.Time{}, unloaded: map[string]struct{}{},
 	}, nil
 }
@@ -148,6 +151,7 @@ func (m *Mirror) Run(ctx context.Context) error {
 	parts.Go(func() { m.write(ctx) })
 	parts.Go(func() { m.load(ctx) })
 	parts.Go(func() { m.takeSamples(ctx) })
+	parts.Go(func() { m.confirm(ctx) })
 	if !m.cfg.noCompare {
 		parts.Go(func() { m.compare(ctx) })
 	}
@@ -208,18 +212,26 @@ func (m *Mirror) Count() (int, bool) {
 
 // SoldOut reports whether an order of that customer under that key may be
 // refused without asking MySQL: the SKU had no units less than a second ago, and
-// no order stands under the key. False says nothing. It does not allocate.
-func (m *Mirror) SoldOut(sku, customer, key string) bool {
+// no order that was answered before the call stands under the key. False says
+// nothing. It takes a few milliseconds, in which etcd is asked.
+func (m *Mirror) SoldOut(ctx context.Context, sku, customer, key string) bool {
+	revision, ok := m.soldOut(sku, customer, key)
+	return ok && m.newest(ctx, sku, revision)
+}
+
+// soldOut is SoldOut as far as the view knows, and the mod revision of the entry
+// that it knows it from. It does not allocate.
+func (m *Mirror) soldOut(sku, customer, key string) (revision int64, ok bool) {
 	m.mu.RLock()
 	it := m.items[sku]
 	if it == nil || !m.refusable(it) || time.Since(m.asOf) > maxAge {
 		m.mu.RUnlock()
-		return false
+		return 0, false
 	}
-	set := it.buyers.hashes // never changed once it is there
+	set, revision := it.buyers.hashes, it.revision // hashes are never changed once they are there
 	m.mu.RUnlock()
 	_, bought := slices.BinarySearch(set, m.hash(customer, key))
-	return !bought
+	return revision, !bought
 }
 
 // refusable reports whether the entry is one to refuse by, at the time that the
@@ -254,6 +266,27 @@ func (m *Mirror) Await(ctx context.Context, sku string, seq uint64) error {
 		case <-next:
 		case <-ctx.Done():
 			return fmt.Errorf("wait for %s in the mirror: %w", sku, ctx.Err())
+		}
+	}
+}
+
+// Shown waits until every replica can know that the SKU came to seq: etcd has had
+// an entry of that seq, or a later one. It returns ctx's error at ctx's end.
+func (m *Mirror) Shown(ctx context.Context, sku string, seq uint64) error {
+	for {
+		next := m.Next()
+		m.mu.RLock()
+		it := m.items[sku]
+		// Nor need the view be healthy: entries follow each other.
+		shown := it != nil && !it.wrong && it.Seq >= seq
+		m.mu.RUnlock()
+		if shown {
+			return nil
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return fmt.Errorf("show %s in the mirror: %w", sku, ctx.Err())
 		}
 	}
 }

@@ -21,7 +21,13 @@ import (
 // stranger has bought nothing.
 const stranger = "stranger"
 
-func (r *replica) refuses(sku string) bool { return r.SoldOut(sku, stranger, "1") }
+func (r *replica) refuses(sku string) bool { return r.knowsSoldOut(sku, stranger, "1") }
+
+// knowsSoldOut is what the view says, before etcd is asked.
+func (m *Mirror) knowsSoldOut(sku, customer, key string) bool {
+	_, ok := m.soldOut(sku, customer, key)
+	return ok
+}
 
 // refusing waits until the replicas refuse orders for the SKU.
 func refusing(t *testing.T, sku string, replicas ...*replica) {
@@ -87,14 +93,14 @@ func TestABuyerIsNeverRefusedFromMemory(t *testing.T) {
 			return e.Seq == s.row("sku").Seq && r.refuses("sku")
 		})
 		for i := range round * units {
-			if r.SoldOut("sku", customer(i), key(i)) {
+			if r.knowsSoldOut("sku", customer(i), key(i)) {
 				t.Fatalf("round %d: the buyer of order %d is refused", round, i)
 			}
 		}
-		if !r.SoldOut("sku", customer(0), "another key") || !r.SoldOut("sku", "another", key(0)) {
+		if !r.knowsSoldOut("sku", customer(0), "another key") || !r.knowsSoldOut("sku", "another", key(0)) {
 			t.Error("another key of a buyer, or his key in another's hand, is not refused")
 		}
-		if !r.SoldOut("other", customer(0), key(0)) {
+		if !r.knowsSoldOut("other", customer(0), key(0)) {
 			t.Error("an order of another SKU counts")
 		}
 	}
@@ -102,6 +108,75 @@ func TestABuyerIsNeverRefusedFromMemory(t *testing.T) {
 	defer r.mu.RUnlock()
 	if r.hashes != 60 {
 		t.Errorf("%d hashes are counted, want 60", r.hashes)
+	}
+}
+
+// TestAViewThatLagsRefusesNobody: units came back and were sold again, and the
+// view has not heard of it. All that it knows says that the buyer is a stranger.
+func TestAViewThatLagsRefusesNobody(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 1)
+	here, there := s.start(), s.start()
+	here.Changed("sku", s.sell("sku", "first", "1"))
+	refusing(t, "sku", there)
+	if !there.SoldOut(t.Context(), "sku", "second", "2") {
+		t.Error("a stranger is not refused")
+	}
+	there.mu.Lock()
+	old := *there.items["sku"]
+	there.mu.Unlock()
+
+	s.add("sku", 1)
+	here.Changed("sku", 1)
+	if err := here.Shown(t.Context(), "sku", s.row("sku").Seq); err != nil {
+		t.Fatal(err)
+	}
+	s.sell("sku", "second", "2") // not heard of either
+	there.mu.Lock()
+	there.items["sku"] = &old
+	there.mu.Unlock()
+	if !there.knowsSoldOut("sku", "second", "2") {
+		t.Fatal("the view knows better: the test shows nothing")
+	}
+	if there.SoldOut(t.Context(), "sku", "second", "2") {
+		t.Error("a buyer is refused")
+	}
+}
+
+// TestShownWaitsForTheEntry, which is not there before somebody says that the row
+// has changed.
+func TestShownWaitsForTheEntry(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 0)
+	r := s.start(silent) // a comparer would say so
+	r.Changed("sku", 0)
+	eventually(t, "the entry", func() bool { _, ok := r.inView("sku"); return ok })
+	s.add("sku", 1)
+	seq := s.row("sku").Seq
+	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := r.Shown(short, "sku", seq); err == nil {
+		t.Error("it is said to be shown before anybody has put it")
+	}
+	r.Changed("sku", 1)
+	if err := r.Shown(t.Context(), "sku", seq); err != nil {
+		t.Error(err)
+	}
+	if e, _ := s.stored("sku"); e.Seq < seq {
+		t.Errorf("etcd has seq %d, want %d", e.Seq, seq)
+	}
+}
+
+// TestRefusalsEndWithTheMirror: nobody waits for a question that is not asked.
+func TestRefusalsEndWithTheMirror(t *testing.T) {
+	m := &Mirror{ask: make(chan struct{}, 1)}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	m.confirm(ctx)
+	if m.newest(t.Context(), "sku", 1) {
+		t.Error("confirmed by nobody")
 	}
 }
 
@@ -239,7 +314,7 @@ func TestEtcdMayDie(t *testing.T) {
 	s.shows(b, "sku")
 	refusing(t, "gone", a, b)
 	t.Logf("all is as it was %s after the restart", time.Since(restarted).Round(time.Millisecond))
-	if a.refuses("sku") || b.refuses("sku") || a.SoldOut("gone", "buyer", "1") || b.SoldOut("gone", "buyer", "1") {
+	if a.refuses("sku") || b.refuses("sku") || a.knowsSoldOut("gone", "buyer", "1") || b.knowsSoldOut("gone", "buyer", "1") {
 		t.Error("units, or a buyer, are refused")
 	}
 }
@@ -410,7 +485,7 @@ func TestRefusalNeedsAllOfIt(t *testing.T) {
 		m.record = record{Compared: 10, revision: 12}
 		return m, it
 	}
-	if m, _ := fresh(); !m.SoldOut("sku", "c", "another") {
+	if m, _ := fresh(); !m.knowsSoldOut("sku", "c", "another") {
 		t.Fatal("not refused though all is given")
 	}
 	for name, without := range map[string]func(m *Mirror, it *item){
@@ -430,7 +505,7 @@ func TestRefusalNeedsAllOfIt(t *testing.T) {
 	} {
 		m, it := fresh()
 		without(m, it)
-		if m.SoldOut("sku", "c", "another") {
+		if m.knowsSoldOut("sku", "c", "another") {
 			t.Errorf("refused in want of %s", name)
 		}
 	}
@@ -466,15 +541,15 @@ func TestARecordThatCameLateIsOld(t *testing.T) {
 	m.items["sku"].buyers = &buyers{seq: 4}
 	m.samples = []sample{{time.Now().Add(-2 * time.Second), 10}, {time.Now(), 99}}
 	m.apply([]*clientv3.Event{{Kv: kv("p/"+recordName, `{"by":"another","compared":11}`, 12)}})
-	if m.SoldOut("sku", "c", "k") {
+	if m.knowsSoldOut("sku", "c", "k") {
 		t.Error("refused by what may be two seconds old")
 	}
 	m.apply([]*clientv3.Event{{Kv: kv("p/"+recordName, `{"by":"another","compared":100}`, 101)}})
-	if !m.SoldOut("sku", "c", "k") {
+	if !m.knowsSoldOut("sku", "c", "k") {
 		t.Error("not refused by what has happened since the last sample")
 	}
 	m.apply([]*clientv3.Event{{Kv: kv("p/"+recordName, `{"by":"another","compared":101,"except":["sku"]}`, 102)}})
-	if m.SoldOut("sku", "c", "k") {
+	if m.knowsSoldOut("sku", "c", "k") {
 		t.Error("refused by an entry that the record excepts")
 	}
 }
@@ -517,7 +592,7 @@ func TestSoldOutDoesNotAllocate(t *testing.T) {
 	s.sell("sku", "c", "k")
 	r := s.start()
 	refusing(t, "sku", r)
-	if n := testing.AllocsPerRun(1000, func() { r.SoldOut("sku", stranger, "k") }); n != 0 {
+	if n := testing.AllocsPerRun(1000, func() { r.knowsSoldOut("sku", stranger, "k") }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
@@ -533,7 +608,7 @@ func BenchmarkSoldOut(b *testing.B) {
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if !m.SoldOut("sku", "a customer", "0190c2e5-6e4e-7c1c-9a54-1f2b6f6f1d11") {
+			if !m.knowsSoldOut("sku", "a customer", "0190c2e5-6e4e-7c1c-9a54-1f2b6f6f1d11") {
 				b.Error("not refused")
 			}
 		}

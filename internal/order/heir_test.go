@@ -18,9 +18,10 @@ import (
 // listener is a mirror that hears of changes.
 type listener struct{ told atomic.Int32 }
 
-func (*listener) SoldOut(string, string, string) bool         { return false }
-func (l *listener) Changed(string, int64)                     { l.told.Add(1) }
-func (*listener) Await(context.Context, string, uint64) error { return nil }
+func (*listener) SoldOut(context.Context, string, string, string) bool { return false }
+func (l *listener) Changed(string, int64)                              { l.told.Add(1) }
+func (*listener) Await(context.Context, string, uint64) error          { return nil }
+func (*listener) Shown(context.Context, string, uint64) error          { return nil }
 
 // lastGrant is a lock that shows its last grant.
 type lastGrant struct {

@@ -108,6 +108,7 @@ type options struct {
 	traces   trace.TracerProvider // none when nil
 	window   time.Duration        // for payment; a minute when zero
 	halted   func() error         // never when nil
+	mirror   order.Mirror         // none when nil
 }
 
 func newReplica(o options) (r *replica, err error) {
@@ -136,7 +137,7 @@ func newReplica(o options) (r *replica, err error) {
 		tracer = o.traces.Tracer("orders")
 	}
 	r.orders = order.New(order.Config{Tracer: tracer, DB: r.db, Strategy: s, Fence: s.FenceFor(o.fence), Locker: r.locker, Units: r.units,
-		PaymentWindow: o.window, ThinkTime: o.think, RequestTimeout: testTimeout, Desk: o.desk, At: o.at, Halted: o.halted, Logger: logger})
+		PaymentWindow: o.window, ThinkTime: o.think, RequestTimeout: testTimeout, Desk: o.desk, At: o.at, Halted: o.halted, Mirror: o.mirror, Logger: logger})
 	return r, nil
 }
 

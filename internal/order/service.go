@@ -58,20 +58,24 @@ type Config struct {
 // Mirror is the copy of stock that every replica watches.
 type Mirror interface {
 	// SoldOut reports whether the order may be refused: nothing is left of the
-	// SKU, and it has no order under this key of the customer.
-	SoldOut(sku, customer, key string) bool
+	// SKU, and no order that was answered before the call stands under this key of
+	// the customer.
+	SoldOut(ctx context.Context, sku, customer, key string) bool
 	// Changed says that a write to the SKU's stock was committed. It never waits.
 	Changed(sku string, available int64)
 	// Await waits until the mirror shows the SKU at seq or later.
 	Await(ctx context.Context, sku string, seq uint64) error
+	// Shown waits until no replica refuses any more by what was before seq.
+	Shown(ctx context.Context, sku string, seq uint64) error
 }
 
 // noMirror knows nothing, and refuses nobody.
 type noMirror struct{}
 
-func (noMirror) SoldOut(string, string, string) bool         { return false }
-func (noMirror) Changed(string, int64)                       {}
-func (noMirror) Await(context.Context, string, uint64) error { return nil }
+func (noMirror) SoldOut(context.Context, string, string, string) bool { return false }
+func (noMirror) Changed(string, int64)                                {}
+func (noMirror) Await(context.Context, string, uint64) error          { return nil }
+func (noMirror) Shown(context.Context, string, uint64) error          { return nil }
 
 // Step is a place in the path of an order at which a process may stop.
 type Step string
@@ -132,7 +136,7 @@ func New(cfg Config) *Service {
 // stock.ErrUnknownSKU. It returns within the request timeout, or at ctx's end.
 // After ErrUnknown the order may stand; after any other error it does not.
 func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
-	if s.cfg.Mirror.SoldOut(r.SKU, r.Customer, r.Key) {
+	if s.cfg.Mirror.SoldOut(ctx, r.SKU, r.Customer, r.Key) {
 		s.cfg.Metrics.FromMemory.Inc()
 		return Placed{}, ErrSoldOut
 	}

@@ -29,6 +29,8 @@ type tenure struct {
 	// that a slow claim has used up would sell nothing, on one replica after
 	// the other.
 	began time.Time
+	// shown is the row's Reopened that every replica can know of.
+	shown uint64
 	// batch is in hand: taken, and not yet answered.
 	batch []*ticket
 	// largest is the size of the largest batch so far.
@@ -49,6 +51,9 @@ const (
 	// it is within the usual request time-out, beyond which nobody waits for the
 	// answer: a replica that is cut off from MySQL should not keep the lock.
 	resolveTimeout = 2500 * time.Millisecond
+	// shownTimeout bounds the wait for units that came back to be in the mirror,
+	// which takes some milliseconds.
+	shownTimeout = time.Second
 	// batchAttempts bounds how often one batch is decided again after keys in
 	// it turned out to be taken, or the server gave its transaction up.
 	batchAttempts = 3
@@ -173,6 +178,10 @@ func (t *tenure) sellBatch() error {
 		if len(d.orders) == 0 {
 			return t.refuse(d)
 		}
+		if err := t.showUnits(); err != nil {
+			t.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
+			return err
+		}
 		t.cfg.At(BeforeCommit)
 		right, last := t.right, t.isLast()
 		if last {
@@ -209,6 +218,24 @@ func (t *tenure) sellBatch() error {
 		}
 	}
 	t.fail(fmt.Errorf("%w: the batch was given up %d times", ErrUnavailable, batchAttempts))
+	return nil
+}
+
+// showUnits waits until no replica refuses orders by what was before units came
+// back, the last time that none were left. Sold earlier, they would be refused to
+// their own buyers there, who ask again under their keys.
+func (t *tenure) showUnits() error {
+	if t.row.Reopened <= t.shown {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(t.ctx, shownTimeout)
+	defer cancel()
+	// Whoever brought them back may have died before he could say so.
+	t.cfg.Mirror.Changed(t.sku, t.row.Available)
+	if err := t.cfg.Mirror.Shown(ctx, t.sku, t.row.Reopened); err != nil {
+		return err
+	}
+	t.shown = t.row.Reopened
 	return nil
 }
 

@@ -21,10 +21,14 @@ PREPARE ddl FROM @ddl;
 EXECUTE ddl;
 DEALLOCATE PREPARE ddl;
 
--- revision moves with each change by an administrator, not with sales.
+-- revision moves with each change by an administrator, not with sales. reopened is
+-- the seq at which units came back when none were left: before they are sold, no
+-- replica may refuse orders any more by what was before it.
 SET @ddl = IF((SELECT COUNT(*) FROM information_schema.COLUMNS
     WHERE table_schema = DATABASE() AND table_name = 'stock' AND column_name = 'revision') > 0, 'DO 0',
-  'ALTER TABLE stock ADD COLUMN revision BIGINT UNSIGNED NOT NULL DEFAULT 1');
+  'ALTER TABLE stock
+    ADD COLUMN revision BIGINT UNSIGNED NOT NULL DEFAULT 1,
+    ADD COLUMN reopened BIGINT UNSIGNED NOT NULL DEFAULT 0');
 PREPARE ddl FROM @ddl;
 EXECUTE ddl;
 DEALLOCATE PREPARE ddl;
@@ -100,7 +104,7 @@ DROP TABLE leases;
 DROP TABLE archived_orders;
 DROP TABLE late_payments;
 DROP TABLE restocks;
-ALTER TABLE stock DROP COLUMN revision;
+ALTER TABLE stock DROP COLUMN revision, DROP COLUMN reopened;
 ALTER TABLE orders
   DROP KEY of_customer,
   DROP KEY expiring,
