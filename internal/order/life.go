@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"flashsale/internal/stock"
 	"flashsale/internal/stock/etcdstock"
 )
 
@@ -68,9 +67,9 @@ func (s *Service) payOnce(ctx context.Context, customer string, id ID, reference
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return o, err, nil
-	case stock.IsRetryable(err), notSent(err): // the row was locked, or there was no server
+	case notSent(err):
 		return o, nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
-	case err != nil: // that it was paid may have been the first statement's answer
+	case err != nil: // that it was paid may have been the first statement's answer, whatever the second's was
 		return o, nil, fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
 	switch o.Status {

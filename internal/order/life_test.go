@@ -346,3 +346,27 @@ func TestRestockThatLeavesNoRoomIsReplayed(t *testing.T) {
 		}
 	})
 }
+
+// Nobody knows which of a payment's two statements a lock's time was over for: the
+// caller is not told that it was not paid.
+func TestPaymentOfALockedOrderIsNotKnown(t *testing.T) {
+	t.Parallel()
+	s := openShop(t, "conditional", stock.Stock{Units: 1}, time.Minute)
+	o := s.mustBuy(t, 0, "ann", "k", 1)
+	tx, err := s.replicas[0].db.SQL.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	if _, err := tx.ExecContext(t.Context(), "SELECT id FROM orders WHERE id = ? FOR UPDATE", o.ID[:]); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.at(1).Pay(t.Context(), "ann", o.ID, "p")
+	mustBe(t, "pay", err, order.ErrUnknown)
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if paid, err := s.at(1).Pay(t.Context(), "ann", o.ID, "p"); err != nil || paid.Status != order.Paid {
+		t.Errorf("pay again: got %+v, %v", paid, err)
+	}
+}
