@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"flashsale/internal/guard"
@@ -23,27 +24,27 @@ func (r *replica) connect(ctx context.Context) (err error) {
 	if err := await(ctx, r.logger, r.cmd.address(), r.cmd.StartTimeout, r.db.Ping); err != nil {
 		return err
 	}
-	if err := r.checkConnections(ctx); err != nil {
+	if err := r.answered(ctx, r.checkConnections); err != nil {
 		return err
 	}
 	if err := r.db.Migrate(ctx); err != nil {
 		return err
 	}
 	// Before the lock's server is asked: tokens rise while others sell.
-	highest, err := r.db.HighestFence(ctx)
-	if err != nil {
+	var highest uint64
+	if err := r.answered(ctx, func(ctx context.Context) (err error) { highest, err = r.db.HighestFence(ctx); return err }); err != nil {
 		return err
 	}
 	if err := r.openGuard(ctx); err != nil {
 		return err
 	}
-	if err := r.db.Bind(ctx, r.guardedAs()); err != nil {
+	if err := r.answered(ctx, func(ctx context.Context) error { return r.db.Bind(ctx, r.guardedAs()) }); err != nil {
 		return err
 	}
 	if err := r.checkTokens(highest); err != nil {
 		return err
 	}
-	if err := r.startWatchman(ctx, highest); err != nil {
+	if err := r.answered(ctx, func(ctx context.Context) error { return r.startWatchman(ctx, highest) }); err != nil {
 		return err
 	}
 	cfg := order.Config{
@@ -73,6 +74,18 @@ func (r *replica) connect(ctx context.Context) (err error) {
 	}
 	r.register()
 	return r.startSettings(ctx)
+}
+
+// answered asks MySQL, which has answered before: if it hangs now, it is waited for
+// no longer than then.
+func (r *replica) answered(ctx context.Context, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, r.cmd.StartTimeout)
+	defer cancel()
+	err := ask(ctx)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("%s did not answer within --start-timeout %s: %w", r.cmd.address(), r.cmd.StartTimeout, err)
+	}
+	return err
 }
 
 // openGuard makes the strategy's lock once its server answers.

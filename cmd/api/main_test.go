@@ -226,3 +226,28 @@ func TestTools(t *testing.T) {
 		t.Errorf("audit of a broken database: got %q, %v", got, err)
 	}
 }
+
+// A MySQL that has answered a ping, and then hangs, is not waited for without end.
+func TestStartDoesNotWaitForeverForWhatMySQLIsAsked(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t)
+	db := openDB(t, dsn)
+	if err := db.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := db.SQL.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.ExecContext(t.Context(), "LOCK TABLES stock WRITE"); err != nil {
+		t.Fatal(err)
+	}
+	err = serve(t, "--mysql-dsn="+dsn, "--strategy=conditional", "--start-timeout=2s")
+	if err == nil || !strings.Contains(err.Error(), "did not answer within --start-timeout 2s: read fences") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := conn.ExecContext(t.Context(), "UNLOCK TABLES"); err != nil {
+		t.Fatal(err)
+	}
+}
