@@ -33,11 +33,11 @@ const (
 // The archive counts in the audit: a paid order's units stay sold. Its customer
 // and administrators see a purged order no more, but for its late payments, which
 // stay, and may still come. Its key may be used anew, and then makes another order:
-// purge what is older than anybody's last try. (A replica that still remembers the
-// order answers with it as before: a desk does, for as long as it sells its SKU
-// and few orders have come since.) Paid orders of a SKU with a limit
-// for each customer stay until its sale has ended: the limit counts them. Restocks
-// and their keys stay.
+// purge what is older than anybody's last try. (A desk that still remembers the order
+// answers with it as before, for as long as it sells the SKU and few orders have
+// come since.) Paid orders of a SKU with a limit for each customer stay until its
+// sale has ended: the limit counts them. What has gone it counts no more, should the
+// sale be opened again. Restocks and their keys stay.
 func Purge(ctx context.Context, db *stock.DB, before time.Time, limit int) (moved int, err error) {
 	var after ID
 	for attempts := 0; moved < limit; {
