@@ -97,7 +97,7 @@ func TestOddKeysAreRefusedBeforeTheyAreSent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{strings.Repeat("k", 256), "a\nb"} {
+	for _, key := range []string{strings.Repeat("k", 256), "a\nb", "é"} {
 		_, err := c.Place(t.Context(), client.Purchase{SKU: "lamp", Quantity: 1, Key: key})
 		if err == nil || !strings.Contains(err.Error(), "idempotency key") {
 			t.Errorf("%.10q: %v", key, err)

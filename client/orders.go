@@ -34,7 +34,7 @@ const (
 type Purchase struct {
 	SKU      string
 	Quantity int32
-	// Key is the idempotency key, 1 to 255 bytes: one key makes one order. "" is a
+	// Key is the idempotency key, 1 to 255 bytes of ASCII: one key makes one order. "" is a
 	// new one for each call of Place. A program that may die while it waits keeps
 	// a key of its own making, and calls again with it.
 	Key string
@@ -126,7 +126,7 @@ func (c *Client) Cancel(ctx context.Context, id OrderID) (Order, error) {
 const maxKey = 255
 
 // idempotencyKey is the key, or a new one, and the header that it is sent as: the
-// quoted string of the IETF's draft, which may hold any printable text.
+// quoted string of the IETF's draft, which may hold any printable ASCII.
 func idempotencyKey(key string) (same, header string, err error) {
 	if key == "" {
 		key = uuid.NewString()
@@ -134,8 +134,8 @@ func idempotencyKey(key string) (same, header string, err error) {
 	if len(key) > maxKey {
 		return "", "", fmt.Errorf("the idempotency key has %d bytes, %d are the most", len(key), maxKey)
 	}
-	if i := strings.IndexFunc(key, func(r rune) bool { return r < ' ' || r == 0x7f }); i >= 0 {
-		return "", "", fmt.Errorf("the idempotency key has a control character: %q", key)
+	if i := strings.IndexFunc(key, func(r rune) bool { return r < ' ' || r > '~' }); i >= 0 {
+		return "", "", fmt.Errorf("the idempotency key is not of printable ASCII: %q", key)
 	}
 	return key, `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(key) + `"`, nil
 }

@@ -64,7 +64,8 @@ const (
 	ErrTokensBehind    Kind = "tokens-behind"
 	ErrOutcomeUnknown  Kind = "outcome-unknown"
 
-	// The service has a fault, which it logged; or it cannot do this at all.
+	// The service has a fault, which it logged, and a change may have been applied
+	// all the same; or it cannot do this at all.
 	ErrInternal      Kind = "internal"
 	ErrLocksNotShown Kind = "locks-not-shown"
 )

@@ -123,9 +123,9 @@ func (c *Client) persist(ctx context.Context, call call) (*answer, error) {
 		}
 		last = err
 		fate := fateOf(err)
-		unknown = unknown || fate == mayStand && !call.reads
+		unknown = unknown || !call.reads && (fate == mayStand || faulty(err))
 		if fate == settled {
-			final = true
+			final = !unknown || decides(err)
 			return nil, backoff.Permanent(err)
 		}
 		if call.once && fate == mayStand {
@@ -210,6 +210,23 @@ const (
 	// mayStand: this try may have been applied.
 	mayStand
 )
+
+// faulty reports a fault of the service's, which may have come after the commit.
+func faulty(err error) bool {
+	problem, ok := errors.AsType[*Problem](err)
+	return ok && problem.Status == http.StatusInternalServerError
+}
+
+// decides reports whether an answer that settles this try settles those before
+// it, too: the service looks for the key before it refuses. Who is not let in, or
+// meets a fault, or a proxy, or has no token any more, is not told.
+func decides(err error) bool {
+	problem, ok := errors.AsType[*Problem](err)
+	if !ok || problem.Kind == "" || problem.Status >= http.StatusInternalServerError {
+		return false
+	}
+	return problem.Status != http.StatusUnauthorized && problem.Status != http.StatusForbidden
+}
 
 func fateOf(err error) fate {
 	if problem, ok := errors.AsType[*Problem](err); ok {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -157,6 +158,26 @@ func TestGivingUpNamesTheKeyAndWhatIsKnown(t *testing.T) {
 	placed, err := s.as(t, "ann").Place(t.Context(), client.Purchase{SKU: sku, Quantity: 1, Key: gaveUp.Key})
 	if err != nil || !placed.Replayed {
 		t.Errorf("the same key later: %+v, %v", placed, err)
+	}
+
+	// The token ends between the tries: who is not let in is not told what became
+	// of the first.
+	var tries atomic.Int32
+	expiring := newProxy(t, s.urls[0], 1000, func(w http.ResponseWriter, r *http.Request, pass http.Handler) {
+		if tries.Add(1) == 1 {
+			dropAnswer(w, r, pass)
+		}
+		say(http.StatusUnauthorized, client.ErrUnauthorized, "")(w, r, pass)
+	})
+	_, err = s.as(t, "ann", expiring.url).Place(t.Context(), client.Purchase{SKU: sku, Quantity: 1})
+	if gaveUp, ok = errors.AsType[*client.GaveUp](err); !ok || !gaveUp.Unknown || gaveUp.Key == "" || !errors.Is(err, client.ErrUnauthorized) {
+		t.Errorf("not let in after a try without an answer: %v", err)
+	}
+	// A fault may have come after the commit.
+	faulty := newProxy(t, s.urls[0], 1, say(http.StatusInternalServerError, client.ErrInternal, ""))
+	_, err = s.as(t, "ann", faulty.url).Place(t.Context(), client.Purchase{SKU: sku, Quantity: 1})
+	if !errors.Is(err, client.ErrInternal) || !errors.Is(err, client.ErrOutcomeUnknown) || len(faulty.keys()) != 1 {
+		t.Errorf("a fault: %v", err)
 	}
 
 	nobody := s.with(t, client.Config{URLs: []string{"http://127.0.0.1:1"}, MaxTries: 3})
