@@ -76,20 +76,27 @@ func (w Writer) readThenWrite(ctx context.Context, conn *sql.Conn, read, sku str
 }
 
 // conditional lets the row decide. The read comes second: it sees the
-// transaction's own write, on a row that is locked until COMMIT.
+// transaction's own write, on a row that is locked until COMMIT. Where nothing was
+// taken, no lock is held, and units may have come back before the read.
 func (w Writer) conditional(ctx context.Context, conn *sql.Conn, sku string, n int32) (Row, error) {
-	if err := w.look(); err != nil {
-		return Row{}, err
+	var row Row
+	for range versionAttempts {
+		if err := w.look(); err != nil {
+			return row, err
+		}
+		taken, err := exec(ctx, conn, writeConditional, n, []byte(sku), n)
+		if err != nil {
+			return row, fmt.Errorf("write stock: %w", err)
+		}
+		row, err = scanRow(conn.QueryRowContext(ctx, selectRow, []byte(sku)))
+		if err != nil || taken == 1 {
+			return row, err
+		}
+		if row.Available < int64(n) {
+			return row, ErrShort
+		}
 	}
-	taken, err := exec(ctx, conn, writeConditional, n, []byte(sku), n)
-	if err != nil {
-		return Row{}, fmt.Errorf("write stock: %w", err)
-	}
-	row, err := scanRow(conn.QueryRowContext(ctx, selectRow, []byte(sku)))
-	if err == nil && taken == 0 {
-		err = ErrShort
-	}
-	return row, err
+	return row, ErrContended
 }
 
 // follow takes units that were taken in etcd already: the row is a copy, and does
