@@ -32,7 +32,7 @@ func TestMigrationThatEndedHalfWayIsDoneAgain(t *testing.T) {
 	whole := schemaOf(t, db)
 	for _, done := range []string{
 		"SELECT 1", // all but the version
-		"DELETE FROM serves", "DROP TABLE serves, leases", "DROP TABLE archived_orders, late_payments, restocks", "ALTER TABLE stock DROP COLUMN revision",
+		"DELETE FROM serves", "DROP TABLE serves, leases", "DROP TABLE archived_orders, late_payments, restocks", "ALTER TABLE stock DROP COLUMN revision, DROP COLUMN reopened",
 	} {
 		exec(t, db, done)
 		exec(t, db, "DELETE FROM goose_db_version WHERE version_id = 2")
