@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+	"github.com/golang-jwt/jwt/v5"
 
 	"flashsale/internal/sandbox"
 )
@@ -211,6 +212,13 @@ func TestTheStorefrontAsksAgainUnderTheSameKey(t *testing.T) {
 	b.buy("radio-now", "3")
 	b.await(shows("#messages", "nothing is done twice"))
 	b.do(chromedp.Reload())
+	b.await(shows(card("radio-now", ".limit"), "Your order of 3 has no answer yet."))
+	// Nor is it forgotten when the customer's token ends meanwhile.
+	ended := token(t, jwt.SigningMethodHS256, []byte(secret), jwt.MapClaims{"sub": "ann", "exp": 1})
+	b.do(chromedp.Navigate(url + "/#token=" + ended))
+	b.await("!document.querySelector('#enter').hidden")
+	b.do(chromedp.Navigate(url + "/#token=" + customer(t, "ann")))
+	b.await("document.querySelectorAll('#orders li').length === 2")
 	b.await(shows(card("radio-now", ".limit"), "Your order of 3 has no answer yet."))
 	wire.lose.Store(0)
 	b.press(card("radio-now", "form button"))

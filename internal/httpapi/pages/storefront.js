@@ -98,8 +98,9 @@ async function call(method, path, { body, key } = {}) {
     unsure ||= answer.slug === "unreachable" || status === 504 || status === 500;
     const again = answer.slug === "unreachable" || status === 503 || status === 504 || answer.slug === "request-in-flight";
     if (!again || attempt === tries) {
-      // An answer that decides makes an end of doubt; a refusal to serve does not.
-      throw Object.assign(answer, { status, unsure: unsure && (again || status >= 500) });
+      // An answer that decides makes an end of doubt; a refusal to serve does not,
+      // nor does one to let us in.
+      throw Object.assign(answer, { status, unsure: unsure && (again || status >= 500 || status === 401) });
     }
     const asked = Number(response?.headers.get("Retry-After")) * 1000 || 0;
     await sleep(Math.max(asked, 250 * 2 ** attempt) * (0.75 + Math.random() / 2));
@@ -337,6 +338,9 @@ function signedIn() {
   find("#who").hidden = find("#mine").hidden = !known;
   if (!known) return;
   setText(find("#who span"), subject());
+  // Orders without an answer outlive a token, and are nobody else's.
+  if (store.getItem("customer") !== subject()) forgetUnsure();
+  store.setItem("customer", subject());
   loadOrders().catch((problem) => {
     say(explain(problem), true);
     if (problem.slug === "unauthorized") signOut();
@@ -348,12 +352,18 @@ function signOut() {
   orders.forEach(({ node }) => node.remove());
   orders.clear();
   find("#no-orders").hidden = false;
-  for (const sku in unsureOf) delete unsureOf[sku]; // the next customer's are others
-  saveUnsure();
   signedIn();
 }
 
-find("#leave").onclick = signOut;
+function forgetUnsure() {
+  for (const sku in unsureOf) delete unsureOf[sku];
+  saveUnsure();
+}
+
+find("#leave").onclick = () => {
+  forgetUnsure();
+  signOut();
+};
 find("#enter").onsubmit = (event) => {
   event.preventDefault();
   store.setItem("token", find("#token").value.trim());
