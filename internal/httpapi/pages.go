@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"path"
 	"strings"
+	"sync"
 
 	"github.com/gin-gonic/gin"
 )
@@ -23,11 +24,13 @@ var pageFiles embed.FS
 
 // page is a file as it is served. It does not change.
 type page struct {
-	kind   string // of media
-	needs  string // what a browser may load for it, by its Content-Security-Policy
-	etag   string
-	body   []byte
-	packed bool // body is packed by gzip
+	kind  string // of media
+	needs string // what a browser may load for it, by its Content-Security-Policy
+	etag  string
+	body  []byte
+	// unpack is the body for the few who take no gzip, nil where it is not packed.
+	// It is done once: whoever asks often should not make us work.
+	unpack func() ([]byte, error)
 	// versioned: its address says which version it is, so that caches may keep it.
 	// The others change with the program, and are asked for by their ETag.
 	versioned bool
@@ -40,9 +43,23 @@ func (a *api) servePage(r gin.IRoutes, address, file, needs string) error {
 		return fmt.Errorf("page %s: %w", address, err)
 	}
 	name, packed := strings.CutSuffix(file, ".gz")
-	a.serveText(r, address, page{kind: mime.TypeByExtension(path.Ext(name)), needs: needs, body: body, packed: packed,
-		versioned: path.Dir(file) != "."})
+	p := page{kind: mime.TypeByExtension(path.Ext(name)), needs: needs, body: body, versioned: path.Dir(file) != "."}
+	if packed {
+		p.unpack = sync.OnceValues(func() ([]byte, error) { return unpack(body) })
+	}
+	a.serveText(r, address, p)
 	return nil
+}
+
+func unpack(body []byte) ([]byte, error) {
+	unpacked, err := gzip.NewReader(bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("unpack a page: %w", err)
+	}
+	if body, err = io.ReadAll(unpacked); err != nil { // of our own file: it has an end
+		return nil, fmt.Errorf("unpack a page: %w", err)
+	}
+	return body, nil
 }
 
 // serveText serves a page that has no ETag yet.
@@ -65,18 +82,15 @@ func (p *page) serve(c *gin.Context) error {
 		header.Set("Cache-Control", "public, max-age=31536000, immutable")
 	}
 	body, etag := p.body, p.etag
-	if p.packed {
+	if p.unpack != nil {
 		header.Set("Vary", "Accept-Encoding")
 		if strings.Contains(c.GetHeader("Accept-Encoding"), "gzip") {
 			header.Set("Content-Encoding", "gzip")
 			etag += "-gzip" // another sequence of bytes is another entity
 		} else {
-			unpacked, err := gzip.NewReader(bytes.NewReader(body))
-			if err != nil {
-				return fmt.Errorf("unpack a page: %w", err)
-			}
-			if body, err = io.ReadAll(unpacked); err != nil { // of our own file: it has an end
-				return fmt.Errorf("unpack a page: %w", err)
+			var err error
+			if body, err = p.unpack(); err != nil {
+				return err
 			}
 		}
 	}
