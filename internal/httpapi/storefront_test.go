@@ -188,12 +188,14 @@ func TestTheStorefrontAsksAgainUnderTheSameKey(t *testing.T) {
 	t.Parallel()
 	s := startReplicas(t, 1, func(cfg *sandbox.ReplicaConfig) { cfg.Args = append(cfg.Args, "--payment-window=5s") })[0]
 	s.fill()
+	s.sell("constructor", "A kit", 3, "") // a name that every object of JavaScript has
 	var wire lossy
 	url := wire.before(t, s).URL
 	b := openBrowser(t, strings.TrimPrefix(url, "http://"), "/v1/orders")
 	b.do(chromedp.Navigate(url + "/#token=" + customer(t, "ann")))
 	b.await(shows("#who", "ann"))
 	b.await(shows("#live", "Live"))
+	b.await(shows(card("constructor", "form button"), "Buy"))
 	wire.refuse.Store(1)
 	wire.lose.Store(2)
 	b.buy("radio-now", "2")

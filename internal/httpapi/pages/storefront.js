@@ -129,8 +129,8 @@ function duration(ms) {
 const cards = new Map(); // by SKU: {sku, seq, node}
 
 // unsureOf are orders without an answer, by SKU: asked again under their keys,
-// also after the page was loaded anew.
-const unsureOf = JSON.parse(store.getItem("unsure") ?? "{}");
+// also after the page was loaded anew. A SKU may be called what objects have.
+const unsureOf = Object.assign(Object.create(null), JSON.parse(store.getItem("unsure") ?? "{}"));
 const saveUnsure = () => store.setItem("unsure", JSON.stringify(unsureOf));
 
 function showSKU(sku) {
