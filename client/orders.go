@@ -34,9 +34,9 @@ const (
 type Purchase struct {
 	SKU      string
 	Quantity int32
-	// Key is the idempotency key, 1 to 255 bytes of ASCII: one key makes one order. "" is a
-	// new one for each call of Place. A program that may die while it waits keeps
-	// a key of its own making, and calls again with it.
+	// Key is the idempotency key, 1 to 255 characters of printable ASCII: one key
+	// makes one order. "" is a new one for each call of Place. A program that may
+	// die while it waits keeps a key of its own making, and calls again with it.
 	Key string
 }
 

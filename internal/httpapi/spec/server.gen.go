@@ -407,8 +407,8 @@ type PutSKUParams struct {
 
 // RestockSKUParams defines parameters for RestockSKU.
 type RestockSKUParams struct {
-	// IdempotencyKey 1 to 255 bytes that the caller chooses, new for each order, the same for each try: a quoted string as in the IETF
-	// draft, or bare, which is the same key.
+	// IdempotencyKey 1 to 255 characters of printable ASCII that the caller chooses, new for each order, the same for each try: a quoted
+	// string as in the IETF draft, or bare, which is the same key.
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
 }
 
@@ -423,8 +423,8 @@ type ListOrdersParams struct {
 
 // PlaceOrderParams defines parameters for PlaceOrder.
 type PlaceOrderParams struct {
-	// IdempotencyKey 1 to 255 bytes that the caller chooses, new for each order, the same for each try: a quoted string as in the IETF
-	// draft, or bare, which is the same key.
+	// IdempotencyKey 1 to 255 characters of printable ASCII that the caller chooses, new for each order, the same for each try: a quoted
+	// string as in the IETF draft, or bare, which is the same key.
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
 }
 
