@@ -67,9 +67,6 @@ type Harm struct {
 // Oversold are the units of both SKUs.
 func (r *Result) Oversold() int64 { return r.After.Oversold + r.Amid.Oversold }
 
-// Lost are the units of both SKUs.
-func (r *Result) Lost() int64 { return r.After.Lost + r.Amid.Lost }
-
 const (
 	// TTL is the shortest that every server grants.
 	TTL = 2 * time.Second

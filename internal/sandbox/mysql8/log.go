@@ -20,7 +20,7 @@ func CheckLog(path string) error {
 	seen := map[string]bool{}
 	var errs []error
 	err = eachStatement(file, func(statement string) {
-		shape := Shape(statement)
+		shape := shapeOf(statement)
 		if seen[shape] {
 			return
 		}

@@ -47,7 +47,7 @@ func Check(statements string) error {
 
 func check(vitess *sqlparser.Parser, statement string) error {
 	// In place of literals and quoted names, which may hold any words.
-	bare := Shape(statement)
+	bare := shapeOf(statement)
 	for _, rule := range alone {
 		if found := rule.FindString(bare); found != "" {
 			return fmt.Errorf("%q is MariaDB's alone, or a word that MySQL reserves", found)

@@ -50,7 +50,7 @@ func TestStatementsOfOneShape(t *testing.T) {
 		{"INSERT INTO t VALUES (_binary'a', 'b'), (1, NULL)", "INSERT INTO t VALUES (?), (?, NULL)"},
 		{"SELECT `a``b` FROM t1", "SELECT ? FROM t1"},
 	} {
-		if got := Shape(test.statement); got != test.want {
+		if got := shapeOf(test.statement); got != test.want {
 			t.Errorf("%s has the shape\n%s, want\n%s", test.statement, got, test.want)
 		}
 	}

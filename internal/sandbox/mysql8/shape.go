@@ -2,10 +2,10 @@ package mysql8
 
 import "strings"
 
-// Shape is a statement with ? for each literal and each quoted name, one blank
+// shapeOf is a statement with ? for each literal and each quoted name, one blank
 // for each run of them, and no comments but those that a server executes.
 // Statements of one shape are alike to a grammar, but for their lengths.
-func Shape(statement string) string {
+func shapeOf(statement string) string {
 	var b strings.Builder
 	b.Grow(min(len(statement), 1024))
 	s := statement
