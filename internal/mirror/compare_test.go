@@ -1,0 +1,254 @@
+package mirror
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+)
+
+// TestADeadReplicasRestockIsFound: nobody tells the mirror of the restock.
+func TestADeadReplicasRestockIsFound(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 0)
+	s.put("on sale", 5)
+	a, b := s.start(), s.start() // they find the SKUs, too
+	refusing(t, "sku", a, b)
+	s.add("sku", 3)
+	took := eventually(t, "the refusals' end", func() bool { return !a.refuses("sku") && !b.refuses("sku") })
+	s.shows(a, "sku")
+	s.shows(b, "sku")
+	t.Logf("the refusals ended after %s", took.Round(time.Millisecond))
+	if took > 2*time.Second {
+		t.Errorf("units nobody had told of were refused for %s", took)
+	}
+}
+
+// TestAnotherTakesOverComparing ends the comparer as a crash does.
+func TestAnotherTakesOverComparing(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 0)
+	a, b := s.start(), s.start()
+	refusing(t, "sku", a, b)
+	comparer := func(r *replica) string { r.mu.RLock(); defer r.mu.RUnlock(); return r.record.By }
+	first, second := a, b
+	if comparer(b) == b.id {
+		first, second = b, a
+	}
+	first.stop()
+	stopped := time.Now()
+	eventually(t, "another comparer", func() bool { return comparer(second) == second.id })
+	refusing(t, "sku", second)
+	t.Logf("the next one compares after %s", time.Since(stopped).Round(time.Millisecond))
+	if first.refuses("sku") {
+		t.Error("a mirror that has ended refuses")
+	}
+}
+
+// TestOneCompares: many replicas cost MySQL no more than one.
+func TestOneCompares(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 0)
+	var replicas []*replica
+	for range 5 {
+		replicas = append(replicas, s.start())
+	}
+	refusing(t, "sku", replicas...)
+	began := time.Now()
+	by := map[string]int{}
+	ctx, cancel := context.WithTimeout(t.Context(), testPatience)
+	defer cancel()
+	const records = 8
+	n := 0
+	for r := range s.etcd.Watch(ctx, s.prefix+recordName) {
+		for _, event := range r.Events {
+			var rec record
+			if err := json.Unmarshal(event.Kv.Value, &rec); err != nil {
+				t.Fatal(err)
+			}
+			by[rec.By]++
+			n++
+		}
+		if n >= records {
+			break
+		}
+	}
+	if took := time.Since(began); took < (records-1)*compareEvery || len(by) > 2 { // one may have been too slow
+		t.Errorf("%d records in %s, by %v; want one comparer, every %s", n, took, by, compareEvery)
+	}
+}
+
+// TestEtcdMayDie kills etcd, changes stock, and starts it again.
+func TestEtcdMayDie(t *testing.T) {
+	t.Parallel()
+	node := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
+	s := newShop(t, node.EtcdEndpoints())
+	s.put("sku", 0)
+	s.put("gone", 1)
+	a, b := s.start(), s.start()
+	refusing(t, "sku", a, b)
+
+	node.Etcd[0].Kill()
+	killed := time.Now()
+	eventually(t, "the refusals' end", func() bool { return !a.refuses("sku") && !b.refuses("sku") })
+	if took := time.Since(killed); took > maxAge+200*time.Millisecond {
+		t.Errorf("refused for %s without etcd", took)
+	}
+	s.add("sku", 2)
+	left := s.sell("gone", "buyer", "1")
+	began := time.Now()
+	for range 10_000 {
+		a.Changed("sku", 2)
+		a.Changed("gone", left)
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("20000 changes took %s without etcd", took)
+	}
+	if _, ok := a.List("", 10); ok {
+		eventually(t, "the list's end", func() bool { _, ok := a.List("", 10); return !ok })
+	}
+	if a.refuses("gone") || b.refuses("gone") {
+		t.Error("a refusal without etcd")
+	}
+
+	if err := node.Etcd[0].Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	restarted := time.Now()
+	s.settledAt("sku")
+	s.settledAt("gone")
+	s.shows(b, "sku")
+	refusing(t, "gone", a, b)
+	t.Logf("all is as it was %s after the restart", time.Since(restarted).Round(time.Millisecond))
+	if a.refuses("sku") || b.refuses("sku") || a.knowsSoldOut("gone", "buyer", "1") || b.knowsSoldOut("gone", "buyer", "1") {
+		t.Error("units, or a buyer, are refused")
+	}
+}
+
+// TestCompactionWhileCutOff: what one replica missed cannot be read any more.
+func TestCompactionWhileCutOff(t *testing.T) {
+	t.Parallel()
+	node := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
+	s := newShop(t, node.EtcdEndpoints())
+	s.put("sku", 0)
+	s.put("dropped", 1)
+	way := sandboxtest.NewLink(t, node.Etcd[0].Endpoint[len("http://"):])
+	near, far := s.start(), s.start(func(c *Config) { c.Client = newClient(t, []string{"http://" + way.Addr}) })
+	near.Changed("sku", 0)
+	refusing(t, "sku", near, far)
+	s.shows(far, "dropped")
+
+	way.Cut()
+	cut := time.Now()
+	s.add("sku", 1)
+	near.Changed("sku", 1)
+	s.settledAt("sku")
+	// Without the row nobody writes it again.
+	if _, err := s.db.SQL.ExecContext(t.Context(), "DELETE FROM stock WHERE sku = 'dropped'"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.etcd.Delete(t.Context(), s.prefix+"dropped"); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := s.etcd.Put(t.Context(), "unrelated", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.etcd.Compact(t.Context(), answer.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the refusals' end", func() bool { return !far.refuses("sku") })
+	if took := time.Since(cut); took > maxAge+200*time.Millisecond {
+		t.Errorf("a replica that was cut off refused for %s", took)
+	}
+	way.Heal()
+	s.shows(far, "sku")
+	eventually(t, "the end of an entry that was deleted meanwhile", func() bool { _, ok := far.inView("dropped"); return !ok })
+	if n := count(far.cfg.Metrics.Relists); n == 0 {
+		t.Error("the watch was never opened again: nothing was compacted under it")
+	}
+	far.Changed("sku", s.sell("sku", "buyer", "1"))
+	refusing(t, "sku", near, far)
+}
+
+// TestAListIsCompleteOrNone also shows that a mirror which is new to a database
+// fills itself.
+func TestAListIsCompleteOrNone(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	const skus = 25
+	var want []string
+	for i := range skus {
+		want = append(want, fmt.Sprintf("sku-%02d", i))
+		s.put(want[i], int64(i))
+	}
+	free := make(chan struct{})
+	r := s.start(func(c *Config) { c.at = func(step, []string) { <-free } })
+	eventually(t, "a record", func() bool { r.mu.RLock(); defer r.mu.RUnlock(); return r.healthy(time.Now()) })
+	if list, ok := r.List("", 10); ok {
+		t.Errorf("listed %v before anything was written", list)
+	}
+	close(free)
+	var all []Entry
+	eventually(t, "the list", func() bool {
+		first, ok := r.List("", 10)
+		if ok && len(first) != 10 {
+			t.Fatalf("a list of %d of %d SKUs", len(first), skus)
+		}
+		if !ok {
+			return false
+		}
+		second, ok := r.List(first[9].SKU, 20)
+		all = append(first, second...)
+		return ok
+	})
+	var got []string
+	for i, e := range all {
+		got = append(got, e.SKU)
+		if e.Available != int64(i) || e.Name != "A thing" || e.PriceCents != 999 || e.Currency != "EUR" {
+			t.Errorf("entry %+v", e)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("listed %q, want %q", got, want)
+	}
+	if rest, ok := r.List("sku-24", 10); !ok || len(rest) != 0 {
+		t.Errorf("after the last: %v, %v", rest, ok)
+	}
+	if _, ok := r.Get("sku-xx"); ok {
+		t.Error("a SKU that is none was found")
+	}
+}
+
+// TestADatabaseThatWentBack was restored, or made anew under its old name: what
+// the mirror has is newer than MySQL. Nothing is refused by it, and it ends.
+func TestADatabaseThatWentBack(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 3)
+	for sku, seq := range map[string]int{"sku": 100, "ghost": 7} {
+		text := fmt.Sprintf(`{"sku":%q,"available":0,"seq":%d}`, sku, seq)
+		if _, err := s.etcd.Put(t.Context(), s.prefix+sku, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := s.start()
+	eventually(t, "the mirror to be as MySQL", func() bool {
+		if r.refuses("sku") || r.refuses("ghost") {
+			t.Fatal("refused by an entry that MySQL does not bear out")
+		}
+		_, ghost := r.inView("ghost")
+		e, _ := r.inView("sku")
+		return !ghost && e.Available == 3 && e.Seq == 0
+	})
+}
