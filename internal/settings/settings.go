@@ -113,9 +113,6 @@ func (s Setting) Check(text string) error {
 	return s.parse(text, &ignored)
 }
 
-// Show is the setting's value in v, as Check would take it.
-func (s Setting) Show(v Values) string { return s.show(v) }
-
 // Check finds the first value that its setting does not allow: flags are held to
 // the same bounds.
 func (v Values) Check() error {
