@@ -554,7 +554,8 @@ type ClientInterface interface {
 
 	// ListLatePayments List payments that came too late and are to be refunded
 	//
-	// The oldest first. What was refunded is known to the payment service, which their references name.
+	// The oldest first. What was refunded is known to the payment service, which their references name. One that is just
+	// being kept may come into a page that was read already: begin anew from time to time.
 	//
 	// Corresponds with GET /v1/admin/late-payments (the `ListLatePayments` operationId).
 	ListLatePayments(ctx context.Context, params *ListLatePaymentsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -742,7 +743,8 @@ func (c *Client) Audit(ctx context.Context, reqEditors ...RequestEditorFn) (*htt
 
 // ListLatePayments List payments that came too late and are to be refunded
 //
-// The oldest first. What was refunded is known to the payment service, which their references name.
+// The oldest first. What was refunded is known to the payment service, which their references name. One that is just
+// being kept may come into a page that was read already: begin anew from time to time.
 //
 // Corresponds with GET /v1/admin/late-payments (the `ListLatePayments` operationId).
 func (c *Client) ListLatePayments(ctx context.Context, params *ListLatePaymentsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {

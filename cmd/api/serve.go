@@ -249,8 +249,10 @@ func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 		IdleTimeout:  2 * time.Minute,
 		// Above what the handler takes, so that it is the handler that refuses.
 		MaxHeaderBytes: 64 << 10,
-		TLSConfig:      r.tls,
-		ErrorLog:       slog.NewLogLogger(r.logger.Handler(), slog.LevelDebug),
+		// The handler says what is not served, of OPTIONS * as of all else.
+		DisableGeneralOptionsHandler: true,
+		TLSConfig:                    r.tls,
+		ErrorLog:                     slog.NewLogLogger(r.logger.Handler(), slog.LevelDebug),
 	}
 	server.RegisterOnShutdown(func() { close(draining) }) // streams would never end by themselves
 	ended := make(chan error, 1)
