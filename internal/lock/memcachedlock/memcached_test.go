@@ -154,7 +154,13 @@ func eventually(t *testing.T, reached func() bool, what string) {
 // TestAnEvictedGrantIsLost fills the cache. Nothing but a renewal tells.
 func TestAnEvictedGrantIsLost(t *testing.T) {
 	s := start(t, sandbox.MemcachedConfig{Megabytes: 2})
-	l := newLocker(t, s.Addr)
+	cfg := testConfig(s.Addr)
+	cfg.TTL = 15 * time.Second // each renewal makes it the youngest item again
+	l, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close(context.Background()) })
 	held := mustLock(t, l, "n")
 	// Items of the same size: others would not take its room.
 	item := memcache.Item{Value: make([]byte, len(s.Places(t, "n")[0])+len(testPrefix))}
