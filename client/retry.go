@@ -231,7 +231,8 @@ func decides(err error) bool {
 func fateOf(err error) fate {
 	if problem, ok := errors.AsType[*Problem](err); ok {
 		switch {
-		case problem.Status == http.StatusTooManyRequests, problem.Status == http.StatusServiceUnavailable && problem.Kind != "":
+		case problem.Status == http.StatusTooManyRequests, problem.Status == http.StatusRequestTimeout && problem.Kind != "",
+			problem.Status == http.StatusServiceUnavailable && problem.Kind != "":
 			return notApplied
 		case problem.Kind == ErrRequestInFlight:
 			return mayStand

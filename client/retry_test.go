@@ -71,6 +71,7 @@ func TestWhatMayBeTriedAgainIs(t *testing.T) {
 		{http.StatusGatewayTimeout, client.ErrOutcomeUnknown, 2},
 		{http.StatusConflict, client.ErrRequestInFlight, 2},
 		{http.StatusTooManyRequests, client.ErrTooManyRequests, 2},
+		{http.StatusRequestTimeout, client.ErrRequestTimeout, 2},
 		{http.StatusBadGateway, "", 2}, // a proxy's own
 		{http.StatusServiceUnavailable, "", 2},
 		{http.StatusConflict, client.ErrSoldOut, 1},
