@@ -123,14 +123,13 @@ type upstream struct {
 
 func startUpstream(t *testing.T) *upstream {
 	t.Helper()
-	addr := freeAddr(t)
 	u := &upstream{}
-	_, u.port, _ = net.SplitHostPort(addr)
 	var listening net.ListenConfig
-	listener, err := listening.Listen(t.Context(), "tcp", addr)
+	listener, err := listening.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, u.port, _ = net.SplitHostPort(listener.Addr().String())
 	server := &http.Server{ReadHeaderTimeout: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v1/orders" {
 			u.posts.Add(1)

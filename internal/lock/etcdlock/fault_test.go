@@ -237,7 +237,8 @@ func TestAPartitionedHolderGivesUpInTime(t *testing.T) {
 func TestManyNames(t *testing.T) {
 	const names = 1000
 	s := start(t, 1)
-	here, there := s.newLocker(t), s.newLocker(t)
+	// What bounds each call goes by the TTL, and a thousand are called at once.
+	here, there := newLockerAt(t, s.EtcdEndpoints(), Config{TTL: patience}), newLockerAt(t, s.EtcdEndpoints(), Config{TTL: patience})
 	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	defer cancel()
 	began := time.Now()
