@@ -51,9 +51,6 @@ const (
 	// it is within the usual request time-out, beyond which nobody waits for the
 	// answer: a replica that is cut off from MySQL should not keep the lock.
 	resolveTimeout = 2500 * time.Millisecond
-	// shownTimeout bounds the wait for units that came back to be in the mirror,
-	// which takes some milliseconds.
-	shownTimeout = time.Second
 	// batchAttempts bounds how often one batch is decided again after keys in
 	// it turned out to be taken, or the server gave its transaction up.
 	batchAttempts = 3
@@ -218,24 +215,6 @@ func (t *tenure) sellBatch() error {
 		}
 	}
 	t.fail(fmt.Errorf("%w: the batch was given up %d times", ErrUnavailable, batchAttempts))
-	return nil
-}
-
-// showUnits waits until no replica refuses orders by what was before units came
-// back, the last time that none were left. Sold earlier, they would be refused to
-// their own buyers there, who ask again under their keys.
-func (t *tenure) showUnits() error {
-	if t.row.Reopened <= t.shown {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(t.ctx, shownTimeout)
-	defer cancel()
-	// Whoever brought them back may have died before he could say so.
-	t.cfg.Mirror.Changed(t.sku, t.row.Available)
-	if err := t.cfg.Mirror.Shown(ctx, t.sku, t.row.Reopened); err != nil {
-		return err
-	}
-	t.shown = t.row.Reopened
 	return nil
 }
 
