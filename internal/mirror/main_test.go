@@ -125,6 +125,24 @@ func (s *shop) add(sku string, units int) {
 	}
 }
 
+// lock keeps everybody from reading and writing stock, until the func that it
+// returns is called.
+func (s *shop) lock() (unlock func()) {
+	s.t.Helper()
+	conn, err := s.db.SQL.Conn(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = conn.Close() })
+	do := func(query string) {
+		if _, err := conn.ExecContext(s.t.Context(), query); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	do("LOCK TABLES stock WRITE")
+	return func() { do("UNLOCK TABLES") }
+}
+
 // row is the SKU as MySQL has it.
 func (s *shop) row(sku string) Entry {
 	s.t.Helper()

@@ -185,10 +185,12 @@ func TestADoubtEnds(t *testing.T) {
 	s.put("sku", 0)
 	r := s.start()
 	refusing(t, "sku", r)
+	unlock := s.lock()
 	r.Changed("sku", 5)
 	if r.refuses("sku") {
 		t.Error("refused before MySQL was asked")
 	}
+	unlock()
 	refusing(t, "sku", r)
 	if n := count(r.cfg.Metrics.Writes); n != 1 {
 		t.Errorf("%d entries were written, want the first", n)

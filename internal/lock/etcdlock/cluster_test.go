@@ -124,8 +124,7 @@ func (s *server) goesRound(t *testing.T, keeps bool, lockers ...lock.Locker) {
 	}
 }
 
-// giveBack unlocks, again where the answer was lost with a node: the textbook's
-// key would stand for as long as its session.
+// giveBack unlocks, again where the answer was lost with a node.
 func giveBack(t *testing.T, held lock.Held) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

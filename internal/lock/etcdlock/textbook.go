@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/v3/concurrency"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/lease"
 	"flashsale/internal/lock/processlock"
 )
 
@@ -179,6 +181,7 @@ type textbookHeld struct {
 	lock.Held // the gate's
 	session   *concurrency.Session
 	mutex     *concurrency.Mutex
+	over      atomic.Bool // Unlock was called
 }
 
 // Lost is closed when the session has noticed its end.
@@ -187,16 +190,28 @@ func (h *textbookHeld) Lost() <-chan struct{} { return h.session.Done() }
 // Wanted is nil: the mutex does not tell.
 func (h *textbookHeld) Wanted() <-chan struct{} { return nil }
 
-// Unlock deletes the session's key, whoever made it, and then opens the gate.
+// Unlock deletes the session's key, whoever made it, and then opens the gate. It
+// asks again where the answer was lost, with a node, say: until ctx ends, the key
+// would stand for as long as the session lives. If it does stand after all, the
+// next Lock of this process takes it over, and so a second Unlock deletes nothing.
 func (h *textbookHeld) Unlock(ctx context.Context) error {
+	if h.over.Swap(true) {
+		return lock.ErrLost
+	}
 	lost := ended(h.session)
 	err := h.mutex.Unlock(ctx)
+	for err != nil && !ended(h.session) && lease.Sleep(ctx, unlockRest) == nil {
+		err = h.mutex.Unlock(ctx)
+	}
 	gate := h.Held.Unlock(ctx)
 	switch {
-	case lost || gate != nil:
+	case lost || gate != nil || err != nil && ended(h.session):
 		return lock.ErrLost
 	case err != nil:
 		return fmt.Errorf("unlock: %w", err)
 	}
 	return nil
 }
+
+// unlockRest is the time between two attempts of an Unlock.
+const unlockRest = 50 * time.Millisecond

@@ -1,0 +1,74 @@
+package etcdlock
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"flashsale/internal/lock"
+)
+
+func (s *server) newTextbook(t *testing.T) *Textbook {
+	t.Helper()
+	client, err := newClient(s.EtcdEndpoints())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := NewTextbook(long(testConfig(client)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := l.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		client.Close()
+	})
+	return l
+}
+
+// TestTextbookUnlocksAnEtcdThatComesBack within the Unlock's context: nobody would
+// delete its key after that.
+func TestTextbookUnlocksAnEtcdThatComesBack(t *testing.T) {
+	s := start(t, 1)
+	held := mustLock(t, s.newTextbook(t), "n")
+	waiter := lockAside(t, s.newTextbook(t), "n")
+	eventually(t, func() bool { return len(s.Places(t, "n")) == 2 }, "the waiter")
+	s.Kill(t)
+	unlocked := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		unlocked <- held.Unlock(ctx)
+	}()
+	s.Restart(t)
+	if err := <-unlocked; err != nil {
+		t.Errorf("Unlock: %v", err)
+	}
+	mustUnlock(t, granted(t, waiter))
+}
+
+// TestTextbookUnlocksOnce: the next grant in the process has the same key.
+func TestTextbookUnlocksOnce(t *testing.T) {
+	s := start(t, 1)
+	here := s.newTextbook(t)
+	held := mustLock(t, here, "n")
+	s.Kill(t) // one that hangs would delete the key later
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := held.Unlock(ctx); err == nil || errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock of a server that is dead: %v", err)
+	}
+	s.Restart(t)
+	next := mustLock(t, here, "n")
+	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Unlock again: %v, want %v", err, lock.ErrLost)
+	}
+	if places := s.Places(t, "n"); len(places) != 1 {
+		t.Errorf("places %q, want that of the grant", places)
+	}
+	mustUnlock(t, next)
+}
