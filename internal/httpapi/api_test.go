@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -429,7 +430,15 @@ func TestTokens(t *testing.T) {
 func TestHealthReadinessAndMetrics(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
+	ready := func(want string) {
+		t.Helper()
+		if got := regexp.MustCompile(`(?m)^flashsale_ready.*$`).FindString(s.call("GET", "/metrics", "").text); got != want {
+			t.Errorf("/metrics has %q, want %q", got, want)
+		}
+	}
+	ready("") // nobody has asked
 	s.call("GET", "/readyz", "").check(t, 200, "", "")
+	ready("flashsale_ready 1")
 	err := errors.New("dial tcp 192.0.2.1:3306: connection refused")
 	s.notReady.Store(&err)
 	got := s.call("GET", "/readyz", "")
@@ -437,6 +446,7 @@ func TestHealthReadinessAndMetrics(t *testing.T) {
 	if !strings.Contains(got.text, "mysql") || strings.Contains(got.text, "192.0.2.1") {
 		t.Errorf("readiness should name the server and not its address: %s", got.text)
 	}
+	ready("flashsale_ready 0")
 	s.call("GET", "/healthz", "").check(t, 200, "", "")
 	text := s.call("GET", "/metrics", "").text
 	for _, want := range []string{`flashsale_http_requests_total{method="GET",route="/readyz",status="503"} 1`, "flashsale_http_request_seconds_bucket"} {

@@ -22,7 +22,7 @@ type metrics struct {
 	problems *prometheus.CounterVec
 	inFlight prometheus.Gauge
 	streams  prometheus.Gauge
-	ready    prometheus.Gauge
+	ready    *prometheus.GaugeVec
 
 	// kept are the series that were used before. They are few, and each is met
 	// again by nearly every request: a map that is never written to costs less
@@ -57,7 +57,10 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Help: "Answers that were problems, by the slug of their type."}, []string{"slug"}),
 		inFlight: gauge("http_in_flight_requests", "Requests in hand; without event streams."),
 		streams:  gauge("http_event_streams", "Event streams that are open."),
-		ready:    gauge("ready", "Whether the last check of readiness found all well: 1 or 0."),
+		// Without a label: a vector has no series before it is first set, and 0
+		// would say that a replica is not ready whom nobody has asked.
+		ready: factory.NewGaugeVec(prometheus.GaugeOpts{Namespace: "flashsale", Name: "ready",
+			Help: "Whether the last check of readiness found all well: 1 or 0."}, nil),
 	}
 	m.kept.Store(&map[request]series{})
 	return m
@@ -112,9 +115,9 @@ func (m *metrics) problem(p *problem) {
 // isReady notes what a check of readiness has found.
 func (m *metrics) isReady(ready bool) {
 	if ready {
-		m.ready.Set(1)
+		m.ready.WithLabelValues().Set(1)
 	} else {
-		m.ready.Set(0)
+		m.ready.WithLabelValues().Set(0)
 	}
 }
 
