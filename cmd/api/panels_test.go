@@ -1,0 +1,152 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/prometheus/promql"
+
+	"flashsale/internal/strategy"
+)
+
+type dashboard struct {
+	UID    string
+	Panels []struct {
+		ID                int
+		Type, Title       string
+		GridPos           struct{ X, Y, W, H int }
+		Targets           []struct{ Expr string }
+		Description, Unit string
+	}
+	Templating struct {
+		List []struct{ Name, Type, Definition string }
+	}
+}
+
+func readDashboard(t *testing.T) (d dashboard) {
+	t.Helper()
+	text, err := os.ReadFile("../../deploy/grafana/flashsale.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &d); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestPanelsHaveTheirPlacesAndMetricsTheirPanels(t *testing.T) {
+	t.Parallel()
+	d := readDashboard(t)
+	if d.UID != "flashsale" {
+		t.Errorf("the dashboard's uid is %q", d.UID)
+	}
+	ids := map[int]bool{}
+	var all strings.Builder
+	for _, p := range d.Panels {
+		if ids[p.ID] || p.GridPos.X+p.GridPos.W > 24 {
+			t.Errorf("panel %q has another's id, or no place", p.Title)
+		}
+		ids[p.ID] = true
+		if p.Type != "row" && (len(p.Targets) == 0 || p.Description == "") {
+			t.Errorf("panel %q asks for nothing, or does not say what it shows", p.Title)
+		}
+		for _, target := range p.Targets {
+			all.WriteString(target.Expr)
+		}
+	}
+	// The other way round: a metric that is worth counting is worth a panel.
+	quietOnPanels := []string{"flashsale_mirror_transactions_total", "flashsale_mirror_stale_total", "flashsale_mirror_behind_total",
+		"flashsale_mirror_relists_total", "flashsale_stock_left_out_skus", "flashsale_stock_read", "flashsale_etcd_cas_retries_total",
+		"flashsale_http_events_sent_total"}
+	for name := range documented(t) {
+		if !strings.Contains(all.String(), name) && !slices.Contains(quietOnPanels, name) {
+			t.Errorf("%s is on no panel", name)
+		}
+	}
+}
+
+// Two replicas sell, pass a lock to and fro, refuse, and fail once: every query of
+// the dashboard has something to show of that, even if it is 0.
+func TestPanelsShowWhatReplicasDo(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t)
+	var replicas []*client
+	for _, name := range []string{"a", "b"} {
+		cfg := replicaConfig(dsn, name, strategy.Default)
+		cfg.Args = append(cfg.Args, "--max-streams=1")
+		replicas = append(replicas, start(t, cfg))
+	}
+	a, b := replicas[0], replicas[1]
+	a.putSKU("lamp", 1000)
+	stream := a.follow("lamp")
+	defer func() { _ = stream.Close() }()
+	h := &history{}
+	const scrapes = 4 // a minute
+	shown := 0.0      // changes of stock that etcd has shown
+	for i := range scrapes {
+		for j := range 12 {
+			for _, c := range replicas {
+				if status, err := c.order("lamp", fmt.Sprint("customer-", i, "-", j)); err != nil || status >= 500 {
+					t.Fatalf("got %d, %v", status, err)
+				}
+			}
+		}
+		// One stream more than a has is a failure on our side that can be had at will.
+		if status, _, err := a.call("GET", "/v1/skus/lamp/events", "", "", ""); err != nil || status != http.StatusServiceUnavailable {
+			t.Fatalf("one stream too many: got %d, %v; want 503", status, err)
+		}
+		before := shown
+		a.await("the stock, and another change in etcd,", func(f map[string]*dto.MetricFamily) bool {
+			shown = total(f["flashsale_mirror_lag_seconds"]) + total(b.families()["flashsale_mirror_lag_seconds"])
+			return f["flashsale_stock_units"] != nil && shown > before
+		})
+		for _, c := range replicas {
+			h.scrape(c, time.Duration(i)*scrapeInterval)
+		}
+	}
+	d := readDashboard(t)
+	engine := newEngine()
+	variables := []string{"$__rate_interval", "1m"} // Grafana's, four times the interval
+	for _, v := range d.Templating.List {
+		if v.Type == "query" {
+			variables = append(variables, "$"+v.Name, "("+strings.Join(choices(t, h, engine, v.Definition), "|")+")")
+		}
+	}
+	fill := strings.NewReplacer(variables...)
+	for _, p := range d.Panels {
+		for _, target := range p.Targets {
+			got := h.ask(t, engine, fill.Replace(target.Expr), (scrapes-1)*scrapeInterval)
+			if !slices.ContainsFunc(got, func(s promql.Sample) bool { return !math.IsNaN(s.F) }) {
+				t.Errorf("panel %q shows nothing of %s: %v", p.Title, target.Expr, got)
+			}
+		}
+	}
+}
+
+var labelValues = regexp.MustCompile(`^label_values\((\w+), (\w+)\)$`)
+
+// choices are what Grafana offers for a variable: the values of a label.
+func choices(t *testing.T, h *history, engine *promql.Engine, definition string) (values []string) {
+	t.Helper()
+	asked := labelValues.FindStringSubmatch(definition)
+	if asked == nil {
+		t.Fatalf("%q is no question for the values of a label", definition)
+	}
+	for _, s := range h.ask(t, engine, "group by ("+asked[2]+") ("+asked[1]+")", 0) {
+		values = append(values, s.Metric.Get(asked[2]))
+	}
+	if len(values) == 0 || slices.Contains(values, "") {
+		t.Fatalf("%s offers %q", definition, values)
+	}
+	return values
+}
