@@ -23,7 +23,7 @@ import (
 	"flashsale/internal/strategy"
 )
 
-const alertCasesFile = "../../deploy/prometheus/alerts_test.yaml"
+const alertsFolder = "../../deploy/prometheus"
 
 // alertCases is a file of promtool's tests of rules, as far as it is used here.
 type alertCases struct {
@@ -61,8 +61,7 @@ func TestAlertsHaveTheirSections(t *testing.T) {
 	for _, heading := range regexp.MustCompile(`(?m)^### (\w+)$`).FindAllStringSubmatch(string(page), -1) {
 		sections["docs/operations.md#"+strings.ToLower(heading[1])] = true
 	}
-	_, rules := readAlertCases(t)
-	for _, rule := range rules {
+	for _, rule := range readAlerts(t) {
 		if rule.Annotations["summary"] == "" || rule.Labels["severity"] == "" {
 			t.Errorf("%s has no summary, or no severity", rule.Alert)
 		}
@@ -83,15 +82,15 @@ func TestAlertsHaveTheirSections(t *testing.T) {
 // wake anybody.
 func TestAlertsFireWhenTheyShouldAndOnlyThen(t *testing.T) {
 	t.Parallel()
-	file, rules := readAlertCases(t)
+	rules := readAlerts(t)
 	fires, silent := map[string]bool{}, map[string]bool{}
 	names := map[string]bool{}
-	for _, c := range file.Tests {
+	for _, c := range readAlertCases(t) {
 		if c.Name == "" || names[c.Name] {
 			t.Errorf("a case is called %q, as another is", c.Name)
 		}
 		names[c.Name] = true
-		t.Run(c.Name, func(t *testing.T) { c.check(t, rules, time.Duration(file.EvaluationInterval)) })
+		t.Run(c.Name, func(t *testing.T) { c.check(t, rules) })
 		for _, e := range c.Expectations {
 			if len(e.Alerts) > 0 {
 				fires[e.Alert] = true
@@ -107,37 +106,48 @@ func TestAlertsFireWhenTheyShouldAndOnlyThen(t *testing.T) {
 	}
 }
 
-func readAlertCases(t *testing.T) (file alertCases, rules []rulefmt.Rule) {
+func readAlerts(t *testing.T) (rules []rulefmt.Rule) {
 	t.Helper()
-	text, err := os.ReadFile(alertCasesFile)
-	if err != nil {
-		t.Fatal(err)
+	groups, errs := rulefmt.ParseFile(filepath.Join(alertsFolder, "alerts.yml"), false, model.LegacyValidation)
+	if len(errs) > 0 {
+		t.Fatal(errs)
 	}
-	if err := yaml.UnmarshalWithOptions(text, &file, yaml.Strict()); err != nil {
-		t.Fatal(err)
-	}
-	if file.EvaluationInterval != model.Duration(scrapeInterval) {
-		t.Fatalf("the rules are evaluated every %s, want %s", file.EvaluationInterval, scrapeInterval)
-	}
-	for _, name := range file.RuleFiles {
-		groups, errs := rulefmt.ParseFile(filepath.Join(filepath.Dir(alertCasesFile), name), false, model.LegacyValidation)
-		if len(errs) > 0 {
-			t.Fatal(errs)
-		}
-		for _, group := range groups.Groups {
-			rules = append(rules, group.Rules...)
-		}
+	for _, group := range groups.Groups {
+		rules = append(rules, group.Rules...)
 	}
 	for _, rule := range rules {
 		if rule.Alert == "" || rule.KeepFiringFor != 0 {
 			t.Fatalf("%+v is more than these tests know to evaluate", rule)
 		}
 	}
-	return file, rules
+	return rules
+}
+
+func readAlertCases(t *testing.T) (cases []alertCase) {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(alertsFolder, "*_test.yaml"))
+	if err != nil || len(names) == 0 {
+		t.Fatalf("there are no cases: %v", err)
+	}
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var file alertCases
+		if err := yaml.UnmarshalWithOptions(text, &file, yaml.Strict()); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if file.EvaluationInterval != model.Duration(scrapeInterval) || !slices.Equal(file.RuleFiles, []string{"alerts.yml"}) {
+			t.Fatalf("%s evaluates %q every %s, want alerts.yml every %s", name, file.RuleFiles, file.EvaluationInterval, scrapeInterval)
+		}
+		cases = append(cases, file.Tests...)
+	}
+	return cases
 }
 
 // check evaluates all rules from the beginning to the last expectation.
-func (c *alertCase) check(t *testing.T, rules []rulefmt.Rule, every time.Duration) {
+func (c *alertCase) check(t *testing.T, rules []rulefmt.Rule) {
 	if c.Interval != model.Duration(scrapeInterval) {
 		t.Fatalf("the samples are %s apart, want %s", c.Interval, scrapeInterval)
 	}
@@ -145,13 +155,13 @@ func (c *alertCase) check(t *testing.T, rules []rulefmt.Rule, every time.Duratio
 	last := time.Duration(0)
 	for _, e := range c.Expectations {
 		last = max(last, time.Duration(e.At))
-		if time.Duration(e.At)%every != 0 || !slices.ContainsFunc(rules, func(r rulefmt.Rule) bool { return r.Alert == e.Alert }) {
+		if time.Duration(e.At)%scrapeInterval != 0 || !slices.ContainsFunc(rules, func(r rulefmt.Rule) bool { return r.Alert == e.Alert }) {
 			t.Fatalf("%s is no rule, or nothing is evaluated at %s", e.Alert, e.At)
 		}
 	}
 	for _, rule := range rules {
 		expected := map[time.Duration][]string{} // what fires, as text
-		first := last + every
+		first := last + scrapeInterval
 		for _, e := range c.Expectations {
 			if e.Alert != rule.Alert {
 				continue
@@ -165,7 +175,7 @@ func (c *alertCase) check(t *testing.T, rules []rulefmt.Rule, every time.Duratio
 			slices.Sort(expected[at])
 		}
 		since := map[uint64]time.Duration{}
-		for at := time.Duration(0); at <= last; at += every {
+		for at := time.Duration(0); at <= last; at += scrapeInterval {
 			got := evaluate(t, h, engine, rule, at, since)
 			want, said := expected[at]
 			if said && !cmp.Equal(want, got) {
@@ -253,8 +263,7 @@ func TestAlertCasesAreOfSeriesThatReplicasHave(t *testing.T) {
 	for _, s := range scraped.series {
 		has[shape(s.Metric)] = true
 	}
-	file, _ := readAlertCases(t)
-	for _, test := range file.Tests {
+	for _, test := range readAlertCases(t) {
 		for _, s := range test.InputSeries {
 			metric, _, err := parser.ParseSeriesDesc(s.Series)
 			if err != nil {
