@@ -44,9 +44,10 @@ func TestARestockEndsRefusalEverywhere(t *testing.T) {
 	s := newShop(t, servers.EtcdEndpoints())
 	s.put("sku", 1)
 	here, there := s.start(), s.start()
-	var ends []time.Duration
-	for i := range 9 {
-		here.Changed("sku", s.sell("sku", "buyer", fmt.Sprint(i)))
+	sold := 0
+	restock := func() time.Duration {
+		sold++
+		here.Changed("sku", s.sell("sku", "buyer", fmt.Sprint(sold)))
 		refusing(t, "sku", here, there)
 		s.add("sku", 1)
 		committed := time.Now()
@@ -54,16 +55,24 @@ func TestARestockEndsRefusalEverywhere(t *testing.T) {
 		if here.refuses("sku") {
 			t.Error("the replica that has committed units refuses them")
 		}
-		eventually(t, "the units elsewhere", func() bool { e, _ := there.Get("sku"); return e.Available == 1 })
-		ends = append(ends, time.Since(committed))
+		eventually(t, "the units elsewhere", func() bool { e, _ := there.inView("sku"); return e.Available == 1 })
+		took := time.Since(committed)
 		if there.refuses("sku") {
 			t.Error("the other replica refuses what it sees")
 		}
+		return took
 	}
-	t.Logf("elsewhere after %s", ends)
-	if m := median(ends); m > 100*time.Millisecond {
-		t.Errorf("a restock was elsewhere after %s (median), want 100ms at most", m)
-	}
+	measured(t, func() error {
+		var ends []time.Duration
+		for range 9 {
+			ends = append(ends, restock())
+		}
+		t.Logf("elsewhere after %s", ends)
+		if m := median(ends); m > 100*time.Millisecond {
+			return fmt.Errorf("a restock was elsewhere after %s (median), want 100ms at most", m)
+		}
+		return nil
+	})
 }
 
 // TestABuyerIsNeverRefusedFromMemory: his answer may have been lost, and he asks
@@ -84,21 +93,23 @@ func TestABuyerIsNeverRefusedFromMemory(t *testing.T) {
 		}
 		r.Changed("sku", 0)
 		r.Changed("other", 0)
-		refusing(t, "other", r)
+		seq := s.row("sku").Seq
 		eventually(t, "a refusal", func() bool { // of this round
 			e, _ := r.inView("sku")
-			return e.Seq == s.row("sku").Seq && r.refuses("sku")
+			return e.Seq == seq && r.refuses("sku")
 		})
 		for i := range round * units {
 			if r.knowsSoldOut("sku", customer(i), key(i)) {
 				t.Fatalf("round %d: the buyer of order %d is refused", round, i)
 			}
 		}
-		if !r.knowsSoldOut("sku", customer(0), "another key") || !r.knowsSoldOut("sku", "another", key(0)) {
-			t.Error("another key of a buyer, or his key in another's hand, is not refused")
-		}
-		if !r.knowsSoldOut("other", customer(0), key(0)) {
-			t.Error("an order of another SKU counts")
+		// What the view knows gets old while this waits for the processor.
+		for what, refused := range map[string]func() bool{
+			"another key of a buyer":       func() bool { return r.knowsSoldOut("sku", customer(0), "another key") },
+			"his key in another's hand":    func() bool { return r.knowsSoldOut("sku", "another", key(0)) },
+			"his key for an unrelated SKU": func() bool { return r.knowsSoldOut("other", customer(0), key(0)) },
+		} {
+			eventually(t, "a refusal of "+what, refused)
 		}
 	}
 	r.mu.RLock()
@@ -114,12 +125,11 @@ func TestAViewThatLagsRefusesNobody(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
 	s.put("sku", 1)
-	here, there := s.start(), s.start()
+	here, there := s.start(silent), s.start(silent) // a comparer would find it out
+	there.trustsFor(time.Hour)
 	here.Changed("sku", s.sell("sku", "first", "1"))
 	refusing(t, "sku", there)
-	if !there.SoldOut(t.Context(), "sku", "second", "2") {
-		t.Error("a stranger is not refused")
-	}
+	eventually(t, "a stranger's refusal", func() bool { return there.SoldOut(t.Context(), "sku", "second", "2") })
 	there.mu.Lock()
 	old := *there.items["sku"]
 	there.mu.Unlock()
@@ -129,13 +139,13 @@ func TestAViewThatLagsRefusesNobody(t *testing.T) {
 	if err := here.Shown(t.Context(), "sku", s.row("sku").Seq); err != nil {
 		t.Fatal(err)
 	}
-	s.sell("sku", "second", "2") // not heard of either
-	there.mu.Lock()
-	there.items["sku"] = &old
-	there.mu.Unlock()
-	if !there.knowsSoldOut("sku", "second", "2") {
-		t.Fatal("the view knows better: the test shows nothing")
-	}
+	s.sell("sku", "second", "2")                      // not heard of either
+	eventually(t, "the view of before", func() bool { // a watch that is opened again knows better
+		there.mu.Lock()
+		there.items["sku"] = &old
+		there.mu.Unlock()
+		return there.knowsSoldOut("sku", "second", "2")
+	})
 	if there.SoldOut(t.Context(), "sku", "second", "2") {
 		t.Error("a buyer is refused")
 	}
@@ -205,29 +215,32 @@ func TestRunLeavesNothing(t *testing.T) {
 	s.row("sku") // opens the operator's connections, as the next line does
 	s.stored("sku")
 	before := goleak.IgnoreCurrent()
-	db, err := stock.Open(s.dsn, 4)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := newClient(t, s.ends)
-	r := s.start(func(c *Config) { c.DB, c.Client = db, client })
-	s.shows(r, "sku")
-	for range 3 {
-		s.add("sku", 1)
-		r.Changed("sku", 5)
-	}
-	r.stop()
-	if _, ok := r.Get("sku"); ok || r.refuses("sku") {
-		t.Error("a mirror that has ended answers")
-	}
-	client.Close()
-	_ = db.Close()
-	if err := goleak.Find(before); err != nil {
-		t.Error(err)
-	}
-	if e, _ := s.stored("sku"); e.Seq != s.row("sku").Seq {
-		t.Errorf("after the end etcd has %+v", e)
-	}
+	measured(t, func() error { // the last write has a second
+		db, err := stock.Open(s.dsn, 4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := newClient(t, s.ends)
+		r := s.start(func(c *Config) { c.DB, c.Client = db, client })
+		s.shows(r, "sku")
+		for range 3 {
+			s.add("sku", 1)
+			r.Changed("sku", 5)
+		}
+		r.stop()
+		if _, ok := r.Get("sku"); ok || r.refuses("sku") {
+			t.Error("a mirror that has ended answers")
+		}
+		client.Close()
+		_ = db.Close()
+		if err := goleak.Find(before); err != nil {
+			t.Error(err)
+		}
+		if e, _ := s.stored("sku"); e.Seq != s.row("sku").Seq {
+			return fmt.Errorf("after the end etcd has %+v", e)
+		}
+		return nil
+	})
 }
 
 // TestRefusalNeedsAllOfIt takes one condition away at a time.
@@ -241,7 +254,7 @@ func TestRefusalNeedsAllOfIt(t *testing.T) {
 		}
 		it := &item{Entry: Entry{SKU: "sku", Seq: 4}, revision: 10, buyers: &buyers{seq: 4, hashes: []uint64{m.hash("c", "k")}}}
 		m.items["sku"] = it
-		m.synced, m.revision, m.asOf = true, 12, time.Now()
+		m.synced, m.revision, m.asOf = true, 12, time.Now().Add(time.Hour)
 		m.record = record{Compared: 10, revision: 12}
 		return m, it
 	}
@@ -299,7 +312,7 @@ func TestARecordThatCameLateIsOld(t *testing.T) {
 	}
 	m.install(10, []*mvccpb.KeyValue{kv("p/sku", `{"sku":"sku","seq":4}`, 10)})
 	m.items["sku"].buyers = &buyers{seq: 4}
-	m.samples = []sample{{time.Now().Add(-2 * time.Second), 10}, {time.Now(), 99}}
+	m.samples = []sample{{time.Now().Add(-2 * time.Second), 10}, {time.Now().Add(time.Hour), 99}}
 	m.apply([]*clientv3.Event{{Kv: kv("p/"+recordName, `{"by":"another","compared":11}`, 12)}})
 	if m.knowsSoldOut("sku", "c", "k") {
 		t.Error("refused by what may be two seconds old")
@@ -347,17 +360,19 @@ func kv(key, value string, revision int64) *mvccpb.KeyValue {
 }
 
 func TestSoldOutDoesNotAllocate(t *testing.T) {
-	s := newShop(t, servers.EtcdEndpoints())
-	s.put("sku", 1)
-	s.sell("sku", "c", "k")
-	r := s.start()
-	refusing(t, "sku", r)
-	if n := testing.AllocsPerRun(1000, func() { r.knowsSoldOut("sku", stranger, "k") }); n != 0 {
+	m := soldOutMirror() // one that runs would allocate aside
+	if n := testing.AllocsPerRun(1000, func() {
+		if !m.knowsSoldOut("sku", stranger, "k") {
+			t.Error("not refused")
+		}
+	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
 
-func BenchmarkSoldOut(b *testing.B) {
+// soldOutMirror refuses orders of a SKU that had a hundred thousand buyers. It does
+// not run.
+func soldOutMirror() *Mirror {
 	m := &Mirror{items: map[string]*item{}, synced: true, asOf: time.Now().Add(time.Hour), record: record{Compared: 10}}
 	set := make([]uint64, 100_000)
 	for i := range set {
@@ -365,6 +380,11 @@ func BenchmarkSoldOut(b *testing.B) {
 	}
 	m.seeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
 	m.items["sku"] = &item{Entry: Entry{SKU: "sku"}, buyers: &buyers{hashes: set}}
+	return m
+}
+
+func BenchmarkSoldOut(b *testing.B) {
+	m := soldOutMirror()
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {

@@ -19,13 +19,13 @@ import (
 func TestTheLaterReadWins(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
-	s.put("sku", 2)
+	s.put("sku", 2*tries)
 	arrived, release := make(chan struct{}), make(chan struct{})
 	var hold atomic.Bool
 	slow := s.start(silent, func(c *Config) {
 		c.at = func(at step, _ []string) {
 			if at == beforePut && hold.CompareAndSwap(true, false) {
-				close(arrived)
+				arrived <- struct{}{}
 				<-release
 			}
 		}
@@ -37,19 +37,27 @@ func TestTheLaterReadWins(t *testing.T) {
 		_, b := quick.inView("sku")
 		return a && b
 	})
-	hold.Store(true)
-	slow.Changed("sku", s.sell("sku", "c", "1"))
-	<-arrived // with seq 1 in hand
-	quick.Changed("sku", s.sell("sku", "c", "2"))
-	s.settledAt("sku")
-	close(release)
-	eventually(t, "the held up write", func() bool { return count(slow.cfg.Metrics.Transactions) == 1 })
-	if seqs := s.history("sku"); !slices.IsSorted(seqs) {
-		t.Errorf("the mirror went back: the entries in etcd had the seqs %d", seqs)
-	}
-	if n := count(slow.cfg.Metrics.LostRaces); n != 1 {
-		t.Errorf("%d races were counted as lost, want 1", n)
-	}
+	try := 0
+	measured(t, func() error { // a write that is held up for longer than writeTimeout is none
+		try++
+		failures, races := count(slow.cfg.Metrics.Failures), count(slow.cfg.Metrics.LostRaces)
+		hold.Store(true)
+		slow.Changed("sku", s.sell("sku", "c", fmt.Sprint(try)))
+		<-arrived // with this seq in hand
+		quick.Changed("sku", s.sell("sku", "another", fmt.Sprint(try)))
+		s.settledAt("sku")
+		release <- struct{}{}
+		eventually(t, "the held up write", func() bool {
+			return count(slow.cfg.Metrics.LostRaces) > races || count(slow.cfg.Metrics.Failures) > failures
+		})
+		if seqs := s.history("sku"); !slices.IsSorted(seqs) {
+			t.Errorf("the mirror went back: the entries in etcd had the seqs %d", seqs)
+		}
+		if n := count(slow.cfg.Metrics.LostRaces) - races; n != 1 {
+			return fmt.Errorf("%d races were counted as lost, want 1", n)
+		}
+		return nil
+	})
 }
 
 // TestEtcdEndsAsMySQL lets three replicas write at the same time what anybody has
@@ -143,58 +151,76 @@ func TestWritesAreFew(t *testing.T) {
 		s.settledAt(name(i))
 	}
 	t.Run("one SKU on two replicas", func(t *testing.T) {
-		_, before := s.stored(name(0))
-		began := time.Now()
-		for time.Since(began) < lasts {
-			s.add(name(0), 1)
-			r.Changed(name(0), 1_000_000)
-			other.Changed(name(0), 1_000_000)
-		}
-		s.settledAt(name(0))
-		_, after := s.stored(name(0))
-		rate := float64(after-before) / time.Since(began).Seconds()
-		t.Logf("%.1f writes a second", rate)
-		if rate > 20 || rate < 5 {
-			t.Errorf("%.1f writes a second, want some, and at most 20", rate)
-		}
+		measured(t, func() error {
+			_, before := s.stored(name(0))
+			began := time.Now()
+			for time.Since(began) < lasts {
+				s.add(name(0), 1)
+				r.Changed(name(0), 1_000_000)
+				other.Changed(name(0), 1_000_000)
+			}
+			s.settledAt(name(0))
+			_, after := s.stored(name(0))
+			rate := float64(after-before) / time.Since(began).Seconds()
+			t.Logf("%.1f writes a second", rate)
+			if rate > 20 {
+				t.Errorf("%.1f writes a second, want at most 20", rate)
+			}
+			if rate < 5 {
+				return fmt.Errorf("%.1f writes a second, want some", rate)
+			}
+			return nil
+		})
 	})
 	t.Run("all SKUs, and one sells out", func(t *testing.T) {
-		writes, txns := count(r.cfg.Metrics.Writes), count(r.cfg.Metrics.Transactions)
-		began := time.Now()
-		soldOut := time.Duration(-1)
-		for i := 1; time.Since(began) < lasts; i++ {
-			if _, err := s.db.SQL.ExecContext(t.Context(), "UPDATE stock SET available = available - 1, seq = seq + 1"); err != nil {
-				t.Fatal(err)
-			}
-			for i := range skus {
-				r.Changed(name(i), 1000)
-			}
-			if i == 5 {
-				if _, err := s.db.SQL.ExecContext(t.Context(), "UPDATE stock SET available = 0, seq = seq + 1 WHERE sku = ?", name(skus-1)); err != nil {
-					t.Fatal(err)
-				}
-				r.Changed(name(skus-1), 0)
-				soldOut = eventually(t, "the crossing", func() bool { e, _ := other.inView(name(skus - 1)); return e.Available == 0 })
-				if _, err := s.db.SQL.ExecContext(t.Context(), "UPDATE stock SET available = 9, seq = seq + 1 WHERE sku = ?", name(skus-1)); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		took := time.Since(began).Seconds()
-		writes, txns = count(r.cfg.Metrics.Writes)-writes, count(r.cfg.Metrics.Transactions)-txns
-		t.Logf("%.0f entries and %.0f transactions a second; the crossing was elsewhere after %s",
-			float64(writes)/took, float64(txns)/took, soldOut.Round(time.Millisecond))
-		// Both ends of the time may have a batch.
-		if float64(writes) > 200*took+batchSize || float64(writes) < 50*took {
-			t.Errorf("%.0f entries a second, want many, and at most 200", float64(writes)/took)
-		}
-		if txns*4 > writes {
-			t.Errorf("%d transactions for %d entries, want several in each", txns, writes)
-		}
-		if soldOut > time.Second {
-			t.Errorf("the crossing waited for %s behind others", soldOut)
-		}
+		measured(t, func() error { return s.sellAll(lasts, r, other, skus, name) })
 	})
+}
+
+// sellAll changes all SKUs again and again for so long. One of them sells out in
+// between, and must not wait behind the others.
+func (s *shop) sellAll(lasts time.Duration, r, other *replica, skus int, name func(int) string) error {
+	s.t.Helper()
+	exec := func(query string, args ...any) {
+		s.t.Helper()
+		if _, err := s.db.SQL.ExecContext(s.t.Context(), query, args...); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	const crossingAt = 5
+	last := name(skus - 1)
+	writes, txns := count(r.cfg.Metrics.Writes), count(r.cfg.Metrics.Transactions)
+	began := time.Now()
+	soldOut := time.Duration(-1)
+	for i := 1; i <= crossingAt || time.Since(began) < lasts; i++ {
+		exec("UPDATE stock SET available = available - 1, seq = seq + 1")
+		for i := range skus {
+			r.Changed(name(i), 1000)
+		}
+		if i == crossingAt {
+			exec("UPDATE stock SET available = 0, seq = seq + 1 WHERE sku = ?", last)
+			r.Changed(last, 0)
+			soldOut = eventually(s.t, "the crossing", func() bool { e, _ := other.inView(last); return e.Available == 0 })
+			exec("UPDATE stock SET available = 1000000, seq = seq + 1 WHERE sku = ?", last)
+		}
+	}
+	took := time.Since(began).Seconds()
+	writes, txns = count(r.cfg.Metrics.Writes)-writes, count(r.cfg.Metrics.Transactions)-txns
+	s.t.Logf("%.0f entries and %.0f transactions a second; the crossing was elsewhere after %s",
+		float64(writes)/took, float64(txns)/took, soldOut.Round(time.Millisecond))
+	// Both ends of the time may have a batch.
+	if float64(writes) > 200*took+batchSize {
+		s.t.Errorf("%.0f entries a second, want at most 200", float64(writes)/took)
+	}
+	switch {
+	case float64(writes) < 50*took:
+		return fmt.Errorf("%.0f entries a second, want many", float64(writes)/took)
+	case txns*4 > writes:
+		return fmt.Errorf("%d transactions for %d entries, want several in each", txns, writes)
+	case soldOut > time.Second:
+		return fmt.Errorf("the crossing waited for %s behind others", soldOut)
+	}
+	return nil
 }
 
 // TestChangesOfManySKUsAtOnce needs transactions of the greatest size.
@@ -207,9 +233,11 @@ func TestChangesOfManySKUsAtOnce(t *testing.T) {
 	for i := range skus {
 		s.put(fmt.Sprint(i), 1)
 	}
+	unlock := s.lock() // the first one is held up until the others are marked
 	for i := range skus {
 		r.Changed(fmt.Sprint(i), 1)
 	}
+	unlock()
 	eventually(t, "all entries", func() bool {
 		answer, err := s.etcd.Get(t.Context(), s.prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
 		return err == nil && answer.Count == skus
