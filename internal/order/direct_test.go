@@ -34,7 +34,7 @@ func newEach(t *testing.T, dsn string, fence strategy.Fence, at func(order.Step)
 	}
 	db := open(t, dsn)
 	prefix := "flashsale/" + db.Name + "/lock/"
-	locker, err := etcdlock.New(etcdlock.Config{Client: client, Prefix: prefix, TTL: testTTL})
+	locker, err := etcdlock.New(etcdlock.Config{Client: client, Prefix: prefix, TTL: longTTL})
 	if err != nil {
 		t.Fatal(err)
 	}

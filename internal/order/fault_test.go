@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/go-sql-driver/mysql"
 
@@ -135,7 +136,7 @@ func TestLostCommitIsResolved(t *testing.T) {
 			forGuarded(t, func(t *testing.T, strategy string) {
 				dsn := newDSN(t, stock.Stock{Units: 10})
 				w := newWire(how, "COMMIT")
-				service := startReplica(t, options{dsn: w.dsn(dsn), strategy: strategy})
+				service := startReplica(t, options{dsn: w.dsn(dsn), strategy: strategy, ttl: testTTL})
 				for i := range 3 {
 					if _, err := service.Place(t.Context(), buy("ann", fmt.Sprint("k", i), 2)); err != nil {
 						t.Errorf("order %d: %v", i, err)
@@ -200,7 +201,7 @@ func TestCommitThatStaysAwayIsUnknown(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 10})
 	w := newWire(delayRequest, "COMMIT")
-	service := startReplica(t, options{dsn: w.dsn(dsn), strategy: "conditional"})
+	service := startReplica(t, options{dsn: w.dsn(dsn), strategy: "conditional", timeout: 5 * time.Second})
 	if _, err := service.Place(t.Context(), buy("ann", "k", 2)); !errors.Is(err, order.ErrUnknown) {
 		t.Fatalf("got %v, want %v", err, order.ErrUnknown)
 	}

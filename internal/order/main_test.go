@@ -1,6 +1,7 @@
 package order_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -35,8 +36,12 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	testTTL     = 2 * time.Second // the least that etcd grants
-	testTimeout = 5 * time.Second
+	// testTTL is for what waits for the end of a lease: the least that etcd grants.
+	testTTL = 2 * time.Second
+	// longTTL is for all else: a busy machine may stop a process for seconds.
+	longTTL = 20 * time.Second
+	// testTimeout is what such a machine may take for an order.
+	testTimeout = 20 * time.Second
 	testSKU     = "sku"
 )
 
@@ -103,6 +108,8 @@ type options struct {
 	strategy string
 	fence    strategy.Fence
 	think    time.Duration
+	ttl      time.Duration // of the lock; longTTL when zero
+	timeout  time.Duration // of a request; testTimeout when zero
 	desk     order.DeskConfig
 	at       func(order.Step)
 	traces   trace.TracerProvider // none when nil
@@ -120,8 +127,9 @@ func newReplica(o options) (r *replica, err error) {
 	if r.db, err = stock.Open(o.dsn, 16, stock.Traced(o.traces)); err != nil {
 		return nil, err
 	}
+	o.ttl, o.timeout, o.window = cmp.Or(o.ttl, longTTL), cmp.Or(o.timeout, testTimeout), cmp.Or(o.window, time.Minute)
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	if r.locker, err = r.newLocker(s, o.dsn, o.etcd, logger); err != nil {
+	if r.locker, err = r.newLocker(s, o, logger); err != nil {
 		return nil, err
 	}
 	if s.Write == strategy.EtcdCompareAndSwap {
@@ -129,15 +137,12 @@ func newReplica(o options) (r *replica, err error) {
 			return nil, err
 		}
 	}
-	if o.window == 0 {
-		o.window = time.Minute
-	}
 	var tracer trace.Tracer
 	if o.traces != nil {
 		tracer = o.traces.Tracer("orders")
 	}
 	r.orders = order.New(order.Config{Tracer: tracer, DB: r.db, Strategy: s, Fence: s.FenceFor(o.fence), Locker: r.locker, Units: r.units,
-		PaymentWindow: o.window, ThinkTime: o.think, RequestTimeout: testTimeout, Desk: o.desk, At: o.at, Halted: o.halted, Mirror: o.mirror, Logger: logger})
+		PaymentWindow: o.window, ThinkTime: o.think, RequestTimeout: o.timeout, Desk: o.desk, At: o.at, Halted: o.halted, Mirror: o.mirror, Logger: logger})
 	return r, nil
 }
 
@@ -149,7 +154,7 @@ func (r *replica) openUnits(endpoints []string) (err error) {
 	return err
 }
 
-func (r *replica) newLocker(s strategy.Strategy, dsn string, endpoints []string, logger *slog.Logger) (lock.Locker, error) {
+func (r *replica) newLocker(s strategy.Strategy, o options, logger *slog.Logger) (lock.Locker, error) {
 	switch s.Lock {
 	case strategy.NoLock:
 		return nil, nil
@@ -157,19 +162,19 @@ func (r *replica) newLocker(s strategy.Strategy, dsn string, endpoints []string,
 		return processlock.New(), nil
 	}
 	if s.Server == strategy.InMySQL {
-		g, err := guard.Open(context.Background(), guard.Config{Strategy: s, DSN: dsn, Database: r.db.Name,
-			Connections: 4, Replica: "r", TTL: testTTL, Logger: logger})
+		g, err := guard.Open(context.Background(), guard.Config{Strategy: s, DSN: o.dsn, Database: r.db.Name,
+			Connections: 4, Replica: "r", TTL: o.ttl, Logger: logger})
 		if err != nil {
 			return nil, err
 		}
 		return g.Locker, nil // there is nothing else to close
 	}
 	var err error
-	r.etcd, err = clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: testTimeout, Logger: zap.NewNop()})
+	r.etcd, err = clientv3.New(clientv3.Config{Endpoints: o.etcd, DialTimeout: testTimeout, Logger: zap.NewNop()})
 	if err != nil {
 		return nil, err
 	}
-	cfg := etcdlock.Config{Client: r.etcd, Prefix: "flashsale/" + r.db.Name + "/lock/", TTL: testTTL, Logger: logger,
+	cfg := etcdlock.Config{Client: r.etcd, Prefix: "flashsale/" + r.db.Name + "/lock/", TTL: o.ttl, Logger: logger,
 		Owner: etcdlock.Owner{Replica: fmt.Sprint(os.Getpid()), PID: os.Getpid()}}
 	if s.Lock == strategy.EtcdTextbook {
 		return etcdlock.NewTextbook(cfg)

@@ -38,6 +38,7 @@ type childConfig struct {
 	Fence strategy.Fence
 	Stop  order.Step
 	Order order.Request
+	TTL   time.Duration // of its lock
 }
 
 // childResult is what became of the child's order.
@@ -73,7 +74,7 @@ func runChild(cfg childConfig) error {
 			<-resumed
 		}
 	}
-	o := options{dsn: cfg.DSN, etcd: cfg.Etcd, strategy: "etcd", fence: cfg.Fence}
+	o := options{dsn: cfg.DSN, etcd: cfg.Etcd, strategy: "etcd", fence: cfg.Fence, ttl: cfg.TTL}
 	switch cfg.Stop {
 	case inCommit:
 		o.dsn = stopAfter("COMMIT", stop).dsn(cfg.DSN)
@@ -179,7 +180,7 @@ func (c *child) resume() childResult {
 // its lease has ended, and not much longer.
 func TestStoppedReplicaHoldsOthersUpForItsLease(t *testing.T) {
 	t.Parallel()
-	const atMost = testTTL + 2*time.Second
+	const atMost = testTTL + 6*time.Second // of a request's twenty
 	for _, step := range []order.Step{order.BeforeClaim, order.BeforeCommit, inCommit, inRollback} {
 		t.Run(string(step), func(t *testing.T) {
 			t.Parallel()
@@ -195,7 +196,7 @@ func TestStoppedReplicaHoldsOthersUpForItsLease(t *testing.T) {
 			if step == inRollback {
 				key = "k"
 			}
-			c := startChild(t, childConfig{DSN: dsn, Fence: strategy.FenceClaim, Stop: step, Order: buy("ann", key, 1)})
+			c := startChild(t, childConfig{DSN: dsn, Fence: strategy.FenceClaim, Stop: step, Order: buy("ann", key, 1), TTL: testTTL})
 			stopped := time.Now()
 			if _, err := service.Place(t.Context(), buy("ben", "k", 1)); err != nil {
 				t.Fatalf("after %s: %v", time.Since(stopped), err)
@@ -237,7 +238,7 @@ func TestStaleHolderIsFenced(t *testing.T) {
 			t.Parallel()
 			dsn := newDSN(t, stock.Stock{Units: 1})
 			service := startReplica(t, options{dsn: dsn, strategy: "etcd", fence: test.fence})
-			c := startChild(t, childConfig{DSN: dsn, Fence: test.fence, Stop: order.BeforeCommit, Order: buy("ann", "k", 1)})
+			c := startChild(t, childConfig{DSN: dsn, Fence: test.fence, Stop: order.BeforeCommit, Order: buy("ann", "k", 1), TTL: testTTL})
 			if _, err := service.Place(t.Context(), buy("ben", "k", 1)); err != nil {
 				t.Fatal(err)
 			}
@@ -261,8 +262,8 @@ func TestOrderOfACallerWhoLeftIsNotMade(t *testing.T) {
 	dsn := newDSN(t, stock.Stock{Units: 10})
 	service := startReplica(t, options{dsn: dsn, strategy: "etcd"})
 	// Another replica holds the lock, and does not move.
-	c := startChild(t, childConfig{DSN: dsn, Fence: strategy.FenceClaim, Stop: order.BeforeClaim, Order: buy("ann", "k", 1)})
-	ctx, cancel := context.WithTimeout(t.Context(), testTTL/4)
+	c := startChild(t, childConfig{DSN: dsn, Fence: strategy.FenceClaim, Stop: order.BeforeClaim, Order: buy("ann", "k", 1), TTL: longTTL})
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	if _, err := service.Place(ctx, buy("ben", "k", 1)); !errors.Is(err, order.ErrUnavailable) {
 		t.Errorf("got %v, want %v", err, order.ErrUnavailable)
