@@ -3,6 +3,8 @@ package etcdlock
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,8 +15,9 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// clusterTTL is longer than an election takes: a grant may be kept through one.
-const clusterTTL = 5 * time.Second
+// clusterTTL is longer than an election takes, also on a busy machine: a grant may
+// be kept through one.
+const clusterTTL = 12 * time.Second
 
 // clusterLocks are all locks in etcd.
 var clusterLocks = []struct {
@@ -104,6 +107,7 @@ func (s *server) goesRound(t *testing.T, keeps bool, lockers ...lock.Locker) {
 	}
 	eventually(t, func() bool { return rounds.Load() > 4 }, "the lock to go round")
 	leader := s.leader(t)
+	restart := s.restarting(t, leader)
 	killed := time.Now()
 	s.Etcd[leader].Kill()
 	before := rounds.Load()
@@ -113,7 +117,7 @@ func (s *server) goesRound(t *testing.T, keeps bool, lockers ...lock.Locker) {
 	if err := group.Wait(); err != nil {
 		t.Error(err)
 	}
-	s.restart(t, leader)
+	restart()
 	select {
 	case <-kept.Lost():
 		if keeps {
@@ -150,6 +154,7 @@ func (s *server) diesInHandOver(t *testing.T, promptly bool, here, there lock.Lo
 		eventually(t, func() bool { return len(s.Places(t, "hand-over")) == 2 }, "the waiter")
 	}
 	leader := s.leader(t)
+	restart := s.restarting(t, leader)
 	dead := make(chan struct{})
 	go func() {
 		defer close(dead)
@@ -171,7 +176,7 @@ func (s *server) diesInHandOver(t *testing.T, promptly bool, here, there lock.Lo
 	default:
 	}
 	<-dead
-	s.restart(t, leader)
+	restart()
 	if err := giveBack(t, next); err != nil {
 		t.Error(err)
 	}
@@ -194,7 +199,7 @@ func (s *server) minorityRefuses(t *testing.T, promptly bool, here, there lock.L
 	}
 	defer resume()
 	const timeout = 500 * time.Millisecond
-	// A busy machine's scheduling; and what the textbook's clean-up may take.
+	// The machine's scheduling; and what the textbook's clean-up may take.
 	late := 750 * time.Millisecond
 	if !promptly {
 		late += cleanUpTimeout
@@ -202,14 +207,18 @@ func (s *server) minorityRefuses(t *testing.T, promptly bool, here, there lock.L
 	for name, take := range map[string]func(context.Context, string) (lock.Held, error){
 		"Lock": there.Lock, "TryLock": there.TryLock,
 	} {
-		ctx, cancel := context.WithTimeout(t.Context(), timeout)
-		asked := time.Now()
-		_, err := take(ctx, "free-"+name)
-		cancel()
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("%s in a minority: %v", name, err)
+		var took []time.Duration // on a busy machine one may be late, and not each
+		for len(took) < 3 && (len(took) == 0 || slices.Min(took) > timeout+late) {
+			asked := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), timeout)
+			_, err := take(ctx, "free-"+name)
+			cancel()
+			took = append(took, time.Since(asked))
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s in a minority: %v", name, err)
+			}
 		}
-		if took := time.Since(asked); took > timeout+late {
+		if slices.Min(took) > timeout+late {
 			t.Errorf("%s in a minority took %s", name, took)
 		}
 	}
@@ -222,12 +231,16 @@ func (s *server) minorityRefuses(t *testing.T, promptly bool, here, there lock.L
 	mustUnlock(t, mustLock(t, here, "held"))
 }
 
-// restart starts a node that has died.
-func (s *server) restart(t *testing.T, node int) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
-	defer cancel()
-	if err := s.Etcd[node].Restart(ctx); err != nil {
-		t.Fatal(err)
-	}
+// restarting is for a node that is about to die: it starts it again. It is called
+// with the test's end at the latest, for those that come after.
+func (s *server) restarting(t *testing.T, node int) (restart func()) {
+	restart = sync.OnceFunc(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
+		defer cancel()
+		if err := s.Etcd[node].Restart(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(restart)
+	return restart
 }

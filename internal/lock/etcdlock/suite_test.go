@@ -1,6 +1,7 @@
 package etcdlock
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -228,13 +229,14 @@ func (s *server) keys(tb testing.TB) []string {
 	return keys
 }
 
-// newLocker makes a Locker with a client of its own, closed with the test.
+// newLocker makes a Locker with a client of its own and a long lease, closed with
+// the test.
 func (s *server) newLocker(tb testing.TB) *Locker {
 	tb.Helper()
 	return newLockerAt(tb, s.EtcdEndpoints(), Config{})
 }
 
-// newLockerAt is newLocker for endpoints. The Config's TTL and Logger count.
+// newLockerAt is newLocker for endpoints. The Config's TTL, if any, and Logger count.
 func newLockerAt(tb testing.TB, endpoints []string, with Config) *Locker {
 	tb.Helper()
 	client, err := newClient(endpoints)
@@ -242,7 +244,7 @@ func newLockerAt(tb testing.TB, endpoints []string, with Config) *Locker {
 		tb.Fatal(err)
 	}
 	cfg := testConfig(client)
-	cfg.TTL = max(cfg.TTL, with.TTL)
+	cfg.TTL = cmp.Or(with.TTL, longTTL)
 	cfg.Logger = with.Logger
 	l, err := New(cfg)
 	if err != nil {

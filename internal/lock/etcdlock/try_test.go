@@ -13,17 +13,18 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// newTry makes a Try with a client of its own, closed with the test.
-func newTry(t *testing.T, endpoints []string, with ...func(*Config)) *Try {
+// newTry makes a Try with a client of its own and a long lease, closed with the
+// test.
+func newTry(t *testing.T, endpoints []string) *Try { return newTryFor(t, longTTL, endpoints) }
+
+func newTryFor(t *testing.T, ttl time.Duration, endpoints []string) *Try {
 	t.Helper()
 	client, err := newClient(endpoints)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg := testConfig(client)
-	for _, change := range with {
-		change(&cfg)
-	}
+	cfg.TTL = ttl
 	l, err := NewTry(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -36,8 +37,6 @@ func newTry(t *testing.T, endpoints []string, with ...func(*Config)) *Try {
 	})
 	return l
 }
-
-func withLongTTL(cfg *Config) { cfg.TTL = longTTL }
 
 // leases are those that etcd knows.
 func (s *server) leases(tb testing.TB) int {
@@ -70,7 +69,7 @@ func TestTryNamesTheHolder(t *testing.T) {
 // TestWhoWaitsForATryIsTold: looking again once a TTL would be too late.
 func TestWhoWaitsForATryIsTold(t *testing.T) {
 	s := start(t, 1)
-	here, there := newTry(t, s.EtcdEndpoints(), withLongTTL), newTry(t, s.EtcdEndpoints(), withLongTTL)
+	here, there := newTry(t, s.EtcdEndpoints()), newTry(t, s.EtcdEndpoints())
 	held := mustLock(t, here, "n")
 	waiter := lockAside(t, there, "n")
 	eventually(t, func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 1 }, "the waiter's watch")
@@ -81,7 +80,7 @@ func TestWhoWaitsForATryIsTold(t *testing.T) {
 
 func TestTryIsRevoked(t *testing.T) {
 	s := start(t, 1)
-	here, there := newTry(t, s.EtcdEndpoints()), newTry(t, s.EtcdEndpoints())
+	here, there := newTryFor(t, noticeTTL, s.EtcdEndpoints()), newTry(t, s.EtcdEndpoints())
 	if err := there.Revoke(t.Context(), "n"); !errors.Is(err, lock.ErrNotHeld) {
 		t.Errorf("Revoke: %v, want %v", err, lock.ErrNotHeld)
 	}
@@ -95,7 +94,7 @@ func TestTryIsRevoked(t *testing.T) {
 // TestUnlockOfATryIsCompared: the key was another's before anybody noticed.
 func TestUnlockOfATryIsCompared(t *testing.T) {
 	s := start(t, 1)
-	here, there := newTry(t, s.EtcdEndpoints(), withLongTTL), newTry(t, s.EtcdEndpoints(), withLongTTL)
+	here, there := newTry(t, s.EtcdEndpoints()), newTry(t, s.EtcdEndpoints())
 	held := mustLock(t, here, "n")
 	s.Remove(t, here.store.key("n"))
 	next := mustLock(t, there, "n")
@@ -112,7 +111,7 @@ func TestUnlockOfATryIsCompared(t *testing.T) {
 // one that lost the race between its look and its write.
 func TestTryLeavesNoLease(t *testing.T) {
 	s := start(t, 1)
-	here, there := newTry(t, s.EtcdEndpoints(), withLongTTL), newTry(t, s.EtcdEndpoints(), withLongTTL)
+	here, there := newTry(t, s.EtcdEndpoints()), newTry(t, s.EtcdEndpoints())
 	held := mustLock(t, here, "n")
 	if _, err := there.TryLock(t.Context(), "n"); !errors.Is(err, lock.ErrHeld) {
 		t.Errorf("TryLock: %v", err)
@@ -123,7 +122,7 @@ func TestTryLeavesNoLease(t *testing.T) {
 	mustUnlock(t, held)
 	done := make(chan error)
 	const rivals = 8
-	lockers := []*Try{here, there, newTry(t, s.EtcdEndpoints(), withLongTTL)}
+	lockers := []*Try{here, there, newTry(t, s.EtcdEndpoints())}
 	for i := range rivals {
 		go func() {
 			held, err := lockers[i%len(lockers)].TryLock(t.Context(), "n")
@@ -148,7 +147,7 @@ func TestTryLeavesNoLease(t *testing.T) {
 func TestAPutWithoutAnAnswerIsSettled(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
-	cutOff := newTry(t, []string{"http://" + link.Addr}, withLongTTL)
+	cutOff := newTry(t, []string{"http://" + link.Addr})
 	mustUnlock(t, mustLock(t, cutOff, "another")) // it is connected
 	release := link.Hold()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -159,14 +158,14 @@ func TestAPutWithoutAnAnswerIsSettled(t *testing.T) {
 		t.Errorf("Lock: %v", err)
 	}
 	eventually(t, func() bool { return s.leases(t) == 0 && len(s.keys(t)) == 0 }, "the lease and the key to go")
-	other := newTry(t, s.EtcdEndpoints(), withLongTTL)
+	other := newTry(t, s.EtcdEndpoints())
 	mustUnlock(t, mustLock(t, other, "n"))
 }
 
 // TestALateKeyOfATryCannotCome: with its lease revoked, the put is refused.
 func TestALateKeyOfATryCannotCome(t *testing.T) {
 	s := start(t, 1)
-	l := newTry(t, s.EtcdEndpoints(), withLongTTL)
+	l := newTry(t, s.EtcdEndpoints())
 	granted, err := s.client.Grant(t.Context(), 60)
 	if err != nil {
 		t.Fatal(err)

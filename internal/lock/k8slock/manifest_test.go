@@ -235,9 +235,9 @@ func namespaceIsTheSource(t *testing.T, s *server) {
 func operatorSeesAndEnds(t *testing.T, s *server) {
 	for kind, newLocker := range kinds {
 		t.Run(kind, func(t *testing.T) {
-			made, err := newLocker(testConfig(s.account))
+			made, err := newLocker(s.config(Config{}))
 			here := closing(t, made, err)
-			made, err = newLocker(testConfig(s.account))
+			made, err = newLocker(s.config(Config{}))
 			there := closing(t, made, err)
 			asked := time.Now().Add(-time.Second) // the API's times are in microseconds, a lease's in less
 			first := mustLock(t, here, "seen")

@@ -1,6 +1,7 @@
 package k8slock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"testing"
@@ -51,7 +52,7 @@ func (s *server) lease(tb testing.TB, with Config) *LeaseLocker {
 // config is the test's own. Of the other its TTL and REST count.
 func (s *server) config(with Config) Config {
 	cfg := testConfig(s.account)
-	cfg.TTL = max(cfg.TTL, with.TTL)
+	cfg.TTL = cmp.Or(with.TTL, noticeTTL)
 	if with.REST != nil {
 		cfg.REST = with.REST
 	}

@@ -20,10 +20,12 @@ import (
 	"flashsale/internal/lock"
 )
 
-// The environment of a child: which back-end it opens, and where.
+// The environment of a child: which back-end it opens, where, and whether with
+// OpenLong, if that is not empty.
 const (
 	backendVar = "LOCKTEST_BACKEND"
 	addressVar = "LOCKTEST_ADDRESS"
+	longVar    = "LOCKTEST_LONG"
 )
 
 // Main is for TestMain. It runs the tests and then looks for goroutines that
@@ -37,6 +39,9 @@ func Main(m *testing.M, backends ...Backend) {
 	for _, b := range backends {
 		if b.Name != name {
 			continue
+		}
+		if os.Getenv(longVar) != "" {
+			b.Open = b.OpenLong
 		}
 		if err := serve(b, os.Getenv(addressVar), os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -190,6 +195,9 @@ func (s *suite) spawn(t *testing.T) *child {
 	}
 	c := &child{t: t, cmd: exec.CommandContext(context.Background(), self), answers: map[int]chan response{}, grants: map[int]*childHeld{}}
 	c.cmd.Env = append(os.Environ(), backendVar+"="+s.Name, addressVar+"="+s.server.Address())
+	if s.long {
+		c.cmd.Env = append(c.cmd.Env, longVar+"=true")
+	}
 	c.cmd.Stderr = os.Stderr
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	c.in, err = c.cmd.StdinPipe()

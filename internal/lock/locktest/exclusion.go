@@ -119,7 +119,7 @@ func (s *suite) exclusion(t *testing.T) {
 		mustUnlock(t, two)
 		return
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*patience)
 	defer cancel()
 	var group errgroup.Group
 	for range 2 {

@@ -41,10 +41,15 @@ func TestOnOneServer(t *testing.T) {
 	}
 }
 
+// noticeTTL outlives what a busy machine may stop a process for; a third of it, when
+// a holder hears that it was revoked, is within a test's patience.
+const noticeTTL = 12 * time.Second
+
 // open makes a Locker of the test's configuration, changed by with.
 func open[L lock.Locker](t *testing.T, s *server, newLocker func(Config) (L, error), table string, with ...func(*Config)) L {
 	t.Helper()
 	cfg := testConfig(s.dsn, table)
+	cfg.TTL = noticeTTL
 	for _, change := range with {
 		change(&cfg)
 	}
@@ -218,7 +223,7 @@ func rowGivesUpAfterItsTries(t *testing.T, s *server) {
 	if !errors.Is(err, lock.ErrHeld) {
 		t.Errorf("Lock: %v, want %v", err, lock.ErrHeld)
 	}
-	if least := (tries - 1) * time.Second; took < least || took > least+2*time.Second {
+	if least := (tries - 1) * time.Second; took < least || took > least+patience/2 {
 		t.Errorf("Lock gave up after %s", took)
 	}
 	mustUnlock(t, held)
@@ -367,12 +372,15 @@ func TestErrorsNameTheServer(t *testing.T) {
 	}
 	s.Kill(t)
 	for _, l := range lockers {
-		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-		_, err := l.Lock(ctx, "n")
-		cancel()
-		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "MySQL at 127.0.0.1:") {
-			t.Errorf("%T: %v", l, err)
-		}
+		eventually(t, func() bool { // on a busy machine this may be over before the first refusal
+			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+			defer cancel()
+			_, err := l.Lock(ctx, "n")
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("%T: %v", l, err)
+			}
+			return strings.Contains(err.Error(), "MySQL at 127.0.0.1:")
+		}, "an error that names the server")
 		if _, err := l.TryLock(t.Context(), "n"); err == nil || !strings.Contains(err.Error(), "MySQL at 127.0.0.1:") {
 			t.Errorf("%T: TryLock: %v", l, err)
 		}

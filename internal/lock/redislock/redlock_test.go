@@ -3,11 +3,13 @@ package redislock
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
@@ -34,7 +36,7 @@ func newRedlock(tb testing.TB, s *servers, ttl time.Duration) *Redlock {
 
 func TestRedlockOutlivesAMinority(t *testing.T) {
 	s := start(t, 5)
-	const ttl = 6 * time.Second // of which a twentieth is what a node may take
+	const ttl = 12 * time.Second // of which a twentieth is what a node may take
 	here, there := newRedlock(t, s, ttl), newRedlock(t, s, ttl)
 	held := mustLock(t, here, "n")
 	s.nodes[0].Kill()
@@ -53,9 +55,13 @@ func TestRedlockOutlivesAMinority(t *testing.T) {
 		t.Errorf("TryLock: %v, want %v", err, lock.ErrHeld)
 	}
 	mustUnlock(t, held)
-	began := time.Now()
-	mustUnlock(t, mustLock(t, there, "n"))
-	if took := time.Since(began); took > ttl/4 {
+	var took []time.Duration // on a busy machine one may be late, and not each
+	for len(took) < 3 && (len(took) == 0 || slices.Min(took) > ttl/4) {
+		began := time.Now()
+		mustUnlock(t, mustLock(t, there, "n"))
+		took = append(took, time.Since(began))
+	}
+	if slices.Min(took) > ttl/4 {
 		t.Errorf("with one hanging node a Lock and an Unlock take %s", took)
 	}
 }
@@ -72,21 +78,19 @@ func (s *servers) expiry(t *testing.T, name string) time.Time {
 
 func TestRedlockRefusesWithoutAMajority(t *testing.T) {
 	s := start(t, 5)
-	l := newRedlock(t, s, testTTL)
+	l := newRedlock(t, s, longTTL)
 	for _, node := range s.nodes[:3] {
 		node.Kill()
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
-	_, err := l.Lock(ctx, "n")
-	if !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Lock: %v", err)
-	}
-	for _, node := range s.nodes[:3] {
-		if err == nil || !strings.Contains(err.Error(), node.Addr) {
-			t.Errorf("Lock: %v; want it to name %s", err, node.Addr)
+	eventually(t, func() bool { // on a busy machine this may be over before the first refusal
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		_, err := l.Lock(ctx, "n")
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("Lock: %v", err)
 		}
-	}
+		return !slices.ContainsFunc(s.nodes[:3], func(node *sandbox.Redis) bool { return !strings.Contains(err.Error(), node.Addr) })
+	}, "an error that names each node that is dead")
 	if _, err := l.Inspect(t.Context()); err == nil {
 		t.Error("Inspect says what a minority knows")
 	}

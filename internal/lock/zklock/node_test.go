@@ -45,13 +45,13 @@ func TestNamesComeBackFromTheirPaths(t *testing.T) {
 
 func TestInspectTellsWhoHoldsAndWhoWaits(t *testing.T) {
 	s := start(t, 1)
-	here := newLocker(t, testTTL, s.Addrs()...)
+	here := newLocker(t, longTTL, s.Addrs()...)
 	if infos, err := here.Inspect(t.Context()); err != nil || len(infos) != 0 {
 		t.Errorf("before the first lock: %v, %v", infos, err)
 	}
 	asked := time.Now().Truncate(time.Millisecond) // as the node has it
 	held, other := mustLock(t, here, "n"), mustLock(t, here, "a b")
-	waiter := lockAside(t, newLocker(t, testTTL, s.Addrs()...), "n")
+	waiter := lockAside(t, newLocker(t, longTTL, s.Addrs()...), "n")
 	s.places(t, "n", 2)
 	infos, err := here.Inspect(t.Context())
 	if err != nil {
@@ -190,15 +190,18 @@ func eventually(t *testing.T, reached func() bool, what string) {
 // leader is the node that leads.
 func (s *server) leader(t *testing.T) *sandbox.ZooKeeperNode {
 	t.Helper()
-	for _, node := range s.Nodes {
-		status, err := node.Ask(t.Context(), "srvr")
-		if err != nil {
-			t.Fatal(err)
+	var leader *sandbox.ZooKeeperNode
+	eventually(t, func() bool {
+		for _, node := range s.Nodes {
+			status, err := node.Ask(t.Context(), "srvr")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(status, "\nMode: leader\n") {
+				leader = node
+			}
 		}
-		if strings.Contains(status, "\nMode: leader\n") {
-			return node
-		}
-	}
-	t.Fatal("no node leads")
-	return nil
+		return leader != nil
+	}, "a leader")
+	return leader
 }
