@@ -3,9 +3,11 @@ package settings_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +32,8 @@ const patience = 30 * time.Second
 
 var flags = settings.Values{Quantum: 50 * time.Millisecond, LogLevel: slog.LevelInfo}
 
+var stores atomic.Int32
+
 func newStore(t *testing.T, endpoints ...string) settings.Store {
 	t.Helper()
 	if len(endpoints) == 0 {
@@ -46,7 +50,7 @@ func newStore(t *testing.T, endpoints ...string) settings.Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close() })
-	return settings.Store{Client: client, Prefix: "flashsale/" + t.Name() + "/config/"}
+	return settings.Store{Client: client, Prefix: fmt.Sprintf("flashsale/%s/%d/config/", t.Name(), stores.Add(1))}
 }
 
 // replica is what a replica has of the settings.
