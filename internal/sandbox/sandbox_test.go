@@ -94,6 +94,9 @@ func TestServersDieWithTheirParent(t *testing.T) {
 	for i, fd := range fds {
 		// A pidfd becomes readable when its process ends.
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
+		for errors.Is(err, unix.EINTR) { // by any signal, as those of the Go scheduler
+			n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
+		}
 		if n != 1 {
 			t.Errorf("server %d lives on after its parent: poll %d, %v", pids[i], n, err)
 			_ = unix.PidfdSendSignal(fd, syscall.SIGKILL, nil, 0)
