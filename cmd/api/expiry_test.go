@@ -17,7 +17,8 @@ func TestUnpaidUnitsAreSoldAgain(t *testing.T) {
 	var replicas []*client
 	for _, name := range []string{"a", "b"} {
 		cfg := replicaConfig(dsn, name, strategy.Default)
-		cfg.Args = append(cfg.Args, "--payment-window=1s")
+		// Long enough for the first to end before ben's is over.
+		cfg.Args = append(cfg.Args, "--payment-window=5s")
 		replicas = append(replicas, start(t, cfg))
 	}
 	sweeping := func(c *client) bool { return total(c.families()["flashsale_expiry_sweeper"]) == 1 }

@@ -32,12 +32,12 @@ type buyers struct {
 }
 
 // buyerPatience is how long one order may take, over all attempts.
-const buyerPatience = 60 * time.Second
+const buyerPatience = 2 * time.Minute
 
 // startBuyers sets n buyers on the replicas. Wait ends them.
 func startBuyers(t *testing.T, n int, sku string, replicas ...*client) *buyers {
 	t.Helper()
-	b := &buyers{t: t, sku: sku, made: map[string]string{}, retries: map[string]int{}, http: http.Client{Timeout: timeout + 2*time.Second}}
+	b := &buyers{t: t, sku: sku, made: map[string]string{}, retries: map[string]int{}, http: http.Client{Timeout: answerWithin}}
 	b.use(replicas...)
 	ctx, stop := context.WithCancel(t.Context())
 	b.stop = stop

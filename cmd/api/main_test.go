@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -26,8 +27,11 @@ const (
 	secret     = "a secret of the tests, which is long enough"
 	adminToken = "an admin token of the tests, which is long enough"
 	lockTTL    = 2 * time.Second
-	// timeout is the replicas' request time-out in these tests.
-	timeout = 3 * time.Second
+	// timeout is the replicas' request time-out in these tests: what fails takes as
+	// long, and what succeeds may on a machine that has other things to do.
+	timeout = 10 * time.Second
+	// answerWithin is when no answer at all is one too late.
+	answerWithin = timeout + 30*time.Second
 )
 
 var databases atomic.Int32
@@ -49,6 +53,33 @@ func openDB(t *testing.T, dsn string) *stock.DB {
 	}
 	t.Cleanup(func() { _ = db.Close() })
 	return db
+}
+
+// refused serves, and makes sure that the program ends with an error that holds all
+// of want, in which T is the --start-timeout. What has to wait for that to be over
+// has a short one; on a machine that has other things to do it may be over before
+// the program comes to what the test is about, which then has a longer one.
+func refused(t *testing.T, want []string, args ...string) {
+	t.Helper()
+	for _, timeout := range []string{"1s", "5s", "20s"} {
+		err := serve(t, append(slices.Clone(args), "--start-timeout="+timeout)...)
+		if err == nil {
+			t.Fatal("the program started")
+		}
+		if strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "hidden") {
+			t.Fatalf("the error has several lines, or a secret: %q", err)
+		}
+		lacks := func(want string) bool {
+			return !strings.Contains(err.Error(), strings.ReplaceAll(want, "--start-timeout T", "--start-timeout "+timeout))
+		}
+		at := slices.IndexFunc(want, lacks)
+		if at < 0 {
+			return
+		}
+		if timeout == "20s" {
+			t.Errorf("got %q, which lacks %q", err, want[at])
+		}
+	}
 }
 
 // serve runs the program in this process and returns its error.
@@ -89,16 +120,16 @@ func TestBadConfigurationIsOneClearError(t *testing.T) {
 		{"no zookeeper", []string{dsn, "--strategy=zookeeper"}, []string{"--zookeeper-servers is missing"}},
 		{"no kubernetes", []string{dsn, "--strategy=kubernetes"}, []string{"--kubeconfig or --kube-server is missing"}},
 		{"two ways to kubernetes", []string{dsn, "--strategy=kubernetes-stocklock", "--kubeconfig=x", "--kube-server=https://h"}, []string{"--kubeconfig", "--kube-server"}},
-		{"redis unreachable", []string{dsn, "--strategy=redis", "--redis-addrs=redis://:hidden@127.0.0.1:1", "--start-timeout=1s"},
-			[]string{"redis at redis://:xxxxx@127.0.0.1:1", "--start-timeout 1s", "refused"}},
-		{"redlock unreachable", []string{dsn, "--strategy=redlock", "--redis-addrs=127.0.0.1:1,127.0.0.1:2,127.0.0.1:3", "--start-timeout=1s"},
-			[]string{"redlock at 127.0.0.1:1, 127.0.0.1:2, 127.0.0.1:3", "--start-timeout 1s", "refused"}},
-		{"memcached unreachable", []string{dsn, "--strategy=memcached", "--memcached-addr=127.0.0.1:1", "--start-timeout=1s"},
-			[]string{"memcached at 127.0.0.1:1", "--start-timeout 1s", "refused"}},
-		{"zookeeper unreachable", []string{dsn, "--strategy=zookeeper", "--zookeeper-servers=127.0.0.1:1", "--start-timeout=1s"},
-			[]string{"zookeeper at 127.0.0.1:1", "--start-timeout 1s"}},
-		{"kubernetes unreachable", []string{dsn, "--strategy=kubernetes", "--kube-server=https://127.0.0.1:1", "--start-timeout=1s"},
-			[]string{"kubernetes at https://127.0.0.1:1", "--start-timeout 1s", "refused"}},
+		{"redis unreachable", []string{dsn, "--strategy=redis", "--redis-addrs=redis://:hidden@127.0.0.1:1"},
+			[]string{"redis at redis://:xxxxx@127.0.0.1:1", "--start-timeout T", "refused"}},
+		{"redlock unreachable", []string{dsn, "--strategy=redlock", "--redis-addrs=127.0.0.1:1,127.0.0.1:2,127.0.0.1:3"},
+			[]string{"redlock at 127.0.0.1:1, 127.0.0.1:2, 127.0.0.1:3", "--start-timeout T", "refused"}},
+		{"memcached unreachable", []string{dsn, "--strategy=memcached", "--memcached-addr=127.0.0.1:1"},
+			[]string{"memcached at 127.0.0.1:1", "--start-timeout T", "refused"}},
+		{"zookeeper unreachable", []string{dsn, "--strategy=zookeeper", "--zookeeper-servers=127.0.0.1:1"},
+			[]string{"zookeeper at 127.0.0.1:1", "--start-timeout T"}},
+		{"kubernetes unreachable", []string{dsn, "--strategy=kubernetes", "--kube-server=https://127.0.0.1:1"},
+			[]string{"kubernetes at https://127.0.0.1:1", "--start-timeout T", "refused"}},
 		{"unknown flag", []string{dsn, etcd, "--stratgy=none"}, []string{"--stratgy"}},
 		{"negative duration", []string{dsn, etcd, "--lock-ttl=-1s"}, []string{"--lock-ttl", "-1s"}},
 		{"no duration", []string{dsn, etcd, "--lock-ttl=5"}, []string{"--lock-ttl"}},
@@ -118,24 +149,13 @@ func TestBadConfigurationIsOneClearError(t *testing.T) {
 		{"more traces than requests", []string{dsn, etcd, "--trace-ratio=1.5"}, []string{"--trace-ratio", "1.5", "from 0 to 1"}},
 		{"collector of no URL", []string{dsn, etcd, "--otlp-endpoint=127.0.0.1:4318"}, []string{"--otlp-endpoint", "127.0.0.1:4318", "http://host:4318"}},
 		{"port taken", []string{dsn, etcd, "--addr=" + taken.Addr().String()}, []string{"--addr", "address already in use"}},
-		{"MySQL unreachable", []string{nobody, etcd, "--start-timeout=1s"}, []string{"MySQL at 127.0.0.1:1", "--start-timeout 1s", "refused"}},
-		{"etcd unreachable", []string{dsn, "--etcd-endpoints=http://127.0.0.1:1", "--start-timeout=1s"},
-			[]string{"etcd at http://127.0.0.1:1", "--start-timeout 1s"}},
+		{"MySQL unreachable", []string{nobody, etcd}, []string{"MySQL at 127.0.0.1:1", "--start-timeout T", "refused"}},
+		{"etcd unreachable", []string{dsn, "--etcd-endpoints=http://127.0.0.1:1"},
+			[]string{"etcd at http://127.0.0.1:1", "--start-timeout T"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			err := serve(t, test.args...)
-			if err == nil {
-				t.Fatal("the program started")
-			}
-			for _, want := range test.want {
-				if !strings.Contains(err.Error(), want) {
-					t.Errorf("got %q, which lacks %q", err, want)
-				}
-			}
-			if strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "hidden") {
-				t.Errorf("the error has several lines, or a secret: %q", err)
-			}
+			refused(t, test.want, test.args...)
 		})
 	}
 }
@@ -243,10 +263,7 @@ func TestStartDoesNotWaitForeverForWhatMySQLIsAsked(t *testing.T) {
 	if _, err := conn.ExecContext(t.Context(), "LOCK TABLES stock WRITE"); err != nil {
 		t.Fatal(err)
 	}
-	err = serve(t, "--mysql-dsn="+dsn, "--strategy=conditional", "--start-timeout=2s")
-	if err == nil || !strings.Contains(err.Error(), "did not answer within --start-timeout 2s: read fences") {
-		t.Errorf("got %v", err)
-	}
+	refused(t, []string{"did not answer within --start-timeout T: read fences"}, "--mysql-dsn="+dsn, "--strategy=conditional")
 	if _, err := conn.ExecContext(t.Context(), "UNLOCK TABLES"); err != nil {
 		t.Fatal(err)
 	}

@@ -35,14 +35,12 @@ func replicaConfig(dsn, name, strategy string) sandbox.ReplicaConfig {
 type client struct {
 	t *testing.T
 	*sandbox.Replica
-	// allowed bounds an answer: the request time-out and what a loaded machine
-	// may add.
 	http http.Client
 }
 
 func start(t *testing.T, cfg sandbox.ReplicaConfig) *client {
 	t.Helper()
-	return &client{t: t, Replica: sandboxtest.StartReplica(t, cfg), http: http.Client{Timeout: timeout + 2*time.Second}}
+	return &client{t: t, Replica: sandboxtest.StartReplica(t, cfg), http: http.Client{Timeout: answerWithin}}
 }
 
 func (c *client) putSKU(sku string, units int) {
@@ -127,7 +125,7 @@ func TestSoldOutIsRefusedFromMemoryAndReplayed(t *testing.T) {
 		t.Fatalf("got %d, %v", status, err)
 	}
 	for _, c := range replicas {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		for fromMemory := false; !fromMemory; {
 			if status, err := c.order("lamp", "ben"); err != nil || status != http.StatusConflict {
@@ -279,10 +277,21 @@ func lockLeases(t *testing.T, database string) (leases []clientv3.LeaseID) {
 func TestKilledReplicaHoldsOthersUpForItsLease(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
-	a, b := start(t, replicaConfig(dsn, "a", strategy.Default)), start(t, replicaConfig(dsn, "b", strategy.Default))
+	// Long enough to look at what the dead one left.
+	const ttl = 5 * time.Second
+	config := func(name string) sandbox.ReplicaConfig {
+		cfg := replicaConfig(dsn, name, strategy.Default)
+		cfg.Args = append(cfg.Args, "--lock-ttl="+ttl.String())
+		return cfg
+	}
+	a, b := start(t, config("a")), start(t, config("b"))
 	a.putSKU("lamp", 10)
 	if status, err := a.order("lamp", "ann"); err != nil || status != http.StatusCreated {
 		t.Fatalf("got %d, %v", status, err)
+	}
+	leases := lockLeases(t, openDB(t, dsn).Name)
+	if left, err := openEtcd(t).TimeToLive(t.Context(), leases[0]); err != nil || left.GrantedTTL != int64(ttl.Seconds()) {
+		t.Errorf("the lease is %+v (%v), want one of %s", left, err, ttl)
 	}
 	a.Kill()
 	keys := lockKeys(t, openDB(t, dsn).Name)
@@ -305,7 +314,8 @@ func TestKilledReplicaHoldsOthersUpForItsLease(t *testing.T) {
 	if err != nil || status != http.StatusCreated {
 		t.Errorf("got %d, %v; want 201", status, err)
 	}
-	if took := time.Since(killed); took > lockTTL+2*time.Second {
+	// Orders ask again for as long as they may take, on a machine that is slow as well.
+	if took := time.Since(killed); took > ttl+2*timeout {
 		t.Errorf("the other replica was held up for %s", took)
 	}
 	auditOK(t, dsn)
