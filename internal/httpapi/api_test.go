@@ -79,8 +79,8 @@ func newServerWith(t testing.TB, change func(*httpapi.Config)) *server {
 	s := &server{t: t, db: db}
 	cfg := httpapi.Config{
 		Orders: order.New(order.Config{DB: db, Strategy: guard, Fence: strategy.FenceOff, PaymentWindow: time.Minute,
-			RequestTimeout: 5 * time.Second, Logger: logger}),
-		Catalog: db, Stock: db, RequestTimeout: 5 * time.Second, Replica: "replica-1", JWTSecret: []byte(secret), AdminToken: adminToken,
+			RequestTimeout: patience, Logger: logger}),
+		Catalog: db, Stock: db, RequestTimeout: patience, Replica: "replica-1", JWTSecret: []byte(secret), AdminToken: adminToken,
 		Registry: prometheus.NewRegistry(), Logger: logger,
 		Ready: func(context.Context) map[string]error {
 			if err := s.notReady.Load(); err != nil {

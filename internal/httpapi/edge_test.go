@@ -68,7 +68,8 @@ func TestBodyThatDoesNotComeIsATimeout(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	slow := httptest.NewUnstartedServer(s.Config.Handler)
-	slow.Config.ReadTimeout = 200 * time.Millisecond
+	// The headers are not what is late, however slow the machine is.
+	slow.Config.ReadHeaderTimeout, slow.Config.ReadTimeout = patience, 200*time.Millisecond
 	slow.Start()
 	t.Cleanup(slow.Close)
 	conn, err := net.Dial("tcp", slow.Listener.Addr().String())
