@@ -81,7 +81,8 @@ func openShop(t *testing.T, replicas int) *shop {
 func (s *shop) config(i int) sandbox.ReplicaConfig {
 	return sandbox.ReplicaConfig{
 		Replica: fmt.Sprintf("replica-%d", i+1), MySQLDSN: s.dsn, EtcdEndpoints: servers.EtcdEndpoints(),
-		AdminToken: s.admin, JWTSecret: s.secret, Args: []string{"--lock-ttl=2s", "--log-level=warn"},
+		AdminToken: s.admin, JWTSecret: s.secret, // A slow order is no reason to try again, where tries are counted.
+		Args: []string{"--lock-ttl=2s", "--log-level=warn", "--request-timeout=" + patience.String()},
 	}
 }
 
@@ -108,6 +109,9 @@ func (s *shop) with(t *testing.T, cfg client.Config) *client.Client {
 	}
 	if cfg.MaxTries == 0 {
 		cfg.MaxTries = 30 // a busy machine is slow to fail over
+	}
+	if cfg.TryTimeout == 0 {
+		cfg.TryTimeout = patience
 	}
 	c, err := client.New(cfg)
 	if err != nil {

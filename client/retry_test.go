@@ -93,7 +93,7 @@ func TestWhatMayBeTriedAgainIs(t *testing.T) {
 func TestTheNextReplicaIsAskedAtOnceAndKept(t *testing.T) {
 	s := theShop(t)
 	sku := s.sell(t, 10)
-	full := newProxy(t, s.urls[0], 1000, say(http.StatusServiceUnavailable, client.ErrBusy, "20"))
+	full := newProxy(t, s.urls[0], 1000, say(http.StatusServiceUnavailable, client.ErrBusy, "30"))
 	good := newProxy(t, s.urls[0], 0, nil)
 	ann := s.as(t, "ann", full.url, good.url)
 	began := time.Now()
@@ -102,7 +102,7 @@ func TestTheNextReplicaIsAskedAtOnceAndKept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if took := time.Since(began); took >= 20*time.Second {
+	if took := time.Since(began); took >= 30*time.Second {
 		t.Errorf("it took %s: another replica's Retry-After was waited for", took)
 	}
 	if n, m := len(full.keys()), len(good.keys()); n != 1 || m != 5 {
@@ -149,7 +149,7 @@ func TestGivingUpNamesTheKeyAndWhatIsKnown(t *testing.T) {
 	sku := s.sell(t, 10)
 	lossy := newProxy(t, s.urls[0], 1000, dropAnswer)
 	impatient := s.as(t, "ann", lossy.url)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // the first try has to get through
 	defer cancel()
 	_, err := impatient.Place(ctx, client.Purchase{SKU: sku, Quantity: 1})
 	gaveUp, ok := errors.AsType[*client.GaveUp](err)
@@ -192,7 +192,7 @@ func TestReplicaThatNeverAnswersIsGivenUp(t *testing.T) {
 	s := theShop(t)
 	sku := s.sell(t, 10)
 	hung := newProxy(t, s.urls[0], 1000, func(_ http.ResponseWriter, r *http.Request, _ http.Handler) { <-r.Context().Done() })
-	c := s.with(t, client.Config{URLs: []string{hung.url, s.urls[0]}, TryTimeout: 200 * time.Millisecond})
+	c := s.with(t, client.Config{URLs: []string{hung.url, s.urls[0]}, TryTimeout: time.Second})
 	if _, _, err := c.SKU(t.Context(), sku); err != nil {
 		t.Error(err)
 	}
