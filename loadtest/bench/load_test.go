@@ -94,11 +94,11 @@ func minted(t *testing.T, seed uint64, n int) *tokens {
 func TestRequestsArriveAsPlannedAndAnswersAreTold(t *testing.T) {
 	noLeaks(t)
 	s, urls := newShop(t, 2)
-	const limit = 400
+	const limit = 150
 	plan := attack.Plan{Targets: urls, SKUs: []string{"good", "sold-out", "unknown", "broken", "last"}, MaxQuantity: 3, Seed: 5}
 	measured := 0
 	got, err := send(t.Context(), offer{
-		plan: plan, tokens: minted(t, 5, limit), workers: 7, warmUp: 50 * time.Millisecond, window: time.Second, limit: limit,
+		plan: plan, tokens: minted(t, 5, limit), workers: 7, warmUp: 50 * time.Millisecond, window: 3 * time.Second, limit: limit,
 		measure: func() { measured++ },
 	})
 	if err != nil {
@@ -136,7 +136,21 @@ func TestRequestsArriveAsPlannedAndAnswersAreTold(t *testing.T) {
 	}
 }
 
+// A machine that has other things to do keeps no rate: it may need another try.
 func TestOpenLoopKeepsItsRate(t *testing.T) {
+	var wrong string
+	for range 3 {
+		if wrong = openLoop(t); wrong == "" {
+			return
+		}
+		t.Log(wrong)
+	}
+	t.Error(wrong)
+}
+
+// openLoop says how far an open loop was from its rate, and "" for not at all.
+func openLoop(t *testing.T) string {
+	t.Helper()
 	_, urls := newShop(t, 1)
 	const rate = 500
 	plan := attack.Plan{Targets: urls, SKUs: []string{"good"}, MaxQuantity: 1, Seed: 5, Rate: rate}
@@ -148,31 +162,36 @@ func TestOpenLoopKeepsItsRate(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := len(got.answers); n < 250 || n > 301 {
-		t.Errorf("%d requests in 600 ms at %d a second", n, rate)
+		return fmt.Sprintf("%d requests in 600 ms at %d a second", n, rate)
 	}
 	if a := got.answers[49]; a.Due != 100*time.Millisecond {
 		t.Errorf("request 49 was due at %s", a.Due)
 	}
 	answers, latencies := got.inWindow()
 	if len(answers) < 200 || len(answers) > 251 || len(latencies) < 200 || len(latencies) > 251 {
-		t.Errorf("%d answers and %d latencies in the window", len(answers), len(latencies))
+		return fmt.Sprintf("%d answers and %d latencies in the window", len(answers), len(latencies))
 	}
+	return ""
 }
 
 func TestInterruptedLoadEndsAtOnce(t *testing.T) {
 	noLeaks(t)
 	hang := make(chan struct{})
-	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hang }))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var began time.Time
+	var once sync.Once
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		once.Do(func() { began = time.Now(); cancel() })
+		<-hang
+	}))
 	defer server.Close()
 	defer close(hang)
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	began := time.Now()
 	_, err := send(ctx, offer{
 		plan:   attack.Plan{Targets: []string{server.URL}, SKUs: []string{"good"}, MaxQuantity: 1, Seed: 5},
 		tokens: minted(t, 5, 10), workers: 3, warmUp: 50 * time.Millisecond, window: 200 * time.Millisecond, limit: 10, measure: func() {},
 	})
-	if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 5*time.Second {
+	if !errors.Is(err, context.Canceled) || time.Since(began) > answerTimeout {
 		t.Errorf("%v after %s", err, time.Since(began))
 	}
 }

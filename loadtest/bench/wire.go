@@ -45,9 +45,10 @@ type target struct {
 	addr string
 	head string // of every request
 
-	mu   sync.Mutex
-	idle []*conn
-	all  []*conn
+	mu     sync.Mutex
+	idle   []*conn
+	all    []*conn
+	broken bool // no request is waited for any more
 }
 
 // conn is one connection, used by one worker at a time.
@@ -267,8 +268,11 @@ func (t *target) get(ctx context.Context) (*conn, error) {
 	}
 	c := &conn{Conn: raw, r: bufio.NewReaderSize(raw, maxAnswer)}
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.all = append(t.all, c)
-	t.mu.Unlock()
+	if t.broken { // while it was made
+		_ = c.SetDeadline(time.Now())
+	}
 	return c, nil
 }
 
@@ -287,10 +291,11 @@ func (t *target) close() {
 	t.all, t.idle = nil, nil
 }
 
-// breakOff lets every read and write return at once.
+// breakOff lets every read and write return at once, from now on.
 func (t *target) breakOff() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.broken = true
 	for _, c := range t.all {
 		_ = c.SetDeadline(time.Now()) // some are closed already
 	}
