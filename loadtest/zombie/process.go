@@ -21,8 +21,9 @@ import (
 const (
 	// stepTimeout bounds the wait for any event of a run. A lease is two seconds.
 	stepTimeout = 30 * time.Second
-	// endTimeout is what a process has to end by itself.
-	endTimeout = 5 * time.Second
+	// endTimeout is what a process has to end by itself: it takes a second or two,
+	// and more where a dozen share a core.
+	endTimeout = 20 * time.Second
 	// stoppedPoll is between two looks whether a process stands still: the kernel
 	// tells that to its parent only, together with its end.
 	stoppedPoll = time.Millisecond

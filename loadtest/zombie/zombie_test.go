@@ -1,0 +1,105 @@
+package zombie_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"flashsale/internal/guard"
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/etcdnode"
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/strategy"
+	"flashsale/loadtest/lockserver"
+	"flashsale/loadtest/zombie"
+)
+
+// holder is the command that makes of this test's binary a process of a run.
+const holder = "zombie-holder"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && (os.Args[1] == holder || os.Args[1] == "etcd-node") {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		serve := func() error { return zombie.Serve(ctx, os.Stdin, os.Stdout) }
+		if os.Args[1] == "etcd-node" { // what kubernetes keeps its objects in
+			serve = func() error { return etcdnode.Main(ctx, os.Args[2:], os.Stderr) }
+		}
+		if err := serve(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// TestOnlyAClaimedFenceStopsEveryStaleWrite runs every lock once under each fence:
+// every one lets a holder that was stopped past its lease write over its
+// successor's; a fence that is compared on write still does, amid; a claimed one
+// never.
+func TestOnlyAClaimedFenceStopsEveryStaleWrite(t *testing.T) {
+	stack := sandboxtest.Start(t, sandbox.Config{MySQL: true})
+	byServer := map[strategy.Server][]strategy.Strategy{}
+	for _, s := range strategy.All() {
+		if s.Lock != strategy.NoLock {
+			byServer[s.Server] = append(byServer[s.Server], s)
+		}
+	}
+	for server, rows := range byServer {
+		locks, err := lockserver.Start(t.Context(), server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range rows {
+			t.Run(s.Name, func(t *testing.T) { checkFences(t, stack.MySQL, locks.Servers, s) })
+		}
+		if err := locks.Stop(); err != nil { // two cores do not carry all of them at once
+			t.Error(err)
+		}
+	}
+}
+
+// checkFences runs one strategy under each fence that its lock has, at the same
+// time: most of a run is waiting for a lease's end.
+func checkFences(t *testing.T, mysql *sandbox.MySQL, locks guard.Servers, s strategy.Strategy) {
+	fences := []strategy.Fence{strategy.FenceOff}
+	if s.Token {
+		fences = append(fences, strategy.FenceWrite, strategy.FenceClaim)
+	}
+	var all sync.WaitGroup
+	for _, fence := range fences {
+		all.Go(func() {
+			name := fmt.Sprintf("zombie-%s-%s", s.Name, fence)
+			dsn, err := mysql.CreateDatabase(t.Context(), strings.ReplaceAll(name, "-", "_"))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			r, err := zombie.Run(t.Context(), zombie.Config{
+				Strategy: s, Fence: fence, Name: name, Servers: locks, DSN: dsn, Argv: []string{os.Args[0], holder},
+			})
+			if err != nil {
+				t.Errorf("%s: %v", fence, err)
+				return
+			}
+			ok := r.After.Oversold > 0 && r.Amid.Oversold > 0 && r.TwoHolders > 0
+			switch fence {
+			case strategy.FenceWrite:
+				ok = r.After.Oversold == 0 && r.Amid.Oversold > 0
+			case strategy.FenceClaim:
+				ok = r.After == zombie.Harm{} && r.Amid == zombie.Harm{}
+			case strategy.FenceOff:
+			}
+			if sum := zombie.Summarize(s, fence, []zombie.Result{r}); !ok || !sum.OK || sum.Fence != fence {
+				t.Errorf("%s: %+v, summarized as %+v", fence, r, sum)
+			}
+		})
+	}
+	all.Wait()
+}
