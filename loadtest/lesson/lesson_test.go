@@ -56,15 +56,20 @@ func TestLessons(t *testing.T) {
 	})
 	for _, l := range lesson.All() {
 		t.Run(l.Name, func(t *testing.T) {
-			var out bytes.Buffer
-			began := time.Now()
-			if err := l.Run(t.Context(), set, &out); err != nil {
-				t.Fatalf("%v\n%s", err, out.String())
+			// A machine that has other things to do may need another try.
+			var took []time.Duration
+			for len(took) < 3 && (len(took) == 0 || slices.Min(took) > patience) {
+				var out bytes.Buffer
+				began := time.Now()
+				if err := l.Run(t.Context(), set, &out); err != nil {
+					t.Fatalf("%v\n%s", err, out.String())
+				}
+				took = append(took, time.Since(began))
+				checkPrinted(t, l, out.String())
 			}
-			if took := time.Since(began); took > patience {
+			if slices.Min(took) > patience {
 				t.Errorf("it took %s, and a lesson has %s", took, patience)
 			}
-			checkPrinted(t, l, out.String())
 		})
 	}
 }

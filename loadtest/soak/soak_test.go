@@ -184,6 +184,9 @@ func TestTheModelFindsAServiceThatIsBroken(t *testing.T) {
 				d = 10 * time.Second
 			}
 			result := s.soak(t, tt.url(t), d, !tt.all)
+			if tt.all && tt.want != nil && result.OK { // a slow machine may have come to nothing of the kind
+				result = s.soak(t, tt.url(t), 4*d, false)
+			}
 			if result.OK != (tt.want == nil) {
 				t.Errorf("OK %v: %+v", result.OK, result.Violations)
 			}
