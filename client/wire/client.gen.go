@@ -658,8 +658,9 @@ type ClientInterface interface {
 
 	// PayOrderWithBody Say that an order was paid
 	//
-	// Repeating it is the same 200. A payment that comes after the payment window gets `payment-window-over` and never the
-	// units; its reference is kept, so that it can be refunded (see late payments).
+	// Repeating it is the same 200; a payment that had no reference is named by the first one that is said later. A payment
+	// that comes after the payment window gets `payment-window-over` and never the units; its reference is kept, so that it
+	// can be refunded (see late payments).
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -668,8 +669,9 @@ type ClientInterface interface {
 
 	// PayOrder Say that an order was paid
 	//
-	// Repeating it is the same 200. A payment that comes after the payment window gets `payment-window-over` and never the
-	// units; its reference is kept, so that it can be refunded (see late payments).
+	// Repeating it is the same 200; a payment that had no reference is named by the first one that is said later. A payment
+	// that comes after the payment window gets `payment-window-over` and never the units; its reference is kept, so that it
+	// can be refunded (see late payments).
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -977,8 +979,9 @@ func (c *Client) CancelOrder(ctx context.Context, id OrderID, reqEditors ...Requ
 
 // PayOrderWithBody Say that an order was paid
 //
-// Repeating it is the same 200. A payment that comes after the payment window gets `payment-window-over` and never the
-// units; its reference is kept, so that it can be refunded (see late payments).
+// Repeating it is the same 200; a payment that had no reference is named by the first one that is said later. A payment
+// that comes after the payment window gets `payment-window-over` and never the units; its reference is kept, so that it
+// can be refunded (see late payments).
 //
 // Takes any type of body and a specified content type.
 //
@@ -997,8 +1000,9 @@ func (c *Client) PayOrderWithBody(ctx context.Context, id OrderID, contentType s
 
 // PayOrder Say that an order was paid
 //
-// Repeating it is the same 200. A payment that comes after the payment window gets `payment-window-over` and never the
-// units; its reference is kept, so that it can be refunded (see late payments).
+// Repeating it is the same 200; a payment that had no reference is named by the first one that is said later. A payment
+// that comes after the payment window gets `payment-window-over` and never the units; its reference is kept, so that it
+// can be refunded (see late payments).
 //
 // Takes a body of the `application/json` content type.
 //

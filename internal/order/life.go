@@ -34,7 +34,8 @@ func (s *Service) List(ctx context.Context, customer string, before ID, limit in
 }
 
 // Pay says that an order was paid, by a payment called reference, which may be
-// empty. Repeating it with the same reference, or none, is the same answer. It
+// empty. Repeating it with the same reference, or none, is the same answer; the
+// first reference of an order that was paid without one names that payment. It
 // refuses with ErrNotFound, ErrPaymentWindowOver, ErrCancelled, or ErrAlreadyPaid
 // by another reference: then the reference is kept, once, as a LatePayment.
 // After ErrUnknown the order may be paid, or the reference kept; repeating tells.
@@ -61,7 +62,12 @@ func (s *Service) Pay(ctx context.Context, customer string, id ID, reference str
 func (s *Service) payOnce(ctx context.Context, customer string, id ID, reference string) (o Order, refusal, err error) {
 	var now time.Time
 	err = retried(func() (err error) {
-		o, now, err = pay(ctx, s.cfg.DB, customer, id, reference)
+		o, now, err = pay(ctx, s.cfg.DB, payOrder, customer, id, reference)
+		for _, name := range []string{namePayment, nameArchived} { // it may just have been archived
+			if err == nil && o.Status == Paid && o.PaymentReference == "" && reference != "" {
+				o, now, err = pay(ctx, s.cfg.DB, name, customer, id, reference)
+			}
+		}
 		return err
 	})
 	switch {

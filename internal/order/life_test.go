@@ -130,6 +130,59 @@ func TestPayingIsOnceAndKeepsWhatCameTooMuch(t *testing.T) {
 	})
 }
 
+// TestAPaymentIsNamedLater: the shop said that it was paid, and then the payment
+// service told which payment that was.
+func TestAPaymentIsNamedLater(t *testing.T) {
+	forShops(t, stock.Stock{Units: 10}, time.Minute, func(t *testing.T, s *shop) {
+		o := s.mustBuy(t, 0, "ann", "k", 2)
+		var closed *time.Time
+		for i, c := range []struct{ reference, want string }{{"", ""}, {"p1", "p1"}, {"", "p1"}, {"p1", "p1"}} {
+			paid, err := s.at(i).Pay(t.Context(), "ann", o.ID, c.reference)
+			if err != nil || paid.Status != order.Paid || paid.PaymentReference != c.want || paid.ClosedAt == nil {
+				t.Fatalf("payment %d: got %+v, %v; want it paid by %q", i, paid, err, c.want)
+			}
+			if closed == nil {
+				closed = paid.ClosedAt
+			}
+			if !paid.ClosedAt.Equal(*closed) {
+				t.Errorf("paid at %s, then at %s", closed, paid.ClosedAt)
+			}
+		}
+		_, err := s.at(0).Pay(t.Context(), "ann", o.ID, "p2")
+		mustBe(t, "another payment", err, order.ErrAlreadyPaid)
+		if got := s.late(t); len(got) != 1 || got[0] != "p2" {
+			t.Errorf("kept %q, want p2", got)
+		}
+	})
+}
+
+// TestOneOfManyNamesAPayment; the others are to be refunded.
+func TestOneOfManyNamesAPayment(t *testing.T) {
+	forShops(t, stock.Stock{Units: 10}, time.Minute, func(t *testing.T, s *shop) {
+		o := s.mustBuy(t, 0, "ann", "k", 2)
+		if _, err := s.at(0).Pay(t.Context(), "ann", o.ID, ""); err != nil {
+			t.Fatal(err)
+		}
+		const payments = 6
+		var group sync.WaitGroup
+		var won atomic.Int32
+		for i := range payments {
+			group.Go(func() {
+				_, err := s.at(i).Pay(t.Context(), "ann", o.ID, fmt.Sprint("p", i))
+				if err == nil {
+					won.Add(1)
+				} else if !errors.Is(err, order.ErrAlreadyPaid) {
+					t.Error(err)
+				}
+			})
+		}
+		group.Wait()
+		if got := s.late(t); won.Load() != 1 || len(got) != payments-1 {
+			t.Errorf("%d named it, %q are kept; want one, and %d", won.Load(), got, payments-1)
+		}
+	})
+}
+
 func TestPaymentAfterTheWindowNeverGetsTheUnits(t *testing.T) {
 	forShops(t, stock.Stock{Units: 3}, time.Second, func(t *testing.T, s *shop) {
 		o := s.mustBuy(t, 0, "ann", "k", 2)

@@ -243,7 +243,12 @@ const (
 	// the server took the statement up, also where it then waits for the row.
 	payOrder = "UPDATE orders FORCE INDEX (PRIMARY) SET status = 'paid', closed_at = NOW(6), payment_reference = ? " +
 		"WHERE id = ? AND customer = ? AND status = 'reserved' AND expires_at > NOW(6)"
-	readOrder = "SELECT " + readColumns + ", NOW(6) FROM orders o WHERE o.id = ? AND o.customer = ?"
+	// namePayment and nameArchived name the payment of an order that was paid
+	// without a reference.
+	namePayment  = "UPDATE orders FORCE INDEX (PRIMARY) SET payment_reference = ? " + unnamed
+	nameArchived = "UPDATE archived_orders SET payment_reference = ? " + unnamed
+	unnamed      = "WHERE id = ? AND customer = ? AND status = 'paid' AND payment_reference IS NULL"
+	readOrder    = "SELECT " + readColumns + ", NOW(6) FROM orders o WHERE o.id = ? AND o.customer = ?"
 	// readArchived is for payments of orders that were purged.
 	readArchived = "SELECT " + readColumns + ", NOW(6) FROM archived_orders o WHERE o.id = ? AND o.customer = ?"
 	// listOrders uses the index of customers, which has each one's orders in order;
@@ -251,15 +256,16 @@ const (
 	listOrders = "SELECT " + readColumns + " FROM orders o FORCE INDEX (of_customer) WHERE o.customer = ? AND o.id < ? ORDER BY o.id DESC LIMIT ?"
 )
 
-// pay is one packet of two statements, each of which commits by itself. An order
+// pay is one packet of two statements, each of which commits by itself: the one
+// given, payOrder or one of those that name a payment, and the reading. An order
 // that was purged is read, too: its payment is to be kept.
-func pay(ctx context.Context, db *stock.DB, customer string, id ID, reference string) (o Order, now time.Time, err error) {
+func pay(ctx context.Context, db *stock.DB, statement, customer string, id ID, reference string) (o Order, now time.Time, err error) {
 	var named any
 	if reference != "" {
 		named = []byte(reference)
 	}
 	err = db.OnConn(ctx, func(conn *sql.Conn) error {
-		row := conn.QueryRowContext(ctx, payOrder+"; "+readOrder, named, id[:], []byte(customer), id[:], []byte(customer))
+		row := conn.QueryRowContext(ctx, statement+"; "+readOrder, named, id[:], []byte(customer), id[:], []byte(customer))
 		var err error
 		if o, err = scanOrder(row, &now); errors.Is(err, sql.ErrNoRows) {
 			o, err = scanOrder(conn.QueryRowContext(ctx, readArchived, id[:], []byte(customer)), &now)

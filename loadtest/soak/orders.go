@@ -248,7 +248,7 @@ func (w *world) pay() error {
 	}
 	want := map[wire.OrderStatus]string{wire.Paid: "already-paid", wire.Cancelled: "order-cancelled", wire.Expired: "payment-window-over"}[o.is.Status]
 	switch {
-	case o.is.Status == wire.Paid && (reference == "" || reference == o.reference):
+	case o.is.Status == wire.Paid && (reference == "" || o.reference == "" || reference == o.reference):
 		return unexpected(re, "the same payment again")
 	case o.is.Status == wire.Reserved && re.slug == "payment-window-over":
 		if re.done.Add(rounding).Before(o.is.ExpiresAt) {
@@ -273,6 +273,8 @@ func (w *world) paid(o *order, re reply, reference string) error {
 	switch {
 	case o.is.Status == wire.Paid && (reference == "" || reference == o.reference):
 		return w.closedAgain(o, re)
+	case o.is.Status == wire.Paid && o.reference == "":
+		return w.named(o, re, reference)
 	case o.is.Status != wire.Reserved:
 		return breaks(WindowHolds, "an order that was %s, is paid: %s", o.is.Status, re.body)
 	case re.sent.After(o.is.ExpiresAt.Add(rounding)):
@@ -280,6 +282,16 @@ func (w *world) paid(o *order, re reply, reference string) error {
 	}
 	o.reference = reference
 	return w.closed(o, re, wire.Paid)
+}
+
+// named looks at the answer that gave a payment its reference.
+func (w *world) named(o *order, re reply, reference string) error {
+	got, err := decode[wire.Order](re)
+	if err != nil {
+		return err
+	}
+	o.reference, o.final = reference, re.body
+	return w.compare(o, got, re)
 }
 
 // cancel cancels an order, in whatever state it is.
