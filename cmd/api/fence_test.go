@@ -75,7 +75,11 @@ func TestRestoredEtcdIsRefusedUntilItIsAdopted(t *testing.T) {
 			t.Fatalf("%s at %s: got %d %s, %v; want 201", customer, c.Name, status, body, err)
 		}
 	}
-	buy(a, "ann")
+	_, ordered, err := a.orderBody("lamp", "ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ann := orderID(t, ordered)
 	node.Kill()
 	if err := os.CopyFS(backup, os.DirFS(data)); err != nil {
 		t.Fatal(err)
@@ -108,15 +112,20 @@ func TestRestoredEtcdIsRefusedUntilItIsAdopted(t *testing.T) {
 		t.Errorf("the refusal does not say what to do: %s", body)
 	}
 	a.awaitReady(http.StatusServiceUnavailable, "guard", string(guardReason(order.ErrTokensBehind)))
-	if status, text, err := a.call("PUT", "/v1/admin/skus/lamp", adminToken, "", `{"name":"A","price_cents":1,"currency":"EUR","units":1}`); err != nil ||
-		status != http.StatusServiceUnavailable || !strings.Contains(text, "tokens-behind") {
-		t.Errorf("a change of the SKU: %d %s, %v", status, text, err)
+	for _, sku := range []string{"lamp", "new"} {
+		if status, text, err := a.call("PUT", "/v1/admin/skus/"+sku, adminToken, "", `{"name":"A","price_cents":1,"currency":"EUR","units":1}`); err != nil ||
+			status != http.StatusServiceUnavailable || !strings.Contains(text, "tokens-behind") {
+			t.Errorf("put the SKU %s: %d %s, %v", sku, status, text, err)
+		}
+	}
+	if status, text, err := a.call("POST", "/v1/orders/"+ann+"/payment", customerToken(t, "ann"), "", "{}"); err != nil || status != http.StatusOK {
+		t.Errorf("a payment, which needs no token: %d %s, %v; want 200", status, text, err)
 	}
 	if status, _, err := a.call("GET", "/v1/skus/lamp", "", "", ""); err != nil || status != http.StatusOK {
 		t.Errorf("reading the SKU: %d, %v; want 200", status, err)
 	}
 	etcd := "--etcd-endpoints=" + node.Endpoint
-	err := serve(t, "--mysql-dsn="+dsn, etcd)
+	err = serve(t, "--mysql-dsn="+dsn, etcd)
 	if err == nil || !strings.Contains(err.Error(), "was restored or emptied since") || !strings.Contains(err.Error(), "fence adopt") {
 		t.Errorf("a replica that starts: got %v", err)
 	}

@@ -43,7 +43,8 @@ type Config struct {
 	// need not be what they sold.
 	Mirror Mirror
 	// Halted says why no stock may be written any more: an error that orders and
-	// changes are answered with, or nil. It is called for each of them. Optional.
+	// changes are answered with, or nil. It is called for each of them. Payments,
+	// which change no stock, go on. Optional.
 	Halted func() error
 	// Tracer makes spans of orders whose requests are traced; nil makes none.
 	Tracer trace.Tracer
@@ -188,6 +189,9 @@ type Precondition struct {
 // row as it then stands, and whether it was created; where the precondition does
 // not hold, ErrPrecondition, and nothing was changed.
 func (s *Service) PutSKU(ctx context.Context, want stock.Stock, only Precondition) (got stock.Stock, created bool, err error) {
+	if err := s.cfg.Halted(); err != nil {
+		return got, false, err
+	}
 	if !only.Exists && only.Revision == nil {
 		if created, err = s.cfg.DB.Create(ctx, want); err != nil {
 			return got, false, written(err)
