@@ -106,7 +106,7 @@ type configListCmd struct {
 // listed is what is printed of a setting.
 type listed struct {
 	Name string `json:"name"`
-	// Value is null where the flags decide.
+	// Value is null where the flags decide, and where there is no such setting.
 	Value    *string `json:"value"`
 	Revision int64   `json:"revision"`
 	// Wrong is why replicas ignore the value.
@@ -116,13 +116,13 @@ type listed struct {
 
 func (c *configListCmd) Run(ctx context.Context, s streams) error {
 	return c.with(ctx, func(ctx context.Context, store settings.Store) error {
-		entries, _, err := store.List(ctx)
+		standing, err := store.List(ctx)
 		if err != nil {
 			return err
 		}
-		list := listSettings(entries)
+		list := listSettings(standing.Entries)
 		if c.JSON {
-			return printJSON(s.out, map[string][]listed{"settings": list})
+			return printJSON(s.out, map[string]any{"settings": list, "more": standing.More})
 		}
 		t := table.NewWriter()
 		t.SetOutputMirror(s.out)
@@ -135,7 +135,13 @@ func (c *configListCmd) Run(ctx context.Context, s streams) error {
 			if l.Wrong != "" {
 				help = "IGNORED: " + l.Wrong
 			}
+			if l.Help == "" {
+				value = "- (not read)"
+			}
 			t.AppendRow(table.Row{l.Name, value, l.Revision, help})
+		}
+		if standing.More {
+			t.AppendRow(table.Row{"and others", "", "", "IGNORED: they are no settings"})
 		}
 		t.Render()
 		return nil
@@ -160,7 +166,7 @@ func listSettings(entries []settings.Entry) []listed {
 	for _, e := range entries {
 		if _, unknown := stands[e.Name]; unknown {
 			_, err := settings.Find(e.Name)
-			list = append(list, listed{Name: e.Name, Value: &e.Value, Revision: e.Revision, Wrong: text(err)})
+			list = append(list, listed{Name: e.Name, Revision: e.Revision, Wrong: text(err)})
 		}
 	}
 	return list

@@ -124,9 +124,16 @@ func TestConfigChangesEveryReplicaWithinASecond(t *testing.T) {
 	for _, c := range replicas {
 		c.awaitConfig(`ignored: quantum: "soon" is no duration`)
 	}
-	if out := mustTool(t, config("list")...); !strings.Contains(out, "IGNORED") || !strings.Contains(out, "debug") {
-		t.Errorf("config list:\n%s", out)
+	if _, err := openEtcd(t).Put(t.Context(), "flashsale/"+openDB(t, dsn).Name+"/config/qantum", "20ms"); err != nil {
+		t.Fatal(err)
 	}
+	out := mustTool(t, config("list")...)
+	for _, want := range []string{"debug", `IGNORED: "soon" is no duration`, `IGNORED: there is no setting "qantum"`, "- (not read)"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("config list is without %s:\n%s", want, out)
+		}
+	}
+	mustTool(t, config("delete", "qantum")...)
 	if _, err := tool(t, config("delete", "quantum", "--revision=1")...); err == nil || !strings.Contains(err.Error(), "changed meanwhile") {
 		t.Errorf("delete as of another revision: %v", err)
 	}

@@ -2,6 +2,7 @@ package settings_test
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -133,6 +134,51 @@ func TestBadValueIsKeptOutAndReported(t *testing.T) {
 	r.awaitReport(t, "")
 }
 
+// Keys that are no settings, however many, keep no replica from starting, nor a
+// setting among them from being followed.
+func TestStrangersKeysAreIgnoredWhateverTheirNumber(t *testing.T) {
+	t.Parallel()
+	store := newStore(t)
+	const many = 250
+	strangers := func(prefix string) {
+		for from := 0; from < many; from += 50 { // a transaction may have 128 operations
+			var puts []clientv3.Op
+			for i := range 50 {
+				puts = append(puts, clientv3.OpPut(fmt.Sprintf("%s%s%03d", store.Prefix, prefix, from+i), strings.Repeat("x", 1000)))
+			}
+			if _, err := store.Client.Txn(t.Context()).Then(puts...).Commit(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	strangers("a") // all before the settings' names
+	set(t, store, "quantum", "20ms")
+	r := startReplica(t, store)
+	r.await(t, quantum(20*time.Millisecond))
+	r.awaitReport(t, `ignored: a000: there is no setting "a000"`)
+	strangers("b") // while it runs
+	put(t, store, "quantum", "soon")
+	r.awaitReport(t, `ignored: quantum: "soon" is no duration`)
+	set(t, store, "log-level", "warn")
+	r.await(t, with(func(v *settings.Values) { v.Quantum, v.LogLevel = 20*time.Millisecond, slog.LevelWarn }))
+	if got := r.Report(); !strings.HasSuffix(got, "; and others") || len(got) > 2000 {
+		t.Errorf("a report of %d bytes: %s", len(got), got)
+	}
+	if n := r.log.count("is not valid"); n > 110 {
+		t.Errorf("%d lines in the log", n)
+	}
+	listing, err := store.List(t.Context())
+	if err != nil || len(listing.Entries) != 102 || !listing.More {
+		t.Errorf("listed are %d entries, more %t, %v; want 2 settings and 100 others of %d", len(listing.Entries), listing.More, err, 2*many)
+	}
+
+	if _, err := store.Client.Delete(t.Context(), store.Prefix, clientv3.WithPrefix()); err != nil {
+		t.Fatal(err)
+	}
+	r.await(t, flags)
+	r.awaitReport(t, "")
+}
+
 func revisionOf(t *testing.T, store settings.Store, name string) int64 {
 	t.Helper()
 	e, err := store.Get(t.Context(), name)
@@ -154,8 +200,8 @@ func TestSetRefusesWhatReplicasWouldIgnore(t *testing.T) {
 			t.Errorf("%s=%s: got %v, want %q", bad.name, bad.value, err, bad.why)
 		}
 	}
-	if entries, _, err := store.List(t.Context()); err != nil || len(entries) != 0 {
-		t.Errorf("etcd has %+v, %v", entries, err)
+	if listing, err := store.List(t.Context()); err != nil || len(listing.Entries) != 0 || listing.More {
+		t.Errorf("etcd has %+v, %v", listing, err)
 	}
 }
 

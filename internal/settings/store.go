@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -13,9 +14,9 @@ import (
 // was written.
 var ErrChanged = errors.New("it was changed meanwhile")
 
-// maxKeys bounds what is read: many times what the table has. More is a mistake,
-// and is refused as one.
-const maxKeys = 100
+// maxStrangers bounds the keys that are named though they are no settings: one is
+// a slip of the pen, and of many a hundred show whose they are.
+const maxStrangers = 100
 
 // Store is where the settings of one database stand in etcd.
 type Store struct {
@@ -32,20 +33,47 @@ type Entry struct {
 	Revision int64  `json:"revision"`
 }
 
-// List returns what stands in etcd, in the order of the names, and the revision
-// as of which it does.
-func (s Store) List(ctx context.Context) (entries []Entry, revision int64, err error) {
-	answer, err := s.Client.Get(ctx, s.Prefix, clientv3.WithPrefix(), clientv3.WithLimit(maxKeys))
+// Listing is what stands in etcd as of one revision.
+type Listing struct {
+	// Entries are in the order of the names: every setting that stands there, and
+	// up to maxStrangers other keys, whose values are not read.
+	Entries []Entry
+	// More says that there are others still, which are no settings.
+	More     bool
+	Revision int64
+}
+
+// List reads every setting by its own name, so that no number of other keys, nor
+// the size of their values, keeps one of them from being read.
+func (s Store) List(ctx context.Context) (Listing, error) {
+	reads := make([]clientv3.Op, 0, len(table)+1)
+	for _, row := range table {
+		reads = append(reads, clientv3.OpGet(s.Prefix+row.Name))
+	}
+	// Settings are among these keys as well: room for them leaves strangers theirs.
+	reads = append(reads, clientv3.OpGet(s.Prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly(),
+		clientv3.WithLimit(int64(maxStrangers+len(table)))))
+	answer, err := s.Client.Txn(ctx).Then(reads...).Commit()
 	if err != nil {
-		return nil, 0, fmt.Errorf("list the settings: %w", err)
+		return Listing{}, fmt.Errorf("list the settings: %w", err)
 	}
-	if answer.More {
-		return nil, 0, fmt.Errorf("list the settings: more than %d keys stand under %s", maxKeys, s.Prefix)
+	listing := Listing{Revision: answer.Header.Revision}
+	for i := range table {
+		for _, kv := range answer.Responses[i].GetResponseRange().Kvs {
+			listing.Entries = append(listing.Entries, Entry{Name: s.name(kv.Key), Value: string(kv.Value), Revision: kv.ModRevision})
+		}
 	}
-	for _, kv := range answer.Kvs {
-		entries = append(entries, Entry{Name: s.name(kv.Key), Value: string(kv.Value), Revision: kv.ModRevision})
+	all := answer.Responses[len(table)].GetResponseRange()
+	strangers := 0
+	for _, kv := range all.Kvs {
+		if name := s.name(kv.Key); strangers < maxStrangers && !slices.Contains(Names(), name) {
+			listing.Entries = append(listing.Entries, Entry{Name: name, Revision: kv.ModRevision})
+			strangers++
+		}
 	}
-	return entries, answer.Header.Revision, nil
+	listing.More = int(all.Count) > len(listing.Entries) // Count is of all, whatever the limit
+	slices.SortFunc(listing.Entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
+	return listing, nil
 }
 
 // Get returns one setting's entry; its Revision is 0 where etcd has none.

@@ -26,6 +26,8 @@ const (
 	// retryPause and retryPauseMax are the waits before the watch is opened again.
 	retryPause    = 20 * time.Millisecond
 	retryPauseMax = 500 * time.Millisecond
+	// reported is how many wrong values and keys readiness names: people read it.
+	reported = 10
 )
 
 var (
@@ -56,6 +58,7 @@ type Watch struct {
 
 	mu      sync.Mutex // guards all below
 	bad     map[string]refused
+	more    bool  // keys stand there that are no settings', and not in bad
 	trouble error // why nothing is followed at present
 }
 
@@ -63,6 +66,7 @@ type Watch struct {
 type refused struct {
 	why      error
 	revision int64
+	stranger bool // there is no such setting
 }
 
 // New makes a Watch. It does nothing before Load.
@@ -98,11 +102,21 @@ func (w *Watch) Run(ctx context.Context) {
 func (w *Watch) Report() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var lines []string
+	var lines, strangers []string
 	for name, bad := range w.bad {
-		lines = append(lines, fmt.Sprintf("%.64s: %s", name, bad.why))
+		line := fmt.Sprintf("%.64s: %s", name, bad.why)
+		if bad.stranger {
+			strangers = append(strangers, line)
+		} else {
+			lines = append(lines, line)
+		}
 	}
 	slices.Sort(lines)
+	slices.Sort(strangers)
+	lines = append(lines, strangers...) // a setting that is not what it should be comes first
+	if len(lines) > reported || w.more {
+		lines = append(lines[:min(len(lines), reported)], "and others")
+	}
 	switch {
 	case len(lines) > 0:
 		return "ignored: " + strings.Join(lines, "; ")
@@ -150,17 +164,17 @@ func (w *Watch) follow(ctx context.Context) error {
 func (w *Watch) list(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	entries, revision, err := w.cfg.Store.List(ctx)
+	listing, err := w.cfg.Store.List(ctx)
 	if err != nil {
 		return err
 	}
+	revision := listing.Revision
 	// Linearizable: only another etcd, or one restored from a backup, goes back.
 	wentBack := revision < w.revision
 	w.revision = revision
 	stands := map[string]bool{}
-	for _, e := range entries {
+	for _, e := range listing.Entries {
 		stands[e.Name] = true
-		w.see(e)
 	}
 	for _, s := range table {
 		if !stands[s.Name] {
@@ -173,7 +187,11 @@ func (w *Watch) list(ctx context.Context) error {
 			delete(w.bad, name)
 		}
 	}
+	w.more = listing.More
 	w.mu.Unlock()
+	for _, e := range listing.Entries { // there is room for them now
+		w.see(e)
+	}
 	w.apply()
 	if wentBack {
 		return fmt.Errorf("%w to %d", errWentBack, revision) // the watch waits for what was
@@ -202,18 +220,25 @@ func (w *Watch) take(events []*clientv3.Event) {
 	w.apply()
 }
 
-// see takes one entry in, or keeps it out and says so once.
+// see takes one entry in, or keeps it out and says so once. Of keys that are no
+// settings it remembers maxStrangers, and that there are others.
 func (w *Watch) see(e Entry) {
 	setting, err := Find(e.Name)
+	stranger := err != nil
 	if err == nil {
 		err = setting.Check(e.Value)
 	}
 	w.mu.Lock()
 	before, known := w.bad[e.Name]
-	if err != nil {
-		w.bad[e.Name] = refused{why: err, revision: e.Revision}
-	} else {
+	switch {
+	case err == nil:
 		delete(w.bad, e.Name)
+	case stranger && !known && len(w.bad) >= maxStrangers:
+		w.more = true
+		w.mu.Unlock()
+		return
+	default:
+		w.bad[e.Name] = refused{why: err, revision: e.Revision, stranger: stranger}
 	}
 	w.mu.Unlock()
 	if err == nil {
