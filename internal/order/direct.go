@@ -279,8 +279,10 @@ func (d *direct) outcome(ctx context.Context, r *Request, order Order, err error
 		return Placed{Order: order}, nil
 	case errors.Is(err, stock.ErrOutcomeUnknown):
 		return d.resolve(ctx, r, order)
-	case stock.IsDuplicate(err), isRefusal(err):
-		return d.replay(ctx, r, err)
+	case stock.IsDuplicate(err):
+		return d.cfg.replay(ctx, r, errTryAgain) // or whoever had the key has rolled back
+	case isRefusal(err):
+		return d.cfg.replay(ctx, r, err)
 	}
 	return Placed{}, err
 }
@@ -309,27 +311,6 @@ func withinLimit(ctx context.Context, conn *sql.Conn, row *stock.Row, r *Request
 		return ErrCustomerLimit
 	}
 	return nil
-}
-
-// replay looks for the order that stands under r's key, after reason: a refusal,
-// or a duplicate key.
-func (d *direct) replay(ctx context.Context, r *Request, reason error) (Placed, error) {
-	key := byKey{r.Customer, r.Key}
-	var found map[byKey]Order
-	err := d.cfg.DB.OnConn(ctx, func(conn *sql.Conn) (err error) {
-		found, err = findByKeys(ctx, conn, []byKey{key})
-		return err
-	})
-	if err != nil {
-		return Placed{}, err
-	}
-	if o, ok := found[key]; ok {
-		return replayOf(o, r)
-	}
-	if stock.IsDuplicate(reason) {
-		return Placed{}, errTryAgain // whoever had the key has rolled back
-	}
-	return Placed{}, reason
 }
 
 // resolve finds out whether an order was made whose COMMIT went unanswered.

@@ -272,8 +272,21 @@ func TestUnknownSKU(t *testing.T) {
 		service := startReplica(t, options{dsn: newDSN(t, stock.Stock{Units: 5}), strategy: name})
 		request := buy("ann", "k", 1)
 		request.SKU = "other"
+		for range 2 { // a refusal is not remembered
+			if _, err := service.Place(t.Context(), request); !errors.Is(err, stock.ErrUnknownSKU) {
+				t.Errorf("got %v, want %v", err, stock.ErrUnknownSKU)
+			}
+		}
+		// Once an order stands under the key, no other request may have it.
+		if _, err := service.Place(t.Context(), buy("ann", "k", 1)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := service.Place(t.Context(), request); !errors.Is(err, order.ErrKeyReused) {
+			t.Errorf("the key of an order: got %v, want %v", err, order.ErrKeyReused)
+		}
+		request.Customer = "ben"
 		if _, err := service.Place(t.Context(), request); !errors.Is(err, stock.ErrUnknownSKU) {
-			t.Errorf("got %v, want %v", err, stock.ErrUnknownSKU)
+			t.Errorf("another customer's key: got %v, want %v", err, stock.ErrUnknownSKU)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package order
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -146,7 +147,12 @@ func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, s.cfg.RequestTimeout)
 		defer cancel()
-		if err := s.exists(ctx, r.SKU); err != nil {
+		err := s.exists(ctx, r.SKU)
+		if errors.Is(err, stock.ErrUnknownSKU) {
+			placed, err := s.cfg.replay(ctx, &r, err) // the key may stand with another SKU
+			return placed, classify(err)
+		}
+		if err != nil {
 			return Placed{}, err
 		}
 	}
@@ -316,6 +322,24 @@ func (cfg *Config) makeOrder(r *Request, id ID, row *stock.Row, now time.Time, f
 		Status: Reserved, Fence: uint64(fence), Seq: row.Seq,
 		CreatedAt: now, ExpiresAt: now.Add(cfg.PaymentWindow),
 	}
+}
+
+// replay looks for the order that stands under r's key, and returns reason where
+// there is none: a replay comes before every refusal.
+func (cfg *Config) replay(ctx context.Context, r *Request, reason error) (Placed, error) {
+	key := byKey{r.Customer, r.Key}
+	var found map[byKey]Order
+	err := cfg.DB.OnConn(ctx, func(conn *sql.Conn) (err error) {
+		found, err = findByKeys(ctx, conn, []byKey{key})
+		return err
+	})
+	if err != nil {
+		return Placed{}, err
+	}
+	if o, ok := found[key]; ok {
+		return replayOf(o, r)
+	}
+	return Placed{}, reason
 }
 
 // replayOf answers r with the order that stands under its key, as it was made:
