@@ -15,7 +15,7 @@ type limitFlags struct {
 	// MaxConnections bounds what connections cost: some 20 KiB each.
 	MaxConnections int `default:"20000" placeholder:"N" help:"Callers' connections that are open at the same time, at most (${default}), streams of events included; more of them wait."`
 
-	TrustedProxies []string `placeholder:"CIDR" help:"Addresses or networks of proxies in front of this service: of them alone X-Forwarded-For is believed, for the limit by address. None by default."`
+	TrustedProxies []string `placeholder:"CIDR" help:"Addresses or networks of proxies in front of this service: of them alone X-Forwarded-For is believed, for the limits by address. None by default."`
 }
 
 func (f *limitFlags) check() error {

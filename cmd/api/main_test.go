@@ -142,6 +142,7 @@ func TestBadConfigurationIsOneClearError(t *testing.T) {
 		{"rate limit of no form", []string{dsn, etcd, "--rate-limit-customer=100"}, []string{"--rate-limit-customer", "100/10s"}},
 		{"proxy that is no network", []string{dsn, etcd, "--trusted-proxies=proxy"}, []string{"--trusted-proxies", `"proxy"`}},
 		{"everybody as a proxy", []string{dsn, etcd, "--trusted-proxies=10.0.0.0/8,::/0"}, []string{"--trusted-proxies", "::/0", "everybody"}},
+		{"streams of one address", []string{dsn, etcd, "--max-streams-address=-1"}, []string{"--max-streams-address is -1"}},
 		{"no connections", []string{dsn, etcd, "--max-connections=0"}, []string{"--max-connections"}},
 		{"short secret", []string{dsn, etcd, "--jwt-secret=short"}, []string{"--jwt-secret", "5 bytes", "at least 32"}},
 		{"port for profiles taken", []string{dsn, "--strategy=conditional", "--pprof-addr=" + taken.Addr().String()}, []string{"--pprof-addr", "address already in use"}},

@@ -55,7 +55,8 @@ type serveCmd struct {
 	ThinkTime      time.Duration `default:"0s" help:"Lab only: a pause between reading and writing stock."`
 
 	telemetryFlags
-	MaxStreams int `default:"5000" placeholder:"N" help:"Streams of events that are open at the same time, at most (${default})."`
+	MaxStreams        int `default:"5000" placeholder:"N" help:"Streams of events that are open at the same time, at most (${default})."`
+	MaxStreamsAddress int `default:"0" placeholder:"N" help:"Of them, those from one IPv4 address or IPv6 network of 64 bits: behind a proxy together with --trusted-proxies. 0 is a tenth of --max-streams, and at least 10. Beyond it: 429 with Retry-After."`
 
 	serverTLSFlags
 }
@@ -82,6 +83,8 @@ func (c *serveCmd) check() error {
 		return fmt.Errorf("--max-replicas is %d, must be at least 1", c.MaxReplicas)
 	case c.MaxStreams < 1:
 		return fmt.Errorf("--max-streams is %d, must be at least 1", c.MaxStreams)
+	case c.MaxStreamsAddress < 0:
+		return fmt.Errorf("--max-streams-address is %d, must be at least 1, or 0 for a tenth of --max-streams", c.MaxStreamsAddress)
 	}
 	if err := c.flagValues().Check(); err != nil {
 		return err
@@ -223,7 +226,8 @@ func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Audit: r.audit, Ready: r.ready, Notes: r.notes, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
 		JWTSecret: []byte(r.cmd.JWTSecret), Keys: r.keys, Audience: r.cmd.JWTAudience, AdminToken: r.cmd.AdminToken,
 		Limits: r.limits, TrustedProxies: r.cmd.TrustedProxies,
-		Registry: r.registry, Traces: r.tracing.Provider(), Logger: r.logger, Levels: r.levels, MaxStreams: r.cmd.MaxStreams, Draining: draining,
+		Registry: r.registry, Traces: r.tracing.Provider(), Logger: r.logger, Levels: r.levels,
+		MaxStreams: r.cmd.MaxStreams, MaxStreamsAddress: r.cmd.MaxStreamsAddress, Draining: draining,
 	}
 	if r.mirror != nil {
 		cfg.View = r.mirror

@@ -58,10 +58,11 @@ type Config struct {
 	// all share one question to MySQL, or to Levels where that is given.
 	View   View
 	Levels func(context.Context) ([]stock.Level, error)
-	// MaxStreams are open at the same time; 0 is 5000. They end when Draining is
+	// MaxStreams are open at the same time; 0 is 5000. MaxStreamsAddress of them
+	// are of one address; 0 is a tenth, and at least 10. They end when Draining is
 	// closed.
-	MaxStreams int
-	Draining   <-chan struct{}
+	MaxStreams, MaxStreamsAddress int
+	Draining                      <-chan struct{}
 	// Locks is nil where the strategy's lock cannot tell who holds it.
 	Locks Locks
 	// Ready says what keeps this replica from serving, by the name of the

@@ -1,10 +1,13 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -20,6 +23,14 @@ import (
 const (
 	// defaultStreams is how many streams a replica serves: each takes some 40 KiB.
 	defaultStreams = 5000
+	// addressShare of all streams may be one address's, unless the configuration
+	// says otherwise: an office behind one address has room, and ten of them leave
+	// none. Small numbers of streams are not shared out below addressLeast.
+	addressShare = 10
+	addressLeast = 10
+	// ownStreamsWait, in seconds, is what an address with too many streams is asked
+	// to wait: a stream that has lost its client is found by the next heartbeat.
+	ownStreamsWait = "5"
 	// heartbeat is how often a stream says that it is there. Proxies give a
 	// silent connection up after half a minute at the earliest.
 	heartbeat = 5 * time.Second
@@ -49,10 +60,9 @@ type events struct {
 
 func newEvents(cfg *Config) *events {
 	e := &events{draining: cfg.Draining}
-	e.feeds.max = cfg.MaxStreams
-	if e.feeds.max == 0 {
-		e.feeds.max = defaultStreams
-	}
+	e.feeds.max = cmp.Or(cfg.MaxStreams, defaultStreams)
+	e.feeds.maxOfOne = cmp.Or(cfg.MaxStreamsAddress, max(e.feeds.max/addressShare, addressLeast))
+	e.feeds.of = map[netip.Prefix]int{}
 	levels := cfg.Levels
 	if levels == nil {
 		levels = cfg.Stock.Levels
@@ -152,7 +162,12 @@ func (a *api) openStream(c *gin.Context) (*stream, error) {
 		return nil, fmt.Errorf("%w: this replica is shutting down", order.ErrUnavailable)
 	default:
 	}
-	feed, leave, err := a.events.feeds.join()
+	feed, leave, err := a.events.feeds.join(network(clientAddress(c)))
+	if errors.Is(err, errOwnStreams) {
+		c.Header("Retry-After", ownStreamsWait)
+		return nil, kindTooMany.problem(fmt.Sprintf("The limit is %d streams at the same time by address. End one, or wait as long as Retry-After says.",
+			a.events.feeds.maxOfOne))
+	}
 	if err != nil {
 		busy := problemOf(err)
 		busy.Detail = "So many streams are open here that no other is served. Try again later."

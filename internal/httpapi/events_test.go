@@ -298,7 +298,7 @@ func (l *levels) read(context.Context) ([]stock.Level, error) {
 func TestStreamsShareOneQuestion(t *testing.T) {
 	t.Parallel()
 	source := &levels{skus: 1}
-	s := newStreams(t, func(cfg *httpapi.Config) { cfg.Levels, cfg.MaxStreams = source.read, 50 })
+	s := newStreams(t, func(cfg *httpapi.Config) { cfg.Levels, cfg.MaxStreams, cfg.MaxStreamsAddress = source.read, 50, 50 })
 	began := time.Now()
 	var all []*stream
 	for range 50 {

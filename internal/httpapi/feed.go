@@ -4,7 +4,9 @@ import (
 	"container/list"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -44,21 +46,31 @@ type View interface {
 type feeds struct {
 	open func() source // of a new feed
 	max  int           // streams at the same time
+	// maxOfOne are those of one address, which is to leave some to others.
+	maxOfOne int
 
 	mu      sync.Mutex
 	streams int
+	of      map[netip.Prefix]int // streams by address, of those that have some
 	feed    *feed
 	stop    func() // ends the feed, and waits until it has
 }
 
-// join counts a stream in, until it leaves. It returns order.ErrBusy when there
-// are too many.
-func (f *feeds) join() (*feed, func(), error) {
+// errOwnStreams says that the caller's address has as many streams as it may.
+var errOwnStreams = errors.New("too many streams of this address")
+
+// join counts a stream of an address in, until it leaves. It returns
+// order.ErrBusy when there are too many, and errOwnStreams when that address has.
+func (f *feeds) join(from netip.Prefix) (*feed, func(), error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.streams >= f.max {
 		return nil, nil, fmt.Errorf("%w: %d streams are open", order.ErrBusy, f.streams)
 	}
+	if f.of[from] >= f.maxOfOne {
+		return nil, nil, errOwnStreams
+	}
+	f.of[from]++
 	if f.streams++; f.streams == 1 {
 		ctx, cancel := context.WithCancel(context.Background()) // that of all its streams
 		ended := make(chan struct{})
@@ -69,12 +81,15 @@ func (f *feeds) join() (*feed, func(), error) {
 		}()
 		f.stop = func() { cancel(); <-ended }
 	}
-	return f.feed, f.leave, nil
+	return f.feed, func() { f.leave(from) }, nil
 }
 
-func (f *feeds) leave() {
+func (f *feeds) leave(from netip.Prefix) {
 	f.mu.Lock()
 	f.streams--
+	if f.of[from]--; f.of[from] == 0 {
+		delete(f.of, from)
+	}
 	stop := f.stop
 	last := f.streams == 0
 	f.mu.Unlock()

@@ -1,0 +1,53 @@
+package httpapi_test
+
+import (
+	"strings"
+	"testing"
+
+	"flashsale/internal/httpapi"
+)
+
+// One address cannot take all streams; whom a trusted proxy forwards is counted
+// by his own, and a stream that has ended leaves its place.
+func TestOneAddressLeavesStreamsToOthers(t *testing.T) {
+	t.Parallel()
+	source := &levels{skus: 1}
+	s := newStreams(t, func(cfg *httpapi.Config) {
+		cfg.Levels, cfg.MaxStreams, cfg.MaxStreamsAddress, cfg.TrustedProxies = source.read, 6, 2, []string{"127.0.0.1"}
+	})
+	from := func(address string) *stream {
+		return watch(t, s.URL+"/v1/events", "X-Forwarded-For", address)
+	}
+	first, second := from("203.0.113.5"), from("203.0.113.5")
+	first.next()
+	second.next()
+	refused := s.call("GET", "/v1/events", "", "X-Forwarded-For", "203.0.113.5")
+	refused.check(t, 429, "too-many-requests", "")
+	if got := refused.Header.Get("Retry-After"); got != "5" {
+		t.Errorf("Retry-After is %q, want 5", got)
+	}
+	if !strings.Contains(refused.text, "2 streams at the same time by address") {
+		t.Errorf("the refusal does not say the limit: %s", refused.text)
+	}
+	from("2001:db8::1").next()
+	from("2001:db8::2").next()
+	s.call("GET", "/v1/events", "", "X-Forwarded-For", "2001:db8::3").check(t, 429, "too-many-requests", "")
+	from("198.51.100.1").next()
+
+	first.close()
+	s.awaitStreams("4")
+	from("203.0.113.5").next()
+	from("198.51.100.1").next()
+	s.call("GET", "/v1/events", "", "X-Forwarded-For", "198.51.100.9").check(t, 503, "busy", "") // they are all taken
+}
+
+// Without a word in the configuration, one address has a tenth.
+func TestOneAddressHasATenthOfAllStreams(t *testing.T) {
+	t.Parallel()
+	source := &levels{skus: 1}
+	s := newStreams(t, func(cfg *httpapi.Config) { cfg.Levels, cfg.MaxStreams = source.read, 120 })
+	for range 12 {
+		watch(t, s.URL+"/v1/events").next()
+	}
+	s.call("GET", "/v1/events", "").check(t, 429, "too-many-requests", "")
+}
