@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
+	"flashsale/internal/sleep"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/attack"
 	"flashsale/loadtest/proof"
@@ -218,10 +219,8 @@ func until(ctx context.Context, look func() (done bool, err error)) error {
 		if done {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if sleep.For(ctx, agreePause) != nil {
 			return errors.Join(errNotYet, err)
-		case <-time.After(agreePause):
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"flashsale/internal/httpapi/spec"
 	"flashsale/internal/mirror"
 	"flashsale/internal/order"
+	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 )
 
@@ -158,7 +159,7 @@ func (p *polled) changes(ctx context.Context) ([]stock.Level, bool) {
 	return levels, err == nil // what is wrong with the server, readiness says
 }
 
-func (p *polled) wait(ctx context.Context) { pause(ctx, p.rest) }
+func (p *polled) wait(ctx context.Context) { _ = sleep.For(ctx, p.rest) }
 
 // feed knows what is left of every SKU, and wakes the streams that wait for a
 // change. It keeps what is, not what has happened: a stream that is slow finds
@@ -212,7 +213,7 @@ func (f *feed) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		levels, ok := f.source.changes(ctx)
 		f.take(levels, ok)
-		pause(ctx, max(feedSpacing, time.Duration(f.streams())*feedShare))
+		_ = sleep.For(ctx, max(feedSpacing, time.Duration(f.streams())*feedShare))
 		f.source.wait(ctx)
 	}
 }
@@ -297,14 +298,4 @@ func (f *feed) all(after uint64) (events []*stockEvent, round uint64, changed <-
 	}
 	slices.Reverse(events)
 	return events, f.round, f.changed
-}
-
-// pause waits for d, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }

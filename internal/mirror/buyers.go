@@ -6,6 +6,8 @@ import (
 	"hash/maphash"
 	"slices"
 	"time"
+
+	"flashsale/internal/sleep"
 )
 
 const (
@@ -73,13 +75,13 @@ func (m *Mirror) load(ctx context.Context) {
 		case err == nil:
 			pause = retryPause
 			m.keepBuyers(batch, found)
-			sleep(ctx, min(loadRest*time.Since(began), retryPauseMax))
+			_ = sleep.For(ctx, min(loadRest*time.Since(began), retryPauseMax))
 		case errors.Is(err, errNoRoom):
 			m.cfg.Logger.Warn("mirror: too many orders to remember; their SKUs are refused by the desk", "skus", len(batch))
 		case ctx.Err() == nil:
 			m.cfg.Logger.Warn("mirror: load buyers", "error", err)
 			m.wantAgain(batch)
-			sleep(ctx, jittered(pause))
+			_ = sleep.For(ctx, sleep.Jittered(pause))
 			pause = min(2*pause, retryPauseMax)
 		}
 	}

@@ -10,6 +10,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"flashsale/internal/sleep"
 )
 
 const (
@@ -71,7 +73,7 @@ type sample struct {
 
 // takeSamples dates etcd's revisions by this process's monotonic clock.
 func (m *Mirror) takeSamples(ctx context.Context) {
-	for ; ctx.Err() == nil; sleep(ctx, sampleEvery) {
+	for ; ctx.Err() == nil; _ = sleep.For(ctx, sampleEvery) {
 		at := time.Now()
 		asking, cancel := context.WithTimeout(ctx, sampleTimeout)
 		// Linearizable: whatever was written before it is in its answer.
@@ -145,7 +147,7 @@ func (m *Mirror) compare(ctx context.Context) {
 	c := &comparer{Mirror: m, behind: map[string]time.Time{}}
 	for ctx.Err() == nil {
 		if wait := c.wait(time.Now()); wait > 0 {
-			sleep(ctx, wait)
+			_ = sleep.For(ctx, wait)
 			continue
 		}
 		c.last = time.Now()

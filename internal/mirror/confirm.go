@@ -7,6 +7,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"flashsale/internal/sleep"
 )
 
 // A view lags, by milliseconds or, where a process or a link was held up, by more.
@@ -92,7 +94,7 @@ func (m *Mirror) confirm(ctx context.Context) {
 		if q := m.confirming.take(false); q != nil {
 			q.revisions = m.askRevisions(ctx, q.skus)
 			close(q.done)
-			sleep(ctx, confirmRest)
+			_ = sleep.For(ctx, confirmRest)
 		}
 	}
 	if q := m.confirming.take(true); q != nil {

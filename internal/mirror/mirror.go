@@ -309,16 +309,3 @@ func signal(c chan struct{}) {
 	default:
 	}
 }
-
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}
-
-// jittered spreads pauses, so that all who lost one server do not come together.
-func jittered(d time.Duration) time.Duration { return d/2 + rand.N(d) }

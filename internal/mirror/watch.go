@@ -8,6 +8,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"flashsale/internal/sleep"
 )
 
 const (
@@ -43,7 +45,7 @@ func (m *Mirror) follow(ctx context.Context) {
 		if time.Since(began) > 2*retryPauseMax {
 			pause = retryPause // it had worked
 		}
-		sleep(ctx, jittered(pause))
+		_ = sleep.For(ctx, sleep.Jittered(pause))
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"flashsale/internal/sleep"
 )
 
 const (
@@ -106,11 +108,11 @@ func (m *Mirror) write(ctx context.Context) {
 		}
 		if err := m.writeMarked(ctx, skus); err == nil {
 			pause = retryPause
-			sleep(ctx, txnEvery)
+			_ = sleep.For(ctx, txnEvery)
 		} else if ctx.Err() == nil {
 			m.cfg.Metrics.Failures.Inc()
 			m.cfg.Logger.Warn("mirror: write", "skus", len(skus), "error", err)
-			sleep(ctx, jittered(pause))
+			_ = sleep.For(ctx, sleep.Jittered(pause))
 			pause = min(2*pause, retryPauseMax)
 		}
 	}
@@ -130,7 +132,7 @@ func (m *Mirror) flush(ctx context.Context) {
 		}
 		if err := m.writeMarked(ctx, skus); err != nil {
 			m.cfg.Logger.Warn("mirror: last write", "skus", len(skus), "error", err)
-			sleep(ctx, retryPause)
+			_ = sleep.For(ctx, retryPause)
 		}
 	}
 }

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
+	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 )
 
@@ -85,11 +85,7 @@ func (s *Service) until(ctx context.Context, f func(context.Context) error) erro
 		default:
 			return err
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if sleep.For(ctx, wait) != nil {
 			return unknown
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"flashsale/internal/sleep"
 )
 
 // DeskConfig tunes the desks of a replica. A zero field takes its default.
@@ -323,11 +325,7 @@ func (d *desk) putBack(batch []*ticket) {
 // backOff waits after a failure, longer after each further one.
 func (d *desk) backOff() {
 	d.wait = min(max(2*d.wait, deskBackoff), deskMaxBackoff)
-	timer := time.NewTimer(d.wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-d.ctx.Done():
+	if sleep.For(d.ctx, d.wait) != nil {
 		d.abandon()
 	}
 }

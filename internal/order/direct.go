@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 )
@@ -73,9 +74,7 @@ func (d *direct) sell(ctx context.Context, r Request) (Placed, error) {
 			return placed, classify(err)
 		}
 		lastErr = err
-		select {
-		case <-time.After(rand.N(directBackoff)):
-		case <-ctx.Done():
+		if sleep.For(ctx, rand.N(directBackoff)) != nil {
 			return Placed{}, classify(err)
 		}
 	}

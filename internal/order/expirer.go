@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 )
 
@@ -91,7 +92,7 @@ func (e *Expirer) Run(ctx context.Context) {
 		if e.orders.cfg.Halted() == nil {
 			e.ask(ctx)
 		}
-		rest(ctx, takeOver)
+		_ = sleep.For(ctx, takeOver)
 	}
 }
 
@@ -156,7 +157,7 @@ func (e *Expirer) sweep(ctx context.Context) {
 			e.orders.cfg.Logger.Warn("expirer", "error", err)
 			wait = takeOver
 		}
-		rest(ctx, wait)
+		_ = sleep.For(ctx, wait)
 		e.collect(ctx)
 	}
 }
@@ -267,7 +268,7 @@ func (e *Expirer) finish(ctx context.Context, s swept) {
 	f.until = time.Now().Add(f.wait)
 	if len(e.failed) > failedMost {
 		clear(e.failed)
-		rest(ctx, failedMaxWait)
+		_ = sleep.For(ctx, failedMaxWait)
 	}
 }
 
@@ -289,16 +290,6 @@ func (s *Service) expire(ctx context.Context, sku string, ids []ID) error {
 		}
 	}
 	return nil
-}
-
-// rest waits for a time, or until ctx ends.
-func rest(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
 
 // dueOrders are plain reads, which lock nothing, of the index that has the

@@ -5,13 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"flashsale/internal/sleep"
 )
 
 const (
@@ -91,10 +92,7 @@ func (w *Watch) Run(ctx context.Context) {
 		if time.Since(began) > 2*retryPauseMax {
 			pause = retryPause // it had worked
 		}
-		select {
-		case <-time.After(pause/2 + rand.N(pause)): // not all replicas at once
-		case <-ctx.Done():
-		}
+		_ = sleep.For(ctx, sleep.Jittered(pause))
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"flashsale/internal/sleep"
 )
 
 const (
@@ -65,7 +67,7 @@ func (db *DB) clearing(ctx context.Context, claim func() error) error {
 // killIdleBlockers looks after all claims, of any process, until ctx ends. One
 // claim at a time does so in this process: see blockerAgain.
 func (db *DB) killIdleBlockers(ctx context.Context) error {
-	if err := pause(ctx, blockerAfter); err != nil {
+	if err := sleep.For(ctx, blockerAfter); err != nil {
 		return err
 	}
 	select {
@@ -82,7 +84,7 @@ func (db *DB) killIdleBlockers(ctx context.Context) error {
 			return err
 		}
 		for {
-			if err := pause(ctx, blockerAgain+rand.N(blockerAgain)); err != nil {
+			if err := sleep.For(ctx, blockerAgain+rand.N(blockerAgain)); err != nil {
 				return err
 			}
 			now, err := idleBlockers(ctx, conn)

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"flashsale/internal/sleep"
 	"flashsale/internal/strategy"
 )
 
@@ -146,7 +147,7 @@ func (w Writer) version(ctx context.Context, conn *sql.Conn, sku string, n int32
 			row.Seq++
 			return row, nil
 		}
-		if err := pause(ctx, rand.N(versionBackoff)); err != nil {
+		if err := sleep.For(ctx, rand.N(versionBackoff)); err != nil {
 			return row, err
 		}
 	}
@@ -172,18 +173,7 @@ func Think(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return nil
 	}
-	return pause(ctx, d)
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return sleep.For(ctx, d)
 }
 
 func exec(ctx context.Context, conn *sql.Conn, query string, args ...any) (int64, error) {

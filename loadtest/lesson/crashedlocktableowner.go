@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/lesson/stage"
@@ -76,9 +77,5 @@ var crashedLockTableOwner = Lesson{
 
 // pause is a step of the story that takes time by itself.
 func pause(p *stage.Play, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-p.Context().Done():
-		p.Check(p.Context().Err())
-	}
+	p.Check(sleep.For(p.Context(), d))
 }

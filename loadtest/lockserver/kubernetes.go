@@ -15,6 +15,7 @@ import (
 
 	"flashsale/deploy/kubernetes"
 	"flashsale/internal/sandbox"
+	"flashsale/internal/sleep"
 )
 
 const (
@@ -90,10 +91,8 @@ func applyManifests(ctx context.Context, k *sandbox.Kubernetes) error {
 		if status != http.StatusNotFound && status != http.StatusTooManyRequests {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if sleep.For(ctx, crdPause) != nil {
 			return fmt.Errorf("the custom resource is not served: %w", err)
-		case <-time.After(crdPause):
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"flashsale/internal/order"
+	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 )
 
@@ -66,9 +67,7 @@ func (d *database) place(ctx context.Context, r *order.Request, try func(ctx con
 		if !stock.IsRetryable(err) {
 			break
 		}
-		select {
-		case <-time.After(rand.N(backoff)):
-		case <-ctx.Done():
+		if sleep.For(ctx, rand.N(backoff)) != nil {
 			return order.Placed{}, classify(err)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 )
 
@@ -114,10 +115,8 @@ func (d *Database) Watch(ctx context.Context, skus []string) []Sample {
 			samples = append(samples, s)
 		}
 		pause := max(sampleEvery-time.Since(start), (sampleShare-1)*time.Since(start))
-		select {
-		case <-ctx.Done():
+		if sleep.For(ctx, pause) != nil {
 			return samples
-		case <-time.After(pause):
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"flashsale/internal/httpapi/spec/speccheck"
+	"flashsale/internal/sleep"
 )
 
 const (
@@ -175,10 +176,8 @@ func (c *caller) settle(ctx context.Context, rng *rand.Rand, r request) (reply, 
 		if time.Since(first) > settleWithin {
 			return re, &broken{Flows, fmt.Sprintf("%s %s is not settled after %s: %s", r.method, r.path, settleWithin, re.outcome())}
 		}
-		select {
-		case <-ctx.Done():
-			return re, ctx.Err()
-		case <-time.After(wait):
+		if err := sleep.For(ctx, wait); err != nil {
+			return re, err
 		}
 	}
 }

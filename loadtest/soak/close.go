@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"flashsale/client/wire"
+	"flashsale/internal/sleep"
 )
 
 // sweptWithin is how long after its window an order may stay reserved: the replica
@@ -57,7 +58,7 @@ func (w *world) await(o *order) error {
 		if time.Since(o.is.ExpiresAt) > sweptWithin {
 			return breaks(Expires, "order %s is reserved %s after its window", o.is.ID, sweptWithin)
 		}
-		if err := w.sleep(max(time.Until(o.is.ExpiresAt), 50*time.Millisecond)); err != nil {
+		if err := sleep.For(w.ctx, max(time.Until(o.is.ExpiresAt), 50*time.Millisecond)); err != nil {
 			return err
 		}
 		if err := w.look(o); err != nil {
@@ -114,7 +115,7 @@ func (w *world) insist(n int32) (*order, error) {
 		case time.Since(began) > 2*memory:
 			return nil, breaks(NothingLeft, "%d units are left, and refused after %s", n, time.Since(began))
 		}
-		if err := w.sleep(100 * time.Millisecond); err != nil {
+		if err := sleep.For(w.ctx, 100*time.Millisecond); err != nil {
 			return nil, err
 		}
 	}

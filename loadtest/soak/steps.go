@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"flashsale/client/wire"
+	"flashsale/internal/sleep"
 )
 
 // steps are what a world does, by weight. The owner's are left out in a shared
@@ -324,14 +325,5 @@ func (w *world) wait() error {
 	if open := w.inState(wire.Reserved); len(open) > 0 && w.rng.IntN(2) == 0 {
 		d = time.Until(pick(w, open).is.ExpiresAt) + time.Duration(w.rng.IntN(40)-25)*time.Millisecond
 	}
-	return w.sleep(min(d, w.window))
-}
-
-func (w *world) sleep(d time.Duration) error {
-	select {
-	case <-w.ctx.Done():
-		return w.ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
+	return sleep.For(w.ctx, min(d, w.window))
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"flashsale/internal/sandbox"
+	"flashsale/internal/sleep"
 )
 
 // weather is what befalls the replicas: one after another is killed and started
@@ -50,7 +51,7 @@ func (w *weather) calm(from, to time.Time) bool {
 // running.
 func (w *weather) rage(ctx context.Context, rng *rand.Rand, replicas []*sandbox.Replica, say func(string)) error {
 	for {
-		if !rest(ctx, calmAtLeast+time.Duration(rng.Int64N(int64(calmAtMost-calmAtLeast)))) {
+		if sleep.For(ctx, calmAtLeast+time.Duration(rng.Int64N(int64(calmAtMost-calmAtLeast)))) != nil {
 			return nil
 		}
 		replica := replicas[rng.IntN(len(replicas))]
@@ -68,7 +69,7 @@ func (w *weather) strike(ctx context.Context, rng *rand.Rand, replica *sandbox.R
 	if kill {
 		say(replica.Name + " is killed")
 		replica.Kill()
-		rest(ctx, time.Duration(rng.Int64N(int64(longestDown))))
+		_ = sleep.For(ctx, time.Duration(rng.Int64N(int64(longestDown))))
 		if err := replica.Restart(context.WithoutCancel(ctx)); err != nil { // bounded by itself
 			return fmt.Errorf("start %s again: %w", replica.Name, err)
 		}
@@ -79,7 +80,7 @@ func (w *weather) strike(ctx context.Context, rng *rand.Rand, replica *sandbox.R
 	if err := replica.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	rest(ctx, d)
+	_ = sleep.For(ctx, d)
 	return replica.Signal(syscall.SIGCONT)
 }
 
@@ -98,14 +99,4 @@ func (w *weather) end() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.spells[len(w.spells)-1].to = time.Now()
-}
-
-// rest waits, and reports whether ctx lets it go on.
-func rest(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
 }

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/guard"
+	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 )
@@ -212,7 +213,7 @@ func (r *run) holdB(ctx context.Context) (order int, err error) {
 		if err != nil || e.Kind == reached {
 			return order, err
 		}
-		if err := pause(ctx); err != nil { // it was refused while A's lease stood
+		if err := sleep.For(ctx, tryPause); err != nil { // it was refused while A's lease stood
 			return 0, err
 		}
 	}
@@ -236,7 +237,7 @@ func (r *run) sellOut(ctx context.Context, sku string) error {
 		case e.Error != "" && time.Since(began) > stepTimeout:
 			return fmt.Errorf("b cannot sell %s: %s", sku, e.Error)
 		case e.Error != "":
-			if err := pause(ctx); err != nil {
+			if err := sleep.For(ctx, tryPause); err != nil {
 				return err
 			}
 		}
@@ -278,13 +279,4 @@ func (r *run) count(ctx context.Context, each func(stock.Balance)) error {
 		each(b)
 	}
 	return nil
-}
-
-func pause(ctx context.Context) error {
-	select {
-	case <-time.After(tryPause):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

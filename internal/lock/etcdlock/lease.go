@@ -13,6 +13,7 @@ import (
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/lease"
+	"flashsale/internal/sleep"
 )
 
 // ownLease is this process's claim to be alive. All its keys end with it.
@@ -136,7 +137,7 @@ func (l *Locker) loseLease(ls *ownLease, why error) {
 				l.cfg.Logger.Warn("etcd lock leaves a lease to expire", "error", err)
 				return
 			}
-			_ = lease.Sleep(l.ctx, lease.Jittered(pause))
+			_ = sleep.For(l.ctx, sleep.Jittered(pause))
 		}
 	})
 }

@@ -12,7 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"flashsale/internal/lock"
-	"flashsale/internal/lock/lease"
+	"flashsale/internal/sleep"
 )
 
 // Capabilities are what a Locker promises.
@@ -143,7 +143,7 @@ func (l *Locker) Lock(ctx context.Context, name string) (lock.Held, error) {
 			return nil, fmt.Errorf("lock %s: %w", name, err)
 		}
 		trouble = err
-		_ = lease.Sleep(ctx, lease.Jittered(pause))
+		_ = sleep.For(ctx, sleep.Jittered(pause))
 		pause = min(2*pause, retryPauseMax)
 	}
 }

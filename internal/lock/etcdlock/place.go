@@ -12,7 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"flashsale/internal/lock"
-	"flashsale/internal/lock/lease"
+	"flashsale/internal/sleep"
 )
 
 // state of a place. See the package's comment.
@@ -216,7 +216,7 @@ func (l *Locker) discard(ls *ownLease, key string, revision int64) {
 			select {
 			case <-ls.kept.Lost():
 				return
-			case <-time.After(lease.Jittered(pause)):
+			case <-time.After(sleep.Jittered(pause)):
 			}
 		}
 	})

@@ -10,7 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"flashsale/internal/lock/lease"
+	"flashsale/internal/sleep"
 )
 
 // queue is the view of one name's keys in etcd, and our places among them.
@@ -76,7 +76,7 @@ func (l *Locker) follow(ctx context.Context) {
 			pause = retryPause // it had worked
 		}
 		l.cfg.Logger.Warn("etcd lock opens its watch again", "error", err)
-		_ = lease.Sleep(ctx, lease.Jittered(pause))
+		_ = sleep.For(ctx, sleep.Jittered(pause))
 		if l.anyWaits() {
 			_ = l.catchUp(ctx, 0) // while there is no watch; it will be tried again
 		}

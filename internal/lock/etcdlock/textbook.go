@@ -11,8 +11,8 @@ import (
 	"go.etcd.io/etcd/client/v3/concurrency"
 
 	"flashsale/internal/lock"
-	"flashsale/internal/lock/lease"
 	"flashsale/internal/lock/processlock"
+	"flashsale/internal/sleep"
 )
 
 // TextbookCapabilities are what a Textbook promises. It is not fair: a waiter in
@@ -200,7 +200,7 @@ func (h *textbookHeld) Unlock(ctx context.Context) error {
 	}
 	lost := ended(h.session)
 	err := h.mutex.Unlock(ctx)
-	for err != nil && !ended(h.session) && lease.Sleep(ctx, unlockRest) == nil {
+	for err != nil && !ended(h.session) && sleep.For(ctx, unlockRest) == nil {
 		err = h.mutex.Unlock(ctx)
 	}
 	gate := h.Held.Unlock(ctx)

@@ -11,6 +11,7 @@ import (
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/lease"
+	"flashsale/internal/sleep"
 )
 
 // roomIdle is how long a room outlives its last place, so that the next Lock
@@ -165,7 +166,7 @@ func (r *room) attend(ctx context.Context) time.Time {
 		r.pause = retryPause
 		return due // a place keeps the room, and its renewals rouse it
 	}
-	again := now.Add(lease.Jittered(r.pause))
+	again := now.Add(sleep.Jittered(r.pause))
 	r.pause = min(2*r.pause, retryPauseMax)
 	if len(r.places) == 0 && again.Before(due) {
 		r.pause = retryPause // nobody waits for it, and whoever comes may ask

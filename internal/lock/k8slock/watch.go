@@ -10,7 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/watch"
 
-	"flashsale/internal/lock/lease"
+	"flashsale/internal/sleep"
 )
 
 // changed waits until a Lease that was just seen held is free or over. Whatever
@@ -66,13 +66,13 @@ var errWatchEnded = errors.New("the watch has ended")
 // again lets some time pass after a watch broke: it may break at once again.
 func (s *leases) again(ctx context.Context, name string, err error) error {
 	s.objects.log.Debug("a lock is read again", "lock", name, "err", err)
-	return lease.Sleep(ctx, lease.Jittered(watchPause))
+	return sleep.For(ctx, sleep.Jittered(watchPause))
 }
 
 // look opens the watch, from what we know on.
 func (r *room) look(ctx context.Context) error {
 	if time.Since(r.looked) < watchPause {
-		if err := lease.Sleep(ctx, lease.Jittered(watchPause)); err != nil {
+		if err := sleep.For(ctx, sleep.Jittered(watchPause)); err != nil {
 			return err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/processlock"
+	"flashsale/internal/sleep"
 )
 
 // Store is a server that gives a name to one owner at a time, for the length of
@@ -167,7 +168,7 @@ func (l *Locker) await(ctx context.Context, name string, gate lock.Held) (*held,
 			return nil, err
 		}
 		trouble = err
-		_ = Sleep(ctx, Jittered(pause))
+		_ = sleep.For(ctx, sleep.Jittered(pause))
 		pause = min(2*pause, maxPause)
 	}
 }
@@ -270,7 +271,7 @@ func (l *Locker) takeBack(name, owner string, asked time.Time, doubtful bool) {
 		if last || time.Now().After(end) {
 			return
 		}
-		_ = Sleep(l.ctx, Jittered(pause))
+		_ = sleep.For(l.ctx, sleep.Jittered(pause))
 	}
 }
 
@@ -304,7 +305,7 @@ func (l *Locker) callTimeout() time.Duration { return l.cfg.TTL / renewals }
 func (l *Locker) changed(ctx context.Context, name string) error {
 	if l.cfg.Changed == nil {
 		// Spread, so that those who were refused together do not ask together.
-		return Sleep(ctx, l.cfg.Poll+rand.N(l.cfg.Poll))
+		return sleep.For(ctx, l.cfg.Poll+rand.N(l.cfg.Poll))
 	}
 	answer := make(chan error, 1)
 	l.wg.Go(func() { answer <- l.cfg.Changed(ctx, name) })

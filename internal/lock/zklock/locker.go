@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"flashsale/internal/lock"
-	"flashsale/internal/lock/lease"
+	"flashsale/internal/sleep"
 )
 
 // Capabilities are what a Locker promises.
@@ -126,7 +126,7 @@ func (l *Locker) Lock(ctx context.Context, name string) (lock.Held, error) {
 		case err == nil:
 			return p, nil
 		case ctx.Err() == nil && (errors.Is(err, errVanished) || errors.Is(err, errSessionLost)):
-			_ = lease.Sleep(ctx, lease.Jittered(retryPause)) // and stand in the queue again
+			_ = sleep.For(ctx, sleep.Jittered(retryPause)) // and stand in the queue again
 		default:
 			return nil, l.failed("lock", name, err)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/lease"
+	"flashsale/internal/sleep"
 )
 
 // anyVersion: a node's name is never used again, so that it cannot be another's.
@@ -196,7 +197,7 @@ func (p *place) create() error {
 			return err
 		}
 		s.note(err)
-		_ = lease.Sleep(s.ctx, lease.Jittered(pause))
+		_ = sleep.For(s.ctx, sleep.Jittered(pause))
 		if err := p.find(); err != nil || p.node != "" {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/lease"
+	"flashsale/internal/sleep"
 )
 
 // errSessionLost: the session has ended, or must be taken to have.
@@ -301,7 +302,7 @@ func (s *session) call(ctx context.Context, request func() error) error {
 			return err
 		}
 		s.note(err)
-		_ = lease.Sleep(ctx, lease.Jittered(pause))
+		_ = sleep.For(ctx, sleep.Jittered(pause))
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"flashsale/internal/lock/lease"
+	"flashsale/internal/sleep"
 )
 
 // hosts tells the client library which server to try next. It leaves names
@@ -62,12 +62,12 @@ func (h *hosts) pause() time.Duration {
 	if rounds == 0 {
 		return 0
 	}
-	return lease.Jittered(min(retryPause<<min(rounds-1, 10), dialPauseMax))
+	return sleep.Jittered(min(retryPause<<min(rounds-1, 10), dialPauseMax))
 }
 
 // dial makes a connection for the client library.
 func (s *session) dial(network, address string, timeout time.Duration) (net.Conn, error) {
-	_ = lease.Sleep(s.dialing, s.hosts.pause())
+	_ = sleep.For(s.dialing, s.hosts.pause())
 	dialer := net.Dialer{Timeout: min(timeout, s.locker.cfg.TTL/dialShare)}
 	conn, err := dialer.DialContext(s.dialing, network, address)
 	if err != nil {

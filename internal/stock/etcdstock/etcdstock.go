@@ -13,6 +13,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"flashsale/internal/sleep"
 )
 
 var (
@@ -340,12 +342,5 @@ func checkOrder(order string) error {
 // pause waits for longer the more tries were in vain, at random.
 func pause(ctx context.Context, try int) error {
 	most := min(pauseMin<<min(try, 6), pauseMax)
-	timer := time.NewTimer(pauseMin + rand.N(most))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return sleep.For(ctx, pauseMin+rand.N(most))
 }

@@ -18,6 +18,7 @@ import (
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/zklock"
 	"flashsale/internal/sandbox"
+	"flashsale/internal/sleep"
 )
 
 const (
@@ -232,16 +233,7 @@ func (c *counter) rest(ctx context.Context, watches int) error {
 			return err
 		}
 		last = n
-		sleep(ctx, poll)
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
+		_ = sleep.For(ctx, poll)
 	}
 }
 

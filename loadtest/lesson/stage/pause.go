@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"flashsale/internal/sandbox"
+	"flashsale/internal/sleep"
 )
 
 // Pause stops a process (SIGSTOP), and returns when no thread of it runs any
@@ -24,10 +25,8 @@ func (p *Play) Pause(process *sandbox.Process) error {
 		if stopped || err != nil {
 			return err
 		}
-		select {
-		case <-time.After(time.Millisecond): // the kernel tells only who asks
-		case <-p.ctx.Done():
-			return p.ctx.Err()
+		if err := sleep.For(p.ctx, time.Millisecond); err != nil { // the kernel tells only who asks
+			return err
 		}
 	}
 }
