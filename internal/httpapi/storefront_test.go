@@ -145,6 +145,52 @@ func TestTheStorefrontSellsLive(t *testing.T) {
 	b.await("!document.querySelector('#enter').hidden")
 }
 
+// TestTheStorefrontShowsOlderOrders shows one page of a customer's orders after the
+// other, up to the first.
+func TestTheStorefrontShowsOlderOrders(t *testing.T) {
+	t.Parallel()
+	s, b := shop(t)
+	s.sell("stool", "Pine stool", 1000, "")
+	ann := customer(t, "ann")
+	for i := range 103 {
+		quantity := 2
+		if i == 0 {
+			quantity = 7
+		}
+		s.order(ann, fmt.Sprint(i), fmt.Sprintf(`{"sku":"stool","quantity":%d}`, quantity)).check(t, 201, "", "")
+	}
+	rows := func(n int) string { return fmt.Sprintf("document.querySelectorAll('#orders li').length === %d", n) }
+	b.do(chromedp.Navigate(s.URL + "/#token=" + ann))
+	b.await(rows(50))
+	b.await(shows("#older", "Show older orders"))
+	b.do(chromedp.ScrollIntoView(chromedp.CSS("#older")))
+	b.picture("storefront-older")
+	// What is bought meanwhile is the first, and takes the place of none.
+	b.buy("stool", "3")
+	b.await(shows("#orders li:first-child", "3 × Pine stool"))
+	b.press("#older")
+	b.await(rows(101))
+	b.press("#older")
+	b.await(rows(104))
+	b.await("document.querySelector('#older').hidden")
+	b.await(shows("#orders li:last-child", "7 × Pine stool"))
+	if !eval[bool](b, "[...document.querySelectorAll('#orders li')].every((li, i, all) => !i || all[i - 1].dataset.order > li.dataset.order)") {
+		t.Error("the orders are not shown in their order")
+	}
+	b.press("#orders li:last-child .cancel")
+	b.await(shows("#orders li:last-child", "Cancelled"))
+
+	// Another customer has none of them.
+	b.press("#leave")
+	b.await(rows(0))
+	b.do(chromedp.SendKeys(chromedp.CSS("#token"), customer(t, "ben")+"\r"))
+	b.await(shows("#who", "ben"))
+	b.await(shows("#no-orders", "You have no orders yet."))
+	if !eval[bool](b, "document.querySelector('#older').hidden") {
+		t.Error("who has no orders is offered older ones")
+	}
+}
+
 // lossy stands between the browser and a replica. It loses the answers to so many
 // orders, and refuses so many before that.
 type lossy struct {

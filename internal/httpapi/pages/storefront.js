@@ -221,7 +221,7 @@ async function buy(card) {
   try {
     const placed = await call("POST", "/v1/orders", { key: order.key, body: { sku: sku.sku, quantity: order.quantity } });
     say(`Reserved for you: ${placed.quantity} × ${sku.name}. Pay within ${duration(Date.parse(placed.expires_at) - now())}.`);
-    showOrder(placed, true);
+    showOrder(placed);
   } catch (problem) {
     unsure = problem.unsure;
     say(explain(problem), true);
@@ -277,8 +277,9 @@ function follow() {
 // --- My orders.
 
 const orders = new Map(); // by id: {order, node}
+let older = null; // the cursor of those that came before, if there are any
 
-function showOrder(order, first = false) {
+function showOrder(order) {
   let row = orders.get(order.id);
   if (!row) {
     const node = find("#order-row").content.cloneNode(true).firstElementChild;
@@ -287,7 +288,9 @@ function showOrder(order, first = false) {
     node.dataset.order = order.id;
     find(".pay", node).onclick = () => close(row, "payment", { reference: "storefront-" + order.id });
     find(".cancel", node).onclick = () => close(row, "cancellation");
-    find("#orders")[first ? "prepend" : "append"](node);
+    // Ids sort as the service lists them, the newest first.
+    const after = [...find("#orders").children].find((other) => other.dataset.order < order.id);
+    find("#orders").insertBefore(node, after ?? null);
   }
   row.order = order;
   find("#no-orders").hidden = true;
@@ -321,16 +324,38 @@ async function close(row, how, body) {
     say(how === "payment" ? "Paid. Thank you." : "Cancelled. Its units are on sale again.");
   } catch (problem) {
     say(explain(problem), true);
-    loadOrders().catch(() => {});
+    loadOrder(row).catch(() => {});
   }
   row.busy = false;
   drawOrder(row);
 }
 
-async function loadOrders() {
-  const list = await call("GET", "/v1/orders?limit=50");
-  list.items.forEach((order) => showOrder(order));
+async function loadOrder(row) {
+  row.order = await call("GET", "/v1/orders/" + row.order.id);
+  drawOrder(row);
 }
+
+// loadOrders shows the newest orders, or those from a cursor on.
+async function loadOrders(cursor = "") {
+  const whose = token();
+  try {
+    const list = await call("GET", "/v1/orders?limit=50" + (cursor && "&cursor=" + encodeURIComponent(cursor)));
+    if (token() !== whose) return; // somebody else has come
+    list.items.forEach((order) => showOrder(order));
+    older = list.next_cursor;
+    find("#older").hidden = older === null;
+  } catch (problem) {
+    if (token() !== whose) return;
+    say(explain(problem), true);
+    if (problem.slug === "unauthorized") signOut();
+  }
+}
+
+find("#older").onclick = async ({ target }) => {
+  target.disabled = true;
+  await loadOrders(older);
+  target.disabled = false;
+};
 
 function signedIn() {
   const known = Boolean(token());
@@ -341,16 +366,14 @@ function signedIn() {
   // Orders without an answer outlive a token, and are nobody else's.
   if (store.getItem("customer") !== subject()) forgetUnsure();
   store.setItem("customer", subject());
-  loadOrders().catch((problem) => {
-    say(explain(problem), true);
-    if (problem.slug === "unauthorized") signOut();
-  });
+  loadOrders();
 }
 
 function signOut() {
   store.removeItem("token");
   orders.forEach(({ node }) => node.remove());
   orders.clear();
+  find("#older").hidden = true;
   find("#no-orders").hidden = false;
   signedIn();
 }
@@ -385,7 +408,7 @@ setInterval(() => {
     const over = row.order.status === "reserved" && Date.parse(row.order.expires_at) + 2000 < now();
     if (over && !row.asked) {
       row.asked = true;
-      loadOrders().catch(() => {});
+      loadOrder(row).catch(() => {});
     }
     drawOrder(row);
   });
