@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -233,23 +231,9 @@ func (s *server) Address() string {
 	return string(told)
 }
 
-// Pause returns when no thread of the server runs any more.
-func (s *server) Pause(tb testing.TB) {
-	tb.Helper()
-	if err := s.Signal(syscall.SIGSTOP); err != nil {
-		tb.Fatal(err)
-	}
-	for !stopped(s.Pid()) {
-		time.Sleep(time.Millisecond)
-	}
-}
+func (s *server) Pause(tb testing.TB) { sandboxtest.Pause(tb, s.Process) }
 
-func (s *server) Resume(tb testing.TB) {
-	tb.Helper()
-	if err := s.Signal(syscall.SIGCONT); err != nil {
-		tb.Fatal(err)
-	}
-}
+func (s *server) Resume(tb testing.TB) { sandboxtest.Resume(tb, s.Process) }
 
 func (s *server) Kill(testing.TB) { s.Kubernetes.Kill() }
 
@@ -259,22 +243,6 @@ func (s *server) Restart(tb testing.TB) {
 	if err := s.Process.Restart(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
-}
-
-// stopped reports whether all threads of a process are stopped.
-func stopped(pid int) bool {
-	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-	for _, file := range files {
-		stat, err := os.ReadFile(file)
-		if err != nil {
-			continue // the thread has ended
-		}
-		// pid (name) state ...: the name may hold anything.
-		if _, rest, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(rest, "T") {
-			return false
-		}
-	}
-	return len(files) > 0
 }
 
 // object is what stands for a name; nil before its first lock.

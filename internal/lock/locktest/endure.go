@@ -21,8 +21,7 @@ func (s *suite) outlives(t *testing.T) {
 		s.unpromised(t, "a lease is renewed")
 		return
 	}
-	here := s.open(t)
-	there := s.another(t, here)
+	here, there := s.open(t), s.openLong(t)
 	for range tries { // a machine that stops for most of a TTL loses it
 		if s.outlive(t, here, there, name) {
 			return

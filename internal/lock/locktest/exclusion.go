@@ -139,7 +139,7 @@ func (s *suite) exclusion(t *testing.T) {
 // tokens takes a lock in turns in two processes, gives it back, and loses it.
 func (s *suite) tokens(t *testing.T) {
 	const name = "tokens"
-	here := s.open(t)
+	here, brief := s.openLong(t), s.open(t)
 	if !s.Capabilities.Token {
 		held := mustLock(t, here, name)
 		if held.Token() != 0 {
@@ -150,7 +150,7 @@ func (s *suite) tokens(t *testing.T) {
 	}
 	there := s.spawn(t)
 	last := lock.Token(0)
-	for i, locker := range []lock.Locker{here, there, here, there, here} {
+	for i, locker := range []lock.Locker{here, there, brief, there, here} {
 		held := mustLock(t, locker, name)
 		if held.Token() <= last {
 			t.Errorf("grant %d has token %d after %d", i, held.Token(), last)

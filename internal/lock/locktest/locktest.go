@@ -163,6 +163,16 @@ func (s *suite) open(t *testing.T) lock.Locker {
 	return locker
 }
 
+// openLong is open with a lease that does not run out, for those beside whom
+// another's ends.
+func (s *suite) openLong(t *testing.T) lock.Locker {
+	t.Helper()
+	if s.OpenLong == nil {
+		return s.open(t)
+	}
+	return s.withLongLeases().open(t)
+}
+
 // another opens a Locker that stands for another process: a second one, where
 // the lock is between processes, and else the same.
 func (s *suite) another(t *testing.T, first lock.Locker) lock.Locker {
