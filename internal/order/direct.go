@@ -314,6 +314,7 @@ func withinLimit(ctx context.Context, conn *sql.Conn, row *stock.Row, r *Request
 
 // resolve finds out whether an order was made whose COMMIT went unanswered.
 func (d *direct) resolve(ctx context.Context, r *Request, o Order) (Placed, error) {
+	d.cfg.Metrics.Unknown.Inc()
 	found, err := settle(ctx, d.cfg.DB, r.SKU, []ID{o.ID})
 	if err != nil {
 		return Placed{}, fmt.Errorf("%w: %w", ErrUnknown, err)

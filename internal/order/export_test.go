@@ -11,6 +11,9 @@ import (
 	"flashsale/internal/strategy"
 )
 
+// MetricsOf is where a service counts.
+func MetricsOf(s *Service) *Metrics { return s.cfg.Metrics }
+
 // KeysQuery is the look-up of n keys, for a test of how the server runs it.
 func KeysQuery(n int) (query string, args []any) {
 	keys := make([]byKey, n)

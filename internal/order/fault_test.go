@@ -136,14 +136,21 @@ func TestLostCommitIsResolved(t *testing.T) {
 			forGuarded(t, func(t *testing.T, strategy string) {
 				dsn := newDSN(t, stock.Stock{Units: 10})
 				w := newWire(how, "COMMIT")
+				w.left.Store(0) // a lock's own row is committed before the first order
 				service := startReplica(t, options{dsn: w.dsn(dsn), strategy: strategy, ttl: testTTL})
 				for i := range 3 {
+					if i == 1 {
+						w.left.Store(1)
+					}
 					if _, err := service.Place(t.Context(), buy("ann", fmt.Sprint("k", i), 2)); err != nil {
 						t.Errorf("order %d: %v", i, err)
 					}
 				}
 				if w.left.Load() > 0 {
 					t.Error("no packet was cut")
+				}
+				if n := value(order.MetricsOf(service).Unknown); n != 1 {
+					t.Errorf("%v unknown commits were counted, want 1", n)
 				}
 				if got := audit(t, dsn).Reserved; got != 6 {
 					t.Errorf("%d units reserved, want 6", got)

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
@@ -217,6 +219,29 @@ func start(t testing.TB, o options) *replica {
 		}
 	})
 	return r
+}
+
+// value is what a counter or a gauge says.
+func value(m prometheus.Metric) float64 {
+	var says dto.Metric
+	if err := m.Write(&says); err != nil {
+		panic(err)
+	}
+	return says.GetCounter().GetValue() + says.GetGauge().GetValue()
+}
+
+// testPatience is how long the tests wait for what has to happen, however busy
+// the machine is.
+const testPatience = 2 * time.Minute
+
+// eventually waits until that holds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(testPatience); !holds(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %s in vain for %s", testPatience, what)
+		}
+	}
 }
 
 func buy(customer, key string, n int32) order.Request {
