@@ -127,6 +127,10 @@ func TestFenceOfASingleOrder(t *testing.T) {
 			if err := group.Wait(); err != nil {
 				t.Error(err)
 			}
+			fenced := value(order.MetricsOf(first).Fenced) + value(order.MetricsOf(second).Fenced)
+			if (fenced > 0) != (test.oversold == 0) {
+				t.Errorf("%v refusals by the fence were counted", fenced)
+			}
 			report, err := stock.Audit(t.Context(), open(t, dsn))
 			if err != nil {
 				t.Fatal(err)

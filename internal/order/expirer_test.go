@@ -46,8 +46,14 @@ func expire(t *testing.T, r *replica, dsn string, leases bool) (stop func()) {
 // await waits until a query says so.
 func (s *shop) await(t *testing.T, query string, args ...any) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), testPatience)
+	defer cancel()
 	for done := false; !done; {
-		if err := s.replicas[0].db.SQL.QueryRowContext(t.Context(), "SELECT ("+query+") OR SLEEP(0.02)", args...).Scan(&done); err != nil {
+		err := s.replicas[0].db.SQL.QueryRowContext(ctx, "SELECT ("+query+") OR SLEEP(0.02)", args...).Scan(&done)
+		if ctx.Err() != nil {
+			t.Fatalf("waited %s in vain for %s %v", testPatience, query, args)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -98,16 +104,13 @@ func TestExpiryReturnsTheUnitsOnce(t *testing.T) {
 // awaitUnits waits until etcd has so many units available again.
 func (s *shop) awaitUnits(t *testing.T, n int64) {
 	t.Helper()
-	for {
+	eventually(t, fmt.Sprint(n, " units in etcd"), func() bool {
 		got, err := s.replicas[0].units.Read(t.Context(), testSKU)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.Available == n {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return got.Available == n
+	})
 }
 
 // A payment at the end of the window, with two that sweep: one of them wins.
@@ -188,6 +191,14 @@ func TestTenThousandOrdersExpire(t *testing.T) {
 	if got := s.audit(t); got.Returned != units || got.Available != units {
 		t.Errorf("%+v; want all returned", got)
 	}
+	// What makes the rate: each transaction leaves its name in the orders it ends.
+	var transactions int
+	if err := s.replicas[0].db.SQL.QueryRowContext(t.Context(), "SELECT COUNT(DISTINCT returned_by) FROM orders").Scan(&transactions); err != nil {
+		t.Fatal(err)
+	}
+	if transactions == 0 || transactions > units/100 {
+		t.Errorf("the orders ended in %d transactions, want hundreds in each", transactions)
+	}
 }
 
 // Many SKUs with few orders each need their locks one by one.
@@ -237,6 +248,8 @@ func TestLockedSKUDoesNotHoldUpTheExpiryOfOthers(t *testing.T) {
 	}()
 	expire(t, s.replicas[0], s.dsn, true)
 	s.await(t, noneReserved+" AND sku = 'free'")
+	lag := order.MetricsOf(s.at(0)).SweepLag
+	eventually(t, "the lag of a minute and more", func() bool { return value(lag) >= 60 })
 	select {
 	case <-busy:
 		t.Fatal("the row was not locked any more")
@@ -246,6 +259,7 @@ func TestLockedSKUDoesNotHoldUpTheExpiryOfOthers(t *testing.T) {
 	<-busy
 	_ = tx.Rollback()
 	s.await(t, noneReserved)
+	eventually(t, "the lag's end", func() bool { return value(lag) == 0 })
 	s.audit(t)
 }
 
@@ -260,8 +274,8 @@ func sleeper(t *testing.T, s *shop) (id int64) {
 	return id
 }
 
-// One replica at a time sweeps; when it ends, the next takes over at once, and
-// when it dies, once its lease has run out.
+// One replica at a time sweeps; when it ends, it gives the lease back, and the
+// next has it when it asks again; when it dies, once the lease has run out.
 func TestExpiryIsTakenOver(t *testing.T) {
 	t.Parallel()
 	s := openShop(t, "etcd", stock.Stock{Units: 10}, time.Second)
@@ -281,8 +295,12 @@ func TestExpiryIsTakenOver(t *testing.T) {
 	if early := leased.Sub(*found.ClosedAt); early > 0 {
 		t.Errorf("it expired %s before another's lease", early)
 	}
-	expire(t, s.replicas[1], s.dsn, true)
 	stop()
+	var owner string
+	if err := s.replicas[0].db.SQL.QueryRowContext(t.Context(), "SELECT owner FROM leases WHERE name = '#expiry'").Scan(&owner); err != nil || owner != "" {
+		t.Errorf("after its end %q has the lease, error %v", owner, err)
+	}
+	expire(t, s.replicas[1], s.dsn, true)
 	s.mustBuy(t, 0, "ben", "k", 1)
 	s.await(t, noneReserved)
 	s.audit(t)

@@ -46,6 +46,8 @@ type childResult struct {
 	ID       string
 	Replayed bool
 	Err      string
+	// Fenced is how often the child has counted that it was fenced.
+	Fenced float64
 }
 
 func childMain() int {
@@ -97,7 +99,7 @@ func runChild(cfg childConfig) error {
 		return expireAsChild(cfg, r, stop)
 	}
 	placed, err := r.orders.Place(context.Background(), cfg.Order)
-	result := childResult{ID: placed.Order.ID.String(), Replayed: placed.Replayed}
+	result := childResult{ID: placed.Order.ID.String(), Replayed: placed.Replayed, Fenced: value(order.MetricsOf(r.orders).Fenced)}
 	if err != nil {
 		result.Err = err.Error()
 	}
@@ -242,8 +244,12 @@ func TestStaleHolderIsFenced(t *testing.T) {
 			if _, err := service.Place(t.Context(), buy("ben", "k", 1)); err != nil {
 				t.Fatal(err)
 			}
-			if got := c.resume(); got.Err != test.answer {
+			got := c.resume()
+			if got.Err != test.answer {
 				t.Errorf("the stale holder answered %q, want %q", got.Err, test.answer)
+			}
+			if (got.Fenced > 0) != (test.oversold == 0) {
+				t.Errorf("the stale holder counted %v refusals by the fence", got.Fenced)
 			}
 			report, err := stock.Audit(t.Context(), open(t, dsn))
 			if err != nil {

@@ -1,0 +1,64 @@
+package order_test
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/lock/processlock"
+	"flashsale/internal/order"
+	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
+)
+
+// A desk that waits for its lock keeps as many orders as its queue has places, and
+// as many that it has taken out of it. The next one is told at once, and nothing
+// of it is kept.
+func TestFullDeskIsBusyAtOnce(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t, stock.Stock{Units: 10})
+	locker, metrics := &crowd{Locker: processlock.New(), full: make(chan struct{})}, order.NewMetrics(nil)
+	service := order.New(order.Config{DB: open(t, dsn), Strategy: mustFind(t, "etcd"), Fence: strategy.FenceOff, Locker: locker,
+		PaymentWindow: time.Minute, RequestTimeout: time.Minute, Desk: order.DeskConfig{Queue: 1}, Metrics: metrics, Logger: slog.New(slog.DiscardHandler)})
+	var waiting errgroup.Group
+	place := func(customer string) {
+		waiting.Go(func() error {
+			_, err := service.Place(t.Context(), buy(customer, "k", 1))
+			return err
+		})
+	}
+	place("taken out")
+	eventually(t, "the lock to be asked for", func() bool { return locker.asking.Load() == 1 })
+	place("in the queue")
+	eventually(t, "two orders to wait", func() bool { return value(metrics.Waiting) == 2 })
+
+	// Whoever waited for an answer would get another error, after a minute.
+	for i := range 3 {
+		if _, err := service.Place(t.Context(), buy(fmt.Sprint("customer-", i), "k", 1)); !errors.Is(err, order.ErrBusy) {
+			t.Errorf("got %v, want %v", err, order.ErrBusy)
+		}
+	}
+	if full, waiting := value(metrics.Full), value(metrics.Waiting); full != 3 || waiting != 2 {
+		t.Errorf("%v refusals were counted, and %v orders as waiting; want 3 and 2", full, waiting)
+	}
+	close(locker.full)
+	if err := waiting.Wait(); err != nil {
+		t.Error(err)
+	}
+	if n := value(metrics.Waiting); n != 0 {
+		t.Errorf("%v orders are counted as waiting in the end", n)
+	}
+	if _, err := service.Place(t.Context(), buy("customer-0", "k", 1)); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+	if err := service.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := audit(t, dsn).Reserved; got != 3 {
+		t.Errorf("%d units reserved, want 3", got)
+	}
+}
