@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -116,6 +118,72 @@ func TestEndWithoutDelayLosesNothing(t *testing.T) {
 	}
 	b.await(50)
 	b.check(dsn, 0)
+}
+
+// givenBackWithin is how long docs/operations.md says that giving everything back
+// takes at most, beside --drain-delay and --drain-timeout.
+const givenBackWithin = 15 * time.Second
+
+// Servers that take connections and say nothing cost each of their time-outs, and
+// must not cost more than whoever ends a replica was told to wait.
+func TestEndIsBoundedWhenTheServersHang(t *testing.T) {
+	t.Parallel()
+	own := sandboxtest.Start(t, sandbox.Config{MySQL: true, EtcdNodes: 1})
+	dsn, err := own.MySQL.CreateDatabase(t.Context(), "hang")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const drainTimeout = 2 * time.Second
+	cfg := drainConfig(dsn, "a", 0)
+	cfg.EtcdEndpoints = own.EtcdEndpoints()
+	cfg.Args = append(cfg.Args, "--drain-timeout="+drainTimeout.String())
+	c := start(t, cfg)
+	c.putSKU("lamp", 10)
+	if status, err := c.order("lamp", "ann"); err != nil || status != http.StatusCreated {
+		t.Fatalf("got %d, %v; want 201", status, err)
+	}
+	for _, server := range []*sandbox.Process{own.MySQL.Process, own.Etcd[0].Process} {
+		if err := server.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = server.Signal(syscall.SIGCONT) })
+	}
+	var inHand sync.WaitGroup
+	defer inHand.Wait()
+	inHand.Go(func() { _, _ = c.order("lamp", "bob") }) // nobody can serve it
+	told := time.Now()
+	if err := c.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	err = c.Wait(t.Context())
+	took := time.Since(told)
+	t.Logf("it ended after %s: %v", took.Round(time.Millisecond), err)
+	if err == nil || !strings.Contains(c.LogTail(20), "close lock") {
+		t.Errorf("it ended with %v, and does not say that the lock was not given back", err)
+	}
+	if took > drainTimeout+givenBackWithin {
+		t.Errorf("it ended after %s, want at most %s and %s", took, drainTimeout, givenBackWithin)
+	}
+}
+
+// What hangs is waited for once, not once for each.
+func TestWhatSharesARoundHangsTogether(t *testing.T) {
+	t.Parallel()
+	hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	var o round
+	for _, name := range []string{"lock", "mirror", "presence"} {
+		o.add(name, hang)
+	}
+	began := time.Now()
+	err := o.giveBack()
+	if took := time.Since(began); took < closeTimeout || took > 2*closeTimeout {
+		t.Errorf("three that hang took %s, want %s", took, closeTimeout)
+	}
+	for _, name := range []string{"lock", "mirror", "presence"} {
+		if err == nil || !strings.Contains(err.Error(), "close "+name) {
+			t.Errorf("the error %v does not name %s", err, name)
+		}
+	}
 }
 
 func TestSecondSignalEndsAtOnce(t *testing.T) {

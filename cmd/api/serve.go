@@ -187,9 +187,6 @@ type replica struct {
 	draining     atomic.Bool
 }
 
-// closeTimeout bounds each step of giving back what a replica holds.
-const closeTimeout = 3 * time.Second
-
 // ready asks every server that an order needs.
 func (r *replica) ready(ctx context.Context) map[string]error {
 	// At the same time: one that hangs must not make another look as if it did.
@@ -274,52 +271,4 @@ func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 	case <-ctx.Done():
 	}
 	return r.drain(ctx, server)
-}
-
-// close gives everything back, from the top down: orders first, so that the lock
-// is held while the last of them commit; then the lock, whose lease is revoked.
-func (r *replica) close() error {
-	var errs []error
-	step := func(name string, f func(context.Context) error) {
-		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-		defer cancel()
-		if err := f(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("close %s: %w", name, err))
-		}
-	}
-	if r.stopSettings != nil {
-		r.stopSettings()
-	}
-	if r.stopExpirer != nil {
-		step("expirer", r.stopExpirer)
-	}
-	if r.orders != nil {
-		step("orders", r.orders.Close)
-	}
-	if r.guard != nil && r.guard.Locker != nil {
-		step("lock", r.guard.Locker.Close)
-	}
-	if r.stopMirror != nil {
-		step("mirror", r.stopMirror)
-	}
-	if r.guard != nil {
-		step("the lock's server", func(context.Context) error { return r.guard.Close() })
-	}
-	if r.watchman != nil {
-		step("the presence", r.watchman.stop)
-	}
-	if r.mirrorDB != nil {
-		step("MySQL", func(context.Context) error { return r.mirrorDB.Close() })
-	}
-	if r.db != nil {
-		step("MySQL", func(context.Context) error { return r.db.Close() })
-	}
-	// Last, with the spans of what was done at the end. A collector that does not
-	// answer is no failure of this replica's.
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
-	if err := r.tracing.Close(ctx); err != nil {
-		r.logger.Warn("the last spans were not sent", "error", err)
-	}
-	return errors.Join(errs...)
 }
