@@ -198,6 +198,35 @@ func TestProxyAnswersAsTheServiceDoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("a replica's metrics", status, body, http.StatusNotFound, "/errors/not-found")
+	large, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.url+"/v1/skus", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large.Header.Set("X-Large", strings.Repeat("a", 20<<10))
+	if status, body = do(t, large); status != http.StatusOK {
+		t.Errorf("headers of 20 KiB: %d %s, want a replica to refuse them in its own words", status, body)
+	}
+	large.Header.Set("X-Large", strings.Repeat("a", 40<<10))
+	if status, body = do(t, large); status != http.StatusBadRequest {
+		t.Errorf("headers of 40 KiB: %d %s, want 400", status, body)
+	}
+	if atLeast(t, 3, 2) { // see haproxy.cfg
+		check("headers of 40 KiB", status, body, http.StatusBadRequest, "/errors/malformed-request")
+	}
+}
+
+// atLeast says whether this machine's HAProxy is of this version or a later one.
+func atLeast(t *testing.T, major, minor int) bool {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), haproxy(t), "-v").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var have [2]int
+	if _, err := fmt.Sscanf(string(out), "HAProxy version %d.%d", &have[0], &have[1]); err != nil {
+		t.Fatalf("haproxy -v: %q: %v", out, err)
+	}
+	return have[0] > major || have[0] == major && have[1] >= minor
 }
 
 func TestProxyTellsWhoCalls(t *testing.T) {
