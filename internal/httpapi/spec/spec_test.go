@@ -1,6 +1,7 @@
 package spec_test
 
 import (
+	"net/http"
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -21,5 +22,35 @@ func TestDocumentIsValidOpenAPI(t *testing.T) {
 	}
 	if err := doc.Validate(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// Calls that may be limited say with each success what is left.
+func TestLimitedCallsDeclareTheirHeaders(t *testing.T) {
+	doc, err := openapi3.NewLoader().LoadFromData(spec.YAML)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited := 0
+	for _, path := range doc.Paths.Map() {
+		for _, operation := range path.Operations() {
+			if operation.Responses.Status(http.StatusTooManyRequests) == nil {
+				continue
+			}
+			limited++
+			for status, response := range operation.Responses.Map() {
+				if status[0] != '2' && status != "304" && status != "429" {
+					continue
+				}
+				for _, name := range []string{"RateLimit", "RateLimit-Policy"} {
+					if header := response.Value.Headers[name]; header == nil || header.Value.Required {
+						t.Errorf("%s does not declare, as optional, the header %s of %s", operation.OperationID, name, status)
+					}
+				}
+			}
+		}
+	}
+	if limited == 0 {
+		t.Error("no call is limited")
 	}
 }

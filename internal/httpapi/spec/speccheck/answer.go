@@ -75,16 +75,17 @@ func (c *Checker) checkHeaders(response map[string]any, got http.Header) error {
 		if err != nil {
 			return err
 		}
-		text := got.Get(name)
-		if text == "" {
+		if got.Get(name) == "" {
 			if header["required"] == true {
 				return fmt.Errorf("header %s is missing", name)
 			}
 			continue
 		}
 		schema := header["schema"].(map[string]any)
-		if err := c.valid(schema, literal(schema, text)); err != nil {
-			return fmt.Errorf("header %s is %q: %w", name, text, err)
+		for _, text := range got.Values(name) { // a list's lines, each by itself
+			if err := c.valid(schema, literal(schema, text)); err != nil {
+				return fmt.Errorf("header %s is %q: %w", name, text, err)
+			}
 		}
 	}
 	return nil

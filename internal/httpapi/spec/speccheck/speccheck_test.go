@@ -45,6 +45,9 @@ func TestAnswersOutsideTheContractAreReported(t *testing.T) {
 		{"a page", "GET /docs", "", 200, "Content-Type: text/html", "<p>", ""},
 		{"no ETag", "GET /v1/skus/lamp", "", 200, "Content-Type: application/json", lamp, "ETag is missing"},
 		{"ETag without quotes", "GET /v1/skus/lamp", "", 200, "Content-Type: application/json|Etag: 1-1", lamp, "header ETag"},
+		{"two limits", "GET /v1/skus/lamp", "", 200, `Content-Type: application/json|Etag: "1-1"|Ratelimit: "address";r=1;t=2|Ratelimit: "customer";r=3;t=4`, lamp, ""},
+		{"a limit in a form of its own", "GET /v1/skus/lamp", "", 200,
+			`Content-Type: application/json|Etag: "1-1"|Ratelimit: "address";r=1;t=2|Ratelimit: limit=3`, lamp, "header RateLimit"},
 		{"undeclared status", "GET /v1/skus/lamp", "", 418, "Content-Type: " + problem, unknown, "status is not declared"},
 		{"plain text", "GET /v1/skus/lamp", "", 404, "Content-Type: text/plain", "404 page not found", "media type"},
 		{"a field too many", "GET /v1/skus/lamp", "", 200, `Content-Type: application/json|Etag: "1-1"`, lamp[:len(lamp)-1] + `,"fence":1}`, "fence"},
@@ -72,7 +75,7 @@ func TestAnswersOutsideTheContractAreReported(t *testing.T) {
 			header := http.Header{"X-Replica": {"r"}}
 			for line := range strings.SplitSeq(test.headers, "|") {
 				name, value, _ := strings.Cut(line, ": ")
-				header.Set(name, value)
+				header.Add(name, value)
 			}
 			var reported []string
 			transport := &speccheck.Transport{Base: answers{test.status, header, test.answer},
