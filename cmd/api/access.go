@@ -12,8 +12,9 @@ import (
 // key of HS256 to be no shorter than its hash.
 const leastSecret = 32
 
-// The demonstration's secrets stand in docker-compose.yml for everybody to read:
-// a service that has one of them serves only with --insecure-demo.
+// The demonstration's secrets stand here for everybody to read: --insecure-demo
+// fills in what was not given, and a service that has one of them serves with it
+// alone.
 const (
 	demoAdminToken = "demo-admin-token-that-everybody-knows"
 	demoJWTSecret  = "demo-jwt-secret-that-everybody-knows"
