@@ -29,7 +29,8 @@ bench: setup-redis build ## the service beside its rivals, in at most 15 minutes
 test: setup-race build ## every test, with real servers and the race detector
 	go test $(TEST_FLAGS) ./... $(ARGS)
 
-soak: setup-race build ## the long versions: 20 zombie runs of each lock, then random calls, in about 20 minutes
+soak: setup-race build ## the long versions: each fuzz test for a minute, 20 zombie runs of each lock, then random calls, in about 25 minutes
+	@scripts/fuzz 1m
 	@bin/loadtest zombies --runs 20
 	@bin/loadtest soak --duration 15m $(ARGS)
 
