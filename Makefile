@@ -2,7 +2,7 @@
 # Ubuntu with Go and root or sudo. ARGS="..." is handed on to what it runs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-race setup-redis build demo up bench test soak lint
+.PHONY: help setup setup-race setup-lint setup-redis build demo up bench test soak lint
 
 # Programs for the same tree are the same wherever it stands. Git is not asked
 # for a version: it refuses to answer in a tree of another user's, which would
@@ -11,8 +11,6 @@ GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false
 
 # Two packages at a time: each may run a MariaDB, an etcd and several replicas.
 TEST_FLAGS := -race -count=1 -p 2 -timeout 20m
-
-GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,10 +32,10 @@ soak: setup-race build ## the long versions: each fuzz test for a minute, 20 zom
 	@bin/loadtest zombies --runs 20
 	@bin/loadtest soak --duration 15m $(ARGS)
 
-lint: setup ## gofmt, go vet, golangci-lint
+lint: setup-lint ## gofmt, go vet, golangci-lint
 	@files=$$(gofmt -l .) || exit 1; if [ -n "$$files" ]; then echo "gofmt -w is needed on:" $$files; exit 1; fi
 	go vet ./...
-	go run $(GOLANGCI) run $(ARGS)
+	go tool -modfile=tools/golangci-lint.mod golangci-lint run $(ARGS)
 
 build: setup ## bin/api and bin/loadtest
 	@$(GO_BUILD) -o bin/api ./cmd/api
@@ -48,6 +46,9 @@ setup: ## install what is missing: MariaDB's programs
 
 setup-race:
 	@scripts/setup --race --redis --memcached --haproxy --zookeeper --chromium --kubernetes
+
+setup-lint:
+	@scripts/setup --lint
 
 setup-redis:
 	@scripts/setup --redis

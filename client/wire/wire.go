@@ -3,4 +3,4 @@
 // is what to call; this one is for whoever needs a single request as it is.
 package wire
 
-//go:generate go run github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.8.2 -config client.cfg.yaml ../../internal/httpapi/spec/openapi.yaml
+//go:generate go tool -modfile=../../tools/oapi-codegen.mod oapi-codegen -config client.cfg.yaml ../../internal/httpapi/spec/openapi.yaml

@@ -5,7 +5,7 @@ package spec
 
 import _ "embed"
 
-//go:generate go run github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.8.2 -config server.cfg.yaml openapi.yaml
+//go:generate go tool -modfile=../../../tools/oapi-codegen.mod oapi-codegen -config server.cfg.yaml openapi.yaml
 
 // YAML is the contract itself, an OpenAPI 3.1 document.
 //

@@ -11,9 +11,9 @@ import (
 )
 
 var (
-	// generate is a go:generate line of oapi-codegen's: its module and version,
+	// generate is a go:generate line of oapi-codegen's: the file of its version,
 	// its configuration, and the contract.
-	generate = regexp.MustCompile(`(?m)^//go:generate go run (\S+/oapi-codegen@\S+) -config (\S+) (\S+)$`)
+	generate = regexp.MustCompile(`(?m)^//go:generate go tool (-modfile=\S+) oapi-codegen -config (\S+) (\S+)$`)
 	// output is where a configuration says that the code goes.
 	output = regexp.MustCompile(`(?m)^output: (\S+)$`)
 )
@@ -26,7 +26,7 @@ func Current(t *testing.T, source string) {
 	if line == nil {
 		t.Fatalf("%s has no go:generate line of oapi-codegen's", source)
 	}
-	program, config, contract := line[1], read(t, line[2]), line[3]
+	version, config, contract := line[1], read(t, line[2]), line[3]
 	to := output.FindStringSubmatch(config)
 	if to == nil {
 		t.Fatalf("%s has no output", line[2])
@@ -36,8 +36,8 @@ func Current(t *testing.T, source string) {
 	if err := os.WriteFile(freshConfig, []byte(output.ReplaceAllString(config, "output: "+fresh)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.CommandContext(t.Context(), "go", "run", program, "-config", freshConfig, contract).CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", program, err, out)
+	if out, err := exec.CommandContext(t.Context(), "go", "tool", version, "oapi-codegen", "-config", freshConfig, contract).CombinedOutput(); err != nil {
+		t.Fatalf("oapi-codegen: %v\n%s", err, out)
 	}
 	if read(t, to[1]) != read(t, fresh) {
 		t.Errorf("%s is not what %s makes of the contract: run go generate here", to[1], source)
