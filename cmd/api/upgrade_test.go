@@ -13,6 +13,12 @@ import (
 	"flashsale/internal/strategy"
 )
 
+// Both programs of these tests are today's: the "previous" one as it is, the "next"
+// one with an invented migration more. They show that today's program lives beside
+// a newer schema and its own kind. They do not show that a program which was
+// released before, with code of its own, does: its sources and modules would have
+// to be fetched, and tests need neither a history nor a network.
+
 // nextVersion is the schema's after this program's.
 const nextVersion = 9000
 
@@ -32,7 +38,7 @@ func thisVersion(t *testing.T) (version int) {
 	return version
 }
 
-// buildNext builds the program of tomorrow: this one, with a migration more that
+// buildNext stands in for the program of tomorrow: this one, with a migration more that
 // changes the schema and says which programs it still serves.
 func buildNext(t *testing.T, change string, least int) string {
 	t.Helper()
