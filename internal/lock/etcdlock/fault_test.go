@@ -121,6 +121,12 @@ func TestUnlockIsComparedInEtcd(t *testing.T) {
 	s := start(t, 1)
 	l := s.newLocker(t)
 	held := mustLock(t, l, "n")
+	// The watch tells of a stranger's key. One that is cancelled while it is being
+	// opened, etcd's client leaves open at the server.
+	if _, err := s.client.Put(t.Context(), testPrefix+"n/stranger", ""); err != nil {
+		t.Fatal(err)
+	}
+	await(t, held.Wanted(), "the watch")
 	l.mu.Lock()
 	l.unfollow()
 	l.mu.Unlock()
