@@ -75,10 +75,10 @@ func playRenewal(p *stage.Play, follow func(*renewal, context.Context)) stage.Au
 	client, other := p.EtcdClient(), p.EtcdClient()
 	key := p.Name + "/" + stage.SKU
 
-	lease, err := client.Grant(p.Context(), 2)
+	lease, err := client.Grant(p.Context(), 5)
 	p.Check(err)
 	putIfAbsent(p, client, key, lease.ID)
-	a.Says("has the lock, by a lease of 2 s that it renews")
+	a.Says("has the lock, by a lease of 5 s that it renews")
 	r := &renewal{lost: make(chan struct{})}
 	renewing, stop := context.WithCancel(p.Context())
 	r.answers, err = client.KeepAlive(renewing, lease.ID)
