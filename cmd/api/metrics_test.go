@@ -98,8 +98,9 @@ func documented(t *testing.T) map[string]string {
 	return rows
 }
 
-// quiet are the metrics that only a fault moves, which tests of the packages that
-// count them make; and those of work that is over within a moment.
+// quiet are the metrics that only a fault or an end of time moves, and those of work
+// that is over within a moment: they are read where tests make these, mostly of the
+// packages that count them.
 var quiet = []string{
 	"flashsale_desk_full_total", "flashsale_desk_waiting_orders", "flashsale_unknown_commits_total", "flashsale_fence_refusals_total",
 	"flashsale_mirror_pending_skus", "flashsale_mirror_lost_races_total", "flashsale_mirror_write_failures_total",

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"flashsale/internal/sandbox"
@@ -128,6 +129,7 @@ func TestEtcdMayDie(t *testing.T) {
 	s.put("gone", 1)
 	a, b := s.start(), s.start()
 	refusing(t, "sku", a, b)
+	failures := count(a.cfg.Metrics.Failures)
 
 	node.Etcd[0].Kill()
 	refusedUntilOld(t, "sku", time.Now(), a, b)
@@ -147,6 +149,9 @@ func TestEtcdMayDie(t *testing.T) {
 	if a.refuses("gone") || b.refuses("gone") {
 		t.Error("a refusal without etcd")
 	}
+	eventually(t, "a write that fails, and is to be tried again", func() bool {
+		return count(a.cfg.Metrics.Failures) > failures && pending(a) > 0
+	})
 
 	if err := node.Etcd[0].Restart(t.Context()); err != nil {
 		t.Fatal(err)
@@ -156,6 +161,7 @@ func TestEtcdMayDie(t *testing.T) {
 	s.settledAt("gone")
 	s.shows(b, "sku")
 	refusing(t, "gone", a, b)
+	eventually(t, "the end of what is to be written", func() bool { return pending(a) == 0 })
 	t.Logf("all is as it was %s after the restart", time.Since(restarted).Round(time.Millisecond))
 	if a.refuses("sku") || b.refuses("sku") || a.knowsSoldOut("gone", "buyer", "1") || b.knowsSoldOut("gone", "buyer", "1") {
 		t.Error("units, or a buyer, are refused")
@@ -279,4 +285,9 @@ func TestADatabaseThatWentBack(t *testing.T) {
 		e, _ := r.inView("sku")
 		return !ghost && e.Available == 3 && e.Seq == 0
 	})
+	for what, counter := range map[string]prometheus.Counter{"stale": r.cfg.Metrics.Stale, "behind": r.cfg.Metrics.Behind} {
+		if n := count(counter); n < 2 {
+			t.Errorf("%d entries were counted as %s, want both", n, what)
+		}
+	}
 }

@@ -324,6 +324,23 @@ func count(c prometheus.Counter) int {
 	return int(m.Counter.GetValue())
 }
 
+// pending is the gauge of what the replica has yet to write.
+func pending(r *replica) float64 {
+	metrics := make(chan prometheus.Metric, 2)
+	r.Collect(metrics)
+	close(metrics)
+	for metric := range metrics {
+		if metric.Desc() == pendingMetric {
+			var m dto.Metric
+			if err := metric.Write(&m); err != nil {
+				panic(err)
+			}
+			return m.Gauge.GetValue()
+		}
+	}
+	panic("there is no such gauge")
+}
+
 // logged is a slog.Handler that keeps what it is told.
 type logged struct {
 	mu   sync.Mutex

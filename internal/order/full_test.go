@@ -39,7 +39,7 @@ func TestFullDeskIsBusyAtOnce(t *testing.T) {
 	// Whoever waited for an answer would get another error, after a minute.
 	for i := range 3 {
 		if _, err := service.Place(t.Context(), buy(fmt.Sprint("customer-", i), "k", 1)); !errors.Is(err, order.ErrBusy) {
-			t.Errorf("got %v, want %v", err, order.ErrBusy)
+			t.Fatalf("got %v, want %v", err, order.ErrBusy)
 		}
 	}
 	if full, waiting := value(metrics.Full), value(metrics.Waiting); full != 3 || waiting != 2 {

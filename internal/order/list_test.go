@@ -3,6 +3,7 @@ package order_test
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,9 +26,14 @@ func TestHundredThousandOrdersAreListedPageByPage(t *testing.T) {
 			0, 1, NOW(6), NOW(6) + INTERVAL 1 HOUR FROM seq_1_to_100000`, customer, customer)
 	}
 	var before order.ID
-	var slowest, total time.Duration
+	var pages, pings []time.Duration
 	seen := 0
 	for {
+		pinged := time.Now()
+		if err := s.replicas[0].db.Ping(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		pings = append(pings, time.Since(pinged))
 		began := time.Now()
 		got, err := s.at(0).List(t.Context(), "ann", before, page)
 		took := time.Since(began)
@@ -37,7 +43,7 @@ func TestHundredThousandOrdersAreListedPageByPage(t *testing.T) {
 		if len(got) == 0 {
 			break
 		}
-		slowest, total = max(slowest, took), total+took
+		pages = append(pages, took)
 		for _, o := range got {
 			if o.Customer != "ann" || before != (order.ID{}) && bytes.Compare(o.ID[:], before[:]) >= 0 {
 				t.Fatalf("order %v of %s comes after %v", o.ID, o.Customer, before)
@@ -46,9 +52,16 @@ func TestHundredThousandOrdersAreListedPageByPage(t *testing.T) {
 			seen++
 		}
 	}
-	t.Logf("%d orders in pages of %d: the slowest took %s, the mean %s", seen, page, slowest, total/(orders/page))
 	if seen != orders {
-		t.Errorf("listed %d orders, want %d", seen, orders)
+		t.Fatalf("listed %d orders, want %d", seen, orders)
+	}
+	slices.Sort(pages)
+	slices.Sort(pings)
+	median, ping := pages[len(pages)/2], pings[len(pings)/2]
+	t.Logf("%d orders in pages of %d: the slowest took %s, half of them %s at most; of pings it was %s", seen, page, pages[len(pages)-1], median, ping)
+	// A machine that is busy with other things is so for the pings as well.
+	if most := max(20*time.Millisecond, 20*ping); median > most {
+		t.Errorf("half of the pages took more than %s, want %s at most", median, most)
 	}
 }
 
