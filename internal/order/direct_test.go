@@ -284,9 +284,7 @@ func TestFewOrdersAskTheLockServerAtATime(t *testing.T) {
 			return err
 		})
 	}
-	for locker.asking.Load() < atOnce {
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, "a crowd before the lock", func() bool { return locker.asking.Load() >= atOnce })
 	close(locker.full)
 	if err := group.Wait(); err != nil {
 		t.Error(err)
