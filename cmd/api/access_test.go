@@ -97,7 +97,7 @@ func TestSecretsMayComeFromAFile(t *testing.T) {
 func TestMisspeltNameInTheFileIsAnError(t *testing.T) {
 	t.Parallel()
 	if err := fromFile(t, map[string]any{"jwtsecret": "hidden", "admin-token": "a"}); err == nil ||
-		!strings.Contains(err.Error(), "--config: there is no flag jwtsecret") || strings.Contains(err.Error(), "hidden") {
+		!strings.Contains(err.Error(), "flashsale.json: there is no flag jwtsecret") || strings.Contains(err.Error(), "hidden") {
 		t.Errorf("got %v", err)
 	}
 }

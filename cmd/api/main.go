@@ -44,7 +44,7 @@ var errSaid = errors.New("said")
 var version = "dev"
 
 type cli struct {
-	Config kong.ConfigFlag `help:"JSON file with flags by name; flags and environment win over it." placeholder:"FILE"`
+	Config configFlag `help:"JSON file with flags by name; flags and environment win over it." placeholder:"FILE"`
 
 	Serve      serveCmd      `cmd:"" default:"withargs" help:"Serve orders: one replica."`
 	Migrate    migrateCmd    `cmd:"" help:"Bring the database's schema up to this program's version."`
@@ -70,7 +70,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		kong.Name("api"),
 		kong.Description("A flash-sale order service that cannot oversell. Every flag can be set by its FLASHSALE_ variable."),
 		kong.DefaultEnvars("FLASHSALE"),
-		kong.Configuration(readConfig),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { exited = true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
