@@ -49,8 +49,10 @@ COPY --from=build /image/certs/ /etc/ssl/certs/
 COPY --from=build /image/api/api /api
 USER 65532:65532
 EXPOSE 8080
-# The program asks itself: there is no curl. Its start is left the time that a
-# replica waits for MySQL and etcd.
+# The program asks itself: there is no curl. It finds its port and its certificate
+# by the variables that serve has them by (FLASHSALE_ADDR, FLASHSALE_TLS_CERT,
+# FLASHSALE_CONFIG), and not by serve's arguments. Its start is left the time that
+# a replica waits for MySQL and etcd.
 HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --start-interval=1s --retries=3 CMD ["/api", "health"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/api"]

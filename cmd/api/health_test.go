@@ -2,11 +2,20 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
+	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 func TestHealthIsTheReplicasReadiness(t *testing.T) {
@@ -40,4 +49,109 @@ func TestHealthIsTheReplicasReadiness(t *testing.T) {
 			t.Errorf("health of %s: %v, want an error with %q", test.url, err, test.want)
 		}
 	}
+}
+
+// listening is a replica that is ready, at an address as --addr has it; with files
+// it serves by TLS. It returns its port.
+func listening(t *testing.T, addr string, files *sandbox.TLS) (port string) {
+	t.Helper()
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/readyz" {
+			http.NotFound(w, r)
+		}
+	}))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	_ = server.Listener.Close()
+	var err error
+	if server.Listener, err = net.Listen("tcp", addr+":0"); err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ = net.SplitHostPort(server.Listener.Addr().String())
+	if files == nil {
+		server.Start()
+	} else {
+		pair, err := tls.LoadX509KeyPair(files.Cert, files.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
+		server.StartTLS()
+	}
+	t.Cleanup(server.Close)
+	return port
+}
+
+// The check of an image has no arguments of its own: it asks the replica that the
+// same environment, or the same file, has configured.
+func TestHealthAsksTheReplicaThatIsConfigured(t *testing.T) {
+	ca := sandboxtest.NewAuthority(t)
+	for name, files := range map[string]*sandbox.TLS{
+		"plain HTTP": nil, "a name": ca.Issue("name", "shop.example"), "a wildcard": ca.Issue("wildcard", "*.shop.example", "192.0.2.7"),
+		"an address": ca.Issue("address", "192.0.2.7"),
+	} {
+		for _, addr := range []string{"", "0.0.0.0", "127.0.0.7", "localhost"} {
+			port := listening(t, addr, files)
+			t.Setenv("FLASHSALE_ADDR", addr+":"+port)
+			t.Setenv("FLASHSALE_TLS_CERT", "")
+			if files != nil {
+				t.Setenv("FLASHSALE_TLS_CERT", files.Cert)
+			}
+			if out, err := tool(t, "health", "--health-timeout=30s"); err != nil {
+				t.Errorf("%s at %q: %v %s", name, addr, err, out)
+			}
+		}
+	}
+	files := ca.Issue("file", "shop.example")
+	port := listening(t, "127.0.0.1", files)
+	_ = os.Unsetenv("FLASHSALE_ADDR") // Setenv above brings it back
+	_ = os.Unsetenv("FLASHSALE_TLS_CERT")
+	config := filepath.Join(t.TempDir(), "flags.json")
+	if err := os.WriteFile(config, []byte(`{"addr":"127.0.0.1:`+port+`","tls-cert":"`+files.Cert+`","tls-key":"`+files.Key+`"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("FLASHSALE_CONFIG", config)
+	mustTool(t, "health", "--health-timeout=30s")
+	for _, wrong := range []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"--addr=127.0.0.1:1"}, []string{"https://127.0.0.1:1/readyz", "connection refused"}},
+		{[]string{"--tls-cert="}, []string{"http://127.0.0.1", "400"}},
+		{[]string{"--tls-cert=" + ca.Issue("other", "shop.example").Cert}, []string{"another certificate than that in", "other.pem"}},
+		{[]string{"--tls-cert=" + ca.CA}, []string{"x509"}}, // nor what its CA signed
+		{[]string{"--tls-cert=" + files.Key}, []string{"--tls-cert", "no certificate"}},
+		{[]string{"--tls-cert=/nowhere.pem"}, []string{"--tls-cert", "/nowhere.pem"}},
+		{[]string{"--addr=8080"}, []string{"--addr", "missing port"}},
+		{[]string{"--addr=127.0.0.1:0"}, []string{"--addr", "--health-url"}},
+		{[]string{"--addr=a b:80"}, []string{"--addr"}},
+		{[]string{"--health-url=http://127.0.0.1:1/x"}, []string{"http://127.0.0.1:1/x", "connection refused"}},
+		{[]string{"--health-url=https://127.0.0.1:" + port + "/readyz"}, []string{"x509"}},
+	} {
+		out, err := tool(t, append([]string{"health", "--health-timeout=30s"}, wrong.args...)...)
+		for _, want := range wrong.want {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: got %q, %v; want an error with %q", wrong.args, out, err, want)
+			}
+		}
+	}
+}
+
+func TestListenersOfAWildcardAreFoundOnThisMachine(t *testing.T) {
+	t.Parallel()
+	for addr, want := range map[string][]string{
+		":8443": {"127.0.0.1", "::1", "8443"}, "[::]:8443": {"127.0.0.1", "::1", "8443"}, "0.0.0.0:8443": {"127.0.0.1", "8443"},
+		"[::1]:8443": {"::1", "8443"}, "[fe80::1%eth0]:80": {"fe80::1%eth0", "80"}, "shop-1:http": {"shop-1", "80"},
+	} {
+		hosts, port, err := reachable(addr)
+		if err != nil || !slices.Equal(append(hosts, port), want) {
+			t.Errorf("%s: got %s %s, %v; want %s", addr, hosts, port, err, want)
+		}
+	}
+	// A machine that has one of the families only.
+	port := listening(t, "127.0.0.7", nil)
+	conn, err := dialFirst(t.Context(), "tcp", []string{"127.0.0.8", "127.0.0.7"}, port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
 }

@@ -36,6 +36,9 @@ func main() {
 	os.Exit(1)
 }
 
+// defaultAddr is where a replica listens, and where its health is asked for.
+const defaultAddr = ":8080"
+
 // errSaid ends the program with status 1 when what is wrong was printed as the
 // command's own output.
 var errSaid = errors.New("said")
@@ -73,7 +76,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { exited = true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Vars{"purge_recent": purgeRecent.String(), "quantum": order.DefaultQuantum.String(), "settings": joined(settings.Names()), "strategies": joined(strategy.Names()), "strategy": strategy.Default},
+		kong.Vars{"addr": defaultAddr, "purge_recent": purgeRecent.String(), "quantum": order.DefaultQuantum.String(), "settings": joined(settings.Names()), "strategies": joined(strategy.Names()), "strategy": strategy.Default},
 	)
 	if err != nil {
 		return err

@@ -30,7 +30,7 @@ import (
 )
 
 type serveCmd struct {
-	Addr    string `default:":8080" help:"Address to listen on."`
+	Addr    string `default:"${addr}" help:"Address to listen on."`
 	Replica string `placeholder:"NAME" help:"Name of this replica (default: host name and pid)."`
 	// MaxReplicas is only for the check against the server's max_connections.
 	MaxReplicas int `default:"4" placeholder:"N" help:"Replicas that share the database, at most (${default}): this times --mysql-pool must stay under the server's max_connections."`

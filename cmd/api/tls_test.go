@@ -209,6 +209,14 @@ func TestServiceIsServedByTLS(t *testing.T) {
 		t.Errorf("got %d, headers %v; want 200 and Strict-Transport-Security", response.StatusCode, response.Header)
 	}
 
+	healthy := func() error {
+		_, err := tool(t, "health", "--addr="+addr, "--tls-cert="+files.Cert, "--health-timeout=10s")
+		return err
+	}
+	if err := healthy(); err != nil {
+		t.Error(err)
+	}
+
 	ca.Issue("service", "127.0.0.1")
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		now, err := shown(tls.VersionTLS12, tls.VersionTLS13)
@@ -221,5 +229,8 @@ func TestServiceIsServedByTLS(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal("the new certificate is not in use")
 		}
+	}
+	if err := healthy(); err != nil {
+		t.Errorf("with the new certificate: %v", err)
 	}
 }

@@ -160,8 +160,9 @@ func startStack(t *testing.T) *stack {
 			s.replicas[i], err = sandbox.StartProcess(ctx, sandbox.ProcessConfig{
 				Name: "replica " + address, Argv: append([]string{program}, api.Command...), Env: list(env),
 				Ready: func(ctx context.Context) error {
-					// "CMD", "/api", and its arguments.
-					check := exec.CommandContext(ctx, program, append(slices.Clone(api.HealthCheck.Test[2:]), "--health-url=http://"+address+":"+port+"/readyz")...)
+					// "CMD", "/api", and its arguments, in the replica's environment.
+					check := exec.CommandContext(ctx, program, api.HealthCheck.Test[2:]...)
+					check.Env = list(env)
 					out, err := check.CombinedOutput()
 					if err != nil {
 						return fmt.Errorf("%w: %s", err, out)
