@@ -65,7 +65,7 @@ type configCmd struct {
 	List   configListCmd   `cmd:"" help:"Print every setting, and what etcd has of it."`
 	Get    configGetCmd    `cmd:"" help:"Print one setting's value in etcd."`
 	Set    configSetCmd    `cmd:"" help:"Change a setting on all replicas."`
-	Delete configDeleteCmd `cmd:"" help:"Let each replica's flags decide again."`
+	Delete configDeleteCmd `cmd:"" help:"Take a setting out of etcd: each replica's flags decide again."`
 }
 
 // configFlags say where the settings are.
@@ -206,13 +206,12 @@ type unlessChanged struct {
 	Revision *int64 `placeholder:"N" help:"Only if the setting is still at this revision of api config list; 0: if etcd does not have it. Without: as it is now."`
 }
 
-// of is the revision that the setting has to have.
-func (u *unlessChanged) of(ctx context.Context, store settings.Store, name string) (int64, error) {
+// of is the revision that the setting has to have, which is at now.
+func (u *unlessChanged) of(now settings.Entry) int64 {
 	if u.Revision != nil {
-		return *u.Revision, nil
+		return *u.Revision
 	}
-	e, err := store.Get(ctx, name)
-	return e.Revision, err
+	return now.Revision
 }
 
 type configSetCmd struct {
@@ -227,11 +226,12 @@ func (c *configSetCmd) Run(ctx context.Context, s streams) error {
 		return err // before any server is asked
 	}
 	return c.with(ctx, func(ctx context.Context, store settings.Store) error {
-		revision, err := c.of(ctx, store, c.Name)
+		now, err := store.Get(ctx, c.Name)
 		if err != nil {
 			return err
 		}
-		if revision, err = store.Set(ctx, c.Name, c.Value, revision); err != nil {
+		revision, err := store.Set(ctx, c.Name, c.Value, c.of(now))
+		if err != nil {
 			return err
 		}
 		_, err = fmt.Fprintf(s.out, "%s is %s, at revision %d\n", c.Name, c.Value, revision)
@@ -242,16 +242,26 @@ func (c *configSetCmd) Run(ctx context.Context, s streams) error {
 type configDeleteCmd struct {
 	configFlags
 	unlessChanged
-	Name string `arg:"" help:"One of ${settings}."`
+	Name string `arg:"" help:"One of ${settings}, or another name that api config list shows."`
 }
 
 func (c *configDeleteCmd) Run(ctx context.Context, s streams) error {
 	return c.with(ctx, func(ctx context.Context, store settings.Store) error {
-		revision, err := c.of(ctx, store, c.Name)
+		now, err := store.Get(ctx, c.Name)
 		if err != nil {
 			return err
 		}
-		if err := store.Delete(ctx, c.Name, revision); err != nil {
+		if now.Revision == 0 {
+			// A name that is in no table is only taken to be cleared away.
+			if _, err := settings.Find(c.Name); err != nil {
+				return err
+			}
+			if c.of(now) == 0 {
+				_, err = fmt.Fprintf(s.out, "%s did not stand in etcd: nothing was deleted, each replica's flags decide\n", c.Name)
+				return err
+			}
+		}
+		if err := store.Delete(ctx, c.Name, c.of(now)); err != nil {
 			return err
 		}
 		_, err = fmt.Fprintf(s.out, "%s is what each replica's flags say\n", c.Name)

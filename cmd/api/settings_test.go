@@ -156,7 +156,9 @@ func TestConfigChangesEveryReplicaWithinASecond(t *testing.T) {
 	if _, err := tool(t, config("delete", "quantum", "--revision=1")...); err == nil || !strings.Contains(err.Error(), "changed meanwhile") {
 		t.Errorf("delete as of another revision: %v", err)
 	}
-	mustTool(t, config("delete", "quantum")...)
+	if out := mustTool(t, config("delete", "quantum")...); out != "quantum is what each replica's flags say\n" {
+		t.Errorf("delete: %q", out)
+	}
 	for _, c := range replicas {
 		c.awaitConfig("ok")
 		c.awaitLog(`"setting":"quantum","from":"20ms","to":"50ms"`)
@@ -166,6 +168,23 @@ func TestConfigChangesEveryReplicaWithinASecond(t *testing.T) {
 	}
 	if _, err := tool(t, config("get", "quantum")...); err == nil || !strings.Contains(err.Error(), "flags decide") {
 		t.Errorf("get of what was deleted: %v", err)
+	}
+	if out := mustTool(t, config("delete", "quantum")...); !strings.Contains(out, "nothing was deleted") {
+		t.Errorf("delete of what was deleted: %q", out)
+	}
+	if _, err := tool(t, config("delete", "quantum", "--revision=1")...); err == nil || !strings.Contains(err.Error(), "changed meanwhile") {
+		t.Errorf("delete of what was deleted, as of another revision: %v", err)
+	}
+
+	// A name that is no setting may be cleared away, and is an error once it is gone.
+	if _, err := openEtcd(t).Put(t.Context(), "flashsale/"+openDB(t, dsn).Name+"/config/rate-limit-custmer", "1/1h"); err != nil {
+		t.Fatal(err)
+	}
+	mustTool(t, config("delete", "rate-limit-custmer")...)
+	for _, args := range [][]string{{"delete", "rate-limit-custmer"}, {"delete", "rate-limit-custmer", "--revision=1"}} {
+		if out, err := tool(t, config(args...)...); err == nil || !strings.Contains(err.Error(), `there is no setting "rate-limit-custmer"`) {
+			t.Errorf("%s: %v %s", args, err, out)
+		}
 	}
 }
 
