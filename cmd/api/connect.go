@@ -195,16 +195,21 @@ func (r *replica) checkConnections(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	beside := r.cmd.lockPool()
-	if r.strategy.Write == strategy.Batch {
-		beside = mirrorPool
-	}
-	beside += guard.LeaseConnections + presencePool
+	beside := r.cmd.besidePool(r.strategy)
 	if need := r.cmd.MaxReplicas * (r.cmd.Pool + beside); need >= allowed {
-		return fmt.Errorf("--max-replicas %d x (--mysql-pool %d + %d) is %d connections, the server's max_connections is %d: it must be more",
+		return fmt.Errorf("--max-replicas %d x (--mysql-pool %d + %d) is %d connections, the server's max_connections is %d: it must be more, or one of the flags less",
 			r.cmd.MaxReplicas, r.cmd.Pool, beside, need, allowed)
 	}
 	return nil
+}
+
+// besidePool is how many connections a replica may open beside --mysql-pool.
+func (c *serveCmd) besidePool(row strategy.Strategy) int {
+	beside := c.lockPool()
+	if row.Write == strategy.Batch {
+		beside = mirrorPool
+	}
+	return beside + guard.LeaseConnections + presencePool
 }
 
 // checkTokens refuses a lock server that was restored or emptied: it has its old
