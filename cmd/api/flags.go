@@ -21,8 +21,8 @@ func joined(names []string) string { return strings.Join(names, ", ") }
 
 // mysqlFlags name the database.
 type mysqlFlags struct {
-	DSN  string `name:"mysql-dsn" required:"" placeholder:"DSN" help:"MySQL or MariaDB: user:password@tcp(host:port)/database. It holds a password: rather in FLASHSALE_MYSQL_DSN or --config."`
-	Pool int    `name:"mysql-pool" default:"32" help:"Connections of this replica at most."`
+	DSN  string `name:"mysql-dsn" required:"" placeholder:"DSN" help:"MySQL or MariaDB: user:password@tcp(host:port)/database. It holds a password: give it in FLASHSALE_MYSQL_DSN or --config rather than here."`
+	Pool int    `name:"mysql-pool" default:"32" help:"Connections to MySQL that orders, or the command, may use; 2 at least."`
 	mysqlTLSFlags
 }
 
@@ -76,7 +76,7 @@ func (f *guardFlags) parse() (strategy.Strategy, strategy.Fence, error) {
 
 // logFlags say what is logged.
 type logFlags struct {
-	Level slog.Level `name:"log-level" default:"info" help:"debug, info, warn or error."`
+	Level slog.Level `name:"log-level" default:"info" help:"Least level that is logged: debug, info, warn or error; api config changes it later."`
 }
 
 func (f *logFlags) logger(replica string, level slog.Leveler, s streams) *slog.Logger {

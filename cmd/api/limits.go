@@ -9,7 +9,7 @@ import (
 
 // limitFlags say how many requests one caller may make.
 type limitFlags struct {
-	ByCustomer limit.Limit `name:"rate-limit-customer" default:"0" placeholder:"N/WINDOW" help:"Requests of one customer: 100/10s are 100 in 10 seconds, all at once if need be; 0 is no limit. Each replica counts for itself. Beyond it: 429 with Retry-After."`
+	ByCustomer limit.Limit `name:"rate-limit-customer" default:"0" placeholder:"N/WINDOW" help:"Requests of one customer: 100/10s are 100 in 10 seconds, all at once if need be; 0, the default, is no limit. Each replica counts for itself. Beyond it: 429 with Retry-After. api config changes it later."`
 	ByAddress  limit.Limit `name:"rate-limit-address" default:"0" placeholder:"N/WINDOW" help:"Requests from one IPv4 address or IPv6 network of 64 bits, likewise: behind a proxy together with --trusted-proxies."`
 
 	// MaxConnections bounds what connections cost: some 20 KiB each.

@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -49,7 +51,7 @@ var version = "dev"
 type cli struct {
 	Config configFlag `help:"JSON file with flags by name; flags and environment win over it." placeholder:"FILE"`
 
-	Serve      serveCmd      `cmd:"" default:"withargs" help:"Serve orders: one replica."`
+	Serve      serveCmd      `cmd:"" default:"withargs" help:"Serve orders: one replica. This is done if no command is named."`
 	Migrate    migrateCmd    `cmd:"" help:"Bring the database's schema up to this program's version."`
 	Strategies strategiesCmd `cmd:"" help:"Print the ways to guard an order."`
 	Audit      auditCmd      `cmd:"" help:"Check the database against the invariants; exit 1 on a violation."`
@@ -76,7 +78,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { exited = true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Vars{"addr": defaultAddr, "purge_recent": purgeRecent.String(), "quantum": order.DefaultQuantum.String(), "settings": joined(settings.Names()), "strategies": joined(strategy.Names()), "strategy": strategy.Default},
+		kong.Vars{"addr": defaultAddr, "purge_recent": inHours(purgeRecent), "quantum": order.DefaultQuantum.String(), "settings": joined(settings.Names()), "strategies": joined(strategy.Names()), "strategy": strategy.Default},
 	)
 	if err != nil {
 		return err
@@ -86,10 +88,27 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("%w (see api --help)", err)
+		return wrongUse(err, args)
 	}
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	return parsed.Run(streams{stdout, stderr})
+}
+
+// wrongUse says what is wrong with the arguments, and whose help tells more.
+func wrongUse(err error, args []string) error {
+	// The parser's word for the end of the arguments is nobody else's.
+	what := strings.Replace(err.Error(), ` but got "EOL" (<EOL>)`, ", but none was given", 1)
+	help := "api"
+	if parse, ok := errors.AsType[*kong.ParseError](err); ok {
+		for _, step := range parse.Context.Path {
+			// What is no command is taken for an argument of the default one.
+			if step.Command == nil || strings.HasPrefix(what, "unexpected argument") && !slices.Contains(args, step.Command.Name) {
+				continue
+			}
+			help += " " + step.Command.Name
+		}
+	}
+	return fmt.Errorf("%s (see %s --help)", what, help)
 }
 
 type versionCmd struct{}

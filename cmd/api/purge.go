@@ -27,6 +27,9 @@ type purgeCmd struct {
 // Run moves final orders and their keys to the archive. It may run beside a sale,
 // and may be ended and run again: what has moved has moved.
 func (c *purgeCmd) Run(ctx context.Context, s streams) error {
+	if _, err := c.named(time.Now()); err != nil {
+		return err // before any server is asked
+	}
 	return withDB(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) error {
 		now, err := db.Now(ctx)
 		if err != nil {
@@ -61,24 +64,34 @@ func (c *purgeCmd) Run(ctx context.Context, s streams) error {
 	})
 }
 
-// before is the time that the flag names, at now by the database's clock.
-func (c *purgeCmd) before(now time.Time) (before time.Time, err error) {
-	ago, isAgo := time.ParseDuration(c.Before)
-	if isAgo == nil {
-		before = now.Add(-ago)
-	} else {
-		if before, err = time.Parse(time.DateOnly, c.Before); err != nil {
-			before, err = time.Parse(time.RFC3339, c.Before)
-		}
+// named is the time that the flag names, at now.
+func (c *purgeCmd) named(now time.Time) (before time.Time, err error) {
+	if ago, err := time.ParseDuration(c.Before); err == nil {
+		return now.Add(-ago), nil
 	}
+	if before, err = time.Parse(time.DateOnly, c.Before); err != nil {
+		before, err = time.Parse(time.RFC3339, c.Before)
+	}
+	if err != nil {
+		return before, fmt.Errorf("--before: %.40q is no date (2006-01-02), no time (2006-01-02T15:04:05Z) and no duration (720h)", c.Before)
+	}
+	return before, nil
+}
+
+// before is that time, if it may be purged before it, at now by the database's clock.
+func (c *purgeCmd) before(now time.Time) (before time.Time, err error) {
+	before, err = c.named(now)
 	switch {
 	case err != nil:
-		return before, fmt.Errorf("--before: %.40q is no date (2006-01-02), no time (2006-01-02T15:04:05Z) and no duration (720h)", c.Before)
+		return before, err
 	case before.After(now):
 		return before, fmt.Errorf("--before: %s is in the future (it is %s)", before.Format(time.RFC3339), now.Format(time.RFC3339))
 	case now.Sub(before) < purgeRecent && !c.Force:
 		return before, fmt.Errorf("--before: %s is within the last %s, when buyers may still ask for an order again with its key: use --force to purge nevertheless",
-			before.Format(time.RFC3339), purgeRecent)
+			before.Format(time.RFC3339), inHours(purgeRecent))
 	}
 	return before.UTC(), nil
 }
+
+// inHours is a duration of whole hours as people write it.
+func inHours(d time.Duration) string { return fmt.Sprintf("%.0fh", d.Hours()) }

@@ -40,7 +40,7 @@ type serveCmd struct {
 	guardFlags
 	logFlags
 
-	LockTTL time.Duration `name:"lock-ttl" default:"5s" help:"How long a lock outlives a replica that died; etcd raises less than 2s."`
+	LockTTL time.Duration `name:"lock-ttl" default:"5s" help:"How long a lock outlives a replica that died; under etcd 2s at least, less is raised to that."`
 
 	accessFlags
 	limitFlags
@@ -49,9 +49,9 @@ type serveCmd struct {
 
 	PaymentWindow  time.Duration `default:"15m" help:"How long an order stays reserved without payment."`
 	RequestTimeout time.Duration `default:"5s" help:"Longest time from an order's arrival to its answer."`
-	StartTimeout   time.Duration `default:"60s" help:"Longest wait for MySQL and the lock server at start."`
-	DrainDelay     time.Duration `default:"0s" help:"How long to serve on after readiness has said no, at the end; longer than a load balancer takes to see it, such as 5s."`
-	DrainTimeout   time.Duration `default:"10s" help:"Longest wait at the end for requests that are being served."`
+	StartTimeout   time.Duration `default:"60s" help:"Longest wait for MySQL, and then for the lock server, at start."`
+	DrainDelay     time.Duration `default:"0s" help:"At the end: how long to serve on after /readyz has said no; longer than a load balancer takes to see that, such as 5s."`
+	DrainTimeout   time.Duration `default:"10s" help:"At the end: longest wait for requests that are being served."`
 	ThinkTime      time.Duration `default:"0s" help:"Lab only: a pause between reading and writing stock."`
 
 	telemetryFlags

@@ -203,7 +203,7 @@ func (c *configGetCmd) Run(ctx context.Context, s streams) error {
 
 // unlessChanged is how two operators do not overwrite each other in silence.
 type unlessChanged struct {
-	Revision *int64 `placeholder:"N" help:"Only if the setting is still at this revision of api config list; 0: if etcd does not have it. Without: as it is now."`
+	Revision *int64 `placeholder:"N" help:"Only if the setting is still at this revision of api config list, 0 for one that etcd does not have; without, whatever its revision is."`
 }
 
 // of is the revision that the setting has to have, which is at now.

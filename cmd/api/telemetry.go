@@ -17,10 +17,10 @@ import (
 
 // telemetryFlags say what a replica shows of itself.
 type telemetryFlags struct {
-	MetricsSKUs  int     `name:"metrics-skus" default:"100" placeholder:"N" help:"SKUs whose stock /metrics shows, the first in byte order; the others are counted."`
+	MetricsSKUs  int     `name:"metrics-skus" default:"100" placeholder:"N" help:"SKUs whose stock /metrics shows, at most (${default}), the first in byte order; the others are counted."`
 	OTLPEndpoint string  `name:"otlp-endpoint" placeholder:"URL" help:"Collector that traces are sent to, like http://127.0.0.1:4318; OTEL_EXPORTER_OTLP_PROTOCOL says how. Off when empty."`
-	TraceRatio   float64 `default:"0.01" placeholder:"R" help:"Part of the requests that is traced, from 0 to 1; one with a traceparent says so itself."`
-	PprofAddr    string  `placeholder:"ADDR" help:"Private address for pprof; off when empty."`
+	TraceRatio   float64 `default:"0.01" placeholder:"R" help:"Part of the requests that is traced, from 0 to 1 (${default}); one with a traceparent says for itself whether it is."`
+	PprofAddr    string  `placeholder:"ADDR" help:"Private address that serves profiles, such as 127.0.0.1:6060; off when empty."`
 }
 
 func (f *telemetryFlags) check() error {

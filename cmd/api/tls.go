@@ -19,7 +19,7 @@ import (
 // serverTLSFlags say how we serve by TLS.
 type serverTLSFlags struct {
 	TLSCert string `name:"tls-cert" placeholder:"FILE" help:"Certificate of this service, with its chain: TLS 1.2 and later; plain HTTP without. A changed file is in use within a second."`
-	TLSKey  string `name:"tls-key" placeholder:"FILE" help:"Key of the certificate."`
+	TLSKey  string `name:"tls-key" placeholder:"FILE" help:"Key of --tls-cert."`
 }
 
 // serverTLS is nil for plain HTTP.
@@ -47,8 +47,8 @@ func (f *serverTLSFlags) serverTLS(logger *slog.Logger) (*tls.Config, error) {
 // mysqlTLSFlags say how MySQL is reached by TLS.
 type mysqlTLSFlags struct {
 	CA   string `name:"mysql-ca" placeholder:"FILE" help:"CA that signed MySQL's certificate: it is then reached by TLS alone, under the DSN's host name. (A DSN with ?tls=true trusts the system's CAs.)"`
-	Cert string `name:"mysql-cert" placeholder:"FILE" help:"Client certificate for MySQL, with --mysql-ca."`
-	Key  string `name:"mysql-key" placeholder:"FILE" help:"Key of the client certificate."`
+	Cert string `name:"mysql-cert" placeholder:"FILE" help:"Client certificate for MySQL, where it asks for one; with --mysql-ca."`
+	Key  string `name:"mysql-key" placeholder:"FILE" help:"Key of --mysql-cert."`
 }
 
 // secured is the DSN with what the flags add to it. The driver takes TLS that is
