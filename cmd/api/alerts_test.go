@@ -196,7 +196,7 @@ func evaluate(t *testing.T, h *history, engine *promql.Engine, rule rulefmt.Rule
 	fire := []string{}
 	now := map[uint64]bool{}
 	for _, sample := range h.ask(t, engine, rule.Expr, at) {
-		metric := labels.NewBuilder(sample.Metric).Del(labels.MetricName)
+		metric := labels.NewBuilder(sample.Metric).Del(model.MetricNameLabel)
 		for name, value := range rule.Labels {
 			metric.Set(name, value)
 		}

@@ -72,7 +72,7 @@ func (c *healthCmd) question(ctx context.Context) (request *http.Request, transp
 		}
 		return request, transport, nil
 	}
-	hosts, port, err := reachable(c.Addr)
+	hosts, port, err := reachable(ctx, c.Addr)
 	if err != nil {
 		return nil, nil, fmt.Errorf("--addr: %w", err)
 	}
@@ -94,12 +94,12 @@ func (c *healthCmd) question(ctx context.Context) (request *http.Request, transp
 
 // reachable are the hosts under which a listener of an address is found, and its
 // port as a number.
-func reachable(addr string) (hosts []string, port string, err error) {
+func reachable(ctx context.Context, addr string) (hosts []string, port string, err error) {
 	host, service, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, "", err
 	}
-	number, err := net.LookupPort("tcp", service)
+	number, err := (&net.Resolver{}).LookupPort(ctx, "tcp", service)
 	if err != nil {
 		return nil, "", err
 	}

@@ -142,7 +142,7 @@ func TestListenersOfAWildcardAreFoundOnThisMachine(t *testing.T) {
 		":8443": {"127.0.0.1", "::1", "8443"}, "[::]:8443": {"127.0.0.1", "::1", "8443"}, "0.0.0.0:8443": {"127.0.0.1", "8443"},
 		"[::1]:8443": {"::1", "8443"}, "[fe80::1%eth0]:80": {"fe80::1%eth0", "80"}, "shop-1:http": {"shop-1", "80"},
 	} {
-		hosts, port, err := reachable(addr)
+		hosts, port, err := reachable(t.Context(), addr)
 		if err != nil || !slices.Equal(append(hosts, port), want) {
 			t.Errorf("%s: got %s %s, %v; want %s", addr, hosts, port, err, want)
 		}

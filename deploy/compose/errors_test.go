@@ -31,6 +31,7 @@ func TestProxysProblemsAreTheServices(t *testing.T) {
 			t.Fatalf("%s: %v", file, err)
 		}
 		body, err := io.ReadAll(response.Body)
+		_ = response.Body.Close()
 		if err != nil || !strings.HasSuffix(text, "\n\n"+string(body)) {
 			t.Errorf("%s: Content-Length is %d, want that of its body (%v)", file, response.ContentLength, err)
 		}

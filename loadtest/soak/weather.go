@@ -50,10 +50,7 @@ func (w *weather) calm(from, to time.Time) bool {
 // rage disturbs one replica after another until ctx ends, and leaves all of them
 // running.
 func (w *weather) rage(ctx context.Context, rng *rand.Rand, replicas []*sandbox.Replica, say func(string)) error {
-	for {
-		if sleep.For(ctx, calmAtLeast+time.Duration(rng.Int64N(int64(calmAtMost-calmAtLeast)))) != nil {
-			return nil
-		}
+	for sleep.For(ctx, calmAtLeast+time.Duration(rng.Int64N(int64(calmAtMost-calmAtLeast)))) == nil {
 		replica := replicas[rng.IntN(len(replicas))]
 		kill := rng.IntN(2) == 0
 		w.begin(kill)
@@ -63,6 +60,7 @@ func (w *weather) rage(ctx context.Context, rng *rand.Rand, replicas []*sandbox.
 			return err
 		}
 	}
+	return nil
 }
 
 func (w *weather) strike(ctx context.Context, rng *rand.Rand, replica *sandbox.Replica, kill bool, say func(string)) error {
