@@ -15,12 +15,6 @@ import (
 // maxSubject is the longest name of a customer, in bytes.
 const maxSubject = 255
 
-// claims are what is read from a customer's or an administrator's token.
-type claims struct {
-	jwt.RegisteredClaims
-	Scope string `json:"scope,omitempty"`
-}
-
 // verifier checks bearer tokens. It is safe for concurrent use.
 type verifier struct {
 	parser *jwt.Parser
@@ -46,18 +40,14 @@ func newVerifier(secret []byte, keys *Keys, audience, adminToken string) (*verif
 	if audience != "" {
 		options = append(options, jwt.WithAudience(audience))
 	}
-	return &verifier{
-		parser: jwt.NewParser(options...),
-		key: func(t *jwt.Token) (any, error) {
-			// RFC 7515: what a token declares critical and is not understood here
-			// makes it invalid. Nothing is understood here.
-			if _, critical := t.Header["crit"]; critical {
-				return nil, errNoKey
-			}
-			return key(t)
-		},
-		admin: sha256.Sum256([]byte(adminToken)),
-	}, nil
+	v := &verifier{parser: jwt.NewParser(options...), admin: sha256.Sum256([]byte(adminToken))}
+	v.key = func(t *jwt.Token) (any, error) {
+		if !v.understood(t) {
+			return nil, errNoKey
+		}
+		return key(t)
+	}
+	return v, nil
 }
 
 // bearer is the request's token.
