@@ -131,4 +131,17 @@ func TestReplicaTakesTokensOfAKeySet(t *testing.T) {
 			t.Errorf("got %d %s, %v; want %d", status, text, err, want)
 		}
 	}
+	// A broken file reaches all replicas at once: it is told of, and none is taken out.
+	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		status, text, err := c.call("GET", "/readyz", "", "", "")
+		if err != nil || status != http.StatusOK || time.Now().After(deadline) {
+			t.Fatalf("readiness with a broken key set: %d %s, %v", status, text, err)
+		}
+		if strings.Contains(text, `"jwks":"the file of --jwks is missing or broken`) {
+			break
+		}
+	}
 }

@@ -53,12 +53,17 @@ func (r *replica) apply(v settings.Values) {
 }
 
 // notes are what readiness shows and what keeps nobody from serving: one wrong
-// value in etcd reaches all replicas at once, and must not take them all away.
+// value in etcd, or one wrong key set, reaches all replicas at once, and must not
+// take them all away.
 func (r *replica) notes() map[string]string {
-	if r.settings == nil {
-		return nil
+	notes := map[string]string{}
+	if r.settings != nil {
+		notes["config"] = r.settings.Report()
 	}
-	return map[string]string{"config": r.settings.Report()}
+	if r.keys != nil {
+		notes["jwks"] = r.keys.Report()
+	}
+	return notes
 }
 
 type configCmd struct {

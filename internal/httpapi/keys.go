@@ -25,22 +25,50 @@ const (
 )
 
 // Keys are the public keys of a JWKS file that customers' tokens are checked by,
-// as the file has them now: a changed file is in use within a second, and a bad
-// one is logged and leaves the keys that were good. Safe for concurrent use.
+// as the file has them now: a changed file is in use within a second. A set
+// without keys is one, by which every token is refused: the last key can be revoked. A bad
+// file, or none, is logged and leaves the keys that were good. Safe for concurrent
+// use.
 type Keys struct{ set *rotated.Value[keySet] }
 
-// OpenKeys reads the key set in file.
+// OpenKeys reads the key set in file. At the start it must have a key: a replica
+// that was given a wrong file must not take a good one's place.
 //
 // Only RS256 and ES256 are known, and a key's own type says which of them it is
 // for. Keys for encryption and for other algorithms are left out. A private or a
 // secret key is refused: the file is for those who check tokens, and such a key
 // makes them.
 func OpenKeys(file string, logger *slog.Logger) (*Keys, error) {
-	set, err := rotated.Open(logger.With("file", file), func() (keySet, error) { return readKeys(file) }, file)
+	logger = logger.With("file", file)
+	running := false
+	set, err := rotated.Open(logger, func() (keySet, error) {
+		set, err := readKeys(file)
+		switch {
+		case err != nil || len(set) > 0:
+			return set, err
+		case !running:
+			return nil, fmt.Errorf("%s: it has no RSA or P-256 key for signatures", file)
+		}
+		logger.Error("THE KEY SET HAS NO KEY: every token but the admin token is refused until it has one")
+		return set, nil
+	}, file)
 	if err != nil {
 		return nil, err
 	}
+	running = true // nobody else has it yet
 	return &Keys{set}, nil
+}
+
+// Report says, for readiness, what is wrong with the file as it is now; "" when
+// all is well. What exactly is in the log: it names files.
+func (k *Keys) Report() string {
+	switch {
+	case k.set.Err() != nil:
+		return "the file of --jwks is missing or broken: the keys that it had before stay in use"
+	case len(k.set.Get()) == 0:
+		return "the file of --jwks has no key: every token but the admin token is refused"
+	}
+	return ""
 }
 
 // publicKey is a key, and the one algorithm that it is for.
@@ -79,6 +107,9 @@ func parseKeys(text []byte) (keySet, error) {
 	if err := json.Unmarshal(text, &in); err != nil {
 		return nil, fmt.Errorf("not a JSON Web Key Set: %w", err)
 	}
+	if in.Keys == nil {
+		return nil, errors.New("not a JSON Web Key Set: it has no keys, not even an empty list of them")
+	}
 	set, count := keySet{}, 0
 	for i, raw := range in.Keys {
 		key, kid, err := parseKey(raw)
@@ -94,10 +125,7 @@ func parseKeys(text []byte) (keySet, error) {
 		set[kid] = key
 		count++
 	}
-	switch _, nameless := set[""]; {
-	case count == 0:
-		return nil, errors.New("it has no RSA or P-256 key for signatures")
-	case nameless && count > 1:
+	if _, nameless := set[""]; nameless && count > 1 {
 		return nil, errors.New("it has several keys, and one of them has no kid")
 	}
 	return set, nil

@@ -26,7 +26,8 @@ type Value[T any] struct {
 	files  []string
 
 	now     atomic.Pointer[T]
-	checked atomic.Int64 // when, in nanoseconds since began
+	bad     atomic.Pointer[error] // why the files as they are now are not in use
+	checked atomic.Int64          // when, in nanoseconds since began
 	began   time.Time
 
 	// looking is held by the one who looks; others go on with what there is.
@@ -58,6 +59,15 @@ func (v *Value[T]) Get() T {
 	return *v.now.Load()
 }
 
+// Err says why the files as they are now are not what Get returns; nil if they are.
+func (v *Value[T]) Err() error {
+	v.Get() // nobody else may have asked since they changed
+	if bad := v.bad.Load(); bad != nil {
+		return *bad
+	}
+	return nil
+}
+
 func (v *Value[T]) reload() {
 	seen := v.look()
 	if same(seen, v.seen) {
@@ -66,10 +76,12 @@ func (v *Value[T]) reload() {
 	v.seen = seen
 	value, err := v.load()
 	if err != nil {
+		v.bad.Store(&err)
 		v.logger.Error("a changed file cannot be used: what it had before stays in use", "error", err)
 		return
 	}
 	v.now.Store(&value)
+	v.bad.Store(nil)
 	v.logger.Info("a changed file is in use", "files", fmt.Sprint(v.files))
 }
 

@@ -90,11 +90,17 @@ func TestBadFileLaterIsLoggedOnceAndTheOldValueStays(t *testing.T) {
 	if got := v.Get(); got != "old" {
 		t.Errorf("got %q, want what was good", got)
 	}
+	if got := v.Err(); !errors.Is(got, os.ErrNotExist) {
+		t.Errorf("the file that is gone is %v", got)
+	}
 	if n := strings.Count(log.String(), "the file is empty"); n != 1 {
 		t.Errorf("the bad file was logged %d times", n)
 	}
 	s.write("new")
-	awaitTrue(t, "the good file again", func() bool { return v.Get() == "new" })
+	awaitTrue(t, "the good file again", func() bool { return v.Err() == nil })
+	if got := v.Get(); got != "new" {
+		t.Errorf("got %q of a good file", got)
+	}
 }
 
 func TestManyMayAskAtOnce(t *testing.T) {
