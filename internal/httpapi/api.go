@@ -156,8 +156,9 @@ func (a *api) routes() (*gin.Engine, error) {
 	// cheapest first, and all of it before the handler.
 	checked := r.Group("", a.limitAddress, a.authenticate, a.limitCustomer, a.checkParameters, a.readBody)
 	spec.RegisterHandlersWithOptions(checked, a, spec.GinServerOptions{
-		// checkParameters leaves nothing for it to complain of.
-		ErrorHandler: func(c *gin.Context, _ error, _ int) { a.fail(c, kindSyntax.problem("")) },
+		// admit and checkParameters leave nothing for it to complain of: the
+		// document and its types differ.
+		ErrorHandler: func(c *gin.Context, err error, _ int) { a.fail(c, fmt.Errorf("checked parameters could not be bound: %w", err)) },
 	})
 	return r, errors.Join(a.serveDocs(r), a.serveStorefront(r), a.serveErrors(r))
 }

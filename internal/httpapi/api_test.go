@@ -375,6 +375,12 @@ func TestRequestsOutsideTheRoutes(t *testing.T) {
 	if got := s.call("GET", "/v1/skus/l%61mp", ""); got.body["sku"] != "lamp" {
 		t.Errorf("an escaped name: %s", got.text)
 	}
+	s.call("GET", "/v1/skus/lamp%2F%2Fevents", "").check(t, 404, "unknown-sku", "")
+	for _, nobody := range []string{"GET /v1/skus//events", "POST /v1/orders//payment", "POST /v1/orders//cancellation", "POST /v1/admin/skus//restocks",
+		"PATCH /v1/orders//payment", "GET //", "GET /v1//skus"} {
+		method, path, _ := strings.Cut(nobody, " ")
+		s.call(method, path, "").check(t, 404, "not-found", "")
+	}
 	wrong := s.call("DELETE", "/v1/orders", "")
 	wrong.check(t, 405, "method-not-allowed", "")
 	if got := wrong.Header.Get("Allow"); got != "GET, POST, HEAD" {

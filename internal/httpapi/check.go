@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"net/http"
 	"net/url"
 	"strings"
@@ -40,6 +41,12 @@ func (a *api) admit(c *gin.Context) {
 	case headerBytes(c.Request) > maxHeaders:
 		c.Header("Connection", "close")
 		a.fail(c, kindHeaders.problem(""))
+		return
+	}
+	if strings.Contains(cmp.Or(c.Request.URL.RawPath, c.Request.URL.Path), "//") {
+		// gin takes nothing for a parameter's value; no path of ours has a part
+		// that is empty.
+		a.fail(c, kindNoRoute.problem(""))
 		return
 	}
 	if o == nil {
