@@ -158,7 +158,9 @@ func (a *api) routes() (*gin.Engine, error) {
 	spec.RegisterHandlersWithOptions(checked, a, spec.GinServerOptions{
 		// admit and checkParameters leave nothing for it to complain of: the
 		// document and its types differ.
-		ErrorHandler: func(c *gin.Context, err error, _ int) { a.fail(c, fmt.Errorf("checked parameters could not be bound: %w", err)) },
+		ErrorHandler: func(c *gin.Context, err error, _ int) {
+			a.fail(c, fmt.Errorf("checked parameters could not be bound: %w", err))
+		},
 	})
 	return r, errors.Join(a.serveDocs(r), a.serveStorefront(r), a.serveErrors(r))
 }
@@ -199,10 +201,20 @@ type headKey struct{}
 func (a *api) noMethod(c *gin.Context) {
 	// gin has set Allow to the methods that it routes.
 	allow := c.Writer.Header().Get("Allow")
-	if slices.Contains(strings.Split(allow, ", "), http.MethodGet) {
+	if slices.Contains(strings.Split(allow, ", "), http.MethodGet) && !a.streams(pathOf(c)) {
 		c.Header("Allow", allow+", "+http.MethodHead)
 	}
 	a.fail(c, kindNoMethod.problem("See the Allow header."))
+}
+
+// streams says whether GET answers this path with a stream, which has no HEAD.
+func (a *api) streams(path string) bool {
+	for _, o := range a.operations {
+		if o.Streams() && o.Fits(path) {
+			return true
+		}
+	}
+	return false
 }
 
 // bounded is the request's context, which ends at the request time-out.

@@ -381,11 +381,15 @@ func TestRequestsOutsideTheRoutes(t *testing.T) {
 		method, path, _ := strings.Cut(nobody, " ")
 		s.call(method, path, "").check(t, 404, "not-found", "")
 	}
-	wrong := s.call("DELETE", "/v1/orders", "")
-	wrong.check(t, 405, "method-not-allowed", "")
-	if got := wrong.Header.Get("Allow"); got != "GET, POST, HEAD" {
-		t.Errorf("Allow is %q, want GET, POST, HEAD", got)
+	for wrong, want := range map[string]string{"DELETE /v1/orders": "GET, POST, HEAD", "PATCH /v1/skus/events": "GET, HEAD",
+		"PATCH /v1/events": "GET", "HEAD /v1/events": "GET", "PATCH /v1/skus/a%2Fb/events": "GET", "HEAD /v1/skus/lamp/events": "GET"} {
+		method, path, _ := strings.Cut(wrong, " ")
+		got := s.call(method, path, "")
+		if allow := got.Header.Get("Allow"); got.StatusCode != 405 || allow != want {
+			t.Errorf("%s: %d with Allow %q, want 405 with %q", wrong, got.StatusCode, allow, want)
+		}
 	}
+	s.call("DELETE", "/v1/orders", "").check(t, 405, "method-not-allowed", "")
 	s.call("POST", "/v1/orders", "sku=lamp", "Authorization", "Bearer "+ann, "Idempotency-Key", "k",
 		"Content-Type", "application/x-www-form-urlencoded").check(t, 415, "unsupported-media-type", "")
 }

@@ -43,7 +43,7 @@ func (a *api) admit(c *gin.Context) {
 		a.fail(c, kindHeaders.problem(""))
 		return
 	}
-	if strings.Contains(cmp.Or(c.Request.URL.RawPath, c.Request.URL.Path), "//") {
+	if strings.Contains(pathOf(c), "//") {
 		// gin takes nothing for a parameter's value; no path of ours has a part
 		// that is empty.
 		a.fail(c, kindNoRoute.problem(""))
@@ -61,6 +61,9 @@ func (a *api) admit(c *gin.Context) {
 		a.fail(c, kindNotAcceptable.problem("This call answers with "+strings.Join(o.Types, ", ")+"."))
 	}
 }
+
+// pathOf is the path as gin routes it: an escaped slash in it is no slash.
+func pathOf(c *gin.Context) string { return cmp.Or(c.Request.URL.RawPath, c.Request.URL.Path) }
 
 // headerBytes is about what the request's first line and headers took.
 func headerBytes(r *http.Request) int {

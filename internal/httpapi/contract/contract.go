@@ -59,6 +59,13 @@ type Operation struct {
 // Answers says whether status is one of the operation's answers.
 func (o *Operation) Answers(status int) bool { return o.statuses[status] }
 
+// Fits says whether a path is one of the operation's: no parameter is empty.
+func (o *Operation) Fits(path string) bool {
+	return slices.EqualFunc(strings.Split(o.Path, "/"), strings.Split(path, "/"), func(form, part string) bool {
+		return form == part || strings.HasPrefix(form, "{") && part != ""
+	})
+}
+
 // Streams says whether the operation's answer goes on until one side ends it.
 func (o *Operation) Streams() bool { return slices.Contains(o.Types, "text/event-stream") }
 

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 
@@ -163,11 +162,8 @@ func (c *Checker) find(method, path string) (o *contract.Operation, known bool) 
 	if method == http.MethodHead {
 		method = http.MethodGet
 	}
-	parts := strings.Split(path, "/")
 	for _, one := range c.contract.Operations {
-		same := slices.EqualFunc(strings.Split(one.Path, "/"), parts, func(form, part string) bool {
-			return form == part || strings.HasPrefix(form, "{") && part != ""
-		})
+		same := one.Fits(path)
 		if same && one.Method == method {
 			return one, true
 		}
