@@ -16,20 +16,16 @@ func acceptable(header []string, types []string) bool {
 		return true
 	}
 	best := make([]struct{ closeness, quality float64 }, len(types))
+	ranges := 0
 	for item := range strings.SplitSeq(all, ",") {
 		if strings.TrimSpace(item) == "" {
 			continue
 		}
-		media, parameters, err := mime.ParseMediaType(item)
-		if err != nil {
+		media, quality, ok := mediaRange(item)
+		if !ok {
 			return true
 		}
-		quality := 1.0
-		if text, given := parameters["q"]; given {
-			if quality, err = strconv.ParseFloat(text, 64); err != nil {
-				return true
-			}
-		}
+		ranges++
 		for i, name := range types {
 			if closeness := within(name, media); closeness > 0 && closeness >= best[i].closeness {
 				best[i].closeness, best[i].quality = closeness, quality
@@ -41,7 +37,22 @@ func acceptable(header []string, types []string) bool {
 			return true
 		}
 	}
-	return false
+	return ranges == 0
+}
+
+// mediaRange reads a range: text/html, text/* or */*, with a quality from 0 to 1.
+func mediaRange(item string) (media string, quality float64, ok bool) {
+	media, parameters, err := mime.ParseMediaType(item)
+	kind, name, both := strings.Cut(media, "/")
+	if err != nil || !both || strings.Contains(name, "*") && name != "*" || strings.Contains(kind, "*") && media != "*/*" {
+		return "", 0, false
+	}
+	text, given := parameters["q"]
+	if !given {
+		return media, 1, true
+	}
+	quality, err = strconv.ParseFloat(text, 64)
+	return media, quality, err == nil && quality >= 0 && quality <= 1
 }
 
 // within says how close a range is to the media type, 0 where it is not in it.

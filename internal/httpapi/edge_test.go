@@ -23,7 +23,10 @@ func TestCallersGetWhatTheyCanReadOrAreToldSo(t *testing.T) {
 	for accept, status := range map[string]int{
 		"": 200, "*/*": 200, "application/json": 200, "application/*": 200, "text/html, application/xhtml+xml, */*;q=0.8": 200,
 		"APPLICATION/JSON": 200, "application/json;charset=utf-8": 200, "text/html;q=1, application/json;q=0.001": 200, ";": 200,
-		"text/html": 406, "nonsense": 406, "application/json;q=0": 406, "*/*, application/json;q=0": 406, "application/*;q=0, */*": 406, "text/event-stream": 406,
+		"text/html": 406, "text/html;q=1.0, text/*": 406, "application/json;q=0": 406, "*/*, application/json;q=0": 406, "application/*;q=0, */*": 406, "text/event-stream": 406,
+		// What cannot be read takes anything.
+		"nonsense": 200, "*": 200, "text/html, *;q=0.1": 200, "*/json": 200, "text/*html": 200, "text/": 200, "text/html;q=2": 200, "text/html;q=-1": 200,
+		"text/html;q=NaN": 200, "text/html;q=": 200, "text/html;x=\"a,b\"": 200, ",": 200, "text/html,,": 406,
 	} {
 		got := s.call("GET", "/v1/skus/lamp", "", "Accept", accept)
 		slug := ""
