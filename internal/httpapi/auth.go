@@ -53,6 +53,10 @@ func newVerifier(secret []byte, keys *Keys, audience, adminToken string) (*verif
 // bearer is the request's token.
 func bearer(c *gin.Context) (string, error) {
 	const scheme = "bearer "
+	if len(c.Request.Header.Values("Authorization")) > 1 {
+		// What stands before us may have checked another one than we would.
+		return "", kindUnauthorized.problem("The Authorization header is given more than once.")
+	}
 	header := c.GetHeader("Authorization")
 	if header == "" {
 		return "", kindUnauthorized.problem("The Authorization header is missing.")

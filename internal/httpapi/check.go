@@ -123,18 +123,20 @@ func (a *api) checkParameters(c *gin.Context) {
 // several of one that may not.
 func checkHeader(header http.Header, name string, required bool) error {
 	values := header.Values(name)
-	bad := func(message string) error {
-		return kindSyntax.problem("The "+name+" header "+message+".", fieldError{Field: name, Message: message})
-	}
 	switch {
 	case len(values) == 0 && required:
-		return bad("is missing")
+		return badHeader(name, "is missing")
 	case len(values) > 1 && !required: // lists, all of them: If-Match, If-None-Match
 		header.Set(name, strings.Join(values, ", "))
 	case len(values) > 1:
-		return bad("is given more than once")
+		return badHeader(name, "is given more than once")
 	case required && values[0] == "":
-		return bad("is empty")
+		return badHeader(name, "is empty")
 	}
 	return nil
+}
+
+// badHeader is the problem of a header that says nothing that could be heeded.
+func badHeader(name, message string) error {
+	return kindSyntax.problem("The "+name+" header "+message+".", fieldError{Field: name, Message: message})
 }

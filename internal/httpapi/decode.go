@@ -48,12 +48,16 @@ func (a *api) readBody(c *gin.Context) {
 // body reads the whole body, which is said to be JSON or not said to be
 // anything.
 func body(c *gin.Context) ([]byte, error) {
+	// What stands before us may have heeded another one than we would.
+	if len(c.Request.Header.Values("Content-Type")) > 1 {
+		return nil, badHeader("Content-Type", "is given more than once")
+	}
 	if text := c.GetHeader("Content-Type"); text != "" && text != "application/json" {
 		if kind, _, err := mime.ParseMediaType(text); err != nil || kind != "application/json" {
 			return nil, kindMediaType.problem(fmt.Sprintf("Content-Type is %q, expected application/json.", text))
 		}
 	}
-	if text := c.GetHeader("Content-Encoding"); text != "" && text != "identity" {
+	if text := strings.Join(c.Request.Header.Values("Content-Encoding"), ", "); text != "" && text != "identity" {
 		return nil, kindMediaType.problem("The body is encoded; it is read as it is.")
 	}
 	read, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, maxBody))
@@ -109,9 +113,7 @@ func readWhole[N int32 | int64](in *jsontext.Decoder, n *N) error {
 // it bare, which is the same key. Both have the draft's characters: what is not
 // printable ASCII does not come through every proxy as it was sent.
 func idempotencyKey(header string) (string, error) {
-	bad := func(message string) (string, error) {
-		return "", kindSyntax.problem("The Idempotency-Key header is "+message+".", fieldError{Field: "Idempotency-Key", Message: "is " + message})
-	}
+	bad := func(message string) (string, error) { return "", badHeader("Idempotency-Key", "is "+message) }
 	key := strings.TrimSpace(header)
 	if strings.HasPrefix(key, `"`) {
 		var ok bool

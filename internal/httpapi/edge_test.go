@@ -66,6 +66,46 @@ func TestRequestsTooLargeAreRefused(t *testing.T) {
 	s.order(ann, "schlüssel", `{"sku":"lamp","quantity":1}`).check(t, http.StatusBadRequest, "malformed-request", "Idempotency-Key")
 }
 
+// Who heeds the first of two headers and who heeds the last do not agree on what
+// was checked.
+func TestHeadersThatContradictEachOtherAreRefused(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.putSKU("lamp", thing).check(t, http.StatusCreated, "", "")
+	ann, eve := "Bearer "+customer(t, "ann"), "Bearer "+customer(t, "eve")
+	for _, test := range []struct {
+		name   string
+		values []string
+		status int
+		text   string
+	}{
+		{"Authorization", []string{ann, eve}, 401, "given more than once"},
+		{"Authorization", []string{ann, ann}, 401, "given more than once"},
+		{"Authorization", []string{"", ann}, 401, "given more than once"},
+		{"Idempotency-Key", []string{"k", "l"}, 400, "given more than once"},
+		{"Content-Type", []string{"application/json", "text/plain"}, 400, "given more than once"},
+		{"Content-Encoding", []string{"identity", "gzip"}, 415, "encoded"},
+		{"Content-Encoding", []string{"", "gzip"}, 415, "encoded"},
+		{"Content-Encoding", []string{"identity"}, 201, ""},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/v1/orders", strings.NewReader(`{"sku":"lamp","quantity":1}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header = http.Header{"Authorization": {ann}, "Idempotency-Key": {"k"}, "Content-Type": {"application/json"}}
+		r.Header[test.name] = test.values
+		got, err := s.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(got.Body)
+		got.Body.Close()
+		if err != nil || got.StatusCode != test.status || !strings.Contains(string(text), test.text) {
+			t.Errorf("%s %q: got %d %s, %v; want %d %q", test.name, test.values, got.StatusCode, text, err, test.status, test.text)
+		}
+	}
+}
+
 // A body that stops coming is not waited for, and its sender is told.
 func TestBodyThatDoesNotComeIsATimeout(t *testing.T) {
 	t.Parallel()
