@@ -433,6 +433,10 @@ func TestTokens(t *testing.T) {
 	admin(adminToken).check(t, 200, "", "")
 	admin(token(t, hs256, []byte(secret), with("scope", "read admin"))).check(t, 200, "", "")
 	admin(good).check(t, 403, "forbidden", "")
+	list := s.call("GET", "/v1/orders", "", "Authorization", "Bearer "+adminToken)
+	if list.check(t, 401, "unauthorized", ""); !strings.Contains(list.text, "names no customer") {
+		t.Errorf("the admin token on a customer's call: %s", list.text)
+	}
 	admin(adminToken+"x").check(t, 401, "unauthorized", "")
 	s.call("PUT", "/v1/admin/skus/lamp", thing).check(t, 401, "unauthorized", "")
 }

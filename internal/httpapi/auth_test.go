@@ -233,9 +233,9 @@ func TestAudienceMustHoldOurs(t *testing.T) {
 		}
 	}
 	for _, aud := range []any{"Shop", "", []string{}, []string{"other"}} {
-		rejected(t, v, "aud", sign(t, jwt.SigningMethodHS256, []byte(authSecret), nil, jwt.MapClaims{"sub": "ann", "aud": aud}), "")
+		rejected(t, v, "aud", sign(t, jwt.SigningMethodHS256, []byte(authSecret), nil, jwt.MapClaims{"sub": "ann", "aud": aud}), "aud")
 	}
-	rejected(t, v, "no aud", sign(t, jwt.SigningMethodHS256, []byte(authSecret), nil, ann), "")
+	rejected(t, v, "no aud", sign(t, jwt.SigningMethodHS256, []byte(authSecret), nil, ann), "has no aud")
 }
 
 func TestVerifierNeedsOneWayToCheckTokens(t *testing.T) {
