@@ -57,8 +57,9 @@ func body(c *gin.Context) ([]byte, error) {
 			return nil, kindMediaType.problem(fmt.Sprintf("Content-Type is %q, expected application/json.", text))
 		}
 	}
-	if text := strings.Join(c.Request.Header.Values("Content-Encoding"), ", "); text != "" && text != "identity" {
-		return nil, kindMediaType.problem("The body is encoded; it is read as it is.")
+	if text := strings.Join(c.Request.Header.Values("Content-Encoding"), ", "); text != "" && !strings.EqualFold(text, "identity") {
+		c.Header("Accept-Encoding", "identity") // RFC 9110, 15.5.16: which encodings would have been taken
+		return nil, kindMediaType.problem(fmt.Sprintf("Content-Encoding is %q; bodies are taken as they are, not packed.", text))
 	}
 	read, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, maxBody))
 	if err == nil {

@@ -52,7 +52,7 @@ var (
 	kindBodyLate      = kind{slug: "request-timeout", status: http.StatusRequestTimeout, title: "The body did not come in time",
 		detail: "Nothing was applied. Send the request again."}
 	kindTooLarge  = kind{slug: "body-too-large", status: http.StatusRequestEntityTooLarge, title: "The body is too large"}
-	kindMediaType = kind{slug: "unsupported-media-type", status: http.StatusUnsupportedMediaType, title: "The body is not JSON"}
+	kindMediaType = kind{slug: "unsupported-media-type", status: http.StatusUnsupportedMediaType, title: "The body is not plain JSON"}
 	kindHeaders   = kind{slug: "headers-too-large", status: http.StatusRequestHeaderFieldsTooLarge, title: "The headers are too large",
 		detail: fmt.Sprintf("The path and the headers may have %d bytes.", maxHeaders)}
 	kindInternal = kind{slug: "internal", status: http.StatusInternalServerError, title: "Something went wrong here",
