@@ -578,6 +578,8 @@ type ClientInterface interface {
 	// one looked. `If-Match` with an ETag of the SKU refuses a change of what another administrator has changed since;
 	// units that were sold meanwhile do not stand in its way. `If-None-Match: *` only creates.
 	//
+	// Times are of RFC 3339 with a capital T and Z, from the year 1000 to 9999 in UTC.
+	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with PUT /v1/admin/skus/{sku} (the `PutSKU` operationId).
@@ -588,6 +590,8 @@ type ClientInterface interface {
 	// `units` count on creation only; later they are ignored, with a `Warning`: they would overwrite what was sold since
 	// one looked. `If-Match` with an ETag of the SKU refuses a change of what another administrator has changed since;
 	// units that were sold meanwhile do not stand in its way. `If-None-Match: *` only creates.
+	//
+	// Times are of RFC 3339 with a capital T and Z, from the year 1000 to 9999 in UTC.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -799,6 +803,8 @@ func (c *Client) RevokeLock(ctx context.Context, sku SKUInPath, reqEditors ...Re
 // one looked. `If-Match` with an ETag of the SKU refuses a change of what another administrator has changed since;
 // units that were sold meanwhile do not stand in its way. `If-None-Match: *` only creates.
 //
+// Times are of RFC 3339 with a capital T and Z, from the year 1000 to 9999 in UTC.
+//
 // Takes any type of body and a specified content type.
 //
 // Corresponds with PUT /v1/admin/skus/{sku} (the `PutSKU` operationId).
@@ -819,6 +825,8 @@ func (c *Client) PutSKUWithBody(ctx context.Context, sku SKUInPath, params *PutS
 // `units` count on creation only; later they are ignored, with a `Warning`: they would overwrite what was sold since
 // one looked. `If-Match` with an ETag of the SKU refuses a change of what another administrator has changed since;
 // units that were sold meanwhile do not stand in its way. `If-None-Match: *` only creates.
+//
+// Times are of RFC 3339 with a capital T and Z, from the year 1000 to 9999 in UTC.
 //
 // Takes a body of the `application/json` content type.
 //

@@ -122,6 +122,23 @@ func TestTimesThatAreTakenCanBeDecoded(t *testing.T) {
 	}
 }
 
+func TestTimesThatAreRefusedAreToldWhy(t *testing.T) {
+	t.Parallel()
+	sku := bodies(t)["putSKU"]
+	const noTime, letters, years = "must be a time of RFC 3339", "must have a capital T and Z", "must be from the year 1000 to the year 9999, in UTC"
+	for value, want := range map[string]string{
+		"2030-01-31t12:00:00Z": letters, "2030-01-31T12:00:00z": letters, "2030-01-31t12:00:00+01:00": letters, "0001-01-01T00:00:00Z": years,
+		"0999-12-31T23:59:59Z": years, "9999-12-31T23:59:59-10:00": years, "1000-01-01T00:00:00+00:01": years, "2030-01-31": noTime, "2030-02-30T12:00:00Z": noTime,
+		"10000-01-01T00:00:00Z": noTime, "2030-01-31\u017f12:00:00Z": noTime, "": noTime,
+	} {
+		err := sku.Check([]byte(`{"name":"n","price_cents":1,"currency":"EUR","units":1,"sale_ends_at":"` + value + `"}`))
+		invalid, _ := errors.AsType[contract.Invalid](err)
+		if len(invalid) != 1 || invalid[0].Field != "sale_ends_at" || !strings.HasPrefix(invalid[0].Message, want) {
+			t.Errorf("%s: %v, want %q", value, invalid, want)
+		}
+	}
+}
+
 // hugePower is a number that the library of JSON Schema cannot read.
 var hugePower = regexp.MustCompile(`[eE][+-]?[0-9]{4,}`)
 

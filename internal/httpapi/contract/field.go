@@ -37,14 +37,21 @@ func (k kinds) has(kind jsontext.Kind) bool { return slices.Contains(k, kind) }
 var formats = map[string]func(string) string{"date-time": instant, "int32": nil, "int64": nil}
 
 // rfc3339 is stricter than package time, which takes a comma for the point and an
-// hour of one digit. What decodes a body does not.
+// hour of one digit, and than the RFC, which takes small letters. What decodes a
+// body takes none of these.
 var rfc3339 = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$`)
 
 // instant takes the times that a DATETIME of MySQL has.
 func instant(value string) string {
-	t, err := time.Parse(time.RFC3339, value)
-	if err != nil || !rfc3339.MatchString(value) || t.UTC().Year() < 1000 || t.UTC().Year() > 9999 {
-		return "must be a time of RFC 3339, like 2030-01-31T12:00:00Z"
+	const example = ", like 2030-01-31T12:00:00Z"
+	t, err := time.Parse(time.RFC3339, strings.ToUpper(value))
+	switch {
+	case err != nil || !rfc3339.MatchString(strings.ToUpper(value)):
+		return "must be a time of RFC 3339" + example
+	case !rfc3339.MatchString(value):
+		return "must have a capital T and Z" + example
+	case t.UTC().Year() < 1000 || t.UTC().Year() > 9999:
+		return "must be from the year 1000 to the year 9999, in UTC"
 	}
 	return ""
 }
