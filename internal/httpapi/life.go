@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -71,6 +72,9 @@ func (a *api) CancelOrder(c *gin.Context, text spec.OrderID) {
 		return
 	}
 	o, err := a.cfg.Orders.Cancel(c.Request.Context(), callOf(c).customer, id)
+	if errors.Is(err, order.ErrAlreadyPaid) {
+		err = kindAlreadyPaid.problem("Nothing of it was changed. Paid orders are not cancelled: a refund is the shop's decision.")
+	}
 	a.answerOrder(c, &o, err)
 }
 

@@ -57,6 +57,8 @@ var (
 		detail: fmt.Sprintf("The path and the headers may have %d bytes.", maxHeaders)}
 	kindInternal = kind{slug: "internal", status: http.StatusInternalServerError, title: "Something went wrong here",
 		detail: "The error was logged. Retry with the same Idempotency-Key."}
+	kindAlreadyPaid = kind{slug: "already-paid", status: http.StatusConflict, title: "The order is paid", err: order.ErrAlreadyPaid,
+		detail: "Nothing of it was changed. If this was a second payment, its reference was kept for a refund."}
 	kindLocksHidden = kind{slug: "locks-not-shown", status: http.StatusNotImplemented, title: "Locks are not shown",
 		detail: "This service's strategy takes no lock, or one whose server does not tell who holds it. See its table of strategies."}
 	kindNotHeld = kind{slug: "lock-not-held", status: http.StatusNotFound, title: "Nobody holds this SKU's lock"}
@@ -67,7 +69,7 @@ var (
 // kinds are all problems that there are.
 var kinds = []kind{
 	kindSyntax, kindInvalid, kindUnauthorized, kindForbidden, kindNoRoute, kindNoMethod, kindNotAcceptable, kindBodyLate, kindTooLarge,
-	kindMediaType, kindHeaders, kindInternal, kindTooMany, kindLocksHidden, kindNotHeld, kindUnknown,
+	kindMediaType, kindHeaders, kindInternal, kindTooMany, kindAlreadyPaid, kindLocksHidden, kindNotHeld, kindUnknown,
 	{"unknown-sku", http.StatusNotFound, "There is no such SKU", stock.ErrUnknownSKU, ""},
 	{"unknown-order", http.StatusNotFound, "There is no such order", order.ErrNotFound, ""},
 	{"sold-out", http.StatusConflict, "Sold out", order.ErrSoldOut, "No units are left."},
@@ -78,8 +80,6 @@ var kinds = []kind{
 		"The order was not paid. The payment's reference, if one was given, was kept for a refund."},
 	{"order-cancelled", http.StatusConflict, "The order is cancelled", order.ErrCancelled,
 		"The order was not paid. The payment's reference, if one was given, was kept for a refund."},
-	{"already-paid", http.StatusConflict, "The order is paid", order.ErrAlreadyPaid,
-		"Nothing of it was changed. If this was a second payment, its reference was kept for a refund."},
 	{"order-expired", http.StatusConflict, "The order has expired", order.ErrExpired, "Its units have returned to the sale, or are about to."},
 	{"precondition-failed", http.StatusPreconditionFailed, "The SKU is not the one that was asked for", order.ErrPrecondition,
 		"Nothing was changed. Read the SKU again."},
