@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"github.com/gin-gonic/gin"
 
@@ -75,12 +76,28 @@ func network(address netip.Addr) netip.Prefix {
 // connection, or, where that is a trusted proxy, the nearest address in
 // X-Forwarded-For that is none.
 func clientAddress(c *gin.Context) netip.Addr {
+	dropPorts(c.Request.Header["X-Forwarded-For"])
 	if address, err := netip.ParseAddr(c.ClientIP()); err == nil {
 		return address.Unmap().WithZone("")
 	}
 	// gin knows no zones, which addresses of one link have.
 	end, _ := netip.ParseAddrPort(c.Request.RemoteAddr)
 	return end.Addr().Unmap().WithZone("")
+}
+
+// dropPorts leaves the addresses alone in lines of X-Forwarded-For: some gateways
+// add the caller's port. gin would not read them, and all callers would be the
+// gateway.
+func dropPorts(lines []string) {
+	for i, line := range lines {
+		entries := strings.Split(line, ",")
+		for j, entry := range entries {
+			if end, err := netip.ParseAddrPort(strings.TrimSpace(entry)); err == nil {
+				entries[j] = end.Addr().String()
+			}
+		}
+		lines[i] = strings.Join(entries, ",")
+	}
 }
 
 // trustProxies makes r believe what these networks say of whom they forward, and
