@@ -249,7 +249,7 @@ type SKU struct {
 	SKU  SKUName `json:"sku"`
 	Name string  `json:"name"`
 
-	// PriceCents The price of one unit
+	// PriceCents The price of one unit, in the minor unit of ISO 4217: cents of EUR, yen of JPY
 	PriceCents int64 `json:"price_cents"`
 
 	// Currency Three capital letters of ISO 4217
