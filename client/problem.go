@@ -24,6 +24,7 @@ const (
 	ErrSaleNotOpen       Kind = "sale-not-open"
 	ErrSaleOver          Kind = "sale-over"
 	ErrCustomerLimit     Kind = "customer-limit"
+	ErrPriceChanged      Kind = "price-changed"
 
 	// The order has come to another end. A payment's reference was kept for a
 	// refund.

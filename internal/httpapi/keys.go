@@ -26,9 +26,9 @@ const (
 
 // Keys are the public keys of a JWKS file that customers' tokens are checked by,
 // as the file has them now: a changed file is in use within a second. A set
-// without keys is one, by which every token is refused: the last key can be revoked. A bad
-// file, or none, is logged and leaves the keys that were good. Safe for concurrent
-// use.
+// without keys is one, by which every token is refused: the last key can be
+// revoked. A bad file, or none, is logged and leaves the keys that were good. Safe
+// for concurrent use.
 type Keys struct{ set *rotated.Value[keySet] }
 
 // OpenKeys reads the key set in file. At the start it must have a key: a replica

@@ -33,16 +33,17 @@ func (a *api) PlaceOrder(c *gin.Context, params spec.PlaceOrderParams) {
 		a.fail(c, err)
 		return
 	}
-	placed, err := a.cfg.Orders.Place(c.Request.Context(),
-		order.Request{SKU: body.SKU, Customer: this.customer, Key: key, Quantity: body.Quantity})
+	request := order.Request{SKU: body.SKU, Customer: this.customer, Key: key, Quantity: body.Quantity, PriceCents: body.PriceCents}
+	if body.Currency != nil {
+		request.Currency = *body.Currency
+	}
+	placed, err := a.cfg.Orders.Place(c.Request.Context(), request)
 	if err != nil {
 		a.fail(c, err)
 		return
 	}
 	if placed.Replayed {
 		c.Header("Idempotent-Replayed", "true")
-		// The first answer again, whatever has become of the order since.
-		placed.Order.Status, placed.Order.ClosedAt, placed.Order.PaymentReference = order.Reserved, nil, ""
 	}
 	c.Header("Location", "/v1/orders/"+placed.Order.ID.String())
 	c.JSON(http.StatusCreated, present(&placed.Order))

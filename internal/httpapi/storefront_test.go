@@ -69,6 +69,23 @@ func (s *server) fill() {
 	s.sell("radio-now", "Valve radio", 40, "")
 }
 
+// TestTheStorefrontOrdersAtThePriceThatItShows: the order was made up before the
+// price was changed, and had no answer.
+func TestTheStorefrontOrdersAtThePriceThatItShows(t *testing.T) {
+	t.Parallel()
+	s, b := shop(t, "409 (Conflict)")
+	b.do(chromedp.Navigate(s.URL + "/#token=" + customer(t, "ann")))
+	b.await(shows(card("chair", ".left"), "3 of 3 left"))
+	const old = `{"chair":{"key":"k","quantity":1,"price_cents":1,"currency":"EUR"}}`
+	eval[bool](b, fmt.Sprintf("sessionStorage.setItem('unsure', %q) === undefined", old))
+	b.do(chromedp.Reload())
+	b.await(shows(card("chair", "form button"), "Ask again"))
+	b.press(card("chair", "form button"))
+	b.await(shows("#messages", "The price has changed, and nothing was ordered"))
+	b.buy("chair", "1")
+	b.await(shows("#messages", "Reserved for you: 1 × Oak chair"))
+}
+
 func TestTheStorefrontSellsLive(t *testing.T) {
 	t.Parallel()
 	s, b := shop(t, "409 (Conflict)", "401 (Unauthorized)")

@@ -22,7 +22,6 @@ func (t *tenure) decide() (*decision, error) {
 	}
 	d := &decision{}
 	now := t.now()
-	closed := windowOpen(&t.row, now)
 	keys := make(map[byKey]bool, len(t.batch))
 	takes := map[string]int64{} // by customer, in this batch, where there is a limit
 	var deciding, twins []*ticket
@@ -40,10 +39,9 @@ func (t *tenure) decide() (*decision, error) {
 		deciding = append(deciding, b)
 		n := int64(b.req.Quantity)
 		left := t.row.Available - d.units
-		var reason error
+		reason := onSale(&t.row, now, &b.req)
 		switch limit := t.row.PerCustomerLimit; {
-		case closed != nil:
-			reason = closed
+		case reason != nil:
 		case left < n:
 			reason = short(left)
 		case limit != nil && t.holds[b.req.Customer]+takes[b.req.Customer]+n > int64(*limit):

@@ -201,7 +201,7 @@ func (d *direct) once(ctx context.Context, r Request, held lock.Held) (Placed, e
 		if takeErr != nil && !errors.Is(takeErr, stock.ErrShort) {
 			return takeErr
 		}
-		if err := windowOpen(&row, row.Now); err != nil {
+		if err := onSale(&row, row.Now, &r); err != nil {
 			return err
 		}
 		if takeErr != nil {
@@ -236,7 +236,7 @@ func (d *direct) fenced(ctx context.Context, r Request, held lock.Held) (Placed,
 		if err != nil {
 			return err
 		}
-		if err := windowOpen(&row, row.Now); err != nil {
+		if err := onSale(&row, row.Now, &r); err != nil {
 			return err
 		}
 		if row.Available < int64(r.Quantity) {
@@ -287,7 +287,7 @@ func (d *direct) outcome(ctx context.Context, r *Request, order Order, err error
 }
 
 func isRefusal(err error) bool {
-	for _, refusal := range []error{ErrSoldOut, ErrInsufficient, ErrNotOpen, ErrOver, ErrCustomerLimit} {
+	for _, refusal := range []error{ErrSoldOut, ErrInsufficient, ErrNotOpen, ErrOver, ErrCustomerLimit, ErrPriceChanged} {
 		if errors.Is(err, refusal) {
 			return true
 		}

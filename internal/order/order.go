@@ -65,6 +65,11 @@ type Request struct {
 	Customer string
 	Key      string
 	Quantity int32
+	// PriceCents, if not nil, and Currency, if not empty, are what the customer
+	// was shown as the price of one unit: the order is refused with
+	// ErrPriceChanged where the SKU's is another.
+	PriceCents *int64
+	Currency   string
 }
 
 // Fingerprint tells apart two requests that came with the same key.
@@ -73,8 +78,15 @@ type Fingerprint [sha256.Size]byte
 // Fingerprint is over what the body means, not over its bytes: white space and
 // the order of fields make no other request of it.
 func (r *Request) Fingerprint() Fingerprint {
-	var text [4 + 64]byte
+	var text [4 + 64 + 1 + 8 + 3]byte
 	buf := append(binary.BigEndian.AppendUint32(text[:0], uint32(r.Quantity)), r.SKU...)
+	if r.PriceCents != nil || r.Currency != "" {
+		buf = append(buf, 0) // names of SKUs have none
+		if r.PriceCents != nil {
+			buf = binary.BigEndian.AppendUint64(buf, uint64(*r.PriceCents))
+		}
+		buf = append(buf, r.Currency...) // of three letters, which no price is
+	}
 	return sha256.Sum256(buf)
 }
 
@@ -93,6 +105,8 @@ var (
 	ErrNotOpen       = errors.New("the sale has not begun")
 	ErrOver          = errors.New("the sale is over")
 	ErrCustomerLimit = errors.New("the limit for one customer is reached")
+	// ErrPriceChanged: the price is not the one that the customer was shown.
+	ErrPriceChanged = errors.New("the price is another than was shown")
 	// ErrKeyReused: the key stands with an order of another body.
 	ErrKeyReused = errors.New("the idempotency key was used for another order")
 	// ErrNotFound: the customer has no such order.

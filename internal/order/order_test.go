@@ -152,6 +152,57 @@ func TestReplayComesBeforeEveryRefusal(t *testing.T) {
 	})
 }
 
+// TestNobodyPaysAnotherPriceThanHeWasShown: an administrator has changed it, on
+// another replica.
+func TestNobodyPaysAnotherPriceThanHeWasShown(t *testing.T) {
+	forGuarded(t, func(t *testing.T, name string) {
+		dsn := newDSN(t, stock.Stock{Units: 10})
+		first := startReplica(t, options{dsn: dsn, strategy: name})
+		second := startReplica(t, options{dsn: dsn, strategy: name})
+		shown := thing(stock.Stock{})
+		at := func(key string, cents *int64, currency string) order.Request {
+			r := buy("ann", key, 1)
+			r.PriceCents, r.Currency = cents, currency
+			return r
+		}
+		same := at("k", &shown.PriceCents, shown.Currency)
+		placed, err := first.Place(t.Context(), same)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, r := range map[string]order.Request{
+			"no price": at("k", nil, ""), "another": at("k", new(shown.PriceCents+1), shown.Currency),
+			"no currency": at("k", &shown.PriceCents, ""), "no cents": at("k", nil, shown.Currency),
+		} {
+			_, err := second.Place(t.Context(), r)
+			mustBe(t, "the key with "+what, err, order.ErrKeyReused)
+		}
+		_, err = second.Place(t.Context(), at("k2", &shown.PriceCents, "USD"))
+		mustBe(t, "another currency", err, order.ErrPriceChanged)
+
+		changed := shown
+		changed.PriceCents++
+		if _, _, err := second.PutSKU(t.Context(), changed, order.Precondition{}); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range []*order.Service{first, second} {
+			_, err := s.Place(t.Context(), at("k2", &shown.PriceCents, ""))
+			mustBe(t, "the old price", err, order.ErrPriceChanged)
+			again, err := s.Place(t.Context(), same)
+			if err != nil || !again.Replayed || again.Order.ID != placed.Order.ID {
+				t.Errorf("asking again: got %+v, %v; want the first order", again, err)
+			}
+		}
+		now, err := first.Place(t.Context(), at("k2", &changed.PriceCents, changed.Currency))
+		if err != nil || now.Order.PriceCents != changed.PriceCents {
+			t.Errorf("the new price: got %+v, %v", now, err)
+		}
+		if got := audit(t, dsn); got.Reserved != 2 {
+			t.Errorf("%+v; want 2 reserved", got)
+		}
+	})
+}
+
 func TestLimitHoldsForOneCustomerOnManyReplicas(t *testing.T) {
 	forGuarded(t, func(t *testing.T, name string) {
 		three := int32(3)

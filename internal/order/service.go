@@ -290,13 +290,17 @@ func (s *Service) SetQuantum(d time.Duration) {
 	}
 }
 
-// windowOpen refuses what comes before or after the SKU's sale.
-func windowOpen(row *stock.Row, now time.Time) error {
+// onSale refuses what comes before or after the SKU's sale, and what is not to be
+// had at the price that r says.
+func onSale(row *stock.Row, now time.Time, r *Request) error {
 	switch row.Open(now) {
 	case -1:
 		return ErrNotOpen
 	case 1:
 		return ErrOver
+	}
+	if r.PriceCents != nil && *r.PriceCents != row.PriceCents || r.Currency != "" && r.Currency != row.Currency {
+		return ErrPriceChanged
 	}
 	return nil
 }

@@ -99,7 +99,7 @@ func (w *world) buyAll() error {
 func (w *world) insist(n int32) (*order, error) {
 	for began := time.Now(); ; {
 		o := w.newOrder()
-		o.quantity = n
+		o.quantity, o.shown = n, nil
 		re, err := w.call(w.placing(o))
 		if err != nil {
 			return nil, err
@@ -124,7 +124,7 @@ func (w *world) insist(n int32) (*order, error) {
 // refused asks for a unit where none is left.
 func (w *world) refused() error {
 	o := w.newOrder()
-	o.quantity = 1
+	o.quantity, o.shown = 1, nil
 	re, err := w.call(w.placing(o))
 	if err != nil {
 		return err

@@ -57,7 +57,8 @@ var misdeeds = []misdeed{
 	{"null", body(`null`), []int{400}},
 	{"two objects", body(`{"sku":"SKU","quantity":1}{}`), []int{400}},
 	{"a field twice", body(`{"sku":"SKU","quantity":1,"quantity":1}`), []int{400}},
-	{"an unknown field", body(`{"sku":"SKU","quantity":1,"price_cents":1}`), []int{400}},
+	{"an unknown field", body(`{"sku":"SKU","quantity":1,"total_cents":1}`), []int{400}},
+	{"a price below nothing in an order", body(`{"sku":"SKU","quantity":1,"price_cents":-1}`), []int{422}},
 	{"a wrong type", body(`{"sku":"SKU","quantity":"1"}`), []int{400}},
 	{"no SKU", body(`{"quantity":1}`), []int{400, 422}},
 	{"no quantity", body(`{"sku":"SKU"}`), []int{400, 422}},
@@ -94,7 +95,7 @@ var misdeeds = []misdeed{
 func (w *world) misbehave() error {
 	m := pick(w, misdeeds)
 	o := w.newOrder()
-	o.quantity = 1
+	o.quantity, o.shown = 1, nil
 	r := w.placing(o)
 	m.do(w, &r)
 	r.name = "misbehave"

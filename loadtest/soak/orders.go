@@ -13,12 +13,18 @@ import (
 // same machine's, cut to microseconds, and stands still within a statement.
 const rounding = 10 * time.Millisecond
 
-// newOrder is what a customer is about to ask for.
+// newOrder is what a customer is about to ask for; some say at which price.
 func (w *world) newOrder() *order {
 	w.serial++
 	o := &order{by: pick(w, w.customers), key: fmt.Sprintf("%s key %d", w.sku, w.serial), quantity: int32(1 + w.rng.IntN(3))}
 	if w.rng.IntN(20) == 0 {
 		o.quantity = 1 << w.rng.IntN(31)
+	}
+	if w.rng.IntN(4) == 0 {
+		o.shown = new(w.offer.price)
+		if w.rng.IntN(4) == 0 {
+			*o.shown++
+		}
 	}
 	return o
 }
@@ -26,8 +32,8 @@ func (w *world) newOrder() *order {
 func pick[T any](w *world, list []T) T { return list[w.rng.IntN(len(list))] }
 
 func (w *world) placing(o *order) request {
-	return request{name: "place", method: http.MethodPost, path: "/v1/orders", token: o.by.token, header: keyed(`"` + o.key + `"`),
-		body: fmt.Sprintf(`{"sku":%q,"quantity":%d}`, w.sku, o.quantity)}
+	body := wire.OrderRequest{SKU: w.sku, Quantity: o.quantity, PriceCents: o.shown}
+	return request{name: "place", method: http.MethodPost, path: "/v1/orders", token: o.by.token, header: keyed(`"` + o.key + `"`), body: encode(body)}
 }
 
 // place asks for a new order.
@@ -73,7 +79,7 @@ func (w *world) placeTwice() error {
 	if made > 1 || promise != nil && made == 0 && !all.lost {
 		return breaks(OneOutcome, "%d of the answers to one key say that they made the order", made)
 	}
-	possible := w.prospectOf(o.by, o.quantity, all.sent, all.done)
+	possible := w.prospectOf(o, all.sent, all.done)
 	for _, re := range replies {
 		if re.status != http.StatusCreated && !possible.refusals[re.slug] {
 			return unexpected(re, "with %+v", possible)
@@ -107,7 +113,7 @@ func span(replies []reply) (all reply) {
 
 // placed looks at the answer to a new order.
 func (w *world) placed(o *order, re reply) error {
-	possible := w.prospectOf(o.by, o.quantity, re.sent, re.done)
+	possible := w.prospectOf(o, re.sent, re.done)
 	switch {
 	case re.status != http.StatusCreated && possible.refusals[re.slug]:
 		if re.lost {
@@ -162,7 +168,9 @@ func (w *world) placeAgain() error {
 	case 0:
 		r.header = keyed(o.key) // bare, which is the same key
 	case 1:
-		r.body = fmt.Sprintf("{ \"quantity\" : %d.0,\n\"sku\":%q}", o.quantity, w.sku)
+		if o.shown == nil {
+			r.body = fmt.Sprintf("{ \"quantity\" : %d.0,\n\"sku\":%q}", o.quantity, w.sku)
+		}
 	}
 	re, err := w.call(r)
 	if err != nil {
@@ -181,7 +189,7 @@ func (w *world) exorcise(i int) error {
 	if err != nil {
 		return err
 	}
-	possible := w.prospectOf(o.by, o.quantity, re.sent, re.done)
+	possible := w.prospectOf(o, re.sent, re.done)
 	switch {
 	case re.status == http.StatusCreated && (possible.accepted || re.replayed()):
 		w.ghosts = slices.Delete(w.ghosts, i, i+1)

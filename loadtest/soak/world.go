@@ -72,6 +72,7 @@ type order struct {
 	by       *customer
 	key      string
 	quantity int32
+	shown    *int64 // the price that it is asked for at, if any
 	is       wire.Order
 	// first is the body of the answer that promised it, final that of the answer
 	// that closed it.
@@ -240,13 +241,14 @@ type prospect struct {
 	refusals map[string]bool
 }
 
-// prospectOf is what may become of a new order of n units.
-func (w *world) prospectOf(by *customer, n int32, from, to time.Time) prospect {
+// prospectOf is what may become of a new order.
+func (w *world) prospectOf(o *order, from, to time.Time) prospect {
+	n := o.quantity
 	left := w.left(w.held(nil, from, to))
 	if w.shared {
 		left = bounds{0, w.offer.units + 1_000_000}
 	}
-	own, early := w.held(by, from, to), w.deskTime(from)
+	own, early := w.held(o.by, from, to), w.deskTime(from)
 	p := prospect{accepted: left.most >= int64(n), refusals: map[string]bool{}}
 	may := func(slug string, possible bool) {
 		if possible {
@@ -255,6 +257,10 @@ func (w *world) prospectOf(by *customer, n int32, from, to time.Time) prospect {
 	}
 	may("sold-out", left.least <= 0 || from.Sub(w.empty) < memory)
 	may("insufficient-stock", left.least < int64(n) && left.most > 0)
+	if o.shown != nil {
+		may("price-changed", *o.shown != w.offer.price)
+		p.accepted = p.accepted && *o.shown == w.offer.price
+	}
 	if w.offer.limit != nil {
 		limit := int64(*w.offer.limit)
 		may("customer-limit", own.most+int64(n) > limit)

@@ -24,6 +24,7 @@ const texts = {
   "insufficient-stock": () => "Fewer are left than you asked for. A smaller quantity may still succeed.",
   "sale-not-open": () => "The sale has not begun yet.",
   "sale-over": () => "The sale is over.",
+  "price-changed": () => "The price has changed, and nothing was ordered. Look at it, then order again.",
   "customer-limit": () => "That would be more than one customer may have.",
   "too-many-requests": () => "You are too quick. Wait a moment, then try again. Nothing was ordered.",
   "busy": () => "Too many are buying right now. Nothing was changed: try again.",
@@ -211,21 +212,25 @@ async function buy(card) {
     return;
   }
   const { sku } = card;
-  const order = unsureOf[sku.sku] ?? { key: newKey(), quantity: Number(find("input", card.node).value) };
+  // The price goes with it: nobody pays another one than he saw.
+  const order = unsureOf[sku.sku]
+    ?? { key: newKey(), quantity: Number(find("input", card.node).value), price_cents: sku.price_cents, currency: sku.currency };
   // Before it is sent: whatever becomes of this page, the order can be asked for.
   unsureOf[sku.sku] = order;
   saveUnsure();
   card.busy = true;
   drawSKU(card);
   let unsure = false;
+  const { key, ...body } = order;
   try {
-    const placed = await call("POST", "/v1/orders", { key: order.key, body: { sku: sku.sku, quantity: order.quantity } });
+    const placed = await call("POST", "/v1/orders", { key, body: { sku: sku.sku, ...body } });
     say(`Reserved for you: ${placed.quantity} × ${sku.name}. Pay within ${duration(Date.parse(placed.expires_at) - now())}.`);
     showOrder(placed);
   } catch (problem) {
     unsure = problem.unsure;
     say(explain(problem), true);
     if (problem.slug === "unauthorized") signOut();
+    if (problem.slug === "price-changed") loadSKU(sku.sku).catch(() => {});
   }
   if (!unsure) delete unsureOf[sku.sku];
   saveUnsure();

@@ -183,6 +183,13 @@ type OrderList struct {
 
 // OrderRequest defines model for OrderRequest.
 type OrderRequest struct {
+	// Currency The currency of that price, likewise
+	Currency *string `json:"currency,omitempty"`
+
+	// PriceCents The price of one unit that the customer was shown: at any other one the order is refused with `price-changed`.
+	// Without it, the order is made at the price that the SKU has.
+	PriceCents *int64 `json:"price_cents,omitempty"`
+
 	// Quantity Examples: 1
 	Quantity int32 `json:"quantity"`
 
