@@ -385,7 +385,7 @@ func TestRequestsOutsideTheRoutes(t *testing.T) {
 		"PATCH /v1/events": "GET", "HEAD /v1/events": "GET", "PATCH /v1/skus/a%2Fb/events": "GET", "HEAD /v1/skus/lamp/events": "GET"} {
 		method, path, _ := strings.Cut(wrong, " ")
 		got := s.call(method, path, "")
-		if allow := got.Header.Get("Allow"); got.StatusCode != 405 || allow != want {
+		if allow := got.Header.Get("Allow"); got.StatusCode != http.StatusMethodNotAllowed || allow != want {
 			t.Errorf("%s: %d with Allow %q, want 405 with %q", wrong, got.StatusCode, allow, want)
 		}
 	}
