@@ -99,8 +99,9 @@ func madeBefore(before time.Time) (end ID) {
 	return end
 }
 
-// archive moves orders, all or none; what is final never changes again. Nothing
-// is deleted that is not in the archive.
+// archive moves orders, all or none. What is final changes no more but for the name
+// of its payment, which waits until the order is in the archive, and is written
+// there. Nothing is deleted that is not in the archive.
 func archive(ctx context.Context, db *stock.DB, ids []ID) (moved int, err error) {
 	list := make([]any, len(ids))
 	for i := range ids {
@@ -125,7 +126,7 @@ func archive(ctx context.Context, db *stock.DB, ids []ID) (moved int, err error)
 func archiveOrders(in string) string {
 	return "BEGIN; " +
 		"INSERT INTO archived_orders (" + archiveColumns + ", archived_at) " +
-		"SELECT " + archiveColumns + ", NOW(6) FROM orders FORCE INDEX (PRIMARY) WHERE id IN " + in + "; " +
+		"SELECT " + archiveColumns + ", NOW(6) FROM orders FORCE INDEX (PRIMARY) WHERE id IN " + in + " FOR UPDATE; " +
 		"DELETE o FROM orders o FORCE INDEX (PRIMARY) JOIN archived_orders a ON a.id = o.id WHERE o.id IN " + in + "; " +
 		"COMMIT"
 }

@@ -98,3 +98,37 @@ func TestPurgingLeavesTheLimitInForce(t *testing.T) {
 	}
 	s.audit(t)
 }
+
+// TestAPaymentIsNamedWhileItsOrderIsArchived: the copy must not miss the name, nor
+// the delete take it away.
+func TestAPaymentIsNamedWhileItsOrderIsArchived(t *testing.T) {
+	t.Parallel()
+	s := openShop(t, "etcd", stock.Stock{Units: 5}, time.Minute)
+	o := s.mustBuy(t, 0, "ann", "k", 1)
+	if _, err := s.at(0).Pay(t.Context(), "ann", o.ID, ""); err != nil {
+		t.Fatal(err)
+	}
+	execSQL(t, s.dsn, "CREATE TRIGGER slow AFTER INSERT ON archived_orders FOR EACH ROW DO SLEEP(1)")
+	db, purged := s.replicas[0].db, make(chan error, 1)
+	now := s.databaseNow(t)
+	go func() {
+		_, err := order.Purge(t.Context(), db, now, 1000)
+		purged <- err
+	}()
+	for began, copied := time.Now(), 0; copied == 0; {
+		err := db.SQL.QueryRowContext(t.Context(),
+			"SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE db = ? AND state = 'User sleep'", db.Name).Scan(&copied)
+		if err != nil || time.Since(began) > time.Minute {
+			t.Fatalf("the order is not being archived: %v", err)
+		}
+	}
+	named, err := s.at(1).Pay(t.Context(), "ann", o.ID, "p")
+	if err != nil || named.PaymentReference != "p" {
+		t.Errorf("named: got %+v, %v; want p", named, err)
+	}
+	if err := <-purged; err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.at(0).Pay(t.Context(), "ann", o.ID, "p2")
+	mustBe(t, "another payment", err, order.ErrAlreadyPaid)
+}
