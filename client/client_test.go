@@ -73,6 +73,8 @@ func TestRefusalsAreKinds(t *testing.T) {
 		{"too many", place(ann, client.Purchase{SKU: sku, Quantity: 2}), client.ErrInsufficientStock},
 		{"no SKU", place(ann, client.Purchase{SKU: "nope", Quantity: 1}), client.ErrUnknownSKU},
 		{"no quantity", place(ann, client.Purchase{SKU: sku}), client.ErrInvalidInput},
+		{"another price", place(ann, client.Purchase{SKU: sku, Quantity: 1, PriceCents: new(int64(1))}), client.ErrPriceChanged},
+		{"another currency", place(ann, client.Purchase{SKU: sku, Quantity: 1, Currency: "USD"}), client.ErrPriceChanged},
 		{"another body", place(ann, client.Purchase{SKU: sku, Quantity: 2, Key: "k"}), client.ErrIdempotencyKeyReused},
 		{"no token", place(s.with(t, client.Config{}), client.Purchase{SKU: sku, Quantity: 1}), client.ErrUnauthorized},
 		{"no order", func() error { _, err := ann.Order(ctx, uuid.New()); return err }(), client.ErrUnknownOrder},

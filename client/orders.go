@@ -34,6 +34,11 @@ const (
 type Purchase struct {
 	SKU      string
 	Quantity int32
+	// PriceCents and Currency, where they are given, are what the customer was
+	// shown as the price of one unit: the order is refused with ErrPriceChanged
+	// where the SKU's is another.
+	PriceCents *int64
+	Currency   string
 	// Key is the idempotency key, 1 to 255 characters of printable ASCII: one key
 	// makes one order. "" is a new one for each call of Place. A program that may
 	// die while it waits keeps a key of its own making, and calls again with it.
@@ -62,9 +67,13 @@ func (c *Client) Place(ctx context.Context, p Purchase) (Placed, error) {
 	if err != nil {
 		return Placed{}, fmt.Errorf("place an order: %w", err)
 	}
+	body := wire.OrderRequest{SKU: p.SKU, Quantity: p.Quantity, PriceCents: p.PriceCents}
+	if p.Currency != "" {
+		body.Currency = &p.Currency
+	}
 	placed := Placed{Key: key}
 	got, err := c.do(ctx, call{what: "place an order", key: key, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
-		return at.PlaceOrder(ctx, &wire.PlaceOrderParams{IdempotencyKey: header}, wire.OrderRequest{SKU: p.SKU, Quantity: p.Quantity})
+		return at.PlaceOrder(ctx, &wire.PlaceOrderParams{IdempotencyKey: header}, body)
 	}}, &placed.Order)
 	if err != nil {
 		return Placed{}, err

@@ -84,7 +84,7 @@ var kinds = []kind{
 	{"precondition-failed", http.StatusPreconditionFailed, "The SKU is not the one that was asked for", order.ErrPrecondition,
 		"Nothing was changed. Read the SKU again."},
 	{"customer-limit", http.StatusConflict, "The limit for one customer is reached", order.ErrCustomerLimit, "See per_customer_limit of the SKU."},
-	{"price-changed", http.StatusConflict, "The price is another", order.ErrPriceChanged,
+	{"price-changed", http.StatusConflict, "The price has changed", order.ErrPriceChanged,
 		"Nothing was ordered. See price_cents and currency of the SKU."},
 	{"idempotency-key-reused", http.StatusUnprocessableEntity, "The Idempotency-Key was used for another request", order.ErrKeyReused,
 		"Use a new key for a new request."},

@@ -106,7 +106,7 @@ func classify(err error) error {
 // isKnown reports whether err says what is to be said to a caller.
 func isKnown(err error) bool {
 	for _, known := range []error{stock.ErrUnknownSKU, stock.ErrTooManyUnits, ErrSoldOut, ErrInsufficient, ErrNotOpen, ErrOver,
-		ErrCustomerLimit, ErrKeyReused, ErrPrecondition, ErrBusy, ErrUnavailable, ErrUnknown, ErrInFlight} {
+		ErrCustomerLimit, ErrPriceChanged, ErrKeyReused, ErrPrecondition, ErrBusy, ErrUnavailable, ErrUnknown, ErrInFlight} {
 		if errors.Is(err, known) {
 			return true
 		}

@@ -179,6 +179,9 @@ func TestNobodyPaysAnotherPriceThanHeWasShown(t *testing.T) {
 		}
 		_, err = second.Place(t.Context(), at("k2", &shown.PriceCents, "USD"))
 		mustBe(t, "another currency", err, order.ErrPriceChanged)
+		if errors.Is(err, order.ErrUnavailable) {
+			t.Errorf("a refusal that is final is said to pass: %v", err)
+		}
 
 		changed := shown
 		changed.PriceCents++
