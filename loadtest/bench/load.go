@@ -9,6 +9,7 @@ import (
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 
+	"flashsale/internal/sleep"
 	"flashsale/loadtest/attack"
 )
 
@@ -66,7 +67,7 @@ func send(ctx context.Context, o offer) (*taken, error) {
 	pace := &schedule{pacer: vegeta.ConstantPacer{Freq: o.rate, Per: time.Second}, limit: uint64(limit), total: total}
 	target := vegeta.NewStaticTargeter(vegeta.Target{Method: "POST", URL: o.plan.Targets[0] + "/v1/orders"})
 	result := &taken{}
-	stopMeasuring := o.atBounds(result)
+	stopMeasuring := o.atBounds(ctx, result)
 	sent := 0
 	for res := range attacker.Attack(target, pace, total, "") {
 		a := &wire.answers[res.Seq]
@@ -89,16 +90,20 @@ func send(ctx context.Context, o offer) (*taken, error) {
 }
 
 // atBounds calls measure at both ends of the window, and keeps when that was.
-// stop waits for the second.
-func (o *offer) atBounds(t *taken) (stop func()) {
+// stop waits for the second, or for ctx to end.
+func (o *offer) atBounds(ctx context.Context, t *taken) (stop func()) {
 	done := make(chan struct{})
 	began := time.Now()
 	go func() {
 		defer close(done)
-		time.Sleep(o.warmUp)
+		if sleep.For(ctx, o.warmUp) != nil {
+			return
+		}
 		o.measure()
 		t.from = time.Since(began)
-		time.Sleep(o.warmUp + o.window - t.from)
+		if sleep.For(ctx, o.warmUp+o.window-t.from) != nil {
+			return
+		}
 		o.measure()
 		t.to = time.Since(began)
 	}()
