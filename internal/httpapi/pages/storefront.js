@@ -100,8 +100,9 @@ async function call(method, path, { body, key } = {}) {
     const again = answer.slug === "unreachable" || status === 503 || status === 504 || answer.slug === "request-in-flight";
     if (!again || attempt === tries) {
       // An answer that decides makes an end of doubt; a refusal to serve does not,
-      // nor does one to let us in.
-      throw Object.assign(answer, { status, unsure: unsure && (again || status >= 500 || status === 401) });
+      // nor does one to let us in, nor that of an older replica that does not
+      // understand what a newer one may have done.
+      throw Object.assign(answer, { status, unsure: unsure && (again || status >= 500 || status === 401 || status === 400) });
     }
     const asked = Number(response?.headers.get("Retry-After")) * 1000 || 0;
     await sleep(Math.max(asked, 250 * 2 ** attempt) * (0.75 + Math.random() / 2));
@@ -405,14 +406,14 @@ addEventListener("hashchange", () => {
   signedIn();
 });
 
-// Once a second, what counts down is drawn again; an order whose time has just
-// run out is asked for.
+// Once a second, what counts down is drawn again; an order whose time has run out
+// is asked for until it is seen to have expired.
 setInterval(() => {
   cards.forEach(drawSKU);
   orders.forEach((row) => {
     const over = row.order.status === "reserved" && Date.parse(row.order.expires_at) + 2000 < now();
-    if (over && !row.asked) {
-      row.asked = true;
+    if (over && !(row.askAgain > now())) {
+      row.askAgain = now() + 10_000;
       loadOrder(row).catch(() => {});
     }
     drawOrder(row);
