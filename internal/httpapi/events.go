@@ -29,8 +29,9 @@ const (
 	addressShare = 10
 	addressLeast = 10
 	// ownStreamsWait, in seconds, is what an address with too many streams is asked
-	// to wait: a stream that has lost its client is found by the next heartbeat.
-	ownStreamsWait = "5"
+	// to wait. A stream whose client has closed it is found by the next heartbeat;
+	// one whose client has vanished, when TCP gives up.
+	ownStreamsWait = "30"
 	// heartbeat is how often a stream says that it is there. Proxies give a
 	// silent connection up after half a minute at the earliest.
 	heartbeat = 5 * time.Second

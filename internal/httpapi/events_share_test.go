@@ -23,8 +23,8 @@ func TestOneAddressLeavesStreamsToOthers(t *testing.T) {
 	second.next()
 	refused := s.call("GET", "/v1/events", "", "X-Forwarded-For", "203.0.113.5")
 	refused.check(t, 429, "too-many-requests", "")
-	if got := refused.Header.Get("Retry-After"); got != "5" {
-		t.Errorf("Retry-After is %q, want 5", got)
+	if got := refused.Header.Get("Retry-After"); got != "30" {
+		t.Errorf("Retry-After is %q, want 30", got)
 	}
 	if !strings.Contains(refused.text, "2 streams at the same time by address") {
 		t.Errorf("the refusal does not say the limit: %s", refused.text)
