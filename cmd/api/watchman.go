@@ -102,11 +102,11 @@ func (w *watchman) every(ctx context.Context, look func(context.Context)) {
 	}
 }
 
-// halt refuses orders and changes of SKUs from now on. It does not end by itself:
-// what this replica remembers of the lock's server is of another time.
+// halt refuses orders, cancellations and changes of SKUs from now on. It does not
+// end by itself: what this replica remembers of the lock's server is of another time.
 func (w *watchman) halt(why error) {
 	if w.why.CompareAndSwap(nil, &why) {
-		w.logger.Error("this replica refuses orders and changes of SKUs from now on", "error", why)
+		w.logger.Error("this replica refuses orders, cancellations and changes of SKUs from now on", "error", why)
 	}
 }
 
