@@ -460,6 +460,10 @@ func TestRestart(t *testing.T) {
 		made, err = newLocker(s.config(Config{TTL: longTTL}))
 		there := closing(t, made, err)
 		held := mustLock(t, here, "restart")
+		// Who was never served takes a server that has just started at its word.
+		if err := lockErrorOf(t, there.TryLock, "restart"); !errors.Is(err, lock.ErrHeld) {
+			t.Fatal(err)
+		}
 		pairs = append(pairs, pair{held, lockAside(t, there, "restart")})
 	}
 	s.awaitPlaces(t, "restart", 2)
