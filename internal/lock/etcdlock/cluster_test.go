@@ -41,25 +41,9 @@ func TestCluster(t *testing.T) {
 	for _, kind := range clusterLocks {
 		open := func(t *testing.T, ttl time.Duration, endpoints ...string) lock.Locker {
 			t.Helper()
-			client, err := newClient(endpoints)
-			if err != nil {
-				t.Fatal(err)
-			}
-			cfg := testConfig(client)
+			cfg := testConfig(nil)
 			cfg.TTL = ttl
-			l, err := kind.make(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				ctx, cancel := context.WithTimeout(context.Background(), patience)
-				defer cancel()
-				if err := l.Close(ctx); err != nil {
-					t.Error(err)
-				}
-				client.Close()
-			})
-			return l
+			return openLocker(t, kind.make, cfg, endpoints)
 		}
 		t.Run(kind.name, func(t *testing.T) {
 			t.Run("GoesOnWithoutItsLeader", func(t *testing.T) {
@@ -74,6 +58,29 @@ func TestCluster(t *testing.T) {
 			})
 		})
 	}
+}
+
+// openLocker makes a Locker with a client of its own; both are closed with the test.
+func openLocker(t *testing.T, make func(Config) (lock.Locker, error), cfg Config, endpoints []string) lock.Locker {
+	t.Helper()
+	client, err := newClient(endpoints)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Client = client
+	l, err := make(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := l.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		client.Close()
+	})
+	return l
 }
 
 // goesRound kills the leader while two take turns; which node each of them talks

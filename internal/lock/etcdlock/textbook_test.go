@@ -9,25 +9,9 @@ import (
 	"flashsale/internal/lock"
 )
 
-func (s *server) newTextbook(t *testing.T) *Textbook {
+func (s *server) newTextbook(t *testing.T) lock.Locker {
 	t.Helper()
-	client, err := newClient(s.EtcdEndpoints())
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := NewTextbook(long(testConfig(client)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := l.Close(ctx); err != nil {
-			t.Error(err)
-		}
-		client.Close()
-	})
-	return l
+	return openLocker(t, func(cfg Config) (lock.Locker, error) { return NewTextbook(cfg) }, long(testConfig(nil)), s.EtcdEndpoints())
 }
 
 // TestTextbookUnlocksAnEtcdThatComesBack within the Unlock's context: nobody would
