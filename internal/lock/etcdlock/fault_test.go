@@ -121,12 +121,9 @@ func TestUnlockIsComparedInEtcd(t *testing.T) {
 	s := start(t, 1)
 	l := s.newLocker(t)
 	held := mustLock(t, l, "n")
-	// The watch tells of a stranger's key. One that is cancelled while it is being
-	// opened, etcd's client leaves open at the server.
-	if _, err := s.client.Put(t.Context(), testPrefix+"n/stranger", ""); err != nil {
-		t.Fatal(err)
-	}
-	await(t, held.Wanted(), "the watch")
+	// A watch that is cancelled while it is being opened, etcd's client leaves open
+	// at the server.
+	s.awaitWatch(t, held, "n")
 	l.mu.Lock()
 	l.unfollow()
 	l.mu.Unlock()
@@ -135,6 +132,16 @@ func TestUnlockIsComparedInEtcd(t *testing.T) {
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
 	}
+}
+
+// awaitWatch waits until the watch of the holder's Locker is open: nothing else
+// tells it of a stranger's key. It is for a name that nobody waits for.
+func (s *server) awaitWatch(t *testing.T, holder lock.Held, name string) {
+	t.Helper()
+	if _, err := s.client.Put(t.Context(), testPrefix+name+"/stranger", ""); err != nil {
+		t.Fatal(err)
+	}
+	await(t, holder.Wanted(), "the watch")
 }
 
 func TestHealthyBecomesHealthyAgain(t *testing.T) {
@@ -195,6 +202,10 @@ func TestWatchSurvivesCompaction(t *testing.T) {
 	log := &logged{}
 	cutOff := newLockerAt(t, []string{"http://" + link.Addr}, Config{Logger: slog.New(log)})
 	here := s.newLocker(t)
+	// A watch that is not open yet when the link is cut begins after the compaction.
+	other := mustLock(t, cutOff, "other")
+	s.awaitWatch(t, other, "other")
+	mustUnlock(t, other)
 	holder := mustLock(t, here, "n")
 	waiter := lockAside(t, cutOff, "n")
 	eventually(t, func() bool { return len(s.Places(t, "n")) == 2 }, "the waiter")
