@@ -189,12 +189,9 @@ func watched(ctx context.Context, db *proof.Database, progress *meter, label str
 		result, err := attack.Run(ctx, cfg)
 		return result, nil, err
 	}
-	watch, stop := context.WithCancel(ctx)
-	samples := make(chan []proof.Sample, 1)
-	go func() { samples <- db.Watch(watch, cfg.Plan.SKUs) }()
+	stop := db.Watch(ctx, cfg.Plan.SKUs)
 	result, err := attack.Run(ctx, cfg)
-	stop()
-	return result, <-samples, err
+	return result, stop(), err
 }
 
 // putOnSale creates the plan's SKUs, with the units shared out among them.

@@ -4,17 +4,14 @@ import (
 	"net/http"
 	"testing"
 
-	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 // Profiles are on their own port alone, and the command line, where somebody may
 // have put a secret, is on none.
 func TestProfilesAreServedOnTheirOwnPort(t *testing.T) {
 	t.Parallel()
-	addr, err := sandbox.FreeAddr()
-	if err != nil {
-		t.Fatal(err)
-	}
+	addr := sandboxtest.ReservePort(t)
 	cfg := replicaConfig(newDSN(t), "a", "conditional")
 	cfg.Args = append(cfg.Args, "--pprof-addr="+addr)
 	c := start(t, cfg)

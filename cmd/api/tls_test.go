@@ -146,10 +146,7 @@ func TestServiceIsServedByTLS(t *testing.T) {
 	t.Parallel()
 	ca := sandboxtest.NewAuthority(t)
 	files := ca.Issue("service", "127.0.0.1")
-	addr, err := sandbox.FreeAddr()
-	if err != nil {
-		t.Fatal(err)
-	}
+	addr := sandboxtest.ReservePort(t)
 	cfg := replicaConfig(newDSN(t), "a", "conditional")
 	cfg.Args = append(cfg.Args, "--tls-cert="+files.Cert, "--tls-key="+files.Key)
 	cfg.Addr, cfg.CA = addr, files.CA

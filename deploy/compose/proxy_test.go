@@ -21,6 +21,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 // patience bounds what should take a moment on a machine that has other things
@@ -54,7 +55,7 @@ func startProxy(t *testing.T, port string) *proxy {
 		t.Fatal(err)
 	}
 	p := &proxy{dns: startNameServer(t)}
-	shop, private := freeAddr(t), freeAddr(t)
+	shop, private := sandboxtest.ReservePort(t), sandboxtest.ReservePort(t)
 	text := read(t, "haproxy.cfg")
 	for _, change := range []struct{ from, to string }{
 		{"nameserver docker 127.0.0.11:53", "nameserver docker " + p.dns.addr},
@@ -313,15 +314,6 @@ func (n *nameServer) answer(query []byte) ([]byte, error) {
 		})
 	}
 	return message.Pack()
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	addr, err := sandbox.FreeAddr()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return addr
 }
 
 // client keeps no connections: nobody would close them.

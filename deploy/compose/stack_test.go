@@ -146,7 +146,7 @@ func startStack(t *testing.T) *stack {
 	}
 	hosts := startEtcd(t, s.project)
 	// Replicas have an address each and one port, as containers have.
-	_, port, _ := net.SplitHostPort(freeAddr(t))
+	_, port, _ := net.SplitHostPort(sandboxtest.ReservePort(t))
 	s.replicas = make([]*sandbox.Process, api.GetScale())
 	program := sandboxtest.Build(t, "api")
 	group, ctx := errgroup.WithContext(t.Context())
@@ -202,7 +202,7 @@ func startEtcd(t *testing.T, project *types.Project) *strings.Replacer {
 	var here []string
 	names := []string{"etcd-1", "etcd-2", "etcd-3"}
 	for _, name := range names {
-		here = append(here, name+":2379", freeAddr(t), name+":2380", freeAddr(t))
+		here = append(here, name+":2379", sandboxtest.ReservePort(t), name+":2380", sandboxtest.ReservePort(t))
 	}
 	hosts := strings.NewReplacer(here...)
 	group, ctx := errgroup.WithContext(t.Context())

@@ -28,6 +28,7 @@ type Etcd struct {
 // etcdNode is a node before it is started.
 type etcdNode struct {
 	name, client, peer string
+	ports              []*Port
 	argv               []string
 	log                string
 	cluster            int
@@ -51,17 +52,17 @@ func planEtcd(dir string, program []string, n int, secure *TLS) ([]etcdNode, err
 	nodes := make([]etcdNode, n)
 	members := make([]string, n)
 	for i := range nodes {
-		client, err := FreeAddr()
+		client, err := ReservePort()
 		if err != nil {
 			return nil, err
 		}
-		peer, err := FreeAddr()
+		peer, err := ReservePort()
 		if err != nil {
 			return nil, err
 		}
 		name := fmt.Sprintf("etcd-%d", i+1)
 		nodes[i] = etcdNode{
-			name: name, client: scheme + client, peer: "http://" + peer,
+			name: name, client: scheme + client.Addr, peer: "http://" + peer.Addr, ports: []*Port{client, peer},
 			log: filepath.Join(dir, name+".log"), cluster: n, tls: secure,
 		}
 		members[i] = name + "=" + nodes[i].peer
@@ -87,7 +88,7 @@ func planEtcd(dir string, program []string, n int, secure *TLS) ([]etcdNode, err
 // start starts one node. It is ready only once the cluster has elected a leader,
 // so that all nodes have to be started at the same time.
 func (n etcdNode) start(ctx context.Context) (*Etcd, error) {
-	p, err := StartProcess(ctx, ProcessConfig{Name: n.name, Argv: n.argv, LogPath: n.log, Ready: n.ready})
+	p, err := StartProcess(ctx, ProcessConfig{Name: n.name, Argv: n.argv, LogPath: n.log, Ports: n.ports, Ready: n.ready})
 	if err != nil {
 		return nil, err
 	}

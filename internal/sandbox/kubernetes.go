@@ -93,12 +93,12 @@ func kubernetesProgram() (string, error) {
 }
 
 func (k *Kubernetes) start(ctx context.Context, program string, etcdEndpoints []string) error {
-	addr, err := FreeAddr()
+	reserved, err := ReservePort()
 	if err != nil {
 		return err
 	}
-	host, port, _ := net.SplitHostPort(addr) // our own FreeAddr's
-	k.URL = "https://" + addr
+	host, port, _ := net.SplitHostPort(reserved.Addr) // our own
+	k.URL = "https://" + reserved.Addr
 	if err := k.writeSecrets(host); err != nil {
 		return fmt.Errorf("make the server's certificate: %w", err)
 	}
@@ -108,7 +108,7 @@ func (k *Kubernetes) start(ctx context.Context, program string, etcdEndpoints []
 		TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true,
 	}}
 	k.Process, err = StartProcess(ctx, ProcessConfig{
-		Name: "kube-apiserver", LogPath: k.file("kube-apiserver.log"), Ready: k.ready,
+		Name: "kube-apiserver", LogPath: k.file("kube-apiserver.log"), Ports: []*Port{reserved}, Ready: k.ready,
 		Argv: []string{
 			program,
 			"--etcd-servers=" + strings.Join(etcdEndpoints, ","),

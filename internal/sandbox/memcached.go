@@ -37,14 +37,15 @@ func StartMemcached(ctx context.Context, cfg MemcachedConfig) (*Memcached, error
 	if err != nil {
 		return nil, err
 	}
-	m := &Memcached{}
-	if m.Addr, err = FreeAddr(); err != nil {
+	reserved, err := ReservePort()
+	if err != nil {
 		return nil, err
 	}
+	m := &Memcached{Addr: reserved.Addr}
 	if cfg.Megabytes == 0 {
 		cfg.Megabytes = 64
 	}
-	host, port, _ := net.SplitHostPort(m.Addr) // our own FreeAddr's
+	host, port, _ := net.SplitHostPort(m.Addr) // our own
 	argv := []string{
 		program, "-l", host, "-p", port, "-U", "0", // no UDP
 		"-m", strconv.Itoa(cfg.Megabytes), "-t", "2",
@@ -52,7 +53,7 @@ func StartMemcached(ctx context.Context, cfg MemcachedConfig) (*Memcached, error
 	if os.Geteuid() == 0 { // it refuses to run as root unless it is told to
 		argv = append(argv, "-u", "root")
 	}
-	m.Process, err = StartProcess(ctx, ProcessConfig{Name: "memcached", Argv: argv, Ready: m.ready})
+	m.Process, err = StartProcess(ctx, ProcessConfig{Name: "memcached", Argv: argv, Ports: []*Port{reserved}, Ready: m.ready})
 	if err != nil {
 		return nil, err
 	}

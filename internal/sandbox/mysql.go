@@ -131,11 +131,11 @@ func startMySQL(ctx context.Context, dir string, cfg Config) (*MySQL, error) {
 	if err != nil {
 		return nil, err
 	}
-	addr, err := FreeAddr()
+	reserved, err := ReservePort()
 	if err != nil {
 		return nil, err
 	}
-	m := &MySQL{addr: addr, password: Secret(), dataDir: filepath.Join(dir, "mysql"), tls: cfg.TLS, client: client}
+	m := &MySQL{addr: reserved.Addr, password: Secret(), dataDir: filepath.Join(dir, "mysql"), tls: cfg.TLS, client: client}
 	if err := m.install(ctx, install); err != nil {
 		return nil, err
 	}
@@ -154,6 +154,7 @@ func startMySQL(ctx context.Context, dir string, cfg Config) (*MySQL, error) {
 		Name:    "mariadbd",
 		Argv:    append([]string{server}, m.serverArgs(accounts, connections)...),
 		LogPath: filepath.Join(dir, "mysql.log"),
+		Ports:   []*Port{reserved},
 		Ready:   m.ready,
 	})
 	if err != nil {
@@ -194,7 +195,7 @@ func (m *MySQL) install(ctx context.Context, program string) error {
 }
 
 func (m *MySQL) serverArgs(accounts string, connections int) []string {
-	host, port, _ := net.SplitHostPort(m.addr) // our own FreeAddr's
+	host, port, _ := net.SplitHostPort(m.addr) // our own
 	args := []string{
 		"--no-defaults", // first, or it is not heeded: no file of the host's is read
 		"--datadir=" + m.dataDir,

@@ -1,41 +1,63 @@
 package sandbox
 
 import (
-	"errors"
 	"fmt"
-	"net"
+	"net/netip"
+	"os"
+	"syscall"
 )
 
-// FreeAddr returns a loopback address that nobody listens on, and that the
-// kernel gives to nobody who asks for any port within the next minute.
+// Port is a port of 127.0.0.1 that is reserved: the kernel gives it to nobody who
+// asks for any port, neither to listen on nor to connect from. A server that asks
+// for it by number, with SO_REUSEADDR as they all do, gets it, and gets it again
+// after a restart.
 //
-// A port that was merely listened on and closed may be another's before the
-// server that it is meant for comes to bind it. One with a connection in
-// TIME_WAIT is not handed out, yet a server that asks for it by number, with
-// SO_REUSEADDR as they all do, gets it. The side that closes first has the
-// TIME_WAIT, so the accepting side does.
-func FreeAddr() (string, error) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+// A port that was merely found free may be another's before the server that it is
+// meant for comes to bind it, or while that server is down.
+type Port struct {
+	// Addr is the host and port.
+	Addr string
+
+	// socket is bound, and does not listen: whoever connects meanwhile is refused.
+	// It is closed with the last reference to the Port at the latest.
+	socket *os.File
+}
+
+// ReservePort reserves a free port, until Close, or until nobody refers to the
+// Port any more.
+func ReservePort() (*Port, error) {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
+		return nil, fmt.Errorf("reserve a port: %w", os.NewSyscallError("socket", err))
 	}
-	defer l.Close()
-	addr := l.Addr().String()
-	client, err := net.Dial("tcp4", addr)
+	p := &Port{socket: os.NewFile(uintptr(fd), "reserved port")}
+	if p.Addr, err = bindAny(fd); err != nil {
+		_ = p.Close() // nothing was bound
+		return nil, fmt.Errorf("reserve a port: %w", err)
+	}
+	return p, nil
+}
+
+// Close gives the port up.
+func (p *Port) Close() error { return p.socket.Close() }
+
+// bindAny binds a socket to a port of the kernel's choice. SO_REUSEADDR has to
+// stand on both sockets for a second one to be bound to the same port.
+func bindAny(fd int) (addr string, err error) {
+	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	if err := syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1); err != nil {
+		return "", os.NewSyscallError("setsockopt", err)
+	}
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: loopback.As4()}); err != nil {
+		return "", os.NewSyscallError("bind", err)
+	}
+	bound, err := syscall.Getsockname(fd)
 	if err != nil {
-		return "", fmt.Errorf("reserve %s: %w", addr, err)
+		return "", os.NewSyscallError("getsockname", err)
 	}
-	defer client.Close()
-	server, err := l.Accept()
-	if err != nil {
-		return "", fmt.Errorf("reserve %s: %w", addr, err)
+	inet, ok := bound.(*syscall.SockaddrInet4)
+	if !ok {
+		return "", fmt.Errorf("bound to %T", bound)
 	}
-	if err := server.Close(); err != nil {
-		return "", fmt.Errorf("reserve %s: %w", addr, err)
-	}
-	// The end of the stream says that the closing has reached the client.
-	if n, err := client.Read(make([]byte, 1)); n != 0 || err == nil {
-		return "", fmt.Errorf("reserve %s: %w", addr, errors.New("a stranger connected"))
-	}
-	return addr, nil
+	return netip.AddrPortFrom(loopback, uint16(inet.Port)).String(), nil
 }

@@ -44,6 +44,9 @@ type ProcessConfig struct {
 	// LogPath is the file that stdout and stderr are appended to. With "" they
 	// go to a file without a name, which LogTail reads and nobody has to remove.
 	LogPath string
+	// Ports are those that the program listens on. They stay reserved, also between
+	// two runs, until nobody refers to the Process any more.
+	Ports []*Port
 	// Ready is asked again and again until it returns nil; only then has the
 	// process started. A nil Ready is no wait.
 	Ready func(context.Context) error

@@ -82,10 +82,12 @@ func (r *Redis) start(ctx context.Context, cfg RedisConfig) error {
 	if err != nil {
 		return err
 	}
-	if r.Addr, err = FreeAddr(); err != nil {
+	reserved, err := ReservePort()
+	if err != nil {
 		return err
 	}
-	host, port, _ := net.SplitHostPort(r.Addr) // our own FreeAddr's
+	r.Addr = reserved.Addr
+	host, port, _ := net.SplitHostPort(r.Addr) // our own
 	argv := []string{
 		program, "--bind", host, "--port", port, "--dir", r.folder.path,
 		"--save", "", // no snapshots: a fork in the middle of a run
@@ -96,7 +98,8 @@ func (r *Redis) start(ctx context.Context, cfg RedisConfig) error {
 		argv = append(argv, "--appendonly", "yes", "--appendfsync", "always")
 	}
 	r.Process, err = StartProcess(ctx, ProcessConfig{
-		Name: "redis-server", Argv: argv, LogPath: filepath.Join(r.folder.path, "redis.log"), Ready: r.ready,
+		Name: "redis-server", Argv: argv, LogPath: filepath.Join(r.folder.path, "redis.log"),
+		Ports: []*Port{reserved}, Ready: r.ready,
 	})
 	return err
 }

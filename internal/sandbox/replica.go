@@ -52,7 +52,7 @@ type Replica struct {
 // StartReplica runs `api serve` and waits until GET /readyz answers 200. If it
 // does not, the error ends with the replica's last log lines.
 func StartReplica(ctx context.Context, cfg ReplicaConfig) (*Replica, error) {
-	addr, err := cfg.addr()
+	addr, reserved, err := cfg.addr()
 	if err != nil {
 		return nil, fmt.Errorf("start replica %s: %w", cfg.Replica, err)
 	}
@@ -71,6 +71,7 @@ func StartReplica(ctx context.Context, cfg ReplicaConfig) (*Replica, error) {
 		Argv:    cfg.argv(addr),
 		Env:     cfg.env(),
 		LogPath: cfg.LogPath,
+		Ports:   reserved,
 		Ready:   r.ready,
 	})
 	if err != nil {
@@ -82,15 +83,19 @@ func StartReplica(ctx context.Context, cfg ReplicaConfig) (*Replica, error) {
 
 // addr is where to listen. One that is taken is refused here: whoever has it
 // might answer the readiness query before the replica has failed to bind it.
-func (c ReplicaConfig) addr() (string, error) {
+func (c ReplicaConfig) addr() (addr string, reserved []*Port, err error) {
 	if c.Addr == "" || strings.HasSuffix(c.Addr, ":0") {
-		return FreeAddr()
+		port, err := ReservePort()
+		if err != nil {
+			return "", nil, err
+		}
+		return port.Addr, []*Port{port}, nil
 	}
 	l, err := net.Listen("tcp", c.Addr)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	return c.Addr, l.Close()
+	return c.Addr, nil, l.Close()
 }
 
 func (c ReplicaConfig) argv(addr string) []string {

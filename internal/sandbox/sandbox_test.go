@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -324,42 +323,6 @@ func TestProcessStartGivesUp(t *testing.T) {
 			t.Errorf("got %v, want os.ErrNotExist", err)
 		}
 	})
-}
-
-func TestReservedPortIsGivenToWhoeverNamesIt(t *testing.T) {
-	addr, err := sandbox.FreeAddr()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// In /proc/net/tcp 0100007F is 127.0.0.1, and state 06 is TIME_WAIT: as
-	// long as it stands there, the kernel hands the port out to nobody.
-	table, err := os.ReadFile("/proc/net/tcp")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var n int
-	if _, err := fmt.Sscan(port, &n); err != nil {
-		t.Fatal(err)
-	}
-	local, held := fmt.Sprintf("0100007F:%04X", n), false
-	for line := range strings.Lines(string(table)) {
-		fields := strings.Fields(line)
-		held = held || fields[1] == local && fields[3] == "06"
-	}
-	if !held {
-		t.Errorf("%s is not held by a connection in TIME_WAIT", addr)
-	}
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		t.Fatalf("listen by number: %v", err)
-	}
-	if err := l.Close(); err != nil {
-		t.Error(err)
-	}
 }
 
 func TestReplicaIsReadyWhenItSaysSo(t *testing.T) {

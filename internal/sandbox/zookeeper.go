@@ -49,6 +49,8 @@ type ZooKeeperNode struct {
 	Addr string
 	// Dir is where it keeps its data.
 	Dir string
+
+	ports []*Port
 }
 
 // StartZooKeeper starts so many servers on free ports, with their data in a
@@ -114,10 +116,10 @@ func zookeeperJava() (string, error) {
 func (z *ZooKeeper) start(ctx context.Context, java string, nodes int) error {
 	members := ""
 	for i := range nodes {
-		addrs := [3]string{} // for clients, for followers, for elections
-		for j := range addrs {
+		ports := make([]*Port, 3) // for clients, for followers, for elections
+		for j := range ports {
 			var err error
-			if addrs[j], err = FreeAddr(); err != nil {
+			if ports[j], err = ReservePort(); err != nil {
 				return err
 			}
 		}
@@ -125,9 +127,9 @@ func (z *ZooKeeper) start(ctx context.Context, java string, nodes int) error {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
 		}
-		z.Nodes = append(z.Nodes, &ZooKeeperNode{Addr: addrs[0], Dir: dir})
-		_, election, _ := net.SplitHostPort(addrs[2]) // our own FreeAddr's
-		members += fmt.Sprintf("server.%d=%s:%s\n", i+1, addrs[1], election)
+		z.Nodes = append(z.Nodes, &ZooKeeperNode{Addr: ports[0].Addr, Dir: dir, ports: ports})
+		_, election, _ := net.SplitHostPort(ports[2].Addr) // our own
+		members += fmt.Sprintf("server.%d=%s:%s\n", i+1, ports[1].Addr, election)
 	}
 	if nodes == 1 {
 		members = "" // a server of its own
@@ -140,7 +142,7 @@ func (z *ZooKeeper) start(ctx context.Context, java string, nodes int) error {
 }
 
 func (n *ZooKeeperNode) start(ctx context.Context, java string, id int, members string) error {
-	host, port, _ := net.SplitHostPort(n.Addr) // our own FreeAddr's
+	host, port, _ := net.SplitHostPort(n.Addr) // our own
 	settings := filepath.Join(n.Dir, "zoo.cfg")
 	text := fmt.Sprintf(`tickTime=%d
 initLimit=%d
@@ -172,7 +174,8 @@ admin.enableServer=false
 	}
 	var err error
 	n.Process, err = StartProcess(ctx, ProcessConfig{
-		Name: "zookeeper-" + strconv.Itoa(id), Argv: argv, LogPath: filepath.Join(n.Dir, "zookeeper.log"), Ready: n.ready,
+		Name: "zookeeper-" + strconv.Itoa(id), Argv: argv, LogPath: filepath.Join(n.Dir, "zookeeper.log"),
+		Ports: n.ports, Ready: n.ready,
 	})
 	return err
 }

@@ -21,7 +21,7 @@ import (
 // fleet is the replicas of one run.
 type fleet struct {
 	replicas []*sandbox.Replica
-	pprof    []string // addresses, of the service's replicas when they are profiled
+	pprof    []*sandbox.Port // of the service's replicas when they are profiled
 }
 
 // backends are the servers that a run's replicas are given.
@@ -36,7 +36,7 @@ func (b *bench) startFleet(ctx context.Context, p peer.Peer, way peer.Way, at ba
 	f := &fleet{}
 	if b.cfg.Profiles != "" && way.Strategy != "" {
 		var err error
-		if f.pprof, err = freeAddrs(n); err != nil {
+		if f.pprof, err = reservePorts(n); err != nil {
 			return nil, err
 		}
 	}
@@ -75,7 +75,7 @@ func (b *bench) startService(ctx context.Context, name string, way peer.Way, at 
 
 // startPeer runs this program's own hidden command, as a process like any replica.
 func (b *bench) startPeer(ctx context.Context, name string, p peer.Peer, way peer.Way, at backends) (*sandbox.Replica, error) {
-	addr, err := sandbox.FreeAddr()
+	reserved, err := sandbox.ReservePort()
 	if err != nil {
 		return nil, err
 	}
@@ -87,14 +87,15 @@ func (b *bench) startPeer(ctx context.Context, name string, p peer.Peer, way pee
 		}
 		program = []string{self, "peer"}
 	}
-	r := &sandbox.Replica{Name: name, URL: "http://" + addr}
+	r := &sandbox.Replica{Name: name, URL: "http://" + reserved.Addr}
 	r.Process, err = sandbox.StartProcess(ctx, sandbox.ProcessConfig{
 		Name: name + " of " + p.Name,
-		Argv: append(program[:len(program):len(program)], p.Name, "--addr="+addr, "--replica="+name, "--pool="+strconv.Itoa(way.Pool),
+		Argv: append(program[:len(program):len(program)], p.Name, "--addr="+reserved.Addr, "--replica="+name, "--pool="+strconv.Itoa(way.Pool),
 			"--etcd-endpoints="+strings.Join(at.etcd, ","), "--redis="+at.redis),
 		Env: []string{
 			"FLASHSALE_MYSQL_DSN=" + at.dsn, "FLASHSALE_ADMIN_TOKEN=" + b.adminToken, "FLASHSALE_JWT_SECRET=" + b.jwtSecret,
 		},
+		Ports: []*sandbox.Port{reserved},
 		Ready: func(ctx context.Context) error { return ready(ctx, r.URL) },
 	})
 	if err != nil {

@@ -136,16 +136,17 @@ func TestRequestsArriveAsPlannedAndAnswersAreTold(t *testing.T) {
 	}
 }
 
-// A machine that has other things to do keeps no rate: it may need another try.
+// A machine that has other things to do keeps no rate: it may need more tries.
 func TestOpenLoopKeepsItsRate(t *testing.T) {
-	var wrong string
-	for range 3 {
-		if wrong = openLoop(t); wrong == "" {
-			return
+	wrong := "never tried"
+	for end := time.Now().Add(20 * time.Second); wrong != "" && time.Now().Before(end); {
+		if wrong = openLoop(t); wrong != "" {
+			t.Log(wrong)
 		}
-		t.Log(wrong)
 	}
-	t.Error(wrong)
+	if wrong != "" {
+		t.Error("so it was each time")
+	}
 }
 
 // openLoop says how far an open loop was from its rate, and "" for not at all.

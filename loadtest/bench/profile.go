@@ -15,22 +15,22 @@ import (
 	"flashsale/internal/sandbox"
 )
 
-func freeAddrs(n int) ([]string, error) {
-	addrs := make([]string, n)
-	for i := range addrs {
+func reservePorts(n int) ([]*sandbox.Port, error) {
+	ports := make([]*sandbox.Port, n)
+	for i := range ports {
 		var err error
-		if addrs[i], err = sandbox.FreeAddr(); err != nil {
+		if ports[i], err = sandbox.ReservePort(); err != nil {
 			return nil, err
 		}
 	}
-	return addrs, nil
+	return ports, nil
 }
 
 func (f *fleet) pprofOf(i int) string {
 	if f.pprof == nil {
 		return ""
 	}
-	return f.pprof[i]
+	return f.pprof[i].Addr
 }
 
 // profile takes a CPU profile of each replica over the trial's window, where that
@@ -38,7 +38,7 @@ func (f *fleet) pprofOf(i int) string {
 // until they are written.
 func (b *bench) profile(ctx context.Context, t *trial, f *fleet) (wait func() error) {
 	var all errgroup.Group
-	for i, addr := range f.pprof {
+	for i, port := range f.pprof {
 		name := fmt.Sprintf("%s %s round-%d replica-%d.pprof", t.peer.Name, t.Setting, t.round, i+1)
 		path := filepath.Join(b.cfg.Profiles, strings.NewReplacer(" ", "_", ",", "", ":", "-").Replace(name))
 		all.Go(func() error {
@@ -47,7 +47,7 @@ func (b *bench) profile(ctx context.Context, t *trial, f *fleet) (wait func() er
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
-			if err := saveProfile(ctx, addr, t.window, path); err != nil {
+			if err := saveProfile(ctx, port.Addr, t.window, path); err != nil {
 				return fmt.Errorf("profile replica %d: %w", i+1, err)
 			}
 			return nil

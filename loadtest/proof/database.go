@@ -104,20 +104,32 @@ func (d *Database) rows(ctx context.Context, skus []string) (list []Row, err err
 	return list, rows.Err()
 }
 
-// Watch samples the stock of the given SKUs until ctx ends. A reading that fails
+// Watch samples the stock of the given SKUs until stop is called or ctx ends; stop
+// returns the samples. The first was taken when Watch returns. A reading that fails
 // is left out: the picture has a gap then, and nothing is proven from it.
-func (d *Database) Watch(ctx context.Context, skus []string) []Sample {
+func (d *Database) Watch(ctx context.Context, skus []string) (stop func() []Sample) {
+	ctx, cancel := context.WithCancel(ctx)
 	query, args := sampleQuery(skus, time.Now())
 	var samples []Sample
-	for {
+	sample := func() (pause time.Duration) {
 		start := time.Now()
 		if s, err := d.sample(ctx, query, args); err == nil {
 			samples = append(samples, s)
 		}
-		pause := max(sampleEvery-time.Since(start), (sampleShare-1)*time.Since(start))
-		if sleep.For(ctx, pause) != nil {
-			return samples
+		return max(sampleEvery-time.Since(start), (sampleShare-1)*time.Since(start))
+	}
+	pause := sample()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for sleep.For(ctx, pause) == nil {
+			pause = sample()
 		}
+	}()
+	return func() []Sample {
+		cancel()
+		<-done
+		return samples
 	}
 }
 

@@ -137,7 +137,8 @@ func Assess(s Setting, result *attack.Result, books Books) Run {
 		r.Samples = []Sample{} // a list in JSON, not null
 	}
 	for i := range r.Samples {
-		r.Samples[i].AtMS = ms(r.Samples[i].at.Sub(result.Began))
+		// The first was taken just before the attack, and is what that began with.
+		r.Samples[i].AtMS = max(0, ms(r.Samples[i].at.Sub(result.Began)))
 	}
 	latencies := attack.LatenciesOf(result.Answers)
 	r.Latency = Latency{

@@ -214,10 +214,10 @@ type Replica struct {
 func (s *Shop) Replica(name string, kind strategy.Lock) *Replica {
 	p := s.play
 	r := &Replica{Actor: p.Actor(name), shop: s}
-	addr, err := sandbox.FreeAddr()
+	reserved, err := sandbox.ReservePort()
 	p.Check(err)
 	// Two seconds: the shortest that etcd grants with its default time-outs.
-	cfg := replicaConfig{Name: name, Addr: addr, DSN: s.dsn, Lock: kind, Prefix: p.Name + "/", TTL: 2 * time.Second}
+	cfg := replicaConfig{Name: name, Addr: reserved.Addr, DSN: s.dsn, Lock: kind, Prefix: p.Name + "/", TTL: 2 * time.Second}
 	if kind == strategy.Etcd || kind == strategy.EtcdTextbook {
 		cfg.Etcd = p.Etcd().Endpoint
 	}
@@ -231,7 +231,8 @@ func (s *Shop) Replica(name string, kind strategy.Lock) *Replica {
 	}
 	r.process, err = sandbox.StartProcess(p.ctx, sandbox.ProcessConfig{
 		Name: name, Argv: argv, Env: []string{replicaVar + "=" + string(env)},
-		Ready: func(ctx context.Context) (err error) { r.client, err = dial(ctx, addr); return err },
+		Ports: []*sandbox.Port{reserved},
+		Ready: func(ctx context.Context) (err error) { r.client, err = dial(ctx, reserved.Addr); return err },
 	})
 	p.Check(err)
 	p.Cleanup(func() error {
