@@ -346,7 +346,7 @@ func TestLogLinesHaveTheIDsOfRequestOrderAndTrace(t *testing.T) {
 		t.Fatalf("no line has the request's id %s: %v", own, lines)
 	}
 	order := strings.TrimPrefix(answer.Get("Location"), "/v1/orders/")
-	for name, want := range map[string]any{"msg": "request", "level": "DEBUG", "method": "POST", "route": "/v1/orders", "path": "/v1/orders",
+	for name, want := range map[string]any{"msg": "request", "method": "POST", "route": "/v1/orders", "path": "/v1/orders",
 		"status": 201.0, "order_id": order, "trace_id": traceID(7), "replica": "a"} {
 		if got := lines[at][name]; got != want {
 			t.Errorf("%s is %v, want %v", name, got, want)

@@ -441,6 +441,24 @@ func TestTokens(t *testing.T) {
 	s.call("PUT", "/v1/admin/skus/lamp", thing).check(t, 401, "unauthorized", "")
 }
 
+// TestReadinessOutlivesItsCaller: a load balancer that has no more patience is no
+// server that does not answer.
+func TestReadinessOutlivesItsCaller(t *testing.T) {
+	t.Parallel()
+	caller, leave := context.WithCancel(t.Context())
+	s := newServerWith(t, func(cfg *httpapi.Config) {
+		cfg.Ready = func(ctx context.Context) map[string]error {
+			leave()
+			return map[string]error{"mysql": ctx.Err()}
+		}
+	})
+	answer := httptest.NewRecorder()
+	s.Config.Handler.ServeHTTP(answer, httptest.NewRequestWithContext(caller, http.MethodGet, "/readyz", http.NoBody))
+	if answer.Code != http.StatusOK {
+		t.Errorf("%d %s", answer.Code, answer.Body)
+	}
+}
+
 func TestHealthReadinessAndMetrics(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)

@@ -25,7 +25,9 @@ func (a *api) Healthz(c *gin.Context) { c.JSON(http.StatusOK, spec.Liveness{Stat
 // Readyz answers 200 when every server that orders need answers. It names those
 // that do not, and keeps their addresses and errors in the log.
 func (a *api) Readyz(c *gin.Context) {
-	ctx, cancel := context.WithTimeout(c.Request.Context(), readyTimeout)
+	// A caller that goes away meanwhile says nothing about the servers: the check is
+	// finished, for the metric and the log.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), readyTimeout)
 	defer cancel()
 	status, answer := http.StatusOK, spec.Readiness{Status: spec.Ready, Checks: map[string]string{}}
 	for name, err := range a.cfg.Ready(ctx) {
