@@ -34,19 +34,19 @@ func TestReservedPortIsGivenToWhoeverNamesIt(t *testing.T) {
 // upper half, that the kernel may choose for a socket (Linux 6.3).
 const ipLocalPortRange = 51
 
-// A socket for which the kernel may choose the reserved port alone gets none.
+// A socket for which the kernel may choose the reserved port alone gets none. An
+// older kernel is only asked whether the port is free.
 func TestReservedPortIsGivenToNobodyElse(t *testing.T) {
 	addr := netip.MustParseAddrPort(reserve(t))
-	only := func(_, _ string, c syscall.RawConn) (err error) {
-		port := int(addr.Port())
-		return errors.Join(c.Control(func(fd uintptr) {
-			err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IP, ipLocalPortRange, port<<16|port)
-		}), err)
+	port := int(addr.Port())
+	free := listening(syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 0)
+	if l, err := free.Listen(t.Context(), "tcp4", addr.String()); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("listen where nobody may be: %v, %v", l, err)
 	}
-	listening := net.ListenConfig{Control: only}
-	l, err := listening.Listen(t.Context(), "tcp4", netip.AddrPortFrom(addr.Addr(), 0).String())
+	only := listening(syscall.IPPROTO_IP, ipLocalPortRange, port<<16|port)
+	l, err := only.Listen(t.Context(), "tcp4", netip.AddrPortFrom(addr.Addr(), 0).String())
 	if errors.Is(err, syscall.ENOPROTOOPT) {
-		t.Skip("this kernel cannot be asked: IP_LOCAL_PORT_RANGE came with Linux 6.3")
+		return
 	}
 	if !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("listen on any port: %v, %v", l, err)
@@ -56,10 +56,19 @@ func TestReservedPortIsGivenToNobodyElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer server.Close()
-	connecting := net.Dialer{Control: only}
+	connecting := net.Dialer{Control: only.Control}
 	if conn, err := connecting.DialContext(t.Context(), "tcp4", server.Addr().String()); !errors.Is(err, syscall.EADDRNOTAVAIL) {
 		t.Errorf("connect from any port: %v, %v", conn, err)
 	}
+}
+
+// listening is with an option of its socket.
+func listening(level, option, value int) net.ListenConfig {
+	return net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var set error
+		err := c.Control(func(fd uintptr) { set = syscall.SetsockoptInt(int(fd), level, option, value) })
+		return errors.Join(err, set)
+	}}
 }
 
 func reserve(t *testing.T) (addr string) {
