@@ -346,14 +346,19 @@ func TestLogLinesHaveTheIDsOfRequestOrderAndTrace(t *testing.T) {
 		t.Fatalf("no line has the request's id %s: %v", own, lines)
 	}
 	order := strings.TrimPrefix(answer.Get("Location"), "/v1/orders/")
-	for name, want := range map[string]any{"msg": "request", "method": "POST", "route": "/v1/orders", "path": "/v1/orders",
+	took, ok := lines[at]["duration_ms"].(float64)
+	if !ok || took <= 0 {
+		t.Errorf("duration_ms is %v", lines[at]["duration_ms"])
+	}
+	level := "DEBUG"
+	if took >= 1000 { // what was slow is told at info
+		level = "INFO"
+	}
+	for name, want := range map[string]any{"msg": "request", "level": level, "method": "POST", "route": "/v1/orders", "path": "/v1/orders",
 		"status": 201.0, "order_id": order, "trace_id": traceID(7), "replica": "a"} {
 		if got := lines[at][name]; got != want {
 			t.Errorf("%s is %v, want %v", name, got, want)
 		}
-	}
-	if took, ok := lines[at]["duration_ms"].(float64); !ok || took <= 0 {
-		t.Errorf("duration_ms is %v", lines[at]["duration_ms"])
 	}
 	if !slices.ContainsFunc(lines, func(l map[string]any) bool { return l["request_id"] == taken && l["path"] == "/v1/skus/lamp" }) {
 		t.Errorf("no line has the id that a caller gave")

@@ -52,17 +52,13 @@ func planEtcd(dir string, program []string, n int, secure *TLS) ([]etcdNode, err
 	nodes := make([]etcdNode, n)
 	members := make([]string, n)
 	for i := range nodes {
-		client, err := ReservePort()
-		if err != nil {
-			return nil, err
-		}
-		peer, err := ReservePort()
+		ports, err := ReservePorts(2) // for clients, for the other nodes
 		if err != nil {
 			return nil, err
 		}
 		name := fmt.Sprintf("etcd-%d", i+1)
 		nodes[i] = etcdNode{
-			name: name, client: scheme + client.Addr, peer: "http://" + peer.Addr, ports: []*Port{client, peer},
+			name: name, client: scheme + ports[0].Addr, peer: "http://" + ports[1].Addr, ports: ports,
 			log: filepath.Join(dir, name+".log"), cluster: n, tls: secure,
 		}
 		members[i] = name + "=" + nodes[i].peer

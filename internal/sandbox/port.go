@@ -38,6 +38,18 @@ func ReservePort() (*Port, error) {
 	return p, nil
 }
 
+// ReservePorts reserves n free ports.
+func ReservePorts(n int) ([]*Port, error) {
+	ports := make([]*Port, n)
+	for i := range ports {
+		var err error
+		if ports[i], err = ReservePort(); err != nil {
+			return nil, err
+		}
+	}
+	return ports, nil
+}
+
 // Close gives the port up.
 func (p *Port) Close() error { return p.socket.Close() }
 

@@ -7,11 +7,11 @@ import (
 	"syscall"
 	"testing"
 
-	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 func TestReservedPortIsGivenToWhoeverNamesIt(t *testing.T) {
-	addr := reserve(t)
+	addr := sandboxtest.ReservePort(t)
 	for range 2 { // a server, and the same again
 		if conn, err := net.Dial("tcp", addr); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Fatalf("before anybody listens: %v, %v", conn, err)
@@ -37,7 +37,7 @@ const ipLocalPortRange = 51
 // A socket for which the kernel may choose the reserved port alone gets none. An
 // older kernel is only asked whether the port is free.
 func TestReservedPortIsGivenToNobodyElse(t *testing.T) {
-	addr := netip.MustParseAddrPort(reserve(t))
+	addr := netip.MustParseAddrPort(sandboxtest.ReservePort(t))
 	port := int(addr.Port())
 	free := listening(syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 0)
 	if l, err := free.Listen(t.Context(), "tcp4", addr.String()); !errors.Is(err, syscall.EADDRINUSE) {
@@ -69,14 +69,4 @@ func listening(level, option, value int) net.ListenConfig {
 		err := c.Control(func(fd uintptr) { set = syscall.SetsockoptInt(int(fd), level, option, value) })
 		return errors.Join(err, set)
 	}}
-}
-
-func reserve(t *testing.T) (addr string) {
-	t.Helper()
-	port, err := sandbox.ReservePort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = port.Close() })
-	return port.Addr
 }

@@ -116,12 +116,9 @@ func zookeeperJava() (string, error) {
 func (z *ZooKeeper) start(ctx context.Context, java string, nodes int) error {
 	members := ""
 	for i := range nodes {
-		ports := make([]*Port, 3) // for clients, for followers, for elections
-		for j := range ports {
-			var err error
-			if ports[j], err = ReservePort(); err != nil {
-				return err
-			}
+		ports, err := ReservePorts(3) // for clients, for followers, for elections
+		if err != nil {
+			return err
 		}
 		dir := filepath.Join(z.folder.path, "zookeeper-"+strconv.Itoa(i+1))
 		if err := os.Mkdir(dir, 0o700); err != nil {

@@ -36,7 +36,7 @@ func (b *bench) startFleet(ctx context.Context, p peer.Peer, way peer.Way, at ba
 	f := &fleet{}
 	if b.cfg.Profiles != "" && way.Strategy != "" {
 		var err error
-		if f.pprof, err = reservePorts(n); err != nil {
+		if f.pprof, err = sandbox.ReservePorts(n); err != nil {
 			return nil, err
 		}
 	}

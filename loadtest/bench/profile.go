@@ -11,20 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-
-	"flashsale/internal/sandbox"
 )
-
-func reservePorts(n int) ([]*sandbox.Port, error) {
-	ports := make([]*sandbox.Port, n)
-	for i := range ports {
-		var err error
-		if ports[i], err = sandbox.ReservePort(); err != nil {
-			return nil, err
-		}
-	}
-	return ports, nil
-}
 
 func (f *fleet) pprofOf(i int) string {
 	if f.pprof == nil {
