@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 
+	"flashsale/internal/mysqlsession"
 	"flashsale/internal/rotated"
 )
 
@@ -54,7 +55,7 @@ type mysqlTLSFlags struct {
 // secured is the DSN with what the flags add to it. The driver takes TLS that is
 // not the system's by a name alone, which is registered here.
 func (f *mysqlTLSFlags) secured(dsn string) (string, error) {
-	cfg, err := mysql.ParseDSN(dsn)
+	cfg, err := mysqlsession.Parse(dsn)
 	if err != nil {
 		if strings.Contains(err.Error(), "unknown config name") {
 			return "", errors.New("--mysql-dsn: tls may be true; for a CA of your own use --mysql-ca")

@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"github.com/XSAM/otelsql"
-	"github.com/go-sql-driver/mysql"
 	"go.opentelemetry.io/otel/metric/noop"
 	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
 	"go.opentelemetry.io/otel/trace"
 	gormmysql "gorm.io/driver/mysql"
 	"gorm.io/gorm"
 	"gorm.io/gorm/logger"
+
+	"flashsale/internal/mysqlsession"
 )
 
 // DB is a pool of connections to one database. It is safe for concurrent use.
@@ -26,30 +27,17 @@ type DB struct {
 	// databases can share one etcd.
 	Name string
 	orm  *gorm.DB
+	// connector makes connections that are not the pool's.
+	connector driver.Connector
 	// looking holds the one who looks for what blocks claims.
 	looking chan struct{}
 }
 
 const (
-	// connectTimeout bounds the making of one connection, its handshake and
-	// settings included: database/sql makes some on its own account. What is read
-	// and written later is bounded by each call's context.
-	connectTimeout = 5 * time.Second
 	// rollbackTimeout bounds the giving back of a transaction.
 	rollbackTimeout = time.Second
-	// tableWait is longer than any transaction that serves a request. The server's
-	// own is a day, or a year.
-	tableWait = 5 * time.Second
+	tableWait       = mysqlsession.TableWait
 )
-
-// sessionSettings hold on every connection. MySQL and MariaDB call the variable
-// for the isolation level by different names; the statement is common to both.
-// What does not fit a column is refused, whatever the server's own mode. No
-// statement waits for longer than tableWait for a table that is being altered, nor
-// an alteration for those who use the table: everybody else waits behind it.
-var sessionSettings = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; " +
-	"SET time_zone = '+00:00', innodb_lock_wait_timeout = 1, sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', " +
-	fmt.Sprintf("lock_wait_timeout = %d", int(tableWait.Seconds()))
 
 // Option is a choice of Open's caller.
 type Option func(*options)
@@ -84,24 +72,17 @@ func openPool(c driver.Connector, choices []Option) *sql.DB {
 // Open makes a pool of at most conns connections to the database that dsn
 // names, in the form of github.com/go-sql-driver/mysql. It does not connect.
 func Open(dsn string, conns int, choices ...Option) (*DB, error) {
-	cfg, err := mysql.ParseDSN(dsn)
+	cfg, err := mysqlsession.Parse(dsn)
 	if err != nil {
-		return nil, fmt.Errorf("malformed DSN (expected user:password@tcp(host:port)/database): %w", err)
+		return nil, err
 	}
-	if cfg.DBName == "" {
-		return nil, errors.New("malformed DSN (expected user:password@tcp(host:port)/database): it names no database")
-	}
-	cfg.ParseTime, cfg.Loc = true, time.UTC
-	// Without interpolation each statement costs a round trip to prepare it;
-	// several statements in one packet are what the desk's batch rests on.
-	cfg.InterpolateParams, cfg.MultiStatements = true, true
-	// Errors are returned, and logged by whoever handles them.
-	cfg.Logger = &mysql.NopLogger{}
-	base, err := mysql.NewConnector(cfg)
+	// Several statements in one packet are what the desk's batch rests on.
+	cfg.MultiStatements = true
+	connector, err := mysqlsession.Connector(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("malformed DSN: %w", err)
+		return nil, err
 	}
-	pool := openPool(connector{base}, choices)
+	pool := openPool(connector, choices)
 	pool.SetMaxOpenConns(conns)
 	pool.SetMaxIdleConns(conns)
 	orm, err := gorm.Open(
@@ -111,7 +92,7 @@ func Open(dsn string, conns int, choices ...Option) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open gorm: %w", err), pool.Close())
 	}
-	return &DB{SQL: pool, Name: cfg.DBName, orm: orm, looking: make(chan struct{}, 1)}, nil
+	return &DB{SQL: pool, Name: cfg.DBName, connector: connector, orm: orm, looking: make(chan struct{}, 1)}, nil
 }
 
 // Close closes the pool.
@@ -119,6 +100,20 @@ func (db *DB) Close() error { return db.SQL.Close() }
 
 // Ping asks the server for an answer.
 func (db *DB) Ping(ctx context.Context) error { return db.SQL.PingContext(ctx) }
+
+// CheckPacket makes sure that the server takes the largest packet that this
+// program sends: it would close the connection on it, again at each new try.
+func (db *DB) CheckPacket(ctx context.Context) error {
+	var n int
+	if err := db.SQL.QueryRowContext(ctx, "SELECT @@max_allowed_packet").Scan(&n); err != nil {
+		return fmt.Errorf("read max_allowed_packet: %w", err)
+	}
+	if n < mysqlsession.LeastPacket {
+		return fmt.Errorf("the server's max_allowed_packet is %d, %d is needed at least: set it globally to that or more",
+			n, mysqlsession.LeastPacket)
+	}
+	return nil
+}
 
 // MaxConnections is how many connections the server lets in, of all its clients.
 func (db *DB) MaxConnections(ctx context.Context) (n int, err error) {
@@ -134,22 +129,6 @@ func (db *DB) Now(ctx context.Context) (now time.Time, err error) {
 		return now, fmt.Errorf("read the server's clock: %w", err)
 	}
 	return now, nil
-}
-
-// connector gives each new connection its session settings.
-type connector struct{ driver.Connector }
-
-func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	conn, err := c.Connector.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := conn.(driver.ExecerContext).ExecContext(ctx, sessionSettings, nil); err != nil {
-		return nil, errors.Join(fmt.Errorf("session settings: %w", err), conn.Close())
-	}
-	return conn, nil
 }
 
 // ErrNoConnection says that the server was not asked: no connection was to be had.

@@ -1,9 +1,7 @@
 package mysqllock
 
 import (
-	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"regexp"
@@ -12,12 +10,10 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/mysqlsession"
 )
 
 const (
-	// connectTimeout bounds the making of one connection, its settings included:
-	// database/sql makes some on its own account.
-	connectTimeout = 5 * time.Second
 	// defaultConnections is for names that are locked at once, not for orders.
 	defaultConnections = 32
 	// maxHolder leaves a row's owner room for the name of a try.
@@ -83,48 +79,22 @@ type pool struct {
 	database string
 }
 
-// open makes a pool whose sessions have these settings. It does not connect.
+// open makes a pool whose sessions have these settings beside the service's own.
+// It does not connect.
 func (cfg *Config) open(settings ...string) (*pool, error) {
-	parsed, err := mysql.ParseDSN(cfg.DSN)
+	parsed, err := mysqlsession.Parse(cfg.DSN)
 	if err != nil {
-		return nil, fmt.Errorf("mysql lock: malformed DSN: %w", err)
+		return nil, fmt.Errorf("mysql lock: %w", err)
 	}
-	if parsed.DBName == "" {
-		return nil, errors.New("mysql lock: malformed DSN: it names no database")
-	}
-	parsed.ParseTime, parsed.Loc = true, time.UTC
-	parsed.InterpolateParams = true
-	parsed.Logger = &mysql.NopLogger{} // errors are returned
-	base, err := mysql.NewConnector(parsed)
+	connector, err := mysqlsession.Connector(parsed, settings...)
 	if err != nil {
-		return nil, fmt.Errorf("mysql lock: malformed DSN: %w", err)
+		return nil, fmt.Errorf("mysql lock: %w", err)
 	}
-	db := sql.OpenDB(connector{base, settings})
+	db := sql.OpenDB(connector)
 	db.SetMaxOpenConns(cfg.Connections)
 	db.SetMaxIdleConns(cfg.Connections)
 	db.SetConnMaxIdleTime(cfg.TTL / 2) // the server may close those of a TTL's age
 	return &pool{DB: db, addr: parsed.Addr, database: parsed.DBName}, nil
-}
-
-// connector gives each new connection its session's settings.
-type connector struct {
-	driver.Connector
-	settings []string
-}
-
-func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	conn, err := c.Connector.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, set := range c.settings {
-		if _, err := conn.(driver.ExecerContext).ExecContext(ctx, set, nil); err != nil {
-			return nil, errors.Join(fmt.Errorf("session settings: %w", err), conn.Close())
-		}
-	}
-	return conn, nil
 }
 
 // errorf names the server in an error that may come from it.

@@ -38,7 +38,7 @@ func NewRow(cfg Config) (*Row, error) {
 		"SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED",
 		// Without autocommit a statement begins a transaction by itself: a lock
 		// costs no BEGIN.
-		"SET SESSION autocommit = 0, innodb_lock_wait_timeout = 1",
+		"SET SESSION autocommit = 0",
 		idleSetting(cfg.TTL))
 	if err != nil {
 		return nil, err

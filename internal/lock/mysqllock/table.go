@@ -29,7 +29,7 @@ func NewTable(cfg Config) (*Table, error) {
 	if err := cfg.check(true); err != nil {
 		return nil, err
 	}
-	db, err := cfg.open("SET SESSION time_zone = '+00:00', innodb_lock_wait_timeout = 1")
+	db, err := cfg.open()
 	if err != nil {
 		return nil, err
 	}

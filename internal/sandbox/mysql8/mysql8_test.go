@@ -18,6 +18,7 @@ func TestMySQL8Takes(t *testing.T) {
 		"SELECT 'RETURNING', `system`, _binary'\\'RANK' FROM t -- GROUPS",
 		"KILL 7", "SELECT GET_LOCK('a', 1)", "ALTER TABLE t ADD COLUMN a INT, ALGORITHM = INSTANT",
 		"GRANT PROCESS ON *.* TO 'a'@'%'",
+		"SET a = 1 /*M!100600 , max_statement_time = 0 */ /*!80400 , max_execution_time = 0 */",
 	} {
 		if err := Check(statement); err != nil {
 			t.Error(err)
@@ -33,7 +34,7 @@ func TestWhatIsMariaDBsAloneIsRefused(t *testing.T) {
 		"SELECT 1 FROM t FOR UPDATE WAIT 5", "SELECT 1 FROM t FOR UPDATE; SELECT 1 FROM t LOCK IN SHARE MODE NOWAIT",
 		"ALTER TABLE t ADD COLUMN IF NOT EXISTS a INT", "CREATE INDEX IF NOT EXISTS k ON t (a)", "CREATE OR REPLACE TABLE t (a INT)",
 		"CREATE TABLE t (a UUID)", "CREATE TABLE t (a INT) WITH SYSTEM VERSIONING", "SELECT NEXT VALUE FOR s", "CREATE SEQUENCE s",
-		"SET STATEMENT max_statement_time = 1 FOR SELECT 1", "SET SESSION max_statement_time = 1", "SELECT @@tx_isolation",
+		"SET STATEMENT max_statement_time = 1 FOR SELECT 1", "SET SESSION max_statement_time = 1", "SET a = 1 /*!80400 , max_statement_time = 0 */", "SELECT @@tx_isolation",
 		"SELECT NVL(a, 1) FROM t", "SELECT JSON_DETAILED('{}')", "SELECT 1 /*M!100501 , 2 */", "KILL SOFT CONNECTION 7",
 		"SELECT * FROM t LIMIT 5 ROWS EXAMINED 10", "EXECUTE IMMEDIATE 'SELECT 1'", "SELECT FROM WHERE",
 	} {

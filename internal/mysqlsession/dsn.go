@@ -1,0 +1,85 @@
+package mysqlsession
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+)
+
+// LeastPacket is the size, in bytes, that the server must take a packet of. The
+// largest is a group of orders with the longest customers and keys, of 3 MiB.
+const LeastPacket = 4 << 20
+
+// Parse reads a DSN, in the form of github.com/go-sql-driver/mysql. It refuses by
+// name what the service's statements cannot work with, and sets what is the
+// service's to choose: parseTime, loc, interpolateParams and multiStatements,
+// which is off.
+func Parse(dsn string) (*mysql.Config, error) {
+	if err := checkParameters(dsn); err != nil {
+		return nil, err
+	}
+	const form = "malformed DSN (expected user:password@tcp(host:port)/database)"
+	cfg, err := mysql.ParseDSN(dsn)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", form, err)
+	}
+	if cfg.DBName == "" {
+		return nil, errors.New(form + ": it names no database")
+	}
+	if err := check(cfg); err != nil {
+		return nil, err
+	}
+	cfg.ParseTime, cfg.Loc = true, time.UTC
+	// Without interpolation each statement costs a round trip to prepare it.
+	cfg.InterpolateParams, cfg.MultiStatements = true, false
+	// Errors are returned, and logged by whoever handles them.
+	cfg.Logger = &mysql.NopLogger{}
+	return cfg, nil
+}
+
+// checkParameters looks for parameters that the driver does not show, or panics
+// at. The last slash and the first question mark after it begin them, as there.
+func checkParameters(dsn string) error {
+	_, parameters, _ := strings.Cut(dsn[strings.LastIndexByte(dsn, '/')+1:], "?")
+	for parameter := range strings.SplitSeq(parameters, "&") {
+		name, value, given := strings.Cut(parameter, "=")
+		switch {
+		case !given: // the driver passes it over
+		case name == "charset" && !strings.EqualFold(value, "utf8mb4"):
+			return fmt.Errorf("charset=%s is not supported; use utf8mb4", value)
+		case name == "timeTruncate": // orders would expire early
+			return fmt.Errorf("timeTruncate=%s is not supported; remove it", value)
+		case name == "strict":
+			return errors.New("strict is not supported, the service sets its own sql_mode; remove it")
+		}
+	}
+	return nil
+}
+
+func check(cfg *mysql.Config) error {
+	switch {
+	case cfg.Collation != "":
+		return fmt.Errorf("collation=%s is not supported, the service sets its own; remove it", cfg.Collation)
+	case cfg.ClientFoundRows:
+		// An UPDATE that changes nothing would count like one that does.
+		return errors.New("clientFoundRows=true is not supported, the service counts the rows that a statement changed; remove it")
+	case cfg.ColumnsWithAlias: // gorm would not find its columns
+		return errors.New("columnsWithAlias=true is not supported; remove it")
+	case !cfg.CheckConnLiveness:
+		// After a restart of the server each connection of the pool would fail one
+		// transaction whose outcome nobody knew.
+		return errors.New("checkConnLiveness=false is not supported; remove it")
+	case cfg.MaxAllowedPacket != 0 && cfg.MaxAllowedPacket < LeastPacket: // 0 asks the server
+		return fmt.Errorf("maxAllowedPacket=%d is too small, %d is needed at least; remove it", cfg.MaxAllowedPacket, LeastPacket)
+	case len(cfg.Params) > 0:
+		// Not the value: where a slash is missing, part of the password may come here.
+		return fmt.Errorf("%s is not supported, the service sets its session variables itself; remove it",
+			strings.Join(slices.Sorted(maps.Keys(cfg.Params)), ", "))
+	}
+	return nil
+}
