@@ -209,7 +209,7 @@ func (c *serveCmd) besidePool(row strategy.Strategy) int {
 	if row.Write == strategy.Batch {
 		beside = mirrorPool
 	}
-	return beside + guard.LeaseConnections + presencePool
+	return beside + guard.LeaseConnections + presencePool + stock.BlockerConnections
 }
 
 // checkTokens refuses a lock server that was restored or emptied: it has its old

@@ -28,20 +28,23 @@ const (
 // claimPrefix is how every claim's statement begins, and no other.
 const claimPrefix = "UPDATE stock SET fence = "
 
-// blockersQuery finds the connections that stand in the way of a statement and
-// are idle inside their transaction. MariaDB and MySQL keep the waits in tables
-// of different names.
-const blockersQuery = `SELECT DISTINCT b.trx_id, b.trx_mysql_thread_id
+// blockersQueries find the connections that stand in the way of a statement and
+// are idle inside their transaction: MariaDB's, then MySQL's, which keeps the
+// waits in a table of another name. MySQL's does without INNODB_TRX and
+// information_schema.PROCESSLIST, which fail there (error 3854) while any
+// statement has bytes that are no text, such as an order's id.
+var blockersQueries = []string{
+	`SELECT DISTINCT b.trx_id, b.trx_mysql_thread_id
 	FROM information_schema.INNODB_TRX r
-	JOIN %s
+	JOIN information_schema.INNODB_LOCK_WAITS w ON w.requesting_trx_id = r.trx_id
+	JOIN information_schema.INNODB_TRX b ON b.trx_id = w.blocking_trx_id
 	JOIN information_schema.PROCESSLIST p ON p.id = b.trx_mysql_thread_id
-	WHERE r.trx_query LIKE ? AND p.command = 'Sleep'`
-
-var blockersJoins = []string{
-	"information_schema.INNODB_LOCK_WAITS w ON w.requesting_trx_id = r.trx_id " +
-		"JOIN information_schema.INNODB_TRX b ON b.trx_id = w.blocking_trx_id",
-	"performance_schema.data_lock_waits w ON w.REQUESTING_ENGINE_TRANSACTION_ID = r.trx_id " +
-		"JOIN information_schema.INNODB_TRX b ON b.trx_id = w.BLOCKING_ENGINE_TRANSACTION_ID",
+	WHERE r.trx_query LIKE ? AND p.command = 'Sleep'`,
+	`SELECT DISTINCT w.BLOCKING_ENGINE_TRANSACTION_ID, b.id
+	FROM performance_schema.data_lock_waits w
+	JOIN performance_schema.processlist r ON PS_THREAD_ID(r.id) = w.REQUESTING_THREAD_ID
+	JOIN performance_schema.processlist b ON PS_THREAD_ID(b.id) = w.BLOCKING_THREAD_ID
+	WHERE r.info LIKE ? AND b.command = 'Sleep'`,
 }
 
 // errUnknownTable is MySQL's for a table of information_schema that it lacks.
@@ -64,8 +67,12 @@ func (db *DB) clearing(ctx context.Context, claim func() error) error {
 	return err
 }
 
+// BlockerConnections is how many connections a DB may open beside its pool.
+const BlockerConnections = 1
+
 // killIdleBlockers looks after all claims, of any process, until ctx ends. One
-// claim at a time does so in this process: see blockerAgain.
+// claim at a time does so in this process: see blockerAgain. It has a connection
+// of its own, for as long as it looks: claims that wait may hold all of the pool.
 func (db *DB) killIdleBlockers(ctx context.Context) error {
 	if err := sleep.For(ctx, blockerAfter); err != nil {
 		return err
@@ -78,38 +85,39 @@ func (db *DB) killIdleBlockers(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, blockerTimeout)
 	defer cancel()
-	return db.OnConn(ctx, func(conn *sql.Conn) error {
-		before, err := idleBlockers(ctx, conn)
+	own := sql.OpenDB(db.connector)
+	defer own.Close()
+	own.SetMaxOpenConns(BlockerConnections)
+	before, err := idleBlockers(ctx, own)
+	if err != nil {
+		return err
+	}
+	for {
+		if err := sleep.For(ctx, blockerAgain+rand.N(blockerAgain)); err != nil {
+			return err
+		}
+		now, err := idleBlockers(ctx, own)
 		if err != nil {
 			return err
 		}
-		for {
-			if err := sleep.For(ctx, blockerAgain+rand.N(blockerAgain)); err != nil {
-				return err
+		for transaction, thread := range now {
+			if before[transaction] != thread {
+				continue
 			}
-			now, err := idleBlockers(ctx, conn)
-			if err != nil {
-				return err
+			if _, err := own.ExecContext(ctx, fmt.Sprintf("KILL CONNECTION %d", thread)); err != nil {
+				return fmt.Errorf("kill the connection that blocks the claim: %w", err)
 			}
-			for transaction, thread := range now {
-				if before[transaction] != thread {
-					continue
-				}
-				if _, err := conn.ExecContext(ctx, fmt.Sprintf("KILL CONNECTION %d", thread)); err != nil {
-					return fmt.Errorf("kill the connection that blocks the claim: %w", err)
-				}
-			}
-			before = now
 		}
-	})
+		before = now
+	}
 }
 
 // idleBlockers are connections by their transaction.
-func idleBlockers(ctx context.Context, conn *sql.Conn) (map[string]int64, error) {
+func idleBlockers(ctx context.Context, own *sql.DB) (map[string]int64, error) {
 	var rows *sql.Rows
 	var err error
-	for _, join := range blockersJoins {
-		rows, err = conn.QueryContext(ctx, fmt.Sprintf(blockersQuery, join), claimPrefix+"%")
+	for _, query := range blockersQueries {
+		rows, err = own.QueryContext(ctx, query, claimPrefix+"%")
 		if n := serverError(err); n != errUnknownTable && n != errNoSuchTable {
 			break
 		}

@@ -231,10 +231,12 @@ func claimAnyhow(t *testing.T, db *stock.DB, tenure stock.Tenure) (row stock.Row
 }
 
 // A process that stopped between a failed statement and its ROLLBACK holds the
-// row. Its successor's claim gets through all the same.
+// row. Its successor's claim gets through all the same, also when claims that wait
+// have all of the pool.
 func TestClaimEndsAnIdleTransactionInItsWay(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
+	db.SQL.SetMaxOpenConns(2) // one is the idle transaction's, the claim has the other
 	idle, err := db.SQL.Conn(t.Context())
 	if err != nil {
 		t.Fatal(err)
