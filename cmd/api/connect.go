@@ -27,6 +27,9 @@ func (r *replica) connect(ctx context.Context) (err error) {
 	if err := r.answered(ctx, r.checkConnections); err != nil {
 		return err
 	}
+	if err := r.answered(ctx, r.db.CheckPacket); err != nil {
+		return err
+	}
 	if err := r.db.Migrate(ctx); err != nil {
 		return err
 	}
