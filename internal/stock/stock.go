@@ -154,6 +154,7 @@ const (
 	errLockWaitTimeout = 1205
 	errDeadlock        = 1213
 	errRecordChanged   = 1020 // MariaDB 11.6 and later: snapshot isolation
+	errRolledBack      = 3101 // Group Replication: another node's transaction came first
 	errNoSuchTable     = 1146
 )
 
@@ -161,10 +162,12 @@ const (
 func IsDuplicate(err error) bool { return serverError(err) == errDuplicate }
 
 // IsRetryable reports whether err says that the server gave up a transaction
-// which may succeed if it is run again from its beginning.
+// which may succeed if it is run again from its beginning. That is so also where
+// it answers COMMIT: a node of Galera (by errDeadlock) or of Group Replication
+// compares a transaction with those of other nodes only then.
 func IsRetryable(err error) bool {
 	switch serverError(err) {
-	case errLockWaitTimeout, errDeadlock, errRecordChanged:
+	case errLockWaitTimeout, errDeadlock, errRecordChanged, errRolledBack:
 		return true
 	}
 	return false

@@ -112,6 +112,7 @@ const (
 	duplicateKey    = 1062
 	lockWaitTimeout = 1205 // also MariaDB's answer to NOWAIT
 	deadlock        = 1213
+	rolledBack      = 3101 // Group Replication's, for what is deadlock in Galera
 	lockNoWait      = 3572 // MySQL's answer to NOWAIT
 	noSuchThread    = 1094
 )

@@ -160,7 +160,7 @@ func (r *rowLock) insert(ctx context.Context, conn *sql.Conn, name string, table
 // rollback ends the transaction of what failed, and says what that means. A
 // transaction left open would go back to the pool with its locks.
 func (r *rowLock) rollback(ctx context.Context, conn *sql.Conn, err error) error {
-	if isError(err, lockNoWait, lockWaitTimeout, deadlock) {
+	if isError(err, lockNoWait, lockWaitTimeout, deadlock, rolledBack) {
 		err = lock.ErrHeld
 	}
 	if err != nil && !answered(err) && !errors.Is(err, lock.ErrHeld) {

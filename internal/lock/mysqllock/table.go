@@ -125,7 +125,7 @@ func (s *tableStore) try(ctx context.Context, name, owner string) (lock.Token, e
 		if token, ok := tokenOf(inserted, err); ok {
 			return token, nil
 		}
-		if !isError(err, duplicateKey, lockWaitTimeout, deadlock) { // another was first
+		if !isError(err, duplicateKey, lockWaitTimeout, deadlock, rolledBack) { // another was first
 			return 0, err
 		}
 	}
