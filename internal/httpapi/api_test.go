@@ -432,6 +432,9 @@ func TestTokens(t *testing.T) {
 	}
 	admin(adminToken).check(t, 200, "", "")
 	admin(token(t, hs256, []byte(secret), with("scope", "read admin"))).check(t, 200, "", "")
+	for _, scope := range []string{"notes:\u00a0admin", "notes:\tadmin", "notes:\nadmin", "notes:\u2003admin", "notes:\u0085admin", "admin\x00", "Admin"} {
+		admin(token(t, hs256, []byte(secret), with("scope", scope))).check(t, 403, "forbidden", "")
+	}
 	admin(good).check(t, 403, "forbidden", "")
 	list := s.call("GET", "/v1/orders", "", "Authorization", "Bearer "+adminToken)
 	if list.check(t, 401, "unauthorized", ""); !strings.Contains(list.text, "names no customer") {

@@ -118,7 +118,9 @@ func (v *verifier) administrator(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(strings.Fields(got.Scope), "admin") {
+	// RFC 6749 separates scopes by U+0020 alone. To split at other blanks would find
+	// more scopes than the issuer gave.
+	if !slices.Contains(strings.Split(got.Scope, " "), "admin") {
 		return kindForbidden.problem("The token's scope does not hold admin.")
 	}
 	return nil
