@@ -26,7 +26,9 @@ type accessFlags struct {
 	AdminToken  string `placeholder:"TOKEN" help:"Bearer token of administrators, 32 bytes at least, in FLASHSALE_ADMIN_TOKEN or --config rather than here: make one by openssl rand -hex 32."`
 	JWTSecret   string `name:"jwt-secret" placeholder:"SECRET" help:"HS256 secret of customers' tokens, 32 bytes at least, likewise. This or --jwks."`
 	JWKS        string `name:"jwks" placeholder:"FILE" help:"JSON Web Key Set with the public keys of customers' tokens, RS256 or ES256; a changed file is in use within a second. This or --jwt-secret."`
-	JWTAudience string `name:"jwt-audience" placeholder:"AUD" help:"Audience that tokens must be for."`
+	JWTAudience string `name:"jwt-audience" placeholder:"AUD" help:"Audience that tokens must be for. --jwks needs it: the keys' issuer makes tokens for other services, too."`
+	// JWTAnyAudience says that the issuer makes tokens for this service alone.
+	JWTAnyAudience bool `name:"jwt-any-audience" help:"Take every token that a key of --jwks has signed, whatever its audience. Only where the issuer makes tokens for nobody else."`
 
 	InsecureDemo bool `help:"Serve with secrets that are short or publicly known, and with the demonstration's where none are given. Never where others can reach it."`
 }
@@ -38,6 +40,10 @@ func (f *accessFlags) check() error {
 	}
 	if f.JWKS != "" && f.JWTSecret != "" {
 		return errors.New("--jwks and --jwt-secret exclude each other: a token must not choose how it is checked")
+	}
+	if f.JWKS != "" && f.JWTAudience == "" && !f.JWTAnyAudience {
+		return errors.New("--jwks without --jwt-audience would take tokens that its issuer made for other services: " +
+			"set --jwt-audience, or say --jwt-any-audience if it makes none")
 	}
 	if f.JWKS == "" {
 		if err := f.checkSecret("--jwt-secret (or --jwks)", f.JWTSecret); err != nil {

@@ -36,7 +36,10 @@ func TestWeakAndKnownSecretsAreRefused(t *testing.T) {
 		{"the demo's, one for the other", accessFlags{AdminToken: demoJWTSecret, JWTSecret: long}, []string{"--admin-token", "everybody knows"}},
 		{"two ways to check tokens", accessFlags{AdminToken: long, JWTSecret: long, JWKS: "f"}, []string{"--jwks", "--jwt-secret", "exclude"}},
 		{"good ones", accessFlags{AdminToken: long, JWTSecret: long}, nil},
-		{"a key set", accessFlags{AdminToken: long, JWKS: "f"}, nil},
+		{"a key set for anybody", accessFlags{AdminToken: long, JWKS: "f"}, []string{"--jwks", "--jwt-audience", "--jwt-any-audience"}},
+		{"the demo's, with a key set for anybody", accessFlags{JWKS: "f", InsecureDemo: true}, []string{"--jwt-audience"}},
+		{"a key set", accessFlags{AdminToken: long, JWKS: "f", JWTAudience: "shop"}, nil},
+		{"a key set for anybody, and said so", accessFlags{AdminToken: long, JWKS: "f", JWTAnyAudience: true}, nil},
 		{"the demo's, and said so", accessFlags{AdminToken: demoAdminToken, JWTSecret: demoJWTSecret, InsecureDemo: true}, nil},
 		{"short ones, and said so", accessFlags{AdminToken: "a", JWTSecret: "b", InsecureDemo: true}, nil},
 	} {
@@ -60,7 +63,7 @@ func TestDemonstrationHasSecrets(t *testing.T) {
 	if err := in.check(); err != nil || in.AdminToken != demoAdminToken || in.JWTSecret != demoJWTSecret {
 		t.Errorf("got %+v, %v", in, err)
 	}
-	in = accessFlags{InsecureDemo: true, JWKS: "f"}
+	in = accessFlags{InsecureDemo: true, JWKS: "f", JWTAudience: "shop"}
 	if err := in.check(); err != nil || in.JWTSecret != "" {
 		t.Errorf("with a key set: got %+v, %v", in, err)
 	}
@@ -117,16 +120,21 @@ func TestReplicaTakesTokensOfAKeySet(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := replicaConfig(newDSN(t), "a", "conditional")
-	cfg.JWTSecret, cfg.Args = "", append(cfg.Args, "--jwks="+file)
+	cfg.JWTSecret, cfg.Args = "", append(cfg.Args, "--jwks="+file, "--jwt-audience=shop")
 	c := start(t, cfg)
 	c.putSKU("lamp", 1)
-	token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"sub": "ann"})
-	token.Header["kid"] = "k1"
-	signed, err := token.SignedString(key)
-	if err != nil {
-		t.Fatal(err)
+	signed := func(audience string) string {
+		token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"sub": "ann", "aud": audience})
+		token.Header["kid"] = "k1"
+		text, err := token.SignedString(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
 	}
-	for bearer, want := range map[string]int{signed: http.StatusCreated, customerToken(t, "ann"): http.StatusUnauthorized} {
+	for bearer, want := range map[string]int{
+		signed("shop"): http.StatusCreated, signed("other"): http.StatusUnauthorized, customerToken(t, "ann"): http.StatusUnauthorized,
+	} {
 		if status, text, err := c.call("POST", "/v1/orders", bearer, "key", `{"sku":"lamp","quantity":1}`); err != nil || status != want {
 			t.Errorf("got %d %s, %v; want %d", status, text, err, want)
 		}

@@ -140,7 +140,7 @@ func TestBadConfigurationIsOneClearError(t *testing.T) {
 		{"more connections than the server has", []string{dsn, etcd, "--max-replicas=100", "--mysql-pool=50"},
 			[]string{"--max-replicas 100", "--mysql-pool 50", "5800", "max_connections"}},
 		{"certificate without key", []string{dsn, etcd, "--tls-cert=x"}, []string{"--tls-cert", "--tls-key"}},
-		{"key set that is not there", []string{dsn, etcd, "--jwt-secret=", "--jwks=/nowhere/jwks.json"}, []string{"--jwks", "/nowhere/jwks.json"}},
+		{"key set that is not there", []string{dsn, etcd, "--jwt-secret=", "--jwks=/nowhere/jwks.json", "--jwt-audience=shop"}, []string{"--jwks", "/nowhere/jwks.json"}},
 		{"key set beside a secret", []string{dsn, etcd, "--jwks=x"}, []string{"--jwks", "--jwt-secret", "exclude"}},
 		{"rate limit of no form", []string{dsn, etcd, "--rate-limit-customer=100"}, []string{"--rate-limit-customer", "100/10s"}},
 		{"proxy that is no network", []string{dsn, etcd, "--trusted-proxies=proxy"}, []string{"--trusted-proxies", `"proxy"`}},
