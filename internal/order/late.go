@@ -10,7 +10,9 @@ import (
 )
 
 // LatePayment is a payment that bought nothing, and is to be refunded: it came
-// after the window, for a cancelled order, or for one that another had paid.
+// after the window, for a cancelled order, for one that another had paid, or for
+// one that is not there. Such an order may have been lost: a database that fails
+// over to an asynchronous replica goes back in time.
 type LatePayment struct {
 	OrderID    ID
 	Customer   string
@@ -49,7 +51,11 @@ func (s *Service) keepLate(ctx context.Context, id ID, customer, reference strin
 
 // All SQL of the table of late payments.
 const (
-	keepLatePayment = "INSERT INTO late_payments (order_id, customer, reference, received_at) VALUES (?, ?, ?, NOW(6))"
+	// Who names another's order keeps nothing: it would take the place of that
+	// customer's own late payment.
+	keepLatePayment = "INSERT INTO late_payments (order_id, customer, reference, received_at) SELECT ?, ?, ?, NOW(6) FROM DUAL " +
+		"WHERE NOT EXISTS (SELECT 1 FROM orders WHERE id = ? AND customer <> ?) " +
+		"AND NOT EXISTS (SELECT 1 FROM archived_orders WHERE id = ? AND customer <> ?)"
 	// A payment that was given up without an answer, and whose reference was kept
 	// as the window had passed, may have paid in time all the same.
 	listLatePayments = "SELECT l.order_id, l.customer, l.reference, l.received_at FROM late_payments l FORCE INDEX (oldest) " +
@@ -61,7 +67,8 @@ const (
 
 func insertLate(ctx context.Context, db *stock.DB, id ID, customer, reference string) error {
 	return db.OnConn(ctx, func(conn *sql.Conn) error {
-		if _, err := conn.ExecContext(ctx, keepLatePayment, id[:], []byte(customer), []byte(reference)); err != nil {
+		who := []byte(customer)
+		if _, err := conn.ExecContext(ctx, keepLatePayment, id[:], who, []byte(reference), id[:], who, id[:], who); err != nil {
 			return fmt.Errorf("keep a late payment: %w", err)
 		}
 		return nil

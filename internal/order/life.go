@@ -37,7 +37,8 @@ func (s *Service) List(ctx context.Context, customer string, before ID, limit in
 // empty. Repeating it with the same reference, or none, is the same answer; the
 // first reference of an order that was paid without one names that payment. It
 // refuses with ErrNotFound, ErrPaymentWindowOver, ErrCancelled, or ErrAlreadyPaid
-// by another reference: then the reference is kept, once, as a LatePayment.
+// by another reference: then the reference is kept, once, as a LatePayment. Of an
+// order that is not found it is kept unless the order is another customer's.
 // After ErrUnknown the order may be paid, or the reference kept; repeating tells.
 func (s *Service) Pay(ctx context.Context, customer string, id ID, reference string) (paid Order, err error) {
 	err = s.until(ctx, func(ctx context.Context) error {
@@ -46,7 +47,7 @@ func (s *Service) Pay(ctx context.Context, customer string, id ID, reference str
 		if err != nil {
 			return err
 		}
-		if refusal == nil || reference == "" || errors.Is(refusal, ErrNotFound) {
+		if refusal == nil || reference == "" {
 			return refusal
 		}
 		if err := s.keepLate(ctx, id, customer, reference); err != nil {

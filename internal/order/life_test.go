@@ -130,6 +130,29 @@ func TestPayingIsOnceAndKeepsWhatCameTooMuch(t *testing.T) {
 	})
 }
 
+// The customer has paid, and the order is not there: the database went back, and
+// lost it.
+func TestPaymentOfAnOrderThatIsGoneIsKept(t *testing.T) {
+	forShops(t, stock.Stock{Units: 10}, time.Minute, func(t *testing.T, s *shop) {
+		o := s.mustBuy(t, 0, "ann", "k", 2)
+		gone := o.ID
+		gone[len(gone)-1]++
+		for i := range 2 {
+			_, err := s.at(i).Pay(t.Context(), "ann", gone, "p1")
+			mustBe(t, "pay an order that is not there", err, order.ErrNotFound)
+			_, err = s.at(i).Pay(t.Context(), "ann", gone, "")
+			mustBe(t, "pay it without a reference", err, order.ErrNotFound)
+			_, err = s.at(i).Pay(t.Context(), "ben", o.ID, "p2")
+			mustBe(t, "pay another's order", err, order.ErrNotFound)
+		}
+		late, err := s.at(0).LatePayments(t.Context(), order.LateCursor{}, 10)
+		if err != nil || len(late) != 1 || late[0].OrderID != gone || late[0].Customer != "ann" || late[0].Reference != "p1" {
+			t.Errorf("kept %+v, %v; want p1 of ann, once", late, err)
+		}
+		s.audit(t)
+	})
+}
+
 // TestAPaymentIsNamedLater: the shop said that it was paid, and then the payment
 // service told which payment that was.
 func TestAPaymentIsNamedLater(t *testing.T) {
