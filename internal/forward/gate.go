@@ -1,0 +1,121 @@
+package forward
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"slices"
+	"sync"
+	"time"
+)
+
+// maxHandshakes is how many connections may be in their handshake at the same
+// time. A flood makes the oldest end first: a good peer is done long before as many
+// others have come after it, also while all others take their time.
+const maxHandshakes = 64
+
+// gate is a listener whose connections have passed their TLS handshake: whoever has
+// not costs no more than that, and gRPC does not hear of it.
+type gate struct {
+	net.Listener
+	cfg    Config
+	passed chan passed
+	closed chan struct{}
+	close  func() error
+	all    *sync.WaitGroup
+
+	mu      sync.Mutex
+	shaking []net.Conn // the oldest first
+}
+
+type passed struct {
+	conn net.Conn
+	err  error
+}
+
+// newGate takes connections from l until it is closed. What it runs is added to all.
+func newGate(l net.Listener, cfg Config, all *sync.WaitGroup) *gate {
+	g := &gate{Listener: l, cfg: cfg, passed: make(chan passed), closed: make(chan struct{}), all: all}
+	g.close = sync.OnceValue(func() error {
+		close(g.closed)
+		return l.Close()
+	})
+	all.Go(g.run)
+	return g
+}
+
+// Accept returns the next connection that has passed.
+func (g *gate) Accept() (net.Conn, error) {
+	select {
+	case p := <-g.passed:
+		return p.conn, p.err
+	case <-g.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close ends the listener and the handshakes.
+func (g *gate) Close() error { return g.close() }
+
+func (g *gate) run() {
+	for {
+		conn, err := g.Listener.Accept()
+		if err != nil {
+			// gRPC waits after an error that may pass, and so does this: it goes on
+			// when gRPC has taken the error.
+			g.pass(passed{err: err})
+			if errors.Is(err, net.ErrClosed) {
+				break
+			}
+			continue
+		}
+		g.enter(conn)
+		g.all.Go(func() { g.shake(conn) })
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, conn := range g.shaking {
+		conn.Close()
+	}
+}
+
+func (g *gate) enter(conn net.Conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.shaking) == maxHandshakes {
+		g.shaking[0].Close()
+		g.shaking = slices.Delete(g.shaking, 0, 1)
+	}
+	g.shaking = append(g.shaking, conn)
+}
+
+func (g *gate) shake(conn net.Conn) {
+	secure := tls.Server(conn, g.cfg.TLS)
+	_ = conn.SetDeadline(time.Now().Add(helloTimeout)) // or the handshake fails anyway
+	err := secure.Handshake()
+	g.mu.Lock()
+	if at := slices.Index(g.shaking, conn); at >= 0 {
+		g.shaking = slices.Delete(g.shaking, at, at+1)
+	}
+	g.mu.Unlock()
+	if err != nil {
+		// Not a warning: a stranger could fill the log. A replica that is kept out
+		// says so in its own.
+		g.cfg.Logger.Debug("a connection was refused", "addr", conn.RemoteAddr().String(), "error", err)
+		conn.Close()
+		return
+	}
+	_ = conn.SetDeadline(time.Time{})
+	if !g.pass(passed{conn: secure}) {
+		conn.Close()
+	}
+}
+
+func (g *gate) pass(p passed) bool {
+	select {
+	case g.passed <- p:
+		return true
+	case <-g.closed:
+		return false
+	}
+}

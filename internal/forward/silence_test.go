@@ -1,0 +1,181 @@
+package forward
+
+import (
+	"fmt"
+	"net"
+	"testing"
+	"time"
+)
+
+// A quiet link is up, has an order on it, and its seller sends no heartbeats.
+type quiet struct {
+	t     *testing.T
+	ls    *Links
+	link  *link
+	told  observed
+	clock *manual
+	in    inbox
+	got   received
+	order *sent
+}
+
+func newQuiet(t *testing.T) *quiet {
+	t.Helper()
+	q := &quiet{t: t, told: newObserved(), clock: newManual(), in: newInbox()}
+	s := serve(t, config("seller").with(stands), q.in)
+	q.ls = newLinks(t, config("buyer").with(func(c *Config) { c.Observer, c.clock = q.told, q.clock.clock() }))
+	q.order = send(t, q.ls, s.peer, 1)
+	q.got = next(t, "the order", q.in)
+	q.link = linkOf(q.ls, s.peer)
+	return q
+}
+
+func (q *quiet) tick(after time.Duration) { q.link.tick(q.clock.add(after)) }
+
+// silent ticks until the first silent tick: what gRPC says at a link's start may
+// still come.
+func (q *quiet) silent() {
+	q.t.Helper()
+	eventually(q.t, "the first silent tick", func() bool { q.tick(defaultTick); return len(q.told) > 0 })
+	q.expect("silent 1 [{sku 7}]")
+}
+
+func (q *quiet) expect(want string) {
+	q.t.Helper()
+	select {
+	case got := <-q.told:
+		if got != want {
+			q.t.Fatalf("the observer was told %q, want %q", got, want)
+		}
+	default:
+		q.t.Fatalf("the observer was told nothing, want %q", want)
+	}
+}
+
+func (q *quiet) answer() {
+	q.t.Helper()
+	q.got.from.Answer(place(q.got.orders[0]))
+	q.order.answer()
+}
+
+func TestSilentTicksAreCountedWhileOrdersWait(t *testing.T) {
+	t.Parallel()
+	q := newQuiet(t)
+	q.silent()
+	for i := 2; i <= 5; i++ {
+		q.tick(defaultTick)
+		q.expect(fmt.Sprintf("silent %d [{sku 7}]", i))
+	}
+	q.answer()
+	q.tick(defaultTick)
+	q.expect("revived")
+	q.tick(defaultTick) // nothing is read, and nothing waits
+	q.tick(defaultTick)
+	q.told.none(t)
+	send(t, q.ls, q.link.peer.Peer, 2)
+	next(t, "the second order", q.in)
+	q.silent()
+}
+
+func TestLateTickStartsTheCountAgain(t *testing.T) {
+	t.Parallel()
+	q := newQuiet(t)
+	q.silent()
+	q.tick(defaultTick)
+	q.expect("silent 2 [{sku 7}]")
+	q.tick(defaultTick*3/2 + 1)
+	q.told.none(t)
+	q.tick(defaultTick)
+	q.expect("silent 1 [{sku 7}]")
+	q.tick(defaultTick * 3 / 2) // in time
+	q.expect("silent 2 [{sku 7}]")
+}
+
+// The goroutine that reads may not have run yet, on a machine that is busy.
+func TestUnreadBytesAreNotSilence(t *testing.T) {
+	t.Parallel()
+	near, far := pipe(t)
+	conn := &heardConn{Conn: near}
+	l := &link{}
+	l.conn.Store(conn)
+	if l.isHeard(false) {
+		t.Error("an empty connection was heard")
+	}
+	if _, err := far.Write([]byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the byte", func() bool { return l.isHeard(false) })
+	if l.watched.reads != 0 {
+		t.Error("the byte was read already")
+	}
+	if _, err := conn.Read(make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	if !l.isHeard(false) {
+		t.Error("a read was not heard")
+	}
+	if l.isHeard(false) {
+		t.Error("a read was heard twice")
+	}
+}
+
+// pipe is a connection over loopback that ends with the test.
+func pipe(t *testing.T) (near, far net.Conn) {
+	t.Helper()
+	l := listen(t)
+	near, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { near.Close() })
+	if far, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { far.Close() })
+	return near, far
+}
+
+func TestLinkWithoutAHelloIsSilentAndEnds(t *testing.T) {
+	t.Parallel()
+	told, clock := newObserved(), newManual()
+	ls := newLinks(t, config("buyer").with(func(c *Config) { c.Observer, c.clock = told, clock.clock() }))
+	p := Peer{listen(t).Addr().String(), "seller"}
+	order := send(t, ls, p, 1)
+	link := linkOf(ls, p)
+	for i := 1; i <= 5; i++ {
+		link.tick(clock.add(defaultTick))
+		if got, want := next(t, "silence", told), fmt.Sprintf("silent %d [{sku 7}]", i); got != want {
+			t.Errorf("the observer was told %q, want %q", got, want)
+		}
+	}
+	order.broken()
+	if list := ls.List(); len(list) != 0 {
+		t.Errorf("links are up: %v", list)
+	}
+	told.none(t)
+}
+
+func TestLinkOnWhichNothingIsReadEnds(t *testing.T) {
+	t.Parallel()
+	q := newQuiet(t)
+	for range unused/defaultTick + 10 {
+		q.tick(defaultTick)
+	}
+	q.order.broken()
+}
+
+func TestHeartbeatsAreNoSilence(t *testing.T) {
+	t.Parallel()
+	in, told, clock := newInbox(), newObserved(), newManual()
+	s := serve(t, config("seller"), in)
+	ls := newLinks(t, config("buyer").with(func(c *Config) { c.Observer, c.clock = told, clock.clock() }))
+	send(t, ls, s.peer, 1)
+	next(t, "the order", in)
+	link := linkOf(ls, s.peer)
+	for range 10 {
+		reads := link.conn.Load().reads.Load()
+		eventually(t, "a heartbeat", func() bool { return link.conn.Load().reads.Load() > reads })
+		link.tick(clock.add(defaultTick))
+	}
+	told.none(t)
+}
