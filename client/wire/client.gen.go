@@ -139,6 +139,12 @@ type Lock struct {
 	Token   int64      `json:"token"`
 	Since   *time.Time `json:"since"`
 	Queue   []string   `json:"queue"`
+
+	// Address Where the holder takes orders from other replicas
+	Address string `json:"address"`
+
+	// Forwarded Orders of all SKUs that the answering replica has sent to that address, and that are not answered yet
+	Forwarded int `json:"forwarded"`
 }
 
 // LockList defines model for LockList.

@@ -92,7 +92,7 @@ func newCrowdedOrders(t *testing.T, db *stock.DB, locker lock.Locker, metrics *o
 	}
 	return order.New(order.Config{
 		DB: db, Strategy: batched, Fence: strategy.FenceOff, Locker: locker, PaymentWindow: time.Minute, RequestTimeout: time.Minute,
-		Desk: order.DeskConfig{MaxBatch: 1, Quantum: time.Minute, Least: time.Hour}, Metrics: metrics, Logger: slog.New(slog.DiscardHandler),
+		Desk: order.DeskConfig{MaxBatch: 1, Quantum: time.Minute}, Metrics: metrics, Logger: slog.New(slog.DiscardHandler),
 		At: func(s order.Step) {
 			if s == order.BeforeCommit {
 				time.Sleep(2 * briefly)

@@ -62,6 +62,8 @@ func (r *replica) connect(ctx context.Context) (err error) {
 			return err
 		}
 		cfg.Mirror = r.mirror
+		r.forwarding.Registry = r.registry
+		cfg.Forwarding = r.forwarding
 	}
 	if r.strategy.Write == strategy.EtcdCompareAndSwap {
 		if cfg.Units, err = unitsInEtcd(r.guard, &r.cmd.Servers, r.db); err != nil {
@@ -96,6 +98,9 @@ func (r *replica) openGuard(ctx context.Context) error {
 	cfg := guard.Config{
 		Strategy: r.strategy, Servers: r.cmd.Servers, DSN: r.cmd.DSN, Database: r.db.Name,
 		Connections: r.cmd.lockPool(), Replica: r.cmd.Replica, TTL: r.cmd.LockTTL, Traces: r.tracing.Provider(), Logger: r.logger,
+	}
+	if r.forwarding != nil {
+		cfg.Process, cfg.ForwardAddr = r.forwarding.Process, r.cmd.ForwardAdvertise
 	}
 	open := func(ctx context.Context) (err error) {
 		r.guard, err = guard.Open(ctx, cfg)

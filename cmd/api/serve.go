@@ -43,9 +43,10 @@ type serveCmd struct {
 	LockTTL time.Duration `name:"lock-ttl" default:"5s" help:"How long a lock outlives a replica that died; under etcd 2s at least, less is raised to that."`
 
 	accessFlags
+	forwardFlags
 	limitFlags
 
-	Quantum time.Duration `default:"${quantum}" help:"How long a SKU's lock is kept while another replica waits; api config changes it later."`
+	Quantum time.Duration `default:"${quantum}" help:"How long a replica keeps a SKU's lock while another one waits that cannot send it orders; api config changes it later."`
 
 	PaymentWindow  time.Duration `default:"15m" help:"How long an order stays reserved without payment."`
 	RequestTimeout time.Duration `default:"5s" help:"Longest time from an order's arrival to its answer."`
@@ -138,8 +139,15 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	}
 	listener = netutil.LimitListener(listener, c.MaxConnections)
 	defer func() { _ = listener.Close() }() // the server closes it first
+	var forwarding *order.Forwarding
+	if row.Write == strategy.Batch {
+		if forwarding, err = c.forwarding(c.Addr, c.Replica, &c.accessFlags, logger); err != nil {
+			return err
+		}
+		defer func() { _ = forwarding.Listener.Close() }() // the order service closes it first
+	}
 
-	r := &replica{cmd: c, strategy: row, fence: fence, logger: logger, level: level, keys: keys, tls: secure, limits: c.limits(), registry: prometheus.NewRegistry()}
+	r := &replica{cmd: c, strategy: row, fence: fence, logger: logger, level: level, keys: keys, tls: secure, forwarding: forwarding, limits: c.limits(), registry: prometheus.NewRegistry()}
 	r.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() { err = errors.Join(err, r.close()) }()
 	if r.tracing, err = c.openTracing(ctx, c.Replica, logger); err != nil {
@@ -162,10 +170,12 @@ type replica struct {
 	logger   *slog.Logger
 	keys     *httpapi.Keys // nil where tokens are checked by a secret
 	tls      *tls.Config   // nil for plain HTTP
-	limits   *limit.Limits
-	level    *slog.LevelVar
-	registry *prometheus.Registry
-	tracing  *telemetry.Tracing // nil when it is off
+	// forwarding is nil where orders are not forwarded.
+	forwarding *order.Forwarding
+	limits     *limit.Limits
+	level      *slog.LevelVar
+	registry   *prometheus.Registry
+	tracing    *telemetry.Tracing // nil when it is off
 
 	db       *stock.DB
 	guard    *guard.Guard   // the strategy's lock, and its server

@@ -171,17 +171,17 @@ func guardingStrategy(ctx context.Context, db *stock.DB) (strategy.Strategy, err
 
 func printLocks(s streams, held []lock.Info, asJSON bool) error {
 	if asJSON {
-		return printJSON(s.out, httpapi.PresentLocks(held))
+		return printJSON(s.out, httpapi.PresentLocks(held, nil))
 	}
 	t := table.NewWriter()
 	t.SetOutputMirror(s.out)
-	t.AppendHeader(table.Row{"SKU", "holder", "replica", "token", "since", "queue"})
+	t.AppendHeader(table.Row{"SKU", "holder", "replica", "token", "since", "queue", "takes orders at"})
 	for _, l := range held {
 		since := ""
 		if !l.Since.IsZero() {
 			since = l.Since.UTC().Format(time.RFC3339Nano)
 		}
-		t.AppendRow(table.Row{l.Name, l.Holder, l.Replica, l.Token, since, joined(l.Queue)})
+		t.AppendRow(table.Row{l.Name, l.Holder, l.Replica, l.Token, since, joined(l.Queue), l.Addr})
 	}
 	t.Render()
 	return nil

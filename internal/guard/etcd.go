@@ -99,7 +99,7 @@ func inEtcd[L lock.Locker](newLocker func(etcdlock.Config) (L, error)) func(cont
 		host, _ := os.Hostname() // only shown to people
 		g.Locker, err = newLocker(etcdlock.Config{
 			Client: g.Etcd, Prefix: cfg.prefix(), TTL: cfg.TTL, Logger: cfg.Logger,
-			Owner: etcdlock.Owner{Replica: cfg.Replica, Host: host, PID: os.Getpid()},
+			Owner: etcdlock.Owner{Replica: cfg.Replica, Host: host, PID: os.Getpid(), Process: cfg.Process, Addr: cfg.ForwardAddr},
 		})
 		if err != nil {
 			return nil, closing(err, g.close)

@@ -30,7 +30,10 @@ type Config struct {
 	Connections int
 	// Replica names the holder, for people.
 	Replica string
-	TTL     time.Duration
+	// Process and ForwardAddr are where other replicas send the orders of SKUs
+	// that this one sells, as in lock.Holder. Both are empty where they cannot.
+	Process, ForwardAddr string
+	TTL                  time.Duration
 	// Traces makes spans of what traced requests ask etcd; nil makes none.
 	Traces trace.TracerProvider
 	Logger *slog.Logger

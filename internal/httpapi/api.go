@@ -37,6 +37,7 @@ type Orders interface {
 	Restock(ctx context.Context, r order.RestockRequest) (order.Restocked, error)
 	LatePayments(ctx context.Context, after order.LateCursor, limit int) ([]order.LatePayment, error)
 	PutSKU(ctx context.Context, want stock.Stock, only order.Precondition) (got stock.Stock, created bool, err error)
+	Forwarded() map[string]int
 }
 
 // Catalog is where SKUs are read.

@@ -18,11 +18,13 @@ type Locks interface {
 }
 
 // PresentLocks is how locks are shown, here and by the tools. What a lock's server
-// does not tell is "", 0, null or no one.
-func PresentLocks(all []lock.Info) spec.LockList {
+// does not tell is "", 0, null or no one. forwarded are the orders under way to
+// other replicas, by their addresses.
+func PresentLocks(all []lock.Info, forwarded map[string]int) spec.LockList {
 	list := make([]spec.Lock, len(all))
 	for i, held := range all {
-		list[i] = spec.Lock{SKU: held.Name, Holder: held.Holder, Replica: held.Replica, Token: int64(held.Token), Queue: held.Queue}
+		list[i] = spec.Lock{SKU: held.Name, Holder: held.Holder, Replica: held.Replica, Token: int64(held.Token), Queue: held.Queue,
+			Address: held.Addr, Forwarded: forwarded[held.Addr]}
 		if !held.Since.IsZero() {
 			since := held.Since.UTC()
 			list[i].Since = &since
@@ -47,7 +49,7 @@ func (a *api) ListLocks(c *gin.Context) {
 		a.fail(c, unavailable(err))
 		return
 	}
-	c.JSON(http.StatusOK, PresentLocks(all))
+	c.JSON(http.StatusOK, PresentLocks(all, a.cfg.Orders.Forwarded()))
 }
 
 // RevokeLock ends the grant of a SKU's lock, whoever has it. The holder may hear

@@ -35,14 +35,14 @@ func TestLocksAreShownAndRevoked(t *testing.T) {
 	t.Parallel()
 	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	told := &locks{held: []lock.Info{
-		{Name: "lamp", Holder: "a@h:1", Replica: "a", Token: 7, Since: since, Queue: []string{"b@h:2"}}, {Name: "sofa"},
+		{Name: "lamp", Holder: "a@h:1", Replica: "a", Token: 7, Since: since, Queue: []string{"b@h:2"}, Addr: "10.0.0.1:9000"}, {Name: "sofa"},
 	}}
 	s := newServerWith(t, func(cfg *httpapi.Config) { cfg.Locks = told })
 	admin := []string{"Authorization", "Bearer " + adminToken}
 	got := s.call("GET", "/v1/admin/locks", "", admin...)
 	const want = `{"locks":[` +
-		`{"sku":"lamp","holder":"a@h:1","replica":"a","token":7,"since":"2026-01-02T03:04:05Z","queue":["b@h:2"]},` +
-		`{"sku":"sofa","holder":"","replica":"","token":0,"since":null,"queue":[]}]}`
+		`{"sku":"lamp","holder":"a@h:1","replica":"a","token":7,"since":"2026-01-02T03:04:05Z","queue":["b@h:2"],"address":"10.0.0.1:9000","forwarded":0},` +
+		`{"sku":"sofa","holder":"","replica":"","token":0,"since":null,"queue":[],"address":"","forwarded":0}]}`
 	if got.StatusCode != http.StatusOK || strings.TrimSpace(got.text) != want {
 		t.Errorf("got %d %s, want %s", got.StatusCode, got.text, want)
 	}

@@ -69,18 +69,39 @@ type Held interface {
 	Unlock(ctx context.Context) error
 }
 
-// InLine is a Held whose holder can see who waits behind it, and can queue up
-// again as it gives the lock back.
-type InLine interface {
-	Held
-	// Next is the token that the next waiter's grant will have, if it does not
-	// give up before; zero while none is known to wait. No grant in between will
-	// have a smaller one.
-	Next() Token
-	// Yield gives the grant back, goes to the end of the queue in the same
-	// request, and waits for its turn there. Whatever it returns, this grant has
-	// ended: by ErrLost it had before, and nothing waits.
-	Yield(ctx context.Context) (Held, error)
+// Silenced is implemented by a Held that tells why it was lost.
+type Silenced interface {
+	// Silent reports, once Lost is closed, whether it was closed because the
+	// server did not answer in time. The grant may then stand on the server for
+	// a while: a holder whose writes are fenced need not stop before it is
+	// refused.
+	Silent() bool
+}
+
+// Viewer is implemented by a Locker that knows who holds a name without asking
+// its server.
+type Viewer interface {
+	// Holder tells who holds name. The answer may be old. It is false where
+	// nobody is known to hold it: ask by TryLock.
+	Holder(name string) (Holder, bool)
+	// Evict ends the grant of name with that token, and no other. Whoever waits
+	// next gets the lock. It returns ErrNotHeld where that grant had ended.
+	//
+	// The holder may work for all it knows: only a store that refuses its token
+	// makes an eviction safe.
+	Evict(ctx context.Context, name string, token Token) error
+}
+
+// Holder is a grant as others see it.
+type Holder struct {
+	Token Token
+	// Mine: the grant is this Locker's own.
+	Mine bool
+	// Process is a random name of the process that holds, and Addr where it
+	// takes orders of other replicas. Both are empty where it takes none.
+	Process, Addr string
+	// Gone is closed once the view shows that this grant has ended.
+	Gone <-chan struct{}
 }
 
 // Inspector is implemented by a Locker whose server tells who holds what, over
@@ -108,6 +129,8 @@ type Info struct {
 	Since time.Time
 	// Queue has those who wait, the next one first, each as in Holder.
 	Queue []string
+	// Addr is where the holder takes orders of other replicas.
+	Addr string
 }
 
 // Capabilities are what a back-end promises beyond mutual exclusion. The suite

@@ -11,11 +11,13 @@ type decision struct {
 	orders   []*Order // of accepted, in the same order
 	units    int64    // of all orders
 	refused  []*ticket
-	reasons  []error // of refused, in the same order
+	reasons  []error   // of refused, in the same order
+	replays  []*ticket // whose keys are remembered
+	replayed []Order   // of replays, in the same order
 }
 
 // decide goes through the batch in hand. Units, limits and keys add up inside
-// it. Nothing is answered but replays of remembered orders.
+// it. Nothing is answered.
 func (t *tenure) decide() (*decision, error) {
 	if err := t.lookUpHolds(); err != nil {
 		return nil, err
@@ -26,8 +28,9 @@ func (t *tenure) decide() (*decision, error) {
 	takes := map[string]int64{} // by customer, in this batch, where there is a limit
 	var deciding, twins []*ticket
 	for _, b := range t.batch {
-		if o, ok := t.recent.get(b.key()); ok {
-			b.answer(replayOf(o, &b.req))
+		if o, ok := t.memory.get(b.key(), t.era); ok {
+			d.replays, d.replayed = append(d.replays, b), append(d.replayed, o)
+			deciding = append(deciding, b)
 			continue
 		}
 		if keys[b.key()] {
@@ -68,7 +71,7 @@ func (t *tenure) lookUpHolds() error {
 	if t.row.PerCustomerLimit == nil {
 		return nil
 	}
-	if t.holds == nil {
+	if t.holds == nil || len(t.holds) > holdsSize {
 		t.holds = map[string]int64{}
 	}
 	var unknown []string
@@ -81,8 +84,12 @@ func (t *tenure) lookUpHolds() error {
 	if len(unknown) == 0 {
 		return nil
 	}
-	held, err := onConn(t, func(ctx context.Context, conn *sql.Conn) (map[string]int64, error) {
-		return heldBy(ctx, conn, t.sku, unknown)
+	ctx, cancel := context.WithTimeout(t.ctx, commitTimeout)
+	defer cancel()
+	var held map[string]int64
+	err := t.cfg.DB.OnConn(ctx, func(conn *sql.Conn) (err error) {
+		held, err = heldBy(ctx, conn, t.sku, unknown)
+		return err
 	})
 	if err != nil {
 		t.holds = nil

@@ -2,12 +2,15 @@ package order
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
+	"flashsale/internal/lock"
 	"flashsale/internal/sleep"
+	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
 )
 
 // DeskConfig tunes the desks of a replica. A zero field takes its default.
@@ -16,10 +19,9 @@ type DeskConfig struct {
 	Queue int
 	// MaxBatch bounds the orders of one transaction.
 	MaxBatch int
-	// Quantum is how long a tenure lasts at most while another replica waits.
-	// Least is how long it lasts though its batches empty the queue: as long as
-	// there is something to sell.
-	Quantum, Least time.Duration
+	// Quantum is how long a tenure lasts at most while another replica waits for
+	// the lock: one that cannot send its orders to this replica.
+	Quantum time.Duration
 	// Idle is how long a tenure, and then the desk, outlasts the last order
 	// when nobody waits.
 	Idle time.Duration
@@ -31,12 +33,10 @@ const (
 	// defaultMaxBatch keeps a packet under 1 MiB even when every customer and
 	// key has its full length.
 	defaultMaxBatch = 512
-	// DefaultQuantum is a compromise: the longer, the fewer hand-overs; and a
-	// buyer at the last of four replicas waits 150 ms.
+	// DefaultQuantum is a compromise for replicas that cannot reach each other and
+	// take turns: the longer, the fewer hand-overs; and a buyer at the last of
+	// four replicas waits 150 ms.
 	DefaultQuantum = 50 * time.Millisecond
-	// defaultLeast keeps the SKU from being without a holder for half of the
-	// time: on busy cores a hand-over takes as long as a batch (docs/performance.md).
-	defaultLeast = 20 * time.Millisecond
 	// defaultIdle spares a trickle of orders the lock for each of them.
 	defaultIdle = 2 * time.Second
 
@@ -44,6 +44,10 @@ const (
 	// to deskMaxBackoff: a server that is back is used within a second.
 	deskBackoff    = 20 * time.Millisecond
 	deskMaxBackoff = time.Second
+	// changePause is the least time between two transactions of changes at a replica
+	// that does not sell: each makes the seller decide its batch again, and without
+	// a pause it would never have one through. Changes gather meanwhile.
+	changePause = 5 * time.Millisecond
 	// pingTimeout is many times what a database takes that a sale can be held on.
 	pingTimeout = 250 * time.Millisecond
 )
@@ -58,155 +62,25 @@ func (c DeskConfig) withDefaults() DeskConfig {
 	if c.Quantum == 0 {
 		c.Quantum = DefaultQuantum
 	}
-	if c.Least == 0 {
-		c.Least = defaultLeast
-	}
 	if c.Idle == 0 {
 		c.Idle = defaultIdle
 	}
 	return c
 }
 
-// desks are the open desks of a replica: one goroutine for each SKU in use.
-type desks struct {
-	cfg     *Config
-	ctx     context.Context // of all desks; ends when close runs out of time
-	stop    context.CancelFunc
-	selling context.Context // ends with the call of close: sell what waits, then end
-	endSale context.CancelFunc
-	running sync.WaitGroup
-	// committer is what the desks write through.
-	committer *committer
-	expiries  expiries
-	// quantum is DeskConfig.Quantum, as it may have been changed since.
-	quantum atomic.Int64
-
-	mu     sync.Mutex
-	open   map[string]*desk
-	closed bool
-}
-
-func newDesks(cfg *Config) *desks {
-	cfg.Desk = cfg.Desk.withDefaults()
-	// Desks outlive the requests that open them; close ends this context.
-	ctx, stop := context.WithCancel(context.Background())
-	selling, endSale := context.WithCancel(ctx)
-	ds := &desks{
-		cfg: cfg, ctx: ctx, stop: stop, selling: selling, endSale: endSale, open: map[string]*desk{},
-		expiries: expiries{after: cfg.RequestTimeout},
-	}
-	ds.setQuantum(cfg.Desk.Quantum)
-	// A desk waits for its lane's answer, so that a lane never starts after the
-	// last desk has ended.
-	ds.committer = &committer{cfg: cfg, start: ds.running.Go}
-	return ds
-}
-
-func (ds *desks) setQuantum(d time.Duration) { ds.quantum.Store(int64(d)) }
-
-// quantumOver reports whether a tenure that has lasted for d has had its time.
-func (ds *desks) quantumOver(d time.Duration) bool { return d >= time.Duration(ds.quantum.Load()) }
-
-// sell hands r to its SKU's desk and waits for the answer.
-func (ds *desks) sell(ctx context.Context, r Request) (Placed, error) {
-	return ds.await(ctx, newTicket(r))
-}
-
-// alter lets the SKU's desk make the change: it holds the lock then, here and on
-// every other replica what was remembered is read again afterwards.
-func (ds *desks) alter(ctx context.Context, sku string, c change) error {
-	t := newTicket(Request{SKU: sku})
-	t.change = &c
-	_, err := ds.await(ctx, t)
-	return err
-}
-
-func (ds *desks) await(ctx context.Context, t *ticket) (Placed, error) {
-	t.request = ctx
-	t.waitsFrom(ds.cfg.Tracer)
-	if err := ds.enqueue(t); err != nil {
-		t.waited(err)
-		return Placed{}, err
-	}
-	select {
-	case a := <-t.answered:
-		return a.placed, a.err
-	case <-ctx.Done():
-	case <-ds.expiries.next():
-	}
-	if t.leave() {
-		t.waited(ErrUnavailable)
-		if t.twin.Load() {
-			return Placed{}, ErrInFlight
-		}
-		return Placed{}, fmt.Errorf("%w: %s is still being waited for", ErrUnavailable, t.req.SKU)
-	}
-	select {
-	case a := <-t.answered: // it came at the last moment
-		return a.placed, a.err
-	default:
-		return Placed{}, fmt.Errorf("%w: its batch is not yet answered", ErrUnknown)
-	}
-}
-
-// enqueue never blocks. The mutex makes sure that no ticket enters the queue of
-// a desk that is about to close.
-func (ds *desks) enqueue(t *ticket) error {
-	if err := ds.cfg.Halted(); err != nil {
-		return err
-	}
-	ds.mu.Lock()
-	defer ds.mu.Unlock()
-	if ds.closed {
-		return fmt.Errorf("%w: this replica is shutting down", ErrUnavailable)
-	}
-	d, ok := ds.open[t.req.SKU]
-	if !ok {
-		d = &desk{desks: ds, cfg: ds.cfg, sku: t.req.SKU, queue: newQueue(), recent: newRecent()}
-		ds.open[t.req.SKU] = d
-		ds.cfg.Metrics.Desks.Inc()
-		ds.running.Go(d.run)
-	}
-	if !d.queue.put(t, ds.cfg.Desk.Queue) {
-		ds.cfg.Metrics.Full.Inc()
-		return ErrBusy
-	}
-	ds.cfg.Metrics.Waiting.Inc()
-	return nil
-}
-
-func (ds *desks) close(ctx context.Context) error {
-	ds.mu.Lock()
-	ds.closed = true
-	ds.mu.Unlock()
-	ds.endSale()
-	defer ds.stop()
-	ended := make(chan struct{})
-	go func() { ds.running.Wait(); close(ended) }()
-	select {
-	case <-ended:
-		return nil
-	case <-ctx.Done():
-	}
-	// Every wait of a desk ends with this context, so this one is short.
-	ds.stop()
-	<-ended
-	return fmt.Errorf("desks were closed with orders waiting: %w", ctx.Err())
-}
-
 // desk sells one SKU: it gathers the orders that wait, and commits them in
 // groups while it holds the SKU's lock. Only its own goroutine touches it, but
-// for the queue.
+// for the queue and what is said of other fields.
 type desk struct {
 	*desks
 	cfg   *Config
 	sku   string
 	queue *queue
-	// pending were gathered already, and come before the queue.
-	pending []*ticket
-	// recent remembers orders by their keys. An order once made stays the
-	// answer to its key, so that what is remembered is never stale.
-	recent *recent
+	// token is that of the tenure that takes orders; zero between two. It changes
+	// under mu, so that no order is put into the queue for a tenure that has ended.
+	token atomic.Uint64
+	// contends asks for the lock though another replica has it: see takeover.go.
+	contends contention
 	// alone keeps the next batch out of groups: the row, or a key, was locked by
 	// a stranger the last time, which need not hold other SKUs up again.
 	alone bool
@@ -216,17 +90,30 @@ type desk struct {
 
 func (d *desk) run() {
 	for d.awaitWork() {
-		if err := d.holdTenures(); err != nil {
+		if d.queue.changesNext() {
+			if d.cfg.Fence == strategy.FenceClaim {
+				d.applyChanges()
+				continue
+			}
+			// Whoever sells compares nothing that a change moves: it must not go on.
+			d.contends.ask(time.Time{})
+		}
+		err := d.holdTenure()
+		switch {
+		case err == nil:
+		case errors.Is(err, lock.ErrHeld):
+			d.moveAll() // they who hold it sell
+		default:
 			d.cfg.Logger.Warn("desk", "sku", d.sku, "error", err)
 			d.backOff()
 		}
 	}
 }
 
-// awaitWork waits for an order. It returns false when the desk has closed:
-// nothing came for the idle time, or the replica shuts down and nothing waits.
+// awaitWork waits for work. It returns false when the desk has closed: nothing
+// came for the idle time, or the replica shuts down and nothing waits.
 func (d *desk) awaitWork() bool {
-	for !d.hasWork() {
+	for !d.hasWork() && !d.contends.now() {
 		idle := time.NewTimer(d.cfg.Desk.Idle)
 		select {
 		case <-d.queue.arrived:
@@ -247,7 +134,7 @@ func (d *desk) awaitWork() bool {
 func (d *desk) closeIfEmpty() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.queue.empty() {
+	if d.queue.len() > 0 {
 		return false
 	}
 	delete(d.open, d.sku)
@@ -255,71 +142,153 @@ func (d *desk) closeIfEmpty() bool {
 	return true
 }
 
-// hasWork forgets the orders whose callers have gone, so that a lock is not
+// hasWork forgets the orders that nobody waits for any more, so that a lock is not
 // asked for on their behalf, nor their places in the queue kept from others.
 func (d *desk) hasWork() bool {
-	all := d.fetch()
-	waiting := all[:0]
-	for _, t := range all {
-		if t.waits() {
-			waiting = append(waiting, t)
-		} else {
-			d.cfg.Metrics.Waiting.Dec()
-		}
-	}
-	clear(all[len(waiting):])
-	d.pending = waiting
-	return len(waiting) > 0
+	d.cfg.Metrics.Waiting.Sub(float64(d.queue.drop(time.Now())))
+	return d.queue.len() > 0
 }
 
-// fetch moves what is in the queue to what is pending.
-func (d *desk) fetch() []*ticket {
-	d.pending = d.queue.take(d.pending, d.cfg.Desk.Queue-len(d.pending))
-	return d.pending
-}
-
-// gather takes what waits, up to the bound, without waiting for more: whatever
-// queued up during the last commit is the next batch. It is of orders alone, or
-// of changes of the SKU alone, whichever has waited longest. The others of the
-// two come next: each batch ends with a commit, and one for each change between
-// orders would leave little time for any.
+// gather takes the next batch off the queue.
 func (d *desk) gather() []*ticket {
-	all := d.fetch()
-	if len(all) == 0 {
-		return nil
+	batch, moved, left := d.queue.gather(d.cfg.Desk.MaxBatch, lock.Token(d.token.Load()))
+	d.cfg.Metrics.Waiting.Sub(float64(len(batch) + len(moved) + left))
+	for _, t := range moved {
+		t.answer(Placed{}, errMoved)
 	}
-	var batch []*ticket
-	changes := all[0].change != nil
-	seen, others := 0, 0 // others are at the front of those seen
-	for ; seen < len(all) && len(batch) < d.cfg.Desk.MaxBatch; seen++ {
-		t := all[seen]
-		if (t.change != nil) != changes {
-			all[others] = t
-			others++
-			continue
-		}
-		d.cfg.Metrics.Waiting.Dec()
-		if t.take() {
-			batch = append(batch, t)
-		}
-	}
-	copy(all[seen-others:], all[:others])
-	clear(all[:seen-others])
-	d.pending = all[seen-others:]
 	return batch
 }
 
 // putBack lets orders of a batch wait again, before all others. They may be
 // left by their callers again from here on.
 func (d *desk) putBack(batch []*ticket) {
-	again := make([]*ticket, 0, len(batch)+len(d.pending))
+	again := make([]*ticket, 0, len(batch))
 	for _, t := range batch {
 		if t.putBack() {
 			again = append(again, t)
 		}
 	}
 	d.cfg.Metrics.Waiting.Add(float64(len(again)))
-	d.pending = append(again, d.pending...)
+	d.queue.putBack(again)
+}
+
+// applyChanges makes the changes that wait, whoever sells. They need no lock: they
+// advance seq, which every batch of orders compares.
+func (d *desk) applyChanges() {
+	d.change(d.ctx, d.gather())
+	ctx, cancel := context.WithTimeout(d.ctx, commitTimeout)
+	defer cancel()
+	if row, err := d.cfg.DB.Get(ctx, d.sku); err == nil {
+		d.cfg.Mirror.Changed(d.sku, row.Available)
+	}
+	_ = sleep.For(d.selling, changePause)
+}
+
+// change makes the changes of a batch, and answers them.
+func (d *desk) change(ctx context.Context, batch []*ticket) {
+	changes := make([]change, len(batch))
+	for i, t := range batch {
+		changes[i] = *t.change
+	}
+	d.cfg.apply(d.cfg.spanOf(ctx, batch), d.sku, changes, func(i int, err error) { batch[i].answer(Placed{}, err) })
+}
+
+// holdTenure takes the lock, sells while there is a reason to hold it, and gives
+// it back. lock.ErrHeld: another replica sells. Every other error asks for a pause
+// before the next tenure.
+func (d *desk) holdTenure() error {
+	if d.wait > 0 {
+		// The last tenure failed. Without MySQL the lock would only be kept from
+		// replicas that can use it.
+		if err := d.ping(); err != nil {
+			return err
+		}
+	}
+	held, err := d.lock()
+	if err != nil {
+		return err
+	}
+	granted := time.Now()
+	d.setToken(held.Token())
+	t := &tenure{desk: d, held: held, era: new(era), right: stock.Tenure{SKU: d.sku, Token: held.Token(), Fence: d.cfg.Fence}}
+	err = t.guarded()
+	d.cfg.Metrics.Held.Dec()
+	d.setToken(0)
+	if t.wanted() {
+		d.cfg.Metrics.HandOvers.Inc()
+	}
+	d.giveBack(held, granted)
+	// Whoever sells next is asked by those whose orders these are: what was sent to
+	// one tenure never waits for the next.
+	d.moveAll()
+	return err
+}
+
+// lock takes the lock if nobody has it; or, where the orders cannot be sent to
+// whoever has it, queues for it.
+func (d *desk) lock() (lock.Held, error) {
+	asked := time.Now()
+	// Orders that wait since now are gone after the request time-out.
+	ctx, cancel := context.WithTimeout(d.ctx, d.cfg.RequestTimeout)
+	defer cancel()
+	ask := d.cfg.Locker.TryLock
+	if d.contends.begin(cancel) || d.viewer == nil {
+		ask = d.cfg.Locker.Lock
+	}
+	ctx, end := d.cfg.step(d.cfg.spanOf(ctx, d.queue.peek()), "lock wait", ofSKU(d.sku))
+	held, err := ask(ctx, d.sku)
+	end(err)
+	if d.contends.end() && err != nil {
+		return nil, lock.ErrHeld // it was called off: the seller answers again
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	d.cfg.Metrics.LockWait.Observe(time.Since(asked).Seconds())
+	d.cfg.Metrics.Held.Inc()
+	return held, nil
+}
+
+func (d *desk) setToken(token lock.Token) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.token.Store(uint64(token))
+}
+
+// moveAll tells all that wait here to look again who sells.
+func (d *desk) moveAll() {
+	all := d.queue.empty()
+	d.cfg.Metrics.Waiting.Sub(float64(len(all)))
+	for _, t := range all {
+		if t.take() {
+			t.answer(Placed{}, errMoved)
+		}
+	}
+}
+
+func (d *desk) ping() error {
+	ctx, cancel := context.WithTimeout(d.ctx, pingTimeout)
+	defer cancel()
+	if err := d.cfg.DB.Ping(ctx); err != nil {
+		return fmt.Errorf("MySQL does not answer: %w", err)
+	}
+	return nil
+}
+
+func (d *desk) giveBack(held lock.Held, granted time.Time) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), unlockTimeout)
+	defer cancel()
+	err := held.Unlock(ctx)
+	d.cfg.Metrics.LockHold.Observe(time.Since(granted).Seconds())
+	switch {
+	case errors.Is(err, lock.ErrLost):
+		d.cfg.Metrics.LockLosses.Inc()
+		d.cfg.Logger.Warn("lock was lost", "sku", d.sku, "token", held.Token())
+		d.taking.suffered()
+	case err != nil:
+		// The back-end goes on trying; the lease ends it at the latest.
+		d.cfg.Logger.Warn("unlock", "sku", d.sku, "error", err)
+	}
 }
 
 // backOff waits after a failure, longer after each further one.
@@ -332,9 +301,11 @@ func (d *desk) backOff() {
 
 // abandon refuses all that still waits when the replica's time to close is over.
 func (d *desk) abandon() {
-	for len(d.fetch()) > 0 {
-		for _, t := range d.gather() {
-			t.answer(Placed{}, fmt.Errorf("%w: this replica is shutting down", ErrUnavailable))
+	all := d.queue.empty()
+	d.cfg.Metrics.Waiting.Sub(float64(len(all)))
+	for _, t := range all {
+		if t.take() {
+			t.answer(Placed{}, errClosing)
 		}
 	}
 }

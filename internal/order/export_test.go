@@ -70,12 +70,12 @@ func (g Group) Text() { groupStatements(g.writes) }
 
 var benchDesk = &desk{
 	desks: &desks{}, cfg: &Config{Desk: DeskConfig{}.withDefaults(), Metrics: NewMetrics(nil)},
-	queue: newQueue(), recent: newRecent(),
+	queue: newQueue(),
 }
 
 // QueueOnce hands an order to a desk, takes it, and answers it.
 func QueueOnce() {
-	t := newTicket(Request{SKU: "sale-1", Customer: "customer", Key: "key", Quantity: 1})
+	t := newTicket(context.Background(), Request{SKU: "sale-1", Customer: "customer", Key: "key", Quantity: 1})
 	benchDesk.queue.put(t, 1)
 	for _, t := range benchDesk.gather() {
 		t.answer(Placed{}, nil)

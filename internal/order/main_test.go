@@ -5,17 +5,20 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
+	"flashsale/internal/forward"
 	"flashsale/internal/guard"
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/etcdlock"
@@ -101,6 +104,8 @@ type replica struct {
 	units  *etcdstock.Store // where the stock is kept in etcd
 	locker lock.Locker
 	orders *order.Service
+	// forwarding is nil where the strategy does not forward.
+	forwarding *order.Forwarding
 }
 
 // options are what a test changes of a replica.
@@ -118,6 +123,10 @@ type options struct {
 	window   time.Duration        // for payment; a minute when zero
 	halted   func() error         // never when nil
 	mirror   order.Mirror         // none when nil
+	alone    bool                 // it forwards no orders, and takes none
+	secret   string               // that replicas know each other by; a common one when empty
+	// via makes the address that others are told of the one at which it takes orders.
+	via func(addr string) string
 }
 
 func newReplica(o options) (r *replica, err error) {
@@ -131,6 +140,11 @@ func newReplica(o options) (r *replica, err error) {
 	}
 	o.ttl, o.timeout, o.window = cmp.Or(o.ttl, longTTL), cmp.Or(o.timeout, testTimeout), cmp.Or(o.window, time.Minute)
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	if s.Write == strategy.Batch && !o.alone {
+		if r.forwarding, err = newForwarding(cmp.Or(o.secret, "the secret that the replicas of the tests share")); err != nil {
+			return nil, err
+		}
+	}
 	if r.locker, err = r.newLocker(s, o, logger); err != nil {
 		return nil, err
 	}
@@ -144,8 +158,21 @@ func newReplica(o options) (r *replica, err error) {
 		tracer = o.traces.Tracer("orders")
 	}
 	r.orders = order.New(order.Config{Tracer: tracer, DB: r.db, Strategy: s, Fence: s.FenceFor(o.fence), Locker: r.locker, Units: r.units,
-		PaymentWindow: o.window, ThinkTime: o.think, RequestTimeout: o.timeout, Desk: o.desk, At: o.at, Halted: o.halted, Mirror: o.mirror, Logger: logger})
+		PaymentWindow: o.window, ThinkTime: o.think, RequestTimeout: o.timeout, Desk: o.desk, At: o.at, Forwarding: r.forwarding, Halted: o.halted, Mirror: o.mirror, Logger: logger})
 	return r, nil
+}
+
+// newForwarding binds a port for links.
+func newForwarding(secret string) (*order.Forwarding, error) {
+	secure, err := forward.FromSecret([]byte(secret))
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	return &order.Forwarding{Config: forward.Config{Process: uuid.NewString(), TLS: secure}, Listener: listener}, nil
 }
 
 func (r *replica) openUnits(endpoints []string) (err error) {
@@ -178,6 +205,12 @@ func (r *replica) newLocker(s strategy.Strategy, o options, logger *slog.Logger)
 	}
 	cfg := etcdlock.Config{Client: r.etcd, Prefix: "flashsale/" + r.db.Name + "/lock/", TTL: o.ttl, Logger: logger,
 		Owner: etcdlock.Owner{Replica: fmt.Sprint(os.Getpid()), PID: os.Getpid()}}
+	if r.forwarding != nil {
+		cfg.Owner.Process, cfg.Owner.Addr = r.forwarding.Process, r.forwarding.Listener.Addr().String()
+		if o.via != nil {
+			cfg.Owner.Addr = o.via(cfg.Owner.Addr)
+		}
+	}
 	if s.Lock == strategy.EtcdTextbook {
 		return etcdlock.NewTextbook(cfg)
 	}

@@ -139,6 +139,11 @@ func findByKeys(ctx context.Context, conn *sql.Conn, keys []byKey) (map[byKey]Or
 		return nil, fmt.Errorf("look up keys: %w", err)
 	}
 	defer rows.Close()
+	return scanByKeys(rows)
+}
+
+// scanByKeys reads the orders of keysQuery.
+func scanByKeys(rows *sql.Rows) (map[byKey]Order, error) {
 	found := map[byKey]Order{}
 	for rows.Next() {
 		o, err := scanOrder(rows)

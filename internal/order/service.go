@@ -39,10 +39,12 @@ type Config struct {
 	RequestTimeout time.Duration
 	// Desk tunes the desks of a batched strategy. The zero value is the default.
 	Desk DeskConfig
-	// Mirror refuses sold-out orders from memory, and is told of changes of
-	// stock. Optional, for a batched strategy only: what others leave in the row
-	// need not be what they sold.
+	// Mirror is told of changes of stock. Optional, for a batched strategy only:
+	// what others leave in the row need not be what they sold.
 	Mirror Mirror
+	// Forwarding takes orders to the replica that sells their SKU, for a batched
+	// strategy whose lock tells who that is. Without it replicas take turns.
+	Forwarding *Forwarding
 	// Halted says why no stock may be written any more: an error that orders and
 	// changes are answered with, or nil. It is called for each of them. Payments,
 	// which change no stock, go on. Optional.
@@ -59,25 +61,17 @@ type Config struct {
 
 // Mirror is the copy of stock that every replica watches.
 type Mirror interface {
-	// SoldOut reports whether the order may be refused: nothing is left of the
-	// SKU, and no order that was answered before the call stands under this key of
-	// the customer.
-	SoldOut(ctx context.Context, sku, customer, key string) bool
 	// Changed says that a write to the SKU's stock was committed. It never waits.
 	Changed(sku string, available int64)
 	// Await waits until the mirror shows the SKU at seq or later.
 	Await(ctx context.Context, sku string, seq uint64) error
-	// Shown waits until no replica refuses any more by what was before seq.
-	Shown(ctx context.Context, sku string, seq uint64) error
 }
 
-// noMirror knows nothing, and refuses nobody.
+// noMirror shows nothing.
 type noMirror struct{}
 
-func (noMirror) SoldOut(context.Context, string, string, string) bool { return false }
-func (noMirror) Changed(string, int64)                                {}
-func (noMirror) Await(context.Context, string, uint64) error          { return nil }
-func (noMirror) Shown(context.Context, string, uint64) error          { return nil }
+func (noMirror) Changed(string, int64)                       {}
+func (noMirror) Await(context.Context, string, uint64) error { return nil }
 
 // Step is a place in the path of an order at which a process may stop.
 type Step string
@@ -138,10 +132,6 @@ func New(cfg Config) *Service {
 // stock.ErrUnknownSKU. It returns within the request timeout, or at ctx's end.
 // After ErrUnknown the order may stand; after any other error it does not.
 func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
-	if s.cfg.Mirror.SoldOut(ctx, r.SKU, r.Customer, r.Key) {
-		s.cfg.Metrics.FromMemory.Inc()
-		return Placed{}, ErrSoldOut
-	}
 	if _, known := s.known.Load(r.SKU); !known {
 		// Once a SKU. What it takes is of the order's own time.
 		var cancel context.CancelFunc

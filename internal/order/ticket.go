@@ -2,11 +2,17 @@ package order
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
+	"time"
+
+	"flashsale/internal/forward"
+	"flashsale/internal/lock"
 )
 
-// ticket is an order that waits at a desk. The desk and the waiting caller race
-// for it: whoever changes its state first decides whether it is sold.
+// ticket is an order, or a change of the SKU, that waits at a desk. The desk and
+// whoever waits for it race for it: the first one to change its state decides
+// whether it is sold.
 type ticket struct {
 	req Request
 	// request is the caller's context, for its ids; what the desk does for many
@@ -14,10 +20,24 @@ type ticket struct {
 	request context.Context
 	// change, when set, makes this a change of the SKU instead of an order.
 	change *change
-	state  atomic.Int32
+	// least is the oldest tenure that may decide the order: it was sent to that
+	// one before, and must not be decided by an older one.
+	least lock.Token
+	// forwarded is set where another replica waits for the answer.
+	forwarded *forwarded
+	state     atomic.Int32
 	// twin: another order with its key was in a batch, and decides first.
 	twin     atomic.Bool
 	answered chan answer // of size one: the desk never waits for a caller
+}
+
+// forwarded is what a ticket has whose order came from another replica. Only the
+// tenure of token least may decide it.
+type forwarded struct {
+	from   *forward.Source
+	number uint64
+	until  time.Time // after it nobody waits
+	told   atomic.Bool
 }
 
 type answer struct {
@@ -31,17 +51,54 @@ const (
 	ticketLeft               // the caller has gone
 )
 
-func newTicket(r Request) *ticket {
-	return &ticket{req: r, answered: make(chan answer, 1)}
+func newTicket(ctx context.Context, r Request) *ticket {
+	return &ticket{req: r, request: ctx, answered: make(chan answer, 1)}
 }
 
 func (t *ticket) key() byKey { return byKey{t.req.Customer, t.req.Key} }
 
-// waits reports whether the caller is still there.
-func (t *ticket) waits() bool { return t.state.Load() != ticketLeft }
+// admittedBy reports whether the tenure of that token may decide the order.
+func (t *ticket) admittedBy(token lock.Token) bool {
+	if t.forwarded != nil {
+		return token == t.least
+	}
+	return token >= t.least
+}
 
-// take puts the ticket into a batch; false when its caller has gone.
+// waits reports whether somebody still waits for it. An order of another replica
+// whose time is over is answered, so that its buyer is told that nothing was
+// applied. One that came by a link which has ended is not: whoever sent it may
+// have sent it again.
+func (t *ticket) waits(now time.Time) bool {
+	if f := t.forwarded; f != nil && t.state.Load() == ticketWaits {
+		select {
+		case <-f.from.Gone():
+			t.leave()
+		default:
+			if now.After(f.until) && t.leave() {
+				t.answer(Placed{}, t.late())
+			}
+		}
+	}
+	return t.state.Load() != ticketLeft
+}
+
+// late is what an order is told whose time is over before it was in a batch.
+func (t *ticket) late() error {
+	if t.twin.Load() {
+		return ErrInFlight
+	}
+	return errLate
+}
+
+// errLate says that the order was not applied.
+var errLate = fmt.Errorf("%w: the order still waits", ErrUnavailable)
+
+// take puts the ticket into a batch; false when nobody waits for it.
 func (t *ticket) take() bool {
+	if t.forwarded != nil && !t.waits(time.Now()) {
+		return false
+	}
 	taken := t.state.CompareAndSwap(ticketWaits, ticketTaken)
 	if taken {
 		t.waited(nil)
@@ -68,33 +125,14 @@ func (t *ticket) leave() bool {
 
 // answer gives the caller its answer. Only the first one counts.
 func (t *ticket) answer(p Placed, err error) {
+	if f := t.forwarded; f != nil {
+		if f.told.CompareAndSwap(false, true) {
+			f.from.Answer(toWire(f.number, &p, err))
+		}
+		return
+	}
 	select {
 	case t.answered <- answer{p, err}:
 	default:
 	}
-}
-
-// recent remembers the last orders by key, between recentSize and twice as many.
-// Two generations cost less than a list in order of use: the older one is
-// dropped whole.
-type recent struct{ young, old map[byKey]Order }
-
-// recentSize covers a second of retries on a hot SKU, in about 3 MiB.
-const recentSize = 4096
-
-func newRecent() *recent { return &recent{young: map[byKey]Order{}} }
-
-func (r *recent) get(k byKey) (Order, bool) {
-	if o, ok := r.young[k]; ok {
-		return o, true
-	}
-	o, ok := r.old[k]
-	return o, ok
-}
-
-func (r *recent) put(o Order) {
-	if len(r.young) >= recentSize {
-		r.old, r.young = r.young, make(map[byKey]Order, recentSize)
-	}
-	r.young[byKey{o.Customer, o.Key}] = o
 }

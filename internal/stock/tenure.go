@@ -16,10 +16,6 @@ type Tenure struct {
 	SKU   string
 	Token lock.Token
 	Fence strategy.Fence
-	// Heir, if it is not zero, is the token of whoever comes next. Take registers
-	// it in place of Token, so that the heir's own claim has nothing to write,
-	// and this tenure writes no more. Behind FenceClaim only.
-	Heir lock.Token
 }
 
 // Recorded is the token that stands with what this tenure writes: none without
@@ -65,16 +61,6 @@ func (t Tenure) Begin(ctx context.Context, db *DB) (row Row, err error) {
 	return row, nil
 }
 
-// Current reports whether the row is still the one that this tenure knows.
-func (t Tenure) Current(ctx context.Context, conn *sql.Conn, row Row) (bool, error) {
-	var same bool
-	err := conn.QueryRowContext(ctx, "SELECT fence = ? AND seq = ? FROM stock WHERE sku = ?", uint64(t.Token), row.Seq, []byte(t.SKU)).Scan(&same)
-	if err != nil {
-		return false, fmt.Errorf("compare %s: %w", t.SKU, err)
-	}
-	return same, nil
-}
-
 // Batch names one attempt to write a batch. It is never used twice.
 type Batch [16]byte
 
@@ -93,7 +79,7 @@ func (t Tenure) Take(row Row, n int64, batch Batch) (query string, args []any) {
 	default: // FenceClaim
 		return "UPDATE stock SET available = available - ?, seq = seq + 1, fence = ?, batch = ?, updated_at = NOW(6) " +
 				"WHERE sku = ? AND fence = ? AND seq = ? AND available >= ?",
-			[]any{n, uint64(max(t.Token, t.Heir)), batch[:], sku, uint64(t.Token), row.Seq, n}
+			[]any{n, uint64(t.Token), batch[:], sku, uint64(t.Token), row.Seq, n}
 	}
 }
 

@@ -114,33 +114,6 @@ func begin(t *testing.T, db *stock.DB, tenure stock.Tenure) (stock.Row, error) {
 	return tenure.Begin(t.Context(), db)
 }
 
-// The last write of a tenure admits its heir, who then has nothing to claim.
-func TestHeirIsAdmittedByTheLastWrite(t *testing.T) {
-	t.Parallel()
-	db := newDB(t)
-	holder := stock.Tenure{SKU: "sku", Token: 5, Fence: strategy.FenceClaim}
-	row, err := begin(t, db, holder)
-	if err != nil {
-		t.Fatal(err)
-	}
-	last := holder
-	last.Heir = 9
-	if n := apply(t, db, last, row, 1); n != 1 {
-		t.Fatalf("the last write changed %d rows", n)
-	}
-	row.Available, row.Seq = row.Available-1, row.Seq+1
-	if n := apply(t, db, holder, row, 1); n != 0 {
-		t.Error("the holder has written after its heir was admitted")
-	}
-	if _, err := begin(t, db, stock.Tenure{SKU: "sku", Token: 7, Fence: strategy.FenceClaim}); !errors.Is(err, stock.ErrFenced) {
-		t.Errorf("a token before the heir's: %v, want %v", err, stock.ErrFenced)
-	}
-	row, err = begin(t, db, stock.Tenure{SKU: "sku", Token: 9, Fence: strategy.FenceClaim})
-	if err != nil || row.Available != 9 || row.Fence != 9 {
-		t.Errorf("the heir finds %d units and fence %d, %v", row.Available, row.Fence, err)
-	}
-}
-
 // A holder reads, is paused, and writes after its successor has read. What
 // happens then is the difference between the three fences.
 func TestStaleHolderUnderEachFence(t *testing.T) {

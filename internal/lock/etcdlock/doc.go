@@ -15,7 +15,7 @@
 //
 //	queue up   If CreateRevision(key) = 0     Then Put(key, owner, lease), Range(prefix/name/)
 //	leave      If CreateRevision(key) = rev   Then Delete(key), Range(prefix/name/)
-//	yield      If CreateRevision(key) = rev   Then Delete(key), Put(key', owner, lease), Range(prefix/name/)
+//	evict      If CreateRevision(first) = rev Then Delete(first), Range(prefix/name/)
 //
 // so that a request which arrives late or twice can neither make two places
 // nor delete a later holder's. A place goes through these states:
@@ -29,7 +29,7 @@
 //	               v
 //	             held ---------------> gone
 //	               |     key vanished, or its lease ended: Lost is closed
-//	               | Unlock; or Yield, which asks for another place
+//	               | Unlock
 //	               v
 //	            leaving -------------> gone
 //	                     deleted; or ErrLost, if it was no longer there;
@@ -57,6 +57,12 @@
 // show a place as the first that has been removed. So the answer to Unlock lists
 // the queue, too, and whoever is next in the same process need not wait for the
 // watch.
+//
+// The view also tells who holds a name (Holder), and from which token that is
+// known: the value of the first key names its process and the address at which
+// that process takes orders of others. Evict ends such a grant on behalf of
+// somebody who has found its holder dead or standing still. The holder learns of
+// it by its view; whatever it writes until then its fence must refuse.
 //
 // # The lease
 //

@@ -53,13 +53,13 @@ func inspect(ctx context.Context, client *clientv3.Client, prefix string) ([]loc
 		if !ok {
 			continue // it is no place in a queue
 		}
-		owner := ownerOf(kv)
+		owner := ownerOf(kv.Value)
 		if queue := queues[name]; queue != nil {
 			queue.Queue = append(queue.Queue, owner.text(place))
 			continue
 		}
 		queues[name] = &lock.Info{
-			Name: name, Holder: owner.text(place), Replica: owner.Replica, Token: lock.Token(kv.CreateRevision), Since: owner.Since,
+			Name: name, Holder: owner.text(place), Replica: owner.Replica, Token: lock.Token(kv.CreateRevision), Since: owner.Since, Addr: owner.Addr,
 		}
 	}
 	list := make([]lock.Info, 0, len(queues))
@@ -71,8 +71,8 @@ func inspect(ctx context.Context, client *clientv3.Client, prefix string) ([]loc
 }
 
 // ownerOf reads what a place says of its owner: nothing, where it is not ours.
-func ownerOf(kv *mvccpb.KeyValue) (o Owner) {
-	_ = json.Unmarshal(kv.Value, &o)
+func ownerOf(value []byte) (o Owner) {
+	_ = json.Unmarshal(value, &o)
 	return o
 }
 

@@ -45,7 +45,7 @@ func (l *Locker) liveLease() *ownLease {
 	if l.lease != nil && !l.lease.alive() {
 		why := l.lease.why
 		if why == nil {
-			why = errors.New("it was not renewed in time")
+			why = errSilent
 		}
 		l.loseLease(l.lease, why)
 	}
@@ -146,10 +146,14 @@ func (l *Locker) loseLease(ls *ownLease, why error) {
 func (l *Locker) endLease(ls *ownLease, why error) {
 	ls.kept.Lose()
 	l.lease, l.trouble = nil, why
+	end := errVanished
+	if errors.Is(why, errSilent) {
+		end = errSilent
+	}
 	for _, q := range l.queues {
 		for _, p := range q.places {
 			if p.lease == ls {
-				l.end(p, errVanished)
+				l.end(p, end)
 			}
 		}
 	}

@@ -54,11 +54,14 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Owner tells people who stands in a queue. The lock itself never reads it.
+// Owner tells who stands in a queue. The lock itself never reads it.
 type Owner struct {
 	Replica string `json:"replica"`
 	Host    string `json:"host"`
 	PID     int    `json:"pid"`
+	// Process and Addr are as in lock.Holder.
+	Process string `json:"process,omitempty"`
+	Addr    string `json:"addr,omitempty"`
 	// Since is when the place was asked for, by its owner's clock.
 	Since time.Time `json:"since"`
 }

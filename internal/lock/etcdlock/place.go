@@ -35,7 +35,12 @@ const (
 )
 
 // errVanished: the key or its lease has ended; another place may be taken.
-var errVanished = errors.New("the place in the queue was removed")
+// errSilent is that of a lease which could not be renewed in time: etcd has not
+// said that it has ended.
+var (
+	errVanished = errors.New("the place in the queue was removed")
+	errSilent   = fmt.Errorf("%w: etcd did not answer", errVanished)
+)
 
 // place is one place in the queue of a name, and the grant that it becomes.
 type place struct {
@@ -149,7 +154,7 @@ func (l *Locker) createFailed(p *place, err error) {
 		return
 	}
 	l.end(p, err)
-	l.discard(p.lease, p.key, p.queue.created[p.key])
+	l.discard(p.lease, p.key, p.queue.keys[p.key].created)
 }
 
 // wait waits until the place is the first. Whoever gives up leaves the queue.
@@ -233,10 +238,8 @@ func (l *Locker) deleteKey(ctx context.Context, key string, revision int64) (*cl
 	return l.cfg.Client.Txn(ctx).If(same).Then(clientv3.OpDelete(key), list).Else(list).Commit()
 }
 
-// listOf reads a queue, without the owners.
-func listOf(prefix string) clientv3.Op {
-	return clientv3.OpGet(prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
-}
+// listOf reads a queue.
+func listOf(prefix string) clientv3.Op { return clientv3.OpGet(prefix, clientv3.WithPrefix()) }
 
 // listed is what listOf read, as the last operation of a transaction.
 func listed(answer *clientv3.TxnResponse) []*mvccpb.KeyValue {
@@ -248,6 +251,13 @@ func (p *place) Token() lock.Token { return lock.Token(p.revision) }
 
 // Lost is closed at the lease's deadline, or when the key is seen to be gone.
 func (p *place) Lost() <-chan struct{} { return p.lost }
+
+// Silent reports whether the grant was given up because etcd did not answer.
+func (p *place) Silent() bool {
+	p.locker.mu.Lock()
+	defer p.locker.mu.Unlock()
+	return errors.Is(p.err, errSilent)
+}
 
 // Wanted is closed when another key stands behind this one.
 func (p *place) Wanted() <-chan struct{} { return p.wanted }

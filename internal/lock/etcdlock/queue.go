@@ -22,9 +22,24 @@ type queue struct {
 	whole    bool              // a list has come
 	early    []*clientv3.Event // those that came before
 	revision int64             // that the view is as of
-	created  map[string]int64  // the view: create revisions by key
+	keys     map[string]entry  // the view, by key
+	first    *first            // of the view; nil where nobody holds
 	places   map[string]*place // ours, by key
-	lastUsed time.Time         // when a place ended
+	lastUsed time.Time         // when a place ended, or the holder was asked for
+}
+
+// entry is a key as the view has it.
+type entry struct {
+	created int64  // its create revision
+	owner   []byte // its value
+}
+
+// first is the key that holds, by the view.
+type first struct {
+	key   string
+	entry entry
+	owner Owner
+	gone  chan struct{} // closed when it is the first no more
 }
 
 // keysOf is how the queue's keys under a lease begin.
@@ -36,7 +51,7 @@ func (l *Locker) queueFor(name string) *queue {
 	if q == nil {
 		q = &queue{
 			name: name, prefix: l.cfg.Prefix + name + "/",
-			created: map[string]int64{}, places: map[string]*place{}, lastUsed: time.Now(),
+			keys: map[string]entry{}, places: map[string]*place{}, lastUsed: time.Now(),
 		}
 		l.queues[name] = q
 		if l.unfollow == nil {
@@ -143,7 +158,7 @@ func (l *Locker) catchUp(ctx context.Context, revision int64) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.TTL)
 	defer cancel()
-	answer, err := l.cfg.Client.Get(ctx, l.cfg.Prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	answer, err := l.cfg.Client.Get(ctx, l.cfg.Prefix, clientv3.WithPrefix())
 	if err != nil {
 		return fmt.Errorf("list %s: %w", l.cfg.Prefix, err)
 	}
@@ -180,7 +195,7 @@ func (l *Locker) install(q *queue, revision int64, kvs []*mvccpb.KeyValue) {
 		return
 	}
 	q.revision = revision
-	clear(q.created)
+	clear(q.keys)
 	for _, kv := range kvs {
 		l.appeared(q, kv)
 	}
@@ -223,7 +238,7 @@ func (l *Locker) apply(events []*clientv3.Event) {
 func (l *Locker) forward(q *queue, event *clientv3.Event) {
 	q.revision = event.Kv.ModRevision
 	if event.Type == clientv3.EventTypeDelete {
-		delete(q.created, string(event.Kv.Key))
+		delete(q.keys, string(event.Kv.Key))
 	} else {
 		l.appeared(q, event.Kv)
 	}
@@ -233,7 +248,7 @@ func (l *Locker) forward(q *queue, event *clientv3.Event) {
 // a request left behind.
 func (l *Locker) appeared(q *queue, kv *mvccpb.KeyValue) {
 	key := string(kv.Key)
-	q.created[key] = kv.CreateRevision
+	q.keys[key] = entry{created: kv.CreateRevision, owner: kv.Value}
 	// The key's name says whose it is: a list of keys alone does not always tell
 	// their leases.
 	if ls := l.lease; ls != nil && strings.HasPrefix(key, q.keysOf(ls)) && q.places[key] == nil {
@@ -244,18 +259,16 @@ func (l *Locker) appeared(q *queue, kv *mvccpb.KeyValue) {
 // decide draws the consequences of a change of the view or of our places.
 func (l *Locker) decide(q *queue) {
 	for _, p := range q.places {
-		_, stands := q.created[p.key]
+		_, stands := q.keys[p.key]
 		if !stands && p.revision > 0 && p.revision <= q.revision {
 			l.end(p, errVanished)
 		}
 	}
-	first := ""
-	for key, created := range q.created {
-		if first == "" || created < q.created[first] {
-			first = key
-		}
+	q.findFirst()
+	if q.first == nil {
+		return
 	}
-	p := q.places[first]
+	p := q.places[q.first.key]
 	if p == nil {
 		return
 	}
@@ -263,9 +276,30 @@ func (l *Locker) decide(q *queue) {
 		p.state = held
 		close(p.turn)
 	}
-	if p.state == held && len(q.created) > 1 && !p.told {
+	if p.state == held && len(q.keys) > 1 && !p.told {
 		p.told = true
 		close(p.wanted)
+	}
+}
+
+// findFirst sees which key is the first of the view.
+func (q *queue) findFirst() {
+	key := ""
+	for k, e := range q.keys {
+		if key == "" || e.created < q.keys[key].created {
+			key = k
+		}
+	}
+	e := q.keys[key]
+	if q.first != nil {
+		if q.first.key == key && q.first.entry.created == e.created {
+			return
+		}
+		close(q.first.gone)
+		q.first = nil
+	}
+	if key != "" {
+		q.first = &first{key: key, entry: e, owner: ownerOf(e.owner), gone: make(chan struct{})}
 	}
 }
 

@@ -93,7 +93,7 @@ func (s *tryStore) Try(ctx context.Context, name, owner string) (lock.Token, err
 		return 0, fmt.Errorf("look at %s in etcd: %w", key, err)
 	}
 	if len(now.Kvs) > 0 {
-		return 0, &lock.HeldError{Holder: ownerOf(now.Kvs[0]).text(key)}
+		return 0, &lock.HeldError{Holder: ownerOf(now.Kvs[0].Value).text(key)}
 	}
 	granted, err := s.cfg.Client.Grant(ctx, int64(s.cfg.TTL/time.Second))
 	if err != nil {
@@ -114,7 +114,7 @@ func (s *tryStore) Try(ctx context.Context, name, owner string) (lock.Token, err
 	if !answer.Succeeded {
 		s.drop(owner)
 		_, _ = s.cfg.Client.Revoke(ctx, granted.ID) // else it ends by itself
-		return 0, &lock.HeldError{Holder: ownerOf(listed(answer)[0]).text(key)}
+		return 0, &lock.HeldError{Holder: ownerOf(listed(answer)[0].Value).text(key)}
 	}
 	s.note(owner, tryGrant{lease: granted.ID, revision: answer.Header.Revision})
 	return lock.Token(answer.Header.Revision), nil

@@ -32,13 +32,22 @@ func newView(t *testing.T, left time.Duration) (*Locker, *queue) {
 	kept := lease.Keep(longTTL, asked, nil)
 	l.lease = &ownLease{id: 7, ttl: testTTL, kept: kept, strays: map[string]bool{}}
 	l.cfg.Prefix = "p/"
-	q := &queue{name: "n", prefix: "p/n/", created: map[string]int64{}, places: map[string]*place{}}
+	q := &queue{name: "n", prefix: "p/n/", keys: map[string]entry{}, places: map[string]*place{}}
 	l.queues["n"] = q
 	t.Cleanup(func() {
 		kept.Stop()
 		client.Close()
 	})
 	return l, q
+}
+
+// created are the create revisions of the view.
+func created(q *queue) map[string]int64 {
+	revisions := map[string]int64{}
+	for key, e := range q.keys {
+		revisions[key] = e.created
+	}
+	return revisions
 }
 
 // newPlace is a waiting place; revision 0 is one that etcd has not answered for.
@@ -72,17 +81,17 @@ func TestEventsThatTheViewHoldsAreSkipped(t *testing.T) {
 	l, q := newView(t, time.Minute)
 	l.install(q, 20, []*mvccpb.KeyValue{kv("p/n/a", 12)})
 	l.apply([]*clientv3.Event{put("p/n/old", 11), del("p/n/old", 13), del("p/n/a", 10)})
-	if want := map[string]int64{"p/n/a": 12}; !maps.Equal(q.created, want) || q.revision != 20 {
-		t.Errorf("view %v at %d, want %v at 20", q.created, q.revision, want)
+	if want := map[string]int64{"p/n/a": 12}; !maps.Equal(created(q), want) || q.revision != 20 {
+		t.Errorf("view %v at %d, want %v at 20", created(q), q.revision, want)
 	}
 	// An expired lease ends all its keys in one revision.
 	l.apply([]*clientv3.Event{put("p/n/b", 21), put("p/n/c", 22), del("p/n/a", 23), del("p/n/b", 23)})
-	if want := map[string]int64{"p/n/c": 22}; !maps.Equal(q.created, want) || q.revision != 23 {
-		t.Errorf("view %v at %d, want %v at 23", q.created, q.revision, want)
+	if want := map[string]int64{"p/n/c": 22}; !maps.Equal(created(q), want) || q.revision != 23 {
+		t.Errorf("view %v at %d, want %v at 23", created(q), q.revision, want)
 	}
 	l.install(q, 22, []*mvccpb.KeyValue{kv("p/n/a", 12), kv("p/n/c", 22)})
-	if len(q.created) != 1 || q.revision != 23 {
-		t.Errorf("an older list has replaced the view: %v at %d", q.created, q.revision)
+	if len(q.keys) != 1 || q.revision != 23 {
+		t.Errorf("an older list has replaced the view: %v at %d", created(q), q.revision)
 	}
 }
 
@@ -168,8 +177,8 @@ func TestViewFollowsAnyHistory(t *testing.T) {
 			case 1:
 				list(min(40, q.revision+1))
 			}
-			if want := states[q.revision]; !maps.Equal(q.created, want) {
-				t.Fatalf("at revision %d the view is %v, want %v", q.revision, q.created, want)
+			if want := states[q.revision]; !maps.Equal(created(q), want) {
+				t.Fatalf("at revision %d the view is %v, want %v", q.revision, created(q), want)
 			}
 		}
 	}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"github.com/google/uuid"
+
+	"flashsale/internal/forward"
+	"flashsale/internal/order"
+)
+
+// forwardFlags say how replicas send each other the orders of SKUs that another
+// one sells. Only strategy etcd forwards.
+type forwardFlags struct {
+	ForwardAddr      string `placeholder:"ADDR" help:"Address that takes orders from other replicas (default: a free port on the address of --addr)."`
+	ForwardAdvertise string `placeholder:"HOST:PORT" help:"Where other replicas reach --forward-addr (default: its own address; where that names no host, an address of this machine)."`
+	ForwardSecret    string `placeholder:"SECRET" help:"Secret that all replicas share, 32 bytes at least, in FLASHSALE_FORWARD_SECRET or --config rather than here (default: derived from --jwt-secret). Needed with --jwks, unless --forward-cert is given."`
+	ForwardCert      string `placeholder:"FILE" help:"Certificate of this replica, for mutual TLS between replicas in place of a secret. With --forward-key and --forward-ca."`
+	ForwardKey       string `placeholder:"FILE" help:"Key of --forward-cert."`
+	ForwardCA        string `name:"forward-ca" placeholder:"FILE" help:"Certificates that sign those of the other replicas."`
+}
+
+// credentials are what replicas know each other by.
+func (f *forwardFlags) credentials(access *accessFlags, logger *slog.Logger) (*tls.Config, error) {
+	if f.ForwardCert != "" || f.ForwardKey != "" || f.ForwardCA != "" {
+		if f.ForwardCert == "" || f.ForwardKey == "" || f.ForwardCA == "" {
+			return nil, errors.New("--forward-cert, --forward-key and --forward-ca must be given together")
+		}
+		if f.ForwardSecret != "" {
+			return nil, errors.New("--forward-secret and --forward-cert are mutually exclusive")
+		}
+		config, err := forward.FromFiles(f.ForwardCert, f.ForwardKey, f.ForwardCA, logger)
+		if err != nil {
+			return nil, fmt.Errorf("--forward-cert, --forward-key, --forward-ca: %w", err)
+		}
+		return config, nil
+	}
+	secret := f.ForwardSecret
+	if secret == "" {
+		secret = access.JWTSecret
+	}
+	if err := access.checkSecret("--forward-secret (or --jwt-secret, or --forward-cert)", secret); err != nil {
+		return nil, err
+	}
+	return forward.FromSecret([]byte(secret))
+}
+
+// forwarding binds the address for the orders of other replicas. The caller closes
+// the listener, or hands it to the order service, which does.
+func (f *forwardFlags) forwarding(addr, replica string, access *accessFlags, logger *slog.Logger) (*order.Forwarding, error) {
+	secure, err := f.credentials(access, logger)
+	if err != nil {
+		return nil, err
+	}
+	if f.ForwardAddr == "" {
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil {
+			return nil, fmt.Errorf("--addr: %w", err)
+		}
+		f.ForwardAddr = net.JoinHostPort(host, "0")
+	}
+	listener, err := net.Listen("tcp", f.ForwardAddr)
+	if err != nil {
+		return nil, fmt.Errorf("--forward-addr: %w", err)
+	}
+	if f.ForwardAdvertise == "" {
+		f.ForwardAdvertise = advertised(listener.Addr().(*net.TCPAddr))
+	} else if _, _, err := net.SplitHostPort(f.ForwardAdvertise); err != nil {
+		return nil, errors.Join(fmt.Errorf("--forward-advertise: %w", err), listener.Close())
+	}
+	return &order.Forwarding{Config: forward.Config{Process: uuid.NewString(), Replica: replica, TLS: secure}, Listener: listener}, nil
+}
+
+// advertised is where others reach a port. A port that is bound on every address
+// is reached at the first address of the machine that is no loopback.
+func advertised(bound *net.TCPAddr) string {
+	if !bound.IP.IsUnspecified() {
+		return bound.String()
+	}
+	host := net.IPv4(127, 0, 0, 1)
+	addresses, _ := net.InterfaceAddrs() // without any, there are no other machines
+	for _, a := range addresses {
+		if network, ok := a.(*net.IPNet); ok && network.IP.IsGlobalUnicast() {
+			host = network.IP
+			break
+		}
+	}
+	return net.JoinHostPort(host.String(), fmt.Sprint(bound.Port))
+}

@@ -1,0 +1,255 @@
+package order
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/forward"
+	"flashsale/internal/lock"
+	"flashsale/internal/strategy"
+)
+
+// This file is how the lock is taken away from a seller that is dead or stands
+// still. Its lease would end by itself, some seconds later; until then nobody
+// could buy.
+//
+// The link to the seller tells: its process is gone, or it has been silent for
+// some ticks while orders wait. Then this replica queues for the lock, removes the
+// holder's place, and the first in the queue claims. That is safe whatever the
+// holder does, because from the claim on MySQL refuses its token; with the lock
+// alone it would not be. So only behind that fence: else the lease decides.
+//
+// Two replicas that cannot hear each other could take the lock from each other for
+// ever, and sell nothing. So a holder that lives is asked first (it gives the lock
+// up when another waits and its quantum is over), and the patience with silence
+// doubles with each take-over that was done or suffered, up to the lease's time.
+
+const (
+	// linkTick is the time between two heartbeats of a link, and between two looks
+	// for silence.
+	linkTick = 50 * time.Millisecond
+	// queueAfter are the ticks of silence after which this replica queues for the
+	// lock: before it takes it away, so that the holder cannot come before it.
+	queueAfter = 2
+	// takeAfter are the ticks after which it takes the lock away.
+	takeAfter = 5
+	// maxTakeAfter bounds the doubling: with ticks of 50 ms about a lease.
+	maxTakeAfter = 80
+	// quietTime is the time without a take-over after which the patience is what it
+	// was: about a lease.
+	quietTime = 5 * time.Second
+	// evictTimeout bounds the removal of a holder. If etcd does not answer, the
+	// next tick tries again.
+	evictTimeout = time.Second
+	// evictAtOnce are the SKUs of one seller that are taken over side by side.
+	evictAtOnce = 32
+)
+
+// taking is the state of a replica's take-overs.
+type taking struct {
+	mu       sync.Mutex
+	patience int
+	last     time.Time
+	under    map[forward.Peer]bool // take-overs that are under way
+}
+
+// ticks is the silence after which a lock is taken away.
+func (k *taking) ticks() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.patience == 0 || time.Since(k.last) > quietTime {
+		k.patience = takeAfter
+	}
+	return k.patience
+}
+
+// suffered says that a take-over was seen.
+func (k *taking) suffered() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.patience == 0 || time.Since(k.last) > quietTime {
+		k.patience = takeAfter
+	}
+	k.patience, k.last = min(2*k.patience, maxTakeAfter), time.Now()
+}
+
+// begin reports whether to take over from p: false while somebody does.
+func (k *taking) begin(p forward.Peer) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.under[p] {
+		return false
+	}
+	if k.under == nil {
+		k.under = map[forward.Peer]bool{}
+	}
+	k.under[p] = true
+	return true
+}
+
+func (k *taking) end(p forward.Peer) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.under, p)
+}
+
+// contention is a desk's wish for the lock though another replica has it. It is
+// safe for concurrent use.
+type contention struct {
+	mu     sync.Mutex
+	wanted bool
+	// since is when its seller was last heard of; zero where it may be well.
+	since time.Time
+	// cancel ends the wait for the lock; nil while the desk does not wait.
+	cancel    context.CancelFunc
+	calledOff bool
+}
+
+func (c *contention) ask(since time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wanted = true
+	if c.since.IsZero() {
+		c.since = since
+	}
+}
+
+func (c *contention) now() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.wanted
+}
+
+// begin says that the desk asks for the lock, and reports whether it contends.
+func (c *contention) begin(cancel context.CancelFunc) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cancel, c.calledOff = cancel, false
+	return c.wanted
+}
+
+// end says that the desk has its answer, and reports whether it was called off.
+func (c *contention) end() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wanted, c.cancel = false, nil
+	return c.calledOff
+}
+
+// callOff ends the wait for a lock whose seller was silent and is heard again.
+func (c *contention) callOff() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.wanted && !c.since.IsZero() {
+		c.wanted, c.calledOff, c.since = false, true, time.Time{}
+		if c.cancel != nil {
+			c.cancel()
+		}
+	}
+}
+
+// vacantSince returns since when nobody sold, once.
+func (c *contention) vacantSince() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	since := c.since
+	c.since = time.Time{}
+	return since
+}
+
+// contend makes the desk of a SKU queue for its lock. since is when the seller was
+// last heard of, zero where that is not the reason.
+func (ds *desks) contend(sku string, since time.Time) {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	if ds.closed {
+		return
+	}
+	d := ds.deskOf(sku)
+	if d.token.Load() == 0 {
+		d.contends.ask(since)
+		d.queue.wake()
+	}
+}
+
+// Silent is the link's word that a seller has not been heard of for so many ticks,
+// while orders wait for it.
+func (ds *desks) Silent(p forward.Peer, ticks int, waiting []forward.Waiting) {
+	since := time.Now().Add(-time.Duration(ticks) * linkTick)
+	if ticks == queueAfter {
+		for _, w := range waiting {
+			ds.contend(w.SKU, since)
+		}
+	}
+	if ticks >= ds.taking.ticks() {
+		ds.takeOver(p, waiting, since, "silent")
+	}
+}
+
+// Revived is the link's word that a seller is heard again.
+func (ds *desks) Revived(forward.Peer) {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	for _, d := range ds.open {
+		d.contends.callOff()
+	}
+}
+
+// Dead is the link's word that a seller's process is gone.
+func (ds *desks) Dead(p forward.Peer, waiting []forward.Waiting) {
+	ds.takeOver(p, waiting, time.Now(), "dead")
+}
+
+// takeOver takes the locks of the SKUs that are waited for from p, and sends their
+// orders elsewhere. It does not wait.
+func (ds *desks) takeOver(p forward.Peer, waiting []forward.Waiting, since time.Time, reason string) {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	if ds.closed || !ds.taking.begin(p) {
+		return
+	}
+	ds.forwarding.Go(func() {
+		defer ds.taking.end(p)
+		taken := map[forward.Waiting]bool{}
+		var all errgroup.Group
+		all.SetLimit(evictAtOnce)
+		for _, w := range waiting {
+			if taken[w] {
+				continue
+			}
+			taken[w] = true
+			ds.contend(w.SKU, since)
+			if ds.cfg.Fence == strategy.FenceClaim {
+				all.Go(func() error { return ds.evict(p, w, reason) })
+			}
+		}
+		if err := all.Wait(); err != nil {
+			ds.cfg.Logger.Warn("take-over", "from", p.Addr, "reason", reason, "error", err)
+			return
+		}
+		if reason == "silent" {
+			ds.taking.suffered()
+		}
+		// Their orders may be sent again only once no answer of this link is taken.
+		ds.links.Break(p)
+	})
+}
+
+// evict removes the grant of a seller.
+func (ds *desks) evict(p forward.Peer, w forward.Waiting, reason string) error {
+	ctx, cancel := context.WithTimeout(ds.ctx, evictTimeout)
+	defer cancel()
+	err := ds.viewer.Evict(ctx, w.SKU, lock.Token(w.Token))
+	if errors.Is(err, lock.ErrNotHeld) {
+		return nil // somebody was faster, or it has given the lock up
+	}
+	if err == nil {
+		ds.cfg.Metrics.TakeOvers.WithLabelValues(reason).Inc()
+		ds.cfg.Logger.Warn("took a SKU over from a seller that does not answer", "sku", w.SKU, "from", p.Addr, "token", w.Token, "reason", reason)
+	}
+	return err
+}

@@ -1,0 +1,128 @@
+package order
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"flashsale/internal/forward"
+	"flashsale/internal/forward/wire"
+	"flashsale/internal/lock"
+	"flashsale/internal/stock"
+	"flashsale/internal/telemetry"
+)
+
+// This file is an order and its answer as they go between replicas.
+
+// outcomes are the answers that carry no order, each with its error.
+var outcomes = []struct {
+	outcome wire.Outcome
+	err     error
+}{
+	{wire.Outcome_MOVED, errMoved},
+	{wire.Outcome_SOLD_OUT, ErrSoldOut},
+	{wire.Outcome_INSUFFICIENT, ErrInsufficient},
+	{wire.Outcome_NOT_OPEN, ErrNotOpen},
+	{wire.Outcome_OVER, ErrOver},
+	{wire.Outcome_CUSTOMER_LIMIT, ErrCustomerLimit},
+	{wire.Outcome_PRICE_CHANGED, ErrPriceChanged},
+	{wire.Outcome_KEY_REUSED, ErrKeyReused},
+	{wire.Outcome_BUSY, ErrBusy},
+	{wire.Outcome_UNKNOWN, ErrUnknown},
+	{wire.Outcome_UNAVAILABLE, ErrUnavailable},
+	{wire.Outcome_IN_FLIGHT, ErrInFlight},
+	{wire.Outcome_TOKENS_BEHIND, ErrTokensBehind},
+	{wire.Outcome_ADOPTED, ErrAdopted},
+	{wire.Outcome_UNKNOWN_SKU, stock.ErrUnknownSKU},
+}
+
+// toWire is the answer to the order of that number.
+func toWire(number uint64, p *Placed, err error) *forward.Answer {
+	if err == nil {
+		o := &p.Order
+		a := &forward.Answer{
+			Number: number, Outcome: wire.Outcome_PLACED, Id: o.ID[:], Quantity: o.Quantity, PriceCents: o.PriceCents, Currency: o.Currency, Limit: o.Limit,
+			Fence: o.Fence, Seq: o.Seq, CreatedUs: o.CreatedAt.UnixMicro(), ExpiresUs: o.ExpiresAt.UnixMicro(),
+		}
+		if p.Replayed {
+			a.Outcome = wire.Outcome_REPLAYED
+		}
+		return a
+	}
+	for _, o := range outcomes {
+		if errors.Is(err, o.err) {
+			return &forward.Answer{Number: number, Outcome: o.outcome, Detail: err.Error()}
+		}
+	}
+	return &forward.Answer{Number: number, Outcome: wire.Outcome_INTERNAL, Detail: err.Error()}
+}
+
+// fromWire is what the seller answers to r.
+func fromWire(a *forward.Answer, r *Request) (Placed, error) {
+	switch a.Outcome {
+	case wire.Outcome_PLACED, wire.Outcome_REPLAYED:
+		if len(a.Id) != len(ID{}) {
+			return Placed{}, fmt.Errorf("%w: the seller's answer names no order", ErrUnknown)
+		}
+		return Placed{Replayed: a.Outcome == wire.Outcome_REPLAYED, Order: Order{
+			ID: ID(a.Id), SKU: r.SKU, Customer: r.Customer, Key: r.Key, Fingerprint: r.Fingerprint(), Quantity: a.Quantity,
+			PriceCents: a.PriceCents, Currency: a.Currency, Limit: a.Limit, Status: Reserved, Fence: a.Fence, Seq: a.Seq,
+			CreatedAt: time.UnixMicro(a.CreatedUs).UTC(), ExpiresAt: time.UnixMicro(a.ExpiresUs).UTC(),
+		}}, nil
+	}
+	for _, o := range outcomes {
+		if a.Outcome == o.outcome {
+			return Placed{}, &sellersError{is: o.err, detail: a.Detail}
+		}
+	}
+	// Of a newer program, say: what became of the order, its key tells.
+	return Placed{}, fmt.Errorf("%w: the seller answers %s: %s", ErrUnknown, a.Outcome, a.Detail)
+}
+
+// sellersError is an error of the replica that sells.
+type sellersError struct {
+	is     error
+	detail string
+}
+
+func (e *sellersError) Error() string { return e.detail }
+func (e *sellersError) Unwrap() error { return e.is }
+
+var traceContext propagation.TraceContext
+
+// orderToWire is r as it is sent to the tenure of that token, with the time that
+// is left to it.
+func orderToWire(ctx context.Context, r *Request, token lock.Token, left time.Duration) *forward.Order {
+	o := &forward.Order{
+		Sku: r.SKU, Token: uint64(token), Customer: []byte(r.Customer), Key: []byte(r.Key), Quantity: r.Quantity,
+		PriceCents: r.PriceCents, Currency: r.Currency, LeftUs: left.Microseconds(), RequestId: telemetry.RequestID(ctx),
+	}
+	if trace.SpanContextFromContext(ctx).IsSampled() {
+		carrier := propagation.MapCarrier{}
+		traceContext.Inject(ctx, carrier)
+		o.Traceparent = carrier["traceparent"]
+	}
+	return o
+}
+
+// ticketOf is an order that came from another replica.
+func (ds *desks) ticketOf(from *forward.Source, o *forward.Order, now time.Time) *ticket {
+	ctx := ds.ctx
+	if o.RequestId != "" {
+		ctx = telemetry.WithRequestID(ctx, o.RequestId)
+	}
+	if o.Traceparent != "" {
+		ctx = traceContext.Extract(ctx, propagation.MapCarrier{"traceparent": o.Traceparent})
+	}
+	return &ticket{
+		req: Request{
+			SKU: o.Sku, Customer: string(o.Customer), Key: string(o.Key), Quantity: o.Quantity, PriceCents: o.PriceCents, Currency: o.Currency,
+		},
+		request: ctx, least: lock.Token(o.Token),
+		forwarded: &forwarded{from: from, number: o.Number, until: now.Add(time.Duration(o.LeftUs) * time.Microsecond)},
+	}
+}
