@@ -2,9 +2,9 @@
 // to take orders, each behind the service's own router, middleware and JSON.
 //
 // A rival takes orders and nothing else. It knows neither limits nor the window
-// of a sale, and refuses a key that it has seen instead of replaying its order:
-// what it leaves out makes it faster, not slower. Rivals on MySQL write the
-// service's own rows, so that the same audit checks them.
+// of a sale, and all but Batched refuse a key that they have seen instead of
+// replaying its order: what a rival leaves out makes it faster, not slower. Rivals
+// on MySQL write the service's own rows, so that the same audit checks them.
 package peer
 
 import (
@@ -110,6 +110,9 @@ const (
 	textbookWorkers = 64
 )
 
+// Batched is the peer that batches as the service does, and takes no lock.
+const Batched = "conditional-batched"
+
 var all = []Peer{
 	{Name: "noop", Store: Nowhere, Expected: strategy.Exact, Ways: pools(0), open: openNoop,
 		Is: "the same middleware and JSON, no guard, no store: the ceiling"},
@@ -121,6 +124,8 @@ var all = []Peer{
 		Is: "UPDATE ... WHERE available >= n, then INSERT, in a transaction"},
 	{Name: "conditional-1trip", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: pools(8, 32, 96), open: openOneTrip,
 		Is: "the same in one packet"},
+	{Name: Batched, Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: pools(2, 3, 5), open: openBatched,
+		Is: "whatever queued up during the last commit in one packet: UPDATE ... WHERE available >= n for each SKU, INSERT of all orders; no lock"},
 	{Name: "row-lock", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: service("row-lock", 8, 32), MaxWorkers: lockWorkers,
 		Is: "SELECT ... FOR UPDATE, UPDATE, INSERT"},
 	{Name: "version", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: service("version", 4, 16), MaxWorkers: lockWorkers,
