@@ -41,7 +41,7 @@ func TestBenchMeasuresPeersSideBySide(t *testing.T) {
 	dir := t.TempDir()
 	var out bytes.Buffer
 	err := run(t.Context(), []string{
-		"bench", "--peers=noop,conditional,etcd", "--loads=hot,sold-out", "--duration=1s", "--rounds=1", "--workers=64", "--seed=3",
+		"bench", "--peers=noop,conditional,conditional-batched,etcd", "--loads=hot,sold-out", "--duration=1s", "--rounds=1", "--workers=64", "--seed=3",
 		"--api=" + sandboxtest.Build(t, "api"), "--out=" + dir,
 	}, &out, io.Discard)
 	if err != nil {
@@ -55,7 +55,7 @@ func TestBenchMeasuresPeersSideBySide(t *testing.T) {
 	if err := json.Unmarshal(data, &r); err != nil {
 		t.Fatal(err)
 	}
-	if !r.Proven || r.Seed != 3 || len(r.Runs) != 6 || len(r.Medians) != 6 || r.MySQL["innodb_flush_log_at_trx_commit"] != "1" {
+	if !r.Proven || r.Seed != 3 || len(r.Runs) != 8 || len(r.Medians) != 8 || r.MySQL["innodb_flush_log_at_trx_commit"] != "1" {
 		t.Errorf("proven %v, seed %d, %d runs, %d medians, %v", r.Proven, r.Seed, len(r.Runs), len(r.Medians), r.MySQL)
 	}
 	for _, run := range r.Runs {
@@ -75,7 +75,7 @@ func TestBenchMeasuresPeersSideBySide(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, bench.PageFile)); err != nil {
 		t.Error(err)
 	}
-	if !strings.Contains(out.String(), "All 6 runs were exact") {
+	if !strings.Contains(out.String(), "All 8 runs were exact") {
 		t.Errorf("the table does not say so:\n%s", out.String())
 	}
 }

@@ -195,7 +195,7 @@ func (b *bench) step(ctx context.Context, round int, s step) error {
 	if !s.Open && !s.Binlog && s.Load == hotLoad && b.own[s.peer.Name] == 0 {
 		b.own[s.peer.Name] = run.Served
 	}
-	b.cfg.Say("round %d  %-28s %-18s %9.0f/s  p50 %7.1f ms  p99 %7.1f ms  %s", round, s.Setting, s.peer.Name, run.Served, run.Latency.P50, run.Latency.P99, run.Verdict)
+	b.cfg.Say("round %d  %-28s %-19s %9.0f/s  p50 %7.1f ms  p99 %7.1f ms  %s", round, s.Setting, s.peer.Name, run.Served, run.Latency.P50, run.Latency.P99, run.Verdict)
 	return nil
 }
 

@@ -53,7 +53,7 @@ func (s Setting) String() string {
 // Standard is the programme that answers the questions which are asked first, in
 // a quarter of an hour: all peers on the hot SKU, and a few in all else.
 func Standard() Programme {
-	few := some("noop", "redis-lua", "conditional", "etcd")
+	few := some("noop", "redis-lua", "conditional", peer.Batched, "etcd")
 	p := Programme{Sections: []Section{{Setting{Load: hotLoad, Replicas: StandardReplicas}, peer.All()}}}
 	for _, load := range LoadNames[1:] {
 		p.Sections = append(p.Sections, Section{Setting{Load: load, Replicas: StandardReplicas}, few})
@@ -63,7 +63,7 @@ func Standard() Programme {
 	}
 	p.Sections = append(p.Sections,
 		Section{Setting{Load: hotLoad, Replicas: StandardReplicas, Open: true}, few},
-		Section{Setting{Load: hotLoad, Replicas: StandardReplicas, Binlog: true}, some("conditional", "conditional-1trip", "etcd")})
+		Section{Setting{Load: hotLoad, Replicas: StandardReplicas, Binlog: true}, some("conditional", "conditional-1trip", peer.Batched, "etcd")})
 	return p
 }
 

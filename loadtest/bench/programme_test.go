@@ -23,6 +23,14 @@ func TestStandardProgrammeHasEveryPeerOnTheHotSKU(t *testing.T) {
 			t.Errorf("%s has %d peers", want, runs[want])
 		}
 	}
+	for _, s := range p.Keep(some(peer.Batched)).steps() {
+		delete(runs, s.String())
+	}
+	delete(runs, "hot, 1 replica")
+	delete(runs, "hot, 4 replicas")
+	if len(runs) > 0 {
+		t.Errorf("conditional-batched does not run in %v", runs)
+	}
 	kept := p.Keep(some("buckets"))
 	if len(kept.Sections) != 1 || len(kept.steps()) != 1 || len(kept.peers()) != 1 {
 		t.Errorf("with one peer: %+v", kept)

@@ -277,8 +277,9 @@ func goals(all []Median) []Goal {
 	etcd := find(ours, hot)
 	ratio("etcd by noop, hot SKU", 0.8, etcd, find(noop, hot))
 	ratio("etcd by redis-lua, hot SKU", 1, etcd, find("redis-lua", hot))
+	ratio("etcd by conditional-batched, hot SKU", 0.95, etcd, find(peer.Batched, hot))
 	if best := bestSQL(all, hot); best != nil {
-		ratio("etcd by the best durable SQL peer ("+best.Peer+"), hot SKU", 8, etcd, best)
+		ratio("etcd by the best durable SQL peer that does not batch ("+best.Peer+"), hot SKU", 8, etcd, best)
 	}
 	if etcd != nil {
 		list = append(list,
@@ -308,12 +309,13 @@ func goals(all []Median) []Goal {
 	return list
 }
 
-// bestSQL is the fastest durable peer on MySQL that takes no lock in etcd.
+// bestSQL is the fastest durable peer on MySQL that neither batches nor takes a lock
+// in etcd.
 func bestSQL(all []Median, s Setting) *Median {
 	var list []*Median
 	for i := range all {
 		p, err := peer.Find(all[i].Peer)
-		if err == nil && p.Store == peer.MySQL && !p.Etcd && all[i].Setting == s {
+		if err == nil && p.Store == peer.MySQL && !p.Etcd && p.Name != peer.Batched && all[i].Setting == s {
 			list = append(list, &all[i])
 		}
 	}

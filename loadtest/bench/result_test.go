@@ -105,3 +105,20 @@ func TestGoalsCompareOnlyWhatRan(t *testing.T) {
 		t.Errorf("at another rate the goal is not met: %+v", list)
 	}
 }
+
+func TestTheBatchedRivalHasAGoalOfItsOwn(t *testing.T) {
+	hot := Setting{Load: "hot", Replicas: 2}
+	got := map[string]Goal{}
+	for _, g := range goals([]Median{
+		{Peer: "conditional-batched", Setting: hot, Served: 1000}, {Peer: "buckets", Setting: hot, Served: 100}, {Peer: "etcd", Setting: hot, Served: 900},
+	}) {
+		got[g.What] = g
+	}
+	for what, want := range map[string]float64{
+		"etcd by conditional-batched, hot SKU": 0.9, "etcd by the best durable SQL peer that does not batch (buckets), hot SKU": 9,
+	} {
+		if g, ok := got[what]; !ok || g.Got != want {
+			t.Errorf("%s: got %+v, want %g", what, g, want)
+		}
+	}
+}

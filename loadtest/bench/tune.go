@@ -42,7 +42,7 @@ func (b *bench) tune(ctx context.Context) error {
 		}
 		b.result.Tuning[first+best].Chosen = true
 		b.ways[p.Name] = p.Ways[best]
-		b.cfg.Say("tuned    %-18s %s: %.0f/s", p.Name, p.Ways[best], b.result.Tuning[first+best].Served)
+		b.cfg.Say("tuned    %-19s %s: %.0f/s", p.Name, p.Ways[best], b.result.Tuning[first+best].Served)
 	}
 	return nil
 }
