@@ -139,7 +139,7 @@ func (r *replica) startMirror(ctx context.Context) (err error) {
 		return err
 	}
 	r.mirror, err = mirror.New(mirror.Config{
-		Client: r.guard.Etcd, Prefix: r.cmd.Prefix + r.db.Name + "/stock/", DB: r.mirrorDB, Replica: r.cmd.Replica,
+		Client: r.guard.Etcd, Prefix: r.cmd.Prefix + r.db.Name + "/stock/", DB: r.mirrorDB,
 		Metrics: mirror.NewMetrics(r.registry), Logger: r.logger,
 	})
 	if err != nil {

@@ -26,9 +26,6 @@ const (
 	// and orders come first. A replica sends no more than 20,000 a second of a
 	// SKU that everybody watches, a fifth of a core. (-bench Events)
 	feedShare = 50 * time.Microsecond
-	// feedCheck is the longest time between two looks: a view that is not
-	// followed any more does not say so by itself.
-	feedCheck = time.Second
 	// pollSpacing and pollRest bound the looks where there is no view to follow:
 	// four a second, or fewer where MySQL takes long to answer.
 	pollSpacing = 250 * time.Millisecond
@@ -36,7 +33,8 @@ const (
 	pollTimeout = 2 * time.Second
 )
 
-// View is a copy of all stock in memory that tells when it changes.
+// View is a copy of all stock in memory. Next is closed when it changes, and when
+// it begins or ends to be known.
 type View interface {
 	Next() <-chan struct{}
 	Since(revision int64) (changed []mirror.Entry, now int64, ok bool)
@@ -135,11 +133,8 @@ func (v *viewed) changes(context.Context) ([]stock.Level, bool) {
 }
 
 func (v *viewed) wait(ctx context.Context) {
-	timer := time.NewTimer(feedCheck)
-	defer timer.Stop()
 	select {
 	case <-v.next:
-	case <-timer.C:
 	case <-ctx.Done():
 	}
 }

@@ -1,123 +1,31 @@
 package mirror
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// TestADeadReplicasRestockIsFound: nobody tells the mirror of the restock.
-func TestADeadReplicasRestockIsFound(t *testing.T) {
+// TestChangesOfADeadReplicaAreFound: nobody calls Changed.
+func TestChangesOfADeadReplicaAreFound(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
 	s.put("sku", 0)
-	s.put("on sale", 5)
-	a, b := s.start(), s.start() // they find the SKUs, too
-	refusing(t, "sku", a, b)
+	a, b := s.start(silent), s.start(watchful)
+	s.shows(a, "sku") // a SKU that was there before
 	s.add("sku", 3)
-	refusedUntilOld(t, "sku", time.Now(), a, b)
-	s.shows(a, "sku")
-	s.shows(b, "sku")
-}
-
-// refusedUntilOld waits until the replicas do not refuse orders for the SKU. What
-// they know is from before that time, and they may refuse by it for maxAge. Only
-// refusals that were asked for later than that count against them: how long this
-// waits for the processor does not matter.
-func refusedUntilOld(t *testing.T, sku string, known time.Time, replicas ...*replica) {
-	t.Helper()
-	var last time.Duration
-	for _, r := range replicas {
-		eventually(t, "the refusals' end", func() bool {
-			asked := time.Since(known)
-			refused := r.refuses(sku)
-			if refused {
-				last = max(last, asked)
-			}
-			return !refused
-		})
+	s.put("another", 5)
+	for _, r := range []*replica{a, b} {
+		s.shows(r, "sku")
+		s.shows(r, "another")
 	}
-	t.Logf("the last refusal was %s after what it is by", last.Round(time.Millisecond))
-	if last > maxAge {
-		t.Errorf("refused for %s by what had changed, want %s at most", last, maxAge)
-	}
-}
-
-// TestAnotherTakesOverComparing ends the comparer as a crash does.
-func TestAnotherTakesOverComparing(t *testing.T) {
-	t.Parallel()
-	s := newShop(t, servers.EtcdEndpoints())
-	s.put("sku", 0)
-	a, b := s.start(), s.start()
-	refusing(t, "sku", a, b)
-	comparer := func(r *replica) string { r.mu.RLock(); defer r.mu.RUnlock(); return r.record.By }
-	first, second := a, b
-	if comparer(b) == b.id {
-		first, second = b, a
-	}
-	first.stop()
-	stopped := time.Now()
-	eventually(t, "another comparer", func() bool { return comparer(second) == second.id })
-	refusing(t, "sku", second)
-	t.Logf("the next one compares after %s", time.Since(stopped).Round(time.Millisecond))
-	if first.refuses("sku") {
-		t.Error("a mirror that has ended refuses")
-	}
-}
-
-// TestOneCompares: many replicas cost MySQL no more than one.
-func TestOneCompares(t *testing.T) {
-	t.Parallel()
-	s := newShop(t, servers.EtcdEndpoints())
-	s.put("sku", 0)
-	var replicas []*replica
-	for range 5 {
-		replicas = append(replicas, s.start())
-	}
-	refusing(t, "sku", replicas...)
-	const records = 8
-	measured(t, func() error {
-		began := time.Now()
-		by := s.comparers(records)
-		// One may have been too slow: another has taken its place.
-		if took := time.Since(began); took < (records-1)*compareEvery || len(by) > 2 {
-			return fmt.Errorf("%d records in %s, by %v; want one comparer, every %s", records, took, by, compareEvery)
-		}
-		return nil
-	})
-}
-
-// comparers waits for so many records, and says how many each has written.
-func (s *shop) comparers(records int) (by map[string]int) {
-	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), testPatience)
-	defer cancel()
-	by = map[string]int{}
-	n := 0
-	for r := range s.etcd.Watch(ctx, s.prefix+recordName) {
-		for _, event := range r.Events {
-			var rec record
-			if err := json.Unmarshal(event.Kv.Value, &rec); err != nil {
-				s.t.Fatal(err)
-			}
-			by[rec.By]++
-			n++
-		}
-		if n >= records {
-			return by
-		}
-	}
-	s.t.Fatalf("%d records in %s, want %d", n, testPatience, records)
-	return nil
 }
 
 // TestEtcdMayDie kills etcd, changes stock, and starts it again.
@@ -128,13 +36,13 @@ func TestEtcdMayDie(t *testing.T) {
 	s.put("sku", 0)
 	s.put("gone", 1)
 	a, b := s.start(), s.start()
-	refusing(t, "sku", a, b)
+	s.shows(a, "sku")
+	s.shows(b, "gone")
 	failures := count(a.cfg.Metrics.Failures)
 
 	node.Etcd[0].Kill()
-	refusedUntilOld(t, "sku", time.Now(), a, b)
 	s.add("sku", 2)
-	left := s.sell("gone", "buyer", "1")
+	left := s.sell("gone")
 	began := time.Now()
 	for range 10_000 {
 		a.Changed("sku", 2)
@@ -143,11 +51,14 @@ func TestEtcdMayDie(t *testing.T) {
 	if took := time.Since(began); took > testPatience { // a single one waits for etcd as long
 		t.Errorf("20000 changes took %s without etcd", took)
 	}
-	if _, ok := a.List("", 10); ok {
-		eventually(t, "the list's end", func() bool { _, ok := a.List("", 10); return !ok })
-	}
-	if a.refuses("gone") || b.refuses("gone") {
-		t.Error("a refusal without etcd")
+	for _, r := range []*replica{a, b} {
+		eventually(t, "the end of what the view says", func() bool {
+			_, listed := r.List("", 10)
+			_, got := r.Get("sku")
+			_, counted := r.Count()
+			_, _, followed := r.Since(0)
+			return !listed && !got && !counted && !followed
+		})
 	}
 	eventually(t, "a write that fails, and is to be tried again", func() bool {
 		return count(a.cfg.Metrics.Failures) > failures && pending(a) > 0
@@ -156,16 +67,12 @@ func TestEtcdMayDie(t *testing.T) {
 	if err := node.Etcd[0].Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	restarted := time.Now()
-	s.settledAt("sku")
-	s.settledAt("gone")
-	s.shows(b, "sku")
-	refusing(t, "gone", a, b)
-	eventually(t, "the end of what is to be written", func() bool { return pending(a) == 0 })
-	t.Logf("all is as it was %s after the restart", time.Since(restarted).Round(time.Millisecond))
-	if a.refuses("sku") || b.refuses("sku") || a.knowsSoldOut("gone", "buyer", "1") || b.knowsSoldOut("gone", "buyer", "1") {
-		t.Error("units, or a buyer, are refused")
+	for _, r := range []*replica{a, b} {
+		s.shows(r, "sku")
+		s.shows(r, "gone")
+		eventually(t, "a list", func() bool { list, ok := r.List("", 10); return ok && len(list) == 2 })
 	}
+	eventually(t, "the end of what is to be written", func() bool { return pending(a) == 0 })
 }
 
 // TestCompactionWhileCutOff: what one replica missed cannot be read any more.
@@ -177,12 +84,10 @@ func TestCompactionWhileCutOff(t *testing.T) {
 	s.put("dropped", 1)
 	way := sandboxtest.NewLink(t, node.Etcd[0].Endpoint[len("http://"):])
 	near, far := s.start(), s.start(func(c *Config) { c.Client = newClient(t, []string{"http://" + way.Addr}) })
-	near.Changed("sku", 0)
-	refusing(t, "sku", near, far)
+	s.shows(near, "sku")
 	s.shows(far, "dropped")
 
 	way.Cut()
-	cut := time.Now()
 	s.add("sku", 1)
 	near.Changed("sku", 1)
 	s.settledAt("sku")
@@ -200,15 +105,51 @@ func TestCompactionWhileCutOff(t *testing.T) {
 	if _, err := s.etcd.Compact(t.Context(), answer.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
 		t.Fatal(err)
 	}
-	refusedUntilOld(t, "sku", cut, far)
+	eventually(t, "the end of what the view says", func() bool { _, ok := far.Get("sku"); return !ok })
 	way.Heal()
 	s.shows(far, "sku")
 	eventually(t, "the end of an entry that was deleted meanwhile", func() bool { _, ok := far.inView("dropped"); return !ok })
 	if n := count(far.cfg.Metrics.Relists); n == 0 {
 		t.Error("the watch was never opened again: nothing was compacted under it")
 	}
-	far.Changed("sku", s.sell("sku", "buyer", "1"))
-	refusing(t, "sku", near, far)
+	far.Changed("sku", s.sell("sku"))
+	s.shows(near, "sku")
+}
+
+// TestAWatchThatHangsIsNotBelieved: its connection stays open, and nothing comes.
+func TestAWatchThatHangsIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 1)
+	way := sandboxtest.NewLink(t, servers.Etcd[0].Endpoint[len("http://"):])
+	near, far := s.start(), s.start(func(c *Config) { c.Client = newClient(t, []string{"http://" + way.Addr}) })
+	s.shows(near, "sku")
+	s.shows(far, "sku")
+	release := sync.OnceFunc(way.Hold())
+	defer release()
+	near.Changed("sku", s.sell("sku"))
+	s.shows(near, "sku")
+	eventually(t, "the end of what the view says", func() bool { _, ok := far.Get("sku"); return !ok })
+	release()
+	s.shows(far, "sku")
+}
+
+// TestAQuietWatchGoesOn: nothing changes for longer than a watch may be silent.
+// Another watch of the same client waits for a revision to come.
+func TestAQuietWatchGoesOn(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 1)
+	client := newClient(t, s.ends)
+	client.Watch(clientv3.WithRequireLeader(t.Context()), "another", clientv3.WithRev(1<<50))
+	r := s.start(func(c *Config) { c.Client = client })
+	s.shows(r, "sku")
+	heard := func() time.Time { r.mu.RLock(); defer r.mu.RUnlock(); return r.heard }
+	began := heard()
+	eventually(t, "an answer of etcd", func() bool { return heard().Sub(began) > silence+askEvery })
+	if n := count(r.cfg.Metrics.Relists); n != 0 {
+		t.Errorf("the watch was opened %d times again, want that it goes on", n)
+	}
 }
 
 // TestAListIsCompleteOrNone also shows that a mirror which is new to a database
@@ -222,11 +163,18 @@ func TestAListIsCompleteOrNone(t *testing.T) {
 		want = append(want, fmt.Sprintf("sku-%02d", i))
 		s.put(want[i], int64(i))
 	}
-	free := make(chan struct{})
-	r := s.start(func(c *Config) { c.at = func(step, []string) { <-free } })
-	eventually(t, "a record", func() bool { r.mu.RLock(); defer r.mu.RUnlock(); return r.healthy(time.Now()) })
+	arrived, free := make(chan struct{}, skus), make(chan struct{})
+	r := s.start(func(c *Config) { c.at = func(step, []string) { arrived <- struct{}{}; <-free } })
+	select {
+	case <-arrived: // the comparison has found SKUs that the view lacks
+	case <-time.After(testPatience):
+		t.Fatal("nothing is written")
+	}
 	if list, ok := r.List("", 10); ok {
 		t.Errorf("listed %v before anything was written", list)
+	}
+	if n, ok := r.Count(); ok {
+		t.Errorf("counted %d before anything was written", n)
 	}
 	close(free)
 	var all []Entry
@@ -264,8 +212,33 @@ func TestAListIsCompleteOrNone(t *testing.T) {
 	}
 }
 
+// TestAMirrorThatLostItsKeysIsFilledAgain, and lists nothing before.
+func TestAMirrorThatLostItsKeysIsFilledAgain(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	const skus = 25
+	for i := range skus {
+		s.put(fmt.Sprintf("sku-%02d", i), 1)
+	}
+	r := s.start()
+	eventually(t, "the list", func() bool { list, ok := r.List("", skus); return ok && len(list) == skus })
+	removed := func() int { r.mu.RLock(); defer r.mu.RUnlock(); return r.removed }
+	before := removed()
+	if _, err := s.etcd.Delete(t.Context(), s.prefix, clientv3.WithPrefix()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a list again", func() bool {
+		lost := removed() > before
+		list, ok := r.List("", skus)
+		if ok && len(list) != skus {
+			t.Fatalf("a list of %d of %d SKUs", len(list), skus)
+		}
+		return lost && ok
+	})
+}
+
 // TestADatabaseThatWentBack was restored, or made anew under its old name: what
-// the mirror has is newer than MySQL. Nothing is refused by it, and it ends.
+// the mirror has is newer than MySQL.
 func TestADatabaseThatWentBack(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
@@ -276,18 +249,26 @@ func TestADatabaseThatWentBack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r := s.start()
+	r := s.start(watchful)
 	eventually(t, "the mirror to be as MySQL", func() bool {
-		if r.refuses("sku") || r.refuses("ghost") {
-			t.Fatal("refused by an entry that MySQL does not bear out")
-		}
 		_, ghost := r.inView("ghost")
 		e, _ := r.inView("sku")
 		return !ghost && e.Available == 3 && e.Seq == 0
 	})
-	for what, counter := range map[string]prometheus.Counter{"stale": r.cfg.Metrics.Stale, "behind": r.cfg.Metrics.Behind} {
-		if n := count(counter); n < 2 {
-			t.Errorf("%d entries were counted as %s, want both", n, what)
-		}
+}
+
+// TestARowThatLagsDeletesNothing: one comparison finds the entry newer than MySQL,
+// as it does when a node of the database lags.
+func TestARowThatLagsDeletesNothing(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 3)
+	if _, err := s.etcd.Put(t.Context(), s.prefix+"sku", `{"sku":"sku","available":2,"seq":1}`); err != nil {
+		t.Fatal(err)
+	}
+	r := s.start()
+	eventually(t, "a comparison", func() bool { _, ok := r.Count(); return ok })
+	if e, version := s.stored("sku"); e.Seq != 1 || version != 1 {
+		t.Errorf("version %d of the key is %+v, want what it was", version, e)
 	}
 }

@@ -1,86 +1,54 @@
-// Package mirror keeps a copy of each SKU's stock in etcd, and a view of all
-// copies in each replica, which lists SKUs and refuses orders for those that are
-// sold out, without asking MySQL. MySQL is the truth: the mirror follows it, and
-// never decides that a unit is sold. What becomes of an order that the mirror
-// does not refuse is left to package order.
+// Package mirror keeps a copy of each SKU's stock in etcd, and in each replica a
+// view of all copies. The view feeds the list of SKUs, the reading of one SKU and
+// the streams of events, without a query to MySQL. MySQL is the truth: the mirror
+// follows it, and decides nothing. Orders are decided by package order.
 //
 // # Keys
 //
 //	prefix/<sku>        an Entry: the row's public columns, and its seq
-//	prefix/#compared    the comparer's record
 //
 // # Writing
 //
-// Whoever has committed a change of a row says so (Mirror.Changed); the writer
-// does the rest:
+// Whoever has committed a change of a row calls Mirror.Changed. The writer does
+// the rest:
 //
 //	            Changed
-//	(current) ----------> marked ---------------> taken: know the key's mod revision,
-//	    ^                   ^    due: crossings     |    then read MySQL
-//	    |                   |    of zero first      |
-//	    |                   |                       v
-//	    |                   +---- the compare --- If ModRevision(key) = known
+//	(current) ----------> marked ----------------> taken: read the key, with its
+//	    ^                   ^    due: urgent ones    |    mod revision; then read MySQL
+//	    |                   |    first               |
+//	    |                   |                        v
+//	    |                   +---- the compare --- If ModRevision(key) = as read
 //	    |                         failed, or no   Then Put(key, row)
-//	    |                         answer          Else Get(key)
-//	    +-------------------------------------------+  put, or the entry was the row
+//	    |                         answer             |
+//	    +--------------------------------------------+  put, or the entry was the row
 //
-// A put that succeeds knew of the one before it when it read MySQL. So the rows
-// in etcd follow each other as they did in MySQL, whoever writes them, and the
-// last commit of each SKU gets there, since its committer reads after it.
+// A put that succeeds was made by a writer that had read the previous entry before
+// it read MySQL. So the entries of a SKU follow each other in etcd as its rows did
+// in MySQL, whichever replicas write them. The last commit of each SKU gets there,
+// since the replica that made it reads MySQL afterwards.
 //
-// # Who notices what was not written
+// Writes are few: the changes of a SKU within some 50 ms become one put, and
+// several SKUs share a transaction. A change is urgent when the view shows units
+// where there are none, or none where there are some. It is written before others.
 //
-// A replica may die between its COMMIT and its put. One replica at a time, the
-// comparer, reads the sold-out SKUs from MySQL four times a second, has what
-// differs written again, and publishes a record; it goes through all SKUs every
-// ten seconds as well. The comparer is whoever has written the record last. The
-// others take its place when it falls silent, after half a second to a second:
+// # Reading
 //
-//	           no record for patience, and the compare of the record holds
-//	waiting ----------------------------------------------------------------> comparing
-//	   ^                 the record is another's: the compare failed              |
-//	   +--------------------------------------------------------------------------+
+// Each replica opens one watch over the prefix, and then lists all keys. Twice a
+// second it asks etcd for an answer on the watch. A watch that broke, was compacted
+// or fell silent is opened again, with a new list; until then the replica reads
+// MySQL (Catalog).
 //
-// No lease stands behind this, since two comparers do no harm.
+//	              the watch is open, and all keys were listed
+//	not current --------------------------------------------> current
+//	     ^                                                      |
+//	     +------------------------------------------------------+
+//	          the watch ended, or no answer came for two seconds
 //
-// # Refusing from memory
+// # Healing
 //
-// All of this must hold (Mirror.SoldOut):
-//
-//   - the watch is open, and its beginning was listed;
-//   - the entry has no units, and this replica has not committed any since;
-//   - the entry is not newer than the revision of etcd at which the comparer's
-//     last record begins, and the record does not except it;
-//   - that revision is less than a second old;
-//   - the hashes of the SKU's orders were read from MySQL after the entry's seq was
-//     seen, and those of this customer and key are none of them.
-//
-// How old a revision is cannot be told from when its record came in: a watch may
-// lag, and a process may have been stopped. So each replica asks etcd for its
-// revision ten times a second, by a linearizable read, and notes when it asked.
-// What etcd had not reached then has happened later. The comparer reads MySQL
-// after etcd has reached the record's revision; so MySQL said what the record says
-// at some time after the last sample that was below it.
-//
-// # Replays come before refusals
-//
-// A view lags. Units may have come back and been sold again since the entry that
-// it shows, to a buyer who asks again here, under his key. Two rules keep him from
-// being refused (Mirror.SoldOut, Mirror.Shown):
-//
-//	seller:   units come back at seq c when none are left
-//	          an entry of seq >= c is in etcd           wait for it, then
-//	          COMMIT of the first order from them; its answer
-//	refuser:  an order comes; the view says sold out by the entry of revision r
-//	          read the key's mod revision, linearizably    begun after the order came
-//	          it is r: refuse; else leave the order to the desk
-//
-// A replay comes after the answer, which comes after the entry of c, which replaced
-// the one of r: the refuser finds another revision. The row keeps c (its column
-// reopened), since who brought units back may die before he puts the entry.
-//
-// # What this leaves open
-//
-// A refusal is true as of at most a second ago; a restock usually ends it within
-// some 20 ms, and at this replica's own commit at once.
+// A replica may die between its COMMIT and its put. So each replica compares its
+// view with MySQL every ten seconds or so, and has the entries written that
+// differ. It does so as well when its view may lack SKUs, which is the case after
+// each list; until a comparison finds all of them, Mirror.List answers nothing. An
+// entry that stays newer than MySQL is deleted: the database was restored.
 package mirror

@@ -32,11 +32,12 @@ func (e *Entry) Stock() stock.Stock {
 	}
 }
 
-// replaces reports whether e, read from MySQL, says something that old, read
-// from etcd before, does not. Every change of a row moves its seq; an entry that
-// a program without revisions wrote has none.
+// replaces reports whether to write e, read from MySQL, over old, which was read
+// from etcd before; nil is no entry. Every change of a row moves its seq.
 func (e *Entry) replaces(old *Entry) bool {
-	return e.Seq > old.Seq || e.Seq == old.Seq && (e.Available != old.Available || e.Units != old.Units || e.Revision != old.Revision)
+	return old == nil || e.Seq > old.Seq ||
+		// A database that was restored has come to the same seq by other changes.
+		e.Seq == old.Seq && (e.Available != old.Available || e.Units != old.Units || e.Revision != old.Revision)
 }
 
 func (e *Entry) encode() (string, error) {

@@ -2,18 +2,15 @@ package mirror
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -92,38 +89,23 @@ func (s *shop) put(sku string, units int64) {
 }
 
 // sell sells one unit of a SKU, and returns what is left.
-func (s *shop) sell(sku, customer, key string) int64 {
+func (s *shop) sell(sku string) int64 {
 	s.t.Helper()
-	var left int64
-	err := s.db.InTx(s.t.Context(), func(conn *sql.Conn) error {
-		ctx := s.t.Context()
-		if _, err := conn.ExecContext(ctx, "UPDATE stock SET available = available - 1, seq = seq + 1 WHERE sku = ?", sku); err != nil {
-			return err
-		}
-		var seq uint64
-		if err := conn.QueryRowContext(ctx, "SELECT available, seq FROM stock WHERE sku = ?", sku).Scan(&left, &seq); err != nil {
-			return err
-		}
-		id := uuid.Must(uuid.NewV7())
-		_, err := conn.ExecContext(ctx, "INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, "+
-			"status, fence, seq, created_at, expires_at) VALUES (?, ?, ?, ?, ?, 1, 999, 'EUR', 'reserved', 1, ?, NOW(6), NOW(6))",
-			id[:], sku, []byte(customer), []byte(key), make([]byte, 32), seq)
-		return err
-	})
-	if err != nil {
+	s.exec("UPDATE stock SET available = available - 1, seq = seq + 1 WHERE sku = ?", sku)
+	return s.row(sku).Available
+}
+
+func (s *shop) exec(query string, args ...any) {
+	s.t.Helper()
+	if _, err := s.db.SQL.ExecContext(s.t.Context(), query, args...); err != nil {
 		s.t.Fatal(err)
 	}
-	return left
 }
 
 // add moves the available units of a SKU, as a restock or a returned unit does.
 func (s *shop) add(sku string, units int) {
 	s.t.Helper()
-	_, err := s.db.SQL.ExecContext(s.t.Context(),
-		"UPDATE stock SET units = units + ?, available = available + ?, seq = seq + 1 WHERE sku = ?", units, units, sku)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	s.exec("UPDATE stock SET units = units + ?, available = available + ?, seq = seq + 1 WHERE sku = ?", units, units, sku)
 }
 
 // lock keeps everybody from reading and writing stock, until the func that it
@@ -244,28 +226,14 @@ func (s *shop) start(options ...func(*Config)) *replica {
 	return r
 }
 
-func silent(c *Config) { c.noCompare = true }
+// silent is a Mirror that finds nothing by comparing.
+func silent(c *Config) { c.compareEvery = -1 }
 
-// tries of a measurement that a busy machine can spoil: a fault of the code spoils
-// each.
-const tries = 3
+// watchful is a Mirror that compares as often as it may.
+func watchful(c *Config) { c.compareEvery = time.Millisecond }
 
-// measured takes a measurement until it is as it should be. It returns what is
-// wrong with it, or nil.
-func measured(t *testing.T, measure func() error) {
-	t.Helper()
-	for i := range tries {
-		err := measure()
-		if err == nil {
-			return
-		}
-		t.Logf("try %d: %v", i+1, err)
-	}
-	t.Errorf("none of %d tries was as it should be", tries)
-}
-
-// eventually waits until that holds, and returns how long it took.
-func eventually(t *testing.T, what string, holds func() bool) time.Duration {
+// eventually waits until that holds.
+func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	began := time.Now()
 	for !holds() {
@@ -274,7 +242,6 @@ func eventually(t *testing.T, what string, holds func() bool) time.Duration {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	return time.Since(began)
 }
 
 // shows waits until the view is at the seq that MySQL has now.
@@ -305,15 +272,6 @@ func (r *replica) inView(sku string) (Entry, bool) {
 		return Entry{}, false
 	}
 	return it.Entry, true
-}
-
-// trustsFor lets a view believe that a comparer has just looked, and has found
-// every entry right, for so long.
-func (r *replica) trustsFor(long time.Duration) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.record = record{Compared: math.MaxInt64, revision: math.MaxInt64}
-	r.asOf = time.Now().Add(long)
 }
 
 func count(c prometheus.Counter) int {

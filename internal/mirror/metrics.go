@@ -15,8 +15,6 @@ type Metrics struct {
 	LostRaces    prometheus.Counter
 	Failures     prometheus.Counter
 	Lag          prometheus.Histogram
-	Stale        prometheus.Counter
-	Behind       prometheus.Counter
 	Relists      prometheus.Counter
 }
 
@@ -33,16 +31,14 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		LostRaces:    counter("lost_races_total", "Entries that were not put, because another had changed them: read and tried again."),
 		Failures:     counter("write_failures_total", "Attempts to put entries that MySQL or etcd did not answer: tried again."),
 		Lag: factory.NewHistogram(prometheus.HistogramOpts{Namespace: "flashsale", Subsystem: "mirror", Name: "lag_seconds",
-			Help: "From a commit of this replica until etcd shows it.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}),
-		Stale:   counter("stale_total", "Sold-out entries that this replica has compared with MySQL and found out of date."),
-		Behind:  counter("behind_total", "Comparisons in which MySQL was older than the entry, or had no such SKU."),
+			Help: "From a commit of this replica until etcd has it.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 15)}),
 		Relists: counter("relists_total", "Watches that broke and were opened again, with a new list."),
 	}
 }
 
 var (
 	ageMetric = prometheus.NewDesc("flashsale_mirror_age_seconds",
-		"How old what the view says of sold-out SKUs is, at most; infinite while it says nothing.", nil, nil)
+		"How long ago etcd was last heard on the watch; infinite while there is no watch.", nil, nil)
 	pendingMetric = prometheus.NewDesc("flashsale_mirror_pending_skus", "SKUs that this replica has yet to write into etcd.", nil, nil)
 )
 
@@ -56,8 +52,8 @@ func (m *Mirror) Describe(to chan<- *prometheus.Desc) {
 func (m *Mirror) Collect(to chan<- prometheus.Metric) {
 	m.mu.RLock()
 	age, pending := math.Inf(1), len(m.pending)
-	if m.synced && !m.asOf.IsZero() {
-		age = time.Since(m.asOf).Seconds()
+	if m.synced {
+		age = time.Since(m.heard).Seconds()
 	}
 	m.mu.RUnlock()
 	to <- prometheus.MustNewConstMetric(ageMetric, prometheus.GaugeValue, age)

@@ -2,7 +2,6 @@ package mirror
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"strings"
 
@@ -13,33 +12,22 @@ import (
 
 const entryColumns = "sku, name, price_cents, currency, units, available, per_customer_limit, sale_starts_at, sale_ends_at, seq, revision"
 
-// inList is the most SKUs of one IN. MariaDB makes a temporary table of a
-// thousand or more.
-const inList = 500
-
 func rowsQuery(n int) string {
 	return "SELECT " + entryColumns + " FROM stock WHERE sku IN (?" + strings.Repeat(", ?", n-1) + ")"
 }
 
 // readRows reads the given SKUs; one that does not exist is missing in the answer.
 func readRows(ctx context.Context, db *stock.DB, skus []string) (map[string]Entry, error) {
-	found := make(map[string]Entry, len(skus))
-	for len(skus) > 0 {
-		some := skus[:min(inList, len(skus))]
-		skus = skus[len(some):]
-		args := make([]any, len(some))
-		for i, sku := range some {
-			args[i] = []byte(sku)
-		}
-		entries, err := readEntries(ctx, db, rowsQuery(len(some)), args...)
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range entries {
-			found[e.SKU] = e
-		}
+	args := make([]any, len(skus))
+	for i, sku := range skus {
+		args[i] = []byte(sku)
 	}
-	return found, nil
+	entries, err := readEntries(ctx, db, rowsQuery(len(skus)), args...)
+	found := make(map[string]Entry, len(entries))
+	for _, e := range entries {
+		found[e.SKU] = e
+	}
+	return found, err
 }
 
 // readPage reads up to limit SKUs that sort after the given one.
@@ -67,38 +55,4 @@ func readEntries(ctx context.Context, db *stock.DB, query string, args ...any) (
 		return nil, fmt.Errorf("read stock: %w", err)
 	}
 	return entries, nil
-}
-
-// buyersQuery reads the keys of all orders of several SKUs that were admitted
-// after a seq of each.
-func buyersQuery(n int) string {
-	return "SELECT sku, customer, idempotency_key FROM orders WHERE sku = ? AND seq > ?" +
-		strings.Repeat(" OR sku = ? AND seq > ?", n-1)
-}
-
-// readBuyers calls each for every order that buyersQuery finds. What it is given
-// is valid during the call.
-func readBuyers(ctx context.Context, db *stock.DB, wanted []wanted, each func(sku, customer, key []byte) error) error {
-	args := make([]any, 0, 2*len(wanted))
-	for _, w := range wanted {
-		args = append(args, []byte(w.sku), w.after())
-	}
-	rows, err := db.SQL.QueryContext(ctx, buyersQuery(len(wanted)), args...)
-	if err != nil {
-		return fmt.Errorf("read the keys of orders: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var sku, customer, key sql.RawBytes
-		if err := rows.Scan(&sku, &customer, &key); err != nil {
-			return fmt.Errorf("read the keys of orders: %w", err)
-		}
-		if err := each(sku, customer, key); err != nil {
-			return err
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("read the keys of orders: %w", err)
-	}
-	return nil
 }

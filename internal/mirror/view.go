@@ -1,7 +1,6 @@
 package mirror
 
 import (
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -10,62 +9,37 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// install replaces the view by a list of all keys at that revision.
+// install replaces the view by a list of all keys at that revision. The revision
+// may be lower than the last one: etcd may have been restored from a backup.
 func (m *Mirror) install(revision int64, kvs []*mvccpb.KeyValue) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	listed := make(map[string]bool, len(kvs))
+	m.items, m.names = make(map[string]*item, len(kvs)), nil
 	for _, kv := range kvs {
-		listed[string(kv.Key)] = true
 		m.see(kv)
 	}
-	for _, sku := range slices.Clone(m.names) {
-		if !listed[m.cfg.Prefix+sku] {
-			m.forget(sku, revision)
-		}
-	}
-	if !listed[m.recordKey()] && m.record.revision <= revision {
-		m.record = record{}
-	}
-	m.revision = max(m.revision, revision)
-	m.synced = true
+	m.revision, m.synced = revision, true
+	m.mayLack()
 	m.changed()
 }
 
-// apply brings the view forward by events of the watch. Those that lie before
-// its beginning are skipped: a key that they put may be gone since.
+// apply brings the view forward by a message of the watch, which may have no
+// events. Those up to the view's revision were in the list.
 func (m *Mirror) apply(events []*clientv3.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.heard = time.Now()
 	known := m.revision // one revision may have several events
 	for _, event := range events {
 		if event.Kv.ModRevision <= known {
 			continue
 		}
 		if event.Type == clientv3.EventTypeDelete {
-			if sku, ok := m.skuOf(event.Kv); ok {
-				m.forget(sku, event.Kv.ModRevision)
-			} else {
-				m.record = record{}
-			}
+			m.forget(m.skuOf(event.Kv))
 		} else {
 			m.see(event.Kv)
 		}
 		m.revision = event.Kv.ModRevision
-	}
-	m.changed()
-}
-
-// learn takes in what the answer to a write of ours shows of a key as of that
-// revision, which the watch will show as well. kv is nil when there is no key.
-func (m *Mirror) learn(sku string, revision int64, kv *mvccpb.KeyValue) {
-	if revision <= m.revision {
-		return // the watch was there already, and may have gone further
-	}
-	if kv == nil {
-		m.forget(sku, revision)
-	} else {
-		m.see(kv)
 	}
 	m.changed()
 }
@@ -80,62 +54,49 @@ func (m *Mirror) desync() {
 
 // see takes one key into the view. m.mu is held by this and all below.
 func (m *Mirror) see(kv *mvccpb.KeyValue) {
-	sku, ok := m.skuOf(kv)
-	if !ok {
-		m.seeRecord(kv)
+	sku := m.skuOf(kv)
+	old := m.items[sku]
+	entry, err := decodeEntry(sku, kv.Value)
+	if err != nil || old != nil && entry.Seq < old.Seq {
+		// Replicas put no such entry. Where MySQL has the SKU, it is put right.
+		m.cfg.Logger.Error("mirror: an entry went back, or cannot be read", "sku", sku, "revision", kv.ModRevision, "error", err)
+		m.mark(change{sku: sku, available: entry.Available, since: time.Now()})
 		return
 	}
-	it := m.items[sku]
-	switch {
-	case it == nil:
-		it = &item{Entry: Entry{SKU: sku}}
-		m.items[sku] = it
+	if old == nil {
 		at, _ := slices.BinarySearch(m.names, sku)
 		m.names = slices.Insert(m.names, at, sku)
-	case kv.ModRevision <= it.revision:
-		return
 	}
-	it.revision, it.learned, it.turn = kv.ModRevision, time.Now(), rand.N(spacing)
-	entry, err := decodeEntry(sku, kv.Value)
-	// Whoever has written an older entry did not compare. It is no news, and
-	// must not stand in etcd for those who come later.
-	it.wrong = err != nil || entry.Seq < it.Seq
-	if it.wrong {
-		m.cfg.Logger.Error("mirror: an entry went back, or cannot be read", "sku", sku, "revision", it.revision, "error", err)
-		m.mark(sku, it.Available)
-		return
-	}
-	it.Entry = entry
-	if entry.Available <= 0 {
-		m.wantBuyers(it)
-	} else {
-		it.doubted = false
-	}
-	if c, ok := m.pending[sku]; ok { // seen from here it may be more urgent
-		it.doubted = entry.Available <= 0 && (it.doubted || c.available > 0)
-		m.mark(sku, c.available)
+	m.items[sku] = &item{Entry: entry, revision: kv.ModRevision, seen: time.Now()}
+	if c, waits := m.pending[sku]; waits {
+		m.mark(c) // what is to be written may have become urgent
 	}
 }
 
-// forget takes a key out of the view that was deleted at that revision. Only the
-// comparer deletes, what MySQL does not have; anything else is written again.
-func (m *Mirror) forget(sku string, revision int64) {
-	it := m.items[sku]
-	if it == nil || it.revision > revision {
+// forget takes a key out of the view that was deleted. It is written again where
+// MySQL has the SKU.
+func (m *Mirror) forget(sku string) {
+	old := m.items[sku]
+	if old == nil {
 		return
 	}
 	delete(m.items, sku)
-	delete(m.unloaded, sku)
-	if it.buyers != nil {
-		m.hashes -= len(it.buyers.hashes)
-	}
 	if at, ok := slices.BinarySearch(m.names, sku); ok {
 		m.names = slices.Delete(m.names, at, at+1)
 	}
-	m.mark(sku, it.Available)
+	m.mayLack()
+	m.mark(change{sku: sku, available: old.Available, since: time.Now()})
 }
 
-// changed tells who waits for a change of the view.
+// mayLack says that MySQL may have SKUs which the view does not have: a
+// comparison will tell.
+func (m *Mirror) mayLack() {
+	m.complete = false
+	m.removed++
+	signal(m.doubt)
+}
+
+// changed wakes those who wait for a change of the view.
 func (m *Mirror) changed() {
 	if m.next != nil {
 		close(m.next)
@@ -143,11 +104,6 @@ func (m *Mirror) changed() {
 	}
 }
 
-// skuOf is the SKU whose key it is; false for the comparer's record.
-func (m *Mirror) skuOf(kv *mvccpb.KeyValue) (string, bool) {
-	sku := strings.TrimPrefix(string(kv.Key), m.cfg.Prefix)
-	return sku, sku != recordName
+func (m *Mirror) skuOf(kv *mvccpb.KeyValue) string {
+	return strings.TrimPrefix(string(kv.Key), m.cfg.Prefix)
 }
-
-func (m *Mirror) entryKey(sku string) string { return m.cfg.Prefix + sku }
-func (m *Mirror) recordKey() string          { return m.cfg.Prefix + recordName }

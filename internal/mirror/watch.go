@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/metadata"
 
 	"flashsale/internal/sleep"
 )
@@ -19,11 +20,11 @@ const (
 	listTimeout = 2 * time.Second
 	// listPage is how many keys are listed at once: about 256 KiB.
 	listPage = 1000
-	// silence is how long a watch may say nothing before it is opened again: a
-	// node can hang without closing its streams. The comparer writes four times
-	// a second, so that a watch which works is never silent for so long, unless
-	// nobody can compare.
-	silence = 3 * time.Second
+	// askEvery is how often etcd is asked for an answer on the watch: a node can
+	// hang without closing its streams. After a silence of so long the view is not
+	// current any more, and the watch is opened again.
+	askEvery = 500 * time.Millisecond
+	silence  = 2 * time.Second
 )
 
 var (
@@ -36,7 +37,7 @@ func (m *Mirror) follow(ctx context.Context) {
 	for pause := retryPause; ctx.Err() == nil; pause = min(2*pause, retryPauseMax) {
 		began := time.Now()
 		err := m.watch(ctx)
-		m.desync() // nothing is refused until there is a list again
+		m.desync()
 		if ctx.Err() != nil {
 			return
 		}
@@ -53,16 +54,20 @@ func (m *Mirror) follow(ctx context.Context) {
 // (revision 0), and lists afterwards: a watch that starts at a revision which is
 // already past waits for a loop in the server that wakes every 100 ms.
 func (m *Mirror) watch(ctx context.Context) error {
-	watching, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // one that failed must be cancelled as well
 	opening := time.AfterFunc(openTimeout, cancel)
 	// Without a required leader, a node that was cut off would go on saying
 	// nothing, or what it hears from others that were.
-	events := m.cfg.Client.Watch(clientv3.WithRequireLeader(watching), m.cfg.Prefix,
-		clientv3.WithPrefix(), clientv3.WithCreatedNotify())
+	ctx = clientv3.WithRequireLeader(ctx)
+	// The client has a stream for each metadata. On this one, no other watch can
+	// keep etcd from answering: it does so when all of a stream are up to date.
+	ctx = metadata.AppendToOutgoingContext(ctx, "stream", "mirror")
+	events := m.cfg.Client.Watch(ctx, m.cfg.Prefix, clientv3.WithPrefix(), clientv3.WithCreatedNotify())
 	opening.Stop()
-	silent := time.NewTimer(silence)
-	defer silent.Stop()
+	heard := time.Now()
+	ask := time.NewTicker(askEvery)
+	defer ask.Stop()
 	for {
 		select {
 		case r, ok := <-events:
@@ -78,11 +83,23 @@ func (m *Mirror) watch(ctx context.Context) error {
 				}
 			}
 			m.apply(r.Events)
-			silent.Reset(silence)
-		case <-silent.C:
-			return errSilent
+			heard = time.Now()
+		case <-ask.C:
+			if time.Since(heard) > silence {
+				return errSilent
+			}
+			m.askProgress(ctx)
 		}
 	}
+}
+
+// askProgress asks etcd to send its revision on the watch. It does not wait for
+// the answer, but blocks while the client has no stream. ctx must be the watch's:
+// it names the stream.
+func (m *Mirror) askProgress(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, askEvery)
+	defer cancel()
+	_ = m.cfg.Client.RequestProgress(ctx)
 }
 
 // list reads all keys as of one revision, which is not before the watch's.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"flashsale/internal/sleep"
@@ -13,39 +12,31 @@ import (
 
 const (
 	// spacing is the least time between two writes of one SKU, whoever writes:
-	// under 20 a second. It counts from when this replica has learned of the
-	// last one, and nobody writes who has not learned of it.
+	// under 20 a second. It counts from when this replica saw the last one.
 	spacing = 52 * time.Millisecond
-	// batchEvery and batchSize bound what is written of units that merely went
-	// up or down: under 200 SKUs a second, several in one transaction.
+	// batchEvery and batchSize bound the ordinary writes: under 200 SKUs a second,
+	// several in one transaction.
 	batchEvery = 55 * time.Millisecond
 	batchSize  = 10
 	// txnEvery is the least time between two transactions: under 200 a second.
 	txnEvery = 6 * time.Millisecond
 	// txnSize is the most SKUs of one transaction; etcd's default is 128.
 	txnSize = 64
-	// writeTimeout bounds one attempt: a read of MySQL and a transaction.
+	// writeTimeout bounds one attempt: a read of etcd, one of MySQL, and a
+	// transaction.
 	writeTimeout = 2 * time.Second
+	// flushTimeout bounds the writing of what is still to be written at the end.
+	flushTimeout = time.Second
 )
 
-// class is how soon a change has to be written.
-type class int
-
-const (
-	// crossing: units that were there are gone, or the other way round. It is
-	// written at once, before all others.
-	crossing class = iota
-	// fresh: the view has no such SKU.
-	fresh
-	// ordinary: units went up or down. It may wait, and be coalesced.
-	ordinary
-	classes
-)
-
-// change is an entry that is to be written.
+// change is an entry that is to be written. What is written is read anew.
 type change struct {
-	class     class
-	available int64 // as its last committer left it; what is written is read anew
+	sku       string
+	available int64     // as the last committer left it
+	since     time.Time // when the first of the coalesced changes was made
+	// urgent: the view has no such SKU, or shows units where there are none, or
+	// none where there are some. Others may wait, and are coalesced.
+	urgent bool
 }
 
 // step is a place in the path of a write.
@@ -54,64 +45,54 @@ type step string
 // beforePut: MySQL was read, and nothing written yet.
 const beforePut step = "before-put"
 
-// Changed says that a write to the SKU's row has been committed, and left so many
-// units available. It never blocks. The entry is written soon; at once, when the
-// mirror shows units where there are none, or none where there are some. In the
-// second case this replica refuses nothing meanwhile.
+// Changed says that a write to the SKU's row was committed, and left so many units
+// available. It never blocks. The entry is written soon; at once when the view
+// shows units where there are none, or none where there are some.
 func (m *Mirror) Changed(sku string, available int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if it := m.items[sku]; it != nil && it.Available <= 0 && available > 0 {
-		it.doubted = true
-	}
-	if _, waits := m.committed[sku]; !waits {
-		m.committed[sku] = time.Now()
-	}
-	m.mark(sku, available)
+	m.mark(change{sku: sku, available: available, since: time.Now()})
 }
 
-// mark puts a SKU into the queue of its class, or a more urgent one than it
-// stands in. What is to be written is no more than which SKUs: the queues are
-// bounded by their number. m.mu is held.
-func (m *Mirror) mark(sku string, available int64) {
-	c := change{ordinary, available}
-	switch it := m.items[sku]; {
-	case it == nil:
-		c.class = fresh
-	case it.wrong, (it.Available > 0) != (available > 0):
-		c.class = crossing
+// mark puts a SKU into the queue that its change belongs to, if it is not there.
+// The queues hold SKUs, not changes: their number bounds them. m.mu is held.
+func (m *Mirror) mark(c change) {
+	it := m.items[c.sku]
+	old, waits := m.pending[c.sku]
+	c.urgent = c.urgent || old.urgent || it == nil || (it.Available > 0) != (c.available > 0)
+	if waits && old.since.Before(c.since) {
+		c.since = old.since
 	}
-	old, waits := m.pending[sku]
-	if waits && old.class <= c.class {
-		c.class = old.class
-		m.pending[sku] = c
+	m.pending[c.sku] = c
+	if waits && c.urgent == old.urgent {
 		return
 	}
-	m.pending[sku] = c
-	m.queues[c.class] = append(m.queues[c.class], sku) // in an old queue, it is passed over
+	if c.urgent {
+		m.urgent = append(m.urgent, c.sku) // in the other queue, it is passed over
+	} else {
+		m.ordinary = append(m.ordinary, c.sku)
+	}
 	signal(m.wake)
 }
 
 // write writes what is marked until ctx ends, and then the rest.
 func (m *Mirror) write(ctx context.Context) {
 	pause := retryPause
-	var nextBatch time.Time // of ordinary changes
 	for ctx.Err() == nil {
-		now := time.Now()
-		skus, some, wait := m.due(now, nextBatch)
-		if some {
-			nextBatch = now.Add(batchEvery)
-		}
-		if len(skus) == 0 {
+		batch, wait := m.due(time.Now())
+		if len(batch) == 0 {
 			m.awaitWork(ctx, wait)
 			continue
 		}
-		if err := m.writeMarked(ctx, skus); err == nil {
+		err := m.writeBatch(ctx, batch)
+		if err == nil {
 			pause = retryPause
 			_ = sleep.For(ctx, txnEvery)
-		} else if ctx.Err() == nil {
+			continue
+		}
+		if ctx.Err() == nil {
 			m.cfg.Metrics.Failures.Inc()
-			m.cfg.Logger.Warn("mirror: write", "skus", len(skus), "error", err)
+			m.cfg.Logger.Warn("mirror: write", "skus", len(batch), "error", err)
 			_ = sleep.For(ctx, sleep.Jittered(pause))
 			pause = min(2*pause, retryPauseMax)
 		}
@@ -119,19 +100,27 @@ func (m *Mirror) write(ctx context.Context) {
 	m.flush(ctx)
 }
 
-// flush writes what is marked when the replica ends, as far as time allows: the
-// comparer of another one does the rest.
+// flush writes what is marked when the replica ends, as far as time allows. The
+// comparison of another replica does the rest.
 func (m *Mirror) flush(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer cancel()
 	for ctx.Err() == nil {
-		// All that waits for its time is due by then.
-		skus, _, _ := m.due(time.Now().Add(time.Minute), time.Time{})
-		if len(skus) == 0 {
+		var batch []change
+		m.mu.Lock()
+		for sku, c := range m.pending {
+			if len(batch) == txnSize {
+				break
+			}
+			delete(m.pending, sku)
+			batch = append(batch, c)
+		}
+		m.mu.Unlock()
+		if len(batch) == 0 {
 			return
 		}
-		if err := m.writeMarked(ctx, skus); err != nil {
-			m.cfg.Logger.Warn("mirror: last write", "skus", len(skus), "error", err)
+		if err := m.writeBatch(ctx, batch); err != nil {
+			m.cfg.Logger.Warn("mirror: last write", "skus", len(batch), "error", err)
 			_ = sleep.For(ctx, retryPause)
 		}
 	}
@@ -148,139 +137,107 @@ func (m *Mirror) awaitWork(ctx context.Context, wait time.Duration) {
 	}
 }
 
-// due takes what is to be written now out of the queues: crossings first, and
-// ordinary changes only from nextBatch on, of which some is true if there were
-// any. wait is how long to wait for the next if there is nothing.
-func (m *Mirror) due(now, nextBatch time.Time) (skus []string, some bool, wait time.Duration) {
+// due takes what is to be written now out of the queues: urgent changes first,
+// ordinary ones when their next batch is due. If it takes nothing, there is
+// nothing to do until wait is over or something is marked.
+func (m *Mirror) due(now time.Time) (batch []change, wait time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	wait = time.Minute
-	for c := range classes {
-		most := txnSize - len(skus)
-		if c == ordinary {
-			if len(m.queues[c]) == 0 {
-				break
-			}
-			if early := nextBatch.Sub(now); early > 0 {
-				wait = min(wait, early)
-				break
-			}
-			most = min(most, batchSize)
-		}
-		taken, early := m.take(c, most, now)
-		skus = append(skus, taken...)
-		wait = min(wait, early)
-		some = c == ordinary && len(taken) > 0
+	batch, m.urgent, wait = m.take(m.urgent, true, txnSize, now)
+	if early := m.nextBatch.Sub(now); early > 0 {
+		return batch, min(wait, early)
 	}
-	return skus, some, wait
+	more, rest, early := m.take(m.ordinary, false, min(batchSize, txnSize-len(batch)), now)
+	m.ordinary = rest
+	if len(more) > 0 {
+		m.nextBatch = now.Add(batchEvery)
+	}
+	return append(batch, more...), min(wait, early)
 }
 
-// take takes at most that many out of one queue, and leaves those of which
-// another was written a moment ago; the first of them is due after early.
-func (m *Mirror) take(c class, most int, now time.Time) (taken []string, early time.Duration) {
-	early = time.Minute
-	queue := m.queues[c]
-	var kept []string
+// take takes at most that many changes out of one queue. It leaves those whose
+// SKU was written a moment ago, the first of which is due after wait.
+func (m *Mirror) take(queue []string, urgent bool, most int, now time.Time) (taken []change, rest []string, wait time.Duration) {
+	wait = time.Minute
 	for i, sku := range queue {
 		if len(taken) == most {
-			kept = append(kept, queue[i:]...)
-			early = 0
-			break
+			return taken, append(rest, queue[i:]...), 0
 		}
-		if waits, ok := m.pending[sku]; !ok || waits.class != c {
-			continue // it was taken from a more urgent queue
+		c, waits := m.pending[sku]
+		if !waits || c.urgent != urgent {
+			continue // it was taken from the other queue
 		}
 		if it := m.items[sku]; it != nil {
-			least := spacing
-			if c == ordinary {
-				least += it.turn
-			}
-			if left := it.learned.Add(least).Sub(now); left > 0 {
-				kept = append(kept, sku)
-				early = min(early, left)
+			if early := it.seen.Add(spacing).Sub(now); early > 0 {
+				rest = append(rest, sku)
+				wait = min(wait, early)
 				continue
 			}
 		}
 		delete(m.pending, sku)
-		taken = append(taken, sku)
+		taken = append(taken, c)
 	}
-	m.queues[c] = kept
-	return taken, early
+	return taken, rest, wait
 }
 
-// writeMarked writes SKUs that were taken out of the queues. Those of which it is
-// not known that they were written are marked again.
-func (m *Mirror) writeMarked(ctx context.Context, skus []string) error {
+// writeBatch writes changes that were taken out of the queues. Those of which it
+// is not known that they were written are marked again.
+func (m *Mirror) writeBatch(ctx context.Context, batch []change) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	lost, err := m.put(ctx, skus)
+	lost, err := m.put(ctx, batch)
 	if err != nil {
-		lost = skus // or written: then there will be nothing to do
+		lost = batch // or written: then there will be nothing to do
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, sku := range lost {
-		if _, ok := m.pending[sku]; !ok {
-			m.markAgain(sku)
+	for _, c := range lost {
+		if newer, waits := m.pending[c.sku]; waits {
+			c.available = newer.available
 		}
+		m.mark(c)
 	}
 	return err
 }
 
-// markAgain marks a SKU of whose row nothing new is known. m.mu is held.
-func (m *Mirror) markAgain(sku string) {
-	it := m.items[sku]
-	switch {
-	case it == nil:
-		m.mark(sku, 0)
-	case it.doubted:
-		m.mark(sku, 1) // a crossing, still
-	default:
-		m.mark(sku, it.Available)
-	}
-}
-
-// known is a key of etcd as it was before MySQL was read.
-type known struct {
-	sku      string
-	revision int64 // 0: there is no key
-	entry    Entry
-	wrong    bool
-}
-
-// put writes entries by compare-and-swap: the key's mod revision is known first,
-// then MySQL is read, then the entry is put if the mod revision is still the
+// put writes entries by compare-and-swap: it reads the keys, with their mod
+// revisions, then MySQL, and then puts each entry whose mod revision is still the
 // same. Without the compare, two who read MySQL in one order and write etcd in
 // the other would leave the older entry there.
 //
-// The view tells the mod revision; where that is out of date the compare fails,
-// and its answer brings the view forward. Several SKUs share a transaction, and
-// each is compared for itself. lost are those whose compare failed.
-func (m *Mirror) put(ctx context.Context, skus []string) (lost []string, err error) {
-	before := m.knownOf(skus)
+// Several SKUs share a transaction, and each is compared for itself. lost are
+// those whose compare failed.
+func (m *Mirror) put(ctx context.Context, batch []change) (lost []change, err error) {
+	skus := make([]string, len(batch))
+	for i, c := range batch {
+		skus[i] = c.sku
+	}
+	before, err := m.readStored(ctx, skus)
+	if err != nil {
+		return nil, err
+	}
 	rows, err := readRows(ctx, m.cfg.DB, skus)
 	if err != nil {
 		return nil, err
 	}
 	m.cfg.at(beforePut, skus)
-	var ops []clientv3.Op
-	var puts []*mvccpb.KeyValue // of ops, in the same order
-	for _, k := range before {
-		row, ok := rows[k.sku]
-		if !ok || !k.replacedBy(&row) {
-			m.settled(k, ok && row.Seq == k.entry.Seq)
+	var puts []change
+	var ops []clientv3.Op // of puts, in the same order
+	for i, c := range batch {
+		row, exists := rows[c.sku]
+		if !exists || !row.replaces(before[i].entry) {
+			m.shown(c)
 			continue
 		}
-		key := m.entryKey(k.sku)
 		value, err := row.encode()
 		if err != nil {
 			return nil, err
 		}
+		key := m.cfg.Prefix + c.sku
 		ops = append(ops, clientv3.OpTxn(
-			[]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", k.revision)},
-			[]clientv3.Op{clientv3.OpPut(key, value)},
-			[]clientv3.Op{clientv3.OpGet(key)}))
-		puts = append(puts, &mvccpb.KeyValue{Key: []byte(key), Value: []byte(value)})
+			[]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", before[i].revision)},
+			[]clientv3.Op{clientv3.OpPut(key, value)}, nil))
+		puts = append(puts, c)
 	}
 	if len(ops) == 0 {
 		return nil, nil
@@ -290,88 +247,45 @@ func (m *Mirror) put(ctx context.Context, skus []string) (lost []string, err err
 	if err != nil {
 		return nil, fmt.Errorf("write %d entries: %w", len(ops), err)
 	}
-	return m.answered(answer, puts), nil
-}
-
-// answered brings the view forward by the answer to a write.
-func (m *Mirror) answered(answer *clientv3.TxnResponse, puts []*mvccpb.KeyValue) (lost []string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	revision := answer.Header.Revision
-	for i, kv := range puts {
-		sku, _ := m.skuOf(kv)
-		one := answer.Responses[i].GetResponseTxn()
-		if one.Succeeded {
+	for i, c := range puts {
+		if answer.Responses[i].GetResponseTxn().Succeeded {
 			m.cfg.Metrics.Writes.Inc()
-			kv.ModRevision = revision
-			m.learn(sku, revision, kv)
-			m.undoubt(sku, revision)
-			m.shown(sku)
-			continue
+			m.shown(c)
+		} else {
+			m.cfg.Metrics.LostRaces.Inc()
+			lost = append(lost, c)
 		}
-		m.cfg.Metrics.LostRaces.Inc()
-		lost = append(lost, sku)
-		var stands *mvccpb.KeyValue
-		if kvs := one.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
-			stands = kvs[0]
-		}
-		m.learn(sku, revision, stands)
 	}
-	return lost
+	return lost, nil
 }
 
-func (m *Mirror) knownOf(skus []string) []known {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	all := make([]known, len(skus))
+// stored is a key of etcd.
+type stored struct {
+	revision int64  // its mod revision; 0: there is no such key
+	entry    *Entry // nil if there is none, or none that can be read
+}
+
+// readStored reads the keys of SKUs, in their order, by a linearizable read.
+func (m *Mirror) readStored(ctx context.Context, skus []string) ([]stored, error) {
+	ops := make([]clientv3.Op, len(skus))
 	for i, sku := range skus {
-		all[i].sku = sku
-		if it := m.items[sku]; it != nil {
-			all[i] = it.known()
+		ops[i] = clientv3.OpGet(m.cfg.Prefix + sku)
+	}
+	answer, err := m.cfg.Client.Txn(ctx).Then(ops...).Commit()
+	if err != nil {
+		return nil, fmt.Errorf("read %d entries: %w", len(skus), err)
+	}
+	all := make([]stored, len(skus))
+	for i, sku := range skus {
+		for _, kv := range answer.Responses[i].GetResponseRange().Kvs {
+			all[i].revision = kv.ModRevision
+			if entry, err := decodeEntry(sku, kv.Value); err == nil {
+				all[i].entry = &entry
+			}
 		}
 	}
-	return all
+	return all, nil
 }
 
-func (it *item) known() known { return known{it.SKU, it.revision, it.Entry, it.wrong} }
-
-// replacedBy reports whether to write the row, which was read after k was known.
-// A row that is older than the entry is the comparer's matter.
-func (k *known) replacedBy(row *Entry) bool {
-	return k.revision == 0 || row.replaces(&k.entry) || k.wrong && row.Seq >= k.entry.Seq
-}
-
-// settled ends a doubt where MySQL says the same as the entry.
-func (m *Mirror) settled(k known, same bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if same {
-		m.undoubt(k.sku, k.revision)
-	}
-	m.shown(k.sku)
-}
-
-// shown ends what is timed of a SKU's commits: etcd has them, or newer ones. What
-// was committed since MySQL was read is timed from here. m.mu is held.
-func (m *Mirror) shown(sku string) {
-	since, timed := m.committed[sku]
-	if !timed {
-		return
-	}
-	now := time.Now()
-	m.cfg.Metrics.Lag.Observe(now.Sub(since).Seconds())
-	if _, again := m.pending[sku]; again {
-		m.committed[sku] = now
-	} else {
-		delete(m.committed, sku)
-	}
-}
-
-// undoubt: the entry of that revision has what this replica had committed, unless
-// more was committed since. m.mu is held.
-func (m *Mirror) undoubt(sku string, revision int64) {
-	_, again := m.pending[sku]
-	if it := m.items[sku]; it != nil && it.revision == revision && !again {
-		it.doubted = false
-	}
-}
+// shown counts how long it took until etcd had a change, or a later one.
+func (m *Mirror) shown(c change) { m.cfg.Metrics.Lag.Observe(time.Since(c.since).Seconds()) }

@@ -143,7 +143,7 @@ const (
 	// between the row lock and COMMIT. The restock is made where the row was
 	// changed by it, and not otherwise.
 	addRestock = "BEGIN; " +
-		"UPDATE stock SET units = units + ?, reopened = IF(available <= 0, seq + 1, reopened), available = available + ?, seq = seq + 1, revision = revision + 1, batch = ?, " +
+		"UPDATE stock SET units = units + ?, available = available + ?, seq = seq + 1, revision = revision + 1, batch = ?, " +
 		"updated_at = NOW(6) WHERE sku = ? AND units <= ?; " +
 		"INSERT INTO restocks (id, sku, idempotency_key, fingerprint, units, created_at, seq) " +
 		"SELECT ?, s.sku, ?, ?, ?, NOW(6), s.seq FROM stock s WHERE s.sku = ? AND s.batch = ?; " +

@@ -64,7 +64,7 @@ func (r *returning) statements(by ID) (query string, args []any) {
 		"UPDATE stock SET seq = seq + 1, updated_at = NOW(6) WHERE sku = ?; " +
 		"UPDATE orders FORCE INDEX (PRIMARY) SET status = ?, closed_at = NOW(6), returned_by = ? " +
 		"WHERE id IN " + in + " AND sku = ? AND status = 'reserved'" + due + "; " +
-		"UPDATE stock SET reopened = IF(available <= 0, seq, reopened), available = available + (SELECT COALESCE(SUM(o.quantity), 0) FROM orders o FORCE INDEX (PRIMARY) " +
+		"UPDATE stock SET available = available + (SELECT COALESCE(SUM(o.quantity), 0) FROM orders o FORCE INDEX (PRIMARY) " +
 		"WHERE o.id IN " + in + " AND o.returned_by = ?) WHERE sku = ?; " +
 		"COMMIT"
 	args = append(args, sku, string(r.to), by[:])

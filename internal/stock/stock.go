@@ -47,9 +47,6 @@ type Stock struct {
 	SaleEndsAt       *time.Time
 	// Fence is the highest fencing token admitted.
 	Fence uint64
-	// Reopened is the seq of the last write that brought units back when none
-	// were left.
-	Reopened uint64
 	// Seq grows by one with each write.
 	Seq uint64
 	// Revision grows with each change that an administrator makes, and not with

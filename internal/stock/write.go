@@ -29,7 +29,7 @@ type Writer struct {
 
 const (
 	selectRow = `SELECT sku, name, price_cents, currency, units, available, per_customer_limit,
-		sale_starts_at, sale_ends_at, fence, seq, reopened, NOW(6) FROM stock WHERE sku = ?`
+		sale_starts_at, sale_ends_at, fence, seq, NOW(6) FROM stock WHERE sku = ?`
 
 	writeComputed    = `UPDATE stock SET available = ?, seq = ?, updated_at = NOW(6) WHERE sku = ?`
 	writeConditional = `UPDATE stock SET available = available - ?, seq = seq + 1, updated_at = NOW(6) WHERE sku = ? AND available >= ?`
@@ -187,7 +187,7 @@ func exec(ctx context.Context, conn *sql.Conn, query string, args ...any) (int64
 func scanRow(from *sql.Row) (Row, error) {
 	var row Row
 	err := from.Scan(&row.SKU, &row.Name, &row.PriceCents, &row.Currency, &row.Units, &row.Available,
-		&row.PerCustomerLimit, &row.SaleStartsAt, &row.SaleEndsAt, &row.Fence, &row.Seq, &row.Reopened, &row.Now)
+		&row.PerCustomerLimit, &row.SaleStartsAt, &row.SaleEndsAt, &row.Fence, &row.Seq, &row.Now)
 	if errors.Is(err, sql.ErrNoRows) {
 		return row, ErrUnknownSKU
 	}

@@ -1,0 +1,163 @@
+package mirror
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/goleak"
+
+	"flashsale/internal/stock"
+)
+
+// TestWhoeverFollowsTheViewMissesNoLastChange follows by Next and Since, as
+// streams of events do, while two replicas sell.
+func TestWhoeverFollowsTheViewMissesNoLastChange(t *testing.T) {
+	s := newShop(t, servers.EtcdEndpoints())
+	here, there := s.start(), s.start()
+	const skus, sales = 20, 15
+	for i := range skus {
+		s.put(fmt.Sprintf("sku%02d", i), sales)
+	}
+	soldOut := make(chan string, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*testPatience)
+	defer cancel()
+	go func() { soldOut <- followToTheEnd(ctx, here, skus) }()
+	for i := range skus * sales {
+		sku, seller := fmt.Sprintf("sku%02d", i%skus), []*replica{here, there}[i/skus%2]
+		seller.Changed(sku, s.sell(sku))
+	}
+	if problem := <-soldOut; problem != "" {
+		t.Error(problem)
+	}
+}
+
+// followToTheEnd returns when so many SKUs are seen, and all of them sold out, or
+// what is wrong.
+func followToTheEnd(ctx context.Context, r *replica, skus int) string {
+	seen := map[string]Entry{}
+	for revision := int64(0); ; {
+		next := r.Next()
+		changed, now, ok := r.Since(revision)
+		if ok {
+			revision = now
+		}
+		for _, e := range changed {
+			if e.Seq < seen[e.SKU].Seq {
+				return fmt.Sprintf("%s went back from seq %d to %d", e.SKU, seen[e.SKU].Seq, e.Seq)
+			}
+			seen[e.SKU] = e
+		}
+		left := int64(0)
+		for _, e := range seen {
+			left += e.Available
+		}
+		if left == 0 && len(seen) == skus {
+			return ""
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return fmt.Sprintf("%d units of %d SKUs are seen in the end; in MySQL there are none of %d", left, len(seen), skus)
+		}
+	}
+}
+
+// TestRunLeavesNothing looks for goroutines. The last changes are in etcd.
+func TestRunLeavesNothing(t *testing.T) {
+	s := newShop(t, servers.EtcdEndpoints())
+	s.put("sku", 5)
+	s.row("sku") // opens the operator's connections, as the next line does
+	s.stored("sku")
+	before := goleak.IgnoreCurrent()
+	db, err := stock.Open(s.dsn, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := newClient(t, s.ends)
+	r := s.start(func(c *Config) { c.DB, c.Client = db, client })
+	s.shows(r, "sku")
+	for range 3 {
+		s.add("sku", 1)
+		r.Changed("sku", 5)
+	}
+	r.stop()
+	if _, ok := r.Get("sku"); ok {
+		t.Error("a mirror that has ended answers")
+	}
+	client.Close()
+	_ = db.Close()
+	if err := goleak.Find(before); err != nil {
+		t.Error(err)
+	}
+	if e, _ := s.stored("sku"); e.Seq != s.row("sku").Seq {
+		t.Errorf("after the end etcd has %+v", e)
+	}
+}
+
+// TestEventsBeforeTheListAreSkipped: a key that one of them puts was deleted since.
+func TestEventsBeforeTheListAreSkipped(t *testing.T) {
+	t.Parallel()
+	m := idle(t)
+	m.install(20, []*mvccpb.KeyValue{put("a", 1, 12).Kv})
+	m.apply([]*clientv3.Event{put("gone", 1, 13), put("b", 1, 21), put("c", 1, 21)})
+	if want := []string{"a", "b", "c"}; !slices.Equal(m.names, want) || m.revision != 21 {
+		t.Errorf("the view has %q as of %d, want %q as of 21", m.names, m.revision, want)
+	}
+}
+
+// TestARestoredEtcdIsFollowed: its revisions are lower than they were.
+func TestARestoredEtcdIsFollowed(t *testing.T) {
+	t.Parallel()
+	m := idle(t)
+	m.install(20, []*mvccpb.KeyValue{put("a", 5, 12).Kv, put("b", 1, 13).Kv})
+	m.apply(nil)
+	_, revision, _ := m.Since(0)
+	m.install(10, []*mvccpb.KeyValue{put("a", 4, 9).Kv})
+	m.apply([]*clientv3.Event{put("c", 1, 11)})
+	changed, now, ok := m.Since(revision)
+	if !ok || now != 11 || len(changed) != 2 || changed[0].Seq != 4 || changed[1].SKU != "c" {
+		t.Errorf("since revision %d the view has %+v as of %d, %v; want a and c as of 11", revision, changed, now, ok)
+	}
+	if _, ok := m.Get("b"); ok {
+		t.Error("the view has an entry that etcd has not")
+	}
+}
+
+// TestAViewOfBeforeAPauseIsNotShown: the process was stopped, and has not yet
+// noticed that its watch is silent.
+func TestAViewOfBeforeAPauseIsNotShown(t *testing.T) {
+	t.Parallel()
+	m := idle(t)
+	m.install(20, []*mvccpb.KeyValue{put("a", 5, 12).Kv})
+	m.apply(nil)
+	if _, ok := m.Get("a"); !ok {
+		t.Error("the view is not current before the pause")
+	}
+	m.heard = m.heard.Add(-silence)
+	if e, ok := m.Get("a"); ok {
+		t.Errorf("after the pause the view shows %+v", e)
+	}
+	m.apply(nil)
+	if _, ok := m.Get("a"); !ok {
+		t.Error("the view is not current after an answer")
+	}
+}
+
+// idle is a Mirror that does not run.
+func idle(t *testing.T) *Mirror {
+	t.Helper()
+	m, err := New(Config{Client: newClient(t, servers.EtcdEndpoints()), DB: openDB(t, servers.MySQL.DSN("none")), Prefix: "p"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func put(sku string, seq int, revision int64) *clientv3.Event {
+	value := fmt.Sprintf(`{"sku":%q,"seq":%d}`, sku, seq)
+	return &clientv3.Event{Type: clientv3.EventTypePut, Kv: &mvccpb.KeyValue{Key: []byte("p/" + sku), Value: []byte(value), ModRevision: revision}}
+}
