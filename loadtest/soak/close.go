@@ -77,7 +77,7 @@ func (w *world) buyAll() error {
 	if left.least == 0 {
 		return w.refused()
 	}
-	all, err := w.insist(int32(left.least))
+	all, err := w.take(int32(left.least))
 	if err != nil || all == nil {
 		return err
 	}
@@ -94,31 +94,22 @@ func (w *world) buyAll() error {
 	return w.await(all) // it took too long
 }
 
-// insist asks for n units, which are there, until no replica refuses them from
-// memory. It returns no order where one may be on its way.
-func (w *world) insist(n int32) (*order, error) {
-	for began := time.Now(); ; {
-		o := w.newOrder()
-		o.quantity, o.shown = n, nil
-		re, err := w.call(w.placing(o))
-		if err != nil {
-			return nil, err
-		}
-		if err := w.placed(o, re); err != nil {
-			return nil, breaks(NothingLeft, "%d units are left, and cannot be bought: %s", n, err.Error())
-		}
-		switch {
-		case o.first != nil:
-			return o, nil
-		case len(w.ghosts) > 0:
-			return nil, nil
-		case time.Since(began) > 2*memory:
-			return nil, breaks(NothingLeft, "%d units are left, and refused after %s", n, time.Since(began))
-		}
-		if err := sleep.For(w.ctx, 100*time.Millisecond); err != nil {
-			return nil, err
-		}
+// take buys n units, which are there. It returns no order where one may be on its
+// way.
+func (w *world) take(n int32) (*order, error) {
+	o := w.newOrder()
+	o.quantity, o.shown = n, nil
+	re, err := w.call(w.placing(o))
+	if err != nil {
+		return nil, err
 	}
+	if err := w.placed(o, re); err != nil {
+		return nil, breaks(NothingLeft, "%d units are left, and cannot be bought: %s", n, err.Error())
+	}
+	if o.first == nil {
+		return nil, nil
+	}
+	return o, nil
 }
 
 // refused asks for a unit where none is left.

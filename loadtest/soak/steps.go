@@ -130,7 +130,7 @@ func (w *world) addUnitsAgain() error {
 func (w *world) outdate() {
 	now := time.Now()
 	w.stale = slices.DeleteFunc(w.stale, func(s seen) bool { return s.until.Before(now) })
-	w.stale = append(w.stale, seen{w.offer, now.Add(memory)})
+	w.stale = append(w.stale, seen{w.offer, now.Add(lag)})
 }
 
 // change changes price, limit and sale window.

@@ -35,9 +35,6 @@ type world struct {
 	// may be on its way still, and make them.
 	ghosts   []*order
 	restocks []restock
-	// empty is when nothing may have been left for the last time: replicas may
-	// refuse from memory for a while after that.
-	empty time.Time
 	// stale are prices and units that a replica may still show.
 	stale  []seen
 	calls  []string
@@ -90,9 +87,9 @@ type restock struct {
 
 const (
 	customersOfAWorld = 3
-	// memory is how long a replica may refuse from memory, or show, what has
-	// changed: it compares with the database each second.
-	memory = 4 * time.Second
+	// lag is how long a replica may show what has changed since: many times what
+	// the mirror takes while etcd answers.
+	lag = 4 * time.Second
 	// keptCalls of a world are told with a violation.
 	keptCalls = 25
 )
@@ -163,11 +160,8 @@ func (w *world) call(r request) (reply, error) {
 	return re, err
 }
 
-// tell notes what a request came to, before the model learns of it.
+// tell notes what a request came to.
 func (w *world) tell(r request, re reply) {
-	if w.left(w.held(nil, re.sent, re.done)).least <= 0 {
-		w.empty = re.done
-	}
 	text := fmt.Sprintf("%s %s %s %s %s -> %s", re.sent.UTC().Format("15:04:05.000"), r.method, r.path, r.header["Idempotency-Key"], r.body, re.outcome())
 	if re.lost {
 		text += " (after a lost answer)"
@@ -255,7 +249,7 @@ func (w *world) prospectOf(o *order, from, to time.Time) prospect {
 			p.refusals[slug] = true
 		}
 	}
-	may("sold-out", left.least <= 0 || from.Sub(w.empty) < memory)
+	may("sold-out", left.least <= 0)
 	may("insufficient-stock", left.least < int64(n) && left.most > 0)
 	if o.shown != nil {
 		may("price-changed", *o.shown != w.offer.price)
