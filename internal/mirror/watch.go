@@ -60,8 +60,8 @@ func (m *Mirror) watch(ctx context.Context) error {
 	// Without a required leader, a node that was cut off would go on saying
 	// nothing, or what it hears from others that were.
 	ctx = clientv3.WithRequireLeader(ctx)
-	// The client has a stream for each metadata. On this one, no other watch can
-	// keep etcd from answering: it does so when all of a stream are up to date.
+	// etcd answers on a stream only when all watches of the stream are up to date.
+	// The client opens one stream for each metadata: this makes it the mirror's own.
 	ctx = metadata.AppendToOutgoingContext(ctx, "stream", "mirror")
 	events := m.cfg.Client.Watch(ctx, m.cfg.Prefix, clientv3.WithPrefix(), clientv3.WithCreatedNotify())
 	opening.Stop()
