@@ -1,13 +1,18 @@
 package order_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"flashsale/internal/guard"
 	"flashsale/internal/lock"
@@ -54,12 +59,69 @@ func BenchmarkCommit(b *testing.B) {
 					b.Fatal(err)
 				}
 				part := order.Part{Row: row, Token: token, Orders: n, Salt: int(token)}
-				if outcomes, err := order.CommitGroup(b.Context(), db, part); err != nil || outcomes[0] != nil {
-					b.Fatal(outcomes, err)
+				if err := order.CommitGroup(b.Context(), db, part)[0]; err != nil {
+					b.Fatal(err)
 				}
 			}
 		})
 	}
+}
+
+// BenchmarkInsertBatch is what an order's row costs the server, in CPU time: in a
+// table of many customers, by transactions of so many SKUs with so many orders of each.
+func BenchmarkInsertBatch(b *testing.B) {
+	const customers, fill = 300_000, 2000
+	for _, size := range []struct{ skus, orders int }{{1, 256}, {256, 1}} {
+		b.Run(fmt.Sprintf("%dx%d", size.skus, size.orders), func(b *testing.B) {
+			_, db := manySKUs(b, size.skus)
+			parts := make([]order.Part, size.skus)
+			for i := range parts {
+				parts[i] = part(b, db, i, 0)
+				parts[i].Customers, parts[i].Row.Available = customers, 1<<30
+			}
+			if _, err := db.SQL.ExecContext(b.Context(), "UPDATE stock SET available = 1 << 30, units = 1 << 30"); err != nil {
+				b.Fatal(err)
+			}
+			commit := func(orders int) {
+				for i := range parts {
+					parts[i].Orders = orders
+				}
+				if err := errors.Join(order.CommitGroup(b.Context(), db, parts...)...); err != nil {
+					b.Fatal(err)
+				}
+				for i := range parts {
+					parts[i].Row.Available -= int64(orders)
+					parts[i].Row.Seq++
+				}
+			}
+			for range customers / fill {
+				commit(fill / size.skus)
+			}
+			began, rows := serverCPU(b), 0
+			for b.Loop() {
+				commit(size.orders)
+				rows += size.skus * size.orders
+			}
+			b.ReportMetric(float64((serverCPU(b)-began).Microseconds())/float64(rows), "server-µs/row")
+		})
+	}
+}
+
+// serverCPU is the CPU time that the database's server has used, by /proc.
+func serverCPU(b *testing.B) time.Duration {
+	b.Helper()
+	const utime, stime, tick = 11, 12, 10 * time.Millisecond // behind the program's name
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", servers.MySQL.Pid()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	user, userErr := strconv.Atoi(fields[utime])
+	kernel, kernelErr := strconv.Atoi(fields[stime])
+	if err := errors.Join(userErr, kernelErr); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(user+kernel) * tick
 }
 
 // BenchmarkPlace is the whole path of an order behind HTTP, with so many buyers

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -32,8 +31,7 @@ const (
 
 // committer writes what the desks of a replica have ready. Whatever was handed in
 // while the last transaction was under way goes into the next one, in one packet.
-// Each SKU's statements guard themselves: a stale one changes and inserts
-// nothing, and the others commit.
+// A SKU whose row has changed stops the packet, and leaves the group.
 type committer struct {
 	cfg *Config
 	// start runs a lane in a goroutine that somebody waits for.
@@ -119,36 +117,38 @@ func (c *committer) write(ctx context.Context, group []*write) {
 	}()
 	// Rows are locked in one order everywhere, or two groups could deadlock.
 	slices.SortFunc(group, func(a, b *write) int { return strings.Compare(a.tenure.SKU, b.tenure.SKU) })
-	outcomes, err := c.transact(ctx, group)
-	if err != nil && len(group) > 1 && (stock.IsDuplicate(err) || stock.IsRetryable(err)) {
+	err := c.transact(ctx, group)
+	if len(group) > 1 && (stock.IsStopped(err) || stock.IsDuplicate(err) || stock.IsRetryable(err)) {
 		c.part(ctx, group, err)
 		return
 	}
-	for i, w := range group {
-		if err != nil {
-			w.tell(err)
-		} else {
-			w.tell(outcomes[i])
-		}
+	for _, w := range group {
+		w.tell(err)
 	}
 }
 
-// part writes a group again that was rolled back for one of its SKUs. Taken keys
-// are an everyday matter, of buyers who ask again: the SKUs that they are of
-// leave the group, and the others stay together. Who had to wait for a row is
-// not told: each SKU is then written by itself, a few at a time.
+// part writes a group again that was rolled back for one of its SKUs. Keys that
+// are taken, by buyers who ask again, and rows that another replica has changed, by
+// a cancellation, are everyday matters: their SKUs leave the group, and the others
+// stay together. The server does not say who had to wait for a row: then each SKU
+// is written by itself, a few at a time.
 func (c *committer) part(ctx context.Context, group []*write, cause error) {
-	if stock.IsDuplicate(cause) {
-		if taken, err := c.taken(ctx, group); err == nil && len(taken) > 0 {
-			rest := slices.DeleteFunc(group, func(w *write) bool { return taken[w] })
-			for w := range taken {
-				w.tell(cause)
-			}
-			if len(rest) > 0 {
-				c.write(ctx, rest)
-			}
-			return
+	var leaves map[*write]bool
+	var err error
+	switch {
+	case stock.IsStopped(cause):
+		leaves, err = c.stale(ctx, group)
+	case stock.IsDuplicate(cause):
+		leaves, err = c.taken(ctx, group)
+	}
+	if err == nil && len(leaves) > 0 {
+		for w := range leaves {
+			w.tell(cause)
 		}
+		if rest := slices.DeleteFunc(group, func(w *write) bool { return leaves[w] }); len(rest) > 0 {
+			c.write(ctx, rest)
+		}
+		return
 	}
 	var parts errgroup.Group
 	parts.SetLimit(partsAtOnce)
@@ -156,6 +156,36 @@ func (c *committer) part(ctx context.Context, group []*write, cause error) {
 		parts.Go(func() error { c.write(ctx, []*write{w}); return nil })
 	}
 	_ = parts.Wait() // each has told its outcome
+}
+
+// stale are the writes of a group whose row does not admit them any more.
+func (c *committer) stale(ctx context.Context, group []*write) (map[*write]bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	conditions := make([]string, len(group))
+	for i, w := range group {
+		conditions[i] = "(" + w.tenure.Admits(w.row, w.units) + ")"
+	}
+	rows, err := c.cfg.DB.SQL.QueryContext(ctx, "SELECT sku FROM stock WHERE "+strings.Join(conditions, " OR "))
+	if err != nil {
+		return nil, fmt.Errorf("look for changed rows: %w", err)
+	}
+	defer rows.Close()
+	admitted := map[string]bool{}
+	for rows.Next() {
+		var sku string
+		if err := rows.Scan(&sku); err != nil {
+			return nil, fmt.Errorf("look for changed rows: %w", err)
+		}
+		admitted[sku] = true
+	}
+	stale := map[*write]bool{}
+	for _, w := range group {
+		if !admitted[w.tenure.SKU] {
+			stale[w] = true
+		}
+	}
+	return stale, rows.Err()
 }
 
 // taken are the writes of a group with a key that stands with an order.
@@ -189,15 +219,17 @@ func (c *committer) taken(ctx context.Context, group []*write) (map[*write]bool,
 
 // tell gives the desk its answer. Only the first one counts.
 func (w *write) tell(err error) {
+	if stock.IsStopped(err) {
+		err = stock.ErrFenced
+	}
 	select {
 	case w.done <- err:
 	default:
 	}
 }
 
-// transact runs a group's transaction. Its error concerns all of the group; the
-// outcomes are each one's own.
-func (c *committer) transact(ctx context.Context, group []*write) (outcomes []error, err error) {
+// transact runs a group's transaction. Where it was stopped, nothing was written.
+func (c *committer) transact(ctx context.Context, group []*write) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	ctx, end := c.commitSpan(ctx, group)
@@ -205,60 +237,44 @@ func (c *committer) transact(ctx context.Context, group []*write) (outcomes []er
 	began := time.Now()
 	defer func() { c.cfg.Metrics.Commit.Observe(time.Since(began).Seconds()) }()
 	c.cfg.Metrics.GroupSize.Observe(float64(len(group)))
-	query, args := groupStatements(group)
-	err = c.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error {
-		counts, err := execAll(ctx, conn, query, args)
-		switch {
-		case err == nil:
-		case stock.IsDuplicate(err), stock.IsRetryable(err), errors.Is(err, driver.ErrBadConn):
-			return err // the server, or the driver before it sent anything, says so
-		default:
-			return fmt.Errorf("%w: %w", stock.ErrOutcomeUnknown, err)
+	query, orders := groupStatements(group)
+	return c.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error {
+		counts, err := execCommitted(ctx, conn, query, nil)
+		if err == nil && counts[len(counts)-2] != int64(orders) {
+			err = fmt.Errorf("%w: of %d orders %d were inserted", stock.ErrOutcomeUnknown, orders, counts[len(counts)-2])
 		}
-		if len(counts) != 2*len(group)+2 { // BEGIN, two a SKU, COMMIT
-			return fmt.Errorf("%w: %d statements were answered", stock.ErrOutcomeUnknown, len(counts))
-		}
-		outcomes = make([]error, len(group))
-		for i, w := range group {
-			outcomes[i] = w.outcome(counts[2*i+1], counts[2*i+2])
-		}
-		return nil
+		return err
 	})
-	return outcomes, err
-}
-
-// outcome reads off the counts of rows what became of w in a transaction that
-// was committed.
-func (w *write) outcome(taken, inserted int64) error {
-	switch {
-	case taken == 1 && inserted == int64(len(w.orders)):
-		return nil
-	case taken == 0 && inserted == 0:
-		return stock.ErrFenced
-	}
-	return fmt.Errorf("%w: a batch of %d orders changed %d and inserted %d rows", stock.ErrOutcomeUnknown, len(w.orders), taken, inserted)
 }
 
 // groupStatements is the text of one transaction that takes each SKU's units and
-// writes its orders: one packet, so that no round trip of this process stands
+// writes the orders: one packet, so that no round trip of this process stands
 // between the first row lock and COMMIT. A process stopped in between would hold
 // the rows against its successor, fence or no fence.
-func groupStatements(group []*write) (query string, args []any) {
+func groupStatements(group []*write) (query string, orders int) {
+	size := 0
+	for _, w := range group {
+		size += takeSize
+		for _, o := range w.orders {
+			size += rowSize + 2*(len(o.SKU)+len(o.Customer)+len(o.Key))
+		}
+		orders += len(w.orders)
+	}
 	var b strings.Builder
+	b.Grow(size)
 	b.WriteString("BEGIN; ")
 	for _, w := range group {
-		batch := stock.Batch(w.orders[0].ID) // made anew for each attempt
-		take, takeArgs := w.tenure.Take(w.row, w.units, batch)
-		insert, insertArgs := insertAdmitted(w.tenure, batch, w.orders)
-		b.WriteString(take)
-		b.WriteString("; ")
-		b.WriteString(insert)
-		b.WriteString("; ")
-		args = append(append(args, takeArgs...), insertArgs...)
+		b.WriteString(w.tenure.Take(w.row, w.units))
+		b.WriteString("; " + stock.Stop + "; ")
 	}
-	b.WriteString("COMMIT")
-	return b.String(), args
+	insertOrders(&b, group)
+	b.WriteString("; COMMIT")
+	return b.String(), orders
 }
+
+// takeSize and rowSize are about what a SKU's statements, and an order's row without
+// the names in it, take of the packet.
+const takeSize, rowSize = 512, 256
 
 // execAll sends several statements in one packet and returns how many rows each
 // of them changed, which database/sql itself does not tell.

@@ -17,7 +17,7 @@ import (
 )
 
 // manySKUs makes a database with n SKUs of 1000 units: sku00000 and so on.
-func manySKUs(t *testing.T, n int) (dsn string, db *stock.DB) {
+func manySKUs(t testing.TB, n int) (dsn string, db *stock.DB) {
 	t.Helper()
 	dsn = newDSN(t, stock.Stock{Units: 1})
 	db = open(t, dsn)
@@ -32,7 +32,7 @@ func manySKUs(t *testing.T, n int) (dsn string, db *stock.DB) {
 func name(i int) string { return fmt.Sprintf("sku%05d", i) }
 
 // part claims a SKU and makes a part of n orders.
-func part(t *testing.T, db *stock.DB, i, n int) order.Part {
+func part(t testing.TB, db *stock.DB, i, n int) order.Part {
 	t.Helper()
 	tenure := stock.Tenure{SKU: name(i), Token: 7, Fence: strategy.FenceClaim}
 	row, err := tenure.Begin(t.Context(), db)
@@ -53,10 +53,7 @@ func TestStaleSKUTakesNoOtherOfItsGroupDown(t *testing.T) {
 	if _, err := db.Change(t.Context(), parts[2].Row.Stock, nil); err != nil { // moves its seq
 		t.Fatal(err)
 	}
-	outcomes, err := order.CommitGroup(t.Context(), db, parts...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	outcomes := order.CommitGroup(t.Context(), db, parts...)
 	for i, want := range []error{nil, stock.ErrFenced, stock.ErrFenced, nil} {
 		if !errors.Is(outcomes[i], want) {
 			t.Errorf("%s: got %v, want %v", name(i), outcomes[i], want)
@@ -85,13 +82,13 @@ func TestGroupTouchesOnlyItsRows(t *testing.T) {
 			if _, err := db.SQL.ExecContext(t.Context(), "ANALYZE TABLE stock"); err != nil {
 				t.Fatal(err)
 			}
-			query, args := order.GroupText(part(t, db, 0, 3), part(t, db, 3, 4))
+			query := strings.TrimSuffix(order.GroupText(part(t, db, 0, 3), part(t, db, 3, 4)), "; COMMIT")
 			conn, err := db.SQL.Conn(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer func() { _ = conn.Close() }()
-			if _, err := conn.ExecContext(t.Context(), query, args...); err != nil {
+			if _, err := conn.ExecContext(t.Context(), query); err != nil {
 				t.Fatal(err)
 			}
 			// Whoever wants other rows, between and behind those, does not wait.
@@ -103,10 +100,10 @@ func TestGroupTouchesOnlyItsRows(t *testing.T) {
 					t.Errorf("%s, which the group does not name, is locked: %v", name(other), err)
 				}
 			}
-			for _, statement := range strings.Split(strings.TrimPrefix(query, "BEGIN; "), "; ") {
-				n := strings.Count(statement, "?")
-				checkPlan(t, conn, statement, args[:n])
-				args = args[n:]
+			for statement := range strings.SplitSeq(query, "; ") {
+				if strings.HasPrefix(statement, "UPDATE") {
+					checkPlan(t, conn, statement)
+				}
 			}
 			if _, err := conn.ExecContext(t.Context(), "ROLLBACK"); err != nil {
 				t.Fatal(err)
@@ -122,11 +119,11 @@ type querier interface {
 
 // checkPlan fails the test unless the statement reads one row of stock, by its
 // primary key.
-func checkPlan(t *testing.T, db querier, statement string, args []any) {
+func checkPlan(t *testing.T, db querier, statement string) {
 	t.Helper()
 	found := false
-	for _, row := range explain(t, db, statement, args) {
-		if row["table"] != "stock" && row["table"] != "s" {
+	for _, row := range explain(t, db, statement, nil) {
+		if row["table"] != "stock" {
 			continue
 		}
 		found = true

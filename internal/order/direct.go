@@ -258,11 +258,7 @@ func (d *direct) fenced(ctx context.Context, r Request, held lock.Held) (Placed,
 		row.Available -= int64(r.Quantity)
 		row.Seq++
 		order = d.cfg.makeOrder(&r, newID(), &row, row.Now, tenure.Recorded())
-		outcomes, err := d.committer.transact(ctx, []*write{{tenure: tenure, row: before, units: int64(r.Quantity), orders: []*Order{&order}}})
-		if err != nil {
-			return err
-		}
-		return outcomes[0]
+		return d.committer.commit(ctx, &write{tenure: tenure, row: before, units: int64(r.Quantity), orders: []*Order{&order}, alone: true})
 	}()
 	if errors.Is(err, stock.ErrFenced) {
 		d.cfg.Metrics.Fenced.Inc()

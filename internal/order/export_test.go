@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"flashsale/internal/lock"
@@ -30,6 +32,9 @@ type Part struct {
 	Orders int
 	// Salt makes keys that no part of another salt has.
 	Salt int
+	// Customers, where it is not zero, has each order placed by one of so many, at
+	// random; otherwise each has a customer of its own.
+	Customers int
 }
 
 func group(parts []Part) []*write {
@@ -39,6 +44,9 @@ func group(parts []Part) []*write {
 		w := &write{tenure: stock.Tenure{SKU: p.Row.SKU, Token: p.Token, Fence: strategy.FenceClaim}, row: p.Row, done: make(chan error, 1)}
 		for i := range p.Orders {
 			r := Request{SKU: p.Row.SKU, Customer: fmt.Sprint("customer", i), Key: fmt.Sprint("key of ", p.Row.SKU, p.Salt), Quantity: 1}
+			if p.Customers > 0 {
+				r.Customer, r.Key = fmt.Sprint("customer", rand.IntN(p.Customers)), newID().String()
+			}
 			o := cfg.makeOrder(&r, newID(), &p.Row, p.Row.Now, p.Token)
 			w.orders, w.units = append(w.orders, &o), w.units+1
 		}
@@ -47,16 +55,21 @@ func group(parts []Part) []*write {
 	return writes
 }
 
-// CommitGroup writes the parts in one transaction and returns each one's outcome.
-func CommitGroup(ctx context.Context, db *stock.DB, parts ...Part) (outcomes []error, err error) {
+// CommitGroup writes the parts as one group and returns each one's outcome.
+func CommitGroup(ctx context.Context, db *stock.DB, parts ...Part) (outcomes []error) {
 	c := &committer{cfg: &Config{DB: db, Metrics: NewMetrics(nil), Logger: slog.New(slog.DiscardHandler)}}
-	return c.transact(ctx, group(parts))
+	writes := group(parts)
+	c.write(ctx, slices.Clone(writes))
+	for _, w := range writes {
+		outcomes = append(outcomes, <-w.done)
+	}
+	return outcomes
 }
 
-// GroupText is the packet of CommitGroup without its COMMIT.
-func GroupText(parts ...Part) (query string, args []any) {
-	query, args = groupStatements(group(parts))
-	return strings.TrimSuffix(query, "; COMMIT"), args
+// GroupText is the packet of CommitGroup.
+func GroupText(parts ...Part) string {
+	query, _ := groupStatements(group(parts))
+	return query
 }
 
 // Group is a group to make a packet of, again and again.

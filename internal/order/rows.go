@@ -47,70 +47,50 @@ func insert(ctx context.Context, conn *sql.Conn, o *Order) error {
 	return nil
 }
 
-// insertAdmitted is the statement that writes the orders of a batch, all or
-// none, only where the tenure's Take of the same transaction changed the row.
-// They were decided at one moment on one row, and differ in the columns of v
-// alone.
+// insertOrders writes the statement that inserts the orders of a group. Those of
+// one SKU were decided at one moment on one row, and share all but what is written
+// for each.
 //
-// JSON_TABLE costs the server half of what a SELECT for each order, joined by
-// UNION ALL, does: it parses text instead of SQL (docs/performance.md).
-func insertAdmitted(t stock.Tenure, batch stock.Batch, orders []*Order) (query string, args []any) {
-	condition, conditionArgs := t.Admitted(batch)
-	o := orders[0]
-	args = append([]any{o.PriceCents, o.Currency, nullable(o.Limit), string(o.Status), o.Fence, o.Seq, o.CreatedAt, o.ExpiresAt}, conditionArgs...)
-	var b strings.Builder
-	b.Grow(len(insertFrom) + len(insertColumns) + len(condition) + rowsSize(orders))
-	b.WriteString(insertFrom)
-	writeRows(&b, orders)
-	b.WriteString(insertColumns)
-	b.WriteString(condition)
-	return b.String(), args
-}
-
-// insertColumns has one byte more than customers and keys can have, in hexadecimal
-// digits: JSON_TABLE cuts off what does not fit (MariaDB), which would be another
-// customer. The table's columns refuse the rest.
-const (
-	insertFrom = "INSERT INTO orders (" + orderColumns + ") " +
-		"SELECT UNHEX(v.id), s.sku, UNHEX(v.customer), UNHEX(v.idempotency_key), UNHEX(v.fingerprint), v.quantity, ?, ?, ?, ?, ?, ?, ?, ? " +
-		"FROM stock s JOIN JSON_TABLE('"
-	insertColumns = "', '$[*]' COLUMNS (id CHAR(32) PATH '$[0]', customer VARCHAR(512) PATH '$[1]', " +
-		"idempotency_key VARCHAR(512) PATH '$[2]', fingerprint CHAR(64) PATH '$[3]', quantity INT PATH '$[4]')) v ON "
-)
-
-// writeRows writes the columns of v. It is part of the statement's text and no
-// argument, which both sides would escape and unescape: customers and keys may
-// be any bytes, and go in hexadecimal digits, so that there is nothing to escape.
-func writeRows(b *strings.Builder, orders []*Order) {
+// The values are text and no arguments, which both sides would escape and
+// unescape: customers and keys may be any bytes, and go in hexadecimal digits, so
+// that there is nothing to escape.
+func insertOrders(b *strings.Builder, group []*write) {
+	b.WriteString("INSERT INTO orders (" + orderColumns + ") VALUES ")
 	var digits []byte
-	text := func(before string, value []byte) {
-		digits = hex.AppendEncode(digits[:0], value)
-		b.WriteString(before)
-		b.Write(digits)
+	text := func(value []byte) {
+		digits = hex.AppendEncode(append(digits[:0], "x'"...), value)
+		b.Write(append(digits, "',"...))
 	}
-	before := `[["`
-	for _, o := range orders {
-		text(before, o.ID[:])
-		text(`","`, []byte(o.Customer))
-		text(`","`, []byte(o.Key))
-		text(`","`, o.Fingerprint[:])
-		b.WriteString(`",`)
-		digits = strconv.AppendInt(digits[:0], int64(o.Quantity), 10)
-		b.Write(digits)
-		before = `],["`
+	separator := "("
+	for _, w := range group {
+		shared := w.orders[0].sharedValues()
+		for _, o := range w.orders {
+			b.WriteString(separator)
+			separator = ",("
+			text(o.ID[:])
+			text([]byte(o.SKU))
+			text([]byte(o.Customer))
+			text([]byte(o.Key))
+			text(o.Fingerprint[:])
+			digits = strconv.AppendInt(digits[:0], int64(o.Quantity), 10)
+			b.Write(digits)
+			b.WriteString(shared)
+		}
 	}
-	b.WriteString("]]")
 }
 
-// rowsSize is at least what writeRows writes.
-func rowsSize(orders []*Order) int {
-	const around = len(`["","","","",2147483647],`)
-	size := len("[]")
-	for _, o := range orders {
-		size += around + 2*(len(o.ID)+len(o.Customer)+len(o.Key)+len(o.Fingerprint))
+// sharedValues are the values behind the quantity, to the row's end.
+func (o *Order) sharedValues() string {
+	limit := "NULL"
+	if o.Limit != nil {
+		limit = strconv.Itoa(int(*o.Limit))
 	}
-	return size
+	return fmt.Sprintf(",%d,x'%x',%s,'%s',%d,%d,'%s','%s')", o.PriceCents, o.Currency, limit, o.Status, o.Fence, o.Seq,
+		o.CreatedAt.UTC().Format(dateTime), o.ExpiresAt.UTC().Format(dateTime))
 }
+
+// dateTime is the form of a DATETIME(6).
+const dateTime = "2006-01-02 15:04:05.000000"
 
 // byKey names an order by what makes it unique besides its ID.
 type byKey struct{ customer, key string }

@@ -2,8 +2,10 @@ package order_test
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"flashsale/internal/order"
 	"flashsale/internal/stock"
@@ -59,5 +61,32 @@ func TestCustomersAndKeysAreAnyBytes(t *testing.T) {
 	}
 	if placed, err := service.Place(t.Context(), buy(strings.Repeat("x", 256), "k", 1)); err == nil {
 		t.Errorf("a customer of 256 bytes got %+v", placed.Order)
+	}
+}
+
+// The packet of a group: each SKU's units, with a stop for where they were not
+// taken, then all orders.
+func TestTextOfAGroup(t *testing.T) {
+	t.Parallel()
+	limit := int32(3)
+	row := stock.Row{
+		Stock: stock.Stock{SKU: "a", PriceCents: 999, Currency: "EUR", PerCustomerLimit: &limit, Seq: 4},
+		Now:   time.Date(2026, 5, 1, 12, 0, 0, 7000, time.UTC),
+	}
+	other := stock.Row{Stock: stock.Stock{SKU: "b", PriceCents: 5, Currency: "CHF"}, Now: row.Now}
+	got := order.GroupText(order.Part{Row: row, Token: 7, Orders: 2}, order.Part{Row: other, Token: 8, Orders: 1})
+	got = regexp.MustCompile(`\(x'[0-9a-f]{32}'`).ReplaceAllString(got, "(ID")
+	got = regexp.MustCompile(`x'[0-9a-f]{64}'`).ReplaceAllString(got, "FINGERPRINT")
+	const stop = "SET @stop = IF(ROW_COUNT() = 1, 0, (SELECT 1 UNION SELECT 2)); "
+	want := "BEGIN; " +
+		"UPDATE stock SET available = available - 2, seq = seq + 1, fence = 7, updated_at = NOW(6) WHERE sku = x'61' AND fence = 7 AND seq = 4 AND available >= 2; " + stop +
+		"UPDATE stock SET available = available - 1, seq = seq + 1, fence = 8, updated_at = NOW(6) WHERE sku = x'62' AND fence = 8 AND seq = 0 AND available >= 1; " + stop +
+		"INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, per_customer_limit, status, fence, seq, created_at, expires_at) VALUES " +
+		"(ID,x'61',x'637573746f6d657230',x'6b6579206f66206130',FINGERPRINT,1,999,x'455552',3,'reserved',7,4,'2026-05-01 12:00:00.000007','2026-05-01 12:00:00.000007')," +
+		"(ID,x'61',x'637573746f6d657231',x'6b6579206f66206130',FINGERPRINT,1,999,x'455552',3,'reserved',7,4,'2026-05-01 12:00:00.000007','2026-05-01 12:00:00.000007')," +
+		"(ID,x'62',x'637573746f6d657230',x'6b6579206f66206230',FINGERPRINT,1,5,x'434846',NULL,'reserved',8,0,'2026-05-01 12:00:00.000007','2026-05-01 12:00:00.000007')" +
+		"; COMMIT"
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }

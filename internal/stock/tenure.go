@@ -61,36 +61,48 @@ func (t Tenure) Begin(ctx context.Context, db *DB) (row Row, err error) {
 	return row, nil
 }
 
-// Batch names one attempt to write a batch. It is never used twice.
-type Batch [16]byte
 
 // Take is the statement that takes n units from the row as this tenure knows
-// it, and leaves the batch's name there. It changes one row, or none where a
-// newer writer was admitted.
-func (t Tenure) Take(row Row, n int64, batch Batch) (query string, args []any) {
-	sku := []byte(t.SKU)
+// it. It changes one row, or none where the row does not Admit it any more: Stop
+// must follow it. It has no arguments: the driver would look for their places in
+// all of the batch's text.
+func (t Tenure) Take(row Row, n int64) string {
+	set := fmt.Sprintf("available = %d, seq = %d", row.Available-n, row.Seq+1)
 	switch t.Fence {
 	case strategy.FenceOff:
-		return "UPDATE stock SET available = ?, seq = ?, batch = ?, updated_at = NOW(6) WHERE sku = ?",
-			[]any{row.Available - n, row.Seq + 1, batch[:], sku}
 	case strategy.FenceWrite:
-		return "UPDATE stock SET available = ?, seq = ?, batch = ?, fence = ?, updated_at = NOW(6) WHERE sku = ? AND fence <= ?",
-			[]any{row.Available - n, row.Seq + 1, batch[:], uint64(t.Token), sku, uint64(t.Token)}
+		set += fmt.Sprintf(", fence = %d", t.Token)
 	default: // FenceClaim
-		return "UPDATE stock SET available = available - ?, seq = seq + 1, fence = ?, batch = ?, updated_at = NOW(6) " +
-				"WHERE sku = ? AND fence = ? AND seq = ? AND available >= ?",
-			[]any{n, uint64(t.Token), batch[:], sku, uint64(t.Token), row.Seq, n}
+		set = fmt.Sprintf("available = available - %d, seq = seq + 1, fence = %d", n, t.Token)
+	}
+	return "UPDATE stock SET " + set + ", updated_at = NOW(6) WHERE " + t.Admits(row, n)
+}
+
+// Admits is the condition of Take on the stock row. The SKU is written in
+// hexadecimal digits, in which nothing has to be escaped.
+func (t Tenure) Admits(row Row, n int64) string {
+	switch t.Fence {
+	case strategy.FenceOff:
+		return fmt.Sprintf("sku = x'%x'", t.SKU)
+	case strategy.FenceWrite:
+		return fmt.Sprintf("sku = x'%x' AND fence <= %d", t.SKU, t.Token)
+	default: // FenceClaim
+		return fmt.Sprintf("sku = x'%x' AND fence = %d AND seq = %d AND available >= %d", t.SKU, t.Token, row.Seq, n)
 	}
 }
 
-// Admitted is the condition on the stock row s that holds in a transaction after
-// the batch's Take changed it, and not otherwise: what else the transaction
-// writes is joined to it. Comparing token and seq+1 would not do: whoever else
-// moves seq by one, as Settle does, makes that true of a batch whose Take was
-// refused.
-func (t Tenure) Admitted(batch Batch) (condition string, args []any) {
-	return "s.sku = ? AND s.batch = ?", []any{[]byte(t.SKU), batch[:]}
-}
+// Stop is the statement that fails, with an error that IsStopped knows, unless
+// the statement before it changed one row. The server leaves out what follows in
+// the same packet; the transaction stays open until ROLLBACK.
+//
+// It assigns a variable, since MariaDB's DO succeeds whatever error it meets.
+const Stop = "SET @stop = IF(ROW_COUNT() = 1, 0, (SELECT 1 UNION SELECT 2))"
+
+// errManyRows is the error of a subquery that has two rows where one can be.
+const errManyRows = 1242
+
+// IsStopped reports whether err is that of Stop.
+func IsStopped(err error) bool { return serverError(err) == errManyRows }
 
 // Settle makes sure that no write of a transaction whose outcome is unknown can
 // be applied from now on. It waits for the row's lock, which such a transaction

@@ -97,8 +97,7 @@ func TestGuardedWaysNeverTakeTooMuch(t *testing.T) {
 
 func apply(t *testing.T, db *stock.DB, tenure stock.Tenure, row stock.Row, n int64) int64 {
 	t.Helper()
-	query, args := tenure.Take(row, n, stock.Batch{1})
-	result, err := db.SQL.ExecContext(t.Context(), query, args...)
+	result, err := db.SQL.ExecContext(t.Context(), tenure.Take(row, n))
 	if err != nil {
 		t.Fatal(err)
 	}

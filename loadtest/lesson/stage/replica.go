@@ -12,7 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/google/uuid"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
@@ -160,9 +159,8 @@ func (s *Seller) Begin(fence strategy.Fence, available *int64) (err error) {
 func (s *Seller) Sell(n int64, taken *bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	query, args := s.tenure.Take(s.row, n, stock.Batch(uuid.New()))
 	err := s.db.InTx(ctx, func(conn *sql.Conn) error {
-		result, err := conn.ExecContext(ctx, query, args...)
+		result, err := conn.ExecContext(ctx, s.tenure.Take(s.row, n))
 		if err != nil {
 			return err
 		}
