@@ -164,7 +164,7 @@ func (c *committer) stale(ctx context.Context, group []*write) (map[*write]bool,
 	defer cancel()
 	conditions := make([]string, len(group))
 	for i, w := range group {
-		conditions[i] = "(" + w.tenure.Admits(w.row, w.units) + ")"
+		conditions[i] = "(" + w.tenure.Admits(w.row, w.units, w.orders[0].CreatedAt) + ")"
 	}
 	rows, err := c.cfg.DB.SQL.QueryContext(ctx, "SELECT sku FROM stock WHERE "+strings.Join(conditions, " OR "))
 	if err != nil {
@@ -264,7 +264,7 @@ func groupStatements(group []*write) (query string, orders int) {
 	b.Grow(size)
 	b.WriteString("BEGIN; ")
 	for _, w := range group {
-		b.WriteString(w.tenure.Take(w.row, w.units))
+		b.WriteString(w.tenure.Take(w.row, w.units, w.orders[0].CreatedAt))
 		b.WriteString("; " + stock.Stop + "; ")
 	}
 	insertOrders(&b, group)

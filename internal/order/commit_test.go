@@ -16,11 +16,12 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// manySKUs makes a database with n SKUs of 1000 units: sku00000 and so on.
+// manySKUs makes a database with n SKUs of 1000 units: sku00000 and so on. Its clock
+// stands still for db: a row may be read long before it is written.
 func manySKUs(t testing.TB, n int) (dsn string, db *stock.DB) {
 	t.Helper()
 	dsn = newDSN(t, stock.Stock{Units: 1})
-	db = open(t, dsn)
+	db = open(t, dsn+"?@@timestamp=1777636800")
 	_, err := db.SQL.ExecContext(t.Context(), fmt.Sprintf(`INSERT INTO stock (sku, name, price_cents, currency, units, available, created_at, updated_at)
 		SELECT CONCAT('sku', LPAD(seq, 5, '0')), 'A thing', 999, 'EUR', 1000, 1000, NOW(6), NOW(6) FROM seq_0_to_%d`, n-1))
 	if err != nil {

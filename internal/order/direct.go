@@ -236,6 +236,7 @@ func (d *direct) fenced(ctx context.Context, r Request, held lock.Held) (Placed,
 		if err != nil {
 			return err
 		}
+		asOf := time.Now()
 		if err := onSale(&row, row.Now, &r); err != nil {
 			return err
 		}
@@ -257,7 +258,7 @@ func (d *direct) fenced(ctx context.Context, r Request, held lock.Held) (Placed,
 		before := row
 		row.Available -= int64(r.Quantity)
 		row.Seq++
-		order = d.cfg.makeOrder(&r, newID(), &row, row.Now, tenure.Recorded())
+		order = d.cfg.makeOrder(&r, newID(), &row, row.Now.Add(time.Since(asOf)), tenure.Recorded())
 		return d.committer.commit(ctx, &write{tenure: tenure, row: before, units: int64(r.Quantity), orders: []*Order{&order}, alone: true})
 	}()
 	if errors.Is(err, stock.ErrFenced) {

@@ -86,11 +86,8 @@ func (o *Order) sharedValues() string {
 		limit = strconv.Itoa(int(*o.Limit))
 	}
 	return fmt.Sprintf(",%d,x'%x',%s,'%s',%d,%d,'%s','%s')", o.PriceCents, o.Currency, limit, o.Status, o.Fence, o.Seq,
-		o.CreatedAt.UTC().Format(dateTime), o.ExpiresAt.UTC().Format(dateTime))
+		o.CreatedAt.UTC().Format(stock.DateTime), o.ExpiresAt.UTC().Format(stock.DateTime))
 }
-
-// dateTime is the form of a DATETIME(6).
-const dateTime = "2006-01-02 15:04:05.000000"
 
 // byKey names an order by what makes it unique besides its ID.
 type byKey struct{ customer, key string }

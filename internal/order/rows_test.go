@@ -78,9 +78,10 @@ func TestTextOfAGroup(t *testing.T) {
 	got = regexp.MustCompile(`\(x'[0-9a-f]{32}'`).ReplaceAllString(got, "(ID")
 	got = regexp.MustCompile(`x'[0-9a-f]{64}'`).ReplaceAllString(got, "FINGERPRINT")
 	const stop = "SET @stop = IF(ROW_COUNT() = 1, 0, (SELECT 1 UNION SELECT 2)); "
+	const now = " AND NOW(6) >= '2026-05-01 11:59:57.000007' AND NOW(6) < '2026-05-01 12:00:03.000007'"
 	want := "BEGIN; " +
-		"UPDATE stock SET available = available - 2, seq = seq + 1, fence = 7, updated_at = NOW(6) WHERE sku = x'61' AND fence = 7 AND seq = 4 AND available >= 2; " + stop +
-		"UPDATE stock SET available = available - 1, seq = seq + 1, fence = 8, updated_at = NOW(6) WHERE sku = x'62' AND fence = 8 AND seq = 0 AND available >= 1; " + stop +
+		"UPDATE stock SET available = available - 2, seq = seq + 1, fence = 7, updated_at = NOW(6) WHERE sku = x'61' AND fence = 7 AND seq = 4 AND available >= 2" + now + "; " + stop +
+		"UPDATE stock SET available = available - 1, seq = seq + 1, fence = 8, updated_at = NOW(6) WHERE sku = x'62' AND fence = 8 AND seq = 0 AND available >= 1" + now + "; " + stop +
 		"INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, per_customer_limit, status, fence, seq, created_at, expires_at) VALUES " +
 		"(ID,x'61',x'637573746f6d657230',x'6b6579206f66206130',FINGERPRINT,1,999,x'455552',3,'reserved',7,4,'2026-05-01 12:00:00.000007','2026-05-01 12:00:00.000007')," +
 		"(ID,x'61',x'637573746f6d657231',x'6b6579206f66206130',FINGERPRINT,1,999,x'455552',3,'reserved',7,4,'2026-05-01 12:00:00.000007','2026-05-01 12:00:00.000007')," +

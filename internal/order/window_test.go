@@ -1,6 +1,7 @@
 package order_test
 
 import (
+	"database/sql"
 	"fmt"
 	"testing"
 	"time"
@@ -54,4 +55,53 @@ func clocked(t *testing.T, dsn, account string) string {
 	execSQL(t, dsn, "GRANT ALL ON "+cfg.DBName+".* TO "+account+"@'127.0.0.1'")
 	cfg.User, cfg.Passwd = account, "pw"
 	return cfg.FormatDSN()
+}
+
+// setClock sets the database's clock, as a replica sees it.
+func setClock(t *testing.T, db *stock.DB, now time.Time) {
+	t.Helper()
+	for range db.SQL.Stats().MaxOpenConnections {
+		conn, err := db.SQL.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func(conn *sql.Conn) { _ = conn.Close() }(conn) // when each has been in hand
+		if _, err := conn.ExecContext(t.Context(), fmt.Sprintf("SET @@timestamp = %d.%06d", now.Unix(), now.Nanosecond()/1000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A tenure whose clock has parted from the database's, since one of them was
+// stepped or its host was suspended, sells nothing before it has read it again.
+func TestTenureFollowsTheDatabasesClock(t *testing.T) {
+	t.Parallel()
+	for _, step := range []time.Duration{10 * time.Second, -10 * time.Second, 2 * time.Hour} {
+		t.Run(step.String(), func(t *testing.T) {
+			t.Parallel()
+			dsn := newDSN(t, stock.Stock{Units: 5})
+			now, err := open(t, dsn).Now(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			ends := now.Add(time.Hour)
+			r := start(t, options{dsn: dsn, strategy: "etcd", desk: order.DeskConfig{Idle: time.Hour}})
+			change(t, r.orders, stock.Stock{SaleEndsAt: &ends})
+			if _, err := r.orders.Place(t.Context(), buy("ann", "k", 1)); err != nil {
+				t.Fatal(err)
+			}
+			stepped := now.Add(step)
+			setClock(t, r.db, stepped)
+			fenced := value(order.MetricsOf(r.orders).Fenced)
+			placed, err := r.orders.Place(t.Context(), buy("ben", "k", 1))
+			if stepped.After(ends) {
+				mustBe(t, "buy after the sale", err, order.ErrOver)
+			} else if off := placed.Order.CreatedAt.Sub(stepped); err != nil || off.Abs() > stock.ClockTolerance {
+				t.Errorf("the order was made %s after the database's time, error %v", off, err)
+			}
+			if value(order.MetricsOf(r.orders).Fenced) == fenced {
+				t.Error("no batch was refused by the database")
+			}
+		})
+	}
 }

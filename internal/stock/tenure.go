@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"time"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/strategy"
@@ -61,12 +62,11 @@ func (t Tenure) Begin(ctx context.Context, db *DB) (row Row, err error) {
 	return row, nil
 }
 
-
-// Take is the statement that takes n units from the row as this tenure knows
-// it. It changes one row, or none where the row does not Admit it any more: Stop
-// must follow it. It has no arguments: the driver would look for their places in
-// all of the batch's text.
-func (t Tenure) Take(row Row, n int64) string {
+// Take is the statement that takes n units from the row as this tenure knows it,
+// for orders that are made at a time by the database's clock. It changes one row,
+// or none where Admits does not hold: Stop must follow it. It has no arguments: the
+// driver would look for their places in all of the batch's text.
+func (t Tenure) Take(row Row, n int64, at time.Time) string {
 	set := fmt.Sprintf("available = %d, seq = %d", row.Available-n, row.Seq+1)
 	switch t.Fence {
 	case strategy.FenceOff:
@@ -75,21 +75,41 @@ func (t Tenure) Take(row Row, n int64) string {
 	default: // FenceClaim
 		set = fmt.Sprintf("available = available - %d, seq = seq + 1, fence = %d", n, t.Token)
 	}
-	return "UPDATE stock SET " + set + ", updated_at = NOW(6) WHERE " + t.Admits(row, n)
+	return "UPDATE stock SET " + set + ", updated_at = NOW(6) WHERE " + t.Admits(row, n, at)
 }
 
-// Admits is the condition of Take on the stock row. The SKU is written in
-// hexadecimal digits, in which nothing has to be escaped.
-func (t Tenure) Admits(row Row, n int64) string {
+// ClockTolerance is how far the time of a batch's orders may be from the database's
+// when they are written. A tenure extrapolates the database's clock by its own,
+// which stands still while the host is suspended, and knows of no step of the
+// other. It is longer than a batch waits for the transaction before it, and far
+// shorter than any payment window.
+const ClockTolerance = 3 * time.Second
+
+// Admits is the condition of Take on the stock row and the database's clock. Behind
+// FenceClaim the sale must be open, and the orders' time near the database's. The
+// row's window is the one that the tenure knows, as long as seq is. The SKU is
+// written in hexadecimal digits, in which nothing has to be escaped.
+func (t Tenure) Admits(row Row, n int64, at time.Time) string {
 	switch t.Fence {
 	case strategy.FenceOff:
 		return fmt.Sprintf("sku = x'%x'", t.SKU)
 	case strategy.FenceWrite:
 		return fmt.Sprintf("sku = x'%x' AND fence <= %d", t.SKU, t.Token)
 	default: // FenceClaim
-		return fmt.Sprintf("sku = x'%x' AND fence = %d AND seq = %d AND available >= %d", t.SKU, t.Token, row.Seq, n)
+		from, until := at.Add(-ClockTolerance), at.Add(ClockTolerance)
+		if row.SaleStartsAt != nil && row.SaleStartsAt.After(from) {
+			from = *row.SaleStartsAt
+		}
+		if row.SaleEndsAt != nil && row.SaleEndsAt.Before(until) {
+			until = *row.SaleEndsAt
+		}
+		return fmt.Sprintf("sku = x'%x' AND fence = %d AND seq = %d AND available >= %d AND NOW(6) >= '%s' AND NOW(6) < '%s'",
+			t.SKU, t.Token, row.Seq, n, from.UTC().Format(DateTime), until.UTC().Format(DateTime))
 	}
 }
+
+// DateTime is the form of a DATETIME(6) in a statement's text.
+const DateTime = "2006-01-02 15:04:05.000000"
 
 // Stop is the statement that fails, with an error that IsStopped knows, unless
 // the statement before it changed one row. The server leaves out what follows in

@@ -1,9 +1,11 @@
 package stock_test
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -95,13 +97,28 @@ func TestGuardedWaysNeverTakeTooMuch(t *testing.T) {
 	}
 }
 
+// apply takes n units at the time at which the row was read.
 func apply(t *testing.T, db *stock.DB, tenure stock.Tenure, row stock.Row, n int64) int64 {
 	t.Helper()
-	result, err := db.SQL.ExecContext(t.Context(), tenure.Take(row, n))
-	if err != nil {
-		t.Fatal(err)
-	}
-	changed, err := result.RowsAffected()
+	return applyAt(t, db, tenure, row, n, row.Now)
+}
+
+// applyAt takes n units for orders of the time at which the row was read, while the
+// database's clock stands at now.
+func applyAt(t *testing.T, db *stock.DB, tenure stock.Tenure, row stock.Row, n int64, now time.Time) (changed int64) {
+	t.Helper()
+	err := db.OnConn(t.Context(), func(conn *sql.Conn) error {
+		query := fmt.Sprintf("SET @@timestamp = %d.%06d; ", now.Unix(), now.Nanosecond()/1000) + tenure.Take(row, n, row.Now)
+		result, err := conn.ExecContext(t.Context(), query)
+		if err != nil {
+			return err
+		}
+		if changed, err = result.RowsAffected(); err != nil {
+			return err
+		}
+		_, err = conn.ExecContext(t.Context(), "SET @@timestamp = DEFAULT")
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,6 +204,51 @@ func TestChangedRowRefusesARememberedOne(t *testing.T) {
 	}
 	if got := apply(t, db, tenure, row, 1); got != 0 {
 		t.Errorf("a write from a stale row changed %d rows", got)
+	}
+}
+
+// The clock that a tenure extrapolates parts from the database's when the host is
+// suspended, or when the other is stepped.
+func TestClaimOfAnotherTimeTakesNothing(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		fence  strategy.Fence
+		ahead  time.Duration // the database's clock
+		starts time.Duration // the sale, by the tenure's clock; an hour before it when zero
+		ends   time.Duration // likewise; an hour after it
+		want   int64
+	}{
+		{fence: strategy.FenceClaim, want: 1},
+		{fence: strategy.FenceClaim, ahead: stock.ClockTolerance - time.Microsecond, want: 1},
+		{fence: strategy.FenceClaim, ahead: -stock.ClockTolerance, want: 1},
+		{fence: strategy.FenceClaim, ahead: 10 * time.Second},
+		{fence: strategy.FenceClaim, ahead: -10 * time.Second},
+		{fence: strategy.FenceClaim, ahead: time.Second, ends: time.Second},
+		{fence: strategy.FenceClaim, ahead: time.Second - time.Microsecond, ends: time.Second, want: 1},
+		{fence: strategy.FenceClaim, ahead: -time.Second, starts: -time.Second, want: 1},
+		{fence: strategy.FenceClaim, ahead: -time.Second - time.Microsecond, starts: -time.Second},
+		{fence: strategy.FenceOff, ahead: 2 * time.Hour, want: 1},
+		{fence: strategy.FenceWrite, ahead: 2 * time.Hour, want: 1},
+	} {
+		t.Run(fmt.Sprintf("%+v", test), func(t *testing.T) {
+			t.Parallel()
+			db := newDB(t)
+			starts, ends := cmp.Or(test.starts, -time.Hour), cmp.Or(test.ends, time.Hour)
+			now, err := db.Now(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			exec(t, db, "UPDATE stock SET sale_starts_at = ?, sale_ends_at = ?", now.Add(starts), now.Add(ends))
+			tenure := stock.Tenure{SKU: "sku", Token: 5, Fence: test.fence}
+			row, err := begin(t, db, tenure)
+			if err != nil {
+				t.Fatal(err)
+			}
+			row.Now = now
+			if got := applyAt(t, db, tenure, row, 1, now.Add(test.ahead)); got != test.want {
+				t.Errorf("the write changed %d rows, want %d", got, test.want)
+			}
+		})
 	}
 }
 

@@ -108,6 +108,7 @@ type Seller struct {
 	held   lock.Held
 	tenure stock.Tenure
 	row    stock.Row
+	asOf   time.Time // of row, by this process's clock
 }
 
 // Nothing stands where a call has nothing to say.
@@ -150,6 +151,7 @@ func (s *Seller) Begin(fence strategy.Fence, available *int64) (err error) {
 	defer cancel()
 	s.tenure = stock.Tenure{SKU: SKU, Token: s.held.Token(), Fence: fence}
 	s.row, err = s.tenure.Begin(ctx, s.db)
+	s.asOf = time.Now()
 	*available = s.row.Available
 	return err
 }
@@ -160,7 +162,7 @@ func (s *Seller) Sell(n int64, taken *bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	err := s.db.InTx(ctx, func(conn *sql.Conn) error {
-		result, err := conn.ExecContext(ctx, s.tenure.Take(s.row, n))
+		result, err := conn.ExecContext(ctx, s.tenure.Take(s.row, n, s.row.Now.Add(time.Since(s.asOf))))
 		if err != nil {
 			return err
 		}
