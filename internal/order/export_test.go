@@ -2,6 +2,7 @@ package order
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -104,6 +105,11 @@ type Query struct {
 	Index string
 }
 
+// HeldBy is how many units of a SKU each of the customers holds.
+func HeldBy(ctx context.Context, conn *sql.Conn, sku string, customers []string) (map[string]int64, error) {
+	return heldBy(ctx, conn, sku, customers)
+}
+
 // LifeQueries are the statements of the life cycle, of n orders where it is many.
 func LifeQueries(n int) map[string]Query {
 	ids := make([]ID, n)
@@ -115,7 +121,8 @@ func LifeQueries(n int) map[string]Query {
 		"pay":           {payOrder, []any{text, id, text}, "PRIMARY"},
 		"read":          {readOrder, []any{id, text}, ""},
 		"read archived": {readArchived, []any{id, text}, ""},
-		"list":          {listOrders, []any{text, id, 50}, "of_customer"},
+		"list":          {listOrders, nil, ""},
+		"list recent":   {listRecent, nil, ""},
 		"due":           {dueOrders + " AND sku NOT IN (?) ORDER BY expires_at LIMIT ?", []any{text, 2000}, "expiring"},
 		"next due":      {nextDue, nil, ""},
 		"purgeable":     {purgeable, nil, ""},

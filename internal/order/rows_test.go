@@ -39,6 +39,82 @@ func TestKeysAreLookedUpInTheIndex(t *testing.T) {
 	}
 }
 
+// rowsRead counts the rows that servers' storage engines hand to f's statements, all of
+// which must go through a pool of one connection.
+func rowsRead(t *testing.T, db *stock.DB, f func()) int {
+	t.Helper()
+	count := func() (rows int) {
+		t.Helper()
+		var name string
+		if err := db.SQL.QueryRowContext(t.Context(), "SHOW SESSION STATUS LIKE 'Handler_read_next'").Scan(&name, &rows); err != nil {
+			t.Fatal(err)
+		}
+		var before int
+		if err := db.SQL.QueryRowContext(t.Context(), "SHOW SESSION STATUS LIKE 'Handler_read_prev'").Scan(&name, &before); err != nil {
+			t.Fatal(err)
+		}
+		return rows + before
+	}
+	before := count()
+	f()
+	return count() - before
+}
+
+// What a customer has bought of other SKUs costs an order of a SKU with a limit no
+// reading of rows: the lock is held meanwhile.
+func TestLimitReadsNoOrdersOfOtherSKUs(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t, stock.Stock{Units: 4})
+	execSQL(t, dsn, `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency,
+		status, fence, seq, created_at, expires_at) SELECT UNHEX(MD5(seq)), IF(seq <= 3, 'sku', 'other'), 'ann', seq, '', seq, 1, 'EUR',
+		IF(seq = 3, 'expired', 'paid'), 1, 1, NOW(6), NOW(6) FROM seq_1_to_5000`)
+	db, err := stock.Open(dsn, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	var held map[string]int64
+	rows := rowsRead(t, db, func() {
+		conn, err := db.SQL.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		if held, err = order.HeldBy(t.Context(), conn, "sku", []string{"ann", "ben"}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if held["ann"] != 3 || len(held) != 1 {
+		t.Errorf("%v is held, want 3 by ann alone", held)
+	}
+	if rows > 10 {
+		t.Errorf("%d rows were read for the 3 orders of the SKU", rows)
+	}
+}
+
+// A customer with few orders is not looked for among everybody's.
+func TestListReadsTheCustomersOrdersAlone(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t, stock.Stock{Units: 4})
+	execSQL(t, dsn, `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency,
+		status, fence, seq, created_at, expires_at) SELECT UNHEX(MD5(seq)), 'sku', IF(seq <= 10, 'ann', seq), seq, '', 1, 1, 'EUR',
+		'reserved', 1, 1, NOW(6), NOW(6) FROM seq_1_to_10000`)
+	db, err := stock.Open(dsn, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	service := order.New(order.Config{DB: db, Strategy: mustFind(t, "conditional"), RequestTimeout: testTimeout})
+	var orders []order.Order
+	rows := rowsRead(t, db, func() { orders, err = service.List(t.Context(), "ann", order.ID{}, 200) })
+	if err != nil || len(orders) != 10 {
+		t.Errorf("listed %d orders, %v; want 10", len(orders), err)
+	}
+	if rows > 100 {
+		t.Errorf("%d rows were read for 10 orders", rows)
+	}
+}
+
 // Customers and keys are any bytes, up to the columns' length and no further:
 // what was cut off would be another customer.
 func TestCustomersAndKeysAreAnyBytes(t *testing.T) {
