@@ -38,6 +38,8 @@ type wire struct {
 	left atomic.Int32 // packets still to cut
 	// before and after, when set, are called around a cut packet's fate.
 	before, after func()
+	// passed, when set, is called when a packet was sent after the last that was cut.
+	passed func()
 
 	mu   sync.Mutex
 	late func() error // sends the delayed packet
@@ -79,7 +81,11 @@ var errCut = errors.New("the wire was cut")
 func (c *wireConn) Write(p []byte) (int, error) {
 	w := c.wire
 	if !bytes.HasSuffix(p, w.text) || w.left.Add(-1) < 0 {
-		return c.Conn.Write(p)
+		n, err := c.Conn.Write(p)
+		if w.passed != nil && w.left.Load() <= 0 {
+			w.passed()
+		}
+		return n, err
 	}
 	if w.before != nil {
 		w.before()
@@ -157,6 +163,35 @@ func TestLostCommitIsResolved(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A process that stops while it resolves an unknown commit, behind whatever packet,
+// holds no lock of the row for longer than the server is at work.
+func TestStopWhileACommitIsResolvedHoldsNoRow(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t, stock.Stock{Units: 10})
+	db := open(t, dsn)
+	w := newWire(loseReply, "COMMIT")
+	var packets atomic.Int32
+	w.passed = func() {
+		packets.Add(1)
+		var err error
+		for deadline := time.Now().Add(testPatience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			// The test's own context ends before the replica's last packet.
+			if _, err = db.SQL.ExecContext(context.Background(), "SELECT sku FROM stock FOR UPDATE NOWAIT"); err == nil {
+				return
+			}
+		}
+		t.Errorf("packet %d behind the lost commit keeps the row locked: %v", packets.Load(), err)
+	}
+	service := startReplica(t, options{dsn: w.dsn(dsn), strategy: "etcd"})
+	placed, err := service.Place(t.Context(), buy("ann", "k", 2))
+	if err != nil || placed.Replayed || packets.Load() == 0 {
+		t.Errorf("got %+v, %v, after %d packets; want the order, after some", placed, err, packets.Load())
+	}
+	if got := audit(t, dsn).Reserved; got != 2 {
+		t.Errorf("%d units reserved, want 2", got)
 	}
 }
 

@@ -141,21 +141,6 @@ func idsQuery(ids []ID) (query string, args []any) {
 	return "SELECT id FROM orders WHERE id IN (?" + strings.Repeat(", ?", len(ids)-1) + ")", args
 }
 
-// findByIDs reads which of the given orders stand.
-func findByIDs(ctx context.Context, conn *sql.Conn, ids []ID) (map[ID]bool, error) {
-	query, args := idsQuery(ids)
-	rows, err := conn.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("look up orders: %w", err)
-	}
-	all, err := scanIDs(rows)
-	found := map[ID]bool{}
-	for _, id := range all {
-		found[id] = true
-	}
-	return found, err
-}
-
 // findEnded reads which of the given orders were cancelled or have expired.
 func findEnded(ctx context.Context, db *stock.DB, ids []ID) ([]ID, error) {
 	query, args := idsQuery(ids)

@@ -28,19 +28,37 @@ const (
 func settle(ctx context.Context, db *stock.DB, sku string, ids []ID) (found map[ID]bool, err error) {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = settleWait, settleMaxWait
-	_, err = backoff.Retry(ctx, func() (struct{}, error) {
+	found, err = backoff.Retry(ctx, func() (map[ID]bool, error) {
 		// The transaction of the settling may itself be lost after its COMMIT
 		// was sent; asking again is then right too.
-		return struct{}{}, db.InTx(ctx, func(conn *sql.Conn) (err error) {
-			if err := stock.Settle(ctx, conn, sku); err != nil {
-				return err
-			}
-			found, err = findByIDs(ctx, conn, ids)
-			return err
-		})
+		return settleOnce(ctx, db, sku, ids)
 	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0))
 	if err != nil {
 		return nil, fmt.Errorf("resolve orders of %s: %w", sku, err)
 	}
 	return found, nil
+}
+
+// settleOnce is one packet, so that no round trip of this process stands between
+// the row lock and COMMIT.
+func settleOnce(ctx context.Context, db *stock.DB, sku string, ids []ID) (found map[ID]bool, err error) {
+	query, args := idsQuery(ids)
+	err = db.OnConn(ctx, func(conn *sql.Conn) error {
+		rows, err := conn.QueryContext(ctx, stock.Settle+"; "+query+"; COMMIT", append([]any{[]byte(sku)}, args...)...)
+		if err != nil {
+			return fmt.Errorf("look up orders: %w", err)
+		}
+		defer rows.Close()
+		found = map[ID]bool{}
+		for rows.Next() {
+			var id []byte
+			if err := rows.Scan(&id); err != nil {
+				return err
+			}
+			found[ID(id)] = true
+		}
+		rows.NextResultSet() // there is none, but for the error of COMMIT
+		return rows.Err()
+	})
+	return found, err
 }

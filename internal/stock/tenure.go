@@ -124,19 +124,10 @@ const errManyRows = 1242
 // IsStopped reports whether err is that of Stop.
 func IsStopped(err error) bool { return serverError(err) == errManyRows }
 
-// Settle makes sure that no write of a transaction whose outcome is unknown can
-// be applied from now on. It waits for the row's lock, which such a transaction
-// holds while it runs, and moves seq, which such a transaction compares should
-// it come later. What the transaction wrote is visible to conn from then on, or
-// never; the caller reads it, then commits: that COMMIT also makes durable what
-// was seen.
-func Settle(ctx context.Context, conn *sql.Conn, sku string) error {
-	moved, err := exec(ctx, conn, "UPDATE stock SET seq = seq + 1, updated_at = NOW(6) WHERE sku = ?", []byte(sku))
-	if err != nil {
-		return fmt.Errorf("move seq: %w", err)
-	}
-	if moved == 0 {
-		return ErrUnknownSKU
-	}
-	return nil
-}
+// Settle begins a transaction which makes sure that no write of one whose outcome
+// is unknown can be applied from then on. It waits for the row's lock, which such a
+// transaction holds while it runs, and moves seq, which such a transaction compares
+// should it come later. What the transaction wrote is visible behind Settle, or
+// never. Whoever reads it commits in the same packet: that COMMIT also makes durable
+// what was seen.
+const Settle = "BEGIN; UPDATE stock SET seq = seq + 1, updated_at = NOW(6) WHERE sku = ?; " + Stop
