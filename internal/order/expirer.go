@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -27,6 +26,7 @@ type Expirer struct {
 	lock   lock.Locker
 
 	// Only Run's goroutine touches these.
+	backlog  *backlog
 	working  map[string]bool // SKUs whose orders are being ended
 	failed   map[string]*holdOff
 	finished chan swept
@@ -52,9 +52,9 @@ const (
 	// adds to the lock's lease until the work of a dead sweeper goes on.
 	takeOver = time.Second
 
-	// expiryPage is how many due orders are read at once, and expiryBatch how many
-	// of one SKU end in a transaction: one takes some 20 ms, for which a sale that
-	// is running waits.
+	// expiryPage is how many due orders are read at once, and taken up of one SKU;
+	// expiryBatch is how many of them end in a transaction: one takes some 20 ms, for
+	// which a sale that is running waits.
 	expiryPage  = 2000
 	expiryBatch = 500
 	// expiryWorkers are the SKUs that are swept at once: many SKUs with few orders
@@ -138,51 +138,53 @@ func (e *Expirer) hold(ctx context.Context, held lock.Held) {
 // SKUs are swept side by side: one whose row or lock is not to be had holds up its
 // own orders alone.
 func (e *Expirer) sweep(ctx context.Context) {
-	e.working, e.failed, e.finished = map[string]bool{}, map[string]*holdOff{}, make(chan swept, expiryWorkers)
+	e.backlog, e.working, e.failed, e.finished = newBacklog(), map[string]bool{}, map[string]*holdOff{}, make(chan swept, expiryWorkers)
 	defer func() { _ = e.workers.Wait() }() // each is bounded by ctx, and has told its outcome
-	var due []dueOfSKU
-	var mended time.Time
+	var mended, nextLook time.Time
 	for ctx.Err() == nil && e.orders.cfg.Halted() == nil {
-		due = e.start(ctx, due)
-		if len(due) > 0 {
-			e.await(ctx) // until there is room for the next
-			continue
+		if !time.Now().Before(nextLook) && e.backlog.size < backlogMost {
+			wait := time.Duration(0)
+			err := e.mend(ctx, &mended)
+			if err == nil {
+				wait, err = e.look(ctx)
+			}
+			if err != nil && ctx.Err() == nil {
+				e.orders.cfg.Logger.Warn("expirer", "error", err)
+				wait = takeOver
+			}
+			nextLook = time.Now().Add(wait)
 		}
-		wait := time.Duration(0)
-		err := e.mend(ctx, &mended)
-		if err == nil {
-			due, wait, err = e.look(ctx)
+		e.start(ctx)
+		wait := time.Until(nextLook)
+		if e.backlog.size >= backlogMost {
+			wait = expiryPoll
 		}
-		if err != nil && ctx.Err() == nil {
-			e.orders.cfg.Logger.Warn("expirer", "error", err)
-			wait = takeOver
-		}
-		_ = sleep.For(ctx, wait)
-		e.collect(ctx)
+		e.await(ctx, wait)
 	}
 }
 
-// start begins to end due orders, and returns those for which there is no room.
-func (e *Expirer) start(ctx context.Context, due []dueOfSKU) (left []dueOfSKU) {
-	for len(due) > 0 && len(e.working) < expiryWorkers {
-		d := due[0]
-		due = due[1:]
-		e.working[d.sku] = true
+// start begins to end orders of the backlog, as far as there is room.
+func (e *Expirer) start(ctx context.Context) {
+	for len(e.working) < expiryWorkers {
+		sku, ids := e.backlog.next(e.working)
+		if len(ids) == 0 {
+			return
+		}
+		e.working[sku] = true
 		e.workers.Go(func() error {
-			e.finished <- swept{d.sku, e.orders.expire(ctx, d.sku, d.ids)} // there is room for each
+			e.finished <- swept{sku, e.orders.expire(ctx, sku, ids)} // there is room for each
 			return nil
 		})
 	}
-	return due
 }
 
-// look reads what is due, of SKUs that are not being swept; where that is
-// nothing, it says when to look again.
-func (e *Expirer) look(ctx context.Context) (due []dueOfSKU, wait time.Duration, err error) {
+// look reads a page of what is due into the backlog, and says how long to wait
+// before the next look.
+func (e *Expirer) look(ctx context.Context) (wait time.Duration, err error) {
 	db := e.orders.cfg.DB
 	oldest, next, now, err := readDue(ctx, db)
 	if err != nil {
-		return nil, 0, err
+		return 0, err
 	}
 	lag := time.Duration(0)
 	if oldest.Valid {
@@ -190,18 +192,22 @@ func (e *Expirer) look(ctx context.Context) (due []dueOfSKU, wait time.Duration,
 	}
 	e.orders.cfg.Metrics.SweepLag.Set(lag.Seconds())
 	if oldest.Valid && !now.Before(oldest.V) {
-		if due, err = findDue(ctx, db, e.excluded(), expiryPage); len(due) > 0 || err != nil {
-			return due, 0, err
+		if e.backlog.old(e.failed) {
+			e.backlog = newBacklog()
+		}
+		due, err := findDue(ctx, db, e.backlog.after, expiryPage)
+		for _, d := range due {
+			e.backlog.add(d, e.failed)
+		}
+		if len(due) == expiryPage || err != nil {
+			return 0, err
 		}
 	}
 	wait = expiryPoll
-	if len(e.working) > 0 {
-		wait = 0 // they may have more
-	}
 	if next.Valid {
 		wait = min(wait, next.V.Sub(now))
 	}
-	return nil, max(wait, expiryRest), nil
+	return max(wait, expiryRest), nil
 }
 
 // mend looks through the stock in etcd from time to time.
@@ -216,38 +222,19 @@ func (e *Expirer) mend(ctx context.Context, mended *time.Time) error {
 	return nil
 }
 
-// excluded are the SKUs that are not to be swept now.
-func (e *Expirer) excluded() []string {
-	var skus []string
-	for sku := range e.working {
-		skus = append(skus, sku)
-	}
-	for sku, f := range e.failed {
-		if !e.working[sku] && time.Now().Before(f.until) {
-			skus = append(skus, sku)
-		}
-	}
-	return skus
-}
-
-// await waits until a SKU is finished.
-func (e *Expirer) await(ctx context.Context) {
+// await waits until a SKU is finished, or the time is over, and notes all that are
+// finished.
+func (e *Expirer) await(ctx context.Context, wait time.Duration) {
+	over := time.NewTimer(wait)
+	defer over.Stop()
 	select {
 	case s := <-e.finished:
 		e.finish(ctx, s)
+	case <-over.C:
 	case <-ctx.Done():
 	}
-}
-
-// collect notes what is finished, without waiting.
-func (e *Expirer) collect(ctx context.Context) {
-	for {
-		select {
-		case s := <-e.finished:
-			e.finish(ctx, s)
-		default:
-			return
-		}
+	for len(e.finished) > 0 {
+		e.finish(ctx, <-e.finished)
 	}
 }
 
@@ -259,6 +246,7 @@ func (e *Expirer) finish(ctx context.Context, s swept) {
 		return
 	}
 	e.orders.cfg.Logger.Warn("expirer", "sku", s.sku, "error", s.err)
+	e.backlog.drop(s.sku)
 	f := e.failed[s.sku]
 	if f == nil {
 		f = &holdOff{}
@@ -292,52 +280,9 @@ func (s *Service) expire(ctx context.Context, sku string, ids []ID) error {
 	return nil
 }
 
-// dueOrders are plain reads, which lock nothing, of the index that has the
-// reserved orders by the end of their windows.
-const (
-	dueOrders = "SELECT id, sku FROM orders FORCE INDEX (expiring) WHERE status = 'reserved' AND expires_at <= NOW(6)"
-	nextDue   = "SELECT (SELECT MIN(expires_at) FROM orders FORCE INDEX (expiring) WHERE status = 'reserved'), " +
-		"(SELECT MIN(expires_at) FROM orders FORCE INDEX (expiring) WHERE status = 'reserved' AND expires_at > NOW(6)), NOW(6)"
-)
-
-// dueOfSKU are due orders of one SKU.
-type dueOfSKU struct {
-	sku string
-	ids []ID
-}
-
-// findDue reads up to limit due orders, the oldest first, but for those of some
-// SKUs.
-func findDue(ctx context.Context, db *stock.DB, except []string, limit int) ([]dueOfSKU, error) {
-	query, args := dueOrders, make([]any, 0, len(except)+1)
-	if len(except) > 0 {
-		query += " AND sku NOT IN (?" + strings.Repeat(", ?", len(except)-1) + ")"
-		for _, sku := range except {
-			args = append(args, []byte(sku))
-		}
-	}
-	rows, err := db.SQL.QueryContext(ctx, query+" ORDER BY expires_at LIMIT ?", append(args, limit)...)
-	if err != nil {
-		return nil, fmt.Errorf("find due orders: %w", err)
-	}
-	defer rows.Close()
-	var due []dueOfSKU
-	at := map[string]int{}
-	for rows.Next() {
-		var id []byte
-		var sku string
-		if err := rows.Scan(&id, &sku); err != nil {
-			return nil, fmt.Errorf("find due orders: %w", err)
-		}
-		if _, ok := at[sku]; !ok {
-			at[sku] = len(due)
-			due = append(due, dueOfSKU{sku: sku})
-		}
-		d := &due[at[sku]]
-		d.ids = append(d.ids, ID(id))
-	}
-	return due, rows.Err()
-}
+// nextDue is two looks at the ends of an index.
+const nextDue = "SELECT (SELECT MIN(expires_at) FROM orders FORCE INDEX (expiring) WHERE status = 'reserved'), " +
+	"(SELECT MIN(expires_at) FROM orders FORCE INDEX (expiring) WHERE status = 'reserved' AND expires_at > NOW(6)), NOW(6)"
 
 // readDue reads when the oldest window of a reserved order ends, and when the
 // next one does.

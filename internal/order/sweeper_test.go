@@ -2,7 +2,9 @@ package order_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -125,4 +127,106 @@ func TestSoManySKUsAreSweptAtOnce(t *testing.T) {
 		t.Error(err)
 	}
 	s.audit(t)
+}
+
+// Each page of due orders is read behind the last one, also among those that came due
+// at the same moment.
+func TestDueOrdersAreReadOnce(t *testing.T) {
+	t.Parallel()
+	const due, page = 10_000, 500
+	dsn := newDSN(t, stock.Stock{Units: 1})
+	execSQL(t, dsn, fmt.Sprintf(`INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, status, fence, seq,
+		created_at, expires_at) SELECT UNHEX(MD5(seq)), 'hot', 'ann', seq, '', 1, 1, 'EUR', 'reserved', 0, 1, NOW(6), NOW(6) FROM seq_1_to_%d`, due))
+	db, err := stock.Open(dsn, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	var found int
+	rows := rowsRead(t, db, func() { found, err = order.FindDue(t.Context(), db, page) })
+	if err != nil || found != due {
+		t.Errorf("found %d orders, %v; want %d", found, err, due)
+	}
+	if most := due + due/10; rows > most {
+		t.Errorf("%d rows were read for %d orders, want %d at most", rows, due, most)
+	}
+}
+
+// While a SKU with many due orders waits for its lock, those of other SKUs are found
+// without reading all of its again.
+func TestSweepDoesNotReadAHotSKUForEachOther(t *testing.T) {
+	t.Parallel()
+	const hot, others = 10_000, 8
+	dsn := newDSN(t, stock.Stock{Units: 1})
+	for _, query := range []string{
+		`INSERT INTO stock (sku, name, price_cents, currency, units, available, created_at, updated_at, seq)
+			SELECT IF(seq = 0, 'hot', CONCAT('other', seq)), 'A thing', 1, 'EUR', IF(seq = 0, 10000, 1), 0, NOW(6), NOW(6), 1 FROM seq_0_to_8`,
+		`INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, status, fence, seq, created_at, expires_at)
+			SELECT UNHEX(MD5(CONCAT('hot', seq))), 'hot', 'ann', CONCAT('hot', seq), '', 1, 1, 'EUR', 'reserved', 0, 1, NOW(6), NOW(6) FROM seq_1_to_10000`,
+	} {
+		execSQL(t, dsn, query)
+	}
+	locker := &hotLock{Locker: processlock.New(), asked: make(chan struct{}), free: make(chan struct{})}
+	r := &replica{db: open(t, dsn)}
+	r.orders = order.New(order.Config{DB: r.db, Strategy: mustFind(t, "etcd"), Fence: strategy.FenceOff, Locker: locker,
+		PaymentWindow: time.Hour, RequestTimeout: testPatience, Logger: slog.New(slog.DiscardHandler)})
+	s := &shop{dsn: dsn, replicas: [2]*replica{r, r}}
+	began := time.Now()
+	stop := expire(t, r, dsn, false)
+	<-locker.asked
+	for i := range others {
+		execSQL(t, dsn, `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, status, fence, seq,
+			created_at, expires_at) VALUES (UNHEX(MD5(?)), ?, 'ann', ?, '', 1, 1, 'EUR', 'reserved', 0, 1, NOW(6), NOW(6))`, i, fmt.Sprint("other", i+1), i)
+		s.await(t, noneReserved+" AND sku <> 'hot'")
+	}
+	// They are all read again from time to time.
+	most := hot*(2+int(time.Since(began)/(5*time.Second))) + 1000*others
+	if rows := poolReads(t, r.db); rows > most {
+		t.Errorf("%d rows were read while %d orders came due beside %d, want %d at most", rows, others, hot, most)
+	}
+	close(locker.free)
+	s.await(t, noneReserved)
+	stop()
+	if err := r.orders.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	s.audit(t)
+}
+
+// hotLock keeps the lock of the SKU "hot" until it is free.
+type hotLock struct {
+	lock.Locker
+	once        sync.Once
+	asked, free chan struct{}
+}
+
+func (l *hotLock) Lock(ctx context.Context, name string) (lock.Held, error) {
+	if name == "hot" {
+		l.once.Do(func() { close(l.asked) })
+		select {
+		case <-l.free:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return l.Locker.Lock(ctx, name)
+}
+
+// poolReads is how many rows were read by all connections of a pool.
+func poolReads(t *testing.T, db *stock.DB) (rows int) {
+	t.Helper()
+	for range db.SQL.Stats().OpenConnections {
+		conn, err := db.SQL.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }() // when each has been in hand
+		var name string
+		var n int
+		if err := conn.QueryRowContext(t.Context(), "SHOW SESSION STATUS LIKE 'Handler_read_next'").Scan(&name, &n); err != nil {
+			t.Fatal(err)
+		}
+		rows += n
+	}
+	return rows
 }
