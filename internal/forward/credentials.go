@@ -26,9 +26,9 @@ var errNotReplica = errors.New("the certificate is not a replica's")
 // have the same key, derived from it, and both sides of a link take that key alone.
 //
 // A client that does not know the secret is refused by the first message of its
-// handshake, before anything is computed or shown: it does not know the name to ask
-// for, which is derived from the secret, too. The name is no more than that: it can
-// be read by those who watch the network, and opens nothing.
+// handshake, before the server computes or shows anything: the client must ask for a
+// name that is also derived from the secret. The name is no credential: anyone on the
+// network's path can read it, and it opens no link.
 func FromSecret(secret []byte) (*tls.Config, error) {
 	if len(secret) == 0 {
 		return nil, errors.New("the secret between replicas is empty")
@@ -42,7 +42,7 @@ func FromSecret(secret []byte) (*tls.Config, error) {
 		return nil, err
 	}
 	key, name := ed25519.NewKeyFromSeed(seed), hex.EncodeToString(label)
-	// Nobody looks at anything but the key: dates would only be a way to fail.
+	// Only the key is compared. A certificate that expires would only be a way to fail.
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Unix(0, 0), NotAfter: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}
 	certificate, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -70,8 +70,8 @@ func FromSecret(secret []byte) (*tls.Config, error) {
 // PEM, and changed files are in use for new links within about a second.
 //
 // A peer's certificate must share a name with ours (a DNS name or an address),
-// besides being signed by ca: others that the same CA has signed, of the buyers'
-// clients, say, open no link. The address that is dialled need not be in it.
+// besides being signed by ca: certificates of the same CA for other services open no
+// link. The address that is dialled need not be in the certificate.
 func FromFiles(cert, key, ca string, logger *slog.Logger) (*tls.Config, error) {
 	files, err := rotated.Open(logger, func() (identity, error) { return readIdentity(cert, key, ca) }, cert, key, ca)
 	if err != nil {

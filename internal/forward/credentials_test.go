@@ -32,7 +32,7 @@ func TestStrangersAreRefusedAndLearnNothing(t *testing.T) {
 		cfg.VerifyConnection = nil
 		cfg.VerifyPeerCertificate = func([][]byte, [][]*x509.Certificate) error { shown = true; return nil }
 		if conn, err := tls.Dial("tcp", s.peer.Addr, cfg); err == nil {
-			conn.Close()
+			_ = conn.Close()
 			t.Errorf("%s: the handshake succeeded", name)
 		}
 		if shown {
@@ -77,7 +77,7 @@ func TestNameWithoutTheKeyOpensNothing(t *testing.T) {
 		if err != nil {
 			continue // as good
 		}
-		defer conn.Close()
+		defer func() { _ = conn.Close() }()
 		if n, err := conn.Read(make([]byte, 1)); err == nil {
 			t.Errorf("%s: %d bytes came", what, n)
 		}

@@ -21,18 +21,18 @@ func TestAddressThatRefusesIsOfADeadProcess(t *testing.T) {
 	p := Peer{l.Addr().String(), "seller"}
 	for range 3 { // each order may be of another SKU, which has to be taken over, too
 		order := send(t, ls, p, 1)
-		if got := nextBut(t, "silent", told); got != "dead [{sku 7}]" {
+		if got := until(t, "dead", told); got != "dead [{sku 7}]" {
 			t.Errorf("the observer was told %q", got)
 		}
 		order.broken()
 	}
 }
 
-// nextBut is the next that the observer is told, but for what begins so.
-func nextBut(t *testing.T, prefix string, told observed) string {
+// until waits until the observer is told what begins so, and returns that.
+func until(t *testing.T, prefix string, told observed) string {
 	t.Helper()
 	for {
-		if got := next(t, "the observer", told); !strings.HasPrefix(got, prefix) {
+		if got := next(t, prefix, told); strings.HasPrefix(got, prefix) {
 			return got
 		}
 	}
@@ -45,7 +45,7 @@ func TestAnotherProcessAtTheAddressMeansADeadOne(t *testing.T) {
 	told := newObserved()
 	ls := newLinks(t, config("buyer").with(func(c *Config) { c.Observer = told }))
 	order := send(t, ls, Peer{s.peer.Addr, "seller"}, 1)
-	if got := nextBut(t, "silent", told); got != "dead [{sku 7}]" {
+	if got := until(t, "dead", told); got != "dead [{sku 7}]" {
 		t.Errorf("the observer was told %q", got)
 	}
 	order.broken()
@@ -100,7 +100,7 @@ func TestProcessThatClosesItsListenerLastIsDead(t *testing.T) {
 	next(t, "the order", in)
 	(<-l.first).Close()
 	order.broken()
-	if got := nextBut(t, "silent", told); got != "dead [{sku 7}]" {
+	if got := until(t, "dead", told); got != "dead [{sku 7}]" {
 		t.Errorf("the observer was told %q", got)
 	}
 }
@@ -181,17 +181,13 @@ func TestKilledSellerIsDeadAndAStoppedOneSilent(t *testing.T) {
 	c.line()
 
 	c.signal(syscall.SIGSTOP)
-	for got := ""; got != "silent 5 [{sku 7}]"; {
-		got = next(t, "silence", told)
-	}
+	until(t, "silent 5 [{sku 7}]", told)
 	c.signal(syscall.SIGCONT)
-	if got := nextBut(t, "silent", told); got != "revived" {
-		t.Errorf("the observer was told %q", got)
-	}
+	until(t, "revived", told)
 
 	c.signal(syscall.SIGKILL)
 	order.broken()
-	if got := nextBut(t, "silent", told); got != "dead [{sku 7}]" {
+	if got := until(t, "dead", told); got != "dead [{sku 7}]" {
 		t.Errorf("the observer was told %q", got)
 	}
 }

@@ -47,12 +47,11 @@ func (l *link) dial() (stream wire.Forward_LinkClient, hangUp func(), err error)
 	return stream, hangUp, nil
 }
 
-// clientOptions are a link's. conn is secure before gRPC gets it.
+// clientOptions are a link's. Its connection is secure before gRPC gets it.
 var clientOptions = []grpc.DialOption{
 	grpc.WithTransportCredentials(insecure.NewCredentials()),
 	grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithNoProxy(),
 	grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window),
-	grpc.WithSharedWriteBuffer(true),
 }
 
 // once is a dialer that has one connection to give.

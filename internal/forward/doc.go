@@ -34,6 +34,14 @@
 // reached, and not that it is slow. The forwarder counts its own ticks in which
 // it read nothing while orders wait. It does not trust a tick of its own that
 // comes late: then this process stood still, and what the seller sent meanwhile
-// may not have been read yet. Nor does it count a tick at which the kernel holds
-// bytes of the seller that were not read yet.
+// may not have been read yet. A tick at which the kernel holds bytes of the seller
+// that were not read yet does not count either.
+//
+// # A process that is gone
+//
+// Silence cannot tell a process that is gone from one that stands still. Its address
+// can: it refuses connections, or another process answers there. So a link that
+// breaks with orders on it is opened again at once. The system may close the
+// connections of a process that was killed before its listener; a connection that
+// is taken and then reset is therefore tried again, for a fraction of a second.
 package forward

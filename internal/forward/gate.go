@@ -1,21 +1,21 @@
 package forward
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"net"
 	"slices"
 	"sync"
-	"time"
 )
 
 // maxHandshakes is how many connections may be in their handshake at the same
-// time. A flood makes the oldest end first: a good peer is done long before as many
-// others have come after it, also while all others take their time.
+// time. In a flood the oldest is closed to make room: a replica completes its handshake
+// before so many others have come after it.
 const maxHandshakes = 64
 
-// gate is a listener whose connections have passed their TLS handshake: whoever has
-// not costs no more than that, and gRPC does not hear of it.
+// gate is a listener whose connections have passed their TLS handshake. gRPC, which
+// bounds neither their number nor their time well, gets no others.
 type gate struct {
 	net.Listener
 	cfg    Config
@@ -91,21 +91,21 @@ func (g *gate) enter(conn net.Conn) {
 
 func (g *gate) shake(conn net.Conn) {
 	secure := tls.Server(conn, g.cfg.TLS)
-	_ = conn.SetDeadline(time.Now().Add(helloTimeout)) // or the handshake fails anyway
-	err := secure.Handshake()
+	ctx, cancel := context.WithTimeout(context.Background(), helloTimeout)
+	err := secure.HandshakeContext(ctx)
+	cancel()
 	g.mu.Lock()
 	if at := slices.Index(g.shaking, conn); at >= 0 {
 		g.shaking = slices.Delete(g.shaking, at, at+1)
 	}
 	g.mu.Unlock()
 	if err != nil {
-		// Not a warning: a stranger could fill the log. A replica that is kept out
-		// says so in its own.
+		// Not a warning: a stranger could fill the log. A replica with a wrong secret
+		// warns in its own log.
 		g.cfg.Logger.Debug("a connection was refused", "addr", conn.RemoteAddr().String(), "error", err)
 		conn.Close()
 		return
 	}
-	_ = conn.SetDeadline(time.Time{})
 	if !g.pass(passed{conn: secure}) {
 		conn.Close()
 	}

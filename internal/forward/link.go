@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// maxProbes and probeWait, which doubles, make 75 ms in all: a process that was
-	// killed has closed everything by then, if it is not one of very many.
+	// maxProbes and probeWait, which doubles, make 155 ms in all: a process that was
+	// killed has closed its listener by then.
 	maxProbes = 6
 	probeWait = 5 * time.Millisecond
 )
@@ -46,10 +46,10 @@ type link struct {
 	// All below is guarded by Links.mu.
 
 	isTrial  bool      // takes no orders before it is up
-	probes   int       // it was opened to see whether the process is gone, for so many times
-	orphans  []Waiting // then: what waited on the link that broke
+	probes   int       // this is the n-th link in a row that only shows whether the process is gone
+	orphans  []Waiting // what waited on the link that broke before these
 	isUp     bool      // a hello was read
-	hasEnded bool      // and is the peer's link no more
+	hasEnded bool      // it is not its peer's link any more
 	replica  string
 	since    time.Time
 	number   uint64 // of the last order
@@ -108,7 +108,9 @@ func (l *link) carry(others *sync.WaitGroup) error {
 	case !l.up(hello.Replica):
 		return nil // ended meanwhile
 	}
+	l.links.metrics.links.Inc()
 	defer l.links.metrics.links.Dec()
+	l.links.cfg.Logger.Debug("a link is up", "seller", l.replica, "addr", l.peer.Addr)
 	others.Go(func() { l.write(stream) })
 	for {
 		message, err := stream.Recv()
@@ -129,12 +131,10 @@ func (l *link) up(replica string) bool {
 	l.isUp, l.replica, l.since = true, replica, l.links.cfg.clock.now()
 	l.probes, l.orphans = 0, nil // it lives
 	l.peer.failures = 0
-	l.links.metrics.links.Inc()
-	l.links.cfg.Logger.Debug("a link is up", "seller", replica, "addr", l.peer.Addr)
 	return true
 }
 
-// take hands answers to those who wait for them.
+// take hands answers to the orders that wait for them.
 func (l *link) take(answers []*Answer) {
 	if len(answers) == 0 {
 		return // a heartbeat
@@ -157,8 +157,8 @@ func (l *link) take(answers []*Answer) {
 	l.takers = takers
 }
 
-// write sends whatever has queued up, again and again. It is the only one who
-// sends once the link is up.
+// write sends whatever has queued up, again and again. Nothing else sends once the
+// link is up.
 func (l *link) write(stream wire.Forward_LinkClient) {
 	var message wire.ToSeller
 	var queue []*Order
@@ -180,11 +180,11 @@ func (l *link) write(stream wire.Forward_LinkClient) {
 			l.links.metrics.messages.Inc()
 			l.links.metrics.orders.Add(float64(len(part)))
 		}
-		clear(queue) // they belong to their senders once they are answered
+		clear(queue) // so that the collector can have them once they are answered
 	}
 }
 
-// end makes l the peer's link no more. run ends soon after, and tells those who
+// end detaches the link from its peer. run ends soon after, and tells the orders that
 // wait. The caller holds Links.mu.
 func (l *link) end(why error) {
 	if l.hasEnded {
@@ -202,7 +202,7 @@ func (l *link) end(why error) {
 	l.cancel(why)
 }
 
-// finish tells everybody that the link has ended.
+// finish tells the Observer and the orders that wait that the link has ended.
 func (l *link) finish(err error) {
 	ls := l.links
 	ls.mu.Lock()
@@ -220,8 +220,7 @@ func (l *link) finish(err error) {
 		ls.cfg.Logger.Warn("a link has ended", "seller", l.replica, "addr", l.peer.Addr, "orders", len(waiters), "error", err)
 	}
 	if isGone(err) {
-		// Before the orders are told: their senders should know it when they choose
-		// what to do next.
+		// Before the orders are told, whose senders then choose what to do next.
 		ls.cfg.Observer.Dead(l.peer.Peer, waiting)
 	}
 	if len(waiters) > 0 {

@@ -23,8 +23,8 @@ type Links struct {
 	metrics metrics
 	all     sync.WaitGroup // what links run
 
-	// mu guards everything below, and what its comment says of peers and links. It
-	// is held for a few instructions each time.
+	// mu guards everything below, every peer, and most of a link. One for all is
+	// enough: it is held for a few instructions at a time.
 	mu       sync.Mutex
 	peers    map[Peer]*peer
 	ordinal  uint64 // of the newest link
@@ -35,7 +35,7 @@ type Links struct {
 type peer struct {
 	Peer
 	link *link // nil if there is none
-	// failures are the dials that failed in a row, but for refused ones.
+	// failures are the dials that failed in a row, without those that were refused.
 	failures int
 	endedAt  time.Time // of the last link
 	warnedAt time.Time // of a link that did not come up
@@ -169,13 +169,9 @@ func (ls *Links) Close(ctx context.Context) error {
 		}
 	}
 	ls.mu.Unlock()
-	return await(ctx, &ls.all)
-}
 
-// await waits for all, or for ctx, whose error it then returns.
-func await(ctx context.Context, all *sync.WaitGroup) error {
 	ended := make(chan struct{})
-	go func() { all.Wait(); close(ended) }() // bounded like those that it waits for
+	go func() { ls.all.Wait(); close(ended) }() // ends with the links, also after ctx
 	select {
 	case <-ended:
 		return nil
@@ -184,7 +180,7 @@ func await(ctx context.Context, all *sync.WaitGroup) error {
 	}
 }
 
-// kick wakes the one who waits for c, now or when it looks next.
+// kick wakes the goroutine that waits for c, now or when it waits next.
 func kick(c chan struct{}) {
 	select {
 	case c <- struct{}{}:

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// keepAlive is how soon a link ends whose other side does not even answer
-	// pings: nobody waits for that here, it only frees what the link holds.
+	// keepAlive is how soon a link ends whose other side does not answer pings. It
+	// only frees what the link holds: nothing waits for that.
 	keepAlive = 10 * time.Second
 	// manyProcesses is when the ordinals of processes without a link are forgotten.
 	// Each replica that is started again is a new process.
@@ -48,7 +48,7 @@ func NewServer(cfg Config, r Receiver) *Server {
 		sources: make(map[string]*Source), ordinals: make(map[string]uint64),
 	}
 	sv.grpc = grpc.NewServer(
-		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(window), grpc.SharedWriteBuffer(true),
+		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(window),
 		grpc.MaxConcurrentStreams(1), grpc.ConnectionTimeout(helloTimeout), grpc.WaitForHandlers(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle: keepAlive, // without a link
@@ -75,8 +75,8 @@ func (sv *Server) Serve(l net.Listener) error {
 }
 
 // Close sends the answers that it has, ends all links and waits until nothing of
-// them runs any more. At ctx's end it stops waiting for those who do not read their
-// answers, and returns ctx's error.
+// them runs any more. At ctx's end it stops waiting for replicas that do not read
+// their answers, and returns ctx's error.
 func (sv *Server) Close(ctx context.Context) error {
 	sv.mu.Lock()
 	if !sv.isClosed {
@@ -103,7 +103,7 @@ func (sv *Server) Link(stream wire.Forward_LinkServer) error {
 		return status.Errorf(codes.FailedPrecondition, "this replica speaks version %d of the protocol", version)
 	}
 	if hello.Meets != sv.cfg.Process {
-		// Who we are is all that the other side has to know.
+		// The client needs no more than our process.
 		return stream.Send(&wire.FromSeller{Hello: sv.cfg.hello("", 0)})
 	}
 	s := newSource(hello, sv.cfg.Limit)

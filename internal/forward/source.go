@@ -85,7 +85,7 @@ func (s *Source) read(stream wire.Forward_LinkServer, receiver Receiver, in metr
 	for {
 		message, err := stream.Recv()
 		if err != nil {
-			return nil // the other side has ended it, or cannot be told
+			return err
 		}
 		in.messages.Inc()
 		in.orders.Add(float64(len(message.Orders)))
@@ -118,7 +118,7 @@ func (s *Source) hand(orders []*Order, receiver Receiver) error {
 }
 
 // write sends the hello, and then answers as they come and a heartbeat at each
-// tick, until the source is gone or closing is closed. It is the only one who sends.
+// tick, until the source is gone or closing is closed. Nothing else sends.
 func (s *Source) write(stream wire.Forward_LinkServer, hello *wire.Hello, ticks <-chan time.Time, closing <-chan struct{}) error {
 	err := stream.Send(&wire.FromSeller{Hello: hello})
 	var heartbeat wire.FromSeller
@@ -149,7 +149,7 @@ func (s *Source) flush(stream wire.Forward_LinkServer) error {
 			return err
 		}
 	}
-	clear(answers) // not to be kept from the collector
+	clear(answers) // so that the collector can have them
 	s.spare = answers
 	return nil
 }
