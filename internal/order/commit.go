@@ -55,6 +55,10 @@ type write struct {
 	done  chan error
 }
 
+func (w *write) take() stock.Take {
+	return stock.Take{Tenure: w.tenure, Row: w.row, Units: w.units, At: w.orders[0].CreatedAt}
+}
+
 // commit writes w and returns what became of it. stock.ErrFenced: nothing was
 // written, the row is no longer what the tenure knows. A duplicate key or a
 // retryable error: rolled back. stock.ErrOutcomeUnknown: to be resolved. Each
@@ -164,7 +168,7 @@ func (c *committer) stale(ctx context.Context, group []*write) (map[*write]bool,
 	defer cancel()
 	conditions := make([]string, len(group))
 	for i, w := range group {
-		conditions[i] = "(" + w.tenure.Admits(w.row, w.units, w.orders[0].CreatedAt) + ")"
+		conditions[i] = "(" + w.take().Condition() + ")"
 	}
 	rows, err := c.cfg.DB.SQL.QueryContext(ctx, "SELECT sku FROM stock WHERE "+strings.Join(conditions, " OR "))
 	if err != nil {
@@ -253,7 +257,9 @@ func (c *committer) transact(ctx context.Context, group []*write) (err error) {
 // the rows against its successor, fence or no fence.
 func groupStatements(group []*write) (query string, orders int) {
 	size := 0
-	for _, w := range group {
+	takes := make([]stock.Take, len(group))
+	for i, w := range group {
+		takes[i] = w.take()
 		size += takeSize
 		for _, o := range w.orders {
 			size += rowSize + 2*(len(o.SKU)+len(o.Customer)+len(o.Key))
@@ -263,10 +269,7 @@ func groupStatements(group []*write) (query string, orders int) {
 	var b strings.Builder
 	b.Grow(size)
 	b.WriteString("BEGIN; ")
-	for _, w := range group {
-		b.WriteString(w.tenure.Take(w.row, w.units, w.orders[0].CreatedAt))
-		b.WriteString("; " + stock.Stop + "; ")
-	}
+	stock.WriteTakes(&b, takes)
 	insertOrders(&b, group)
 	b.WriteString("; COMMIT")
 	return b.String(), orders
@@ -274,7 +277,7 @@ func groupStatements(group []*write) (query string, orders int) {
 
 // takeSize and rowSize are about what a SKU's statements, and an order's row without
 // the names in it, take of the packet.
-const takeSize, rowSize = 512, 256
+const takeSize, rowSize = 384, 256
 
 // execAll sends several statements in one packet and returns how many rows each
 // of them changed, which database/sql itself does not tell.

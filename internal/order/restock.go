@@ -137,18 +137,17 @@ type keptRestock struct {
 }
 
 // All SQL of the table of restocks.
-const (
-	readRestock = "SELECT id, sku, fingerprint, units, created_at, seq FROM restocks WHERE idempotency_key = ?"
-	// addRestock is one packet, so that no round trip of this process stands
-	// between the row lock and COMMIT.
-	addRestock = "BEGIN; " +
-		"UPDATE stock SET units = units + ?, available = available + ?, seq = seq + 1, revision = revision + 1, " +
-		"updated_at = NOW(6) WHERE sku = ? AND units <= ?; " +
-		stock.Stop + "; " +
-		"INSERT INTO restocks (id, sku, idempotency_key, fingerprint, units, created_at, seq) " +
-		"SELECT ?, s.sku, ?, ?, ?, NOW(6), s.seq FROM stock s WHERE s.sku = ?; " +
-		"COMMIT"
-)
+const readRestock = "SELECT id, sku, fingerprint, units, created_at, seq FROM restocks WHERE idempotency_key = ?"
+
+// addRestock is one packet, so that no round trip of this process stands
+// between the row lock and COMMIT.
+var addRestock = "BEGIN; " +
+	"UPDATE stock SET units = units + ?, available = available + ?, seq = seq + 1, revision = revision + 1, " +
+	"updated_at = NOW(6) WHERE sku = ? AND units <= ?; " +
+	stock.Stop + "; " +
+	"INSERT INTO restocks (id, sku, idempotency_key, fingerprint, units, created_at, seq) " +
+	"SELECT ?, s.sku, ?, ?, ?, NOW(6), s.seq FROM stock s WHERE s.sku = ?; " +
+	"COMMIT"
 
 func findRestock(ctx context.Context, db *stock.DB, key string) (r keptRestock, err error) {
 	var id, fingerprint []byte

@@ -140,7 +140,7 @@ func TestCustomersAndKeysAreAnyBytes(t *testing.T) {
 	}
 }
 
-// The packet of a group: each SKU's units, with a stop for where they were not
+// The packet of a group: the SKUs' units, with a stop for where they were not all
 // taken, then all orders.
 func TestTextOfAGroup(t *testing.T) {
 	t.Parallel()
@@ -149,15 +149,16 @@ func TestTextOfAGroup(t *testing.T) {
 		Stock: stock.Stock{SKU: "a", PriceCents: 999, Currency: "EUR", PerCustomerLimit: &limit, Seq: 4},
 		Now:   time.Date(2026, 5, 1, 12, 0, 0, 7000, time.UTC),
 	}
-	other := stock.Row{Stock: stock.Stock{SKU: "b", PriceCents: 5, Currency: "CHF"}, Now: row.Now}
+	starts := row.Now.Truncate(time.Second).Add(-time.Second)
+	other := stock.Row{Stock: stock.Stock{SKU: "b", PriceCents: 5, Currency: "CHF", SaleStartsAt: &starts}, Now: row.Now}
 	got := order.GroupText(order.Part{Row: row, Token: 7, Orders: 2}, order.Part{Row: other, Token: 8, Orders: 1})
 	got = regexp.MustCompile(`\(x'[0-9a-f]{32}'`).ReplaceAllString(got, "(ID")
 	got = regexp.MustCompile(`x'[0-9a-f]{64}'`).ReplaceAllString(got, "FINGERPRINT")
-	const stop = "SET @stop = IF(ROW_COUNT() = 1, 0, (SELECT 1 UNION SELECT 2)); "
-	const now = " AND NOW(6) >= '2026-05-01 11:59:57.000007' AND NOW(6) < '2026-05-01 12:00:03.000007'"
 	want := "BEGIN; " +
-		"UPDATE stock SET available = available - 2, seq = seq + 1, fence = 7, updated_at = NOW(6) WHERE sku = x'61' AND fence = 7 AND seq = 4 AND available >= 2" + now + "; " + stop +
-		"UPDATE stock SET available = available - 1, seq = seq + 1, fence = 8, updated_at = NOW(6) WHERE sku = x'62' AND fence = 8 AND seq = 0 AND available >= 1" + now + "; " + stop +
+		"UPDATE stock SET available = available - CASE sku WHEN x'61' THEN 2 WHEN x'62' THEN 1 END, seq = seq + 1, updated_at = NOW(6) WHERE " +
+		"NOW(6) >= '2026-05-01 11:59:59.000000' AND NOW(6) < '2026-05-01 12:00:03.000007' AND " +
+		"(sku = x'61' AND fence = 7 AND seq = 4 AND available >= 2 OR sku = x'62' AND fence = 8 AND seq = 0 AND available >= 1); " +
+		"SET @stop = IF(ROW_COUNT() = 2, 0, (SELECT 1 UNION SELECT 2)); " +
 		"INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, per_customer_limit, status, fence, seq, created_at, expires_at) VALUES " +
 		"(ID,x'61',x'637573746f6d657230',x'6b6579206f66206130',FINGERPRINT,1,999,x'455552',3,'reserved',7,4,'2026-05-01 12:00:00.000007','2026-05-01 12:00:00.000007')," +
 		"(ID,x'61',x'637573746f6d657231',x'6b6579206f66206130',FINGERPRINT,1,999,x'455552',3,'reserved',7,4,'2026-05-01 12:00:00.000007','2026-05-01 12:00:00.000007')," +
@@ -165,5 +166,10 @@ func TestTextOfAGroup(t *testing.T) {
 		"; COMMIT"
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	alone := "BEGIN; UPDATE stock SET available = available - 1, seq = seq + 1, fence = 8, updated_at = NOW(6) WHERE sku = x'62' AND fence = 8 AND seq = 0 " +
+		"AND available >= 1 AND NOW(6) >= '2026-05-01 11:59:59.000000' AND NOW(6) < '2026-05-01 12:00:03.000007'; " + stock.Stop + "; INSERT "
+	if got := order.GroupText(order.Part{Row: other, Token: 8, Orders: 1}); !strings.HasPrefix(got, alone) {
+		t.Errorf("got\n%s\nwant it to begin with\n%s", got, alone)
 	}
 }

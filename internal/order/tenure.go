@@ -76,7 +76,8 @@ func (t *tenure) guarded() (err error) {
 // without an error.
 func (t *tenure) sellWhileHeld() error {
 	t.cfg.At(BeforeClaim)
-	if err := t.begin(); err != nil {
+	// The mirror is told: the seller before may have died with its last changes.
+	if err := t.beginAgain(); err != nil {
 		return err
 	}
 	t.wait = 0
@@ -215,7 +216,7 @@ func (t *tenure) begin() error {
 	return err
 }
 
-// beginAgain reads the row after this replica has changed it.
+// beginAgain is begin where the mirror may not show the row yet.
 func (t *tenure) beginAgain() error {
 	if err := t.begin(); err != nil {
 		return err

@@ -108,7 +108,8 @@ func apply(t *testing.T, db *stock.DB, tenure stock.Tenure, row stock.Row, n int
 func applyAt(t *testing.T, db *stock.DB, tenure stock.Tenure, row stock.Row, n int64, now time.Time) (changed int64) {
 	t.Helper()
 	err := db.OnConn(t.Context(), func(conn *sql.Conn) error {
-		query := fmt.Sprintf("SET @@timestamp = %d.%06d; ", now.Unix(), now.Nanosecond()/1000) + tenure.Take(row, n, row.Now)
+		query := fmt.Sprintf("SET @@timestamp = %d.%06d; ", now.Unix(), now.Nanosecond()/1000) +
+			stock.Take{Tenure: tenure, Row: row, Units: n, At: row.Now}.Statement()
 		result, err := conn.ExecContext(t.Context(), query)
 		if err != nil {
 			return err

@@ -11,9 +11,7 @@
 -- the strategies that oversell must be able to show it, and a foreign key
 -- would lock the stock row again for each order.
 --
--- revision moves with each change by an administrator, not with sales. reopened is
--- the seq at which units came back when none were left: before they are sold, no
--- replica may refuse orders any more by what was before it.
+-- revision moves with each change by an administrator, not with sales.
 CREATE TABLE IF NOT EXISTS stock (
   sku                VARBINARY(64)   NOT NULL,
   name               VARCHAR(255)    NOT NULL,
@@ -27,7 +25,6 @@ CREATE TABLE IF NOT EXISTS stock (
   fence              BIGINT UNSIGNED NOT NULL DEFAULT 0,
   seq                BIGINT UNSIGNED NOT NULL DEFAULT 0,
   revision           BIGINT UNSIGNED NOT NULL DEFAULT 1,
-  reopened           BIGINT UNSIGNED NOT NULL DEFAULT 0,
   created_at         DATETIME(6)     NOT NULL,
   updated_at         DATETIME(6)     NOT NULL,
   PRIMARY KEY (sku)

@@ -162,7 +162,8 @@ func (s *Seller) Sell(n int64, taken *bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	err := s.db.InTx(ctx, func(conn *sql.Conn) error {
-		result, err := conn.ExecContext(ctx, s.tenure.Take(s.row, n, s.row.Now.Add(time.Since(s.asOf))))
+		take := stock.Take{Tenure: s.tenure, Row: s.row, Units: n, At: s.row.Now.Add(time.Since(s.asOf))}
+		result, err := conn.ExecContext(ctx, take.Statement())
 		if err != nil {
 			return err
 		}
