@@ -21,7 +21,8 @@ import (
 func manySKUs(t testing.TB, n int) (dsn string, db *stock.DB) {
 	t.Helper()
 	dsn = newDSN(t, stock.Stock{Units: 1})
-	db = open(t, dsn+"?@@timestamp=1777636800")
+	db = open(t, dsn)
+	setClock(t, db, time.Unix(1777636800, 0))
 	_, err := db.SQL.ExecContext(t.Context(), fmt.Sprintf(`INSERT INTO stock (sku, name, price_cents, currency, units, available, created_at, updated_at)
 		SELECT CONCAT('sku', LPAD(seq, 5, '0')), 'A thing', 999, 'EUR', 1000, 1000, NOW(6), NOW(6) FROM seq_0_to_%d`, n-1))
 	if err != nil {

@@ -58,7 +58,7 @@ func clocked(t *testing.T, dsn, account string) string {
 }
 
 // setClock sets the database's clock, as a replica sees it.
-func setClock(t *testing.T, db *stock.DB, now time.Time) {
+func setClock(t testing.TB, db *stock.DB, now time.Time) {
 	t.Helper()
 	for range db.SQL.Stats().MaxOpenConnections {
 		conn, err := db.SQL.Conn(t.Context())
