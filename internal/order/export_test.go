@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -17,6 +18,14 @@ import (
 
 // MetricsOf is where a service counts.
 func MetricsOf(s *Service) *Metrics { return s.cfg.Metrics }
+
+// NeverTakeOver makes a service wait for ever for sellers that are silent.
+func NeverTakeOver(s *Service) {
+	k := &s.seller.(*desks).taking
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.patience, k.last = math.MaxInt, time.Now().Add(time.Hour)
+}
 
 // KeysQuery is the look-up of n keys, for a test of how the server runs it.
 func KeysQuery(n int) (query string, args []any) {

@@ -3,6 +3,7 @@ package order
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -185,9 +186,22 @@ func (ds *desks) Silent(p forward.Peer, ticks int, waiting []forward.Waiting) {
 			ds.contend(w.SKU, since)
 		}
 	}
-	if ticks >= ds.taking.ticks() {
+	switch {
+	case ticks >= ds.taking.ticks():
 		ds.takeOver(p, waiting, since, "silent")
+	case ticks >= queueAfter && ds.anyEnded(waiting):
+		// It has given up the lock, or another replica was less patient. Its answers
+		// may have been lost: what waits for them is to be sent to whoever sells now.
+		ds.links.Break(p)
 	}
+}
+
+// anyEnded reports whether a tenure that orders were sent to has ended.
+func (ds *desks) anyEnded(waiting []forward.Waiting) bool {
+	return slices.ContainsFunc(waiting, func(w forward.Waiting) bool {
+		holder, known := ds.viewer.Holder(w.SKU)
+		return !known || holder.Token != lock.Token(w.Token)
+	})
 }
 
 // Revived is the link's word that a seller is heard again.
