@@ -21,6 +21,7 @@ import (
 	"flashsale/loadtest/lesson"
 	"flashsale/loadtest/lesson/stage"
 	"flashsale/loadtest/peer"
+	"flashsale/loadtest/takeover"
 	"flashsale/loadtest/zombie"
 )
 
@@ -53,6 +54,7 @@ type cli struct {
 	Zombies    zombiesCmd    `cmd:"" help:"Stop a holder of each lock past its lease, under each fence, and count what its late write does."`
 	Soak       soakCmd       `cmd:"" help:"Send random calls to private replicas that are killed and stopped meanwhile, and check every answer against a model."`
 	Handover   handoverCmd   `cmd:"" help:"Measure how long each lock takes from one holder to the next."`
+	Takeover   takeoverCmd   `cmd:"" help:"Kill, stop or cut off the replica that sells, and measure how long nothing is sold."`
 	Strategies strategiesCmd `cmd:"" hidden:""`
 	Up         upCmd         `cmd:"" help:"Run private servers and replicas to try things on, until Ctrl-C."`
 	Env        envCmd        `cmd:"" help:"Print the addresses and secrets of a running stack for a shell to evaluate."`
@@ -99,7 +101,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		kong.WithHyphenPrefixedParameters(true), // "--rate -1" is a number out of range, not a flag
 		kong.Vars{"strategies": strings.Join(strategy.Names(), ", "), "strategy": strategy.Default,
 			"peers": strings.Join(peer.Names(), ", "), "loads": strings.Join(bench.LoadNames, ", "),
-			"lessons": strings.Join(lesson.Names(), ", ")},
+			"lessons": strings.Join(lesson.Names(), ", "), "faults": strings.Join(takeover.FaultNames(), ",")},
 	)
 	if err != nil {
 		return err

@@ -80,7 +80,7 @@ func TestBadFlagsAreNamed(t *testing.T) {
 }
 
 func TestHelpIsNoError(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"prove", "--help"}, {"attack", "--help"}, {"up", "--help"}} {
+	for _, args := range [][]string{{"--help"}, {"prove", "--help"}, {"attack", "--help"}, {"up", "--help"}, {"takeover", "--help"}} {
 		var out bytes.Buffer
 		if err := run(t.Context(), args, &out, io.Discard); err != nil || !strings.Contains(out.String(), "Usage: loadtest") {
 			t.Errorf("%v: %v, %q", args, err, out.String())

@@ -148,18 +148,22 @@ type fleet struct {
 	adminToken, jwtSecret string
 }
 
-// startFleet starts n replicas like cfg at the same time, each with a name of its
-// own, and with new secrets. On an error none is left running.
+// startFleet starts n replicas like cfg: see startFleetOf.
 func startFleet(ctx context.Context, cfg sandbox.ReplicaConfig, n int) (*fleet, error) {
+	return startFleetOf(ctx, slices.Repeat([]sandbox.ReplicaConfig{cfg}, n))
+}
+
+// startFleetOf starts one replica like each of cfgs at the same time, each with a
+// name of its own, and with new secrets. On an error none is left running.
+func startFleetOf(ctx context.Context, cfgs []sandbox.ReplicaConfig) (*fleet, error) {
 	f := &fleet{adminToken: sandbox.Secret(), jwtSecret: sandbox.Secret()}
-	cfg.AdminToken, cfg.JWTSecret = f.adminToken, f.jwtSecret
-	started := make([]*sandbox.Replica, n)
+	started := make([]*sandbox.Replica, len(cfgs))
 	group, ctx := errgroup.WithContext(ctx)
-	for i := range started {
+	for i, cfg := range cfgs {
 		group.Go(func() (err error) {
-			cfg := cfg
+			cfg.AdminToken, cfg.JWTSecret = f.adminToken, f.jwtSecret
 			cfg.Replica = fmt.Sprintf("replica-%d", i+1)
-			cfg.Args = append(slices.Clone(cfg.Args), fmt.Sprintf("--max-replicas=%d", n))
+			cfg.Args = append(slices.Clone(cfg.Args), fmt.Sprintf("--max-replicas=%d", len(cfgs)))
 			started[i], err = sandbox.StartReplica(ctx, cfg)
 			return err
 		})

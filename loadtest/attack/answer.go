@@ -38,9 +38,9 @@ type Answer struct {
 	OrderID uuid.UUID
 	// Replayed: the service says that an earlier request had made the order.
 	Replayed bool
-	// Due is when the plan wanted the request to be sent, Done when its answer
-	// had been read.
-	Due, Done time.Duration
+	// Due is when the plan wanted the request to be sent, Sent when it was, and
+	// Done when its answer had been read.
+	Due, Sent, Done time.Duration
 }
 
 // Latency counts from when the request was due. Counted from when it was sent,

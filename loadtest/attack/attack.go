@@ -41,6 +41,12 @@ type Config struct {
 	Plan Plan
 	// JWTSecret signs the customers' tokens.
 	JWTSecret string
+	// Buyers, if set, bounds the requests under way: each waits for an answer
+	// before it sends the next request, and the rate falls when all of them wait.
+	Buyers int
+	// Stop, if set, ends the attack before the plan does: nothing more is sent once
+	// it is closed.
+	Stop <-chan struct{}
 	// OnAnswer, if set, is called after each answer, by one goroutine.
 	OnAnswer func(Answer)
 }
@@ -80,6 +86,9 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 		return nil, fmt.Errorf("mint the customers' tokens: %w", err)
 	}
 	limit := underWay()
+	if cfg.Buyers > 0 {
+		limit = min(limit, cfg.Buyers)
+	}
 	transport, err := newTransport(ctx, &plan, tokens, limit)
 	if err != nil {
 		return nil, err
@@ -96,7 +105,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 
 	// vegeta knows one target; the transport sends each request to its own.
 	target := vegeta.NewStaticTargeter(vegeta.Target{Method: "POST", URL: plan.Targets[0] + "/v1/orders"})
-	schedule := &schedule{pacer: vegeta.ConstantPacer{Freq: plan.Rate, Per: time.Second}, limit: uint64(plan.Requests())}
+	schedule := &schedule{pacer: vegeta.ConstantPacer{Freq: plan.Rate, Per: time.Second}, limit: uint64(plan.Requests()), stop: cfg.Stop}
 	result := &Result{Answers: make([]Answer, plan.Requests())}
 	var (
 		reader reader
@@ -106,7 +115,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	for res := range attacker.Attack(target, schedule, plan.Duration+overtime, "") {
 		at := res.Timestamp.Sub(schedule.began)
 		a := reader.read(res)
-		a.Due, a.Done = schedule.due(a.Seq), at+res.Latency
+		a.Due, a.Sent, a.Done = schedule.due(a.Seq), at, at+res.Latency
 		result.Answers[a.Seq] = a
 		sent, last = max(sent, a.Seq+1), max(last, at)
 		if cfg.OnAnswer != nil {
@@ -121,7 +130,10 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	}
 	result.Answers = result.Answers[:sent]
 	result.Began = schedule.began
-	result.Sending = max(plan.Duration, last)
+	result.Sending = last
+	if !schedule.stopped {
+		result.Sending = max(plan.Duration, last)
+	}
 	result.PeakUnderWay = int(transport.peak.Load())
 	result.Saturated = result.PeakUnderWay >= limit
 	return result, nil
@@ -138,17 +150,27 @@ func underWay() int {
 }
 
 // schedule is a pacer that remembers when the attack began, which vegeta does
-// not tell, and ends it after limit requests: rounding could make one more.
+// not tell, and ends it when it is told to stop, or after limit requests: rounding could
+// make one more.
 type schedule struct {
 	pacer vegeta.ConstantPacer
 	limit uint64
+	stop  <-chan struct{}
 	began time.Time // set before the first request, read after it
+	// stopped says that stop was closed; it is read after the last request.
+	stopped bool
 }
 
 // Pace is vegeta.Pacer's.
 func (s *schedule) Pace(elapsed time.Duration, hits uint64) (wait time.Duration, stop bool) {
 	if s.began.IsZero() {
 		s.began = time.Now().Add(-elapsed)
+	}
+	select {
+	case <-s.stop: // nil, and never, where only the plan ends it
+		s.stopped = true
+		return 0, true
+	default:
 	}
 	if hits >= s.limit {
 		return 0, true

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -199,6 +200,45 @@ func TestQuantile(t *testing.T) {
 	} {
 		if got := tt.l.Quantile(tt.q); got != tt.want {
 			t.Errorf("Quantile(%v) of %d = %d, want %d", tt.q, len(tt.l), got, tt.want)
+		}
+	}
+}
+
+// Buyers who wait for their answers send no more meanwhile, and none of them sends
+// after the attack was stopped.
+func TestBuyersWaitAndStop(t *testing.T) {
+	const buyers = 4
+	stop, release := make(chan struct{}), make(chan struct{})
+	var underWay atomic.Int64
+	allWait := sync.OnceFunc(func() {
+		close(stop)
+		close(release)
+	})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		n := underWay.Add(1)
+		defer underWay.Add(-1)
+		switch {
+		case n == buyers:
+			allWait()
+		case n > buyers:
+			t.Errorf("%d requests of %d buyers", n, buyers)
+		}
+		<-release
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	defer server.Close()
+	plan := Plan{Targets: []string{server.URL}, SKUs: []string{"one"}, MaxQuantity: 1, Rate: 100, Duration: time.Minute, Seed: 1}
+	result, err := Run(t.Context(), Config{Plan: plan, JWTSecret: secret, Buyers: buyers, Stop: stop})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The pacer may have let one more through, which then waited for a buyer.
+	if n := len(result.Answers); n < buyers || n > buyers+1 || result.Sending >= plan.Duration {
+		t.Errorf("%d requests over %s; want %d, or one more", n, result.Sending, buyers)
+	}
+	for _, a := range result.Answers {
+		if a.Sent <= 0 || a.Done < a.Sent {
+			t.Errorf("request %d was sent at %s and answered at %s", a.Seq, a.Sent, a.Done)
 		}
 	}
 }

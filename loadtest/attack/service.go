@@ -71,6 +71,25 @@ func (s *Service) Stock(ctx context.Context, sku string) (Stock, error) {
 	return stock, err
 }
 
+// Holder is the replica that holds a SKU's lock, or "" where none does.
+func (s *Service) Holder(ctx context.Context, sku string) (replica string, err error) {
+	var list struct {
+		Locks []struct {
+			SKU     string `json:"sku"`
+			Replica string `json:"replica"`
+		} `json:"locks"`
+	}
+	if _, err := s.call(ctx, http.MethodGet, "/v1/admin/locks", s.AdminToken, nil, &list); err != nil {
+		return "", err
+	}
+	for _, held := range list.Locks {
+		if held.SKU == sku {
+			return held.Replica, nil
+		}
+	}
+	return "", nil
+}
+
 // Order reads an order back as its customer, or returns ErrNotFound.
 func (s *Service) Order(ctx context.Context, id uuid.UUID, customer string) (PlacedOrder, error) {
 	var order PlacedOrder

@@ -212,8 +212,8 @@ func (j *joiner) example(format string, args ...any) {
 	j.Examples = append(j.Examples, fmt.Sprintf(format, args...))
 }
 
-// count sorts the answers by outcome.
-func count(answers []attack.Answer) Counts {
+// Count sorts the answers by outcome.
+func Count(answers []attack.Answer) Counts {
 	c := Counts{Offered: len(answers), Reasons: []Reason{}}
 	reasons := map[Reason]int{}
 	for i := range answers {

@@ -154,7 +154,7 @@ func TestEveryBrokenInvariantIsFound(t *testing.T) {
 			if diff := cmp.Diff(tt.want, got, ignored, cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("findings (-want +got):\n%s", diff)
 			}
-			if verdict := Judge(count(s.answers), got); verdict != tt.verdict {
+			if verdict := Judge(Count(s.answers), got); verdict != tt.verdict {
 				t.Errorf("verdict %s, want %s", verdict, tt.verdict)
 			}
 			if tt.verdict == strategy.Lost && len(got.Examples)+len(got.Violations) == 0 {
@@ -170,13 +170,13 @@ func TestASilentServiceProvesNothing(t *testing.T) {
 		answers = append(answers, attack.Answer{Seq: seq, Outcome: attack.Ambiguous})
 	}
 	f := Join(plan.Order, answers, Books{Balances: []stock.Balance{{SKU: "one", Units: 3, Available: 3}}})
-	if got := Judge(count(answers), f); got != strategy.Failed {
+	if got := Judge(Count(answers), f); got != strategy.Failed {
 		t.Errorf("verdict %s, want failed", got)
 	}
 }
 
 func TestCountsAddUp(t *testing.T) {
-	got := count(newScene().answers)
+	got := Count(newScene().answers)
 	want := Counts{Offered: 10, Accepted: 5, SoldOut: 3, Errors: 1, Ambiguous: 1, Reasons: []Reason{{0, "", 1}, {503, "", 1}}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

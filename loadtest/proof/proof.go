@@ -126,7 +126,7 @@ func Assess(s Setting, result *attack.Result, books Books) Run {
 	found := Join(s.Plan.Order, result.Answers, books)
 	r := Run{
 		Strategy: s.Strategy, Fence: s.Fence, Replicas: s.Replicas, SKUs: len(s.Plan.SKUs), Stock: s.Stock,
-		Counts:       count(result.Answers),
+		Counts:       Count(result.Answers),
 		Findings:     found,
 		Rate:         s.Plan.Rate,
 		AchievedRate: result.AchievedRate(), PeakUnderWay: result.PeakUnderWay, Saturated: result.Saturated,
