@@ -28,7 +28,9 @@ func call(t *testing.T, p Peer) wire.Forward_LinkClient {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close() })
-	stream, err := wire.NewForwardClient(client).Link(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	stream, err := wire.NewForwardClient(client).Link(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,6 +79,9 @@ func TestNewerLinkReplacesTheOlderOne(t *testing.T) {
 		t.Error("the older link was not gone when the newer one's order came")
 	}
 	first.from.Answer(&Answer{Number: 1})
+	if n := len(first.from.answers); n != 0 {
+		t.Errorf("%d answers are kept that cannot be sent any more", n)
+	}
 	if answers, code := ended(t, older); len(answers) != 0 || code != codes.Aborted {
 		t.Errorf("the older link got %v and %v", answers, code)
 	}
