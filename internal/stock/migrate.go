@@ -39,7 +39,7 @@ func (db *DB) Migrate(ctx context.Context) error {
 		if got.Int64 != 1 {
 			return fmt.Errorf("lock migrations: another replica has been migrating for %s", migrateWait)
 		}
-		migrateErr := db.migrate(ctx)
+		migrateErr := db.migrate(ctx, migrations)
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 		defer cancel()
 		_, unlockErr := conn.ExecContext(undo, "DO RELEASE_LOCK(?)", name)
@@ -47,8 +47,8 @@ func (db *DB) Migrate(ctx context.Context) error {
 	})
 }
 
-func (db *DB) migrate(ctx context.Context) error {
-	files, err := fs.Sub(migrations, "migrations")
+func (db *DB) migrate(ctx context.Context, all fs.FS) error {
+	files, err := fs.Sub(all, "migrations")
 	if err != nil {
 		return err
 	}
