@@ -109,6 +109,9 @@ func TestLinkThatEndsInEachState(t *testing.T) {
 				link.Cut()
 			}
 			placed := mustPlace(t, other, buy("cat", "k", 1))
+			if placed.Replayed {
+				t.Error("a buyer who asked once is told of a replay")
+			}
 			if found, err := other.orders.Find(t.Context(), "cat", placed.Order.ID); err != nil || found != placed.Order {
 				t.Errorf("found %+v, %v; want %+v", found, err, placed.Order)
 			}

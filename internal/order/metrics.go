@@ -45,6 +45,11 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	gauge := func(name, help string) prometheus.Gauge {
 		return factory.NewGauge(prometheus.GaugeOpts{Namespace: "flashsale", Name: name, Help: help})
 	}
+	takeOvers := factory.NewCounterVec(prometheus.CounterOpts{Namespace: "flashsale", Name: "takeovers_total",
+		Help: "Locks taken from a seller that was dead or silent, by reason."}, []string{"reason"})
+	for _, reason := range []string{reasonDead, reasonSilent} {
+		takeOvers.WithLabelValues(reason) // there from the beginning
+	}
 	return &Metrics{
 		LockWait:   histogram("lock_wait_seconds", "From asking for a SKU's lock to its grant.", seconds),
 		LockHold:   histogram("lock_hold_seconds", "From the grant of a SKU's lock to its release.", seconds),
@@ -57,16 +62,15 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		Commit:     histogram("commit_seconds", "One transaction of batches, from its packet to its answer.", seconds),
 		Unknown:    counter("unknown_commits_total", "Commits whose answer was lost and that had to be resolved."),
 		Moved:      counter("orders_moved_total", "Times that an order was sent again, because the tenure that it was sent to had ended or its link broke."),
-		TakeOvers: factory.NewCounterVec(prometheus.CounterOpts{Namespace: "flashsale", Name: "takeovers_total",
-			Help: "Locks taken from a seller that was dead or silent, by reason."}, []string{"reason"}),
-		Vacant:   histogram("takeover_seconds", "From the last sign of a seller that was taken over to the claim of the next one.", seconds),
-		Placed:   counter("orders_placed_total", "Orders that were made."),
-		Replayed: counter("orders_replayed_total", "Orders that were asked for again under their key."),
-		Full:     counter("desk_full_total", "Orders that were refused because their desk's queue was full."),
-		Expired:  counter("orders_expired_total", "Orders that this replica ended because their payment window was over."),
-		SweepLag: gauge("expiry_lag_seconds", "How long ago the window of the oldest reserved order ended; 0 where none has, and where this replica does not sweep."),
-		Sweeping: gauge("expiry_sweeper", "1 on the replica that expires orders, 0 on the others."),
-		Desks:    gauge("desks", "Desks that are open: SKUs in use on this replica."),
-		Waiting:  gauge("desk_waiting_orders", "Orders that wait at a desk of this replica."),
+		TakeOvers:  takeOvers,
+		Vacant:     histogram("takeover_seconds", "From the last sign of a seller that was taken over to the claim of the next one.", seconds),
+		Placed:     counter("orders_placed_total", "Orders that were made."),
+		Replayed:   counter("orders_replayed_total", "Orders that were asked for again under their key."),
+		Full:       counter("desk_full_total", "Orders that were refused because their desk's queue was full."),
+		Expired:    counter("orders_expired_total", "Orders that this replica ended because their payment window was over."),
+		SweepLag:   gauge("expiry_lag_seconds", "How long ago the window of the oldest reserved order ended; 0 where none has, and where this replica does not sweep."),
+		Sweeping:   gauge("expiry_sweeper", "1 on the replica that expires orders, 0 on the others."),
+		Desks:      gauge("desks", "Desks that are open: SKUs in use on this replica."),
+		Waiting:    gauge("desk_waiting_orders", "Orders that wait at a desk of this replica."),
 	}
 }

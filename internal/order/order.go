@@ -70,6 +70,10 @@ type Request struct {
 	// ErrPriceChanged where the SKU's is another.
 	PriceCents *int64
 	Currency   string
+
+	// id is the order's, made before it is sent anywhere: an order that stands under
+	// it was made by this request, however often that was sent again.
+	id ID
 }
 
 // Fingerprint tells apart two requests that came with the same key.

@@ -55,6 +55,7 @@ const (
 
 // sell takes an order to the replica that sells its SKU, and waits for the answer.
 func (ds *desks) sell(ctx context.Context, r Request) (Placed, error) {
+	r.id = newID()
 	over := ds.deadlines.next()
 	deadline := time.Now().Add(ds.cfg.RequestTimeout)
 	var least lock.Token // the newest tenure that it was sent to

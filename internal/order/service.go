@@ -343,5 +343,5 @@ func replayOf(o Order, r *Request) (Placed, error) {
 		return Placed{}, ErrKeyReused
 	}
 	o.Status, o.ClosedAt, o.PaymentReference = Reserved, nil, ""
-	return Placed{Order: o, Replayed: true}, nil
+	return Placed{Order: o, Replayed: o.ID != r.id}, nil
 }

@@ -50,6 +50,12 @@ const (
 	evictAtOnce = 32
 )
 
+// Why a lock is taken away.
+const (
+	reasonDead   = "dead"
+	reasonSilent = "silent"
+)
+
 // taking is the state of a replica's take-overs.
 type taking struct {
 	mu       sync.Mutex
@@ -188,7 +194,7 @@ func (ds *desks) Silent(p forward.Peer, ticks int, waiting []forward.Waiting) {
 	}
 	switch {
 	case ticks >= ds.taking.ticks():
-		ds.takeOver(p, waiting, since, "silent")
+		ds.takeOver(p, waiting, since, reasonSilent)
 	case ticks >= queueAfter && ds.anyEnded(waiting):
 		// It has given up the lock, or another replica was less patient. Its answers
 		// may have been lost: what waits for them is to be sent to whoever sells now.
@@ -215,7 +221,7 @@ func (ds *desks) Revived(forward.Peer) {
 
 // Dead is the link's word that a seller's process is gone.
 func (ds *desks) Dead(p forward.Peer, waiting []forward.Waiting) {
-	ds.takeOver(p, waiting, time.Now(), "dead")
+	ds.takeOver(p, waiting, time.Now(), reasonDead)
 }
 
 // takeOver takes the locks of the SKUs that are waited for from p, and sends their
@@ -245,7 +251,7 @@ func (ds *desks) takeOver(p forward.Peer, waiting []forward.Waiting, since time.
 			ds.cfg.Logger.Warn("take-over", "from", p.Addr, "reason", reason, "error", err)
 			return
 		}
-		if reason == "silent" {
+		if reason == reasonSilent {
 			ds.taking.suffered()
 		}
 		// Their orders may be sent again only once no answer of this link is taken.

@@ -99,7 +99,7 @@ var traceContext propagation.TraceContext
 func orderToWire(ctx context.Context, r *Request, token lock.Token, left time.Duration) *forward.Order {
 	o := &forward.Order{
 		Sku: r.SKU, Token: uint64(token), Customer: []byte(r.Customer), Key: []byte(r.Key), Quantity: r.Quantity,
-		PriceCents: r.PriceCents, Currency: r.Currency, LeftUs: left.Microseconds(), RequestId: telemetry.RequestID(ctx),
+		PriceCents: r.PriceCents, Currency: r.Currency, LeftUs: left.Microseconds(), RequestId: telemetry.RequestID(ctx), Id: r.id[:],
 	}
 	if trace.SpanContextFromContext(ctx).IsSampled() {
 		carrier := propagation.MapCarrier{}
@@ -107,6 +107,14 @@ func orderToWire(ctx context.Context, r *Request, token lock.Token, left time.Du
 		o.Traceparent = carrier["traceparent"]
 	}
 	return o
+}
+
+// idOf is the name that an order of another replica gets.
+func idOf(o *forward.Order) ID {
+	if len(o.Id) != len(ID{}) {
+		return newID()
+	}
+	return ID(o.Id)
 }
 
 // ticketOf is an order that came from another replica.
@@ -121,6 +129,7 @@ func (ds *desks) ticketOf(from *forward.Source, o *forward.Order, now time.Time)
 	return &ticket{
 		req: Request{
 			SKU: o.Sku, Customer: string(o.Customer), Key: string(o.Key), Quantity: o.Quantity, PriceCents: o.PriceCents, Currency: o.Currency,
+			id: idOf(o),
 		},
 		request: ctx, least: lock.Token(o.Token),
 		forwarded: &forwarded{from: from, number: o.Number, until: now.Add(time.Duration(o.LeftUs) * time.Microsecond)},

@@ -326,8 +326,10 @@ type Order struct {
 	// The time that is left to the order when it is sent, in microseconds.
 	LeftUs int64 `protobuf:"varint,9,opt,name=left_us,json=leftUs,proto3" json:"left_us,omitempty"`
 	// The trace that the order belongs to, as in the W3C's header.
-	Traceparent   string `protobuf:"bytes,10,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
-	RequestId     string `protobuf:"bytes,11,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Traceparent string `protobuf:"bytes,10,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	RequestId   string `protobuf:"bytes,11,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The name that the order gets when it is made.
+	Id            []byte `protobuf:"bytes,12,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -437,6 +439,13 @@ func (x *Order) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *Order) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
 }
 
 type Answer struct {
@@ -592,7 +601,7 @@ const file_internal_forward_wire_wire_proto_rawDesc = "" +
 	"\aprocess\x18\x02 \x01(\tR\aprocess\x12\x18\n" +
 	"\areplica\x18\x03 \x01(\tR\areplica\x12\x14\n" +
 	"\x05meets\x18\x04 \x01(\tR\x05meets\x12\x18\n" +
-	"\aordinal\x18\x05 \x01(\x04R\aordinal\"\xbd\x02\n" +
+	"\aordinal\x18\x05 \x01(\x04R\aordinal\"\xcd\x02\n" +
 	"\x05Order\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x10\n" +
 	"\x03sku\x18\x02 \x01(\tR\x03sku\x12\x14\n" +
@@ -607,7 +616,8 @@ const file_internal_forward_wire_wire_proto_rawDesc = "" +
 	"\vtraceparent\x18\n" +
 	" \x01(\tR\vtraceparent\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\v \x01(\tR\trequestIdB\x0e\n" +
+	"request_id\x18\v \x01(\tR\trequestId\x12\x0e\n" +
+	"\x02id\x18\f \x01(\fR\x02idB\x0e\n" +
 	"\f_price_cents\"\xe2\x02\n" +
 	"\x06Answer\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x124\n" +
