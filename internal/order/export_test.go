@@ -146,6 +146,7 @@ func LifeQueries(n int) map[string]Query {
 		"read archived": {readArchived, []any{id, text}, ""},
 		"list":          {listOrders, nil, ""},
 		"list recent":   {listRecent, nil, ""},
+		"has many":      {hasMany, nil, ""},
 		"due":           {dueOrders, []any{time.Unix(0, 0), time.Unix(0, 0), id, 2000}, "expiring"},
 		"next due":      {nextDue, nil, ""},
 		"purgeable":     {purgeable, nil, ""},
