@@ -47,6 +47,9 @@ type Config struct {
 	// Stop, if set, ends the attack before the plan does: nothing more is sent once
 	// it is closed.
 	Stop <-chan struct{}
+	// Before, if set, is called when all is prepared, which takes seconds for a long
+	// attack; the attack begins when it returns nil.
+	Before func() error
 	// OnAnswer, if set, is called after each answer, by one goroutine.
 	OnAnswer func(Answer)
 }
@@ -94,6 +97,11 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 		return nil, err
 	}
 	defer transport.close()
+	if cfg.Before != nil {
+		if err := cfg.Before(); err != nil {
+			return nil, err
+		}
+	}
 
 	attacker := vegeta.NewAttacker(
 		vegeta.Client(transport.client()),

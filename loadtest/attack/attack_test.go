@@ -210,11 +210,15 @@ func TestBuyersWaitAndStop(t *testing.T) {
 	const buyers = 4
 	stop, release := make(chan struct{}), make(chan struct{})
 	var underWay atomic.Int64
+	var begun atomic.Bool
 	allWait := sync.OnceFunc(func() {
 		close(stop)
 		close(release)
 	})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if !begun.Load() {
+			t.Error("a request came before all was prepared")
+		}
 		n := underWay.Add(1)
 		defer underWay.Add(-1)
 		switch {
@@ -228,7 +232,10 @@ func TestBuyersWaitAndStop(t *testing.T) {
 	}))
 	defer server.Close()
 	plan := Plan{Targets: []string{server.URL}, SKUs: []string{"one"}, MaxQuantity: 1, Rate: 100, Duration: time.Minute, Seed: 1}
-	result, err := Run(t.Context(), Config{Plan: plan, JWTSecret: secret, Buyers: buyers, Stop: stop})
+	result, err := Run(t.Context(), Config{Plan: plan, JWTSecret: secret, Buyers: buyers, Stop: stop, Before: func() error {
+		begun.Store(true)
+		return nil
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -120,10 +120,6 @@ func once(ctx context.Context, cfg Config) (Result, error) {
 	if err := r.service.PutOnSale(ctx, cfg.SKU, units); err != nil {
 		return Result{}, err
 	}
-	// Whoever is asked first takes the lock.
-	if err := r.order(ctx, r.Seller); err != nil {
-		return Result{}, err
-	}
 	load, err := r.attack(ctx)
 	if err != nil {
 		return Result{}, err
@@ -194,18 +190,26 @@ func (r *run) attack(ctx context.Context) (load *attack.Result, err error) {
 		}
 	}
 	stop, done := make(chan struct{}), make(chan struct{})
+	loaded, end := context.WithCancel(ctx) // ends with the load
+	defer end()
 	go func() {
 		defer close(done)
-		load, err = attack.Run(ctx, attack.Config{Plan: plan, JWTSecret: r.JWTSecret, Buyers: r.Buyers, Stop: stop, OnAnswer: func(a attack.Answer) {
-			if a.Outcome == attack.Accepted {
-				r.sales.Add(1)
-			}
-		}})
+		defer end()
+		load, err = attack.Run(ctx, attack.Config{
+			Plan: plan, JWTSecret: r.JWTSecret, Buyers: r.Buyers, Stop: stop,
+			// Whoever is asked first takes the lock, and keeps it while orders come.
+			Before: func() error { return r.order(ctx, r.Seller) },
+			OnAnswer: func(a attack.Answer) {
+				if a.Outcome == attack.Accepted {
+					r.sales.Add(1)
+				}
+			},
+		})
 	}()
-	failed := r.disturb(ctx)
+	failed := r.disturb(loaded)
 	close(stop)
 	<-done
-	if err := errors.Join(failed, err); err != nil {
+	if err := errors.Join(err, failed); err != nil {
 		return nil, err
 	}
 	r.keep(&plan, load)
