@@ -279,15 +279,11 @@ func (b *bench) try(ctx context.Context, t trial) (run *Run, err error) {
 	gauge := &gauge{groups: b.groups(&t.peer, fleet, at.redis)}
 	plan := attack.Plan{Targets: fleet.urls(), SKUs: t.load.Turns, MaxQuantity: 1, Rate: t.rate, Seed: b.cfg.Seed}
 	profiles := b.profile(ctx, &t, fleet)
-	held := &holds{}
-	if t.way.Strategy == strategy.Default && t.Load == hotLoad {
-		held.urls = fleet.urls()
-	}
 	got, err := send(ctx, offer{
 		plan: plan, tokens: b.tokens, workers: t.workers, rate: t.rate, warmUp: t.warmUp, window: t.window,
-		limit: b.cfg.planned(), measure: func() { gauge.read(); held.read(ctx) },
+		limit: b.cfg.planned(), measure: gauge.read,
 	})
-	if err := errors.Join(err, profiles(), held.err); err != nil {
+	if err := errors.Join(err, profiles()); err != nil {
 		return nil, err
 	}
 	used, err := gauge.usages()
@@ -304,9 +300,7 @@ func (b *bench) try(ctx context.Context, t trial) (run *Run, err error) {
 	if got.exhausted {
 		b.note("%s, %s: all %d customers had ordered before the time was over.", t.peer.Name, t.Setting, b.cfg.planned())
 	}
-	run = b.assess(&t, plan, got, books, used)
-	run.Held = round(held.share, 1e3)
-	return run, nil
+	return b.assess(&t, plan, got, books, used), nil
 }
 
 func (b *bench) assess(t *trial, plan attack.Plan, got *taken, books proof.Books, used map[string]usage) *Run {

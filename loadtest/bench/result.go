@@ -67,9 +67,6 @@ type Run struct {
 	// RSS is the peak of the largest process of each kind.
 	CPU map[string]float64 `json:"cpu_us_per_order"`
 	RSS map[string]float64 `json:"rss_mib"`
-	// Held is the share of the window in which a replica held the hot SKU's lock,
-	// and could sell; of the default strategy alone.
-	Held float64 `json:"held_share,omitempty"`
 }
 
 func (r *Run) setting() Setting {
@@ -93,7 +90,6 @@ type Median struct {
 	Latency     proof.Latency      `json:"latency_ms"`
 	CPU         map[string]float64 `json:"cpu_us_per_order"`
 	RSS         map[string]float64 `json:"rss_mib"`
-	Held        float64            `json:"held_share,omitempty"`
 	// Verdict is the worst.
 	Verdict strategy.Verdict `json:"verdict"`
 }
@@ -213,7 +209,7 @@ func medians(runs []Run) []Median {
 				P50: of(func(r *Run) float64 { return r.Latency.P50 }), P95: of(func(r *Run) float64 { return r.Latency.P95 }),
 				P99: of(func(r *Run) float64 { return r.Latency.P99 }), Max: of(func(r *Run) float64 { return r.Latency.Max }),
 			},
-			CPU: map[string]float64{}, RSS: map[string]float64{}, Held: of(func(r *Run) float64 { return r.Held }), Verdict: group[0].Verdict,
+			CPU: map[string]float64{}, RSS: map[string]float64{}, Verdict: group[0].Verdict,
 			Least: math.Inf(1),
 		}
 		for _, run := range group {
@@ -275,28 +271,26 @@ func goals(all []Median) []Goal {
 	}
 	hot := at("hot", StandardReplicas)
 	etcd := find(ours, hot)
-	ratio("etcd by noop, hot SKU", 0.8, etcd, find(noop, hot))
+	ratio("etcd by noop, hot SKU", 0.62, etcd, find(noop, hot))
 	ratio("etcd by redis-lua, hot SKU", 1, etcd, find("redis-lua", hot))
 	ratio("etcd by conditional-batched, hot SKU", 0.95, etcd, find(peer.Batched, hot))
 	if best := bestSQL(all, hot); best != nil {
-		ratio("etcd by the best durable SQL peer that does not batch ("+best.Peer+"), hot SKU", 8, etcd, best)
+		ratio("etcd by the best durable SQL peer that does not batch ("+best.Peer+"), hot SKU", 10, etcd, best)
 	}
 	if etcd != nil {
-		list = append(list,
-			Goal{What: "share of the time in which etcd's hot SKU has a holder", Wanted: 0.95, Got: etcd.Held, Met: etcd.Held >= 0.95},
-			Goal{What: "MiB of a replica of etcd, hot SKU", Wanted: 120, Got: etcd.RSS["replicas"], AtMost: true, Met: etcd.RSS["replicas"] <= 120})
+		list = append(list, Goal{What: "MiB of a replica of etcd, hot SKU", Wanted: 120, Got: etcd.RSS["replicas"], AtMost: true, Met: etcd.RSS["replicas"] <= 120})
 	}
 	ratio("etcd by etcd-textbook, hot SKU", 50, etcd, find("etcd-textbook", hot))
 	for _, g := range []struct {
 		load   string
 		wanted float64
-	}{{"even:100", 1.5}, {"even:1000", 1}} {
+	}{{"even:100", 3.5}, {"even:1000", 2.5}} {
 		s := at(g.load, StandardReplicas)
 		ratio("etcd by conditional, "+g.load, g.wanted, find(ours, s), find("conditional", s))
 	}
 	s := at("sold-out", StandardReplicas)
-	ratio("etcd by noop, sold-out", 0.9, find(ours, s), find(noop, s))
-	ratio("etcd on 4 replicas by 1", 0.85, find(ours, at("hot", 4)), find(ours, at("hot", 1)))
+	ratio("etcd by noop, sold-out", 0.85, find(ours, s), find(noop, s))
+	ratio("etcd by noop, hot SKU, 4 replicas", 0.6, find(ours, at("hot", 4)), find(noop, at("hot", 4)))
 	open := Setting{Load: "hot", Replicas: StandardReplicas, Open: true}
 	if a, b := find(ours, open), find(noop, open); a != nil && b != nil {
 		g := Goal{What: "p99 of etcd in an open loop, in ms, by 2 x noop's + 2", Wanted: round(2*b.Latency.P99+2, 100), Got: a.Latency.P99, AtMost: true}

@@ -15,7 +15,7 @@ import (
 // columns are those of the terminal's tables and of the page's.
 var columns = []string{
 	"peer", "durable", "served/s", "least - most", "of noop", "p50 ms", "p99 ms",
-	"µs: replicas", "mysql", "etcd", "redis", "harness", "MiB: replica", "held", "how", "verdict",
+	"µs: replicas", "mysql", "etcd", "redis", "harness", "MiB: replica", "how", "verdict",
 }
 
 // cells are a median's, in the order of columns.
@@ -33,10 +33,6 @@ func (m *Median) cells() []string {
 	if m.Durable {
 		durable = "yes"
 	}
-	held := "-"
-	if m.Held > 0 {
-		held = fmt.Sprintf("%.2f", m.Held)
-	}
 	how := []string{fmt.Sprintf("%d workers", m.Workers)}
 	if m.Open {
 		how[0] = comma(float64(m.Rate)) + "/s offered"
@@ -48,7 +44,7 @@ func (m *Median) cells() []string {
 		m.Peer, durable, comma(m.Served), comma(m.Least) + " - " + comma(m.Most), ratio,
 		fmt.Sprintf("%.1f", m.Latency.P50), fmt.Sprintf("%.1f", m.Latency.P99),
 		figure(m.CPU, "replicas"), figure(m.CPU, "mysql"), figure(m.CPU, "etcd"), figure(m.CPU, "redis"), figure(m.CPU, "harness"),
-		figure(m.RSS, "replicas"), held, strings.Join(how, ", "), string(m.Verdict),
+		figure(m.RSS, "replicas"), strings.Join(how, ", "), string(m.Verdict),
 	}
 }
 
