@@ -1,0 +1,101 @@
+// Package mutants breaks what keeps orders right, one thing at a time, and sees a
+// test of it fail. A check that no test can fail is not known to work.
+package mutants
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// mutant is a change of the code, and the test that must notice it.
+type mutant struct {
+	name string
+	// edits are by file, each an old text that stands there once and a new one.
+	edits map[string][2]string
+	pkg   string
+	test  string
+}
+
+const take, tenure, route, sell = "internal/stock/take.go", "internal/stock/tenure.go", "internal/order/route.go", "internal/order/sell.go"
+
+var mutants = []mutant{
+	{
+		"the write does not compare the fence",
+		map[string][2]string{take: {`AND fence = %d AND seq = %d AND available`, `AND %d >= 0 AND seq = %d AND available`}},
+		"./internal/stock", "TestStaleHolderUnderEachFence",
+	},
+	{
+		"the write does not compare seq",
+		map[string][2]string{take: {`AND fence = %d AND seq = %d AND available`, `AND fence = %d AND %d >= 0 AND available`}},
+		"./internal/order", "TestRefusalAfterALostCommitStands",
+	},
+	{
+		"a tenure begins without a claim",
+		map[string][2]string{
+			take:   {`AND fence = %d AND seq = %d AND available`, `AND %d >= 0 AND seq = %d AND available`},
+			tenure: {"if t.Fence == strategy.FenceClaim {\n\t\tquery =", "if t.Fence == \"never\" {\n\t\tquery ="},
+		},
+		"./internal/stock", "TestStaleHolderUnderEachFence",
+	},
+	{
+		"an order is sent again under another key",
+		map[string][2]string{route: {`ds.cfg.Metrics.Moved.Inc()`, `ds.cfg.Metrics.Moved.Inc(); r.Key += "again"; r.id = newID()`}},
+		"./internal/order", "TestLinkThatEndsInEachState",
+	},
+	{
+		"orders are answered before their commit",
+		map[string][2]string{sell: {`t.cfg.At(BeforeCommit)`, `for i, b := range d.accepted { t.placed(b, d.orders[i]) }; t.cfg.At(BeforeCommit)`}},
+		"./internal/order", "TestStaleHolderIsFenced",
+	},
+}
+
+func TestEachMutantIsCaught(t *testing.T) {
+	root, err := filepath.Abs("../../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range mutants {
+		t.Run(m.name, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-overlay", m.overlay(t, root), "-run", "^"+m.test+"$", m.pkg)
+			cmd.Dir = root
+			out, err := cmd.CombinedOutput()
+			if err == nil || !strings.Contains(string(out), "--- FAIL: "+m.test) {
+				t.Errorf("%s does not notice: %v\n%s", m.test, err, out)
+			}
+		})
+	}
+}
+
+// overlay writes the changed files, and says which they stand for.
+func (m *mutant) overlay(t *testing.T, root string) string {
+	t.Helper()
+	dir := t.TempDir()
+	replace := map[string]string{}
+	for path, edit := range m.edits {
+		text, err := os.ReadFile(filepath.Join(root, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(text), edit[0]); n != 1 {
+			t.Fatalf("%q stands %d times in %s, want once", edit[0], n, path)
+		}
+		changed := filepath.Join(dir, filepath.Base(path))
+		if err := os.WriteFile(changed, []byte(strings.Replace(string(text), edit[0], edit[1], 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		replace[filepath.Join(root, path)] = changed
+	}
+	list, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(overlay, list, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return overlay
+}
