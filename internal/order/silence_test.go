@@ -1,8 +1,16 @@
 package order_test
 
 import (
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/lock"
 	"flashsale/internal/order"
 	"flashsale/internal/stock"
 )
@@ -26,4 +34,65 @@ func TestOrdersLeaveASilentLinkOnceTheirTenureHasEnded(t *testing.T) {
 	if got := audit(t, dsn).Reserved; got != 3 {
 		t.Errorf("%d units reserved, want 3", got)
 	}
+}
+
+// Replicas that miss the same seller all queue for its lock. Once one of them has it,
+// the others leave the queue, and their orders go to the new seller.
+func TestOneOfTheReplicasThatMissASellerTakesItsPlace(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t, stock.Stock{Units: 10})
+	stands, goOn := make(chan struct{}), make(chan struct{})
+	var armed atomic.Bool
+	seller, link := overLink(t, options{dsn: dsn, strategy: "etcd", at: func(s order.Step) {
+		if s == order.BeforeCommit && armed.CompareAndSwap(true, false) {
+			close(stands)
+			<-goOn
+		}
+	}})
+	mustPlace(t, seller, buy("ann", "1", 1))
+	var others [2]*replica
+	var first sync.Once
+	for i := range others {
+		others[i] = start(t, options{dsn: dsn, strategy: "etcd", at: func(s order.Step) {
+			if s == order.BeforeClaim {
+				first.Do(func() { awaitNoQueue(t, others[i]) })
+			}
+		}})
+		mustPlace(t, others[i], buy("ben", fmt.Sprint(i), 1)) // the link stands
+	}
+	armed.Store(true)
+	var buyers, last errgroup.Group
+	last.Go(func() error { _, err := seller.orders.Place(t.Context(), buy("ann", "2", 1)); return err })
+	<-stands
+	release := link.Hold()
+	for i, other := range others {
+		buyers.Go(func() error { _, err := other.orders.Place(t.Context(), buy("cat", fmt.Sprint(i), 1)); return err })
+	}
+	if err := buyers.Wait(); err != nil {
+		t.Error(err)
+	}
+	first.Do(func() { t.Error("no other replica has taken the lock") })
+	close(goOn)
+	release()
+	if err := last.Wait(); err != nil {
+		t.Error(err)
+	}
+	if got := audit(t, dsn).Reserved; got != 6 {
+		t.Errorf("%d units reserved, want 6", got)
+	}
+}
+
+// awaitNoQueue waits until nobody waits for the SKU's lock.
+func awaitNoQueue(t *testing.T, at *replica) {
+	for deadline := time.Now().Add(testTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		held, err := at.locker.(lock.Inspector).Inspect(t.Context())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if !slices.ContainsFunc(held, func(h lock.Info) bool { return h.Name == testSKU && len(h.Queue) > 0 }) {
+			return
+		}
+	}
+	t.Error("the other replica stays in the queue")
 }

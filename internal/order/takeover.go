@@ -147,7 +147,8 @@ func (c *contention) end() bool {
 	return c.calledOff
 }
 
-// callOff ends the wait for a lock whose seller was silent and is heard again.
+// callOff ends the wait for a lock whose seller was silent, and is heard again or has
+// a successor.
 func (c *contention) callOff() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -198,7 +199,7 @@ func (ds *desks) Silent(p forward.Peer, ticks int, waiting []forward.Waiting) {
 	case ticks >= queueAfter && ds.anyEnded(waiting):
 		// It has given up the lock, or another replica was less patient. Its answers
 		// may have been lost: what waits for them is to be sent to whoever sells now.
-		ds.links.Break(p)
+		ds.leave(p, waiting)
 	}
 }
 
@@ -208,6 +209,22 @@ func (ds *desks) anyEnded(waiting []forward.Waiting) bool {
 		holder, known := ds.viewer.Holder(w.SKU)
 		return !known || holder.Token != lock.Token(w.Token)
 	})
+}
+
+// leave sends the orders that wait for p elsewhere. A SKU whose new seller is known
+// is no longer queued for: of many replicas that missed the old one each would sell
+// for a quantum, one after the other.
+func (ds *desks) leave(p forward.Peer, waiting []forward.Waiting) {
+	ds.mu.Lock()
+	for _, w := range waiting {
+		holder, known := ds.viewer.Holder(w.SKU)
+		if d := ds.open[w.SKU]; d != nil && known && !holder.Mine && holder.Token != lock.Token(w.Token) {
+			d.contends.callOff()
+		}
+	}
+	ds.mu.Unlock()
+	// Orders may be sent again only once no answer of this link is taken.
+	ds.links.Break(p)
 }
 
 // Revived is the link's word that a seller is heard again.
@@ -254,8 +271,7 @@ func (ds *desks) takeOver(p forward.Peer, waiting []forward.Waiting, since time.
 		if reason == reasonSilent {
 			ds.taking.suffered()
 		}
-		// Their orders may be sent again only once no answer of this link is taken.
-		ds.links.Break(p)
+		ds.leave(p, waiting)
 	})
 }
 
