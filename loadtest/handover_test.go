@@ -7,11 +7,13 @@ import (
 	"strings"
 	"testing"
 
+	"flashsale/internal/sandbox/sandboxtest/tier"
 	"flashsale/loadtest/handover"
 )
 
 // The folder is made, as out is on a fresh clone.
 func TestHandoverWritesItsFigures(t *testing.T) {
+	tier.OnlyTestAll(t, "Redis")
 	file := filepath.Join(t.TempDir(), "out", "handover.json")
 	var out, progress bytes.Buffer
 	err := run(t.Context(), []string{"handover", "--strategies=none,process,redis", "--rounds=2", "--out=" + file}, &out, &progress)

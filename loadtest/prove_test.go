@@ -7,12 +7,14 @@ import (
 	"testing"
 
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 	"flashsale/internal/strategy"
 )
 
 // TestServiceSellsOutUnderEveryStrategy plays each row of the registry with two
 // replicas, on the rows' own servers.
 func TestServiceSellsOutUnderEveryStrategy(t *testing.T) {
+	tier.OnlyTestAll(t, "every lock's server")
 	const replicas = 2
 	var wrong, right []strategy.Strategy
 	for _, s := range strategy.All() {

@@ -5,12 +5,14 @@ import (
 	"testing"
 
 	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
 // A Redis that lost its data has forgotten who holds what. Its tokens go on rising
 // by its clock, so that replicas which run go on under the fence; one that starts
 // says that the data are not those that MySQL knows.
 func TestEmptiedRedisIsRefused(t *testing.T) {
+	tier.OnlyTestAll(t, "Redis")
 	t.Parallel()
 	redis, err := sandbox.StartRedis(t.Context(), sandbox.RedisConfig{})
 	if err != nil {

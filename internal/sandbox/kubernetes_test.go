@@ -7,9 +7,11 @@ import (
 
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
 func TestKubernetesServesAndLeavesNothingBehind(t *testing.T) {
+	tier.OnlyTestAll(t, "Kubernetes' API server")
 	stack := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)

@@ -6,9 +6,11 @@ import (
 	"testing"
 
 	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
 func TestMemcachedServesAndLeavesNothingBehind(t *testing.T) {
+	tier.OnlyTestAll(t, "memcached")
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)
 	m, err := sandbox.StartMemcached(t.Context(), sandbox.MemcachedConfig{Megabytes: 8})

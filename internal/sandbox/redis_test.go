@@ -9,9 +9,11 @@ import (
 
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
 func TestRedisServesAndLeavesNothingBehind(t *testing.T) {
+	tier.OnlyTestAll(t, "Redis")
 	for _, always := range []bool{false, true} {
 		t.Run(fmt.Sprintf("append always %v", always), func(t *testing.T) {
 			temp := t.TempDir()
@@ -74,6 +76,7 @@ func TestBinlogIsSetAndTakenBack(t *testing.T) {
 // TestFoldersOfManyAtOnce: each sweeps what it takes for another's remains, and
 // must not take another's beginning for that.
 func TestFoldersOfManyAtOnce(t *testing.T) {
+	tier.OnlyTestAll(t, "Redis")
 	const rounds, nodes = 3, 8
 	for range rounds {
 		all, err := sandbox.StartRedisNodes(t.Context(), nodes, sandbox.RedisConfig{})

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
 func TestMissingZooKeeperNamesItsPackage(t *testing.T) {
@@ -19,6 +20,7 @@ func TestMissingZooKeeperNamesItsPackage(t *testing.T) {
 }
 
 func TestZooKeeperServesAndLeavesNothingBehind(t *testing.T) {
+	tier.OnlyTestAll(t, "ZooKeeper")
 	for _, nodes := range []int{1, 3} {
 		t.Run(strconv.Itoa(nodes)+" nodes", func(t *testing.T) {
 			temp := t.TempDir()

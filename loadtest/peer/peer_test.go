@@ -16,6 +16,7 @@ import (
 	"flashsale/internal/order"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 )
@@ -96,6 +97,7 @@ func serversFor(t *testing.T, p Peer) Servers {
 		}
 		t.Cleanup(func() { _ = s.DB.Close() })
 	case Redis:
+		tier.OnlyTestAll(t, "Redis")
 		r, err := sandbox.StartRedis(t.Context(), sandbox.RedisConfig{AppendAlways: p.Durable})
 		if err != nil {
 			t.Fatal(err)
