@@ -42,10 +42,10 @@ build: setup ## bin/api and bin/loadtest
 	@$(GO_BUILD) -o bin/loadtest ./loadtest
 
 setup: ## install what is missing: MariaDB's programs
-	@scripts/setup
+	@scripts/setup --mariadb
 
 setup-race:
-	@scripts/setup --race --redis --memcached --haproxy --zookeeper --chromium --kubernetes
+	@scripts/setup --mariadb --modules --race --curl --codegen --redis --memcached --haproxy --zookeeper --chromium --kubernetes
 
 setup-lint:
 	@scripts/setup --lint
