@@ -29,7 +29,7 @@ type memory struct {
 type era struct{ _ byte }
 
 type remembered struct {
-	order Order
+	order *Order // nobody changes it any more
 	era   *era
 	at    time.Time
 	slot  int
@@ -44,7 +44,7 @@ func (m *memory) get(k byKey, e *era) (Order, bool) {
 	if !ok || r.era != e || time.Since(r.at) > memoryTime {
 		return Order{}, false
 	}
-	return r.order, true
+	return *r.order, true
 }
 
 func (m *memory) put(orders []*Order, e *era) {
@@ -57,7 +57,7 @@ func (m *memory) put(orders []*Order, e *era) {
 			delete(m.known, old)
 		}
 		m.ring[m.next] = k
-		m.known[k] = remembered{order: *o, era: e, at: now, slot: m.next}
+		m.known[k] = remembered{order: o, era: e, at: now, slot: m.next}
 		m.next = (m.next + 1) % memorySize
 	}
 }
