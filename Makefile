@@ -2,15 +2,12 @@
 # Ubuntu with Go and root or sudo. ARGS="..." is handed on to what it runs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-race setup-lint setup-redis build demo up bench test soak lint
+.PHONY: help setup setup-test setup-all setup-lint setup-redis build demo up bench unit test test-all soak lint
 
 # Programs for the same tree are the same wherever it stands. Git is not asked
 # for a version: it refuses to answer in a tree of another user's, which would
 # stop the build. The tests build with these flags, too.
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false
-
-# Two packages at a time: each may run a MariaDB, an etcd and several replicas.
-TEST_FLAGS := -race -count=1 -p 2 -timeout 20m
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,10 +21,17 @@ up: build ## a private stack with 3 replicas, until Ctrl-C
 bench: setup-redis build ## the service beside its rivals, in at most 15 minutes
 	@bin/loadtest bench $(ARGS)
 
-test: setup-race build ## every test, with real servers and the race detector
-	go test $(TEST_FLAGS) ./... $(ARGS)
+unit: ## the tests that need no server, in less than a minute
+	@scripts/setup
+	@scripts/test unit $(ARGS)
 
-soak: setup-race build ## the long versions: each fuzz test for a minute, 20 zombie runs of each lock, then random calls, in about 25 minutes
+test: setup-test ## and the product's, with MariaDB and etcd, in about 4 minutes
+	@scripts/test product $(ARGS)
+
+test-all: setup-all ## every test, with every server and the race detector, in about 15 minutes
+	@scripts/test all $(ARGS)
+
+soak: setup-all build ## the long versions: each fuzz test for a minute, 20 zombie runs of each lock, then random calls, in about 25 minutes
 	@scripts/fuzz 1m
 	@bin/loadtest zombies --runs 20
 	@bin/loadtest soak --duration 15m $(ARGS)
@@ -44,7 +48,10 @@ build: setup ## bin/api and bin/loadtest
 setup: ## install what is missing: MariaDB's programs
 	@scripts/setup --mariadb
 
-setup-race:
+setup-test:
+	@scripts/setup --mariadb --modules
+
+setup-all:
 	@scripts/setup --mariadb --modules --race --curl --codegen --redis --memcached --haproxy --zookeeper --chromium --kubernetes
 
 setup-lint:

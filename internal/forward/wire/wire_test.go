@@ -5,9 +5,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
 func TestGeneratedCodeIsCurrent(t *testing.T) {
+	tier.OnlyTestAll(t, "goprotoc")
 	const folder = "internal/forward/wire"
 	fresh := t.TempDir()
 	out, err := exec.CommandContext(t.Context(), "../../../scripts/protoc", folder+"/wire.proto", fresh).CombinedOutput()

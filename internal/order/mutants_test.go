@@ -1,6 +1,4 @@
-// Package mutants breaks what keeps orders right, one thing at a time, and sees a
-// test of it fail. A check that no test can fail is not known to work.
-package mutants
+package order_test
 
 import (
 	"encoding/json"
@@ -9,7 +7,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"flashsale/internal/sandbox/sandboxtest/tier"
 )
+
+// A check that no test can fail is not known to work. So this breaks what keeps
+// orders right, one thing at a time, and sees a test of it fail.
 
 // mutant is a change of the code, and the test that must notice it.
 type mutant struct {
@@ -20,41 +23,43 @@ type mutant struct {
 	test  string
 }
 
-const take, tenure, route, sell = "internal/stock/take.go", "internal/stock/tenure.go", "internal/order/route.go", "internal/order/sell.go"
+const takeFile, tenureFile, routeFile, sellFile = "internal/stock/take.go", "internal/stock/tenure.go", "internal/order/route.go", "internal/order/sell.go"
 
 var mutants = []mutant{
 	{
 		"the write does not compare the fence",
-		map[string][2]string{take: {`AND fence = %d AND seq = %d AND available`, `AND %d >= 0 AND seq = %d AND available`}},
+		map[string][2]string{takeFile: {`AND fence = %d AND seq = %d AND available`, `AND %d >= 0 AND seq = %d AND available`}},
 		"./internal/stock", "TestStaleHolderUnderEachFence",
 	},
 	{
 		"the write does not compare seq",
-		map[string][2]string{take: {`AND fence = %d AND seq = %d AND available`, `AND fence = %d AND %d >= 0 AND available`}},
+		map[string][2]string{takeFile: {`AND fence = %d AND seq = %d AND available`, `AND fence = %d AND %d >= 0 AND available`}},
 		"./internal/order", "TestRefusalAfterALostCommitStands",
 	},
 	{
 		"a tenure begins without a claim",
 		map[string][2]string{
-			take:   {`AND fence = %d AND seq = %d AND available`, `AND %d >= 0 AND seq = %d AND available`},
-			tenure: {"if t.Fence == strategy.FenceClaim {\n\t\tquery =", "if t.Fence == \"never\" {\n\t\tquery ="},
+			takeFile:   {`AND fence = %d AND seq = %d AND available`, `AND %d >= 0 AND seq = %d AND available`},
+			tenureFile: {"if t.Fence == strategy.FenceClaim {\n\t\tquery =", "if t.Fence == \"never\" {\n\t\tquery ="},
 		},
 		"./internal/stock", "TestStaleHolderUnderEachFence",
 	},
 	{
 		"an order is sent again under another key",
-		map[string][2]string{route: {`ds.cfg.Metrics.Moved.Inc()`, `ds.cfg.Metrics.Moved.Inc(); r.Key += "again"; r.id = newID()`}},
+		map[string][2]string{routeFile: {`ds.cfg.Metrics.Moved.Inc()`, `ds.cfg.Metrics.Moved.Inc(); r.Key += "again"; r.id = newID()`}},
 		"./internal/order", "TestLinkThatEndsInEachState",
 	},
 	{
 		"orders are answered before their commit",
-		map[string][2]string{sell: {`t.cfg.At(BeforeCommit)`, `for i, b := range d.accepted { t.placed(b, d.orders[i]) }; t.cfg.At(BeforeCommit)`}},
+		map[string][2]string{sellFile: {`t.cfg.At(BeforeCommit)`, `for i, b := range d.accepted { t.placed(b, d.orders[i]) }; t.cfg.At(BeforeCommit)`}},
 		"./internal/order", "TestStaleHolderIsFenced",
 	},
 }
 
 func TestEachMutantIsCaught(t *testing.T) {
-	root, err := filepath.Abs("../../..")
+	t.Parallel()
+	tier.OnlyTestAll(t, "a test program built for each mutant")
+	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}

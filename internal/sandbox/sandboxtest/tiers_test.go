@@ -1,0 +1,73 @@
+package sandboxtest_test
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const root = "../../.."
+
+// packages are those of one tier, sorted.
+func packages(t *testing.T, tier string) []string {
+	t.Helper()
+	return run(t, "scripts/test", tier, "--list")
+}
+
+// run returns what a program prints, by lines.
+func run(t *testing.T, program string, args ...string) []string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), program, args...)
+	cmd.Dir = root
+	cmd.Stderr = t.Output()
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %s: %v", program, strings.Join(args, " "), err)
+	}
+	return strings.Split(strings.TrimSpace(string(out)), "\n")
+}
+
+// slow are packages that a test of make unit must not import, nor anything that it
+// imports: the one that starts servers, and those that take long to build, with the
+// clients of all lock servers and with two grammars of MySQL.
+var slow = []string{"flashsale/internal/sandbox", "flashsale/internal/guard", "flashsale/internal/sandbox/mysql8"}
+
+func TestUnitIsWhatNeedsNoServer(t *testing.T) {
+	// A package's test as a program, and all that is linked into it.
+	const format = `{{if and (eq .Name "main") (not .ForTest)}}{{.ImportPath}}{{range .Deps}},{{.}}{{end}}{{end}}`
+	var want []string
+	for _, line := range run(t, "go", "list", "-test", "-f", format, "./...") {
+		program, linked, _ := strings.Cut(line, ",")
+		name, isTest := strings.CutSuffix(program, ".test")
+		if isTest && !slices.ContainsFunc(strings.Split(linked, ","), isSlow) {
+			want = append(want, "."+strings.TrimPrefix(name, "flashsale"))
+		}
+	}
+	slices.Sort(want)
+	if diff := cmp.Diff(want, packages(t, "unit")); diff != "" {
+		t.Errorf("scripts/test has another list of packages that need no server (-want +got):\n%s", diff)
+	}
+}
+
+// isSlow: a package that was compiled for one test has that behind its name.
+func isSlow(linked string) bool {
+	name, _, _ := strings.Cut(linked, " ")
+	return slices.Contains(slow, name)
+}
+
+func TestEachTierHasTheOneBefore(t *testing.T) {
+	unit, product, all := packages(t, "unit"), packages(t, "product"), packages(t, "all")
+	for _, lower := range unit {
+		if !slices.Contains(product, lower) {
+			t.Errorf("%s is in unit, and not in product", lower)
+		}
+	}
+	for _, lower := range product {
+		if !slices.Contains(all, lower) {
+			t.Errorf("%s is in product, and not in all", lower)
+		}
+	}
+}
