@@ -9,6 +9,7 @@ import (
 type decision struct {
 	accepted []*ticket
 	orders   []*Order // of accepted, in the same order
+	hashes   []uint64 // of their keys
 	units    int64    // of all orders
 	refused  []*ticket
 	reasons  []error   // of refused, in the same order
@@ -24,21 +25,23 @@ func (t *tenure) decide() (*decision, error) {
 	}
 	d := &decision{}
 	now := t.now()
-	keys := make(map[byKey]bool, len(t.batch))
-	takes := map[string]int64{} // by customer, in this batch, where there is a limit
+	keys := make(map[uint64]bool, len(t.batch)) // by their hashes
+	takes := map[string]int64{}                 // by customer, in this batch, where there is a limit
 	var deciding, twins []*ticket
 	for _, b := range t.batch {
-		if o, ok := t.memory.get(b.key(), t.era); ok {
+		hash := b.key().hash()
+		if o, ok := t.memory.get(b.key(), hash, t.era); ok {
 			d.replays, d.replayed = append(d.replays, b), append(d.replayed, o)
 			deciding = append(deciding, b)
 			continue
 		}
-		if keys[b.key()] {
+		// Of two keys with one hash the second waits for the next batch, as a twin does.
+		if keys[hash] {
 			b.twin.Store(true)
 			twins = append(twins, b) // the first one's answer decides
 			continue
 		}
-		keys[b.key()] = true
+		keys[hash] = true
 		deciding = append(deciding, b)
 		n := int64(b.req.Quantity)
 		left := t.row.Available - d.units
@@ -56,9 +59,11 @@ func (t *tenure) decide() (*decision, error) {
 		}
 		order := t.cfg.makeOrder(&b.req, b.req.id, &t.row, now, t.right.Recorded())
 		order.Seq++ // that of the write which admits it
-		d.accepted, d.orders = append(d.accepted, b), append(d.orders, &order)
+		d.accepted, d.orders, d.hashes = append(d.accepted, b), append(d.orders, &order), append(d.hashes, hash)
 		d.units += n
-		takes[b.req.Customer] += n
+		if t.row.PerCustomerLimit != nil {
+			takes[b.req.Customer] += n
+		}
 	}
 	t.batch = deciding
 	t.putBack(twins)

@@ -1,6 +1,7 @@
 package order
 
 import (
+	"hash/maphash"
 	"sync"
 	"time"
 )
@@ -19,10 +20,17 @@ const (
 // see tenure.
 type memory struct {
 	mu    sync.Mutex
-	known map[byKey]remembered
-	ring  [memorySize]byKey // the keys of known, the oldest at next
+	known map[uint64]remembered // by the hashes of their keys
+	ring  [memorySize]uint64    // those hashes, the oldest at next
 	next  int
 }
+
+// hash is that of the key, to look it up by: hashing two strings costs more than all
+// else that is done with a key, and is done once an order. Another key may have the
+// same hash.
+func (k byKey) hash() uint64 { return maphash.Comparable(hashSeed, k) }
+
+var hashSeed = maphash.MakeSeed()
 
 // era is a time in which what was remembered holds: the row of the stock went
 // forward. It is named by its address.
@@ -35,24 +43,25 @@ type remembered struct {
 	slot  int
 }
 
-func newMemory() *memory { return &memory{known: map[byKey]remembered{}} }
+func newMemory() *memory { return &memory{known: map[uint64]remembered{}} }
 
-func (m *memory) get(k byKey, e *era) (Order, bool) {
+func (m *memory) get(k byKey, hash uint64, e *era) (Order, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	r, ok := m.known[k]
-	if !ok || r.era != e || time.Since(r.at) > memoryTime {
+	r, ok := m.known[hash]
+	if !ok || r.order.Customer != k.customer || r.order.Key != k.key || r.era != e || time.Since(r.at) > memoryTime {
 		return Order{}, false
 	}
 	return *r.order, true
 }
 
-func (m *memory) put(orders []*Order, e *era) {
+// put remembers orders, whose keys have these hashes.
+func (m *memory) put(orders []*Order, hashes []uint64, e *era) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, o := range orders {
-		k := byKey{o.Customer, o.Key}
+	for i, o := range orders {
+		k := hashes[i]
 		if old := m.ring[m.next]; m.known[old].slot == m.next {
 			delete(m.known, old)
 		}

@@ -68,7 +68,7 @@ func (t *tenure) accept(d *decision) {
 	t.row.Seq++
 	t.cfg.Mirror.Changed(t.sku, t.row.Available)
 	t.cfg.Metrics.BatchSize.Observe(float64(len(d.orders)))
-	t.memory.put(d.orders, t.era)
+	t.memory.put(d.orders, d.hashes, t.era)
 	for i, b := range d.accepted {
 		t.placed(b, d.orders[i])
 	}
