@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"flashsale/internal/sandbox"
@@ -60,7 +61,9 @@ func (c *takeoverCmd) Run(ctx context.Context, s streams) error {
 	}
 	defer servers.stop()
 	figures := takeover.Figures{
-		Command: fmt.Sprintf("bin/loadtest takeover --runs %d", c.Runs), Date: time.Now().UTC().Format(time.DateOnly), Machine: handover.Machine(),
+		Command: fmt.Sprintf("bin/loadtest takeover --faults %s --runs %d --buyers %d --rate %d --lasts %s --lock-ttl %s",
+			strings.Join(c.Faults, ","), c.Runs, c.Buyers, c.Rate, c.Lasts, c.LockTTL),
+		Date: time.Now().UTC().Format(time.DateOnly), Machine: handover.Machine(),
 	}
 	for _, fault := range list {
 		if err := c.play(ctx, s, servers, fault, &figures); err != nil {
