@@ -30,9 +30,9 @@ func run(t *testing.T, program string, args ...string) []string {
 	return strings.Split(strings.TrimSpace(string(out)), "\n")
 }
 
-// slow are packages that a test of make unit must not import, nor anything that it
-// imports: the one that starts servers, and those that take long to build, with the
-// clients of all lock servers and with two grammars of MySQL.
+// slow are the packages that no test of make unit may be linked with: the one that
+// starts servers, and two that take long to build, with the clients of all lock
+// servers and with two grammars of MySQL.
 var slow = []string{"flashsale/internal/sandbox", "flashsale/internal/guard", "flashsale/internal/sandbox/mysql8"}
 
 func TestUnitIsWhatNeedsNoServer(t *testing.T) {
@@ -52,7 +52,7 @@ func TestUnitIsWhatNeedsNoServer(t *testing.T) {
 	}
 }
 
-// isSlow: a package that was compiled for one test has that behind its name.
+// isSlow cuts off the test that go list names behind a package compiled for it.
 func isSlow(linked string) bool {
 	name, _, _ := strings.Cut(linked, " ")
 	return slices.Contains(slow, name)
