@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -336,6 +337,11 @@ func get(ctx context.Context, url string) (status int, body []byte, err error) {
 func do(t *testing.T, request *http.Request) (status int, body []byte) {
 	t.Helper()
 	response, err := client.Do(request)
+	// A proxy that refuses a request before all of it has come closes the connection,
+	// and its answer may be lost with it: the request is sent again.
+	for deadline := time.Now().Add(patience); isCutOff(err) && time.Now().Before(deadline); {
+		response, err = client.Do(request)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -346,6 +352,8 @@ func do(t *testing.T, request *http.Request) (status int, body []byte) {
 	}
 	return response.StatusCode, body
 }
+
+func isCutOff(err error) bool { return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) }
 
 func problemOf(t *testing.T, body []byte) string {
 	t.Helper()
