@@ -353,7 +353,9 @@ func do(t *testing.T, request *http.Request) (status int, body []byte) {
 	return response.StatusCode, body
 }
 
-func isCutOff(err error) bool { return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) }
+func isCutOff(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+}
 
 func problemOf(t *testing.T, body []byte) string {
 	t.Helper()
