@@ -56,6 +56,12 @@ func TestEvictionEndsOneGrantAndNoLaterOne(t *testing.T) {
 		next <- held
 	}()
 	<-slow.Wanted()
+	for { // etcd's answer to the other one may still be on its way
+		if _, known := other.Holder("lamp"); known {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
 	if err := other.Evict(t.Context(), "lamp", slow.Token()); err != nil {
 		t.Fatal(err)
 	}
