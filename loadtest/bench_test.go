@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 	"flashsale/loadtest/bench"
 )
 
@@ -38,6 +39,7 @@ func TestBadFlagsOfBenchAreNamed(t *testing.T) {
 // TestBenchMeasuresPeersSideBySide is a bench in small, with real servers and
 // replicas, and everything that one has: a peer of each kind, two loads.
 func TestBenchMeasuresPeersSideBySide(t *testing.T) {
+	tier.OnlyTestAll(t, "the laboratory")
 	dir := t.TempDir()
 	var out bytes.Buffer
 	err := run(t.Context(), []string{

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"flashsale/internal/sandbox/sandboxtest/tier"
 	"flashsale/loadtest/lesson"
 )
 
@@ -27,6 +28,7 @@ func TestLessonsAreListed(t *testing.T) {
 }
 
 func TestLessonIsPlayed(t *testing.T) {
+	tier.OnlyTestAll(t, "the laboratory")
 	var out bytes.Buffer
 	if err := run(t.Context(), []string{"lesson", "no-lock"}, &out, io.Discard); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
@@ -46,6 +48,7 @@ func TestUnknownLessonIsNamed(t *testing.T) {
 // TestInterruptedLessonLeavesNothing interrupts one whose replica has been stopped,
 // and whose other replica waits for it.
 func TestInterruptedLessonLeavesNothing(t *testing.T) {
+	tier.OnlyTestAll(t, "the laboratory")
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -9,11 +9,13 @@ import (
 	"testing"
 
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 	"flashsale/loadtest/soak"
 )
 
 // TestSoakWritesWhatItFound; that a longer one finds nothing is package soak's.
 func TestSoakWritesWhatItFound(t *testing.T) {
+	tier.OnlyTestAll(t, "the laboratory")
 	dir := t.TempDir()
 	var out, progress bytes.Buffer
 	err := run(t.Context(), []string{"soak", "--duration=5s", "--actors=2", "--rushes=1", "--api=" + sandboxtest.Build(t, "api"), "--out=" + dir}, &out, &progress)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"flashsale/internal/sandbox/sandboxtest/tier"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/zombie"
 )
@@ -17,6 +18,7 @@ import (
 // TestZombiesWriteTheirFigures of a lock without tokens and of one with; that each
 // comes out as it must is package zombie's.
 func TestZombiesWriteTheirFigures(t *testing.T) {
+	tier.OnlyTestAll(t, "the laboratory")
 	dir := t.TempDir()
 	var out bytes.Buffer
 	if err := run(t.Context(), []string{"zombies", "--strategies=process,etcd", "--out=" + dir}, &out, io.Discard); err != nil {

@@ -4,6 +4,10 @@ import (
 	"testing"
 
 	"flashsale/internal/httpapi/spec/spectest"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
-func TestGeneratedCodeIsCurrent(t *testing.T) { spectest.Current(t, "wire.go") }
+func TestGeneratedCodeIsCurrent(t *testing.T) {
+	tier.OnlyTestAll(t, "oapi-codegen")
+	spectest.Current(t, "wire.go")
+}

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"testing"
-
-	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
 var (
@@ -24,7 +22,6 @@ var (
 // for go generate in source, a file beside it, makes of the contract now.
 func Current(t *testing.T, source string) {
 	t.Helper()
-	tier.OnlyTestAll(t, "oapi-codegen")
 	line := generate.FindStringSubmatch(read(t, source))
 	if line == nil {
 		t.Fatalf("%s has no go:generate line of oapi-codegen's", source)

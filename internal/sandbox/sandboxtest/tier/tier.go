@@ -14,8 +14,8 @@ import (
 const leftOut = "FLASHSALE_TEST_LEFT_OUT"
 
 // OnlyTestAll skips a test in the smaller runs. It is for a test that needs more
-// than Go, MariaDB and etcd; needs says what. In every other run the test goes on,
-// and has to fail if what it needs is missing.
+// than Go, MariaDB and etcd, or plays the whole laboratory; needs says what. In
+// every other run the test goes on, and has to fail if what it needs is missing.
 func OnlyTestAll(tb testing.TB, needs string) {
 	tb.Helper()
 	path := os.Getenv(leftOut)
