@@ -226,18 +226,22 @@ func (b *bench) workers(p peer.Peer) int {
 // closed one to be offered it.
 const openMargin = 1.2
 
-// rate is that of a peer's open loops: as asked for, or half of noop's ceiling.
-// One that cannot do that much is offered half of its own: beyond what it can do,
-// its latency would say only how long the run was.
+// standardRate is the rate of open loops, so that runs can be compared: most of what
+// two cores can serve durably, with room for what else runs on them.
+const standardRate = 10_000
+
+// rate is that of a peer's open loops: as asked for, or standardRate, if that is not
+// more than half of noop's ceiling. One that cannot do that much is offered half of
+// its own: beyond what it can do, its latency would say only how long the run was.
 func (b *bench) rate(p peer.Peer) int {
 	if b.cfg.Programme.Rate > 0 {
 		return b.cfg.Programme.Rate
 	}
-	half, own := b.own[noop]/2, b.own[p.Name]
-	if half == 0 || half*openMargin > own {
-		half = own / 2
+	rate, own := min(standardRate, b.own[noop]/2), b.own[p.Name]
+	if rate == 0 || rate*openMargin > own {
+		rate = own / 2
 	}
-	return int(half)
+	return int(rate)
 }
 
 // trial is one run before it is made.

@@ -19,7 +19,7 @@ const (
 // Programme is what one round runs.
 type Programme struct {
 	Sections []Section
-	// Rate of open loops; 0 is half of what noop does in a closed one.
+	// Rate of open loops; 0 is the standard one.
 	Rate int
 }
 

@@ -47,7 +47,8 @@ func TestOpenLoopsAreOfferedWhatThePeerCanDo(t *testing.T) {
 		asked     int
 		want      int
 	}{
-		{"half of noop's ceiling", 30_000, 25_000, 0, 15_000},
+		{"the standard rate", 30_000, 25_000, 0, standardRate},
+		{"half of noop's ceiling where that is less", 12_000, 11_000, 0, 6000},
 		{"half of its own where that is too much", 30_000, 4000, 0, 2000},
 		{"half of its own without a noop", 0, 4000, 0, 2000},
 		{"as asked for", 30_000, 4000, 9000, 9000},

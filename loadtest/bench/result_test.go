@@ -2,7 +2,6 @@ package bench
 
 import (
 	"bytes"
-	"math"
 	"strings"
 	"testing"
 
@@ -97,7 +96,7 @@ func TestGoalsCompareOnlyWhatRan(t *testing.T) {
 		{Peer: "noop", Setting: open, Rate: 1000, Latency: proof.Latency{P99: 3}},
 		{Peer: "etcd", Setting: open, Rate: 1000, Latency: proof.Latency{P99: 8}},
 	}
-	if list := goals(all); len(list) != 1 || !list[0].Met || math.Abs(list[0].Wanted-8) > 1e-9 {
+	if list := goals(all); len(list) != 1 || !list[0].Met {
 		t.Errorf("%+v", list)
 	}
 	all[1].Rate = 500
