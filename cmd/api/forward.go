@@ -16,9 +16,9 @@ import (
 // forwardFlags say how replicas send each other the orders of SKUs that another
 // one sells. Only strategy etcd forwards.
 type forwardFlags struct {
-	ForwardAddr      string `placeholder:"ADDR" help:"Address that takes orders from other replicas (default: a free port on the address of --addr)."`
-	ForwardAdvertise string `placeholder:"HOST:PORT" help:"Where other replicas reach --forward-addr (default: its own address; where that names no host, an address of this machine)."`
-	ForwardSecret    string `placeholder:"SECRET" help:"Secret that all replicas share, 32 bytes at least, in FLASHSALE_FORWARD_SECRET or --config rather than here (default: derived from --jwt-secret). Needed with --jwks, unless --forward-cert is given."`
+	ForwardAddr      string `placeholder:"ADDR" help:"Address to listen on for other replicas (default: a free port on the address of --addr)."`
+	ForwardAdvertise string `placeholder:"HOST:PORT" help:"Where other replicas reach --forward-addr (default: that address, or the first non-loopback address of this machine if it names no host)."`
+	ForwardSecret    string `placeholder:"SECRET" help:"Secret shared by all replicas, at least 32 bytes. Set it by FLASHSALE_FORWARD_SECRET or --config rather than here. Default: derived from --jwt-secret. Required with --jwks, unless --forward-cert is given."`
 	ForwardCert      string `placeholder:"FILE" help:"Certificate of this replica, for mutual TLS between replicas in place of a secret. With --forward-key and --forward-ca."`
 	ForwardKey       string `placeholder:"FILE" help:"Key of --forward-cert."`
 	ForwardCA        string `name:"forward-ca" placeholder:"FILE" help:"Certificates that sign those of the other replicas."`

@@ -105,7 +105,7 @@ func (s *Source) hand(orders []*Order, receiver Receiver) error {
 	defer s.handing.Unlock()
 	s.mu.Lock()
 	s.underWay += len(orders)
-	isGone, isOver := s.isGone, s.underWay > s.limit
+	isGone, isOver := s.isGone, s.underWay+len(s.answers) > s.limit // a place is free once its answer is sent
 	s.mu.Unlock()
 	switch {
 	case isGone:

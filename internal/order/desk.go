@@ -95,14 +95,15 @@ func (d *desk) run() {
 				d.applyChanges()
 				continue
 			}
-			// Whoever sells compares nothing that a change moves: it must not go on.
+			// Without the claim a seller would not notice the change: take the lock first.
 			d.contends.ask(time.Time{})
 		}
 		err := d.holdTenure()
 		switch {
 		case err == nil:
 		case errors.Is(err, lock.ErrHeld):
-			d.moveAll() // they who hold it sell
+			d.wait = 0
+			d.moveAll() // the holder sells
 		default:
 			d.cfg.Logger.Warn("desk", "sku", d.sku, "error", err)
 			d.backOff()
@@ -134,7 +135,7 @@ func (d *desk) awaitWork() bool {
 func (d *desk) closeIfEmpty() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.queue.len() > 0 {
+	if d.queue.len() > 0 || d.contends.now() {
 		return false
 	}
 	delete(d.open, d.sku)
@@ -175,7 +176,15 @@ func (d *desk) putBack(batch []*ticket) {
 // applyChanges makes the changes that wait, whoever sells. They need no lock: they
 // advance seq, which every batch of orders compares.
 func (d *desk) applyChanges() {
-	d.change(d.ctx, d.gather())
+	batch := d.gather()
+	if len(batch) == 0 {
+		return
+	}
+	if batch[0].change == nil { // the changes' callers have just left
+		d.putBack(batch)
+		return
+	}
+	d.change(d.ctx, batch)
 	ctx, cancel := context.WithTimeout(d.ctx, commitTimeout)
 	defer cancel()
 	if row, err := d.cfg.DB.Get(ctx, d.sku); err == nil {
@@ -201,6 +210,9 @@ func (d *desk) holdTenure() error {
 		// The last tenure failed. Without MySQL the lock would only be kept from
 		// replicas that can use it.
 		if err := d.ping(); err != nil {
+			// Another replica may reach it, and sell.
+			d.contends.drop()
+			d.moveAll()
 			return err
 		}
 	}
@@ -242,6 +254,7 @@ func (d *desk) lock() (lock.Held, error) {
 		return nil, lock.ErrHeld // it was called off: the seller answers again
 	}
 	if err != nil {
+		d.contends.drop()
 		return nil, fmt.Errorf("lock: %w", err)
 	}
 	d.cfg.Metrics.LockWait.Observe(time.Since(asked).Seconds())
@@ -284,7 +297,9 @@ func (d *desk) giveBack(held lock.Held, granted time.Time) {
 	case errors.Is(err, lock.ErrLost):
 		d.cfg.Metrics.LockLosses.Inc()
 		d.cfg.Logger.Warn("lock was lost", "sku", d.sku, "token", held.Token())
-		d.taking.suffered()
+		if silenced, ok := held.(lock.Silenced); !ok || !silenced.Silent() {
+			d.taking.suffered() // somebody took it
+		}
 	case err != nil:
 		// The back-end goes on trying; the lease ends it at the latest.
 		d.cfg.Logger.Warn("unlock", "sku", d.sku, "error", err)

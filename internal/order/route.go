@@ -22,9 +22,8 @@ import (
 //	  +------------+-------------------------------+
 //	            look again who sells
 //
-// The goroutine of the request goes round. Each time it names the tenure that the
-// order is sent to, which never is an older one than before: see
-// docs/decisions/0003.
+// The goroutine of the request goes round. It names the tenure that it sends the order
+// to, and never an older one than the last time: see docs/decisions/0003.
 
 // Forwarding says how orders go to the replicas that sell them, and how this
 // replica takes those that it sells.
@@ -35,19 +34,19 @@ type Forwarding struct {
 	Listener net.Listener
 }
 
-// errMoved: the order was in no batch, or in none that was applied, and the
-// tenure that it was sent to has ended. errBroken: nobody knows.
+// errMoved: nothing was applied, and the tenure that the order was sent to has ended.
+// errBroken: the order may have been applied.
 var (
 	errMoved  = errors.New("the SKU has another seller")
 	errBroken = errors.New("the link to the seller ended")
 )
 
-// lateMargin is how much earlier than its buyer gives up the seller must have an
-// order in a batch: the answer that it has not is then on its way back in time.
+// lateMargin is how long before its buyer gives up the seller must have an order in a
+// batch. If it has not, its answer still reaches the buyer in time.
 const lateMargin = 150 * time.Millisecond
 
 // movePause is the first pause after an order was sent to a tenure that had ended,
-// by a view of the lock that was older. It doubles up to moveMaxPause.
+// because this replica's view was behind. It doubles up to moveMaxPause.
 const (
 	movePause    = 2 * time.Millisecond
 	moveMaxPause = 50 * time.Millisecond
@@ -76,7 +75,7 @@ func (ds *desks) sell(ctx context.Context, r Request) (Placed, error) {
 		case errors.Is(err, errBroken):
 			unsure = true
 		case errors.Is(err, errMoved):
-		case unsure && (errors.Is(err, ErrUnavailable) || errors.Is(err, ErrBusy)):
+		case unsure && saysNotApplied(err):
 			return placed, fmt.Errorf("%w: %w", ErrUnknown, err)
 		default:
 			return placed, err
@@ -89,6 +88,12 @@ func (ds *desks) sell(ctx context.Context, r Request) (Placed, error) {
 			return Placed{}, errLate
 		}
 	}
+}
+
+// saysNotApplied reports whether err says that nothing was applied: after a link broke
+// with the order on it, that is true of the last copy alone.
+func saysNotApplied(err error) bool {
+	return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrBusy) || errors.Is(err, ErrTokensBehind) || errors.Is(err, ErrAdopted)
 }
 
 // sellerOf finds who sells a SKU: away where it is another replica, that takes
@@ -146,6 +151,12 @@ func (ds *desks) toSeller(ctx context.Context, over <-chan struct{}, t *ticket, 
 	case <-over:
 		a.err = errNoAnswer
 	}
+	if a.err != nil {
+		select {
+		case a = <-t.answered: // it came at the last moment
+		default:
+		}
+	}
 	end(a.err)
 	return a.placed, a.err
 }
@@ -174,7 +185,7 @@ func (ds *desks) Receive(from *forward.Source, orders []*forward.Order) {
 	now := time.Now()
 	var halted error
 	if ds.cfg.Halted() != nil {
-		halted = errMoved // those that are not sell; this replica gives the lock back
+		halted = errMoved // replicas that are not halted sell; this one gives its locks back
 	}
 	for _, o := range orders {
 		t := ds.ticketOf(from, o, now)
@@ -216,7 +227,7 @@ func (ds *desks) openForwarding() {
 	ds.server = forward.NewServer(cfg, ds)
 	ds.forwarding.Go(func() {
 		if err := ds.server.Serve(f.Listener); err != nil && ds.ctx.Err() == nil {
-			ds.cfg.Logger.Error("orders of other replicas are no longer taken", "error", err)
+			ds.cfg.Logger.Error("the listener for other replicas failed: they cannot forward orders here", "error", err)
 		}
 	})
 	ds.forwarding.Go(ds.sweep)

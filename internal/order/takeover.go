@@ -46,6 +46,8 @@ const (
 	// evictTimeout bounds the removal of a holder. If etcd does not answer, the
 	// next tick tries again.
 	evictTimeout = time.Second
+	// maxDeaths bounds what is remembered of dead sellers, in some megabytes.
+	maxDeaths = 1 << 14
 	// evictAtOnce are the SKUs of one seller that are taken over side by side.
 	evictAtOnce = 32
 )
@@ -62,6 +64,7 @@ type taking struct {
 	patience int
 	last     time.Time
 	under    map[forward.Peer]bool // take-overs that are under way
+	deaths   map[[2]string]bool    // processes that were found dead, by the SKUs that they sold
 }
 
 // ticks is the silence after which a lock is taken away.
@@ -81,7 +84,27 @@ func (k *taking) suffered() {
 	if k.patience == 0 || time.Since(k.last) > quietTime {
 		k.patience = takeAfter
 	}
-	k.patience, k.last = min(2*k.patience, maxTakeAfter), time.Now()
+	if time.Since(k.last) > takeAfter*linkTick { // of many SKUs at once: one take-over
+		k.patience = min(2*k.patience, maxTakeAfter)
+	}
+	k.last = time.Now()
+}
+
+// firstDeath reports whether a process is found dead for the first time as the seller
+// of a SKU. A dead process cannot sell it again: one that does lives, and something
+// on the way refuses its connections.
+func (k *taking) firstDeath(process, sku string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	death := [2]string{process, sku}
+	if k.deaths[death] {
+		return false
+	}
+	if k.deaths == nil || len(k.deaths) >= maxDeaths {
+		k.deaths = map[[2]string]bool{}
+	}
+	k.deaths[death] = true
+	return true
 }
 
 // begin reports whether to take over from p: false while somebody does.
@@ -160,6 +183,13 @@ func (c *contention) callOff() {
 	}
 }
 
+// drop gives the wish up, after the lock was not to be had.
+func (c *contention) drop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wanted, c.since = false, time.Time{}
+}
+
 // vacantSince returns since when nobody sold, once.
 func (c *contention) vacantSince() time.Time {
 	c.mu.Lock()
@@ -188,7 +218,7 @@ func (ds *desks) contend(sku string, since time.Time) {
 // while orders wait for it.
 func (ds *desks) Silent(p forward.Peer, ticks int, waiting []forward.Waiting) {
 	since := time.Now().Add(-time.Duration(ticks) * linkTick)
-	if ticks == queueAfter {
+	if ticks >= queueAfter {
 		for _, w := range waiting {
 			ds.contend(w.SKU, since)
 		}
@@ -259,13 +289,17 @@ func (ds *desks) takeOver(p forward.Peer, waiting []forward.Waiting, since time.
 				continue
 			}
 			taken[w] = true
+			if reason == reasonDead && !ds.taking.firstDeath(p.Process, w.SKU) {
+				ds.contend(w.SKU, time.Time{}) // it lives: take turns
+				continue
+			}
 			ds.contend(w.SKU, since)
 			if ds.cfg.Fence == strategy.FenceClaim {
 				all.Go(func() error { return ds.evict(p, w, reason) })
 			}
 		}
 		if err := all.Wait(); err != nil {
-			ds.cfg.Logger.Warn("take-over", "from", p.Addr, "reason", reason, "error", err)
+			ds.cfg.Logger.Warn("could not take over from a seller; trying again", "from", p.Addr, "reason", reason, "error", err)
 			return
 		}
 		if reason == reasonSilent {

@@ -73,9 +73,12 @@ func (t *ticket) waits(now time.Time) bool {
 	if f := t.forwarded; f != nil && t.state.Load() == ticketWaits {
 		select {
 		case <-f.from.Gone():
-			t.leave()
+			if t.leave() {
+				t.waited(errBroken)
+			}
 		default:
 			if now.After(f.until) && t.leave() {
+				t.waited(t.late())
 				t.answer(Placed{}, t.late())
 			}
 		}
@@ -102,6 +105,7 @@ func (t *ticket) take() bool {
 	taken := t.state.CompareAndSwap(ticketWaits, ticketTaken)
 	if taken {
 		t.waited(nil)
+		t.twin.Store(false)
 	}
 	return taken
 }

@@ -24,6 +24,7 @@ var outcomes = []struct {
 	err     error
 }{
 	{wire.Outcome_MOVED, errMoved},
+	{wire.Outcome_UNKNOWN, ErrUnknown}, // before those that say "nothing was applied"
 	{wire.Outcome_SOLD_OUT, ErrSoldOut},
 	{wire.Outcome_INSUFFICIENT, ErrInsufficient},
 	{wire.Outcome_NOT_OPEN, ErrNotOpen},
@@ -32,7 +33,6 @@ var outcomes = []struct {
 	{wire.Outcome_PRICE_CHANGED, ErrPriceChanged},
 	{wire.Outcome_KEY_REUSED, ErrKeyReused},
 	{wire.Outcome_BUSY, ErrBusy},
-	{wire.Outcome_UNKNOWN, ErrUnknown},
 	{wire.Outcome_UNAVAILABLE, ErrUnavailable},
 	{wire.Outcome_IN_FLIGHT, ErrInFlight},
 	{wire.Outcome_TOKENS_BEHIND, ErrTokensBehind},

@@ -54,7 +54,7 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Owner tells who stands in a queue. The lock itself never reads it.
+// Owner tells who stands in a queue: people, and through Holder other replicas.
 type Owner struct {
 	Replica string `json:"replica"`
 	Host    string `json:"host"`

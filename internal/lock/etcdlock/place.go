@@ -35,8 +35,7 @@ const (
 )
 
 // errVanished: the key or its lease has ended; another place may be taken.
-// errSilent is that of a lease which could not be renewed in time: etcd has not
-// said that it has ended.
+// errSilent: the lease was not renewed in time; etcd has not said that it ended.
 var (
 	errVanished = errors.New("the place in the queue was removed")
 	errSilent   = fmt.Errorf("%w: etcd did not answer", errVanished)
