@@ -98,8 +98,14 @@ func (c *Config) Check() error {
 
 func (c *Config) warmUp() time.Duration { return max(c.Duration/warmShare, warmLeast) }
 
-// planned is the most requests that one run can send.
-func (c *Config) planned() int { return int(ceiling * (c.warmUp() + c.Duration).Seconds()) }
+// planned is the most requests that one run can send. With a rate, all loops are open.
+func (c *Config) planned() int {
+	perSecond := float64(ceiling)
+	if rate := c.Programme.Rate; rate > 0 {
+		perSecond = 1.1 * float64(rate)
+	}
+	return int(perSecond * (c.warmUp() + c.Duration).Seconds())
+}
 
 // Measure carries the bench out. What was measured before ctx ended is not returned.
 func Measure(ctx context.Context, cfg Config) (*Result, error) {
