@@ -84,7 +84,7 @@ func TestNameWithoutTheKeyOpensNothing(t *testing.T) {
 	}
 }
 
-// Nor does a seller that has another key get orders.
+// A seller that has another key gets no orders.
 func TestImpostorGetsNoOrder(t *testing.T) {
 	t.Parallel()
 	in := newInbox()

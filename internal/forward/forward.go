@@ -51,7 +51,7 @@ const (
 	// that takes longer is not reachable.
 	helloTimeout = time.Second
 	// unused is how long a link stays on which nothing is sent, or nothing is read.
-	// A caller who waits for a seller that stands still ends the link earlier.
+	// The caller ends the link to a seller that stands still long before that.
 	unused = time.Minute
 )
 

@@ -72,19 +72,22 @@ type taking struct {
 func (k *taking) ticks() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.calmDown()
+	return k.patience
+}
+
+// calmDown makes the patience what it was, after a quiet time. The caller holds mu.
+func (k *taking) calmDown() {
 	if k.patience == 0 || time.Since(k.last) > quietTime {
 		k.patience = takeAfter
 	}
-	return k.patience
 }
 
 // suffered says that a take-over was seen.
 func (k *taking) suffered() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.patience == 0 || time.Since(k.last) > quietTime {
-		k.patience = takeAfter
-	}
+	k.calmDown()
 	if time.Since(k.last) > takeAfter*linkTick { // of many SKUs at once: one take-over
 		k.patience = min(2*k.patience, maxTakeAfter)
 	}
@@ -106,6 +109,13 @@ func (k *taking) firstDeath(process, sku string) bool {
 	}
 	k.deaths[death] = true
 	return true
+}
+
+// notTaken forgets a death whose lock could not be taken away: it is tried again.
+func (k *taking) notTaken(process, sku string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.deaths, [2]string{process, sku})
 }
 
 // begin reports whether to take over from p: false while somebody does.
@@ -321,6 +331,9 @@ func (ds *desks) evict(p forward.Peer, w forward.Waiting, reason string) error {
 	if err == nil {
 		ds.cfg.Metrics.TakeOvers.WithLabelValues(reason).Inc()
 		ds.cfg.Logger.Warn("took a SKU over from a seller that does not answer", "sku", w.SKU, "from", p.Addr, "token", w.Token, "reason", reason)
+	}
+	if err != nil {
+		ds.taking.notTaken(p.Process, w.SKU)
 	}
 	return err
 }

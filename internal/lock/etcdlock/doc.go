@@ -58,11 +58,10 @@
 // the queue, too, and whoever is next in the same process need not wait for the
 // watch.
 //
-// The view also tells who holds a name (Holder), and from which token that is
-// known: the value of the first key names its process and the address at which
-// that process takes orders of others. Evict ends such a grant on behalf of
-// somebody who has found its holder dead or standing still. The holder learns of
-// it by its view; whatever it writes until then its fence must refuse.
+// The view also tells which process holds a name, with which token, and where that
+// process takes orders of others (Holder): the value of the first key says so. Evict
+// ends the grant of a holder that was found dead or standing still. The holder learns
+// of it by its view. Until then the fence must refuse what it writes.
 //
 // # The lease
 //
