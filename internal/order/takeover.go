@@ -328,12 +328,11 @@ func (ds *desks) evict(p forward.Peer, w forward.Waiting, reason string) error {
 	if errors.Is(err, lock.ErrNotHeld) {
 		return nil // somebody was faster, or it has given the lock up
 	}
-	if err == nil {
-		ds.cfg.Metrics.TakeOvers.WithLabelValues(reason).Inc()
-		ds.cfg.Logger.Warn("took a SKU over from a seller that does not answer", "sku", w.SKU, "from", p.Addr, "token", w.Token, "reason", reason)
-	}
 	if err != nil {
 		ds.taking.notTaken(p.Process, w.SKU)
+		return err
 	}
-	return err
+	ds.cfg.Metrics.TakeOvers.WithLabelValues(reason).Inc()
+	ds.cfg.Logger.Warn("took a SKU over from a seller that does not answer", "sku", w.SKU, "from", p.Addr, "token", w.Token, "reason", reason)
+	return nil
 }
