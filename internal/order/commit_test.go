@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"flashsale/internal/order"
+	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 )
@@ -23,8 +24,8 @@ func manySKUs(t testing.TB, n int) (dsn string, db *stock.DB) {
 	dsn = newDSN(t, stock.Stock{Units: 1})
 	db = open(t, dsn)
 	setClock(t, db, time.Unix(1777636800, 0))
-	_, err := db.SQL.ExecContext(t.Context(), fmt.Sprintf(`INSERT INTO stock (sku, name, price_cents, currency, units, available, created_at, updated_at)
-		SELECT CONCAT('sku', LPAD(seq, 5, '0')), 'A thing', 999, 'EUR', 1000, 1000, NOW(6), NOW(6) FROM seq_0_to_%d`, n-1))
+	_, err := db.SQL.ExecContext(t.Context(), `INSERT INTO stock (sku, name, price_cents, currency, units, available, created_at, updated_at)
+		SELECT CONCAT('sku', LPAD(seq - 1, 5, '0')), 'A thing', 999, 'EUR', 1000, 1000, NOW(6), NOW(6) FROM `+sandboxtest.Numbers(n)+` n`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +147,7 @@ func checkPlan(t *testing.T, db querier, statement string, rows int) {
 // explain returns the rows of a statement's plan, by the names of their columns.
 func explain(t *testing.T, db querier, statement string, args []any) (plan []map[string]string) {
 	t.Helper()
-	rows, err := db.QueryContext(t.Context(), "EXPLAIN "+statement, args...)
+	rows, err := db.QueryContext(t.Context(), "EXPLAIN FORMAT=TRADITIONAL "+statement, args...)
 	if err != nil {
 		t.Fatal(err)
 	}

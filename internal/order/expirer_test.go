@@ -15,6 +15,7 @@ import (
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/processlock"
 	"flashsale/internal/order"
+	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/stock"
 )
 
@@ -207,10 +208,10 @@ func TestOrdersOfManySKUsExpire(t *testing.T) {
 	const skus = 1000
 	s := openShop(t, "etcd", stock.Stock{Units: 1}, time.Hour)
 	execSQL(t, s.dsn, `INSERT INTO stock (sku, name, price_cents, currency, units, available, created_at, updated_at, seq)
-		SELECT CONCAT('many', seq), 'A thing', 1, 'EUR', 3, 0, NOW(6), NOW(6), 3 FROM seq_1_to_1000`)
+		SELECT CONCAT('many', seq), 'A thing', 1, 'EUR', 3, 0, NOW(6), NOW(6), 3 FROM `+sandboxtest.Numbers(1000)+` n`)
 	execSQL(t, s.dsn, `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, status, fence, seq,
-		created_at, expires_at) SELECT UNHEX(MD5(CONCAT(a.seq, '-', b.seq))), CONCAT('many', a.seq), 'ann', CONCAT(a.seq, '-', b.seq), '',
-		1, 1, 'EUR', 'reserved', 0, b.seq, NOW(6), NOW(6) FROM seq_1_to_1000 a, seq_1_to_3 b`)
+		created_at, expires_at) SELECT UNHEX(LEFT(SHA2(CONCAT(a.seq, '-', b.seq), 256), 32)), CONCAT('many', a.seq), 'ann', CONCAT(a.seq, '-', b.seq), '',
+		1, 1, 'EUR', 'reserved', 0, b.seq, NOW(6), NOW(6) FROM `+sandboxtest.Numbers(1000)+` a, `+sandboxtest.Numbers(3)+` b`)
 	began := time.Now()
 	for _, r := range s.replicas {
 		expire(t, r, s.dsn, true)
@@ -230,9 +231,9 @@ func TestLockedSKUDoesNotHoldUpTheExpiryOfOthers(t *testing.T) {
 	execSQL(t, s.dsn, `INSERT INTO stock (sku, name, price_cents, currency, units, available, created_at, updated_at, seq)
 		VALUES ('locked', 'A thing', 1, 'EUR', 5000, 0, NOW(6), NOW(6), 1), ('free', 'A thing', 1, 'EUR', 10, 0, NOW(6), NOW(6), 1)`)
 	const insert = `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, status, fence, seq,
-		created_at, expires_at) SELECT UNHEX(MD5(CONCAT(?, seq))), ?, 'ann', CONCAT(?, seq), '', 1, 1, 'EUR', 'reserved', 0, 1, NOW(6), `
-	execSQL(t, s.dsn, insert+"NOW(6) - INTERVAL 1 MINUTE FROM seq_1_to_5000", "locked", "locked", "locked")
-	execSQL(t, s.dsn, insert+"NOW(6) FROM seq_1_to_10", "free", "free", "free")
+		created_at, expires_at) SELECT UNHEX(LEFT(SHA2(CONCAT(?, seq), 256), 32)), ?, 'ann', CONCAT(?, seq), '', 1, 1, 'EUR', 'reserved', 0, 1, NOW(6), `
+	execSQL(t, s.dsn, insert+"NOW(6) - INTERVAL 1 MINUTE FROM "+sandboxtest.Numbers(5000)+" n", "locked", "locked", "locked")
+	execSQL(t, s.dsn, insert+"NOW(6) FROM "+sandboxtest.Numbers(10)+" n", "free", "free", "free")
 	tx, err := db.SQL.BeginTx(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -266,12 +267,13 @@ func TestLockedSKUDoesNotHoldUpTheExpiryOfOthers(t *testing.T) {
 // sleeper is the connection that sleeps.
 func sleeper(t *testing.T, s *shop) (id int64) {
 	t.Helper()
-	err := s.replicas[0].db.SQL.QueryRowContext(t.Context(),
-		"SELECT id FROM information_schema.PROCESSLIST WHERE db = ? AND info = 'DO SLEEP(300)'", s.replicas[0].db.Name).Scan(&id)
-	if err != nil {
-		t.Fatal(err)
+	for _, c := range connections(t, s.replicas[0].db.Name) {
+		if c.Info == "DO SLEEP(300)" {
+			return c.ID
+		}
 	}
-	return id
+	t.Fatal("no connection sleeps")
+	return 0
 }
 
 // One replica at a time sweeps; when it ends, it gives the lease back, and the

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -292,4 +293,14 @@ func audit(t *testing.T, dsn string) stock.Balance {
 		t.Errorf("the audit found %+v", report.Violations)
 	}
 	return report.SKUs[0]
+}
+
+// connections are those to one database.
+func connections(t *testing.T, database string) []sandbox.Connection {
+	t.Helper()
+	all, err := servers.MySQL.Connections(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(all, func(c sandbox.Connection) bool { return c.Database != database })
 }

@@ -2,12 +2,14 @@ package order_test
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"flashsale/internal/order"
+	"flashsale/internal/sandbox"
 	"flashsale/internal/stock"
 )
 
@@ -115,13 +117,9 @@ func TestAPaymentIsNamedWhileItsOrderIsArchived(t *testing.T) {
 		_, err := order.Purge(t.Context(), db, now, 1000)
 		purged <- err
 	}()
-	for began, copied := time.Now(), 0; copied == 0; {
-		err := db.SQL.QueryRowContext(t.Context(),
-			"SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE db = ? AND state = 'User sleep'", db.Name).Scan(&copied)
-		if err != nil || time.Since(began) > time.Minute {
-			t.Fatalf("the order is not being archived: %v", err)
-		}
-	}
+	eventually(t, "the order to be archived", func() bool {
+		return slices.ContainsFunc(connections(t, db.Name), func(c sandbox.Connection) bool { return c.State == "User sleep" })
+	})
 	named, err := s.at(1).Pay(t.Context(), "ann", o.ID, "p")
 	if err != nil || named.PaymentReference != "p" {
 		t.Errorf("named: got %+v, %v; want p", named, err)

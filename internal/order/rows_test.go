@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"flashsale/internal/order"
+	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/stock"
 )
 
@@ -16,9 +17,9 @@ import (
 func TestKeysAreLookedUpInTheIndex(t *testing.T) {
 	t.Parallel()
 	db := open(t, newDSN(t, stock.Stock{Units: 4}))
-	const fill = `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, per_customer_limit,
-		status, fence, seq, created_at, expires_at) SELECT UNHEX(MD5(CONCAT(a.seq, '-', b.seq))), 'sku', CONCAT('customer', a.seq), CONCAT('key', b.seq), '',
-		1, 1, 'EUR', NULL, 'reserved', 1, 1, NOW(6), NOW(6) FROM seq_1_to_100 a, seq_1_to_100 b`
+	fill := `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, per_customer_limit,
+		status, fence, seq, created_at, expires_at) SELECT UNHEX(LEFT(SHA2(CONCAT(a.seq, '-', b.seq), 256), 32)), 'sku', CONCAT('customer', a.seq), CONCAT('key', b.seq), '',
+		1, 1, 'EUR', NULL, 'reserved', 1, 1, NOW(6), NOW(6) FROM ` + sandboxtest.Numbers(100) + ` a, ` + sandboxtest.Numbers(100) + ` b`
 	for _, query := range []string{fill, "ANALYZE TABLE orders"} {
 		if _, err := db.SQL.ExecContext(t.Context(), query); err != nil {
 			t.Fatal(err)
@@ -66,8 +67,8 @@ func TestLimitReadsNoOrdersOfOtherSKUs(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 4})
 	execSQL(t, dsn, `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency,
-		status, fence, seq, created_at, expires_at) SELECT UNHEX(MD5(seq)), IF(seq <= 3, 'sku', 'other'), 'ann', seq, '', seq, 1, 'EUR',
-		IF(seq = 3, 'expired', 'paid'), 1, 1, NOW(6), NOW(6) FROM seq_1_to_5000`)
+		status, fence, seq, created_at, expires_at) SELECT UNHEX(LEFT(SHA2(seq, 256), 32)), IF(seq <= 3, 'sku', 'other'), 'ann', seq, '', seq, 1, 'EUR',
+		IF(seq = 3, 'expired', 'paid'), 1, 1, NOW(6), NOW(6) FROM `+sandboxtest.Numbers(5000)+` n`)
 	db, err := stock.Open(dsn, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -97,8 +98,8 @@ func TestListReadsTheCustomersOrdersAlone(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 4})
 	execSQL(t, dsn, `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency,
-		status, fence, seq, created_at, expires_at) SELECT UNHEX(MD5(seq)), 'sku', IF(seq <= 10, 'ann', seq), seq, '', 1, 1, 'EUR',
-		'reserved', 1, 1, NOW(6), NOW(6) FROM seq_1_to_10000`)
+		status, fence, seq, created_at, expires_at) SELECT UNHEX(LEFT(SHA2(seq, 256), 32)), 'sku', IF(seq <= 10, 'ann', seq), seq, '', 1, 1, 'EUR',
+		'reserved', 1, 1, NOW(6), NOW(6) FROM `+sandboxtest.Numbers(10000)+` n`)
 	db, err := stock.Open(dsn, 1)
 	if err != nil {
 		t.Fatal(err)

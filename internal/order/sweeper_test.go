@@ -12,6 +12,7 @@ import (
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/processlock"
 	"flashsale/internal/order"
+	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 )
@@ -107,9 +108,9 @@ func TestSoManySKUsAreSweptAtOnce(t *testing.T) {
 	const atOnce = 16
 	dsn := newDSN(t, stock.Stock{Units: 1})
 	execSQL(t, dsn, `INSERT INTO stock (sku, name, price_cents, currency, units, available, created_at, updated_at, seq)
-		SELECT CONCAT('many', seq), 'A thing', 1, 'EUR', 1, 0, NOW(6), NOW(6), 1 FROM seq_1_to_40`)
+		SELECT CONCAT('many', seq), 'A thing', 1, 'EUR', 1, 0, NOW(6), NOW(6), 1 FROM `+sandboxtest.Numbers(40)+` n`)
 	execSQL(t, dsn, `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, status, fence, seq,
-		created_at, expires_at) SELECT UNHEX(MD5(seq)), CONCAT('many', seq), 'ann', seq, '', 1, 1, 'EUR', 'reserved', 0, 1, NOW(6), NOW(6) FROM seq_1_to_40`)
+		created_at, expires_at) SELECT UNHEX(LEFT(SHA2(seq, 256), 32)), CONCAT('many', seq), 'ann', seq, '', 1, 1, 'EUR', 'reserved', 0, 1, NOW(6), NOW(6) FROM `+sandboxtest.Numbers(40)+` n`)
 	locker := &crowd{Locker: processlock.New(), full: make(chan struct{})}
 	r := &replica{db: open(t, dsn)}
 	r.orders = order.New(order.Config{DB: r.db, Strategy: mustFind(t, "etcd"), Fence: strategy.FenceOff, Locker: locker,
@@ -135,8 +136,8 @@ func TestDueOrdersAreReadOnce(t *testing.T) {
 	t.Parallel()
 	const due, page = 10_000, 500
 	dsn := newDSN(t, stock.Stock{Units: 1})
-	execSQL(t, dsn, fmt.Sprintf(`INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, status, fence, seq,
-		created_at, expires_at) SELECT UNHEX(MD5(seq)), 'hot', 'ann', seq, '', 1, 1, 'EUR', 'reserved', 0, 1, NOW(6), NOW(6) FROM seq_1_to_%d`, due))
+	execSQL(t, dsn, `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, status, fence, seq,
+		created_at, expires_at) SELECT UNHEX(LEFT(SHA2(seq, 256), 32)), 'hot', 'ann', seq, '', 1, 1, 'EUR', 'reserved', 0, 1, NOW(6), NOW(6) FROM `+sandboxtest.Numbers(due)+` n`)
 	db, err := stock.Open(dsn, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -160,9 +161,9 @@ func TestSweepDoesNotReadAHotSKUForEachOther(t *testing.T) {
 	dsn := newDSN(t, stock.Stock{Units: 1})
 	for _, query := range []string{
 		`INSERT INTO stock (sku, name, price_cents, currency, units, available, created_at, updated_at, seq)
-			SELECT IF(seq = 0, 'hot', CONCAT('other', seq)), 'A thing', 1, 'EUR', IF(seq = 0, 10000, 1), 0, NOW(6), NOW(6), 1 FROM seq_0_to_8`,
+			SELECT IF(seq = 9, 'hot', CONCAT('other', seq)), 'A thing', 1, 'EUR', IF(seq = 9, 10000, 1), 0, NOW(6), NOW(6), 1 FROM ` + sandboxtest.Numbers(9) + ` n`,
 		`INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, status, fence, seq, created_at, expires_at)
-			SELECT UNHEX(MD5(CONCAT('hot', seq))), 'hot', 'ann', CONCAT('hot', seq), '', 1, 1, 'EUR', 'reserved', 0, 1, NOW(6), NOW(6) FROM seq_1_to_10000`,
+			SELECT UNHEX(LEFT(SHA2(CONCAT('hot', seq), 256), 32)), 'hot', 'ann', CONCAT('hot', seq), '', 1, 1, 'EUR', 'reserved', 0, 1, NOW(6), NOW(6) FROM ` + sandboxtest.Numbers(10000) + ` n`,
 	} {
 		execSQL(t, dsn, query)
 	}
@@ -176,7 +177,7 @@ func TestSweepDoesNotReadAHotSKUForEachOther(t *testing.T) {
 	<-locker.asked
 	for i := range others {
 		execSQL(t, dsn, `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, status, fence, seq,
-			created_at, expires_at) VALUES (UNHEX(MD5(?)), ?, 'ann', ?, '', 1, 1, 'EUR', 'reserved', 0, 1, NOW(6), NOW(6))`, i, fmt.Sprint("other", i+1), i)
+			created_at, expires_at) VALUES (UNHEX(LEFT(SHA2(?, 256), 32)), ?, 'ann', ?, '', 1, 1, 'EUR', 'reserved', 0, 1, NOW(6), NOW(6))`, i, fmt.Sprint("other", i+1), i)
 		s.await(t, noneReserved+" AND sku <> 'hot'")
 	}
 	// They are all read again from time to time.

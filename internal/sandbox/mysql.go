@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -12,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,17 +27,12 @@ const (
 	mysqlUser = "flashsale"
 	// maxConnections is enough for a handful of replicas with pools of 100.
 	maxConnections = 500
-	// mysqlPackages are Debian's: the second has the my_print_defaults that
-	// mariadb-install-db calls. Neither starts a service.
-	mysqlPackages = "mariadb-server-core mariadb-client-core"
-	// mysqlLogSize is the size of the redo log. The data folder is made with
-	// it, too: a server that finds another size makes its log anew.
-	mysqlLogSize = "--innodb-log-file-size=64M"
 )
 
 // mysqlSettings are what every figure measured on the server rests on; see
 // MySQL.Settings. They are durable (no commit is acknowledged before its redo is
-// on disk) and as near to MySQL 8.4's defaults as MariaDB can be.
+// on disk), the same for both products, and as near to MySQL's defaults as MariaDB
+// can be.
 var mysqlSettings = []string{
 	"--innodb-flush-log-at-trx-commit=1",
 	"--innodb-doublewrite=ON",
@@ -43,27 +40,27 @@ var mysqlSettings = []string{
 	"--transaction-isolation=READ-COMMITTED",
 	"--innodb-lock-wait-timeout=1",
 	"--innodb-buffer-pool-size=256M",
-	mysqlLogSize,
 	"--sql-mode=ONLY_FULL_GROUP_BY,STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION",
 	"--character-set-server=utf8mb4",
 	"--default-time-zone=+00:00",
-	"--performance-schema=OFF",
 }
 
 // shownSettings are the variables that Settings reads back.
 var shownSettings = []string{
 	"version", "innodb_flush_log_at_trx_commit", "innodb_doublewrite", "log_bin", "sync_binlog",
 	"transaction_isolation", "tx_isolation", "innodb_lock_wait_timeout", "innodb_buffer_pool_size",
-	"innodb_log_file_size", "max_connections",
+	"innodb_log_file_size", "innodb_redo_log_capacity", "performance_schema", "max_connections",
 }
 
-// MySQL is a private MariaDB server.
+// MySQL is a private server of MySQL or MariaDB.
 type MySQL struct {
 	*Process
-	// StatementLog is the server's general log: all that it is sent, in the order
-	// of arrival. "" where none was asked for.
-	StatementLog string
+	// Product is which of them it is.
+	Product Product
+	// Version is the product with its version, for people: "MySQL 9.7.4".
+	Version string
 
+	program  *databaseProgram
 	addr     string
 	password string
 	dataDir  string
@@ -123,11 +120,7 @@ func startMySQL(ctx context.Context, dir string, cfg Config) (*MySQL, error) {
 	if err != nil {
 		return nil, err
 	}
-	server, err := findProgram("mariadbd", mysqlPackages)
-	if err != nil {
-		return nil, err
-	}
-	install, err := findProgram("mariadb-install-db", mysqlPackages)
+	program, err := findDatabase(cfg.Database)
 	if err != nil {
 		return nil, err
 	}
@@ -135,24 +128,20 @@ func startMySQL(ctx context.Context, dir string, cfg Config) (*MySQL, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &MySQL{addr: reserved.Addr, password: Secret(), dataDir: filepath.Join(dir, "mysql"), tls: cfg.TLS, client: client}
-	if err := m.install(ctx, install); err != nil {
+	m := &MySQL{
+		Product: program.product, program: program, addr: reserved.Addr, password: Secret(),
+		dataDir: filepath.Join(dir, "mysql"), tls: cfg.TLS, client: client,
+	}
+	if err := program.install(ctx, program, m.dataDir); err != nil {
 		return nil, err
 	}
 	accounts := filepath.Join(dir, "mysql-accounts.sql")
-	if err := os.WriteFile(accounts, []byte(m.accounts()), 0o600); err != nil {
+	if err := os.WriteFile(accounts, []byte(program.accounts(m.account())), 0o600); err != nil {
 		return nil, fmt.Errorf("write %s: %w", accounts, err)
 	}
-	connections := cfg.MaxConnections
-	if connections == 0 {
-		connections = maxConnections
-	}
-	if cfg.LogStatements {
-		m.StatementLog = filepath.Join(dir, "mysql-statements.log")
-	}
 	m.Process, err = StartProcess(ctx, ProcessConfig{
-		Name:    "mariadbd",
-		Argv:    append([]string{server}, m.serverArgs(accounts, connections)...),
+		Name:    program.name,
+		Argv:    append(slices.Clone(program.argv), m.serverArgs(accounts, cmp.Or(cfg.MaxConnections, maxConnections))...),
 		LogPath: filepath.Join(dir, "mysql.log"),
 		Ports:   []*Port{reserved},
 		Ready:   m.ready,
@@ -163,33 +152,23 @@ func startMySQL(ctx context.Context, dir string, cfg Config) (*MySQL, error) {
 	return m, nil
 }
 
-// install makes the data folder. It runs to its end or to ctx's on one thread,
-// so that it too is killed with this process.
-func (m *MySQL) install(ctx context.Context, program string) error {
+// runToItsEnd runs what makes a data folder, a script with children or one program,
+// to its end or to ctx's. It stays on one thread, so that it too is killed with
+// this process.
+func runToItsEnd(ctx context.Context, name string, argv []string, temp string) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	args := []string{
-		"--no-defaults", "--datadir=" + m.dataDir, "--auth-root-authentication-method=normal",
-		"--skip-test-db", mysqlLogSize,
-		"--cross-bootstrap", // neither looks up this host's name nor makes accounts for it
-	}
-	if user := superuser(); user != "" {
-		// The script's own --user also changes the owner of the installed
-		// server's PAM helper, which is not ours to touch. It hands on what it
-		// does not know, and mariadbd takes any option with "loose-" before it.
-		args = append(args, "--loose-user="+user)
-	}
-	cmd := exec.CommandContext(ctx, program, args...)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	// A server that starts removes what lies in its folder for temporary tables:
 	// in one that all share, also those of another that is being installed.
-	cmd.Env = append(os.Environ(), "TMPDIR="+filepath.Dir(m.dataDir))
+	cmd.Env = append(os.Environ(), "TMPDIR="+temp)
 	cmd.SysProcAttr = childAttr()
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // a script and its children
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
 	if out, err := cmd.CombinedOutput(); err != nil {
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 		tail := strings.Join(lines[max(0, len(lines)-tailLines):], "\n")
-		return fmt.Errorf("mariadb-install-db: %w; it said:\n%s", err, indent(tail))
+		return fmt.Errorf("%s: %w; it said:\n%s", name, err, indent(tail))
 	}
 	return nil
 }
@@ -204,12 +183,9 @@ func (m *MySQL) serverArgs(accounts string, connections int) []string {
 		"--bind-address=" + host,
 		"--port=" + port,
 		"--socket=", // none: TCP serves everybody, and a path has at most 107 bytes
-		"--pid-file=" + filepath.Join(m.dataDir, "mariadbd.pid"),
+		"--pid-file=" + filepath.Join(m.dataDir, "mysqld.pid"),
 		"--skip-name-resolve",
 		"--max-connections=" + strconv.Itoa(connections),
-	}
-	if m.StatementLog != "" {
-		args = append(args, "--general-log", "--general-log-file="+m.StatementLog)
 	}
 	if user := superuser(); user != "" {
 		args = append(args, "--user="+user)
@@ -217,19 +193,17 @@ func (m *MySQL) serverArgs(accounts string, connections int) []string {
 	if m.tls != nil {
 		args = append(args, "--require-secure-transport=ON", "--ssl-ca="+m.tls.CA, "--ssl-cert="+m.tls.Cert, "--ssl-key="+m.tls.Key)
 	}
-	return append(args, mysqlSettings...)
+	return slices.Concat(args, mysqlSettings, m.program.settings)
 }
 
-// accounts is the SQL that the server runs before it lets anybody in: the root
-// accounts that it was made with have no password.
-func (m *MySQL) accounts() string {
+// account is the SQL that the server runs, at every start and before it lets
+// anybody in, for the account that DSN names.
+func (m *MySQL) account() string {
 	require := ""
 	if m.tls != nil {
 		require = " REQUIRE X509"
 	}
-	return "DELETE FROM mysql.global_priv WHERE User='root';\n" +
-		"FLUSH PRIVILEGES;\n" +
-		"CREATE USER '" + mysqlUser + "'@'127.0.0.1' IDENTIFIED BY '" + m.password + "'" + require + ";\n" +
+	return "CREATE USER IF NOT EXISTS '" + mysqlUser + "'@'127.0.0.1' IDENTIFIED BY '" + m.password + "'" + require + ";\n" +
 		"GRANT ALL PRIVILEGES ON *.* TO '" + mysqlUser + "'@'127.0.0.1' WITH GRANT OPTION;\n"
 }
 
@@ -240,14 +214,25 @@ func (m *MySQL) ready(ctx context.Context) error {
 		return err
 	}
 	defer db.Close()
-	var dir string
-	if err := db.QueryRowContext(ctx, "SELECT @@datadir").Scan(&dir); err != nil {
+	var dir, version string
+	if err := db.QueryRowContext(ctx, "SELECT @@datadir, @@version").Scan(&dir, &version); err != nil {
 		return err
 	}
 	if filepath.Clean(dir) != m.dataDir {
 		return fmt.Errorf("another server, of %s, answers at %s", dir, m.addr)
 	}
+	m.Version = named(version)
 	return nil
+}
+
+// named is the product and the version of a server that calls itself version, as
+// "9.7.4-2" or "10.11.14-MariaDB-0+deb12u2".
+func named(version string) string {
+	number, _, _ := strings.Cut(version, "-")
+	if strings.Contains(version, "MariaDB") {
+		return "MariaDB " + number
+	}
+	return "MySQL " + number
 }
 
 func (m *MySQL) config(database string) *mysql.Config {
@@ -263,12 +248,12 @@ func (m *MySQL) open(database string) (*sql.DB, error) {
 	cfg.Logger = &mysql.NopLogger{} // a server that is still starting is no news
 	connector, err := mysql.NewConnector(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("connect to mariadbd: %w", err)
+		return nil, fmt.Errorf("connect to %s: %w", m.program.name, err)
 	}
 	return sql.OpenDB(connector), nil
 }
 
-// superuser is the user to name to mariadbd, which as root runs only if told
+// superuser is the user to name to the server, which as root runs only if told
 // so; any other user runs it as himself.
 func superuser() string {
 	if os.Geteuid() == 0 {
@@ -289,19 +274,19 @@ func findProgram(name, packages string) (string, error) {
 			return path, nil
 		}
 	}
-	return "", &MissingError{Program: name, Packages: packages, err: err}
+	return "", &MissingError{Program: name, Get: "make setup` or `apt-get install " + packages, err: err}
 }
 
 // MissingError says that a server's program is not installed.
 type MissingError struct {
-	Program  string
-	Packages string // Debian's, that have it
-	err      error
+	Program string
+	Get     string // the command that installs it
+	err     error
 }
 
 func (e *MissingError) Error() string {
-	return fmt.Sprintf("%s is not installed: run `make setup` or `apt-get install %s`, "+
-		"or use a MySQL server of your own with --mysql-dsn, or docker compose", e.Program, e.Packages)
+	return fmt.Sprintf("%s is not installed: run `%s`, "+
+		"or use a MySQL server of your own with --mysql-dsn, or docker compose", e.Program, e.Get)
 }
 
 // Unwrap is exec.ErrNotFound, mostly.

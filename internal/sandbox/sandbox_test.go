@@ -150,7 +150,8 @@ func TestFailedStartStopsTheOthersAndShowsTheLog(t *testing.T) {
 
 func TestMissingServerIsExplained(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	_, err := sandbox.Start(t.Context(), sandbox.Config{MySQL: true})
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	_, err := sandbox.Start(t.Context(), sandbox.Config{MySQL: true, Database: sandbox.MariaDB})
 	var missing *sandbox.MissingError
 	if !errors.As(err, &missing) {
 		t.Fatalf("got %v, want a MissingError", err)

@@ -1,5 +1,5 @@
 // Package sandbox runs private servers for demonstrations, tests and load runs:
-// MariaDB, etcd, and replicas of the service, each a child process on a free
+// MySQL or MariaDB, etcd, and replicas of the service, each a child process on a free
 // loopback port, with its data in one temporary folder.
 //
 // What it starts serves queries when Start returns, is as durable as in
@@ -22,13 +22,13 @@ type Config struct {
 	// that is left behind. With "" it is a temporary folder, which Stop removes.
 	// Syncing to disk means little where that is in memory; TMPDIR moves it.
 	Dir string
-	// MySQL asks for a MariaDB server.
+	// MySQL asks for a database server.
 	MySQL bool
+	// Database is which one; "" is what FLASHSALE_TEST_DATABASE says, or MySQL
+	// where its program is there, and MariaDB otherwise.
+	Database Product
 	// MaxConnections is how many clients it lets in; 0 is 500.
 	MaxConnections int
-	// LogStatements makes the MariaDB server write down all that it is sent: see
-	// MySQL.StatementLog.
-	LogStatements bool
 	// EtcdNodes is the size of the etcd cluster: 0 for none, else 1 or 3.
 	EtcdNodes int
 	// EtcdProgram is the beginning of a command that serves one node, that is,

@@ -103,7 +103,7 @@ func TestAuditFindsEachBrokenInvariant(t *testing.T) {
 func TestAuditFindsABrokenLife(t *testing.T) {
 	t.Parallel()
 	const archive = `INSERT INTO archived_orders SELECT o.*, NOW(6) FROM orders o WHERE status = `
-	const restock = `INSERT INTO restocks (id, sku, idempotency_key, fingerprint, units, created_at, seq) VALUES (UNHEX(MD5(RAND())), `
+	const restock = `INSERT INTO restocks (id, sku, idempotency_key, fingerprint, units, created_at, seq) VALUES (UNHEX(LEFT(SHA2(RAND(), 256), 32)), `
 	tests := []struct {
 		name   string
 		damage []string

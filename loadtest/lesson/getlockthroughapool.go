@@ -4,8 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 
 	"flashsale/internal/lock/mysqllock"
+	"flashsale/internal/sandbox"
 	"flashsale/internal/stock"
 	"flashsale/loadtest/lesson/stage"
 )
@@ -46,10 +48,9 @@ var getLockThroughAPool = Lesson{
 				}
 				return err
 			})
-			p.Until("B waits for the lock", func(ctx context.Context) (waits bool, err error) {
-				err = shop.DB.SQL.QueryRowContext(ctx,
-					"SELECT COUNT(*) > 0 FROM information_schema.PROCESSLIST WHERE state = 'User lock'").Scan(&waits)
-				return waits, err
+			p.Until("B waits for the lock", func(ctx context.Context) (bool, error) {
+				all, err := p.MySQL().Connections(ctx)
+				return slices.ContainsFunc(all, func(c sandbox.Connection) bool { return c.State == "User lock" }), err
 			})
 			waiting.MustWait()
 			a.Sell(1)

@@ -1,10 +1,12 @@
 package mysqllock
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -79,12 +81,12 @@ func long(cfg Config) Config {
 type view interface {
 	// holder is a place: for a row that is owned its owner, else a session's id.
 	holder(s *server, name string) (place string, err error)
-	// waiter is what a statement of a waiting session looks like, if any waits.
-	waiter(s *server, name string) (like string)
+	// waiter is the statement of a waiting session, or "" if none waits.
+	waiter(s *server, name string) (statement string)
 	remove(s *server, place string) error
 }
 
-// server is a MariaDB, with an operator's connections.
+// server is a database server, with an operator's connections.
 type server struct {
 	*sandbox.MySQL
 	view     view
@@ -132,29 +134,25 @@ func (s *server) Places(tb testing.TB, name string) []string {
 	if holder != "" {
 		places = append(places, holder)
 	}
-	like := s.view.waiter(s, name)
-	if like == "" {
-		return places
-	}
-	rows, err := s.db.QueryContext(tb.Context(),
-		"SELECT ID FROM information_schema.PROCESSLIST WHERE COMMAND = 'Query' AND INFO LIKE ? ORDER BY ID", like)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			tb.Fatal(err)
-		}
-		if id != holder {
+	waits := s.view.waiter(s, name)
+	for _, c := range s.connections(tb) {
+		id := fmt.Sprint(c.ID)
+		if c.Command == "Query" && c.Info == waits && id != holder {
 			places = append(places, id)
 		}
 	}
-	if err := rows.Err(); err != nil {
+	return places
+}
+
+// connections are the server's, the oldest first.
+func (s *server) connections(tb testing.TB) []sandbox.Connection {
+	tb.Helper()
+	all, err := s.MySQL.Connections(tb.Context())
+	if err != nil {
 		tb.Fatal(err)
 	}
-	return places
+	slices.SortFunc(all, func(a, b sandbox.Connection) int { return cmp.Compare(a.ID, b.ID) })
+	return all
 }
 
 func (s *server) Remove(tb testing.TB, place string) {

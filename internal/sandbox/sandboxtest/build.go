@@ -23,10 +23,8 @@ var programs = map[string]program{
 	"api":      {pkg: "./cmd/api", race: true},
 	"loadtest": {pkg: "./loadtest"},
 	"etcdnode": {pkg: "./internal/sandbox/sandboxtest/etcdnode"},
-	"checklog": {pkg: "./internal/sandbox/mysql8/checklog"},
 }
 
-// Build builds the program of that name ("api", "loadtest", "etcdnode" or "checklog") from
 // the tree as it is, and returns its absolute path: in the module's bin, or in
 // bin/race for an api built with the race detector, as the test itself is.
 func Build(tb testing.TB, name string) string {

@@ -1,15 +1,12 @@
 // Package sandboxtest starts sandboxes, builds the module's programs and runs
-// replicas for tests. A missing server is a failure, never a skip. What a test's
-// MariaDB was sent has to be MySQL 8 as well, or the test fails at its end.
+// replicas for tests. A missing server is a failure, never a skip.
 package sandboxtest
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"testing"
 
 	"flashsale/internal/sandbox"
@@ -23,17 +20,11 @@ func Start(tb testing.TB, cfg sandbox.Config) *sandbox.Stack {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	cfg.LogStatements = !benchmarking()
 	stack, err := sandbox.Start(tb.Context(), cfg)
 	if err != nil {
 		tb.Fatalf("start the servers: %v", err)
 	}
-	tb.Cleanup(func() {
-		if err := checkStatements(stack); err != nil {
-			tb.Error(err)
-		}
-		stack.Stop()
-	})
+	tb.Cleanup(stack.Stop)
 	return stack
 }
 
@@ -56,7 +47,6 @@ func run(m *testing.M, cfg sandbox.Config, stack **sandbox.Stack) int {
 		return 1
 	}
 	flag.Parse()
-	cfg.LogStatements = !benchmarking()
 	s, err := sandbox.Start(context.Background(), cfg)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "start the servers:", err)
@@ -64,38 +54,7 @@ func run(m *testing.M, cfg sandbox.Config, stack **sandbox.Stack) int {
 	}
 	defer s.Stop()
 	*stack = s
-	status := m.Run()
-	if err := checkStatements(s); err != nil {
-		fmt.Fprintf(os.Stderr, "--- FAIL: what the tests sent to MariaDB\n%v\n", err)
-		status = max(status, 1)
-	}
-	return status
-}
-
-// benchmarking reports whether something is measured: a log of all statements
-// would be measured, too.
-func benchmarking() bool {
-	bench := flag.Lookup("test.bench")
-	return bench != nil && bench.Value.String() != ""
-}
-
-// checkStatements holds against MySQL 8's grammar what the tests made the service,
-// and themselves, send.
-func checkStatements(s *sandbox.Stack) error {
-	if s.MySQL == nil || s.MySQL.StatementLog == "" {
-		return nil
-	}
-	if _, err := os.Stat(s.Dir()); errors.Is(err, os.ErrNotExist) {
-		return nil // the test stopped it, and its folder is gone
-	}
-	program, err := build("checklog")
-	if err != nil {
-		return err
-	}
-	if out, err := exec.Command(program, s.MySQL.StatementLog).CombinedOutput(); err != nil {
-		return fmt.Errorf("%w\n%s", err, out)
-	}
-	return nil
+	return m.Run()
 }
 
 // StartReplica starts a replica that ends with the test, of Build's api if no

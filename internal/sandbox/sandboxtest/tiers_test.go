@@ -31,9 +31,9 @@ func run(t *testing.T, program string, args ...string) []string {
 }
 
 // slow are the packages that no test of make unit may be linked with: the one that
-// starts servers, and two that take long to build, with the clients of all lock
-// servers and with two grammars of MySQL.
-var slow = []string{"flashsale/internal/sandbox", "flashsale/internal/guard", "flashsale/internal/sandbox/mysql8"}
+// starts servers, and one that takes long to build, with the clients of all lock
+// servers.
+var slow = []string{"flashsale/internal/sandbox", "flashsale/internal/guard"}
 
 func TestUnitIsWhatNeedsNoServer(t *testing.T) {
 	// A package's test as a program, and all that is linked into it.
