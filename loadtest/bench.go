@@ -14,6 +14,7 @@ import (
 )
 
 type benchCmd struct {
+	databaseFlags
 	Peers     []string      `placeholder:"NAME" help:"Peers to run (default all): ${peers}."`
 	Loads     []string      `placeholder:"LOAD" help:"How buyers are spread over SKUs: hot, even:N, zipf:N, sold-out (default ${loads})."`
 	Replicas  int           `default:"0" placeholder:"N" help:"Replicas of each peer. 0 is 2, and 1 and 4 for comparison."`
@@ -42,8 +43,8 @@ func (c *benchCmd) Run(ctx context.Context, s streams) error {
 	}
 	cfg := bench.Config{
 		Programme: programme, Rounds: c.Rounds, Duration: c.Duration, Workers: c.Workers, Seed: c.Seed, TimeLimit: c.TimeLimit,
-		Profiles: c.Profiles,
-		Say:      func(format string, args ...any) { fmt.Fprintf(s.err, format+"\n", args...) },
+		Profiles: c.Profiles, Database: c.Database,
+		Say: func(format string, args ...any) { fmt.Fprintf(s.err, format+"\n", args...) },
 	}
 	if c.Full {
 		cfg.TimeLimit = 0
@@ -63,6 +64,7 @@ func (c *benchCmd) Run(ctx context.Context, s streams) error {
 	if err := bench.Save(c.Out, result); err != nil {
 		return err
 	}
+	nameDatabase(s, result.Database)
 	if err := bench.Table(s.out, result); err != nil {
 		return err
 	}

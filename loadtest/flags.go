@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"time"
 
+	"flashsale/internal/sandbox"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/attack"
 	"flashsale/loadtest/proof"
@@ -90,6 +91,16 @@ func (f *loadFlags) publish(s streams, p *proof.Proof) error {
 		return errNotProven
 	}
 	return nil
+}
+
+// databaseFlags choose the private database server.
+type databaseFlags struct {
+	Database sandbox.Product `default:"" enum:",mysql,mariadb" placeholder:"mysql|mariadb" help:"The private database server. Without it, MySQL where its program is there (scripts/setup --mysql), MariaDB otherwise."`
+}
+
+// nameDatabase is the first line of every report: figures and behaviour differ.
+func nameDatabase(s streams, version string) {
+	fmt.Fprintf(s.out, "Database: %s\n\n", version)
 }
 
 // replicaFlags say what replicas to start.

@@ -16,6 +16,7 @@ import (
 )
 
 type handoverCmd struct {
+	databaseFlags
 	Strategies []string `default:"all" placeholder:"NAME" help:"Strategies to measure, or all that take a lock (default ${default})."`
 	Rounds     int      `default:"50" placeholder:"N" help:"Hand-overs of each (default ${default})."`
 	Out        string   `default:"out/handover.json" placeholder:"FILE" help:"File for the figures (default ${default})."`
@@ -38,11 +39,12 @@ func (c *handoverCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	fmt.Fprintln(s.err, "Starting the servers ...")
-	servers, err := startServers(ctx, "", nil)
+	servers, err := startServers(ctx, c.Database, "", nil)
 	if err != nil {
 		return err
 	}
 	defer servers.stop()
+	nameDatabase(s, servers.version)
 	figures := handover.Figures{
 		Command: fmt.Sprintf("bin/loadtest handover --rounds %d", c.Rounds), Date: time.Now().UTC().Format(time.DateOnly),
 		Machine: handover.Machine(), Rounds: c.Rounds, MedianMS: map[string]float64{},

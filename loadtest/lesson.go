@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
+	"flashsale/internal/sandbox"
 	"flashsale/loadtest/lesson"
 	"flashsale/loadtest/lesson/stage"
 )
 
 type lessonCmd struct {
+	databaseFlags
 	Name string `arg:"" optional:"" placeholder:"NAME" help:"The lesson: one of ${lessons}."`
 }
 
@@ -24,17 +27,18 @@ func (c *lessonCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	return playLessons(ctx, s, l)
+	return playLessons(ctx, s, c.Database, l)
 }
 
 type lessonsCmd struct {
+	databaseFlags
 	All bool `help:"Play them all, one after the other."`
 }
 
 // Run lists the lessons, or plays them all.
 func (c *lessonsCmd) Run(ctx context.Context, s streams) error {
 	if c.All {
-		return playLessons(ctx, s, lesson.All()...)
+		return playLessons(ctx, s, c.Database, lesson.All()...)
 	}
 	t := table.NewWriter()
 	t.SetStyle(table.StyleLight)
@@ -49,9 +53,16 @@ func (c *lessonsCmd) Run(ctx context.Context, s streams) error {
 
 // playLessons plays lessons on one set of servers. A lesson that does not show
 // what it should does not keep the others from being played.
-func playLessons(ctx context.Context, s streams, lessons ...*lesson.Lesson) (err error) {
-	set := stage.New(stage.Config{})
+func playLessons(ctx context.Context, s streams, database sandbox.Product, lessons ...*lesson.Lesson) (err error) {
+	set := stage.New(stage.Config{Database: database})
 	defer func() { err = errors.Join(err, set.Close()) }()
+	if slices.ContainsFunc(lessons, func(l *lesson.Lesson) bool { return slices.Contains(l.Servers, lesson.MySQL) }) {
+		version, err := set.Database(ctx)
+		if err != nil {
+			return err
+		}
+		nameDatabase(s, version)
+	}
 	var missed error
 	for i, l := range lessons {
 		if i > 0 {

@@ -24,8 +24,9 @@ type proveCmd struct {
 	Strategies []string `default:"none,process,etcd" placeholder:"NAME" help:"Strategies to run, in turn, or all (default ${default}). There are ${strategies}."`
 	Fence      string   `default:"claim" placeholder:"off|write|claim" help:"What MySQL does with fencing tokens, where the lock yields them (default ${default})."`
 	replicaFlags
+	databaseFlags
 	loadFlags
-	MySQLDSN      string   `name:"mysql-dsn" placeholder:"DSN" help:"MySQL of your own: user:password@tcp(host:port)/. Each run makes a database there, and drops it. Without it, a private MariaDB is started."`
+	MySQLDSN      string   `name:"mysql-dsn" placeholder:"DSN" help:"MySQL of your own: user:password@tcp(host:port)/. Each run makes a database there, and drops it. Without it, a private server is started."`
 	EtcdEndpoints []string `name:"etcd-endpoints" placeholder:"URL" help:"etcd of your own. Without it, a private one is started."`
 }
 
@@ -49,13 +50,14 @@ func (c *proveCmd) Run(ctx context.Context, s streams) error {
 	progress := newMeter(s.err)
 	defer progress.stop()
 	progress.say("Starting the servers ...")
-	servers, err := startServers(ctx, c.MySQLDSN, c.EtcdEndpoints)
+	servers, err := startServers(ctx, c.Database, c.MySQLDSN, c.EtcdEndpoints)
 	if err != nil {
 		return err
 	}
 	defer servers.stop()
+	nameDatabase(s, servers.version)
 
-	p := &proof.Proof{Seed: plan.Seed}
+	p := &proof.Proof{Seed: plan.Seed, Database: servers.version}
 	for _, row := range strategies {
 		run, err := c.prove(ctx, servers, progress, row, fence, plan)
 		if err != nil {

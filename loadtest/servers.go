@@ -34,21 +34,23 @@ type servers struct {
 	dsn   string   // the user's own MySQL; "" for the stack's
 	etcd  []string // the user's own
 
+	version string // of the database server, for people
+
 	kind strategy.Server // that runs
 	lock *lockserver.Server
 }
 
-// startServers starts MySQL, unless the user has named one.
-func startServers(ctx context.Context, dsn string, etcd []string) (*servers, error) {
+// startServers starts a database server, unless the user has named one.
+func startServers(ctx context.Context, product sandbox.Product, dsn string, etcd []string) (*servers, error) {
 	s := &servers{dsn: dsn, etcd: etcd}
 	if dsn != "" {
 		return s, s.checkOwn(ctx)
 	}
-	stack, err := sandbox.Start(ctx, sandbox.Config{MySQL: true})
+	stack, err := sandbox.Start(ctx, sandbox.Config{MySQL: true, Database: product})
 	if err != nil {
 		return nil, err
 	}
-	s.stack = stack
+	s.stack, s.version = stack, stack.MySQL.Version
 	return s, nil
 }
 

@@ -16,6 +16,7 @@ import (
 
 type soakCmd struct {
 	replicaFlags
+	databaseFlags
 	Duration      time.Duration `default:"15m" placeholder:"D" help:"How long to go on (default ${default})."`
 	Seed          uint64        `default:"0" placeholder:"N" help:"Makes all choices; 0 picks one and reports it."`
 	PaymentWindow time.Duration `default:"2s" placeholder:"D" help:"The replicas' payment window (default ${default})."`
@@ -41,11 +42,12 @@ func (c *soakCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	fmt.Fprintln(s.err, "Starting the servers ...")
-	stack, err := sandbox.Start(ctx, sandbox.Config{MySQL: true, EtcdNodes: 1})
+	stack, err := sandbox.Start(ctx, sandbox.Config{MySQL: true, Database: c.Database, EtcdNodes: 1})
 	if err != nil {
 		return err
 	}
 	defer stack.Stop()
+	nameDatabase(s, stack.MySQL.Version)
 	dsn, err := stack.MySQL.CreateDatabase(ctx, "soak")
 	if err != nil {
 		return err

@@ -20,6 +20,7 @@ import (
 )
 
 type takeoverCmd struct {
+	databaseFlags
 	API     string        `name:"api" default:"bin/api" placeholder:"FILE" help:"The service's program (default ${default})."`
 	Faults  []string      `default:"${faults}" placeholder:"NAME" help:"What befalls the seller (default ${default}): its process is killed, or stopped and resumed, or parted from another replica by a network that carries nothing."`
 	Runs    int           `default:"10" placeholder:"N" help:"Runs of each fault (default ${default})."`
@@ -55,11 +56,12 @@ func (c *takeoverCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	fmt.Fprintln(s.err, "Starting the servers ...")
-	servers, err := startServers(ctx, "", nil)
+	servers, err := startServers(ctx, c.Database, "", nil)
 	if err != nil {
 		return err
 	}
 	defer servers.stop()
+	nameDatabase(s, servers.version)
 	figures := takeover.Figures{
 		Command: fmt.Sprintf("bin/loadtest takeover --faults %s --runs %d --buyers %d --rate %d --lasts %s --lock-ttl %s",
 			strings.Join(c.Faults, ","), c.Runs, c.Buyers, c.Rate, c.Lasts, c.LockTTL),

@@ -19,6 +19,7 @@ import (
 
 type upCmd struct {
 	replicaFlags
+	databaseFlags
 	EtcdNodes     int           `name:"etcd-nodes" default:"1" enum:"1,3" placeholder:"1|3" help:"Nodes of the etcd cluster (default ${default})."`
 	LockTTL       time.Duration `name:"lock-ttl" default:"0" placeholder:"D" help:"How long a lock outlives a replica that died. 0 is the service's default."`
 	PaymentWindow time.Duration `default:"0" placeholder:"D" help:"How long an order stays reserved without payment. 0 is the service's default."`
@@ -72,7 +73,7 @@ func (c *upCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	fmt.Fprintln(s.err, "Starting the servers ...")
-	needs := sandbox.Config{MySQL: true}
+	needs := sandbox.Config{MySQL: true, Database: c.Database}
 	if row.Server == strategy.InEtcd {
 		needs.EtcdNodes = c.EtcdNodes
 	}
@@ -81,6 +82,7 @@ func (c *upCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	defer stack.Stop()
+	nameDatabase(s, stack.MySQL.Version)
 	lockFlags, stop, err := startLockServer(ctx, row, stack)
 	if err != nil {
 		return err

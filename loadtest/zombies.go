@@ -20,6 +20,7 @@ import (
 )
 
 type zombiesCmd struct {
+	databaseFlags
 	Strategies []string `default:"all" placeholder:"NAME" help:"Strategies to run, or all that take a lock (default ${default})."`
 	Fence      []string `default:"off,write,claim" placeholder:"off|write|claim" help:"Fences to run each under, where its lock yields tokens (default ${default})."`
 	Runs       int      `default:"1" placeholder:"N" help:"Runs of each (default ${default})."`
@@ -47,11 +48,12 @@ func (c *zombiesCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	fmt.Fprintln(s.err, "Starting the servers ...")
-	servers, err := startServers(ctx, "", nil)
+	servers, err := startServers(ctx, c.Database, "", nil)
 	if err != nil {
 		return err
 	}
 	defer servers.stop()
+	nameDatabase(s, servers.version)
 	var all []zombie.Summary
 	for _, row := range rows {
 		fmt.Fprintf(s.err, "%s ...\n", row.Name)

@@ -28,7 +28,8 @@ type Config struct {
 	// serves a peer; with none it is this executable's hidden command.
 	API         string
 	PeerProgram []string
-	// EtcdProgram is sandbox.Config's.
+	// Database and EtcdProgram are sandbox.Config's.
+	Database    sandbox.Product
 	EtcdProgram []string
 	Programme   Programme
 	// Rounds is how often everything is run. Duration is a run's measured window.
@@ -118,11 +119,12 @@ func Measure(ctx context.Context, cfg Config) (*Result, error) {
 	}
 	cfg.Say("Starting the servers, and minting the tokens of %d customers ...", cfg.planned())
 	var err error
-	b.stack, err = sandbox.Start(ctx, sandbox.Config{MySQL: true, MaxConnections: maxConnections, EtcdNodes: 1, EtcdProgram: cfg.EtcdProgram})
+	b.stack, err = sandbox.Start(ctx, sandbox.Config{MySQL: true, Database: cfg.Database, MaxConnections: maxConnections, EtcdNodes: 1, EtcdProgram: cfg.EtcdProgram})
 	if err != nil {
 		return nil, err
 	}
 	defer b.stack.Stop()
+	b.result.Database = b.stack.MySQL.Version
 	if b.result.MySQL, err = b.stack.MySQL.Settings(ctx); err != nil {
 		return nil, err
 	}

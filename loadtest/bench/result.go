@@ -24,6 +24,8 @@ type Result struct {
 	// Peers are those that ran; Tuning is how each was run, and why.
 	Peers  []peer.Peer `json:"peers"`
 	Tuning []Tuned     `json:"tuning"`
+	// Database is the product with its version.
+	Database string `json:"database"`
 	// MySQL is the server's settings, MySQLBinlog those of the runs with one.
 	MySQL       map[string]string `json:"mysql_settings"`
 	MySQLBinlog map[string]string `json:"mysql_settings_binlog,omitempty"`

@@ -19,7 +19,7 @@ var clockSkew = Lesson{
 	Name:    "clock-skew",
 	Title:   "whose clock says that the lease is over?",
 	Shows:   "A lease of 30 s is written with one replica's clock, and read with another's, which is a minute ahead.",
-	Servers: []Server{MariaDB},
+	Servers: []Server{MySQL},
 	Acts: []Act{
 		{Title: "each replica's own clock", Breaks: true, Play: func(p *stage.Play) stage.Audit {
 			shop := p.Shop(1)

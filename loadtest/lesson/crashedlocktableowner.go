@@ -16,7 +16,7 @@ var crashedLockTableOwner = Lesson{
 	Name:    "crashed-lock-table-owner",
 	Title:   "a lock row outlives its owner",
 	Shows:   "A replica takes the lock by inserting a row, and is killed. Nobody deletes the row.",
-	Servers: []Server{MariaDB},
+	Servers: []Server{MySQL},
 	Acts: []Act{
 		{Title: "the row has no end", Breaks: true, Play: func(p *stage.Play) stage.Audit {
 			const tries = 4

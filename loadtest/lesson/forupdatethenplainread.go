@@ -6,7 +6,7 @@ var forUpdateThenPlainRead = Lesson{
 	Name:    "for-update-then-plain-read",
 	Title:   "the row is locked, and then read from the past",
 	Shows:   "SELECT ... FOR UPDATE returns the newest row. A plain SELECT after it, in the same transaction, returns the snapshot's.",
-	Servers: []Server{MariaDB},
+	Servers: []Server{MySQL},
 	Acts: []Act{
 		{Title: "lock the row, then read it once more without FOR UPDATE", Breaks: true, Play: func(p *stage.Play) stage.Audit {
 			return readAfterLock(p, true)

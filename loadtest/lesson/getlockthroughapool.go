@@ -16,7 +16,7 @@ var getLockThroughAPool = Lesson{
 	Name:    "get-lock-through-a-pool",
 	Title:   "GET_LOCK belongs to a connection",
 	Shows:   "A pool hands each statement whatever connection is free. GET_LOCK lets a connection in that has the lock already.",
-	Servers: []Server{MariaDB},
+	Servers: []Server{MySQL},
 	Acts: []Act{
 		{Title: "GET_LOCK on the pool", Breaks: true, Play: func(p *stage.Play) stage.Audit {
 			shop := p.Shop(1)

@@ -35,7 +35,7 @@ type Server string
 
 // The servers that lessons are played on. All are private and real.
 const (
-	MariaDB   Server = "MariaDB"
+	MySQL     Server = "MySQL"
 	Etcd      Server = "etcd"
 	Redis     Server = "Redis"
 	Memcached Server = "memcached"

@@ -4,7 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -17,7 +19,7 @@ var lockRowLostAtFailover = Lesson{
 	Name:    "lock-row-lost-at-failover",
 	Title:   "a lock that was granted, and then never was",
 	Shows:   "Locks are rows on a primary with an asynchronous replica. The primary dies before the replica has the row.",
-	Servers: []Server{MariaDB},
+	Servers: []Server{MySQL},
 	Acts: []Act{
 		{Title: "asynchronous replication", Breaks: true, Play: func(p *stage.Play) stage.Audit {
 			shop := p.Shop(1)
@@ -60,7 +62,7 @@ var lockRowLostAtFailover = Lesson{
 // pair is a primary and its replica. They have nothing but locks.
 type pair struct{ primary, replica *lockServer }
 
-// lockServer is a MariaDB with a lock table.
+// lockServer is a database server with a lock table.
 type lockServer struct {
 	server *sandbox.MySQL
 	db     *sql.DB
@@ -73,29 +75,57 @@ func newPair(p *stage.Play, semiSync bool) *pair {
 	ctx := p.Context()
 	pair := &pair{primary: newLockServer(p), replica: newLockServer(p)}
 	p.Check(pair.primary.server.SetBinlog(ctx, true)) // and with it the server's id 1
+	say := replications[pair.primary.server.Product]
+	password := sandbox.Secret()[:32] // MySQL takes no longer one of a replica
+	p.Check(pair.primary.exec(ctx, "CREATE USER 'replica'@'127.0.0.1' IDENTIFIED BY '"+password+"'",
+		"GRANT REPLICATION SLAVE ON *.* TO 'replica'@'127.0.0.1'"))
 	// Both have the empty table; what is replicated begins after it.
 	primary, err := mysql.ParseDSN(pair.primary.server.DSN(""))
 	p.Check(err)
 	host, port, err := net.SplitHostPort(primary.Addr)
 	p.Check(err)
-	var at string
-	p.Check(pair.primary.db.QueryRowContext(ctx, "SELECT @@gtid_binlog_pos").Scan(&at))
+	var file, at string
+	var skipped sql.RawBytes
+	rows, err := pair.primary.db.QueryContext(ctx, say.status)
+	p.Check(err)
+	columns, err := rows.Columns()
+	p.Check(err)
+	into := append([]any{&file, &at}, slices.Repeat([]any{&skipped}, len(columns)-2)...)
+	rows.Next()
+	p.Check(errors.Join(rows.Scan(into...), rows.Close()))
 	if semiSync {
-		p.Check(pair.primary.exec(ctx, "SET GLOBAL rpl_semi_sync_master_enabled = 1, rpl_semi_sync_master_timeout = 60000, "+
-			"rpl_semi_sync_master_wait_point = 'AFTER_SYNC'"))
-		p.Check(pair.replica.exec(ctx, "SET GLOBAL rpl_semi_sync_slave_enabled = 1"))
+		p.Check(pair.primary.exec(ctx, say.semiSyncPrimary...))
+		p.Check(pair.replica.exec(ctx, say.semiSyncReplica...))
 	}
-	for _, statement := range []string{
-		"SET GLOBAL server_id = 2",
-		"SET GLOBAL gtid_slave_pos = '" + at + "'",
-		"CHANGE MASTER TO MASTER_HOST = '" + host + "', MASTER_PORT = " + port + ", MASTER_USER = '" + primary.User +
-			"', MASTER_PASSWORD = '" + primary.Passwd + "', MASTER_USE_GTID = slave_pos",
-		"START SLAVE",
-	} {
-		p.Check(pair.replica.exec(ctx, statement))
-	}
+	p.Check(pair.replica.exec(ctx, "SET GLOBAL server_id = 2",
+		fmt.Sprintf(say.follow, host, port, "replica", password, file, at), "START REPLICA"))
 	pair.awaitReplication(p)
 	return pair
+}
+
+// replication is how one product says what both do.
+type replication struct {
+	status                           string // names the binlog's file and position first
+	follow                           string // host, port, user, password, file, position
+	semiSyncPrimary, semiSyncReplica []string
+}
+
+var replications = map[sandbox.Product]replication{
+	sandbox.RealMySQL: {
+		status: "SHOW BINARY LOG STATUS",
+		follow: "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '%s', SOURCE_PORT = %s, SOURCE_USER = '%s', SOURCE_PASSWORD = '%s'," +
+			" SOURCE_LOG_FILE = '%s', SOURCE_LOG_POS = %s, GET_SOURCE_PUBLIC_KEY = 1",
+		semiSyncPrimary: []string{"INSTALL PLUGIN rpl_semi_sync_source SONAME 'semisync_source.so'",
+			"SET GLOBAL rpl_semi_sync_source_enabled = 1, rpl_semi_sync_source_timeout = 60000, rpl_semi_sync_source_wait_point = 'AFTER_SYNC'"},
+		semiSyncReplica: []string{"INSTALL PLUGIN rpl_semi_sync_replica SONAME 'semisync_replica.so'", "SET GLOBAL rpl_semi_sync_replica_enabled = 1"},
+	},
+	sandbox.MariaDB: {
+		status: "SHOW MASTER STATUS",
+		follow: "CHANGE MASTER TO MASTER_HOST = '%s', MASTER_PORT = %s, MASTER_USER = '%s', MASTER_PASSWORD = '%s'," +
+			" MASTER_LOG_FILE = '%s', MASTER_LOG_POS = %s, MASTER_USE_GTID = no",
+		semiSyncPrimary: []string{"SET GLOBAL rpl_semi_sync_master_enabled = 1, rpl_semi_sync_master_timeout = 60000, rpl_semi_sync_master_wait_point = 'AFTER_SYNC'"},
+		semiSyncReplica: []string{"SET GLOBAL rpl_semi_sync_slave_enabled = 1"},
+	},
 }
 
 func newLockServer(p *stage.Play) *lockServer {
@@ -117,34 +147,38 @@ func newLockServer(p *stage.Play) *lockServer {
 // awaitReplication returns once a row of the primary's has come to the replica,
 // so that a replica which has not begun yet is not taken for one that lags.
 func (pair *pair) awaitReplication(p *stage.Play) {
-	ctx := p.Context()
-	p.Check(pair.primary.exec(ctx, "INSERT INTO lease (name, owner) VALUES ('another', 'nobody')"))
-	var at string
-	p.Check(pair.primary.db.QueryRowContext(ctx, "SELECT @@gtid_binlog_pos").Scan(&at))
-	var timedOut int
-	p.Check(pair.replica.db.QueryRowContext(ctx, "SELECT MASTER_GTID_WAIT(?, 10)", at).Scan(&timedOut))
-	if timedOut != 0 {
-		p.Fail("the replica does not replicate")
-	}
+	p.Check(pair.primary.exec(p.Context(), "INSERT INTO lease (name, owner) VALUES ('another', 'nobody')"))
+	p.Until("the replica has what the primary has", func(ctx context.Context) (there bool, err error) {
+		err = pair.replica.db.QueryRowContext(ctx, "SELECT COUNT(*) > 0 FROM lease WHERE name = 'another'").Scan(&there)
+		return there, err
+	})
 }
 
 // lag cuts the replica off.
 func (pair *pair) lag(ctx context.Context) error {
-	return pair.replica.exec(ctx, "STOP SLAVE IO_THREAD")
+	return pair.replica.exec(ctx, "STOP REPLICA IO_THREAD")
 }
 
 // failOver ends the primary as a crash would, and makes the replica the primary.
 func (pair *pair) failOver(ctx context.Context) error {
 	pair.primary.server.Kill()
-	return errors.Join(pair.replica.exec(ctx, "STOP SLAVE"), pair.replica.exec(ctx, "RESET SLAVE ALL"))
+	return pair.replica.exec(ctx, "STOP REPLICA", "RESET REPLICA ALL")
 }
 
 // take takes the lock for a buyer.
 func (s *lockServer) take(b *stage.Buyer) func(context.Context) error {
-	return func(ctx context.Context) error { return s.exec(ctx, insertLease, []byte(b.Name)) }
+	return func(ctx context.Context) error {
+		_, err := s.db.ExecContext(ctx, insertLease, []byte(b.Name))
+		return err
+	}
 }
 
-func (s *lockServer) exec(ctx context.Context, query string, args ...any) error {
-	_, err := s.db.ExecContext(ctx, query, args...)
-	return err
+// exec runs statements in turn.
+func (s *lockServer) exec(ctx context.Context, statements ...string) error {
+	for _, statement := range statements {
+		if _, err := s.db.ExecContext(ctx, statement); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -13,7 +13,7 @@ var memcachedEviction = Lesson{
 	Name:    "memcached-eviction",
 	Title:   "a cache makes room for itself",
 	Shows:   "The lock is an item in the shop's cache, with a minute to go. The cache is full, and throws away what was not used for longest.",
-	Servers: []Server{MariaDB, Memcached},
+	Servers: []Server{MySQL, Memcached},
 	Acts: []Act{
 		{Title: "the lock in the cache that everybody uses", Breaks: true, Play: func(p *stage.Play) stage.Audit {
 			shop := p.Shop(1)

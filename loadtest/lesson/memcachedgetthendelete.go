@@ -13,7 +13,7 @@ var memcachedGetThenDelete = Lesson{
 	Name:    "memcached-get-then-delete",
 	Title:   "a comparison and a deletion are two steps",
 	Shows:   "A looks whether the lock is still its own, which it is, and deletes it. In between it has expired, and B has it.",
-	Servers: []Server{MariaDB, Memcached},
+	Servers: []Server{MySQL, Memcached},
 	Acts: []Act{
 		{Title: "get, compare, delete", Breaks: true, Play: func(p *stage.Play) stage.Audit {
 			shop := p.Shop(2)

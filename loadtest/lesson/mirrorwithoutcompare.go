@@ -18,7 +18,7 @@ var mirrorWithoutCompare = Lesson{
 	Name:    "mirror-without-compare",
 	Title:   "two stores, written one after the other",
 	Shows:   "After its COMMIT each replica copies the stock from MySQL to etcd. The older copy arrives last, and stays.",
-	Servers: []Server{MariaDB, Etcd},
+	Servers: []Server{MySQL, Etcd},
 	Acts: []Act{
 		{Title: "COMMIT, read, put", Breaks: true, Play: mirrorBlindly},
 		{Title: "first remedy: a read/write lock around both stores", Play: mirrorUnderLock},

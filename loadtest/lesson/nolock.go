@@ -6,7 +6,7 @@ var noLock = Lesson{
 	Name:    "no-lock",
 	Title:   "two buyers read the same stock",
 	Shows:   "One unit is left. Two requests read the stock, both see a unit, both sell it.",
-	Servers: []Server{MariaDB},
+	Servers: []Server{MySQL},
 	Acts: []Act{
 		{Title: "read, then write", Breaks: true, Play: func(p *stage.Play) stage.Audit {
 			shop := p.Shop(1)

@@ -9,7 +9,7 @@ var oneProcessLock = Lesson{
 	Name:    "one-process-lock",
 	Title:   "a mutex ends where its process ends",
 	Shows:   "Two replicas, each a process, each with a mutex around read and write. Neither mutex knows of the other.",
-	Servers: []Server{MariaDB, Etcd},
+	Servers: []Server{MySQL, Etcd},
 	Acts: []Act{
 		{Title: "a mutex in each process", Breaks: true, Play: func(p *stage.Play) stage.Audit {
 			shop := p.Shop(1)

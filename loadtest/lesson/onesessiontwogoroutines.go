@@ -14,7 +14,7 @@ var oneSessionTwoGoroutines = Lesson{
 	Name:    "one-session-two-goroutines",
 	Title:   "etcd's mutex is held by a session",
 	Shows:   "concurrency.Mutex makes a key of its session's lease. Two goroutines of one session make the same key, and both hold it.",
-	Servers: []Server{MariaDB, Etcd},
+	Servers: []Server{MySQL, Etcd},
 	Acts: []Act{
 		{Title: "one session for the process", Breaks: true, Play: func(p *stage.Play) stage.Audit {
 			shop, client := p.Shop(1), p.EtcdClient()

@@ -9,7 +9,7 @@ var pausedHolder = Lesson{
 	Name:    "paused-holder",
 	Title:   "a holder that is paused for longer than its lease",
 	Shows:   "A replica is stopped (SIGSTOP) between read and write. Its lease ends, another is granted the lock, and then it goes on.",
-	Servers: []Server{MariaDB, Etcd},
+	Servers: []Server{MySQL, Etcd},
 	Acts: []Act{
 		{Title: "no fence", Breaks: true, Play: func(p *stage.Play) stage.Audit {
 			shop := p.Shop(1)

@@ -6,7 +6,7 @@ var readUncommitted = Lesson{
 	Name:    "read-uncommitted",
 	Title:   "what is not committed may never have been",
 	Shows:   "READ UNCOMMITTED shows what another transaction has written so far. It rolls back, and the decision rests on nothing.",
-	Servers: []Server{MariaDB},
+	Servers: []Server{MySQL},
 	Acts: []Act{
 		{Title: "the units of an order whose cancellation rolls back", Breaks: true, Play: func(p *stage.Play) stage.Audit {
 			shop := p.Shop(1)

@@ -16,7 +16,7 @@ var redisDelWithoutOwner = Lesson{
 	Name:    "redis-del-without-owner",
 	Title:   "DEL removes whatever lock is there",
 	Shows:   "A's lock has expired before A gives it back. Its DEL removes B's, and C is let in beside B.",
-	Servers: []Server{MariaDB, Redis},
+	Servers: []Server{MySQL, Redis},
 	Acts: []Act{
 		{Title: "DEL", Breaks: true, Play: func(p *stage.Play) stage.Audit {
 			shop := p.Shop(2)

@@ -16,7 +16,7 @@ var redlockNodeRestartedEmpty = Lesson{
 	Name:    "redlock-node-restarted-empty",
 	Title:   "a majority that forgets",
 	Shows:   "Redlock grants by a majority of 5 nodes. One of A's three restarts without its data, and B finds three nodes that know nothing.",
-	Servers: []Server{MariaDB, Redis},
+	Servers: []Server{MySQL, Redis},
 	Acts: []Act{
 		{Title: "nodes that keep nothing", Breaks: true, Play: func(p *stage.Play) stage.Audit {
 			shop := p.Shop(1)

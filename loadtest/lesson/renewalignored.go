@@ -14,7 +14,7 @@ var renewalIgnored = Lesson{
 	Name:    "renewal-ignored",
 	Title:   "a loop that asks the channel, and not its answer",
 	Shows:   "KeepAlive's channel is closed when the lease is lost. A popular example tests whether the channel is nil, which it never is.",
-	Servers: []Server{MariaDB, Etcd},
+	Servers: []Server{MySQL, Etcd},
 	Acts: []Act{
 		{Title: "if answers == nil", Breaks: true, Play: func(p *stage.Play) stage.Audit {
 			return playRenewal(p, (*renewal).followChannel)

@@ -15,7 +15,7 @@ var snapshotBeforeLock = Lesson{
 	Name:    "snapshot-before-lock",
 	Title:   "a snapshot that is older than the lock",
 	Shows:   "REPEATABLE READ reads everything as of the transaction's first read. That was before the lock was had.",
-	Servers: []Server{MariaDB},
+	Servers: []Server{MySQL},
 	Acts: []Act{
 		{Title: "BEGIN, read something, then lock", Breaks: true, Play: func(p *stage.Play) stage.Audit {
 			return lockInTransaction(p, "REPEATABLE READ")

@@ -6,7 +6,7 @@ var unlockBeforeCommit = Lesson{
 	Name:    "unlock-before-commit",
 	Title:   "the lock must outlive the transaction",
 	Shows:   "The lock is given back when the function returns, and the transaction commits around it, a moment later.",
-	Servers: []Server{MariaDB},
+	Servers: []Server{MySQL},
 	Acts: []Act{
 		{Title: "unlock, then COMMIT", Breaks: true, Play: func(p *stage.Play) stage.Audit {
 			shop, mutex := p.Shop(1), newMutex(p)

@@ -17,9 +17,11 @@ import (
 // Proof is one or more runs, and whether all came out as they must. As JSON it
 // is out/proof.json.
 type Proof struct {
-	Runs   []Run  `json:"runs"`
-	Seed   uint64 `json:"seed"`
-	Proven bool   `json:"proven"`
+	Runs []Run  `json:"runs"`
+	Seed uint64 `json:"seed"`
+	// Database is the product with its version, or "" where it was not read.
+	Database string `json:"database,omitempty"`
+	Proven   bool   `json:"proven"`
 	// Partial: the database could not be read. Orders that nobody was told of
 	// are not in the figures.
 	Partial bool `json:"partial,omitempty"`

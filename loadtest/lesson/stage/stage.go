@@ -23,6 +23,8 @@ import (
 // Config says how the stage starts programs. The zero Config is right for a
 // program that serves the hidden commands etcd-node and lesson-replica.
 type Config struct {
+	// Database is sandbox.Config's.
+	Database sandbox.Product
 	// EtcdProgram is sandbox.Config's.
 	EtcdProgram []string
 	// ReplicaProgram is the beginning of a command that calls ReplicaMain. With
@@ -71,14 +73,27 @@ func (s *Stage) Close() error {
 	return errors.Join(errs...)
 }
 
-// MySQL is the shared MariaDB.
-func (p *Play) MySQL() *sandbox.MySQL {
-	return p.shared(&p.stage.mysql, sandbox.Config{MySQL: true}).MySQL
+// Database starts the shared database server, if no play has yet, and returns its
+// product with its version.
+func (s *Stage) Database(ctx context.Context) (version string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mysql == nil {
+		if s.mysql, err = sandbox.Start(ctx, sandbox.Config{MySQL: true, Database: s.cfg.Database}); err != nil {
+			return "", err
+		}
+	}
+	return s.mysql.MySQL.Version, nil
 }
 
-// OwnMySQL is a MariaDB of this play's alone, to be killed or set up otherwise.
+// MySQL is the shared database server.
+func (p *Play) MySQL() *sandbox.MySQL {
+	return p.shared(&p.stage.mysql, sandbox.Config{MySQL: true, Database: p.stage.cfg.Database}).MySQL
+}
+
+// OwnMySQL is a database server of this play's alone, to be killed or set up otherwise.
 func (p *Play) OwnMySQL() *sandbox.MySQL {
-	stack, err := sandbox.Start(p.ctx, sandbox.Config{MySQL: true})
+	stack, err := sandbox.Start(p.ctx, sandbox.Config{MySQL: true, Database: p.stage.cfg.Database})
 	p.Check(err)
 	p.Cleanup(func() error { stack.Stop(); return nil })
 	return stack.MySQL
