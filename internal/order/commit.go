@@ -242,12 +242,14 @@ func (c *committer) transact(ctx context.Context, group []*write) (err error) {
 	defer func() { c.cfg.Metrics.Commit.Observe(time.Since(began).Seconds()) }()
 	c.cfg.Metrics.GroupSize.Observe(float64(len(group)))
 	query, orders := groupStatements(group)
-	return c.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error {
-		counts, err := execCommitted(ctx, conn, query, nil)
-		if err == nil && counts[len(counts)-2] != int64(orders) {
-			err = fmt.Errorf("%w: of %d orders %d were inserted", stock.ErrOutcomeUnknown, orders, counts[len(counts)-2])
-		}
-		return err
+	return c.cfg.DB.Clearing(ctx, func() error {
+		return c.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error {
+			counts, err := execCommitted(ctx, conn, query, nil)
+			if err == nil && counts[len(counts)-2] != int64(orders) {
+				err = fmt.Errorf("%w: of %d orders %d were inserted", stock.ErrOutcomeUnknown, orders, counts[len(counts)-2])
+			}
+			return err
+		})
 	})
 }
 

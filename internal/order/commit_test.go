@@ -205,6 +205,11 @@ func TestLockedSKUDoesNotHoldOthersUp(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	busy := make(chan struct{})
+	go func() { // at work: an idle one would be killed
+		defer close(busy)
+		_, _ = stranger.ExecContext(t.Context(), "DO SLEEP(300)")
+	}()
 	ctx, cancel := context.WithCancel(t.Context())
 	var locked sync.WaitGroup
 	locked.Go(func() {
@@ -229,6 +234,8 @@ func TestLockedSKUDoesNotHoldOthersUp(t *testing.T) {
 	if took := time.Since(began); took > rounds*time.Second*2/3 {
 		t.Errorf("the other SKUs took %s for %d orders each", took, rounds)
 	}
+	execSQL(t, dsn, fmt.Sprintf("KILL QUERY %d", sleeper(t, db.Name)))
+	<-busy
 	if _, err := stranger.ExecContext(t.Context(), "ROLLBACK"); err != nil {
 		t.Error(err)
 	}

@@ -256,7 +256,7 @@ func TestLockedSKUDoesNotHoldUpTheExpiryOfOthers(t *testing.T) {
 		t.Fatal("the row was not locked any more")
 	default:
 	}
-	execSQL(t, s.dsn, fmt.Sprintf("KILL QUERY %d", sleeper(t, s)))
+	execSQL(t, s.dsn, fmt.Sprintf("KILL QUERY %d", sleeper(t, db.Name)))
 	<-busy
 	_ = tx.Rollback()
 	s.await(t, noneReserved)
@@ -264,10 +264,10 @@ func TestLockedSKUDoesNotHoldUpTheExpiryOfOthers(t *testing.T) {
 	s.audit(t)
 }
 
-// sleeper is the connection that sleeps.
-func sleeper(t *testing.T, s *shop) (id int64) {
+// sleeper is the connection to a database that sleeps.
+func sleeper(t *testing.T, database string) (id int64) {
 	t.Helper()
-	for _, c := range connections(t, s.replicas[0].db.Name) {
+	for _, c := range connections(t, database) {
 		if c.Info == "DO SLEEP(300)" {
 			return c.ID
 		}

@@ -42,23 +42,30 @@ func settle(ctx context.Context, db *stock.DB, sku string, ids []ID) (found map[
 // settleOnce is one packet, so that no round trip of this process stands between
 // the row lock and COMMIT.
 func settleOnce(ctx context.Context, db *stock.DB, sku string, ids []ID) (found map[ID]bool, err error) {
-	query, args := idsQuery(ids)
-	err = db.OnConn(ctx, func(conn *sql.Conn) error {
-		rows, err := conn.QueryContext(ctx, stock.Settle+"; "+query+"; COMMIT", append([]any{[]byte(sku)}, args...)...)
-		if err != nil {
-			return fmt.Errorf("look up orders: %w", err)
-		}
-		defer rows.Close()
-		found = map[ID]bool{}
-		for rows.Next() {
-			var id []byte
-			if err := rows.Scan(&id); err != nil {
-				return err
-			}
-			found[ID(id)] = true
-		}
-		rows.NextResultSet() // there is none, but for the error of COMMIT
-		return rows.Err()
+	err = db.Clearing(ctx, func() error {
+		return db.OnConn(ctx, func(conn *sql.Conn) (err error) {
+			found, err = settleOn(ctx, conn, sku, ids)
+			return err
+		})
 	})
 	return found, err
+}
+
+func settleOn(ctx context.Context, conn *sql.Conn, sku string, ids []ID) (found map[ID]bool, err error) {
+	query, args := idsQuery(ids)
+	rows, err := conn.QueryContext(ctx, stock.Settle+"; "+query+"; COMMIT", append([]any{[]byte(sku)}, args...)...)
+	if err != nil {
+		return nil, fmt.Errorf("look up orders: %w", err)
+	}
+	defer rows.Close()
+	found = map[ID]bool{}
+	for rows.Next() {
+		var id []byte
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		found[ID(id)] = true
+	}
+	rows.NextResultSet() // there is none, but for the error of COMMIT
+	return found, rows.Err()
 }

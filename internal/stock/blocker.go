@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// blockerAfter is how long a claim may wait for its row before somebody
+	// blockerAfter is how long a write may wait for its row before somebody
 	// looks at who holds it. A transaction that is on its way is done by then.
 	blockerAfter = 250 * time.Millisecond
 	// blockerAgain is the time between two looks: a connection that is idle in
@@ -25,8 +25,9 @@ const (
 	blockerTimeout = 3 * time.Second
 )
 
-// claimPrefix is how every claim's statement begins, and no other.
-const claimPrefix = "UPDATE stock SET fence = "
+// writePrefix is how the statement begins with which each of the service's writes
+// locks its row: a claim, a batch, a settlement.
+const writePrefix = "UPDATE stock SET "
 
 // blockersQueries find the connections that stand in the way of a statement and
 // are idle inside their transaction: MariaDB's, then MySQL's, which keeps the
@@ -50,17 +51,21 @@ var blockersQueries = []string{
 // errUnknownTable is MySQL's for a table of information_schema that it lacks.
 const errUnknownTable = 1109
 
-// clearing runs claim and, when it waits, kills whoever keeps a claim waiting
-// while doing nothing: a process that was stopped between a failed statement and
-// its ROLLBACK holds the row for as long as it stands still, since its connection
-// is alive. A connection at work is left alone.
-func (db *DB) clearing(ctx context.Context, claim func() error) error {
+// Clearing runs write and, when it waits, kills whoever keeps a write of the
+// service's waiting while doing nothing: a process that was stopped between a failed
+// statement and its ROLLBACK, or an operator's client, holds the row for as long as
+// it stands still, since its connection is alive. A connection at work is left alone.
+func (db *DB) Clearing(ctx context.Context, write func() error) error {
 	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	watched := make(chan error, 1)
-	go func() { watched <- db.killIdleBlockers(ctx) }()
-	err := claim()
+	watch := time.AfterFunc(blockerAfter, func() { watched <- db.killIdleBlockers(ctx) })
+	err := write()
+	if watch.Stop() {
+		return err
+	}
 	stop()
-	// What the watch could not do matters only if the claim failed.
+	// What the watch could not do matters only if the write failed.
 	if watchErr := <-watched; err != nil && !errors.Is(watchErr, context.Canceled) {
 		err = errors.Join(err, watchErr)
 	}
@@ -70,13 +75,10 @@ func (db *DB) clearing(ctx context.Context, claim func() error) error {
 // BlockerConnections is how many connections a DB may open beside its pool.
 const BlockerConnections = 1
 
-// killIdleBlockers looks after all claims, of any process, until ctx ends. One
-// claim at a time does so in this process: see blockerAgain. It has a connection
-// of its own, for as long as it looks: claims that wait may hold all of the pool.
+// killIdleBlockers looks after all writes, of any process, until ctx ends. One
+// write at a time does so in this process: see blockerAgain. It has a connection
+// of its own, for as long as it looks: writes that wait may hold all of the pool.
 func (db *DB) killIdleBlockers(ctx context.Context) error {
-	if err := sleep.For(ctx, blockerAfter); err != nil {
-		return err
-	}
 	select {
 	case db.looking <- struct{}{}:
 		defer func() { <-db.looking }()
@@ -105,7 +107,7 @@ func (db *DB) killIdleBlockers(ctx context.Context) error {
 				continue
 			}
 			if _, err := own.ExecContext(ctx, fmt.Sprintf("KILL CONNECTION %d", thread)); err != nil {
-				return fmt.Errorf("kill the connection that blocks the claim: %w", err)
+				return fmt.Errorf("kill the connection that blocks the write: %w", err)
 			}
 		}
 		before = now
@@ -117,13 +119,13 @@ func idleBlockers(ctx context.Context, own *sql.DB) (map[string]int64, error) {
 	var rows *sql.Rows
 	var err error
 	for _, query := range blockersQueries {
-		rows, err = own.QueryContext(ctx, query, claimPrefix+"%")
+		rows, err = own.QueryContext(ctx, query, writePrefix+"%")
 		if n := serverError(err); n != errUnknownTable && n != errNoSuchTable {
 			break
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look for who blocks the claim: %w", err)
+		return nil, fmt.Errorf("look for who blocks the write: %w", err)
 	}
 	defer rows.Close()
 	blockers := map[string]int64{}

@@ -37,7 +37,7 @@ func (t Tenure) Recorded() lock.Token {
 func (t Tenure) Begin(ctx context.Context, db *DB) (row Row, err error) {
 	query, args := selectRow, []any{[]byte(t.SKU)}
 	if t.Fence == strategy.FenceClaim {
-		query = claimPrefix + "?, updated_at = NOW(6) WHERE sku = ? AND fence < ?; " + selectRow
+		query = writePrefix + "fence = ?, updated_at = NOW(6) WHERE sku = ? AND fence < ?; " + selectRow
 		args = []any{uint64(t.Token), []byte(t.SKU), uint64(t.Token), []byte(t.SKU)}
 	}
 	read := func() error {
@@ -47,7 +47,7 @@ func (t Tenure) Begin(ctx context.Context, db *DB) (row Row, err error) {
 		})
 	}
 	if t.Fence == strategy.FenceClaim {
-		err = db.clearing(ctx, read)
+		err = db.Clearing(ctx, read)
 	} else {
 		err = read()
 	}
