@@ -25,7 +25,7 @@ unit: ## the tests that need no server, in less than a minute
 	@scripts/setup
 	@scripts/test unit $(ARGS)
 
-test: setup-test ## and the product's, with MariaDB and etcd, in about 3 minutes (5 the first time)
+test: setup-test ## and the product's, with a database and etcd, in about 3 minutes (5 the first time)
 	@scripts/test product $(ARGS)
 
 test-all: setup-all ## every test, with every server and the race detector, in about 15 minutes
