@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"sync/atomic"
-	"syscall"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -90,10 +89,7 @@ func (c *heardConn) holdsBytes() bool {
 	if err != nil {
 		return false
 	}
-	n := 0
-	var one [1]byte
-	_ = raw.Control(func(fd uintptr) { // an error leaves n at 0
-		n, _, _ = syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-	})
-	return n > 0
+	holds := false
+	_ = raw.Control(func(fd uintptr) { holds = peek(fd) }) // an error leaves it false
+	return holds
 }

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 )
 
 const (
@@ -29,6 +28,9 @@ type folder struct {
 // openFolder makes path if need be, or a temporary folder for "". A folder that
 // holds something already is refused: it may be another server's data.
 func openFolder(path string) (*folder, error) {
+	if err := checkHost(); err != nil {
+		return nil, err
+	}
 	if path == "" {
 		sweep()
 		return tempFolder()
@@ -80,7 +82,7 @@ func lockOwner(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(owner.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := lockFile(owner); err != nil {
 		return nil, errors.Join(err, owner.Close())
 	}
 	// A sweep may have had the lock before us, and have removed what we opened.
@@ -127,7 +129,7 @@ func sweepOne(path string) {
 		return
 	}
 	defer owner.Close()
-	if syscall.Flock(int(owner.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+	if lockFile(owner) != nil {
 		return
 	}
 	_ = os.RemoveAll(path)

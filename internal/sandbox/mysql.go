@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -162,8 +161,8 @@ func runToItsEnd(ctx context.Context, name string, argv []string, temp string) e
 	// A server that starts removes what lies in its folder for temporary tables:
 	// in one that all share, also those of another that is being installed.
 	cmd.Env = append(os.Environ(), "TMPDIR="+temp)
-	cmd.SysProcAttr = childAttr()
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.SysProcAttr = ChildAttr()
+	cmd.Cancel = func() error { return killGroup(cmd.Process) }
 	cmd.WaitDelay = time.Second
 	if out, err := cmd.CombinedOutput(); err != nil {
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")

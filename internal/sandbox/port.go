@@ -2,9 +2,7 @@ package sandbox
 
 import (
 	"fmt"
-	"net/netip"
 	"os"
-	"syscall"
 )
 
 // Port is a port of 127.0.0.1 that is reserved: the kernel gives it to nobody who
@@ -26,16 +24,11 @@ type Port struct {
 // ReservePort reserves a free port, until Close, or until nobody refers to the
 // Port any more.
 func ReservePort() (*Port, error) {
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	socket, addr, err := bindAny()
 	if err != nil {
-		return nil, fmt.Errorf("reserve a port: %w", os.NewSyscallError("socket", err))
-	}
-	p := &Port{socket: os.NewFile(uintptr(fd), "reserved port")}
-	if p.Addr, err = bindAny(fd); err != nil {
-		_ = p.Close() // nothing was bound
 		return nil, fmt.Errorf("reserve a port: %w", err)
 	}
-	return p, nil
+	return &Port{Addr: addr, socket: socket}, nil
 }
 
 // ReservePorts reserves n free ports.
@@ -52,24 +45,3 @@ func ReservePorts(n int) ([]*Port, error) {
 
 // Close gives the port up.
 func (p *Port) Close() error { return p.socket.Close() }
-
-// bindAny binds a socket to a port of the kernel's choice. SO_REUSEADDR has to
-// stand on both sockets for a second one to be bound to the same port.
-func bindAny(fd int) (addr string, err error) {
-	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	if err := syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1); err != nil {
-		return "", os.NewSyscallError("setsockopt", err)
-	}
-	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: loopback.As4()}); err != nil {
-		return "", os.NewSyscallError("bind", err)
-	}
-	bound, err := syscall.Getsockname(fd)
-	if err != nil {
-		return "", os.NewSyscallError("getsockname", err)
-	}
-	inet, ok := bound.(*syscall.SockaddrInet4)
-	if !ok {
-		return "", fmt.Errorf("bound to %T", bound)
-	}
-	return netip.AddrPortFrom(loopback, uint16(inet.Port)).String(), nil
-}

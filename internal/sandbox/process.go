@@ -190,7 +190,7 @@ func (p *Process) stop(ctx context.Context) error {
 	defer cancel()
 	asked := time.Now()
 	c.signal(syscall.SIGTERM)
-	c.signal(syscall.SIGCONT) // a paused process would not see the other
+	c.signal(SIGCONT) // a paused process would not see the other
 	select {
 	case <-c.done:
 		return nil
@@ -247,7 +247,7 @@ func spawn(cfg ProcessConfig, log *os.File) (*child, error) {
 	cmd.Env = append(os.Environ(), cfg.Env...)
 	cmd.Dir = cfg.Dir
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = childAttr()
+	cmd.SysProcAttr = ChildAttr()
 	c := &child{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
@@ -264,10 +264,6 @@ func spawn(cfg ProcessConfig, log *os.File) (*child, error) {
 		return nil, err
 	}
 	return c, nil
-}
-
-func childAttr() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
 // signal is for a child that may just have ended: then there is nothing to do.

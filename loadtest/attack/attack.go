@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"syscall"
 	"time"
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
@@ -150,11 +149,11 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 // underWay is maxUnderWay, or less where the system lets a process open fewer
 // files: a request that fails for want of a socket says nothing of the service.
 func underWay() int {
-	var files syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || files.Cur > maxUnderWay+spareFiles {
+	files, limited := openFiles()
+	if !limited {
 		return maxUnderWay
 	}
-	return max(firstWorkers, int(files.Cur)-spareFiles)
+	return min(maxUnderWay, max(firstWorkers, files-spareFiles))
 }
 
 // schedule is a pacer that remembers when the attack began, which vegeta does

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"syscall"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"flashsale/internal/sandbox"
 	"flashsale/internal/stock"
 	"flashsale/loadtest/lesson/stage"
 )
@@ -192,7 +192,7 @@ func mirrorInTransactionHangs(p *stage.Play) stage.Audit {
 	a.Says("no answer in %s: was it put, or will it be? Refuses the order", putDeadline)
 	shop.Refuse(a.Name, 1, "no answer from etcd")
 	a.Rollback()
-	operator.Does("(etcd goes on)", func(context.Context) error { return etcd.Signal(syscall.SIGCONT) })
+	operator.Does("(etcd goes on)", func(context.Context) error { return etcd.Signal(sandbox.SIGCONT) })
 	return shop.Audit()
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
-	"syscall"
 	"time"
 
 	"flashsale/internal/sandbox"
@@ -75,11 +74,11 @@ func (w *weather) strike(ctx context.Context, rng *rand.Rand, replica *sandbox.R
 	}
 	d := time.Duration(rng.Int64N(int64(longestPause)))
 	say(fmt.Sprintf("%s is stopped for %s", replica.Name, d.Round(time.Millisecond)))
-	if err := replica.Signal(syscall.SIGSTOP); err != nil {
+	if err := replica.Signal(sandbox.SIGSTOP); err != nil {
 		return err
 	}
 	_ = sleep.For(ctx, d)
-	return replica.Signal(syscall.SIGCONT)
+	return replica.Signal(sandbox.SIGCONT)
 }
 
 func (w *weather) begin(kill bool) {

@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
+
+	"flashsale/internal/sandbox"
 )
 
 // Fault is one way in which a seller fails, and what is asked of the others then.
@@ -42,8 +43,8 @@ var faults = []Fault{
 		Name: "stopped",
 		// The seller goes on when its lease has long ended.
 		lasts:  func(ttl time.Duration) time.Duration { return 3 * ttl },
-		strike: func(r *run) error { return r.seller().Signal(syscall.SIGSTOP) },
-		heal:   func(_ context.Context, r *run) error { return r.seller().Signal(syscall.SIGCONT) },
+		strike: func(r *run) error { return r.seller().Signal(sandbox.SIGSTOP) },
+		heal:   func(_ context.Context, r *run) error { return r.seller().Signal(sandbox.SIGCONT) },
 		figure: gap, measured: "no sale", median: gapMedian, most: gapMost,
 	},
 	{

@@ -14,8 +14,9 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
+
+	"flashsale/internal/sandbox"
 )
 
 const (
@@ -46,7 +47,7 @@ type process struct {
 func spawn(ctx context.Context, argv []string, cfg holderConfig) (*process, error) {
 	p := &process{name: cfg.Name, cmd: exec.CommandContext(context.Background(), argv[0], argv[1:]...), done: make(chan struct{}), more: make(chan struct{})}
 	p.cmd.Stderr = &p.log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	p.cmd.SysProcAttr = sandbox.ChildAttr()
 	var err error
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -57,7 +58,7 @@ func spawn(ctx context.Context, argv []string, cfg holderConfig) (*process, erro
 	}
 	started := make(chan error)
 	go func() {
-		// Pdeathsig fires when the thread that forked ends: keep it.
+		// The kernel kills the child when the thread that forked ends: keep it.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		defer close(p.done)
@@ -145,7 +146,7 @@ func (p *process) find(like func(event) bool) ([]event, <-chan struct{}) {
 
 // stop makes the process stand still, and returns once all of its threads do.
 func (p *process) stop(ctx context.Context) error {
-	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+	if err := p.cmd.Process.Signal(sandbox.SIGSTOP); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
@@ -176,7 +177,7 @@ func (p *process) stands() bool {
 	return len(files) > 0
 }
 
-func (p *process) resume() error { return p.cmd.Process.Signal(syscall.SIGCONT) }
+func (p *process) resume() error { return p.cmd.Process.Signal(sandbox.SIGCONT) }
 
 // end lets the process end, and kills it if it does not.
 func (p *process) end() error {

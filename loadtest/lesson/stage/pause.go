@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"flashsale/internal/sandbox"
@@ -16,10 +15,10 @@ import (
 // more: until then it goes on answering. It goes on at the play's end at the
 // latest.
 func (p *Play) Pause(process *sandbox.Process) error {
-	if err := process.Signal(syscall.SIGSTOP); err != nil {
+	if err := process.Signal(sandbox.SIGSTOP); err != nil {
 		return err
 	}
-	p.Cleanup(func() error { return process.Signal(syscall.SIGCONT) })
+	p.Cleanup(func() error { return process.Signal(sandbox.SIGCONT) })
 	for {
 		stopped, err := allStopped(process.Pid())
 		if stopped || err != nil {

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/rpc"
 	"os"
-	"syscall"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -358,7 +357,7 @@ func (r *Replica) Pause() {
 
 // Resume lets the process go on.
 func (r *Replica) Resume() {
-	r.play.Check(r.process.Signal(syscall.SIGCONT))
+	r.play.Check(r.process.Signal(sandbox.SIGCONT))
 	r.Says("goes on (SIGCONT)")
 }
 
