@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/url"
-	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/sleep"
@@ -41,11 +37,9 @@ const (
 // on sale before is not touched.
 func (c *attackCmd) Run(ctx context.Context, s streams) (err error) {
 	for i, target := range c.Targets {
-		u, err := url.Parse(target)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			return fmt.Errorf("--target %q is not of the form http://host:port", target)
+		if c.Targets[i], err = attack.ParseTarget(target); err != nil {
+			return err
 		}
-		c.Targets[i] = strings.TrimSuffix(target, "/")
 	}
 	plan, err := c.plan(c.Targets...)
 	if err != nil {
@@ -113,9 +107,8 @@ func (c *attackCmd) service(target string) *attack.Service {
 func (c *attackCmd) prepare(ctx context.Context, setting proof.Setting) error {
 	plan := &setting.Plan
 	for _, target := range plan.Targets {
-		_, err := c.service(target).Order(ctx, uuid.Must(uuid.NewV7()), "buyer-nobody")
-		if !errors.Is(err, attack.ErrNotFound) {
-			return fmt.Errorf("--target %s should answer 404 for an order that nobody placed (is --jwt-secret right?): %w", target, err)
+		if err := c.service(target).Check(ctx); err != nil {
+			return err
 		}
 	}
 	if err := putOnSale(ctx, c.service(plan.Targets[0]), plan, setting.Stock); err != nil {
@@ -128,7 +121,7 @@ func (c *attackCmd) prepare(ctx context.Context, setting proof.Setting) error {
 			return !errors.Is(err, attack.ErrNotFound), err
 		})
 		if err != nil {
-			return fmt.Errorf("--target %s does not show the SKU that was created at %s: %w", target, plan.Targets[0], err)
+			return fmt.Errorf("--target %s does not show the SKU that was created at %s (are both replicas of one service?): %w", target, plan.Targets[0], err)
 		}
 	}
 	return nil
@@ -165,7 +158,7 @@ func (c *attackCmd) books(ctx context.Context, db *proof.Database, setting proof
 // readBack gets each promised order as its customer, from a replica other than
 // the one that promised it where there is one.
 func (c *attackCmd) readBack(ctx context.Context, plan *attack.Plan, answers []attack.Answer) ([]proof.Row, error) {
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: readers}}
+	client := attack.NewClient(readers)
 	defer client.CloseIdleConnections()
 	found := make([]*proof.Row, len(answers))
 	group, ctx := errgroup.WithContext(ctx)
@@ -208,7 +201,7 @@ func (c *attackCmd) readBack(ctx context.Context, plan *attack.Plan, answers []a
 	return rows, nil
 }
 
-var errNotYet = errors.New("not in time")
+var errNotYet = errors.New("not in " + agreeTimeout.String())
 
 // until looks until it is done, and then returns its error.
 func until(ctx context.Context, look func() (done bool, err error)) error {
@@ -220,7 +213,10 @@ func until(ctx context.Context, look func() (done bool, err error)) error {
 			return err
 		}
 		if sleep.For(ctx, agreePause) != nil {
-			return errors.Join(errNotYet, err)
+			if err == nil {
+				return errNotYet
+			}
+			return fmt.Errorf("%w: %w", errNotYet, err)
 		}
 	}
 }

@@ -56,6 +56,7 @@ func TestBadFlagsAreNamed(t *testing.T) {
 		{"prove --api /bin/true --mysql-dsn u:p@tcp(127.0.0.1:1)/", "connection refused"},
 		{"attack", "--target"},
 		{"attack --target ftp://x --jwt-secret a --admin-token b", "--target"},
+		{"attack --target http://me:pw@x --jwt-secret a --admin-token b", "--target http://me:xxxxx@x: remove the name"},
 		{"attack --target http://127.0.0.1:1 --jwt-secret a --admin-token b", "connection refused"},
 		{"attack --target http://127.0.0.1:1 --jwt-secret a --admin-token b --mysql-dsn u@tcp(127.0.0.1:1)/db", "connection refused"},
 		{"up --etcd-nodes 2", "--etcd-nodes"},
@@ -151,11 +152,17 @@ func TestAttackOnWhatUpRuns(t *testing.T) {
 	if p := attack("whole", "--mysql-dsn="+d.MySQLDSN); p.Partial || p.Runs[0].UnitsSold != 100 || len(p.Runs[0].Samples) == 0 {
 		t.Errorf("with a DSN: partial %v, %+v", p.Partial, p.Runs[0].Findings)
 	}
-	err := run(t.Context(), []string{
-		"attack", "--target=" + d.Replicas[0], "--jwt-secret=wrong", "--admin-token=" + d.AdminToken, "--out=" + dir,
-	}, io.Discard, io.Discard)
-	if err == nil || !strings.Contains(err.Error(), "--jwt-secret") {
-		t.Errorf("with a wrong secret: %v", err)
+	for _, tt := range []struct{ name, target, secret, admin, want string }{
+		{"another secret", d.Replicas[0], "wrong", d.AdminToken, "Is --jwt-secret the service's?"},
+		{"another admin token", d.Replicas[0], d.JWTSecret, "wrong", "is --admin-token the service's?"},
+		{"a path", d.Replicas[0] + "/shop/", d.JWTSecret, d.AdminToken, "has no /shop/v1/orders/"},
+	} {
+		err := run(t.Context(), []string{
+			"attack", "--target=" + tt.target, "--jwt-secret=" + tt.secret, "--admin-token=" + tt.admin, "--out=" + dir,
+		}, io.Discard, io.Discard)
+		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("with %s: %v, want %q", tt.name, err, tt.want)
+		}
 	}
 
 	up.end(t)

@@ -103,7 +103,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	}
 
 	attacker := vegeta.NewAttacker(
-		vegeta.Client(transport.client()),
+		vegeta.Client(clientOf(transport)),
 		vegeta.Workers(firstWorkers),
 		vegeta.MaxWorkers(uint64(limit)),
 		vegeta.MaxBody(maxAnswerBytes),

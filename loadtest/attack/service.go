@@ -2,11 +2,13 @@ package attack
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"net/url"
 	"strings"
@@ -28,7 +30,7 @@ type Service struct {
 	AdminToken string
 	// JWTSecret signs the tokens of the customers that are impersonated.
 	JWTSecret string
-	// Client is net/http's default if nil.
+	// Client is one for a few calls at a time if nil.
 	Client *http.Client
 }
 
@@ -47,7 +49,8 @@ type PlacedOrder struct {
 	Status   string    `json:"status"`
 }
 
-// ErrNotFound says that the service answered 404.
+// ErrNotFound says that there is no such order or SKU. It is the service's own
+// word: the 404 of another program is an error like any other.
 var ErrNotFound = errors.New("not found")
 
 // PutOnSale creates a SKU with so many units. One that exists already is an
@@ -55,7 +58,10 @@ var ErrNotFound = errors.New("not found")
 func (s *Service) PutOnSale(ctx context.Context, sku string, units int64) error {
 	body := map[string]any{"name": "Load test " + sku, "price_cents": 1000, "currency": "EUR", "units": units}
 	status, err := s.call(ctx, http.MethodPut, "/v1/admin/skus/"+url.PathEscape(sku), s.AdminToken, body, nil)
-	if err == nil && status != http.StatusCreated {
+	switch {
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+		err = fmt.Errorf("is --admin-token the service's? %w", err)
+	case err == nil && status != http.StatusCreated:
 		err = errors.New("it exists already (another --seed makes another name)")
 	}
 	if err != nil {
@@ -103,19 +109,46 @@ func (s *Service) Order(ctx context.Context, id uuid.UUID, customer string) (Pla
 
 // call returns the status of an answer below 300, and puts its body into out.
 func (s *Service) call(ctx context.Context, method, path, token string, in, out any) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, serviceTimeout)
+	got, err := s.ask(ctx, method, path, token, in)
+	if err != nil {
+		return 0, fmt.Errorf("%s %s: %w", method, s.URL+path, err)
+	}
+	switch {
+	case got.problem.is("unknown-order"), got.problem.is("unknown-sku"):
+		return got.StatusCode, fmt.Errorf("%s %s: %w", method, got.Request.URL, ErrNotFound)
+	case got.StatusCode >= http.StatusMultipleChoices:
+		return got.StatusCode, fmt.Errorf("%s %s: %s", method, got.Request.URL, got.described())
+	case out != nil:
+		if err := json.Unmarshal(got.body, out); err != nil {
+			return got.StatusCode, fmt.Errorf("%s %s: %w", method, got.Request.URL, err)
+		}
+	}
+	return got.StatusCode, nil
+}
+
+// answer is the answer to one call, whatever it says.
+type answer struct {
+	*http.Response // its body has been read
+	body           []byte
+	problem        problem
+	location       string // of a redirect, else ""
+}
+
+// ask sends one call and reads its answer.
+func (s *Service) ask(ctx context.Context, method, path, token string, in any) (*answer, error) {
+	asked, cancel := context.WithTimeout(ctx, serviceTimeout)
 	defer cancel()
 	var body io.Reader = http.NoBody
 	if in != nil {
 		text, err := json.Marshal(in)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		body = bytes.NewReader(text)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(s.URL, "/")+path, body)
+	req, err := http.NewRequestWithContext(asked, method, strings.TrimSuffix(s.URL, "/")+path, body)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -125,44 +158,54 @@ func (s *Service) call(ctx context.Context, method, path, token string, in, out 
 	}
 	client := s.Client
 	if client == nil {
-		client = http.DefaultClient
+		client = shared
 	}
+	sent := time.Now()
 	res, err := client.Do(req)
 	if err != nil {
-		return 0, err
+		return nil, unreachable(ctx, req.URL, sent, err)
 	}
 	defer res.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswerBytes))
-	if err != nil {
-		return 0, fmt.Errorf("%s %s: %w", method, req.URL, err)
+	got := &answer{Response: res}
+	if got.body, err = io.ReadAll(io.LimitReader(res.Body, maxAnswerBytes)); err != nil {
+		return nil, unreachable(ctx, req.URL, sent, err)
 	}
-	switch {
-	case res.StatusCode == http.StatusNotFound:
-		return res.StatusCode, fmt.Errorf("%s %s: %w", method, req.URL, ErrNotFound)
-	case res.StatusCode >= 300:
-		return res.StatusCode, fmt.Errorf("%s %s: %s%s", method, req.URL, res.Status, explanation(text))
-	case out != nil:
-		if err := json.Unmarshal(text, out); err != nil {
-			return res.StatusCode, fmt.Errorf("%s %s: %w", method, req.URL, err)
-		}
+	if to, err := res.Location(); err == nil && res.StatusCode < http.StatusBadRequest {
+		got.location = to.String()
 	}
-	return res.StatusCode, nil
+	if json.Unmarshal(got.body, &got.problem) != nil {
+		got.problem = problem{}
+	}
+	return got, nil
 }
 
-// explanation is what a problem says of itself, after a colon.
-func explanation(body []byte) string {
-	var problem struct {
-		Title  string `json:"title"`
-		Detail string `json:"detail"`
+// shared is what Services without a Client call by.
+var shared = NewClient(16)
+
+// problem is what an error of the service's says of itself.
+type problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Detail string `json:"detail"`
+}
+
+// ours says whether it is the service's own, or none, or another program's.
+func (p *problem) ours() bool { return strings.Contains(p.Type, "/errors/") }
+
+// is compares the end of the type, as slug does.
+func (p *problem) is(slug string) bool { return strings.HasSuffix(p.Type, "/errors/"+slug) }
+
+// described is the status, and what the answer says of itself: where a redirect
+// points, the problem, or what else it is.
+func (a *answer) described() string {
+	kind, _, _ := mime.ParseMediaType(a.Header.Get("Content-Type"))
+	switch {
+	case a.location != "":
+		return a.Status + " to " + a.location
+	case a.problem.ours():
+		return a.Status + ": " + strings.TrimSuffix(cmp.Or(a.problem.Detail, a.problem.Title), ".")
+	case kind != "":
+		return a.Status + " (" + kind + ")"
 	}
-	if json.Unmarshal(body, &problem) != nil {
-		return ""
-	}
-	if problem.Detail != "" {
-		return ": " + problem.Detail
-	}
-	if problem.Title != "" {
-		return ": " + problem.Title
-	}
-	return ""
+	return a.Status
 }

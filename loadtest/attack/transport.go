@@ -68,18 +68,7 @@ type transport struct {
 }
 
 func newTransport(ctx context.Context, plan *Plan, tokens []string, connections int) (*transport, error) {
-	t := &transport{
-		ctx: ctx, plan: plan, tokens: tokens,
-		base: &http.Transport{
-			// No proxy: it would be what is measured.
-			DialContext:         (&net.Dialer{Timeout: requestTimeout}).DialContext,
-			MaxIdleConns:        connections,
-			MaxIdleConnsPerHost: connections,
-			MaxConnsPerHost:     connections,
-			IdleConnTimeout:     time.Minute,
-			DisableCompression:  true, // answers of 300 bytes
-		},
-	}
+	t := &transport{ctx: ctx, plan: plan, tokens: tokens, base: newBase(connections)}
 	for _, target := range plan.Targets {
 		u, err := url.Parse(strings.TrimSuffix(target, "/") + "/v1/orders")
 		if err != nil {
@@ -90,7 +79,25 @@ func newTransport(ctx context.Context, plan *Plan, tokens []string, connections 
 	return t, nil
 }
 
-func (t *transport) client() *http.Client {
+// newBase is what every request of the harness goes by, so that a check before the
+// attack meets what the attack will.
+func newBase(connections int) *http.Transport {
+	return &http.Transport{
+		// No proxy: it would be what is measured.
+		DialContext:         (&net.Dialer{Timeout: requestTimeout}).DialContext,
+		MaxIdleConns:        connections,
+		MaxIdleConnsPerHost: connections,
+		MaxConnsPerHost:     connections,
+		IdleConnTimeout:     time.Minute,
+		DisableCompression:  true, // answers of 300 bytes
+	}
+}
+
+// NewClient makes a client with at most so many connections to each host. Like the
+// attack, it asks no proxy and follows no redirect.
+func NewClient(connections int) *http.Client { return clientOf(newBase(connections)) }
+
+func clientOf(t http.RoundTripper) *http.Client {
 	return &http.Client{
 		Transport: t,
 		CheckRedirect: func(*http.Request, []*http.Request) error {

@@ -177,7 +177,7 @@ func (b *bench) putOnSale(ctx context.Context, p peer.Peer, f *fleet, load *Load
 	if p.Store == peer.Nowhere {
 		at = f.replicas
 	}
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: sellers}}
+	client := attack.NewClient(sellers)
 	defer client.CloseIdleConnections()
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(sellers)
