@@ -54,6 +54,9 @@ func TestBadFlagsAreNamed(t *testing.T) {
 		{"prove --api /nope", "/nope"},
 		{"prove --api /bin/true --mysql-dsn nonsense", "malformed DSN"},
 		{"prove --api /bin/true --mysql-dsn u:p@tcp(127.0.0.1:1)/", "connection refused"},
+		{"prove --api /bin/true --mysql-dsn u:p@tcp(127.0.0.1:1)/?charset=gbk", "--mysql-dsn: charset=gbk is not supported"},
+		{"prove --api /bin/true --mysql-dsn u:p@tcp(127.0.0.1:1)/?autocommit=0", "--mysql-dsn: autocommit is not supported"},
+		{"attack --target http://x --jwt-secret a --admin-token b --mysql-dsn u:p@tcp(127.0.0.1:1)/db?charset=gbk", "--mysql-dsn: charset=gbk is not supported"},
 		{"attack", "--target"},
 		{"attack --target ftp://x --jwt-secret a --admin-token b", "--target"},
 		{"attack --target http://me:pw@x --jwt-secret a --admin-token b", "--target http://me:xxxxx@x: remove the name"},
@@ -151,6 +154,15 @@ func TestAttackOnWhatUpRuns(t *testing.T) {
 	}
 	if p := attack("whole", "--mysql-dsn="+d.MySQLDSN); p.Partial || p.Runs[0].UnitsSold != 100 || len(p.Runs[0].Samples) == 0 {
 		t.Errorf("with a DSN: partial %v, %+v", p.Partial, p.Runs[0].Findings)
+	}
+	// A proof on its MySQL makes a database there, and drops it.
+	out := filepath.Join(dir, "own")
+	err := run(t.Context(), []string{
+		"prove", "--mysql-dsn=" + d.MySQLDSN + "?charset=utf8mb4&loc=Local", "--strategies=conditional", "--replicas=1", "--rate=200", "--duration=1s",
+		"--stock=50", "--api=" + sandboxtest.Build(t, "api"), "--out=" + out,
+	}, io.Discard, io.Discard)
+	if err != nil || !readProof(t, out).Proven {
+		t.Errorf("prove with --mysql-dsn: %v", err)
 	}
 	for _, tt := range []struct{ name, target, secret, admin, want string }{
 		{"another secret", d.Replicas[0], "wrong", d.AdminToken, "Is --jwt-secret the service's?"},

@@ -10,10 +10,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-sql-driver/mysql"
 	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/guard"
+	"flashsale/internal/mysqlsession"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/lockserver"
@@ -97,9 +97,9 @@ func (s *servers) database(ctx context.Context, name string) (dsn string, drop f
 		dsn, err = s.stack.MySQL.CreateDatabase(ctx, name)
 		return dsn, func() {}, err
 	}
-	cfg, err := mysql.ParseDSN(s.dsn)
+	cfg, err := mysqlsession.ParseServer(s.dsn)
 	if err != nil {
-		return "", nil, malformedDSN(err)
+		return "", nil, fmt.Errorf("--mysql-dsn: %w", err)
 	}
 	if err := s.exec(ctx, "CREATE DATABASE `"+name+"`"); err != nil {
 		return "", nil, fmt.Errorf("--mysql-dsn: create a database for the run: %w", err)
@@ -122,15 +122,14 @@ func (s *servers) checkOwn(ctx context.Context) error {
 
 // exec runs a statement on the user's server, in no database.
 func (s *servers) exec(ctx context.Context, statement string) error {
-	cfg, err := mysql.ParseDSN(s.dsn)
+	cfg, err := mysqlsession.ParseServer(s.dsn)
 	if err != nil {
-		return malformedDSN(err)
+		return err
 	}
 	cfg.DBName = ""
-	cfg.Logger = &mysql.NopLogger{} // errors are returned
-	connector, err := mysql.NewConnector(cfg)
+	connector, err := mysqlsession.Connector(cfg)
 	if err != nil {
-		return malformedDSN(err)
+		return err
 	}
 	db := sql.OpenDB(connector)
 	defer db.Close()
@@ -138,10 +137,6 @@ func (s *servers) exec(ctx context.Context, statement string) error {
 	defer cancel()
 	_, err = db.ExecContext(ctx, statement)
 	return err
-}
-
-func malformedDSN(err error) error {
-	return fmt.Errorf("malformed DSN (expected user:password@tcp(host:port)/database): %w", err)
 }
 
 // fleet is the replicas of one run, and what they know their callers by.

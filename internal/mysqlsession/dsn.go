@@ -20,16 +20,23 @@ const LeastPacket = 4 << 20
 // service's to choose: parseTime, loc, interpolateParams and multiStatements,
 // which is off.
 func Parse(dsn string) (*mysql.Config, error) {
+	cfg, err := ParseServer(dsn)
+	if err == nil && cfg.DBName == "" {
+		return nil, errors.New(form + ": it names no database")
+	}
+	return cfg, err
+}
+
+const form = "malformed DSN (expected user:password@tcp(host:port)/database)"
+
+// ParseServer is Parse for a DSN that need not name a database.
+func ParseServer(dsn string) (*mysql.Config, error) {
 	if err := checkParameters(dsn); err != nil {
 		return nil, err
 	}
-	const form = "malformed DSN (expected user:password@tcp(host:port)/database)"
 	cfg, err := mysql.ParseDSN(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", form, err)
-	}
-	if cfg.DBName == "" {
-		return nil, errors.New(form + ": it names no database")
 	}
 	if err := check(cfg); err != nil {
 		return nil, err
