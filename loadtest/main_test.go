@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -220,12 +221,18 @@ func startUp(t *testing.T, dir string) *upProcess {
 			up.end(t)
 		}
 	})
-	// Once it has greeted it is ready; at its early end the pipe is closed.
-	greeting := make([]byte, 1)
-	if _, err := io.ReadFull(stdout, greeting); err != nil {
-		t.Fatalf("up said nothing: %v", err)
+	// First it names the database. Once it has greeted it is ready; at its early end
+	// the pipe is closed.
+	said := bufio.NewReader(stdout)
+	for line := "-"; line != "\n"; {
+		if line, err = said.ReadString('\n'); err != nil {
+			t.Fatalf("up did not name its database: %v", err)
+		}
 	}
-	go func() { _, _ = io.Copy(io.Discard, stdout) }() // ends with the process
+	if _, err := said.Peek(1); err != nil {
+		t.Fatalf("up did not greet: %v", err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, said) }() // ends with the process
 	data, err := os.ReadFile(filepath.Join(dir, sandboxFile))
 	if err != nil {
 		t.Fatal(err)
