@@ -57,7 +57,8 @@ type Placed struct {
 	Replica string
 }
 
-// Place reserves units for the payment window. All tries have the same key.
+// Place reserves units for the payment window; an order that costs nothing is Paid
+// at once. All tries have the same key.
 //
 // A refusal that comes after a try without an answer settles the matter, unless
 // that try is still on its way: it may then make an order that nobody pays, and

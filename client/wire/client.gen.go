@@ -176,10 +176,10 @@ type Order struct {
 	Currency  Currency  `json:"currency"`
 	CreatedAt time.Time `json:"created_at"`
 
-	// ExpiresAt The end of the payment window
+	// ExpiresAt The end of the payment window; a paid order has no use for it
 	ExpiresAt time.Time `json:"expires_at"`
 
-	// ClosedAt When it was paid, cancelled or expired
+	// ClosedAt When it was paid, cancelled or expired; absent while it is reserved
 	ClosedAt         *time.Time `json:"closed_at,omitempty"`
 	PaymentReference *string    `json:"payment_reference,omitempty"`
 }
@@ -267,7 +267,7 @@ type SKU struct {
 	SKU  SKUName `json:"sku"`
 	Name string  `json:"name"`
 
-	// PriceCents The price of one unit, in the minor unit of ISO 4217: cents of EUR, yen of JPY
+	// PriceCents The price of one unit, in the minor unit of ISO 4217: cents of EUR, yen of JPY; 0 is free
 	PriceCents int64 `json:"price_cents"`
 
 	// Currency Three capital letters of ISO 4217
@@ -643,8 +643,8 @@ type ClientInterface interface {
 
 	// PlaceOrderWithBody Place an order
 	//
-	// Reserves units for the payment window. A replay of the same key has the first status and body, and
-	// `Idempotent-Replayed: true`.
+	// Reserves units for the payment window. An order whose total is 0 is `paid` at once: it needs no payment, and does not
+	// expire. A replay of the same key has the first status and body, and `Idempotent-Replayed: true`.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -653,8 +653,8 @@ type ClientInterface interface {
 
 	// PlaceOrder Place an order
 	//
-	// Reserves units for the payment window. A replay of the same key has the first status and body, and
-	// `Idempotent-Replayed: true`.
+	// Reserves units for the payment window. An order whose total is 0 is `paid` at once: it needs no payment, and does not
+	// expire. A replay of the same key has the first status and body, and `Idempotent-Replayed: true`.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -928,8 +928,8 @@ func (c *Client) ListOrders(ctx context.Context, params *ListOrdersParams, reqEd
 
 // PlaceOrderWithBody Place an order
 //
-// Reserves units for the payment window. A replay of the same key has the first status and body, and
-// `Idempotent-Replayed: true`.
+// Reserves units for the payment window. An order whose total is 0 is `paid` at once: it needs no payment, and does not
+// expire. A replay of the same key has the first status and body, and `Idempotent-Replayed: true`.
 //
 // Takes any type of body and a specified content type.
 //
@@ -948,8 +948,8 @@ func (c *Client) PlaceOrderWithBody(ctx context.Context, params *PlaceOrderParam
 
 // PlaceOrder Place an order
 //
-// Reserves units for the payment window. A replay of the same key has the first status and body, and
-// `Idempotent-Replayed: true`.
+// Reserves units for the payment window. An order whose total is 0 is `paid` at once: it needs no payment, and does not
+// expire. A replay of the same key has the first status and body, and `Idempotent-Replayed: true`.
 //
 // Takes a body of the `application/json` content type.
 //

@@ -35,7 +35,7 @@ func BenchmarkQueue(b *testing.B) {
 func BenchmarkBatchText(b *testing.B) {
 	for _, n := range []int{1, 64, 512} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			batch := order.NewGroup(order.Part{Row: stock.Row{Stock: stock.Stock{SKU: "sale-1", Currency: "EUR"}}, Token: 7, Orders: n})
+			batch := order.NewGroup(order.Part{Row: stock.Row{Stock: stock.Stock{SKU: "sale-1", PriceCents: 999, Currency: "EUR"}}, Token: 7, Orders: n})
 			b.ReportAllocs()
 			for b.Loop() {
 				batch.Text()

@@ -11,6 +11,8 @@ import (
 
 // This file is an order's life after it was made:
 //
+// An order that costs nothing is made paid. Others are made reserved:
+//
 //	              Pay, within the window
 //	(reserved) ------------------------------> (paid)
 //	    |  |

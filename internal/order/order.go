@@ -59,6 +59,16 @@ type Order struct {
 // TotalCents is the price of the whole order.
 func (o *Order) TotalCents() int64 { return int64(o.Quantity) * o.PriceCents }
 
+// asMade gives the order the state in which it was made, whatever has become of it
+// since. An order that costs nothing is made paid: no payment comes for it, and it
+// must not expire.
+func (o *Order) asMade() {
+	o.Status, o.ClosedAt, o.PaymentReference = Reserved, nil, ""
+	if o.TotalCents() == 0 {
+		o.Status, o.ClosedAt = Paid, new(o.CreatedAt)
+	}
+}
+
 // Request is what a customer asks for.
 type Request struct {
 	SKU      string

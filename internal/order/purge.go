@@ -60,7 +60,7 @@ func Purge(ctx context.Context, db *stock.DB, before time.Time, limit int) (move
 }
 
 const (
-	archiveColumns = orderColumns + ", closed_at, payment_reference, returned_by"
+	archiveColumns = orderColumns + ", payment_reference, returned_by"
 	// purgeable goes through the orders by primary key, which is the order in
 	// which they were made, as far as they can be old enough.
 	purgeable = "SELECT STRAIGHT_JOIN o.id" + whatIsPurgeable + "AND o.id > ? ORDER BY o.id LIMIT ?"

@@ -17,17 +17,16 @@ import (
 // (returns.go) and for what purges it.
 
 const orderColumns = "id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, " +
-	"per_customer_limit, status, fence, seq, created_at, expires_at"
+	"per_customer_limit, status, fence, seq, created_at, expires_at, closed_at"
 
-// readColumns are orderColumns of the table alias o, and what the end of an order
-// adds.
+// readColumns are orderColumns of the table alias o, and what a payment adds.
 const readColumns = "o.id, o.sku, o.customer, o.idempotency_key, o.fingerprint, o.quantity, o.price_cents, o.currency, " +
 	"o.per_customer_limit, o.status, o.fence, o.seq, o.created_at, o.expires_at, o.closed_at, o.payment_reference"
 
 // columns are the values of an order in the order of orderColumns.
 func (o *Order) columns() []any {
 	return []any{o.ID[:], []byte(o.SKU), []byte(o.Customer), []byte(o.Key), o.Fingerprint[:], int64(o.Quantity), o.PriceCents, o.Currency,
-		nullable(o.Limit), string(o.Status), o.Fence, o.Seq, o.CreatedAt, o.ExpiresAt}
+		nullable(o.Limit), string(o.Status), o.Fence, o.Seq, o.CreatedAt, o.ExpiresAt, o.ClosedAt}
 }
 
 func nullable(limit *int32) any {
@@ -37,7 +36,7 @@ func nullable(limit *int32) any {
 	return int64(*limit)
 }
 
-const insertOrder = "INSERT INTO orders (" + orderColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+const insertOrder = "INSERT INTO orders (" + orderColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 // insert writes one order; a key that is taken is stock.IsDuplicate.
 func insert(ctx context.Context, conn *sql.Conn, o *Order) error {
@@ -81,12 +80,15 @@ func insertOrders(b *strings.Builder, group []*write) {
 
 // sharedValues are the values behind the quantity, to the row's end.
 func (o *Order) sharedValues() string {
-	limit := "NULL"
+	limit, closed := "NULL", "NULL"
 	if o.Limit != nil {
 		limit = strconv.Itoa(int(*o.Limit))
 	}
-	return fmt.Sprintf(",%d,x'%x',%s,'%s',%d,%d,'%s','%s')", o.PriceCents, o.Currency, limit, o.Status, o.Fence, o.Seq,
-		o.CreatedAt.UTC().Format(stock.DateTime), o.ExpiresAt.UTC().Format(stock.DateTime))
+	if o.ClosedAt != nil {
+		closed = "'" + o.ClosedAt.UTC().Format(stock.DateTime) + "'"
+	}
+	return fmt.Sprintf(",%d,x'%x',%s,'%s',%d,%d,'%s','%s',%s)", o.PriceCents, o.Currency, limit, o.Status, o.Fence, o.Seq,
+		o.CreatedAt.UTC().Format(stock.DateTime), o.ExpiresAt.UTC().Format(stock.DateTime), closed)
 }
 
 // byKey names an order by what makes it unique besides its ID.

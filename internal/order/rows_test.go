@@ -142,7 +142,7 @@ func TestCustomersAndKeysAreAnyBytes(t *testing.T) {
 }
 
 // The packet of a group: the SKUs' units, with a stop for where they were not all
-// taken, then all orders.
+// taken, then all orders. Those that cost nothing are paid.
 func TestTextOfAGroup(t *testing.T) {
 	t.Parallel()
 	limit := int32(3)
@@ -151,7 +151,7 @@ func TestTextOfAGroup(t *testing.T) {
 		Now:   time.Date(2026, 5, 1, 12, 0, 0, 7000, time.UTC),
 	}
 	starts := row.Now.Truncate(time.Second).Add(-time.Second)
-	other := stock.Row{Stock: stock.Stock{SKU: "b", PriceCents: 5, Currency: "CHF", SaleStartsAt: &starts}, Now: row.Now}
+	other := stock.Row{Stock: stock.Stock{SKU: "b", Currency: "CHF", SaleStartsAt: &starts}, Now: row.Now}
 	got := order.GroupText(order.Part{Row: row, Token: 7, Orders: 2}, order.Part{Row: other, Token: 8, Orders: 1})
 	got = regexp.MustCompile(`\(x'[0-9a-f]{32}'`).ReplaceAllString(got, "(ID")
 	got = regexp.MustCompile(`x'[0-9a-f]{64}'`).ReplaceAllString(got, "FINGERPRINT")
@@ -160,10 +160,10 @@ func TestTextOfAGroup(t *testing.T) {
 		"NOW(6) >= '2026-05-01 11:59:59.000000' AND NOW(6) < '2026-05-01 12:00:03.000007' AND " +
 		"(sku = x'61' AND fence = 7 AND seq = 4 AND available >= 2 OR sku = x'62' AND fence = 8 AND seq = 0 AND available >= 1); " +
 		"SET @stop = IF(ROW_COUNT() = 2, 0, (SELECT 1 UNION SELECT 2)); " +
-		"INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, per_customer_limit, status, fence, seq, created_at, expires_at) VALUES " +
-		"(ID,x'61',x'637573746f6d657230',x'6b6579206f66206130',FINGERPRINT,1,999,x'455552',3,'reserved',7,4,'2026-05-01 12:00:00.000007','2026-05-01 12:00:00.000007')," +
-		"(ID,x'61',x'637573746f6d657231',x'6b6579206f66206130',FINGERPRINT,1,999,x'455552',3,'reserved',7,4,'2026-05-01 12:00:00.000007','2026-05-01 12:00:00.000007')," +
-		"(ID,x'62',x'637573746f6d657230',x'6b6579206f66206230',FINGERPRINT,1,5,x'434846',NULL,'reserved',8,0,'2026-05-01 12:00:00.000007','2026-05-01 12:00:00.000007')" +
+		"INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, per_customer_limit, status, fence, seq, created_at, expires_at, closed_at) VALUES " +
+		"(ID,x'61',x'637573746f6d657230',x'6b6579206f66206130',FINGERPRINT,1,999,x'455552',3,'reserved',7,4,'2026-05-01 12:00:00.000007','2026-05-01 12:00:00.000007',NULL)," +
+		"(ID,x'61',x'637573746f6d657231',x'6b6579206f66206130',FINGERPRINT,1,999,x'455552',3,'reserved',7,4,'2026-05-01 12:00:00.000007','2026-05-01 12:00:00.000007',NULL)," +
+		"(ID,x'62',x'637573746f6d657230',x'6b6579206f66206230',FINGERPRINT,1,0,x'434846',NULL,'paid',8,0,'2026-05-01 12:00:00.000007','2026-05-01 12:00:00.000007','2026-05-01 12:00:00.000007')" +
 		"; COMMIT"
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)

@@ -310,12 +310,13 @@ func newID() ID { return uuid.Must(uuid.NewV7()) }
 // makeOrder is the order that r becomes on row, at now by the database's clock.
 func (cfg *Config) makeOrder(r *Request, id ID, row *stock.Row, now time.Time, fence lock.Token) Order {
 	now = now.UTC().Truncate(time.Microsecond) // what a DATETIME(6) keeps
-	return Order{
+	o := Order{
 		ID: id, SKU: r.SKU, Customer: r.Customer, Key: r.Key, Fingerprint: r.Fingerprint(), Quantity: r.Quantity,
 		PriceCents: row.PriceCents, Currency: row.Currency, Limit: row.PerCustomerLimit,
-		Status: Reserved, Fence: uint64(fence), Seq: row.Seq,
-		CreatedAt: now, ExpiresAt: now.Add(cfg.PaymentWindow),
+		Fence: uint64(fence), Seq: row.Seq, CreatedAt: now, ExpiresAt: now.Add(cfg.PaymentWindow),
 	}
+	o.asMade()
+	return o
 }
 
 // replay looks for the order that stands under r's key, and returns reason where
@@ -342,6 +343,6 @@ func replayOf(o Order, r *Request) (Placed, error) {
 	if o.Fingerprint != r.Fingerprint() {
 		return Placed{}, ErrKeyReused
 	}
-	o.Status, o.ClosedAt, o.PaymentReference = Reserved, nil, ""
+	o.asMade()
 	return Placed{Order: o, Replayed: o.ID != r.id}, nil
 }

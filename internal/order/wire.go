@@ -68,11 +68,13 @@ func fromWire(a *forward.Answer, r *Request) (Placed, error) {
 		if len(a.Id) != len(ID{}) {
 			return Placed{}, fmt.Errorf("%w: the seller's answer names no order", ErrUnknown)
 		}
-		return Placed{Replayed: a.Outcome == wire.Outcome_REPLAYED, Order: Order{
+		o := Order{
 			ID: ID(a.Id), SKU: r.SKU, Customer: r.Customer, Key: r.Key, Fingerprint: r.Fingerprint(), Quantity: a.Quantity,
-			PriceCents: a.PriceCents, Currency: a.Currency, Limit: a.Limit, Status: Reserved, Fence: a.Fence, Seq: a.Seq,
+			PriceCents: a.PriceCents, Currency: a.Currency, Limit: a.Limit, Fence: a.Fence, Seq: a.Seq,
 			CreatedAt: time.UnixMicro(a.CreatedUs).UTC(), ExpiresAt: time.UnixMicro(a.ExpiresUs).UTC(),
-		}}, nil
+		}
+		o.asMade() // as the first answer to the key had it, a replay too
+		return Placed{Replayed: a.Outcome == wire.Outcome_REPLAYED, Order: o}, nil
 	}
 	for _, o := range outcomes {
 		if a.Outcome == o.outcome {

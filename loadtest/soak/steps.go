@@ -135,7 +135,7 @@ func (w *world) outdate() {
 
 // change changes price, limit and sale window.
 func (w *world) change() error {
-	next := offer{units: w.offer.units, price: int64(w.rng.IntN(5000))}
+	next := offer{units: w.offer.units, price: w.aPrice()}
 	if w.rng.IntN(3) == 0 {
 		limit := int32(1 + w.rng.IntN(4))
 		next.limit = &limit

@@ -271,9 +271,17 @@ func (w *world) prospectOf(o *order, from, to time.Time) prospect {
 	return p
 }
 
+// aPrice of a SKU is nothing at all, now and then.
+func (w *world) aPrice() int64 {
+	if w.rng.IntN(8) == 0 {
+		return 0
+	}
+	return int64(w.rng.IntN(5000))
+}
+
 // create puts the world's SKU on sale.
 func (w *world) create() error {
-	w.offer = offer{units: int64(1 + w.rng.IntN(12)), price: int64(w.rng.IntN(5000))}
+	w.offer = offer{units: int64(1 + w.rng.IntN(12)), price: w.aPrice()}
 	if w.rng.IntN(3) == 0 {
 		limit := int32(1 + w.rng.IntN(4))
 		w.offer.limit = &limit

@@ -225,7 +225,9 @@ async function buy(card) {
   const { key, ...body } = order;
   try {
     const placed = await call("POST", "/v1/orders", { key, body: { sku: sku.sku, ...body } });
-    say(`Reserved for you: ${placed.quantity} × ${sku.name}. Pay within ${duration(Date.parse(placed.expires_at) - now())}.`);
+    const what = `${placed.quantity} × ${sku.name}`;
+    say(placed.status === "paid" ? `Yours: ${what}. There is nothing to pay.`
+      : `Reserved for you: ${what}. Pay within ${duration(Date.parse(placed.expires_at) - now())}.`);
     showOrder(placed);
   } catch (problem) {
     unsure = problem.unsure;

@@ -171,10 +171,10 @@ type Order struct {
 	Currency  Currency  `json:"currency"`
 	CreatedAt time.Time `json:"created_at"`
 
-	// ExpiresAt The end of the payment window
+	// ExpiresAt The end of the payment window; a paid order has no use for it
 	ExpiresAt time.Time `json:"expires_at"`
 
-	// ClosedAt When it was paid, cancelled or expired
+	// ClosedAt When it was paid, cancelled or expired; absent while it is reserved
 	ClosedAt         *time.Time `json:"closed_at,omitempty"`
 	PaymentReference *string    `json:"payment_reference,omitempty"`
 }
@@ -262,7 +262,7 @@ type SKU struct {
 	SKU  SKUName `json:"sku"`
 	Name string  `json:"name"`
 
-	// PriceCents The price of one unit, in the minor unit of ISO 4217: cents of EUR, yen of JPY
+	// PriceCents The price of one unit, in the minor unit of ISO 4217: cents of EUR, yen of JPY; 0 is free
 	PriceCents int64 `json:"price_cents"`
 
 	// Currency Three capital letters of ISO 4217
