@@ -302,13 +302,13 @@ type SKUName = string
 
 // SKURequest defines model for SKURequest.
 type SKURequest struct {
-	// Currency Three capital letters of ISO 4217
+	// Currency Three capital letters of ISO 4217, of a currency or funds code that is in use and has a minor unit
 	//
 	// Examples: EUR
-	Currency         Currency `json:"currency"`
-	Name             string   `json:"name"`
-	PerCustomerLimit *int32   `json:"per_customer_limit,omitempty"`
-	PriceCents       int64    `json:"price_cents"`
+	Currency         string `json:"currency"`
+	Name             string `json:"name"`
+	PerCustomerLimit *int32 `json:"per_customer_limit,omitempty"`
+	PriceCents       int64  `json:"price_cents"`
 
 	// SaleEndsAt After sale_starts_at
 	SaleEndsAt   *time.Time `json:"sale_ends_at,omitempty"`

@@ -87,6 +87,7 @@ var misdeeds = []misdeed{
 	{"a restock of nothing", at("POST", "/v1/admin/skus/SKU/restocks", asAdmin, header("Idempotency-Key", "k"), body(`{"units":0}`)), []int{422}},
 	{"a restock of what is not sold", at("POST", "/v1/admin/skus/SKU-not/restocks", asAdmin, header("Idempotency-Key", "k"), body(`{"units":1}`)), []int{404}},
 	{"a currency that is none", at("PUT", "/v1/admin/skus/SKU", asAdmin, body(`{"name":"n","price_cents":1,"currency":"eur","units":1}`)), []int{422}},
+	{"a currency that is not in use", at("PUT", "/v1/admin/skus/SKU", asAdmin, body(`{"name":"n","price_cents":1,"currency":"DEM","units":1}`)), []int{422}},
 	{"a price below nothing", at("PUT", "/v1/admin/skus/SKU", asAdmin, body(`{"name":"n","price_cents":-1,"currency":"EUR","units":1}`)), []int{422}},
 	{"a sale that ends first", at("PUT", "/v1/admin/skus/SKU", asAdmin, body(`{"name":"n","price_cents":1,"currency":"EUR","units":1,"sale_starts_at":"2030-01-02T00:00:00Z","sale_ends_at":"2030-01-01T00:00:00Z"}`)), []int{422}},
 }

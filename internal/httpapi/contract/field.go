@@ -34,7 +34,7 @@ func (k kinds) has(kind jsontext.Kind) bool { return slices.Contains(k, kind) }
 
 // formats are those that are checked. The others only tell a generator what type
 // to take: their bounds stand beside them.
-var formats = map[string]func(string) string{"date-time": instant, "int32": nil, "int64": nil}
+var formats = map[string]func(string) string{"date-time": instant, "iso-4217": currency, "int32": nil, "int64": nil}
 
 // rfc3339 is stricter than package time, which takes a comma for the point and an
 // hour of one digit, and than the RFC, which takes small letters. What decodes a
