@@ -422,8 +422,12 @@ func TestTokens(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			got := s.call("POST", "/v1/orders", `{"sku":"lamp","quantity":1}`, "Authorization", header, "Idempotency-Key", "k")
 			got.check(t, 401, "unauthorized", "")
-			if got.Header.Get("WWW-Authenticate") == "" {
-				t.Error("WWW-Authenticate is missing")
+			want := `Bearer realm="flashsale"`
+			if detail := fmt.Sprint(got.body["detail"]); !strings.HasPrefix(detail, "The Authorization header") { // a token was given
+				want += `, error="invalid_token", error_description="` + detail + `"`
+			}
+			if challenge := got.Header.Get("WWW-Authenticate"); challenge != want {
+				t.Errorf("WWW-Authenticate is %s, want %s", challenge, want)
 			}
 		})
 	}
@@ -432,6 +436,7 @@ func TestTokens(t *testing.T) {
 	}
 	admin(adminToken).check(t, 200, "", "")
 	admin(token(t, hs256, []byte(secret), with("scope", "read admin"))).check(t, 200, "", "")
+	admin(token(t, hs256, []byte(secret), with("scope", []string{"openid", "admin"}))).check(t, 200, "", "")
 	for _, scope := range []string{"notes:\u00a0admin", "notes:\tadmin", "notes:\nadmin", "notes:\u2003admin", "notes:\u0085admin", "admin\x00", "Admin"} {
 		admin(token(t, hs256, []byte(secret), with("scope", scope))).check(t, 403, "forbidden", "")
 	}
@@ -440,7 +445,10 @@ func TestTokens(t *testing.T) {
 	if list.check(t, 401, "unauthorized", ""); !strings.Contains(list.text, "names no customer") {
 		t.Errorf("the admin token on a customer's call: %s", list.text)
 	}
-	admin(adminToken+"x").check(t, 401, "unauthorized", "")
+	wrong := admin(adminToken + "x")
+	if wrong.check(t, 401, "unauthorized", ""); !strings.Contains(wrong.text, "neither the admin token nor a JWT") {
+		t.Errorf("another admin token: %s", wrong.text)
+	}
 	s.call("PUT", "/v1/admin/skus/lamp", thing).check(t, 401, "unauthorized", "")
 }
 

@@ -25,7 +25,7 @@ func TestOneKeyAloneNeedsNoName(t *testing.T) {
 	if _, err := v.verify(sign(t, jwt.SigningMethodRS256, i.rsa, nil, ann)); err != nil {
 		t.Errorf("a token that names no key: %v", err)
 	}
-	rejected(t, v, "a token of another key's name", sign(t, jwt.SigningMethodRS256, i.rsa, kid("r2"), ann), notOurs)
+	rejected(t, v, "a token of another key's name", sign(t, jwt.SigningMethodRS256, i.rsa, kid("r2"), ann), wrongKey)
 }
 
 // What was signed by the old key is refused once that key has gone, and nobody
@@ -39,7 +39,7 @@ func TestKeysAreRotatedWithoutARestart(t *testing.T) {
 	is := func(token string, good bool) func() bool {
 		return func() bool { _, err := v.verify(token); return (err == nil) == good }
 	}
-	rejected(t, v, "not published yet", after, notOurs)
+	rejected(t, v, "not published yet", after, wrongKey)
 	i.publish(i.key("r1", i.rsa.Public()), i.key("r2", next.Public()))
 	awaitTrue(t, "the new key", is(after, true))
 	if !is(before, true)() {

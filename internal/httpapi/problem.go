@@ -22,6 +22,8 @@ type problem struct {
 	Status int          `json:"status"`
 	Detail string       `json:"detail,omitempty"`
 	Errors []fieldError `json:"errors,omitempty"`
+	// invalidToken: a token was given, and WWW-Authenticate says what is wrong with it.
+	invalidToken bool
 }
 
 // fieldError says what is wrong with one field of the input.
@@ -147,7 +149,11 @@ func (a *api) fail(c *gin.Context, err error) {
 	case http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		c.Header("Retry-After", retryAfter)
 	case http.StatusUnauthorized:
-		c.Header("WWW-Authenticate", `Bearer realm="flashsale"`)
+		challenge := `Bearer realm="flashsale"`
+		if p.invalidToken { // RFC 6750, section 3. Details have neither quotes nor backslashes.
+			challenge += `, error="invalid_token", error_description="` + p.Detail + `"`
+		}
+		c.Header("WWW-Authenticate", challenge)
 	}
 	body, err := json.Marshal(p)
 	if err != nil { // a struct of strings: it cannot be
