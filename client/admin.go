@@ -58,7 +58,7 @@ type PutSKU struct {
 func (c *Client) PutSKU(ctx context.Context, name string, sku SKURequest, only Precondition) (PutSKU, error) {
 	var put PutSKU
 	got, err := c.do(ctx, call{what: "put SKU " + name, once: only != Precondition{}, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
-		return at.PutSKU(ctx, name, &only.params, sku)
+		return at.PutSKU(ctx, name, &only.params, sku, uncompressed)
 	}}, &put.SKU)
 	if err != nil {
 		return PutSKU{}, err

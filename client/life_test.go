@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"flashsale/client"
@@ -117,6 +119,38 @@ func TestAnOutdatedChangeIsRefused(t *testing.T) {
 	}
 	if _, err := admin.Locks(ctx); err != nil {
 		t.Errorf("locks: %v", err)
+	}
+}
+
+// weakening makes ETags weak where the answer may be compressed, as nginx does.
+type weakening struct{ http.ResponseWriter }
+
+func (w weakening) WriteHeader(status int) {
+	if tag := w.Header().Get("ETag"); tag != "" {
+		w.Header().Set("ETag", "W/"+tag)
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func TestAChangeIsMadeThroughAProxyThatCompresses(t *testing.T) {
+	s := theShop(t)
+	proxy := newProxy(t, s.urls[0], 100, func(w http.ResponseWriter, r *http.Request, pass http.Handler) {
+		if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+			w = weakening{w}
+		}
+		pass.ServeHTTP(w, r)
+	})
+	admin, ctx, sku := s.administrator(t, proxy.url), t.Context(), s.sell(t, 5)
+	_, etag, err := admin.SKU(ctx, sku)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 { // with the ETag that was read, then with that of the change
+		put, err := admin.PutSKU(ctx, sku, lamp(5), client.IfMatch(etag))
+		if err != nil {
+			t.Errorf("change %d with %s: %v", i, etag, err)
+		}
+		etag = put.ETag
 	}
 }
 

@@ -26,11 +26,18 @@ func (c *Client) SKUs(ctx context.Context) iter.Seq2[SKU, error] {
 	})
 }
 
+// uncompressed keeps proxies from compressing an answer, whose ETag they would make
+// weak or add to: IfMatch could not be had with it.
+func uncompressed(_ context.Context, req *http.Request) error {
+	req.Header.Set("Accept-Encoding", "identity")
+	return nil
+}
+
 // SKU reads one SKU.
 func (c *Client) SKU(ctx context.Context, name string) (SKU, ETag, error) {
 	var sku SKU
 	got, err := c.do(ctx, call{what: "read SKU " + name, reads: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
-		return at.GetSKU(ctx, name, nil)
+		return at.GetSKU(ctx, name, nil, uncompressed)
 	}}, &sku)
 	if err != nil {
 		return SKU{}, "", err

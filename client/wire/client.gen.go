@@ -416,7 +416,8 @@ type ListLatePaymentsParams struct {
 
 // PutSKUParams defines parameters for PutSKU.
 type PutSKUParams struct {
-	// IfMatch An ETag of the SKU, or `*`
+	// IfMatch ETags of the SKU, or `*`. Compared strongly: `W/"1-0"`, which proxies that compress make of `"1-0"`, never matches. Read
+	// the SKU with `Accept-Encoding: identity` then.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 
 	// IfNoneMatch `*`: only create
@@ -454,13 +455,13 @@ type ListSKUsParams struct {
 	// Cursor The `next_cursor` of the page before
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 
-	// IfNoneMatch An ETag; 304 while it still stands
+	// IfNoneMatch ETags, compared weakly, or `*`; 304 while one of them still stands
 	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
 }
 
 // GetSKUParams defines parameters for GetSKU.
 type GetSKUParams struct {
-	// IfNoneMatch An ETag; 304 while it still stands
+	// IfNoneMatch ETags, compared weakly, or `*`; 304 while one of them still stands
 	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
 }
 

@@ -20,11 +20,14 @@ import (
 // change, its seq with all that is written.
 func tagOf(s *stock.Stock) string { return fmt.Sprintf(`"%d-%d"`, s.Revision, s.Seq) }
 
-// revisionOf is the revision in a tag that tagOf made.
+// revisionOf is the revision in a tag that tagOf made. Of what a proxy has added
+// to (Apache makes "1-7-gzip" of "1-7") it is none: a strong comparison is one of
+// every byte.
 func revisionOf(tag string) (uint64, bool) {
-	revision, _, ok := strings.Cut(strings.Trim(tag, `"`), "-")
-	n, err := strconv.ParseUint(revision, 10, 64)
-	return n, ok && err == nil
+	first, second, _ := strings.Cut(strings.Trim(tag, `"`), "-")
+	revision, err1 := strconv.ParseUint(first, 10, 64)
+	seq, err2 := strconv.ParseUint(second, 10, 64)
+	return revision, err1 == nil && err2 == nil && tag == tagOf(&stock.Stock{Revision: revision, Seq: seq})
 }
 
 // tagOfPage is the tag of a page of SKUs: a digest of theirs.
@@ -121,7 +124,7 @@ func preconditions(params spec.PutSKUParams) ([]order.Precondition, error) {
 		base.Exists = true
 		return []order.Precondition{base}, nil
 	}
-	// Weak tags never match here, nor does what is no tag of ours.
+	// Weak tags never match here: RFC 9110, 13.1.1. Nor does what is no tag of ours.
 	var all []order.Precondition
 	var seen []uint64
 	for _, tag := range list.strong {
@@ -133,6 +136,10 @@ func preconditions(params spec.PutSKUParams) ([]order.Precondition, error) {
 		one := base
 		one.Revision = &revision
 		all = append(all, one)
+	}
+	if len(all) == 0 {
+		return nil, kindPrecondition.problem("Nothing was changed. If-Match has no ETag as this service gives it: a proxy that compresses makes it weak (W/), " +
+			"or adds to it. Read the SKU again, with Accept-Encoding: identity.")
 	}
 	if len(all) > maxRevisions {
 		return nil, kindSyntax.problem("The If-Match header allows too many revisions.",

@@ -61,6 +61,8 @@ var (
 		detail: "The error was logged. Retry with the same Idempotency-Key."}
 	kindAlreadyPaid = kind{slug: "already-paid", status: http.StatusConflict, title: "The order is paid", err: order.ErrAlreadyPaid,
 		detail: "Nothing of it was changed. If this was a second payment, its reference was kept for a refund."}
+	kindPrecondition = kind{slug: "precondition-failed", status: http.StatusPreconditionFailed, title: "The SKU is not the one that was asked for",
+		err: order.ErrPrecondition, detail: "Nothing was changed. Read the SKU again."}
 	kindLocksHidden = kind{slug: "locks-not-shown", status: http.StatusNotImplemented, title: "Locks are not shown",
 		detail: "This service's strategy takes no lock, or one whose server does not tell who holds it. See its table of strategies."}
 	kindNotHeld = kind{slug: "lock-not-held", status: http.StatusNotFound, title: "Nobody holds this SKU's lock"}
@@ -71,7 +73,7 @@ var (
 // kinds are all problems that there are.
 var kinds = []kind{
 	kindSyntax, kindInvalid, kindUnauthorized, kindForbidden, kindNoRoute, kindNoMethod, kindNotAcceptable, kindBodyLate, kindTooLarge,
-	kindMediaType, kindHeaders, kindInternal, kindTooMany, kindAlreadyPaid, kindLocksHidden, kindNotHeld, kindUnknown,
+	kindMediaType, kindHeaders, kindInternal, kindTooMany, kindAlreadyPaid, kindPrecondition, kindLocksHidden, kindNotHeld, kindUnknown,
 	{"unknown-sku", http.StatusNotFound, "There is no such SKU", stock.ErrUnknownSKU, ""},
 	{"unknown-order", http.StatusNotFound, "There is no such order", order.ErrNotFound, ""},
 	{"sold-out", http.StatusConflict, "Sold out", order.ErrSoldOut, "No units are left."},
@@ -83,8 +85,6 @@ var kinds = []kind{
 	{"order-cancelled", http.StatusConflict, "The order is cancelled", order.ErrCancelled,
 		"The order was not paid. The payment's reference, if one was given, was kept for a refund."},
 	{"order-expired", http.StatusConflict, "The order has expired", order.ErrExpired, "Its units have returned to the sale, or are about to."},
-	{"precondition-failed", http.StatusPreconditionFailed, "The SKU is not the one that was asked for", order.ErrPrecondition,
-		"Nothing was changed. Read the SKU again."},
 	{"customer-limit", http.StatusConflict, "The limit for one customer is reached", order.ErrCustomerLimit, "See per_customer_limit of the SKU."},
 	{"price-changed", http.StatusConflict, "The price has changed", order.ErrPriceChanged,
 		"Nothing was ordered. See price_cents and currency of the SKU."},
