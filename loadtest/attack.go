@@ -16,9 +16,9 @@ import (
 
 type attackCmd struct {
 	Targets    []string `name:"target" required:"" placeholder:"URL" help:"Base URLs of the replicas; requests go to each in turn."`
-	JWTSecret  string   `name:"jwt-secret" required:"" env:"FLASHSALE_JWT_SECRET" placeholder:"SECRET" help:"HS256 secret that customers' tokens are signed with."`
-	AdminToken string   `required:"" env:"FLASHSALE_ADMIN_TOKEN" placeholder:"TOKEN" help:"Administrator's token, to put the SKUs on sale."`
-	MySQLDSN   string   `name:"mysql-dsn" env:"FLASHSALE_MYSQL_DSN" placeholder:"DSN" help:"The service's database, to audit it: user:password@tcp(host:port)/database. Without it, the proof is partial: promised orders are read back through the service."`
+	JWTSecret  string   `name:"jwt-secret" exact:"" required:"" env:"FLASHSALE_JWT_SECRET" placeholder:"SECRET" help:"HS256 secret that customers' tokens are signed with."`
+	AdminToken string   `exact:"" required:"" env:"FLASHSALE_ADMIN_TOKEN" placeholder:"TOKEN" help:"Administrator's token, to put the SKUs on sale."`
+	MySQLDSN   string   `name:"mysql-dsn" exact:"" env:"FLASHSALE_MYSQL_DSN" placeholder:"DSN" help:"The service's database, to audit it: user:password@tcp(host:port)/database. Without it, the proof is partial: promised orders are read back through the service."`
 	loadFlags
 }
 

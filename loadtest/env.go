@@ -50,7 +50,7 @@ func (c *envCmd) Run(_ context.Context, s streams) error {
 
 type tokenCmd struct {
 	Customer  string `arg:"" placeholder:"NAME" help:"Whom the token names: its sub."`
-	JWTSecret string `name:"jwt-secret" required:"" env:"FLASHSALE_JWT_SECRET" placeholder:"SECRET" help:"HS256 secret that the service checks tokens with."`
+	JWTSecret string `name:"jwt-secret" exact:"" required:"" env:"FLASHSALE_JWT_SECRET" placeholder:"SECRET" help:"HS256 secret that the service checks tokens with."`
 }
 
 // Run prints a customer's token, as a shop's own sign-in would make it.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"flashsale/internal/exact"
 	"flashsale/internal/sandbox/etcdnode"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/bench"
@@ -112,6 +113,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	if err != nil {
 		return fmt.Errorf("%w (see loadtest --help)", err)
+	}
+	if err := exact.Check(parsed.Flags()); err != nil {
+		return err
 	}
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	return parsed.Run(streams{stdout, stderr})

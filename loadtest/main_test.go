@@ -84,6 +84,21 @@ func TestBadFlagsAreNamed(t *testing.T) {
 	}
 }
 
+// What was copied along with a secret would make tokens that the service refuses.
+func TestWhiteSpaceAroundASecretIsNamed(t *testing.T) {
+	t.Parallel()
+	for want, args := range map[string][]string{
+		"--jwt-secret ends with a line break":   {"attack", "--target=http://127.0.0.1:1", "--admin-token=b", "--jwt-secret=a\r\n"},
+		"--admin-token begins with a space":     {"attack", "--target=http://127.0.0.1:1", "--admin-token= b", "--jwt-secret=a"},
+		"--jwt-secret is nothing but white":     {"token", "ann", "--jwt-secret= \n"},
+		"--mysql-dsn ends with a line break: r": {"attack", "--target=http://127.0.0.1:1", "--admin-token=b", "--jwt-secret=a", "--mysql-dsn=u@tcp(127.0.0.1:1)/db\n"},
+	} {
+		if err := run(t.Context(), args, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, want %q", args, err, want)
+		}
+	}
+}
+
 func TestHelpIsNoError(t *testing.T) {
 	for _, args := range [][]string{{"--help"}, {"prove", "--help"}, {"attack", "--help"}, {"up", "--help"}, {"takeover", "--help"}} {
 		var out bytes.Buffer

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
+	"unicode"
 
 	"flashsale/internal/httpapi"
 )
@@ -23,10 +25,10 @@ const (
 // accessFlags say who may call the service. Secrets are better given in the
 // environment or in --config's file: anybody on a machine can read arguments.
 type accessFlags struct {
-	AdminToken  string `placeholder:"TOKEN" help:"Bearer token of administrators, 32 bytes at least, in FLASHSALE_ADMIN_TOKEN or --config rather than here: make one by openssl rand -hex 32."`
-	JWTSecret   string `name:"jwt-secret" placeholder:"SECRET" help:"HS256 secret of customers' tokens, 32 bytes at least, likewise. This or --jwks."`
+	AdminToken  string `exact:"" placeholder:"TOKEN" help:"Bearer token of administrators, 32 bytes at least, in FLASHSALE_ADMIN_TOKEN or --config rather than here: make one by openssl rand -hex 32."`
+	JWTSecret   string `name:"jwt-secret" exact:"" placeholder:"SECRET" help:"HS256 secret of customers' tokens, 32 bytes at least, likewise. This or --jwks."`
 	JWKS        string `name:"jwks" placeholder:"FILE" help:"JSON Web Key Set with the public keys of customers' tokens, RS256 or ES256; a changed file is in use within a second. This or --jwt-secret."`
-	JWTAudience string `name:"jwt-audience" placeholder:"AUD" help:"Audience that tokens must be for. --jwks needs it: the keys' issuer makes tokens for other services, too."`
+	JWTAudience string `name:"jwt-audience" exact:"" placeholder:"AUD" help:"Audience that tokens must be for. --jwks needs it: the keys' issuer makes tokens for other services, too."`
 	// JWTAnyAudience says that the issuer makes tokens for this service alone.
 	JWTAnyAudience bool `name:"jwt-any-audience" help:"Take every token that a key of --jwks has signed, whatever its audience. Only where the issuer makes tokens for nobody else."`
 
@@ -49,6 +51,9 @@ func (f *accessFlags) check() error {
 		if err := f.checkSecret("--jwt-secret (or --jwks)", f.JWTSecret); err != nil {
 			return err
 		}
+	}
+	if strings.ContainsFunc(f.AdminToken, unicode.IsControl) {
+		return errors.New("--admin-token has a line break or another control character in it, which no header can carry: remove it")
 	}
 	return f.checkSecret("--admin-token", f.AdminToken)
 }

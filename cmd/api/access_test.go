@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -94,6 +95,54 @@ func TestSecretsMayComeFromAFile(t *testing.T) {
 	t.Setenv("FLASHSALE_JWT_SECRET", "shorter")
 	if err := fromFile(t, config); err == nil || !strings.Contains(err.Error(), "has 7 bytes") {
 		t.Errorf("got %v: the environment has to win over the file", err)
+	}
+}
+
+// A secret that was copied with something around it would be another one than
+// everybody else has: each call with it would be a 401. So the start ends, whatever
+// the secret came from, and the flag is named.
+func TestWhiteSpaceAroundASecretEndsTheStart(t *testing.T) {
+	long := strings.Repeat("s", leastSecret)
+	for _, test := range []struct{ value, want string }{
+		{long + "\n", "ends with a line break: remove it"}, {long + "\r\n", "ends with a line break: remove it"}, {long + "\n\n", "ends with a line break"},
+		{"\n" + long, "begins with a line break: remove it"}, {" " + long, "begins with a space"}, {long + " ", "ends with a space"}, {long + "\t", "ends with a tab"},
+		{"\ufeff" + long, "begins with a byte order mark"}, {long + "\u00a0", "ends with a non-breaking space"}, {"\u200b" + long, "begins with an invisible character, U+200B"},
+		{"\u3000" + long, "U+3000"}, {long + "\x7f", "U+007F"}, {strings.Repeat(" ", leastSecret), "is nothing but white space"}, {"\r\n", "is nothing but white space"},
+	} {
+		for _, flag := range []string{"admin-token", "jwt-secret", "jwt-audience", "forward-secret", "etcd-username", "etcd-password", "mysql-dsn"} {
+			good := []string{"--mysql-dsn=root:hidden@tcp(127.0.0.1:1)/shop", "--admin-token=" + adminToken, "--jwt-secret=" + secret}
+			good = slices.DeleteFunc(good, func(arg string) bool { return strings.HasPrefix(arg, "--"+flag+"=") })
+			file := filepath.Join(t.TempDir(), "flags.json")
+			text, err := json.Marshal(map[string]string{flag: test.value})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			variable := "FLASHSALE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+			for source, give := range map[string]func() []string{
+				"the flag":     func() []string { return append(good, "--"+flag+"="+test.value) },
+				"the file":     func() []string { return append(good, "--config="+file) },
+				"the variable": func() []string { t.Setenv(variable, test.value); return good },
+			} {
+				_, err := tool(t, append([]string{"serve", "--strategy=conditional", "--addr=127.0.0.1:0"}, give()...)...)
+				_ = os.Unsetenv(variable) // until the test's end, when it is as it was
+				if err == nil || !strings.Contains(err.Error(), "--"+flag+" ") || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), long) {
+					t.Errorf("%q from %s: got %v; want --%s %s", test.value, source, err, flag, test.want)
+				}
+			}
+		}
+	}
+	// The tools as well; and what stands between the ends is the secret's own.
+	for want, args := range map[string][]string{
+		"--etcd-password ends with a space":    {"locks", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--etcd-password=pw "},
+		"--admin-token has a line break":       {"serve", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--jwt-secret=" + secret, "--admin-token=" + long + "\nx"},
+		"--admin-token is the demonstration's": {"serve", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--jwt-secret=a b " + long, "--admin-token=" + demoAdminToken},
+	} {
+		if _, err := tool(t, args...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, want %q", args, err, want)
+		}
 	}
 }
 

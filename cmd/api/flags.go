@@ -21,7 +21,7 @@ func joined(names []string) string { return strings.Join(names, ", ") }
 
 // mysqlFlags name the database.
 type mysqlFlags struct {
-	DSN  string `name:"mysql-dsn" required:"" placeholder:"DSN" help:"MySQL or MariaDB: user:password@tcp(host:port)/database. It holds a password: give it in FLASHSALE_MYSQL_DSN or --config rather than here."`
+	DSN  string `name:"mysql-dsn" exact:"" required:"" placeholder:"DSN" help:"MySQL or MariaDB: user:password@tcp(host:port)/database. It holds a password: give it in FLASHSALE_MYSQL_DSN or --config rather than here."`
 	Pool int    `name:"mysql-pool" default:"32" help:"Connections to MySQL that orders, or the command, may use; 2 at least."`
 	mysqlTLSFlags
 }

@@ -18,7 +18,7 @@ import (
 type forwardFlags struct {
 	ForwardAddr      string `placeholder:"ADDR" help:"Address to listen on for other replicas (default: a free port on the address of --addr)."`
 	ForwardAdvertise string `placeholder:"HOST:PORT" help:"Where other replicas reach --forward-addr (default: that address, or the first non-loopback address of this machine if it names no host)."`
-	ForwardSecret    string `placeholder:"SECRET" help:"Secret shared by all replicas, at least 32 bytes. Set it by FLASHSALE_FORWARD_SECRET or --config rather than here. Default: derived from --jwt-secret. Required with --jwks, unless --forward-cert is given."`
+	ForwardSecret    string `exact:"" placeholder:"SECRET" help:"Secret shared by all replicas, at least 32 bytes. Set it by FLASHSALE_FORWARD_SECRET or --config rather than here. Default: derived from --jwt-secret. Required with --jwks, unless --forward-cert is given."`
 	ForwardCert      string `placeholder:"FILE" help:"Certificate of this replica, for mutual TLS between replicas in place of a secret. With --forward-key and --forward-ca."`
 	ForwardKey       string `placeholder:"FILE" help:"Key of --forward-cert."`
 	ForwardCA        string `name:"forward-ca" placeholder:"FILE" help:"Certificates that sign those of the other replicas."`

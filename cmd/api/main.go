@@ -17,6 +17,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/jedib0t/go-pretty/v6/table"
 
+	"flashsale/internal/exact"
 	"flashsale/internal/order"
 	"flashsale/internal/settings"
 	"flashsale/internal/strategy"
@@ -89,6 +90,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	if err != nil {
 		return wrongUse(err, args)
+	}
+	if err := exact.Check(parsed.Flags()); err != nil {
+		return err
 	}
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	return parsed.Run(streams{stdout, stderr})

@@ -17,8 +17,8 @@ import (
 // ones that the chosen strategy needs are looked at. They are flags of a command.
 type Servers struct {
 	EtcdEndpoints []string `name:"etcd-endpoints" placeholder:"URL" help:"etcd's client URLs; needed by strategies that use etcd."`
-	EtcdUsername  string   `name:"etcd-username" help:"User of etcd, where it asks for one."`
-	EtcdPassword  string   `name:"etcd-password" help:"Password of that user: give it in FLASHSALE_ETCD_PASSWORD or --config rather than here."`
+	EtcdUsername  string   `name:"etcd-username" exact:"" help:"User of etcd, where it asks for one."`
+	EtcdPassword  string   `name:"etcd-password" exact:"" help:"Password of that user: give it in FLASHSALE_ETCD_PASSWORD or --config rather than here."`
 	EtcdCA        string   `name:"etcd-ca" placeholder:"FILE" help:"CA that signed etcd's certificate."`
 	EtcdCert      string   `name:"etcd-cert" placeholder:"FILE" help:"Client certificate for etcd, where it asks for one."`
 	EtcdKey       string   `name:"etcd-key" placeholder:"FILE" help:"Key of --etcd-cert."`
