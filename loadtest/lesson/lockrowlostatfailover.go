@@ -84,15 +84,7 @@ func newPair(p *stage.Play, semiSync bool) *pair {
 	p.Check(err)
 	host, port, err := net.SplitHostPort(primary.Addr)
 	p.Check(err)
-	var file, at string
-	var skipped sql.RawBytes
-	rows, err := pair.primary.db.QueryContext(ctx, say.status)
-	p.Check(err)
-	columns, err := rows.Columns()
-	p.Check(err)
-	into := append([]any{&file, &at}, slices.Repeat([]any{&skipped}, len(columns)-2)...)
-	rows.Next()
-	p.Check(errors.Join(rows.Scan(into...), rows.Close()))
+	file, at := pair.primary.position(p, say.status)
 	if semiSync {
 		p.Check(pair.primary.exec(ctx, say.semiSyncPrimary...))
 		p.Check(pair.replica.exec(ctx, say.semiSyncReplica...))
@@ -101,6 +93,20 @@ func newPair(p *stage.Play, semiSync bool) *pair {
 		fmt.Sprintf(say.follow, host, port, "replica", password, file, at), "START REPLICA"))
 	pair.awaitReplication(p)
 	return pair
+}
+
+// position is where the server's binlog ends: its file, and the place in it.
+func (s *lockServer) position(p *stage.Play, status string) (file, at string) {
+	rows, err := s.db.QueryContext(p.Context(), status)
+	p.Check(err)
+	defer rows.Close()
+	columns, err := rows.Columns()
+	p.Check(err)
+	into := append([]any{&file, &at}, slices.Repeat([]any{new(sql.RawBytes)}, len(columns)-2)...)
+	rows.Next()
+	p.Check(rows.Scan(into...))
+	p.Check(rows.Err())
+	return file, at
 }
 
 // replication is how one product says what both do.
