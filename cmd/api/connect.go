@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cenkalti/backoff/v5"
+
+	"flashsale/internal/doctor"
 	"flashsale/internal/guard"
 	"flashsale/internal/httpapi"
 	"flashsale/internal/mirror"
@@ -21,13 +24,10 @@ func (r *replica) connect(ctx context.Context) (err error) {
 	if r.db, err = r.cmd.open(stock.Traced(r.tracing.Provider())); err != nil {
 		return err
 	}
-	if err := await(ctx, r.logger, r.cmd.address(), r.cmd.StartTimeout, r.db.Ping); err != nil {
+	if err := await(ctx, r.logger, r.cmd.address(), r.cmd.StartTimeout, r.cmd.pinging(r.db)); err != nil {
 		return err
 	}
-	if err := r.answered(ctx, r.checkConnections); err != nil {
-		return err
-	}
-	if err := r.answered(ctx, r.db.CheckPacket); err != nil {
+	if err := r.answered(ctx, r.examineMySQL); err != nil {
 		return err
 	}
 	if err := r.db.Migrate(ctx); err != nil {
@@ -39,6 +39,9 @@ func (r *replica) connect(ctx context.Context) (err error) {
 		return err
 	}
 	if err := r.openGuard(ctx); err != nil {
+		return err
+	}
+	if err := r.accept(guard.Examine(ctx, r.strategy, &r.cmd.Servers, r.db.Name)); err != nil {
 		return err
 	}
 	if err := r.answered(ctx, func(ctx context.Context) error { return r.db.Bind(ctx, r.guardedAs()) }); err != nil {
@@ -110,7 +113,16 @@ func (r *replica) openGuard(ctx context.Context) error {
 	if what == "" {
 		return open(ctx)
 	}
-	return await(ctx, r.logger, what, r.cmd.StartTimeout, open)
+	return await(ctx, r.logger, what, r.cmd.StartTimeout, func(ctx context.Context) error {
+		err := open(ctx)
+		if err == nil {
+			return nil
+		}
+		if advice, ok := guard.Refusal(err); ok {
+			return backoff.Permanent(fmt.Errorf("%s: %w; %s", what, err, advice))
+		}
+		return err
+	})
 }
 
 // unitsInEtcd is the stock of a strategy that keeps it there.
@@ -196,28 +208,21 @@ func (r *replica) catalog() interface {
 	return mirror.Catalog{Mirror: r.mirror, DB: r.db}
 }
 
-// checkConnections makes sure that no replica will be refused a connection in
-// the middle of a sale. One is left for whoever has to look at the server then.
-func (r *replica) checkConnections(ctx context.Context) error {
-	allowed, err := r.db.MaxConnections(ctx)
+// examineMySQL finds what would go wrong in the middle of a sale.
+func (r *replica) examineMySQL(ctx context.Context) error {
+	report, err := doctor.MySQL(ctx, r.db, r.cmd.needs(r.strategy, &r.cmd.mysqlFlags))
 	if err != nil {
 		return err
 	}
-	beside := r.cmd.besidePool(r.strategy)
-	if need := r.cmd.MaxReplicas * (r.cmd.Pool + beside); need >= allowed {
-		return fmt.Errorf("--max-replicas %d x (--mysql-pool %d + %d) is %d connections, the server's max_connections is %d: it must be more, or one of the flags less",
-			r.cmd.MaxReplicas, r.cmd.Pool, beside, need, allowed)
-	}
-	return nil
+	return r.accept(report.Of(r.cmd.address()))
 }
 
-// besidePool is how many connections a replica may open beside --mysql-pool.
-func (c *serveCmd) besidePool(row strategy.Strategy) int {
-	beside := c.lockPool()
-	if row.Write == strategy.Batch {
-		beside = mirrorPool
+// accept logs what a replica can run with, and returns what it cannot.
+func (r *replica) accept(report doctor.Report) error {
+	for _, f := range report.With(doctor.Warning) {
+		r.logger.Warn(f.Check+": "+f.Found, "server", f.Server, "do", f.Do)
 	}
-	return beside + guard.LeaseConnections + presencePool + stock.BlockerConnections
+	return report.Err()
 }
 
 // checkTokens refuses a lock server that was restored or emptied: it has its old

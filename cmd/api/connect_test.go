@@ -12,7 +12,7 @@ import (
 // Whoever plans for replicas reads the connections of one in the pages.
 func TestPagesSayWhatConnectionsReplicasNeed(t *testing.T) {
 	t.Parallel()
-	c := serveCmd{MaxReplicas: 4, mysqlFlags: mysqlFlags{Pool: 32}}
+	c := serveCmd{capacityFlags: capacityFlags{MaxReplicas: 4}, mysqlFlags: mysqlFlags{Pool: 32}}
 	ours, err := strategy.Find(strategy.Default)
 	if err != nil {
 		t.Fatal(err)

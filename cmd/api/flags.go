@@ -12,6 +12,8 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/go-sql-driver/mysql"
 
+	"flashsale/internal/doctor"
+	"flashsale/internal/guard"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 	"flashsale/internal/telemetry"
@@ -45,6 +47,45 @@ func (f *mysqlFlags) open(choices ...stock.Option) (db *stock.DB, err error) {
 // lockPool are the connections of a lock in MySQL: one for each SKU that is
 // locked or waited for, beside those that the orders are written by.
 func (f *mysqlFlags) lockPool() int { return max(2, f.Pool/4) }
+
+// capacityFlags say how much of MySQL all replicas together may take.
+type capacityFlags struct {
+	// MaxReplicas is only for the check against what the server and the account allow.
+	MaxReplicas int `default:"4" placeholder:"N" help:"Replicas that share the database, at most (${default}), with the one more that a rolling update starts before it ends an old one: 3 replicas are 4. None starts unless MySQL's max_connections, and the account's MAX_USER_CONNECTIONS, are more than this times what one may open, which is --mysql-pool and a few more."`
+}
+
+// needs are the connections of all replicas.
+func (f *capacityFlags) needs(row strategy.Strategy, mysql *mysqlFlags) doctor.Needs {
+	each := mysql.Pool + mysql.besidePool(row)
+	return doctor.Needs{
+		Connections: f.MaxReplicas * each,
+		Count: fmt.Sprintf("--max-replicas %d (the one that a rolling update starts included) x (--mysql-pool %d + %d)",
+			f.MaxReplicas, mysql.Pool, each-mysql.Pool),
+	}
+}
+
+// besidePool is how many connections a replica may open beside --mysql-pool.
+func (f *mysqlFlags) besidePool(row strategy.Strategy) int {
+	beside := f.lockPool()
+	if row.Write == strategy.Batch {
+		beside = mirrorPool
+	}
+	return beside + guard.LeaseConnections + presencePool + stock.BlockerConnections
+}
+
+// pinging asks the server for an answer, and gives up at once where no waiting helps.
+func (f *mysqlFlags) pinging(db *stock.DB) func(context.Context) error {
+	return func(ctx context.Context) error {
+		err := db.Ping(ctx)
+		if err == nil {
+			return nil
+		}
+		if refused := stock.Refused(err); refused != nil {
+			return backoff.Permanent(fmt.Errorf("%s: %w", f.address(), refused))
+		}
+		return err
+	}
+}
 
 // address is the server that the DSN names, without its secrets.
 func (f *mysqlFlags) address() string {
@@ -91,7 +132,8 @@ const (
 )
 
 // await tries to reach a server until it answers, and says what it waits for.
-// It gives up when limit has passed.
+// It gives up when limit has passed, and at once at an error that is
+// backoff.Permanent.
 func await(ctx context.Context, logger *slog.Logger, what string, limit time.Duration, try func(context.Context) error) error {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = 100*time.Millisecond, awaitEvery

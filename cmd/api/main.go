@@ -59,6 +59,7 @@ type cli struct {
 	Locks      locksCmd      `cmd:"" help:"List who holds which SKU's lock, over all replicas, and who waits."`
 	Settings   configCmd     `cmd:"" name:"config" help:"Show or change what all replicas take from etcd while they run."`
 	Fence      fenceCmd      `cmd:"" help:"Show or change how the database is guarded."`
+	Doctor     doctorCmd     `cmd:"" help:"Examine MySQL and the strategy's server, and say what to do; exit 1 on a fault."`
 	Health     healthCmd     `cmd:"" help:"Ask a replica whether it is ready; exit 1 if not. For a container's health check."`
 	Purge      purgeCmd      `cmd:"" help:"Move orders that were final before a time, and their keys, to the archive."`
 	Version    versionCmd    `cmd:"" help:"Print the program's version."`

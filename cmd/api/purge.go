@@ -30,7 +30,7 @@ func (c *purgeCmd) Run(ctx context.Context, s streams) error {
 	if _, err := c.named(time.Now()); err != nil {
 		return err // before any server is asked
 	}
-	return withDB(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) error {
+	return withSchema(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) error {
 		now, err := db.Now(ctx)
 		if err != nil {
 			return err

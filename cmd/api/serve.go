@@ -32,9 +32,7 @@ import (
 type serveCmd struct {
 	Addr    string `default:"${addr}" help:"Address to listen on."`
 	Replica string `placeholder:"NAME" help:"Name of this replica (default: host name and pid)."`
-	// MaxReplicas is only for the check against the server's max_connections.
-	MaxReplicas int `default:"4" placeholder:"N" help:"Replicas that share the database, at most (${default}): none starts unless the server's max_connections is more than this times what one may open, which is --mysql-pool and a few more."`
-
+	capacityFlags
 	mysqlFlags
 	guard.Servers
 	guardFlags

@@ -84,7 +84,7 @@ const configTimeout = 5 * time.Second
 
 // with calls f with the settings of the database.
 func (c *configFlags) with(ctx context.Context, f func(context.Context, settings.Store) error) error {
-	return withDB(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) (err error) {
+	return withSchema(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) (err error) {
 		row, err := guardingStrategy(ctx, db)
 		if err != nil {
 			return err

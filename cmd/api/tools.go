@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,10 +54,21 @@ func withDB(ctx context.Context, flags *mysqlFlags, f func(context.Context, *sto
 func pingNamed(ctx context.Context, flags *mysqlFlags, db *stock.DB) error {
 	ctx, cancel := context.WithTimeout(ctx, awaitAttempt)
 	defer cancel()
-	if err := db.Ping(ctx); err != nil {
-		return fmt.Errorf("%s: %w", flags.address(), err)
+	err := db.Ping(ctx)
+	if err == nil {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%s: %w", flags.address(), cmp.Or(stock.Refused(err), err))
+}
+
+// withSchema is withDB for a database that replicas have used, or api migrate.
+func withSchema(ctx context.Context, flags *mysqlFlags, f func(context.Context, *stock.DB) error) error {
+	return withDB(ctx, flags, func(ctx context.Context, db *stock.DB) error {
+		if err := db.HasSchema(ctx); err != nil {
+			return fmt.Errorf("%s, database %s: %w", flags.address(), db.Name, err)
+		}
+		return f(ctx, db)
+	})
 }
 
 type auditCmd struct {
@@ -66,7 +78,7 @@ type auditCmd struct {
 }
 
 func (c *auditCmd) Run(ctx context.Context, s streams) error {
-	return withDB(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) error {
+	return withSchema(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) error {
 		report, err := c.audit(ctx, db)
 		if err != nil {
 			return err
@@ -135,7 +147,7 @@ type locksCmd struct {
 
 // Run asks the server of the strategy that guards the database.
 func (c *locksCmd) Run(ctx context.Context, s streams) error {
-	return withDB(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) (err error) {
+	return withSchema(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) (err error) {
 		row, err := guardingStrategy(ctx, db)
 		if err != nil {
 			return err
@@ -197,7 +209,7 @@ type fenceShowCmd struct {
 }
 
 func (c *fenceShowCmd) Run(ctx context.Context, s streams) error {
-	return withDB(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) error {
+	return withSchema(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) error {
 		guard, err := db.Guard(ctx)
 		if err != nil {
 			return err
@@ -234,7 +246,7 @@ func (c *fenceAdoptCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	want := stock.Guard{Strategy: row.Name, Fence: fence}
-	return withDB(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) error {
+	return withSchema(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) error {
 		opened, err := openGuard(ctx, row, c.Servers, &c.mysqlFlags, db)
 		if err != nil {
 			return err

@@ -114,6 +114,18 @@ func (db *DB) killIdleBlockers(ctx context.Context) error {
 	}
 }
 
+// SeesBlockers tries whether the account may look for idle blockers: their threads
+// and locks, and the transactions of others.
+func (db *DB) SeesBlockers(ctx context.Context) error {
+	if _, err := idleBlockers(ctx, db.SQL); err != nil {
+		return err
+	}
+	// Without PROCESS an account sees its own threads alone, and no error. This
+	// table wants that right on both servers, and has no text of statements.
+	var n int
+	return db.SQL.QueryRowContext(ctx, "SELECT COUNT(*) FROM information_schema.INNODB_CMP").Scan(&n)
+}
+
 // idleBlockers are connections by their transaction.
 func idleBlockers(ctx context.Context, own *sql.DB) (map[string]int64, error) {
 	var rows *sql.Rows

@@ -101,28 +101,6 @@ func (db *DB) Close() error { return db.SQL.Close() }
 // Ping asks the server for an answer.
 func (db *DB) Ping(ctx context.Context) error { return db.SQL.PingContext(ctx) }
 
-// CheckPacket makes sure that the server takes the largest packet that this
-// program sends: it would close the connection on it, again at each new try.
-func (db *DB) CheckPacket(ctx context.Context) error {
-	var n int
-	if err := db.SQL.QueryRowContext(ctx, "SELECT @@max_allowed_packet").Scan(&n); err != nil {
-		return fmt.Errorf("read max_allowed_packet: %w", err)
-	}
-	if n < mysqlsession.LeastPacket {
-		return fmt.Errorf("the server's max_allowed_packet is %d, %d is needed at least: set it globally to that or more",
-			n, mysqlsession.LeastPacket)
-	}
-	return nil
-}
-
-// MaxConnections is how many connections the server lets in, of all its clients.
-func (db *DB) MaxConnections(ctx context.Context) (n int, err error) {
-	if err := db.SQL.QueryRowContext(ctx, "SELECT @@max_connections").Scan(&n); err != nil {
-		return 0, fmt.Errorf("read max_connections: %w", err)
-	}
-	return n, nil
-}
-
 // Now is the time by the server's clock, which every time in the tables is of.
 func (db *DB) Now(ctx context.Context) (now time.Time, err error) {
 	if err := db.SQL.QueryRowContext(ctx, "SELECT NOW(6)").Scan(&now); err != nil {

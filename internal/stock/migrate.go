@@ -19,6 +19,15 @@ var migrations embed.FS
 // ErrSchemaNewer says that the database was migrated by a newer program.
 var ErrSchemaNewer = errors.New("the database's schema is newer than this program")
 
+// ErrNoSchema says that the database has no tables of this program.
+var ErrNoSchema = errors.New("this database has no tables of flashsale yet: is it the right one? (a first replica, or `api migrate`, makes them)")
+
+// Tables are those that the migrations make, each with a column that may be written.
+var Tables = map[string]string{
+	"stock": "seq", "orders": "status", "archived_orders": "status", "restocks": "units", "late_payments": "received_at",
+	"leases": "token", "guard": "since", "serves": "least",
+}
+
 // migrateWait bounds the wait for another replica that migrates. A migration
 // of a large table can take its time; a hung one should be seen.
 const migrateWait = 60 * time.Second
@@ -73,6 +82,52 @@ func (db *DB) migrate(ctx context.Context, all fs.FS) error {
 		return fmt.Errorf("migrate: %w", err)
 	}
 	return nil
+}
+
+// Schema is the version of a database's tables, and the newest that this program
+// knows. Version 0 is a database without tables.
+type Schema struct{ Version, Program int64 }
+
+// Schema reads the version, and makes nothing. ErrSchemaNewer says that this program
+// must not run on it.
+func (db *DB) Schema(ctx context.Context) (s Schema, err error) {
+	if s.Program, err = newestMigration(); err != nil {
+		return s, err
+	}
+	err = db.SQL.QueryRowContext(ctx, "SELECT COALESCE(MAX(version_id), 0) FROM goose_db_version").Scan(&s.Version)
+	switch {
+	case serverError(err) == errNoSuchTable:
+		return s, nil
+	case err != nil:
+		return s, fmt.Errorf("read schema version: %w", err)
+	case s.Version > s.Program:
+		return s, db.served(ctx, s.Program, s.Version)
+	}
+	return s, nil
+}
+
+// HasSchema is nil where the database has tables, else ErrNoSchema.
+func (db *DB) HasSchema(ctx context.Context) error {
+	s, err := db.Schema(ctx)
+	if err == nil && s.Version == 0 {
+		return ErrNoSchema
+	}
+	return err
+}
+
+func newestMigration() (newest int64, err error) {
+	files, err := fs.Glob(migrations, "migrations/*.sql")
+	if err != nil {
+		return 0, err
+	}
+	for _, file := range files {
+		version, err := goose.NumericComponent(file)
+		if err != nil {
+			return 0, fmt.Errorf("read migrations: %w", err)
+		}
+		newest = max(newest, version)
+	}
+	return newest, nil
 }
 
 // served returns nil where the schema, which is newer than this program, still

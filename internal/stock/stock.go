@@ -174,6 +174,28 @@ func IsRetryable(err error) bool {
 // it answers was not applied.
 func IsServerError(err error) bool { return serverError(err) != 0 }
 
+// IsNoTable reports whether err says that a table does not exist.
+func IsNoTable(err error) bool { return serverError(err) == errNoSuchTable }
+
+// IsDenied reports whether err says that the account lacks a right.
+func IsDenied(err error) bool {
+	switch serverError(err) {
+	case 1044, 1142, 1143, 1227: // the database, a table, a column, a global right
+		return true
+	}
+	return false
+}
+
+// IsReadOnly reports whether err says that the server takes no writes, of this
+// account at least.
+func IsReadOnly(err error) bool {
+	switch serverError(err) {
+	case 1036, 1290, 1792, 1836, 1874: // a table, an option, a transaction, the server, InnoDB
+		return true
+	}
+	return false
+}
+
 // serverError is the number of an error that the server answered, or 0.
 func serverError(err error) uint16 {
 	if my, ok := errors.AsType[*mysql.MySQLError](err); ok {

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	prettytext "github.com/jedib0t/go-pretty/v6/text"
+
+	"flashsale/internal/doctor"
+	"flashsale/internal/guard"
+	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
+)
+
+// doctorTimeout bounds the examination of one server.
+const doctorTimeout = 20 * time.Second
+
+// doctorCmd examines the servers as a replica with the same flags does at its start.
+type doctorCmd struct {
+	capacityFlags
+	mysqlFlags
+	guard.Servers
+	guardFlags
+	JSON bool `help:"Print JSON."`
+}
+
+// Run prints all findings, also where a server does not answer.
+func (c *doctorCmd) Run(ctx context.Context, s streams) error {
+	row, fence, err := c.parse()
+	if err != nil {
+		return err
+	}
+	db, err := c.open()
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	report := c.examineMySQL(ctx, db, row, fence)
+	examining, cancel := context.WithTimeout(ctx, doctorTimeout)
+	defer cancel()
+	report = append(report, guard.Examine(examining, row, &c.Servers, db.Name)...)
+	if err := printReport(s, report, c.JSON); err != nil {
+		return err
+	}
+	if report.Err() != nil {
+		return errSaid
+	}
+	return nil
+}
+
+func (c *doctorCmd) examineMySQL(ctx context.Context, db *stock.DB, row strategy.Strategy, fence strategy.Fence) doctor.Report {
+	ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
+	defer cancel()
+	var report doctor.Report
+	err := db.Ping(ctx)
+	if err == nil {
+		report, err = doctor.MySQL(ctx, db, c.needs(row, &c.mysqlFlags))
+	}
+	if err == nil {
+		err = checkGuard(ctx, &report, db, stock.Guard{Strategy: row.Name, Fence: fence})
+	}
+	switch refused := stock.Refused(err); {
+	case refused != nil:
+		report.Fault("answers", "", "it does not let us in: %v", refused)
+	case err != nil:
+		report.Fault("answers", "start it, or mend --mysql-dsn or the network between", "it does not: %v", err)
+	}
+	return report.Of(c.address())
+}
+
+// checkGuard compares how the database is guarded with the flags. Where the tokens
+// come from is only known to who takes the lock.
+func checkGuard(ctx context.Context, report *doctor.Report, db *stock.DB, want stock.Guard) error {
+	have, err := db.Guard(ctx)
+	if err != nil {
+		return err
+	}
+	want.TokenSource = have.TokenSource
+	switch {
+	case have.Strategy == "":
+		report.Fine("guard", "no replica has used this database yet")
+	case have != want:
+		report.Fault("guard", "mend --strategy and --fence", "%v", &stock.GuardError{Have: have, Want: want})
+	default:
+		report.Fine("guard", "strategy %s, fence %s", have.Strategy, have.Fence)
+	}
+	return nil
+}
+
+// doctorWidth keeps a table readable in a terminal of 160 columns.
+const doctorWidth = 60
+
+func printReport(s streams, report doctor.Report, asJSON bool) error {
+	faults, warnings := len(report.With(doctor.Fault)), len(report.With(doctor.Warning))
+	if asJSON {
+		return printJSON(s.out, struct {
+			OK       bool          `json:"ok"`
+			Faults   int           `json:"faults"`
+			Warnings int           `json:"warnings"`
+			Findings doctor.Report `json:"findings"`
+		}{faults == 0, faults, warnings, report})
+	}
+	t := table.NewWriter()
+	t.SetOutputMirror(s.out)
+	t.SetColumnConfigs([]table.ColumnConfig{
+		{Number: 4, WidthMax: doctorWidth, WidthMaxEnforcer: prettytext.WrapSoft}, {Number: 5, WidthMax: doctorWidth, WidthMaxEnforcer: prettytext.WrapSoft},
+	})
+	t.AppendHeader(table.Row{"server", "check", "", "found", "what to do"})
+	for _, f := range report {
+		t.AppendRow(table.Row{f.Server, f.Check, f.Severity, f.Found, f.Do})
+	}
+	t.Render()
+	_, err := fmt.Fprintf(s.out, "%d faults, %d warnings\n", faults, warnings)
+	return err
+}

@@ -1,0 +1,59 @@
+package stock
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/go-sql-driver/mysql"
+)
+
+// refusals say what to do about the errors of servers that have answered, and will
+// not let us in however often they are asked.
+var refusals = map[uint16]string{
+	1044: "the account has no rights on that database: GRANT ALL ON database.* TO it, or mend the name in --mysql-dsn",
+	1045: "mend user and password in --mysql-dsn, or the account: it may be allowed from other hosts, or with a certificate, alone",
+	1049: "CREATE DATABASE, or mend the name in --mysql-dsn",
+	1130: "make an account that may come from this host: CREATE USER 'name'@'host'",
+	1251: "give the account caching_sha2_password, or mysql_native_password on MariaDB",
+	1524: "the account's plugin is not loaded: load it, or give the account caching_sha2_password",
+	1698: "the account logs in by its socket alone: give it a password",
+	1820: "the account's password has expired: set a new one",
+	1862: "the account's password has expired: set a new one",
+	2059: "give the account caching_sha2_password, or mysql_native_password on MariaDB",
+	3118: "the account is locked: ALTER USER ... ACCOUNT UNLOCK",
+	3159: "the server wants TLS: --mysql-ca, or tls=true in --mysql-dsn",
+	4151: "the account is locked: ALTER USER ... ACCOUNT UNLOCK", // MariaDB's
+}
+
+// driverRefusals are those that the driver finds.
+var driverRefusals = map[error]string{
+	mysql.ErrNoTLS:             "the server has no TLS: give it a certificate, or remove --mysql-ca, --mysql-cert and tls from the flags and --mysql-dsn",
+	mysql.ErrUnknownPlugin:     refusals[2059],
+	mysql.ErrOldPassword:       refusals[2059],
+	mysql.ErrCleartextPassword: refusals[2059],
+	mysql.ErrNativePassword:    "give the account caching_sha2_password, or remove allowNativePasswords from --mysql-dsn",
+	mysql.ErrOldProtocol:       "what answers is no MySQL of today: mend --mysql-dsn",
+}
+
+// Refused is an error of connecting with what to do about it, or nil where the server
+// may let us in if it is only asked again.
+func Refused(err error) error {
+	todo := refusals[serverError(err)]
+	for found, advice := range driverRefusals {
+		if errors.Is(err, found) {
+			todo = advice
+		}
+	}
+	if unknown, ok := errors.AsType[*net.DNSError](err); ok && unknown.IsNotFound {
+		todo = "mend the host in --mysql-dsn"
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		todo = "name the CA of the server's certificate in --mysql-ca, and the host that it is for in --mysql-dsn"
+	}
+	if todo == "" {
+		return nil
+	}
+	return fmt.Errorf("%w; %s", err, todo)
+}
