@@ -14,6 +14,8 @@ import (
 
 	"github.com/go-zookeeper/zk"
 	"github.com/redis/go-redis/v9"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 
 	"flashsale/internal/doctor"
@@ -297,7 +299,8 @@ func (k kubeServer) call(ctx context.Context, method, path string, body, answer 
 		return err
 	}
 	if response.StatusCode >= http.StatusMultipleChoices {
-		return fmt.Errorf("%s: %s", path, response.Status)
+		err := apierrors.NewGenericServerResponse(response.StatusCode, strings.ToLower(method), schema.GroupResource{}, path, "", 0, false)
+		return fmt.Errorf("%s: %w", response.Status, err)
 	}
 	return json.Unmarshal(said, answer)
 }

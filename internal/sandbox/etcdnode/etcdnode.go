@@ -32,6 +32,8 @@ type Config struct {
 	// CA, Cert and Key are files. With them clients come by TLS, with a certificate
 	// that the CA has signed; ClientURL is then of https.
 	CA, Cert, Key string
+	// Quota is the most bytes of its database; 0 is etcd's default.
+	Quota int64
 }
 
 // Main is the command: it serves one node until ctx ends. What etcd warns of
@@ -49,6 +51,7 @@ func Main(ctx context.Context, args []string, stderr io.Writer) error {
 	flags.StringVar(&cfg.CA, "ca", "", "`file` of the CA of clients, for TLS")
 	flags.StringVar(&cfg.Cert, "cert", "", "`file` of the certificate shown to clients")
 	flags.StringVar(&cfg.Key, "key", "", "`file` of its key")
+	flags.Int64Var(&cfg.Quota, "quota", 0, "most `bytes` of its database")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return nil
@@ -110,6 +113,7 @@ func (c Config) embed() (*embed.Config, error) {
 	if c.Cert != "" {
 		ec.ClientTLSInfo = transport.TLSInfo{TrustedCAFile: c.CA, CertFile: c.Cert, KeyFile: c.Key, ClientCertAuth: true}
 	}
+	ec.QuotaBackendBytes = c.Quota
 	ec.LogLevel = "warn"
 	return ec, nil
 }
