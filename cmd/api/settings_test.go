@@ -191,7 +191,7 @@ func TestConfigChangesEveryReplicaWithinASecond(t *testing.T) {
 func TestConfigOfAStrategyWithoutEtcdSaysSo(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
-	if _, err := tool(t, "config", "list", "--mysql-dsn="+dsn); err == nil || !strings.Contains(err.Error(), "no replica has used this database yet") {
+	if _, err := tool(t, "config", "list", "--mysql-dsn="+dsn); err == nil || !strings.Contains(err.Error(), "this database has no tables of flashsale yet") {
 		t.Errorf("got %v", err)
 	}
 	c := start(t, replicaConfig(dsn, "a", "conditional"))

@@ -274,10 +274,16 @@ func openGuard(ctx context.Context, row strategy.Strategy, servers guard.Servers
 		Strategy: row, Servers: servers, DSN: mysql.DSN, Database: db.Name,
 		Replica: "api", TTL: toolTTL, Logger: slog.New(slog.DiscardHandler),
 	})
-	if address := guard.Address(row, &servers); err != nil && address != "" {
+	if err == nil {
+		return g, nil
+	}
+	if advice, ok := guard.Refusal(err); ok {
+		err = fmt.Errorf("%w; %s", err, advice)
+	}
+	if address := guard.Address(row, &servers); address != "" {
 		err = fmt.Errorf("%s: %w", address, err)
 	}
-	return g, err
+	return nil, err
 }
 
 // toolTTL is never waited for.
