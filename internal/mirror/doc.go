@@ -27,7 +27,7 @@
 // in MySQL, whichever replicas write them. The last commit of each SKU gets there,
 // since the replica that made it reads MySQL afterwards.
 //
-// Writes are few: the changes of a SKU within some 50 ms become one put, and
+// Writes are few: the changes of a SKU within a quarter of a second become one put, and
 // several SKUs share a transaction. A change is urgent when the view shows units
 // where there are none, or none where there are some. It is written before others.
 //

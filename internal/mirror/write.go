@@ -11,13 +11,15 @@ import (
 )
 
 const (
-	// spacing is the least time between two writes of one SKU, whoever writes:
-	// under 20 a second. It counts from when this replica saw the last one.
-	spacing = 52 * time.Millisecond
-	// batchEvery and batchSize bound the ordinary writes: under 200 SKUs a second,
-	// several in one transaction.
-	batchEvery = 55 * time.Millisecond
-	batchSize  = 10
+	// spacing is the least time between two writes of one SKU, whoever writes: four
+	// a second, which is as often as people can read a number. It counts from when
+	// this replica saw the last one. etcd keeps each until it compacts.
+	spacing = 250 * time.Millisecond
+	// batchEvery and batchSize bound the ordinary writes: under 160 SKUs a second,
+	// several in one transaction. Half of spacing, so that waiting for both is not
+	// twice as long.
+	batchEvery = spacing / 2
+	batchSize  = 20
 	// txnEvery is the least time between two transactions: under 200 a second.
 	txnEvery = 6 * time.Millisecond
 	// txnSize is the most SKUs of one transaction; etcd's default is 128.

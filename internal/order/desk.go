@@ -37,8 +37,9 @@ const (
 	// take turns: the longer, the fewer hand-overs; and a buyer at the last of
 	// four replicas waits 150 ms.
 	DefaultQuantum = 50 * time.Millisecond
-	// defaultIdle spares a trickle of orders the lock for each of them.
-	defaultIdle = 2 * time.Second
+	// defaultIdle spares a trickle of orders the lock for each of them: a grant and
+	// its end are two entries in etcd, which keeps all of them until it compacts.
+	defaultIdle = 10 * time.Second
 
 	// deskBackoff is the first wait after a lock or a claim failed, doubled up
 	// to deskMaxBackoff: a server that is back is used within a second.
