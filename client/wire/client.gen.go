@@ -709,7 +709,7 @@ type ClientInterface interface {
 	// WatchSKU Follow one SKU's stock
 	//
 	// Server-sent events: `event: stock`, `id:` the stock's `seq`, `data:` a StockEvent. The first event is the stock as it
-	// is now; the next come as it changes, at most some twenty a second, the last change always. A comment comes every
+	// is now; the next come as it changes, at most four a second, the last change always. A comment comes every
 	// few seconds when nothing changes.
 	//
 	// Corresponds with GET /v1/skus/{sku}/events (the `WatchSKU` operationId).
@@ -1074,7 +1074,7 @@ func (c *Client) GetSKU(ctx context.Context, sku SKUInPath, params *GetSKUParams
 // WatchSKU Follow one SKU's stock
 //
 // Server-sent events: `event: stock`, `id:` the stock's `seq`, `data:` a StockEvent. The first event is the stock as it
-// is now; the next come as it changes, at most some twenty a second, the last change always. A comment comes every
+// is now; the next come as it changes, at most four a second, the last change always. A comment comes every
 // few seconds when nothing changes.
 //
 // Corresponds with GET /v1/skus/{sku}/events (the `WatchSKU` operationId).

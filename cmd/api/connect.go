@@ -41,7 +41,7 @@ func (r *replica) connect(ctx context.Context) (err error) {
 	if err := r.openGuard(ctx); err != nil {
 		return err
 	}
-	if err := r.accept(guard.Examine(ctx, r.strategy, &r.cmd.Servers, r.db.Name)); err != nil {
+	if err := r.examineGuard(ctx); err != nil {
 		return err
 	}
 	if err := r.answered(ctx, func(ctx context.Context) error { return r.db.Bind(ctx, r.guardedAs()) }); err != nil {
@@ -215,6 +215,19 @@ func (r *replica) examineMySQL(ctx context.Context) error {
 		return err
 	}
 	return r.accept(report.Of(r.cmd.address()))
+}
+
+// examineGuard does so with the lock's server. One that is slow is asked again.
+func (r *replica) examineGuard(ctx context.Context) error {
+	return await(ctx, r.logger, guard.Address(r.strategy, &r.cmd.Servers), r.cmd.StartTimeout, func(ctx context.Context) error {
+		report := guard.Examine(ctx, r.strategy, &r.cmd.Servers, r.db.Name)
+		for _, f := range report.With(doctor.Fault) {
+			if f.Check == doctor.Answers {
+				return report.Err()
+			}
+		}
+		return backoff.Permanent(r.accept(report))
+	})
 }
 
 // accept logs what a replica can run with, and returns what it cannot.

@@ -63,9 +63,9 @@ func (c *doctorCmd) examineMySQL(ctx context.Context, db *stock.DB, row strategy
 	}
 	switch refused := stock.Refused(err); {
 	case refused != nil:
-		report.Fault("answers", "", "it does not let us in: %v", refused)
+		report.Fault(doctor.Answers, "", "it does not let us in: %v", refused)
 	case err != nil:
-		report.Fault("answers", "start it, or mend --mysql-dsn or the network between", "it does not: %v", err)
+		report.Fault(doctor.Answers, "start it, or mend --mysql-dsn or the network between", "it does not: %v", err)
 	}
 	return report.Of(c.address())
 }

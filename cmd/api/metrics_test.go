@@ -106,14 +106,14 @@ var quiet = []string{
 	"flashsale_mirror_pending_skus", "flashsale_mirror_lost_races_total", "flashsale_mirror_write_failures_total",
 	"flashsale_mirror_relists_total", "flashsale_stock_left_out_skus",
 	"flashsale_etcd_cas_retries_total", "flashsale_locks_held", "flashsale_orders_expired_total", "flashsale_expiry_lag_seconds",
-	"flashsale_expiry_sweeper",
+	"flashsale_expiry_sweeper", "flashsale_etcd_database_bytes", "flashsale_etcd_quota_bytes", "flashsale_etcd_alarms",
 	"flashsale_lock_handovers_total", "flashsale_takeovers_total", "flashsale_takeover_seconds", "flashsale_orders_moved_total",
 	"flashsale_forward_links_broken_total", "flashsale_forward_orders_sent_total", "flashsale_forward_orders_received_total",
 	"flashsale_forward_messages_total", "flashsale_forward_links", // which of two replicas sells is chance
 }
 
 // steady are 1 as long as all is well; one request is in hand: the scrape.
-var steady = []string{"flashsale_build_info", "flashsale_ready", "flashsale_stock_read", "flashsale_http_in_flight_requests"}
+var steady = []string{"flashsale_build_info", "flashsale_ready", "flashsale_stock_read", "flashsale_http_in_flight_requests", "flashsale_mysql_durable"}
 
 // Two replicas sell one SKU out, and ask for an order again; a grant is revoked.
 // Every metric of the page is there then, and has moved; and no others are.

@@ -12,6 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"flashsale/internal/doctor"
+	"flashsale/internal/guard"
 	"flashsale/internal/telemetry"
 )
 
@@ -43,6 +45,14 @@ func (f *telemetryFlags) openTracing(ctx context.Context, replica string, logger
 func (r *replica) register() {
 	r.registry.MustRegister(telemetry.Build(version, r.strategy.Name, string(r.fence)),
 		collectors.NewDBStatsCollector(r.db.SQL, "orders"), telemetry.NewStock(r.catalog(), r.cmd.MetricsSKUs))
+	upkeep := &telemetry.Upkeep{Durable: func(ctx context.Context) (bool, error) { return doctor.Durable(ctx, r.db) }}
+	if r.guard.Etcd != nil {
+		upkeep.Etcd = func(ctx context.Context) (size, quota int64, alarms int, err error) {
+			usage, err := guard.ReadUsage(ctx, r.guard.Etcd)
+			return usage.Size, usage.Quota, len(usage.Alarms), err
+		}
+	}
+	r.registry.MustRegister(upkeep)
 	if r.mirrorDB != nil {
 		r.registry.MustRegister(collectors.NewDBStatsCollector(r.mirrorDB.SQL, "mirror"))
 	}

@@ -25,6 +25,9 @@ const (
 	Fault Severity = "fault"
 )
 
+// Answers is the check of a server that does not answer: another try may succeed.
+const Answers = "answers"
+
 // Finding is what one check found on one server.
 type Finding struct {
 	Server   string   `json:"server"`

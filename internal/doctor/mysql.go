@@ -24,8 +24,8 @@ type Needs struct {
 }
 
 // clockSkew is how far the server's clock may be off before anybody is told. All
-// times in the tables are by the server's clock: a buyer who compares them with his
-// own sees the difference.
+// times in the tables are by the server's clock: buyers who compare them with their
+// own see the difference.
 const clockSkew = time.Second
 
 // MySQL examines the server of db through the account that the service has there,

@@ -34,7 +34,7 @@ func Examine(ctx context.Context, s strategy.Strategy, servers *Servers, databas
 		if advice == "" {
 			advice = "start it, or mend its address or the network between"
 		}
-		e.Fault("answers", advice, "it does not: %v", err)
+		e.Fault(doctor.Answers, advice, "it does not: %v", err)
 	}
 	return e.Of(Address(s, servers))
 }

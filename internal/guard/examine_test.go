@@ -108,7 +108,7 @@ func TestBrokenEtcdIsNamed(t *testing.T) {
 		node.Kill()
 	}
 	report = examined(t, "etcd", Servers{EtcdEndpoints: servers.EtcdEndpoints[:1]})
-	names(t, report, doctor.Fault, "writes", "more than half")
+	names(t, report, doctor.Fault, "answers", "takes no writes", "more than half")
 	stack.Etcd[0].Kill()
 	names(t, examined(t, "etcd", servers), doctor.Fault, "answers", "start it")
 }

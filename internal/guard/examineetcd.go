@@ -188,7 +188,7 @@ func (e *examination) etcdWrites(ctx context.Context, client *clientv3.Client) {
 	case advice != "":
 		e.Fault("writes", advice, "refused: %v", err)
 	default:
-		e.Fault("writes", "bring back so many members that more than half run, and look at their logs", "no answer: %v", err)
+		e.Fault(doctor.Answers, "bring back so many members that more than half run, and look at their logs", "it takes no writes: %v", err)
 	}
 }
 

@@ -14,7 +14,9 @@ import (
 
 func TestOnlyWhatNoWaitingMendsIsRefused(t *testing.T) {
 	t.Parallel()
-	number := func(n uint16) error { return fmt.Errorf("session settings: %w", &mysql.MySQLError{Number: n, Message: "m"}) }
+	number := func(n uint16) error {
+		return fmt.Errorf("session settings: %w", &mysql.MySQLError{Number: n, Message: "m"})
+	}
 	for want, errs := range map[string][]error{
 		"CREATE USER":           {number(1130)},
 		"GRANT ALL":             {number(1044)},
