@@ -36,7 +36,7 @@ func (c *doctorCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }() // it was only asked
 	report := c.examineMySQL(ctx, db, row, fence)
 	examining, cancel := context.WithTimeout(ctx, doctorTimeout)
 	defer cancel()

@@ -181,7 +181,7 @@ func TestBrokenRedisIsNamed(t *testing.T) {
 	names(t, examined(t, "redis", servers), doctor.Fault, "writes", "OOM", "raise maxmemory")
 	set("maxmemory", "0")
 	host, port, _ := net.SplitHostPort(nodes[1].Addr)
-	if err := client.SlaveOf(t.Context(), host, port).Err(); err != nil {
+	if err := client.ReplicaOf(t.Context(), host, port).Err(); err != nil {
 		t.Fatal(err)
 	}
 	report = examined(t, "redis", servers)
