@@ -7,8 +7,12 @@ import (
 	"testing"
 
 	"github.com/go-sql-driver/mysql"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"flashsale/internal/doctor"
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 )
@@ -165,4 +169,47 @@ func TestToolsSayThatADatabaseIsEmpty(t *testing.T) {
 			t.Errorf("api %s: got %q, %v", strings.Join(args, " "), out, err)
 		}
 	}
+}
+
+// No replica starts beside an etcd that refuses writes, or one that does not let it in:
+// it would be ready, and sell nothing.
+func TestStartAndDoctorNameWhatIsWrongWithEtcd(t *testing.T) {
+	t.Parallel()
+	const quota = 1 << 20
+	full := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1, EtcdProgram: []string{sandboxtest.Build(t, "etcdnode"), fmt.Sprint("--quota=", quota)}})
+	client, err := clientv3.New(clientv3.Config{Endpoints: full.EtcdEndpoints(), Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	named := func(args []string, wants ...string) {
+		t.Helper()
+		args = append(args, "--mysql-dsn="+newDSN(t), "--etcd-endpoints="+full.EtcdEndpoints()[0])
+		began := serve(t, append(args, "--start-timeout=5m")...)
+		report, err := examine(t, args...)
+		if began == nil || err == nil {
+			t.Fatalf("%s: the start: %v; the doctor: %v", wants, began, err)
+		}
+		for who, said := range map[string]string{"the start": began.Error(), "the doctor": fmt.Sprint(report.With(doctor.Fault))} {
+			for _, want := range wants {
+				if !strings.Contains(said, want) || strings.Contains(said, "--start-timeout") {
+					t.Errorf("%s: got %q, want %q", who, said, want)
+				}
+			}
+		}
+	}
+	for i := 0; err == nil && i < 100; i++ {
+		_, err = client.Put(t.Context(), fmt.Sprint("elsewhere/", i), strings.Repeat("x", quota/16))
+	}
+	named(nil, "NOSPACE", "etcd's upkeep")
+	for _, do := range []func() error{
+		func() error { _, err := client.UserAdd(t.Context(), "root", "secret"); return err },
+		func() error { _, err := client.UserGrantRole(t.Context(), "root", "root"); return err },
+		func() error { _, err := client.AuthEnable(t.Context()); return err },
+	} {
+		if err := do(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	named([]string{"--etcd-username=root", "--etcd-password=hidden"}, "mend --etcd-username and --etcd-password")
 }
