@@ -85,5 +85,5 @@ func TestServerOfSmallPacketsIsRefused(t *testing.T) {
 	t.Parallel()
 	admin, dsn := ownMySQL(t, "packets")
 	execAll(t, admin, "SET GLOBAL max_allowed_packet = 1048576")
-	refused(t, []string{"max_allowed_packet is 1048576", "4194304"}, "--mysql-dsn="+dsn, "--strategy=conditional")
+	refused(t, []string{"max_allowed_packet: it is 1048576", "4194304"}, "--mysql-dsn="+dsn, "--strategy=conditional")
 }
