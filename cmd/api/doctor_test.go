@@ -171,6 +171,17 @@ func TestToolsSayThatADatabaseIsEmpty(t *testing.T) {
 	}
 }
 
+// What a replica can run with is a line of its log at its start, with what to do.
+func TestWarningsAreLoggedAtStart(t *testing.T) {
+	t.Parallel()
+	c := start(t, replicaConfig(withAccount(t, newDSN(t), "ACCOUNT UNLOCK"), "a", "conditional"))
+	const lines = 100
+	said := c.LogTail(lines)
+	if n := strings.Count(said, "idle blockers: the account cannot see them"); n != 1 || !strings.Contains(said, "GRANT PROCESS") {
+		t.Errorf("%d lines name the right that is missing; the replica logged:\n%s", n, said)
+	}
+}
+
 // No replica starts beside an etcd that refuses writes, or one that does not let it in:
 // it would be ready, and sell nothing.
 func TestStartAndDoctorNameWhatIsWrongWithEtcd(t *testing.T) {

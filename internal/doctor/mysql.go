@@ -36,7 +36,7 @@ func MySQL(ctx context.Context, db *stock.DB, needs Needs) (Report, error) {
 	for _, ask := range []func(context.Context) error{
 		m.readVariables, m.askVersion,
 		func(ctx context.Context) error { return m.checkConnections(ctx, needs) },
-		m.checkSettings, m.checkCluster, m.checkSchema, m.checkEngine, m.checkRights, m.checkBlockers, m.checkClock,
+		m.checkSettings, m.checkGalera, m.checkGroup, m.checkSchema, m.checkEngine, m.checkRights, m.checkBlockers, m.checkClock,
 	} {
 		if err := ask(ctx); err != nil {
 			return m.report, err
@@ -67,7 +67,7 @@ type mysqlServer struct {
 var read = []string{
 	"version", "version_comment", "max_connections", "max_user_connections", "max_allowed_packet", "innodb_flush_log_at_trx_commit", "sync_binlog",
 	"log_bin", "innodb_doublewrite", "read_only", "super_read_only", "innodb_read_only", "binlog_format", "performance_schema", "wsrep_on",
-	"sql_require_primary_key", "innodb_flush_method",
+	"innodb_flush_method", "group_replication_group_name",
 }
 
 // readVariables reads those of the session: of max_user_connections that is the
@@ -187,26 +187,6 @@ func (m *mysqlServer) checkDurability() {
 	if len(m.report) == before {
 		m.report.Fine("durability", "an order that was answered is on the disk")
 	}
-}
-
-// checkCluster looks at a node of Galera.
-func (m *mysqlServer) checkCluster(ctx context.Context) error {
-	if !m.on("wsrep_on") {
-		return nil
-	}
-	var name, status, ready string
-	for variable, into := range map[string]*string{"wsrep_cluster_status": &status, "wsrep_ready": &ready} {
-		if err := m.db.SQL.QueryRowContext(ctx, "SHOW GLOBAL STATUS LIKE '"+variable+"'").Scan(&name, into); err != nil {
-			return fmt.Errorf("read %s: %w", variable, err)
-		}
-	}
-	if status != "Primary" || ready != "ON" {
-		m.report.Fault("galera", "bring the cluster's other nodes back, or bootstrap it; or use a node that is in the primary component",
-			"this node takes no orders: wsrep_cluster_status is %s, wsrep_ready is %s", status, ready)
-	} else {
-		m.report.Fine("galera", "a node of the primary component")
-	}
-	return nil
 }
 
 func (m *mysqlServer) checkSchema(ctx context.Context) (err error) {

@@ -7,7 +7,7 @@ import (
 )
 
 // Catalog reads SKUs from the view, and from MySQL where the view does not know.
-// What it answers may be some milliseconds old. It is safe for concurrent use.
+// What it answers may be a fraction of a second old. It is safe for concurrent use.
 type Catalog struct {
 	Mirror *Mirror
 	DB     *stock.DB

@@ -122,9 +122,9 @@ func (m *Mirror) Run(ctx context.Context) error {
 	return nil
 }
 
-// Get returns a SKU as the view has it: usually some hundredths of a second
-// behind MySQL. It reports false, and the caller has to ask MySQL, when the view
-// is not current or does not have the SKU.
+// Get returns a SKU as the view has it: a fraction of a second behind MySQL. It
+// reports false, and the caller has to ask MySQL, when the view is not current or
+// does not have the SKU.
 func (m *Mirror) Get(sku string) (Entry, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
