@@ -1,6 +1,7 @@
 package main
 
 import (
+	"database/sql"
 	"errors"
 	"fmt"
 	"net/http"
@@ -169,7 +170,7 @@ func TestReplicaThatWasPassedOverByAnAdoptionIsHalted(t *testing.T) {
 	adopt := stock.Guard{Strategy: "row-lock", Fence: strategy.FenceOff}
 	for deadline := time.Now().Add(60 * time.Second); ; {
 		// It comes back within a second: whoever adopts has to be quicker.
-		if _, err := db.SQL.ExecContext(t.Context(), "KILL "+presenceOf(t, db)); err != nil {
+		if _, err := db.SQL.ExecContext(t.Context(), fmt.Sprint("KILL ", presenceOf(t, db))); err != nil {
 			t.Log(err) // it has ended meanwhile
 		}
 		err := db.Adopt(t.Context(), adopt)
@@ -185,16 +186,18 @@ func TestReplicaThatWasPassedOverByAnAdoptionIsHalted(t *testing.T) {
 }
 
 // presenceOf is the connection that holds the replica's place.
-func presenceOf(t *testing.T, db *stock.DB) (id string) {
+func presenceOf(t *testing.T, db *stock.DB) (id int64) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(120 * time.Millisecond) { // InnoDB's list is as old as that
-		err := db.SQL.QueryRowContext(t.Context(), `SELECT p.id FROM information_schema.PROCESSLIST p
-			JOIN information_schema.INNODB_TRX x ON x.trx_mysql_thread_id = p.id WHERE p.db = ? AND x.trx_rows_locked > 0`, db.Name).Scan(&id)
-		if err == nil {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		err := db.OnConn(t.Context(), func(conn *sql.Conn) (err error) {
+			id, err = db.Attending(t.Context(), conn)
+			return err
+		})
+		if err == nil && id != 0 {
 			return id
 		}
 		if time.Now().After(deadline) {
-			t.Fatal(err)
+			t.Fatalf("connection %d, %v", id, err)
 		}
 	}
 }

@@ -72,7 +72,7 @@ var variables = []string{
 	"innodb_lock_wait_timeout = 1",
 	fmt.Sprintf("lock_wait_timeout = %d", int(TableWait.Seconds())),
 	// The server closes a connection that is idle for longer, and with it the
-	// transaction by which a running replica is known (stock.Presence).
+	// place of a running replica (stock.Presence).
 	"wait_timeout = 28800",
 	// Without it InnoDB may let two rows have one unique key.
 	"unique_checks = 1",
@@ -94,7 +94,7 @@ var variables = []string{
 var mariadbVariables = []string{
 	// It ends statements in the middle of a transaction.
 	"max_statement_time = 0",
-	// They end the connection of a stock.Presence, and of a lock that is a row.
+	// They end the connection of a lock that is a row.
 	"idle_transaction_timeout = 0",
 	"idle_readonly_transaction_timeout = 0",
 	"idle_write_transaction_timeout = 0",

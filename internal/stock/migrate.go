@@ -169,12 +169,12 @@ func (e *GuardError) Error() string {
 		"(to change it, stop all replicas and run `api fence adopt`)", what, have, want)
 }
 
+const bindGuard = "INSERT INTO guard (id, strategy, fence, token_source, since) VALUES (1, ?, ?, ?, NOW(6))"
+
 // Bind records how the database is guarded, if it is not yet, and otherwise
 // returns a GuardError when it is guarded in another way.
 func (db *DB) Bind(ctx context.Context, want Guard) error {
-	_, err := db.SQL.ExecContext(ctx,
-		"INSERT INTO guard (id, strategy, fence, token_source, since) VALUES (1, ?, ?, ?, NOW(6))",
-		want.Strategy, string(want.Fence), want.TokenSource)
+	_, err := db.SQL.ExecContext(ctx, bindGuard, want.Strategy, string(want.Fence), want.TokenSource)
 	if err == nil {
 		return nil
 	}
@@ -219,25 +219,30 @@ func (db *DB) HighestFence(ctx context.Context) (uint64, error) {
 // no replica may be running, and ErrInUse says that one is.
 func (db *DB) Adopt(ctx context.Context, want Guard) error {
 	return db.InTx(ctx, func(conn *sql.Conn) error {
-		var id int
-		err := conn.QueryRowContext(ctx, "SELECT id FROM guard WHERE id = 1 FOR UPDATE").Scan(&id)
-		if serverError(err) == errLockWaitTimeout {
-			return ErrInUse
+		// First: from here on nobody attends under the old guard. See Presence.
+		if err := record(ctx, conn, want); err != nil {
+			return fmt.Errorf("record the guard: %w", err)
 		}
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return fmt.Errorf("lock the guard: %w", err)
+		id, err := db.Attending(ctx, conn)
+		if err != nil {
+			return err
+		}
+		if id != 0 {
+			return fmt.Errorf("%w (connection %d)", ErrInUse, id)
 		}
 		if _, err := conn.ExecContext(ctx, "UPDATE stock SET seq = seq + 1, fence = 0"); err != nil {
 			return fmt.Errorf("reset fences: %w", err)
 		}
-		if _, err := conn.ExecContext(ctx, "DELETE FROM guard"); err != nil {
-			return fmt.Errorf("forget the guard: %w", err)
-		}
-		_, err = conn.ExecContext(ctx, "INSERT INTO guard (id, strategy, fence, token_source, since) VALUES (1, ?, ?, ?, NOW(6))",
-			want.Strategy, string(want.Fence), want.TokenSource)
-		if err != nil {
-			return fmt.Errorf("record the guard: %w", err)
-		}
 		return nil
 	})
+}
+
+// record writes the guard's row, whether or not there is one.
+func record(ctx context.Context, conn *sql.Conn, want Guard) error {
+	args := []any{want.Strategy, string(want.Fence), want.TokenSource}
+	changed, err := exec(ctx, conn, "UPDATE guard SET strategy = ?, fence = ?, token_source = ?, since = NOW(6) WHERE id = 1", args...)
+	if err == nil && changed == 0 {
+		_, err = conn.ExecContext(ctx, bindGuard, args...)
+	}
+	return err
 }

@@ -1,9 +1,11 @@
 package stock_test
 
 import (
+	"database/sql"
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -177,6 +179,8 @@ func TestAdoptIsRefusedWhileAReplicaAttends(t *testing.T) {
 	if _, err := db.Attend(t.Context(), second); err == nil {
 		t.Error("a replica of another guard attends")
 	}
+	// A table that some transaction has used cannot be altered.
+	exec(t, db, "ALTER TABLE guard COMMENT = 'no transaction is open'")
 	for _, p := range replicas {
 		if err := db.Adopt(t.Context(), second); !errors.Is(err, stock.ErrInUse) {
 			t.Errorf("adopt beside a replica: got %v, want %v", err, stock.ErrInUse)
@@ -186,7 +190,104 @@ func TestAdoptIsRefusedWhileAReplicaAttends(t *testing.T) {
 		}
 		p.Leave()
 	}
-	if err := db.Adopt(t.Context(), second); err != nil {
-		t.Error(err)
+	awaitAdopt(t, db, second)
+}
+
+// awaitAdopt adopts as soon as the server has seen that connections are closed.
+func awaitAdopt(t *testing.T, db *stock.DB, want stock.Guard) {
+	t.Helper()
+	for {
+		err := db.Adopt(t.Context(), want)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, stock.ErrInUse) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Both wait for the guard's row: the replica has its place by then, and the adoption
+// has not looked at the places yet.
+func TestReplicaThatComesDuringAnAdoptionIsSeen(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	first, second := stock.Guard{Strategy: "conditional", Fence: strategy.FenceOff}, stock.Guard{Strategy: "row-lock", Fence: strategy.FenceOff}
+	if err := db.Bind(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	for try := 0; ; try++ {
+		adopted, attended := make(chan error, 1), make(chan error, 1)
+		err := db.InTx(t.Context(), func(conn *sql.Conn) error {
+			var id int
+			if err := conn.QueryRowContext(t.Context(), "SELECT id FROM guard FOR UPDATE").Scan(&id); err != nil {
+				return err
+			}
+			go func() { adopted <- db.Adopt(t.Context(), second) }()
+			awaitStatement(t, db, "UPDATE guard SET strategy")
+			go func() {
+				p, err := db.Attend(t.Context(), first)
+				if err == nil {
+					defer p.Leave()
+				}
+				attended <- err
+			}()
+			for until := time.Now().Add(10 * time.Second); ; {
+				id, err := db.Attending(t.Context(), conn)
+				if err != nil || id != 0 {
+					return err
+				}
+				if time.Now().After(until) {
+					return errors.New("no place was taken: the guard is read first")
+				}
+			}
+		})
+		adoptErr, attendErr := <-adopted, <-attended
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case try < 20 && (stock.IsRetryable(adoptErr) || stock.IsRetryable(attendErr)): // a slow machine: they waited for a second
+			continue
+		case !errors.Is(adoptErr, stock.ErrInUse) || attendErr != nil:
+			t.Errorf("adopt: %v, want %v; attend: %v, want nil", adoptErr, stock.ErrInUse, attendErr)
+		}
+		return
+	}
+}
+
+// awaitStatement waits until some connection to the database runs a statement that
+// begins so.
+func awaitStatement(t *testing.T, db *stock.DB, begins string) {
+	t.Helper()
+	for until := time.Now().Add(10 * time.Second); time.Now().Before(until); {
+		all, err := servers.MySQL.Connections(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range all {
+			if c.Database == db.Name && strings.HasPrefix(c.Info, begins) {
+				return
+			}
+		}
+	}
+	t.Fatalf("nobody runs %s", begins)
+}
+
+func TestReplicaSeesThatTheGuardWasChanged(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	guard := stock.Guard{Strategy: "conditional", Fence: strategy.FenceOff}
+	if err := db.Bind(t.Context(), guard); err != nil {
+		t.Fatal(err)
+	}
+	p, err := db.Attend(t.Context(), guard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Leave()
+	exec(t, db, "UPDATE guard SET strategy = 'version'") // as through another node of a cluster
+	err = p.Check(t.Context())
+	if changed, ok := errors.AsType[*stock.GuardError](err); !ok || changed.Have.Strategy != "version" {
+		t.Errorf("got %v, want a GuardError", err)
 	}
 }

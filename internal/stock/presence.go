@@ -2,23 +2,50 @@ package stock
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"database/sql/driver"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
 )
 
 // ErrInUse says that replicas run on the database.
 var ErrInUse = errors.New("replicas still run on this database, or one is stopped with its connections open: end them all first " +
 	"(a connection of a machine that is gone can be ended by KILL, see SHOW PROCESSLIST)")
 
-// Presence is a replica's shared lock on the guard's row, in a transaction that
-// stays open as long as the replica may write: Adopt, which wants the row alone,
-// is refused meanwhile. Nothing that counts time would do: a replica that is
-// stopped keeps its connection, and what it writes when it wakes up would pass
-// fences that start again from zero.
+// Presence is a replica's place among those that may write: a user-level lock of
+// the server, on a connection that is open as long as the replica may write. Adopt
+// is refused while any is taken. Nothing that counts time would do: a replica that
+// is stopped keeps its connection, and what it writes when it wakes up would pass
+// fences that start again from zero. It is not a transaction: a server that is to
+// hand over to another waits until all of those have ended.
+//
+// Adopt and Attend cannot miss each other. Attend takes its place first and then
+// reads the guard with a shared lock; Adopt locks the guard's row first and then
+// looks at the places. If the place was taken before Adopt looks, Adopt is refused.
+// If after it, then the read comes while Adopt has the row or later, waits for its
+// commit, and finds the new guard.
+//
+// A place is known to one server alone. Where the database is on several, Adopt
+// asks all that the DSN names; a replica that takes its place on another one while
+// Adopt is at work there finds the new guard at its next Check.
 type Presence struct {
 	conn *sql.Conn
+	want Guard
+}
+
+// places is how many replicas can attend at once.
+const places = 128
+
+// place is the server's name of one place. These names are common to all databases
+// of a server, have no case, and at most 64 characters.
+func (db *DB) place(n int) string {
+	sum := sha256.Sum256([]byte(db.Name))
+	return "flashsale.replica." + hex.EncodeToString(sum[:16]) + "." + strconv.Itoa(n)
 }
 
 // Attend begins a Presence on a connection of db, which it keeps. It returns a
@@ -28,14 +55,9 @@ func (db *DB) Attend(ctx context.Context, want Guard) (*Presence, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoConnection, err)
 	}
-	p := &Presence{conn: conn}
-	var have Guard
-	if _, err = conn.ExecContext(ctx, "BEGIN"); err == nil {
-		err = conn.QueryRowContext(ctx, "SELECT strategy, fence, token_source FROM guard WHERE id = 1 LOCK IN SHARE MODE").
-			Scan(&have.Strategy, &have.Fence, &have.TokenSource)
-	}
-	if err == nil && have != want {
-		err = &GuardError{Have: have, Want: want}
+	p := &Presence{conn: conn, want: want}
+	if err = db.takePlace(ctx, conn); err == nil {
+		err = p.compare(ctx, " LOCK IN SHARE MODE")
 	}
 	if err != nil {
 		p.Leave()
@@ -44,17 +66,58 @@ func (db *DB) Attend(ctx context.Context, want Guard) (*Presence, error) {
 	return p, nil
 }
 
-// Check asks whether the connection, and with it the lock, still stands. After an
-// error it does not, and has to be left.
+// takePlace takes a place that is free. It begins anywhere: the first ones are taken.
+func (db *DB) takePlace(ctx context.Context, conn *sql.Conn) error {
+	first := rand.N(places)
+	for i := range places {
+		var got sql.NullInt64
+		err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, 0)", db.place((first+i)%places)).Scan(&got)
+		if err != nil || got.Int64 == 1 {
+			return err
+		}
+	}
+	return fmt.Errorf("%d replicas run on this database, more cannot", places)
+}
+
+func (p *Presence) compare(ctx context.Context, locking string) error {
+	var have Guard
+	err := p.conn.QueryRowContext(ctx, "SELECT strategy, fence, token_source FROM guard WHERE id = 1"+locking).
+		Scan(&have.Strategy, &have.Fence, &have.TokenSource)
+	if err == nil && have != p.want {
+		err = &GuardError{Have: have, Want: p.want}
+	}
+	return err
+}
+
+// Check asks whether the place still stands, on a server that takes writes, and
+// whether the database is still guarded as it was. After an error the place has to
+// be left.
 func (p *Presence) Check(ctx context.Context) error {
-	if err := p.conn.PingContext(ctx); err != nil { // a sql.Conn is never made anew
+	err := p.conn.PingContext(ctx) // a sql.Conn is never made anew
+	if err == nil {
+		err = p.compare(ctx, "")
+	}
+	if err != nil {
 		return fmt.Errorf("attend: %w", err)
 	}
 	return nil
 }
 
-// Leave ends it. The connection is closed: that ends the transaction, too.
+// Leave ends it. The connection is closed: that gives the place back, too.
 func (p *Presence) Leave() {
 	_ = p.conn.Raw(func(any) error { return driver.ErrBadConn })
 	_ = p.conn.Close()
+}
+
+// Attending is a connection of the server that holds a place, or 0.
+func (db *DB) Attending(ctx context.Context, conn *sql.Conn) (id int64, err error) {
+	holders := make([]string, places)
+	for n := range holders {
+		holders[n] = "IS_USED_LOCK('" + db.place(n) + "')"
+	}
+	err = conn.QueryRowContext(ctx, "SELECT COALESCE("+strings.Join(holders, ", ")+", 0)").Scan(&id)
+	if err != nil {
+		return 0, fmt.Errorf("look for replicas: %w", err)
+	}
+	return id, nil
 }
