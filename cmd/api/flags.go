@@ -10,10 +10,10 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
-	"github.com/go-sql-driver/mysql"
 
 	"flashsale/internal/doctor"
 	"flashsale/internal/guard"
+	"flashsale/internal/mysqlsession"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 	"flashsale/internal/telemetry"
@@ -23,7 +23,7 @@ func joined(names []string) string { return strings.Join(names, ", ") }
 
 // mysqlFlags name the database.
 type mysqlFlags struct {
-	DSN  string `name:"mysql-dsn" exact:"" required:"" placeholder:"DSN" help:"MySQL or MariaDB: user:password@tcp(host:port)/database. It holds a password: give it in FLASHSALE_MYSQL_DSN or --config rather than here."`
+	DSN  string `name:"mysql-dsn" exact:"" required:"" placeholder:"DSN" help:"MySQL or MariaDB: user:password@tcp(host:port)/database; of several hosts, tcp(host:port,host:port), the one that takes writes is used. It holds a password: give it in FLASHSALE_MYSQL_DSN or --config rather than here."`
 	Pool int    `name:"mysql-pool" default:"32" help:"Connections to MySQL that orders, or the command, may use; 2 at least."`
 	mysqlTLSFlags
 }
@@ -89,7 +89,7 @@ func (f *mysqlFlags) pinging(db *stock.DB) func(context.Context) error {
 
 // address is the server that the DSN names, without its secrets.
 func (f *mysqlFlags) address() string {
-	cfg, err := mysql.ParseDSN(f.DSN)
+	cfg, err := mysqlsession.Parse(f.DSN)
 	if err != nil {
 		return "MySQL"
 	}

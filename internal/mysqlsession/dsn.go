@@ -15,10 +15,10 @@ import (
 // largest is a group of orders with the longest customers and keys, of 3 MiB.
 const LeastPacket = 4 << 20
 
-// Parse reads a DSN, in the form of github.com/go-sql-driver/mysql. It refuses by
-// name what the service's statements cannot work with, and sets what is the
-// service's to choose: parseTime, loc, interpolateParams and multiStatements,
-// which is off.
+// Parse reads a DSN, in the form of github.com/go-sql-driver/mysql; its Addr may
+// name several hosts, with commas between them. It refuses by name what the
+// service's statements cannot work with, and sets what is the service's to choose:
+// parseTime, loc, interpolateParams and multiStatements, which is off.
 func Parse(dsn string) (*mysql.Config, error) {
 	cfg, err := ParseServer(dsn)
 	if err == nil && cfg.DBName == "" {
@@ -34,9 +34,16 @@ func ParseServer(dsn string) (*mysql.Config, error) {
 	if err := checkParameters(dsn); err != nil {
 		return nil, err
 	}
-	cfg, err := mysql.ParseDSN(dsn)
+	first, hosts, err := splitHosts(dsn)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := mysql.ParseDSN(first)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", form, err)
+	}
+	if hosts != nil {
+		cfg.Addr = strings.Join(hosts, separator)
 	}
 	if err := check(cfg); err != nil {
 		return nil, err
@@ -44,6 +51,8 @@ func ParseServer(dsn string) (*mysql.Config, error) {
 	cfg.ParseTime, cfg.Loc = true, time.UTC
 	// Without interpolation each statement costs a round trip to prepare it.
 	cfg.InterpolateParams, cfg.MultiStatements = true, false
+	// A server that takes no writes is seen to by the connection itself.
+	cfg.RejectReadOnly = false
 	// Errors are returned, and logged by whoever handles them.
 	cfg.Logger = &mysql.NopLogger{}
 	return cfg, nil

@@ -28,13 +28,25 @@ const (
 )
 
 // Connector makes connections of cfg, which Parse has read. more are statements
-// that set what one pool needs otherwise; they follow the common settings.
+// that set what one pool needs otherwise; they follow the common settings. Of
+// several hosts it finds the one that takes writes. A connection whose server does
+// not any more ends as soon as its pool has it, and its Ping says so.
 func Connector(cfg *mysql.Config, more ...string) (driver.Connector, error) {
-	base, err := mysql.NewConnector(cfg)
+	each, err := EachHost(cfg, more...)
 	if err != nil {
-		return nil, fmt.Errorf("malformed DSN: %w", err)
+		return nil, err
 	}
-	return connector{base, append([]string{
+	c := &connector{servers: serversOf(cfg.Addr)}
+	for _, addr := range c.addrs {
+		one := each[addr].(host)
+		c.hosts, c.driver = append(c.hosts, one), one.Driver()
+	}
+	return c, nil
+}
+
+// settings are the statements that each connection begins with.
+func settings() []string {
+	return []string{
 		// The client's charset says where a quoted text ends. In gbk, sjis and
 		// others a character's second byte may be a backslash, so that the caller of
 		// the service could end a text and write the rest of the statement.
@@ -42,7 +54,7 @@ func Connector(cfg *mysql.Config, more ...string) (driver.Connector, error) {
 		// The servers name the variables of a transaction differently.
 		"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE",
 		setVariables,
-	}, more...)}, nil
+	}
 }
 
 // setVariables sets all variables in one statement. Each server skips the
@@ -108,25 +120,58 @@ var mariadbVariables = []string{
 var mysqlVariables = []string{
 	// It ends reads.
 	"max_execution_time = 0",
+	// A new primary answers once it has applied all that the old one committed.
+	"group_replication_consistency = IF(@@GLOBAL.group_replication_consistency = 'EVENTUAL', " +
+		"'BEFORE_ON_PRIMARY_FAILOVER', @@GLOBAL.group_replication_consistency)",
 }
 
-// connector gives each new connection its session settings.
-type connector struct {
+// syncReads makes what reads wait on a node of Galera until that has applied what
+// other nodes had committed before: SELECT, and BEGIN for all that follows in the
+// transaction. An UPDATE outside one need not wait: a row that it does not see yet it
+// leaves as it is, and the SELECT behind it tells.
+const syncReads = "SET SESSION wsrep_sync_wait = 1"
+
+// host gives each new connection to one server its session settings.
+type host struct {
 	driver.Connector
 	settings []string
 }
 
-func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+// Connect takes a server that takes no writes, too.
+func (h host) Connect(ctx context.Context) (driver.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	conn, err := c.Connector.Connect(ctx)
+	made, _, err := h.open(ctx)
+	return made, err
+}
+
+// open connects. refusal is ErrNoWrites of a server that takes none.
+func (h host) open(ctx context.Context) (made session, refusal, err error) {
+	raw, err := h.Connector.Connect(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	for _, set := range c.settings {
-		if _, err := conn.(driver.ExecerContext).ExecContext(ctx, set, nil); err != nil {
-			return nil, errors.Join(fmt.Errorf("session settings: %w", err), conn.Close())
+	made = raw.(session)
+	for _, statement := range h.settings {
+		if err := set(ctx, made, statement); err != nil {
+			return nil, nil, err
 		}
 	}
-	return conn, nil
+	galera, refusal := look(ctx, made)
+	if refusal != nil && !errors.Is(refusal, ErrNoWrites) {
+		return nil, nil, errors.Join(refusal, made.Close())
+	}
+	if galera {
+		if err := set(ctx, made, syncReads); err != nil {
+			return nil, nil, err
+		}
+	}
+	return made, refusal, nil
+}
+
+func set(ctx context.Context, made session, statement string) error {
+	if _, err := made.ExecContext(ctx, statement, nil); err != nil {
+		return errors.Join(fmt.Errorf("session settings: %w", err), made.Close())
+	}
+	return nil
 }

@@ -29,6 +29,9 @@ type DB struct {
 	orm  *gorm.DB
 	// connector makes connections that are not the pool's.
 	connector driver.Connector
+	// hosts are all that the DSN names, by their addresses, also those that take
+	// no writes.
+	hosts map[string]driver.Connector
 	// looking holds the one who looks for what blocks claims.
 	looking chan struct{}
 }
@@ -82,6 +85,10 @@ func Open(dsn string, conns int, choices ...Option) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
+	hosts, err := mysqlsession.EachHost(cfg)
+	if err != nil {
+		return nil, err
+	}
 	pool := openPool(connector, choices)
 	pool.SetMaxOpenConns(conns)
 	pool.SetMaxIdleConns(conns)
@@ -92,13 +99,14 @@ func Open(dsn string, conns int, choices ...Option) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open gorm: %w", err), pool.Close())
 	}
-	return &DB{SQL: pool, Name: cfg.DBName, connector: connector, orm: orm, looking: make(chan struct{}, 1)}, nil
+	return &DB{SQL: pool, Name: cfg.DBName, connector: connector, hosts: hosts, orm: orm, looking: make(chan struct{}, 1)}, nil
 }
 
 // Close closes the pool.
 func (db *DB) Close() error { return db.SQL.Close() }
 
-// Ping asks the server for an answer.
+// Ping asks the server whether it takes writes. An answer that it does not is
+// IsReadOnly.
 func (db *DB) Ping(ctx context.Context) error { return db.SQL.PingContext(ctx) }
 
 // Now is the time by the server's clock, which every time in the tables is of.
@@ -131,7 +139,7 @@ func (db *DB) InTx(ctx context.Context, f func(conn *sql.Conn) error) error {
 			return err
 		}
 		if _, err := conn.ExecContext(ctx, "COMMIT"); err != nil {
-			if IsRetryable(err) {
+			if IsRetryable(err) || IsReadOnly(err) {
 				return fmt.Errorf("commit: %w", err)
 			}
 			return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)

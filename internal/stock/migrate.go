@@ -223,12 +223,8 @@ func (db *DB) Adopt(ctx context.Context, want Guard) error {
 		if err := record(ctx, conn, want); err != nil {
 			return fmt.Errorf("record the guard: %w", err)
 		}
-		id, err := db.Attending(ctx, conn)
-		if err != nil {
+		if err := db.nobodyAttends(ctx, conn); err != nil {
 			return err
-		}
-		if id != 0 {
-			return fmt.Errorf("%w (connection %d)", ErrInUse, id)
 		}
 		if _, err := conn.ExecContext(ctx, "UPDATE stock SET seq = seq + 1, fence = 0"); err != nil {
 			return fmt.Errorf("reset fences: %w", err)

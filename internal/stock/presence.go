@@ -56,7 +56,10 @@ func (db *DB) Attend(ctx context.Context, want Guard) (*Presence, error) {
 		return nil, fmt.Errorf("%w: %w", ErrNoConnection, err)
 	}
 	p := &Presence{conn: conn, want: want}
-	if err = db.takePlace(ctx, conn); err == nil {
+	if err = conn.PingContext(ctx); err == nil { // not on a server that takes no writes
+		err = db.takePlace(ctx, conn)
+	}
+	if err == nil {
 		err = p.compare(ctx, " LOCK IN SHARE MODE")
 	}
 	if err != nil {
@@ -120,4 +123,38 @@ func (db *DB) Attending(ctx context.Context, conn *sql.Conn) (id int64, err erro
 		return 0, fmt.Errorf("look for replicas: %w", err)
 	}
 	return id, nil
+}
+
+// nobodyAttends returns ErrInUse unless all places are free, on every server.
+func (db *DB) nobodyAttends(ctx context.Context, conn *sql.Conn) error {
+	if id, err := db.Attending(ctx, conn); err != nil || id != 0 {
+		return inUse("", id, err)
+	}
+	if len(db.hosts) == 1 {
+		return nil
+	}
+	for addr, host := range db.hosts {
+		if id, err := db.attendingAt(ctx, host); err != nil || id != 0 {
+			return inUse(addr+": ", id, err)
+		}
+	}
+	return nil
+}
+
+func (db *DB) attendingAt(ctx context.Context, host driver.Connector) (id int64, err error) {
+	pool := sql.OpenDB(host)
+	defer pool.Close()
+	conn, err := pool.Conn(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("replicas may run on a host that does not answer; take one that is gone out of --mysql-dsn: %w", err)
+	}
+	defer conn.Close()
+	return db.Attending(ctx, conn)
+}
+
+func inUse(where string, id int64, err error) error {
+	if err == nil {
+		err = fmt.Errorf("%w (connection %d)", ErrInUse, id)
+	}
+	return fmt.Errorf("%s%w", where, err)
 }

@@ -13,6 +13,8 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 	"gorm.io/gorm"
+
+	"flashsale/internal/mysqlsession"
 )
 
 var (
@@ -170,6 +172,11 @@ func IsRetryable(err error) bool {
 	return false
 }
 
+// IsReadOnly reports whether err says that the server takes no writes, so that what
+// was to be written was not applied, also where it answers COMMIT. Another may take
+// them: see package mysqlsession.
+func IsReadOnly(err error) bool { return mysqlsession.RefusesWrites(err) }
+
 // IsServerError reports whether err is the server's own word: the statement that
 // it answers was not applied.
 func IsServerError(err error) bool { return serverError(err) != 0 }
@@ -181,16 +188,6 @@ func IsNoTable(err error) bool { return serverError(err) == errNoSuchTable }
 func IsDenied(err error) bool {
 	switch serverError(err) {
 	case 1044, 1142, 1143, 1227: // the database, a table, a column, a global right
-		return true
-	}
-	return false
-}
-
-// IsReadOnly reports whether err says that the server takes no writes, of this
-// account at least.
-func IsReadOnly(err error) bool {
-	switch serverError(err) {
-	case 1036, 1290, 1792, 1836, 1874: // a table, an option, a transaction, the server, InnoDB
 		return true
 	}
 	return false
