@@ -32,13 +32,14 @@ const (
 var readOnly = []uint16{errOption, errReadOnlyMode, errInnoDB, errTable, errReadOnlyTx}
 
 // RefusesWrites reports whether err says that a server takes no writes, so that
-// what was to be written was not. At COMMIT, too: the server rolls back then.
+// the statement or the transaction was not applied. At COMMIT, too: the server rolls
+// back then.
 func RefusesWrites(err error) bool {
-	return errors.Is(err, ErrNoWrites) || hasNumber(err, readOnly...)
+	return errors.Is(err, ErrNoWrites) || Detached(err) || hasNumber(err, readOnly...)
 }
 
-// Detached reports whether err is of a Galera node without a cluster. Of several
-// statements in a packet, those before the refused one may have been applied.
+// Detached reports whether err is of a Galera node without a cluster, which refuses
+// reads, too: where a read follows a write in one packet, the write may stand.
 func Detached(err error) bool { return hasNumber(err, errNotPrepared) }
 
 // isMoved reports whether connections to the server are of no use any more. That a
@@ -75,7 +76,7 @@ const (
 func look(ctx context.Context, conn driver.QueryerContext) (galera bool, err error) {
 	variables, err := pairs(ctx, conn, showVariables)
 	if Detached(err) {
-		return true, fmt.Errorf("%w: %w", ErrNoWrites, err)
+		return true, fmt.Errorf("%w: %s", ErrNoWrites, err.Error())
 	}
 	if err != nil {
 		return false, fmt.Errorf("ask whether the server takes writes: %w", err)

@@ -211,9 +211,8 @@ func (d *desk) holdTenure() error {
 		// The last tenure failed. Without MySQL the lock would only be kept from
 		// replicas that can use it.
 		if err := d.ping(); err != nil {
-			// Another replica may reach it, and sell.
 			d.contends.drop()
-			d.moveAll()
+			d.partWith(err)
 			return err
 		}
 	}
@@ -231,9 +230,7 @@ func (d *desk) holdTenure() error {
 		d.cfg.Metrics.HandOvers.Inc()
 	}
 	d.giveBack(held, granted)
-	// Whoever sells next is asked by those whose orders these are: what was sent to
-	// one tenure never waits for the next.
-	d.moveAll()
+	d.partWith(err)
 	return err
 }
 
@@ -269,13 +266,27 @@ func (d *desk) setToken(token lock.Token) {
 	d.token.Store(uint64(token))
 }
 
+// partWith answers all that wait here once a tenure has ended, or could not begin.
+// What was sent to one tenure never waits for the next: whoever sells then is asked
+// by those whose orders these are. Where MySQL takes no writes, nobody sells.
+func (d *desk) partWith(err error) {
+	if stock.IsReadOnly(err) {
+		d.refuseAll(fmt.Errorf("%w: %w", ErrUnavailable, err))
+		return
+	}
+	d.moveAll()
+}
+
 // moveAll tells all that wait here to look again who sells.
-func (d *desk) moveAll() {
+func (d *desk) moveAll() { d.refuseAll(errMoved) }
+
+// refuseAll answers all that wait here with err.
+func (d *desk) refuseAll(err error) {
 	all := d.queue.empty()
 	d.cfg.Metrics.Waiting.Sub(float64(len(all)))
 	for _, t := range all {
 		if t.take() {
-			t.answer(Placed{}, errMoved)
+			t.answer(Placed{}, err)
 		}
 	}
 }
@@ -311,17 +322,6 @@ func (d *desk) giveBack(held lock.Held, granted time.Time) {
 func (d *desk) backOff() {
 	d.wait = min(max(2*d.wait, deskBackoff), deskMaxBackoff)
 	if sleep.For(d.ctx, d.wait) != nil {
-		d.abandon()
-	}
-}
-
-// abandon refuses all that still waits when the replica's time to close is over.
-func (d *desk) abandon() {
-	all := d.queue.empty()
-	d.cfg.Metrics.Waiting.Sub(float64(len(all)))
-	for _, t := range all {
-		if t.take() {
-			t.answer(Placed{}, errClosing)
-		}
+		d.refuseAll(errClosing) // the replica's time to close is over
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"flashsale/internal/mysqlsession"
 	"flashsale/internal/stock/etcdstock"
 )
 
@@ -76,7 +77,7 @@ func (s *Service) payOnce(ctx context.Context, customer string, id ID, reference
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return o, err, nil
-	case notSent(err):
+	case notSent(err) && !mysqlsession.Detached(err):
 		return o, nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	case err != nil: // that it was paid may have been the first statement's answer, whatever the second's was
 		return o, nil, fmt.Errorf("%w: %w", ErrUnknown, err)

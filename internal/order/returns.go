@@ -74,14 +74,14 @@ func (r *returning) statements(by ID) (query string, args []any) {
 }
 
 // execCommitted sends a transaction in one packet and returns how many rows each
-// of its statements changed. A retryable error, and those of a key that is taken and
-// of stock.Stop, say that nothing was committed; every other is
-// stock.ErrOutcomeUnknown, unless nothing was sent.
+// of its statements changed. A retryable error, and those of a key that is taken, of
+// stock.Stop and of a server that takes no writes, say that nothing was committed;
+// every other is stock.ErrOutcomeUnknown, unless nothing was sent.
 func execCommitted(ctx context.Context, conn *sql.Conn, query string, args []any) (counts []int64, err error) {
 	counts, err = execAll(ctx, conn, query, args)
 	switch {
 	case err == nil:
-	case stock.IsDuplicate(err), stock.IsStopped(err), stock.IsRetryable(err), errors.Is(err, driver.ErrBadConn):
+	case stock.IsDuplicate(err), stock.IsStopped(err), stock.IsRetryable(err), stock.IsReadOnly(err), errors.Is(err, driver.ErrBadConn):
 		return nil, err // the server, or the driver before it sent anything, says so
 	default:
 		return nil, fmt.Errorf("%w: %w", stock.ErrOutcomeUnknown, err)

@@ -255,9 +255,9 @@ func trouble(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
-// notSent reports whether the server was not asked.
+// notSent reports whether the server was not asked, or takes no writes.
 func notSent(err error) bool {
-	return errors.Is(err, stock.ErrNoConnection) || errors.Is(err, driver.ErrBadConn)
+	return errors.Is(err, stock.ErrNoConnection) || errors.Is(err, driver.ErrBadConn) || stock.IsReadOnly(err)
 }
 
 // mirrorWait is many times what an entry takes to come back from etcd.
