@@ -195,7 +195,7 @@ type replica struct {
 	draining     atomic.Bool
 }
 
-// ready asks every server that an order needs.
+// ready asks every server that an order needs whether it would take it.
 func (r *replica) ready(ctx context.Context) map[string]error {
 	// At the same time: one that hangs must not make another look as if it did.
 	var inMySQL, inServer error
@@ -203,23 +203,39 @@ func (r *replica) ready(ctx context.Context) map[string]error {
 	both.Go(func() { inMySQL = at(r.cmd.address(), r.db.Ping(ctx)) })
 	both.Go(func() { inServer = at(guard.Address(r.strategy, &r.cmd.Servers), r.guard.Ping(ctx)) })
 	both.Wait()
-	checks := map[string]error{"mysql": inMySQL}
+	checks := r.serving(inMySQL)
 	if name := string(r.strategy.Server); name != "" {
 		checks[name] = inServer
 	}
 	if err := r.watchman.halted(); err != nil {
 		checks["guard"] = guardReason(err)
 	}
+	return checks
+}
+
+// readyToRead asks whether MySQL answers. A payment that it then refuses is 503.
+func (r *replica) readyToRead(ctx context.Context) map[string]error {
+	_, err := r.db.Now(ctx)
+	return r.serving(at(r.cmd.address(), err))
+}
+
+// serving are the checks of all that this replica does.
+func (r *replica) serving(inMySQL error) map[string]error {
+	checks := map[string]error{"mysql": inMySQL}
 	if r.draining.Load() {
 		checks["replica"] = httpapi.Reason("draining")
 	}
 	return checks
 }
 
-// at says which server an error is of, for the log.
+// at says which server an error is of, for the log, and for everybody that it is not
+// silence.
 func at(address string, err error) error {
-	if err == nil {
+	switch {
+	case err == nil:
 		return nil
+	case stock.IsReadOnly(err), errors.Is(err, guard.ErrNoWrites):
+		return fmt.Errorf("%s: %w (%w)", address, httpapi.Reason("takes no writes"), err)
 	}
 	return fmt.Errorf("%s: %w", address, err)
 }
@@ -228,7 +244,7 @@ func at(address string, err error) error {
 func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 	draining := make(chan struct{})
 	cfg := httpapi.Config{
-		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Audit: r.audit, Ready: r.ready, Notes: r.notes, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
+		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Audit: r.audit, Ready: r.ready, ReadyToRead: r.readyToRead, Notes: r.notes, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
 		JWTSecret: []byte(r.cmd.JWTSecret), Keys: r.keys, Audience: r.cmd.JWTAudience, AdminToken: r.cmd.AdminToken,
 		Limits: r.limits, TrustedProxies: r.cmd.TrustedProxies,
 		Registry: r.registry, Traces: r.tracing.Provider(), Logger: r.logger, Levels: r.levels,

@@ -111,10 +111,14 @@ func (w *watchman) halt(why error) {
 }
 
 // attend keeps the replica's place. One that was lost, as by a restart of MySQL,
-// is taken again, unless the database was adopted meanwhile.
+// is taken again, unless the database was adopted meanwhile. It is also the look
+// that finds out for all pools of this process when the server takes no more writes.
 func (w *watchman) attend(ctx context.Context) {
 	if w.presence != nil {
-		err := w.presence.Check(ctx)
+		// With time left to go to another server.
+		checking, cancel := context.WithTimeout(ctx, watchTimeout/2)
+		err := w.presence.Check(checking)
+		cancel()
 		if err == nil || errors.Is(ctx.Err(), context.Canceled) {
 			return
 		}

@@ -3,10 +3,12 @@ package guard
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"os"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
@@ -85,8 +87,18 @@ func openEtcdStock(ctx context.Context, cfg *Config) (*Guard, error) {
 			_, revision, err := etcdSource(ctx, client, key)
 			return uint64(revision), err
 		},
-		ping: func(ctx context.Context) error { _, _, err := etcdSource(ctx, client, key); return err },
+		ping: func(ctx context.Context) error { return askEtcd(ctx, client, key) },
 	}, nil
+}
+
+// askEtcd asks a majority for a transaction that never puts anything: no revision is
+// below zero. A full etcd refuses it for what it might put.
+func askEtcd(ctx context.Context, client *clientv3.Client, key string) error {
+	_, err := client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "<", 0)).Then(clientv3.OpPut(key, "")).Commit()
+	if errors.Is(err, rpctypes.ErrNoSpace) || errors.Is(err, rpctypes.ErrCorrupt) {
+		return noWrites(err)
+	}
+	return err
 }
 
 // inEtcd opens a lock in etcd.

@@ -42,6 +42,9 @@ type Config struct {
 // prefix of all keys of a lock server.
 func (c *Config) prefix() string { return c.Servers.Prefix + c.Database + "/lock/" }
 
+// neverMade is a key that no server has: it is asked for in Ping.
+func (c *Config) neverMade() string { return c.prefix() + "/never-made" }
+
 // owner is who holds, for people.
 func (c *Config) owner() string {
 	host, _ := os.Hostname() // only shown to people
@@ -118,7 +121,16 @@ func Capabilities(s strategy.Strategy) (lock.Capabilities, bool) {
 	return b.capabilities, ok && s.Lock != strategy.NoLock
 }
 
-// Ping asks the server for an answer, and the lock whether it could be granted.
+// ErrNoWrites says that the server answers, and would not write a lock: it is full,
+// or a replica of another.
+var ErrNoWrites = errors.New("the server takes no writes")
+
+// noWrites is the refusal that a server answers.
+func noWrites(err error) error { return fmt.Errorf("%w: %w", ErrNoWrites, err) }
+
+// Ping asks the server whether it would write a lock, and the lock whether it could
+// be granted. It writes nothing: each server is asked for a write that it checks and
+// that changes nothing. ErrNoWrites is the server's own word.
 func (g *Guard) Ping(ctx context.Context) error {
 	if g.ping != nil {
 		if err := g.ping(ctx); err != nil {

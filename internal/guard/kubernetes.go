@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -58,6 +59,8 @@ func (s *Servers) kubeAddress() string {
 type kubeLocker interface {
 	lock.Locker
 	Source(context.Context) (string, error)
+	// Ask asks for an object to be made, and leaves it at that.
+	Ask(context.Context) error
 }
 
 // inKubernetes opens a lock in the API server. Its objects carry no database's
@@ -82,7 +85,13 @@ func inKubernetes[L kubeLocker](newLocker func(k8slock.Config) (L, error)) func(
 		}
 		return &Guard{
 			Locker: locker, Source: "kubernetes namespace " + uid,
-			ping: func(ctx context.Context) error { _, err := locker.Source(ctx); return err },
+			ping: func(ctx context.Context) error {
+				err := locker.Ask(ctx)
+				if answer := apierrors.APIStatus(nil); errors.As(err, &answer) {
+					return noWrites(err)
+				}
+				return err
+			},
 		}, nil
 	}
 }

@@ -3,6 +3,7 @@ package guard
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/bradfitz/gomemcache/memcache"
 
@@ -21,14 +22,7 @@ func (s *Servers) checkMemcached() error {
 func inMemcached(ctx context.Context, cfg *Config) (*Guard, error) {
 	client := memcache.New(cfg.Servers.MemcachedAddr)
 	ping := func(ctx context.Context) error {
-		answer := make(chan error, 1)
-		go func() { answer <- client.Ping() }() // ends by the client's own time-out
-		select {
-		case err := <-answer:
-			return err
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return within(ctx, func() error { return askMemcached(client, cfg.neverMade()) })
 	}
 	if err := ping(ctx); err != nil {
 		return nil, closing(err, client.Close)
@@ -40,4 +34,30 @@ func inMemcached(ctx context.Context, cfg *Config) (*Guard, error) {
 		return nil, closing(err, client.Close)
 	}
 	return &Guard{Locker: locker, ping: ping, close: client.Close}, nil
+}
+
+// askMemcached replaces an item that never is. A server that has no room left, and
+// may not evict, refuses it before it looks.
+func askMemcached(client *memcache.Client, key string) error {
+	err := client.Replace(&memcache.Item{Key: key, Value: []byte{0}})
+	switch {
+	case errors.Is(err, memcache.ErrNotStored):
+		return nil
+	case errors.Is(err, memcache.ErrServerError), err != nil && strings.Contains(err.Error(), "SERVER_ERROR"):
+		return noWrites(err)
+	}
+	return err
+}
+
+// within waits for a client library that knows no contexts until ctx ends. The call
+// ends by the library's own time-out.
+func within(ctx context.Context, ask func() error) error {
+	answer := make(chan error, 1)
+	go func() { answer <- ask() }()
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

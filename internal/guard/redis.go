@@ -65,11 +65,11 @@ func (s *Servers) redisClients(ctx context.Context) ([]*redis.Client, error) {
 	return clients, nil
 }
 
-// pingRedis is nil where most of the servers answer.
-func pingRedis(ctx context.Context, clients []*redis.Client) error {
+// mostRedis is nil where most of the servers do as they are asked.
+func mostRedis(clients []*redis.Client, ask func(*redis.Client) error) error {
 	answers := make(chan error, len(clients))
 	for _, client := range clients {
-		go func() { answers <- client.Ping(ctx).Err() }() // ends with ctx
+		go func() { answers <- ask(client) }() // ends with the context of ask
 	}
 	var errs []error
 	for range clients {
@@ -78,9 +78,28 @@ func pingRedis(ctx context.Context, clients []*redis.Client) error {
 		}
 	}
 	if n := len(errs); 2*n >= len(clients) {
-		return fmt.Errorf("%d of %d servers do not answer: %w", n, len(clients), errs[0])
+		return fmt.Errorf("%d of %d servers cannot be used: %w", n, len(clients), errs[0])
 	}
 	return nil
+}
+
+func pingRedis(ctx context.Context, clients []*redis.Client) error {
+	return mostRedis(clients, func(client *redis.Client) error { return client.Ping(ctx).Err() })
+}
+
+// askRedis asks for a write that is done where its key is: it never is. A replica,
+// a server that is full and one that cannot save its data refuse it before that.
+func askRedis(ctx context.Context, clients []*redis.Client, key string) error {
+	return mostRedis(clients, func(client *redis.Client) error {
+		err := client.SetXX(ctx, key, "", 0).Err()
+		if _, answered := errors.AsType[redis.Error](err); answered && !errors.Is(err, redis.Nil) {
+			return noWrites(err)
+		}
+		if errors.Is(err, redis.Nil) {
+			return nil
+		}
+		return err
+	})
 }
 
 // quietRedis keeps the client library from printing what every call returns. It
@@ -118,7 +137,7 @@ func inRedis(ctx context.Context, cfg *Config) (*Guard, error) {
 	}
 	return &Guard{
 		Locker: locker, Source: source, close: client.Close,
-		ping: func(ctx context.Context) error { return pingRedis(ctx, clients) },
+		ping: func(ctx context.Context) error { return askRedis(ctx, clients, cfg.neverMade()) },
 	}, nil
 }
 
@@ -145,6 +164,6 @@ func inRedlock(ctx context.Context, cfg *Config) (*Guard, error) {
 	}
 	return &Guard{
 		Locker: locker, close: closeRedis(clients),
-		ping: func(ctx context.Context) error { return pingRedis(ctx, clients) },
+		ping: func(ctx context.Context) error { return askRedis(ctx, clients, cfg.neverMade()) },
 	}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/go-zookeeper/zk"
@@ -38,13 +39,27 @@ func inZooKeeper(ctx context.Context, cfg *Config) (*Guard, error) {
 	}
 	return &Guard{
 		Locker: locker, Source: source, Newest: newest, close: shut,
-		ping: func(context.Context) error {
-			if state := conn.State(); state != zk.StateHasSession {
-				return fmt.Errorf("no session: %s", state)
-			}
-			return nil
-		},
+		ping: func(ctx context.Context) error { return within(ctx, func() error { return askZooKeeper(conn, root) }) },
 	}, nil
+}
+
+// noVersion is one that no node has.
+const noVersion = math.MaxInt32
+
+// askZooKeeper asks a majority to write a node of a version that it does not have.
+// Without a session the library would wait for one.
+func askZooKeeper(conn *zk.Conn, root string) error {
+	if state := conn.State(); state != zk.StateHasSession {
+		return fmt.Errorf("no session: %s", state)
+	}
+	_, err := conn.Set(root, nil, noVersion)
+	switch {
+	case err == nil, errors.Is(err, zk.ErrBadVersion):
+		return nil
+	case errors.Is(err, zk.ErrNoAuth):
+		return noWrites(err)
+	}
+	return err
 }
 
 // zooKeeper makes a session of its own, beside the lock's, and waits for it.

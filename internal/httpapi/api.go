@@ -66,10 +66,11 @@ type Config struct {
 	Draining                      <-chan struct{}
 	// Locks is nil where the strategy's lock cannot tell who holds it.
 	Locks Locks
-	// Ready says what keeps this replica from serving, by the name of the
-	// server that does. It is called within readyTimeout. Readiness shows a Reason
-	// as it is, and of another error only that the server does not answer.
-	Ready func(ctx context.Context) map[string]error
+	// Ready says what keeps this replica from selling, by the name of the server
+	// that does. It is called within readyTimeout. Readiness shows a Reason as it is,
+	// and of another error only that the server does not answer. ReadyToRead is the
+	// same of reads and payments; nil: they need what selling does.
+	Ready, ReadyToRead func(ctx context.Context) map[string]error
 	// Notes say by name what readiness shows beside that, and what does not keep
 	// this replica from serving; "" is that all is well. Optional.
 	Notes func() map[string]string

@@ -82,6 +82,7 @@ func newServerWith(t testing.TB, change func(*httpapi.Config)) *server {
 			RequestTimeout: patience, Logger: logger}),
 		Catalog: db, Stock: db, RequestTimeout: patience, Replica: "replica-1", JWTSecret: []byte(secret), AdminToken: adminToken,
 		Registry: prometheus.NewRegistry(), Logger: logger,
+		ReadyToRead: func(context.Context) map[string]error { return map[string]error{"mysql": nil} },
 		Ready: func(context.Context) map[string]error {
 			if err := s.notReady.Load(); err != nil {
 				return map[string]error{"mysql": *err}
@@ -489,10 +490,14 @@ func TestHealthReadinessAndMetrics(t *testing.T) {
 	if !strings.Contains(got.text, "mysql") || strings.Contains(got.text, "192.0.2.1") {
 		t.Errorf("readiness should name the server and not its address: %s", got.text)
 	}
+	// Payments and reads go on, and are no sign of selling again.
+	s.call("GET", "/readyz?for=selling", "").check(t, 503, "", "")
+	s.call("GET", "/readyz?for=reading", "").check(t, 200, "", "")
+	s.call("GET", "/readyz?for=buying", "").check(t, 422, "invalid-input", "")
 	ready("flashsale_ready 0")
 	s.call("GET", "/healthz", "").check(t, 200, "", "")
 	text := s.call("GET", "/metrics", "").text
-	for _, want := range []string{`flashsale_http_requests_total{method="GET",route="/readyz",status="503"} 1`, "flashsale_http_request_seconds_bucket"} {
+	for _, want := range []string{`flashsale_http_requests_total{method="GET",route="/readyz",status="503"} 2`, "flashsale_http_request_seconds_bucket"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("/metrics lacks %s", want)
 		}

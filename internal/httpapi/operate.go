@@ -22,15 +22,21 @@ const readyTimeout = 2 * time.Second
 // Healthz answers as long as the process does.
 func (a *api) Healthz(c *gin.Context) { c.JSON(http.StatusOK, spec.Liveness{Status: spec.Alive}) }
 
-// Readyz answers 200 when every server that orders need answers. It names those
-// that do not, and keeps their addresses and errors in the log.
-func (a *api) Readyz(c *gin.Context) {
+// Readyz answers 200 when every server that orders need would take one; for reading,
+// when what is read can be. It names those that do not, and keeps their addresses
+// and errors in the log.
+func (a *api) Readyz(c *gin.Context, params spec.ReadyzParams) {
+	reading := params.For != nil && *params.For == "reading"
+	ask := a.cfg.Ready
+	if reading && a.cfg.ReadyToRead != nil {
+		ask = a.cfg.ReadyToRead
+	}
 	// A caller that goes away meanwhile says nothing about the servers: the check is
 	// finished, for the metric and the log.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), readyTimeout)
 	defer cancel()
 	status, answer := http.StatusOK, spec.Readiness{Status: spec.Ready, Checks: map[string]string{}}
-	for name, err := range a.cfg.Ready(ctx) {
+	for name, err := range ask(ctx) {
 		answer.Checks[name] = "ok"
 		if err != nil {
 			status, answer.Status, answer.Checks[name] = http.StatusServiceUnavailable, spec.NotReady, "does not answer"
@@ -40,7 +46,9 @@ func (a *api) Readyz(c *gin.Context) {
 			a.cfg.Logger.Warn("not ready", "server", name, "error", err)
 		}
 	}
-	a.metrics.isReady(status == http.StatusOK)
+	if !reading {
+		a.metrics.isReady(status == http.StatusOK)
+	}
 	if a.cfg.Notes != nil {
 		for name, note := range a.cfg.Notes() {
 			answer.Checks[name] = cmp.Or(note, "ok")

@@ -400,6 +400,12 @@ type Unavailable = Problem
 // UnsupportedMediaType defines model for UnsupportedMediaType.
 type UnsupportedMediaType = Problem
 
+// ReadyzParams defines parameters for Readyz.
+type ReadyzParams struct {
+	// For `selling`, which is the default, or `reading`
+	For *string `form:"for,omitempty" json:"for,omitempty"`
+}
+
 // ListLatePaymentsParams defines parameters for ListLatePayments.
 type ListLatePaymentsParams struct {
 	// Limit How many to list at most
@@ -479,7 +485,7 @@ type ServerInterface interface {
 	Healthz(c *gin.Context)
 	// Readyz Whether this replica can take orders
 	// (GET /readyz)
-	Readyz(c *gin.Context)
+	Readyz(c *gin.Context, params ReadyzParams)
 	// Audit Check the database against the invariants
 	// (GET /v1/admin/audit)
 	Audit(c *gin.Context)
@@ -552,6 +558,20 @@ func (siw *ServerInterfaceWrapper) Healthz(c *gin.Context) {
 // Readyz operation middleware
 func (siw *ServerInterfaceWrapper) Readyz(c *gin.Context) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ReadyzParams
+
+	// ------------- Optional query parameter "for" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "for", c.Request.URL.Query(), &params.For, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter for: %w", err), http.StatusBadRequest)
+		return
+	}
+
 	for _, middleware := range siw.HandlerMiddlewares {
 		middleware(c)
 		if c.IsAborted() {
@@ -559,7 +579,7 @@ func (siw *ServerInterfaceWrapper) Readyz(c *gin.Context) {
 		}
 	}
 
-	siw.Handler.Readyz(c)
+	siw.Handler.Readyz(c, params)
 }
 
 // Audit operation middleware

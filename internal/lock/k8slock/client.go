@@ -192,6 +192,20 @@ func (o *objects) create(ctx context.Context, object *unstructured.Unstructured)
 	return created, o.named(ctx, err)
 }
 
+// neverMade is the name of a lock that only Ask asks for.
+const neverMade = "never-made"
+
+// ask has the server do all but store the object.
+func (o *objects) ask(ctx context.Context, object *unstructured.Unstructured) error {
+	bounded, cancel := o.within(ctx)
+	defer cancel()
+	_, err := o.kind.Create(bounded, object, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	if apierrors.IsAlreadyExists(err) {
+		return nil // a SKU is called that
+	}
+	return o.named(ctx, err)
+}
+
 // update writes the object if it is still of the version that it carries.
 func (o *objects) update(ctx context.Context, object *unstructured.Unstructured, parts ...string) (*unstructured.Unstructured, error) {
 	bounded, cancel := o.within(ctx)

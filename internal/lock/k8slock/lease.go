@@ -70,6 +70,15 @@ func (l *LeaseLocker) Close(ctx context.Context) error {
 // Leases would go.
 func (l *LeaseLocker) Source(ctx context.Context) (string, error) { return l.store.objects.source(ctx) }
 
+// Ask asks whether the server would make a Lease. It makes none.
+func (l *LeaseLocker) Ask(ctx context.Context) error {
+	object, err := l.store.object(neverMade, "")
+	if err != nil {
+		return err
+	}
+	return l.store.objects.ask(ctx, object)
+}
+
 // Inspect lists the locks that are held now, sorted by name.
 func (l *LeaseLocker) Inspect(ctx context.Context) ([]lock.Info, error) {
 	list, err := l.store.objects.list(ctx, kindLabel+"="+kindValue)
@@ -179,6 +188,19 @@ func (s *leases) grant(l *coordinationv1.Lease, owner string) {
 }
 
 func (s *leases) create(ctx context.Context, name, owner string) (*coordinationv1.Lease, error) {
+	object, err := s.object(name, owner)
+	if err != nil {
+		return nil, err
+	}
+	created, err := s.objects.create(ctx, object)
+	if err != nil {
+		return nil, fmt.Errorf("create lease %s: %w", object.GetName(), err)
+	}
+	return s.sight(name, created)
+}
+
+// object is a lease that is granted to owner.
+func (s *leases) object(name, owner string) (*unstructured.Unstructured, error) {
 	object, err := objectName(name)
 	if err != nil {
 		return nil, err
@@ -189,14 +211,7 @@ func (s *leases) create(ctx context.Context, name, owner string) (*coordinationv
 	}
 	s.grant(made, owner)
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(made)
-	if err != nil {
-		return nil, err
-	}
-	created, err := s.objects.create(ctx, &unstructured.Unstructured{Object: content})
-	if err != nil {
-		return nil, fmt.Errorf("create lease %s: %w", object, err)
-	}
-	return s.sight(name, created)
+	return &unstructured.Unstructured{Object: content}, err
 }
 
 // Renew writes a new time into the Lease, for people. That it was written at all

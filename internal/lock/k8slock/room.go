@@ -7,6 +7,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"flashsale/internal/lock"
@@ -277,16 +278,23 @@ func (r *room) find(ctx context.Context) error {
 }
 
 func (r *room) create(ctx context.Context) (*stockLock, error) {
-	object, err := newStockLock(r.object, r.name).object()
+	object, err := newObject(r.object, r.name)
 	if err != nil {
 		return nil, err
 	}
-	delete(object.Object, "status") // it is written by itself
 	created, err := r.locker.objects.create(ctx, object)
 	if err != nil {
 		return nil, fmt.Errorf("create stocklock %s: %w", r.object, err)
 	}
 	return toStockLock(created)
+}
+
+func newObject(object, name string) (*unstructured.Unstructured, error) {
+	made, err := newStockLock(object, name).object()
+	if err == nil {
+		delete(made.Object, "status") // it is written by itself
+	}
+	return made, err
 }
 
 // install notes what the server has shown, unless we know something newer.

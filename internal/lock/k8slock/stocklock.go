@@ -186,6 +186,19 @@ func (l *StockLocker) Close(ctx context.Context) error {
 // StockLocks would go.
 func (l *StockLocker) Source(ctx context.Context) (string, error) { return l.objects.source(ctx) }
 
+// Ask asks whether the server would make a StockLock. It makes none.
+func (l *StockLocker) Ask(ctx context.Context) error {
+	object, err := objectName(neverMade)
+	if err != nil {
+		return err
+	}
+	made, err := newObject(object, neverMade)
+	if err != nil {
+		return err
+	}
+	return l.objects.ask(ctx, made)
+}
+
 // Inspect lists the locks that are held now, with who waits for them.
 func (l *StockLocker) Inspect(ctx context.Context) ([]lock.Info, error) {
 	list, err := l.objects.list(ctx, "")
