@@ -203,7 +203,7 @@ func TestReplicaFollowsThePrimary(t *testing.T) {
 // orders counts those of each status.
 func (s *server) orders() (counts string) {
 	s.t.Helper()
-	err := s.admin.QueryRowContext(s.t.Context(), `SELECT GROUP_CONCAT(n, ' ', status ORDER BY status SEPARATOR ', ')
+	err := s.admin.QueryRowContext(s.t.Context(), `SELECT GROUP_CONCAT(n, ' ', status ORDER BY CONCAT(status) SEPARATOR ', ')
 		FROM (SELECT status, COUNT(*) AS n FROM shop.orders GROUP BY status) counted`).Scan(&counts)
 	if err != nil {
 		s.t.Fatal(err)

@@ -117,10 +117,10 @@ const (
 	noSuchThread    = 1094
 )
 
-// isFinal reports whether waiting will not mend it. lock.ErrHeld is one that ends
-// a wait: see Config.Tries.
+// isFinal reports whether waiting will not mend it, or not soon: a server that takes
+// no writes. lock.ErrHeld is one that ends a wait: see Config.Tries.
 func isFinal(err error) bool {
-	return errors.Is(err, lock.ErrHeld) || isError(err, accessDenied, databaseDenied, unknownDatabase, commandDenied)
+	return errors.Is(err, lock.ErrHeld) || mysqlsession.RefusesWrites(err) || isError(err, accessDenied, databaseDenied, unknownDatabase, commandDenied)
 }
 
 // isError reports whether the server answered with one of these.

@@ -108,6 +108,9 @@ func (s *tableStore) try(ctx context.Context, name, owner string) (lock.Token, e
 		if token, ok := tokenOf(taken, err); ok {
 			return token, nil
 		}
+		if isError(err, deadlock, rolledBack) {
+			continue // on another node of a cluster, somebody was first
+		}
 		if err != nil {
 			return 0, err
 		}
