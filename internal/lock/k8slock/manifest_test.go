@@ -66,6 +66,7 @@ func TestOneServer(t *testing.T) {
 		run  func(*testing.T, *server)
 	}{
 		{"KubectlShowsWhoHoldsAndHowManyWait", kubectlShows},
+		{"AskingMakesNothing", askingMakesNothing},
 		{"AReplicaCannotDelete", replicaCannotDelete},
 		{"AReplicaCannotWriteSpecs", replicaCannotWriteSpecs},
 		{"ATokenNeverFalls", tokenNeverFalls},
@@ -121,6 +122,27 @@ func (s *server) replica(t *testing.T) *dynamic.DynamicClient {
 		t.Fatal(err)
 	}
 	return client
+}
+
+func askingMakesNothing(t *testing.T, s *server) {
+	leases, locks := s.lease(t, Config{}), s.stock(t, Config{})
+	elsewhere := s.config(Config{})
+	elsewhere.Namespace = "default" // where a replica has no rights
+	refused, err := NewLease(elsewhere)
+	closing(t, refused, err)
+	for range 2 { // the first may have made what the second asks for
+		if err := errors.Join(leases.Ask(t.Context()), locks.Ask(t.Context())); err != nil {
+			t.Error(err)
+		}
+		if err := refused.Ask(t.Context()); !apierrors.IsForbidden(err) {
+			t.Errorf("asked where nothing may be made: %v", err)
+		}
+	}
+	for _, o := range []*objects{leases.store.objects, locks.objects} {
+		if _, err := o.get(t.Context(), nameOf(t, neverMade)); !apierrors.IsNotFound(err) {
+			t.Errorf("the object that is asked for: %v, want that it is not there", err)
+		}
+	}
 }
 
 func replicaCannotDelete(t *testing.T, s *server) {
