@@ -79,7 +79,7 @@ func readFigures(file string, into any) error {
 }
 
 func strategyTable() string {
-	rows := [][]string{{"name", "lock", "write", "needs", "right on", "fence", "shows"}}
+	rows := [][]string{{"name", "lock", "write", "needs", "right on", "servers of MySQL", "fence", "shows"}}
 	for _, s := range strategy.All() {
 		taken, needs, fence := string(s.Lock), "MySQL", "-"
 		if s.Lock == strategy.NoLock {
@@ -91,7 +91,7 @@ func strategyTable() string {
 		if s.Token {
 			fence = "off, write, claim"
 		}
-		rows = append(rows, []string{"`" + s.Name + "`", taken, string(s.Write), needs, rightOn(s), fence, s.Shows})
+		rows = append(rows, []string{"`" + s.Name + "`", taken, string(s.Write), needs, rightOn(s), s.Servers(), fence, s.Shows})
 	}
 	return markdown(rows)
 }

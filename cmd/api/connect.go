@@ -30,6 +30,9 @@ func (r *replica) connect(ctx context.Context) (err error) {
 	if err := r.answered(ctx, r.examineMySQL); err != nil {
 		return err
 	}
+	if err := r.answered(ctx, r.checkWriters); err != nil {
+		return err
+	}
 	if err := r.db.Migrate(ctx); err != nil {
 		return err
 	}
@@ -215,6 +218,20 @@ func (r *replica) examineMySQL(ctx context.Context) error {
 		return err
 	}
 	return r.accept(report.Of(r.cmd.address()))
+}
+
+// checkWriters refuses a lock that one server of MySQL knows alone where several
+// take writes: on two of them it is granted twice.
+func (r *replica) checkWriters(ctx context.Context) error {
+	if !r.strategy.OnePrimary {
+		return nil
+	}
+	n, err := r.db.Writers(ctx)
+	if err == nil && n > 1 {
+		err = fmt.Errorf("--strategy %s is not right here: %d servers of this MySQL cluster take writes, and its lock is known to one alone; "+
+			"use a strategy for any number of servers, see `api strategies`", r.strategy.Name, n)
+	}
+	return err
 }
 
 // examineGuard does so with the lock's server. One that is slow is asked again.

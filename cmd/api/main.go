@@ -133,13 +133,13 @@ func (c strategiesCmd) Run(s streams) error {
 	}
 	t := table.NewWriter()
 	t.SetOutputMirror(s.out)
-	t.AppendHeader(table.Row{"name", "lock", "server", "write", "token", "right up to", "shows"})
+	t.AppendHeader(table.Row{"name", "lock", "server", "write", "token", "right up to", "servers of MySQL", "shows"})
 	for _, row := range strategy.All() {
 		lock, server, token := cmp.Or(string(row.Lock), "-"), cmp.Or(string(row.Server), "-"), "-"
 		if row.Token {
 			token = "yes"
 		}
-		t.AppendRow(table.Row{row.Name, lock, server, row.Write, token, rightUpTo(row), row.Shows})
+		t.AppendRow(table.Row{row.Name, lock, server, row.Write, token, rightUpTo(row), row.Servers(), row.Shows})
 	}
 	t.Render()
 	return nil

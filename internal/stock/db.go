@@ -109,6 +109,31 @@ func (db *DB) Close() error { return db.SQL.Close() }
 // IsReadOnly.
 func (db *DB) Ping(ctx context.Context) error { return db.SQL.PingContext(ctx) }
 
+// countWriters counts the nodes of Galera, or the primaries of a group. Servers that
+// are neither have no such variable, or no such table.
+var countWriters = []string{
+	"SHOW GLOBAL STATUS WHERE Variable_name = 'wsrep_cluster_size'",
+	"SELECT 'primaries', COUNT(*) FROM performance_schema.replication_group_members WHERE member_role = 'PRIMARY' AND member_state = 'ONLINE'",
+}
+
+// Writers is how many servers of the database's cluster take writes, as far as the
+// account may see that: one at least.
+func (db *DB) Writers(ctx context.Context) (n int, err error) {
+	n = 1
+	for _, count := range countWriters {
+		var name string
+		var found int
+		err := db.SQL.QueryRowContext(ctx, count).Scan(&name, &found)
+		switch {
+		case errors.Is(err, sql.ErrNoRows), IsNoTable(err), IsDenied(err):
+		case err != nil:
+			return 0, fmt.Errorf("count the servers that take writes: %w", err)
+		}
+		n = max(n, found)
+	}
+	return n, nil
+}
+
 // Now is the time by the server's clock, which every time in the tables is of.
 func (db *DB) Now(ctx context.Context) (now time.Time, err error) {
 	if err := db.SQL.QueryRowContext(ctx, "SELECT NOW(6)").Scan(&now); err != nil {

@@ -119,6 +119,9 @@ type Strategy struct {
 	Shows string `json:"shows"`
 	// Replicas is the number up to which it is right: 0 is none, -1 is any.
 	Replicas int `json:"right_up_to_replicas"`
+	// OnePrimary: its lock is known to one server of MySQL alone, so that it is right
+	// only where no more than one takes writes. The others are right on several.
+	OnePrimary bool `json:"one_primary,omitempty"`
 	// UnitsPerSecond is a rate that it surely sells one SKU at on two cores
 	// shared with the load. It sizes the stock of a run, nothing else.
 	UnitsPerSecond int `json:"units_per_second"`
@@ -131,7 +134,7 @@ var all = []Strategy{
 		Shows: "right on one replica, oversells on two: a mutex ends where its process ends"},
 	{Name: "row-lock", Lock: NoLock, Write: SelectForUpdate, Replicas: -1, UnitsPerSecond: 100,
 		Shows: "right: SELECT ... FOR UPDATE makes the stock row the queue"},
-	{Name: "lock-row", Lock: LockRow, Write: ReadThenWrite, Replicas: -1, UnitsPerSecond: 20,
+	{Name: "lock-row", Lock: LockRow, Write: ReadThenWrite, Replicas: -1, OnePrimary: true, UnitsPerSecond: 20,
 		Shows: "FOR UPDATE on a row of a lock table; each holder takes a connection and a transaction"},
 	{Name: "conditional", Lock: NoLock, Write: Conditional, Replicas: -1, UnitsPerSecond: 200,
 		Shows: "right: UPDATE ... WHERE available >= n, the honest yardstick"},
@@ -139,7 +142,7 @@ var all = []Strategy{
 		Shows: "right: compare-and-swap on a version column, with retries under contention"},
 	{Name: "lock-table", Lock: LockTable, Write: ReadThenWrite, Token: true, Replicas: -1, UnitsPerSecond: 10,
 		Shows: "a row with an owner and a lease by the database's clock: a crash leaves it, and its lease ends it"},
-	{Name: "get-lock", Lock: GetLock, Write: ReadThenWrite, Replicas: -1, UnitsPerSecond: 20,
+	{Name: "get-lock", Lock: GetLock, Write: ReadThenWrite, Replicas: -1, OnePrimary: true, UnitsPerSecond: 20,
 		Shows: "GET_LOCK on a pinned connection: the lock ends with the connection, and knows no token"},
 	{Name: "etcd-textbook", Lock: EtcdTextbook, Server: InEtcd, Write: ReadThenWrite, Replicas: -1, UnitsPerSecond: 5,
 		Shows: "concurrency.Mutex for each order: slow, and oversells when its holder pauses past the TTL"},
@@ -194,6 +197,14 @@ func (s Strategy) FenceFor(f Fence) Fence {
 		return FenceOff
 	}
 	return f
+}
+
+// Servers says on how many servers of MySQL that take writes it is right, for people.
+func (s Strategy) Servers() string {
+	if s.OnePrimary {
+		return "one primary"
+	}
+	return "any number"
 }
 
 // Expect is the verdict that a run under load on so many replicas must have.
