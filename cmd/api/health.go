@@ -19,6 +19,7 @@ import (
 type healthCmd struct {
 	Addr    string        `default:"${addr}" help:"Where the replica listens, as api serve has it: with no address or 0.0.0.0 or [::] it is asked on this machine."`
 	TLSCert string        `name:"tls-cert" placeholder:"FILE" help:"The replica's certificate, as api serve has it: it is asked by TLS, whatever certificate it then shows."`
+	For     string        `name:"health-for" enum:"selling,reading" default:"selling" help:"selling: can it take orders? reading: can it answer reads and take payments?"`
 	URL     string        `name:"health-url" placeholder:"URL" help:"Ask this in place of what --addr and --tls-cert say; an https URL is checked by the system's CAs. 200 is healthy."`
 	Timeout time.Duration `name:"health-timeout" default:"3s" placeholder:"D" help:"Longest wait for the answer (${default})."`
 }
@@ -67,7 +68,7 @@ func (c *healthCmd) question(ctx context.Context) (request *http.Request, transp
 	transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return dialFirst(ctx, network, hosts, port)
 	}
-	ready := url.URL{Scheme: "http", Host: net.JoinHostPort(hosts[0], port), Path: "/readyz"}
+	ready := url.URL{Scheme: "http", Host: net.JoinHostPort(hosts[0], port), Path: "/readyz", RawQuery: url.Values{"for": {c.For}}.Encode()}
 	if c.TLSCert != "" {
 		ready.Scheme = "https"
 		// It is this machine's own replica, and is told and tells nothing secret. The

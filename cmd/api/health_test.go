@@ -56,7 +56,7 @@ func TestHealthIsTheReplicasReadiness(t *testing.T) {
 func listening(t *testing.T, addr string, files *sandbox.TLS) (port string) {
 	t.Helper()
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/readyz" {
+		if r.URL.Path != "/readyz" || r.FormValue("for") != "selling" {
 			http.NotFound(w, r)
 		}
 	}))
@@ -119,6 +119,8 @@ func TestHealthAsksTheReplicaThatIsConfigured(t *testing.T) {
 	}{
 		{[]string{"--addr=127.0.0.1:1"}, []string{"https://127.0.0.1:1/readyz", "connection refused"}},
 		{[]string{"--tls-cert="}, []string{"http://127.0.0.1", "400"}},
+		{[]string{"--health-for=reading"}, []string{"/readyz?for=reading", "404"}},
+		{[]string{"--health-for=buying"}, []string{"--health-for"}},
 		{[]string{"--addr=8080"}, []string{"--addr", "missing port"}},
 		{[]string{"--addr=127.0.0.1:0"}, []string{"--addr", "--health-url"}},
 		{[]string{"--addr=a b:80"}, []string{"--addr"}},

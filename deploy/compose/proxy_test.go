@@ -8,10 +8,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -248,6 +250,63 @@ func TestProxyTellsWhoCalls(t *testing.T) {
 	if got := u.header.Values("X-Forwarded-For"); len(got) != 1 || got[0] != "127.0.0.1" {
 		t.Errorf("X-Forwarded-For is %q: what a caller says of itself must not reach a replica", got)
 	}
+}
+
+// A replica whose lock server is gone sells nothing, and still serves all else.
+func TestProxySendsOrdersToReplicasThatSell(t *testing.T) {
+	t.Parallel()
+	var sells [2]atomic.Bool
+	port := "0"
+	for i, addr := range []string{"127.0.0.1", "127.0.0.2"} {
+		listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", net.JoinHostPort(addr, port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, _ = net.SplitHostPort(listener.Addr().String())
+		server := &httptest.Server{Listener: listener, Config: &http.Server{ReadHeaderTimeout: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/readyz" && r.FormValue("for") != "reading" && !sells[i].Load() {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+			_, _ = io.WriteString(w, addr)
+		})}}
+		server.Start()
+		t.Cleanup(server.Close)
+	}
+	sells[1].Store(true)
+	p := startProxy(t, port)
+	p.dns.know("127.0.0.1", "127.0.0.2")
+	// reaches waits until only such replicas, and each of them, have served the last
+	// requests.
+	reaches := func(method, path string, want ...string) {
+		t.Helper()
+		const enough = 12
+		var last []string
+		for until := time.Now().Add(patience); ; {
+			request, err := http.NewRequestWithContext(t.Context(), method, p.url+path, http.NoBody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, body := do(t, request)
+			last = append(last, string(body))
+			if len(last) > enough {
+				last = last[1:]
+			}
+			served := slices.Compact(slices.Sorted(slices.Values(last)))
+			if len(last) == enough && slices.Equal(served, want) {
+				return
+			}
+			if time.Now().After(until) {
+				t.Fatalf("%s %s is served by %q, want %q", method, path, served, want)
+			}
+		}
+	}
+	reaches("GET", "/v1/skus", "127.0.0.1", "127.0.0.2")
+	reaches("POST", "/v1/orders/1/payment", "127.0.0.1", "127.0.0.2")
+	reaches("POST", "/v1/orders", "127.0.0.2")
+	reaches("POST", "/v1/orders/1/cancellation", "127.0.0.2")
+	reaches("PUT", "/v1/admin/skus/lamp", "127.0.0.2")
+	sells[1].Store(false) // any of them says why
+	reaches("POST", "/v1/orders", "127.0.0.1", "127.0.0.2")
 }
 
 // nameServer answers as Docker's does: an address for each replica that runs.
