@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/strategy"
+)
+
+// A full etcd answers every read. No replica is ready to sell then, also one that
+// has just started; payments go on.
+func TestFullEtcdIsNotReady(t *testing.T) {
+	t.Parallel()
+	own := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
+	dsn := newDSN(t)
+	cfg := replicaConfig(dsn, "a", strategy.Default)
+	cfg.EtcdEndpoints = own.EtcdEndpoints()
+	c := start(t, cfg)
+	c.putSKU("lamp", 10)
+	ann := awaitOrder(c, "lamp", "ann")
+	setAlarm(t, own.EtcdEndpoints(), pb.AlarmRequest_ACTIVATE)
+	c.awaitReady(http.StatusServiceUnavailable, "etcd", "takes no writes")
+	if status, text, err := c.call("GET", "/readyz?for=reading", "", "", ""); err != nil || status != http.StatusOK {
+		t.Errorf("readiness for reading: %d %s, %v", status, text, err)
+	}
+	if status, text, err := c.pay("ann", ann); err != nil || status != http.StatusOK {
+		t.Errorf("a payment: %d %s, %v", status, text, err)
+	}
+
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	addr := sandboxtest.ReservePort(t)
+	go func() {
+		ended <- run(ctx, []string{"serve", "--addr=" + addr, "--log-level=error", "--mysql-dsn=" + dsn, "--etcd-endpoints=" + own.EtcdEndpoints()[0],
+			"--admin-token=" + adminToken, "--jwt-secret=" + secret}, io.Discard, io.Discard)
+	}()
+	late := &client{t: t, Replica: &sandbox.Replica{URL: "http://" + addr}, http: http.Client{Timeout: answerWithin}}
+	for until := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		status, text, err := late.call("GET", "/readyz", "", "", "")
+		if err == nil && status == http.StatusServiceUnavailable {
+			break
+		}
+		if err == nil || time.Now().After(until) {
+			t.Fatalf("a replica that starts: %d %s, %v; want that it is not ready", status, text, err)
+		}
+	}
+	setAlarm(t, own.EtcdEndpoints(), pb.AlarmRequest_DEACTIVATE)
+	for _, c := range []*client{c, late} {
+		c.awaitReady(http.StatusOK, "etcd", "ok")
+		awaitOrder(c, "lamp", "ben")
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// setAlarm is what etcd does when its quota is full, or there is room again.
+func setAlarm(t *testing.T, endpoints []string, action pb.AlarmRequest_AlarmAction) {
+	t.Helper()
+	etcd, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer etcd.Close()
+	members, err := etcd.MemberList(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = pb.NewMaintenanceClient(etcd.ActiveConnection()).Alarm(t.Context(),
+		&pb.AlarmRequest{Action: action, MemberID: members.Members[0].ID, Alarm: pb.AlarmType_NOSPACE})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
