@@ -55,7 +55,7 @@ func (c *doctorCmd) examineMySQL(ctx context.Context, db *stock.DB, row strategy
 	defer cancel()
 	var report doctor.Report
 	err := db.Ping(ctx)
-	if err == nil {
+	if err == nil || stock.IsReadOnly(err) { // which it names with what to do
 		report, err = doctor.MySQL(ctx, db, c.needs(row, &c.mysqlFlags))
 	}
 	if err == nil {

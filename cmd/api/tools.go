@@ -55,6 +55,9 @@ func pingNamed(ctx context.Context, flags *mysqlFlags, db *stock.DB) error {
 	ctx, cancel := context.WithTimeout(ctx, awaitAttempt)
 	defer cancel()
 	err := db.Ping(ctx)
+	if stock.IsReadOnly(err) { // what only reads may go on
+		_, err = db.Now(ctx)
+	}
 	if err == nil {
 		return nil
 	}
