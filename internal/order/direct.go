@@ -22,7 +22,18 @@ type direct struct {
 	// committer writes orders that show a token.
 	committer *committer
 	lines     lines
-	returning sync.WaitGroup // of units that are given back behind their callers
+	// returning are units that are given back behind their callers, in turn at
+	// returns, until closing is done.
+	returning sync.WaitGroup
+	returns   lines
+	closing   context.Context
+	end       context.CancelFunc
+}
+
+func newDirect(cfg *Config) *direct {
+	d := &direct{cfg: cfg, committer: &committer{cfg: cfg}, lines: lines{length: lineLength}, returns: lines{length: 1}}
+	d.closing, d.end = context.WithCancel(context.Background())
+	return d
 }
 
 // lineLength bounds the orders of a replica that ask a server for one SKU at a
@@ -31,13 +42,16 @@ type direct struct {
 const lineLength = 8
 
 // lines are the orders that ask for each SKU.
-type lines struct{ of sync.Map } // SKU -> chan struct{}, of those that exist
+type lines struct {
+	length int
+	of     sync.Map // SKU -> chan struct{}, of those that exist
+}
 
 // enter waits for a turn.
 func (l *lines) enter(ctx context.Context, sku string) (leave func(), err error) {
 	line, ok := l.of.Load(sku)
 	if !ok {
-		line, _ = l.of.LoadOrStore(sku, make(chan struct{}, lineLength))
+		line, _ = l.of.LoadOrStore(sku, make(chan struct{}, l.length))
 	}
 	places := line.(chan struct{})
 	select {
@@ -191,7 +205,11 @@ func (d *direct) once(ctx context.Context, r Request, held lock.Held) (Placed, e
 	}
 	id := newID()
 	if d.cfg.Units != nil {
-		if err := d.takeUnits(ctx, r.SKU, id, r.Quantity); err != nil {
+		err := d.refusedUnits(ctx, &r)
+		if err == nil {
+			err = d.takeUnits(ctx, r.SKU, id, r.Quantity)
+		}
+		if err != nil {
 			return d.outcome(ctx, &r, Order{}, err)
 		}
 	}
@@ -344,6 +362,7 @@ func (d *direct) alter(ctx context.Context, sku string, c change) error {
 
 // close waits for what is given back.
 func (d *direct) close(ctx context.Context) error {
+	d.end()
 	done := make(chan struct{})
 	go func() { d.returning.Wait(); close(done) }() // bounded by returnTimeout
 	select {

@@ -123,7 +123,7 @@ func New(cfg Config) *Service {
 	if cfg.Strategy.Write == strategy.Batch {
 		s.seller = newDesks(&s.cfg)
 	} else {
-		s.seller = &direct{cfg: &s.cfg, committer: &committer{cfg: &s.cfg}}
+		s.seller = newDirect(&s.cfg)
 	}
 	return s
 }

@@ -13,6 +13,7 @@ import (
 
 	"flashsale/internal/stock"
 	"flashsale/internal/stock/etcdstock"
+	"flashsale/internal/strategy"
 )
 
 // This file is the stock that is kept in etcd, for EtcdCompareAndSwap. It decides
@@ -44,9 +45,13 @@ func (d *direct) takeUnits(ctx context.Context, sku string, id ID, n int32) erro
 	return nil
 }
 
-// returnTimeout bounds the giving back of units, when the request's own time may
-// be over. It is longer than an order's own: nobody else does it.
-const returnTimeout = 10 * time.Second
+const (
+	// returnTimeout bounds the giving back of units at the end of a replica, and each
+	// try before.
+	returnTimeout = 10 * time.Second
+	// returnPause is the wait after a try that failed.
+	returnPause = 100 * time.Millisecond
+)
 
 // startReturn waits for returnUnits while the order has time left, and no longer:
 // close waits for the rest.
@@ -59,14 +64,53 @@ func (d *direct) startReturn(ctx context.Context, sku string, id ID) {
 	}
 }
 
-// returnUnits gives back what an order has taken that was certainly not written.
-// It may be in vain all the same: then the audit finds the gap.
+// returnUnits gives back what an order has taken that was certainly not written. It
+// tries until it succeeds, however many others change the SKU, since nobody else does
+// it; a replica that ends gives up after returnTimeout, and the audit finds the gap.
 func (d *direct) returnUnits(ctx context.Context, sku string, id ID) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), returnTimeout)
-	defer cancel()
-	if _, err := d.cfg.Units.GiveBack(ctx, sku, id.String()); err != nil && !errors.Is(err, etcdstock.ErrNotTaken) {
-		d.cfg.Logger.WarnContext(ctx, "units were taken in etcd and not sold", "sku", sku, "order", id.String(), "error", err)
+	ctx = context.WithoutCancel(ctx)
+	for {
+		ended := d.closing.Err() != nil
+		attempt, cancel := context.WithTimeout(ctx, returnTimeout)
+		err := d.giveBackUnits(attempt, sku, id)
+		cancel()
+		if err == nil || errors.Is(err, etcdstock.ErrNotTaken) {
+			return
+		}
+		if ended {
+			d.cfg.Logger.WarnContext(ctx, "units were taken in etcd and not sold", "sku", sku, "order", id.String(), "error", err)
+			return
+		}
+		select {
+		case <-d.closing.Done():
+		case <-time.After(returnPause):
+		}
 	}
+}
+
+// giveBackUnits does so one order after the other: they would only be each other's
+// rivals.
+func (d *direct) giveBackUnits(ctx context.Context, sku string, id ID) error {
+	leave, err := d.returns.enter(ctx, sku)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	_, err = d.cfg.Units.GiveBack(ctx, sku, id.String())
+	return err
+}
+
+// refusedUnits is what MySQL already says against an order, before it takes units:
+// those that it took in vain would be somebody else's refusal meanwhile.
+func (d *direct) refusedUnits(ctx context.Context, r *Request) error {
+	row, err := stock.Tenure{SKU: r.SKU, Fence: strategy.FenceOff}.Begin(ctx, d.cfg.DB)
+	if err != nil {
+		return err
+	}
+	if err := onSale(&row, row.Now, r); err != nil || row.PerCustomerLimit == nil {
+		return err
+	}
+	return d.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error { return withinLimit(ctx, conn, &row, r) })
 }
 
 // putUnits puts a SKU's units into etcd that are not there yet: those of a new
