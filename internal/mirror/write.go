@@ -107,6 +107,7 @@ func (m *Mirror) write(ctx context.Context) {
 func (m *Mirror) flush(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer cancel()
+	var failed error // of the last try: etcd may be away for all of the time
 	for ctx.Err() == nil {
 		var batch []change
 		m.mu.Lock()
@@ -122,10 +123,11 @@ func (m *Mirror) flush(ctx context.Context) {
 			return
 		}
 		if err := m.writeBatch(ctx, batch); err != nil {
-			m.cfg.Logger.Warn("mirror: last write", "skus", len(batch), "error", err)
+			failed = err
 			_ = sleep.For(ctx, retryPause)
 		}
 	}
+	m.cfg.Logger.Warn("mirror: not all stock was written to etcd before the end", "error", failed)
 }
 
 // awaitWork waits until something is marked, or what is has become due.
