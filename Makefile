@@ -52,7 +52,7 @@ setup-test:
 	@scripts/setup --mariadb --modules
 
 setup-all:
-	@scripts/setup --mariadb --mysql --modules --race --curl --codegen --redis --memcached --haproxy --zookeeper --chromium --kubernetes
+	@scripts/setup --mariadb --mysql --galera --modules --race --curl --codegen --redis --memcached --haproxy --zookeeper --chromium --kubernetes
 
 setup-lint:
 	@scripts/setup --lint

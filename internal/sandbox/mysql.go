@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	// mysqlUser may do everything, and comes from 127.0.0.1 only.
+	// mysqlUser may do everything.
 	mysqlUser = "flashsale"
 	// maxConnections is enough for a handful of replicas with pools of 100.
 	maxConnections = 500
@@ -62,9 +62,14 @@ type MySQL struct {
 	program  *databaseProgram
 	addr     string
 	password string
+	clients  string // the host that the account's clients come from
 	dataDir  string
 	tls      *TLS
 	client   *tls.Config // nil for plain text
+	ports    []*Port
+	// connections is how many clients are let in.
+	connections int
+	prefix, env []string // before the program, and for it
 }
 
 // DSN addresses one database of the server, in go-sql-driver's format and with
@@ -115,10 +120,6 @@ func (m *MySQL) Settings(ctx context.Context) (map[string]string, error) {
 
 // startMySQL makes a data folder in dir and serves it.
 func startMySQL(ctx context.Context, dir string, cfg Config) (*MySQL, error) {
-	client, err := cfg.TLS.client()
-	if err != nil {
-		return nil, err
-	}
 	program, err := findDatabase(cfg.Database)
 	if err != nil {
 		return nil, err
@@ -127,28 +128,52 @@ func startMySQL(ctx context.Context, dir string, cfg Config) (*MySQL, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &MySQL{
-		Product: program.product, program: program, addr: reserved.Addr, password: Secret(),
-		dataDir: filepath.Join(dir, "mysql"), tls: cfg.TLS, client: client,
-	}
-	if err := program.install(ctx, program, m.dataDir); err != nil {
-		return nil, err
-	}
-	accounts := filepath.Join(dir, "mysql-accounts.sql")
-	if err := os.WriteFile(accounts, []byte(program.accounts(m.account())), 0o600); err != nil {
-		return nil, fmt.Errorf("write %s: %w", accounts, err)
-	}
-	m.Process, err = StartProcess(ctx, ProcessConfig{
-		Name:    program.name,
-		Argv:    append(slices.Clone(program.argv), m.serverArgs(accounts, cmp.Or(cfg.MaxConnections, maxConnections))...),
-		LogPath: filepath.Join(dir, "mysql.log"),
-		Ports:   []*Port{reserved},
-		Ready:   m.ready,
-	})
+	m, err := planMySQL(program, filepath.Join(dir, "mysql"), reserved.Addr, cfg)
 	if err != nil {
 		return nil, err
 	}
+	m.ports = []*Port{reserved}
+	if err := m.startAlone(ctx); err != nil {
+		return nil, err
+	}
 	return m, nil
+}
+
+// planMySQL is a server that does not run yet, with its data in dataDir.
+func planMySQL(program *databaseProgram, dataDir, addr string, cfg Config) (*MySQL, error) {
+	client, err := cfg.TLS.client()
+	if err != nil {
+		return nil, err
+	}
+	return &MySQL{
+		Product: program.product, program: program, addr: addr, password: Secret(), clients: "127.0.0.1",
+		connections: cmp.Or(cfg.MaxConnections, maxConnections), dataDir: dataDir, tls: cfg.TLS, client: client,
+	}, nil
+}
+
+// startAlone makes the data folder and the account, and serves.
+func (m *MySQL) startAlone(ctx context.Context) error {
+	if err := m.program.install(ctx, m.program, m.dataDir); err != nil {
+		return err
+	}
+	accounts := m.dataDir + "-accounts.sql"
+	if err := os.WriteFile(accounts, []byte(m.program.accounts(m.account())), 0o600); err != nil {
+		return fmt.Errorf("write %s: %w", accounts, err)
+	}
+	return m.startProcess(ctx, m.argv("--init-file="+accounts))
+}
+
+// startProcess starts the server for the first time.
+func (m *MySQL) startProcess(ctx context.Context, argv []string) (err error) {
+	m.Process, err = StartProcess(ctx, ProcessConfig{
+		Name: m.program.name, Argv: argv, Env: m.env, LogPath: m.dataDir + ".log", Ports: m.ports, Ready: m.ready,
+	})
+	return err
+}
+
+// argv starts the server, with more options after its own: the last option counts.
+func (m *MySQL) argv(more ...string) []string {
+	return slices.Concat(m.prefix, m.program.argv, m.serverArgs(), more)
 }
 
 // runToItsEnd runs what makes a data folder, a script with children or one program,
@@ -172,19 +197,18 @@ func runToItsEnd(ctx context.Context, name string, argv []string, temp string) e
 	return nil
 }
 
-func (m *MySQL) serverArgs(accounts string, connections int) []string {
+func (m *MySQL) serverArgs() []string {
 	host, port, _ := net.SplitHostPort(m.addr) // our own
 	args := []string{
 		"--no-defaults", // first, or it is not heeded: no file of the host's is read
 		"--datadir=" + m.dataDir,
 		"--tmpdir=" + m.dataDir,
-		"--init-file=" + accounts,
 		"--bind-address=" + host,
 		"--port=" + port,
 		"--socket=", // none: TCP serves everybody, and a path has at most 107 bytes
 		"--pid-file=" + filepath.Join(m.dataDir, "mysqld.pid"),
 		"--skip-name-resolve",
-		"--max-connections=" + strconv.Itoa(connections),
+		"--max-connections=" + strconv.Itoa(m.connections),
 	}
 	if user := superuser(); user != "" {
 		args = append(args, "--user="+user)
@@ -202,8 +226,9 @@ func (m *MySQL) account() string {
 	if m.tls != nil {
 		require = " REQUIRE X509"
 	}
-	return "CREATE USER IF NOT EXISTS '" + mysqlUser + "'@'127.0.0.1' IDENTIFIED BY '" + m.password + "'" + require + ";\n" +
-		"GRANT ALL PRIVILEGES ON *.* TO '" + mysqlUser + "'@'127.0.0.1' WITH GRANT OPTION;\n"
+	name := "'" + mysqlUser + "'@'" + m.clients + "'"
+	return "CREATE USER IF NOT EXISTS " + name + " IDENTIFIED BY '" + m.password + "'" + require + ";\n" +
+		"GRANT ALL PRIVILEGES ON *.* TO " + name + " WITH GRANT OPTION;\n"
 }
 
 // ready asks for the data folder: an answer from another server is none.

@@ -27,6 +27,12 @@ type Config struct {
 	// Database is which one; "" is what FLASHSALE_TEST_DATABASE says, or MySQL
 	// where its program is there, and MariaDB otherwise.
 	Database Product
+	// MySQLNodes is how many servers the database is: 0 or 1 for one, else 2 or 3 for
+	// a Cluster. A group of MySQL needs 3.
+	MySQLNodes int
+	// OwnHosts gives each server of a Cluster a network of its own, from which it can
+	// be cut off. Only root can have that.
+	OwnHosts bool
 	// MaxConnections is how many clients it lets in; 0 is 500.
 	MaxConnections int
 	// EtcdNodes is the size of the etcd cluster: 0 for none, else 1 or 3.
@@ -42,8 +48,10 @@ type Config struct {
 
 // Stack is a set of running servers.
 type Stack struct {
-	// MySQL is nil where none was asked for.
+	// MySQL is nil where none was asked for. Of a Cluster it is the first server.
 	MySQL *MySQL
+	// Cluster is nil where there is one database server, or none.
+	Cluster *Cluster
 	// Etcd has the nodes of one cluster.
 	Etcd []*Etcd
 
@@ -70,6 +78,24 @@ func Start(ctx context.Context, cfg Config) (*Stack, error) {
 // Dir is the folder of the servers' data and logs.
 func (s *Stack) Dir() string { return s.folder.path }
 
+// Database is the database's product, version and number of servers, for people.
+func (s *Stack) Database() string {
+	if s.Cluster == nil {
+		return s.MySQL.Version
+	}
+	return fmt.Sprintf("%s, %d servers with %s", s.MySQL.Version, len(s.Cluster.Nodes), s.Cluster.Kind())
+}
+
+// CreateDatabase makes an empty database and returns its DSN, which lists all servers
+// of a Cluster. It is for a Cluster that nothing has befallen.
+func (s *Stack) CreateDatabase(ctx context.Context, name string) (dsn string, err error) {
+	dsn, err = s.MySQL.CreateDatabase(ctx, name)
+	if err == nil && s.Cluster != nil {
+		dsn = s.Cluster.DSN(name)
+	}
+	return dsn, err
+}
+
 // EtcdEndpoints are the client URLs of all nodes.
 func (s *Stack) EtcdEndpoints() []string {
 	endpoints := make([]string, len(s.Etcd))
@@ -89,7 +115,9 @@ func (s *Stack) Stop() {
 		for _, node := range s.Etcd {
 			node.Kill()
 		}
-		if s.MySQL != nil {
+		if s.Cluster != nil {
+			s.Cluster.stop()
+		} else if s.MySQL != nil {
 			// Had it to be killed, it is gone as well, and its redo log is whole.
 			_ = s.MySQL.Stop(context.Background())
 		}
@@ -107,7 +135,16 @@ func (s *Stack) start(ctx context.Context, cfg Config) error {
 	}
 	etcd := make([]*Etcd, len(nodes))
 	group, ctx := errgroup.WithContext(ctx)
-	if cfg.MySQL {
+	switch {
+	case !cfg.MySQL:
+	case cfg.MySQLNodes > 1:
+		group.Go(func() (err error) {
+			if s.Cluster, err = startCluster(ctx, s.folder.path, cfg); err == nil {
+				s.MySQL = s.Cluster.Nodes[0]
+			}
+			return err
+		})
+	default:
 		group.Go(func() (err error) {
 			s.MySQL, err = startMySQL(ctx, s.folder.path, cfg)
 			return err

@@ -1,0 +1,122 @@
+package sandbox_test
+
+import (
+	"context"
+	"database/sql"
+	"os"
+	"testing"
+	"time"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/tier"
+	"flashsale/internal/sleep"
+)
+
+// TestClusterKeepsItsRows has everything befall a cluster that may befall one, and
+// writes a row after each.
+func TestClusterKeepsItsRows(t *testing.T) {
+	tier.OnlyTestAll(t, "three database servers of one cluster")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	root := os.Geteuid() == 0
+	began := time.Now()
+	stack := sandboxtest.Start(t, sandbox.Config{MySQL: true, MySQLNodes: 3, OwnHosts: root})
+	t.Logf("%s: started in %s", stack.Database(), time.Since(began))
+	rows := clusterRows{T: t, Cluster: stack.Cluster}
+	rows.exec(ctx, 0, "CREATE DATABASE claims")
+	rows.exec(ctx, 0, "CREATE TABLE claims.kept (n INT PRIMARY KEY)")
+	rows.write(ctx, 0)
+
+	rows.Nodes[0].Kill()
+	n := rows.elsewhere(ctx, 0)
+	rows.write(ctx, n)
+	rows.check(rows.Rejoin(ctx, 0))
+	rows.read(ctx)
+
+	if stack.MySQL.Product == sandbox.RealMySQL {
+		rows.check(rows.SwitchPrimary(ctx, 0))
+		if n = rows.elsewhere(ctx, n); n != 0 {
+			t.Errorf("the primary is server %d, want 0", n)
+		}
+		rows.write(ctx, n)
+	}
+	if root {
+		rows.check(rows.CutOff(ctx, n))
+		rows.write(ctx, rows.elsewhere(ctx, n))
+		rows.check(rows.Heal(ctx, n))
+		rows.check(rows.Rejoin(ctx, n))
+		rows.read(ctx)
+	}
+	for _, m := range rows.Nodes {
+		m.Kill()
+	}
+	rows.check(rows.Recover(ctx))
+	rows.read(ctx)
+	n, err := rows.Primary(ctx)
+	rows.check(err)
+	rows.write(ctx, n)
+	rows.read(ctx)
+}
+
+// clusterRows are rows that were written, one after the other.
+type clusterRows struct {
+	*testing.T
+	*sandbox.Cluster
+	written int
+}
+
+func (r *clusterRows) check(err error) {
+	r.Helper()
+	if err != nil {
+		r.Fatal(err)
+	}
+}
+
+func (r *clusterRows) open(n int) *sql.DB {
+	r.Helper()
+	db, err := sql.Open("mysql", r.Nodes[n].DSN(""))
+	r.check(err)
+	r.Cleanup(func() { _ = db.Close() }) // it may be of a server that was killed
+	return db
+}
+
+func (r *clusterRows) exec(ctx context.Context, n int, statement string, args ...any) {
+	r.Helper()
+	_, err := r.open(n).ExecContext(ctx, statement, args...)
+	r.check(err)
+}
+
+// elsewhere waits until another server takes writes.
+func (r *clusterRows) elsewhere(ctx context.Context, not int) int {
+	r.Helper()
+	for {
+		n, err := r.Primary(ctx)
+		if err == nil && n != not {
+			return n
+		}
+		if sleep.For(ctx, 10*time.Millisecond) != nil {
+			r.Fatalf("server %d, %v", n, err)
+		}
+	}
+}
+
+// write writes a row on one server.
+func (r *clusterRows) write(ctx context.Context, n int) {
+	r.Helper()
+	r.exec(ctx, n, "INSERT INTO claims.kept VALUES (?)", r.written)
+	r.written++
+}
+
+// read waits until every server has all rows.
+func (r *clusterRows) read(ctx context.Context) {
+	r.Helper()
+	for n := range r.Nodes {
+		db := r.open(n)
+		for got := -1; got != r.written; {
+			if err := db.QueryRowContext(ctx, "SELECT COUNT(*) FROM claims.kept").Scan(&got); err != nil || got > r.written || ctx.Err() != nil {
+				r.Fatalf("server %d has %d rows, want %d: %v", n, got, r.written, err)
+			}
+		}
+	}
+}

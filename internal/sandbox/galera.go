@@ -1,0 +1,188 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// galera is MariaDB's cluster, in which every server takes writes.
+type galera struct {
+	*Cluster
+	library string
+	nodes   []galeraAddrs
+}
+
+// galeraAddrs are a server's for the traffic of the cluster, for the changes that it
+// has missed, and for a whole copy of the data.
+type galeraAddrs struct{ group, changes, copy string }
+
+// Ports on hosts of their own.
+const (
+	galeraPort, galeraChangesPort, galeraCopyPort = 4567, 4568, 4444
+)
+
+func (c *Cluster) planGalera(program *databaseProgram, dir string, cfg Config) error {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return err
+	}
+	// Where scripts/galera puts it.
+	folder := filepath.Join(cache, "flashsale", "galera")
+	g := &galera{Cluster: c, library: filepath.Join(folder, "lib", "libgalera_smm.so")}
+	if _, err := os.Stat(g.library); err != nil {
+		return &MissingError{Program: "libgalera_smm.so", Get: "scripts/setup --galera", err: exec.ErrNotFound}
+	}
+	for i := range cfg.MySQLNodes {
+		addrs, err := c.plan(program, dir, cfg, galeraPort, galeraChangesPort, galeraCopyPort)
+		if err != nil {
+			return err
+		}
+		g.nodes = append(g.nodes, galeraAddrs{addrs[0], addrs[1], addrs[2]})
+		// The scripts that copy the data are looked for in PATH.
+		c.Nodes[i].env = []string{"PATH=" + filepath.Join(folder, "bin") + ":/usr/sbin:/sbin:" + os.Getenv("PATH")}
+	}
+	c.kind = g
+	return nil
+}
+
+func (g *galera) options(n int, founds bool) []string {
+	at := g.nodes[n]
+	_, port, _ := net.SplitHostPort(at.group) // our own
+	peers := make([]string, len(g.nodes))
+	for i := range g.nodes {
+		peers[i] = g.nodes[i].group
+	}
+	options := []string{
+		"--server-id=" + strconv.Itoa(n+1), "--binlog-format=ROW", "--innodb-autoinc-lock-mode=2",
+		"--wsrep-on=ON", "--wsrep-provider=" + g.library, "--wsrep-cluster-name=flashsale", "--wsrep-node-name=" + strconv.Itoa(n+1),
+		"--wsrep-node-address=" + at.group, "--wsrep-sst-method=rsync", "--wsrep-sst-receive-address=" + at.copy,
+		// pc.recovery would let servers that were all killed find each other, but
+		// not when they have been killed one after the other.
+		"--wsrep-provider-options=base_port=" + port + ";gmcast.listen_addr=tcp://" + at.group + ";ist.recv_addr=" + at.changes + ";pc.recovery=FALSE",
+	}
+	if founds {
+		return append(options, "--wsrep-cluster-address=gcomm://", "--wsrep-new-cluster")
+	}
+	return append(options, "--wsrep-cluster-address=gcomm://"+strings.Join(peers, ","))
+}
+
+func (*galera) name() string { return "Galera" }
+
+// copied is false: what a server of Galera has not got from another, it has not got
+// in the cluster's order.
+func (*galera) copied() bool { return false }
+
+func (*galera) join(context.Context, *MySQL, bool) error { return nil } // it does by itself
+
+// in asks the server with the latest view, too: one that was cut off does not know that
+// yet.
+func (g *galera) in(ctx context.Context, m *MySQL) error {
+	own, err := m.status(ctx, "wsrep_local_state_comment")
+	if err == nil && own != "Synced" {
+		err = fmt.Errorf("in its cluster it is %s", own)
+	}
+	if err != nil {
+		return err
+	}
+	view, err := g.writable(ctx, m)
+	if err != nil {
+		return err
+	}
+	primary, err := g.Primary(ctx)
+	if err != nil {
+		return err
+	}
+	latest, err := g.writable(ctx, g.Nodes[primary])
+	if err == nil && latest != view {
+		err = fmt.Errorf("the last change that it knows is %d, and not %d", view, latest)
+	}
+	return err
+}
+
+// status reads one of the server's own figures.
+func (m *MySQL) status(ctx context.Context, name string) (value string, err error) {
+	err = m.ask(ctx, "SHOW GLOBAL STATUS LIKE '"+name+"'", &name, &value)
+	return value, err
+}
+
+func (*galera) writable(ctx context.Context, m *MySQL) (view int64, err error) {
+	ready, err := m.status(ctx, "wsrep_ready")
+	if err == nil && ready != "ON" {
+		err = fmt.Errorf("wsrep_ready is %s", ready)
+	}
+	if err != nil {
+		return 0, err
+	}
+	number, err := m.status(ctx, "wsrep_cluster_conf_id")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(number, 10, 64)
+}
+
+// position is what a server that was killed says of its data.
+var position = regexp.MustCompile(`WSREP: Recovered position: ([0-9a-f-]+):(-?\d+)`)
+
+// recovered is how far the data goes of a server that does not run: "" and -1 where it
+// has none of the cluster's.
+func (g *galera) recovered(ctx context.Context, n int) (cluster string, at int64, err error) {
+	m := g.Nodes[n]
+	log := m.dataDir + "-recover.log"
+	argv := append(m.argv(g.options(n, false)...), "--wsrep-recover", "--log-error="+log)
+	if err := runToItsEnd(ctx, "mariadbd --wsrep-recover", argv, m.dataDir); err != nil {
+		return "", 0, err
+	}
+	text, err := os.ReadFile(log)
+	if err != nil {
+		return "", 0, err
+	}
+	found := position.FindAllSubmatch(text, -1)
+	if found == nil {
+		return "", -1, nil
+	}
+	last := found[len(found)-1]
+	at, err = strconv.ParseInt(string(last[2]), 10, 64)
+	return string(last[1]), at, err
+}
+
+// resume says where the server's data ends, as the service of MariaDB's package does:
+// the server then gets what it has missed. Otherwise it would get a copy of
+// everything, and the server that it is copied from would take no writes meanwhile.
+func (g *galera) resume(ctx context.Context, n int) ([]string, error) {
+	cluster, at, err := g.recovered(ctx, n)
+	if err != nil || at < 0 {
+		return nil, err
+	}
+	return []string{fmt.Sprintf("--wsrep-start-position=%s:%d", cluster, at)}, nil
+}
+
+// newest allows the server whose data goes furthest to begin the cluster.
+func (g *galera) newest(ctx context.Context) (int, error) {
+	newest, furthest := -1, int64(-1)
+	for i := range g.Nodes {
+		_, at, err := g.recovered(ctx, i)
+		if err != nil {
+			return 0, err
+		}
+		if at > furthest {
+			newest, furthest = i, at
+		}
+	}
+	if newest < 0 {
+		return 0, errors.New("no server of Galera has any data of the cluster")
+	}
+	state := filepath.Join(g.Nodes[newest].dataDir, "grastate.dat")
+	text, err := os.ReadFile(state)
+	if err != nil {
+		return 0, err
+	}
+	return newest, os.WriteFile(state, []byte(strings.Replace(string(text), "safe_to_bootstrap: 0", "safe_to_bootstrap: 1", 1)), 0o600)
+}

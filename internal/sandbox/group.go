@@ -1,0 +1,152 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// group is MySQL's Group Replication with one primary.
+type group struct {
+	*Cluster
+	id     string
+	addrs  []string // for the group's own traffic
+	subnet string
+}
+
+// groupPort is that of the group's own traffic on hosts of their own.
+const groupPort = 33061
+
+func (c *Cluster) planGroup(program *databaseProgram, dir string, cfg Config) error {
+	g := &group{Cluster: c, id: uuid.NewString(), subnet: "127.0.0.0/8"}
+	if c.hosts != nil {
+		g.subnet = c.hosts.subnet()
+	}
+	for range cfg.MySQLNodes {
+		addrs, err := c.plan(program, dir, cfg, groupPort)
+		if err != nil {
+			return err
+		}
+		g.addrs = append(g.addrs, addrs[0])
+	}
+	c.kind = g
+	return nil
+}
+
+func (g *group) options(n int, _ bool) []string {
+	host, port, _ := net.SplitHostPort(g.Nodes[n].addr) // our own
+	return []string{
+		"--server-id=" + strconv.Itoa(n+1), "--gtid-mode=ON", "--enforce-gtid-consistency=ON", "--log-bin=binlog", "--sync-binlog=1",
+		"--report-host=" + host, "--report-port=" + port, "--plugin-load-add=group_replication.so",
+		"--group-replication-group-name=" + g.id,
+		"--group-replication-local-address=" + g.addrs[n],
+		"--group-replication-group-seeds=" + strings.Join(g.addrs, ","),
+		"--group-replication-ip-allowlist=" + g.subnet,
+		"--group-replication-start-on-boot=OFF", "--group-replication-bootstrap-group=OFF",
+		"--group-replication-recovery-get-public-key=ON",
+		// A server that is gone is given up as soon as it is noticed. The default
+		// adds five seconds.
+		"--group-replication-member-expel-timeout=0",
+		// A second try to join again would be five minutes after the first.
+		"--group-replication-autorejoin-tries=1",
+	}
+}
+
+func (*group) name() string { return "Group Replication" }
+
+func (*group) resume(context.Context, int) ([]string, error) { return nil, nil }
+
+func (*group) copied() bool { return true }
+
+const ownState = "SELECT member_state FROM performance_schema.replication_group_members WHERE member_id IN (@@server_uuid, '') " +
+	"UNION ALL SELECT 'OFFLINE' LIMIT 1"
+
+func (g *group) join(ctx context.Context, m *MySQL, founds bool) error {
+	var state string
+	if err := m.ask(ctx, ownState, &state); err != nil {
+		return err
+	}
+	var statements []string
+	switch state {
+	case "OFFLINE":
+	case "ERROR": // it joins again by itself, if at the first try
+		var tries bool
+		if err := m.ask(ctx, "SELECT COUNT(*) > 0 FROM performance_schema.threads WHERE name LIKE '%autorejoin'", &tries); err != nil || tries {
+			return err
+		}
+		statements = append(statements, "STOP GROUP_REPLICATION")
+	default:
+		return nil
+	}
+	statements = append(statements, "SET GLOBAL offline_mode = OFF",
+		"CHANGE REPLICATION SOURCE TO SOURCE_USER = '"+mysqlUser+"', SOURCE_PASSWORD = '"+m.password+"' FOR CHANNEL 'group_replication_recovery'")
+	if founds {
+		return m.exec(ctx, append(statements, "SET GLOBAL group_replication_bootstrap_group = ON", "START GROUP_REPLICATION",
+			"SET GLOBAL group_replication_bootstrap_group = OFF")...)
+	}
+	if err := m.exec(ctx, statements...); err != nil {
+		return err
+	}
+	// It fails while the others still have this server's last run in the group.
+	_ = m.exec(ctx, "START GROUP_REPLICATION")
+	return nil
+}
+
+// in asks the primary, too: a server that was expelled while it was stopped does not
+// know that yet.
+func (g *group) in(ctx context.Context, m *MySQL) error {
+	var own, others string
+	if err := m.ask(ctx, ownState, &own); err != nil {
+		return err
+	}
+	primary, err := g.Primary(ctx)
+	if err != nil {
+		return err
+	}
+	host, port, _ := net.SplitHostPort(m.addr)
+	err = g.Nodes[primary].ask(ctx, "SELECT COALESCE(MAX(member_state), 'OFFLINE') FROM performance_schema.replication_group_members "+
+		"WHERE member_host = '"+host+"' AND member_port = "+port, &others)
+	if err == nil && (own != "ONLINE" || others != "ONLINE") {
+		err = fmt.Errorf("in its group it is %s, and %s to the primary", own, others)
+	}
+	return err
+}
+
+// writable also asks for a majority: a primary that has lost the others does not know
+// that it is none any more.
+func (*group) writable(ctx context.Context, m *MySQL) (view int64, err error) {
+	err = m.ask(ctx, "SELECT CAST(SUBSTRING_INDEX(MAX(view_id), ':', -1) AS UNSIGNED) FROM performance_schema.replication_group_member_stats "+
+		"WHERE NOT @@super_read_only AND (SELECT 2 * SUM(member_state <> 'UNREACHABLE') > COUNT(*) "+
+		"AND SUM(member_id = @@server_uuid AND member_state = 'ONLINE' AND member_role = 'PRIMARY') = 1 "+
+		"FROM performance_schema.replication_group_members) HAVING MAX(view_id) > ''", &view)
+	return view, err
+}
+
+// newest compares what the servers have executed, and what they had received for it.
+func (g *group) newest(ctx context.Context) (int, error) {
+	sets := make([]string, len(g.Nodes))
+	for i, m := range g.Nodes {
+		if err := m.restartWith(ctx, m.argv(g.options(i, false)...)); err != nil {
+			return 0, err
+		}
+		if err := m.ask(ctx, "SELECT CONCAT_WS(',', @@gtid_executed, (SELECT NULLIF(received_transaction_set, '') "+
+			"FROM performance_schema.replication_connection_status WHERE channel_name = 'group_replication_applier'))", &sets[i]); err != nil {
+			return 0, err
+		}
+	}
+	newest := 0
+	for i := range sets {
+		var more bool
+		if err := g.Nodes[0].ask(ctx, "SELECT GTID_SUBTRACT('"+sets[i]+"', '"+sets[newest]+"') <> ''", &more); err != nil {
+			return 0, err
+		}
+		if more {
+			newest = i
+		}
+	}
+	return newest, nil
+}
