@@ -98,6 +98,11 @@ type databaseFlags struct {
 	Database sandbox.Product `default:"" enum:",mysql,mariadb" placeholder:"mysql|mariadb" help:"The private database server. Without it, MySQL where its program is there (scripts/setup --mysql), MariaDB otherwise."`
 }
 
+// clusterFlags say how many servers the private database is.
+type clusterFlags struct {
+	MySQLNodes int `name:"mysql-nodes" default:"1" enum:"1,3" placeholder:"1|3" help:"Servers of the private database (default ${default}). 3 are a cluster: MySQL with Group Replication and one primary, MariaDB with Galera. It takes 20 s to start, and 2 GB for MySQL."`
+}
+
 // nameDatabase is the first line of every report: figures and behaviour differ.
 func nameDatabase(s streams, version string) {
 	fmt.Fprintf(s.out, "Database: %s\n\n", version)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"flashsale/internal/sandbox"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/handover"
 	"flashsale/loadtest/lockserver"
@@ -39,7 +40,7 @@ func (c *handoverCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	fmt.Fprintln(s.err, "Starting the servers ...")
-	servers, err := startServers(ctx, c.Database, "", nil)
+	servers, err := startServers(ctx, sandbox.Config{Database: c.Database}, "", nil)
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ type proveCmd struct {
 	Fence      string   `default:"claim" placeholder:"off|write|claim" help:"What MySQL does with fencing tokens, where the lock yields them (default ${default})."`
 	replicaFlags
 	databaseFlags
+	clusterFlags
 	loadFlags
 	MySQLDSN      string   `name:"mysql-dsn" placeholder:"DSN" help:"MySQL of your own: user:password@tcp(host:port)/. Each run makes a database there, and drops it. Without it, a private server is started."`
 	EtcdEndpoints []string `name:"etcd-endpoints" placeholder:"URL" help:"etcd of your own. Without it, a private one is started."`
@@ -44,18 +45,26 @@ func (c *proveCmd) Run(ctx context.Context, s streams) error {
 	if err := c.check(); err != nil {
 		return err
 	}
+	if c.MySQLDSN != "" && c.MySQLNodes > 1 {
+		return errors.New("--mysql-nodes is for a private database; leave it out with --mysql-dsn, which may list several hosts")
+	}
 	if err := lockserver.Check(strategies...); err != nil {
 		return err
 	}
 	progress := newMeter(s.err)
 	defer progress.stop()
 	progress.say("Starting the servers ...")
-	servers, err := startServers(ctx, c.Database, c.MySQLDSN, c.EtcdEndpoints)
+	servers, err := startServers(ctx, sandbox.Config{Database: c.Database, MySQLNodes: c.MySQLNodes}, c.MySQLDSN, c.EtcdEndpoints)
 	if err != nil {
 		return err
 	}
 	defer servers.stop()
 	nameDatabase(s, servers.version)
+	if servers.allWrite() {
+		if strategies, err = c.onSeveralWriters(strategies); err != nil {
+			return err
+		}
+	}
 
 	p := &proof.Proof{Seed: plan.Seed, Database: servers.version}
 	for _, row := range strategies {
@@ -76,6 +85,20 @@ func (c *proveCmd) parse() ([]strategy.Strategy, strategy.Fence, error) {
 	}
 	list, err := findStrategies(c.Strategies)
 	return list, fence, err
+}
+
+// onSeveralWriters leaves out, where all strategies are asked for, those that are right
+// with one primary alone, and which replicas refuse.
+func (c *proveCmd) onSeveralWriters(list []strategy.Strategy) (fit []strategy.Strategy, err error) {
+	for _, row := range list {
+		switch {
+		case !row.OnePrimary:
+			fit = append(fit, row)
+		case !slices.Equal(c.Strategies, []string{"all"}):
+			return nil, fmt.Errorf("--strategies: %s is not right on Galera, where several servers take writes; leave it out, or run with --database mysql", row.Name)
+		}
+	}
+	return fit, nil
 }
 
 // findStrategies finds those of the names, or all of them.

@@ -40,18 +40,24 @@ type servers struct {
 	lock *lockserver.Server
 }
 
-// startServers starts a database server, unless the user has named one.
-func startServers(ctx context.Context, product sandbox.Product, dsn string, etcd []string) (*servers, error) {
+// startServers starts the database that needs describes, unless the user has named one.
+func startServers(ctx context.Context, needs sandbox.Config, dsn string, etcd []string) (*servers, error) {
 	s := &servers{dsn: dsn, etcd: etcd}
 	if dsn != "" {
 		return s, s.checkOwn(ctx)
 	}
-	stack, err := sandbox.Start(ctx, sandbox.Config{MySQL: true, Database: product})
+	needs.MySQL = true
+	stack, err := sandbox.Start(ctx, needs)
 	if err != nil {
 		return nil, err
 	}
-	s.stack, s.version = stack, stack.MySQL.Version
+	s.stack, s.version = stack, stack.Database()
 	return s, nil
+}
+
+// allWrite reports whether the private database has several servers that take writes.
+func (s *servers) allWrite() bool {
+	return s.stack != nil && s.stack.Cluster != nil && s.stack.MySQL.Product == sandbox.MariaDB
 }
 
 // lockServer is what a strategy locks in. It is started for the first strategy that
@@ -94,7 +100,7 @@ func (s *servers) stop() {
 // that goes on running.
 func (s *servers) database(ctx context.Context, name string) (dsn string, drop func(), err error) {
 	if s.dsn == "" {
-		dsn, err = s.stack.MySQL.CreateDatabase(ctx, name)
+		dsn, err = s.stack.CreateDatabase(ctx, name)
 		return dsn, func() {}, err
 	}
 	cfg, err := mysqlsession.ParseServer(s.dsn)

@@ -56,7 +56,7 @@ func (c *takeoverCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	fmt.Fprintln(s.err, "Starting the servers ...")
-	servers, err := startServers(ctx, c.Database, "", nil)
+	servers, err := startServers(ctx, sandbox.Config{Database: c.Database}, "", nil)
 	if err != nil {
 		return err
 	}

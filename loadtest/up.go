@@ -20,6 +20,7 @@ import (
 type upCmd struct {
 	replicaFlags
 	databaseFlags
+	clusterFlags
 	EtcdNodes     int           `name:"etcd-nodes" default:"1" enum:"1,3" placeholder:"1|3" help:"Nodes of the etcd cluster (default ${default})."`
 	LockTTL       time.Duration `name:"lock-ttl" default:"0" placeholder:"D" help:"How long a lock outlives a replica that died. 0 is the service's default."`
 	PaymentWindow time.Duration `default:"0" placeholder:"D" help:"How long an order stays reserved without payment. 0 is the service's default."`
@@ -46,7 +47,9 @@ type sandboxDescription struct {
 type sandboxPids struct {
 	Replicas []int `json:"replicas"`
 	MySQL    int   `json:"mysql"`
-	Etcd     []int `json:"etcd"`
+	// MySQLNodes are all servers of a cluster, of which MySQL is the first.
+	MySQLNodes []int `json:"mysql_nodes,omitempty"`
+	Etcd       []int `json:"etcd"`
 }
 
 const (
@@ -73,7 +76,7 @@ func (c *upCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	fmt.Fprintln(s.err, "Starting the servers ...")
-	needs := sandbox.Config{MySQL: true, Database: c.Database}
+	needs := sandbox.Config{MySQL: true, Database: c.Database, MySQLNodes: c.MySQLNodes}
 	if row.Server == strategy.InEtcd {
 		needs.EtcdNodes = c.EtcdNodes
 	}
@@ -82,14 +85,14 @@ func (c *upCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	defer stack.Stop()
-	nameDatabase(s, stack.MySQL.Version)
+	nameDatabase(s, stack.Database())
 	lockFlags, stop, err := startLockServer(ctx, row, stack)
 	if err != nil {
 		return err
 	}
 	defer stop()
 	cfg.Args = append(cfg.Args, lockFlags...)
-	if cfg.MySQLDSN, err = stack.MySQL.CreateDatabase(ctx, "flashsale"); err != nil {
+	if cfg.MySQLDSN, err = stack.CreateDatabase(ctx, "flashsale"); err != nil {
 		return err
 	}
 	fleet, err := startFleet(ctx, cfg, c.Replicas)
@@ -168,6 +171,11 @@ func describe(stack *sandbox.Stack, fleet *fleet, dsn string) sandboxDescription
 	}
 	for _, r := range fleet.replicas {
 		d.Pids.Replicas = append(d.Pids.Replicas, r.Pid())
+	}
+	if stack.Cluster != nil {
+		for _, m := range stack.Cluster.Nodes {
+			d.Pids.MySQLNodes = append(d.Pids.MySQLNodes, m.Pid())
+		}
 	}
 	for _, node := range stack.Etcd {
 		d.Pids.Etcd = append(d.Pids.Etcd, node.Pid())

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"flashsale/internal/sandbox"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/handover"
 	"flashsale/loadtest/lockserver"
@@ -48,7 +49,7 @@ func (c *zombiesCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	fmt.Fprintln(s.err, "Starting the servers ...")
-	servers, err := startServers(ctx, c.Database, "", nil)
+	servers, err := startServers(ctx, sandbox.Config{Database: c.Database}, "", nil)
 	if err != nil {
 		return err
 	}
