@@ -19,6 +19,7 @@ import (
 	"flashsale/internal/sandbox/etcdnode"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/bench"
+	"flashsale/loadtest/failover"
 	"flashsale/loadtest/lesson"
 	"flashsale/loadtest/lesson/stage"
 	"flashsale/loadtest/peer"
@@ -56,6 +57,7 @@ type cli struct {
 	Soak       soakCmd       `cmd:"" help:"Send random calls to private replicas that are killed and stopped meanwhile, and check every answer against a model."`
 	Handover   handoverCmd   `cmd:"" help:"Measure how long each lock takes from one holder to the next."`
 	Takeover   takeoverCmd   `cmd:"" help:"Kill, stop or cut off the replica that sells, and measure how long nothing is sold."`
+	Failover   failoverCmd   `cmd:"" help:"Fail a server of a clustered database, and measure how long nothing is sold."`
 	Strategies strategiesCmd `cmd:"" hidden:""`
 	Up         upCmd         `cmd:"" help:"Run private servers and replicas to try things on, until Ctrl-C."`
 	Env        envCmd        `cmd:"" help:"Print the addresses and secrets of a running stack for a shell to evaluate."`
@@ -102,7 +104,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		kong.WithHyphenPrefixedParameters(true), // "--rate -1" is a number out of range, not a flag
 		kong.Vars{"strategies": strings.Join(strategy.Names(), ", "), "strategy": strategy.Default,
 			"peers": strings.Join(peer.Names(), ", "), "loads": strings.Join(bench.LoadNames, ", "),
-			"lessons": strings.Join(lesson.Names(), ", "), "faults": strings.Join(takeover.FaultNames(), ",")},
+			"lessons": strings.Join(lesson.Names(), ", "), "faults": strings.Join(takeover.FaultNames(), ","),
+			"failovers": strings.Join(failover.FaultNames(), ",")},
 	)
 	if err != nil {
 		return err
