@@ -36,6 +36,7 @@ type Server string
 // The servers that lessons are played on. All are private and real.
 const (
 	MySQL     Server = "MySQL"
+	Galera    Server = "Galera"
 	Etcd      Server = "etcd"
 	Redis     Server = "Redis"
 	Memcached Server = "memcached"

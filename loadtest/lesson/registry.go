@@ -16,6 +16,7 @@ var all = []*Lesson{
 	&readUncommitted,
 	&oneProcessLock,
 	&getLockThroughAPool,
+	&locksOfEachNode,
 	&oneSessionTwoGoroutines,
 	&redisDelWithoutOwner,
 	&memcachedGetThenDelete,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"flashsale/internal/sandbox"
 	"flashsale/internal/stock"
 )
 
@@ -38,8 +39,11 @@ type refusal struct {
 }
 
 // Shop puts units on sale.
-func (p *Play) Shop(units int64) *Shop {
-	dsn, err := p.MySQL().CreateDatabase(p.ctx, p.Name)
+func (p *Play) Shop(units int64) *Shop { return p.ShopOn(p.MySQL(), units) }
+
+// ShopOn puts units on sale on one server.
+func (p *Play) ShopOn(server *sandbox.MySQL, units int64) *Shop {
+	dsn, err := server.CreateDatabase(p.ctx, p.Name)
 	p.Check(err)
 	db, err := stock.Open(dsn, 16)
 	p.Check(err)
@@ -131,8 +135,18 @@ type seen struct {
 func (s *Shop) Buyer(name string) *Buyer { return s.On(s.play.Actor(name)) }
 
 // On gives an actor a connection.
-func (s *Shop) On(a *Actor) *Buyer {
-	conn, err := s.DB.SQL.Conn(s.play.ctx)
+func (s *Shop) On(a *Actor) *Buyer { return s.over(a, s.DB) }
+
+// BuyerAt brings one on whose connection is to another server of the same database.
+func (s *Shop) BuyerAt(server *sandbox.MySQL, name string) *Buyer {
+	db, err := stock.Open(server.DSN(s.play.Name), 16)
+	s.play.Check(err)
+	s.play.Cleanup(db.Close)
+	return s.over(s.play.Actor(name), db)
+}
+
+func (s *Shop) over(a *Actor, db *stock.DB) *Buyer {
+	conn, err := db.SQL.Conn(s.play.ctx)
 	s.play.Check(err)
 	b := &Buyer{Actor: a, Conn: conn, shop: s}
 	s.play.Cleanup(func() error {

@@ -37,12 +37,13 @@ type Config struct {
 type Stage struct {
 	cfg Config
 
-	mu    sync.Mutex
-	mysql *sandbox.Stack
-	etcd  *sandbox.Stack
-	redis *sandbox.Redis
-	zk    *sandbox.ZooKeeper
-	plays int
+	mu     sync.Mutex
+	mysql  *sandbox.Stack
+	galera *sandbox.Stack
+	etcd   *sandbox.Stack
+	redis  *sandbox.Redis
+	zk     *sandbox.ZooKeeper
+	plays  int
 }
 
 // New makes a stage. It starts nothing yet.
@@ -57,7 +58,7 @@ func New(cfg Config) *Stage {
 func (s *Stage) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, stack := range []*sandbox.Stack{s.mysql, s.etcd} {
+	for _, stack := range []*sandbox.Stack{s.mysql, s.galera, s.etcd} {
 		if stack != nil {
 			stack.Stop()
 		}
@@ -69,7 +70,7 @@ func (s *Stage) Close() error {
 	if s.zk != nil {
 		errs = append(errs, s.zk.Close())
 	}
-	s.mysql, s.etcd, s.redis, s.zk = nil, nil, nil, nil
+	s.mysql, s.galera, s.etcd, s.redis, s.zk = nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }
 
@@ -89,6 +90,11 @@ func (s *Stage) Database(ctx context.Context) (version string, err error) {
 // MySQL is the shared database server.
 func (p *Play) MySQL() *sandbox.MySQL {
 	return p.shared(&p.stage.mysql, sandbox.Config{MySQL: true, Database: p.stage.cfg.Database}).MySQL
+}
+
+// Galera is the shared cluster of MariaDB, of two servers.
+func (p *Play) Galera() *sandbox.Cluster {
+	return p.shared(&p.stage.galera, sandbox.Config{MySQL: true, Database: sandbox.MariaDB, MySQLNodes: 2}).Cluster
 }
 
 // OwnMySQL is a database server of this play's alone, to be killed or set up otherwise.
