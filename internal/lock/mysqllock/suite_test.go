@@ -147,7 +147,7 @@ func (s *server) Places(tb testing.TB, name string) []string {
 // connections are the server's, the oldest first.
 func (s *server) connections(tb testing.TB) []sandbox.Connection {
 	tb.Helper()
-	all, err := s.MySQL.Connections(tb.Context())
+	all, err := s.Connections(tb.Context())
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -25,6 +25,7 @@ var programs = map[string]program{
 	"etcdnode": {pkg: "./internal/sandbox/sandboxtest/etcdnode"},
 }
 
+// Build builds the program of that name ("api", "loadtest" or "etcdnode") from
 // the tree as it is, and returns its absolute path: in the module's bin, or in
 // bin/race for an api built with the race detector, as the test itself is.
 func Build(tb testing.TB, name string) string {
