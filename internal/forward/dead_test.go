@@ -24,7 +24,7 @@ func TestAddressThatRefusesIsOfADeadProcess(t *testing.T) {
 		if got := until(t, "dead", told); got != "dead [{sku 7}]" {
 			t.Errorf("the observer was told %q", got)
 		}
-		order.broken()
+		order.unsent()
 	}
 }
 
@@ -48,7 +48,7 @@ func TestAnotherProcessAtTheAddressMeansADeadOne(t *testing.T) {
 	if got := until(t, "dead", told); got != "dead [{sku 7}]" {
 		t.Errorf("the observer was told %q", got)
 	}
-	order.broken()
+	order.unsent()
 	if len(in) != 0 {
 		t.Error("the order was handed to the other process")
 	}

@@ -20,7 +20,7 @@
 //	     +--------------- (ended) <------+<--------------------------------------+
 //
 // Every order on a link that ends gets ErrBroken, unless its answer was read
-// before. A link never comes back: the next Send opens a new one, which replaces
+// before, or ErrNoLink if the link never came up: then nothing was sent. A link never comes back: the next Send opens a new one, which replaces
 // the older one at the seller.
 //
 // Both sides write whatever has queued up since the last write in one message,

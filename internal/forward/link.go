@@ -226,8 +226,12 @@ func (l *link) finish(err error) {
 	if len(waiters) > 0 {
 		ls.metrics.broken.Inc()
 	}
+	told := ErrBroken
+	if !l.isUp { // which changes no more
+		told = ErrNoLink
+	}
 	for _, w := range waiters {
-		w.done(nil, ErrBroken)
+		w.done(nil, told)
 	}
 }
 

@@ -49,8 +49,8 @@ func NewLinks(cfg Config) *Links {
 }
 
 // Send puts o on the link to p, and opens one where there is none. It never
-// blocks. If it returns nil, done is called exactly once, with the answer or with
-// ErrBroken; until then o belongs to the link. done is called from the link's
+// blocks. If it returns nil, done is called exactly once, with the answer, with
+// ErrBroken, or with ErrNoLink where the link never came up; until then o belongs to the link. done is called from the link's
 // goroutine and must not block. Otherwise Send returns ErrFull or ErrNoLink.
 //
 // After a link has ended Send opens the next one at once, also after a dial that

@@ -233,8 +233,8 @@ func TestUnreachablePeerIsTriedWithABackOff(t *testing.T) {
 	told, clock := newObserved(), newManual()
 	ls := newLinks(t, config("buyer").with(func(c *Config) { c.Observer, c.clock = told, clock.clock() }))
 	cable.Cut()
-	send(t, ls, p, 1).broken()
-	send(t, ls, p, 2).broken()
+	send(t, ls, p, 1).unsent()
+	send(t, ls, p, 2).unsent()
 	noLink := func() {
 		t.Helper()
 		if _, err := trySend(t, ls, p, 3); !errors.Is(err, ErrNoLink) {

@@ -174,6 +174,14 @@ func (s *sent) broken() {
 	}
 }
 
+// unsent waits for ErrNoLink: the link never came up.
+func (s *sent) unsent() {
+	s.tb.Helper()
+	if o := s.wait(); !errors.Is(o.err, ErrNoLink) {
+		s.tb.Fatalf("the order was told %v, %v; want ErrNoLink", o.answer, o.err)
+	}
+}
+
 func (s *sent) wait() outcome {
 	s.tb.Helper()
 	o := next(s.tb, "what became of an order", s.told)

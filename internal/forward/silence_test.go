@@ -148,7 +148,7 @@ func TestLinkWithoutAHelloIsSilentAndEnds(t *testing.T) {
 			t.Errorf("the observer was told %q, want %q", got, want)
 		}
 	}
-	order.broken()
+	order.unsent()
 	if list := ls.List(); len(list) != 0 {
 		t.Errorf("links are up: %v", list)
 	}

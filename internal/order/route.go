@@ -125,7 +125,11 @@ func (ds *desks) toSeller(ctx context.Context, over <-chan struct{}, t *ticket, 
 	ctx, end := ds.cfg.step(ctx, "forward", ofSKU(t.req.SKU))
 	o := orderToWire(ctx, &t.req, holder.Token, left-min(lateMargin, left/4))
 	err := ds.links.Send(forward.Peer{Addr: holder.Addr, Process: holder.Process}, o, func(a *forward.Answer, err error) {
-		if err != nil {
+		switch {
+		case errors.Is(err, forward.ErrNoLink): // nothing was sent
+			t.answer(Placed{}, errMoved)
+			return
+		case err != nil:
 			t.answer(Placed{}, errBroken)
 			return
 		}
