@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -48,6 +49,9 @@ func ParseServer(dsn string) (*mysql.Config, error) {
 	if err := check(cfg); err != nil {
 		return nil, err
 	}
+	if err := checkPorts(cfg); err != nil {
+		return nil, err
+	}
 	cfg.ParseTime, cfg.Loc = true, time.UTC
 	// Without interpolation each statement costs a round trip to prepare it.
 	cfg.InterpolateParams, cfg.MultiStatements = true, false
@@ -77,6 +81,23 @@ func checkParameters(dsn string) error {
 	return nil
 }
 
+// checkPorts finds ports that no waiting makes right.
+func checkPorts(cfg *mysql.Config) error {
+	if !strings.HasPrefix(cfg.Net, "tcp") {
+		return nil
+	}
+	for addr := range strings.SplitSeq(cfg.Addr, separator) {
+		_, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			continue // the driver says so as it connects
+		}
+		if n, err := net.LookupPort("tcp", port); err != nil || n == 0 {
+			return fmt.Errorf("%s: %q is not a port; use a number from 1 to 65535", addr, port)
+		}
+	}
+	return nil
+}
+
 func check(cfg *mysql.Config) error {
 	switch {
 	case cfg.Collation != "":
@@ -86,6 +107,12 @@ func check(cfg *mysql.Config) error {
 		return errors.New("clientFoundRows=true is not supported, the service counts the rows that a statement changed; remove it")
 	case cfg.ColumnsWithAlias: // gorm would not find its columns
 		return errors.New("columnsWithAlias=true is not supported; remove it")
+	case cfg.AllowFallbackToPlaintext && cfg.TLSConfig != "preferred": // which sets it
+		return errors.New("allowFallbackToPlaintext=true is not supported, anyone in between could switch TLS off; remove it")
+	case cfg.ReadTimeout != 0 || cfg.WriteTimeout != 0:
+		// A COMMIT that takes longer would have an unknown outcome, and a wait for a
+		// lock in MySQL would break. Each call has an end of its own.
+		return errors.New("readTimeout and writeTimeout are not supported, the service sets its own limits; remove them")
 	case !cfg.CheckConnLiveness:
 		// After a restart of the server each connection of the pool would fail one
 		// transaction whose outcome nobody knew.
@@ -94,8 +121,11 @@ func check(cfg *mysql.Config) error {
 		return fmt.Errorf("maxAllowedPacket=%d is too small, %d is needed at least; remove it", cfg.MaxAllowedPacket, LeastPacket)
 	case len(cfg.Params) > 0:
 		// Not the value: where a slash is missing, part of the password may come here.
-		return fmt.Errorf("%s is not supported, the service sets its session variables itself; remove it",
-			strings.Join(slices.Sorted(maps.Keys(cfg.Params)), ", "))
+		names := slices.Sorted(maps.Keys(cfg.Params))
+		if len(names) > 1 {
+			return fmt.Errorf("%s are not supported, the service sets its session variables itself; remove them", strings.Join(names, ", "))
+		}
+		return fmt.Errorf("%s is not supported, the service sets its session variables itself; remove it", names[0])
 	}
 	return nil
 }

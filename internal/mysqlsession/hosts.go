@@ -46,6 +46,9 @@ func splitHosts(dsn string) (first string, hosts []string, err error) {
 		if host == "" {
 			return "", nil, fmt.Errorf("%s names an empty host; name each as host:port", list)
 		}
+		if strings.ContainsAny(host, "(); ") {
+			return "", nil, fmt.Errorf("%q is not a list of hosts; name all of them in one pair of parentheses, with commas: tcp(host:port,host:port)", list)
+		}
 		if _, _, err := net.SplitHostPort(host); err != nil {
 			host = net.JoinHostPort(strings.Trim(host, "[]"), "3306")
 		}

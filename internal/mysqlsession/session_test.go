@@ -22,25 +22,29 @@ func TestMain(m *testing.M) { sandboxtest.Main(m, sandbox.Config{MySQL: true}, &
 
 func TestParametersThatCannotBeServedAreRefusedByName(t *testing.T) {
 	for parameters, want := range map[string]string{
-		"charset=gbk":                         "charset=gbk is not supported; use utf8mb4",
-		"charset=utf8&parseTime=True":         "charset=utf8 is not supported; use utf8mb4",
-		"charset=latin1":                      "charset=latin1 is not",
-		"charset=utf8mb4,utf8":                "charset=utf8mb4,utf8 is not",
-		"charset=utf8mb4&charset=gbk":         "charset=gbk is not",
-		"charset=":                            "charset= is not",
-		"collation=gbk_chinese_ci":            "collation=gbk_chinese_ci is not",
-		"collation=utf8mb4_general_ci":        "collation=utf8mb4_general_ci is not",
-		"autocommit=0":                        "autocommit is not",
-		"@@session.autocommit=0":              "autocommit is not",
-		"sql_mode=%27NO_BACKSLASH_ESCAPES%27": "sql_mode is not",
-		"timestamp=1&sql_log_bin=0":           "sql_log_bin, timestamp is not",
-		"clientFoundRows=true":                "clientFoundRows=true is not",
-		"columnsWithAlias=true":               "columnsWithAlias=true is not",
-		"checkConnLiveness=false":             "checkConnLiveness=false is not",
-		"timeTruncate=1h":                     "timeTruncate=1h is not",
-		"strict=true":                         "strict is not",
-		"maxAllowedPacket=1000":               "maxAllowedPacket=1000 is too small",
-		"clientFoundRows=perhaps":             "malformed DSN (expected user:password@tcp(host:port)/database)",
+		"charset=gbk":                            "charset=gbk is not supported; use utf8mb4",
+		"charset=utf8&parseTime=True":            "charset=utf8 is not supported; use utf8mb4",
+		"charset=latin1":                         "charset=latin1 is not",
+		"charset=utf8mb4,utf8":                   "charset=utf8mb4,utf8 is not",
+		"charset=utf8mb4&charset=gbk":            "charset=gbk is not",
+		"charset=":                               "charset= is not",
+		"collation=gbk_chinese_ci":               "collation=gbk_chinese_ci is not",
+		"collation=utf8mb4_general_ci":           "collation=utf8mb4_general_ci is not",
+		"autocommit=0":                           "autocommit is not",
+		"@@session.autocommit=0":                 "autocommit is not",
+		"sql_mode=%27NO_BACKSLASH_ESCAPES%27":    "sql_mode is not",
+		"timestamp=1&sql_log_bin=0":              "sql_log_bin, timestamp are not",
+		"clientFoundRows=true":                   "clientFoundRows=true is not",
+		"columnsWithAlias=true":                  "columnsWithAlias=true is not",
+		"checkConnLiveness=false":                "checkConnLiveness=false is not",
+		"timeTruncate=1h":                        "timeTruncate=1h is not",
+		"strict=true":                            "strict is not",
+		"readTimeout=1s":                         "readTimeout and writeTimeout are not",
+		"writeTimeout=30s":                       "readTimeout and writeTimeout are not",
+		"tls=true&allowFallbackToPlaintext=true": "allowFallbackToPlaintext=true is not",
+		"allowFallbackToPlaintext=true":          "allowFallbackToPlaintext=true is not",
+		"maxAllowedPacket=1000":                  "maxAllowedPacket=1000 is too small",
+		"clientFoundRows=perhaps":                "malformed DSN (expected user:password@tcp(host:port)/database)",
 	} {
 		_, err := mysqlsession.Parse("shop:pw@tcp(db:3306)/shop?" + parameters)
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -48,7 +52,7 @@ func TestParametersThatCannotBeServedAreRefusedByName(t *testing.T) {
 		}
 	}
 	for _, parameters := range []string{
-		"", "?charset=utf8mb4", "?charset=UTF8MB4&parseTime=True&loc=Local", "?tls=true&readTimeout=5s&timeout=1s&rejectReadOnly=true",
+		"", "?charset=utf8mb4", "?charset=UTF8MB4&parseTime=True&loc=Local", "?tls=true&timeout=1s&rejectReadOnly=true",
 		"?interpolateParams=false&multiStatements=true&clientFoundRows=false&compress=true", "?maxAllowedPacket=0",
 	} {
 		cfg, err := mysqlsession.Parse("shop:p/w?charset=gbk@tcp(db:3306)/shop" + parameters)
@@ -58,6 +62,18 @@ func TestParametersThatCannotBeServedAreRefusedByName(t *testing.T) {
 		}
 		if !cfg.ParseTime || cfg.Loc.String() != "UTC" || !cfg.InterpolateParams || cfg.MultiStatements {
 			t.Errorf("%s: it is the DSN that chooses: %+v", parameters, cfg)
+		}
+	}
+	for hosts, want := range map[string]string{
+		"tcp(db1:3306),tcp(db2:3306)": "tcp(host:port,host:port)",
+		"tcp(db1:3306, db2 :3306)":    "tcp(host:port,host:port)",
+		"tcp(db1:3306;db2:3306,db3)":  "tcp(host:port,host:port)",
+		"tcp(db1,)":                   "empty host",
+		"tcp(db:99999)":               `"99999" is not a port`,
+		"tcp(db1,db2:0)":              `"0" is not a port`,
+	} {
+		if _, err := mysqlsession.Parse("shop:pw@" + hosts + "/shop"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", hosts, err, want)
 		}
 	}
 	for _, dsn := range []string{"", "shop", "mysql://root@host/shop", "root@tcp(db:1)/", "root@tcp(db:1)/?charset=utf8mb4"} {

@@ -22,6 +22,7 @@ const (
 	errInnoDB        = 1874
 	errTable         = 1036
 	errReadOnlyTx    = 1792
+	errSchema        = 3989 // ALTER DATABASE ... READ ONLY = 1
 	errNotPrepared   = 1047 // Galera: the node is not of the primary component. Reads are refused, too
 	errHook          = 3100 // Group Replication, at COMMIT
 	errOffline       = 3032
@@ -29,7 +30,7 @@ const (
 )
 
 // readOnly are those of a server that answers reads.
-var readOnly = []uint16{errOption, errReadOnlyMode, errInnoDB, errTable, errReadOnlyTx}
+var readOnly = []uint16{errOption, errReadOnlyMode, errInnoDB, errTable, errReadOnlyTx, errSchema}
 
 // RefusesWrites reports whether err says that a server takes no writes, so that
 // the statement or the transaction was not applied. At COMMIT, too: the server rolls
