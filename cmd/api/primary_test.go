@@ -139,6 +139,38 @@ func TestDatabaseThatTurnsReadOnly(t *testing.T) {
 	}
 }
 
+// The server takes writes, and refuses ours.
+func TestSchemaThatTurnsReadOnly(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	if s.mysql.Product == sandbox.MariaDB {
+		t.Skip("MariaDB has no schemas that are read-only")
+	}
+	for _, name := range []string{"etcd", "conditional"} {
+		dsn := s.newDSN(name)
+		c := start(t, slowly(replicaConfig(dsn, name, name)))
+		c.putSKU("lamp", 10)
+		_, body, err := c.orderBody("lamp", "ann")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.exec("ALTER DATABASE " + name + " READ ONLY = 1")
+		if status, text, err := c.orderBody("lamp", "ben"); err != nil || status != http.StatusServiceUnavailable {
+			t.Errorf("%s: an order: %d %s, %v; want 503", name, status, text, err)
+		}
+		if status, text, err := c.pay("ann", orderID(t, body)); err != nil || status != http.StatusServiceUnavailable {
+			t.Errorf("%s: a payment: %d %s, %v; want 503", name, status, text, err)
+		}
+		c.awaitReady(http.StatusServiceUnavailable, "mysql", "takes no writes")
+		if out, err := tool(t, "doctor", "--strategy=conditional", "--mysql-dsn="+dsn); err == nil || !strings.Contains(out, "READ ONLY = 0") {
+			t.Errorf("doctor: %v\n%s", err, out)
+		}
+		s.exec("ALTER DATABASE " + name + " READ ONLY = 0")
+		c.awaitReady(http.StatusOK, "mysql", "ok")
+		awaitOrder(c, "lamp", "ben")
+	}
+}
+
 // awaitOrder orders until that works, under one key.
 func awaitOrder(c *client, sku, customer string) (id string) {
 	c.t.Helper()

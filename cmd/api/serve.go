@@ -200,7 +200,7 @@ func (r *replica) ready(ctx context.Context) map[string]error {
 	// At the same time: one that hangs must not make another look as if it did.
 	var inMySQL, inServer error
 	var both sync.WaitGroup
-	both.Go(func() { inMySQL = at(r.cmd.address(), r.db.Ping(ctx)) })
+	both.Go(func() { inMySQL = at(r.cmd.address(), r.db.TryWrite(ctx)) })
 	both.Go(func() { inServer = at(guard.Address(r.strategy, &r.cmd.Servers), r.guard.Ping(ctx)) })
 	both.Wait()
 	checks := r.serving(inMySQL)
@@ -234,7 +234,7 @@ func at(address string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case stock.IsReadOnly(err), errors.Is(err, guard.ErrNoWrites):
+	case stock.IsReadOnly(err), stock.IsDenied(err), errors.Is(err, guard.ErrNoWrites):
 		return fmt.Errorf("%s: %w (%w)", address, httpapi.Reason("takes no writes"), err)
 	}
 	return fmt.Errorf("%s: %w", address, err)

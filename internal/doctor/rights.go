@@ -32,11 +32,15 @@ func (m *mysqlServer) checkRights(ctx context.Context) error {
 			case err == nil:
 			case stock.IsNoTable(err) && m.schema.Version < m.schema.Program: // a migration that is to come makes it
 			case stock.IsReadOnly(err):
-				m.report.Fault("read-only", "use the primary, or make it one: SET GLOBAL read_only = OFF", "the server refuses writes: %v%s", err, m.readOnlyBy())
+				m.report.Fault("read-only", "use the primary, or make it one: SET GLOBAL read_only = OFF; ALTER DATABASE ... READ ONLY = 0",
+					"the server refuses writes: %v%s", err, m.readOnlyBy())
 				return nil
 			case stock.IsDenied(err):
 				right, _, _ := strings.Cut(try, " ")
 				missing = append(missing, right+" on "+table)
+			case stock.Refused(err) != nil: // a limit of the account
+				m.report.Fault("rights", "", "the server refuses to write: %v", stock.Refused(err))
+				return nil
 			case stock.IsServerError(err) && !stock.IsRetryable(err):
 				m.report.Fault("rights", "mend the table, or restore it", "the server refuses to write %s: %v", table, err)
 				return nil

@@ -109,6 +109,35 @@ func (db *DB) Close() error { return db.SQL.Close() }
 // IsReadOnly.
 func (db *DB) Ping(ctx context.Context) error { return db.SQL.PingContext(ctx) }
 
+// TryWrite is Ping, and a write that changes no row: a server that takes writes may
+// still refuse ours, for a schema that is read-only or a right that was taken away.
+func (db *DB) TryWrite(ctx context.Context) error {
+	if err := db.Ping(ctx); err != nil {
+		return err
+	}
+	if _, err := db.SQL.ExecContext(ctx, "UPDATE guard SET strategy = strategy WHERE FALSE"); err != nil {
+		return fmt.Errorf("try to write: %w", err)
+	}
+	return nil
+}
+
+// Reach connects to each of several hosts that the DSN names, whether or not it takes
+// writes, and returns by its address why one cannot be used. Of one host it is empty.
+func (db *DB) Reach(ctx context.Context) map[string]error {
+	found := map[string]error{}
+	if len(db.hosts) == 1 {
+		return found
+	}
+	for addr, host := range db.hosts {
+		conn, err := host.Connect(ctx)
+		if err == nil {
+			err = conn.Close()
+		}
+		found[addr] = err
+	}
+	return found
+}
+
 // countWriters counts the nodes of Galera, or the primaries of a group. Servers that
 // are neither have no such variable, or no such table.
 var countWriters = []string{
