@@ -32,6 +32,9 @@ func (c *doctorCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
+	if err := c.capacityFlags.check(); err != nil {
+		return err
+	}
 	db, err := c.open()
 	if err != nil {
 		return err

@@ -31,8 +31,8 @@ type mysqlFlags struct {
 // open makes the pool. It leaves a DSN that includes the flags for TLS.
 func (f *mysqlFlags) open(choices ...stock.Option) (db *stock.DB, err error) {
 	// Migrating holds one connection for its lock and needs another.
-	if f.Pool < 2 {
-		return nil, fmt.Errorf("--mysql-pool is %d, at least 2 are needed", f.Pool)
+	if f.Pool < 2 || f.Pool > mostConnections {
+		return nil, fmt.Errorf("--mysql-pool is %d, must be from 2 to %d", f.Pool, mostConnections)
 	}
 	if f.DSN, err = f.secured(f.DSN); err != nil {
 		return nil, err
@@ -52,6 +52,16 @@ func (f *mysqlFlags) lockPool() int { return max(2, f.Pool/4) }
 type capacityFlags struct {
 	// MaxReplicas is only for the check against what the server and the account allow.
 	MaxReplicas int `default:"4" placeholder:"N" help:"Replicas that share the database, at most (${default}), with the one more that a rolling update starts before it ends an old one: 3 replicas are 4. None starts unless MySQL's max_connections, and the account's MAX_USER_CONNECTIONS, are more than this times what one may open, which is --mysql-pool and a few more."`
+}
+
+// mostConnections is the largest max_connections that a server takes.
+const mostConnections = 100_000
+
+func (f *capacityFlags) check() error {
+	if f.MaxReplicas < 1 || f.MaxReplicas > mostConnections {
+		return fmt.Errorf("--max-replicas is %d, must be from 1 to %d", f.MaxReplicas, mostConnections)
+	}
+	return nil
 }
 
 // needs are the connections of all replicas.

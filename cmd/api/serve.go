@@ -31,7 +31,7 @@ import (
 
 type serveCmd struct {
 	Addr    string `default:"${addr}" help:"Address to listen on."`
-	Replica string `placeholder:"NAME" help:"Name of this replica (default: host name and pid)."`
+	Replica string `exact:"" placeholder:"NAME" help:"Name of this replica (default: host name and pid)."`
 	capacityFlags
 	mysqlFlags
 	guard.Servers
@@ -77,9 +77,10 @@ func (c *serveCmd) check() error {
 	if err := c.telemetryFlags.check(); err != nil {
 		return err
 	}
+	if err := c.capacityFlags.check(); err != nil {
+		return err
+	}
 	switch {
-	case c.MaxReplicas < 1:
-		return fmt.Errorf("--max-replicas is %d, must be at least 1", c.MaxReplicas)
 	case c.MaxStreams < 1:
 		return fmt.Errorf("--max-streams is %d, must be at least 1", c.MaxStreams)
 	case c.MaxStreamsAddress < 0:

@@ -6,12 +6,12 @@ package exact
 
 import (
 	"fmt"
-	"reflect"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
+	"github.com/dustin/go-humanize"
 )
 
 // Check finds white space, and what nobody sees, around the values of flags
@@ -20,11 +20,20 @@ import (
 // flag, and does not repeat the value.
 func Check(flags []*kong.Flag) error {
 	for _, flag := range flags {
-		if !flag.Tag.Has("exact") || flag.Target.Kind() != reflect.String {
+		if !flag.Tag.Has("exact") {
 			continue
 		}
-		if wrong := around(flag.Target.String()); wrong != "" {
-			return fmt.Errorf("--%s %s", flag.Name, wrong)
+		switch value := flag.Target.Interface().(type) {
+		case string:
+			if wrong := around(value); wrong != "" {
+				return fmt.Errorf("--%s %s", flag.Name, wrong)
+			}
+		case []string:
+			for i, one := range value {
+				if wrong := around(one); wrong != "" {
+					return fmt.Errorf("--%s: the %s %s", flag.Name, humanize.Ordinal(i+1), wrong)
+				}
+			}
 		}
 	}
 	return nil

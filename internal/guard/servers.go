@@ -16,22 +16,22 @@ import (
 // Servers are the addresses of everything that a strategy may lock in. Only the
 // ones that the chosen strategy needs are looked at. They are flags of a command.
 type Servers struct {
-	EtcdEndpoints []string `name:"etcd-endpoints" placeholder:"URL" help:"etcd's client URLs; needed by strategies that use etcd."`
+	EtcdEndpoints []string `name:"etcd-endpoints" exact:"" placeholder:"URL" help:"etcd's client URLs; needed by strategies that use etcd."`
 	EtcdUsername  string   `name:"etcd-username" exact:"" help:"User of etcd, where it asks for one."`
 	EtcdPassword  string   `name:"etcd-password" exact:"" help:"Password of that user: give it in FLASHSALE_ETCD_PASSWORD or --config rather than here."`
 	EtcdCA        string   `name:"etcd-ca" placeholder:"FILE" help:"CA that signed etcd's certificate."`
 	EtcdCert      string   `name:"etcd-cert" placeholder:"FILE" help:"Client certificate for etcd, where it asks for one."`
 	EtcdKey       string   `name:"etcd-key" placeholder:"FILE" help:"Key of --etcd-cert."`
-	Prefix        string   `name:"etcd-prefix" default:"flashsale/" help:"Prefix of all keys, in etcd and in every other lock server, before the database's name; databases of one name need one each."`
+	Prefix        string   `name:"etcd-prefix" exact:"" default:"flashsale/" help:"Prefix of all keys, in etcd and in every other lock server, before the database's name; databases of one name need one each."`
 
-	RedisAddrs       []string `name:"redis-addrs" placeholder:"ADDR" help:"Redis servers, host:port or redis:// URLs: one for redis, five independent ones for redlock."`
-	MemcachedAddr    string   `name:"memcached-addr" placeholder:"ADDR" help:"memcached server, host:port."`
-	ZooKeeperServers []string `name:"zookeeper-servers" placeholder:"ADDR" help:"ZooKeeper ensemble, host:port each."`
+	RedisAddrs       []string `name:"redis-addrs" exact:"" placeholder:"ADDR" help:"Redis servers, host:port or redis:// URLs: one for redis, five independent ones for redlock."`
+	MemcachedAddr    string   `name:"memcached-addr" exact:"" placeholder:"ADDR" help:"memcached server, host:port."`
+	ZooKeeperServers []string `name:"zookeeper-servers" exact:"" placeholder:"ADDR" help:"ZooKeeper ensemble, host:port each."`
 	Kubeconfig       string   `name:"kubeconfig" placeholder:"FILE" help:"How the Kubernetes API server is reached; not needed in a pod."`
-	KubeServer       string   `name:"kube-server" placeholder:"URL" help:"Kubernetes API server, in place of a kubeconfig."`
+	KubeServer       string   `name:"kube-server" exact:"" placeholder:"URL" help:"Kubernetes API server, in place of a kubeconfig."`
 	KubeTokenFile    string   `name:"kube-token-file" placeholder:"FILE" help:"Bearer token for --kube-server."`
 	KubeCA           string   `name:"kube-ca" placeholder:"FILE" help:"CA that signed --kube-server's certificate."`
-	KubeNamespace    string   `name:"kube-namespace" default:"flashsale" help:"Namespace of the locks in Kubernetes; databases need one each."`
+	KubeNamespace    string   `name:"kube-namespace" exact:"" default:"flashsale" help:"Namespace of the locks in Kubernetes; databases need one each."`
 }
 
 // server is one kind of lock server.
