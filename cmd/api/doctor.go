@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/jedib0t/go-pretty/v6/table"
 	prettytext "github.com/jedib0t/go-pretty/v6/text"
 
@@ -70,7 +73,26 @@ func (c *doctorCmd) examineMySQL(ctx context.Context, db *stock.DB, row strategy
 	case err != nil:
 		report.Fault(doctor.Answers, "start it, or mend --mysql-dsn or the network between", "it does not: %v", err)
 	}
-	return report.Of(c.address())
+	report = report.Of(c.address())
+	return append(report, reach(ctx, db)...)
+}
+
+// reach finds hosts that a replica could not move to when the primary fails.
+func reach(ctx context.Context, db *stock.DB) (report doctor.Report) {
+	hosts := db.Reach(ctx)
+	for _, addr := range slices.Sorted(maps.Keys(hosts)) {
+		var one doctor.Report
+		switch err := hosts[addr]; {
+		case err == nil:
+			one.Fine(doctor.Answers, "it lets us in")
+		case stock.Refused(err) != nil:
+			one.Warn(doctor.Answers, "", "no replica could use it: %v", stock.Refused(err))
+		default:
+			one.Warn(doctor.Answers, "start it, or take it out of --mysql-dsn", "no replica could use it: %v", err)
+		}
+		report = append(report, one.Of("MySQL at "+addr)...)
+	}
+	return report
 }
 
 // checkGuard compares how the database is guarded with the flags. Where the tokens
@@ -115,6 +137,6 @@ func printReport(s streams, report doctor.Report, asJSON bool) error {
 		t.AppendRow(table.Row{f.Server, f.Check, f.Severity, f.Found, f.Do})
 	}
 	t.Render()
-	_, err := fmt.Fprintf(s.out, "%d faults, %d warnings\n", faults, warnings)
+	_, err := fmt.Fprintf(s.out, "%s, %s\n", english.Plural(faults, "fault", ""), english.Plural(warnings, "warning", ""))
 	return err
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,7 +57,7 @@ func TestStartEndsAtOnceWhereWaitingDoesNotHelp(t *testing.T) {
 	}
 	foreign.DBName = "mysql"
 	for name, test := range map[string]struct{ dsn, want string }{
-		"a wrong password":     {changed(func(c *mysql.Config) { c.Passwd = "hidden" }), "mend user and password in --mysql-dsn"},
+		"a wrong password":     {changed(func(c *mysql.Config) { c.Passwd = "hidden" }), "check the user and the password in --mysql-dsn"},
 		"no such database":     {changed(func(c *mysql.Config) { c.DBName = "nowhere" }), "Unknown database 'nowhere'; CREATE DATABASE"},
 		"another's database":   {foreign.FormatDSN(), "GRANT ALL ON database.*"},
 		"no such host":         {changed(func(c *mysql.Config) { c.Addr = "nowhere.invalid:3306" }), "nowhere.invalid"},
@@ -98,6 +99,30 @@ func examine(t *testing.T, args ...string) (report doctor.Report, err error) {
 		t.Errorf("ok is %t with %d faults, and the error is %v", answer.OK, answer.Faults, err)
 	}
 	return answer.Findings, err
+}
+
+// A replica that has its primary sells; the doctor still names the host that it could
+// not move to.
+func TestDoctorNamesEachHostThatCannotBeUsed(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t)
+	two := strings.Replace(dsn, "@tcp(", "@tcp(127.0.0.1:1,nowhere.invalid,", 1)
+	report, err := examine(t, "--strategy=conditional", "--mysql-dsn="+two)
+	if err != nil {
+		t.Fatalf("%v: %v", err, report)
+	}
+	for server, want := range map[string]string{
+		"MySQL at 127.0.0.1:1": "connection refused; start it, or take it out of --mysql-dsn", "MySQL at nowhere.invalid:3306": "mend the host in --mysql-dsn",
+	} {
+		if !slices.ContainsFunc(report.With(doctor.Warning), func(f doctor.Finding) bool {
+			return f.Server == server && f.Check == doctor.Answers && strings.Contains(f.String(), want)
+		}) {
+			t.Errorf("no warning about %s with %q: %v", server, want, report)
+		}
+	}
+	if one, _ := examine(t, "--strategy=conditional", "--mysql-dsn="+dsn); len(one) != len(report)-3 {
+		t.Errorf("of one host: %v", one)
+	}
 }
 
 func TestDoctorFindsNoFaultInHealthyServers(t *testing.T) {

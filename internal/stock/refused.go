@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
+	"slices"
 
 	"github.com/go-sql-driver/mysql"
 )
@@ -13,7 +15,7 @@ import (
 // not let us in however often they are asked.
 var refusals = map[uint16]string{
 	1044: "the account has no rights on that database: GRANT ALL ON database.* TO it, or mend the name in --mysql-dsn",
-	1045: "mend user and password in --mysql-dsn, or the account: it may be allowed from other hosts, or with a certificate, alone",
+	1045: "check the user and the password in --mysql-dsn, from which hosts the account may come, and whether it needs TLS (--mysql-ca, --mysql-cert)",
 	1049: "CREATE DATABASE, or mend the name in --mysql-dsn",
 	1130: "make an account that may come from this host: CREATE USER 'name'@'host'",
 	1251: "give the account caching_sha2_password, or mysql_native_password on MariaDB",
@@ -46,7 +48,10 @@ func Refused(err error) error {
 			todo = advice
 		}
 	}
-	if unknown, ok := errors.AsType[*net.DNSError](err); ok && unknown.IsNotFound {
+	if e, ok := errors.AsType[*mysql.MySQLError](err); ok && e.Number == errLimit && perHour.MatchString(e.Message) {
+		todo = "the account has limits per hour: ALTER USER ... WITH MAX_CONNECTIONS_PER_HOUR 0 MAX_QUERIES_PER_HOUR 0 MAX_UPDATES_PER_HOUR 0"
+	}
+	if isUnknownHost(err) {
 		todo = "mend the host in --mysql-dsn"
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
@@ -56,4 +61,23 @@ func Refused(err error) error {
 		return nil
 	}
 	return fmt.Errorf("%w; %s", err, todo)
+}
+
+// errLimit is of the limits of an account. That of its connections is over when one
+// of them ends; those of an hour, whose names these are, outlast every start.
+const errLimit = 1226
+
+var perHour = regexp.MustCompile(`_per_hour|max_questions|max_updates`)
+
+// isUnknownHost reports whether no host has the name of one that exists. Of several,
+// one that is only down may come back.
+func isUnknownHost(err error) bool {
+	if all, ok := errors.AsType[interface {
+		error
+		Unwrap() []error
+	}](err); ok {
+		return !slices.ContainsFunc(all.Unwrap(), func(one error) bool { return !isUnknownHost(one) })
+	}
+	unknown, ok := errors.AsType[*net.DNSError](err)
+	return ok && unknown.IsNotFound
 }
