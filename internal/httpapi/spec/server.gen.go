@@ -189,7 +189,7 @@ type OrderList struct {
 
 // OrderRequest defines model for OrderRequest.
 type OrderRequest struct {
-	// Currency The currency of that price, likewise
+	// Currency The currency of price_cents, three capital letters of ISO 4217
 	Currency *string `json:"currency,omitempty"`
 
 	// PriceCents The price of one unit that the customer was shown: at any other one the order is refused with `price-changed`.
