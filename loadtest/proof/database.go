@@ -70,7 +70,7 @@ func (d *Database) Books(ctx context.Context, skus []string) (Books, error) {
 		}
 	}
 	if len(books.Balances) != len(skus) {
-		return Books{}, fmt.Errorf("the database has %d of the %d SKUs that were put on sale: is it the service's?",
+		return Books{}, fmt.Errorf("--mysql-dsn: the database has %d of the %d SKUs that were put on sale: is it the service's?",
 			len(books.Balances), len(skus))
 	}
 	books.Rows, err = d.rows(ctx, skus)
