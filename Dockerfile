@@ -4,7 +4,7 @@
 # Each is one static program in an empty image: no shell, no package manager, no
 # root.
 #
-#   docker build --target api --build-arg SOURCE_DATE_EPOCH=$(git log -1 --pretty=%ct) -t flashsale/api .
+#   docker build --target api --build-arg COMMIT=$(git rev-parse HEAD) --build-arg SOURCE_DATE_EPOCH=$(git log -1 --pretty=%ct) -t flashsale/api .
 #
 # The same tree gives the same programs, wherever and whenever it is built: the
 # toolchain is the image's, to the patch release, and go.sum has a hash of every
@@ -24,13 +24,15 @@ COPY . .
 ARG TARGETOS
 ARG TARGETARCH
 ARG VERSION=dev
+ARG COMMIT=
 ARG SOURCE_DATE_EPOCH=0
 # The line is the Makefile's, without the symbols that only a debugger reads. What
 # the images take gets the time of the source, or each build would make other layers.
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
+    LDFLAGS="-s -w -buildid= -X flashsale/internal/version.release=$VERSION -X flashsale/internal/version.commit=$COMMIT -X flashsale/internal/version.epoch=$SOURCE_DATE_EPOCH" && \
     mkdir -p /image/api /image/loadtest/out /image/certs && \
-    GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X main.version=$VERSION" -o /image/api/api ./cmd/api && \
-    GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X main.version=$VERSION" -o /image/loadtest/loadtest ./loadtest && \
+    GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false -ldflags "$LDFLAGS" -o /image/api/api ./cmd/api && \
+    GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false -ldflags "$LDFLAGS" -o /image/loadtest/loadtest ./loadtest && \
     cp /etc/ssl/certs/ca-certificates.crt /image/certs/ && \
     find /image -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 

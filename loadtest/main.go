@@ -18,6 +18,7 @@ import (
 	"flashsale/internal/exact"
 	"flashsale/internal/sandbox/etcdnode"
 	"flashsale/internal/strategy"
+	"flashsale/internal/version"
 	"flashsale/loadtest/bench"
 	"flashsale/loadtest/failover"
 	"flashsale/loadtest/lesson"
@@ -46,9 +47,6 @@ func main() {
 // errNotProven ends the program with status 1 after it has said why.
 var errNotProven = errors.New("not proven")
 
-// version is set by the build.
-var version = "dev"
-
 type cli struct {
 	Prove      proveCmd      `cmd:"" help:"Sell out under each of several strategies, on private servers and replicas, and prove what came of it."`
 	Attack     attackCmd     `cmd:"" help:"Sell out on a service that already runs, and prove what came of it."`
@@ -64,7 +62,7 @@ type cli struct {
 	Token      tokenCmd      `cmd:"" help:"Print a customer's token, to try calls with."`
 	Lesson     lessonCmd     `cmd:"" help:"Play one lesson: a race that breaks, and its cure, step by step."`
 	Lessons    lessonsCmd    `cmd:"" help:"List the lessons, or play them all."`
-	Version    versionCmd    `cmd:"" help:"Print the program's version."`
+	Version    versionCmd    `cmd:"" help:"Print the program's version, commit and date."`
 	// Peer is what a bench's rivals run as.
 	Peer peerCmd `cmd:"" hidden:""`
 	// EtcdNode is what a private etcd runs as. run never parses it.
@@ -127,6 +125,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 type versionCmd struct{}
 
 func (versionCmd) Run(s streams) error {
-	_, err := fmt.Fprintln(s.out, "flashsale", version)
+	_, err := fmt.Fprintln(s.out, version.Line())
 	return err
 }

@@ -21,6 +21,7 @@ import (
 	"flashsale/internal/order"
 	"flashsale/internal/settings"
 	"flashsale/internal/strategy"
+	"flashsale/internal/version"
 )
 
 func main() {
@@ -46,9 +47,6 @@ const defaultAddr = ":8080"
 // command's own output.
 var errSaid = errors.New("said")
 
-// version is set by the build.
-var version = "dev"
-
 type cli struct {
 	Config configFlag `help:"JSON file with flags by name; flags and environment win over it." placeholder:"FILE"`
 
@@ -62,7 +60,7 @@ type cli struct {
 	Doctor     doctorCmd     `cmd:"" help:"Examine MySQL and the strategy's server, and say what to do; exit 1 on a fault."`
 	Health     healthCmd     `cmd:"" help:"Ask a replica whether it is ready; exit 1 if not. For a container's health check."`
 	Purge      purgeCmd      `cmd:"" help:"Move orders that were final before a time, and their keys, to the archive."`
-	Version    versionCmd    `cmd:"" help:"Print the program's version."`
+	Version    versionCmd    `cmd:"" help:"Print the program's version, commit and date."`
 }
 
 // streams are what commands write to.
@@ -119,7 +117,7 @@ func wrongUse(err error, args []string) error {
 type versionCmd struct{}
 
 func (versionCmd) Run(s streams) error {
-	_, err := fmt.Fprintln(s.out, "flashsale", version)
+	_, err := fmt.Fprintln(s.out, version.Line())
 	return err
 }
 

@@ -222,7 +222,7 @@ func TestTools(t *testing.T) {
 		want string
 	}{
 		{[]string{"--help"}, "strategies"},
-		{[]string{"version"}, "flashsale"},
+		{[]string{"version"}, ", commit "},
 		{[]string{"strategies"}, "etcd-textbook"},
 		{[]string{"strategies", "--json"}, `"name": "conditional"`},
 		{[]string{"migrate", "--mysql-dsn=" + dsn}, "up to date"},

@@ -15,6 +15,7 @@ import (
 	"flashsale/internal/doctor"
 	"flashsale/internal/guard"
 	"flashsale/internal/telemetry"
+	"flashsale/internal/version"
 )
 
 // telemetryFlags say what a replica shows of itself.
@@ -37,13 +38,13 @@ func (f *telemetryFlags) check() error {
 
 func (f *telemetryFlags) openTracing(ctx context.Context, replica string, logger *slog.Logger) (*telemetry.Tracing, error) {
 	return telemetry.OpenTracing(ctx, telemetry.TracingConfig{
-		Endpoint: f.OTLPEndpoint, Ratio: f.TraceRatio, Replica: replica, Version: version, Logger: logger,
+		Endpoint: f.OTLPEndpoint, Ratio: f.TraceRatio, Replica: replica, Version: version.Release(), Logger: logger,
 	})
 }
 
 // register makes the metrics of what is open by now.
 func (r *replica) register() {
-	r.registry.MustRegister(telemetry.Build(version, r.strategy.Name, string(r.fence)),
+	r.registry.MustRegister(telemetry.Build(version.Release(), r.strategy.Name, string(r.fence)),
 		collectors.NewDBStatsCollector(r.db.SQL, "orders"), telemetry.NewStock(r.catalog(), r.cmd.MetricsSKUs))
 	upkeep := &telemetry.Upkeep{Durable: func(ctx context.Context) (bool, error) { return doctor.Durable(ctx, r.db) }}
 	if r.guard.Etcd != nil {
