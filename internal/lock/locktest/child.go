@@ -199,7 +199,7 @@ func (s *suite) spawn(t *testing.T) *child {
 		c.cmd.Env = append(c.cmd.Env, longVar+"=true")
 	}
 	c.cmd.Stderr = os.Stderr
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	c.cmd.SysProcAttr = endsWithParent()
 	c.in, err = c.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
