@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -67,9 +68,9 @@ func (c *doctorCmd) examineMySQL(ctx context.Context, db *stock.DB, row strategy
 	if err == nil {
 		err = checkGuard(ctx, &report, db, stock.Guard{Strategy: row.Name, Fence: fence})
 	}
-	switch refused := stock.Refused(err); {
-	case refused != nil:
-		report.Fault(doctor.Answers, "", "it does not let us in: %v", refused)
+	switch advice := stock.Advice(err); {
+	case advice != "":
+		report.Fault(doctor.Answers, advice, "it does not let us in: %v", err)
 	case err != nil:
 		report.Fault(doctor.Answers, "start it, or mend --mysql-dsn or the network between", "it does not: %v", err)
 	}
@@ -82,13 +83,11 @@ func reach(ctx context.Context, db *stock.DB) (report doctor.Report) {
 	hosts := db.Reach(ctx)
 	for _, addr := range slices.Sorted(maps.Keys(hosts)) {
 		var one doctor.Report
-		switch err := hosts[addr]; {
-		case err == nil:
+		if err := hosts[addr]; err == nil {
 			one.Fine(doctor.Answers, "it lets us in")
-		case stock.Refused(err) != nil:
-			one.Warn(doctor.Answers, "", "no replica could use it: %v", stock.Refused(err))
-		default:
-			one.Warn(doctor.Answers, "start it, or take it out of --mysql-dsn", "no replica could use it: %v", err)
+		} else {
+			todo := cmp.Or(stock.Advice(err), "start it, or take it out of --mysql-dsn")
+			one.Warn(doctor.Answers, todo, "no replica could use it: %v", err)
 		}
 		report = append(report, one.Of("MySQL at "+addr)...)
 	}

@@ -38,8 +38,8 @@ func (m *mysqlServer) checkRights(ctx context.Context) error {
 			case stock.IsDenied(err):
 				right, _, _ := strings.Cut(try, " ")
 				missing = append(missing, right+" on "+table)
-			case stock.Refused(err) != nil: // a limit of the account
-				m.report.Fault("rights", "", "the server refuses to write: %v", stock.Refused(err))
+			case stock.Advice(err) != "": // a limit of the account
+				m.report.Fault("rights", stock.Advice(err), "the server refuses to write: %v", err)
 				return nil
 			case stock.IsServerError(err) && !stock.IsRetryable(err):
 				m.report.Fault("rights", "mend the table, or restore it", "the server refuses to write %s: %v", table, err)

@@ -42,6 +42,14 @@ var driverRefusals = map[error]string{
 // Refused is an error of connecting with what to do about it, or nil where the server
 // may let us in if it is only asked again.
 func Refused(err error) error {
+	if todo := Advice(err); todo != "" {
+		return fmt.Errorf("%w; %s", err, todo)
+	}
+	return nil
+}
+
+// Advice is what to do about an error that is Refused, else "".
+func Advice(err error) string {
 	todo := refusals[serverError(err)]
 	for found, advice := range driverRefusals {
 		if errors.Is(err, found) {
@@ -57,10 +65,7 @@ func Refused(err error) error {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		todo = "name the CA of the server's certificate in --mysql-ca, and the host that it is for in --mysql-dsn"
 	}
-	if todo == "" {
-		return nil
-	}
-	return fmt.Errorf("%w; %s", err, todo)
+	return todo
 }
 
 // errLimit is of the limits of an account. That of its connections is over when one
