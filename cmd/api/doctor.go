@@ -36,7 +36,7 @@ func (c *doctorCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	if err := c.capacityFlags.check(); err != nil {
+	if err := c.check(); err != nil {
 		return err
 	}
 	db, err := c.open()

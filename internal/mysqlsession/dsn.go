@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -91,7 +92,7 @@ func checkPorts(cfg *mysql.Config) error {
 		if err != nil {
 			continue // the driver says so as it connects
 		}
-		if n, err := net.LookupPort("tcp", port); err != nil || n == 0 {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 			return fmt.Errorf("%s: %q is not a port; use a number from 1 to 65535", addr, port)
 		}
 	}
