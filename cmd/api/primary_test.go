@@ -139,12 +139,16 @@ func TestDatabaseThatTurnsReadOnly(t *testing.T) {
 	}
 }
 
-// The server takes writes, and refuses ours.
-func TestSchemaThatTurnsReadOnly(t *testing.T) {
+// The server takes writes, and refuses ours: MariaDB has no schemas that are
+// read-only, but rights that are taken away.
+func TestDatabaseThatRefusesOurWrites(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
+	refuse := []string{"ALTER DATABASE %s READ ONLY = 1"}
+	allow, advice := "ALTER DATABASE %s READ ONLY = 0", "READ ONLY = 0"
 	if s.mysql.Product == sandbox.MariaDB {
-		return // it has no schemas that are read-only
+		refuse = []string{"REVOKE UPDATE, INSERT ON %s.* FROM shop@'127.0.0.1'", "KILL USER shop@'127.0.0.1' /* %s */"}
+		allow, advice = "GRANT ALL ON %s.* TO shop@'127.0.0.1'", "GRANT ALL"
 	}
 	for _, name := range []string{"etcd", "conditional"} {
 		dsn := s.newDSN(name)
@@ -154,18 +158,22 @@ func TestSchemaThatTurnsReadOnly(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.exec("ALTER DATABASE " + name + " READ ONLY = 1")
-		if status, text, err := c.orderBody("lamp", "ben"); err != nil || status != http.StatusServiceUnavailable {
-			t.Errorf("%s: an order: %d %s, %v; want 503", name, status, text, err)
+		for _, statement := range refuse {
+			s.exec(fmt.Sprintf(statement, name))
 		}
-		if status, text, err := c.pay("ann", orderID(t, body)); err != nil || status != http.StatusServiceUnavailable {
-			t.Errorf("%s: a payment: %d %s, %v; want 503", name, status, text, err)
+		if s.mysql.Product != sandbox.MariaDB {
+			if status, text, err := c.orderBody("lamp", "ben"); err != nil || status != http.StatusServiceUnavailable {
+				t.Errorf("%s: an order: %d %s, %v; want 503", name, status, text, err)
+			}
+			if status, text, err := c.pay("ann", orderID(t, body)); err != nil || status != http.StatusServiceUnavailable {
+				t.Errorf("%s: a payment: %d %s, %v; want 503", name, status, text, err)
+			}
 		}
 		c.awaitReady(http.StatusServiceUnavailable, "mysql", "takes no writes")
-		if out, err := tool(t, "doctor", "--strategy=conditional", "--mysql-dsn="+dsn); err == nil || !strings.Contains(out, "READ ONLY = 0") {
+		if out, err := tool(t, "doctor", "--strategy=conditional", "--mysql-dsn="+dsn); err == nil || !strings.Contains(out, advice) {
 			t.Errorf("doctor: %v\n%s", err, out)
 		}
-		s.exec("ALTER DATABASE " + name + " READ ONLY = 0")
+		s.exec(fmt.Sprintf(allow, name))
 		c.awaitReady(http.StatusOK, "mysql", "ok")
 		awaitOrder(c, "lamp", "ben")
 	}
