@@ -34,6 +34,9 @@ func TestNothingIsLostWhenADatabaseServerFails(t *testing.T) {
 			AdminToken: cfg.AdminToken, JWTSecret: cfg.JWTSecret, Args: []string{"--log-level=warn"},
 		}))
 	}
+	if stack.MySQL.Product == sandbox.MariaDB {
+		refusesLocksOfOneNode(t, stack, cfg)
+	}
 	for i, fault := range faults {
 		if fault.OwnHosts && !root {
 			t.Logf("%s is for root", fault.Name)
@@ -47,6 +50,26 @@ func TestNothingIsLostWhenADatabaseServerFails(t *testing.T) {
 		t.Logf("%s: %s", stack.Database(), &result)
 		if !result.OK() || result.Paid == 0 {
 			t.Errorf("%s: %+v", fault.Name, result)
+		}
+	}
+}
+
+// refusesLocksOfOneNode: on two nodes of Galera, such a lock is held twice.
+func refusesLocksOfOneNode(t *testing.T, stack *sandbox.Stack, cfg Config) {
+	t.Helper()
+	dsn, err := stack.CreateDatabase(t.Context(), "locks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"get-lock", "lock-row"} {
+		r, err := sandbox.StartReplica(t.Context(), sandbox.ReplicaConfig{
+			Program: sandboxtest.Build(t, "api"), Replica: name, Strategy: name, MySQLDSN: dsn, AdminToken: cfg.AdminToken, JWTSecret: cfg.JWTSecret,
+		})
+		if err == nil {
+			r.Kill()
+		}
+		if want := "--strategy " + name + " is not right here: 3 servers of this MySQL cluster take writes"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s on three nodes of Galera: got %v, want an error with %q", name, err, want)
 		}
 	}
 }
