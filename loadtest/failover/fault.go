@@ -79,12 +79,12 @@ var faults = []Fault{
 	{
 		Name: "majority", spared: true,
 		strike: func(ctx context.Context, r *run) error {
-			if err := r.signalOthers(syscall.SIGSTOP); err != nil {
+			if err := r.signalOthers(sandbox.SIGSTOP); err != nil {
 				return err
 			}
 			err := sleep.For(ctx, outage)
 			r.begin()
-			if resumed := r.signalOthers(syscall.SIGCONT); err == nil {
+			if resumed := r.signalOthers(sandbox.SIGCONT); err == nil {
 				err = resumed
 			}
 			return err
