@@ -224,7 +224,7 @@ func TestReplicaFollowsThePrimary(t *testing.T) {
 			}
 			presenceOf(t, openDB(t, two.mysql.DSN("shop")))
 
-			// A replica that is stopped keeps its place there, whoever is primary.
+			// A stopped replica still holds its place on the old primary.
 			sandboxtest.Pause(t, c.Process)
 			two.readOnly(true)
 			one.readOnly(false)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/go-sql-driver/mysql"
@@ -51,15 +52,7 @@ func isMoved(err error) bool {
 
 func hasNumber(err error, numbers ...uint16) bool {
 	e, ok := errors.AsType[*mysql.MySQLError](err)
-	if !ok {
-		return false
-	}
-	for _, n := range numbers {
-		if e.Number == n {
-			return true
-		}
-	}
-	return false
+	return ok && slices.Contains(numbers, e.Number)
 }
 
 const (

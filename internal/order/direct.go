@@ -233,7 +233,7 @@ func (d *direct) once(ctx context.Context, r Request, held lock.Held) (Placed, e
 	})
 	placed, err := d.outcome(ctx, &r, order, err)
 	if d.cfg.Units != nil && placed.Order.ID != id && !errors.Is(err, ErrUnknown) {
-		d.startReturn(ctx, r.SKU, id)
+		d.startReturn(ctx, r.SKU, id, func() {})
 	}
 	return placed, err
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 	"flashsale/internal/stock/etcdstock"
 	"flashsale/internal/strategy"
@@ -31,33 +32,39 @@ func (d *direct) takeUnits(ctx context.Context, sku string, id ID, n int32) erro
 	if err != nil {
 		return err
 	}
-	defer leave()
 	left, err := d.cfg.Units.Take(ctx, sku, id.String(), int64(n))
+	if err != nil && !errors.Is(err, etcdstock.ErrInsufficient) && !errors.Is(err, etcdstock.ErrContended) {
+		// With its place in the line: while etcd is away, no more orders come to this.
+		d.startReturn(ctx, sku, id, leave)
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	leave()
 	switch {
 	case errors.Is(err, etcdstock.ErrInsufficient):
 		return short(left.Available)
-	case errors.Is(err, etcdstock.ErrContended):
-		return fmt.Errorf("%w: %w", ErrUnavailable, err) // nothing was changed
 	case err != nil:
-		d.startReturn(ctx, sku, id)
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return fmt.Errorf("%w: %w", ErrUnavailable, err) // nothing was changed
 	}
 	return nil
 }
 
 const (
-	// returnTimeout bounds the giving back of units at the end of a replica, and each
-	// try before.
+	// returnTimeout bounds each try to give units back, and all of them from the
+	// moment at which the replica begins to end.
 	returnTimeout = 10 * time.Second
 	// returnPause is the wait after a try that failed.
 	returnPause = 100 * time.Millisecond
 )
 
 // startReturn waits for returnUnits while the order has time left, and no longer:
-// close waits for the rest.
-func (d *direct) startReturn(ctx context.Context, sku string, id ID) {
+// close waits for the rest. Behind it, then is called.
+func (d *direct) startReturn(ctx context.Context, sku string, id ID, then func()) {
 	done := make(chan struct{})
-	d.returning.Go(func() { defer close(done); d.returnUnits(ctx, sku, id) })
+	d.returning.Go(func() {
+		defer close(done)
+		defer then()
+		d.returnUnits(ctx, sku, id)
+	})
 	select {
 	case <-done:
 	case <-ctx.Done():
@@ -66,24 +73,21 @@ func (d *direct) startReturn(ctx context.Context, sku string, id ID) {
 
 // returnUnits gives back what an order has taken that was certainly not written. It
 // tries until it succeeds, however many others change the SKU, since nobody else does
-// it; a replica that ends gives up after returnTimeout, and the audit finds the gap.
+// it. A replica that ends gives up after returnTimeout, and the audit finds the gap.
 func (d *direct) returnUnits(ctx context.Context, sku string, id ID) {
-	ctx = context.WithoutCancel(ctx)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(d.closing, func() { time.AfterFunc(returnTimeout, cancel) })()
 	for {
-		ended := d.closing.Err() != nil
-		attempt, cancel := context.WithTimeout(ctx, returnTimeout)
+		attempt, done := context.WithTimeout(ctx, returnTimeout)
 		err := d.giveBackUnits(attempt, sku, id)
-		cancel()
+		done()
 		if err == nil || errors.Is(err, etcdstock.ErrNotTaken) {
 			return
 		}
-		if ended {
+		if sleep.For(ctx, returnPause) != nil {
 			d.cfg.Logger.WarnContext(ctx, "units were taken in etcd and not sold", "sku", sku, "order", id.String(), "error", err)
 			return
-		}
-		select {
-		case <-d.closing.Done():
-		case <-time.After(returnPause):
 		}
 	}
 }
