@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/progress"
-	"github.com/mattn/go-isatty"
 )
 
 // meter shows how far each run is: a bar in a terminal, else a line at its
@@ -22,7 +21,10 @@ type meter struct {
 func newMeter(w io.Writer) *meter {
 	m := &meter{w: w}
 	f, ok := w.(*os.File)
-	if !ok || !isatty.IsTerminal(f.Fd()) {
+	if !ok {
+		return m
+	}
+	if file, err := f.Stat(); err != nil || file.Mode()&os.ModeCharDevice == 0 {
 		return m
 	}
 	m.bars = progress.NewWriter()

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/limit"
@@ -115,14 +115,7 @@ func sellTwice(t *testing.T, orders *order.Service, locker lock.Locker, metrics 
 			return err
 		})
 	}
-	waiting := func() float64 {
-		var m dto.Metric
-		if err := metrics.Waiting.Write(&m); err != nil {
-			t.Fatal(err)
-		}
-		return m.GetGauge().GetValue()
-	}
-	for deadline := time.Now().Add(30 * time.Second); waiting() < 2; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); testutil.ToFloat64(metrics.Waiting) < 2; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("two orders never waited")
 		}

@@ -4,8 +4,6 @@ import (
 	"net/http"
 	"testing"
 
-	dto "github.com/prometheus/client_model/go"
-
 	"flashsale/internal/strategy"
 )
 
@@ -22,13 +20,13 @@ func TestUnpaidUnitsAreSoldAgain(t *testing.T) {
 		replicas = append(replicas, start(t, cfg))
 	}
 	sweeping := func(c *client) bool { return total(c.families()["flashsale_expiry_sweeper"]) == 1 }
-	expired := func(n float64) func(map[string]*dto.MetricFamily) bool {
-		return func(families map[string]*dto.MetricFamily) bool {
+	expired := func(n float64) func(map[string]*family) bool {
+		return func(families map[string]*family) bool {
 			return total(families["flashsale_orders_expired_total"]) >= n
 		}
 	}
 	first, second := replicas[0], replicas[1]
-	first.await("a sweeper", func(map[string]*dto.MetricFamily) bool { return sweeping(first) || sweeping(second) })
+	first.await("a sweeper", func(map[string]*family) bool { return sweeping(first) || sweeping(second) })
 	if sweeping(second) {
 		first, second = second, first
 	}

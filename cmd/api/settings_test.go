@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
-
 	"flashsale/internal/strategy"
 )
 
@@ -75,7 +73,7 @@ func (c *client) awaitConfig(want string) {
 func (c *client) awaitTooMany(of string, customer func(i int) string) {
 	c.t.Helper()
 	i := 0
-	c.await("429 for too many requests of "+of, func(map[string]*dto.MetricFamily) bool {
+	c.await("429 for too many requests of "+of, func(map[string]*family) bool {
 		i++
 		status, err := c.order("no-such", customer(i))
 		if err != nil {
@@ -105,7 +103,7 @@ func TestConfigChangesEveryReplicaWithinASecond(t *testing.T) {
 	mustTool(t, config("set", "log-level", "debug")...)
 	for _, c := range replicas {
 		c.awaitLog(`"setting":"log-level","from":"info","to":"debug"`)
-		c.await("a line at debug", func(map[string]*dto.MetricFamily) bool { return strings.Contains(c.LogTail(1000), `"level":"DEBUG"`) })
+		c.await("a line at debug", func(map[string]*family) bool { return strings.Contains(c.LogTail(1000), `"level":"DEBUG"`) })
 	}
 	// A machine that has other things to do may need another try.
 	from, took := "50ms", []time.Duration{}

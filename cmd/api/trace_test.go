@@ -20,21 +20,34 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
-	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
-	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"flashsale/internal/sandbox"
 	"flashsale/internal/strategy"
 )
+
+// span is what the tests look at of one.
+type span struct {
+	TraceID, SpanID, ParentSpanID []byte
+	Name                          string
+	Start                         uint64 `json:"startTimeUnixNano,string"`
+	End                           uint64 `json:"endTimeUnixNano,string"`
+	Links                         []struct{ SpanID []byte }
+	Attributes                    []struct {
+		Key   string
+		Value struct{ StringValue string }
+	}
+}
 
 // receiver is a collector: it takes spans by OTLP over HTTP.
 type receiver struct {
 	*httptest.Server
 	t     *testing.T
 	mu    sync.Mutex
-	spans []*tracepb.Span
+	spans []*span
 }
 
 func newReceiver(t *testing.T) *receiver {
@@ -46,11 +59,7 @@ func newReceiver(t *testing.T) *receiver {
 }
 
 func (r *receiver) take(w http.ResponseWriter, request *http.Request) {
-	body, err := io.ReadAll(request.Body)
-	var batch collector.ExportTraceServiceRequest
-	if err == nil {
-		err = proto.Unmarshal(body, &batch)
-	}
+	spans, err := readSpans(request.Body)
 	if err != nil || request.URL.Path != "/v1/traces" {
 		r.t.Errorf("%s: %v", request.URL, err)
 		http.Error(w, "no spans", http.StatusBadRequest)
@@ -58,32 +67,60 @@ func (r *receiver) take(w http.ResponseWriter, request *http.Request) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, resource := range batch.GetResourceSpans() {
-		for _, scope := range resource.GetScopeSpans() {
-			r.spans = append(r.spans, scope.GetSpans()...)
+	r.spans = append(r.spans, spans...)
+}
+
+// readSpans decodes what the exporter sends. The exporter, which is part of this
+// program, has registered the type of it.
+func readSpans(body io.Reader) (spans []*span, err error) {
+	text, err := io.ReadAll(body)
+	if err != nil {
+		return nil, err
+	}
+	kind, err := protoregistry.GlobalTypes.FindMessageByName("opentelemetry.proto.collector.trace.v1.ExportTraceServiceRequest")
+	if err != nil {
+		return nil, err
+	}
+	message := kind.New().Interface()
+	if err := proto.Unmarshal(text, message); err != nil {
+		return nil, err
+	}
+	if text, err = protojson.Marshal(message); err != nil {
+		return nil, err
+	}
+	var batch struct {
+		ResourceSpans []struct{ ScopeSpans []struct{ Spans []*span } }
+	}
+	if err := json.Unmarshal(text, &batch); err != nil {
+		return nil, err
+	}
+	for _, resource := range batch.ResourceSpans {
+		for _, scope := range resource.ScopeSpans {
+			spans = append(spans, scope.Spans...)
 		}
 	}
+	return spans, nil
 }
 
 // trace are the spans of one trace, by name.
-func (r *receiver) trace(id string) map[string][]*tracepb.Span {
+func (r *receiver) trace(id string) map[string][]*span {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	spans := map[string][]*tracepb.Span{}
+	spans := map[string][]*span{}
 	for _, s := range r.spans {
-		if hex.EncodeToString(s.GetTraceId()) == id {
-			spans[s.GetName()] = append(spans[s.GetName()], s)
+		if hex.EncodeToString(s.TraceID) == id {
+			spans[s.Name] = append(spans[s.Name], s)
 		}
 	}
 	return spans
 }
 
 // all are the spans of that name.
-func (r *receiver) all(name string) (found []*tracepb.Span) {
+func (r *receiver) all(name string) (found []*span) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range r.spans {
-		if s.GetName() == name {
+		if s.Name == name {
 			found = append(found, s)
 		}
 	}
@@ -162,8 +199,8 @@ func TestTraceGoesFromTheCallerToTheStatements(t *testing.T) {
 
 	linked := map[string]bool{}
 	for _, commit := range spans.all("commit") {
-		for _, link := range commit.GetLinks() {
-			linked[hex.EncodeToString(link.GetSpanId())] = true
+		for _, link := range commit.Links {
+			linked[hex.EncodeToString(link.SpanID)] = true
 		}
 		if n := len(spans.children(commit, "sql.conn.exec")); n != 1 {
 			t.Errorf("a commit has %d statements in its span, want 1 packet", n)
@@ -176,7 +213,7 @@ func TestTraceGoesFromTheCallerToTheStatements(t *testing.T) {
 			t.Fatalf("trace %d has the spans %v, want one of the request", i, slices.Collect(maps.Keys(trace)))
 		}
 		request := trace["POST /v1/orders"][0]
-		if got := hex.EncodeToString(request.GetParentSpanId()); got != callersSpan {
+		if got := hex.EncodeToString(request.ParentSpanID); got != callersSpan {
 			t.Errorf("the request's parent is %s, want the caller's %s", got, callersSpan)
 		}
 		if len(trace["desk wait"]) == 0 {
@@ -184,16 +221,16 @@ func TestTraceGoesFromTheCallerToTheStatements(t *testing.T) {
 		}
 		for _, name := range []string{"desk wait", "lock wait", "claim", "commit"} {
 			for _, s := range trace[name] {
-				if !bytes.Equal(s.GetParentSpanId(), request.GetSpanId()) {
+				if !bytes.Equal(s.ParentSpanID, request.SpanID) {
 					t.Errorf("%s is not the request's child", name)
 				}
-				if s.GetEndTimeUnixNano() < s.GetStartTimeUnixNano() || s.GetStartTimeUnixNano() < request.GetStartTimeUnixNano() {
+				if s.End < s.Start || s.Start < request.Start {
 					t.Errorf("%s is out of time", name)
 				}
 			}
 		}
 		locked += len(trace["lock wait"])
-		if !linked[hex.EncodeToString(request.GetSpanId())] {
+		if !linked[hex.EncodeToString(request.SpanID)] {
 			t.Errorf("order %d is linked with no commit", i)
 		}
 	}
@@ -204,17 +241,17 @@ func TestTraceGoesFromTheCallerToTheStatements(t *testing.T) {
 		t.Errorf("spans were made for a caller who wants none: %v", got)
 	}
 	for _, s := range spans.spans {
-		for _, a := range s.GetAttributes() {
-			if text := a.GetValue().GetStringValue(); strings.Contains(text, "INSERT") || strings.Contains(text, hex.EncodeToString([]byte("customer-1"))) {
-				t.Fatalf("%s shows a statement: %s = %s", s.GetName(), a.GetKey(), text)
+		for _, a := range s.Attributes {
+			if text := a.Value.StringValue; strings.Contains(text, "INSERT") || strings.Contains(text, hex.EncodeToString([]byte("customer-1"))) {
+				t.Fatalf("%s shows a statement: %s = %s", s.Name, a.Key, text)
 			}
 		}
 	}
 }
 
-func (r *receiver) children(of *tracepb.Span, name string) (found []*tracepb.Span) {
+func (r *receiver) children(of *span, name string) (found []*span) {
 	for _, s := range r.all(name) {
-		if bytes.Equal(s.GetParentSpanId(), of.GetSpanId()) {
+		if bytes.Equal(s.ParentSpanID, of.SpanID) {
 			found = append(found, s)
 		}
 	}
@@ -241,7 +278,7 @@ func TestTraceOfAnOrderWithoutADesk(t *testing.T) {
 		t.Fatalf("the trace has the spans %v", slices.Collect(maps.Keys(trace)))
 	}
 	request, lock := trace["POST /v1/orders"][0], trace["lock wait"][0]
-	if !bytes.Equal(lock.GetParentSpanId(), request.GetSpanId()) {
+	if !bytes.Equal(lock.ParentSpanID, request.SpanID) {
 		t.Error("the wait for the lock is not the request's child")
 	}
 	if len(spans.children(lock, "etcdserverpb.KV/Txn")) == 0 {

@@ -2,17 +2,14 @@ package guard
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
-	"go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -43,26 +40,21 @@ var reconnect = grpc.WithConnectParams(grpc.ConnectParams{
 // etcdClient makes a client. With a user name it asks etcd for a token at once,
 // and fails when etcd does not answer.
 func (s *Servers) etcdClient(traces trace.TracerProvider) (*clientv3.Client, error) {
-	var secure *tls.Config
+	spec := &clientv3.ConfigSpec{Endpoints: s.EtcdEndpoints, DialTimeout: etcdDialTimeout, KeepAliveTime: etcdKeepAlive, KeepAliveTimeout: etcdKeepAlive}
 	if s.EtcdCA != "" || s.EtcdCert != "" || s.EtcdKey != "" {
-		var err error
-		secure, err = transport.TLSInfo{TrustedCAFile: s.EtcdCA, CertFile: s.EtcdCert, KeyFile: s.EtcdKey}.ClientConfig()
-		if err != nil {
-			return nil, fmt.Errorf("--etcd-ca, --etcd-cert, --etcd-key: %w", err)
-		}
+		spec.Secure = &clientv3.SecureConfig{Cacert: s.EtcdCA, Cert: s.EtcdCert, Key: s.EtcdKey}
 	}
-	dial := []grpc.DialOption{reconnect}
+	// What goes wrong is returned by each call.
+	config, err := clientv3.NewClientConfig(spec, zap.NewNop())
+	if err != nil {
+		return nil, fmt.Errorf("--etcd-ca, --etcd-cert, --etcd-key: %w", err)
+	}
+	config.Username, config.Password, config.Logger = s.EtcdUsername, s.EtcdPassword, zap.NewNop()
+	config.DialOptions = []grpc.DialOption{reconnect}
 	if traces != nil {
-		dial = append(dial, grpc.WithStatsHandler(otelgrpc.NewClientHandler(
-			otelgrpc.WithTracerProvider(traces), otelgrpc.WithMeterProvider(noop.NewMeterProvider()))))
+		config.DialOptions = append(config.DialOptions, grpc.WithStatsHandler(otelgrpc.NewClientHandler(otelgrpc.WithTracerProvider(traces))))
 	}
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints: s.EtcdEndpoints, Username: s.EtcdUsername, Password: s.EtcdPassword, TLS: secure,
-		DialTimeout: etcdDialTimeout, DialKeepAliveTime: etcdKeepAlive, DialKeepAliveTimeout: etcdKeepAlive,
-		DialOptions: dial,
-		// What goes wrong is returned by each call.
-		Logger: zap.NewNop(),
-	})
+	client, err := clientv3.New(*config)
 	if err != nil {
 		return nil, fmt.Errorf("--etcd-endpoints: %w", err)
 	}

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
@@ -274,29 +274,20 @@ func (r *replica) inView(sku string) (Entry, bool) {
 	return it.Entry, true
 }
 
-func count(c prometheus.Counter) int {
-	var m dto.Metric
-	if err := c.Write(&m); err != nil {
-		panic(err)
-	}
-	return int(m.Counter.GetValue())
-}
+func count(c prometheus.Counter) int { return int(testutil.ToFloat64(c)) }
 
 // pending is the gauge of what the replica has yet to write.
 func pending(r *replica) float64 {
-	metrics := make(chan prometheus.Metric, 2)
-	r.Collect(metrics)
-	close(metrics)
-	for metric := range metrics {
-		if metric.Desc() == pendingMetric {
-			var m dto.Metric
-			if err := metric.Write(&m); err != nil {
-				panic(err)
+	return testutil.ToFloat64(prometheus.CollectorFunc(func(found chan<- prometheus.Metric) {
+		metrics := make(chan prometheus.Metric, 2)
+		r.Collect(metrics)
+		close(metrics)
+		for metric := range metrics {
+			if metric.Desc() == pendingMetric {
+				found <- metric
 			}
-			return m.Gauge.GetValue()
 		}
-	}
-	panic("there is no such gauge")
+	}))
 }
 
 // logged is a slog.Handler that keeps what it is told.

@@ -14,7 +14,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
@@ -256,13 +256,7 @@ func start(t testing.TB, o options) *replica {
 }
 
 // value is what a counter or a gauge says.
-func value(m prometheus.Metric) float64 {
-	var says dto.Metric
-	if err := m.Write(&says); err != nil {
-		panic(err)
-	}
-	return says.GetCounter().GetValue() + says.GetGauge().GetValue()
-}
+func value(c prometheus.Collector) float64 { return testutil.ToFloat64(c) }
 
 // testPatience is how long the tests wait for what has to happen, however busy
 // the machine is.

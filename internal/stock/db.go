@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/XSAM/otelsql"
-	"go.opentelemetry.io/otel/metric/noop"
 	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
 	"go.opentelemetry.io/otel/trace"
 	gormmysql "gorm.io/driver/mysql"
@@ -63,7 +62,7 @@ func openPool(c driver.Connector, choices []Option) *sql.DB {
 	if o.traces == nil {
 		return sql.OpenDB(c)
 	}
-	return otelsql.OpenDB(c, otelsql.WithTracerProvider(o.traces), otelsql.WithMeterProvider(noop.NewMeterProvider()),
+	return otelsql.OpenDB(c, otelsql.WithTracerProvider(o.traces),
 		otelsql.WithAttributes(semconv.DBSystemNameMySQL), otelsql.WithSpanOptions(otelsql.SpanOptions{
 			DisableQuery: true, DisableErrSkip: true, OmitConnResetSession: true, OmitConnPrepare: true, OmitRows: true, OmitConnectorConnect: true,
 			SpanFilter: func(ctx context.Context, _ otelsql.Method, _ string, _ []driver.NamedValue) bool {

@@ -9,7 +9,6 @@ import (
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -90,7 +89,7 @@ func (t *Tracing) Close(ctx context.Context) error {
 }
 
 // newExporter makes the exporter of OTEL_EXPORTER_OTLP_TRACES_PROTOCOL.
-func newExporter(ctx context.Context, endpoint string) (*otlptrace.Exporter, error) {
+func newExporter(ctx context.Context, endpoint string) (sdktrace.SpanExporter, error) {
 	to, err := url.Parse(endpoint)
 	if err != nil || to.Host == "" || to.Scheme != "http" && to.Scheme != "https" {
 		return nil, fmt.Errorf("--otlp-endpoint: %q is not a URL like http://host:4318", endpoint)

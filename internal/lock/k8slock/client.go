@@ -23,7 +23,6 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
-	"k8s.io/klog/v2"
 
 	"flashsale/internal/lock"
 )
@@ -155,7 +154,7 @@ func (o *objects) within(ctx context.Context) (context.Context, context.CancelFu
 }
 
 func (o *objects) logged(ctx context.Context) context.Context {
-	return klog.NewContext(ctx, logr.FromSlogHandler(o.log.Handler()))
+	return logr.NewContext(ctx, logr.FromSlogHandler(o.log.Handler()))
 }
 
 // named adds the server's address. A time-out of our own is not the caller's.

@@ -13,7 +13,6 @@ import (
 	"io"
 	"net/url"
 
-	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
@@ -111,7 +110,8 @@ func (c Config) embed() (*embed.Config, error) {
 	ec.ListenPeerUrls, ec.AdvertisePeerUrls = peer, peer
 	ec.InitialCluster, ec.InitialClusterToken = c.InitialCluster, c.ClusterToken
 	if c.Cert != "" {
-		ec.ClientTLSInfo = transport.TLSInfo{TrustedCAFile: c.CA, CertFile: c.Cert, KeyFile: c.Key, ClientCertAuth: true}
+		secure := &ec.ClientTLSInfo
+		secure.TrustedCAFile, secure.CertFile, secure.KeyFile, secure.ClientCertAuth = c.CA, c.Cert, c.Key, true
 	}
 	ec.QuotaBackendBytes = c.Quota
 	ec.LogLevel = "warn"

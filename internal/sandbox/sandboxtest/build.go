@@ -1,6 +1,7 @@
 package sandboxtest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -97,20 +98,21 @@ func lockFolder(path string) (unlock func(), err error) {
 	return func() { _ = lock.Close() }, nil // closing gives the lock back
 }
 
-// moduleRoot is the nearest folder upwards that has a go.mod: tests run in the
-// folder of their package.
+// moduleRoot is the folder upwards of the module flashsale: tests run in the folder
+// of their package, which may be in a module within it.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err
 	}
 	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+		text, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+		if err == nil && bytes.HasPrefix(text, []byte("module flashsale\n")) {
 			return dir, nil
 		}
 		parent := filepath.Dir(dir)
 		if parent == dir {
-			return "", errors.New("not within a module")
+			return "", errors.New("not within the module flashsale")
 		}
 		dir = parent
 	}

@@ -1,4 +1,5 @@
-package httpapi_test
+// Package browser_test uses the pages as a customer does, in Chromium.
+package browser_test
 
 import (
 	"context"
@@ -17,8 +18,6 @@ import (
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
-
-	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
 // browser is a tab of a headless Chromium, with what went wrong in it.
@@ -38,7 +37,6 @@ type browser struct {
 // to another host than that one.
 func openBrowser(t *testing.T, host string, provoked ...string) *browser {
 	t.Helper()
-	tier.OnlyTestAll(t, "Chromium")
 	program, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Fatalf("%v: install Debian's package chromium (scripts/setup --chromium)", err)

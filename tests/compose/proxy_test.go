@@ -53,13 +53,13 @@ type proxy struct {
 // its name server is told of.
 func startProxy(t *testing.T, port string) *proxy {
 	t.Helper()
-	errorFiles, err := filepath.Abs("errors")
+	errorFiles, err := filepath.Abs(filepath.Join(root, folder, "errors"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &proxy{dns: startNameServer(t)}
 	shop, private := sandboxtest.ReservePort(t), sandboxtest.ReservePort(t)
-	text := read(t, "haproxy.cfg")
+	text := read(t, folder+"/haproxy.cfg")
 	for _, change := range []struct{ from, to string }{
 		{"nameserver docker 127.0.0.11:53", "nameserver docker " + p.dns.addr},
 		{"bind :8080", "bind " + shop},

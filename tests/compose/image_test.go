@@ -112,7 +112,7 @@ func TestImageIsBuiltByTheRepositorysGo(t *testing.T) {
 		t.Errorf("the programs are built on %s: not one exact release", image)
 	}
 	version := strings.TrimPrefix(strings.SplitN(image, "-", 2)[0], "golang:")
-	least := regexp.MustCompile(`(?m)^go (\S+)$`).FindStringSubmatch(read(t, filepath.Join(root, "go.mod")))[1]
+	least := regexp.MustCompile(`(?m)^go (\S+)$`).FindStringSubmatch(read(t, "go.mod"))[1]
 	// sort -V's order, for versions of the same number of parts.
 	if strings.Count(version, ".") != strings.Count(least, ".") || version < least {
 		t.Errorf("the programs are built by Go %s, go.mod needs %s", version, least)
@@ -200,7 +200,7 @@ func build(t *testing.T) map[string]string {
 // contextCopy is a copy of what Docker would be handed as the build's context.
 func contextCopy(t *testing.T) string {
 	t.Helper()
-	patterns, err := ignorefile.ReadAll(strings.NewReader(read(t, filepath.Join(root, ".dockerignore"))))
+	patterns, err := ignorefile.ReadAll(strings.NewReader(read(t, ".dockerignore")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -20,12 +19,12 @@ import (
 // its table.
 func TestProxysProblemsAreTheServices(t *testing.T) {
 	t.Parallel()
-	config := read(t, "haproxy.cfg")
+	config := read(t, folder+"/haproxy.cfg")
 	seen := map[string]bool{}
 	for _, line := range regexp.MustCompile(`(?m)^ *errorfile (\d+) \S*/(\S+)$`).FindAllStringSubmatch(config, -1) {
 		status, file := line[1], line[2]
 		// HAProxy wants one blank line and no byte more or less than is announced.
-		text := read(t, filepath.Join("errors", file))
+		text := read(t, folder+"/errors/"+file)
 		response, err := http.ReadResponse(bufio.NewReader(strings.NewReader(text)), nil)
 		if err != nil {
 			t.Fatalf("%s: %v", file, err)

@@ -5,6 +5,7 @@ package compose_test
 
 import (
 	"bufio"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,8 +21,8 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// root is the repository's.
-const root = "../.."
+// root is the repository's, and folder what compose mounts from it.
+const root, folder = "../..", "deploy/compose"
 
 // secrets are values for the names in .env.example, told apart by their names.
 func secrets(t *testing.T) []string {
@@ -46,12 +47,12 @@ func secrets(t *testing.T) []string {
 // load reads docker-compose.yml as compose does, with every profile.
 func load(t *testing.T, env ...string) (*types.Project, error) {
 	t.Helper()
-	folder, err := filepath.Abs(root)
+	top, err := filepath.Abs(root)
 	if err != nil {
 		t.Fatal(err)
 	}
-	options, err := cli.NewProjectOptions([]string{filepath.Join(folder, "docker-compose.yml")},
-		cli.WithWorkingDirectory(folder), cli.WithEnv(env), cli.WithProfiles([]string{"*"}), cli.WithResolvedPaths(true))
+	options, err := cli.NewProjectOptions([]string{filepath.Join(top, "docker-compose.yml")},
+		cli.WithWorkingDirectory(top), cli.WithEnv(env), cli.WithProfiles([]string{"*"}), cli.WithResolvedPaths(true))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +81,7 @@ func TestEverySecretIsAskedFor(t *testing.T) {
 			t.Errorf("without %s: %v, want an error that names it and .env.example", name, err)
 		}
 		// Also where it stands a second time.
-		text := read(t, filepath.Join(root, "docker-compose.yml"))
+		text := read(t, "docker-compose.yml")
 		if strings.Count(text, "${"+name) != strings.Count(text, "${"+name+":?see .env.example}") {
 			t.Errorf("%s has a default somewhere", name)
 		}
@@ -94,7 +95,11 @@ func TestReplicasKnowTheirEnvironment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name := range mustLoad(t).Services["api"].Environment {
+	names := slices.Collect(maps.Keys(mustLoad(t).Services["api"].Environment))
+	for _, line := range regexp.MustCompile(`(?m)^(FLASHSALE_\w+)=`).FindAllStringSubmatch(read(t, "deploy/systemd/flashsale.env"), -1) {
+		names = append(names, line[1])
+	}
+	for _, name := range names {
 		if strings.HasPrefix(name, "FLASHSALE_") && !regexp.MustCompile(`\$`+name+`\b`).Match(help) {
 			t.Errorf("%s is no flag's: see api serve --help", name)
 		}
@@ -105,7 +110,7 @@ func TestReplicasKnowTheirEnvironment(t *testing.T) {
 func TestSecretsStayOutOfGitAndImages(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{".gitignore", ".dockerignore"} {
-		text := read(t, filepath.Join(root, name))
+		text := read(t, name)
 		if !regexp.MustCompile(`(?m)^/?\.env$`).MatchString(text) {
 			t.Errorf("%s lets .env through", name)
 		}
@@ -191,7 +196,7 @@ func TestImagesArePinnedToARelease(t *testing.T) {
 		}
 	}
 	// The server and the client are one version, as the tests' are.
-	version := regexp.MustCompile(`(?m)^\s+go\.etcd\.io/etcd/client/v3 (v\S+)`).FindStringSubmatch(read(t, filepath.Join(root, "go.mod")))
+	version := regexp.MustCompile(`(?m)^\s+go\.etcd\.io/etcd/client/v3 (v\S+)`).FindStringSubmatch(read(t, "go.mod"))
 	if image := mustLoad(t).Services["etcd-1"].Image; version == nil || !strings.HasSuffix(image, ":"+version[1]) {
 		t.Errorf("etcd's image is %s, the client is %v", image, version)
 	}
@@ -233,7 +238,7 @@ func TestMySQLKeepsWhatItPromised(t *testing.T) {
 	if user := mysql.Environment["MYSQL_USER"]; user == nil || *user == "root" {
 		t.Error("the service's account is root")
 	}
-	rights := read(t, "mysql-rights.sql")
+	rights := read(t, folder+"/mysql-rights.sql")
 	for _, statement := range regexp.MustCompile(`(?m)^GRANT .*$`).FindAllString(rights, -1) {
 		if strings.Contains(statement, "ALL") || strings.Contains(statement, "SUPER") || strings.Contains(statement, "GRANT OPTION") {
 			t.Errorf("%s is more than a replica needs", statement)
@@ -256,7 +261,7 @@ func TestReplicasAndTheirProxyKnowEachOther(t *testing.T) {
 	}
 	// Giving everything back: a test of cmd/api holds a replica to it.
 	const promise = "15\ns more, before it is killed"
-	if !strings.Contains(read(t, filepath.Join(root, "docs/operations.md")), promise) {
+	if !strings.Contains(read(t, "docs/operations.md"), promise) {
 		t.Errorf("docs/operations.md no longer says %q", promise)
 	}
 	takes += 15 * time.Second
@@ -272,9 +277,10 @@ func TestReplicasAndTheirProxyKnowEachOther(t *testing.T) {
 	}
 }
 
+// read returns a file that is named from the top of the tree.
 func read(t *testing.T, path string) string {
 	t.Helper()
-	text, err := os.ReadFile(path)
+	text, err := os.ReadFile(filepath.Join(root, path))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -195,7 +195,7 @@ func startEtcd(t *testing.T, project *types.Project) *strings.Replacer {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "etcd")
 	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", program, "go.etcd.io/etcd/server/v3")
-	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build etcd: %v\n%s", err, out)
 	}
