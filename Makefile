@@ -2,23 +2,24 @@
 # Ubuntu with Go and root or sudo. ARGS="..." is handed on to what it runs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-all setup-lint setup-redis build demo up bench unit test test-all soak lint
+.PHONY: help setup setup-go setup-test setup-all setup-lint setup-redis setup-release build demo up bench unit test test-all soak lint release
 
-# Programs for the same tree are the same wherever it stands. Git is not asked
-# for a version: it refuses to answer in a tree of another user's, which would
-# stop the build. The tests build with these flags, too.
-GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false
+# Programs for the same commit are the same wherever its tree stands. They say the
+# commit where Git answers. In a tree of another user's it does not, which would stop
+# the build. The tests build with these flags, too, and never ask Git.
+VCS := $(shell git log -1 >/dev/null 2>&1 && echo true || echo false)
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=$(VCS)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: build ## the proof: one SKU sold out on 3 replicas, unguarded and under the etcd mutex
+demo: setup build ## the proof: one SKU sold out on 3 replicas, unguarded and under the etcd mutex
 	@bin/loadtest prove $(ARGS)
 
-up: build ## a private stack with 3 replicas, until Ctrl-C
+up: setup build ## a private stack with 3 replicas, until Ctrl-C
 	@bin/loadtest up $(ARGS)
 
-bench: setup-redis build ## the service beside its rivals, in at most 15 minutes
+bench: setup setup-redis build ## the service beside its rivals, in at most 15 minutes
 	@bin/loadtest bench $(ARGS)
 
 unit: ## the tests that need no server, in less than a minute
@@ -39,23 +40,34 @@ soak: setup-all build ## the long versions: each fuzz test for a minute, 20 zomb
 lint: setup-lint ## gofmt, go vet, golangci-lint
 	@files=$$(gofmt -l .) || exit 1; if [ -n "$$files" ]; then echo "gofmt -w is needed on:" $$files; exit 1; fi
 	go vet ./...
+	go -C tests vet ./...
 	go tool -modfile=tools/golangci-lint.mod golangci-lint run $(ARGS)
+	cd tests && go tool -modfile=../tools/golangci-lint.mod golangci-lint run $(ARGS)
 
-build: setup ## bin/api and bin/loadtest
+build: setup-go ## bin/api and bin/loadtest
 	@$(GO_BUILD) -o bin/api ./cmd/api
 	@$(GO_BUILD) -o bin/loadtest ./loadtest
 
-setup: ## install what is missing: MariaDB's programs
-	@scripts/setup --mariadb
+release: setup-release ## a dry run: archives, checksums and SBOMs of all systems, in dist
+	@scripts/release
+
+setup: ## install a database, where there is none: MariaDB's programs
+	@scripts/setup --database
+
+setup-go:
+	@scripts/setup
 
 setup-test:
 	@scripts/setup --mariadb --modules
 
 setup-all:
-	@scripts/setup --mariadb --mysql --galera --modules --race --curl --codegen --redis --memcached --haproxy --zookeeper --chromium --kubernetes
+	@scripts/setup --mariadb --mysql --galera --modules --tests --race --curl --codegen --promtool --redis --memcached --haproxy --zookeeper --chromium --kubernetes
 
 setup-lint:
-	@scripts/setup --lint
+	@scripts/setup --tests --lint
+
+setup-release:
+	@scripts/setup --sbom
 
 setup-redis:
 	@scripts/setup --redis
