@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/goccy/go-yaml"
+	"k8s.io/apimachinery/pkg/util/yaml"
 
 	"flashsale/internal/sandbox/sandboxtest/tier"
 	"flashsale/internal/strategy"
@@ -26,31 +26,31 @@ type alertRule struct {
 
 // alertCases is a file of promtool's tests of rules, as far as it is used here.
 type alertCases struct {
-	RuleFiles          []string    `yaml:"rule_files" json:"rule_files"`
-	EvaluationInterval string      `yaml:"evaluation_interval" json:"evaluation_interval"`
-	Tests              []alertCase `yaml:"tests" json:"tests"`
+	RuleFiles          []string    `json:"rule_files"`
+	EvaluationInterval string      `json:"evaluation_interval"`
+	Tests              []alertCase `json:"tests"`
 }
 
 // alertCase is what some series should make fire, and when. An alert that fires in
 // it is expected at the first evaluation at which it does.
 type alertCase struct {
-	Name        string `yaml:"name" json:"name"`
-	Interval    string `yaml:"interval" json:"interval"`
+	Name        string `json:"name"`
+	Interval    string `json:"interval"`
 	InputSeries []struct {
-		Series string `yaml:"series" json:"series"`
-		Values string `yaml:"values" json:"values"`
-	} `yaml:"input_series" json:"input_series"`
-	Expectations []expectation `yaml:"alert_rule_test" json:"alert_rule_test"`
+		Series string `json:"series"`
+		Values string `json:"values"`
+	} `json:"input_series"`
+	Expectations []expectation `json:"alert_rule_test"`
 }
 
 // expectation is what of one alert fires at a time. Nothing is an expectation, too.
 type expectation struct {
-	At     string `yaml:"eval_time" json:"eval_time"`
-	Alert  string `yaml:"alertname" json:"alertname"`
+	At     string `json:"eval_time"`
+	Alert  string `json:"alertname"`
 	Alerts []struct {
-		Labels      map[string]string `yaml:"exp_labels" json:"exp_labels"`
-		Annotations map[string]string `yaml:"exp_annotations" json:"exp_annotations"`
-	} `yaml:"exp_alerts" json:"exp_alerts"`
+		Labels      map[string]string `json:"exp_labels"`
+		Annotations map[string]string `json:"exp_annotations"`
+	} `json:"exp_alerts"`
 }
 
 // An alert that nobody can act on is not worth waking up for.
@@ -185,7 +185,7 @@ func readAlertCases(t *testing.T) (cases []alertCase) {
 			t.Fatal(err)
 		}
 		var file alertCases
-		if err := yaml.UnmarshalWithOptions(text, &file, yaml.Strict()); err != nil {
+		if err := yaml.UnmarshalStrict(text, &file); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if file.EvaluationInterval != scrapeInterval.String() || !slices.Equal(file.RuleFiles, []string{"alerts.yml"}) {

@@ -16,7 +16,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/goccy/go-yaml"
+	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
 // Contract is the document, read. It does not change, and is safe for concurrent
@@ -72,7 +72,7 @@ func (o *Operation) Streams() bool { return slices.Contains(o.Types, "text/event
 // Load reads an OpenAPI document.
 func Load(document []byte) (*Contract, error) {
 	c := &Contract{}
-	if err := yaml.Unmarshal(document, &c.Document); err != nil {
+	if err := yaml.UnmarshalStrict(document, &c.Document); err != nil {
 		return nil, fmt.Errorf("read the OpenAPI document: %w", err)
 	}
 	paths := object(c.Document["paths"])

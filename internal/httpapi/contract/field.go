@@ -214,15 +214,11 @@ func (f *field) shape() string {
 }
 
 func whole(value any) (int64, error) {
-	switch n := value.(type) {
-	case uint64:
-		if n <= math.MaxInt64 {
-			return int64(n), nil
-		}
-	case int64:
-		return n, nil
+	n, ok := value.(int64)
+	if !ok {
+		return 0, fmt.Errorf("%v is not an int64", value)
 	}
-	return 0, fmt.Errorf("%v is not an int64", value)
+	return n, nil
 }
 
 func count(value any) (int, error) {
