@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -248,7 +247,7 @@ func clocksDoNotCount(t *testing.T, s *server) {
 	l := s.lease(t, Config{})
 	mustUnlock(t, mustLock(t, l, "slow"))
 	holder, slow := "x@y:1/z", metav1.NewMicroTime(time.Now().Add(-time.Hour))
-	s.setLease(t, "slow", func(found *coordinationv1.Lease) {
+	s.setLease(t, "slow", func(found *leaseObject) {
 		found.Spec.HolderIdentity, found.Spec.RenewTime, found.Spec.AcquireTime = &holder, &slow, &slow
 	})
 	var refused *lock.HeldError
@@ -259,7 +258,7 @@ func clocksDoNotCount(t *testing.T, s *server) {
 	waiter := lockAside(t, l, "slow")
 	const renewed = time.Second
 	time.AfterFunc(renewed, func() { // it does not even move its clock
-		s.setLease(t, "slow", func(found *coordinationv1.Lease) { found.Annotations["renewed"] = "yes" })
+		s.setLease(t, "slow", func(found *leaseObject) { found.Annotations["renewed"] = "yes" })
 	})
 	next := granted(t, waiter)
 	if took := time.Since(asked); took < noticeTTL+renewed {
@@ -268,7 +267,7 @@ func clocksDoNotCount(t *testing.T, s *server) {
 	mustUnlock(t, next)
 }
 
-func (s *server) setLease(t *testing.T, name string, change func(*coordinationv1.Lease)) {
+func (s *server) setLease(t *testing.T, name string, change func(*leaseObject)) {
 	t.Helper()
 	for {
 		found, err := toLease(s.object(t, leaseKind, name))
@@ -295,7 +294,7 @@ func exhaustedLease(t *testing.T, s *server) {
 	l := s.lease(t, Config{})
 	mustUnlock(t, mustLock(t, l, "exhausted"))
 	last := int32(math.MaxInt32)
-	s.setLease(t, "exhausted", func(found *coordinationv1.Lease) { found.Spec.LeaseTransitions = &last })
+	s.setLease(t, "exhausted", func(found *leaseObject) { found.Spec.LeaseTransitions = &last })
 	if err := lockErrorOf(t, l.Lock, "exhausted"); err == nil || !strings.Contains(err.Error(), "cannot rise") {
 		t.Errorf("Lock: %v", err)
 	}
@@ -304,7 +303,7 @@ func exhaustedLease(t *testing.T, s *server) {
 // anothersObject: two names meet in one object, which its hash makes unlikely.
 func anothersObject(t *testing.T, s *server) {
 	mustUnlock(t, mustLock(t, s.lease(t, Config{}), "mine"))
-	s.setLease(t, "mine", func(found *coordinationv1.Lease) { found.Annotations[nameAnnotation] = "yours" })
+	s.setLease(t, "mine", func(found *leaseObject) { found.Annotations[nameAnnotation] = "yours" })
 	for _, call := range []func(context.Context, string) (lock.Held, error){s.lease(t, Config{}).Lock, s.lease(t, Config{}).TryLock} {
 		if err := lockErrorOf(t, call, "mine"); !errors.Is(err, errNotOurs) {
 			t.Errorf("a lease of another's: %v", err)
@@ -493,7 +492,7 @@ func oldWatchIsReadAgain(t *testing.T, s *server) {
 	}
 	l.store.mu.Lock()
 	last := l.store.known["restart"]
-	last.lease = last.lease.DeepCopy()
+	last.lease = last.lease.copied()
 	last.lease.ResourceVersion = "1"
 	l.store.known["restart"] = last
 	l.store.mu.Unlock()

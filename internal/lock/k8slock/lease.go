@@ -8,11 +8,11 @@ import (
 	"sync"
 	"time"
 
-	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/lease"
@@ -24,6 +24,28 @@ const (
 	// kindLabel tells our Leases from those that others keep in the namespace.
 	kindLabel, kindValue = "app.kubernetes.io/managed-by", "flashsale"
 )
+
+// leaseKind is what a leaseObject is of.
+var leaseKind = schema.GroupVersionResource{Group: "coordination.k8s.io", Version: "v1", Resource: "leases"}
+
+// leaseObject is the part of a Lease that a lock is made of. The times are for people.
+type leaseObject struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata"`
+	Spec              struct {
+		HolderIdentity       *string           `json:"holderIdentity,omitempty"`
+		LeaseDurationSeconds *int32            `json:"leaseDurationSeconds,omitempty"`
+		AcquireTime          *metav1.MicroTime `json:"acquireTime,omitempty"`
+		RenewTime            *metav1.MicroTime `json:"renewTime,omitempty"`
+		LeaseTransitions     *int32            `json:"leaseTransitions,omitempty"`
+	} `json:"spec"`
+}
+
+// copied is a copy whose fields can be set. What they point to never changes.
+func (l *leaseObject) copied() *leaseObject {
+	next := *l
+	return &next
+}
 
 // LeaseCapabilities are what a LeaseLocker promises. Whoever waits has no place
 // on the server: it is told to ask again.
@@ -46,7 +68,7 @@ func NewLease(cfg Config) (*LeaseLocker, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	objects, err := newObjects(cfg, coordinationv1.SchemeGroupVersion.WithResource("leases"))
+	objects, err := newObjects(cfg, leaseKind)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +156,7 @@ type leases struct {
 // sighting is a Lease, and when that version was first seen, by our monotonic
 // clock. The times inside are by the clocks of others: nothing is made of them.
 type sighting struct {
-	lease *coordinationv1.Lease
+	lease *leaseObject
 	at    time.Time
 }
 
@@ -142,7 +164,7 @@ type sighting struct {
 func (s *leases) Try(ctx context.Context, name, owner string) (lock.Token, error) {
 	current, err := s.recall(ctx, name, "")
 	for {
-		var taken *coordinationv1.Lease
+		var taken *leaseObject
 		switch {
 		case isMissing(err):
 			taken, err = s.create(ctx, name, owner)
@@ -165,7 +187,7 @@ func (s *leases) Try(ctx context.Context, name, owner string) (lock.Token, error
 
 // take writes owner into a Lease that is free, or was seen unchanged for its own
 // length: its holder has given it up by then, and no clock was compared.
-func (s *leases) take(ctx context.Context, name, owner string, current *coordinationv1.Lease) (*coordinationv1.Lease, error) {
+func (s *leases) take(ctx context.Context, name, owner string, current *leaseObject) (*leaseObject, error) {
 	holder := holderOf(current)
 	if holder != "" && time.Now().Before(s.over(name, current)) {
 		return nil, &lock.HeldError{Holder: lease.ParseOwner(holder).Holder}
@@ -173,21 +195,21 @@ func (s *leases) take(ctx context.Context, name, owner string, current *coordina
 	if tokenOf(current) == math.MaxInt32 {
 		return nil, fmt.Errorf("lease %s: %w", current.Name, errExhausted)
 	}
-	next := current.DeepCopy()
+	next := current.copied()
 	s.grant(next, owner)
 	return s.write(ctx, name, next)
 }
 
 // grant is also a transition when the same process takes the lock again: the
 // count of them is the token.
-func (s *leases) grant(l *coordinationv1.Lease, owner string) {
+func (s *leases) grant(l *leaseObject, owner string) {
 	now := metav1.NowMicro()
 	seconds, transitions := int32(s.ttl/time.Second), int32(tokenOf(l)+1)
 	l.Spec.HolderIdentity, l.Spec.LeaseDurationSeconds, l.Spec.LeaseTransitions = &owner, &seconds, &transitions
 	l.Spec.AcquireTime, l.Spec.RenewTime = &now, &now
 }
 
-func (s *leases) create(ctx context.Context, name, owner string) (*coordinationv1.Lease, error) {
+func (s *leases) create(ctx context.Context, name, owner string) (*leaseObject, error) {
 	object, err := s.object(name, owner)
 	if err != nil {
 		return nil, err
@@ -205,8 +227,8 @@ func (s *leases) object(name, owner string) (*unstructured.Unstructured, error) 
 	if err != nil {
 		return nil, err
 	}
-	made := &coordinationv1.Lease{
-		TypeMeta:   metav1.TypeMeta{APIVersion: coordinationv1.SchemeGroupVersion.String(), Kind: "Lease"},
+	made := &leaseObject{
+		TypeMeta:   metav1.TypeMeta{APIVersion: leaseKind.GroupVersion().String(), Kind: "Lease"},
 		ObjectMeta: metav1.ObjectMeta{Name: object, Annotations: map[string]string{nameAnnotation: name}, Labels: map[string]string{kindLabel: kindValue}},
 	}
 	s.grant(made, owner)
@@ -217,8 +239,8 @@ func (s *leases) object(name, owner string) (*unstructured.Unstructured, error) 
 // Renew writes a new time into the Lease, for people. That it was written at all
 // is what others go by.
 func (s *leases) Renew(ctx context.Context, name, owner string) error {
-	return s.change(ctx, name, owner, func(current *coordinationv1.Lease) *coordinationv1.Lease {
-		next := current.DeepCopy()
+	return s.change(ctx, name, owner, func(current *leaseObject) *leaseObject {
+		next := current.copied()
 		now := metav1.NowMicro()
 		next.Spec.RenewTime = &now
 		return next
@@ -230,14 +252,14 @@ func (s *leases) Release(ctx context.Context, name, owner string) error {
 	return s.change(ctx, name, owner, freed)
 }
 
-func freed(current *coordinationv1.Lease) *coordinationv1.Lease {
-	next := current.DeepCopy()
+func freed(current *leaseObject) *leaseObject {
+	next := current.copied()
 	next.Spec.HolderIdentity, next.Spec.AcquireTime, next.Spec.RenewTime = nil, nil, nil
 	return next
 }
 
 // change writes what owner's Lease becomes. lock.ErrLost: it is not owner's.
-func (s *leases) change(ctx context.Context, name, owner string, to func(*coordinationv1.Lease) *coordinationv1.Lease) error {
+func (s *leases) change(ctx context.Context, name, owner string, to func(*leaseObject) *leaseObject) error {
 	current, err := s.recall(ctx, name, owner)
 	for {
 		switch {
@@ -260,7 +282,7 @@ func (s *leases) change(ctx context.Context, name, owner string, to func(*coordi
 
 // recall is what we know of a Lease, if by that holder has it, and else what
 // stands on the server. What is written then tells whether we knew rightly.
-func (s *leases) recall(ctx context.Context, name, holder string) (*coordinationv1.Lease, error) {
+func (s *leases) recall(ctx context.Context, name, holder string) (*leaseObject, error) {
 	s.mu.Lock()
 	last, ok := s.known[name]
 	s.mu.Unlock()
@@ -270,7 +292,7 @@ func (s *leases) recall(ctx context.Context, name, holder string) (*coordination
 	return s.read(ctx, name)
 }
 
-func (s *leases) read(ctx context.Context, name string) (*coordinationv1.Lease, error) {
+func (s *leases) read(ctx context.Context, name string) (*leaseObject, error) {
 	object, err := objectName(name)
 	if err != nil {
 		return nil, err
@@ -285,7 +307,7 @@ func (s *leases) read(ctx context.Context, name string) (*coordinationv1.Lease, 
 	return s.sight(name, found)
 }
 
-func (s *leases) write(ctx context.Context, name string, next *coordinationv1.Lease) (*coordinationv1.Lease, error) {
+func (s *leases) write(ctx context.Context, name string, next *leaseObject) (*leaseObject, error) {
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(next)
 	if err != nil {
 		return nil, err
@@ -298,7 +320,7 @@ func (s *leases) write(ctx context.Context, name string, next *coordinationv1.Le
 }
 
 // sight notes a Lease as the server has just shown it.
-func (s *leases) sight(name string, object *unstructured.Unstructured) (*coordinationv1.Lease, error) {
+func (s *leases) sight(name string, object *unstructured.Unstructured) (*leaseObject, error) {
 	found, err := toLease(object)
 	if err != nil {
 		return nil, err
@@ -322,7 +344,7 @@ func (s *leases) forget(name string) {
 }
 
 // over is when a Lease that goes on standing as it does may be taken.
-func (s *leases) over(name string, current *coordinationv1.Lease) time.Time {
+func (s *leases) over(name string, current *leaseObject) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	last, ok := s.known[name]
@@ -332,29 +354,29 @@ func (s *leases) over(name string, current *coordinationv1.Lease) time.Time {
 	return last.at.Add(s.leaseOf(current))
 }
 
-func (s *leases) leaseOf(l *coordinationv1.Lease) time.Duration {
+func (s *leases) leaseOf(l *leaseObject) time.Duration {
 	if l.Spec.LeaseDurationSeconds == nil {
 		return s.ttl
 	}
 	return time.Duration(*l.Spec.LeaseDurationSeconds) * time.Second
 }
 
-func toLease(object *unstructured.Unstructured) (*coordinationv1.Lease, error) {
-	found := new(coordinationv1.Lease)
+func toLease(object *unstructured.Unstructured) (*leaseObject, error) {
+	found := new(leaseObject)
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, found); err != nil {
 		return nil, fmt.Errorf("lease %s: %w", object.GetName(), err)
 	}
 	return found, nil
 }
 
-func holderOf(l *coordinationv1.Lease) string {
+func holderOf(l *leaseObject) string {
 	if l.Spec.HolderIdentity == nil {
 		return ""
 	}
 	return *l.Spec.HolderIdentity
 }
 
-func tokenOf(l *coordinationv1.Lease) lock.Token {
+func tokenOf(l *leaseObject) lock.Token {
 	if l.Spec.LeaseTransitions == nil {
 		return 0
 	}

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -299,8 +298,6 @@ func (s *server) patch(tb testing.TB, kind schema.GroupVersionResource, place st
 
 // leaseServer looks at Leases. Those that wait have no place.
 type leaseServer struct{ *server }
-
-var leaseKind = coordinationv1.SchemeGroupVersion.WithResource("leases")
 
 // Places has the holder, until its lease has ended: the clock is the same.
 func (s leaseServer) Places(tb testing.TB, name string) []string {
