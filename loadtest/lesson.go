@@ -10,7 +10,7 @@ import (
 
 	"flashsale/internal/sandbox"
 	"flashsale/loadtest/lesson"
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 type lessonCmd struct {
@@ -54,7 +54,7 @@ func (c *lessonsCmd) Run(ctx context.Context, s streams) error {
 // playLessons plays lessons on one set of servers. A lesson that does not show
 // what it should does not keep the others from being played.
 func playLessons(ctx context.Context, s streams, database sandbox.Product, lessons ...*lesson.Lesson) (err error) {
-	set := stage.New(stage.Config{Database: database})
+	set := testbed.New(testbed.Config{Database: database})
 	defer func() { err = errors.Join(err, set.Close()) }()
 	if slices.ContainsFunc(lessons, func(l *lesson.Lesson) bool { return slices.Contains(l.Servers, lesson.MySQL) }) {
 		version, err := set.Database(ctx)

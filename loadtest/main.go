@@ -22,7 +22,7 @@ import (
 	"flashsale/loadtest/bench"
 	"flashsale/loadtest/failover"
 	"flashsale/loadtest/lesson"
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 	"flashsale/loadtest/peer"
 	"flashsale/loadtest/takeover"
 	"flashsale/loadtest/zombie"
@@ -89,8 +89,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) > 0 && args[0] == zombieHolder {
 		return zombie.Serve(ctx, os.Stdin, stdout)
 	}
-	if len(args) > 0 && args[0] == stage.ReplicaCommand {
-		return stage.ReplicaMain(ctx)
+	if len(args) > 0 && args[0] == testbed.ReplicaCommand {
+		return testbed.ReplicaMain(ctx)
 	}
 	var c cli
 	exited := false

@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"flashsale/internal/sandbox/sandboxtest"
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 	"flashsale/loadtest/proof"
 	"flashsale/loadtest/report"
 )
@@ -25,7 +25,7 @@ import (
 // TestMain lets this test's binary be the private etcd that the commands start,
 // and the program itself where a test needs a process of its own.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && (os.Args[1] == "etcd-node" || os.Args[1] == stage.ReplicaCommand || os.Args[1] == zombieHolder || os.Args[1] == "up" || os.Args[1] == "peer") {
+	if len(os.Args) > 1 && (os.Args[1] == "etcd-node" || os.Args[1] == testbed.ReplicaCommand || os.Args[1] == zombieHolder || os.Args[1] == "up" || os.Args[1] == "peer") {
 		main()
 		return
 	}

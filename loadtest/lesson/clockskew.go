@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"flashsale/internal/lock"
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 const (
@@ -21,7 +21,7 @@ var clockSkew = Lesson{
 	Shows:   "A lease of 30 s is written with one replica's clock, and read with another's, which is a minute ahead.",
 	Servers: []Server{MySQL},
 	Acts: []Act{
-		{Title: "each replica's own clock", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "each replica's own clock", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			shop.Exec(leaseTable)
 			a, b := shop.Buyer("A"), shop.Buyer("B")
@@ -35,7 +35,7 @@ var clockSkew = Lesson{
 			b.Sell(1)
 			return shop.Audit()
 		}},
-		{Title: "the database's clock, for all", Play: func(p *stage.Play) stage.Audit {
+		{Title: "the database's clock, for all", Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			shop.Exec(leaseTable)
 			a, b := shop.Buyer("A"), shop.Buyer("B")

@@ -9,7 +9,7 @@ import (
 	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 var crashedLockTableOwner = Lesson{
@@ -18,7 +18,7 @@ var crashedLockTableOwner = Lesson{
 	Shows:   "A replica takes the lock by inserting a row, and is killed. Nobody deletes the row.",
 	Servers: []Server{MySQL},
 	Acts: []Act{
-		{Title: "the row has no end", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "the row has no end", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			const tries = 4
 			shop := p.Shop(1)
 			shop.Exec(leaseTable)
@@ -40,7 +40,7 @@ var crashedLockTableOwner = Lesson{
 			shop.Refuse(b.Name, 1, "locked")
 			return shop.Audit()
 		}},
-		{Title: "the row is a lease of a second, by the database's clock", Play: func(p *stage.Play) stage.Audit {
+		{Title: "the row is a lease of a second, by the database's clock", Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			shop.Exec(leaseTable)
 			a, b := shop.Replica("A", strategy.Process), shop.Buyer("B")
@@ -59,7 +59,7 @@ var crashedLockTableOwner = Lesson{
 			b.Sell(1)
 			return shop.Audit()
 		}},
-		{Title: "the service's own lock table, with a lease that is renewed", Play: func(p *stage.Play) stage.Audit {
+		{Title: "the service's own lock table, with a lease that is renewed", Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			a, b := shop.Replica("A", strategy.LockTable), shop.Replica("B", strategy.LockTable)
 			a.Lock()
@@ -76,6 +76,6 @@ var crashedLockTableOwner = Lesson{
 }
 
 // pause is a step of the story that takes time by itself.
-func pause(p *stage.Play, d time.Duration) {
+func pause(p *testbed.Play, d time.Duration) {
 	p.Check(sleep.For(p.Context(), d))
 }

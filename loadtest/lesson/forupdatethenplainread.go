@@ -1,6 +1,6 @@
 package lesson
 
-import "flashsale/loadtest/lesson/stage"
+import "flashsale/loadtest/lesson/testbed"
 
 var forUpdateThenPlainRead = Lesson{
 	Name:    "for-update-then-plain-read",
@@ -8,10 +8,10 @@ var forUpdateThenPlainRead = Lesson{
 	Shows:   "SELECT ... FOR UPDATE returns the newest row. A plain SELECT after it, in the same transaction, returns the snapshot's.",
 	Servers: []Server{MySQL},
 	Acts: []Act{
-		{Title: "lock the row, then read it once more without FOR UPDATE", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "lock the row, then read it once more without FOR UPDATE", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			return readAfterLock(p, true)
 		}},
-		{Title: "decide by what the locking read has returned", Play: func(p *stage.Play) stage.Audit {
+		{Title: "decide by what the locking read has returned", Play: func(p *testbed.Play) testbed.Audit {
 			return readAfterLock(p, false)
 		}},
 	},
@@ -19,7 +19,7 @@ var forUpdateThenPlainRead = Lesson{
 
 // readAfterLock has B lock the row behind A's sale, in a transaction that has
 // read before.
-func readAfterLock(p *stage.Play, again bool) stage.Audit {
+func readAfterLock(p *testbed.Play, again bool) testbed.Audit {
 	shop := p.Shop(1)
 	a, b := shop.Buyer("A"), shop.Buyer("B")
 	a.Isolation("REPEATABLE READ")

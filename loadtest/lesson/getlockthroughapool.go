@@ -9,7 +9,7 @@ import (
 	"flashsale/internal/lock/mysqllock"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/stock"
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 var getLockThroughAPool = Lesson{
@@ -18,7 +18,7 @@ var getLockThroughAPool = Lesson{
 	Shows:   "A pool hands each statement whatever connection is free. GET_LOCK lets a connection in that has the lock already.",
 	Servers: []Server{MySQL},
 	Acts: []Act{
-		{Title: "GET_LOCK on the pool", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "GET_LOCK on the pool", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			pool, err := stock.Open(p.MySQL().DSN(p.Name), 4)
 			p.Check(err)
@@ -35,7 +35,7 @@ var getLockThroughAPool = Lesson{
 			b.Sell(1)
 			return shop.Audit()
 		}},
-		{Title: "GET_LOCK on a connection that is kept", Play: func(p *stage.Play) stage.Audit {
+		{Title: "GET_LOCK on a connection that is kept", Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			a, b := shop.Buyer("A"), shop.Buyer("B")
 			getLock(p, a, a.Conn)
@@ -62,7 +62,7 @@ var getLockThroughAPool = Lesson{
 			b.Sell(1)
 			return shop.Audit()
 		}},
-		{Title: "the service's own lock, which keeps a connection for each grant", Play: func(p *stage.Play) stage.Audit {
+		{Title: "the service's own lock, which keeps a connection for each grant", Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			a, b := shop.Buyer("A"), shop.Buyer("B")
 			ofA, ofB := newGetLockMutex(p), newGetLockMutex(p)
@@ -81,7 +81,7 @@ var getLockThroughAPool = Lesson{
 }
 
 // newGetLockMutex is the service's lock, as another process would have it.
-func newGetLockMutex(p *stage.Play) *mutex {
+func newGetLockMutex(p *testbed.Play) *mutex {
 	locker, err := mysqllock.NewGetLock(mysqllock.Config{DSN: p.MySQL().DSN(p.Name), TTL: leaseTime})
 	p.Check(err)
 	return newMutexOn(p, locker)
@@ -89,7 +89,7 @@ func newGetLockMutex(p *stage.Play) *mutex {
 
 // getLock takes the play's lock over db, a pool or a connection, and returns the
 // connection that it went over.
-func getLock(p *stage.Play, b *stage.Buyer, db interface {
+func getLock(p *testbed.Play, b *testbed.Buyer, db interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }) (connection int64) {
 	var got sql.NullInt64

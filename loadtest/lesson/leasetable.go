@@ -6,7 +6,7 @@ import (
 
 	"flashsale/internal/lock"
 	"flashsale/internal/stock"
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 // leaseTable is a lock as many write it: a row under a unique key, with an end.
@@ -25,7 +25,7 @@ const insertLeaseUntil = "INSERT INTO lease (name, owner, expires_at) VALUES ('s
 
 // takeLease takes the lock over if it is free, or over by the clock of whoever
 // asks. A clock that is nil is the database's.
-func takeLease(ctx context.Context, b *stage.Buyer, clock func() time.Time, ttl time.Duration) error {
+func takeLease(ctx context.Context, b *testbed.Buyer, clock func() time.Time, ttl time.Duration) error {
 	insert, insertArgs := insertLeaseUntil, []any{[]byte(b.Name), ttl.Microseconds()}
 	update := "UPDATE lease SET owner = ?, expires_at = NOW(6) + INTERVAL ? MICROSECOND WHERE name = 'sneaker' AND expires_at < NOW(6)"
 	updateArgs := insertArgs

@@ -13,7 +13,7 @@ import (
 	"io"
 	"strings"
 
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 // Lesson is one race and its cure.
@@ -50,7 +50,7 @@ type Act struct {
 	// Breaks: the audit must fail after it. Else it must pass.
 	Breaks bool
 	// Play takes the steps, and audits what came of them.
-	Play func(*stage.Play) stage.Audit
+	Play func(*testbed.Play) testbed.Audit
 }
 
 // ErrNotShown says that a lesson did not show what it is there to show: what is
@@ -59,12 +59,12 @@ var ErrNotShown = errors.New("the lesson did not show what it should")
 
 // Run plays the lesson and writes down on w what happens. It returns ErrNotShown
 // after a run to the end in which an audit did not say what it must.
-func (l *Lesson) Run(ctx context.Context, s *stage.Stage, w io.Writer) error {
+func (l *Lesson) Run(ctx context.Context, s *testbed.Testbed, w io.Writer) error {
 	fmt.Fprintf(w, "%s: %s\n%s\n", l.Name, l.Title, l.Shows)
 	shown := true
 	for i, act := range l.Acts {
 		fmt.Fprintf(w, "\n%d. %s: %s\n", i+1, act.kind(), act.Title)
-		audit, err := s.Play(ctx, func(line stage.Line) { fmt.Fprintln(w, " ", line) }, act.Play)
+		audit, err := s.Play(ctx, func(line testbed.Line) { fmt.Fprintln(w, " ", line) }, act.Play)
 		if err != nil {
 			return fmt.Errorf("lesson %s, act %d: %w", l.Name, i+1, err)
 		}

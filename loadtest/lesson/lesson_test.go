@@ -22,17 +22,17 @@ import (
 
 	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/loadtest/lesson"
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 var update = flag.Bool("update", false, "put what the lessons print into their pages")
 
 // TestMain lets this test's binary be a lesson's replica.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == stage.ReplicaCommand {
+	if len(os.Args) > 1 && os.Args[1] == testbed.ReplicaCommand {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
-		if err := stage.ReplicaMain(ctx); err != nil {
+		if err := testbed.ReplicaMain(ctx); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -48,7 +48,7 @@ const patience = 30 * time.Second
 // and the page must show what is printed.
 func TestLessons(t *testing.T) {
 	t.Cleanup(func() { goleak.VerifyNone(t) })
-	set := stage.New(stage.Config{EtcdProgram: []string{sandboxtest.Build(t, "etcdnode")}})
+	set := testbed.New(testbed.Config{EtcdProgram: []string{sandboxtest.Build(t, "etcdnode")}})
 	t.Cleanup(func() {
 		if err := set.Close(); err != nil {
 			t.Error(err)
@@ -172,8 +172,8 @@ func TestRegistryIsSound(t *testing.T) {
 }
 
 func TestLessonThatDoesNotShowItFails(t *testing.T) {
-	saying := func(ok bool) func(*stage.Play) stage.Audit {
-		return func(*stage.Play) stage.Audit { return stage.Audit{OK: ok} }
+	saying := func(ok bool) func(*testbed.Play) testbed.Audit {
+		return func(*testbed.Play) testbed.Audit { return testbed.Audit{OK: ok} }
 	}
 	for _, tt := range []struct {
 		name             string
@@ -188,7 +188,7 @@ func TestLessonThatDoesNotShowItFails(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			l := lesson.Lesson{Name: "test", Acts: []lesson.Act{{Breaks: true, Play: saying(tt.broken)}, {Play: saying(tt.cured)}}}
 			var out bytes.Buffer
-			if err := l.Run(t.Context(), stage.New(stage.Config{}), &out); !errors.Is(err, tt.want) {
+			if err := l.Run(t.Context(), testbed.New(testbed.Config{}), &out); !errors.Is(err, tt.want) {
 				t.Errorf("got %v, want %v", err, tt.want)
 			}
 			if lines := strings.Split(strings.TrimSpace(out.String()), "\n"); strings.TrimSpace(lines[len(lines)-1]) != tt.wantLastSentence {
@@ -201,21 +201,21 @@ func TestLessonThatDoesNotShowItFails(t *testing.T) {
 func TestStepThatFailsEndsTheAct(t *testing.T) {
 	boom := errors.New("boom")
 	cleaned := false
-	l := lesson.Lesson{Name: "test", Acts: []lesson.Act{{Breaks: true, Play: func(p *stage.Play) stage.Audit {
+	l := lesson.Lesson{Name: "test", Acts: []lesson.Act{{Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 		a := p.Actor("A")
 		p.Cleanup(func() error { cleaned = true; return nil })
 		a.Begins("waits for ever", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
 		a.Does("stumbles", func(context.Context) error { return boom })
-		return stage.Audit{}
+		return testbed.Audit{}
 	}}}}
-	err := l.Run(t.Context(), stage.New(stage.Config{}), io.Discard)
+	err := l.Run(t.Context(), testbed.New(testbed.Config{}), io.Discard)
 	if !errors.Is(err, boom) || !strings.Contains(err.Error(), "A: stumbles") || !cleaned {
 		t.Errorf("got %v, cleaned up %v", err, cleaned)
 	}
 }
 
 func TestAuditFindsWhatIsLeftUnsold(t *testing.T) {
-	set := stage.New(stage.Config{})
+	set := testbed.New(testbed.Config{})
 	t.Cleanup(func() { _ = set.Close() })
 	for _, tt := range []struct {
 		name  string
@@ -223,7 +223,7 @@ func TestAuditFindsWhatIsLeftUnsold(t *testing.T) {
 		want  bool
 	}{{"a unit stays", false, false}, {"it is sold later", true, true}} {
 		t.Run(tt.name, func(t *testing.T) {
-			audit, err := set.Play(t.Context(), nil, func(p *stage.Play) stage.Audit {
+			audit, err := set.Play(t.Context(), nil, func(p *testbed.Play) testbed.Audit {
 				shop := p.Shop(1)
 				shop.Refuse("A", 1, "locked")
 				if tt.sells {

@@ -12,7 +12,7 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"flashsale/internal/sandbox"
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 var lockRowLostAtFailover = Lesson{
@@ -21,7 +21,7 @@ var lockRowLostAtFailover = Lesson{
 	Shows:   "Locks are rows on a primary with an asynchronous replica. The primary dies before the replica has the row.",
 	Servers: []Server{MySQL},
 	Acts: []Act{
-		{Title: "asynchronous replication", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "asynchronous replication", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			a, b, operator := shop.Buyer("A"), shop.Buyer("B"), p.Actor("operator")
 			locks := newPair(p, false)
@@ -35,7 +35,7 @@ var lockRowLostAtFailover = Lesson{
 			b.Sell(1)
 			return shop.Audit()
 		}},
-		{Title: "semi-synchronous replication", Play: func(p *stage.Play) stage.Audit {
+		{Title: "semi-synchronous replication", Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			a, b, operator := shop.Buyer("A"), shop.Buyer("B"), p.Actor("operator")
 			locks := newPair(p, true)
@@ -71,7 +71,7 @@ type lockServer struct {
 const lockDatabase = "locks"
 
 // newPair starts two servers, with the table on both.
-func newPair(p *stage.Play, semiSync bool) *pair {
+func newPair(p *testbed.Play, semiSync bool) *pair {
 	ctx := p.Context()
 	pair := &pair{primary: newLockServer(p), replica: newLockServer(p)}
 	p.Check(pair.primary.server.SetBinlog(ctx, true)) // and with it the server's id 1
@@ -96,7 +96,7 @@ func newPair(p *stage.Play, semiSync bool) *pair {
 }
 
 // position is where the server's binlog ends: its file, and the place in it.
-func (s *lockServer) position(p *stage.Play, status string) (file, at string) {
+func (s *lockServer) position(p *testbed.Play, status string) (file, at string) {
 	rows, err := s.db.QueryContext(p.Context(), status)
 	p.Check(err)
 	defer rows.Close()
@@ -134,7 +134,7 @@ var replications = map[sandbox.Product]replication{
 	},
 }
 
-func newLockServer(p *stage.Play) *lockServer {
+func newLockServer(p *testbed.Play) *lockServer {
 	s := &lockServer{server: p.OwnMySQL()}
 	dsn, err := s.server.CreateDatabase(p.Context(), lockDatabase)
 	p.Check(err)
@@ -152,7 +152,7 @@ func newLockServer(p *stage.Play) *lockServer {
 
 // awaitReplication returns once a row of the primary's has come to the replica,
 // so that a replica which has not begun yet is not taken for one that lags.
-func (pair *pair) awaitReplication(p *stage.Play) {
+func (pair *pair) awaitReplication(p *testbed.Play) {
 	p.Check(pair.primary.exec(p.Context(), "INSERT INTO lease (name, owner) VALUES ('another', 'nobody')"))
 	p.Until("the replica has what the primary has", func(ctx context.Context) (there bool, err error) {
 		err = pair.replica.db.QueryRowContext(ctx, "SELECT COUNT(*) > 0 FROM lease WHERE name = 'another'").Scan(&there)
@@ -172,7 +172,7 @@ func (pair *pair) failOver(ctx context.Context) error {
 }
 
 // take takes the lock for a buyer.
-func (s *lockServer) take(b *stage.Buyer) func(context.Context) error {
+func (s *lockServer) take(b *testbed.Buyer) func(context.Context) error {
 	return func(ctx context.Context) error {
 		_, err := s.db.ExecContext(ctx, insertLease, []byte(b.Name))
 		return err

@@ -9,7 +9,7 @@ import (
 
 	"flashsale/internal/sandbox"
 	"flashsale/internal/stock"
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 var locksOfEachNode = Lesson{
@@ -18,7 +18,7 @@ var locksOfEachNode = Lesson{
 	Shows:   "Two nodes of a Galera cluster take writes. A lock that is taken on one node, by GET_LOCK or on a row, is unknown to the other.",
 	Servers: []Server{Galera},
 	Acts: []Act{
-		{Title: "GET_LOCK, on two nodes", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "GET_LOCK, on two nodes", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			shop, a, b := shopOfTwoNodes(p)
 			getLock(p, a, a.Conn)
 			a.Read()
@@ -29,7 +29,7 @@ var locksOfEachNode = Lesson{
 			b.Sell(1)
 			return shop.Audit()
 		}},
-		{Title: "a row of a lock table, FOR UPDATE, on two nodes", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "a row of a lock table, FOR UPDATE, on two nodes", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			shop, a, b := shopOfTwoNodes(p)
 			shop.Exec("CREATE TABLE sku_lock (sku VARBINARY(64) PRIMARY KEY)")
 			shop.Exec("INSERT INTO sku_lock VALUES ('sneaker')")
@@ -42,7 +42,7 @@ var locksOfEachNode = Lesson{
 			b.Sell(1)
 			return shop.Audit()
 		}},
-		{Title: "GET_LOCK, on one node for all", Play: func(p *stage.Play) stage.Audit {
+		{Title: "GET_LOCK, on one node for all", Play: func(p *testbed.Play) testbed.Audit {
 			nodes := p.Galera().Nodes
 			shop := p.ShopOn(nodes[0], 1)
 			a, b := shop.BuyerAt(nodes[0], "A"), shop.BuyerAt(nodes[0], "B")
@@ -64,7 +64,7 @@ var locksOfEachNode = Lesson{
 			b.Sell(1)
 			return shop.Audit()
 		}},
-		{Title: "the stock's own row in the transaction that writes it, on two nodes", Play: func(p *stage.Play) stage.Audit {
+		{Title: "the stock's own row in the transaction that writes it, on two nodes", Play: func(p *testbed.Play) testbed.Audit {
 			shop, a, b := shopOfTwoNodes(p)
 			a.Begin()
 			a.ReadForUpdate()
@@ -73,7 +73,7 @@ var locksOfEachNode = Lesson{
 			a.Sell(1)
 			a.Commit()
 			b.Does("writes the stock: Error 1213, the transaction is rolled back", func(ctx context.Context) error {
-				_, err := b.Conn.ExecContext(ctx, "UPDATE stock SET available = 0 WHERE sku = ?", []byte(stage.SKU))
+				_, err := b.Conn.ExecContext(ctx, "UPDATE stock SET available = 0 WHERE sku = ?", []byte(testbed.SKU))
 				if err == nil {
 					_, err = b.Conn.ExecContext(ctx, "COMMIT")
 				}
@@ -95,7 +95,7 @@ var locksOfEachNode = Lesson{
 const deadlock = 1213
 
 // shopOfTwoNodes has a buyer at each node.
-func shopOfTwoNodes(p *stage.Play) (shop *stage.Shop, a, b *stage.Buyer) {
+func shopOfTwoNodes(p *testbed.Play) (shop *testbed.Shop, a, b *testbed.Buyer) {
 	nodes := p.Galera().Nodes
 	shop = p.ShopOn(nodes[0], 1)
 	a, b = shop.BuyerAt(nodes[0], "A"), shop.BuyerAt(nodes[1], "B")
@@ -105,7 +105,7 @@ func shopOfTwoNodes(p *stage.Play) (shop *stage.Shop, a, b *stage.Buyer) {
 }
 
 // takeLockRow locks the row for a buyer, in a transaction and on a connection of its own.
-func takeLockRow(p *stage.Play, node *sandbox.MySQL, b *stage.Buyer) {
+func takeLockRow(p *testbed.Play, node *sandbox.MySQL, b *testbed.Buyer) {
 	db, err := stock.Open(node.DSN(p.Name), 1)
 	p.Check(err)
 	p.Cleanup(db.Close)
@@ -122,7 +122,7 @@ func takeLockRow(p *stage.Play, node *sandbox.MySQL, b *stage.Buyer) {
 
 // catchUp waits until the buyer's node has what the others have written. Without it
 // the node may still refuse a write on a row that is being written elsewhere.
-func catchUp(p *stage.Play, b *stage.Buyer) {
+func catchUp(p *testbed.Play, b *testbed.Buyer) {
 	var rows int
 	p.Check(b.Conn.QueryRowContext(p.Context(), "SELECT COUNT(*) FROM stock").Scan(&rows))
 }

@@ -6,7 +6,7 @@ import (
 
 	"github.com/bradfitz/gomemcache/memcache"
 
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 var memcachedEviction = Lesson{
@@ -15,7 +15,7 @@ var memcachedEviction = Lesson{
 	Shows:   "The lock is an item in the shop's cache, with a minute to go. The cache is full, and throws away what was not used for longest.",
 	Servers: []Server{MySQL, Memcached},
 	Acts: []Act{
-		{Title: "the lock in the cache that everybody uses", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "the lock in the cache that everybody uses", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			cache := p.OwnMemcached()
 			a, b, pages := shop.Buyer("A"), shop.Buyer("B"), p.Actor("web pages")
@@ -31,7 +31,7 @@ var memcachedEviction = Lesson{
 			b.Sell(1)
 			return shop.Audit()
 		}},
-		{Title: "a server for locks alone", Play: func(p *stage.Play) stage.Audit {
+		{Title: "a server for locks alone", Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			cache, locks := p.OwnMemcached(), p.OwnMemcached()
 			a, b, pages := shop.Buyer("A"), shop.Buyer("B"), p.Actor("web pages")
@@ -57,7 +57,7 @@ var memcachedEviction = Lesson{
 	},
 }
 
-func takesForAMinute(p *stage.Play, client *memcache.Client, b *stage.Buyer) {
+func takesForAMinute(p *testbed.Play, client *memcache.Client, b *testbed.Buyer) {
 	if !add(p, client, b, longExpiry) {
 		p.Fail("the lock is held")
 	}
@@ -70,7 +70,7 @@ func takesForAMinute(p *stage.Play, client *memcache.Client, b *stage.Buyer) {
 const fillItems = 30_000
 
 // fill caches many small things.
-func fill(a *stage.Actor, client *memcache.Client) {
+func fill(a *testbed.Actor, client *memcache.Client) {
 	a.Does(fmt.Sprintf("%d items go into the cache", fillItems), func(ctx context.Context) error {
 		for i := range fillItems {
 			if err := client.Set(&memcache.Item{Key: fmt.Sprintf("page:%07d", i), Value: []byte("x")}); err != nil {

@@ -6,7 +6,7 @@ import (
 
 	"github.com/bradfitz/gomemcache/memcache"
 
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 var memcachedGetThenDelete = Lesson{
@@ -15,7 +15,7 @@ var memcachedGetThenDelete = Lesson{
 	Shows:   "A looks whether the lock is still its own, which it is, and deletes it. In between it has expired, and B has it.",
 	Servers: []Server{MySQL, Memcached},
 	Acts: []Act{
-		{Title: "get, compare, delete", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "get, compare, delete", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(2)
 			client := p.OwnMemcached().Client()
 			a, b, c := shop.Buyer("A"), shop.Buyer("B"), shop.Buyer("C")
@@ -30,7 +30,7 @@ var memcachedGetThenDelete = Lesson{
 			c.Sell(1)
 			return shop.Audit()
 		}},
-		{Title: "get, compare, cas", Play: func(p *stage.Play) stage.Audit {
+		{Title: "get, compare, cas", Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(2)
 			client := p.OwnMemcached().Client()
 			a, b, c := shop.Buyer("A"), shop.Buyer("B"), shop.Buyer("C")
@@ -58,7 +58,7 @@ var memcachedGetThenDelete = Lesson{
 	},
 }
 
-const lockKey = "lock:" + stage.SKU
+const lockKey = "lock:" + testbed.SKU
 
 // Expiry is in seconds, by a clock of the server's that ticks once a second.
 const (
@@ -68,7 +68,7 @@ const (
 
 // sellUntilExpiry has A sell a unit and look at its lock, which then expires: B
 // has it, and has read. It returns what A has seen.
-func sellUntilExpiry(p *stage.Play, client *memcache.Client, a, b *stage.Buyer) *memcache.Item {
+func sellUntilExpiry(p *testbed.Play, client *memcache.Client, a, b *testbed.Buyer) *memcache.Item {
 	if !add(p, client, a, shortExpiry) {
 		p.Fail("the lock is held")
 	}
@@ -88,7 +88,7 @@ func sellUntilExpiry(p *stage.Play, client *memcache.Client, a, b *stage.Buyer) 
 }
 
 // add makes the lock's item, if there is none.
-func add(p *stage.Play, client *memcache.Client, b *stage.Buyer, seconds int32) bool {
+func add(p *testbed.Play, client *memcache.Client, b *testbed.Buyer, seconds int32) bool {
 	err := client.Add(&memcache.Item{Key: lockKey, Value: []byte(b.Name), Expiration: seconds})
 	if errors.Is(err, memcache.ErrNotStored) {
 		return false

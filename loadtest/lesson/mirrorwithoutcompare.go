@@ -11,7 +11,7 @@ import (
 
 	"flashsale/internal/sandbox"
 	"flashsale/internal/stock"
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 var mirrorWithoutCompare = Lesson{
@@ -30,15 +30,15 @@ var mirrorWithoutCompare = Lesson{
 
 // mirrorer is a buyer that copies the stock to etcd.
 type mirrorer struct {
-	*stage.Buyer
-	play   *stage.Play
-	shop   *stage.Shop
+	*testbed.Buyer
+	play   *testbed.Play
+	shop   *testbed.Shop
 	client *clientv3.Client
 	copied int64 // what was read from MySQL last
 	known  int64 // the key's mod revision as it was read last
 }
 
-func newMirrorer(p *stage.Play, shop *stage.Shop, name string) *mirrorer {
+func newMirrorer(p *testbed.Play, shop *testbed.Shop, name string) *mirrorer {
 	return &mirrorer{Buyer: shop.Buyer(name), play: p, shop: shop, client: p.EtcdClient()}
 }
 
@@ -52,7 +52,7 @@ func (m *mirrorer) sells() {
 // reads reads what is to be copied.
 func (m *mirrorer) reads() {
 	m.copied = m.shop.Available()
-	m.Says("reads MySQL: %s", stage.Units(m.copied))
+	m.Says("reads MySQL: %s", testbed.Units(m.copied))
 }
 
 func (m *mirrorer) put(ctx context.Context) error {
@@ -65,7 +65,7 @@ func (m *mirrorer) puts() {
 }
 
 // auditMirror compares the two stores.
-func auditMirror(p *stage.Play, shop *stage.Shop, client *clientv3.Client) stage.Audit {
+func auditMirror(p *testbed.Play, shop *testbed.Shop, client *clientv3.Client) testbed.Audit {
 	answer, err := client.Get(p.Context(), p.Name+"/mirror")
 	p.Check(err)
 	mirrored := "nothing"
@@ -73,14 +73,14 @@ func auditMirror(p *stage.Play, shop *stage.Shop, client *clientv3.Client) stage
 		mirrored = string(answer.Kvs[0].Value)
 	}
 	available := strconv.FormatInt(shop.Available(), 10)
-	audit := stage.Audit{OK: mirrored == available, Text: []string{fmt.Sprintf("MySQL says %s available, etcd says %s", available, mirrored)}}
+	audit := testbed.Audit{OK: mirrored == available, Text: []string{fmt.Sprintf("MySQL says %s available, etcd says %s", available, mirrored)}}
 	if !audit.OK {
 		audit.Text = append(audit.Text, "broken: the mirror is the row, once nobody writes")
 	}
 	return shop.Audit().And(audit)
 }
 
-func mirrorBlindly(p *stage.Play) stage.Audit {
+func mirrorBlindly(p *testbed.Play) testbed.Audit {
 	shop := p.Shop(2)
 	a, b := newMirrorer(p, shop, "A"), newMirrorer(p, shop, "B")
 	a.sells()
@@ -96,7 +96,7 @@ func mirrorBlindly(p *stage.Play) stage.Audit {
 // that readers share.
 const lockRow = `CREATE TABLE both_stores (id INT NOT NULL PRIMARY KEY) ENGINE = InnoDB`
 
-func mirrorUnderLock(p *stage.Play) stage.Audit {
+func mirrorUnderLock(p *testbed.Play) testbed.Audit {
 	shop := p.Shop(2)
 	shop.Exec(lockRow)
 	shop.Exec("INSERT INTO both_stores VALUES (1)")
@@ -105,7 +105,7 @@ func mirrorUnderLock(p *stage.Play) stage.Audit {
 	// The lock is a transaction that stays open over COMMIT and put: it needs a
 	// connection of its own.
 	lockA, lockB := shop.On(a.Actor), shop.On(b.Actor)
-	locks := func(b *stage.Buyer, mode string) func(context.Context) error {
+	locks := func(b *testbed.Buyer, mode string) func(context.Context) error {
 		return func(ctx context.Context) error {
 			_, err := b.Conn.ExecContext(ctx, "BEGIN")
 			if err != nil {
@@ -140,7 +140,7 @@ func mirrorUnderLock(p *stage.Play) stage.Audit {
 	return audit
 }
 
-func mirrorInTransaction(p *stage.Play) stage.Audit {
+func mirrorInTransaction(p *testbed.Play) testbed.Audit {
 	shop := p.Shop(2)
 	a, b := newMirrorer(p, shop, "A"), newMirrorer(p, shop, "B")
 	a.Begin()
@@ -161,7 +161,7 @@ func mirrorInTransaction(p *stage.Play) stage.Audit {
 // deadline of the caller's, it would wait for as long as etcd hangs.
 const putDeadline = 4 * time.Second
 
-func mirrorInTransactionHangs(p *stage.Play) stage.Audit {
+func mirrorInTransactionHangs(p *testbed.Play) testbed.Audit {
 	shop := p.Shop(1)
 	a, b := newMirrorer(p, shop, "A"), newMirrorer(p, shop, "B")
 	operator := p.Actor("operator")
@@ -196,7 +196,7 @@ func mirrorInTransactionHangs(p *stage.Play) stage.Audit {
 	return shop.Audit()
 }
 
-func mirrorByRevision(p *stage.Play) stage.Audit {
+func mirrorByRevision(p *testbed.Play) testbed.Audit {
 	shop := p.Shop(3)
 	a, b := newMirrorer(p, shop, "A"), newMirrorer(p, shop, "B")
 	retries := 0

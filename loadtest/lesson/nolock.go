@@ -1,6 +1,6 @@
 package lesson
 
-import "flashsale/loadtest/lesson/stage"
+import "flashsale/loadtest/lesson/testbed"
 
 var noLock = Lesson{
 	Name:    "no-lock",
@@ -8,7 +8,7 @@ var noLock = Lesson{
 	Shows:   "One unit is left. Two requests read the stock, both see a unit, both sell it.",
 	Servers: []Server{MySQL},
 	Acts: []Act{
-		{Title: "read, then write", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "read, then write", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			a, b := shop.Buyer("A"), shop.Buyer("B")
 			a.Read()
@@ -17,7 +17,7 @@ var noLock = Lesson{
 			b.Sell(1)
 			return shop.Audit()
 		}},
-		{Title: "the row is locked by the read", Play: func(p *stage.Play) stage.Audit {
+		{Title: "the row is locked by the read", Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			a, b := shop.Buyer("A"), shop.Buyer("B")
 			a.Begin()
@@ -31,7 +31,7 @@ var noLock = Lesson{
 			b.Rollback()
 			return shop.Audit()
 		}},
-		{Title: "the write asks for what the read has seen", Play: func(p *stage.Play) stage.Audit {
+		{Title: "the write asks for what the read has seen", Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			a, b := shop.Buyer("A"), shop.Buyer("B")
 			a.Read()

@@ -2,7 +2,7 @@ package lesson
 
 import (
 	"flashsale/internal/strategy"
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 var oneProcessLock = Lesson{
@@ -11,7 +11,7 @@ var oneProcessLock = Lesson{
 	Shows:   "Two replicas, each a process, each with a mutex around read and write. Neither mutex knows of the other.",
 	Servers: []Server{MySQL, Etcd},
 	Acts: []Act{
-		{Title: "a mutex in each process", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "a mutex in each process", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			a, b := shop.Replica("A", strategy.Process), shop.Replica("B", strategy.Process)
 			a.Lock()
@@ -24,7 +24,7 @@ var oneProcessLock = Lesson{
 			b.Unlock()
 			return shop.Audit()
 		}},
-		{Title: "one lock in etcd for both", Play: func(p *stage.Play) stage.Audit {
+		{Title: "one lock in etcd for both", Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			a, b := shop.Replica("A", strategy.Etcd), shop.Replica("B", strategy.Etcd)
 			a.Lock()

@@ -7,7 +7,7 @@ import (
 	"go.etcd.io/etcd/client/v3/concurrency"
 
 	"flashsale/internal/lock/etcdlock"
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 var oneSessionTwoGoroutines = Lesson{
@@ -16,7 +16,7 @@ var oneSessionTwoGoroutines = Lesson{
 	Shows:   "concurrency.Mutex makes a key of its session's lease. Two goroutines of one session make the same key, and both hold it.",
 	Servers: []Server{MySQL, Etcd},
 	Acts: []Act{
-		{Title: "one session for the process", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "one session for the process", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			shop, client := p.Shop(1), p.EtcdClient()
 			a, b := shop.Buyer("A"), shop.Buyer("B")
 			session := newSession(p, client)
@@ -28,7 +28,7 @@ var oneSessionTwoGoroutines = Lesson{
 			b.Sell(1)
 			return shop.Audit()
 		}},
-		{Title: "a session for each goroutine", Play: func(p *stage.Play) stage.Audit {
+		{Title: "a session for each goroutine", Play: func(p *testbed.Play) testbed.Audit {
 			shop, client := p.Shop(1), p.EtcdClient()
 			a, b := shop.Buyer("A"), shop.Buyer("B")
 			mutex := concurrency.NewMutex(newSession(p, client), p.Name)
@@ -48,7 +48,7 @@ var oneSessionTwoGoroutines = Lesson{
 			b.Sell(1)
 			return shop.Audit()
 		}},
-		{Title: "one lease for the process, and a key for each grant", Play: func(p *stage.Play) stage.Audit {
+		{Title: "one lease for the process, and a key for each grant", Play: func(p *testbed.Play) testbed.Audit {
 			shop, client := p.Shop(1), p.EtcdClient()
 			a, b := shop.Buyer("A"), shop.Buyer("B")
 			locker, err := etcdlock.New(etcdlock.Config{Client: client, Prefix: p.Name, TTL: leaseTime})
@@ -69,7 +69,7 @@ var oneSessionTwoGoroutines = Lesson{
 }
 
 // newSession begins a session, which ends with the play.
-func newSession(p *stage.Play, client *clientv3.Client) *concurrency.Session {
+func newSession(p *testbed.Play, client *clientv3.Client) *concurrency.Session {
 	session, err := concurrency.NewSession(client, concurrency.WithTTL(int(leaseTime.Seconds())))
 	p.Check(err)
 	p.Cleanup(session.Close)

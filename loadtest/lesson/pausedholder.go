@@ -2,7 +2,7 @@ package lesson
 
 import (
 	"flashsale/internal/strategy"
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 var pausedHolder = Lesson{
@@ -11,7 +11,7 @@ var pausedHolder = Lesson{
 	Shows:   "A replica is stopped (SIGSTOP) between read and write. Its lease ends, another is granted the lock, and then it goes on.",
 	Servers: []Server{MySQL, Etcd},
 	Acts: []Act{
-		{Title: "no fence", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "no fence", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			a, b := shop.Replica("A", strategy.Etcd), shop.Replica("B", strategy.Etcd)
 			pauseBetween(a, b, strategy.FenceOff)
@@ -20,10 +20,10 @@ var pausedHolder = Lesson{
 			a.Sell(1)
 			return shop.Audit()
 		}},
-		{Title: "the token is compared when writing", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "the token is compared when writing", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			return wakeAfterRead(p, strategy.FenceWrite)
 		}},
-		{Title: "the token is registered before reading", Play: func(p *stage.Play) stage.Audit {
+		{Title: "the token is registered before reading", Play: func(p *testbed.Play) testbed.Audit {
 			return wakeAfterRead(p, strategy.FenceClaim)
 		}},
 	},
@@ -31,7 +31,7 @@ var pausedHolder = Lesson{
 
 // pauseBetween pauses A between its read and its write, until B has been granted
 // the lock and has read as well.
-func pauseBetween(a, b *stage.Replica, fence strategy.Fence) {
+func pauseBetween(a, b *testbed.Replica, fence strategy.Fence) {
 	a.Lock()
 	a.Begin(fence)
 	a.LooksWhetherAlive()
@@ -43,7 +43,7 @@ func pauseBetween(a, b *stage.Replica, fence strategy.Fence) {
 
 // wakeAfterRead lets A write between B's read and B's write: what a fence that is
 // only compared when writing cannot see.
-func wakeAfterRead(p *stage.Play, fence strategy.Fence) stage.Audit {
+func wakeAfterRead(p *testbed.Play, fence strategy.Fence) testbed.Audit {
 	shop := p.Shop(1)
 	a, b := shop.Replica("A", strategy.Etcd), shop.Replica("B", strategy.Etcd)
 	pauseBetween(a, b, fence)

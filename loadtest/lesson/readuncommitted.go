@@ -1,6 +1,6 @@
 package lesson
 
-import "flashsale/loadtest/lesson/stage"
+import "flashsale/loadtest/lesson/testbed"
 
 var readUncommitted = Lesson{
 	Name:    "read-uncommitted",
@@ -8,7 +8,7 @@ var readUncommitted = Lesson{
 	Shows:   "READ UNCOMMITTED shows what another transaction has written so far. It rolls back, and the decision rests on nothing.",
 	Servers: []Server{MySQL},
 	Acts: []Act{
-		{Title: "the units of an order whose cancellation rolls back", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "the units of an order whose cancellation rolls back", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			first := shop.Buyer("A")
 			first.Read()
@@ -24,7 +24,7 @@ var readUncommitted = Lesson{
 			b.Commit()
 			return shop.Audit()
 		}},
-		{Title: "the stock as an order leaves it that rolls back", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "the stock as an order leaves it that rolls back", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(4)
 			a, b := shop.Buyer("A"), shop.Buyer("B")
 			b.Isolation("READ UNCOMMITTED")
@@ -39,7 +39,7 @@ var readUncommitted = Lesson{
 			b.Commit()
 			return shop.Audit()
 		}},
-		{Title: "a locking read waits for what is under way", Play: func(p *stage.Play) stage.Audit {
+		{Title: "a locking read waits for what is under way", Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			first := shop.Buyer("A")
 			first.Read()
@@ -54,7 +54,7 @@ var readUncommitted = Lesson{
 			b.Rollback()
 			return shop.Audit()
 		}},
-		{Title: "and so do the units of the order that rolls back", Play: func(p *stage.Play) stage.Audit {
+		{Title: "and so do the units of the order that rolls back", Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(4)
 			a, b := shop.Buyer("A"), shop.Buyer("B")
 			a.Begin()
@@ -72,15 +72,15 @@ var readUncommitted = Lesson{
 }
 
 // cancels has a buyer give its unit back, in a transaction that stays open.
-func cancels(p *stage.Play, b *stage.Buyer) {
+func cancels(p *testbed.Play, b *testbed.Buyer) {
 	b.Begin()
-	exec(p, b, "UPDATE stock SET available = available + 1, seq = seq + 1 WHERE sku = ?", []byte(stage.SKU))
+	exec(p, b, "UPDATE stock SET available = available + 1, seq = seq + 1 WHERE sku = ?", []byte(testbed.SKU))
 	exec(p, b, "UPDATE orders SET status = 'cancelled' WHERE customer = ?", []byte(b.Name))
 	b.Says("cancels its order: 1 unit goes back (not committed)")
 }
 
 // exec runs a statement that has to succeed on the buyer's connection.
-func exec(p *stage.Play, b *stage.Buyer, query string, args ...any) int64 {
+func exec(p *testbed.Play, b *testbed.Buyer, query string, args ...any) int64 {
 	result, err := b.Conn.ExecContext(p.Context(), query, args...)
 	p.Check(err)
 	changed, err := result.RowsAffected()

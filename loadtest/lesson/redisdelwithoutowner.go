@@ -9,7 +9,7 @@ import (
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/redislock"
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 var redisDelWithoutOwner = Lesson{
@@ -18,7 +18,7 @@ var redisDelWithoutOwner = Lesson{
 	Shows:   "A's lock has expired before A gives it back. Its DEL removes B's, and C is let in beside B.",
 	Servers: []Server{MySQL, Redis},
 	Acts: []Act{
-		{Title: "DEL", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "DEL", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(2)
 			client := p.RedisClient()
 			a, b, c := shop.Buyer("A"), shop.Buyer("B"), shop.Buyer("C")
@@ -38,7 +38,7 @@ var redisDelWithoutOwner = Lesson{
 			c.Sell(1)
 			return shop.Audit()
 		}},
-		{Title: "a script that deletes its own", Play: func(p *stage.Play) stage.Audit {
+		{Title: "a script that deletes its own", Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(2)
 			client := p.RedisClient()
 			a, b, c := shop.Buyer("A"), shop.Buyer("B"), shop.Buyer("C")
@@ -64,7 +64,7 @@ var redisDelWithoutOwner = Lesson{
 			c.Sell(1)
 			return shop.Audit()
 		}},
-		{Title: "the service's own lock, whose key somebody removes", Play: func(p *stage.Play) stage.Audit {
+		{Title: "the service's own lock, whose key somebody removes", Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(2)
 			a, b, c := shop.Buyer("A"), shop.Buyer("B"), shop.Buyer("C")
 			ofA, ofB, ofC := newRedisMutex(p), newRedisMutex(p), newRedisMutex(p)
@@ -72,7 +72,7 @@ var redisDelWithoutOwner = Lesson{
 			a.Read()
 			a.Sell(1)
 			p.Actor("operator").Does("removes A's key: as if it had expired", func(ctx context.Context) error {
-				return p.RedisClient().Del(ctx, p.Name+"/"+stage.SKU).Err()
+				return p.RedisClient().Del(ctx, p.Name+"/"+testbed.SKU).Err()
 			})
 			heldByB := ofB.lock(b)
 			b.Read()
@@ -93,7 +93,7 @@ var redisDelWithoutOwner = Lesson{
 }
 
 // newRedisMutex is the service's lock, as another process would have it.
-func newRedisMutex(p *stage.Play) *mutex {
+func newRedisMutex(p *testbed.Play) *mutex {
 	client, err := redislock.Open(p.RedisClient().Options().Addr)
 	p.Check(err)
 	locker, err := redislock.New(redislock.Config{Client: client, Prefix: p.Name + "/", TTL: redisTTL})
@@ -114,7 +114,7 @@ var deleteOwn = redis.NewScript(`if redis.call('GET', KEYS[1]) == ARGV[1] then r
 
 // sellSlowly has A sell a unit and then be busy until its lock has expired; B has
 // the lock then, and has read.
-func sellSlowly(p *stage.Play, client *redis.Client, a, b *stage.Buyer) {
+func sellSlowly(p *testbed.Play, client *redis.Client, a, b *testbed.Buyer) {
 	if !setNX(p, client, a, shortTTL) {
 		p.Fail("the lock is held")
 	}
@@ -127,7 +127,7 @@ func sellSlowly(p *stage.Play, client *redis.Client, a, b *stage.Buyer) {
 	b.Read()
 }
 
-func setNX(p *stage.Play, client *redis.Client, b *stage.Buyer, ttl time.Duration) bool {
+func setNX(p *testbed.Play, client *redis.Client, b *testbed.Buyer, ttl time.Duration) bool {
 	err := client.SetArgs(p.Context(), p.Name, b.Name, redis.SetArgs{Mode: "NX", TTL: ttl}).Err()
 	if errors.Is(err, redis.Nil) {
 		return false

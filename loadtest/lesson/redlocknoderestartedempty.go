@@ -9,7 +9,7 @@ import (
 	"github.com/go-redsync/redsync/v4/redis/goredis/v9"
 
 	"flashsale/internal/sandbox"
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 var redlockNodeRestartedEmpty = Lesson{
@@ -18,7 +18,7 @@ var redlockNodeRestartedEmpty = Lesson{
 	Shows:   "Redlock grants by a majority of 5 nodes. One of A's three restarts without its data, and B finds three nodes that know nothing.",
 	Servers: []Server{MySQL, Redis},
 	Acts: []Act{
-		{Title: "nodes that keep nothing", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "nodes that keep nothing", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			a, b := shop.Buyer("A"), shop.Buyer("B")
 			nodes := newRedlock(p, sandbox.RedisConfig{})
@@ -29,7 +29,7 @@ var redlockNodeRestartedEmpty = Lesson{
 			b.Sell(1)
 			return shop.Audit()
 		}},
-		{Title: "nodes that sync each write to disk before they answer (appendfsync always)", Play: func(p *stage.Play) stage.Audit {
+		{Title: "nodes that sync each write to disk before they answer (appendfsync always)", Play: func(p *testbed.Play) testbed.Audit {
 			shop := p.Shop(1)
 			a, b := shop.Buyer("A"), shop.Buyer("B")
 			nodes := newRedlock(p, sandbox.RedisConfig{AppendAlways: true})
@@ -54,12 +54,12 @@ var redlockNodeRestartedEmpty = Lesson{
 
 // redlock is five nodes.
 type redlock struct {
-	play  *stage.Play
+	play  *testbed.Play
 	nodes []*sandbox.Redis
 	pools []redis.Pool
 }
 
-func newRedlock(p *stage.Play, cfg sandbox.RedisConfig) *redlock {
+func newRedlock(p *testbed.Play, cfg sandbox.RedisConfig) *redlock {
 	const nodes = 5
 	r := &redlock{play: p}
 	for range nodes {
@@ -76,7 +76,7 @@ func (r *redlock) mutex() *redsync.Mutex {
 
 // grantThreeAndRestartOne has nodes 4 and 5 down when A asks, and node 3 crash
 // after it has granted.
-func (r *redlock) grantThreeAndRestartOne(a *stage.Buyer) *redsync.Mutex {
+func (r *redlock) grantThreeAndRestartOne(a *testbed.Buyer) *redsync.Mutex {
 	operator := r.play.Actor("operator")
 	down := r.nodes[3:]
 	operator.Says("(nodes 4 and 5 are down)")

@@ -7,7 +7,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 var renewalIgnored = Lesson{
@@ -16,10 +16,10 @@ var renewalIgnored = Lesson{
 	Shows:   "KeepAlive's channel is closed when the lease is lost. A popular example tests whether the channel is nil, which it never is.",
 	Servers: []Server{MySQL, Etcd},
 	Acts: []Act{
-		{Title: "if answers == nil", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "if answers == nil", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			return playRenewal(p, (*renewal).followChannel)
 		}},
-		{Title: "if answer == nil", Play: func(p *stage.Play) stage.Audit {
+		{Title: "if answer == nil", Play: func(p *testbed.Play) testbed.Audit {
 			return playRenewal(p, (*renewal).followAnswer)
 		}},
 	},
@@ -69,11 +69,11 @@ func (r *renewal) followAnswer(ctx context.Context) {
 const manyRenewals = 1000
 
 // playRenewal has A lose its lease while it holds an order in its hands.
-func playRenewal(p *stage.Play, follow func(*renewal, context.Context)) stage.Audit {
+func playRenewal(p *testbed.Play, follow func(*renewal, context.Context)) testbed.Audit {
 	shop := p.Shop(1)
 	a, b, operator := shop.Buyer("A"), shop.Buyer("B"), p.Actor("operator")
 	client, other := p.EtcdClient(), p.EtcdClient()
-	key := p.Name + "/" + stage.SKU
+	key := p.Name + "/" + testbed.SKU
 
 	lease, err := client.Grant(p.Context(), 5)
 	p.Check(err)
@@ -118,7 +118,7 @@ func playRenewal(p *stage.Play, follow func(*renewal, context.Context)) stage.Au
 }
 
 // putIfAbsent makes the key, which nobody else has, under a lease.
-func putIfAbsent(p *stage.Play, client *clientv3.Client, key string, lease clientv3.LeaseID) {
+func putIfAbsent(p *testbed.Play, client *clientv3.Client, key string, lease clientv3.LeaseID) {
 	answer, err := client.Txn(p.Context()).
 		If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
 		Then(clientv3.OpPut(key, "", clientv3.WithLease(lease))).Commit()

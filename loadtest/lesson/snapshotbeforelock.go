@@ -1,13 +1,13 @@
 package lesson
 
-import "flashsale/loadtest/lesson/stage"
+import "flashsale/loadtest/lesson/testbed"
 
 // readsProfile is a read that has nothing to do with the stock, as a framework
 // makes them: who is logged in, what the shop is called. Under REPEATABLE READ it
 // fixes what the whole transaction sees.
-func readsProfile(p *stage.Play, b *stage.Buyer) {
+func readsProfile(p *testbed.Play, b *testbed.Buyer) {
 	var name string
-	p.Check(b.Conn.QueryRowContext(p.Context(), "SELECT name FROM stock WHERE sku = ?", []byte(stage.SKU)).Scan(&name))
+	p.Check(b.Conn.QueryRowContext(p.Context(), "SELECT name FROM stock WHERE sku = ?", []byte(testbed.SKU)).Scan(&name))
 	b.Says("reads the SKU's name: %q", name)
 }
 
@@ -17,10 +17,10 @@ var snapshotBeforeLock = Lesson{
 	Shows:   "REPEATABLE READ reads everything as of the transaction's first read. That was before the lock was had.",
 	Servers: []Server{MySQL},
 	Acts: []Act{
-		{Title: "BEGIN, read something, then lock", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "BEGIN, read something, then lock", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			return lockInTransaction(p, "REPEATABLE READ")
 		}},
-		{Title: "lock, then BEGIN", Play: func(p *stage.Play) stage.Audit {
+		{Title: "lock, then BEGIN", Play: func(p *testbed.Play) testbed.Audit {
 			shop, mutex := p.Shop(1), newMutex(p)
 			a, b := shop.Buyer("A"), shop.Buyer("B")
 			a.Isolation("REPEATABLE READ")
@@ -41,7 +41,7 @@ var snapshotBeforeLock = Lesson{
 			heldByB.unlock()
 			return shop.Audit()
 		}},
-		{Title: "the same order of steps under READ COMMITTED", Play: func(p *stage.Play) stage.Audit {
+		{Title: "the same order of steps under READ COMMITTED", Play: func(p *testbed.Play) testbed.Audit {
 			return lockInTransaction(p, "READ COMMITTED")
 		}},
 	},
@@ -49,7 +49,7 @@ var snapshotBeforeLock = Lesson{
 
 // lockInTransaction has B begin its transaction, read, and only then wait for the
 // lock that A sells under.
-func lockInTransaction(p *stage.Play, isolation string) stage.Audit {
+func lockInTransaction(p *testbed.Play, isolation string) testbed.Audit {
 	shop, mutex := p.Shop(1), newMutex(p)
 	a, b := shop.Buyer("A"), shop.Buyer("B")
 	a.Isolation(isolation)

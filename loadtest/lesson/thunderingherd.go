@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	"flashsale/loadtest/lesson/herd"
-	"flashsale/loadtest/lesson/stage"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 var thunderingHerd = Lesson{
@@ -14,17 +14,17 @@ var thunderingHerd = Lesson{
 	Shows:   "50 clients wait for a lock in ZooKeeper. What does a release cost, if all watch the holder, and if each watches the one before it?",
 	Servers: []Server{ZooKeeper},
 	Acts: []Act{
-		{Title: "all who wait watch the holder", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "all who wait watch the holder", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			return playHerd(p, herd.All)
 		}},
-		{Title: "each watches the one before it", Play: func(p *stage.Play) stage.Audit {
+		{Title: "each watches the one before it", Play: func(p *testbed.Play) testbed.Audit {
 			return playHerd(p, herd.Predecessor)
 		}},
 	},
 }
 
 // playHerd has clients queue up, and audits what a release costs.
-func playHerd(p *stage.Play, way herd.Way) stage.Audit {
+func playHerd(p *testbed.Play, way herd.Way) testbed.Audit {
 	server, waiters := p.ZooKeeper(), p.Actor("clients")
 	var requests int
 	waiters.Does(fmt.Sprintf("%d wait, the lock is released %d times and passed on", herd.Waiters, herd.Releases),
@@ -32,7 +32,7 @@ func playHerd(p *stage.Play, way herd.Way) stage.Audit {
 			requests, err = herd.Measure(ctx, server, way)
 			return err
 		})
-	audit := stage.Audit{OK: requests <= herd.Limit, Text: []string{fmt.Sprintf("a release costs the server %d requests", requests)}}
+	audit := testbed.Audit{OK: requests <= herd.Limit, Text: []string{fmt.Sprintf("a release costs the server %d requests", requests)}}
 	if !audit.OK {
 		audit.Text = append(audit.Text, fmt.Sprintf("broken: it costs at most %d, however many wait", herd.Limit))
 	}

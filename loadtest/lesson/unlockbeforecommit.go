@@ -1,6 +1,6 @@
 package lesson
 
-import "flashsale/loadtest/lesson/stage"
+import "flashsale/loadtest/lesson/testbed"
 
 var unlockBeforeCommit = Lesson{
 	Name:    "unlock-before-commit",
@@ -8,7 +8,7 @@ var unlockBeforeCommit = Lesson{
 	Shows:   "The lock is given back when the function returns, and the transaction commits around it, a moment later.",
 	Servers: []Server{MySQL},
 	Acts: []Act{
-		{Title: "unlock, then COMMIT", Breaks: true, Play: func(p *stage.Play) stage.Audit {
+		{Title: "unlock, then COMMIT", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
 			shop, mutex := p.Shop(1), newMutex(p)
 			a, b := shop.Buyer("A"), shop.Buyer("B")
 			a.Begin()
@@ -26,7 +26,7 @@ var unlockBeforeCommit = Lesson{
 			b.Commit()
 			return shop.Audit()
 		}},
-		{Title: "COMMIT, then unlock", Play: func(p *stage.Play) stage.Audit {
+		{Title: "COMMIT, then unlock", Play: func(p *testbed.Play) testbed.Audit {
 			shop, mutex := p.Shop(1), newMutex(p)
 			a, b := shop.Buyer("A"), shop.Buyer("B")
 			held := mutex.lock(a)

@@ -1,9 +1,9 @@
-// Package stage is what a lesson is played on: private servers, a shop with one
+// Package testbed is what a lesson runs on: private servers, a shop with one
 // SKU in a database of its own, and actors whose steps are written down in the
 // order in which they were taken. A step is taken when the script says so, or is
 // seen to wait: nothing sleeps and hopes. What a lesson shows is left to package
 // lesson.
-package stage
+package testbed
 
 import (
 	"context"
@@ -20,7 +20,7 @@ import (
 	"flashsale/internal/sandbox"
 )
 
-// Config says how the stage starts programs. The zero Config is right for a
+// Config says how the testbed starts programs. The zero Config is right for a
 // program that serves the hidden commands etcd-node and lesson-replica.
 type Config struct {
 	// Database is sandbox.Config's.
@@ -32,9 +32,9 @@ type Config struct {
 	ReplicaProgram []string
 }
 
-// Stage has servers that start when they are first asked for, and that all plays
+// Testbed has servers that start when they are first asked for, and that all plays
 // share. Each play has a database and keys of its own.
-type Stage struct {
+type Testbed struct {
 	cfg Config
 
 	mu     sync.Mutex
@@ -46,16 +46,16 @@ type Stage struct {
 	plays  int
 }
 
-// New makes a stage. It starts nothing yet.
-func New(cfg Config) *Stage {
+// New makes a testbed. It starts nothing yet.
+func New(cfg Config) *Testbed {
 	// The library has one logger for all clients. What it would tell of nodes
 	// that a lesson has killed is part of the lesson.
 	logging.Disable()
-	return &Stage{cfg: cfg}
+	return &Testbed{cfg: cfg}
 }
 
 // Close ends all servers.
-func (s *Stage) Close() error {
+func (s *Testbed) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, stack := range []*sandbox.Stack{s.mysql, s.galera, s.etcd} {
@@ -76,7 +76,7 @@ func (s *Stage) Close() error {
 
 // Database starts the shared database server, if no play has yet, and returns its
 // product with its version.
-func (s *Stage) Database(ctx context.Context) (version string, err error) {
+func (s *Testbed) Database(ctx context.Context) (version string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mysql == nil {
@@ -89,17 +89,17 @@ func (s *Stage) Database(ctx context.Context) (version string, err error) {
 
 // MySQL is the shared database server.
 func (p *Play) MySQL() *sandbox.MySQL {
-	return p.shared(&p.stage.mysql, sandbox.Config{MySQL: true, Database: p.stage.cfg.Database}).MySQL
+	return p.shared(&p.bed.mysql, sandbox.Config{MySQL: true, Database: p.bed.cfg.Database}).MySQL
 }
 
 // Galera is the shared cluster of MariaDB, of two servers.
 func (p *Play) Galera() *sandbox.Cluster {
-	return p.shared(&p.stage.galera, sandbox.Config{MySQL: true, Database: sandbox.MariaDB, MySQLNodes: 2}).Cluster
+	return p.shared(&p.bed.galera, sandbox.Config{MySQL: true, Database: sandbox.MariaDB, MySQLNodes: 2}).Cluster
 }
 
 // OwnMySQL is a database server of this play's alone, to be killed or set up otherwise.
 func (p *Play) OwnMySQL() *sandbox.MySQL {
-	stack, err := sandbox.Start(p.ctx, sandbox.Config{MySQL: true, Database: p.stage.cfg.Database})
+	stack, err := sandbox.Start(p.ctx, sandbox.Config{MySQL: true, Database: p.bed.cfg.Database})
 	p.Check(err)
 	p.Cleanup(func() error { stack.Stop(); return nil })
 	return stack.MySQL
@@ -107,7 +107,7 @@ func (p *Play) OwnMySQL() *sandbox.MySQL {
 
 // Etcd is the shared etcd, of one node.
 func (p *Play) Etcd() *sandbox.Etcd {
-	return p.shared(&p.stage.etcd, sandbox.Config{EtcdNodes: 1, EtcdProgram: p.stage.cfg.EtcdProgram}).Etcd[0]
+	return p.shared(&p.bed.etcd, sandbox.Config{EtcdNodes: 1, EtcdProgram: p.bed.cfg.EtcdProgram}).Etcd[0]
 }
 
 // EtcdClient connects to the shared etcd. Each actor has a client of its own, as
@@ -126,14 +126,14 @@ func (p *Play) EtcdClient() *clientv3.Client {
 
 // RedisClient connects to the shared Redis.
 func (p *Play) RedisClient() *redis.Client {
-	p.stage.mu.Lock()
-	defer p.stage.mu.Unlock()
-	if p.stage.redis == nil {
+	p.bed.mu.Lock()
+	defer p.bed.mu.Unlock()
+	if p.bed.redis == nil {
 		server, err := sandbox.StartRedis(p.ctx, sandbox.RedisConfig{})
 		p.Check(err)
-		p.stage.redis = server
+		p.bed.redis = server
 	}
-	return p.ClientOf(p.stage.redis)
+	return p.ClientOf(p.bed.redis)
 }
 
 // OwnRedis is a Redis of this play's alone.
@@ -146,14 +146,14 @@ func (p *Play) OwnRedis(cfg sandbox.RedisConfig) *sandbox.Redis {
 
 // ZooKeeper is the shared one, of one node.
 func (p *Play) ZooKeeper() *sandbox.ZooKeeper {
-	p.stage.mu.Lock()
-	defer p.stage.mu.Unlock()
-	if p.stage.zk == nil {
+	p.bed.mu.Lock()
+	defer p.bed.mu.Unlock()
+	if p.bed.zk == nil {
 		server, err := sandbox.StartZooKeeper(p.ctx, 1)
 		p.Check(err)
-		p.stage.zk = server
+		p.bed.zk = server
 	}
-	return p.stage.zk
+	return p.bed.zk
 }
 
 // ClientOf connects to a Redis. It tries nothing again: a lesson is about what
@@ -166,8 +166,8 @@ func (p *Play) ClientOf(server *sandbox.Redis) *redis.Client {
 
 // shared starts a stack of servers for this play and all later ones.
 func (p *Play) shared(stack **sandbox.Stack, cfg sandbox.Config) *sandbox.Stack {
-	p.stage.mu.Lock()
-	defer p.stage.mu.Unlock()
+	p.bed.mu.Lock()
+	defer p.bed.mu.Unlock()
 	if *stack == nil {
 		started, err := sandbox.Start(p.ctx, cfg)
 		p.Check(err)
@@ -184,14 +184,14 @@ const limit = time.Minute
 // Play runs a script, once, and returns what was written down. say, if not nil,
 // gets each line as it is written. A script whose step fails ends there, and the
 // error is returned.
-func (s *Stage) Play(ctx context.Context, say func(Line), script func(*Play) Audit) (audit Audit, err error) {
+func (s *Testbed) Play(ctx context.Context, say func(Line), script func(*Play) Audit) (audit Audit, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	s.mu.Lock()
 	s.plays++
 	name := fmt.Sprintf("lesson%d", s.plays)
 	s.mu.Unlock()
-	p := &Play{Name: name, ctx: ctx, stage: s, say: say, tokens: map[uint64]int{}}
+	p := &Play{Name: name, ctx: ctx, bed: s, say: say, tokens: map[uint64]int{}}
 	defer func() {
 		switch cause := recover().(type) {
 		case nil:
@@ -214,7 +214,7 @@ type Play struct {
 	Name string
 
 	ctx      context.Context
-	stage    *Stage
+	bed      *Testbed
 	say      func(Line)
 	began    time.Time
 	actors   []*Actor

@@ -1,4 +1,4 @@
-package stage
+package testbed
 
 import (
 	"context"
@@ -223,7 +223,7 @@ func (s *Shop) Replica(name string, kind strategy.Lock) *Replica {
 	}
 	env, err := json.Marshal(cfg)
 	p.Check(err)
-	argv := p.stage.cfg.ReplicaProgram
+	argv := p.bed.cfg.ReplicaProgram
 	if len(argv) == 0 {
 		self, err := os.Executable()
 		p.Check(err)
