@@ -66,7 +66,7 @@ func (c *doctorCmd) examineMySQL(ctx context.Context, db *stock.DB, row strategy
 		report, err = doctor.MySQL(ctx, db, c.needs(row, &c.mysqlFlags))
 	}
 	if err == nil {
-		err = checkGuard(ctx, &report, db, stock.Guard{Strategy: row.Name, Fence: fence})
+		err = checkGuard(ctx, &report, db, stock.Binding{Strategy: row.Name, Fence: fence})
 	}
 	switch advice := stock.Advice(err); {
 	case advice != "":
@@ -96,8 +96,8 @@ func reach(ctx context.Context, db *stock.DB) (report doctor.Report) {
 
 // checkGuard compares how the database is guarded with the flags. Where the tokens
 // come from is only known to who takes the lock.
-func checkGuard(ctx context.Context, report *doctor.Report, db *stock.DB, want stock.Guard) error {
-	have, err := db.Guard(ctx)
+func checkGuard(ctx context.Context, report *doctor.Report, db *stock.DB, want stock.Binding) error {
+	have, err := db.Binding(ctx)
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func checkGuard(ctx context.Context, report *doctor.Report, db *stock.DB, want s
 	case have.Strategy == "":
 		report.Fine("guard", "no replica has used this database yet")
 	case have != want:
-		report.Fault("guard", "mend --strategy and --fence", "%v", &stock.GuardError{Have: have, Want: want})
+		report.Fault("guard", "mend --strategy and --fence", "%v", &stock.BindingError{Have: have, Want: want})
 	default:
 		report.Fine("guard", "strategy %s, fence %s", have.Strategy, have.Fence)
 	}

@@ -167,7 +167,7 @@ func TestReplicaThatWasPassedOverByAnAdoptionIsHalted(t *testing.T) {
 	c := start(t, replicaConfig(dsn, "a", "conditional"))
 	c.putSKU("lamp", 10)
 	db := openDB(t, dsn)
-	adopt := stock.Guard{Strategy: "row-lock", Fence: strategy.FenceOff}
+	adopt := stock.Binding{Strategy: "row-lock", Fence: strategy.FenceOff}
 	for deadline := time.Now().Add(60 * time.Second); ; {
 		// It comes back within a second: whoever adopts has to be quicker.
 		if _, err := db.SQL.ExecContext(t.Context(), fmt.Sprint("KILL ", presenceOf(t, db))); err != nil {
@@ -190,7 +190,7 @@ func presenceOf(t *testing.T, db *stock.DB) (id int64) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		err := db.OnConn(t.Context(), func(conn *sql.Conn) (err error) {
-			id, err = db.Attending(t.Context(), conn)
+			id, err = db.ReplicaConnection(t.Context(), conn)
 			return err
 		})
 		if err == nil && id != 0 {

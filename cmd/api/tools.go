@@ -98,7 +98,7 @@ func (c *auditCmd) Run(ctx context.Context, s streams) error {
 
 // audit reads etcd, too, where the stock is kept there.
 func (c *auditCmd) audit(ctx context.Context, db *stock.DB) (report stock.Report, err error) {
-	guarded, err := db.Guard(ctx)
+	guarded, err := db.Binding(ctx)
 	if err != nil {
 		return report, err
 	}
@@ -174,7 +174,7 @@ func (c *locksCmd) Run(ctx context.Context, s streams) error {
 
 // guardingStrategy is the strategy that the replicas of a database use.
 func guardingStrategy(ctx context.Context, db *stock.DB) (strategy.Strategy, error) {
-	guarded, err := db.Guard(ctx)
+	guarded, err := db.Binding(ctx)
 	if err != nil {
 		return strategy.Strategy{}, err
 	}
@@ -213,7 +213,7 @@ type fenceShowCmd struct {
 
 func (c *fenceShowCmd) Run(ctx context.Context, s streams) error {
 	return withSchema(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) error {
-		guard, err := db.Guard(ctx)
+		guard, err := db.Binding(ctx)
 		if err != nil {
 			return err
 		}
@@ -230,7 +230,7 @@ func (c *fenceShowCmd) Run(ctx context.Context, s streams) error {
 	})
 }
 
-func sourceText(g stock.Guard) string {
+func sourceText(g stock.Binding) string {
 	if g.TokenSource == "" {
 		return "no source"
 	}
@@ -248,7 +248,7 @@ func (c *fenceAdoptCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	want := stock.Guard{Strategy: row.Name, Fence: fence}
+	want := stock.Binding{Strategy: row.Name, Fence: fence}
 	return withSchema(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) error {
 		opened, err := openGuard(ctx, row, c.Servers, &c.mysqlFlags, db)
 		if err != nil {

@@ -31,9 +31,9 @@ const (
 type watchman struct {
 	db       *stock.DB
 	guard    *guard.Guard
-	want     stock.Guard
+	want     stock.Binding
 	newest   uint64 // the largest token that is known to have been reached
-	presence *stock.Presence
+	presence *stock.ReplicaLock
 	logger   *slog.Logger
 
 	why     atomic.Pointer[error] // what halts the replica; for good
@@ -42,8 +42,8 @@ type watchman struct {
 }
 
 // guardedAs is how this replica guards the database.
-func (r *replica) guardedAs() stock.Guard {
-	return stock.Guard{Strategy: r.strategy.Name, Fence: r.fence, TokenSource: r.guard.Source}
+func (r *replica) guardedAs() stock.Binding {
+	return stock.Binding{Strategy: r.strategy.Name, Fence: r.fence, TokenSource: r.guard.Source}
 }
 
 // startWatchman takes the replica's place among those that may write, and watches
@@ -57,7 +57,7 @@ func (r *replica) startWatchman(ctx context.Context, highest uint64) error {
 	if !r.strategy.Token {
 		w.newest = 0
 	}
-	if w.presence, err = db.Attend(ctx, w.want); err != nil {
+	if w.presence, err = db.LockReplica(ctx, w.want); err != nil {
 		return errors.Join(err, db.Close())
 	}
 	ctx, w.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -74,7 +74,7 @@ func (w *watchman) stop(context.Context) error {
 	w.cancel()
 	w.running.Wait()
 	if w.presence != nil {
-		w.presence.Leave()
+		w.presence.Release()
 	}
 	return w.db.Close()
 }
@@ -123,11 +123,11 @@ func (w *watchman) attend(ctx context.Context) {
 			return
 		}
 		w.logger.Warn("lost the place among the replicas in MySQL", "error", err)
-		w.presence.Leave()
+		w.presence.Release()
 		w.presence = nil
 	}
-	presence, err := w.db.Attend(ctx, w.want)
-	var other *stock.GuardError
+	presence, err := w.db.LockReplica(ctx, w.want)
+	var other *stock.BindingError
 	if errors.As(err, &other) {
 		w.halt(fmt.Errorf("%w: %w", order.ErrAdopted, err))
 	}

@@ -84,7 +84,7 @@ var variables = []string{
 	"innodb_lock_wait_timeout = 1",
 	fmt.Sprintf("lock_wait_timeout = %d", int(TableWait.Seconds())),
 	// The server closes a connection that is idle for longer, and with it the
-	// place of a running replica (stock.Presence).
+	// place of a running replica (stock.ReplicaLock).
 	"wait_timeout = 28800",
 	// Without it InnoDB may let two rows have one unique key.
 	"unique_checks = 1",

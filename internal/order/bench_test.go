@@ -54,7 +54,7 @@ func BenchmarkCommit(b *testing.B) {
 			for b.Loop() {
 				// A tenure of its own for each: the claim is timed as well.
 				token++
-				row, err := stock.Tenure{SKU: testSKU, Token: token, Fence: strategy.FenceClaim}.Begin(b.Context(), db)
+				row, err := stock.Claim{SKU: testSKU, Token: token, Fence: strategy.FenceClaim}.Begin(b.Context(), db)
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -44,7 +44,7 @@ type committer struct {
 
 // write is one SKU's part of a transaction.
 type write struct {
-	tenure stock.Tenure
+	tenure stock.Claim
 	row    stock.Row
 	units  int64
 	orders []*Order
@@ -56,7 +56,7 @@ type write struct {
 }
 
 func (w *write) take() stock.Take {
-	return stock.Take{Tenure: w.tenure, Row: w.row, Units: w.units, At: w.orders[0].CreatedAt}
+	return stock.Take{Claim: w.tenure, Row: w.row, Units: w.units, At: w.orders[0].CreatedAt}
 }
 
 // commit writes w and returns what became of it. stock.ErrFenced: nothing was

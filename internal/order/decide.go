@@ -57,7 +57,7 @@ func (t *tenure) decide() (*decision, error) {
 			d.refused, d.reasons = append(d.refused, b), append(d.reasons, reason)
 			continue
 		}
-		order := t.cfg.makeOrder(&b.req, b.req.id, &t.row, now, t.right.Recorded())
+		order := t.cfg.makeOrder(&b.req, b.req.id, &t.row, now, t.right.RecordedToken())
 		order.Seq++ // that of the write which admits it
 		d.accepted, d.orders, d.hashes = append(d.accepted, b), append(d.orders, &order), append(d.hashes, hash)
 		d.units += n

@@ -222,7 +222,7 @@ func (d *desk) holdTenure() error {
 	}
 	granted := time.Now()
 	d.setToken(held.Token())
-	t := &tenure{desk: d, held: held, era: new(era), right: stock.Tenure{SKU: d.sku, Token: held.Token(), Fence: d.cfg.Fence}}
+	t := &tenure{desk: d, held: held, era: new(era), right: stock.Claim{SKU: d.sku, Token: held.Token(), Fence: d.cfg.Fence}}
 	err = t.guarded()
 	d.cfg.Metrics.Held.Dec()
 	d.setToken(0)

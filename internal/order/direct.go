@@ -244,7 +244,7 @@ func (d *direct) once(ctx context.Context, r Request, held lock.Held) (Placed, e
 // would do with the claim's row lock what the fence is for, and a process that
 // stops there would keep it from its successor.
 func (d *direct) fenced(ctx context.Context, r Request, held lock.Held) (Placed, error) {
-	tenure := stock.Tenure{SKU: r.SKU, Token: held.Token(), Fence: d.cfg.Fence}
+	tenure := stock.Claim{SKU: r.SKU, Token: held.Token(), Fence: d.cfg.Fence}
 	if tenure.Token == 0 {
 		return Placed{}, errNoToken
 	}
@@ -276,7 +276,7 @@ func (d *direct) fenced(ctx context.Context, r Request, held lock.Held) (Placed,
 		before := row
 		row.Available -= int64(r.Quantity)
 		row.Seq++
-		order = d.cfg.makeOrder(&r, newID(), &row, row.Now.Add(time.Since(asOf)), tenure.Recorded())
+		order = d.cfg.makeOrder(&r, newID(), &row, row.Now.Add(time.Since(asOf)), tenure.RecordedToken())
 		return d.committer.commit(ctx, &write{tenure: tenure, row: before, units: int64(r.Quantity), orders: []*Order{&order}, alone: true})
 	}()
 	if errors.Is(err, stock.ErrFenced) {

@@ -52,7 +52,7 @@ func group(parts []Part) []*write {
 	cfg := &Config{}
 	var writes []*write
 	for _, p := range parts {
-		w := &write{tenure: stock.Tenure{SKU: p.Row.SKU, Token: p.Token, Fence: strategy.FenceClaim}, row: p.Row, done: make(chan error, 1)}
+		w := &write{tenure: stock.Claim{SKU: p.Row.SKU, Token: p.Token, Fence: strategy.FenceClaim}, row: p.Row, done: make(chan error, 1)}
 		for i := range p.Orders {
 			r := Request{SKU: p.Row.SKU, Customer: fmt.Sprint("customer", i), Key: fmt.Sprint("key of ", p.Row.SKU, p.Salt), Quantity: 1}
 			if p.Customers > 0 {

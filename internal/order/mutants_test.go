@@ -23,7 +23,7 @@ type mutant struct {
 	test  string
 }
 
-const takeFile, tenureFile, routeFile, sellFile = "internal/stock/take.go", "internal/stock/tenure.go", "internal/order/route.go", "internal/order/sell.go"
+const takeFile, claimFile, routeFile, sellFile = "internal/stock/take.go", "internal/stock/claim.go", "internal/order/route.go", "internal/order/sell.go"
 
 var mutants = []mutant{
 	{
@@ -39,8 +39,8 @@ var mutants = []mutant{
 	{
 		"a tenure begins without a claim",
 		map[string][2]string{
-			takeFile:   {`AND fence = %d AND seq = %d AND available`, `AND %d >= 0 AND seq = %d AND available`},
-			tenureFile: {"if t.Fence == strategy.FenceClaim {\n\t\tquery =", "if t.Fence == \"never\" {\n\t\tquery ="},
+			takeFile:  {`AND fence = %d AND seq = %d AND available`, `AND %d >= 0 AND seq = %d AND available`},
+			claimFile: {"if t.Fence == strategy.FenceClaim {\n\t\tquery =", "if t.Fence == \"never\" {\n\t\tquery ="},
 		},
 		"./internal/stock", "TestStaleHolderUnderEachFence",
 	},

@@ -37,7 +37,7 @@ type checker struct {
 
 // check is what one desk asks.
 type check struct {
-	right stock.Tenure
+	right stock.Claim
 	row   stock.Row
 	keys  []byKey
 	// found are the orders that stand, under these keys and others.

@@ -18,7 +18,7 @@ import (
 type tenure struct {
 	*desk
 	held  lock.Held
-	right stock.Tenure
+	right stock.Claim
 	// row is the stock row as of asOf by this process's monotonic clock.
 	row  stock.Row
 	asOf time.Time

@@ -107,7 +107,7 @@ func (d *direct) giveBackUnits(ctx context.Context, sku string, id ID) error {
 // refusedUnits is what MySQL already says against an order, before it takes units:
 // those that it took in vain would be somebody else's refusal meanwhile.
 func (d *direct) refusedUnits(ctx context.Context, r *Request) error {
-	row, err := stock.Tenure{SKU: r.SKU, Fence: strategy.FenceOff}.Begin(ctx, d.cfg.DB)
+	row, err := stock.Claim{SKU: r.SKU, Fence: strategy.FenceOff}.Begin(ctx, d.cfg.DB)
 	if err != nil {
 		return err
 	}

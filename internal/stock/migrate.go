@@ -145,18 +145,18 @@ func (db *DB) served(ctx context.Context, program, schema int64) error {
 	return nil
 }
 
-// Guard is how a database is guarded: by which strategy and fence, and where
+// Binding is how a database is guarded: by which strategy and fence, and where
 // the fencing tokens come from.
-type Guard struct {
+type Binding struct {
 	Strategy    string
 	Fence       strategy.Fence
 	TokenSource string
 }
 
-// GuardError says that a database is guarded in another way than a replica asks.
-type GuardError struct{ Have, Want Guard }
+// BindingError says that a database is guarded in another way than a replica asks.
+type BindingError struct{ Have, Want Binding }
 
-func (e *GuardError) Error() string {
+func (e *BindingError) Error() string {
 	what, have, want := "strategy", e.Have.Strategy, e.Want.Strategy
 	switch {
 	case have != want:
@@ -169,38 +169,38 @@ func (e *GuardError) Error() string {
 		"(to change it, stop all replicas and run `api fence adopt`)", what, have, want)
 }
 
-const bindGuard = "INSERT INTO guard (id, strategy, fence, token_source, since) VALUES (1, ?, ?, ?, NOW(6))"
+const insertBinding = "INSERT INTO guard (id, strategy, fence, token_source, since) VALUES (1, ?, ?, ?, NOW(6))"
 
 // Bind records how the database is guarded, if it is not yet, and otherwise
-// returns a GuardError when it is guarded in another way.
-func (db *DB) Bind(ctx context.Context, want Guard) error {
-	_, err := db.SQL.ExecContext(ctx, bindGuard, want.Strategy, string(want.Fence), want.TokenSource)
+// returns a BindingError when it is guarded in another way.
+func (db *DB) Bind(ctx context.Context, want Binding) error {
+	_, err := db.SQL.ExecContext(ctx, insertBinding, want.Strategy, string(want.Fence), want.TokenSource)
 	if err == nil {
 		return nil
 	}
 	if !IsDuplicate(err) {
 		return fmt.Errorf("record the guard: %w", err)
 	}
-	have, err := db.Guard(ctx)
+	have, err := db.Binding(ctx)
 	if err != nil {
 		return err
 	}
 	if have != want {
-		return &GuardError{Have: have, Want: want}
+		return &BindingError{Have: have, Want: want}
 	}
 	return nil
 }
 
-// Guard reads how the database is guarded. The zero Guard: not at all yet.
-func (db *DB) Guard(ctx context.Context) (Guard, error) {
-	var g Guard
+// Binding reads how the database is guarded. The zero Binding: not at all yet.
+func (db *DB) Binding(ctx context.Context) (Binding, error) {
+	var g Binding
 	err := db.SQL.QueryRowContext(ctx, "SELECT strategy, fence, token_source FROM guard WHERE id = 1").
 		Scan(&g.Strategy, &g.Fence, &g.TokenSource)
 	if errors.Is(err, sql.ErrNoRows) || serverError(err) == errNoSuchTable {
-		return Guard{}, nil
+		return Binding{}, nil
 	}
 	if err != nil {
-		return Guard{}, fmt.Errorf("read the guard: %w", err)
+		return Binding{}, fmt.Errorf("read the guard: %w", err)
 	}
 	return g, nil
 }
@@ -217,13 +217,13 @@ func (db *DB) HighestFence(ctx context.Context) (uint64, error) {
 // Adopt makes want the way in which the database is guarded. Tokens of another
 // source say nothing about the old ones, so every fence starts again from zero:
 // no replica may be running, and ErrInUse says that one is.
-func (db *DB) Adopt(ctx context.Context, want Guard) error {
+func (db *DB) Adopt(ctx context.Context, want Binding) error {
 	return db.InTx(ctx, func(conn *sql.Conn) error {
-		// First: from here on nobody attends under the old guard. See Presence.
+		// First: from here on nobody attends under the old guard. See ReplicaLock.
 		if err := record(ctx, conn, want); err != nil {
 			return fmt.Errorf("record the guard: %w", err)
 		}
-		if err := db.nobodyAttends(ctx, conn); err != nil {
+		if err := db.noReplicaRuns(ctx, conn); err != nil {
 			return err
 		}
 		if _, err := conn.ExecContext(ctx, "UPDATE stock SET seq = seq + 1, fence = 0"); err != nil {
@@ -234,11 +234,11 @@ func (db *DB) Adopt(ctx context.Context, want Guard) error {
 }
 
 // record writes the guard's row, whether or not there is one.
-func record(ctx context.Context, conn *sql.Conn, want Guard) error {
+func record(ctx context.Context, conn *sql.Conn, want Binding) error {
 	args := []any{want.Strategy, string(want.Fence), want.TokenSource}
 	changed, err := exec(ctx, conn, "UPDATE guard SET strategy = ?, fence = ?, token_source = ?, since = NOW(6) WHERE id = 1", args...)
 	if err == nil && changed == 0 {
-		_, err = conn.ExecContext(ctx, bindGuard, args...)
+		_, err = conn.ExecContext(ctx, insertBinding, args...)
 	}
 	return err
 }

@@ -118,24 +118,24 @@ func TestNewerSchemaMaySayThatItServesThisProgram(t *testing.T) {
 func TestGuardOfAnotherKindIsRefusedUntilAdopted(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
-	first := stock.Guard{Strategy: "etcd", Fence: strategy.FenceClaim, TokenSource: "etcd cluster 1"}
+	first := stock.Binding{Strategy: "etcd", Fence: strategy.FenceClaim, TokenSource: "etcd cluster 1"}
 	for range 2 { // the second replica finds what the first wrote
 		if err := db.Bind(t.Context(), first); err != nil {
 			t.Fatal(err)
 		}
 	}
 	exec(t, db, "UPDATE stock SET fence = 900")
-	for _, other := range []stock.Guard{
+	for _, other := range []stock.Binding{
 		{Strategy: "conditional", Fence: strategy.FenceOff},
 		{Strategy: "etcd", Fence: strategy.FenceOff, TokenSource: "etcd cluster 1"},
 		{Strategy: "etcd", Fence: strategy.FenceClaim, TokenSource: "etcd cluster 2"},
 	} {
 		err := db.Bind(t.Context(), other)
-		if refused, ok := errors.AsType[*stock.GuardError](err); !ok || refused.Have != first || refused.Want != other {
-			t.Errorf("bind %+v: got %v, want a GuardError", other, err)
+		if refused, ok := errors.AsType[*stock.BindingError](err); !ok || refused.Have != first || refused.Want != other {
+			t.Errorf("bind %+v: got %v, want a BindingError", other, err)
 		}
 	}
-	second := stock.Guard{Strategy: "etcd", Fence: strategy.FenceClaim, TokenSource: "etcd cluster 2"}
+	second := stock.Binding{Strategy: "etcd", Fence: strategy.FenceClaim, TokenSource: "etcd cluster 2"}
 	if err := db.Adopt(t.Context(), second); err != nil {
 		t.Fatal(err)
 	}
@@ -163,20 +163,20 @@ func TestMalformedDSNIsRefused(t *testing.T) {
 func TestAdoptIsRefusedWhileAReplicaAttends(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
-	first := stock.Guard{Strategy: "etcd", Fence: strategy.FenceClaim, TokenSource: "etcd cluster 1"}
-	second := stock.Guard{Strategy: "etcd", Fence: strategy.FenceClaim, TokenSource: "etcd cluster 2"}
+	first := stock.Binding{Strategy: "etcd", Fence: strategy.FenceClaim, TokenSource: "etcd cluster 1"}
+	second := stock.Binding{Strategy: "etcd", Fence: strategy.FenceClaim, TokenSource: "etcd cluster 2"}
 	if err := db.Bind(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
-	var replicas []*stock.Presence
+	var replicas []*stock.ReplicaLock
 	for range 2 { // they do not hold each other up
-		p, err := db.Attend(t.Context(), first)
+		p, err := db.LockReplica(t.Context(), first)
 		if err != nil {
 			t.Fatal(err)
 		}
 		replicas = append(replicas, p)
 	}
-	if _, err := db.Attend(t.Context(), second); err == nil {
+	if _, err := db.LockReplica(t.Context(), second); err == nil {
 		t.Error("a replica of another guard attends")
 	}
 	// A table that some transaction has used cannot be altered.
@@ -188,13 +188,13 @@ func TestAdoptIsRefusedWhileAReplicaAttends(t *testing.T) {
 		if err := p.Check(t.Context()); err != nil {
 			t.Error(err)
 		}
-		p.Leave()
+		p.Release()
 	}
 	awaitAdopt(t, db, second)
 }
 
 // awaitAdopt adopts as soon as the server has seen that connections are closed.
-func awaitAdopt(t *testing.T, db *stock.DB, want stock.Guard) {
+func awaitAdopt(t *testing.T, db *stock.DB, want stock.Binding) {
 	t.Helper()
 	for {
 		err := db.Adopt(t.Context(), want)
@@ -212,7 +212,7 @@ func awaitAdopt(t *testing.T, db *stock.DB, want stock.Guard) {
 func TestReplicaThatComesDuringAnAdoptionIsSeen(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
-	first, second := stock.Guard{Strategy: "conditional", Fence: strategy.FenceOff}, stock.Guard{Strategy: "row-lock", Fence: strategy.FenceOff}
+	first, second := stock.Binding{Strategy: "conditional", Fence: strategy.FenceOff}, stock.Binding{Strategy: "row-lock", Fence: strategy.FenceOff}
 	if err := db.Bind(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
@@ -226,14 +226,14 @@ func TestReplicaThatComesDuringAnAdoptionIsSeen(t *testing.T) {
 			go func() { adopted <- db.Adopt(t.Context(), second) }()
 			awaitStatement(t, db, "UPDATE guard SET strategy")
 			go func() {
-				p, err := db.Attend(t.Context(), first)
+				p, err := db.LockReplica(t.Context(), first)
 				if err == nil {
-					defer p.Leave()
+					defer p.Release()
 				}
 				attended <- err
 			}()
 			for until := time.Now().Add(10 * time.Second); ; {
-				id, err := db.Attending(t.Context(), conn)
+				id, err := db.ReplicaConnection(t.Context(), conn)
 				if err != nil || id != 0 {
 					return err
 				}
@@ -276,18 +276,18 @@ func awaitStatement(t *testing.T, db *stock.DB, begins string) {
 func TestReplicaSeesThatTheGuardWasChanged(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
-	guard := stock.Guard{Strategy: "conditional", Fence: strategy.FenceOff}
+	guard := stock.Binding{Strategy: "conditional", Fence: strategy.FenceOff}
 	if err := db.Bind(t.Context(), guard); err != nil {
 		t.Fatal(err)
 	}
-	p, err := db.Attend(t.Context(), guard)
+	p, err := db.LockReplica(t.Context(), guard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.Leave()
+	defer p.Release()
 	exec(t, db, "UPDATE guard SET strategy = 'version'") // as through another node of a cluster
 	err = p.Check(t.Context())
-	if changed, ok := errors.AsType[*stock.GuardError](err); !ok || changed.Have.Strategy != "version" {
-		t.Errorf("got %v, want a GuardError", err)
+	if changed, ok := errors.AsType[*stock.BindingError](err); !ok || changed.Have.Strategy != "version" {
+		t.Errorf("got %v, want a BindingError", err)
 	}
 }

@@ -15,10 +15,10 @@ import (
 // Take is units to be taken from a row as a tenure knows it, for orders that are
 // made at a time by the database's clock.
 type Take struct {
-	Tenure Tenure
-	Row    Row
-	Units  int64
-	At     time.Time
+	Claim Claim
+	Row   Row
+	Units int64
+	At    time.Time
 }
 
 // ClockTolerance is how far the time of a batch's orders may be from the database's
@@ -32,12 +32,12 @@ const ClockTolerance = 3 * time.Second
 // not hold.
 func (t Take) Statement() string {
 	set := fmt.Sprintf("available = %d, seq = %d", t.Row.Available-t.Units, t.Row.Seq+1)
-	switch t.Tenure.Fence {
+	switch t.Claim.Fence {
 	case strategy.FenceOff:
 	case strategy.FenceWrite:
-		set += fmt.Sprintf(", fence = %d", t.Tenure.Token)
+		set += fmt.Sprintf(", fence = %d", t.Claim.Token)
 	default: // FenceClaim
-		set = fmt.Sprintf("available = available - %d, seq = seq + 1, fence = %d", t.Units, t.Tenure.Token)
+		set = fmt.Sprintf("available = available - %d, seq = seq + 1, fence = %d", t.Units, t.Claim.Token)
 	}
 	return "UPDATE stock SET " + set + ", updated_at = NOW(6) WHERE " + t.Condition()
 }
@@ -46,7 +46,7 @@ func (t Take) Statement() string {
 // FenceClaim the sale must be open as well, and the orders' time near the
 // database's.
 func (t Take) Condition() string {
-	if t.Tenure.Fence == strategy.FenceOff || t.Tenure.Fence == strategy.FenceWrite {
+	if t.Claim.Fence == strategy.FenceOff || t.Claim.Fence == strategy.FenceWrite {
 		return t.guard()
 	}
 	from, until := t.window()
@@ -55,13 +55,13 @@ func (t Take) Condition() string {
 
 // guard is the condition on the row.
 func (t Take) guard() string {
-	switch t.Tenure.Fence {
+	switch t.Claim.Fence {
 	case strategy.FenceOff:
-		return fmt.Sprintf("sku = x'%x'", t.Tenure.SKU)
+		return fmt.Sprintf("sku = x'%x'", t.Claim.SKU)
 	case strategy.FenceWrite:
-		return fmt.Sprintf("sku = x'%x' AND fence <= %d", t.Tenure.SKU, t.Tenure.Token)
+		return fmt.Sprintf("sku = x'%x' AND fence <= %d", t.Claim.SKU, t.Claim.Token)
 	default: // FenceClaim
-		return fmt.Sprintf("sku = x'%x' AND fence = %d AND seq = %d AND available >= %d", t.Tenure.SKU, t.Tenure.Token, t.Row.Seq, t.Units)
+		return fmt.Sprintf("sku = x'%x' AND fence = %d AND seq = %d AND available >= %d", t.Claim.SKU, t.Claim.Token, t.Row.Seq, t.Units)
 	}
 }
 
@@ -111,13 +111,13 @@ func WriteTakes(b *strings.Builder, takes []Take) {
 }
 
 // shares reports whether t can be one of several in a statement.
-func (t Take) shares() bool { return t.Tenure.Fence == strategy.FenceClaim }
+func (t Take) shares() bool { return t.Claim.Fence == strategy.FenceClaim }
 
 func writeTogether(b *strings.Builder, takes []Take) {
 	from, until := takes[0].window()
 	b.WriteString("UPDATE stock SET available = available - CASE sku")
 	for _, t := range takes {
-		fmt.Fprintf(b, " WHEN x'%x' THEN %d", t.Tenure.SKU, t.Units)
+		fmt.Fprintf(b, " WHEN x'%x' THEN %d", t.Claim.SKU, t.Units)
 		tFrom, tUntil := t.window()
 		if tFrom.After(from) {
 			from = tFrom

@@ -98,18 +98,18 @@ func TestGuardedWaysNeverTakeTooMuch(t *testing.T) {
 }
 
 // apply takes n units at the time at which the row was read.
-func apply(t *testing.T, db *stock.DB, tenure stock.Tenure, row stock.Row, n int64) int64 {
+func apply(t *testing.T, db *stock.DB, tenure stock.Claim, row stock.Row, n int64) int64 {
 	t.Helper()
 	return applyAt(t, db, tenure, row, n, row.Now)
 }
 
 // applyAt takes n units for orders of the time at which the row was read, while the
 // database's clock stands at now.
-func applyAt(t *testing.T, db *stock.DB, tenure stock.Tenure, row stock.Row, n int64, now time.Time) (changed int64) {
+func applyAt(t *testing.T, db *stock.DB, tenure stock.Claim, row stock.Row, n int64, now time.Time) (changed int64) {
 	t.Helper()
 	err := db.OnConn(t.Context(), func(conn *sql.Conn) error {
 		query := fmt.Sprintf("SET @@timestamp = %d.%06d; ", now.Unix(), now.Nanosecond()/1000) +
-			stock.Take{Tenure: tenure, Row: row, Units: n, At: row.Now}.Statement()
+			stock.Take{Claim: tenure, Row: row, Units: n, At: row.Now}.Statement()
 		result, err := conn.ExecContext(t.Context(), query)
 		if err != nil {
 			return err
@@ -126,7 +126,7 @@ func applyAt(t *testing.T, db *stock.DB, tenure stock.Tenure, row stock.Row, n i
 	return changed
 }
 
-func begin(t *testing.T, db *stock.DB, tenure stock.Tenure) (stock.Row, error) {
+func begin(t *testing.T, db *stock.DB, tenure stock.Claim) (stock.Row, error) {
 	t.Helper()
 	return tenure.Begin(t.Context(), db)
 }
@@ -150,8 +150,8 @@ func TestStaleHolderUnderEachFence(t *testing.T) {
 		t.Run(string(test.fence), func(t *testing.T) {
 			t.Parallel()
 			db := newDB(t)
-			older := stock.Tenure{SKU: "sku", Token: 5, Fence: test.fence}
-			newer := stock.Tenure{SKU: "sku", Token: 6, Fence: test.fence}
+			older := stock.Claim{SKU: "sku", Token: 5, Fence: test.fence}
+			newer := stock.Claim{SKU: "sku", Token: 6, Fence: test.fence}
 			oldRow, err := begin(t, db, older)
 			if err != nil {
 				t.Fatal(err)
@@ -184,7 +184,7 @@ func TestClaimWithAnOldTokenIsFenced(t *testing.T) {
 		token lock.Token
 		want  error
 	}{{5, nil}, {5, nil}, {7, nil}, {6, stock.ErrFenced}, {7, nil}} {
-		_, err := begin(t, db, stock.Tenure{SKU: "sku", Token: step.token, Fence: strategy.FenceClaim})
+		_, err := begin(t, db, stock.Claim{SKU: "sku", Token: step.token, Fence: strategy.FenceClaim})
 		if !errors.Is(err, step.want) {
 			t.Errorf("claim with token %d: got %v, want %v", step.token, err, step.want)
 		}
@@ -195,7 +195,7 @@ func TestClaimWithAnOldTokenIsFenced(t *testing.T) {
 func TestChangedRowRefusesARememberedOne(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
-	tenure := stock.Tenure{SKU: "sku", Token: 5, Fence: strategy.FenceClaim}
+	tenure := stock.Claim{SKU: "sku", Token: 5, Fence: strategy.FenceClaim}
 	row, err := begin(t, db, tenure)
 	if err != nil {
 		t.Fatal(err)
@@ -240,7 +240,7 @@ func TestClaimOfAnotherTimeTakesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			exec(t, db, "UPDATE stock SET sale_starts_at = ?, sale_ends_at = ?", now.Add(starts), now.Add(ends))
-			tenure := stock.Tenure{SKU: "sku", Token: 5, Fence: test.fence}
+			tenure := stock.Claim{SKU: "sku", Token: 5, Fence: test.fence}
 			row, err := begin(t, db, tenure)
 			if err != nil {
 				t.Fatal(err)
@@ -255,7 +255,7 @@ func TestClaimOfAnotherTimeTakesNothing(t *testing.T) {
 
 // claimAnyhow claims as a desk does: a claim that waited for its row in vain, since
 // this process was stopped while it looked for who is in the way, is made again.
-func claimAnyhow(t *testing.T, db *stock.DB, tenure stock.Tenure) (row stock.Row, err error) {
+func claimAnyhow(t *testing.T, db *stock.DB, tenure stock.Claim) (row stock.Row, err error) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
 		if row, err = begin(t, db, tenure); !stock.IsRetryable(err) {
@@ -282,7 +282,7 @@ func TestClaimEndsAnIdleTransactionInItsWay(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	row, err := claimAnyhow(t, db, stock.Tenure{SKU: "sku", Token: 5, Fence: strategy.FenceClaim})
+	row, err := claimAnyhow(t, db, stock.Claim{SKU: "sku", Token: 5, Fence: strategy.FenceClaim})
 	if err != nil {
 		t.Fatal(err)
 	}

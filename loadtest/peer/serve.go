@@ -147,7 +147,7 @@ func openDatabase(ctx context.Context, name string, cfg ServeConfig) (*stock.DB,
 	}
 	err = db.Migrate(ctx)
 	if err == nil {
-		err = db.Bind(ctx, stock.Guard{Strategy: "peer " + name})
+		err = db.Bind(ctx, stock.Binding{Strategy: "peer " + name})
 	}
 	if err != nil {
 		return nil, errors.Join(err, db.Close())

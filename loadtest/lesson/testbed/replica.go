@@ -105,7 +105,7 @@ type Seller struct {
 	locker lock.Locker
 
 	held   lock.Held
-	tenure stock.Tenure
+	tenure stock.Claim
 	row    stock.Row
 	asOf   time.Time // of row, by this process's clock
 }
@@ -148,7 +148,7 @@ func (s *Seller) Wanted(Nothing, *Nothing) error {
 func (s *Seller) Begin(fence strategy.Fence, available *int64) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	s.tenure = stock.Tenure{SKU: SKU, Token: s.held.Token(), Fence: fence}
+	s.tenure = stock.Claim{SKU: SKU, Token: s.held.Token(), Fence: fence}
 	s.row, err = s.tenure.Begin(ctx, s.db)
 	s.asOf = time.Now()
 	*available = s.row.Available
@@ -161,7 +161,7 @@ func (s *Seller) Sell(n int64, taken *bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	err := s.db.InTx(ctx, func(conn *sql.Conn) error {
-		take := stock.Take{Tenure: s.tenure, Row: s.row, Units: n, At: s.row.Now.Add(time.Since(s.asOf))}
+		take := stock.Take{Claim: s.tenure, Row: s.row, Units: n, At: s.row.Now.Add(time.Since(s.asOf))}
 		result, err := conn.ExecContext(ctx, take.Statement())
 		if err != nil {
 			return err
@@ -170,7 +170,7 @@ func (s *Seller) Sell(n int64, taken *bool) error {
 		if err != nil || changed == 0 {
 			return errors.Join(err, stock.ErrFenced)
 		}
-		return insertOrder(ctx, conn, s.name, n, uint64(s.tenure.Recorded()), s.row.Seq+1)
+		return insertOrder(ctx, conn, s.name, n, uint64(s.tenure.RecordedToken()), s.row.Seq+1)
 	})
 	if errors.Is(err, stock.ErrFenced) {
 		return nil

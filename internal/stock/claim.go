@@ -9,17 +9,17 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// Tenure is a desk's right to write one SKU's stock: the token of the lock that
+// Claim is a desk's right to write one SKU's stock: the token of the lock that
 // it holds, and the fence that MySQL checks it by.
-type Tenure struct {
+type Claim struct {
 	SKU   string
 	Token lock.Token
 	Fence strategy.Fence
 }
 
-// Recorded is the token that stands with what this tenure writes: none without
+// RecordedToken is the token that stands with what this tenure writes: none without
 // a fence, which then says nothing about it.
-func (t Tenure) Recorded() lock.Token {
+func (t Claim) RecordedToken() lock.Token {
 	if t.Fence == strategy.FenceOff {
 		return 0
 	}
@@ -34,7 +34,7 @@ func (t Tenure) Recorded() lock.Token {
 // Both statements go in one packet and each commits by itself: a process that
 // stops here holds no row lock against its successor. A newer token in the row
 // is ErrFenced.
-func (t Tenure) Begin(ctx context.Context, db *DB) (row Row, err error) {
+func (t Claim) Begin(ctx context.Context, db *DB) (row Row, err error) {
 	query, args := selectRow, []any{[]byte(t.SKU)}
 	if t.Fence == strategy.FenceClaim {
 		query = writePrefix + "fence = ?, updated_at = NOW(6) WHERE sku = ? AND fence < ?; " + selectRow
