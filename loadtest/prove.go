@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/order"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/stock"
@@ -185,7 +185,7 @@ func (c *proveCmd) prove(ctx context.Context, servers *servers, progress *meter,
 
 // auditBoth asks the service's own audit what is wrong between the two stores of
 // a strategy that has two.
-func auditBoth(ctx context.Context, api, dsn string, at *guard.Servers) ([]stock.Violation, error) {
+func auditBoth(ctx context.Context, api, dsn string, at *backend.Servers) ([]stock.Violation, error) {
 	cmd := exec.CommandContext(ctx, api, append([]string{"audit", "--json"}, at.Flags()...)...)
 	cmd.Env = append(os.Environ(), "FLASHSALE_MYSQL_DSN="+dsn)
 	text, err := cmd.Output()

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/mysqlsession"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/strategy"
@@ -63,9 +63,9 @@ func (s *servers) allWrite() bool {
 // lockServer is what a strategy locks in. It is started for the first strategy that
 // needs it, and stopped for the first that needs another: two cores do not carry
 // all of them at once.
-func (s *servers) lockServer(ctx context.Context, row strategy.Strategy) (*guard.Servers, error) {
+func (s *servers) lockServer(ctx context.Context, row strategy.Strategy) (*backend.Servers, error) {
 	if row.Server == strategy.InEtcd && len(s.etcd) > 0 {
-		return &guard.Servers{EtcdEndpoints: s.etcd, Prefix: lockserver.Prefix}, nil
+		return &backend.Servers{EtcdEndpoints: s.etcd, Prefix: lockserver.Prefix}, nil
 	}
 	if s.lock == nil || s.kind != row.Server {
 		if err := s.stopLock(); err != nil {

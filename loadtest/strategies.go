@@ -11,7 +11,7 @@ import (
 	"strings"
 	"text/template"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/lock"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/handover"
@@ -110,7 +110,7 @@ func lockTable(figures handover.Figures) string {
 	rows := [][]string{{"strategy", "processes", "fair", "try", "deadline", "renewed", "loss notice", "token", "told of waiters", "queue shown",
 		"re-entrant", "owner shown", "survives server restart", "round trips", "hand-over"}}
 	for _, s := range strategy.All() {
-		c, ok := guard.Capabilities(s)
+		c, ok := backend.Capabilities(s)
 		if !ok {
 			continue
 		}
@@ -132,7 +132,7 @@ func lockRow(s strategy.Strategy, c lock.Capabilities, figures handover.Figures)
 	}
 	const try = true // every Locker has TryLock
 	return []string{"`" + s.Name + "`", yes(c.Processes), yes(c.Fair), yes(try), yes(c.Deadline), yes(c.Renewed), yes(c.LossNotice), yes(c.Token),
-		yes(c.Wanted), yes(c.Queue), yes(c.Reentrant), yes(guard.TellsOwner(s)), yes(c.Restart),
+		yes(c.Wanted), yes(c.Queue), yes(c.Reentrant), yes(backend.TellsOwner(s)), yes(c.Restart),
 		fmt.Sprintf("%d + %d", c.LockTrips, c.UnlockTrips), took}
 }
 

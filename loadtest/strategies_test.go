@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/strategy"
 )
 
@@ -45,7 +45,7 @@ func TestPageOfStrategiesWithoutZombies(t *testing.T) {
 // A strategy takes fences exactly where its lock declares a token.
 func TestRegistryAgreesWithTheLocks(t *testing.T) {
 	for _, s := range strategy.All() {
-		if c, ok := guard.Capabilities(s); ok && c.Token != s.Token {
+		if c, ok := backend.Capabilities(s); ok && c.Token != s.Token {
 			t.Errorf("%s: the registry says token %v, its lock %v", s.Name, s.Token, c.Token)
 		} else if ok == (s.Lock == strategy.NoLock) {
 			t.Errorf("%s: its lock %q is not built in", s.Name, s.Lock)

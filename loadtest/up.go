@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/attack"
@@ -123,7 +123,7 @@ func startLockServer(ctx context.Context, row strategy.Strategy, stack *sandbox.
 	case strategy.InMySQL:
 		return []string{}, func() {}, nil
 	case strategy.InEtcd:
-		at := guard.Servers{EtcdEndpoints: stack.EtcdEndpoints(), Prefix: lockserver.Prefix}
+		at := backend.Servers{EtcdEndpoints: stack.EtcdEndpoints(), Prefix: lockserver.Prefix}
 		return at.Flags(), func() {}, nil
 	}
 	at, err := lockserver.Start(ctx, row.Server)
@@ -218,7 +218,7 @@ The shop, for a customer called you:
 
   curl -si %s/v1/orders -H 'Authorization: Bearer %s' -H 'Idempotency-Key: first' -H 'Content-Type: application/json' -d '{"sku":"%s","quantity":1}'
 `, d.Replicas[0], token, demoUnits, demoSKU, d.Replicas[0], token, demoSKU)
-	if guard.TellsOwner(row) {
+	if backend.TellsOwner(row) {
 		fmt.Fprintf(s.out, "\nSee who holds which lock:\n\n  %s\n", strings.Join(append([]string{c.API, "locks", "--mysql-dsn='" + d.MySQLDSN + "'"}, d.LockFlags...), " "))
 	}
 	_, err = fmt.Fprintf(s.out, "\nAddresses and secrets of everything that runs are in %s. Ctrl-C ends it.\n", filepath.Join(c.Out, sandboxFile))

@@ -7,8 +7,8 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 
+	"flashsale/internal/backend"
 	"flashsale/internal/doctor"
-	"flashsale/internal/guard"
 	"flashsale/internal/httpapi"
 	"flashsale/internal/mirror"
 	"flashsale/internal/order"
@@ -41,10 +41,10 @@ func (r *replica) connect(ctx context.Context) (err error) {
 	if err := r.answered(ctx, func(ctx context.Context) (err error) { highest, err = r.db.HighestFence(ctx); return err }); err != nil {
 		return err
 	}
-	if err := r.openGuard(ctx); err != nil {
+	if err := r.openBackend(ctx); err != nil {
 		return err
 	}
-	if err := r.examineGuard(ctx); err != nil {
+	if err := r.examineBackend(ctx); err != nil {
 		return err
 	}
 	if err := r.answered(ctx, func(ctx context.Context) error { return r.db.Bind(ctx, r.guardedAs()) }); err != nil {
@@ -57,7 +57,7 @@ func (r *replica) connect(ctx context.Context) (err error) {
 		return err
 	}
 	cfg := order.Config{
-		DB: r.db, Strategy: r.strategy, Fence: r.fence, Locker: r.guard.Locker,
+		DB: r.db, Strategy: r.strategy, Fence: r.fence, Locker: r.backend.Locker,
 		PaymentWindow: r.cmd.PaymentWindow, ThinkTime: r.cmd.ThinkTime, RequestTimeout: r.cmd.RequestTimeout,
 		Halted: r.watchman.halted,
 		Desk:   order.DeskConfig{Quantum: r.cmd.Quantum},
@@ -72,7 +72,7 @@ func (r *replica) connect(ctx context.Context) (err error) {
 		cfg.Forwarding = r.forwarding
 	}
 	if r.strategy.Write == strategy.EtcdCompareAndSwap {
-		if cfg.Units, err = unitsInEtcd(r.guard, &r.cmd.Servers, r.db); err != nil {
+		if cfg.Units, err = unitsInEtcd(r.backend, &r.cmd.Servers, r.db); err != nil {
 			return err
 		}
 		r.registry.MustRegister(telemetry.Retries(cfg.Units.Retries))
@@ -99,9 +99,9 @@ func (r *replica) answered(ctx context.Context, ask func(context.Context) error)
 	return err
 }
 
-// openGuard makes the strategy's lock once its server answers.
-func (r *replica) openGuard(ctx context.Context) error {
-	cfg := guard.Config{
+// openBackend makes the strategy's lock once its server answers.
+func (r *replica) openBackend(ctx context.Context) error {
+	cfg := backend.Config{
 		Strategy: r.strategy, Servers: r.cmd.Servers, DSN: r.cmd.DSN, Database: r.db.Name,
 		Connections: r.cmd.lockPool(), Replica: r.cmd.Replica, TTL: r.cmd.LockTTL, Traces: r.tracing.Provider(), Logger: r.logger,
 	}
@@ -109,10 +109,10 @@ func (r *replica) openGuard(ctx context.Context) error {
 		cfg.Process, cfg.ForwardAddr = r.forwarding.Process, r.cmd.ForwardAdvertise
 	}
 	open := func(ctx context.Context) (err error) {
-		r.guard, err = guard.Open(ctx, cfg)
+		r.backend, err = backend.Open(ctx, cfg)
 		return err
 	}
-	what := guard.Address(r.strategy, &r.cmd.Servers)
+	what := backend.Address(r.strategy, &r.cmd.Servers)
 	if what == "" {
 		return open(ctx)
 	}
@@ -121,7 +121,7 @@ func (r *replica) openGuard(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if advice, ok := guard.Refusal(err); ok {
+		if advice, ok := backend.Refusal(err); ok {
 			return backoff.Permanent(fmt.Errorf("%s: %w; %s", what, err, advice))
 		}
 		return err
@@ -129,7 +129,7 @@ func (r *replica) openGuard(ctx context.Context) error {
 }
 
 // unitsInEtcd is the stock of a strategy that keeps it there.
-func unitsInEtcd(g *guard.Guard, servers *guard.Servers, db *stock.DB) (*etcdstock.Store, error) {
+func unitsInEtcd(g *backend.Backend, servers *backend.Servers, db *stock.DB) (*etcdstock.Store, error) {
 	return etcdstock.New(etcdstock.Config{Client: g.Etcd, Prefix: servers.Prefix + db.Name + "/units/"})
 }
 
@@ -154,7 +154,7 @@ func (r *replica) startMirror(ctx context.Context) (err error) {
 		return err
 	}
 	r.mirror, err = mirror.New(mirror.Config{
-		Client: r.guard.Etcd, Prefix: r.cmd.Prefix + r.db.Name + "/stock/", DB: r.mirrorDB,
+		Client: r.backend.Etcd, Prefix: r.cmd.Prefix + r.db.Name + "/stock/", DB: r.mirrorDB,
 		Metrics: mirror.NewMetrics(r.registry), Logger: r.logger,
 	})
 	if err != nil {
@@ -180,7 +180,7 @@ func (r *replica) startMirror(ctx context.Context) (err error) {
 // startExpirer expires orders until stopExpirer, while this replica has the lock
 // of that.
 func (r *replica) startExpirer(ctx context.Context) error {
-	leases, err := guard.OpenLeases(guard.Config{DSN: r.cmd.DSN, Replica: r.cmd.Replica, TTL: r.cmd.LockTTL, Logger: r.logger})
+	leases, err := backend.OpenLeases(backend.Config{DSN: r.cmd.DSN, Replica: r.cmd.Replica, TTL: r.cmd.LockTTL, Logger: r.logger})
 	if err != nil {
 		return err
 	}
@@ -234,10 +234,10 @@ func (r *replica) checkWriters(ctx context.Context) error {
 	return err
 }
 
-// examineGuard does so with the lock's server. One that is slow is asked again.
-func (r *replica) examineGuard(ctx context.Context) error {
-	return await(ctx, r.logger, guard.Address(r.strategy, &r.cmd.Servers), r.cmd.StartTimeout, func(ctx context.Context) error {
-		report := guard.Examine(ctx, r.strategy, &r.cmd.Servers, r.db.Name)
+// examineBackend does so with the lock's server. One that is slow is asked again.
+func (r *replica) examineBackend(ctx context.Context) error {
+	return await(ctx, r.logger, backend.Address(r.strategy, &r.cmd.Servers), r.cmd.StartTimeout, func(ctx context.Context) error {
+		report := backend.Examine(ctx, r.strategy, &r.cmd.Servers, r.db.Name)
 		for _, f := range report.With(doctor.Fault) {
 			if f.Check == doctor.Answers {
 				return report.Err()
@@ -258,9 +258,9 @@ func (r *replica) accept(report doctor.Report) error {
 // checkTokens refuses a lock server that was restored or emptied: it has its old
 // name, and its tokens would all be behind those that MySQL has admitted.
 func (r *replica) checkTokens(highest uint64) error {
-	if r.strategy.Token && r.guard.Newest > 0 && r.guard.Newest < highest {
+	if r.strategy.Token && r.backend.Newest > 0 && r.backend.Newest < highest {
 		return fmt.Errorf("%s is at token %d, and token %d was admitted: it was restored or emptied since "+
-			"(to go on with it, stop all replicas and run `api fence adopt`)", guard.Address(r.strategy, &r.cmd.Servers), r.guard.Newest, highest)
+			"(to go on with it, stop all replicas and run `api fence adopt`)", backend.Address(r.strategy, &r.cmd.Servers), r.backend.Newest, highest)
 	}
 	return nil
 }

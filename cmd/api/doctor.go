@@ -12,8 +12,8 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	prettytext "github.com/jedib0t/go-pretty/v6/text"
 
+	"flashsale/internal/backend"
 	"flashsale/internal/doctor"
-	"flashsale/internal/guard"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 )
@@ -25,7 +25,7 @@ const doctorTimeout = 20 * time.Second
 type doctorCmd struct {
 	capacityFlags
 	mysqlFlags
-	guard.Servers
+	backend.Servers
 	guardFlags
 	JSON bool `help:"Print JSON."`
 }
@@ -47,7 +47,7 @@ func (c *doctorCmd) Run(ctx context.Context, s streams) error {
 	report := c.examineMySQL(ctx, db, row, fence)
 	examining, cancel := context.WithTimeout(ctx, doctorTimeout)
 	defer cancel()
-	report = append(report, guard.Examine(examining, row, &c.Servers, db.Name)...)
+	report = append(report, backend.Examine(examining, row, &c.Servers, db.Name)...)
 	if err := printReport(s, report, c.JSON); err != nil {
 		return err
 	}

@@ -56,8 +56,8 @@ func (r *replica) close() error {
 	if r.orders != nil {
 		orders.add("orders", r.orders.Close)
 	}
-	if r.guard != nil && r.guard.Locker != nil {
-		held.add("lock", r.guard.Locker.Close)
+	if r.backend != nil && r.backend.Locker != nil {
+		held.add("lock", r.backend.Locker.Close)
 	}
 	if r.stopMirror != nil {
 		held.add("mirror", r.stopMirror)
@@ -65,8 +65,8 @@ func (r *replica) close() error {
 	if r.watchman != nil {
 		held.add("the presence", r.watchman.stop)
 	}
-	if r.guard != nil {
-		open.add("the lock's server", func(context.Context) error { return r.guard.Close() })
+	if r.backend != nil {
+		open.add("the lock's server", func(context.Context) error { return r.backend.Close() })
 	}
 	if r.mirrorDB != nil {
 		open.add("MySQL", func(context.Context) error { return r.mirrorDB.Close() })

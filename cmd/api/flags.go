@@ -11,8 +11,8 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 
+	"flashsale/internal/backend"
 	"flashsale/internal/doctor"
-	"flashsale/internal/guard"
 	"flashsale/internal/mysqlsession"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
@@ -80,7 +80,7 @@ func (f *mysqlFlags) besidePool(row strategy.Strategy) int {
 	if row.Write == strategy.Batch {
 		beside = mirrorPool
 	}
-	return beside + guard.LeaseConnections + presencePool + stock.BlockerConnections
+	return beside + backend.LeaseConnections + presencePool + stock.BlockerConnections
 }
 
 // pinging asks the server for an answer, and gives up at once where no waiting helps.

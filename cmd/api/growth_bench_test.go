@@ -10,7 +10,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"golang.org/x/sync/errgroup"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/strategy"
@@ -81,7 +81,7 @@ func BenchmarkEtcdGrowth(b *testing.B) {
 func etcdInUse(b *testing.B, etcd *clientv3.Client) int64 {
 	b.Helper()
 	for last := int64(-1); ; time.Sleep(time.Second) {
-		usage, err := guard.ReadUsage(b.Context(), etcd)
+		usage, err := backend.ReadUsage(b.Context(), etcd)
 		if err != nil {
 			b.Fatal(err)
 		}

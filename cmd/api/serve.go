@@ -18,7 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/net/netutil"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/httpapi"
 	"flashsale/internal/limit"
 	"flashsale/internal/mirror"
@@ -34,7 +34,7 @@ type serveCmd struct {
 	Replica string `exact:"" placeholder:"NAME" help:"Name of this replica (default: host name and pid)."`
 	capacityFlags
 	mysqlFlags
-	guard.Servers
+	backend.Servers
 	guardFlags
 	logFlags
 
@@ -110,7 +110,7 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := guard.Check(row, &c.Servers); err != nil {
+	if err := backend.Check(row, &c.Servers); err != nil {
 		return err
 	}
 	if c.Replica == "" {
@@ -177,9 +177,9 @@ type replica struct {
 	tracing    *telemetry.Tracing // nil when it is off
 
 	db       *stock.DB
-	guard    *guard.Guard   // the strategy's lock, and its server
-	mirrorDB *stock.DB      // its own small pool; nil without a mirror
-	mirror   *mirror.Mirror // nil without a mirror
+	backend  *backend.Backend // the strategy's lock, and its server
+	mirrorDB *stock.DB        // its own small pool; nil without a mirror
+	mirror   *mirror.Mirror   // nil without a mirror
 	watchman *watchman
 	orders   *order.Service
 	settings *settings.Watch // nil where the strategy has no etcd
@@ -202,7 +202,7 @@ func (r *replica) ready(ctx context.Context) map[string]error {
 	var inMySQL, inServer error
 	var both sync.WaitGroup
 	both.Go(func() { inMySQL = at(r.cmd.address(), r.db.TryWrite(ctx)) })
-	both.Go(func() { inServer = at(guard.Address(r.strategy, &r.cmd.Servers), r.guard.Ping(ctx)) })
+	both.Go(func() { inServer = at(backend.Address(r.strategy, &r.cmd.Servers), r.backend.Ping(ctx)) })
 	both.Wait()
 	checks := r.serving(inMySQL)
 	if name := string(r.strategy.Server); name != "" {
@@ -235,7 +235,7 @@ func at(address string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case stock.IsReadOnly(err), stock.IsDenied(err), errors.Is(err, guard.ErrNoWrites):
+	case stock.IsReadOnly(err), stock.IsDenied(err), errors.Is(err, backend.ErrNoWrites):
 		return fmt.Errorf("%s: %w (%w)", address, httpapi.Reason("takes no writes"), err)
 	}
 	return fmt.Errorf("%s: %w", address, err)
@@ -254,7 +254,7 @@ func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 	if r.mirror != nil {
 		cfg.View = r.mirror
 	}
-	if inspector := r.guard.Inspector(); inspector != nil {
+	if inspector := r.backend.Inspector(); inspector != nil {
 		cfg.Locks = inspector
 	}
 	handler, err := httpapi.New(cfg)

@@ -8,7 +8,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/limit"
 	"flashsale/internal/settings"
 	"flashsale/internal/stock"
@@ -21,20 +21,20 @@ func (c *serveCmd) flagValues() settings.Values {
 }
 
 // settingsStore is where the settings of a database stand.
-func settingsStore(g *guard.Guard, servers *guard.Servers, db *stock.DB) settings.Store {
+func settingsStore(g *backend.Backend, servers *backend.Servers, db *stock.DB) settings.Store {
 	return settings.Store{Client: g.Etcd, Prefix: servers.Prefix + db.Name + "/config/"}
 }
 
 // startSettings applies what etcd says, and follows it until stopSettings. A
 // strategy without etcd has its flags alone.
 func (r *replica) startSettings(ctx context.Context) error {
-	if r.guard.Etcd == nil {
+	if r.backend.Etcd == nil {
 		return nil
 	}
 	w := settings.New(settings.Config{
-		Store: settingsStore(r.guard, &r.cmd.Servers, r.db), Flags: r.cmd.flagValues(), Apply: r.apply, Logger: r.logger,
+		Store: settingsStore(r.backend, &r.cmd.Servers, r.db), Flags: r.cmd.flagValues(), Apply: r.apply, Logger: r.logger,
 	})
-	if err := await(ctx, r.logger, guard.Address(r.strategy, &r.cmd.Servers), r.cmd.StartTimeout, w.Load); err != nil {
+	if err := await(ctx, r.logger, backend.Address(r.strategy, &r.cmd.Servers), r.cmd.StartTimeout, w.Load); err != nil {
 		return err
 	}
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -76,7 +76,7 @@ type configCmd struct {
 // configFlags say where the settings are.
 type configFlags struct {
 	mysqlFlags
-	guard.Servers
+	backend.Servers
 }
 
 // configTimeout bounds what a command waits for etcd.
@@ -92,11 +92,11 @@ func (c *configFlags) with(ctx context.Context, f func(context.Context, settings
 		if row.Server != strategy.InEtcd {
 			return fmt.Errorf("strategy %s uses no etcd, where settings stand: change the flags of each replica, and start it again", row.Name)
 		}
-		opened, err := openGuard(ctx, row, c.Servers, &c.mysqlFlags, db)
+		opened, err := openBackend(ctx, row, c.Servers, &c.mysqlFlags, db)
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, closeGuard(ctx, opened)) }()
+		defer func() { err = errors.Join(err, closeBackend(ctx, opened)) }()
 		ctx, cancel := context.WithTimeout(ctx, configTimeout)
 		defer cancel()
 		return f(ctx, settingsStore(opened, &c.Servers, db))

@@ -12,8 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"flashsale/internal/backend"
 	"flashsale/internal/doctor"
-	"flashsale/internal/guard"
 	"flashsale/internal/telemetry"
 	"flashsale/internal/version"
 )
@@ -47,9 +47,9 @@ func (r *replica) register() {
 	r.registry.MustRegister(telemetry.Build(version.Release(), r.strategy.Name, string(r.fence)),
 		collectors.NewDBStatsCollector(r.db.SQL, "orders"), telemetry.NewStock(r.catalog(), r.cmd.MetricsSKUs))
 	upkeep := &telemetry.Upkeep{Durable: func(ctx context.Context) (bool, error) { return doctor.Durable(ctx, r.db) }}
-	if r.guard.Etcd != nil {
+	if r.backend.Etcd != nil {
 		upkeep.Etcd = func(ctx context.Context) (size, quota int64, alarms int, err error) {
-			usage, err := guard.ReadUsage(ctx, r.guard.Etcd)
+			usage, err := backend.ReadUsage(ctx, r.backend.Etcd)
 			return usage.Size, usage.Quota, len(usage.Alarms), err
 		}
 	}

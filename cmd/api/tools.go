@@ -10,7 +10,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/httpapi"
 	"flashsale/internal/lock"
 	"flashsale/internal/order"
@@ -76,7 +76,7 @@ func withSchema(ctx context.Context, flags *mysqlFlags, f func(context.Context, 
 
 type auditCmd struct {
 	mysqlFlags
-	guard.Servers
+	backend.Servers
 	JSON bool `help:"Print JSON."`
 }
 
@@ -107,11 +107,11 @@ func (c *auditCmd) audit(ctx context.Context, db *stock.DB) (report stock.Report
 	if row.Write != strategy.EtcdCompareAndSwap {
 		return stock.Audit(ctx, db)
 	}
-	opened, err := openGuard(ctx, row, c.Servers, &c.mysqlFlags, db)
+	opened, err := openBackend(ctx, row, c.Servers, &c.mysqlFlags, db)
 	if err != nil {
 		return report, err
 	}
-	defer func() { err = errors.Join(err, closeGuard(ctx, opened)) }()
+	defer func() { err = errors.Join(err, closeBackend(ctx, opened)) }()
 	units, err := unitsInEtcd(opened, &c.Servers, db)
 	if err != nil {
 		return report, err
@@ -144,7 +144,7 @@ func printAudit(s streams, report stock.Report, asJSON bool) error {
 
 type locksCmd struct {
 	mysqlFlags
-	guard.Servers
+	backend.Servers
 	JSON bool `help:"Print JSON."`
 }
 
@@ -155,11 +155,11 @@ func (c *locksCmd) Run(ctx context.Context, s streams) error {
 		if err != nil {
 			return err
 		}
-		opened, err := openGuard(ctx, row, c.Servers, &c.mysqlFlags, db)
+		opened, err := openBackend(ctx, row, c.Servers, &c.mysqlFlags, db)
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, closeGuard(ctx, opened)) }()
+		defer func() { err = errors.Join(err, closeBackend(ctx, opened)) }()
 		inspector := opened.Inspector()
 		if inspector == nil {
 			return fmt.Errorf("strategy %s takes no lock, or one whose server does not tell who holds it", row.Name)
@@ -239,7 +239,7 @@ func sourceText(g stock.Binding) string {
 
 type fenceAdoptCmd struct {
 	mysqlFlags
-	guard.Servers
+	backend.Servers
 	guardFlags
 }
 
@@ -250,12 +250,12 @@ func (c *fenceAdoptCmd) Run(ctx context.Context, s streams) error {
 	}
 	want := stock.Binding{Strategy: row.Name, Fence: fence}
 	return withSchema(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) error {
-		opened, err := openGuard(ctx, row, c.Servers, &c.mysqlFlags, db)
+		opened, err := openBackend(ctx, row, c.Servers, &c.mysqlFlags, db)
 		if err != nil {
 			return err
 		}
 		want.TokenSource = opened.Source
-		if err := closeGuard(ctx, opened); err != nil {
+		if err := closeBackend(ctx, opened); err != nil {
 			return err
 		}
 		if err := db.Adopt(ctx, want); err != nil {
@@ -266,24 +266,24 @@ func (c *fenceAdoptCmd) Run(ctx context.Context, s streams) error {
 	})
 }
 
-// openGuard makes a strategy's lock for a tool, which takes none.
-func openGuard(ctx context.Context, row strategy.Strategy, servers guard.Servers, mysql *mysqlFlags, db *stock.DB) (*guard.Guard, error) {
-	if err := guard.Check(row, &servers); err != nil {
+// openBackend makes a strategy's lock for a tool, which takes none.
+func openBackend(ctx context.Context, row strategy.Strategy, servers backend.Servers, mysql *mysqlFlags, db *stock.DB) (*backend.Backend, error) {
+	if err := backend.Check(row, &servers); err != nil {
 		return nil, err // the address would be missing from it
 	}
 	ctx, cancel := context.WithTimeout(ctx, awaitAttempt)
 	defer cancel()
-	g, err := guard.Open(ctx, guard.Config{
+	g, err := backend.Open(ctx, backend.Config{
 		Strategy: row, Servers: servers, DSN: mysql.DSN, Database: db.Name,
 		Replica: "api", TTL: toolTTL, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err == nil {
 		return g, nil
 	}
-	if advice, ok := guard.Refusal(err); ok {
+	if advice, ok := backend.Refusal(err); ok {
 		err = fmt.Errorf("%w; %s", err, advice)
 	}
-	if address := guard.Address(row, &servers); address != "" {
+	if address := backend.Address(row, &servers); address != "" {
 		err = fmt.Errorf("%s: %w", address, err)
 	}
 	return nil, err
@@ -292,7 +292,7 @@ func openGuard(ctx context.Context, row strategy.Strategy, servers guard.Servers
 // toolTTL is never waited for.
 const toolTTL = 5 * time.Second
 
-func closeGuard(ctx context.Context, g *guard.Guard) error {
+func closeBackend(ctx context.Context, g *backend.Backend) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	var err error

@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/httpapi"
 	"flashsale/internal/order"
 	"flashsale/internal/stock"
@@ -30,7 +30,7 @@ const (
 // admitted, and that the database is still guarded in its way.
 type watchman struct {
 	db       *stock.DB
-	guard    *guard.Guard
+	backend  *backend.Backend
 	want     stock.Binding
 	newest   uint64 // the largest token that is known to have been reached
 	presence *stock.ReplicaLock
@@ -43,7 +43,7 @@ type watchman struct {
 
 // guardedAs is how this replica guards the database.
 func (r *replica) guardedAs() stock.Binding {
-	return stock.Binding{Strategy: r.strategy.Name, Fence: r.fence, TokenSource: r.guard.Source}
+	return stock.Binding{Strategy: r.strategy.Name, Fence: r.fence, TokenSource: r.backend.Source}
 }
 
 // startWatchman takes the replica's place among those that may write, and watches
@@ -53,7 +53,7 @@ func (r *replica) startWatchman(ctx context.Context, highest uint64) error {
 	if err != nil {
 		return err
 	}
-	w := &watchman{db: db, guard: r.guard, want: r.guardedAs(), newest: max(highest, r.guard.Newest), logger: r.logger}
+	w := &watchman{db: db, backend: r.backend, want: r.guardedAs(), newest: max(highest, r.backend.Newest), logger: r.logger}
 	if !r.strategy.Token {
 		w.newest = 0
 	}
@@ -137,7 +137,7 @@ func (w *watchman) attend(ctx context.Context) {
 // watchTokens finds a lock server whose data were put back: from one question to
 // the next, its word never falls otherwise.
 func (w *watchman) watchTokens(ctx context.Context) {
-	reached, err := w.guard.Reached(ctx)
+	reached, err := w.backend.Reached(ctx)
 	if err != nil || reached == 0 {
 		return // readiness says so, and orders wait for it; or it does not tell
 	}

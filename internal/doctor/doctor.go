@@ -1,6 +1,6 @@
 // Package doctor examines the servers that the service rests on, and says by name
 // what is wrong with each and what to do. It changes nothing on them. The start of a
-// replica and `api doctor` ask the same questions here; package guard asks those
+// replica and `api doctor` ask the same questions here; package backend asks those
 // about lock servers.
 package doctor
 

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/lock"
 	"flashsale/internal/order"
 	"flashsale/internal/stock"
@@ -154,8 +154,8 @@ func BenchmarkPlace(b *testing.B) {
 func BenchmarkFullDesk(b *testing.B) {
 	dsn := newDSN(b, stock.Stock{Units: 1 << 30})
 	db := open(b, dsn)
-	other, err := guard.Open(b.Context(), guard.Config{
-		Strategy: mustFind(b, "etcd"), Servers: guard.Servers{EtcdEndpoints: servers.EtcdEndpoints(), Prefix: "flashsale/"},
+	other, err := backend.Open(b.Context(), backend.Config{
+		Strategy: mustFind(b, "etcd"), Servers: backend.Servers{EtcdEndpoints: servers.EtcdEndpoints(), Prefix: "flashsale/"},
 		DSN: dsn, Database: db.Name, Replica: "other", TTL: testTTL, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/processlock"
 	"flashsale/internal/order"
@@ -26,7 +26,7 @@ func expire(t *testing.T, r *replica, dsn string, leases bool) (stop func()) {
 	var l lock.Locker = processlock.New()
 	if leases {
 		var err error
-		if l, err = guard.OpenLeases(guard.Config{DSN: dsn, Replica: "r", TTL: testTTL}); err != nil {
+		if l, err = backend.OpenLeases(backend.Config{DSN: dsn, Replica: "r", TTL: testTTL}); err != nil {
 			t.Fatal(err)
 		}
 	}

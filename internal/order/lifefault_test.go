@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/lock"
 	"flashsale/internal/order"
 	"flashsale/internal/stock"
@@ -132,7 +132,7 @@ func (s stopping) TryLock(ctx context.Context, name string) (lock.Held, error) {
 
 // expireAsChild runs an Expirer that stops the process as soon as it may sweep.
 func expireAsChild(cfg childConfig, r *replica, stop func()) error {
-	leases, err := guard.OpenLeases(guard.Config{DSN: cfg.DSN, Replica: "child", TTL: testTTL})
+	leases, err := backend.OpenLeases(backend.Config{DSN: cfg.DSN, Replica: "child", TTL: testTTL})
 	if err != nil {
 		return err
 	}

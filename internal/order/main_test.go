@@ -20,7 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"flashsale/internal/forward"
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/etcdlock"
 	"flashsale/internal/lock/processlock"
@@ -192,7 +192,7 @@ func (r *replica) newLocker(s strategy.Strategy, o options, logger *slog.Logger)
 		return processlock.New(), nil
 	}
 	if s.Server == strategy.InMySQL {
-		g, err := guard.Open(context.Background(), guard.Config{Strategy: s, DSN: o.dsn, Database: r.db.Name,
+		g, err := backend.Open(context.Background(), backend.Config{Strategy: s, DSN: o.dsn, Database: r.db.Name,
 			Connections: 4, Replica: "r", TTL: o.ttl, Logger: logger})
 		if err != nil {
 			return nil, err

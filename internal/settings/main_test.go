@@ -41,7 +41,7 @@ func newStore(t *testing.T, endpoints ...string) settings.Store {
 	}
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints: endpoints, Logger: zap.NewNop(),
-		// As a replica's: see package guard. gRPC's own waits grow to minutes.
+		// As a replica's: see package backend. gRPC's own waits grow to minutes.
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, MaxDelay: 500 * time.Millisecond}, MinConnectTimeout: 3 * time.Second,
 		})},

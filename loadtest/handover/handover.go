@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/lock"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
@@ -58,7 +58,7 @@ const (
 // Config is one kind of lock to measure.
 type Config struct {
 	Strategy strategy.Strategy
-	Servers  guard.Servers
+	Servers  backend.Servers
 	// DSN is an empty database.
 	DSN    string
 	Rounds int
@@ -76,11 +76,11 @@ func Measure(ctx context.Context, cfg Config) (median time.Duration, err error) 
 	var lockers [2]lock.Locker
 	for i := range lockers {
 		// A lock in one process has no other side.
-		if c, _ := guard.Capabilities(cfg.Strategy); i > 0 && !c.Processes {
+		if c, _ := backend.Capabilities(cfg.Strategy); i > 0 && !c.Processes {
 			lockers[i] = lockers[0]
 			break
 		}
-		g, err := guard.Open(ctx, guard.Config{
+		g, err := backend.Open(ctx, backend.Config{
 			Strategy: cfg.Strategy, Servers: cfg.Servers, DSN: cfg.DSN, Database: db.Name, Connections: connections,
 			Replica: fmt.Sprint("handover-", i), TTL: ttl, Logger: slog.New(slog.DiscardHandler),
 		})

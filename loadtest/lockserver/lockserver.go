@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/strategy"
 )
@@ -15,7 +15,7 @@ import (
 // Server is a running lock server, or an ensemble of them.
 type Server struct {
 	// Servers is how it is reached.
-	Servers guard.Servers
+	Servers backend.Servers
 
 	parts []func() error // each ends one, the last first
 }
@@ -74,7 +74,7 @@ func Start(ctx context.Context, what strategy.Server) (*Server, error) {
 	if !ok {
 		return nil, fmt.Errorf("no private %s can be started", what)
 	}
-	s := &Server{Servers: guard.Servers{Prefix: Prefix}}
+	s := &Server{Servers: backend.Servers{Prefix: Prefix}}
 	if err := start(s, ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", what, err), s.Stop())
 	}

@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/lock"
 	"flashsale/internal/order"
 	"flashsale/internal/stock"
@@ -21,12 +21,12 @@ import (
 
 // holderConfig is what one process of a run is.
 type holderConfig struct {
-	Strategy string         `json:"strategy"`
-	Fence    strategy.Fence `json:"fence"`
-	Servers  guard.Servers  `json:"servers"`
-	DSN      string         `json:"dsn"`
-	Name     string         `json:"name"`
-	TTL      time.Duration  `json:"ttl"`
+	Strategy string          `json:"strategy"`
+	Fence    strategy.Fence  `json:"fence"`
+	Servers  backend.Servers `json:"servers"`
+	DSN      string          `json:"dsn"`
+	Name     string          `json:"name"`
+	TTL      time.Duration   `json:"ttl"`
 }
 
 // command is what a run tells a process to do.
@@ -96,7 +96,7 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	opening, opened := context.WithTimeout(ctx, holderTimeout)
-	g, err := guard.Open(opening, guard.Config{
+	g, err := backend.Open(opening, backend.Config{
 		Strategy: row, Servers: cfg.Servers, DSN: cfg.DSN, Database: db.Name, Connections: holderPool,
 		Replica: cfg.Name, TTL: cfg.TTL, Logger: slog.New(slog.DiscardHandler),
 	})

@@ -22,7 +22,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
@@ -36,7 +36,7 @@ type Config struct {
 	Name string
 	// Servers and DSN are where locks and stock are. The database is the run's
 	// own, and empty.
-	Servers guard.Servers
+	Servers backend.Servers
 	DSN     string
 	// Argv is the command of a process that calls Serve.
 	Argv []string

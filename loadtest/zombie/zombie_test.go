@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"testing"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/etcdnode"
 	"flashsale/internal/sandbox/sandboxtest"
@@ -67,7 +67,7 @@ func TestOnlyAClaimedFenceStopsEveryStaleWrite(t *testing.T) {
 
 // checkFences runs one strategy under each fence that its lock has, at the same
 // time: most of a run is waiting for a lease's end.
-func checkFences(t *testing.T, mysql *sandbox.MySQL, locks guard.Servers, s strategy.Strategy) {
+func checkFences(t *testing.T, mysql *sandbox.MySQL, locks backend.Servers, s strategy.Strategy) {
 	fences := []strategy.Fence{strategy.FenceOff}
 	if s.Token {
 		fences = append(fences, strategy.FenceWrite, strategy.FenceClaim)

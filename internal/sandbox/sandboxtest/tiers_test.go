@@ -33,7 +33,7 @@ func run(t *testing.T, program string, args ...string) []string {
 // slow are the packages that no test of make unit may be linked with: the one that
 // starts servers, and one that takes long to build, with the clients of all lock
 // servers.
-var slow = []string{"flashsale/internal/sandbox", "flashsale/internal/guard"}
+var slow = []string{"flashsale/internal/sandbox", "flashsale/internal/backend"}
 
 func TestUnitIsWhatNeedsNoServer(t *testing.T) {
 	// A package's test as a program, and all that is linked into it.

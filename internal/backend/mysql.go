@@ -1,4 +1,4 @@
-package guard
+package backend
 
 import (
 	"context"
@@ -18,8 +18,8 @@ const (
 
 // inMySQL opens a lock in the orders' own database, on connections of its own.
 // There is no server to ask: the orders need it themselves.
-func inMySQL[L lock.Locker](newLocker func(mysqllock.Config) (L, error), with mysqllock.Config, source string) func(context.Context, *Config) (*Guard, error) {
-	return func(_ context.Context, cfg *Config) (*Guard, error) {
+func inMySQL[L lock.Locker](newLocker func(mysqllock.Config) (L, error), with mysqllock.Config, source string) func(context.Context, *Config) (*Backend, error) {
+	return func(_ context.Context, cfg *Config) (*Backend, error) {
 		host, _ := os.Hostname() // only shown to people
 		mine := with
 		mine.DSN, mine.Connections, mine.TTL = cfg.DSN, cfg.Connections, cfg.TTL
@@ -28,6 +28,6 @@ func inMySQL[L lock.Locker](newLocker func(mysqllock.Config) (L, error), with my
 		if err != nil {
 			return nil, err
 		}
-		return &Guard{Locker: locker, Source: source}, nil
+		return &Backend{Locker: locker, Source: source}, nil
 	}
 }

@@ -1,4 +1,4 @@
-package guard
+package backend
 
 import (
 	"context"
@@ -19,7 +19,7 @@ func (s *Servers) checkMemcached() error {
 
 // inMemcached opens the lock of one memcached server. It has nothing that could
 // name its data: a server that restarts has none.
-func inMemcached(ctx context.Context, cfg *Config) (*Guard, error) {
+func inMemcached(ctx context.Context, cfg *Config) (*Backend, error) {
 	client := memcache.New(cfg.Servers.MemcachedAddr)
 	ping := func(ctx context.Context) error {
 		return within(ctx, func() error { return askMemcached(client, cfg.neverMade()) })
@@ -33,7 +33,7 @@ func inMemcached(ctx context.Context, cfg *Config) (*Guard, error) {
 	if err != nil {
 		return nil, closing(err, client.Close)
 	}
-	return &Guard{Locker: locker, ping: ping, close: client.Close}, nil
+	return &Backend{Locker: locker, ping: ping, close: client.Close}, nil
 }
 
 // askMemcached replaces an item that never is. A server that has no room left, and

@@ -1,8 +1,8 @@
-// Package guard makes the lock that a strategy takes, from the addresses of its
+// Package backend makes the lock that a strategy takes, from the addresses of its
 // server, and knows of that server what a replica must: whether it answers, and
 // whose fencing tokens it hands out. It is the one place that knows every
 // back-end. What a lock is good for is the registry's to say.
-package guard
+package backend
 
 import (
 	"context"
@@ -51,9 +51,9 @@ func (c *Config) owner() string {
 	return fmt.Sprintf("%s@%s:%d", c.Replica, host, os.Getpid())
 }
 
-// Guard is a strategy's lock, and the connection to its server.
-type Guard struct {
-	// Locker is nil where the strategy takes none. Close it before the Guard.
+// Backend is a strategy's lock, and the connection to its server.
+type Backend struct {
+	// Locker is nil where the strategy takes none. Close it before the Backend.
 	Locker lock.Locker
 	// Source names what hands the tokens out; "" without tokens. Tokens of two
 	// sources must never be compared.
@@ -93,11 +93,11 @@ func Address(s strategy.Strategy, servers *Servers) string {
 
 // Open connects to the strategy's server, and returns once it has answered. An
 // error leaves nothing open.
-func Open(ctx context.Context, cfg Config) (*Guard, error) {
+func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	if err := Check(cfg.Strategy, &cfg.Servers); err != nil {
 		return nil, err
 	}
-	open := backends[cfg.Strategy.Lock].open
+	open := kinds[cfg.Strategy.Lock].open
 	if cfg.Strategy.Write == strategy.EtcdCompareAndSwap {
 		open = openEtcdStock
 	}
@@ -117,7 +117,7 @@ func Open(ctx context.Context, cfg Config) (*Guard, error) {
 // Capabilities are what the lock of a strategy promises. The second result is
 // false where it takes none.
 func Capabilities(s strategy.Strategy) (lock.Capabilities, bool) {
-	b, ok := backends[s.Lock]
+	b, ok := kinds[s.Lock]
 	return b.capabilities, ok && s.Lock != strategy.NoLock
 }
 
@@ -131,7 +131,7 @@ func noWrites(err error) error { return fmt.Errorf("%w: %w", ErrNoWrites, err) }
 // Ping asks the server whether it would write a lock, and the lock whether it could
 // be granted. It writes nothing: each server is asked for a write that it checks and
 // that changes nothing. ErrNoWrites is the server's own word.
-func (g *Guard) Ping(ctx context.Context) error {
+func (g *Backend) Ping(ctx context.Context) error {
 	if g.ping != nil {
 		if err := g.ping(ctx); err != nil {
 			return err
@@ -146,7 +146,7 @@ func (g *Guard) Ping(ctx context.Context) error {
 // Reached asks which token the server has reached by now: Newest, later. It is 0
 // where the server does not tell. A server's word never falls, unless its data
 // were put back.
-func (g *Guard) Reached(ctx context.Context) (uint64, error) {
+func (g *Backend) Reached(ctx context.Context) (uint64, error) {
 	if g.reached == nil {
 		return 0, nil
 	}
@@ -154,13 +154,13 @@ func (g *Guard) Reached(ctx context.Context) (uint64, error) {
 }
 
 // Inspector tells who holds what, or is nil where the lock's server cannot.
-func (g *Guard) Inspector() lock.Inspector {
+func (g *Backend) Inspector() lock.Inspector {
 	inspector, _ := g.Locker.(lock.Inspector)
 	return inspector
 }
 
 // Close closes the connection to the server.
-func (g *Guard) Close() error { return g.close() }
+func (g *Backend) Close() error { return g.close() }
 
 // closing closes what an Open that failed had opened.
 func closing(err error, closers ...func() error) error {

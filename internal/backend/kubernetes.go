@@ -1,4 +1,4 @@
-package guard
+package backend
 
 import (
 	"context"
@@ -65,8 +65,8 @@ type kubeLocker interface {
 
 // inKubernetes opens a lock in the API server. Its objects carry no database's
 // name: databases need a namespace each.
-func inKubernetes[L kubeLocker](newLocker func(k8slock.Config) (L, error)) func(context.Context, *Config) (*Guard, error) {
-	return func(ctx context.Context, cfg *Config) (*Guard, error) {
+func inKubernetes[L kubeLocker](newLocker func(k8slock.Config) (L, error)) func(context.Context, *Config) (*Backend, error) {
+	return func(ctx context.Context, cfg *Config) (*Backend, error) {
 		at, err := cfg.Servers.kubeConfig()
 		if err != nil {
 			return nil, err
@@ -83,7 +83,7 @@ func inKubernetes[L kubeLocker](newLocker func(k8slock.Config) (L, error)) func(
 		if err != nil {
 			return nil, closing(err, func() error { return locker.Close(ctx) })
 		}
-		return &Guard{
+		return &Backend{
 			Locker: locker, Source: "kubernetes namespace " + uid,
 			ping: func(ctx context.Context) error {
 				err := locker.Ask(ctx)

@@ -1,4 +1,4 @@
-package guard
+package backend
 
 import (
 	"context"
@@ -15,17 +15,17 @@ import (
 )
 
 // backend is one kind of lock.
-type backend struct {
+type kind struct {
 	capabilities lock.Capabilities
 	tells        bool // who holds: it is a lock.Inspector
-	open         func(ctx context.Context, cfg *Config) (*Guard, error)
+	open         func(ctx context.Context, cfg *Config) (*Backend, error)
 }
 
-// backends are all kinds, by their name in the registry.
-var backends = map[strategy.Lock]backend{
-	strategy.NoLock: {open: func(context.Context, *Config) (*Guard, error) { return &Guard{}, nil }},
-	strategy.Process: {processlock.Capabilities, tells[*processlock.Locker](), func(context.Context, *Config) (*Guard, error) {
-		return &Guard{Locker: processlock.New()}, nil
+// kinds are all kinds, by their name in the registry.
+var kinds = map[strategy.Lock]kind{
+	strategy.NoLock: {open: func(context.Context, *Config) (*Backend, error) { return &Backend{}, nil }},
+	strategy.Process: {processlock.Capabilities, tells[*processlock.Locker](), func(context.Context, *Config) (*Backend, error) {
+		return &Backend{Locker: processlock.New()}, nil
 	}},
 	strategy.LockRow:      {mysqllock.RowCapabilities, tells[*mysqllock.Row](), inMySQL(mysqllock.NewRow, mysqllock.Config{Table: rowTable, Tries: rowTries}, "")},
 	strategy.LockTable:    {mysqllock.TableCapabilities, tells[*mysqllock.Table](), inMySQL(mysqllock.NewTable, mysqllock.Config{Table: lockTable}, "MySQL table "+lockTable)},
@@ -49,4 +49,4 @@ func tells[L lock.Locker]() bool {
 }
 
 // TellsOwner is whether the lock of a strategy says who holds it.
-func TellsOwner(s strategy.Strategy) bool { return backends[s.Lock].tells }
+func TellsOwner(s strategy.Strategy) bool { return kinds[s.Lock].tells }

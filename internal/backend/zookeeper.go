@@ -1,4 +1,4 @@
-package guard
+package backend
 
 import (
 	"context"
@@ -20,7 +20,7 @@ func (s *Servers) checkZooKeeper() error {
 }
 
 // inZooKeeper opens the lock of a ZooKeeper ensemble.
-func inZooKeeper(ctx context.Context, cfg *Config) (*Guard, error) {
+func inZooKeeper(ctx context.Context, cfg *Config) (*Backend, error) {
 	root := "/" + strings.Trim(cfg.Servers.Prefix, "/")
 	conn, err := zooKeeper(ctx, cfg)
 	if err != nil {
@@ -37,7 +37,7 @@ func inZooKeeper(ctx context.Context, cfg *Config) (*Guard, error) {
 	if err != nil {
 		return nil, closing(err, shut)
 	}
-	return &Guard{
+	return &Backend{
 		Locker: locker, Source: source, Newest: newest, close: shut,
 		ping: func(ctx context.Context) error { return within(ctx, func() error { return askZooKeeper(conn, root) }) },
 	}, nil

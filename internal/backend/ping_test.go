@@ -1,4 +1,4 @@
-package guard_test
+package backend_test
 
 import (
 	"context"
@@ -11,22 +11,22 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"flashsale/internal/guard"
+	"flashsale/internal/backend"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/sandbox/sandboxtest/tier"
 	"flashsale/internal/strategy"
 )
 
-// open makes the guard of a strategy.
-func open(t *testing.T, name string, servers guard.Servers) *guard.Guard {
+// open makes the backend of a strategy.
+func open(t *testing.T, name string, servers backend.Servers) *backend.Backend {
 	t.Helper()
 	row, err := strategy.Find(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	servers.Prefix = "test/"
-	g, err := guard.Open(t.Context(), guard.Config{
+	g, err := backend.Open(t.Context(), backend.Config{
 		Strategy: row, Servers: servers, Database: "shop", Replica: "a", TTL: 5 * time.Second, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -43,7 +43,7 @@ func open(t *testing.T, name string, servers guard.Servers) *guard.Guard {
 
 // await pings until that gives want: some servers take a moment. A want of nil is
 // no error, and errAny one of any kind.
-func await(t *testing.T, g *guard.Guard, what string, want error) {
+func await(t *testing.T, g *backend.Backend, what string, want error) {
 	t.Helper()
 	for until := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // as readiness has
@@ -64,7 +64,7 @@ func TestEtcdThatIsFullOrAloneIsNotReady(t *testing.T) {
 	t.Parallel()
 	own := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 3})
 	for _, name := range []string{"etcd", "etcd-try", "etcd-cas"} {
-		g := open(t, name, guard.Servers{EtcdEndpoints: own.EtcdEndpoints()})
+		g := open(t, name, backend.Servers{EtcdEndpoints: own.EtcdEndpoints()})
 		before, err := g.Reached(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -74,11 +74,11 @@ func TestEtcdThatIsFullOrAloneIsNotReady(t *testing.T) {
 			t.Errorf("%s: pings took etcd from revision %d to %d, %v", name, before, after, err)
 		}
 		alarm(t, g.Etcd, pb.AlarmRequest_ACTIVATE)
-		await(t, g, "full", guard.ErrNoWrites)
+		await(t, g, "full", backend.ErrNoWrites)
 		alarm(t, g.Etcd, pb.AlarmRequest_DEACTIVATE)
 		await(t, g, "with room again", nil)
 	}
-	g := open(t, "etcd-cas", guard.Servers{EtcdEndpoints: own.EtcdEndpoints()})
+	g := open(t, "etcd-cas", backend.Servers{EtcdEndpoints: own.EtcdEndpoints()})
 	own.Etcd[0].Kill()
 	own.Etcd[1].Kill()
 	await(t, g, "without a majority", errAny)
@@ -115,7 +115,7 @@ func TestRedisThatTakesNoWritesIsNotReady(t *testing.T) {
 		addrs[i], clients[i] = node.Addr, redis.NewClient(&redis.Options{Addr: node.Addr})
 		t.Cleanup(func() { _ = clients[i].Close(); _ = node.Close() })
 	}
-	one, most := open(t, "redis", guard.Servers{RedisAddrs: addrs[:1]}), open(t, "redlock", guard.Servers{RedisAddrs: addrs})
+	one, most := open(t, "redis", backend.Servers{RedisAddrs: addrs[:1]}), open(t, "redlock", backend.Servers{RedisAddrs: addrs})
 	size := clients[0].DBSize(t.Context()).Val()
 	for _, tt := range []struct {
 		what         string
@@ -133,10 +133,10 @@ func TestRedisThatTakesNoWritesIsNotReady(t *testing.T) {
 		}
 		await(t, one, "before it is "+tt.what, nil)
 		do(clients[0], tt.begins)
-		await(t, one, tt.what, guard.ErrNoWrites)
+		await(t, one, tt.what, backend.ErrNoWrites)
 		await(t, most, "one of three is "+tt.what, nil)
 		do(clients[1], tt.begins)
-		await(t, most, "two of three are "+tt.what, guard.ErrNoWrites)
+		await(t, most, "two of three are "+tt.what, backend.ErrNoWrites)
 		do(clients[0], tt.ends)
 		do(clients[1], tt.ends)
 		await(t, most, "after two were "+tt.what, nil)
@@ -154,7 +154,7 @@ func TestMemcachedIsAskedForAWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = server.Close() })
-	g := open(t, "memcached", guard.Servers{MemcachedAddr: server.Addr})
+	g := open(t, "memcached", backend.Servers{MemcachedAddr: server.Addr})
 	await(t, g, "healthy", nil)
 	server.Kill()
 	await(t, g, "dead", errAny)
@@ -168,7 +168,7 @@ func TestZooKeeperWithoutAMajorityIsNotReady(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = ensemble.Close() })
-	g := open(t, "zookeeper", guard.Servers{ZooKeeperServers: ensemble.Addrs()})
+	g := open(t, "zookeeper", backend.Servers{ZooKeeperServers: ensemble.Addrs()})
 	await(t, g, "healthy", nil)
 	for _, node := range ensemble.Nodes[:2] {
 		sandboxtest.Pause(t, node.Process)

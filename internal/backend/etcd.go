@@ -1,4 +1,4 @@
-package guard
+package backend
 
 import (
 	"context"
@@ -62,7 +62,7 @@ func (s *Servers) etcdClient(traces trace.TracerProvider) (*clientv3.Client, err
 }
 
 // openEtcdStock connects to an etcd that no lock is taken in.
-func openEtcdStock(ctx context.Context, cfg *Config) (*Guard, error) {
+func openEtcdStock(ctx context.Context, cfg *Config) (*Backend, error) {
 	client, err := cfg.Servers.etcdClient(cfg.Traces)
 	if err != nil {
 		return nil, err
@@ -73,7 +73,7 @@ func openEtcdStock(ctx context.Context, cfg *Config) (*Guard, error) {
 	if err != nil {
 		return nil, closing(err, client.Close)
 	}
-	return &Guard{
+	return &Backend{
 		Etcd: client, Source: source, Newest: uint64(revision), close: client.Close,
 		reached: func(ctx context.Context) (uint64, error) {
 			_, revision, err := etcdSource(ctx, client, key)
@@ -94,8 +94,8 @@ func askEtcd(ctx context.Context, client *clientv3.Client, key string) error {
 }
 
 // inEtcd opens a lock in etcd.
-func inEtcd[L lock.Locker](newLocker func(etcdlock.Config) (L, error)) func(context.Context, *Config) (*Guard, error) {
-	return func(ctx context.Context, cfg *Config) (*Guard, error) {
+func inEtcd[L lock.Locker](newLocker func(etcdlock.Config) (L, error)) func(context.Context, *Config) (*Backend, error) {
+	return func(ctx context.Context, cfg *Config) (*Backend, error) {
 		g, err := openEtcdStock(ctx, cfg)
 		if err != nil {
 			return nil, err

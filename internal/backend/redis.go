@@ -1,4 +1,4 @@
-package guard
+package backend
 
 import (
 	"context"
@@ -121,7 +121,7 @@ func closeRedis(clients []*redis.Client) func() error {
 }
 
 // inRedis opens the lock of one Redis.
-func inRedis(ctx context.Context, cfg *Config) (*Guard, error) {
+func inRedis(ctx context.Context, cfg *Config) (*Backend, error) {
 	clients, err := cfg.Servers.redisClients(ctx)
 	if err != nil {
 		return nil, err
@@ -135,7 +135,7 @@ func inRedis(ctx context.Context, cfg *Config) (*Guard, error) {
 	if err != nil {
 		return nil, closing(err, client.Close)
 	}
-	return &Guard{
+	return &Backend{
 		Locker: locker, Source: source, close: client.Close,
 		ping: func(ctx context.Context) error { return askRedis(ctx, clients, cfg.neverMade()) },
 	}, nil
@@ -153,7 +153,7 @@ func redisSource(ctx context.Context, client *redis.Client, key string) (string,
 }
 
 // inRedlock opens the lock of several Redis servers.
-func inRedlock(ctx context.Context, cfg *Config) (*Guard, error) {
+func inRedlock(ctx context.Context, cfg *Config) (*Backend, error) {
 	clients, err := cfg.Servers.redisClients(ctx)
 	if err != nil {
 		return nil, err
@@ -162,7 +162,7 @@ func inRedlock(ctx context.Context, cfg *Config) (*Guard, error) {
 	if err != nil {
 		return nil, closing(err, closeRedis(clients))
 	}
-	return &Guard{
+	return &Backend{
 		Locker: locker, close: closeRedis(clients),
 		ping: func(ctx context.Context) error { return askRedis(ctx, clients, cfg.neverMade()) },
 	}, nil
