@@ -19,8 +19,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
-	"flashsale/internal/forward"
 	"flashsale/internal/backend"
+	"flashsale/internal/forward"
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/etcdlock"
 	"flashsale/internal/lock/processlock"
