@@ -2,7 +2,7 @@
 # Ubuntu with Go and root or sudo. ARGS="..." is handed on to what it runs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-go setup-test setup-all setup-lint setup-redis setup-release build demo up bench unit test test-all soak lint release
+.PHONY: help setup setup-go setup-test setup-all setup-lint setup-redis setup-release build demo up bench unit test test-all soak lint release pictures
 
 # Programs for the same commit are the same wherever its tree stands. They say the
 # commit where Git answers. In a tree of another user's it does not, which would stop
@@ -50,6 +50,10 @@ build: setup-go ## bin/api and bin/loadtest
 
 release: setup-release ## a dry run: archives, checksums and SBOMs of all systems, in dist
 	@scripts/release
+
+pictures: ## draw docs/images/architecture.svg from the text beside it
+	@go tool -modfile=tools/d2.mod d2 --layout elk --theme 0 --pad 10 --elk-nodeNodeBetweenLayers 30 --elk-edgeNodeBetweenLayers 20 \
+		docs/images/architecture.d2 docs/images/architecture.svg
 
 setup: ## install a database, where there is none: MariaDB's programs
 	@scripts/setup --database
