@@ -1,5 +1,5 @@
-// Package sleep waits for a time, and no longer than a context lasts. What is
-// waited for, and how much longer each time, is left to whoever waits.
+// Package sleep waits for a duration or until a context ends, and retries with
+// growing waits.
 package sleep
 
 import (
@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// For waits for d, or until ctx ends, whose error it then returns.
+// For waits for d. It returns ctx's error if ctx ends first.
 func For(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -20,6 +20,6 @@ func For(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Jittered is a wait of about d, from half of it to one and a half: all who lost
-// one server must not come back together.
+// Jittered returns a random duration from d/2 to 3d/2, so that the clients of a
+// failed server do not all come back at the same moment.
 func Jittered(d time.Duration) time.Duration { return d/2 + rand.N(d) }
