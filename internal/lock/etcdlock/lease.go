@@ -20,7 +20,7 @@ import (
 type ownLease struct {
 	id   clientv3.LeaseID
 	ttl  time.Duration
-	kept *lease.Kept
+	kept *lease.Lease
 	// why it is lost, where etcd has said so.
 	why error
 	// strays are keys that are being deleted though nobody waits for that.

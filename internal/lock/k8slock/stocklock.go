@@ -279,7 +279,7 @@ type place struct {
 	refusal error
 	fate    error // lock.ErrLost when the grant had ended by itself
 	token   lock.Token
-	kept    *lease.Kept // once it holds
+	kept    *lease.Lease // once it holds
 	queued  bool        // it was seen in the queue
 	leaving bool        // it is to be gone from the server
 	erased  bool        // a write of ours has erased it, or may have

@@ -11,10 +11,10 @@ import (
 
 // state of a grant.
 //
-//	granted --> gone     by Unlock, or Close
+//	granted --> gone     Unlock or Close
 //	   |
 //	   +-----> expired --> gone
-//	    lost     Unlock: gives back what the server may still have
+//	    lost     Unlock releases what the server may still have
 type state int
 
 const (
@@ -29,21 +29,21 @@ type held struct {
 	gate        lock.Held
 	name, owner string
 	token       lock.Token
-	kept        *Kept
+	lease       *Lease
 
 	state state // guarded by the Locker
 }
 
 func (h *held) Token() lock.Token     { return h.token }
-func (h *held) Lost() <-chan struct{} { return h.kept.Lost() }
+func (h *held) Lost() <-chan struct{} { return h.lease.Lost() }
 
-// Wanted is nil: a server that is asked again and again does not know who waits.
+// Wanted is nil, because a polled server does not know who waits.
 func (h *held) Wanted() <-chan struct{} { return nil }
 
-// lose opens the gate when the grant has ended by itself: who waits behind it,
-// here, must not depend on what its holder does next. The name is not released
-// on the server before Unlock: the margin is the holder's, to stop in. It says
-// whether there was a grant to lose.
+// lose opens the gate when the grant ends without Unlock, so that the waiters of
+// this process do not depend on the holder. It does not release the name on the
+// server: the rest of the lease is the holder's time to stop. It reports whether
+// there was a grant to lose.
 func (h *held) lose() bool {
 	l := h.locker
 	l.mu.Lock()
@@ -52,7 +52,7 @@ func (h *held) lose() bool {
 		h.state = expired
 		delete(l.held, h)
 		if !l.closed {
-			l.wg.Go(func() { h.kept.Stop() }) // its last renewal may be under way
+			l.wg.Go(func() { h.lease.Stop() }) // waits for a renewal in progress
 		}
 	}
 	l.mu.Unlock()
@@ -62,9 +62,9 @@ func (h *held) lose() bool {
 	return lost
 }
 
-// Unlock releases the name on the server and then opens the gate. When the server
-// does not answer, the outcome is unknown; the name is then released behind the
-// caller, or ends with its lease.
+// Unlock releases the name on the server and then opens the gate. If the server
+// does not answer, the outcome is unknown. The name is then released in the
+// background, or ends with its lease.
 func (h *held) Unlock(ctx context.Context) error {
 	was, ok := h.leave()
 	if !ok {
@@ -75,7 +75,7 @@ func (h *held) Unlock(ctx context.Context) error {
 	released := make(chan error, 1)
 	asked := time.Now()
 	l.wg.Go(func() {
-		h.kept.Stop()
+		h.lease.Stop()
 		err := l.release(h.name, h.owner)
 		released <- err
 		if was == granted && err != nil && !errors.Is(err, lock.ErrLost) {
@@ -98,11 +98,11 @@ func (h *held) Unlock(ctx context.Context) error {
 	return nil
 }
 
-// leave takes a grant out of use, for its one Unlock. It counts as a call that
-// Close waits for.
+// leave marks the grant as gone, so that only one Unlock releases it. On success,
+// Close waits for the caller.
 func (h *held) leave() (was state, ok bool) {
-	if !h.kept.Alive() && h.lose() { // nobody had noticed yet
-		h.kept.Lose()
+	if !h.lease.Alive() && h.lose() { // the expiry timer is late
+		h.lease.Lose()
 	}
 	l := h.locker
 	l.mu.Lock()

@@ -10,7 +10,7 @@ import (
 	"flashsale/internal/lock"
 )
 
-func TestUnlockAfterALossOrTwiceAsksNobody(t *testing.T) {
+func TestUnlockAfterALossOrASecondTimeSendsNoRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
@@ -26,25 +26,25 @@ func TestUnlockAfterALossOrTwiceAsksNobody(t *testing.T) {
 			}
 		}
 		if took := time.Since(began); took != 0 {
-			t.Errorf("they took %s", took)
+			t.Errorf("the calls took %s, want 0", took)
 		}
 		mustClose(t, l)
 	})
 }
 
-// TestALossThatNobodyHasNoticedEndsUnlock: the process was paused until now.
-func TestALossThatNobodyHasNoticedEndsUnlock(t *testing.T) {
+// TestUnlockNoticesAnExpiredLease after a pause of the process.
+func TestUnlockNoticesAnExpiredLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLocker(t, newMemory(), nil)
 		held := mustLock(t, l, "n").(*held)
-		held.kept.mu.Lock()
-		held.kept.deadline = time.Now()
-		held.kept.mu.Unlock()
+		held.lease.mu.Lock()
+		held.lease.deadline = time.Now()
+		held.lease.mu.Unlock()
 		if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 			t.Errorf("Unlock: %v", err)
 		}
 		if !happened(held.Lost()) {
-			t.Error("Unlock knows of a loss that Lost does not tell")
+			t.Error("Unlock returned ErrLost, but Lost is open")
 		}
 		synctest.Wait()
 		mustUnlock(t, mustLock(t, l, "n"))
@@ -52,7 +52,7 @@ func TestALossThatNobodyHasNoticedEndsUnlock(t *testing.T) {
 	})
 }
 
-func TestAnUnlockThatFailedIsDoneLater(t *testing.T) {
+func TestAFailedUnlockIsCompletedLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
@@ -62,19 +62,19 @@ func TestAnUnlockThatFailedIsDoneLater(t *testing.T) {
 			t.Errorf("Unlock: %v", err)
 		}
 		m.hook(hooks{})
-		time.Sleep(2 * MinPoll)
+		time.Sleep(2 * poll)
 		if owner := m.owner("n"); owner != "" {
-			t.Errorf("%s has what was given back", owner)
+			t.Errorf("%s still has the name after Unlock", owner)
 		}
 		if happened(held.Lost()) {
-			t.Error("a grant that was given back is lost")
+			t.Error("Unlock closed Lost")
 		}
 		mustClose(t, l)
 	})
 }
 
-// TestAGrantOfALockerThatHasJustClosedIsTakenBack: the answer was on its way.
-func TestAGrantOfALockerThatHasJustClosedIsTakenBack(t *testing.T) {
+// TestAGrantDuringCloseIsReleased: Close began before the server's answer came.
+func TestAGrantDuringCloseIsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
@@ -92,15 +92,15 @@ func TestAGrantOfALockerThatHasJustClosedIsTakenBack(t *testing.T) {
 		l.wg.Done()
 		<-closed
 		if owner := m.owner("n"); owner != "" {
-			t.Errorf("%s has what nobody holds", owner)
+			t.Errorf("%s still has the name on the server, but no caller holds it", owner)
 		}
 	})
 }
 
-func TestAServerInTroubleIsAskedLessAndLess(t *testing.T) {
+func TestRequestsToAFailingServerSlowDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
-		m.hook(hooks{beforeTry: unreachable}) // and yet it says that nothing stands
+		m.hook(hooks{beforeTry: unreachable}) // Release still works
 		l := newLocker(t, m, nil)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
@@ -108,7 +108,7 @@ func TestAServerInTroubleIsAskedLessAndLess(t *testing.T) {
 			t.Errorf("Lock: %v", err)
 		}
 		if n := m.asked(); n < 40 || n > 120 {
-			t.Errorf("it was asked %d times in a minute", n)
+			t.Errorf("%d requests in a minute, want 40 to 120", n)
 		}
 		mustClose(t, l)
 	})

@@ -1,11 +1,9 @@
-// Package lease is what the locks that end by a lease have in common: the
-// renewal, the local expiry by the monotonic clock, the wait between two tries,
-// the taking back of what was asked for in vain, and the gate that lets one
-// goroutine of a process at a time to the server.
+// Package lease is what the back-ends with leases share: renewal, local expiry by
+// the monotonic clock, polling, cleaning up after lost answers, and a gate that
+// lets one goroutine of a process at a time to the server.
 //
-// A back-end whose server can only be asked "is it free?" is a Store of three
-// calls; New makes a lock.Locker of it. One with a queue of its own on the
-// server uses Keep alone.
+// A back-end whose server only answers "is it free?" implements Store, and New
+// makes a lock.Locker of it. A back-end with a queue on its server uses Keep alone.
 package lease
 
 import (
@@ -18,23 +16,19 @@ import (
 )
 
 const (
-	// renewals a TTL: one may fail and a second still comes in time.
+	// renewals is the number of renewals in a TTL. If one fails, the next one still
+	// comes in time.
 	renewals = 3
-	// marginShare of the TTL is kept between our deadline and the server's. It
-	// is far above what two clocks part by in a TTL (100 ppm of 5 s is half a
-	// millisecond): it is there so that a holder which runs hears of its loss,
-	// and can stop what it does, before the next one is granted.
+	// marginShare of the TTL lies between the local deadline and the server's. Two
+	// clocks differ far less in a TTL (100 ppm of 5 s is half a millisecond). The
+	// margin gives a running holder time to stop before the next one is granted.
 	marginShare = 10
 )
 
-// Renew extends a lease on its server by its TTL. lock.ErrLost says that it has
-// ended there for good; after any other error it is tried again in time.
-type Renew func(ctx context.Context) error
-
-// Kept is a lease that is renewed until it is lost or stopped.
-type Kept struct {
+// Lease is a lease that is renewed until it is lost or stopped.
+type Lease struct {
 	ttl    time.Duration
-	renew  Renew
+	renew  func(context.Context) error
 	onLost func() // called once, after lost is closed
 	lost   chan struct{}
 	stop   context.CancelFunc
@@ -45,71 +39,72 @@ type Kept struct {
 	isLost   bool
 }
 
-// Keep renews a lease of so long, that was asked for at that time: the time
-// before the call, since the server may have counted from any moment after it.
+// Keep renews a lease of length ttl. asked is the time before the request that
+// got it, because the server may count from any moment after that. renew extends
+// the lease by its TTL. It returns lock.ErrLost when the lease has ended on the
+// server; Keep calls it again after any other error.
 //
-// It ends with Stop, or by itself once it is lost.
-func Keep(ttl time.Duration, asked time.Time, renew Renew) *Kept {
+// The renewals end with Stop, or when the lease is lost.
+func Keep(ttl time.Duration, asked time.Time, renew func(context.Context) error) *Lease {
 	return keep(ttl, asked, renew, func() {})
 }
 
-func keep(ttl time.Duration, asked time.Time, renew Renew, onLost func()) *Kept {
+func keep(ttl time.Duration, asked time.Time, renew func(context.Context) error, onLost func()) *Lease {
 	ctx, stop := context.WithCancel(context.Background())
-	k := &Kept{
+	l := &Lease{
 		ttl: ttl, renew: renew, onLost: onLost, deadline: asked.Add(ttl - ttl/marginShare),
 		lost: make(chan struct{}), ended: make(chan struct{}), stop: stop,
 	}
-	go k.run(ctx)
-	return k
+	go l.run(ctx)
+	return l
 }
 
-// Lost is closed once the lease can no longer be relied on. After Stop it is
-// left as it is.
-func (k *Kept) Lost() <-chan struct{} { return k.lost }
+// Lost is closed when the lease can no longer be relied on. Stop does not close it.
+func (l *Lease) Lost() <-chan struct{} { return l.lost }
 
-// Alive says whether the lease can be relied on at this moment. It is right also
-// where Lost is late: after a pause of the whole process.
-func (k *Kept) Alive() bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return !k.isLost && time.Now().Before(k.deadline)
+// Alive reports whether the lease can be relied on at this moment. It is right
+// even when Lost is late, after a pause of the whole process.
+func (l *Lease) Alive() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.isLost && time.Now().Before(l.deadline)
 }
 
-// Stop ends the renewal and waits until none is under way, so that none comes
-// after a release. It says whether the lease was alive until then. It waits no
-// longer than a renewal takes to heed its context.
-func (k *Kept) Stop() (alive bool) {
-	k.stop()
-	<-k.ended
-	return k.Alive()
+// Stop ends the renewals and waits for one in progress, so that none comes after a
+// release. It reports whether the lease is alive. It waits no longer than renew
+// needs to return after its context ends.
+func (l *Lease) Stop() (alive bool) {
+	l.stop()
+	<-l.ended
+	return l.Alive()
 }
 
-// Lose ends the lease from outside: its holder knows that it is gone.
-func (k *Kept) Lose() {
-	k.stop() // a renewal that is under way as well
-	k.mu.Lock()
-	first := !k.isLost
-	k.isLost = true
-	k.mu.Unlock()
+// Lose ends the lease, for a caller that knows that it is gone.
+func (l *Lease) Lose() {
+	l.stop() // cancels a renewal in progress
+	l.mu.Lock()
+	first := !l.isLost
+	l.isLost = true
+	l.mu.Unlock()
 	if first {
-		close(k.lost)
-		k.onLost()
+		close(l.lost)
+		l.onLost()
 	}
 }
 
-func (k *Kept) left() time.Duration {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return time.Until(k.deadline)
+func (l *Lease) left() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Until(l.deadline)
 }
 
-func (k *Kept) run(ctx context.Context) {
-	defer close(k.ended)
-	defer k.stop()
-	// A timer of its own: a renewal that hangs must not delay the loss.
-	expiry := time.AfterFunc(k.left(), k.expire)
+func (l *Lease) run(ctx context.Context) {
+	defer close(l.ended)
+	defer l.stop()
+	// A separate timer, because a renewal that hangs must not delay the loss.
+	expiry := time.AfterFunc(l.left(), l.expire)
 	defer expiry.Stop()
-	ticker := time.NewTicker(k.ttl / renewals)
+	ticker := time.NewTicker(l.ttl / renewals)
 	defer ticker.Stop()
 	for {
 		select {
@@ -118,39 +113,38 @@ func (k *Kept) run(ctx context.Context) {
 		case <-ticker.C:
 		}
 		asked := time.Now()
-		// Within this time it succeeds, or the next one may on another node.
-		try, cancel := context.WithTimeout(ctx, k.ttl/renewals)
-		err := k.renew(try)
+		// After this time, the next renewal may reach another node.
+		attempt, cancel := context.WithTimeout(ctx, l.ttl/renewals)
+		err := l.renew(attempt)
 		cancel()
 		switch {
 		case errors.Is(err, lock.ErrLost):
-			k.Lose()
+			l.Lose()
 		case err == nil && ctx.Err() == nil:
-			if !k.extend(asked) {
-				k.Lose()
+			if !l.extend(asked) {
+				l.Lose()
 				return
 			}
-			expiry.Reset(k.left())
+			expiry.Reset(l.left())
 		}
 	}
 }
 
-// extend moves the deadline, unless it has passed: whoever has asked since was
-// told that the lease is over, and that stands.
-func (k *Kept) extend(asked time.Time) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if !time.Now().Before(k.deadline) {
+// extend moves the deadline. It must not revive a lease whose deadline has passed,
+// because Alive may have reported its end.
+func (l *Lease) extend(asked time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !time.Now().Before(l.deadline) {
 		return false
 	}
-	k.deadline = asked.Add(k.ttl - k.ttl/marginShare)
+	l.deadline = asked.Add(l.ttl - l.ttl/marginShare)
 	return true
 }
 
-// expire gives the lease up once its deadline has passed. It may find that it
-// has been moved.
-func (k *Kept) expire() {
-	if k.left() <= 0 {
-		k.Lose()
+// expire loses the lease, unless a renewal has moved the deadline.
+func (l *Lease) expire() {
+	if l.left() <= 0 {
+		l.Lose()
 	}
 }

@@ -16,9 +16,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const testTTL = 3 * time.Second
 
-// memory is a Store in this process. It is no server's stand-in: what a server
-// does is tested where it is used. Tests of this package run on a clock of their
-// own, which no server would follow.
+// memory is a Store in this process. The back-ends test their real servers. The
+// tests of this package run on synctest's clock, which no server follows.
 type memory struct {
 	mu     sync.Mutex
 	owners map[string]string
@@ -29,21 +28,20 @@ type memory struct {
 	hooks hooks
 }
 
-// hooks are what is in the way of a call, if set.
+// hooks run before or after calls of a Store, if set. Their errors fail the call.
 type hooks struct {
 	beforeTry, afterTry, beforeRenew, beforeRelease func(ctx context.Context) error
 }
 
 func newMemory() *memory { return &memory{owners: map[string]string{}, ends: map[string]time.Time{}} }
 
-// hook sets what is in the way from now on.
 func (m *memory) hook(h hooks) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.hooks = h
 }
 
-// pass calls what is in the way.
+// pass runs a hook.
 func (m *memory) pass(ctx context.Context, which func(hooks) func(context.Context) error) error {
 	m.mu.Lock()
 	f := which(m.hooks)
@@ -117,18 +115,18 @@ func (m *memory) Release(ctx context.Context, name, owner string) error {
 	return nil
 }
 
-var errUnreachable = errors.New("server 192.0.2.1 cannot be reached")
+var errUnreachable = errors.New("server 192.0.2.1 is unreachable")
 
 func unreachable(context.Context) error { return errUnreachable }
 
-// hang is a server that does not answer.
+// hang is a call of a server that does not answer.
 func hang(ctx context.Context) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
 
-// newLocker makes a Locker on m that the test has to close: its bubble has to end
-// with nothing running.
+// newLocker makes a Locker on m. The test must close it, because a synctest bubble
+// must end without goroutines.
 func newLocker(t *testing.T, m *memory, with func(*Config)) *Locker {
 	t.Helper()
 	cfg := Config{Store: m, TTL: testTTL, Owner: "r@h:1"}

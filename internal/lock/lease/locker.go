@@ -13,63 +13,61 @@ import (
 	"flashsale/internal/sleep"
 )
 
-// Store is a server that gives a name to one owner at a time, for the length of
-// a lease. An owner is made anew for each try of a grant: nothing that arrives
-// late can be taken for a later grant's. It is safe for concurrent use.
+// Store is a server that gives a name to one owner at a time, for the length of a
+// lease. Each request of a grant has a new owner, so that a request which arrives
+// late cannot be mistaken for a later grant's. A Store is safe for concurrent use.
 //
-// Each call has a context with a deadline, of a third of the TTL at most, and
-// returns by then. Nobody but Close waits longer than it has asked for: a call
-// need not return as soon as its context is cancelled.
+// The context of each call has a deadline, at most a third of the TTL away, and
+// the call must return by then. It need not return as soon as the context is
+// cancelled, because only Close waits for it.
 type Store interface {
-	// Try takes name for owner if nobody has it, or its lease is over. It
-	// returns lock.ErrHeld, as a lock.HeldError where it is known whose it is.
-	// After any other error it may or may not have been taken.
+	// Try takes name for owner if it is free or its lease has ended. If it is held,
+	// Try returns lock.ErrHeld, as a lock.HeldError where the holder is known. After
+	// any other error, the name may or may not have been taken.
 	Try(ctx context.Context, name, owner string) (lock.Token, error)
-	// Renew extends the lease. lock.ErrLost: owner has it no more.
+	// Renew extends the lease. It returns lock.ErrLost if owner does not hold name.
 	Renew(ctx context.Context, name, owner string) error
-	// Release gives name back if owner has it, and else returns lock.ErrLost. It
-	// never touches another's.
+	// Release frees name if owner holds it. Otherwise it changes nothing and returns
+	// lock.ErrLost.
 	Release(ctx context.Context, name, owner string) error
 }
 
-// Config is what a Locker is made of.
+// Config configures a Locker.
 type Config struct {
 	Store Store
 	TTL   time.Duration
-	// Owner begins the name of each owner, for people: replica@host:pid, so that
-	// ParseOwner finds the replica.
+	// Owner begins the name of each owner, for people: replica@host:pid. ParseOwner
+	// reads it.
 	Owner string
-	// Changed, where the server can tell, returns when name may have become
-	// free, or soon after the end of ctx. It is called after a refusal: what has
-	// become free since then counts. It must not return at once again and again.
-	// Without it the server is asked every Poll.
+	// Changed is optional. It is called after a refusal and returns when name may
+	// have become free since then, or soon after ctx ends. It must not return at
+	// once repeatedly. Without it, a waiter polls.
 	Changed func(ctx context.Context, name string) error
-	// Final, if any, says of a Store's error that waiting will not mend it, as
-	// that of a wrong password: Lock fails at once.
+	// Final is optional. It reports whether an error of the Store is permanent, as
+	// that of a wrong password. Lock then fails at once.
 	Final func(error) bool
-	// Poll is the shortest wait between two tries; the longest is twice that.
-	// MinPoll is the least, and what zero means.
-	Poll time.Duration
 }
 
 const (
-	// MinPoll is how often a server may be asked whether a name is free, at most.
-	MinPoll = 50 * time.Millisecond
-	// maxPause is the longest wait for a server in trouble, so that it is used
-	// again soon after its return, and thousands of waiters do not delay that.
+	// poll is the shortest wait between two tries of a waiter. The longest is twice
+	// that.
+	poll = 50 * time.Millisecond
+	// maxPause is the longest wait after an error. It is short enough to find a
+	// server soon after its return, and long enough that thousands of waiters do
+	// not delay its start.
 	maxPause = time.Second
 )
 
-// Locker is a lock.Locker on a Store. It is not fair between processes: whoever
-// tries first after a release has it. In a process it is.
+// Locker is a lock.Locker on a Store. It is fair between the goroutines of a
+// process, but not between processes: the first to try after a release succeeds.
 type Locker struct {
 	cfg  Config
 	gate *processlock.Locker
 
 	ctx   context.Context // ends with Close
 	close context.CancelFunc
-	// work is the context of all calls of the Store but renewals. It ends when
-	// Close can wait no longer.
+	// work is the context of all calls of the Store except renewals. It ends when
+	// Close must not wait any longer.
 	work context.Context
 	stop context.CancelFunc
 	done chan struct{}  // closed when Close has finished
@@ -78,22 +76,18 @@ type Locker struct {
 	mu     sync.Mutex
 	closed bool
 	held   map[*held]bool
-	// unsettled are the names for which a request has had no answer yet, with
-	// the reason: it may stand on the server, and nobody holds by it.
+	// unsettled has the names with a request whose outcome is unknown, and why. The
+	// server may have a grant of that name that belongs to no caller.
 	unsettled map[string]error
 }
 
-// New makes a Locker. It does not talk to the server yet.
+// New makes a Locker. It does not connect to the server yet.
 func New(cfg Config) (*Locker, error) {
 	switch {
 	case cfg.Store == nil:
-		return nil, errors.New("lease: no store")
+		return nil, errors.New("lease: Store is missing")
 	case cfg.TTL < time.Second:
-		return nil, fmt.Errorf("lease: TTL is %s, must be at least 1s", cfg.TTL)
-	case cfg.Poll == 0:
-		cfg.Poll = MinPoll
-	case cfg.Poll < MinPoll:
-		return nil, fmt.Errorf("lease: poll is %s, must be at least %s", cfg.Poll, MinPoll)
+		return nil, fmt.Errorf("lease: TTL is %s; it must be at least 1s", cfg.TTL)
 	}
 	if cfg.Final == nil {
 		cfg.Final = func(error) bool { return false }
@@ -107,18 +101,19 @@ func New(cfg Config) (*Locker, error) {
 	return l, nil
 }
 
-// Lock waits for its turn in the process, and then for the server's grant,
-// through any trouble with the server.
+// Lock waits for its turn in the process, and then for the server's grant. It
+// retries transient errors until ctx ends.
 func (l *Locker) Lock(ctx context.Context, name string) (lock.Held, error) {
-	return l.enter(ctx, name, l.gate.Lock, l.await)
+	return l.enter(ctx, name, l.gate.Lock, l.retry)
 }
 
-// TryLock asks once. lock.ErrHeld names the holder where the server knows it.
+// TryLock asks the server once. Its lock.ErrHeld names the holder where the server
+// knows it.
 func (l *Locker) TryLock(ctx context.Context, name string) (lock.Held, error) {
 	return l.enter(ctx, name, l.gate.TryLock, l.try)
 }
 
-// enter gets through the gate to a grant.
+// enter passes the gate and then acquires the grant.
 func (l *Locker) enter(ctx context.Context, name string,
 	pass func(context.Context, string) (lock.Held, error),
 	acquire func(context.Context, string, lock.Held) (*held, error)) (lock.Held, error) {
@@ -144,37 +139,36 @@ func (l *Locker) enter(ctx context.Context, name string,
 	return nil, fmt.Errorf("lock %s: %w", name, err)
 }
 
-// await tries until it is granted, or ctx ends.
-func (l *Locker) await(ctx context.Context, name string, gate lock.Held) (*held, error) {
-	var trouble error
-	for pause := l.cfg.Poll; ; {
+// retry tries until the name is granted or ctx ends.
+func (l *Locker) retry(ctx context.Context, name string, gate lock.Held) (*held, error) {
+	var last error
+	for pause := newBackoff(); ; {
 		h, err := l.try(ctx, name, gate)
 		if err == nil {
 			return h, nil
 		}
-		if errors.Is(err, lock.ErrHeld) { // the server answers
-			trouble, pause = nil, l.cfg.Poll
+		if errors.Is(err, lock.ErrHeld) { // the server works
+			last = nil
+			pause.Reset()
 			if err = l.changed(ctx, name); err == nil {
 				continue
 			}
 		}
 		switch {
-		case ctx.Err() != nil && trouble != nil:
-			// As text only: a call's own time-out is not the caller's.
-			return nil, fmt.Errorf("%w (%s)", ctx.Err(), trouble.Error())
 		case ctx.Err() != nil:
-			return nil, ctx.Err()
+			return nil, sleep.Ended(ctx, last)
 		case l.cfg.Final(err):
 			return nil, err
 		}
-		trouble = err
-		_ = sleep.For(ctx, sleep.Jittered(pause))
-		pause = min(2*pause, maxPause)
+		last = err
+		_ = sleep.For(ctx, pause.Next())
 	}
 }
 
-// try asks the server once, under an owner's name of its own. It returns at
-// ctx's end; what the server grants after that is taken back behind it.
+func newBackoff() sleep.Backoff { return sleep.Backoff{Min: poll, Max: maxPause} }
+
+// try asks the server once, for a new owner. It returns when ctx ends; a grant
+// that comes later is released in the background.
 func (l *Locker) try(ctx context.Context, name string, gate lock.Held) (*held, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -183,29 +177,28 @@ func (l *Locker) try(ctx context.Context, name string, gate lock.Held) (*held, e
 	err := l.unsettled[name]
 	l.mu.Unlock()
 	if err != nil {
-		return nil, fmt.Errorf("an earlier request has had no answer: %w", err)
+		return nil, fmt.Errorf("the outcome of an earlier request is unknown: %w", err)
 	}
 	h := &held{locker: l, gate: gate, name: name, owner: newOwner(l.cfg.Owner)}
 	asked := time.Now()
-	answer := make(chan error) // of no size: sent is received
+	answer := make(chan error) // unbuffered: a send succeeds only if it is received
 	l.wg.Go(func() {
 		err := l.call(func(ctx context.Context) (err error) {
 			h.token, err = l.cfg.Store.Try(ctx, name, h.owner)
 			return err
 		})
-		doubtful := err != nil && !errors.Is(err, lock.ErrHeld) && !l.cfg.Final(err)
-		if doubtful {
+		unknown := err != nil && !errors.Is(err, lock.ErrHeld) && !l.cfg.Final(err)
+		if unknown {
 			l.settle(name, err)
 		}
+		granted := err == nil
 		select {
 		case answer <- err:
-			if doubtful {
-				l.takeBack(name, h.owner, asked, true)
-			}
-		case <-ctx.Done(): // nobody is there to take it
-			if doubtful || err == nil {
-				l.takeBack(name, h.owner, asked, doubtful)
-			}
+			granted = false // the caller has it
+		case <-ctx.Done():
+		}
+		if unknown || granted {
+			l.takeBack(name, h.owner, asked, unknown)
 		}
 	})
 	select {
@@ -219,18 +212,18 @@ func (l *Locker) try(ctx context.Context, name string, gate lock.Held) (*held, e
 	return h, l.grant(h, asked)
 }
 
-// grant makes a grant of what the server has given.
+// grant registers a grant of the server, if it came in time.
 func (l *Locker) grant(h *held, asked time.Time) error {
 	l.mu.Lock()
-	h.kept = keep(l.cfg.TTL, asked, func(ctx context.Context) error {
+	h.lease = keep(l.cfg.TTL, asked, func(ctx context.Context) error {
 		return l.cfg.Store.Renew(ctx, h.name, h.owner)
 	}, func() { h.lose() })
 	var err error
 	switch {
 	case l.closed:
 		err = lock.ErrClosed
-	case !h.kept.Alive():
-		err = fmt.Errorf("the answer has come after the lease's own time of %s: %w", l.cfg.TTL, lock.ErrLost)
+	case !h.lease.Alive():
+		err = fmt.Errorf("the server's answer took longer than the TTL of %s: %w", l.cfg.TTL, lock.ErrLost)
 	default:
 		l.held[h] = true
 	}
@@ -240,42 +233,41 @@ func (l *Locker) grant(h *held, asked time.Time) error {
 	l.mu.Unlock()
 	if err != nil {
 		l.wg.Go(func() {
-			h.kept.Stop()
+			h.lease.Stop()
 			l.takeBack(h.name, h.owner, asked, false)
 		})
 	}
 	return err
 }
 
-// takeBack releases what owner has. A doubtful request, one that has failed, may
-// have been applied, or be so later: that is looked for until the lease must have
-// ended by itself. Until the server has answered, nothing else is asked of it for
-// that name: no requests pile up before a dead one, and nobody waits for the end
-// of a lease of our own.
-func (l *Locker) takeBack(name, owner string, asked time.Time, doubtful bool) {
-	defer func() {
-		if doubtful {
-			l.settle(name, nil)
-		}
-	}()
+// takeBack releases a grant that no caller has. If the outcome of its request is
+// unknown, the server may apply that later; takeBack then repeats the release
+// until the lease must have ended. Until the server answers once, try sends
+// nothing for that name, so that requests do not pile up at a dead server. After
+// that answer, no caller waits for the end of such a lease.
+func (l *Locker) takeBack(name, owner string, asked time.Time, unknown bool) {
+	if unknown {
+		defer l.settle(name, nil)
+	}
 	end := asked.Add(l.cfg.TTL + l.callTimeout())
-	for pause := l.cfg.Poll; ; pause = min(2*pause, maxPause) {
+	for pause := newBackoff(); ; {
 		last := l.ctx.Err() != nil
 		err := l.release(name, owner)
 		switch {
-		case err == nil, !doubtful && errors.Is(err, lock.ErrLost):
+		case err == nil, !unknown && errors.Is(err, lock.ErrLost):
 			return
 		case errors.Is(err, lock.ErrLost):
-			l.settle(name, nil) // it is not there; not yet, perhaps
+			l.settle(name, nil) // the server works, but may still apply the request
 		}
 		if last || time.Now().After(end) {
 			return
 		}
-		_ = sleep.For(l.ctx, sleep.Jittered(pause))
+		_ = sleep.For(l.ctx, pause.Next())
 	}
 }
 
-// settle notes why a name is unsettled; nil when it is no longer.
+// settle records why the outcome of a request for name is unknown. A nil error
+// removes the record.
 func (l *Locker) settle(name string, why error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -286,7 +278,6 @@ func (l *Locker) settle(name string, why error) {
 	}
 }
 
-// release asks the server once.
 func (l *Locker) release(name, owner string) error {
 	return l.call(func(ctx context.Context) error { return l.cfg.Store.Release(ctx, name, owner) })
 }
@@ -298,14 +289,13 @@ func (l *Locker) call(f func(context.Context) error) error {
 	return f(ctx)
 }
 
-// callTimeout is what one call of the Store may take.
 func (l *Locker) callTimeout() time.Duration { return l.cfg.TTL / renewals }
 
-// changed waits until it is worth asking again, or ctx ends.
+// changed waits until name may be free, or ctx ends.
 func (l *Locker) changed(ctx context.Context, name string) error {
 	if l.cfg.Changed == nil {
-		// Spread, so that those who were refused together do not ask together.
-		return sleep.For(ctx, l.cfg.Poll+rand.N(l.cfg.Poll))
+		// Random, so that waiters refused together do not ask together.
+		return sleep.For(ctx, poll+rand.N(poll))
 	}
 	answer := make(chan error, 1)
 	l.wg.Go(func() { answer <- l.cfg.Changed(ctx, name) })
@@ -317,7 +307,7 @@ func (l *Locker) changed(ctx context.Context, name string) error {
 	}
 }
 
-// begin counts a call that Close must wait for. It is refused once closed.
+// begin registers a call that Close waits for. It reports false after Close.
 func (l *Locker) begin() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -327,9 +317,9 @@ func (l *Locker) begin() bool {
 	return !l.closed
 }
 
-// Close gives every grant back, within ctx, and waits for all that the Locker has
-// started. Of calls that are under way at ctx's end it waits for their time-outs.
-// An error says what could not be given back: it stays held until its lease ends.
+// Close releases every grant within ctx and waits for all goroutines of the
+// Locker. At the end of ctx it cancels the calls in progress. Its error lists the
+// grants that could not be released; they end with their leases.
 func (l *Locker) Close(ctx context.Context) error {
 	l.mu.Lock()
 	if l.closed {
@@ -351,9 +341,9 @@ func (l *Locker) Close(ctx context.Context) error {
 	_ = l.gate.Close(ctx) // never fails
 	failures := make(chan error, len(all))
 	for h := range all {
-		h.kept.Lose()
+		h.lease.Lose()
 		l.wg.Go(func() {
-			h.kept.Stop()
+			h.lease.Stop()
 			err := l.release(h.name, h.owner)
 			if err != nil && !errors.Is(err, lock.ErrLost) {
 				failures <- fmt.Errorf("unlock %s: %w", h.name, err)

@@ -16,10 +16,9 @@ func TestConfigIsChecked(t *testing.T) {
 		{TTL: testTTL},
 		{Store: newMemory()},
 		{Store: newMemory(), TTL: time.Second - 1},
-		{Store: newMemory(), TTL: testTTL, Poll: MinPoll - 1},
 	} {
 		if _, err := New(cfg); err == nil {
-			t.Errorf("New(%+v) was accepted", cfg)
+			t.Errorf("New(%+v) succeeded, want an error", cfg)
 		}
 	}
 }
@@ -40,33 +39,33 @@ func TestARefusalNamesTheHolder(t *testing.T) {
 	})
 }
 
-func TestAnOwnersNameTellsWhoAndSinceWhen(t *testing.T) {
+func TestParseOwnerReadsHolderReplicaAndSince(t *testing.T) {
 	began := time.Now().Truncate(time.Millisecond)
 	info := ParseOwner(newOwner("r@h:1"))
 	if info.Replica != "r" || info.Holder != "r@h:1" || info.Since.Before(began) || info.Since.After(time.Now().Add(time.Second)) {
-		t.Errorf("owner %+v, asked at %s", info, began)
+		t.Errorf("ParseOwner returned %+v, want r, r@h:1 and a time after %s", info, began)
 	}
-	for _, stranger := range []string{"", "a stranger", "a@stranger/1"} {
-		if info := ParseOwner(stranger); info.Holder != stranger || info.Replica != "" || !info.Since.IsZero() {
-			t.Errorf("a stranger's name is parsed as %+v", info)
+	for _, foreign := range []string{"", "another format", "another@format/1"} {
+		if info := ParseOwner(foreign); info.Holder != foreign || info.Replica != "" || !info.Since.IsZero() {
+			t.Errorf("ParseOwner(%q) returned %+v, want it unchanged as the Holder", foreign, info)
 		}
 	}
 }
 
-func TestWaitersAskNoOftenerThanMinPoll(t *testing.T) {
+func TestWaitersPollNoFasterThanTheMinimum(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		here, there := newLocker(t, m, nil), newLocker(t, m, nil)
 		held := mustLock(t, here, "n")
 		granted := make(chan lock.Held)
-		for range 3 { // of one process: one of them asks
+		for range 3 { // waiters of one process, of which one polls
 			go func() { granted <- mustLock(t, there, "n") }()
 		}
 		const wait = 10 * time.Second
 		before := m.asked()
 		time.Sleep(wait)
-		if n := m.asked() - before; n > int(wait/MinPoll) || n < int(wait/(2*MinPoll)) {
-			t.Errorf("the server was asked %d times in %s", n, wait)
+		if n := m.asked() - before; n > int(wait/poll) || n < int(wait/(2*poll)) {
+			t.Errorf("%d polls in %s, want %d to %d", n, wait, int(wait/(2*poll)), int(wait/poll))
 		}
 		mustUnlock(t, held)
 		for range 3 {
@@ -77,7 +76,7 @@ func TestWaitersAskNoOftenerThanMinPoll(t *testing.T) {
 	})
 }
 
-func TestALockOutlastsTrouble(t *testing.T) {
+func TestLockRetriesUntilTheServerIsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
@@ -89,7 +88,7 @@ func TestALockOutlastsTrouble(t *testing.T) {
 			return nil
 		}})
 		mustUnlock(t, mustLock(t, l, "n"))
-		// And with a server that does not return, the end of the context says why.
+		// If the server does not come back, the error at the deadline says why.
 		m.hook(hooks{beforeTry: unreachable, beforeRelease: unreachable})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
@@ -102,18 +101,18 @@ func TestALockOutlastsTrouble(t *testing.T) {
 			t.Errorf("Lock took %s", took)
 		}
 		if n := m.asked() - asked; n > 60 {
-			t.Errorf("a dead server was asked %d times in a minute", n)
+			t.Errorf("%d requests to a dead server in a minute, want at most 60", n)
 		}
 		if _, err := l.TryLock(t.Context(), "n2"); !errors.Is(err, errUnreachable) {
 			t.Errorf("TryLock: %v", err)
 		}
 		m.hook(hooks{})
-		mustUnlock(t, mustLock(t, l, "n")) // it is as good as new
+		mustUnlock(t, mustLock(t, l, "n"))
 		mustClose(t, l)
 	})
 }
 
-func TestAFinalErrorEndsLock(t *testing.T) {
+func TestLockFailsAtOnceOnAFinalError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		m.hook(hooks{beforeTry: unreachable})
@@ -121,32 +120,32 @@ func TestAFinalErrorEndsLock(t *testing.T) {
 			cfg.Final = func(err error) bool { return errors.Is(err, errUnreachable) }
 		})
 		if _, err := l.Lock(t.Context(), "n"); !errors.Is(err, errUnreachable) || m.asked() != 1 {
-			t.Errorf("Lock after %d tries: %v", m.asked(), err)
+			t.Errorf("Lock after %d tries: %v, want %v after one", m.asked(), err, errUnreachable)
 		}
 		mustClose(t, l)
 	})
 }
 
-// TestAGrantWhoseAnswerFailedIsTakenBack: the caller has gone by then.
-func TestAGrantWhoseAnswerFailedIsTakenBack(t *testing.T) {
+// TestAGrantWithALostAnswerIsReleased: the caller has already failed.
+func TestAGrantWithALostAnswerIsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
-		m.hook(hooks{afterTry: unreachable}) // it is applied, and nobody knows
+		m.hook(hooks{afterTry: unreachable}) // applied, but the answer is lost
 		if _, err := l.TryLock(t.Context(), "n"); !errors.Is(err, errUnreachable) {
 			t.Errorf("TryLock: %v", err)
 		}
 		synctest.Wait()
 		if owner := m.owner("n"); owner != "" {
-			t.Errorf("%s has what nobody holds", owner)
+			t.Errorf("%s still has the name on the server, but no caller holds it", owner)
 		}
 		mustClose(t, l)
 	})
 }
 
-// TestAGrantThatComesLateIsTakenBack: the request is applied after the first
-// attempt to take it back has found nothing.
-func TestAGrantThatComesLateIsTakenBack(t *testing.T) {
+// TestALateGrantIsReleased: the server applies the request after the first release
+// of it found nothing.
+func TestALateGrantIsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
@@ -162,13 +161,13 @@ func TestAGrantThatComesLateIsTakenBack(t *testing.T) {
 		m.mu.Unlock()
 		time.Sleep(2 * testTTL)
 		if owner := m.owner("n"); owner != "" {
-			t.Errorf("%s has what nobody holds", owner)
+			t.Errorf("%s still has the name on the server, but no caller holds it", owner)
 		}
 		mustClose(t, l)
 	})
 }
 
-// spy tells under which owner's name was asked.
+// spy reports the owner of each Try.
 type spy struct {
 	*memory
 	tell func(owner string)
@@ -179,7 +178,7 @@ func (s spy) Try(ctx context.Context, name, owner string) (lock.Token, error) {
 	return s.memory.Try(ctx, name, owner)
 }
 
-// TestCallersDoNotWaitForTheStore: it hangs, and heeds no cancelling.
+// TestCallersDoNotWaitForTheStore: its calls hang and ignore cancellation.
 func TestCallersDoNotWaitForTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
@@ -200,28 +199,28 @@ func TestCallersDoNotWaitForTheStore(t *testing.T) {
 			}
 		}
 		if took := time.Since(began); took != 3*time.Millisecond {
-			t.Errorf("they took %s", took)
+			t.Errorf("the calls took %s, want 3ms", took)
 		}
 		m.hook(hooks{})
 		time.Sleep(testTTL)
 		for _, name := range []string{"held", "n", "m"} {
 			if owner := m.owner(name); owner != "" {
-				t.Errorf("%s has what nobody holds", owner)
+				t.Errorf("%s still has the name on the server, but no caller holds it", owner)
 			}
 		}
 		mustClose(t, l)
 	})
 }
 
-func TestALossOpensTheGateAndEndsUnlock(t *testing.T) {
+func TestALossLetsTheNextWaiterIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
 		first := mustLock(t, l, "n")
 		m.end("n")
-		second := mustLock(t, l, "n") // though the first was never given back
+		second := mustLock(t, l, "n") // before the first is unlocked
 		if !happened(first.Lost()) {
-			t.Error("the first does not know of its loss")
+			t.Error("Lost of the first grant is open")
 		}
 		for range 2 {
 			if err := first.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
@@ -230,7 +229,7 @@ func TestALossOpensTheGateAndEndsUnlock(t *testing.T) {
 		}
 		synctest.Wait()
 		if happened(second.Lost()) || m.owner("n") == "" {
-			t.Error("the first has ended the second's grant")
+			t.Error("Unlock of the first grant ended the second")
 		}
 		mustUnlock(t, second)
 		if err := second.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
@@ -240,8 +239,8 @@ func TestALossOpensTheGateAndEndsUnlock(t *testing.T) {
 	})
 }
 
-// TestTheServersLossIsReportedByUnlock: before a renewal could notice it.
-func TestTheServersLossIsReportedByUnlock(t *testing.T) {
+// TestUnlockReportsALossOnTheServer that no renewal has noticed yet.
+func TestUnlockReportsALossOnTheServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
@@ -255,8 +254,9 @@ func TestTheServersLossIsReportedByUnlock(t *testing.T) {
 	})
 }
 
-// TestTheMarginIsTheHolders: a lost name is not released under its holder's feet.
-func TestTheMarginIsTheHolders(t *testing.T) {
+// TestTheHolderKeepsTheMargin: after a local loss, the name stays taken on the
+// server until its lease ends.
+func TestTheHolderKeepsTheMargin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
@@ -265,17 +265,17 @@ func TestTheMarginIsTheHolders(t *testing.T) {
 		m.hook(hooks{beforeRenew: unreachable})
 		next := mustLock(t, l, "n")
 		if took := time.Since(began); took < testTTL {
-			t.Errorf("the next holder is in after %s, before the server's own time", took)
+			t.Errorf("the next grant came after %s, want at least %s", took, testTTL)
 		}
 		if !happened(held.Lost()) {
-			t.Error("the first does not know of its loss")
+			t.Error("Lost of the first grant is open")
 		}
 		mustUnlock(t, next)
 		mustClose(t, l)
 	})
 }
 
-func TestAnAnswerAfterTheLeasesTimeIsNoGrant(t *testing.T) {
+func TestAnAnswerAfterTheTTLIsNotAGrant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
@@ -289,7 +289,7 @@ func TestAnAnswerAfterTheLeasesTimeIsNoGrant(t *testing.T) {
 	})
 }
 
-func TestCloseDuringATryLeavesNothing(t *testing.T) {
+func TestCloseDuringLockLeavesNothingOnTheServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
@@ -305,14 +305,14 @@ func TestCloseDuringATryLeavesNothing(t *testing.T) {
 				t.Errorf("Lock: %v", err)
 			}
 		}
-		mustClose(t, l) // waits for the other
+		mustClose(t, l) // waits for the other Close
 		for _, name := range []string{"held", "n"} {
 			if owner := m.owner(name); owner != "" {
-				t.Errorf("%s is %s's after Close", name, owner)
+				t.Errorf("%s still belongs to %s after Close", name, owner)
 			}
 		}
 		if !happened(held.Lost()) {
-			t.Error("a grant has outlived Close")
+			t.Error("Lost is open after Close")
 		}
 		if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 			t.Errorf("Unlock after Close: %v", err)
@@ -323,7 +323,7 @@ func TestCloseDuringATryLeavesNothing(t *testing.T) {
 	})
 }
 
-func TestCloseIsBoundedAndSaysWhatIsLeft(t *testing.T) {
+func TestCloseIsBoundedAndNamesWhatIsNotReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
@@ -337,7 +337,7 @@ func TestCloseIsBoundedAndSaysWhatIsLeft(t *testing.T) {
 		began := time.Now()
 		err := l.Close(ctx)
 		if took := time.Since(began); took != within {
-			t.Errorf("Close took %s, of %s", took, within)
+			t.Errorf("Close took %s, want %s", took, within)
 		}
 		for _, name := range []string{"a", "b", "c"} {
 			if err == nil || !strings.Contains(err.Error(), "unlock "+name) {

@@ -9,12 +9,12 @@ import (
 	"flashsale/internal/lock"
 )
 
-// newOwner makes the name under which one grant is asked for: who asks, and an
-// id that is never used twice. The id has the time in it (UUID version 7).
+// newOwner returns a unique name for one request of a grant: who asks, and a UUID
+// of version 7, which contains the time.
 func newOwner(who string) string { return who + "/" + uuid.Must(uuid.NewV7()).String() }
 
-// ParseOwner tells what the owner's name on a server says of a grant: its Holder,
-// Replica and Since. Of another's name, all of it is the Holder.
+// ParseOwner reads the Holder, Replica and Since of a grant from the name of its
+// owner on the server. A name in another format becomes the Holder unchanged.
 func ParseOwner(owner string) lock.Info {
 	info := lock.Info{Holder: owner}
 	end := strings.LastIndexByte(owner, '/')

@@ -36,7 +36,7 @@ type session struct {
 	dialing context.Context
 	hangUp  context.CancelFunc
 
-	kept     *lease.Kept    // read after began
+	kept     *lease.Lease    // read after began
 	requests sync.WaitGroup // grows only under mu, until closed
 
 	mu      sync.Mutex
