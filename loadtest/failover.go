@@ -125,16 +125,16 @@ func (c *failoverCmd) play(ctx context.Context, s streams, servers *servers, lis
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, fleet.stop()) }()
+	defer func() { err = errors.Join(err, fleet.Stop()) }()
 	for _, fault := range list {
 		for run := range c.Runs {
 			seed++
 			result, err := failover.Run(ctx, failover.Config{
-				Fault: fault, SKU: fmt.Sprintf("%s-%d", fault.Name, run+1), Cluster: servers.stack.Cluster, Name: name, Replicas: fleet.replicas,
-				AdminToken: fleet.adminToken, JWTSecret: fleet.jwtSecret, Rate: c.Rate, Buyers: c.Buyers, Seed: seed << 24,
+				Fault: fault, SKU: fmt.Sprintf("%s-%d", fault.Name, run+1), Cluster: servers.stack.Cluster, Name: name, Replicas: fleet.Replicas,
+				AdminToken: fleet.AdminToken, JWTSecret: fleet.JWTSecret, Rate: c.Rate, Buyers: c.Buyers, Seed: seed << 24,
 			})
 			if err != nil {
-				return fmt.Errorf("%s, run %d: %w", fault.Name, run+1, errors.Join(err, fleet.dead()))
+				return fmt.Errorf("%s, run %d: %w", fault.Name, run+1, errors.Join(err, fleet.Dead()))
 			}
 			figures.Add(result)
 			fmt.Fprintf(s.out, "%2d/%d %s\n", run+1, c.Runs, &result)

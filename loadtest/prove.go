@@ -147,8 +147,8 @@ func (c *proveCmd) prove(ctx context.Context, servers *servers, progress *meter,
 	if err != nil {
 		return run, err
 	}
-	defer func() { err = errors.Join(err, fleet.stop()) }()
-	plan.Targets = fleet.urls()
+	defer func() { err = errors.Join(err, fleet.Stop()) }()
+	plan.Targets = fleet.URLs()
 	setting.Plan = plan
 	db, err := proof.Open(dsn)
 	if err != nil {
@@ -156,16 +156,16 @@ func (c *proveCmd) prove(ctx context.Context, servers *servers, progress *meter,
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 
-	service := &attack.Service{URL: plan.Targets[0], AdminToken: fleet.adminToken, JWTSecret: fleet.jwtSecret}
+	service := &attack.Service{URL: plan.Targets[0], AdminToken: fleet.AdminToken, JWTSecret: fleet.JWTSecret}
 	if err := putOnSale(ctx, service, &plan, setting.Stock); err != nil {
 		return run, err
 	}
 	label := fmt.Sprintf("%s: %d buyers for %d units", row.Name, plan.Requests(), setting.Stock)
-	result, samples, err := watched(ctx, db, progress, label, attack.Config{Plan: plan, JWTSecret: fleet.jwtSecret})
+	result, samples, err := watched(ctx, db, progress, label, attack.Config{Plan: plan, JWTSecret: fleet.JWTSecret})
 	if err != nil {
 		return run, err
 	}
-	if err := errors.Join(fleet.dead(), fleet.stop()); err != nil {
+	if err := errors.Join(fleet.Dead(), fleet.Stop()); err != nil {
 		return run, err
 	}
 	books, err := db.Books(ctx, plan.SKUs)

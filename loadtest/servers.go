@@ -3,14 +3,8 @@ package main
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
-	"slices"
-	"strings"
-	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/backend"
 	"flashsale/internal/mysqlsession"
@@ -145,75 +139,7 @@ func (s *servers) exec(ctx context.Context, statement string) error {
 	return err
 }
 
-// fleet is the replicas of one run, and what they know their callers by.
-type fleet struct {
-	replicas              []*sandbox.Replica
-	adminToken, jwtSecret string
-}
-
-// startFleet starts n replicas like cfg: see startFleetOf.
-func startFleet(ctx context.Context, cfg sandbox.ReplicaConfig, n int) (*fleet, error) {
-	return startFleetOf(ctx, slices.Repeat([]sandbox.ReplicaConfig{cfg}, n))
-}
-
-// startFleetOf starts one replica like each of cfgs at the same time, each with a
-// name of its own, and with new secrets. On an error none is left running.
-func startFleetOf(ctx context.Context, cfgs []sandbox.ReplicaConfig) (*fleet, error) {
-	f := &fleet{adminToken: sandbox.Secret(), jwtSecret: sandbox.Secret()}
-	started := make([]*sandbox.Replica, len(cfgs))
-	group, ctx := errgroup.WithContext(ctx)
-	for i, cfg := range cfgs {
-		group.Go(func() (err error) {
-			cfg.AdminToken, cfg.JWTSecret = f.adminToken, f.jwtSecret
-			cfg.Replica = fmt.Sprintf("replica-%d", i+1)
-			cfg.Args = append(slices.Clone(cfg.Args), fmt.Sprintf("--max-replicas=%d", len(cfgs)))
-			started[i], err = sandbox.StartReplica(ctx, cfg)
-			return err
-		})
-	}
-	err := group.Wait()
-	for _, r := range started {
-		if r != nil {
-			f.replicas = append(f.replicas, r)
-		}
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.stop())
-	}
-	return f, nil
-}
-
-func (f *fleet) urls() []string {
-	urls := make([]string, len(f.replicas))
-	for i, r := range f.replicas {
-		urls[i] = r.URL
-	}
-	return urls
-}
-
-// dead is an error that names the replicas which have ended by themselves.
-func (f *fleet) dead() error {
-	const shownLines = 10
-	var all []error
-	for _, r := range f.replicas {
-		select {
-		case <-r.Done():
-			all = append(all, fmt.Errorf("%s ended during the run; its log ends:\n%s", r.Name, strings.TrimSpace(r.LogTail(shownLines))))
-		default:
-		}
-	}
-	return errors.Join(all...)
-}
-
-// stop lets the replicas finish what they are serving and ends them. It returns
-// an error for each that had to be killed.
-func (f *fleet) stop() error {
-	errs := make([]error, len(f.replicas))
-	var all sync.WaitGroup
-	for i, r := range f.replicas {
-		// A context of its own: the run's may have ended, which is why we stop.
-		all.Go(func() { errs[i] = r.Stop(context.Background()) })
-	}
-	all.Wait()
-	return errors.Join(errs...)
+// startFleet starts n replicas that all have the settings of cfg, with new secrets.
+func startFleet(ctx context.Context, cfg sandbox.ReplicaConfig, n int) (*sandbox.Fleet, error) {
+	return sandbox.StartFleet(ctx, n, func(int) sandbox.ReplicaConfig { return cfg })
 }

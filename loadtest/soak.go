@@ -62,29 +62,29 @@ func (c *soakCmd) Run(ctx context.Context, s streams) error {
 	}
 	fmt.Fprintf(s.err, "%s of random calls, seed %d\n", c.Duration, c.Seed)
 	cfg := soak.Config{
-		URLs: fleet.urls(), DSN: dsn, AdminToken: fleet.adminToken, JWTSecret: fleet.jwtSecret, Window: c.PaymentWindow,
+		URLs: fleet.URLs(), DSN: dsn, AdminToken: fleet.AdminToken, JWTSecret: fleet.JWTSecret, Window: c.PaymentWindow,
 		Duration: c.Duration, Seed: c.Seed, Actors: c.Actors, Rushes: c.Rushes, Say: func(text string) { fmt.Fprintln(s.err, text) },
 	}
 	if c.Faults {
-		cfg.Replicas = fleet.replicas
+		cfg.Replicas = fleet.Replicas
 	}
 	result, err := soak.Run(ctx, cfg)
 	if err != nil {
-		return errors.Join(err, fleet.dead(), fleet.stop())
+		return errors.Join(err, fleet.Dead(), fleet.Stop())
 	}
 	if !result.OK {
 		showLogs(s, fleet)
 	}
-	if err := errors.Join(fleet.dead(), fleet.stop()); err != nil {
+	if err := errors.Join(fleet.Dead(), fleet.Stop()); err != nil {
 		return err
 	}
 	return c.publish(s, &result)
 }
 
 // showLogs shows what the replicas have logged last.
-func showLogs(s streams, f *fleet) {
+func showLogs(s streams, f *sandbox.Fleet) {
 	const shownLines = 20
-	for _, r := range f.replicas {
+	for _, r := range f.Replicas {
 		fmt.Fprintf(s.err, "%s logged last:\n%s\n", r.Name, r.LogTail(shownLines))
 	}
 }

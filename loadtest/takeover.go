@@ -126,7 +126,7 @@ func (c *takeoverCmd) play(ctx context.Context, s streams, servers *servers, fau
 		return err
 	}
 	defer func() {
-		err = errors.Join(err, fleet.stop())
+		err = errors.Join(err, fleet.Stop())
 		for _, relay := range relays {
 			relay.Close()
 		}
@@ -142,12 +142,12 @@ func (c *takeoverCmd) play(ctx context.Context, s streams, servers *servers, fau
 	}
 	for run := range c.Runs {
 		result, err := takeover.Run(ctx, takeover.Config{
-			Fault: fault, SKU: fmt.Sprintf("%s-%d", fault.Name, run+1), Replicas: fleet.replicas, Seller: run % len(fleet.replicas), Relays: relays,
-			AdminToken: fleet.adminToken, JWTSecret: fleet.jwtSecret, Database: db, Rate: c.Rate, Buyers: c.Buyers, Lasts: lasts,
+			Fault: fault, SKU: fmt.Sprintf("%s-%d", fault.Name, run+1), Replicas: fleet.Replicas, Seller: run % len(fleet.Replicas), Relays: relays,
+			AdminToken: fleet.AdminToken, JWTSecret: fleet.JWTSecret, Database: db, Rate: c.Rate, Buyers: c.Buyers, Lasts: lasts,
 			Seed: seed + uint64(run)<<32,
 		})
 		if err != nil {
-			return fmt.Errorf("run %d: %w", run+1, errors.Join(err, fleet.dead()))
+			return fmt.Errorf("run %d: %w", run+1, errors.Join(err, fleet.Dead()))
 		}
 		figures.Add(result)
 		fmt.Fprintf(s.out, "%2d/%d %s\n", run+1, c.Runs, &result)
@@ -156,7 +156,7 @@ func (c *takeoverCmd) play(ctx context.Context, s streams, servers *servers, fau
 }
 
 // start starts the replicas, and relays between them where the fault needs them.
-func (c *takeoverCmd) start(ctx context.Context, servers *servers, fault takeover.Fault, dsn string) (f *fleet, relays []*takeover.Relay, err error) {
+func (c *takeoverCmd) start(ctx context.Context, servers *servers, fault takeover.Fault, dsn string) (f *sandbox.Fleet, relays []*takeover.Relay, err error) {
 	defer func() {
 		if err != nil {
 			for _, relay := range relays {
@@ -196,6 +196,6 @@ func (c *takeoverCmd) start(ctx context.Context, servers *servers, fault takeove
 		relays = append(relays, relay)
 		cfgs[i].Args = append(cfgs[i].Args, "--forward-addr="+ports[i].Addr, "--forward-advertise="+relay.Addr)
 	}
-	f, err = startFleetOf(ctx, cfgs)
+	f, err = sandbox.StartFleet(ctx, n, func(i int) sandbox.ReplicaConfig { return cfgs[i] })
 	return f, relays, err
 }

@@ -99,21 +99,21 @@ func (c *upCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	service := &attack.Service{URL: fleet.replicas[0].URL, AdminToken: fleet.adminToken}
+	service := &attack.Service{URL: fleet.Replicas[0].URL, AdminToken: fleet.AdminToken}
 	if err := service.PutOnSale(ctx, demoSKU, demoUnits); err != nil {
-		return errors.Join(err, fleet.stop())
+		return errors.Join(err, fleet.Stop())
 	}
 	description := describe(stack, fleet, cfg.MySQLDSN)
 	description.LockFlags = lockFlags
 	if err := saveDescription(path, description); err != nil {
-		return errors.Join(err, fleet.stop())
+		return errors.Join(err, fleet.Stop())
 	}
 	if err := c.greet(s, row, description); err != nil {
-		return errors.Join(err, os.Remove(path), fleet.stop())
+		return errors.Join(err, os.Remove(path), fleet.Stop())
 	}
 	watchFleet(ctx, s, fleet)
 	fmt.Fprintln(s.err, "Stopping ...")
-	return errors.Join(os.Remove(path), fleet.stop())
+	return errors.Join(os.Remove(path), fleet.Stop())
 }
 
 // startLockServer runs what a strategy locks in, unless the stack has it, and
@@ -163,14 +163,11 @@ func (c *upCmd) replica() (sandbox.ReplicaConfig, error) {
 	return cfg, nil
 }
 
-func describe(stack *sandbox.Stack, fleet *fleet, dsn string) sandboxDescription {
+func describe(stack *sandbox.Stack, fleet *sandbox.Fleet, dsn string) sandboxDescription {
 	d := sandboxDescription{
-		Replicas: fleet.urls(), MySQLDSN: dsn, EtcdEndpoints: stack.EtcdEndpoints(),
-		AdminToken: fleet.adminToken, JWTSecret: fleet.jwtSecret,
-		Pids: sandboxPids{MySQL: stack.MySQL.Pid(), Etcd: []int{}},
-	}
-	for _, r := range fleet.replicas {
-		d.Pids.Replicas = append(d.Pids.Replicas, r.Pid())
+		Replicas: fleet.URLs(), MySQLDSN: dsn, EtcdEndpoints: stack.EtcdEndpoints(),
+		AdminToken: fleet.AdminToken, JWTSecret: fleet.JWTSecret,
+		Pids: sandboxPids{Replicas: fleet.Pids(), MySQL: stack.MySQL.Pid(), Etcd: []int{}},
 	}
 	if stack.Cluster != nil {
 		for _, m := range stack.Cluster.Nodes {
@@ -227,9 +224,9 @@ The shop, for a customer called you:
 
 // watchFleet waits for ctx's end, and says so when a replica ends: it may have
 // been killed to see what happens, so the others go on.
-func watchFleet(ctx context.Context, s streams, f *fleet) {
+func watchFleet(ctx context.Context, s streams, f *sandbox.Fleet) {
 	ended := make(chan string)
-	for _, r := range f.replicas {
+	for _, r := range f.Replicas {
 		go func() {
 			select {
 			case <-r.Done():

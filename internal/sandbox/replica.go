@@ -10,54 +10,57 @@ import (
 	"strings"
 )
 
-// ReplicaConfig is one replica of the service. Fields left empty are not handed
-// on: the program's own defaults hold.
+// ReplicaConfig holds the settings of one replica of the service. An empty field
+// leaves the program's default in place.
 type ReplicaConfig struct {
 	// Program is the path of bin/api.
 	Program string
-	// Replica is its name.
+	// Command replaces "Program serve": a program and its first arguments. It must
+	// take the flags and variables that the fields below set.
+	Command []string
+	// Replica is the replica's name.
 	Replica string
-	// MySQLDSN and EtcdEndpoints are the servers that it works with.
+	// MySQLDSN and EtcdEndpoints are the servers that it uses.
 	MySQLDSN      string
 	EtcdEndpoints []string
 	// Strategy and Fence say how it guards its stock.
 	Strategy, Fence string
-	// AdminToken and JWTSecret are what it checks its callers by.
+	// AdminToken and JWTSecret are what it checks its callers with.
 	AdminToken, JWTSecret string
-	// Addr is the host and port where it listens; "" or port 0 is a free port
-	// of 127.0.0.1.
+	// Addr is the host and port to listen on; "" or port 0 is a free port of
+	// 127.0.0.1.
 	Addr string
-	// CA is the file of the CA of the replica's own certificate, when Args has it
-	// serve by TLS; "" is plain HTTP.
+	// CA is the file with the CA of the replica's certificate, if Args makes it serve
+	// TLS; "" is plain HTTP.
 	CA string
-	// Args are further flags of `api serve`.
+	// Args are further flags.
 	Args []string
-	// Env is further environment.
+	// Env is added to the environment.
 	Env []string
-	// LogPath is the file for its log; "" keeps it for LogTail only.
+	// LogPath is the file for the log; with "" only LogTail can read it.
 	LogPath string
 }
 
 // Replica is a running replica of the service.
 type Replica struct {
 	*Process
-	// Name is the replica's, as it stands in X-Replica.
+	// Name is the replica's name, as in the header X-Replica.
 	Name string
-	// URL is where it serves: "http://127.0.0.1:12345".
+	// URL is its base URL: "http://127.0.0.1:12345".
 	URL string
 
 	client http.Client
 }
 
-// StartReplica runs `api serve` and waits until GET /readyz answers 200. If it
-// does not, the error ends with the replica's last log lines.
+// StartReplica runs `api serve` and waits until GET /readyz answers 200. If that
+// fails, the error ends with the replica's last log lines.
 func StartReplica(ctx context.Context, cfg ReplicaConfig) (*Replica, error) {
 	addr, reserved, err := cfg.addr()
 	if err != nil {
 		return nil, fmt.Errorf("start replica %s: %w", cfg.Replica, err)
 	}
 	r := &Replica{Name: cfg.Replica, URL: "http://" + addr}
-	// Connections are not kept: nobody would close them.
+	// No idle connections: nothing would close them.
 	transport := &http.Transport{DisableKeepAlives: true}
 	if cfg.CA != "" {
 		r.URL = "https://" + addr
@@ -81,8 +84,8 @@ func StartReplica(ctx context.Context, cfg ReplicaConfig) (*Replica, error) {
 	return r, nil
 }
 
-// addr is where to listen. One that is taken is refused here: whoever has it
-// might answer the readiness query before the replica has failed to bind it.
+// addr returns the address to listen on. It rejects an address in use: the process
+// that has it could answer the readiness query before the replica fails to bind.
 func (c ReplicaConfig) addr() (addr string, reserved []*Port, err error) {
 	if c.Addr == "" || strings.HasSuffix(c.Addr, ":0") {
 		port, err := ReservePort()
@@ -99,7 +102,11 @@ func (c ReplicaConfig) addr() (addr string, reserved []*Port, err error) {
 }
 
 func (c ReplicaConfig) argv(addr string) []string {
-	argv := []string{c.Program, "serve", "--addr=" + addr}
+	argv := []string{c.Program, "serve"}
+	if c.Command != nil {
+		argv = slices.Clone(c.Command)
+	}
+	argv = append(argv, "--addr="+addr)
 	for _, flag := range []struct{ name, value string }{
 		{"--replica", c.Replica},
 		{"--etcd-endpoints", strings.Join(c.EtcdEndpoints, ",")},
@@ -113,7 +120,7 @@ func (c ReplicaConfig) argv(addr string) []string {
 	return append(argv, c.Args...)
 }
 
-// env hands on what is secret: anybody on the machine can read the arguments.
+// env passes the secrets: every user of the machine can read a process's arguments.
 func (c ReplicaConfig) env() []string {
 	return slices.Concat([]string{
 		"FLASHSALE_MYSQL_DSN=" + c.MySQLDSN,

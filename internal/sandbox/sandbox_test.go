@@ -357,6 +357,40 @@ func TestReplicaIsReadyWhenItSaysSo(t *testing.T) {
 	}
 }
 
+func TestFleetSharesSecretsAndReportsDeadReplicas(t *testing.T) {
+	config := func(int) sandbox.ReplicaConfig {
+		return sandbox.ReplicaConfig{Program: os.Args[0], Env: []string{roleVar + "=replica"}}
+	}
+	fleet, err := sandbox.StartFleet(t.Context(), 2, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(fleet.URLs()) != 2 || fleet.Replicas[1].Name != "replica-2" || fleet.AdminToken == "" || fleet.Dead() != nil {
+		t.Errorf("got %v with the secrets %q and %q", fleet.URLs(), fleet.AdminToken, fleet.JWTSecret)
+	}
+	if got := fleet.Replicas[0].LogTail(1); !strings.Contains(got, "--max-replicas=2") || !strings.HasSuffix(got, fleet.AdminToken+" "+fleet.JWTSecret) {
+		t.Errorf("replica-1 was started with %s", got)
+	}
+	fleet.Replicas[0].Kill()
+	if err := fleet.Dead(); err == nil || !strings.Contains(err.Error(), "replica-1 exited") || strings.Contains(err.Error(), "replica-2") {
+		t.Errorf("after replica-1 was killed: got %v", err)
+	}
+	if err := fleet.Stop(); err != nil {
+		t.Error(err)
+	}
+
+	_, err = sandbox.StartFleet(t.Context(), 2, func(i int) sandbox.ReplicaConfig {
+		cfg := config(i)
+		if i == 1 {
+			cfg.Program = "/no/such/program"
+		}
+		return cfg
+	})
+	if !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v, want os.ErrNotExist", err)
+	}
+}
+
 // beParent starts servers, writes their pids and waits to be killed.
 func beParent() {
 	s, err := sandbox.Start(context.Background(), sandbox.Config{

@@ -2,10 +2,9 @@
 // MySQL or MariaDB, etcd, and replicas of the service, each a child process on a free
 // loopback port, with its data in one temporary folder.
 //
-// What it starts serves queries when Start returns, is as durable as in
-// production (every commit is synced to disk), and is gone after Stop, or with
-// this process, whatever it dies of. It never touches a server that it has not
-// started. What the servers are used for is left to others.
+// A server answers queries when Start returns. It is as durable as in production:
+// it syncs every commit to disk. It ends with Stop, or with this process, however
+// that ends. The package never touches a server that it did not start.
 package sandbox
 
 import (
@@ -18,50 +17,50 @@ import (
 
 // Config says which servers a Stack has.
 type Config struct {
-	// Dir holds the servers' data and logs: an empty folder, or one to be made,
-	// that is left behind. With "" it is a temporary folder, which Stop removes.
-	// Syncing to disk means little where that is in memory; TMPDIR moves it.
+	// Dir holds the servers' data and logs. It must be empty or not exist yet; Stop
+	// keeps it. With "" it is a temporary folder, which Stop removes. Syncing to disk
+	// means little if that folder is in memory; set TMPDIR to move it.
 	Dir string
 	// MySQL asks for a database server.
 	MySQL bool
-	// Database is which one; "" is what FLASHSALE_TEST_DATABASE says, or MySQL
-	// where its program is there, and MariaDB otherwise.
+	// Database is the product. "" is the value of FLASHSALE_TEST_DATABASE, else MySQL
+	// if it is installed, else MariaDB.
 	Database Product
-	// MySQLNodes is how many servers the database is: 0 or 1 for one, else 2 or 3 for
-	// a Cluster. A group of MySQL needs 3.
+	// MySQLNodes is the number of database servers: 0 or 1 for a single server, 2 or 3
+	// for a Cluster. A group of MySQL needs 3.
 	MySQLNodes int
-	// OwnHosts gives each server of a Cluster a network of its own, from which it can
-	// be cut off. Only root can have that.
+	// OwnHosts gives each server of a Cluster its own network, so that it can be cut
+	// off. It needs root.
 	OwnHosts bool
-	// MaxConnections is how many clients it lets in; 0 is 500.
+	// MaxConnections is the most clients of the database; 0 is 500.
 	MaxConnections int
 	// EtcdNodes is the size of the etcd cluster: 0 for none, else 1 or 3.
 	EtcdNodes int
-	// EtcdProgram is the beginning of a command that serves one node, that is,
-	// calls etcdnode.Main. With none it is this executable's own hidden command
-	// etcd-node. (The server is not linked into all that import this package.)
+	// EtcdProgram is the start of a command that calls etcdnode.Main and so serves one
+	// node. nil is the hidden command etcd-node of this executable: importing this
+	// package does not link the etcd server.
 	EtcdProgram []string
-	// TLS makes the servers take nobody but by TLS and with a certificate that
-	// its CA has signed; nil is plain text.
+	// TLS makes the servers accept only TLS with a client certificate of its CA; nil is
+	// plain text.
 	TLS *TLS
 }
 
 // Stack is a set of running servers.
 type Stack struct {
-	// MySQL is nil where none was asked for. Of a Cluster it is the first server.
+	// MySQL is nil if none was asked for. In a Cluster it is the first server.
 	MySQL *MySQL
-	// Cluster is nil where there is one database server, or none.
+	// Cluster is nil unless there are several database servers.
 	Cluster *Cluster
-	// Etcd has the nodes of one cluster.
+	// Etcd are the nodes of one cluster.
 	Etcd []*Etcd
 
 	folder *folder
 	stop   sync.Once
 }
 
-// Start starts the servers, all at the same time, and returns when each has
-// answered a query. On an error nothing is left running. ctx bounds the start
-// alone; the servers run until Stop.
+// Start starts all servers at the same time and returns when each has answered a
+// query. On an error it stops those that it started. ctx bounds only the start; the
+// servers run until Stop.
 func Start(ctx context.Context, cfg Config) (*Stack, error) {
 	folder, err := openFolder(cfg.Dir)
 	if err != nil {
@@ -75,10 +74,10 @@ func Start(ctx context.Context, cfg Config) (*Stack, error) {
 	return s, nil
 }
 
-// Dir is the folder of the servers' data and logs.
+// Dir returns the folder with the servers' data and logs.
 func (s *Stack) Dir() string { return s.folder.path }
 
-// Database is the database's product, version and number of servers, for people.
+// Database describes the database for people: product, version and number of servers.
 func (s *Stack) Database() string {
 	if s.Cluster == nil {
 		return s.MySQL.Version
@@ -86,8 +85,8 @@ func (s *Stack) Database() string {
 	return fmt.Sprintf("%s, %d servers with %s", s.MySQL.Version, len(s.Cluster.Nodes), s.Cluster.Kind())
 }
 
-// CreateDatabase makes an empty database and returns its DSN, which lists all servers
-// of a Cluster. It is for a Cluster that nothing has befallen.
+// CreateDatabase creates an empty database and returns its DSN, which lists all
+// servers of a Cluster. All servers must be up.
 func (s *Stack) CreateDatabase(ctx context.Context, name string) (dsn string, err error) {
 	dsn, err = s.MySQL.CreateDatabase(ctx, name)
 	if err == nil && s.Cluster != nil {
@@ -96,7 +95,7 @@ func (s *Stack) CreateDatabase(ctx context.Context, name string) (dsn string, er
 	return dsn, err
 }
 
-// EtcdEndpoints are the client URLs of all nodes.
+// EtcdEndpoints returns the client URLs of all etcd nodes.
 func (s *Stack) EtcdEndpoints() []string {
 	endpoints := make([]string, len(s.Etcd))
 	for i, node := range s.Etcd {
@@ -106,28 +105,27 @@ func (s *Stack) EtcdEndpoints() []string {
 }
 
 // Stop ends the servers and removes a temporary folder. It takes a fraction of a
-// second, and at most ten. It may be called again.
+// second, at most ten seconds. Further calls do nothing.
 func (s *Stack) Stop() {
 	s.stop.Do(func() {
-		// Nodes of etcd are killed: they have synced what they acknowledged, and
-		// a leader that is asked to end would wait seven seconds to hand over to
-		// a node that ends as well.
+		// etcd nodes are killed: they have synced what they acknowledged, and a leader
+		// that is asked to end would try for seven seconds to pass its role to a node
+		// that ends as well.
 		for _, node := range s.Etcd {
 			node.Kill()
 		}
 		if s.Cluster != nil {
 			s.Cluster.stop()
 		} else if s.MySQL != nil {
-			// Had it to be killed, it is gone as well, and its redo log is whole.
-			_ = s.MySQL.Stop(context.Background())
+			_ = s.MySQL.Stop(context.Background()) // an error means that it was killed, which is fine here
 		}
-		_ = s.folder.remove() // what cannot be removed now, the next sweep does
+		_ = s.folder.remove() // the next sweep removes what is left
 	})
 }
 
 func (s *Stack) start(ctx context.Context, cfg Config) error {
 	if cfg.EtcdNodes != 0 && cfg.EtcdNodes != 1 && cfg.EtcdNodes != 3 {
-		return fmt.Errorf("%d etcd nodes: 0, 1 or 3", cfg.EtcdNodes)
+		return fmt.Errorf("%d etcd nodes are not supported: must be 0, 1 or 3", cfg.EtcdNodes)
 	}
 	nodes, err := planEtcd(s.folder.path, cfg.EtcdProgram, cfg.EtcdNodes, cfg.TLS)
 	if err != nil {

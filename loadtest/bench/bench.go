@@ -280,17 +280,17 @@ func (b *bench) try(ctx context.Context, t trial) (run *Run, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, drop()) }()
-	fleet, err := b.startFleet(ctx, t.peer, t.way, at.backends, t.Replicas)
+	fleet, ports, err := b.startFleet(ctx, t.peer, t.way, at.backends, t.Replicas)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, fleet.stop()) }()
+	defer func() { err = errors.Join(err, fleet.Stop()) }()
 	if err := b.putOnSale(ctx, t.peer, fleet, &t.load, t.orders()); err != nil {
 		return nil, err
 	}
 	gauge := &gauge{groups: b.groups(&t.peer, fleet, at.redis)}
-	plan := attack.Plan{Targets: fleet.urls(), SKUs: t.load.Turns, MaxQuantity: 1, Rate: t.rate, Seed: b.cfg.Seed}
-	profiles := b.profile(ctx, &t, fleet)
+	plan := attack.Plan{Targets: fleet.URLs(), SKUs: t.load.Turns, MaxQuantity: 1, Rate: t.rate, Seed: b.cfg.Seed}
+	profiles := b.profile(ctx, &t, ports)
 	got, err := send(ctx, offer{
 		plan: plan, tokens: b.tokens, workers: t.workers, rate: t.rate, warmUp: t.warmUp, window: t.window,
 		limit: b.cfg.planned(), measure: gauge.read,
@@ -302,7 +302,7 @@ func (b *bench) try(ctx context.Context, t trial) (run *Run, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(fleet.dead(), fleet.stop()); err != nil {
+	if err := errors.Join(fleet.Dead(), fleet.Stop()); err != nil {
 		return nil, err
 	}
 	books, err := books(ctx, t.peer, at.backends, &t.load, t.orders(), &plan, got.answers)
@@ -384,8 +384,8 @@ func (b *bench) drop(ctx context.Context, name string) error {
 }
 
 // groups are the processes whose use is measured.
-func (b *bench) groups(p *peer.Peer, f *fleet, redis *sandbox.Redis) []group {
-	groups := []group{{"replicas", f.pids()}, {"harness", []int{os.Getpid()}}}
+func (b *bench) groups(p *peer.Peer, f *sandbox.Fleet, redis *sandbox.Redis) []group {
+	groups := []group{{"replicas", f.Pids()}, {"harness", []int{os.Getpid()}}}
 	if p.Store == peer.MySQL {
 		groups = append(groups, group{"mysql", []int{b.stack.MySQL.Pid()}})
 	}

@@ -11,21 +11,15 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/sandbox"
 )
 
-func (f *fleet) pprofOf(i int) string {
-	if f.pprof == nil {
-		return ""
-	}
-	return f.pprof[i].Addr
-}
-
-// profile takes a CPU profile of each replica over the trial's window, where that
-// was asked for and they are the service's. The function that it returns waits
-// until they are written.
-func (b *bench) profile(ctx context.Context, t *trial, f *fleet) (wait func() error) {
+// profile takes a CPU profile at each of the ports over the trial's window. wait
+// returns when all profiles are written.
+func (b *bench) profile(ctx context.Context, t *trial, ports []*sandbox.Port) (wait func() error) {
 	var all errgroup.Group
-	for i, port := range f.pprof {
+	for i, port := range ports {
 		name := fmt.Sprintf("%s %s round-%d replica-%d.pprof", t.peer.Name, t.Setting, t.round, i+1)
 		path := filepath.Join(b.cfg.Profiles, strings.NewReplacer(" ", "_", ",", "", ":", "-").Replace(name))
 		all.Go(func() error {
