@@ -112,7 +112,7 @@ func TestLinkThatIsCutBreaksItsOrdersOnce(t *testing.T) {
 	ls := newLinks(t, config("buyer"))
 	heal := func() {
 		t.Helper()
-		eventually(t, "the end of the last dial", func() bool { return linkOf(ls, p) == nil })
+		sandboxtest.Eventually(t, "the end of the last dial", func() bool { return linkOf(ls, p) == nil })
 		cable.Heal()
 	}
 
@@ -172,7 +172,7 @@ func TestAnswerAfterBreakIsNotTaken(t *testing.T) {
 		conn := linkOf(ls, s.peer).conn.Load()
 		reads := conn.reads.Load()
 		got.from.Answer(place(got.orders[0]))
-		eventually(t, "the second answer", func() bool { return conn.reads.Load() > reads })
+		sandboxtest.Eventually(t, "the second answer", func() bool { return conn.reads.Load() > reads })
 		close(release)
 		second.broken()
 	}
@@ -248,7 +248,7 @@ func TestUnreachablePeerIsTriedWithABackOff(t *testing.T) {
 	clock.add(minBackoff)
 	noLink() // and dials
 	noLink() // meanwhile
-	eventually(t, "the end of the third dial", func() bool { return linkOf(ls, p) == nil })
+	sandboxtest.Eventually(t, "the end of the third dial", func() bool { return linkOf(ls, p) == nil })
 	clock.add(minBackoff)
 	noLink()
 	if linkOf(ls, p) != nil {
@@ -257,7 +257,7 @@ func TestUnreachablePeerIsTriedWithABackOff(t *testing.T) {
 	cable.Heal()
 	clock.add(minBackoff)
 	noLink()
-	eventually(t, "the link", func() bool { return len(ls.List()) == 1 })
+	sandboxtest.Eventually(t, "the link", func() bool { return len(ls.List()) == 1 })
 	send(t, ls, p, 4).answer()
 	told.none(t)
 }

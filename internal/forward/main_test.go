@@ -201,16 +201,6 @@ func next[T any](tb testing.TB, what string, c <-chan T) T {
 	}
 }
 
-// eventually waits until that holds.
-func eventually(tb testing.TB, what string, holds func() bool) {
-	tb.Helper()
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			tb.Fatalf("waited for %s in vain", what)
-		}
-	}
-}
-
 // observed is an Observer that leaves what it is told to the test, as text.
 type observed chan string
 

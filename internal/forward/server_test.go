@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"flashsale/internal/forward/wire"
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 // call opens a stream to a seller, as Links do, which ends with the test.
@@ -180,7 +181,7 @@ func TestCloseSendsTheAnswersThatThereAre(t *testing.T) {
 		// second until the stream is read.
 		for _, a := range []*Answer{{Detail: strings.Repeat(".", 2*window)}, {}} {
 			got.from.Answer(a)
-			eventually(t, "the writer", func() bool { got.from.mu.Lock(); defer got.from.mu.Unlock(); return len(got.from.answers) == 0 })
+			sandboxtest.Eventually(t, "the writer", func() bool { got.from.mu.Lock(); defer got.from.mu.Unlock(); return len(got.from.answers) == 0 })
 		}
 		got.from.Answer(&Answer{})
 		closed := make(chan struct{})

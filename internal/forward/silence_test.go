@@ -5,6 +5,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 // A quiet link is up, has an order on it, and its seller sends no heartbeats.
@@ -36,7 +38,7 @@ func (q *quiet) tick(after time.Duration) { q.link.tick(q.clock.add(after)) }
 // still come.
 func (q *quiet) silent() {
 	q.t.Helper()
-	eventually(q.t, "the first silent tick", func() bool { q.tick(defaultTick); return len(q.told) > 0 })
+	sandboxtest.Eventually(q.t, "the first silent tick", func() bool { q.tick(defaultTick); return len(q.told) > 0 })
 	q.expect("silent 1 [{sku 7}]")
 }
 
@@ -104,7 +106,7 @@ func TestUnreadBytesAreNotSilence(t *testing.T) {
 	if _, err := far.Write([]byte("1")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the byte", func() bool { return l.isHeard(false) })
+	sandboxtest.Eventually(t, "the byte", func() bool { return l.isHeard(false) })
 	if l.watched.reads != 0 {
 		t.Error("the byte was read already")
 	}
@@ -174,7 +176,7 @@ func TestHeartbeatsAreNoSilence(t *testing.T) {
 	link := linkOf(ls, s.peer)
 	for range 10 {
 		reads := link.conn.Load().reads.Load()
-		eventually(t, "a heartbeat", func() bool { return link.conn.Load().reads.Load() > reads })
+		sandboxtest.Eventually(t, "a heartbeat", func() bool { return link.conn.Load().reads.Load() > reads })
 		link.tick(clock.add(defaultTick))
 	}
 	told.none(t)

@@ -11,10 +11,11 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/golang-jwt/jwt/v5"
+
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 func TestOneKeyAloneNeedsNoName(t *testing.T) {
@@ -41,12 +42,12 @@ func TestKeysAreRotatedWithoutARestart(t *testing.T) {
 	}
 	rejected(t, v, "not published yet", after, wrongKey)
 	i.publish(i.key("r1", i.rsa.Public()), i.key("r2", next.Public()))
-	awaitTrue(t, "the new key", is(after, true))
+	sandboxtest.Eventually(t, "the new key", is(after, true))
 	if !is(before, true)() {
 		t.Error("the old key went before its time")
 	}
 	i.publish(i.key("r2", next.Public()))
-	awaitTrue(t, "the old key's end", is(before, false))
+	sandboxtest.Eventually(t, "the old key's end", is(before, false))
 	if !is(after, true)() {
 		t.Error("the new key went with the old")
 	}
@@ -55,9 +56,9 @@ func TestKeysAreRotatedWithoutARestart(t *testing.T) {
 	encryption.Use = "enc"
 	for _, empty := range []func(){func() { i.write(`{"keys":[]}`) }, func() { i.publish(encryption) }} {
 		empty()
-		awaitTrue(t, "the last key's end", is(after, false))
+		sandboxtest.Eventually(t, "the last key's end", is(after, false))
 		i.publish(i.key("r2", next.Public()))
-		awaitTrue(t, "the key again", is(after, true))
+		sandboxtest.Eventually(t, "the key again", is(after, true))
 	}
 }
 
@@ -77,7 +78,7 @@ func TestBrokenKeySetLeavesTheKeysAndIsReported(t *testing.T) {
 	token := sign(t, jwt.SigningMethodRS256, i.rsa, kid("r1"), ann)
 	expect := func(what, report string, taken bool) {
 		t.Helper()
-		awaitTrue(t, what, func() bool {
+		sandboxtest.Eventually(t, what, func() bool {
 			got := keys.Report()
 			return got == report || report != "" && strings.Contains(got, report)
 		})
@@ -105,15 +106,6 @@ func TestBrokenKeySetLeavesTheKeysAndIsReported(t *testing.T) {
 	}
 	if strings.Contains(keys.Report(), i.file) {
 		t.Error("readiness names the file")
-	}
-}
-
-func awaitTrue(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
 	}
 }
 

@@ -52,7 +52,7 @@ func TestEtcdMayDie(t *testing.T) {
 		t.Errorf("20000 changes took %s without etcd", took)
 	}
 	for _, r := range []*replica{a, b} {
-		eventually(t, "the end of what the view says", func() bool {
+		sandboxtest.Eventually(t, "the end of what the view says", func() bool {
 			_, listed := r.List("", 10)
 			_, got := r.Get("sku")
 			_, counted := r.Count()
@@ -60,7 +60,7 @@ func TestEtcdMayDie(t *testing.T) {
 			return !listed && !got && !counted && !followed
 		})
 	}
-	eventually(t, "a write that fails, and is to be tried again", func() bool {
+	sandboxtest.Eventually(t, "a write that fails, and is to be tried again", func() bool {
 		return count(a.cfg.Metrics.Failures) > failures && pending(a) > 0
 	})
 
@@ -70,9 +70,9 @@ func TestEtcdMayDie(t *testing.T) {
 	for _, r := range []*replica{a, b} {
 		s.shows(r, "sku")
 		s.shows(r, "gone")
-		eventually(t, "a list", func() bool { list, ok := r.List("", 10); return ok && len(list) == 2 })
+		sandboxtest.Eventually(t, "a list", func() bool { list, ok := r.List("", 10); return ok && len(list) == 2 })
 	}
-	eventually(t, "the end of what is to be written", func() bool { return pending(a) == 0 })
+	sandboxtest.Eventually(t, "the end of what is to be written", func() bool { return pending(a) == 0 })
 }
 
 // TestCompactionWhileCutOff: what one replica missed cannot be read any more.
@@ -105,10 +105,10 @@ func TestCompactionWhileCutOff(t *testing.T) {
 	if _, err := s.etcd.Compact(t.Context(), answer.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the end of what the view says", func() bool { _, ok := far.Get("sku"); return !ok })
+	sandboxtest.Eventually(t, "the end of what the view says", func() bool { _, ok := far.Get("sku"); return !ok })
 	way.Heal()
 	s.shows(far, "sku")
-	eventually(t, "the end of an entry that was deleted meanwhile", func() bool { _, ok := far.inView("dropped"); return !ok })
+	sandboxtest.Eventually(t, "the end of an entry that was deleted meanwhile", func() bool { _, ok := far.inView("dropped"); return !ok })
 	if n := count(far.cfg.Metrics.Relists); n == 0 {
 		t.Error("the watch was never opened again: nothing was compacted under it")
 	}
@@ -129,7 +129,7 @@ func TestAWatchThatHangsIsNotBelieved(t *testing.T) {
 	defer release()
 	near.Changed("sku", s.sell("sku"))
 	s.shows(near, "sku")
-	eventually(t, "the end of what the view says", func() bool { _, ok := far.Get("sku"); return !ok })
+	sandboxtest.Eventually(t, "the end of what the view says", func() bool { _, ok := far.Get("sku"); return !ok })
 	release()
 	s.shows(far, "sku")
 }
@@ -144,7 +144,7 @@ func TestAQuietWatchIsAnswered(t *testing.T) {
 	r := s.start(silent, func(c *Config) { c.Client = client })
 	var heard time.Time
 	answers, opened := 0, 0
-	eventually(t, "three answers on one watch", func() bool {
+	sandboxtest.Eventually(t, "three answers on one watch", func() bool {
 		r.mu.RLock()
 		defer r.mu.RUnlock()
 		if n := count(r.cfg.Metrics.Relists); n != opened {
@@ -184,7 +184,7 @@ func TestAListIsCompleteOrNone(t *testing.T) {
 	}
 	close(free)
 	var all []Entry
-	eventually(t, "the list", func() bool {
+	sandboxtest.Eventually(t, "the list", func() bool {
 		first, ok := r.List("", 10)
 		if ok && len(first) != 10 {
 			t.Fatalf("a list of %d of %d SKUs", len(first), skus)
@@ -206,7 +206,7 @@ func TestAListIsCompleteOrNone(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("listed %q, want %q", got, want)
 	}
-	eventually(t, "a list of what is after the last", func() bool {
+	sandboxtest.Eventually(t, "a list of what is after the last", func() bool {
 		rest, ok := r.List("sku-24", 10)
 		if len(rest) != 0 {
 			t.Fatalf("after the last: %v", rest)
@@ -227,13 +227,13 @@ func TestAMirrorThatLostItsKeysIsFilledAgain(t *testing.T) {
 		s.put(fmt.Sprintf("sku-%02d", i), 1)
 	}
 	r := s.start()
-	eventually(t, "the list", func() bool { list, ok := r.List("", skus); return ok && len(list) == skus })
+	sandboxtest.Eventually(t, "the list", func() bool { list, ok := r.List("", skus); return ok && len(list) == skus })
 	removed := func() int { r.mu.RLock(); defer r.mu.RUnlock(); return r.removed }
 	before := removed()
 	if _, err := s.etcd.Delete(t.Context(), s.prefix, clientv3.WithPrefix()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a list again", func() bool {
+	sandboxtest.Eventually(t, "a list again", func() bool {
 		lost := removed() > before
 		list, ok := r.List("", skus)
 		if ok && len(list) != skus {
@@ -256,7 +256,7 @@ func TestADatabaseThatWentBack(t *testing.T) {
 		}
 	}
 	r := s.start(watchful)
-	eventually(t, "the mirror to be as MySQL", func() bool {
+	sandboxtest.Eventually(t, "the mirror to be as MySQL", func() bool {
 		_, ghost := r.inView("ghost")
 		e, _ := r.inView("sku")
 		return !ghost && e.Available == 3 && e.Seq == 0
@@ -273,7 +273,7 @@ func TestARowThatLagsDeletesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := s.start()
-	eventually(t, "a comparison", func() bool { _, ok := r.Count(); return ok })
+	sandboxtest.Eventually(t, "a comparison", func() bool { _, ok := r.Count(); return ok })
 	if e, version := s.stored("sku"); e.Seq != 1 || version != 1 {
 		t.Errorf("version %d of the key is %+v, want what it was", version, e)
 	}

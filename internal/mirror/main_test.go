@@ -232,18 +232,6 @@ func silent(c *Config) { c.compareEvery = -1 }
 // watchful is a Mirror that compares as often as it may.
 func watchful(c *Config) { c.compareEvery = time.Millisecond }
 
-// eventually waits until that holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	began := time.Now()
-	for !holds() {
-		if time.Since(began) > testPatience {
-			t.Fatalf("waited for %s in vain", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
 // shows waits until the view is at the seq that MySQL has now.
 func (s *shop) shows(r *replica, sku string) {
 	s.t.Helper()
@@ -258,7 +246,7 @@ func (s *shop) shows(r *replica, sku string) {
 func (s *shop) settledAt(sku string) {
 	s.t.Helper()
 	want := s.row(sku)
-	eventually(s.t, fmt.Sprintf("%s in etcd", sku), func() bool {
+	sandboxtest.Eventually(s.t, fmt.Sprintf("%s in etcd", sku), func() bool {
 		e, _ := s.stored(sku)
 		return e.Seq == want.Seq && e.Available == want.Available
 	})

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 // TestTheLaterReadWins is the lost update: one replica reads the database, and
@@ -40,10 +42,10 @@ func TestTheLaterReadWins(t *testing.T) {
 	s.settledAt("sku")
 	release <- struct{}{}
 	// A write that was held up for longer than writeTimeout is not sent.
-	eventually(t, "the held up write", func() bool {
+	sandboxtest.Eventually(t, "the held up write", func() bool {
 		return count(slow.cfg.Metrics.LostRaces)+count(slow.cfg.Metrics.Failures) > 0
 	})
-	eventually(t, "the end of what is to be written", func() bool { return pending(slow) == 0 })
+	sandboxtest.Eventually(t, "the end of what is to be written", func() bool { return pending(slow) == 0 })
 	if seqs := s.history("sku"); !slices.IsSorted(seqs) {
 		t.Errorf("the mirror went back: the entries in etcd had the seqs %d", seqs)
 	}
@@ -88,7 +90,7 @@ func TestEtcdEndsAsMySQL(t *testing.T) {
 	for _, r := range replicas {
 		for i := range skus {
 			want := s.row(name(i))
-			eventually(t, "the same in every view", func() bool {
+			sandboxtest.Eventually(t, "the same in every view", func() bool {
 				e, _ := r.inView(name(i))
 				return e.Seq == want.Seq && e.Available == want.Available
 			})
@@ -114,7 +116,7 @@ func TestTheViewNeverGoesBack(t *testing.T) {
 		if e, _ := r.inView("sku"); e.Seq != 2 || e.Available != 7 {
 			t.Errorf("after %s the view has %+v", foreign, e)
 		}
-		eventually(t, "etcd to be put right", func() bool {
+		sandboxtest.Eventually(t, "etcd to be put right", func() bool {
 			answer, err := s.etcd.Get(t.Context(), s.prefix+"sku")
 			return err == nil && string(answer.Kvs[0].Value) != foreign
 		})
@@ -125,7 +127,7 @@ func TestTheViewNeverGoesBack(t *testing.T) {
 	if _, err := s.etcd.Delete(t.Context(), s.prefix+"sku"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the entry again", func() bool { e, _ := s.stored("sku"); return e.Available == 7 })
+	sandboxtest.Eventually(t, "the entry again", func() bool { e, _ := s.stored("sku"); return e.Available == 7 })
 }
 
 // TestWritesAreFew keeps changing one SKU on two replicas.
@@ -221,7 +223,7 @@ func TestChangesOfManySKUsAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
 	r := s.start(silent)
-	eventually(t, "the view", func() bool { r.mu.RLock(); defer r.mu.RUnlock(); return r.synced })
+	sandboxtest.Eventually(t, "the view", func() bool { r.mu.RLock(); defer r.mu.RUnlock(); return r.synced })
 	const skus = 3 * txnSize
 	for i := range skus {
 		s.put(fmt.Sprint(i), 1)
@@ -231,7 +233,7 @@ func TestChangesOfManySKUsAtOnce(t *testing.T) {
 		r.Changed(fmt.Sprint(i), 1)
 	}
 	unlock()
-	eventually(t, "all entries", func() bool {
+	sandboxtest.Eventually(t, "all entries", func() bool {
 		answer, err := s.etcd.Get(t.Context(), s.prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
 		return err == nil && answer.Count == skus
 	})

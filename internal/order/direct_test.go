@@ -17,6 +17,7 @@ import (
 	"flashsale/internal/lock/etcdlock"
 	"flashsale/internal/lock/processlock"
 	"flashsale/internal/order"
+	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 )
@@ -284,7 +285,7 @@ func TestFewOrdersAskTheLockServerAtATime(t *testing.T) {
 			return err
 		})
 	}
-	eventually(t, "a crowd before the lock", func() bool { return locker.asking.Load() >= atOnce })
+	sandboxtest.Eventually(t, "a crowd before the lock", func() bool { return locker.asking.Load() >= atOnce })
 	close(locker.full)
 	if err := group.Wait(); err != nil {
 		t.Error(err)

@@ -105,7 +105,7 @@ func TestExpiryReturnsTheUnitsOnce(t *testing.T) {
 // awaitUnits waits until etcd has so many units available again.
 func (s *shop) awaitUnits(t *testing.T, n int64) {
 	t.Helper()
-	eventually(t, fmt.Sprint(n, " units in etcd"), func() bool {
+	sandboxtest.Eventually(t, fmt.Sprint(n, " units in etcd"), func() bool {
 		got, err := s.replicas[0].units.Read(t.Context(), testSKU)
 		if err != nil {
 			t.Fatal(err)
@@ -250,7 +250,7 @@ func TestLockedSKUDoesNotHoldUpTheExpiryOfOthers(t *testing.T) {
 	expire(t, s.replicas[0], s.dsn, true)
 	s.await(t, noneReserved+" AND sku = 'free'")
 	lag := order.MetricsOf(s.at(0)).SweepLag
-	eventually(t, "the lag of a minute and more", func() bool { return value(lag) >= 60 })
+	sandboxtest.Eventually(t, "the lag of a minute and more", func() bool { return value(lag) >= 60 })
 	select {
 	case <-busy:
 		t.Fatal("the row was not locked any more")
@@ -260,7 +260,7 @@ func TestLockedSKUDoesNotHoldUpTheExpiryOfOthers(t *testing.T) {
 	<-busy
 	_ = tx.Rollback()
 	s.await(t, noneReserved)
-	eventually(t, "the lag's end", func() bool { return value(lag) == 0 })
+	sandboxtest.Eventually(t, "the lag's end", func() bool { return value(lag) == 0 })
 	s.audit(t)
 }
 

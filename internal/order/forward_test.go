@@ -96,7 +96,7 @@ func TestLinkThatEndsInEachState(t *testing.T) {
 				db := open(t, dsn)
 				var waits sync.WaitGroup
 				waits.Go(func() {
-					eventually(t, "the order to stand", func() bool {
+					sandboxtest.Eventually(t, "the order to stand", func() bool {
 						var n int
 						err := db.SQL.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM orders WHERE customer = 'cat'").Scan(&n)
 						return err == nil && n == 1
@@ -194,7 +194,7 @@ func TestSellerThatDrainsRefusesNobody(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "orders to be sold", func() bool { return sold.Load() > 200 })
+	sandboxtest.Eventually(t, "orders to be sold", func() bool { return sold.Load() > 200 })
 	if held(seller) != 1 {
 		t.Errorf("the first replica does not sell")
 	}
@@ -202,7 +202,7 @@ func TestSellerThatDrainsRefusesNobody(t *testing.T) {
 		t.Error(err)
 	}
 	before := sold.Load()
-	eventually(t, "orders to be sold elsewhere", func() bool { return sold.Load() > before+200 })
+	sandboxtest.Eventually(t, "orders to be sold elsewhere", func() bool { return sold.Load() > before+200 })
 	close(done)
 	if err := buyers.Wait(); err != nil {
 		t.Error(err)
@@ -240,7 +240,7 @@ func TestForwardedOrdersMeetAFullDesk(t *testing.T) {
 			return err
 		})
 	}
-	eventually(t, "the orders that find no room to be refused", func() bool { return busy.Load() == 18 })
+	sandboxtest.Eventually(t, "the orders that find no room to be refused", func() bool { return busy.Load() == 18 })
 	close(release)
 	if err := buyers.Wait(); err != nil {
 		t.Error(err)

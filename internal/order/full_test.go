@@ -11,6 +11,7 @@ import (
 
 	"flashsale/internal/lock/processlock"
 	"flashsale/internal/order"
+	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 )
@@ -31,7 +32,7 @@ func TestFullDeskIsBusyAtOnce(t *testing.T) {
 		})
 	}
 	place("in the queue")
-	eventually(t, "the lock to be asked for", func() bool { return locker.asking.Load() == 1 })
+	sandboxtest.Eventually(t, "the lock to be asked for", func() bool { return locker.asking.Load() == 1 })
 
 	// Whoever waited for an answer would get another error, after a minute.
 	for i := range 3 {

@@ -262,16 +262,6 @@ func value(c prometheus.Collector) float64 { return testutil.ToFloat64(c) }
 // the machine is.
 const testPatience = 2 * time.Minute
 
-// eventually waits until that holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(testPatience); !holds(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %s in vain for %s", testPatience, what)
-		}
-	}
-}
-
 func buy(customer, key string, n int32) order.Request {
 	return order.Request{SKU: testSKU, Customer: customer, Key: key, Quantity: n}
 }

@@ -10,6 +10,7 @@ import (
 
 	"flashsale/internal/order"
 	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/stock"
 )
 
@@ -117,7 +118,7 @@ func TestAPaymentIsNamedWhileItsOrderIsArchived(t *testing.T) {
 		_, err := order.Purge(t.Context(), db, now, 1000)
 		purged <- err
 	}()
-	eventually(t, "the order to be archived", func() bool {
+	sandboxtest.Eventually(t, "the order to be archived", func() bool {
 		return slices.ContainsFunc(connections(t, db.Name), func(c sandbox.Connection) bool { return c.State == "User sleep" })
 	})
 	named, err := s.at(1).Pay(t.Context(), "ann", o.ID, "p")

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"flashsale/internal/order"
+	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/stock"
 )
 
@@ -33,7 +34,7 @@ func TestStrangersIdleTransactionIsEnded(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "orders", func() bool { return sold.Load() > buyers })
+	sandboxtest.Eventually(t, "orders", func() bool { return sold.Load() > buyers })
 	for range 3 {
 		stranger, err := db.SQL.Conn(t.Context())
 		if err != nil {
@@ -45,7 +46,7 @@ func TestStrangersIdleTransactionIsEnded(t *testing.T) {
 			}
 		}
 		before, began := sold.Load(), time.Now()
-		eventually(t, "orders though the row was locked", func() bool { return sold.Load() > before+buyers })
+		sandboxtest.Eventually(t, "orders though the row was locked", func() bool { return sold.Load() > before+buyers })
 		t.Logf("nothing was sold for %s", time.Since(began).Round(time.Millisecond))
 		if _, err := stranger.ExecContext(t.Context(), "COMMIT"); err == nil {
 			t.Error("the stranger's transaction committed, and was not ended")

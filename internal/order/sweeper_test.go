@@ -81,10 +81,10 @@ func TestSweeperWithoutItsLeaseSweepsNoMore(t *testing.T) {
 
 	leases.taken.Store(true)
 	close(lost)
-	eventually(t, "the end of its sweeping", func() bool { return value(sweeping) == 0 && leases.unlocks.Load() == 1 })
+	sandboxtest.Eventually(t, "the end of its sweeping", func() bool { return value(sweeping) == 0 && leases.unlocks.Load() == 1 })
 	due("ben")
 	tries := leases.tries.Load()
-	eventually(t, "it to ask for the lease again", func() bool { return leases.tries.Load() > tries+1 })
+	sandboxtest.Eventually(t, "it to ask for the lease again", func() bool { return leases.tries.Load() > tries+1 })
 	var left int
 	if err := s.replicas[0].db.SQL.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM orders WHERE status = 'reserved'").Scan(&left); err != nil {
 		t.Fatal(err)
@@ -116,7 +116,7 @@ func TestSoManySKUsAreSweptAtOnce(t *testing.T) {
 	r.orders = order.New(order.Config{DB: r.db, Strategy: mustFind(t, "etcd"), Fence: strategy.FenceOff, Locker: locker,
 		PaymentWindow: time.Hour, RequestTimeout: time.Minute, Logger: slog.New(slog.DiscardHandler)})
 	stop := expire(t, r, dsn, false)
-	eventually(t, "sixteen SKUs to be swept at once", func() bool { return locker.asking.Load() == atOnce })
+	sandboxtest.Eventually(t, "sixteen SKUs to be swept at once", func() bool { return locker.asking.Load() == atOnce })
 	close(locker.full)
 	s := &shop{dsn: dsn, replicas: [2]*replica{r, r}}
 	s.await(t, noneReserved)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
@@ -86,7 +87,7 @@ func openLocker(t *testing.T, make func(Config) (lock.Locker, error), cfg Config
 // goesRound kills the leader while two take turns; which node each of them talks
 // to is anybody's guess. A third grant is held meanwhile.
 func (s *server) goesRound(t *testing.T, keeps bool, lockers ...lock.Locker) {
-	kept := mustLock(t, lockers[0], "kept")
+	kept := locktest.MustLock(t, lockers[0], "kept")
 	var rounds atomic.Int64
 	var inside atomic.Int32
 	ctx, cancel := context.WithCancel(t.Context())
@@ -112,13 +113,13 @@ func (s *server) goesRound(t *testing.T, keeps bool, lockers ...lock.Locker) {
 			return nil
 		})
 	}
-	eventually(t, func() bool { return rounds.Load() > 4 }, "the lock to go round")
+	sandboxtest.Eventually(t, "the lock to go round", func() bool { return rounds.Load() > 4 })
 	leader := s.leader(t)
 	restart := s.restarting(t, leader)
 	killed := time.Now()
 	s.Etcd[leader].Kill()
 	before := rounds.Load()
-	eventually(t, func() bool { return rounds.Load() > before+4 }, "the lock to go round without its leader")
+	sandboxtest.Eventually(t, "the lock to go round without its leader", func() bool { return rounds.Load() > before+4 })
 	t.Logf("4 rounds %s after the leader's death", time.Since(killed).Round(time.Millisecond))
 	cancel()
 	if err := group.Wait(); err != nil {
@@ -131,7 +132,7 @@ func (s *server) goesRound(t *testing.T, keeps bool, lockers ...lock.Locker) {
 			t.Error("a grant was lost with one of three nodes")
 		}
 	default:
-		mustUnlock(t, kept)
+		locktest.MustUnlock(t, kept)
 	}
 }
 
@@ -155,10 +156,10 @@ func giveBack(t *testing.T, held lock.Held) error {
 // applied is open; the waiter must be granted the lock either way, and promptly
 // before the lease's end could have helped.
 func (s *server) diesInHandOver(t *testing.T, promptly bool, here, there lock.Locker) {
-	held := mustLock(t, here, "hand-over")
-	waiter := lockAside(t, there, "hand-over")
+	held := locktest.MustLock(t, here, "hand-over")
+	waiter := locktest.LockAside(t, there, "hand-over")
 	if _, ok := here.(*Try); !ok {
-		eventually(t, func() bool { return len(s.Places(t, "hand-over")) == 2 }, "the waiter")
+		sandboxtest.Eventually(t, "the waiter", func() bool { return len(s.Places(t, "hand-over")) == 2 })
 	}
 	leader := s.leader(t)
 	restart := s.restarting(t, leader)
@@ -171,7 +172,7 @@ func (s *server) diesInHandOver(t *testing.T, promptly bool, here, there lock.Lo
 	if err := giveBack(t, held); err != nil {
 		t.Error(err)
 	}
-	next := granted(t, waiter)
+	next := waiter.Granted(t)
 	took := time.Since(began)
 	t.Logf("the next holder is in after %s", took.Round(time.Millisecond))
 	if promptly && took >= clusterTTL {
@@ -187,15 +188,15 @@ func (s *server) diesInHandOver(t *testing.T, promptly bool, here, there lock.Lo
 	if err := giveBack(t, next); err != nil {
 		t.Error(err)
 	}
-	mustUnlock(t, mustLock(t, here, "hand-over"))
+	locktest.MustUnlock(t, locktest.MustLock(t, here, "hand-over"))
 }
 
 // minorityRefuses stops two of three nodes. The third one, which its clients go
 // on talking to, must neither grant a lock nor keep anybody waiting for longer
 // than he would.
 func (s *server) minorityRefuses(t *testing.T, promptly bool, here, there lock.Locker) {
-	held := mustLock(t, here, "held")
-	mustUnlock(t, mustLock(t, there, "known")) // it has a lease
+	held := locktest.MustLock(t, here, "held")
+	locktest.MustUnlock(t, locktest.MustLock(t, there, "known")) // it has a lease
 	for _, node := range s.Etcd[1:] {
 		sandboxtest.Pause(t, node.Process)
 	}
@@ -229,13 +230,13 @@ func (s *server) minorityRefuses(t *testing.T, promptly bool, here, there lock.L
 			t.Errorf("%s in a minority took %s", name, took)
 		}
 	}
-	await(t, held.Lost(), "the holder in the minority to give up")
+	sandboxtest.Await(t, held.Lost(), "the holder in the minority to give up")
 	resume()
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock of what was lost: %v, want %v", err, lock.ErrLost)
 	}
-	mustUnlock(t, mustLock(t, there, "free-Lock"))
-	mustUnlock(t, mustLock(t, here, "held"))
+	locktest.MustUnlock(t, locktest.MustLock(t, there, "free-Lock"))
+	locktest.MustUnlock(t, locktest.MustLock(t, here, "held"))
 }
 
 // restarting is for a node that is about to die: it starts it again. It is called

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
 )
@@ -36,28 +37,28 @@ const noticeTTL = 6 * time.Second
 func TestALateKeyThatTheWatchShowsIsDeleted(t *testing.T) {
 	s := start(t, 1)
 	l := s.newLocker(t)
-	held := mustLock(t, l, "n")
+	held := locktest.MustLock(t, l, "n")
 	s.putLate(t, l, "n")
-	eventually(t, func() bool { return len(s.Places(t, "n")) == 1 }, "the late key's end")
-	mustUnlock(t, held)
+	sandboxtest.Eventually(t, "the late key's end", func() bool { return len(s.Places(t, "n")) == 1 })
+	locktest.MustUnlock(t, held)
 }
 
 // The late key stands before ours: until it is gone, we wait.
 func TestALateKeyThatAListShowsIsDeleted(t *testing.T) {
 	s := start(t, 1)
 	l := s.newLocker(t)
-	mustUnlock(t, mustLock(t, l, "another")) // begins the lease
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "another")) // begins the lease
 	s.putLate(t, l, "n")
-	mustUnlock(t, mustLock(t, l, "n"))
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 }
 
 func TestALateKeyThatNoWatchShowsIsDeleted(t *testing.T) {
 	s := start(t, 1)
 	l := newLockerAt(t, s.EtcdEndpoints(), Config{TTL: noticeTTL})
-	held := mustLock(t, l, "n")
+	held := locktest.MustLock(t, l, "n")
 	s.putLate(t, l, "unused")
-	eventually(t, func() bool { return len(s.Places(t, "unused")) == 0 }, "the comparison with the lease's keys")
-	mustUnlock(t, held)
+	sandboxtest.Eventually(t, "the comparison with the lease's keys", func() bool { return len(s.Places(t, "unused")) == 0 })
+	locktest.MustUnlock(t, held)
 }
 
 // putLate makes what a create leaves that was applied after its caller had gone.
@@ -77,9 +78,9 @@ func TestUnlockThatFailedIsDoneLater(t *testing.T) {
 	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
 	here := newLockerAt(t, []string{"http://" + link.Addr}, Config{})
 	there := s.newLocker(t)
-	held := mustLock(t, here, "n")
-	waiter := lockAside(t, there, "n")
-	await(t, held.Wanted(), "Wanted")
+	held := locktest.MustLock(t, here, "n")
+	waiter := locktest.LockAside(t, there, "n")
+	sandboxtest.Await(t, held.Wanted(), "Wanted")
 	link.Cut()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -90,7 +91,7 @@ func TestUnlockThatFailedIsDoneLater(t *testing.T) {
 		t.Errorf("Unlock again: %v, want %v", err, lock.ErrLost)
 	}
 	link.Heal()
-	mustUnlock(t, granted(t, waiter))
+	locktest.MustUnlock(t, waiter.Granted(t))
 	if err := here.Healthy(); err != nil {
 		t.Errorf("the lock was freed by the end of its lease: %v", err)
 	}
@@ -102,17 +103,17 @@ func TestUnlockThatFailedIsDoneLater(t *testing.T) {
 func TestAWaiterOutlivesItsLease(t *testing.T) {
 	s := start(t, 1)
 	here, there := s.newLocker(t), s.newLocker(t)
-	holder := mustLock(t, here, "n")
-	waiter := lockAside(t, there, "n")
+	holder := locktest.MustLock(t, here, "n")
+	waiter := locktest.LockAside(t, there, "n")
 	var first []string
-	eventually(t, func() bool { first = s.Places(t, "n"); return len(first) == 2 }, "the waiter")
+	sandboxtest.Eventually(t, "the waiter", func() bool { first = s.Places(t, "n"); return len(first) == 2 })
 	s.Revoke(t, first[1])
-	eventually(t, func() bool {
+	sandboxtest.Eventually(t, "the waiter to queue again", func() bool {
 		again := s.Places(t, "n")
 		return len(again) == 2 && again[1] != first[1]
-	}, "the waiter to queue again")
-	mustUnlock(t, holder)
-	mustUnlock(t, granted(t, waiter))
+	})
+	locktest.MustUnlock(t, holder)
+	locktest.MustUnlock(t, waiter.Granted(t))
 }
 
 // TestUnlockIsComparedInEtcd removes a holder's key while its Locker is blind:
@@ -120,14 +121,14 @@ func TestAWaiterOutlivesItsLease(t *testing.T) {
 func TestUnlockIsComparedInEtcd(t *testing.T) {
 	s := start(t, 1)
 	l := s.newLocker(t)
-	held := mustLock(t, l, "n")
+	held := locktest.MustLock(t, l, "n")
 	// A watch that is cancelled while it is being opened, etcd's client leaves open
 	// at the server.
 	s.awaitWatch(t, held, "n")
 	l.mu.Lock()
 	l.unfollow()
 	l.mu.Unlock()
-	eventually(t, func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 0 }, "the watch's end")
+	sandboxtest.Eventually(t, "the watch's end", func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 0 })
 	s.Remove(t, s.Places(t, "n")[0])
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
@@ -141,7 +142,7 @@ func (s *server) awaitWatch(t *testing.T, holder lock.Held, name string) {
 	if _, err := s.client.Put(t.Context(), testPrefix+name+"/stranger", ""); err != nil {
 		t.Fatal(err)
 	}
-	await(t, holder.Wanted(), "the watch")
+	sandboxtest.Await(t, holder.Wanted(), "the watch")
 }
 
 func TestHealthyBecomesHealthyAgain(t *testing.T) {
@@ -150,21 +151,21 @@ func TestHealthyBecomesHealthyAgain(t *testing.T) {
 	if err := l.Healthy(); err != nil {
 		t.Errorf("before the first lock: %v", err)
 	}
-	held := mustLock(t, l, "n")
+	held := locktest.MustLock(t, l, "n")
 	if err := l.Healthy(); err != nil {
 		t.Errorf("with a lease: %v", err)
 	}
 	s.Revoke(t, s.Places(t, "n")[0])
-	await(t, held.Lost(), "the loss")
+	sandboxtest.Await(t, held.Lost(), "the loss")
 	sawTrouble := false
-	eventually(t, func() bool { // nobody asks for a lock meanwhile
+	sandboxtest.Eventually(t, "another lease", func() bool { // nobody asks for a lock meanwhile
 		err := l.Healthy()
 		if err != nil && !strings.Contains(err.Error(), "lease not found") {
 			t.Fatalf("etcd's word was not taken: %v", err) // its end was waited for
 		}
 		sawTrouble = sawTrouble || err != nil
 		return sawTrouble && err == nil
-	}, "another lease")
+	})
 	if err := l.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +178,7 @@ func TestKeysSayWhoseTheyAre(t *testing.T) {
 	s := start(t, 1)
 	l := s.newLocker(t)
 	asked := time.Now()
-	held := mustLock(t, l, "n")
+	held := locktest.MustLock(t, l, "n")
 	answer, err := s.client.Get(t.Context(), s.Places(t, "n")[0])
 	if err != nil {
 		t.Fatal(err)
@@ -203,16 +204,16 @@ func TestWatchSurvivesCompaction(t *testing.T) {
 	cutOff := newLockerAt(t, []string{"http://" + link.Addr}, Config{Logger: slog.New(log)})
 	here := s.newLocker(t)
 	// A watch that is not open yet when the link is cut begins after the compaction.
-	other := mustLock(t, cutOff, "other")
+	other := locktest.MustLock(t, cutOff, "other")
 	s.awaitWatch(t, other, "other")
-	mustUnlock(t, other)
-	holder := mustLock(t, here, "n")
-	waiter := lockAside(t, cutOff, "n")
-	eventually(t, func() bool { return len(s.Places(t, "n")) == 2 }, "the waiter")
-	await(t, holder.Wanted(), "Wanted")
+	locktest.MustUnlock(t, other)
+	holder := locktest.MustLock(t, here, "n")
+	waiter := locktest.LockAside(t, cutOff, "n")
+	sandboxtest.Eventually(t, "the waiter", func() bool { return len(s.Places(t, "n")) == 2 })
+	sandboxtest.Await(t, holder.Wanted(), "Wanted")
 
 	link.Cut()
-	mustUnlock(t, holder) // the waiter's grant, which it cannot hear of
+	locktest.MustUnlock(t, holder) // the waiter's grant, which it cannot hear of
 	var last int64
 	for range 10 {
 		answer, err := s.client.Put(t.Context(), "other", "")
@@ -225,7 +226,7 @@ func TestWatchSurvivesCompaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	link.Heal()
-	mustUnlock(t, granted(t, waiter))
+	locktest.MustUnlock(t, waiter.Granted(t))
 	if !log.has("required revision has been compacted") {
 		t.Errorf("the watch was not compacted; logged: %q", log.lines())
 	}
@@ -249,24 +250,25 @@ func (s *server) partitioned(t *testing.T) (inTime bool) {
 	t.Helper()
 	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
 	cutOff := newLockerAt(t, []string{"http://" + link.Addr}, Config{TTL: testTTL})
-	held := mustLock(t, cutOff, "n")
-	waiter := lockAside(t, s.newLocker(t), "n")
-	eventually(t, func() bool { return len(s.Places(t, "n")) == 2 }, "the waiter")
+	held := locktest.MustLock(t, cutOff, "n")
+	waiter := locktest.LockAside(t, s.newLocker(t), "n")
+	sandboxtest.Eventually(t, "the waiter", func() bool { return len(s.Places(t, "n")) == 2 })
 	link.Cut()
 	// Whichever comes first: it must be the loss.
 	var next lock.Held
 	select {
 	case <-held.Lost():
-		inTime, next = true, granted(t, waiter)
-	case next = <-waiter:
-		await(t, held.Lost(), "the loss")
+		inTime, next = true, waiter.Granted(t)
+	case <-waiter.Done():
+		next = waiter.Granted(t)
+		sandboxtest.Await(t, held.Lost(), "the loss")
 	}
 	link.Heal()
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
 	}
-	mustUnlock(t, next)
-	mustUnlock(t, mustLock(t, cutOff, "n"))
+	locktest.MustUnlock(t, next)
+	locktest.MustUnlock(t, locktest.MustLock(t, cutOff, "n"))
 	return inTime
 }
 
@@ -308,7 +310,7 @@ func TestManyNames(t *testing.T) {
 	}
 	t.Logf("%d names, each handed over once, in %s", names, time.Since(began).Round(time.Millisecond))
 	for _, metric := range []string{"etcd_debugging_mvcc_watcher_total", "etcd_debugging_mvcc_watch_stream_total"} {
-		eventually(t, func() bool { return s.metric(t, metric) == 2 }, metric+" to be 2, for two lockers")
+		sandboxtest.Eventually(t, metric+" to be 2, for two lockers", func() bool { return s.metric(t, metric) == 2 })
 	}
 	if keys := s.keys(t); len(keys) != 0 {
 		t.Errorf("%d keys are left", len(keys))
@@ -319,17 +321,17 @@ func TestAWatchThatNobodyUsesIsClosed(t *testing.T) {
 	s := start(t, 1)
 	l := s.newLocker(t)
 	l.idle = 50 * time.Millisecond
-	held := mustLock(t, l, "n")
-	eventually(t, func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 1 }, "the watch")
+	held := locktest.MustLock(t, l, "n")
+	sandboxtest.Eventually(t, "the watch", func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 1 })
 	l.mu.Lock()
 	l.queues["n"].lastUsed = time.Time{}
 	l.mu.Unlock()
 	if l.dropIdle() {
 		t.Error("the watch of a lock that is held was dropped")
 	}
-	mustUnlock(t, held)
-	eventually(t, func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 0 }, "the watch's end")
-	mustUnlock(t, mustLock(t, l, "n"))
+	locktest.MustUnlock(t, held)
+	sandboxtest.Eventually(t, "the watch's end", func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 0 })
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 }
 
 // TestCancelsAndRemovalsNeverLetTwoIn throws everything at a few names that does
@@ -396,8 +398,8 @@ func TestCancelsAndRemovalsNeverLetTwoIn(t *testing.T) {
 		t.Error(err)
 	}
 	t.Logf("%d grants", granted.Load())
-	eventually(t, func() bool { return len(s.keys(t)) == 0 }, "all keys to go")
-	eventually(t, func() bool {
+	sandboxtest.Eventually(t, "all keys to go", func() bool { return len(s.keys(t)) == 0 })
+	sandboxtest.Eventually(t, "all places and strays to go", func() bool {
 		left := 0
 		for _, l := range lockers {
 			l.mu.Lock()
@@ -408,7 +410,7 @@ func TestCancelsAndRemovalsNeverLetTwoIn(t *testing.T) {
 			l.mu.Unlock()
 		}
 		return left == 0
-	}, "all places and strays to go")
+	})
 }
 
 func TestCloseLeavesNoGoroutine(t *testing.T) {
@@ -423,7 +425,7 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustLock(t, l, "held")
+	locktest.MustLock(t, l, "held")
 	ctx, cancel := context.WithCancel(t.Context())
 	var waiters sync.WaitGroup
 	for range 5 {
@@ -433,7 +435,7 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, func() bool { return len(s.Places(t, "held")) == 6 }, "the waiters")
+	sandboxtest.Eventually(t, "the waiters", func() bool { return len(s.Places(t, "held")) == 6 })
 	cancel()
 	if err := l.Close(t.Context()); err != nil {
 		t.Error(err)
@@ -468,76 +470,10 @@ func TestConfigIsChecked(t *testing.T) {
 	}
 }
 
-func mustLock(t *testing.T, l lock.Locker, name string) lock.Held {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	held, err := l.Lock(ctx, name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return held
-}
-
-func mustUnlock(t *testing.T, held lock.Held) {
-	t.Helper()
-	if err := held.Unlock(t.Context()); err != nil {
-		t.Fatalf("Unlock: %v", err)
-	}
-}
-
-// lockAside sends the grant, or nil after a failure.
-func lockAside(t *testing.T, l lock.Locker, name string) <-chan lock.Held {
-	t.Helper()
-	grant, done := make(chan lock.Held, 1), make(chan struct{})
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	go func() {
-		defer close(done)
-		held, err := l.Lock(ctx, name)
-		if err != nil {
-			t.Errorf("Lock: %v", err)
-			grant <- nil
-			return
-		}
-		grant <- held
-	}()
-	t.Cleanup(func() { cancel(); <-done })
-	return grant
-}
-
-// granted waits for the grant of lockAside.
-func granted(t *testing.T, waiter <-chan lock.Held) lock.Held {
-	t.Helper()
-	held := <-waiter
-	if held == nil {
-		t.Fatal("the waiter was not granted the lock")
-	}
-	return held
-}
-
-func await(t *testing.T, event <-chan struct{}, what string) {
-	t.Helper()
-	select {
-	case <-event:
-	case <-time.After(patience):
-		t.Fatalf("waited in vain for %s", what)
-	}
-}
-
-// eventually waits for what the server sends no event of.
-func eventually(t *testing.T, reached func() bool, what string) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !reached(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
-
 // leader is the index of the node that leads.
 func (s *server) leader(t *testing.T) (leader int) {
 	t.Helper()
-	eventually(t, func() bool {
+	sandboxtest.Eventually(t, "a leader", func() bool {
 		return slices.ContainsFunc(s.Etcd, func(node *sandbox.Etcd) bool {
 			status, err := s.client.Status(t.Context(), node.Endpoint)
 			if err != nil {
@@ -546,7 +482,7 @@ func (s *server) leader(t *testing.T) (leader int) {
 			leader = slices.Index(s.Etcd, node)
 			return status.Leader == status.Header.MemberId
 		})
-	}, "a leader")
+	})
 	return leader
 }
 

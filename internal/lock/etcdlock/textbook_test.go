@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 func (s *server) newTextbook(t *testing.T) lock.Locker {
@@ -18,9 +20,9 @@ func (s *server) newTextbook(t *testing.T) lock.Locker {
 // delete its key after that.
 func TestTextbookUnlocksAnEtcdThatComesBack(t *testing.T) {
 	s := start(t, 1)
-	held := mustLock(t, s.newTextbook(t), "n")
-	waiter := lockAside(t, s.newTextbook(t), "n")
-	eventually(t, func() bool { return len(s.Places(t, "n")) == 2 }, "the waiter")
+	held := locktest.MustLock(t, s.newTextbook(t), "n")
+	waiter := locktest.LockAside(t, s.newTextbook(t), "n")
+	sandboxtest.Eventually(t, "the waiter", func() bool { return len(s.Places(t, "n")) == 2 })
 	s.Kill(t)
 	unlocked := make(chan error, 1)
 	go func() {
@@ -32,14 +34,14 @@ func TestTextbookUnlocksAnEtcdThatComesBack(t *testing.T) {
 	if err := <-unlocked; err != nil {
 		t.Errorf("Unlock: %v", err)
 	}
-	mustUnlock(t, granted(t, waiter))
+	locktest.MustUnlock(t, waiter.Granted(t))
 }
 
 // TestTextbookUnlocksOnce: the next grant in the process has the same key.
 func TestTextbookUnlocksOnce(t *testing.T) {
 	s := start(t, 1)
 	here := s.newTextbook(t)
-	held := mustLock(t, here, "n")
+	held := locktest.MustLock(t, here, "n")
 	s.Kill(t) // one that hangs would delete the key later
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -47,12 +49,12 @@ func TestTextbookUnlocksOnce(t *testing.T) {
 		t.Errorf("Unlock of a server that is dead: %v", err)
 	}
 	s.Restart(t)
-	next := mustLock(t, here, "n")
+	next := locktest.MustLock(t, here, "n")
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock again: %v, want %v", err, lock.ErrLost)
 	}
 	if places := s.Places(t, "n"); len(places) != 1 {
 		t.Errorf("places %q, want that of the grant", places)
 	}
-	mustUnlock(t, next)
+	locktest.MustUnlock(t, next)
 }

@@ -10,6 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
@@ -52,7 +53,7 @@ func TestTryNamesTheHolder(t *testing.T) {
 	s := start(t, 1)
 	here, there := newTry(t, s.EtcdEndpoints()), newTry(t, s.EtcdEndpoints())
 	asked := time.Now()
-	held := mustLock(t, here, "n")
+	held := locktest.MustLock(t, here, "n")
 	_, err := there.TryLock(t.Context(), "n")
 	var refusal *lock.HeldError
 	if !errors.As(err, &refusal) || refusal.Holder != "r@h:1" {
@@ -63,19 +64,19 @@ func TestTryNamesTheHolder(t *testing.T) {
 		all[0].Token != held.Token() || all[0].Since.Before(asked.Round(0)) {
 		t.Errorf("Inspect: %+v, %v", all, err)
 	}
-	mustUnlock(t, held)
+	locktest.MustUnlock(t, held)
 }
 
 // TestWhoWaitsForATryIsTold: looking again once a TTL would be too late.
 func TestWhoWaitsForATryIsTold(t *testing.T) {
 	s := start(t, 1)
 	here, there := newTry(t, s.EtcdEndpoints()), newTry(t, s.EtcdEndpoints())
-	held := mustLock(t, here, "n")
-	waiter := lockAside(t, there, "n")
-	eventually(t, func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 1 }, "the waiter's watch")
-	mustUnlock(t, held)
-	mustUnlock(t, granted(t, waiter))
-	eventually(t, func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 0 }, "the watch's end")
+	held := locktest.MustLock(t, here, "n")
+	waiter := locktest.LockAside(t, there, "n")
+	sandboxtest.Eventually(t, "the waiter's watch", func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 1 })
+	locktest.MustUnlock(t, held)
+	locktest.MustUnlock(t, waiter.Granted(t))
+	sandboxtest.Eventually(t, "the watch's end", func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 0 })
 }
 
 func TestTryIsRevoked(t *testing.T) {
@@ -84,27 +85,27 @@ func TestTryIsRevoked(t *testing.T) {
 	if err := there.Revoke(t.Context(), "n"); !errors.Is(err, lock.ErrNotHeld) {
 		t.Errorf("Revoke: %v, want %v", err, lock.ErrNotHeld)
 	}
-	held := mustLock(t, here, "n")
+	held := locktest.MustLock(t, here, "n")
 	if err := there.Revoke(t.Context(), "n"); err != nil {
 		t.Fatal(err)
 	}
-	await(t, held.Lost(), "the loss")
+	sandboxtest.Await(t, held.Lost(), "the loss")
 }
 
 // TestUnlockOfATryIsCompared: the key was another's before anybody noticed.
 func TestUnlockOfATryIsCompared(t *testing.T) {
 	s := start(t, 1)
 	here, there := newTry(t, s.EtcdEndpoints()), newTry(t, s.EtcdEndpoints())
-	held := mustLock(t, here, "n")
+	held := locktest.MustLock(t, here, "n")
 	s.Remove(t, here.store.key("n"))
-	next := mustLock(t, there, "n")
+	next := locktest.MustLock(t, there, "n")
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
 	}
 	if len(s.Places(t, "n")) != 1 {
 		t.Error("Unlock has deleted a later holder's key")
 	}
-	mustUnlock(t, next)
+	locktest.MustUnlock(t, next)
 }
 
 // TestTryLeavesNoLease: neither a refusal, nor a grant that was given back, nor
@@ -112,14 +113,14 @@ func TestUnlockOfATryIsCompared(t *testing.T) {
 func TestTryLeavesNoLease(t *testing.T) {
 	s := start(t, 1)
 	here, there := newTry(t, s.EtcdEndpoints()), newTry(t, s.EtcdEndpoints())
-	held := mustLock(t, here, "n")
+	held := locktest.MustLock(t, here, "n")
 	if _, err := there.TryLock(t.Context(), "n"); !errors.Is(err, lock.ErrHeld) {
 		t.Errorf("TryLock: %v", err)
 	}
 	if n := s.leases(t); n != 1 {
 		t.Errorf("%d leases with one holder", n)
 	}
-	mustUnlock(t, held)
+	locktest.MustUnlock(t, held)
 	done := make(chan error)
 	const rivals = 8
 	lockers := []*Try{here, there, newTry(t, s.EtcdEndpoints())}
@@ -148,7 +149,7 @@ func TestAPutWithoutAnAnswerIsSettled(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
 	cutOff := newTry(t, []string{"http://" + link.Addr})
-	mustUnlock(t, mustLock(t, cutOff, "another")) // it is connected
+	locktest.MustUnlock(t, locktest.MustLock(t, cutOff, "another")) // it is connected
 	release := link.Hold()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -157,9 +158,9 @@ func TestAPutWithoutAnAnswerIsSettled(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Lock: %v", err)
 	}
-	eventually(t, func() bool { return s.leases(t) == 0 && len(s.keys(t)) == 0 }, "the lease and the key to go")
+	sandboxtest.Eventually(t, "the lease and the key to go", func() bool { return s.leases(t) == 0 && len(s.keys(t)) == 0 })
 	other := newTry(t, s.EtcdEndpoints())
-	mustUnlock(t, mustLock(t, other, "n"))
+	locktest.MustUnlock(t, locktest.MustLock(t, other, "n"))
 }
 
 // TestALateKeyOfATryCannotCome: with its lease revoked, the put is refused.

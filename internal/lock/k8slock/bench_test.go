@@ -8,6 +8,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"flashsale/internal/lock/locktest"
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 // BenchmarkHandover measures how long a lock takes from one holder to the next:
@@ -32,22 +35,22 @@ func (s *server) handOver(b *testing.B, kind string) {
 		lockers[i] = closing(b, made, err)
 	}
 	other := s.configMap(b)
-	held := mustLock(b, lockers[0], name)
+	held := locktest.MustLock(b, lockers[0], name)
 	var handovers, updates []time.Duration
 	for i := 1; b.Loop(); i++ {
-		waiter := lockAside(b, lockers[i%2], name)
+		waiter := locktest.LockAside(b, lockers[i%2], name)
 		if held.Wanted() != nil {
-			await(b, held.Wanted(), "Wanted")
+			sandboxtest.Await(b, held.Wanted(), "Wanted")
 		} else {
 			time.Sleep(30 * time.Millisecond) // it has no place that would show it
 		}
 		began := time.Now()
-		mustUnlock(b, held)
-		held = granted(b, waiter)
+		locktest.MustUnlock(b, held)
+		held = waiter.Granted(b)
 		handovers = append(handovers, time.Since(began))
 		updates = append(updates, s.update(b, other))
 	}
-	mustUnlock(b, held)
+	locktest.MustUnlock(b, held)
 	b.ReportMetric(milliseconds(handovers), "p50-ms")
 	b.ReportMetric(milliseconds(updates), "update-p50-ms")
 }
@@ -60,7 +63,7 @@ func BenchmarkUncontended(b *testing.B) {
 			made, err := kinds[kind](testConfig(s.account))
 			l := closing(b, made, err)
 			for b.Loop() {
-				mustUnlock(b, mustLock(b, l, "n"))
+				locktest.MustUnlock(b, locktest.MustLock(b, l, "n"))
 			}
 		})
 	}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
@@ -72,46 +73,46 @@ func (s *server) setStatus(t *testing.T, name string, change func(*record)) {
 // deadWaiterIsDropped: two places of a Locker that has died stand before ours.
 func deadWaiterIsDropped(t *testing.T, s *server) {
 	here, there := s.stock(t, Config{}), s.stock(t, Config{})
-	held := mustLock(t, here, "dead-waiter")
+	held := locktest.MustLock(t, here, "dead-waiter")
 	s.setStatus(t, "dead-waiter", func(r *record) {
 		r.Queue = append(r.Queue, waiterOf("dead", 1), waiterOf("dead", 2))
 	})
-	first, second := lockAside(t, there, "dead-waiter"), (*attempt)(nil)
+	first, second := locktest.LockAside(t, there, "dead-waiter"), (*locktest.Attempt)(nil)
 	s.awaitPlaces(t, "dead-waiter", 4)
-	second = lockAside(t, here, "dead-waiter")
+	second = locktest.LockAside(t, here, "dead-waiter")
 	s.awaitPlaces(t, "dead-waiter", 5)
 	freed := time.Now()
-	mustUnlock(t, held)
-	next := granted(t, first)
+	locktest.MustUnlock(t, held)
+	next := first.Granted(t)
 	// The queue waits for its first, once: the other one goes with it.
 	if took := time.Since(freed); took < noticeTTL || took > 2*noticeTTL {
 		t.Errorf("the dead are dropped after %s, at a TTL of %s", took, noticeTTL)
 	}
-	mustUnlock(t, next)
-	mustUnlock(t, granted(t, second))
+	locktest.MustUnlock(t, next)
+	locktest.MustUnlock(t, second.Granted(t))
 }
 
 func (s *server) awaitPlaces(t *testing.T, name string, n int) {
 	t.Helper()
-	eventually(t, func() bool { return len(stockServer{s}.Places(t, name)) == n }, fmt.Sprintf("%d places for %s", n, name))
+	sandboxtest.Eventually(t, fmt.Sprintf("%d places for %s", n, name), func() bool { return len(stockServer{s}.Places(t, name)) == n })
 }
 
 // droppedWaiterQueuesAgain: another has taken a live waiter for dead.
 func droppedWaiterQueuesAgain(t *testing.T, s *server) {
 	here := s.stock(t, Config{})
-	held := mustLock(t, here, "dropped")
-	waiter := lockAside(t, here, "dropped")
+	held := locktest.MustLock(t, here, "dropped")
+	waiter := locktest.LockAside(t, here, "dropped")
 	s.awaitPlaces(t, "dropped", 2)
 	s.setStatus(t, "dropped", func(r *record) { r.Queue = nil })
 	s.awaitPlaces(t, "dropped", 2)
-	mustUnlock(t, held)
-	mustUnlock(t, granted(t, waiter))
+	locktest.MustUnlock(t, held)
+	locktest.MustUnlock(t, waiter.Granted(t))
 }
 
 // latePlaceIsErased: a write of ours was applied after its caller had gone.
 func latePlaceIsErased(t *testing.T, s *server) {
 	l := s.stock(t, Config{TTL: longTTL})
-	mustUnlock(t, mustLock(t, l, "late"))
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "late"))
 	s.setStatus(t, "late", func(r *record) {
 		r.Queue = append(r.Queue, waiter{Holder: "late", ID: placeID(l.session, math.MaxInt32)})
 	})
@@ -127,8 +128,8 @@ func latePlaceIsErased(t *testing.T, s *server) {
 // time from which its lease counts is lost, and so is the grant.
 func earlierGrantIsNone(t *testing.T, s *server) {
 	here, there := s.stock(t, Config{TTL: longTTL}), s.stock(t, Config{TTL: longTTL})
-	held := mustLock(t, there, "earlier")
-	waiter := lockAside(t, here, "earlier")
+	held := locktest.MustLock(t, there, "earlier")
+	waiter := locktest.LockAside(t, here, "earlier")
 	s.awaitPlaces(t, "earlier", 2)
 	here.mu.Lock()
 	here.rooms["earlier"].places[0].asked = time.Now() // it has asked again since
@@ -138,19 +139,19 @@ func earlierGrantIsNone(t *testing.T, s *server) {
 		r.grant(longTTL, time.Now().Add(-longTTL))
 		early = lock.Token(max(0, r.Token))
 	})
-	await(t, held.Lost(), "the loss")
-	next := granted(t, waiter)
+	sandboxtest.Await(t, held.Lost(), "the loss")
+	next := waiter.Granted(t)
 	if next.Token() <= early {
 		t.Errorf("token %d is of the grant that was none", next.Token())
 	}
-	mustUnlock(t, next)
+	locktest.MustUnlock(t, next)
 }
 
 // fullQueue: whoever waits goes on doing so.
 func fullQueue(t *testing.T, s *server) {
 	l := s.stock(t, Config{TTL: longTTL})
-	held := mustLock(t, l, "full")
-	waiter := lockAside(t, l, "full")
+	held := locktest.MustLock(t, l, "full")
+	waiter := locktest.LockAside(t, l, "full")
 	s.awaitPlaces(t, "full", 2)
 	s.setStatus(t, "full", func(r *record) {
 		for i := len(r.Queue); i < queueLimit; i++ {
@@ -160,8 +161,8 @@ func fullQueue(t *testing.T, s *server) {
 	if err := lockErrorOf(t, l.Lock, "full"); !errors.Is(err, errFull) {
 		t.Errorf("Lock: %v, want %v", err, errFull)
 	}
-	mustUnlock(t, held)
-	mustUnlock(t, granted(t, waiter))
+	locktest.MustUnlock(t, held)
+	locktest.MustUnlock(t, waiter.Granted(t))
 }
 
 func waiterOf(session string, n uint64) waiter {
@@ -170,7 +171,7 @@ func waiterOf(session string, n uint64) waiter {
 
 // tryLockKnows: what a room knew before a TryLock does not refuse it.
 func tryLockKnows(t *testing.T, s *server) {
-	mustLock(t, s.stock(t, Config{TTL: longTTL}), "known")
+	locktest.MustLock(t, s.stock(t, Config{TTL: longTTL}), "known")
 	l := s.stock(t, Config{})
 	r := newRoom(l, "known", nameOf(t, "known"))
 	if err := r.find(t.Context()); err != nil {
@@ -199,17 +200,17 @@ func livingHolder(t *testing.T, s *server) {
 			here := closing(t, made, err)
 			made, err = newLocker(s.config(Config{}))
 			there := closing(t, made, err)
-			held := mustLock(t, here, "living")
-			waiter := lockAside(t, there, "living")
+			held := locktest.MustLock(t, here, "living")
+			waiter := locktest.LockAside(t, there, "living")
 			select {
-			case <-waiter.done:
-				t.Fatalf("another is in while the holder lives: %v", waiter.err)
+			case <-waiter.Done():
+				t.Fatalf("another is in while the holder lives: %v", waiter.Err())
 			case <-held.Lost():
 				t.Fatal("the grant is lost while its holder lives")
 			case <-time.After(noticeTTL + noticeTTL/3):
 			}
-			mustUnlock(t, held)
-			mustUnlock(t, granted(t, waiter))
+			locktest.MustUnlock(t, held)
+			locktest.MustUnlock(t, waiter.Granted(t))
 		})
 	}
 }
@@ -217,20 +218,20 @@ func livingHolder(t *testing.T, s *server) {
 func emptyRoomEnds(t *testing.T, s *server) {
 	l := s.stock(t, Config{})
 	l.idle = time.Millisecond
-	mustUnlock(t, mustLock(t, l, "empty"))
-	eventually(t, func() bool {
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "empty"))
+	sandboxtest.Eventually(t, "the room's end", func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return len(l.rooms) == 0
-	}, "the room's end")
-	mustUnlock(t, mustLock(t, l, "empty"))
+	})
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "empty"))
 }
 
 // deadHolderIsFreed: nobody waits, and whoever asks does not stay.
 func deadHolderIsFreed(t *testing.T, s *server) {
 	l := s.stock(t, Config{})
 	l.idle = time.Millisecond
-	mustUnlock(t, mustLock(t, l, "dead-holder"))
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "dead-holder"))
 	s.setStatus(t, "dead-holder", func(r *record) {
 		r.ID, r.Holder, r.LeaseSeconds = "dead-1", "x@y:1", int32(testTTL/time.Second)
 		r.Token++
@@ -245,7 +246,7 @@ func deadHolderIsFreed(t *testing.T, s *server) {
 // clocksDoNotCount: a holder's clock is an hour slow, and it lives.
 func clocksDoNotCount(t *testing.T, s *server) {
 	l := s.lease(t, Config{})
-	mustUnlock(t, mustLock(t, l, "slow"))
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "slow"))
 	holder, slow := "x@y:1/z", metav1.NewMicroTime(time.Now().Add(-time.Hour))
 	s.setLease(t, "slow", func(found *leaseObject) {
 		found.Spec.HolderIdentity, found.Spec.RenewTime, found.Spec.AcquireTime = &holder, &slow, &slow
@@ -255,16 +256,16 @@ func clocksDoNotCount(t *testing.T, s *server) {
 		t.Errorf("TryLock: %v", err)
 	}
 	asked := time.Now()
-	waiter := lockAside(t, l, "slow")
+	waiter := locktest.LockAside(t, l, "slow")
 	const renewed = time.Second
 	time.AfterFunc(renewed, func() { // it does not even move its clock
 		s.setLease(t, "slow", func(found *leaseObject) { found.Annotations["renewed"] = "yes" })
 	})
-	next := granted(t, waiter)
+	next := waiter.Granted(t)
 	if took := time.Since(asked); took < noticeTTL+renewed {
 		t.Errorf("the lease is taken after %s, but its holder was heard of after %s", took, renewed)
 	}
-	mustUnlock(t, next)
+	locktest.MustUnlock(t, next)
 }
 
 func (s *server) setLease(t *testing.T, name string, change func(*leaseObject)) {
@@ -292,7 +293,7 @@ func (s *server) setLease(t *testing.T, name string, change func(*leaseObject)) 
 
 func exhaustedLease(t *testing.T, s *server) {
 	l := s.lease(t, Config{})
-	mustUnlock(t, mustLock(t, l, "exhausted"))
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "exhausted"))
 	last := int32(math.MaxInt32)
 	s.setLease(t, "exhausted", func(found *leaseObject) { found.Spec.LeaseTransitions = &last })
 	if err := lockErrorOf(t, l.Lock, "exhausted"); err == nil || !strings.Contains(err.Error(), "cannot rise") {
@@ -302,7 +303,7 @@ func exhaustedLease(t *testing.T, s *server) {
 
 // anothersObject: two names meet in one object, which its hash makes unlikely.
 func anothersObject(t *testing.T, s *server) {
-	mustUnlock(t, mustLock(t, s.lease(t, Config{}), "mine"))
+	locktest.MustUnlock(t, locktest.MustLock(t, s.lease(t, Config{}), "mine"))
 	s.setLease(t, "mine", func(found *leaseObject) { found.Annotations[nameAnnotation] = "yours" })
 	for _, call := range []func(context.Context, string) (lock.Held, error){s.lease(t, Config{}).Lock, s.lease(t, Config{}).TryLock} {
 		if err := lockErrorOf(t, call, "mine"); !errors.Is(err, errNotOurs) {
@@ -326,24 +327,24 @@ func anothersObject(t *testing.T, s *server) {
 // waiter and their watches.
 func deletedIsMadeAgain(t *testing.T, s *server) {
 	l := s.stock(t, Config{TTL: longTTL})
-	held := mustLock(t, l, "deleted")
-	waiter := lockAside(t, s.stock(t, Config{TTL: longTTL}), "deleted")
-	await(t, held.Wanted(), "Wanted")
+	held := locktest.MustLock(t, l, "deleted")
+	waiter := locktest.LockAside(t, s.stock(t, Config{TTL: longTTL}), "deleted")
+	sandboxtest.Await(t, held.Wanted(), "Wanted")
 	err := s.client.Resource(stockLocks).Namespace(testNamespace).Delete(t.Context(), nameOf(t, "deleted"), metav1.DeleteOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	await(t, held.Lost(), "the loss")
-	mustUnlock(t, granted(t, waiter))
+	sandboxtest.Await(t, held.Lost(), "the loss")
+	locktest.MustUnlock(t, waiter.Granted(t))
 
 	leases := s.lease(t, Config{})
-	held = mustLock(t, leases, "deleted")
+	held = locktest.MustLock(t, leases, "deleted")
 	err = s.client.Resource(leaseKind).Namespace(testNamespace).Delete(t.Context(), nameOf(t, "deleted"), metav1.DeleteOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	await(t, held.Lost(), "the loss")
-	mustUnlock(t, mustLock(t, leases, "deleted"))
+	sandboxtest.Await(t, held.Lost(), "the loss")
+	locktest.MustUnlock(t, locktest.MustLock(t, leases, "deleted"))
 }
 
 // linked is the configuration of a Locker on a wire that can be cut.
@@ -379,23 +380,23 @@ func (s *server) partitioned(t *testing.T, newLocker func(Config) (locker, error
 	cutOff := closing(t, made, err)
 	made, err = newLocker(s.config(Config{}))
 	there := closing(t, made, err)
-	held := mustLock(t, cutOff, "partition")
-	waiter := lockAside(t, there, "partition")
+	held := locktest.MustLock(t, cutOff, "partition")
+	waiter := locktest.LockAside(t, there, "partition")
 	link.Cut()
 	// Whichever comes first: it must be the loss.
 	select {
 	case <-held.Lost():
 		inTime = true
-	case <-waiter.done:
+	case <-waiter.Done():
 	}
-	next := granted(t, waiter)
-	await(t, held.Lost(), "the loss")
+	next := waiter.Granted(t)
+	sandboxtest.Await(t, held.Lost(), "the loss")
 	link.Heal()
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
 	}
-	mustUnlock(t, next)
-	mustUnlock(t, mustLock(t, cutOff, "partition"))
+	locktest.MustUnlock(t, next)
+	locktest.MustUnlock(t, locktest.MustLock(t, cutOff, "partition"))
 	return inTime
 }
 
@@ -411,15 +412,15 @@ func partitionedWaiter(t *testing.T, s *server) {
 			if kind == "lease" {
 				holder = s.lease(t, Config{TTL: longTTL})
 			}
-			held := mustLock(t, holder, "cut-off")
-			waiter := lockAside(t, cutOff, "cut-off")
+			held := locktest.MustLock(t, holder, "cut-off")
+			waiter := locktest.LockAside(t, cutOff, "cut-off")
 			if held.Wanted() != nil {
-				await(t, held.Wanted(), "Wanted")
+				sandboxtest.Await(t, held.Wanted(), "Wanted")
 			}
 			link.Cut()
-			mustUnlock(t, held)
+			locktest.MustUnlock(t, held)
 			link.Heal()
-			mustUnlock(t, granted(t, waiter))
+			locktest.MustUnlock(t, waiter.Granted(t))
 		})
 	}
 }
@@ -429,7 +430,7 @@ func failedUnlock(t *testing.T, s *server) {
 	cfg, link := s.linked(t, longTTL)
 	made, err := NewStock(cfg)
 	cutOff := closing(t, made, err)
-	held := mustLock(t, cutOff, "failed")
+	held := locktest.MustLock(t, cutOff, "failed")
 	link.Cut()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // time for one refusal at least
 	defer cancel()
@@ -440,7 +441,7 @@ func failedUnlock(t *testing.T, s *server) {
 		t.Errorf("Unlock again: %v, want %v", err, lock.ErrLost)
 	}
 	link.Heal()
-	mustUnlock(t, mustLock(t, s.stock(t, Config{TTL: longTTL}), "failed"))
+	locktest.MustUnlock(t, locktest.MustLock(t, s.stock(t, Config{TTL: longTTL}), "failed"))
 }
 
 // TestRestart: the server dies and starts again. What is held stays so, and who
@@ -450,7 +451,7 @@ func TestRestart(t *testing.T) {
 	s := start(t)
 	type pair struct {
 		held   lock.Held
-		waiter *attempt
+		waiter *locktest.Attempt
 	}
 	var pairs []pair
 	for _, newLocker := range kinds {
@@ -458,12 +459,12 @@ func TestRestart(t *testing.T) {
 		here := closing(t, made, err)
 		made, err = newLocker(s.config(Config{TTL: longTTL}))
 		there := closing(t, made, err)
-		held := mustLock(t, here, "restart")
+		held := locktest.MustLock(t, here, "restart")
 		// Who was never served takes a server that has just started at its word.
 		if err := lockErrorOf(t, there.TryLock, "restart"); !errors.Is(err, lock.ErrHeld) {
 			t.Fatal(err)
 		}
-		pairs = append(pairs, pair{held, lockAside(t, there, "restart")})
+		pairs = append(pairs, pair{held, locktest.LockAside(t, there, "restart")})
 	}
 	s.awaitPlaces(t, "restart", 2)
 	s.Process.Kill() // it would wait for the end of open watches
@@ -476,9 +477,9 @@ func TestRestart(t *testing.T) {
 		case <-p.held.Lost():
 			t.Error("a grant was lost with a restart")
 		default:
-			mustUnlock(t, p.held)
+			locktest.MustUnlock(t, p.held)
 		}
-		mustUnlock(t, granted(t, p.waiter))
+		locktest.MustUnlock(t, p.waiter.Granted(t))
 	}
 }
 

@@ -19,6 +19,8 @@ import (
 	"k8s.io/client-go/rest"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 // table is what kubectl get prints.
@@ -82,11 +84,11 @@ func TestOneServer(t *testing.T) {
 
 func kubectlShows(t *testing.T, s *server) {
 	here, there := s.stock(t, Config{}), s.stock(t, Config{})
-	held := mustLock(t, here, "Lamp")
-	mustUnlock(t, held)
-	held = mustLock(t, there, "Lamp")
-	waiter := lockAside(t, here, "Lamp")
-	await(t, held.Wanted(), "Wanted")
+	held := locktest.MustLock(t, here, "Lamp")
+	locktest.MustUnlock(t, held)
+	held = locktest.MustLock(t, there, "Lamp")
+	waiter := locktest.LockAside(t, here, "Lamp")
+	sandboxtest.Await(t, held.Wanted(), "Wanted")
 
 	shown := s.table(t)
 	columns := make([]string, len(shown.ColumnDefinitions))
@@ -105,8 +107,8 @@ func kubectlShows(t *testing.T, s *server) {
 	if want := [][]any{{"Lamp", "r@h:1", 2.0, 1.0}}; !cmp.Equal(rows, want) {
 		t.Errorf("rows %v, want %v", rows, want)
 	}
-	mustUnlock(t, held)
-	mustUnlock(t, granted(t, waiter))
+	locktest.MustUnlock(t, held)
+	locktest.MustUnlock(t, waiter.Granted(t))
 }
 
 // replica is a client with the rights of rbac.yaml.
@@ -146,8 +148,8 @@ func askingMakesNothing(t *testing.T, s *server) {
 }
 
 func replicaCannotDelete(t *testing.T, s *server) {
-	mustUnlock(t, mustLock(t, s.stock(t, Config{}), "kept"))
-	mustUnlock(t, mustLock(t, s.lease(t, Config{}), "kept"))
+	locktest.MustUnlock(t, locktest.MustLock(t, s.stock(t, Config{}), "kept"))
+	locktest.MustUnlock(t, locktest.MustLock(t, s.lease(t, Config{}), "kept"))
 	for _, kind := range []string{"leases", "stocklocks"} {
 		resource := stockLocks
 		if kind == "leases" {
@@ -161,7 +163,7 @@ func replicaCannotDelete(t *testing.T, s *server) {
 }
 
 func replicaCannotWriteSpecs(t *testing.T, s *server) {
-	mustUnlock(t, mustLock(t, s.stock(t, Config{}), "spec"))
+	locktest.MustUnlock(t, locktest.MustLock(t, s.stock(t, Config{}), "spec"))
 	object := s.object(t, stockLocks, "spec")
 	_, err := s.replica(t).Resource(stockLocks).Namespace(testNamespace).Update(t.Context(), object, metav1.UpdateOptions{})
 	if !apierrors.IsForbidden(err) {
@@ -177,7 +179,7 @@ func replicaCannotWriteSpecs(t *testing.T, s *server) {
 }
 
 func tokenNeverFalls(t *testing.T, s *server) {
-	mustUnlock(t, mustLock(t, s.stock(t, Config{}), "token"))
+	locktest.MustUnlock(t, locktest.MustLock(t, s.stock(t, Config{}), "token"))
 	for what, change := range map[string]func(*record){
 		"a token never falls":             func(r *record) { r.Token-- },
 		"a new grant has a larger token":  func(r *record) { r.ID, r.Holder = "x-1", "x" },
@@ -262,15 +264,15 @@ func operatorSeesAndEnds(t *testing.T, s *server) {
 			made, err = newLocker(s.config(Config{}))
 			there := closing(t, made, err)
 			asked := time.Now().Add(-time.Second) // the API's times are in microseconds, a lease's in less
-			first := mustLock(t, here, "seen")
-			second := mustLock(t, there, "Seen")
-			waiter := lockAside(t, there, "seen")
+			first := locktest.MustLock(t, here, "seen")
+			second := locktest.MustLock(t, there, "Seen")
+			waiter := locktest.LockAside(t, there, "seen")
 			want := []lock.Info{
 				{Name: "Seen", Holder: "r@h:1", Replica: "r", Token: second.Token()},
 				{Name: "seen", Holder: "r@h:1", Replica: "r", Token: first.Token()},
 			}
 			if first.Wanted() != nil {
-				await(t, first.Wanted(), "Wanted")
+				sandboxtest.Await(t, first.Wanted(), "Wanted")
 				want[1].Queue = []string{"r@h:1"}
 			}
 			got, err := there.Inspect(t.Context())
@@ -288,9 +290,9 @@ func operatorSeesAndEnds(t *testing.T, s *server) {
 			if err := there.Revoke(t.Context(), "seen"); err != nil {
 				t.Fatal(err)
 			}
-			await(t, first.Lost(), "the loss")
-			mustUnlock(t, granted(t, waiter))
-			mustUnlock(t, second)
+			sandboxtest.Await(t, first.Lost(), "the loss")
+			locktest.MustUnlock(t, waiter.Granted(t))
+			locktest.MustUnlock(t, second)
 			for _, name := range []string{"seen", "never seen"} {
 				if err := there.Revoke(t.Context(), name); !errors.Is(err, lock.ErrNotHeld) {
 					t.Errorf("revoke %s, which nobody holds: %v, want %v", name, err, lock.ErrNotHeld)

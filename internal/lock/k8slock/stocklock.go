@@ -280,12 +280,12 @@ type place struct {
 	fate    error // lock.ErrLost when the grant had ended by itself
 	token   lock.Token
 	kept    *lease.Lease // once it holds
-	queued  bool        // it was seen in the queue
-	leaving bool        // it is to be gone from the server
-	erased  bool        // a write of ours has erased it, or may have
-	told    bool        // wanted is closed
-	asked   time.Time   // before the write that granted it
-	renewed chan error  // gets the outcome of a renewal that is wanted; of size 1
+	queued  bool         // it was seen in the queue
+	leaving bool         // it is to be gone from the server
+	erased  bool         // a write of ours has erased it, or may have
+	told    bool         // wanted is closed
+	asked   time.Time    // before the write that granted it
+	renewed chan error   // gets the outcome of a renewal that is wanted; of size 1
 }
 
 func (p *place) Token() lock.Token       { return p.token }

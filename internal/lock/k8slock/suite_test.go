@@ -200,13 +200,13 @@ func subjectsOf(object *unstructured.Unstructured) (all []map[string]any) {
 // awaitKind waits until StockLocks are served.
 func (s *server) awaitKind(tb testing.TB) {
 	tb.Helper()
-	eventually(tb, func() bool {
+	sandboxtest.Eventually(tb, "the custom resource", func() bool {
 		_, err := s.client.Resource(stockLocks).Namespace(testNamespace).List(tb.Context(), metav1.ListOptions{})
 		if err != nil && !apierrors.IsNotFound(err) {
 			tb.Fatal(err)
 		}
 		return err == nil
-	}, "the custom resource")
+	})
 }
 
 // tokenOf asks for a service account's token, as a kubelet does for a pod.

@@ -7,6 +7,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"flashsale/internal/lock/locktest"
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 // silentConnection: a waiter's packets are lost, as where a node of the network
@@ -22,15 +25,15 @@ func silentConnection(t *testing.T, s *server) {
 			waiting := closing(t, made, err)
 			made, err = newLocker(s.config(Config{}))
 			here := closing(t, made, err)
-			mustUnlock(t, mustLock(t, waiting, "any")) // it has a connection
-			held := mustLock(t, here, "silent")
-			waiter := lockAside(t, waiting, "silent")
+			locktest.MustUnlock(t, locktest.MustLock(t, waiting, "any")) // it has a connection
+			held := locktest.MustLock(t, here, "silent")
+			waiter := locktest.LockAside(t, waiting, "silent")
 			if held.Wanted() != nil {
-				await(t, held.Wanted(), "Wanted")
+				sandboxtest.Await(t, held.Wanted(), "Wanted")
 			}
 			wire.silence()
-			mustUnlock(t, held)
-			mustUnlock(t, granted(t, waiter))
+			locktest.MustUnlock(t, held)
+			locktest.MustUnlock(t, waiter.Granted(t))
 		})
 	}
 }

@@ -8,14 +8,15 @@ import (
 	"time"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
 )
 
 func TestUnlockAfterALossOrASecondTimeSendsNoRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
-		lost, returned := mustLock(t, l, "lost"), mustLock(t, l, "returned")
-		mustUnlock(t, returned)
+		lost, returned := locktest.MustLock(t, l, "lost"), locktest.MustLock(t, l, "returned")
+		locktest.MustUnlock(t, returned)
 		m.end("lost")
 		<-lost.Lost()
 		m.hook(hooks{beforeRelease: hang})
@@ -36,7 +37,7 @@ func TestUnlockAfterALossOrASecondTimeSendsNoRequest(t *testing.T) {
 func TestUnlockNoticesAnExpiredLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLocker(t, newMemory(), nil)
-		held := mustLock(t, l, "n").(*held)
+		held := locktest.MustLock(t, l, "n").(*held)
 		held.lease.mu.Lock()
 		held.lease.deadline = time.Now()
 		held.lease.mu.Unlock()
@@ -47,7 +48,7 @@ func TestUnlockNoticesAnExpiredLease(t *testing.T) {
 			t.Error("Unlock returned ErrLost, but Lost is open")
 		}
 		synctest.Wait()
-		mustUnlock(t, mustLock(t, l, "n"))
+		locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 		mustClose(t, l)
 	})
 }
@@ -56,7 +57,7 @@ func TestAFailedUnlockIsCompletedLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
-		held := mustLock(t, l, "n")
+		held := locktest.MustLock(t, l, "n")
 		m.hook(hooks{beforeRelease: unreachable})
 		if err := held.Unlock(t.Context()); !errors.Is(err, errUnreachable) {
 			t.Errorf("Unlock: %v", err)

@@ -147,22 +147,6 @@ func mustClose(t *testing.T, l *Locker) {
 	}
 }
 
-func mustLock(t *testing.T, l *Locker, name string) lock.Held {
-	t.Helper()
-	held, err := l.Lock(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return held
-}
-
-func mustUnlock(t *testing.T, held lock.Held) {
-	t.Helper()
-	if err := held.Unlock(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func happened(event <-chan struct{}) bool {
 	select {
 	case <-event:

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
 )
 
 func TestConfigIsChecked(t *testing.T) {
@@ -27,13 +28,13 @@ func TestARefusalNamesTheHolder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		here, there := newLocker(t, m, nil), newLocker(t, m, nil)
-		held := mustLock(t, here, "n")
+		held := locktest.MustLock(t, here, "n")
 		_, err := there.TryLock(t.Context(), "n")
 		var refusal *lock.HeldError
 		if !errors.Is(err, lock.ErrHeld) || !errors.As(err, &refusal) || refusal.Holder != "r@h:1" {
 			t.Errorf("TryLock: %v", err)
 		}
-		mustUnlock(t, held)
+		locktest.MustUnlock(t, held)
 		mustClose(t, here)
 		mustClose(t, there)
 	})
@@ -56,10 +57,10 @@ func TestWaitersPollNoFasterThanTheMinimum(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		here, there := newLocker(t, m, nil), newLocker(t, m, nil)
-		held := mustLock(t, here, "n")
+		held := locktest.MustLock(t, here, "n")
 		granted := make(chan lock.Held)
 		for range 3 { // waiters of one process, of which one polls
-			go func() { granted <- mustLock(t, there, "n") }()
+			go func() { granted <- locktest.MustLock(t, there, "n") }()
 		}
 		const wait = 10 * time.Second
 		before := m.asked()
@@ -67,9 +68,9 @@ func TestWaitersPollNoFasterThanTheMinimum(t *testing.T) {
 		if n := m.asked() - before; n > int(wait/poll) || n < int(wait/(2*poll)) {
 			t.Errorf("%d polls in %s, want %d to %d", n, wait, int(wait/(2*poll)), int(wait/poll))
 		}
-		mustUnlock(t, held)
+		locktest.MustUnlock(t, held)
 		for range 3 {
-			mustUnlock(t, <-granted)
+			locktest.MustUnlock(t, <-granted)
 		}
 		mustClose(t, here)
 		mustClose(t, there)
@@ -87,7 +88,7 @@ func TestLockRetriesUntilTheServerIsBack(t *testing.T) {
 			}
 			return nil
 		}})
-		mustUnlock(t, mustLock(t, l, "n"))
+		locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 		// If the server does not come back, the error at the deadline says why.
 		m.hook(hooks{beforeTry: unreachable, beforeRelease: unreachable})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -107,7 +108,7 @@ func TestLockRetriesUntilTheServerIsBack(t *testing.T) {
 			t.Errorf("TryLock: %v", err)
 		}
 		m.hook(hooks{})
-		mustUnlock(t, mustLock(t, l, "n"))
+		locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 		mustClose(t, l)
 	})
 }
@@ -183,7 +184,7 @@ func TestCallersDoNotWaitForTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
-		held := mustLock(t, l, "held")
+		held := locktest.MustLock(t, l, "held")
 		deaf := func(context.Context) error { time.Sleep(testTTL / renewals); return errUnreachable }
 		m.hook(hooks{beforeTry: deaf, beforeRelease: deaf})
 		began := time.Now()
@@ -216,9 +217,9 @@ func TestALossLetsTheNextWaiterIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
-		first := mustLock(t, l, "n")
+		first := locktest.MustLock(t, l, "n")
 		m.end("n")
-		second := mustLock(t, l, "n") // before the first is unlocked
+		second := locktest.MustLock(t, l, "n") // before the first is unlocked
 		if !happened(first.Lost()) {
 			t.Error("Lost of the first grant is open")
 		}
@@ -231,7 +232,7 @@ func TestALossLetsTheNextWaiterIn(t *testing.T) {
 		if happened(second.Lost()) || m.owner("n") == "" {
 			t.Error("Unlock of the first grant ended the second")
 		}
-		mustUnlock(t, second)
+		locktest.MustUnlock(t, second)
 		if err := second.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 			t.Errorf("second Unlock: %v", err)
 		}
@@ -244,12 +245,12 @@ func TestUnlockReportsALossOnTheServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
-		held := mustLock(t, l, "n")
+		held := locktest.MustLock(t, l, "n")
 		m.end("n")
 		if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 			t.Errorf("Unlock: %v", err)
 		}
-		mustUnlock(t, mustLock(t, l, "n"))
+		locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 		mustClose(t, l)
 	})
 }
@@ -261,16 +262,16 @@ func TestTheHolderKeepsTheMargin(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
 		began := time.Now()
-		held := mustLock(t, l, "n")
+		held := locktest.MustLock(t, l, "n")
 		m.hook(hooks{beforeRenew: unreachable})
-		next := mustLock(t, l, "n")
+		next := locktest.MustLock(t, l, "n")
 		if took := time.Since(began); took < testTTL {
 			t.Errorf("the next grant came after %s, want at least %s", took, testTTL)
 		}
 		if !happened(held.Lost()) {
 			t.Error("Lost of the first grant is open")
 		}
-		mustUnlock(t, next)
+		locktest.MustUnlock(t, next)
 		mustClose(t, l)
 	})
 }
@@ -284,7 +285,7 @@ func TestAnAnswerAfterTheTTLIsNotAGrant(t *testing.T) {
 			t.Errorf("TryLock: %v", err)
 		}
 		m.hook(hooks{})
-		mustUnlock(t, mustLock(t, l, "n"))
+		locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 		mustClose(t, l)
 	})
 }
@@ -293,7 +294,7 @@ func TestCloseDuringLockLeavesNothingOnTheServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
-		held := mustLock(t, l, "held")
+		held := locktest.MustLock(t, l, "held")
 		m.hook(hooks{afterTry: func(context.Context) error { time.Sleep(testTTL / 10); return nil }})
 		failed := make(chan error)
 		go func() { _, err := l.Lock(t.Context(), "n"); failed <- err }()
@@ -328,7 +329,7 @@ func TestCloseIsBoundedAndNamesWhatIsNotReleased(t *testing.T) {
 		m := newMemory()
 		l := newLocker(t, m, nil)
 		for _, name := range []string{"a", "b", "c"} {
-			mustLock(t, l, name)
+			locktest.MustLock(t, l, name)
 		}
 		m.hook(hooks{beforeRelease: hang})
 		const within = 100 * time.Millisecond

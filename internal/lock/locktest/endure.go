@@ -33,7 +33,7 @@ func (s *suite) outlives(t *testing.T) {
 // outlive holds a grant for two leases, and reports whether it was kept.
 func (s *suite) outlive(t *testing.T, here, there lock.Locker, name string) bool {
 	t.Helper()
-	held := mustLock(t, here, name)
+	held := MustLock(t, here, name)
 	for began := time.Now(); time.Since(began) < 2*s.TTL; time.Sleep(glance) {
 		err := tryOnce(t, there, name)
 		if errors.Is(err, lock.ErrHeld) && !happened(held.Lost()) {
@@ -65,7 +65,7 @@ func (s *suite) restarted(t *testing.T) {
 	if !ok || s.OpenLong == nil {
 		t.Fatal("the server cannot be restarted: whether a grant survives that is not checked")
 	}
-	held := mustLock(t, s.open(t), name)
+	held := MustLock(t, s.open(t), name)
 	server.Restart(t)
 	rival := s.open(t)
 	var err error
@@ -80,8 +80,8 @@ func (s *suite) restarted(t *testing.T) {
 		if happened(held.Lost()) {
 			t.Error("the grant is lost")
 		}
-		mustUnlock(t, held)
-		mustUnlock(t, mustLock(t, rival, name))
+		MustUnlock(t, held)
+		MustUnlock(t, MustLock(t, rival, name))
 		return
 	}
 	if err := unlock(held); err == nil { // the loss, or a connection that has ended
@@ -96,7 +96,7 @@ func tryOnce(t *testing.T, locker lock.Locker, name string) error {
 	defer cancel()
 	held, err := locker.TryLock(ctx, name)
 	if err == nil {
-		mustUnlock(t, held)
+		MustUnlock(t, held)
 	}
 	return err
 }

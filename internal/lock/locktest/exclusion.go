@@ -114,9 +114,9 @@ func (s *suite) exclusion(t *testing.T) {
 		}
 		c.check(t, 1, s.Capabilities.Token)
 		// And what it cannot do: two processes hold the lock at the same time.
-		one, two := mustLock(t, s.spawn(t), c.Name), mustLock(t, s.spawn(t), c.Name)
-		mustUnlock(t, one)
-		mustUnlock(t, two)
+		one, two := MustLock(t, s.spawn(t), c.Name), MustLock(t, s.spawn(t), c.Name)
+		MustUnlock(t, one)
+		MustUnlock(t, two)
 		return
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 6*patience)
@@ -141,17 +141,17 @@ func (s *suite) tokens(t *testing.T) {
 	const name = "tokens"
 	here, brief := s.openLong(t), s.open(t)
 	if !s.Capabilities.Token {
-		held := mustLock(t, here, name)
+		held := MustLock(t, here, name)
 		if held.Token() != 0 {
 			t.Errorf("token %d, but none is declared", held.Token())
 		}
-		mustUnlock(t, held)
+		MustUnlock(t, held)
 		return
 	}
 	there := s.spawn(t)
 	last := lock.Token(0)
 	for i, locker := range []lock.Locker{here, there, brief, there, here} {
-		held := mustLock(t, locker, name)
+		held := MustLock(t, locker, name)
 		if held.Token() <= last {
 			t.Errorf("grant %d has token %d after %d", i, held.Token(), last)
 		}
@@ -161,7 +161,7 @@ func (s *suite) tokens(t *testing.T) {
 			await(t, held.Lost(), s.TTL+lateness, "the loss")
 			continue
 		}
-		mustUnlock(t, held)
+		MustUnlock(t, held)
 	}
 }
 
@@ -171,21 +171,21 @@ func (s *suite) badNames(t *testing.T) {
 	for _, name := range []string{"", "a/b", "a\x00", "/", strings.Repeat("n", lock.MaxName+1)} {
 		if held, err := locker.Lock(t.Context(), name); err == nil {
 			t.Errorf("Lock(%q) was granted", name)
-			mustUnlock(t, held)
+			MustUnlock(t, held)
 		}
 		if held, err := locker.TryLock(t.Context(), name); err == nil || errors.Is(err, lock.ErrHeld) {
 			t.Errorf("TryLock(%q): %v", name, err)
 			if held != nil {
-				mustUnlock(t, held)
+				MustUnlock(t, held)
 			}
 		}
 	}
 	// The longest, and names that are each other's beginnings.
 	var all []lock.Held
 	for _, name := range []string{strings.Repeat("n", lock.MaxName), "SKU-1", "SKU", "SKU-", "ü x"} {
-		all = append(all, mustLock(t, locker, name))
+		all = append(all, MustLock(t, locker, name))
 	}
 	for _, held := range all {
-		mustUnlock(t, held)
+		MustUnlock(t, held)
 	}
 }

@@ -11,7 +11,6 @@ package locktest
 
 import (
 	"context"
-	"errors"
 	"testing"
 	"time"
 
@@ -221,71 +220,6 @@ func (s *suite) placeOf(t *testing.T, name string, before []string) string {
 	return place
 }
 
-// attempt is a Lock that runs in a goroutine.
-type attempt struct {
-	cancel context.CancelFunc
-	done   chan struct{}
-	held   lock.Held
-	err    error
-	asked  time.Time // before its context began
-	at     time.Time // when it returned
-}
-
-// lockAside begins to lock name. It is given up, and waited for, with the test.
-func lockAside(t *testing.T, locker lock.Locker, name string, timeout time.Duration) *attempt {
-	t.Helper()
-	asked := time.Now()
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	a := &attempt{cancel: cancel, done: make(chan struct{}), asked: asked}
-	go func() {
-		defer close(a.done)
-		a.held, a.err = locker.Lock(ctx, name)
-		a.at = time.Now()
-	}()
-	t.Cleanup(func() {
-		cancel()
-		await(t, a.done, patience, "a Lock to return")
-	})
-	return a
-}
-
-// granted waits for the grant.
-func (a *attempt) granted(t *testing.T) lock.Held {
-	t.Helper()
-	await(t, a.done, patience, "a grant")
-	if a.err != nil {
-		t.Fatalf("Lock: %v", a.err)
-	}
-	return a.held
-}
-
-// failed waits for the refusal.
-func (a *attempt) failed(t *testing.T, want error) {
-	t.Helper()
-	await(t, a.done, patience, "Lock to return")
-	if !errors.Is(a.err, want) {
-		t.Fatalf("Lock: %v, want %v", a.err, want)
-	}
-}
-
-func mustLock(t *testing.T, locker lock.Locker, name string) lock.Held {
-	t.Helper()
-	return lockAside(t, locker, name, patience).granted(t)
-}
-
-func mustUnlock(t *testing.T, held lock.Held) {
-	t.Helper()
-	if err := unlock(held); err != nil {
-		t.Fatalf("Unlock: %v", err)
-	}
-}
-
-func unlock(held lock.Held) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	return held.Unlock(ctx)
-}
-
 // punctual measures what passes between a return's time and the return, until it
 // is as little as it should be.
 func punctual(t *testing.T, what string, late func() time.Duration) {
@@ -300,24 +234,15 @@ func punctual(t *testing.T, what string, late func() time.Duration) {
 	t.Errorf("%s was late by more than %s each of %d times", what, punctuality, tries)
 }
 
-// cancelled cancels a wait, and returns how long it went on.
-func (a *attempt) cancelled(t *testing.T) time.Duration {
-	t.Helper()
-	asked := time.Now()
-	a.cancel()
-	a.failed(t, context.Canceled)
-	return a.at.Sub(asked)
-}
-
 // await waits for an event.
-func await(t *testing.T, event <-chan struct{}, within time.Duration, what string) {
-	t.Helper()
+func await(tb testing.TB, event <-chan struct{}, within time.Duration, what string) {
+	tb.Helper()
 	timer := time.NewTimer(within)
 	defer timer.Stop()
 	select {
 	case <-event:
 	case <-timer.C:
-		t.Fatalf("waited %s in vain for %s", within, what)
+		tb.Fatalf("waited %s in vain for %s", within, what)
 	}
 }
 

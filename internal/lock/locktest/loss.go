@@ -30,18 +30,18 @@ func (s *suite) revoked(t *testing.T) {
 	}
 	here := s.open(t)
 	there := s.openLong(t)
-	held := mustLock(t, here, name)
+	held := MustLock(t, here, name)
 	waiter := lockAside(t, there, name, patience)
 	places := s.queued(t, name, 2)
 	asked := time.Now()
 	s.server.Revoke(t, places[0])
-	next := waiter.granted(t)
+	next := waiter.Granted(t)
 	place := s.placeOf(t, name, places)
 	t.Logf("the next holder is in after %s", time.Since(asked).Round(time.Millisecond))
 	s.expectLoss(t, held, asked)
 	s.expectStands(t, name, place, next)
-	mustUnlock(t, next)
-	mustUnlock(t, mustLock(t, here, name)) // the loss is not for ever
+	MustUnlock(t, next)
+	MustUnlock(t, MustLock(t, here, name)) // the loss is not for ever
 }
 
 // expectLoss: held is lost, says so in time, and cannot be given back.
@@ -76,7 +76,7 @@ func (s *suite) removedHolder(t *testing.T) {
 		return
 	}
 	here := s.open(t)
-	held := mustLock(t, here, name)
+	held := MustLock(t, here, name)
 	place := s.places(t, name, 1)[0]
 	if !s.Capabilities.Removal {
 		s.server.Remove(t, place)
@@ -95,11 +95,11 @@ func (s *suite) removedHolder(t *testing.T) {
 	places := s.queued(t, name, 2)
 	asked := time.Now()
 	s.server.Remove(t, place)
-	next := waiter.granted(t)
+	next := waiter.Granted(t)
 	place = s.placeOf(t, name, places)
 	s.expectLoss(t, held, asked)
 	s.expectStands(t, name, place, next)
-	mustUnlock(t, next)
+	MustUnlock(t, next)
 }
 
 // removedWaiter: an operator removes a waiter's place.
@@ -112,12 +112,12 @@ func (s *suite) removedWaiter(t *testing.T) {
 		s.unpromised(t, "a waiter has a place") // see queued
 		return
 	}
-	holder := mustLock(t, s.openLong(t), name)
+	holder := MustLock(t, s.openLong(t), name)
 	waiter := lockAside(t, s.open(t), name, patience)
 	removed := s.places(t, name, 2)[1]
 	s.server.Remove(t, removed)
 	if !s.Capabilities.Removal {
-		mustUnlock(t, holder)
+		MustUnlock(t, holder)
 		await(t, waiter.done, patience, "Lock to return")
 		if waiter.err == nil {
 			t.Error("a waiter without a place was granted the lock")
@@ -131,8 +131,8 @@ func (s *suite) removedWaiter(t *testing.T) {
 	if happened(waiter.done) {
 		t.Fatal("a waiter is through while another holds")
 	}
-	mustUnlock(t, holder)
-	mustUnlock(t, waiter.granted(t))
+	MustUnlock(t, holder)
+	MustUnlock(t, waiter.Granted(t))
 }
 
 // killedProcess: a holder's process dies with a waiter's.
@@ -143,7 +143,7 @@ func (s *suite) killedProcess(t *testing.T) {
 		return
 	}
 	process := s.spawn(t)
-	mustLock(t, process, name)
+	MustLock(t, process, name)
 	lockAside(t, process, name, patience)
 	if s.Capabilities.Fair {
 		s.queued(t, name, 2) // both are in the queue
@@ -151,11 +151,11 @@ func (s *suite) killedProcess(t *testing.T) {
 	waiter := lockAside(t, s.open(t), name, patience)
 	killed := time.Now()
 	process.signal(syscall.SIGKILL)
-	next := waiter.granted(t)
+	next := waiter.Granted(t)
 	if took := waiter.at.Sub(killed); took > s.later() {
 		t.Errorf("the next holder is in after %s, at a TTL of %s", took, s.TTL)
 	}
-	mustUnlock(t, next)
+	MustUnlock(t, next)
 }
 
 // pausedProcess: a holder's process stops for longer than its TTL, and goes on.
@@ -166,12 +166,12 @@ func (s *suite) pausedProcess(t *testing.T) {
 		return
 	}
 	here, process := s.open(t), s.spawn(t)
-	held := mustLock(t, process, name)
+	held := MustLock(t, process, name)
 	waiter := lockAside(t, here, name, patience)
 	places := s.queued(t, name, 2)
 	process.signal(syscall.SIGSTOP)
 	stopped := time.Now()
-	next := waiter.granted(t)
+	next := waiter.Granted(t)
 	took := waiter.at.Sub(stopped)
 	t.Logf("the next holder is in %s after the stop", took.Round(time.Millisecond))
 	if took > s.later() {
@@ -184,8 +184,8 @@ func (s *suite) pausedProcess(t *testing.T) {
 	process.signal(syscall.SIGCONT)
 	s.expectLoss(t, held, time.Now())
 	s.expectStands(t, name, place, next)
-	mustUnlock(t, next)
-	mustUnlock(t, mustLock(t, process, name)) // it is as good as new
+	MustUnlock(t, next)
+	MustUnlock(t, MustLock(t, process, name)) // it is as good as new
 }
 
 // pausedServer: the server stops answering, and goes on.
@@ -193,8 +193,8 @@ func (s *suite) pausedServer(t *testing.T) {
 	const name, unused = "paused-server", "paused-server-unused"
 	here := s.open(t)
 	there := s.another(t, here)
-	holder := mustLock(t, here, name)
-	mustUnlock(t, mustLock(t, there, "any")) // it has a lease, and its name is known
+	holder := MustLock(t, here, name)
+	MustUnlock(t, MustLock(t, there, "any")) // it has a lease, and its name is known
 	waiter := lockAside(t, there, name, patience)
 	s.queued(t, name, 2)
 	if s.TTL > 0 {
@@ -227,15 +227,15 @@ func (s *suite) pausedServer(t *testing.T) {
 	}
 	_ = unlock(holder) // it may be lost by now
 	s.places(t, name, 0)
-	mustUnlock(t, mustLock(t, there, name))
+	MustUnlock(t, MustLock(t, there, name))
 }
 
 // deadlines begins a Lock of each name, and checks that it keeps its deadline.
-func (s *suite) deadlines(t *testing.T, lockers map[string]lock.Locker) []*attempt {
+func (s *suite) deadlines(t *testing.T, lockers map[string]lock.Locker) []*Attempt {
 	t.Helper()
 	const timeout = 500 * time.Millisecond
-	var all []*attempt
-	begin := func() (attempts []*attempt) {
+	var all []*Attempt
+	begin := func() (attempts []*Attempt) {
 		for name, locker := range lockers {
 			if s.TTL == 0 && name != "paused-server" && name != "dead-server" {
 				continue // nobody holds it, and no server is in the way
@@ -271,15 +271,15 @@ func (s *suite) deadServer(t *testing.T) {
 	}
 	here := s.open(t)
 	there := s.another(t, here)
-	mustLock(t, here, name)
-	mustUnlock(t, mustLock(t, there, "any"))
+	MustLock(t, here, name)
+	MustUnlock(t, MustLock(t, there, "any"))
 	waiter := lockAside(t, there, name, patience)
 	s.queued(t, name, 2)
 	var holders []lock.Locker
 	var grants []lock.Held
 	for i := range tries {
 		holders = append(holders, s.open(t))
-		grants = append(grants, mustLock(t, holders[i], fmt.Sprint("dead-server-held-", i)))
+		grants = append(grants, MustLock(t, holders[i], fmt.Sprint("dead-server-held-", i)))
 	}
 	if s.TTL > 0 {
 		s.server.Kill(t)
@@ -323,7 +323,7 @@ func (s *suite) lostServer(t *testing.T) {
 	here := s.open(t)
 	for range tries { // the margin before the TTL's end is less than a machine may stop for
 		took := s.loseServer(t, here, name)
-		mustUnlock(t, mustLock(t, here, name))
+		MustUnlock(t, MustLock(t, here, name))
 		s.places(t, name, 0)
 		// The server may count from any time before it stopped.
 		if !s.Capabilities.Deadline || took <= s.TTL {
@@ -337,7 +337,7 @@ func (s *suite) lostServer(t *testing.T) {
 // and returns how long that has taken.
 func (s *suite) loseServer(t *testing.T, here lock.Locker, name string) (took time.Duration) {
 	t.Helper()
-	held := mustLock(t, here, name)
+	held := MustLock(t, here, name)
 	s.server.Pause(t)
 	defer s.server.Resume(t)
 	paused := time.Now()

@@ -26,11 +26,11 @@ func (s *suite) tryLock(t *testing.T) {
 		}
 	}
 	s.places(t, name, 1)
-	mustUnlock(t, held)
+	MustUnlock(t, held)
 	if held, err = there.TryLock(ctx, name); err != nil {
 		t.Fatal(err)
 	}
-	mustUnlock(t, held)
+	MustUnlock(t, held)
 	s.places(t, name, 0)
 }
 
@@ -39,12 +39,12 @@ func (s *suite) order(t *testing.T) {
 	const name = "order"
 	here := s.open(t)
 	there := s.another(t, here)
-	holder := mustLock(t, here, name)
+	holder := MustLock(t, here, name)
 	if !s.Capabilities.Fair {
 		s.unfair(t, name, here, there, holder)
 		return
 	}
-	var waiters []*attempt
+	var waiters []*Attempt
 	for i, locker := range []lock.Locker{there, here, here, there, here} {
 		waiters = append(waiters, lockAside(t, locker, name, patience))
 		s.places(t, name, 2+i)
@@ -55,10 +55,10 @@ func (s *suite) order(t *testing.T) {
 				t.Fatalf("waiter %d is through while another holds", i+j)
 			}
 		}
-		mustUnlock(t, holder)
-		holder = waiter.granted(t)
+		MustUnlock(t, holder)
+		holder = waiter.Granted(t)
 	}
-	mustUnlock(t, holder)
+	MustUnlock(t, holder)
 }
 
 // unfair shows how a lock without a common queue is unfair: whoever waits in the
@@ -72,13 +72,13 @@ func (s *suite) unfair(t *testing.T, name string, here, there lock.Locker, holde
 	first := lockAside(t, here, name, patience)
 	second := lockAside(t, there, name, patience)
 	s.places(t, name, 2) // the holder and the second: the first is not seen
-	mustUnlock(t, holder)
-	held := second.granted(t)
+	MustUnlock(t, holder)
+	held := second.Granted(t)
 	if happened(first.done) {
 		t.Error("grants come in order, though that is not declared")
 	}
-	mustUnlock(t, held)
-	mustUnlock(t, first.granted(t))
+	MustUnlock(t, held)
+	MustUnlock(t, first.Granted(t))
 }
 
 // overtaken: who gives a lock back and asks for it at once gets it before one
@@ -87,18 +87,18 @@ func (s *suite) overtaken(t *testing.T, name string, here, there lock.Locker, ho
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		waiter := lockAside(t, there, name, patience)
 		s.queued(t, name, 2)
-		mustUnlock(t, holder)
+		MustUnlock(t, holder)
 		again, err := here.TryLock(t.Context(), name)
 		if err == nil { // the waiter still waits
-			mustUnlock(t, again)
-			mustUnlock(t, waiter.granted(t))
+			MustUnlock(t, again)
+			MustUnlock(t, waiter.Granted(t))
 			return
 		}
 		if !errors.Is(err, lock.ErrHeld) {
 			t.Fatal(err)
 		}
-		mustUnlock(t, waiter.granted(t))
-		holder = mustLock(t, here, name)
+		MustUnlock(t, waiter.Granted(t))
+		holder = MustLock(t, here, name)
 	}
 	t.Error("grants come in order, though that is not declared")
 }
@@ -108,12 +108,12 @@ func (s *suite) wanted(t *testing.T) {
 	const name = "wanted"
 	here := s.open(t)
 	there := s.another(t, here)
-	held := mustLock(t, here, name)
+	held := MustLock(t, here, name)
 	if !s.Capabilities.Wanted {
 		if held.Wanted() != nil {
 			t.Error("Wanted is there, but not declared")
 		}
-		mustUnlock(t, held)
+		MustUnlock(t, held)
 		return
 	}
 	for i, locker := range []lock.Locker{there, here, there} {
@@ -122,19 +122,19 @@ func (s *suite) wanted(t *testing.T) {
 		}
 		waiter := lockAside(t, locker, name, patience)
 		await(t, held.Wanted(), patience, "Wanted")
-		mustUnlock(t, held)
-		held = waiter.granted(t)
+		MustUnlock(t, held)
+		held = waiter.Granted(t)
 	}
 	// One that was there before the grant counts as well.
 	one := lockAside(t, here, name, patience)
 	s.queued(t, name, 2)
 	two := lockAside(t, there, name, patience)
 	s.queued(t, name, 3)
-	mustUnlock(t, held)
-	held = one.granted(t)
+	MustUnlock(t, held)
+	held = one.Granted(t)
 	await(t, held.Wanted(), patience, "Wanted")
-	mustUnlock(t, held)
-	mustUnlock(t, two.granted(t))
+	MustUnlock(t, held)
+	MustUnlock(t, two.Granted(t))
 }
 
 // cancelled waiters are gone at once, and hold up nobody.
@@ -152,7 +152,7 @@ func (s *suite) cancelled(t *testing.T) {
 	}
 	s.places(t, name, 0)
 
-	holder := mustLock(t, here, name)
+	holder := MustLock(t, here, name)
 	first := lockAside(t, there, name, patience)
 	s.queued(t, name, 2)
 	second := lockAside(t, s.another(t, here), name, patience)
@@ -172,20 +172,20 @@ func (s *suite) cancelled(t *testing.T) {
 	if happened(second.done) {
 		t.Fatal("a waiter is through while another holds")
 	}
-	mustUnlock(t, holder)
-	mustUnlock(t, second.granted(t))
+	MustUnlock(t, holder)
+	MustUnlock(t, second.Granted(t))
 	s.places(t, name, 0)
 
 	// Cancelled at the moment of the grant: granted or not, it must not stay.
 	for range 10 {
-		holder := mustLock(t, here, name)
+		holder := MustLock(t, here, name)
 		waiter := lockAside(t, there, name, patience)
 		s.queued(t, name, 2)
 		go waiter.cancel()
-		mustUnlock(t, holder)
+		MustUnlock(t, holder)
 		await(t, waiter.done, patience, "Lock to return")
 		if waiter.err == nil {
-			mustUnlock(t, waiter.held)
+			MustUnlock(t, waiter.held)
 		} else if !errors.Is(waiter.err, context.Canceled) {
 			t.Errorf("Lock: %v", waiter.err)
 		}
@@ -198,11 +198,11 @@ func (s *suite) unlock(t *testing.T) {
 	const name = "unlock"
 	here := s.open(t)
 	there := s.another(t, here)
-	first := mustLock(t, here, name)
+	first := MustLock(t, here, name)
 	waiter := lockAside(t, there, name, patience)
 	s.queued(t, name, 2)
-	mustUnlock(t, first)
-	second := waiter.granted(t)
+	MustUnlock(t, first)
+	second := waiter.Granted(t)
 	before := s.places(t, name, 1)
 	if err := unlock(first); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("second Unlock: %v, want %v", err, lock.ErrLost)
@@ -210,7 +210,7 @@ func (s *suite) unlock(t *testing.T) {
 	if after := s.places(t, name, 1); after[0] != before[0] || happened(second.Lost()) {
 		t.Error("a second Unlock took the later holder's place")
 	}
-	mustUnlock(t, second)
+	MustUnlock(t, second)
 }
 
 // reentrance: an owner takes again what it has, and has it until it has given it
@@ -230,7 +230,7 @@ func (s *suite) reentrance(t *testing.T) {
 		if _, err := here.TryLock(one, name); !errors.Is(err, lock.ErrHeld) {
 			t.Errorf("the owner has taken it again, though that is not declared: %v", err)
 		}
-		mustUnlock(t, first)
+		MustUnlock(t, first)
 		return
 	}
 	again, err := here.Lock(one, name)
@@ -253,27 +253,27 @@ func (s *suite) reentrance(t *testing.T) {
 		}
 	}
 	refused()
-	mustUnlock(t, first)
+	MustUnlock(t, first)
 	if err := unlock(first); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("second Unlock of one entry: %v, want %v", err, lock.ErrLost)
 	}
 	refused()
 	s.places(t, name, 1)
-	mustUnlock(t, again)
+	MustUnlock(t, again)
 	s.places(t, name, 0)
 	next, err := there.TryLock(two, name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustUnlock(t, next)
+	MustUnlock(t, next)
 }
 
 // closing frees what a Locker holds, and ends its waits.
 func (s *suite) closing(t *testing.T) {
 	const name, queued = "closing", "closing-queued"
 	here, there := s.open(t), s.open(t)
-	held := mustLock(t, here, name)
-	other := mustLock(t, s.another(t, here), queued)
+	held := MustLock(t, here, name)
+	other := MustLock(t, s.another(t, here), queued)
 	waiter := lockAside(t, here, queued, patience)
 	s.queued(t, queued, 2)
 	if err := here.Close(t.Context()); err != nil {
@@ -296,7 +296,7 @@ func (s *suite) closing(t *testing.T) {
 	s.places(t, name, 0)
 	if s.Capabilities.Processes {
 		s.places(t, queued, 1)
-		mustUnlock(t, other)
+		MustUnlock(t, other)
 	}
-	mustUnlock(t, mustLock(t, there, name))
+	MustUnlock(t, MustLock(t, there, name))
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/bradfitz/gomemcache/memcache"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
 )
@@ -100,7 +101,7 @@ func TestALaterHoldersItemIsNeverTouched(t *testing.T) {
 				release = link.Hold()
 				before := s.gets(t)
 				begin()
-				eventually(t, func() bool { return s.gets(t) > before }, "the look at the item")
+				sandboxtest.Eventually(t, "the look at the item", func() bool { return s.gets(t) > before })
 			}
 			if err := s.client.Delete(s.store.key(name)); err != nil {
 				t.Fatal(err)
@@ -143,15 +144,6 @@ func (s *server) gets(t *testing.T) (n int) {
 	return 0
 }
 
-func eventually(t *testing.T, reached func() bool, what string) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !reached(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %s in vain for %s", patience, what)
-		}
-	}
-}
-
 // TestAnEvictedGrantIsLost fills the cache. Nothing but a renewal tells.
 func TestAnEvictedGrantIsLost(t *testing.T) {
 	s := start(t, sandbox.MemcachedConfig{Megabytes: 2})
@@ -162,7 +154,7 @@ func TestAnEvictedGrantIsLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close(context.Background()) })
-	held := mustLock(t, l, "n")
+	held := locktest.MustLock(t, l, "n")
 	// Items of the same size: others would not take its room.
 	item := memcache.Item{Value: make([]byte, len(s.Places(t, "n")[0])+len(testPrefix))}
 	for i := 0; l.stands(t, "n"); i++ {
@@ -176,12 +168,12 @@ func TestAnEvictedGrantIsLost(t *testing.T) {
 			}
 		}
 	}
-	next := mustLock(t, newLocker(t, s.Addr), "n") // there are two holders now
-	await(t, held.Lost(), "the loss")
+	next := locktest.MustLock(t, newLocker(t, s.Addr), "n") // there are two holders now
+	sandboxtest.Await(t, held.Lost(), "the loss")
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
 	}
-	mustUnlock(t, next)
+	locktest.MustUnlock(t, next)
 }
 
 // stands reports whether the server has a name's item. To ask for the item itself
@@ -197,13 +189,13 @@ func (l *Locker) stands(t *testing.T, name string) bool {
 
 func TestARefusalNamesTheHolder(t *testing.T) {
 	s := start(t, sandbox.MemcachedConfig{})
-	held := mustLock(t, newLocker(t, s.Addr), "n")
+	held := locktest.MustLock(t, newLocker(t, s.Addr), "n")
 	_, err := newLocker(t, s.Addr).TryLock(t.Context(), "n")
 	var refusal *lock.HeldError
 	if !errors.As(err, &refusal) || refusal.Holder != testOwner {
 		t.Errorf("TryLock: %v", err)
 	}
-	mustUnlock(t, held)
+	locktest.MustUnlock(t, held)
 }
 
 func TestInspectAndRevoke(t *testing.T) {
@@ -211,8 +203,8 @@ func TestInspectAndRevoke(t *testing.T) {
 	here, there := newLocker(t, s.Addr), newLocker(t, s.Addr)
 	long := strings.Repeat("n", lock.MaxName)
 	began := time.Now().Truncate(time.Millisecond)
-	one, two := mustLock(t, here, long), mustLock(t, here, "a b%")
-	mustUnlock(t, mustLock(t, here, "free"))
+	one, two := locktest.MustLock(t, here, long), locktest.MustLock(t, here, "a b%")
+	locktest.MustUnlock(t, locktest.MustLock(t, here, "free"))
 	if err := s.client.Set(&memcache.Item{Key: "another's"}); err != nil {
 		t.Fatal(err)
 	}
@@ -229,17 +221,17 @@ func TestInspectAndRevoke(t *testing.T) {
 	if err := there.Revoke(t.Context(), long); err != nil {
 		t.Error(err)
 	}
-	await(t, one.Lost(), "the loss")
+	sandboxtest.Await(t, one.Lost(), "the loss")
 	if err := there.Revoke(t.Context(), long); !errors.Is(err, lock.ErrNotHeld) {
 		t.Errorf("Revoke of what nobody holds: %v", err)
 	}
-	mustUnlock(t, two)
+	locktest.MustUnlock(t, two)
 }
 
 func TestLocksAreGrantedAgainAfterARestart(t *testing.T) {
 	s := start(t, sandbox.MemcachedConfig{})
 	l := newLocker(t, s.Addr)
-	lost := mustLock(t, l, "n")
+	lost := locktest.MustLock(t, l, "n")
 	s.Process.Kill()
 	if _, err := l.TryLock(t.Context(), "m"); err == nil || !strings.Contains(err.Error(), s.Addr) {
 		t.Errorf("TryLock of a dead server: %v; want its address", err)
@@ -250,9 +242,9 @@ func TestLocksAreGrantedAgainAfterARestart(t *testing.T) {
 	if err := s.Process.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	mustUnlock(t, mustLock(t, l, "m"))
-	await(t, lost.Lost(), "the loss")
-	mustUnlock(t, mustLock(t, l, "n"))
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "m"))
+	sandboxtest.Await(t, lost.Lost(), "the loss")
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 }
 
 // noticeTTL outlives what a busy machine may stop a process for. A loss is noticed
@@ -273,31 +265,4 @@ func newLocker(tb testing.TB, address string) *Locker {
 		_ = l.Close(ctx) // the server may be gone
 	})
 	return l
-}
-
-func mustLock(t *testing.T, l lock.Locker, name string) lock.Held {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	held, err := l.Lock(ctx, name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return held
-}
-
-func mustUnlock(t *testing.T, held lock.Held) {
-	t.Helper()
-	if err := held.Unlock(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func await(t *testing.T, event <-chan struct{}, what string) {
-	t.Helper()
-	select {
-	case <-event:
-	case <-time.After(patience):
-		t.Fatalf("waited %s in vain for %s", patience, what)
-	}
 }

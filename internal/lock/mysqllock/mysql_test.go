@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 // TestOnOneServer runs what does the server no harm, each test in a database of
@@ -65,60 +67,23 @@ func open[L lock.Locker](t *testing.T, s *server, newLocker func(Config) (L, err
 	return l
 }
 
-func mustLock(t *testing.T, l lock.Locker, name string) lock.Held {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	held, err := l.Lock(ctx, name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return held
-}
-
-func mustUnlock(t *testing.T, held lock.Held) {
-	t.Helper()
-	if err := held.Unlock(t.Context()); err != nil {
-		t.Fatalf("Unlock: %v", err)
-	}
-}
-
-func await(t *testing.T, event <-chan struct{}, what string) {
-	t.Helper()
-	select {
-	case <-event:
-	case <-time.After(patience):
-		t.Fatalf("waited in vain for %s", what)
-	}
-}
-
-// eventually waits for what the server sends no event of.
-func eventually(t *testing.T, reached func() bool, what string) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !reached(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
-
 func tokensRiseOverADeletedRow(t *testing.T, s *server) {
 	l := open(t, s, NewTable, tableName)
-	first := mustLock(t, l, "n")
-	mustUnlock(t, first)
-	second := mustLock(t, l, "n")
+	first := locktest.MustLock(t, l, "n")
+	locktest.MustUnlock(t, first)
+	second := locktest.MustLock(t, l, "n")
 	if second.Token() != first.Token()+1 {
 		t.Errorf("token %d after %d", second.Token(), first.Token())
 	}
-	mustUnlock(t, second)
+	locktest.MustUnlock(t, second)
 	if err := s.exec("DELETE FROM " + tableName); err != nil {
 		t.Fatal(err)
 	}
-	third := mustLock(t, l, "n")
+	third := locktest.MustLock(t, l, "n")
 	if third.Token() <= second.Token() {
 		t.Errorf("token %d after %d and a DELETE", third.Token(), second.Token())
 	}
-	mustUnlock(t, third)
+	locktest.MustUnlock(t, third)
 }
 
 // lateRequestsTouchNobodyElses sends what an earlier owner's requests would
@@ -162,13 +127,13 @@ func refusalsNameTheHolder(t *testing.T, s *server) {
 		"lock-row":   {open(t, s, NewRow, rowName), open(t, s, NewRow, rowName), "r@h:1"},
 		"get-lock":   {open(t, s, NewGetLock, ""), open(t, s, NewGetLock, ""), "connection "},
 	} {
-		held := mustLock(t, try.holder, "n")
+		held := locktest.MustLock(t, try.holder, "n")
 		_, err := try.other.TryLock(t.Context(), "n")
 		var refusal *lock.HeldError
 		if !errors.As(err, &refusal) || !strings.HasPrefix(refusal.Holder, try.want) {
 			t.Errorf("%s: %v, want the holder %s", name, err, try.want)
 		}
-		mustUnlock(t, held)
+		locktest.MustUnlock(t, held)
 	}
 }
 
@@ -186,8 +151,8 @@ func inspectAndRevoke(t *testing.T, s *server) {
 			t.Errorf("%s: Revoke before the first lock: %v", name, err)
 		}
 		asked := time.Now()
-		b, a := mustLock(t, l, "b"), mustLock(t, l, "a")
-		mustUnlock(t, mustLock(t, l, "free"))
+		b, a := locktest.MustLock(t, l, "b"), locktest.MustLock(t, l, "a")
+		locktest.MustUnlock(t, locktest.MustLock(t, l, "free"))
 		all, err := l.Inspect(t.Context())
 		want := []lock.Info{
 			{Name: "a", Holder: "r@h:1", Replica: "r", Token: a.Token()},
@@ -204,9 +169,9 @@ func inspectAndRevoke(t *testing.T, s *server) {
 		if err := l.Revoke(t.Context(), "a"); err != nil {
 			t.Errorf("%s: Revoke: %v", name, err)
 		}
-		await(t, a.Lost(), "the loss")
-		eventually(t, func() bool { return errors.Is(l.Revoke(t.Context(), "a"), lock.ErrNotHeld) }, "the end of a revoked grant")
-		mustUnlock(t, b)
+		sandboxtest.Await(t, a.Lost(), "the loss")
+		sandboxtest.Eventually(t, "the end of a revoked grant", func() bool { return errors.Is(l.Revoke(t.Context(), "a"), lock.ErrNotHeld) })
+		locktest.MustUnlock(t, b)
 	}
 }
 
@@ -214,7 +179,7 @@ func inspectAndRevoke(t *testing.T, s *server) {
 // follow the first.
 func rowGivesUpAfterItsTries(t *testing.T, s *server) {
 	holder := open(t, s, NewRow, rowName)
-	held := mustLock(t, holder, "n")
+	held := locktest.MustLock(t, holder, "n")
 	const tries = 4
 	l := open(t, s, NewRow, rowName, func(cfg *Config) { cfg.Tries = tries })
 	began := time.Now()
@@ -226,8 +191,8 @@ func rowGivesUpAfterItsTries(t *testing.T, s *server) {
 	if least := (tries - 1) * time.Second; took < least || took > least+patience/2 {
 		t.Errorf("Lock gave up after %s", took)
 	}
-	mustUnlock(t, held)
-	mustUnlock(t, mustLock(t, l, "n"))
+	locktest.MustUnlock(t, held)
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 }
 
 func rowsAreMadeOnceAndStay(t *testing.T, s *server) {
@@ -260,7 +225,7 @@ func aFailureHalfWayFreesTheRow(t *testing.T, s *server) {
 	// No end of a silent session is to help.
 	long := func(cfg *Config) { cfg.TTL = time.Minute }
 	here, there := open(t, s, NewRow, rowName, long), open(t, s, NewRow, rowName, long)
-	mustUnlock(t, mustLock(t, here, "n"))
+	locktest.MustUnlock(t, locktest.MustLock(t, here, "n"))
 	err := s.exec("CREATE TRIGGER no BEFORE UPDATE ON " + rowName + " FOR EACH ROW SIGNAL SQLSTATE '45000'")
 	if err != nil {
 		t.Fatal(err)
@@ -271,8 +236,8 @@ func aFailureHalfWayFreesTheRow(t *testing.T, s *server) {
 	if err := s.exec("DROP TRIGGER no"); err != nil {
 		t.Fatal(err)
 	}
-	mustUnlock(t, mustLock(t, there, "n"))
-	mustUnlock(t, mustLock(t, here, "n"))
+	locktest.MustUnlock(t, locktest.MustLock(t, there, "n"))
+	locktest.MustUnlock(t, locktest.MustLock(t, here, "n"))
 }
 
 func TestGetLockNames(t *testing.T) {
@@ -299,16 +264,16 @@ func twoDatabasesOfOneServer(t *testing.T, s *server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	one := mustLock(t, open(t, s, NewGetLock, ""), "n")
-	two := mustLock(t, open(t, s, NewGetLock, "", func(cfg *Config) { cfg.DSN = other }), "n")
-	mustUnlock(t, one)
-	mustUnlock(t, two)
+	one := locktest.MustLock(t, open(t, s, NewGetLock, ""), "n")
+	two := locktest.MustLock(t, open(t, s, NewGetLock, "", func(cfg *Config) { cfg.DSN = other }), "n")
+	locktest.MustUnlock(t, one)
+	locktest.MustUnlock(t, two)
 }
 
 // connectionsAreBounded: with one connection, one name is held at a time.
 func connectionsAreBounded(t *testing.T, s *server) {
 	l := open(t, s, NewGetLock, "", func(cfg *Config) { cfg.Connections = 1 })
-	held := mustLock(t, l, "a")
+	held := locktest.MustLock(t, l, "a")
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if _, err := l.Lock(ctx, "b"); !errors.Is(err, context.DeadlineExceeded) {
@@ -319,8 +284,8 @@ func connectionsAreBounded(t *testing.T, s *server) {
 		t.Error("another's wait for a connection cost the holder its grant")
 	default:
 	}
-	mustUnlock(t, held)
-	mustUnlock(t, mustLock(t, l, "b"))
+	locktest.MustUnlock(t, held)
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "b"))
 }
 
 // TestLocksAreGrantedAfterARestart leaves the pools full of dead connections.
@@ -333,10 +298,10 @@ func TestLocksAreGrantedAfterARestart(t *testing.T) {
 	for name, l := range lockers {
 		var all []lock.Held
 		for _, n := range []string{"a", "b", "c", "d"} {
-			all = append(all, mustLock(t, l, name+n))
+			all = append(all, locktest.MustLock(t, l, name+n))
 		}
 		for _, held := range all {
-			mustUnlock(t, held)
+			locktest.MustUnlock(t, held)
 		}
 	}
 	if err := s.Process.Restart(t.Context()); err != nil {
@@ -347,7 +312,7 @@ func TestLocksAreGrantedAfterARestart(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		mustUnlock(t, held)
+		locktest.MustUnlock(t, held)
 	}
 }
 
@@ -355,14 +320,14 @@ func TestLocksAreGrantedAfterARestart(t *testing.T) {
 func TestARowSurvivesARestart(t *testing.T) {
 	s := startServer(t, tableView{})
 	l := open(t, s, NewTable, tableName, func(cfg *Config) { cfg.TTL = time.Minute })
-	held := mustLock(t, l, "n")
+	held := locktest.MustLock(t, l, "n")
 	if err := s.Process.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := open(t, s, NewTable, tableName).TryLock(t.Context(), "n"); !errors.Is(err, lock.ErrHeld) {
 		t.Errorf("TryLock after the restart: %v, want %v", err, lock.ErrHeld)
 	}
-	mustUnlock(t, held)
+	locktest.MustUnlock(t, held)
 }
 
 func TestErrorsNameTheServer(t *testing.T) {
@@ -372,7 +337,7 @@ func TestErrorsNameTheServer(t *testing.T) {
 	}
 	s.Kill(t)
 	for _, l := range lockers {
-		eventually(t, func() bool { // on a busy machine this may be over before the first refusal
+		sandboxtest.Eventually(t, "an error that names the server", func() bool { // on a busy machine this may be over before the first refusal
 			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 			defer cancel()
 			_, err := l.Lock(ctx, "n")
@@ -380,7 +345,7 @@ func TestErrorsNameTheServer(t *testing.T) {
 				t.Fatalf("%T: %v", l, err)
 			}
 			return strings.Contains(err.Error(), "MySQL at 127.0.0.1:")
-		}, "an error that names the server")
+		})
 		if _, err := l.TryLock(t.Context(), "n"); err == nil || !strings.Contains(err.Error(), "MySQL at 127.0.0.1:") {
 			t.Errorf("%T: TryLock: %v", l, err)
 		}
@@ -409,7 +374,7 @@ func closeLeavesNoSession(t *testing.T, s *server) {
 		"lock-table": open(t, s, NewTable, tableName), "lock-row": open(t, s, NewRow, rowName),
 		"get-lock": open(t, s, NewGetLock, ""),
 	} {
-		held := mustLock(t, l, "held")
+		held := locktest.MustLock(t, l, "held")
 		waiting := make(chan error, 1)
 		go func() {
 			_, err := l.Lock(t.Context(), "held")
@@ -421,8 +386,8 @@ func closeLeavesNoSession(t *testing.T, s *server) {
 		if err := <-waiting; !errors.Is(err, lock.ErrClosed) {
 			t.Errorf("%s: the waiter: %v", name, err)
 		}
-		await(t, held.Lost(), "the loss")
-		eventually(t, func() bool { return s.sessions(t) == s.db.Stats().OpenConnections }, "no session but the operator's to be left")
+		sandboxtest.Await(t, held.Lost(), "the loss")
+		sandboxtest.Eventually(t, "no session but the operator's to be left", func() bool { return s.sessions(t) == s.db.Stats().OpenConnections })
 	}
 }
 
@@ -451,7 +416,7 @@ func aTurnThatNobodyTakesIsGivenBack(t *testing.T, s *server) {
 		t.Errorf("%d places", n)
 	}
 	cancel()
-	eventually(t, func() bool { return len(s.Places(t, "n")) == 0 }, "the turn to be given back")
+	sandboxtest.Eventually(t, "the turn to be given back", func() bool { return len(s.Places(t, "n")) == 0 })
 }
 
 func anOwnerThatLostItsGrantGetsAnother(t *testing.T, s *server) {
@@ -465,7 +430,7 @@ func anOwnerThatLostItsGrantGetsAnother(t *testing.T, s *server) {
 	if err := l.Revoke(ctx, "n"); err != nil {
 		t.Fatal(err)
 	}
-	await(t, lost.Lost(), "the loss")
+	sandboxtest.Await(t, lost.Lost(), "the loss")
 	next, err := l.Lock(ctx, "n")
 	if err != nil {
 		t.Fatal(err)
@@ -480,15 +445,15 @@ func anOwnerThatLostItsGrantGetsAnother(t *testing.T, s *server) {
 	if err != nil {
 		t.Fatalf("the later grant is gone with the earlier: %v", err)
 	}
-	mustUnlock(t, next)
-	mustUnlock(t, again)
+	locktest.MustUnlock(t, next)
+	locktest.MustUnlock(t, again)
 }
 
 // oneOwnerWaitsOnce: two goroutines of an owner share the grant that one of
 // them waits for.
 func oneOwnerWaitsOnce(t *testing.T, s *server) {
 	l := open(t, s, NewTable, tableName)
-	holder := mustLock(t, l, "n")
+	holder := locktest.MustLock(t, l, "n")
 	ctx, cancel := context.WithTimeout(lock.WithOwner(t.Context(), "one"), patience)
 	defer cancel()
 	const goroutines = 4
@@ -502,7 +467,7 @@ func oneOwnerWaitsOnce(t *testing.T, s *server) {
 			all <- held
 		}()
 	}
-	mustUnlock(t, holder)
+	locktest.MustUnlock(t, holder)
 	var entries []lock.Held
 	for range goroutines {
 		entries = append(entries, <-all)
@@ -514,9 +479,9 @@ func oneOwnerWaitsOnce(t *testing.T, s *server) {
 		if _, err := l.TryLock(t.Context(), "n"); !errors.Is(err, lock.ErrHeld) {
 			t.Errorf("free before entry %d has left: %v", i, err)
 		}
-		mustUnlock(t, held)
+		locktest.MustUnlock(t, held)
 	}
-	mustUnlock(t, mustLock(t, l, "n"))
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 }
 
 func TestConfigIsChecked(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
@@ -56,16 +57,16 @@ func TestConfigIsChecked(t *testing.T) {
 func TestAWaiterIsToldOfARelease(t *testing.T) {
 	s := start(t, 1)
 	here, there := newLocker(t, s.Address(), longTTL), newLocker(t, s.Address(), longTTL)
-	held := mustLock(t, here, "n")
-	waiter := lockAside(t, there, "n")
+	held := locktest.MustLock(t, here, "n")
+	waiter := locktest.LockAside(t, there, "n")
 	s.subscribed(t, "n", 1)
-	eventually(t, func() bool { // one look of the waiter's follows its subscription
+	sandboxtest.Eventually(t, "a time in which no command comes but the test's own", func() bool { // one look of the waiter's follows its subscription
 		before := s.commands(t)
 		time.Sleep(300 * time.Millisecond) // no event says that nothing happens
 		return s.commands(t)-before == 1
-	}, "a time in which no command comes but the test's own")
-	mustUnlock(t, held)
-	mustUnlock(t, granted(t, waiter))
+	})
+	locktest.MustUnlock(t, held)
+	locktest.MustUnlock(t, waiter.Granted(t))
 	s.subscribed(t, "n", 0)
 }
 
@@ -84,34 +85,34 @@ func TestABrokenSubscriptionIsMadeUpFor(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, s.Address())
 	here, there := newLocker(t, s.Address(), longTTL), newLocker(t, link.Addr, longTTL)
-	held := mustLock(t, here, "n")
-	waiter := lockAside(t, there, "n")
+	held := locktest.MustLock(t, here, "n")
+	waiter := locktest.LockAside(t, there, "n")
 	s.subscribed(t, "n", 1)
 	link.Cut()
 	s.subscribed(t, "n", 0)
-	mustUnlock(t, held)
+	locktest.MustUnlock(t, held)
 	link.Heal()
-	mustUnlock(t, granted(t, waiter))
+	locktest.MustUnlock(t, waiter.Granted(t))
 }
 
 func TestTokensRiseAfterTheServerHasForgotten(t *testing.T) {
 	s := start(t, 1)
 	l := newLocker(t, s.Address(), longTTL)
-	first := mustLock(t, l, "n")
-	mustUnlock(t, first)
+	first := locktest.MustLock(t, l, "n")
+	locktest.MustUnlock(t, first)
 	if err := s.clients[0].FlushAll(t.Context()).Err(); err != nil {
 		t.Fatal(err)
 	}
-	second := mustLock(t, l, "n")
+	second := locktest.MustLock(t, l, "n")
 	if second.Token() <= first.Token() {
 		t.Errorf("token %d after %d", second.Token(), first.Token())
 	}
-	mustUnlock(t, second)
-	third := mustLock(t, l, "n")
+	locktest.MustUnlock(t, second)
+	third := locktest.MustLock(t, l, "n")
 	if third.Token() <= second.Token() {
 		t.Errorf("token %d after %d", third.Token(), second.Token())
 	}
-	mustUnlock(t, third)
+	locktest.MustUnlock(t, third)
 }
 
 func TestARequestThatWasSentTwiceIsOneGrant(t *testing.T) {
@@ -156,26 +157,26 @@ func TestALaterHoldersKeyIsNeverTouched(t *testing.T) {
 func TestLocksAreGrantedAgainAfterARestart(t *testing.T) {
 	s := start(t, 1)
 	l := newLocker(t, s.Address(), longTTL/10) // it hears of the loss as it renews
-	lost := mustLock(t, l, "n")
+	lost := locktest.MustLock(t, l, "n")
 	s.Kill(t)
 	if _, err := l.TryLock(t.Context(), "m"); err == nil || !strings.Contains(err.Error(), s.Address()) {
 		t.Errorf("TryLock of a dead server: %v; want its address", err)
 	}
-	waiter := lockAside(t, l, "m")
+	waiter := locktest.LockAside(t, l, "m")
 	if err := s.nodes[0].Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	mustUnlock(t, granted(t, waiter))
-	await(t, lost.Lost(), "the loss")
-	mustUnlock(t, mustLock(t, l, "n"))
+	locktest.MustUnlock(t, waiter.Granted(t))
+	sandboxtest.Await(t, lost.Lost(), "the loss")
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 }
 
 func TestInspectAndRevoke(t *testing.T) {
 	s := start(t, 1)
 	here, there := newLocker(t, s.Address(), longTTL), newLocker(t, s.Address(), longTTL)
 	began := time.Now().Truncate(time.Millisecond)
-	one, two := mustLock(t, here, "b*"), mustLock(t, here, "a")
-	mustUnlock(t, mustLock(t, here, "free"))
+	one, two := locktest.MustLock(t, here, "b*"), locktest.MustLock(t, here, "a")
+	locktest.MustUnlock(t, locktest.MustLock(t, here, "free"))
 	infos, err := there.Inspect(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -187,12 +188,12 @@ func TestInspectAndRevoke(t *testing.T) {
 	if i := infos[0]; i.Holder != testOwner || i.Replica != "r" || i.Since.Before(began) || i.Since.After(time.Now()) {
 		t.Errorf("lock %+v", i)
 	}
-	waiter := lockAside(t, there, "a")
+	waiter := locktest.LockAside(t, there, "a")
 	s.subscribed(t, "a", 1)
 	if err := there.Revoke(t.Context(), "a"); err != nil {
 		t.Error(err)
 	}
-	mustUnlock(t, granted(t, waiter))
+	locktest.MustUnlock(t, waiter.Granted(t))
 	if err := two.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock after Revoke: %v", err)
 	}
@@ -202,7 +203,7 @@ func TestInspectAndRevoke(t *testing.T) {
 	if err := there.Revoke(t.Context(), "a/token"); err == nil || errors.Is(err, lock.ErrNotHeld) {
 		t.Errorf("Revoke of a wrong name: %v", err)
 	}
-	mustUnlock(t, one)
+	locktest.MustUnlock(t, one)
 }
 
 func TestAWrongPasswordEndsLock(t *testing.T) {
@@ -222,13 +223,13 @@ func TestAWrongPasswordEndsLock(t *testing.T) {
 func (s *servers) subscribed(t *testing.T, name string, n int64) {
 	t.Helper()
 	channel := testPrefix + name + "/released"
-	eventually(t, func() bool {
+	sandboxtest.Eventually(t, "the subscriptions", func() bool {
 		answer, err := s.clients[0].PubSubNumSub(t.Context(), channel).Result()
 		if err != nil {
 			t.Fatal(err)
 		}
 		return answer[channel] == n
-	}, "the subscriptions")
+	})
 }
 
 // commands is how many the server has run until now.
@@ -249,65 +250,4 @@ func (s *servers) commands(t *testing.T) int64 {
 	}
 	t.Fatal("no count of commands")
 	return 0
-}
-
-// attempt is a Lock that runs in a goroutine.
-type attempt struct {
-	done chan struct{}
-	held lock.Held
-	err  error
-}
-
-func lockAside(t *testing.T, l lock.Locker, name string) *attempt {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	a := &attempt{done: make(chan struct{})}
-	go func() {
-		defer close(a.done)
-		a.held, a.err = l.Lock(ctx, name)
-	}()
-	t.Cleanup(func() {
-		cancel()
-		<-a.done
-	})
-	return a
-}
-
-func granted(t *testing.T, a *attempt) lock.Held {
-	t.Helper()
-	await(t, a.done, "a grant")
-	if a.err != nil {
-		t.Fatal(a.err)
-	}
-	return a.held
-}
-
-func mustLock(t *testing.T, l lock.Locker, name string) lock.Held {
-	t.Helper()
-	return granted(t, lockAside(t, l, name))
-}
-
-func mustUnlock(t *testing.T, held lock.Held) {
-	t.Helper()
-	if err := held.Unlock(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func await(t *testing.T, event <-chan struct{}, what string) {
-	t.Helper()
-	select {
-	case <-event:
-	case <-time.After(patience):
-		t.Fatalf("waited %s in vain for %s", patience, what)
-	}
-}
-
-func eventually(t *testing.T, reached func() bool, what string) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !reached(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %s in vain for %s", patience, what)
-		}
-	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
 )
@@ -38,13 +39,13 @@ func TestRedlockOutlivesAMinority(t *testing.T) {
 	s := start(t, 5)
 	const ttl = 12 * time.Second // of which a twentieth is what a node may take
 	here, there := newRedlock(t, s, ttl), newRedlock(t, s, ttl)
-	held := mustLock(t, here, "n")
+	held := locktest.MustLock(t, here, "n")
 	s.nodes[0].Kill()
 	sandboxtest.Pause(t, s.nodes[1].Process) // this one hangs: each request waits for it
 	defer sandboxtest.Resume(t, s.nodes[1].Process)
 	for range 2 { // two renewals
 		before := s.expiry(t, "n")
-		eventually(t, func() bool { return s.expiry(t, "n").Sub(before) > ttl/6 }, "a renewal")
+		sandboxtest.Eventually(t, "a renewal", func() bool { return s.expiry(t, "n").Sub(before) > ttl/6 })
 	}
 	select {
 	case <-held.Lost():
@@ -54,11 +55,11 @@ func TestRedlockOutlivesAMinority(t *testing.T) {
 	if _, err := there.TryLock(t.Context(), "n"); !errors.Is(err, lock.ErrHeld) {
 		t.Errorf("TryLock: %v, want %v", err, lock.ErrHeld)
 	}
-	mustUnlock(t, held)
+	locktest.MustUnlock(t, held)
 	var took []time.Duration // on a busy machine one may be late, and not each
 	for len(took) < 3 && (len(took) == 0 || slices.Min(took) > ttl/4) {
 		began := time.Now()
-		mustUnlock(t, mustLock(t, there, "n"))
+		locktest.MustUnlock(t, locktest.MustLock(t, there, "n"))
 		took = append(took, time.Since(began))
 	}
 	if slices.Min(took) > ttl/4 {
@@ -82,7 +83,7 @@ func TestRedlockRefusesWithoutAMajority(t *testing.T) {
 	for _, node := range s.nodes[:3] {
 		node.Kill()
 	}
-	eventually(t, func() bool { // on a busy machine this may be over before the first refusal
+	sandboxtest.Eventually(t, "an error that names each node that is dead", func() bool { // on a busy machine this may be over before the first refusal
 		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 		defer cancel()
 		_, err := l.Lock(ctx, "n")
@@ -90,26 +91,26 @@ func TestRedlockRefusesWithoutAMajority(t *testing.T) {
 			t.Fatalf("Lock: %v", err)
 		}
 		return !slices.ContainsFunc(s.nodes[:3], func(node *sandbox.Redis) bool { return !strings.Contains(err.Error(), node.Addr) })
-	}, "an error that names each node that is dead")
+	})
 	if _, err := l.Inspect(t.Context()); err == nil {
 		t.Error("Inspect says what a minority knows")
 	}
 	// Nothing is left on the others, before any time is over.
 	for i, client := range s.clients[3:] {
-		eventually(t, func() bool {
+		sandboxtest.Eventually(t, "the end of what is left on node "+s.nodes[3+i].Addr, func() bool {
 			n, err := client.Exists(t.Context(), testPrefix+"n").Result()
 			if err != nil {
 				t.Fatal(err)
 			}
 			return n == 0
-		}, "the end of what is left on node "+s.nodes[3+i].Addr)
+		})
 	}
 	for _, node := range s.nodes[:3] {
 		if err := node.Restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	mustUnlock(t, mustLock(t, l, "n"))
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 }
 
 // TestRedlockNamesANodeThatHangs: a time-out alone does not.
@@ -132,7 +133,7 @@ func TestRedlockNamesANodeThatHangs(t *testing.T) {
 func TestRedlockIsLostWithItsMajority(t *testing.T) {
 	s := start(t, 5)
 	here, there := newRedlock(t, s, longTTL), newRedlock(t, s, longTTL)
-	held := mustLock(t, here, "n")
+	held := locktest.MustLock(t, here, "n")
 	for _, client := range s.clients[:3] {
 		if err := client.Del(t.Context(), testPrefix+"n").Err(); err != nil {
 			t.Fatal(err)
@@ -142,17 +143,17 @@ func TestRedlockIsLostWithItsMajority(t *testing.T) {
 	if err != nil || len(infos) != 0 {
 		t.Errorf("locks %v, %v: nobody has a majority", infos, err)
 	}
-	next := mustLock(t, there, "n")
+	next := locktest.MustLock(t, there, "n")
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
 	}
-	mustUnlock(t, next)
+	locktest.MustUnlock(t, next)
 }
 
 func TestRedlockInspectAndRevoke(t *testing.T) {
 	s := start(t, 5)
 	here, there := newRedlock(t, s, longTTL), newRedlock(t, s, longTTL)
-	one, two := mustLock(t, here, "b"), mustLock(t, here, "a")
+	one, two := locktest.MustLock(t, here, "b"), locktest.MustLock(t, here, "a")
 	s.nodes[4].Kill()
 	infos, err := there.Inspect(t.Context())
 	if err != nil {
@@ -164,12 +165,12 @@ func TestRedlockInspectAndRevoke(t *testing.T) {
 	if err := there.Revoke(t.Context(), "a"); err != nil {
 		t.Error(err)
 	}
-	mustUnlock(t, mustLock(t, there, "a"))
+	locktest.MustUnlock(t, locktest.MustLock(t, there, "a"))
 	if err := two.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock after Revoke: %v", err)
 	}
 	if err := there.Revoke(t.Context(), "a"); !errors.Is(err, lock.ErrNotHeld) {
 		t.Errorf("Revoke of what nobody holds: %v", err)
 	}
-	mustUnlock(t, one)
+	locktest.MustUnlock(t, one)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
 )
 
 // BenchmarkHandover measures how long a lock takes from one holder to the next:
@@ -20,7 +21,7 @@ func BenchmarkHandover(b *testing.B) {
 	s := start(b, 1)
 	const name = "handover"
 	lockers := [2]*Locker{newLocker(b, longTTL, s.Addrs()...), newLocker(b, longTTL, s.Addrs()...)}
-	held := mustLock(b, lockers[0], name)
+	held := locktest.MustLock(b, lockers[0], name)
 	holder := 0
 	var handovers, writes []time.Duration
 	for b.Loop() {
@@ -35,14 +36,14 @@ func BenchmarkHandover(b *testing.B) {
 		<-held.Wanted()
 		writes = append(writes, s.write(b)) // meanwhile the waiter has set its watch
 		began := time.Now()
-		mustUnlock(b, held)
+		locktest.MustUnlock(b, held)
 		handovers = append(handovers, (<-granted).Sub(began))
 		if err != nil {
 			b.Fatal(err)
 		}
 		held = next
 	}
-	mustUnlock(b, held)
+	locktest.MustUnlock(b, held)
 	b.ReportMetric(milliseconds(median(handovers)), "p50-ms")
 	b.ReportMetric(milliseconds(median(writes)), "write-p50-ms")
 }
@@ -51,9 +52,9 @@ func BenchmarkHandover(b *testing.B) {
 func BenchmarkUncontended(b *testing.B) {
 	s := start(b, 1)
 	l := newLocker(b, longTTL, s.Addrs()...)
-	mustUnlock(b, mustLock(b, l, "bench"))
+	locktest.MustUnlock(b, locktest.MustLock(b, l, "bench"))
 	for b.Loop() {
-		mustUnlock(b, mustLock(b, l, "bench"))
+		locktest.MustUnlock(b, locktest.MustLock(b, l, "bench"))
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
@@ -33,16 +34,16 @@ func TestACreateWithoutAnAnswerIsFound(t *testing.T) {
 	l := newLocker(t, longTTL, link.Addr)
 	mustMakeFolder(t, l, "n")
 	release := hold(t, link)
-	waiter := lockAside(t, l, "n")
+	waiter := locktest.LockAside(t, l, "n")
 	first := s.places(t, "n", 1)
 	link.Cut()
 	release()
 	link.Heal()
-	held := granted(t, waiter)
+	held := waiter.Granted(t)
 	if places := s.places(t, "n", 1); places[0] != first[0] {
 		t.Errorf("place %s, want %s", places[0], first[0])
 	}
-	mustUnlock(t, held)
+	locktest.MustUnlock(t, held)
 	s.places(t, "n", 0)
 }
 
@@ -68,7 +69,7 @@ func TestAWaitGivenUpWhileCutOffIsUndoneLater(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, s.Addrs()[0])
 	here, there := newLocker(t, longTTL, s.Addrs()...), newLocker(t, longTTL, link.Addr)
-	held := mustLock(t, here, "n")
+	held := locktest.MustLock(t, here, "n")
 	ctx, cancel := context.WithCancel(t.Context())
 	refused := make(chan error, 1)
 	go func() {
@@ -84,18 +85,18 @@ func TestAWaitGivenUpWhileCutOffIsUndoneLater(t *testing.T) {
 	s.places(t, "n", 2) // it stands there still
 	link.Heal()
 	s.places(t, "n", 1)
-	mustUnlock(t, held)
+	locktest.MustUnlock(t, held)
 }
 
 func TestUnlockThatFailedIsDoneLater(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, s.Addrs()[0])
 	here, there := newLocker(t, longTTL, link.Addr), newLocker(t, longTTL, s.Addrs()...)
-	held := mustLock(t, here, "n")
-	waiter := lockAside(t, there, "n")
-	await(t, held.Wanted(), "Wanted")
+	held := locktest.MustLock(t, here, "n")
+	waiter := locktest.LockAside(t, there, "n")
+	sandboxtest.Await(t, held.Wanted(), "Wanted")
 	link.Cut()
-	eventually(t, func() bool { return here.Healthy() != nil }, "the connection's end")
+	sandboxtest.Eventually(t, "the connection's end", func() bool { return here.Healthy() != nil })
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	err := held.Unlock(ctx)
@@ -106,7 +107,7 @@ func TestUnlockThatFailedIsDoneLater(t *testing.T) {
 		t.Errorf("Unlock again: %v, want %v", err, lock.ErrLost)
 	}
 	link.Heal()
-	mustUnlock(t, granted(t, waiter))
+	locktest.MustUnlock(t, waiter.Granted(t))
 	if err := here.Healthy(); err != nil {
 		t.Errorf("the lock was freed by the end of its session: %v", err)
 	}
@@ -117,7 +118,7 @@ func TestUnlockOutlivesItsConnection(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, s.Addrs()[0])
 	l := newLocker(t, longTTL, link.Addr)
-	held := mustLock(t, l, "n")
+	held := locktest.MustLock(t, l, "n")
 	release := hold(t, link)
 	unlocked := make(chan error, 1)
 	go func() { unlocked <- held.Unlock(t.Context()) }()
@@ -148,24 +149,25 @@ func (s *server) partitioned(t *testing.T) (inTime bool) {
 	t.Helper()
 	link := sandboxtest.NewLink(t, s.Addrs()[0])
 	cutOff := newLocker(t, testTTL, link.Addr)
-	held := mustLock(t, cutOff, "n")
-	waiter := lockAside(t, newLocker(t, longTTL, s.Addrs()...), "n")
+	held := locktest.MustLock(t, cutOff, "n")
+	waiter := locktest.LockAside(t, newLocker(t, longTTL, s.Addrs()...), "n")
 	s.places(t, "n", 2)
 	link.Cut()
 	// Whichever comes first: it must be the loss.
 	var next lock.Held
 	select {
 	case <-held.Lost():
-		inTime, next = true, granted(t, waiter)
-	case next = <-waiter:
-		await(t, held.Lost(), "the loss")
+		inTime, next = true, waiter.Granted(t)
+	case <-waiter.Done():
+		next = waiter.Granted(t)
+		sandboxtest.Await(t, held.Lost(), "the loss")
 	}
 	link.Heal()
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
 	}
-	mustUnlock(t, next)
-	mustUnlock(t, mustLock(t, cutOff, "n"))
+	locktest.MustUnlock(t, next)
+	locktest.MustUnlock(t, locktest.MustLock(t, cutOff, "n"))
 	return inTime
 }
 
@@ -175,17 +177,17 @@ func TestALostSessionIsClosedWhenItCanBe(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, s.Addrs()[0])
 	l := newLocker(t, longTTL, link.Addr)
-	held := mustLock(t, l, "n")
+	held := locktest.MustLock(t, l, "n")
 	link.Cut()
-	eventually(t, func() bool { return l.Healthy() != nil }, "the connection's end")
+	sandboxtest.Eventually(t, "the connection's end", func() bool { return l.Healthy() != nil })
 	l.mu.Lock()
 	session := l.session
 	l.mu.Unlock()
 	session.kept.Lose()
-	await(t, held.Lost(), "the loss")
+	sandboxtest.Await(t, held.Lost(), "the loss")
 	link.Heal()
 	s.places(t, "n", 0)
-	mustUnlock(t, mustLock(t, l, "n"))
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 }
 
 // TestNothingOfAnExpiredSessionIsSentInTheNext lets a session expire while a
@@ -194,17 +196,17 @@ func TestNothingOfAnExpiredSessionIsSentInTheNext(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, s.Addrs()[0])
 	l := newLocker(t, longTTL, link.Addr)
-	held := mustLock(t, l, "another")
+	held := locktest.MustLock(t, l, "another")
 	mustMakeFolder(t, l, "n")
 	release := hold(t, link)
-	waiter := lockAside(t, l, "n")
+	waiter := locktest.LockAside(t, l, "n")
 	old := s.places(t, "n", 1)[0]
 	link.Cut()
 	release()
 	s.Revoke(t, s.Places(t, "another")[0])
 	link.Heal()
-	next := granted(t, waiter)
-	await(t, held.Lost(), "the loss")
+	next := waiter.Granted(t)
+	sandboxtest.Await(t, held.Lost(), "the loss")
 	places := s.places(t, "n", 1)
 	if places[0] == old {
 		t.Error("a place of the old session is held in the new one")
@@ -227,7 +229,7 @@ func TestNothingOfAnExpiredSessionIsSentInTheNext(t *testing.T) {
 func TestTheServersTimeOutCounts(t *testing.T) {
 	s := start(t, 1)
 	l := newLocker(t, time.Hour, s.Addrs()...)
-	mustUnlock(t, mustLock(t, l, "n"))
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if got, most := l.session.wire.timeout(), 2*time.Minute; got != most {
@@ -239,9 +241,9 @@ func TestTheServersTimeOutCounts(t *testing.T) {
 func TestAGrantSurvivesARestart(t *testing.T) {
 	s := start(t, 1)
 	here, there := newLocker(t, longTTL, s.Addrs()...), newLocker(t, longTTL, s.Addrs()...)
-	held := mustLock(t, here, "n")
-	waiter := lockAside(t, there, "n")
-	await(t, held.Wanted(), "Wanted")
+	held := locktest.MustLock(t, here, "n")
+	waiter := locktest.LockAside(t, there, "n")
+	sandboxtest.Await(t, held.Wanted(), "Wanted")
 	before := s.Places(t, "n")
 	s.Kill(t)
 	if err := s.Nodes[0].Restart(t.Context()); err != nil {
@@ -250,19 +252,19 @@ func TestAGrantSurvivesARestart(t *testing.T) {
 	if after := s.places(t, "n", 2); after[0] != before[0] || after[1] != before[1] {
 		t.Errorf("places %q, want %q", after, before)
 	}
-	mustUnlock(t, held)
-	next := granted(t, waiter)
+	locktest.MustUnlock(t, held)
+	next := waiter.Granted(t)
 	if next.Token() <= held.Token() {
 		t.Errorf("token %d after %d", next.Token(), held.Token())
 	}
-	mustUnlock(t, next)
+	locktest.MustUnlock(t, next)
 }
 
 // TestOneOfThreeNodesMayDie kills the node that leads while a lock goes round.
 func TestOneOfThreeNodesMayDie(t *testing.T) {
 	s := start(t, 3)
 	lockers := []*Locker{newLocker(t, patience, s.Addrs()...), newLocker(t, patience, s.Addrs()...)}
-	kept := mustLock(t, lockers[0], "kept")
+	kept := locktest.MustLock(t, lockers[0], "kept")
 	var rounds atomic.Int64
 	var inside atomic.Int32
 	ctx, cancel := context.WithCancel(t.Context())
@@ -290,17 +292,17 @@ func TestOneOfThreeNodesMayDie(t *testing.T) {
 			return nil
 		})
 	}
-	eventually(t, func() bool { return rounds.Load() > 20 }, "the lock to go round")
+	sandboxtest.Eventually(t, "the lock to go round", func() bool { return rounds.Load() > 20 })
 	killed := time.Now()
 	s.leader(t).Kill()
 	before := rounds.Load()
-	eventually(t, func() bool { return rounds.Load() > before+20 }, "the lock to go round without its leader")
+	sandboxtest.Eventually(t, "the lock to go round without its leader", func() bool { return rounds.Load() > before+20 })
 	t.Logf("20 rounds %s after the leader's death", time.Since(killed).Round(time.Millisecond))
 	cancel()
 	if err := group.Wait(); err != nil {
 		t.Error(err)
 	}
-	mustUnlock(t, kept)
+	locktest.MustUnlock(t, kept)
 }
 
 // TestAMinorityGrantsNothing leaves one of three nodes: Lock keeps its deadline,
@@ -308,10 +310,10 @@ func TestOneOfThreeNodesMayDie(t *testing.T) {
 func TestAMinorityGrantsNothing(t *testing.T) {
 	s := start(t, 3)
 	l := newLocker(t, testTTL, s.Addrs()...)
-	held := mustLock(t, l, "n")
+	held := locktest.MustLock(t, l, "n")
 	s.Nodes[0].Kill()
 	s.Nodes[1].Kill()
-	await(t, held.Lost(), "the loss")
+	sandboxtest.Await(t, held.Lost(), "the loss")
 	const timeout, late = 500 * time.Millisecond, time.Second
 	var took []time.Duration // on a busy machine one may be late, and not each
 	for len(took) < 3 && (len(took) == 0 || slices.Min(took) > timeout+late) {
@@ -333,8 +335,8 @@ func TestAMinorityGrantsNothing(t *testing.T) {
 	if err := s.Nodes[0].Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	mustUnlock(t, mustLock(t, l, "n"))
-	eventually(t, func() bool { return l.Healthy() == nil }, "health, with a quorum")
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
+	sandboxtest.Eventually(t, "health, with a quorum", func() bool { return l.Healthy() == nil })
 }
 
 // TestCancelsAndRemovalsNeverLetTwoIn throws everything at a few names that does
@@ -442,13 +444,13 @@ func TestManyNames(t *testing.T) {
 func TestFoldersGoByThemselves(t *testing.T) {
 	s := start(t, 1)
 	l := newLocker(t, longTTL, s.Addrs()...)
-	mustUnlock(t, mustLock(t, l, "n"))
-	mustUnlock(t, mustLock(t, l, ".."))
-	eventually(t, func() bool {
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
+	locktest.MustUnlock(t, locktest.MustLock(t, l, ".."))
+	sandboxtest.Eventually(t, "the folders to go", func() bool {
 		found, _, err := s.conn.Exists("/flashsale")
 		return err == nil && !found
-	}, "the folders to go")
-	mustUnlock(t, mustLock(t, l, "n"))
+	})
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 }
 
 func TestCloseLeavesNothing(t *testing.T) {
@@ -460,7 +462,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustLock(t, l, "held")
+	locktest.MustLock(t, l, "held")
 	ctx, cancel := context.WithCancel(t.Context())
 	var waiters sync.WaitGroup
 	for range 5 {
@@ -478,7 +480,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	waiters.Wait()
 	l.stragglers.Wait()
 	goleak.VerifyNone(t, ignored)
-	eventually(t, func() bool { return s.metric(t, "zk_num_alive_connections") == connections }, "the connection's end")
+	sandboxtest.Eventually(t, "the connection's end", func() bool { return s.metric(t, "zk_num_alive_connections") == connections })
 	s.nothingLeft(t)
 }
 
@@ -488,15 +490,15 @@ func TestHealthyBecomesHealthyAgain(t *testing.T) {
 	if err := l.Healthy(); err != nil {
 		t.Errorf("before the first lock: %v", err)
 	}
-	held := mustLock(t, l, "n")
+	held := locktest.MustLock(t, l, "n")
 	s.Revoke(t, s.Places(t, "n")[0])
-	await(t, held.Lost(), "the loss")
+	sandboxtest.Await(t, held.Lost(), "the loss")
 	sawTrouble := false
-	eventually(t, func() bool { // nobody asks for a lock meanwhile
+	sandboxtest.Eventually(t, "another session", func() bool { // nobody asks for a lock meanwhile
 		err := l.Healthy()
 		sawTrouble = sawTrouble || err != nil
 		return sawTrouble && err == nil
-	}, "another session")
+	})
 	if err := l.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -529,17 +531,17 @@ func mustMakeFolder(t *testing.T, l *Locker, name string) {
 // places waits until n places stand for name.
 func (s *server) places(t *testing.T, name string, n int) (places []string) {
 	t.Helper()
-	eventually(t, func() bool { places = s.Places(t, name); return len(places) == n }, fmt.Sprintf("%d places", n))
+	sandboxtest.Eventually(t, fmt.Sprintf("%d places", n), func() bool { places = s.Places(t, name); return len(places) == n })
 	return places
 }
 
 // nothingLeft: no node of a session, no watch, and no place in a Locker.
 func (s *server) nothingLeft(t *testing.T, lockers ...*Locker) {
 	t.Helper()
-	eventually(t, func() bool {
+	sandboxtest.Eventually(t, "all nodes and watches to go", func() bool {
 		return s.metric(t, "zk_ephemerals_count") == 0 && s.metric(t, "zk_watch_count") == 0
-	}, "all nodes and watches to go")
-	eventually(t, func() bool {
+	})
+	sandboxtest.Eventually(t, "all places and watches to be forgotten", func() bool {
 		left := 0
 		for _, l := range lockers {
 			l.mu.Lock()
@@ -551,7 +553,7 @@ func (s *server) nothingLeft(t *testing.T, lockers ...*Locker) {
 			s.mu.Unlock()
 		}
 		return left == 0
-	}, "all places and watches to be forgotten")
+	})
 }
 
 // metric reads one of the server's own counters.

@@ -11,7 +11,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
 	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 const someID = "0190a0b0-0000-7000-8000-000000000000"
@@ -50,8 +52,8 @@ func TestInspectTellsWhoHoldsAndWhoWaits(t *testing.T) {
 		t.Errorf("before the first lock: %v, %v", infos, err)
 	}
 	asked := time.Now().Truncate(time.Millisecond) // as the node has it
-	held, other := mustLock(t, here, "n"), mustLock(t, here, "a b")
-	waiter := lockAside(t, newLocker(t, longTTL, s.Addrs()...), "n")
+	held, other := locktest.MustLock(t, here, "n"), locktest.MustLock(t, here, "a b")
+	waiter := locktest.LockAside(t, newLocker(t, longTTL, s.Addrs()...), "n")
 	s.places(t, "n", 2)
 	infos, err := here.Inspect(t.Context())
 	if err != nil {
@@ -78,8 +80,8 @@ func TestInspectTellsWhoHoldsAndWhoWaits(t *testing.T) {
 	if err := here.Revoke(t.Context(), "n"); err != nil {
 		t.Fatal(err)
 	}
-	await(t, held.Lost(), "the loss")
-	mustUnlock(t, granted(t, waiter))
+	sandboxtest.Await(t, held.Lost(), "the loss")
+	locktest.MustUnlock(t, waiter.Granted(t))
 	if err := here.Revoke(t.Context(), "n"); !errors.Is(err, lock.ErrNotHeld) {
 		t.Errorf("Revoke of what nobody holds: %v", err)
 	}
@@ -88,7 +90,7 @@ func TestInspectTellsWhoHoldsAndWhoWaits(t *testing.T) {
 func TestInspectKeepsItsDeadline(t *testing.T) {
 	s := start(t, 1)
 	l := newLocker(t, longTTL, s.Addrs()...)
-	mustUnlock(t, mustLock(t, l, "n"))
+	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 	s.Pause(t)
 	defer s.Resume(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -119,79 +121,11 @@ func TestConfigIsChecked(t *testing.T) {
 	}
 }
 
-func mustLock(tb testing.TB, l lock.Locker, name string) lock.Held {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), patience)
-	defer cancel()
-	held, err := l.Lock(ctx, name)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return held
-}
-
-func mustUnlock(tb testing.TB, held lock.Held) {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), patience)
-	defer cancel()
-	if err := held.Unlock(ctx); err != nil {
-		tb.Fatalf("Unlock: %v", err)
-	}
-}
-
-// lockAside sends the grant, or nil after a failure.
-func lockAside(tb testing.TB, l lock.Locker, name string) <-chan lock.Held {
-	tb.Helper()
-	grant, done := make(chan lock.Held, 1), make(chan struct{})
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	go func() {
-		defer close(done)
-		held, err := l.Lock(ctx, name)
-		if err != nil {
-			tb.Errorf("Lock: %v", err)
-			grant <- nil
-			return
-		}
-		grant <- held
-	}()
-	tb.Cleanup(func() { cancel(); <-done })
-	return grant
-}
-
-// granted waits for the grant of lockAside.
-func granted(tb testing.TB, waiter <-chan lock.Held) lock.Held {
-	tb.Helper()
-	held := <-waiter
-	if held == nil {
-		tb.Fatal("the waiter was not granted the lock")
-	}
-	return held
-}
-
-func await(t *testing.T, event <-chan struct{}, what string) {
-	t.Helper()
-	select {
-	case <-event:
-	case <-time.After(patience):
-		t.Fatalf("waited in vain for %s", what)
-	}
-}
-
-// eventually waits for what the server sends no event of.
-func eventually(t *testing.T, reached func() bool, what string) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !reached(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
-
 // leader is the node that leads.
 func (s *server) leader(t *testing.T) *sandbox.ZooKeeperNode {
 	t.Helper()
 	var leader *sandbox.ZooKeeperNode
-	eventually(t, func() bool {
+	sandboxtest.Eventually(t, "a leader", func() bool {
 		for _, node := range s.Nodes {
 			status, err := node.Ask(t.Context(), "srvr")
 			if err != nil {
@@ -202,6 +136,6 @@ func (s *server) leader(t *testing.T) *sandbox.ZooKeeperNode {
 			}
 		}
 		return leader != nil
-	}, "a leader")
+	})
 	return leader
 }
