@@ -90,7 +90,7 @@ func TestWhiteSpaceAroundASecretIsNamed(t *testing.T) {
 	for want, args := range map[string][]string{
 		"--jwt-secret ends with a line break":   {"attack", "--target=http://127.0.0.1:1", "--admin-token=b", "--jwt-secret=a\r\n"},
 		"--admin-token begins with a space":     {"attack", "--target=http://127.0.0.1:1", "--admin-token= b", "--jwt-secret=a"},
-		"--jwt-secret is nothing but white":     {"token", "ann", "--jwt-secret= \n"},
+		"--jwt-secret is only white":     {"token", "ann", "--jwt-secret= \n"},
 		"--mysql-dsn ends with a line break: r": {"attack", "--target=http://127.0.0.1:1", "--admin-token=b", "--jwt-secret=a", "--mysql-dsn=u@tcp(127.0.0.1:1)/db\n"},
 	} {
 		if err := run(t.Context(), args, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), want) {

@@ -107,7 +107,7 @@ func TestWhiteSpaceAroundASecretEndsTheStart(t *testing.T) {
 		{long + "\n", "ends with a line break: remove it"}, {long + "\r\n", "ends with a line break: remove it"}, {long + "\n\n", "ends with a line break"},
 		{"\n" + long, "begins with a line break: remove it"}, {" " + long, "begins with a space"}, {long + " ", "ends with a space"}, {long + "\t", "ends with a tab"},
 		{"\ufeff" + long, "begins with a byte order mark"}, {long + "\u00a0", "ends with a non-breaking space"}, {"\u200b" + long, "begins with an invisible character, U+200B"},
-		{"\u3000" + long, "U+3000"}, {long + "\x7f", "U+007F"}, {strings.Repeat(" ", leastSecret), "is nothing but white space"}, {"\r\n", "is nothing but white space"},
+		{"\u3000" + long, "U+3000"}, {long + "\x7f", "U+007F"}, {strings.Repeat(" ", leastSecret), "is only white space"}, {"\r\n", "is only white space"},
 	} {
 		for _, flag := range []string{"admin-token", "jwt-secret", "jwt-audience", "forward-secret", "etcd-username", "etcd-password", "mysql-dsn"} {
 			good := []string{"--mysql-dsn=root:hidden@tcp(127.0.0.1:1)/shop", "--admin-token=" + adminToken, "--jwt-secret=" + secret}
@@ -138,7 +138,7 @@ func TestWhiteSpaceAroundASecretEndsTheStart(t *testing.T) {
 	for want, args := range map[string][]string{
 		"--etcd-password ends with a space":                        {"locks", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--etcd-password=pw "},
 		"--etcd-prefix ends with a space":                          {"locks", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--etcd-prefix=shop/ "},
-		"--etcd-endpoints: the 2nd begins with a space: remove it": {"locks", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--etcd-endpoints=http://a:1, http://b:1"},
+		"--etcd-endpoints: the 2nd value begins with a space: remove it": {"locks", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--etcd-endpoints=http://a:1, http://b:1"},
 		"--max-replicas is 9223372036854775807, must be from 1 to": {"serve", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--max-replicas=9223372036854775807"},
 		"--mysql-pool is 9223372036854775807, must be from 2 to":   {"audit", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--mysql-pool=9223372036854775807"},
 		"--admin-token has a line break":                           {"serve", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--jwt-secret=" + secret, "--admin-token=" + long + "\nx"},

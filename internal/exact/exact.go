@@ -1,7 +1,6 @@
-// Package exact checks flags of which every byte counts: secrets, and what is
-// compared as it is. They are copied by hand, by a shell, or from a file that an
-// editor has ended with a line break. Whether a secret is good enough is left to
-// those who take it.
+// Package exact rejects flags that have white space or invisible characters at either
+// end. It is for secrets and for values that are compared byte for byte. They are
+// copied by hand, by a shell, or from a file that ends with a line break.
 package exact
 
 import (
@@ -14,10 +13,9 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// Check finds white space, and what nobody sees, around the values of flags
-// whose tag has `exact:""`, wherever they came from. It cuts nothing off: other
-// programs are given the same value, and must agree on it. The error names the
-// flag, and does not repeat the value.
+// Check examines the values of all flags with the tag `exact:""`, from every source.
+// It does not trim them, because other programs get the same value and must agree on
+// it. The error names the flag and does not contain the value.
 func Check(flags []*kong.Flag) error {
 	for _, flag := range flags {
 		if !flag.Tag.Has("exact") {
@@ -25,13 +23,13 @@ func Check(flags []*kong.Flag) error {
 		}
 		switch value := flag.Target.Interface().(type) {
 		case string:
-			if wrong := around(value); wrong != "" {
+			if wrong := check(value); wrong != "" {
 				return fmt.Errorf("--%s %s", flag.Name, wrong)
 			}
 		case []string:
 			for i, one := range value {
-				if wrong := around(one); wrong != "" {
-					return fmt.Errorf("--%s: the %s %s", flag.Name, humanize.Ordinal(i+1), wrong)
+				if wrong := check(one); wrong != "" {
+					return fmt.Errorf("--%s: the %s value %s", flag.Name, humanize.Ordinal(i+1), wrong)
 				}
 			}
 		}
@@ -39,39 +37,35 @@ func Check(flags []*kong.Flag) error {
 	return nil
 }
 
-// around says what is wrong at either end of a value.
-func around(value string) string {
+// check returns what is wrong at either end of a value, or "".
+func check(value string) string {
 	first, _ := utf8.DecodeRuneInString(value)
 	last, _ := utf8.DecodeLastRuneInString(value)
 	switch {
 	case value == "":
 		return ""
-	case strings.TrimFunc(value, unseen) == "":
-		return "is nothing but white space: set it, or leave it out"
-	case unseen(last):
+	case strings.TrimFunc(value, invisible) == "":
+		return "is only white space: set it, or leave it out"
+	case invisible(last):
 		return "ends with " + name(last) + ": remove it"
-	case unseen(first):
+	case invisible(first):
 		return "begins with " + name(first) + ": remove it"
 	}
 	return ""
 }
 
-// unseen are white space, control characters, and those that only change how others
-// are shown, such as a byte order mark.
-func unseen(r rune) bool { return unicode.IsSpace(r) || unicode.In(r, unicode.Cc, unicode.Cf) }
+// invisible reports whether r is white space, a control character, or a format
+// character, for example a byte order mark.
+func invisible(r rune) bool { return unicode.IsSpace(r) || unicode.In(r, unicode.Cc, unicode.Cf) }
+
+var names = map[rune]string{
+	'\n': "a line break", '\r': "a line break", ' ': "a space", '\t': "a tab",
+	'\u00a0': "a non-breaking space", '\ufeff': "a byte order mark",
+}
 
 func name(r rune) string {
-	switch r {
-	case '\n', '\r':
-		return "a line break"
-	case ' ':
-		return "a space"
-	case '\t':
-		return "a tab"
-	case '\u00a0':
-		return "a non-breaking space"
-	case '\ufeff':
-		return "a byte order mark"
+	if known, ok := names[r]; ok {
+		return known
 	}
 	return fmt.Sprintf("an invisible character, U+%04X", r)
 }

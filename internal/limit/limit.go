@@ -1,17 +1,23 @@
-// Package limit counts the requests of callers, and says who has had too many.
+// Package limit counts the requests of each caller and refuses those above a limit.
 //
-// A caller has a bucket of tokens that fills again evenly, so that the whole
-// limit may come at once and no window's end is worth waiting for. Memory is
-// bounded, however many callers there are. Who a caller is, and what a refused
-// one is told, is left to others.
+// Each caller has a token bucket that refills at a constant rate, so all requests of
+// a window may come at once. Memory is bounded whatever the number of callers. The
+// package does not know who a caller is, or what a refused one is told.
 package limit
 
 import (
+	"container/list"
 	"errors"
 	"fmt"
+	"hash/maphash"
+	"math"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // Limit is how many requests one caller may make in a window of time. The zero
@@ -22,14 +28,14 @@ type Limit struct {
 }
 
 const (
-	// maxRequests is far above what one caller can send.
+	// maxRequests is more than one caller can send in any window.
 	maxRequests = 1_000_000
 	maxWindow   = 24 * time.Hour
 )
 
 var errForm = errors.New("expected requests and a window like 100/10s, or 0 for no limit")
 
-// Parse reads a limit like "100/10s"; "0" is none.
+// Parse reads a limit like "100/10s". "0" is no limit.
 func Parse(text string) (Limit, error) {
 	if text == "0" {
 		return Limit{}, nil
@@ -54,10 +60,137 @@ func (l *Limit) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// String is the limit as Parse reads it.
+// String returns the limit in the form that Parse reads.
 func (l Limit) String() string {
 	if l.Requests == 0 {
 		return "0"
 	}
 	return fmt.Sprintf("%d/%s", l.Requests, l.Window)
 }
+
+// Limits has one limit for each kind of caller. It is safe for concurrent use. The
+// zero value limits nothing.
+type Limits struct {
+	now [kinds]atomic.Pointer[buckets]
+}
+
+// Kind is what requests are counted by.
+type Kind int
+
+// The kinds.
+const (
+	ByAddress Kind = iota
+	ByCustomer
+	kinds
+)
+
+func (k Kind) String() string { return [...]string{"address", "customer"}[k] }
+
+// Set changes a limit. It refills the buckets of all callers, unless the limit is the
+// current one.
+func (l *Limits) Set(kind Kind, limit Limit) {
+	switch {
+	case limit == Limit{}:
+		l.now[kind].Store(nil)
+	case limit != l.Get(kind):
+		l.now[kind].Store(newBuckets(limit))
+	}
+}
+
+// Get returns the current limit.
+func (l *Limits) Get(kind Kind) Limit {
+	if b := l.now[kind].Load(); b != nil {
+		return b.limit
+	}
+	return Limit{}
+}
+
+// Verdict is the result of Take. Its times are in seconds, rounded up.
+type Verdict struct {
+	Limit Limit
+	// OK reports whether the request is within the limit.
+	OK bool
+	// Left is how many more requests are allowed now.
+	Left int
+	// Full is the time until the caller's bucket is full again.
+	Full int
+	// Wait is the time that a refused caller should wait. It is 0 if OK.
+	Wait int
+}
+
+// Take counts a request of caller. limited is false if there is no limit.
+func (l *Limits) Take(kind Kind, caller string) (v Verdict, limited bool) {
+	b := l.now[kind].Load()
+	if b == nil {
+		return v, false
+	}
+	now := time.Now()
+	bucket := b.of(caller)
+	v = Verdict{Limit: b.limit, OK: bucket.AllowN(now, 1)}
+	tokens := max(bucket.TokensAt(now), 0)
+	v.Left, v.Full = int(tokens), b.seconds(float64(b.limit.Requests)-tokens)
+	if !v.OK {
+		v.Left, v.Wait = 0, max(b.seconds(1-tokens), 1)
+	}
+	return v, true
+}
+
+const (
+	// shards keeps callers from waiting for each other's lookup.
+	shards = 16
+	// maxCallers bounds the memory of one kind to about 30 MiB with the longest names.
+	// Beyond it, the caller that was seen least recently is forgotten and starts again
+	// with a full bucket.
+	maxCallers = 1 << 16
+)
+
+// buckets has one token bucket for each caller.
+type buckets struct {
+	limit  Limit
+	seed   maphash.Seed // random, so that no client can choose its shard
+	shards [shards]shard
+}
+
+// shard has some of the callers.
+type shard struct {
+	mu      sync.Mutex
+	callers map[string]*list.Element
+	order   list.List // of *bucket, the most recently seen first
+}
+
+type bucket struct {
+	caller string
+	*rate.Limiter
+}
+
+func newBuckets(limit Limit) *buckets {
+	b := &buckets{limit: limit, seed: maphash.MakeSeed()}
+	for i := range b.shards {
+		b.shards[i].callers = map[string]*list.Element{}
+	}
+	return b
+}
+
+// rate returns the tokens that a bucket gets in a second.
+func (b *buckets) rate() float64 { return float64(b.limit.Requests) / b.limit.Window.Seconds() }
+
+// of returns the bucket of a caller. A new one is full.
+func (b *buckets) of(caller string) *bucket {
+	s := &b.shards[maphash.String(b.seed, caller)%shards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if found, ok := s.callers[caller]; ok {
+		s.order.MoveToFront(found)
+		return found.Value.(*bucket)
+	}
+	if s.order.Len() >= maxCallers/shards {
+		oldest := s.order.Remove(s.order.Back()).(*bucket)
+		delete(s.callers, oldest.caller)
+	}
+	fresh := &bucket{caller, rate.NewLimiter(rate.Limit(b.rate()), b.limit.Requests)}
+	s.callers[caller] = s.order.PushFront(fresh)
+	return fresh
+}
+
+// seconds returns the time until a bucket has so many more tokens.
+func (b *buckets) seconds(tokens float64) int { return int(math.Ceil(tokens / b.rate())) }

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-func TestLimitsAreReadStrictly(t *testing.T) {
+func TestParseIsStrict(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]Limit{
 		"0": {}, "100/10s": {100, 10 * time.Second}, "1/1s": {1, time.Second}, "5/1m30s": {5, 90 * time.Second}, "1000000/24h": {1_000_000, 24 * time.Hour},
@@ -21,19 +21,19 @@ func TestLimitsAreReadStrictly(t *testing.T) {
 			t.Errorf("%q: got %v, %v; want %v", text, got, err, want)
 		}
 		if again, err := Parse(got.String()); err != nil || again != got {
-			t.Errorf("%q came back as %q, %v", text, got, err)
+			t.Errorf("%q was printed as %q, parsed as %v, %v", text, got, again, err)
 		}
 	}
 	for _, text := range []string{"", "100", "100/", "/10s", "100/10", "0/10s", "-1/10s", "1.5/10s", "100/0s", "100/-1s", "100/10ms", "100/1500ms",
 		"100/25h", "1000001/1s", "100/10s/1s", " 100/10s", "off"} {
 		var got Limit
 		if err := got.UnmarshalText([]byte(text)); err == nil {
-			t.Errorf("%q was read as %v", text, got)
+			t.Errorf("%q was parsed as %v, want an error", text, got)
 		}
 	}
 }
 
-func TestTokensComeBack(t *testing.T) {
+func TestBucketsRefill(t *testing.T) {
 	t.Parallel()
 	var l Limits
 	l.Set(ByCustomer, Limit{50, time.Second})
@@ -45,14 +45,13 @@ func TestTokensComeBack(t *testing.T) {
 	deadline := time.Now().Add(30 * time.Second)
 	for v, _ := l.Take(ByCustomer, "ann"); !v.OK; v, _ = l.Take(ByCustomer, "ann") {
 		if time.Now().After(deadline) {
-			t.Fatal("no token came back")
+			t.Fatal("no request was allowed again within 30s")
 		}
 		time.Sleep(time.Millisecond)
 	}
 }
 
-// Of what many send at the same time, no more is let through than the limit.
-func TestLimitHoldsForRequestsAtOnce(t *testing.T) {
+func TestLimitHoldsForConcurrentRequests(t *testing.T) {
 	t.Parallel()
 	var l Limits
 	l.Set(ByAddress, Limit{100, 24 * time.Hour})
@@ -69,12 +68,11 @@ func TestLimitHoldsForRequestsAtOnce(t *testing.T) {
 	}
 	all.Wait()
 	if got := admitted.Load(); got != 100 {
-		t.Errorf("%d of 800 were let through, want 100", got)
+		t.Errorf("%d of 800 requests were allowed, want 100", got)
 	}
 }
 
-// A limit is set for requests that come after it, while others are checked.
-func TestLimitIsSetWhileRequestsCome(t *testing.T) {
+func TestSetIsSafeDuringRequests(t *testing.T) {
 	t.Parallel()
 	var l Limits
 	stop := make(chan struct{})
@@ -99,20 +97,20 @@ func TestLimitIsSetWhileRequestsCome(t *testing.T) {
 	one := Limit{1, time.Hour}
 	l.Set(ByAddress, one)
 	if v, limited := l.Take(ByAddress, "192.0.2.1"); !v.OK || !limited {
-		t.Fatalf("the first: %+v", v)
+		t.Fatalf("the first request: %+v", v)
 	}
 	l.Set(ByAddress, one)
 	if v, _ := l.Take(ByAddress, "192.0.2.1"); v.OK || l.Get(ByAddress) != one {
-		t.Error("setting the limit that holds gave everybody a new one")
+		t.Error("setting the same limit again refilled the buckets")
 	}
 	l.Set(ByAddress, Limit{})
 	if v, limited := l.Take(ByAddress, "192.0.2.1"); limited || l.Get(ByAddress) != (Limit{}) {
-		t.Errorf("without a limit: %+v", v)
+		t.Errorf("the limit was removed, but a request was counted: %+v", v)
 	}
 }
 
-// Who makes up names fills a bounded space.
-func TestRotatedNamesDoNotGrowMemory(t *testing.T) {
+// A client that invents callers uses a bounded amount of memory.
+func TestMemoryIsBounded(t *testing.T) {
 	b := newBuckets(Limit{10, time.Second})
 	heap := func() uint64 {
 		runtime.GC()
@@ -130,29 +128,28 @@ func TestRotatedNamesDoNotGrowMemory(t *testing.T) {
 	for i := range b.shards {
 		s := &b.shards[i]
 		if s.order.Len() != len(s.callers) {
-			t.Errorf("a shard has %d callers and %d places in order", len(s.callers), s.order.Len())
+			t.Errorf("a shard has %d callers in the map and %d in order", len(s.callers), s.order.Len())
 		}
 		callers += len(s.callers)
 	}
 	if callers > maxCallers || callers < maxCallers/2 {
-		t.Errorf("%d callers are remembered, want %d at most", callers, maxCallers)
+		t.Errorf("%d callers are remembered, want at most %d", callers, maxCallers)
 	}
 	if grown > 48<<20 {
-		t.Errorf("the longest names take %d MiB", grown>>20)
+		t.Errorf("the longest names take %d MiB, want at most 48", grown>>20)
 	}
 	runtime.KeepAlive(b)
 }
 
-// Who was seen last is kept: a caller who goes on calling cannot be made to be
-// forgotten by others' names.
-func TestCallerWhoGoesOnIsNotForgotten(t *testing.T) {
+// Other callers cannot evict one that keeps calling.
+func TestAnActiveCallerIsNotForgotten(t *testing.T) {
 	t.Parallel()
 	b := newBuckets(Limit{1, time.Hour})
 	first := b.of("ann")
 	for i := range 2 * maxCallers {
 		b.of(strconv.Itoa(i))
 		if i%100 == 0 && b.of("ann") != first {
-			t.Fatalf("forgotten after %d names", i)
+			t.Fatalf("forgotten after %d other callers", i)
 		}
 	}
 }

@@ -1,46 +1,46 @@
-// Package rotated keeps what was read from files current while the files
-// change: key sets and certificates that are rotated without a restart.
+// Package rotated reloads values from files that change, for example key sets and
+// certificates that are rotated without a restart.
 //
-// A value is looked at again at most once in checkEvery, by whoever asks for it
-// then, so that nothing runs in the background. What cannot be read is logged,
-// once for each change, and the value that was good stays.
+// Get checks the files at most once in checkEvery, so nothing runs in the
+// background. If a changed file cannot be loaded, the previous value stays in use
+// and the error is logged once.
 package rotated
 
 import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// checkEvery is how often the files are looked at, at most: a look is a system
-// call, and nobody waits longer for a new key to count.
+// checkEvery is the shortest time between two checks of the files. A check costs a
+// system call for each file, and a new key need not be in use sooner.
 const checkEvery = time.Second
 
-// Value is what load made of some files. It is safe for concurrent use.
+// Value is what load returned for some files. It is safe for concurrent use.
 type Value[T any] struct {
 	load   func() (T, error)
 	logger *slog.Logger
 	files  []string
 
 	now     atomic.Pointer[T]
-	bad     atomic.Pointer[error] // why the files as they are now are not in use
-	checked atomic.Int64          // when, in nanoseconds since began
+	bad     atomic.Pointer[error] // why the current files are not in use
+	checked atomic.Int64          // the time of the last check, as a Duration since began
 	began   time.Time
 
-	// looking is held by the one who looks; others go on with what there is.
-	looking sync.Mutex
-	seen    []os.FileInfo // of the last load, nil for a file that was not there
+	checking sync.Mutex    // held during a check; other callers use the current value
+	seen     []os.FileInfo // of the last load; nil for a missing file
 }
 
-// Open loads the value, or fails. load is called again whenever one of files
-// has changed; it is never called twice at the same time.
+// Open loads the value and returns load's error if that fails. Later, load is called
+// whenever one of files has changed. It is never called concurrently.
 func Open[T any](logger *slog.Logger, load func() (T, error), files ...string) (*Value[T], error) {
 	v := &Value[T]{load: load, logger: logger, files: files, began: time.Now()}
-	// Looked at before they are read: what changes meanwhile is read again.
-	v.seen = v.look()
+	// Stat before the load: a file that changes in between is loaded again.
+	v.seen = v.stat()
 	value, err := load()
 	if err != nil {
 		return nil, err
@@ -49,19 +49,20 @@ func Open[T any](logger *slog.Logger, load func() (T, error), files ...string) (
 	return v, nil
 }
 
-// Get is the value as the files had it at most checkEvery ago, if they were good.
+// Get returns the value of the files as they were at most checkEvery ago, or the last
+// value that could be loaded.
 func (v *Value[T]) Get() T {
-	if age := time.Since(v.began).Nanoseconds(); age-v.checked.Load() >= checkEvery.Nanoseconds() && v.looking.TryLock() {
-		v.checked.Store(age)
+	if age := time.Since(v.began); age-time.Duration(v.checked.Load()) >= checkEvery && v.checking.TryLock() {
+		v.checked.Store(int64(age))
 		v.reload()
-		v.looking.Unlock()
+		v.checking.Unlock()
 	}
 	return *v.now.Load()
 }
 
-// Err says why the files as they are now are not what Get returns; nil if they are.
+// Err returns why the current files are not in use, or nil if they are.
 func (v *Value[T]) Err() error {
-	v.Get() // nobody else may have asked since they changed
+	v.Get()
 	if bad := v.bad.Load(); bad != nil {
 		return *bad
 	}
@@ -69,27 +70,27 @@ func (v *Value[T]) Err() error {
 }
 
 func (v *Value[T]) reload() {
-	seen := v.look()
-	if same(seen, v.seen) {
+	seen := v.stat()
+	if slices.EqualFunc(seen, v.seen, unchanged) {
 		return
 	}
 	v.seen = seen
 	value, err := v.load()
 	if err != nil {
 		v.bad.Store(&err)
-		v.logger.Error("a changed file cannot be used: what it had before stays in use", "error", err)
+		v.logger.Error("cannot load a changed file; the previous value stays in use", "error", err)
 		return
 	}
 	v.now.Store(&value)
 	v.bad.Store(nil)
-	v.logger.Info("a changed file is in use", "files", fmt.Sprint(v.files))
+	v.logger.Info("loaded a changed file", "files", fmt.Sprint(v.files))
 }
 
-func (v *Value[T]) look() []os.FileInfo {
+// stat follows links, because Kubernetes and Docker change their targets. It ignores
+// errors, because load reports them.
+func (v *Value[T]) stat() []os.FileInfo {
 	seen := make([]os.FileInfo, len(v.files))
 	for i, file := range v.files {
-		// Through links: Kubernetes and Docker change where they point. What is
-		// wrong with a file that cannot be looked at is said by load.
 		if info, err := os.Stat(file); err == nil {
 			seen[i] = info
 		}
@@ -97,16 +98,9 @@ func (v *Value[T]) look() []os.FileInfo {
 	return seen
 }
 
-func same(a, b []os.FileInfo) bool {
-	for i := range a {
-		switch {
-		case a[i] == nil || b[i] == nil:
-			if a[i] != nil || b[i] != nil {
-				return false
-			}
-		case !os.SameFile(a[i], b[i]), a[i].Size() != b[i].Size(), !a[i].ModTime().Equal(b[i].ModTime()):
-			return false
-		}
+func unchanged(a, b os.FileInfo) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
 	}
-	return true
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }

@@ -26,7 +26,7 @@ func newSource(t *testing.T, text string) source {
 	return s
 }
 
-// write replaces the file as those do who rotate keys: all of it at once.
+// write replaces the whole file at once, as tools that rotate keys do.
 func (s source) write(text string) {
 	s.t.Helper()
 	if err := os.WriteFile(s.path+".new", []byte(text), 0o600); err != nil {
@@ -45,35 +45,35 @@ func (s source) load() (string, error) {
 	return string(text), err
 }
 
-func awaitTrue(t *testing.T, what string, is func() bool) {
+func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
+			t.Fatalf("waited 30s for %s", what)
 		}
 	}
 }
 
-func TestChangedFileIsInUseWithoutARestart(t *testing.T) {
+func TestAChangedFileIsLoadedWithoutARestart(t *testing.T) {
 	t.Parallel()
 	s := newSource(t, "old")
 	v, err := rotated.Open(slog.New(slog.DiscardHandler), s.load, s.path)
 	if err != nil || v.Get() != "old" {
-		t.Fatalf("got %v", err)
+		t.Fatalf("Open: %v", err)
 	}
 	s.write("new")
-	awaitTrue(t, "the new word", func() bool { return v.Get() == "new" })
+	eventually(t, "the new word", func() bool { return v.Get() == "new" })
 }
 
-func TestBadFileAtStartIsAnError(t *testing.T) {
+func TestOpenFailsOnABadFile(t *testing.T) {
 	t.Parallel()
 	s := newSource(t, "")
 	if _, err := rotated.Open(slog.New(slog.DiscardHandler), s.load, s.path); err == nil {
-		t.Error("it was taken")
+		t.Error("Open succeeded on a bad file")
 	}
 }
 
-func TestBadFileLaterIsLoggedOnceAndTheOldValueStays(t *testing.T) {
+func TestABadFileIsLoggedOnceAndTheOldValueStays(t *testing.T) {
 	t.Parallel()
 	s := newSource(t, "old")
 	var log lockedBuffer
@@ -82,28 +82,28 @@ func TestBadFileLaterIsLoggedOnceAndTheOldValueStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.write("")
-	awaitTrue(t, "a line in the log", func() bool { v.Get(); return strings.Contains(log.String(), "the file is empty") })
+	eventually(t, "a line in the log", func() bool { v.Get(); return strings.Contains(log.String(), "the file is empty") })
 	if err := os.Remove(s.path); err != nil {
 		t.Fatal(err)
 	}
-	awaitTrue(t, "a line for the file that is gone", func() bool { v.Get(); return strings.Contains(log.String(), "no such file") })
+	eventually(t, "a line in the log for the missing file", func() bool { v.Get(); return strings.Contains(log.String(), "no such file") })
 	if got := v.Get(); got != "old" {
-		t.Errorf("got %q, want what was good", got)
+		t.Errorf("Get returned %q, want the last good value", got)
 	}
 	if got := v.Err(); !errors.Is(got, os.ErrNotExist) {
-		t.Errorf("the file that is gone is %v", got)
+		t.Errorf("Err returned %v, want os.ErrNotExist", got)
 	}
 	if n := strings.Count(log.String(), "the file is empty"); n != 1 {
-		t.Errorf("the bad file was logged %d times", n)
+		t.Errorf("the bad file was logged %d times, want once", n)
 	}
 	s.write("new")
-	awaitTrue(t, "the good file again", func() bool { return v.Err() == nil })
+	eventually(t, "the good file", func() bool { return v.Err() == nil })
 	if got := v.Get(); got != "new" {
-		t.Errorf("got %q of a good file", got)
+		t.Errorf("Get returned %q, want the new value", got)
 	}
 }
 
-func TestManyMayAskAtOnce(t *testing.T) {
+func TestGetIsSafeForConcurrentUse(t *testing.T) {
 	t.Parallel()
 	s := newSource(t, "one")
 	v, err := rotated.Open(slog.New(slog.DiscardHandler), s.load, s.path)
@@ -112,7 +112,7 @@ func TestManyMayAskAtOnce(t *testing.T) {
 	}
 	var all sync.WaitGroup
 	for range 8 {
-		all.Go(func() { awaitTrue(t, "two", func() bool { return v.Get() == "two" }) })
+		all.Go(func() { eventually(t, "two", func() bool { return v.Get() == "two" }) })
 	}
 	s.write("two")
 	all.Wait()

@@ -10,7 +10,7 @@ import (
 	"flashsale/internal/sleep"
 )
 
-func TestForLastsAsLongAsItSays(t *testing.T) {
+func TestForWaitsForItsDuration(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
@@ -18,7 +18,7 @@ func TestForLastsAsLongAsItSays(t *testing.T) {
 			t.Error(err)
 		}
 		if took := time.Since(began); took != time.Hour {
-			t.Errorf("it took %s, want 1h", took)
+			t.Errorf("For took %s, want 1h", took)
 		}
 	})
 }
@@ -30,19 +30,19 @@ func TestForEndsWithItsContext(t *testing.T) {
 		defer cancel()
 		began := time.Now()
 		if err := sleep.For(ctx, time.Hour); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v, want %v", err, context.DeadlineExceeded)
+			t.Errorf("For returned %v, want %v", err, context.DeadlineExceeded)
 		}
 		if took := time.Since(began); took != time.Second {
-			t.Errorf("it took %s, want 1s", took)
+			t.Errorf("For took %s, want 1s", took)
 		}
 	})
 }
 
-func TestJitteredStaysAboutItsTime(t *testing.T) {
+func TestJitteredIsWithinHalfOfItsDuration(t *testing.T) {
 	t.Parallel()
 	for range 1000 {
 		if got := sleep.Jittered(time.Second); got < time.Second/2 || got >= 3*time.Second/2 {
-			t.Fatalf("%s is not about a second", got)
+			t.Fatalf("Jittered returned %s, want 0.5s to 1.5s", got)
 		}
 	}
 }

@@ -1,6 +1,6 @@
-// Package version says which build a program is. It reads what the go command
-// stamps into programs, which go version -m prints as well. A build without Git
-// is told by the linker: -ldflags "-X flashsale/internal/version.release=v1.2.3".
+// Package version identifies the build of a program. It reads what the go command
+// records in programs (see go version -m). A build without Git sets it by the linker:
+// -ldflags "-X flashsale/internal/version.release=v1.2.3".
 package version
 
 import (
@@ -12,12 +12,12 @@ import (
 	"time"
 )
 
-// These are set by the linker, where the Dockerfile builds without Git. epoch is
-// the commit's time in seconds since 1970.
+// The Dockerfile sets these by the linker, because it builds without Git. epoch is the
+// commit's time in seconds since 1970.
 var release, commit, epoch string
 
-// Release returns a tag such as v0.1.0, a commit's pseudo-version, or "dev" if the
-// build does not know.
+// Release returns a tag like v0.1.0, a commit's pseudo-version, or "dev" if the build
+// has neither.
 func Release() string {
 	stamped := ""
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "(devel)" {
@@ -26,7 +26,7 @@ func Release() string {
 	return cmp.Or(release, stamped, "dev")
 }
 
-// Line returns all that is known of the build, for people.
+// Line describes the build in one line, for people.
 func Line() string {
 	date := ""
 	if seconds, err := strconv.ParseInt(epoch, 10, 64); err == nil && seconds > 0 {
@@ -36,7 +36,7 @@ func Line() string {
 		cmp.Or(date, setting("vcs.time"), "date unknown"), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// setting returns what the go command stamped under that key, or "".
+// setting returns what the go command recorded under that key, or "".
 func setting(key string) string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -15,8 +15,8 @@ import "flashsale/internal/version"
 func main() { println(version.Line()) }
 `
 
-// Each case builds a small program around the package, in a repository of its own.
-func TestProgramsSayTheirVersionCommitAndDate(t *testing.T) {
+// Each case builds a small program that uses the package, in its own Git repository.
+func TestLineHasVersionCommitAndDate(t *testing.T) {
 	folder := t.TempDir()
 	source, err := os.ReadFile("version.go")
 	if err != nil {
@@ -54,7 +54,7 @@ func TestProgramsSayTheirVersionCommitAndDate(t *testing.T) {
 		{"-buildvcs=true", `^flashsale v0\.1\.0, commit [0-9a-f]{40}, 2026-01-02T03:04:05Z, go1\S+ \w+/\w+\n$`},
 		{"-buildvcs=false", `^flashsale dev, commit unknown, date unknown, go1`},
 		{"-ldflags=" + set + "release=v1.2.3 " + set + "commit=abc " + set + "epoch=1700000000", `^flashsale v1\.2\.3, commit abc, 2023-11-14T22:13:20Z, go1`},
-		{"-ldflags=" + set + "epoch=0", `date unknown`}, // what the image is built with by default
+		{"-ldflags=" + set + "epoch=0", `date unknown`}, // the default of the Dockerfile
 	} {
 		args := []string{"build", "-o", "program", "-buildvcs=false", c.flag, "."}
 		run("go", args...)
