@@ -9,19 +9,19 @@ import (
 	"flashsale/internal/stock"
 )
 
-// change is a write to a SKU's row that sells nothing. One of the two is set.
+// change is a write to a SKU's row that sells nothing. Exactly one field is set.
 type change struct {
-	// write makes it, and tells by its error what became of it.
+	// write makes the change. Its error tells the outcome.
 	write func(context.Context) error
-	// cancel is an order whose units return. Those that wait together are written
-	// as one.
+	// cancel is an order whose units return. Cancellations that wait together are
+	// written together.
 	cancel *ID
 }
 
-// apply makes changes of one SKU, within commitTimeout for all of them: a row that
-// a stranger has locked must not be waited for by each. It tells the outcome of
-// each; one that was not begun is ErrUnavailable.
-func (cfg *Config) apply(ctx context.Context, sku string, changes []change, tell func(i int, err error)) {
+// apply makes changes of one SKU and reports the outcome of each. commitTimeout bounds
+// all of them together: they must not each wait for a row that another client has
+// locked. A change that was not begun is ErrUnavailable.
+func (cfg *Config) apply(ctx context.Context, sku string, changes []change, report func(i int, err error)) {
 	ctx, stop := context.WithTimeout(ctx, commitTimeout)
 	defer stop()
 	var cancelled []ID
@@ -37,27 +37,16 @@ func (cfg *Config) apply(ctx context.Context, sku string, changes []change, tell
 	for i, c := range changes {
 		switch {
 		case c.cancel != nil:
-			tell(i, altered(cancelErr))
+			report(i, domainError(cancelErr))
 		case ctx.Err() != nil:
-			tell(i, fmt.Errorf("%w: the changes before it took too long", ErrUnavailable))
+			report(i, fmt.Errorf("%w: the changes before it took too long", ErrUnavailable))
 		default:
-			tell(i, altered(retried(func() error { return c.write(ctx) })))
+			report(i, domainError(retried(func() error { return c.write(ctx) })))
 		}
 	}
 }
 
-// altered makes what became of a change one of this package's errors.
-func altered(err error) error {
-	switch {
-	case err == nil, isKnown(err):
-		return err
-	case errors.Is(err, stock.ErrOutcomeUnknown):
-		return fmt.Errorf("%w: %w", ErrUnknown, err)
-	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, err)
-}
-
-// retried runs f again when the server gave its transaction up.
+// retried runs f again if the server rolled its transaction back.
 func retried(f func() error) error {
 	var err error
 	for range batchAttempts {
@@ -68,25 +57,24 @@ func retried(f func() error) error {
 	return err
 }
 
-// until runs f again and again until it knows what became of a change, or the
-// request timeout is over. An f that may be repeated returns ErrUnknown to be
-// asked again; once it has, nothing but its certainty makes that ErrUnavailable.
-func (s *Service) until(ctx context.Context, f func(context.Context) error) error {
+// untilKnown repeats f until its outcome is known, or the request timeout is over. f
+// must be repeatable. After one ErrUnknown, only a definite result replaces it: an
+// ErrUnavailable of a later call says nothing about the earlier one.
+func (s *Service) untilKnown(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
 	defer cancel()
-	var unknown error
+	var earlier error
 	for wait := settleWait; ; wait = min(2*wait, settleMaxWait) {
 		err := f(ctx)
 		switch {
 		case errors.Is(err, ErrUnknown):
-			unknown = err
-		case unknown != nil && (errors.Is(err, ErrUnavailable) || errors.Is(err, ErrBusy)):
-			// Not this time, but perhaps the time before.
+			earlier = err
+		case earlier != nil && (errors.Is(err, ErrUnavailable) || errors.Is(err, ErrBusy)):
 		default:
 			return err
 		}
 		if sleep.For(ctx, wait) != nil {
-			return unknown
+			return earlier
 		}
 	}
 }

@@ -4,10 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -17,38 +17,39 @@ import (
 )
 
 const (
-	// commitLanes are the transactions that a replica's desks have under way at
-	// once. With one, a SKU whose row is locked by a stranger would hold all
-	// others up; with many, each would carry few orders, and cost its own sync.
+	// commitLanes is how many transactions the desks of a replica run at once. With
+	// one, a SKU whose row is locked by another client would delay all others. With
+	// many, each would carry few orders and cost its own sync to disk.
 	commitLanes = 3
-	// groupSKUs and groupOrders bound one transaction: it stays far below a
-	// packet's 16 MiB, and ends within a fraction of commitTimeout.
-	groupSKUs   = 256
+	// groupOrders bounds the orders of one transaction, which keeps it far below 16
+	// MiB and lets it finish within a fraction of commitTimeout.
 	groupOrders = 2048
-	// partsAtOnce leaves most connections of a pool to other lanes.
+	// partsAtOnce leaves most connections of the pool to other lanes.
 	partsAtOnce = 8
 )
 
-// committer writes what the desks of a replica have ready. Whatever was handed in
-// while the last transaction was under way goes into the next one, in one packet.
-// A SKU whose row has changed stops the packet, and leaves the group.
+// committer writes the batches of a replica's desks, in groups of one packet each. A
+// SKU whose row has changed stops the packet, and leaves the group.
 type committer struct {
-	cfg *Config
-	// start runs a lane in a goroutine that somebody waits for.
-	start func(lane func())
+	cfg   *Config
+	lanes lanes[*write]
+}
 
-	mu      sync.Mutex
-	waiting []*write
-	lanes   int
+// newCommitter makes a committer. start may be nil if every write is alone.
+func newCommitter(cfg *Config, start func(lane func())) *committer {
+	c := &committer{cfg: cfg}
+	c.lanes = lanes[*write]{most: commitLanes, size: func(w *write) int { return len(w.orders) }, maxSize: groupOrders,
+		start: start, process: c.write}
+	return c
 }
 
 // write is one SKU's part of a transaction.
 type write struct {
-	tenure stock.Claim
+	claim  stock.Claim
 	row    stock.Row
 	units  int64
 	orders []*Order
-	// tickets are those of orders, for their requests' ids; none without a desk.
+	// tickets are those of orders, for the IDs of their requests; nil without a desk.
 	tickets []*ticket
 	// alone keeps it out of groups.
 	alone bool
@@ -56,98 +57,60 @@ type write struct {
 }
 
 func (w *write) take() stock.Take {
-	return stock.Take{Claim: w.tenure, Row: w.row, Units: w.units, At: w.orders[0].CreatedAt}
+	return stock.Take{Claim: w.claim, Row: w.row, Units: w.units, At: w.orders[0].CreatedAt}
 }
 
-// commit writes w and returns what became of it. stock.ErrFenced: nothing was
-// written, the row is no longer what the tenure knows. A duplicate key or a
-// retryable error: rolled back. stock.ErrOutcomeUnknown: to be resolved. Each
-// transaction ends within commitTimeout; w may have to wait for those before it.
+// commit writes w and returns the outcome. After stock.ErrFenced nothing was written,
+// because the row differs from the tenure's copy. After a duplicate key or a retryable
+// error the transaction was rolled back. stock.ErrOutcomeUnknown has to be resolved.
+// Each transaction ends within commitTimeout, but w may wait for earlier ones.
 func (c *committer) commit(ctx context.Context, w *write) error {
 	w.done = make(chan error, 1)
 	if w.alone {
 		c.write(ctx, []*write{w})
-		return <-w.done
-	}
-	c.mu.Lock()
-	c.waiting = append(c.waiting, w)
-	idle := c.lanes < commitLanes
-	if idle {
-		c.lanes++
-	}
-	c.mu.Unlock()
-	if idle {
-		c.start(func() { c.lane(ctx) })
+	} else {
+		c.lanes.add(ctx, w)
 	}
 	return <-w.done
 }
 
-// lane writes group after group until nothing waits.
-func (c *committer) lane(ctx context.Context) {
-	for {
-		c.mu.Lock()
-		group := c.next()
-		if len(group) == 0 {
-			c.lanes--
-			c.mu.Unlock()
-			return
-		}
-		c.mu.Unlock()
-		c.write(ctx, group)
-	}
-}
-
-// next takes the next group off what waits, up to the bounds.
-func (c *committer) next() []*write {
-	n, orders := 0, 0
-	for n < len(c.waiting) && n < groupSKUs && (n == 0 || orders+len(c.waiting[n].orders) <= groupOrders) {
-		orders += len(c.waiting[n].orders)
-		n++
-	}
-	group := slices.Clone(c.waiting[:n])
-	c.waiting = slices.Delete(c.waiting, 0, n)
-	return group
-}
-
-// write writes a group and tells each of it the outcome. A group that the server
-// rolled back for one of its SKUs is parted: each of them learns its own fate.
+// write writes a group and sends each write its outcome. A group that was rolled back
+// because of one SKU is split.
 func (c *committer) write(ctx context.Context, group []*write) {
 	defer func() {
 		if p := recover(); p != nil {
 			for _, w := range group {
-				w.tell(fmt.Errorf("%w: panic: %v", stock.ErrOutcomeUnknown, p))
+				w.finish(fmt.Errorf("%w: panic: %v", stock.ErrOutcomeUnknown, p))
 			}
 		}
 	}()
-	// Rows are locked in one order everywhere, or two groups could deadlock.
-	slices.SortFunc(group, func(a, b *write) int { return strings.Compare(a.tenure.SKU, b.tenure.SKU) })
+	// All groups lock rows in the same order, or two of them could deadlock.
+	slices.SortFunc(group, func(a, b *write) int { return strings.Compare(a.claim.SKU, b.claim.SKU) })
 	err := c.transact(ctx, group)
 	if len(group) > 1 && (stock.IsStopped(err) || stock.IsDuplicate(err) || stock.IsRetryable(err)) {
-		c.part(ctx, group, err)
+		c.split(ctx, group, err)
 		return
 	}
 	for _, w := range group {
-		w.tell(err)
+		w.finish(err)
 	}
 }
 
-// part writes a group again that was rolled back for one of its SKUs. Keys that
-// are taken, by buyers who ask again, and rows that another replica has changed, by
-// a cancellation, are everyday matters: their SKUs leave the group, and the others
-// stay together. The server does not say who had to wait for a row: then each SKU
-// is written by itself, a few at a time.
-func (c *committer) part(ctx context.Context, group []*write, cause error) {
+// split writes a rolled-back group again. Changed rows and taken keys are common: their
+// SKUs leave the group and the others stay together. For other causes the server does
+// not name the SKU, so each is written alone, a few at a time.
+func (c *committer) split(ctx context.Context, group []*write, cause error) {
 	var leaves map[*write]bool
 	var err error
 	switch {
 	case stock.IsStopped(cause):
-		leaves, err = c.stale(ctx, group)
+		leaves, err = c.findStale(ctx, group)
 	case stock.IsDuplicate(cause):
-		leaves, err = c.taken(ctx, group)
+		leaves, err = c.findTaken(ctx, group)
 	}
 	if err == nil && len(leaves) > 0 {
 		for w := range leaves {
-			w.tell(cause)
+			w.finish(cause)
 		}
 		if rest := slices.DeleteFunc(group, func(w *write) bool { return leaves[w] }); len(rest) > 0 {
 			c.write(ctx, rest)
@@ -159,11 +122,11 @@ func (c *committer) part(ctx context.Context, group []*write, cause error) {
 	for _, w := range group {
 		parts.Go(func() error { c.write(ctx, []*write{w}); return nil })
 	}
-	_ = parts.Wait() // each has told its outcome
+	_ = parts.Wait() // each write has received its outcome
 }
 
-// stale are the writes of a group whose row does not admit them any more.
-func (c *committer) stale(ctx context.Context, group []*write) (map[*write]bool, error) {
+// findStale finds the writes whose row no longer admits them.
+func (c *committer) findStale(ctx context.Context, group []*write) (map[*write]bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	conditions := make([]string, len(group))
@@ -185,15 +148,15 @@ func (c *committer) stale(ctx context.Context, group []*write) (map[*write]bool,
 	}
 	stale := map[*write]bool{}
 	for _, w := range group {
-		if !admitted[w.tenure.SKU] {
+		if !admitted[w.claim.SKU] {
 			stale[w] = true
 		}
 	}
 	return stale, rows.Err()
 }
 
-// taken are the writes of a group with a key that stands with an order.
-func (c *committer) taken(ctx context.Context, group []*write) (map[*write]bool, error) {
+// findTaken finds the writes with a key that an existing order has.
+func (c *committer) findTaken(ctx context.Context, group []*write) (map[*write]bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	of := map[byKey]*write{}
@@ -206,23 +169,20 @@ func (c *committer) taken(ctx context.Context, group []*write) (map[*write]bool,
 		}
 	}
 	taken := map[*write]bool{}
-	err := c.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error {
-		for some := range slices.Chunk(keys, defaultMaxBatch) {
-			found, err := findByKeys(ctx, conn, some)
-			if err != nil {
-				return err
-			}
-			for k := range found {
-				taken[of[k]] = true
-			}
+	for some := range slices.Chunk(keys, defaultMaxBatch) {
+		found, err := findByKeys(ctx, c.cfg.DB, some)
+		if err != nil {
+			return nil, err
 		}
-		return nil
-	})
-	return taken, err
+		for k := range found {
+			taken[of[k]] = true
+		}
+	}
+	return taken, nil
 }
 
-// tell gives the desk its answer. Only the first one counts.
-func (w *write) tell(err error) {
+// finish sends the outcome to the desk. Only the first call has an effect.
+func (w *write) finish(err error) {
 	if stock.IsStopped(err) {
 		err = stock.ErrFenced
 	}
@@ -232,7 +192,7 @@ func (w *write) tell(err error) {
 	}
 }
 
-// transact runs a group's transaction. Where it was stopped, nothing was written.
+// transact runs a group's transaction.
 func (c *committer) transact(ctx context.Context, group []*write) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
@@ -243,21 +203,21 @@ func (c *committer) transact(ctx context.Context, group []*write) (err error) {
 	c.cfg.Metrics.GroupSize.Observe(float64(len(group)))
 	query, orders := groupStatements(group)
 	return c.cfg.DB.Clearing(ctx, func() error {
-		return c.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error {
-			counts, err := execCommitted(ctx, conn, query, nil)
-			if err == nil && counts[len(counts)-2] != int64(orders) {
-				err = fmt.Errorf("%w: of %d orders %d were inserted", stock.ErrOutcomeUnknown, orders, counts[len(counts)-2])
-			}
-			return err
-		})
+		counts, err := execCommitted(ctx, c.cfg.DB, query, nil)
+		if err == nil && counts[len(counts)-2] != int64(orders) {
+			err = fmt.Errorf("%w: %d of %d orders were inserted", stock.ErrOutcomeUnknown, counts[len(counts)-2], orders)
+		}
+		return err
 	})
 }
 
-// groupStatements is the text of one transaction that takes each SKU's units and
-// writes the orders: one packet, so that no round trip of this process stands
-// between the first row lock and COMMIT. A process stopped in between would hold
-// the rows against its successor, fence or no fence.
+// groupStatements is the text of a group's transaction. It is one packet, so that this
+// process takes no round trip between the first row lock and COMMIT: if it stopped in
+// between, it would hold the rows against its successor in spite of the fence.
 func groupStatements(group []*write) (query string, orders int) {
+	// takeSize and rowSize are the approximate lengths of a SKU's statements, and of an
+	// order's row without its names.
+	const takeSize, rowSize = 384, 256
 	size := 0
 	takes := make([]stock.Take, len(group))
 	for i, w := range group {
@@ -277,24 +237,31 @@ func groupStatements(group []*write) (query string, orders int) {
 	return b.String(), orders
 }
 
-// takeSize and rowSize are about what a SKU's statements, and an order's row without
-// the names in it, take of the packet.
-const takeSize, rowSize = 384, 256
-
-// execAll sends several statements in one packet and returns how many rows each
-// of them changed, which database/sql itself does not tell.
-func execAll(ctx context.Context, conn *sql.Conn, query string, args []any) (counts []int64, err error) {
+// execCommitted sends a transaction in one packet and returns how many rows each of
+// its statements changed, which database/sql does not tell. A duplicate key,
+// stock.Stop, a retryable error or a read-only server proves that nothing was
+// committed. Any other error after sending is stock.ErrOutcomeUnknown.
+func execCommitted(ctx context.Context, db *stock.DB, query string, args []any) (counts []int64, err error) {
 	named := make([]driver.NamedValue, len(args))
 	for i, arg := range args {
 		named[i] = driver.NamedValue{Ordinal: i + 1, Value: arg}
 	}
-	err = conn.Raw(func(raw any) error {
-		result, err := raw.(driver.ExecerContext).ExecContext(ctx, query, named)
-		if err != nil {
+	err = db.OnConn(ctx, func(conn *sql.Conn) error {
+		err := conn.Raw(func(raw any) error {
+			result, err := raw.(driver.ExecerContext).ExecContext(ctx, query, named)
+			if err == nil {
+				counts = result.(mysql.Result).AllRowsAffected()
+			}
+			return err
+		})
+		switch want := strings.Count(query, "; ") + 1; {
+		case err == nil && len(counts) != want:
+			return fmt.Errorf("%w: %d of %d statements were answered", stock.ErrOutcomeUnknown, len(counts), want)
+		case err == nil, stock.IsDuplicate(err), stock.IsStopped(err), stock.IsRetryable(err), stock.IsReadOnly(err),
+			errors.Is(err, driver.ErrBadConn): // the driver has sent nothing
 			return err
 		}
-		counts = result.(mysql.Result).AllRowsAffected()
-		return nil
+		return fmt.Errorf("%w: %w", stock.ErrOutcomeUnknown, err)
 	})
 	return counts, err
 }

@@ -12,31 +12,29 @@ import (
 	"flashsale/internal/lock"
 )
 
-// desks are the open desks of a replica: one goroutine for each SKU in use. Their
-// orders come from this replica's buyers, and from replicas that forward them.
+// desks are the open desks of a replica: one goroutine per SKU in use. Their orders
+// come from this replica's buyers, and from replicas that forward them.
 type desks struct {
-	cfg     *Config
-	ctx     context.Context // of all desks; ends when close runs out of time
-	stop    context.CancelFunc
-	selling context.Context // ends with the call of close: sell what waits, then end
-	endSale context.CancelFunc
-	running sync.WaitGroup
-	// committer is what the desks write through.
+	cfg       *Config
+	ctx       context.Context // of all desks; ends when close runs out of time
+	stop      context.CancelFunc
+	selling   context.Context // ends when close begins: sell what waits, then stop
+	endSale   context.CancelFunc
+	running   sync.WaitGroup
 	committer *committer
 	checker   *checker
 	memory    *memory
 	deadlines deadlines
-	// quantum is DeskConfig.Quantum, as it may have been changed since.
-	quantum atomic.Int64
+	quantum   atomic.Int64 // DeskConfig.Quantum, which SetQuantum can change
 
-	// viewer knows who sells each SKU; nil where the lock cannot tell.
+	// viewer knows who sells each SKU; nil if the lock does not tell.
 	viewer lock.Viewer
-	// links lead to the other sellers; nil where orders are not forwarded.
+	// links lead to the other sellers; nil if orders are not forwarded.
 	links  *forward.Links
 	server *forward.Server
-	// forwarding are the goroutines that serve links, and those that take over.
+	// forwarding are the goroutines that serve links, and those of take-overs.
 	forwarding sync.WaitGroup
-	taking     taking
+	takeOvers  takeOvers
 
 	mu     sync.Mutex
 	open   map[string]*desk
@@ -52,40 +50,33 @@ func newDesks(cfg *Config) *desks {
 		memory: newMemory(), deadlines: deadlines{after: cfg.RequestTimeout},
 	}
 	ds.viewer, _ = cfg.Locker.(lock.Viewer)
-	ds.setQuantum(cfg.Desk.Quantum)
-	// A desk waits for its lane's answer, so that a lane never starts after the
-	// last desk has ended.
-	ds.committer = &committer{cfg: cfg, start: ds.running.Go}
-	ds.checker = &checker{cfg: cfg, start: ds.running.Go}
+	ds.quantum.Store(int64(cfg.Desk.Quantum))
+	// A desk waits for its lane's answer, so no lane starts after the last desk has ended.
+	ds.committer, ds.checker = newCommitter(cfg, ds.running.Go), newChecker(cfg, ds.running.Go)
 	ds.openForwarding()
 	return ds
 }
 
-func (ds *desks) setQuantum(d time.Duration) { ds.quantum.Store(int64(d)) }
-
-// quantumOver reports whether a tenure that has lasted for d has had its time.
+// quantumOver reports whether a tenure that has lasted for d has used up its quantum.
 func (ds *desks) quantumOver(d time.Duration) bool { return d >= time.Duration(ds.quantum.Load()) }
 
-// alter lets the SKU's desk make the change, which knows whether the row is
-// remembered here, and makes those that wait together at once.
+// alter hands the change to the SKU's desk, which knows whether the row is cached
+// here, and which applies waiting changes together.
 func (ds *desks) alter(ctx context.Context, sku string, c change) error {
-	t := newTicket(ctx, Request{SKU: sku})
-	t.change = &c
 	over := ds.deadlines.next()
-	_, err := ds.atDesk(ctx, over, t)
-	for ; errors.Is(err, errMoved); _, err = ds.atDesk(ctx, over, t) {
-		t = newTicket(ctx, t.req)
-		t.change = &c
+	for {
+		_, err := ds.atDesk(ctx, over, newChangeTicket(ctx, sku, &c))
+		if !errors.Is(err, errMoved) {
+			return err
+		}
 	}
-	return err
 }
 
-// atDesk hands a ticket to its SKU's desk on this replica, and waits for the
-// answer.
+// atDesk hands a ticket to its SKU's desk on this replica, and waits for the answer.
 func (ds *desks) atDesk(ctx context.Context, over <-chan struct{}, t *ticket) (Placed, error) {
-	t.waitsFrom(ds.cfg.Tracer)
+	t.beginWait(ds.cfg.Tracer)
 	if err := ds.enqueue(t); err != nil {
-		t.waited(err)
+		t.endWait(err)
 		return Placed{}, err
 	}
 	select {
@@ -95,19 +86,19 @@ func (ds *desks) atDesk(ctx context.Context, over <-chan struct{}, t *ticket) (P
 	case <-over:
 	}
 	if t.leave() {
-		t.waited(ErrUnavailable)
-		return Placed{}, t.late()
+		t.endWait(ErrUnavailable)
+		return Placed{}, t.errLate()
 	}
 	select {
-	case a := <-t.answered: // it came at the last moment
+	case a := <-t.answered: // at the last moment
 		return a.placed, a.err
 	default:
-		return Placed{}, fmt.Errorf("%w: its batch is not yet answered", ErrUnknown)
+		return Placed{}, fmt.Errorf("%w: its batch has not been answered yet", ErrUnknown)
 	}
 }
 
-// enqueue never blocks. The mutex makes sure that no ticket enters the queue of
-// a desk that is about to close.
+// enqueue never blocks. The mutex keeps tickets out of the queue of a desk that is
+// about to close.
 func (ds *desks) enqueue(t *ticket) error {
 	if err := ds.cfg.Halted(); err != nil {
 		return err
@@ -117,16 +108,16 @@ func (ds *desks) enqueue(t *ticket) error {
 	if ds.closed {
 		return errClosing
 	}
-	return ds.put(ds.deskOf(t.req.SKU), t)
+	return ds.put(ds.deskOf(t.sku), t)
 }
 
 var errClosing = fmt.Errorf("%w: this replica is shutting down", ErrUnavailable)
 
-// deskOf is the open desk of a SKU. The caller holds mu.
+// deskOf returns the SKU's desk, and opens it if needed. The caller holds mu.
 func (ds *desks) deskOf(sku string) *desk {
 	d, ok := ds.open[sku]
 	if !ok {
-		d = &desk{desks: ds, cfg: ds.cfg, sku: sku, queue: newQueue()}
+		d = &desk{cfg: ds.cfg, desks: ds, sku: sku, queue: newQueue()}
 		ds.open[sku] = d
 		ds.cfg.Metrics.Desks.Inc()
 		ds.running.Go(d.run)
@@ -156,11 +147,39 @@ func (ds *desks) close(ctx context.Context) error {
 	select {
 	case <-ended:
 	case <-ctx.Done():
-		// Every wait of a desk ends with this context, so this one is short.
-		ds.stop()
+		ds.stop() // every wait of a desk ends with this context
 		<-ended
 		err = fmt.Errorf("desks were closed with orders waiting: %w", ctx.Err())
 	}
-	// The links come last: the answers to what was sold go by them.
+	// The links close last, because they carry the answers to forwarded orders.
 	return errors.Join(err, ds.closeForwarding(ctx))
+}
+
+// deadlines signal orders that their time is over. Orders that arrive within
+// deadlineStep share one channel and one timer: a context.WithTimeout for each would
+// cost more than the rest of the desk's work on an order.
+type deadlines struct {
+	after time.Duration
+
+	mu      sync.Mutex
+	current chan struct{}
+	until   time.Time // when current is no longer handed out
+}
+
+// deadlineStep is how much earlier than the request timeout an order may expire. It
+// is far less than any sensible request timeout.
+const deadlineStep = 10 * time.Millisecond
+
+// next returns a channel that closes at the request timeout, or up to deadlineStep
+// earlier.
+func (d *deadlines) next() <-chan struct{} {
+	now := time.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.current == nil || now.After(d.until) {
+		c := make(chan struct{})
+		time.AfterFunc(d.after, func() { close(c) }) // never stopped: it holds only its channel
+		d.current, d.until = c, now.Add(deadlineStep)
+	}
+	return d.current
 }

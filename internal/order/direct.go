@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"flashsale/internal/lock"
@@ -15,203 +14,121 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// direct takes each order in a transaction of its own, under a lock of its own
-// where the strategy has one.
+// direct is the seller that takes each order in a transaction of its own, under a lock
+// of its own if the strategy has one.
 type direct struct {
 	cfg *Config
-	// committer writes orders that show a token.
+	// committer writes orders that carry a token.
 	committer *committer
-	lines     lines
-	// returning are units that are given back behind their callers, in turn at
-	// returns, until closing is done.
-	returning sync.WaitGroup
-	returns   lines
-	closing   context.Context
-	end       context.CancelFunc
+	slots     slots
 }
 
 func newDirect(cfg *Config) *direct {
-	d := &direct{cfg: cfg, committer: &committer{cfg: cfg}, lines: lines{length: lineLength}, returns: lines{length: 1}}
-	d.closing, d.end = context.WithCancel(context.Background())
-	return d
-}
-
-// lineLength bounds the orders of a replica that ask a server for one SKU at a
-// time. The others stand in line before them: thousands of places in a queue, or
-// of rivals of a compare-and-swap, would keep the server too busy to serve any.
-const lineLength = 8
-
-// lines are the orders that ask for each SKU.
-type lines struct {
-	length int
-	of     sync.Map // SKU -> chan struct{}, of those that exist
-}
-
-// enter waits for a turn.
-func (l *lines) enter(ctx context.Context, sku string) (leave func(), err error) {
-	line, ok := l.of.Load(sku)
-	if !ok {
-		line, _ = l.of.LoadOrStore(sku, make(chan struct{}, l.length))
-	}
-	places := line.(chan struct{})
-	select {
-	case places <- struct{}{}:
-		return func() { <-places }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	return &direct{cfg: cfg, committer: newCommitter(cfg, nil), slots: slots{perSKU: lockSlots}}
 }
 
 const (
-	// directAttempts bounds how often an order is tried again, under a new
-	// grant: after a transaction that the server gave up (deadlock, lock wait),
-	// and after a grant that was lost or fenced.
+	// lockSlots bounds the orders of a replica that ask a server for one SKU at the
+	// same time. Thousands of them would keep the server too busy to serve any.
+	lockSlots = 8
+	// directAttempts bounds how often an order is tried, each time under a new grant:
+	// after the server rolled back a transaction, and after a grant was lost or fenced.
 	directAttempts = 5
-	// directBackoff is the longest wait before it is: enough to part two that
-	// deadlocked, little beside the lock wait itself.
+	// directBackoff is the longest wait between two tries: enough to separate two
+	// transactions that deadlocked, and little compared with a lock wait.
 	directBackoff = 10 * time.Millisecond
-	// unlockTimeout bounds the giving back of a lock after its order is done,
-	// when the request's own time may be over.
-	unlockTimeout = time.Second
 )
 
+// errTryAgain: the transaction was rolled back for a reason that does not affect the
+// next one.
+var errTryAgain = errors.New("try again")
+
 func (d *direct) sell(ctx context.Context, r Request) (Placed, error) {
+	return d.retry(ctx, r, d.locked)
+}
+
+// retry runs an order's attempt until its outcome is final.
+func (d *direct) retry(ctx context.Context, r Request, attempt func(context.Context, *Request) (Placed, error)) (Placed, error) {
 	if err := d.cfg.Halted(); err != nil {
 		return Placed{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.RequestTimeout)
 	defer cancel()
-	var lastErr error
-	for range directAttempts {
-		placed, err := d.locked(ctx, r)
-		if !stock.IsRetryable(err) && !errors.Is(err, errTryAgain) {
-			return placed, classify(err)
-		}
-		lastErr = err
-		if sleep.For(ctx, rand.N(directBackoff)) != nil {
-			return Placed{}, classify(err)
+	for try := 1; ; try++ {
+		placed, err := attempt(ctx, &r)
+		if again := stock.IsRetryable(err) || errors.Is(err, errTryAgain); !again || try == directAttempts || sleep.For(ctx, rand.N(directBackoff)) != nil {
+			return placed, domainError(err)
 		}
 	}
-	return Placed{}, classify(lastErr)
 }
 
-// errTryAgain says that the transaction was rolled back for a reason that does
-// not stand in the way of the next one.
-var errTryAgain = errors.New("try again")
-
-// errNoToken: a fence was asked for, and the lock has nothing to show to it. No
-// token would pass for the oldest.
-var errNoToken = errors.New("the lock yields no token")
-
-// classify makes what ended an order one of this package's errors.
-func classify(err error) error {
-	if err == nil || isKnown(err) {
-		return err
-	}
-	if errors.Is(err, lock.ErrHeld) {
-		return fmt.Errorf("%w: %w", ErrBusy, err)
-	}
-	if errors.Is(err, errNoToken) {
-		return err // the service's own fault: no waiting mends it
-	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, err)
-}
-
-// isKnown reports whether err says what is to be said to a caller.
-func isKnown(err error) bool {
-	for _, known := range []error{stock.ErrUnknownSKU, stock.ErrTooManyUnits, ErrSoldOut, ErrInsufficient, ErrNotOpen, ErrOver,
-		ErrCustomerLimit, ErrPriceChanged, ErrKeyReused, ErrPrecondition, ErrBusy, ErrUnavailable, ErrUnknown, ErrInFlight} {
-		if errors.Is(err, known) {
-			return true
-		}
-	}
-	return false
-}
-
-// locked holds the lock until after the COMMIT: given back before it, the next
+// locked holds the lock until after COMMIT. If it released the lock earlier, the next
 // holder would read stock that this order has already taken.
-func (d *direct) locked(ctx context.Context, r Request) (Placed, error) {
+func (d *direct) locked(ctx context.Context, r *Request) (Placed, error) {
 	if d.cfg.Locker == nil {
-		return d.once(ctx, r, nil)
+		return d.unfenced(ctx, r, newID(), nil)
 	}
-	lockIt := d.cfg.Locker.Lock
+	ask := d.cfg.Locker.Lock
 	if d.cfg.Strategy.Try {
-		lockIt = d.cfg.Locker.TryLock
+		ask = d.cfg.Locker.TryLock
 	}
-	held, err := d.take(ctx, r.SKU, lockIt)
+	held, err := d.lock(ctx, r.SKU, ask)
 	if err != nil {
-		return Placed{}, fmt.Errorf("lock %s: %w", r.SKU, err)
+		return Placed{}, err
 	}
-	defer d.giveBack(ctx, r.SKU, held, time.Now())
+	defer d.unlock(ctx, r.SKU, held, time.Now())
 	if d.cfg.Fence == strategy.FenceOff {
-		return d.once(ctx, r, held)
+		return d.unfenced(ctx, r, newID(), held)
 	}
 	return d.fenced(ctx, r, held)
 }
 
-// take takes the lock, by way of lockIt.
-func (d *direct) take(ctx context.Context, sku string, lockIt func(context.Context, string) (lock.Held, error)) (lock.Held, error) {
+// lock takes the lock by calling ask.
+func (d *direct) lock(ctx context.Context, sku string, ask func(context.Context, string) (lock.Held, error)) (lock.Held, error) {
 	began := time.Now()
-	leave, err := d.lines.enter(ctx, sku)
+	leave, err := d.slots.enter(ctx, sku)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("lock %s: %w", sku, err)
 	}
 	defer leave()
 	ctx, end := d.cfg.step(ctx, "lock wait", ofSKU(sku))
-	held, err := lockIt(ctx, sku)
+	held, err := ask(ctx, sku)
 	end(err)
-	if err == nil {
-		d.cfg.Metrics.LockWait.Observe(time.Since(began).Seconds())
-		d.cfg.Metrics.Held.Inc()
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", sku, err)
 	}
-	return held, err
+	d.cfg.Metrics.LockWait.Observe(time.Since(began).Seconds())
+	d.cfg.Metrics.Held.Inc()
+	return held, nil
 }
 
-// giveBack unlocks. What was done under the lock stands whatever becomes of it.
-func (d *direct) giveBack(ctx context.Context, sku string, held lock.Held, granted time.Time) {
-	defer func() {
-		d.cfg.Metrics.Held.Dec()
-		d.cfg.Metrics.LockHold.Observe(time.Since(granted).Seconds())
-	}()
+// unlock releases the lock. A failure does not affect what was done under the lock.
+func (d *direct) unlock(ctx context.Context, sku string, held lock.Held, granted time.Time) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
 	defer cancel()
 	if err := held.Unlock(ctx); err != nil {
 		d.cfg.Metrics.LockLosses.Inc()
-		d.cfg.Logger.WarnContext(ctx, "unlock", "sku", sku, "error", err)
+		d.cfg.Logger.WarnContext(ctx, "unlock failed", "sku", sku, "error", err)
 	}
+	d.cfg.Metrics.Held.Dec()
+	d.cfg.Metrics.LockHold.Observe(time.Since(granted).Seconds())
 }
 
-// lastLook gives an order up whose lock is known to be lost, before anything is
-// written. Whatever holds the process or a packet up after it, no look can see:
-// that is the fence's to refuse.
-func (d *direct) lastLook(held lock.Held) error {
-	if held != nil {
-		select {
-		case <-held.Lost():
-			return fmt.Errorf("%w: %w", errTryAgain, lock.ErrLost)
-		default:
-		}
+// checkHeld gives an order up if its lock is already known to be lost. A pause of the
+// process or a delayed packet after this check can only be caught by the fence.
+func (d *direct) checkHeld(held lock.Held) error {
+	if held != nil && isClosed(held.Lost()) {
+		return fmt.Errorf("%w: %w", errTryAgain, lock.ErrLost)
 	}
 	d.cfg.At(BeforeWrite)
 	return nil
 }
 
-// once runs the order's transaction without a fence. A refusal is only final
-// when no order stands under the key: a replay comes before every refusal.
-func (d *direct) once(ctx context.Context, r Request, held lock.Held) (Placed, error) {
+// unfenced runs the order's transaction without a fence.
+func (d *direct) unfenced(ctx context.Context, r *Request, id ID, held lock.Held) (Placed, error) {
 	writer := stock.Writer{
 		Way: d.cfg.Strategy.Write, ThinkTime: d.cfg.ThinkTime,
-		LastLook: func() error { return d.lastLook(held) },
-	}
-	id := newID()
-	if d.cfg.Units != nil {
-		err := d.refusedUnits(ctx, &r)
-		if err == nil {
-			err = d.takeUnits(ctx, r.SKU, id, r.Quantity)
-		}
-		if err != nil {
-			return d.outcome(ctx, &r, Order{}, err)
-		}
+		LastLook: func() error { return d.checkHeld(held) },
 	}
 	var order Order
 	err := d.cfg.DB.InTx(ctx, func(conn *sql.Conn) error {
@@ -219,71 +136,86 @@ func (d *direct) once(ctx context.Context, r Request, held lock.Held) (Placed, e
 		if takeErr != nil && !errors.Is(takeErr, stock.ErrShort) {
 			return takeErr
 		}
-		if err := onSale(&row, row.Now, &r); err != nil {
+		if err := checkSale(&row, row.Now, r); err != nil {
 			return err
 		}
 		if takeErr != nil {
-			return short(row.Available)
+			return errShort(row.Available)
 		}
-		if err := withinLimit(ctx, conn, &row, &r); err != nil {
+		if err := checkLimit(ctx, conn, &row, r); err != nil {
 			return err
 		}
-		order = d.cfg.makeOrder(&r, id, &row, row.Now, 0)
+		order = d.cfg.makeOrder(r, id, &row, row.Now, 0)
 		return insert(ctx, conn, &order)
 	})
-	placed, err := d.outcome(ctx, &r, order, err)
-	if d.cfg.Units != nil && placed.Order.ID != id && !errors.Is(err, ErrUnknown) {
-		d.startReturn(ctx, r.SKU, id, func() {})
-	}
-	return placed, err
+	return d.outcome(ctx, r, order, err)
 }
 
-// fenced runs the order under its lock's token, in two round trips: what is read
-// is read in one packet with the claim, and the transaction is another. So no
-// row is locked while this process has the word. A read inside the transaction
-// would do with the claim's row lock what the fence is for, and a process that
-// stops there would keep it from its successor.
-func (d *direct) fenced(ctx context.Context, r Request, held lock.Held) (Placed, error) {
-	tenure := stock.Claim{SKU: r.SKU, Token: held.Token(), Fence: d.cfg.Fence}
-	if tenure.Token == 0 {
+// fenced runs the order under its lock's token, in two packets: one claims and reads,
+// the other is the transaction. No row is locked between the two. A read inside the
+// transaction would protect the row by its row lock instead of the fence, and a process
+// that stopped there would block its successor.
+func (d *direct) fenced(ctx context.Context, r *Request, held lock.Held) (Placed, error) {
+	claim := stock.Claim{SKU: r.SKU, Token: held.Token(), Fence: d.cfg.Fence}
+	if claim.Token == 0 {
 		return Placed{}, errNoToken
 	}
+	row, err := d.check(ctx, claim, r)
+	asOf := time.Now()
+	if err == nil {
+		err = d.checkHeld(held)
+	}
+	if err == nil {
+		err = stock.Think(ctx, d.cfg.ThinkTime)
+	}
 	var order Order
-	err := func() error {
-		row, err := tenure.Begin(ctx, d.cfg.DB)
-		if err != nil {
-			return err
-		}
-		asOf := time.Now()
-		if err := onSale(&row, row.Now, &r); err != nil {
-			return err
-		}
-		if row.Available < int64(r.Quantity) {
-			return short(row.Available)
-		}
-		if row.PerCustomerLimit != nil {
-			err := d.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error { return withinLimit(ctx, conn, &row, &r) })
-			if err != nil {
-				return err
-			}
-		}
-		if err := d.lastLook(held); err != nil {
-			return err
-		}
-		if err := stock.Think(ctx, d.cfg.ThinkTime); err != nil {
-			return err
-		}
+	if err == nil {
 		before := row
 		row.Available -= int64(r.Quantity)
 		row.Seq++
-		order = d.cfg.makeOrder(&r, newID(), &row, row.Now.Add(time.Since(asOf)), tenure.RecordedToken())
-		return d.committer.commit(ctx, &write{tenure: tenure, row: before, units: int64(r.Quantity), orders: []*Order{&order}, alone: true})
-	}()
+		order = d.cfg.makeOrder(r, newID(), &row, row.Now.Add(time.Since(asOf)), claim.RecordedToken())
+		err = d.committer.commit(ctx, &write{claim: claim, row: before, units: int64(r.Quantity), orders: []*Order{&order}, alone: true})
+	}
 	if errors.Is(err, stock.ErrFenced) {
 		d.cfg.Metrics.Fenced.Inc()
 		return Placed{}, fmt.Errorf("%w: %w", errTryAgain, err)
 	}
-	return d.outcome(ctx, &r, order, err)
+	return d.outcome(ctx, r, order, err)
+}
+
+// check claims and reads the row, and refuses r on its basis.
+func (d *direct) check(ctx context.Context, claim stock.Claim, r *Request) (stock.Row, error) {
+	row, err := claim.Begin(ctx, d.cfg.DB)
+	if err != nil {
+		return row, err
+	}
+	if err := checkSale(&row, row.Now, r); err != nil {
+		return row, err
+	}
+	if claim.Fence != strategy.FenceOff && row.Available < int64(r.Quantity) {
+		return row, errShort(row.Available)
+	}
+	if row.PerCustomerLimit == nil {
+		return row, nil
+	}
+	read := time.Now()
+	err = d.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error { return checkLimit(ctx, conn, &row, r) })
+	row.Now = row.Now.Add(time.Since(read))
+	return row, err
+}
+
+// checkLimit reads what the customer holds. Two orders of one customer cannot both
+// pass, because the stock row is locked, or is claimed and compared on write. (Under
+// FenceWrite they can: that fence is only there to show its weakness.)
+func checkLimit(ctx context.Context, conn *sql.Conn, row *stock.Row, r *Request) error {
+	if row.PerCustomerLimit == nil {
+		return nil
+	}
+	held, err := heldBy(ctx, conn, r.SKU, []string{r.Customer})
+	if err == nil && held[r.Customer]+int64(r.Quantity) > int64(*row.PerCustomerLimit) {
+		err = ErrCustomerLimit
+	}
+	return err
 }
 
 // outcome answers a request whose transaction ended with err.
@@ -293,46 +225,20 @@ func (d *direct) outcome(ctx context.Context, r *Request, order Order, err error
 		return Placed{Order: order}, nil
 	case errors.Is(err, stock.ErrOutcomeUnknown):
 		return d.resolve(ctx, r, order)
-	case stock.IsDuplicate(err):
-		return d.cfg.replay(ctx, r, errTryAgain) // or whoever had the key has rolled back
-	case isRefusal(err):
-		return d.cfg.replay(ctx, r, err)
+	case stock.IsDuplicate(err): // if the other order was rolled back since, try again
+		return replay(ctx, d.cfg.DB, r, errTryAgain)
+	case isAny(err, orderRefusals): // a replay takes precedence over every refusal
+		return replay(ctx, d.cfg.DB, r, err)
 	}
 	return Placed{}, err
 }
 
-func isRefusal(err error) bool {
-	for _, refusal := range []error{ErrSoldOut, ErrInsufficient, ErrNotOpen, ErrOver, ErrCustomerLimit, ErrPriceChanged} {
-		if errors.Is(err, refusal) {
-			return true
-		}
-	}
-	return false
-}
-
-// withinLimit reads what the customer holds. Two orders of one customer cannot
-// both pass: the stock row is locked, or claimed and compared when it is written.
-// (Compared on write alone, they can: that fence is here to be seen through.)
-func withinLimit(ctx context.Context, conn *sql.Conn, row *stock.Row, r *Request) error {
-	if row.PerCustomerLimit == nil {
-		return nil
-	}
-	held, err := heldBy(ctx, conn, r.SKU, []string{r.Customer})
-	if err != nil {
-		return err
-	}
-	if held[r.Customer]+int64(r.Quantity) > int64(*row.PerCustomerLimit) {
-		return ErrCustomerLimit
-	}
-	return nil
-}
-
-// resolve finds out whether an order was made whose COMMIT went unanswered.
+// resolve finds out whether the order of an unknown commit exists.
 func (d *direct) resolve(ctx context.Context, r *Request, o Order) (Placed, error) {
 	d.cfg.Metrics.Unknown.Inc()
 	found, err := settle(ctx, d.cfg.DB, r.SKU, []ID{o.ID})
 	if err != nil {
-		return Placed{}, fmt.Errorf("%w: %w", ErrUnknown, err)
+		return Placed{}, unknown(err)
 	}
 	if !found[o.ID] {
 		return Placed{}, errTryAgain
@@ -340,8 +246,9 @@ func (d *direct) resolve(ctx context.Context, r *Request, o Order) (Placed, erro
 	return Placed{Order: o}, nil
 }
 
-// alter takes the lock where the strategy has one: an order that has read the row
-// would otherwise write over the change. It waits for it, whatever orders do.
+// alter takes the lock if the strategy has one: without it, an order that has already
+// read the row could overwrite the change. It always waits for the lock, also where
+// orders only try.
 func (d *direct) alter(ctx context.Context, sku string, c change) error {
 	if err := d.cfg.Halted(); err != nil {
 		return err
@@ -349,26 +256,15 @@ func (d *direct) alter(ctx context.Context, sku string, c change) error {
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.RequestTimeout)
 	defer cancel()
 	if d.cfg.Locker != nil {
-		held, err := d.take(ctx, sku, d.cfg.Locker.Lock)
+		held, err := d.lock(ctx, sku, d.cfg.Locker.Lock)
 		if err != nil {
-			return classify(fmt.Errorf("lock %s: %w", sku, err))
+			return domainError(err)
 		}
-		defer d.giveBack(ctx, sku, held, time.Now())
+		defer d.unlock(ctx, sku, held, time.Now())
 	}
 	var outcome error
 	d.cfg.apply(ctx, sku, []change{c}, func(_ int, err error) { outcome = err })
 	return outcome
 }
 
-// close waits for what is given back.
-func (d *direct) close(ctx context.Context) error {
-	d.end()
-	done := make(chan struct{})
-	go func() { d.returning.Wait(); close(done) }() // bounded by returnTimeout
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("give units back: %w", ctx.Err())
-	}
-}
+func (d *direct) close(context.Context) error { return nil }

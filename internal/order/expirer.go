@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -14,18 +15,17 @@ import (
 	"flashsale/internal/stock"
 )
 
-// Expirer ends reserved orders whose payment window is over, and gives their
-// units back to the sale. Every replica runs one, and one of them at a time
-// sweeps: it has a lock, which another takes over when its holder dies. Two that
-// sweep at once, as after a pause of the holder, do no harm: an order ends once.
+// Expirer ends reserved orders whose payment window is over, and returns their units to
+// the sale. Every replica runs one, and a lock lets one of them sweep at a time. Two
+// that sweep at once, as after a pause of the holder, do no harm: an order ends once.
 //
-// Nobody may rely on it for what the window means: payment is refused past it,
-// swept or not.
+// The payment window does not depend on it: a payment past the window is refused,
+// whether or not the order was swept.
 type Expirer struct {
 	orders *Service
 	lock   lock.Locker
 
-	// Only Run's goroutine touches these.
+	// Only Run's goroutine uses these.
 	backlog  *backlog
 	working  map[string]bool // SKUs whose orders are being ended
 	failed   map[string]*holdOff
@@ -33,83 +33,78 @@ type Expirer struct {
 	workers  errgroup.Group
 }
 
-// holdOff keeps a SKU out of the sweep for a while: its row is locked, say.
+// holdOff keeps a failed SKU out of the sweep for a while.
 type holdOff struct {
 	until time.Time
 	wait  time.Duration
 }
 
-// swept is what became of a SKU's due orders.
+// swept is the outcome of ending a SKU's due orders.
 type swept struct {
 	sku string
 	err error
 }
 
 const (
-	// expiryLock is what the sweeper holds. It cannot be a SKU.
+	// expiryLock is the name of the sweeper's lock. It is not a valid SKU.
 	expiryLock = "#expiry"
-	// takeOver is how often a replica that does not sweep asks for the lock. It
-	// adds to the lock's lease until the work of a dead sweeper goes on.
-	takeOver = time.Second
+	// expiryRetry is how often the other replicas ask for the lock. After the death of
+	// a sweeper the next one starts within the lock's lease plus this time.
+	expiryRetry = time.Second
 
-	// expiryPage is how many due orders are read at once, and taken up of one SKU;
-	// expiryBatch is how many of them end in a transaction: one takes some 20 ms, for
-	// which a sale that is running waits.
-	expiryPage  = 2000
+	// expiryPage is how many due orders are read at once, and how many of one SKU are
+	// ended by one worker call.
+	expiryPage = 2000
+	// expiryBatch is how many orders end in one transaction. It takes about 20 ms, for
+	// which a running sale of the SKU waits.
 	expiryBatch = 500
-	// expiryWorkers are the SKUs that are swept at once: many SKUs with few orders
-	// each wait for their locks and commits at the same time, as buyers do.
+	// expiryWorkers are the SKUs that are swept at once. With many SKUs of few orders
+	// each, their locks and commits then overlap.
 	expiryWorkers = 16
 
-	// expiryPoll is the longest time between two looks, and expiryRest the
-	// shortest while nothing is due: orders that come due one after the other end
-	// together.
+	// expiryPoll is the longest time between two looks at the due orders. expiryRest
+	// is the shortest while nothing is due, so that orders which come due one after
+	// the other end together.
 	expiryPoll = 500 * time.Millisecond
 	expiryRest = 20 * time.Millisecond
 
-	// failedWait is how long a SKU is left alone that could not be swept, doubled
-	// up to failedMaxWait.
+	// failedWait is how long a SKU is left alone after a failure. It doubles up to
+	// failedMaxWait.
 	failedWait    = 500 * time.Millisecond
 	failedMaxWait = 10 * time.Second
-	// failedMost is how many may fail on their own account. More have a reason in
-	// common, which will pass for all of them.
+	// failedMost is how many SKUs may fail independently. More are taken to have a
+	// common cause: the Expirer pauses, and then tries all of them again.
 	failedMost = 200
 
-	// mendEvery is how often the stock in etcd, where it is kept there, is looked
-	// through for units that a crash kept from returning.
-	mendEvery = time.Minute
+	// repairEvery is how often the unitStore is searched for units that a crash kept
+	// from returning.
+	repairEvery = time.Minute
 )
 
-// NewExpirer makes an Expirer of s. The lock excludes other replicas; it is not
-// closed here.
+// NewExpirer makes an Expirer of s. l excludes other replicas; the Expirer does not
+// close it.
 func NewExpirer(s *Service, l lock.Locker) *Expirer { return &Expirer{orders: s, lock: l} }
 
-// Run sweeps whenever this replica has the lock, until ctx ends, and then gives
-// the lock back. Trouble is logged, and tried again. A replica that is halted
-// leaves the lock to those that may write.
+// Run sweeps while this replica has the lock, until ctx ends. Then it releases the
+// lock. It logs failures and retries. A halted replica leaves the lock to others.
 func (e *Expirer) Run(ctx context.Context) {
-	for ctx.Err() == nil {
-		if e.orders.cfg.Halted() == nil {
-			e.ask(ctx)
-		}
-		_ = sleep.For(ctx, takeOver)
-	}
-}
-
-// ask sweeps if the lock is to be had, for as long as it is.
-func (e *Expirer) ask(ctx context.Context) {
 	log := e.orders.cfg.Logger
-	held, err := e.lock.TryLock(ctx, expiryLock)
-	switch {
-	case err == nil:
-		log.Info("this replica expires orders")
-		e.hold(ctx, held)
-	case !errors.Is(err, lock.ErrHeld) && ctx.Err() == nil:
-		log.Warn("expirer", "error", fmt.Errorf("lock: %w", err))
+	for ; ctx.Err() == nil; _ = sleep.For(ctx, expiryRetry) {
+		if e.orders.cfg.Halted() != nil {
+			continue
+		}
+		held, err := e.lock.TryLock(ctx, expiryLock)
+		switch {
+		case err == nil:
+			log.Info("this replica expires orders")
+			e.hold(ctx, held)
+		case !errors.Is(err, lock.ErrHeld) && ctx.Err() == nil:
+			log.Warn("expirer: lock failed", "error", err)
+		}
 	}
 }
 
-// hold sweeps for as long as the lock lasts.
+// hold sweeps while the lock lasts, and releases it.
 func (e *Expirer) hold(ctx context.Context, held lock.Held) {
 	m := e.orders.cfg.Metrics
 	m.Sweeping.Set(1)
@@ -130,27 +125,29 @@ func (e *Expirer) hold(ctx context.Context, held lock.Held) {
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
 	defer cancel()
 	if err := held.Unlock(undo); err != nil {
-		e.orders.cfg.Logger.Warn("expirer", "error", fmt.Errorf("unlock: %w", err))
+		e.orders.cfg.Logger.Warn("expirer: unlock failed", "error", err)
 	}
 }
 
-// sweep ends orders as they come due, until ctx ends or the replica is halted.
-// SKUs are swept side by side: one whose row or lock is not to be had holds up its
-// own orders alone.
+// sweep ends orders as they come due, until ctx ends or the replica is halted. It
+// sweeps several SKUs at once, so that a locked one delays only its own orders.
 func (e *Expirer) sweep(ctx context.Context) {
 	e.backlog, e.working, e.failed, e.finished = newBacklog(), map[string]bool{}, map[string]*holdOff{}, make(chan swept, expiryWorkers)
-	defer func() { _ = e.workers.Wait() }() // each is bounded by ctx, and has told its outcome
-	var mended, nextLook time.Time
+	defer func() { _ = e.workers.Wait() }() // bounded by ctx; each has reported its outcome
+	var repaired, nextLook time.Time
 	for ctx.Err() == nil && e.orders.cfg.Halted() == nil {
 		if !time.Now().Before(nextLook) && e.backlog.size < backlogMost {
-			wait := time.Duration(0)
-			err := e.mend(ctx, &mended)
+			wait, err := time.Duration(0), error(nil)
+			if time.Since(repaired) >= repairEvery {
+				repaired = time.Now()
+				err = e.orders.units.repair(ctx)
+			}
 			if err == nil {
 				wait, err = e.look(ctx)
 			}
 			if err != nil && ctx.Err() == nil {
-				e.orders.cfg.Logger.Warn("expirer", "error", err)
-				wait = takeOver
+				e.orders.cfg.Logger.Warn("expirer failed; retrying", "error", err)
+				wait = expiryRetry
 			}
 			nextLook = time.Now().Add(wait)
 		}
@@ -163,7 +160,7 @@ func (e *Expirer) sweep(ctx context.Context) {
 	}
 }
 
-// start begins to end orders of the backlog, as far as there is room.
+// start starts as many workers as there is room for.
 func (e *Expirer) start(ctx context.Context) {
 	for len(e.working) < expiryWorkers {
 		sku, ids := e.backlog.next(e.working)
@@ -172,14 +169,14 @@ func (e *Expirer) start(ctx context.Context) {
 		}
 		e.working[sku] = true
 		e.workers.Go(func() error {
-			e.finished <- swept{sku, e.orders.expire(ctx, sku, ids)} // there is room for each
+			e.finished <- swept{sku, e.orders.expire(ctx, sku, ids)} // the buffer has room for each
 			return nil
 		})
 	}
 }
 
-// look reads a page of what is due into the backlog, and says how long to wait
-// before the next look.
+// look reads a page of due orders into the backlog, and returns how long to wait before
+// the next look.
 func (e *Expirer) look(ctx context.Context) (wait time.Duration, err error) {
 	db := e.orders.cfg.DB
 	oldest, next, now, err := readDue(ctx, db)
@@ -210,20 +207,8 @@ func (e *Expirer) look(ctx context.Context) (wait time.Duration, err error) {
 	return max(wait, expiryRest), nil
 }
 
-// mend looks through the stock in etcd from time to time.
-func (e *Expirer) mend(ctx context.Context, mended *time.Time) error {
-	if time.Since(*mended) < mendEvery {
-		return nil
-	}
-	*mended = time.Now()
-	if err := e.orders.cfg.mendUnits(ctx); err != nil {
-		return fmt.Errorf("mend the stock in etcd: %w", err)
-	}
-	return nil
-}
-
-// await waits until a SKU is finished, or the time is over, and notes all that are
-// finished.
+// await waits until a worker has finished or the time is over, and then handles all
+// finished ones.
 func (e *Expirer) await(ctx context.Context, wait time.Duration) {
 	over := time.NewTimer(wait)
 	defer over.Stop()
@@ -238,14 +223,14 @@ func (e *Expirer) await(ctx context.Context, wait time.Duration) {
 	}
 }
 
-// finish notes what became of a SKU. One that failed is left alone for a while.
+// finish handles a worker's outcome. A SKU that failed is left alone for a while.
 func (e *Expirer) finish(ctx context.Context, s swept) {
 	delete(e.working, s.sku)
 	if s.err == nil || ctx.Err() != nil {
 		delete(e.failed, s.sku)
 		return
 	}
-	e.orders.cfg.Logger.Warn("expirer", "sku", s.sku, "error", s.err)
+	e.orders.cfg.Logger.Warn("expirer failed; retrying", "sku", s.sku, "error", s.err)
 	e.backlog.drop(s.sku)
 	f := e.failed[s.sku]
 	if f == nil {
@@ -262,9 +247,7 @@ func (e *Expirer) finish(ctx context.Context, s swept) {
 
 // expire ends those of a SKU's orders that are due and still reserved.
 func (s *Service) expire(ctx context.Context, sku string, ids []ID) error {
-	for len(ids) > 0 {
-		batch := ids[:min(expiryBatch, len(ids))]
-		ids = ids[len(batch):]
+	for batch := range slices.Chunk(ids, expiryBatch) {
 		err := s.seller.alter(ctx, sku, change{write: func(ctx context.Context) error {
 			ended, err := returnUnits(ctx, s.cfg.DB, returning{sku: sku, to: Expired, ids: batch})
 			s.cfg.Metrics.Expired.Add(float64(ended))
@@ -273,19 +256,19 @@ func (s *Service) expire(ctx context.Context, sku string, ids []ID) error {
 		if err != nil {
 			return err
 		}
-		if err := s.cfg.returnEnded(ctx, sku, batch); err != nil {
+		if err := s.units.giveBack(ctx, sku, batch); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// nextDue is two looks at the ends of an index.
+// nextDue reads only the two ends of an index.
 const nextDue = "SELECT (SELECT MIN(expires_at) FROM orders FORCE INDEX (expiring) WHERE status = 'reserved'), " +
 	"(SELECT MIN(expires_at) FROM orders FORCE INDEX (expiring) WHERE status = 'reserved' AND expires_at > NOW(6)), NOW(6)"
 
-// readDue reads when the oldest window of a reserved order ends, and when the
-// next one does.
+// readDue reads when the oldest window of a reserved order ends, and when the next
+// window ends.
 func readDue(ctx context.Context, db *stock.DB) (oldest, next sql.Null[time.Time], now time.Time, err error) {
 	if err = db.SQL.QueryRowContext(ctx, nextDue).Scan(&oldest, &next, &now); err != nil {
 		err = fmt.Errorf("read when orders are due: %w", err)

@@ -16,18 +16,18 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// MetricsOf is where a service counts.
+// MetricsOf returns a service's metrics.
 func MetricsOf(s *Service) *Metrics { return s.cfg.Metrics }
 
-// NeverTakeOver makes a service wait for ever for sellers that are silent.
+// NeverTakeOver makes a service wait for silent sellers for ever.
 func NeverTakeOver(s *Service) {
-	k := &s.seller.(*desks).taking
+	k := &s.seller.(*desks).takeOvers
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.patience, k.last = math.MaxInt, time.Now().Add(time.Hour)
 }
 
-// KeysQuery is the look-up of n keys, for a test of how the server runs it.
+// KeysQuery is the look-up of n keys, for a test of the server's plan.
 func KeysQuery(n int) (query string, args []any) {
 	keys := make([]byKey, n)
 	for i := range keys {
@@ -36,15 +36,15 @@ func KeysQuery(n int) (query string, args []any) {
 	return keysQuery(keys)
 }
 
-// Part is one SKU's part of a group, of so many orders of one unit each.
+// Part is one SKU's part of a group. Each of its orders has one unit.
 type Part struct {
 	Row    stock.Row
 	Token  lock.Token
 	Orders int
-	// Salt makes keys that no part of another salt has.
+	// Salt makes the keys differ from those of parts with another salt.
 	Salt int
-	// Customers, where it is not zero, has each order placed by one of so many, at
-	// random; otherwise each has a customer of its own.
+	// Customers, if not zero, is the number of customers that the orders are placed by,
+	// at random. Otherwise each order has its own customer.
 	Customers int
 }
 
@@ -52,7 +52,7 @@ func group(parts []Part) []*write {
 	cfg := &Config{}
 	var writes []*write
 	for _, p := range parts {
-		w := &write{tenure: stock.Claim{SKU: p.Row.SKU, Token: p.Token, Fence: strategy.FenceClaim}, row: p.Row, done: make(chan error, 1)}
+		w := &write{claim: stock.Claim{SKU: p.Row.SKU, Token: p.Token, Fence: strategy.FenceClaim}, row: p.Row, done: make(chan error, 1)}
 		for i := range p.Orders {
 			r := Request{SKU: p.Row.SKU, Customer: fmt.Sprint("customer", i), Key: fmt.Sprint("key of ", p.Row.SKU, p.Salt), Quantity: 1}
 			if p.Customers > 0 {
@@ -66,9 +66,9 @@ func group(parts []Part) []*write {
 	return writes
 }
 
-// CommitGroup writes the parts as one group and returns each one's outcome.
+// CommitGroup writes the parts as one group and returns the outcome of each.
 func CommitGroup(ctx context.Context, db *stock.DB, parts ...Part) (outcomes []error) {
-	c := &committer{cfg: &Config{DB: db, Metrics: NewMetrics(nil), Logger: slog.New(slog.DiscardHandler)}}
+	c := newCommitter(&Config{DB: db, Metrics: NewMetrics(nil), Logger: slog.New(slog.DiscardHandler)}, nil)
 	writes := group(parts)
 	c.write(ctx, slices.Clone(writes))
 	for _, w := range writes {
@@ -77,13 +77,13 @@ func CommitGroup(ctx context.Context, db *stock.DB, parts ...Part) (outcomes []e
 	return outcomes
 }
 
-// GroupText is the packet of CommitGroup.
+// GroupText is the packet that CommitGroup sends.
 func GroupText(parts ...Part) string {
 	query, _ := groupStatements(group(parts))
 	return query
 }
 
-// Group is a group to make a packet of, again and again.
+// Group is a group for benchmarks of its packet.
 type Group struct{ writes []*write }
 
 // NewGroup makes a group of parts.
@@ -93,13 +93,13 @@ func NewGroup(parts ...Part) Group { return Group{group(parts)} }
 func (g Group) Text() { groupStatements(g.writes) }
 
 var benchDesk = &desk{
-	desks: &desks{}, cfg: &Config{Desk: DeskConfig{}.withDefaults(), Metrics: NewMetrics(nil)},
+	cfg:   &Config{Desk: DeskConfig{}.withDefaults(), Metrics: NewMetrics(nil)},
 	queue: newQueue(),
 }
 
-// QueueOnce hands an order to a desk, takes it, and answers it.
+// QueueOnce queues an order at a desk, takes it, and answers it.
 func QueueOnce() {
-	t := newTicket(context.Background(), Request{SKU: "sale-1", Customer: "customer", Key: "key", Quantity: 1})
+	t := newOrderTicket(context.Background(), &Request{SKU: "sale-1", Customer: "customer", Key: "key", Quantity: 1}, 0)
 	benchDesk.queue.put(t, 1)
 	for _, t := range benchDesk.gather() {
 		t.answer(Placed{}, nil)
@@ -107,20 +107,20 @@ func QueueOnce() {
 	<-t.answered
 }
 
-// Query is a statement and the index by which it finds orders; empty where it
-// is a whole transaction.
+// Query is a statement and the index by which it finds orders. Index is empty for a
+// whole transaction.
 type Query struct {
 	Text  string
 	Args  []any
 	Index string
 }
 
-// HeldBy is how many units of a SKU each of the customers holds.
+// HeldBy reads how many units of a SKU each of the customers holds.
 func HeldBy(ctx context.Context, conn *sql.Conn, sku string, customers []string) (map[string]int64, error) {
 	return heldBy(ctx, conn, sku, customers)
 }
 
-// FindDue reads all due orders, in pages of limit, and returns how many there were.
+// FindDue reads all due orders, in pages of limit, and returns their number.
 func FindDue(ctx context.Context, db *stock.DB, limit int) (n int, err error) {
 	var after dueOrder
 	for {
@@ -133,7 +133,7 @@ func FindDue(ctx context.Context, db *stock.DB, limit int) (n int, err error) {
 	}
 }
 
-// LifeQueries are the statements of the life cycle, of n orders where it is many.
+// LifeQueries are the statements of the life cycle. Those for several orders have n.
 func LifeQueries(n int) map[string]Query {
 	ids := make([]ID, n)
 	for i := range ids {

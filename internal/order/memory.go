@@ -7,48 +7,46 @@ import (
 )
 
 const (
-	// memorySize covers half a second of orders of a busy replica, in some 6 MiB,
+	// memorySize covers half a second of a busy replica's orders, in about 6 MiB,
 	// however many SKUs they are of.
 	memorySize = 8192
-	// memoryTime is longer than most clients wait before they ask again.
+	// memoryTime is longer than most clients wait before they retry.
 	memoryTime = 5 * time.Second
 )
 
-// memory has the last orders of a replica by their keys, so that a buyer who asks
-// again at once is answered without MySQL. It is bounded by number and by time,
-// over all desks together. What one era has remembered is of no use in another:
-// see tenure.
+// memory holds the latest orders of a replica by their keys, so that an immediate retry
+// is answered without MySQL. All desks share its bounds in number and time.
 type memory struct {
-	mu    sync.Mutex
-	known map[uint64]remembered // by the hashes of their keys
-	ring  [memorySize]uint64    // those hashes, the oldest at next
-	next  int
+	mu     sync.Mutex
+	orders map[uint64]remembered // by the hash of the key
+	ring   [memorySize]uint64    // the same hashes, the oldest at next
+	next   int
 }
 
-// hash is that of the key, to look it up by: hashing two strings costs more than all
-// else that is done with a key, and is done once an order. Another key may have the
-// same hash.
+// hash is how the key is looked up. Each order computes it once, because hashing two
+// strings costs more than everything else that is done with a key. Other keys may have
+// the same hash.
 func (k byKey) hash() uint64 { return maphash.Comparable(hashSeed, k) }
 
 var hashSeed = maphash.MakeSeed()
 
-// era is a time in which what was remembered holds: the row of the stock went
-// forward. It is named by its address.
+// era is a period in which remembered orders are valid: the stock row did not go back
+// in time. Only its address is used.
 type era struct{ _ byte }
 
 type remembered struct {
-	order *Order // nobody changes it any more
+	order *Order // not modified any more
 	era   *era
 	at    time.Time
 	slot  int
 }
 
-func newMemory() *memory { return &memory{known: map[uint64]remembered{}} }
+func newMemory() *memory { return &memory{orders: map[uint64]remembered{}} }
 
 func (m *memory) get(k byKey, hash uint64, e *era) (Order, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	r, ok := m.known[hash]
+	r, ok := m.orders[hash]
 	if !ok || r.order.Customer != k.customer || r.order.Key != k.key || r.era != e || time.Since(r.at) > memoryTime {
 		return Order{}, false
 	}
@@ -62,11 +60,11 @@ func (m *memory) put(orders []*Order, hashes []uint64, e *era) {
 	defer m.mu.Unlock()
 	for i, o := range orders {
 		k := hashes[i]
-		if old := m.ring[m.next]; m.known[old].slot == m.next {
-			delete(m.known, old)
+		if old := m.ring[m.next]; m.orders[old].slot == m.next {
+			delete(m.orders, old)
 		}
 		m.ring[m.next] = k
-		m.known[k] = remembered{order: o, era: e, at: now, slot: m.next}
+		m.orders[k] = remembered{order: o, era: e, at: now, slot: m.next}
 		m.next = (m.next + 1) % memorySize
 	}
 }

@@ -3,41 +3,38 @@ package order
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"encoding/binary"
 	"fmt"
-	"strings"
+	"slices"
 	"time"
 
 	"flashsale/internal/stock"
 )
 
 const (
-	// purgeBatch is how many orders move in a transaction: some 10 ms of the
-	// server's time.
+	// purgeBatch is how many orders one transaction moves. It takes the server about 10 ms.
 	purgeBatch = 500
-	// purgeSkew is how far the clock of the replica that made an order may have
-	// been ahead of the database's.
+	// purgeSkew is how far the clock of the replica that made an order may have been
+	// ahead of the database's.
 	purgeSkew = 24 * time.Hour
-	// purgeAttempts bounds how often a batch is moved again that another purge has
-	// moved meanwhile.
+	// purgeAttempts bounds how often a batch is read again because another purge has
+	// moved some of its orders.
 	purgeAttempts = 10
 )
 
-// Purge moves up to limit final orders, those that were paid, cancelled or had
-// expired before a time, with their keys from the orders to the archive, in small
-// transactions by primary key. It returns how many it moved: fewer than limit are
-// all there were. It may run while a sale does, on several hosts at once, and may
-// be repeated after any error.
+// Purge moves up to limit final orders (paid, cancelled or expired before a time) with
+// their keys to the archive, in small transactions by primary key. It returns how many
+// it moved; fewer than limit means that none are left. It may run during a sale and on
+// several hosts at once, and may be repeated after any error.
 //
-// The archive counts in the audit: a paid order's units stay sold. Its customer
-// and administrators see a purged order no more, but for its late payments, which
-// stay, and may still come. Its key may be used anew, and then makes another order:
-// purge what is older than anybody's last try. (A desk that still remembers the order
-// answers with it as before, for as long as it sells the SKU and few orders have
-// come since.) Paid orders of a SKU with a limit for each customer stay until its
-// sale has ended: the limit counts them. What has gone it counts no more, should the
-// sale be opened again. Restocks and their keys stay.
+// The audit includes the archive: a paid order's units stay sold. Customers and
+// administrators no longer see a purged order, except for its late payments. Its key
+// may be used again and then makes another order, so purge only what no client still
+// retries. (A desk may still answer from memory with the purged order.) Restocks and
+// their keys stay.
+//
+// Paid orders of a SKU with a per-customer limit stay until its sale has ended, because
+// the limit counts them. If the sale is reopened later, purged orders do not count.
 func Purge(ctx context.Context, db *stock.DB, before time.Time, limit int) (moved int, err error) {
 	var after ID
 	for attempts := 0; moved < limit; {
@@ -49,7 +46,7 @@ func Purge(ctx context.Context, db *stock.DB, before time.Time, limit int) (move
 		moved += n
 		switch {
 		case stock.IsDuplicate(err) && attempts < purgeAttempts:
-			attempts++ // look again what is left
+			attempts++
 			continue
 		case err != nil:
 			return moved, err
@@ -61,10 +58,9 @@ func Purge(ctx context.Context, db *stock.DB, before time.Time, limit int) (move
 
 const (
 	archiveColumns = orderColumns + ", payment_reference, returned_by"
-	// purgeable goes through the orders by primary key, which is the order in
-	// which they were made, as far as they can be old enough.
-	purgeable = "SELECT STRAIGHT_JOIN o.id" + whatIsPurgeable + "AND o.id > ? ORDER BY o.id LIMIT ?"
-	// countPurgeable counts all of them.
+	// purgeable reads in the order of the primary key, which is the order in which
+	// orders were made. It stops where they are too new.
+	purgeable       = "SELECT STRAIGHT_JOIN o.id" + whatIsPurgeable + "AND o.id > ? ORDER BY o.id LIMIT ?"
 	countPurgeable  = "SELECT STRAIGHT_JOIN COUNT(*)" + whatIsPurgeable
 	whatIsPurgeable = " FROM orders o FORCE INDEX (PRIMARY) JOIN stock s ON s.sku = o.sku " +
 		"WHERE o.id < ? AND o.status IN ('paid', 'cancelled', 'expired') AND o.closed_at < ? " +
@@ -73,7 +69,7 @@ const (
 
 // Purgeable counts the orders that Purge would move.
 func Purgeable(ctx context.Context, db *stock.DB, before time.Time) (n int, err error) {
-	end := madeBefore(before)
+	end := endOfIDs(before)
 	if err := db.SQL.QueryRowContext(ctx, countPurgeable, end[:], before).Scan(&n); err != nil {
 		return 0, fmt.Errorf("count orders to purge: %w", err)
 	}
@@ -81,7 +77,7 @@ func Purgeable(ctx context.Context, db *stock.DB, before time.Time) (n int, err 
 }
 
 func findPurgeable(ctx context.Context, db *stock.DB, before time.Time, after ID, limit int) ([]ID, error) {
-	end := madeBefore(before)
+	end := endOfIDs(before)
 	if bytes.Compare(after[:], end[:]) >= 0 {
 		return nil, nil
 	}
@@ -92,37 +88,29 @@ func findPurgeable(ctx context.Context, db *stock.DB, before time.Time, after ID
 	return scanIDs(rows)
 }
 
-// madeBefore is an ID behind those of all orders that were final before a time:
-// the first 48 bits of an ID are the milliseconds at which it was made.
-func madeBefore(before time.Time) (end ID) {
+// endOfIDs is an ID after those of all orders that were final before a time. The first
+// 48 bits of an ID are the milliseconds at which it was made.
+func endOfIDs(before time.Time) (end ID) {
 	binary.BigEndian.PutUint64(end[:8], uint64(before.Add(purgeSkew).UnixMilli())<<16)
 	return end
 }
 
-// archive moves orders, all or none. What is final changes no more but for the name
-// of its payment, which waits until the order is in the archive, and is written
-// there. Nothing is deleted that is not in the archive.
+// archive moves orders, all or none. It deletes only what is in the archive. The one
+// thing that can still change in a final order is its payment reference: that write
+// waits for this transaction, and is then made in the archive.
 func archive(ctx context.Context, db *stock.DB, ids []ID) (moved int, err error) {
-	list := make([]any, len(ids))
-	for i := range ids {
-		list[i] = ids[i][:]
-	}
-	in := "(?" + strings.Repeat(", ?", len(list)-1) + ")"
-	query := archiveOrders(in)
+	list, query := idArgs(ids), archiveOrders(placeholders(len(ids)))
 	err = retried(func() error {
-		return db.OnConn(ctx, func(conn *sql.Conn) error {
-			counts, err := execCommitted(ctx, conn, query, append(list, list...))
-			if err != nil {
-				return fmt.Errorf("archive orders: %w", err)
-			}
-			moved = int(counts[2])
-			return nil
-		})
+		counts, err := execCommitted(ctx, db, query, slices.Concat(list, list))
+		if err != nil {
+			return fmt.Errorf("archive orders: %w", err)
+		}
+		moved = int(counts[2])
+		return nil
 	})
 	return moved, err
 }
 
-// archiveOrders is the text of the transaction, of a list of IDs: one packet.
 func archiveOrders(in string) string {
 	return "BEGIN; " +
 		"INSERT INTO archived_orders (" + archiveColumns + ", archived_at) " +

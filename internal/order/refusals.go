@@ -4,100 +4,73 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"strings"
-	"sync"
 
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 )
 
-// This file is what has to be read before an order may be refused: whether an order
-// stands under its key, since a replay comes before every refusal, and then whether
-// the row is still the one by which it was decided.
+// This file is what has to be read before an order may be refused: first whether an
+// order with its key exists, because a replay takes precedence over every refusal;
+// then whether the row is still the one by which the order was decided.
 
 const (
-	// checkLanes are the packets of checks that a replica has under way at once.
+	// checkLanes is how many packets of checks a replica has under way at once.
 	checkLanes = 2
 	// checkKeys bounds the keys of one packet.
 	checkKeys = 2048
 )
 
-// checker reads for the desks of a replica what their refusals need. Whatever was
-// asked while the last packets were under way goes into the next one: a sale that
-// is sold out has many refusals, of many SKUs.
+// checker reads what the refusals of a replica's desks need, in groups of one packet
+// each: a sale that is sold out has many refusals, of many SKUs.
 type checker struct {
-	cfg *Config
-	// start runs a lane in a goroutine that somebody waits for.
-	start func(lane func())
-
-	mu      sync.Mutex
-	waiting []*check
-	lanes   int
+	cfg   *Config
+	lanes lanes[*check]
 }
 
-// check is what one desk asks.
+func newChecker(cfg *Config, start func(lane func())) *checker {
+	c := &checker{cfg: cfg}
+	c.lanes = lanes[*check]{most: checkLanes, size: func(k *check) int { return len(k.keys) }, maxSize: checkKeys, start: start,
+		process: func(ctx context.Context, group []*check) {
+			err := c.read(ctx, group)
+			for _, k := range group {
+				k.done <- err
+			}
+		}}
+	return c
+}
+
+// check is the question of one desk.
 type check struct {
-	right stock.Claim
+	claim stock.Claim
 	row   stock.Row
 	keys  []byKey
-	// found are the orders that stand, under these keys and others.
+	// found are existing orders, with these keys and with those of other checks.
 	found map[byKey]Order
-	// current: the row is still the one that the tenure knows. Every order of the
-	// check had arrived before that was read.
+	// current is set if the row was still the tenure's copy when it was read. Every
+	// order of the check had arrived before.
 	current bool
 	done    chan error
 }
 
-// check reads, within commitTimeout for each packet before it.
+// check answers k. Each packet, also of earlier checks, takes up to commitTimeout.
 func (c *checker) check(ctx context.Context, k *check) error {
 	k.done = make(chan error, 1)
-	c.mu.Lock()
-	c.waiting = append(c.waiting, k)
-	idle := c.lanes < checkLanes
-	if idle {
-		c.lanes++
-	}
-	c.mu.Unlock()
-	if idle {
-		c.start(func() { c.lane(ctx) })
-	}
+	c.lanes.add(ctx, k)
 	return <-k.done
 }
 
-// lane reads group after group until nothing waits.
-func (c *checker) lane(ctx context.Context) {
-	for {
-		c.mu.Lock()
-		n, keys := 0, 0
-		for n < len(c.waiting) && n < groupSKUs && (n == 0 || keys+len(c.waiting[n].keys) <= checkKeys) {
-			keys += len(c.waiting[n].keys)
-			n++
-		}
-		group := c.waiting[:n:n]
-		c.waiting = c.waiting[n:]
-		if n == 0 {
-			c.lanes--
-			c.mu.Unlock()
-			return
-		}
-		c.mu.Unlock()
-		err := c.read(ctx, group)
-		for _, k := range group {
-			k.done <- err
-		}
-	}
-}
-
-// read is one packet: the keys, and after them the rows. An order that came
-// between the two has moved its row.
+// read reads the keys and then the rows, in one packet. An order that is committed
+// between the two changes its row.
 func (c *checker) read(ctx context.Context, group []*check) error {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	var keys []byKey
-	for _, k := range group {
+	skus := make([]any, len(group))
+	for i, k := range group {
 		keys = append(keys, k.keys...)
+		skus[i] = []byte(k.claim.SKU)
 	}
-	query, args := versionsQuery(group)
+	query, args := "SELECT sku, fence, seq FROM stock WHERE sku IN "+placeholders(len(skus)), skus
 	if len(keys) > 0 {
 		first, firstArgs := keysQuery(keys)
 		query, args = first+"; "+query, append(firstArgs, args...)
@@ -114,25 +87,16 @@ func (c *checker) read(ctx context.Context, group []*check) error {
 				return err
 			}
 			if !rows.NextResultSet() {
-				return fmt.Errorf("check refusals: the rows were not answered: %w", rows.Err())
+				return fmt.Errorf("check refusals: the second statement was not answered: %w", rows.Err())
 			}
 		}
-		return scanVersions(rows, group, found)
+		return compareVersions(rows, group, found)
 	})
 }
 
-// versionsQuery reads what the checks compare.
-func versionsQuery(group []*check) (query string, args []any) {
-	args = make([]any, len(group))
-	for i, k := range group {
-		args[i] = []byte(k.right.SKU)
-	}
-	return "SELECT sku, fence, seq FROM stock WHERE sku IN (?" + strings.Repeat(", ?", len(group)-1) + ")", args
-}
-
-// scanVersions compares. Without a claim there is nothing to compare: the fence is
-// here to be seen through.
-func scanVersions(rows *sql.Rows, group []*check, found map[byKey]Order) error {
+// compareVersions fills in the answers. Without a claim every row counts as current:
+// that fence is only there to show its weakness.
+func compareVersions(rows *sql.Rows, group []*check, found map[byKey]Order) error {
 	type version struct{ fence, seq uint64 }
 	versions := make(map[string]version, len(group))
 	for rows.Next() {
@@ -143,13 +107,10 @@ func scanVersions(rows *sql.Rows, group []*check, found map[byKey]Order) error {
 		}
 		versions[sku] = v
 	}
-	if err := rows.Err(); err != nil {
-		return err
-	}
 	for _, k := range group {
-		v, stands := versions[k.right.SKU]
+		v, ok := versions[k.claim.SKU]
 		k.found = found
-		k.current = k.right.Fence != strategy.FenceClaim || stands && v.fence == uint64(k.right.Token) && v.seq == k.row.Seq
+		k.current = k.claim.Fence != strategy.FenceClaim || ok && v == version{uint64(k.claim.Token), k.row.Seq}
 	}
-	return nil
+	return rows.Err()
 }

@@ -13,46 +13,33 @@ import (
 	"flashsale/internal/stock"
 )
 
-// This file holds all SQL of the orders table, but for what returns its units
-// (returns.go) and for what purges it.
+// This file holds the SQL of the orders table, except what returns units (returns.go),
+// expires orders (backlog.go) or purges them (purge.go).
 
 const orderColumns = "id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, " +
 	"per_customer_limit, status, fence, seq, created_at, expires_at, closed_at"
 
-// readColumns are orderColumns of the table alias o, and what a payment adds.
+// readColumns are orderColumns of the table alias o, and the payment's reference.
 const readColumns = "o.id, o.sku, o.customer, o.idempotency_key, o.fingerprint, o.quantity, o.price_cents, o.currency, " +
 	"o.per_customer_limit, o.status, o.fence, o.seq, o.created_at, o.expires_at, o.closed_at, o.payment_reference"
 
-// columns are the values of an order in the order of orderColumns.
-func (o *Order) columns() []any {
-	return []any{o.ID[:], []byte(o.SKU), []byte(o.Customer), []byte(o.Key), o.Fingerprint[:], int64(o.Quantity), o.PriceCents, o.Currency,
-		nullable(o.Limit), string(o.Status), o.Fence, o.Seq, o.CreatedAt, o.ExpiresAt, o.ClosedAt}
-}
-
-func nullable(limit *int32) any {
-	if limit == nil {
-		return nil
-	}
-	return int64(*limit)
-}
-
-const insertOrder = "INSERT INTO orders (" + orderColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-
-// insert writes one order; a key that is taken is stock.IsDuplicate.
+// insert writes one order. If the key is taken, the error is stock.IsDuplicate.
 func insert(ctx context.Context, conn *sql.Conn, o *Order) error {
-	if _, err := conn.ExecContext(ctx, insertOrder, o.columns()...); err != nil {
+	_, err := conn.ExecContext(ctx, "INSERT INTO orders ("+orderColumns+") VALUES "+placeholders(15),
+		o.ID[:], []byte(o.SKU), []byte(o.Customer), []byte(o.Key), o.Fingerprint[:], o.Quantity, o.PriceCents, o.Currency,
+		o.Limit, string(o.Status), o.Fence, o.Seq, o.CreatedAt, o.ExpiresAt, o.ClosedAt)
+	if err != nil {
 		return fmt.Errorf("insert order: %w", err)
 	}
 	return nil
 }
 
-// insertOrders writes the statement that inserts the orders of a group. Those of
-// one SKU were decided at one moment on one row, and share all but what is written
-// for each.
+// insertOrders appends the statement that inserts the orders of a group. The orders of
+// one SKU were decided at the same moment from the same row, so they share their last
+// values.
 //
-// The values are text and no arguments, which both sides would escape and
-// unescape: customers and keys may be any bytes, and go in hexadecimal digits, so
-// that there is nothing to escape.
+// It writes values into the text, because arguments would cost both sides time for
+// escaping. Customers and keys may contain any bytes, and are written in hexadecimal.
 func insertOrders(b *strings.Builder, group []*write) {
 	b.WriteString("INSERT INTO orders (" + orderColumns + ") VALUES ")
 	var digits []byte
@@ -78,7 +65,7 @@ func insertOrders(b *strings.Builder, group []*write) {
 	}
 }
 
-// sharedValues are the values behind the quantity, to the row's end.
+// sharedValues are the values after the quantity, up to the end of the row.
 func (o *Order) sharedValues() string {
 	limit, closed := "NULL", "NULL"
 	if o.Limit != nil {
@@ -91,11 +78,11 @@ func (o *Order) sharedValues() string {
 		o.CreatedAt.UTC().Format(stock.DateTime), o.ExpiresAt.UTC().Format(stock.DateTime), closed)
 }
 
-// byKey names an order by what makes it unique besides its ID.
+// byKey identifies an order by its customer and idempotency key.
 type byKey struct{ customer, key string }
 
-// keysQuery looks orders up by their keys: each is one look-up in the unique
-// index, whatever the optimizer thinks of many of them.
+// keysQuery looks orders up by their keys. The join makes the server look up each key in
+// the unique index, however many there are.
 func keysQuery(keys []byKey) (query string, args []any) {
 	var b strings.Builder
 	b.WriteString("SELECT STRAIGHT_JOIN " + readColumns + " FROM (SELECT ? AS customer, ? AS idempotency_key")
@@ -110,18 +97,36 @@ func keysQuery(keys []byKey) (query string, args []any) {
 	return b.String(), args
 }
 
-// findByKeys reads the orders that stand under the given keys.
-func findByKeys(ctx context.Context, conn *sql.Conn, keys []byKey) (map[byKey]Order, error) {
+// findByKeys reads the orders that have one of the keys.
+func findByKeys(ctx context.Context, db *stock.DB, keys []byKey) (found map[byKey]Order, err error) {
 	query, args := keysQuery(keys)
-	rows, err := conn.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("look up keys: %w", err)
-	}
-	defer rows.Close()
-	return scanByKeys(rows)
+	err = db.OnConn(ctx, func(conn *sql.Conn) error {
+		rows, err := conn.QueryContext(ctx, query, args...)
+		if err != nil {
+			return fmt.Errorf("look up keys: %w", err)
+		}
+		defer rows.Close()
+		found, err = scanByKeys(rows)
+		return err
+	})
+	return found, err
 }
 
-// scanByKeys reads the orders of keysQuery.
+// replay answers r with the existing order of its key. If there is none, it returns
+// reason.
+func replay(ctx context.Context, db *stock.DB, r *Request, reason error) (Placed, error) {
+	key := byKey{r.Customer, r.Key}
+	found, err := findByKeys(ctx, db, []byKey{key})
+	if err != nil {
+		return Placed{}, err
+	}
+	if o, ok := found[key]; ok {
+		return replayOf(o, r)
+	}
+	return Placed{}, reason
+}
+
+// scanByKeys reads the result of keysQuery.
 func scanByKeys(rows *sql.Rows) (map[byKey]Order, error) {
 	found := map[byKey]Order{}
 	for rows.Next() {
@@ -136,19 +141,26 @@ func scanByKeys(rows *sql.Rows) (map[byKey]Order, error) {
 
 // idsQuery looks orders up by their IDs.
 func idsQuery(ids []ID) (query string, args []any) {
-	args = make([]any, len(ids))
+	return "SELECT id FROM orders WHERE id IN " + placeholders(len(ids)), idArgs(ids)
+}
+
+// placeholders is a list of n placeholders in parentheses. n must be positive.
+func placeholders(n int) string { return "(?" + strings.Repeat(", ?", n-1) + ")" }
+
+func idArgs(ids []ID) []any {
+	args := make([]any, len(ids))
 	for i := range ids {
 		args[i] = ids[i][:]
 	}
-	return "SELECT id FROM orders WHERE id IN (?" + strings.Repeat(", ?", len(ids)-1) + ")", args
+	return args
 }
 
-// findEnded reads which of the given orders were cancelled or have expired.
+// findEnded reads which of the orders were cancelled or have expired.
 func findEnded(ctx context.Context, db *stock.DB, ids []ID) ([]ID, error) {
 	query, args := idsQuery(ids)
 	rows, err := db.SQL.QueryContext(ctx, query+" AND status IN ('cancelled', 'expired')", args...)
 	if err != nil {
-		return nil, fmt.Errorf("look up orders that ended: %w", err)
+		return nil, fmt.Errorf("look up ended orders: %w", err)
 	}
 	return scanIDs(rows)
 }
@@ -165,17 +177,16 @@ func scanIDs(rows *sql.Rows) (ids []ID, err error) {
 	return ids, rows.Err()
 }
 
-// heldBy reads how many units of sku each of the customers holds. The index has the
-// SKU of each order, as part of the primary key: of the orders for other SKUs
-// nothing else is read.
+// heldBy reads how many units of sku each of the customers holds. The index contains the
+// SKU as part of the primary key, so it does not read the orders for other SKUs.
 func heldBy(ctx context.Context, conn *sql.Conn, sku string, customers []string) (map[string]int64, error) {
 	args := make([]any, 0, len(customers)+1)
 	for _, c := range customers {
 		args = append(args, []byte(c))
 	}
 	args = append(args, []byte(sku))
-	query := "SELECT customer, SUM(quantity) FROM orders FORCE INDEX (one_order_a_key) WHERE customer IN (?" + strings.Repeat(", ?", len(customers)-1) +
-		") AND sku = ? AND status IN ('reserved', 'paid') GROUP BY customer"
+	query := "SELECT customer, SUM(quantity) FROM orders FORCE INDEX (one_order_a_key) WHERE customer IN " + placeholders(len(customers)) +
+		" AND sku = ? AND status IN ('reserved', 'paid') GROUP BY customer"
 	rows, err := conn.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read what customers hold: %w", err)
@@ -193,11 +204,6 @@ func heldBy(ctx context.Context, conn *sql.Conn, sku string, customers []string)
 	return held, rows.Err()
 }
 
-// heldOrdersQuery reads the units of a SKU's orders that are reserved or paid,
-// and of those that were purged.
-const heldOrdersQuery = "SELECT id, quantity FROM orders WHERE sku = ? AND status IN ('reserved', 'paid') " +
-	"UNION ALL SELECT id, quantity FROM archived_orders WHERE sku = ? AND status = 'paid'"
-
 // find reads one order of a customer, or returns ErrNotFound.
 func find(ctx context.Context, db *stock.DB, customer string, id ID) (Order, error) {
 	row := db.SQL.QueryRowContext(ctx, "SELECT "+readColumns+" FROM orders o WHERE o.id = ? AND o.customer = ?", id[:], []byte(customer))
@@ -209,35 +215,34 @@ func find(ctx context.Context, db *stock.DB, customer string, id ID) (Order, err
 }
 
 const (
-	// payOrder is one compare-and-swap: past the window it finds nothing, whether
-	// or not the order has been seen to have expired. NOW(6) is the time at which
-	// the server took the statement up, also where it then waits for the row.
+	// payOrder is a compare-and-swap. After the window it changes nothing, whether or
+	// not the Expirer has ended the order. NOW(6) is the time at which the server
+	// began the statement, even if it then waited for the row.
 	payOrder = "UPDATE orders FORCE INDEX (PRIMARY) SET status = 'paid', closed_at = NOW(6), payment_reference = ? " +
 		"WHERE id = ? AND customer = ? AND status = 'reserved' AND expires_at > NOW(6)"
-	// namePayment and nameArchived name the payment of an order that was paid
-	// without a reference.
+	// namePayment and nameArchived set the reference of an order that was paid without.
 	namePayment  = "UPDATE orders FORCE INDEX (PRIMARY) SET payment_reference = ? " + unnamed
 	nameArchived = "UPDATE archived_orders SET payment_reference = ? " + unnamed
 	unnamed      = "WHERE id = ? AND customer = ? AND status = 'paid' AND payment_reference IS NULL"
 	readOrder    = "SELECT " + readColumns + ", NOW(6) FROM orders o WHERE o.id = ? AND o.customer = ?"
-	// readArchived is for payments of orders that were purged.
+	// readArchived is for payments of purged orders.
 	readArchived = "SELECT " + readColumns + ", NOW(6) FROM archived_orders o WHERE o.id = ? AND o.customer = ?"
-	// listOrders goes through all that the index of keys has of the customer: some
-	// 0.2 ms for a thousand orders.
+	// listOrders reads all entries of the customer in the index of keys: about 0.2 ms
+	// for a thousand orders.
 	listOrders = "SELECT " + readColumns + " FROM (SELECT id FROM orders FORCE INDEX (one_order_a_key) WHERE customer = ? AND id < ? " + listPage
-	// listRecent looks for a page in the last orders of all customers alone, which
-	// takes longer than listOrders does of a customer who has not many.
+	// listRecent searches the latest orders of all customers. It is faster only for a
+	// customer with very many orders.
 	listRecent = "SELECT " + readColumns + " FROM (SELECT id FROM " +
 		"(SELECT id, customer = ? AS theirs FROM orders FORCE INDEX (PRIMARY) WHERE id < ? ORDER BY id DESC LIMIT 2000) recent WHERE theirs " + listPage
 	listPage = "ORDER BY id DESC LIMIT ?) page STRAIGHT_JOIN orders o ON o.id = page.id ORDER BY o.id DESC"
 	hasMany  = "SELECT COUNT(*) = 2000 FROM (SELECT id FROM orders FORCE INDEX (one_order_a_key) WHERE customer = ? LIMIT 2000) some"
 )
 
-// pay is one packet of two statements, each of which commits by itself: the one
-// given, payOrder or one of those that name a payment, and the reading. An order
-// that was purged is read, too: its payment is to be kept.
+// pay sends one packet of two statements, each of which commits by itself: the given
+// one (payOrder, namePayment or nameArchived), and one that reads the order. It also
+// reads a purged order, because its late payment has to be stored.
 func pay(ctx context.Context, db *stock.DB, statement, customer string, id ID, reference string) (o Order, now time.Time, err error) {
-	var named any
+	var named []byte // NULL if empty
 	if reference != "" {
 		named = []byte(reference)
 	}
@@ -255,8 +260,8 @@ func pay(ctx context.Context, db *stock.DB, statement, customer string, id ID, r
 	return o, now, err
 }
 
-// list reads a customer's orders that sort before one, the last first. A page of
-// somebody who has very many is mostly among everybody's last orders before it.
+// list reads a customer's orders that sort before one, the newest first. For a customer
+// with very many orders it searches the latest orders of all customers first.
 func list(ctx context.Context, db *stock.DB, customer string, before ID, limit int) ([]Order, error) {
 	if before == (ID{}) {
 		for i := range before {
@@ -293,7 +298,7 @@ func readOrders(ctx context.Context, db *stock.DB, query string, args ...any) ([
 	return orders, rows.Err()
 }
 
-// scanOrder reads readColumns, and what the query has more.
+// scanOrder reads readColumns, followed by the query's other columns.
 func scanOrder(from interface{ Scan(...any) error }, more ...any) (Order, error) {
 	var o Order
 	var id, fingerprint []byte

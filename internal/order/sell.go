@@ -9,33 +9,45 @@ import (
 	"flashsale/internal/stock"
 )
 
-// This file is what becomes of a batch of orders in its tenure: see decide for
-// what memory says to it, and refusals.go for what is read before a refusal.
+// This file is how a tenure decides a batch of orders from memory, and writes and
+// answers it. See refusals.go for what it reads before it refuses.
 
-// sellBatch decides the batch in hand and writes what it decided.
+// decision is the result of deciding a batch. Slices with the same comment "of" are
+// parallel.
+type decision struct {
+	accepted []*ticket
+	orders   []*Order // of accepted
+	hashes   []uint64 // of accepted: of their keys
+	units    int64    // of all orders
+	refused  []*ticket
+	reasons  []error   // of refused
+	replays  []*ticket // those with a remembered key
+	replayed []Order   // of replays
+}
+
+// sellBatch decides the batch in hand and writes the decision.
 func (t *tenure) sellBatch() error {
 	for range batchAttempts {
 		d, err := t.decide()
 		if err != nil {
-			t.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
-			return err
+			return t.unavailable(err)
 		}
 		if len(d.orders) == 0 {
 			return t.refuse(d)
 		}
 		t.cfg.At(BeforeCommit)
-		err = t.committer.commit(t.ctx, &write{tenure: t.right, row: t.row, units: d.units, orders: d.orders, tickets: d.accepted, alone: t.alone})
-		t.alone = stock.IsRetryable(err)
+		err = t.desk.desks.committer.commit(t.desk.desks.ctx,
+			&write{claim: t.claim, row: t.row, units: d.units, orders: d.orders, tickets: d.accepted, alone: t.desk.alone})
+		t.desk.alone = stock.IsRetryable(err)
 		switch {
 		case err == nil:
 			t.accept(d)
 			return t.refuse(d)
 		case stock.IsDuplicate(err):
-			// Some key is taken. Answer those, and decide the others again:
-			// units that were refused to them may now be left.
+			// Some keys are taken. Answer their orders, and decide the others again:
+			// units that were refused to them may now be available.
 			if err := t.replay(d.accepted); err != nil {
-				t.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
-				return err
+				return t.unavailable(err)
 			}
 		case stock.IsRetryable(err):
 		case errors.Is(err, stock.ErrFenced):
@@ -43,32 +55,119 @@ func (t *tenure) sellBatch() error {
 		case errors.Is(err, stock.ErrOutcomeUnknown):
 			t.cfg.Metrics.Unknown.Inc()
 			orders, requests := d.ids()
-			t.cfg.Logger.Warn("unknown commit", "sku", t.sku, "orders", len(d.orders), "order_ids", orders, "request_ids", requests, "error", err)
+			t.cfg.Logger.Warn("unknown commit", "sku", t.desk.sku, "orders", len(d.orders), "order_ids", orders, "request_ids", requests, "error", err)
 			return t.resolve(d, err)
 		default:
-			t.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
-			return err
+			return t.unavailable(err)
 		}
 	}
-	t.fail(fmt.Errorf("%w: the batch was given up %d times", ErrUnavailable, batchAttempts))
+	t.fail(fmt.Errorf("%w: the batch was rolled back %d times", ErrUnavailable, batchAttempts))
 	return nil
 }
 
-// fenced lets the batch in hand wait again, of which nothing was written, and
-// reads the row: begin tells a change of the SKU from a newer holder.
+// decide decides the batch in hand from memory. Units, limits and keys add up inside
+// the batch. It answers nothing.
+func (t *tenure) decide() (*decision, error) {
+	if err := t.lookUpHolds(); err != nil {
+		return nil, err
+	}
+	d := &decision{}
+	now := t.now()
+	keys := make(map[uint64]bool, len(t.batch)) // by hash
+	takes := map[string]int64{}                 // units in this batch by customer, if there is a limit
+	var deciding, sameKey []*ticket
+	for _, b := range t.batch {
+		o := b.order
+		hash := o.key().hash()
+		if replayed, ok := t.desk.desks.memory.get(o.key(), hash, t.era); ok {
+			d.replays, d.replayed = append(d.replays, b), append(d.replayed, replayed)
+			deciding = append(deciding, b)
+			continue
+		}
+		// The second order of a key, or of a hash, waits for the answer to the first.
+		if keys[hash] {
+			o.keyInFlight.Store(true)
+			sameKey = append(sameKey, b)
+			continue
+		}
+		keys[hash] = true
+		deciding = append(deciding, b)
+		n := int64(o.Quantity)
+		left := t.row.Available - d.units
+		reason := checkSale(&t.row, now, o.Request)
+		switch limit := t.row.PerCustomerLimit; {
+		case reason != nil:
+		case left < n:
+			reason = errShort(left)
+		case limit != nil && t.holds[o.Customer]+takes[o.Customer]+n > int64(*limit):
+			reason = ErrCustomerLimit
+		}
+		if reason != nil {
+			d.refused, d.reasons = append(d.refused, b), append(d.reasons, reason)
+			continue
+		}
+		order := t.cfg.makeOrder(o.Request, o.id, &t.row, now, t.claim.RecordedToken())
+		order.Seq++ // the seq of the write that admits it
+		d.accepted, d.orders, d.hashes = append(d.accepted, b), append(d.orders, &order), append(d.hashes, hash)
+		d.units += n
+		if t.row.PerCustomerLimit != nil {
+			takes[o.Customer] += n
+		}
+	}
+	t.batch = deciding
+	t.desk.putBack(sameKey)
+	return d, nil
+}
+
+// lookUpHolds reads what the batch's customers hold, if the SKU has a limit. The
+// result stays valid, because nobody else sells the SKU during the tenure.
+func (t *tenure) lookUpHolds() error {
+	if t.row.PerCustomerLimit == nil {
+		return nil
+	}
+	if t.holds == nil || len(t.holds) > holdsSize {
+		t.holds = map[string]int64{}
+	}
+	var missing []string
+	for _, b := range t.batch {
+		if _, ok := t.holds[b.order.Customer]; !ok {
+			t.holds[b.order.Customer] = 0
+			missing = append(missing, b.order.Customer)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(t.desk.desks.ctx, commitTimeout)
+	defer cancel()
+	err := t.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error {
+		held, err := heldBy(ctx, conn, t.desk.sku, missing)
+		for customer, units := range held {
+			t.holds[customer] = units
+		}
+		return err
+	})
+	if err != nil {
+		t.holds = nil
+	}
+	return err
+}
+
+// fenced returns the batch in hand, of which nothing was written, to the queue and
+// reads the row. begin tells a changed row from a newer holder.
 func (t *tenure) fenced() error {
 	t.cfg.Metrics.Fenced.Inc()
 	t.requeue()
 	return t.begin()
 }
 
-// accept takes a committed decision into memory and answers its orders.
+// accept applies a committed decision to the copy in memory, and answers its orders.
 func (t *tenure) accept(d *decision) {
 	t.row.Available -= d.units
 	t.row.Seq++
-	t.cfg.Mirror.Changed(t.sku, t.row.Available)
+	t.cfg.Mirror.Changed(t.desk.sku, t.row.Available)
 	t.cfg.Metrics.BatchSize.Observe(float64(len(d.orders)))
-	t.memory.put(d.orders, d.hashes, t.era)
+	t.desk.desks.memory.put(d.orders, d.hashes, t.era)
 	for i, b := range d.accepted {
 		t.placed(b, d.orders[i])
 	}
@@ -82,38 +181,36 @@ func (t *tenure) placed(b *ticket, o *Order) {
 	b.answer(Placed{Order: *o}, nil)
 }
 
-// answerReplays answers the orders whose keys are remembered, once MySQL has said
-// that the row is the one that this tenure knows. A database that went back has
-// forgotten them.
+// answerReplays answers the orders with remembered keys. The caller must have
+// compared the row with MySQL first: a database that went back in time has lost them.
 func (t *tenure) answerReplays(d *decision) {
 	for i, b := range d.replays {
-		b.answer(replayOf(d.replayed[i], &b.req))
+		b.answer(replayOf(d.replayed[i], b.order.Request))
 	}
 	d.replays = nil
 }
 
-// refuse answers the refused orders of a decision, the last of the batch: with
-// the order that stands under their key, else with the reason.
+// refuse answers the rest of a decision: each refused order with the existing order
+// of its key, or with the reason.
 func (t *tenure) refuse(d *decision) error {
 	t.batch = append(d.refused, d.replays...)
 	if len(t.batch) == 0 {
 		t.batch = nil
 		return nil
 	}
-	// A refusal writes nothing that the fence could refuse: a holder that was paused
-	// would turn buyers away by what another has changed since.
-	c := check{right: t.right, row: t.row, keys: keysOf(d.refused)}
-	switch err := t.checker.check(t.ctx, &c); {
+	// A refusal writes nothing that the fence could stop. Without the check, a holder
+	// that was paused would refuse orders on the basis of an old row.
+	c := check{claim: t.claim, row: t.row, keys: keysOf(d.refused)}
+	switch err := t.desk.desks.checker.check(t.desk.desks.ctx, &c); {
 	case err != nil:
-		t.fail(fmt.Errorf("%w: %w", ErrUnavailable, err))
-		return err
+		return t.unavailable(err)
 	case !c.current:
 		return t.fenced()
 	}
 	t.answerReplays(d)
 	for i, b := range d.refused {
-		if o, ok := c.found[b.key()]; ok {
-			b.answer(replayOf(o, &b.req))
+		if o, ok := c.found[b.order.key()]; ok {
+			b.answer(replayOf(o, b.order.Request))
 		} else {
 			b.answer(Placed{}, d.reasons[i])
 		}
@@ -122,24 +219,19 @@ func (t *tenure) refuse(d *decision) error {
 	return nil
 }
 
-// replay answers those of the given orders whose key is taken, and takes them
-// out of the batch in hand.
+// replay answers those of the given orders whose keys are taken, and removes them
+// from the batch in hand.
 func (t *tenure) replay(tickets []*ticket) error {
-	keys := keysOf(tickets)
-	ctx, cancel := context.WithTimeout(t.ctx, commitTimeout)
+	ctx, cancel := context.WithTimeout(t.desk.desks.ctx, commitTimeout)
 	defer cancel()
-	var found map[byKey]Order
-	err := t.cfg.DB.OnConn(ctx, func(conn *sql.Conn) (err error) {
-		found, err = findByKeys(ctx, conn, keys)
-		return err
-	})
+	found, err := findByKeys(ctx, t.cfg.DB, keysOf(tickets))
 	if err != nil {
 		return err
 	}
 	rest := make([]*ticket, 0, len(t.batch))
 	for _, b := range t.batch {
-		if o, ok := found[b.key()]; ok {
-			b.answer(replayOf(o, &b.req))
+		if o, ok := found[b.order.key()]; ok {
+			b.answer(replayOf(o, b.order.Request))
 		} else {
 			rest = append(rest, b)
 		}
@@ -151,27 +243,28 @@ func (t *tenure) replay(tickets []*ticket) error {
 func keysOf(tickets []*ticket) []byKey {
 	keys := make([]byKey, len(tickets))
 	for i, t := range tickets {
-		keys[i] = t.key()
+		keys[i] = t.order.key()
 	}
 	return keys
 }
 
-// resolve finds out which orders of an unknown commit stand. The others wait again, unless the server's own error, the cause, ended them: nothing says that
-// it would not again. Where it cannot be known in time, the orders are answered
-// as unknown and the tenure ends: the next one's token shuts the lost commit out.
+// resolve finds out which orders of an unknown commit exist. The others return to the
+// queue, unless the cause is an error of the server, which might repeat itself. If the
+// outcome stays unknown until resolveTimeout, the orders are answered as unknown and
+// the tenure ends: the next token shuts the lost commit out.
 func (t *tenure) resolve(d *decision, cause error) error {
-	// They were in no transaction, and may leave meanwhile.
-	t.putBack(append(d.refused, d.replays...))
+	// These were in no transaction, and may leave in the meantime.
+	t.desk.putBack(append(d.refused, d.replays...))
 	t.batch = d.accepted
-	ctx, cancel := context.WithTimeout(t.ctx, resolveTimeout)
+	ctx, cancel := context.WithTimeout(t.desk.desks.ctx, resolveTimeout)
 	defer cancel()
 	ids := make([]ID, len(d.orders))
 	for i, o := range d.orders {
 		ids[i] = o.ID
 	}
-	found, err := settle(ctx, t.cfg.DB, t.sku, ids)
+	found, err := settle(ctx, t.cfg.DB, t.desk.sku, ids)
 	if err != nil {
-		t.fail(fmt.Errorf("%w: %w", ErrUnknown, err))
+		t.fail(unknown(err))
 		return err
 	}
 	var rest []*ticket
@@ -184,16 +277,15 @@ func (t *tenure) resolve(d *decision, cause error) error {
 	}
 	t.batch = rest
 	if stock.IsServerError(cause) && len(found) == 0 {
-		t.fail(fmt.Errorf("%w: %w", ErrUnavailable, cause))
-		return cause
+		return t.unavailable(cause)
 	}
 	t.requeue()
-	return t.beginAgain() // the row was settled: read what it is now
+	return t.beginAgain() // settle has modified the row
 }
 
-// requeue lets the batch in hand wait again.
+// requeue returns the batch in hand to the queue.
 func (t *tenure) requeue() {
-	t.putBack(t.batch)
+	t.desk.putBack(t.batch)
 	t.batch = nil
 }
 
@@ -203,4 +295,11 @@ func (t *tenure) fail(err error) {
 		b.answer(Placed{}, err)
 	}
 	t.batch = nil
+}
+
+// unavailable answers the batch in hand, of which nothing was applied, and returns
+// err, which ends the tenure.
+func (t *tenure) unavailable(err error) error {
+	t.fail(unavailable(err))
+	return err
 }

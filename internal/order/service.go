@@ -2,15 +2,11 @@ package order
 
 import (
 	"context"
-	"database/sql"
-	"database/sql/driver"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	"go.opentelemetry.io/otel/trace"
 
 	"flashsale/internal/lock"
@@ -19,65 +15,64 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// Config is what a Service is made of. Everything in it is required unless its
-// comment says otherwise.
+// Config configures a Service. A field is required unless its comment says otherwise.
 type Config struct {
 	DB       *stock.DB
 	Strategy strategy.Strategy
-	// Fence is what MySQL does with the lock's tokens; off without tokens.
+	// Fence is how MySQL checks the lock's tokens. It must be off for a lock
+	// without tokens.
 	Fence strategy.Fence
-	// Locker is the strategy's lock, nil where it has none. The Service does
-	// not close it.
+	// Locker is the strategy's lock, nil if it has none. The Service does not
+	// close it.
 	Locker lock.Locker
-	// Units are the stock in etcd, for the strategy that keeps it there.
+	// Units is the stock in etcd, for strategy etcd-cas only.
 	Units *etcdstock.Store
 	// PaymentWindow is how long an order stays reserved without payment.
 	PaymentWindow time.Duration
-	// ThinkTime is a pause between reading and writing stock. Optional, lab only.
+	// ThinkTime is a pause between reading and writing stock. Optional, for the lab.
 	ThinkTime time.Duration
 	// RequestTimeout bounds one order from its arrival to its answer.
 	RequestTimeout time.Duration
 	// Desk tunes the desks of a batched strategy. The zero value is the default.
 	Desk DeskConfig
-	// Mirror is told of changes of stock. Optional, for a batched strategy only:
-	// what others leave in the row need not be what they sold.
+	// Mirror is notified of changes of stock. Optional, and only for a batched
+	// strategy: under the others the row may differ from what was sold.
 	Mirror Mirror
-	// Forwarding takes orders to the replica that sells their SKU, for a batched
-	// strategy whose lock tells who that is. Without it replicas take turns.
+	// Forwarding sends orders to the replica that sells their SKU. Optional, for a
+	// batched strategy whose lock knows its holder. Without it replicas take turns.
 	Forwarding *Forwarding
-	// Halted says why no stock may be written any more: an error that orders and
-	// changes are answered with, or nil. It is called for each of them. Payments,
-	// which change no stock, go on. Optional.
+	// Halted returns the error with which orders and changes are refused once this
+	// replica must not write stock any more, else nil. Payments continue, because
+	// they change no stock. Optional.
 	Halted func() error
-	// Tracer makes spans of orders whose requests are traced; nil makes none.
+	// Tracer creates the spans of traced requests. Optional.
 	Tracer trace.Tracer
-	// Metrics may be nil.
+	// Metrics are optional.
 	Metrics *Metrics
 	Logger  *slog.Logger
-	// At, when set, is called as an order's path reaches each Step: tests stop
-	// the process there.
+	// At is called when an order reaches a Step: tests stop the process there.
+	// Optional.
 	At func(Step)
 }
 
 // Mirror is the copy of stock that every replica watches.
 type Mirror interface {
-	// Changed says that a write to the SKU's stock was committed. It never waits.
+	// Changed announces a committed write to the SKU's stock. It never blocks.
 	Changed(sku string, available int64)
 	// Await waits until the mirror shows the SKU at seq or later.
 	Await(ctx context.Context, sku string, seq uint64) error
 }
 
-// noMirror shows nothing.
 type noMirror struct{}
 
 func (noMirror) Changed(string, int64)                       {}
 func (noMirror) Await(context.Context, string, uint64) error { return nil }
 
-// Step is a place in the path of an order at which a process may stop.
+// Step is a point in the path of an order at which a test can stop the process.
 type Step string
 
-// The steps of a desk's path, and the one of an order's without a desk: it has
-// read the stock, looked at its lock for the last time, and has not yet written.
+// The first two steps are a desk's. BeforeWrite is that of an order without a
+// desk: it has read the stock and checked its lock, and has not written yet.
 const (
 	BeforeClaim  Step = "before-claim"
 	BeforeCommit Step = "before-commit"
@@ -88,24 +83,49 @@ const (
 type Service struct {
 	cfg    Config
 	seller seller
-	known  sync.Map // SKU -> struct{}: those that are known to exist
+	units  unitStore
+	exist  sync.Map // SKU -> struct{}: those that were found to exist
 }
 
-// seller is one way to take orders.
+// seller is how a strategy sells: through desks in batches, directly in one
+// transaction per order, or from stock in etcd.
 type seller interface {
-	// sell takes an order for a SKU that exists, within ctx and the request
-	// timeout.
+	// sell takes an order for an existing SKU, within ctx and the request timeout.
 	sell(ctx context.Context, r Request) (Placed, error)
-	// alter makes a change of sku's row, where no tenure remembers the row as it
-	// was before, within ctx and the request timeout. Its error is one of this
-	// package's: ErrUnknown says that the change may have been made, or may be yet.
+	// alter applies a change to the SKU's row so that no tenure keeps using an
+	// older copy of the row. It ends within ctx and the request timeout, with an
+	// error of this package. After ErrUnknown the change may have been applied, or
+	// may still be.
 	alter(ctx context.Context, sku string, c change) error
-	// close ends what runs between orders, after the last sell was answered or
-	// at ctx's end.
+	// close ends the background work, after the last sell has returned or at the
+	// end of ctx.
 	close(ctx context.Context) error
 }
 
-// New makes a Service. Close it to give back what it holds.
+// unitStore is a second store of units, which is kept in step with MySQL. Repeating
+// a call has no further effect.
+type unitStore interface {
+	// put adds the units of a SKU that the store does not have yet.
+	put(ctx context.Context, s stock.Stock) error
+	// restockable refuses a SKU that the store does not have.
+	restockable(ctx context.Context, sku string) error
+	restock(ctx context.Context, r *Restock) error
+	// giveBack returns the units of those orders that were cancelled or have expired.
+	giveBack(ctx context.Context, sku string, ids []ID) error
+	// repair returns units that a crashed replica did not give back.
+	repair(ctx context.Context) error
+}
+
+// noUnits is the unitStore of strategies that keep all stock in MySQL.
+type noUnits struct{}
+
+func (noUnits) put(context.Context, stock.Stock) error       { return nil }
+func (noUnits) restockable(context.Context, string) error    { return nil }
+func (noUnits) restock(context.Context, *Restock) error      { return nil }
+func (noUnits) giveBack(context.Context, string, []ID) error { return nil }
+func (noUnits) repair(context.Context) error                 { return nil }
+
+// New makes a Service. Close it to release what it holds.
 func New(cfg Config) *Service {
 	if cfg.Metrics == nil {
 		cfg.Metrics = NewMetrics(nil)
@@ -119,10 +139,14 @@ func New(cfg Config) *Service {
 	if cfg.At == nil {
 		cfg.At = func(Step) {}
 	}
-	s := &Service{cfg: cfg}
-	if cfg.Strategy.Write == strategy.Batch {
+	s := &Service{cfg: cfg, units: noUnits{}}
+	switch {
+	case cfg.Strategy.Write == strategy.Batch:
 		s.seller = newDesks(&s.cfg)
-	} else {
+	case cfg.Units != nil:
+		e := newEtcdCAS(&s.cfg)
+		s.seller, s.units = e, e
+	default:
 		s.seller = newDirect(&s.cfg)
 	}
 	return s
@@ -130,17 +154,17 @@ func New(cfg Config) *Service {
 
 // Place takes an order, or refuses it with one of this package's errors or
 // stock.ErrUnknownSKU. It returns within the request timeout, or at ctx's end.
-// After ErrUnknown the order may stand; after any other error it does not.
+// After ErrUnknown the order may exist; after any other error it does not.
 func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
-	if _, known := s.known.Load(r.SKU); !known {
-		// Once a SKU. What it takes is of the order's own time.
+	if _, ok := s.exist.Load(r.SKU); !ok {
+		// The first look-up of a SKU counts towards the order's time.
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, s.cfg.RequestTimeout)
 		defer cancel()
 		err := s.exists(ctx, r.SKU)
 		if errors.Is(err, stock.ErrUnknownSKU) {
-			placed, err := s.cfg.replay(ctx, &r, err) // the key may stand with another SKU
-			return placed, classify(err)
+			placed, err := replay(ctx, s.cfg.DB, &r, err) // the key may belong to an order of another SKU
+			return placed, domainError(err)
 		}
 		if err != nil {
 			return Placed{}, err
@@ -157,192 +181,51 @@ func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
 	return placed, err
 }
 
-// exists keeps names of no SKU away from locks and desks, which would otherwise
-// be made for anything that a stranger sends. SKUs are never deleted.
+// exists looks a SKU up in MySQL. Without it, clients could create a lock and a
+// desk for any name. A SKU is never deleted, so that an existing one is remembered.
 func (s *Service) exists(ctx context.Context, sku string) error {
-	_, err := s.cfg.DB.Get(ctx, sku)
-	switch {
-	case err == nil:
-		s.known.Store(sku, struct{}{})
-		return nil
-	case errors.Is(err, stock.ErrUnknownSKU):
-		return err
+	if _, err := s.cfg.DB.Get(ctx, sku); err != nil {
+		return domainError(err)
 	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, err)
-}
-
-// Precondition is what must hold of a SKU for a PutSKU to change it. The zero
-// value asks for nothing.
-type Precondition struct {
-	// Revision, if not nil, must be the SKU's.
-	Revision *uint64
-	// Exists and Absent: there must be, or must not yet be, such a SKU.
-	Exists, Absent bool
-}
-
-// PutSKU creates the SKU, or changes what may be changed of one that exists: its
-// name, price, limit and window. Units count on creation only. It returns the
-// row as it then stands, and whether it was created; where the precondition does
-// not hold, ErrPrecondition, and nothing was changed.
-func (s *Service) PutSKU(ctx context.Context, want stock.Stock, only Precondition) (got stock.Stock, created bool, err error) {
-	if err := s.cfg.Halted(); err != nil {
-		return got, false, err
-	}
-	if !only.Exists && only.Revision == nil {
-		if created, err = s.cfg.DB.Create(ctx, want); err != nil {
-			return got, false, written(err)
-		}
-	}
-	if !created {
-		if only.Absent {
-			return got, false, ErrPrecondition
-		}
-		if err := s.changeSKU(ctx, want, only.Revision); err != nil {
-			return got, false, err
-		}
-	}
-	if got, err = s.cfg.DB.Get(ctx, want.SKU); err != nil {
-		return got, created, fmt.Errorf("%w: %w", ErrUnknown, err)
-	}
-	if err := s.cfg.putUnits(ctx, got); err != nil {
-		return got, created, err
-	}
-	s.cfg.Mirror.Changed(got.SKU, got.Available)
-	s.cfg.awaitMirror(ctx, got.SKU, got.Seq)
-	return got, created, nil
-}
-
-// awaitMirror waits a moment for a change to be seen: whoever has put or restocked
-// a SKU reads it next. The mirror of a replica that cannot keep it up to date
-// answers nothing, so that there is nothing to wait for.
-func (cfg *Config) awaitMirror(ctx context.Context, sku string, seq uint64) {
-	ctx, cancel := context.WithTimeout(ctx, mirrorWait)
-	defer cancel()
-	_ = cfg.Mirror.Await(ctx, sku, seq)
-}
-
-// changeSKU changes a SKU that must exist.
-func (s *Service) changeSKU(ctx context.Context, want stock.Stock, revision *uint64) error {
-	// Names of no SKU are kept away from the desks.
-	if _, err := s.cfg.DB.Get(ctx, want.SKU); errors.Is(err, stock.ErrUnknownSKU) {
-		return ErrPrecondition
-	} else if err != nil {
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
-	}
-	return s.seller.alter(ctx, want.SKU, change{write: func(ctx context.Context) error {
-		changed, err := s.cfg.DB.Change(ctx, want, revision)
-		if err == nil && !changed {
-			return ErrPrecondition
-		}
-		return written(err)
-	}})
-}
-
-// written says of a failed statement, which commits by itself, whether it was
-// not applied, or whether nobody knows.
-func written(err error) error {
-	if err == nil || stock.IsServerError(err) || notSent(err) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", ErrUnknown, err)
-}
-
-// trouble is written, as a caller is told.
-func trouble(err error) error {
-	if err = written(err); err == nil || errors.Is(err, ErrUnknown) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, err)
-}
-
-// notSent reports whether the server was not asked, or takes no writes.
-func notSent(err error) bool {
-	return errors.Is(err, stock.ErrNoConnection) || errors.Is(err, driver.ErrBadConn) || stock.IsReadOnly(err)
-}
-
-// mirrorWait is many times what an entry takes to come back from etcd.
-const mirrorWait = 200 * time.Millisecond
-
-// Find reads one order of a customer, or returns ErrNotFound.
-func (s *Service) Find(ctx context.Context, customer string, id ID) (Order, error) {
-	return find(ctx, s.cfg.DB, customer, id)
-}
-
-// Close sells what has been handed in, within ctx, and gives every lock back.
-// Later orders are refused with ErrUnavailable.
-func (s *Service) Close(ctx context.Context) error { return s.seller.close(ctx) }
-
-// SetQuantum changes DeskConfig.Quantum from the next batch on. It is safe at any
-// time, and without effect where there are no desks.
-func (s *Service) SetQuantum(d time.Duration) {
-	if ds, ok := s.seller.(*desks); ok {
-		ds.setQuantum(d)
-	}
-}
-
-// onSale refuses what comes before or after the SKU's sale, and what is not to be
-// had at the price that r says.
-func onSale(row *stock.Row, now time.Time, r *Request) error {
-	switch row.Open(now) {
-	case -1:
-		return ErrNotOpen
-	case 1:
-		return ErrOver
-	}
-	if r.PriceCents != nil && *r.PriceCents != row.PriceCents || r.Currency != "" && r.Currency != row.Currency {
-		return ErrPriceChanged
-	}
+	s.exist.Store(sku, struct{}{})
 	return nil
 }
 
-// short is the refusal when fewer units are left than were asked for.
-func short(available int64) error {
-	if available <= 0 {
-		return ErrSoldOut
-	}
-	return ErrInsufficient
+// Find reads one order of a customer. It returns ErrNotFound or ErrUnavailable.
+func (s *Service) Find(ctx context.Context, customer string, id ID) (Order, error) {
+	o, err := find(ctx, s.cfg.DB, customer, id)
+	return o, domainError(err)
 }
 
-// newID makes an ID that sorts behind those before it. Only a system without
-// randomness could fail to, and nothing is safe on that.
-func newID() ID { return uuid.Must(uuid.NewV7()) }
-
-// makeOrder is the order that r becomes on row, at now by the database's clock.
-func (cfg *Config) makeOrder(r *Request, id ID, row *stock.Row, now time.Time, fence lock.Token) Order {
-	now = now.UTC().Truncate(time.Microsecond) // what a DATETIME(6) keeps
-	o := Order{
-		ID: id, SKU: r.SKU, Customer: r.Customer, Key: r.Key, Fingerprint: r.Fingerprint(), Quantity: r.Quantity,
-		PriceCents: row.PriceCents, Currency: row.Currency, Limit: row.PerCustomerLimit,
-		Fence: uint64(fence), Seq: row.Seq, CreatedAt: now, ExpiresAt: now.Add(cfg.PaymentWindow),
-	}
-	o.asMade()
-	return o
+// List reads up to limit of a customer's orders, the newest first: those made
+// before the given one, or the newest of all if before is zero.
+func (s *Service) List(ctx context.Context, customer string, before ID, limit int) ([]Order, error) {
+	orders, err := list(ctx, s.cfg.DB, customer, before, limit)
+	return orders, domainError(err)
 }
 
-// replay looks for the order that stands under r's key, and returns reason where
-// there is none: a replay comes before every refusal.
-func (cfg *Config) replay(ctx context.Context, r *Request, reason error) (Placed, error) {
-	key := byKey{r.Customer, r.Key}
-	var found map[byKey]Order
-	err := cfg.DB.OnConn(ctx, func(conn *sql.Conn) (err error) {
-		found, err = findByKeys(ctx, conn, []byKey{key})
-		return err
-	})
-	if err != nil {
-		return Placed{}, err
+// Close sells what is already waiting, within ctx, and releases every lock. Later
+// orders are refused with ErrUnavailable.
+func (s *Service) Close(ctx context.Context) error { return s.seller.close(ctx) }
+
+// SetQuantum changes DeskConfig.Quantum from the next batch on. It may be called at
+// any time, and does nothing under a strategy without desks.
+func (s *Service) SetQuantum(d time.Duration) {
+	if ds, ok := s.seller.(*desks); ok {
+		ds.quantum.Store(int64(d))
 	}
-	if o, ok := found[key]; ok {
-		return replayOf(o, r)
-	}
-	return Placed{}, reason
 }
 
-// replayOf answers r with the order that stands under its key, as it was made:
-// the first answer again, whatever has become of the order since.
-func replayOf(o Order, r *Request) (Placed, error) {
-	if o.Fingerprint != r.Fingerprint() {
-		return Placed{}, ErrKeyReused
+// Forwarded counts the orders that this replica has sent to other replicas and that
+// are not answered yet, by the address of the seller.
+func (s *Service) Forwarded() map[string]int {
+	ds, ok := s.seller.(*desks)
+	if !ok || ds.links == nil {
+		return nil
 	}
-	o.asMade()
-	return Placed{Order: o, Replayed: o.ID != r.id}, nil
+	underWay := map[string]int{}
+	for _, link := range ds.links.List() {
+		underWay[link.Peer.Addr] += link.UnderWay
+	}
+	return underWay
 }

@@ -14,90 +14,87 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// This file is how the lock is taken away from a seller that is dead or stands
-// still. Its lease would end by itself, some seconds later; until then nobody
-// could buy.
+// This file is how a replica takes the lock from a seller that is dead or does not
+// respond. Waiting for its lease to end would stop the sale for some seconds.
 //
-// The link to the seller tells: its process is gone, or it has been silent for
-// some ticks while orders wait. Then this replica queues for the lock, removes the
-// holder's place, and the first in the queue claims. That is safe whatever the
-// holder does, because from the claim on MySQL refuses its token; with the lock
-// alone it would not be. So only behind that fence: else the lease decides.
+// The link to the seller detects the failure: the process is gone, or the link was
+// silent for some ticks while orders wait. This replica then queues for the lock and
+// removes the holder's place; the first in the queue claims the row. That is safe
+// whatever the old holder does, because MySQL refuses its token after the claim. With
+// the lock alone it would not be safe, so without a claim the lease decides.
 //
-// Two replicas that cannot hear each other could take the lock from each other for
-// ever, and sell nothing. So a holder that lives is asked first (it gives the lock
-// up when another waits and its quantum is over), and the patience with silence
-// doubles with each take-over that was done or suffered, up to the lease's time.
+// Two replicas that cannot reach each other could take the lock from each other for
+// ever, and sell nothing. So a live holder is first asked for the lock (it releases it
+// once its quantum is over), and the patience with silence doubles with each take-over
+// that this replica did or saw, up to about a lease.
 
 const (
-	// linkTick is the time between two heartbeats of a link, and between two looks
-	// for silence: with takeAfter of them a seller that stands still is taken over
-	// within 300 ms.
+	// linkTick is the time between two heartbeats of a link, and between two checks for
+	// silence. With takeAfter of them, a stopped seller is replaced within 300 ms.
 	linkTick = 45 * time.Millisecond
-	// queueAfter are the ticks of silence after which this replica queues for the
-	// lock: before it takes it away, so that the holder cannot come before it.
+	// queueAfter is how many silent ticks it takes until this replica queues for the
+	// lock. It is less than takeAfter, so that the evicted holder cannot queue first.
 	queueAfter = 2
-	// takeAfter are the ticks after which it takes the lock away.
+	// takeAfter is how many silent ticks it takes until this replica takes the lock.
 	takeAfter = 5
-	// maxTakeAfter bounds the doubling: with linkTick about a lease.
+	// maxTakeAfter bounds the doubling: maxTakeAfter ticks are about a lease.
 	maxTakeAfter = 80
-	// quietTime is the time without a take-over after which the patience is what it
-	// was: about a lease.
+	// quietTime is how long without a take-over resets the patience: about a lease.
 	quietTime = 5 * time.Second
-	// evictTimeout bounds the removal of a holder. If etcd does not answer, the
-	// next tick tries again.
+	// evictTimeout bounds the removal of a holder. If etcd does not answer, the next
+	// tick tries again.
 	evictTimeout = time.Second
-	// maxDeaths bounds what is remembered of dead sellers, in some megabytes.
+	// maxDeaths bounds the remembered deaths of sellers, to a few megabytes.
 	maxDeaths = 1 << 14
-	// evictAtOnce are the SKUs of one seller that are taken over side by side.
+	// evictAtOnce is how many SKUs of one seller are taken over at the same time.
 	evictAtOnce = 32
 )
 
-// Why a lock is taken away.
+// The reasons to take a lock.
 const (
 	reasonDead   = "dead"
 	reasonSilent = "silent"
 )
 
-// taking is the state of a replica's take-overs.
-type taking struct {
+// takeOvers is the state of a replica's take-overs. It is safe for concurrent use.
+type takeOvers struct {
 	mu       sync.Mutex
-	patience int
+	patience int // in ticks
 	last     time.Time
-	under    map[forward.Peer]bool // take-overs that are under way
-	deaths   map[[2]string]bool    // processes that were found dead, by the SKUs that they sold
+	active   map[forward.Peer]bool
+	deaths   map[[2]string]bool // process and SKU of sellers that were found dead
 }
 
-// ticks is the silence after which a lock is taken away.
-func (k *taking) ticks() int {
+// ticks is how many silent ticks it takes until a lock is taken.
+func (k *takeOvers) ticks() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.calmDown()
+	k.resetIfQuiet()
 	return k.patience
 }
 
-// calmDown makes the patience what it was, after a quiet time. The caller holds mu.
-func (k *taking) calmDown() {
+// resetIfQuiet resets the patience after a quiet time. The caller holds mu.
+func (k *takeOvers) resetIfQuiet() {
 	if k.patience == 0 || time.Since(k.last) > quietTime {
 		k.patience = takeAfter
 	}
 }
 
-// suffered says that a take-over was seen.
-func (k *taking) suffered() {
+// note records that a take-over was done or seen, and doubles the patience.
+func (k *takeOvers) note() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.calmDown()
-	if time.Since(k.last) > takeAfter*linkTick { // of many SKUs at once: one take-over
+	k.resetIfQuiet()
+	if time.Since(k.last) > takeAfter*linkTick { // those of many SKUs at once count as one
 		k.patience = min(2*k.patience, maxTakeAfter)
 	}
 	k.last = time.Now()
 }
 
 // firstDeath reports whether a process is found dead for the first time as the seller
-// of a SKU. A dead process cannot sell it again: one that does lives, and something
-// on the way refuses its connections.
-func (k *taking) firstDeath(process, sku string) bool {
+// of a SKU. A dead process cannot sell it again. If it seems to, it is alive, and
+// something on the way refuses its connections.
+func (k *takeOvers) firstDeath(process, sku string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	death := [2]string{process, sku}
@@ -111,39 +108,39 @@ func (k *taking) firstDeath(process, sku string) bool {
 	return true
 }
 
-// notTaken forgets a death whose lock could not be taken away: it is tried again.
-func (k *taking) notTaken(process, sku string) {
+// forgetDeath forgets a death whose lock could not be taken, so that it is tried again.
+func (k *takeOvers) forgetDeath(process, sku string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.deaths, [2]string{process, sku})
 }
 
-// begin reports whether to take over from p: false while somebody does.
-func (k *taking) begin(p forward.Peer) bool {
+// begin returns false if a take-over from p is already under way.
+func (k *takeOvers) begin(p forward.Peer) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.under[p] {
+	if k.active[p] {
 		return false
 	}
-	if k.under == nil {
-		k.under = map[forward.Peer]bool{}
+	if k.active == nil {
+		k.active = map[forward.Peer]bool{}
 	}
-	k.under[p] = true
+	k.active[p] = true
 	return true
 }
 
-func (k *taking) end(p forward.Peer) {
+func (k *takeOvers) end(p forward.Peer) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	delete(k.under, p)
+	delete(k.active, p)
 }
 
-// contention is a desk's wish for the lock though another replica has it. It is
-// safe for concurrent use.
+// contention is a desk's wish for the lock while another replica has it. It is safe for
+// concurrent use.
 type contention struct {
 	mu     sync.Mutex
 	wanted bool
-	// since is when its seller was last heard of; zero where it may be well.
+	// since is when the seller last sent a sign of life; zero if it may be healthy.
 	since time.Time
 	// cancel ends the wait for the lock; nil while the desk does not wait.
 	cancel    context.CancelFunc
@@ -159,13 +156,13 @@ func (c *contention) ask(since time.Time) {
 	}
 }
 
-func (c *contention) now() bool {
+func (c *contention) active() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.wanted
 }
 
-// begin says that the desk asks for the lock, and reports whether it contends.
+// begin records that the desk asks for the lock, and reports whether it contends.
 func (c *contention) begin(cancel context.CancelFunc) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -173,7 +170,7 @@ func (c *contention) begin(cancel context.CancelFunc) bool {
 	return c.wanted
 }
 
-// end says that the desk has its answer, and reports whether it was called off.
+// end records that the desk has its answer, and reports whether it was called off.
 func (c *contention) end() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -181,8 +178,8 @@ func (c *contention) end() bool {
 	return c.calledOff
 }
 
-// callOff ends the wait for a lock whose seller was silent, and is heard again or has
-// a successor.
+// callOff ends the wait for the lock of a silent seller, because it responds again or
+// has a successor.
 func (c *contention) callOff() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -194,15 +191,15 @@ func (c *contention) callOff() {
 	}
 }
 
-// drop gives the wish up, after the lock was not to be had.
+// drop withdraws the wish after the lock could not be taken.
 func (c *contention) drop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.wanted, c.since = false, time.Time{}
 }
 
-// vacantSince returns since when nobody sold, once.
-func (c *contention) vacantSince() time.Time {
+// takeSince returns since when nobody has sold, and resets it.
+func (c *contention) takeSince() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	since := c.since
@@ -210,8 +207,8 @@ func (c *contention) vacantSince() time.Time {
 	return since
 }
 
-// contend makes the desk of a SKU queue for its lock. since is when the seller was
-// last heard of, zero where that is not the reason.
+// contend makes the desk of a SKU queue for its lock. since is when the seller last sent
+// a sign of life, or zero if there is another reason.
 func (ds *desks) contend(sku string, since time.Time) {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
@@ -220,13 +217,13 @@ func (ds *desks) contend(sku string, since time.Time) {
 	}
 	d := ds.deskOf(sku)
 	if d.token.Load() == 0 {
-		d.contends.ask(since)
+		d.contention.ask(since)
 		d.queue.wake()
 	}
 }
 
-// Silent is the link's word that a seller has not been heard of for so many ticks,
-// while orders wait for it.
+// Silent is called by the link while orders wait for a seller that was silent for so
+// many ticks.
 func (ds *desks) Silent(p forward.Peer, ticks int, waiting []forward.Waiting) {
 	since := time.Now().Add(-time.Duration(ticks) * linkTick)
 	if ticks >= queueAfter {
@@ -235,11 +232,11 @@ func (ds *desks) Silent(p forward.Peer, ticks int, waiting []forward.Waiting) {
 		}
 	}
 	switch {
-	case ticks >= ds.taking.ticks():
+	case ticks >= ds.takeOvers.ticks():
 		ds.takeOver(p, waiting, since, reasonSilent)
 	case ticks >= queueAfter && ds.anyEnded(waiting):
-		// It has given up the lock, or another replica was less patient. Its answers
-		// may have been lost: what waits for them is to be sent to whoever sells now.
+		// It has released the lock, or a less patient replica has taken it. Its answers
+		// may have been lost, so send the waiting orders to the new seller.
 		ds.leave(p, waiting)
 	}
 }
@@ -247,61 +244,61 @@ func (ds *desks) Silent(p forward.Peer, ticks int, waiting []forward.Waiting) {
 // anyEnded reports whether a tenure that orders were sent to has ended.
 func (ds *desks) anyEnded(waiting []forward.Waiting) bool {
 	return slices.ContainsFunc(waiting, func(w forward.Waiting) bool {
-		holder, known := ds.viewer.Holder(w.SKU)
-		return !known || holder.Token != lock.Token(w.Token)
+		holder, found := ds.viewer.Holder(w.SKU)
+		return !found || holder.Token != lock.Token(w.Token)
 	})
 }
 
-// leave sends the orders that wait for p elsewhere. A SKU whose new seller is known
-// is no longer queued for: of many replicas that missed the old one each would sell
-// for a quantum, one after the other.
+// leave sends the orders that wait for p elsewhere. It stops queueing for SKUs with a
+// known new seller. Otherwise each of many replicas that missed the old seller would
+// sell for one quantum, one after the other.
 func (ds *desks) leave(p forward.Peer, waiting []forward.Waiting) {
 	ds.mu.Lock()
 	for _, w := range waiting {
-		holder, known := ds.viewer.Holder(w.SKU)
-		if d := ds.open[w.SKU]; d != nil && known && !holder.Mine && holder.Token != lock.Token(w.Token) {
-			d.contends.callOff()
+		holder, found := ds.viewer.Holder(w.SKU)
+		if d := ds.open[w.SKU]; d != nil && found && !holder.Mine && holder.Token != lock.Token(w.Token) {
+			d.contention.callOff()
 		}
 	}
 	ds.mu.Unlock()
-	// Orders may be sent again only once no answer of this link is taken.
+	// Orders may be sent again only once this link delivers no more answers.
 	ds.links.Break(p)
 }
 
-// Revived is the link's word that a seller is heard again.
+// Revived is called by the link when a silent seller responds again.
 func (ds *desks) Revived(forward.Peer) {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
 	for _, d := range ds.open {
-		d.contends.callOff()
+		d.contention.callOff()
 	}
 }
 
-// Dead is the link's word that a seller's process is gone.
+// Dead is called by the link when a seller's process is gone.
 func (ds *desks) Dead(p forward.Peer, waiting []forward.Waiting) {
 	ds.takeOver(p, waiting, time.Now(), reasonDead)
 }
 
-// takeOver takes the locks of the SKUs that are waited for from p, and sends their
-// orders elsewhere. It does not wait.
+// takeOver takes the locks of the SKUs whose orders wait for p, and sends these orders
+// elsewhere. It does not block.
 func (ds *desks) takeOver(p forward.Peer, waiting []forward.Waiting, since time.Time, reason string) {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
-	if ds.closed || !ds.taking.begin(p) {
+	if ds.closed || !ds.takeOvers.begin(p) {
 		return
 	}
 	ds.forwarding.Go(func() {
-		defer ds.taking.end(p)
-		taken := map[forward.Waiting]bool{}
+		defer ds.takeOvers.end(p)
+		seen := map[forward.Waiting]bool{}
 		var all errgroup.Group
 		all.SetLimit(evictAtOnce)
 		for _, w := range waiting {
-			if taken[w] {
+			if seen[w] {
 				continue
 			}
-			taken[w] = true
-			if reason == reasonDead && !ds.taking.firstDeath(p.Process, w.SKU) {
-				ds.contend(w.SKU, time.Time{}) // it lives: take turns
+			seen[w] = true
+			if reason == reasonDead && !ds.takeOvers.firstDeath(p.Process, w.SKU) {
+				ds.contend(w.SKU, time.Time{}) // it is alive: take turns
 				continue
 			}
 			ds.contend(w.SKU, since)
@@ -310,29 +307,29 @@ func (ds *desks) takeOver(p forward.Peer, waiting []forward.Waiting, since time.
 			}
 		}
 		if err := all.Wait(); err != nil {
-			ds.cfg.Logger.Warn("could not take over from a seller; trying again", "from", p.Addr, "reason", reason, "error", err)
+			ds.cfg.Logger.Warn("take-over failed; retrying", "from", p.Addr, "reason", reason, "error", err)
 			return
 		}
 		if reason == reasonSilent {
-			ds.taking.suffered()
+			ds.takeOvers.note()
 		}
 		ds.leave(p, waiting)
 	})
 }
 
-// evict removes the grant of a seller.
+// evict removes a seller's grant.
 func (ds *desks) evict(p forward.Peer, w forward.Waiting, reason string) error {
 	ctx, cancel := context.WithTimeout(ds.ctx, evictTimeout)
 	defer cancel()
 	err := ds.viewer.Evict(ctx, w.SKU, lock.Token(w.Token))
 	if errors.Is(err, lock.ErrNotHeld) {
-		return nil // somebody was faster, or it has given the lock up
+		return nil // another replica was faster, or the seller has released the lock
 	}
 	if err != nil {
-		ds.taking.notTaken(p.Process, w.SKU)
+		ds.takeOvers.forgetDeath(p.Process, w.SKU)
 		return err
 	}
 	ds.cfg.Metrics.TakeOvers.WithLabelValues(reason).Inc()
-	ds.cfg.Logger.Warn("took a SKU over from a seller that does not answer", "sku", w.SKU, "from", p.Addr, "token", w.Token, "reason", reason)
+	ds.cfg.Logger.Warn("took over a SKU from a seller that does not respond", "sku", w.SKU, "from", p.Addr, "token", w.Token, "reason", reason)
 	return nil
 }

@@ -12,81 +12,78 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// tenure is the time that a desk holds its SKU's lock, over several batches.
-// While it lasts, the row in memory is the row in MySQL; the fence makes sure
-// that where this is not so, nothing is written.
+// tenure is the time for which a desk holds its SKU's lock, over many batches. It
+// keeps a copy of the stock row in memory. Whenever the copy differs from the row in
+// MySQL, the fence and seq stop the write.
 type tenure struct {
-	*desk
+	cfg   *Config
+	desk  *desk
 	held  lock.Held
-	right stock.Claim
-	// row is the stock row as of asOf by this process's monotonic clock.
+	claim stock.Claim
+	// row is the stock row, as of asOf by this process's monotonic clock.
 	row  stock.Row
 	asOf time.Time
-	// holds are the units of customers that were looked up, kept up to date.
+	// holds are the units that customers hold, of those that were looked up.
 	holds map[string]int64
-	// era names what the memory may say of this SKU: what this tenure has written
-	// or read, unless the row went back since.
+	// era limits what memory returns to the orders of this tenure. It is replaced if
+	// the row goes back in time.
 	era *era
-	// began is when the claim was done: the quantum counts from here, or one
-	// that a slow claim has used up would sell nothing, on one replica after
-	// the other.
+	// began is when the claim succeeded. The quantum counts from here: a slow claim
+	// must not use it up, or replicas that take turns would sell nothing.
 	began time.Time
-	// batch is in hand: taken, and not yet answered.
+	// batch holds the tickets in hand: taken off the queue, and not answered yet.
 	batch []*ticket
 }
 
 const (
-	// claimTimeout bounds the claim. The server gives up a row lock after a
-	// second, so this leaves a second try.
+	// claimTimeout bounds the claim. The server gives up on a row lock after a second,
+	// so this leaves time for a second try.
 	claimTimeout = 2500 * time.Millisecond
-	// commitTimeout bounds one batch's transaction; after it the outcome is
-	// unknown and resolved.
+	// commitTimeout bounds one batch's transaction. After it the outcome is unknown
+	// and has to be resolved.
 	commitTimeout = 2 * time.Second
-	// resolveTimeout bounds the resolving of an unknown commit. With the commit
-	// it is within the usual request time-out, beyond which nobody waits for the
-	// answer: a replica that is cut off from MySQL should not keep the lock.
+	// resolveTimeout bounds the resolving of an unknown commit. Together with the
+	// commit it stays within the usual request timeout: after that nobody waits for
+	// the answer, and a replica without MySQL must not keep the lock.
 	resolveTimeout = 2500 * time.Millisecond
-	// batchAttempts bounds how often one batch is decided again after keys in
-	// it turned out to be taken, or the server gave its transaction up.
+	// batchAttempts bounds how often a batch is decided again because a key in it was
+	// taken, or because the server rolled its transaction back.
 	batchAttempts = 3
-	// clockAge is how long the database's clock is extrapolated by ours. At a
-	// drift of 100 ppm they part by less than 10 ms.
+	// clockAge is for how long the database's clock is extrapolated by ours. At a
+	// drift of 100 ppm the two differ by less than 10 ms by then.
 	clockAge = time.Minute
-	// holdsSize bounds the customers whose units a tenure remembers, in some
-	// megabytes.
+	// holdsSize bounds holds to a few megabytes.
 	holdsSize = 1 << 15
-	// silentPoll is how often a tenure looks whether etcd answers again.
+	// silentPoll is how often a tenure checks whether etcd answers again.
 	silentPoll = 200 * time.Millisecond
 )
 
-// guarded is sellWhileHeld in which nothing panics: the process and its other
-// desks go on. What was in hand is unknown then.
-func (t *tenure) guarded() (err error) {
+// run sells until the tenure ends. It turns a panic into an error, so that the
+// process and its other desks continue, and answers the batch in hand as unknown.
+func (t *tenure) run() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 			t.fail(fmt.Errorf("%w: the desk failed", ErrUnknown))
 		}
 	}()
-	return t.sellWhileHeld()
+	return t.sell()
 }
 
-// sellWhileHeld sells batch after batch until the lock is lost or wanted
-// elsewhere, or nothing has come for the idle time. A newer holder's claim ends it
-// without an error.
-func (t *tenure) sellWhileHeld() error {
+// sell sells batch after batch until the lock is lost or another replica needs it,
+// or the desk is idle. If a newer holder has claimed the row, it returns nil.
+func (t *tenure) sell() error {
 	t.cfg.At(BeforeClaim)
-	// The mirror is told: the seller before may have died with its last changes.
-	if err := t.beginAgain(); err != nil {
+	if err := t.beginAgain(); err != nil { // the last seller may not have updated the mirror
 		return err
 	}
-	t.wait = 0
+	t.desk.wait = 0
 	t.began = time.Now()
-	if since := t.contends.vacantSince(); !since.IsZero() {
+	if since := t.desk.contention.takeSince(); !since.IsZero() {
 		t.cfg.Metrics.Vacant.Observe(t.began.Sub(since).Seconds())
 	}
-	for t.awaitOrders() {
-		t.batch = t.gather()
+	for t.awaitWork() {
+		t.batch = t.desk.gather()
 		if len(t.batch) == 0 {
 			continue
 		}
@@ -95,7 +92,7 @@ func (t *tenure) sellWhileHeld() error {
 			err = t.begin()
 		}
 		if errors.Is(err, stock.ErrFenced) {
-			return nil // a newer holder has claimed
+			return nil
 		}
 		if err != nil {
 			return err
@@ -104,111 +101,99 @@ func (t *tenure) sellWhileHeld() error {
 	return nil
 }
 
-// serve brings the batch in hand to its end: every ticket of it is answered, or
-// waits again. An error ends the tenure.
+// serve answers every ticket of the batch in hand, or returns it to the queue. An
+// error ends the tenure.
 func (t *tenure) serve() error {
-	if t.batch[0].change == nil {
+	if t.batch[0].order != nil {
 		return t.sellBatch()
 	}
-	t.change(t.ctx, t.batch)
+	t.desk.apply(t.batch)
 	t.batch = nil
-	return t.beginAgain() // the row was changed
+	return t.beginAgain() // the changes have modified the row
 }
 
-// awaitOrders reports whether to sell another batch, once there may be one.
-func (t *tenure) awaitOrders() bool {
-	if t.cfg.Halted() != nil || t.lost() || t.wanted() && t.quantumOver(time.Since(t.began)) {
+// awaitWork waits for work. It returns false when the tenure has to end.
+func (t *tenure) awaitWork() bool {
+	if t.cfg.Halted() != nil || t.lost() || t.wanted() && t.desk.desks.quantumOver(time.Since(t.began)) {
 		return false
 	}
-	for !t.hasWork() {
-		idle := time.NewTimer(t.cfg.Desk.Idle)
+	for !t.desk.hasWork() {
 		lost, again := t.held.Lost(), (<-chan time.Time)(nil)
 		if t.silent() {
 			lost, again = nil, time.After(silentPoll)
 		}
+		idle := time.NewTimer(t.cfg.Desk.Idle)
+		more := false
 		select {
-		case <-t.queue.arrived:
-			idle.Stop()
-			continue
+		case <-t.desk.queue.arrived:
+			more = true
 		case <-again:
-			idle.Stop()
-			if !t.lost() {
-				continue
-			}
+			more = !t.lost()
 		case <-lost:
+			more = !t.lost()
+		case <-t.held.Wanted(): // nothing to sell, and another replica waits
+		case <-t.desk.desks.selling.Done():
 			idle.Stop()
-			if !t.lost() {
-				continue
-			}
-		case <-t.held.Wanted(): // nothing to sell here, and somebody waits
-		case <-t.selling.Done():
-			idle.Stop()
-			return t.hasWork()
+			return t.desk.hasWork()
 		case <-idle.C:
 		}
 		idle.Stop()
-		return false
+		if !more {
+			return false
+		}
 	}
 	return true
 }
 
-// wanted reports whether another replica waits.
-func (t *tenure) wanted() bool {
+// wanted reports whether another replica waits for the lock.
+func (t *tenure) wanted() bool { return isClosed(t.held.Wanted()) }
+
+func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-t.held.Wanted():
+	case <-c:
 		return true
 	default:
 		return false
 	}
 }
 
-// lost reports whether the lock was lost, so that the tenure has to end. Where
-// MySQL refuses a tenure that has a successor, etcd's silence does not end it:
-// with etcd down, sellers go on selling. Once etcd answers again, the lock is
-// asked for anew.
+// lost reports whether the lock was lost, so that the tenure has to end. A lock that
+// is lost only because etcd does not answer ends it once etcd answers again: behind a
+// claim MySQL refuses the writes of a tenure that has a successor, so the sale can
+// continue without etcd.
 func (t *tenure) lost() bool {
 	if !t.silent() {
-		select {
-		case <-t.held.Lost():
-			return true
-		default:
-			return false
-		}
+		return isClosed(t.held.Lost())
 	}
 	healthy, ok := t.cfg.Locker.(interface{ Healthy() error })
 	return ok && healthy.Healthy() == nil
 }
 
-// silent reports whether the lock was given up only because etcd does not answer,
-// behind a fence that makes it safe to go on.
+// silent reports whether the lock was lost only because etcd does not answer, while
+// the claim makes it safe to continue.
 func (t *tenure) silent() bool {
-	if t.right.Fence != strategy.FenceClaim {
+	if t.claim.Fence != strategy.FenceClaim || !isClosed(t.held.Lost()) {
 		return false
 	}
-	select {
-	case <-t.held.Lost():
-		held, ok := t.held.(lock.Silenced)
-		return ok && held.Silent()
-	default:
-		return false
-	}
+	held, ok := t.held.(lock.Silenced)
+	return ok && held.Silent()
 }
 
 // begin claims the row and reads it.
 func (t *tenure) begin() error {
-	ctx, cancel := context.WithTimeout(t.ctx, claimTimeout)
+	ctx, cancel := context.WithTimeout(t.desk.desks.ctx, claimTimeout)
 	defer cancel()
-	ctx, end := t.cfg.step(t.cfg.spanOf(ctx, t.batch, t.queue.peek()), "claim", ofSKU(t.sku))
+	ctx, end := t.cfg.step(t.cfg.spanOf(ctx, t.batch, t.desk.queue.oldest()), "claim", ofSKU(t.desk.sku))
 	before := t.row.Seq
 	err := retried(func() (err error) {
-		t.row, err = t.right.Begin(ctx, t.cfg.DB)
+		t.row, err = t.claim.Begin(ctx, t.cfg.DB)
 		return err
 	})
 	end(err)
 	if t.row.Seq < before {
-		t.era = new(era) // the database went back: what it forgot must be forgotten
+		t.era = new(era) // the database went back in time, and has lost orders
 	}
-	t.asOf = time.Now() // after the call: our clock is never ahead of the database's
+	t.asOf = time.Now() // after the call, so that our clock is never ahead of the database's
 	if errors.Is(err, stock.ErrFenced) {
 		t.cfg.Metrics.Fenced.Inc()
 	}
@@ -216,12 +201,12 @@ func (t *tenure) begin() error {
 	return err
 }
 
-// beginAgain is begin where the mirror may not show the row yet.
+// beginAgain is begin, and updates the mirror, which may not show the row yet.
 func (t *tenure) beginAgain() error {
 	if err := t.begin(); err != nil {
 		return err
 	}
-	t.cfg.Mirror.Changed(t.sku, t.row.Available)
+	t.cfg.Mirror.Changed(t.desk.sku, t.row.Available)
 	return nil
 }
 

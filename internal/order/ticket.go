@@ -3,6 +3,8 @@ package order
 import (
 	"context"
 	"fmt"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -10,34 +12,39 @@ import (
 	"flashsale/internal/lock"
 )
 
-// ticket is an order, or a change of the SKU, that waits at a desk. The desk and
-// whoever waits for it race for it: the first one to change its state decides
-// whether it is sold.
+// ticket is an order or a change of the SKU that waits at a desk. The desk and the
+// caller compete for it: the first to change its state decides whether it is served.
 type ticket struct {
-	req Request
-	// request is the caller's context, for its ids; what the desk does for many
-	// does not end with it.
-	request context.Context
-	// change, when set, makes this a change of the SKU instead of an order.
+	sku string
+	// Exactly one of the two is set.
+	order  *orderTicket
 	change *change
-	// least is the oldest tenure that may decide the order: it was sent to that
-	// one before, and must not be decided by an older one.
-	least lock.Token
-	// forwarded is set where another replica waits for the answer.
-	forwarded *forwarded
-	state     atomic.Int32
-	// twin: another order with its key was in a batch, and decides first.
-	twin     atomic.Bool
+	// request is the caller's context, used for its IDs only: work that a desk does
+	// for many callers does not end with one of them.
+	request  context.Context
+	state    atomic.Int32
 	answered chan answer // of size one: the desk never waits for a caller
 }
 
-// forwarded is what a ticket has whose order came from another replica. Only the
-// tenure of token least may decide it.
+// orderTicket is what a ticket has if it is an order.
+type orderTicket struct {
+	*Request
+	// least is the oldest tenure that may decide the order, because it was sent to
+	// that one before.
+	least lock.Token
+	// forwarded is set if another replica waits for the answer.
+	forwarded *forwarded
+	// keyInFlight is set while another order with the same key is in a batch.
+	keyInFlight atomic.Bool
+}
+
+// forwarded describes an order that came from another replica. Only the tenure with
+// token least may decide it.
 type forwarded struct {
 	from   *forward.Source
 	number uint64
-	until  time.Time // after it nobody waits
-	told   atomic.Bool
+	until  time.Time // when the other replica stops waiting
+	sent   atomic.Bool
 }
 
 type answer struct {
@@ -46,91 +53,96 @@ type answer struct {
 }
 
 const (
-	ticketWaits int32 = iota // the caller may leave, and nothing is applied
+	ticketWaits int32 = iota // the caller may leave; nothing was applied
 	ticketTaken              // it is in a batch
-	ticketLeft               // the caller has gone
+	ticketLeft               // the caller has left
 )
 
-func newTicket(ctx context.Context, r Request) *ticket {
-	return &ticket{req: r, request: ctx, answered: make(chan answer, 1)}
+func newOrderTicket(ctx context.Context, r *Request, least lock.Token) *ticket {
+	return &ticket{sku: r.SKU, order: &orderTicket{Request: r, least: least}, request: ctx, answered: make(chan answer, 1)}
 }
 
-func (t *ticket) key() byKey { return byKey{t.req.Customer, t.req.Key} }
+func newChangeTicket(ctx context.Context, sku string, c *change) *ticket {
+	return &ticket{sku: sku, change: c, request: ctx, answered: make(chan answer, 1)}
+}
 
-// admittedBy reports whether the tenure of that token may decide the order.
+func (o *orderTicket) key() byKey { return byKey{o.Customer, o.Key} }
+
+// admittedBy reports whether the tenure with that token may serve the ticket.
 func (t *ticket) admittedBy(token lock.Token) bool {
-	if t.forwarded != nil {
-		return token == t.least
+	switch {
+	case t.order == nil:
+		return true
+	case t.order.forwarded != nil:
+		return token == t.order.least
 	}
-	return token >= t.least
+	return token >= t.order.least
 }
 
-// waits reports whether somebody still waits for it. An order of another replica
-// whose time is over is answered, so that its buyer is told that nothing was
-// applied. One that came by a link which has ended is not: whoever sent it may
-// have sent it again.
+// waits reports whether somebody still waits for the ticket. A forwarded order whose
+// time is over is answered here, which tells its buyer that nothing was applied. One
+// whose link has ended gets no answer: its sender may have sent it again.
 func (t *ticket) waits(now time.Time) bool {
-	if f := t.forwarded; f != nil && t.state.Load() == ticketWaits {
+	if t.order != nil && t.order.forwarded != nil && t.state.Load() == ticketWaits {
+		f := t.order.forwarded
 		select {
 		case <-f.from.Gone():
 			if t.leave() {
-				t.waited(errBroken)
+				t.endWait(errBroken)
 			}
 		default:
 			if now.After(f.until) && t.leave() {
-				t.waited(t.late())
-				t.answer(Placed{}, t.late())
+				t.endWait(t.errLate())
+				t.answer(Placed{}, t.errLate())
 			}
 		}
 	}
 	return t.state.Load() != ticketLeft
 }
 
-// late is what an order is told whose time is over before it was in a batch.
-func (t *ticket) late() error {
-	if t.twin.Load() {
+// errLate is the error of a ticket that is in no batch when its time ends.
+func (t *ticket) errLate() error {
+	if t.order != nil && t.order.keyInFlight.Load() {
 		return ErrInFlight
 	}
 	return errLate
 }
 
-// errLate says that the order was not applied.
-var errLate = fmt.Errorf("%w: the order still waits", ErrUnavailable)
+// errLate: the order was not applied.
+var errLate = fmt.Errorf("%w: the order is still waiting", ErrUnavailable)
 
-// take puts the ticket into a batch; false when nobody waits for it.
+// take puts the ticket into a batch. It returns false if nobody waits for it.
 func (t *ticket) take() bool {
-	if t.forwarded != nil && !t.waits(time.Now()) {
+	if t.order != nil && t.order.forwarded != nil && !t.waits(time.Now()) || !t.state.CompareAndSwap(ticketWaits, ticketTaken) {
 		return false
 	}
-	taken := t.state.CompareAndSwap(ticketWaits, ticketTaken)
-	if taken {
-		t.waited(nil)
-		t.twin.Store(false)
+	t.endWait(nil)
+	if t.order != nil {
+		t.order.keyInFlight.Store(false)
 	}
-	return taken
+	return true
 }
 
-// putBack takes it out of a batch that was not applied; false when its caller
-// has gone meanwhile.
+// putBack takes the ticket out of a batch that was not applied. It returns false if
+// the caller has left in the meantime.
 func (t *ticket) putBack() bool {
-	t.waitsAgain() // before the caller may see it
+	t.beginWaitAgain() // before the caller can see the ticket again
 	waits := t.state.CompareAndSwap(ticketTaken, ticketWaits)
 	if !waits {
-		t.waited(nil)
+		t.endWait(nil)
 	}
 	return waits
 }
 
-// leave is the caller's: true when the ticket was in no batch, so that nothing
-// was, or will be, applied.
-func (t *ticket) leave() bool {
-	return t.state.Swap(ticketLeft) == ticketWaits
-}
+// leave is called by the caller. It returns true if the ticket was in no batch, so
+// that nothing was or will be applied.
+func (t *ticket) leave() bool { return t.state.Swap(ticketLeft) == ticketWaits }
 
-// answer gives the caller its answer. Only the first one counts.
+// answer answers the caller. Only the first call has an effect.
 func (t *ticket) answer(p Placed, err error) {
-	if f := t.forwarded; f != nil {
-		if f.told.CompareAndSwap(false, true) {
+	if t.order != nil && t.order.forwarded != nil {
+		f := t.order.forwarded
+		if f.sent.CompareAndSwap(false, true) {
 			f.from.Answer(toWire(f.number, &p, err))
 		}
 		return
@@ -139,4 +151,109 @@ func (t *ticket) answer(p Placed, err error) {
 	case t.answered <- answer{p, err}:
 	default:
 	}
+}
+
+// queue holds the tickets that wait at a desk. It is a slice, because a channel with
+// room for all tickets that may ever wait would cost 32 KiB per SKU in use.
+type queue struct {
+	arrived chan struct{} // of size one: signals a ticket since it was last read
+
+	mu      sync.Mutex
+	tickets []*ticket
+}
+
+func newQueue() *queue { return &queue{arrived: make(chan struct{}, 1)} }
+
+// put adds a ticket, unless limit tickets are already waiting.
+func (q *queue) put(t *ticket, limit int) bool {
+	q.mu.Lock()
+	if len(q.tickets) >= limit {
+		q.mu.Unlock()
+		return false
+	}
+	q.tickets = append(q.tickets, t)
+	q.mu.Unlock()
+	q.wake()
+	return true
+}
+
+// wake makes the receiver of arrived check the queue.
+func (q *queue) wake() {
+	select {
+	case q.arrived <- struct{}{}:
+	default:
+	}
+}
+
+// putBack puts tickets in front of all others.
+func (q *queue) putBack(tickets []*ticket) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.tickets = append(tickets, q.tickets...)
+}
+
+// gather takes up to n tickets for the tenure with that token. It does not wait for
+// more: whatever arrived during the last commit is the next batch. A batch never
+// mixes orders and changes; it has the kind of the oldest ticket.
+//
+// It returns the batch; the tickets that this tenure must not serve; and how many
+// others left the queue because nobody waits for them any more.
+func (q *queue) gather(n int, token lock.Token) (batch, moved []*ticket, left int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	all := q.tickets
+	if len(all) == 0 {
+		return nil, nil, 0
+	}
+	orders := all[0].order != nil
+	seen, others := 0, 0 // tickets of the other kind move to the front of those seen
+	for ; seen < len(all) && len(batch) < n; seen++ {
+		t := all[seen]
+		switch {
+		case (t.order != nil) != orders:
+			all[others] = t
+			others++
+		case !t.take():
+			left++
+		case !t.admittedBy(token):
+			moved = append(moved, t)
+		default:
+			batch = append(batch, t)
+		}
+	}
+	copy(all[seen-others:], all[:others])
+	clear(all[:seen-others])
+	q.tickets = all[seen-others:]
+	return batch, moved, left
+}
+
+// drop removes the tickets that nobody waits for any more, and returns their number.
+func (q *queue) drop(now time.Time) int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	before := len(q.tickets)
+	q.tickets = slices.DeleteFunc(q.tickets, func(t *ticket) bool { return !t.waits(now) })
+	return before - len(q.tickets)
+}
+
+// empty removes all tickets.
+func (q *queue) empty() []*ticket {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	all := q.tickets
+	q.tickets = nil
+	return all
+}
+
+// oldest is the ticket that has waited longest, in a list of one or none.
+func (q *queue) oldest() []*ticket {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Clone(q.tickets[:min(1, len(q.tickets))])
+}
+
+func (q *queue) len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.tickets)
 }

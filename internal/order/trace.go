@@ -10,13 +10,11 @@ import (
 	"flashsale/internal/telemetry"
 )
 
-// This file is the spans of an order's way. A desk works for many orders at once:
-// what it does is a span in the trace of the first of them that is traced, and
-// what it commits is linked with all of them. Without a tracer, or where no order
-// is traced, none of this does anything.
+// This file makes the spans of an order. A desk works for many orders at once: its
+// spans belong to the trace of the first traced order, and its commits are linked with
+// all of them. Without a tracer or a traced order these functions do nothing.
 
-// step is a span of work done for the request that ctx belongs to; end ends it,
-// with what came of it.
+// step starts a span in the trace of ctx; end ends it with the outcome.
 func (cfg *Config) step(ctx context.Context, name string, options ...trace.SpanStartOption) (_ context.Context, end func(error)) {
 	if cfg.Tracer == nil || !trace.SpanContextFromContext(ctx).IsSampled() {
 		return ctx, noSpan
@@ -27,8 +25,8 @@ func (cfg *Config) step(ctx context.Context, name string, options ...trace.SpanS
 
 func noSpan(error) {}
 
-// endSpan keeps the error's text, which may name servers, in the trace: it is for
-// the same people as the log.
+// endSpan records the error's text, which may name servers: traces have the same readers
+// as the log.
 func endSpan(span trace.Span, err error) {
 	if err != nil {
 		span.SetStatus(codes.Error, err.Error())
@@ -40,8 +38,7 @@ func ofSKU(sku string) trace.SpanStartOption {
 	return trace.WithAttributes(attribute.String("flashsale.sku", sku))
 }
 
-// spanOf is ctx as one of the first request that is traced, of those whose
-// tickets are given.
+// spanOf puts the span of the first traced request among the tickets into ctx.
 func (cfg *Config) spanOf(ctx context.Context, tickets ...[]*ticket) context.Context {
 	if cfg.Tracer == nil {
 		return ctx
@@ -56,39 +53,40 @@ func (cfg *Config) spanOf(ctx context.Context, tickets ...[]*ticket) context.Con
 	return ctx
 }
 
-// waiting is the context of a traced request whose order waits at a desk. It
-// stands in place of the request's own: other tickets are not larger for it.
-type waiting struct {
+// waitContext replaces the context of a traced request while its order waits at a desk.
+// It keeps the span out of the ticket, which is smaller for untraced requests.
+type waitContext struct {
 	context.Context // the request's
 	tracer          trace.Tracer
 	span            trace.Span
 }
 
-// waitsFrom begins the span of a ticket's waiting at its desk.
-func (t *ticket) waitsFrom(tracer trace.Tracer) {
+// beginWait starts the span of a ticket's wait at its desk.
+func (t *ticket) beginWait(tracer trace.Tracer) {
 	if tracer == nil || !trace.SpanContextFromContext(t.request).IsSampled() {
 		return
 	}
-	_, span := tracer.Start(t.request, "desk wait", ofSKU(t.req.SKU))
-	t.request = &waiting{t.request, tracer, span}
+	_, span := tracer.Start(t.request, "desk wait", ofSKU(t.sku))
+	t.request = &waitContext{t.request, tracer, span}
 }
 
-// waitsAgain begins another one.
-func (t *ticket) waitsAgain() {
-	if w, traced := t.request.(*waiting); traced {
+// beginWaitAgain starts the span of another wait.
+func (t *ticket) beginWaitAgain() {
+	if w, traced := t.request.(*waitContext); traced {
 		t.request = w.Context
-		t.waitsFrom(w.tracer)
+		t.beginWait(w.tracer)
 	}
 }
 
-// waited ends it. Only who has taken the ticket, or left with it, may call this.
-func (t *ticket) waited(err error) {
-	if w, traced := t.request.(*waiting); traced {
+// endWait ends the span. Only the goroutine that took the ticket, or left with it, may
+// call it.
+func (t *ticket) endWait(err error) {
+	if w, traced := t.request.(*waitContext); traced {
 		endSpan(w.span, err)
 	}
 }
 
-// commitSpan is the span of a group's transaction, linked with each order in it.
+// commitSpan starts the span of a group's transaction, linked with each order in it.
 func (c *committer) commitSpan(ctx context.Context, group []*write) (_ context.Context, end func(error)) {
 	if c.cfg.Tracer == nil {
 		return ctx, noSpan
@@ -112,16 +110,16 @@ func (c *committer) commitSpan(ctx context.Context, group []*write) (_ context.C
 	}
 	ctx, end = c.cfg.step(ctx, "commit", trace.WithLinks(links...),
 		trace.WithAttributes(attribute.Int("flashsale.orders", orders), attribute.Int("flashsale.skus", len(group))))
-	for _, span := range spans { // and the other way round, for who looks at an order
+	for _, span := range spans { // so that an order's trace also leads to the commit
 		span.AddLink(trace.Link{SpanContext: trace.SpanContextFromContext(ctx)})
 	}
 	return ctx, end
 }
 
-// maxLogged bounds the orders that a line of the log names.
+// maxLogged bounds the orders in one log line.
 const maxLogged = 16
 
-// ids are the orders of a batch and their requests, for the log.
+// ids are the IDs of a decision's orders and of their requests, for the log.
 func (d *decision) ids() (orders, requests []string) {
 	for i, o := range d.orders[:min(len(d.orders), maxLogged)] {
 		orders = append(orders, o.ID.String())

@@ -16,15 +16,15 @@ import (
 	"flashsale/internal/telemetry"
 )
 
-// This file is an order and its answer as they go between replicas.
+// This file converts orders and answers to and from the messages between replicas.
 
-// outcomes are the answers that carry no order, each with its error.
+// outcomes are the answers without an order, and their errors. The first match counts.
 var outcomes = []struct {
 	outcome wire.Outcome
 	err     error
 }{
 	{wire.Outcome_MOVED, errMoved},
-	{wire.Outcome_UNKNOWN, ErrUnknown}, // before those that say "nothing was applied"
+	{wire.Outcome_UNKNOWN, ErrUnknown}, // before the errors after which nothing was applied
 	{wire.Outcome_SOLD_OUT, ErrSoldOut},
 	{wire.Outcome_INSUFFICIENT, ErrInsufficient},
 	{wire.Outcome_NOT_OPEN, ErrNotOpen},
@@ -40,7 +40,7 @@ var outcomes = []struct {
 	{wire.Outcome_UNKNOWN_SKU, stock.ErrUnknownSKU},
 }
 
-// toWire is the answer to the order of that number.
+// toWire makes the answer to the order with that number.
 func toWire(number uint64, p *Placed, err error) *forward.Answer {
 	if err == nil {
 		o := &p.Order
@@ -61,19 +61,19 @@ func toWire(number uint64, p *Placed, err error) *forward.Answer {
 	return &forward.Answer{Number: number, Outcome: wire.Outcome_INTERNAL, Detail: err.Error()}
 }
 
-// fromWire is what the seller answers to r.
+// fromWire reads the seller's answer to r.
 func fromWire(a *forward.Answer, r *Request) (Placed, error) {
 	switch a.Outcome {
 	case wire.Outcome_PLACED, wire.Outcome_REPLAYED:
 		if len(a.Id) != len(ID{}) {
-			return Placed{}, fmt.Errorf("%w: the seller's answer names no order", ErrUnknown)
+			return Placed{}, fmt.Errorf("%w: the seller's answer has no order ID", ErrUnknown)
 		}
 		o := Order{
 			ID: ID(a.Id), SKU: r.SKU, Customer: r.Customer, Key: r.Key, Fingerprint: r.Fingerprint(), Quantity: a.Quantity,
 			PriceCents: a.PriceCents, Currency: a.Currency, Limit: a.Limit, Fence: a.Fence, Seq: a.Seq,
 			CreatedAt: time.UnixMicro(a.CreatedUs).UTC(), ExpiresAt: time.UnixMicro(a.ExpiresUs).UTC(),
 		}
-		o.asMade() // as the first answer to the key had it, a replay too
+		o.resetToCreated()
 		return Placed{Replayed: a.Outcome == wire.Outcome_REPLAYED, Order: o}, nil
 	}
 	for _, o := range outcomes {
@@ -81,11 +81,11 @@ func fromWire(a *forward.Answer, r *Request) (Placed, error) {
 			return Placed{}, &sellersError{is: o.err, detail: a.Detail}
 		}
 	}
-	// Of a newer program, say: what became of the order, its key tells.
-	return Placed{}, fmt.Errorf("%w: the seller answers %s: %s", ErrUnknown, a.Outcome, a.Detail)
+	// A newer release may have more outcomes.
+	return Placed{}, fmt.Errorf("%w: the seller answered %s: %s", ErrUnknown, a.Outcome, a.Detail)
 }
 
-// sellersError is an error of the replica that sells.
+// sellersError is an error that the seller answered with.
 type sellersError struct {
 	is     error
 	detail string
@@ -96,8 +96,8 @@ func (e *sellersError) Unwrap() error { return e.is }
 
 var traceContext propagation.TraceContext
 
-// orderToWire is r as it is sent to the tenure of that token, with the time that
-// is left to it.
+// orderToWire makes the message that sends r to the tenure with that token. left is the
+// time left to answer it.
 func orderToWire(ctx context.Context, r *Request, token lock.Token, left time.Duration) *forward.Order {
 	o := &forward.Order{
 		Sku: r.SKU, Token: uint64(token), Customer: []byte(r.Customer), Key: []byte(r.Key), Quantity: r.Quantity,
@@ -111,15 +111,7 @@ func orderToWire(ctx context.Context, r *Request, token lock.Token, left time.Du
 	return o
 }
 
-// idOf is the name that an order of another replica gets.
-func idOf(o *forward.Order) ID {
-	if len(o.Id) != len(ID{}) {
-		return newID()
-	}
-	return ID(o.Id)
-}
-
-// ticketOf is an order that came from another replica.
+// ticketOf makes the ticket of an order from another replica.
 func (ds *desks) ticketOf(from *forward.Source, o *forward.Order, now time.Time) *ticket {
 	ctx := ds.ctx
 	if o.RequestId != "" {
@@ -128,12 +120,12 @@ func (ds *desks) ticketOf(from *forward.Source, o *forward.Order, now time.Time)
 	if o.Traceparent != "" {
 		ctx = traceContext.Extract(ctx, propagation.MapCarrier{"traceparent": o.Traceparent})
 	}
-	return &ticket{
-		req: Request{
-			SKU: o.Sku, Customer: string(o.Customer), Key: string(o.Key), Quantity: o.Quantity, PriceCents: o.PriceCents, Currency: o.Currency,
-			id: idOf(o),
-		},
-		request: ctx, least: lock.Token(o.Token),
-		forwarded: &forwarded{from: from, number: o.Number, until: now.Add(time.Duration(o.LeftUs) * time.Microsecond)},
+	id := newID()
+	if len(o.Id) == len(id) {
+		id = ID(o.Id)
 	}
+	r := &Request{SKU: o.Sku, Customer: string(o.Customer), Key: string(o.Key), Quantity: o.Quantity, PriceCents: o.PriceCents, Currency: o.Currency, id: id}
+	t := newOrderTicket(ctx, r, lock.Token(o.Token))
+	t.order.forwarded = &forwarded{from: from, number: o.Number, until: now.Add(time.Duration(o.LeftUs) * time.Microsecond)}
+	return t
 }

@@ -9,37 +9,35 @@ import (
 	"flashsale/internal/stock"
 )
 
-// This file is how the Expirer finds due orders: page by page, by a cursor, so that
-// those of a SKU which is still being swept are not read again for each page.
-
 const (
-	// dueOrders is a plain read, which locks nothing, of an index alone.
+	// dueOrders reads only an index, and locks nothing. The Expirer reads page by page
+	// after a cursor: otherwise each page would read the orders again that are still
+	// being ended.
 	dueOrders = "SELECT id, sku, expires_at FROM orders FORCE INDEX (expiring) WHERE status = 'reserved' AND expires_at <= NOW(6) " +
 		"AND (expires_at > ? OR expires_at = ? AND id > ?) ORDER BY expires_at, id LIMIT ?"
 
-	// readAgain is when the due orders are read from the oldest again, at the latest:
-	// one may have come to stand before the last that was read, as by a step of the
-	// database's clock. passedOverAgain is when it is done for those that were passed
-	// over, at the earliest.
+	// readAgain is when the due orders are read from the oldest again, because one may
+	// have appeared before the cursor, for example after a step of the database's
+	// clock. passedOverAgain is the earliest time for that if some were passed over.
 	readAgain       = 10 * time.Second
 	passedOverAgain = time.Second
-	// backlogMost bounds the orders that were read and wait to be ended, and
-	// backlogOfSKU those of one SKU: it ends some 20,000 a second.
+	// backlogMost bounds the orders that were read and not yet ended, and backlogOfSKU
+	// those of one SKU. The Expirer ends about 20,000 a second.
 	backlogMost  = 100_000
 	backlogOfSKU = 20_000
 )
 
-// dueOrder is an order that is due. The zero value is before all of them.
+// dueOrder is an order whose window is over. The zero value sorts before all of them.
 type dueOrder struct {
 	id  ID
 	sku string
 	at  time.Time
 }
 
-// findDue reads up to limit due orders behind one, the oldest first.
+// findDue reads up to limit due orders after one, the oldest first.
 func findDue(ctx context.Context, db *stock.DB, after dueOrder, limit int) (due []dueOrder, err error) {
 	if after.at.IsZero() {
-		after.at = time.Unix(0, 0) // which a server takes for a date
+		after.at = epoch
 	}
 	rows, err := db.SQL.QueryContext(ctx, dueOrders, after.at, after.at, after.id[:], limit)
 	if err != nil {
@@ -58,12 +56,12 @@ func findDue(ctx context.Context, db *stock.DB, after dueOrder, limit int) (due 
 	return due, rows.Err()
 }
 
-// backlog are the due orders that were read and are not yet being ended. Reading
-// goes on behind the last one, and from time to time begins again.
+// backlog holds the due orders that were read and that no worker has taken yet. Reading
+// continues after the last one, and starts over from time to time.
 type backlog struct {
 	began time.Time
 	after dueOrder
-	// passedOver: some were not taken, as there are too many of their SKU.
+	// passedOver is set if orders were skipped because there are too many of their SKU.
 	passedOver bool
 
 	ids  map[string][]ID
@@ -73,7 +71,7 @@ type backlog struct {
 
 func newBacklog() *backlog { return &backlog{began: time.Now(), ids: map[string][]ID{}} }
 
-// old reports whether to read from the oldest again.
+// old reports whether to read from the oldest order again.
 func (b *backlog) old(failed map[string]*holdOff) bool {
 	age := time.Since(b.began)
 	if age >= readAgain || age < passedOverAgain || b.size > 0 {
@@ -86,26 +84,26 @@ func (b *backlog) old(failed map[string]*holdOff) bool {
 	return again
 }
 
-// add takes a due order, but for one of a SKU that is held off.
+// add adds a due order, unless its SKU is held off.
 func (b *backlog) add(d dueOrder, failed map[string]*holdOff) {
 	b.after = d
 	if f := failed[d.sku]; f != nil && time.Now().Before(f.until) {
 		return
 	}
-	ids, there := b.ids[d.sku]
+	ids, ok := b.ids[d.sku]
 	if len(ids) >= backlogOfSKU {
 		b.passedOver = true
 		return
 	}
-	if !there {
+	if !ok {
 		b.skus = append(b.skus, d.sku)
 	}
 	b.ids[d.sku] = append(ids, d.id)
 	b.size++
 }
 
-// next takes orders of one SKU that is not being swept; none where there is no such
-// SKU.
+// next takes orders of a SKU that no worker is sweeping. It returns none if there is no
+// such SKU.
 func (b *backlog) next(working map[string]bool) (sku string, ids []ID) {
 	for i, sku := range b.skus {
 		if working[sku] {
@@ -126,7 +124,7 @@ func (b *backlog) next(working map[string]bool) (sku string, ids []ID) {
 	return "", nil
 }
 
-// drop forgets a SKU's orders. They are read again.
+// drop forgets a SKU's orders. They will be read again.
 func (b *backlog) drop(sku string) {
 	b.size -= len(b.ids[sku])
 	delete(b.ids, sku)

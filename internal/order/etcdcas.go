@@ -1,0 +1,227 @@
+package order
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"flashsale/internal/sleep"
+	"flashsale/internal/stock"
+	"flashsale/internal/stock/etcdstock"
+	"flashsale/internal/strategy"
+)
+
+// etcdCAS is the seller of strategy etcd-cas, and its unitStore. The stock in etcd
+// decides who gets units. MySQL holds the orders, and a copy of the stock for readers.
+// No transaction spans both: a crash in between leaves units that were taken and not
+// sold (see etcdstock).
+type etcdCAS struct {
+	cfg    *Config
+	store  *etcdstock.Store
+	direct *direct
+	// returns lets one order of a SKU at a time give units back: several would only
+	// compete with each other.
+	returns slots
+	// returning are the goroutines that give units back, until closing ends.
+	returning sync.WaitGroup
+	closing   context.Context
+	beginEnd  context.CancelFunc
+}
+
+func newEtcdCAS(cfg *Config) *etcdCAS {
+	e := &etcdCAS{cfg: cfg, store: cfg.Units, direct: newDirect(cfg), returns: slots{perSKU: 1}}
+	e.closing, e.beginEnd = context.WithCancel(context.Background())
+	return e
+}
+
+const (
+	// returnTimeout bounds each attempt to give units back, and all attempts from the
+	// moment at which the replica begins to shut down.
+	returnTimeout = 10 * time.Second
+	// returnPause is the wait after a failed attempt.
+	returnPause = 100 * time.Millisecond
+)
+
+func (e *etcdCAS) sell(ctx context.Context, r Request) (Placed, error) {
+	return e.direct.retry(ctx, r, e.sellOnce)
+}
+
+// sellOnce takes the units in etcd and then writes the order to MySQL. It gives the
+// units back if the order was certainly not written.
+func (e *etcdCAS) sellOnce(ctx context.Context, r *Request) (Placed, error) {
+	id := newID()
+	// Check first what MySQL already knows: units taken in vain would meanwhile be
+	// refused to other customers.
+	_, err := e.direct.check(ctx, stock.Claim{SKU: r.SKU, Fence: strategy.FenceOff}, r)
+	if err == nil {
+		err = e.take(ctx, r.SKU, id, r.Quantity)
+	}
+	if err != nil {
+		return e.direct.outcome(ctx, r, Order{}, err)
+	}
+	placed, err := e.direct.unfenced(ctx, r, id, nil)
+	if placed.Order.ID != id && !errors.Is(err, ErrUnknown) {
+		e.startReturn(ctx, r.SKU, id, func() {})
+	}
+	return placed, err
+}
+
+// take takes an order's units. If the taking is not answered, they are given back in
+// the background, because the caller's time is over.
+func (e *etcdCAS) take(ctx context.Context, sku string, id ID, n int32) error {
+	leave, err := e.direct.slots.enter(ctx, sku)
+	if err != nil {
+		return err
+	}
+	left, err := e.store.Take(ctx, sku, id.String(), int64(n))
+	switch {
+	case err == nil:
+	case errors.Is(err, etcdstock.ErrInsufficient):
+		err = errShort(left.Available)
+	case errors.Is(err, etcdstock.ErrContended):
+		err = unavailable(err) // nothing was changed
+	default:
+		// It keeps its slot: while etcd is down, no further orders get this far.
+		e.startReturn(ctx, sku, id, leave)
+		return unavailable(err)
+	}
+	leave()
+	return err
+}
+
+// startReturn gives units back and then calls then. It waits for that while the order
+// has time left; close waits for the rest.
+func (e *etcdCAS) startReturn(ctx context.Context, sku string, id ID, then func()) {
+	done := make(chan struct{})
+	e.returning.Go(func() {
+		defer close(done)
+		defer then()
+		e.returnUntilDone(ctx, sku, id)
+	})
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// returnUntilDone retries until the units of an unwritten order are back, because
+// nothing else returns them. A replica that shuts down gives up after returnTimeout,
+// and the audit finds the gap.
+func (e *etcdCAS) returnUntilDone(ctx context.Context, sku string, id ID) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(e.closing, func() { time.AfterFunc(returnTimeout, cancel) })()
+	for {
+		err := e.returnOnce(ctx, sku, id)
+		if err == nil || errors.Is(err, etcdstock.ErrNotTaken) {
+			return
+		}
+		if sleep.For(ctx, returnPause) != nil {
+			e.cfg.Logger.WarnContext(ctx, "units were taken in etcd and not sold", "sku", sku, "order", id.String(), "error", err)
+			return
+		}
+	}
+}
+
+func (e *etcdCAS) returnOnce(ctx context.Context, sku string, id ID) error {
+	ctx, cancel := context.WithTimeout(ctx, returnTimeout)
+	defer cancel()
+	leave, err := e.returns.enter(ctx, sku)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	_, err = e.store.GiveBack(ctx, sku, id.String())
+	return err
+}
+
+func (e *etcdCAS) alter(ctx context.Context, sku string, c change) error {
+	return e.direct.alter(ctx, sku, c)
+}
+
+// close waits until all units are given back.
+func (e *etcdCAS) close(ctx context.Context) error {
+	e.beginEnd()
+	done := make(chan struct{})
+	go func() { e.returning.Wait(); close(done) }() // bounded by returnTimeout
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("give units back: %w", ctx.Err())
+	}
+}
+
+// put creates the stock in etcd of a new SKU, or of one whose creator died before it
+// did. It does so only while the SKU is unsold, so that sold units never return.
+func (e *etcdCAS) put(ctx context.Context, s stock.Stock) error {
+	if s.Available != s.Units {
+		return nil
+	}
+	if _, err := e.store.Create(ctx, s.SKU, s.Units); err != nil {
+		return unknown(err)
+	}
+	return nil
+}
+
+// restockable makes sure that etcd has the SKU's stock. Otherwise put would later count
+// the restocked units among the initial ones.
+func (e *etcdCAS) restockable(ctx context.Context, sku string) error {
+	_, err := e.store.Read(ctx, sku)
+	if errors.Is(err, etcdstock.ErrUnknownSKU) {
+		return fmt.Errorf("%w: etcd has no stock of %s; PUT the SKU again", ErrUnavailable, sku)
+	}
+	return domainError(err)
+}
+
+func (e *etcdCAS) restock(ctx context.Context, r *Restock) error {
+	if _, err := e.store.Restock(ctx, r.SKU, r.ID.String(), int64(r.Units)); err != nil {
+		return unknown(err)
+	}
+	return nil
+}
+
+func (e *etcdCAS) giveBack(ctx context.Context, sku string, ids []ID) error {
+	ended, err := findEnded(ctx, e.cfg.DB, ids)
+	if err != nil {
+		return unknown(err)
+	}
+	for _, id := range ended {
+		if _, err := e.store.GiveBack(ctx, sku, id.String()); err != nil && !errors.Is(err, etcdstock.ErrNotTaken) {
+			return unknown(err)
+		}
+	}
+	return nil
+}
+
+// repair gives units back in etcd that MySQL has already returned: the replica that
+// ended the orders died in between.
+func (e *etcdCAS) repair(ctx context.Context) error {
+	all, err := e.store.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		_, taken, err := e.store.Taken(ctx, s.SKU)
+		if err != nil {
+			return err
+		}
+		var ids []ID
+		for name := range taken {
+			if id, err := uuid.Parse(name); err == nil { // otherwise it is not ours
+				ids = append(ids, id)
+			}
+		}
+		for some := range slices.Chunk(ids, expiryBatch) {
+			if err := e.giveBack(ctx, s.SKU, some); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
