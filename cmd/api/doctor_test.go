@@ -112,7 +112,7 @@ func TestDoctorNamesEachHostThatCannotBeUsed(t *testing.T) {
 		t.Fatalf("%v: %v", err, report)
 	}
 	for server, want := range map[string]string{
-		"MySQL at 127.0.0.1:1": "connection refused; start it, or take it out of --mysql-dsn", "MySQL at nowhere.invalid:3306": "mend the host in --mysql-dsn",
+		"MySQL at 127.0.0.1:1": "connection refused; start it, or take it out of --mysql-dsn", "MySQL at nowhere.invalid:3306": "correct the host in --mysql-dsn",
 	} {
 		if !slices.ContainsFunc(report.With(doctor.Warning), func(f doctor.Finding) bool {
 			return f.Server == server && f.Check == doctor.Answers && strings.Contains(f.String(), want)

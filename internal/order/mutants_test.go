@@ -40,7 +40,7 @@ var mutants = []mutant{
 		"a tenure begins without a claim",
 		map[string][2]string{
 			takeFile:  {`AND fence = %d AND seq = %d AND available`, `AND %d >= 0 AND seq = %d AND available`},
-			claimFile: {"if t.Fence == strategy.FenceClaim {\n\t\tquery =", "if t.Fence == \"never\" {\n\t\tquery ="},
+			claimFile: {"if c.Fence == strategy.FenceClaim {\n\t\tquery =", "if c.Fence == \"never\" {\n\t\tquery ="},
 		},
 		"./internal/stock", "TestStaleHolderUnderEachFence",
 	},

@@ -12,28 +12,26 @@ import (
 )
 
 const (
-	// blockerAfter is how long a write may wait for its row before somebody
-	// looks at who holds it. A transaction that is on its way is done by then.
+	// blockerAfter is how long a write waits for its row before the search for an
+	// idle blocker starts. An active transaction has ended by then.
 	blockerAfter = 250 * time.Millisecond
-	// blockerAgain is the time between two looks: a connection that is idle in
-	// the same transaction at both is not at work. Up to as much is added to it
-	// at random: InnoDB makes its list of transactions anew only for a reader
-	// that comes 100 ms after the last, so that replicas which look in turn could
-	// keep each other from ever seeing a new one.
+	// blockerAgain is the least time between two searches: a connection that is idle
+	// in the same transaction in both is killed. A random wait of up to as much is
+	// added: InnoDB renews its list of transactions only for a reader that comes
+	// 100 ms after the last, so that replicas in lockstep would never see a new list.
 	blockerAgain = 150 * time.Millisecond
-	// blockerTimeout bounds looking and killing.
+	// blockerTimeout bounds searching and killing.
 	blockerTimeout = 3 * time.Second
 )
 
-// writePrefix is how the statement begins with which each of the service's writes
-// locks its row: a claim, a batch, a settlement.
+// writePrefix begins the statement by which each write of the service locks its row:
+// a claim, a batch, a settlement.
 const writePrefix = "UPDATE stock SET "
 
-// blockersQueries find the connections that stand in the way of a statement and
-// are idle inside their transaction: MariaDB's, then MySQL's, which keeps the
-// waits in a table of another name. MySQL's does without INNODB_TRX and
-// information_schema.PROCESSLIST, which fail there (error 3854) while any
-// statement has bytes that are no text, such as an order's id.
+// blockersQueries find the connections that block a statement and are idle inside
+// their transaction: first MariaDB's query, then MySQL's. MySQL's does not use
+// INNODB_TRX and information_schema.PROCESSLIST, which fail there (error 3854) while
+// any statement contains bytes that are not text, for example an order's id.
 var blockersQueries = []string{
 	`SELECT DISTINCT b.trx_id, b.trx_mysql_thread_id
 	FROM information_schema.INNODB_TRX r
@@ -48,13 +46,13 @@ var blockersQueries = []string{
 	WHERE r.info LIKE ? AND b.command = 'Sleep'`,
 }
 
-// errUnknownTable is MySQL's for a table of information_schema that it lacks.
+// errUnknownTable is MySQL's error for a missing table of information_schema.
 const errUnknownTable = 1109
 
-// Clearing runs write and, when it waits, kills whoever keeps a write of the
-// service's waiting while doing nothing: a process that was stopped between a failed
-// statement and its ROLLBACK, or an operator's client, holds the row for as long as
-// it stands still, since its connection is alive. A connection at work is left alone.
+// Clearing runs write. If it takes long, Clearing kills connections that block a write
+// of the service while they are idle: a process that was stopped between a failed
+// statement and its ROLLBACK, or an operator's client, keeps the row's lock as long as
+// its connection is open. Active connections are not killed.
 func (db *DB) Clearing(ctx context.Context, write func() error) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -65,19 +63,19 @@ func (db *DB) Clearing(ctx context.Context, write func() error) error {
 		return err
 	}
 	stop()
-	// What the watch could not do matters only if the write failed.
+	// An error of the watch matters only if the write failed.
 	if watchErr := <-watched; err != nil && !errors.Is(watchErr, context.Canceled) {
 		err = errors.Join(err, watchErr)
 	}
 	return err
 }
 
-// BlockerConnections is how many connections a DB may open beside its pool.
+// BlockerConnections is how many connections a DB may open outside of its pool.
 const BlockerConnections = 1
 
-// killIdleBlockers looks after all writes, of any process, until ctx ends. One
-// write at a time does so in this process: see blockerAgain. It has a connection
-// of its own, for as long as it looks: writes that wait may hold all of the pool.
+// killIdleBlockers kills the idle blockers of all writes, of any process, until ctx
+// ends. One goroutine of this process does so at a time: see blockerAgain. It opens a
+// connection outside of the pool, because waiting writes may use the whole pool.
 func (db *DB) killIdleBlockers(ctx context.Context) error {
 	select {
 	case db.looking <- struct{}{}:
@@ -107,47 +105,42 @@ func (db *DB) killIdleBlockers(ctx context.Context) error {
 				continue
 			}
 			if _, err := own.ExecContext(ctx, fmt.Sprintf("KILL CONNECTION %d", thread)); err != nil {
-				return fmt.Errorf("kill the connection that blocks the write: %w", err)
+				return fmt.Errorf("kill the idle connection that blocks a write: %w", err)
 			}
 		}
 		before = now
 	}
 }
 
-// SeesBlockers tries whether the account may look for idle blockers: their threads
-// and locks, and the transactions of others.
+// SeesBlockers returns an error if the account lacks the privileges to find idle
+// blockers.
 func (db *DB) SeesBlockers(ctx context.Context) error {
 	if _, err := idleBlockers(ctx, db.SQL); err != nil {
 		return err
 	}
-	// Without PROCESS an account sees its own threads alone, and no error. This
-	// table wants that right on both servers, and has no text of statements.
+	// Without the PROCESS privilege an account sees only its own threads, without an
+	// error. This table requires PROCESS on both servers and has no statement texts.
 	var n int
 	return db.SQL.QueryRowContext(ctx, "SELECT COUNT(*) FROM information_schema.INNODB_CMP").Scan(&n)
 }
 
-// idleBlockers are connections by their transaction.
+// idleBlockers are the threads of idle blockers by their transaction.
 func idleBlockers(ctx context.Context, own *sql.DB) (map[string]int64, error) {
-	var rows *sql.Rows
+	type blocker struct {
+		transaction string
+		thread      int64
+	}
+	var found []blocker
 	var err error
 	for _, query := range blockersQueries {
-		rows, err = own.QueryContext(ctx, query, writePrefix+"%")
+		found, err = queryAll(ctx, own, func(b *blocker) []any { return []any{&b.transaction, &b.thread} }, query, writePrefix+"%")
 		if n := serverError(err); n != errUnknownTable && n != errNoSuchTable {
 			break
 		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("look for who blocks the write: %w", err)
-	}
-	defer rows.Close()
 	blockers := map[string]int64{}
-	for rows.Next() {
-		var transaction string
-		var thread int64
-		if err := rows.Scan(&transaction, &thread); err != nil {
-			return nil, err
-		}
-		blockers[transaction] = thread
+	for _, b := range found {
+		blockers[b.transaction] = b.thread
 	}
-	return blockers, rows.Err()
+	return blockers, wrap("look for idle connections that block a write", err)
 }

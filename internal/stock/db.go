@@ -20,49 +20,38 @@ import (
 
 // DB is a pool of connections to one database. It is safe for concurrent use.
 type DB struct {
-	// SQL is the pool itself, for the hot path's hand-built statements.
+	// SQL is the pool itself, for the hand-built statements of the hot path.
 	SQL *sql.DB
-	// Name is the database's name. Keys in etcd carry it, so that two
-	// databases can share one etcd.
+	// Name is the database's name. Keys in etcd contain it, so that two databases can
+	// share one etcd.
 	Name string
 	orm  *gorm.DB
-	// connector makes connections that are not the pool's.
+	// connector opens connections outside of the pool.
 	connector driver.Connector
-	// hosts are all that the DSN names, by their addresses, also those that take
-	// no writes.
+	// hosts are all hosts of the DSN, by address, including those that refuse writes.
 	hosts map[string]driver.Connector
-	// looking holds the one who looks for what blocks claims.
+	// looking lets one goroutine at a time look for idle blockers.
 	looking chan struct{}
 }
 
-const (
-	// rollbackTimeout bounds the giving back of a transaction.
-	rollbackTimeout = time.Second
-	tableWait       = mysqlsession.TableWait
-)
+// rollbackTimeout bounds a ROLLBACK, and other work that must follow the end of a context.
+const rollbackTimeout = time.Second
 
-// Option is a choice of Open's caller.
-type Option func(*options)
+// Option changes how Open makes the pool's connections.
+type Option func(driver.Connector) *sql.DB
 
-type options struct{ traces trace.TracerProvider }
-
-// Traced makes spans of the statements of traced requests; with a nil provider
-// nothing stands between the pool and its driver. Neither text nor arguments of a
-// statement are in them: these are buyers' names and keys.
+// Traced makes spans of the statements of traced requests. With a nil provider it
+// does nothing. Spans have neither the text nor the arguments of a statement, because
+// these contain customers' names and keys.
 func Traced(provider trace.TracerProvider) Option {
-	return func(o *options) { o.traces = provider }
+	if provider == nil {
+		return sql.OpenDB
+	}
+	return func(c driver.Connector) *sql.DB { return openTraced(c, provider) }
 }
 
-// openPool makes the pool of a connector.
-func openPool(c driver.Connector, choices []Option) *sql.DB {
-	var o options
-	for _, choose := range choices {
-		choose(&o)
-	}
-	if o.traces == nil {
-		return sql.OpenDB(c)
-	}
-	return otelsql.OpenDB(c, otelsql.WithTracerProvider(o.traces),
+func openTraced(c driver.Connector, provider trace.TracerProvider) *sql.DB {
+	return otelsql.OpenDB(c, otelsql.WithTracerProvider(provider),
 		otelsql.WithAttributes(semconv.DBSystemNameMySQL), otelsql.WithSpanOptions(otelsql.SpanOptions{
 			DisableQuery: true, DisableErrSkip: true, OmitConnResetSession: true, OmitConnPrepare: true, OmitRows: true, OmitConnectorConnect: true,
 			SpanFilter: func(ctx context.Context, _ otelsql.Method, _ string, _ []driver.NamedValue) bool {
@@ -71,14 +60,14 @@ func openPool(c driver.Connector, choices []Option) *sql.DB {
 		}))
 }
 
-// Open makes a pool of at most conns connections to the database that dsn
-// names, in the form of github.com/go-sql-driver/mysql. It does not connect.
-func Open(dsn string, conns int, choices ...Option) (*DB, error) {
+// Open makes a pool of at most conns connections to the database of a DSN in the form
+// of github.com/go-sql-driver/mysql. It does not connect.
+func Open(dsn string, conns int, options ...Option) (*DB, error) {
 	cfg, err := mysqlsession.Parse(dsn)
 	if err != nil {
 		return nil, err
 	}
-	// Several statements in one packet are what the desk's batch rests on.
+	// A desk sends its batch as several statements in one packet.
 	cfg.MultiStatements = true
 	connector, err := mysqlsession.Connector(cfg)
 	if err != nil {
@@ -88,11 +77,15 @@ func Open(dsn string, conns int, choices ...Option) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool := openPool(connector, choices)
+	open := Option(sql.OpenDB)
+	for _, option := range options {
+		open = option
+	}
+	pool := open(connector)
 	pool.SetMaxOpenConns(conns)
 	pool.SetMaxIdleConns(conns)
 	orm, err := gorm.Open(
-		// The server's version is asked for at start, which is not yet.
+		// Initialization would ask the server for its version, and Open must not connect.
 		gormmysql.New(gormmysql.Config{Conn: pool, SkipInitializeWithVersion: true}),
 		&gorm.Config{SkipDefaultTransaction: true, Logger: logger.Discard, DisableAutomaticPing: true})
 	if err != nil {
@@ -104,24 +97,21 @@ func Open(dsn string, conns int, choices ...Option) (*DB, error) {
 // Close closes the pool.
 func (db *DB) Close() error { return db.SQL.Close() }
 
-// Ping asks the server whether it takes writes. An answer that it does not is
-// IsReadOnly.
+// Ping asks whether the server accepts writes. If it does not, the error is IsReadOnly.
 func (db *DB) Ping(ctx context.Context) error { return db.SQL.PingContext(ctx) }
 
-// TryWrite is Ping, and a write that changes no row: a server that takes writes may
-// still refuse ours, for a schema that is read-only or a right that was taken away.
+// TryWrite calls Ping and makes a write that changes no row: the server may still
+// refuse it, because the schema is read-only or the account has lost a privilege.
 func (db *DB) TryWrite(ctx context.Context) error {
 	if err := db.Ping(ctx); err != nil {
 		return err
 	}
-	if _, err := db.SQL.ExecContext(ctx, "UPDATE guard SET strategy = strategy WHERE FALSE"); err != nil {
-		return fmt.Errorf("try to write: %w", err)
-	}
-	return nil
+	_, err := db.SQL.ExecContext(ctx, "UPDATE guard SET strategy = strategy WHERE FALSE")
+	return wrap("try to write", err)
 }
 
-// Reach connects to each of several hosts that the DSN names, whether or not it takes
-// writes, and returns by its address why one cannot be used. Of one host it is empty.
+// Reach connects to each host of a DSN that names several, even if it refuses writes.
+// It returns the error by address; nil for a host that can be used.
 func (db *DB) Reach(ctx context.Context) map[string]error {
 	found := map[string]error{}
 	if len(db.hosts) == 1 {
@@ -137,15 +127,15 @@ func (db *DB) Reach(ctx context.Context) map[string]error {
 	return found
 }
 
-// countWriters counts the nodes of Galera, or the primaries of a group. Servers that
-// are neither have no such variable, or no such table.
+// countWriters counts the nodes of a Galera cluster, or the primaries of Group
+// Replication. Other servers lack the variable or the table.
 var countWriters = []string{
 	"SHOW GLOBAL STATUS WHERE Variable_name = 'wsrep_cluster_size'",
 	"SELECT 'primaries', COUNT(*) FROM performance_schema.replication_group_members WHERE member_role = 'PRIMARY' AND member_state = 'ONLINE'",
 }
 
-// Writers is how many servers of the database's cluster take writes, as far as the
-// account may see that: one at least.
+// Writers is how many servers of the database's cluster accept writes, as far as the
+// account may see: at least one.
 func (db *DB) Writers(ctx context.Context) (n int, err error) {
 	n = 1
 	for _, count := range countWriters {
@@ -155,34 +145,31 @@ func (db *DB) Writers(ctx context.Context) (n int, err error) {
 		switch {
 		case errors.Is(err, sql.ErrNoRows), IsNoTable(err), IsDenied(err):
 		case err != nil:
-			return 0, fmt.Errorf("count the servers that take writes: %w", err)
+			return 0, fmt.Errorf("count the servers that accept writes: %w", err)
 		}
 		n = max(n, found)
 	}
 	return n, nil
 }
 
-// Now is the time by the server's clock, which every time in the tables is of.
+// Now is the time of the server's clock, which sets every time in the tables.
 func (db *DB) Now(ctx context.Context) (now time.Time, err error) {
-	if err := db.SQL.QueryRowContext(ctx, "SELECT NOW(6)").Scan(&now); err != nil {
-		return now, fmt.Errorf("read the server's clock: %w", err)
-	}
-	return now, nil
+	err = db.SQL.QueryRowContext(ctx, "SELECT NOW(6)").Scan(&now)
+	return now, wrap("read the server's clock", err)
 }
 
-// ErrNoConnection says that the server was not asked: no connection was to be had.
+// ErrNoConnection means that no connection was available: nothing was sent to the server.
 var ErrNoConnection = errors.New("no connection to MySQL")
 
-// ErrOutcomeUnknown says that a COMMIT was sent and its answer did not come:
-// the transaction may have been applied, or may be yet.
+// ErrOutcomeUnknown means that a COMMIT was sent and not answered: the transaction may
+// have been applied, or may be applied later.
 var ErrOutcomeUnknown = errors.New("outcome of the commit is unknown")
 
-// InTx runs f in a transaction of its own. When f fails, the transaction is
-// rolled back and f's error returned; when COMMIT fails without the server's
-// word that it rolled back, the error is ErrOutcomeUnknown.
+// InTx runs f in a transaction. If f fails, InTx rolls back and returns f's error. If
+// COMMIT fails and the server did not report a rollback, the error is ErrOutcomeUnknown.
 //
-// sql.Tx is not used: its Commit knows no context, and would wait for a server
-// that does not answer until the connection's own time-out.
+// InTx does not use sql.Tx: its Commit takes no context, and would wait for a server
+// that does not answer until the connection times out.
 func (db *DB) InTx(ctx context.Context, f func(conn *sql.Conn) error) error {
 	return db.OnConn(ctx, func(conn *sql.Conn) error {
 		if _, err := conn.ExecContext(ctx, "BEGIN"); err != nil {
@@ -201,10 +188,10 @@ func (db *DB) InTx(ctx context.Context, f func(conn *sql.Conn) error) error {
 	})
 }
 
-// OnConn runs f on one connection of the pool. When f fails, what it began is
-// rolled back, or the connection closed, before another can have it. After a
-// restart of the server the pool is full of dead connections: the driver says
-// so before it sends anything, and f is run again on the next one.
+// OnConn runs f on one connection of the pool. If f fails, OnConn rolls back, or closes
+// the connection, before it returns the connection to the pool. After a restart of the
+// server the pool is full of dead connections: the driver reports that before it sends
+// anything, and OnConn runs f again on the next one.
 func (db *DB) OnConn(ctx context.Context, f func(conn *sql.Conn) error) error {
 	var err error
 	for range db.SQL.Stats().MaxOpenConnections + 1 {
@@ -221,13 +208,13 @@ func (db *DB) onConn(ctx context.Context, f func(conn *sql.Conn) error) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNoConnection, err)
 	}
-	// Close gives the connection back; it fails only where it is closed already.
+	// Close fails only if the connection is closed already.
 	defer func() { _ = conn.Close() }()
 	err = f(conn)
 	if err == nil {
 		return nil
 	}
-	// ctx may be what ended f; the rollback has a bound of its own.
+	// ctx may have ended, so the rollback has its own bound.
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 	defer cancel()
 	if _, rollbackErr := conn.ExecContext(undo, "ROLLBACK"); rollbackErr != nil {

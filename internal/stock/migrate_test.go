@@ -77,7 +77,7 @@ func TestMigrationDoesNotWaitForeverForATable(t *testing.T) {
 	}
 	const change = "ALTER TABLE orders ADD COLUMN note INT NULL;"
 	err = db.MigrateBy(t.Context(), change)
-	if err == nil || !strings.Contains(err.Error(), "a transaction that did not end within 5s has used the table") {
+	if err == nil || !strings.Contains(err.Error(), "another transaction has used the table for more than 5s") {
 		t.Fatalf("got %v", err)
 	}
 	if err := tx.Rollback(); err != nil {

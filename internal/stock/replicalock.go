@@ -13,148 +13,138 @@ import (
 	"strings"
 )
 
-// ErrInUse says that replicas run on the database.
-var ErrInUse = errors.New("replicas still run on this database, or one is stopped with its connections open: end them all first " +
-	"(a connection of a machine that is gone can be ended by KILL, see SHOW PROCESSLIST)")
+// ErrInUse means that replicas run on the database.
+var ErrInUse = errors.New("a replica still runs on this database, or is stopped with its connections open: end all replicas first " +
+	"(if its machine is gone, end the connection with KILL: see SHOW PROCESSLIST)")
 
-// ReplicaLock is a replica's place among those that may write: a user-level lock of
-// the server, on a connection that is open as long as the replica may write. Adopt
-// is refused while any is taken. Nothing that counts time would do: a replica that
-// is stopped keeps its connection, and what it writes when it wakes up would pass
-// fences that start again from zero. It is not a transaction: a server that is to
-// hand over to another waits until all of those have ended.
+// ReplicaLock shows that a replica may write: a user-level lock of the server, on a
+// connection that is open as long as the replica may write. Adopt fails while any
+// replica holds one. A lease would not do: a replica that is stopped keeps its
+// connection, and its writes after it resumes would pass fences that start again
+// from zero. It is not a transaction: a server waits for its transactions to end
+// before it hands over to another server.
 //
-// Adopt and LockReplica cannot miss each other. LockReplica takes its place first and then
-// reads the guard with a shared lock; Adopt locks the guard's row first and then
-// looks at the places. If the place was taken before Adopt looks, Adopt is refused.
-// If after it, then the read comes while Adopt has the row or later, waits for its
-// commit, and finds the new guard.
+// Adopt and LockReplica cannot miss each other. LockReplica takes its lock first and
+// then reads the binding with a shared lock; Adopt locks the binding's row first and
+// then looks for replica locks. If the replica lock was taken before Adopt looks,
+// Adopt fails. Otherwise LockReplica's read waits for Adopt's commit and finds the new
+// binding.
 //
-// A place is known to one server alone. Where the database is on several, Adopt
-// asks all that the DSN names; a replica that takes its place on another one while
-// Adopt is at work there finds the new guard at its next Check.
+// Only one server knows a lock. If the database has several, Adopt asks every server
+// that the DSN names. A replica that locks on another server during Adopt finds the
+// new binding at its next Check.
 type ReplicaLock struct {
 	conn *sql.Conn
 	want Binding
 }
 
-// places is how many replicas can attend at once.
-const places = 128
+// maxReplicas is how many replicas can hold a ReplicaLock at once.
+const maxReplicas = 128
 
-// place is the server's name of one place. These names are common to all databases
-// of a server, have no case, and at most 64 characters.
-func (db *DB) place(n int) string {
+// replicaLockName is the server's name of the n-th lock. These names are common to
+// all databases of a server, ignore case, and have at most 64 characters.
+func (db *DB) replicaLockName(n int) string {
 	sum := sha256.Sum256([]byte(db.Name))
 	return "flashsale.replica." + hex.EncodeToString(sum[:16]) + "." + strconv.Itoa(n)
 }
 
-// LockReplica begins a ReplicaLock on a connection of db, which it keeps. It returns a
-// BindingError when the database is not guarded as want says.
+// LockReplica takes a ReplicaLock on a connection of db, which it keeps. It returns a
+// BindingError if the database is not bound to want.
 func (db *DB) LockReplica(ctx context.Context, want Binding) (*ReplicaLock, error) {
 	conn, err := db.SQL.Conn(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoConnection, err)
 	}
-	p := &ReplicaLock{conn: conn, want: want}
-	if err = conn.PingContext(ctx); err == nil { // not on a server that takes no writes
-		err = db.takePlace(ctx, conn)
+	l := &ReplicaLock{conn: conn, want: want}
+	if err = conn.PingContext(ctx); err == nil { // fails on a server that refuses writes
+		err = db.takeFree(ctx, conn)
 	}
 	if err == nil {
-		err = p.compare(ctx, " LOCK IN SHARE MODE")
+		err = l.compare(ctx, " LOCK IN SHARE MODE")
 	}
 	if err != nil {
-		p.Release()
+		l.Release()
 		return nil, fmt.Errorf("replica lock: %w", err)
 	}
-	return p, nil
+	return l, nil
 }
 
-// takePlace takes a place that is free. It begins anywhere: the first ones are taken.
-func (db *DB) takePlace(ctx context.Context, conn *sql.Conn) error {
-	first := rand.N(places)
-	for i := range places {
+// takeFree takes a free lock. It starts at random: other replicas hold the first ones.
+func (db *DB) takeFree(ctx context.Context, conn *sql.Conn) error {
+	first := rand.N(maxReplicas)
+	for i := range maxReplicas {
 		var got sql.NullInt64
-		err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, 0)", db.place((first+i)%places)).Scan(&got)
+		err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, 0)", db.replicaLockName((first+i)%maxReplicas)).Scan(&got)
 		if err != nil || got.Int64 == 1 {
 			return err
 		}
 	}
-	return fmt.Errorf("%d replicas run on this database, more cannot", places)
+	return fmt.Errorf("%d replicas run on this database, which is the maximum", maxReplicas)
 }
 
-func (p *ReplicaLock) compare(ctx context.Context, locking string) error {
-	var have Binding
-	err := p.conn.QueryRowContext(ctx, "SELECT strategy, fence, token_source FROM guard WHERE id = 1"+locking).
-		Scan(&have.Strategy, &have.Fence, &have.TokenSource)
-	if err == nil && have != p.want {
-		err = &BindingError{Have: have, Want: p.want}
+func (l *ReplicaLock) compare(ctx context.Context, locking string) error {
+	have, err := scanBinding(l.conn.QueryRowContext(ctx, selectBinding+locking))
+	if err == nil && have != l.want {
+		err = &BindingError{Have: have, Want: l.want}
 	}
 	return err
 }
 
-// Check asks whether the place still stands, on a server that takes writes, and
-// whether the database is still guarded as it was. After an error the place has to
-// be left.
-func (p *ReplicaLock) Check(ctx context.Context) error {
-	err := p.conn.PingContext(ctx) // a sql.Conn is never made anew
+// Check returns an error if the lock was lost, if the server refuses writes, or if the
+// database's binding has changed. The lock must be released then.
+func (l *ReplicaLock) Check(ctx context.Context) error {
+	err := l.conn.PingContext(ctx) // a sql.Conn never reconnects
 	if err == nil {
-		err = p.compare(ctx, "")
+		err = l.compare(ctx, "")
 	}
-	if err != nil {
-		return fmt.Errorf("replica lock: %w", err)
-	}
-	return nil
+	return wrap("replica lock", err)
 }
 
-// Release ends it. The connection is closed: that gives the place back, too.
-func (p *ReplicaLock) Release() {
-	_ = p.conn.Raw(func(any) error { return driver.ErrBadConn })
-	_ = p.conn.Close()
+// Release closes the connection, which also frees the lock.
+func (l *ReplicaLock) Release() {
+	_ = l.conn.Raw(func(any) error { return driver.ErrBadConn })
+	_ = l.conn.Close()
 }
 
-// ReplicaConnection is a connection of the server that holds a place, or 0.
+// ReplicaConnection is the id of a connection of the server that holds a
+// ReplicaLock, or 0.
 func (db *DB) ReplicaConnection(ctx context.Context, conn *sql.Conn) (id int64, err error) {
-	holders := make([]string, places)
+	holders := make([]string, maxReplicas)
 	for n := range holders {
-		holders[n] = "IS_USED_LOCK('" + db.place(n) + "')"
+		holders[n] = "IS_USED_LOCK('" + db.replicaLockName(n) + "')"
 	}
 	err = conn.QueryRowContext(ctx, "SELECT COALESCE("+strings.Join(holders, ", ")+", 0)").Scan(&id)
-	if err != nil {
-		return 0, fmt.Errorf("look for replicas: %w", err)
-	}
-	return id, nil
+	return id, wrap("look for running replicas", err)
 }
 
-// noReplicaRuns returns ErrInUse unless all places are free, on every server.
+// noReplicaRuns returns ErrInUse if a ReplicaLock is held on any server.
 func (db *DB) noReplicaRuns(ctx context.Context, conn *sql.Conn) error {
-	if id, err := db.ReplicaConnection(ctx, conn); err != nil || id != 0 {
-		return inUse("", id, err)
-	}
-	if len(db.hosts) == 1 {
-		return nil
+	if err := db.checkUnused(ctx, conn); err != nil || len(db.hosts) == 1 {
+		return err
 	}
 	for addr, host := range db.hosts {
-		if id, err := db.replicaConnectionAt(ctx, host); err != nil || id != 0 {
-			return inUse(addr+": ", id, err)
+		if err := db.checkUnusedAt(ctx, host); err != nil {
+			return fmt.Errorf("%s: %w", addr, err)
 		}
 	}
 	return nil
 }
 
-func (db *DB) replicaConnectionAt(ctx context.Context, host driver.Connector) (id int64, err error) {
+func (db *DB) checkUnusedAt(ctx context.Context, host driver.Connector) error {
 	pool := sql.OpenDB(host)
 	defer pool.Close()
 	conn, err := pool.Conn(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("replicas may run on a host that does not answer; take one that is gone out of --mysql-dsn: %w", err)
+		return fmt.Errorf("replicas may run on this host, which does not answer; if it is gone, remove it from --mysql-dsn: %w", err)
 	}
 	defer conn.Close()
-	return db.ReplicaConnection(ctx, conn)
+	return db.checkUnused(ctx, conn)
 }
 
-func inUse(where string, id int64, err error) error {
-	if err == nil {
+func (db *DB) checkUnused(ctx context.Context, conn *sql.Conn) error {
+	id, err := db.ReplicaConnection(ctx, conn)
+	if err == nil && id != 0 {
 		err = fmt.Errorf("%w (connection %d)", ErrInUse, id)
 	}
-	return fmt.Errorf("%s%w", where, err)
+	return err
 }

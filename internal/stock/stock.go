@@ -1,7 +1,7 @@
-// Package stock keeps the units of each SKU in MySQL: the table, the ways to
-// write it, and the audit. It guarantees what one statement or transaction can:
-// which way is right on several replicas is the strategy's matter. Orders are
-// written by package order, in the transactions that are made here.
+// Package stock keeps the units of each SKU in MySQL: the tables, the ways to write
+// stock, and the audit. It guarantees the effect of one statement or transaction;
+// the strategy decides which way is correct on several replicas. Package order
+// writes orders, in transactions that begin here.
 package stock
 
 import (
@@ -11,31 +11,28 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/go-sql-driver/mysql"
 	"gorm.io/gorm"
-
-	"flashsale/internal/mysqlsession"
 )
 
 var (
-	// ErrUnknownSKU says that no such SKU was ever created.
+	// ErrUnknownSKU means that the SKU does not exist.
 	ErrUnknownSKU = errors.New("unknown SKU")
-	// ErrShort says that fewer units are available than were asked for.
+	// ErrShort means that fewer units are available than requested.
 	ErrShort = errors.New("too few units available")
-	// ErrFenced says that a newer fencing token was admitted, or that the row
-	// has changed since it was read: nothing was written.
+	// ErrFenced means that a newer fencing token was admitted, or that the row has
+	// changed since it was read: nothing was written.
 	ErrFenced = errors.New("a newer writer was admitted")
-	// ErrTooManyUnits says that a SKU would have more than MaxUnits.
+	// ErrTooManyUnits means that a SKU would have more than MaxUnits.
 	ErrTooManyUnits = errors.New("the SKU would have too many units")
-	// ErrContended says that a compare-and-swap kept losing: nothing was written.
-	ErrContended = errors.New("stock row is too contended")
+	// ErrContended means that each compare-and-swap failed: nothing was written.
+	ErrContended = errors.New("too many concurrent writers of this SKU")
 )
 
 // MaxUnits is the most units that a SKU can have, over all restocks: the largest
-// integer that every reader of JSON holds exactly.
+// integer that every JSON parser reads exactly.
 const MaxUnits = 1<<53 - 1
 
-// Stock is the row of one SKU. Prices are in the currency's cents, times UTC.
+// Stock is the row of one SKU. Prices are in the currency's cents, times in UTC.
 type Stock struct {
 	SKU        string `gorm:"primaryKey"`
 	Name       string
@@ -51,14 +48,13 @@ type Stock struct {
 	Fence uint64
 	// Seq grows by one with each write.
 	Seq uint64
-	// Revision grows with each change that an administrator makes, and not with
-	// sales.
+	// Revision grows with each change by an administrator, and not with sales.
 	Revision  uint64
 	CreatedAt time.Time `gorm:"autoCreateTime:false"`
 	UpdatedAt time.Time `gorm:"autoUpdateTime:false"`
 }
 
-// TableName is gorm's: the table is called stock, not stocks.
+// TableName tells gorm that the table is called stock, not stocks.
 func (Stock) TableName() string { return "stock" }
 
 // Row is a Stock as it was read at Now by the database's clock.
@@ -67,7 +63,7 @@ type Row struct {
 	Now time.Time
 }
 
-// Open reports whether the sale is open at t: -1 before it, 1 after it.
+// Open reports whether the sale is open at t: 0 if it is, -1 before it, 1 after it.
 func (s *Stock) Open(t time.Time) int {
 	switch {
 	case s.SaleStartsAt != nil && t.Before(*s.SaleStartsAt):
@@ -78,8 +74,8 @@ func (s *Stock) Open(t time.Time) int {
 	return 0
 }
 
-// Create puts a new SKU on sale. It reports false, and changes nothing, when the
-// SKU exists.
+// Create puts a new SKU on sale. It reports false, and changes nothing, if the SKU
+// exists.
 func (db *DB) Create(ctx context.Context, want Stock) (created bool, err error) {
 	err = db.OnConn(ctx, func(conn *sql.Conn) error {
 		_, err := conn.ExecContext(ctx, `INSERT INTO stock
@@ -92,111 +88,101 @@ func (db *DB) Create(ctx context.Context, want Stock) (created bool, err error) 
 	if IsDuplicate(err) {
 		return false, nil
 	}
-	if err != nil {
-		return false, fmt.Errorf("create SKU: %w", err)
-	}
-	return true, nil
+	return err == nil, wrap("create SKU", err)
 }
 
-const (
-	changeRow = `UPDATE stock SET name = ?, price_cents = ?, currency = ?, per_customer_limit = ?, sale_starts_at = ?,
-		sale_ends_at = ?, seq = seq + 1, revision = revision + 1, updated_at = NOW(6) WHERE sku = ?`
-	onlyRevision = " AND revision = ?"
-)
-
-// Change changes what may be changed of a SKU: its name, price, limit and
-// window; with a revision, only if that is still the SKU's. It reports whether
-// it did. A desk that remembers the row must be told: see order.Service.PutSKU.
+// Change changes the name, price, limit and sale window of a SKU; with a revision,
+// only if the SKU still has it. It reports whether it did. A desk that remembers
+// the row must be told: see order.Service.PutSKU.
 func (db *DB) Change(ctx context.Context, want Stock, revision *uint64) (changed bool, err error) {
-	query := changeRow
+	query := `UPDATE stock SET name = ?, price_cents = ?, currency = ?, per_customer_limit = ?, sale_starts_at = ?,
+		sale_ends_at = ?, seq = seq + 1, revision = revision + 1, updated_at = NOW(6) WHERE sku = ?`
 	args := []any{want.Name, want.PriceCents, want.Currency, want.PerCustomerLimit, want.SaleStartsAt, want.SaleEndsAt, []byte(want.SKU)}
 	if revision != nil {
-		query, args = query+onlyRevision, append(args, *revision)
+		query, args = query+" AND revision = ?", append(args, *revision)
 	}
 	err = db.OnConn(ctx, func(conn *sql.Conn) error {
 		rows, err := exec(ctx, conn, query, args...)
 		changed = rows == 1
 		return err
 	})
-	if err != nil {
-		return false, fmt.Errorf("change SKU: %w", err)
-	}
-	return changed, nil
+	return changed, wrap("change SKU", err)
 }
 
 // Get reads one SKU, or returns ErrUnknownSKU.
-func (db *DB) Get(ctx context.Context, sku string) (Stock, error) {
-	var s Stock
-	err := db.orm.WithContext(ctx).Where("sku = ?", []byte(sku)).Take(&s).Error
+func (db *DB) Get(ctx context.Context, sku string) (s Stock, err error) {
+	err = db.orm.WithContext(ctx).Where("sku = ?", []byte(sku)).Take(&s).Error
 	if errors.Is(err, gorm.ErrRecordNotFound) {
 		return Stock{}, ErrUnknownSKU
 	}
-	if err != nil {
-		return Stock{}, fmt.Errorf("read SKU: %w", err)
+	return s, wrap("read SKU", err)
+}
+
+// GetMany reads SKUs in one query. The result lacks those that do not exist.
+func (db *DB) GetMany(ctx context.Context, skus []string) (map[string]Stock, error) {
+	names := make([][]byte, len(skus))
+	for i, sku := range skus {
+		names[i] = []byte(sku)
 	}
-	return s, nil
+	var list []Stock
+	err := db.orm.WithContext(ctx).Where("sku IN ?", names).Find(&list).Error
+	found := make(map[string]Stock, len(list))
+	for _, s := range list {
+		found[s.SKU] = s
+	}
+	return found, wrap("read SKUs", err)
 }
 
 // List reads up to limit SKUs that sort after the given one, in byte order.
-func (db *DB) List(ctx context.Context, after string, limit int) ([]Stock, error) {
-	var list []Stock
-	err := db.orm.WithContext(ctx).Where("sku > ?", []byte(after)).Order("sku").Limit(limit).Find(&list).Error
+func (db *DB) List(ctx context.Context, after string, limit int) (list []Stock, err error) {
+	err = db.orm.WithContext(ctx).Where("sku > ?", []byte(after)).Order("sku").Limit(limit).Find(&list).Error
+	return list, wrap("list SKUs", err)
+}
+
+// Count returns the number of SKUs.
+func (db *DB) Count(ctx context.Context) (n int, err error) {
+	err = db.SQL.QueryRowContext(ctx, "SELECT COUNT(*) FROM stock").Scan(&n)
+	return n, wrap("count SKUs", err)
+}
+
+// Level is how much of a SKU was left when its row had that seq.
+type Level struct {
+	SKU       string
+	Units     int64
+	Available int64
+	Seq       uint64
+}
+
+// Levels reads the level of every SKU, in byte order, in one query.
+func (db *DB) Levels(ctx context.Context) ([]Level, error) {
+	levels, err := queryAll(ctx, db.SQL, func(l *Level) []any { return []any{&l.SKU, &l.Units, &l.Available, &l.Seq} },
+		"SELECT sku, units, available, seq FROM stock ORDER BY sku")
+	return levels, wrap("read stock levels", err)
+}
+
+// queryAll reads all rows of a query; columns are where a row's columns go.
+func queryAll[T any](ctx context.Context, db interface {
+	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
+}, columns func(*T) []any, query string, args ...any) (all []T, err error) {
+	rows, err := db.QueryContext(ctx, query, args...)
 	if err != nil {
-		return nil, fmt.Errorf("list SKUs: %w", err)
+		return nil, err
 	}
-	return list, nil
+	defer rows.Close()
+	for rows.Next() {
+		var one T
+		if err := rows.Scan(columns(&one)...); err != nil {
+			return nil, err
+		}
+		all = append(all, one)
+	}
+	return all, rows.Err()
 }
 
-// The server's error numbers that the code acts on.
-const (
-	errDuplicate       = 1062
-	errLockWaitTimeout = 1205
-	errDeadlock        = 1213
-	errRecordChanged   = 1020 // MariaDB 11.6 and later: snapshot isolation
-	errRolledBack      = 3101 // Group Replication: another node's transaction came first
-	errNoSuchTable     = 1146
-)
-
-// IsDuplicate reports whether err is a violation of a unique key.
-func IsDuplicate(err error) bool { return serverError(err) == errDuplicate }
-
-// IsRetryable reports whether err says that the server gave up a transaction
-// which may succeed if it is run again from its beginning. That is so also where
-// it answers COMMIT: a node of Galera (by errDeadlock) or of Group Replication
-// compares a transaction with those of other nodes only then.
-func IsRetryable(err error) bool {
-	switch serverError(err) {
-	case errLockWaitTimeout, errDeadlock, errRecordChanged, errRolledBack:
-		return true
+// wrap adds what failed to an error; nil stays nil.
+func wrap(what string, err error) error {
+	if err == nil {
+		return nil
 	}
-	return false
-}
-
-// IsReadOnly reports whether err says that the server takes no writes, so that what
-// was to be written was not applied, also where it answers COMMIT. Another may take
-// them: see package mysqlsession.
-func IsReadOnly(err error) bool { return mysqlsession.RefusesWrites(err) }
-
-// IsServerError reports whether err is the server's own word: the statement that
-// it answers was not applied.
-func IsServerError(err error) bool { return serverError(err) != 0 }
-
-// IsNoTable reports whether err says that a table does not exist.
-func IsNoTable(err error) bool { return serverError(err) == errNoSuchTable }
-
-// IsDenied reports whether err says that the account lacks a right.
-func IsDenied(err error) bool {
-	switch serverError(err) {
-	case 1044, 1142, 1143, 1227: // the database, a table, a column, a global right
-		return true
-	}
-	return false
-}
-
-// serverError is the number of an error that the server answered, or 0.
-func serverError(err error) uint16 {
-	if my, ok := errors.AsType[*mysql.MySQLError](err); ok {
-		return my.Number
-	}
-	return 0
+	return fmt.Errorf("%s: %w", what, err)
 }

@@ -8,12 +8,12 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// This file is the text of what takes units behind a fence. It has no arguments: the
-// driver would look for their places in all of the packet. SKUs are written in
-// hexadecimal digits, in which nothing has to be escaped.
+// This file writes the statements that take units behind a fence. They have no
+// placeholders, which the driver would search for in the whole packet. SKUs are written
+// in hexadecimal, so that nothing must be escaped.
 
-// Take is units to be taken from a row as a tenure knows it, for orders that are
-// made at a time by the database's clock.
+// Take takes units from a row as the claim's holder knows it, for orders made at a time
+// of the database's clock.
 type Take struct {
 	Claim Claim
 	Row   Row
@@ -21,15 +21,14 @@ type Take struct {
 	At    time.Time
 }
 
-// ClockTolerance is how far the time of a batch's orders may be from the database's
-// when they are written. A tenure extrapolates the database's clock by its own,
-// which stands still while the host is suspended, and knows of no step of the
-// other. It is longer than a batch waits for the transaction before it, and far
-// shorter than any payment window.
+// ClockTolerance is how much the time of a batch's orders may differ from the database's
+// clock when they are written. The holder extrapolates the database's clock by its own,
+// which stops while the host is suspended and does not follow steps of the other. The
+// tolerance is longer than a batch waits for the previous transaction, and much shorter
+// than any payment window.
 const ClockTolerance = 3 * time.Second
 
-// Statement takes the units. It changes one row, or none where the Condition does
-// not hold.
+// Statement takes the units. It changes one row, or none if Condition is false.
 func (t Take) Statement() string {
 	set := fmt.Sprintf("available = %d, seq = %d", t.Row.Available-t.Units, t.Row.Seq+1)
 	switch t.Claim.Fence {
@@ -42,19 +41,18 @@ func (t Take) Statement() string {
 	return "UPDATE stock SET " + set + ", updated_at = NOW(6) WHERE " + t.Condition()
 }
 
-// Condition is when units are taken: where the row is as the tenure knows it. Behind
-// FenceClaim the sale must be open as well, and the orders' time near the
-// database's.
+// Condition is true if the fence admits the take. Behind FenceClaim the row must also be
+// as the holder knows it, the sale open, and the orders' time near the database's.
 func (t Take) Condition() string {
 	if t.Claim.Fence == strategy.FenceOff || t.Claim.Fence == strategy.FenceWrite {
-		return t.guard()
+		return t.rowCondition()
 	}
 	from, until := t.window()
-	return t.guard() + " AND " + between(from, until)
+	return t.rowCondition() + " AND " + between(from, until)
 }
 
-// guard is the condition on the row.
-func (t Take) guard() string {
+// rowCondition is the part of Condition about the row.
+func (t Take) rowCondition() string {
 	switch t.Claim.Fence {
 	case strategy.FenceOff:
 		return fmt.Sprintf("sku = x'%x'", t.Claim.SKU)
@@ -65,8 +63,8 @@ func (t Take) guard() string {
 	}
 }
 
-// window is when the units may be taken. The sale's is the one that the tenure
-// knows: it moves seq when it is changed.
+// window is when the units may be taken. A change of the sale's window moves seq, so
+// that the known one is current if the row is.
 func (t Take) window() (from, until time.Time) {
 	from, until = t.At.Add(-ClockTolerance), t.At.Add(ClockTolerance)
 	if starts := t.Row.SaleStartsAt; starts != nil && starts.After(from) {
@@ -83,21 +81,20 @@ func between(from, until time.Time) string {
 	return fmt.Sprintf("NOW(6) >= '%s' AND NOW(6) < '%s'", from.UTC().Format(DateTime), until.UTC().Format(DateTime))
 }
 
-// DateTime is the form of a DATETIME(6) in a statement's text.
+// DateTime is the layout of a DATETIME(6) literal.
 const DateTime = "2006-01-02 15:04:05.000000"
 
-// takeTogether is how many SKUs one statement takes units of. A statement for each
-// costs the server three times as much as the row of an order does; and of so many
-// together, it compares each row with half of their names.
+// takeTogether is how many SKUs share one statement. A statement for each SKU costs the
+// server three times an order's INSERT; a statement for more SKUs compares each row with
+// half of their names.
 const takeTogether = 32
 
-// WriteTakes writes the statements that take the units of several SKUs, each with
-// its end. Behind them all units were taken: where some were not, they stop the
-// packet with an error that IsStopped knows.
+// WriteTakes writes the statements that take the units of several SKUs. If some units
+// were not taken, they stop the packet with an error that IsStopped recognizes.
 func WriteTakes(b *strings.Builder, takes []Take) {
 	for len(takes) > 0 {
 		n := 1
-		for n < min(len(takes), takeTogether) && takes[0].shares() && takes[n].shares() {
+		for n < min(len(takes), takeTogether) && takes[0].Claim.Fence == strategy.FenceClaim && takes[n].Claim.Fence == strategy.FenceClaim {
 			n++
 		}
 		if n == 1 {
@@ -109,9 +106,6 @@ func WriteTakes(b *strings.Builder, takes []Take) {
 		takes = takes[n:]
 	}
 }
-
-// shares reports whether t can be one of several in a statement.
-func (t Take) shares() bool { return t.Claim.Fence == strategy.FenceClaim }
 
 func writeTogether(b *strings.Builder, takes []Take) {
 	from, until := takes[0].window()
@@ -131,23 +125,23 @@ func writeTogether(b *strings.Builder, takes []Take) {
 		if i > 0 {
 			b.WriteString(" OR ")
 		}
-		b.WriteString(t.guard())
+		b.WriteString(t.rowCondition())
 	}
 	b.WriteString(")")
 }
 
-// stopUnless is a statement that fails, with an error that IsStopped knows, unless
-// the one before it changed so many rows. The server leaves out what follows in the
-// same packet; the transaction stays open until ROLLBACK.
+// stopUnless is a statement that fails, with an error that IsStopped recognizes, unless
+// the statement before it changed that many rows. The server then skips the rest of the
+// packet, and the transaction stays open until ROLLBACK.
 //
-// It assigns a variable, since MariaDB's DO succeeds whatever error it meets.
+// It assigns a variable because MariaDB's DO ignores errors.
 const stopUnless = "SET @stop = IF(ROW_COUNT() = %d, 0, (SELECT 1 UNION SELECT 2))"
 
-// Stop is that statement for one row.
+// Stop is stopUnless for one row.
 var Stop = fmt.Sprintf(stopUnless, 1)
 
-// errManyRows is the error of a subquery that has two rows where one can be.
+// errManyRows is the error of a subquery that returns more than one row.
 const errManyRows = 1242
 
-// IsStopped reports whether err is that of Stop, or of WriteTakes.
+// IsStopped reports whether err comes from Stop or WriteTakes.
 func IsStopped(err error) bool { return serverError(err) == errManyRows }

@@ -12,18 +12,18 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// Writer takes units of one SKU inside a transaction of its caller's, in one of
-// the ways that the registry knows for single orders. It is safe for concurrent
-// use. Which ways are right, and on how many replicas, is what they show.
+// Writer takes units of one SKU inside a transaction of its caller, in one of the ways
+// that strategies use for single orders. Not every way is correct on several replicas:
+// see package strategy. A Writer is safe for concurrent use.
 type Writer struct {
 	// Way is ReadThenWrite, SelectForUpdate, Conditional, Version, or
-	// EtcdCompareAndSwap behind the take in etcd.
+	// EtcdCompareAndSwap after the take in etcd.
 	Way strategy.Write
-	// ThinkTime is a pause between reading and writing, for the lab: it makes a
-	// race that is there anyway easy to see.
+	// ThinkTime is a pause between reading and writing, for the laboratory: it makes an
+	// existing race easy to see.
 	ThinkTime time.Duration
-	// LastLook, where set, is asked before anything is written; its error ends
-	// the Take. The pause comes behind it: it stands for what no look can see.
+	// LastLook, if set, is called before each write; its error ends the Take. ThinkTime
+	// follows it, in place of a pause that no check can exclude.
 	LastLook func() error
 }
 
@@ -37,8 +37,8 @@ const (
 	writeVersion     = `UPDATE stock SET available = ?, seq = seq + 1, updated_at = NOW(6) WHERE sku = ? AND seq = ?`
 )
 
-// Take takes n units of sku and returns the row as it then stands. With ErrShort
-// or ErrContended nothing was taken, and the row is the one that was read.
+// Take takes n units of sku and returns the new row. After ErrShort or ErrContended
+// nothing was taken, and the row is the one that was read.
 func (w Writer) Take(ctx context.Context, conn *sql.Conn, sku string, n int32) (Row, error) {
 	switch w.Way {
 	case strategy.ReadThenWrite:
@@ -52,11 +52,11 @@ func (w Writer) Take(ctx context.Context, conn *sql.Conn, sku string, n int32) (
 	case strategy.Version:
 		return w.version(ctx, conn, sku, n)
 	}
-	return Row{}, fmt.Errorf("no single order is written by %q", w.Way)
+	return Row{}, fmt.Errorf("%q does not write single orders", w.Way)
 }
 
-// readThenWrite writes what it computed from what it read. Only what keeps
-// others from reading in between makes it right.
+// readThenWrite writes what it computed from the row that it read. It is correct only
+// if something keeps other writers from reading in between.
 func (w Writer) readThenWrite(ctx context.Context, conn *sql.Conn, read, sku string, n int32) (Row, error) {
 	row, err := scanRow(conn.QueryRowContext(ctx, read, []byte(sku)))
 	if err != nil {
@@ -76,9 +76,9 @@ func (w Writer) readThenWrite(ctx context.Context, conn *sql.Conn, read, sku str
 	return row, nil
 }
 
-// conditional lets the row decide. The read comes second: it sees the
-// transaction's own write, on a row that is locked until COMMIT. Where nothing was
-// taken, no lock is held, and units may have come back before the read.
+// conditional lets the UPDATE decide. It reads afterwards, and sees the transaction's
+// own write, on a row that is locked until COMMIT. If nothing was taken, the row is not
+// locked, and units may have been returned before the read.
 func (w Writer) conditional(ctx context.Context, conn *sql.Conn, sku string, n int32) (Row, error) {
 	var row Row
 	for range versionAttempts {
@@ -100,8 +100,8 @@ func (w Writer) conditional(ctx context.Context, conn *sql.Conn, sku string, n i
 	return row, ErrContended
 }
 
-// follow takes units that were taken in etcd already: the row is a copy, and does
-// not decide.
+// follow takes units that were already taken in etcd: the row is a copy and does not
+// decide.
 func (w Writer) follow(ctx context.Context, conn *sql.Conn, sku string, n int32) (Row, error) {
 	if err := w.beforeWrite(ctx); err != nil {
 		return Row{}, err
@@ -113,17 +113,17 @@ func (w Writer) follow(ctx context.Context, conn *sql.Conn, sku string, n int32)
 }
 
 const (
-	// versionAttempts bounds the compare-and-swap. Each failure means that
-	// another order got through, so a caller who loses this often meets
-	// contention that only less load can end.
+	// versionAttempts bounds the compare-and-swap. Each failure means that another
+	// order succeeded, so that many failures show contention that more attempts
+	// would only increase.
 	versionAttempts = 100
-	// versionBackoff is the longest wait after a lost compare-and-swap; it
-	// spreads the losers, who all woke at the same commit.
+	// versionBackoff is the longest wait after a failed compare-and-swap. It is random,
+	// because all losers were released by the same commit.
 	versionBackoff = 2 * time.Millisecond
 )
 
-// version compares the row's seq. READ COMMITTED lets each attempt read the
-// newest row; under REPEATABLE READ it would read the same one for ever.
+// version compares the row's seq. Under READ COMMITTED each attempt reads the newest
+// row; under REPEATABLE READ it would read the same one again.
 func (w Writer) version(ctx context.Context, conn *sql.Conn, sku string, n int32) (Row, error) {
 	var row Row
 	for range versionAttempts {
@@ -168,7 +168,7 @@ func (w Writer) look() error {
 	return w.LastLook()
 }
 
-// Think is a ThinkTime, or none.
+// Think waits for a ThinkTime; not at all if d is not positive.
 func Think(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return nil

@@ -1,6 +1,7 @@
 package etcdstock
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,21 +19,21 @@ import (
 )
 
 var (
-	// ErrUnknownSKU says that the SKU has no stock here.
+	// ErrUnknownSKU means that the SKU has no stock here.
 	ErrUnknownSKU = errors.New("unknown SKU")
-	// ErrInsufficient says that fewer units are left than were asked for.
+	// ErrInsufficient means that fewer units are left than requested.
 	ErrInsufficient = errors.New("not enough units left")
-	// ErrContended says that others were first each time: nothing was changed by
-	// us, and it may be tried again.
-	ErrContended = errors.New("too many others change this SKU")
-	// ErrNotTaken says that the order has taken nothing that could be given back.
+	// ErrContended means that another change came first in each try. Nothing was
+	// changed, and the caller may try again.
+	ErrContended = errors.New("too many concurrent changes of this SKU")
+	// ErrNotTaken means that the order has no units to give back.
 	ErrNotTaken = errors.New("the order has taken no units")
-	// ErrOtherQuantity says that the same name has taken, or added, another number
-	// of units: it stands for another order or restock.
-	ErrOtherQuantity = errors.New("this name stands for another number of units")
+	// ErrOtherQuantity means that the same name has taken, or added, another number of
+	// units: it belongs to another order or restock.
+	ErrOtherQuantity = errors.New("this name was used with another number of units")
 )
 
-// Stock is what there is of a SKU.
+// Stock is the stock of one SKU.
 type Stock struct {
 	SKU string `json:"-"`
 	// Units were put on sale, and Available are left.
@@ -42,26 +43,26 @@ type Stock struct {
 	Revision int64 `json:"-"`
 }
 
-// Config says where a Store's keys are.
+// Config configures a Store.
 type Config struct {
 	// Client should have the endpoints of all nodes.
 	Client *clientv3.Client
 	// Prefix of all keys.
 	Prefix string
-	// Tries is how often a change is tried before ErrContended; 0 is 50. With
-	// many buyers of one SKU, most tries of each are in vain.
+	// Tries is how often a change is tried before ErrContended; 0 means 50. With many
+	// buyers of one SKU, most tries fail.
 	Tries int
 }
 
 const (
 	defaultTries = 50
-	// pauseMin and pauseMax bound the waits between two tries, each drawn at
-	// random: a round trip, and what several rivals need for theirs.
+	// pauseMin and pauseMax bound the random pause between two tries: one round trip,
+	// and the time that several rivals need for theirs.
 	pauseMin = time.Millisecond
 	pauseMax = 50 * time.Millisecond
-	// hurried tries come without one: the refusal of each shows what to try next,
-	// and a pause would make that old.
-	hurried = 3
+	// The first withoutPause tries have no pause: the answer of each has the values for
+	// the next, and a pause would make them stale.
+	withoutPause = 3
 )
 
 // Store is the stock of all SKUs. It is safe for concurrent use.
@@ -72,28 +73,21 @@ type Store struct {
 
 // New makes a Store. It does not talk to etcd yet.
 func New(cfg Config) (*Store, error) {
-	switch {
-	case cfg.Client == nil:
-		return nil, errors.New("etcd stock: no client")
-	case cfg.Prefix == "":
-		return nil, errors.New("etcd stock: no prefix")
-	case cfg.Tries < 0:
-		return nil, fmt.Errorf("etcd stock: %d tries", cfg.Tries)
-	case cfg.Tries == 0:
-		cfg.Tries = defaultTries
+	if cfg.Client == nil || cfg.Prefix == "" || cfg.Tries < 0 {
+		return nil, errors.New("etcd stock: Client and Prefix are required, and Tries must not be negative")
 	}
+	cfg.Tries = cmp.Or(cfg.Tries, defaultTries)
 	if !strings.HasSuffix(cfg.Prefix, "/") {
 		cfg.Prefix += "/"
 	}
 	return &Store{cfg: cfg}, nil
 }
 
-// Retries is how many tries were in vain since the Store was made, because
-// another change came first.
+// Retries is how many tries have failed because another change came first.
 func (s *Store) Retries() uint64 { return s.retries.Load() }
 
-// Create puts units of a new SKU on sale. It reports whether the SKU is new; one
-// that is there already is left as it is.
+// Create puts units of a new SKU on sale. It reports false, and changes nothing, if the
+// SKU exists.
 func (s *Store) Create(ctx context.Context, sku string, units int64) (created bool, err error) {
 	if err := check(sku, units); err != nil {
 		return false, err
@@ -108,7 +102,7 @@ func (s *Store) Create(ctx context.Context, sku string, units int64) (created bo
 	return answer.Succeeded, nil
 }
 
-// Read is the stock of a SKU, as of now.
+// Read returns the current stock of a SKU.
 func (s *Store) Read(ctx context.Context, sku string) (Stock, error) {
 	answer, err := s.cfg.Client.Get(ctx, s.stockKey(sku))
 	if err != nil {
@@ -117,7 +111,7 @@ func (s *Store) Read(ctx context.Context, sku string) (Stock, error) {
 	return stockOf(sku, answer.Kvs)
 }
 
-// List is the stock of all SKUs, in the order of their names, as of one revision.
+// List returns the stock of all SKUs, by name, as of one revision.
 func (s *Store) List(ctx context.Context) ([]Stock, error) {
 	prefix := s.stockKey("")
 	answer, err := s.cfg.Client.Get(ctx, prefix, clientv3.WithPrefix())
@@ -134,10 +128,10 @@ func (s *Store) List(ctx context.Context) ([]Stock, error) {
 	return all, nil
 }
 
-// Taken is the units that each order has taken of a SKU, together with its stock
-// as of the same revision: what is available and what was taken are its units.
+// Taken returns the units that each order has taken of a SKU, and its stock as of the
+// same revision: its units are those available and those taken.
 func (s *Store) Taken(ctx context.Context, sku string) (stock Stock, taken map[string]int64, err error) {
-	prefix := s.takenKey(sku, "")
+	prefix := s.key("taken", sku, "")
 	answer, err := s.cfg.Client.Txn(ctx).
 		Then(clientv3.OpGet(s.stockKey(sku)), clientv3.OpGet(prefix, clientv3.WithPrefix())).Commit()
 	if err != nil {
@@ -157,40 +151,57 @@ func (s *Store) Taken(ctx context.Context, sku string) (stock Stock, taken map[s
 	return stock, taken, nil
 }
 
-// Take takes n units for an order, and returns the stock that is left. What the
-// order has taken already it is not given twice: the same call may be repeated
-// after an error that left its outcome open.
+// Take takes n units for an order, and returns the stock that is left. An order takes
+// its units once: the call may be repeated after an error that left its outcome unknown.
 func (s *Store) Take(ctx context.Context, sku, order string, n int64) (Stock, error) {
-	if err := check(sku, n-1); err != nil {
-		return Stock{}, err
-	}
-	if err := checkOrder(order); err != nil {
-		return Stock{}, err
-	}
-	key := s.takenKey(sku, order)
-	return s.change(ctx, sku, key, func(now Stock, taken int64) (next Stock, put *clientv3.Op, err error) {
-		switch {
-		case taken == n:
-			return now, nil, nil
-		case taken > 0:
-			return now, nil, ErrOtherQuantity
-		case now.Available < n:
-			return now, nil, ErrInsufficient
+	return s.changeOnce(ctx, sku, "taken", order, n, func(now *Stock) error {
+		if now.Available < n {
+			return ErrInsufficient
 		}
 		now.Available -= n
-		op := clientv3.OpPut(key, strconv.FormatInt(n, 10))
-		return now, &op, nil
+		return nil
 	})
 }
 
-// GiveBack returns what an order has taken, once: ErrNotTaken says that there was
-// nothing, or nothing any more. A Take without an answer may still be on its way:
-// one that comes later is refused, since the stock's key has changed in any case.
-func (s *Store) GiveBack(ctx context.Context, sku, order string) (Stock, error) {
-	if err := checkOrder(order); err != nil {
+// Restock puts n more units on sale, once for each name of a restock.
+func (s *Store) Restock(ctx context.Context, sku, restock string, n int64) (Stock, error) {
+	return s.changeOnce(ctx, sku, "restocked", restock, n, func(now *Stock) error {
+		now.Units += n
+		now.Available += n
+		return nil
+	})
+}
+
+// changeOnce makes a change of n units, unless the key of that name exists.
+func (s *Store) changeOnce(ctx context.Context, sku, kind, name string, n int64, apply func(now *Stock) error) (Stock, error) {
+	if err := check(sku, n-1); err != nil {
 		return Stock{}, err
 	}
-	key, nothing := s.takenKey(sku, order), false
+	if err := checkName(name); err != nil {
+		return Stock{}, err
+	}
+	key := s.key(kind, sku, name)
+	return s.change(ctx, sku, key, func(now Stock, done int64) (next Stock, put *clientv3.Op, err error) {
+		switch {
+		case done == n:
+			return now, nil, nil
+		case done > 0:
+			return now, nil, ErrOtherQuantity
+		}
+		op := clientv3.OpPut(key, strconv.FormatInt(n, 10))
+		err = apply(&now)
+		return now, &op, err
+	})
+}
+
+// GiveBack returns the units of an order to the stock, once. It returns ErrNotTaken if
+// the order has none, or none any more. A Take without an answer may still be on its
+// way: it fails if it arrives later, because GiveBack changes the stock's key in any case.
+func (s *Store) GiveBack(ctx context.Context, sku, order string) (Stock, error) {
+	if err := checkName(order); err != nil {
+		return Stock{}, err
+	}
+	key, nothing := s.key("taken", sku, order), false
 	left, err := s.change(ctx, sku, key, func(now Stock, taken int64) (next Stock, put *clientv3.Op, err error) {
 		nothing = taken == 0
 		now.Available += taken
@@ -203,42 +214,26 @@ func (s *Store) GiveBack(ctx context.Context, sku, order string) (Stock, error) 
 	return left, err
 }
 
-// Restock puts n more units on sale, once for each name of a restock.
-func (s *Store) Restock(ctx context.Context, sku, restock string, n int64) (Stock, error) {
-	if err := check(sku, n-1); err != nil {
-		return Stock{}, err
-	}
-	if err := checkOrder(restock); err != nil {
-		return Stock{}, err
-	}
-	key := s.cfg.Prefix + "restocked/" + sku + "/" + restock
-	return s.change(ctx, sku, key, func(now Stock, added int64) (next Stock, put *clientv3.Op, err error) {
-		switch {
-		case added == n:
-			return now, nil, nil
-		case added > 0:
-			return now, nil, ErrOtherQuantity
-		}
-		now.Units += n
-		now.Available += n
-		op := clientv3.OpPut(key, strconv.FormatInt(n, 10))
-		return now, &op, nil
-	})
-}
-
-// change applies a decision about the stock and an order's key to both, if they
-// are then still as the decision saw them, and else decides again. A decision
-// without an operation changes nothing.
+// change applies a decision about the stock and an order's key to both, if they are then
+// as the decision saw them. Otherwise it decides again. A decision without an operation
+// changes nothing.
 func (s *Store) change(ctx context.Context, sku, orderKey string,
 	decide func(now Stock, taken int64) (Stock, *clientv3.Op, error)) (Stock, error) {
 	stockKey := s.stockKey(sku)
-	look := []clientv3.Op{clientv3.OpGet(stockKey), clientv3.OpGet(orderKey)}
-	answer, err := s.cfg.Client.Txn(ctx).Then(look...).Commit()
+	read := []clientv3.Op{clientv3.OpGet(stockKey), clientv3.OpGet(orderKey)}
+	commit := func(txn clientv3.Txn) (*clientv3.TxnResponse, error) {
+		answer, err := txn.Commit()
+		if err != nil {
+			return nil, fmt.Errorf("change %s in etcd: %w", sku, err)
+		}
+		return answer, nil
+	}
+	answer, err := commit(s.cfg.Client.Txn(ctx).Then(read...))
 	if err != nil {
-		return Stock{}, fmt.Errorf("change %s in etcd: %w", sku, err)
+		return Stock{}, err
 	}
 	for try := 1; ; try++ {
-		now, quantity, err := seen(sku, answer)
+		now, quantity, err := parse(sku, answer)
 		if err != nil {
 			return Stock{}, err
 		}
@@ -249,12 +244,12 @@ func (s *Store) change(ctx context.Context, sku, orderKey string,
 		if op == nil {
 			return now, nil
 		}
-		answer, err = s.cfg.Client.Txn(ctx).
+		answer, err = commit(s.cfg.Client.Txn(ctx).
 			If(clientv3.Compare(clientv3.ModRevision(stockKey), "=", now.Revision)).
 			Then(clientv3.OpPut(stockKey, encode(next)), *op).
-			Else(look...).Commit()
+			Else(read...))
 		if err != nil {
-			return Stock{}, fmt.Errorf("change %s in etcd: %w", sku, err)
+			return Stock{}, err
 		}
 		if answer.Succeeded {
 			next.Revision = answer.Header.Revision
@@ -264,20 +259,19 @@ func (s *Store) change(ctx context.Context, sku, orderKey string,
 		if try == s.cfg.Tries {
 			return now, fmt.Errorf("%s: %w (%d tries)", sku, ErrContended, try)
 		}
-		if try >= hurried {
-			if err := pause(ctx, try-hurried); err != nil {
+		if try >= withoutPause {
+			if err := pause(ctx, try-withoutPause); err != nil {
 				return now, fmt.Errorf("%s: %w", sku, err)
 			}
-			answer, err = s.cfg.Client.Txn(ctx).Then(look...).Commit()
-			if err != nil {
-				return Stock{}, fmt.Errorf("change %s in etcd: %w", sku, err)
+			if answer, err = commit(s.cfg.Client.Txn(ctx).Then(read...)); err != nil {
+				return Stock{}, err
 			}
 		}
 	}
 }
 
-// seen is what look has read: a quantity of 0 is an order without a key.
-func seen(sku string, answer *clientv3.TxnResponse) (now Stock, quantity int64, err error) {
+// parse reads the answer of change's reads. The quantity is 0 if the order has no key.
+func parse(sku string, answer *clientv3.TxnResponse) (now Stock, quantity int64, err error) {
 	now, err = stockOf(sku, answer.Responses[0].GetResponseRange().Kvs)
 	if err != nil {
 		return now, 0, err
@@ -290,8 +284,9 @@ func seen(sku string, answer *clientv3.TxnResponse) (now Stock, quantity int64, 
 
 func (s *Store) stockKey(sku string) string { return s.cfg.Prefix + "stock/" + sku }
 
-func (s *Store) takenKey(sku, order string) string {
-	return s.cfg.Prefix + "taken/" + sku + "/" + order
+// key is an order's key ("taken") or a restock's ("restocked").
+func (s *Store) key(kind, sku, name string) string {
+	return s.cfg.Prefix + kind + "/" + sku + "/" + name
 }
 
 func encode(stock Stock) string {
@@ -308,7 +303,7 @@ func stockOf(sku string, kvs []*mvccpb.KeyValue) (Stock, error) {
 	}
 	stock := Stock{SKU: sku}
 	if err := json.Unmarshal(kvs[0].Value, &stock); err != nil {
-		return Stock{}, fmt.Errorf("%s is no stock: %w", kvs[0].Key, err)
+		return Stock{}, fmt.Errorf("%s does not contain stock: %w", kvs[0].Key, err)
 	}
 	stock.SKU, stock.Revision = sku, kvs[0].ModRevision
 	return stock, nil
@@ -317,14 +312,14 @@ func stockOf(sku string, kvs []*mvccpb.KeyValue) (Stock, error) {
 func quantityOf(kv *mvccpb.KeyValue) (int64, error) {
 	n, err := strconv.ParseInt(string(kv.Value), 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%s is no number of units: %w", kv.Key, err)
+		return 0, fmt.Errorf("%s does not contain a number of units: %w", kv.Key, err)
 	}
 	return n, nil
 }
 
 func check(sku string, units int64) error {
 	if sku == "" || strings.ContainsAny(sku, "/\x00") {
-		return fmt.Errorf("%q cannot be a SKU", sku)
+		return fmt.Errorf("%q is not a valid SKU", sku)
 	}
 	if units < 0 {
 		return fmt.Errorf("%s: too few units", sku)
@@ -332,14 +327,14 @@ func check(sku string, units int64) error {
 	return nil
 }
 
-func checkOrder(order string) error {
-	if order == "" {
-		return errors.New("an order without a name")
+func checkName(name string) error {
+	if name == "" {
+		return errors.New("the name of the order or restock is empty")
 	}
 	return nil
 }
 
-// pause waits for longer the more tries were in vain, at random.
+// pause waits for a random time that grows with each try.
 func pause(ctx context.Context, try int) error {
 	most := min(pauseMin<<min(try, 6), pauseMax)
 	return sleep.For(ctx, pauseMin+rand.N(most))

@@ -1,17 +1,17 @@
 -- +goose Up
 
--- MySQL commits each statement by itself: each can be run again, so that a migration
--- that failed half way goes on from there.
+-- MySQL commits each statement by itself. Each can run again, so that a migration
+-- that failed half way continues from there.
 
--- sku, customer and key are VARBINARY: with the usual collations 'A' equals
--- 'a', and 'k' equals 'k ' even in utf8mb4_bin, which would join what buyers
--- sent apart.
+-- sku, customer and key are VARBINARY, compared byte by byte. With the usual
+-- collations 'A' equals 'a', and even in utf8mb4_bin 'k' equals 'k ': different
+-- keys would become one.
 --
--- No CHECK (available >= 0) and no foreign key: the audit finds what is wrong,
--- the strategies that oversell must be able to show it, and a foreign key
--- would lock the stock row again for each order.
+-- There is no CHECK (available >= 0), because some strategies oversell on purpose
+-- and the audit must show it. There is no foreign key, because it would lock the
+-- stock row again for each order.
 --
--- revision moves with each change by an administrator, not with sales.
+-- revision grows with each change by an administrator, not with sales.
 CREATE TABLE IF NOT EXISTS stock (
   sku                VARBINARY(64)   NOT NULL,
   name               VARCHAR(255)    NOT NULL,
@@ -30,20 +30,19 @@ CREATE TABLE IF NOT EXISTS stock (
   PRIMARY KEY (sku)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
--- id is a UUID of version 7: rows arrive in the order of the primary key.
--- price, limit and fingerprint are those that stood when the order was made;
--- fence and seq are those of the write that admitted it. closed_at is when an order
--- was paid, cancelled or expired. returned_by names the write that gave its units
--- back: they are added to the stock by that name, in the same transaction, so that
--- they return once.
+-- id is a UUID of version 7, so that rows arrive in the order of the primary key.
+-- price, limit and fingerprint are those of the time when the order was made; fence
+-- and seq are those of the write that admitted it. closed_at is when the order was
+-- paid, cancelled or expired. returned_by names the write that returned its units: the
+-- same transaction adds the units of that name to the stock, so that they return once.
 --
--- What an INSERT costs is mostly its indexes (BenchmarkInsertBatch of package order).
--- New entries of of_sku come at the end of each SKU's, and those of expiring at the
--- end of the reserved ones. Entries of one_order_a_key come anywhere, which costs
+-- The cost of an INSERT is mostly its indexes (BenchmarkInsertBatch of package order).
+-- New entries of of_sku are at the end of their SKU's, and new entries of expiring at
+-- the end of the reserved ones. Entries of one_order_a_key are anywhere, which costs
 -- several times as much: so there is no second index that begins with the customer.
--- InnoDB ends each entry of an index with the primary key. The SKU is in it for
--- the sake of one_order_a_key, which then tells which of a customer's orders count
--- for a SKU's limit, and of expiring, which tells the SKU of each due order.
+-- InnoDB appends the primary key to each index entry. It includes the SKU so that
+-- one_order_a_key shows which of a customer's orders count for a SKU's limit, and
+-- expiring shows the SKU of each due order.
 CREATE TABLE IF NOT EXISTS orders (
   id                 BINARY(16)      NOT NULL,
   sku                VARBINARY(64)   NOT NULL,
@@ -68,8 +67,8 @@ CREATE TABLE IF NOT EXISTS orders (
   KEY expiring (status, expires_at, id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
--- Orders that were purged, with their keys. The audit counts their units, so that
--- purging need not touch the stock.
+-- Purged orders, with their keys. The audit counts their units, so that a purge does
+-- not change the stock.
 CREATE TABLE IF NOT EXISTS archived_orders (
   id                 BINARY(16)      NOT NULL,
   sku                VARBINARY(64)   NOT NULL,
@@ -92,7 +91,7 @@ CREATE TABLE IF NOT EXISTS archived_orders (
   PRIMARY KEY (id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
--- Units that were put on sale after the SKU was. seq is that of the write.
+-- Units that were added after the SKU was created. seq is that of the write.
 CREATE TABLE IF NOT EXISTS restocks (
   id              BINARY(16)      NOT NULL,
   sku             VARBINARY(64)   NOT NULL,
@@ -105,7 +104,7 @@ CREATE TABLE IF NOT EXISTS restocks (
   UNIQUE KEY one_restock_a_key (idempotency_key)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
--- Payments that bought nothing, to be refunded. They outlast their orders.
+-- Payments that came too late, to be refunded. They are kept after their orders.
 CREATE TABLE IF NOT EXISTS late_payments (
   order_id    BINARY(16)     NOT NULL,
   customer    VARBINARY(255) NOT NULL,
@@ -115,7 +114,7 @@ CREATE TABLE IF NOT EXISTS late_payments (
   KEY oldest (received_at, order_id, reference)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
--- Which replica has a task that one has at a time: a lock-table, see mysqllock.
+-- Which replica runs a task that only one may run at a time: see package mysqllock.
 CREATE TABLE IF NOT EXISTS leases (
   name       VARBINARY(255)  NOT NULL,
   owner      VARBINARY(512)  NOT NULL,
@@ -124,8 +123,9 @@ CREATE TABLE IF NOT EXISTS leases (
   PRIMARY KEY (name)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
--- One row: how this database is guarded. Tokens of two sources must never be
--- compared, nor may two strategies write the same stock.
+-- One row: the strategy, the fence and the token source that this database is bound to.
+-- Tokens of two sources must never be compared, and two strategies must not write the
+-- same stock.
 CREATE TABLE IF NOT EXISTS guard (
   id           TINYINT      NOT NULL,
   strategy     VARCHAR(64)  NOT NULL,
@@ -135,8 +135,8 @@ CREATE TABLE IF NOT EXISTS guard (
   PRIMARY KEY (id)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
--- For each version of the schema after this one, the oldest program that it serves,
--- by the newest version which that program knows.
+-- For each later version of the schema: the oldest program that it serves, given as the
+-- newest schema version that the program knows.
 CREATE TABLE IF NOT EXISTS serves (
   version INT NOT NULL,
   least   INT NOT NULL,

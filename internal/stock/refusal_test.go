@@ -30,7 +30,7 @@ func TestOnlyWhatNoWaitingMendsIsRefused(t *testing.T) {
 		"caching_sha2_password": {number(1524), number(2059), mysql.ErrUnknownPlugin},
 		"UNLOCK":                {number(3118), number(4151)},
 		"--mysql-ca":            {number(3159), mysql.ErrNoTLS},
-		"mend the host":         {nowhere, errors.Join(nowhere, nowhere), &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "nowhere", IsNotFound: true}}},
+		"correct the host":      {nowhere, errors.Join(nowhere, nowhere), &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "nowhere", IsNotFound: true}}},
 	} {
 		for _, err := range errs {
 			if got := Refused(err); got == nil || !errors.Is(got, err) || !strings.Contains(got.Error(), want) {
