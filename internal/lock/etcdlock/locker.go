@@ -31,8 +31,6 @@ const (
 	// outlives its last place. A sale has pauses; opening a watch again costs a
 	// round trip and a list.
 	watchIdle = 30 * time.Second
-	// openTimeout bounds the opening of a watch, on a node that may hang.
-	openTimeout = 10 * time.Second
 )
 
 // Config says where a Locker's keys stand, and what they say.

@@ -2,7 +2,6 @@ package etcdlock
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -10,7 +9,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"flashsale/internal/sleep"
+	"flashsale/internal/etcdwatch"
 )
 
 // queue is the view of one name's keys in etcd, and our places among them.
@@ -81,70 +80,27 @@ func (l *Locker) isPlace(key string) bool {
 
 // follow keeps all views up to date until no name has been used for a while.
 func (l *Locker) follow(ctx context.Context) {
-	for pause := retryPause; ; pause = min(2*pause, retryPauseMax) {
-		began := time.Now()
-		err := l.watch(ctx)
-		if ctx.Err() != nil || l.dropIdle() {
-			return
-		}
-		if time.Since(began) > retryPauseMax {
-			pause = retryPause // it had worked
-		}
-		l.cfg.Logger.Warn("etcd lock opens its watch again", "error", err)
-		_ = sleep.For(ctx, sleep.Jittered(pause))
-		if l.anyWaits() {
-			_ = l.catchUp(ctx, 0) // while there is no watch; it will be tried again
-		}
-	}
-}
-
-var errWatchEnded = errors.New("the watch ended")
-
-// watch feeds the views from one watch, until that fails or no name is in use.
-func (l *Locker) watch(ctx context.Context) error {
-	watching, cancel := context.WithCancel(ctx)
-	defer cancel() // one that failed must be cancelled as well
-	// Without a required leader, a node that was cut off would go on saying
-	// nothing.
-	opening := time.AfterFunc(openTimeout, cancel) // Watch waits until it is open
-	events := l.cfg.Client.Watch(clientv3.WithRequireLeader(watching), l.cfg.Prefix,
-		clientv3.WithPrefix(), clientv3.WithCreatedNotify())
-	opening.Stop()
-	ticker := time.NewTicker(l.watchTick())
-	defer ticker.Stop()
-	heard := false // since the last tick
-	for {
-		select {
-		case r, ok := <-events:
-			if !ok {
-				return errWatchEnded
+	watch := etcdwatch.Watch{
+		Client: l.cfg.Client, Prefix: l.cfg.Prefix, List: l.catchUp, Apply: l.apply, Interval: l.watchTick(),
+		Tick: func(ctx context.Context, silence time.Duration) error {
+			// A node can hang without closing its streams. Waiters must not depend
+			// on it: any node can answer the list.
+			if !l.dropIdle() && silence >= l.watchTick() && l.anyWaits() {
+				return l.catchUp(ctx, 0)
 			}
-			if err := r.Err(); err != nil {
-				return err
-			}
-			if r.Created {
-				// Before any event of this watch: what lies between the last one's
-				// end and this one's beginning is in no event.
-				if err := l.catchUp(ctx, r.Header.Revision); err != nil {
-					return err
-				}
-			}
-			heard = true
-			l.apply(r.Events)
-		case <-ticker.C:
+			return nil
+		},
+		Broken: func(err error) {
 			if l.dropIdle() {
-				return nil
+				return
 			}
-			// A node can hang without closing its streams. Who waits must not
-			// depend on it: the list comes from whichever node answers.
-			if !heard && l.anyWaits() {
-				if err := l.catchUp(ctx, 0); err != nil {
-					return err
-				}
+			l.cfg.Logger.Warn("etcd lock: watch ended; opening it again", "error", err)
+			if l.anyWaits() {
+				_ = l.catchUp(ctx, 0) // while there is no watch; repeated with the next one
 			}
-			heard = false
-		}
+		},
 	}
+	watch.Run(ctx)
 }
 
 // watchTick is how often the watch is looked after.

@@ -207,7 +207,7 @@ func (s *tryStore) changed(ctx context.Context, name string) error {
 	case watching.Err() != nil:
 		return nil
 	}
-	return fmt.Errorf("watch %s in etcd: %w", key, errWatchEnded)
+	return fmt.Errorf("watch %s in etcd: the watch ended", key)
 }
 
 func (s *tryStore) note(owner string, g tryGrant) {

@@ -1,0 +1,113 @@
+// Package etcdwatch follows the keys under a prefix of etcd. It guarantees that
+// no change is missed: whenever a watch is opened, the caller lists all keys
+// before the first event is applied. What a key means is left to the caller.
+package etcdwatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/metadata"
+
+	"flashsale/internal/sleep"
+)
+
+const (
+	// openTimeout bounds the opening of a watch: the node may hang, and then the
+	// next attempt goes to another one.
+	openTimeout = 2 * time.Second
+	// retryPause and retryPauseMax are the waits before a watch is opened again.
+	retryPause    = 20 * time.Millisecond
+	retryPauseMax = 500 * time.Millisecond
+)
+
+var errEnded = errors.New("the watch ended")
+
+// Watch follows all keys under Prefix. Its functions are called from the
+// goroutine of Run, one at a time. Their context ends with the watch.
+//
+//	open ---> List ---> Apply, Tick ---+
+//	  ^                                |
+//	  +----- wait <--- Broken <--------+  cancelled, compacted, no leader,
+//	                                      or List or Tick returned an error
+type Watch struct {
+	Client *clientv3.Client
+	Prefix string
+	// Stream, if set, gives the watch a gRPC stream of its own. A progress request
+	// (clientv3.Client.RequestProgress with the context of Tick) is answered only
+	// when all watches of its stream are up to date.
+	Stream string
+	// List reads all keys as of the given revision, at which the watch begins, or a
+	// later one.
+	List func(ctx context.Context, revision int64) error
+	// Apply is given the events of one message, in order: possibly none, and
+	// possibly events that the list includes already.
+	Apply func(events []*clientv3.Event)
+	// Tick is called every Interval with the time since the last message of the
+	// watch. A node can hang without closing its streams.
+	Tick     func(ctx context.Context, silence time.Duration) error
+	Interval time.Duration
+	// Broken is called each time a watch has ended, with the reason.
+	Broken func(err error)
+}
+
+// Run opens the watch again and again until ctx ends.
+func (w *Watch) Run(ctx context.Context) {
+	for pause := retryPause; ctx.Err() == nil; pause = min(2*pause, retryPauseMax) {
+		listed, err := w.follow(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if listed {
+			pause = retryPause
+		}
+		w.Broken(err)
+		_ = sleep.For(ctx, sleep.Jittered(pause))
+	}
+}
+
+// follow serves one watch until it ends. It asks for the present (revision 0) and
+// lists afterwards: a watch that starts at a revision in the past waits for a loop
+// in the server that runs every 100 ms.
+func (w *Watch) follow(ctx context.Context) (listed bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // a watch that failed must be cancelled as well
+	// Without a required leader, a node that is cut off would stay silent.
+	watching := clientv3.WithRequireLeader(ctx)
+	if w.Stream != "" { // the client opens one stream for each metadata
+		watching = metadata.AppendToOutgoingContext(watching, "stream", w.Stream)
+	}
+	opening := time.AfterFunc(openTimeout, cancel) // Watch blocks until it is open
+	messages := w.Client.Watch(watching, w.Prefix, clientv3.WithPrefix(), clientv3.WithCreatedNotify())
+	opening.Stop()
+	heard := time.Now()
+	ticker := time.NewTicker(w.Interval)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		select {
+		case r, ok := <-messages:
+			if !ok {
+				return listed, errEnded
+			}
+			if err := r.Err(); err != nil {
+				return listed, err // cancelled, compacted, or no leader
+			}
+			if r.Created {
+				if err := w.List(watching, r.Header.Revision); err != nil {
+					return false, fmt.Errorf("list %s: %w", w.Prefix, err)
+				}
+				listed = true
+			}
+			w.Apply(r.Events)
+			heard = time.Now()
+		case <-ticker.C:
+			if err := w.Tick(watching, time.Since(heard)); err != nil {
+				return listed, err
+			}
+		}
+	}
+	return listed, errEnded
+}
