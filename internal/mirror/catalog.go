@@ -6,8 +6,8 @@ import (
 	"flashsale/internal/stock"
 )
 
-// Catalog reads SKUs from the view, and from MySQL where the view does not know.
-// What it answers may be a fraction of a second old. It is safe for concurrent use.
+// Catalog reads SKUs from the view, and from MySQL while the view cannot answer.
+// Its answers may be a fraction of a second old. It is safe for concurrent use.
 type Catalog struct {
 	Mirror *Mirror
 	DB     *stock.DB
@@ -34,7 +34,7 @@ func (c Catalog) List(ctx context.Context, after string, limit int) ([]stock.Sto
 	return list, nil
 }
 
-// Count is how many SKUs there are.
+// Count returns the number of SKUs.
 func (c Catalog) Count(ctx context.Context) (int, error) {
 	if n, ok := c.Mirror.Count(); ok {
 		return n, nil

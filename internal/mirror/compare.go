@@ -9,65 +9,64 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"flashsale/internal/sleep"
+	"flashsale/internal/stock"
 )
 
 const (
-	// compareEvery is about the time from one comparison to the next. A change
-	// whose replica died before it wrote the entry is shown after so long.
+	// compareEvery is the average time between two comparisons. If a replica died
+	// before it wrote an entry, the next comparison finds the change.
 	compareEvery = 10 * time.Second
-	// compareLeast is the least time between two of them, where the view may lack
-	// SKUs; compareRest stretches it where they take long: one that took d is
-	// followed by the next no sooner than so many d later.
+	// compareLeast is the least time between two comparisons while the view may lack
+	// SKUs. After one that took d, the next starts compareRest times d later at the
+	// earliest.
 	compareLeast = 250 * time.Millisecond
 	compareRest  = 4
-	// comparePage is how many rows are read at once, compareTimeout bounds that.
+	// comparePage is how many rows are read at once; compareTimeout bounds that read.
 	comparePage    = 2000
 	compareTimeout = 2 * time.Second
 )
 
-// comparer compares the view with MySQL. Each replica does, since two that
-// compare at the same time do no harm: they mark entries, and put decides.
+// comparer compares the view with MySQL. Two replicas may compare at the same time:
+// they only mark entries, and put decides.
 type comparer struct {
 	*Mirror
-	// ahead are the entries that the last comparison found newer than MySQL.
+	// ahead has the entries that the last comparison found newer than MySQL.
 	ahead map[string]sighting
 }
 
-// sighting is since when an entry of that mod revision is newer than MySQL.
+// sighting records since when an entry of that mod revision is newer than MySQL.
 type sighting struct {
 	revision int64
 	since    time.Time
 }
 
-// compare compares from time to time, and when the view may lack SKUs, until ctx
-// ends.
+// compare compares every compareEvery, and whenever the view may lack SKUs, until
+// ctx ends.
 func (m *Mirror) compare(ctx context.Context) {
 	c := comparer{Mirror: m}
 	for ctx.Err() == nil {
-		timer := time.NewTimer(sleep.Jittered(m.cfg.compareEvery))
 		select {
 		case <-m.doubt:
-		case <-timer.C:
+		case <-time.After(sleep.Jittered(m.cfg.compareEvery)):
 		case <-ctx.Done():
 		}
-		timer.Stop()
 		began := time.Now()
 		if err := c.look(ctx); err != nil && ctx.Err() == nil {
-			m.cfg.Logger.Warn("mirror: compare with MySQL", "error", err)
+			m.cfg.Logger.Warn("mirror: comparison with MySQL failed", "error", err)
 		}
 		_ = sleep.For(ctx, max(compareLeast, compareRest*time.Since(began)))
 	}
 }
 
-// look reads all rows, and has the entries written that differ. The entries are
-// known before the rows are read: a row that is older than its entry is not a
-// matter of a moment between the two.
+// look reads all rows and marks the entries that differ. It copies the entries
+// before it reads the rows, so that a row older than its entry is not just an entry
+// that was written in between.
 func (c *comparer) look(ctx context.Context) error {
 	c.mu.RLock()
 	synced, entries, removed := c.synced, maps.Clone(c.items), c.removed
 	c.mu.RUnlock()
 	if !synced {
-		return nil // the list, when it comes, calls for a comparison
+		return nil // the next list asks for a comparison
 	}
 	lacks := false
 	for after, more := "", true; more; {
@@ -76,10 +75,10 @@ func (c *comparer) look(ctx context.Context) error {
 			return err
 		}
 		for i := range rows {
-			row := &rows[i]
+			row := entryOf(&rows[i])
 			it := entries[row.SKU]
 			if it != nil && row.Seq < it.Seq {
-				continue // it stays among entries
+				continue // it stays in entries
 			}
 			lacks = lacks || it == nil
 			if it == nil || row.replaces(&it.Entry) {
@@ -104,16 +103,15 @@ func (c *comparer) look(ctx context.Context) error {
 	return nil
 }
 
-func (c *comparer) page(ctx context.Context, after string) ([]Entry, error) {
+func (c *comparer) page(ctx context.Context, after string) ([]stock.Stock, error) {
 	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
 	defer cancel()
-	return readPage(ctx, c.cfg.DB, after, comparePage)
+	return c.cfg.DB.List(ctx, after, comparePage)
 }
 
-// seeAhead is given the entries that MySQL does not have, or has an older row of.
-// A node of Galera may lag for a moment. A database that was restored, or made
-// anew, stays behind: unless its entries were deleted, the mirror would be wrong
-// for ever.
+// seeAhead gets the entries that are newer than MySQL or missing there. A node of
+// Galera may lag for a moment, but a database that was restored or created again
+// stays behind: seeAhead deletes an entry that stays newer.
 func (c *comparer) seeAhead(ctx context.Context, entries map[string]*item) {
 	ahead := make(map[string]sighting, len(entries))
 	for sku, it := range entries {
@@ -124,13 +122,13 @@ func (c *comparer) seeAhead(ctx context.Context, entries map[string]*item) {
 		ahead[sku] = seen
 		if time.Since(seen.since) > c.cfg.compareEvery/2 {
 			err := c.remove(ctx, it)
-			c.cfg.Logger.Warn("mirror: deletes an entry that is newer than MySQL", "sku", sku, "seq", it.Seq, "error", err)
+			c.cfg.Logger.Warn("mirror: deleting an entry that is newer than MySQL", "sku", sku, "seq", it.Seq, "error", err)
 		}
 	}
 	c.ahead = ahead
 }
 
-// remove deletes an entry, unless it has changed since.
+// remove deletes an entry unless it has changed.
 func (c *comparer) remove(ctx context.Context, it *item) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()

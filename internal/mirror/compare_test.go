@@ -170,7 +170,7 @@ func TestAListIsCompleteOrNone(t *testing.T) {
 		s.put(want[i], int64(i))
 	}
 	arrived, free := make(chan struct{}, skus), make(chan struct{})
-	r := s.start(func(c *Config) { c.at = func(step, []string) { arrived <- struct{}{}; <-free } })
+	r := s.start(func(c *Config) { c.beforePut = func() { arrived <- struct{}{}; <-free } })
 	select {
 	case <-arrived: // the comparison has found SKUs that the view lacks
 	case <-time.After(testPatience):

@@ -1,7 +1,7 @@
 // Package mirror keeps a copy of each SKU's stock in etcd, and in each replica a
-// view of all copies. The view feeds the list of SKUs, the reading of one SKU and
-// the streams of events, without a query to MySQL. MySQL is the truth: the mirror
-// follows it, and decides nothing. Orders are decided by package order.
+// view of all copies. The view serves the list of SKUs, single SKUs and the event
+// streams without a query to MySQL. MySQL is the truth: the mirror follows it and
+// decides nothing. Package order decides orders.
 //
 // # Keys
 //
@@ -9,7 +9,7 @@
 //
 // # Writing
 //
-// Whoever has committed a change of a row calls Mirror.Changed. The writer does
+// Code that has committed a change of a row calls Mirror.Changed. The writer does
 // the rest:
 //
 //	            Changed
@@ -22,21 +22,20 @@
 //	    |                         answer             |
 //	    +--------------------------------------------+  put, or the entry was the row
 //
-// A put that succeeds was made by a writer that had read the previous entry before
-// it read MySQL. So the entries of a SKU follow each other in etcd as its rows did
-// in MySQL, whichever replicas write them. The last commit of each SKU gets there,
-// since the replica that made it reads MySQL afterwards.
+// A put succeeds only if its writer had read the previous entry before it read
+// MySQL. So the entries of a SKU have the order of its rows in MySQL, whichever
+// replicas write them. The last commit of each SKU reaches etcd, because the replica
+// that made it reads MySQL afterwards.
 //
 // Writes are few: the changes of a SKU within a quarter of a second become one put, and
-// several SKUs share a transaction. A change is urgent when the view shows units
-// where there are none, or none where there are some. It is written before others.
+// several SKUs share a transaction. A change is urgent if the SKU sells out or becomes
+// available again. Urgent changes are written first.
 //
 // # Reading
 //
-// Each replica opens one watch over the prefix, and then lists all keys. Twice a
-// second it asks etcd for an answer on the watch. A watch that broke, was compacted
-// or fell silent is opened again, with a new list; until then the replica reads
-// MySQL (Catalog).
+// Each replica has one watch over the prefix, and lists all keys when it opens
+// (package etcdwatch). Twice a second it asks etcd for an answer on the watch. While
+// the watch is broken or silent, the replica reads MySQL (Catalog).
 //
 //	              the watch is open, and all keys were listed
 //	not current --------------------------------------------> current
@@ -46,9 +45,9 @@
 //
 // # Healing
 //
-// A replica may die between its COMMIT and its put. So each replica compares its
-// view with MySQL every ten seconds or so, and has the entries written that
-// differ. It does so as well when its view may lack SKUs, which is the case after
-// each list; until a comparison finds all of them, Mirror.List answers nothing. An
-// entry that stays newer than MySQL is deleted: the database was restored.
+// A replica may die between its COMMIT and its put. So about every ten seconds each
+// replica compares its view with MySQL and marks the entries that differ. It also
+// compares after each list, because the view may then lack SKUs; until a comparison
+// has found all of them, Mirror.List reports false. An entry that stays newer than
+// MySQL is deleted: the database was restored.
 package mirror

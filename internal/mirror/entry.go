@@ -8,8 +8,8 @@ import (
 	"flashsale/internal/stock"
 )
 
-// Entry is the copy of one SKU's stock row: what the public may see of it, and
-// its seq. In etcd it is JSON, under the prefix and the SKU.
+// Entry is the copy of one SKU's stock row: its public columns, and its seq. In
+// etcd it is JSON, under the prefix and the SKU.
 type Entry struct {
 	SKU              string     `json:"sku"`
 	Name             string     `json:"name"`
@@ -24,7 +24,7 @@ type Entry struct {
 	Revision         uint64     `json:"revision"`
 }
 
-// Stock is the row that the entry is a copy of, without what the copy lacks.
+// Stock is the row that the entry copies. Columns that an Entry lacks are zero.
 func (e *Entry) Stock() stock.Stock {
 	return stock.Stock{
 		SKU: e.SKU, Name: e.Name, PriceCents: e.PriceCents, Currency: e.Currency, Units: e.Units, Available: e.Available,
@@ -32,20 +32,19 @@ func (e *Entry) Stock() stock.Stock {
 	}
 }
 
-// replaces reports whether to write e, read from MySQL, over old, which was read
-// from etcd before; nil is no entry. Every change of a row moves its seq.
-func (e *Entry) replaces(old *Entry) bool {
-	return old == nil || e.Seq > old.Seq ||
-		// A database that was restored has come to the same seq by other changes.
-		e.Seq == old.Seq && (e.Available != old.Available || e.Units != old.Units || e.Revision != old.Revision)
+func entryOf(s *stock.Stock) Entry {
+	return Entry{
+		SKU: s.SKU, Name: s.Name, PriceCents: s.PriceCents, Currency: s.Currency, Units: s.Units, Available: s.Available,
+		PerCustomerLimit: s.PerCustomerLimit, SaleStartsAt: s.SaleStartsAt, SaleEndsAt: s.SaleEndsAt, Seq: s.Seq, Revision: s.Revision,
+	}
 }
 
-func (e *Entry) encode() (string, error) {
-	text, err := json.Marshal(e)
-	if err != nil { // a date beyond the year 9999
-		return "", fmt.Errorf("encode %s: %w", e.SKU, err)
-	}
-	return string(text), nil
+// replaces reports whether to write e, read from MySQL, over old, which was read
+// from etcd before; nil means no entry. Every change of a row moves its seq.
+func (e *Entry) replaces(old *Entry) bool {
+	return old == nil || e.Seq > old.Seq ||
+		// A restored database has reached the same seq by other changes.
+		e.Seq == old.Seq && (e.Available != old.Available || e.Units != old.Units || e.Revision != old.Revision)
 }
 
 func decodeEntry(sku string, value []byte) (Entry, error) {
@@ -54,7 +53,7 @@ func decodeEntry(sku string, value []byte) (Entry, error) {
 		return Entry{}, fmt.Errorf("decode %s: %w", sku, err)
 	}
 	if e.SKU != sku {
-		return Entry{}, fmt.Errorf("decode %s: it is an entry of %q", sku, e.SKU)
+		return Entry{}, fmt.Errorf("decode %s: the entry is for %q", sku, e.SKU)
 	}
 	return e, nil
 }

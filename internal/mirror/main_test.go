@@ -129,11 +129,11 @@ func (s *shop) lock() (unlock func()) {
 // row is the SKU as MySQL has it.
 func (s *shop) row(sku string) Entry {
 	s.t.Helper()
-	rows, err := readRows(s.t.Context(), s.db, []string{sku})
+	row, err := s.db.Get(s.t.Context(), sku)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return rows[sku]
+	return entryOf(&row)
 }
 
 // stored is the SKU as etcd has it, and how often its key was written.

@@ -15,61 +15,56 @@ import (
 	"flashsale/internal/stock"
 )
 
-const (
-	// retryPause and retryPauseMax are the waits after a server did not answer.
-	retryPause    = 20 * time.Millisecond
-	retryPauseMax = time.Second
-)
-
-// Config is what a Mirror is made of. Everything in it is required unless its
-// comment says otherwise.
+// Config configures a Mirror. Fields are required unless their comment says
+// otherwise.
 type Config struct {
 	Client *clientv3.Client
 	// Prefix of all keys. It names the database: two databases must not share it.
 	Prefix string
-	// DB is only read, by two connections at most. A pool of its own keeps the
+	// DB is only read, on at most two connections. A pool of its own keeps the
 	// mirror from waiting behind orders.
 	DB *stock.DB
 	// Metrics may be nil.
 	Metrics *Metrics
-	// Logger gets the errors that are returned to nobody. Optional.
+	// Logger gets the errors that no caller sees. Optional.
 	Logger *slog.Logger
 
-	// at, when set, is called as a write reaches each step: tests hold it there.
-	at func(step, []string)
+	// beforePut, if set, is called after a write has read MySQL and before it puts
+	// the entries: tests hold it there.
+	beforePut func()
 	// compareEvery is the constant of that name, unless a test sets another. A
-	// negative one stops the comparison.
+	// negative value disables the comparison.
 	compareEvery time.Duration
 }
 
 // Mirror is one replica's part of the mirror: its view of all entries, and the
-// writing of those that this replica has changed. Its methods are safe for
-// concurrent use. They answer from memory; before Run the view is not current.
+// writer of those that this replica changes. Its methods are safe for concurrent
+// use and answer from memory. Before Run the view is not current.
 type Mirror struct {
 	cfg   Config
-	wake  chan struct{} // an entry is to be written
+	wake  chan struct{} // an entry was marked
 	doubt chan struct{} // the view may lack entries
 
-	mu sync.RWMutex // guards all below; never held over I/O
+	mu sync.RWMutex // guards the fields below; never held over I/O
 
 	// The view.
-	synced   bool      // the watch works, and its beginning was listed
+	synced   bool      // the watch works, and all keys were listed
 	heard    time.Time // when etcd last answered on the watch
-	revision int64     // of etcd, that the view is as of
+	revision int64     // etcd's revision that the view is as of
 	items    map[string]*item
 	names    []string // the SKUs of items, in byte order
 	complete bool     // a comparison found all SKUs of MySQL in items
 	removed  int      // how often entries left items
 	next     chan struct{}
 
-	// What is to be written: see write.go.
+	// The entries to write: see write.go.
 	pending   map[string]change
 	urgent    []string
 	ordinary  []string
 	nextBatch time.Time // of ordinary changes
 }
 
-// item is an Entry in the view. It does not change.
+// item is an Entry in the view. It is immutable.
 type item struct {
 	Entry
 	revision int64     // the key's mod revision
@@ -78,13 +73,8 @@ type item struct {
 
 // New makes a Mirror. It does nothing before Run.
 func New(cfg Config) (*Mirror, error) {
-	switch {
-	case cfg.Client == nil:
-		return nil, errors.New("mirror: no etcd client")
-	case cfg.DB == nil:
-		return nil, errors.New("mirror: no database")
-	case cfg.Prefix == "":
-		return nil, errors.New("mirror: no prefix")
+	if cfg.Client == nil || cfg.DB == nil || cfg.Prefix == "" {
+		return nil, errors.New("mirror: Client, DB and Prefix are required")
 	}
 	if !strings.HasSuffix(cfg.Prefix, "/") {
 		cfg.Prefix += "/"
@@ -95,8 +85,8 @@ func New(cfg Config) (*Mirror, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	if cfg.at == nil {
-		cfg.at = func(step, []string) {}
+	if cfg.beforePut == nil {
+		cfg.beforePut = func() {}
 	}
 	if cfg.compareEvery == 0 {
 		cfg.compareEvery = compareEvery
@@ -107,9 +97,9 @@ func New(cfg Config) (*Mirror, error) {
 	}, nil
 }
 
-// Run follows etcd, writes, and compares until ctx ends. Then it writes what is
-// still to be written, within flushTimeout, and returns nil when all that it
-// started has ended. It must be called once.
+// Run follows etcd, writes and compares until ctx ends. Then it writes the pending
+// entries, within flushTimeout, and returns nil when its goroutines have ended. It
+// must be called once.
 func (m *Mirror) Run(ctx context.Context) error {
 	var parts sync.WaitGroup
 	parts.Go(func() { m.follow(ctx) })
@@ -122,9 +112,9 @@ func (m *Mirror) Run(ctx context.Context) error {
 	return nil
 }
 
-// Get returns a SKU as the view has it: a fraction of a second behind MySQL. It
-// reports false, and the caller has to ask MySQL, when the view is not current or
-// does not have the SKU.
+// Get returns a SKU of the view, which is a fraction of a second behind MySQL. It
+// reports false if the view is not current or lacks the SKU: the caller must then
+// ask MySQL.
 func (m *Mirror) Get(sku string) (Entry, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -136,8 +126,8 @@ func (m *Mirror) Get(sku string) (Entry, bool) {
 }
 
 // List returns up to limit SKUs that sort after the given one, in byte order. It
-// reports false, and the caller has to ask MySQL, when the view is not current
-// or may lack SKUs.
+// reports false if the view is not current or may lack SKUs: the caller must then
+// ask MySQL.
 func (m *Mirror) List(after string, limit int) ([]Entry, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -156,15 +146,16 @@ func (m *Mirror) List(after string, limit int) ([]Entry, bool) {
 	return list, true
 }
 
-// Count is how many SKUs the view has. It reports false where List would.
+// Count returns the number of SKUs in the view. It reports false when List would.
 func (m *Mirror) Count() (int, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return len(m.names), m.current() && m.complete
 }
 
-// Next returns a channel that is closed when the view changes, any SKU of it, or
-// whether it is current. To follow a SKU: take the channel, then Get, then wait.
+// Next returns a channel that is closed when any SKU of the view changes, or when
+// the view becomes current or stops to be so. To follow a SKU: take the channel,
+// then Get, then wait.
 func (m *Mirror) Next() <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -175,10 +166,9 @@ func (m *Mirror) Next() <-chan struct{} {
 }
 
 // Since returns, in byte order, the entries that were put after a revision of
-// etcd, and the revision that the view is at, to be given the next time. 0 is
-// before everything. It reports false when the view is not current. Whoever
-// follows the view by Next and Since misses no SKU's last change, and needs no
-// copy of those that did not change.
+// etcd, and the view's revision, to be given the next time. 0 is before all. It
+// reports false if the view is not current. A caller that follows the view by Next
+// and Since sees the last change of each SKU, and needs no copy of the view.
 func (m *Mirror) Since(revision int64) (changed []Entry, now int64, ok bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -186,7 +176,7 @@ func (m *Mirror) Since(revision int64) (changed []Entry, now int64, ok bool) {
 		return nil, revision, false
 	}
 	if revision > m.revision {
-		revision = 0 // of an etcd that was restored since
+		revision = 0 // etcd was restored since
 	}
 	for _, sku := range m.names {
 		if it := m.items[sku]; it.revision > revision {
@@ -196,8 +186,9 @@ func (m *Mirror) Since(revision int64) (changed []Entry, now int64, ok bool) {
 	return changed, m.revision, true
 }
 
-// Await waits until the view shows the SKU as it was at seq, or later: whoever
-// has committed that may then read it here. It returns ctx's error at ctx's end.
+// Await waits until the view shows the SKU as it was at seq, or later. A caller
+// that has committed seq may then read its own write here. It returns ctx's error
+// when ctx ends.
 func (m *Mirror) Await(ctx context.Context, sku string, seq uint64) error {
 	for {
 		next := m.Next()
@@ -212,11 +203,11 @@ func (m *Mirror) Await(ctx context.Context, sku string, seq uint64) error {
 	}
 }
 
-// current reports whether the view follows etcd. A process that was stopped finds
-// its view as it was before: so the time counts as well. m.mu is held.
+// current reports whether the view follows etcd. It compares the time as well: a
+// process that was stopped resumes with an old view. The caller holds m.mu.
 func (m *Mirror) current() bool { return m.synced && time.Since(m.heard) < silence }
 
-// signal wakes a goroutine that looks for all there is to do.
+// signal wakes the goroutine that receives from c.
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:

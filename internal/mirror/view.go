@@ -1,13 +1,82 @@
 package mirror
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"flashsale/internal/etcdwatch"
 )
+
+const (
+	// listTimeout bounds one page of the list.
+	listTimeout = 2 * time.Second
+	// listPage is how many keys are listed at once: about 256 KiB.
+	listPage = 1000
+	// askEvery is how often etcd is asked for an answer on the watch: a node can
+	// hang without closing its streams. After that much silence the view is not
+	// current any more, and the watch is opened again.
+	askEvery = 500 * time.Millisecond
+	silence  = 2 * time.Second
+)
+
+var errSilent = errors.New("the watch is silent")
+
+// follow keeps the view up to date until ctx ends.
+func (m *Mirror) follow(ctx context.Context) {
+	watch := etcdwatch.Watch{
+		Client: m.cfg.Client, Prefix: m.cfg.Prefix, Stream: "mirror",
+		List: m.list, Apply: m.apply, Tick: m.askProgress, Interval: askEvery,
+		Broken: func(err error) {
+			m.desync()
+			m.cfg.Metrics.Relists.Inc()
+			m.cfg.Logger.Warn("mirror: watch ended; opening it again", "error", err)
+		},
+	}
+	watch.Run(ctx)
+}
+
+// askProgress asks etcd to send its revision on the watch. It does not wait for
+// the answer, but blocks while the client has no stream.
+func (m *Mirror) askProgress(ctx context.Context, silent time.Duration) error {
+	if silent > silence {
+		return errSilent
+	}
+	ctx, cancel := context.WithTimeout(ctx, askEvery)
+	defer cancel()
+	_ = m.cfg.Client.RequestProgress(ctx)
+	return nil
+}
+
+// list reads all keys as of one revision. Its reads are linearizable, so that
+// revision is not before the watch's beginning.
+func (m *Mirror) list(ctx context.Context, _ int64) error {
+	var kvs []*mvccpb.KeyValue
+	var revision int64 // 0 is the newest; the first page tells which
+	from, end := m.cfg.Prefix, clientv3.WithRange(clientv3.GetPrefixRangeEnd(m.cfg.Prefix))
+	for more := true; more; {
+		attempt, cancel := context.WithTimeout(ctx, listTimeout)
+		page, err := m.cfg.Client.Get(attempt, from, end, clientv3.WithRev(revision), clientv3.WithLimit(listPage))
+		cancel()
+		if err != nil {
+			return err
+		}
+		kvs = append(kvs, page.Kvs...)
+		if revision == 0 {
+			revision = page.Header.Revision
+		}
+		if more = page.More; more {
+			from = string(kvs[len(kvs)-1].Key) + "\x00"
+		}
+	}
+	m.install(revision, kvs)
+	return nil
+}
 
 // install replaces the view by a list of all keys at that revision. The revision
 // may be lower than the last one: etcd may have been restored from a backup.
@@ -24,14 +93,14 @@ func (m *Mirror) install(revision int64, kvs []*mvccpb.KeyValue) {
 }
 
 // apply brings the view forward by a message of the watch, which may have no
-// events. Those up to the view's revision were in the list.
+// events. The list includes those up to its revision.
 func (m *Mirror) apply(events []*clientv3.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.heard = time.Now()
-	known := m.revision // one revision may have several events
+	applied := m.revision // one revision may have several events
 	for _, event := range events {
-		if event.Kv.ModRevision <= known {
+		if event.Kv.ModRevision <= applied {
 			continue
 		}
 		if event.Type == clientv3.EventTypeDelete {
@@ -44,7 +113,7 @@ func (m *Mirror) apply(events []*clientv3.Event) {
 	m.changed()
 }
 
-// desync says that the view may have missed something.
+// desync records that the view may miss changes.
 func (m *Mirror) desync() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -52,14 +121,14 @@ func (m *Mirror) desync() {
 	m.changed()
 }
 
-// see takes one key into the view. m.mu is held by this and all below.
+// see takes one key into the view. This and all functions below need m.mu.
 func (m *Mirror) see(kv *mvccpb.KeyValue) {
 	sku := m.skuOf(kv)
 	old := m.items[sku]
 	entry, err := decodeEntry(sku, kv.Value)
 	if err != nil || old != nil && entry.Seq < old.Seq {
-		// Replicas put no such entry. Where MySQL has the SKU, it is put right.
-		m.cfg.Logger.Error("mirror: an entry went back, or cannot be read", "sku", sku, "revision", kv.ModRevision, "error", err)
+		// No replica puts such an entry. If MySQL has the SKU, the entry is replaced.
+		m.cfg.Logger.Error("mirror: stale or undecodable entry", "sku", sku, "revision", kv.ModRevision, "error", err)
 		m.mark(change{sku: sku, available: entry.Available, since: time.Now()})
 		return
 	}
@@ -69,12 +138,12 @@ func (m *Mirror) see(kv *mvccpb.KeyValue) {
 	}
 	m.items[sku] = &item{Entry: entry, revision: kv.ModRevision, seen: time.Now()}
 	if c, waits := m.pending[sku]; waits {
-		m.mark(c) // what is to be written may have become urgent
+		m.mark(c) // it may have become urgent
 	}
 }
 
-// forget takes a key out of the view that was deleted. It is written again where
-// MySQL has the SKU.
+// forget removes a deleted key from the view. The key is written again if MySQL
+// has the SKU.
 func (m *Mirror) forget(sku string) {
 	old := m.items[sku]
 	if old == nil {
@@ -88,15 +157,15 @@ func (m *Mirror) forget(sku string) {
 	m.mark(change{sku: sku, available: old.Available, since: time.Now()})
 }
 
-// mayLack says that MySQL may have SKUs which the view does not have: a
-// comparison will tell.
+// mayLack records that MySQL may have SKUs that the view lacks, and asks for a
+// comparison.
 func (m *Mirror) mayLack() {
 	m.complete = false
 	m.removed++
 	signal(m.doubt)
 }
 
-// changed wakes those who wait for a change of the view.
+// changed wakes all goroutines that wait for a change of the view.
 func (m *Mirror) changed() {
 	if m.next != nil {
 		close(m.next)

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -11,45 +12,41 @@ import (
 )
 
 const (
-	// spacing is the least time between two writes of one SKU, whoever writes: four
-	// a second, which is as often as people can read a number. It counts from when
-	// this replica saw the last one. etcd keeps each until it compacts.
+	// spacing is the least time between two writes of one SKU by any replica: people
+	// cannot read a number that changes more than four times a second. It counts from
+	// when this replica saw the last write. etcd keeps each until it compacts.
 	spacing = 250 * time.Millisecond
-	// batchEvery and batchSize bound the ordinary writes: under 160 SKUs a second,
-	// several in one transaction. Half of spacing, so that waiting for both is not
-	// twice as long.
+	// batchEvery and batchSize bound the ordinary writes to 160 SKUs a second, several
+	// in one transaction.
 	batchEvery = spacing / 2
 	batchSize  = 20
 	// txnEvery is the least time between two transactions: under 200 a second.
 	txnEvery = 6 * time.Millisecond
-	// txnSize is the most SKUs of one transaction; etcd's default is 128.
+	// txnSize is the most SKUs of one transaction; etcd's default limit is 128.
 	txnSize = 64
 	// writeTimeout bounds one attempt: a read of etcd, one of MySQL, and a
 	// transaction.
 	writeTimeout = 2 * time.Second
-	// flushTimeout bounds the writing of what is still to be written at the end.
+	// flushTimeout bounds the writing of pending entries when the replica ends.
 	flushTimeout = time.Second
+	// retryPause and retryPauseMax are the waits after a failed attempt.
+	retryPause    = 20 * time.Millisecond
+	retryPauseMax = time.Second
 )
 
-// change is an entry that is to be written. What is written is read anew.
+// change marks an entry to write. The writer reads the row again.
 type change struct {
 	sku       string
-	available int64     // as the last committer left it
-	since     time.Time // when the first of the coalesced changes was made
-	// urgent: the view has no such SKU, or shows units where there are none, or
-	// none where there are some. Others may wait, and are coalesced.
+	available int64     // after the last commit
+	since     time.Time // of the first of the coalesced changes
+	// urgent: the view lacks the SKU, or differs in whether it is sold out. Other
+	// changes may wait, and are coalesced.
 	urgent bool
 }
 
-// step is a place in the path of a write.
-type step string
-
-// beforePut: MySQL was read, and nothing written yet.
-const beforePut step = "before-put"
-
-// Changed says that a write to the SKU's row was committed, and left so many units
-// available. It never blocks. The entry is written soon; at once when the view
-// shows units where there are none, or none where there are some.
+// Changed records that a write to the SKU's row was committed and left this many
+// units available. It never blocks. The entry is written soon; at once if the view
+// differs in whether the SKU is sold out.
 func (m *Mirror) Changed(sku string, available int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -57,7 +54,7 @@ func (m *Mirror) Changed(sku string, available int64) {
 }
 
 // mark puts a SKU into the queue that its change belongs to, if it is not there.
-// The queues hold SKUs, not changes: their number bounds them. m.mu is held.
+// The queues hold SKUs, not changes, which bounds them. The caller holds m.mu.
 func (m *Mirror) mark(c change) {
 	it := m.items[c.sku]
 	old, waits := m.pending[c.sku]
@@ -70,20 +67,24 @@ func (m *Mirror) mark(c change) {
 		return
 	}
 	if c.urgent {
-		m.urgent = append(m.urgent, c.sku) // in the other queue, it is passed over
+		m.urgent = append(m.urgent, c.sku) // take skips it in the other queue
 	} else {
 		m.ordinary = append(m.ordinary, c.sku)
 	}
 	signal(m.wake)
 }
 
-// write writes what is marked until ctx ends, and then the rest.
+// write writes marked entries until ctx ends, and then the rest.
 func (m *Mirror) write(ctx context.Context) {
 	pause := retryPause
 	for ctx.Err() == nil {
 		batch, wait := m.due(time.Now())
 		if len(batch) == 0 {
-			m.awaitWork(ctx, wait)
+			select {
+			case <-m.wake:
+			case <-time.After(wait):
+			case <-ctx.Done():
+			}
 			continue
 		}
 		err := m.writeBatch(ctx, batch)
@@ -94,7 +95,7 @@ func (m *Mirror) write(ctx context.Context) {
 		}
 		if ctx.Err() == nil {
 			m.cfg.Metrics.Failures.Inc()
-			m.cfg.Logger.Warn("mirror: write", "skus", len(batch), "error", err)
+			m.cfg.Logger.Warn("mirror: write to etcd failed; trying again", "skus", len(batch), "error", err)
 			_ = sleep.For(ctx, sleep.Jittered(pause))
 			pause = min(2*pause, retryPauseMax)
 		}
@@ -102,12 +103,12 @@ func (m *Mirror) write(ctx context.Context) {
 	m.flush(ctx)
 }
 
-// flush writes what is marked when the replica ends, as far as time allows. The
-// comparison of another replica does the rest.
+// flush writes the pending entries when the replica ends, as far as time allows.
+// The comparison of another replica finds the rest.
 func (m *Mirror) flush(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer cancel()
-	var failed error // of the last try: etcd may be away for all of the time
+	var failed error // of the last attempt
 	for ctx.Err() == nil {
 		var batch []change
 		m.mu.Lock()
@@ -127,23 +128,12 @@ func (m *Mirror) flush(ctx context.Context) {
 			_ = sleep.For(ctx, retryPause)
 		}
 	}
-	m.cfg.Logger.Warn("mirror: not all stock was written to etcd before the end", "error", failed)
+	m.cfg.Logger.Warn("mirror: ended before all entries were written to etcd", "error", failed)
 }
 
-// awaitWork waits until something is marked, or what is has become due.
-func (m *Mirror) awaitWork(ctx context.Context, wait time.Duration) {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-m.wake:
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}
-
-// due takes what is to be written now out of the queues: urgent changes first,
-// ordinary ones when their next batch is due. If it takes nothing, there is
-// nothing to do until wait is over or something is marked.
+// due takes the changes to write now out of the queues: urgent ones first, ordinary
+// ones when their next batch is due. If it takes none, nothing is due until wait is
+// over or another change is marked.
 func (m *Mirror) due(now time.Time) (batch []change, wait time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -159,8 +149,8 @@ func (m *Mirror) due(now time.Time) (batch []change, wait time.Duration) {
 	return append(batch, more...), min(wait, early)
 }
 
-// take takes at most that many changes out of one queue. It leaves those whose
-// SKU was written a moment ago, the first of which is due after wait.
+// take takes at most that many changes out of one queue. It leaves those whose SKU
+// was written less than spacing ago; the first of them is due after wait.
 func (m *Mirror) take(queue []string, urgent bool, most int, now time.Time) (taken []change, rest []string, wait time.Duration) {
 	wait = time.Minute
 	for i, sku := range queue {
@@ -184,14 +174,14 @@ func (m *Mirror) take(queue []string, urgent bool, most int, now time.Time) (tak
 	return taken, rest, wait
 }
 
-// writeBatch writes changes that were taken out of the queues. Those of which it
-// is not known that they were written are marked again.
+// writeBatch writes changes that were taken out of the queues. Those that may not
+// have been written are marked again.
 func (m *Mirror) writeBatch(ctx context.Context, batch []change) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	lost, err := m.put(ctx, batch)
 	if err != nil {
-		lost = batch // or written: then there will be nothing to do
+		lost = batch // if they were written, the next attempt does nothing
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -204,13 +194,13 @@ func (m *Mirror) writeBatch(ctx context.Context, batch []change) error {
 	return err
 }
 
-// put writes entries by compare-and-swap: it reads the keys, with their mod
-// revisions, then MySQL, and then puts each entry whose mod revision is still the
-// same. Without the compare, two who read MySQL in one order and write etcd in
-// the other would leave the older entry there.
+// put writes entries by compare-and-swap. It reads the keys with their mod revisions,
+// then MySQL, and then puts each entry whose mod revision is unchanged. Without the
+// compare, two replicas that read MySQL in one order and write etcd in the other
+// would leave the older entry there.
 //
-// Several SKUs share a transaction, and each is compared for itself. lost are
-// those whose compare failed.
+// Several SKUs share a transaction, and each has its own compare. lost are those
+// whose compare failed.
 func (m *Mirror) put(ctx context.Context, batch []change) (lost []change, err error) {
 	skus := make([]string, len(batch))
 	for i, c := range batch {
@@ -220,27 +210,28 @@ func (m *Mirror) put(ctx context.Context, batch []change) (lost []change, err er
 	if err != nil {
 		return nil, err
 	}
-	rows, err := readRows(ctx, m.cfg.DB, skus)
+	rows, err := m.cfg.DB.GetMany(ctx, skus)
 	if err != nil {
 		return nil, err
 	}
-	m.cfg.at(beforePut, skus)
+	m.cfg.beforePut()
 	var puts []change
 	var ops []clientv3.Op // of puts, in the same order
 	for i, c := range batch {
 		row, exists := rows[c.sku]
-		if !exists || !row.replaces(before[i].entry) {
-			m.shown(c)
+		entry := entryOf(&row)
+		if !exists || !entry.replaces(before[i].entry) {
+			m.observeLag(c)
 			continue
 		}
-		value, err := row.encode()
-		if err != nil {
-			return nil, err
+		value, err := json.Marshal(entry)
+		if err != nil { // a date after the year 9999
+			return nil, fmt.Errorf("encode %s: %w", c.sku, err)
 		}
 		key := m.cfg.Prefix + c.sku
 		ops = append(ops, clientv3.OpTxn(
 			[]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", before[i].revision)},
-			[]clientv3.Op{clientv3.OpPut(key, value)}, nil))
+			[]clientv3.Op{clientv3.OpPut(key, string(value))}, nil))
 		puts = append(puts, c)
 	}
 	if len(ops) == 0 {
@@ -254,7 +245,7 @@ func (m *Mirror) put(ctx context.Context, batch []change) (lost []change, err er
 	for i, c := range puts {
 		if answer.Responses[i].GetResponseTxn().Succeeded {
 			m.cfg.Metrics.Writes.Inc()
-			m.shown(c)
+			m.observeLag(c)
 		} else {
 			m.cfg.Metrics.LostRaces.Inc()
 			lost = append(lost, c)
@@ -265,11 +256,11 @@ func (m *Mirror) put(ctx context.Context, batch []change) (lost []change, err er
 
 // stored is a key of etcd.
 type stored struct {
-	revision int64  // its mod revision; 0: there is no such key
-	entry    *Entry // nil if there is none, or none that can be read
+	revision int64  // its mod revision; 0 if it does not exist
+	entry    *Entry // nil if the key does not exist or cannot be decoded
 }
 
-// readStored reads the keys of SKUs, in their order, by a linearizable read.
+// readStored reads the keys of SKUs, in the given order. The read is linearizable.
 func (m *Mirror) readStored(ctx context.Context, skus []string) ([]stored, error) {
 	ops := make([]clientv3.Op, len(skus))
 	for i, sku := range skus {
@@ -291,5 +282,5 @@ func (m *Mirror) readStored(ctx context.Context, skus []string) ([]stored, error
 	return all, nil
 }
 
-// shown counts how long it took until etcd had a change, or a later one.
-func (m *Mirror) shown(c change) { m.cfg.Metrics.Lag.Observe(time.Since(c.since).Seconds()) }
+// observeLag records the time until etcd had a change, or a later one.
+func (m *Mirror) observeLag(c change) { m.cfg.Metrics.Lag.Observe(time.Since(c.since).Seconds()) }

@@ -24,8 +24,8 @@ func TestTheLaterReadWins(t *testing.T) {
 	arrived, release := make(chan struct{}), make(chan struct{})
 	var hold atomic.Bool
 	slow := s.start(silent, func(c *Config) {
-		c.at = func(at step, _ []string) {
-			if at == beforePut && hold.CompareAndSwap(true, false) {
+		c.beforePut = func() {
+			if hold.CompareAndSwap(true, false) {
 				arrived <- struct{}{}
 				<-release
 			}
