@@ -134,18 +134,18 @@ func TestConfigChangesEveryReplicaWithinASecond(t *testing.T) {
 
 	// The tool refuses a bad value; one that comes otherwise is reported, and
 	// takes no replica away.
-	if out, err := tool(t, config("set", "quantum", "soon")...); err == nil || !strings.Contains(err.Error(), `quantum: "soon" is no duration`) {
+	if out, err := tool(t, config("set", "quantum", "soon")...); err == nil || !strings.Contains(err.Error(), `quantum: "soon" is not a duration`) {
 		t.Errorf("set quantum soon: %v\n%s", err, out)
 	}
 	store("soon")
 	for _, c := range replicas {
-		c.awaitConfig(`ignored: quantum: "soon" is no duration`)
+		c.awaitConfig(`ignored: quantum: "soon" is not a duration`)
 	}
 	if _, err := openEtcd(t).Put(t.Context(), "flashsale/"+openDB(t, dsn).Name+"/config/qantum", "20ms"); err != nil {
 		t.Fatal(err)
 	}
 	out := mustTool(t, config("list")...)
-	for _, want := range []string{"debug", `IGNORED: "soon" is no duration`, `IGNORED: there is no setting "qantum"`, "- (not read)"} {
+	for _, want := range []string{"debug", `IGNORED: "soon" is not a duration`, `IGNORED: there is no setting "qantum"`, "- (not read)"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("config list is without %s:\n%s", want, out)
 		}

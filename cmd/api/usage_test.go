@@ -18,7 +18,7 @@ func TestWrongUseIsExplained(t *testing.T) {
 		{"serve nonsense", "unexpected argument nonsense (see api serve --help)"},
 		{"config", `expected one of "list", "get", "set", "delete" (see api config --help)`},
 		{"config dlete", `unexpected argument dlete, did you mean "delete"? (see api config --help)`},
-		{"config set quantum soon " + dsn, `quantum: "soon" is no duration (such as 1ms)`},
+		{"config set quantum soon " + dsn, `quantum: "soon" is not a duration (example: 1ms)`},
 		{"config get quantm " + dsn, `there is no setting "quantm"`},
 		{"health --health-timeout=0s", "--health-timeout is 0s, must be positive"},
 		{"purge --before=soon " + dsn, `--before: "soon" is no date (2006-01-02)`},

@@ -105,8 +105,8 @@ func TestBadValueIsKeptOutAndReported(t *testing.T) {
 	r := startReplica(t, store)
 	r.await(t, quantum(20*time.Millisecond))
 	for _, bad := range []struct{ value, why string }{
-		{"soon", `quantum: "soon" is no duration`}, {"1h", "quantum: 1h0m0s is not between 1ms and 1s"},
-		{"", `quantum: "" is no duration`}, {"-5ms", "quantum: -5ms is not between"},
+		{"soon", `quantum: "soon" is not a duration`}, {"1h", "quantum: 1h0m0s is not between 1ms and 1s"},
+		{"", `quantum: "" is not a duration`}, {"-5ms", "quantum: -5ms is not between"},
 		{strings.Repeat("x", 100_000), `quantum: "xxxxxxxx`},
 	} {
 		put(t, store, "quantum", bad.value)
@@ -158,7 +158,7 @@ func TestStrangersKeysAreIgnoredWhateverTheirNumber(t *testing.T) {
 	r.awaitReport(t, `ignored: a000: there is no setting "a000"`)
 	strangers("b") // while it runs
 	put(t, store, "quantum", "soon")
-	r.awaitReport(t, `ignored: quantum: "soon" is no duration`)
+	r.awaitReport(t, `ignored: quantum: "soon" is not a duration`)
 	set(t, store, "log-level", "warn")
 	r.await(t, with(func(v *settings.Values) { v.Quantum, v.LogLevel = 20*time.Millisecond, slog.LevelWarn }))
 	if got := r.Report(); !strings.HasSuffix(got, "; and others") || len(got) > 2000 {
@@ -192,9 +192,9 @@ func TestSetRefusesWhatReplicasWouldIgnore(t *testing.T) {
 	t.Parallel()
 	store := newStore(t)
 	for _, bad := range []struct{ name, value, why string }{
-		{"quantum", "50", "is no duration"}, {"quantum", "2s", "is not between 1ms and 1s"},
-		{"log-level", "loud", "none of debug, info, warn and error"}, {"speed", "1", "log-level, quantum, rate-limit"},
-		{"rate-limit-customer", "many", "expected requests and a window"}, {"rate-limit-address", strings.Repeat("1", 99), "is no limit"},
+		{"quantum", "50", "is not a duration"}, {"quantum", "2s", "is not between 1ms and 1s"},
+		{"log-level", "loud", "one of debug, info, warn and error"}, {"speed", "1", "log-level, quantum, rate-limit"},
+		{"rate-limit-customer", "many", "expected requests and a window"}, {"rate-limit-address", strings.Repeat("1", 99), "is not a limit"},
 	} {
 		if _, err := store.Set(t.Context(), bad.name, bad.value, 0); err == nil || !strings.Contains(err.Error(), bad.why) {
 			t.Errorf("%s=%s: got %v, want %q", bad.name, bad.value, err, bad.why)
@@ -260,7 +260,7 @@ func TestChangeBehindARestartAndACompactionIsSeen(t *testing.T) {
 	r.await(t, quantum(20*time.Millisecond))
 
 	link.Cut() // it sees nothing of what follows
-	r.awaitReport(t, "etcd is not being followed")
+	r.awaitReport(t, "the watch of etcd is broken")
 	var last int64
 	for _, value := range []string{"30ms", "40ms", "60ms"} {
 		set(t, store, "quantum", value)
@@ -278,7 +278,7 @@ func TestChangeBehindARestartAndACompactionIsSeen(t *testing.T) {
 
 	// A deletion that no watch shows, too.
 	link.Cut()
-	r.awaitReport(t, "etcd is not being followed")
+	r.awaitReport(t, "the watch of etcd is broken")
 	if err := store.Delete(t.Context(), "quantum", last); err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +299,7 @@ func TestWatchOfAHungNodeIsNoticed(t *testing.T) {
 	set(t, store, "quantum", "10ms")
 	r.await(t, quantum(10*time.Millisecond)) // so that the watch is open
 	sandboxtest.Pause(t, own.Etcd[0].Process)
-	r.awaitReport(t, "etcd is not being followed")
+	r.awaitReport(t, "the watch of etcd is broken")
 	sandboxtest.Resume(t, own.Etcd[0].Process)
 	set(t, store, "quantum", "20ms")
 	r.await(t, quantum(20*time.Millisecond))

@@ -10,49 +10,47 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// ErrChanged says that somebody else has changed the setting meanwhile. Nothing
-// was written.
-var ErrChanged = errors.New("it was changed meanwhile")
+// ErrChanged means that the setting was changed since it was read. Nothing was written.
+var ErrChanged = errors.New("the setting was changed meanwhile")
 
-// maxStrangers bounds the keys that are named though they are no settings: one is
-// a slip of the pen, and of many a hundred show whose they are.
-const maxStrangers = 100
+// maxUnknown bounds the keys that are listed although they are not settings: one may be
+// a misspelled setting, and a hundred are enough to show what wrote them.
+const maxUnknown = 100
 
-// Store is where the settings of one database stand in etcd.
+// Store has the settings of one database in etcd.
 type Store struct {
 	Client *clientv3.Client
 	// Prefix of all keys. It names the database, and ends in a slash.
 	Prefix string
 }
 
-// Entry is a value as it stands in etcd. It need not be valid, nor its setting
-// exist.
+// Entry is a value in etcd. It may be invalid, or its setting may not exist.
 type Entry struct {
 	Name     string `json:"name"`
 	Value    string `json:"value"`
 	Revision int64  `json:"revision"`
 }
 
-// Listing is what stands in etcd as of one revision.
+// Listing has the keys under the prefix as of one revision.
 type Listing struct {
-	// Entries are in the order of the names: every setting that stands there, and
-	// up to maxStrangers other keys, whose values are not read.
+	// Entries are sorted by name: every setting that etcd has, and up to maxUnknown
+	// other keys, without their values.
 	Entries []Entry
-	// More says that there are others still, which are no settings.
+	// More means that there are more keys that are not settings.
 	More     bool
 	Revision int64
 }
 
-// List reads every setting by its own name, so that no number of other keys, nor
-// the size of their values, keeps one of them from being read.
+// List reads every setting by its own name, so that other keys cannot displace one,
+// whatever their number and size.
 func (s Store) List(ctx context.Context) (Listing, error) {
 	reads := make([]clientv3.Op, 0, len(table)+1)
 	for _, row := range table {
 		reads = append(reads, clientv3.OpGet(s.Prefix+row.Name))
 	}
-	// Settings are among these keys as well: room for them leaves strangers theirs.
+	// These keys include the settings, hence the larger limit.
 	reads = append(reads, clientv3.OpGet(s.Prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly(),
-		clientv3.WithLimit(int64(maxStrangers+len(table)))))
+		clientv3.WithLimit(int64(maxUnknown+len(table)))))
 	answer, err := s.Client.Txn(ctx).Then(reads...).Commit()
 	if err != nil {
 		return Listing{}, fmt.Errorf("list the settings: %w", err)
@@ -64,34 +62,33 @@ func (s Store) List(ctx context.Context) (Listing, error) {
 		}
 	}
 	all := answer.Responses[len(table)].GetResponseRange()
-	strangers := 0
+	unknown := 0
 	for _, kv := range all.Kvs {
-		if name := s.name(kv.Key); strangers < maxStrangers && !slices.Contains(Names(), name) {
+		if name := s.name(kv.Key); unknown < maxUnknown && !slices.Contains(Names(), name) {
 			listing.Entries = append(listing.Entries, Entry{Name: name, Revision: kv.ModRevision})
-			strangers++
+			unknown++
 		}
 	}
-	listing.More = int(all.Count) > len(listing.Entries) // Count is of all, whatever the limit
+	listing.More = int(all.Count) > len(listing.Entries) // Count ignores the limit
 	slices.SortFunc(listing.Entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
 	return listing, nil
 }
 
-// Get returns one setting's entry; its Revision is 0 where etcd has none.
+// Get returns one setting's entry. Its Revision is 0 if etcd does not have it.
 func (s Store) Get(ctx context.Context, name string) (Entry, error) {
 	answer, err := s.Client.Get(ctx, s.Prefix+name)
 	if err != nil {
 		return Entry{}, fmt.Errorf("read the setting: %w", err)
 	}
-	if len(answer.Kvs) == 0 {
-		return Entry{Name: name}, nil
+	e := Entry{Name: name}
+	for _, kv := range answer.Kvs {
+		e.Value, e.Revision = string(kv.Value), kv.ModRevision
 	}
-	kv := answer.Kvs[0]
-	return Entry{Name: name, Value: string(kv.Value), Revision: kv.ModRevision}, nil
+	return e, nil
 }
 
-// Set writes a valid value, if the setting is still as it was at the revision
-// that Get or List gave, 0 for one that etcd does not have. It returns the new
-// revision, or ErrChanged.
+// Set writes a valid value if the setting still has the revision that Get or List
+// returned; 0 if etcd does not have it. It returns the new revision, or ErrChanged.
 func (s Store) Set(ctx context.Context, name, value string, revision int64) (int64, error) {
 	if err := Check(name, value); err != nil {
 		return 0, err
@@ -99,8 +96,8 @@ func (s Store) Set(ctx context.Context, name, value string, revision int64) (int
 	return s.swap(ctx, name, revision, clientv3.OpPut(s.Prefix+name, value))
 }
 
-// Delete lets the flags decide again, if the setting is still as it was at that
-// revision. A name that is in no table may be deleted as well.
+// Delete deletes the value, so that the flags apply again, if the setting still has that
+// revision. It also deletes keys that are not settings.
 func (s Store) Delete(ctx context.Context, name string, revision int64) error {
 	_, err := s.swap(ctx, name, revision, clientv3.OpDelete(s.Prefix+name))
 	return err
@@ -110,7 +107,7 @@ func (s Store) swap(ctx context.Context, name string, revision int64, then clien
 	answer, err := s.Client.Txn(ctx).
 		If(clientv3.Compare(clientv3.ModRevision(s.Prefix+name), "=", revision)).Then(then).Commit()
 	if err != nil {
-		return 0, fmt.Errorf("write %s (it may have been written: look): %w", name, err)
+		return 0, fmt.Errorf("write %s (it may have been written; read it again): %w", name, err)
 	}
 	if !answer.Succeeded {
 		return 0, fmt.Errorf("%s: %w", name, ErrChanged)
