@@ -16,22 +16,17 @@ type Catalog struct {
 // Get reads one SKU, or returns stock.ErrUnknownSKU.
 func (c Catalog) Get(ctx context.Context, sku string) (stock.Stock, error) {
 	if entry, ok := c.Mirror.Get(sku); ok {
-		return entry.Stock(), nil
+		return entry, nil
 	}
 	return c.DB.Get(ctx, sku)
 }
 
 // List reads up to limit SKUs that sort after the given one, in byte order.
 func (c Catalog) List(ctx context.Context, after string, limit int) ([]stock.Stock, error) {
-	entries, ok := c.Mirror.List(after, limit)
-	if !ok {
-		return c.DB.List(ctx, after, limit)
+	if list, ok := c.Mirror.List(after, limit); ok {
+		return list, nil
 	}
-	list := make([]stock.Stock, len(entries))
-	for i := range entries {
-		list[i] = entries[i].Stock()
-	}
-	return list, nil
+	return c.DB.List(ctx, after, limit)
 }
 
 // Count returns the number of SKUs.

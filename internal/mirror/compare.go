@@ -9,7 +9,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"flashsale/internal/sleep"
-	"flashsale/internal/stock"
 )
 
 const (
@@ -26,14 +25,6 @@ const (
 	compareTimeout = 2 * time.Second
 )
 
-// comparer compares the view with MySQL. Two replicas may compare at the same time:
-// they only mark entries, and put decides.
-type comparer struct {
-	*Mirror
-	// ahead has the entries that the last comparison found newer than MySQL.
-	ahead map[string]sighting
-}
-
 // sighting records since when an entry of that mod revision is newer than MySQL.
 type sighting struct {
 	revision int64
@@ -41,9 +32,9 @@ type sighting struct {
 }
 
 // compare compares every compareEvery, and whenever the view may lack SKUs, until
-// ctx ends.
+// ctx ends. Two replicas may compare at the same time: they only mark entries, and put
+// decides.
 func (m *Mirror) compare(ctx context.Context) {
-	c := comparer{Mirror: m}
 	for ctx.Err() == nil {
 		select {
 		case <-m.doubt:
@@ -51,38 +42,40 @@ func (m *Mirror) compare(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		began := time.Now()
-		if err := c.look(ctx); err != nil && ctx.Err() == nil {
+		if err := m.compareOnce(ctx); err != nil && ctx.Err() == nil {
 			m.cfg.Logger.Warn("mirror: comparison with MySQL failed", "error", err)
 		}
 		_ = sleep.For(ctx, max(compareLeast, compareRest*time.Since(began)))
 	}
 }
 
-// look reads all rows and marks the entries that differ. It copies the entries
+// compareOnce reads all rows and marks the entries that differ. It copies the entries
 // before it reads the rows, so that a row older than its entry is not just an entry
 // that was written in between.
-func (c *comparer) look(ctx context.Context) error {
-	c.mu.RLock()
-	synced, entries, removed := c.synced, maps.Clone(c.items), c.removed
-	c.mu.RUnlock()
+func (m *Mirror) compareOnce(ctx context.Context) error {
+	m.mu.RLock()
+	synced, entries, removed := m.synced, maps.Clone(m.items), m.removed
+	m.mu.RUnlock()
 	if !synced {
 		return nil // the next list asks for a comparison
 	}
 	lacks := false
 	for after, more := "", true; more; {
-		rows, err := c.page(ctx, after)
+		attempt, cancel := context.WithTimeout(ctx, compareTimeout)
+		rows, err := m.cfg.DB.List(attempt, after, comparePage)
+		cancel()
 		if err != nil {
 			return err
 		}
 		for i := range rows {
-			row := entryOf(&rows[i])
+			row := &rows[i]
 			it := entries[row.SKU]
 			if it != nil && row.Seq < it.Seq {
 				continue // it stays in entries
 			}
 			lacks = lacks || it == nil
-			if it == nil || row.replaces(&it.Entry) {
-				c.Changed(row.SKU, row.Available)
+			if it == nil || replaces(row, &it.Entry) {
+				m.Changed(row.SKU, row.Available)
 			}
 			delete(entries, row.SKU)
 		}
@@ -90,50 +83,44 @@ func (c *comparer) look(ctx context.Context) error {
 			after = rows[len(rows)-1].SKU
 		}
 	}
-	c.seeAhead(ctx, entries)
+	m.seeAhead(ctx, entries)
 
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !lacks && removed == c.removed {
-		c.complete = true
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !lacks && removed == m.removed {
+		m.complete = true
 	}
-	if !c.complete {
-		signal(c.doubt)
+	if !m.complete {
+		signal(m.doubt)
 	}
 	return nil
-}
-
-func (c *comparer) page(ctx context.Context, after string) ([]stock.Stock, error) {
-	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
-	defer cancel()
-	return c.cfg.DB.List(ctx, after, comparePage)
 }
 
 // seeAhead gets the entries that are newer than MySQL or missing there. A node of
 // Galera may lag for a moment, but a database that was restored or created again
 // stays behind: seeAhead deletes an entry that stays newer.
-func (c *comparer) seeAhead(ctx context.Context, entries map[string]*item) {
+func (m *Mirror) seeAhead(ctx context.Context, entries map[string]*item) {
 	ahead := make(map[string]sighting, len(entries))
 	for sku, it := range entries {
-		seen := c.ahead[sku]
+		seen := m.ahead[sku]
 		if seen.revision != it.revision {
 			seen = sighting{it.revision, time.Now()}
 		}
 		ahead[sku] = seen
-		if time.Since(seen.since) > c.cfg.compareEvery/2 {
-			err := c.remove(ctx, it)
-			c.cfg.Logger.Warn("mirror: deleting an entry that is newer than MySQL", "sku", sku, "seq", it.Seq, "error", err)
+		if time.Since(seen.since) > m.cfg.compareEvery/2 {
+			err := m.remove(ctx, it)
+			m.cfg.Logger.Warn("mirror: deleting an entry that is newer than MySQL", "sku", sku, "seq", it.Seq, "error", err)
 		}
 	}
-	c.ahead = ahead
+	m.ahead = ahead
 }
 
 // remove deletes an entry unless it has changed.
-func (c *comparer) remove(ctx context.Context, it *item) error {
+func (m *Mirror) remove(ctx context.Context, it *item) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	key := c.cfg.Prefix + it.SKU
-	_, err := c.cfg.Client.Txn(ctx).
+	key := m.cfg.Prefix + it.SKU
+	_, err := m.cfg.Client.Txn(ctx).
 		If(clientv3.Compare(clientv3.ModRevision(key), "=", it.revision)).
 		Then(clientv3.OpDelete(key)).Commit()
 	if err != nil {

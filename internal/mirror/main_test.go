@@ -133,7 +133,7 @@ func (s *shop) row(sku string) Entry {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return entryOf(&row)
+	return row
 }
 
 // stored is the SKU as etcd has it, and how often its key was written.

@@ -45,7 +45,7 @@ type Mirror struct {
 	wake  chan struct{} // an entry was marked
 	doubt chan struct{} // the view may lack entries
 
-	mu sync.RWMutex // guards the fields below; never held over I/O
+	mu sync.RWMutex // guards the fields below except ahead; never held over I/O
 
 	// The view.
 	synced   bool      // the watch works, and all keys were listed
@@ -62,6 +62,10 @@ type Mirror struct {
 	urgent    []string
 	ordinary  []string
 	nextBatch time.Time // of ordinary changes
+
+	// ahead has the entries that the last comparison found newer than MySQL. Only
+	// the goroutine of compare uses it.
+	ahead map[string]sighting
 }
 
 // item is an Entry in the view. It is immutable.

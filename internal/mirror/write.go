@@ -219,12 +219,11 @@ func (m *Mirror) put(ctx context.Context, batch []change) (lost []change, err er
 	var ops []clientv3.Op // of puts, in the same order
 	for i, c := range batch {
 		row, exists := rows[c.sku]
-		entry := entryOf(&row)
-		if !exists || !entry.replaces(before[i].entry) {
+		if !exists || !replaces(&row, before[i].entry) {
 			m.observeLag(c)
 			continue
 		}
-		value, err := json.Marshal(entry)
+		value, err := json.Marshal(row)
 		if err != nil { // a date after the year 9999
 			return nil, fmt.Errorf("encode %s: %w", c.sku, err)
 		}

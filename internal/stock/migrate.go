@@ -59,16 +59,10 @@ func (db *DB) Migrate(ctx context.Context) error {
 }
 
 func (db *DB) migrate(ctx context.Context, all fs.FS) error {
-	files, err := fs.Sub(all, "migrations")
-	if err != nil {
-		return err
-	}
-	provider, err := goose.NewProvider(goose.DialectMySQL, db.SQL, files, goose.WithDisableGlobalRegistry(true))
+	provider, newest, err := db.provider(all)
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}
-	sources := provider.ListSources()
-	newest := sources[len(sources)-1].Version
 	switch current, err := provider.GetDBVersion(ctx); {
 	case err != nil:
 		return fmt.Errorf("read schema version: %w", err)
@@ -83,6 +77,20 @@ func (db *DB) migrate(ctx context.Context, all fs.FS) error {
 	return wrap("migrate", err)
 }
 
+// provider reads migrations, and returns the version of the newest.
+func (db *DB) provider(all fs.FS) (provider *goose.Provider, newest int64, err error) {
+	files, err := fs.Sub(all, "migrations")
+	if err != nil {
+		return nil, 0, err
+	}
+	provider, err = goose.NewProvider(goose.DialectMySQL, db.SQL, files, goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return nil, 0, err
+	}
+	sources := provider.ListSources()
+	return provider, sources[len(sources)-1].Version, nil
+}
+
 // Schema is the version of a database's tables, and the newest that this program
 // knows. Version 0 is a database without tables.
 type Schema struct{ Version, Program int64 }
@@ -90,8 +98,8 @@ type Schema struct{ Version, Program int64 }
 // Schema reads the version and changes nothing. It returns ErrSchemaNewer if this
 // program must not run on the database.
 func (db *DB) Schema(ctx context.Context) (s Schema, err error) {
-	if s.Program, err = newestMigration(); err != nil {
-		return s, err
+	if _, s.Program, err = db.provider(migrations); err != nil {
+		return s, fmt.Errorf("read migrations: %w", err)
 	}
 	err = db.SQL.QueryRowContext(ctx, "SELECT COALESCE(MAX(version_id), 0) FROM goose_db_version").Scan(&s.Version)
 	switch {
@@ -110,21 +118,6 @@ func (db *DB) HasSchema(ctx context.Context) error {
 		return ErrNoSchema
 	}
 	return err
-}
-
-func newestMigration() (newest int64, err error) {
-	files, err := fs.Glob(migrations, "migrations/*.sql")
-	if err != nil {
-		return 0, err
-	}
-	for _, file := range files {
-		version, err := goose.NumericComponent(file)
-		if err != nil {
-			return 0, fmt.Errorf("read migrations: %w", err)
-		}
-		newest = max(newest, version)
-	}
-	return newest, nil
 }
 
 // served returns nil if the schema, which is newer than this program, still serves

@@ -32,26 +32,27 @@ var (
 // integer that every JSON parser reads exactly.
 const MaxUnits = 1<<53 - 1
 
-// Stock is the row of one SKU. Prices are in the currency's cents, times in UTC.
+// Stock is the row of one SKU. Prices are in the currency's cents, times in UTC. Its
+// JSON is what the mirror keeps in etcd.
 type Stock struct {
-	SKU        string `gorm:"primaryKey"`
-	Name       string
-	PriceCents int64
-	Currency   string
+	SKU        string `json:"sku" gorm:"primaryKey"`
+	Name       string `json:"name"`
+	PriceCents int64  `json:"price_cents"`
+	Currency   string `json:"currency"`
 	// Units were put on sale; Available of them are left.
-	Units            int64
-	Available        int64
-	PerCustomerLimit *int32
-	SaleStartsAt     *time.Time
-	SaleEndsAt       *time.Time
+	Units            int64      `json:"units"`
+	Available        int64      `json:"available"`
+	PerCustomerLimit *int32     `json:"per_customer_limit,omitempty"`
+	SaleStartsAt     *time.Time `json:"sale_starts_at,omitempty"`
+	SaleEndsAt       *time.Time `json:"sale_ends_at,omitempty"`
 	// Fence is the highest fencing token admitted.
-	Fence uint64
+	Fence uint64 `json:"-"`
 	// Seq grows by one with each write.
-	Seq uint64
+	Seq uint64 `json:"seq"`
 	// Revision grows with each change by an administrator, and not with sales.
-	Revision  uint64
-	CreatedAt time.Time `gorm:"autoCreateTime:false"`
-	UpdatedAt time.Time `gorm:"autoUpdateTime:false"`
+	Revision  uint64    `json:"revision"`
+	CreatedAt time.Time `json:"-" gorm:"autoCreateTime:false"`
+	UpdatedAt time.Time `json:"-" gorm:"autoUpdateTime:false"`
 }
 
 // TableName tells gorm that the table is called stock, not stocks.

@@ -32,60 +32,83 @@ const (
 		sale_starts_at, sale_ends_at, fence, seq, NOW(6) FROM stock WHERE sku = ?`
 
 	writeComputed    = `UPDATE stock SET available = ?, seq = ?, updated_at = NOW(6) WHERE sku = ?`
-	writeConditional = `UPDATE stock SET available = available - ?, seq = seq + 1, updated_at = NOW(6) WHERE sku = ? AND available >= ?`
-	writeFollowing   = `UPDATE stock SET available = available - ?, seq = seq + 1, updated_at = NOW(6) WHERE sku = ?`
-	writeVersion     = `UPDATE stock SET available = ?, seq = seq + 1, updated_at = NOW(6) WHERE sku = ? AND seq = ?`
+	writeConditional = `UPDATE stock SET available = available - ?, seq = seq + 1, updated_at = NOW(6) WHERE sku = ?`
 )
 
 // Take takes n units of sku and returns the new row. After ErrShort or ErrContended
 // nothing was taken, and the row is the one that was read.
 func (w Writer) Take(ctx context.Context, conn *sql.Conn, sku string, n int32) (Row, error) {
 	switch w.Way {
-	case strategy.ReadThenWrite:
+	case strategy.ReadThenWrite, strategy.Version:
 		return w.readThenWrite(ctx, conn, selectRow, sku, n)
 	case strategy.SelectForUpdate:
 		return w.readThenWrite(ctx, conn, selectRow+" FOR UPDATE", sku, n)
-	case strategy.Conditional:
-		return w.conditional(ctx, conn, sku, n)
-	case strategy.EtcdCompareAndSwap:
-		return w.follow(ctx, conn, sku, n)
-	case strategy.Version:
-		return w.version(ctx, conn, sku, n)
+	case strategy.Conditional, strategy.EtcdCompareAndSwap:
+		return w.writeThenRead(ctx, conn, sku, n)
 	}
 	return Row{}, fmt.Errorf("%q does not write single orders", w.Way)
 }
 
-// readThenWrite writes what it computed from the row that it read. It is correct only
-// if something keeps other writers from reading in between.
-func (w Writer) readThenWrite(ctx context.Context, conn *sql.Conn, read, sku string, n int32) (Row, error) {
-	row, err := scanRow(conn.QueryRowContext(ctx, read, []byte(sku)))
-	if err != nil {
-		return row, err
-	}
-	if row.Available < int64(n) {
-		return row, ErrShort
-	}
-	if err := w.beforeWrite(ctx); err != nil {
-		return row, err
-	}
-	row.Available -= int64(n)
-	row.Seq++
-	if _, err := conn.ExecContext(ctx, writeComputed, row.Available, row.Seq, []byte(sku)); err != nil {
-		return row, fmt.Errorf("write stock: %w", err)
-	}
-	return row, nil
-}
+const (
+	// attempts bounds a compare-and-swap. Each failure means that another order
+	// succeeded, so that many failures show contention that more attempts would only
+	// increase.
+	attempts = 100
+	// backoff is the longest wait after a failed compare-and-swap. It is random, because
+	// all losers were released by the same commit.
+	backoff = 2 * time.Millisecond
+)
 
-// conditional lets the UPDATE decide. It reads afterwards, and sees the transaction's
-// own write, on a row that is locked until COMMIT. If nothing was taken, the row is not
-// locked, and units may have been returned before the read.
-func (w Writer) conditional(ctx context.Context, conn *sql.Conn, sku string, n int32) (Row, error) {
-	var row Row
-	for range versionAttempts {
-		if err := w.look(); err != nil {
+// readThenWrite writes what it computed from the row that it read. It is correct only
+// if something keeps other writers from reading in between, or if the write compares
+// seq and is tried again (Version). READ COMMITTED lets each attempt read the newest
+// row; under REPEATABLE READ it would read the same one again.
+func (w Writer) readThenWrite(ctx context.Context, conn *sql.Conn, read, sku string, n int32) (row Row, err error) {
+	for range attempts {
+		row, err = scanRow(conn.QueryRowContext(ctx, read, []byte(sku)))
+		if err != nil {
 			return row, err
 		}
-		taken, err := exec(ctx, conn, writeConditional, n, []byte(sku), n)
+		if row.Available < int64(n) {
+			return row, ErrShort
+		}
+		if err := w.beforeWrite(ctx); err != nil {
+			return row, err
+		}
+		write, args := writeComputed, []any{row.Available - int64(n), row.Seq + 1, []byte(sku)}
+		if w.Way == strategy.Version {
+			write, args = write+" AND seq = ?", append(args, row.Seq)
+		}
+		changed, err := exec(ctx, conn, write, args...)
+		if err != nil {
+			return row, fmt.Errorf("write stock: %w", err)
+		}
+		if changed == 1 || w.Way != strategy.Version {
+			row.Available -= int64(n)
+			row.Seq++
+			return row, nil
+		}
+		if err := sleep.For(ctx, rand.N(backoff)); err != nil {
+			return row, err
+		}
+	}
+	return row, ErrContended
+}
+
+// writeThenRead lets the UPDATE decide; behind etcd, which has decided already, the row
+// is a copy and the UPDATE follows. The read afterwards sees the transaction's own
+// write, on a row that is locked until COMMIT. If nothing was taken, the row is not
+// locked, and units may have been returned before the read.
+func (w Writer) writeThenRead(ctx context.Context, conn *sql.Conn, sku string, n int32) (row Row, err error) {
+	write, args, before := writeConditional, []any{n, []byte(sku)}, w.beforeWrite
+	if w.Way == strategy.Conditional {
+		write, args, before = write+" AND available >= ?", append(args, n), w.look
+	}
+	for range attempts {
+		if err := before(ctx); err != nil {
+			return row, err
+		}
+		taken, err := exec(ctx, conn, write, args...)
 		if err != nil {
 			return row, fmt.Errorf("write stock: %w", err)
 		}
@@ -100,68 +123,14 @@ func (w Writer) conditional(ctx context.Context, conn *sql.Conn, sku string, n i
 	return row, ErrContended
 }
 
-// follow takes units that were already taken in etcd: the row is a copy and does not
-// decide.
-func (w Writer) follow(ctx context.Context, conn *sql.Conn, sku string, n int32) (Row, error) {
-	if err := w.beforeWrite(ctx); err != nil {
-		return Row{}, err
-	}
-	if _, err := exec(ctx, conn, writeFollowing, n, []byte(sku)); err != nil {
-		return Row{}, fmt.Errorf("write stock: %w", err)
-	}
-	return scanRow(conn.QueryRowContext(ctx, selectRow, []byte(sku)))
-}
-
-const (
-	// versionAttempts bounds the compare-and-swap. Each failure means that another
-	// order succeeded, so that many failures show contention that more attempts
-	// would only increase.
-	versionAttempts = 100
-	// versionBackoff is the longest wait after a failed compare-and-swap. It is random,
-	// because all losers were released by the same commit.
-	versionBackoff = 2 * time.Millisecond
-)
-
-// version compares the row's seq. Under READ COMMITTED each attempt reads the newest
-// row; under REPEATABLE READ it would read the same one again.
-func (w Writer) version(ctx context.Context, conn *sql.Conn, sku string, n int32) (Row, error) {
-	var row Row
-	for range versionAttempts {
-		var err error
-		row, err = scanRow(conn.QueryRowContext(ctx, selectRow, []byte(sku)))
-		if err != nil {
-			return row, err
-		}
-		if row.Available < int64(n) {
-			return row, ErrShort
-		}
-		if err := w.beforeWrite(ctx); err != nil {
-			return row, err
-		}
-		swapped, err := exec(ctx, conn, writeVersion, row.Available-int64(n), []byte(sku), row.Seq)
-		if err != nil {
-			return row, fmt.Errorf("write stock: %w", err)
-		}
-		if swapped == 1 {
-			row.Available -= int64(n)
-			row.Seq++
-			return row, nil
-		}
-		if err := sleep.For(ctx, rand.N(versionBackoff)); err != nil {
-			return row, err
-		}
-	}
-	return row, ErrContended
-}
-
 func (w Writer) beforeWrite(ctx context.Context) error {
-	if err := w.look(); err != nil {
+	if err := w.look(ctx); err != nil {
 		return err
 	}
 	return Think(ctx, w.ThinkTime)
 }
 
-func (w Writer) look() error {
+func (w Writer) look(context.Context) error {
 	if w.LastLook == nil {
 		return nil
 	}
