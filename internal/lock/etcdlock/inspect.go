@@ -15,106 +15,85 @@ import (
 	"flashsale/internal/lock"
 )
 
-// Inspect lists the locks that are held, with who waits for them.
-func (l *Locker) Inspect(ctx context.Context) ([]lock.Info, error) {
-	return inspect(ctx, l.cfg.Client, l.cfg.Prefix)
+// inspector lists and revokes the locks under a prefix.
+type inspector struct {
+	client *clientv3.Client
+	prefix string
 }
 
-// Revoke removes the holder's place. Its other locks, under the same lease, stay.
-func (l *Locker) Revoke(ctx context.Context, name string) error {
-	return revoke(ctx, l.cfg.Client, l.cfg.Prefix, name)
-}
-
-// Inspect lists the locks that are held. The library's mutex writes down no
-// owner: the holder is the name of its lease.
-func (t *Textbook) Inspect(ctx context.Context) ([]lock.Info, error) {
-	list, err := inspect(ctx, t.cfg.Client, t.cfg.Prefix)
-	for i := range list {
-		list[i].Token = 0 // it gives none out
-	}
-	return list, err
-}
-
-// Revoke removes the holder's place. It does not hear of it.
-func (t *Textbook) Revoke(ctx context.Context, name string) error {
-	return revoke(ctx, t.cfg.Client, t.cfg.Prefix, name)
-}
-
-func inspect(ctx context.Context, client *clientv3.Client, prefix string) ([]lock.Info, error) {
-	answer, err := client.Get(ctx, prefix, clientv3.WithPrefix())
+// Inspect lists the locks that are held, and their waiters.
+func (i inspector) Inspect(ctx context.Context) ([]lock.Info, error) {
+	answer, err := i.client.Get(ctx, i.prefix, clientv3.WithPrefix())
 	if err != nil {
 		return nil, fmt.Errorf("list the locks in etcd: %w", err)
 	}
-	// The queue's order is that of creation.
 	slices.SortFunc(answer.Kvs, func(a, b *mvccpb.KeyValue) int { return cmp.Compare(a.CreateRevision, b.CreateRevision) })
-	queues := map[string]*lock.Info{}
+	list := []lock.Info{}
+	index := map[string]int{} // in list, by name
 	for _, kv := range answer.Kvs {
-		name, place, ok := strings.Cut(strings.TrimPrefix(string(kv.Key), prefix), "/")
+		name, place, ok := strings.Cut(strings.TrimPrefix(string(kv.Key), i.prefix), "/")
 		if !ok {
-			continue // it is no place in a queue
+			continue // not a key of a queue
 		}
 		owner := ownerOf(kv.Value)
-		if queue := queues[name]; queue != nil {
-			queue.Queue = append(queue.Queue, owner.text(place))
+		if at, held := index[name]; held {
+			list[at].Queue = append(list[at].Queue, owner.text(place))
 			continue
 		}
-		queues[name] = &lock.Info{
+		index[name] = len(list)
+		list = append(list, lock.Info{
 			Name: name, Holder: owner.text(place), Replica: owner.Replica, Token: lock.Token(kv.CreateRevision), Since: owner.Since, Addr: owner.Addr,
-		}
-	}
-	list := make([]lock.Info, 0, len(queues))
-	for _, queue := range queues {
-		list = append(list, *queue)
+		})
 	}
 	slices.SortFunc(list, func(a, b lock.Info) int { return strings.Compare(a.Name, b.Name) })
 	return list, nil
 }
 
-// ownerOf reads what a place says of its owner: nothing, where it is not ours.
+// Revoke deletes the holder's key. Its other locks are not affected. The holder of
+// a Locker notices at once, that of a Try at its next renewal, and that of a
+// Textbook never.
+func (i inspector) Revoke(ctx context.Context, name string) error {
+	if err := lock.CheckName(name); err != nil {
+		return err
+	}
+	first, err := i.client.Get(ctx, i.prefix+name+"/", append(clientv3.WithFirstCreate(), clientv3.WithKeysOnly())...)
+	if err == nil && len(first.Kvs) == 0 {
+		err = lock.ErrNotHeld
+	}
+	if err != nil {
+		return fmt.Errorf("revoke %s: %w", name, err)
+	}
+	kv := first.Kvs[0]
+	done, err := deleteKey(ctx, i.client, string(kv.Key), kv.CreateRevision)
+	if err == nil && !done.Succeeded {
+		err = fmt.Errorf("the grant has just ended: %w", lock.ErrNotHeld)
+	}
+	if err != nil {
+		return fmt.Errorf("revoke %s: %w", name, err)
+	}
+	return nil
+}
+
+// ownerOf reads the value of a key. It returns a zero Owner for a foreign value.
 func ownerOf(value []byte) (o Owner) {
 	_ = json.Unmarshal(value, &o)
 	return o
 }
 
-// value is what stands in a key that is asked for now.
+// value is the value of a key that is created now.
 func (o Owner) value() string {
 	o.Since = time.Now()
 	value, err := json.Marshal(o)
 	if err != nil {
-		panic(err) // strings, an int and a time
+		panic(err) // cannot happen: strings, an int and a time
 	}
 	return string(value)
 }
 
+// text identifies the owner for people, or is place where the owner is unknown.
 func (o Owner) text(place string) string {
 	if o.Replica == "" {
 		return place
 	}
 	return fmt.Sprintf("%s@%s:%d", o.Replica, o.Host, o.PID)
-}
-
-func revoke(ctx context.Context, client *clientv3.Client, prefix, name string) error {
-	if err := lock.CheckName(name); err != nil {
-		return err
-	}
-	queue := prefix + name + "/"
-	first, err := client.Get(ctx, queue, append(clientv3.WithFirstCreate(), clientv3.WithKeysOnly())...)
-	if err != nil {
-		return fmt.Errorf("revoke %s: %w", name, err)
-	}
-	if len(first.Kvs) == 0 {
-		return fmt.Errorf("revoke %s: %w", name, lock.ErrNotHeld)
-	}
-	kv := first.Kvs[0]
-	// Compared: the next holder must not be hit in its place.
-	done, err := client.Txn(ctx).
-		If(clientv3.Compare(clientv3.CreateRevision(string(kv.Key)), "=", kv.CreateRevision)).
-		Then(clientv3.OpDelete(string(kv.Key))).Commit()
-	if err != nil {
-		return fmt.Errorf("revoke %s: %w", name, err)
-	}
-	if !done.Succeeded {
-		return fmt.Errorf("revoke %s: its grant ended just now: %w", name, lock.ErrNotHeld)
-	}
-	return nil
 }

@@ -13,46 +13,47 @@ import (
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/lease"
-	"flashsale/internal/sleep"
 )
 
-// ownLease is this process's claim to be alive. All its keys end with it.
+// ownLease is this process's lease. All its keys end with it.
 type ownLease struct {
-	id   clientv3.LeaseID
-	ttl  time.Duration
-	kept *lease.Lease
-	// why it is lost, where etcd has said so.
-	why error
-	// strays are keys that are being deleted though nobody waits for that.
+	*lease.Lease
+	id  clientv3.LeaseID
+	ttl time.Duration
+	// ctx ends when the lease is no longer used.
+	ctx context.Context
+	end context.CancelFunc
+	// notFound is set when etcd has answered that the lease has ended.
+	notFound error
+	// strays are keys that are being deleted in the background.
 	strays map[string]bool
 }
 
-// attempt is what one request may take: as much as a renewal. It succeeds within
-// this time, or the next one does on another node.
-func (ls *ownLease) attempt() time.Duration { return ls.ttl / 3 }
+// requestTimeout bounds one request, so that one which a dying leader received is
+// sent again before long. An etcd that needs more time could not renew the lease
+// either.
+func (ls *ownLease) requestTimeout() time.Duration { return ls.ttl / 3 }
 
-func (ls *ownLease) alive() bool { return ls.kept.Alive() }
-
-// granting is a request for a lease that all who need one share.
+// granting is a request for a lease. All callers that need one share it.
 type granting struct {
 	done  chan struct{}
 	lease *ownLease
 	err   error
 }
 
-// liveLease is the lease to use now, if there is one.
+// liveLease returns the current lease, or nil.
 func (l *Locker) liveLease() *ownLease {
-	if l.lease != nil && !l.lease.alive() {
-		why := l.lease.why
+	if ls := l.lease; ls != nil && !ls.Alive() {
+		why := ls.notFound
 		if why == nil {
 			why = errSilent
 		}
-		l.loseLease(l.lease, why)
+		l.loseLease(ls, why)
 	}
 	return l.lease
 }
 
-// leaseFor returns a lease, a new one if need be. It waits no longer than ctx.
+// leaseFor returns the current lease, or waits for a new one until ctx ends.
 func (l *Locker) leaseFor(ctx context.Context) (*ownLease, error) {
 	l.mu.Lock()
 	if l.closed {
@@ -73,7 +74,7 @@ func (l *Locker) leaseFor(ctx context.Context) (*ownLease, error) {
 	}
 }
 
-// beginLease asks for a lease, if nobody has yet.
+// beginLease requests a lease, unless a request is in progress.
 func (l *Locker) beginLease() *granting {
 	if l.granting == nil {
 		g := &granting{done: make(chan struct{})}
@@ -97,20 +98,21 @@ func (l *Locker) grant(g *granting) {
 			err = lock.ErrClosed
 		}
 		g.err = fmt.Errorf("begin a lease: %w", err)
-		l.trouble = g.err
+		l.leaseErr = g.err
 		return
 	}
 	ls := &ownLease{id: answer.ID, ttl: time.Duration(answer.TTL) * time.Second, strays: map[string]bool{}}
-	ls.kept = lease.Keep(ls.ttl, asked, func(ctx context.Context) error { return l.renew(ctx, ls) })
-	l.lease, g.lease, l.trouble = ls, ls, nil
+	ls.ctx, ls.end = context.WithCancel(l.ctx)
+	ls.Lease = lease.Keep(ls.ttl, asked, func(ctx context.Context) error { return l.renew(ctx, ls) })
+	l.lease, g.lease, l.leaseErr = ls, ls, nil
 	l.start(func() { l.awaitLoss(ls) })
-	l.start(func() { l.compare(ls) })
+	l.start(func() { l.deleteStrays(ls) })
 }
 
-// awaitLoss gives the lease up when it is lost, and waits for its renewal's end.
+// awaitLoss handles the loss of a lease, and waits for its renewals to end.
 func (l *Locker) awaitLoss(ls *ownLease) {
-	<-ls.kept.Lost()
-	ls.kept.Stop()
+	<-ls.Lost()
+	ls.Stop()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lease == ls {
@@ -118,35 +120,30 @@ func (l *Locker) awaitLoss(ls *ownLease) {
 	}
 }
 
-// loseLease gives up all places under a lease that still may stand in etcd, and
-// revokes it, so that they do not keep others waiting for longer than they must.
-// That is tried for as long as it takes: an etcd that was away counts the time of
-// its leases from the beginning again.
+// loseLease ends the use of a lease and revokes it, so that its keys do not make
+// others wait. It retries for as long as necessary, because an etcd that was down
+// starts the TTLs of its leases again.
 func (l *Locker) loseLease(ls *ownLease, why error) {
-	l.cfg.Logger.Warn("etcd lock lost its lease", "lease", fmt.Sprintf("%x", ls.id), "error", why)
+	l.cfg.Logger.Warn("etcd lock: lease lost", "lease", fmt.Sprintf("%x", ls.id), "error", why)
 	l.endLease(ls, why)
 	l.start(func() {
-		for pause := retryPause; ; pause = min(2*pause, retryPauseMax) {
+		err := backoff.Retry(l.ctx, isTransient, func() error {
 			ctx, cancel := context.WithTimeout(l.ctx, ls.ttl)
-			err := l.revoke(ctx, ls.id)
-			cancel()
-			if err == nil || l.ctx.Err() != nil {
-				return
-			}
-			if !isTransient(err) {
-				l.cfg.Logger.Warn("etcd lock leaves a lease to expire", "error", err)
-				return
-			}
-			_ = sleep.For(l.ctx, sleep.Jittered(pause))
+			defer cancel()
+			return l.revoke(ctx, ls.id)
+		})
+		if err != nil && l.ctx.Err() == nil {
+			l.cfg.Logger.Warn("etcd lock: could not revoke the lost lease; it will expire", "error", err)
 		}
 	})
 }
 
-// endLease ends the use of a lease and every place under it.
+// endLease ends the use of a lease and of every place under it.
 func (l *Locker) endLease(ls *ownLease, why error) {
-	ls.kept.Lose()
-	l.lease, l.trouble = nil, why
-	end := errVanished
+	ls.Lose()
+	ls.end()
+	l.lease, l.leaseErr = nil, why
+	end := errRemoved
 	if errors.Is(why, errSilent) {
 		end = errSilent
 	}
@@ -167,69 +164,77 @@ func (l *Locker) revoke(ctx context.Context, id clientv3.LeaseID) error {
 	return nil
 }
 
-// renew asks etcd once.
+// renew sends one renewal.
 func (l *Locker) renew(ctx context.Context, ls *ownLease) error {
 	_, err := l.cfg.Client.KeepAliveOnce(ctx, ls.id)
 	switch {
-	case err == nil || errors.Is(ctx.Err(), context.Canceled): // it has ended meanwhile
+	case err == nil || errors.Is(ctx.Err(), context.Canceled): // stopped meanwhile
 		return err
 	case errors.Is(err, rpctypes.ErrLeaseNotFound):
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		ls.why = err
+		ls.notFound = err
 		return lock.ErrLost
 	}
-	l.cfg.Logger.Warn("etcd lock could not renew its lease", "lease", fmt.Sprintf("%x", ls.id), "error", err)
+	l.cfg.Logger.Warn("etcd lock: lease renewal failed", "lease", fmt.Sprintf("%x", ls.id), "error", err)
 	return err
 }
 
-// compare compares the lease's keys with the places, once a TTL.
-func (l *Locker) compare(ls *ownLease) {
+// deleteStrays deletes the lease's keys that have no place, once a TTL. They come
+// from requests that timed out and were applied later.
+func (l *Locker) deleteStrays(ls *ownLease) {
 	ticker := time.NewTicker(ls.ttl)
 	defer ticker.Stop()
 	for {
 		select {
-		case <-ls.kept.Lost():
+		case <-ls.ctx.Done():
 			return
 		case <-ticker.C:
-			l.reconcile(ls)
 		}
+		ctx, cancel := context.WithTimeout(ls.ctx, ls.requestTimeout())
+		answer, err := l.cfg.Client.TimeToLive(ctx, ls.id, clientv3.WithAttachedKeys())
+		cancel()
+		if err != nil {
+			continue // the renewals log the state of etcd
+		}
+		l.mu.Lock()
+		for _, key := range answer.Keys {
+			if q := l.queueOf(string(key)); q == nil || q.places[string(key)] == nil {
+				l.discard(ls, string(key), 0)
+			}
+		}
+		l.mu.Unlock()
 	}
 }
 
-// reconcile deletes keys of the lease that no place stands for: they were made
-// by requests that timed out and were applied later.
-func (l *Locker) reconcile(ls *ownLease) {
-	ctx, cancel := context.WithTimeout(l.ctx, ls.attempt())
-	defer cancel()
-	answer, err := l.cfg.Client.TimeToLive(ctx, ls.id, clientv3.WithAttachedKeys())
-	if err != nil {
-		return // the renewals complain about etcd, and the next comparison comes
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, key := range answer.Keys {
-		if !l.isPlace(string(key)) {
-			l.discard(ls, string(key), 0)
-		}
-	}
-}
-
-// isTransient: the same request may succeed a moment later.
-func isTransient(err error) bool {
-	if errors.Is(err, context.DeadlineExceeded) {
-		return true // an attempt's own time: what the caller has left is asked elsewhere
-	}
-	code := status.Code(err)
+// errorCode returns the gRPC code of an error of the client.
+func errorCode(err error) codes.Code {
 	var e rpctypes.EtcdError
 	if errors.As(err, &e) {
-		code = e.Code()
+		return e.Code()
 	}
-	switch code {
+	return status.Code(err)
+}
+
+// isTransient reports whether the same request may succeed later.
+func isTransient(err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return true // of one request, not of the caller
+	}
+	switch errorCode(err) {
 	case codes.Unavailable, codes.DeadlineExceeded:
 		return true
 	case codes.ResourceExhausted:
 		return !errors.Is(err, rpctypes.ErrNoSpace)
 	}
 	return false
+}
+
+// isFinal reports whether etcd would refuse the same request again.
+func isFinal(err error) bool {
+	switch errorCode(err) {
+	case codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument:
+		return true
+	}
+	return errors.Is(err, rpctypes.ErrNoSpace)
 }

@@ -15,44 +15,44 @@ import (
 	"flashsale/internal/sleep"
 )
 
-// Capabilities are what a Locker promises.
+// Capabilities are what a Locker guarantees.
 var Capabilities = lock.Capabilities{
 	Processes: true, Fair: true, Deadline: true, Token: true, LossNotice: true, Wanted: true, Queue: true, Removal: true,
 	Renewed: true, Restart: true, LockTrips: 1, UnlockTrips: 1,
 }
 
+// backoff is the wait between attempts while etcd is unreachable. It is short
+// compared with an election, which takes a second or two, and long enough that
+// thousands of waiters do not delay one.
+var backoff = sleep.Backoff{Min: retryPause, Max: retryPauseMax}
+
 const (
-	// retryPause and retryPauseMax are the waits between attempts after etcd
-	// could not be reached: short for an election, which takes a second or two,
-	// and long enough that thousands of waiters do not delay it.
 	retryPause    = 20 * time.Millisecond
 	retryPauseMax = time.Second
-	// watchIdle is how long a name's view, and with the last one the watch,
-	// outlives its last place. A sale has pauses; opening a watch again costs a
-	// round trip and a list.
+	// watchIdle is how long the view of an unused name is kept. The watch ends with
+	// the last view. A sale has pauses, and a new watch costs a round trip and a list.
 	watchIdle = 30 * time.Second
 )
 
-// Config says where a Locker's keys stand, and what they say.
+// Config configures the locks of this package.
 type Config struct {
-	// Client should have the endpoints of all nodes, and a DialTimeout and a
-	// DialKeepAliveTime and -Timeout of a second or two: it goes to another node
-	// where one dies or hangs, and only to those that it was told of. Behind a
-	// single endpoint a lock is as available as that node, and on the side of a
-	// minority none is granted.
+	// Client should know the endpoints of all nodes, and have a DialTimeout, a
+	// DialKeepAliveTime and a DialKeepAliveTimeout of one or two seconds. It then
+	// leaves a node that fails or hangs. With a single endpoint, the lock is only as
+	// available as that node.
 	Client *clientv3.Client
 	// Prefix of all keys. Lockers with the same prefix exclude each other.
 	Prefix string
 	// TTL is how long a grant survives its process. It is rounded up to whole
-	// seconds, and raised by etcd to what its election time-out allows.
+	// seconds. etcd raises it if its election time-out requires more.
 	TTL time.Duration
-	// Owner stands in each key, for people.
+	// Owner is written into each key.
 	Owner Owner
-	// Logger gets what no caller is told: lost leases, broken watches. Nil: none.
+	// Logger is optional. It gets the lost leases and broken watches.
 	Logger *slog.Logger
 }
 
-// Owner tells who stands in a queue: people, and through Holder other replicas.
+// Owner identifies the owner of a key, for people and, by Holder, for other replicas.
 type Owner struct {
 	Replica string `json:"replica"`
 	Host    string `json:"host"`
@@ -60,51 +60,54 @@ type Owner struct {
 	// Process and Addr are as in lock.Holder.
 	Process string `json:"process,omitempty"`
 	Addr    string `json:"addr,omitempty"`
-	// Since is when the place was asked for, by its owner's clock.
+	// Since is when the key was requested, by the owner's clock.
 	Since time.Time `json:"since"`
 }
 
-// Locker is a lock.Locker on etcd. See the package's comment for its protocol.
+// Locker is a lock.Locker in etcd. The package's comment describes its protocol.
 type Locker struct {
+	inspector
+
 	cfg  Config
 	idle time.Duration // watchIdle; shorter in tests
-	// ctx ends with Close. Every background request runs on a part of it.
+	// ctx ends with Close. All background requests use it.
 	ctx  context.Context
 	stop context.CancelFunc
 	done chan struct{}  // closed when Close has finished
 	wg   sync.WaitGroup // of all goroutines; grows only under mu, while open
 
-	mu       sync.Mutex // guards all below, and all that hangs on it
+	mu       sync.Mutex // guards the fields below and what they point to
 	closed   bool
 	lease    *ownLease // nil before the first, and after a loss
+	leaseErr error     // why lease is nil; nil before the first request
 	granting *granting
-	trouble  error // why there is no lease; nil before the first was asked for
 	queues   map[string]*queue
-	unfollow context.CancelFunc // ends the watch; nil while there is none
-	places   uint64             // number of places that were ever asked for
+	unfollow context.CancelFunc // ends the watch; nil when there is none
+	places   uint64             // number of places so far
 }
 
-// New makes a Locker. It does not talk to etcd yet.
+// New makes a Locker. It does not connect to etcd yet.
 func New(cfg Config) (*Locker, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	return &Locker{
-		cfg: cfg, idle: watchIdle, ctx: ctx, stop: stop,
+		inspector: inspector{cfg.Client, cfg.Prefix},
+		cfg:       cfg, idle: watchIdle, ctx: ctx, stop: stop,
 		done: make(chan struct{}), queues: map[string]*queue{},
 	}, nil
 }
 
-// check refuses what cannot work, and fills in what may be left out.
+// check validates the configuration and sets defaults.
 func (cfg *Config) check() error {
 	switch {
 	case cfg.Client == nil:
-		return errors.New("etcd lock: no client")
+		return errors.New("etcd lock: Client is missing")
 	case cfg.Prefix == "":
-		return errors.New("etcd lock: no prefix")
+		return errors.New("etcd lock: Prefix is missing")
 	case cfg.TTL <= 0:
-		return fmt.Errorf("etcd lock: TTL %s is not positive", cfg.TTL)
+		return fmt.Errorf("etcd lock: TTL is %s; it must be positive", cfg.TTL)
 	}
 	if !strings.HasSuffix(cfg.Prefix, "/") {
 		cfg.Prefix += "/"
@@ -116,79 +119,61 @@ func (cfg *Config) check() error {
 	return nil
 }
 
-// Lock waits for its turn, and through any trouble with etcd, until ctx ends. It
-// fails earlier only when etcd refuses for good, as without permission. The end
-// of ctx ends it at once; its place in the queue is then removed behind it.
+// Lock waits for its turn until ctx ends, and retries while etcd is unavailable. It
+// fails earlier only on a permanent error, for example a missing permission. When
+// ctx ends, it returns at once; its key is then deleted in the background.
 func (l *Locker) Lock(ctx context.Context, name string) (lock.Held, error) {
 	if err := lock.CheckName(name); err != nil {
 		return nil, err
 	}
-	var trouble error
-	for pause := retryPause; ; {
-		p, err := l.queueUp(ctx, name, anywhere)
-		if err == nil {
-			err = p.wait(ctx)
-		}
-		switch {
-		case err == nil:
-			return p, nil
-		case ctx.Err() != nil && trouble != nil:
-			// As text only: an attempt's own time-out is not the caller's.
-			return nil, fmt.Errorf("lock %s: %w (%s)", name, ctx.Err(), trouble.Error())
-		case ctx.Err() != nil:
-			return nil, fmt.Errorf("lock %s: %w", name, ctx.Err())
-		case errors.Is(err, errVanished):
-			pause = retryPause // etcd answers: stand in the queue again at once
-			continue
-		case !isTransient(err):
-			return nil, fmt.Errorf("lock %s: %w", name, err)
-		}
-		trouble = err
-		_ = sleep.For(ctx, sleep.Jittered(pause))
-		pause = min(2*pause, retryPauseMax)
+	var p *place
+	retryable := func(err error) bool {
+		return ctx.Err() != nil || errors.Is(err, errRemoved) || isTransient(err)
 	}
+	err := backoff.Retry(ctx, retryable, func() (err error) {
+		p, err = l.enter(ctx, name, false)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	}
+	return p, nil
 }
 
-// TryLock asks etcd once. It writes nothing when another stands in the queue.
+// TryLock asks etcd once. It writes nothing when the queue has another key.
 func (l *Locker) TryLock(ctx context.Context, name string) (lock.Held, error) {
 	if err := lock.CheckName(name); err != nil {
 		return nil, err
 	}
-	for again := true; ; again = false {
-		p, err := l.queueUp(ctx, name, onlyFirst)
-		if err == nil {
-			err = p.wait(ctx)
-		}
-		switch {
-		case err == nil:
-			return p, nil
-		case errors.Is(err, errVanished) && again:
-			// The lease had ended, and only etcd knew.
-		default:
-			return nil, fmt.Errorf("try to lock %s: %w", name, err)
-		}
+	p, err := l.enter(ctx, name, true)
+	if errors.Is(err, errRemoved) { // the lease had ended in etcd; there is a new one now
+		p, err = l.enter(ctx, name, true)
 	}
+	if err != nil {
+		return nil, fmt.Errorf("try to lock %s: %w", name, err)
+	}
+	return p, nil
 }
 
-// Healthy reports why no lock can be granted now; nil before the first was asked
-// for. It costs nothing. After a loss it begins a new lease, so that a replica
-// which gets no work while it is not healthy becomes healthy again.
+// Healthy returns why no lock can be granted now, or nil. It is nil before the first
+// lock. It sends no request, except that after a loss it begins a new lease: a
+// replica that gets no work while unhealthy becomes healthy again.
 func (l *Locker) Healthy() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.closed:
 		return lock.ErrClosed
-	case l.trouble == nil || l.liveLease() != nil:
+	case l.leaseErr == nil || l.liveLease() != nil:
 		return nil
 	}
 	l.beginLease()
-	return fmt.Errorf("etcd lock: no lease: %w", l.trouble)
+	return fmt.Errorf("etcd lock: no lease: %w", l.leaseErr)
 }
 
-// Close ends every grant, revokes the lease within ctx, and waits for all that
-// this Locker has started. An error says that the lease could not be revoked:
-// what is held stays held until it has expired.
+// Close ends every grant, revokes the lease within ctx, and waits for all goroutines
+// of the Locker. An error means that the lease was not revoked; the locks are then
+// free when it expires.
 func (l *Locker) Close(ctx context.Context) error {
 	l.mu.Lock()
 	if l.closed {
@@ -196,6 +181,7 @@ func (l *Locker) Close(ctx context.Context) error {
 		<-l.done
 		return nil
 	}
+	defer close(l.done)
 	l.closed = true
 	for _, q := range l.queues {
 		for _, p := range q.places {
@@ -205,7 +191,7 @@ func (l *Locker) Close(ctx context.Context) error {
 	granting := l.granting
 	l.mu.Unlock()
 
-	if granting != nil { // the lease that comes late must be revoked as well
+	if granting != nil { // its lease must be revoked as well
 		select {
 		case <-granting.done:
 		case <-ctx.Done():
@@ -227,21 +213,20 @@ func (l *Locker) Close(ctx context.Context) error {
 	l.stop()
 	l.wg.Wait()
 	l.mu.Lock()
-	late := l.lease // granted after Close had waited for it
+	late := l.lease // granted after ctx had ended
 	l.lease = nil
 	l.mu.Unlock()
 	for _, ls := range []*ownLease{ls, late} {
 		if ls != nil {
-			ls.kept.Lose()
-			ls.kept.Stop()
+			ls.Lose()
+			ls.Stop()
 		}
 	}
-	close(l.done)
 	return err
 }
 
-// start runs f in a goroutine that Close waits for. After Close it runs nothing:
-// the lease is revoked then, and whatever there was to do is done with it.
+// start runs f in a goroutine that Close waits for. After Close it does nothing: the
+// lease is revoked, and its keys end with it.
 func (l *Locker) start(f func()) {
 	if !l.closed {
 		l.wg.Go(f)

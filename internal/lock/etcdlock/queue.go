@@ -12,39 +12,39 @@ import (
 	"flashsale/internal/etcdwatch"
 )
 
-// queue is the view of one name's keys in etcd, and our places among them.
+// queue is the view of one name's keys in etcd, and this process's places in it.
 type queue struct {
 	name   string
 	prefix string // of its keys
 
 	// These are guarded by the Locker.
-	whole    bool              // a list has come
-	early    []*clientv3.Event // those that came before
-	revision int64             // that the view is as of
+	complete bool              // a list has arrived
+	early    []*clientv3.Event // events that arrived before the list
+	revision int64             // of the view
 	keys     map[string]entry  // the view, by key
-	first    *first            // of the view; nil where nobody holds
-	places   map[string]*place // ours, by key
-	lastUsed time.Time         // when a place ended, or the holder was asked for
+	holder   *holder           // nil when the view is empty
+	places   map[string]*place // of this process, by key
+	lastUsed time.Time         // when a place ended, or Holder was called
 }
 
-// entry is a key as the view has it.
+// entry is a key of the view.
 type entry struct {
 	created int64  // its create revision
-	owner   []byte // its value
+	value   []byte // names its owner
 }
 
-// first is the key that holds, by the view.
-type first struct {
-	key   string
-	entry entry
-	owner Owner
-	gone  chan struct{} // closed when it is the first no more
+// holder is the first key of the view.
+type holder struct {
+	key     string
+	created int64
+	owner   Owner
+	gone    chan struct{} // closed when another key, or none, is the first
 }
 
-// keysOf is how the queue's keys under a lease begin.
+// keysOf is the common prefix of the queue's keys under a lease.
 func (q *queue) keysOf(ls *ownLease) string { return fmt.Sprintf("%s%x-", q.prefix, ls.id) }
 
-// queueFor is the queue of name. The watch is opened with the first one.
+// queueFor returns the queue of name. The first queue opens the watch.
 func (l *Locker) queueFor(name string) *queue {
 	q := l.queues[name]
 	if q == nil {
@@ -62,7 +62,7 @@ func (l *Locker) queueFor(name string) *queue {
 	return q
 }
 
-// queueOf is the queue that a key stands in, if it is in use.
+// queueOf returns the queue of a key, or nil if that queue is not in use.
 func (l *Locker) queueOf(key string) *queue {
 	rest, ok := strings.CutPrefix(key, l.cfg.Prefix)
 	if !ok {
@@ -70,12 +70,6 @@ func (l *Locker) queueOf(key string) *queue {
 	}
 	name, _, _ := strings.Cut(rest, "/")
 	return l.queues[name]
-}
-
-// isPlace reports whether a place of ours stands for key.
-func (l *Locker) isPlace(key string) bool {
-	q := l.queueOf(key)
-	return q != nil && q.places[key] != nil
 }
 
 // follow keeps all views up to date until no name has been used for a while.
@@ -103,14 +97,14 @@ func (l *Locker) follow(ctx context.Context) {
 	watch.Run(ctx)
 }
 
-// watchTick is how often the watch is looked after.
+// watchTick is the interval at which the watch is checked.
 func (l *Locker) watchTick() time.Duration { return min(l.cfg.TTL, l.idle) }
 
-// catchUp brings all views to that revision at least, by a list of all keys; 0 is
-// the newest.
+// catchUp brings all views to revision or later, by a list of all keys. Revision 0
+// means the newest.
 func (l *Locker) catchUp(ctx context.Context, revision int64) error {
 	if revision > 0 && l.reached(revision) {
-		return nil // by the answers of transactions
+		return nil // transactions have brought newer views
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.TTL)
 	defer cancel()
@@ -122,41 +116,41 @@ func (l *Locker) catchUp(ctx context.Context, revision int64) error {
 	defer l.mu.Unlock()
 	listed := map[*queue][]*mvccpb.KeyValue{}
 	for _, kv := range answer.Kvs {
-		if q := l.queueOf(string(kv.Key)); q != nil {
-			listed[q] = append(listed[q], kv)
-		}
+		q := l.queueOf(string(kv.Key))
+		listed[q] = append(listed[q], kv)
 	}
 	for _, q := range l.queues {
-		l.install(q, answer.Header.Revision, listed[q])
-		l.decide(q)
+		l.replace(q, answer.Header.Revision, listed[q])
 	}
 	return nil
 }
 
-// reached reports whether every view is as of that revision or later.
+// reached reports whether every view has that revision or a later one.
 func (l *Locker) reached(revision int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, q := range l.queues {
-		if !q.whole || q.revision < revision {
+		if !q.complete || q.revision < revision {
 			return false
 		}
 	}
 	return true
 }
 
-// install replaces an older view by a list of the queue at that revision.
-func (l *Locker) install(q *queue, revision int64, kvs []*mvccpb.KeyValue) {
+// replace replaces an older view by the queue's keys as of revision. It then
+// updates the places, also when the view is newer already.
+func (l *Locker) replace(q *queue, revision int64, kvs []*mvccpb.KeyValue) {
+	defer l.update(q)
 	if revision <= q.revision {
 		return
 	}
 	q.revision = revision
 	clear(q.keys)
 	for _, kv := range kvs {
-		l.appeared(q, kv)
+		l.add(q, kv)
 	}
 	early := q.early
-	q.whole, q.early = true, nil
+	q.complete, q.early = true, nil
 	for _, event := range early {
 		if event.Kv.ModRevision > revision {
 			l.forward(q, event)
@@ -164,103 +158,98 @@ func (l *Locker) install(q *queue, revision int64, kvs []*mvccpb.KeyValue) {
 	}
 }
 
-// apply brings the views forward by events of the watch. Those that a view
-// already holds, from a list or an answer, are skipped.
+// apply applies the watch's events to the views. It skips those that a view already
+// includes, from a list or an answer.
 func (l *Locker) apply(events []*clientv3.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	known := map[*queue]int64{} // before these: one revision may have several
+	before := map[*queue]int64{} // revisions before these events; a revision may have several
 	for _, event := range events {
 		q := l.queueOf(string(event.Kv.Key))
 		if q == nil {
 			continue
 		}
-		if _, ok := known[q]; !ok {
-			known[q] = q.revision
+		if _, ok := before[q]; !ok {
+			before[q] = q.revision
 		}
 		switch {
-		case !q.whole:
+		case !q.complete:
 			q.early = append(q.early, event)
-		case event.Kv.ModRevision > known[q]:
+		case event.Kv.ModRevision > before[q]:
 			l.forward(q, event)
 		}
 	}
-	for q := range known {
-		l.decide(q)
+	for q := range before {
+		l.update(q)
 	}
 }
 
-// forward brings a view to an event.
+// forward applies one event to a view.
 func (l *Locker) forward(q *queue, event *clientv3.Event) {
 	q.revision = event.Kv.ModRevision
 	if event.Type == clientv3.EventTypeDelete {
 		delete(q.keys, string(event.Kv.Key))
 	} else {
-		l.appeared(q, event.Kv)
+		l.add(q, event.Kv)
 	}
 }
 
-// appeared takes a key into the view. A key of ours without a place is one that
-// a request left behind.
-func (l *Locker) appeared(q *queue, kv *mvccpb.KeyValue) {
+// add adds a key to the view. It deletes a key of our lease that has no place: a
+// request without an answer created it.
+func (l *Locker) add(q *queue, kv *mvccpb.KeyValue) {
 	key := string(kv.Key)
-	q.keys[key] = entry{created: kv.CreateRevision, owner: kv.Value}
-	// The key's name says whose it is: a list of keys alone does not always tell
-	// their leases.
+	q.keys[key] = entry{created: kv.CreateRevision, value: kv.Value}
+	// By the key's name, because a list of keys does not always have their leases.
 	if ls := l.lease; ls != nil && strings.HasPrefix(key, q.keysOf(ls)) && q.places[key] == nil {
 		l.discard(ls, key, kv.CreateRevision)
 	}
 }
 
-// decide draws the consequences of a change of the view or of our places.
-func (l *Locker) decide(q *queue) {
+// update changes the states of the places after a change of the view or of a place.
+func (l *Locker) update(q *queue) {
 	for _, p := range q.places {
-		_, stands := q.keys[p.key]
-		if !stands && p.revision > 0 && p.revision <= q.revision {
-			l.end(p, errVanished)
+		if _, exists := q.keys[p.key]; !exists && p.revision > 0 && p.revision <= q.revision {
+			l.end(p, errRemoved)
 		}
 	}
-	q.findFirst()
-	if q.first == nil {
+	q.findHolder()
+	if q.holder == nil || q.places[q.holder.key] == nil {
 		return
 	}
-	p := q.places[q.first.key]
-	if p == nil {
-		return
-	}
-	if p.state == waiting && p.lease.alive() {
+	p := q.places[q.holder.key]
+	if p.state == waiting && p.lease.Alive() {
 		p.state = held
 		close(p.turn)
 	}
-	if p.state == held && len(q.keys) > 1 && !p.told {
-		p.told = true
+	if p.state == held && len(q.keys) > 1 && !p.wantedClosed {
+		p.wantedClosed = true
 		close(p.wanted)
 	}
 }
 
-// findFirst sees which key is the first of the view.
-func (q *queue) findFirst() {
-	key := ""
-	for k, e := range q.keys {
-		if key == "" || e.created < q.keys[key].created {
-			key = k
+// findHolder finds the first key of the view.
+func (q *queue) findHolder() {
+	first := ""
+	for key, e := range q.keys {
+		if first == "" || e.created < q.keys[first].created {
+			first = key
 		}
 	}
-	e := q.keys[key]
-	if q.first != nil {
-		if q.first.key == key && q.first.entry.created == e.created {
+	e := q.keys[first]
+	if q.holder != nil {
+		if q.holder.key == first && q.holder.created == e.created {
 			return
 		}
-		close(q.first.gone)
-		q.first = nil
+		close(q.holder.gone)
+		q.holder = nil
 	}
-	if key != "" {
-		q.first = &first{key: key, entry: e, owner: ownerOf(e.owner), gone: make(chan struct{})}
+	if first != "" {
+		q.holder = &holder{key: first, created: e.created, owner: ownerOf(e.value), gone: make(chan struct{})}
 	}
 }
 
-// dropIdle forgets the names that nobody has used for a while, and ends the watch
-// with the last of them.
+// dropIdle forgets the names that have not been used for a while. It ends the watch
+// when none is left.
 func (l *Locker) dropIdle() (ended bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -12,39 +12,40 @@ import (
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/processlock"
-	"flashsale/internal/sleep"
 )
 
-// TextbookCapabilities are what a Textbook promises. It is not fair: a waiter in
-// the process stands in no queue that others see.
+// TextbookCapabilities are what a Textbook guarantees. It is not fair: a waiter behind
+// another one of its process has no key in the queue.
 var TextbookCapabilities = lock.Capabilities{
 	Processes: true, LossNotice: true, Queue: true, Renewed: true, Restart: true, LockTrips: 1, UnlockTrips: 1,
 }
 
-// Textbook is a lock.Locker made of the client library's concurrency.Mutex, as
-// its documentation shows it, for comparison with Locker. Its Lock outlives its
-// context when etcd is dead; its Unlock deletes without comparing.
+// Textbook is a lock.Locker made of the client library's concurrency.Mutex, as its
+// documentation shows it, for comparison with Locker. When etcd is down, its Lock
+// does not return at the end of its context. Its Unlock deletes without comparing.
 //
-// The library's mutex lets its session in as often as it asks. So there is a
-// gate before it, and in a process one goroutine at a time gets to the mutex.
+// The library's mutex is re-entrant for its session. A gate therefore lets one
+// goroutine of the process at a time to the mutex.
 type Textbook struct {
+	inspector
+
 	cfg  Config
 	gate *processlock.Locker
-	// session is the current one, in a channel of one, so that waiting for it
-	// can be given up. It is nil before the first, and after a loss.
+	// session holds the current session, or nil before the first and after a loss.
+	// It is a channel of size 1 so that a caller can stop waiting for it.
 	session chan *concurrency.Session
 	closed  context.Context
 	close   context.CancelFunc
 }
 
-// NewTextbook makes a Textbook. It does not talk to etcd yet.
+// NewTextbook makes a Textbook. It does not connect to etcd yet.
 func NewTextbook(cfg Config) (*Textbook, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
 	closed, cancel := context.WithCancel(context.Background())
 	t := &Textbook{
-		cfg: cfg, gate: processlock.New(),
+		inspector: inspector{cfg.Client, cfg.Prefix}, cfg: cfg, gate: processlock.New(),
 		session: make(chan *concurrency.Session, 1), closed: closed, close: cancel,
 	}
 	t.session <- nil
@@ -69,7 +70,7 @@ func (t *Textbook) TryLock(ctx context.Context, name string) (lock.Held, error) 
 	return t.enter(ctx, name, gate, (*concurrency.Mutex).TryLock)
 }
 
-// enter gets from the gate to the mutex.
+// enter acquires the mutex, behind the gate.
 func (t *Textbook) enter(ctx context.Context, name string, gate lock.Held,
 	acquire func(*concurrency.Mutex, context.Context) error) (lock.Held, error) {
 	session, err := t.liveSession(ctx)
@@ -92,26 +93,26 @@ func (t *Textbook) enter(ctx context.Context, name string, gate lock.Held,
 	case errors.Is(err, concurrency.ErrLocked):
 		err = lock.ErrHeld
 	case ctx.Err() != nil:
-		// etcd has the same deadline, and may have said so first in its own words.
+		// etcd has the same deadline and may have answered first, with its own error.
 		err = fmt.Errorf("%w (%s)", ctx.Err(), err.Error())
 	}
 	return nil, fmt.Errorf("lock %s: %w", name, err)
 }
 
-// cleanUp deletes the key of a Lock that failed. The library's mutex leaves it
-// where its context ended before etcd had answered; it would stand in the queue
-// for as long as the session lives. Behind the gate, nobody else here uses it.
+// cleanUpTimeout bounds what a failed Lock does before it returns.
+const cleanUpTimeout = time.Second
+
+// cleanUp deletes the key of a Lock that failed. The library's mutex leaves it when
+// its context ends before etcd has answered, and the key would stay in the queue as
+// long as the session. Behind the gate, no other caller of this process uses it.
 func (t *Textbook) cleanUp(ctx context.Context, key string) {
-	if key == "" || key == "\x00" { // it was never asked for, or was given back
+	if key == "" || key == "\x00" { // not requested yet, or deleted
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
-	_, _ = t.cfg.Client.Delete(ctx, key) // else it ends with the session
+	_, _ = t.cfg.Client.Delete(ctx, key) // if this fails, the key ends with the session
 }
-
-// cleanUpTimeout bounds what a Lock that has failed still does.
-const cleanUpTimeout = time.Second
 
 // liveSession returns the session, or a new one after its end.
 func (t *Textbook) liveSession(ctx context.Context) (*concurrency.Session, error) {
@@ -129,21 +130,31 @@ func (t *Textbook) liveSession(ctx context.Context) (*concurrency.Session, error
 		return session, nil
 	}
 	session = nil
-	// NewSession would wait for a lease without regard to ctx: give it one.
+	// NewSession would request a lease without ctx.
 	answer, err := t.cfg.Client.Grant(ctx, int64(t.cfg.TTL/time.Second))
 	if err != nil {
 		return nil, fmt.Errorf("begin a session: %w", err)
 	}
-	session, err = concurrency.NewSession(t.cfg.Client, concurrency.WithLease(answer.ID))
+	began, err := concurrency.NewSession(t.cfg.Client, concurrency.WithLease(answer.ID))
 	if err != nil {
-		session = nil
 		return nil, fmt.Errorf("begin a session: %w", err)
 	}
+	session = began
 	return session, nil
 }
 
-// Close revokes the session's lease within ctx. It does not wait for a Lock that
-// waits for a dead etcd.
+// Inspect lists the locks that are held. A key of the library's mutex does not name
+// its owner: Holder is the id of the lease.
+func (t *Textbook) Inspect(ctx context.Context) ([]lock.Info, error) {
+	list, err := t.inspector.Inspect(ctx)
+	for i := range list {
+		list[i].Token = 0 // its grants have none
+	}
+	return list, err
+}
+
+// Close revokes the session's lease within ctx. It does not wait for a Lock that hangs
+// because etcd is down.
 func (t *Textbook) Close(ctx context.Context) error {
 	t.close()
 	if err := t.gate.Close(ctx); err != nil {
@@ -181,28 +192,25 @@ type textbookHeld struct {
 	lock.Held // the gate's
 	session   *concurrency.Session
 	mutex     *concurrency.Mutex
-	over      atomic.Bool // Unlock was called
+	unlocked  atomic.Bool // Unlock was called
 }
 
 // Lost is closed when the session has noticed its end.
 func (h *textbookHeld) Lost() <-chan struct{} { return h.session.Done() }
 
-// Wanted is nil: the mutex does not tell.
+// Wanted is nil, because the mutex does not tell.
 func (h *textbookHeld) Wanted() <-chan struct{} { return nil }
 
-// Unlock deletes the session's key, whoever made it, and then opens the gate. It
-// asks again where the answer was lost, with a node, say: until ctx ends, the key
-// would stand for as long as the session lives. If it does stand after all, the
-// next Lock of this process takes it over, and so a second Unlock deletes nothing.
+// Unlock deletes the session's key and then opens the gate. It retries until ctx
+// ends, because the key would otherwise stay as long as the session. If all attempts
+// fail, the next Lock of this process uses the same key; a second Unlock must
+// therefore delete nothing.
 func (h *textbookHeld) Unlock(ctx context.Context) error {
-	if h.over.Swap(true) {
+	if h.unlocked.Swap(true) {
 		return lock.ErrLost
 	}
 	lost := ended(h.session)
-	err := h.mutex.Unlock(ctx)
-	for err != nil && !ended(h.session) && sleep.For(ctx, unlockRest) == nil {
-		err = h.mutex.Unlock(ctx)
-	}
+	err := backoff.Retry(ctx, func(error) bool { return !ended(h.session) }, func() error { return h.mutex.Unlock(ctx) })
 	gate := h.Held.Unlock(ctx)
 	switch {
 	case lost || gate != nil || err != nil && ended(h.session):
@@ -212,6 +220,3 @@ func (h *textbookHeld) Unlock(ctx context.Context) error {
 	}
 	return nil
 }
-
-// unlockRest is the time between two attempts of an Unlock.
-const unlockRest = 50 * time.Millisecond

@@ -9,40 +9,39 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/lease"
 )
 
-// TryCapabilities are what a Try promises. Who waits stands nowhere, and whoever
-// is the first to ask after a release is in.
+// TryCapabilities are what a Try guarantees. It has no queue: the first to try after
+// a release gets the lock.
 var TryCapabilities = lock.Capabilities{
 	Processes: true, Deadline: true, Token: true, LossNotice: true, Removal: true,
 	Renewed: true, Restart: true, LockTrips: 3, UnlockTrips: 2,
 }
 
-// Try is a lock.Locker without a queue, for callers that would rather be refused
-// than wait: a name is one key,
+// Try is a lock.Locker without a queue, for callers that prefer a refusal to a wait. A
+// name is one key:
 //
 //	take     If CreateRevision(key) = 0    Then Put(key, owner, lease) Else Get(key)
 //	release  If CreateRevision(key) = rev  Then Delete(key)
 //
-// and TryLock says at once whose it is. Lock waits for the key's deletion by a
-// watch, and then tries again, as all others do that waited. The create revision
-// is the fencing token.
+// TryLock names the holder. Lock watches for the deletion of the key and then tries
+// again, as all other waiters do. The create revision is the fencing token.
 //
-// Each grant has a lease of its own, unlike a Locker's: a key that a request made
-// after its caller had gone then ends by itself, while one under a lease that
-// others keep alive would have to be found and deleted. It costs a write more for
-// each grant. To revoke the lease settles such a request, come or still to come.
+// Unlike a Locker's, each grant has its own lease. A key that a late request creates
+// then ends by itself; under a shared lease it would have to be found and deleted.
+// This costs one more write for each grant. Revoking the lease settles a request with
+// a lost answer, whether etcd has applied it already or will.
 type Try struct {
 	*lease.Locker
+	inspector
+
 	store *tryStore
 }
 
-// NewTry makes a Try. It does not talk to etcd yet.
+// NewTry makes a Try. It does not connect to etcd yet.
 func NewTry(cfg Config) (*Try, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -54,18 +53,7 @@ func NewTry(cfg Config) (*Try, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Try{Locker: locker, store: store}, nil
-}
-
-// Inspect lists the locks that are held.
-func (t *Try) Inspect(ctx context.Context) ([]lock.Info, error) {
-	return inspect(ctx, t.store.cfg.Client, t.store.cfg.Prefix)
-}
-
-// Revoke removes the holder's key. The holder hears of it when it renews, a third
-// of the TTL later at most.
-func (t *Try) Revoke(ctx context.Context, name string) error {
-	return revoke(ctx, t.store.cfg.Client, t.store.cfg.Prefix, name)
+	return &Try{Locker: locker, inspector: inspector{cfg.Client, cfg.Prefix}, store: store}, nil
 }
 
 // tryStore is the lease.Store of a Try.
@@ -73,24 +61,24 @@ type tryStore struct {
 	cfg Config
 
 	mu     sync.Mutex
-	grants map[string]tryGrant // by owner, from before its key is asked for
+	grants map[string]tryGrant // by owner, from before the request for its key
 }
 
 type tryGrant struct {
 	lease    clientv3.LeaseID
-	revision int64 // the key's create revision; 0 while that is unknown
+	revision int64 // the key's create revision; 0 until it is known
 }
 
-// key stands where a queue would: tools that list queues see its holder.
+// key is in the place of a queue, so that Inspect lists its holder.
 func (s *tryStore) key(name string) string { return s.cfg.Prefix + name + "/holder" }
 
-// Try looks before it writes: a refusal, which is what this lock is for, costs
-// etcd no lease.
+// Try reads before it writes, so that a refusal, the common case of this lock, needs
+// no lease.
 func (s *tryStore) Try(ctx context.Context, name, owner string) (lock.Token, error) {
 	key := s.key(name)
 	now, err := s.cfg.Client.Get(ctx, key)
 	if err != nil {
-		return 0, fmt.Errorf("look at %s in etcd: %w", key, err)
+		return 0, fmt.Errorf("read %s in etcd: %w", key, err)
 	}
 	if len(now.Kvs) > 0 {
 		return 0, &lock.HeldError{Holder: ownerOf(now.Kvs[0].Value).text(key)}
@@ -105,7 +93,7 @@ func (s *tryStore) Try(ctx context.Context, name, owner string) (lock.Token, err
 		Then(clientv3.OpPut(key, s.cfg.Owner.value(), clientv3.WithLease(granted.ID))).
 		Else(clientv3.OpGet(key)).Commit()
 	if err != nil {
-		if !isTransient(err) { // else Release settles it
+		if !isTransient(err) { // after a transient error, Release settles it
 			s.drop(owner)
 			_, _ = s.cfg.Client.Revoke(ctx, granted.ID)
 		}
@@ -113,14 +101,14 @@ func (s *tryStore) Try(ctx context.Context, name, owner string) (lock.Token, err
 	}
 	if !answer.Succeeded {
 		s.drop(owner)
-		_, _ = s.cfg.Client.Revoke(ctx, granted.ID) // else it ends by itself
+		_, _ = s.cfg.Client.Revoke(ctx, granted.ID) // if this fails, it expires
 		return 0, &lock.HeldError{Holder: ownerOf(listed(answer)[0].Value).text(key)}
 	}
 	s.note(owner, tryGrant{lease: granted.ID, revision: answer.Header.Revision})
 	return lock.Token(answer.Header.Revision), nil
 }
 
-// Renew extends the lease, and looks whether the key still stands under it.
+// Renew extends the lease, and checks that the key still exists.
 func (s *tryStore) Renew(ctx context.Context, name, owner string) error {
 	g, ok := s.grant(owner)
 	if !ok {
@@ -135,7 +123,7 @@ func (s *tryStore) Renew(ctx context.Context, name, owner string) error {
 	}
 	now, err := s.cfg.Client.Get(ctx, s.key(name), clientv3.WithKeysOnly())
 	if err != nil {
-		return fmt.Errorf("look at %s in etcd: %w", s.key(name), err)
+		return fmt.Errorf("read %s in etcd: %w", s.key(name), err)
 	}
 	if len(now.Kvs) == 0 || now.Kvs[0].CreateRevision != g.revision {
 		return lock.ErrLost
@@ -143,19 +131,16 @@ func (s *tryStore) Renew(ctx context.Context, name, owner string) error {
 	return nil
 }
 
-// Release deletes the key and revokes the lease. Where it is not known whether
-// there is a key, the end of the lease ends that as well.
+// Release deletes the key and revokes the lease. If the key's revision is unknown,
+// revoking the lease deletes the key as well.
 func (s *tryStore) Release(ctx context.Context, name, owner string) error {
 	g, ok := s.grant(owner)
 	if !ok {
 		return lock.ErrLost
 	}
 	var lost error
-	if g.revision > 0 {
-		key := s.key(name)
-		answer, err := s.cfg.Client.Txn(ctx).
-			If(clientv3.Compare(clientv3.CreateRevision(key), "=", g.revision)).
-			Then(clientv3.OpDelete(key)).Commit()
+	if key := s.key(name); g.revision > 0 {
+		answer, err := deleteKey(ctx, s.cfg.Client, key, g.revision)
 		if err != nil {
 			return fmt.Errorf("delete %s in etcd: %w", key, err)
 		}
@@ -167,18 +152,17 @@ func (s *tryStore) Release(ctx context.Context, name, owner string) error {
 	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) && g.revision == 0 {
 		return fmt.Errorf("revoke a lease in etcd: %w", err)
 	}
-	// With the key gone, what is left of the lease ends by itself.
+	// If the key is deleted but the lease was not revoked, the lease expires.
 	s.drop(owner)
 	return lost
 }
 
-// changed waits for the end of the key that stands. A watch of the present is
-// opened before the look that shows whether the key was gone already: one from
-// the revision of an earlier look would be filed as late (see the package's
-// comment).
+// changed waits until the key is deleted. It opens a watch at the present, and then
+// reads whether the key is gone already. A watch from an earlier read's revision
+// would start late (see the package's comment).
 func (s *tryStore) changed(ctx context.Context, name string) error {
 	key := s.key(name)
-	// A node can hang without closing its streams: once a TTL, look again.
+	// A node can hang without closing its streams: try again after a TTL.
 	watching, cancel := context.WithTimeout(ctx, s.cfg.TTL)
 	defer cancel()
 	events := s.cfg.Client.Watch(clientv3.WithRequireLeader(watching), key,
@@ -195,7 +179,7 @@ func (s *tryStore) changed(ctx context.Context, name string) error {
 		}
 		now, err := s.cfg.Client.Get(watching, key, clientv3.WithKeysOnly())
 		if err != nil {
-			return fmt.Errorf("look at %s in etcd: %w", key, err)
+			return fmt.Errorf("read %s in etcd: %w", key, err)
 		}
 		if len(now.Kvs) == 0 {
 			return nil
@@ -227,18 +211,4 @@ func (s *tryStore) grant(owner string) (tryGrant, bool) {
 	defer s.mu.Unlock()
 	g, ok := s.grants[owner]
 	return g, ok
-}
-
-// isFinal: etcd refuses, and would refuse the same request again.
-func isFinal(err error) bool {
-	code := status.Code(err)
-	var e rpctypes.EtcdError
-	if errors.As(err, &e) {
-		code = e.Code()
-	}
-	switch code {
-	case codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument:
-		return true
-	}
-	return errors.Is(err, rpctypes.ErrNoSpace)
 }

@@ -1,6 +1,7 @@
 package etcdlock
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -25,17 +26,18 @@ func newView(t *testing.T, left time.Duration) (*Locker, *queue) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.closed = true // it starts nothing: there is nobody to talk to
-	// Of so long a TTL that it is never renewed, and asked for that long ago. A
-	// tenth of it is lease.Keep's margin.
+	l.closed = true // no background requests: there is no server
+	// The TTL is so long that the lease is never renewed. A tenth of it is the margin
+	// of lease.Keep.
 	asked := time.Now().Add(left - longTTL*9/10)
-	kept := lease.Keep(longTTL, asked, nil)
-	l.lease = &ownLease{id: 7, ttl: testTTL, kept: kept, strays: map[string]bool{}}
+	ls := &ownLease{Lease: lease.Keep(longTTL, asked, nil), id: 7, ttl: testTTL, strays: map[string]bool{}}
+	ls.ctx, ls.end = context.WithCancel(t.Context())
+	l.lease = ls
 	l.cfg.Prefix = "p/"
 	q := &queue{name: "n", prefix: "p/n/", keys: map[string]entry{}, places: map[string]*place{}}
 	l.queues["n"] = q
 	t.Cleanup(func() {
-		kept.Stop()
+		ls.Stop()
 		client.Close()
 	})
 	return l, q
@@ -79,7 +81,7 @@ func kv(key string, revision int64) *mvccpb.KeyValue {
 
 func TestEventsThatTheViewHoldsAreSkipped(t *testing.T) {
 	l, q := newView(t, time.Minute)
-	l.install(q, 20, []*mvccpb.KeyValue{kv("p/n/a", 12)})
+	l.replace(q, 20, []*mvccpb.KeyValue{kv("p/n/a", 12)})
 	l.apply([]*clientv3.Event{put("p/n/old", 11), del("p/n/old", 13), del("p/n/a", 10)})
 	if want := map[string]int64{"p/n/a": 12}; !maps.Equal(created(q), want) || q.revision != 20 {
 		t.Errorf("view %v at %d, want %v at 20", created(q), q.revision, want)
@@ -89,7 +91,7 @@ func TestEventsThatTheViewHoldsAreSkipped(t *testing.T) {
 	if want := map[string]int64{"p/n/c": 22}; !maps.Equal(created(q), want) || q.revision != 23 {
 		t.Errorf("view %v at %d, want %v at 23", created(q), q.revision, want)
 	}
-	l.install(q, 22, []*mvccpb.KeyValue{kv("p/n/a", 12), kv("p/n/c", 22)})
+	l.replace(q, 22, []*mvccpb.KeyValue{kv("p/n/a", 12), kv("p/n/c", 22)})
 	if len(q.keys) != 1 || q.revision != 23 {
 		t.Errorf("an older list has replaced the view: %v at %d", created(q), q.revision)
 	}
@@ -98,14 +100,12 @@ func TestEventsThatTheViewHoldsAreSkipped(t *testing.T) {
 func TestAViewOlderThanThePlaceDecidesNothing(t *testing.T) {
 	l, q := newView(t, time.Minute)
 	p := newPlace(l, q, 1, 30)
-	l.install(q, 29, nil)
-	l.decide(q)
+	l.replace(q, 29, nil)
 	if p.state != waiting {
 		t.Errorf("a place of revision 30 is %d by a view of revision 29", p.state)
 	}
-	l.install(q, 31, nil)
-	l.decide(q)
-	if p.state != gone || !errors.Is(p.err, errVanished) {
+	l.replace(q, 31, nil)
+	if p.state != gone || !errors.Is(p.err, errRemoved) {
 		t.Errorf("a place that is not in the view is %d, %v", p.state, p.err)
 	}
 }
@@ -113,8 +113,7 @@ func TestAViewOlderThanThePlaceDecidesNothing(t *testing.T) {
 func TestNoGrantPastTheLeaseDeadline(t *testing.T) {
 	l, q := newView(t, -time.Millisecond)
 	p := newPlace(l, q, 1, 30)
-	l.install(q, 30, []*mvccpb.KeyValue{kv(p.key, 30)})
-	l.decide(q)
+	l.replace(q, 30, []*mvccpb.KeyValue{kv(p.key, 30)})
 	if p.state != waiting {
 		t.Errorf("the first place is %d although its lease has ended", p.state)
 	}
@@ -123,7 +122,7 @@ func TestNoGrantPastTheLeaseDeadline(t *testing.T) {
 func TestAnUnansweredPlaceIsNotGranted(t *testing.T) {
 	l, q := newView(t, time.Minute)
 	p := newPlace(l, q, 1, 0)
-	l.install(q, 30, nil)
+	l.replace(q, 30, nil)
 	l.apply([]*clientv3.Event{put(p.key, 31)})
 	if p.state != asked {
 		t.Errorf("a place whose revision is unknown is %d", p.state)
@@ -162,7 +161,7 @@ func TestViewFollowsAnyHistory(t *testing.T) {
 			for key, created := range states[revision] {
 				kvs = append(kvs, kv(key, created))
 			}
-			l.install(q, revision, kvs)
+			l.replace(q, revision, kvs)
 		}
 		for sent := 0; sent < len(events); {
 			next := min(len(events), sent+1+rnd.IntN(5))

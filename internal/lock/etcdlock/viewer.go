@@ -8,54 +8,57 @@ import (
 	"flashsale/internal/lock"
 )
 
-// Holder tells who holds name, by the view. The view of a name that was not used
-// for a while is empty until the next TryLock.
+var _ lock.Viewer = (*Locker)(nil)
+
+// Holder returns the holder of name from the view. For a name that has not been
+// used for a while there is no view until the next TryLock.
 func (l *Locker) Holder(name string) (lock.Holder, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	q := l.queues[name]
-	if q == nil || q.first == nil {
+	if q == nil || q.holder == nil {
 		return lock.Holder{}, false
 	}
 	q.lastUsed = time.Now()
-	f := q.first
+	h := q.holder
 	return lock.Holder{
-		Token: lock.Token(f.entry.created), Mine: q.places[f.key] != nil,
-		Process: f.owner.Process, Addr: f.owner.Addr, Gone: f.gone,
+		Token: lock.Token(h.created), Mine: q.places[h.key] != nil,
+		Process: h.owner.Process, Addr: h.owner.Addr, Gone: h.gone,
 	}, true
 }
 
-// Evict deletes the key of the holder with that token.
-//
-//	evict   If CreateRevision(key) = token   Then Delete(key), Range(prefix/name/)
+// Evict deletes the first key of name's queue, if its create revision is token. See
+// the protocol.
 func (l *Locker) Evict(ctx context.Context, name string, token lock.Token) error {
-	l.mu.Lock()
-	q := l.queues[name]
-	if q == nil || q.first == nil || lock.Token(q.first.entry.created) != token {
-		l.mu.Unlock()
-		return fmt.Errorf("evict the holder of %s: %w", name, lock.ErrNotHeld)
-	}
-	key := q.first.key
-	l.mu.Unlock()
-
-	ctx, cancel := context.WithTimeout(ctx, l.cfg.TTL)
-	defer cancel()
-	answer, err := l.deleteKey(ctx, key, int64(token))
-	if err != nil {
+	if err := l.evict(ctx, name, token); err != nil {
 		return fmt.Errorf("evict the holder of %s: %w", name, err)
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	// The view may have been dropped meanwhile, or made anew: an answer moves it
-	// forward like any other.
-	if q := l.queues[name]; q != nil {
-		l.install(q, answer.Header.Revision, listed(answer))
-		l.decide(q)
-	}
-	if !answer.Succeeded {
-		return fmt.Errorf("evict the holder of %s: %w", name, lock.ErrNotHeld)
 	}
 	return nil
 }
 
-var _ lock.Viewer = (*Locker)(nil)
+func (l *Locker) evict(ctx context.Context, name string, token lock.Token) error {
+	l.mu.Lock()
+	q := l.queues[name]
+	if q == nil || q.holder == nil || lock.Token(q.holder.created) != token {
+		l.mu.Unlock()
+		return lock.ErrNotHeld
+	}
+	key := q.holder.key
+	l.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.TTL)
+	defer cancel()
+	answer, err := deleteKey(ctx, l.cfg.Client, key, int64(token))
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if q := l.queues[name]; q != nil { // the view may have been dropped meanwhile
+		l.replace(q, answer.Header.Revision, listed(answer))
+	}
+	if !answer.Succeeded {
+		return lock.ErrNotHeld
+	}
+	return nil
+}
