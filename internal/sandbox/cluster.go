@@ -15,56 +15,56 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Cluster is several database servers with the same data: a group of MySQL (Group
-// Replication), of which one server takes writes, or MariaDB with Galera, of which
-// all do. Servers are numbered from 0, as in Nodes. A server that is gone counts as
-// gone at once: a group expels it without waiting for its return.
+// Cluster is several database servers with the same data: MySQL with Group
+// Replication, where one server accepts writes, or MariaDB with Galera, where all do.
+// Servers are numbered from 0, as in Nodes. The cluster expels a failed server
+// without waiting for its return.
 //
-// Nodes may be killed and stopped; Rejoin brings them back. Their own Restart does
-// not.
+// Nodes may be killed and stopped. Rejoin restarts them; their own Restart does not
+// rejoin the cluster.
 type Cluster struct {
 	Nodes []*MySQL
 
 	kind  clusterKind
-	hosts *hosts // nil where all are on the loopback
+	hosts *hosts // nil if all servers listen on the loopback interface
 }
 
-// clusterKind is what one product's clusters have of their own.
+// clusterKind is what differs between the products' clusters.
 type clusterKind interface {
 	name() string
-	// options of server n are beside those of a server without a cluster. founds:
-	// it begins the cluster.
+	// options returns the options that server n needs in the cluster. With founds it
+	// starts the cluster.
 	options(n int, founds bool) []string
 	// resume returns further options for a server that was killed.
 	resume(ctx context.Context, n int) ([]string, error)
-	// copied: the servers begin with copies of the first one's data. Else they get
-	// it from the first.
+	// copied reports whether the servers start with copies of the first one's data.
+	// Otherwise they receive it when they join.
 	copied() bool
-	// join is called when the server runs, and before in reports that it belongs to
-	// the cluster. It may be called again.
+	// join makes a running server join. It is called until in returns nil.
 	join(ctx context.Context, m *MySQL, founds bool) error
+	// in returns nil if the server belongs to the cluster.
 	in(ctx context.Context, m *MySQL) error
-	// writable fails where the server, or its majority, takes no writes. Else it
-	// returns the number of the last change of members that the server knows of.
+	// writable returns an error if the server, or its majority, accepts no writes.
+	// Otherwise it returns the number of the server's latest view of the members.
 	writable(ctx context.Context, m *MySQL) (view int64, err error)
-	// newest is the server with the most data, when all of them were killed. It
-	// leaves all servers as they are to begin with.
+	// newest finds the server with the most data after all were killed, and prepares
+	// it to start the cluster.
 	newest(ctx context.Context) (int, error)
 }
 
 const (
-	// joinTimeout bounds the wait for a server to belong to its cluster. A server of
-	// Galera takes up to ten seconds, and many times that on a busy machine.
+	// joinTimeout bounds the wait for a server to join. Galera takes up to ten
+	// seconds, and many times that on a busy machine.
 	joinTimeout = 2 * time.Minute
-	// joinPause is between two looks at it.
+	// joinPause is the time between two checks.
 	joinPause = 100 * time.Millisecond
-	// maxReplicationPassword is the longest by which a MySQL connects to another.
+	// maxReplicationPassword is MySQL's limit for a replication account.
 	maxReplicationPassword = 32
-	// attemptTimeout bounds a question to a server that may be stopped or cut off.
+	// attemptTimeout bounds a query to a server that may be stopped or cut off.
 	attemptTimeout = time.Second
 )
 
-// startCluster starts all servers of a cluster. On an error none is left running.
+// startCluster starts a cluster. On an error no server is left running.
 func startCluster(ctx context.Context, dir string, cfg Config) (_ *Cluster, err error) {
 	program, err := findDatabase(cfg.Database)
 	if err != nil {
@@ -72,9 +72,9 @@ func startCluster(ctx context.Context, dir string, cfg Config) (_ *Cluster, err 
 	}
 	switch {
 	case cfg.MySQLNodes != 3 && (cfg.MySQLNodes != 2 || program.product == RealMySQL):
-		return nil, fmt.Errorf("%d database servers: 1 or 3", cfg.MySQLNodes)
+		return nil, fmt.Errorf("%d database servers: must be 1 or 3", cfg.MySQLNodes)
 	case cfg.TLS != nil:
-		return nil, errors.New("a cluster of databases has no TLS here")
+		return nil, errors.New("TLS is not supported for a cluster of databases")
 	}
 	c := &Cluster{}
 	defer func() {
@@ -98,12 +98,12 @@ func startCluster(ctx context.Context, dir string, cfg Config) (_ *Cluster, err 
 	return c, c.start(ctx)
 }
 
-// plan adds a server with n reserved ports beside its own, and returns the addresses
-// of those.
+// plan adds a server. For each of the fixed ports it returns an address: that port on
+// the server's own host, or any reserved port of the loopback interface.
 func (c *Cluster) plan(program *databaseProgram, dir string, cfg Config, fixed ...int) (addrs []string, err error) {
 	i := len(c.Nodes)
 	var ports []*Port
-	if c.hosts != nil { // where all ports are free
+	if c.hosts != nil {
 		for _, port := range append([]int{3306}, fixed...) {
 			addrs = append(addrs, net.JoinHostPort(c.hosts.ip(i), strconv.Itoa(port)))
 		}
@@ -126,7 +126,7 @@ func (c *Cluster) plan(program *databaseProgram, dir string, cfg Config, fixed .
 	if i == 0 {
 		m.password = m.password[:maxReplicationPassword]
 	} else {
-		m.password = c.Nodes[0].password // the account is part of the data
+		m.password = c.Nodes[0].password // all have the same data, accounts included
 	}
 	c.Nodes = append(c.Nodes, m)
 	return addrs[1:], nil
@@ -134,7 +134,7 @@ func (c *Cluster) plan(program *databaseProgram, dir string, cfg Config, fixed .
 
 func (c *Cluster) start(ctx context.Context) error {
 	first := c.Nodes[0]
-	// Alone, with nothing that a cluster would have to be told of.
+	// Create the first server's data before it starts the cluster.
 	if err := first.startAlone(ctx); err != nil {
 		return err
 	}
@@ -163,28 +163,26 @@ func (c *Cluster) start(ctx context.Context) error {
 	return nil
 }
 
-// enter runs the server, if it does not run as a server of the cluster yet, and waits
-// until it belongs to it.
+// enter starts the server, unless it runs with the cluster's options, and waits until
+// it has joined.
 func (c *Cluster) enter(ctx context.Context, n int, founds bool) error {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	m := c.Nodes[n]
 	argv := m.argv(c.kind.options(n, founds)...)
 	var err error
-	if m.Process != nil && !founds && !m.current().running() {
-		more, err := c.kind.resume(ctx, n)
-		if err != nil {
-			return err
-		}
-		argv = append(argv, more...)
-	}
 	switch {
 	case m.Process == nil:
 		if err = os.Mkdir(m.dataDir, 0o700); err == nil {
 			err = m.startProcess(ctx, argv)
 		}
-	case founds || !m.current().running():
+	case founds:
 		err = m.restartWith(ctx, argv)
+	case !m.current().running():
+		var more []string
+		if more, err = c.kind.resume(ctx, n); err == nil {
+			err = m.restartWith(ctx, append(argv, more...))
+		}
 	}
 	for err == nil {
 		if err = c.kind.join(ctx, m, founds); err != nil {
@@ -200,13 +198,17 @@ func (c *Cluster) enter(ctx context.Context, n int, founds bool) error {
 		case <-time.After(joinPause):
 		}
 	}
-	return fmt.Errorf("database server %d does not join its cluster: %w; its log ends:\n%s", n+1, err, indent(m.tail()))
+	tail := ""
+	if m.Process != nil {
+		tail = m.LogTail(tailLines)
+	}
+	return fmt.Errorf("database server %d did not join its cluster: %w; its log ends:\n%s", n+1, err, lastLines(tail, tailLines))
 }
 
-// Kind is how the servers hold the same data, for people.
+// Kind names the product's clustering, for people.
 func (c *Cluster) Kind() string { return c.kind.name() }
 
-// DSN addresses one database of all servers, as DSN does of one.
+// DSN names a database and lists all servers.
 func (c *Cluster) DSN(database string) string {
 	cfg := c.Nodes[0].config(database)
 	addrs := make([]string, len(c.Nodes))
@@ -217,9 +219,8 @@ func (c *Cluster) DSN(database string) string {
 	return cfg.FormatDSN()
 }
 
-// Primary is the server that takes writes. Of Galera it is the first that does. A
-// server that was cut off thinks for a while that it still does; the others know of a
-// later change.
+// Primary returns the server that accepts writes, or the first of several. A server
+// that was cut off may report for a while that it does: the latest view counts.
 func (c *Cluster) Primary(ctx context.Context) (int, error) {
 	var errs []error
 	primary, latest := -1, int64(-1)
@@ -233,27 +234,27 @@ func (c *Cluster) Primary(ctx context.Context) (int, error) {
 		errs = append(errs, err)
 	}
 	if primary < 0 {
-		return 0, fmt.Errorf("no database server takes writes: %w", errors.Join(errs...))
+		return 0, fmt.Errorf("no database server accepts writes: %w", errors.Join(errs...))
 	}
 	return primary, nil
 }
 
-// SwitchPrimary makes another server of a group the primary, once its transactions
-// have ended, or after five seconds.
+// SwitchPrimary makes a server of a MySQL group the primary, once all transactions
+// have ended or after five seconds.
 func (c *Cluster) SwitchPrimary(ctx context.Context, n int) error {
 	if _, ok := c.kind.(*group); !ok {
-		return errors.New("galera has no primary to switch")
+		return errors.New("a Galera cluster has no primary to switch")
 	}
 	m := c.Nodes[n]
-	// Without the seconds it waits for all open transactions.
+	// Without the 5 it would wait for all open transactions without a bound.
 	return m.exec(ctx, "DO group_replication_set_as_primary(@@server_uuid, 5)")
 }
 
-// Rejoin waits until the server belongs to the cluster again. It starts one that was
-// killed. Servers that were stopped or cut off have to be running and whole before.
+// Rejoin waits until the server belongs to the cluster again. It starts a server that
+// was killed. The caller must first resume or heal one that was paused or cut off.
 func (c *Cluster) Rejoin(ctx context.Context, n int) error { return c.enter(ctx, n, false) }
 
-// Recover begins the cluster anew after all servers were killed, from the one with
+// Recover restarts the cluster after all servers were killed, from the server with
 // the most data.
 func (c *Cluster) Recover(ctx context.Context) error {
 	newest, err := c.kind.newest(ctx)
@@ -274,16 +275,16 @@ func (c *Cluster) Recover(ctx context.Context) error {
 	return nil
 }
 
-// CutOff lets nothing through any more between the server and the others. Clients
-// still reach it. It needs Config.OwnHosts.
+// CutOff drops all packets between the server and the others. Clients still reach it.
+// It needs Config.OwnHosts.
 func (c *Cluster) CutOff(ctx context.Context, n int) error { return c.route(ctx, n, "add") }
 
-// Heal ends a CutOff.
+// Heal undoes CutOff.
 func (c *Cluster) Heal(ctx context.Context, n int) error { return c.route(ctx, n, "del") }
 
 func (c *Cluster) route(ctx context.Context, n int, change string) error {
 	if c.hosts == nil {
-		return errors.New("the database servers have no hosts of their own (Config.OwnHosts)")
+		return errors.New("the database servers share one host: set Config.OwnHosts")
 	}
 	for i := range c.Nodes {
 		if i == n {
@@ -296,8 +297,8 @@ func (c *Cluster) route(ctx context.Context, n int, change string) error {
 	return nil
 }
 
-// stop ends all servers, and at the end their hosts. They are killed: one that is
-// asked to end waits for the others.
+// stop kills all servers, then removes their hosts. A server that is asked to stop
+// would wait for the others.
 func (c *Cluster) stop() {
 	var all sync.WaitGroup
 	for _, m := range c.Nodes {
@@ -311,52 +312,8 @@ func (c *Cluster) stop() {
 	}
 }
 
-// restartWith starts the server again with other arguments.
-func (m *MySQL) restartWith(ctx context.Context, argv []string) error {
-	m.lifecycle.Lock()
-	defer m.lifecycle.Unlock()
-	if err := m.stop(ctx); err != nil {
-		return err
-	}
-	m.cfg.Argv = argv
-	return m.start(ctx)
-}
-
-func (m *MySQL) tail() string {
-	if m.Process == nil {
-		return ""
-	}
-	return m.LogTail(tailLines)
-}
-
-// exec runs statements, on one connection.
-func (m *MySQL) exec(ctx context.Context, statements ...string) error {
-	db, err := m.open("")
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	db.SetMaxOpenConns(1)
-	for _, statement := range statements {
-		if _, err := db.ExecContext(ctx, statement); err != nil {
-			return err // without the statement, which may hold the password
-		}
-	}
-	return nil
-}
-
-// ask reads one row.
-func (m *MySQL) ask(ctx context.Context, query string, into ...any) error {
-	db, err := m.open("")
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	return db.QueryRowContext(ctx, query).Scan(into...)
-}
-
-// copyData copies a server's data folder for another server: without the name that
-// MySQL has given itself.
+// copyData copies a server's data folder for another server, without auto.cnf, which
+// has the server's UUID.
 func copyData(ctx context.Context, from, to string) error {
 	if err := runToItsEnd(ctx, "cp", []string{"cp", "-r", "--reflink=auto", from, to}, filepath.Dir(to)); err != nil {
 		return err

@@ -13,8 +13,8 @@ import (
 	"flashsale/internal/sleep"
 )
 
-// TestClusterKeepsItsRows has everything befall a cluster that may befall one, and
-// writes a row after each.
+// TestClusterKeepsItsRows injects every fault that a Cluster supports, and writes a row
+// after each.
 func TestClusterKeepsItsRows(t *testing.T) {
 	tier.OnlyTestAll(t, "three database servers of one cluster")
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
@@ -25,7 +25,7 @@ func TestClusterKeepsItsRows(t *testing.T) {
 	t.Logf("%s: started in %s", stack.Database(), time.Since(began))
 	rows := clusterRows{T: t, Cluster: stack.Cluster}
 	rows.exec(ctx, 0, "CREATE DATABASE claims")
-	rows.exec(ctx, 0, "CREATE TABLE claims.kept (n INT PRIMARY KEY)")
+	rows.exec(ctx, 0, "CREATE TABLE claims.written (n INT PRIMARY KEY)")
 	rows.write(ctx, 0)
 
 	rows.Nodes[0].Kill()
@@ -59,7 +59,7 @@ func TestClusterKeepsItsRows(t *testing.T) {
 	rows.read(ctx)
 }
 
-// clusterRows are rows that were written, one after the other.
+// clusterRows counts the rows that were written to a cluster.
 type clusterRows struct {
 	*testing.T
 	*sandbox.Cluster
@@ -77,7 +77,7 @@ func (r *clusterRows) open(n int) *sql.DB {
 	r.Helper()
 	db, err := sql.Open("mysql", r.Nodes[n].DSN(""))
 	r.check(err)
-	r.Cleanup(func() { _ = db.Close() }) // it may be of a server that was killed
+	r.Cleanup(func() { _ = db.Close() }) // the server may have been killed
 	return db
 }
 
@@ -87,7 +87,7 @@ func (r *clusterRows) exec(ctx context.Context, n int, statement string, args ..
 	r.check(err)
 }
 
-// elsewhere waits until another server takes writes.
+// elsewhere waits until a server other than not accepts writes.
 func (r *clusterRows) elsewhere(ctx context.Context, not int) int {
 	r.Helper()
 	for {
@@ -104,7 +104,7 @@ func (r *clusterRows) elsewhere(ctx context.Context, not int) int {
 // write writes a row on one server.
 func (r *clusterRows) write(ctx context.Context, n int) {
 	r.Helper()
-	r.exec(ctx, n, "INSERT INTO claims.kept VALUES (?)", r.written)
+	r.exec(ctx, n, "INSERT INTO claims.written VALUES (?)", r.written)
 	r.written++
 }
 
@@ -114,7 +114,7 @@ func (r *clusterRows) read(ctx context.Context) {
 	for n := range r.Nodes {
 		db := r.open(n)
 		for got := -1; got != r.written; {
-			if err := db.QueryRowContext(ctx, "SELECT COUNT(*) FROM claims.kept").Scan(&got); err != nil || got > r.written || ctx.Err() != nil {
+			if err := db.QueryRowContext(ctx, "SELECT COUNT(*) FROM claims.written").Scan(&got); err != nil || got > r.written || ctx.Err() != nil {
 				r.Fatalf("server %d has %d rows, want %d: %v", n, got, r.written, err)
 			}
 		}

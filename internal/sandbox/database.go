@@ -21,25 +21,24 @@ const (
 	MariaDB   Product = "mariadb"
 )
 
-// DatabaseVar is the environment variable that names the Product of every Config
-// that names none.
+// DatabaseVar is the environment variable that names the default Product.
 const DatabaseVar = "FLASHSALE_TEST_DATABASE"
 
 // databaseProgram is how one product's server is run.
 type databaseProgram struct {
 	product Product
 	name    string   // of the program, for people
-	argv    []string // how it is started: the program, or its loader and the program
-	// settings are beside those that both products have.
+	argv    []string // the program, or its loader and the program
+	// settings are those that only this product has.
 	settings []string
-	// accounts is the SQL of a new server's only account.
+	// accounts is the SQL that leaves a new server with the account that create makes.
 	accounts func(create string) string
-	// install makes a data folder.
+	// install creates a data folder.
 	install func(ctx context.Context, program *databaseProgram, dataDir string) error
 }
 
-// findDatabase looks for the product's programs. With "" it is what the
-// environment says, or else MySQL where there is one, and MariaDB otherwise.
+// findDatabase finds the product's programs. With "" the product is the one that
+// DatabaseVar names, or else MySQL if it is installed, or else MariaDB.
 func findDatabase(product Product) (*databaseProgram, error) {
 	switch product = cmp.Or(product, Product(os.Getenv(DatabaseVar))); product {
 	case RealMySQL:
@@ -48,22 +47,12 @@ func findDatabase(product Product) (*databaseProgram, error) {
 		return findMariaDB()
 	case "":
 		program, err := findMySQL()
-		var missing *MissingError
-		if errors.As(err, &missing) {
+		if _, missing := errors.AsType[*MissingError](err); missing {
 			return findMariaDB()
 		}
 		return program, err
 	}
-	return nil, fmt.Errorf("there is no database %q: mysql or mariadb", product)
-}
-
-// mysqlFolder is where scripts/mysql has put a MySQL with its own C library.
-func mysqlFolder() string {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return ""
-	}
-	return filepath.Join(cache, "flashsale", "mysql")
+	return nil, fmt.Errorf("unknown database %q: must be mysql or mariadb", product)
 }
 
 func findMySQL() (*databaseProgram, error) {
@@ -73,15 +62,18 @@ func findMySQL() (*databaseProgram, error) {
 		accounts: func(create string) string { return "DROP USER IF EXISTS 'root'@'localhost';\n" + create },
 		install:  initialize,
 	}
-	if path, err := findProgram("mysqld", ""); err == nil && !isMariaDB(path) {
+	if path, err := findProgram("mysqld", source{}); err == nil && !isMariaDB(path) {
 		program.argv = []string{path}
 		return program, nil
 	}
-	// Its own loader, or it would be run with this machine's C library.
-	folder := mysqlFolder()
-	loaders, _ := filepath.Glob(filepath.Join(folder, "lib", "*", "ld-linux*.so.*")) // the pattern is well formed
+	// scripts/mysql installs a MySQL with its own C library, which needs its own loader.
+	folder, err := cacheFolder("mysql")
+	if err != nil {
+		return nil, err
+	}
+	loaders, _ := filepath.Glob(filepath.Join(folder, "lib", "*", "ld-linux*.so.*")) // the pattern is valid
 	if len(loaders) == 0 {
-		return nil, &MissingError{Program: "mysqld", Get: "scripts/setup --mysql", err: exec.ErrNotFound}
+		return nil, &MissingError{Program: "mysqld", Do: "run `scripts/setup --mysql`" + ownDatabase, err: exec.ErrNotFound}
 	}
 	program.argv = []string{loaders[0], "--library-path", filepath.Dir(loaders[0]), filepath.Join(folder, "sbin", "mysqld")}
 	program.settings = append(program.settings,
@@ -89,7 +81,7 @@ func findMySQL() (*databaseProgram, error) {
 	return program, nil
 }
 
-// isMariaDB is whether a program named mysqld is MariaDB's, under its old name.
+// isMariaDB reports whether a program named mysqld is MariaDB's, under its old name.
 func isMariaDB(path string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), versionTimeout)
 	defer cancel()
@@ -99,13 +91,14 @@ func isMariaDB(path string) bool {
 
 const (
 	versionTimeout = 5 * time.Second
-	// mysqlRedoLog is the size of MySQL's redo log, with which the data folder is
-	// made, too.
-	mysqlRedoLog = "--innodb-redo-log-capacity=64M"
+	// mysqlRedoLog and mariadbLogSize are the size of the redo log. The data folder
+	// is created with it, too: MariaDB recreates a log of another size.
+	mysqlRedoLog   = "--innodb-redo-log-capacity=64M"
+	mariadbLogSize = "--innodb-log-file-size=64M"
 )
 
-// initialize makes a MySQL's data folder. Its only account, root without a password,
-// is replaced before anybody is let in.
+// initialize creates MySQL's data folder. Its only account, root without a password,
+// is replaced before the server accepts clients.
 func initialize(ctx context.Context, program *databaseProgram, dataDir string) error {
 	args := append([]string{"--no-defaults", "--initialize-insecure", "--skip-log-bin", "--datadir=" + dataDir}, program.settings...)
 	if user := superuser(); user != "" {
@@ -116,10 +109,13 @@ func initialize(ctx context.Context, program *databaseProgram, dataDir string) e
 
 func findMariaDB() (*databaseProgram, error) {
 	server, err := findProgram("mariadbd", mariadbPackages)
-	if err != nil {
-		return nil, err
+	var install string
+	if err == nil {
+		install, err = findProgram("mariadb-install-db", mariadbPackages)
 	}
-	install, err := findProgram("mariadb-install-db", mariadbPackages)
+	if missing, ok := errors.AsType[*MissingError](err); ok {
+		missing.Do += ownDatabase
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -135,26 +131,21 @@ func findMariaDB() (*databaseProgram, error) {
 	}, nil
 }
 
-const (
-	// mariadbPackages are Debian's: the second has the my_print_defaults that
-	// mariadb-install-db calls. Neither starts a service.
-	mariadbPackages = "mariadb-server-core mariadb-client-core"
-	// mariadbLogSize is the size of the redo log. The data folder is made with
-	// it, too: a server that finds another size makes its log anew.
-	mariadbLogSize = "--innodb-log-file-size=64M"
-)
+// mariadbPackages are Debian's. The second contains my_print_defaults, which
+// mariadb-install-db calls. Neither starts a service.
+var mariadbPackages = source{"make setup", "mariadb-server-core mariadb-client-core"}
 
-// installMariaDB makes a MariaDB's data folder.
+// installMariaDB creates MariaDB's data folder.
 func installMariaDB(ctx context.Context, program, dataDir string) error {
 	argv := []string{
 		program, "--no-defaults", "--datadir=" + dataDir, "--auth-root-authentication-method=normal",
 		"--skip-test-db", mariadbLogSize,
-		"--cross-bootstrap", // neither looks up this host's name nor makes accounts for it
+		"--cross-bootstrap", // creates no accounts for this host's name
 	}
 	if user := superuser(); user != "" {
-		// The script's own --user also changes the owner of the installed
-		// server's PAM helper, which is not ours to touch. It hands on what it
-		// does not know, and mariadbd takes any option with "loose-" before it.
+		// The script's own --user would also change the owner of the installed PAM
+		// helper. The script passes unknown options on, and mariadbd accepts any
+		// option that starts with "loose-".
 		argv = append(argv, "--loose-user="+user)
 	}
 	return runToItsEnd(ctx, "mariadb-install-db", argv, filepath.Dir(dataDir))

@@ -15,17 +15,17 @@ import (
 	"go.uber.org/zap"
 )
 
-// Etcd is one node of a private etcd cluster. It is ready when the cluster has a
-// leader: after a majority was stopped, restart its nodes at the same time.
+// Etcd is one node of a private etcd cluster. It is ready once the cluster has a
+// leader: if a majority was stopped, restart its nodes at the same time.
 type Etcd struct {
 	*Process
-	// Name is the node's in its cluster: "etcd-1".
+	// Name is the node's name in its cluster: "etcd-1".
 	Name string
 	// Endpoint is its client URL.
 	Endpoint string
 }
 
-// etcdNode is a node before it is started.
+// etcdNode is a node that has not been started.
 type etcdNode struct {
 	name, client, peer string
 	ports              []*Port
@@ -35,13 +35,13 @@ type etcdNode struct {
 	tls                *TLS
 }
 
-// planEtcd gives each of n nodes its ports and its arguments: every one has to
-// know all the others before the first starts.
+// planEtcd assigns ports and arguments to n nodes: each must know all others before
+// the first starts.
 func planEtcd(dir string, program []string, n int, secure *TLS) ([]etcdNode, error) {
 	if len(program) == 0 {
 		self, err := os.Executable()
 		if err != nil {
-			return nil, fmt.Errorf("find this program, to serve etcd: %w", err)
+			return nil, fmt.Errorf("find this program, which serves etcd: %w", err)
 		}
 		program = []string{self, "etcd-node"}
 	}
@@ -63,8 +63,8 @@ func planEtcd(dir string, program []string, n int, secure *TLS) ([]etcdNode, err
 		}
 		members[i] = name + "=" + nodes[i].peer
 	}
-	// The cluster's id is made from this token: two sandboxes never share one,
-	// so that tokens of one are not taken for another's.
+	// The cluster's id is derived from this token. It must differ between sandboxes:
+	// it identifies the source of fencing tokens.
 	token := Secret()
 	for i := range nodes {
 		nodes[i].argv = append(slices.Clone(program),
@@ -81,8 +81,8 @@ func planEtcd(dir string, program []string, n int, secure *TLS) ([]etcdNode, err
 	return nodes, nil
 }
 
-// start starts one node. It is ready only once the cluster has elected a leader,
-// so that all nodes have to be started at the same time.
+// start starts one node. All nodes must be started at the same time: a node is ready
+// once the cluster has a leader.
 func (n etcdNode) start(ctx context.Context) (*Etcd, error) {
 	p, err := StartProcess(ctx, ProcessConfig{Name: n.name, Argv: n.argv, LogPath: n.log, Ports: n.ports, Ready: n.ready})
 	if err != nil {
@@ -91,10 +91,10 @@ func (n etcdNode) start(ctx context.Context) (*Etcd, error) {
 	return &Etcd{Process: p, Name: n.name, Endpoint: n.client}, nil
 }
 
-// ready is a linearizable read of the members: it needs a leader and a quorum,
-// and shows that the node at our port is ours and that each has joined.
+// ready is a linearizable read of the members. It needs a leader and a quorum, and
+// shows that the node at our port is ours and that all nodes have joined.
 func (n etcdNode) ready(ctx context.Context) error {
-	// A client would wait a second after a refused connection: look first.
+	// etcd's client would wait a second after a refused connection: dial first.
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", n.client[strings.Index(n.client, "://")+len("://"):])
 	if err != nil {
 		return err
@@ -113,19 +113,19 @@ func (n etcdNode) ready(ctx context.Context) error {
 	defer client.Close()
 	list, err := client.MemberList(ctx)
 	if errors.Is(err, rpctypes.ErrUserEmpty) {
-		return nil // it was given users since, and has begun to ask for them
+		return nil // a restarted node on which a test has enabled authentication
 	}
 	if err != nil {
 		return err
 	}
-	joined, us := 0, false
+	joined, isOurs := 0, false
 	for _, member := range list.Members {
 		if member.Name != "" {
 			joined++
 		}
-		us = us || member.Name == n.name && slices.Contains(member.ClientURLs, n.client)
+		isOurs = isOurs || member.Name == n.name && slices.Contains(member.ClientURLs, n.client)
 	}
-	if joined < n.cluster || !us {
+	if joined < n.cluster || !isOurs {
 		return fmt.Errorf("%d of %d nodes have joined the cluster", joined, n.cluster)
 	}
 	return nil

@@ -12,7 +12,7 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-func TestThreeNodesServeWhileTwoLive(t *testing.T) {
+func TestThreeNodesServeWhileTwoRun(t *testing.T) {
 	ctx := t.Context()
 	s := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 3})
 	if got := len(s.EtcdEndpoints()); got != 3 {
@@ -33,7 +33,7 @@ func TestThreeNodesServeWhileTwoLive(t *testing.T) {
 	}
 	got, err := clients[0].Get(ctx, "key")
 	if err != nil || len(got.Kvs) != 1 || string(got.Kvs[0].Value) != "after a crash" {
-		t.Errorf("the node that came back reads %v, %v", got, err)
+		t.Errorf("the restarted node reads %v, %v", got, err)
 	}
 }
 
@@ -56,7 +56,7 @@ func TestNumberOfNodesIsChecked(t *testing.T) {
 	for _, n := range []int{-1, 2, 4} {
 		if s, err := sandbox.Start(t.Context(), sandbox.Config{EtcdNodes: n}); err == nil {
 			s.Stop()
-			t.Errorf("%d nodes have started", n)
+			t.Errorf("%d nodes started", n)
 		}
 	}
 }
@@ -71,8 +71,8 @@ func dial(t *testing.T, endpoint string) *clientv3.Client {
 	return client
 }
 
-// put writes again while a leader is being elected: that outcome may be unknown,
-// and the value is the same.
+// put retries while a leader is being elected. The outcome of a failed put is unknown,
+// which does no harm: each writes the same value.
 func put(ctx context.Context, t *testing.T, client *clientv3.Client, value string) {
 	t.Helper()
 	for {

@@ -9,24 +9,24 @@ import (
 )
 
 const (
-	// folderPrefix begins the name of everything that a sandbox puts into the
-	// system's folder for temporary files.
+	// folderPrefix starts the name of everything that a sandbox creates in the
+	// system's temporary folder.
 	folderPrefix = "flashsale-"
-	// ownerFile is locked by the process that a folder belongs to.
+	// ownerFile is locked by the process that owns the folder.
 	ownerFile = "owner"
-	// folderTries is how often a sweep of another process may take a folder
-	// away between its making and its locking.
+	// folderTries bounds how often a new folder is lost to the sweep of another
+	// process, between its creation and its locking.
 	folderTries = 10
 )
 
-// folder is where a stack keeps its data and its logs.
+// folder holds the data and the logs of a server or a Stack.
 type folder struct {
 	path  string
-	owner *os.File // locked while its process lives; nil for a folder of the user's
+	owner *os.File // locked while this process lives; nil for a folder that the user named
 }
 
-// openFolder makes path if need be, or a temporary folder for "". A folder that
-// holds something already is refused: it may be another server's data.
+// openFolder creates path, or a temporary folder for "". It refuses a folder that
+// is not empty: it may hold another server's data.
 func openFolder(path string) (*folder, error) {
 	if err := checkHost(); err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func openFolder(path string) (*folder, error) {
 	return &folder{path: path}, nil
 }
 
-// remove removes a temporary folder, and leaves one of the user's.
+// remove removes a temporary folder. It keeps a folder that the user named.
 func (f *folder) remove() error {
 	if f.owner == nil {
 		return nil
@@ -74,35 +74,37 @@ func tempFolder() (*folder, error) {
 		}
 		last = err
 	}
-	return nil, fmt.Errorf("make a temporary folder: %w", last)
+	return nil, fmt.Errorf("create a temporary folder: %w", last)
 }
 
-func lockOwner(path string) (*os.File, error) {
-	owner, err := os.OpenFile(filepath.Join(path, ownerFile), os.O_RDWR|os.O_CREATE, 0o600)
+func lockOwner(path string) (owner *os.File, err error) {
+	owner, err = os.OpenFile(filepath.Join(path, ownerFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, owner.Close())
+		}
+	}()
 	if err := lockFile(owner); err != nil {
-		return nil, errors.Join(err, owner.Close())
+		return nil, err
 	}
-	// A sweep may have had the lock before us, and have removed what we opened.
+	// A sweep may have held the lock before and removed the file.
 	opened, err := owner.Stat()
 	if err != nil {
-		return nil, errors.Join(err, owner.Close())
+		return nil, err
 	}
-	stands, err := os.Stat(owner.Name())
-	if err == nil && !os.SameFile(opened, stands) {
+	current, err := os.Stat(owner.Name())
+	if err == nil && !os.SameFile(opened, current) {
 		err = fs.ErrNotExist
 	}
-	if err != nil {
-		return nil, errors.Join(err, owner.Close())
-	}
-	return owner, nil
+	return owner, err
 }
 
-// sweep removes the temporary folders of processes that were killed and could
-// not do it. A lock on a file tells who lives better than a process id would:
-// ids come round again, and mean nothing across containers that share a folder.
+// sweep removes temporary folders whose processes were killed. It tests a file
+// lock, not a process id: ids are reused, and differ between containers that share
+// the folder.
 func sweep() {
 	paths, err := filepath.Glob(filepath.Join(os.TempDir(), folderPrefix+"*"))
 	if err != nil {
@@ -113,8 +115,8 @@ func sweep() {
 	}
 }
 
-// sweepOne does nothing on any error: the folder is then in use, another
-// user's, or swept by another at the same time.
+// sweepOne does nothing on an error: the folder is in use, belongs to another user,
+// or is being swept by another process.
 func sweepOne(path string) {
 	info, err := os.Lstat(path)
 	if err != nil || !info.IsDir() {
@@ -122,7 +124,7 @@ func sweepOne(path string) {
 	}
 	owner, err := os.Open(filepath.Join(path, ownerFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		_ = os.Remove(path) // only if it is empty, as one just made: its maker tries again
+		_ = os.Remove(path) // fails unless it is empty; a process that has just created it tries again
 		return
 	}
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,32 +12,30 @@ import (
 	"strings"
 )
 
-// galera is MariaDB's cluster, in which every server takes writes.
+// galera is MariaDB's cluster, in which every server accepts writes.
 type galera struct {
 	*Cluster
 	library string
 	nodes   []galeraAddrs
 }
 
-// galeraAddrs are a server's for the traffic of the cluster, for the changes that it
-// has missed, and for a whole copy of the data.
+// galeraAddrs are a server's addresses for the traffic of the cluster, for changes
+// that it has missed, and for a full copy of the data.
 type galeraAddrs struct{ group, changes, copy string }
 
-// Ports on hosts of their own.
+// The ports on a host of its own.
 const (
 	galeraPort, galeraChangesPort, galeraCopyPort = 4567, 4568, 4444
 )
 
 func (c *Cluster) planGalera(program *databaseProgram, dir string, cfg Config) error {
-	cache, err := os.UserCacheDir()
+	folder, err := cacheFolder("galera") // filled by scripts/galera
 	if err != nil {
 		return err
 	}
-	// Where scripts/galera puts it.
-	folder := filepath.Join(cache, "flashsale", "galera")
 	g := &galera{Cluster: c, library: filepath.Join(folder, "lib", "libgalera_smm.so")}
 	if _, err := os.Stat(g.library); err != nil {
-		return &MissingError{Program: "libgalera_smm.so", Get: "scripts/setup --galera", err: exec.ErrNotFound}
+		return &MissingError{Program: "libgalera_smm.so", Do: "run `scripts/setup --galera`", err: exec.ErrNotFound}
 	}
 	for i := range cfg.MySQLNodes {
 		addrs, err := c.plan(program, dir, cfg, galeraPort, galeraChangesPort, galeraCopyPort)
@@ -46,7 +43,7 @@ func (c *Cluster) planGalera(program *databaseProgram, dir string, cfg Config) e
 			return err
 		}
 		g.nodes = append(g.nodes, galeraAddrs{addrs[0], addrs[1], addrs[2]})
-		// The scripts that copy the data are looked for in PATH.
+		// The server finds the scripts that copy the data in PATH.
 		c.Nodes[i].env = []string{"PATH=" + filepath.Join(folder, "bin") + ":/usr/sbin:/sbin:" + os.Getenv("PATH")}
 	}
 	c.kind = g
@@ -55,7 +52,6 @@ func (c *Cluster) planGalera(program *databaseProgram, dir string, cfg Config) e
 
 func (g *galera) options(n int, founds bool) []string {
 	at := g.nodes[n]
-	_, port, _ := net.SplitHostPort(at.group) // our own
 	peers := make([]string, len(g.nodes))
 	for i := range g.nodes {
 		peers[i] = g.nodes[i].group
@@ -64,9 +60,9 @@ func (g *galera) options(n int, founds bool) []string {
 		"--server-id=" + strconv.Itoa(n+1), "--binlog-format=ROW", "--innodb-autoinc-lock-mode=2",
 		"--wsrep-on=ON", "--wsrep-provider=" + g.library, "--wsrep-cluster-name=flashsale", "--wsrep-node-name=" + strconv.Itoa(n+1),
 		"--wsrep-node-address=" + at.group, "--wsrep-sst-method=rsync", "--wsrep-sst-receive-address=" + at.copy,
-		// pc.recovery would let servers that were all killed find each other, but
-		// not when they have been killed one after the other.
-		"--wsrep-provider-options=base_port=" + port + ";gmcast.listen_addr=tcp://" + at.group + ";ist.recv_addr=" + at.changes + ";pc.recovery=FALSE",
+		// pc.recovery restores a cluster only if all servers were killed at once, not
+		// one after the other.
+		"--wsrep-provider-options=base_port=" + portOf(at.group) + ";gmcast.listen_addr=tcp://" + at.group + ";ist.recv_addr=" + at.changes + ";pc.recovery=FALSE",
 	}
 	if founds {
 		return append(options, "--wsrep-cluster-address=gcomm://", "--wsrep-new-cluster")
@@ -76,18 +72,17 @@ func (g *galera) options(n int, founds bool) []string {
 
 func (*galera) name() string { return "Galera" }
 
-// copied is false: what a server of Galera has not got from another, it has not got
-// in the cluster's order.
+// copied is false: Galera ignores data that it did not receive from another server.
 func (*galera) copied() bool { return false }
 
-func (*galera) join(context.Context, *MySQL, bool) error { return nil } // it does by itself
+func (*galera) join(context.Context, *MySQL, bool) error { return nil } // automatic
 
-// in asks the server with the latest view, too: one that was cut off does not know that
-// yet.
+// in also asks the server with the latest view: a server that was cut off may not
+// know it yet.
 func (g *galera) in(ctx context.Context, m *MySQL) error {
 	own, err := m.status(ctx, "wsrep_local_state_comment")
 	if err == nil && own != "Synced" {
-		err = fmt.Errorf("in its cluster it is %s", own)
+		err = fmt.Errorf("its state in the cluster is %s", own)
 	}
 	if err != nil {
 		return err
@@ -102,12 +97,12 @@ func (g *galera) in(ctx context.Context, m *MySQL) error {
 	}
 	latest, err := g.writable(ctx, g.Nodes[primary])
 	if err == nil && latest != view {
-		err = fmt.Errorf("the last change that it knows is %d, and not %d", view, latest)
+		err = fmt.Errorf("its view of the cluster is %d, the latest is %d", view, latest)
 	}
 	return err
 }
 
-// status reads one of the server's own figures.
+// status reads one status variable of the server.
 func (m *MySQL) status(ctx context.Context, name string) (value string, err error) {
 	err = m.ask(ctx, "SHOW GLOBAL STATUS LIKE '"+name+"'", &name, &value)
 	return value, err
@@ -128,11 +123,11 @@ func (*galera) writable(ctx context.Context, m *MySQL) (view int64, err error) {
 	return strconv.ParseInt(number, 10, 64)
 }
 
-// position is what a server that was killed says of its data.
+// position matches how a server that was killed reports the end of its data.
 var position = regexp.MustCompile(`WSREP: Recovered position: ([0-9a-f-]+):(-?\d+)`)
 
-// recovered is how far the data goes of a server that does not run: "" and -1 where it
-// has none of the cluster's.
+// recovered returns where the data of a stopped server ends: "" and -1 if it has none
+// of the cluster's.
 func (g *galera) recovered(ctx context.Context, n int) (cluster string, at int64, err error) {
 	m := g.Nodes[n]
 	log := m.dataDir + "-recover.log"
@@ -153,9 +148,9 @@ func (g *galera) recovered(ctx context.Context, n int) (cluster string, at int64
 	return string(last[1]), at, err
 }
 
-// resume says where the server's data ends, as the service of MariaDB's package does:
-// the server then gets what it has missed. Otherwise it would get a copy of
-// everything, and the server that it is copied from would take no writes meanwhile.
+// resume tells the server where its data ends, as MariaDB's own service does: it then
+// receives only the changes that it has missed. Otherwise it would receive a full
+// copy, and the server that sends the copy would accept no writes meanwhile.
 func (g *galera) resume(ctx context.Context, n int) ([]string, error) {
 	cluster, at, err := g.recovered(ctx, n)
 	if err != nil || at < 0 {
@@ -164,7 +159,7 @@ func (g *galera) resume(ctx context.Context, n int) ([]string, error) {
 	return []string{fmt.Sprintf("--wsrep-start-position=%s:%d", cluster, at)}, nil
 }
 
-// newest allows the server whose data goes furthest to begin the cluster.
+// newest permits the server with the most data to start the cluster.
 func (g *galera) newest(ctx context.Context) (int, error) {
 	newest, furthest := -1, int64(-1)
 	for i := range g.Nodes {
@@ -177,7 +172,7 @@ func (g *galera) newest(ctx context.Context) (int, error) {
 		}
 	}
 	if newest < 0 {
-		return 0, errors.New("no server of Galera has any data of the cluster")
+		return 0, errors.New("no server has data of the cluster")
 	}
 	state := filepath.Join(g.Nodes[newest].dataDir, "grastate.dat")
 	text, err := os.ReadFile(state)

@@ -14,11 +14,11 @@ import (
 type group struct {
 	*Cluster
 	id     string
-	addrs  []string // for the group's own traffic
+	addrs  []string // for traffic within the group
 	subnet string
 }
 
-// groupPort is that of the group's own traffic on hosts of their own.
+// groupPort is for traffic within the group if servers have hosts of their own.
 const groupPort = 33061
 
 func (c *Cluster) planGroup(program *databaseProgram, dir string, cfg Config) error {
@@ -48,10 +48,9 @@ func (g *group) options(n int, _ bool) []string {
 		"--group-replication-ip-allowlist=" + g.subnet,
 		"--group-replication-start-on-boot=OFF", "--group-replication-bootstrap-group=OFF",
 		"--group-replication-recovery-get-public-key=ON",
-		// A server that is gone is given up as soon as it is noticed. The default
-		// adds five seconds.
+		// Expel a failed server as soon as it is noticed; the default adds five seconds.
 		"--group-replication-member-expel-timeout=0",
-		// A second try to join again would be five minutes after the first.
+		// A second try to rejoin would come five minutes after the first.
 		"--group-replication-autorejoin-tries=1",
 	}
 }
@@ -73,7 +72,7 @@ func (g *group) join(ctx context.Context, m *MySQL, founds bool) error {
 	var statements []string
 	switch state {
 	case "OFFLINE":
-	case "ERROR": // it joins again by itself, if at the first try
+	case "ERROR": // it may still be trying to rejoin by itself
 		var tries bool
 		if err := m.ask(ctx, "SELECT COUNT(*) > 0 FROM performance_schema.threads WHERE name LIKE '%autorejoin'", &tries); err != nil || tries {
 			return err
@@ -91,13 +90,13 @@ func (g *group) join(ctx context.Context, m *MySQL, founds bool) error {
 	if err := m.exec(ctx, statements...); err != nil {
 		return err
 	}
-	// It fails while the others still have this server's last run in the group.
+	// This fails while the others still count this server's last run as a member.
 	_ = m.exec(ctx, "START GROUP_REPLICATION")
 	return nil
 }
 
-// in asks the primary, too: a server that was expelled while it was stopped does not
-// know that yet.
+// in also asks the primary: a server that was expelled while it was paused may not
+// know it yet.
 func (g *group) in(ctx context.Context, m *MySQL) error {
 	var own, others string
 	if err := m.ask(ctx, ownState, &own); err != nil {
@@ -107,17 +106,17 @@ func (g *group) in(ctx context.Context, m *MySQL) error {
 	if err != nil {
 		return err
 	}
-	host, port, _ := net.SplitHostPort(m.addr)
+	host, port, _ := net.SplitHostPort(m.addr) // our own
 	err = g.Nodes[primary].ask(ctx, "SELECT COALESCE(MAX(member_state), 'OFFLINE') FROM performance_schema.replication_group_members "+
 		"WHERE member_host = '"+host+"' AND member_port = "+port, &others)
 	if err == nil && (own != "ONLINE" || others != "ONLINE") {
-		err = fmt.Errorf("in its group it is %s, and %s to the primary", own, others)
+		err = fmt.Errorf("its state in the group is %s, and %s according to the primary", own, others)
 	}
 	return err
 }
 
-// writable also asks for a majority: a primary that has lost the others does not know
-// that it is none any more.
+// writable also requires a majority: a primary that has lost the others still believes
+// that it is the primary.
 func (*group) writable(ctx context.Context, m *MySQL) (view int64, err error) {
 	err = m.ask(ctx, "SELECT CAST(SUBSTRING_INDEX(MAX(view_id), ':', -1) AS UNSIGNED) FROM performance_schema.replication_group_member_stats "+
 		"WHERE NOT @@super_read_only AND (SELECT 2 * SUM(member_state <> 'UNREACHABLE') > COUNT(*) "+
@@ -126,7 +125,7 @@ func (*group) writable(ctx context.Context, m *MySQL) (view int64, err error) {
 	return view, err
 }
 
-// newest compares what the servers have executed, and what they had received for it.
+// newest compares the transactions that each server has executed or received.
 func (g *group) newest(ctx context.Context) (int, error) {
 	sets := make([]string, len(g.Nodes))
 	for i, m := range g.Nodes {

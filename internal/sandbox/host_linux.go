@@ -13,25 +13,25 @@ const (
 	SIGCONT = syscall.SIGCONT
 )
 
-// checkHost says whether servers can be started on this system.
+// checkHost returns an error on systems where servers cannot be started.
 func checkHost() error { return nil }
 
-// ChildAttr ties a child to this process, and keeps Ctrl-C from it: see Process.
+// ChildAttr makes the kernel kill a child with this process, and shields the child
+// from Ctrl-C: see Process.
 func ChildAttr() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
-// killGroup kills a child with ChildAttr, and its own children.
+// killGroup kills a child that was started with ChildAttr, and its children.
 func killGroup(child *os.Process) error { return syscall.Kill(-child.Pid, syscall.SIGKILL) }
 
-// lockFile locks a file for as long as it is open, or fails at once.
+// lockFile locks a file until it is closed. It does not wait.
 func lockFile(f *os.File) error {
 	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 }
 
-// bindAny returns a socket that is bound to a port of the kernel's choice.
-// SO_REUSEADDR has to stand on both sockets for a second one to be bound to the
-// same port.
+// bindAny returns a socket that is bound to a free port. A second socket can be bound
+// to that port if both have SO_REUSEADDR.
 func bindAny() (socket *os.File, addr string, err error) {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -40,14 +40,14 @@ func bindAny() (socket *os.File, addr string, err error) {
 	socket = os.NewFile(uintptr(fd), "reserved port")
 	defer func() {
 		if err != nil {
-			_ = socket.Close() // nothing was bound
+			_ = socket.Close()
 		}
 	}()
-	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	ip := netip.MustParseAddr(loopback)
 	if err := syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1); err != nil {
 		return nil, "", os.NewSyscallError("setsockopt", err)
 	}
-	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: loopback.As4()}); err != nil {
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: ip.As4()}); err != nil {
 		return nil, "", os.NewSyscallError("bind", err)
 	}
 	bound, err := syscall.Getsockname(fd)
@@ -58,5 +58,5 @@ func bindAny() (socket *os.File, addr string, err error) {
 	if !ok {
 		return nil, "", fmt.Errorf("bound to %T", bound)
 	}
-	return socket, netip.AddrPortFrom(loopback, uint16(inet.Port)).String(), nil
+	return socket, netip.AddrPortFrom(ip, uint16(inet.Port)).String(), nil
 }

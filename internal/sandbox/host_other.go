@@ -8,12 +8,12 @@ import (
 	"syscall"
 )
 
-// errHost is why no server or replica starts here. Each first wants a folder or a
-// port. Children would outlive this process, and no server could bind a reserved
-// port.
+// errHost is returned for every server and replica, since each first opens a folder
+// or reserves a port. On other systems children would outlive this process, and
+// servers could not bind reserved ports.
 var errHost = errors.New("private servers and replicas need Linux; loadtest attack runs everywhere")
 
-// The signals that pause and resume a Process: none can be started.
+// The signals that pause and resume a Process. They are never sent.
 const (
 	SIGSTOP = syscall.Signal(0)
 	SIGCONT = syscall.Signal(0)

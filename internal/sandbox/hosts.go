@@ -15,20 +15,20 @@ import (
 	"flashsale/internal/sleep"
 )
 
-// hosts are networks of their own for some servers, on one switch with this machine.
-// They end with the processes that hold them, and leave nothing behind: the switch is
-// in such a network, too.
+// hosts are network namespaces for servers, connected by one switch to each other and
+// to this machine. The switch has a namespace, too. A namespace exists while its
+// holder runs, so nothing is left behind.
 type hosts struct {
-	net     int        // of 198.18.0.0/15, which is there for benchmarks
-	holders []*Process // holders[0] holds the switch
+	net     int        // the subnet, from 198.18.0.0/15, which is reserved for benchmarks
+	holders []*Process // holders[0] is the switch's
 }
 
-// holds is what a holder says once it has its network.
+// holds is what a holder prints once it has its namespace.
 const holds = "holds"
 
 func startHosts(ctx context.Context, n int) (_ *hosts, err error) {
 	if os.Geteuid() != 0 {
-		return nil, errors.New("only root can give servers networks of their own, to cut them off")
+		return nil, errors.New("only root can create the network namespaces that servers are cut off by")
 	}
 	h := &hosts{}
 	defer func() {
@@ -53,7 +53,7 @@ func startHosts(ctx context.Context, n int) (_ *hosts, err error) {
 			}
 		}
 	}
-	// The name of an interface has at most 15 letters.
+	// An interface's name has at most 15 letters.
 	ours := fmt.Sprintf("fs%d", h.net)
 	script := []string{
 		"ip link add " + ours + " type veth peer name uplink netns " + strconv.Itoa(h.holders[0].Pid()),
@@ -70,7 +70,7 @@ func startHosts(ctx context.Context, n int) (_ *hosts, err error) {
 	return h, shell(ctx, strings.Join(script, "\n"))
 }
 
-// freeNet is the number of a network that this machine does not have.
+// freeNet returns the number of a subnet that this machine does not use.
 func freeNet() (int, error) {
 	taken, err := net.InterfaceAddrs()
 	if err != nil {
@@ -88,12 +88,12 @@ func (h *hosts) prefix() string     { return fmt.Sprintf("198.%d.%d.", 18+h.net/
 func (h *hosts) subnet() string     { return h.prefix() + "0/24" }
 func (h *hosts) ip(host int) string { return h.prefix() + strconv.Itoa(host+1) }
 
-// enter is the beginning of a command that runs on the host.
+// enter is the prefix of a command that runs on the host.
 func (h *hosts) enter(host int) []string {
 	return []string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", h.holders[host+1].Pid())}
 }
 
-// at is a shell's command on what a holder holds.
+// at makes a shell command run in a holder's namespace.
 func (h *hosts) at(holder int, command string) string {
 	return strings.Join(h.enter(holder-1), " ") + " " + command
 }

@@ -11,7 +11,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -22,23 +21,20 @@ import (
 )
 
 const (
-	// kubernetesVersion is the API server's. The module in kubeapiserver names it
-	// as well; a test holds the two together.
+	// kubernetesVersion is also the version that the module in kubeapiserver requires;
+	// a test compares the two.
 	kubernetesVersion = "v1.36.3"
-	// certificateLife is far beyond what a sandbox lives.
+	// certificateLife is longer than any sandbox runs.
 	certificateLife = 365 * 24 * time.Hour
-	// readyAnswer bounds what is read of an answer to /readyz.
-	readyAnswer = 4 << 10
 )
 
-// Kubernetes is a private Kubernetes API server. It has no nodes, no scheduler
-// and no controllers: it stores objects, and checks what it is asked against
-// their schemas and the rights of who asks.
+// Kubernetes is a private Kubernetes API server without nodes, scheduler or
+// controllers. It stores objects, validates them against their schemas and checks the
+// rights of its clients.
 type Kubernetes struct {
 	*Process
-	// URL is where it serves.
 	URL string
-	// Token is an administrator's, to be sent as a bearer token.
+	// Token is an administrator's bearer token.
 	Token string
 	// CA is the server's certificate authority, in PEM.
 	CA []byte
@@ -47,9 +43,9 @@ type Kubernetes struct {
 	http   *http.Client // of the readiness query
 }
 
-// StartKubernetes starts an API server on a free port, that keeps its objects in
-// an etcd cluster. It is gone after Close, or with this process; the objects
-// stay in etcd. ctx bounds the start alone.
+// StartKubernetes starts an API server on a free port that stores its objects in an
+// etcd cluster. It runs until Close or until this process ends; the objects stay in
+// etcd. ctx bounds only the start.
 func StartKubernetes(ctx context.Context, etcdEndpoints []string) (*Kubernetes, error) {
 	program, err := kubernetesProgram()
 	if err != nil {
@@ -66,8 +62,8 @@ func StartKubernetes(ctx context.Context, etcdEndpoints []string) (*Kubernetes, 
 	return k, nil
 }
 
-// Close ends the server and removes its folder. The server is killed: it has
-// nothing but what etcd has acknowledged, and would wait for open watches.
+// Close kills the server and removes its folder. The server has no data that is not
+// in etcd, and would wait for open watches.
 func (k *Kubernetes) Close() error {
 	k.Kill()
 	return k.folder.remove()
@@ -79,15 +75,14 @@ func FindKubernetes() error {
 	return err
 }
 
-// kubernetesProgram finds what scripts/setup has built.
+// kubernetesProgram is where scripts/setup puts the API server that it has built.
 func kubernetesProgram() (string, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", fmt.Errorf("find kube-apiserver: %w", err)
+	path, err := cacheFolder("kube-apiserver-" + kubernetesVersion)
+	if err == nil {
+		_, err = os.Stat(path)
 	}
-	path := filepath.Join(cache, "flashsale", "kube-apiserver-"+kubernetesVersion)
-	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("kube-apiserver is not there: build it with `scripts/setup --kubernetes`, in a few minutes: %w", err)
+	if err != nil {
+		return "", &MissingError{Program: filepath.Base(path), Do: "run `scripts/setup --kubernetes`, which builds it in a few minutes", err: err}
 	}
 	return path, nil
 }
@@ -97,10 +92,9 @@ func (k *Kubernetes) start(ctx context.Context, program string, etcdEndpoints []
 	if err != nil {
 		return err
 	}
-	host, port, _ := net.SplitHostPort(reserved.Addr) // our own
 	k.URL = "https://" + reserved.Addr
-	if err := k.writeSecrets(host); err != nil {
-		return fmt.Errorf("make the server's certificate: %w", err)
+	if err := k.writeSecrets(); err != nil {
+		return fmt.Errorf("create the server's certificate: %w", err)
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(k.CA)
@@ -112,15 +106,14 @@ func (k *Kubernetes) start(ctx context.Context, program string, etcdEndpoints []
 		Argv: []string{
 			program,
 			"--etcd-servers=" + strings.Join(etcdEndpoints, ","),
-			"--bind-address=" + host, "--secure-port=" + port,
-			// It refuses to advertise the loopback interface, and looks for another
-			// where it is told nothing. Nobody reads this one.
+			"--bind-address=" + loopback, "--secure-port=" + portOf(reserved.Addr),
+			// It refuses to advertise a loopback address, and this one is never used.
 			"--advertise-address=10.0.0.1", "--endpoint-reconciler-type=none",
 			"--service-cluster-ip-range=10.0.0.0/24",
 			"--tls-cert-file=" + k.file("server.crt"), "--tls-private-key-file=" + k.file("key.pem"),
 			"--authorization-mode=RBAC", "--token-auth-file=" + k.file("tokens.csv"),
-			// Tokens of service accounts are signed and checked with the same key.
-			// The admission of that name is for pods, which nobody runs here.
+			// One key signs and verifies the tokens of service accounts. The admission
+			// plug-in of that name is for pods, which do not exist here.
 			"--service-account-key-file=" + k.file("key.pem"), "--service-account-signing-key-file=" + k.file("key.pem"),
 			"--service-account-issuer=https://kubernetes.default.svc",
 			"--disable-admission-plugins=ServiceAccount",
@@ -131,18 +124,17 @@ func (k *Kubernetes) start(ctx context.Context, program string, etcdEndpoints []
 
 func (k *Kubernetes) file(name string) string { return filepath.Join(k.folder.path, name) }
 
-// writeSecrets makes a key, a certificate that it signs itself, and the list of
-// tokens.
-func (k *Kubernetes) writeSecrets(host string) error {
+// writeSecrets creates a key, a self-signed certificate and the list of tokens.
+func (k *Kubernetes) writeSecrets() error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
-	began := time.Now().Add(-time.Hour) // a clock may be set back meanwhile
+	began := time.Now().Add(-time.Hour) // the clock may be set back
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "flashsale sandbox"},
 		NotBefore: began, NotAfter: began.Add(certificateLife),
-		IPAddresses: []net.IP{net.ParseIP(host)},
+		IPAddresses: []net.IP{net.ParseIP(loopback)},
 		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		IsCA:        true, BasicConstraintsValid: true,
@@ -168,25 +160,6 @@ func (k *Kubernetes) writeSecrets(host string) error {
 	return nil
 }
 
-// ready asks for /readyz: it includes the roles that the server makes for itself.
-// The certificate shows that the server at our port is ours.
-func (k *Kubernetes) ready(ctx context.Context) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, k.URL+"/readyz", nil)
-	if err != nil {
-		return err
-	}
-	request.Header.Set("Authorization", "Bearer "+k.Token)
-	answer, err := k.http.Do(request)
-	if err != nil {
-		return err
-	}
-	defer answer.Body.Close()
-	said, err := io.ReadAll(io.LimitReader(answer.Body, readyAnswer))
-	if err != nil {
-		return err
-	}
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("/readyz: %s: %s", answer.Status, said)
-	}
-	return nil
-}
+// ready also waits for the roles that the server creates at its start. The
+// certificate shows that the server at our port is ours.
+func (k *Kubernetes) ready(ctx context.Context) error { return getReady(ctx, k.http, k.URL, k.Token) }

@@ -11,7 +11,7 @@ import (
 )
 
 func TestKubernetesServesAndLeavesNothingBehind(t *testing.T) {
-	tier.OnlyTestAll(t, "Kubernetes' API server")
+	tier.OnlyTestAll(t, "the Kubernetes API server")
 	stack := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)
@@ -25,7 +25,7 @@ func TestKubernetesServesAndLeavesNothingBehind(t *testing.T) {
 	wantEmpty(t, temp)
 }
 
-func TestKubernetesThatIsNotBuiltSaysHow(t *testing.T) {
+func TestMissingKubernetesNamesItsScript(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	_, err := sandbox.StartKubernetes(t.Context(), nil)
 	if err == nil || !strings.Contains(err.Error(), "scripts/setup --kubernetes") {
@@ -33,8 +33,8 @@ func TestKubernetesThatIsNotBuiltSaysHow(t *testing.T) {
 	}
 }
 
-// TestKubernetesIsTheOneThatSetupBuilds: two places name its version.
-func TestKubernetesIsTheOneThatSetupBuilds(t *testing.T) {
+// Two places name the version: kubeapiserver/go.mod and the sandbox.
+func TestKubernetesVersionIsTheOneThatSetupBuilds(t *testing.T) {
 	module, err := os.ReadFile("kubeapiserver/go.mod")
 	if err != nil {
 		t.Fatal(err)
@@ -46,7 +46,7 @@ func TestKubernetesIsTheOneThatSetupBuilds(t *testing.T) {
 	}
 	_, version, _ := strings.Cut(string(module), "k8s.io/kubernetes ")
 	version, _, _ = strings.Cut(version, "\n")
-	if !strings.Contains(err.Error(), "kube-apiserver-"+version+":") {
-		t.Errorf("kubeapiserver/go.mod has %q, the sandbox looks otherwise: %v", version, err)
+	if !strings.Contains(err.Error(), "kube-apiserver-"+version+" ") {
+		t.Errorf("kubeapiserver/go.mod has version %q, the sandbox looks for another: %v", version, err)
 	}
 }

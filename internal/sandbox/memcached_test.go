@@ -24,14 +24,14 @@ func TestMemcachedServesAndLeavesNothingBehind(t *testing.T) {
 		t.Errorf("get: %q", got)
 	}
 	if got := ask(t, m.Addr, "stats settings", 1); !strings.HasPrefix(got, "STAT maxbytes 8388608") {
-		t.Errorf("settings begin with %q", got)
+		t.Errorf("settings start with %q", got)
 	}
 	if err := m.Close(); err != nil {
 		t.Error(err)
 	}
 	if conn, err := net.Dial("tcp", m.Addr); err == nil {
 		conn.Close()
-		t.Error("somebody answers after Close")
+		t.Error("a server answers after Close")
 	}
 	wantEmpty(t, temp)
 }

@@ -7,31 +7,28 @@ import (
 	"crypto/tls"
 	"database/sql"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/go-sql-driver/mysql"
 )
 
 const (
-	// mysqlUser may do everything.
+	// mysqlUser has all privileges.
 	mysqlUser = "flashsale"
-	// maxConnections is enough for a handful of replicas with pools of 100.
+	// maxConnections suffices for a handful of replicas with pools of 100.
 	maxConnections = 500
 )
 
-// mysqlSettings are what every figure measured on the server rests on; see
-// MySQL.Settings. They are durable (no commit is acknowledged before its redo is
-// on disk), the same for both products, and as near to MySQL's defaults as MariaDB
-// can be.
+// mysqlSettings hold for every figure measured on the server; see MySQL.Settings.
+// They are durable (a commit is acknowledged once its redo log is on disk), the same
+// for both products, and as close to MySQL's defaults as MariaDB allows.
 var mysqlSettings = []string{
 	"--innodb-flush-log-at-trx-commit=1",
 	"--innodb-doublewrite=ON",
@@ -54,45 +51,39 @@ var shownSettings = []string{
 // MySQL is a private server of MySQL or MariaDB.
 type MySQL struct {
 	*Process
-	// Product is which of them it is.
 	Product Product
-	// Version is the product with its version, for people: "MySQL 9.7.4".
+	// Version is the product and its version, for people: "MySQL 9.7.4".
 	Version string
 
 	program  *databaseProgram
 	addr     string
 	password string
-	clients  string // the host that the account's clients come from
+	clients  string // the host that the account accepts clients from
 	dataDir  string
 	tls      *TLS
 	client   *tls.Config // nil for plain text
 	ports    []*Port
-	// connections is how many clients are let in.
-	connections int
-	prefix, env []string // before the program, and for it
+
+	connections int      // the most clients
+	prefix, env []string // of the command line, and the environment
 }
 
-// DSN addresses one database of the server, in go-sql-driver's format and with
-// no parameters; "" addresses none.
+// DSN names a database of the server, or none for "". It has go-sql-driver's format
+// and no parameters.
 func (m *MySQL) DSN(database string) string { return m.config(database).FormatDSN() }
 
-// CreateDatabase makes an empty database and returns its DSN.
+// CreateDatabase creates an empty database and returns its DSN.
 func (m *MySQL) CreateDatabase(ctx context.Context, name string) (dsn string, err error) {
-	db, err := m.open("")
-	if err != nil {
-		return "", err
-	}
-	defer db.Close()
 	quoted := "`" + strings.ReplaceAll(name, "`", "``") + "`"
-	if _, err := db.ExecContext(ctx, "CREATE DATABASE "+quoted); err != nil {
+	if err := m.exec(ctx, "CREATE DATABASE "+quoted); err != nil {
 		return "", fmt.Errorf("create database %s: %w", name, err)
 	}
 	return m.DSN(name), nil
 }
 
-// Settings reads from the server the settings to state beside a figure.
+// Settings reads the settings that belong beside a measured figure.
 func (m *MySQL) Settings(ctx context.Context) (map[string]string, error) {
-	db, err := m.open("")
+	db, err := m.open()
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +109,7 @@ func (m *MySQL) Settings(ctx context.Context) (map[string]string, error) {
 	return settings, rows.Err()
 }
 
-// startMySQL makes a data folder in dir and serves it.
+// startMySQL creates a data folder in dir and starts a server on it.
 func startMySQL(ctx context.Context, dir string, cfg Config) (*MySQL, error) {
 	program, err := findDatabase(cfg.Database)
 	if err != nil {
@@ -139,19 +130,20 @@ func startMySQL(ctx context.Context, dir string, cfg Config) (*MySQL, error) {
 	return m, nil
 }
 
-// planMySQL is a server that does not run yet, with its data in dataDir.
+// planMySQL returns a server that does not run yet, with its data in dataDir.
 func planMySQL(program *databaseProgram, dataDir, addr string, cfg Config) (*MySQL, error) {
 	client, err := cfg.TLS.client()
 	if err != nil {
 		return nil, err
 	}
 	return &MySQL{
-		Product: program.product, program: program, addr: addr, password: Secret(), clients: "127.0.0.1",
+		Product: program.product, program: program, addr: addr, password: Secret(), clients: loopback,
 		connections: cmp.Or(cfg.MaxConnections, maxConnections), dataDir: dataDir, tls: cfg.TLS, client: client,
 	}, nil
 }
 
-// startAlone makes the data folder and the account, and serves.
+// startAlone creates the data folder and the account, and starts the server outside
+// of any cluster.
 func (m *MySQL) startAlone(ctx context.Context) error {
 	if err := m.program.install(ctx, m.program, m.dataDir); err != nil {
 		return err
@@ -171,41 +163,21 @@ func (m *MySQL) startProcess(ctx context.Context, argv []string) (err error) {
 	return err
 }
 
-// argv starts the server, with more options after its own: the last option counts.
+// argv is the server's command line. Of an option that is repeated, the last one
+// counts.
 func (m *MySQL) argv(more ...string) []string {
 	return slices.Concat(m.prefix, m.program.argv, m.serverArgs(), more)
-}
-
-// runToItsEnd runs what makes a data folder, a script with children or one program,
-// to its end or to ctx's. It stays on one thread, so that it too is killed with
-// this process.
-func runToItsEnd(ctx context.Context, name string, argv []string, temp string) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	// A server that starts removes what lies in its folder for temporary tables:
-	// in one that all share, also those of another that is being installed.
-	cmd.Env = append(os.Environ(), "TMPDIR="+temp)
-	cmd.SysProcAttr = ChildAttr()
-	cmd.Cancel = func() error { return killGroup(cmd.Process) }
-	cmd.WaitDelay = time.Second
-	if out, err := cmd.CombinedOutput(); err != nil {
-		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-		tail := strings.Join(lines[max(0, len(lines)-tailLines):], "\n")
-		return fmt.Errorf("%s: %w; it said:\n%s", name, err, indent(tail))
-	}
-	return nil
 }
 
 func (m *MySQL) serverArgs() []string {
 	host, port, _ := net.SplitHostPort(m.addr) // our own
 	args := []string{
-		"--no-defaults", // first, or it is not heeded: no file of the host's is read
+		"--no-defaults", // ignores this machine's files; must come first
 		"--datadir=" + m.dataDir,
 		"--tmpdir=" + m.dataDir,
 		"--bind-address=" + host,
 		"--port=" + port,
-		"--socket=", // none: TCP serves everybody, and a path has at most 107 bytes
+		"--socket=", // none: TCP suffices, and a path is limited to 107 bytes
 		"--pid-file=" + filepath.Join(m.dataDir, "mysqld.pid"),
 		"--skip-name-resolve",
 		"--max-connections=" + strconv.Itoa(m.connections),
@@ -219,8 +191,8 @@ func (m *MySQL) serverArgs() []string {
 	return slices.Concat(args, mysqlSettings, m.program.settings)
 }
 
-// account is the SQL that the server runs, at every start and before it lets
-// anybody in, for the account that DSN names.
+// account is the SQL that creates the account of DSN. The server runs it at every
+// start, before it accepts clients.
 func (m *MySQL) account() string {
 	require := ""
 	if m.tls != nil {
@@ -231,27 +203,23 @@ func (m *MySQL) account() string {
 		"GRANT ALL PRIVILEGES ON *.* TO " + name + " WITH GRANT OPTION;\n"
 }
 
-// ready asks for the data folder: an answer from another server is none.
+// ready compares the server's data folder with ours: another server may answer at
+// the address.
 func (m *MySQL) ready(ctx context.Context) error {
-	db, err := m.open("")
-	if err != nil {
-		return err
-	}
-	defer db.Close()
 	var dir, version string
-	if err := db.QueryRowContext(ctx, "SELECT @@datadir, @@version").Scan(&dir, &version); err != nil {
+	if err := m.ask(ctx, "SELECT @@datadir, @@version", &dir, &version); err != nil {
 		return err
 	}
 	if filepath.Clean(dir) != m.dataDir {
-		return fmt.Errorf("another server, of %s, answers at %s", dir, m.addr)
+		return fmt.Errorf("the server at %s is another one: its folder is %s", m.addr, dir)
 	}
-	m.Version = named(version)
+	m.Version = productVersion(version)
 	return nil
 }
 
-// named is the product and the version of a server that calls itself version, as
-// "9.7.4-2" or "10.11.14-MariaDB-0+deb12u2".
-func named(version string) string {
+// productVersion makes "MySQL 9.7.4" from "9.7.4-2", and "MariaDB 10.11.14" from
+// "10.11.14-MariaDB-0+deb12u2".
+func productVersion(version string) string {
 	number, _, _ := strings.Cut(version, "-")
 	if strings.Contains(version, "MariaDB") {
 		return "MariaDB " + number
@@ -262,14 +230,14 @@ func named(version string) string {
 func (m *MySQL) config(database string) *mysql.Config {
 	cfg := mysql.NewConfig()
 	cfg.User, cfg.Passwd, cfg.Net, cfg.Addr, cfg.DBName = mysqlUser, m.password, "tcp", m.addr, database
-	cfg.TLS = m.client // which no DSN shows
+	cfg.TLS = m.client // not part of the DSN
 	return cfg
 }
 
-func (m *MySQL) open(database string) (*sql.DB, error) {
-	cfg := m.config(database)
+func (m *MySQL) open() (*sql.DB, error) {
+	cfg := m.config("")
 	cfg.InterpolateParams = true
-	cfg.Logger = &mysql.NopLogger{} // a server that is still starting is no news
+	cfg.Logger = &mysql.NopLogger{} // refused connections are normal while it starts
 	connector, err := mysql.NewConnector(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", m.program.name, err)
@@ -277,46 +245,102 @@ func (m *MySQL) open(database string) (*sql.DB, error) {
 	return sql.OpenDB(connector), nil
 }
 
-// superuser is the user to name to the server, which as root runs only if told
-// so; any other user runs it as himself.
-func superuser() string {
-	if os.Geteuid() == 0 {
-		return "root"
+// exec runs statements on one connection.
+func (m *MySQL) exec(ctx context.Context, statements ...string) error {
+	db, err := m.open()
+	if err != nil {
+		return err
 	}
-	return ""
-}
-
-// findProgram looks where administrators' programs are, too: an ordinary user's
-// PATH often lacks them.
-func findProgram(name, packages string) (string, error) {
-	path, err := exec.LookPath(name)
-	if err == nil {
-		return path, nil
-	}
-	for _, dir := range []string{"/usr/sbin", "/usr/local/sbin"} {
-		if path, lookErr := exec.LookPath(filepath.Join(dir, name)); lookErr == nil {
-			return path, nil
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	for _, statement := range statements {
+		if _, err := db.ExecContext(ctx, statement); err != nil {
+			return err // without the statement, which may contain the password
 		}
 	}
-	return "", &MissingError{Program: name, Get: "make setup` or `apt-get install " + packages, err: err}
+	return nil
 }
 
-// MissingError says that a server's program is not installed.
-type MissingError struct {
-	Program string
-	Get     string // the command that installs it
-	err     error
+// ask reads one row.
+func (m *MySQL) ask(ctx context.Context, query string, into ...any) error {
+	db, err := m.open()
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return db.QueryRowContext(ctx, query).Scan(into...)
 }
 
-func (e *MissingError) Error() string {
-	return fmt.Sprintf("%s is not installed: run `%s`, "+
-		"or use a MySQL server of your own with --mysql-dsn, or docker compose", e.Program, e.Get)
+// restartWith restarts the server with another command line.
+func (m *MySQL) restartWith(ctx context.Context, argv []string) error {
+	m.lifecycle.Lock()
+	defer m.lifecycle.Unlock()
+	if err := m.stop(ctx); err != nil {
+		return err
+	}
+	m.cfg.Argv = argv
+	return m.start(ctx)
 }
 
-// Unwrap is exec.ErrNotFound, mostly.
-func (e *MissingError) Unwrap() error { return e.err }
+// binlogOptions log every transaction a second time and sync that log at each
+// commit, as on a server with replicas. They must follow mysqlSettings, which has
+// --skip-log-bin.
+var binlogOptions = []string{"--log-bin=binlog", "--server-id=1", "--binlog-format=ROW", "--sync-binlog=1"}
 
-// Secret is a new one of 256 bits, as long as an HS256 key has to be.
+// SetBinlog restarts the server with or without a synced binlog, on the same port
+// and data. Clients must reconnect.
+func (m *MySQL) SetBinlog(ctx context.Context, on bool) error {
+	m.lifecycle.Lock()
+	argv := slices.Clone(m.cfg.Argv)
+	m.lifecycle.Unlock()
+	argv = slices.DeleteFunc(argv, func(option string) bool { return slices.Contains(binlogOptions, option) })
+	if on {
+		argv = append(argv, binlogOptions...)
+	}
+	return m.restartWith(ctx, argv)
+}
+
+// Connection is a client's connection, as the server lists it.
+type Connection struct {
+	ID       int64
+	Database string
+	Command  string // "Sleep", "Query"
+	State    string // what it waits for, in the server's words
+	Info     string // the statement that it runs
+}
+
+// Connections lists the server's connections, including that of this call. Of all
+// ways to list them, both products answer only SHOW whatever bytes the statements
+// contain.
+func (m *MySQL) Connections(ctx context.Context) (all []Connection, err error) {
+	db, err := m.open()
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	rows, err := db.QueryContext(ctx, "SHOW FULL PROCESSLIST")
+	if err != nil {
+		return nil, fmt.Errorf("list the connections: %w", err)
+	}
+	defer rows.Close()
+	columns, err := rows.Columns()
+	for err == nil && rows.Next() {
+		var c Connection
+		var other sql.RawBytes
+		var database, state, info sql.NullString
+		// Id, User, Host, db, Command, Time, State, Info; MariaDB adds Progress.
+		fields := []any{&c.ID, &other, &other, &database, &c.Command, &other, &state, &info, &other}
+		err = rows.Scan(fields[:min(len(columns), len(fields))]...)
+		c.Database, c.State, c.Info = database.String, state.String, info.String
+		all = append(all, c)
+	}
+	if err = errors.Join(err, rows.Err()); err != nil {
+		return nil, fmt.Errorf("list the connections: %w", err)
+	}
+	return all, nil
+}
+
+// Secret returns a random secret of 256 bits, the least that HS256 allows.
 func Secret() string {
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret) // documented never to fail

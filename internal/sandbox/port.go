@@ -2,27 +2,29 @@ package sandbox
 
 import (
 	"fmt"
+	"net"
 	"os"
 )
 
-// Port is a port of 127.0.0.1 that is reserved: the kernel gives it to nobody who
-// asks for any port, neither to listen on nor to connect from. A server that asks
-// for it by number, with SO_REUSEADDR as they all do, gets it, and gets it again
-// after a restart.
+// loopback is the address of every reserved port.
+const loopback = "127.0.0.1"
+
+// Port is a reserved port of 127.0.0.1. The kernel assigns it to no other process
+// that asks for any free port, to listen or to connect. A server that binds it by
+// number with SO_REUSEADDR, as all servers here do, succeeds, also after a restart.
 //
-// A port that was merely found free may be another's before the server that it is
-// meant for comes to bind it, or while that server is down.
+// A port that is only found free may be taken before its server binds it, or while
+// its server is down.
 type Port struct {
 	// Addr is the host and port.
 	Addr string
 
-	// socket is bound, and does not listen: whoever connects meanwhile is refused.
-	// It is closed with the last reference to the Port at the latest.
+	// socket is bound but does not listen: connections are refused. The garbage
+	// collector closes it with the Port.
 	socket *os.File
 }
 
-// ReservePort reserves a free port, until Close, or until nobody refers to the
-// Port any more.
+// ReservePort reserves a free port until Close, or until the Port is garbage.
 func ReservePort() (*Port, error) {
 	socket, addr, err := bindAny()
 	if err != nil {
@@ -43,5 +45,11 @@ func ReservePorts(n int) ([]*Port, error) {
 	return ports, nil
 }
 
-// Close gives the port up.
+// Close releases the port.
 func (p *Port) Close() error { return p.socket.Close() }
+
+// portOf returns the port of an address that this package has made.
+func portOf(addr string) string {
+	_, port, _ := net.SplitHostPort(addr)
+	return port
+}

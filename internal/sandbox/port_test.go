@@ -10,11 +10,11 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-func TestReservedPortIsGivenToWhoeverNamesIt(t *testing.T) {
+func TestReservedPortCanBeBoundByNumber(t *testing.T) {
 	addr := sandboxtest.ReservePort(t)
-	for range 2 { // a server, and the same again
+	for range 2 { // a server and its restart
 		if conn, err := net.Dial("tcp", addr); !errors.Is(err, syscall.ECONNREFUSED) {
-			t.Fatalf("before anybody listens: %v, %v", conn, err)
+			t.Fatalf("connect before a server listens: %v, %v", conn, err)
 		}
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
@@ -34,14 +34,14 @@ func TestReservedPortIsGivenToWhoeverNamesIt(t *testing.T) {
 // upper half, that the kernel may choose for a socket (Linux 6.3).
 const ipLocalPortRange = 51
 
-// A socket for which the kernel may choose the reserved port alone gets none. An
-// older kernel is only asked whether the port is free.
-func TestReservedPortIsGivenToNobodyElse(t *testing.T) {
+// A socket that the kernel may bind only to the reserved port gets no port. On an older
+// kernel only a bind by number is tested.
+func TestReservedPortIsNeverChosenByTheKernel(t *testing.T) {
 	addr := netip.MustParseAddrPort(sandboxtest.ReservePort(t))
 	port := int(addr.Port())
 	free := listening(syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 0)
 	if l, err := free.Listen(t.Context(), "tcp4", addr.String()); !errors.Is(err, syscall.EADDRINUSE) {
-		t.Errorf("listen where nobody may be: %v, %v", l, err)
+		t.Errorf("listen without SO_REUSEADDR: %v, %v", l, err)
 	}
 	only := listening(syscall.IPPROTO_IP, ipLocalPortRange, port<<16|port)
 	l, err := only.Listen(t.Context(), "tcp4", netip.AddrPortFrom(addr.Addr(), 0).String())
@@ -62,7 +62,7 @@ func TestReservedPortIsGivenToNobodyElse(t *testing.T) {
 	}
 }
 
-// listening is with an option of its socket.
+// listening returns a ListenConfig with a socket option.
 func listening(level, option, value int) net.ListenConfig {
 	return net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var set error

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,15 +15,15 @@ import (
 )
 
 const (
-	// startTimeout bounds the wait for a server of ours. A second is usual; a
-	// cold disk shared with a build was seen to take ten times that.
+	// startTimeout bounds the wait for a server to start. One second is usual; ten
+	// were seen on a cold disk during a build.
 	startTimeout = 60 * time.Second
-	// stopTimeout is what a child has to end by itself after SIGTERM.
+	// stopTimeout bounds the time from SIGTERM to SIGKILL.
 	stopTimeout = 10 * time.Second
-	// readyAttempt bounds one readiness query, so that one that hangs on a
-	// half-started server is asked again.
+	// readyAttempt bounds one readiness query: a query to a server that is still
+	// starting may hang.
 	readyAttempt = 2 * time.Second
-	// readyPause and readyPauseMax are the waits between two such queries.
+	// readyPause and readyPauseMax bound the pause between two queries.
 	readyPause    = 5 * time.Millisecond
 	readyPauseMax = 100 * time.Millisecond
 	// tailLines of its log are quoted when a child fails to start.
@@ -31,39 +32,38 @@ const (
 	tailBytes = 64 << 10
 )
 
-// ProcessConfig says how to run a program as a child.
+// ProcessConfig says how to run a child process.
 type ProcessConfig struct {
-	// Name stands in errors: "mariadbd", "replica a".
+	// Name is for errors: "mariadbd", "replica a".
 	Name string
 	// Argv is the program and its arguments.
 	Argv []string
-	// Env is added to this process's own environment.
+	// Env is added to this process's environment.
 	Env []string
-	// Dir is the working directory; "" is this process's own.
+	// Dir is the working directory; "" is that of this process.
 	Dir string
-	// LogPath is the file that stdout and stderr are appended to. With "" they
-	// go to a file without a name, which LogTail reads and nobody has to remove.
+	// LogPath is the file that stdout and stderr are appended to. With "" it is an
+	// unnamed file, which LogTail reads and the system removes.
 	LogPath string
 	// Ports are those that the program listens on. They stay reserved, also between
-	// two runs, until nobody refers to the Process any more.
+	// two runs, until the Process is garbage.
 	Ports []*Port
-	// Ready is asked again and again until it returns nil; only then has the
-	// process started. A nil Ready is no wait.
+	// Ready is called until it returns nil; then the process has started. With nil
+	// there is no wait.
 	Ready func(context.Context) error
 }
 
-// Process is a child program, which can be stopped and started again. Its
-// methods may be called at the same time.
+// Process is a child process that can be stopped and restarted. It is safe for
+// concurrent use.
 //
 // The child never outlives this process: the kernel kills it when this process
-// dies, whatever it dies of. It stands in a process group of its own, so that a
-// Ctrl-C at the terminal reaches only this process, which then stops its
-// children in order.
+// dies for any reason. It has a process group of its own, so that Ctrl-C at the
+// terminal reaches only this process, which then stops its children in order.
 type Process struct {
 	cfg ProcessConfig
 	log *os.File
 
-	lifecycle sync.Mutex // held by Stop, Kill and Restart for as long as they take
+	lifecycle sync.Mutex // held during Stop, Kill and Restart
 	mu        sync.Mutex // guards child
 	child     *child
 }
@@ -71,21 +71,20 @@ type Process struct {
 // child is one run of a Process.
 type child struct {
 	cmd  *exec.Cmd
-	done chan struct{} // closed once the child has been waited for
-	err  error         // what Wait said; read after done
+	done chan struct{} // closed once the child has ended
+	err  error         // the result of Wait, once done is closed
 }
 
-// StartProcess starts the program and waits until it is ready. It gives up at
-// once when the child exits, else at ctx's end or after a minute; the error then
-// ends with the last lines of the child's log, and no child is left running.
-// ctx bounds the start alone: the child runs until Stop or Kill.
+// StartProcess starts the program and waits until it is ready, at most a minute. It
+// fails at once if the child exits or ctx ends. The error then ends with the last
+// lines of the child's log, and no child is left running. ctx bounds only the start:
+// the child runs until Stop or Kill.
 func StartProcess(ctx context.Context, cfg ProcessConfig) (*Process, error) {
 	log, err := openLog(cfg.LogPath)
 	if err != nil {
 		return nil, fmt.Errorf("open the log of %s: %w", cfg.Name, err)
 	}
-	// The log is closed with the last reference to it: LogTail stays useful
-	// after the child's end.
+	// The garbage collector closes the log: LogTail works after the child's end.
 	p := &Process{cfg: cfg, log: log}
 	if err := p.start(ctx); err != nil {
 		return nil, err
@@ -93,14 +92,14 @@ func StartProcess(ctx context.Context, cfg ProcessConfig) (*Process, error) {
 	return p, nil
 }
 
-// Pid is the process id of the current run, or of the last.
+// Pid returns the process id of the current or last run.
 func (p *Process) Pid() int { return p.current().cmd.Process.Pid }
 
-// Done is closed when the current run has ended. Restart makes a new one.
+// Done is closed when the current run has ended. Restart begins a new run.
 func (p *Process) Done() <-chan struct{} { return p.current().done }
 
-// Wait waits for the end of the current run. It returns nil for exit status 0,
-// an *exec.ExitError for any other end, and ctx's error at ctx's end.
+// Wait waits for the end of the current run. It returns nil for exit status 0, an
+// *exec.ExitError for any other end, and ctx's error if ctx ends first.
 func (p *Process) Wait(ctx context.Context) error {
 	c := p.current()
 	select {
@@ -111,8 +110,8 @@ func (p *Process) Wait(ctx context.Context) error {
 	}
 }
 
-// Signal sends sig; os.ErrProcessDone says that there is nobody to get it.
-// SIGSTOP and SIGCONT pause and resume the child.
+// Signal sends sig. It returns os.ErrProcessDone if the child has ended. SIGSTOP and
+// SIGCONT pause and resume the child.
 func (p *Process) Signal(sig os.Signal) error {
 	if err := p.current().cmd.Process.Signal(sig); err != nil {
 		return fmt.Errorf("signal %s: %w", p.cfg.Name, err)
@@ -120,24 +119,24 @@ func (p *Process) Signal(sig os.Signal) error {
 	return nil
 }
 
-// Stop ends the process: SIGTERM, and SIGKILL at ctx's end or ten seconds later.
-// It returns when the process is gone, with an error only if it had to be
-// killed. Stopping what has ended already is no error.
+// Stop sends SIGTERM, and SIGKILL when ctx ends or after ten seconds. It returns
+// once the process has ended, with an error only if it was killed. It does nothing
+// if the process has already ended.
 func (p *Process) Stop(ctx context.Context) error {
 	p.lifecycle.Lock()
 	defer p.lifecycle.Unlock()
 	return p.stop(ctx)
 }
 
-// Kill ends the process as a crash would, and waits until it is gone.
+// Kill sends SIGKILL and waits until the process has ended.
 func (p *Process) Kill() {
 	p.lifecycle.Lock()
 	defer p.lifecycle.Unlock()
 	p.current().kill()
 }
 
-// Restart starts the program again, with the same arguments and thus on the
-// same port and data, and waits until it is ready. One that runs is stopped.
+// Restart stops the program if it runs, starts it with the same arguments, and so on
+// the same port and data, and waits until it is ready.
 func (p *Process) Restart(ctx context.Context) error {
 	p.lifecycle.Lock()
 	defer p.lifecycle.Unlock()
@@ -155,7 +154,7 @@ func (p *Process) LogTail(n int) string {
 	}
 	from := max(0, info.Size()-tailBytes)
 	text := make([]byte, info.Size()-from)
-	read, _ := p.log.ReadAt(text, from) // a short read still shows something
+	read, _ := p.log.ReadAt(text, from) // part of the log is better than nothing
 	lines := strings.Split(strings.TrimRight(string(text[:read]), "\n"), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
@@ -177,9 +176,9 @@ func (p *Process) start(ctx context.Context) error {
 	if err := p.awaitReady(ctx, c); err != nil {
 		c.kill()
 		if errors.Is(ctx.Err(), context.Canceled) {
-			return err // nobody waits for it any more: its log explains nothing
+			return err // the log does not explain a cancelled start
 		}
-		return fmt.Errorf("%w; its log ends:\n%s", err, indent(p.LogTail(tailLines)))
+		return fmt.Errorf("%w; its log ends:\n%s", err, lastLines(p.LogTail(tailLines), tailLines))
 	}
 	return nil
 }
@@ -190,24 +189,24 @@ func (p *Process) stop(ctx context.Context) error {
 	defer cancel()
 	asked := time.Now()
 	c.signal(syscall.SIGTERM)
-	c.signal(SIGCONT) // a paused process would not see the other
+	c.signal(SIGCONT) // a paused process handles SIGTERM only when it is resumed
 	select {
 	case <-c.done:
 		return nil
 	case <-ctx.Done():
 		c.kill()
-		return fmt.Errorf("%s had not ended %s after SIGTERM, and was killed", p.cfg.Name, time.Since(asked).Round(time.Millisecond))
+		return fmt.Errorf("%s was killed: it had not ended %s after SIGTERM", p.cfg.Name, time.Since(asked).Round(time.Millisecond))
 	}
 }
 
-// awaitReady asks cfg.Ready until it answers, the child ends or time is up.
+// awaitReady calls cfg.Ready until it succeeds, the child ends or ctx ends.
 func (p *Process) awaitReady(ctx context.Context, c *child) error {
 	if p.cfg.Ready == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	go func() { // a query must not go on waiting for a server that has died
+	go func() { // ends a query to a server that has died
 		select {
 		case <-c.done:
 			cancel()
@@ -219,8 +218,8 @@ func (p *Process) awaitReady(ctx context.Context, c *child) error {
 		err := p.cfg.Ready(attempt)
 		done()
 		select {
-		case <-c.done: // also if another server answered in its stead
-			return fmt.Errorf("%s ended before it was ready: %w", p.cfg.Name, c.exit())
+		case <-c.done: // even if err is nil: another server may have answered
+			return fmt.Errorf("%s ended before it was ready: %w", p.cfg.Name, cmp.Or(c.err, errors.New("exit status 0")))
 		default:
 			if err == nil {
 				return nil
@@ -237,11 +236,10 @@ func (p *Process) awaitReady(ctx context.Context, c *child) error {
 	}
 }
 
-// spawn starts the program, and a goroutine that waits for its end.
+// spawn starts the program and a goroutine that waits for its end.
 //
-// The kernel sends Pdeathsig when the thread that forked dies, not when its
-// process does, and Go ends threads as it likes. The goroutine therefore keeps
-// the thread that it forked on for as long as the child lives.
+// The kernel sends Pdeathsig when the thread that forked dies, and Go may end any
+// thread. So the goroutine keeps its thread until the child has ended.
 func spawn(cfg ProcessConfig, log *os.File) (*child, error) {
 	cmd := exec.Command(cfg.Argv[0], cfg.Argv[1:]...)
 	cmd.Env = append(os.Environ(), cfg.Env...)
@@ -266,7 +264,7 @@ func spawn(cfg ProcessConfig, log *os.File) (*child, error) {
 	return c, nil
 }
 
-// signal is for a child that may just have ended: then there is nothing to do.
+// signal ignores errors: the child may have ended.
 func (c *child) signal(sig os.Signal) { _ = c.cmd.Process.Signal(sig) }
 
 func (c *child) kill() {
@@ -283,15 +281,7 @@ func (c *child) running() bool {
 	}
 }
 
-// exit is how a child that should have gone on came to its end.
-func (c *child) exit() error {
-	if c.err == nil {
-		return errors.New("exit status 0")
-	}
-	return c.err
-}
-
-// openLog opens path for appending, or a file without a name for "".
+// openLog opens path for appending, or an unnamed file for "".
 func openLog(path string) (*os.File, error) {
 	const flags = os.O_RDWR | os.O_APPEND | os.O_CREATE
 	if path != "" {
@@ -304,8 +294,4 @@ func openLog(path string) (*os.File, error) {
 	defer f.Close()
 	defer os.Remove(f.Name())
 	return os.OpenFile(f.Name(), flags, 0o600) // CreateTemp does not append
-}
-
-func indent(text string) string {
-	return "    " + strings.ReplaceAll(text, "\n", "\n    ")
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,16 +12,15 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// redisPackage is Debian's. It starts no service, which redis-server's would,
-// and yet has the server: one program is server, redis-check-rdb and
-// redis-check-aof, and acts as the one that it is called by the name of.
-const redisPackage = "redis-tools"
+// redisTools is Debian's package. Unlike redis-server it starts no service. Its
+// redis-check-rdb is the same program as redis-server: the name that it is called
+// by selects what it does.
+var redisTools = source{"scripts/setup --redis", "redis-tools"}
 
 // RedisConfig says how a Redis server keeps its data.
 type RedisConfig struct {
-	// AppendAlways has each write synced to a log before it is answered
-	// (appendfsync always). Without it nothing is kept: what was acknowledged is
-	// gone when the server is.
+	// AppendAlways syncs each write to a log before it is acknowledged
+	// (appendfsync always). Without it, nothing survives a restart.
 	AppendAlways bool
 }
 
@@ -35,8 +33,8 @@ type Redis struct {
 	folder *folder
 }
 
-// StartRedis starts a server on a free port, with its data in a temporary folder.
-// It is gone after Close, or with this process. ctx bounds the start alone.
+// StartRedis starts a server on a free port with its data in a temporary folder.
+// It runs until Close or until this process ends. ctx bounds only the start.
 func StartRedis(ctx context.Context, cfg RedisConfig) (*Redis, error) {
 	folder, err := openFolder("")
 	if err != nil {
@@ -49,8 +47,8 @@ func StartRedis(ctx context.Context, cfg RedisConfig) (*Redis, error) {
 	return r, nil
 }
 
-// StartRedisNodes starts so many servers at once, which know nothing of each
-// other, as Redlock wants them. On an error none is left.
+// StartRedisNodes starts n independent servers at the same time, as Redlock needs
+// them. On an error none is left running.
 func StartRedisNodes(ctx context.Context, n int, cfg RedisConfig) ([]*Redis, error) {
 	nodes := make([]*Redis, n)
 	var group errgroup.Group
@@ -72,26 +70,32 @@ func StartRedisNodes(ctx context.Context, n int, cfg RedisConfig) ([]*Redis, err
 	return nil, err
 }
 
-// Close ends the server and removes its data.
+// Close stops the server and removes its data.
 func (r *Redis) Close() error {
 	return errors.Join(r.Stop(context.Background()), r.folder.remove())
 }
 
 func (r *Redis) start(ctx context.Context, cfg RedisConfig) error {
-	program, err := redisProgram(r.folder.path)
+	program, err := findRedis()
 	if err != nil {
 		return err
 	}
-	reserved, err := ReservePort()
+	if filepath.Base(program) != "redis-server" {
+		named := filepath.Join(r.folder.path, "redis-server")
+		if err := os.Symlink(program, named); err != nil {
+			return err
+		}
+		program = named
+	}
+	port, err := ReservePort()
 	if err != nil {
 		return err
 	}
-	r.Addr = reserved.Addr
-	host, port, _ := net.SplitHostPort(r.Addr) // our own
+	r.Addr = port.Addr
 	argv := []string{
-		program, "--bind", host, "--port", port, "--dir", r.folder.path,
-		"--save", "", // no snapshots: a fork in the middle of a run
-		"--auto-aof-rewrite-percentage", "0", // nor these
+		program, "--bind", loopback, "--port", portOf(r.Addr), "--dir", r.folder.path,
+		// No snapshots and no rewrites of the log: both would fork during a run.
+		"--save", "", "--auto-aof-rewrite-percentage", "0",
 		"--daemonize", "no",
 	}
 	if cfg.AppendAlways {
@@ -99,68 +103,46 @@ func (r *Redis) start(ctx context.Context, cfg RedisConfig) error {
 	}
 	r.Process, err = StartProcess(ctx, ProcessConfig{
 		Name: "redis-server", Argv: argv, LogPath: filepath.Join(r.folder.path, "redis.log"),
-		Ports: []*Port{reserved}, Ready: r.ready,
+		Ports: []*Port{port}, Ready: r.ready,
 	})
 	return err
 }
 
-// FindRedis says whether the server's program is installed.
+// FindRedis returns a *MissingError if the server's program is not installed.
 func FindRedis() error {
 	_, err := findRedis()
 	return err
 }
 
-// findRedis finds the server, or the program that is one under another name.
+// findRedis finds the server, or the same program under its other name.
 func findRedis() (string, error) {
-	if path, err := findProgram("redis-server", redisPackage); err == nil {
-		return path, nil
-	}
-	path, err := findProgram("redis-check-rdb", redisPackage)
+	path, err := findProgram("redis-server", redisTools)
 	if err != nil {
-		return "", fmt.Errorf("redis-server is not installed: run `scripts/setup --redis` or `apt-get install %s`: %w", redisPackage, errors.Unwrap(err))
+		if other, otherErr := findProgram("redis-check-rdb", redisTools); otherErr == nil {
+			return other, nil
+		}
 	}
-	return path, nil
+	return path, err
 }
 
-// redisProgram finds the server, and gives the program that is one its name.
-func redisProgram(dir string) (string, error) {
-	path, err := findRedis()
-	if err != nil || filepath.Base(path) == "redis-server" {
-		return path, err
-	}
-	named := filepath.Join(dir, "redis-server")
-	return named, os.Symlink(path, named)
-}
-
-// ready asks for the folder: an answer from another server is none.
+// ready compares the server's folder with ours: another server may answer at Addr.
 func (r *Redis) ready(ctx context.Context) error {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", r.Addr)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := conn.SetDeadline(deadline); err != nil {
-			return err
+	return query(ctx, r.Addr, "CONFIG GET dir\r\n", func(answer *bufio.Reader) error {
+		// An array of two strings, the name and the value, each after its length.
+		const lines = 5
+		var last string
+		for range lines {
+			var err error
+			if last, err = answer.ReadString('\n'); err != nil {
+				return err
+			}
+			if strings.HasPrefix(last, "-") { // still loading
+				return errors.New(strings.TrimSpace(last))
+			}
 		}
-	}
-	if _, err := fmt.Fprint(conn, "CONFIG GET dir\r\n"); err != nil {
-		return err
-	}
-	// An array of two strings: name and value, each with its length before it.
-	const lines = 5
-	answer := bufio.NewReader(conn)
-	var last string
-	for range lines {
-		if last, err = answer.ReadString('\n'); err != nil {
-			return fmt.Errorf("CONFIG GET dir: %q: %w", last, err)
+		if dir := strings.TrimSpace(last); filepath.Clean(dir) != r.folder.path {
+			return fmt.Errorf("the server at %s is another one: its folder is %s", r.Addr, dir)
 		}
-		if strings.HasPrefix(last, "-") { // still loading
-			return fmt.Errorf("CONFIG GET dir: %s", strings.TrimSpace(last))
-		}
-	}
-	if dir := strings.TrimSpace(last); filepath.Clean(dir) != r.folder.path {
-		return fmt.Errorf("another server, of %s, answers at %s", dir, r.Addr)
-	}
-	return nil
+		return nil
+	})
 }

@@ -37,7 +37,7 @@ func TestRedisServesAndLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-// ask sends a command and returns the last of so many lines of its answer.
+// ask sends a command and returns the last line of its answer.
 func ask(t *testing.T, addr, command string, lines int) (last string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -55,7 +55,7 @@ func ask(t *testing.T, addr, command string, lines int) (last string) {
 	return strings.TrimSpace(last)
 }
 
-func TestBinlogIsSetAndTakenBack(t *testing.T) {
+func TestBinlogIsTurnedOnAndOff(t *testing.T) {
 	ctx := t.Context()
 	s := sandboxtest.Start(t, sandbox.Config{MySQL: true})
 	for _, on := range []bool{true, false} {
@@ -68,14 +68,14 @@ func TestBinlogIsSetAndTakenBack(t *testing.T) {
 		}
 		want := map[bool]string{false: "OFF", true: "ON"}[on]
 		if settings["log_bin"] != want || on && settings["sync_binlog"] != "1" {
-			t.Errorf("asked for %v: log_bin %s, sync_binlog %s", on, settings["log_bin"], settings["sync_binlog"])
+			t.Errorf("SetBinlog(%v): log_bin %s, sync_binlog %s", on, settings["log_bin"], settings["sync_binlog"])
 		}
 	}
 }
 
-// TestFoldersOfManyAtOnce: each sweeps what it takes for another's remains, and
-// must not take another's beginning for that.
-func TestFoldersOfManyAtOnce(t *testing.T) {
+// Each start sweeps abandoned folders, and must not sweep a folder that another start
+// has just created.
+func TestFoldersOfConcurrentStarts(t *testing.T) {
 	tier.OnlyTestAll(t, "Redis")
 	const rounds, nodes = 3, 8
 	for range rounds {

@@ -25,7 +25,7 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// roleVar names what the test's executable is to be instead of a test.
+// roleVar makes the test's executable play another program's role.
 const roleVar = "SANDBOX_TEST_ROLE"
 
 func TestMain(m *testing.M) {
@@ -50,7 +50,7 @@ func TestStopLeavesNothingBehind(t *testing.T) {
 	s.Stop()
 	for _, pid := range pids {
 		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
-			t.Errorf("process %d is there after Stop: %v", pid, err)
+			t.Errorf("process %d still exists after Stop: %v", pid, err)
 		}
 	}
 	wantEmpty(t, temp)
@@ -72,7 +72,7 @@ func TestServersDieWithTheirParent(t *testing.T) {
 	}
 	line, err := bufio.NewReader(out).ReadBytes('\n')
 	if err != nil {
-		t.Fatalf("the parent has not started its servers: %v", err)
+		t.Fatalf("the parent did not start its servers: %v", err)
 	}
 	var pids []int
 	if err := json.Unmarshal(line, &pids); err != nil || len(pids) != 2 {
@@ -92,18 +92,18 @@ func TestServersDieWithTheirParent(t *testing.T) {
 		for began := time.Now(); runs(pid); time.Sleep(10 * time.Millisecond) {
 			if time.Since(began) > 10*time.Second {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
-				t.Fatalf("server %d lives on after its parent", pid)
+				t.Fatalf("server %d outlives its parent", pid)
 			}
 		}
 	}
 
-	// The folder that nobody could remove goes with the next start.
+	// The next start removes the folder of the killed process.
 	sandboxtest.Start(t, sandbox.Config{}).Stop()
 	wantEmpty(t, temp)
 }
 
-// runs says whether a process is there and has not ended. One that has ended stays a
-// zombie where the first process of a container does not wait for orphans.
+// runs reports whether a process exists and has not ended. A process that has ended
+// stays a zombie in a container whose init process does not reap orphans.
 func runs(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err == nil && !bytes.Contains(stat, []byte(") Z "))
@@ -114,20 +114,20 @@ func TestSweepSparesFoldersInUse(t *testing.T) {
 	first := sandboxtest.Start(t, sandbox.Config{})
 	sandboxtest.Start(t, sandbox.Config{})
 	if _, err := os.Stat(first.Dir()); err != nil {
-		t.Errorf("the first stack's folder after the second's start: %v", err)
+		t.Errorf("the first stack's folder after the second stack's start: %v", err)
 	}
 }
 
-func TestFolderOfTheUsersIsKeptAndNeverReused(t *testing.T) {
+func TestUsersFolderIsKeptAndNeverReused(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	s := sandboxtest.Start(t, sandbox.Config{Dir: dir, EtcdNodes: 1})
 	s.Stop()
 	if _, err := os.Stat(filepath.Join(dir, "etcd-1")); err != nil {
-		t.Errorf("data in a folder of the user's after Stop: %v", err)
+		t.Errorf("data in a user's folder after Stop: %v", err)
 	}
 	_, err := sandbox.Start(t.Context(), sandbox.Config{Dir: dir})
 	if err == nil || !strings.Contains(err.Error(), "is not empty") {
-		t.Errorf("start in a used folder: got %v, want a refusal", err)
+		t.Errorf("start in a used folder: got %v, want an error", err)
 	}
 }
 
@@ -140,7 +140,7 @@ func TestFailedStartStopsTheOthersAndShowsTheLog(t *testing.T) {
 		EtcdProgram: []string{sandboxtest.Build(t, "etcdnode"), "--no-such-flag"},
 	})
 	if err == nil {
-		t.Fatal("an etcd with a wrong flag has started")
+		t.Fatal("etcd started with a wrong flag")
 	}
 	for _, want := range []string{"etcd-1 ended before it was ready", "exit status 1", "flag provided but not defined: -no-such-flag"} {
 		if !strings.Contains(err.Error(), want) {
@@ -203,7 +203,7 @@ func TestMySQLIsDurableAndAdmitsOneUser(t *testing.T) {
 	}
 }
 
-func TestMySQLKeepsItsDataOverACrash(t *testing.T) {
+func TestMySQLKeepsItsDataAfterACrash(t *testing.T) {
 	ctx := t.Context()
 	s := sandboxtest.Start(t, sandbox.Config{MySQL: true})
 	dsn, err := s.MySQL.CreateDatabase(ctx, "odd `name`")
@@ -222,7 +222,7 @@ func TestMySQLKeepsItsDataOverACrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s.MySQL.Pid() == first {
-		t.Errorf("pid %d after a restart, as before it", first)
+		t.Errorf("pid %d is the same after a restart", first)
 	}
 	var n int
 	if err := db.QueryRow("SELECT n FROM n").Scan(&n); err != nil || n != 42 {
@@ -285,14 +285,14 @@ func TestProcessStops(t *testing.T) {
 			t.Errorf("stop of a process that ignores SIGTERM: got %v", err)
 		}
 		if err := p.Wait(t.Context()); err == nil || !strings.Contains(err.Error(), "killed") {
-			t.Errorf("its end: got %v, want a signal", err)
+			t.Errorf("end of the process: got %v, want a signal", err)
 		}
 	})
 }
 
 func TestProcessStartGivesUp(t *testing.T) {
-	never := func(context.Context) error { return errors.New("nobody answers") }
-	t.Run("at once when it has ended", func(t *testing.T) {
+	never := func(context.Context) error { return errors.New("no answer") }
+	t.Run("at once when the process has ended", func(t *testing.T) {
 		_, err := sandbox.StartProcess(t.Context(), sandbox.ProcessConfig{
 			Name: "script", Argv: []string{"sh", "-c", "seq 30; echo the reason >&2; exit 3"}, Ready: never,
 		})
@@ -301,23 +301,23 @@ func TestProcessStartGivesUp(t *testing.T) {
 			t.Errorf("got %v, want it to begin with %q", err, want)
 		}
 	})
-	t.Run("when another answers in its stead", func(t *testing.T) {
+	t.Run("when another server answers", func(t *testing.T) {
 		_, err := sandbox.StartProcess(t.Context(), sandbox.ProcessConfig{
 			Name: "script", Argv: []string{"false"},
 			Ready: func(ctx context.Context) error { <-ctx.Done(); return nil },
 		})
 		if err == nil || !strings.Contains(err.Error(), "exit status 1") {
-			t.Errorf("got %v, want its exit status", err)
+			t.Errorf("got %v, want the exit status", err)
 		}
 	})
-	t.Run("at the context's end", func(t *testing.T) {
+	t.Run("when the context ends", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		_, err := sandbox.StartProcess(ctx, sandbox.ProcessConfig{
 			Name: "script", Argv: []string{"sleep", "1000"},
-			Ready: func(context.Context) error { cancel(); return errors.New("nobody answers") },
+			Ready: func(context.Context) error { cancel(); return errors.New("no answer") },
 		})
-		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "nobody answers") {
-			t.Errorf("got %v, want context.Canceled and the last refusal", err)
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "no answer") {
+			t.Errorf("got %v, want context.Canceled and the last error", err)
 		}
 	})
 	t.Run("without the program", func(t *testing.T) {
@@ -328,7 +328,7 @@ func TestProcessStartGivesUp(t *testing.T) {
 	})
 }
 
-func TestReplicaIsReadyWhenItSaysSo(t *testing.T) {
+func TestReplicaStartsWhenReadyzIsOK(t *testing.T) {
 	cfg := sandbox.ReplicaConfig{
 		Program:       os.Args[0],
 		Replica:       "a",
@@ -349,11 +349,12 @@ func TestReplicaIsReadyWhenItSaysSo(t *testing.T) {
 		t.Errorf("the replica was started with\n%s, want\n%s", got, want)
 	}
 
-	// The first must not be taken for a second one at its address.
+	// A second replica at the same address must not be considered ready because the
+	// first one answers.
 	cfg.Addr = strings.TrimPrefix(r.URL, "http://")
 	_, err := sandbox.StartReplica(t.Context(), cfg)
 	if err == nil || !strings.Contains(err.Error(), "address already in use") {
-		t.Errorf("a second replica at %s: got %v, want a refusal", cfg.Addr, err)
+		t.Errorf("a second replica at %s: got %v, want an error", cfg.Addr, err)
 	}
 }
 
@@ -403,11 +404,11 @@ func beParent() {
 	if err := json.NewEncoder(os.Stdout).Encode(pidsOf(s)); err != nil {
 		os.Exit(1)
 	}
-	time.Sleep(time.Minute) // should the test die first
+	time.Sleep(time.Minute) // a bound, in case the test dies first
 	s.Stop()
 }
 
-// beReplica shows how it was called, and is ready when asked for the third time.
+// beReplica prints its arguments and is ready at the third query.
 func beReplica() {
 	fmt.Println(strings.Join(os.Args[1:], " "), os.Getenv("FLASHSALE_MYSQL_DSN"),
 		os.Getenv("FLASHSALE_ADMIN_TOKEN"), os.Getenv("FLASHSALE_JWT_SECRET"))

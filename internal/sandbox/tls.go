@@ -8,11 +8,11 @@ import (
 	"go.uber.org/zap"
 )
 
-// TLS are files in PEM. The certificate is for 127.0.0.1, and for clients as well
-// as for servers: the sandbox asks its servers whether they are ready.
+// TLS names files in PEM. The certificate must be valid for servers at 127.0.0.1 and
+// for clients: the sandbox is a client of its servers.
 type TLS struct{ CA, Cert, Key string }
 
-// client is how the sandbox calls its servers; nil for plain text.
+// client returns the sandbox's TLS settings as a client; nil for plain text.
 func (t *TLS) client() (*tls.Config, error) {
 	if t == nil {
 		return nil, nil

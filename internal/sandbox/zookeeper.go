@@ -1,11 +1,11 @@
 package sandbox
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,21 +16,22 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// zookeeperPackages are Debian's. They contain the server and no service. The
+// package zookeeper would also install a desktop's Java.
+var zookeeperPackages = source{"scripts/setup --zookeeper", "libzookeeper-java default-jre-headless"}
+
 const (
-	// zookeeperPackages are Debian's. They have the server and no service; the
-	// package zookeeper would bring a desktop's Java with it.
-	zookeeperPackages = "libzookeeper-java default-jre-headless"
-	// zookeeperJars are the server, whose manifest names what it needs, and what
-	// writes its log to stderr.
+	// zookeeperJars are the server, whose manifest names its dependencies, and the
+	// logger that writes to stderr.
 	zookeeperJars = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar"
-	// zookeeperTick is the server's unit of time. It sets how long after its end
-	// a session is seen to have expired, and a session lasts two at least.
+	// zookeeperTick is the server's unit of time. A session lasts at least two
+	// ticks, and the server notices within one that it has expired.
 	zookeeperTick = 250 * time.Millisecond
-	// zookeeperMaxSession is the longest session: for tests that must not be
-	// helped by a session's end. The server's own default is 20 ticks.
+	// zookeeperMaxSession is the longest session, for tests in which no session may
+	// expire. The server's default is 20 ticks.
 	zookeeperMaxSession = 2 * time.Minute
-	// zookeeperJoin is what a node may take to join its ensemble, and to follow
-	// its leader, in ticks. Two cores that start three JVMs need some seconds.
+	// zookeeperJoin and zookeeperSync bound how many ticks a node takes to join its
+	// ensemble and to follow its leader. Three JVMs on two cores start in seconds.
 	zookeeperJoin, zookeeperSync = 80, 20
 )
 
@@ -53,9 +54,8 @@ type ZooKeeperNode struct {
 	ports []*Port
 }
 
-// StartZooKeeper starts so many servers on free ports, with their data in a
-// temporary folder. They are gone after Close, or with this process. ctx bounds
-// the start alone.
+// StartZooKeeper starts servers on free ports with their data in a temporary folder.
+// They run until Close or until this process ends. ctx bounds only the start.
 func StartZooKeeper(ctx context.Context, nodes int) (*ZooKeeper, error) {
 	java, err := zookeeperJava()
 	if err != nil {
@@ -81,7 +81,7 @@ func (z *ZooKeeper) Addrs() []string {
 	return addrs
 }
 
-// Close ends the servers and removes their data.
+// Close stops the servers and removes their data.
 func (z *ZooKeeper) Close() error {
 	var group errgroup.Group
 	for _, node := range z.Nodes {
@@ -92,13 +92,13 @@ func (z *ZooKeeper) Close() error {
 	return errors.Join(group.Wait(), z.folder.remove())
 }
 
-// FindZooKeeper says whether the server and its Java are installed.
+// FindZooKeeper returns a *MissingError if the server or Java is not installed.
 func FindZooKeeper() error {
 	_, err := zookeeperJava()
 	return err
 }
 
-// zookeeperJava finds Java and the server's jar.
+// zookeeperJava finds Java and checks that the server's jars exist.
 func zookeeperJava() (string, error) {
 	java, err := exec.LookPath("java")
 	for jar := range strings.SplitSeq(zookeeperJars, ":") {
@@ -107,12 +107,12 @@ func zookeeperJava() (string, error) {
 		}
 	}
 	if err != nil {
-		return "", fmt.Errorf("zookeeper is not installed: run `scripts/setup --zookeeper` or `apt-get install %s`: %w", zookeeperPackages, err)
+		return "", zookeeperPackages.missing("zookeeper", err)
 	}
 	return java, nil
 }
 
-// start plans all nodes, since each has to know the others, and starts them.
+// start plans all nodes first, since each must know the others, then starts them.
 func (z *ZooKeeper) start(ctx context.Context, java string, nodes int) error {
 	members := ""
 	for i := range nodes {
@@ -125,11 +125,10 @@ func (z *ZooKeeper) start(ctx context.Context, java string, nodes int) error {
 			return err
 		}
 		z.Nodes = append(z.Nodes, &ZooKeeperNode{Addr: ports[0].Addr, Dir: dir, ports: ports})
-		_, election, _ := net.SplitHostPort(ports[2].Addr) // our own
-		members += fmt.Sprintf("server.%d=%s:%s\n", i+1, ports[1].Addr, election)
+		members += fmt.Sprintf("server.%d=%s:%s\n", i+1, ports[1].Addr, portOf(ports[2].Addr))
 	}
 	if nodes == 1 {
-		members = "" // a server of its own
+		members = "" // standalone
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for i, node := range z.Nodes {
@@ -139,7 +138,6 @@ func (z *ZooKeeper) start(ctx context.Context, java string, nodes int) error {
 }
 
 func (n *ZooKeeperNode) start(ctx context.Context, java string, id int, members string) error {
-	host, port, _ := net.SplitHostPort(n.Addr) // our own
 	settings := filepath.Join(n.Dir, "zoo.cfg")
 	text := fmt.Sprintf(`tickTime=%d
 initLimit=%d
@@ -151,7 +149,7 @@ clientPortAddress=%s
 maxClientCnxns=0
 admin.enableServer=false
 4lw.commands.whitelist=conf,srvr,mntr
-%s`, zookeeperTick.Milliseconds(), zookeeperJoin, zookeeperSync, zookeeperMaxSession.Milliseconds(), n.Dir, port, host, members)
+%s`, zookeeperTick.Milliseconds(), zookeeperJoin, zookeeperSync, zookeeperMaxSession.Milliseconds(), n.Dir, portOf(n.Addr), loopback, members)
 	if err := os.WriteFile(settings, []byte(text), 0o600); err != nil {
 		return err
 	}
@@ -160,11 +158,11 @@ admin.enableServer=false
 	}
 	argv := []string{
 		java,
-		// To start in a second: the optimising compiler pays off later.
+		// These start the server within a second: the optimising compiler pays off later.
 		"-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m",
-		"-XX:-UsePerfData",                       // a file in the system's folder for temporary ones
-		"-Dzookeeper.preAllocSize=1024",          // KiB of log at a time, not 64 MiB
-		"-Dznode.container.checkIntervalMs=1000", // a folder is removed soon, not within a minute
+		"-XX:-UsePerfData",                       // would create a file in the system's temporary folder
+		"-Dzookeeper.preAllocSize=1024",          // KiB of log at a time; the default is 64 MiB
+		"-Dznode.container.checkIntervalMs=1000", // remove empty containers soon; the default is a minute
 		"-Dzookeeper.jmx.log4j.disable=true",
 		"-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
 		"-cp", zookeeperJars, "org.apache.zookeeper.server.quorum.QuorumPeerMain", settings,
@@ -177,15 +175,15 @@ admin.enableServer=false
 	return err
 }
 
-// ready asks for the folder: an answer from another server is none. A node of an
-// ensemble has a mode once it follows a leader, or leads.
+// ready compares the server's folder with ours: another server may answer at Addr.
+// A node of an ensemble has a mode once it follows a leader or leads.
 func (n *ZooKeeperNode) ready(ctx context.Context) error {
 	settings, err := n.Ask(ctx, "conf")
 	if err != nil {
 		return err
 	}
 	if !strings.Contains(settings, "\ndataDir="+n.Dir+"/") {
-		return fmt.Errorf("another server answers at %s: %s", n.Addr, settings)
+		return fmt.Errorf("the server at %s is another one: %s", n.Addr, settings)
 	}
 	status, err := n.Ask(ctx, "srvr")
 	if err == nil && !strings.Contains(status, "\nMode: ") {
@@ -194,24 +192,13 @@ func (n *ZooKeeperNode) ready(ctx context.Context) error {
 	return err
 }
 
-// Ask sends one of the server's commands of four letters: conf, srvr, mntr.
-func (n *ZooKeeperNode) Ask(ctx context.Context, command string) (string, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", n.Addr)
-	if err != nil {
-		return "", err
-	}
-	defer conn.Close()
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := conn.SetDeadline(deadline); err != nil {
-			return "", err
-		}
-	}
-	if _, err := io.WriteString(conn, command); err != nil {
-		return "", fmt.Errorf("ask %s: %w", command, err)
-	}
-	answer, err := io.ReadAll(conn)
-	if err != nil {
-		return "", fmt.Errorf("ask %s: %w", command, err)
-	}
-	return string(answer), nil
+// Ask sends one of the server's four-letter commands (conf, srvr, mntr) and returns
+// the answer.
+func (n *ZooKeeperNode) Ask(ctx context.Context, command string) (answer string, err error) {
+	err = query(ctx, n.Addr, command, func(r *bufio.Reader) error {
+		text, err := io.ReadAll(r)
+		answer = string(text)
+		return err
+	})
+	return answer, err
 }

@@ -56,7 +56,7 @@ func TestZooKeeperServesAndLeavesNothingBehind(t *testing.T) {
 			}
 			for _, node := range z.Nodes {
 				if err := node.Signal(os.Interrupt); !errors.Is(err, os.ErrProcessDone) {
-					t.Errorf("a server is left: %v", err)
+					t.Errorf("a server still runs: %v", err)
 				}
 			}
 			wantEmpty(t, temp)

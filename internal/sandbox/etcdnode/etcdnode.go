@@ -1,8 +1,8 @@
-// Package etcdnode serves one node of an etcd cluster from within this module's
-// own programs, so that a sandbox needs no etcd to be installed.
+// Package etcdnode serves one node of an etcd cluster from this module's own programs,
+// so that a sandbox needs no installed etcd.
 //
-// A node is as durable as etcd's own program: every write is synced. It is for
-// the loopback interface.
+// A node is as durable as etcd's own program: every write is synced. It must only
+// listen on the loopback interface.
 package etcdnode
 
 import (
@@ -18,39 +18,39 @@ import (
 
 // Config is one node.
 type Config struct {
-	// Name is the node's in InitialCluster.
+	// Name is the node's name in InitialCluster.
 	Name string
-	// DataDir is made if need be, and served again if it holds a node's data.
+	// DataDir is created if it does not exist.
 	DataDir string
 	// ClientURL and PeerURL are listened on and advertised.
 	ClientURL, PeerURL string
-	// InitialCluster lists all nodes as name=peerURL, with commas between.
+	// InitialCluster lists all nodes: name=peerURL,name=peerURL.
 	InitialCluster string
-	// ClusterToken sets clusters apart that would otherwise have the same id.
+	// ClusterToken distinguishes clusters that would otherwise have the same id.
 	ClusterToken string
-	// CA, Cert and Key are files. With them clients come by TLS, with a certificate
-	// that the CA has signed; ClientURL is then of https.
+	// CA, Cert and Key are files. With them clients must use TLS and a certificate
+	// that the CA has signed, and ClientURL must be https.
 	CA, Cert, Key string
-	// Quota is the most bytes of its database; 0 is etcd's default.
+	// Quota is the maximum size of the database in bytes; 0 is etcd's default.
 	Quota int64
 }
 
-// Main is the command: it serves one node until ctx ends. What etcd warns of
-// goes to the process's stderr, a mistake in args with the usage to stderr.
+// Main is the command: it serves one node until ctx ends. A mistake in args is
+// reported to stderr, with the usage. etcd's warnings go to the process's stderr.
 func Main(ctx context.Context, args []string, stderr io.Writer) error {
 	var cfg Config
 	flags := flag.NewFlagSet("etcd-node", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&cfg.Name, "name", "", "`name` of this node in --initial-cluster")
 	flags.StringVar(&cfg.DataDir, "data-dir", "", "`folder` of its data")
-	flags.StringVar(&cfg.ClientURL, "client-url", "", "`URL` to serve clients at")
-	flags.StringVar(&cfg.PeerURL, "peer-url", "", "`URL` to serve the other nodes at")
+	flags.StringVar(&cfg.ClientURL, "client-url", "", "`URL` to listen on for clients")
+	flags.StringVar(&cfg.PeerURL, "peer-url", "", "`URL` to listen on for the other nodes")
 	flags.StringVar(&cfg.InitialCluster, "initial-cluster", "", "all `nodes`, as name=peer-url,name=peer-url")
-	flags.StringVar(&cfg.ClusterToken, "cluster-token", "flashsale", "`token` that sets this cluster apart")
-	flags.StringVar(&cfg.CA, "ca", "", "`file` of the CA of clients, for TLS")
-	flags.StringVar(&cfg.Cert, "cert", "", "`file` of the certificate shown to clients")
+	flags.StringVar(&cfg.ClusterToken, "cluster-token", "flashsale", "`token` that distinguishes this cluster from others")
+	flags.StringVar(&cfg.CA, "ca", "", "`file` of the CA that signs clients' certificates, for TLS")
+	flags.StringVar(&cfg.Cert, "cert", "", "`file` of the server's certificate")
 	flags.StringVar(&cfg.Key, "key", "", "`file` of its key")
-	flags.Int64Var(&cfg.Quota, "quota", 0, "most `bytes` of its database")
+	flags.Int64Var(&cfg.Quota, "quota", 0, "maximum size of the database in `bytes`; 0 is etcd's default")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return nil
@@ -62,9 +62,9 @@ func Main(ctx context.Context, args []string, stderr io.Writer) error {
 	return Run(ctx, cfg)
 }
 
-// Run serves the node until ctx ends, and returns nil then, or an error when it
-// cannot start or has to stop by itself. The process must end after it: etcd's
-// connections are left to be closed by that.
+// Run serves the node until ctx ends and then returns nil. It returns an error if the
+// node cannot start or stops by itself. The process must exit afterwards: Run leaves
+// connections open.
 func Run(ctx context.Context, cfg Config) error {
 	ec, err := cfg.embed()
 	if err != nil {
@@ -76,9 +76,8 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	select {
 	case <-ctx.Done():
-		// The server hands its leadership on and closes its files. Close would
-		// do so only after it had waited seven seconds for each client's open
-		// watch to end by itself.
+		// Stop hands the leadership over and closes the files. Close would first
+		// wait seven seconds for the open watches of each client.
 		node.Server.Stop()
 		return nil
 	case <-node.Server.StopNotify():
@@ -90,7 +89,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 func (c Config) embed() (*embed.Config, error) {
 	if c.Name == "" || c.DataDir == "" || c.InitialCluster == "" {
-		return nil, errors.New("it needs a name, a data folder and an initial cluster")
+		return nil, errors.New("--name, --data-dir and --initial-cluster are required")
 	}
 	scheme := "http"
 	if c.Cert != "" {

@@ -1,7 +1,6 @@
-// Command kubeapiserver is Kubernetes' own API server, as Kubernetes builds it,
-// for tests on a real one. It is a module of its own: it needs a thousand
-// packages that nothing else here does. scripts/setup --kubernetes builds it into
-// a cache outside of the tree.
+// Command kubeapiserver is Kubernetes' own API server, for tests. It is a separate
+// module because of its thousand dependencies. scripts/setup --kubernetes builds it
+// into the user's cache folder.
 package main
 
 import (

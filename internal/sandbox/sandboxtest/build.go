@@ -12,11 +12,11 @@ import (
 	"testing"
 )
 
-// program is one that tests run.
+// program is a program of this module that tests run.
 type program struct {
-	pkg string // in this module
-	// race: built with the race detector where the test is. The others are
-	// servers, or too slow with it.
+	pkg string
+	// race builds it with the race detector if the test is. For the others that would
+	// be too slow.
 	race bool
 }
 
@@ -26,9 +26,9 @@ var programs = map[string]program{
 	"etcdnode": {pkg: "./internal/sandbox/sandboxtest/etcdnode"},
 }
 
-// Build builds the program of that name ("api", "loadtest" or "etcdnode") from
-// the tree as it is, and returns its absolute path: in the module's bin, or in
-// bin/race for an api built with the race detector, as the test itself is.
+// Build builds a program ("api", "loadtest" or "etcdnode") from the current tree and
+// returns its absolute path, in the module's bin. An api for a test with the race
+// detector is in bin/race and has the race detector, too.
 func Build(tb testing.TB, name string) string {
 	tb.Helper()
 	path, err := build(name)
@@ -40,7 +40,7 @@ func Build(tb testing.TB, name string) string {
 
 var (
 	buildMu sync.Mutex
-	built   = map[string]string{} // by name: nothing changes while a test runs
+	built   = map[string]string{} // paths by name
 )
 
 func build(name string) (string, error) {
@@ -58,32 +58,42 @@ func build(name string) (string, error) {
 		return "", fmt.Errorf("build %s: %w", name, err)
 	}
 	bin := filepath.Join(root, "bin")
-	// The flags are the Makefile's, so that neither builds what the other has.
-	args := []string{"build", "-trimpath", "-buildvcs=false"}
-	cgo := "CGO_ENABLED=0"
-	if p.race && raceEnabled {
+	race := p.race && raceEnabled
+	if race {
 		bin = filepath.Join(bin, "race")
-		args = append(args, "-race")
-		cgo = "CGO_ENABLED=1" // the race detector needs it
 	}
-	path := filepath.Join(bin, name)
 	unlock, err := lockFolder(bin)
 	if err != nil {
 		return "", fmt.Errorf("build %s: %w", name, err)
 	}
 	defer unlock()
-	cmd := exec.Command("go", append(args, "-o", path, p.pkg)...)
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), cgo)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
+	path := filepath.Join(bin, name)
+	if err := goBuild(root, p.pkg, path, race); err != nil {
+		return "", err
 	}
 	built[name] = path
 	return path, nil
 }
 
-// lockFolder makes the folder and waits for its lock: go test runs packages side
-// by side, and one must not replace a program while another starts it.
+// goBuild builds a package of the module. Its flags are the Makefile's, so that both
+// produce the same programs.
+func goBuild(root, pkg, path string, race bool, flags ...string) error {
+	args := append([]string{"build", "-trimpath", "-buildvcs=false"}, flags...)
+	cgo := "CGO_ENABLED=0"
+	if race {
+		args, cgo = append(args, "-race"), "CGO_ENABLED=1" // the race detector needs it
+	}
+	cmd := exec.Command("go", append(args, "-o", path, pkg)...)
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), cgo)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+	}
+	return nil
+}
+
+// lockFolder creates the folder and waits for its lock: go test runs packages in
+// parallel, and one must not replace a program while another starts it.
 func lockFolder(path string) (unlock func(), err error) {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, err
@@ -95,11 +105,11 @@ func lockFolder(path string) (unlock func(), err error) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	return func() { _ = lock.Close() }, nil // closing gives the lock back
+	return func() { _ = lock.Close() }, nil // closing releases the lock
 }
 
-// moduleRoot is the folder upwards of the module flashsale: tests run in the folder
-// of their package, which may be in a module within it.
+// moduleRoot finds the folder of the module flashsale above the working directory,
+// which is that of the tested package and may be in a nested module.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -112,7 +122,7 @@ func moduleRoot() (string, error) {
 		}
 		parent := filepath.Dir(dir)
 		if parent == dir {
-			return "", errors.New("not within the module flashsale")
+			return "", errors.New("the working directory is not in the module flashsale")
 		}
 		dir = parent
 	}

@@ -17,22 +17,23 @@ import (
 	"flashsale/internal/sandbox"
 )
 
-// Authority is a CA of one test, with its files in a folder of the test's.
+// Authority is a certificate authority for one test, with its files in a temporary
+// folder.
 type Authority struct {
 	tb   testing.TB
 	dir  string
 	key  *ecdsa.PrivateKey
 	cert *x509.Certificate
-	// CA is the file of its certificate.
+	// CA is the file of the authority's certificate.
 	CA string
 }
 
-// NewAuthority makes a CA.
+// NewAuthority creates an Authority.
 func NewAuthority(tb testing.TB) *Authority {
 	tb.Helper()
 	a := &Authority{tb: tb, dir: tb.TempDir()}
 	a.CA = filepath.Join(a.dir, "ca.pem")
-	template := a.template("the CA of a test")
+	template := a.template("test CA")
 	template.IsCA, template.BasicConstraintsValid, template.KeyUsage = true, true, x509.KeyUsageCertSign
 	a.key = a.newKey()
 	a.cert = template
@@ -40,8 +41,8 @@ func NewAuthority(tb testing.TB) *Authority {
 	return a
 }
 
-// Issue makes a certificate of a name, for servers of these hosts and for
-// clients. Issued again, it replaces its files as those do who rotate them.
+// Issue creates a certificate named name, for clients and for servers at the hosts.
+// If name was issued before, it replaces the files atomically, as a rotation does.
 func (a *Authority) Issue(name string, hosts ...string) *sandbox.TLS {
 	a.tb.Helper()
 	template := a.template(name)

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// Link is a wire to a server that can be cut. It is safe for concurrent use.
+// Link is a proxy to a server whose connections can be cut. It is safe for concurrent
+// use.
 type Link struct {
 	// Addr is where to connect instead of the server's own address.
 	Addr string
@@ -18,11 +19,11 @@ type Link struct {
 	down  bool
 	conns []net.Conn
 
-	answers sync.Mutex // held while answers are held back
+	answers sync.Mutex // locked by Hold
 }
 
-// NewLink makes a link to the server at target, a host and port, that ends with
-// the test.
+// NewLink starts a proxy to the server at target, a host and port. It ends with the
+// test.
 func NewLink(tb testing.TB, target string) *Link {
 	tb.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -48,13 +49,13 @@ func NewLink(tb testing.TB, target string) *Link {
 	return l
 }
 
-// Hold keeps answers back until they are released.
+// Hold delays the server's answers until release is called.
 func (l *Link) Hold() (release func()) {
 	l.answers.Lock()
 	return l.answers.Unlock
 }
 
-// Cut breaks every connection, and refuses new ones.
+// Cut closes every connection and rejects new ones.
 func (l *Link) Cut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -65,7 +66,7 @@ func (l *Link) Cut() {
 	l.conns = nil
 }
 
-// Heal lets connections through again.
+// Heal accepts connections again.
 func (l *Link) Heal() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -97,7 +98,7 @@ func (l *Link) carry(near net.Conn) {
 	both.Wait()
 }
 
-// holdable passes answers on unless they are held back.
+// holdable writes the server's answers unless Hold delays them.
 type holdable struct {
 	link *Link
 	io.Writer

@@ -2,9 +2,9 @@ package sandboxtest
 
 import "fmt"
 
-// Numbers is a derived table, still to be given an alias, whose column seq has the
-// numbers from 1 to n, which is at most 100,000. Both products take it as it is:
-// MariaDB's sequence tables are its own, and recursion has a bound on each.
+// Numbers returns a derived table, without its alias, whose column seq has the numbers
+// from 1 to n, at most 100,000. It works on MySQL and MariaDB: sequence tables exist
+// only on MariaDB, and recursive queries have different limits.
 func Numbers(n int) string {
 	const digit = "(SELECT 0 d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4" +
 		" UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9)"

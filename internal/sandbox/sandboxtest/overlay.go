@@ -3,15 +3,13 @@ package sandboxtest
 import (
 	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 )
 
-// BuildChanged builds the program of that name from the tree as it would be with
-// further or other files, by their paths in the module. It is for tests that run
-// two versions side by side; it returns the program's path, in a folder of the
-// test's own.
+// BuildChanged builds a program from the current tree with files added or replaced,
+// by their paths in the module, and returns its path in a temporary folder. It is for
+// tests that run two versions side by side.
 func BuildChanged(tb testing.TB, name string, files map[string]string) string {
 	tb.Helper()
 	root, err := moduleRoot()
@@ -35,11 +33,8 @@ func BuildChanged(tb testing.TB, name string, files map[string]string) string {
 	if err := os.WriteFile(listed, list, 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	cmd := exec.CommandContext(tb.Context(), "go", "build", "-trimpath", "-buildvcs=false", "-overlay", listed, "-o", program, programs[name].pkg)
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		tb.Fatalf("build a changed %s: %v\n%s", name, err, out)
+	if err := goBuild(root, programs[name].pkg, program, false, "-overlay", listed); err != nil {
+		tb.Fatal(err)
 	}
 	return program
 }

@@ -12,8 +12,8 @@ import (
 	"flashsale/internal/sandbox"
 )
 
-// Pause stops a server's process, and returns when no thread of it runs any more:
-// until then it goes on answering.
+// Pause stops a server's process. It returns once all threads are stopped: until then
+// the server may still answer.
 func Pause(tb testing.TB, p *sandbox.Process) {
 	tb.Helper()
 	if err := p.Signal(syscall.SIGSTOP); err != nil {
@@ -24,7 +24,7 @@ func Pause(tb testing.TB, p *sandbox.Process) {
 	}
 }
 
-// Resume lets a paused process go on.
+// Resume continues a paused process.
 func Resume(tb testing.TB, p *sandbox.Process) {
 	tb.Helper()
 	if err := p.Signal(syscall.SIGCONT); err != nil {
@@ -40,7 +40,7 @@ func stopped(pid int) bool {
 		if err != nil {
 			continue // the thread has ended
 		}
-		// pid (name) state ...: the name may hold anything.
+		// The format is "pid (name) state ..."; the name may contain any character.
 		if _, rest, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(rest, "T") {
 			return false
 		}

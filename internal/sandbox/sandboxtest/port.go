@@ -6,7 +6,7 @@ import (
 	"flashsale/internal/sandbox"
 )
 
-// ReservePort reserves a port until the end of the test, and returns its address.
+// ReservePort reserves a port until the test ends and returns its address.
 func ReservePort(tb testing.TB) string {
 	tb.Helper()
 	port, err := sandbox.ReservePort()

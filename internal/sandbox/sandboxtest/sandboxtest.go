@@ -1,5 +1,5 @@
-// Package sandboxtest starts sandboxes, builds the module's programs and runs
-// replicas for tests. A missing server is a failure, never a skip.
+// Package sandboxtest starts sandboxes, builds the module's programs and runs replicas
+// for tests. If a server is not installed, the test fails; it is never skipped.
 package sandboxtest
 
 import (
@@ -12,8 +12,8 @@ import (
 	"flashsale/internal/sandbox"
 )
 
-// Start starts servers that end with the test. The logs of those that have one
-// are not shown: see Stack.Dir while the test runs.
+// Start starts servers that end with the test. Their logs are in Stack.Dir while the
+// test runs.
 func Start(tb testing.TB, cfg sandbox.Config) *sandbox.Stack {
 	tb.Helper()
 	cfg, err := withEtcdProgram(cfg)
@@ -28,8 +28,8 @@ func Start(tb testing.TB, cfg sandbox.Config) *sandbox.Stack {
 	return stack
 }
 
-// Main runs all tests of a package on one set of servers, which it puts into
-// *stack before the first. It is for a TestMain, and does not return:
+// Main runs all tests of a package on one set of servers, which it stores in *stack.
+// A TestMain calls it. It does not return:
 //
 //	var servers *sandbox.Stack
 //
@@ -57,8 +57,8 @@ func run(m *testing.M, cfg sandbox.Config, stack **sandbox.Stack) int {
 	return m.Run()
 }
 
-// StartReplica starts a replica that ends with the test, of Build's api if no
-// program is named. The end of its log is shown if the test has failed.
+// StartReplica starts a replica that ends with the test. The default program is
+// Build's api. If the test fails, the end of the replica's log is shown.
 func StartReplica(tb testing.TB, cfg sandbox.ReplicaConfig) *sandbox.Replica {
 	tb.Helper()
 	if cfg.Program == "" {
@@ -69,18 +69,18 @@ func StartReplica(tb testing.TB, cfg sandbox.ReplicaConfig) *sandbox.Replica {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
-		// A test's context has ended by now; Stop has a bound of its own.
+		// The test's context has ended; Stop has its own timeout.
 		if err := replica.Stop(context.Background()); err != nil {
 			tb.Error(err)
 		}
 		if tb.Failed() {
-			tb.Logf("replica %s logged last:\n%s", cfg.Replica, replica.LogTail(shownLines))
+			tb.Logf("the log of replica %s ends:\n%s", cfg.Replica, replica.LogTail(shownLines))
 		}
 	})
 	return replica
 }
 
-// shownLines of a replica's log help after a failure, and do not bury it.
+// shownLines is how much of a replica's log is shown after a failure.
 const shownLines = 40
 
 func withEtcdProgram(cfg sandbox.Config) (sandbox.Config, error) {

@@ -9,7 +9,7 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-func TestBuildMakesAProgramThatRuns(t *testing.T) {
+func TestBuiltProgramRuns(t *testing.T) {
 	path := sandboxtest.Build(t, "etcdnode")
 	if !filepath.IsAbs(path) {
 		t.Errorf("%s is not an absolute path", path)

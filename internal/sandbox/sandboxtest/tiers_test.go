@@ -11,13 +11,13 @@ import (
 
 const root = "../../.."
 
-// packages are those of one tier, sorted.
+// packages returns the packages of a tier, sorted.
 func packages(t *testing.T, tier string) []string {
 	t.Helper()
 	return run(t, "scripts/test", tier, "--list")
 }
 
-// run returns what a program prints, by lines.
+// run returns the lines that a program prints.
 func run(t *testing.T, program string, args ...string) []string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, args...)
@@ -30,13 +30,12 @@ func run(t *testing.T, program string, args ...string) []string {
 	return strings.Split(strings.TrimSpace(string(out)), "\n")
 }
 
-// slow are the packages that no test of make unit may be linked with: the one that
-// starts servers, and one that takes long to build, with the clients of all lock
-// servers.
+// slow are the packages that no test of make unit may import: sandbox starts servers,
+// and the other takes long to build, with the clients of all lock servers.
 var slow = []string{"flashsale/internal/sandbox", "flashsale/internal/backend"}
 
-func TestUnitIsWhatNeedsNoServer(t *testing.T) {
-	// A package's test as a program, and all that is linked into it.
+func TestUnitTierNeedsNoServer(t *testing.T) {
+	// For each package: its test program and everything linked into it.
 	const format = `{{if and (eq .Name "main") (not .ForTest)}}{{.ImportPath}}{{range .Deps}},{{.}}{{end}}{{end}}`
 	var want []string
 	for _, line := range run(t, "go", "list", "-test", "-f", format, "./...") {
@@ -48,26 +47,26 @@ func TestUnitIsWhatNeedsNoServer(t *testing.T) {
 	}
 	slices.Sort(want)
 	if diff := cmp.Diff(want, packages(t, "unit")); diff != "" {
-		t.Errorf("scripts/test has another list of packages that need no server (-want +got):\n%s", diff)
+		t.Errorf("scripts/test does not list the packages that need no server (-want +got):\n%s", diff)
 	}
 }
 
-// isSlow cuts off the test that go list names behind a package compiled for it.
+// isSlow ignores the test that go list appends to a package compiled for it.
 func isSlow(linked string) bool {
 	name, _, _ := strings.Cut(linked, " ")
 	return slices.Contains(slow, name)
 }
 
-func TestEachTierHasTheOneBefore(t *testing.T) {
+func TestEachTierContainsTheOneBefore(t *testing.T) {
 	unit, product, all := packages(t, "unit"), packages(t, "product"), packages(t, "all")
 	for _, lower := range unit {
 		if !slices.Contains(product, lower) {
-			t.Errorf("%s is in unit, and not in product", lower)
+			t.Errorf("%s is in unit but not in product", lower)
 		}
 	}
 	for _, lower := range product {
 		if !slices.Contains(all, lower) {
-			t.Errorf("%s is in product, and not in all", lower)
+			t.Errorf("%s is in product but not in all", lower)
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// Command etcdnode serves one etcd node, for tests that need no more of this
-// module's programs than that.
+// Command etcdnode serves one etcd node. It is for tests that need none of the
+// module's larger programs.
 package main
 
 import (

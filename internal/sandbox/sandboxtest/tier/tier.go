@@ -1,5 +1,5 @@
-// Package tier lets the smaller runs of the tests, make unit and make test, skip
-// single tests. scripts/test says which packages each run has.
+// Package tier lets make unit and make test skip single tests. scripts/test lists the
+// packages of each.
 package tier
 
 import (
@@ -9,28 +9,28 @@ import (
 	"testing"
 )
 
-// leftOut is the environment variable that the smaller runs set. It names a file:
-// each test that is skipped adds a line, and the run prints them at its end.
+// leftOut is the environment variable by which make unit and make test name a file.
+// Each skipped test adds a line to it, which is printed at the end.
 const leftOut = "FLASHSALE_TEST_LEFT_OUT"
 
-// OnlyTestAll skips a test in the smaller runs. It is for a test that needs more
-// than Go, MariaDB and etcd, or plays the whole laboratory; needs says what. In
-// every other run the test goes on, and has to fail if what it needs is missing.
+// OnlyTestAll skips a test in make unit and make test. It is for a test that needs more
+// than Go, MariaDB and etcd, or runs the whole laboratory; needs says what. In every
+// other run the test must fail if that is missing.
 func OnlyTestAll(tb testing.TB, needs string) {
 	tb.Helper()
 	path := os.Getenv(leftOut)
 	if path == "" {
 		return
 	}
-	if err := writeDown(path, tb.Name(), needs); err != nil {
+	if err := record(path, tb.Name(), needs); err != nil {
 		tb.Fatalf("%s: %v", leftOut, err)
 	}
-	tb.Skipf("needs %s: make test-all runs it", needs) //nolint:forbidigo // the run lists it at its end
+	tb.Skipf("needs %s: run by make test-all", needs) //nolint:forbidigo // listed at the end of the run
 }
 
-// writeDown adds the line in one write, since packages are tested side by side.
-func writeDown(path, name, needs string) error {
-	folder, err := os.Getwd() // the package's
+// record adds a line in one write, since packages are tested in parallel.
+func record(path, name, needs string) error {
+	folder, err := os.Getwd() // that of the package
 	if err != nil {
 		return err
 	}
