@@ -20,15 +20,16 @@ import (
 	"flashsale/internal/rotated"
 )
 
-var errNotReplica = errors.New("the certificate is not a replica's")
+var errNotReplica = errors.New("the certificate is not that of a replica")
 
-// FromSecret returns what Config.TLS needs where all replicas share a secret. All
-// have the same key, derived from it, and both sides of a link take that key alone.
+// FromSecret returns a Config.TLS for replicas that share a secret. All replicas have
+// the same key, which is derived from the secret, and both sides of a link accept only
+// that key.
 //
-// A client that does not know the secret is refused by the first message of its
-// handshake, before the server computes or shows anything: the client must ask for a
-// name that is also derived from the secret. The name is no credential: anyone on the
-// network's path can read it, and it opens no link.
+// The server rejects a client that does not know the secret at the first message of
+// the handshake, before it computes or reveals anything: the client must ask for a
+// name that is also derived from the secret. The name is not a credential: anyone who
+// can read the traffic sees it, and it does not suffice to open a link.
 func FromSecret(secret []byte) (*tls.Config, error) {
 	if len(secret) == 0 {
 		return nil, errors.New("the secret between replicas is empty")
@@ -42,7 +43,7 @@ func FromSecret(secret []byte) (*tls.Config, error) {
 		return nil, err
 	}
 	key, name := ed25519.NewKeyFromSeed(seed), hex.EncodeToString(label)
-	// Only the key is compared. A certificate that expires would only be a way to fail.
+	// Only the key is compared, so the certificate need not expire.
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Unix(0, 0), NotAfter: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}
 	certificate, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -60,18 +61,18 @@ func FromSecret(secret []byte) (*tls.Config, error) {
 		if subtle.ConstantTimeCompare([]byte(hello.ServerName), []byte(name)) == 0 {
 			return nil, errNotReplica
 		}
-		return nil, nil // go on with cfg
+		return nil, nil // continue with cfg
 	}
 	return cfg, nil
 }
 
-// FromFiles returns what Config.TLS needs where replicas have certificates. cert and
-// key are this replica's, with its chain; ca signed those of all replicas. All are
-// PEM, and changed files are in use for new links within about a second.
+// FromFiles returns a Config.TLS for replicas with certificates. cert, with its chain,
+// and key are this replica's; ca signed the certificates of all replicas. The files
+// are PEM. New links use changed files within about a second.
 //
-// A peer's certificate must share a name with ours (a DNS name or an address),
-// besides being signed by ca: certificates of the same CA for other services open no
-// link. The address that is dialled need not be in the certificate.
+// A peer's certificate must be signed by ca and share a name with ours, a DNS name or
+// an address: the CA's certificates for other services do not open links. The dialled
+// address need not be in the certificate.
 func FromFiles(cert, key, ca string, logger *slog.Logger) (*tls.Config, error) {
 	files, err := rotated.Open(logger, func() (identity, error) { return readIdentity(cert, key, ca) }, cert, key, ca)
 	if err != nil {
@@ -83,22 +84,21 @@ func FromFiles(cert, key, ca string, logger *slog.Logger) (*tls.Config, error) {
 	return cfg, nil
 }
 
-// mutual is TLS in which both sides show a certificate and verify the other's.
+// mutual is TLS in which both sides send a certificate and verify the other's.
 func mutual(verify func(peer []*x509.Certificate) error) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		NextProtos: []string{"h2"},
-		// The standard checks are for a client that dials a name, and are replaced by
-		// verify on both sides.
+		// verify replaces the standard checks, which are for a client that dials a name.
 		InsecureSkipVerify: true,
 		ClientAuth:         tls.RequireAnyClientCert,
 		VerifyConnection:   func(state tls.ConnectionState) error { return verify(state.PeerCertificates) },
-		// Links are few and long: nothing is gained by resuming a session.
+		// Links are few and long-lived: resumption would gain nothing.
 		SessionTicketsDisabled: true,
 	}
 }
 
-// identity is what the files of a replica hold.
+// identity is the content of a replica's files.
 type identity struct {
 	pair  *tls.Certificate
 	roots *x509.CertPool
@@ -110,7 +110,7 @@ func readIdentity(cert, key, ca string) (identity, error) {
 		return identity{}, err
 	}
 	if len(names(pair.Leaf)) == 0 {
-		return identity{}, fmt.Errorf("%s has neither a DNS name nor an address: replicas know each other by one that they share", cert)
+		return identity{}, fmt.Errorf("%s has neither a DNS name nor an IP address: the certificates of all replicas must share one", cert)
 	}
 	text, err := os.ReadFile(ca)
 	if err != nil {
@@ -118,7 +118,7 @@ func readIdentity(cert, key, ca string) (identity, error) {
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(text) {
-		return identity{}, fmt.Errorf("%s has no certificate in PEM", ca)
+		return identity{}, fmt.Errorf("%s contains no PEM certificate", ca)
 	}
 	return identity{&pair, roots}, nil
 }
@@ -128,7 +128,7 @@ func (id identity) verify(peer []*x509.Certificate) error {
 	for _, c := range peer[1:] {
 		between.AddCert(c)
 	}
-	// Every replica is a client as well as a server, and its certificate for both.
+	// Every replica is both client and server.
 	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
 		if _, err := peer[0].Verify(x509.VerifyOptions{Roots: id.roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{usage}}); err != nil {
 			return err
@@ -141,7 +141,7 @@ func (id identity) verify(peer []*x509.Certificate) error {
 	return nil
 }
 
-// names are those that a certificate is for.
+// names returns the DNS names and IP addresses of a certificate.
 func names(c *x509.Certificate) []string {
 	list := slices.Clone(c.DNSNames)
 	for _, ip := range c.IPAddresses {

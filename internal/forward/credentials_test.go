@@ -137,7 +137,7 @@ func TestReplicasKnowEachOtherByCertificates(t *testing.T) {
 	order(sandboxtest.NewAuthority(t), "other-ca", "flashsale.internal").unsent()
 
 	nameless := authority.Issue("nameless")
-	if _, err := FromFiles(nameless.Cert, nameless.Key, authority.CA, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "neither a DNS name nor an address") {
+	if _, err := FromFiles(nameless.Cert, nameless.Key, authority.CA, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "neither a DNS name nor an IP address") {
 		t.Errorf("a certificate without a name: %v", err)
 	}
 	if _, err := FromSecret(nil); err == nil {

@@ -14,10 +14,10 @@ import (
 	"flashsale/internal/forward/wire"
 )
 
-// dial connects to the peer and opens the stream. hangUp ends both.
+// dial connects to the peer and opens the stream. hangUp closes both.
 //
-// The connection is made here and handed to gRPC, which would hide why it failed,
-// wait before it tries again, and resolve names in its own way.
+// It does not let gRPC connect, which would hide why a connection failed, wait before
+// a retry and resolve names in its own way.
 func (l *link) dial() (stream wire.Forward_LinkClient, hangUp func(), err error) {
 	raw, err := (&net.Dialer{}).DialContext(l.ctx, "tcp", l.peer.Addr)
 	if err != nil {
@@ -37,7 +37,7 @@ func (l *link) dial() (stream wire.Forward_LinkClient, hangUp func(), err error)
 	}
 	hangUp = func() {
 		_ = client.Close()
-		raw.Close() // which gRPC may never have asked for
+		raw.Close() // gRPC may never have used it
 	}
 	if stream, err = wire.NewForwardClient(client).Link(l.ctx); err != nil {
 		hangUp()
@@ -46,14 +46,14 @@ func (l *link) dial() (stream wire.Forward_LinkClient, hangUp func(), err error)
 	return stream, hangUp, nil
 }
 
-// clientOptions are a link's. Its connection is secure before gRPC gets it.
+// clientOptions have no TLS: the connection that gRPC receives is already secure.
 var clientOptions = []grpc.DialOption{
 	grpc.WithTransportCredentials(insecure.NewCredentials()),
 	grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithNoProxy(),
 	grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window),
 }
 
-// once is a dialer that has one connection to give.
+// once returns a dialer that returns conn once.
 func once(conn net.Conn) func(context.Context, string) (net.Conn, error) {
 	var given atomic.Bool
 	return func(context.Context, string) (net.Conn, error) {
@@ -64,8 +64,8 @@ func once(conn net.Conn) func(context.Context, string) (net.Conn, error) {
 	}
 }
 
-// heardConn counts reads, so that silence is what the network says and does not
-// depend on when a goroutine above it runs.
+// heardConn counts reads on the connection itself, so that silence does not depend on
+// when gRPC's goroutines run.
 type heardConn struct {
 	net.Conn
 	reads atomic.Uint64
@@ -79,7 +79,7 @@ func (c *heardConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// holdsBytes says whether there is something that was not read yet.
+// holdsBytes reports whether the kernel holds unread bytes.
 func (c *heardConn) holdsBytes() bool {
 	tcp, ok := c.Conn.(*net.TCPConn)
 	if !ok {

@@ -1,47 +1,44 @@
-// Package forward carries orders from the replica that took them to the one that
-// sells, and answers back.
+// Package forward carries orders from the replica that received them to the seller,
+// and the answers back.
 //
-// It knows links between processes: batches, bounds, heartbeats and silence. It
-// does not know who sells, when an order may be sent again or when a lock may be
-// taken away: its caller decides that from what an Observer is told.
+// It provides links between processes, with batching, limits, heartbeats and the
+// detection of silence. It does not know who sells, when to resend an order or when
+// to take over a lock: its caller decides that from what the Observer reports.
 //
 // # A link
 //
-// One link goes from a process that forwards to a process that sells. It is one
-// gRPC stream for all SKUs. Its first message each way is a hello, which names
-// the process: a seller that was started again is another process, although its
-// address is the same.
+// A link goes from a forwarding process to a selling process. It is one gRPC stream
+// for all SKUs. The first message each way is a hello, which names the process: a
+// restarted seller is another process at the same address.
 //
-//	            Send             hello               an order waits, nothing is read
+//	            Send             hello               orders wait, nothing is read
 //	(no link) --------> connecting ----> up --------------------------------> silent
 //	     ^                  |            |  <--------------------------------    |
 //	     |     refused,     |            |            something is read          |
 //	     |     timed out,   v            v  reset, Break, unused                 |
 //	     +--------------- (ended) <------+<--------------------------------------+
 //
-// Every order on a link that ends gets ErrBroken, unless its answer was read
-// before, or ErrNoLink if the link never came up: then nothing was sent. A link never comes back: the next Send opens a new one, which replaces
-// the older one at the seller.
+// When a link ends, each order on it without an answer gets ErrBroken, or ErrNoLink if
+// the link never came up: then nothing was sent. The next Send opens a new link, which
+// replaces the older one at the seller.
 //
-// Both sides write whatever has queued up since the last write in one message,
-// without a timer. Each stream has one goroutine that writes and one that reads;
-// an order has none.
+// Each side sends what has queued up since its last write as one message, without a
+// timer. A stream has one goroutine that writes and one that reads; an order has none.
 //
 // # Silence
 //
-// The seller sends an empty message every tick, from the goroutine that writes
-// its answers, so that silence means that its process stands still or cannot be
-// reached, and not that it is slow. The forwarder counts its own ticks in which
-// it read nothing while orders wait. It does not trust a tick of its own that
-// comes late: then this process stood still, and what the seller sent meanwhile
-// may not have been read yet. A tick at which the kernel holds bytes of the seller
-// that were not read yet does not count either.
+// The seller sends an empty message at each tick, from the goroutine that writes its
+// answers. So silence means that the seller's process is paused or unreachable, not
+// that it is slow. The forwarder counts its own ticks during which orders wait and
+// nothing is read. A late tick restarts the count: this process was paused, and may
+// not have read what was sent meanwhile. A tick does not count either if the kernel
+// holds unread bytes from the seller.
 //
 // # A process that is gone
 //
-// Silence cannot tell a process that is gone from one that stands still. Its address
-// can: it refuses connections, or another process answers there. So a link that
-// breaks with orders on it is opened again at once. The system may close the
-// connections of a process that was killed before its listener; a connection that
-// is taken and then reset is therefore tried again, for a fraction of a second.
+// A silent process may be gone or paused. Its address tells: if the process is gone,
+// the address refuses connections or another process answers. So a link that breaks
+// with orders on it is reopened at once. The system may close a killed process's
+// connections before its listener; a connection that is accepted and then reset is
+// therefore retried for a fraction of a second.
 package forward

@@ -9,13 +9,12 @@ import (
 	"sync"
 )
 
-// maxHandshakes is how many connections may be in their handshake at the same
-// time. In a flood the oldest is closed to make room: a replica completes its handshake
-// before so many others have come after it.
+// maxHandshakes bounds the handshakes at the same time. In a flood the oldest is closed
+// to make room: a replica completes its handshake before that many others arrive.
 const maxHandshakes = 64
 
-// gate is a listener whose connections have passed their TLS handshake. gRPC, which
-// bounds neither their number nor their time well, gets no others.
+// gate is a listener that returns connections after their TLS handshake. gRPC's own
+// handshakes are not sufficiently bounded in number and time.
 type gate struct {
 	net.Listener
 	cfg    Config
@@ -33,7 +32,7 @@ type passed struct {
 	err  error
 }
 
-// newGate takes connections from l until it is closed. What it runs is added to all.
+// newGate accepts connections from l until Close. It adds its goroutines to all.
 func newGate(l net.Listener, cfg Config, all *sync.WaitGroup) *gate {
 	g := &gate{Listener: l, cfg: cfg, passed: make(chan passed), closed: make(chan struct{}), all: all}
 	g.close = sync.OnceValue(func() error {
@@ -44,7 +43,7 @@ func newGate(l net.Listener, cfg Config, all *sync.WaitGroup) *gate {
 	return g
 }
 
-// Accept returns the next connection that has passed.
+// Accept returns the next connection that has completed its handshake.
 func (g *gate) Accept() (net.Conn, error) {
 	select {
 	case p := <-g.passed:
@@ -54,15 +53,14 @@ func (g *gate) Accept() (net.Conn, error) {
 	}
 }
 
-// Close ends the listener and the handshakes.
+// Close closes the listener and the connections in their handshake.
 func (g *gate) Close() error { return g.close() }
 
 func (g *gate) run() {
 	for {
 		conn, err := g.Listener.Accept()
 		if err != nil {
-			// gRPC waits after an error that may pass, and so does this: it goes on
-			// when gRPC has taken the error.
+			// gRPC pauses after a temporary error; pass waits until gRPC accepts again.
 			g.pass(passed{err: err})
 			if errors.Is(err, net.ErrClosed) {
 				break
@@ -100,9 +98,9 @@ func (g *gate) shake(conn net.Conn) {
 	}
 	g.mu.Unlock()
 	if err != nil {
-		// Not a warning: a stranger could fill the log. A replica with a wrong secret
-		// warns in its own log.
-		g.cfg.Logger.Debug("a connection was refused", "addr", conn.RemoteAddr().String(), "error", err)
+		// Not a warning, by which a stranger could fill the log. A replica with a wrong
+		// secret logs a warning itself.
+		g.cfg.Logger.Debug("rejected a connection between replicas", "addr", conn.RemoteAddr().String(), "error", err)
 		conn.Close()
 		return
 	}

@@ -16,49 +16,48 @@ import (
 )
 
 const (
-	// maxProbes and probeWait, which doubles, make 155 ms in all: a process that was
-	// killed has closed its listener by then.
+	// maxProbes attempts, with pauses from probeWait that double, take 155 ms in all:
+	// by then the listener of a killed process is closed.
 	maxProbes = 6
 	probeWait = 5 * time.Millisecond
 )
 
 var (
-	errNoHello = fmt.Errorf("no hello within %s", helloTimeout)
-	errStill   = fmt.Errorf("nothing was read for %s", unused)
-	errUnused  = fmt.Errorf("no order for %s", unused)
-	// errStranger means that another process has the peer's address.
-	errStranger = errors.New("another process answers at the address")
+	errNoHello   = fmt.Errorf("no hello within %s", helloTimeout)
+	errNothing   = fmt.Errorf("nothing was read for %s", unused)
+	errUnused    = fmt.Errorf("no order was sent for %s", unused)
+	errOtherPeer = errors.New("another process answers at the address")
 )
 
-// link is one try to reach a peer, and what it carries if that succeeds. It runs
-// in three goroutines: run reads, write writes, and watch looks for silence.
+// link is one attempt to reach a peer and, if that succeeds, the stream. It has three
+// goroutines: run reads, write writes, and watch detects silence.
 type link struct {
 	links   *Links
 	peer    *peer
 	ordinal uint64
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
-	kick    chan struct{} // there is something in queue, or the link is up
+	kick    chan struct{} // wakes write
 	conn    atomic.Pointer[heardConn]
-	watched watched                // watch's own
-	takers  []func(*Answer, error) // take's own
+	watched watched                // used only by watch
+	takers  []func(*Answer, error) // used only by take
 
-	// All below is guarded by Links.mu.
+	// Links.mu guards the fields below.
 
-	isTrial  bool      // takes no orders before it is up
-	probes   int       // this is the n-th link in a row that only shows whether the process is gone
-	orphans  []Waiting // what waited on the link that broke before these
-	isUp     bool      // a hello was read
-	hasEnded bool      // it is not its peer's link any more
+	isTrial  bool      // accepts no orders before it is up
+	probes   int       // the number of attempts in a row to see whether the process is gone
+	orphans  []Waiting // what waited on the link that broke before the probes
+	isUp     bool      // the hello was read
+	hasEnded bool      // the peer has no link, or a newer one
 	replica  string
 	since    time.Time
 	number   uint64 // of the last order
 	waiting  map[uint64]waiter
-	queue    []*Order // of those that wait: not written yet
-	isUsed   bool     // since watch looked
+	queue    []*Order // waiting orders that were not written yet
+	isUsed   bool     // an order was sent since the last tick
 }
 
-// waiter is one order without an answer.
+// waiter is an order without an answer.
 type waiter struct {
 	order *Order
 	done  func(*Answer, error)
@@ -75,7 +74,7 @@ func (l *link) run() {
 		err = l.carry(&others)
 	}
 	if cause := context.Cause(l.ctx); cause != nil {
-		err = cause // what gRPC made of it says less
+		err = cause // more precise than gRPC's error
 	}
 	l.cancel(err)
 	others.Wait()
@@ -100,17 +99,17 @@ func (l *link) carry(others *sync.WaitGroup) error {
 	}
 	switch hello := first.GetHello(); {
 	case hello == nil || hello.Version != version:
-		return fmt.Errorf("the seller speaks version %d of the protocol, this replica %d", hello.GetVersion(), version)
+		return fmt.Errorf("the seller has version %d of the protocol, this replica has %d", hello.GetVersion(), version)
 	case hello.Process != l.peer.Process:
-		return errStranger
+		return errOtherPeer
 	case !late.Stop():
 		return errNoHello
 	case !l.up(hello.Replica):
-		return nil // ended meanwhile
+		return nil // it has ended
 	}
 	l.links.metrics.links.Inc()
 	defer l.links.metrics.links.Dec()
-	l.links.cfg.Logger.Debug("a link is up", "seller", l.replica, "addr", l.peer.Addr)
+	l.links.cfg.Logger.Debug("link is up", "seller", l.replica, "addr", l.peer.Addr)
 	others.Go(func() { l.write(stream) })
 	for {
 		message, err := stream.Recv()
@@ -121,7 +120,7 @@ func (l *link) carry(others *sync.WaitGroup) error {
 	}
 }
 
-// up lets the link carry orders, unless it has ended.
+// up marks the link as up, unless it has ended.
 func (l *link) up(replica string) bool {
 	l.links.mu.Lock()
 	defer l.links.mu.Unlock()
@@ -129,12 +128,12 @@ func (l *link) up(replica string) bool {
 		return false
 	}
 	l.isUp, l.replica, l.since = true, replica, l.links.cfg.clock.now()
-	l.probes, l.orphans = 0, nil // it lives
+	l.probes, l.orphans = 0, nil // the process is alive
 	l.peer.failures = 0
 	return true
 }
 
-// take hands answers to the orders that wait for them.
+// take passes answers to the orders that wait for them.
 func (l *link) take(answers []*Answer) {
 	if len(answers) == 0 {
 		return // a heartbeat
@@ -157,8 +156,8 @@ func (l *link) take(answers []*Answer) {
 	l.takers = takers
 }
 
-// write sends whatever has queued up, again and again. Nothing else sends once the
-// link is up.
+// write sends what has queued up, until the link ends. Once the link is up, nothing
+// else sends.
 func (l *link) write(stream wire.Forward_LinkClient) {
 	var message wire.ToSeller
 	var queue []*Order
@@ -180,12 +179,12 @@ func (l *link) write(stream wire.Forward_LinkClient) {
 			l.links.metrics.messages.Inc()
 			l.links.metrics.orders.Add(float64(len(part)))
 		}
-		clear(queue) // so that the collector can have them once they are answered
+		clear(queue) // lets answered orders be collected
 	}
 }
 
-// end detaches the link from its peer. run ends soon after, and tells the orders that
-// wait. The caller holds Links.mu.
+// end detaches the link from its peer. run then returns and calls finish. The caller
+// holds Links.mu.
 func (l *link) end(why error) {
 	if l.hasEnded {
 		return
@@ -202,54 +201,54 @@ func (l *link) end(why error) {
 	l.cancel(why)
 }
 
-// finish tells the Observer and the orders that wait that the link has ended.
+// finish reports the end of the link to the Observer and to the waiting orders.
 func (l *link) finish(err error) {
 	ls := l.links
 	ls.mu.Lock()
-	isBroken := !l.hasEnded // by the other side, or by the network
+	isBroken := !l.hasEnded // by the other side or the network
 	l.end(err)
 	waiting, waiters := l.distinct(l.orphans), l.waiting
-	if isBroken && !ls.isClosed && l.isToProbe(err) {
+	if isBroken && !ls.isClosed && l.mustProbe(err) {
 		ls.open(l.peer, &link{probes: l.probes + 1, orphans: waiting})
 	}
 	l.waiting, l.queue = nil, nil
-	isNews := isBroken && l.isNews()
+	isLogged := isBroken && l.isLogged()
 	ls.mu.Unlock()
 
-	if isNews {
-		ls.cfg.Logger.Warn("a link has ended", "seller", l.replica, "addr", l.peer.Addr, "orders", len(waiters), "error", err)
+	if isLogged {
+		ls.cfg.Logger.Warn("link to a seller ended", "seller", l.replica, "addr", l.peer.Addr, "orders", len(waiters), "error", err)
 	}
 	if isGone(err) {
-		// Before the orders are told, whose senders then choose what to do next.
+		// Before the senders of the orders decide what to do next.
 		ls.cfg.Observer.Dead(l.peer.Peer, waiting)
 	}
 	if len(waiters) > 0 {
 		ls.metrics.broken.Inc()
 	}
-	told := ErrBroken
-	if !l.isUp { // which changes no more
-		told = ErrNoLink
+	result := ErrBroken
+	if !l.isUp { // no longer changes
+		result = ErrNoLink
 	}
 	for _, w := range waiters {
-		w.done(nil, told)
+		w.done(nil, result)
 	}
 }
 
-// isToProbe says whether the next link is to be opened at once, to see whether the
-// process is gone: its address tells. Orders that are sent again go on that link,
-// too. The caller holds Links.mu.
-func (l *link) isToProbe(err error) bool {
+// mustProbe reports whether to open the next link at once, which shows whether the
+// process is gone. Orders that are resent use that link, too. The caller holds
+// Links.mu.
+func (l *link) mustProbe(err error) bool {
 	if l.isUp {
 		return len(l.orphans)+len(l.waiting) > 0
 	}
-	// A process that was killed may close its connections before its listener: the
-	// next one is taken and then reset.
+	// The connections of a killed process may be closed before its listener: the next
+	// one is then accepted and reset.
 	return 0 < l.probes && l.probes < maxProbes && !isGone(err) && !errors.Is(err, errNoHello)
 }
 
-// isNews says whether the log should have the end of the link: an address that refuses
-// connections may be tried by every order. The caller holds Links.mu.
-func (l *link) isNews() bool {
+// isLogged reports whether to log the end of the link. It limits the rate: every order
+// may try an address that refuses connections. The caller holds Links.mu.
+func (l *link) isLogged() bool {
 	if l.isUp {
 		return true
 	}
@@ -261,13 +260,12 @@ func (l *link) isNews() bool {
 	return true
 }
 
-// isGone says whether a link that ended so has shown that the process is gone. A
-// connection is only refused when it is new.
+// isGone reports whether a link that ended with err has shown that the process is gone.
 func isGone(err error) bool {
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, errStranger)
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, errOtherPeer)
 }
 
-// distinct is what orders wait for, and also, each SKU and token once. The caller
+// distinct returns what the orders wait for, and also, without duplicates. The caller
 // holds Links.mu.
 func (l *link) distinct(also []Waiting) []Waiting {
 	all := make(map[Waiting]struct{})

@@ -10,54 +10,51 @@ import (
 )
 
 const (
-	// minBackoff and maxBackoff are between two dials of a peer that cannot be
-	// reached: soon enough after a short fault, and no storm during a long one.
+	// minBackoff and maxBackoff bound the pause between two dials of an unreachable
+	// peer.
 	minBackoff = 50 * time.Millisecond
 	maxBackoff = time.Second
 )
 
-// Links are all links of this process to sellers. They are safe for concurrent
-// use.
+// Links are the links of this process to sellers. They are safe for concurrent use.
 type Links struct {
 	cfg     Config
 	metrics metrics
-	all     sync.WaitGroup // what links run
+	all     sync.WaitGroup // the links' goroutines
 
-	// mu guards everything below, every peer, and most of a link. One for all is
-	// enough: it is held for a few instructions at a time.
+	// mu guards everything below, every peer and most of a link. One mutex suffices:
+	// it is held for a few instructions at a time.
 	mu       sync.Mutex
 	peers    map[Peer]*peer
 	ordinal  uint64 // of the newest link
 	isClosed bool
 }
 
-// peer is what is known of a Peer between two links. Links.mu guards it.
+// peer is the state of a Peer that outlives its links. Links.mu guards it.
 type peer struct {
 	Peer
 	link *link // nil if there is none
-	// failures are the dials that failed in a row, without those that were refused.
+	// failures counts the dials that failed in a row, except refused connections.
 	failures int
-	endedAt  time.Time // of the last link
-	warnedAt time.Time // of a link that did not come up
-	// isSilent says that Silent was told, and Revived was not told since.
-	isSilent bool
+	endedAt  time.Time // the end of the last link
+	warnedAt time.Time // the last warning about a link that did not come up
+	isSilent bool      // Silent was called, and Revived was not called since
 }
 
-// NewLinks returns no link yet: Send opens them.
+// NewLinks returns Links without any link: Send opens them.
 func NewLinks(cfg Config) *Links {
 	return &Links{cfg: cfg.withDefaults(), metrics: newMetrics(cfg.Registry, "out"), peers: make(map[Peer]*peer)}
 }
 
-// Send puts o on the link to p, and opens one where there is none. It never
-// blocks. If it returns nil, done is called exactly once, with the answer, with
-// ErrBroken, or with ErrNoLink where the link never came up; until then o belongs to the link. done is called from the link's
-// goroutine and must not block. Otherwise Send returns ErrFull or ErrNoLink.
+// Send sends o on the link to p, which it opens if there is none. It never blocks. If
+// it returns nil, done is called exactly once, with the answer, ErrBroken, or ErrNoLink
+// if the link never came up. Until then o belongs to the link. The link's goroutine
+// calls done, which must not block. Otherwise Send returns ErrFull or ErrNoLink.
 //
-// After a link has ended Send opens the next one at once, also after a dial that
-// failed. Once two dials in a row have failed, Send returns ErrNoLink until one
-// succeeds. A dial runs then as long as orders come, with a back-off. An address
-// that refuses connections is no such failure: each Send tries it again, and
-// Observer.Dead is told.
+// After a link has ended or a dial has failed, Send opens the next one at once. After
+// two failed dials in a row, Send returns ErrNoLink until one succeeds; dials then
+// continue with a back-off while orders come. A refused connection does not count as a
+// failure: each Send dials again, and Observer.Dead is called.
 func (ls *Links) Send(p Peer, o *Order, done func(*Answer, error)) error {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -77,7 +74,8 @@ func (ls *Links) Send(p Peer, o *Order, done func(*Answer, error)) error {
 	return nil
 }
 
-// linkTo is the link that takes orders to p now, or nil. The caller holds mu.
+// linkTo returns the link that accepts orders for the peer now, or nil. The caller
+// holds mu.
 func (ls *Links) linkTo(at Peer) *link {
 	p := ls.peers[at]
 	if p == nil {
@@ -101,8 +99,8 @@ func (ls *Links) linkTo(at Peer) *link {
 	return nil
 }
 
-// forget drops the peers of which nothing has been heard for long: a seller that
-// was started again is a new peer. The caller holds mu.
+// forget removes peers that have had no link for a while: a restarted seller is a new
+// peer. The caller holds mu.
 func (ls *Links) forget() {
 	for at, p := range ls.peers {
 		if p.link == nil && ls.cfg.clock.now().Sub(p.endedAt) > unused {
@@ -111,7 +109,7 @@ func (ls *Links) forget() {
 	}
 }
 
-// open starts l as the link to p, which has none. The caller holds mu.
+// open starts l as the link to p. The caller holds mu.
 func (ls *Links) open(p *peer, l *link) *link {
 	ls.ordinal++
 	now := ls.cfg.clock.now()
@@ -124,13 +122,13 @@ func (ls *Links) open(p *peer, l *link) *link {
 	return l
 }
 
-// Break ends the link to p now, if there is one: every order on it gets ErrBroken,
-// and no answer of it is taken any more. The next Send opens a new one.
+// Break ends the link to p, if there is one. Every order on it gets ErrBroken, and later
+// answers are ignored. The next Send opens a new link.
 func (ls *Links) Break(p Peer) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if at := ls.peers[p]; at != nil && at.link != nil {
-		at.link.end(errors.New("given up by its caller"))
+		at.link.end(errors.New("broken by the caller"))
 	}
 }
 
@@ -158,20 +156,20 @@ func (ls *Links) List() []LinkInfo {
 	return list
 }
 
-// Close ends all links, whose orders get ErrBroken, and waits until nothing of
-// them runs any more, or for ctx. Send returns ErrNoLink from now on.
+// Close ends all links, whose orders get ErrBroken, and waits for their goroutines or
+// for ctx. Send then returns ErrNoLink.
 func (ls *Links) Close(ctx context.Context) error {
 	ls.mu.Lock()
 	ls.isClosed = true
 	for _, p := range ls.peers {
 		if p.link != nil {
-			p.link.end(errors.New("this process ends"))
+			p.link.end(errors.New("this replica is stopping"))
 		}
 	}
 	ls.mu.Unlock()
 
 	ended := make(chan struct{})
-	go func() { ls.all.Wait(); close(ended) }() // ends with the links, also after ctx
+	go func() { ls.all.Wait(); close(ended) }()
 	select {
 	case <-ended:
 		return nil
@@ -180,7 +178,7 @@ func (ls *Links) Close(ctx context.Context) error {
 	}
 }
 
-// kick wakes the goroutine that waits for c, now or when it waits next.
+// kick wakes the goroutine that receives from c, now or the next time it waits.
 func kick(c chan struct{}) {
 	select {
 	case c <- struct{}{}:

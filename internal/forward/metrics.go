@@ -5,13 +5,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// metrics are of one direction: out, of Links, or in, of a Server. Both may use
+// metrics are those of one direction: "out" for Links, "in" for a Server. Both may use
 // the same registry.
 type metrics struct {
 	orders   prometheus.Counter
 	messages prometheus.Counter
 	links    prometheus.Gauge
-	broken   prometheus.Counter // of Links only
+	broken   prometheus.Counter // nil for a Server
 }
 
 func newMetrics(registry prometheus.Registerer, direction string) metrics {
@@ -26,10 +26,10 @@ func newMetrics(registry prometheus.Registerer, direction string) metrics {
 			Help: "Links that are up, by direction: out to sellers, in from other replicas.", ConstLabels: labels}),
 	}
 	if direction == "in" {
-		m.orders = counter("orders_received_total", "Orders that other replicas have forwarded to this one.", nil)
+		m.orders = counter("orders_received_total", "Orders that other replicas forwarded to this replica.", nil)
 		return m
 	}
-	m.orders = counter("orders_sent_total", "Orders that this replica has forwarded to the seller.", nil)
-	m.broken = counter("links_broken_total", "Links to sellers that ended with orders on them.", nil)
+	m.orders = counter("orders_sent_total", "Orders that this replica forwarded to the seller.", nil)
+	m.broken = counter("links_broken_total", "Links to sellers that ended before all their orders were answered.", nil)
 	return m
 }

@@ -2,6 +2,6 @@
 
 package forward
 
-// peek cannot tell. A busy replica may then take a seller over that is alive, which
-// is safe.
+// peek is not supported here. A busy replica may take over from a live seller, which is
+// safe.
 func peek(uintptr) bool { return false }

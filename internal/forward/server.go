@@ -16,15 +16,15 @@ import (
 )
 
 const (
-	// keepAlive is how soon a link ends whose other side does not answer pings. It
-	// only frees what the link holds: nothing waits for that.
+	// keepAlive bounds how long a link lasts whose other side does not answer pings. It
+	// only frees resources.
 	keepAlive = 10 * time.Second
-	// manyProcesses is when the ordinals of processes without a link are forgotten.
-	// Each replica that is started again is a new process.
+	// manyProcesses is when the ordinals of processes without a link are removed: each
+	// restarted replica is a new process.
 	manyProcesses = 1024
 )
 
-// Server takes the links of other replicas.
+// Server accepts the links of other replicas.
 type Server struct {
 	wire.UnimplementedForwardServer
 
@@ -32,7 +32,7 @@ type Server struct {
 	receiver Receiver
 	metrics  metrics
 	grpc     *grpc.Server
-	all      sync.WaitGroup // what gRPC does not wait for
+	all      sync.WaitGroup // goroutines that gRPC does not wait for
 	closing  chan struct{}
 
 	mu       sync.Mutex
@@ -41,7 +41,7 @@ type Server struct {
 	isClosed bool
 }
 
-// NewServer returns a Server that hands what it is sent to r. Serve takes links.
+// NewServer returns a Server that passes orders to r once Serve runs.
 func NewServer(cfg Config, r Receiver) *Server {
 	sv := &Server{
 		cfg: cfg.withDefaults(), receiver: r, metrics: newMetrics(cfg.Registry, "in"), closing: make(chan struct{}),
@@ -51,7 +51,7 @@ func NewServer(cfg Config, r Receiver) *Server {
 		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(window),
 		grpc.MaxConcurrentStreams(1), grpc.ConnectionTimeout(helloTimeout), grpc.WaitForHandlers(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionIdle: keepAlive, // without a link
+			MaxConnectionIdle: keepAlive, // for a connection without a link
 			Time:              keepAlive, Timeout: keepAlive,
 		}),
 	)
@@ -59,7 +59,7 @@ func NewServer(cfg Config, r Receiver) *Server {
 	return sv
 }
 
-// Serve takes links from l until Close, and then returns nil. It closes l.
+// Serve accepts links from l until Close, and then returns nil. It closes l.
 func (sv *Server) Serve(l net.Listener) error {
 	sv.mu.Lock()
 	if sv.isClosed {
@@ -74,8 +74,8 @@ func (sv *Server) Serve(l net.Listener) error {
 	return nil
 }
 
-// Close sends the answers that it has, ends all links and waits until nothing of
-// them runs any more. At ctx's end it stops waiting for replicas that do not read
+// Close sends the answers that are ready, ends all links and waits for their
+// goroutines. When ctx ends, it closes the connections to replicas that do not read
 // their answers, and returns ctx's error.
 func (sv *Server) Close(ctx context.Context) error {
 	sv.mu.Lock()
@@ -87,12 +87,12 @@ func (sv *Server) Close(ctx context.Context) error {
 
 	stop := context.AfterFunc(ctx, sv.grpc.Stop)
 	defer stop()
-	sv.grpc.GracefulStop() // until Stop, at the latest
-	sv.all.Wait()          // ends with gRPC's connections and listeners
+	sv.grpc.GracefulStop() // returns after Stop at the latest
+	sv.all.Wait()
 	return ctx.Err()
 }
 
-// Link is one link from its hello to its end: gRPC calls it.
+// Link serves one link from its hello to its end. gRPC calls it.
 func (sv *Server) Link(stream wire.Forward_LinkServer) error {
 	first, err := stream.Recv()
 	if err != nil {
@@ -100,10 +100,10 @@ func (sv *Server) Link(stream wire.Forward_LinkServer) error {
 	}
 	hello := first.GetHello()
 	if hello.GetVersion() != version || hello.Process == "" {
-		return status.Errorf(codes.FailedPrecondition, "this replica speaks version %d of the protocol", version)
+		return status.Errorf(codes.FailedPrecondition, "this replica has version %d of the protocol", version)
 	}
 	if hello.Meets != sv.cfg.Process {
-		// The client needs no more than our process.
+		// Our process name tells the client that the peer it seeks is gone.
 		return stream.Send(&wire.FromSeller{Hello: sv.cfg.hello("", 0)})
 	}
 	s := newSource(hello, sv.cfg.Limit)
@@ -118,8 +118,8 @@ func (sv *Server) Link(stream wire.Forward_LinkServer) error {
 	return s.write(stream, sv.cfg.hello("", 0), ticks, sv.closing)
 }
 
-// admit makes s the link of its process, unless a newer one was here before: its
-// orders may have been sent again on that.
+// admit makes s the link of its process. It returns false if a newer link of that
+// process was admitted: the orders of s may have been resent on it.
 func (sv *Server) admit(s *Source) bool {
 	sv.mu.Lock()
 	defer sv.mu.Unlock()

@@ -2,16 +2,16 @@ package forward
 
 import "time"
 
-// watched is what the last tick of a link saw.
+// watched is the state of a link at its last tick.
 type watched struct {
 	at      time.Time
 	reads   uint64
 	silent  int       // ticks in a row
-	heardAt time.Time // or not known, because a tick was late
+	heardAt time.Time // the last tick at which something was read, or that was late
 	usedAt  time.Time
 }
 
-// watch looks at the link at each tick, until it ends.
+// watch calls tick at each tick until the link ends.
 func (l *link) watch() {
 	cfg := l.links.cfg
 	ticks, stop := cfg.clock.ticker(cfg.Tick)
@@ -21,14 +21,13 @@ func (l *link) watch() {
 		case <-l.ctx.Done():
 			return
 		case <-ticks:
-			// Not the tick's own time, which says when it was due.
+			// Not the tick's own time, which is when it was due.
 			l.tick(cfg.clock.now())
 		}
 	}
 }
 
-// tick tells the Observer what there is to tell, and ends a link that is of no use
-// any more.
+// tick reports silence and its end to the Observer, and ends an unused link.
 func (l *link) tick(now time.Time) {
 	w, ls := &l.watched, l.links
 	isLate := now.Sub(w.at) > ls.cfg.Tick*3/2
@@ -50,9 +49,9 @@ func (l *link) tick(now time.Time) {
 	switch {
 	case l.hasEnded:
 	case now.Sub(w.usedAt) > unused:
-		l.end(errUnused) // under mu, so that no order comes in between
+		l.end(errUnused) // while mu is held, so that no order is lost
 	case now.Sub(w.heardAt) > unused:
-		l.cancel(errStill)
+		l.cancel(errNothing)
 	case isHeard || isLate:
 	case len(l.waiting) == 0:
 		w.silent = 0
@@ -70,7 +69,7 @@ func (l *link) tick(now time.Time) {
 	}
 }
 
-// isHeard says whether something came since the last tick.
+// isHeard reports whether something arrived since the last tick.
 func (l *link) isHeard(isLate bool) bool {
 	conn := l.conn.Load()
 	if conn == nil {
@@ -81,6 +80,6 @@ func (l *link) isHeard(isLate bool) bool {
 		l.watched.reads = reads
 		return true
 	}
-	// Asked only where it matters: a late tick counts nothing anyway.
+	// A late tick does not count anyway, so the system call is saved.
 	return !isLate && conn.holdsBytes()
 }

@@ -11,38 +11,37 @@ import (
 	"flashsale/internal/forward/wire"
 )
 
-// Receiver takes the orders of other replicas.
+// Receiver receives the orders of other replicas.
 type Receiver interface {
-	// Receive takes orders that came in one message, and answers each of them once
-	// by from. It must not block.
+	// Receive receives the orders of one message and must answer each of them once by
+	// from.Answer. It must not block.
 	Receive(from *Source, orders []*Order)
 }
 
 // Source is one incoming link. It is safe for concurrent use.
 type Source struct {
-	hello *wire.Hello // the other side's
+	hello *wire.Hello // of the other side
 	limit int
 	gone  chan struct{}
-	kick  chan struct{} // there are answers
+	kick  chan struct{} // wakes write
 
-	// handing is held while orders are handed over: none are after gone is closed.
-	handing sync.Mutex
+	// receiving is held during Receive, which is not called after gone is closed.
+	receiving sync.Mutex
 
 	mu       sync.Mutex
 	isGone   bool
 	underWay int // orders without an answer
 	answers  []*Answer
-	why      error // it is gone: what the other side is told
+	why      error // why it is gone, for the other side
 
-	// Of the goroutine that writes.
+	// Used only by write.
 	message wire.FromSeller
 	spare   []*Answer // becomes answers when they are written
 }
 
-var errReplaced = status.Error(codes.Aborted, "a newer link of the same process has replaced this one")
+var errReplaced = status.Error(codes.Aborted, "replaced by a newer link of the same process")
 
-// Answer puts a on the way back. It never blocks. Answers to a Source that is gone
-// are dropped.
+// Answer sends a back. It never blocks. Answers to a Source that is gone are dropped.
 func (s *Source) Answer(a *Answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,23 +53,23 @@ func (s *Source) Answer(a *Answer) {
 	kick(s.kick)
 }
 
-// Gone is closed once the link has ended or was replaced by a newer one of the same
-// process. Orders of it that are in no batch yet must be dropped then: they may
-// have been sent again.
+// Gone is closed once the link has ended or a newer link of the same process has
+// replaced it. Its orders that are in no batch yet must then be dropped: they may have
+// been resent.
 func (s *Source) Gone() <-chan struct{} { return s.gone }
 
-// Replica is the name, for people, of the replica at the other end.
+// Replica is the name, for people, of the other side.
 func (s *Source) Replica() string { return s.hello.Replica }
 
 func newSource(hello *wire.Hello, limit int) *Source {
 	return &Source{hello: hello, limit: limit, gone: make(chan struct{}), kick: make(chan struct{}, 1)}
 }
 
-// end closes gone, once, when no orders are being handed over. why is what the other
-// side is told; the first one counts.
+// end closes gone once no Receive is running. why is for the other side; only the first
+// call counts.
 func (s *Source) end(why error) {
-	s.handing.Lock()
-	defer s.handing.Unlock()
+	s.receiving.Lock()
+	defer s.receiving.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.isGone {
@@ -80,7 +79,7 @@ func (s *Source) end(why error) {
 	close(s.gone)
 }
 
-// read hands orders over as they come, until the stream ends or the source is gone.
+// read passes orders to receiver until the stream ends or the source is gone.
 func (s *Source) read(stream wire.Forward_LinkServer, receiver Receiver, in metrics) error {
 	for {
 		message, err := stream.Recv()
@@ -89,23 +88,23 @@ func (s *Source) read(stream wire.Forward_LinkServer, receiver Receiver, in metr
 		}
 		in.messages.Inc()
 		in.orders.Add(float64(len(message.Orders)))
-		if err := s.hand(message.Orders, receiver); err != nil {
+		if err := s.receive(message.Orders, receiver); err != nil {
 			return err
 		}
 	}
 }
 
-// hand gives orders to receiver, unless the source is gone or has sent more than it
-// may.
-func (s *Source) hand(orders []*Order, receiver Receiver) error {
+// receive passes orders to receiver, unless the source is gone or has exceeded its
+// limit.
+func (s *Source) receive(orders []*Order, receiver Receiver) error {
 	if len(orders) == 0 {
 		return nil
 	}
-	s.handing.Lock()
-	defer s.handing.Unlock()
+	s.receiving.Lock()
+	defer s.receiving.Unlock()
 	s.mu.Lock()
 	s.underWay += len(orders)
-	isGone, isOver := s.isGone, s.underWay+len(s.answers) > s.limit // a place is free once its answer is sent
+	isGone, isOver := s.isGone, s.underWay+len(s.answers) > s.limit // an order counts until its answer is sent
 	s.mu.Unlock()
 	switch {
 	case isGone:
@@ -117,8 +116,8 @@ func (s *Source) hand(orders []*Order, receiver Receiver) error {
 	return nil
 }
 
-// write sends the hello, and then answers as they come and a heartbeat at each
-// tick, until the source is gone or closing is closed. Nothing else sends.
+// write sends the hello, then answers as they come and a heartbeat at each tick, until
+// the source is gone or closing is closed. Nothing else sends.
 func (s *Source) write(stream wire.Forward_LinkServer, hello *wire.Hello, ticks <-chan time.Time, closing <-chan struct{}) error {
 	err := stream.Send(&wire.FromSeller{Hello: hello})
 	var heartbeat wire.FromSeller
@@ -149,7 +148,7 @@ func (s *Source) flush(stream wire.Forward_LinkServer) error {
 			return err
 		}
 	}
-	clear(answers) // so that the collector can have them
+	clear(answers) // lets them be collected
 	s.spare = answers
 	return nil
 }
