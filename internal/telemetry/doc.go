@@ -1,4 +1,3 @@
-// Package telemetry is what an operator sees of a replica beside its answers:
-// the metrics that no other package counts for itself, traces, and the ids in
-// its log. All of it may fail or be off without a buyer noticing.
+// Package telemetry provides traces, the ids in the log, and the metrics that belong to
+// no other package. Buyers are not affected when it fails or is off.
 package telemetry

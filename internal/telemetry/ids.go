@@ -9,8 +9,7 @@ import (
 
 type requestIDKey struct{}
 
-// identified is a context of one allocation; context.WithValue would make two of
-// a string, for each request.
+// identified takes one allocation for each request; context.WithValue would take two.
 type identified struct {
 	context.Context
 	id string
@@ -23,19 +22,19 @@ func (c *identified) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// WithRequestID is ctx with the id of the request that it belongs to.
+// WithRequestID returns ctx with the id of its request.
 func WithRequestID(ctx context.Context, id string) context.Context {
 	return &identified{ctx, id}
 }
 
-// RequestID is the id of the request that ctx belongs to; "" if none is known.
+// RequestID returns the id of the request that ctx belongs to, or "".
 func RequestID(ctx context.Context) string {
 	id, _ := ctx.Value(requestIDKey{}).(string)
 	return id
 }
 
-// Logged is a handler that puts the ids in a line's context into it: request_id,
-// and trace_id where there is a trace.
+// Logged returns a handler that adds request_id and trace_id to a line, if they are in
+// its context.
 func Logged(next slog.Handler) slog.Handler { return idHandler{next} }
 
 type idHandler struct{ slog.Handler }

@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// stockEvery is how often the catalog is read at most, however many scrape:
-	// where there is no mirror, that is a query.
+	// stockEvery bounds how often the catalog is read, however often it is scraped:
+	// without a mirror each read queries MySQL.
 	stockEvery = time.Second
-	// stockTimeout bounds the reading. A scrape without stock is better than none.
+	// stockTimeout bounds the read. A scrape without stock is better than no scrape.
 	stockTimeout = 2 * time.Second
 )
 
-// Catalog is where SKUs are read. List is in byte order.
+// Catalog reads SKUs. List sorts them in byte order.
 type Catalog interface {
 	List(ctx context.Context, after string, limit int) ([]stock.Stock, error)
 	Count(ctx context.Context) (int, error)
@@ -26,17 +26,17 @@ type Catalog interface {
 
 var (
 	unitsMetric     = prometheus.NewDesc("flashsale_stock_units", "Units of a SKU that were put on sale.", []string{"sku"}, nil)
-	availableMetric = prometheus.NewDesc("flashsale_stock_available_units", "Units of a SKU that are left.", []string{"sku"}, nil)
-	seqMetric       = prometheus.NewDesc("flashsale_stock_seq", "Writes of a SKU's stock so far.", []string{"sku"}, nil)
-	leftOutMetric   = prometheus.NewDesc("flashsale_stock_left_out_skus", "SKUs beyond the first of --metrics-skus, whose stock is not shown.", nil, nil)
-	readMetric      = prometheus.NewDesc("flashsale_stock_read", "Whether the stock could be read for this scrape: 1 or 0.", nil, nil)
+	availableMetric = prometheus.NewDesc("flashsale_stock_available_units", "Units of a SKU that are still available.", []string{"sku"}, nil)
+	seqMetric       = prometheus.NewDesc("flashsale_stock_seq", "Number of writes to a SKU's stock.", []string{"sku"}, nil)
+	leftOutMetric   = prometheus.NewDesc("flashsale_stock_left_out_skus", "SKUs whose stock is not shown because there are more than --metrics-skus.", nil, nil)
+	readMetric      = prometheus.NewDesc("flashsale_stock_read", "1 if the stock was read for this scrape, else 0.", nil, nil)
 )
 
-// Stock shows the stock of the first SKUs in byte order, at most that many: each
-// is a series of its own, which Prometheus keeps. It is safe for concurrent use.
+// Stock is the collector of the stock of the first SKUs in byte order. Their number is
+// limited: Prometheus stores a series for each. It is safe for concurrent use.
 type Stock struct {
 	catalog Catalog
-	most    int
+	limit   int
 
 	mu    sync.Mutex
 	read  time.Time
@@ -45,17 +45,17 @@ type Stock struct {
 	err   error
 }
 
-// NewStock makes the collector.
-func NewStock(catalog Catalog, most int) *Stock { return &Stock{catalog: catalog, most: most} }
+// NewStock returns a collector of at most limit SKUs.
+func NewStock(catalog Catalog, limit int) *Stock { return &Stock{catalog: catalog, limit: limit} }
 
-// Describe is prometheus.Collector's.
+// Describe implements prometheus.Collector.
 func (s *Stock) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{unitsMetric, availableMetric, seqMetric, leftOutMetric, readMetric} {
 		to <- d
 	}
 }
 
-// Collect tells what the catalog had within the last second.
+// Collect sends the stock, as read at most a second ago.
 func (s *Stock) Collect(to chan<- prometheus.Metric) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,11 +81,11 @@ func (s *Stock) Collect(to chan<- prometheus.Metric) {
 }
 
 func (s *Stock) fetch() (list []stock.Stock, count int, err error) {
-	// Collectors are given no context.
+	// A collector gets no context.
 	ctx, cancel := context.WithTimeout(context.Background(), stockTimeout)
 	defer cancel()
-	if s.most > 0 { // no rows are asked for where none are shown
-		if list, err = s.catalog.List(ctx, "", s.most); err != nil {
+	if s.limit > 0 {
+		if list, err = s.catalog.List(ctx, "", s.limit); err != nil {
 			return nil, 0, err
 		}
 	}

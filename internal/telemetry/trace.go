@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -18,28 +19,28 @@ import (
 
 // TracingConfig says where traces go.
 type TracingConfig struct {
-	// Endpoint is a collector's URL, like http://127.0.0.1:4318; "" turns tracing
-	// off. What else there is to say, the standard's OTEL_EXPORTER_OTLP_PROTOCOL
-	// (http/protobuf or grpc), _HEADERS, _TIMEOUT, _COMPRESSION and _CERTIFICATE do.
+	// Endpoint is a collector's URL, like http://127.0.0.1:4318; "" turns tracing off.
+	// The standard variables OTEL_EXPORTER_OTLP_PROTOCOL (http/protobuf or grpc),
+	// _HEADERS, _TIMEOUT, _COMPRESSION and _CERTIFICATE are heeded.
 	Endpoint string
-	// Ratio of the requests that are traced, from 0 to 1, unless their traceparent
-	// says whether they are.
+	// Ratio is the share of requests that are traced, from 0 to 1. A request's
+	// traceparent overrides it.
 	Ratio float64
-	// Replica and Version name this process.
+	// Replica and Version identify this process.
 	Replica, Version string
-	// Logger gets what the exporter fails at.
+	// Logger receives the exporter's errors.
 	Logger *slog.Logger
 }
 
-// maxLinks lets the span of a batch name each order of it: a desk's largest has 512.
+// maxLinks lets a batch's span link to each of its orders, at most 512.
 const maxLinks = 512
 
-// Tracing sends spans to a collector, behind the requests' backs: its queue is
-// bounded, and what does not fit is dropped. A nil Tracing is one that is off.
+// Tracing sends spans to a collector in the background. Its queue is bounded; spans
+// that do not fit are dropped. A nil Tracing is off.
 type Tracing struct{ provider *sdktrace.TracerProvider }
 
-// OpenTracing returns nil when it is off. It does not connect: a collector that
-// cannot be reached is no reason not to sell.
+// OpenTracing returns nil if tracing is off. It does not connect: an unreachable
+// collector must not keep a replica from selling.
 func OpenTracing(ctx context.Context, cfg TracingConfig) (*Tracing, error) {
 	if cfg.Endpoint == "" {
 		return nil, nil //nolint:nilnil // nil is off
@@ -50,11 +51,11 @@ func OpenTracing(ctx context.Context, cfg TracingConfig) (*Tracing, error) {
 	}
 	about, err := resource.New(ctx, resource.WithAttributes(attribute.String("service.name", "flashsale"),
 		attribute.String("service.version", cfg.Version), attribute.String("service.instance.id", cfg.Replica)),
-		resource.WithTelemetrySDK(), resource.WithFromEnv()) // the environment wins
+		resource.WithTelemetrySDK(), resource.WithFromEnv()) // the environment takes precedence
 	if err != nil {
 		return nil, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
 	}
-	// The SDK has no other way to say what went wrong.
+	// The SDK reports errors in no other way.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { cfg.Logger.Warn("tracing", "error", err) }))
 	limits := sdktrace.NewSpanLimits()
 	limits.LinkCountLimit = maxLinks
@@ -64,7 +65,7 @@ func OpenTracing(ctx context.Context, cfg TracingConfig) (*Tracing, error) {
 	)}, nil
 }
 
-// Provider is what spans are made with; nil when tracing is off.
+// Provider returns the tracer provider; nil if tracing is off.
 func (t *Tracing) Provider() trace.TracerProvider {
 	if t == nil {
 		return nil
@@ -72,7 +73,7 @@ func (t *Tracing) Provider() trace.TracerProvider {
 	return t.provider
 }
 
-// Tracer is the one for the spans of the service's own code; nil when tracing is off.
+// Tracer returns the tracer for the service's own spans; nil if tracing is off.
 func (t *Tracing) Tracer() trace.Tracer {
 	if t == nil {
 		return nil
@@ -80,7 +81,7 @@ func (t *Tracing) Tracer() trace.Tracer {
 	return t.provider.Tracer("flashsale")
 }
 
-// Close sends what is left, until ctx ends.
+// Close sends the remaining spans until ctx ends.
 func (t *Tracing) Close(ctx context.Context) error {
 	if t == nil {
 		return nil
@@ -88,16 +89,13 @@ func (t *Tracing) Close(ctx context.Context) error {
 	return t.provider.Shutdown(ctx)
 }
 
-// newExporter makes the exporter of OTEL_EXPORTER_OTLP_TRACES_PROTOCOL.
+// newExporter returns the exporter that OTEL_EXPORTER_OTLP_TRACES_PROTOCOL selects.
 func newExporter(ctx context.Context, endpoint string) (sdktrace.SpanExporter, error) {
 	to, err := url.Parse(endpoint)
 	if err != nil || to.Host == "" || to.Scheme != "http" && to.Scheme != "https" {
 		return nil, fmt.Errorf("--otlp-endpoint: %q is not a URL like http://host:4318", endpoint)
 	}
-	protocol := os.Getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
-	if protocol == "" {
-		protocol = os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL")
-	}
+	protocol := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL"))
 	switch protocol {
 	case "grpc":
 		return otlptracegrpc.New(ctx, otlptracegrpc.WithEndpointURL(to.String()))
@@ -107,8 +105,8 @@ func newExporter(ctx context.Context, endpoint string) (sdktrace.SpanExporter, e
 	return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_PROTOCOL is %q, must be grpc or http/protobuf", protocol)
 }
 
-// requests samples only what begins with a request: what the mirror reads and how
-// a lease is renewed would be thousands of traces of one span.
+// requests samples only traces that start with a request: reads of the mirror and
+// renewals of leases would be thousands of traces with one span.
 type requests struct{ sdktrace.Sampler }
 
 func (s requests) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {

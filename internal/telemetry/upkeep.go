@@ -9,26 +9,27 @@ import (
 )
 
 const (
-	// upkeepEvery is how often the servers are asked at most, however many scrape:
-	// what is asked changes within minutes.
+	// upkeepEvery bounds how often the servers are queried, however often the metrics
+	// are scraped: the values change within minutes.
 	upkeepEvery = 15 * time.Second
-	// upkeepTimeout bounds the asking. What was not answered is not shown.
+	// upkeepTimeout bounds the queries. A metric without an answer is left out.
 	upkeepTimeout = 2 * time.Second
 )
 
 var (
-	durableMetric = prometheus.NewDesc("flashsale_mysql_durable", "Whether MySQL has an order that was answered on its disk: 1 or 0.", nil, nil)
-	sizeMetric    = prometheus.NewDesc("flashsale_etcd_database_bytes", "Size of etcd's database, at the member whose quota is nearest.", nil, nil)
-	quotaMetric   = prometheus.NewDesc("flashsale_etcd_quota_bytes", "Size of etcd's database from which on it refuses writes.", nil, nil)
-	alarmsMetric  = prometheus.NewDesc("flashsale_etcd_alarms", "Alarms that are raised in etcd.", nil, nil)
+	durableMetric = prometheus.NewDesc("flashsale_mysql_durable", "1 if MySQL syncs each commit to disk before it acknowledges it, else 0.", nil, nil)
+	sizeMetric    = prometheus.NewDesc("flashsale_etcd_database_bytes", "Size of etcd's database at the member that is closest to its quota.", nil, nil)
+	quotaMetric   = prometheus.NewDesc("flashsale_etcd_quota_bytes", "Size of the database at which etcd rejects writes.", nil, nil)
+	alarmsMetric  = prometheus.NewDesc("flashsale_etcd_alarms", "Active alarms in etcd.", nil, nil)
 )
 
-// Upkeep shows what a server needs of its operator. It is safe for concurrent use.
+// Upkeep is the collector of what servers need from their operator. It is safe for
+// concurrent use.
 type Upkeep struct {
-	// Durable asks MySQL.
+	// Durable reports whether MySQL syncs each commit.
 	Durable func(context.Context) (bool, error)
-	// Etcd asks for the bytes of its database and of its quota, and for how many
-	// alarms are raised. It is nil where there is no etcd.
+	// Etcd returns the bytes of etcd's database and quota, and the number of active
+	// alarms. It is nil for a strategy without etcd.
 	Etcd func(context.Context) (size, quota int64, alarms int, err error)
 
 	mu    sync.Mutex
@@ -36,14 +37,14 @@ type Upkeep struct {
 	shown []prometheus.Metric
 }
 
-// Describe is prometheus.Collector's.
+// Describe implements prometheus.Collector.
 func (u *Upkeep) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{durableMetric, sizeMetric, quotaMetric, alarmsMetric} {
 		to <- d
 	}
 }
 
-// Collect tells what the servers answered within upkeepEvery.
+// Collect sends what the servers answered within upkeepEvery.
 func (u *Upkeep) Collect(to chan<- prometheus.Metric) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
