@@ -53,7 +53,7 @@ func TestInterruptedLessonLeavesNothing(t *testing.T) {
 	t.Setenv("TMPDIR", tmp)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	waits := &whenWritten{text: "asks for the lock", f: cancel}
+	waits := &whenWritten{text: "requests the lock", f: cancel}
 	err := run(ctx, []string{"lesson", "paused-holder"}, waits, io.Discard)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want the context's error", err)

@@ -9,51 +9,44 @@ import (
 )
 
 const (
-	// skew is how far B's clock is ahead of A's: a host without NTP.
+	// skew is how far B's clock is ahead of A's, as on a host without NTP.
 	skew = time.Minute
-	// leaseTime is how long a lease is. It is shorter than the skew.
+	// leaseTime is shorter than the skew.
 	leaseTime = 30 * time.Second
 )
 
 var clockSkew = Lesson{
 	Name:    "clock-skew",
-	Title:   "whose clock says that the lease is over?",
-	Shows:   "A lease of 30 s is written with one replica's clock, and read with another's, which is a minute ahead.",
+	Title:   "which clock decides that the lease has ended?",
+	Shows:   "One replica writes a lease of 30 s by its own clock. Another compares it with its own clock, which is a minute ahead.",
 	Servers: []Server{MySQL},
-	Acts: []Act{
-		{Title: "each replica's own clock", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
-			shop := p.Shop(1)
-			shop.Exec(leaseTable)
-			a, b := shop.Buyer("A"), shop.Buyer("B")
-			p.Check(takeLease(p.Context(), a, time.Now, leaseTime))
-			a.Says("has the lock until 30 s from now, by its clock")
+	Variants: []Variant{
+		{Title: "each replica's own clock", Breaks: true, Script: func(run *testbed.Run) {
+			a, b := leaseShop(run).Buyers()
+			run.Check(takeLease(run.Context(), a, time.Now, leaseTime))
+			a.Log("acquires the lock for 30 s, by its own clock")
 			a.Read()
-			p.Check(takeLease(p.Context(), b, func() time.Time { return time.Now().Add(skew) }, leaseTime))
-			b.Says("the lease has been over for 30 s, by its clock: takes the lock over")
+			run.Check(takeLease(run.Context(), b, func() time.Time { return time.Now().Add(skew) }, leaseTime))
+			b.Log("takes the lock over: the lease ended 30 s ago, by its own clock")
 			b.Read()
 			a.Sell(1)
 			b.Sell(1)
-			return shop.Audit()
 		}},
-		{Title: "the database's clock, for all", Play: func(p *testbed.Play) testbed.Audit {
-			shop := p.Shop(1)
-			shop.Exec(leaseTable)
-			a, b := shop.Buyer("A"), shop.Buyer("B")
-			p.Check(takeLease(p.Context(), a, nil, leaseTime))
-			a.Says("has the lock until NOW(6) + 30 s, by the database's clock")
+		{Title: "the database's clock for all", Script: func(run *testbed.Run) {
+			a, b := leaseShop(run).Buyers()
+			run.Check(takeLease(run.Context(), a, nil, leaseTime))
+			a.Log("acquires the lock until NOW(6) + 30 s, by the database's clock")
 			a.Read()
-			if err := takeLease(p.Context(), b, nil, leaseTime); !errors.Is(err, lock.ErrHeld) {
-				p.Fail("B: the lock is not held: %v", err)
+			if err := takeLease(run.Context(), b, nil, leaseTime); !errors.Is(err, lock.ErrHeld) {
+				run.Fail("B: the lock is not held: %v", err)
 			}
-			b.Says("... WHERE expires_at < NOW(6) changes no row: has to wait, whatever its clock says")
+			b.Log("... WHERE expires_at < NOW(6) changes no row: must wait, whatever its own clock says")
 			a.Sell(1)
-			exec(p, a, "DELETE FROM lease WHERE owner = ?", []byte(a.Name))
-			a.Says("unlocks")
-			p.Check(takeLease(p.Context(), b, nil, leaseTime))
-			b.Says("has the lock")
-			b.Read()
-			b.Sell(1)
-			return shop.Audit()
+			a.Exec("DELETE FROM lease WHERE owner = ?", []byte(a.Name))
+			a.Log("releases the lock")
+			run.Check(takeLease(run.Context(), b, nil, leaseTime))
+			b.Log("acquires the lock")
+			b.ReadAndSell()
 		}},
 	},
 }

@@ -4,41 +4,33 @@ import "flashsale/loadtest/lesson/testbed"
 
 var forUpdateThenPlainRead = Lesson{
 	Name:    "for-update-then-plain-read",
-	Title:   "the row is locked, and then read from the past",
-	Shows:   "SELECT ... FOR UPDATE returns the newest row. A plain SELECT after it, in the same transaction, returns the snapshot's.",
+	Title:   "the row is locked, then read from an old snapshot",
+	Shows:   "SELECT ... FOR UPDATE returns the newest row. A plain SELECT after it, in the same transaction, returns the snapshot's row.",
 	Servers: []Server{MySQL},
-	Acts: []Act{
-		{Title: "lock the row, then read it once more without FOR UPDATE", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
-			return readAfterLock(p, true)
+	Variants: []Variant{
+		{Title: "lock the row, then read it again without FOR UPDATE", Breaks: true, Script: func(run *testbed.Run) {
+			readAfterLock(run, true)
 		}},
-		{Title: "decide by what the locking read has returned", Play: func(p *testbed.Play) testbed.Audit {
-			return readAfterLock(p, false)
+		{Title: "decide on the result of the locking read", Script: func(run *testbed.Run) {
+			readAfterLock(run, false)
 		}},
 	},
 }
 
-// readAfterLock has B lock the row behind A's sale, in a transaction that has
-// read before.
-func readAfterLock(p *testbed.Play, again bool) testbed.Audit {
-	shop := p.Shop(1)
-	a, b := shop.Buyer("A"), shop.Buyer("B")
-	a.Isolation("REPEATABLE READ")
-	b.Isolation("REPEATABLE READ")
+// readAfterLock has B lock the row after A's sale, in a transaction that has read
+// before.
+func readAfterLock(run *testbed.Run, again bool) {
+	a, b := buyersWith(run, repeatableRead)
 	b.Begin()
-	readsProfile(p, b)
+	readName(run, b)
 	a.Begin()
 	a.ReadForUpdate()
-	waiting := b.BeginsReadForUpdate()
+	waiting := b.StartReadForUpdate()
 	a.Sell(1)
 	a.Commit()
-	b.HasRead(waiting)
+	b.FinishRead(waiting)
 	if again {
 		b.Read()
 	}
-	if b.Sell(1) {
-		b.Commit()
-	} else {
-		b.Rollback()
-	}
-	return shop.Audit()
+	b.End(b.Sell(1))
 }

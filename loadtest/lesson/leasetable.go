@@ -9,7 +9,7 @@ import (
 	"flashsale/loadtest/lesson/testbed"
 )
 
-// leaseTable is a lock as many write it: a row under a unique key, with an end.
+// leaseTable is the usual lock table: a row under a unique key, with an end.
 const leaseTable = `CREATE TABLE lease (
 	name       VARBINARY(64) NOT NULL,
 	owner      VARBINARY(64) NOT NULL,
@@ -17,14 +17,21 @@ const leaseTable = `CREATE TABLE lease (
 	PRIMARY KEY (name)
 ) ENGINE = InnoDB`
 
-// insertLease takes the lock for good: the row goes when its owner deletes it.
+// leaseShop is a shop with one unit and a lease table.
+func leaseShop(run *testbed.Run) *testbed.Shop {
+	shop := run.Shop(1)
+	shop.Exec(leaseTable)
+	return shop
+}
+
+// insertLease acquires the lock without an end: its owner must delete the row.
 const insertLease = "INSERT INTO lease (name, owner) VALUES ('sneaker', ?)"
 
-// insertLeaseUntil takes it for so many microseconds of the database's clock.
+// insertLeaseUntil acquires it for some microseconds of the database's clock.
 const insertLeaseUntil = "INSERT INTO lease (name, owner, expires_at) VALUES ('sneaker', ?, NOW(6) + INTERVAL ? MICROSECOND)"
 
-// takeLease takes the lock over if it is free, or over by the clock of whoever
-// asks. A clock that is nil is the database's.
+// takeLease acquires the lock if it is free, or if its lease has ended by that
+// clock. A nil clock is the database's. It returns lock.ErrHeld otherwise.
 func takeLease(ctx context.Context, b *testbed.Buyer, clock func() time.Time, ttl time.Duration) error {
 	insert, insertArgs := insertLeaseUntil, []any{[]byte(b.Name), ttl.Microseconds()}
 	update := "UPDATE lease SET owner = ?, expires_at = NOW(6) + INTERVAL ? MICROSECOND WHERE name = 'sneaker' AND expires_at < NOW(6)"
@@ -34,7 +41,7 @@ func takeLease(ctx context.Context, b *testbed.Buyer, clock func() time.Time, tt
 		insert = "INSERT INTO lease (name, owner, expires_at) VALUES ('sneaker', ?, ?)"
 		insertArgs = []any{[]byte(b.Name), now.Add(ttl)}
 		update = "UPDATE lease SET owner = ?, expires_at = ? WHERE name = 'sneaker' AND expires_at < ?"
-		updateArgs = []any{[]byte(b.Name), now.Add(ttl), now}
+		updateArgs = append(insertArgs, now)
 	}
 	_, err := b.Conn.ExecContext(ctx, insert, insertArgs...)
 	if !stock.IsDuplicate(err) {
@@ -44,7 +51,7 @@ func takeLease(ctx context.Context, b *testbed.Buyer, clock func() time.Time, tt
 	if err != nil {
 		return err
 	}
-	if taken, err := result.RowsAffected(); err != nil || taken == 1 {
+	if changed, err := result.RowsAffected(); err != nil || changed == 1 {
 		return err
 	}
 	return lock.ErrHeld

@@ -1,7 +1,7 @@
-// Package lesson has the lessons: each plays a race that oversells, or breaks
-// another invariant, and then the same with its cure. The order of the steps is
-// forced, so that what is broken breaks every time. Broken ways to sell stand
-// here alone; the service has none of them.
+// Package lesson has the lessons. Each runs a race that oversells, or breaks
+// another invariant, and then the same race with a cure. The order of the steps is
+// forced, so that the broken code breaks every time. Broken ways to sell exist
+// only here; the service has none of them.
 //
 // A lesson is a row of the registry, a file here, and a page in docs/lessons.
 package lesson
@@ -20,20 +20,20 @@ import (
 type Lesson struct {
 	// Name is the command's argument and the page's name.
 	Name string
-	// Title is what is learned, in a few words.
+	// Title is what the lesson teaches, in a few words.
 	Title string
-	// Shows says in a sentence what one sees.
+	// Shows describes the race in a sentence or two.
 	Shows string
 	// Servers are those that the lesson starts.
 	Servers []Server
-	// Acts are played in their order: what is broken first.
-	Acts []Act
+	// Variants run in this order: a broken one comes first.
+	Variants []Variant
 }
 
-// Server is one that a lesson needs.
+// Server is the name of a server that a lesson needs.
 type Server string
 
-// The servers that lessons are played on. All are private and real.
+// The servers that lessons run on. All are private and real.
 const (
 	MySQL     Server = "MySQL"
 	Galera    Server = "Galera"
@@ -43,42 +43,46 @@ const (
 	ZooKeeper Server = "ZooKeeper"
 )
 
-// Act is one run of the race, in one way to sell.
-type Act struct {
-	// Title says in which way.
+// Variant is the race with one way to sell.
+type Variant struct {
+	// Title names the way to sell.
 	Title string
-	// Breaks: the audit must fail after it. Else it must pass.
+	// Breaks: the audit must fail after the script. Otherwise it must pass.
 	Breaks bool
-	// Play takes the steps, and audits what came of them.
-	Play func(*testbed.Play) testbed.Audit
+	// Script takes the steps. The audit follows.
+	Script func(*testbed.Run)
 }
 
-// ErrNotShown says that a lesson did not show what it is there to show: what is
-// broken held, or the cure did not.
-var ErrNotShown = errors.New("the lesson did not show what it should")
+// ErrNotShown means that a lesson did not show what it teaches: the broken code
+// held, or the cure did not.
+var ErrNotShown = errors.New("an audit did not have the expected result")
 
-// Run plays the lesson and writes down on w what happens. It returns ErrNotShown
-// after a run to the end in which an audit did not say what it must.
-func (l *Lesson) Run(ctx context.Context, s *testbed.Testbed, w io.Writer) error {
+// Run runs the lesson and writes its log to w. It returns ErrNotShown if all
+// variants ran but an audit did not have the expected result.
+func (l *Lesson) Run(ctx context.Context, bed *testbed.Testbed, w io.Writer) error {
 	fmt.Fprintf(w, "%s: %s\n%s\n", l.Name, l.Title, l.Shows)
 	shown := true
-	for i, act := range l.Acts {
-		fmt.Fprintf(w, "\n%d. %s: %s\n", i+1, act.kind(), act.Title)
-		audit, err := s.Play(ctx, func(line testbed.Line) { fmt.Fprintln(w, " ", line) }, act.Play)
+	for i, v := range l.Variants {
+		kind := "Cured"
+		if v.Breaks {
+			kind = "Broken"
+		}
+		fmt.Fprintf(w, "\n%d. %s: %s\n", i+1, kind, v.Title)
+		audit, err := bed.Run(ctx, func(line testbed.Line) { fmt.Fprintln(w, " ", line) }, v.Script)
 		if err != nil {
-			return fmt.Errorf("lesson %s, act %d: %w", l.Name, i+1, err)
+			return fmt.Errorf("lesson %s, variant %d: %w", l.Name, i+1, err)
 		}
 		for _, text := range audit.Text {
 			fmt.Fprintf(w, "  audit    %s\n", text)
 		}
-		verdict, as := "held", "as it must"
+		result, expected := "the invariants hold", "as expected"
 		if !audit.OK {
-			verdict = "broken"
+			result = "an invariant is broken"
 		}
-		if audit.OK == act.Breaks {
-			shown, as = false, "which it MUST NOT be"
+		if audit.OK == v.Breaks {
+			shown, expected = false, "which was NOT expected"
 		}
-		fmt.Fprintf(w, "  %s, %s\n", verdict, as)
+		fmt.Fprintf(w, "  %s, %s\n", result, expected)
 	}
 	if !shown {
 		return fmt.Errorf("lesson %s: %w", l.Name, ErrNotShown)
@@ -86,18 +90,7 @@ func (l *Lesson) Run(ctx context.Context, s *testbed.Testbed, w io.Writer) error
 	return nil
 }
 
-func (a *Act) kind() string {
-	if a.Breaks {
-		return "Broken"
-	}
-	return "Cured"
-}
-
 // Needs lists the lesson's servers.
 func (l *Lesson) Needs() string {
-	names := make([]string, len(l.Servers))
-	for i, s := range l.Servers {
-		names[i] = string(s)
-	}
-	return strings.Join(names, ", ")
+	return strings.Join(names(l.Servers, func(s Server) string { return string(s) }), ", ")
 }

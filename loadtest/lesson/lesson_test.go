@@ -25,9 +25,9 @@ import (
 	"flashsale/loadtest/lesson/testbed"
 )
 
-var update = flag.Bool("update", false, "put what the lessons print into their pages")
+var update = flag.Bool("update", false, "write the output of the lessons to their pages")
 
-// TestMain lets this test's binary be a lesson's replica.
+// TestMain lets this test binary run as a lesson's replica.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == testbed.ReplicaCommand {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -41,40 +41,40 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// patience is what a class has for one lesson.
+// patience is how long a lesson may take in a class.
 const patience = 30 * time.Second
 
-// TestLessons plays every lesson: what is broken must break, the cure must hold,
-// and the page must show what is printed.
+// TestLessons runs every lesson: the broken code must break, the cure must hold,
+// and the page must show the output.
 func TestLessons(t *testing.T) {
 	t.Cleanup(func() { goleak.VerifyNone(t) })
-	set := testbed.New(testbed.Config{EtcdProgram: []string{sandboxtest.Build(t, "etcdnode")}})
+	bed := testbed.New(testbed.Config{EtcdProgram: []string{sandboxtest.Build(t, "etcdnode")}})
 	t.Cleanup(func() {
-		if err := set.Close(); err != nil {
+		if err := bed.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	for _, l := range lesson.All() {
 		t.Run(l.Name, func(t *testing.T) {
-			// A machine that has other things to do may need another try.
+			// A busy machine may need another try.
 			var took []time.Duration
 			for len(took) < 3 && (len(took) == 0 || slices.Min(took) > patience) {
 				var out bytes.Buffer
 				began := time.Now()
-				if err := l.Run(t.Context(), set, &out); err != nil {
+				if err := l.Run(t.Context(), bed, &out); err != nil {
 					t.Fatalf("%v\n%s", err, out.String())
 				}
 				took = append(took, time.Since(began))
 				checkPrinted(t, l, out.String())
 			}
 			if slices.Min(took) > patience {
-				t.Errorf("it took %s, and a lesson has %s", took, patience)
+				t.Errorf("the lesson took %s, want at most %s", took, patience)
 			}
 		})
 	}
 }
 
-// checkPrinted compares a page's example with what was printed now.
+// checkPrinted compares a page's example with the output.
 func checkPrinted(t *testing.T, l *lesson.Lesson, printed string) {
 	t.Helper()
 	path := pageOf(l.Name)
@@ -92,12 +92,11 @@ func checkPrinted(t *testing.T, l *lesson.Lesson, printed string) {
 		return
 	}
 	if diff := cmp.Diff(masked(shown), masked(printed)); diff != "" {
-		t.Errorf("%s does not show what is printed (-page +now); go test ./loadtest/lesson -update writes it:\n%s", path, diff)
+		t.Errorf("%s does not show the output (-page +now); go test ./loadtest/lesson -update writes it:\n%s", path, diff)
 	}
 }
 
-// masked is text without what differs from run to run: times, and counts of
-// requests.
+// masked replaces what differs from run to run: times and counts of requests.
 func masked(text string) string {
 	return requests.ReplaceAllString(times.ReplaceAllString(text, "  ?.? s"), "? requests")
 }
@@ -113,12 +112,12 @@ func pageOf(name string) string { return filepath.Join(pages, name+".md") }
 
 func commandOf(l *lesson.Lesson) string { return "bin/loadtest lesson " + l.Name }
 
-func TestEveryLessonHasItsPage(t *testing.T) {
+func TestEveryLessonHasAPage(t *testing.T) {
 	index := read(t, filepath.Join(pages, "README.md"))
 	for _, l := range lesson.All() {
 		page := read(t, pageOf(l.Name))
 		if !strings.Contains(page, "$ "+commandOf(l)+"\n") {
-			t.Errorf("%s does not say how the lesson is played: %s", pageOf(l.Name), commandOf(l))
+			t.Errorf("%s does not show the command of the lesson: %s", pageOf(l.Name), commandOf(l))
 		}
 		_, questions, ok := strings.Cut(page, "\n## Questions\n")
 		if got := len(regexp.MustCompile(`(?m)^\d+\. .*\?`).FindAllString(questions, -1)); !ok || got < 3 || strings.Contains(questions, "\n#") {
@@ -135,7 +134,7 @@ func TestEveryLessonHasItsPage(t *testing.T) {
 	for _, path := range files {
 		name := strings.TrimSuffix(filepath.Base(path), ".md")
 		if name != "README" && !slices.Contains(lesson.Names(), name) {
-			t.Errorf("%s is a page of no lesson", path)
+			t.Errorf("%s has no lesson of that name", path)
 		}
 	}
 }
@@ -149,89 +148,83 @@ func read(t *testing.T, path string) string {
 	return string(text)
 }
 
-func TestRegistryIsSound(t *testing.T) {
+func TestRegistryIsComplete(t *testing.T) {
 	seen := map[string]bool{}
 	for _, l := range lesson.All() {
 		if seen[l.Name] || l.Name == "" || l.Title == "" || l.Shows == "" || len(l.Servers) == 0 {
-			t.Errorf("%q: two of that name, or something is missing: %+v", l.Name, l)
+			t.Errorf("%q: the name is not unique, or a field is missing: %+v", l.Name, l)
 		}
 		seen[l.Name] = true
-		if !l.Acts[0].Breaks {
-			t.Errorf("%s does not begin with what is broken", l.Name)
+		if !l.Variants[0].Breaks {
+			t.Errorf("%s does not begin with a broken variant", l.Name)
 		}
-		if !slices.ContainsFunc(l.Acts, func(a lesson.Act) bool { return !a.Breaks }) {
-			t.Errorf("%s has no cure", l.Name)
+		if !slices.ContainsFunc(l.Variants, func(a lesson.Variant) bool { return !a.Breaks }) {
+			t.Errorf("%s has no cured variant", l.Name)
 		}
 		if found, err := lesson.Find(l.Name); err != nil || found != l {
 			t.Errorf("Find(%q): %v, %v", l.Name, found, err)
 		}
 	}
 	if _, err := lesson.Find("nope"); err == nil || !strings.Contains(err.Error(), "no-lock") {
-		t.Errorf("the error for an unknown lesson does not name those there are: %v", err)
+		t.Errorf("the error for an unknown lesson does not list the lessons: %v", err)
 	}
 }
 
-func TestLessonThatDoesNotShowItFails(t *testing.T) {
-	saying := func(ok bool) func(*testbed.Play) testbed.Audit {
-		return func(*testbed.Play) testbed.Audit { return testbed.Audit{OK: ok} }
-	}
+func TestLessonFailsUnlessEachAuditIsAsExpected(t *testing.T) {
+	reporting := func(ok bool) func(*testbed.Run) { return func(r *testbed.Run) { r.Report(ok) } }
 	for _, tt := range []struct {
 		name             string
-		broken, cured    bool // what the audits say
+		broken, cured    bool // the audits' results
 		want             error
 		wantLastSentence string
 	}{
-		{"as it should be", false, true, nil, "held, as it must"},
-		{"what is broken holds", true, true, lesson.ErrNotShown, "held, as it must"},
-		{"the cure does not hold", false, false, lesson.ErrNotShown, "broken, which it MUST NOT be"},
+		{"both as expected", false, true, nil, "the invariants hold, as expected"},
+		{"the broken variant holds", true, true, lesson.ErrNotShown, "the invariants hold, as expected"},
+		{"the cure does not hold", false, false, lesson.ErrNotShown, "an invariant is broken, which was NOT expected"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l := lesson.Lesson{Name: "test", Acts: []lesson.Act{{Breaks: true, Play: saying(tt.broken)}, {Play: saying(tt.cured)}}}
+			l := lesson.Lesson{Name: "test", Variants: []lesson.Variant{{Breaks: true, Script: reporting(tt.broken)}, {Script: reporting(tt.cured)}}}
 			var out bytes.Buffer
 			if err := l.Run(t.Context(), testbed.New(testbed.Config{}), &out); !errors.Is(err, tt.want) {
 				t.Errorf("got %v, want %v", err, tt.want)
 			}
 			if lines := strings.Split(strings.TrimSpace(out.String()), "\n"); strings.TrimSpace(lines[len(lines)-1]) != tt.wantLastSentence {
-				t.Errorf("it ends with %q, want %q", lines[len(lines)-1], tt.wantLastSentence)
+				t.Errorf("the output ends with %q, want %q", lines[len(lines)-1], tt.wantLastSentence)
 			}
 		})
 	}
 }
 
-func TestStepThatFailsEndsTheAct(t *testing.T) {
+func TestFailedStepEndsTheRun(t *testing.T) {
 	boom := errors.New("boom")
 	cleaned := false
-	l := lesson.Lesson{Name: "test", Acts: []lesson.Act{{Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
-		a := p.Actor("A")
-		p.Cleanup(func() error { cleaned = true; return nil })
-		a.Begins("waits for ever", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
-		a.Does("stumbles", func(context.Context) error { return boom })
-		return testbed.Audit{}
+	l := lesson.Lesson{Name: "test", Variants: []lesson.Variant{{Breaks: true, Script: func(run *testbed.Run) {
+		a := run.Actor("A")
+		run.Cleanup(func() error { cleaned = true; return nil })
+		a.Start("blocks", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+		a.Do("fails", func(context.Context) error { return boom })
 	}}}}
 	err := l.Run(t.Context(), testbed.New(testbed.Config{}), io.Discard)
-	if !errors.Is(err, boom) || !strings.Contains(err.Error(), "A: stumbles") || !cleaned {
+	if !errors.Is(err, boom) || !strings.Contains(err.Error(), "A: fails") || !cleaned {
 		t.Errorf("got %v, cleaned up %v", err, cleaned)
 	}
 }
 
-func TestAuditFindsWhatIsLeftUnsold(t *testing.T) {
-	set := testbed.New(testbed.Config{})
-	t.Cleanup(func() { _ = set.Close() })
+func TestAuditFindsUnsoldUnitsAfterARefusal(t *testing.T) {
+	bed := testbed.New(testbed.Config{})
+	t.Cleanup(func() { _ = bed.Close() })
 	for _, tt := range []struct {
 		name  string
-		sells bool // somebody else, after the refusal
+		sells bool // to another buyer, after the refusal
 		want  bool
-	}{{"a unit stays", false, false}, {"it is sold later", true, true}} {
+	}{{"a unit remains", false, false}, {"the unit is sold later", true, true}} {
 		t.Run(tt.name, func(t *testing.T) {
-			audit, err := set.Play(t.Context(), nil, func(p *testbed.Play) testbed.Audit {
-				shop := p.Shop(1)
+			audit, err := bed.Run(t.Context(), nil, func(run *testbed.Run) {
+				shop := run.Shop(1)
 				shop.Refuse("A", 1, "locked")
 				if tt.sells {
-					b := shop.Buyer("B")
-					b.Read()
-					b.Sell(1)
+					shop.Buyer("B").ReadAndSell()
 				}
-				return shop.Audit()
 			})
 			if err != nil || audit.OK != tt.want {
 				t.Errorf("got %+v, %v, want OK %v", audit, err, tt.want)

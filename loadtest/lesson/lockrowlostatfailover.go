@@ -17,49 +17,47 @@ import (
 
 var lockRowLostAtFailover = Lesson{
 	Name:    "lock-row-lost-at-failover",
-	Title:   "a lock that was granted, and then never was",
-	Shows:   "Locks are rows on a primary with an asynchronous replica. The primary dies before the replica has the row.",
+	Title:   "a granted lock is lost in a failover",
+	Shows:   "Locks are rows on a primary with an asynchronous replica. The primary crashes before the replica has received the row.",
 	Servers: []Server{MySQL},
-	Acts: []Act{
-		{Title: "asynchronous replication", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
-			shop := p.Shop(1)
-			a, b, operator := shop.Buyer("A"), shop.Buyer("B"), p.Actor("operator")
-			locks := newPair(p, false)
-			operator.Does("(the replica lags behind the primary)", locks.lag)
-			a.Does("INSERT INTO lease, on the primary: has the lock", locks.primary.take(a))
+	Variants: []Variant{
+		{Title: "asynchronous replication", Breaks: true, Script: func(run *testbed.Run) {
+			a, b := run.Shop(1).Buyers()
+			operator := run.Actor("operator")
+			locks := newPair(run, false)
+			operator.Do("(the replica lags behind the primary)", locks.lag)
+			a.Do("INSERT INTO lease on the primary: acquires the lock", locks.primary.take(a))
 			a.Read()
-			operator.Does("(the primary crashes; the replica is promoted)", locks.failOver)
-			b.Does("INSERT INTO lease, on the promoted replica: has the lock", locks.replica.take(b))
+			operator.Do("(the primary crashes; the replica is promoted)", locks.failOver)
+			b.Do("INSERT INTO lease on the promoted replica: acquires the lock", locks.replica.take(b))
 			b.Read()
 			a.Sell(1)
 			b.Sell(1)
-			return shop.Audit()
 		}},
-		{Title: "semi-synchronous replication", Play: func(p *testbed.Play) testbed.Audit {
-			shop := p.Shop(1)
-			a, b, operator := shop.Buyer("A"), shop.Buyer("B"), p.Actor("operator")
-			locks := newPair(p, true)
-			operator.Does("(the replica lags behind the primary)", locks.lag)
-			a.Does("INSERT INTO lease, on the primary: no answer in a second", func(ctx context.Context) error {
+		{Title: "semi-synchronous replication", Script: func(run *testbed.Run) {
+			shop := run.Shop(1)
+			a, b := shop.Buyers()
+			operator := run.Actor("operator")
+			locks := newPair(run, true)
+			operator.Do("(the replica lags behind the primary)", locks.lag)
+			a.Do("INSERT INTO lease on the primary: no answer within a second", func(ctx context.Context) error {
 				ctx, cancel := context.WithTimeout(ctx, time.Second)
 				defer cancel()
 				if err := locks.primary.take(a)(ctx); !errors.Is(err, context.DeadlineExceeded) {
-					return errors.Join(errors.New("the row was acknowledged, though no replica has it"), err)
+					return errors.Join(errors.New("the row was acknowledged although no replica has it"), err)
 				}
 				return nil
 			})
-			a.Says("has no lock, and refuses the order")
+			a.Log("has no lock and refuses the order")
 			shop.Refuse(a.Name, 1, "no lock")
-			operator.Does("(the primary crashes; the replica is promoted)", locks.failOver)
-			b.Does("INSERT INTO lease, on the promoted replica: has the lock", locks.replica.take(b))
-			b.Read()
-			b.Sell(1)
-			return shop.Audit()
+			operator.Do("(the primary crashes; the replica is promoted)", locks.failOver)
+			b.Do("INSERT INTO lease on the promoted replica: acquires the lock", locks.replica.take(b))
+			b.ReadAndSell()
 		}},
 	},
 }
 
-// pair is a primary and its replica. They have nothing but locks.
+// pair is a primary and its replica, with a lock table and nothing else.
 type pair struct{ primary, replica *lockServer }
 
 // lockServer is a database server with a lock table.
@@ -70,48 +68,48 @@ type lockServer struct {
 
 const lockDatabase = "locks"
 
-// newPair starts two servers, with the table on both.
-func newPair(p *testbed.Play, semiSync bool) *pair {
-	ctx := p.Context()
-	pair := &pair{primary: newLockServer(p), replica: newLockServer(p)}
-	p.Check(pair.primary.server.SetBinlog(ctx, true)) // and with it the server's id 1
-	say := replications[pair.primary.server.Product]
-	password := sandbox.Secret()[:32] // MySQL takes no longer one of a replica
-	p.Check(pair.primary.exec(ctx, "CREATE USER 'replica'@'127.0.0.1' IDENTIFIED BY '"+password+"'",
+// newPair starts a primary and a replica, which replicates the rows of the table.
+func newPair(run *testbed.Run, semiSync bool) *pair {
+	ctx := run.Context()
+	pair := &pair{primary: newLockServer(run), replica: newLockServer(run)}
+	run.Check(pair.primary.server.SetBinlog(ctx, true)) // also sets server_id to 1
+	product := replications[pair.primary.server.Product]
+	password := sandbox.Secret()[:32] // the longest that MySQL accepts for a replica
+	run.Check(pair.primary.exec(ctx, "CREATE USER 'replica'@'127.0.0.1' IDENTIFIED BY '"+password+"'",
 		"GRANT REPLICATION SLAVE ON *.* TO 'replica'@'127.0.0.1'"))
-	// Both have the empty table; what is replicated begins after it.
+	// Both have the empty table. Replication starts after its creation.
 	primary, err := mysql.ParseDSN(pair.primary.server.DSN(""))
-	p.Check(err)
+	run.Check(err)
 	host, port, err := net.SplitHostPort(primary.Addr)
-	p.Check(err)
-	file, at := pair.primary.position(p, say.status)
+	run.Check(err)
+	file, at := pair.primary.position(run, product.status)
 	if semiSync {
-		p.Check(pair.primary.exec(ctx, say.semiSyncPrimary...))
-		p.Check(pair.replica.exec(ctx, say.semiSyncReplica...))
+		run.Check(pair.primary.exec(ctx, product.semiSyncPrimary...))
+		run.Check(pair.replica.exec(ctx, product.semiSyncReplica...))
 	}
-	p.Check(pair.replica.exec(ctx, "SET GLOBAL server_id = 2",
-		fmt.Sprintf(say.follow, host, port, "replica", password, file, at), "START REPLICA"))
-	pair.awaitReplication(p)
+	run.Check(pair.replica.exec(ctx, "SET GLOBAL server_id = 2",
+		fmt.Sprintf(product.follow, host, port, "replica", password, file, at), "START REPLICA"))
+	pair.awaitReplication(run)
 	return pair
 }
 
-// position is where the server's binlog ends: its file, and the place in it.
-func (s *lockServer) position(p *testbed.Play, status string) (file, at string) {
-	rows, err := s.db.QueryContext(p.Context(), status)
-	p.Check(err)
+// position is the end of the server's binlog: the file and the offset.
+func (s *lockServer) position(run *testbed.Run, status string) (file, at string) {
+	rows, err := s.db.QueryContext(run.Context(), status)
+	run.Check(err)
 	defer rows.Close()
 	columns, err := rows.Columns()
-	p.Check(err)
+	run.Check(err)
 	into := append([]any{&file, &at}, slices.Repeat([]any{new(sql.RawBytes)}, len(columns)-2)...)
 	rows.Next()
-	p.Check(rows.Scan(into...))
-	p.Check(rows.Err())
+	run.Check(rows.Scan(into...))
+	run.Check(rows.Err())
 	return file, at
 }
 
-// replication is how one product says what both do.
+// replication has the statements of one product.
 type replication struct {
-	status                           string // names the binlog's file and position first
+	status                           string // its first columns are the binlog's file and position
 	follow                           string // host, port, user, password, file, position
 	semiSyncPrimary, semiSyncReplica []string
 }
@@ -134,44 +132,43 @@ var replications = map[sandbox.Product]replication{
 	},
 }
 
-func newLockServer(p *testbed.Play) *lockServer {
-	s := &lockServer{server: p.OwnMySQL()}
-	dsn, err := s.server.CreateDatabase(p.Context(), lockDatabase)
-	p.Check(err)
+func newLockServer(run *testbed.Run) *lockServer {
+	s := &lockServer{server: run.OwnMySQL()}
+	dsn, err := s.server.CreateDatabase(run.Context(), lockDatabase)
+	run.Check(err)
 	cfg, err := mysql.ParseDSN(dsn)
-	p.Check(err)
+	run.Check(err)
 	cfg.InterpolateParams = true
-	cfg.Logger = &mysql.NopLogger{} // a server that was killed is part of the lesson
+	cfg.Logger = &mysql.NopLogger{} // it would report the server that the lesson kills
 	connector, err := mysql.NewConnector(cfg)
-	p.Check(err)
+	run.Check(err)
 	s.db = sql.OpenDB(connector)
-	p.Cleanup(s.db.Close)
-	p.Check(s.exec(p.Context(), leaseTable))
+	run.Cleanup(s.db.Close)
+	run.Check(s.exec(run.Context(), leaseTable))
 	return s
 }
 
-// awaitReplication returns once a row of the primary's has come to the replica,
-// so that a replica which has not begun yet is not taken for one that lags.
-func (pair *pair) awaitReplication(p *testbed.Play) {
-	p.Check(pair.primary.exec(p.Context(), "INSERT INTO lease (name, owner) VALUES ('another', 'nobody')"))
-	p.Until("the replica has what the primary has", func(ctx context.Context) (there bool, err error) {
+// awaitReplication returns once a row has reached the replica: replication works.
+func (pair *pair) awaitReplication(run *testbed.Run) {
+	run.Check(pair.primary.exec(run.Context(), "INSERT INTO lease (name, owner) VALUES ('another', 'nobody')"))
+	run.Until("the replica has the primary's row", func(ctx context.Context) (there bool, err error) {
 		err = pair.replica.db.QueryRowContext(ctx, "SELECT COUNT(*) > 0 FROM lease WHERE name = 'another'").Scan(&there)
 		return there, err
 	})
 }
 
-// lag cuts the replica off.
+// lag stops the replication.
 func (pair *pair) lag(ctx context.Context) error {
 	return pair.replica.exec(ctx, "STOP REPLICA IO_THREAD")
 }
 
-// failOver ends the primary as a crash would, and makes the replica the primary.
+// failOver kills the primary and promotes the replica.
 func (pair *pair) failOver(ctx context.Context) error {
 	pair.primary.server.Kill()
 	return pair.replica.exec(ctx, "STOP REPLICA", "RESET REPLICA ALL")
 }
 
-// take takes the lock for a buyer.
+// take acquires the lock for a buyer.
 func (s *lockServer) take(b *testbed.Buyer) func(context.Context) error {
 	return func(ctx context.Context) error {
 		_, err := s.db.ExecContext(ctx, insertLease, []byte(b.Name))
@@ -179,7 +176,7 @@ func (s *lockServer) take(b *testbed.Buyer) func(context.Context) error {
 	}
 }
 
-// exec runs statements in turn.
+// exec runs statements in order.
 func (s *lockServer) exec(ctx context.Context, statements ...string) error {
 	for _, statement := range statements {
 		if _, err := s.db.ExecContext(ctx, statement); err != nil {

@@ -11,67 +11,46 @@ import (
 
 var memcachedEviction = Lesson{
 	Name:    "memcached-eviction",
-	Title:   "a cache makes room for itself",
-	Shows:   "The lock is an item in the shop's cache, with a minute to go. The cache is full, and throws away what was not used for longest.",
+	Title:   "a full cache evicts the lock",
+	Shows:   "The lock is an item in the shop's cache and expires in a minute. The cache is full and evicts the items that were not used for longest.",
 	Servers: []Server{MySQL, Memcached},
-	Acts: []Act{
-		{Title: "the lock in the cache that everybody uses", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
-			shop := p.Shop(1)
-			cache := p.OwnMemcached()
-			a, b, pages := shop.Buyer("A"), shop.Buyer("B"), p.Actor("web pages")
-			takesForAMinute(p, cache.Client(), a)
+	Variants: []Variant{
+		{Title: "the lock in the shared cache", Breaks: true, Script: func(run *testbed.Run) {
+			a, b := run.Shop(1).Buyers()
+			pages := run.Actor("web pages")
+			cache := run.OwnMemcached()
+			mustAdd(run, cache, a, "add, for 60 s: acquires the lock", longExpiry)
 			a.Read()
-			fill(pages, cache.Client())
-			if !add(p, cache.Client(), b, longExpiry) {
-				p.Fail("the lock was not evicted")
-			}
-			b.Says("add: has the lock")
+			fill(pages, cache)
+			mustAdd(run, cache, b, "add: acquires the lock", longExpiry)
 			b.Read()
 			a.Sell(1)
 			b.Sell(1)
-			return shop.Audit()
 		}},
-		{Title: "a server for locks alone", Play: func(p *testbed.Play) testbed.Audit {
-			shop := p.Shop(1)
-			cache, locks := p.OwnMemcached(), p.OwnMemcached()
-			a, b, pages := shop.Buyer("A"), shop.Buyer("B"), p.Actor("web pages")
-			takesForAMinute(p, locks.Client(), a)
+		{Title: "a server for locks only", Script: func(run *testbed.Run) {
+			a, b := run.Shop(1).Buyers()
+			pages := run.Actor("web pages")
+			cache, locks := run.OwnMemcached(), run.OwnMemcached()
+			mustAdd(run, locks, a, "add, for 60 s: acquires the lock", longExpiry)
 			a.Read()
-			fill(pages, cache.Client())
-			if add(p, locks.Client(), b, longExpiry) {
-				p.Fail("the lock has gone")
-			}
-			b.Says("add: not stored, has to wait")
+			fill(pages, cache)
+			mustNotAdd(run, locks, b)
 			a.Sell(1)
-			own, err := locks.Client().Get(lockKey)
-			p.Check(err)
-			a.Does("unlocks: get, compare, cas", func(context.Context) error { return casAway(locks.Client(), own) })
-			if !add(p, locks.Client(), b, longExpiry) {
-				p.Fail("the lock is still held")
-			}
-			b.Says("add: has the lock")
-			b.Read()
-			b.Sell(1)
-			return shop.Audit()
+			release(run, locks, a)
+			mustAdd(run, locks, b, "add: acquires the lock", longExpiry)
+			b.ReadAndSell()
 		}},
 	},
 }
 
-func takesForAMinute(p *testbed.Play, client *memcache.Client, b *testbed.Buyer) {
-	if !add(p, client, b, longExpiry) {
-		p.Fail("the lock is held")
-	}
-	b.Says("add, for 60 s: has the lock")
-}
-
-// fillItems is more than a small cache has room for, of items as large as a lock.
-// Nobody may ask for the lock meanwhile, not even by an add that fails: being
-// asked for is what keeps an item in the cache.
+// fillItems is more than a small cache has room for, with items as large as a lock.
+// No client may request the lock in the meantime: even an add that fails counts as
+// a use, and keeps the item in the cache.
 const fillItems = 30_000
 
-// fill caches many small things.
+// fill stores many small items.
 func fill(a *testbed.Actor, client *memcache.Client) {
-	a.Does(fmt.Sprintf("%d items go into the cache", fillItems), func(ctx context.Context) error {
+	a.Do(fmt.Sprintf("store %d items in the cache", fillItems), func(ctx context.Context) error {
 		for i := range fillItems {
 			if err := client.Set(&memcache.Item{Key: fmt.Sprintf("page:%07d", i), Value: []byte("x")}); err != nil {
 				return err

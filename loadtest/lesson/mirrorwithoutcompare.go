@@ -17,98 +17,88 @@ import (
 var mirrorWithoutCompare = Lesson{
 	Name:    "mirror-without-compare",
 	Title:   "two stores, written one after the other",
-	Shows:   "After its COMMIT each replica copies the stock from MySQL to etcd. The older copy arrives last, and stays.",
+	Shows:   "After each COMMIT, a replica copies the stock from MySQL to etcd. The older copy arrives last and stays.",
 	Servers: []Server{MySQL, Etcd},
-	Acts: []Act{
-		{Title: "COMMIT, read, put", Breaks: true, Play: mirrorBlindly},
-		{Title: "first remedy: a read/write lock around both stores", Play: mirrorUnderLock},
-		{Title: "second remedy: the put inside the transaction", Play: mirrorInTransaction},
-		{Title: "second remedy, while etcd hangs", Breaks: true, Play: mirrorInTransactionHangs},
-		{Title: "third remedy: a put that compares the revision", Play: mirrorByRevision},
+	Variants: []Variant{
+		{Title: "COMMIT, read, put", Breaks: true, Script: mirrorBlindly},
+		{Title: "first cure: a read/write lock around both stores", Script: mirrorUnderLock},
+		{Title: "second cure: the put inside the transaction", Script: mirrorInTransaction},
+		{Title: "second cure, while etcd hangs", Breaks: true, Script: mirrorInTransactionHangs},
+		{Title: "third cure: a put that compares the revision", Script: mirrorByRevision},
 	},
 }
 
 // mirrorer is a buyer that copies the stock to etcd.
 type mirrorer struct {
 	*testbed.Buyer
-	play   *testbed.Play
-	shop   *testbed.Shop
-	client *clientv3.Client
-	copied int64 // what was read from MySQL last
-	known  int64 // the key's mod revision as it was read last
+	run      *testbed.Run
+	shop     *testbed.Shop
+	client   *clientv3.Client
+	copied   int64 // as last read from MySQL
+	revision int64 // the key's mod revision, as last read
 }
 
-func newMirrorer(p *testbed.Play, shop *testbed.Shop, name string) *mirrorer {
-	return &mirrorer{Buyer: shop.Buyer(name), play: p, shop: shop, client: p.EtcdClient()}
+// newMirrorers adds the mirrorers A and B to a shop.
+func newMirrorers(run *testbed.Run, shop *testbed.Shop) (a, b *mirrorer) {
+	buyerA, buyerB := shop.Buyers()
+	return &mirrorer{Buyer: buyerA, run: run, shop: shop, client: run.EtcdClient()},
+		&mirrorer{Buyer: buyerB, run: run, shop: shop, client: run.EtcdClient()}
 }
 
-func (m *mirrorer) key() string { return m.play.Name + "/mirror" }
+func mirrorKey(run *testbed.Run) string { return run.Name + "/mirror" }
 
-// sells sells a unit, in a transaction of its own.
-func (m *mirrorer) sells() {
-	m.SellConditionally(1)
-}
-
-// reads reads what is to be copied.
-func (m *mirrorer) reads() {
+// readMySQL reads the stock that is to be copied.
+func (m *mirrorer) readMySQL() {
 	m.copied = m.shop.Available()
-	m.Says("reads MySQL: %s", testbed.Units(m.copied))
+	m.Log("reads MySQL: %s", testbed.Units(m.copied))
 }
 
-func (m *mirrorer) put(ctx context.Context) error {
-	_, err := m.client.Put(ctx, m.key(), strconv.FormatInt(m.copied, 10))
+func (m *mirrorer) tryPut(ctx context.Context) error {
+	_, err := m.client.Put(ctx, mirrorKey(m.run), strconv.FormatInt(m.copied, 10))
 	return err
 }
 
-func (m *mirrorer) puts() {
-	m.Does(fmt.Sprintf("puts %d into etcd", m.copied), m.put)
-}
+func (m *mirrorer) put() { m.Do(fmt.Sprintf("puts %d into etcd", m.copied), m.tryPut) }
 
-// auditMirror compares the two stores.
-func auditMirror(p *testbed.Play, shop *testbed.Shop, client *clientv3.Client) testbed.Audit {
-	answer, err := client.Get(p.Context(), p.Name+"/mirror")
-	p.Check(err)
-	mirrored := "nothing"
+// reportMirror adds a comparison of the two stores to the audit.
+func (m *mirrorer) reportMirror() {
+	answer, err := m.client.Get(m.run.Context(), mirrorKey(m.run))
+	m.run.Check(err)
+	mirrored, available := "nothing", strconv.FormatInt(m.shop.Available(), 10)
 	if len(answer.Kvs) == 1 {
 		mirrored = string(answer.Kvs[0].Value)
 	}
-	available := strconv.FormatInt(shop.Available(), 10)
-	audit := testbed.Audit{OK: mirrored == available, Text: []string{fmt.Sprintf("MySQL says %s available, etcd says %s", available, mirrored)}}
-	if !audit.OK {
-		audit.Text = append(audit.Text, "broken: the mirror is the row, once nobody writes")
+	text := []string{fmt.Sprintf("MySQL has %s available, etcd has %s", available, mirrored)}
+	if mirrored != available {
+		text = append(text, "broken: after the last write, the mirror equals the row")
 	}
-	return shop.Audit().And(audit)
+	m.run.Report(mirrored == available, text...)
 }
 
-func mirrorBlindly(p *testbed.Play) testbed.Audit {
-	shop := p.Shop(2)
-	a, b := newMirrorer(p, shop, "A"), newMirrorer(p, shop, "B")
-	a.sells()
-	a.reads()
-	b.sells()
-	b.reads()
-	b.puts()
-	a.puts()
-	return auditMirror(p, shop, a.client)
+func mirrorBlindly(run *testbed.Run) {
+	a, b := newMirrorers(run, run.Shop(2))
+	a.SellConditionally()
+	a.readMySQL()
+	b.SellConditionally()
+	b.readMySQL()
+	b.put()
+	a.put()
+	a.reportMirror()
 }
 
-// lockRow is a read/write lock between processes: a row that writers lock, and
-// that readers share.
-const lockRow = `CREATE TABLE both_stores (id INT NOT NULL PRIMARY KEY) ENGINE = InnoDB`
-
-func mirrorUnderLock(p *testbed.Play) testbed.Audit {
-	shop := p.Shop(2)
-	shop.Exec(lockRow)
+func mirrorUnderLock(run *testbed.Run) {
+	shop := run.Shop(2)
+	// A read/write lock between processes: a row that writers lock and readers share.
+	shop.Exec("CREATE TABLE both_stores (id INT NOT NULL PRIMARY KEY) ENGINE = InnoDB")
 	shop.Exec("INSERT INTO both_stores VALUES (1)")
-	a, b := newMirrorer(p, shop, "A"), newMirrorer(p, shop, "B")
+	a, b := newMirrorers(run, shop)
 	reader := shop.Buyer("reader")
-	// The lock is a transaction that stays open over COMMIT and put: it needs a
-	// connection of its own.
+	// The lock is a transaction that stays open across COMMIT and put, so it needs
+	// a connection of its own.
 	lockA, lockB := shop.On(a.Actor), shop.On(b.Actor)
 	locks := func(b *testbed.Buyer, mode string) func(context.Context) error {
 		return func(ctx context.Context) error {
-			_, err := b.Conn.ExecContext(ctx, "BEGIN")
-			if err != nil {
+			if _, err := b.Conn.ExecContext(ctx, "BEGIN"); err != nil {
 				return err
 			}
 			var id int
@@ -116,141 +106,130 @@ func mirrorUnderLock(p *testbed.Play) testbed.Audit {
 		}
 	}
 	const write, read = "FOR UPDATE", "LOCK IN SHARE MODE"
-	a.Does("locks both stores for writing", locks(lockA, write))
-	a.sells()
-	a.reads()
-	writing := lockB.Begins("locks both stores for writing, and has to wait", locks(lockB, write))
-	lockB.Waits(writing)
-	reading := reader.Begins("locks both stores for reading, and has to wait as well", locks(reader, read))
-	reader.Waits(reading)
-	a.puts()
-	a.Says("unlocks")
-	exec(p, lockA, "COMMIT")
-	writing.Ends()
-	b.Says("has the lock")
-	b.sells()
-	b.reads()
-	b.puts()
-	b.Says("unlocks")
-	exec(p, lockB, "COMMIT")
-	reading.Ends()
-	reader.Says("has the lock: the stores agree")
-	audit := auditMirror(p, shop, a.client)
-	exec(p, reader, "COMMIT")
-	return audit
+	a.Do("locks both stores for writing", locks(lockA, write))
+	a.SellConditionally()
+	a.readMySQL()
+	writing := lockB.Start("requests the lock for writing and waits", locks(lockB, write))
+	lockB.AwaitRowLock(writing)
+	reading := reader.Start("requests the lock for reading and waits too", locks(reader, read))
+	reader.AwaitRowLock(reading)
+	a.put()
+	a.Log("releases the lock")
+	lockA.Exec("COMMIT")
+	writing.Finish()
+	b.Log("acquires the lock")
+	b.SellConditionally()
+	b.readMySQL()
+	b.put()
+	b.Log("releases the lock")
+	lockB.Exec("COMMIT")
+	reading.Finish()
+	reader.Log("acquires the lock: the stores agree")
+	a.reportMirror()
+	reader.Exec("COMMIT")
 }
 
-func mirrorInTransaction(p *testbed.Play) testbed.Audit {
-	shop := p.Shop(2)
-	a, b := newMirrorer(p, shop, "A"), newMirrorer(p, shop, "B")
+func mirrorInTransaction(run *testbed.Run) {
+	a, b := newMirrorers(run, run.Shop(2))
 	a.Begin()
 	a.copied = a.ReadForUpdate() - 1
 	a.Sell(1)
 	b.Begin()
-	waiting := b.BeginsReadForUpdate()
-	a.puts()
+	waiting := b.StartReadForUpdate()
+	a.put()
 	a.Commit()
-	b.copied = b.HasRead(waiting) - 1
+	b.copied = b.FinishRead(waiting) - 1
 	b.Sell(1)
-	b.puts()
+	b.put()
 	b.Commit()
-	return auditMirror(p, shop, a.client)
+	a.reportMirror()
 }
 
-// putDeadline bounds the put into an etcd that does not answer. Without a
-// deadline of the caller's, it would wait for as long as etcd hangs.
+// putDeadline bounds the put while etcd hangs. The client library has no deadline
+// of its own: the put would wait as long as etcd hangs.
 const putDeadline = 4 * time.Second
 
-func mirrorInTransactionHangs(p *testbed.Play) testbed.Audit {
-	shop := p.Shop(1)
-	a, b := newMirrorer(p, shop, "A"), newMirrorer(p, shop, "B")
-	operator := p.Actor("operator")
-	_, err := a.client.Get(p.Context(), a.key()) // it is connected
-	p.Check(err)
-	etcd := p.Etcd()
-	operator.Does("(etcd hangs: SIGSTOP)", func(context.Context) error { return p.Pause(etcd.Process) })
+func mirrorInTransactionHangs(run *testbed.Run) {
+	shop := run.Shop(1)
+	a, b := newMirrorers(run, shop)
+	operator := run.Actor("operator")
+	_, err := a.client.Get(run.Context(), mirrorKey(run)) // connects the client
+	run.Check(err)
+	etcd := run.Etcd()
+	operator.Do("(etcd hangs: SIGSTOP)", func(context.Context) error { return run.Pause(etcd.Process) })
 	a.Begin()
 	a.copied = a.ReadForUpdate() - 1
 	a.Sell(1)
-	putting := a.Begins(fmt.Sprintf("puts %d into etcd, and has to wait", a.copied), func(ctx context.Context) error {
+	putting := a.Start(fmt.Sprintf("puts %d into etcd and waits", a.copied), func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, putDeadline)
 		defer cancel()
-		return a.put(ctx)
+		return a.tryPut(ctx)
 	})
 	b.Begin()
-	exec(p, b.Buyer, "SET innodb_lock_wait_timeout = 1") // the service's own
-	waiting := b.BeginsReadForUpdate()
+	b.Exec("SET innodb_lock_wait_timeout = 1") // as the service sets it
+	waiting := b.StartReadForUpdate()
 	if err := waiting.Wait(); !stock.IsRetryable(err) {
-		p.Fail("B did not have to wait for the row: %v", err)
+		run.Fail("B: the read did not time out: %v", err)
 	}
-	b.Says("lock wait timeout: refuses the order")
+	b.Log("lock wait timeout: refuses the order")
 	shop.Refuse(b.Name, 1, "busy")
 	b.Rollback()
 	if err := putting.Wait(); !errors.Is(err, context.DeadlineExceeded) {
-		p.Fail("A: put into an etcd that hangs: %v", err)
+		run.Fail("A: the put did not time out: %v", err)
 	}
-	a.Says("no answer in %s: was it put, or will it be? Refuses the order", putDeadline)
+	a.Log("no answer in %s: etcd may still apply the put. Refuses the order", putDeadline)
 	shop.Refuse(a.Name, 1, "no answer from etcd")
 	a.Rollback()
-	operator.Does("(etcd goes on)", func(context.Context) error { return etcd.Signal(sandbox.SIGCONT) })
-	return shop.Audit()
+	operator.Do("(etcd resumes)", func(context.Context) error { return etcd.Signal(sandbox.SIGCONT) })
 }
 
-func mirrorByRevision(p *testbed.Play) testbed.Audit {
-	shop := p.Shop(3)
-	a, b := newMirrorer(p, shop, "A"), newMirrorer(p, shop, "B")
+func mirrorByRevision(run *testbed.Run) {
+	a, b := newMirrorers(run, run.Shop(3))
 	retries := 0
-	// The first creation is a race as well: neither knows of a key.
-	a.sells()
-	a.knows()
-	a.reads()
-	b.sells()
-	b.knows()
-	b.reads()
-	retries += b.swaps()
-	retries += a.swaps()
-	// And once there is a key.
-	a.knows()
-	a.reads()
-	b.sells()
-	b.knows()
-	b.reads()
-	retries += b.swaps()
-	retries += a.swaps()
-	audit := auditMirror(p, shop, a.client)
-	audit.Text = append(audit.Text, fmt.Sprintf("%d puts were refused and tried again", retries))
-	return audit
+	// The creation of the key is a race too: both find no key.
+	a.SellConditionally()
+	a.readBoth()
+	b.SellConditionally()
+	b.readBoth()
+	retries += b.putIfUnchanged() + a.putIfUnchanged()
+	// The same again, now that there is a key.
+	a.readBoth()
+	b.SellConditionally()
+	b.readBoth()
+	retries += b.putIfUnchanged() + a.putIfUnchanged()
+	a.reportMirror()
+	run.Report(true, fmt.Sprintf("%d puts were refused and tried again", retries))
 }
 
-// knows reads the key's revision, which comes before MySQL is read: a put that
-// compares it then knows of every put whose row may be newer than its own.
-func (m *mirrorer) knows() {
-	answer, err := m.client.Get(m.play.Context(), m.key())
-	m.play.Check(err)
-	m.known = 0
+// readBoth reads the key's revision and then MySQL. In this order, a put that
+// compares the revision cannot replace a newer stock.
+func (m *mirrorer) readBoth() {
+	answer, err := m.client.Get(m.run.Context(), mirrorKey(m.run))
+	m.run.Check(err)
 	if len(answer.Kvs) == 0 {
-		m.Says("reads the key's revision: 0, there is no key")
-		return
+		m.revision = 0
+		m.Log("reads the key's revision: 0, there is no key")
+	} else {
+		m.revision = answer.Kvs[0].ModRevision
+		m.Log("reads the key's revision: r%d", answer.Kvs[0].Version)
 	}
-	m.known = answer.Kvs[0].ModRevision
-	m.Says("reads the key's revision: r%d", answer.Kvs[0].Version)
+	m.readMySQL()
 }
 
-// swaps puts what was read if the revision is still the known one, and else reads
-// both again. It returns how often it had to.
-func (m *mirrorer) swaps() (retries int) {
+// putIfUnchanged puts the stock if the key still has the revision that was read,
+// and otherwise reads both again. It returns how often it had to.
+func (m *mirrorer) putIfUnchanged() (retries int) {
 	for {
-		answer, err := m.client.Txn(m.play.Context()).
-			If(clientv3.Compare(clientv3.ModRevision(m.key()), "=", m.known)).
-			Then(clientv3.OpPut(m.key(), strconv.FormatInt(m.copied, 10))).Commit()
-		m.play.Check(err)
+		answer, err := m.client.Txn(m.run.Context()).
+			If(clientv3.Compare(clientv3.ModRevision(mirrorKey(m.run)), "=", m.revision)).
+			Then(clientv3.OpPut(mirrorKey(m.run), strconv.FormatInt(m.copied, 10))).Commit()
+		m.run.Check(err)
 		if answer.Succeeded {
-			m.Says("puts %d into etcd, if the revision is still that: done", m.copied)
+			m.Log("puts %d into etcd if the revision is unchanged: done", m.copied)
 			return retries
 		}
-		m.Says("puts %d into etcd, if the revision is still that: refused", m.copied)
+		m.Log("puts %d into etcd if the revision is unchanged: refused", m.copied)
 		retries++
-		m.knows()
-		m.reads()
+		m.readBoth()
 	}
 }

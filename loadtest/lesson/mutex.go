@@ -10,70 +10,77 @@ import (
 	"flashsale/loadtest/lesson/testbed"
 )
 
-// closeTimeout bounds the giving back of what a play has left locked.
+// closeTimeout bounds the closing of a lock after a run.
 const closeTimeout = 5 * time.Second
 
-// mutex is a lock that buyers of a play share.
+// mutex is a lock that the buyers of a run share.
 type mutex struct {
-	play   *testbed.Play
+	run    *testbed.Run
 	locker lock.Locker
 }
 
-// newMutex makes a lock of one process. To lessons about transactions it makes no
-// difference what kind a lock is: the simplest is the clearest.
-func newMutex(p *testbed.Play) *mutex { return newMutexOn(p, processlock.New()) }
+// newMutex makes a lock for one process, for lessons in which the kind of lock
+// makes no difference.
+func newMutex(run *testbed.Run) *mutex { return newMutexOn(run, processlock.New()) }
 
-// newMutexOn takes one of the service's own locks, which ends with the play.
-func newMutexOn(p *testbed.Play, locker lock.Locker) *mutex {
-	p.Cleanup(func() error {
+// newMutexOn takes one of the service's own locks, and closes it after the run.
+func newMutexOn(run *testbed.Run, locker lock.Locker) *mutex {
+	run.Cleanup(func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
 		return locker.Close(ctx)
 	})
-	return &mutex{play: p, locker: locker}
+	return &mutex{run: run, locker: locker}
 }
 
-// grant is a mutex in a buyer's hands.
+// grant is a mutex that a buyer holds.
 type grant struct {
 	lock.Held
 	buyer *testbed.Buyer
-	play  *testbed.Play
+	run   *testbed.Run
 }
 
-// lock takes the mutex, which is free, or will be soon.
+// lock acquires the mutex, which is free.
 func (m *mutex) lock(b *testbed.Buyer) *grant {
-	held, err := m.locker.Lock(m.play.Context(), testbed.SKU)
-	m.play.Check(err)
-	b.Says("has the lock")
-	return &grant{held, b, m.play}
+	held, err := m.locker.Lock(m.run.Context(), testbed.SKU)
+	m.run.Check(err)
+	b.Log("acquires the lock")
+	return &grant{held, b, m.run}
 }
 
-// refuses has a buyer find that another holds the mutex.
-func (m *mutex) refuses(b *testbed.Buyer) {
-	if _, err := m.locker.TryLock(m.play.Context(), testbed.SKU); !errors.Is(err, lock.ErrHeld) {
-		m.play.Fail("%s: the lock is not held: %v", b.Name, err)
+// sell sells a unit under the mutex, which is free.
+func (m *mutex) sell(b *testbed.Buyer) {
+	held := m.lock(b)
+	b.ReadAndSell()
+	held.unlock()
+}
+
+// refuse checks that the mutex is refused to a buyer, since another holds it.
+func (m *mutex) refuse(b *testbed.Buyer) {
+	if _, err := m.locker.TryLock(m.run.Context(), testbed.SKU); !errors.Is(err, lock.ErrHeld) {
+		m.run.Fail("%s: the lock is not held: %v", b.Name, err)
 	}
-	b.Says("asks for the lock: another holds it, has to wait")
+	b.Log("requests the lock: held by another, must wait")
 }
 
-// beginsLock begins to wait for the mutex, and returns once its holder knows that
-// it is waited for. What it returns waits for the grant.
-func (m *mutex) beginsLock(b *testbed.Buyer, holder *grant) func() *grant {
+// startLock requests the mutex, and returns once its holder learns that another
+// waits. finish waits for the grant.
+func (m *mutex) startLock(b *testbed.Buyer, holder *grant) (finish func() *grant) {
 	var held lock.Held
-	step := b.Begins("asks for the lock, and has to wait", func(ctx context.Context) (err error) {
+	step := b.Start("requests the lock and waits", func(ctx context.Context) (err error) {
 		held, err = m.locker.Lock(ctx, testbed.SKU)
 		return err
 	})
-	m.play.Await("the holder knows that another waits", holder.Wanted())
-	step.MustWait()
+	m.run.Await("the holder learns that another waits", holder.Wanted())
+	step.MustBlock()
 	return func() *grant {
-		step.Ends()
-		b.Says("has the lock")
-		return &grant{held, b, m.play}
+		step.Finish()
+		b.Log("acquires the lock")
+		return &grant{held, b, m.run}
 	}
 }
 
 func (g *grant) unlock() {
-	g.buyer.Says("unlocks")
-	g.play.Check(g.Unlock(g.play.Context()))
+	g.buyer.Log("releases the lock")
+	g.run.Check(g.Unlock(g.run.Context()))
 }

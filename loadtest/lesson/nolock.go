@@ -5,40 +5,33 @@ import "flashsale/loadtest/lesson/testbed"
 var noLock = Lesson{
 	Name:    "no-lock",
 	Title:   "two buyers read the same stock",
-	Shows:   "One unit is left. Two requests read the stock, both see a unit, both sell it.",
+	Shows:   "One unit is left. Two requests read the stock, both see one unit, and both sell it.",
 	Servers: []Server{MySQL},
-	Acts: []Act{
-		{Title: "read, then write", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
-			shop := p.Shop(1)
-			a, b := shop.Buyer("A"), shop.Buyer("B")
+	Variants: []Variant{
+		{Title: "read, then write", Breaks: true, Script: func(run *testbed.Run) {
+			a, b := run.Shop(1).Buyers()
 			a.Read()
 			b.Read()
 			a.Sell(1)
 			b.Sell(1)
-			return shop.Audit()
 		}},
-		{Title: "the row is locked by the read", Play: func(p *testbed.Play) testbed.Audit {
-			shop := p.Shop(1)
-			a, b := shop.Buyer("A"), shop.Buyer("B")
+		{Title: "the read locks the row", Script: func(run *testbed.Run) {
+			a, b := run.Shop(1).Buyers()
 			a.Begin()
 			a.ReadForUpdate()
 			b.Begin()
-			waiting := b.BeginsReadForUpdate()
+			waiting := b.StartReadForUpdate()
 			a.Sell(1)
 			a.Commit()
-			b.HasRead(waiting)
-			b.Sell(1)
-			b.Rollback()
-			return shop.Audit()
+			b.FinishRead(waiting)
+			b.End(b.Sell(1))
 		}},
-		{Title: "the write asks for what the read has seen", Play: func(p *testbed.Play) testbed.Audit {
-			shop := p.Shop(1)
-			a, b := shop.Buyer("A"), shop.Buyer("B")
+		{Title: "the write checks the stock", Script: func(run *testbed.Run) {
+			a, b := run.Shop(1).Buyers()
 			a.Read()
 			b.Read()
-			a.SellConditionally(1)
-			b.SellConditionally(1)
-			return shop.Audit()
+			a.SellConditionally()
+			b.SellConditionally()
 		}},
 	},
 }

@@ -12,66 +12,61 @@ import (
 
 var oneSessionTwoGoroutines = Lesson{
 	Name:    "one-session-two-goroutines",
-	Title:   "etcd's mutex is held by a session",
-	Shows:   "concurrency.Mutex makes a key of its session's lease. Two goroutines of one session make the same key, and both hold it.",
+	Title:   "etcd's mutex belongs to a session",
+	Shows:   "concurrency.Mutex derives its key from the session's lease. Two goroutines with one session create the same key, and both hold the lock.",
 	Servers: []Server{MySQL, Etcd},
-	Acts: []Act{
-		{Title: "one session for the process", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
-			shop, client := p.Shop(1), p.EtcdClient()
-			a, b := shop.Buyer("A"), shop.Buyer("B")
-			session := newSession(p, client)
-			a.Does("mutex.Lock: has the lock", concurrency.NewMutex(session, p.Name).Lock)
+	Variants: []Variant{
+		{Title: "one session for the process", Breaks: true, Script: func(run *testbed.Run) {
+			shop, client := run.Shop(1), run.EtcdClient()
+			a, b := shop.Buyers()
+			session := newSession(run, client)
+			a.Do("mutex.Lock: acquires the lock", concurrency.NewMutex(session, run.Name).Lock)
 			a.Read()
-			b.Does("mutex.Lock, of the same session: has the lock", concurrency.NewMutex(session, p.Name).Lock)
+			b.Do("mutex.Lock with the same session: acquires the lock", concurrency.NewMutex(session, run.Name).Lock)
 			b.Read()
 			a.Sell(1)
 			b.Sell(1)
-			return shop.Audit()
 		}},
-		{Title: "a session for each goroutine", Play: func(p *testbed.Play) testbed.Audit {
-			shop, client := p.Shop(1), p.EtcdClient()
-			a, b := shop.Buyer("A"), shop.Buyer("B")
-			mutex := concurrency.NewMutex(newSession(p, client), p.Name)
-			a.Does("mutex.Lock: has the lock", mutex.Lock)
+		{Title: "a session for each goroutine", Script: func(run *testbed.Run) {
+			shop, client := run.Shop(1), run.EtcdClient()
+			a, b := shop.Buyers()
+			mutex := concurrency.NewMutex(newSession(run, client), run.Name)
+			a.Do("mutex.Lock: acquires the lock", mutex.Lock)
 			a.Read()
-			waiting := b.Begins("mutex.Lock, of another session, and has to wait", concurrency.NewMutex(newSession(p, client), p.Name).Lock)
-			p.Until("B stands in the queue", func(ctx context.Context) (bool, error) {
-				answer, err := client.Get(ctx, p.Name+"/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+			waiting := b.Start("mutex.Lock with another session: waits", concurrency.NewMutex(newSession(run, client), run.Name).Lock)
+			run.Until("B is in the queue", func(ctx context.Context) (bool, error) {
+				answer, err := client.Get(ctx, run.Name+"/", clientv3.WithPrefix(), clientv3.WithCountOnly())
 				return err == nil && answer.Count == 2, err
 			})
-			waiting.MustWait()
+			waiting.MustBlock()
 			a.Sell(1)
-			a.Does("unlocks", mutex.Unlock)
-			waiting.Ends()
-			b.Says("has the lock")
-			b.Read()
-			b.Sell(1)
-			return shop.Audit()
+			a.Do("releases the lock", mutex.Unlock)
+			waiting.Finish()
+			b.Log("acquires the lock")
+			b.ReadAndSell()
 		}},
-		{Title: "one lease for the process, and a key for each grant", Play: func(p *testbed.Play) testbed.Audit {
-			shop, client := p.Shop(1), p.EtcdClient()
-			a, b := shop.Buyer("A"), shop.Buyer("B")
-			locker, err := etcdlock.New(etcdlock.Config{Client: client, Prefix: p.Name, TTL: leaseTime})
-			p.Check(err)
-			mutex := newMutexOn(p, locker)
+		{Title: "one lease for the process, but a key for each grant", Script: func(run *testbed.Run) {
+			shop, client := run.Shop(1), run.EtcdClient()
+			a, b := shop.Buyers()
+			locker, err := etcdlock.New(etcdlock.Config{Client: client, Prefix: run.Name, TTL: leaseTime})
+			run.Check(err)
+			mutex := newMutexOn(run, locker)
 			held := mutex.lock(a)
 			a.Read()
-			waiting := mutex.beginsLock(b, held)
+			waiting := mutex.startLock(b, held)
 			a.Sell(1)
 			held.unlock()
 			heldByB := waiting()
-			b.Read()
-			b.Sell(1)
+			b.ReadAndSell()
 			heldByB.unlock()
-			return shop.Audit()
 		}},
 	},
 }
 
-// newSession begins a session, which ends with the play.
-func newSession(p *testbed.Play, client *clientv3.Client) *concurrency.Session {
+// newSession starts a session that ends with the run.
+func newSession(run *testbed.Run, client *clientv3.Client) *concurrency.Session {
 	session, err := concurrency.NewSession(client, concurrency.WithTTL(int(leaseTime.Seconds())))
-	p.Check(err)
-	p.Cleanup(session.Close)
+	run.Check(err)
+	run.Cleanup(session.Close)
 	return session
 }

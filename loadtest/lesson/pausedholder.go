@@ -8,47 +8,43 @@ import (
 var pausedHolder = Lesson{
 	Name:    "paused-holder",
 	Title:   "a holder that is paused for longer than its lease",
-	Shows:   "A replica is stopped (SIGSTOP) between read and write. Its lease ends, another is granted the lock, and then it goes on.",
+	Shows:   "A replica is paused (SIGSTOP) between read and write. Its lease ends, another replica acquires the lock, and the first one resumes.",
 	Servers: []Server{MySQL, Etcd},
-	Acts: []Act{
-		{Title: "no fence", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
-			shop := p.Shop(1)
-			a, b := shop.Replica("A", strategy.Etcd), shop.Replica("B", strategy.Etcd)
-			pauseBetween(a, b, strategy.FenceOff)
-			b.Sell(1)
+	Variants: []Variant{
+		{Title: "no fence", Breaks: true, Script: func(run *testbed.Run) {
+			a, b := pauseUntilRead(run, strategy.FenceOff)
+			b.Sell()
 			a.Resume()
-			a.Sell(1)
-			return shop.Audit()
+			a.Sell()
 		}},
-		{Title: "the token is compared when writing", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
-			return wakeAfterRead(p, strategy.FenceWrite)
+		{Title: "the token is compared on write", Breaks: true, Script: func(run *testbed.Run) {
+			resumeBeforeWrite(run, strategy.FenceWrite)
 		}},
-		{Title: "the token is registered before reading", Play: func(p *testbed.Play) testbed.Audit {
-			return wakeAfterRead(p, strategy.FenceClaim)
+		{Title: "the token is registered before the read", Script: func(run *testbed.Run) {
+			resumeBeforeWrite(run, strategy.FenceClaim)
 		}},
 	},
 }
 
-// pauseBetween pauses A between its read and its write, until B has been granted
-// the lock and has read as well.
-func pauseBetween(a, b *testbed.Replica, fence strategy.Fence) {
+// pauseUntilRead pauses A between its read and its write. It returns when B holds
+// the lock and has read too.
+func pauseUntilRead(run *testbed.Run, fence strategy.Fence) (a, b *testbed.Replica) {
+	a, b = run.Shop(1).Replicas(strategy.Etcd)
 	a.Lock()
 	a.Begin(fence)
-	a.LooksWhetherAlive()
+	a.CheckLease()
 	a.Pause()
-	_, granted := b.BeginsLock()
+	_, granted := b.StartLock()
 	granted() // once etcd has ended A's lease
 	b.Begin(fence)
+	return a, b
 }
 
-// wakeAfterRead lets A write between B's read and B's write: what a fence that is
-// only compared when writing cannot see.
-func wakeAfterRead(p *testbed.Play, fence strategy.Fence) testbed.Audit {
-	shop := p.Shop(1)
-	a, b := shop.Replica("A", strategy.Etcd), shop.Replica("B", strategy.Etcd)
-	pauseBetween(a, b, fence)
+// resumeBeforeWrite lets A write between B's read and B's write, which a fence
+// that is only compared on write does not detect.
+func resumeBeforeWrite(run *testbed.Run, fence strategy.Fence) {
+	a, b := pauseUntilRead(run, fence)
 	a.Resume()
-	a.Sell(1)
-	b.Sell(1)
-	return shop.Audit()
+	a.Sell()
+	b.Sell()
 }

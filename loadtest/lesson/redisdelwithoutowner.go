@@ -14,124 +14,116 @@ import (
 
 var redisDelWithoutOwner = Lesson{
 	Name:    "redis-del-without-owner",
-	Title:   "DEL removes whatever lock is there",
-	Shows:   "A's lock has expired before A gives it back. Its DEL removes B's, and C is let in beside B.",
+	Title:   "DEL removes any owner's lock",
+	Shows:   "A's lock expires before A releases it. A's DEL removes B's lock, and C acquires it while B still works.",
 	Servers: []Server{MySQL, Redis},
-	Acts: []Act{
-		{Title: "DEL", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
-			shop := p.Shop(2)
-			client := p.RedisClient()
-			a, b, c := shop.Buyer("A"), shop.Buyer("B"), shop.Buyer("C")
-			sellSlowly(p, client, a, b)
-			deleted, err := client.Del(p.Context(), p.Name).Result()
-			p.Check(err)
+	Variants: []Variant{
+		{Title: "DEL", Breaks: true, Script: func(run *testbed.Run) {
+			client := run.RedisClient()
+			a, b, c := sellUntilRedisExpiry(run, client)
+			deleted, err := client.Del(run.Context(), run.Name).Result()
+			run.Check(err)
 			if deleted != 1 {
-				p.Fail("B's lock has gone by itself")
+				run.Fail("B's lock is gone")
 			}
-			a.Says("unlocks: DEL: 1 key removed")
-			if !setNX(p, client, c, redisTTL) {
-				p.Fail("the lock is still held")
-			}
-			c.Says("SET NX PX 60000: has the lock")
+			a.Log("releases the lock: DEL: 1 key removed")
+			mustSetNX(run, client, c, redisTTL)
 			c.Read()
 			b.Sell(1)
 			c.Sell(1)
-			return shop.Audit()
 		}},
-		{Title: "a script that deletes its own", Play: func(p *testbed.Play) testbed.Audit {
-			shop := p.Shop(2)
-			client := p.RedisClient()
-			a, b, c := shop.Buyer("A"), shop.Buyer("B"), shop.Buyer("C")
-			sellSlowly(p, client, a, b)
-			deleted, err := deleteOwn.Run(p.Context(), client, []string{p.Name}, a.Name).Int()
-			p.Check(err)
+		{Title: "a script that deletes only its own key", Script: func(run *testbed.Run) {
+			client := run.RedisClient()
+			a, b, c := sellUntilRedisExpiry(run, client)
+			deleted, err := deleteOwn.Run(run.Context(), client, []string{run.Name}, a.Name).Int()
+			run.Check(err)
 			if deleted != 0 {
-				p.Fail("the script has deleted another's lock")
+				run.Fail("the script deleted another owner's lock")
 			}
-			a.Says("unlocks, by the script: not its own any more, nothing removed")
-			if setNX(p, client, c, redisTTL) {
-				p.Fail("the lock is free")
+			a.Log("releases the lock by the script: not the owner, nothing removed")
+			if setNX(run, client, c, redisTTL) {
+				run.Fail("C: the lock is free")
 			}
-			c.Says("SET NX PX 60000: refused, has to wait")
+			c.Log("SET NX PX 60000: refused, must wait")
 			b.Sell(1)
-			p.Check(deleteOwn.Run(p.Context(), client, []string{p.Name}, b.Name).Err())
-			b.Says("unlocks, by the script: 1 key removed")
-			if !setNX(p, client, c, redisTTL) {
-				p.Fail("the lock is still held")
-			}
-			c.Says("SET NX PX 60000: has the lock")
-			c.Read()
-			c.Sell(1)
-			return shop.Audit()
+			run.Check(deleteOwn.Run(run.Context(), client, []string{run.Name}, b.Name).Err())
+			b.Log("releases the lock by the script: 1 key removed")
+			mustSetNX(run, client, c, redisTTL)
+			c.ReadAndSell()
 		}},
-		{Title: "the service's own lock, whose key somebody removes", Play: func(p *testbed.Play) testbed.Audit {
-			shop := p.Shop(2)
-			a, b, c := shop.Buyer("A"), shop.Buyer("B"), shop.Buyer("C")
-			ofA, ofB, ofC := newRedisMutex(p), newRedisMutex(p), newRedisMutex(p)
-			held := ofA.lock(a)
-			a.Read()
-			a.Sell(1)
-			p.Actor("operator").Does("removes A's key: as if it had expired", func(ctx context.Context) error {
-				return p.RedisClient().Del(ctx, p.Name+"/"+testbed.SKU).Err()
+		{Title: "the service's own lock, whose key is removed", Script: func(run *testbed.Run) {
+			shop := run.Shop(2)
+			a, b := shop.Buyers()
+			c := shop.Buyer("C")
+			mutexA, mutexB, mutexC := newRedisMutex(run), newRedisMutex(run), newRedisMutex(run)
+			held := mutexA.lock(a)
+			a.ReadAndSell()
+			run.Actor("operator").Do("removes A's key, as if it had expired", func(ctx context.Context) error {
+				return run.RedisClient().Del(ctx, run.Name+"/"+testbed.SKU).Err()
 			})
-			heldByB := ofB.lock(b)
+			heldByB := mutexB.lock(b)
 			b.Read()
-			if err := held.Unlock(p.Context()); !errors.Is(err, lock.ErrLost) {
-				p.Fail("A's unlock: %v", err)
+			if err := held.Unlock(run.Context()); !errors.Is(err, lock.ErrLost) {
+				run.Fail("A: Unlock did not report the loss: %v", err)
 			}
-			a.Says("unlocks: the lock was lost, nothing removed")
-			ofC.refuses(c)
+			a.Log("releases the lock: it was lost, nothing removed")
+			mutexC.refuse(c)
 			b.Sell(1)
 			heldByB.unlock()
-			heldByC := ofC.lock(c)
-			c.Read()
-			c.Sell(1)
-			heldByC.unlock()
-			return shop.Audit()
+			mutexC.sell(c)
 		}},
 	},
 }
 
-// newRedisMutex is the service's lock, as another process would have it.
-func newRedisMutex(p *testbed.Play) *mutex {
-	client, err := redislock.Open(p.RedisClient().Options().Addr)
-	p.Check(err)
-	locker, err := redislock.New(redislock.Config{Client: client, Prefix: p.Name + "/", TTL: redisTTL})
-	p.Check(err)
-	p.Cleanup(client.Close) // after the locker's, which comes last and is called first
-	return newMutexOn(p, locker)
+// newRedisMutex is the service's own lock, one for each process.
+func newRedisMutex(run *testbed.Run) *mutex {
+	client, err := redislock.Open(run.RedisClient().Options().Addr)
+	run.Check(err)
+	locker, err := redislock.New(redislock.Config{Client: client, Prefix: run.Name + "/", TTL: redisTTL})
+	run.Check(err)
+	run.Cleanup(client.Close) // runs after the locker is closed
+	return newMutexOn(run, locker)
 }
 
 const (
-	// shortTTL runs out while A is busy.
+	// shortTTL ends while A is busy.
 	shortTTL = 300 * time.Millisecond
-	// redisTTL does not run out in a play.
+	// redisTTL does not end during a run.
 	redisTTL = time.Minute
 )
 
-// deleteOwn is Redis's own advice: compare and delete as one step.
+// deleteOwn compares and deletes in one step, as Redis's documentation advises.
 var deleteOwn = redis.NewScript(`if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0`)
 
-// sellSlowly has A sell a unit and then be busy until its lock has expired; B has
-// the lock then, and has read.
-func sellSlowly(p *testbed.Play, client *redis.Client, a, b *testbed.Buyer) {
-	if !setNX(p, client, a, shortTTL) {
-		p.Fail("the lock is held")
-	}
-	a.Says("SET NX PX 300: has the lock")
-	a.Read()
-	a.Sell(1)
-	a.Says("is busy with something else for longer than its lock lasts")
-	p.Until("A's lock has expired", func(context.Context) (bool, error) { return setNX(p, client, b, redisTTL), nil })
-	b.Says("SET NX PX 60000: has the lock")
+// sellUntilRedisExpiry has A sell a unit and then be busy until its lock has
+// expired. B acquires it and reads the stock. C is another buyer.
+func sellUntilRedisExpiry(run *testbed.Run, client *redis.Client) (a, b, c *testbed.Buyer) {
+	shop := run.Shop(2)
+	a, b = shop.Buyers()
+	c = shop.Buyer("C")
+	mustSetNX(run, client, a, shortTTL)
+	a.ReadAndSell()
+	a.Log("is busy until its lock has expired")
+	run.Until("A's lock has expired", func(context.Context) (bool, error) { return setNX(run, client, b, redisTTL), nil })
+	b.Log("SET NX PX 60000: acquires the lock")
 	b.Read()
+	return a, b, c
 }
 
-func setNX(p *testbed.Play, client *redis.Client, b *testbed.Buyer, ttl time.Duration) bool {
-	err := client.SetArgs(p.Context(), p.Name, b.Name, redis.SetArgs{Mode: "NX", TTL: ttl}).Err()
+// setNX creates the lock's key unless it exists.
+func setNX(run *testbed.Run, client *redis.Client, b *testbed.Buyer, ttl time.Duration) bool {
+	err := client.SetArgs(run.Context(), run.Name, b.Name, redis.SetArgs{Mode: "NX", TTL: ttl}).Err()
 	if errors.Is(err, redis.Nil) {
 		return false
 	}
-	p.Check(err)
+	run.Check(err)
 	return true
+}
+
+// mustSetNX acquires the lock, which must be free.
+func mustSetNX(run *testbed.Run, client *redis.Client, b *testbed.Buyer, ttl time.Duration) {
+	if !setNX(run, client, b, ttl) {
+		run.Fail("%s: the lock is held", b.Name)
+	}
+	b.Log("SET NX PX %d: acquires the lock", ttl.Milliseconds())
 }

@@ -15,76 +15,71 @@ import (
 var redlockNodeRestartedEmpty = Lesson{
 	Name:    "redlock-node-restarted-empty",
 	Title:   "a majority that forgets",
-	Shows:   "Redlock grants by a majority of 5 nodes. One of A's three restarts without its data, and B finds three nodes that know nothing.",
+	Shows:   "Redlock needs a majority of 5 nodes. One of A's three nodes restarts without its data, so that B finds three free nodes.",
 	Servers: []Server{MySQL, Redis},
-	Acts: []Act{
-		{Title: "nodes that keep nothing", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
-			shop := p.Shop(1)
-			a, b := shop.Buyer("A"), shop.Buyer("B")
-			nodes := newRedlock(p, sandbox.RedisConfig{})
+	Variants: []Variant{
+		{Title: "nodes without persistence", Breaks: true, Script: func(run *testbed.Run) {
+			a, b := run.Shop(1).Buyers()
+			nodes := newRedlock(run, sandbox.RedisConfig{})
 			nodes.grantThreeAndRestartOne(a)
-			b.Does("Redlock: nodes 3, 4 and 5 of 5 grant it: has the lock", nodes.mutex().TryLockContext)
+			b.Do("Redlock: nodes 3, 4 and 5 of 5 grant the lock", nodes.mutex().TryLockContext)
 			b.Read()
 			a.Sell(1)
 			b.Sell(1)
-			return shop.Audit()
 		}},
-		{Title: "nodes that sync each write to disk before they answer (appendfsync always)", Play: func(p *testbed.Play) testbed.Audit {
-			shop := p.Shop(1)
-			a, b := shop.Buyer("A"), shop.Buyer("B")
-			nodes := newRedlock(p, sandbox.RedisConfig{AppendAlways: true})
+		{Title: "nodes that sync each write to disk before they answer (appendfsync always)", Script: func(run *testbed.Run) {
+			a, b := run.Shop(1).Buyers()
+			nodes := newRedlock(run, sandbox.RedisConfig{AppendAlways: true})
 			held := nodes.grantThreeAndRestartOne(a)
 			mutex := nodes.mutex()
-			if err := mutex.TryLockContext(p.Context()); err == nil {
-				p.Fail("B has the lock, too")
+			if err := mutex.TryLockContext(run.Context()); err == nil {
+				run.Fail("B acquired the lock too")
 			}
-			b.Says("Redlock: nodes 1, 2 and 3 of 5 refuse: has to wait")
+			b.Log("Redlock: nodes 1, 2 and 3 of 5 refuse: must wait")
 			a.Sell(1)
-			a.Does("unlocks", func(ctx context.Context) error {
+			a.Do("releases the lock", func(ctx context.Context) error {
 				_, err := held.UnlockContext(ctx)
 				return err
 			})
-			b.Does("Redlock: has the lock", mutex.TryLockContext)
-			b.Read()
-			b.Sell(1)
-			return shop.Audit()
+			b.Do("Redlock: acquires the lock", mutex.TryLockContext)
+			b.ReadAndSell()
 		}},
 	},
 }
 
-// redlock is five nodes.
+// redlock is five independent nodes.
 type redlock struct {
-	play  *testbed.Play
+	run   *testbed.Run
 	nodes []*sandbox.Redis
 	pools []redis.Pool
 }
 
-func newRedlock(p *testbed.Play, cfg sandbox.RedisConfig) *redlock {
+func newRedlock(run *testbed.Run, cfg sandbox.RedisConfig) *redlock {
 	const nodes = 5
-	r := &redlock{play: p}
+	r := &redlock{run: run}
 	for range nodes {
-		node := p.OwnRedis(cfg)
+		node := run.OwnRedis(cfg)
 		r.nodes = append(r.nodes, node)
-		r.pools = append(r.pools, goredis.NewPool(p.ClientOf(node)))
+		r.pools = append(r.pools, goredis.NewPool(run.ClientOf(node)))
 	}
 	return r
 }
 
 func (r *redlock) mutex() *redsync.Mutex {
-	return redsync.New(r.pools...).NewMutex(r.play.Name, redsync.WithExpiry(redisTTL), redsync.WithTries(1))
+	return redsync.New(r.pools...).NewMutex(r.run.Name, redsync.WithExpiry(redisTTL), redsync.WithTries(1))
 }
 
-// grantThreeAndRestartOne has nodes 4 and 5 down when A asks, and node 3 crash
-// after it has granted.
+// grantThreeAndRestartOne grants the lock to A while nodes 4 and 5 are down. Then
+// these start again, and node 3 crashes and restarts.
 func (r *redlock) grantThreeAndRestartOne(a *testbed.Buyer) *redsync.Mutex {
-	operator := r.play.Actor("operator")
+	operator := r.run.Actor("operator")
 	down := r.nodes[3:]
-	operator.Says("(nodes 4 and 5 are down)")
+	operator.Log("(nodes 4 and 5 are down)")
 	for _, node := range down {
 		node.Kill()
 	}
 	mutex := r.mutex()
-	a.Does("Redlock: nodes 1, 2 and 3 of 5 grant it: has the lock", mutex.TryLockContext)
+	a.Do("Redlock: nodes 1, 2 and 3 of 5 grant the lock", mutex.TryLockContext)
 	a.Read()
 	restart := func(nodes ...*sandbox.Redis) func(context.Context) error {
 		return func(ctx context.Context) error {
@@ -97,7 +92,7 @@ func (r *redlock) grantThreeAndRestartOne(a *testbed.Buyer) *redsync.Mutex {
 			return nil
 		}
 	}
-	operator.Does("(nodes 4 and 5 are back)", restart(down...))
-	operator.Does("(node 3 crashes, and starts again)", restart(r.nodes[2]))
+	operator.Do("(nodes 4 and 5 are back)", restart(down...))
+	operator.Do("(node 3 crashes and restarts)", restart(r.nodes[2]))
 	return mutex
 }

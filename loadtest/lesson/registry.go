@@ -6,8 +6,7 @@ import (
 	"strings"
 )
 
-// all are the lessons, in the order in which a class would take them, which is
-// that of docs/lessons.
+// all are the lessons in the order of docs/lessons, in which a class takes them.
 var all = []*Lesson{
 	&noLock,
 	&unlockBeforeCommit,
@@ -35,20 +34,21 @@ var all = []*Lesson{
 func All() []*Lesson { return slices.Clone(all) }
 
 // Names returns the lessons' names in their order.
-func Names() []string {
-	names := make([]string, len(all))
-	for i, l := range all {
-		names[i] = l.Name
+func Names() []string { return names(all, func(l *Lesson) string { return l.Name }) }
+
+func names[T any](list []T, name func(T) string) []string {
+	all := make([]string, len(list))
+	for i := range list {
+		all[i] = name(list[i])
 	}
-	return names
+	return all
 }
 
 // Find returns the lesson of that name.
 func Find(name string) (*Lesson, error) {
-	for _, l := range all {
-		if l.Name == name {
-			return l, nil
-		}
+	i := slices.IndexFunc(all, func(l *Lesson) bool { return l.Name == name })
+	if i < 0 {
+		return nil, fmt.Errorf("unknown lesson %q: one of %s", name, strings.Join(Names(), ", "))
 	}
-	return nil, fmt.Errorf("unknown lesson %q: one of %s", name, strings.Join(Names(), ", "))
+	return all[i], nil
 }

@@ -7,56 +7,41 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"flashsale/internal/sleep"
 	"flashsale/loadtest/lesson/testbed"
 )
 
 var renewalIgnored = Lesson{
 	Name:    "renewal-ignored",
-	Title:   "a loop that asks the channel, and not its answer",
-	Shows:   "KeepAlive's channel is closed when the lease is lost. A popular example tests whether the channel is nil, which it never is.",
+	Title:   "a loop that checks the channel instead of the answer",
+	Shows:   "KeepAlive closes its channel when the lease is lost. A popular example checks whether the channel variable is nil, which it never is.",
 	Servers: []Server{MySQL, Etcd},
-	Acts: []Act{
-		{Title: "if answers == nil", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
-			return playRenewal(p, (*renewal).followChannel)
+	Variants: []Variant{
+		{Title: "if answers == nil", Breaks: true, Script: func(run *testbed.Run) {
+			loseLease(run, func(r *renewal, _ *clientv3.LeaseKeepAliveResponse) bool { return r.answers == nil })
 		}},
-		{Title: "if answer == nil", Play: func(p *testbed.Play) testbed.Audit {
-			return playRenewal(p, (*renewal).followAnswer)
+		{Title: "if answer == nil", Script: func(run *testbed.Run) {
+			loseLease(run, func(_ *renewal, answer *clientv3.LeaseKeepAliveResponse) bool { return answer == nil })
 		}},
 	},
 }
 
-// renewal is a lock's loop, and what it believes.
+// renewal is a lock's renewal loop with its state.
 type renewal struct {
 	answers  <-chan *clientv3.LeaseKeepAliveResponse
 	renewals atomic.Int64
 	lost     chan struct{}
 }
 
-// followChannel is the loop as the example has it. Receiving from a closed
-// channel succeeds at once, for ever: the loop counts on as fast as it can.
-func (r *renewal) followChannel(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-r.answers:
-			if r.answers == nil {
-				close(r.lost)
-				return
-			}
-			r.renewals.Add(1)
-		}
-	}
-}
-
-// followAnswer looks at what it has received.
-func (r *renewal) followAnswer(ctx context.Context) {
+// follow counts renewals until isLost returns true. A receive from a closed channel
+// succeeds at once: with the wrong test, the loop counts as fast as it can.
+func (r *renewal) follow(ctx context.Context, isLost func(*renewal, *clientv3.LeaseKeepAliveResponse) bool) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case answer := <-r.answers:
-			if answer == nil {
+			if isLost(r, answer) {
 				close(r.lost)
 				return
 			}
@@ -65,65 +50,61 @@ func (r *renewal) followAnswer(ctx context.Context) {
 	}
 }
 
-// manyRenewals is more than a lease of some seconds sees in this play.
+// manyRenewals is more than a lease of a few seconds needs in a run.
 const manyRenewals = 1000
 
-// playRenewal has A lose its lease while it holds an order in its hands.
-func playRenewal(p *testbed.Play, follow func(*renewal, context.Context)) testbed.Audit {
-	shop := p.Shop(1)
-	a, b, operator := shop.Buyer("A"), shop.Buyer("B"), p.Actor("operator")
-	client, other := p.EtcdClient(), p.EtcdClient()
-	key := p.Name + "/" + testbed.SKU
+// loseLease has A lose its lease between its read and its write.
+func loseLease(run *testbed.Run, isLost func(*renewal, *clientv3.LeaseKeepAliveResponse) bool) {
+	shop := run.Shop(1)
+	a, b := shop.Buyers()
+	operator := run.Actor("operator")
+	client, other := run.EtcdClient(), run.EtcdClient()
 
-	lease, err := client.Grant(p.Context(), 5)
-	p.Check(err)
-	putIfAbsent(p, client, key, lease.ID)
-	a.Says("has the lock, by a lease of 5 s that it renews")
+	lease := putWithLease(run, client, 5)
+	a.Log("acquires the lock with a lease of 5 s, and renews it")
 	r := &renewal{lost: make(chan struct{})}
-	renewing, stop := context.WithCancel(p.Context())
-	r.answers, err = client.KeepAlive(renewing, lease.ID)
-	p.Check(err)
+	renewing, stop := context.WithCancel(run.Context())
+	var err error
+	r.answers, err = client.KeepAlive(renewing, lease)
+	run.Check(err)
 	ended := make(chan struct{})
-	go func() { defer close(ended); follow(r, renewing) }()
-	p.Cleanup(func() error { stop(); <-ended; return nil })
+	go func() { defer close(ended); r.follow(renewing, isLost) }()
+	run.Cleanup(func() error { stop(); <-ended; return nil })
 	a.Read()
 
-	_, err = other.Revoke(p.Context(), lease.ID)
-	p.Check(err)
-	operator.Says("revokes A's lease")
-	bLease, err := other.Grant(p.Context(), 30)
-	p.Check(err)
-	putIfAbsent(p, other, key, bLease.ID)
-	b.Says("has the lock")
-	b.Read()
-	b.Sell(1)
+	_, err = other.Revoke(run.Context(), lease)
+	run.Check(err)
+	operator.Log("revokes A's lease")
+	putWithLease(run, other, 30)
+	b.Log("acquires the lock")
+	b.ReadAndSell()
 
-	// The loop has got what the library had to say.
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
 	for r.renewals.Load() < manyRenewals {
 		select {
 		case <-r.lost:
-			a.Says("its loop says: the lease is lost. Refuses the order")
+			a.Log("its loop reports that the lease is lost. Refuses the order")
 			shop.Refuse(a.Name, 1, "lock lost")
-			return shop.Audit()
-		case <-tick.C:
-		case <-p.Context().Done():
-			p.Check(p.Context().Err())
+			return
+		default:
+			run.Check(sleep.For(run.Context(), time.Millisecond))
 		}
 	}
-	a.Says("its loop says: the lease was renewed over %d times", manyRenewals)
+	a.Log("its loop reports more than %d renewals", manyRenewals)
 	a.Sell(1)
-	return shop.Audit()
 }
 
-// putIfAbsent makes the key, which nobody else has, under a lease.
-func putIfAbsent(p *testbed.Play, client *clientv3.Client, key string, lease clientv3.LeaseID) {
-	answer, err := client.Txn(p.Context()).
+// putWithLease creates the lock's key, which must be absent, under a new lease of
+// that many seconds.
+func putWithLease(run *testbed.Run, client *clientv3.Client, seconds int64) clientv3.LeaseID {
+	lease, err := client.Grant(run.Context(), seconds)
+	run.Check(err)
+	key := run.Name + "/" + testbed.SKU
+	answer, err := client.Txn(run.Context()).
 		If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
-		Then(clientv3.OpPut(key, "", clientv3.WithLease(lease))).Commit()
-	p.Check(err)
+		Then(clientv3.OpPut(key, "", clientv3.WithLease(lease.ID))).Commit()
+	run.Check(err)
 	if !answer.Succeeded {
-		p.Fail("%s is held by another", key)
+		run.Fail("%s is held by another", key)
 	}
+	return lease.ID
 }

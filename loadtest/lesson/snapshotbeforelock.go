@@ -2,74 +2,66 @@ package lesson
 
 import "flashsale/loadtest/lesson/testbed"
 
-// readsProfile is a read that has nothing to do with the stock, as a framework
-// makes them: who is logged in, what the shop is called. Under REPEATABLE READ it
-// fixes what the whole transaction sees.
-func readsProfile(p *testbed.Play, b *testbed.Buyer) {
-	var name string
-	p.Check(b.Conn.QueryRowContext(p.Context(), "SELECT name FROM stock WHERE sku = ?", []byte(testbed.SKU)).Scan(&name))
-	b.Says("reads the SKU's name: %q", name)
-}
-
 var snapshotBeforeLock = Lesson{
 	Name:    "snapshot-before-lock",
 	Title:   "a snapshot that is older than the lock",
-	Shows:   "REPEATABLE READ reads everything as of the transaction's first read. That was before the lock was had.",
+	Shows:   "Under REPEATABLE READ a transaction reads the state at its first read. Here that is before the lock was acquired.",
 	Servers: []Server{MySQL},
-	Acts: []Act{
-		{Title: "BEGIN, read something, then lock", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
-			return lockInTransaction(p, "REPEATABLE READ")
+	Variants: []Variant{
+		{Title: "BEGIN, read something, then lock", Breaks: true, Script: func(run *testbed.Run) {
+			lockInTransaction(run, repeatableRead)
 		}},
-		{Title: "lock, then BEGIN", Play: func(p *testbed.Play) testbed.Audit {
-			shop, mutex := p.Shop(1), newMutex(p)
-			a, b := shop.Buyer("A"), shop.Buyer("B")
-			a.Isolation("REPEATABLE READ")
-			b.Isolation("REPEATABLE READ")
+		{Title: "lock, then BEGIN", Script: func(run *testbed.Run) {
+			mutex := newMutex(run)
+			a, b := buyersWith(run, repeatableRead)
 			held := mutex.lock(a)
-			waiting := mutex.beginsLock(b, held)
+			waiting := mutex.startLock(b, held)
 			a.Begin()
-			a.Read()
-			a.Sell(1)
-			a.Commit()
+			a.End(a.ReadAndSell())
 			held.unlock()
 			heldByB := waiting()
 			b.Begin()
-			readsProfile(p, b)
-			b.Read()
-			b.Sell(1)
-			b.Rollback()
+			readName(run, b)
+			b.End(b.ReadAndSell())
 			heldByB.unlock()
-			return shop.Audit()
 		}},
-		{Title: "the same order of steps under READ COMMITTED", Play: func(p *testbed.Play) testbed.Audit {
-			return lockInTransaction(p, "READ COMMITTED")
+		{Title: "the same order of steps under READ COMMITTED", Script: func(run *testbed.Run) {
+			lockInTransaction(run, "READ COMMITTED")
 		}},
 	},
 }
 
-// lockInTransaction has B begin its transaction, read, and only then wait for the
-// lock that A sells under.
-func lockInTransaction(p *testbed.Play, isolation string) testbed.Audit {
-	shop, mutex := p.Shop(1), newMutex(p)
-	a, b := shop.Buyer("A"), shop.Buyer("B")
+const repeatableRead = "REPEATABLE READ"
+
+// buyersWith are the buyers A and B of one unit, with that isolation level.
+func buyersWith(run *testbed.Run, isolation string) (a, b *testbed.Buyer) {
+	a, b = run.Shop(1).Buyers()
 	a.Isolation(isolation)
 	b.Isolation(isolation)
+	return a, b
+}
+
+// readName reads something other than the stock, as frameworks do. Under REPEATABLE
+// READ this read fixes the snapshot of the whole transaction.
+func readName(run *testbed.Run, b *testbed.Buyer) {
+	var name string
+	run.Check(b.Conn.QueryRowContext(run.Context(), "SELECT name FROM stock WHERE sku = ?", []byte(testbed.SKU)).Scan(&name))
+	b.Log("reads the SKU's name: %q", name)
+}
+
+// lockInTransaction has B begin its transaction and read before it waits for the
+// lock under which A sells.
+func lockInTransaction(run *testbed.Run, isolation string) {
+	mutex := newMutex(run)
+	a, b := buyersWith(run, isolation)
 	held := mutex.lock(a)
 	b.Begin()
-	readsProfile(p, b)
-	waiting := mutex.beginsLock(b, held)
+	readName(run, b)
+	waiting := mutex.startLock(b, held)
 	a.Begin()
-	a.Read()
-	a.Sell(1)
-	a.Commit()
+	a.End(a.ReadAndSell())
 	held.unlock()
 	heldByB := waiting()
-	b.Read()
-	if b.Sell(1) {
-		b.Commit()
-	} else {
-		b.Rollback()
-	}
+	b.End(b.ReadAndSell())
 	heldByB.unlock()
-	return shop.Audit()
 }

@@ -10,31 +10,27 @@ import (
 
 var thunderingHerd = Lesson{
 	Name:    "thundering-herd",
-	Title:   "everybody is woken, and one is served",
-	Shows:   "50 clients wait for a lock in ZooKeeper. What does a release cost, if all watch the holder, and if each watches the one before it?",
+	Title:   "all waiters wake up, one gets the lock",
+	Shows:   "50 clients wait for a lock in ZooKeeper. How many requests does a release cause if all watch the holder, or if each watches its predecessor?",
 	Servers: []Server{ZooKeeper},
-	Acts: []Act{
-		{Title: "all who wait watch the holder", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
-			return playHerd(p, herd.All)
-		}},
-		{Title: "each watches the one before it", Play: func(p *testbed.Play) testbed.Audit {
-			return playHerd(p, herd.Predecessor)
-		}},
+	Variants: []Variant{
+		{Title: "all waiters watch the holder", Breaks: true, Script: func(run *testbed.Run) { releaseWith(run, herd.All) }},
+		{Title: "each waiter watches its predecessor", Script: func(run *testbed.Run) { releaseWith(run, herd.Predecessor) }},
 	},
 }
 
-// playHerd has clients queue up, and audits what a release costs.
-func playHerd(p *testbed.Play, way herd.Way) testbed.Audit {
-	server, waiters := p.ZooKeeper(), p.Actor("clients")
+// releaseWith lets clients queue up and reports how many requests a release causes.
+func releaseWith(run *testbed.Run, way herd.Way) {
+	server := run.ZooKeeper()
 	var requests int
-	waiters.Does(fmt.Sprintf("%d wait, the lock is released %d times and passed on", herd.Waiters, herd.Releases),
+	run.Actor("clients").Do(fmt.Sprintf("%d wait; the lock is released and granted %d times", herd.Waiters, herd.Releases),
 		func(ctx context.Context) (err error) {
 			requests, err = herd.Measure(ctx, server, way)
 			return err
 		})
-	audit := testbed.Audit{OK: requests <= herd.Limit, Text: []string{fmt.Sprintf("a release costs the server %d requests", requests)}}
-	if !audit.OK {
-		audit.Text = append(audit.Text, fmt.Sprintf("broken: it costs at most %d, however many wait", herd.Limit))
+	text := []string{fmt.Sprintf("a release causes %d requests to the server", requests)}
+	if requests > herd.Limit {
+		text = append(text, fmt.Sprintf("broken: a release causes at most %d requests, however many clients wait", herd.Limit))
 	}
-	return audit
+	run.Report(requests <= herd.Limit, text...)
 }

@@ -4,45 +4,37 @@ import "flashsale/loadtest/lesson/testbed"
 
 var unlockBeforeCommit = Lesson{
 	Name:    "unlock-before-commit",
-	Title:   "the lock must outlive the transaction",
-	Shows:   "The lock is given back when the function returns, and the transaction commits around it, a moment later.",
+	Title:   "the lock must be held until after COMMIT",
+	Shows:   "The function releases the lock when it returns. Its caller commits the transaction a moment later.",
 	Servers: []Server{MySQL},
-	Acts: []Act{
-		{Title: "unlock, then COMMIT", Breaks: true, Play: func(p *testbed.Play) testbed.Audit {
-			shop, mutex := p.Shop(1), newMutex(p)
-			a, b := shop.Buyer("A"), shop.Buyer("B")
+	Variants: []Variant{
+		{Title: "unlock, then COMMIT", Breaks: true, Script: func(run *testbed.Run) {
+			mutex := newMutex(run)
+			a, b := run.Shop(1).Buyers()
 			a.Begin()
-			held := mutex.lock(a)
-			a.Read()
-			a.Sell(1)
-			held.unlock()
+			mutex.sell(a)
 			b.Begin()
-			heldByB := mutex.lock(b)
-			b.Read() // what is committed: A's sale is not
-			sale := b.BeginsSale(1)
+			held := mutex.lock(b)
+			b.Read() // A's sale is not committed
+			sale := b.StartSell(1)
 			a.Commit()
-			b.HasSold(sale, 1)
-			heldByB.unlock()
+			b.FinishSell(sale, 1)
+			held.unlock()
 			b.Commit()
-			return shop.Audit()
 		}},
-		{Title: "COMMIT, then unlock", Play: func(p *testbed.Play) testbed.Audit {
-			shop, mutex := p.Shop(1), newMutex(p)
-			a, b := shop.Buyer("A"), shop.Buyer("B")
+		{Title: "COMMIT, then unlock", Script: func(run *testbed.Run) {
+			mutex := newMutex(run)
+			a, b := run.Shop(1).Buyers()
 			held := mutex.lock(a)
 			a.Begin()
-			a.Read()
-			a.Sell(1)
-			waiting := mutex.beginsLock(b, held)
+			a.ReadAndSell()
+			waiting := mutex.startLock(b, held)
 			a.Commit()
 			held.unlock()
 			heldByB := waiting()
 			b.Begin()
-			b.Read()
-			b.Sell(1)
-			b.Rollback()
+			b.End(b.ReadAndSell())
 			heldByB.unlock()
-			return shop.Audit()
 		}},
 	},
 }

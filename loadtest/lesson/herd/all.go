@@ -12,8 +12,8 @@ import (
 	"flashsale/internal/lock"
 )
 
-// all is a lock that is right, and expensive: everybody who waits watches the
-// holder's node. It cares for no trouble with the server: the lesson has none.
+// all is a lock that is correct but expensive: each waiter watches the holder's
+// node. It does not handle failures of the server.
 type all struct {
 	conn   *zk.Conn
 	events <-chan zk.Event
@@ -28,12 +28,12 @@ func newAll(servers []string, prefix string) (*all, error) {
 	return &all{conn: conn, events: events, prefix: prefix}, nil
 }
 
-// silent keeps the library's lines out of the lesson's.
+// silent discards the library's log, which would mix with the lesson's.
 type silent struct{}
 
 func (silent) Printf(string, ...any) {}
 
-// Lock queues up, and looks again whenever the holder has changed.
+// Lock joins the queue and reads it again whenever the holder has changed.
 func (l *all) Lock(ctx context.Context, name string) (lock.Held, error) {
 	anyone := zk.WorldACL(zk.PermAll)
 	path := l.prefix + "/" + name
@@ -44,12 +44,12 @@ func (l *all) Lock(ctx context.Context, name string) (lock.Held, error) {
 	}
 	node, err := l.conn.Create(path+"/", nil, zk.FlagEphemeralSequential, anyone)
 	if err != nil {
-		return nil, fmt.Errorf("queue up for %s: %w", name, err)
+		return nil, fmt.Errorf("join the queue for %s: %w", name, err)
 	}
 	for {
 		queue, _, err := l.conn.Children(path)
 		if err != nil {
-			return nil, fmt.Errorf("look at the queue for %s: %w", name, err)
+			return nil, fmt.Errorf("read the queue for %s: %w", name, err)
 		}
 		first := path + "/" + slices.Min(queue)
 		if first == node {
@@ -73,10 +73,10 @@ func (l *all) Lock(ctx context.Context, name string) (lock.Held, error) {
 	}
 }
 
-// Close ends the session, and with it all places in queues.
+// Close ends the session, which removes the client from all queues.
 func (l *all) Close(context.Context) error {
 	l.conn.Close()
-	for range l.events { // until it has ended
+	for range l.events { // closed when the session has ended
 	}
 	return nil
 }

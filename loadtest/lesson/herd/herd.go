@@ -1,13 +1,12 @@
-// Package herd counts what the release of a lock costs ZooKeeper: where all who
-// wait watch the same node, and where each watches the one before it alone. The
-// second way is the service's own lock; the first one stands here alone.
+// Package herd counts the requests that the release of a lock causes to ZooKeeper:
+// if all waiters watch the holder's node, and if each watches its predecessor. The
+// second way is the service's own lock. The first one exists only here.
 package herd
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,43 +21,31 @@ import (
 )
 
 const (
-	// Waiters is how many wait when a lock is released, at least.
+	// Waiters is the least number of clients that wait when a lock is released.
 	Waiters = 50
-	// Releases is how many are counted: the median is not touched by a client's
-	// sign of life that falls into one.
+	// Releases is how many releases are counted. The result is their median, which
+	// a heartbeat in one of them does not change.
 	Releases = 5
-	// Limit is what a release may cost where no herd is woken: the one who leaves
-	// deletes its node, and the next one looks at the queue. It does not depend on
-	// how many wait.
+	// Limit is the most requests that a release may cause without a herd: the
+	// holder deletes its node and the next client reads the queue. It does not
+	// depend on the number of waiters.
 	Limit = 5
 
-	// sessionTTL is so long that hardly any sign of life falls into the count.
+	// sessionTTL is so long that few heartbeats fall into the count.
 	sessionTTL = time.Minute
-	// patience bounds the whole: it takes some seconds.
-	patience = 30 * time.Second
-	// poll is how often the server is asked whether it has come to rest.
+	// closeTimeout bounds the closing of all clients.
+	closeTimeout = 30 * time.Second
+	// poll is the interval at which the server's counters are read.
 	poll = 2 * time.Millisecond
 	// name is the lock's.
 	name = "SKU"
 )
 
-// Result is what a release costs, in requests that the server gets.
-type Result struct {
-	Waiters  int // at the least
-	Releases int
-	// Herd is with all who wait watching the holder, Predecessor with each watching
-	// the one before it. Both are medians.
-	Herd, Predecessor int
-}
-
 // Way is one way to wait for a lock.
 type Way struct {
-	// Title says what is watched.
-	Title string
-
 	open func(servers []string) (locker, error)
-	// watches is how many watches the server has while one holds and so many wait:
-	// by it one knows that it has come to rest.
+	// watches is how many watches the server has while one client holds the lock and
+	// that many wait: with so many, the server has handled all requests.
 	watches func(waiters int) int
 }
 
@@ -68,50 +55,28 @@ type locker interface {
 	Close(ctx context.Context) error
 }
 
-// All watch the holder: a release wakes everybody, to look and to wait again.
+// All waiters watch the holder: a release wakes all of them, and all but one wait
+// again.
 var All = Way{
-	Title:   "all who wait watch the holder",
 	open:    func(servers []string) (locker, error) { return newAll(servers, "/all") },
 	watches: func(waiters int) int { return waiters },
 }
 
-// Predecessor is the service's own lock: each watches the node before its own.
+// Predecessor is the service's own lock: each waiter watches the node before its own.
 var Predecessor = Way{
-	Title: "each watches the one before it",
 	open: func(servers []string) (locker, error) {
 		return zklock.New(zklock.Config{Servers: servers, Prefix: "/predecessor", TTL: sessionTTL, Owner: "lesson"})
 	},
 	watches: func(waiters int) int {
 		if waiters == 0 {
-			return 2 // the holder watches its node, and the queue for others to come
+			return 2 // the holder watches its own node, and the queue for new waiters
 		}
-		return 2*waiters + 1 // each its own node, and those who wait another
+		return 2*waiters + 1 // each watches its own node, and each waiter its predecessor
 	},
 }
 
-// Run measures both ways on a private ZooKeeper, and writes down what it sees.
-func Run(ctx context.Context, w io.Writer) (Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	r := Result{Waiters: Waiters, Releases: Releases}
-	server, err := sandbox.StartZooKeeper(ctx, 1)
-	if err != nil {
-		return r, err
-	}
-	fmt.Fprintf(w, "%d clients wait for one lock, and it is released. What the server gets to do, each time:\n", Waiters)
-	for _, run := range []struct {
-		way  Way
-		cost *int
-	}{{All, &r.Herd}, {Predecessor, &r.Predecessor}} {
-		if *run.cost, err = Measure(ctx, server, run.way); err != nil {
-			return r, errors.Join(fmt.Errorf("%s: %w", run.way.Title, err), server.Close())
-		}
-		fmt.Fprintf(w, "  %-32s %4d requests\n", run.way.Title, *run.cost)
-	}
-	return r, server.Close()
-}
-
-// Measure returns the median of the requests that the server gets for one release.
+// Measure returns the median number of requests to the server for one release. ctx
+// should have a deadline: a measurement takes a few seconds.
 func Measure(ctx context.Context, server *sandbox.ZooKeeper, way Way) (requests int, err error) {
 	c := counter{node: server.Nodes[0]}
 	q := queue{way: way, servers: server.Addrs()}
@@ -121,9 +86,9 @@ func Measure(ctx context.Context, server *sandbox.ZooKeeper, way Way) (requests 
 			return 0, err
 		}
 		if waiting == 0 {
-			<-q.clients[0].granted // else the next may come before it
+			<-q.clients[0].granted // so that the first client is first in the queue
 		}
-		if err := c.rest(ctx, way.watches(waiting)); err != nil {
+		if err := c.awaitWatches(ctx, way.watches(waiting)); err != nil {
 			return 0, err
 		}
 	}
@@ -136,7 +101,7 @@ func Measure(ctx context.Context, server *sandbox.ZooKeeper, way Way) (requests 
 		if err := q.release(ctx); err != nil {
 			return 0, err
 		}
-		if err := c.rest(ctx, way.watches(left)); err != nil {
+		if err := c.awaitWatches(ctx, way.watches(left)); err != nil {
 			return 0, err
 		}
 		after, err := c.requests(ctx)
@@ -149,19 +114,19 @@ func Measure(ctx context.Context, server *sandbox.ZooKeeper, way Way) (requests 
 	return counts[len(counts)/2], nil
 }
 
-// queue is the clients of one lock, in the order in which they came.
+// queue has the clients of one lock, in order of arrival.
 type queue struct {
 	way     Way
 	servers []string
 	clients []*client
-	first   int // who holds
+	first   int // the holder
 }
 
-// client waits for the lock, and has it once granted is closed.
+// client waits for the lock, and holds it once granted is closed.
 type client struct {
 	locker  locker
 	granted chan struct{}
-	held    lock.Held // these may be read after granted
+	held    lock.Held // valid after granted, as is err
 	err     error
 }
 
@@ -180,7 +145,7 @@ func (q *queue) join(ctx context.Context) error {
 	return nil
 }
 
-// release passes the lock on, and returns when the next client has it.
+// release releases the lock and returns when the next client holds it.
 func (q *queue) release(ctx context.Context) error {
 	holder, next := q.clients[q.first], q.clients[q.first+1]
 	<-holder.granted
@@ -191,13 +156,13 @@ func (q *queue) release(ctx context.Context) error {
 		return err
 	}
 	q.first++
-	<-next.granted // or refused, at ctx's end
+	<-next.granted // at ctx's end at the latest
 	return next.err
 }
 
-// close ends all clients, and waits for those that still wait.
+// close closes all clients and waits for their calls of Lock.
 func (q *queue) close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	var group errgroup.Group
 	for _, c := range q.clients {
@@ -212,23 +177,23 @@ func (q *queue) close() error {
 
 // counter reads the server's own counters.
 type counter struct {
-	node *sandbox.ZooKeeperNode
-	asks int // which the server counts as well
+	node  *sandbox.ZooKeeperNode
+	reads int // which the server counts too
 }
 
-// requests is how many the server has got, but for this counter's.
+// requests is how many requests the server has received, without this counter's.
 func (c *counter) requests(ctx context.Context) (int, error) {
 	n, err := c.read(ctx, "zk_packets_received")
-	return n - c.asks, err
+	return n - c.reads, err
 }
 
-// rest waits until the server has so many watches.
-func (c *counter) rest(ctx context.Context, watches int) error {
+// awaitWatches waits until the server has that many watches.
+func (c *counter) awaitWatches(ctx context.Context, watches int) error {
 	for last := 0; ; {
 		n, err := c.read(ctx, "zk_watch_count")
 		switch {
 		case ctx.Err() != nil:
-			return fmt.Errorf("the server has %d watches, not %d: %w", last, watches, ctx.Err())
+			return fmt.Errorf("the server has %d watches instead of %d: %w", last, watches, ctx.Err())
 		case err != nil || n == watches:
 			return err
 		}
@@ -238,7 +203,7 @@ func (c *counter) rest(ctx context.Context, watches int) error {
 }
 
 func (c *counter) read(ctx context.Context, name string) (int, error) {
-	c.asks++
+	c.reads++
 	text, err := c.node.Ask(ctx, "mntr")
 	if err != nil {
 		return 0, err
@@ -248,5 +213,5 @@ func (c *counter) read(ctx context.Context, name string) (int, error) {
 			return strconv.Atoi(strings.TrimSpace(value))
 		}
 	}
-	return 0, fmt.Errorf("ZooKeeper at %s does not count %s", c.node.Addr, name)
+	return 0, fmt.Errorf("ZooKeeper at %s does not report %s", c.node.Addr, name)
 }

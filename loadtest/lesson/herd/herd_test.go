@@ -1,27 +1,34 @@
 package herd
 
 import (
-	"strings"
+	"context"
+	"errors"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"flashsale/internal/sandbox"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestAHerdCostsAsMuchAsItIsLong(t *testing.T) {
-	var said strings.Builder
-	began := time.Now()
-	r, err := Run(t.Context(), &said)
-	t.Logf("%s\n%s%+v", time.Since(began).Round(time.Millisecond), &said, r)
+func TestReleaseCausesRequestsOfAllWaitersOnlyIfTheyWatchTheHolder(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	server, err := sandbox.StartZooKeeper(ctx, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Herd < Waiters {
-		t.Errorf("a release costs %d requests where %d are woken", r.Herd, Waiters)
+	all, errAll := Measure(ctx, server, All)
+	predecessor, errPredecessor := Measure(ctx, server, Predecessor)
+	if err := errors.Join(errAll, errPredecessor, server.Close()); err != nil {
+		t.Fatal(err)
 	}
-	if r.Predecessor > Limit {
-		t.Errorf("a release costs %d requests where one is woken, want at most %d", r.Predecessor, Limit)
+	if all < Waiters {
+		t.Errorf("all watch the holder: got %d requests for a release, want at least %d", all, Waiters)
+	}
+	if predecessor > Limit {
+		t.Errorf("each watches its predecessor: got %d requests for a release, want at most %d", predecessor, Limit)
 	}
 }

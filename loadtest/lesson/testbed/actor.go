@@ -6,73 +6,64 @@ import (
 	"time"
 )
 
-// Line is one step of a play, as it is written down.
+// Line is one logged step of a run.
 type Line struct {
-	At    time.Duration // since the play's first line
-	Lane  int           // the actor's, counted from 0
+	At    time.Duration // since the run's first line
+	Lane  int           // the actor's column, counted from 0
 	Actor string
 	Text  string
 }
 
-// laneWidth sets the actors' steps apart, so that three of them fit beside one
-// another on a page.
+// laneWidth indents each actor's steps, so that three columns fit on a page.
 const laneWidth = 12
 
-// String is the line as it is printed: the further to the right, the later the
-// actor came on.
+// String is the line as it is printed, in the column of its actor.
 func (l Line) String() string {
 	return fmt.Sprintf("%5.1f s  %*s%s: %s", l.At.Seconds(), l.Lane*laneWidth, "", l.Actor, l.Text)
 }
 
-// Actor is somebody who takes steps: a replica, a buyer's request, an operator.
+// Actor takes steps: a replica, a buyer's request, an operator.
 type Actor struct {
 	Name string
-	play *Play
+	run  *Run
 	lane int
 }
 
-// Actor brings one on. Its lane is right of all who are on already.
-func (p *Play) Actor(name string) *Actor {
-	a := &Actor{Name: name, play: p, lane: len(p.actors)}
-	p.actors = append(p.actors, a)
+// Actor adds an actor, in the next column.
+func (r *Run) Actor(name string) *Actor {
+	a := &Actor{Name: name, run: r, lane: len(r.actors)}
+	r.actors = append(r.actors, a)
 	return a
 }
 
-// Says writes down what the actor does.
-func (a *Actor) Says(format string, args ...any) {
-	p := a.play
+// Log writes a line about what the actor does.
+func (a *Actor) Log(format string, args ...any) {
+	r := a.run
 	now := time.Now()
-	if p.began.IsZero() {
-		p.began = now // servers had to start first
+	if r.began.IsZero() {
+		r.began = now // the start of the servers does not count
 	}
-	if p.say != nil {
-		p.say(Line{At: now.Sub(p.began), Lane: a.lane, Actor: a.Name, Text: fmt.Sprintf(format, args...)})
-	}
-}
-
-// Does writes down a step and takes it.
-func (a *Actor) Does(what string, f func(ctx context.Context) error) {
-	a.Says("%s", what)
-	if err := f(a.play.ctx); err != nil {
-		a.play.Fail("%s: %s: %w", a.Name, what, err)
+	if r.log != nil {
+		r.log(Line{At: now.Sub(r.began), Lane: a.lane, Actor: a.Name, Text: fmt.Sprintf(format, args...)})
 	}
 }
 
-// Begins writes down a step that may have to wait, and begins it, on a goroutine
-// of its own.
-func (a *Actor) Begins(what string, f func(ctx context.Context) error) *Step {
-	a.Says("%s", what)
+// Do logs a step and takes it. The step must succeed.
+func (a *Actor) Do(what string, f func(ctx context.Context) error) { a.Start(what, f).Finish() }
+
+// Start logs a step that may block and starts it on a goroutine of its own.
+func (a *Actor) Start(what string, f func(ctx context.Context) error) *Step {
+	a.Log("%s", what)
 	s := &Step{actor: a, what: what, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
-		s.err = f(a.play.ctx)
+		s.err = f(a.run.ctx)
 	}()
-	// Whatever becomes of the play, it is over only when its steps are.
-	a.play.Cleanup(func() error { <-s.done; return nil })
+	a.run.Cleanup(func() error { <-s.done; return nil })
 	return s
 }
 
-// Step is one that was begun.
+// Step is a step that was started. It ends with the run at the latest.
 type Step struct {
 	actor *Actor
 	what  string
@@ -80,28 +71,25 @@ type Step struct {
 	err   error
 }
 
-// Done is closed when the step has ended.
-func (s *Step) Done() <-chan struct{} { return s.done }
-
-// Wait waits for the end of the step, and returns its error.
+// Wait returns the step's error once it has ended.
 func (s *Step) Wait() error {
-	<-s.done // f ends with the play's context at the latest
+	<-s.done
 	return s.err
 }
 
-// Ends waits for the end of a step that must succeed.
-func (s *Step) Ends() {
+// Finish waits for the end of a step, which must succeed.
+func (s *Step) Finish() {
 	if err := s.Wait(); err != nil {
-		s.actor.play.Fail("%s: %s: %w", s.actor.Name, s.what, err)
+		s.actor.run.Fail("%s: %s: %w", s.actor.Name, s.what, err)
 	}
 }
 
-// MustWait fails the play if the step has ended: the lesson is that it has to
-// wait. Call it after something has shown that it got to the server.
-func (s *Step) MustWait() {
+// MustBlock ends the script if the step has ended: the lesson is that it blocks.
+// Call it after there is evidence that the step has reached the server.
+func (s *Step) MustBlock() {
 	select {
 	case <-s.done:
-		s.actor.play.Fail("%s did not have to wait: %s (%v)", s.actor.Name, s.what, s.err)
+		s.actor.run.Fail("%s: %s: the step did not block (%v)", s.actor.Name, s.what, s.err)
 	default:
 	}
 }

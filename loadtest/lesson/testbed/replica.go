@@ -26,11 +26,11 @@ import (
 // ReplicaCommand is the hidden command that serves ReplicaMain.
 const ReplicaCommand = "lesson-replica"
 
-// replicaVar is the environment's variable that holds a replicaConfig: it has the
-// database's password, which arguments would show to everybody.
+// replicaVar is the environment variable that holds a replicaConfig. It contains
+// the database's password, which other users could read in the arguments.
 const replicaVar = "FLASHSALE_LESSON_REPLICA"
 
-// replicaConfig is what a replica is told.
+// replicaConfig configures a replica's process.
 type replicaConfig struct {
 	Name, Addr, DSN string
 	Lock            strategy.Lock
@@ -38,14 +38,14 @@ type replicaConfig struct {
 	TTL             time.Duration
 }
 
-// callTimeout bounds whatever a replica is asked to do.
+// callTimeout bounds each call of a replica.
 const callTimeout = 15 * time.Second
 
-// ReplicaMain is a replica's program: it does as it is told, until ctx ends.
+// ReplicaMain is a replica's program: it serves calls until ctx ends.
 func ReplicaMain(ctx context.Context) error {
 	var cfg replicaConfig
 	if err := json.Unmarshal([]byte(os.Getenv(replicaVar)), &cfg); err != nil {
-		return fmt.Errorf("%s is for lessons alone (%s: %w)", ReplicaCommand, replicaVar, err)
+		return fmt.Errorf("%s is only for lessons (%s: %w)", ReplicaCommand, replicaVar, err)
 	}
 	db, err := stock.Open(cfg.DSN, 4)
 	if err != nil {
@@ -88,43 +88,38 @@ func (cfg replicaConfig) locker() (lock.Locker, error) {
 	if err != nil {
 		return nil, err
 	}
-	ec := etcdlock.Config{Client: client, Prefix: cfg.Prefix, TTL: cfg.TTL, Owner: etcdlock.Owner{Replica: cfg.Name, PID: os.Getpid()}}
-	if cfg.Lock == strategy.EtcdTextbook {
-		return etcdlock.NewTextbook(ec)
-	}
-	return etcdlock.New(ec)
+	return etcdlock.New(etcdlock.Config{Client: client, Prefix: cfg.Prefix, TTL: cfg.TTL, Owner: etcdlock.Owner{Replica: cfg.Name, PID: os.Getpid()}})
 }
 
-// seller is the service's name.
+// seller is the name of the RPC service.
 const seller = "Seller"
 
-// Seller is what a replica can be told to do. It has one order in its hands.
+// Seller is the RPC service of a replica. It handles one order at a time.
 type Seller struct {
 	name   string
 	db     *stock.DB
 	locker lock.Locker
 
-	held   lock.Held
-	tenure stock.Claim
-	row    stock.Row
-	asOf   time.Time // of row, by this process's clock
+	held  lock.Held
+	claim stock.Claim
+	row   stock.Row
+	asOf  time.Time // of row, by this process's clock
 }
 
-// Nothing stands where a call has nothing to say.
+// Nothing is the argument or the reply of a call that has none.
 type Nothing struct{}
 
-// Lock takes the SKU's lock, and says with which token.
+// Lock acquires the SKU's lock and returns its token.
 func (s *Seller) Lock(_ Nothing, token *uint64) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	s.held, err = s.locker.Lock(ctx, SKU)
-	if err == nil {
+	if s.held, err = s.locker.Lock(ctx, SKU); err == nil {
 		*token = uint64(s.held.Token())
 	}
 	return err
 }
 
-// Alive says whether the lock still counts as held, as far as the replica knows.
+// Alive reports whether the lock still counts as held, as far as the replica knows.
 func (s *Seller) Alive(_ Nothing, alive *bool) error {
 	select {
 	case <-s.held.Lost():
@@ -134,34 +129,34 @@ func (s *Seller) Alive(_ Nothing, alive *bool) error {
 	return nil
 }
 
-// Wanted returns once another waits for the lock that is held.
+// Wanted returns once another replica waits for the lock.
 func (s *Seller) Wanted(Nothing, *Nothing) error {
 	select {
 	case <-s.held.Wanted():
 		return nil
 	case <-time.After(callTimeout):
-		return errors.New("nobody waits for the lock")
+		return errors.New("no other replica waits for the lock")
 	}
 }
 
-// Begin reads the stock, behind such a fence.
+// Begin reads the stock under that fence.
 func (s *Seller) Begin(fence strategy.Fence, available *int64) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	s.tenure = stock.Claim{SKU: SKU, Token: s.held.Token(), Fence: fence}
-	s.row, err = s.tenure.Begin(ctx, s.db)
+	s.claim = stock.Claim{SKU: SKU, Token: s.held.Token(), Fence: fence}
+	s.row, err = s.claim.Begin(ctx, s.db)
 	s.asOf = time.Now()
 	*available = s.row.Available
 	return err
 }
 
-// Sell writes an order by what Begin has read. It says whether the database took
-// the write.
-func (s *Seller) Sell(n int64, taken *bool) error {
+// Sell writes an order based on what Begin read. It returns whether the database
+// accepted the write.
+func (s *Seller) Sell(n int64, accepted *bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	err := s.db.InTx(ctx, func(conn *sql.Conn) error {
-		take := stock.Take{Claim: s.tenure, Row: s.row, Units: n, At: s.row.Now.Add(time.Since(s.asOf))}
+		take := stock.Take{Claim: s.claim, Row: s.row, Units: n, At: s.row.Now.Add(time.Since(s.asOf))}
 		result, err := conn.ExecContext(ctx, take.Statement())
 		if err != nil {
 			return err
@@ -170,29 +165,29 @@ func (s *Seller) Sell(n int64, taken *bool) error {
 		if err != nil || changed == 0 {
 			return errors.Join(err, stock.ErrFenced)
 		}
-		return insertOrder(ctx, conn, s.name, n, uint64(s.tenure.RecordedToken()), s.row.Seq+1)
+		return insertOrder(ctx, conn, s.name, n, uint64(s.claim.RecordedToken()), s.row.Seq+1)
 	})
 	if errors.Is(err, stock.ErrFenced) {
 		return nil
 	}
-	*taken = err == nil
+	*accepted = err == nil
 	return err
 }
 
-// Unlock gives the lock back.
+// Unlock releases the lock.
 func (s *Seller) Unlock(Nothing, *Nothing) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	return s.held.Unlock(ctx)
 }
 
-// Statement is SQL that a replica is to run.
+// Statement is SQL for a replica to run.
 type Statement struct {
 	Query string
 	Args  []any
 }
 
-// Exec runs a statement in the shop's database, each in its own transaction.
+// Exec runs a statement in the shop's database.
 func (s *Seller) Exec(st Statement, _ *Nothing) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
@@ -203,40 +198,46 @@ func (s *Seller) Exec(st Statement, _ *Nothing) error {
 // Replica is an actor that is a process, with a lock of its own.
 type Replica struct {
 	*Actor
-	process *sandbox.Process
-	client  *rpc.Client
-	shop    *Shop
-	seen    int64
+	process   *sandbox.Process
+	client    *rpc.Client
+	shop      *Shop
+	available int64 // as Begin read it
 }
 
-// Replica starts one. Replicas of a shop with the same kind of lock exclude each
-// other, as far as that can.
+// Replica starts a replica. Replicas of a shop with the same kind of lock compete
+// for it, except for strategy.Process.
 func (s *Shop) Replica(name string, kind strategy.Lock) *Replica {
-	p := s.play
-	r := &Replica{Actor: p.Actor(name), shop: s}
+	run := s.run
+	r := &Replica{Actor: run.Actor(name), shop: s}
 	reserved, err := sandbox.ReservePort()
-	p.Check(err)
-	// Two seconds: the shortest that etcd grants with its default time-outs.
-	cfg := replicaConfig{Name: name, Addr: reserved.Addr, DSN: s.dsn, Lock: kind, Prefix: p.Name + "/", TTL: 2 * time.Second}
-	if kind == strategy.Etcd || kind == strategy.EtcdTextbook {
-		cfg.Etcd = p.Etcd().Endpoint
+	run.Check(err)
+	// Two seconds is the shortest TTL that etcd grants with its default time-outs.
+	cfg := replicaConfig{Name: name, Addr: reserved.Addr, DSN: s.dsn, Lock: kind, Prefix: run.Name + "/", TTL: 2 * time.Second}
+	if kind == strategy.Etcd {
+		cfg.Etcd = run.Etcd().Endpoint
 	}
 	env, err := json.Marshal(cfg)
-	p.Check(err)
-	argv := p.bed.cfg.ReplicaProgram
+	run.Check(err)
+	argv := run.bed.cfg.ReplicaProgram
 	if len(argv) == 0 {
 		self, err := os.Executable()
-		p.Check(err)
+		run.Check(err)
 		argv = []string{self, ReplicaCommand}
 	}
-	r.process, err = sandbox.StartProcess(p.ctx, sandbox.ProcessConfig{
+	r.process, err = sandbox.StartProcess(run.ctx, sandbox.ProcessConfig{
 		Name: name, Argv: argv, Env: []string{replicaVar + "=" + string(env)},
 		Ports: []*sandbox.Port{reserved},
-		Ready: func(ctx context.Context) (err error) { r.client, err = dial(ctx, reserved.Addr); return err },
+		Ready: func(ctx context.Context) error {
+			conn, err := new(net.Dialer).DialContext(ctx, "tcp", reserved.Addr)
+			if err == nil {
+				r.client = rpc.NewClient(conn)
+			}
+			return err
+		},
 	})
-	p.Check(err)
-	p.Cleanup(func() error {
-		err := r.process.Stop(context.Background()) // it has a bound of its own
+	run.Check(err)
+	run.Cleanup(func() error {
+		err := r.process.Stop(context.Background()) // bounded by Stop itself
 		if closed := r.client.Close(); !errors.Is(closed, rpc.ErrShutdown) {
 			err = errors.Join(err, closed)
 		}
@@ -245,124 +246,119 @@ func (s *Shop) Replica(name string, kind strategy.Lock) *Replica {
 	return r
 }
 
-func dial(ctx context.Context, addr string) (*rpc.Client, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	return rpc.NewClient(conn), nil
-}
-
-// call is for the script's goroutine, ask for steps that may wait.
+// call calls the replica and ends the script on an error.
 func (r *Replica) call(method string, args, reply any) {
-	r.play.Check(r.ask(r.play.ctx, method, args, reply))
+	r.run.Check(r.tryCall(r.run.ctx, method, args, reply))
 }
 
-func (r *Replica) ask(ctx context.Context, method string, args, reply any) error {
+func (r *Replica) tryCall(ctx context.Context, method string, args, reply any) error {
 	call := r.client.Go(seller+"."+method, args, reply, make(chan *rpc.Call, 1))
+	var err error
 	select {
 	case <-call.Done:
+		err = call.Error
 	case <-ctx.Done():
-		return fmt.Errorf("%s: %s: %w", r.Name, method, ctx.Err())
+		err = ctx.Err()
 	}
-	if call.Error != nil {
-		return fmt.Errorf("%s: %s: %w", r.Name, method, call.Error)
+	if err != nil {
+		return fmt.Errorf("%s: %s: %w", r.Name, method, err)
 	}
 	return nil
 }
 
-// Lock takes the lock, which is free or is no obstacle.
+// Lock acquires the lock without waiting for another replica.
 func (r *Replica) Lock() {
 	var token uint64
 	r.call("Lock", Nothing{}, &token)
-	r.hasLock(token)
+	r.logLock(token)
 }
 
-// BeginsLock begins to wait for the lock. What it returns writes down the grant.
-func (r *Replica) BeginsLock() (step *Step, granted func()) {
+// StartLock requests the lock while another replica holds it. finish waits for the
+// grant and logs it.
+func (r *Replica) StartLock() (step *Step, finish func()) {
 	var token uint64
-	step = r.Begins("asks for the lock, and has to wait",
-		func(ctx context.Context) error { return r.ask(ctx, "Lock", Nothing{}, &token) })
-	return step, func() { step.Ends(); r.hasLock(token) }
+	step = r.Start("requests the lock and waits",
+		func(ctx context.Context) error { return r.tryCall(ctx, "Lock", Nothing{}, &token) })
+	return step, func() { step.Finish(); r.logLock(token) }
 }
 
-func (r *Replica) hasLock(token uint64) {
+func (r *Replica) logLock(token uint64) {
 	if token == 0 {
-		r.Says("has the lock")
+		r.Log("acquires the lock")
 		return
 	}
-	r.Says("has the lock, with token %s", r.play.Token(token))
+	r.Log("acquires the lock with token %s", r.run.Token(token))
 }
 
-// IsWanted returns once the lock's server has told r that another waits.
-func (r *Replica) IsWanted() {
+// AwaitWaiter returns once the lock server has told r that another replica waits.
+func (r *Replica) AwaitWaiter() {
 	r.call("Wanted", Nothing{}, &Nothing{})
-	r.Says("is told that another waits")
+	r.Log("learns that another replica waits")
 }
 
-// Unlock gives it back.
+// Unlock releases the lock.
 func (r *Replica) Unlock() {
-	r.Says("unlocks")
+	r.Log("releases the lock")
 	r.call("Unlock", Nothing{}, &Nothing{})
 }
 
-// LooksWhetherAlive has the replica look whether its lock has been lost.
-func (r *Replica) LooksWhetherAlive() {
+// CheckLease has the replica check that its lock is not lost.
+func (r *Replica) CheckLease() {
 	var alive bool
 	r.call("Alive", Nothing{}, &alive)
 	if !alive {
-		r.play.Fail("%s has lost its lock before it was paused", r.Name)
+		r.run.Fail("%s lost its lock before it was paused", r.Name)
 	}
-	r.Says("looks: its lease is alive")
+	r.Log("checks its lease: valid")
 }
 
-// Begin reads the stock behind such a fence.
+// Begin reads the stock under that fence.
 func (r *Replica) Begin(fence strategy.Fence) {
-	r.call("Begin", fence, &r.seen)
+	r.call("Begin", fence, &r.available)
 	if fence == strategy.FenceClaim {
-		r.Says("registers its token, then reads the stock: %s", Units(r.seen))
+		r.Log("registers its token, then reads the stock: %s", Units(r.available))
 		return
 	}
-	r.Says("reads the stock: %s", Units(r.seen))
+	r.Log("reads the stock: %s", Units(r.available))
 }
 
-// Sell writes an order of n units by what Begin has read.
-func (r *Replica) Sell(n int64) {
-	if r.seen < n {
-		r.Says("refuses the order: %s wanted, %d left", Units(n), r.seen)
-		r.shop.Refuse(r.Name, n, "sold out")
+// Sell writes an order of one unit, based on what Begin read.
+func (r *Replica) Sell() {
+	left := r.available - 1
+	if left < 0 {
+		r.Log("refuses the order: 1 unit requested, 0 left")
+		r.shop.Refuse(r.Name, 1, "sold out")
 		return
 	}
-	var taken bool
-	r.call("Sell", n, &taken)
-	if !taken {
-		r.Says("writes the stock: %d; MySQL refuses: a newer token is registered", r.seen-n)
+	var accepted bool
+	r.call("Sell", int64(1), &accepted)
+	if !accepted {
+		r.Log("writes the stock: %d; MySQL refuses: a newer token is registered", left)
 		return
 	}
-	r.Says("sells %s, and writes the stock: %d", Units(n), r.seen-n)
+	r.Log("sells 1 unit and writes the stock: %d", left)
 }
 
 // Exec has the replica run a statement in the shop's database.
 func (r *Replica) Exec(what, query string, args ...any) {
-	r.Says("%s", what)
+	r.Log("%s", what)
 	r.call("Exec", Statement{query, args}, &Nothing{})
 }
 
-// Pause stops the process as it stands (SIGSTOP). It can be asked nothing until
-// Resume.
+// Pause stops the process (SIGSTOP). It answers no call until Resume.
 func (r *Replica) Pause() {
-	r.Says("is paused (SIGSTOP)")
-	r.play.Check(r.play.Pause(r.process))
+	r.Log("is paused (SIGSTOP)")
+	r.run.Check(r.run.Pause(r.process))
 }
 
-// Resume lets the process go on.
+// Resume continues the process.
 func (r *Replica) Resume() {
-	r.play.Check(r.process.Signal(sandbox.SIGCONT))
-	r.Says("goes on (SIGCONT)")
+	r.run.Check(r.process.Signal(sandbox.SIGCONT))
+	r.Log("resumes (SIGCONT)")
 }
 
 // Crash kills the process (SIGKILL).
 func (r *Replica) Crash() {
-	r.Says("crashes (SIGKILL)")
+	r.Log("crashes (SIGKILL)")
 	r.process.Kill()
 }

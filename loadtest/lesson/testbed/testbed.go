@@ -1,8 +1,7 @@
-// Package testbed is what a lesson runs on: private servers, a shop with one
-// SKU in a database of its own, and actors whose steps are written down in the
-// order in which they were taken. A step is taken when the script says so, or is
-// seen to wait: nothing sleeps and hopes. What a lesson shows is left to package
-// lesson.
+// Package testbed is what a lesson runs on: private servers, a shop with one SKU
+// in a database of its own, and actors whose steps are logged in the order in
+// which they happen. A step starts when the script says so, or is observed to
+// block; no step relies on a sleep. What a lesson shows is up to package lesson.
 package testbed
 
 import (
@@ -12,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -20,20 +20,19 @@ import (
 	"flashsale/internal/sandbox"
 )
 
-// Config says how the testbed starts programs. The zero Config is right for a
-// program that serves the hidden commands etcd-node and lesson-replica.
+// Config says how the testbed starts programs. The zero Config suits a program
+// that has the hidden commands etcd-node and lesson-replica.
 type Config struct {
-	// Database is sandbox.Config's.
-	Database sandbox.Product
-	// EtcdProgram is sandbox.Config's.
+	// Database and EtcdProgram are sandbox.Config's.
+	Database    sandbox.Product
 	EtcdProgram []string
-	// ReplicaProgram is the beginning of a command that calls ReplicaMain. With
-	// none it is this executable's own hidden command.
+	// ReplicaProgram is the beginning of a command that calls ReplicaMain. The
+	// default is this executable's hidden command.
 	ReplicaProgram []string
 }
 
-// Testbed has servers that start when they are first asked for, and that all plays
-// share. Each play has a database and keys of its own.
+// Testbed has servers that start on first use and are shared by all runs. Each
+// run has a database and keys of its own.
 type Testbed struct {
 	cfg Config
 
@@ -43,155 +42,77 @@ type Testbed struct {
 	etcd   *sandbox.Stack
 	redis  *sandbox.Redis
 	zk     *sandbox.ZooKeeper
-	plays  int
+	runs   int
 }
 
-// New makes a testbed. It starts nothing yet.
+// New makes a testbed and starts no server yet.
 func New(cfg Config) *Testbed {
-	// The library has one logger for all clients. What it would tell of nodes
-	// that a lesson has killed is part of the lesson.
+	// All clients share one logger. It would only report the nodes that lessons kill.
 	logging.Disable()
 	return &Testbed{cfg: cfg}
 }
 
-// Close ends all servers.
-func (s *Testbed) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, stack := range []*sandbox.Stack{s.mysql, s.galera, s.etcd} {
+// Close stops all servers.
+func (t *Testbed) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, stack := range []*sandbox.Stack{t.mysql, t.galera, t.etcd} {
 		if stack != nil {
 			stack.Stop()
 		}
 	}
 	var errs []error
-	if s.redis != nil {
-		errs = append(errs, s.redis.Close())
+	if t.redis != nil {
+		errs = append(errs, t.redis.Close())
 	}
-	if s.zk != nil {
-		errs = append(errs, s.zk.Close())
+	if t.zk != nil {
+		errs = append(errs, t.zk.Close())
 	}
-	s.mysql, s.galera, s.etcd, s.redis, s.zk = nil, nil, nil, nil, nil
+	t.mysql, t.galera, t.etcd, t.redis, t.zk = nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }
 
-// Database starts the shared database server, if no play has yet, and returns its
-// product with its version.
-func (s *Testbed) Database(ctx context.Context) (version string, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.mysql == nil {
-		if s.mysql, err = sandbox.Start(ctx, sandbox.Config{MySQL: true, Database: s.cfg.Database}); err != nil {
-			return "", err
-		}
+// Database starts the shared database server on first use and returns its product
+// with its version.
+func (t *Testbed) Database(ctx context.Context) (version string, err error) {
+	stack, err := shared(t, &t.mysql, t.startMySQL(ctx))
+	if err != nil {
+		return "", err
 	}
-	return s.mysql.MySQL.Version, nil
+	return stack.MySQL.Version, nil
 }
 
-// MySQL is the shared database server.
-func (p *Play) MySQL() *sandbox.MySQL {
-	return p.shared(&p.bed.mysql, sandbox.Config{MySQL: true, Database: p.bed.cfg.Database}).MySQL
-}
-
-// Galera is the shared cluster of MariaDB, of two servers.
-func (p *Play) Galera() *sandbox.Cluster {
-	return p.shared(&p.bed.galera, sandbox.Config{MySQL: true, Database: sandbox.MariaDB, MySQLNodes: 2}).Cluster
-}
-
-// OwnMySQL is a database server of this play's alone, to be killed or set up otherwise.
-func (p *Play) OwnMySQL() *sandbox.MySQL {
-	stack, err := sandbox.Start(p.ctx, sandbox.Config{MySQL: true, Database: p.bed.cfg.Database})
-	p.Check(err)
-	p.Cleanup(func() error { stack.Stop(); return nil })
-	return stack.MySQL
-}
-
-// Etcd is the shared etcd, of one node.
-func (p *Play) Etcd() *sandbox.Etcd {
-	return p.shared(&p.bed.etcd, sandbox.Config{EtcdNodes: 1, EtcdProgram: p.bed.cfg.EtcdProgram}).Etcd[0]
-}
-
-// EtcdClient connects to the shared etcd. Each actor has a client of its own, as
-// processes would.
-func (p *Play) EtcdClient() *clientv3.Client {
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{p.Etcd().Endpoint}, Logger: zap.NewNop()})
-	p.Check(err)
-	p.Cleanup(func() error {
-		if err := client.Close(); !errors.Is(err, context.Canceled) {
-			return err
-		}
-		return nil // what the library says of a client that had a session
-	})
-	return client
-}
-
-// RedisClient connects to the shared Redis.
-func (p *Play) RedisClient() *redis.Client {
-	p.bed.mu.Lock()
-	defer p.bed.mu.Unlock()
-	if p.bed.redis == nil {
-		server, err := sandbox.StartRedis(p.ctx, sandbox.RedisConfig{})
-		p.Check(err)
-		p.bed.redis = server
+func (t *Testbed) startMySQL(ctx context.Context) func() (*sandbox.Stack, error) {
+	return func() (*sandbox.Stack, error) {
+		return sandbox.Start(ctx, sandbox.Config{MySQL: true, Database: t.cfg.Database})
 	}
-	return p.ClientOf(p.bed.redis)
 }
 
-// OwnRedis is a Redis of this play's alone.
-func (p *Play) OwnRedis(cfg sandbox.RedisConfig) *sandbox.Redis {
-	server, err := sandbox.StartRedis(p.ctx, cfg)
-	p.Check(err)
-	p.Cleanup(server.Close)
-	return server
-}
-
-// ZooKeeper is the shared one, of one node.
-func (p *Play) ZooKeeper() *sandbox.ZooKeeper {
-	p.bed.mu.Lock()
-	defer p.bed.mu.Unlock()
-	if p.bed.zk == nil {
-		server, err := sandbox.StartZooKeeper(p.ctx, 1)
-		p.Check(err)
-		p.bed.zk = server
+// shared returns the server at that place, and starts it on first use.
+func shared[T any](t *Testbed, place **T, start func() (*T, error)) (server *T, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if *place == nil {
+		*place, err = start()
 	}
-	return p.bed.zk
+	return *place, err
 }
 
-// ClientOf connects to a Redis. It tries nothing again: a lesson is about what
-// each single call does.
-func (p *Play) ClientOf(server *sandbox.Redis) *redis.Client {
-	client := redis.NewClient(&redis.Options{Addr: server.Addr, Protocol: 2, DisableIdentity: true, MaxRetries: -1})
-	p.Cleanup(client.Close)
-	return client
-}
+// timeout bounds one run, with the start of the servers that it needs. A run takes
+// a few seconds; the rest is for a busy machine.
+const timeout = time.Minute
 
-// shared starts a stack of servers for this play and all later ones.
-func (p *Play) shared(stack **sandbox.Stack, cfg sandbox.Config) *sandbox.Stack {
-	p.bed.mu.Lock()
-	defer p.bed.mu.Unlock()
-	if *stack == nil {
-		started, err := sandbox.Start(p.ctx, cfg)
-		p.Check(err)
-		*stack = started
-	}
-	return *stack
-}
-
-// limit bounds one play, and the start of the servers that it needs. A lesson
-// takes under 30 s; on a machine that is busy otherwise it may take longer, and
-// only what hangs is to be ended.
-const limit = time.Minute
-
-// Play runs a script, once, and returns what was written down. say, if not nil,
-// gets each line as it is written. A script whose step fails ends there, and the
-// error is returned.
-func (s *Testbed) Play(ctx context.Context, say func(Line), script func(*Play) Audit) (audit Audit, err error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+// Run runs a script once and returns its audit: that of each shop, joined with
+// what the script reported. log, if not nil, gets each line as it is written. A
+// script ends at the first step that fails, and Run returns that error.
+func (t *Testbed) Run(ctx context.Context, log func(Line), script func(*Run)) (audit Audit, err error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	s.mu.Lock()
-	s.plays++
-	name := fmt.Sprintf("lesson%d", s.plays)
-	s.mu.Unlock()
-	p := &Play{Name: name, ctx: ctx, bed: s, say: say, tokens: map[uint64]int{}}
+	t.mu.Lock()
+	t.runs++
+	name := fmt.Sprintf("lesson%d", t.runs)
+	t.mu.Unlock()
+	r := &Run{Name: name, ctx: ctx, bed: t, log: log, tokens: map[uint64]int{}}
 	defer func() {
 		switch cause := recover().(type) {
 		case nil:
@@ -200,24 +121,27 @@ func (s *Testbed) Play(ctx context.Context, say func(Line), script func(*Play) A
 		default:
 			panic(cause)
 		}
-		cancel() // steps that still wait end by it
-		err = errors.Join(err, p.cleanUp())
+		cancel() // ends the steps that still block
+		err = errors.Join(err, r.cleanUp())
 	}()
-	return script(p), nil
+	script(r)
+	return r.audit(), nil
 }
 
-// Play is one run of a script. Its methods are called by the script's own
-// goroutine, as testing.T's are: one that fails ends the script there.
-type Play struct {
-	// Name is none of another play's, in lower case letters and digits: for
-	// databases, prefixes and keys.
+// Run is one run of a script. Only the script's own goroutine may call its
+// methods, as with testing.T: a method that fails ends the script.
+type Run struct {
+	// Name is unique among runs, in lower-case letters and digits: for databases,
+	// prefixes and keys.
 	Name string
 
 	ctx      context.Context
 	bed      *Testbed
-	say      func(Line)
+	log      func(Line)
 	began    time.Time
 	actors   []*Actor
+	shops    []*Shop
+	reported []Audit
 	cleanups []func() error
 	tokens   map[uint64]int
 }
@@ -225,86 +149,120 @@ type Play struct {
 // failure carries an error out of a script.
 type failure struct{ error }
 
-// Check ends the script with err, unless it is nil.
-func (p *Play) Check(err error) {
+// Check ends the script with err, unless err is nil.
+func (r *Run) Check(err error) {
 	if err != nil {
 		panic(failure{err})
 	}
 }
 
-// Fail ends the script: something was not as the lesson needs it.
-func (p *Play) Fail(format string, args ...any) { p.Check(fmt.Errorf(format, args...)) }
+// Fail ends the script: the precondition of a lesson does not hold.
+func (r *Run) Fail(format string, args ...any) { r.Check(fmt.Errorf(format, args...)) }
 
-// Context ends with the play.
-func (p *Play) Context() context.Context { return p.ctx }
+// must returns v, and ends the script with err unless err is nil.
+func must[T any](r *Run, v T, err error) T {
+	r.Check(err)
+	return v
+}
 
-// Cleanup has f called at the end of the play, the last one first.
-func (p *Play) Cleanup(f func() error) { p.cleanups = append(p.cleanups, f) }
+// Context ends with the run.
+func (r *Run) Context() context.Context { return r.ctx }
 
-func (p *Play) cleanUp() error {
+// Cleanup registers f to be called when the run ends, in reverse order.
+func (r *Run) Cleanup(f func() error) { r.cleanups = append(r.cleanups, f) }
+
+func (r *Run) cleanUp() error {
 	var all []error
-	for i := len(p.cleanups) - 1; i >= 0; i-- {
-		all = append(all, p.cleanups[i]())
+	for i := len(r.cleanups) - 1; i >= 0; i-- {
+		all = append(all, r.cleanups[i]())
 	}
-	p.cleanups = nil
 	return errors.Join(all...)
 }
 
-// Until asks again and again until f says true. It is for what no server tells
-// by itself: the end of a key, say.
-func (p *Play) Until(what string, f func(ctx context.Context) (bool, error)) {
-	// 110 ms, since InnoDB makes its list of transactions anew only for a reader
-	// that comes 100 ms after the last one.
-	const pause = 110 * time.Millisecond
-	ticker := time.NewTicker(pause)
-	defer ticker.Stop()
-	for {
-		ok, err := f(p.ctx)
-		p.Check(err)
-		if ok {
-			return
+// MySQL is the shared database server.
+func (r *Run) MySQL() *sandbox.MySQL {
+	stack, err := shared(r.bed, &r.bed.mysql, r.bed.startMySQL(r.ctx))
+	return must(r, stack, err).MySQL
+}
+
+// Galera is the shared MariaDB cluster of two servers.
+func (r *Run) Galera() *sandbox.Cluster {
+	stack, err := shared(r.bed, &r.bed.galera, func() (*sandbox.Stack, error) {
+		return sandbox.Start(r.ctx, sandbox.Config{MySQL: true, Database: sandbox.MariaDB, MySQLNodes: 2})
+	})
+	return must(r, stack, err).Cluster
+}
+
+// OwnMySQL starts a database server for this run alone, which it may kill or
+// reconfigure.
+func (r *Run) OwnMySQL() *sandbox.MySQL {
+	stack, err := r.bed.startMySQL(r.ctx)()
+	r.Check(err)
+	r.Cleanup(func() error { stack.Stop(); return nil })
+	return stack.MySQL
+}
+
+// Etcd is the shared etcd of one node.
+func (r *Run) Etcd() *sandbox.Etcd {
+	stack, err := shared(r.bed, &r.bed.etcd, func() (*sandbox.Stack, error) {
+		return sandbox.Start(r.ctx, sandbox.Config{EtcdNodes: 1, EtcdProgram: r.bed.cfg.EtcdProgram})
+	})
+	return must(r, stack, err).Etcd[0]
+}
+
+// EtcdClient connects to the shared etcd. Each actor needs a client of its own, as
+// separate processes would have.
+func (r *Run) EtcdClient() *clientv3.Client {
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{r.Etcd().Endpoint}, Logger: zap.NewNop()})
+	r.Check(err)
+	r.Cleanup(func() error {
+		if err := client.Close(); !errors.Is(err, context.Canceled) { // which it returns after a session
+			return err
 		}
-		select {
-		case <-ticker.C:
-		case <-p.ctx.Done():
-			p.Fail("wait until %s: %w", what, p.ctx.Err())
-		}
-	}
+		return nil
+	})
+	return client
 }
 
-// Await returns once c is closed: somebody has seen what the script waits for.
-func (p *Play) Await(what string, c <-chan struct{}) {
-	select {
-	case <-c:
-	case <-p.ctx.Done():
-		p.Fail("wait until %s: %w", what, p.ctx.Err())
-	}
+// RedisClient connects to the shared Redis.
+func (r *Run) RedisClient() *redis.Client {
+	server, err := shared(r.bed, &r.bed.redis, func() (*sandbox.Redis, error) { return sandbox.StartRedis(r.ctx, sandbox.RedisConfig{}) })
+	return r.ClientOf(must(r, server, err))
 }
 
-// Token names a fencing token for people: the first one that a play shows is T1.
-func (p *Play) Token(token uint64) string {
-	if p.tokens[token] == 0 {
-		p.tokens[token] = len(p.tokens) + 1
-	}
-	return fmt.Sprintf("T%d", p.tokens[token])
+// OwnRedis starts a Redis for this run alone.
+func (r *Run) OwnRedis(cfg sandbox.RedisConfig) *sandbox.Redis {
+	server, err := sandbox.StartRedis(r.ctx, cfg)
+	r.Check(err)
+	r.Cleanup(server.Close)
+	return server
 }
 
-// Audit is what the arithmetic over the stores says after a play.
-type Audit struct {
-	OK bool
-	// Text is the arithmetic, and each invariant that is broken, in lines.
-	Text []string
+// ClientOf connects to a Redis. The client does not retry: a lesson shows what
+// each single call does.
+func (r *Run) ClientOf(server *sandbox.Redis) *redis.Client {
+	client := redis.NewClient(&redis.Options{Addr: server.Addr, Protocol: 2, DisableIdentity: true, MaxRetries: -1})
+	r.Cleanup(client.Close)
+	return client
 }
 
-// And joins two audits.
-func (a Audit) And(b Audit) Audit {
-	return Audit{OK: a.OK && b.OK, Text: append(a.Text, b.Text...)}
+// ZooKeeper is the shared ZooKeeper of one node.
+func (r *Run) ZooKeeper() *sandbox.ZooKeeper {
+	server, err := shared(r.bed, &r.bed.zk, func() (*sandbox.ZooKeeper, error) { return sandbox.StartZooKeeper(r.ctx, 1) })
+	return must(r, server, err)
 }
 
-// Units is a number of units, in words.
-func Units(n int64) string {
-	if n == 1 {
-		return "1 unit"
-	}
-	return fmt.Sprintf("%d units", n)
+// memcachedMegabytes is the least that the server accepts, so that it is soon full.
+const memcachedMegabytes = 2
+
+// OwnMemcached starts a small memcached for this run alone and connects to it. All
+// buyers may share the client: memcached has no sessions.
+func (r *Run) OwnMemcached() *memcache.Client {
+	server, err := sandbox.StartMemcached(r.ctx, sandbox.MemcachedConfig{Megabytes: memcachedMegabytes})
+	r.Check(err)
+	r.Cleanup(server.Close)
+	client := memcache.New(server.Addr)
+	client.Timeout = 5 * time.Second // of one call, on a busy machine
+	r.Cleanup(client.Close)
+	return client
 }
