@@ -128,13 +128,13 @@ func (c *attackCmd) prepare(ctx context.Context, setting proof.Setting) error {
 }
 
 // books reads the database, or what can be known without it.
-func (c *attackCmd) books(ctx context.Context, db *proof.Database, setting proof.Setting, answers []attack.Answer) (proof.Books, error) {
+func (c *attackCmd) books(ctx context.Context, db *proof.Database, setting proof.Setting, answers []attack.Answer) (proof.Records, error) {
 	if db != nil {
-		return db.Books(ctx, setting.Plan.SKUs)
+		return db.Records(ctx, setting.Plan.SKUs)
 	}
 	rows, err := c.readBack(ctx, &setting.Plan, answers)
 	if err != nil {
-		return proof.Books{}, fmt.Errorf("read the promised orders back: %w", err)
+		return proof.Records{}, fmt.Errorf("read the promised orders back: %w", err)
 	}
 	service := c.service(setting.Plan.Targets[0])
 	var stocks []attack.Stock
@@ -148,11 +148,11 @@ func (c *attackCmd) books(ctx context.Context, db *proof.Database, setting proof
 			return err != nil || stock.Available == stock.Units-proof.Held(rows, sku), err
 		})
 		if err != nil && !errors.Is(err, errNotYet) {
-			return proof.Books{}, err
+			return proof.Records{}, err
 		}
 		stocks = append(stocks, stock)
 	}
-	return proof.BooksFromService(&setting.Plan, answers, rows, stocks), nil
+	return proof.RecordsFromService(&setting.Plan, answers, rows, stocks), nil
 }
 
 // readBack gets each promised order as its customer, from a replica other than

@@ -73,7 +73,7 @@ func TestReplicasKilledInTurnLoseNothing(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	books, err := db.Books(t.Context(), plan.SKUs)
+	books, err := db.Records(t.Context(), plan.SKUs)
 	if err != nil {
 		t.Fatal(err)
 	}

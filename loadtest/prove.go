@@ -168,7 +168,7 @@ func (c *proveCmd) prove(ctx context.Context, servers *servers, progress *meter,
 	if err := errors.Join(fleet.Dead(), fleet.Stop()); err != nil {
 		return run, err
 	}
-	books, err := db.Books(ctx, plan.SKUs)
+	books, err := db.Records(ctx, plan.SKUs)
 	if err != nil {
 		return run, err
 	}

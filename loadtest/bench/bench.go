@@ -305,17 +305,17 @@ func (b *bench) try(ctx context.Context, t trial) (run *Run, err error) {
 	if err := errors.Join(fleet.Dead(), fleet.Stop()); err != nil {
 		return nil, err
 	}
-	books, err := books(ctx, t.peer, at.backends, &t.load, t.orders(), &plan, got.answers)
+	found, err := records(ctx, t.peer, at.backends, &t.load, t.orders(), &plan, got.answers)
 	if err != nil {
 		return nil, err
 	}
 	if got.exhausted {
 		b.note("%s, %s: all %d customers had ordered before the time was over.", t.peer.Name, t.Setting, b.cfg.planned())
 	}
-	return b.assess(&t, plan, got, books, used), nil
+	return b.assess(&t, plan, got, found, used), nil
 }
 
-func (b *bench) assess(t *trial, plan attack.Plan, got *taken, books proof.Books, used map[string]usage) *Run {
+func (b *bench) assess(t *trial, plan attack.Plan, got *taken, found proof.Records, used map[string]usage) *Run {
 	total := t.warmUp + t.window
 	setting := proof.Setting{
 		Strategy: t.peer.Name, Fence: strategy.FenceOff, Replicas: t.Replicas, Expected: t.peer.Expected, Stock: t.load.stock(t.orders()), Plan: plan,
@@ -324,7 +324,7 @@ func (b *bench) assess(t *trial, plan attack.Plan, got *taken, books proof.Books
 		setting.Fence = row.FenceFor(strategy.FenceClaim)
 	}
 	run := &Run{
-		Run:  proof.Assess(setting, &attack.Result{Answers: got.answers, Began: got.began, Sending: total, PeakUnderWay: t.workers}, books),
+		Run:  proof.Assess(setting, &attack.Result{Answers: got.answers, Began: got.began, Sending: total, PeakUnderWay: t.workers}, found),
 		Load: t.Load, Open: t.Open, Workers: t.workers, Round: t.round, Binlog: t.Binlog, Durable: t.peer.Durable,
 		How: t.way.String(), CheckedBy: checkedBy[t.peer.Store],
 	}

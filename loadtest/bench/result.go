@@ -115,31 +115,13 @@ func (r *Run) measured(t *taken, total time.Duration, used map[string]usage) {
 	r.AcceptedPerSecond = float64(accepted) / window
 	r.Served = float64(served) / window
 	r.AchievedRate = float64(len(t.answers)) / total.Seconds()
-	r.Latency = proof.Latency{
-		P50: millis(latencies.Quantile(0.5)), P95: millis(latencies.Quantile(0.95)),
-		P99: millis(latencies.Quantile(0.99)), Max: millis(latencies.Quantile(1)),
-	}
-	r.Curve = curve(latencies)
+	r.Latency, r.Curve = proof.LatencyOf(latencies), proof.CurveOf(latencies)
 	r.CPU, r.RSS = map[string]float64{}, map[string]float64{}
 	for name, u := range used {
 		if served > 0 {
 			r.CPU[name] = round(float64(u.cpu.Microseconds())/float64(served), 10)
 		}
 		r.RSS[name] = round(float64(u.peakRSS)/(1<<20), 10)
-	}
-}
-
-// curve goes from the fastest answer to all but the slowest, in steps that are
-// even on a scale of nines.
-func curve(l attack.Latencies) []proof.Percentile {
-	const stepsANine = 10
-	points := []proof.Percentile{}
-	for step := 0; ; step++ {
-		slower := math.Pow(10, -float64(step)/stepsANine)
-		if slower*float64(len(l)) < 1 {
-			return points
-		}
-		points = append(points, proof.Percentile{Share: 1 - slower, MS: millis(l.Quantile(1 - slower))})
 	}
 }
 
@@ -320,8 +302,6 @@ func bestSQL(all []Median, s Setting) *Median {
 	}
 	return slices.MaxFunc(list, func(a, b *Median) int { return cmp.Compare(a.Served, b.Served) })
 }
-
-func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }
 
 // round keeps 1/part.
 func round(v, part float64) float64 { return math.Round(v*part) / part }

@@ -18,7 +18,7 @@ const catchUp = 20 * time.Second
 
 // unpaid says of each order that was answered to be paid, and is not, what it is. Orders
 // without a row are found with the orders' own answers.
-func unpaid(paid map[uuid.UUID]bool, books *proof.Books) (all []string) {
+func unpaid(paid map[uuid.UUID]bool, books *proof.Records) (all []string) {
 	for i := range books.Rows {
 		if row := &books.Rows[i]; paid[row.ID] && row.Status != "paid" {
 			all = append(all, fmt.Sprintf("order %s was answered to be paid, and is %s", row.ID, row.Status))
@@ -28,22 +28,22 @@ func unpaid(paid map[uuid.UUID]bool, books *proof.Books) (all []string) {
 }
 
 // books are read from the server that takes writes: any other may be behind.
-func (r *run) books(ctx context.Context) (proof.Books, error) {
+func (r *run) books(ctx context.Context) (proof.Records, error) {
 	primary, err := r.Cluster.Primary(ctx)
 	if err != nil {
-		return proof.Books{}, err
+		return proof.Records{}, err
 	}
 	db, err := proof.Open(r.Cluster.Nodes[primary].DSN(r.Name))
 	if err != nil {
-		return proof.Books{}, err
+		return proof.Records{}, err
 	}
-	books, err := db.Books(ctx, []string{r.SKU})
+	books, err := db.Records(ctx, []string{r.SKU})
 	return books, errors.Join(err, db.Close())
 }
 
 // differing says which servers do not have, after a while, as many orders and payments
 // as the books.
-func (r *run) differing(ctx context.Context, books *proof.Books) (all []string, err error) {
+func (r *run) differing(ctx context.Context, books *proof.Records) (all []string, err error) {
 	var want tally
 	for i := range books.Rows {
 		want.orders++

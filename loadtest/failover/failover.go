@@ -261,14 +261,14 @@ func (r *run) assess(ctx context.Context, plan *attack.Plan, load *attack.Result
 	if err != nil {
 		return Result{}, err
 	}
-	found := proof.Join(plan.Order, load.Answers, books)
+	found := proof.Reconcile(plan.Order, load.Answers, books)
 	found.Unserved = 0 // units are left on purpose
 	counts := proof.Count(load.Answers)
 	first, gap := salesAfter(load.Answers, r.at.Sub(load.Began))
 	result := Result{
 		Fault: r.Fault.Name, Server: r.struck + 1, OrdersMS: ms(first), GapMS: ms(gap),
 		Sold: counts.Accepted, Paid: len(taken.paid), Lost: found.Lost, Orders: counts.Reasons, Payments: taken.reasons(),
-		Verdict: proof.Judge(counts, found), Examples: found.Examples,
+		Verdict: found.Verdict, Examples: found.Examples,
 	}
 	result.Wrong = counts.SoldOut
 	for _, reason := range slices.Concat(result.Orders, result.Payments) {

@@ -123,7 +123,7 @@ func TestFiguresTellLossesFromSlowRuns(t *testing.T) {
 // order's row says of itself.
 func TestPaymentThatIsNotInTheBooksIsLost(t *testing.T) {
 	paid, reserved, other := uuid.New(), uuid.New(), uuid.New()
-	books := proof.Books{Rows: []proof.Row{{ID: paid, Status: "paid"}, {ID: reserved, Status: "reserved"}, {ID: other, Status: "reserved"}}}
+	books := proof.Records{Rows: []proof.Row{{ID: paid, Status: "paid"}, {ID: reserved, Status: "reserved"}, {ID: other, Status: "reserved"}}}
 	got := unpaid(map[uuid.UUID]bool{paid: true, reserved: true}, &books)
 	if len(got) != 1 || !strings.Contains(got[0], reserved.String()) {
 		t.Errorf("got %q, want the order %s alone", got, reserved)

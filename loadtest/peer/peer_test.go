@@ -130,7 +130,7 @@ func newRival(t *testing.T, p Peer, s Servers) rival {
 func checkBooks(t *testing.T, p Peer, s Servers, units int64) {
 	t.Helper()
 	if p.Store == Redis {
-		left, orders, err := RedisBooks(t.Context(), s.RedisAddr, "one")
+		left, orders, err := ReadRedis(t.Context(), s.RedisAddr, "one")
 		if err != nil || left != 0 || int64(len(orders)) != units {
 			t.Errorf("%d left, %d orders, %v", left, len(orders), err)
 		}

@@ -129,8 +129,8 @@ func (p *redisPeer) ready(ctx context.Context) map[string]error {
 
 func (p *redisPeer) close(context.Context) error { return p.client.Close() }
 
-// RedisBooks are what Redis holds of one SKU: the units left and the orders.
-func RedisBooks(ctx context.Context, addr, sku string) (left int64, orders []RedisOrder, err error) {
+// ReadRedis are what Redis holds of one SKU: the units left and the orders.
+func ReadRedis(ctx context.Context, addr, sku string) (left int64, orders []RedisOrder, err error) {
 	client := redisClient(addr, 1)
 	defer func() { err = errors.Join(err, client.Close()) }()
 	if left, err = client.Get(ctx, leftKey(sku)).Int64(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,23 +17,23 @@ import (
 )
 
 const (
-	// sampleEvery is how often the stock is read during an attack.
+	// sampleEvery is the interval of samples during an attack.
 	sampleEvery = 50 * time.Millisecond
-	// sampleShare bounds what sampling takes of the time of one connection: a
-	// slow database is read less often, so as not to be made slower.
+	// sampleShare limits sampling to 1/sampleShare of the time, so that it does not
+	// load a slow database.
 	sampleShare = 10
-	// sampleTimeout bounds one reading.
+	// sampleTimeout bounds one sample.
 	sampleTimeout = time.Second
-	// clockSkew is how far the replicas' clocks may be behind the harness's.
+	// clockSkew is how far the replicas' clocks may be behind this clock.
 	clockSkew = time.Minute
-	// connections: one samples, one audits.
+	// connections are one for samples and one for the audit.
 	connections = 2
 )
 
-// Database reads the service's own tables. It writes nothing.
+// Database reads the service's tables. It does not write.
 type Database struct{ stock *stock.DB }
 
-// Open makes a connection pool for the DSN, and does not connect.
+// Open opens a connection pool for the DSN. It does not connect.
 func Open(dsn string) (*Database, error) {
 	db, err := stock.Open(dsn, connections)
 	if err != nil {
@@ -44,40 +45,43 @@ func Open(dsn string) (*Database, error) {
 // Close closes the pool.
 func (d *Database) Close() error { return d.stock.Close() }
 
-// Ping asks the server for an answer.
+// Ping checks that the server answers.
 func (d *Database) Ping(ctx context.Context) error { return d.stock.Ping(ctx) }
 
-// Books audits the database and reads the orders of the given SKUs. It is for
-// the time after an attack; on a large table it takes seconds.
-func (d *Database) Books(ctx context.Context, skus []string) (Books, error) {
+// ReadRecords opens the database of that DSN, reads its records and closes it.
+func ReadRecords(ctx context.Context, dsn string, skus []string) (records Records, err error) {
+	db, err := Open(dsn)
+	if err != nil {
+		return records, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	return db.Records(ctx, skus)
+}
+
+// Records audits the database and reads the orders of those SKUs. Call it after an
+// attack: on a large table it takes seconds.
+func (d *Database) Records(ctx context.Context, skus []string) (Records, error) {
 	report, err := stock.Audit(ctx, d.stock)
 	if err != nil {
-		return Books{}, err
+		return Records{}, err
 	}
 	ours := make(map[string]bool, len(skus))
 	for _, sku := range skus {
 		ours[sku] = true
 	}
-	var books Books
-	for _, b := range report.SKUs {
-		if ours[b.SKU] {
-			books.Balances = append(books.Balances, b)
-		}
+	records := Records{
+		Balances:   slices.DeleteFunc(report.SKUs, func(b stock.Balance) bool { return !ours[b.SKU] }),
+		Violations: slices.DeleteFunc(report.Violations, func(v stock.Violation) bool { return !ours[v.SKU] }),
 	}
-	for _, v := range report.Violations {
-		if ours[v.SKU] {
-			books.Violations = append(books.Violations, v)
-		}
+	if len(records.Balances) != len(skus) {
+		return Records{}, fmt.Errorf("--mysql-dsn: the database has %d of the %d SKUs that were put on sale; it is not the database of these replicas",
+			len(records.Balances), len(skus))
 	}
-	if len(books.Balances) != len(skus) {
-		return Books{}, fmt.Errorf("--mysql-dsn: the database has %d of the %d SKUs that were put on sale: is it the service's?",
-			len(books.Balances), len(skus))
-	}
-	books.Rows, err = d.rows(ctx, skus)
+	records.Rows, err = d.rows(ctx, skus)
 	if err != nil {
-		return Books{}, fmt.Errorf("read the orders: %w", err)
+		return Records{}, fmt.Errorf("read the orders: %w", err)
 	}
-	return books, nil
+	return records, nil
 }
 
 func (d *Database) rows(ctx context.Context, skus []string) (list []Row, err error) {
@@ -104,9 +108,9 @@ func (d *Database) rows(ctx context.Context, skus []string) (list []Row, err err
 	return list, rows.Err()
 }
 
-// Watch samples the stock of the given SKUs until stop is called or ctx ends; stop
-// returns the samples. The first was taken when Watch returns. A reading that fails
-// is left out: the picture has a gap then, and nothing is proven from it.
+// Watch samples the stock of those SKUs until stop is called or ctx ends. stop
+// returns the samples. The first one is taken before Watch returns. Samples that
+// fail are left out: they are only shown, and prove nothing.
 func (d *Database) Watch(ctx context.Context, skus []string) (stop func() []Sample) {
 	ctx, cancel := context.WithCancel(ctx)
 	query, args := sampleQuery(skus, time.Now())
@@ -142,14 +146,14 @@ func (d *Database) sample(ctx context.Context, query string, args []any) (Sample
 	)
 	sent := time.Now()
 	err := d.stock.SQL.QueryRowContext(ctx, query, args...).Scan(&available, &sold)
-	s.at = sent.Add(time.Since(sent) / 2) // the snapshot was taken in between
+	s.at = sent.Add(time.Since(sent) / 2) // the snapshot is from between the two
 	s.Available, s.Sold = available.Int64, sold.Int64
 	return s, err
 }
 
-// sampleQuery is one statement, so that both figures are of one snapshot. Ids
-// begin with the time of their making: the primary key leads to the orders made
-// since, and a table of millions is not scanned.
+// sampleQuery is one statement, so that both figures come from one snapshot. Order
+// ids begin with their time: the primary key finds the orders since then, without a
+// scan of the table.
 func sampleQuery(skus []string, since time.Time) (string, []any) {
 	marks, args := in(skus)
 	var first uuid.UUID
@@ -160,8 +164,8 @@ func sampleQuery(skus []string, since time.Time) (string, []any) {
 	return query, append(all, args...)
 }
 
-// in is the inside of an IN list, and its arguments, which are bytes: the column
-// is compared byte for byte.
+// in returns the inside of an IN list and its arguments. They are bytes, because the
+// column is compared byte for byte.
 func in(skus []string) (marks string, args []any) {
 	for _, sku := range skus {
 		args = append(args, []byte(sku))

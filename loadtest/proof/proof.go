@@ -1,9 +1,9 @@
-// Package proof compares what buyers were told with what the database holds.
+// Package proof compares the answers that buyers got with what the database holds.
 //
-// The audit of package stock gives each SKU's arithmetic; Join then looks for
-// the row of each answer and the answer of each row; Judge draws the verdict.
-// What was found counts, not what was expected: only Proof.Settle compares the
-// two. How requests are sent is package attack's, how a proof looks is report's.
+// The audit of package stock checks each SKU's arithmetic. Reconcile finds the row
+// of each answer and the answer of each row, and returns the verdict. Only
+// Proof.Settle compares verdicts with what was expected. Package attack sends the
+// requests, and package report shows the proof.
 package proof
 
 import (
@@ -14,21 +14,21 @@ import (
 	"flashsale/loadtest/attack"
 )
 
-// Proof is one or more runs, and whether all came out as they must. As JSON it
+// Proof is one or more runs, and whether all had the expected verdict. As JSON it
 // is out/proof.json.
 type Proof struct {
 	Runs []Run  `json:"runs"`
 	Seed uint64 `json:"seed"`
-	// Database is the product with its version, or "" where it was not read.
+	// Database is the product with its version, or "" if it was not read.
 	Database string `json:"database,omitempty"`
 	Proven   bool   `json:"proven"`
-	// Partial: the database could not be read. Orders that nobody was told of
-	// are not in the figures.
+	// Partial: the database could not be read. The figures do not include orders
+	// whose answer was lost.
 	Partial bool `json:"partial,omitempty"`
 }
 
-// Settle works out whether the runs prove what the registry says. Where a
-// strategy has to oversell, having been lucky proves nothing.
+// Settle sets Proven. A strategy that is expected to oversell must really have
+// oversold.
 func (p *Proof) Settle() {
 	p.Proven = len(p.Runs) > 0
 	for _, r := range p.Runs {
@@ -36,38 +36,38 @@ func (p *Proof) Settle() {
 	}
 }
 
-// Run is one attack and its audit. Units, rates and counts are over all SKUs.
+// Run is one attack and its reconciliation. All figures are over all SKUs.
 type Run struct {
 	Strategy string         `json:"strategy"`
 	Fence    strategy.Fence `json:"fence"`
 	Replicas int            `json:"replicas"`
 	SKUs     int            `json:"skus"`
-	// Stock is how many units were put on sale.
+	// Stock is the number of units that were put on sale.
 	Stock int64 `json:"stock"`
 	Counts
 	Findings
-	// Rate was asked for, AchievedRate really offered, in requests a second.
+	// Rate is the requested rate and AchievedRate the offered one, in requests a second.
 	Rate         int     `json:"rate"`
 	AchievedRate float64 `json:"achieved_rate"`
-	// PeakUnderWay is the most requests that waited for an answer at a time.
-	// Saturated: the harness keeps no more than that, and sent the next late.
+	// PeakUnderWay is the most requests that waited for an answer at one time.
+	// Saturated: that was the harness's limit, and later requests were sent late.
 	PeakUnderWay int  `json:"peak_under_way"`
 	Saturated    bool `json:"saturated"`
-	// Throughput is all answers a second, until the last came.
+	// Throughput is all answers a second, until the last one.
 	Throughput float64 `json:"throughput"`
 	// AcceptedPerSecond is over the time in which orders were accepted.
 	AcceptedPerSecond float64          `json:"accepted_per_second"`
 	Latency           Latency          `json:"latency_ms"`
 	Verdict           strategy.Verdict `json:"verdict"`
 	Expected          strategy.Verdict `json:"expected"`
-	// Samples are the stock over time, as MySQL had it. None in a partial proof.
+	// Samples are the stock in MySQL over time. A partial proof has none.
 	Samples []Sample `json:"samples"`
-	// Curve is the latency at more and more nines.
+	// Curve is the latency at 0, 0.9, 0.99, ... and ten steps between these.
 	Curve []Percentile `json:"latency_curve"`
 }
 
-// Behind reports whether the harness offered markedly less than it was asked
-// to: the run then says less about the service than it seems to.
+// Behind reports whether the harness offered markedly less than the requested rate,
+// so that the figures say less about the service.
 func (r *Run) Behind() bool { return r.AchievedRate < 0.95*float64(r.Rate) }
 
 // Counts are the requests by outcome: Offered is the sum of the other four.
@@ -77,12 +77,12 @@ type Counts struct {
 	SoldOut   int `json:"sold_out"`
 	Errors    int `json:"errors"`
 	Ambiguous int `json:"ambiguous"`
-	// Reasons counts errors and ambiguous answers by status and problem.
+	// Reasons counts the errors and ambiguous answers by status and problem.
 	Reasons []Reason `json:"reasons"`
 }
 
-// Reason is one kind of answer that is neither an order nor a refusal for want
-// of stock. Status 0 is no answer.
+// Reason is a kind of answer that is neither an order nor a sold-out refusal. Status
+// 0 is no answer.
 type Reason struct {
 	Status int    `json:"status"`
 	Slug   string `json:"slug"`
@@ -97,23 +97,23 @@ type Latency struct {
 	Max float64 `json:"max"`
 }
 
-// Percentile is one point of the cumulative latency: the share of all answers
-// that came within so many milliseconds.
+// Percentile is one point of the cumulative latency: this share of all answers
+// arrived within MS milliseconds.
 type Percentile struct {
 	Share float64 `json:"share"`
 	MS    float64 `json:"ms"`
 }
 
-// Sample is the stock at a time, in milliseconds from the attack's beginning.
+// Sample is the stock at one time, in milliseconds from the start of the attack.
 type Sample struct {
 	AtMS      float64 `json:"at_ms"`
 	Available int64   `json:"available"`
-	// Sold are the units of orders that are reserved or paid.
+	// Sold is the units of orders that are reserved or paid.
 	Sold int64 `json:"sold"`
 	at   time.Time
 }
 
-// Setting is what a run was made with.
+// Setting is the configuration of a run.
 type Setting struct {
 	Strategy string
 	Fence    strategy.Fence
@@ -123,33 +123,22 @@ type Setting struct {
 	Plan     attack.Plan
 }
 
-// Assess makes a Run of an attack's result and of what the database then held.
-func Assess(s Setting, result *attack.Result, books Books) Run {
-	found := Join(s.Plan.Order, result.Answers, books)
+// Assess reconciles an attack's result with the records after it.
+func Assess(s Setting, result *attack.Result, records Records) Run {
+	out := Reconcile(s.Plan.Order, result.Answers, records)
 	r := Run{
 		Strategy: s.Strategy, Fence: s.Fence, Replicas: s.Replicas, SKUs: len(s.Plan.SKUs), Stock: s.Stock,
-		Counts:       Count(result.Answers),
-		Findings:     found,
-		Rate:         s.Plan.Rate,
-		AchievedRate: result.AchievedRate(), PeakUnderWay: result.PeakUnderWay, Saturated: result.Saturated,
-		Expected: s.Expected,
-		Samples:  books.Samples,
-	}
-	if r.Samples == nil {
-		r.Samples = []Sample{} // a list in JSON, not null
+		Counts: out.Counts, Findings: out.Findings, Verdict: out.Verdict, Expected: s.Expected,
+		Rate: s.Plan.Rate, AchievedRate: result.AchievedRate(), PeakUnderWay: result.PeakUnderWay, Saturated: result.Saturated,
+		Samples: append([]Sample{}, records.Samples...), // a list in JSON, not null
 	}
 	for i := range r.Samples {
-		// The first was taken just before the attack, and is what that began with.
-		r.Samples[i].AtMS = max(0, ms(r.Samples[i].at.Sub(result.Began)))
+		// The first sample was taken just before the attack and is its initial stock.
+		r.Samples[i].AtMS = max(0, Millis(r.Samples[i].at.Sub(result.Began)))
 	}
 	latencies := attack.LatenciesOf(result.Answers)
-	r.Latency = Latency{
-		P50: ms(latencies.Quantile(0.5)), P95: ms(latencies.Quantile(0.95)),
-		P99: ms(latencies.Quantile(0.99)), Max: ms(latencies.Quantile(1)),
-	}
-	r.Curve = curve(latencies)
+	r.Latency, r.Curve = LatencyOf(latencies), CurveOf(latencies)
 	r.Throughput, r.AcceptedPerSecond = rates(result.Answers)
-	r.Verdict = Judge(r.Counts, found)
 	return r
 }
 
@@ -174,9 +163,13 @@ func perSecond(n int, d time.Duration) float64 {
 	return float64(n) / d.Seconds()
 }
 
-// curve goes from the fastest answer to all but the slowest, in steps that are
-// even on a scale of nines: 0.9, 0.99, 0.999.
-func curve(l attack.Latencies) []Percentile {
+// LatencyOf summarizes sorted latencies.
+func LatencyOf(l attack.Latencies) Latency {
+	return Latency{P50: Millis(l.Quantile(0.5)), P95: Millis(l.Quantile(0.95)), P99: Millis(l.Quantile(0.99)), Max: Millis(l.Quantile(1))}
+}
+
+// CurveOf returns the percentiles of sorted latencies, with ten steps for each nine.
+func CurveOf(l attack.Latencies) []Percentile {
 	const stepsANine = 10
 	points := []Percentile{}
 	for step := 0; ; step++ {
@@ -184,9 +177,9 @@ func curve(l attack.Latencies) []Percentile {
 		if slower*float64(len(l)) < 1 {
 			return points
 		}
-		points = append(points, Percentile{Share: 1 - slower, MS: ms(l.Quantile(1 - slower))})
+		points = append(points, Percentile{Share: 1 - slower, MS: Millis(l.Quantile(1 - slower))})
 	}
 }
 
-// ms keeps three digits after the point: microseconds.
-func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }
+// Millis is d in milliseconds, to the microsecond.
+func Millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }

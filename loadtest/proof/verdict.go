@@ -9,9 +9,8 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// Judge draws the verdict, by the precedence of strategy.Verdict. Any invariant
-// that the audit found broken, without an oversell, counts as a loss: the books
-// do not say what happened.
+// Judge returns the verdict, by the precedence of strategy.Verdict. Without an
+// oversell, any violation that the audit found counts as lost.
 func Judge(c Counts, f Findings) strategy.Verdict {
 	switch {
 	case f.Oversold > 0:
@@ -27,7 +26,7 @@ func Judge(c Counts, f Findings) strategy.Verdict {
 	}
 }
 
-// Sentence says what happened, for somebody who has not read the table's words.
+// Sentence describes the run for readers who do not know the verdicts.
 func (r *Run) Sentence() string {
 	name := r.Strategy
 	if name == "" {
@@ -36,18 +35,18 @@ func (r *Run) Sentence() string {
 	var s string
 	switch r.Verdict {
 	case strategy.Oversold:
-		s = fmt.Sprintf("%s sold %s of %s: %s more than there were",
+		s = fmt.Sprintf("%s sold %s of %s: %s more than were on sale",
 			name, units(r.UnitsSold), comma(r.Stock), units(r.Oversold))
 	case strategy.Lost:
-		s = fmt.Sprintf("%s sold %s of %s, but the books show %s", name, units(r.UnitsSold), comma(r.Stock), r.losses())
+		s = fmt.Sprintf("%s sold %s of %s, but the reconciliation found %s", name, units(r.UnitsSold), comma(r.Stock), r.losses())
 	case strategy.Undersold:
-		s = fmt.Sprintf("%s sold %s of %s, and refused buyers although %s left",
+		s = fmt.Sprintf("%s sold %s of %s, but refused buyers while %s left",
 			name, units(r.UnitsSold), comma(r.Stock), are(r.Undersold))
 	case strategy.Failed:
-		s = fmt.Sprintf("%s sold %s of %s, and answered %s with errors: this proves nothing",
+		s = fmt.Sprintf("%s sold %s of %s, but answered %s with an error: this proves nothing",
 			name, units(r.UnitsSold), comma(r.Stock), plural(int64(r.Errors+r.Ambiguous), "request"))
 	case strategy.Exact:
-		s = fmt.Sprintf("%s sold %s of %s, each of them once, and every answer is accounted for",
+		s = fmt.Sprintf("%s sold %s of %s, each once, and every answer matches the database",
 			name, units(r.UnitsSold), comma(r.Stock))
 		if r.Available > 0 {
 			s += fmt.Sprintf(" (%s left: too few buyers)", are(r.Available))
@@ -56,23 +55,23 @@ func (r *Run) Sentence() string {
 	if r.Verdict != r.Expected {
 		s += fmt.Sprintf(". Expected: %s", r.Expected)
 		if r.Expected == strategy.Oversold {
-			s += ", which did not happen this time; more load makes it likelier (--rate, --replicas)"
+			s += ", which did not happen this time; more load makes it more likely (--rate, --replicas)"
 		}
 	}
 	return s + "."
 }
 
-// losses names what the books do not bear out.
+// losses lists what the reconciliation found.
 func (r *Run) losses() string {
 	var list []string
 	for _, l := range []struct {
 		n    int
 		what string
 	}{
-		{r.Lost, "promised without a row"},
-		{r.Unexplained, "that nobody was told of"},
-		{r.Duplicated, "that stand twice"},
-		{r.LimitExceeded, "beyond a customer's limit"},
+		{r.Lost, "promised but missing"},
+		{r.Unexplained, "that no buyer was promised"},
+		{r.Duplicated, "that exist twice"},
+		{r.LimitExceeded, "over a customer's limit"},
 	} {
 		if l.n > 0 {
 			list = append(list, plural(int64(l.n), "order")+" "+l.what)

@@ -41,7 +41,7 @@ func TestTableSaysWhatHappened(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"none sold 1,234 units of 300: 934 units more than there were.",
+		"none sold 1,234 units of 300: 934 units more than were on sale.",
 		"1500 of 2000", "under 95 %: the 8,192 requests that the harness keeps under way were all waiting for the service",
 		"6 x 503 unavailable", "request 7 was promised",
 		"Not proven: 1 of 2 runs did not come out as they must.",

@@ -24,11 +24,11 @@ func (s *soak) books(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	books, err := db.Books(ctx, r.skus)
+	books, err := db.Records(ctx, r.skus)
 	if err != nil {
 		return err
 	}
-	found := proof.Join(func(seq int) attack.Order { return r.asked[seq] }, r.answers, books)
+	found := proof.Reconcile(func(seq int) attack.Order { return r.asked[seq] }, r.answers, books)
 	for _, v := range found.Violations {
 		r.violate(Violation{Invariant: v.Invariant, Detail: v.SKU + ": " + v.Detail})
 	}

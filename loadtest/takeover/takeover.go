@@ -265,17 +265,17 @@ func (r *run) awaitSales(ctx context.Context, n int64) error {
 
 // assess measures the load, and compares all answers with the database.
 func (r *run) assess(ctx context.Context, load *attack.Result) (Result, error) {
-	books, err := r.Database.Books(ctx, []string{r.SKU})
+	books, err := r.Database.Records(ctx, []string{r.SKU})
 	if err != nil {
 		return Result{}, err
 	}
-	found := proof.Join(func(seq int) attack.Order { return r.asked[seq] }, r.answers, books)
+	found := proof.Reconcile(func(seq int) attack.Order { return r.asked[seq] }, r.answers, books)
 	found.Unserved = 0 // units are left on purpose
 	counts := proof.Count(r.answers)
 	fault := r.at.Sub(load.Began)
 	result := Result{
 		Fault: r.Fault.Name, Seller: r.seller().Name, GapMS: ms(longestGap(load.Answers, fault)), WaitMS: ms(longestWait(load.Answers, fault)),
-		Sold: counts.Accepted, Reasons: counts.Reasons, Verdict: proof.Judge(counts, found), Examples: found.Examples,
+		Sold: counts.Accepted, Reasons: counts.Reasons, Verdict: found.Verdict, Examples: found.Examples,
 	}
 	result.Wrong = counts.SoldOut
 	for _, reason := range counts.Reasons {

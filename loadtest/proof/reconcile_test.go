@@ -19,11 +19,11 @@ var plan = attack.Plan{
 	Rate: 10, Duration: time.Second, Seed: 1,
 }
 
-// scene is a run as it should be: ten buyers, six units; request 6 got no
-// answer, but its order stands; request 7 got an error; 8 and 9 were refused.
+// scene is an exact run: ten buyers, six units. Request 6 got no answer, but its
+// order exists. Request 7 got an error. Requests 5, 8 and 9 were refused.
 type scene struct {
 	answers []attack.Answer
-	books   Books
+	records Records
 }
 
 const sceneUnits = 6
@@ -47,18 +47,18 @@ func newScene() *scene {
 // sell adds the row that request seq asked for.
 func (s *scene) sell(seq int) {
 	o := plan.Order(seq)
-	s.books.Rows = append(s.books.Rows, Row{
+	s.records.Rows = append(s.records.Rows, Row{
 		ID: id(seq), SKU: o.SKU, Customer: o.Customer, Key: o.Key, Quantity: o.Quantity, Status: "reserved",
 	})
 }
 
-// balance makes the audit agree with the rows, with so many units left.
+// balance makes the audit match the rows, with that many units left.
 func (s *scene) balance(available int64) {
 	sold := int64(0)
-	for _, row := range s.books.Rows {
+	for _, row := range s.records.Rows {
 		sold += int64(row.Quantity)
 	}
-	s.books.Balances = []stock.Balance{{
+	s.records.Balances = []stock.Balance{{
 		SKU: "one", Units: sceneUnits, Available: available, Reserved: sold, Oversold: max(0, sold-sceneUnits), OK: true,
 	}}
 }
@@ -69,109 +69,109 @@ func id(n int) uuid.UUID {
 	return u
 }
 
-// TestEveryBrokenInvariantIsFound breaks one thing at a time.
+// TestEveryBrokenInvariantIsFound breaks one invariant at a time.
 func TestEveryBrokenInvariantIsFound(t *testing.T) {
 	exact := Findings{UnitsSold: sceneUnits}
 	for _, tt := range []struct {
 		name    string
-		spoil   func(*scene)
+		breakIt func(*scene)
 		want    Findings
 		verdict strategy.Verdict
 	}{
-		{"nothing is wrong", func(*scene) {}, exact, strategy.Exact},
+		{"an exact run", func(*scene) {}, exact, strategy.Exact},
 		{"oversold", func(s *scene) {
 			s.answers[8] = attack.Answer{Seq: 8, Outcome: attack.Accepted, Status: 201, OrderID: id(8)}
 			s.sell(8)
 			s.balance(0)
 		}, Findings{UnitsSold: 7, Oversold: 1}, strategy.Oversold},
 		{"a promised order has no row", func(s *scene) {
-			s.books.Rows = s.books.Rows[1:]
+			s.records.Rows = s.records.Rows[1:]
 		}, Findings{UnitsSold: sceneUnits, Lost: 1}, strategy.Lost},
 		{"a 201 names no order", func(s *scene) {
 			s.answers[0].OrderID = uuid.Nil
 		}, Findings{UnitsSold: sceneUnits, Lost: 1, Unexplained: 1}, strategy.Lost},
-		{"a row has another SKU", func(s *scene) { s.books.Rows[0].SKU = "two" },
+		{"a row has another SKU", func(s *scene) { s.records.Rows[0].SKU = "two" },
 			Findings{UnitsSold: sceneUnits, Lost: 1}, strategy.Lost},
-		{"a row has another customer", func(s *scene) { s.books.Rows[0].Customer += "x" },
+		{"a row has another customer", func(s *scene) { s.records.Rows[0].Customer += "x" },
 			Findings{UnitsSold: sceneUnits, Lost: 1}, strategy.Lost},
-		{"a row has another quantity", func(s *scene) { s.books.Rows[0].Quantity = 2 },
+		{"a row has another quantity", func(s *scene) { s.records.Rows[0].Quantity = 2 },
 			Findings{UnitsSold: sceneUnits, Lost: 1}, strategy.Lost},
-		{"a row answers a request that was refused", func(s *scene) {
+		{"a refused request has a row", func(s *scene) {
 			s.sell(9)
 		}, Findings{UnitsSold: sceneUnits, Unexplained: 1}, strategy.Lost},
-		{"a row answers a request that failed", func(s *scene) {
+		{"a failed request has a row", func(s *scene) {
 			s.sell(7)
 		}, Findings{UnitsSold: sceneUnits, Unexplained: 1}, strategy.Lost},
-		{"a row answers nobody", func(s *scene) {
-			s.books.Rows = append(s.books.Rows, Row{ID: id(99), SKU: "one", Customer: "x", Key: "y", Quantity: 1, Status: "paid"})
+		{"a row belongs to no request", func(s *scene) {
+			s.records.Rows = append(s.records.Rows, Row{ID: id(99), SKU: "one", Customer: "x", Key: "y", Quantity: 1, Status: "paid"})
 		}, Findings{UnitsSold: sceneUnits, Unexplained: 1}, strategy.Lost},
-		{"a row that may answer a lost answer is not what was asked for", func(s *scene) { s.books.Rows[5].Quantity = 3 },
+		{"the row of an unanswered request has another quantity", func(s *scene) { s.records.Rows[5].Quantity = 3 },
 			Findings{UnitsSold: sceneUnits, Unexplained: 1}, strategy.Lost},
 		{"one key has two rows", func(s *scene) {
 			s.sell(0)
-			s.books.Rows[6].ID = id(50)
+			s.records.Rows[6].ID = id(50)
 		}, Findings{UnitsSold: sceneUnits, Duplicated: 1, Unexplained: 1}, strategy.Lost},
 		{"one order is promised twice", func(s *scene) {
 			s.answers[1].OrderID = s.answers[0].OrderID
 		}, Findings{UnitsSold: sceneUnits, Lost: 1, Duplicated: 1, Unexplained: 1}, strategy.Lost},
 		{"a customer holds more than the limit", func(s *scene) {
-			s.books.Rows[6-1].Quantity = 1
-			s.books.Rows[0].Limit, s.books.Rows[0].Quantity = 1, 2
+			s.records.Rows[6-1].Quantity = 1
+			s.records.Rows[0].Limit, s.records.Rows[0].Quantity = 1, 2
 		}, Findings{UnitsSold: sceneUnits, Lost: 1, LimitExceeded: 1}, strategy.Lost},
-		{"the audit found something", func(s *scene) {
-			s.books.Violations = []stock.Violation{{SKU: "one", Invariant: stock.TokensRise, Detail: "3 after 4"}}
+		{"the audit found a violation", func(s *scene) {
+			s.records.Violations = []stock.Violation{{SKU: "one", Invariant: stock.TokensRise, Detail: "3 after 4"}}
 		}, Findings{UnitsSold: sceneUnits, Violations: []stock.Violation{{SKU: "one", Invariant: stock.TokensRise, Detail: "3 after 4"}}},
 			strategy.Lost},
-		{"a buyer was refused what is left", func(s *scene) {
+		{"a buyer was refused units that are left", func(s *scene) {
 			s.answers[4] = attack.Answer{Seq: 4, Outcome: attack.SoldOut}
-			s.books.Rows = append(s.books.Rows[:4:4], s.books.Rows[5])
+			s.records.Rows = append(s.records.Rows[:4:4], s.records.Rows[5])
 			s.balance(1)
 		}, Findings{UnitsSold: 5, Available: 1, Undersold: 1, Unserved: 1}, strategy.Undersold},
-		{"errors kept units from being sold", func(s *scene) {
+		{"units are left because of errors", func(s *scene) {
 			s.answers[4] = attack.Answer{Seq: 4, Outcome: attack.Refused, Status: 503}
-			s.books.Rows = append(s.books.Rows[:4:4], s.books.Rows[5])
+			s.records.Rows = append(s.records.Rows[:4:4], s.records.Rows[5])
 			s.balance(1)
 			s.answers[5] = s.answers[4]
-			s.answers = s.answers[:8] // nobody was refused
+			s.answers = s.answers[:8] // no buyer was refused
 		}, Findings{UnitsSold: 5, Available: 1, Unserved: 1}, strategy.Failed},
 		{"too few buyers", func(s *scene) {
 			s.answers = s.answers[:4]
-			s.books.Rows = s.books.Rows[:4]
+			s.records.Rows = s.records.Rows[:4]
 			s.balance(2)
 		}, Findings{UnitsSold: 4, Available: 2}, strategy.Exact},
-		{"a unit that came back after the refusals is left", func(s *scene) {
-			s.books.Rows[0].Status = "cancelled"
-			s.books.Balances[0].Reserved--
-			s.books.Balances[0].Returned++
-			s.books.Balances[0].Available++
+		{"a unit was returned after the refusals", func(s *scene) {
+			s.records.Rows[0].Status = "cancelled"
+			s.records.Balances[0].Reserved--
+			s.records.Balances[0].Returned++
+			s.records.Balances[0].Available++
 		}, Findings{UnitsSold: 5, Available: 1}, strategy.Exact},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newScene()
-			tt.spoil(s)
-			got := Join(plan.Order, s.answers, s.books)
+			tt.breakIt(s)
+			got := Reconcile(plan.Order, s.answers, s.records)
 			ignored := cmpopts.IgnoreFields(Findings{}, "Examples")
-			if diff := cmp.Diff(tt.want, got, ignored, cmpopts.EquateEmpty()); diff != "" {
+			if diff := cmp.Diff(tt.want, got.Findings, ignored, cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("findings (-want +got):\n%s", diff)
 			}
-			if verdict := Judge(Count(s.answers), got); verdict != tt.verdict {
-				t.Errorf("verdict %s, want %s", verdict, tt.verdict)
+			if got.Verdict != tt.verdict {
+				t.Errorf("got verdict %s, want %s", got.Verdict, tt.verdict)
 			}
 			if tt.verdict == strategy.Lost && len(got.Examples)+len(got.Violations) == 0 {
-				t.Error("it is not said what was found")
+				t.Error("no example and no violation describes the finding")
 			}
 		})
 	}
 }
 
-func TestASilentServiceProvesNothing(t *testing.T) {
+func TestServiceWithoutAnswersFails(t *testing.T) {
 	var answers []attack.Answer
 	for seq := range 10 {
 		answers = append(answers, attack.Answer{Seq: seq, Outcome: attack.Ambiguous})
 	}
-	f := Join(plan.Order, answers, Books{Balances: []stock.Balance{{SKU: "one", Units: 3, Available: 3}}})
-	if got := Judge(Count(answers), f); got != strategy.Failed {
-		t.Errorf("verdict %s, want failed", got)
+	got := Reconcile(plan.Order, answers, Records{Balances: []stock.Balance{{SKU: "one", Units: 3, Available: 3}}})
+	if got.Verdict != strategy.Failed {
+		t.Errorf("got verdict %s, want failed", got.Verdict)
 	}
 }
 
@@ -209,17 +209,17 @@ func TestSentences(t *testing.T) {
 	}{
 		{Run{Strategy: "none", Stock: 300, Verdict: strategy.Oversold, Expected: strategy.Oversold,
 			Findings: Findings{UnitsSold: 1234, Oversold: 934}},
-			"none sold 1,234 units of 300: 934 units more than there were."},
+			"none sold 1,234 units of 300: 934 units more than were on sale."},
 		{Run{Strategy: "etcd", Stock: 2000, Verdict: strategy.Exact, Expected: strategy.Exact, Findings: Findings{UnitsSold: 2000}},
-			"etcd sold 2,000 units of 2,000, each of them once, and every answer is accounted for."},
+			"etcd sold 2,000 units of 2,000, each once, and every answer matches the database."},
 		{Run{Strategy: "none", Stock: 1, Verdict: strategy.Exact, Expected: strategy.Oversold, Findings: Findings{UnitsSold: 1}},
-			"none sold 1 unit of 1, each of them once, and every answer is accounted for. Expected: oversold, " +
-				"which did not happen this time; more load makes it likelier (--rate, --replicas)."},
+			"none sold 1 unit of 1, each once, and every answer matches the database. Expected: oversold, " +
+				"which did not happen this time; more load makes it more likely (--rate, --replicas)."},
 		{Run{Stock: 9, Verdict: strategy.Lost, Expected: strategy.Exact, Findings: Findings{UnitsSold: 9, Lost: 1, Duplicated: 2}},
-			"The service sold 9 units of 9, but the books show 1 order promised without a row, 2 orders that stand twice. Expected: exact."},
+			"The service sold 9 units of 9, but the reconciliation found 1 order promised but missing, 2 orders that exist twice. Expected: exact."},
 		{Run{Strategy: "version", Stock: 9, Verdict: strategy.Undersold, Expected: strategy.Exact,
 			Findings: Findings{UnitsSold: 8, Undersold: 1}},
-			"version sold 8 units of 9, and refused buyers although 1 unit is left. Expected: exact."},
+			"version sold 8 units of 9, but refused buyers while 1 unit is left. Expected: exact."},
 	} {
 		if got := tt.run.Sentence(); got != tt.want {
 			t.Errorf("\ngot  %s\nwant %s", got, tt.want)

@@ -9,92 +9,97 @@ import (
 	"github.com/google/uuid"
 
 	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
 	"flashsale/loadtest/attack"
 )
 
-// Books are what was read of the run's SKUs after the attack.
-type Books struct {
-	// Balances and Violations are the audit's.
+// Records are what was read about the run's SKUs after the attack.
+type Records struct {
+	// Balances and Violations are from the audit.
 	Balances   []stock.Balance
 	Violations []stock.Violation
 	Rows       []Row
 	Samples    []Sample
 }
 
-// Row is one order as it stands in the database.
+// Row is an order in the database.
 type Row struct {
 	ID                 uuid.UUID
 	SKU, Customer, Key string
 	Quantity           int
 	Status             string
-	// Limit is the per-customer limit that stood when it was made; 0 is none.
+	// Limit is the per-customer limit at the time of the order; 0 is none.
 	Limit int
 }
 
-// holds reports whether the row keeps its units from being sold again.
+// holds reports whether the order holds its units.
 func (r *Row) holds() bool { return r.Status == "reserved" || r.Status == "paid" }
 
-// Findings are units and orders that are not as they must be, and the units that
-// were sold. All but the first two are 0 in a run that is exact.
+// Findings are the units that were sold and left, and whatever breaks an invariant.
+// In an exact run all but the first two are 0.
 type Findings struct {
 	UnitsSold int64 `json:"units_sold"`
 	Available int64 `json:"available"`
-	// Oversold are the units sold beyond those that were on sale.
+	// Oversold is the units sold beyond those on sale.
 	Oversold int64 `json:"oversold"`
-	// Lost are orders promised by a 201 that have no row, or another's.
+	// Lost is the orders promised by a 201 without a row, or with another order's row.
 	Lost int `json:"lost"`
-	// Duplicated are rows beyond the first for one key of one customer, and
-	// answers beyond the first that promise one order.
+	// Duplicated is the rows after the first for one key of one customer, and the
+	// answers after the first that promise the same order.
 	Duplicated int `json:"duplicated"`
-	// Unexplained are rows that answer no 201 and no request that may have lost
-	// its answer.
+	// Unexplained is the rows that belong to no 201 and to no request without an
+	// answer.
 	Unexplained int `json:"unexplained"`
-	// LimitExceeded are customers who hold more of a SKU than they may.
+	// LimitExceeded is the customers who hold more of a SKU than the limit.
 	LimitExceeded int `json:"limit_exceeded"`
-	// Undersold are units left of SKUs that a buyer was refused who wanted no
-	// more than is left.
+	// Undersold is the units left of SKUs for which a buyer was refused although
+	// enough units were left.
 	Undersold int64 `json:"undersold"`
-	// Unserved are units left of SKUs that a buyer of no more than that got an
-	// error for.
+	// Unserved is the same for buyers who got an error.
 	Unserved int64 `json:"unserved"`
-	// Violations are those that the audit found, of any invariant.
+	// Violations are what the audit found, of any invariant.
 	Violations []stock.Violation `json:"violations"`
-	// Examples are the first few of what was found, in words.
+	// Examples describe the first few findings.
 	Examples []string `json:"examples"`
 }
 
-// maxExamples of each kind are told in words.
+// maxExamples is the number of examples of each kind.
 const maxExamples = 3
 
-// Join looks for the row of each answer and the answer of each row. answers[seq]
-// is the one to the request that asked(seq) names. It only reads.
-func Join(asked func(seq int) attack.Order, answers []attack.Answer, books Books) Findings {
-	f := Findings{Violations: slices.Clone(books.Violations), Examples: []string{}}
-	if f.Violations == nil {
-		f.Violations = []stock.Violation{}
-	}
-	for _, b := range books.Balances {
+// Outcome is what the answers and the records of a run say together.
+type Outcome struct {
+	Counts
+	Findings
+	Verdict strategy.Verdict `json:"verdict"`
+}
+
+// Reconcile finds the row of each answer and the answer of each row, and judges the
+// result. answers[seq] is the answer to the request asked(seq).
+func Reconcile(asked func(seq int) attack.Order, answers []attack.Answer, records Records) Outcome {
+	f := Findings{Violations: append([]stock.Violation{}, records.Violations...), Examples: []string{}}
+	for _, b := range records.Balances {
 		f.UnitsSold += b.Reserved + b.Paid
 		f.Available += b.Available
 		f.Oversold += b.Oversold
 	}
 	j := joiner{Findings: &f, asked: asked, answers: answers}
-	j.answersToRows(books.Rows)
-	j.rowsToAnswers(books.Rows)
-	j.rowsAmongThemselves(books.Rows)
-	j.leftovers(books.Balances)
-	return f
+	j.answersToRows(records.Rows)
+	j.rowsToAnswers(records.Rows)
+	j.rowsAmongThemselves(records.Rows)
+	j.leftovers(records.Balances)
+	counts := Count(answers)
+	return Outcome{Counts: counts, Findings: f, Verdict: Judge(counts, f)}
 }
 
 type joiner struct {
 	*Findings
 	asked   func(seq int) attack.Order
 	answers []attack.Answer
-	// promised is by which request an order was promised first.
+	// promised is the first request to which an order was promised.
 	promised map[uuid.UUID]int
 }
 
-// identity is what an order may stand only once for.
+// identity is unique among orders.
 type identity struct{ customer, key string }
 
 func (j *joiner) answersToRows(rows []Row) {
@@ -111,9 +116,9 @@ func (j *joiner) answersToRows(rows []Row) {
 		row := byID[a.OrderID]
 		want := j.asked(seq)
 		if row == nil {
-			j.add(&j.Lost, "request %d was promised order %s, which has no row", seq, a.OrderID)
+			j.add(&j.Lost, "request %d was promised order %s, which does not exist", seq, a.OrderID)
 		} else if got := (attack.Order{Customer: row.Customer, Key: row.Key, SKU: row.SKU, Quantity: row.Quantity}); got != want {
-			j.add(&j.Lost, "request %d asked for %+v; its order %s has %+v", seq, want, a.OrderID, got)
+			j.add(&j.Lost, "request %d asked for %+v, but its order %s has %+v", seq, want, a.OrderID, got)
 		}
 		if first, twice := j.promised[a.OrderID]; twice {
 			j.add(&j.Duplicated, "requests %d and %d were both promised order %s", first, seq, a.OrderID)
@@ -137,7 +142,7 @@ func (j *joiner) rowsToAnswers(rows []Row) {
 		}
 		asked, ok := open[identity{row.Customer, row.Key}]
 		if !ok || asked.SKU != row.SKU || asked.Quantity != row.Quantity {
-			j.add(&j.Unexplained, "order %s of %s with key %s answers no request", row.ID, row.Customer, row.Key)
+			j.add(&j.Unexplained, "order %s of %s with key %s belongs to no request", row.ID, row.Customer, row.Key)
 		}
 	}
 }
@@ -151,25 +156,25 @@ func (j *joiner) rowsAmongThemselves(rows []Row) {
 		row := &rows[i]
 		id := identity{row.Customer, row.Key}
 		if other, twice := first[id]; twice {
-			j.add(&j.Duplicated, "orders %s and %s both stand for key %s of %s", other, row.ID, row.Key, row.Customer)
+			j.add(&j.Duplicated, "orders %s and %s both have key %s of %s", other, row.ID, row.Key, row.Customer)
 		} else {
 			first[id] = row.ID
 		}
 		if row.Limit > 0 && row.holds() {
 			h := holding{row.Customer, row.SKU}
 			held[h] += row.Quantity
-			limits[h] = max(limits[h], row.Limit) // it may have been raised meanwhile
+			limits[h] = max(limits[h], row.Limit) // it may have been raised in between
 		}
 	}
 	for h, n := range held {
 		if n > limits[h] {
-			j.add(&j.LimitExceeded, "%s holds %d of %s, the limit was %d", h.customer, n, h.sku, limits[h])
+			j.add(&j.LimitExceeded, "%s holds %d of %s, over the limit of %d", h.customer, n, h.sku, limits[h])
 		}
 	}
 }
 
-// leftovers looks at what was not sold. Units that came back from an order may
-// have come after a refusal, which was then right: such a SKU is passed over.
+// leftovers checks the units that were not sold. It skips SKUs with returned units:
+// these may have been returned after a refusal, which was then correct.
 func (j *joiner) leftovers(balances []stock.Balance) {
 	left := map[string]int64{}
 	for _, b := range balances {
@@ -177,7 +182,7 @@ func (j *joiner) leftovers(balances []stock.Balance) {
 			left[b.SKU] = b.Available
 		}
 	}
-	refused, unserved := map[string]int{}, map[string]int{} // a request, by SKU
+	refused, unserved := map[string]int{}, map[string]int{} // SKU -> a request
 	for seq := range j.answers {
 		o := j.asked(seq)
 		if int64(o.Quantity) > left[o.SKU] {
@@ -212,7 +217,7 @@ func (j *joiner) example(format string, args ...any) {
 	j.Examples = append(j.Examples, fmt.Sprintf(format, args...))
 }
 
-// Count sorts the answers by outcome.
+// Count counts the answers by outcome.
 func Count(answers []attack.Answer) Counts {
 	c := Counts{Offered: len(answers), Reasons: []Reason{}}
 	reasons := map[Reason]int{}
