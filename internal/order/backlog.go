@@ -2,6 +2,7 @@ package order
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"slices"
 	"time"
@@ -39,21 +40,16 @@ func findDue(ctx context.Context, db *stock.DB, after dueOrder, limit int) (due 
 	if after.at.IsZero() {
 		after.at = epoch
 	}
-	rows, err := db.SQL.QueryContext(ctx, dueOrders, after.at, after.at, after.id[:], limit)
+	err = readRows(ctx, db.SQL, dueOrders, []any{after.at, after.at, after.id[:], limit}, func(rows *sql.Rows) error {
+		var d dueOrder
+		err := rows.Scan(&d.id, &d.sku, &d.at)
+		due = append(due, d)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("find due orders: %w", err)
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var d dueOrder
-		var id []byte
-		if err := rows.Scan(&id, &d.sku, &d.at); err != nil {
-			return nil, fmt.Errorf("find due orders: %w", err)
-		}
-		d.id = ID(id)
-		due = append(due, d)
-	}
-	return due, rows.Err()
+	return due, nil
 }
 
 // backlog holds the due orders that were read and that no worker has taken yet. Reading

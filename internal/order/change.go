@@ -46,7 +46,7 @@ func (cfg *Config) apply(ctx context.Context, sku string, changes []change, repo
 	}
 }
 
-// retried runs f again if the server rolled its transaction back.
+// retried repeats f if the server rolled its transaction back.
 func retried(f func() error) error {
 	var err error
 	for range batchAttempts {

@@ -24,8 +24,7 @@ const (
 	// groupOrders bounds the orders of one transaction, which keeps it far below 16
 	// MiB and lets it finish within a fraction of commitTimeout.
 	groupOrders = 2048
-	// partsAtOnce leaves most connections of the pool to other lanes.
-	partsAtOnce = 8
+	partsAtOnce = 8 // leaves most connections of the pool to other lanes
 )
 
 // committer writes the batches of a replica's desks, in groups of one packet each. A
@@ -45,15 +44,13 @@ func newCommitter(cfg *Config, start func(lane func())) *committer {
 
 // write is one SKU's part of a transaction.
 type write struct {
-	claim  stock.Claim
-	row    stock.Row
-	units  int64
-	orders []*Order
-	// tickets are those of orders, for the IDs of their requests; nil without a desk.
-	tickets []*ticket
-	// alone keeps it out of groups.
-	alone bool
-	done  chan error
+	claim   stock.Claim
+	row     stock.Row
+	units   int64
+	orders  []*Order
+	tickets []*ticket // of orders, for the IDs of their requests; nil without a desk
+	alone   bool      // keeps it out of groups
+	done    chan error
 }
 
 func (w *write) take() stock.Take {
@@ -133,29 +130,23 @@ func (c *committer) findStale(ctx context.Context, group []*write) (map[*write]b
 	for i, w := range group {
 		conditions[i] = "(" + w.take().Condition() + ")"
 	}
-	rows, err := c.cfg.DB.SQL.QueryContext(ctx, "SELECT sku FROM stock WHERE "+strings.Join(conditions, " OR "))
-	if err != nil {
-		return nil, fmt.Errorf("look for changed rows: %w", err)
-	}
-	defer rows.Close()
 	admitted := map[string]bool{}
-	for rows.Next() {
+	err := readRows(ctx, c.cfg.DB.SQL, "SELECT sku FROM stock WHERE "+strings.Join(conditions, " OR "), nil, func(rows *sql.Rows) error {
 		var sku string
-		if err := rows.Scan(&sku); err != nil {
-			return nil, fmt.Errorf("look for changed rows: %w", err)
-		}
+		err := rows.Scan(&sku)
 		admitted[sku] = true
-	}
+		return err
+	})
 	stale := map[*write]bool{}
 	for _, w := range group {
 		if !admitted[w.claim.SKU] {
 			stale[w] = true
 		}
 	}
-	return stale, rows.Err()
+	return stale, err
 }
 
-// findTaken finds the writes with a key that an existing order has.
+// findTaken finds the writes with a key of an existing order.
 func (c *committer) findTaken(ctx context.Context, group []*write) (map[*write]bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
@@ -192,7 +183,6 @@ func (w *write) finish(err error) {
 	}
 }
 
-// transact runs a group's transaction.
 func (c *committer) transact(ctx context.Context, group []*write) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()

@@ -16,10 +16,8 @@ import (
 
 // DeskConfig tunes the desks of a replica. A zero field takes its default.
 type DeskConfig struct {
-	// Queue is how many orders may wait at one desk; further ones are ErrBusy.
-	Queue int
-	// MaxBatch bounds the orders of one SKU in a transaction.
-	MaxBatch int
+	Queue    int // bounds the orders that wait at one desk; further ones are ErrBusy
+	MaxBatch int // bounds the orders of one SKU in a transaction
 	// Quantum bounds a tenure while another replica waits for the lock, because it
 	// cannot forward its orders to this replica.
 	Quantum time.Duration
@@ -28,8 +26,7 @@ type DeskConfig struct {
 }
 
 const (
-	// defaultQueue is about half a second of a hot SKU's orders.
-	defaultQueue = 4096
+	defaultQueue = 4096 // about half a second of a hot SKU's orders
 	// defaultMaxBatch keeps a packet under 1 MiB even if every customer and key has
 	// its full length.
 	defaultMaxBatch = 512
@@ -47,11 +44,9 @@ const (
 	// changePause is the minimum time between two transactions of changes at a replica
 	// that does not sell. Each makes the seller decide its batch again; without the
 	// pause the seller might never commit one.
-	changePause = 5 * time.Millisecond
-	// pingTimeout is many times longer than a usable database takes to answer.
-	pingTimeout = 250 * time.Millisecond
-	// unlockTimeout bounds a release, which may happen after the request's deadline.
-	unlockTimeout = time.Second
+	changePause   = 5 * time.Millisecond
+	pingTimeout   = 250 * time.Millisecond // many times longer than a usable database needs
+	unlockTimeout = time.Second            // also applies after the request's deadline
 )
 
 func (c DeskConfig) withDefaults() DeskConfig {
@@ -74,8 +69,7 @@ type desk struct {
 	// alone keeps the next batch out of groups, because the last one waited for a
 	// lock of another client, which must not delay other SKUs again.
 	alone bool
-	// wait is the back-off after the last failure; zero after a success.
-	wait time.Duration
+	wait  time.Duration // back-off after the last failure; zero after a success
 }
 
 func (d *desk) run() {
@@ -101,8 +95,8 @@ func (d *desk) run() {
 	}
 }
 
-// awaitWork waits for work. It returns false once the desk has closed: it was idle
-// for DeskConfig.Idle, or the replica is shutting down and nothing waits.
+// awaitWork waits for work. It returns false once the desk has closed, because it was
+// idle or the replica is shutting down.
 func (d *desk) awaitWork() bool {
 	for !d.hasWork() && !d.contention.active() {
 		idle := time.NewTimer(d.cfg.Desk.Idle)
@@ -121,7 +115,6 @@ func (d *desk) awaitWork() bool {
 	return true
 }
 
-// closeIfEmpty closes the desk, unless work has arrived at the last moment.
 func (d *desk) closeIfEmpty() bool {
 	d.desks.mu.Lock()
 	defer d.desks.mu.Unlock()
@@ -133,14 +126,12 @@ func (d *desk) closeIfEmpty() bool {
 	return true
 }
 
-// hasWork first drops the orders whose callers have left: they must neither cause a
-// lock request nor take up places in the queue.
+// hasWork first drops the orders whose callers have left.
 func (d *desk) hasWork() bool {
 	d.cfg.Metrics.Waiting.Sub(float64(d.queue.drop(time.Now())))
 	return d.queue.len() > 0
 }
 
-// gather takes the next batch off the queue.
 func (d *desk) gather() []*ticket {
 	batch, moved, left := d.queue.gather(d.cfg.Desk.MaxBatch, lock.Token(d.token.Load()))
 	d.cfg.Metrics.Waiting.Sub(float64(len(batch) + len(moved) + left))
@@ -150,12 +141,11 @@ func (d *desk) gather() []*ticket {
 	return batch
 }
 
-// putBack returns the tickets of a batch to the front of the queue. From here on
-// their callers may leave again.
+// putBack returns tickets to the front of the queue, where their callers may leave.
 func (d *desk) putBack(batch []*ticket) {
 	again := make([]*ticket, 0, len(batch))
 	for _, t := range batch {
-		if t.putBack() {
+		if t.putBack(d.cfg.Tracer) {
 			again = append(again, t)
 		}
 	}
@@ -200,10 +190,13 @@ func (d *desk) holdTenure() error {
 	if d.wait > 0 {
 		// The last tenure failed. Without MySQL, taking the lock would only keep it
 		// from replicas that can use it.
-		if err := d.ping(); err != nil {
+		ctx, cancel := context.WithTimeout(d.desks.ctx, pingTimeout)
+		err := d.cfg.DB.Ping(ctx)
+		cancel()
+		if err != nil {
 			d.contention.drop()
 			d.answerAll(err)
-			return err
+			return fmt.Errorf("MySQL does not answer: %w", err)
 		}
 	}
 	held, err := d.lock()
@@ -214,20 +207,22 @@ func (d *desk) holdTenure() error {
 	d.setToken(held.Token())
 	t := &tenure{cfg: d.cfg, desk: d, held: held, era: new(era), claim: stock.Claim{SKU: d.sku, Token: held.Token(), Fence: d.cfg.Fence}}
 	err = t.run()
-	d.cfg.Metrics.Held.Dec()
 	d.setToken(0)
 	if t.wanted() {
 		d.cfg.Metrics.HandOvers.Inc()
 	}
-	d.unlock(held, granted)
+	if errors.Is(d.cfg.unlock(d.desks.ctx, d.sku, held, granted), lock.ErrLost) {
+		if silenced, ok := held.(lock.Silenced); !ok || !silenced.Silent() {
+			d.desks.takeOvers.note() // another replica took it
+		}
+	}
 	d.answerAll(err)
 	return err
 }
 
-// lock takes the lock if it is free. It queues for the lock if this replica contends
-// for it, or cannot tell who holds it.
+// lock takes the lock if it is free. It queues for it only if this replica contends, or
+// cannot tell who holds it.
 func (d *desk) lock() (lock.Held, error) {
-	asked := time.Now()
 	// The orders that wait now have left after the request timeout.
 	ctx, cancel := context.WithTimeout(d.desks.ctx, d.cfg.RequestTimeout)
 	defer cancel()
@@ -235,19 +230,44 @@ func (d *desk) lock() (lock.Held, error) {
 	if d.contention.begin(cancel) || d.desks.viewer == nil {
 		ask = d.cfg.Locker.Lock
 	}
-	ctx, end := d.cfg.step(d.cfg.spanOf(ctx, d.queue.oldest()), "lock wait", ofSKU(d.sku))
-	held, err := ask(ctx, d.sku)
-	end(err)
+	held, err := d.cfg.lock(d.cfg.spanOf(ctx, d.queue.oldest()), d.sku, time.Now(), ask)
 	if d.contention.end() && err != nil {
 		return nil, lock.ErrHeld // called off: the seller answers again
 	}
 	if err != nil {
 		d.contention.drop()
-		return nil, fmt.Errorf("lock: %w", err)
 	}
-	d.cfg.Metrics.LockWait.Observe(time.Since(asked).Seconds())
-	d.cfg.Metrics.Held.Inc()
+	return held, err
+}
+
+// lock takes a SKU's lock by calling ask. The wait counts from began.
+func (cfg *Config) lock(ctx context.Context, sku string, began time.Time, ask func(context.Context, string) (lock.Held, error)) (lock.Held, error) {
+	ctx, end := cfg.step(ctx, "lock wait", ofSKU(sku))
+	held, err := ask(ctx, sku)
+	end(err)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", sku, err)
+	}
+	cfg.Metrics.LockWait.Observe(time.Since(began).Seconds())
+	cfg.Metrics.Held.Inc()
 	return held, nil
+}
+
+// unlock releases a SKU's lock, also after ctx's end. It logs a failure, which does not
+// affect what was done under the lock.
+func (cfg *Config) unlock(ctx context.Context, sku string, held lock.Held, granted time.Time) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
+	defer cancel()
+	err := held.Unlock(ctx)
+	cfg.Metrics.Held.Dec()
+	cfg.Metrics.LockHold.Observe(time.Since(granted).Seconds())
+	if errors.Is(err, lock.ErrLost) {
+		cfg.Metrics.LockLosses.Inc()
+	}
+	if err != nil {
+		cfg.Logger.WarnContext(ctx, "unlock failed", "sku", sku, "token", held.Token(), "error", err)
+	}
+	return err
 }
 
 func (d *desk) setToken(token lock.Token) {
@@ -267,7 +287,6 @@ func (d *desk) answerAll(err error) {
 	d.refuseAll(errMoved)
 }
 
-// refuseAll answers all waiting tickets with err.
 func (d *desk) refuseAll(err error) {
 	all := d.queue.empty()
 	d.cfg.Metrics.Waiting.Sub(float64(len(all)))
@@ -278,33 +297,6 @@ func (d *desk) refuseAll(err error) {
 	}
 }
 
-func (d *desk) ping() error {
-	ctx, cancel := context.WithTimeout(d.desks.ctx, pingTimeout)
-	defer cancel()
-	if err := d.cfg.DB.Ping(ctx); err != nil {
-		return fmt.Errorf("MySQL does not answer: %w", err)
-	}
-	return nil
-}
-
-func (d *desk) unlock(held lock.Held, granted time.Time) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.desks.ctx), unlockTimeout)
-	defer cancel()
-	err := held.Unlock(ctx)
-	d.cfg.Metrics.LockHold.Observe(time.Since(granted).Seconds())
-	switch {
-	case errors.Is(err, lock.ErrLost):
-		d.cfg.Metrics.LockLosses.Inc()
-		d.cfg.Logger.Warn("lock lost", "sku", d.sku, "token", held.Token())
-		if silenced, ok := held.(lock.Silenced); !ok || !silenced.Silent() {
-			d.desks.takeOvers.note() // another replica took it
-		}
-	case err != nil: // the back-end keeps trying, and the lease ends in any case
-		d.cfg.Logger.Warn("unlock failed", "sku", d.sku, "error", err)
-	}
-}
-
-// backOff waits after a failure, longer after each further one.
 func (d *desk) backOff() {
 	d.wait = min(max(2*d.wait, deskBackoff), deskMaxBackoff)
 	if sleep.For(d.desks.ctx, d.wait) != nil {

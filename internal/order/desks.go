@@ -27,10 +27,8 @@ type desks struct {
 	deadlines deadlines
 	quantum   atomic.Int64 // DeskConfig.Quantum, which SetQuantum can change
 
-	// viewer knows who sells each SKU; nil if the lock does not tell.
-	viewer lock.Viewer
-	// links lead to the other sellers; nil if orders are not forwarded.
-	links  *forward.Links
+	viewer lock.Viewer    // knows who sells each SKU; nil if the lock does not tell
+	links  *forward.Links // to the other sellers; nil if orders are not forwarded
 	server *forward.Server
 	// forwarding are the goroutines that serve links, and those of take-overs.
 	forwarding sync.WaitGroup
@@ -60,8 +58,7 @@ func newDesks(cfg *Config) *desks {
 // quantumOver reports whether a tenure that has lasted for d has used up its quantum.
 func (ds *desks) quantumOver(d time.Duration) bool { return d >= time.Duration(ds.quantum.Load()) }
 
-// alter hands the change to the SKU's desk, which knows whether the row is cached
-// here, and which applies waiting changes together.
+// alter hands the change to the SKU's desk, which applies waiting changes together.
 func (ds *desks) alter(ctx context.Context, sku string, c change) error {
 	over := ds.deadlines.next()
 	for {
@@ -79,11 +76,8 @@ func (ds *desks) atDesk(ctx context.Context, over <-chan struct{}, t *ticket) (P
 		t.endWait(err)
 		return Placed{}, err
 	}
-	select {
-	case a := <-t.answered:
+	if a, ok := t.await(ctx, over); ok {
 		return a.placed, a.err
-	case <-ctx.Done():
-	case <-over:
 	}
 	if t.leave() {
 		t.endWait(ErrUnavailable)
@@ -97,8 +91,7 @@ func (ds *desks) atDesk(ctx context.Context, over <-chan struct{}, t *ticket) (P
 	}
 }
 
-// enqueue never blocks. The mutex keeps tickets out of the queue of a desk that is
-// about to close.
+// enqueue never blocks. The mutex keeps tickets away from a desk that is closing.
 func (ds *desks) enqueue(t *ticket) error {
 	if err := ds.cfg.Halted(); err != nil {
 		return err
@@ -125,7 +118,7 @@ func (ds *desks) deskOf(sku string) *desk {
 	return d
 }
 
-// put puts a ticket into the queue of an open desk. The caller holds mu.
+// put queues a ticket at an open desk. The caller holds mu.
 func (ds *desks) put(d *desk, t *ticket) error {
 	if !d.queue.put(t, ds.cfg.Desk.Queue) {
 		ds.cfg.Metrics.Full.Inc()
@@ -166,12 +159,10 @@ type deadlines struct {
 	until   time.Time // when current is no longer handed out
 }
 
-// deadlineStep is how much earlier than the request timeout an order may expire. It
-// is far less than any sensible request timeout.
+// deadlineStep is how much earlier than the request timeout an order may expire.
 const deadlineStep = 10 * time.Millisecond
 
-// next returns a channel that closes at the request timeout, or up to deadlineStep
-// earlier.
+// next returns a channel that closes at the request timeout, or slightly earlier.
 func (d *deadlines) next() <-chan struct{} {
 	now := time.Now()
 	d.mu.Lock()

@@ -17,9 +17,8 @@ import (
 // direct is the seller that takes each order in a transaction of its own, under a lock
 // of its own if the strategy has one.
 type direct struct {
-	cfg *Config
-	// committer writes orders that carry a token.
-	committer *committer
+	cfg       *Config
+	committer *committer // of orders that carry a token
 	slots     slots
 }
 
@@ -39,15 +38,13 @@ const (
 	directBackoff = 10 * time.Millisecond
 )
 
-// errTryAgain: the transaction was rolled back for a reason that does not affect the
-// next one.
+// errTryAgain: a transaction was rolled back, and the next one may succeed.
 var errTryAgain = errors.New("try again")
 
 func (d *direct) sell(ctx context.Context, r Request) (Placed, error) {
 	return d.retry(ctx, r, d.locked)
 }
 
-// retry runs an order's attempt until its outcome is final.
 func (d *direct) retry(ctx context.Context, r Request, attempt func(context.Context, *Request) (Placed, error)) (Placed, error) {
 	if err := d.cfg.Halted(); err != nil {
 		return Placed{}, err
@@ -76,14 +73,15 @@ func (d *direct) locked(ctx context.Context, r *Request) (Placed, error) {
 	if err != nil {
 		return Placed{}, err
 	}
-	defer d.unlock(ctx, r.SKU, held, time.Now())
+	granted := time.Now()
+	defer func() { _ = d.cfg.unlock(ctx, r.SKU, held, granted) }()
 	if d.cfg.Fence == strategy.FenceOff {
 		return d.unfenced(ctx, r, newID(), held)
 	}
 	return d.fenced(ctx, r, held)
 }
 
-// lock takes the lock by calling ask.
+// lock waits for a slot and then takes the lock by calling ask.
 func (d *direct) lock(ctx context.Context, sku string, ask func(context.Context, string) (lock.Held, error)) (lock.Held, error) {
 	began := time.Now()
 	leave, err := d.slots.enter(ctx, sku)
@@ -91,27 +89,7 @@ func (d *direct) lock(ctx context.Context, sku string, ask func(context.Context,
 		return nil, fmt.Errorf("lock %s: %w", sku, err)
 	}
 	defer leave()
-	ctx, end := d.cfg.step(ctx, "lock wait", ofSKU(sku))
-	held, err := ask(ctx, sku)
-	end(err)
-	if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", sku, err)
-	}
-	d.cfg.Metrics.LockWait.Observe(time.Since(began).Seconds())
-	d.cfg.Metrics.Held.Inc()
-	return held, nil
-}
-
-// unlock releases the lock. A failure does not affect what was done under the lock.
-func (d *direct) unlock(ctx context.Context, sku string, held lock.Held, granted time.Time) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
-	defer cancel()
-	if err := held.Unlock(ctx); err != nil {
-		d.cfg.Metrics.LockLosses.Inc()
-		d.cfg.Logger.WarnContext(ctx, "unlock failed", "sku", sku, "error", err)
-	}
-	d.cfg.Metrics.Held.Dec()
-	d.cfg.Metrics.LockHold.Observe(time.Since(granted).Seconds())
+	return d.cfg.lock(ctx, sku, began, ask)
 }
 
 // checkHeld gives an order up if its lock is already known to be lost. A pause of the
@@ -124,7 +102,6 @@ func (d *direct) checkHeld(held lock.Held) error {
 	return nil
 }
 
-// unfenced runs the order's transaction without a fence.
 func (d *direct) unfenced(ctx context.Context, r *Request, id ID, held lock.Held) (Placed, error) {
 	writer := stock.Writer{
 		Way: d.cfg.Strategy.Write, ThinkTime: d.cfg.ThinkTime,
@@ -183,7 +160,7 @@ func (d *direct) fenced(ctx context.Context, r *Request, held lock.Held) (Placed
 	return d.outcome(ctx, r, order, err)
 }
 
-// check claims and reads the row, and refuses r on its basis.
+// check claims and reads the row, and may refuse r.
 func (d *direct) check(ctx context.Context, claim stock.Claim, r *Request) (stock.Row, error) {
 	row, err := claim.Begin(ctx, d.cfg.DB)
 	if err != nil {
@@ -233,14 +210,13 @@ func (d *direct) outcome(ctx context.Context, r *Request, order Order, err error
 	return Placed{}, err
 }
 
-// resolve finds out whether the order of an unknown commit exists.
 func (d *direct) resolve(ctx context.Context, r *Request, o Order) (Placed, error) {
 	d.cfg.Metrics.Unknown.Inc()
 	found, err := settle(ctx, d.cfg.DB, r.SKU, []ID{o.ID})
 	if err != nil {
 		return Placed{}, unknown(err)
 	}
-	if !found[o.ID] {
+	if len(found) == 0 {
 		return Placed{}, errTryAgain
 	}
 	return Placed{Order: o}, nil
@@ -260,7 +236,8 @@ func (d *direct) alter(ctx context.Context, sku string, c change) error {
 		if err != nil {
 			return domainError(err)
 		}
-		defer d.unlock(ctx, sku, held, time.Now())
+		granted := time.Now()
+		defer func() { _ = d.cfg.unlock(ctx, sku, held, granted) }()
 	}
 	var outcome error
 	d.cfg.apply(ctx, sku, []change{c}, func(_ int, err error) { outcome = err })

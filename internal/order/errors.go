@@ -17,29 +17,20 @@ var (
 	ErrNotOpen       = errors.New("the sale has not started")
 	ErrOver          = errors.New("the sale has ended")
 	ErrCustomerLimit = errors.New("the per-customer limit is reached")
-	// ErrPriceChanged: the customer was shown another price.
-	ErrPriceChanged = errors.New("the price has changed")
-	// ErrKeyReused: the key belongs to an order with another body.
-	ErrKeyReused = errors.New("the idempotency key was used for another request")
-	// ErrNotFound: the customer has no such order.
-	ErrNotFound = errors.New("order not found")
-	// ErrPaymentWindowOver: the payment came after the window, whether or not the
-	// Expirer has ended the order.
+	ErrPriceChanged  = errors.New("the price has changed")                            // since the customer saw it
+	ErrKeyReused     = errors.New("the idempotency key was used for another request") // the bodies differ
+	ErrNotFound      = errors.New("order not found")                                  // among the customer's
+	// ErrPaymentWindowOver does not depend on whether the Expirer has ended the order.
 	ErrPaymentWindowOver = errors.New("the payment window has ended")
-	// ErrCancelled: a cancelled order cannot be paid.
-	ErrCancelled = errors.New("the order is cancelled")
-	// ErrAlreadyPaid: a paid order can be neither cancelled nor paid again.
-	ErrAlreadyPaid = errors.New("the order is already paid")
-	// ErrExpired: an expired order cannot be cancelled.
-	ErrExpired = errors.New("the order has expired")
-	// ErrPrecondition: the SKU does not meet the caller's Precondition.
-	ErrPrecondition = errors.New("SKU precondition failed")
+	ErrCancelled         = errors.New("the order is cancelled")    // so it cannot be paid
+	ErrAlreadyPaid       = errors.New("the order is already paid") // so it can be neither cancelled nor paid
+	ErrExpired           = errors.New("the order has expired")     // so it cannot be cancelled
+	ErrPrecondition      = errors.New("SKU precondition failed")   // see Precondition
 )
 
 // The failures.
 var (
-	// ErrBusy: the queue is full. Nothing was applied.
-	ErrBusy = errors.New("too many orders are waiting")
+	ErrBusy = errors.New("too many orders are waiting") // the queue is full; nothing was applied
 	// ErrUnavailable: the time ran out, or a required server did not answer.
 	// Nothing was applied.
 	ErrUnavailable = errors.New("not served in time")
@@ -50,17 +41,15 @@ var (
 	// Nothing was applied, and this replica will apply nothing until it restarts.
 	ErrAdopted = errors.New("the database was switched to another strategy or lock server")
 	// ErrUnknown: the request may have been applied. Retry with the same key.
-	ErrUnknown = errors.New("the outcome is unknown")
-	// ErrInFlight: another request with the same key has not been answered yet.
-	ErrInFlight = errors.New("a request with this key is in flight")
+	ErrUnknown  = errors.New("the outcome is unknown")
+	ErrInFlight = errors.New("a request with this key is in flight") // and not answered yet
 )
 
-// errNoToken: a fence is configured, but the lock yields no token. A zero token
-// would be taken for the oldest one.
+// errNoToken: a fence is configured, but the lock yields no token.
 var errNoToken = errors.New("the lock yields no token")
 
 var (
-	// orderRefusals are the refusals of a new order, which a replay takes precedence over.
+	// orderRefusals are refused orders, for which a replay takes precedence.
 	orderRefusals = []error{ErrSoldOut, ErrInsufficient, ErrNotOpen, ErrOver, ErrCustomerLimit, ErrPriceChanged}
 	// notApplied are the failures after which nothing was applied.
 	notApplied = []error{ErrUnavailable, ErrBusy, ErrTokensBehind, ErrAdopted}

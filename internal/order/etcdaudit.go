@@ -8,8 +8,6 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/google/uuid"
-
 	"flashsale/internal/stock"
 	"flashsale/internal/stock/etcdstock"
 )
@@ -82,24 +80,18 @@ func compareUnits(ctx context.Context, db *stock.DB, units *etcdstock.Store, b *
 // heldOrders reads the units of each order of a SKU that is reserved or paid, including
 // purged ones.
 func heldOrders(ctx context.Context, db *stock.DB, sku string) (map[string]int64, error) {
-	rows, err := db.SQL.QueryContext(ctx, "SELECT id, quantity FROM orders WHERE sku = ? AND status IN ('reserved', 'paid') "+
-		"UNION ALL SELECT id, quantity FROM archived_orders WHERE sku = ? AND status = 'paid'", []byte(sku), []byte(sku))
-	if err != nil {
-		return nil, fmt.Errorf("read the orders: %w", err)
-	}
-	defer rows.Close()
+	const query = "SELECT id, quantity FROM orders WHERE sku = ? AND status IN ('reserved', 'paid') " +
+		"UNION ALL SELECT id, quantity FROM archived_orders WHERE sku = ? AND status = 'paid'"
 	held := map[string]int64{}
-	for rows.Next() {
-		var id sql.RawBytes
+	err := readRows(ctx, db.SQL, query, []any{[]byte(sku), []byte(sku)}, func(rows *sql.Rows) error {
+		var id ID
 		var n int64
-		if err := rows.Scan(&id, &n); err != nil {
-			return nil, err
-		}
-		order, err := uuid.FromBytes(id)
-		if err != nil {
-			return nil, err
-		}
-		held[order.String()] = n
+		err := rows.Scan(&id, &n)
+		held[id.String()] = n
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the orders of %s: %w", sku, err)
 	}
-	return held, rows.Err()
+	return held, nil
 }

@@ -27,15 +27,15 @@ type etcdCAS struct {
 	// returns lets one order of a SKU at a time give units back: several would only
 	// compete with each other.
 	returns slots
-	// returning are the goroutines that give units back, until closing ends.
+	// returning are the goroutines that give units back. They stop at the end of ctx.
 	returning sync.WaitGroup
-	closing   context.Context
-	beginEnd  context.CancelFunc
+	ctx       context.Context
+	stop      context.CancelFunc
 }
 
 func newEtcdCAS(cfg *Config) *etcdCAS {
 	e := &etcdCAS{cfg: cfg, store: cfg.Units, direct: newDirect(cfg), returns: slots{perSKU: 1}}
-	e.closing, e.beginEnd = context.WithCancel(context.Background())
+	e.ctx, e.stop = context.WithCancel(context.Background())
 	return e
 }
 
@@ -43,8 +43,7 @@ const (
 	// returnTimeout bounds each attempt to give units back, and all attempts from the
 	// moment at which the replica begins to shut down.
 	returnTimeout = 10 * time.Second
-	// returnPause is the wait after a failed attempt.
-	returnPause = 100 * time.Millisecond
+	returnPause   = 100 * time.Millisecond // after a failed attempt
 )
 
 func (e *etcdCAS) sell(ctx context.Context, r Request) (Placed, error) {
@@ -112,24 +111,21 @@ func (e *etcdCAS) startReturn(ctx context.Context, sku string, id ID, then func(
 // returnUntilDone retries until the units of an unwritten order are back, because
 // nothing else returns them. A replica that shuts down gives up after returnTimeout,
 // and the audit finds the gap.
-func (e *etcdCAS) returnUntilDone(ctx context.Context, sku string, id ID) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	defer context.AfterFunc(e.closing, func() { time.AfterFunc(returnTimeout, cancel) })()
+func (e *etcdCAS) returnUntilDone(request context.Context, sku string, id ID) {
 	for {
-		err := e.returnOnce(ctx, sku, id)
+		err := e.returnOnce(sku, id)
 		if err == nil || errors.Is(err, etcdstock.ErrNotTaken) {
 			return
 		}
-		if sleep.For(ctx, returnPause) != nil {
-			e.cfg.Logger.WarnContext(ctx, "units were taken in etcd and not sold", "sku", sku, "order", id.String(), "error", err)
+		if sleep.For(e.ctx, returnPause) != nil {
+			e.cfg.Logger.WarnContext(request, "units were taken in etcd and not sold", "sku", sku, "order", id.String(), "error", err)
 			return
 		}
 	}
 }
 
-func (e *etcdCAS) returnOnce(ctx context.Context, sku string, id ID) error {
-	ctx, cancel := context.WithTimeout(ctx, returnTimeout)
+func (e *etcdCAS) returnOnce(sku string, id ID) error {
+	ctx, cancel := context.WithTimeout(e.ctx, returnTimeout)
 	defer cancel()
 	leave, err := e.returns.enter(ctx, sku)
 	if err != nil {
@@ -144,9 +140,8 @@ func (e *etcdCAS) alter(ctx context.Context, sku string, c change) error {
 	return e.direct.alter(ctx, sku, c)
 }
 
-// close waits until all units are given back.
 func (e *etcdCAS) close(ctx context.Context) error {
-	e.beginEnd()
+	time.AfterFunc(returnTimeout, e.stop)
 	done := make(chan struct{})
 	go func() { e.returning.Wait(); close(done) }() // bounded by returnTimeout
 	select {

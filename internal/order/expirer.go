@@ -39,7 +39,6 @@ type holdOff struct {
 	wait  time.Duration
 }
 
-// swept is the outcome of ending a SKU's due orders.
 type swept struct {
 	sku string
 	err error
@@ -104,7 +103,6 @@ func (e *Expirer) Run(ctx context.Context) {
 	}
 }
 
-// hold sweeps while the lock lasts, and releases it.
 func (e *Expirer) hold(ctx context.Context, held lock.Held) {
 	m := e.orders.cfg.Metrics
 	m.Sweeping.Set(1)
@@ -160,7 +158,6 @@ func (e *Expirer) sweep(ctx context.Context) {
 	}
 }
 
-// start starts as many workers as there is room for.
 func (e *Expirer) start(ctx context.Context) {
 	for len(e.working) < expiryWorkers {
 		sku, ids := e.backlog.next(e.working)
@@ -263,7 +260,6 @@ func (s *Service) expire(ctx context.Context, sku string, ids []ID) error {
 	return nil
 }
 
-// nextDue reads only the two ends of an index.
 const nextDue = "SELECT (SELECT MIN(expires_at) FROM orders FORCE INDEX (expiring) WHERE status = 'reserved'), " +
 	"(SELECT MIN(expires_at) FROM orders FORCE INDEX (expiring) WHERE status = 'reserved' AND expires_at > NOW(6)), NOW(6)"
 

@@ -48,7 +48,6 @@ const (
 // epoch is the start of a query by time. The zero time is no valid DATETIME.
 var epoch = time.Unix(0, 0)
 
-// keepLate stores a late payment once.
 func (s *Service) keepLate(ctx context.Context, id ID, customer, reference string) error {
 	who := []byte(customer)
 	err := retried(func() error {
@@ -64,25 +63,20 @@ func (s *Service) keepLate(ctx context.Context, id ID, customer, reference strin
 }
 
 // LatePayments reads up to limit late payments after a position, the oldest first.
-func (s *Service) LatePayments(ctx context.Context, after LateCursor, limit int) ([]LatePayment, error) {
+func (s *Service) LatePayments(ctx context.Context, after LateCursor, limit int) (late []LatePayment, err error) {
 	from := after.ReceivedAt
 	if from.IsZero() {
 		from = epoch
 	}
-	rows, err := s.cfg.DB.SQL.QueryContext(ctx, listLatePayments, from, from, after.OrderID[:], after.OrderID[:], []byte(after.Reference), limit)
+	args := []any{from, from, after.OrderID[:], after.OrderID[:], []byte(after.Reference), limit}
+	err = readRows(ctx, s.cfg.DB.SQL, listLatePayments, args, func(rows *sql.Rows) error {
+		var p LatePayment
+		err := rows.Scan(&p.OrderID, &p.Customer, &p.Reference, &p.ReceivedAt)
+		late = append(late, p)
+		return err
+	})
 	if err != nil {
 		return nil, unavailable(fmt.Errorf("list late payments: %w", err))
 	}
-	defer rows.Close()
-	var late []LatePayment
-	for rows.Next() {
-		var p LatePayment
-		var id []byte
-		if err := rows.Scan(&id, &p.Customer, &p.Reference, &p.ReceivedAt); err != nil {
-			return nil, unavailable(fmt.Errorf("read a late payment: %w", err))
-		}
-		copy(p.OrderID[:], id)
-		late = append(late, p)
-	}
-	return late, domainError(rows.Err())
+	return late, nil
 }

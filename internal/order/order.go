@@ -16,12 +16,11 @@ import (
 	"flashsale/internal/stock"
 )
 
-// ID identifies an order. It is a version 7 UUID that is made before the order is
-// written, so that the writer can look the order up after an unknown commit.
+// ID identifies an order. It is made before the order is written, so that the writer can
+// look the order up after an unknown commit.
 type ID = uuid.UUID
 
-// newID makes an ID that sorts after the earlier ones. It fails only on a system
-// without a source of randomness.
+// newID makes an ID that sorts after the earlier ones.
 func newID() ID { return uuid.Must(uuid.NewV7()) }
 
 // Status is the state of an order.
@@ -37,26 +36,22 @@ const (
 
 // Order is a customer's units of one SKU. Times are in UTC by the database's clock.
 type Order struct {
-	ID       ID
-	SKU      string
-	Customer string
-	// Key is the customer's idempotency key.
-	Key         string
+	ID          ID
+	SKU         string
+	Customer    string
+	Key         string // the customer's idempotency key
 	Fingerprint Fingerprint
 	Quantity    int32
-	// PriceCents is the price of one unit, and Limit the per-customer limit, at
-	// the time of the order.
-	PriceCents int64
-	Currency   string
-	Limit      *int32
-	Status     Status
+	PriceCents  int64 // of one unit, at the time of the order
+	Currency    string
+	Limit       *int32 // the per-customer limit at the time of the order
+	Status      Status
 	// Fence and Seq are those of the write to stock that admitted the order.
 	Fence     uint64
 	Seq       uint64
 	CreatedAt time.Time
 	ExpiresAt time.Time
-	// ClosedAt is when it was paid, cancelled or expired; nil while reserved.
-	ClosedAt *time.Time
+	ClosedAt  *time.Time // when it was paid, cancelled or expired; nil while reserved
 	// PaymentReference identifies the payment; empty if none was given.
 	PaymentReference string
 }

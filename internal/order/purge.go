@@ -12,8 +12,7 @@ import (
 )
 
 const (
-	// purgeBatch is how many orders one transaction moves. It takes the server about 10 ms.
-	purgeBatch = 500
+	purgeBatch = 500 // orders of one transaction, which takes the server about 10 ms
 	// purgeSkew is how far the clock of the replica that made an order may have been
 	// ahead of the database's.
 	purgeSkew = 24 * time.Hour
@@ -76,16 +75,15 @@ func Purgeable(ctx context.Context, db *stock.DB, before time.Time) (n int, err 
 	return n, nil
 }
 
-func findPurgeable(ctx context.Context, db *stock.DB, before time.Time, after ID, limit int) ([]ID, error) {
+func findPurgeable(ctx context.Context, db *stock.DB, before time.Time, after ID, limit int) (ids []ID, err error) {
 	end := endOfIDs(before)
 	if bytes.Compare(after[:], end[:]) >= 0 {
 		return nil, nil
 	}
-	rows, err := db.SQL.QueryContext(ctx, purgeable, end[:], before, after[:], limit)
-	if err != nil {
+	if err := readRows(ctx, db.SQL, purgeable, []any{end[:], before, after[:], limit}, appendID(&ids)); err != nil {
 		return nil, fmt.Errorf("find orders to purge: %w", err)
 	}
-	return scanIDs(rows)
+	return ids, nil
 }
 
 // endOfIDs is an ID after those of all orders that were final before a time. The first

@@ -14,10 +14,8 @@ import (
 // then whether the row is still the one by which the order was decided.
 
 const (
-	// checkLanes is how many packets of checks a replica has under way at once.
-	checkLanes = 2
-	// checkKeys bounds the keys of one packet.
-	checkKeys = 2048
+	checkLanes = 2    // packets of checks that a replica has under way at once
+	checkKeys  = 2048 // of one packet
 )
 
 // checker reads what the refusals of a replica's desks need, in groups of one packet
@@ -39,7 +37,6 @@ func newChecker(cfg *Config, start func(lane func())) *checker {
 	return c
 }
 
-// check is the question of one desk.
 type check struct {
 	claim stock.Claim
 	row   stock.Row

@@ -12,13 +12,11 @@ import (
 
 // RestockRequest is an administrator's request to add units to a SKU.
 type RestockRequest struct {
-	SKU string
-	// Key is the idempotency key. All restocks share one key space.
-	Key   string
+	SKU   string
+	Key   string // the idempotency key; all restocks share one key space
 	Units int32
 }
 
-// fingerprint distinguishes requests that use the same key.
 func (r *RestockRequest) fingerprint() Fingerprint {
 	as := Request{SKU: r.SKU, Quantity: r.Units}
 	return as.Fingerprint()
@@ -26,11 +24,10 @@ func (r *RestockRequest) fingerprint() Fingerprint {
 
 // Restock is units that were added to a SKU after its creation.
 type Restock struct {
-	ID    ID
-	SKU   string
-	Units int32
-	// CreatedAt is in UTC by the database's clock.
-	CreatedAt time.Time
+	ID        ID
+	SKU       string
+	Units     int32
+	CreatedAt time.Time // in UTC by the database's clock
 }
 
 // Restocked is the answer to a RestockRequest.
@@ -117,12 +114,11 @@ var addRestock = "BEGIN; " +
 	"COMMIT"
 
 func findRestock(ctx context.Context, db *stock.DB, key string) (r storedRestock, err error) {
-	var id, fingerprint []byte
-	err = db.SQL.QueryRowContext(ctx, readRestock, []byte(key)).Scan(&id, &r.SKU, &fingerprint, &r.Units, &r.CreatedAt, &r.seq)
+	var fingerprint []byte
+	err = db.SQL.QueryRowContext(ctx, readRestock, []byte(key)).Scan(&r.ID, &r.SKU, &fingerprint, &r.Units, &r.CreatedAt, &r.seq)
 	if err != nil {
 		return r, fmt.Errorf("read a restock: %w", err)
 	}
-	copy(r.ID[:], id)
 	copy(r.fingerprint[:], fingerprint)
 	return r, nil
 }

@@ -12,8 +12,7 @@ import (
 // returning are orders of one SKU that are to end without payment.
 type returning struct {
 	sku string
-	// to is Cancelled or Expired.
-	to  Status
+	to  Status // Cancelled or Expired
 	ids []ID
 }
 

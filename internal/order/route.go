@@ -141,18 +141,12 @@ func (ds *desks) toSeller(ctx context.Context, over <-chan struct{}, t *ticket, 
 		ds.contend(t.sku, time.Time{})
 		return ds.atDesk(ctx, over, t)
 	}
-	var a answer
-	select {
-	case a = <-t.answered:
-	case <-ctx.Done():
-		a.err = errNoAnswer
-	case <-over:
-		a.err = errNoAnswer
-	}
-	if a.err != nil {
+	a, ok := t.await(ctx, over)
+	if !ok {
 		select {
 		case a = <-t.answered: // at the last moment
 		default:
+			a.err = errNoAnswer
 		}
 	}
 	end(a.err)
@@ -184,24 +178,16 @@ func (ds *desks) Receive(from *forward.Source, orders []*forward.Order) {
 		t := ds.ticketOf(from, o, now)
 		t.beginWait(ds.cfg.Tracer)
 		err := errMoved
-		if !halted {
-			err = ds.receive(t)
+		ds.mu.Lock()
+		if d := ds.open[t.sku]; !halted && !ds.closed && d != nil && t.order.least != 0 && d.token.Load() == uint64(t.order.least) {
+			err = ds.put(d, t)
 		}
+		ds.mu.Unlock()
 		if err != nil {
 			t.endWait(err)
 			t.answer(Placed{}, err)
 		}
 	}
-}
-
-func (ds *desks) receive(t *ticket) error {
-	ds.mu.Lock()
-	defer ds.mu.Unlock()
-	d, least := ds.open[t.sku], t.order.least
-	if ds.closed || d == nil || least == 0 || d.token.Load() != uint64(least) {
-		return errMoved
-	}
-	return ds.put(d, t)
 }
 
 // openForwarding opens the links, if the replica forwards orders.

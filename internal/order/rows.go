@@ -126,7 +126,6 @@ func replay(ctx context.Context, db *stock.DB, r *Request, reason error) (Placed
 	return Placed{}, reason
 }
 
-// scanByKeys reads the result of keysQuery.
 func scanByKeys(rows *sql.Rows) (map[byKey]Order, error) {
 	found := map[byKey]Order{}
 	for rows.Next() {
@@ -139,7 +138,6 @@ func scanByKeys(rows *sql.Rows) (map[byKey]Order, error) {
 	return found, rows.Err()
 }
 
-// idsQuery looks orders up by their IDs.
 func idsQuery(ids []ID) (query string, args []any) {
 	return "SELECT id FROM orders WHERE id IN " + placeholders(len(ids)), idArgs(ids)
 }
@@ -156,25 +154,41 @@ func idArgs(ids []ID) []any {
 }
 
 // findEnded reads which of the orders were cancelled or have expired.
-func findEnded(ctx context.Context, db *stock.DB, ids []ID) ([]ID, error) {
+func findEnded(ctx context.Context, db *stock.DB, ids []ID) (ended []ID, err error) {
 	query, args := idsQuery(ids)
-	rows, err := db.SQL.QueryContext(ctx, query+" AND status IN ('cancelled', 'expired')", args...)
+	err = readRows(ctx, db.SQL, query+" AND status IN ('cancelled', 'expired')", args, appendID(&ended))
 	if err != nil {
 		return nil, fmt.Errorf("look up ended orders: %w", err)
 	}
-	return scanIDs(rows)
+	return ended, nil
 }
 
-func scanIDs(rows *sql.Rows) (ids []ID, err error) {
+func appendID(to *[]ID) func(*sql.Rows) error {
+	return func(rows *sql.Rows) error {
+		var id ID
+		err := rows.Scan(&id)
+		*to = append(*to, id)
+		return err
+	}
+}
+
+// readRows runs a query on a pool or a connection, and calls scan for each row. It also
+// returns the error of a later statement in the same packet.
+func readRows(ctx context.Context, on interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}, query string, args []any, scan func(*sql.Rows) error) error {
+	rows, err := on.QueryContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
 	defer rows.Close()
 	for rows.Next() {
-		var raw []byte
-		if err := rows.Scan(&raw); err != nil {
-			return nil, err
+		if err := scan(rows); err != nil {
+			return err
 		}
-		ids = append(ids, ID(raw))
 	}
-	return ids, rows.Err()
+	rows.NextResultSet()
+	return rows.Err()
 }
 
 // heldBy reads how many units of sku each of the customers holds. The index contains the
@@ -187,21 +201,18 @@ func heldBy(ctx context.Context, conn *sql.Conn, sku string, customers []string)
 	args = append(args, []byte(sku))
 	query := "SELECT customer, SUM(quantity) FROM orders FORCE INDEX (one_order_a_key) WHERE customer IN " + placeholders(len(customers)) +
 		" AND sku = ? AND status IN ('reserved', 'paid') GROUP BY customer"
-	rows, err := conn.QueryContext(ctx, query, args...)
+	held := make(map[string]int64, len(customers))
+	err := readRows(ctx, conn, query, args, func(rows *sql.Rows) error {
+		var customer string
+		var units int64
+		err := rows.Scan(&customer, &units)
+		held[customer] = units
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read what customers hold: %w", err)
 	}
-	defer rows.Close()
-	held := make(map[string]int64, len(customers))
-	for rows.Next() {
-		var customer string
-		var units int64
-		if err := rows.Scan(&customer, &units); err != nil {
-			return nil, err
-		}
-		held[customer] = units
-	}
-	return held, rows.Err()
+	return held, nil
 }
 
 // find reads one order of a customer, or returns ErrNotFound.
@@ -281,34 +292,28 @@ func list(ctx context.Context, db *stock.DB, customer string, before ID, limit i
 	return readOrders(ctx, db, listOrders, []byte(customer), before[:], limit)
 }
 
-func readOrders(ctx context.Context, db *stock.DB, query string, args ...any) ([]Order, error) {
-	rows, err := db.SQL.QueryContext(ctx, query, args...)
+func readOrders(ctx context.Context, db *stock.DB, query string, args ...any) (orders []Order, err error) {
+	err = readRows(ctx, db.SQL, query, args, func(rows *sql.Rows) error {
+		o, err := scanOrder(rows)
+		orders = append(orders, o)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list orders: %w", err)
 	}
-	defer rows.Close()
-	var orders []Order
-	for rows.Next() {
-		o, err := scanOrder(rows)
-		if err != nil {
-			return nil, err
-		}
-		orders = append(orders, o)
-	}
-	return orders, rows.Err()
+	return orders, nil
 }
 
 // scanOrder reads readColumns, followed by the query's other columns.
 func scanOrder(from interface{ Scan(...any) error }, more ...any) (Order, error) {
 	var o Order
-	var id, fingerprint []byte
+	var fingerprint []byte
 	var reference sql.NullString
-	err := from.Scan(append([]any{&id, &o.SKU, &o.Customer, &o.Key, &fingerprint, &o.Quantity, &o.PriceCents, &o.Currency,
+	err := from.Scan(append([]any{&o.ID, &o.SKU, &o.Customer, &o.Key, &fingerprint, &o.Quantity, &o.PriceCents, &o.Currency,
 		&o.Limit, &o.Status, &o.Fence, &o.Seq, &o.CreatedAt, &o.ExpiresAt, &o.ClosedAt, &reference}, more...)...)
 	if err != nil {
 		return Order{}, fmt.Errorf("read order: %w", err)
 	}
-	copy(o.ID[:], id)
 	copy(o.Fingerprint[:], fingerprint)
 	o.PaymentReference = reference.String
 	return o, nil

@@ -5,15 +5,13 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 
 	"flashsale/internal/stock"
 )
 
-// This file is how a tenure decides a batch of orders from memory, and writes and
-// answers it. See refusals.go for what it reads before it refuses.
-
-// decision is the result of deciding a batch. Slices with the same comment "of" are
-// parallel.
+// decision is what a tenure decides for a batch from memory. Slices "of" the same
+// tickets are parallel.
 type decision struct {
 	accepted []*ticket
 	orders   []*Order // of accepted
@@ -25,7 +23,6 @@ type decision struct {
 	replayed []Order   // of replays
 }
 
-// sellBatch decides the batch in hand and writes the decision.
 func (t *tenure) sellBatch() error {
 	for range batchAttempts {
 		d, err := t.decide()
@@ -65,8 +62,8 @@ func (t *tenure) sellBatch() error {
 	return nil
 }
 
-// decide decides the batch in hand from memory. Units, limits and keys add up inside
-// the batch. It answers nothing.
+// decide decides the batch in hand, and answers nothing. Units, limits and keys add up
+// inside the batch.
 func (t *tenure) decide() (*decision, error) {
 	if err := t.lookUpHolds(); err != nil {
 		return nil, err
@@ -153,15 +150,15 @@ func (t *tenure) lookUpHolds() error {
 	return err
 }
 
-// fenced returns the batch in hand, of which nothing was written, to the queue and
-// reads the row. begin tells a changed row from a newer holder.
+// fenced returns the unwritten batch to the queue and reads the row: it may have changed,
+// or a newer holder has claimed it.
 func (t *tenure) fenced() error {
 	t.cfg.Metrics.Fenced.Inc()
 	t.requeue()
 	return t.begin()
 }
 
-// accept applies a committed decision to the copy in memory, and answers its orders.
+// accept applies a committed decision to the row in memory, and answers its orders.
 func (t *tenure) accept(d *decision) {
 	t.row.Available -= d.units
 	t.row.Seq++
@@ -269,7 +266,7 @@ func (t *tenure) resolve(d *decision, cause error) error {
 	}
 	var rest []*ticket
 	for i, b := range d.accepted {
-		if found[d.orders[i].ID] {
+		if slices.Contains(found, d.orders[i].ID) {
 			t.placed(b, d.orders[i])
 		} else {
 			rest = append(rest, b)
@@ -283,13 +280,11 @@ func (t *tenure) resolve(d *decision, cause error) error {
 	return t.beginAgain() // settle has modified the row
 }
 
-// requeue returns the batch in hand to the queue.
 func (t *tenure) requeue() {
 	t.desk.putBack(t.batch)
 	t.batch = nil
 }
 
-// fail answers the batch in hand with err.
 func (t *tenure) fail(err error) {
 	for _, b := range t.batch {
 		b.answer(Placed{}, err)

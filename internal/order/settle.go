@@ -6,8 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
-
+	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 )
 
@@ -26,41 +25,24 @@ const (
 //
 // It looks for IDs. A key may belong to the order of another request, and seq is also
 // advanced by other writes.
-func settle(ctx context.Context, db *stock.DB, sku string, ids []ID) (map[ID]bool, error) {
-	wait := backoff.NewExponentialBackOff()
-	wait.InitialInterval, wait.MaxInterval = settleWait, settleMaxWait
-	found, err := backoff.Retry(ctx, func() (found map[ID]bool, err error) {
-		err = db.Clearing(ctx, func() error {
-			return db.OnConn(ctx, func(conn *sql.Conn) (err error) {
-				found, err = settleOn(ctx, conn, sku, ids)
-				return err
+func settle(ctx context.Context, db *stock.DB, sku string, ids []ID) ([]ID, error) {
+	// One packet, so that this process takes no round trip between the row lock and
+	// COMMIT. readRows returns the error of COMMIT.
+	query, args := idsQuery(ids)
+	query, args = stock.Settle+"; "+query+"; COMMIT", append([]any{[]byte(sku)}, args...)
+	for wait := settleWait; ; wait = min(2*wait, settleMaxWait) {
+		var found []ID
+		err := db.Clearing(ctx, func() error {
+			return db.OnConn(ctx, func(conn *sql.Conn) error {
+				found = nil
+				return readRows(ctx, conn, query, args, appendID(&found))
 			})
 		})
-		return found, err
-	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0))
-	if err != nil {
-		return nil, fmt.Errorf("resolve orders of %s: %w", sku, err)
-	}
-	return found, nil
-}
-
-// settleOn sends one packet, so that this process takes no round trip between the row
-// lock and COMMIT.
-func settleOn(ctx context.Context, conn *sql.Conn, sku string, ids []ID) (map[ID]bool, error) {
-	query, args := idsQuery(ids)
-	rows, err := conn.QueryContext(ctx, stock.Settle+"; "+query+"; COMMIT", append([]any{[]byte(sku)}, args...)...)
-	if err != nil {
-		return nil, fmt.Errorf("look up orders: %w", err)
-	}
-	defer rows.Close()
-	found := map[ID]bool{}
-	for rows.Next() {
-		var id []byte
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
+		if err == nil {
+			return found, nil
 		}
-		found[ID(id)] = true
+		if sleep.For(ctx, wait) != nil {
+			return nil, fmt.Errorf("resolve orders of %s: %w", sku, err)
+		}
 	}
-	rows.NextResultSet() // to read the error of COMMIT, if any
-	return found, rows.Err()
 }

@@ -35,22 +35,19 @@ const (
 	// queueAfter is how many silent ticks it takes until this replica queues for the
 	// lock. It is less than takeAfter, so that the evicted holder cannot queue first.
 	queueAfter = 2
-	// takeAfter is how many silent ticks it takes until this replica takes the lock.
-	takeAfter = 5
-	// maxTakeAfter bounds the doubling: maxTakeAfter ticks are about a lease.
+	// takeAfter is how many silent ticks it takes until this replica takes the lock, and
+	// maxTakeAfter bounds its doubling to about a lease.
+	takeAfter    = 5
 	maxTakeAfter = 80
-	// quietTime is how long without a take-over resets the patience: about a lease.
+	// quietTime without a take-over resets the patience. It is about a lease.
 	quietTime = 5 * time.Second
 	// evictTimeout bounds the removal of a holder. If etcd does not answer, the next
 	// tick tries again.
 	evictTimeout = time.Second
-	// maxDeaths bounds the remembered deaths of sellers, to a few megabytes.
-	maxDeaths = 1 << 14
-	// evictAtOnce is how many SKUs of one seller are taken over at the same time.
-	evictAtOnce = 32
+	maxDeaths    = 1 << 14 // of remembered sellers: a few megabytes
+	evictAtOnce  = 32      // SKUs of one seller that are taken over at the same time
 )
 
-// The reasons to take a lock.
 const (
 	reasonDead   = "dead"
 	reasonSilent = "silent"
@@ -58,10 +55,11 @@ const (
 
 // takeOvers is the state of a replica's take-overs. It is safe for concurrent use.
 type takeOvers struct {
+	active sync.Map // forward.Peer -> true: take-overs that are under way
+
 	mu       sync.Mutex
 	patience int // in ticks
 	last     time.Time
-	active   map[forward.Peer]bool
 	deaths   map[[2]string]bool // process and SKU of sellers that were found dead
 }
 
@@ -69,24 +67,19 @@ type takeOvers struct {
 func (k *takeOvers) ticks() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.resetIfQuiet()
-	return k.patience
-}
-
-// resetIfQuiet resets the patience after a quiet time. The caller holds mu.
-func (k *takeOvers) resetIfQuiet() {
 	if k.patience == 0 || time.Since(k.last) > quietTime {
 		k.patience = takeAfter
 	}
+	return k.patience
 }
 
 // note records that a take-over was done or seen, and doubles the patience.
 func (k *takeOvers) note() {
+	patience := k.ticks()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.resetIfQuiet()
 	if time.Since(k.last) > takeAfter*linkTick { // those of many SKUs at once count as one
-		k.patience = min(2*k.patience, maxTakeAfter)
+		k.patience = min(2*patience, maxTakeAfter)
 	}
 	k.last = time.Now()
 }
@@ -115,35 +108,13 @@ func (k *takeOvers) forgetDeath(process, sku string) {
 	delete(k.deaths, [2]string{process, sku})
 }
 
-// begin returns false if a take-over from p is already under way.
-func (k *takeOvers) begin(p forward.Peer) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.active[p] {
-		return false
-	}
-	if k.active == nil {
-		k.active = map[forward.Peer]bool{}
-	}
-	k.active[p] = true
-	return true
-}
-
-func (k *takeOvers) end(p forward.Peer) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	delete(k.active, p)
-}
-
 // contention is a desk's wish for the lock while another replica has it. It is safe for
 // concurrent use.
 type contention struct {
-	mu     sync.Mutex
-	wanted bool
-	// since is when the seller last sent a sign of life; zero if it may be healthy.
-	since time.Time
-	// cancel ends the wait for the lock; nil while the desk does not wait.
-	cancel    context.CancelFunc
+	mu        sync.Mutex
+	wanted    bool
+	since     time.Time          // the seller's last sign of life; zero if it may be healthy
+	cancel    context.CancelFunc // ends the wait for the lock; nil while the desk does not wait
 	calledOff bool
 }
 
@@ -191,7 +162,6 @@ func (c *contention) callOff() {
 	}
 }
 
-// drop withdraws the wish after the lock could not be taken.
 func (c *contention) drop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -284,11 +254,14 @@ func (ds *desks) Dead(p forward.Peer, waiting []forward.Waiting) {
 func (ds *desks) takeOver(p forward.Peer, waiting []forward.Waiting, since time.Time, reason string) {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
-	if ds.closed || !ds.takeOvers.begin(p) {
+	if ds.closed {
+		return
+	}
+	if _, active := ds.takeOvers.active.LoadOrStore(p, true); active {
 		return
 	}
 	ds.forwarding.Go(func() {
-		defer ds.takeOvers.end(p)
+		defer ds.takeOvers.active.Delete(p)
 		seen := map[forward.Waiting]bool{}
 		var all errgroup.Group
 		all.SetLimit(evictAtOnce)
@@ -317,7 +290,6 @@ func (ds *desks) takeOver(p forward.Peer, waiting []forward.Waiting, since time.
 	})
 }
 
-// evict removes a seller's grant.
 func (ds *desks) evict(p forward.Peer, w forward.Waiting, reason string) error {
 	ctx, cancel := context.WithTimeout(ds.ctx, evictTimeout)
 	defer cancel()

@@ -20,40 +20,35 @@ type tenure struct {
 	desk  *desk
 	held  lock.Held
 	claim stock.Claim
-	// row is the stock row, as of asOf by this process's monotonic clock.
-	row  stock.Row
-	asOf time.Time
-	// holds are the units that customers hold, of those that were looked up.
-	holds map[string]int64
+	row   stock.Row
+	asOf  time.Time        // when row was read, by our monotonic clock
+	holds map[string]int64 // units of the customers that were looked up
 	// era limits what memory returns to the orders of this tenure. It is replaced if
 	// the row goes back in time.
 	era *era
 	// began is when the claim succeeded. The quantum counts from here: a slow claim
 	// must not use it up, or replicas that take turns would sell nothing.
 	began time.Time
-	// batch holds the tickets in hand: taken off the queue, and not answered yet.
-	batch []*ticket
+	batch []*ticket // in hand: taken off the queue, and not answered yet
 }
 
 const (
 	// claimTimeout bounds the claim. The server gives up on a row lock after a second,
 	// so this leaves time for a second try.
 	claimTimeout = 2500 * time.Millisecond
-	// commitTimeout bounds one batch's transaction. After it the outcome is unknown
-	// and has to be resolved.
+	// commitTimeout bounds a transaction, whose outcome has to be resolved after it.
 	commitTimeout = 2 * time.Second
 	// resolveTimeout bounds the resolving of an unknown commit. Together with the
 	// commit it stays within the usual request timeout: after that nobody waits for
 	// the answer, and a replica without MySQL must not keep the lock.
 	resolveTimeout = 2500 * time.Millisecond
-	// batchAttempts bounds how often a batch is decided again because a key in it was
-	// taken, or because the server rolled its transaction back.
+	// batchAttempts bounds how often a batch is decided again after a taken key or a
+	// rollback by the server.
 	batchAttempts = 3
 	// clockAge is for how long the database's clock is extrapolated by ours. At a
 	// drift of 100 ppm the two differ by less than 10 ms by then.
-	clockAge = time.Minute
-	// holdsSize bounds holds to a few megabytes.
-	holdsSize = 1 << 15
+	clockAge  = time.Minute
+	holdsSize = 1 << 15 // a few megabytes
 	// silentPoll is how often a tenure checks whether etcd answers again.
 	silentPoll = 200 * time.Millisecond
 )
@@ -112,7 +107,7 @@ func (t *tenure) serve() error {
 	return t.beginAgain() // the changes have modified the row
 }
 
-// awaitWork waits for work. It returns false when the tenure has to end.
+// awaitWork waits for work, or returns false when the tenure has to end.
 func (t *tenure) awaitWork() bool {
 	if t.cfg.Halted() != nil || t.lost() || t.wanted() && t.desk.desks.quantumOver(time.Since(t.began)) {
 		return false
@@ -179,7 +174,6 @@ func (t *tenure) silent() bool {
 	return ok && held.Silent()
 }
 
-// begin claims the row and reads it.
 func (t *tenure) begin() error {
 	ctx, cancel := context.WithTimeout(t.desk.desks.ctx, claimTimeout)
 	defer cancel()

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"flashsale/internal/forward"
 	"flashsale/internal/lock"
 )
@@ -22,6 +24,7 @@ type ticket struct {
 	// request is the caller's context, used for its IDs only: work that a desk does
 	// for many callers does not end with one of them.
 	request  context.Context
+	waitSpan trace.Span // nil if the request is not traced
 	state    atomic.Int32
 	answered chan answer // of size one: the desk never waits for a caller
 }
@@ -31,9 +34,8 @@ type orderTicket struct {
 	*Request
 	// least is the oldest tenure that may decide the order, because it was sent to
 	// that one before.
-	least lock.Token
-	// forwarded is set if another replica waits for the answer.
-	forwarded *forwarded
+	least     lock.Token
+	forwarded *forwarded // set if another replica waits for the answer
 	// keyInFlight is set while another order with the same key is in a batch.
 	keyInFlight atomic.Bool
 }
@@ -100,7 +102,6 @@ func (t *ticket) waits(now time.Time) bool {
 	return t.state.Load() != ticketLeft
 }
 
-// errLate is the error of a ticket that is in no batch when its time ends.
 func (t *ticket) errLate() error {
 	if t.order != nil && t.order.keyInFlight.Load() {
 		return ErrInFlight
@@ -108,7 +109,6 @@ func (t *ticket) errLate() error {
 	return errLate
 }
 
-// errLate: the order was not applied.
 var errLate = fmt.Errorf("%w: the order is still waiting", ErrUnavailable)
 
 // take puts the ticket into a batch. It returns false if nobody waits for it.
@@ -125,8 +125,8 @@ func (t *ticket) take() bool {
 
 // putBack takes the ticket out of a batch that was not applied. It returns false if
 // the caller has left in the meantime.
-func (t *ticket) putBack() bool {
-	t.beginWaitAgain() // before the caller can see the ticket again
+func (t *ticket) putBack(tracer trace.Tracer) bool {
+	t.beginWait(tracer) // before the caller can see the ticket again
 	waits := t.state.CompareAndSwap(ticketTaken, ticketWaits)
 	if !waits {
 		t.endWait(nil)
@@ -134,11 +134,22 @@ func (t *ticket) putBack() bool {
 	return waits
 }
 
+// await waits for the answer until ctx or over ends. It returns false if there is none.
+func (t *ticket) await(ctx context.Context, over <-chan struct{}) (a answer, ok bool) {
+	select {
+	case a = <-t.answered:
+		return a, true
+	case <-ctx.Done():
+	case <-over:
+	}
+	return a, false
+}
+
 // leave is called by the caller. It returns true if the ticket was in no batch, so
 // that nothing was or will be applied.
 func (t *ticket) leave() bool { return t.state.Swap(ticketLeft) == ticketWaits }
 
-// answer answers the caller. Only the first call has an effect.
+// answer sends the caller its answer. Only the first call has an effect.
 func (t *ticket) answer(p Placed, err error) {
 	if t.order != nil && t.order.forwarded != nil {
 		f := t.order.forwarded
@@ -177,7 +188,6 @@ func (q *queue) put(t *ticket, limit int) bool {
 	return true
 }
 
-// wake makes the receiver of arrived check the queue.
 func (q *queue) wake() {
 	select {
 	case q.arrived <- struct{}{}:
@@ -236,7 +246,6 @@ func (q *queue) drop(now time.Time) int {
 	return before - len(q.tickets)
 }
 
-// empty removes all tickets.
 func (q *queue) empty() []*ticket {
 	q.mu.Lock()
 	defer q.mu.Unlock()

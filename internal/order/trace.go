@@ -53,36 +53,19 @@ func (cfg *Config) spanOf(ctx context.Context, tickets ...[]*ticket) context.Con
 	return ctx
 }
 
-// waitContext replaces the context of a traced request while its order waits at a desk.
-// It keeps the span out of the ticket, which is smaller for untraced requests.
-type waitContext struct {
-	context.Context // the request's
-	tracer          trace.Tracer
-	span            trace.Span
-}
-
 // beginWait starts the span of a ticket's wait at its desk.
 func (t *ticket) beginWait(tracer trace.Tracer) {
 	if tracer == nil || !trace.SpanContextFromContext(t.request).IsSampled() {
 		return
 	}
-	_, span := tracer.Start(t.request, "desk wait", ofSKU(t.sku))
-	t.request = &waitContext{t.request, tracer, span}
-}
-
-// beginWaitAgain starts the span of another wait.
-func (t *ticket) beginWaitAgain() {
-	if w, traced := t.request.(*waitContext); traced {
-		t.request = w.Context
-		t.beginWait(w.tracer)
-	}
+	_, t.waitSpan = tracer.Start(t.request, "desk wait", ofSKU(t.sku))
 }
 
 // endWait ends the span. Only the goroutine that took the ticket, or left with it, may
 // call it.
 func (t *ticket) endWait(err error) {
-	if w, traced := t.request.(*waitContext); traced {
-		endSpan(w.span, err)
+	if t.waitSpan != nil {
+		endSpan(t.waitSpan, err)
 	}
 }
 
@@ -116,10 +99,8 @@ func (c *committer) commitSpan(ctx context.Context, group []*write) (_ context.C
 	return ctx, end
 }
 
-// maxLogged bounds the orders in one log line.
-const maxLogged = 16
+const maxLogged = 16 // orders in one log line
 
-// ids are the IDs of a decision's orders and of their requests, for the log.
 func (d *decision) ids() (orders, requests []string) {
 	for i, o := range d.orders[:min(len(d.orders), maxLogged)] {
 		orders = append(orders, o.ID.String())
