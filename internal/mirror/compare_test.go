@@ -13,13 +13,13 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// TestChangesOfADeadReplicaAreFound: nobody calls Changed.
+// Changed is never called, as after the death of the replica that committed.
 func TestChangesOfADeadReplicaAreFound(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
 	s.put("sku", 0)
 	a, b := s.start(silent), s.start(watchful)
-	s.shows(a, "sku") // a SKU that was there before
+	s.shows(a, "sku") // it existed before the replicas started
 	s.add("sku", 3)
 	s.put("another", 5)
 	for _, r := range []*replica{a, b} {
@@ -28,8 +28,8 @@ func TestChangesOfADeadReplicaAreFound(t *testing.T) {
 	}
 }
 
-// TestEtcdMayDie kills etcd, changes stock, and starts it again.
-func TestEtcdMayDie(t *testing.T) {
+// The test kills etcd, changes stock, and starts etcd again.
+func TestMirrorSurvivesARestartOfEtcd(t *testing.T) {
 	t.Parallel()
 	node := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
 	s := newShop(t, node.EtcdEndpoints())
@@ -48,11 +48,11 @@ func TestEtcdMayDie(t *testing.T) {
 		a.Changed("sku", 2)
 		a.Changed("gone", left)
 	}
-	if took := time.Since(began); took > testPatience { // a single one waits for etcd as long
+	if took := time.Since(began); took > testPatience { // one call that waits for etcd takes as long
 		t.Errorf("20000 changes took %s without etcd", took)
 	}
 	for _, r := range []*replica{a, b} {
-		sandboxtest.Eventually(t, "the end of what the view says", func() bool {
+		sandboxtest.Eventually(t, "the view to be not current", func() bool {
 			_, listed := r.List("", 10)
 			_, got := r.Get("sku")
 			_, counted := r.Count()
@@ -60,7 +60,7 @@ func TestEtcdMayDie(t *testing.T) {
 			return !listed && !got && !counted && !followed
 		})
 	}
-	sandboxtest.Eventually(t, "a write that fails, and is to be tried again", func() bool {
+	sandboxtest.Eventually(t, "a failed write that is still pending", func() bool {
 		return count(a.cfg.Metrics.Failures) > failures && pending(a) > 0
 	})
 
@@ -70,28 +70,28 @@ func TestEtcdMayDie(t *testing.T) {
 	for _, r := range []*replica{a, b} {
 		s.shows(r, "sku")
 		s.shows(r, "gone")
-		sandboxtest.Eventually(t, "a list", func() bool { list, ok := r.List("", 10); return ok && len(list) == 2 })
+		sandboxtest.Eventually(t, "a complete list", func() bool { list, ok := r.List("", 10); return ok && len(list) == 2 })
 	}
-	sandboxtest.Eventually(t, "the end of what is to be written", func() bool { return pending(a) == 0 })
+	sandboxtest.Eventually(t, "all entries to be written", func() bool { return pending(a) == 0 })
 }
 
-// TestCompactionWhileCutOff: what one replica missed cannot be read any more.
+// The changes that one replica missed are compacted.
 func TestCompactionWhileCutOff(t *testing.T) {
 	t.Parallel()
 	node := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
 	s := newShop(t, node.EtcdEndpoints())
 	s.put("sku", 0)
 	s.put("dropped", 1)
-	way := sandboxtest.NewLink(t, node.Etcd[0].Endpoint[len("http://"):])
-	near, far := s.start(), s.start(func(c *Config) { c.Client = newClient(t, []string{"http://" + way.Addr}) })
+	link := sandboxtest.NewLink(t, node.Etcd[0].Endpoint[len("http://"):])
+	near, far := s.start(), s.start(func(c *Config) { c.Client = newClient(t, []string{"http://" + link.Addr}) })
 	s.shows(near, "sku")
 	s.shows(far, "dropped")
 
-	way.Cut()
+	link.Cut()
 	s.add("sku", 1)
 	near.Changed("sku", 1)
 	s.settledAt("sku")
-	// Without the row nobody writes it again.
+	// Without the row no replica writes the entry again.
 	if _, err := s.db.SQL.ExecContext(t.Context(), "DELETE FROM stock WHERE sku = 'dropped'"); err != nil {
 		t.Fatal(err)
 	}
@@ -105,38 +105,38 @@ func TestCompactionWhileCutOff(t *testing.T) {
 	if _, err := s.etcd.Compact(t.Context(), answer.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
 		t.Fatal(err)
 	}
-	sandboxtest.Eventually(t, "the end of what the view says", func() bool { _, ok := far.Get("sku"); return !ok })
-	way.Heal()
+	sandboxtest.Eventually(t, "the view to be not current", func() bool { _, ok := far.Get("sku"); return !ok })
+	link.Heal()
 	s.shows(far, "sku")
-	sandboxtest.Eventually(t, "the end of an entry that was deleted meanwhile", func() bool { _, ok := far.inView("dropped"); return !ok })
+	sandboxtest.Eventually(t, "the deletion of an entry to be seen", func() bool { _, ok := far.inView("dropped"); return !ok })
 	if n := count(far.cfg.Metrics.Relists); n == 0 {
-		t.Error("the watch was never opened again: nothing was compacted under it")
+		t.Error("the watch was not opened again, so that the compaction was not tested")
 	}
 	far.Changed("sku", s.sell("sku"))
 	s.shows(near, "sku")
 }
 
-// TestAWatchThatHangsIsNotBelieved: its connection stays open, and nothing comes.
-func TestAWatchThatHangsIsNotBelieved(t *testing.T) {
+// The connection stays open, and no message arrives.
+func TestHungWatchMakesTheViewNotCurrent(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
 	s.put("sku", 1)
-	way := sandboxtest.NewLink(t, servers.Etcd[0].Endpoint[len("http://"):])
-	near, far := s.start(), s.start(func(c *Config) { c.Client = newClient(t, []string{"http://" + way.Addr}) })
+	link := sandboxtest.NewLink(t, servers.Etcd[0].Endpoint[len("http://"):])
+	near, far := s.start(), s.start(func(c *Config) { c.Client = newClient(t, []string{"http://" + link.Addr}) })
 	s.shows(near, "sku")
 	s.shows(far, "sku")
-	release := sync.OnceFunc(way.Hold())
+	release := sync.OnceFunc(link.Hold())
 	defer release()
 	near.Changed("sku", s.sell("sku"))
 	s.shows(near, "sku")
-	sandboxtest.Eventually(t, "the end of what the view says", func() bool { _, ok := far.Get("sku"); return !ok })
+	sandboxtest.Eventually(t, "the view to be not current", func() bool { _, ok := far.Get("sku"); return !ok })
 	release()
 	s.shows(far, "sku")
 }
 
-// TestAQuietWatchIsAnswered: nothing changes, and etcd is heard on the watch.
-// Another watch of the same client waits for a revision to come.
-func TestAQuietWatchIsAnswered(t *testing.T) {
+// Nothing changes, and etcd still answers on the watch, although another watch of the
+// same client waits for a future revision.
+func TestEtcdAnswersAQuietWatch(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
 	client := newClient(t, s.ends)
@@ -158,9 +158,8 @@ func TestAQuietWatchIsAnswered(t *testing.T) {
 	})
 }
 
-// TestAListIsCompleteOrNone also shows that a mirror which is new to a database
-// fills itself.
-func TestAListIsCompleteOrNone(t *testing.T) {
+// The test also shows that a new mirror fills itself from the database.
+func TestListIsCompleteOrNone(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
 	const skus = 25
@@ -172,9 +171,9 @@ func TestAListIsCompleteOrNone(t *testing.T) {
 	arrived, free := make(chan struct{}, skus), make(chan struct{})
 	r := s.start(func(c *Config) { c.beforePut = func() { arrived <- struct{}{}; <-free } })
 	select {
-	case <-arrived: // the comparison has found SKUs that the view lacks
+	case <-arrived: // a comparison has found SKUs that the view lacks
 	case <-time.After(testPatience):
-		t.Fatal("nothing is written")
+		t.Fatal("nothing was written")
 	}
 	if list, ok := r.List("", 10); ok {
 		t.Errorf("listed %v before anything was written", list)
@@ -206,20 +205,20 @@ func TestAListIsCompleteOrNone(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("listed %q, want %q", got, want)
 	}
-	sandboxtest.Eventually(t, "a list of what is after the last", func() bool {
+	sandboxtest.Eventually(t, "an empty list after the last SKU", func() bool {
 		rest, ok := r.List("sku-24", 10)
 		if len(rest) != 0 {
-			t.Fatalf("after the last: %v", rest)
+			t.Fatalf("the list after the last SKU has %v", rest)
 		}
 		return ok
 	})
 	if _, ok := r.Get("sku-xx"); ok {
-		t.Error("a SKU that is none was found")
+		t.Error("a SKU that does not exist was found")
 	}
 }
 
-// TestAMirrorThatLostItsKeysIsFilledAgain, and lists nothing before.
-func TestAMirrorThatLostItsKeysIsFilledAgain(t *testing.T) {
+// The mirror lists nothing until it is complete again.
+func TestMirrorIsFilledAgainAfterItsKeysAreDeleted(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
 	const skus = 25
@@ -233,7 +232,7 @@ func TestAMirrorThatLostItsKeysIsFilledAgain(t *testing.T) {
 	if _, err := s.etcd.Delete(t.Context(), s.prefix, clientv3.WithPrefix()); err != nil {
 		t.Fatal(err)
 	}
-	sandboxtest.Eventually(t, "a list again", func() bool {
+	sandboxtest.Eventually(t, "a complete list again", func() bool {
 		lost := removed() > before
 		list, ok := r.List("", skus)
 		if ok && len(list) != skus {
@@ -243,29 +242,28 @@ func TestAMirrorThatLostItsKeysIsFilledAgain(t *testing.T) {
 	})
 }
 
-// TestADatabaseThatWentBack was restored, or made anew under its old name: what
-// the mirror has is newer than MySQL.
-func TestADatabaseThatWentBack(t *testing.T) {
+// The database was restored, or created again under its old name: the entries are newer
+// than MySQL.
+func TestEntriesNewerThanARestoredDatabaseAreDeleted(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
 	s.put("sku", 3)
-	for sku, seq := range map[string]int{"sku": 100, "ghost": 7} {
+	for sku, seq := range map[string]int{"sku": 100, "deleted": 7} {
 		text := fmt.Sprintf(`{"sku":%q,"available":0,"seq":%d}`, sku, seq)
 		if _, err := s.etcd.Put(t.Context(), s.prefix+sku, text); err != nil {
 			t.Fatal(err)
 		}
 	}
 	r := s.start(watchful)
-	sandboxtest.Eventually(t, "the mirror to be as MySQL", func() bool {
-		_, ghost := r.inView("ghost")
+	sandboxtest.Eventually(t, "the mirror to equal MySQL", func() bool {
+		_, found := r.inView("deleted")
 		e, _ := r.inView("sku")
-		return !ghost && e.Available == 3 && e.Seq == 0
+		return !found && e.Available == 3 && e.Seq == 0
 	})
 }
 
-// TestARowThatLagsDeletesNothing: one comparison finds the entry newer than MySQL,
-// as it does when a node of the database lags.
-func TestARowThatLagsDeletesNothing(t *testing.T) {
+// One comparison finds the entry newer than MySQL, as when a node of the database lags.
+func TestLaggingRowDeletesNoEntry(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
 	s.put("sku", 3)
@@ -275,6 +273,6 @@ func TestARowThatLagsDeletesNothing(t *testing.T) {
 	r := s.start()
 	sandboxtest.Eventually(t, "a comparison", func() bool { _, ok := r.Count(); return ok })
 	if e, version := s.stored("sku"); e.Seq != 1 || version != 1 {
-		t.Errorf("version %d of the key is %+v, want what it was", version, e)
+		t.Errorf("version %d of the key is %+v, want it unchanged", version, e)
 	}
 }

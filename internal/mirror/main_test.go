@@ -27,10 +27,10 @@ func TestMain(m *testing.M) {
 	sandboxtest.Main(m, sandbox.Config{MySQL: true, EtcdNodes: 1}, &servers)
 }
 
-// patience of the tests: how long they wait for what must happen.
+// testPatience bounds the waits of the tests.
 const testPatience = 20 * time.Second
 
-// shop is a database and an etcd, with an operator's connection to both.
+// shop is a database and an etcd, with the test's own connections to both.
 type shop struct {
 	t      *testing.T
 	db     *stock.DB
@@ -102,14 +102,13 @@ func (s *shop) exec(query string, args ...any) {
 	}
 }
 
-// add moves the available units of a SKU, as a restock or a returned unit does.
+// add adds units to a SKU, as a restock does.
 func (s *shop) add(sku string, units int) {
 	s.t.Helper()
 	s.exec("UPDATE stock SET units = units + ?, available = available + ?, seq = seq + 1 WHERE sku = ?", units, units, sku)
 }
 
-// lock keeps everybody from reading and writing stock, until the func that it
-// returns is called.
+// lock blocks all reads and writes of stock until unlock is called.
 func (s *shop) lock() (unlock func()) {
 	s.t.Helper()
 	conn, err := s.db.SQL.Conn(s.t.Context())
@@ -126,7 +125,7 @@ func (s *shop) lock() (unlock func()) {
 	return func() { do("UNLOCK TABLES") }
 }
 
-// row is the SKU as MySQL has it.
+// row reads the SKU from MySQL.
 func (s *shop) row(sku string) Entry {
 	s.t.Helper()
 	row, err := s.db.Get(s.t.Context(), sku)
@@ -136,7 +135,7 @@ func (s *shop) row(sku string) Entry {
 	return row
 }
 
-// stored is the SKU as etcd has it, and how often its key was written.
+// stored reads the SKU from etcd, with the number of writes of its key.
 func (s *shop) stored(sku string) (e Entry, version int64) {
 	s.t.Helper()
 	answer, err := s.etcd.Get(s.t.Context(), s.prefix+sku)
@@ -152,7 +151,7 @@ func (s *shop) stored(sku string) (e Entry, version int64) {
 	return e, answer.Kvs[0].Version
 }
 
-// history is the seqs of all entries that were ever put for the SKU.
+// history returns the seqs of all entries that were ever put for the SKU.
 func (s *shop) history(sku string) (seqs []uint64) {
 	s.t.Helper()
 	answer, err := s.etcd.Get(s.t.Context(), s.prefix+sku)
@@ -173,18 +172,18 @@ func (s *shop) history(sku string) (seqs []uint64) {
 			}
 		}
 	}
-	s.t.Fatal("the history cannot be read")
+	s.t.Fatal("the watch ended before all entries were read")
 	return nil
 }
 
 // replica is a running Mirror.
 type replica struct {
 	*Mirror
-	stop func() // ends it, and waits
+	stop func() // ends it and waits for the end
 	log  *logged
 }
 
-// start runs a Mirror with connections of its own. It has ended with the test.
+// start runs a Mirror with its own connections until stop is called or the test ends.
 func (s *shop) start(options ...func(*Config)) *replica {
 	s.t.Helper()
 	r := &replica{log: &logged{}}
@@ -214,7 +213,7 @@ func (s *shop) start(options ...func(*Config)) *replica {
 				s.t.Error(err)
 			}
 		case <-time.After(testPatience):
-			s.t.Error("Run does not end")
+			s.t.Error("Run did not return")
 		}
 	})
 	s.t.Cleanup(func() {
@@ -226,13 +225,13 @@ func (s *shop) start(options ...func(*Config)) *replica {
 	return r
 }
 
-// silent is a Mirror that finds nothing by comparing.
+// silent disables the comparison.
 func silent(c *Config) { c.compareEvery = -1 }
 
-// watchful is a Mirror that compares as often as it may.
+// watchful compares as often as possible.
 func watchful(c *Config) { c.compareEvery = time.Millisecond }
 
-// shows waits until the view is at the seq that MySQL has now.
+// shows waits until the view has the current seq of MySQL.
 func (s *shop) shows(r *replica, sku string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), testPatience)
@@ -242,7 +241,7 @@ func (s *shop) shows(r *replica, sku string) {
 	}
 }
 
-// settledAt waits until etcd has the SKU as MySQL does.
+// settledAt waits until etcd has the same row as MySQL.
 func (s *shop) settledAt(sku string) {
 	s.t.Helper()
 	want := s.row(sku)
@@ -264,7 +263,7 @@ func (r *replica) inView(sku string) (Entry, bool) {
 
 func count(c prometheus.Counter) int { return int(testutil.ToFloat64(c)) }
 
-// pending is the gauge of what the replica has yet to write.
+// pending reads the gauge of SKUs that are not yet written.
 func pending(r *replica) float64 {
 	return testutil.ToFloat64(prometheus.CollectorFunc(func(found chan<- prometheus.Metric) {
 		metrics := make(chan prometheus.Metric, 2)
@@ -278,7 +277,7 @@ func pending(r *replica) float64 {
 	}))
 }
 
-// logged is a slog.Handler that keeps what it is told.
+// logged is a slog.Handler that keeps all lines.
 type logged struct {
 	mu   sync.Mutex
 	text []string

@@ -13,9 +13,9 @@ import (
 	"flashsale/internal/stock"
 )
 
-// TestWhoeverFollowsTheViewMissesNoLastChange follows by Next and Since, as
-// streams of events do, while two replicas sell.
-func TestWhoeverFollowsTheViewMissesNoLastChange(t *testing.T) {
+// The test follows the view by Next and Since, as event streams do, while two replicas
+// sell.
+func TestFollowerSeesTheLastChangeOfEachSKU(t *testing.T) {
 	s := newShop(t, servers.EtcdEndpoints())
 	here, there := s.start(), s.start()
 	const skus, sales = 20, 15
@@ -35,8 +35,8 @@ func TestWhoeverFollowsTheViewMissesNoLastChange(t *testing.T) {
 	}
 }
 
-// followToTheEnd returns when so many SKUs are seen, and all of them sold out, or
-// what is wrong.
+// followToTheEnd returns "" when that many SKUs were seen and all are sold out, or what
+// is wrong.
 func followToTheEnd(ctx context.Context, r *replica, skus int) string {
 	seen := map[string]Entry{}
 	for revision := int64(0); ; {
@@ -61,16 +61,16 @@ func followToTheEnd(ctx context.Context, r *replica, skus int) string {
 		select {
 		case <-next:
 		case <-ctx.Done():
-			return fmt.Sprintf("%d units of %d SKUs are seen in the end; in MySQL there are none of %d", left, len(seen), skus)
+			return fmt.Sprintf("the view ends with %d units of %d SKUs, want 0 units of %d", left, len(seen), skus)
 		}
 	}
 }
 
-// TestRunLeavesNothing looks for goroutines. The last changes are in etcd.
-func TestRunLeavesNothing(t *testing.T) {
+// The test looks for goroutines, and for the last changes in etcd.
+func TestRunEndsCleanly(t *testing.T) {
 	s := newShop(t, servers.EtcdEndpoints())
 	s.put("sku", 5)
-	s.row("sku") // opens the operator's connections, as the next line does
+	s.row("sku") // opens the test's own connections, as the next line does
 	s.stored("sku")
 	before := goleak.IgnoreCurrent()
 	db, err := stock.Open(s.dsn, 4)
@@ -86,7 +86,7 @@ func TestRunLeavesNothing(t *testing.T) {
 	}
 	r.stop()
 	if _, ok := r.Get("sku"); ok {
-		t.Error("a mirror that has ended answers")
+		t.Error("a mirror that has ended still answers")
 	}
 	client.Close()
 	_ = db.Close()
@@ -94,11 +94,11 @@ func TestRunLeavesNothing(t *testing.T) {
 		t.Error(err)
 	}
 	if e, _ := s.stored("sku"); e.Seq != s.row("sku").Seq {
-		t.Errorf("after the end etcd has %+v", e)
+		t.Errorf("after the end etcd has %+v, want the seq of MySQL", e)
 	}
 }
 
-// TestEventsBeforeTheListAreSkipped: a key that one of them puts was deleted since.
+// One of the skipped events puts a key that was deleted before the list.
 func TestEventsBeforeTheListAreSkipped(t *testing.T) {
 	t.Parallel()
 	m := idle(t)
@@ -109,8 +109,8 @@ func TestEventsBeforeTheListAreSkipped(t *testing.T) {
 	}
 }
 
-// TestARestoredEtcdIsFollowed: its revisions are lower than they were.
-func TestARestoredEtcdIsFollowed(t *testing.T) {
+// The revisions of a restored etcd are lower than before.
+func TestRestoredEtcdIsFollowed(t *testing.T) {
 	t.Parallel()
 	m := idle(t)
 	m.install(20, []*mvccpb.KeyValue{put("a", 5, 12).Kv, put("b", 1, 13).Kv})
@@ -123,13 +123,12 @@ func TestARestoredEtcdIsFollowed(t *testing.T) {
 		t.Errorf("since revision %d the view has %+v as of %d, %v; want a and c as of 11", revision, changed, now, ok)
 	}
 	if _, ok := m.Get("b"); ok {
-		t.Error("the view has an entry that etcd has not")
+		t.Error("the view has an entry that etcd does not have")
 	}
 }
 
-// TestAViewOfBeforeAPauseIsNotShown: the process was stopped, and has not yet
-// noticed that its watch is silent.
-func TestAViewOfBeforeAPauseIsNotShown(t *testing.T) {
+// The process was stopped, and has not yet noticed that its watch is silent.
+func TestStaleViewIsNotShownAfterAPause(t *testing.T) {
 	t.Parallel()
 	m := idle(t)
 	m.install(20, []*mvccpb.KeyValue{put("a", 5, 12).Kv})

@@ -14,10 +14,9 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// TestTheLaterReadWins is the lost update: one replica reads the database, and
-// is held up; another reads what was committed since, and writes it; then the
-// first one writes.
-func TestTheLaterReadWins(t *testing.T) {
+// The test tries a lost update: one replica reads the database and is delayed; another
+// reads a later row and writes it; then the first replica writes.
+func TestLaterReadWins(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
 	s.put("sku", 2)
@@ -37,26 +36,26 @@ func TestTheLaterReadWins(t *testing.T) {
 	s.shows(quick, "sku")
 	hold.Store(true)
 	slow.Changed("sku", s.sell("sku"))
-	<-arrived // with this seq in hand
+	<-arrived // it has read this seq
 	quick.Changed("sku", s.sell("sku"))
 	s.settledAt("sku")
 	release <- struct{}{}
-	// A write that was held up for longer than writeTimeout is not sent.
-	sandboxtest.Eventually(t, "the held up write", func() bool {
+	// A write that was delayed for longer than writeTimeout is not sent.
+	sandboxtest.Eventually(t, "the delayed write", func() bool {
 		return count(slow.cfg.Metrics.LostRaces)+count(slow.cfg.Metrics.Failures) > 0
 	})
-	sandboxtest.Eventually(t, "the end of what is to be written", func() bool { return pending(slow) == 0 })
+	sandboxtest.Eventually(t, "all entries to be written", func() bool { return pending(slow) == 0 })
 	if seqs := s.history("sku"); !slices.IsSorted(seqs) {
-		t.Errorf("the mirror went back: the entries in etcd had the seqs %d", seqs)
+		t.Errorf("the mirror went back: the entries in etcd have the seqs %d", seqs)
 	}
 	if e, _ := s.stored("sku"); e.Available != 0 {
-		t.Errorf("etcd has %+v, want what MySQL has", e)
+		t.Errorf("etcd has %+v, want the row of MySQL", e)
 	}
 }
 
-// TestEtcdEndsAsMySQL lets three replicas write at the same time what anybody has
-// committed: each SKU's history rises, and ends with what MySQL has.
-func TestEtcdEndsAsMySQL(t *testing.T) {
+// Three replicas write each other's commits at the same time: the seqs of each SKU rise
+// and end at MySQL's.
+func TestEtcdEndsEqualToMySQL(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
 	replicas := []*replica{s.start(silent), s.start(silent), s.start(silent)}
@@ -80,7 +79,7 @@ func TestEtcdEndsAsMySQL(t *testing.T) {
 	for i := range skus {
 		s.settledAt(name(i))
 		if seqs := s.history(name(i)); !slices.IsSorted(seqs) {
-			t.Errorf("%s went back: %d", name(i), seqs)
+			t.Errorf("%s went back: its entries have the seqs %d", name(i), seqs)
 		}
 	}
 	for _, r := range replicas {
@@ -90,7 +89,7 @@ func TestEtcdEndsAsMySQL(t *testing.T) {
 	for _, r := range replicas {
 		for i := range skus {
 			want := s.row(name(i))
-			sandboxtest.Eventually(t, "the same in every view", func() bool {
+			sandboxtest.Eventually(t, "every view to equal MySQL", func() bool {
 				e, _ := r.inView(name(i))
 				return e.Seq == want.Seq && e.Available == want.Available
 			})
@@ -98,7 +97,7 @@ func TestEtcdEndsAsMySQL(t *testing.T) {
 	}
 }
 
-func TestTheViewNeverGoesBack(t *testing.T) {
+func TestViewNeverGoesBack(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
 	s.put("sku", 5)
@@ -116,21 +115,21 @@ func TestTheViewNeverGoesBack(t *testing.T) {
 		if e, _ := r.inView("sku"); e.Seq != 2 || e.Available != 7 {
 			t.Errorf("after %s the view has %+v", foreign, e)
 		}
-		sandboxtest.Eventually(t, "etcd to be put right", func() bool {
+		sandboxtest.Eventually(t, "the entry to be replaced", func() bool {
 			answer, err := s.etcd.Get(t.Context(), s.prefix+"sku")
 			return err == nil && string(answer.Kvs[0].Value) != foreign
 		})
 		if e, _ := s.stored("sku"); e.Seq != 2 || e.Available != 7 {
-			t.Errorf("etcd was put to %+v", e)
+			t.Errorf("etcd has %+v, want the row of MySQL", e)
 		}
 	}
 	if _, err := s.etcd.Delete(t.Context(), s.prefix+"sku"); err != nil {
 		t.Fatal(err)
 	}
-	sandboxtest.Eventually(t, "the entry again", func() bool { e, _ := s.stored("sku"); return e.Available == 7 })
+	sandboxtest.Eventually(t, "the entry to be written again", func() bool { e, _ := s.stored("sku"); return e.Available == 7 })
 }
 
-// TestWritesAreFew keeps changing one SKU on two replicas.
+// Two replicas keep changing one SKU.
 func TestWritesAreFew(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
@@ -152,13 +151,12 @@ func TestWritesAreFew(t *testing.T) {
 	_, after := s.stored("sku")
 	t.Logf("%d writes in %s", after-before, took.Round(time.Millisecond))
 	if most := 1 + int64(took/spacing); after-before > most {
-		t.Errorf("%d writes of %d changes in %s, want one in %s: %d at most", after-before, changes, took, spacing, most)
+		t.Errorf("%d writes of %d changes in %s, want at most one in %s, which is %d", after-before, changes, took, spacing, most)
 	}
 }
 
-// TestACrossingIsShownBeforeOthers: units of many SKUs went down, and then one of
-// them is sold out.
-func TestACrossingIsShownBeforeOthers(t *testing.T) {
+// Units of many SKUs are sold, and then one SKU is sold out.
+func TestSellingOutIsWrittenBeforeOtherChanges(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
 	r := s.start(silent)
@@ -191,44 +189,44 @@ func TestACrossingIsShownBeforeOthers(t *testing.T) {
 	for i := range skus {
 		s.settledAt(name(i))
 	}
-	transactions := map[int64]int{} // how many entries each wrote, by its revision
-	var crossing int64
+	transactions := map[int64]int{} // the number of entries of each, by revision
+	var soldOut int64
 	for _, kv := range listed().Kvs {
 		if kv.ModRevision <= before {
 			t.Fatalf("%s was not written", kv.Key)
 		}
 		transactions[kv.ModRevision]++
-		crossing = kv.ModRevision // of the last SKU
+		soldOut = kv.ModRevision // the last SKU is the one that is sold out
 	}
 	earlier := 0
 	for revision, n := range transactions {
-		if revision < crossing {
+		if revision < soldOut {
 			earlier += n
 		}
 		if n > batchSize+1 {
-			t.Errorf("%d entries were written at once, want %d at most and the crossing", n, batchSize)
+			t.Errorf("%d entries were written at once, want at most %d and the one that is sold out", n, batchSize)
 		}
 	}
-	t.Logf("%d transactions for %d entries; %d entries were before the crossing", len(transactions), skus, earlier)
+	t.Logf("%d transactions for %d entries; %d entries came before the one that is sold out", len(transactions), skus, earlier)
 	if earlier > skus/2 {
-		t.Errorf("%d of %d entries were written before the crossing, want that it does not wait for them", earlier, skus)
+		t.Errorf("%d of %d entries were written before the one that is sold out, want at most half", earlier, skus)
 	}
 	if len(transactions) > skus/4 {
-		t.Errorf("%d transactions for %d entries, want several in each", len(transactions), skus)
+		t.Errorf("%d transactions for %d entries, want several entries in each", len(transactions), skus)
 	}
 }
 
-// TestChangesOfManySKUsAtOnce needs transactions of the greatest size.
+// The changes fill transactions of the largest size.
 func TestChangesOfManySKUsAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
 	r := s.start(silent)
-	sandboxtest.Eventually(t, "the view", func() bool { r.mu.RLock(); defer r.mu.RUnlock(); return r.synced })
+	sandboxtest.Eventually(t, "the view to be synced", func() bool { r.mu.RLock(); defer r.mu.RUnlock(); return r.synced })
 	const skus = 3 * txnSize
 	for i := range skus {
 		s.put(fmt.Sprint(i), 1)
 	}
-	unlock := s.lock() // the first one is held up until the others are marked
+	unlock := s.lock() // delays the first write until the others are marked
 	for i := range skus {
 		r.Changed(fmt.Sprint(i), 1)
 	}

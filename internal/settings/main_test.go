@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	sandboxtest.Main(m, sandbox.Config{EtcdNodes: 1}, &servers)
 }
 
-// patience is for a busy machine, where a test does not measure.
+// patience bounds the waits of tests that do not measure time.
 const patience = 30 * time.Second
 
 var flags = settings.Values{Quantum: 50 * time.Millisecond, LogLevel: slog.LevelInfo}
@@ -41,7 +41,7 @@ func newStore(t *testing.T, endpoints ...string) settings.Store {
 	}
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints: endpoints, Logger: zap.NewNop(),
-		// As a replica's: see package backend. gRPC's own waits grow to minutes.
+		// As in a replica, see package backend: gRPC's default waits grow to minutes.
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, MaxDelay: 500 * time.Millisecond}, MinConnectTimeout: 3 * time.Second,
 		})},
@@ -53,14 +53,14 @@ func newStore(t *testing.T, endpoints ...string) settings.Store {
 	return settings.Store{Client: client, Prefix: fmt.Sprintf("flashsale/%s/%d/config/", t.Name(), stores.Add(1))}
 }
 
-// replica is what a replica has of the settings.
+// replica is the settings of one replica.
 type replica struct {
 	*settings.Watch
 	log     *buffer
-	applied chan settings.Values // every one, in order
+	applied chan settings.Values // all of them, in order
 }
 
-// startReplica starts one with a connection of its own.
+// startReplica starts one with its own client.
 func startReplica(t *testing.T, store settings.Store) *replica {
 	t.Helper()
 	mine := newStore(t, store.Client.Endpoints()...)
@@ -80,7 +80,7 @@ func startReplica(t *testing.T, store settings.Store) *replica {
 	return r
 }
 
-// await waits until want is in force.
+// await waits until want applies.
 func (r *replica) await(t *testing.T, want settings.Values) {
 	t.Helper()
 	timeout := time.After(patience)
@@ -92,28 +92,21 @@ func (r *replica) await(t *testing.T, want settings.Values) {
 				return
 			}
 		case <-timeout:
-			t.Fatalf("%+v never came to be in force; last was %+v", want, last)
+			t.Fatalf("%+v was not applied; the last values are %+v", want, last)
 		}
 	}
 }
 
-// awaitReport waits until the report holds want, or is empty for "".
+// awaitReport waits until the report contains want; "" means an empty report.
 func (r *replica) awaitReport(t *testing.T, want string) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
+	sandboxtest.Eventually(t, fmt.Sprintf("the report %q", want), func() bool {
 		got := r.Report()
-		if got == want || want != "" && strings.Contains(got, want) {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the report is %q, want %q", got, want)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+		return got == want || want != "" && strings.Contains(got, want)
+	})
 }
 
-// put writes what Set would refuse.
+// put writes any value, also one that Set refuses.
 func put(t *testing.T, store settings.Store, name, value string) {
 	t.Helper()
 	if _, err := store.Client.Put(t.Context(), store.Prefix+name, value); err != nil {
@@ -121,7 +114,7 @@ func put(t *testing.T, store settings.Store, name, value string) {
 	}
 }
 
-// set writes a valid value, whatever stands there.
+// set writes a valid value over any revision.
 func set(t *testing.T, store settings.Store, name, value string) {
 	t.Helper()
 	e, err := store.Get(t.Context(), name)

@@ -28,10 +28,10 @@ func quantum(d time.Duration) settings.Values {
 	return with(func(v *settings.Values) { v.Quantum = d })
 }
 
-// within is how soon a change has to be in force everywhere.
+// within is how soon a change must apply on every replica.
 const within = time.Second
 
-func TestEveryReplicaHasAChangeWithinASecond(t *testing.T) {
+func TestEveryReplicaAppliesAChangeWithinASecond(t *testing.T) {
 	t.Parallel()
 	store := newStore(t)
 	var replicas []*replica
@@ -40,7 +40,7 @@ func TestEveryReplicaHasAChangeWithinASecond(t *testing.T) {
 		r.await(t, flags)
 		replicas = append(replicas, r)
 	}
-	var slowest [3]time.Duration // on a busy machine one may be late, and not each
+	var slowest [3]time.Duration // on a busy machine one may be late, but not all
 	for i := range slowest {
 		if slowest[i] = changeAll(t, store, replicas); slowest[i] <= within {
 			return
@@ -49,8 +49,8 @@ func TestEveryReplicaHasAChangeWithinASecond(t *testing.T) {
 	t.Errorf("the slowest changes took %s, want at most %s", slowest, within)
 }
 
-// changeAll changes each setting, and takes the change back. It returns how long
-// the slowest took to be in force on all replicas.
+// changeAll changes each setting and reverts it. It returns the longest time until a
+// change applied on all replicas.
 func changeAll(t *testing.T, store settings.Store, replicas []*replica) (slowest time.Duration) {
 	t.Helper()
 	for _, change := range []struct {
@@ -82,13 +82,13 @@ func changeAll(t *testing.T, store settings.Store, replicas []*replica) (slowest
 			r.await(t, change.want)
 		}
 		took := time.Since(began)
-		t.Logf("%s=%q was in force on %d replicas after %s", change.name, change.value, len(replicas), took.Round(time.Microsecond))
+		t.Logf("%s=%q applied on %d replicas after %s", change.name, change.value, len(replicas), took.Round(time.Microsecond))
 		slowest = max(slowest, took)
 	}
 	return slowest
 }
 
-func TestReplicaBeginsWithWhatStandsInEtcd(t *testing.T) {
+func TestReplicaStartsWithTheValuesInEtcd(t *testing.T) {
 	t.Parallel()
 	store := newStore(t)
 	set(t, store, "quantum", "7ms")
@@ -98,7 +98,7 @@ func TestReplicaBeginsWithWhatStandsInEtcd(t *testing.T) {
 	}
 }
 
-func TestBadValueIsKeptOutAndReported(t *testing.T) {
+func TestInvalidValueIsIgnoredAndReported(t *testing.T) {
 	t.Parallel()
 	store := newStore(t)
 	set(t, store, "quantum", "20ms")
@@ -113,18 +113,18 @@ func TestBadValueIsKeptOutAndReported(t *testing.T) {
 		r.awaitReport(t, bad.why)
 	}
 	if got := r.Report(); len(got) > 200 {
-		t.Errorf("a report of %d bytes", len(got))
+		t.Errorf("the report has %d bytes, want at most 200", len(got))
 	}
-	put(t, store, "qantum", "5ms") // a name of no setting
+	put(t, store, "qantum", "5ms") // not the name of a setting
 	r.awaitReport(t, `qantum: there is no setting "qantum"`)
-	// Another setting still changes, and the last good one stays.
+	// Another setting still changes, and the last valid value stays.
 	set(t, store, "log-level", "warn")
 	want := with(func(v *settings.Values) { v.Quantum, v.LogLevel = 20*time.Millisecond, slog.LevelWarn })
 	if got := <-r.applied; got != want {
-		t.Errorf("in force is %+v, want %+v", got, want)
+		t.Errorf("the values are %+v, want %+v", got, want)
 	}
 	if n := r.log.count("is not valid"); n != 6 {
-		t.Errorf("%d lines in the log for 6 wrong values", n)
+		t.Errorf("%d lines in the log for 6 invalid values", n)
 	}
 	set(t, store, "quantum", "30ms")
 	r.await(t, with(func(v *settings.Values) { v.Quantum, v.LogLevel = 30*time.Millisecond, slog.LevelWarn }))
@@ -134,13 +134,13 @@ func TestBadValueIsKeptOutAndReported(t *testing.T) {
 	r.awaitReport(t, "")
 }
 
-// Keys that are no settings, however many, keep no replica from starting, nor a
-// setting among them from being followed.
-func TestStrangersKeysAreIgnoredWhateverTheirNumber(t *testing.T) {
+// Any number of keys that are not settings prevents neither a replica from starting, nor
+// a setting among them from being applied.
+func TestUnknownKeysAreIgnored(t *testing.T) {
 	t.Parallel()
 	store := newStore(t)
 	const many = 250
-	strangers := func(prefix string) {
+	putUnknown := func(prefix string) {
 		for from := 0; from < many; from += 50 { // a transaction may have 128 operations
 			var puts []clientv3.Op
 			for i := range 50 {
@@ -151,25 +151,25 @@ func TestStrangersKeysAreIgnoredWhateverTheirNumber(t *testing.T) {
 			}
 		}
 	}
-	strangers("a") // all before the settings' names
+	putUnknown("a") // these sort before all settings
 	set(t, store, "quantum", "20ms")
 	r := startReplica(t, store)
 	r.await(t, quantum(20*time.Millisecond))
 	r.awaitReport(t, `ignored: a000: there is no setting "a000"`)
-	strangers("b") // while it runs
+	putUnknown("b") // while it runs
 	put(t, store, "quantum", "soon")
 	r.awaitReport(t, `ignored: quantum: "soon" is not a duration`)
 	set(t, store, "log-level", "warn")
 	r.await(t, with(func(v *settings.Values) { v.Quantum, v.LogLevel = 20*time.Millisecond, slog.LevelWarn }))
 	if got := r.Report(); !strings.HasSuffix(got, "; and others") || len(got) > 2000 {
-		t.Errorf("a report of %d bytes: %s", len(got), got)
+		t.Errorf("the report has %d bytes: %s", len(got), got)
 	}
 	if n := r.log.count("is not valid"); n > 110 {
-		t.Errorf("%d lines in the log", n)
+		t.Errorf("the log has %d lines of ignored keys, want at most 110", n)
 	}
 	listing, err := store.List(t.Context())
 	if err != nil || len(listing.Entries) != 102 || !listing.More {
-		t.Errorf("listed are %d entries, more %t, %v; want 2 settings and 100 others of %d", len(listing.Entries), listing.More, err, 2*many)
+		t.Errorf("the list has %d entries, more %t, error %v; want 2 settings and 100 of %d other keys", len(listing.Entries), listing.More, err, 2*many)
 	}
 
 	if _, err := store.Client.Delete(t.Context(), store.Prefix, clientv3.WithPrefix()); err != nil {
@@ -188,7 +188,7 @@ func revisionOf(t *testing.T, store settings.Store, name string) int64 {
 	return e.Revision
 }
 
-func TestSetRefusesWhatReplicasWouldIgnore(t *testing.T) {
+func TestSetRefusesInvalidValues(t *testing.T) {
 	t.Parallel()
 	store := newStore(t)
 	for _, bad := range []struct{ name, value, why string }{
@@ -226,11 +226,11 @@ func TestTwoOperatorsDoNotOverwriteEachOther(t *testing.T) {
 		t.Errorf("%d of two writes succeeded", done.Load())
 	}
 	if err := store.Delete(t.Context(), "quantum", first); !errors.Is(err, settings.ErrChanged) {
-		t.Errorf("delete as of revision %d: got %v", first, err)
+		t.Errorf("delete at an old revision %d: got %v, want ErrChanged", first, err)
 	}
 }
 
-func TestFlagsAreHeldToTheSameBounds(t *testing.T) {
+func TestFlagsHaveTheSameBounds(t *testing.T) {
 	t.Parallel()
 	if err := flags.Check(); err != nil {
 		t.Error(err)
@@ -240,14 +240,14 @@ func TestFlagsAreHeldToTheSameBounds(t *testing.T) {
 	}
 	for _, s := range settings.All() {
 		if s.Help == "" {
-			t.Errorf("nothing says what %s is", s.Name)
+			t.Errorf("setting %s has no help", s.Name)
 		}
 	}
 }
 
-// What was changed while etcd restarted, and was compacted away before a replica
-// had seen it, is in force as soon as etcd is back.
-func TestChangeBehindARestartAndACompactionIsSeen(t *testing.T) {
+// A change during a restart of etcd, compacted before the replica saw it, applies when
+// etcd is back.
+func TestChangeIsSeenAfterARestartAndACompaction(t *testing.T) {
 	t.Parallel()
 	own := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
 	store := newStore(t, own.EtcdEndpoints()...)
@@ -259,7 +259,7 @@ func TestChangeBehindARestartAndACompactionIsSeen(t *testing.T) {
 	set(t, store, "quantum", "20ms")
 	r.await(t, quantum(20*time.Millisecond))
 
-	link.Cut() // it sees nothing of what follows
+	link.Cut() // the replica sees none of the following changes
 	r.awaitReport(t, "the watch of etcd is broken")
 	var last int64
 	for _, value := range []string{"30ms", "40ms", "60ms"} {
@@ -276,7 +276,7 @@ func TestChangeBehindARestartAndACompactionIsSeen(t *testing.T) {
 	r.await(t, quantum(60*time.Millisecond))
 	r.awaitReport(t, "")
 
-	// A deletion that no watch shows, too.
+	// A deletion that no watch sees.
 	link.Cut()
 	r.awaitReport(t, "the watch of etcd is broken")
 	if err := store.Delete(t.Context(), "quantum", last); err != nil {
@@ -289,15 +289,14 @@ func TestChangeBehindARestartAndACompactionIsSeen(t *testing.T) {
 	r.await(t, flags)
 }
 
-// A node that hangs with its connections open says nothing, and neither does its
-// watch: the list finds out.
-func TestWatchOfAHungNodeIsNoticed(t *testing.T) {
+// A node that hangs with open connections does not end its watch: the list detects it.
+func TestHungNodeIsDetected(t *testing.T) {
 	t.Parallel()
 	own := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
 	store := newStore(t, own.EtcdEndpoints()...)
 	r := startReplica(t, store)
 	set(t, store, "quantum", "10ms")
-	r.await(t, quantum(10*time.Millisecond)) // so that the watch is open
+	r.await(t, quantum(10*time.Millisecond)) // the watch is open
 	sandboxtest.Pause(t, own.Etcd[0].Process)
 	r.awaitReport(t, "the watch of etcd is broken")
 	sandboxtest.Resume(t, own.Etcd[0].Process)

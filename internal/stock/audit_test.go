@@ -7,14 +7,13 @@ import (
 	"flashsale/internal/stock"
 )
 
-// insertOrder writes a row of the orders table as text, so that a test can write
-// what no code of ours would.
+// insertOrder writes any row of the orders table, also one that the service never writes.
 const insertOrder = `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency,
 	per_customer_limit, status, fence, seq, created_at, expires_at)
 	VALUES (UNHEX(REPLACE(UUID(), '-', '')), ?, ?, ?, '', ?, 999, 'EUR', ?, ?, ?, ?, NOW(6), NOW(6))`
 
-// endWell gives orders of a final status the end that they must have had.
-const endWell = `UPDATE orders SET closed_at = NOW(6), expires_at = NOW(6) + INTERVAL IF(status = 'paid', 1, 0) HOUR,
+// closeOrders sets the columns that orders with a final status must have.
+const closeOrders = `UPDATE orders SET closed_at = NOW(6), expires_at = NOW(6) + INTERVAL IF(status = 'paid', 1, 0) HOUR,
 	returned_by = IF(status = 'paid', NULL, id) WHERE status <> 'reserved'`
 
 func TestAuditFindsEachBrokenInvariant(t *testing.T) {
@@ -28,9 +27,9 @@ func TestAuditFindsEachBrokenInvariant(t *testing.T) {
 	}
 	tests := []struct {
 		name   string
-		before string // a change of the schema that lets the damage in
+		before string // a change of the schema that permits the violation
 		rows   []row
-		after  string // the damage done to the stock row
+		after  string // a change of the stock row
 		want   []string
 	}{
 		{name: "nothing sold"},
@@ -41,31 +40,31 @@ func TestAuditFindsEachBrokenInvariant(t *testing.T) {
 		{name: "oversold", rows: []row{
 			{"sku", "ann", "k1", 8, nil, "reserved", 0, 1}, {"sku", "ben", "k1", 8, nil, "paid", 0, 1},
 		}, after: "UPDATE stock SET available = 2, seq = 1", want: []string{stock.Conservation}},
-		{name: "units vanished", after: "UPDATE stock SET available = 9", want: []string{stock.Conservation}},
+		{name: "units are missing", after: "UPDATE stock SET available = 9", want: []string{stock.Conservation}},
 		{name: "returned twice", rows: []row{{"sku", "ann", "k1", 3, nil, "cancelled", 0, 1}},
 			after: "UPDATE stock SET available = 13, seq = 3", want: []string{stock.Conservation}},
 		{name: "available below zero", rows: []row{{"sku", "ann", "k1", 11, nil, "reserved", 0, 1}},
 			after: "UPDATE stock SET available = -1, seq = 1", want: []string{stock.NonNegative}},
-		{name: "order of no SKU", rows: []row{{"ghost", "ann", "k1", 1, nil, "reserved", 0, 1}}, want: []string{stock.KnownSKU}},
+		{name: "order without its SKU", rows: []row{{"unknown", "ann", "k1", 1, nil, "reserved", 0, 1}}, want: []string{stock.KnownSKU}},
 		{name: "quantity of zero", rows: []row{{"sku", "ann", "k1", 0, nil, "reserved", 0, 0}}, want: []string{stock.PositiveAmount}},
-		{name: "a key twice", before: "ALTER TABLE orders DROP INDEX one_order_a_key", rows: []row{
+		{name: "one key for two orders", before: "ALTER TABLE orders DROP INDEX one_order_a_key", rows: []row{
 			{"sku", "ann", "k1", 1, nil, "reserved", 0, 1}, {"sku", "ann", "k1", 1, nil, "reserved", 0, 2},
 		}, after: "UPDATE stock SET available = 8, seq = 2", want: []string{stock.OneOrderAKey}},
 		{name: "over the limit", rows: []row{
 			{"sku", "ann", "k1", 2, 3, "reserved", 0, 1}, {"sku", "ann", "k2", 2, 3, "paid", 0, 2},
 		}, after: "UPDATE stock SET available = 6, seq = 2", want: []string{stock.WithinLimit}},
-		{name: "a limit that was lowered since", rows: []row{
+		{name: "the limit was lowered later", rows: []row{
 			{"sku", "ann", "k1", 4, 4, "reserved", 0, 1}, {"sku", "ben", "k2", 1, 1, "paid", 0, 2},
 		}, after: "UPDATE stock SET available = 5, seq = 2, per_customer_limit = 1"},
-		{name: "room under the limit by a cancelled order", rows: []row{
+		{name: "a cancelled order does not count for the limit", rows: []row{
 			{"sku", "ann", "k1", 3, 3, "cancelled", 0, 1}, {"sku", "ann", "k2", 3, 3, "reserved", 0, 3},
 		}, after: "UPDATE stock SET available = 7, seq = 3"},
-		{name: "token fell", rows: []row{
+		{name: "token decreased", rows: []row{
 			{"sku", "ann", "k1", 1, nil, "reserved", 7, 1}, {"sku", "ben", "k1", 1, nil, "reserved", 6, 2},
 		}, after: "UPDATE stock SET available = 8, fence = 7, seq = 2", want: []string{stock.TokensRise}},
 		{name: "token above the fence", rows: []row{{"sku", "ann", "k1", 1, nil, "reserved", 7, 1}},
 			after: "UPDATE stock SET available = 9, fence = 6, seq = 1", want: []string{stock.TokensRise}},
-		{name: "seq behind", rows: []row{{"sku", "ann", "k1", 1, nil, "reserved", 0, 3}},
+		{name: "order with a later seq", rows: []row{{"sku", "ann", "k1", 1, nil, "reserved", 0, 3}},
 			after: "UPDATE stock SET available = 9, seq = 2", want: []string{stock.SeqCovers}},
 	}
 	for _, test := range tests {
@@ -78,7 +77,7 @@ func TestAuditFindsEachBrokenInvariant(t *testing.T) {
 			for _, r := range test.rows {
 				exec(t, db, insertOrder, r.sku, r.customer, r.key, r.quantity, r.limit, r.status, r.fence, r.seq)
 			}
-			exec(t, db, endWell)
+			exec(t, db, closeOrders)
 			if test.after != "" {
 				exec(t, db, test.after+" WHERE sku = 'sku'")
 			}
@@ -100,7 +99,7 @@ func TestAuditFindsEachBrokenInvariant(t *testing.T) {
 	}
 }
 
-func TestAuditFindsABrokenLife(t *testing.T) {
+func TestAuditFindsBrokenFinalOrders(t *testing.T) {
 	t.Parallel()
 	const archive = `INSERT INTO archived_orders SELECT o.*, NOW(6) FROM orders o WHERE status = `
 	const restock = `INSERT INTO restocks (id, sku, idempotency_key, fingerprint, units, created_at, seq) VALUES (UNHEX(LEFT(SHA2(RAND(), 256), 32)), `
@@ -112,21 +111,21 @@ func TestAuditFindsABrokenLife(t *testing.T) {
 		{name: "nothing"},
 		{name: "purged", damage: []string{archive + "'paid'", "DELETE FROM orders WHERE status = 'paid'"}},
 		{name: "restocked", damage: []string{restock + "'sku', 'k', '', 3, NOW(6), 4)"}},
-		{name: "paid, and not closed", damage: []string{"UPDATE orders SET closed_at = NULL WHERE status = 'paid'"}, want: []string{stock.EndsOnce}},
-		{name: "paid, and returned", damage: []string{"UPDATE orders SET returned_by = id WHERE status = 'paid'"}, want: []string{stock.EndsOnce}},
-		{name: "reserved, and closed", damage: []string{"UPDATE orders SET closed_at = NOW(6) WHERE status = 'reserved'"}, want: []string{stock.EndsOnce}},
-		{name: "cancelled, and returned by nobody", damage: []string{"UPDATE orders SET returned_by = NULL WHERE status = 'cancelled'"},
+		{name: "paid but not closed", damage: []string{"UPDATE orders SET closed_at = NULL WHERE status = 'paid'"}, want: []string{stock.EndsOnce}},
+		{name: "paid and returned", damage: []string{"UPDATE orders SET returned_by = id WHERE status = 'paid'"}, want: []string{stock.EndsOnce}},
+		{name: "reserved and closed", damage: []string{"UPDATE orders SET closed_at = NOW(6) WHERE status = 'reserved'"}, want: []string{stock.EndsOnce}},
+		{name: "cancelled but not returned", damage: []string{"UPDATE orders SET returned_by = NULL WHERE status = 'cancelled'"},
 			want: []string{stock.EndsOnce}},
-		{name: "cancelled, and paid", damage: []string{"UPDATE orders SET payment_reference = 'p' WHERE status = 'cancelled'"}, want: []string{stock.EndsOnce}},
+		{name: "cancelled and paid", damage: []string{"UPDATE orders SET payment_reference = 'p' WHERE status = 'cancelled'"}, want: []string{stock.EndsOnce}},
 		{name: "paid late", damage: []string{"UPDATE orders SET expires_at = closed_at WHERE status = 'paid'"}, want: []string{stock.PaidInTime}},
 		{name: "expired early", damage: []string{"UPDATE orders SET expires_at = closed_at + INTERVAL 1 SECOND WHERE status = 'expired'"},
 			want: []string{stock.PaidInTime}},
-		{name: "restocked units that are not there", damage: []string{restock + "'sku', 'k', '', 11, NOW(6), 4)"}, want: []string{stock.RestocksCount}},
-		{name: "restocked at no write", damage: []string{restock + "'sku', 'k', '', 1, NOW(6), 99)"}, want: []string{stock.RestocksCount}},
-		{name: "restocked no SKU", damage: []string{restock + "'ghost', 'k', '', 1, NOW(6), 0)"}, want: []string{stock.RestocksCount}},
-		{name: "archived, and still there", damage: []string{archive + "'cancelled'"}, want: []string{stock.ArchiveFinal}},
-		{name: "a paid order vanished", damage: []string{"DELETE FROM orders WHERE status = 'paid'"}, want: []string{stock.Conservation}},
-		{name: "archived too early", damage: []string{archive + "'reserved'", "DELETE FROM orders WHERE status = 'reserved'"},
+		{name: "restocked units are missing", damage: []string{restock + "'sku', 'k', '', 11, NOW(6), 4)"}, want: []string{stock.RestocksCount}},
+		{name: "restock with a later seq", damage: []string{restock + "'sku', 'k', '', 1, NOW(6), 99)"}, want: []string{stock.RestocksCount}},
+		{name: "restock of an unknown SKU", damage: []string{restock + "'unknown', 'k', '', 1, NOW(6), 0)"}, want: []string{stock.RestocksCount}},
+		{name: "archived but still in orders", damage: []string{archive + "'cancelled'"}, want: []string{stock.ArchiveFinal}},
+		{name: "a paid order is missing", damage: []string{"DELETE FROM orders WHERE status = 'paid'"}, want: []string{stock.Conservation}},
+		{name: "archived while reserved", damage: []string{archive + "'reserved'", "DELETE FROM orders WHERE status = 'reserved'"},
 			want: []string{stock.ArchiveFinal}},
 	}
 	for _, test := range tests {
@@ -136,7 +135,7 @@ func TestAuditFindsABrokenLife(t *testing.T) {
 			for i, status := range []string{"reserved", "paid", "cancelled", "expired"} {
 				exec(t, db, insertOrder, "sku", "ann", status, 2, nil, status, 0, i+1)
 			}
-			exec(t, db, endWell)
+			exec(t, db, closeOrders)
 			exec(t, db, "UPDATE stock SET available = 6, seq = 6")
 			for _, query := range test.damage {
 				exec(t, db, query)

@@ -17,7 +17,7 @@ func TestMain(m *testing.M) { sandboxtest.Main(m, sandbox.Config{MySQL: true}, &
 
 var databases atomic.Int32
 
-// newDSN makes an empty database.
+// newDSN creates an empty database.
 func newDSN(t *testing.T) string {
 	t.Helper()
 	dsn, err := servers.MySQL.CreateDatabase(t.Context(), fmt.Sprintf("stock%d", databases.Add(1)))
@@ -41,7 +41,7 @@ func open(t *testing.T, dsn string) *stock.DB {
 	return db
 }
 
-// newDB makes a database with the schema and one SKU of 10 units.
+// newDB creates a database with the schema and one SKU of 10 units.
 func newDB(t *testing.T) *stock.DB {
 	t.Helper()
 	db := open(t, newDSN(t))

@@ -12,7 +12,7 @@ import (
 	"github.com/go-sql-driver/mysql"
 )
 
-func TestOnlyWhatNoWaitingMendsIsRefused(t *testing.T) {
+func TestRefusedErrorsHaveAdvice(t *testing.T) {
 	t.Parallel()
 	number := func(n uint16) error {
 		return fmt.Errorf("session settings: %w", &mysql.MySQLError{Number: n, Message: "m"})
@@ -38,15 +38,14 @@ func TestOnlyWhatNoWaitingMendsIsRefused(t *testing.T) {
 			}
 		}
 	}
-	// Too many connections, a limit of the account that others use up, a server that
-	// starts, one that is ended, names that cannot be looked up now, one of several hosts
-	// that is only down.
+	// Trying again may solve these: too many connections, a limit of concurrent ones, a
+	// server that starts or shuts down, a failed name lookup, one of several hosts down.
 	for _, err := range []error{
 		nil, number(1040), number(1203), limit("max_user_connections"), errors.Join(nowhere, syscall.ECONNREFUSED), number(1290), number(1053), syscall.ECONNREFUSED, context.DeadlineExceeded, mysql.ErrInvalidConn,
 		&net.OpError{Op: "dial", Err: &net.DNSError{Err: "server misbehaving", Name: "db", IsTemporary: true}},
 	} {
 		if got := Refused(err); got != nil {
-			t.Errorf("%v: got %v, want that it is asked again", err, got)
+			t.Errorf("%v: got %v, want nil, so that it is tried again", err, got)
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"flashsale/internal/stock"
 )
 
-// Only what the server says it rolled back is run again.
+// Only an error by which the server reports a rollback is retryable.
 func TestRolledBackIsRetryable(t *testing.T) {
 	t.Parallel()
 	for number, want := range map[uint16]bool{
@@ -24,7 +24,7 @@ func TestRolledBackIsRetryable(t *testing.T) {
 	}
 	for _, err := range []error{nil, mysql.ErrInvalidConn, driver.ErrBadConn} {
 		if stock.IsRetryable(err) {
-			t.Errorf("%v is retryable", err)
+			t.Errorf("%v is retryable, want not", err)
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// take takes n units in a transaction of its own.
+// take takes n units in one transaction.
 func take(ctx context.Context, db *stock.DB, way strategy.Write, n int32) (row stock.Row, err error) {
 	err = db.InTx(ctx, func(conn *sql.Conn) (err error) {
 		row, err = stock.Writer{Way: way}.Take(ctx, conn, "sku", n)
@@ -51,7 +51,7 @@ func TestTakeCountsDownAndRefusesTheRest(t *testing.T) {
 	}
 }
 
-func TestTakeOfNoSKU(t *testing.T) {
+func TestTakeOfAnUnknownSKU(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
 	for _, way := range ways {
@@ -65,8 +65,8 @@ func TestTakeOfNoSKU(t *testing.T) {
 	}
 }
 
-// The ways that need no lock are exact with many writers at once.
-func TestGuardedWaysNeverTakeTooMuch(t *testing.T) {
+// The ways that need no lock are exact with concurrent writers.
+func TestExactWaysNeverTakeTooMuch(t *testing.T) {
 	t.Parallel()
 	for _, way := range []strategy.Write{strategy.SelectForUpdate, strategy.Conditional, strategy.Version} {
 		t.Run(string(way), func(t *testing.T) {
@@ -77,7 +77,7 @@ func TestGuardedWaysNeverTakeTooMuch(t *testing.T) {
 			for i := range 40 {
 				group.Go(func() {
 					_, err := take(t.Context(), db, way, 1)
-					for stock.IsRetryable(err) { // others' commits have taken more than a second
+					for stock.IsRetryable(err) { // it waited for other commits for more than a second
 						_, err = take(t.Context(), db, way, 1)
 					}
 					if err == nil {
@@ -91,25 +91,25 @@ func TestGuardedWaysNeverTakeTooMuch(t *testing.T) {
 			n := 0
 			taken.Range(func(any, any) bool { n++; return true })
 			if n != 10 {
-				t.Errorf("took %d units of 10", n)
+				t.Errorf("took %d units, want 10", n)
 			}
 		})
 	}
 }
 
-// apply takes n units at the time at which the row was read.
-func apply(t *testing.T, db *stock.DB, tenure stock.Claim, row stock.Row, n int64) int64 {
+// apply takes n units at the time when the row was read.
+func apply(t *testing.T, db *stock.DB, claim stock.Claim, row stock.Row, n int64) int64 {
 	t.Helper()
-	return applyAt(t, db, tenure, row, n, row.Now)
+	return applyAt(t, db, claim, row, n, row.Now)
 }
 
-// applyAt takes n units for orders of the time at which the row was read, while the
-// database's clock stands at now.
-func applyAt(t *testing.T, db *stock.DB, tenure stock.Claim, row stock.Row, n int64, now time.Time) (changed int64) {
+// applyAt takes n units for orders of the time when the row was read, while the
+// database's clock is at now.
+func applyAt(t *testing.T, db *stock.DB, claim stock.Claim, row stock.Row, n int64, now time.Time) (changed int64) {
 	t.Helper()
 	err := db.OnConn(t.Context(), func(conn *sql.Conn) error {
 		query := fmt.Sprintf("SET @@timestamp = %d.%06d; ", now.Unix(), now.Nanosecond()/1000) +
-			stock.Take{Claim: tenure, Row: row, Units: n, At: row.Now}.Statement()
+			stock.Take{Claim: claim, Row: row, Units: n, At: row.Now}.Statement()
 		result, err := conn.ExecContext(t.Context(), query)
 		if err != nil {
 			return err
@@ -126,25 +126,25 @@ func applyAt(t *testing.T, db *stock.DB, tenure stock.Claim, row stock.Row, n in
 	return changed
 }
 
-func begin(t *testing.T, db *stock.DB, tenure stock.Claim) (stock.Row, error) {
+func begin(t *testing.T, db *stock.DB, claim stock.Claim) (stock.Row, error) {
 	t.Helper()
-	return tenure.Begin(t.Context(), db)
+	return claim.Begin(t.Context(), db)
 }
 
-// A holder reads, is paused, and writes after its successor has read. What
-// happens then is the difference between the three fences.
+// A holder reads, is paused, and writes after its successor has read. The three fences
+// differ in what happens then.
 func TestStaleHolderUnderEachFence(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		fence strategy.Fence
-		// stale is how many rows the old holder's write changes after the new
-		// holder's read; available is what is left in the end of 10 units,
-		// when each took 1: with 9 an update was lost.
-		stale, available int64
+		// stale is how many rows the old holder's write changes after the new holder's
+		// read. Each takes 1 of 10 units, and in the end 9 are available: with a stale
+		// write of 1 row an update was lost.
+		stale int64
 	}{
-		{strategy.FenceOff, 1, 9},
-		{strategy.FenceWrite, 1, 9},
-		{strategy.FenceClaim, 0, 9},
+		{strategy.FenceOff, 1},
+		{strategy.FenceWrite, 1},
+		{strategy.FenceClaim, 0},
 	}
 	for _, test := range tests {
 		t.Run(string(test.fence), func(t *testing.T) {
@@ -170,8 +170,8 @@ func TestStaleHolderUnderEachFence(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if row.Available != test.available {
-				t.Errorf("%d available, want %d", row.Available, test.available)
+			if row.Available != 9 {
+				t.Errorf("%d available, want 9", row.Available)
 			}
 		})
 	}
@@ -191,32 +191,32 @@ func TestClaimWithAnOldTokenIsFenced(t *testing.T) {
 	}
 }
 
-// A change by others, behind the same token, makes what is remembered stale.
-func TestChangedRowRefusesARememberedOne(t *testing.T) {
+// A change by another writer, under the same token, makes the remembered row stale.
+func TestStaleRowIsFenced(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
-	tenure := stock.Claim{SKU: "sku", Token: 5, Fence: strategy.FenceClaim}
-	row, err := begin(t, db, tenure)
+	claim := stock.Claim{SKU: "sku", Token: 5, Fence: strategy.FenceClaim}
+	row, err := begin(t, db, claim)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := db.Change(t.Context(), row.Stock, nil); err != nil {
 		t.Fatal(err)
 	}
-	if got := apply(t, db, tenure, row, 1); got != 0 {
-		t.Errorf("a write from a stale row changed %d rows", got)
+	if got := apply(t, db, claim, row, 1); got != 0 {
+		t.Errorf("a write from a stale row changed %d rows, want 0", got)
 	}
 }
 
-// The clock that a tenure extrapolates parts from the database's when the host is
-// suspended, or when the other is stepped.
-func TestClaimOfAnotherTimeTakesNothing(t *testing.T) {
+// The clock that a desk extrapolates differs from the database's after the host was
+// suspended, or after a step of the database's clock.
+func TestOrdersOfAnotherTimeTakeNothing(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		fence  strategy.Fence
 		ahead  time.Duration // the database's clock
-		starts time.Duration // the sale, by the tenure's clock; an hour before it when zero
-		ends   time.Duration // likewise; an hour after it
+		starts time.Duration // of the sale, relative to the desk's clock; zero means an hour before
+		ends   time.Duration // likewise; zero means an hour after
 		want   int64
 	}{
 		{fence: strategy.FenceClaim, want: 1},
@@ -240,38 +240,37 @@ func TestClaimOfAnotherTimeTakesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			exec(t, db, "UPDATE stock SET sale_starts_at = ?, sale_ends_at = ?", now.Add(starts), now.Add(ends))
-			tenure := stock.Claim{SKU: "sku", Token: 5, Fence: test.fence}
-			row, err := begin(t, db, tenure)
+			claim := stock.Claim{SKU: "sku", Token: 5, Fence: test.fence}
+			row, err := begin(t, db, claim)
 			if err != nil {
 				t.Fatal(err)
 			}
 			row.Now = now
-			if got := applyAt(t, db, tenure, row, 1, now.Add(test.ahead)); got != test.want {
+			if got := applyAt(t, db, claim, row, 1, now.Add(test.ahead)); got != test.want {
 				t.Errorf("the write changed %d rows, want %d", got, test.want)
 			}
 		})
 	}
 }
 
-// claimAnyhow claims as a desk does: a claim that waited for its row in vain, since
-// this process was stopped while it looked for who is in the way, is made again.
-func claimAnyhow(t *testing.T, db *stock.DB, tenure stock.Claim) (row stock.Row, err error) {
+// beginRetrying retries a claim as a desk does: it fails if this process was paused while
+// it looked for the blocker.
+func beginRetrying(t *testing.T, db *stock.DB, claim stock.Claim) (row stock.Row, err error) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
-		if row, err = begin(t, db, tenure); !stock.IsRetryable(err) {
+		if row, err = begin(t, db, claim); !stock.IsRetryable(err) {
 			break
 		}
 	}
 	return row, err
 }
 
-// A process that stopped between a failed statement and its ROLLBACK holds the
-// row. Its successor's claim gets through all the same, also when claims that wait
-// have all of the pool.
+// A process that stopped between a failed statement and its ROLLBACK locks the row. Its
+// successor's claim succeeds, even if waiting claims use the whole pool.
 func TestClaimEndsAnIdleTransactionInItsWay(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
-	db.SQL.SetMaxOpenConns(2) // one is the idle transaction's, the claim has the other
+	db.SQL.SetMaxOpenConns(2) // one for the idle transaction, one for the claim
 	idle, err := db.SQL.Conn(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -282,7 +281,7 @@ func TestClaimEndsAnIdleTransactionInItsWay(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	row, err := claimAnyhow(t, db, stock.Claim{SKU: "sku", Token: 5, Fence: strategy.FenceClaim})
+	row, err := beginRetrying(t, db, stock.Claim{SKU: "sku", Token: 5, Fence: strategy.FenceClaim})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,6 +289,6 @@ func TestClaimEndsAnIdleTransactionInItsWay(t *testing.T) {
 		t.Errorf("seq %d, fence %d; want 0 and 5", row.Seq, row.Fence)
 	}
 	if _, err := idle.ExecContext(t.Context(), "COMMIT"); err == nil {
-		t.Error("the idle transaction committed")
+		t.Error("the idle transaction committed, want its connection killed")
 	}
 }

@@ -23,7 +23,7 @@ var servers *sandbox.Stack
 
 func TestMain(m *testing.M) { sandboxtest.Main(m, sandbox.Config{EtcdNodes: 1}, &servers) }
 
-// newStore makes a Store with a client of its own, under the test's prefix.
+// newStore makes a Store with its own client, under the test's prefix.
 func newStore(tb testing.TB, with ...func(*etcdstock.Config)) *etcdstock.Store {
 	tb.Helper()
 	client, err := clientv3.New(clientv3.Config{Endpoints: servers.EtcdEndpoints(), Logger: zap.NewNop()})
@@ -49,7 +49,7 @@ func create(tb testing.TB, s *etcdstock.Store, sku string, units int64) {
 	}
 }
 
-// conserved checks the arithmetic, and returns the stock.
+// conserved checks that no unit was lost, and returns the stock.
 func conserved(tb testing.TB, s *etcdstock.Store, sku string) etcdstock.Stock {
 	tb.Helper()
 	stock, taken, err := s.Taken(tb.Context(), sku)
@@ -81,7 +81,7 @@ func TestTakeAndGiveBackCountOnce(t *testing.T) {
 		{"take another quantity", func() (etcdstock.Stock, error) { return s.Take(ctx, "a", "o1", 1) }, etcdstock.ErrOtherQuantity, 3},
 		{"take too many", func() (etcdstock.Stock, error) { return s.Take(ctx, "a", "o2", 4) }, etcdstock.ErrInsufficient, 3},
 		{"take the rest", func() (etcdstock.Stock, error) { return s.Take(ctx, "a", "o3", 3) }, nil, 0},
-		{"a replay when all is sold", func() (etcdstock.Stock, error) { return s.Take(ctx, "a", "o1", 2) }, nil, 0},
+		{"take again when all is sold", func() (etcdstock.Stock, error) { return s.Take(ctx, "a", "o1", 2) }, nil, 0},
 		{"give back", func() (etcdstock.Stock, error) { return s.GiveBack(ctx, "a", "o1") }, nil, 2},
 		{"give back again", func() (etcdstock.Stock, error) { return s.GiveBack(ctx, "a", "o1") }, etcdstock.ErrNotTaken, 2},
 		{"give back nothing", func() (etcdstock.Stock, error) { return s.GiveBack(ctx, "a", "o2") }, etcdstock.ErrNotTaken, 2},
@@ -93,16 +93,15 @@ func TestTakeAndGiveBackCountOnce(t *testing.T) {
 			t.Errorf("%s: %d left, %v; want %d left, %v", step.what, got.Available, err, step.left, step.want)
 		}
 		if read := conserved(t, s, "a"); read != got {
-			t.Errorf("%s: returned %+v, stands %+v", step.what, got, read)
+			t.Errorf("%s: returned %+v, etcd has %+v", step.what, got, read)
 		}
 	}
 	if n := s.Retries(); n != 0 {
-		t.Errorf("%d retries without a rival", n)
+		t.Errorf("%d retries without a rival, want none", n)
 	}
 }
 
-// TestRivalsSellEachUnitOnce lets clients of their own take single units until
-// none is left.
+// Several clients take single units until none is left.
 func TestRivalsSellEachUnitOnce(t *testing.T) {
 	const rivals, units = 6, 60
 	first := newStore(t)
@@ -135,7 +134,7 @@ func TestRivalsSellEachUnitOnce(t *testing.T) {
 		t.Errorf("%d sold and %d left of %d", sold.Load(), left.Available, units)
 	}
 	if retries.Load() == 0 {
-		t.Error("no retry was counted among rivals")
+		t.Error("rivals counted no retry")
 	}
 	t.Logf("%d retries for %d units", retries.Load(), units)
 }
@@ -170,14 +169,13 @@ func TestRetriesAreBounded(t *testing.T) {
 		t.Error(waitErr)
 	}
 	if !errors.Is(err, etcdstock.ErrContended) {
-		t.Errorf("eight rivals never came first twice: %v", err)
+		t.Errorf("got %v among eight rivals, want ErrContended", err)
 	}
 	conserved(t, s, "a")
 }
 
-// TestOneOrderFromManyPlaces sends the same order at the same time, as a client
-// does that has had no answer.
-func TestOneOrderFromManyPlaces(t *testing.T) {
+// Several clients send the same order at the same time.
+func TestSameOrderFromSeveralClientsCountsOnce(t *testing.T) {
 	first := newStore(t)
 	create(t, first, "a", 10)
 	var group errgroup.Group
@@ -193,8 +191,8 @@ func TestOneOrderFromManyPlaces(t *testing.T) {
 	}
 }
 
-// TestTheGapShows: the process ended between the two stores.
-func TestTheGapShows(t *testing.T) {
+// The process ended between the writes to the two stores.
+func TestTakenShowsTheGap(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "a", 3)
 	if _, err := s.Take(t.Context(), "a", "crashed", 2); err != nil {
@@ -212,13 +210,13 @@ func TestTheGapShows(t *testing.T) {
 	}
 }
 
-func TestCreateLeavesWhatIsThere(t *testing.T) {
+func TestCreateKeepsAnExistingSKU(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "b", 2)
 	create(t, s, "a", 1)
 	create(t, s, "ab", 3)
 	if created, err := s.Create(t.Context(), "a", 99); created || err != nil {
-		t.Errorf("created again: %v, %v", created, err)
+		t.Errorf("create again: created %v, error %v; want false, none", created, err)
 	}
 	all, err := s.List(t.Context())
 	if err != nil {
@@ -233,7 +231,7 @@ func TestCreateLeavesWhatIsThere(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeIsRefused(t *testing.T) {
+func TestInvalidArgumentsAreRefused(t *testing.T) {
 	s := newStore(t)
 	ctx := t.Context()
 	create(t, s, "a", 1)
@@ -251,7 +249,7 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 		"no restock": errOf(s.Restock(ctx, "a", "r", 0)),
 	} {
 		if err == nil {
-			t.Errorf("taken: %s", what)
+			t.Errorf("%s: got no error", what)
 		}
 	}
 	if left := conserved(t, s, "a"); left.Available != 1 {
@@ -261,7 +259,7 @@ func TestWhatCannotBeIsRefused(t *testing.T) {
 
 func errOf(_ etcdstock.Stock, err error) error { return err }
 
-// BenchmarkTake is one order's take with nobody else about.
+// BenchmarkTake takes one order's units without rivals.
 func BenchmarkTake(b *testing.B) {
 	s := newStore(b)
 	create(b, s, "a", int64(b.N)+1_000_000)
@@ -274,8 +272,8 @@ func BenchmarkTake(b *testing.B) {
 	}
 }
 
-// lateKV holds its first write back: the caller gets no answer, and arrive
-// lets it come to the server.
+// lateKV delays its first write: the caller gets no answer, and arrive sends it to the
+// server.
 type lateKV struct {
 	clientv3.KV
 	arrive func() (*clientv3.TxnResponse, error)
@@ -308,8 +306,8 @@ func (t *lateTxn) Commit() (*clientv3.TxnResponse, error) {
 	return nil, context.DeadlineExceeded
 }
 
-// A Take without an answer arrives after its units were given back: it takes none.
-func TestATakeThatArrivesLateTakesNothing(t *testing.T) {
+// A Take without an answer arrives after GiveBack: it takes no units.
+func TestLateTakeTakesNothing(t *testing.T) {
 	late := &lateKV{}
 	s := newStore(t)
 	create(t, s, "a", 3)
@@ -324,7 +322,7 @@ func TestATakeThatArrivesLateTakesNothing(t *testing.T) {
 		t.Errorf("got %v, want %v", err, etcdstock.ErrNotTaken)
 	}
 	if answer, err := late.arrive(); err != nil || answer.Succeeded {
-		t.Errorf("the late Take: %+v, %v; want it refused", answer, err)
+		t.Errorf("the late Take: %+v, %v; want it to fail", answer, err)
 	}
 	if left := conserved(t, s, "a"); left.Available != 3 {
 		t.Errorf("%d left of 3", left.Available)
