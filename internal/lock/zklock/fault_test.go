@@ -183,7 +183,7 @@ func TestALostSessionIsClosedWhenItCanBe(t *testing.T) {
 	l.mu.Lock()
 	session := l.session
 	l.mu.Unlock()
-	session.kept.Lose()
+	session.lease.Lose()
 	sandboxtest.Await(t, held.Lost(), "the loss")
 	link.Heal()
 	s.places(t, "n", 0)
@@ -363,7 +363,7 @@ func TestCancelsAndRemovalsNeverLetTwoIn(t *testing.T) {
 				}
 				held, err := take(ctx, names[n])
 				cancel()
-				if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, lock.ErrHeld) || errors.Is(err, errVanished) {
+				if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, lock.ErrHeld) || errors.Is(err, errRemoved) {
 					continue // the last is of a TryLock whose place was removed twice
 				}
 				if err != nil {

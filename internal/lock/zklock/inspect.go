@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/go-zookeeper/zk"
 	"golang.org/x/sync/errgroup"
@@ -14,11 +14,11 @@ import (
 	"flashsale/internal/lock/lease"
 )
 
-// inspections is how many nodes are read at a time.
+// inspections is the number of locks that are read at the same time.
 const inspections = 16
 
-// Inspect lists the locks that are held under the prefix, by any process. It may
-// be a moment old where the server follows another.
+// Inspect lists the locks that are held under the prefix, by any process. A follower
+// may answer with slightly stale data.
 func (l *Locker) Inspect(ctx context.Context) ([]lock.Info, error) {
 	s, err := l.sessionFor(ctx)
 	if err != nil {
@@ -28,29 +28,29 @@ func (l *Locker) Inspect(ctx context.Context) ([]lock.Info, error) {
 	if err != nil {
 		return nil, l.failed("inspect", l.cfg.Prefix, err)
 	}
-	infos := make([]*lock.Info, len(names))
+	var mu sync.Mutex
+	var found []lock.Info
 	group, each := errgroup.WithContext(ctx)
 	group.SetLimit(inspections)
-	for i, last := range names {
-		group.Go(func() (err error) {
-			infos[i], err = ask(each, s, func(ctx context.Context) (*lock.Info, error) { return s.inspect(ctx, last) })
+	for _, last := range names {
+		group.Go(func() error {
+			info, err := ask(each, s, func(ctx context.Context) (*lock.Info, error) { return s.inspect(ctx, last) })
+			if info != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				found = append(found, *info)
+			}
 			return err
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return nil, l.failed("inspect", l.cfg.Prefix, err)
 	}
-	var found []lock.Info
-	for _, info := range infos {
-		if info != nil {
-			found = append(found, *info)
-		}
-	}
 	slices.SortFunc(found, func(a, b lock.Info) int { return cmp.Compare(a.Name, b.Name) })
 	return found, nil
 }
 
-// Revoke deletes the node of the holder, which hears of it by its watch.
+// Revoke deletes the holder's node. The holder notices by its watch.
 func (l *Locker) Revoke(ctx context.Context, name string) error {
 	if err := lock.CheckName(name); err != nil {
 		return err
@@ -70,16 +70,13 @@ func (l *Locker) Revoke(ctx context.Context, name string) error {
 		}
 		return struct{}{}, s.call(ctx, func() error { return s.conn.Delete(path+"/"+queue[0], anyVersion) })
 	})
-	if errors.Is(err, zk.ErrNoNode) { // it has gone by itself, or by our first request
+	if err == nil || errors.Is(err, zk.ErrNoNode) { // an earlier attempt may have deleted it
 		return nil
 	}
-	if err != nil {
-		return l.failed("revoke", name, err)
-	}
-	return nil
+	return l.failed("revoke", name, err)
 }
 
-// names are the last parts of the paths of all locks.
+// names returns the last path segments of all locks.
 func (s *session) names(ctx context.Context, prefix string) (names []string, err error) {
 	err = s.call(ctx, func() error {
 		names, _, err = s.conn.Children(prefix)
@@ -91,11 +88,11 @@ func (s *session) names(ctx context.Context, prefix string) (names []string, err
 	return names, err
 }
 
-// inspect reads the queue of one lock; nil where nobody holds it.
+// inspect reads the queue of one lock. It returns nil if the lock is free.
 func (s *session) inspect(ctx context.Context, last string) (*lock.Info, error) {
 	name, err := nameOf(last)
 	if err != nil {
-		return nil, nil //nolint:nilerr // a stranger's folder, and no lock
+		return nil, nil //nolint:nilerr // a foreign node, not a lock
 	}
 	path := s.locker.cfg.Prefix + "/" + last
 	queue, err := s.list(ctx, path)
@@ -111,7 +108,7 @@ func (s *session) inspect(ctx context.Context, last string) (*lock.Info, error) 
 			return err
 		})
 		if errors.Is(err, zk.ErrNoNode) {
-			continue // it has just left
+			continue // deleted meanwhile
 		}
 		if err != nil {
 			return nil, err
@@ -127,8 +124,8 @@ func (s *session) inspect(ctx context.Context, last string) (*lock.Info, error) 
 	return info, nil
 }
 
-// ask waits for an answer no longer than ctx, and lets the requests end by
-// themselves: the client library knows no context.
+// ask waits for request until ctx ends. The client library has no contexts, so the
+// requests then end in the background.
 func ask[T any](ctx context.Context, s *session, request func(context.Context) (T, error)) (T, error) {
 	type answer struct {
 		value T
@@ -149,6 +146,6 @@ func ask[T any](ctx context.Context, s *session, request func(context.Context) (
 		return *new(T), ctx.Err()
 	case <-s.locker.closing:
 		cancel(lock.ErrClosed)
-		return *new(T), fmt.Errorf("ask: %w", lock.ErrClosed)
+		return *new(T), lock.ErrClosed
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,68 +16,68 @@ import (
 	"flashsale/internal/sleep"
 )
 
-// Capabilities are what a Locker promises.
+// Capabilities are what a Locker guarantees.
 var Capabilities = lock.Capabilities{
 	Processes: true, Fair: true, Deadline: true, Token: true, LossNotice: true, Wanted: true, Queue: true, Removal: true,
 	Renewed: true, Restart: true,
-	LockTrips: 2, UnlockTrips: 1, // create; look; delete
+	LockTrips: 2, UnlockTrips: 1, // create; read; delete
 }
 
+// backoff is the wait between attempts after a failed request. It starts short,
+// because the connection may just have moved to another server.
+var backoff = sleep.Backoff{Min: 20 * time.Millisecond, Max: time.Second}
+
 const (
-	// retryPause and retryPauseMax are the waits between attempts after a request
-	// has failed: short for a connection that has just moved to another server.
-	retryPause    = 20 * time.Millisecond
-	retryPauseMax = time.Second
-	// dialPauseMax is the longest wait between two rounds of all servers. A process
-	// has one connection, and a session of two seconds must not miss a server
-	// that is back.
+	// dialPauseMax is the longest wait before another server is tried. A process has
+	// only one connection, and a session of two seconds must find a server that is
+	// back.
 	dialPauseMax = 250 * time.Millisecond
-	// dialShare of the TTL is what a connection may take to be made.
+	// dialShare of the TTL is the time-out of connecting to a server.
 	dialShare = 4
-	// silenceShare of the TTL is what a server may be silent for before another is
-	// tried. It hears from us, and answers, three times a TTL.
+	// silenceShare of the TTL is how long a server may be silent before the client
+	// leaves it. A working server answers three times a TTL.
 	silenceShare = 2
 )
 
-// Config says where a Locker's nodes stand, and what they say.
+// Config configures a Locker.
 type Config struct {
 	// Servers are the ensemble's, each as host:port.
 	Servers []string
-	// Prefix is the path under which a Locker's nodes stand, as "/flashsale/locks".
+	// Prefix is the path of a Locker's nodes, for example "/flashsale/locks".
 	// Lockers with the same prefix exclude each other.
 	Prefix string
 	// TTL is how long a grant survives its process. The servers may raise or lower
-	// it, to between 2 and 20 of their ticks mostly: theirs is what counts.
+	// it, by default to between 2 and 20 of their ticks. The Locker then uses theirs.
 	TTL time.Duration
-	// Owner stands in each node, for people: replica@host:pid.
+	// Owner is written into each node, for people: replica@host:pid.
 	Owner string
-	// Logger gets what no caller is told: lost sessions, and at the debug level
-	// the client library's own lines. Nil: none.
+	// Logger is optional. It gets the lost sessions and, at the debug level, the
+	// client library's log.
 	Logger *slog.Logger
 }
 
-// Locker is a lock.Locker on ZooKeeper. See the package's comment for its protocol.
+// Locker is a lock.Locker in ZooKeeper. The package's comment describes its protocol.
 type Locker struct {
 	cfg Config
-	// ctx ends when Close has freed what it could. Nothing outlives it.
+	// ctx ends when Close has deleted the nodes. No request outlives it.
 	ctx     context.Context
 	stop    context.CancelFunc
 	closing chan struct{}  // closed when Close begins
-	done    chan struct{}  // closed when it has finished
+	done    chan struct{}  // closed when Close has finished
 	wg      sync.WaitGroup // of all goroutines; grows only while open, or from one of them
-	// stragglers are calls by which the client library closes its connections. One
-	// that has no answer returns up to three seconds later, with nothing to do.
+	// stragglers are the library's calls that close connections. Without an answer,
+	// they return up to three seconds late. They have no effect then.
 	stragglers sync.WaitGroup
 
-	mu       sync.Mutex // guards what is below
+	mu       sync.Mutex // guards the fields below
 	closed   bool
-	session  *session // in use; nil before the first, and after a loss
-	used     bool     // a session has been asked for
+	session  *session // the current one; nil before the first, and after a loss
+	used     bool     // a session has been requested
 	sessions map[*session]bool
 	places   map[*place]bool
 }
 
-// New makes a Locker. It does not talk to ZooKeeper yet.
+// New makes a Locker. It does not connect to ZooKeeper yet.
 func New(cfg Config) (*Locker, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -88,19 +90,19 @@ func New(cfg Config) (*Locker, error) {
 	return l, nil
 }
 
-// check refuses what cannot work, and fills in what may be left out.
+// check validates the configuration and sets defaults.
 func (cfg *Config) check() error {
 	switch {
 	case len(cfg.Servers) == 0:
-		return errors.New("zookeeper lock: no servers")
+		return errors.New("zookeeper lock: Servers is empty")
 	case strings.Trim(cfg.Prefix, "/") == "":
-		return errors.New("zookeeper lock: no prefix")
+		return errors.New("zookeeper lock: Prefix is missing")
 	case cfg.TTL < time.Second:
-		return fmt.Errorf("zookeeper lock: TTL is %s, must be at least 1s", cfg.TTL)
+		return fmt.Errorf("zookeeper lock: TTL is %s; it must be at least 1s", cfg.TTL)
 	}
 	for _, server := range cfg.Servers {
 		if _, _, err := net.SplitHostPort(server); err != nil {
-			return fmt.Errorf("zookeeper lock: server: %w", err)
+			return fmt.Errorf("zookeeper lock: server %q: %w", server, err)
 		}
 	}
 	cfg.Prefix = "/" + strings.Trim(cfg.Prefix, "/")
@@ -110,52 +112,45 @@ func (cfg *Config) check() error {
 	return nil
 }
 
-// Lock waits for its turn, and through any trouble with ZooKeeper, until ctx ends.
-// It fails earlier only when it is refused for good, as without permission. The
-// end of ctx ends it at once; its place in the queue is then removed behind it.
+// Lock waits for its turn until ctx ends, and retries while ZooKeeper is unreachable.
+// It fails earlier only on a permanent error, for example a missing permission. When
+// ctx ends, it returns at once; its node is then deleted in the background.
 func (l *Locker) Lock(ctx context.Context, name string) (lock.Held, error) {
 	if err := lock.CheckName(name); err != nil {
 		return nil, err
 	}
-	for {
-		p, err := l.queueUp(ctx, name, anywhere)
-		if err == nil {
-			err = p.wait(ctx)
-		}
-		switch {
-		case err == nil:
-			return p, nil
-		case ctx.Err() == nil && (errors.Is(err, errVanished) || errors.Is(err, errSessionLost)):
-			_ = sleep.For(ctx, sleep.Jittered(retryPause)) // and stand in the queue again
-		default:
-			return nil, l.failed("lock", name, err)
-		}
+	var p *place
+	err := backoff.Retry(ctx, isLoss, func() (err error) {
+		p, err = l.enter(ctx, name, false)
+		return err
+	})
+	if err != nil {
+		return nil, l.failed("lock", name, err)
 	}
+	return p, nil
 }
 
-// TryLock writes nothing where another stands in the queue, and names the holder
-// then. It waits for a connection only.
+// TryLock writes nothing if the queue is not empty. It then names the holder. It
+// waits for a connection if there is none.
 func (l *Locker) TryLock(ctx context.Context, name string) (lock.Held, error) {
 	if err := lock.CheckName(name); err != nil {
 		return nil, err
 	}
-	for again := true; ; again = false {
-		p, err := l.queueUp(ctx, name, onlyFirst)
-		if err == nil {
-			err = p.wait(ctx)
-		}
-		switch {
-		case err == nil:
-			return p, nil
-		case again && ctx.Err() == nil && (errors.Is(err, errVanished) || errors.Is(err, errSessionLost)):
-			// The session had ended, and only the server knew.
-		default:
-			return nil, l.failed("try to lock", name, err)
-		}
+	p, err := l.enter(ctx, name, true)
+	if isLoss(err) { // the session had ended on the server; there is a new one now
+		p, err = l.enter(ctx, name, true)
 	}
+	if err != nil {
+		return nil, l.failed("try to lock", name, err)
+	}
+	return p, nil
 }
 
-// failed says what failed, and where the server is the reason, which.
+// isLoss reports whether a place has ended with its node or its session.
+func isLoss(err error) bool { return errors.Is(err, errRemoved) || errors.Is(err, errSessionLost) }
+
+// failed adds the action to err and, if err is a time-out or cancellation, why the
+// session has no connection.
 func (l *Locker) failed(action, name string, err error) error {
 	err = fmt.Errorf("%s %s: %w", action, name, err)
 	l.mu.Lock()
@@ -163,16 +158,16 @@ func (l *Locker) failed(action, name string, err error) error {
 	l.mu.Unlock()
 	if s != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
 		if why := s.why(); why != nil {
-			// As text only: an attempt's own time-out is not the caller's.
+			// Not wrapped: the caller must not mistake that time-out for its own.
 			return fmt.Errorf("%w (%s)", err, why.Error())
 		}
 	}
 	return err
 }
 
-// Healthy reports why no lock can be granted now; nil before the first was asked
-// for. It costs nothing. After a loss it begins a new session, so that a replica
-// which gets no work while it is not healthy becomes healthy again.
+// Healthy returns why no lock can be granted now, or nil. It is nil before the first
+// lock. It sends no request, except that after a loss it begins a new session: a
+// replica that gets no work while unhealthy becomes healthy again.
 func (l *Locker) Healthy() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -189,7 +184,7 @@ func (l *Locker) Healthy() error {
 	return s.why()
 }
 
-// sessionFor returns a session, a new one if need be. It waits no longer than ctx.
+// sessionFor returns the current session, or waits for a new one until ctx ends.
 func (l *Locker) sessionFor(ctx context.Context) (*session, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -202,8 +197,9 @@ func (l *Locker) sessionFor(ctx context.Context) (*session, error) {
 	}
 	select {
 	case <-s.began:
-		if !s.alive() { // a deadline may have passed unnoticed
-			s.lose()
+		if !s.alive() { // its expiry timer may be late
+			s.end(errSessionLost)
+			l.forgetSession(s)
 			return nil, errSessionLost
 		}
 		return s, nil
@@ -216,7 +212,7 @@ func (l *Locker) sessionFor(ctx context.Context) (*session, error) {
 	}
 }
 
-// anySession is the session in use, or one that is asked for.
+// anySession returns the current session, which may not be granted yet, or begins one.
 func (l *Locker) anySession() (*session, error) {
 	if l.closed {
 		return nil, lock.ErrClosed
@@ -232,7 +228,7 @@ func (l *Locker) anySession() (*session, error) {
 	return l.session, nil
 }
 
-// forgetSession makes the next one who needs a session begin another.
+// forgetSession makes the next call of anySession begin another session.
 func (l *Locker) forgetSession(s *session) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -241,20 +237,13 @@ func (l *Locker) forgetSession(s *session) {
 	}
 	l.session = nil
 	if !l.closed {
-		l.cfg.Logger.Warn("zookeeper lock lost its session", "session", fmt.Sprintf("%x", s.conn.SessionID()), "error", s.lastTrouble())
+		l.cfg.Logger.Warn("zookeeper lock: session lost", "session", fmt.Sprintf("%x", s.conn.SessionID()), "error", s.why())
 	}
 }
 
-// dropSession: nothing is left of it.
-func (l *Locker) dropSession(s *session) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.sessions, s)
-}
-
-// Close ends every grant, removes all nodes within ctx, ends the session, and
-// waits for all that this Locker has started. An error says what could not be
-// removed: it stays until the session has expired.
+// Close ends every grant, deletes all nodes within ctx, ends the session, and waits
+// for all goroutines of the Locker. Its error lists the nodes that were not deleted;
+// they end when the session expires.
 func (l *Locker) Close(ctx context.Context) error {
 	l.mu.Lock()
 	if l.closed {
@@ -264,10 +253,7 @@ func (l *Locker) Close(ctx context.Context) error {
 	}
 	l.closed = true
 	close(l.closing)
-	var places []*place
-	for p := range l.places {
-		places = append(places, p)
-	}
+	places := slices.Collect(maps.Keys(l.places))
 	l.mu.Unlock()
 	defer close(l.done)
 
@@ -300,7 +286,7 @@ func (l *Locker) cutSessions() {
 	}
 }
 
-// begin runs f in a goroutine that Close waits for. After Close it runs nothing.
+// begin runs f in a goroutine that Close waits for. After Close it does nothing.
 func (l *Locker) begin(f func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -9,11 +9,11 @@ import (
 	"github.com/google/uuid"
 )
 
-// idLength is of the id that begins a node's name: a UUID as text.
+// idLength is the length of the id in a node's name, a UUID as text.
 const idLength = 36
 
-// pathOf is the path of a lock. A name may hold what a path may not, and must not
-// be "..", which would be another.
+// pathOf returns the path of a lock. It escapes what a path must not contain,
+// including the names "." and "..".
 func (l *Locker) pathOf(name string) string {
 	if strings.Trim(name, ".") == "" {
 		return l.cfg.Prefix + "/" + strings.ReplaceAll(name, ".", "%2E")
@@ -21,10 +21,10 @@ func (l *Locker) pathOf(name string) string {
 	return l.cfg.Prefix + "/" + url.PathEscape(name)
 }
 
-// nameOf is the name of the lock at the last part of a path.
+// nameOf returns the name of the lock from the last segment of its path.
 func nameOf(last string) (string, error) { return url.PathUnescape(last) }
 
-// inOrder sorts the nodes of a queue by their sequence, and drops what is none.
+// inOrder sorts the nodes of a queue by sequence. It drops foreign nodes.
 func inOrder(nodes []string) []string {
 	queue := nodes[:0]
 	for _, node := range nodes {
@@ -35,14 +35,14 @@ func inOrder(nodes []string) []string {
 	slices.SortFunc(queue, func(a, b string) int {
 		i, _ := sequence(a)
 		j, _ := sequence(b)
-		// The server counts in 32 bits, and goes on below zero after the largest
-		// number. No queue is nearly as long.
+		// The server's 32-bit counter wraps to negative numbers. The difference is
+		// right for any queue shorter than 2^31.
 		return int(i - j)
 	})
 	return queue
 }
 
-// sequence is the number that the server has added to a node's name.
+// sequence returns the number that ZooKeeper has appended to a node's name.
 func sequence(node string) (int32, bool) {
 	if len(node) <= idLength+1 || node[idLength] != '-' {
 		return 0, false

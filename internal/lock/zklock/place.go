@@ -16,34 +16,28 @@ import (
 	"flashsale/internal/sleep"
 )
 
-// anyVersion: a node's name is never used again, so that it cannot be another's.
+// anyVersion deletes a node of any version. This is safe, because the name of a node
+// is never used twice.
 const anyVersion = -1
 
-// anyone may do anything with a node. Who may connect is for the network to say.
+// anyone has all permissions on a node. The network must restrict who can connect.
 var anyone = zk.WorldACL(zk.PermAll)
 
-// state of a place. See the package's comment.
+// state of a place. The package's comment has the diagram.
 type state int
 
 const (
-	waiting state = iota // it is asked for, or stands in the queue
+	waiting state = iota // for its node, or for the first place
 	held                 // its node is the first
-	gone                 // its node is being removed, or has ended with its session
+	gone                 // its node is being deleted, or has ended with its session
 )
 
-// where in the queue a new place is good for its caller.
-type where bool
-
-const (
-	anywhere  where = false
-	onlyFirst where = true // else it is not taken at all: lock.ErrHeld
+var (
+	// errRemoved ends a place whose node was removed. Lock then queues again.
+	errRemoved = errors.New("the node in the queue was removed")
+	// errUnlocked ends a place at Unlock.
+	errUnlocked = errors.New("unlocked")
 )
-
-// errVanished: the node was removed; another place may be taken.
-var errVanished = errors.New("the place in the queue was removed")
-
-// errUnlocked ends a grant that its holder has given back.
-var errUnlocked = errors.New("unlocked")
 
 // place is one place in the queue of a name, and the grant that it becomes.
 type place struct {
@@ -51,22 +45,22 @@ type place struct {
 	session *session
 	name    string
 	path    string // of the lock
-	id      string // begins its node's name, and is never used again
+	id      string // unique; its node's name begins with it
 	// ctx ends with the place, or with its session.
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
-	unfollow func() bool // does not follow the session's end any more
+	unfollow func() bool // stops following the session's end
 
-	turn   chan struct{} // closed when it is held, or gone without having been
+	turn   chan struct{} // closed in state held, or gone without held
 	lost   chan struct{}
 	wanted chan struct{}
-	once   sync.Once     // leave
-	gone   chan struct{} // closed when no node is left of it
-	left   error         // why its node could not be removed; read after gone
+	once   sync.Once     // of leave
+	gone   chan struct{} // closed when its node is deleted
+	left   error         // why its node could not be deleted; read after gone
 
-	own *watch // on its node; run's alone
+	own *watch // on its node; used by run only
 
-	// node and token are set by run, and may be read after turn.
+	// node and token are set by run. token may be read after turn.
 	node  string
 	token lock.Token
 
@@ -75,9 +69,10 @@ type place struct {
 	err   error // why it is gone
 }
 
-// queueUp asks for a place. The requests are not bound to ctx: one that is cut
-// off may still be applied.
-func (l *Locker) queueUp(ctx context.Context, name string, w where) (*place, error) {
+// enter takes a place in the queue and waits for its grant. With onlyFirst, it
+// returns lock.ErrHeld instead of waiting behind another node. The requests are not
+// bound to ctx, because one that is cut off could still be applied.
+func (l *Locker) enter(ctx context.Context, name string, onlyFirst bool) (*place, error) {
 	s, err := l.sessionFor(ctx)
 	if err != nil {
 		return nil, err
@@ -88,37 +83,49 @@ func (l *Locker) queueUp(ctx context.Context, name string, w where) (*place, err
 	}
 	p.ctx, p.cancel = context.WithCancelCause(s.ctx)
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.closed {
+		l.mu.Unlock()
 		p.cancel(lock.ErrClosed)
 		return nil, lock.ErrClosed
 	}
 	l.places[p] = true
-	// Not left to run, which may stand in a request to a server that is silent.
+	// Not done by run, which may be blocked in a request to a silent server.
 	p.unfollow = context.AfterFunc(s.ctx, func() { p.end(context.Cause(s.ctx)) })
-	l.wg.Go(func() { p.run(w) })
+	l.wg.Go(func() { p.run(onlyFirst) })
+	l.mu.Unlock()
+	select {
+	case <-p.turn:
+	case <-ctx.Done():
+		p.end(ctx.Err())
+		return nil, ctx.Err()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state != held { // refused, or lost since turn was closed
+		return nil, p.err
+	}
 	return p, nil
 }
 
-// run sees a place from its creation to its end.
-func (p *place) run(w where) {
+// run attends to a place from the creation of its node until its end.
+func (p *place) run(onlyFirst bool) {
 	defer p.leave()
-	queue, err := p.enter(w)
+	queue, err := p.queueUp(onlyFirst)
 	if err == nil {
-		queue, err = p.advance(w, queue)
+		queue, err = p.advance(onlyFirst, queue)
 	}
 	if err == nil {
 		err = p.grant()
 	}
 	if err == nil {
-		err = p.keep(len(queue) > 1)
+		err = p.attend(len(queue) > 1)
 	}
 	p.end(err)
 }
 
-// enter takes a place, and sees who else has one.
-func (p *place) enter(w where) (queue []string, err error) {
-	if w == onlyFirst {
+// queueUp creates the node and lists the queue.
+func (p *place) queueUp(onlyFirst bool) (queue []string, err error) {
+	if onlyFirst {
 		if err := p.refuse(); err != nil {
 			return nil, err
 		}
@@ -126,14 +133,14 @@ func (p *place) enter(w where) (queue []string, err error) {
 	if err := p.create(); err != nil {
 		return nil, err
 	}
-	var both errgroup.Group // sent together: one round trip
+	var both errgroup.Group // one round trip for both requests
 	both.Go(func() (err error) {
 		p.own, err = p.session.watchNode(p.ctx, p.node)
-		return vanished(err)
+		return removed(err)
 	})
 	both.Go(func() (err error) {
 		queue, err = p.session.list(p.ctx, p.path)
-		return vanished(err)
+		return removed(err)
 	})
 	if err := both.Wait(); err != nil {
 		return nil, err
@@ -142,7 +149,7 @@ func (p *place) enter(w where) (queue []string, err error) {
 	return queue, nil
 }
 
-// refuse returns lock.ErrHeld when somebody is in the queue.
+// refuse returns lock.ErrHeld if the queue is not empty.
 func (p *place) refuse() error {
 	queue, err := p.session.list(p.ctx, p.path)
 	if err == nil && len(queue) > 0 {
@@ -157,7 +164,7 @@ func (p *place) refuse() error {
 	return p.heldBy(queue[0])
 }
 
-// heldBy is lock.ErrHeld, with the holder's name if it can be had.
+// heldBy returns lock.ErrHeld, with the holder's name if its node can be read.
 func (p *place) heldBy(first string) error {
 	var owner []byte
 	err := p.session.call(p.ctx, func() (err error) {
@@ -170,14 +177,13 @@ func (p *place) heldBy(first string) error {
 	return &lock.HeldError{Holder: lease.ParseOwner(string(owner)).Holder}
 }
 
-// create makes the node. A request without an answer may have made it, or be
-// about to: then it is looked for by its id, also when its caller has gone, and
-// until the session's end.
+// create creates the node. After a request without an answer it looks for the node by
+// its id, until the session ends, even if the caller has gone.
 func (p *place) create() error {
 	s := p.session
 	owner := []byte(p.locker.cfg.Owner + "/" + p.id)
-	for pause := retryPause; ; pause = min(2*pause, retryPauseMax) {
-		if err := s.connected(p.ctx); err != nil {
+	for pause := backoff; ; {
+		if err := s.awaitConnection(p.ctx); err != nil {
 			return err
 		}
 		err := s.send(func() (err error) {
@@ -196,18 +202,16 @@ func (p *place) create() error {
 		case !isTransient(err):
 			return err
 		}
-		s.note(err)
-		_ = sleep.For(s.ctx, sleep.Jittered(pause))
+		s.setError(err)
+		_ = sleep.For(s.ctx, pause.Next())
 		if err := p.find(); err != nil || p.node != "" {
 			return err
 		}
 	}
 }
 
-// find looks for the node after a request without an answer. That was sent on a
-// connection of this session which is no more. The servers have either put it
-// before what is sent on the next one, and a fresh list shows it; or they refuse
-// it, since the session has moved on.
+// find looks for the node after a create without an answer. The result is definite:
+// see the package's comment.
 func (p *place) find() error {
 	queue, err := p.session.listFresh(p.session.ctx, p.path)
 	if errors.Is(err, zk.ErrNoNode) {
@@ -221,19 +225,18 @@ func (p *place) find() error {
 	return err
 }
 
-// advance waits until the place is the first: for the one before it alone, so
-// that each release wakes one. When that has gone it need not have held: it may
-// have given up.
-func (p *place) advance(w where, queue []string) ([]string, error) {
+// advance waits until the node is the first. It watches the node before its own,
+// which may leave without having held.
+func (p *place) advance(onlyFirst bool, queue []string) ([]string, error) {
 	s := p.session
 	for {
 		i := slices.Index(queue, p.node[len(p.path)+1:])
 		switch {
 		case i < 0:
-			return nil, errVanished
+			return nil, errRemoved
 		case i == 0:
 			return queue, nil
-		case w == onlyFirst:
+		case onlyFirst:
 			return nil, p.heldBy(queue[0])
 		}
 		before, err := s.watchNode(p.ctx, p.path+"/"+queue[i-1])
@@ -244,20 +247,20 @@ func (p *place) advance(w where, queue []string) ([]string, error) {
 			return nil, err
 		}
 		if queue, err = s.list(p.ctx, p.path); err != nil {
-			return nil, vanished(err)
+			return nil, removed(err)
 		}
 	}
 }
 
-// await waits for a watch, or the end of the place.
-func (p *place) await(w *watch) error {
+// await waits for a watch to fire, or for the end of the place.
+func (p *place) await(w *watch) (err error) {
 	for {
 		select {
 		case <-w.fired:
 			return nil
-		case <-p.own.fired:
-			if err := p.lookAgain(); err != nil {
-				return err
+		case <-p.own.fired: // the node may be gone
+			if p.own, err = p.session.watchNode(p.ctx, p.node); err != nil {
+				return removed(err)
 			}
 		case <-p.ctx.Done():
 			return context.Cause(p.ctx)
@@ -265,15 +268,8 @@ func (p *place) await(w *watch) error {
 	}
 }
 
-// lookAgain sees whether the node still stands: something has happened to it.
-func (p *place) lookAgain() (err error) {
-	p.own, err = p.session.watchNode(p.ctx, p.node)
-	return vanished(err)
-}
-
-// grant makes a grant of a place that is the first. Whoever stood before it has
-// gone for good, since a later node has a larger number; so it does not matter
-// how old the list was that has shown it.
+// grant turns a place whose node is the first into a grant. A stale list is enough:
+// see the package's comment.
 func (p *place) grant() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -288,51 +284,28 @@ func (p *place) grant() error {
 	return nil
 }
 
-// keep sees a grant to its end, and tells the holder once that others wait.
-func (p *place) keep(others bool) error {
-	never := &watch{}
-	for told, behind := false, (*watch)(nil); ; {
-		if others && !told {
-			told, behind = true, never
-			close(p.wanted)
-		}
-		if behind == nil {
-			queue, w, err := p.session.listWatched(p.ctx, p.path)
-			if err != nil {
-				return vanished(err)
+// attend waits for the end of a grant. Meanwhile it closes wanted, once, when the
+// queue has another node.
+func (p *place) attend(others bool) error {
+	for !others {
+		queue, changed, err := p.session.listWatched(p.ctx, p.path)
+		if err == nil && len(queue) <= 1 {
+			if err := p.await(changed); err != nil {
+				return err
 			}
-			others, behind = len(queue) > 1, w
-			continue
+			// Without a watch, which is not needed if there are others now.
+			queue, err = p.session.list(p.ctx, p.path)
 		}
-		if err := p.await(behind); err != nil {
-			return err
-		}
-		// Without a watch: nobody needs one where others are found.
-		queue, err := p.session.list(p.ctx, p.path)
 		if err != nil {
-			return vanished(err)
+			return removed(err)
 		}
-		others, behind = len(queue) > 1, nil
+		others = len(queue) > 1
 	}
+	close(p.wanted)
+	return p.await(&watch{}) // which never fires
 }
 
-// wait waits for the grant. Whoever gives up leaves the queue.
-func (p *place) wait(ctx context.Context) error {
-	select {
-	case <-p.turn:
-	case <-ctx.Done():
-		p.end(ctx.Err())
-		return ctx.Err()
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.state != held { // perhaps no longer: then nothing was done under it
-		return p.err
-	}
-	return nil
-}
-
-// end takes a place out of use. Its run removes the node.
+// end takes a place out of use. Its run deletes the node.
 func (p *place) end(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -352,11 +325,11 @@ func (p *place) endLocked(err error) {
 	p.cancel(err)
 }
 
-// leave removes the node in the background, once.
+// leave deletes the node in the background, once.
 func (p *place) leave() {
 	p.once.Do(func() {
 		l := p.locker
-		l.wg.Go(func() { // run has not ended yet, or is what calls this
+		l.wg.Go(func() { // safe: run, which wg counts, has not ended
 			p.left = p.remove()
 			p.unfollow()
 			l.mu.Lock()
@@ -367,19 +340,19 @@ func (p *place) leave() {
 	})
 }
 
-// remove deletes the node, however long that takes, unless the session ends
-// before. lock.ErrLost: it was not there.
+// remove deletes the node. It retries until the session ends. It returns lock.ErrLost
+// if the node was gone.
 func (p *place) remove() error {
 	if p.node == "" {
 		return nil
 	}
-	s, doubt := p.session, false
+	s, retried := p.session, false
 	err := s.call(s.ctx, func() error {
 		err := s.conn.Delete(p.node, anyVersion)
-		if doubt && errors.Is(err, zk.ErrNoNode) {
-			return nil // by an earlier request without an answer
+		if retried && errors.Is(err, zk.ErrNoNode) {
+			return nil // an earlier attempt may have deleted it
 		}
-		doubt = doubt || isTransient(err)
+		retried = retried || isTransient(err)
 		return err
 	})
 	if errors.Is(err, zk.ErrNoNode) || errors.Is(err, errSessionLost) {
@@ -388,26 +361,25 @@ func (p *place) remove() error {
 	return err
 }
 
-// vanished: without a node there is no place.
-func vanished(err error) error {
+// removed replaces zk.ErrNoNode by errRemoved.
+func removed(err error) error {
 	if errors.Is(err, zk.ErrNoNode) {
-		return errVanished
+		return errRemoved
 	}
 	return err
 }
 
-// Token is the transaction that has made the node: later grants have larger ones.
+// Token is the transaction that created the node.
 func (p *place) Token() lock.Token { return p.token }
 
-// Lost is closed at the session's end, which this process's clock tells in time,
-// or when the node is seen to be gone.
+// Lost is closed at the session's local deadline, or when the node is seen to be gone.
 func (p *place) Lost() <-chan struct{} { return p.lost }
 
-// Wanted is closed when another node stands behind this one.
+// Wanted is closed when the queue has another node.
 func (p *place) Wanted() <-chan struct{} { return p.wanted }
 
-// Unlock removes the node, through any trouble with the connection. When ctx ends
-// before there is an answer, that goes on behind it.
+// Unlock deletes the node, and retries while ZooKeeper is unreachable. If ctx ends
+// first, that continues in the background.
 func (p *place) Unlock(ctx context.Context) error {
 	p.mu.Lock()
 	if p.state != held || !p.session.alive() {

@@ -16,64 +16,64 @@ import (
 	"flashsale/internal/sleep"
 )
 
-// errSessionLost: the session has ended, or must be taken to have.
+// errSessionLost means that the session has ended, or may have.
 var errSessionLost = errors.New("the session was lost")
 
-// session is this process's claim to be alive. All its nodes end with it. It has
-// a client of its own, which is never used for another: a request that was made
-// in one session must not be sent in the next.
+// session is this process's session. All its nodes end with it. Its client is never
+// used for another session, because requests of one session must not be sent in the
+// next.
 type session struct {
 	locker *Locker
 	conn   *zk.Conn
 	events <-chan zk.Event // closed when conn has ended
 	hosts  *hosts
-	began  chan struct{} // closed when it has been granted, and kept is there
+	began  chan struct{} // closed when the session is granted and lease is set
 
-	// ctx ends with the session, as far as it is used. dialing ends when it must
-	// not be connected to any more, not even to close it.
+	// ctx ends when the session must not be used any more. dialing ends when it must
+	// not be connected any more, not even to close it.
 	ctx     context.Context
 	end     context.CancelCauseFunc
 	dialing context.Context
 	hangUp  context.CancelFunc
 
-	kept     *lease.Lease    // read after began
+	lease    *lease.Lease   // may be read after began
 	requests sync.WaitGroup // grows only under mu, until closed
 
-	mu      sync.Mutex
-	wire    *wire
-	asked   time.Time     // when the connection was made that wire is
-	up      bool          // it is connected
-	changed chan struct{} // closed, and replaced, when up changes
-	expired bool          // says the server
-	closed  bool          // no more requests
-	trouble error         // the last
-	watches map[watched][]*watch
+	mu        sync.Mutex
+	wire      *wire
+	asked     time.Time     // when wire was connected
+	connected bool          // the session has a connection
+	changed   chan struct{} // closed and replaced when connected changes
+	expired   bool          // according to the server
+	closed    bool          // no more requests
+	lastErr   error
+	watches   map[watched][]*watch
 }
 
-// watched is what a watch is on.
+// watched is what a watch is on: a node, or its children.
 type watched struct {
 	path     string
 	children bool
 }
 
-// watch fires once. It says no more than to look again.
+// watch fires once. The cause may be any change.
 type watch struct {
 	fired chan struct{}
 	set   bool // the server has it
 	stat  zk.Stat
 }
 
-// newSession begins to ask for a session.
+// newSession requests a session, in the background.
 func (l *Locker) newSession() (*session, error) {
 	s := &session{
 		locker: l, began: make(chan struct{}), changed: make(chan struct{}), watches: map[watched][]*watch{},
 	}
-	s.hosts = &hosts{session: s}
+	s.hosts = &hosts{session: s, backoff: sleep.Backoff{Min: backoff.Min, Max: dialPauseMax}}
 	s.ctx, s.end = context.WithCancelCause(l.ctx)
 	s.dialing, s.hangUp = context.WithCancel(l.ctx)
 	var err error
 	s.conn, s.events, err = zk.Connect(l.cfg.Servers, l.cfg.TTL, zk.WithDialer(s.dial), zk.WithHostProvider(s.hosts),
-		zk.WithEventCallback(s.take), zk.WithLogger(libraryLog{l.cfg.Logger}), zk.WithLogInfo(false))
+		zk.WithEventCallback(s.handle), zk.WithLogger(libraryLog{l.cfg.Logger}), zk.WithLogInfo(false))
 	if err != nil {
 		s.end(err)
 		s.hangUp()
@@ -84,43 +84,45 @@ func (l *Locker) newSession() (*session, error) {
 	return s, nil
 }
 
-// run sees a session to its end. One that is lost may still stand on the server,
-// and keep others waiting: it is closed there when that can be reached, or is
-// found to have expired.
+// run waits for the end of a session and then closes it. A lost session may still
+// exist on the server and make others wait, so run first waits for a connection, or
+// for the answer that the session has expired.
 func (s *session) run() {
 	select {
 	case <-s.began:
 		select {
-		case <-s.kept.Lost():
+		case <-s.lease.Lost():
 			s.end(errSessionLost)
 		case <-s.ctx.Done():
 		}
 	case <-s.ctx.Done():
 	}
 	s.locker.forgetSession(s)
-	_ = s.connected(s.dialing) // or it cannot be any more
+	_ = s.awaitConnection(s.dialing)
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	// The library must not be closed under a request: it may answer that three
-	// times, and hangs where it has room for two.
+	// The library must not be closed during a request. It may answer that three times,
+	// into a channel of size two, and then hang.
 	s.requests.Wait()
 	s.close()
 	s.hangUp()
 	s.mu.Lock()
-	kept := s.kept
+	lease := s.lease
 	s.mu.Unlock()
-	if kept != nil {
-		kept.Lose()
+	if lease != nil {
+		lease.Lose()
 	}
-	s.locker.dropSession(s)
+	s.locker.mu.Lock()
+	defer s.locker.mu.Unlock()
+	delete(s.locker.sessions, s)
 }
 
-// close has the library close the session, and waits until it has ended.
+// close makes the library close the session, and waits at most a TTL.
 func (s *session) close() {
 	l := s.locker
-	// It waits for an answer for a second, also where it is not connected. Nobody
-	// else has to.
+	// The library waits a second for an answer, even without a connection. No caller
+	// has to wait for that.
 	l.stragglers.Go(s.conn.Close)
 	ended := make(chan struct{})
 	l.stragglers.Go(func() {
@@ -131,12 +133,12 @@ func (s *session) close() {
 	select {
 	case <-ended:
 	case <-time.After(l.cfg.TTL):
-		l.cfg.Logger.Warn("zookeeper lock leaves a client that does not close")
+		l.cfg.Logger.Warn("zookeeper lock: abandoning the client: Close timed out", "timeout", l.cfg.TTL)
 	}
 }
 
-// send makes a request of the library, which returns when the server has answered
-// or the connection has ended.
+// send passes a request to the library. It returns when the server has answered or
+// the connection has ended.
 func (s *session) send(request func() error) error {
 	s.mu.Lock()
 	if s.closed {
@@ -149,12 +151,6 @@ func (s *session) send(request func() error) error {
 	return request()
 }
 
-// lose gives the session up.
-func (s *session) lose() {
-	s.end(errSessionLost)
-	s.locker.forgetSession(s)
-}
-
 // cut breaks the connection of a session that is being closed.
 func (s *session) cut() {
 	s.mu.Lock()
@@ -164,8 +160,8 @@ func (s *session) cut() {
 	}
 }
 
-// take is told by the client library of everything that happens.
-func (s *session) take(e zk.Event) {
+// handle is called by the client library for every event.
+func (s *session) handle(e zk.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e.Type != zk.EventSession {
@@ -174,28 +170,28 @@ func (s *session) take(e zk.Event) {
 	}
 	switch e.State {
 	case zk.StateConnected:
-		s.asked = time.Now() // the session is asked for next
+		s.asked = time.Now() // the library requests the session next
 	case zk.StateHasSession:
-		if !s.watching() {
-			s.setUp(true) // else once the library has asked for its watches again
+		if !s.hasWatches() {
+			s.setConnected(true) // otherwise by wire.Write
 		}
-		if s.kept == nil && s.ctx.Err() == nil {
-			s.kept = lease.Keep(s.wire.timeout(), s.asked, s.renew)
+		if s.lease == nil && s.ctx.Err() == nil {
+			s.lease = lease.Keep(s.wire.timeout(), s.asked, s.renew)
 			close(s.began)
 		}
 	case zk.StateDisconnected:
-		s.setUp(false)
+		s.setConnected(false)
 	case zk.StateExpired:
 		s.expired = true
 		s.end(errSessionLost)
-		// The library would begin another session on the same client, and send
-		// there what was meant for this one.
+		// Otherwise the library would begin another session on the same client, and
+		// send this session's requests in it.
 		s.hangUp()
 	}
 }
 
-// watching: the server had watches of ours.
-func (s *session) watching() bool {
+// hasWatches reports whether the server has watches of this session.
+func (s *session) hasWatches() bool {
 	for _, watches := range s.watches {
 		if slices.ContainsFunc(watches, func(w *watch) bool { return w.set }) {
 			return true
@@ -204,16 +200,16 @@ func (s *session) watching() bool {
 	return false
 }
 
-func (s *session) setUp(up bool) {
-	if s.up != up {
-		s.up = up
+func (s *session) setConnected(connected bool) {
+	if s.connected != connected {
+		s.connected = connected
 		close(s.changed)
 		s.changed = make(chan struct{})
 	}
 }
 
-// fire fires the watches on a node. Those on its children fire with it: it is
-// rare, and costs a look.
+// fire fires the watches on a node and on its children. An event of the node itself
+// is rare, so firing too many watches is cheap.
 func (s *session) fire(e zk.Event) {
 	for _, key := range []watched{{e.Path, false}, {e.Path, true}} {
 		if e.Type == zk.EventNodeChildrenChanged && !key.children {
@@ -226,8 +222,8 @@ func (s *session) fire(e zk.Event) {
 	}
 }
 
-// makePath makes the folder of a lock. The servers remove it, and those above it,
-// some time after its last node has gone (ContainerManager).
+// makePath creates the parent nodes of a lock. They are container nodes, which
+// ZooKeeper removes some time after their last child.
 func (s *session) makePath(path string) error {
 	_, err := s.conn.CreateContainer(path, nil, zk.FlagContainer, anyone)
 	if above := path[:strings.LastIndexByte(path, '/')]; errors.Is(err, zk.ErrNoNode) && above != "" {
@@ -242,15 +238,16 @@ func (s *session) makePath(path string) error {
 	return err
 }
 
-// renew shows that the server has heard of this session after it was called.
+// renew sends a request. An answer proves that the server has heard of the session
+// after renew was called.
 func (s *session) renew(ctx context.Context) error {
 	s.mu.Lock()
-	up, expired := s.up, s.expired
+	connected, expired := s.connected, s.expired
 	s.mu.Unlock()
 	switch {
 	case expired:
 		return lock.ErrLost
-	case !up: // the request would be kept until there is a connection
+	case !connected: // the library would keep the request until there is a connection
 		return errors.New("not connected")
 	}
 	answer := make(chan error, 1)
@@ -268,19 +265,19 @@ func (s *session) renew(ctx context.Context) error {
 	}
 }
 
-// alive says whether the session can be relied on at this moment.
-func (s *session) alive() bool { return s.ctx.Err() == nil && s.kept.Alive() }
+// alive reports whether the session can be relied on at this moment.
+func (s *session) alive() bool { return s.ctx.Err() == nil && s.lease.Alive() }
 
-// connected waits until there is a connection, or ctx ends.
-func (s *session) connected(ctx context.Context) error {
+// awaitConnection waits for a connection until ctx ends, whose cause it then returns.
+func (s *session) awaitConnection(ctx context.Context) error {
 	for {
 		s.mu.Lock()
-		up, changed := s.up, s.changed
+		connected, changed := s.connected, s.changed
 		s.mu.Unlock()
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if up {
+		if connected {
 			return nil
 		}
 		select {
@@ -290,20 +287,19 @@ func (s *session) connected(ctx context.Context) error {
 	}
 }
 
-// call sends a request until it is answered, through any trouble with the
-// connection: it must be one that can be sent twice. Request is not bound to ctx.
+// call sends a request until it is answered. The request must be one that can be
+// sent twice. It is not bound to ctx.
 func (s *session) call(ctx context.Context, request func() error) error {
-	for pause := retryPause; ; pause = min(2*pause, retryPauseMax) {
-		if err := s.connected(ctx); err != nil {
+	return backoff.Retry(ctx, isTransient, func() error {
+		if err := s.awaitConnection(ctx); err != nil {
 			return err
 		}
 		err := s.send(request)
-		if !isTransient(err) {
-			return err
+		if isTransient(err) {
+			s.setError(err)
 		}
-		s.note(err)
-		_ = sleep.For(ctx, sleep.Jittered(pause))
-	}
+		return err
+	})
 }
 
 // list reads the queue of the lock at path, in order.
@@ -315,8 +311,8 @@ func (s *session) list(ctx context.Context, path string) (nodes []string, err er
 	return inOrder(nodes), err
 }
 
-// listFresh is list after all that others have done until now. A server may lag
-// behind the one that leads.
+// listFresh reads the queue after a sync with the leader, so that it includes all
+// changes until now.
 func (s *session) listFresh(ctx context.Context, path string) ([]string, error) {
 	err := s.call(ctx, func() error {
 		_, err := s.conn.Sync(path)
@@ -328,19 +324,19 @@ func (s *session) listFresh(ctx context.Context, path string) ([]string, error) 
 	return s.list(ctx, path)
 }
 
-// listWatched is list, with a watch on the queue. It is for one who holds, who is
-// one at a time: if those who wait did this, all would wake with each change.
+// listWatched reads the queue and sets a watch on it. Only the holder may do this: if
+// all waiters did, each change would wake all of them.
 func (s *session) listWatched(ctx context.Context, path string) (nodes []string, w *watch, err error) {
-	w, err = s.watch(ctx, watched{path, true}, func(w *watch) error {
+	w, err = s.watch(ctx, watched{path, true}, func(*watch) error {
 		nodes, _, _, err = s.conn.ChildrenW(path)
 		return err
 	})
 	return inOrder(nodes), w, err
 }
 
-// watchNode sets a watch on a node, unless the session has one: those who gave up
-// waiting leave theirs behind until the node goes, since the library cannot take
-// a watch back. zk.ErrNoNode: there is nothing to watch, and no watch.
+// watchNode returns a watch on a node. It reuses the session's watch if there is one:
+// the library cannot remove watches, so a waiter that gives up leaves its watch. It
+// returns zk.ErrNoNode if the node does not exist.
 func (s *session) watchNode(ctx context.Context, path string) (*watch, error) {
 	s.mu.Lock()
 	for _, w := range s.watches[watched{path, false}] {
@@ -351,7 +347,7 @@ func (s *session) watchNode(ctx context.Context, path string) (*watch, error) {
 	}
 	s.mu.Unlock()
 	return s.watch(ctx, watched{path, false}, func(w *watch) error {
-		// Not ExistsW, which leaves a watch for a node that will never be.
+		// Not ExistsW, which would leave a watch for a missing node.
 		_, stat, _, err := s.conn.GetW(path)
 		if err == nil {
 			w.stat = *stat
@@ -360,61 +356,50 @@ func (s *session) watchNode(ctx context.Context, path string) (*watch, error) {
 	})
 }
 
-// watch registers a watch before it is asked for: its event may be here before
-// the one who asks has gone on.
-func (s *session) watch(ctx context.Context, key watched, ask func(*watch) error) (*watch, error) {
+// watch registers a watch before it requests it, because the event may come before
+// the request returns.
+func (s *session) watch(ctx context.Context, key watched, request func(*watch) error) (*watch, error) {
 	w := &watch{fired: make(chan struct{})}
 	s.mu.Lock()
 	s.watches[key] = append(s.watches[key], w)
 	s.mu.Unlock()
-	err := s.call(ctx, func() error { return ask(w) })
+	err := s.call(ctx, func() error { return request(w) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err == nil {
 		w.set = true
 		return w, nil
 	}
-	var others []*watch
-	for _, other := range s.watches[key] {
-		if other != w {
-			others = append(others, other)
-		}
-	}
-	if s.watches[key] = others; others == nil {
+	s.watches[key] = slices.DeleteFunc(s.watches[key], func(other *watch) bool { return other == w })
+	if len(s.watches[key]) == 0 {
 		delete(s.watches, key)
 	}
 	return nil, err
 }
 
-// note keeps why the server cannot be used.
-func (s *session) note(err error) {
+// setError records why the server is unreachable.
+func (s *session) setError(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.trouble = err
+	s.lastErr = err
 }
 
-func (s *session) lastTrouble() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.trouble
-}
-
-// why says why nothing goes on; nil when it should.
+// why returns why the session has no connection, or nil.
 func (s *session) why() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	servers := strings.Join(s.locker.cfg.Servers, ",")
 	switch {
-	case s.up:
+	case s.connected:
 		return nil
-	case s.trouble != nil:
-		return fmt.Errorf("zookeeper at %s: %w", servers, s.trouble)
+	case s.lastErr != nil:
+		return fmt.Errorf("zookeeper at %s: %w", servers, s.lastErr)
 	}
 	return fmt.Errorf("zookeeper at %s: no session yet", servers)
 }
 
-// isTransient: the same request may succeed a moment later. What a server
-// refuses for good is named; all else has to do with the connection.
+// isTransient reports whether the same request may succeed later. Errors of the
+// connection are transient; permanent errors of the server are not.
 func isTransient(err error) bool {
 	for _, final := range []error{
 		nil, errSessionLost, zk.ErrNoNode, zk.ErrNodeExists, zk.ErrNotEmpty, zk.ErrNoAuth, zk.ErrAuthFailed, zk.ErrInvalidACL,

@@ -12,15 +12,16 @@ import (
 	"flashsale/internal/sleep"
 )
 
-// hosts tells the client library which server to try next. It leaves names
-// unresolved: an address that a name had at the start may be another's by now.
+// hosts tells the client library which server to try next. Unlike the library's own,
+// it does not resolve the names once at the start, because addresses change.
 type hosts struct {
 	session *session
 
 	mu      sync.Mutex
 	servers []string
 	next    int
-	tries   int // since a session was last had
+	tries   int // since the last session
+	backoff sleep.Backoff
 }
 
 func (h *hosts) Init(servers []string) error {
@@ -36,9 +37,9 @@ func (h *hosts) Len() int {
 	return len(h.servers)
 }
 
-// Next has the library drop the requests that wait for a connection, and pause
-// for a second, once the session is not used any more. Else it would do so after
-// each round of all servers, which a short session does not outlive.
+// Next makes the library drop its pending requests and pause for a second only when
+// the session is no longer used. The library's own does so after each round of all
+// servers, which is too long for a short session.
 func (h *hosts) Next() (server string, dropRequests bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -51,44 +52,43 @@ func (h *hosts) Connected() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.tries = 0
+	h.backoff.Reset()
 }
 
-// pause is what to wait for before the next try: nothing before the first one of
-// each server.
+// pause returns the wait before the next try. Each server's first try has none.
 func (h *hosts) pause() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	rounds := (h.tries - 1) / len(h.servers)
-	if rounds == 0 {
+	if h.tries <= len(h.servers) {
 		return 0
 	}
-	return sleep.Jittered(min(retryPause<<min(rounds-1, 10), dialPauseMax))
+	return h.backoff.Next()
 }
 
-// dial makes a connection for the client library.
+// dial connects to a server for the client library.
 func (s *session) dial(network, address string, timeout time.Duration) (net.Conn, error) {
 	_ = sleep.For(s.dialing, s.hosts.pause())
 	dialer := net.Dialer{Timeout: min(timeout, s.locker.cfg.TTL/dialShare)}
 	conn, err := dialer.DialContext(s.dialing, network, address)
 	if err != nil {
-		s.note(err)
+		s.setError(err)
 		return nil, err
 	}
-	w := &wire{Conn: conn, session: s, patience: s.locker.cfg.TTL / silenceShare}
+	w := &wire{Conn: conn, session: s, silence: s.locker.cfg.TTL / silenceShare}
 	s.mu.Lock()
 	s.wire = w
 	s.mu.Unlock()
 	return w, nil
 }
 
-// wire is a connection that knows what the server has granted, and does not wait
-// for a silent server longer than a session can afford.
+// wire is a connection that reads the session's time-out from the server's first
+// message, and that gives up a silent server early enough for the session to survive.
 type wire struct {
 	net.Conn
-	session  *session
-	patience time.Duration
-	// head is the beginning of what the server sends: the length of a message,
-	// the protocol's version, and the session's time-out in milliseconds.
+	session *session
+	silence time.Duration
+	// head is the start of the server's first message: its length, the protocol
+	// version, and the session's time-out in milliseconds.
 	head []byte
 }
 
@@ -102,23 +102,24 @@ func (w *wire) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write sees the library, which writes a message at a time, ask for its watches on
-// a new connection, for what has changed since the last answer that it has had.
-// It takes that number while answers may come in already. No request is made
-// before: with the number of its answer, a change before that would be missed.
+// Write detects the library's request to set its watches on a new connection, and
+// marks the session as connected only then. (The library writes one message at a
+// time.) That request contains the number of the last answer before it. If another
+// request were sent first, its answer could raise the number, and a change before
+// that answer would be missed.
 func (w *wire) Write(b []byte) (int, error) {
 	const setWatches = 101
-	// The length of the message, its number, and what it asks for.
+	// A message begins with its length, its number and its type.
 	if len(b) >= wireHead && binary.BigEndian.Uint32(b[8:]) == setWatches {
 		w.session.mu.Lock()
-		w.session.setUp(true)
+		w.session.setConnected(true)
 		w.session.mu.Unlock()
 	}
 	return w.Conn.Write(b)
 }
 
-// timeout is the session's, as the server has it, which may differ from what was
-// asked for.
+// timeout is the session's time-out that the server has granted. It may differ from
+// the requested one.
 func (w *wire) timeout() time.Duration {
 	if len(w.head) < wireHead {
 		return 0
@@ -126,16 +127,16 @@ func (w *wire) timeout() time.Duration {
 	return time.Duration(binary.BigEndian.Uint32(w.head[8:])) * time.Millisecond
 }
 
-// SetReadDeadline shortens the library's, of up to ten sessions.
+// SetReadDeadline shortens the library's deadline, which is up to ten time-outs.
 func (w *wire) SetReadDeadline(t time.Time) error {
-	if latest := time.Now().Add(w.patience); t.After(latest) {
+	if latest := time.Now().Add(w.silence); t.After(latest) {
 		t = latest
 	}
 	return w.Conn.SetReadDeadline(t)
 }
 
-// libraryLog passes the client library's lines on: they tell of what the Locker
-// handles, and reports where it cannot.
+// libraryLog logs the client library's lines at the debug level. The Locker handles
+// what they report.
 type libraryLog struct{ logger *slog.Logger }
 
 func (l libraryLog) Printf(format string, args ...any) {
