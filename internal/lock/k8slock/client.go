@@ -19,68 +19,67 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/sleep"
 )
 
 const (
-	// minTimeout is the least that a request may take: the server syncs what it
-	// acknowledges, on a disk that others use as well.
+	// minTimeout is the shortest time-out of a request. The server syncs each write to
+	// a disk that others use as well.
 	minTimeout = time.Second
-	// watchLife is when the server is to end a watch by itself. It is then opened
-	// again: one that has gone silent is not waited for for ever.
+	// watchLife is when the server ends a watch. The client then opens another, so
+	// that it does not wait forever for one that has gone silent.
 	watchLife = 5 * time.Minute
-	// watchPause is the wait before a watch that has broken is opened again: it
-	// may break at once again.
+	// watchPause is the wait before a broken watch is opened again.
 	watchPause = 100 * time.Millisecond
-	// retryPause and retryPauseMax are the waits between attempts after the
-	// server could not be reached.
-	retryPause    = 20 * time.Millisecond
-	retryPauseMax = time.Second
-	// idleConnection is when a connection that nobody uses is closed.
+	// idleConnection is when an unused connection is closed.
 	idleConnection = 90 * time.Second
 )
 
-// Config says where a Locker's objects stand, and what they say.
+// backoff is the wait between attempts while the server is unreachable.
+var backoff = sleep.Backoff{Min: 20 * time.Millisecond, Max: time.Second}
+
+// Config configures a Locker.
 type Config struct {
-	// REST is the API server's address and how to be known there. Its limit of
-	// requests a second is ignored, and so are its Transport and Dial.
+	// REST is the API server's address and credentials. Its QPS, Transport and Dial
+	// are ignored.
 	REST *rest.Config
 	// Namespace of all objects. Lockers of one kind in it exclude each other.
 	Namespace string
 	// TTL is how long a grant survives its process. It is rounded up to whole
 	// seconds.
 	TTL time.Duration
-	// Owner stands in each object, for people.
+	// Owner is written into each object, for people.
 	Owner Owner
-	// Logger gets what no caller is told: broken watches, and what the client
-	// library has to say. Nil: none.
+	// Logger is optional. It gets the broken watches, and the client library's log.
 	Logger *slog.Logger
 }
 
-// Owner tells people who holds and who waits. The lock itself never reads it.
+// Owner identifies a holder or waiter for people. The lock itself does not use it.
 type Owner struct {
 	Replica string
 	Host    string
 	PID     int
 }
 
-// String is the form in which it stands in the objects.
+// String returns the owner as written into the objects.
 func (o Owner) String() string { return fmt.Sprintf("%s@%s:%d", o.Replica, o.Host, o.PID) }
 
-// check refuses what cannot work, and fills in what may be left out.
+// check validates the configuration and sets defaults.
 func (cfg *Config) check() error {
 	switch {
 	case cfg.REST == nil:
-		return errors.New("kubernetes lock: no API server")
+		return errors.New("kubernetes lock: REST is missing")
 	case cfg.Namespace == "":
-		return errors.New("kubernetes lock: no namespace")
+		return errors.New("kubernetes lock: Namespace is missing")
 	case cfg.TTL <= 0:
-		return fmt.Errorf("kubernetes lock: TTL %s is not positive", cfg.TTL)
+		return fmt.Errorf("kubernetes lock: TTL is %s; it must be positive", cfg.TTL)
 	}
 	cfg.TTL = (cfg.TTL + time.Second - 1).Truncate(time.Second)
 	if cfg.Logger == nil {
@@ -89,9 +88,10 @@ func (cfg *Config) check() error {
 	return nil
 }
 
-// objects are those of one kind, in one namespace of one API server. Every call
-// is bounded by a time-out of its own, and every error names the server.
-type objects struct {
+// objects are the objects of one kind, in one namespace of one API server. T is the
+// kind's type. Every call has a time-out of its own, and every error names the server.
+type objects[T any] struct {
+	resource  schema.GroupVersionResource
 	kind      dynamic.ResourceInterface
 	spaces    dynamic.ResourceInterface // the namespaces
 	namespace string
@@ -99,13 +99,17 @@ type objects struct {
 	server    string
 	timeout   time.Duration
 	log       *slog.Logger
-	served    atomic.Bool // the server has done as it was asked, once
+	served    atomic.Bool // a request has succeeded
 }
 
-func newObjects(cfg Config, kind schema.GroupVersionResource) (*objects, error) {
+// newObjects validates cfg and sets its defaults.
+func newObjects[T any](cfg *Config, resource schema.GroupVersionResource) (*objects[T], error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
 	config := rest.CopyConfig(cfg.REST)
-	// The library would let five requests a second through. A renewal that waits
-	// behind others for that comes too late; the server has limits of its own.
+	// The library's default of five requests a second would delay renewals. The server
+	// has limits of its own.
 	config.QPS = -1
 	config.WarningHandlerWithContext = rest.NoWarnings{}
 	timeout := max(minTimeout, cfg.TTL/3)
@@ -121,15 +125,15 @@ func newObjects(cfg Config, kind schema.GroupVersionResource) (*objects, error) 
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes lock: %w", err)
 	}
-	return &objects{
-		kind:      client.Resource(kind).Namespace(cfg.Namespace),
+	return &objects[T]{
+		resource: resource, kind: client.Resource(resource).Namespace(cfg.Namespace),
 		spaces:    client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}),
 		namespace: cfg.Namespace, transport: transport, server: config.Host, timeout: timeout, log: cfg.Logger,
 	}, nil
 }
 
-// newTransport is the library's, but for a server that falls silent: that one
-// is noticed after three quarters of a minute, when every lease is long over.
+// newTransport is like the library's, except that it leaves a silent server sooner. The
+// library takes 45 seconds, when every lease has ended.
 func newTransport(config *rest.Config, silence time.Duration) (*http.Transport, error) {
 	secrets, err := rest.TLSConfigFor(config)
 	if err != nil {
@@ -146,76 +150,99 @@ func newTransport(config *rest.Config, silence time.Duration) (*http.Transport, 
 	}, nil
 }
 
-func (o *objects) close() { o.transport.CloseIdleConnections() }
+func (o *objects[T]) close() { o.transport.CloseIdleConnections() }
 
-// within bounds one request. The library logs to the context's logger.
-func (o *objects) within(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(o.logged(ctx), o.timeout)
-}
-
-func (o *objects) logged(ctx context.Context) context.Context {
+// logged makes the library log to our logger.
+func (o *objects[T]) logged(ctx context.Context) context.Context {
 	return logr.NewContext(ctx, logr.FromSlogHandler(o.log.Handler()))
 }
 
-// named adds the server's address. A time-out of our own is not the caller's.
-func (o *objects) named(ctx context.Context, err error) error {
-	switch {
-	case err == nil:
-		o.served.Store(true)
-		return nil
-	case ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("kubernetes at %s: no answer within %s", o.server, o.timeout)
-	}
-	return fmt.Errorf("kubernetes at %s: %w", o.server, err)
-}
-
-func (o *objects) get(ctx context.Context, name string) (*unstructured.Unstructured, error) {
-	bounded, cancel := o.within(ctx)
+// call sends one request with a time-out. Its error names the action and the server.
+func (o *objects[T]) call(ctx context.Context, action, name string,
+	request func(context.Context) (*unstructured.Unstructured, error)) (*T, error) {
+	bounded, cancel := context.WithTimeout(o.logged(ctx), o.timeout)
 	defer cancel()
-	// Without a version the answer is what stands in etcd, not in a cache.
-	object, err := o.kind.Get(bounded, name, metav1.GetOptions{})
-	return object, o.named(ctx, err)
+	object, err := request(bounded)
+	if err != nil {
+		return nil, o.failed(ctx, action+" "+o.resource.Resource+"/"+name, err)
+	}
+	o.served.Store(true)
+	return decode[T](object)
 }
 
-func (o *objects) list(ctx context.Context, labels string) (*unstructured.UnstructuredList, error) {
-	bounded, cancel := o.within(ctx)
+// failed adds the action and the server to an error. It does not wrap the time-out of a
+// request: the caller must not mistake it for its own.
+func (o *objects[T]) failed(ctx context.Context, action string, err error) error {
+	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%s: kubernetes at %s: no answer within %s", action, o.server, o.timeout)
+	}
+	return fmt.Errorf("%s: kubernetes at %s: %w", action, o.server, err)
+}
+
+func (o *objects[T]) get(ctx context.Context, name string) (*T, error) {
+	return o.call(ctx, "read", name, func(ctx context.Context) (*unstructured.Unstructured, error) {
+		// Without a version, the server answers from etcd and not from a cache.
+		return o.kind.Get(ctx, name, metav1.GetOptions{})
+	})
+}
+
+func (o *objects[T]) list(ctx context.Context, labels string) (all []*T, err error) {
+	bounded, cancel := context.WithTimeout(o.logged(ctx), o.timeout)
 	defer cancel()
 	list, err := o.kind.List(bounded, metav1.ListOptions{LabelSelector: labels})
-	return list, o.named(ctx, err)
-}
-
-func (o *objects) create(ctx context.Context, object *unstructured.Unstructured) (*unstructured.Unstructured, error) {
-	bounded, cancel := o.within(ctx)
-	defer cancel()
-	created, err := o.kind.Create(bounded, object, metav1.CreateOptions{})
-	return created, o.named(ctx, err)
-}
-
-// neverMade is the name of a lock that only Ask asks for.
-const neverMade = "never-made"
-
-// ask has the server do all but store the object.
-func (o *objects) ask(ctx context.Context, object *unstructured.Unstructured) error {
-	bounded, cancel := o.within(ctx)
-	defer cancel()
-	_, err := o.kind.Create(bounded, object, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-	if apierrors.IsAlreadyExists(err) {
-		return nil // a SKU is called that
+	if err != nil {
+		return nil, o.failed(ctx, "list "+o.resource.Resource, err)
 	}
-	return o.named(ctx, err)
+	o.served.Store(true)
+	for i := range list.Items {
+		object, err := decode[T](&list.Items[i])
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, object)
+	}
+	return all, nil
 }
 
-// update writes the object if it is still of the version that it carries.
-func (o *objects) update(ctx context.Context, object *unstructured.Unstructured, parts ...string) (*unstructured.Unstructured, error) {
-	bounded, cancel := o.within(ctx)
-	defer cancel()
-	updated, err := o.kind.Update(bounded, object, metav1.UpdateOptions{}, parts...)
-	return updated, o.named(ctx, err)
+// create creates the object without its status, which has requests of its own.
+func (o *objects[T]) create(ctx context.Context, made *T, dryRun ...string) (*T, error) {
+	object, err := encode(made)
+	if err != nil {
+		return nil, err
+	}
+	delete(object.Object, "status")
+	return o.call(ctx, "create", object.GetName(), func(ctx context.Context) (*unstructured.Unstructured, error) {
+		return o.kind.Create(ctx, object, metav1.CreateOptions{DryRun: dryRun})
+	})
 }
 
-// watch opens a watch of one object from a version on. Its end is the caller's to
-// bring about, by ctx or Stop; only the opening is bounded here.
-func (o *objects) watch(ctx context.Context, name, version string) (watch.Interface, error) {
+// probeName is the lock name of the object in ask.
+const probeName = "never-made"
+
+// ask asks whether the server would create an object. It creates none.
+func (o *objects[T]) ask(ctx context.Context, made *T) error {
+	_, err := o.create(ctx, made, metav1.DryRunAll)
+	if apierrors.IsAlreadyExists(err) { // a SKU has the name
+		return nil
+	}
+	return err
+}
+
+// update writes the object if it still has the version in next. subresource is
+// optional.
+func (o *objects[T]) update(ctx context.Context, next *T, subresource ...string) (*T, error) {
+	object, err := encode(next)
+	if err != nil {
+		return nil, err
+	}
+	return o.call(ctx, "update", object.GetName(), func(ctx context.Context) (*unstructured.Unstructured, error) {
+		return o.kind.Update(ctx, object, metav1.UpdateOptions{}, subresource...)
+	})
+}
+
+// watch opens a watch of one object that starts after version. The time-out applies to
+// the opening only. The watch ends with ctx or by Stop.
+func (o *objects[T]) watch(ctx context.Context, name, version string) (watch.Interface, error) {
 	opening, cancel := context.WithCancel(o.logged(ctx))
 	late := time.AfterFunc(o.timeout, cancel)
 	life := int64(watchLife / time.Second)
@@ -223,18 +250,21 @@ func (o *objects) watch(ctx context.Context, name, version string) (watch.Interf
 		FieldSelector:   fields.OneTermEqualSelector("metadata.name", name).String(),
 		ResourceVersion: version, TimeoutSeconds: &life,
 	})
-	switch {
-	case err != nil:
-		cancel()
-		return nil, o.named(ctx, err)
-	case !late.Stop():
-		events.Stop()
-		return nil, fmt.Errorf("kubernetes at %s: no watch within %s", o.server, o.timeout)
+	if !late.Stop() {
+		if err == nil {
+			events.Stop()
+		}
+		err = context.DeadlineExceeded
 	}
+	if err != nil {
+		cancel()
+		return nil, o.failed(ctx, "watch "+o.resource.Resource+"/"+name, err)
+	}
+	o.served.Store(true)
 	return &watching{Interface: events, cancel: cancel}, nil
 }
 
-// watching ends its request with the watch.
+// watching is a watch whose Stop also ends the request.
 type watching struct {
 	watch.Interface
 	cancel context.CancelFunc
@@ -245,26 +275,27 @@ func (w *watching) Stop() {
 	w.cancel()
 }
 
-// source is the identity of whatever counts the tokens: the counters are gone
-// when their namespace is.
-func (o *objects) source(ctx context.Context) (string, error) {
-	bounded, cancel := o.within(ctx)
+// source returns the identity of the token counters' namespace. The counters are lost
+// if the namespace is deleted.
+func (o *objects[T]) source(ctx context.Context) (string, error) {
+	bounded, cancel := context.WithTimeout(o.logged(ctx), o.timeout)
 	defer cancel()
 	space, err := o.spaces.Get(bounded, o.namespace, metav1.GetOptions{})
 	if err != nil {
-		return "", o.named(ctx, err)
+		return "", o.failed(ctx, "read namespace "+o.namespace, err)
 	}
+	o.served.Store(true)
 	return string(space.GetUID()), nil
 }
 
-// isFinal says that no other attempt will succeed. A server that cannot be reached
-// comes back. One that has just started refuses everybody, and knows of no custom
-// resource, until it has read its own objects: who was served before waits.
-func (o *objects) isFinal(err error) bool {
-	for _, wrong := range []func(error) bool{
+// isFinal reports whether a retry is pointless. A server that has just started refuses
+// every request, and does not know custom resources, until it has read its own
+// objects. So a client that was served before retries refusals.
+func (o *objects[T]) isFinal(err error) bool {
+	for _, isWrong := range []func(error) bool{
 		apierrors.IsInvalid, apierrors.IsBadRequest, apierrors.IsMethodNotSupported, apierrors.IsRequestEntityTooLargeError,
 	} {
-		if wrong(err) {
+		if isWrong(err) {
 			return true
 		}
 	}
@@ -272,32 +303,51 @@ func (o *objects) isFinal(err error) bool {
 	return refused && !o.served.Load() || errors.Is(err, errNotOurs) || errors.Is(err, errExhausted)
 }
 
-// isMissing says that there is no such object. Without the resource, or before the
-// server has found it, an answer of the same number comes from nobody in
-// particular: that says nothing of the object.
+// isMissing reports whether the object does not exist. A generic 404 proves nothing
+// about the object: the server sends it while it does not know the resource.
 func isMissing(err error) bool {
 	return apierrors.IsNotFound(err) && !apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
 }
 
-var errNotOurs = errors.New("the object is another lock's")
+// decode converts an object into its type, without the managed fields, which the server
+// does not need back.
+func decode[T any](object *unstructured.Unstructured) (*T, error) {
+	object.SetManagedFields(nil)
+	found := new(T)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, found); err != nil {
+		return nil, fmt.Errorf("decode %s %s: %w", object.GetKind(), object.GetName(), err)
+	}
+	return found, nil
+}
+
+func encode(object any) (*unstructured.Unstructured, error) {
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
+	return &unstructured.Unstructured{Object: content}, err
+}
+
+var (
+	errNotOurs = errors.New("the object belongs to another lock")
+	// errExhausted is for a Lease after 2^31-1 grants.
+	errExhausted = errors.New("leaseTransitions, the token, cannot rise any more")
+)
 
 const (
-	// readable is how much of a name stands in its object's name as it is.
+	// readable is how many characters of a lock's name are in its object's name.
 	readable = 40
-	// hashed is how many bytes of its hash follow: two names that meet there are
-	// told apart by the name inside the object, and refused.
+	// hashed is how many bytes of its hash follow. Two names with the same hash are
+	// distinguished by the name in the object, and the second one is refused.
 	hashed = 10
 )
 
-// objectName is the name of a lock's object. Such names are of small letters,
-// digits and dashes, and at most 253 bytes: the lock's name stands in it for
-// people alone, and its hash is what tells "Sku" from "sku".
+// objectName returns the name of a lock's object. Object names consist of lower-case
+// letters, digits and dashes, and have at most 253 bytes. The readable part is for
+// people; the hash distinguishes "Sku" from "sku".
 func objectName(name string) (string, error) {
 	if err := lock.CheckName(name); err != nil {
 		return "", err
 	}
 	if !utf8.ValidString(name) {
-		return "", fmt.Errorf("lock name %q is not UTF-8, which is all that Kubernetes takes", name)
+		return "", fmt.Errorf("lock name %q is not valid UTF-8, which Kubernetes requires", name)
 	}
 	var b strings.Builder
 	for _, r := range strings.ToLower(name) {

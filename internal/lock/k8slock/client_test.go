@@ -113,19 +113,19 @@ func TestADeadServerIsNotAskedAgainAtOnce(t *testing.T) {
 
 func fivePauses(t *testing.T, l *StockLocker) error {
 	t.Helper()
-	r := newRoom(l, "n", "lock-n")
+	r := newQueue(l, "n", "lock-n")
 	r.current = newStockLock("lock-n", "n")
 	r.current.Status = record{ID: "dead-1", LeaseSeconds: 1}
-	r.obstacle = obstacle{id: "dead-1", since: time.Now().Add(-time.Hour)}
+	r.blocker = blocker{id: "dead-1", since: time.Now().Add(-time.Hour)}
 	r.used = time.Now()
 	var last time.Duration
 	for range 5 {
-		due := r.attend(t.Context())
+		due := r.step(t.Context())
 		if last = time.Until(due); last <= 0 {
 			return fmt.Errorf("it is asked again %s ago", -last)
 		}
 	}
-	if last < 4*retryPause {
+	if last < 4*backoff.Min {
 		return fmt.Errorf("the fifth pause is %s", last)
 	}
 	return nil

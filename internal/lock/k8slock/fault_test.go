@@ -51,12 +51,12 @@ func faults(t *testing.T, s *server) {
 func (s *server) setStatus(t *testing.T, name string, change func(*record)) {
 	t.Helper()
 	for {
-		found, err := toStockLock(s.object(t, stockLocks, name))
+		found, err := decode[stockLock](s.object(t, stockLocks, name))
 		if err != nil {
 			t.Fatal(err)
 		}
 		change(&found.Status)
-		object, err := found.object()
+		object, err := encode(found)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,7 +132,7 @@ func earlierGrantIsNone(t *testing.T, s *server) {
 	waiter := locktest.LockAside(t, here, "earlier")
 	s.awaitPlaces(t, "earlier", 2)
 	here.mu.Lock()
-	here.rooms["earlier"].places[0].asked = time.Now() // it has asked again since
+	here.queues["earlier"].places[0].asked = time.Now() // it has asked again since
 	here.mu.Unlock()
 	var early lock.Token
 	s.setStatus(t, "earlier", func(r *record) {
@@ -173,8 +173,8 @@ func waiterOf(session string, n uint64) waiter {
 func tryLockKnows(t *testing.T, s *server) {
 	locktest.MustLock(t, s.stock(t, Config{TTL: longTTL}), "known")
 	l := s.stock(t, Config{})
-	r := newRoom(l, "known", nameOf(t, "known"))
-	if err := r.find(t.Context()); err != nil {
+	r := newQueue(l, "known", nameOf(t, "known"))
+	if err := r.read(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	l.mu.Lock()
@@ -183,7 +183,7 @@ func tryLockKnows(t *testing.T, s *server) {
 	if todo := r.plan(); todo.done || todo.next != nil {
 		t.Errorf("it does not read: %+v", todo)
 	}
-	if err := r.find(t.Context()); err != nil {
+	if err := r.read(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if todo := r.plan(); !todo.done || !errors.Is(p.refusal, lock.ErrHeld) {
@@ -222,7 +222,7 @@ func emptyRoomEnds(t *testing.T, s *server) {
 	sandboxtest.Eventually(t, "the room's end", func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		return len(l.rooms) == 0
+		return len(l.queues) == 0
 	})
 	locktest.MustUnlock(t, locktest.MustLock(t, l, "empty"))
 }
@@ -271,7 +271,7 @@ func clocksDoNotCount(t *testing.T, s *server) {
 func (s *server) setLease(t *testing.T, name string, change func(*leaseObject)) {
 	t.Helper()
 	for {
-		found, err := toLease(s.object(t, leaseKind, name))
+		found, err := decode[leaseObject](s.object(t, leaseKind, name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -310,7 +310,7 @@ func anothersObject(t *testing.T, s *server) {
 			t.Errorf("a lease of another's: %v", err)
 		}
 	}
-	object, err := newStockLock(nameOf(t, "theirs"), "yours").object()
+	object, err := encode(newStockLock(nameOf(t, "theirs"), "yours"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -492,25 +492,25 @@ func oldWatchIsReadAgain(t *testing.T, s *server) {
 		t.Fatal(err)
 	}
 	l.store.mu.Lock()
-	last := l.store.known["restart"]
-	last.lease = last.lease.copied()
+	last := l.store.latest["restart"]
+	last.lease = last.lease.changed(func(*leaseObject) {})
 	last.lease.ResourceVersion = "1"
-	l.store.known["restart"] = last
+	l.store.latest["restart"] = last
 	l.store.mu.Unlock()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if err := l.store.changed(ctx, "restart"); err != nil {
+	if err := l.store.awaitChange(ctx, "restart"); err != nil {
 		t.Errorf("the wait after an old version: %v", err)
 	}
 
-	r := newRoom(s.stock(t, Config{}), "restart", nameOf(t, "restart"))
-	if err := r.find(ctx); err != nil {
+	r := newQueue(s.stock(t, Config{}), "restart", nameOf(t, "restart"))
+	if err := r.read(ctx); err != nil {
 		t.Fatal(err)
 	}
 	r.current.ResourceVersion = "1"
-	if err := r.look(ctx); err == nil {
+	if err := r.openWatch(ctx); err == nil {
 		event, open := <-r.events.ResultChan()
-		r.observe(event, open)
+		r.handle(event, open)
 	}
 	if r.events != nil || r.current != nil {
 		t.Error("the room relies on a watch that has a gap")

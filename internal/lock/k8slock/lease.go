@@ -11,24 +11,25 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/lease"
+	"flashsale/internal/sleep"
 )
 
 const (
 	// nameAnnotation has the lock's own name.
 	nameAnnotation = "flashsale.internal/lock"
-	// kindLabel tells our Leases from those that others keep in the namespace.
+	// kindLabel distinguishes our Leases from others in the namespace.
 	kindLabel, kindValue = "app.kubernetes.io/managed-by", "flashsale"
 )
 
-// leaseKind is what a leaseObject is of.
+// leaseKind is the resource of a leaseObject.
 var leaseKind = schema.GroupVersionResource{Group: "coordination.k8s.io", Version: "v1", Resource: "leases"}
 
-// leaseObject is the part of a Lease that a lock is made of. The times are for people.
+// leaseObject has the fields of a Lease that a lock uses. The times are for people.
 type leaseObject struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`
@@ -41,40 +42,58 @@ type leaseObject struct {
 	} `json:"spec"`
 }
 
-// copied is a copy whose fields can be set. What they point to never changes.
-func (l *leaseObject) copied() *leaseObject {
+func (l *leaseObject) holder() string {
+	if l.Spec.HolderIdentity == nil {
+		return ""
+	}
+	return *l.Spec.HolderIdentity
+}
+
+func (l *leaseObject) token() lock.Token {
+	if l.Spec.LeaseTransitions == nil {
+		return 0
+	}
+	return lock.Token(max(0, *l.Spec.LeaseTransitions))
+}
+
+// changed returns a copy that change was applied to. What its fields point to must not
+// be changed.
+func (l *leaseObject) changed(change func(next *leaseObject)) *leaseObject {
 	next := *l
+	change(&next)
 	return &next
 }
 
-// LeaseCapabilities are what a LeaseLocker promises. Whoever waits has no place
-// on the server: it is told to ask again.
+// free removes the holder. It keeps leaseTransitions, the counter of the tokens.
+func (l *leaseObject) free() {
+	l.Spec.HolderIdentity, l.Spec.AcquireTime, l.Spec.RenewTime = nil, nil, nil
+}
+
+// LeaseCapabilities are what a LeaseLocker guarantees. Waiters are not stored on the
+// server: they are notified and try again.
 var LeaseCapabilities = lock.Capabilities{
 	Processes: true, Deadline: true, Token: true, LossNotice: true, Removal: true,
 	Renewed: true, Restart: true,
-	// The first Lock of a name in a process has to read it before.
+	// The first Lock of a name in a process also has to read its object.
 	LockTrips: 1, UnlockTrips: 1,
 }
 
-// LeaseLocker is a lock.Locker whose locks are Leases of coordination.k8s.io/v1.
-// See the package's comment for its protocol.
+// LeaseLocker is a lock.Locker whose locks are Leases of coordination.k8s.io/v1. The
+// package's comment describes its protocol.
 type LeaseLocker struct {
 	*lease.Locker
 	store *leases
 }
 
-// NewLease makes a Locker. It does not talk to the server yet.
+// NewLease makes a Locker. It does not connect to the server yet.
 func NewLease(cfg Config) (*LeaseLocker, error) {
-	if err := cfg.check(); err != nil {
-		return nil, err
-	}
-	objects, err := newObjects(cfg, leaseKind)
+	objects, err := newObjects[leaseObject](&cfg, leaseKind)
 	if err != nil {
 		return nil, err
 	}
-	store := &leases{objects: objects, ttl: cfg.TTL, known: map[string]sighting{}}
+	store := &leases{objects: objects, ttl: cfg.TTL, latest: map[string]sighting{}}
 	locker, err := lease.New(lease.Config{
-		Store: store, TTL: cfg.TTL, Owner: cfg.Owner.String(), Changed: store.changed, Final: objects.isFinal,
+		Store: store, TTL: cfg.TTL, Owner: cfg.Owner.String(), Changed: store.awaitChange, Final: objects.isFinal,
 	})
 	if err != nil {
 		return nil, err
@@ -82,55 +101,51 @@ func NewLease(cfg Config) (*LeaseLocker, error) {
 	return &LeaseLocker{Locker: locker, store: store}, nil
 }
 
-// Close gives every grant back, within ctx.
+// Close unlocks every grant, within ctx.
 func (l *LeaseLocker) Close(ctx context.Context) error {
 	defer l.store.objects.close()
 	return l.Locker.Close(ctx)
 }
 
-// Source identifies what counts the tokens: the namespace, with which all its
-// Leases would go.
+// Source returns the identity of the namespace. The token counters of all Leases in it
+// are lost if it is deleted.
 func (l *LeaseLocker) Source(ctx context.Context) (string, error) { return l.store.objects.source(ctx) }
 
-// Ask asks whether the server would make a Lease. It makes none.
+// Ask asks whether the server would create a Lease. It creates none.
 func (l *LeaseLocker) Ask(ctx context.Context) error {
-	object, err := l.store.object(neverMade, "")
+	made, err := l.store.newLease(probeName, "")
 	if err != nil {
 		return err
 	}
-	return l.store.objects.ask(ctx, object)
+	return l.store.objects.ask(ctx, made)
 }
 
 // Inspect lists the locks that are held now, sorted by name.
 func (l *LeaseLocker) Inspect(ctx context.Context) ([]lock.Info, error) {
 	list, err := l.store.objects.list(ctx, kindLabel+"="+kindValue)
 	if err != nil {
-		return nil, fmt.Errorf("list the leases: %w", err)
+		return nil, err
 	}
 	var all []lock.Info
-	for i := range list.Items {
-		found, err := toLease(&list.Items[i])
-		if err != nil {
-			return nil, err
-		}
-		if holder := holderOf(found); holder != "" && !looksOver(found.Spec.RenewTime, l.store.leaseOf(found)) {
-			info := lease.ParseOwner(holder)
-			info.Name, info.Token = found.Annotations[nameAnnotation], tokenOf(found)
+	for _, found := range list {
+		if found.holder() != "" && !looksExpired(found.Spec.RenewTime, l.store.ttlOf(found)) {
+			info := lease.ParseOwner(found.holder())
+			info.Name, info.Token = found.Annotations[nameAnnotation], found.token()
 			all = append(all, info)
 		}
 	}
 	return sorted(all), nil
 }
 
-// Revoke ends the grant of name, whoever has it.
+// Revoke ends the current grant of name.
 func (l *LeaseLocker) Revoke(ctx context.Context, name string) error {
 	for {
 		found, err := l.store.read(ctx, name)
-		if isMissing(err) || err == nil && holderOf(found) == "" {
+		if isMissing(err) || err == nil && found.holder() == "" {
 			return lock.ErrNotHeld
 		}
 		if err == nil {
-			_, err = l.store.write(ctx, name, freed(found))
+			_, err = l.store.write(ctx, name, found.changed((*leaseObject).free))
 		}
 		if !apierrors.IsConflict(err) {
 			return err
@@ -138,29 +153,25 @@ func (l *LeaseLocker) Revoke(ctx context.Context, name string) error {
 	}
 }
 
-// errExhausted would take some two thousand million grants of one name.
-var errExhausted = errors.New("leaseTransitions, its token, cannot rise any more")
-
-// leases is the lease.Store. It remembers each Lease as it saw it last, to write
-// without reading first, and since when it has stood like that.
+// leases is the lease.Store. It remembers the latest version of each Lease, so that it
+// can write without reading first, and since when that version is known.
 type leases struct {
-	objects *objects
+	objects *objects[leaseObject]
 	ttl     time.Duration
 
-	mu sync.Mutex
-	// known has as many entries as there are names that this Locker was asked
-	// for, as the server has Leases.
-	known map[string]sighting
+	mu     sync.Mutex
+	latest map[string]sighting // by lock name; like the server, it has one for each name used
 }
 
-// sighting is a Lease, and when that version was first seen, by our monotonic
-// clock. The times inside are by the clocks of others: nothing is made of them.
+// sighting is a version of a Lease, and when this process first saw it, by its
+// monotonic clock.
 type sighting struct {
 	lease *leaseObject
 	at    time.Time
 }
 
-// Try takes name for owner. Each conflict means that another has written.
+// Try takes name for owner. It tries again after a conflict: another process has
+// written.
 func (s *leases) Try(ctx context.Context, name, owner string) (lock.Token, error) {
 	current, err := s.recall(ctx, name, "")
 	for {
@@ -173,56 +184,50 @@ func (s *leases) Try(ctx context.Context, name, owner string) (lock.Token, error
 		}
 		switch {
 		case err == nil:
-			return tokenOf(taken), nil
+			return taken.token(), nil
 		case !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err):
 			return 0, err
 		}
-		// What conflicts may be this very request, which the client library repeats
-		// after some answers of trouble.
-		if current, err = s.read(ctx, name); err == nil && holderOf(current) == owner {
-			return tokenOf(current), nil
+		// The client library repeats some failed requests, so this may be a conflict
+		// with our own write.
+		if current, err = s.read(ctx, name); err == nil && current.holder() == owner {
+			return current.token(), nil
 		}
 	}
 }
 
-// take writes owner into a Lease that is free, or was seen unchanged for its own
-// length: its holder has given it up by then, and no clock was compared.
+// take writes owner into a Lease that is free, or was unchanged for its duration. In the
+// second case its holder has lost it by its own clock.
 func (s *leases) take(ctx context.Context, name, owner string, current *leaseObject) (*leaseObject, error) {
-	holder := holderOf(current)
-	if holder != "" && time.Now().Before(s.over(name, current)) {
+	if holder := current.holder(); holder != "" && time.Now().Before(s.end(name, current)) {
 		return nil, &lock.HeldError{Holder: lease.ParseOwner(holder).Holder}
 	}
-	if tokenOf(current) == math.MaxInt32 {
+	if current.token() == math.MaxInt32 {
 		return nil, fmt.Errorf("lease %s: %w", current.Name, errExhausted)
 	}
-	next := current.copied()
-	s.grant(next, owner)
-	return s.write(ctx, name, next)
+	return s.write(ctx, name, current.changed(func(next *leaseObject) { s.grant(next, owner) }))
 }
 
-// grant is also a transition when the same process takes the lock again: the
-// count of them is the token.
+// grant increments leaseTransitions even if the holder's process stays the same,
+// because it is the token.
 func (s *leases) grant(l *leaseObject, owner string) {
 	now := metav1.NowMicro()
-	seconds, transitions := int32(s.ttl/time.Second), int32(tokenOf(l)+1)
+	seconds, transitions := int32(s.ttl/time.Second), int32(l.token()+1)
 	l.Spec.HolderIdentity, l.Spec.LeaseDurationSeconds, l.Spec.LeaseTransitions = &owner, &seconds, &transitions
 	l.Spec.AcquireTime, l.Spec.RenewTime = &now, &now
 }
 
 func (s *leases) create(ctx context.Context, name, owner string) (*leaseObject, error) {
-	object, err := s.object(name, owner)
+	made, err := s.newLease(name, owner)
 	if err != nil {
 		return nil, err
 	}
-	created, err := s.objects.create(ctx, object)
-	if err != nil {
-		return nil, fmt.Errorf("create lease %s: %w", object.GetName(), err)
-	}
-	return s.sight(name, created)
+	created, err := s.objects.create(ctx, made)
+	return s.remember(name, created, err)
 }
 
-// object is a lease that is granted to owner.
-func (s *leases) object(name, owner string) (*unstructured.Unstructured, error) {
+// newLease returns a Lease that is granted to owner.
+func (s *leases) newLease(name, owner string) (*leaseObject, error) {
 	object, err := objectName(name)
 	if err != nil {
 		return nil, err
@@ -232,34 +237,25 @@ func (s *leases) object(name, owner string) (*unstructured.Unstructured, error) 
 		ObjectMeta: metav1.ObjectMeta{Name: object, Annotations: map[string]string{nameAnnotation: name}, Labels: map[string]string{kindLabel: kindValue}},
 	}
 	s.grant(made, owner)
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(made)
-	return &unstructured.Unstructured{Object: content}, err
+	return made, nil
 }
 
-// Renew writes a new time into the Lease, for people. That it was written at all
-// is what others go by.
+// Renew writes a new time into the Lease. The time is for people; waiters notice that
+// the Lease has a new version.
 func (s *leases) Renew(ctx context.Context, name, owner string) error {
-	return s.change(ctx, name, owner, func(current *leaseObject) *leaseObject {
-		next := current.copied()
+	return s.change(ctx, name, owner, func(next *leaseObject) {
 		now := metav1.NowMicro()
 		next.Spec.RenewTime = &now
-		return next
 	})
 }
 
-// Release empties the Lease, and keeps it: it has the count that tokens are from.
+// Release removes the holder from the Lease.
 func (s *leases) Release(ctx context.Context, name, owner string) error {
-	return s.change(ctx, name, owner, freed)
+	return s.change(ctx, name, owner, (*leaseObject).free)
 }
 
-func freed(current *leaseObject) *leaseObject {
-	next := current.copied()
-	next.Spec.HolderIdentity, next.Spec.AcquireTime, next.Spec.RenewTime = nil, nil, nil
-	return next
-}
-
-// change writes what owner's Lease becomes. lock.ErrLost: it is not owner's.
-func (s *leases) change(ctx context.Context, name, owner string, to func(*leaseObject) *leaseObject) error {
+// change changes a Lease. It returns lock.ErrLost if owner does not hold it.
+func (s *leases) change(ctx context.Context, name, owner string, change func(*leaseObject)) error {
 	current, err := s.recall(ctx, name, owner)
 	for {
 		switch {
@@ -267,10 +263,10 @@ func (s *leases) change(ctx context.Context, name, owner string, to func(*leaseO
 			return lock.ErrLost
 		case err != nil:
 			return err
-		case holderOf(current) != owner:
+		case current.holder() != owner:
 			return lock.ErrLost
 		}
-		if _, err = s.write(ctx, name, to(current)); err == nil {
+		if _, err = s.write(ctx, name, current.changed(change)); err == nil {
 			return nil
 		}
 		if !apierrors.IsConflict(err) && !isMissing(err) {
@@ -280,13 +276,13 @@ func (s *leases) change(ctx context.Context, name, owner string, to func(*leaseO
 	}
 }
 
-// recall is what we know of a Lease, if by that holder has it, and else what
-// stands on the server. What is written then tells whether we knew rightly.
+// recall returns the remembered version of a Lease if it has that holder, and otherwise
+// reads it. A write fails if the remembered version is stale.
 func (s *leases) recall(ctx context.Context, name, holder string) (*leaseObject, error) {
 	s.mu.Lock()
-	last, ok := s.known[name]
+	last, ok := s.latest[name]
 	s.mu.Unlock()
-	if ok && holderOf(last.lease) == holder {
+	if ok && last.lease.holder() == holder {
 		return last.lease, nil
 	}
 	return s.read(ctx, name)
@@ -301,38 +297,26 @@ func (s *leases) read(ctx context.Context, name string) (*leaseObject, error) {
 	if isMissing(err) {
 		s.forget(name)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read lease %s: %w", object, err)
-	}
-	return s.sight(name, found)
+	return s.remember(name, found, err)
 }
 
 func (s *leases) write(ctx context.Context, name string, next *leaseObject) (*leaseObject, error) {
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(next)
-	if err != nil {
-		return nil, err
-	}
-	written, err := s.objects.update(ctx, &unstructured.Unstructured{Object: content})
-	if err != nil {
-		return nil, fmt.Errorf("update lease %s: %w", next.Name, err)
-	}
-	return s.sight(name, written)
+	written, err := s.objects.update(ctx, next)
+	return s.remember(name, written, err)
 }
 
-// sight notes a Lease as the server has just shown it.
-func (s *leases) sight(name string, object *unstructured.Unstructured) (*leaseObject, error) {
-	found, err := toLease(object)
+// remember remembers the result of a request, if it has no error.
+func (s *leases) remember(name string, found *leaseObject, err error) (*leaseObject, error) {
 	if err != nil {
 		return nil, err
 	}
-	if found.Annotations[nameAnnotation] != name {
-		return nil, fmt.Errorf("lease %s says that it is %q and not %q: %w", found.Name, found.Annotations[nameAnnotation], name, errNotOurs)
+	if other := found.Annotations[nameAnnotation]; other != name {
+		return nil, fmt.Errorf("lease %s is for lock %q, want %q: %w", found.Name, other, name, errNotOurs)
 	}
-	found.ManagedFields = nil // the server's own account, which it does not need back
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if last, ok := s.known[name]; !ok || last.lease.ResourceVersion != found.ResourceVersion {
-		s.known[name] = sighting{lease: found, at: time.Now()}
+	if last, ok := s.latest[name]; !ok || last.lease.ResourceVersion != found.ResourceVersion {
+		s.latest[name] = sighting{lease: found, at: time.Now()}
 	}
 	return found, nil
 }
@@ -340,45 +324,77 @@ func (s *leases) sight(name string, object *unstructured.Unstructured) (*leaseOb
 func (s *leases) forget(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.known, name)
+	delete(s.latest, name)
 }
 
-// over is when a Lease that goes on standing as it does may be taken.
-func (s *leases) over(name string, current *leaseObject) time.Time {
+// end is when a Lease may be taken, if it is not changed until then.
+func (s *leases) end(name string, current *leaseObject) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	last, ok := s.known[name]
+	last, ok := s.latest[name]
 	if !ok || last.lease.ResourceVersion != current.ResourceVersion {
-		return time.Now().Add(s.leaseOf(current)) // seen just now
+		return time.Now().Add(s.ttlOf(current)) // first seen now
 	}
-	return last.at.Add(s.leaseOf(current))
+	return last.at.Add(s.ttlOf(current))
 }
 
-func (s *leases) leaseOf(l *leaseObject) time.Duration {
+func (s *leases) ttlOf(l *leaseObject) time.Duration {
 	if l.Spec.LeaseDurationSeconds == nil {
 		return s.ttl
 	}
 	return time.Duration(*l.Spec.LeaseDurationSeconds) * time.Second
 }
 
-func toLease(object *unstructured.Unstructured) (*leaseObject, error) {
-	found := new(leaseObject)
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, found); err != nil {
-		return nil, fmt.Errorf("lease %s: %w", object.GetName(), err)
+// awaitChange waits until a Lease that was just seen held is free or has ended. It also
+// returns when its watch breaks; the Lease is then read again.
+func (s *leases) awaitChange(ctx context.Context, name string) error {
+	s.mu.Lock()
+	last, ok := s.latest[name]
+	s.mu.Unlock()
+	if !ok || last.lease.holder() == "" {
+		return nil
 	}
-	return found, nil
+	end := time.NewTimer(time.Until(s.end(name, last.lease)))
+	defer end.Stop()
+	events, err := s.objects.watch(ctx, last.lease.Name, last.lease.ResourceVersion)
+	if err != nil {
+		return s.pause(ctx, name, err)
+	}
+	defer events.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-end.C:
+			return nil
+		case event, open := <-events.ResultChan():
+			switch {
+			case !open:
+				return s.pause(ctx, name, errWatchEnded)
+			case event.Type == watch.Error:
+				return s.pause(ctx, name, apierrors.FromObject(event.Object))
+			case event.Type == watch.Deleted:
+				s.forget(name)
+				return nil
+			}
+			object, _ := event.Object.(*unstructured.Unstructured)
+			found, err := decode[leaseObject](object)
+			current, err := s.remember(name, found, err)
+			if err != nil {
+				return err
+			}
+			if current.holder() == "" {
+				return nil
+			}
+			end.Reset(time.Until(s.end(name, current)))
+		}
+	}
 }
 
-func holderOf(l *leaseObject) string {
-	if l.Spec.HolderIdentity == nil {
-		return ""
-	}
-	return *l.Spec.HolderIdentity
-}
+var errWatchEnded = errors.New("the watch has ended")
 
-func tokenOf(l *leaseObject) lock.Token {
-	if l.Spec.LeaseTransitions == nil {
-		return 0
-	}
-	return lock.Token(max(0, *l.Spec.LeaseTransitions))
+// pause waits after a watch broke, because the next one may break at once as well.
+func (s *leases) pause(ctx context.Context, name string, err error) error {
+	s.objects.log.Debug("kubernetes lock: reading the object again", "lock", name, "error", err)
+	return sleep.For(ctx, sleep.Jittered(watchPause))
 }

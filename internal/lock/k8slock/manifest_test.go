@@ -140,10 +140,11 @@ func askingMakesNothing(t *testing.T, s *server) {
 			t.Errorf("asked where nothing may be made: %v", err)
 		}
 	}
-	for _, o := range []*objects{leases.store.objects, locks.objects} {
-		if _, err := o.get(t.Context(), nameOf(t, neverMade)); !apierrors.IsNotFound(err) {
-			t.Errorf("the object that is asked for: %v, want that it is not there", err)
-		}
+	if _, err := leases.store.objects.get(t.Context(), nameOf(t, probeName)); !apierrors.IsNotFound(err) {
+		t.Errorf("read the Lease after Ask: %v, want not found", err)
+	}
+	if _, err := locks.objects.get(t.Context(), nameOf(t, probeName)); !apierrors.IsNotFound(err) {
+		t.Errorf("read the StockLock after Ask: %v, want not found", err)
 	}
 }
 
@@ -185,12 +186,12 @@ func tokenNeverFalls(t *testing.T, s *server) {
 		"a new grant has a larger token":  func(r *record) { r.ID, r.Holder = "x-1", "x" },
 		"should be greater than or equal": func(r *record) { r.Token = -1 },
 	} {
-		found, err := toStockLock(s.object(t, stockLocks, "token"))
+		found, err := decode[stockLock](s.object(t, stockLocks, "token"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		change(&found.Status)
-		object, err := found.object()
+		object, err := encode(found)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -234,7 +235,7 @@ func withoutTheResource(t *testing.T, s *server) {
 	made, err := NewStock(testConfig(address{URL: s.URL, Token: s.Token, CA: s.CA}))
 	l := closing(t, made, err)
 	l.objects.kind = s.client.Resource(stockLocks.GroupVersion().WithResource("stocklocks2")).Namespace(testNamespace)
-	if _, err := l.read(t.Context(), "x"); err == nil || isMissing(err) || !l.objects.isFinal(err) {
+	if _, err := l.objects.get(t.Context(), "x"); err == nil || isMissing(err) || !l.objects.isFinal(err) {
 		t.Errorf("read without the resource: %v", err)
 	}
 	if err := lockError(t, l.Lock); err == nil || !strings.Contains(err.Error(), s.URL) {

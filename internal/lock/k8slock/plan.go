@@ -10,121 +10,122 @@ import (
 	"flashsale/internal/lock"
 )
 
-// plan is what a room does next.
+// plan is what a queue does next.
 type plan struct {
-	// next is what the object is to become. With nil it must be read first: a
-	// TryLock has come after what we know.
+	// next is what the object must become. If it is nil, the object must be read first:
+	// a TryLock is newer than what is known.
 	next    *stockLock
-	renewed chan error // of the renewal that is in it
+	renewed chan error // of the renewal in next
 	done    bool       // there is nothing to do
 }
 
-func (r *room) plan() (todo plan) {
-	l := r.locker
+func (q *queue) plan() (todo plan) {
+	l := q.locker
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	to := r.current.Status.clone()
-	r.bury(&to, now)
-	// What is ours, and has nobody here: given up, or written after its time.
+	to := q.current.Status
+	to.Queue = slices.Clone(to.Queue)
+	q.dropDead(&to, now)
+	// Drop our places that no call waits for: abandoned ones, and those of late writes.
 	to.keep(func(id string) bool {
 		if sessionOf(id) != l.session {
 			return true
 		}
-		p := r.place(id)
+		p := q.place(id)
 		return p != nil && !p.leaving
 	})
 	stale := false
-	for _, p := range slices.Clone(r.places) {
+	for _, p := range slices.Clone(q.places) {
 		switch {
 		case p.leaving:
-		case p.kept != nil:
+		case p.lease != nil:
 			if p.renewed != nil && to.ID == p.id {
 				to.renew(now)
 				todo.renewed = p.renewed
 			}
 		case to.has(p.id):
 		case p.once && (to.ID != "" || len(to.Queue) > 0):
-			stale = stale || r.asked.Before(p.since)
+			stale = stale || q.asked.Before(p.since)
 		case len(to.Queue) == queueLimit:
-			r.refuse(p, errFull)
+			q.refuse(p, errFull)
 		default:
 			since := metav1.NewMicroTime(p.since)
 			to.Queue = append(to.Queue, waiter{Holder: l.owner, ID: p.id, Since: &since})
 		}
 	}
 	if to.ID == "" && len(to.Queue) > 0 {
-		if first := r.place(to.Queue[0].ID); first != nil {
+		if first := q.place(to.Queue[0].ID); first != nil {
 			first.asked = now
 			to.grant(l.ttl, now)
 		}
 	}
 	to.Waiting = int32(len(to.Queue))
-	if to.same(&r.current.Status) {
+	if to.same(&q.current.Status) {
 		if !stale {
-			r.conclude()
+			q.conclude()
 			todo.done = true
 		}
 		return todo
 	}
-	object := *r.current
+	object := *q.current
 	object.Status = to
 	todo.next = &object
 	return todo
 }
 
-// queueLimit is the schema's: a queue is read by everybody in it, at each change.
+// queueLimit is the limit of the schema. Every waiter reads the whole queue at every
+// change.
 const queueLimit = 1000
 
-var errFull = fmt.Errorf("%d wait for the lock already", queueLimit)
+var errFull = fmt.Errorf("the lock's queue is full: it has %d places", queueLimit)
 
 // conclude ends the calls for which nothing is left to do.
-func (r *room) conclude() {
-	at := &r.current.Status
-	for _, p := range slices.Clone(r.places) {
+func (q *queue) conclude() {
+	at := &q.current.Status
+	for _, p := range slices.Clone(q.places) {
 		switch {
 		case p.leaving && !at.has(p.id):
-			r.remove(p, nil)
+			q.remove(p, nil)
 		case p.once && !at.has(p.id):
 			holder := at.Holder
 			if at.ID == "" && len(at.Queue) > 0 {
 				holder = at.Queue[0].Holder
 			}
-			r.settle(p, &lock.HeldError{Holder: holder})
-			r.remove(p, nil)
+			q.settle(p, &lock.HeldError{Holder: holder})
+			q.remove(p, nil)
 		}
 	}
 }
 
-// bury drops a session that has been silent for too long: its grant, and all its
-// places. Who lives after all stands in the queue again, at its end.
-func (r *room) bury(to *record, now time.Time) {
-	if over := r.over(); over.IsZero() || now.Before(over) {
+// dropDead drops the grant and all places of a session that was silent for too long.
+func (q *queue) dropDead(to *record, now time.Time) {
+	if at := q.dropAt(); at.IsZero() || now.Before(at) {
 		return
 	}
-	dead := sessionOf(r.obstacle.id)
+	dead := sessionOf(q.blocker.id)
 	to.keep(func(id string) bool { return sessionOf(id) != dead })
 }
 
-// over is when the obstacle may be buried; zero if there is none, or it is ours.
-// What counts is how long we have seen it unchanged, by our monotonic clock.
+// dropAt is when the blocker's session counts as dead, or zero if there is none or it
+// is ours. It depends on how long the blocker was unchanged by our monotonic clock.
 //
-// Whoever is next does it. The others do so only if that one is dead as well.
-func (r *room) over() time.Time {
-	l := r.locker
-	dead := sessionOf(r.obstacle.id)
-	if r.current == nil || r.obstacle.id == "" || dead == l.session {
+// The next waiter drops it. The other processes do so only if that one is dead too.
+func (q *queue) dropAt() time.Time {
+	l := q.locker
+	suspect := sessionOf(q.blocker.id)
+	if q.current == nil || q.blocker.id == "" || suspect == l.session {
 		return time.Time{}
 	}
-	patience := l.ttl // of a queue that waits for its first to come in
-	if at := r.current.Status; at.ID != "" && at.LeaseSeconds > 0 {
+	patience := l.ttl // for a first waiter that must enter
+	if at := q.current.Status; at.ID != "" && at.LeaseSeconds > 0 {
 		patience = time.Duration(at.LeaseSeconds) * time.Second
 	}
-	if heir := r.current.Status.heir(dead); heir != "" && sessionOf(heir) != l.session {
-		patience += l.ttl / heirShare
+	if next := q.current.Status.next(suspect); next != "" && sessionOf(next) != l.session {
+		patience += l.ttl / nextShare
 	}
-	return r.obstacle.since.Add(patience)
+	return q.blocker.since.Add(patience)
 }
 
-// heirShare of a TTL is what the others leave to who is next.
-const heirShare = 4
+// nextShare of a TTL is how much longer than the next waiter the other processes wait.
+const nextShare = 4

@@ -2,12 +2,14 @@ package k8slock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"flashsale/internal/lock"
@@ -15,70 +17,66 @@ import (
 	"flashsale/internal/sleep"
 )
 
-// roomIdle is how long a room outlives its last place, so that the next Lock
-// neither reads nor opens a watch. A sale has pauses.
-const roomIdle = 30 * time.Second
+// queueIdle is how long an unused queue is kept, so that the next Lock need not read
+// the object or open a watch. A sale has pauses.
+const queueIdle = 30 * time.Second
 
-// room is where this process's places of one name are. One goroutine has the
-// watch and does all the writing: what came together is written together.
-type room struct {
+// queue has this process's places of one name. One goroutine watches the object and
+// does all the writing: places that arrive together are written together.
+type queue struct {
 	locker       *StockLocker
 	name, object string
 	wake         chan struct{} // of size 1
 
 	// These are guarded by the Locker.
 	places  []*place // in order of arrival
-	trouble error    // why the server could not be asked
+	lastErr error    // why the last request failed; nil after a success
 	used    time.Time
 
-	// These are the goroutine's own.
-	current *stockLock // nil before the first answer, and after the object's end
+	// These are used by the goroutine only.
+	current *stockLock // nil before the first answer, and when the object is gone
 	asked   time.Time  // current is no older than this
 	events  watch.Interface
-	looked  time.Time     // when it was opened
-	pause   time.Duration // before the next attempt, after a failed one
-	// obstacle is what stands in the way (see record), since we first saw it.
-	obstacle obstacle
+	opened  time.Time     // when events was opened
+	pause   sleep.Backoff // before the next attempt after a failure
+	failing bool          // the last attempt failed
+	blocker blocker
 }
 
-type obstacle struct {
+// blocker is the place that all others wait for (see record.blocker), and when this
+// process first saw its last renewal.
+type blocker struct {
 	id       string
 	renewals int64
 	since    time.Time
 }
 
-func newRoom(l *StockLocker, name, object string) *room {
-	return &room{locker: l, name: name, object: object, wake: make(chan struct{}, 1), pause: retryPause}
+func newQueue(l *StockLocker, name, object string) *queue {
+	return &queue{locker: l, name: name, object: object, wake: make(chan struct{}, 1), pause: backoff}
 }
 
-// join makes a place. The Locker's mutex is held here and in the methods below
-// that say nothing else.
-func (r *room) join(once bool) *place {
+// join adds a place. The caller must hold the Locker's mutex, here and in the methods
+// down to place.
+func (q *queue) join(once bool) *place {
 	p := &place{
-		room: r, id: r.locker.newID(), since: time.Now(), once: once,
+		queue: q, id: q.locker.newID(), since: time.Now(), once: once,
 		settled: make(chan struct{}), gone: make(chan struct{}), wanted: make(chan struct{}),
 	}
-	r.places = append(r.places, p)
-	r.used = time.Now()
-	r.rouse()
+	q.places = append(q.places, p)
+	q.used = time.Now()
+	q.notify()
 	return p
 }
 
-// leave has the place erased. It may have been granted just now, or be lost.
-func (r *room) leave(p *place) {
+// leave requests the removal of a place from the server. The place may have just been
+// granted, or lost.
+func (q *queue) leave(p *place) {
 	p.leaving = true
-	r.rouse()
-}
-
-func (r *room) rouse() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
+	q.notify()
 }
 
 // settle lets a call return, once.
-func (r *room) settle(p *place, refusal error) {
+func (q *queue) settle(p *place, refusal error) {
 	select {
 	case <-p.settled:
 	default:
@@ -87,15 +85,34 @@ func (r *room) settle(p *place, refusal error) {
 	}
 }
 
-// remove forgets a place that the server does not have.
-func (r *room) remove(p *place, fate error) {
-	r.places = slices.DeleteFunc(r.places, func(other *place) bool { return other == p })
-	p.fate = fate
+// remove forgets a place that is not on the server.
+func (q *queue) remove(p *place, loss error) {
+	q.places = slices.DeleteFunc(q.places, func(other *place) bool { return other == p })
+	p.loss = loss
 	close(p.gone)
 }
 
-func (r *room) place(id string) *place {
-	for _, p := range r.places {
+// answer sends the result of a requested renewal.
+func (p *place) answer(err error) {
+	if p.renewed != nil {
+		p.renewed <- err
+		p.renewed = nil
+	}
+}
+
+// refuse ends a place that the server does not accept. A holder keeps its grant: its
+// renewals fail until it is lost.
+func (q *queue) refuse(p *place, err error) {
+	q.settle(p, err)
+	if p.lease == nil || p.leaving {
+		q.remove(p, err)
+	} else {
+		p.answer(err)
+	}
+}
+
+func (q *queue) place(id string) *place {
+	for _, p := range q.places {
 		if p.id == id {
 			return p
 		}
@@ -103,30 +120,38 @@ func (r *room) place(id string) *place {
 	return nil
 }
 
-// run attends to the room until it is empty for a while, or the Locker closes.
-func (r *room) run() {
-	ctx := r.locker.ctx
-	defer r.blind()
+// notify wakes the goroutine.
+func (q *queue) notify() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run serves the queue until it has been empty for a while, or the Locker closes.
+func (q *queue) run() {
+	ctx := q.locker.ctx
+	defer q.closeWatch()
 	for {
-		due := r.attend(ctx)
+		due := q.step(ctx)
 		if due.IsZero() {
 			return
 		}
 		timer := time.NewTimer(time.Until(due))
-		roused := r.wake
-		if r.pause > retryPause {
-			roused = nil // in trouble: nobody is in such a hurry
+		wake := q.wake
+		if q.failing {
+			wake = nil // the next attempt waits for its time
 		}
-		var seen <-chan watch.Event
-		if r.events != nil {
-			seen = r.events.ResultChan()
+		var events <-chan watch.Event
+		if q.events != nil {
+			events = q.events.ResultChan()
 		}
 		select {
 		case <-ctx.Done():
-		case <-roused:
+		case <-wake:
 		case <-timer.C:
-		case event, open := <-seen:
-			r.observe(event, open)
+		case event, open := <-events:
+			q.handle(event, open)
 		}
 		timer.Stop()
 		if ctx.Err() != nil {
@@ -135,257 +160,274 @@ func (r *room) run() {
 	}
 }
 
-// attend does what there is to do, and says when to look again; never is zero.
-func (r *room) attend(ctx context.Context) time.Time {
-	err := r.work(ctx)
-	if err == nil && r.events == nil {
-		err = r.look(ctx) // after the work: nobody has to wait for this
+// step does what is due, and returns the time of the next step, or zero at the end of
+// the queue.
+func (q *queue) step(ctx context.Context) time.Time {
+	err := q.sync(ctx)
+	if err == nil && q.events == nil {
+		err = q.openWatch(ctx) // after sync, so that no caller waits for it
 	}
-	l := r.locker
+	l := q.locker
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	r.trouble = err
+	q.lastErr = err
 	now := time.Now()
-	if len(r.places) > 0 {
-		r.used = now
+	if len(q.places) > 0 {
+		q.used = now
 	}
-	if err != nil && l.objects.isFinal(err) {
-		r.pause = retryPause // the next one is to be refused at once as well
-		for _, p := range slices.Clone(r.places) {
-			r.refuse(p, err)
+	final := err != nil && l.objects.isFinal(err)
+	if final {
+		for _, p := range slices.Clone(q.places) {
+			q.refuse(p, err)
 		}
 	}
-	due := r.idleUntil()
-	if len(r.places) == 0 && !now.Before(due) {
-		delete(l.rooms, r.name)
+	due := q.idleUntil()
+	if len(q.places) == 0 && !now.Before(due) {
+		delete(l.queues, q.name)
 		return time.Time{}
 	}
-	if over := r.over(); !over.IsZero() {
-		due = earlier(due, over)
+	if at := q.dropAt(); !at.IsZero() && at.Before(due) {
+		due = at
 	}
+	if err == nil || final { // a new place must be refused at once, too
+		q.pause.Reset()
+	}
+	q.failing = false
 	if err == nil {
-		r.pause = retryPause
-		return due // a place keeps the room, and its renewals rouse it
+		return due // places keep the queue, and renewals wake it
 	}
-	again := now.Add(sleep.Jittered(r.pause))
-	r.pause = min(2*r.pause, retryPauseMax)
-	if len(r.places) == 0 && again.Before(due) {
-		r.pause = retryPause // nobody waits for it, and whoever comes may ask
+	again := now.Add(q.pause.Next())
+	if len(q.places) == 0 && again.Before(due) {
+		q.pause.Reset() // no caller waits, and the next one may try at once
 		return due
 	}
-	for _, p := range r.places {
-		if p.once && p.kept == nil && !p.leaving { // it was asked for once
-			r.settle(p, err)
-			r.leave(p)
+	q.failing = !final
+	for _, p := range q.places {
+		if p.once && p.lease == nil && !p.leaving { // TryLock has had its one attempt
+			q.settle(p, err)
+			q.leave(p)
 		}
 	}
 	return again
 }
 
-// refuse ends a place that the server will not have. One that holds keeps what
-// it has: its renewals fail, until it is lost.
-func (r *room) refuse(p *place, err error) {
-	r.settle(p, err)
-	if p.kept == nil || p.leaving {
-		r.remove(p, err)
-	} else if p.renewed != nil {
-		p.renewed <- err
-		p.renewed = nil
+// idleUntil is when an empty queue ends. That is not before a dead holder's lease has
+// ended, so that a later TryLock finds the lock free.
+func (q *queue) idleUntil() time.Time {
+	idle := q.locker.idle
+	if q.current != nil {
+		idle = max(idle, 2*time.Duration(q.current.Status.LeaseSeconds)*time.Second)
 	}
+	return q.used.Add(idle)
 }
 
-// idleUntil is when an empty room ends. It sees a dead holder's lease to its end,
-// also where nobody waits for that: a TryLock that comes later finds it free.
-func (r *room) idleUntil() time.Time {
-	idle := r.locker.idle
-	if r.current != nil {
-		idle = max(idle, 2*time.Duration(r.current.Status.LeaseSeconds)*time.Second)
-	}
-	return r.used.Add(idle)
-}
-
-// work writes until what stands on the server is what this process wants.
-func (r *room) work(ctx context.Context) error {
+// sync writes until the object has what this process's places require.
+func (q *queue) sync(ctx context.Context) error {
+	read := q.current == nil
 	for {
-		if r.current == nil {
-			if err := r.find(ctx); err != nil {
+		if read {
+			if err := q.read(ctx); err != nil {
 				return err
 			}
 		}
-		todo := r.plan()
+		todo := q.plan()
 		if todo.done {
 			return nil
 		}
-		if todo.next == nil {
-			if err := r.find(ctx); err != nil {
-				return err
-			}
+		if read = todo.next == nil; read {
 			continue
 		}
 		asked := time.Now()
-		written, err := r.locker.write(ctx, todo.next)
-		if apierrors.IsConflict(err) || isMissing(err) {
-			// Another has written; what we know is old.
-			if err := r.find(ctx); err != nil {
-				return err
-			}
-			continue
+		written, err := q.locker.objects.update(ctx, todo.next, "status")
+		if read = apierrors.IsConflict(err) || isMissing(err); read {
+			continue // another process has written
 		}
-		r.sent(todo, err)
+		q.sent(todo, err)
 		if err != nil {
 			return err
 		}
-		r.install(written, asked)
+		q.install(written, asked)
 	}
 }
 
-// sent notes what came of a write that was not refused.
-func (r *room) sent(todo plan, err error) {
-	l := r.locker
+// sent records the result of a write that was not refused.
+func (q *queue) sent(todo plan, err error) {
+	l := q.locker
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, p := range r.places {
-		// Without an answer it may have been done.
+	for _, p := range q.places {
+		// Without an answer, the write may have been applied.
 		p.erased = p.erased || p.leaving && !todo.next.Status.has(p.id)
-		// Only an answer to this very write is one to a renewal: an event may be
-		// of an earlier one, and the lease counts from before it was sent.
-		if err == nil && p.renewed != nil && p.renewed == todo.renewed {
-			p.renewed <- nil
-			p.renewed = nil
+		// Only the answer of this write confirms the renewal. An event may be from an
+		// earlier write, and the lease counts from before the request.
+		if err == nil && p.renewed == todo.renewed {
+			p.answer(nil)
 		}
 	}
 }
 
-// find reads the object, and makes it if need be.
-func (r *room) find(ctx context.Context) error {
+// read reads the object, and creates it if necessary.
+func (q *queue) read(ctx context.Context) error {
+	objects := q.locker.objects
 	asked := time.Now()
-	found, err := r.locker.read(ctx, r.object)
+	found, err := objects.get(ctx, q.object)
 	if isMissing(err) {
-		r.gone()
-		found, err = r.create(ctx)
+		q.gone()
+		found, err = objects.create(ctx, newStockLock(q.object, q.name))
 		if apierrors.IsAlreadyExists(err) {
-			found, err = r.locker.read(ctx, r.object)
+			found, err = objects.get(ctx, q.object)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	if found.Spec.Lock != r.name {
-		return fmt.Errorf("stocklock %s says that it is %q and not %q: %w", r.object, found.Spec.Lock, r.name, errNotOurs)
+	if found.Spec.Lock != q.name {
+		return fmt.Errorf("stocklock %s is for lock %q, want %q: %w", q.object, found.Spec.Lock, q.name, errNotOurs)
 	}
-	r.install(found, asked)
+	q.install(found, asked)
 	return nil
 }
 
-func (r *room) create(ctx context.Context) (*stockLock, error) {
-	object, err := newObject(r.object, r.name)
-	if err != nil {
-		return nil, err
-	}
-	created, err := r.locker.objects.create(ctx, object)
-	if err != nil {
-		return nil, fmt.Errorf("create stocklock %s: %w", r.object, err)
-	}
-	return toStockLock(created)
-}
-
-func newObject(object, name string) (*unstructured.Unstructured, error) {
-	made, err := newStockLock(object, name).object()
-	if err == nil {
-		delete(made.Object, "status") // it is written by itself
-	}
-	return made, err
-}
-
-// install notes what the server has shown, unless we know something newer.
-func (r *room) install(found *stockLock, asked time.Time) {
-	if r.current != nil && !notOlder(found.ResourceVersion, r.current.ResourceVersion) {
+// install records a version of the object, unless a newer one is known.
+func (q *queue) install(found *stockLock, asked time.Time) {
+	if q.current != nil && !notOlder(found.ResourceVersion, q.current.ResourceVersion) {
 		return
 	}
-	r.current = found
-	if asked.After(r.asked) {
-		r.asked = asked
+	q.current = found
+	if asked.After(q.asked) {
+		q.asked = asked
 	}
 	at := &found.Status
-	if id, renewals := at.obstacle(); id != r.obstacle.id || renewals != r.obstacle.renewals {
-		r.obstacle = obstacle{id: id, renewals: renewals, since: time.Now()}
+	if id, renewals := at.blocker(); id != q.blocker.id || renewals != q.blocker.renewals {
+		q.blocker = blocker{id: id, renewals: renewals, since: time.Now()}
 	}
-	l := r.locker
+	l := q.locker
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, p := range slices.Clone(r.places) {
+	for _, p := range slices.Clone(q.places) {
 		switch {
-		case p.kept != nil:
-			r.check(p, at)
+		case p.lease != nil:
+			q.check(p, at)
 		case at.ID == p.id && !p.leaving:
-			r.grant(p, at)
+			q.grant(p, at)
 		case p.leaving && !at.has(p.id):
-			r.remove(p, nil)
+			q.remove(p, nil)
 		case at.has(p.id):
 			p.queued = true
-		case p.queued: // it was dropped: it queues again, as another
+		case p.queued: // another process dropped it: append it again, with a new id
 			p.id, p.queued = l.newID(), false
 		}
 	}
 }
 
-// check compares a grant with what stands on the server.
-func (r *room) check(p *place, at *record) {
+// check compares a grant with the server's record.
+func (q *queue) check(p *place, at *record) {
 	if at.ID != p.id {
-		p.kept.Lose()
-		if p.renewed != nil {
-			p.renewed <- lock.ErrLost
-			p.renewed = nil
-		}
-		fate := lock.ErrLost
+		p.lease.Lose()
+		p.answer(lock.ErrLost)
+		loss := lock.ErrLost
 		if p.erased {
-			fate = nil
+			loss = nil
 		}
-		r.remove(p, fate)
+		q.remove(p, loss)
 		return
 	}
-	if len(at.Queue) > 0 && !p.told {
-		p.told = true
+	if len(at.Queue) > 0 && !p.wantedClosed {
+		p.wantedClosed = true
 		close(p.wanted)
 	}
 }
 
-// grant makes a place the holder. Its lease counts from before the write that
-// made it so. An earlier one than the last, which came late, is no grant: when it
-// was sent is not known any more.
-func (r *room) grant(p *place, at *record) {
+// grant makes a place the holder. Its lease counts from before the write that granted
+// it. If that was a late write before the last one, the time is unknown, and the place
+// is refused.
+func (q *queue) grant(p *place, at *record) {
 	p.token = lock.Token(max(0, at.Token))
 	asked := p.asked
 	if at.Since == nil || !at.Since.Time.Equal(asked.Truncate(time.Microsecond)) {
 		asked = time.Time{}
 	}
-	p.kept = lease.Keep(r.locker.ttl, asked, p.renew)
-	if !p.kept.Alive() {
-		r.settle(p, errLate)
-		r.leave(p)
+	p.lease = lease.Keep(q.locker.ttl, asked, p.renew)
+	if !p.lease.Alive() {
+		q.settle(p, errLate)
+		q.leave(p)
 		return
 	}
-	r.settle(p, nil)
-	r.check(p, at)
+	q.settle(p, nil)
+	q.check(p, at)
 }
 
-// gone notes that there is no object: nobody holds, and nobody waits.
-func (r *room) gone() {
-	r.current = nil
-	r.obstacle = obstacle{}
-	l := r.locker
+// gone records that the object does not exist: there is no holder and no waiter.
+func (q *queue) gone() {
+	q.current = nil
+	q.blocker = blocker{}
+	l := q.locker
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, p := range slices.Clone(r.places) {
-		if p.kept != nil {
-			r.check(p, new(record))
+	for _, p := range slices.Clone(q.places) {
+		if p.lease != nil {
+			q.check(p, new(record))
 		}
 	}
 }
 
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
+// openWatch opens the watch, from the current version on.
+func (q *queue) openWatch(ctx context.Context) error {
+	if time.Since(q.opened) < watchPause {
+		if err := sleep.For(ctx, sleep.Jittered(watchPause)); err != nil {
+			return err
+		}
 	}
-	return a
+	q.opened = time.Now()
+	events, err := q.locker.objects.watch(ctx, q.object, q.current.ResourceVersion)
+	if err != nil {
+		if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
+			q.current = nil
+		}
+		return err
+	}
+	q.events = events
+	return nil
+}
+
+// closeWatch closes the watch. The next step reads the object.
+func (q *queue) closeWatch() {
+	if q.events != nil {
+		q.events.Stop()
+		q.events = nil
+	}
+}
+
+// handle handles an event of the watch, or its end.
+func (q *queue) handle(event watch.Event, open bool) {
+	object, isObject := event.Object.(*unstructured.Unstructured)
+	var err error
+	switch {
+	case !open:
+		err = errWatchEnded
+	case event.Type == watch.Error:
+		err = apierrors.FromObject(event.Object)
+	case event.Type == watch.Deleted:
+		err = errors.New("the object was deleted")
+		q.gone()
+	case event.Type == watch.Bookmark || !isObject:
+		return
+	default:
+		var found *stockLock
+		if found, err = decode[stockLock](object); err == nil {
+			q.install(found, time.Time{})
+			return
+		}
+	}
+	q.locker.objects.log.Debug("kubernetes lock: reading the object again", "lock", q.name, "error", err)
+	q.closeWatch()
+	q.current = nil
+}
+
+// notOlder compares two versions of one object. An event may come after the answer to
+// a later write. Before Kubernetes 1.35 versions cannot be compared; the last one
+// received then counts.
+func notOlder(found, known string) bool {
+	order, err := resourceversion.CompareResourceVersion(found, known)
+	return err != nil || order >= 0
 }

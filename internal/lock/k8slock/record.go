@@ -7,17 +7,15 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"flashsale/internal/lock"
 )
 
-// stockLocks is the custom resource: see deploy/kubernetes/stocklock.yaml.
+// stockLocks is the custom resource of deploy/kubernetes/stocklock.yaml.
 var stockLocks = schema.GroupVersionResource{Group: "flashsale.internal", Version: "v1", Resource: "stocklocks"}
 
-// stockLock is the object. Its spec is written once; the lock is its status.
+// stockLock is the object of a lock. Its spec never changes; its status is the lock.
 type stockLock struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -31,21 +29,20 @@ type spec struct {
 	Lock string `json:"lock"`
 }
 
-// record is who holds a lock, and who waits.
+// record is the holder and the queue of a lock.
 type record struct {
-	// Holder is for people. ID is the grant's own, and empty where nobody holds.
+	// Holder is for people. ID is unique to the grant, and empty if there is none.
 	Holder string            `json:"holder,omitempty"`
 	ID     string            `json:"id,omitempty"`
 	Since  *metav1.MicroTime `json:"since,omitempty"`
-	// Token is that of the last grant, and stays when it has ended.
+	// Token is the last grant's. It is kept when that has ended.
 	Token int64 `json:"token,omitempty"`
-	// LeaseSeconds is how long the holder may be silent.
+	// LeaseSeconds is the holder's TTL.
 	LeaseSeconds int32 `json:"leaseSeconds,omitempty"`
-	// Renewals rises with each sign of life. Renewed is for people.
+	// Renewals rises with each renewal. Renewed is for people.
 	Renewals int64             `json:"renewals,omitempty"`
 	Renewed  *metav1.MicroTime `json:"renewed,omitempty"`
-	// Queue has those who wait, the next one first. Waiting is its length, which
-	// kubectl cannot count.
+	// Queue has the waiters, the next one first. Waiting is its length, for kubectl.
 	Queue   []waiter `json:"queue,omitempty"`
 	Waiting int32    `json:"waiting,omitempty"`
 }
@@ -57,23 +54,17 @@ type waiter struct {
 	Since  *metav1.MicroTime `json:"since,omitempty"`
 }
 
-// placeID names a place: the Locker's session, and a number never used twice.
+// placeID returns the id of a place: its Locker's session, and a unique number.
 func placeID(session string, n uint64) string { return fmt.Sprintf("%s-%d", session, n) }
 
-// sessionOf is the Locker's that a place belongs to.
+// sessionOf returns the session of the Locker that a place belongs to.
 func sessionOf(id string) string { return id[:max(0, strings.LastIndexByte(id, '-'))] }
-
-// clone has nothing in common with r that is ever written.
-func (r record) clone() record {
-	r.Queue = slices.Clone(r.Queue)
-	return r
-}
 
 func (r *record) has(id string) bool {
 	return r.ID == id || slices.ContainsFunc(r.Queue, func(w waiter) bool { return w.ID == id })
 }
 
-// keep drops every place but those, the holder's included.
+// keep drops all places for which stays is false, including the holder's.
 func (r *record) keep(stays func(id string) bool) {
 	r.Queue = slices.DeleteFunc(r.Queue, func(w waiter) bool { return !stays(w.ID) })
 	if r.ID != "" && !stays(r.ID) {
@@ -81,12 +72,12 @@ func (r *record) keep(stays func(id string) bool) {
 	}
 }
 
-// free ends the grant. The count of tokens stays, and of renewals.
+// free ends the grant. It keeps the counters of tokens and renewals.
 func (r *record) free() {
 	r.Holder, r.ID, r.Since, r.Renewed, r.LeaseSeconds = "", "", nil, nil, 0
 }
 
-// grant makes the first of the queue the holder.
+// grant makes the first waiter the holder.
 func (r *record) grant(lease time.Duration, now time.Time) {
 	first := r.Queue[0]
 	r.Queue = r.Queue[1:]
@@ -102,9 +93,9 @@ func (r *record) renew(now time.Time) {
 	r.Renewals++
 }
 
-// obstacle is what everybody waits for: the holder, with its last sign of life,
-// or where nobody holds the first of the queue, whose turn it is.
-func (r *record) obstacle() (id string, renewals int64) {
+// blocker returns the place that all others wait for, and its last renewal: the holder
+// or, if there is none, the first waiter, which must enter.
+func (r *record) blocker() (id string, renewals int64) {
 	switch {
 	case r.ID != "":
 		return r.ID, r.Renewals
@@ -114,23 +105,23 @@ func (r *record) obstacle() (id string, renewals int64) {
 	return "", 0
 }
 
-// heir is who comes next if that session is dead.
-func (r *record) heir(dead string) string {
+// next returns the first waiter that does not belong to the session, or "".
+func (r *record) next(except string) string {
 	for _, w := range r.Queue {
-		if sessionOf(w.ID) != dead {
+		if sessionOf(w.ID) != except {
 			return w.ID
 		}
 	}
 	return ""
 }
 
-// same says whether nothing has to be written to make one of the other.
+// same reports whether the record needs no write to become other.
 func (r *record) same(other *record) bool {
 	return r.ID == other.ID && r.Token == other.Token && r.Renewals == other.Renewals &&
 		slices.EqualFunc(r.Queue, other.Queue, func(a, b waiter) bool { return a.ID == b.ID })
 }
 
-// info is what Inspect tells.
+// info describes the lock for Inspect.
 func (l *stockLock) info() lock.Info {
 	r := l.Status
 	info := lock.Info{
@@ -145,6 +136,13 @@ func (l *stockLock) info() lock.Info {
 	return info
 }
 
+// replicaOf returns the replica from Owner's form. Its name may contain an @; a host's
+// may not.
+func replicaOf(holder string) string {
+	at := strings.LastIndexByte(holder, '@')
+	return holder[:max(at, 0)]
+}
+
 func newStockLock(object, name string) *stockLock {
 	return &stockLock{
 		TypeMeta:   metav1.TypeMeta{APIVersion: stockLocks.GroupVersion().String(), Kind: "StockLock"},
@@ -153,21 +151,14 @@ func newStockLock(object, name string) *stockLock {
 	}
 }
 
-// toStockLock reads an object. What the server keeps of who wrote which field is
-// left out: it does not need that back.
-func toStockLock(object *unstructured.Unstructured) (*stockLock, error) {
-	found := new(stockLock)
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, found); err != nil {
-		return nil, fmt.Errorf("stocklock %s: %w", object.GetName(), err)
-	}
-	found.ManagedFields = nil
-	return found, nil
+// sorted sorts the results of Inspect.
+func sorted(all []lock.Info) []lock.Info {
+	slices.SortFunc(all, func(a, b lock.Info) int { return strings.Compare(a.Name, b.Name) })
+	return all
 }
 
-func (l *stockLock) object() (*unstructured.Unstructured, error) {
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(l)
-	if err != nil {
-		return nil, fmt.Errorf("stocklock %s: %w", l.Name, err)
-	}
-	return &unstructured.Unstructured{Object: content}, nil
+// looksExpired reports whether a holder has not renewed for two TTLs, by its clock and
+// ours. Inspect then does not list it. The lock itself never compares clocks.
+func looksExpired(renewed *metav1.MicroTime, ttl time.Duration) bool {
+	return renewed != nil && time.Since(renewed.Time) > 2*ttl
 }

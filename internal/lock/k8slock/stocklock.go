@@ -13,58 +13,56 @@ import (
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/lease"
+	"flashsale/internal/sleep"
 )
 
-// StockCapabilities are what a StockLocker promises.
+// StockCapabilities are what a StockLocker guarantees.
 var StockCapabilities = lock.Capabilities{
 	Processes: true, Fair: true, Deadline: true, Token: true, LossNotice: true, Wanted: true, Queue: true, Removal: true,
 	Renewed: true, Restart: true,
-	// The first Lock of a name in a while has to read it before.
+	// The first Lock of a name also has to read its object.
 	LockTrips: 1, UnlockTrips: 1,
 }
 
-// StockLocker is a lock.Locker whose locks are StockLocks, a custom resource with
-// a queue. See the package's comment for its protocol.
+// StockLocker is a lock.Locker whose locks are StockLocks, a custom resource with a
+// queue. The package's comment describes its protocol.
 type StockLocker struct {
-	objects *objects
+	objects *objects[stockLock]
 	ttl     time.Duration
 	owner   string
 	session string        // begins the id of each of its places
-	idle    time.Duration // roomIdle; shorter in tests
+	idle    time.Duration // queueIdle; shorter in tests
 
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
 	done chan struct{}  // closed when Close has finished
-	wg   sync.WaitGroup // of the rooms; grows only under mu, while open
+	wg   sync.WaitGroup // of the queues; grows only under mu, while open
 
-	mu     sync.Mutex // guards all below, and the places of every room
+	mu     sync.Mutex // guards the fields below, and the places of every queue
 	closed bool
-	rooms  map[string]*room
-	count  uint64 // of places that were ever asked for
+	queues map[string]*queue
+	count  uint64 // of places so far
 }
 
-// NewStock makes a Locker. It does not talk to the server yet.
+// NewStock makes a Locker. It does not connect to the server yet.
 func NewStock(cfg Config) (*StockLocker, error) {
-	if err := cfg.check(); err != nil {
-		return nil, err
-	}
-	objects, err := newObjects(cfg, stockLocks)
+	objects, err := newObjects[stockLock](&cfg, stockLocks)
 	if err != nil {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	return &StockLocker{
-		objects: objects, ttl: cfg.TTL, owner: cfg.Owner.String(), session: uuid.NewString(), idle: roomIdle,
-		ctx: ctx, stop: stop, done: make(chan struct{}), rooms: map[string]*room{},
+		objects: objects, ttl: cfg.TTL, owner: cfg.Owner.String(), session: uuid.NewString(), idle: queueIdle,
+		ctx: ctx, stop: stop, done: make(chan struct{}), queues: map[string]*queue{},
 	}, nil
 }
 
-// errLate says that a grant came so late that its lease was over.
-var errLate = errors.New("the grant came after the lease's own time")
+// errLate is for a grant whose lease had ended when it arrived.
+var errLate = errors.New("the grant came after the end of its lease")
 
-// Lock waits for its turn, and through any trouble with the server, until ctx
-// ends. It fails earlier only where the server refuses for good. The end of ctx
-// ends it at once; its place in the queue is then removed behind it.
+// Lock waits for its turn until ctx ends, and retries while the server is unavailable.
+// It fails earlier only on a permanent error. When ctx ends, it returns at once; its
+// place in the queue is then removed in the background.
 func (l *StockLocker) Lock(ctx context.Context, name string) (lock.Held, error) {
 	for {
 		h, err := l.enter(ctx, name, false)
@@ -78,7 +76,7 @@ func (l *StockLocker) Lock(ctx context.Context, name string) (lock.Held, error) 
 	}
 }
 
-// TryLock asks the server once. It writes nothing when another holds or waits.
+// TryLock asks the server once. It writes nothing when the lock is held or has waiters.
 func (l *StockLocker) TryLock(ctx context.Context, name string) (lock.Held, error) {
 	h, err := l.enter(ctx, name, true)
 	if err != nil {
@@ -87,7 +85,7 @@ func (l *StockLocker) TryLock(ctx context.Context, name string) (lock.Held, erro
 	return h, nil
 }
 
-// enter takes a place in a name's room, and waits there for its grant.
+// enter takes a place in the queue of a name and waits for its grant.
 func (l *StockLocker) enter(ctx context.Context, name string, once bool) (*place, error) {
 	object, err := objectName(name)
 	if err != nil {
@@ -101,13 +99,13 @@ func (l *StockLocker) enter(ctx context.Context, name string, once bool) (*place
 		l.mu.Unlock()
 		return nil, lock.ErrClosed
 	}
-	r := l.rooms[name]
-	if r == nil {
-		r = newRoom(l, name, object)
-		l.rooms[name] = r
-		l.wg.Go(r.run)
+	q := l.queues[name]
+	if q == nil {
+		q = newQueue(l, name, object)
+		l.queues[name] = q
+		l.wg.Go(q.run)
 	}
-	p := r.join(once)
+	p := q.join(once)
 	l.mu.Unlock()
 	select {
 	case <-p.settled:
@@ -116,23 +114,19 @@ func (l *StockLocker) enter(ctx context.Context, name string, once bool) (*place
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	r.leave(p)
-	if r.trouble != nil {
-		// As text only: an attempt's own time-out is not the caller's.
-		return nil, fmt.Errorf("%w (%s)", ctx.Err(), r.trouble.Error())
-	}
-	return nil, ctx.Err()
+	q.leave(p)
+	return nil, sleep.Ended(ctx, q.lastErr)
 }
 
-// newID names a place. The Locker's mutex is held.
+// newID returns the id of a new place. The caller must hold mu.
 func (l *StockLocker) newID() string {
 	l.count++
 	return placeID(l.session, l.count)
 }
 
-// Close ends every grant and gives it back, within ctx, and waits for all that
-// this Locker has started. An error says what could not be given back: it stays
-// held until its lease has ended.
+// Close ends and unlocks every grant within ctx, and waits for all goroutines of the
+// Locker. Its error lists the locks that were not unlocked; they are free when their
+// leases end.
 func (l *StockLocker) Close(ctx context.Context) error {
 	l.mu.Lock()
 	if l.closed {
@@ -140,16 +134,17 @@ func (l *StockLocker) Close(ctx context.Context) error {
 		<-l.done
 		return nil
 	}
+	defer close(l.done)
 	l.closed = true
 	var all []*place
-	for _, r := range l.rooms {
-		for _, p := range r.places {
+	for _, q := range l.queues {
+		for _, p := range q.places {
 			all = append(all, p)
-			if p.kept != nil {
-				p.kept.Lose()
+			if p.lease != nil {
+				p.lease.Lose()
 			}
-			r.settle(p, lock.ErrClosed)
-			r.leave(p)
+			q.settle(p, lock.ErrClosed)
+			q.leave(p)
 		}
 	}
 	l.mu.Unlock()
@@ -164,74 +159,65 @@ func (l *StockLocker) Close(ctx context.Context) error {
 		select {
 		case <-p.gone: // both may be true
 		default:
-			left = append(left, p.room.name)
+			left = append(left, p.queue.name)
 		}
 	}
 	l.stop()
 	l.wg.Wait()
 	for _, p := range all {
-		if p.kept != nil {
-			p.kept.Stop()
+		if p.lease != nil {
+			p.lease.Stop()
 		}
 	}
 	l.objects.close()
-	close(l.done)
 	if len(left) > 0 {
-		return fmt.Errorf("close the locks at kubernetes at %s: not given back: %s: %w", l.objects.server, strings.Join(left, ", "), ctx.Err())
+		return fmt.Errorf("close the locks at kubernetes at %s: not unlocked: %s: %w", l.objects.server, strings.Join(left, ", "), ctx.Err())
 	}
 	return nil
 }
 
-// Source identifies what counts the tokens: the namespace, with which all its
-// StockLocks would go.
+// Source returns the identity of the namespace. The token counters of all StockLocks
+// in it are lost if it is deleted.
 func (l *StockLocker) Source(ctx context.Context) (string, error) { return l.objects.source(ctx) }
 
-// Ask asks whether the server would make a StockLock. It makes none.
+// Ask asks whether the server would create a StockLock. It creates none.
 func (l *StockLocker) Ask(ctx context.Context) error {
-	object, err := objectName(neverMade)
+	object, err := objectName(probeName)
 	if err != nil {
 		return err
 	}
-	made, err := newObject(object, neverMade)
-	if err != nil {
-		return err
-	}
-	return l.objects.ask(ctx, made)
+	return l.objects.ask(ctx, newStockLock(object, probeName))
 }
 
-// Inspect lists the locks that are held now, with who waits for them.
+// Inspect lists the locks that are held now, and their waiters.
 func (l *StockLocker) Inspect(ctx context.Context) ([]lock.Info, error) {
 	list, err := l.objects.list(ctx, "")
 	if err != nil {
-		return nil, fmt.Errorf("list the stocklocks: %w", err)
+		return nil, err
 	}
 	var all []lock.Info
-	for i := range list.Items {
-		found, err := toStockLock(&list.Items[i])
-		if err != nil {
-			return nil, err
-		}
-		if r := found.Status; r.ID != "" && !looksOver(r.Renewed, time.Duration(r.LeaseSeconds)*time.Second) {
+	for _, found := range list {
+		if r := found.Status; r.ID != "" && !looksExpired(r.Renewed, time.Duration(r.LeaseSeconds)*time.Second) {
 			all = append(all, found.info())
 		}
 	}
 	return sorted(all), nil
 }
 
-// Revoke ends the grant of name, whoever has it. Whoever waits enters.
+// Revoke ends the current grant of name. The next waiter then enters.
 func (l *StockLocker) Revoke(ctx context.Context, name string) error {
 	object, err := objectName(name)
 	if err != nil {
 		return err
 	}
 	for {
-		current, err := l.read(ctx, object)
+		current, err := l.objects.get(ctx, object)
 		if isMissing(err) || err == nil && current.Status.ID == "" {
 			return fmt.Errorf("revoke %s: %w", name, lock.ErrNotHeld)
 		}
 		if err == nil {
 			current.Status.free()
-			_, err = l.write(ctx, current)
+			_, err = l.objects.update(ctx, current, "status")
 		}
 		if err == nil {
 			return nil
@@ -242,88 +228,68 @@ func (l *StockLocker) Revoke(ctx context.Context, name string) error {
 	}
 }
 
-func (l *StockLocker) read(ctx context.Context, object string) (*stockLock, error) {
-	found, err := l.objects.get(ctx, object)
-	if err != nil {
-		return nil, fmt.Errorf("read stocklock %s: %w", object, err)
-	}
-	return toStockLock(found)
-}
-
-// write writes the status, if the object is still of the version that it was.
-func (l *StockLocker) write(ctx context.Context, next *stockLock) (*stockLock, error) {
-	object, err := next.object()
-	if err != nil {
-		return nil, err
-	}
-	written, err := l.objects.update(ctx, object, "status")
-	if err != nil {
-		return nil, fmt.Errorf("update stocklock %s: %w", next.Name, err)
-	}
-	return toStockLock(written)
-}
-
-// place is one call's: a waiter, and later a grant.
+// place is one call of Lock or TryLock, and later a grant.
 type place struct {
-	room  *room
+	queue *queue
 	since time.Time
-	once  bool // it does not wait: TryLock
+	once  bool // TryLock: it does not wait
 
-	settled chan struct{} // closed when it holds, or is refused
-	gone    chan struct{} // closed when the server has it no more
+	settled chan struct{} // closed when it is granted or refused
+	gone    chan struct{} // closed when it is not on the server any more
 	wanted  chan struct{}
 
-	// These are guarded by the Locker; what Lock returns by may be read after
-	// settled, and fate after gone.
-	id      string
-	refusal error
-	fate    error // lock.ErrLost when the grant had ended by itself
-	token   lock.Token
-	kept    *lease.Lease // once it holds
-	queued  bool         // it was seen in the queue
-	leaving bool         // it is to be gone from the server
-	erased  bool         // a write of ours has erased it, or may have
-	told    bool         // wanted is closed
-	asked   time.Time    // before the write that granted it
-	renewed chan error   // gets the outcome of a renewal that is wanted; of size 1
+	// These are guarded by the Locker. refusal, token and lease may be read after
+	// settled, and loss after gone.
+	id           string
+	refusal      error
+	loss         error // lock.ErrLost if the grant ended without Unlock
+	token        lock.Token
+	lease        *lease.Lease // once it is granted
+	queued       bool         // it was seen in the queue
+	leaving      bool         // it must be removed from the server
+	erased       bool         // a write of ours has removed it, or may have
+	wantedClosed bool
+	asked        time.Time  // before the write that granted it
+	renewed      chan error // gets the result of a requested renewal; of size 1
 }
 
 func (p *place) Token() lock.Token       { return p.token }
-func (p *place) Lost() <-chan struct{}   { return p.kept.Lost() }
+func (p *place) Lost() <-chan struct{}   { return p.lease.Lost() }
 func (p *place) Wanted() <-chan struct{} { return p.wanted }
 
-// Unlock has the room erase the place. What ctx cuts short is done behind it.
+// Unlock makes the queue remove the place. If ctx ends first, that continues in the
+// background.
 func (p *place) Unlock(ctx context.Context) error {
-	l := p.room.locker
+	l := p.queue.locker
 	l.mu.Lock()
 	again := p.leaving
 	l.mu.Unlock()
-	alive := p.kept.Stop()
+	alive := p.lease.Stop()
 	l.mu.Lock()
-	p.room.leave(p)
+	p.queue.leave(p)
 	l.mu.Unlock()
-	p.kept.Lose() // whatever becomes of it: it is not held any more
+	p.lease.Lose() // whatever the result, the lock is not held any more
 	if !alive || again {
 		return lock.ErrLost
 	}
 	select {
 	case <-p.gone:
-		return p.fate
+		return p.loss
 	case <-ctx.Done():
-		return fmt.Errorf("unlock %s at kubernetes at %s: %w", p.room.name, l.objects.server, ctx.Err())
+		return fmt.Errorf("unlock %s at kubernetes at %s: %w", p.queue.name, l.objects.server, ctx.Err())
 	}
 }
 
-// renew has the room write a sign of life.
+// renew makes the queue write a renewal, and waits for the result.
 func (p *place) renew(ctx context.Context) error {
-	l := p.room.locker
-	outcome := make(chan error, 1)
+	l := p.queue.locker
+	result := make(chan error, 1)
 	l.mu.Lock()
-	p.renewed = outcome
+	p.renewed = result
 	l.mu.Unlock()
-	p.room.rouse()
+	p.queue.notify()
 	select {
-	case err := <-outcome:
+	case err := <-result:
 		return err
 	case <-ctx.Done():
 		l.mu.Lock()

@@ -306,14 +306,14 @@ func (s leaseServer) Places(tb testing.TB, name string) []string {
 	if object == nil {
 		return nil
 	}
-	found, err := toLease(object)
+	found, err := decode[leaseObject](object)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if holderOf(found) == "" || time.Since(found.Spec.RenewTime.Time) > time.Duration(*found.Spec.LeaseDurationSeconds)*time.Second {
+	if found.holder() == "" || time.Since(found.Spec.RenewTime.Time) > time.Duration(*found.Spec.LeaseDurationSeconds)*time.Second {
 		return nil
 	}
-	return []string{holderOf(found)}
+	return []string{found.holder()}
 }
 
 func (s leaseServer) Remove(tb testing.TB, place string) {
@@ -334,7 +334,7 @@ func (s stockServer) Places(tb testing.TB, name string) []string {
 	if object == nil {
 		return nil
 	}
-	found, err := toStockLock(object)
+	found, err := decode[stockLock](object)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -351,12 +351,12 @@ func (s stockServer) Places(tb testing.TB, name string) []string {
 func (s stockServer) Remove(tb testing.TB, place string) {
 	tb.Helper()
 	s.patch(tb, stockLocks, place, func(object map[string]any) {
-		found, err := toStockLock(&unstructured.Unstructured{Object: object})
+		found, err := decode[stockLock](&unstructured.Unstructured{Object: object})
 		if err != nil {
 			tb.Fatal(err)
 		}
 		found.Status.keep(func(id string) bool { return id != place })
-		changed, err := found.object()
+		changed, err := encode(found)
 		if err != nil {
 			tb.Fatal(err)
 		}
