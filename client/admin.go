@@ -9,54 +9,54 @@ import (
 	"flashsale/client/wire"
 )
 
-// What administrators send and get, as the service's OpenAPI document has it.
+// The types of administrators' calls, generated from the OpenAPI document.
 type (
-	// SKURequest is what is put on sale.
+	// SKURequest is the SKU to create, or the new values of an existing one.
 	SKURequest = wire.SKURequest
 	// Restock is an addition to a SKU's units.
 	Restock = wire.Restock
-	// LatePayment is a payment to be refunded.
+	// LatePayment is a payment that must be refunded.
 	LatePayment = wire.LatePayment
-	// AuditReport says whether the database keeps the invariants.
+	// AuditReport says whether the database satisfies the invariants.
 	AuditReport = wire.AuditReport
-	// Lock is a SKU's lock that is held.
+	// Lock is a lock that is held.
 	Lock = wire.Lock
 )
 
-// Precondition says which state of a SKU PutSKU may change. Its zero value is any.
+// Precondition is the state that a SKU must have for PutSKU to apply. The zero
+// value accepts any state.
 type Precondition struct{ params wire.PutSKUParams }
 
-// IfMatch lets a SKU be changed that no administrator has changed since it was
-// read with this ETag. What was sold meanwhile does not stand in the way.
+// IfMatch requires that no administrator has changed the SKU since it was read with
+// this ETag. Sold units do not count as a change.
 func IfMatch(etag ETag) Precondition {
 	text := string(etag)
 	return Precondition{wire.PutSKUParams{IfMatch: &text}}
 }
 
-// IfExists lets a SKU be changed, and none be created.
+// IfExists requires that the SKU exists.
 func IfExists() Precondition { return IfMatch("*") }
 
-// IfAbsent lets a SKU be created, and none be changed.
+// IfAbsent requires that the SKU does not exist.
 func IfAbsent() Precondition {
 	every := "*"
 	return Precondition{wire.PutSKUParams{IfNoneMatch: &every}}
 }
 
-// PutSKU is the answer to a change of a SKU.
+// PutSKU is the result of Client.PutSKU.
 type PutSKU struct {
 	SKU     SKU
 	ETag    ETag
 	Created bool
-	// Warning says that the request's units were ignored: they count on creation
-	// only. Restock adds some.
+	// Warning is set if the service ignored the request's units, which count only
+	// when a SKU is created. Use Restock to add units.
 	Warning string
 }
 
-// PutSKU puts a SKU on sale, or changes one. With a precondition it is not tried
-// again once it may have been applied, for the second try would find its own
-// change and be refused: it is ErrOutcomeUnknown then.
-func (c *Client) PutSKU(ctx context.Context, name string, sku SKURequest, only Precondition) (PutSKU, error) {
-	var put PutSKU
+// PutSKU creates or changes a SKU. With a precondition, it returns
+// ErrOutcomeUnknown instead of retrying a request that may have been applied: the
+// retry could fail because of its own change.
+func (c *Client) PutSKU(ctx context.Context, name string, sku SKURequest, only Precondition) (put PutSKU, err error) {
 	got, err := c.do(ctx, call{what: "put SKU " + name, once: only != Precondition{}, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
 		return at.PutSKU(ctx, name, &only.params, sku, uncompressed)
 	}}, &put.SKU)
@@ -68,22 +68,20 @@ func (c *Client) PutSKU(ctx context.Context, name string, sku SKURequest, only P
 	return put, nil
 }
 
-// Restock puts more units of a SKU on sale, also while it is sold. Key is as in a
-// Purchase: one key adds its units once.
-func (c *Client) Restock(ctx context.Context, sku string, units int32, key string) (Restock, error) {
+// Restock adds units to a SKU. Key is as in Purchase: one key adds its units once.
+func (c *Client) Restock(ctx context.Context, sku string, units int32, key string) (restock Restock, err error) {
 	key, header, err := idempotencyKey(key)
 	if err != nil {
 		return Restock{}, fmt.Errorf("restock %s: %w", sku, err)
 	}
-	var restock Restock
 	_, err = c.do(ctx, call{what: "restock " + sku, key: key, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
 		return at.RestockSKU(ctx, sku, &wire.RestockSKUParams{IdempotencyKey: header}, wire.RestockRequest{Units: units})
 	}}, &restock)
 	return restock, err
 }
 
-// LatePayments goes through the payments that came too late and are to be
-// refunded, the oldest first.
+// LatePayments lists the payments that must be refunded, oldest first. It reads
+// pages as the loop proceeds. The last pair has an error if reading failed.
 func (c *Client) LatePayments(ctx context.Context) iter.Seq2[LatePayment, error] {
 	return pages(func(cursor *string) ([]LatePayment, *string, error) {
 		var page wire.LatePaymentList
@@ -94,17 +92,16 @@ func (c *Client) LatePayments(ctx context.Context) iter.Seq2[LatePayment, error]
 	})
 }
 
-// Audit checks the whole database against the invariants. It takes seconds where
-// there are millions of orders, and no time-out but ctx's.
-func (c *Client) Audit(ctx context.Context) (AuditReport, error) {
-	var report AuditReport
-	_, err := c.do(ctx, call{what: "audit", reads: true, patient: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
+// Audit checks the whole database against the invariants. It takes seconds for
+// millions of orders. TryTimeout does not apply.
+func (c *Client) Audit(ctx context.Context) (report AuditReport, err error) {
+	_, err = c.do(ctx, call{what: "audit", reads: true, unbounded: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
 		return at.Audit(ctx)
 	}}, &report)
 	return report, err
 }
 
-// Locks lists who holds which SKU's lock, over all replicas, and who waits.
+// Locks lists the locks that replicas hold, with their queues.
 func (c *Client) Locks(ctx context.Context) ([]Lock, error) {
 	var list wire.LockList
 	_, err := c.do(ctx, call{what: "list locks", reads: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
@@ -113,8 +110,8 @@ func (c *Client) Locks(ctx context.Context) ([]Lock, error) {
 	return list.Locks, err
 }
 
-// RevokeLock ends the grant of a SKU's lock. It is not tried again once it may
-// have been applied: the next holder would lose its own.
+// RevokeLock ends the current grant of a SKU's lock. It does not retry a request
+// that may have been applied: the retry could revoke the next holder's grant.
 func (c *Client) RevokeLock(ctx context.Context, sku string) error {
 	_, err := c.do(ctx, call{what: "revoke the lock of " + sku, once: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
 		return at.RevokeLock(ctx, sku)

@@ -1,27 +1,26 @@
-// Package client calls the flash-sale service from Go, on one replica or several.
+// Package client calls the flash-sale service from Go, on one or several replicas.
 //
-// A call that was not answered, or was answered that it may be tried again, is
-// tried again: on the next replica, after a growing wait with jitter, until the
-// context ends or the tries are used up. Every try of a call that changes
-// something carries the same idempotency key, or is one that the service takes
-// once however often it comes. So an order is never made twice, whatever becomes
-// of the connection; nor is a payment, a cancellation or a restock.
+// The client retries a call that got no answer, or an answer that allows a retry.
+// It tries the next replica, with exponential backoff and jitter, until the context
+// ends or MaxTries is reached. Retries are safe: all tries of a call have the same
+// idempotency key, or the call has no further effect when repeated. An order,
+// payment, cancellation or restock is never applied twice.
 //
-// An answer that is an error is a [*Problem]. What to do about it is decided by its
-// [Kind], which errors.Is knows:
+// An error answer is a [*Problem]. Use errors.Is with its [Kind]:
 //
 //	placed, err := shop.Place(ctx, client.Purchase{SKU: "lamp", Quantity: 1})
 //	switch {
 //	case errors.Is(err, client.ErrSoldOut):
-//		// Too late.
+//		// Tell the buyer.
 //	case errors.Is(err, client.ErrOutcomeUnknown):
-//		// The tries are used up, and it may stand: ask again with the same key.
+//		// The order may exist: call Place again with the same key.
 //	case err != nil:
 //		// ...
 //	}
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,35 +32,34 @@ import (
 	"flashsale/client/wire"
 )
 
-// Config is what a Client is made of. URLs are required.
+// Config configures a Client. Only URLs is required.
 type Config struct {
-	// URLs are the replicas' addresses, or that of a proxy before them, like
-	// http://shop.example:8080. A call goes to the one that last answered.
+	// URLs are the addresses of the replicas or of a proxy, like
+	// http://shop.example:8080. Calls go to the replica that answered last.
 	URLs []string
-	// Token yields the token of each request, a customer's or an administrator's:
-	// see StaticToken. With none only SKUs can be read and watched.
+	// Token returns the token of each request, a customer's or an administrator's:
+	// see StaticToken. Without one, only SKUs and their events can be read.
 	Token func(context.Context) (string, error)
-	// HTTP sends the requests. Nil is a client of its own, which keeps enough
-	// connections for many calls at a time.
+	// HTTP sends the requests. The default keeps enough idle connections for many
+	// concurrent calls.
 	HTTP *http.Client
-	// MaxTries of one call; 0 is 8, which with their waits take some five seconds
-	// where connections are refused. 1 tries nothing again.
+	// MaxTries bounds the tries of one call. The default, 8, takes about five
+	// seconds if connections are refused. 1 disables retries.
 	MaxTries int
-	// TryTimeout bounds each try, but not an audit, which reads everything. 0 is
-	// ten seconds: longer than a replica works on an order before it answers 503
-	// or 504, so that only one which cannot answer is given up.
+	// TryTimeout bounds each try, except of Audit. The default, ten seconds, is
+	// longer than a replica works on an order before it answers 503 or 504.
 	TryTimeout time.Duration
 }
 
 const (
 	defaultTries      = 8
 	defaultTryTimeout = 10 * time.Second
-	// idleConnections of one replica are kept for the next calls. Go's own limit
-	// of 2 would open and close one for almost every call of a busy program.
+	// idleConnections is per replica. With net/http's default of 2, a busy program
+	// would open a connection for almost every call.
 	idleConnections = 64
 )
 
-// StaticToken is a Token that never changes.
+// StaticToken returns a Token function for a token that never changes.
 func StaticToken(token string) func(context.Context) (string, error) {
 	return func(context.Context) (string, error) { return token, nil }
 }
@@ -71,28 +69,22 @@ type Client struct {
 	replicas   []*wire.Client
 	maxTries   int
 	tryTimeout time.Duration
-	// at counts on when a replica does not serve; its remainder is the replica
-	// that calls go to.
-	at atomic.Uint64
+	// current is the replica that calls go to, modulo their number. It grows when
+	// that replica fails.
+	current atomic.Uint64
 }
 
-// New makes a Client. It calls nobody yet.
+// New returns a Client. It sends no request.
 func New(cfg Config) (*Client, error) {
 	switch {
 	case len(cfg.URLs) == 0:
-		return nil, errors.New("client: URLs: there is none")
+		return nil, errors.New("client: URLs must not be empty")
 	case cfg.MaxTries < 0:
 		return nil, fmt.Errorf("client: MaxTries must not be negative: %d", cfg.MaxTries)
 	case cfg.TryTimeout < 0:
 		return nil, fmt.Errorf("client: TryTimeout must not be negative: %s", cfg.TryTimeout)
 	}
-	c := &Client{maxTries: cfg.MaxTries, tryTimeout: cfg.TryTimeout}
-	if c.maxTries == 0 {
-		c.maxTries = defaultTries
-	}
-	if c.tryTimeout == 0 {
-		c.tryTimeout = defaultTryTimeout
-	}
+	c := &Client{maxTries: cmp.Or(cfg.MaxTries, defaultTries), tryTimeout: cmp.Or(cfg.TryTimeout, defaultTryTimeout)}
 	httpClient := cfg.HTTP
 	if httpClient == nil {
 		transport := http.DefaultTransport.(*http.Transport).Clone()

@@ -20,7 +20,7 @@ func serve(t *testing.T, handler http.HandlerFunc) string {
 	return server.URL
 }
 
-func TestCallsAnswerAsTheServiceDoes(t *testing.T) {
+func TestCallsReturnTheServicesAnswers(t *testing.T) {
 	s := theShop(t)
 	sku := s.sell(t, 3)
 	ctx, ann, bob := t.Context(), s.as(t, "ann"), s.as(t, "bob")
@@ -40,7 +40,7 @@ func TestCallsAnswerAsTheServiceDoes(t *testing.T) {
 	if got, err := ann.Order(ctx, first.Order.ID); err != nil || got != first.Order {
 		t.Errorf("read: %+v, %v", got, err)
 	}
-	for { // what is read of a SKU follows its sale
+	for { // a SKU's stock lags behind its orders
 		seen, _, err := bob.SKU(ctx, sku)
 		if err != nil || seen.Available < 1 || seen.Units != 3 {
 			t.Fatalf("%+v, %v", seen, err)
@@ -72,7 +72,7 @@ func TestRefusalsAreKinds(t *testing.T) {
 	}{
 		{"too many", place(ann, client.Purchase{SKU: sku, Quantity: 2}), client.ErrInsufficientStock},
 		{"no SKU", place(ann, client.Purchase{SKU: "nope", Quantity: 1}), client.ErrUnknownSKU},
-		{"no quantity", place(ann, client.Purchase{SKU: sku}), client.ErrInvalidInput},
+		{"quantity 0", place(ann, client.Purchase{SKU: sku}), client.ErrInvalidInput},
 		{"another price", place(ann, client.Purchase{SKU: sku, Quantity: 1, PriceCents: new(int64(1))}), client.ErrPriceChanged},
 		{"another currency", place(ann, client.Purchase{SKU: sku, Quantity: 1, Currency: "USD"}), client.ErrPriceChanged},
 		{"another body", place(ann, client.Purchase{SKU: sku, Quantity: 2, Key: "k"}), client.ErrIdempotencyKeyReused},
@@ -90,11 +90,11 @@ func TestRefusalsAreKinds(t *testing.T) {
 		t.Errorf("%+v", problem)
 	}
 	if !strings.Contains(err.Error(), "quantity") || strings.Contains(err.Error(), "\n") {
-		t.Errorf("the error does not say what is wrong in a line: %v", err)
+		t.Errorf("the error is not one line that names the field: %v", err)
 	}
 }
 
-func TestOddKeysAreRefusedBeforeTheyAreSent(t *testing.T) {
+func TestInvalidKeysAreRejectedLocally(t *testing.T) {
 	c, err := client.New(client.Config{URLs: []string{"http://127.0.0.1:1"}})
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func TestOddKeysAreRefusedBeforeTheyAreSent(t *testing.T) {
 	}
 }
 
-func TestBadConfigurationIsNamed(t *testing.T) {
+func TestInvalidConfigurationIsAnError(t *testing.T) {
 	for _, tt := range []struct {
 		cfg  client.Config
 		want string
@@ -123,7 +123,7 @@ func TestBadConfigurationIsNamed(t *testing.T) {
 	}
 }
 
-func TestSKUsGoesThroughAllPages(t *testing.T) {
+func TestSKUsReadsAllPages(t *testing.T) {
 	s := theShop(t)
 	admin := s.administrator(t)
 	var want []string
@@ -150,6 +150,6 @@ func TestSKUsGoesThroughAllPages(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		break // ends the reading
+		break // must stop reading
 	}
 }

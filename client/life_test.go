@@ -24,7 +24,7 @@ func TestAnOrdersLife(t *testing.T) {
 		}
 		ids = append(ids, placed.Order.ID)
 	}
-	for range 2 { // repeating it is the same answer
+	for range 2 { // repeated calls get the same answer
 		paid, err := ann.Pay(ctx, ids[0], "payment-1")
 		if err != nil || paid.Status != client.Paid || paid.PaymentReference == nil || *paid.PaymentReference != "payment-1" {
 			t.Errorf("paid: %+v, %v", paid, err)
@@ -56,7 +56,7 @@ func TestAnOrdersLife(t *testing.T) {
 		}
 		listed = append(listed, order.ID)
 	}
-	slices.Reverse(listed) // the newest were first
+	slices.Reverse(listed) // oldest first
 	if !slices.Equal(listed, ids) {
 		t.Errorf("listed %v, want %v", listed, ids)
 	}
@@ -74,7 +74,7 @@ func TestAnOrdersLife(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-func TestLostAnswersOfPaymentsAndRestocksAreMadeGood(t *testing.T) {
+func TestPaymentsAndRestocksSurviveLostAnswers(t *testing.T) {
 	s := theShop(t)
 	sku := s.sell(t, 5)
 	ctx := t.Context()
@@ -91,7 +91,7 @@ func TestLostAnswersOfPaymentsAndRestocksAreMadeGood(t *testing.T) {
 		t.Errorf("%+v, %v", restock, err)
 	}
 	if keys := slices.Compact(lossy.keys()); len(keys) != 1 {
-		t.Errorf("the tries of a restock had the keys %q", keys)
+		t.Errorf("the tries of a restock have the keys %q", keys)
 	}
 	put, err := s.administrator(t).PutSKU(ctx, sku, lamp(5), client.IfExists())
 	if err != nil || put.SKU.Units != 9 || put.Warning == "" {
@@ -99,7 +99,7 @@ func TestLostAnswersOfPaymentsAndRestocksAreMadeGood(t *testing.T) {
 	}
 }
 
-func TestAnOutdatedChangeIsRefused(t *testing.T) {
+func TestOutdatedChangeIsRefused(t *testing.T) {
 	s := theShop(t)
 	admin, ctx, sku := s.administrator(t), t.Context(), newSKU()
 	first, err := admin.PutSKU(ctx, sku, lamp(5), client.IfAbsent())
@@ -122,7 +122,7 @@ func TestAnOutdatedChangeIsRefused(t *testing.T) {
 	}
 }
 
-// weakening makes ETags weak where the answer may be compressed, as nginx does.
+// weakening makes ETags weak, as nginx does when it compresses.
 type weakening struct{ http.ResponseWriter }
 
 func (w weakening) WriteHeader(status int) {
@@ -132,7 +132,7 @@ func (w weakening) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-func TestAChangeIsMadeThroughAProxyThatCompresses(t *testing.T) {
+func TestPutSKUWorksBehindACompressingProxy(t *testing.T) {
 	s := theShop(t)
 	proxy := newProxy(t, s.urls[0], 100, func(w http.ResponseWriter, r *http.Request, pass http.Handler) {
 		if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
@@ -145,7 +145,7 @@ func TestAChangeIsMadeThroughAProxyThatCompresses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 2 { // with the ETag that was read, then with that of the change
+	for i := range 2 { // with the ETag of SKU, then with that of PutSKU
 		put, err := admin.PutSKU(ctx, sku, lamp(5), client.IfMatch(etag))
 		if err != nil {
 			t.Errorf("change %d with %s: %v", i, etag, err)
@@ -154,9 +154,8 @@ func TestAChangeIsMadeThroughAProxyThatCompresses(t *testing.T) {
 	}
 }
 
-// TestWatchGoesOnAtAnotherReplica follows a SKU while the replica that tells of it
-// is killed.
-func TestWatchGoesOnAtAnotherReplica(t *testing.T) {
+// Watch continues on another replica after its replica is killed.
+func TestWatchSurvivesAKilledReplica(t *testing.T) {
 	s := openShop(t, 2)
 	sku := s.sell(t, 10)
 	ann := s.as(t, "ann", s.urls[1])
@@ -172,7 +171,7 @@ func TestWatchGoesOnAtAnotherReplica(t *testing.T) {
 		}
 		last = event.Seq
 		switch event.Available {
-		case 10: // as it is
+		case 10: // the stock at first
 			s.replicas[0].Kill()
 			if _, err := ann.Place(ctx, client.Purchase{SKU: sku, Quantity: 3}); err != nil {
 				t.Fatal(err)
@@ -187,7 +186,7 @@ func TestWatchGoesOnAtAnotherReplica(t *testing.T) {
 			t.Fatalf("%+v", event)
 		}
 	}
-	t.Error("the stream ended by itself")
+	t.Error("Watch ended without a reason")
 }
 
 func TestWatchEndsWithItsContextAndItsError(t *testing.T) {
@@ -201,12 +200,12 @@ func TestWatchEndsWithItsContextAndItsError(t *testing.T) {
 		cancel()
 	}
 	if !errors.Is(got, context.Canceled) {
-		t.Errorf("after its context's end: %v", got)
+		t.Errorf("after the context's end: %v", got)
 	}
 	for _, err := range s.with(t, client.Config{}).Watch(t.Context(), fmt.Sprint(sku, "-not")) {
 		got = err
 	}
 	if !errors.Is(got, client.ErrUnknownSKU) {
-		t.Errorf("of no SKU: %v", got)
+		t.Errorf("of an unknown SKU: %v", got)
 	}
 }

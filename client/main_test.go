@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 
 var shops atomic.Int32
 
-// shop is the service, on a database of its own.
+// shop is the service on a database of its own.
 type shop struct {
 	dsn           string
 	admin, secret string
@@ -38,8 +38,8 @@ var (
 	common   *shop
 )
 
-// theShop is a shop of one replica that tests share: they sell SKUs of their own.
-// Its replica ends with this process.
+// theShop returns a shop with one replica that tests share; each sells its own SKUs.
+// The replica ends with this process.
 func theShop(t *testing.T) *shop {
 	t.Helper()
 	commonMu.Lock()
@@ -67,7 +67,7 @@ func newShop(t *testing.T) *shop {
 	return &shop{dsn: dsn, admin: sandbox.Secret(), secret: sandbox.Secret()}
 }
 
-// openShop is a shop of the test's own, with so many replicas.
+// openShop starts a shop for one test.
 func openShop(t *testing.T, replicas int) *shop {
 	t.Helper()
 	s := newShop(t)
@@ -81,12 +81,12 @@ func openShop(t *testing.T, replicas int) *shop {
 func (s *shop) config(i int) sandbox.ReplicaConfig {
 	return sandbox.ReplicaConfig{
 		Replica: fmt.Sprintf("replica-%d", i+1), MySQLDSN: s.dsn, EtcdEndpoints: servers.EtcdEndpoints(),
-		AdminToken: s.admin, JWTSecret: s.secret, // A slow order is no reason to try again, where tries are counted.
+		AdminToken: s.admin, JWTSecret: s.secret, // The long timeout avoids retries: tests count tries.
 		Args: []string{"--lock-ttl=2s", "--log-level=warn", "--request-timeout=" + patience.String()},
 	}
 }
 
-// as is a customer's client of the given addresses, or of all replicas.
+// as returns a customer's client for the given URLs, or for all replicas.
 func (s *shop) as(t *testing.T, customer string, urls ...string) *client.Client {
 	t.Helper()
 	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.RegisteredClaims{Subject: customer}).SignedString([]byte(s.secret))
@@ -96,7 +96,7 @@ func (s *shop) as(t *testing.T, customer string, urls ...string) *client.Client 
 	return s.with(t, client.Config{URLs: urls, Token: client.StaticToken(token)})
 }
 
-// administrator is an administrator's client of the given addresses, or of all.
+// administrator returns an administrator's client for the given URLs, or for all.
 func (s *shop) administrator(t *testing.T, urls ...string) *client.Client {
 	t.Helper()
 	return s.with(t, client.Config{URLs: urls, Token: client.StaticToken(s.admin)})
@@ -108,7 +108,7 @@ func (s *shop) with(t *testing.T, cfg client.Config) *client.Client {
 		cfg.URLs = s.urls
 	}
 	if cfg.MaxTries == 0 {
-		cfg.MaxTries = 30 // a busy machine is slow to fail over
+		cfg.MaxTries = 30 // a take-over is slow on a busy machine
 	}
 	if cfg.TryTimeout == 0 {
 		cfg.TryTimeout = patience
@@ -120,7 +120,7 @@ func (s *shop) with(t *testing.T, cfg client.Config) *client.Client {
 	return c
 }
 
-// sell puts a new SKU on sale, and returns its name.
+// sell creates a SKU, and returns its name.
 func (s *shop) sell(t *testing.T, units int64) string {
 	t.Helper()
 	sku := newSKU()
@@ -139,7 +139,7 @@ func lamp(units int64) client.SKURequest {
 	return client.SKURequest{Name: "A lamp", PriceCents: 999, Currency: "EUR", Units: units}
 }
 
-// reserved are the units of a SKU that the audit finds reserved.
+// reserved returns the SKU's reserved units, from the audit.
 func (s *shop) reserved(t *testing.T, sku string) int64 {
 	t.Helper()
 	report, err := s.administrator(t).Audit(t.Context())
@@ -158,14 +158,14 @@ func (s *shop) reserved(t *testing.T, sku string) int64 {
 	return 0
 }
 
-// proxy stands before a replica, and does something else to its first requests.
+// proxy is a reverse proxy that handles its first requests differently.
 type proxy struct {
 	url string
-	// seen are the idempotency keys of all requests, in their order.
+	// seen has the idempotency keys of all requests, in order.
 	seen chan string
 }
 
-// newProxy does first to as many requests as left says, then passes on.
+// newProxy calls first for as many requests as left says, then forwards.
 func newProxy(t *testing.T, target string, left int32, first func(w http.ResponseWriter, r *http.Request, pass http.Handler)) *proxy {
 	t.Helper()
 	u, err := url.Parse(target)
@@ -187,22 +187,21 @@ func newProxy(t *testing.T, target string, left int32, first func(w http.Respons
 	return p
 }
 
-// dropAnswer lets the replica serve the request, and breaks the connection
-// instead of answering.
+// dropAnswer forwards the request, and breaks the connection instead of answering.
 func dropAnswer(_ http.ResponseWriter, r *http.Request, pass http.Handler) {
-	pass.ServeHTTP(&nowhere{header: http.Header{}}, r)
+	pass.ServeHTTP(&discard{header: http.Header{}}, r)
 	panic(http.ErrAbortHandler)
 }
 
-// nowhere is a writer that nobody reads.
-type nowhere struct{ header http.Header }
+// discard is a ResponseWriter that discards the answer.
+type discard struct{ header http.Header }
 
-func (n *nowhere) Header() http.Header         { return n.header }
-func (n *nowhere) Write(b []byte) (int, error) { return len(b), nil }
-func (n *nowhere) WriteHeader(int)             {}
+func (d *discard) Header() http.Header       { return d.header }
+func (*discard) Write(b []byte) (int, error) { return len(b), nil }
+func (*discard) WriteHeader(int)             {}
 
-// say answers with a status and a problem of that kind, and asks for a wait.
-func say(status int, kind client.Kind, retryAfter string) func(http.ResponseWriter, *http.Request, http.Handler) {
+// answer answers with a status, a problem of a kind, and Retry-After.
+func answer(status int, kind client.Kind, retryAfter string) func(http.ResponseWriter, *http.Request, http.Handler) {
 	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 		if retryAfter != "" {
 			w.Header().Set("Retry-After", retryAfter)
@@ -217,7 +216,7 @@ func say(status int, kind client.Kind, retryAfter string) func(http.ResponseWrit
 	}
 }
 
-// keys are those of all requests that have come.
+// keys returns the keys of all requests so far.
 func (p *proxy) keys() []string {
 	var all []string
 	for {
@@ -230,5 +229,5 @@ func (p *proxy) keys() []string {
 	}
 }
 
-// patience bounds what tests wait for on a busy machine.
+// patience bounds every wait of the tests.
 const patience = 2 * time.Minute

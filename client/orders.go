@@ -12,17 +12,18 @@ import (
 	"flashsale/client/wire"
 )
 
-// The types of what is sold, as the service's OpenAPI document has them.
+// The types of orders, generated from the OpenAPI document.
 type (
-	// Order is a customer's units of one SKU.
+	// Order is a customer's order of units of one SKU.
 	Order = wire.Order
-	// OrderStatus is where an order stands in its life.
+	// OrderStatus is the state of an order.
 	OrderStatus = wire.OrderStatus
-	// OrderID names an order.
+	// OrderID identifies an order.
 	OrderID = uuid.UUID
 )
 
-// The statuses of an order. Cancelled and expired ones have returned their units.
+// The statuses of an order. The units of cancelled and expired orders are on sale
+// again.
 const (
 	Reserved  = wire.Reserved
 	Paid      = wire.Paid
@@ -30,39 +31,38 @@ const (
 	Expired   = wire.Expired
 )
 
-// Purchase is what a customer wants.
+// Purchase is a customer's request for an order.
 type Purchase struct {
 	SKU      string
 	Quantity int32
-	// PriceCents and Currency, where they are given, are what the customer was
-	// shown as the price of one unit: the order is refused with ErrPriceChanged
-	// where the SKU's is another.
+	// PriceCents and Currency are the price of one unit that the customer was
+	// shown. The order fails with ErrPriceChanged if the SKU has another price.
+	// Both are optional.
 	PriceCents *int64
 	Currency   string
-	// Key is the idempotency key, 1 to 255 characters of printable ASCII: one key
-	// makes one order. "" is a new one for each call of Place. A program that may
-	// die while it waits keeps a key of its own making, and calls again with it.
+	// Key is the idempotency key, 1 to 255 printable ASCII characters. One key
+	// creates one order. "" creates a new key for each call of Place. A program
+	// that may crash should store its own key first, and call again with it.
 	Key string
 }
 
-// Placed is the answer to a Purchase.
+// Placed is the result of Client.Place.
 type Placed struct {
 	Order Order
-	// Key is the idempotency key that the order stands under.
+	// Key is the order's idempotency key.
 	Key string
-	// Replayed: an earlier request with this key was the one that was served, be it
-	// an earlier try of this same call. Order is as it was then.
+	// Replayed is true if an earlier request with this key created the order,
+	// possibly an earlier try of the same call. Order has the state of that time.
 	Replayed bool
-	// Replica is the one that answered.
+	// Replica is the replica that answered.
 	Replica string
 }
 
-// Place reserves units for the payment window; an order that costs nothing is Paid
-// at once. All tries have the same key.
+// Place creates an order, which reserves its units for the payment window. An order
+// with a total of 0 is Paid at once. All tries have the same key.
 //
-// A refusal that comes after a try without an answer settles the matter, unless
-// that try is still on its way: it may then make an order that nobody pays, and
-// that expires.
+// A refusal after a try without an answer is final, unless that try is still in
+// flight: it may then create an order that expires unpaid.
 func (c *Client) Place(ctx context.Context, p Purchase) (Placed, error) {
 	key, header, err := idempotencyKey(p.Key)
 	if err != nil {
@@ -79,21 +79,20 @@ func (c *Client) Place(ctx context.Context, p Purchase) (Placed, error) {
 	if err != nil {
 		return Placed{}, err
 	}
-	placed.Replayed, placed.Replica = replayed(got), got.header.Get("X-Replica")
+	placed.Replayed, placed.Replica = got.header.Get("Idempotent-Replayed") == "true", got.header.Get("X-Replica")
 	return placed, nil
 }
 
-// Order reads one of the customer's own orders.
-func (c *Client) Order(ctx context.Context, id OrderID) (Order, error) {
-	var order Order
-	_, err := c.do(ctx, call{what: "read an order", reads: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
+// Order reads one of the customer's orders.
+func (c *Client) Order(ctx context.Context, id OrderID) (order Order, err error) {
+	_, err = c.do(ctx, call{what: "read an order", reads: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
 		return at.GetOrder(ctx, id.String())
 	}}, &order)
 	return order, err
 }
 
-// Orders goes through the customer's own orders, the newest first. It reads a page
-// at a time, as far as the loop goes. An error is its last pair.
+// Orders lists the customer's orders, newest first. It reads pages as the loop
+// proceeds. The last pair has an error if reading failed.
 func (c *Client) Orders(ctx context.Context) iter.Seq2[Order, error] {
 	return pages(func(cursor *string) ([]Order, *string, error) {
 		var page wire.OrderList
@@ -104,29 +103,25 @@ func (c *Client) Orders(ctx context.Context) iter.Seq2[Order, error] {
 	})
 }
 
-// Pay says that an order was paid, under a reference of the payment service's, or
-// "" for none. Saying it again is the same answer. What comes too late is
-// ErrPaymentWindowOver or ErrOrderCancelled, and a second payment under another
-// reference ErrAlreadyPaid: the service keeps the reference for a refund.
-func (c *Client) Pay(ctx context.Context, id OrderID, reference string) (Order, error) {
-	var (
-		body  wire.PaymentRequest
-		order Order
-	)
+// Pay records that an order was paid, with the payment service's reference or "".
+// It may be repeated. It returns ErrPaymentWindowOver or ErrOrderCancelled if the
+// payment came too late, and ErrAlreadyPaid for a second payment with another
+// reference. The service stores the reference of each for a refund.
+func (c *Client) Pay(ctx context.Context, id OrderID, reference string) (order Order, err error) {
+	var body wire.PaymentRequest
 	if reference != "" {
 		body.Reference = &reference
 	}
-	_, err := c.do(ctx, call{what: "pay an order", send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
+	_, err = c.do(ctx, call{what: "pay an order", send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
 		return at.PayOrder(ctx, id.String(), body)
 	}}, &order)
 	return order, err
 }
 
-// Cancel ends an order that is not paid, and returns its units, once. Cancelling
-// it again is the same answer.
-func (c *Client) Cancel(ctx context.Context, id OrderID) (Order, error) {
-	var order Order
-	_, err := c.do(ctx, call{what: "cancel an order", send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
+// Cancel cancels an unpaid order, and returns its units to the sale. It may be
+// repeated.
+func (c *Client) Cancel(ctx context.Context, id OrderID) (order Order, err error) {
+	_, err = c.do(ctx, call{what: "cancel an order", send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
 		return at.CancelOrder(ctx, id.String())
 	}}, &order)
 	return order, err
@@ -135,28 +130,25 @@ func (c *Client) Cancel(ctx context.Context, id OrderID) (Order, error) {
 // maxKey is the longest idempotency key, in bytes.
 const maxKey = 255
 
-// idempotencyKey is the key, or a new one, and the header that it is sent as: the
-// quoted string of the IETF's draft, which may hold any printable ASCII.
+// idempotencyKey returns the key, or a new one for "", and its header: the quoted
+// string of the IETF draft.
 func idempotencyKey(key string) (same, header string, err error) {
 	if key == "" {
 		key = uuid.NewString()
 	}
 	if len(key) > maxKey {
-		return "", "", fmt.Errorf("the idempotency key has %d bytes, %d are the most", len(key), maxKey)
+		return "", "", fmt.Errorf("the idempotency key has %d bytes; at most %d are allowed", len(key), maxKey)
 	}
 	if i := strings.IndexFunc(key, func(r rune) bool { return r < ' ' || r > '~' }); i >= 0 {
-		return "", "", fmt.Errorf("the idempotency key is not of printable ASCII: %q", key)
+		return "", "", fmt.Errorf("the idempotency key must be printable ASCII: %q", key)
 	}
 	return key, `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(key) + `"`, nil
 }
 
-// replayed reports whether an earlier request was the one that was served.
-func replayed(got *answer) bool { return got.header.Get("Idempotent-Replayed") == "true" }
-
-// pageSize is the most that the service lists at a time.
+// pageSize is the service's longest page.
 var pageSize = 200
 
-// pages goes through the items of all pages.
+// pages iterates over the items of all pages.
 func pages[T any](read func(cursor *string) (items []T, next *string, err error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var cursor *string

@@ -11,14 +11,13 @@ import (
 	"flashsale/client/wire"
 )
 
-// Kind is what a problem is, as a word that does not change: "sold-out". The
-// service has a page on each, at /errors/ and this word. A Kind is also the error
-// that errors.Is finds in what a call returns.
+// Kind is the stable name of a problem, like "sold-out". The service has a page about
+// each, at /errors/<kind>. A Kind is an error: use it with errors.Is.
 type Kind string
 
 // The kinds of problem.
 const (
-	// The order was refused, and nothing was changed.
+	// The order was refused. Nothing was changed.
 	ErrSoldOut           Kind = "sold-out"
 	ErrInsufficientStock Kind = "insufficient-stock"
 	ErrSaleNotOpen       Kind = "sale-not-open"
@@ -26,20 +25,20 @@ const (
 	ErrCustomerLimit     Kind = "customer-limit"
 	ErrPriceChanged      Kind = "price-changed"
 
-	// The order has come to another end. A payment's reference was kept for a
-	// refund.
+	// The order is already paid, cancelled or expired. A payment's reference was
+	// stored for a refund.
 	ErrPaymentWindowOver Kind = "payment-window-over"
 	ErrOrderCancelled    Kind = "order-cancelled"
 	ErrOrderExpired      Kind = "order-expired"
 	ErrAlreadyPaid       Kind = "already-paid"
 
-	// There is no such thing, or not for this customer.
+	// It does not exist, or belongs to another customer.
 	ErrUnknownSKU   Kind = "unknown-sku"
 	ErrUnknownOrder Kind = "unknown-order"
 	ErrLockNotHeld  Kind = "lock-not-held"
 	ErrNotFound     Kind = "not-found"
 
-	// The request is wrong: Problem.Fields says where.
+	// The request is wrong. Problem.Fields names the wrong fields.
 	ErrMalformedRequest     Kind = "malformed-request"
 	ErrInvalidInput         Kind = "invalid-input"
 	ErrIdempotencyKeyReused Kind = "idempotency-key-reused"
@@ -51,12 +50,12 @@ const (
 	ErrHeadersTooLarge      Kind = "headers-too-large"
 	ErrRequestTimeout       Kind = "request-timeout"
 
-	// The token is missing, wrong, or does not allow this.
+	// The token is missing, not valid, or does not allow the call.
 	ErrUnauthorized Kind = "unauthorized"
 	ErrForbidden    Kind = "forbidden"
 
-	// The service could not serve the call, which was tried again as often as may
-	// be. Only ErrOutcomeUnknown leaves open whether it was applied.
+	// The service could not serve the call, after all retries. Only
+	// ErrOutcomeUnknown means that the call may have been applied.
 	ErrTooManyRequests Kind = "too-many-requests"
 	ErrRequestInFlight Kind = "request-in-flight"
 	ErrBusy            Kind = "busy"
@@ -65,33 +64,33 @@ const (
 	ErrTokensBehind    Kind = "tokens-behind"
 	ErrOutcomeUnknown  Kind = "outcome-unknown"
 
-	// The service has a fault, which it logged, and a change may have been applied
-	// all the same; or it cannot do this at all.
+	// The service failed, and the call may have been applied; or the service does
+	// not support the call.
 	ErrInternal      Kind = "internal"
 	ErrLocksNotShown Kind = "locks-not-shown"
 )
 
-// Error is the kind's word.
+// Error returns the kind.
 func (k Kind) Error() string { return string(k) }
 
 // FieldError says what is wrong with one field of a request.
 type FieldError = wire.FieldError
 
-// Problem is an answer that is an error, of RFC 9457.
+// Problem is an error answer (RFC 9457).
 type Problem struct {
-	// Kind is empty where the answer is not the service's own, but a proxy's.
+	// Kind is empty if the answer came from a proxy.
 	Kind   Kind
 	Status int
 	Title  string
 	Detail string
 	Fields []FieldError
-	// RetryAfter is how long the service asks to wait; 0 if it does not say.
+	// RetryAfter is the wait that the service asks for, or 0.
 	RetryAfter time.Duration
-	// Replica is the one that answered.
+	// Replica is the replica that answered.
 	Replica string
 }
 
-// Error is one line.
+// Error returns the problem in one line.
 func (p *Problem) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d", p.Status)
@@ -112,25 +111,24 @@ func (p *Problem) Is(target error) bool {
 	return ok && kind == p.Kind
 }
 
-// problemOf reads an answer that is not a success. What is no problem+json is the
-// word of somebody between here and the service.
+// problemOf parses an error answer. One without problem+json is a proxy's.
 func problemOf(status int, header http.Header, body []byte) *Problem {
 	p := &Problem{Status: status, Title: http.StatusText(status), Replica: header.Get("X-Replica")}
 	if seconds, err := strconv.Atoi(header.Get("Retry-After")); err == nil && seconds > 0 {
 		p.RetryAfter = time.Duration(seconds) * time.Second
 	}
-	var said wire.Problem
+	var got wire.Problem
 	kind, _, _ := strings.Cut(header.Get("Content-Type"), ";")
-	if kind != "application/problem+json" || json.Unmarshal(body, &said) != nil {
+	if kind != "application/problem+json" || json.Unmarshal(body, &got) != nil {
 		return p
 	}
-	p.Kind = Kind(strings.TrimPrefix(said.Type, "/errors/"))
-	p.Title = said.Title
-	if said.Detail != nil {
-		p.Detail = *said.Detail
+	p.Kind = Kind(strings.TrimPrefix(got.Type, "/errors/"))
+	p.Title = got.Title
+	if got.Detail != nil {
+		p.Detail = *got.Detail
 	}
-	if said.Errors != nil {
-		p.Fields = *said.Errors
+	if got.Errors != nil {
+		p.Fields = *got.Errors
 	}
 	return p
 }

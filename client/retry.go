@@ -18,120 +18,114 @@ import (
 )
 
 const (
-	// firstWait and longestWait bound the waits between tries, each of which is
-	// some twice the one before, give or take a half.
-	firstWait   = 50 * time.Millisecond
-	longestWait = 2 * time.Second
-	// longestRetryAfter is the longest that a service may ask to wait. What asks
-	// for more is handed to the caller, who knows whether it is worth it.
-	longestRetryAfter = 30 * time.Second
-	// maxAnswer bounds what is read of an answer: an audit of some 100,000 SKUs.
+	// The wait between tries doubles from firstWait to maxWait, with jitter.
+	firstWait = 50 * time.Millisecond
+	maxWait   = 2 * time.Second
+	// maxRetryAfter bounds the service's Retry-After. The caller gets the error if
+	// the service asks for a longer wait.
+	maxRetryAfter = 30 * time.Second
+	// maxAnswer bounds the size of an answer: an audit of about 100,000 SKUs.
 	maxAnswer = 32 << 20
 )
 
-// call is one call, which may take several tries.
+// call is one call, with one or more tries.
 type call struct {
-	// what stands before its errors: "place an order".
-	what string
-	// send makes one try.
+	what string // prefix of its errors: "place an order"
 	send func(context.Context, *wire.Client) (*http.Response, error)
-	// key is the idempotency key that each try carries, if the call has one.
-	key string
-	// once: a second try would be another call. It is made only where the first
-	// was surely not applied.
+	key  string // the idempotency key, if any
+	// once forbids a second try if the first may have been applied.
 	once bool
-	// reads: nothing can have been applied.
+	// reads is set if the call changes nothing.
 	reads bool
-	// patient: a try takes as long as it takes.
-	patient bool
-	// consume reads a success as it comes; nil reads it to its end.
+	// unbounded disables the timeout of a try.
+	unbounded bool
+	// consume reads the body of a success as it arrives. Optional.
 	consume func(io.Reader) error
 }
 
-// answer is a success, read to its end.
+// answer is a success.
 type answer struct {
 	status int
 	header http.Header
 	body   []byte
 }
 
-// GaveUp says that a call was tried as often as it may be.
+// GaveUp is the error of a call that failed after its last try.
 type GaveUp struct {
-	// Tries that were made.
 	Tries int
-	// Key is the idempotency key of all of them: to go on later with what may
-	// have been applied, make the same call with it.
+	// Key is the idempotency key of all tries. Repeat the call with it to learn the
+	// outcome.
 	Key string
-	// Unknown: a try may have been applied. errors.Is then finds
-	// ErrOutcomeUnknown.
+	// Unknown is true if a try may have been applied. The error then is
+	// ErrOutcomeUnknown, too.
 	Unknown bool
-	// Err is what came of the last try, and the context's error if that ended.
+	// Err is the last try's error, with the context's error if the context ended.
 	Err error
 }
 
 func (g *GaveUp) Error() string {
-	n := "1 try"
+	n, unknown := "1 try", ""
 	if g.Tries != 1 {
 		n = fmt.Sprintf("%d tries", g.Tries)
 	}
 	if g.Unknown {
-		return fmt.Sprintf("gave up after %s, of which one may have been applied: %s", n, g.Err)
+		unknown = "; the call may have been applied"
 	}
-	return fmt.Sprintf("gave up after %s: %s", n, g.Err)
+	return fmt.Sprintf("gave up after %s%s: %s", n, unknown, g.Err)
 }
 
-// Unwrap is Err.
+// Unwrap returns Err.
 func (g *GaveUp) Unwrap() error { return g.Err }
 
-// Is finds ErrOutcomeUnknown where the outcome is.
+// Is reports whether target is ErrOutcomeUnknown and the outcome is unknown.
 func (g *GaveUp) Is(target error) bool { return g.Unknown && target == error(ErrOutcomeUnknown) }
 
-// do makes the call, and puts the body of its answer into out, unless that is
-// nil. Its errors are a Problem, a GaveUp, or one of the caller's own making.
+// do makes the call, and decodes the answer into out, unless out is nil. It returns a
+// Problem, a GaveUp, or an error of the caller's arguments.
 func (c *Client) do(ctx context.Context, call call, out any) (*answer, error) {
-	got, err := c.persist(ctx, call)
+	got, err := c.retry(ctx, call)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", call.what, err)
 	}
 	if out != nil {
 		if err := json.Unmarshal(got.body, out); err != nil {
-			return nil, fmt.Errorf("%s: the answer cannot be read: %w", call.what, err)
+			return nil, fmt.Errorf("%s: decode the answer: %w", call.what, err)
 		}
 	}
 	return got, nil
 }
 
-// persist tries until there is an answer that another try would not change.
-func (c *Client) persist(ctx context.Context, call call) (*answer, error) {
+// retry tries until it has an answer that another try would not change.
+func (c *Client) retry(ctx context.Context, call call) (*answer, error) {
 	if cause := context.Cause(ctx); cause != nil {
 		return nil, cause
 	}
 	waits := backoff.NewExponentialBackOff()
-	waits.InitialInterval, waits.MaxInterval, waits.Multiplier = firstWait, longestWait, 2
+	waits.InitialInterval, waits.MaxInterval, waits.Multiplier = firstWait, maxWait, 2
 	var (
 		tries   int
 		unknown bool
-		last    error // what came of the last try
+		last    error // of the last try
 		final   bool
 	)
 	got, err := backoff.Retry(ctx, func() (*answer, error) {
 		tries++
-		at := c.at.Load()
-		got, err := c.try(ctx, call, c.replicas[at%uint64(len(c.replicas))])
+		current := c.current.Load()
+		got, err := c.try(ctx, call, c.replicas[current%uint64(len(c.replicas))])
 		if err == nil {
 			return got, nil
 		}
 		last = err
-		fate := fateOf(err)
-		unknown = unknown || !call.reads && (fate == mayStand || faulty(err))
-		if fate == settled {
+		outcome := outcomeOf(err)
+		unknown = unknown || !call.reads && (outcome == maybeApplied || internal(err))
+		if outcome == refused {
 			final = !unknown || decides(err)
 			return nil, backoff.Permanent(err)
 		}
-		if call.once && fate == mayStand {
+		if call.once && outcome == maybeApplied {
 			return nil, backoff.Permanent(err)
 		}
-		return nil, c.nextTry(ctx, err, at, tries)
+		return nil, c.nextTry(ctx, err, current, tries)
 	}, backoff.WithBackOff(waits), backoff.WithMaxTries(uint(c.maxTries)), backoff.WithMaxElapsedTime(0))
 	if err == nil {
 		return got, nil
@@ -140,27 +134,28 @@ func (c *Client) persist(ctx context.Context, call call) (*answer, error) {
 		return nil, last
 	}
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(last, cause) {
-		last = fmt.Errorf("%w; the last try: %w", cause, last)
+		last = fmt.Errorf("%w; last try: %w", cause, last)
 	}
 	return nil, &GaveUp{Tries: tries, Key: call.key, Unknown: unknown, Err: last}
 }
 
-// nextTry turns to the next replica, and says how long to wait.
-func (c *Client) nextTry(ctx context.Context, err error, at uint64, tries int) error {
+// nextTry switches to the next replica, and returns err, wrapped with the wait if the
+// service asked for one.
+func (c *Client) nextTry(ctx context.Context, err error, current uint64, tries int) error {
 	problem, answered := errors.AsType[*Problem](err)
 	if !answered || problem.Status != http.StatusTooManyRequests {
-		c.at.CompareAndSwap(at, at+1) // unless another call has turned already
+		c.current.CompareAndSwap(current, current+1) // unless another call did
 		if tries < len(c.replicas) {
-			return err // the next has not asked for a wait
+			return err // the next replica has not asked for a wait
 		}
 	}
 	if !answered || problem.RetryAfter == 0 {
 		return err
 	}
-	// All who were sent away at once should not come back at once.
+	// Spread clients that got the same Retry-After.
 	wait := problem.RetryAfter + rand.N(problem.RetryAfter/4+1)
 	deadline, bounded := ctx.Deadline()
-	if wait > longestRetryAfter || bounded && time.Until(deadline) < wait {
+	if wait > maxRetryAfter || bounded && time.Until(deadline) < wait {
 		return backoff.Permanent(err)
 	}
 	return &backoff.RetryAfterError{Duration: wait}
@@ -168,7 +163,7 @@ func (c *Client) nextTry(ctx context.Context, err error, at uint64, tries int) e
 
 // try sends one request and reads its answer.
 func (c *Client) try(ctx context.Context, call call, replica *wire.Client) (*answer, error) {
-	if !call.patient {
+	if !call.unbounded {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.tryTimeout)
 		defer cancel()
@@ -194,32 +189,32 @@ func (c *Client) try(ctx context.Context, call call, replica *wire.Client) (*ans
 	return &answer{response.StatusCode, response.Header, body}, nil
 }
 
-// brokenOff is an answer whose body did not come to its end.
+// brokenOff is the error of an incomplete body.
 type brokenOff struct{ error }
 
 func (b *brokenOff) Unwrap() error { return b.error }
 
-// fate is what an error says of the call.
-type fate int
+// outcome is what an error says about its try.
+type outcome int
 
 const (
-	// settled: another try would be answered alike.
-	settled fate = iota
-	// notApplied: this try changed nothing.
+	// refused: another try would get the same answer.
+	refused outcome = iota
+	// notApplied: the try changed nothing, and may be repeated.
 	notApplied
-	// mayStand: this try may have been applied.
-	mayStand
+	// maybeApplied: the try may have been applied.
+	maybeApplied
 )
 
-// faulty reports a fault of the service's, which may have come after the commit.
-func faulty(err error) bool {
+// internal reports whether the service failed, possibly after the commit.
+func internal(err error) bool {
 	problem, ok := errors.AsType[*Problem](err)
 	return ok && problem.Status == http.StatusInternalServerError
 }
 
-// decides reports whether an answer that settles this try settles those before
-// it, too: the service looks for the key before it refuses. Who is not let in, or
-// meets a fault, or a proxy, or has no token any more, is not told.
+// decides reports whether a refusal proves that no earlier try was applied: the
+// service looks up the key before it refuses. It does not for requests that fail
+// authentication, and errors of the service or a proxy prove nothing.
 func decides(err error) bool {
 	problem, ok := errors.AsType[*Problem](err)
 	if !ok || problem.Kind == "" || problem.Status >= http.StatusInternalServerError {
@@ -228,29 +223,29 @@ func decides(err error) bool {
 	return problem.Status != http.StatusUnauthorized && problem.Status != http.StatusForbidden
 }
 
-func fateOf(err error) fate {
+func outcomeOf(err error) outcome {
 	if problem, ok := errors.AsType[*Problem](err); ok {
 		switch {
 		case problem.Status == http.StatusTooManyRequests, problem.Status == http.StatusRequestTimeout && problem.Kind != "",
 			problem.Status == http.StatusServiceUnavailable && problem.Kind != "":
 			return notApplied
 		case problem.Kind == ErrRequestInFlight:
-			return mayStand
+			return maybeApplied
 		}
-		switch problem.Status { // the service's word or a proxy's, who knows no more than we do
+		switch problem.Status { // a proxy's answer proves nothing
 		case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-			return mayStand
+			return maybeApplied
 		}
-		return settled
+		return refused
 	}
 	if _, ok := errors.AsType[*brokenOff](err); ok {
-		return mayStand
+		return maybeApplied
 	}
 	if _, sent := errors.AsType[*url.Error](err); !sent {
-		return settled // no request was made of it
+		return refused // no request was sent
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
 		return notApplied
 	}
-	return mayStand
+	return maybeApplied
 }

@@ -14,7 +14,7 @@ import (
 	"flashsale/client"
 )
 
-func TestLostAnswersMakeOneOrder(t *testing.T) {
+func TestLostAnswersCreateOneOrder(t *testing.T) {
 	s := theShop(t)
 	sku := s.sell(t, 10)
 	between := newProxy(t, s.urls[0], 3, dropAnswer)
@@ -30,7 +30,7 @@ func TestLostAnswersMakeOneOrder(t *testing.T) {
 	}
 }
 
-func TestReplicaThatIsKilledLosesNoOrder(t *testing.T) {
+func TestKilledReplicaLosesNoOrder(t *testing.T) {
 	s := openShop(t, 2)
 	const buyers, each = 4, 40
 	sku := s.sell(t, 2*buyers*each)
@@ -58,7 +58,7 @@ func TestReplicaThatIsKilledLosesNoOrder(t *testing.T) {
 	}
 }
 
-func TestWhatMayBeTriedAgainIs(t *testing.T) {
+func TestRetriedAnswers(t *testing.T) {
 	s := theShop(t)
 	sku := s.sell(t, 100)
 	for _, tt := range []struct {
@@ -72,13 +72,13 @@ func TestWhatMayBeTriedAgainIs(t *testing.T) {
 		{http.StatusConflict, client.ErrRequestInFlight, 2},
 		{http.StatusTooManyRequests, client.ErrTooManyRequests, 2},
 		{http.StatusRequestTimeout, client.ErrRequestTimeout, 2},
-		{http.StatusBadGateway, "", 2}, // a proxy's own
+		{http.StatusBadGateway, "", 2}, // from a proxy
 		{http.StatusServiceUnavailable, "", 2},
 		{http.StatusConflict, client.ErrSoldOut, 1},
 		{http.StatusInternalServerError, client.ErrInternal, 1},
 		{http.StatusForbidden, "", 1},
 	} {
-		between := newProxy(t, s.urls[0], 1, say(tt.status, tt.kind, ""))
+		between := newProxy(t, s.urls[0], 1, answer(tt.status, tt.kind, ""))
 		_, err := s.as(t, "ann", between.url).Place(t.Context(), client.Purchase{SKU: sku, Quantity: 1})
 		keys := between.keys()
 		if len(keys) != tt.tries || (err == nil) != (tt.tries == 2) {
@@ -90,10 +90,10 @@ func TestWhatMayBeTriedAgainIs(t *testing.T) {
 	}
 }
 
-func TestTheNextReplicaIsAskedAtOnceAndKept(t *testing.T) {
+func TestNextReplicaIsTriedAtOnce(t *testing.T) {
 	s := theShop(t)
 	sku := s.sell(t, 10)
-	full := newProxy(t, s.urls[0], 1000, say(http.StatusServiceUnavailable, client.ErrBusy, "30"))
+	full := newProxy(t, s.urls[0], 1000, answer(http.StatusServiceUnavailable, client.ErrBusy, "30"))
 	good := newProxy(t, s.urls[0], 0, nil)
 	ann := s.as(t, "ann", full.url, good.url)
 	began := time.Now()
@@ -103,31 +103,31 @@ func TestTheNextReplicaIsAskedAtOnceAndKept(t *testing.T) {
 		}
 	}
 	if took := time.Since(began); took >= 30*time.Second {
-		t.Errorf("it took %s: another replica's Retry-After was waited for", took)
+		t.Errorf("took %s: it waited for the first replica's Retry-After", took)
 	}
 	if n, m := len(full.keys()), len(good.keys()); n != 1 || m != 5 {
 		t.Errorf("%d requests to the full replica and %d to the other, want 1 and 5", n, m)
 	}
 }
 
-func TestRetryAfterIsWaitedFor(t *testing.T) {
+func TestRetryAfterIsHonored(t *testing.T) {
 	s := theShop(t)
 	sku := s.sell(t, 10)
-	between := newProxy(t, s.urls[0], 1, say(http.StatusTooManyRequests, client.ErrTooManyRequests, "2"))
+	between := newProxy(t, s.urls[0], 1, answer(http.StatusTooManyRequests, client.ErrTooManyRequests, "2"))
 	began := time.Now()
 	if _, err := s.as(t, "ann", between.url, s.urls[0]).Place(t.Context(), client.Purchase{SKU: sku, Quantity: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if took := time.Since(began); took < 2*time.Second {
-		t.Errorf("tried again after %s", took)
+		t.Errorf("retried after %s", took)
 	}
 	if n := len(between.keys()); n != 2 {
-		t.Errorf("%d tries at the replica, want 2: a limit is no reason to turn to another", n)
+		t.Errorf("%d tries, want 2: a 429 must not switch to another replica", n)
 	}
 }
 
-func TestAWaitBeyondTheDeadlineIsNotBegun(t *testing.T) {
-	far := newProxy(t, "http://127.0.0.1:1", 1000, say(http.StatusTooManyRequests, client.ErrTooManyRequests, "3600"))
+func TestRetryAfterBeyondTheDeadlineFailsAtOnce(t *testing.T) {
+	far := newProxy(t, "http://127.0.0.1:1", 1000, answer(http.StatusTooManyRequests, client.ErrTooManyRequests, "3600"))
 	c, err := client.New(client.Config{URLs: []string{far.url}})
 	if err != nil {
 		t.Fatal(err)
@@ -144,14 +144,14 @@ func TestAWaitBeyondTheDeadlineIsNotBegun(t *testing.T) {
 	}
 }
 
-func TestGivingUpNamesTheKeyAndWhatIsKnown(t *testing.T) {
+func TestGaveUpHasTheKeyAndTheOutcome(t *testing.T) {
 	s := theShop(t)
 	sku := s.sell(t, 10)
 	lossy := newProxy(t, s.urls[0], 1000, dropAnswer)
-	impatient := s.as(t, "ann", lossy.url)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // the first try has to get through
+	ann := s.as(t, "ann", lossy.url)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // long enough for the first try
 	defer cancel()
-	_, err := impatient.Place(ctx, client.Purchase{SKU: sku, Quantity: 1})
+	_, err := ann.Place(ctx, client.Purchase{SKU: sku, Quantity: 1})
 	gaveUp, ok := errors.AsType[*client.GaveUp](err)
 	if !ok || !errors.Is(err, client.ErrOutcomeUnknown) || !errors.Is(err, context.DeadlineExceeded) || gaveUp.Key == "" {
 		t.Fatalf("%v", err)
@@ -161,34 +161,34 @@ func TestGivingUpNamesTheKeyAndWhatIsKnown(t *testing.T) {
 		t.Errorf("the same key later: %+v, %v", placed, err)
 	}
 
-	// The token ends between the tries: who is not let in is not told what became
-	// of the first.
+	// The token expires between the tries: a 401 does not prove what happened to
+	// the first try.
 	var tries atomic.Int32
 	expiring := newProxy(t, s.urls[0], 1000, func(w http.ResponseWriter, r *http.Request, pass http.Handler) {
 		if tries.Add(1) == 1 {
 			dropAnswer(w, r, pass)
 		}
-		say(http.StatusUnauthorized, client.ErrUnauthorized, "")(w, r, pass)
+		answer(http.StatusUnauthorized, client.ErrUnauthorized, "")(w, r, pass)
 	})
 	_, err = s.as(t, "ann", expiring.url).Place(t.Context(), client.Purchase{SKU: sku, Quantity: 1})
 	if gaveUp, ok = errors.AsType[*client.GaveUp](err); !ok || !gaveUp.Unknown || gaveUp.Key == "" || !errors.Is(err, client.ErrUnauthorized) {
-		t.Errorf("not let in after a try without an answer: %v", err)
+		t.Errorf("401 after a lost answer: %v", err)
 	}
-	// A fault may have come after the commit.
-	faulty := newProxy(t, s.urls[0], 1, say(http.StatusInternalServerError, client.ErrInternal, ""))
+	// An internal error may have happened after the commit.
+	faulty := newProxy(t, s.urls[0], 1, answer(http.StatusInternalServerError, client.ErrInternal, ""))
 	_, err = s.as(t, "ann", faulty.url).Place(t.Context(), client.Purchase{SKU: sku, Quantity: 1})
 	if !errors.Is(err, client.ErrInternal) || !errors.Is(err, client.ErrOutcomeUnknown) || len(faulty.keys()) != 1 {
-		t.Errorf("a fault: %v", err)
+		t.Errorf("an internal error: %v", err)
 	}
 
-	nobody := s.with(t, client.Config{URLs: []string{"http://127.0.0.1:1"}, MaxTries: 3})
-	_, err = nobody.Place(t.Context(), client.Purchase{SKU: sku, Quantity: 1})
+	unreachable := s.with(t, client.Config{URLs: []string{"http://127.0.0.1:1"}, MaxTries: 3})
+	_, err = unreachable.Place(t.Context(), client.Purchase{SKU: sku, Quantity: 1})
 	if gaveUp, ok = errors.AsType[*client.GaveUp](err); !ok || gaveUp.Tries != 3 || gaveUp.Unknown || errors.Is(err, client.ErrOutcomeUnknown) {
-		t.Errorf("nobody was reached: %v", err)
+		t.Errorf("no connection: %v", err)
 	}
 }
 
-func TestReplicaThatNeverAnswersIsGivenUp(t *testing.T) {
+func TestHungReplicaTimesOut(t *testing.T) {
 	s := theShop(t)
 	sku := s.sell(t, 10)
 	hung := newProxy(t, s.urls[0], 1000, func(_ http.ResponseWriter, r *http.Request, _ http.Handler) { <-r.Context().Done() })
@@ -198,21 +198,21 @@ func TestReplicaThatNeverAnswersIsGivenUp(t *testing.T) {
 	}
 }
 
-func TestAChangeUnderAPreconditionIsNotRepeatedBlindly(t *testing.T) {
+func TestUncertainConditionalChangeIsNotRetried(t *testing.T) {
 	s := theShop(t)
 	between := newProxy(t, s.urls[0], 1, dropAnswer)
 	_, err := s.administrator(t, between.url).PutSKU(t.Context(), newSKU(), lamp(5), client.IfAbsent())
 	if !errors.Is(err, client.ErrOutcomeUnknown) || len(between.keys()) != 1 {
 		t.Errorf("%v", err)
 	}
-	refusing := newProxy(t, s.urls[0], 1, say(http.StatusServiceUnavailable, client.ErrUnavailable, ""))
+	refusing := newProxy(t, s.urls[0], 1, answer(http.StatusServiceUnavailable, client.ErrUnavailable, ""))
 	if _, err := s.administrator(t, refusing.url).PutSKU(t.Context(), newSKU(), lamp(5), client.IfAbsent()); err != nil {
-		t.Errorf("nothing had been applied: %v", err)
+		t.Errorf("not retried although nothing was applied: %v", err)
 	}
 }
 
-func TestATokenThatCannotBeHadIsTheCallersError(t *testing.T) {
-	none := errors.New("no token today")
+func TestTokenErrorIsNotRetried(t *testing.T) {
+	none := errors.New("no token")
 	c, err := client.New(client.Config{URLs: []string{"http://127.0.0.1:1"}, Token: func(context.Context) (string, error) { return "", none }})
 	if err != nil {
 		t.Fatal(err)

@@ -1,21 +1,32 @@
 package client
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
+	"errors"
+	"io"
 	"iter"
 	"net/http"
+	"strings"
+	"time"
 
 	"flashsale/client/wire"
 )
 
-// SKU is one sellable item, and what is left of it.
-type SKU = wire.SKU
+// The types of what is on sale, generated from the OpenAPI document.
+type (
+	// SKU is a sellable item and its stock.
+	SKU = wire.SKU
+	// StockEvent is a SKU's stock after a change.
+	StockEvent = wire.StockEvent
+)
 
-// ETag is a SKU's state at a time: see IfMatch.
+// ETag identifies a version of a SKU: see IfMatch.
 type ETag string
 
-// SKUs goes through all SKUs in the order of their names. It reads a page at a
-// time, as far as the loop goes. An error is its last pair.
+// SKUs lists all SKUs, sorted by name. It reads pages as the loop proceeds. The last
+// pair has an error if reading failed.
 func (c *Client) SKUs(ctx context.Context) iter.Seq2[SKU, error] {
 	return pages(func(cursor *string) ([]SKU, *string, error) {
 		var page wire.SKUList
@@ -26,16 +37,15 @@ func (c *Client) SKUs(ctx context.Context) iter.Seq2[SKU, error] {
 	})
 }
 
-// uncompressed keeps proxies from compressing an answer, whose ETag they would make
-// weak or add to: IfMatch could not be had with it.
+// uncompressed asks proxies not to compress the answer: they would change its ETag,
+// and IfMatch would fail.
 func uncompressed(_ context.Context, req *http.Request) error {
 	req.Header.Set("Accept-Encoding", "identity")
 	return nil
 }
 
 // SKU reads one SKU.
-func (c *Client) SKU(ctx context.Context, name string) (SKU, ETag, error) {
-	var sku SKU
+func (c *Client) SKU(ctx context.Context, name string) (sku SKU, etag ETag, err error) {
 	got, err := c.do(ctx, call{what: "read SKU " + name, reads: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
 		return at.GetSKU(ctx, name, nil, uncompressed)
 	}}, &sku)
@@ -43,4 +53,98 @@ func (c *Client) SKU(ctx context.Context, name string) (SKU, ETag, error) {
 		return SKU{}, "", err
 	}
 	return sku, ETag(got.header.Get("ETag")), nil
+}
+
+const (
+	// silence is the longest pause of a working stream: the service sends a
+	// heartbeat every few seconds.
+	silence = 30 * time.Second
+	// maxEvent bounds a line of a stream.
+	maxEvent = 64 << 10
+)
+
+var (
+	errLoopEnded = errors.New("the loop has ended")
+	errSilent    = errors.New("no data for " + silence.String())
+)
+
+// Watch yields the current stock of one SKU, or of all SKUs for "", and then each
+// change, until the loop or ctx ends. When a stream breaks, Watch opens another on
+// the next replica; the changes in between become one event. It skips events that
+// are not newer than the last of the same SKU. The last pair has ctx's error, or an
+// error of opening a stream that a retry does not fix.
+func (c *Client) Watch(ctx context.Context, sku string) iter.Seq2[StockEvent, error] {
+	return func(yield func(StockEvent, error) bool) {
+		newest := map[string]int64{}
+		onEvent := func(event StockEvent) bool {
+			if seq, seen := newest[event.SKU]; seen && event.Seq <= seq {
+				return true
+			}
+			newest[event.SKU] = event.Seq
+			return yield(event, nil)
+		}
+		for silentStreams := 0; ; {
+			received, err := c.follow(ctx, sku, onEvent)
+			if silentStreams++; received {
+				silentStreams = 0
+			}
+			switch {
+			case errors.Is(err, errLoopEnded):
+				return
+			case err != nil && (ctx.Err() != nil || !errors.Is(err, errSilent) || silentStreams >= c.maxTries):
+				yield(StockEvent{}, err)
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(firstWait): // a draining replica ends streams immediately
+			}
+		}
+	}
+}
+
+// follow opens one stream, with retries, and reads it until it breaks. That is not
+// an error if an event was received.
+func (c *Client) follow(ctx context.Context, sku string, onEvent func(StockEvent) bool) (received bool, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	timer := time.AfterFunc(silence, func() { cancel(errSilent) })
+	defer timer.Stop()
+	current := c.current.Load()
+	_, err = c.do(ctx, call{
+		what: strings.TrimSpace("watch " + sku), reads: true, unbounded: true,
+		send: func(ctx context.Context, replica *wire.Client) (*http.Response, error) {
+			timer.Reset(silence)
+			current = c.current.Load()
+			if sku == "" {
+				return replica.WatchSKUs(ctx)
+			}
+			return replica.WatchSKU(ctx, sku)
+		},
+		consume: func(body io.Reader) error {
+			lines := bufio.NewScanner(body)
+			lines.Buffer(nil, maxEvent)
+			for lines.Scan() {
+				timer.Reset(silence)
+				text, ok := strings.CutPrefix(lines.Text(), "data:")
+				if !ok {
+					continue
+				}
+				var event StockEvent
+				if err := json.Unmarshal([]byte(text), &event); err != nil {
+					return err
+				}
+				received = true
+				if !onEvent(event) {
+					return errLoopEnded
+				}
+			}
+			if received || ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return &brokenOff{errors.Join(io.ErrUnexpectedEOF, lines.Err())}
+		},
+	}, nil)
+	c.current.CompareAndSwap(current, current+1)
+	return received, err
 }

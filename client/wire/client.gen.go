@@ -1909,4 +1909,4 @@ func (c *Client) applyEditors(ctx context.Context, req *http.Request, additional
 	return nil
 }
 
-// Answers are read by package client.
+// Package client reads the answers.
