@@ -1,4 +1,4 @@
-// Package docs_test does what the docs say.
+// Package docs_test runs the examples of api.md.
 package docs_test
 
 import (
@@ -25,16 +25,17 @@ import (
 )
 
 const (
-	// patience bounds each example, on a machine that has other things to do.
+	// patience bounds each example, also on a busy machine.
 	patience = time.Minute
-	// settle is how long an answer may be behind: replicas show what they heard last.
+	// settle bounds the delay until a replica shows a change.
 	settle = 15 * time.Second
 )
 
-// example is a block of a page that is run, and what the page says comes of it.
+// example is a script of a page, with the output on the page.
 type example struct {
 	script string
-	// kind is http, "http like" (types alone are compared), text, or "" for nothing.
+	// kind is "http", "http like" (compares only the types of JSON values), "text",
+	// or "" for no output.
 	kind string
 	want string
 }
@@ -54,12 +55,12 @@ func examples(t *testing.T, path string) []example {
 	return all
 }
 
-// TestTheAPIsPageDoesWhatItSays pastes api.md into one shell beside `make up`.
-func TestTheAPIsPageDoesWhatItSays(t *testing.T) {
+// TestExamplesOfAPIPage runs all examples of api.md in one shell beside `make up`.
+func TestExamplesOfAPIPage(t *testing.T) {
 	t.Parallel()
 	all := examples(t, "api.md")
 	if len(all) < 30 {
-		t.Fatalf("api.md has %d examples: this test no longer finds them", len(all))
+		t.Fatalf("found %d examples in api.md, want at least 30", len(all))
 	}
 	shell := startShell(t, startUp(t))
 	for _, e := range all {
@@ -67,8 +68,8 @@ func TestTheAPIsPageDoesWhatItSays(t *testing.T) {
 	}
 }
 
-// TestTheAPIsPageHasEveryCall holds api.md against the contract.
-func TestTheAPIsPageHasEveryCall(t *testing.T) {
+// TestAPIPageHasEveryCall checks that api.md has an example of each operation.
+func TestAPIPageHasEveryCall(t *testing.T) {
 	t.Parallel()
 	document, err := contract.Load(spec.YAML)
 	if err != nil {
@@ -76,24 +77,24 @@ func TestTheAPIsPageHasEveryCall(t *testing.T) {
 	}
 	var scripts strings.Builder
 	for _, e := range examples(t, "api.md") {
-		// One line a command.
+		// One line for each command.
 		scripts.WriteString(strings.ReplaceAll(e.script, "\\\n", " "))
 	}
 	for _, operation := range document.Operations {
-		// "/v1/orders/{id}" is asked for as $SHOP/v1/orders/$ORDER.
-		asked := regexp.MustCompile(regexp.QuoteMeta("$SHOP") +
+		// For example, $SHOP/v1/orders/$ORDER is a call of /v1/orders/{id}.
+		call := regexp.MustCompile(regexp.QuoteMeta("$SHOP") +
 			regexp.MustCompile(`\\\{[^}]*\\\}`).ReplaceAllString(regexp.QuoteMeta(operation.Path), `[^/ ?"]+`) + `(\?[^ "]*)?("|\s|$)`)
 		found := false
 		for line := range strings.SplitSeq(scripts.String(), "\n") {
-			found = found || asked.MatchString(line) && methodOf(line) == operation.Method
+			found = found || call.MatchString(line) && methodOf(line) == operation.Method
 		}
 		if !found {
-			t.Errorf("api.md has no call of %s %s", operation.Method, operation.Path)
+			t.Errorf("api.md has no example of %s %s", operation.Method, operation.Path)
 		}
 	}
 }
 
-// methodOf is the method of a line's curl.
+// methodOf returns the method of a curl command.
 func methodOf(line string) string {
 	if explicit := regexp.MustCompile(`-X ([A-Z]+)`).FindStringSubmatch(line); explicit != nil {
 		return explicit[1]
@@ -104,7 +105,7 @@ func methodOf(line string) string {
 	return "GET"
 }
 
-// startUp is `make up`, in a folder of its own, which it returns.
+// startUp runs `make up` in a new folder, which it returns.
 func startUp(t *testing.T) string {
 	t.Helper()
 	folder := t.TempDir()
@@ -134,7 +135,7 @@ func startUp(t *testing.T) string {
 	return folder
 }
 
-// shell runs scripts one after the other, each with the variables of those before.
+// shell runs scripts in sequence, and keeps their variables.
 type shell struct {
 	folder, variables string
 }
@@ -163,9 +164,8 @@ func (s *shell) run(t *testing.T, script string) string {
 	return strings.ReplaceAll(string(out), "\r", "")
 }
 
-// check runs an example until its outcome is the page's. Asking again changes
-// nothing: an order that was made by a wrong answer's request would be a replay,
-// and say so.
+// check runs an example until its output is that of the page. The repetition cannot
+// hide an error: a repeated order has Idempotent-Replayed.
 func (s *shell) check(t *testing.T, e example) {
 	t.Helper()
 	end := time.Now().Add(settle)
@@ -175,13 +175,13 @@ func (s *shell) check(t *testing.T, e example) {
 		switch {
 		case e.kind == "":
 			if got != "" {
-				difference = "the page shows nothing, it is:\n" + got
+				difference = "want no output, got:\n" + got
 			}
 		case strings.HasPrefix(e.kind, "http"):
 			difference = cmp.Diff(parse(t, e.want, e.kind == "http like"), parse(t, got, e.kind == "http like"))
 		default:
 			for line := range strings.SplitSeq(strings.TrimSpace(e.want), "\n") {
-				if !strings.Contains(steady(got), steady(line)) {
+				if !strings.Contains(stable(got), stable(line)) {
 					difference += "lacks " + line + "\n"
 				}
 			}
@@ -197,30 +197,30 @@ func (s *shell) check(t *testing.T, e example) {
 	}
 }
 
-// answer is what is compared of an HTTP answer.
+// answer is the compared part of an HTTP answer.
 type answer struct {
 	Status  string
 	Headers map[string]string
 	Body    any
 }
 
-// told are the headers that the page shows wherever there is one.
-var told = []string{"location", "etag", "idempotent-replayed", "warning", "retry-after", "allow", "www-authenticate"}
+// shownHeaders are the headers that the page must show if they are present.
+var shownHeaders = []string{"location", "etag", "idempotent-replayed", "warning", "retry-after", "allow", "www-authenticate"}
 
 func parse(t *testing.T, text string, typesOnly bool) answer {
 	t.Helper()
-	head, body, _ := strings.Cut(steady(text), "\n\n")
+	head, body, _ := strings.Cut(stable(text), "\n\n")
 	lines := strings.Split(strings.TrimSpace(head), "\n")
 	a := answer{Status: lines[0], Headers: map[string]string{}}
 	for _, line := range lines[1:] {
 		name, value, _ := strings.Cut(line, ": ")
-		if name = strings.ToLower(name); slices.Contains(told, name) {
+		if name = strings.ToLower(name); slices.Contains(shownHeaders, name) {
 			a.Headers[name] = value
 		}
 	}
 	if strings.TrimSpace(body) != "" {
 		if err := json.Unmarshal([]byte(body), &a.Body); err != nil {
-			t.Fatalf("%s\nis no JSON: %v", body, err)
+			t.Fatalf("%s\nis not JSON: %v", body, err)
 		}
 	}
 	if typesOnly {
@@ -238,15 +238,15 @@ var changing = []struct {
 	{regexp.MustCompile(`retry: \d+`), "retry: N"},
 }
 
-// steady is a text without what is new each time: identifiers and times.
-func steady(text string) string {
+// stable replaces the parts of a text that change with each run: ids and times.
+func stable(text string) string {
 	for _, c := range changing {
 		text = c.from.ReplaceAllString(text, c.to)
 	}
 	return text
 }
 
-// types is a JSON value with names in place of values, and of lists one element.
+// types replaces the values of a JSON value with their types.
 func types(value any) any {
 	switch v := value.(type) {
 	case map[string]any:

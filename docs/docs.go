@@ -1,9 +1,9 @@
-// Package docs holds the pages that the service itself shows to its callers.
+// Package docs embeds the pages that the service serves.
 package docs
 
 import "embed"
 
-// Errors has a page for each type of problem: errors/<slug>.md.
+// Errors has a page for each problem: errors/<slug>.md.
 //
 //go:embed errors/*.md
 var Errors embed.FS

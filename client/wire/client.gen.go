@@ -131,7 +131,7 @@ type Liveness struct {
 // LivenessStatus defines model for Liveness.Status.
 type LivenessStatus string
 
-// Lock What the lock's server does not tell is empty, 0, null or no one.
+// Lock Values that the lock server does not report are empty, 0 or null.
 type Lock struct {
 	SKU     string     `json:"sku"`
 	Holder  string     `json:"holder"`
@@ -140,10 +140,10 @@ type Lock struct {
 	Since   *time.Time `json:"since"`
 	Queue   []string   `json:"queue"`
 
-	// Address Where the holder takes orders from other replicas
+	// Address The holder's address for orders from other replicas
 	Address string `json:"address"`
 
-	// Forwarded Orders of all SKUs that the answering replica has sent to that address, and that are not answered yet
+	// Forwarded Orders of all SKUs in flight from the answering replica to that address
 	Forwarded int `json:"forwarded"`
 }
 
@@ -159,14 +159,14 @@ type NextCursor = string
 type Order struct {
 	ID openapi_types.UUID `json:"id"`
 
-	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, a letter or digit first
+	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, starting with a letter or digit
 	//
 	// Examples: lamp
 	SKU      SKUName     `json:"sku"`
 	Quantity int32       `json:"quantity"`
 	Status   OrderStatus `json:"status"`
 
-	// PriceCents The price of one unit when the order was made
+	// PriceCents The price of one unit when the order was placed
 	PriceCents int64 `json:"price_cents"`
 	TotalCents int64 `json:"total_cents"`
 
@@ -176,10 +176,10 @@ type Order struct {
 	Currency  Currency  `json:"currency"`
 	CreatedAt time.Time `json:"created_at"`
 
-	// ExpiresAt The end of the payment window; a paid order has no use for it
+	// ExpiresAt The end of the payment window; irrelevant for a paid order
 	ExpiresAt time.Time `json:"expires_at"`
 
-	// ClosedAt When it was paid, cancelled or expired; absent while it is reserved
+	// ClosedAt The time of payment, cancellation or expiry; absent while reserved
 	ClosedAt         *time.Time `json:"closed_at,omitempty"`
 	PaymentReference *string    `json:"payment_reference,omitempty"`
 }
@@ -197,14 +197,14 @@ type OrderRequest struct {
 	// Currency The currency of price_cents, three capital letters of ISO 4217
 	Currency *string `json:"currency,omitempty"`
 
-	// PriceCents The price of one unit that the customer was shown: at any other one the order is refused with `price-changed`.
-	// Without it, the order is made at the price that the SKU has.
+	// PriceCents The price of one unit that the customer was shown. If the SKU has another price, the order is refused with
+	// `price-changed`. Without it, the order gets the SKU's current price.
 	PriceCents *int64 `json:"price_cents,omitempty"`
 
 	// Quantity Examples: 1
 	Quantity int32 `json:"quantity"`
 
-	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, a letter or digit first
+	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, starting with a letter or digit
 	//
 	// Examples: lamp
 	SKU SKUName `json:"sku"`
@@ -215,13 +215,13 @@ type OrderStatus string
 
 // PaymentRequest defines model for PaymentRequest.
 type PaymentRequest struct {
-	// Reference What the payment service calls this payment; at most 255 bytes
+	// Reference The payment service's id of the payment, at most 255 bytes
 	Reference *string `json:"reference,omitempty"`
 }
 
 // Problem defines model for Problem.
 type Problem struct {
-	// Type Stable, and a page of this service
+	// Type Stable; the path of a page about the error
 	Type   string        `json:"type"`
 	Title  string        `json:"title"`
 	Status int32         `json:"status"`
@@ -233,7 +233,7 @@ type Problem struct {
 type Readiness struct {
 	Status ReadinessStatus `json:"status"`
 
-	// Checks By server or part; `ok`, or what is wrong
+	// Checks By server or part; `ok`, or the problem
 	Checks map[string]string `json:"checks"`
 }
 
@@ -244,7 +244,7 @@ type ReadinessStatus string
 type Restock struct {
 	ID openapi_types.UUID `json:"id"`
 
-	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, a letter or digit first
+	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, starting with a letter or digit
 	//
 	// Examples: lamp
 	SKU SKUName `json:"sku"`
@@ -261,13 +261,13 @@ type RestockRequest struct {
 
 // SKU defines model for SKU.
 type SKU struct {
-	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, a letter or digit first
+	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, starting with a letter or digit
 	//
 	// Examples: lamp
 	SKU  SKUName `json:"sku"`
 	Name string  `json:"name"`
 
-	// PriceCents The price of one unit, in the minor unit of ISO 4217: cents of EUR, yen of JPY; 0 is free
+	// PriceCents The price of one unit, in minor units of ISO 4217: cents for EUR, yen for JPY; 0 is free
 	PriceCents int64 `json:"price_cents"`
 
 	// Currency Three capital letters of ISO 4217
@@ -275,10 +275,10 @@ type SKU struct {
 	// Examples: EUR
 	Currency Currency `json:"currency"`
 
-	// Units Units that were put on sale
+	// Units All units that were put on sale
 	Units int64 `json:"units"`
 
-	// Available Units that are left
+	// Available Units left
 	Available int64 `json:"available"`
 
 	// PerCustomerLimit Units that one customer may hold
@@ -295,14 +295,14 @@ type SKUList struct {
 	NextCursor *NextCursor `json:"next_cursor"`
 }
 
-// SKUName 1 to 64 letters, digits, dots, underscores or hyphens, a letter or digit first
+// SKUName 1 to 64 letters, digits, dots, underscores or hyphens, starting with a letter or digit
 //
 // Examples: lamp
 type SKUName = string
 
 // SKURequest defines model for SKURequest.
 type SKURequest struct {
-	// Currency Three capital letters of ISO 4217, of a currency or funds code that is in use and has a minor unit
+	// Currency Three capital letters, an active ISO 4217 code with a minor unit
 	//
 	// Examples: EUR
 	Currency         string `json:"currency"`
@@ -318,7 +318,7 @@ type SKURequest struct {
 
 // StockEvent defines model for StockEvent.
 type StockEvent struct {
-	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, a letter or digit first
+	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, starting with a letter or digit
 	//
 	// Examples: lamp
 	SKU       SKUName `json:"sku"`
@@ -407,67 +407,67 @@ type UnsupportedMediaType = Problem
 
 // ReadyzParams defines parameters for Readyz.
 type ReadyzParams struct {
-	// For `selling`, which is the default, or `reading`
+	// For `selling` (the default) or `reading`
 	For *string `form:"for,omitempty" json:"for,omitempty"`
 }
 
 // ListLatePaymentsParams defines parameters for ListLatePayments.
 type ListLatePaymentsParams struct {
-	// Limit How many to list at most
+	// Limit The maximum number of items
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before
+	// Cursor The `next_cursor` of the previous page
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // PutSKUParams defines parameters for PutSKU.
 type PutSKUParams struct {
-	// IfMatch ETags of the SKU, or `*`. Compared strongly: `W/"1-0"`, which proxies that compress make of `"1-0"`, never matches. Read
-	// the SKU with `Accept-Encoding: identity` then.
+	// IfMatch ETags of the SKU, compared strongly, or `*`. A weak ETag like `W/"1-0"` never matches. Behind a compressing proxy,
+	// which makes ETags weak, read the SKU with `Accept-Encoding: identity`.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 
-	// IfNoneMatch `*`: only create
+	// IfNoneMatch `*` fails if the SKU exists
 	IfNoneMatch *string `json:"If-None-Match,omitempty"`
 }
 
 // RestockSKUParams defines parameters for RestockSKU.
 type RestockSKUParams struct {
-	// IdempotencyKey 1 to 255 characters of printable ASCII that the caller chooses, new for each order, the same for each try: a quoted
-	// string as in the IETF draft, or bare, which is the same key.
+	// IdempotencyKey 1 to 255 printable ASCII characters, chosen by the caller: a new key for each order, the same key for each try. A
+	// quoted string, as in the IETF draft, and the bare text are the same key.
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
 }
 
 // ListOrdersParams defines parameters for ListOrders.
 type ListOrdersParams struct {
-	// Limit How many to list at most
+	// Limit The maximum number of items
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before
+	// Cursor The `next_cursor` of the previous page
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // PlaceOrderParams defines parameters for PlaceOrder.
 type PlaceOrderParams struct {
-	// IdempotencyKey 1 to 255 characters of printable ASCII that the caller chooses, new for each order, the same for each try: a quoted
-	// string as in the IETF draft, or bare, which is the same key.
+	// IdempotencyKey 1 to 255 printable ASCII characters, chosen by the caller: a new key for each order, the same key for each try. A
+	// quoted string, as in the IETF draft, and the bare text are the same key.
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
 }
 
 // ListSKUsParams defines parameters for ListSKUs.
 type ListSKUsParams struct {
-	// Limit How many to list at most
+	// Limit The maximum number of items
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before
+	// Cursor The `next_cursor` of the previous page
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 
-	// IfNoneMatch ETags, compared weakly, or `*`; 304 while one of them still stands
+	// IfNoneMatch ETags, compared weakly, or `*`; the answer is 304 if one matches
 	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
 }
 
 // GetSKUParams defines parameters for GetSKU.
 type GetSKUParams struct {
-	// IfNoneMatch ETags, compared weakly, or `*`; 304 while one of them still stands
+	// IfNoneMatch ETags, compared weakly, or `*`; the answer is 304 if one matches
 	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
 }
 
@@ -557,15 +557,15 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
-	// Healthz Whether this process is alive, whatever has become of its servers
+	// Healthz Check that the process is alive
 	//
 	// Corresponds with GET /healthz (the `Healthz` operationId).
 	Healthz(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// Readyz Whether this replica can take orders
+	// Readyz Check that the replica can take orders
 	//
-	// `?for=reading` asks whether it can answer reads and take payments, which need MySQL alone: also a replica that sells
-	// nothing, as with the lock's server down, does that.
+	// `?for=reading` checks that the replica can answer reads and take payments. That needs only MySQL: it works while the
+	// lock server is down.
 	//
 	// Corresponds with GET /readyz (the `Readyz` operationId).
 	Readyz(ctx context.Context, params *ReadyzParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -575,64 +575,65 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/admin/audit (the `Audit` operationId).
 	Audit(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListLatePayments List payments that came too late and are to be refunded
+	// ListLatePayments List the payments to refund
 	//
-	// The oldest first. What was refunded is known to the payment service, which their references name. One that is just
-	// being kept may come into a page that was read already: begin anew from time to time.
+	// Payments that came too late, or twice, oldest first. The service does not know which of them were refunded: look up
+	// their references in the payment service. A new payment may sort into a page that was already read: read the list
+	// again from time to time.
 	//
 	// Corresponds with GET /v1/admin/late-payments (the `ListLatePayments` operationId).
 	ListLatePayments(ctx context.Context, params *ListLatePaymentsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListLocks Who holds which SKU's lock, over all replicas, and who waits
+	// ListLocks List the held locks of all replicas, with their queues
 	//
 	// Corresponds with GET /v1/admin/locks (the `ListLocks` operationId).
 	ListLocks(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// RevokeLock End the grant of a SKU's lock
+	// RevokeLock Revoke the lock of a SKU
 	//
-	// The holder may hear of it late; the fence keeps it from writing.
+	// Ends the current grant. The holder may learn of it late, but the fence prevents its writes.
 	//
 	// Corresponds with DELETE /v1/admin/locks/{sku} (the `RevokeLock` operationId).
 	RevokeLock(ctx context.Context, sku SKUInPath, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// PutSKUWithBody Put a SKU on sale, or change one
+	// PutSKUWithBody Create or change a SKU
 	//
-	// `units` count on creation only; later they are ignored, with a `Warning`: they would overwrite what was sold since
-	// one looked. `If-Match` with an ETag of the SKU refuses a change of what another administrator has changed since;
-	// units that were sold meanwhile do not stand in its way. `If-None-Match: *` only creates.
+	// `units` count on creation only. Later they are ignored, with a `Warning`, because they would overwrite the sales since
+	// the SKU was read. `If-Match` with an ETag fails if an administrator has changed the SKU since; sold units do not
+	// count as a change. `If-None-Match: *` creates the SKU but never changes it.
 	//
-	// Times are of RFC 3339 with a capital T and Z, from the year 1000 to 9999 in UTC.
+	// Times are RFC 3339 with a capital T and Z, from the year 1000 to 9999 in UTC.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with PUT /v1/admin/skus/{sku} (the `PutSKU` operationId).
 	PutSKUWithBody(ctx context.Context, sku SKUInPath, params *PutSKUParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// PutSKU Put a SKU on sale, or change one
+	// PutSKU Create or change a SKU
 	//
-	// `units` count on creation only; later they are ignored, with a `Warning`: they would overwrite what was sold since
-	// one looked. `If-Match` with an ETag of the SKU refuses a change of what another administrator has changed since;
-	// units that were sold meanwhile do not stand in its way. `If-None-Match: *` only creates.
+	// `units` count on creation only. Later they are ignored, with a `Warning`, because they would overwrite the sales since
+	// the SKU was read. `If-Match` with an ETag fails if an administrator has changed the SKU since; sold units do not
+	// count as a change. `If-None-Match: *` creates the SKU but never changes it.
 	//
-	// Times are of RFC 3339 with a capital T and Z, from the year 1000 to 9999 in UTC.
+	// Times are RFC 3339 with a capital T and Z, from the year 1000 to 9999 in UTC.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with PUT /v1/admin/skus/{sku} (the `PutSKU` operationId).
 	PutSKU(ctx context.Context, sku SKUInPath, params *PutSKUParams, body PutSKUJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// RestockSKUWithBody Put more units of a SKU on sale, also while it is sold
+	// RestockSKUWithBody Add units to a SKU
 	//
-	// One key adds its units once. A replay has `Idempotent-Replayed` and the first body.
+	// One key adds its units once. A repeated key gets the first body and `Idempotent-Replayed: true`.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/admin/skus/{sku}/restocks (the `RestockSKU` operationId).
 	RestockSKUWithBody(ctx context.Context, sku SKUInPath, params *RestockSKUParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// RestockSKU Put more units of a SKU on sale, also while it is sold
+	// RestockSKU Add units to a SKU
 	//
-	// One key adds its units once. A replay has `Idempotent-Replayed` and the first body.
+	// One key adds its units once. A repeated key gets the first body and `Idempotent-Replayed: true`.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -641,20 +642,20 @@ type ClientInterface interface {
 
 	// WatchSKUs Follow the stock of all SKUs
 	//
-	// As for one SKU; the first events are all SKUs as they are now.
+	// As for one SKU. The first events are the current stock of every SKU.
 	//
 	// Corresponds with GET /v1/events (the `WatchSKUs` operationId).
 	WatchSKUs(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListOrders List one's own orders, the newest first
+	// ListOrders List the customer's orders, newest first
 	//
 	// Corresponds with GET /v1/orders (the `ListOrders` operationId).
 	ListOrders(ctx context.Context, params *ListOrdersParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// PlaceOrderWithBody Place an order
 	//
-	// Reserves units for the payment window. An order whose total is 0 is `paid` at once: it needs no payment, and does not
-	// expire. A replay of the same key has the first status and body, and `Idempotent-Replayed: true`.
+	// The order reserves its units for the payment window. An order with a total of 0 is `paid` at once, and does not
+	// expire. A repeated key gets the first status and body, and `Idempotent-Replayed: true`.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -663,69 +664,69 @@ type ClientInterface interface {
 
 	// PlaceOrder Place an order
 	//
-	// Reserves units for the payment window. An order whose total is 0 is `paid` at once: it needs no payment, and does not
-	// expire. A replay of the same key has the first status and body, and `Idempotent-Replayed: true`.
+	// The order reserves its units for the payment window. An order with a total of 0 is `paid` at once, and does not
+	// expire. A repeated key gets the first status and body, and `Idempotent-Replayed: true`.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/orders (the `PlaceOrder` operationId).
 	PlaceOrder(ctx context.Context, params *PlaceOrderParams, body PlaceOrderJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// GetOrder One of one's own orders
+	// GetOrder Read an order of the customer
 	//
 	// Corresponds with GET /v1/orders/{id} (the `GetOrder` operationId).
 	GetOrder(ctx context.Context, id OrderID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CancelOrder Cancel an order
 	//
-	// Its units return to the sale, once. Repeating it is the same 200.
+	// The order's units return to the sale, once. A repeated call gets the same 200.
 	//
 	// Corresponds with POST /v1/orders/{id}/cancellation (the `CancelOrder` operationId).
 	CancelOrder(ctx context.Context, id OrderID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// PayOrderWithBody Say that an order was paid
+	// PayOrderWithBody Record the payment of an order
 	//
-	// Repeating it is the same 200; a payment that had no reference is named by the first one that is said later. A payment
-	// that comes after the payment window gets `payment-window-over` and never the units; its reference is kept, so that it
-	// can be refunded (see late payments).
+	// A repeated call gets the same 200. If the first payment had no reference, the first reference sent later becomes its
+	// reference. A payment after the payment window gets `payment-window-over`; its reference is stored for a refund (see
+	// late payments).
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/orders/{id}/payment (the `PayOrder` operationId).
 	PayOrderWithBody(ctx context.Context, id OrderID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// PayOrder Say that an order was paid
+	// PayOrder Record the payment of an order
 	//
-	// Repeating it is the same 200; a payment that had no reference is named by the first one that is said later. A payment
-	// that comes after the payment window gets `payment-window-over` and never the units; its reference is kept, so that it
-	// can be refunded (see late payments).
+	// A repeated call gets the same 200. If the first payment had no reference, the first reference sent later becomes its
+	// reference. A payment after the payment window gets `payment-window-over`; its reference is stored for a refund (see
+	// late payments).
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/orders/{id}/payment (the `PayOrder` operationId).
 	PayOrder(ctx context.Context, id OrderID, body PayOrderJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListSKUs List the SKUs, in the order of their names
+	// ListSKUs List all SKUs, sorted by name
 	//
 	// Corresponds with GET /v1/skus (the `ListSKUs` operationId).
 	ListSKUs(ctx context.Context, params *ListSKUsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// GetSKU One SKU, and what is left of it
+	// GetSKU Read a SKU and its stock
 	//
 	// Corresponds with GET /v1/skus/{sku} (the `GetSKU` operationId).
 	GetSKU(ctx context.Context, sku SKUInPath, params *GetSKUParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// WatchSKU Follow one SKU's stock
+	// WatchSKU Follow the stock of a SKU
 	//
-	// Server-sent events: `event: stock`, `id:` the stock's `seq`, `data:` a StockEvent. The first event is the stock as it
-	// is now; the next come as it changes, at most four a second, the last change always. A comment comes every
-	// few seconds when nothing changes.
+	// Server-sent events: `event: stock`, `id:` the stock's `seq`, `data:` a StockEvent. The first event is the current
+	// stock. Later events are changes, at most 20 a second; the last change is always sent. An idle stream sends a comment
+	// every few seconds.
 	//
 	// Corresponds with GET /v1/skus/{sku}/events (the `WatchSKU` operationId).
 	WatchSKU(ctx context.Context, sku SKUInPath, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
-// Healthz Whether this process is alive, whatever has become of its servers
+// Healthz Check that the process is alive
 //
 // Corresponds with GET /healthz (the `Healthz` operationId).
 func (c *Client) Healthz(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -740,10 +741,10 @@ func (c *Client) Healthz(ctx context.Context, reqEditors ...RequestEditorFn) (*h
 	return c.Client.Do(req)
 }
 
-// Readyz Whether this replica can take orders
+// Readyz Check that the replica can take orders
 //
-// `?for=reading` asks whether it can answer reads and take payments, which need MySQL alone: also a replica that sells
-// nothing, as with the lock's server down, does that.
+// `?for=reading` checks that the replica can answer reads and take payments. That needs only MySQL: it works while the
+// lock server is down.
 //
 // Corresponds with GET /readyz (the `Readyz` operationId).
 func (c *Client) Readyz(ctx context.Context, params *ReadyzParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -773,10 +774,11 @@ func (c *Client) Audit(ctx context.Context, reqEditors ...RequestEditorFn) (*htt
 	return c.Client.Do(req)
 }
 
-// ListLatePayments List payments that came too late and are to be refunded
+// ListLatePayments List the payments to refund
 //
-// The oldest first. What was refunded is known to the payment service, which their references name. One that is just
-// being kept may come into a page that was read already: begin anew from time to time.
+// Payments that came too late, or twice, oldest first. The service does not know which of them were refunded: look up
+// their references in the payment service. A new payment may sort into a page that was already read: read the list
+// again from time to time.
 //
 // Corresponds with GET /v1/admin/late-payments (the `ListLatePayments` operationId).
 func (c *Client) ListLatePayments(ctx context.Context, params *ListLatePaymentsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -791,7 +793,7 @@ func (c *Client) ListLatePayments(ctx context.Context, params *ListLatePaymentsP
 	return c.Client.Do(req)
 }
 
-// ListLocks Who holds which SKU's lock, over all replicas, and who waits
+// ListLocks List the held locks of all replicas, with their queues
 //
 // Corresponds with GET /v1/admin/locks (the `ListLocks` operationId).
 func (c *Client) ListLocks(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -806,9 +808,9 @@ func (c *Client) ListLocks(ctx context.Context, reqEditors ...RequestEditorFn) (
 	return c.Client.Do(req)
 }
 
-// RevokeLock End the grant of a SKU's lock
+// RevokeLock Revoke the lock of a SKU
 //
-// The holder may hear of it late; the fence keeps it from writing.
+// Ends the current grant. The holder may learn of it late, but the fence prevents its writes.
 //
 // Corresponds with DELETE /v1/admin/locks/{sku} (the `RevokeLock` operationId).
 func (c *Client) RevokeLock(ctx context.Context, sku SKUInPath, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -823,13 +825,13 @@ func (c *Client) RevokeLock(ctx context.Context, sku SKUInPath, reqEditors ...Re
 	return c.Client.Do(req)
 }
 
-// PutSKUWithBody Put a SKU on sale, or change one
+// PutSKUWithBody Create or change a SKU
 //
-// `units` count on creation only; later they are ignored, with a `Warning`: they would overwrite what was sold since
-// one looked. `If-Match` with an ETag of the SKU refuses a change of what another administrator has changed since;
-// units that were sold meanwhile do not stand in its way. `If-None-Match: *` only creates.
+// `units` count on creation only. Later they are ignored, with a `Warning`, because they would overwrite the sales since
+// the SKU was read. `If-Match` with an ETag fails if an administrator has changed the SKU since; sold units do not
+// count as a change. `If-None-Match: *` creates the SKU but never changes it.
 //
-// Times are of RFC 3339 with a capital T and Z, from the year 1000 to 9999 in UTC.
+// Times are RFC 3339 with a capital T and Z, from the year 1000 to 9999 in UTC.
 //
 // Takes any type of body and a specified content type.
 //
@@ -846,13 +848,13 @@ func (c *Client) PutSKUWithBody(ctx context.Context, sku SKUInPath, params *PutS
 	return c.Client.Do(req)
 }
 
-// PutSKU Put a SKU on sale, or change one
+// PutSKU Create or change a SKU
 //
-// `units` count on creation only; later they are ignored, with a `Warning`: they would overwrite what was sold since
-// one looked. `If-Match` with an ETag of the SKU refuses a change of what another administrator has changed since;
-// units that were sold meanwhile do not stand in its way. `If-None-Match: *` only creates.
+// `units` count on creation only. Later they are ignored, with a `Warning`, because they would overwrite the sales since
+// the SKU was read. `If-Match` with an ETag fails if an administrator has changed the SKU since; sold units do not
+// count as a change. `If-None-Match: *` creates the SKU but never changes it.
 //
-// Times are of RFC 3339 with a capital T and Z, from the year 1000 to 9999 in UTC.
+// Times are RFC 3339 with a capital T and Z, from the year 1000 to 9999 in UTC.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -869,9 +871,9 @@ func (c *Client) PutSKU(ctx context.Context, sku SKUInPath, params *PutSKUParams
 	return c.Client.Do(req)
 }
 
-// RestockSKUWithBody Put more units of a SKU on sale, also while it is sold
+// RestockSKUWithBody Add units to a SKU
 //
-// One key adds its units once. A replay has `Idempotent-Replayed` and the first body.
+// One key adds its units once. A repeated key gets the first body and `Idempotent-Replayed: true`.
 //
 // Takes any type of body and a specified content type.
 //
@@ -888,9 +890,9 @@ func (c *Client) RestockSKUWithBody(ctx context.Context, sku SKUInPath, params *
 	return c.Client.Do(req)
 }
 
-// RestockSKU Put more units of a SKU on sale, also while it is sold
+// RestockSKU Add units to a SKU
 //
-// One key adds its units once. A replay has `Idempotent-Replayed` and the first body.
+// One key adds its units once. A repeated key gets the first body and `Idempotent-Replayed: true`.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -909,7 +911,7 @@ func (c *Client) RestockSKU(ctx context.Context, sku SKUInPath, params *RestockS
 
 // WatchSKUs Follow the stock of all SKUs
 //
-// As for one SKU; the first events are all SKUs as they are now.
+// As for one SKU. The first events are the current stock of every SKU.
 //
 // Corresponds with GET /v1/events (the `WatchSKUs` operationId).
 func (c *Client) WatchSKUs(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -924,7 +926,7 @@ func (c *Client) WatchSKUs(ctx context.Context, reqEditors ...RequestEditorFn) (
 	return c.Client.Do(req)
 }
 
-// ListOrders List one's own orders, the newest first
+// ListOrders List the customer's orders, newest first
 //
 // Corresponds with GET /v1/orders (the `ListOrders` operationId).
 func (c *Client) ListOrders(ctx context.Context, params *ListOrdersParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -941,8 +943,8 @@ func (c *Client) ListOrders(ctx context.Context, params *ListOrdersParams, reqEd
 
 // PlaceOrderWithBody Place an order
 //
-// Reserves units for the payment window. An order whose total is 0 is `paid` at once: it needs no payment, and does not
-// expire. A replay of the same key has the first status and body, and `Idempotent-Replayed: true`.
+// The order reserves its units for the payment window. An order with a total of 0 is `paid` at once, and does not
+// expire. A repeated key gets the first status and body, and `Idempotent-Replayed: true`.
 //
 // Takes any type of body and a specified content type.
 //
@@ -961,8 +963,8 @@ func (c *Client) PlaceOrderWithBody(ctx context.Context, params *PlaceOrderParam
 
 // PlaceOrder Place an order
 //
-// Reserves units for the payment window. An order whose total is 0 is `paid` at once: it needs no payment, and does not
-// expire. A replay of the same key has the first status and body, and `Idempotent-Replayed: true`.
+// The order reserves its units for the payment window. An order with a total of 0 is `paid` at once, and does not
+// expire. A repeated key gets the first status and body, and `Idempotent-Replayed: true`.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -979,7 +981,7 @@ func (c *Client) PlaceOrder(ctx context.Context, params *PlaceOrderParams, body 
 	return c.Client.Do(req)
 }
 
-// GetOrder One of one's own orders
+// GetOrder Read an order of the customer
 //
 // Corresponds with GET /v1/orders/{id} (the `GetOrder` operationId).
 func (c *Client) GetOrder(ctx context.Context, id OrderID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -996,7 +998,7 @@ func (c *Client) GetOrder(ctx context.Context, id OrderID, reqEditors ...Request
 
 // CancelOrder Cancel an order
 //
-// Its units return to the sale, once. Repeating it is the same 200.
+// The order's units return to the sale, once. A repeated call gets the same 200.
 //
 // Corresponds with POST /v1/orders/{id}/cancellation (the `CancelOrder` operationId).
 func (c *Client) CancelOrder(ctx context.Context, id OrderID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1011,11 +1013,11 @@ func (c *Client) CancelOrder(ctx context.Context, id OrderID, reqEditors ...Requ
 	return c.Client.Do(req)
 }
 
-// PayOrderWithBody Say that an order was paid
+// PayOrderWithBody Record the payment of an order
 //
-// Repeating it is the same 200; a payment that had no reference is named by the first one that is said later. A payment
-// that comes after the payment window gets `payment-window-over` and never the units; its reference is kept, so that it
-// can be refunded (see late payments).
+// A repeated call gets the same 200. If the first payment had no reference, the first reference sent later becomes its
+// reference. A payment after the payment window gets `payment-window-over`; its reference is stored for a refund (see
+// late payments).
 //
 // Takes any type of body and a specified content type.
 //
@@ -1032,11 +1034,11 @@ func (c *Client) PayOrderWithBody(ctx context.Context, id OrderID, contentType s
 	return c.Client.Do(req)
 }
 
-// PayOrder Say that an order was paid
+// PayOrder Record the payment of an order
 //
-// Repeating it is the same 200; a payment that had no reference is named by the first one that is said later. A payment
-// that comes after the payment window gets `payment-window-over` and never the units; its reference is kept, so that it
-// can be refunded (see late payments).
+// A repeated call gets the same 200. If the first payment had no reference, the first reference sent later becomes its
+// reference. A payment after the payment window gets `payment-window-over`; its reference is stored for a refund (see
+// late payments).
 //
 // Takes a body of the `application/json` content type.
 //
@@ -1053,7 +1055,7 @@ func (c *Client) PayOrder(ctx context.Context, id OrderID, body PayOrderJSONRequ
 	return c.Client.Do(req)
 }
 
-// ListSKUs List the SKUs, in the order of their names
+// ListSKUs List all SKUs, sorted by name
 //
 // Corresponds with GET /v1/skus (the `ListSKUs` operationId).
 func (c *Client) ListSKUs(ctx context.Context, params *ListSKUsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1068,7 +1070,7 @@ func (c *Client) ListSKUs(ctx context.Context, params *ListSKUsParams, reqEditor
 	return c.Client.Do(req)
 }
 
-// GetSKU One SKU, and what is left of it
+// GetSKU Read a SKU and its stock
 //
 // Corresponds with GET /v1/skus/{sku} (the `GetSKU` operationId).
 func (c *Client) GetSKU(ctx context.Context, sku SKUInPath, params *GetSKUParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1083,11 +1085,11 @@ func (c *Client) GetSKU(ctx context.Context, sku SKUInPath, params *GetSKUParams
 	return c.Client.Do(req)
 }
 
-// WatchSKU Follow one SKU's stock
+// WatchSKU Follow the stock of a SKU
 //
-// Server-sent events: `event: stock`, `id:` the stock's `seq`, `data:` a StockEvent. The first event is the stock as it
-// is now; the next come as it changes, at most four a second, the last change always. A comment comes every
-// few seconds when nothing changes.
+// Server-sent events: `event: stock`, `id:` the stock's `seq`, `data:` a StockEvent. The first event is the current
+// stock. Later events are changes, at most 20 a second; the last change is always sent. An idle stream sends a comment
+// every few seconds.
 //
 // Corresponds with GET /v1/skus/{sku}/events (the `WatchSKU` operationId).
 func (c *Client) WatchSKU(ctx context.Context, sku SKUInPath, reqEditors ...RequestEditorFn) (*http.Response, error) {

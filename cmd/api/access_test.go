@@ -201,7 +201,7 @@ func TestReplicaTakesTokensOfAKeySet(t *testing.T) {
 		if err != nil || status != http.StatusOK || time.Now().After(deadline) {
 			t.Fatalf("readiness with a broken key set: %d %s, %v", status, text, err)
 		}
-		if strings.Contains(text, `"jwks":"the file of --jwks is missing or broken`) {
+		if strings.Contains(text, `"jwks":"the --jwks file is missing or invalid`) {
 			break
 		}
 	}

@@ -6,16 +6,15 @@ import (
 	"strings"
 )
 
-// acceptable says whether one of types is among those that an Accept header
-// takes (RFC 9110, 12.5.1): of the ranges that a type is in, the closest decides.
-// No header takes anything, and so does one that cannot be read: the answer will
-// say what it is.
+// acceptable reports whether an Accept header accepts one of types (RFC 9110,
+// 12.5.1). The most specific range that matches a type decides. A missing or
+// unreadable header accepts everything.
 func acceptable(header []string, types []string) bool {
 	all := strings.Join(header, ",")
 	if all == "" || all == "*/*" || len(types) == 0 || all == types[0] {
 		return true
 	}
-	best := make([]struct{ closeness, quality float64 }, len(types))
+	best := make([]struct{ precision, quality float64 }, len(types))
 	ranges := 0
 	for item := range strings.SplitSeq(all, ",") {
 		if strings.TrimSpace(item) == "" {
@@ -27,8 +26,8 @@ func acceptable(header []string, types []string) bool {
 		}
 		ranges++
 		for i, name := range types {
-			if closeness := within(name, media); closeness > 0 && closeness >= best[i].closeness {
-				best[i].closeness, best[i].quality = closeness, quality
+			if p := precision(name, media); p > 0 && p >= best[i].precision {
+				best[i].precision, best[i].quality = p, quality
 			}
 		}
 	}
@@ -40,7 +39,7 @@ func acceptable(header []string, types []string) bool {
 	return ranges == 0
 }
 
-// mediaRange reads a range: text/html, text/* or */*, with a quality from 0 to 1.
+// mediaRange parses a range: text/html, text/* or */*, with a quality from 0 to 1.
 func mediaRange(item string) (media string, quality float64, ok bool) {
 	media, parameters, err := mime.ParseMediaType(item)
 	kind, name, both := strings.Cut(media, "/")
@@ -55,8 +54,9 @@ func mediaRange(item string) (media string, quality float64, ok bool) {
 	return media, quality, err == nil && quality >= 0 && quality <= 1
 }
 
-// within says how close a range is to the media type, 0 where it is not in it.
-func within(name, media string) float64 {
+// precision returns how precisely a range matches a media type; 0 means that it
+// does not match.
+func precision(name, media string) float64 {
 	kind, _, _ := strings.Cut(name, "/")
 	switch media {
 	case name:

@@ -1,6 +1,6 @@
-// Package httpapi is the service's HTTP face: routes, tokens, strict input, and
-// answers in JSON, errors as RFC 9457's problem+json. It knows no SQL and no
-// lock: what an order becomes is decided in package order.
+// Package httpapi is the service's HTTP API: routes, authentication, strict input
+// checks, and answers in JSON. Errors are application/problem+json (RFC 9457). It
+// contains no SQL and no locks: package order decides what happens to an order.
 package httpapi
 
 import (
@@ -17,6 +17,8 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/contrib/instrumentation/github.com/gin-gonic/gin/otelgin"
+	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/time/rate"
 
@@ -27,7 +29,7 @@ import (
 	"flashsale/internal/stock"
 )
 
-// Orders is what takes the orders. Errors are those of package order.
+// Orders places and changes orders. It returns the errors of package order.
 type Orders interface {
 	Place(ctx context.Context, r order.Request) (order.Placed, error)
 	Find(ctx context.Context, customer string, id order.ID) (order.Order, error)
@@ -40,76 +42,76 @@ type Orders interface {
 	Forwarded() map[string]int
 }
 
-// Catalog is where SKUs are read.
+// Catalog reads SKUs.
 type Catalog interface {
 	Get(ctx context.Context, sku string) (stock.Stock, error)
 	List(ctx context.Context, after string, limit int) ([]stock.Stock, error)
 }
 
-// Config is what the API is made of. All of it is required, but for Audience,
-// Audit, Locks, Notes, what streams of events are made of, and one of JWTSecret
-// and Keys.
+// Config configures the API. Every field is required unless its comment says
+// otherwise.
 type Config struct {
 	Orders  Orders
 	Catalog Catalog
-	// Stock is what the audit reads, unless there is an Audit of its own.
+	// Stock is the database that the default Audit and Levels read.
 	Stock *stock.DB
+	// Audit is optional; the default audits Stock.
 	Audit func(context.Context) (stock.Report, error)
-	// View is what streams of events follow; nil where there is none, and they
-	// all share one question to MySQL, or to Levels where that is given.
+	// View feeds the event streams. Without one, all streams share a poll of
+	// Levels, which defaults to Stock's.
 	View   View
 	Levels func(context.Context) ([]stock.Level, error)
-	// MaxStreams are open at the same time; 0 is 5000. MaxStreamsAddress of them
-	// are of one address; 0 is a tenth, and at least 10. They end when Draining is
-	// closed.
+	// MaxStreams bounds the open event streams; 0 means 5000. MaxStreamsAddress
+	// bounds those of one address; 0 means a tenth of MaxStreams, at least 10.
 	MaxStreams, MaxStreamsAddress int
-	Draining                      <-chan struct{}
-	// Locks is nil where the strategy's lock cannot tell who holds it.
+	// Draining ends all event streams when it is closed. Optional.
+	Draining <-chan struct{}
+	// Locks is nil if the strategy's lock cannot report its holders.
 	Locks Locks
-	// Ready says what keeps this replica from selling, by the name of the server
-	// that does. It is called within readyTimeout. Readiness shows a Reason as it is,
-	// and of another error only that the server does not answer. ReadyToRead is the
-	// same of reads and payments; nil: they need what selling does.
+	// Ready returns an error for each server that prevents this replica from
+	// selling. /readyz shows a Reason as it is; for any other error it says only
+	// that the server does not answer. ReadyToRead is the same for reads and
+	// payments; nil means Ready.
 	Ready, ReadyToRead func(ctx context.Context) map[string]error
-	// Notes say by name what readiness shows beside that, and what does not keep
-	// this replica from serving; "" is that all is well. Optional.
+	// Notes adds checks to /readyz that never fail it; "" means ok. Optional.
 	Notes func() map[string]string
-	// RequestTimeout bounds the reads; orders have a bound of their own.
+	// RequestTimeout bounds reads; package order bounds changes itself.
 	RequestTimeout time.Duration
-	// Replica names this process in X-Replica.
+	// Replica is this process's name in X-Replica.
 	Replica string
-	// JWTSecret is what HS256 tokens are signed with, and Keys are the public keys
-	// of RS256 and ES256: exactly one of the two is given.
-	JWTSecret  []byte
-	Keys       *Keys
+	// Exactly one of JWTSecret (HS256) and Keys (RS256, ES256) must be set.
+	JWTSecret []byte
+	Keys      *Keys
+	// Audience is required in every token's aud. Optional.
 	Audience   string
 	AdminToken string
-	// Limits bound the rate of requests; nil sets no limit.
+	// Limits bounds the rate of requests; nil means no limit.
 	Limits *limit.Limits
-	// TrustedProxies are the addresses and networks of those whose X-Forwarded-For
-	// is believed: nobody's, where there are none.
+	// TrustedProxies are the addresses and networks whose X-Forwarded-For is
+	// trusted. Optional.
 	TrustedProxies []string
 	Registry       *prometheus.Registry
-	// Traces makes spans of requests; nil makes none.
+	// Traces creates a span for each request. Optional.
 	Traces trace.TracerProvider
 	Logger *slog.Logger
 }
 
 type api struct {
-	cfg      Config
-	verifier *verifier
-	metrics  *metrics
-	// operations are found by their method and gin's form of their path.
+	cfg        Config
+	verifier   *verifier
+	metrics    *metrics
+	contract   *contract.Contract
 	operations map[route]*contract.Operation
-	// skuName says what is wrong with the name of a SKU.
-	skuName func(string) string
-	// pageSize is how long a page is when the caller does not say.
+	// checkSKU returns what is wrong with a SKU's name, or "".
+	checkSKU func(string) string
+	// pageSize is the default length of a page.
 	pageSize int
 	events   *events
-	// sample lets one 503 or 504 a second into the log.
+	// sample allows one log line a second about answers 503 and 504.
 	sample *rate.Limiter
 }
 
+// route is a method and a path in gin's form: /v1/skus/:sku.
 type route struct{ method, path string }
 
 // New returns the handler of all routes.
@@ -122,7 +124,7 @@ func New(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return readable(r), nil
+	return headAsGet(r), nil
 }
 
 func newAPI(cfg Config) (*api, error) {
@@ -131,13 +133,14 @@ func newAPI(cfg Config) (*api, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &api{cfg: cfg, verifier: verifier, metrics: newMetrics(cfg.Registry), events: newEvents(&cfg), sample: rate.NewLimiter(rate.Every(time.Second), 1)}
-	if a.cfg.Limits == nil {
-		a.cfg.Limits = new(limit.Limits)
+	if cfg.Limits == nil {
+		cfg.Limits = new(limit.Limits)
 	}
-	if a.cfg.Audit == nil {
-		a.cfg.Audit = func(ctx context.Context) (stock.Report, error) { return stock.Audit(ctx, cfg.Stock) }
+	if cfg.Audit == nil {
+		cfg.Audit = func(ctx context.Context) (stock.Report, error) { return stock.Audit(ctx, cfg.Stock) }
 	}
+	a := &api{cfg: cfg, verifier: verifier, metrics: newMetrics(cfg.Registry), events: newEvents(&cfg),
+		sample: rate.NewLimiter(rate.Every(time.Second), 1)}
 	return a, a.readContract()
 }
 
@@ -147,49 +150,53 @@ func (a *api) routes() (*gin.Engine, error) {
 		return nil, err
 	}
 	r.HandleMethodNotAllowed = true
-	r.RedirectTrailingSlash = false // no answer of ours is a redirect
-	r.UseRawPath = true             // an escaped slash is part of a name, and leads to no other route
-	a.watch(r)
-	r.Use(a.recover, secure, a.admit)
+	r.RedirectTrailingSlash = false
+	r.UseRawPath = true // an escaped slash is part of a name, not a separator
+	r.Use(a.metrics.measure)
+	if a.cfg.Traces != nil {
+		r.Use(otelgin.Middleware("flashsale", otelgin.WithTracerProvider(a.cfg.Traces), otelgin.WithPropagators(propagation.TraceContext{}),
+			otelgin.WithFilter(func(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/v1/") })))
+	}
+	r.Use(requestID, accessLog(a.cfg.Logger), a.recover, secure, a.admit)
 	r.NoRoute(func(c *gin.Context) { a.fail(c, kindNoRoute.problem("")) })
 	r.NoMethod(a.noMethod)
 	r.GET("/metrics", gin.WrapH(promhttp.HandlerFor(a.cfg.Registry, promhttp.HandlerOpts{})))
-	// What the document says of an operation is checked in this order, the
-	// cheapest first, and all of it before the handler.
-	checked := r.Group("", a.limitAddress, a.authenticate, a.limitCustomer, a.checkParameters, a.readBody)
+	// The checks run in this order, the cheapest first, all before the handler.
+	checked := r.Group("", a.limitAddress, a.authenticate, a.limitCustomer, a.checkParameters, a.checkBody)
 	spec.RegisterHandlersWithOptions(checked, a, spec.GinServerOptions{
-		// admit and checkParameters leave nothing for it to complain of: the
-		// document and its types differ.
+		// The checks have accepted the parameters: an error here means that the
+		// document and the generated types differ.
 		ErrorHandler: func(c *gin.Context, err error, _ int) {
-			a.fail(c, fmt.Errorf("checked parameters could not be bound: %w", err))
+			a.fail(c, fmt.Errorf("bind checked parameters: %w", err))
 		},
 	})
-	return r, errors.Join(a.serveDocs(r), a.serveStorefront(r), a.serveErrors(r))
+	return r, errors.Join(a.servePages(r), a.serveErrors(r))
 }
 
-// readContract reads the document that everything is checked by.
+// readContract reads the OpenAPI document that requests are checked against.
 func (a *api) readContract() error {
 	read, err := contract.Load(spec.YAML)
 	if err != nil {
 		return err
 	}
-	a.operations = map[route]*contract.Operation{}
+	a.contract, a.operations = read, map[route]*contract.Operation{}
 	toGin := strings.NewReplacer("{", ":", "}", "")
 	for _, o := range read.Operations {
 		a.operations[route{o.Method, toGin.Replace(o.Path)}] = o
 	}
-	if a.skuName, err = read.Text("SKUName"); err != nil {
+	if a.checkSKU, err = read.Text("SKUName"); err != nil {
 		return err
 	}
 	a.pageSize, err = read.Default("Limit")
 	return err
 }
 
-// readable answers HEAD like GET; the server leaves the body out.
-func readable(next http.Handler) http.Handler {
+// headAsGet handles HEAD as GET. net/http omits the body, by the method of its own
+// copy of the request.
+func headAsGet(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodHead {
-			get := *r // the server looks at r's method to leave the body out
+			get := *r
 			get.Method = http.MethodGet
 			r = get.WithContext(context.WithValue(r.Context(), headKey{}, true))
 		}
@@ -197,44 +204,63 @@ func readable(next http.Handler) http.Handler {
 	})
 }
 
-// headKey is set in the context of a HEAD.
+// headKey marks the context of a HEAD request.
 type headKey struct{}
 
 func (a *api) noMethod(c *gin.Context) {
-	// gin has set Allow to the methods that it routes.
+	// gin has set Allow to the methods of the path's routes.
 	allow := c.Writer.Header().Get("Allow")
-	if slices.Contains(strings.Split(allow, ", "), http.MethodGet) && !a.streams(pathOf(c)) {
-		c.Header("Allow", allow+", "+http.MethodHead)
+	if slices.Contains(strings.Split(allow, ", "), http.MethodGet) {
+		if o, _ := a.contract.Find(http.MethodGet, pathOf(c)); o == nil || !o.Streams() {
+			c.Header("Allow", allow+", "+http.MethodHead)
+		}
 	}
 	a.fail(c, kindNoMethod.problem("See the Allow header."))
 }
 
-// streams says whether GET answers this path with a stream, which has no HEAD.
-func (a *api) streams(path string) bool {
-	for _, o := range a.operations {
-		if o.Streams() && o.Fits(path) {
-			return true
-		}
+// serve runs a handler and sends what it returns: a JSON body with the status set
+// on c, or the problem for its error. A nil body sends the status alone.
+func (a *api) serve(c *gin.Context, handle func(ctx context.Context) (body any, err error)) {
+	body, err := handle(c.Request.Context())
+	switch {
+	case err != nil:
+		a.fail(c, err)
+	case body != nil:
+		c.JSON(c.Writer.Status(), body)
 	}
-	return false
 }
 
-// bounded is the request's context, which ends at the request time-out.
-func (a *api) bounded(c *gin.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(c.Request.Context(), a.cfg.RequestTimeout)
+// serveBounded is serve within the request timeout. It turns unexpected errors
+// into 503: nothing was applied.
+func (a *api) serveBounded(c *gin.Context, handle func(ctx context.Context) (body any, err error)) {
+	a.serve(c, func(ctx context.Context) (any, error) {
+		ctx, cancel := context.WithTimeout(ctx, a.cfg.RequestTimeout)
+		defer cancel()
+		body, err := handle(ctx)
+		return body, unavailable(err)
+	})
 }
 
-// recover answers 500 for a panic, which it logs. Half an answer must not look
-// like a whole one: then the connection ends.
+// unavailable marks an unexpected error of a read as order.ErrUnavailable: the
+// database did not answer.
+func unavailable(err error) error {
+	if err == nil || problemOf(err).Status != http.StatusInternalServerError {
+		return err
+	}
+	return fmt.Errorf("%w: %w", order.ErrUnavailable, err)
+}
+
+// recover logs a panic and answers 500. If part of an answer was already sent, it
+// breaks the connection, so that the client cannot take that part for the whole.
 func (a *api) recover(c *gin.Context) {
 	defer func() {
 		p := recover()
 		if p == nil {
 			return
 		}
-		begun := c.Writer.Written()
+		written := c.Writer.Written()
 		a.fail(c, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
-		if begun {
+		if written {
 			panic(http.ErrAbortHandler)
 		}
 	}()

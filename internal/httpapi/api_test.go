@@ -33,8 +33,8 @@ var servers *sandbox.Stack
 func TestMain(m *testing.M) { sandboxtest.Main(m, sandbox.Config{MySQL: true, EtcdNodes: 1}, &servers) }
 
 const (
-	secret     = "a secret of the tests, of 32 bytes"
-	adminToken = "an admin token of the tests, of 32 bytes"
+	secret     = "a secret of 32 bytes for the tests"
+	adminToken = "an admin token of 32 bytes for the tests"
 )
 
 var databases atomic.Int32
@@ -43,20 +43,20 @@ type server struct {
 	*httptest.Server
 	t  testing.TB
 	db *stock.DB
-	// process is that of a replica that runs as one; nil otherwise.
+	// process is set if the server is a replica in a process of its own.
 	process *sandbox.Process
-	// notReady is what the readiness check says.
+	// notReady is the error of the readiness check.
 	notReady atomic.Pointer[error]
 }
 
-// newServer serves the API over a database of its own, with the conditional
-// strategy, which needs MySQL alone.
+// newServer serves the API on a new database, with the conditional strategy, which
+// needs only MySQL.
 func newServer(t testing.TB) *server {
 	t.Helper()
 	return newServerWith(t, func(*httpapi.Config) {})
 }
 
-// newServerWith is newServer with another configuration.
+// newServerWith is newServer with a changed configuration.
 func newServerWith(t testing.TB, change func(*httpapi.Config)) *server {
 	t.Helper()
 	dsn, err := servers.MySQL.CreateDatabase(t.Context(), fmt.Sprintf("api%d", databases.Add(1)))
@@ -96,7 +96,7 @@ func newServerWith(t testing.TB, change func(*httpapi.Config)) *server {
 		t.Fatal(err)
 	}
 	s.Server = httptest.NewServer(handler)
-	// Whatever a test is about: no answer is outside the contract.
+	// In every test, all answers must satisfy the contract.
 	s.Client().Transport = &speccheck.Transport{Base: s.Client().Transport, Report: func(err error) { t.Error(err) }}
 	t.Cleanup(s.Close)
 	return s
@@ -122,7 +122,7 @@ type response struct {
 	text string
 }
 
-// call sends a request; headers are name, value, name, value.
+// call sends a request. Headers are pairs of name and value.
 func (s *server) call(method, path, body string, headers ...string) response {
 	s.t.Helper()
 	request, err := http.NewRequestWithContext(s.t.Context(), method, s.URL+path, strings.NewReader(body))
@@ -197,7 +197,7 @@ func (r response) check(t testing.TB, status int, slug, field string) {
 	t.Errorf("no error names field %q: %s", field, r.text)
 }
 
-func TestOrderOfUnits(t *testing.T) {
+func TestPlacingOrders(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	s.putSKU("lamp-1", thing).check(t, http.StatusCreated, "", "")
@@ -220,11 +220,11 @@ func TestOrderOfUnits(t *testing.T) {
 	read := s.call("GET", path, "", "Authorization", "Bearer "+ann)
 	read.check(t, http.StatusOK, "", "")
 	if read.text != first.text {
-		t.Errorf("read %s, was answered %s", read.text, first.text)
+		t.Errorf("read %s, want the answer %s", read.text, first.text)
 	}
 	s.call("GET", path, "", "Authorization", "Bearer "+customer(t, "ben")).check(t, http.StatusNotFound, "unknown-order", "")
 
-	// The quoted key and the bare one are the same.
+	// A quoted key and a bare one are equal.
 	again := s.order(ann, "key 1", `{ "quantity": 3.0, "sku": "lamp-1" }`)
 	again.check(t, http.StatusCreated, "", "")
 	if again.text != first.text || again.Header.Get("Idempotent-Replayed") != "true" {
@@ -282,7 +282,7 @@ func TestSKUs(t *testing.T) {
 	}
 }
 
-func TestBadInputIsRefusedAtTheEdge(t *testing.T) {
+func TestInvalidInputIsRejected(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	s.putSKU("lamp", thing).check(t, http.StatusCreated, "", "")
@@ -293,19 +293,19 @@ func TestBadInputIsRefusedAtTheEdge(t *testing.T) {
 		status          int
 		slug, field     string
 	}{
-		{"no JSON", "k", `order please`, 400, "malformed-request", ""},
-		{"half of it", "k", `{"sku":"lamp","quantity":1`, 400, "malformed-request", ""},
-		{"nothing", "k", ``, 400, "malformed-request", ""},
+		{"not JSON", "k", `order please`, 400, "malformed-request", ""},
+		{"incomplete JSON", "k", `{"sku":"lamp","quantity":1`, 400, "malformed-request", ""},
+		{"empty", "k", ``, 400, "malformed-request", ""},
 		{"an array", "k", `[]`, 400, "malformed-request", "(body)"},
 		{"null", "k", `null`, 400, "malformed-request", "(body)"},
 		{"sku null", "k", `{"sku":null,"quantity":1}`, 400, "malformed-request", "sku"},
 		{"unknown field", "k", `{"sku":"lamp","quantity":1,"price":0}`, 400, "malformed-request", "price"},
-		{"field in capitals", "k", `{"SKU":"lamp","quantity":1}`, 400, "malformed-request", "SKU"},
+		{"upper case field", "k", `{"SKU":"lamp","quantity":1}`, 400, "malformed-request", "SKU"},
 		{"duplicate field", "k", `{"sku":"lamp","quantity":1,"quantity":2}`, 400, "malformed-request", "quantity"},
 		{"trailing data", "k", `{"sku":"lamp","quantity":1}{}`, 400, "malformed-request", ""},
-		{"quantity as text", "k", `{"sku":"lamp","quantity":"1"}`, 400, "malformed-request", "quantity"},
+		{"quantity a string", "k", `{"sku":"lamp","quantity":"1"}`, 400, "malformed-request", "quantity"},
 		{"quantity null", "k", `{"sku":"lamp","quantity":null}`, 400, "malformed-request", "quantity"},
-		{"sku as number", "k", `{"sku":1,"quantity":1}`, 400, "malformed-request", "sku"},
+		{"sku a number", "k", `{"sku":1,"quantity":1}`, 400, "malformed-request", "sku"},
 		{"invalid UTF-8", "k", "{\"sku\":\"\xff\",\"quantity\":1}", 400, "malformed-request", ""},
 		{"quantity 0", "k", `{"sku":"lamp","quantity":0}`, 422, "invalid-input", "quantity"},
 		{"quantity negative", "k", `{"sku":"lamp","quantity":-1}`, 422, "invalid-input", "quantity"},
@@ -338,13 +338,13 @@ func TestBadInputIsRefusedAtTheEdge(t *testing.T) {
 		{"outside the pattern", "-lamp", thing, 422, "sku"},
 		{"no name", "lamp", `{"price_cents":1,"currency":"EUR","units":1}`, 422, "name"},
 		{"price negative", "lamp", `{"name":"n","price_cents":-1,"currency":"EUR","units":1}`, 422, "price_cents"},
-		{"currency in small letters", "lamp", `{"name":"n","price_cents":1,"currency":"eur","units":1}`, 422, "currency"},
+		{"lower case currency", "lamp", `{"name":"n","price_cents":1,"currency":"eur","units":1}`, 422, "currency"},
 		{"units missing", "lamp", `{"name":"n","price_cents":1,"currency":"EUR"}`, 422, "units"},
 		{"units negative", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":-4}`, 422, "units"},
 		{"limit 0", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,"per_customer_limit":0}`, 422, "per_customer_limit"},
-		{"a day for a time", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,"sale_starts_at":"2030-01-01"}`, 422, "sale_starts_at"},
-		{"a time beyond the calendar", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,"sale_ends_at":"9999-12-31T23:59:59-05:00"}`, 422, "sale_ends_at"},
-		{"a price beyond int64 totals", "lamp", `{"name":"n","price_cents":4294967299,"currency":"EUR","units":1}`, 422, "price_cents"},
+		{"a date instead of a time", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,"sale_starts_at":"2030-01-01"}`, 422, "sale_starts_at"},
+		{"a time after the year 9999", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,"sale_ends_at":"9999-12-31T23:59:59-05:00"}`, 422, "sale_ends_at"},
+		{"a price whose total exceeds int64", "lamp", `{"name":"n","price_cents":4294967299,"currency":"EUR","units":1}`, 422, "price_cents"},
 		{"ends before it starts", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,
 			"sale_starts_at":"2030-01-02T00:00:00Z","sale_ends_at":"2030-01-01T00:00:00Z"}`, 422, "sale_ends_at"},
 	}
@@ -357,19 +357,19 @@ func TestBadInputIsRefusedAtTheEdge(t *testing.T) {
 		s.call("GET", "/v1/skus?"+path, "").check(t, 422, "invalid-input", field)
 	}
 	if got := s.call("GET", "/v1/skus/lamp", "").body["available"]; got != 4.0 {
-		t.Errorf("%v available after nothing but bad input, want 4", got)
+		t.Errorf("%v available after invalid input only, want 4", got)
 	}
 }
 
-func TestRequestsOutsideTheRoutes(t *testing.T) {
+func TestUnknownRoutes(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	ann := customer(t, "ann")
 	s.call("GET", "/nothing", "").check(t, 404, "not-found", "")
 	s.call("GET", "/v1/skus/no*such", "").check(t, 404, "unknown-sku", "")
 	s.call("GET", "/v1/orders/1", "", "Authorization", "Bearer "+ann).check(t, 404, "unknown-order", "")
-	// What an escaped slash parts is one name: what stands before us and what is
-	// here agree which route it is.
+	// An escaped slash is part of a name, so that proxies and this service agree
+	// on the route.
 	s.call("GET", "/v1/skus/lamp%2Fevents", "").check(t, 404, "unknown-sku", "")
 	s.putSKU("a%2Fb", thing).check(t, 422, "invalid-input", "sku")
 	s.putSKU("%6camp", thing).check(t, 201, "", "")
@@ -377,9 +377,9 @@ func TestRequestsOutsideTheRoutes(t *testing.T) {
 		t.Errorf("an escaped name: %s", got.text)
 	}
 	s.call("GET", "/v1/skus/lamp%2F%2Fevents", "").check(t, 404, "unknown-sku", "")
-	for _, nobody := range []string{"GET /v1/skus//events", "POST /v1/orders//payment", "POST /v1/orders//cancellation", "POST /v1/admin/skus//restocks",
+	for _, unknown := range []string{"GET /v1/skus//events", "POST /v1/orders//payment", "POST /v1/orders//cancellation", "POST /v1/admin/skus//restocks",
 		"PATCH /v1/orders//payment", "GET //", "GET /v1//skus"} {
-		method, path, _ := strings.Cut(nobody, " ")
+		method, path, _ := strings.Cut(unknown, " ")
 		s.call(method, path, "").check(t, 404, "not-found", "")
 	}
 	for wrong, want := range map[string]string{"DELETE /v1/orders": "GET, POST, HEAD", "PATCH /v1/skus/events": "GET, HEAD",
@@ -424,7 +424,7 @@ func TestTokens(t *testing.T) {
 			got := s.call("POST", "/v1/orders", `{"sku":"lamp","quantity":1}`, "Authorization", header, "Idempotency-Key", "k")
 			got.check(t, 401, "unauthorized", "")
 			want := `Bearer realm="flashsale"`
-			if detail := fmt.Sprint(got.body["detail"]); !strings.HasPrefix(detail, "The Authorization header") { // a token was given
+			if detail := fmt.Sprint(got.body["detail"]); !strings.HasPrefix(detail, "The Authorization header") { // the request has a token
 				want += `, error="invalid_token", error_description="` + detail + `"`
 			}
 			if challenge := got.Header.Get("WWW-Authenticate"); challenge != want {
@@ -444,7 +444,7 @@ func TestTokens(t *testing.T) {
 	admin(good).check(t, 403, "forbidden", "")
 	list := s.call("GET", "/v1/orders", "", "Authorization", "Bearer "+adminToken)
 	if list.check(t, 401, "unauthorized", ""); !strings.Contains(list.text, "names no customer") {
-		t.Errorf("the admin token on a customer's call: %s", list.text)
+		t.Errorf("the admin token for a customer's call: %s", list.text)
 	}
 	wrong := admin(adminToken + "x")
 	if wrong.check(t, 401, "unauthorized", ""); !strings.Contains(wrong.text, "neither the admin token nor a JWT") {
@@ -453,9 +453,8 @@ func TestTokens(t *testing.T) {
 	s.call("PUT", "/v1/admin/skus/lamp", thing).check(t, 401, "unauthorized", "")
 }
 
-// TestReadinessOutlivesItsCaller: a load balancer that has no more patience is no
-// server that does not answer.
-func TestReadinessOutlivesItsCaller(t *testing.T) {
+// A client that disconnects must not look like a server that does not answer.
+func TestReadinessCheckFinishesAfterDisconnect(t *testing.T) {
 	t.Parallel()
 	caller, leave := context.WithCancel(t.Context())
 	s := newServerWith(t, func(cfg *httpapi.Config) {
@@ -480,7 +479,7 @@ func TestHealthReadinessAndMetrics(t *testing.T) {
 			t.Errorf("/metrics has %q, want %q", got, want)
 		}
 	}
-	ready("") // nobody has asked
+	ready("") // before the first check
 	s.call("GET", "/readyz", "").check(t, 200, "", "")
 	ready("flashsale_ready 1")
 	err := errors.New("dial tcp 192.0.2.1:3306: connection refused")
@@ -488,9 +487,9 @@ func TestHealthReadinessAndMetrics(t *testing.T) {
 	got := s.call("GET", "/readyz", "")
 	got.check(t, 503, "", "")
 	if !strings.Contains(got.text, "mysql") || strings.Contains(got.text, "192.0.2.1") {
-		t.Errorf("readiness should name the server and not its address: %s", got.text)
+		t.Errorf("/readyz should name the server but not its address: %s", got.text)
 	}
-	// Payments and reads go on, and are no sign of selling again.
+	// A check for reading succeeds, and does not change the metric.
 	s.call("GET", "/readyz?for=selling", "").check(t, 503, "", "")
 	s.call("GET", "/readyz?for=reading", "").check(t, 200, "", "")
 	s.call("GET", "/readyz?for=buying", "").check(t, 422, "invalid-input", "")
@@ -504,8 +503,7 @@ func TestHealthReadinessAndMetrics(t *testing.T) {
 	}
 }
 
-// A database that does not answer is a 503 in bounded time, and nothing of it
-// is told.
+// If the database does not answer, calls get 503 without details.
 func TestDeadDatabaseIsUnavailable(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)

@@ -12,25 +12,21 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// maxSubject is the longest name of a customer, in bytes.
-const maxSubject = 255
-
 // verifier checks bearer tokens. It is safe for concurrent use.
 type verifier struct {
 	parser   *jwt.Parser
 	methods  []string
 	key      jwt.Keyfunc
-	audience string // of no interest when empty
-	// admin is a digest: digests have one length, so that comparing them tells
-	// nothing about the token's own.
+	audience string // "" accepts any
+	// admin is a digest: comparing digests does not reveal the token's length.
 	admin [sha256.Size]byte
 }
 
-// newVerifier checks tokens by keys, or by the secret where there are none. The
-// algorithms are fixed by that: a token does not choose how it is checked.
+// newVerifier checks tokens with keys, or with the secret if keys is nil. This
+// fixes the algorithms: a token must not choose how it is checked.
 func newVerifier(secret []byte, keys *Keys, audience, adminToken string) (*verifier, error) {
 	if (len(secret) == 0) == (keys == nil) || adminToken == "" {
-		return nil, errors.New("tokens are checked by a secret or by keys, one of them, and administrators' by a token that is not empty")
+		return nil, errors.New("set exactly one of JWTSecret and Keys, and an AdminToken")
 	}
 	key := func(*jwt.Token) (any, error) { return secret, nil }
 	methods := []string{jwt.SigningMethodHS256.Alg()}
@@ -42,7 +38,7 @@ func newVerifier(secret []byte, keys *Keys, audience, adminToken string) (*verif
 		methods: methods, audience: audience, admin: sha256.Sum256([]byte(adminToken)),
 	}
 	v.key = func(t *jwt.Token) (any, error) {
-		if !v.understood(t) {
+		if !v.validHeader(t) {
 			return nil, errHeader
 		}
 		return key(t)
@@ -50,35 +46,31 @@ func newVerifier(secret []byte, keys *Keys, audience, adminToken string) (*verif
 	return v, nil
 }
 
-// bearer is the request's token.
+// bearer returns the request's token.
 func bearer(c *gin.Context) (string, error) {
 	const scheme = "bearer "
-	if len(c.Request.Header.Values("Authorization")) > 1 {
-		// What stands before us may have checked another one than we would.
-		return "", kindUnauthorized.problem("The Authorization header is given more than once.")
-	}
 	header := c.GetHeader("Authorization")
-	if header == "" {
+	switch {
+	case len(c.Request.Header.Values("Authorization")) > 1: // a proxy may have checked the other one
+		return "", kindUnauthorized.problem("The Authorization header is given more than once.")
+	case header == "":
 		return "", kindUnauthorized.problem("The Authorization header is missing.")
-	}
-	if len(header) <= len(scheme) || !strings.EqualFold(header[:len(scheme)], scheme) {
-		return "", kindUnauthorized.problem("The Authorization header is not of the form: Bearer TOKEN.")
+	case len(header) <= len(scheme) || !strings.EqualFold(header[:len(scheme)], scheme):
+		return "", kindUnauthorized.problem("The Authorization header must have the form: Bearer TOKEN.")
 	}
 	return strings.TrimSpace(header[len(scheme):]), nil
 }
 
-// verify checks the signature, and only then looks at the claims: who cannot sign
-// learns nothing of what is asked of them.
+// verify checks the signature before the claims: callers without the key must not
+// learn what the claims should be.
 func (v *verifier) verify(token string) (*claims, error) {
 	parsed, err := v.parser.ParseWithClaims(token, new(unread), v.key)
 	if err != nil {
-		return nil, v.unproven(parsed, err)
+		return nil, v.rejected(parsed, err)
 	}
-	_, rest, _ := strings.Cut(token, ".")
-	middle, _, _ := strings.Cut(rest, ".")
-	text, err := v.parser.DecodeSegment(middle)
+	text, err := v.parser.DecodeSegment(strings.Split(token, ".")[1])
 	if err != nil {
-		return nil, err // it was decoded before
+		return nil, err
 	}
 	got, err := readClaims(text)
 	if err != nil {
@@ -87,33 +79,32 @@ func (v *verifier) verify(token string) (*claims, error) {
 	return got, got.check(v.audience, time.Now())
 }
 
-// errHeader is that of a token which is not understood.
-var errHeader = errors.New("the header is not understood")
+var errHeader = errors.New("the token's header is not valid")
 
-// unproven says why a token is not known to be the issuer's. It tells what the
-// sender can see in the token, never what was expected in its place.
-func (v *verifier) unproven(token *jwt.Token, err error) error {
+// rejected says why a token failed before its claims were read. It reveals only
+// what the sender can see in the token.
+func (v *verifier) rejected(token *jwt.Token, err error) error {
 	switch {
 	case errors.Is(err, jwt.ErrTokenMalformed):
-		return invalidToken("The token is not a JWT: three parts in base64url, joined by dots.")
+		return invalidToken("The token is not a JWT: it must be three base64url parts joined by dots.")
 	case token.Method == nil || !slices.Contains(v.methods, token.Method.Alg()):
-		return invalidToken("The token's alg is not taken by this service.")
+		return invalidToken("This service does not accept the token's alg.")
 	case errors.Is(err, errHeader):
-		return invalidToken("The token's header names something twice, is not UTF-8, or has crit, of which this service knows nothing.")
+		return invalidToken("The token's header has a duplicate name, invalid UTF-8, or crit, which is not supported.")
 	case errors.Is(err, errNoKey):
-		return invalidToken("The token's kid and alg are those of no key of this service.")
+		return invalidToken("No key of this service has the token's kid and alg.")
 	}
-	return invalidToken("The token's signature does not fit.")
+	return invalidToken("The token's signature is not valid.")
 }
 
-// invalidToken is the problem of a token that was read, and is not taken.
+// invalidToken is the problem for a token that was read and rejected.
 func invalidToken(detail string) *problem {
 	p := kindUnauthorized.problem(detail)
 	p.invalidToken = true
 	return p
 }
 
-// customer is the subject of the request's token.
+// customer returns the subject of the request's token.
 func (v *verifier) customer(c *gin.Context) (string, error) {
 	token, err := bearer(c)
 	if err != nil {
@@ -121,7 +112,7 @@ func (v *verifier) customer(c *gin.Context) (string, error) {
 	}
 	got, err := v.verify(token)
 	if err != nil && v.isAdmin(token) {
-		return "", invalidToken("The admin token names no customer, and this call is a customer's.")
+		return "", invalidToken("The admin token names no customer; this call needs a customer's token.")
 	}
 	if err != nil {
 		return "", err
@@ -129,8 +120,8 @@ func (v *verifier) customer(c *gin.Context) (string, error) {
 	return got.subject()
 }
 
-// administrator makes sure that the request is an administrator's: its token is
-// the admin token, or one whose scope holds admin.
+// administrator checks that the request has the admin token, or a JWT whose scope
+// contains admin.
 func (v *verifier) administrator(c *gin.Context) error {
 	token, err := bearer(c)
 	if err != nil {
@@ -147,7 +138,7 @@ func (v *verifier) administrator(c *gin.Context) error {
 		return err
 	}
 	if !got.admin() {
-		return kindForbidden.problem("The token's scope does not hold admin.")
+		return kindForbidden.problem("The token's scope does not contain admin.")
 	}
 	return nil
 }

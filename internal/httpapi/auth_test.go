@@ -63,7 +63,7 @@ func (*issuer) key(kid string, key any) jose.JSONWebKey {
 	return jose.JSONWebKey{KeyID: kid, Key: key, Use: "sig"}
 }
 
-// publish replaces the file by one with these keys.
+// publish replaces the file with one that has these keys.
 func (i *issuer) publish(keys ...jose.JSONWebKey) {
 	i.t.Helper()
 	text, err := json.Marshal(jose.JSONWebKeySet{Keys: keys})
@@ -105,7 +105,7 @@ func secretVerifier(tb testing.TB, audience string) *verifier {
 	return v
 }
 
-// sign makes a token with headers beside alg.
+// sign returns a token with headers besides alg.
 func sign(t *testing.T, method jwt.SigningMethod, key any, headers map[string]any, claims jwt.MapClaims) string {
 	t.Helper()
 	token := jwt.NewWithClaims(method, claims)
@@ -121,7 +121,7 @@ func kid(name string) map[string]any { return map[string]any{"kid": name} }
 
 var ann = jwt.MapClaims{"sub": "ann"}
 
-// nameOf is the customer of a token that is taken.
+// nameOf returns the customer of a valid token.
 func nameOf(v *verifier, token string) (string, error) {
 	got, err := v.verify(token)
 	if err != nil {
@@ -130,13 +130,13 @@ func nameOf(v *verifier, token string) (string, error) {
 	return got.subject()
 }
 
-// rejected checks that a token is answered 401, and that the answer says why in
-// words that a header can carry.
+// rejected checks that a token is answered 401, with a reason that contains want and
+// fits into a header.
 func rejected(t *testing.T, v *verifier, name, token, want string) {
 	t.Helper()
 	got, err := nameOf(v, token)
 	if err == nil {
-		t.Errorf("%s: the token is taken as that of %q", name, got)
+		t.Errorf("%s: the token was accepted for %q", name, got)
 		return
 	}
 	p := problemOf(err)
@@ -147,13 +147,13 @@ func rejected(t *testing.T, v *verifier, name, token, want string) {
 
 const (
 	noJWT       = "not a JWT"
-	wrongAlg    = "alg is not taken"
-	wrongHeader = "header names something twice"
-	wrongKey    = "kid and alg are those of no key"
-	unsigned    = "signature does not fit"
+	wrongAlg    = "does not accept the token's alg"
+	wrongHeader = "header has a duplicate name"
+	wrongKey    = "No key of this service has the token's kid and alg"
+	unsigned    = "signature is not valid"
 )
 
-func TestForgedTokensAreRefusedUnderASecret(t *testing.T) {
+func TestForgedTokensAreRejectedWithASecret(t *testing.T) {
 	t.Parallel()
 	v, rsaKey := secretVerifier(t, ""), newRSA(t, 2048)
 	good := sign(t, jwt.SigningMethodHS256, []byte(authSecret), nil, ann)
@@ -165,12 +165,12 @@ func TestForgedTokensAreRefusedUnderASecret(t *testing.T) {
 	past, future := time.Now().Add(-2*time.Second).Unix(), time.Now().Add(time.Hour).Unix()
 	for _, test := range []struct{ name, token, want string }{
 		{"alg none", sign(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, nil, ann), wrongAlg},
-		{"alg None, in other letters", encode([]byte(`{"alg":"nOnE"}`)) + "." + parts[1] + ".", wrongAlg},
+		{"alg none in mixed case", encode([]byte(`{"alg":"nOnE"}`)) + "." + parts[1] + ".", wrongAlg},
 		{"no signature", parts[0] + "." + parts[1] + ".", unsigned},
 		{"another secret", sign(t, jwt.SigningMethodHS256, []byte("another"), nil, ann), unsigned},
 		{"another hash of the family", sign(t, jwt.SigningMethodHS512, []byte(authSecret), nil, ann), wrongAlg},
-		{"an RSA key of one's own", sign(t, jwt.SigningMethodRS256, rsaKey, nil, ann), wrongAlg},
-		{"another's claims under a good signature", parts[0] + "." + encode([]byte(`{"sub":"eve"}`)) + "." + parts[2], unsigned},
+		{"signed with an RSA key", sign(t, jwt.SigningMethodRS256, rsaKey, nil, ann), wrongAlg},
+		{"changed claims with a valid signature", parts[0] + "." + encode([]byte(`{"sub":"eve"}`)) + "." + parts[2], unsigned},
 		{"a critical extension", sign(t, jwt.SigningMethodHS256, []byte(authSecret), map[string]any{"crit": []string{"b64"}, "b64": false}, ann), wrongHeader},
 		{"bad base64", parts[0] + ".%%%." + parts[2], noJWT},
 		{"padded base64", parts[0] + "." + parts[1] + "." + parts[2] + "=", noJWT},
@@ -184,24 +184,24 @@ func TestForgedTokensAreRefusedUnderASecret(t *testing.T) {
 		{"expired", sign(t, jwt.SigningMethodHS256, []byte(authSecret), nil, jwt.MapClaims{"sub": "ann", "exp": past}), "expired"},
 		{"expired, by another secret", sign(t, jwt.SigningMethodHS256, []byte("x"), nil, jwt.MapClaims{"sub": "ann", "exp": past}), unsigned},
 		{"not valid yet", sign(t, jwt.SigningMethodHS256, []byte(authSecret), nil, jwt.MapClaims{"sub": "ann", "nbf": future}), "not valid yet"},
-		{"exp that is text", sign(t, jwt.SigningMethodHS256, []byte(authSecret), nil, jwt.MapClaims{"sub": "ann", "exp": "never"}), "exp is not a number"},
-		{"sub that is a list", sign(t, jwt.SigningMethodHS256, []byte(authSecret), nil, jwt.MapClaims{"sub": []string{"ann"}}), "sub is not a string"},
+		{"exp is a string", sign(t, jwt.SigningMethodHS256, []byte(authSecret), nil, jwt.MapClaims{"sub": "ann", "exp": "never"}), "exp must be a number"},
+		{"sub is a list", sign(t, jwt.SigningMethodHS256, []byte(authSecret), nil, jwt.MapClaims{"sub": []string{"ann"}}), "sub must be a string"},
 	} {
 		rejected(t, v, test.name, test.token, test.want)
 	}
 }
 
-// nextLetter is another letter that stands for the same bits where they are
-// read without care: the last letter of 32 bytes has two bits to spare.
+// nextLetter returns another letter that a lenient decoder reads as the same bits:
+// the last letter of 32 bytes has two unused bits.
 func nextLetter(letter byte) string {
 	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	return string(letters[strings.IndexByte(letters, letter)|1])
 }
 
-func TestForgedTokensAreRefusedUnderAKeySet(t *testing.T) {
+func TestForgedTokensAreRejectedWithAKeySet(t *testing.T) {
 	t.Parallel()
 	i := newIssuer(t)
-	v, stranger := i.verifier(""), newRSA(t, 2048)
+	v, foreign := i.verifier(""), newRSA(t, 2048)
 	for _, good := range []string{
 		sign(t, jwt.SigningMethodRS256, i.rsa, kid("r1"), ann),
 		sign(t, jwt.SigningMethodES256, i.ec, kid("e1"), ann),
@@ -215,7 +215,7 @@ func TestForgedTokensAreRefusedUnderAKeySet(t *testing.T) {
 		t.Fatal(err)
 	}
 	inPEM := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
-	embedded := map[string]any{"kid": "r1", "jwk": i.key("r1", stranger.Public())}
+	embedded := map[string]any{"kid": "r1", "jwk": i.key("r1", foreign.Public())}
 	for _, test := range []struct{ name, token, want string }{
 		{"alg none", sign(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, kid("r1"), ann), wrongAlg},
 		{"HS256 with the public key as the secret", sign(t, jwt.SigningMethodHS256, inPEM, kid("r1"), ann), wrongAlg},
@@ -223,13 +223,13 @@ func TestForgedTokensAreRefusedUnderAKeySet(t *testing.T) {
 		{"HS256 with an empty secret", sign(t, jwt.SigningMethodHS256, []byte{}, kid("r1"), ann), wrongAlg},
 		{"another hash of the family", sign(t, jwt.SigningMethodRS512, i.rsa, kid("r1"), ann), wrongAlg},
 		{"another padding", sign(t, jwt.SigningMethodPS256, i.rsa, kid("r1"), ann), wrongAlg},
-		{"a stranger's key", sign(t, jwt.SigningMethodRS256, stranger, kid("r1"), ann), unsigned},
-		{"a key of the token's own", sign(t, jwt.SigningMethodRS256, stranger, embedded, ann), unsigned},
+		{"a foreign key", sign(t, jwt.SigningMethodRS256, foreign, kid("r1"), ann), unsigned},
+		{"a key embedded in the token", sign(t, jwt.SigningMethodRS256, foreign, embedded, ann), unsigned},
 		{"an unknown kid", sign(t, jwt.SigningMethodRS256, i.rsa, kid("r2"), ann), wrongKey},
 		{"no kid among several", sign(t, jwt.SigningMethodRS256, i.rsa, nil, ann), wrongKey},
 		{"an empty kid", sign(t, jwt.SigningMethodRS256, i.rsa, kid(""), ann), wrongKey},
 		{"a kid that is a path", sign(t, jwt.SigningMethodRS256, i.rsa, kid("../../dev/null"), ann), wrongKey},
-		{"a kid that is no text", sign(t, jwt.SigningMethodRS256, i.rsa, map[string]any{"kid": []string{"r1"}}, ann), wrongKey},
+		{"a kid that is not a string", sign(t, jwt.SigningMethodRS256, i.rsa, map[string]any{"kid": []string{"r1"}}, ann), wrongKey},
 		{"the kid of a key of another type", sign(t, jwt.SigningMethodRS256, i.rsa, kid("e1"), ann), wrongKey},
 		{"the kid of a key of another type, ES256", sign(t, jwt.SigningMethodES256, i.ec, kid("r1"), ann), wrongKey},
 		{"a critical extension", sign(t, jwt.SigningMethodRS256, i.rsa, map[string]any{"kid": "r1", "crit": []string{"x"}}, ann), wrongHeader},
@@ -239,7 +239,7 @@ func TestForgedTokensAreRefusedUnderAKeySet(t *testing.T) {
 	rejected(t, v, "expired", sign(t, jwt.SigningMethodES256, i.ec, kid("e1"), jwt.MapClaims{"sub": "ann", "exp": 1}), "expired")
 }
 
-func TestAudienceMustHoldOurs(t *testing.T) {
+func TestAudienceMustContainTheService(t *testing.T) {
 	t.Parallel()
 	v := secretVerifier(t, "shop")
 	for _, aud := range []any{"shop", []string{"other", "shop"}} {
@@ -253,7 +253,7 @@ func TestAudienceMustHoldOurs(t *testing.T) {
 	rejected(t, v, "no aud", sign(t, jwt.SigningMethodHS256, []byte(authSecret), nil, ann), "aud is missing")
 }
 
-func TestVerifierNeedsOneWayToCheckTokens(t *testing.T) {
+func TestVerifierNeedsASecretOrKeys(t *testing.T) {
 	t.Parallel()
 	i := newIssuer(t)
 	keys, err := OpenKeys(i.file, slog.New(slog.DiscardHandler))
@@ -266,13 +266,13 @@ func TestVerifierNeedsOneWayToCheckTokens(t *testing.T) {
 		"no admin token": func() (*verifier, error) { return newVerifier([]byte(authSecret), nil, "", "") },
 	} {
 		if _, err := make(); err == nil {
-			t.Errorf("%s: it was made", name)
+			t.Errorf("%s: newVerifier returned no error", name)
 		}
 	}
 }
 
-// No text but a token of ours is taken, and none makes the check panic.
-func FuzzNoForgedTokenIsTaken(f *testing.F) {
+// FuzzForgedTokens checks that no text but the valid token is accepted.
+func FuzzForgedTokens(f *testing.F) {
 	v := secretVerifier(f, "")
 	good, err := jwt.NewWithClaims(jwt.SigningMethodHS256, ann).SignedString([]byte(authSecret))
 	if err != nil {
@@ -283,7 +283,7 @@ func FuzzNoForgedTokenIsTaken(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, token string) {
 		if got, err := nameOf(v, token); err == nil && token != good {
-			t.Errorf("%q is taken as that of %q", token, got)
+			t.Errorf("%q was accepted for %q", token, got)
 		}
 	})
 }

@@ -28,7 +28,7 @@ func benchToken(b *testing.B) string {
 	return token
 }
 
-// BenchmarkToken is what a customer's token costs to check.
+// BenchmarkToken measures the check of a customer's token.
 func BenchmarkToken(b *testing.B) {
 	token := benchToken(b)
 	v, err := newVerifier([]byte(benchSecret), nil, "", "an admin token")
@@ -43,19 +43,19 @@ func BenchmarkToken(b *testing.B) {
 	}
 }
 
-// promises makes an order of every request, in no time.
-type promises struct{ Orders }
+// instantOrders accepts every order at once.
+type instantOrders struct{ Orders }
 
-func (promises) Place(_ context.Context, r order.Request) (order.Placed, error) {
+func (instantOrders) Place(_ context.Context, r order.Request) (order.Placed, error) {
 	now := time.Now().UTC()
 	return order.Placed{Order: order.Order{ID: uuid.UUID{1}, SKU: r.SKU, Customer: r.Customer, Key: r.Key, Quantity: r.Quantity,
 		PriceCents: 999, Currency: "EUR", Status: order.Reserved, CreatedAt: now, ExpiresAt: now.Add(time.Minute)}}, nil
 }
 
-// BenchmarkOrder is what HTTP costs an order: its checks, its token and its
-// answer, without the connection and without the sale.
+// BenchmarkOrder measures the HTTP part of an order: its checks, its token and its
+// answer, without the connection and the sale.
 func BenchmarkOrder(b *testing.B) {
-	handler, err := New(Config{Orders: promises{}, RequestTimeout: time.Second, Replica: "replica-1", JWTSecret: []byte(benchSecret),
+	handler, err := New(Config{Orders: instantOrders{}, RequestTimeout: time.Second, Replica: "replica-1", JWTSecret: []byte(benchSecret),
 		AdminToken: "admin", Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		b.Fatal(err)
@@ -74,12 +74,13 @@ func BenchmarkOrder(b *testing.B) {
 	}
 }
 
-// BenchmarkWatch is what a request costs to be counted, named, and not logged.
-func BenchmarkWatch(b *testing.B) {
+// BenchmarkObserve measures the metrics, the request id and the disabled access log
+// of a request.
+func BenchmarkObserve(b *testing.B) {
 	a := &api{metrics: newMetrics(nil), cfg: Config{Logger: slog.New(slog.DiscardHandler)}}
-	bare, watched := gin.New(), gin.New()
-	a.watch(watched)
-	for name, r := range map[string]*gin.Engine{"bare": bare, "watched": watched} {
+	bare, observed := gin.New(), gin.New()
+	observed.Use(a.metrics.measure, requestID, accessLog(a.cfg.Logger))
+	for name, r := range map[string]*gin.Engine{"bare": bare, "observed": observed} {
 		r.POST("/v1/orders", func(c *gin.Context) { c.Status(http.StatusCreated) })
 		b.Run(name, func(b *testing.B) {
 			request := httptest.NewRequest(http.MethodPost, "/v1/orders", http.NoBody)

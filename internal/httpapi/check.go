@@ -2,70 +2,72 @@ package httpapi
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
 
 	"github.com/gin-gonic/gin"
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"flashsale/internal/httpapi/contract"
 )
 
-// call is what the checks have found out about a request, for those behind them
-// and for the handler.
+const (
+	// maxHeaders is far more than a token and a browser's headers need.
+	maxHeaders = 16 << 10
+	// maxBody is far more than any body of the API needs.
+	maxBody = 64 << 10
+	// maxKey is the longest idempotency key, in bytes.
+	maxKey = 255
+)
+
+// call is what the checks have read of a request.
 type call struct {
-	// operation is nil where the document has none: a page, or no route at all.
+	// operation is nil for pages and for unknown routes.
 	operation *contract.Operation
-	// customer is whose call it is, where the operation is a customer's.
+	// customer is the token's subject, for operations of customers.
 	customer string
-	// body is checked, and may be empty where the operation needs none.
+	// body has passed the operation's checks. It may be empty if optional.
 	body []byte
 }
 
 const callKey = "flashsale/call"
 
-// callOf is the request's call. Every request has one.
+// callOf returns the request's call, which admit has set.
 func callOf(c *gin.Context) *call { return c.MustGet(callKey).(*call) }
 
-// maxHeaders is far above what a token and a browser's headers need.
-const maxHeaders = 16 << 10
-
-// admit is the first check: what every answer says, headers of a size that is
-// worth reading, and an answer that the caller can read.
+// admit is the first check: the size of the headers, the path, and whether the
+// caller accepts one of the operation's media types.
 func (a *api) admit(c *gin.Context) {
 	c.Header("X-Replica", a.cfg.Replica)
 	o := a.operations[route{c.Request.Method, c.FullPath()}]
 	c.Set(callKey, &call{operation: o})
 	switch {
-	case o != nil && !o.Answers(http.StatusRequestHeaderFieldsTooLarge):
-	case headerBytes(c.Request) > maxHeaders:
+	case (o == nil || o.Answers(http.StatusRequestHeaderFieldsTooLarge)) && headerBytes(c.Request) > maxHeaders:
 		c.Header("Connection", "close")
 		a.fail(c, kindHeaders.problem(""))
-		return
-	}
-	if strings.Contains(pathOf(c), "//") {
-		// gin takes nothing for a parameter's value; no path of ours has a part
-		// that is empty.
+	case strings.Contains(pathOf(c), "//"):
+		// gin would accept an empty path parameter.
 		a.fail(c, kindNoRoute.problem(""))
-		return
-	}
-	if o == nil {
-		return
-	}
-	if o.Streams() && c.Request.Context().Value(headKey{}) != nil {
+	case o == nil:
+	case o.Streams() && c.Request.Context().Value(headKey{}) != nil:
 		c.Header("Allow", http.MethodGet)
-		a.fail(c, kindNoMethod.problem("A stream has no HEAD."))
-		return
-	}
-	if o.Answers(http.StatusNotAcceptable) && !acceptable(c.Request.Header.Values("Accept"), o.Types) {
+		a.fail(c, kindNoMethod.problem("Streams do not support HEAD."))
+	case o.Answers(http.StatusNotAcceptable) && !acceptable(c.Request.Header.Values("Accept"), o.Types):
 		a.fail(c, kindNotAcceptable.problem("This call answers with "+strings.Join(o.Types, ", ")+"."))
 	}
 }
 
-// pathOf is the path as gin routes it: an escaped slash in it is no slash.
+// pathOf returns the path as gin routes it, where an escaped slash stays escaped.
 func pathOf(c *gin.Context) string { return cmp.Or(c.Request.URL.RawPath, c.Request.URL.Path) }
 
-// headerBytes is about what the request's first line and headers took.
+// headerBytes is the approximate size of the request line and the headers.
 func headerBytes(r *http.Request) int {
 	n := len(r.RequestURI)
 	for name, values := range r.Header {
@@ -76,7 +78,7 @@ func headerBytes(r *http.Request) int {
 	return n
 }
 
-// authenticate lets those pass whom the document lets call the operation.
+// authenticate checks the token that the operation requires.
 func (a *api) authenticate(c *gin.Context) {
 	var err error
 	switch this := callOf(c); this.operation.Scheme {
@@ -91,8 +93,8 @@ func (a *api) authenticate(c *gin.Context) {
 	}
 }
 
-// checkParameters refuses what the generated code could not read, with the names
-// of the parameters that are to blame.
+// checkParameters checks headers and query parameters before the generated code
+// binds them, so that its errors can name each parameter.
 func (a *api) checkParameters(c *gin.Context) {
 	inQuery := false
 	for _, p := range callOf(c).operation.Parameters {
@@ -111,7 +113,7 @@ func (a *api) checkParameters(c *gin.Context) {
 	}
 	query, err := url.ParseQuery(c.Request.URL.RawQuery)
 	if err != nil {
-		a.fail(c, kindInvalid.problem("The query cannot be read: it has a % that begins no escape, or a semicolon.", fieldError{Field: "(query)", Message: "must be name=value, joined by &"}))
+		a.fail(c, kindInvalid.problem("The query has an invalid % escape or a semicolon.", fieldError{Field: "(query)", Message: "must be name=value pairs joined by &"}))
 		return
 	}
 	if wrong := callOf(c).operation.Query(query); len(wrong) > 0 {
@@ -119,14 +121,14 @@ func (a *api) checkParameters(c *gin.Context) {
 	}
 }
 
-// checkHeader makes one line of a header that may have several, and refuses
-// several of one that may not.
+// checkHeader joins the lines of a header that is a list (If-Match,
+// If-None-Match), and rejects repeated lines of any other.
 func checkHeader(header http.Header, name string, required bool) error {
 	values := header.Values(name)
 	switch {
 	case len(values) == 0 && required:
 		return badHeader(name, "is missing")
-	case len(values) > 1 && !required: // lists, all of them: If-Match, If-None-Match
+	case len(values) > 1 && !required:
 		header.Set(name, strings.Join(values, ", "))
 	case len(values) > 1:
 		return badHeader(name, "is given more than once")
@@ -136,7 +138,126 @@ func checkHeader(header http.Header, name string, required bool) error {
 	return nil
 }
 
-// badHeader is the problem of a header that says nothing that could be heeded.
 func badHeader(name, message string) error {
 	return kindSyntax.problem("The "+name+" header "+message+".", fieldError{Field: name, Message: message})
+}
+
+// checkBody reads the body and checks it against the operation's schema.
+func (a *api) checkBody(c *gin.Context) {
+	this := callOf(c)
+	// An empty optional body may have any Content-Type: browsers' forms set one.
+	if this.operation.Body == nil || c.Request.ContentLength == 0 && !this.operation.BodyRequired {
+		return
+	}
+	var err error
+	if this.body, err = readBody(c); err == nil && (len(this.body) > 0 || this.operation.BodyRequired) {
+		err = inputProblem(this.operation.Body.Check(this.body))
+	}
+	if err != nil {
+		a.fail(c, err)
+	}
+}
+
+// readBody reads the whole body. A missing Content-Type counts as JSON.
+func readBody(c *gin.Context) ([]byte, error) {
+	// A proxy may have used the other one.
+	if len(c.Request.Header.Values("Content-Type")) > 1 {
+		return nil, badHeader("Content-Type", "is given more than once")
+	}
+	if text := c.GetHeader("Content-Type"); text != "" && text != "application/json" {
+		if kind, _, err := mime.ParseMediaType(text); err != nil || kind != "application/json" {
+			return nil, kindMediaType.problem(fmt.Sprintf("Content-Type is %q; it must be application/json.", text))
+		}
+	}
+	if text := strings.Join(c.Request.Header.Values("Content-Encoding"), ", "); text != "" && !strings.EqualFold(text, "identity") {
+		c.Header("Accept-Encoding", "identity") // RFC 9110, 15.5.16
+		return nil, kindMediaType.problem(fmt.Sprintf("Content-Encoding is %q; send the body uncompressed.", text))
+	}
+	read, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, maxBody))
+	if err == nil {
+		return read, nil
+	}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, kindTooLarge.problem(fmt.Sprintf("The body may have at most %d bytes.", maxBody))
+	}
+	if late, ok := errors.AsType[net.Error](err); ok && late.Timeout() {
+		return nil, kindBodyLate.problem("")
+	}
+	return nil, kindSyntax.problem("The body is incomplete.")
+}
+
+// inputProblem is the problem for an error of package contract.
+func inputProblem(err error) error {
+	if malformed, ok := errors.AsType[*contract.Malformed](err); ok {
+		return kindSyntax.problem(malformed.Detail, malformed.Fields...)
+	}
+	if invalid, ok := errors.AsType[contract.Invalid](err); ok {
+		return kindInvalid.problem("See errors for each field.", invalid...)
+	}
+	return err
+}
+
+// decode decodes the checked body into a generated type. An error means that the
+// document and the generated types differ.
+func decode[T any](c *gin.Context) (body T, err error) {
+	if text := callOf(c).body; len(text) > 0 {
+		if err = json.Unmarshal(text, &body, wholeNumbers); err != nil {
+			err = fmt.Errorf("decode a checked body: %w", err)
+		}
+	}
+	return body, err
+}
+
+// wholeNumbers reads integers as JSON Schema defines them: 2, 2.0 and 2e0 are equal.
+var wholeNumbers = json.WithUnmarshalers(json.JoinUnmarshalers(json.UnmarshalFromFunc(readWhole[int32]), json.UnmarshalFromFunc(readWhole[int64])))
+
+func readWhole[N int32 | int64](in *jsontext.Decoder, n *N) error {
+	value, err := in.ReadValue()
+	if err != nil {
+		return err
+	}
+	whole, _ := contract.Integer(value)
+	*n = N(whole)
+	return nil
+}
+
+// idempotencyKey reads the header of the IETF draft, a quoted string. A bare key is
+// the same key. Only printable ASCII is accepted: proxies may change other bytes.
+func idempotencyKey(header string) (string, error) {
+	key, ok := strings.TrimSpace(header), true
+	if strings.HasPrefix(key, `"`) {
+		key, ok = unquote(key)
+	}
+	message := ""
+	switch {
+	case !ok:
+		message = "is not a valid quoted string"
+	case key == "":
+		message = "is empty"
+	case len(key) > maxKey:
+		message = fmt.Sprintf("is longer than %d bytes", maxKey)
+	case strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r > '~' }):
+		message = "has a character that is not printable ASCII"
+	default:
+		return key, nil
+	}
+	return "", badHeader("Idempotency-Key", message)
+}
+
+// unquote reads a string of RFC 8941, whose only escapes are \" and \\.
+func unquote(quoted string) (string, bool) {
+	var b strings.Builder
+	for i := 1; i < len(quoted); i++ {
+		switch quoted[i] {
+		case '"':
+			return b.String(), i == len(quoted)-1
+		case '\\':
+			i++
+			if i == len(quoted) || quoted[i] != '"' && quoted[i] != '\\' {
+				return "", false
+			}
+		}
+		b.WriteByte(quoted[i])
+	}
+	return "", false
 }

@@ -10,7 +10,7 @@ import (
 	"flashsale/internal/httpapi/spec"
 )
 
-func TestPagesAreCachedAndLoadFromNowhereElse(t *testing.T) {
+func TestPagesAreCachedAndLoadOwnFilesOnly(t *testing.T) {
 	t.Parallel()
 	s := newStreams(t, func(*httpapi.Config) {})
 	for path, want := range map[string]struct{ kind, caching string }{
@@ -32,7 +32,7 @@ func TestPagesAreCachedAndLoadFromNowhereElse(t *testing.T) {
 				t.Errorf("%s: headers %v", path, got.Header)
 			}
 			if encoding == "identity" && got.Header.Get("Content-Encoding") != "" {
-				t.Errorf("%s is packed for a caller who cannot unpack it", path)
+				t.Errorf("%s is compressed without Accept-Encoding: gzip", path)
 			}
 			again := s.call("GET", path, "", "Accept-Encoding", encoding, "If-None-Match", got.Header.Get("ETag"))
 			if again.StatusCode != http.StatusNotModified || again.text != "" {
@@ -43,7 +43,7 @@ func TestPagesAreCachedAndLoadFromNowhereElse(t *testing.T) {
 	if got := s.call("GET", "/openapi.yaml", ""); got.text != string(spec.YAML) {
 		t.Error("/openapi.yaml is not the contract")
 	}
-	response, err := s.Client().Get(s.URL + swaggerUI + "-bundle.js") // asks for gzip, and unpacks
+	response, err := s.Client().Get(s.URL + swaggerUI + "-bundle.js") // net/http requests gzip and unzips
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 	"flashsale/internal/order"
 )
 
-func TestCallersGetWhatTheyCanReadOrAreToldSo(t *testing.T) {
+func TestAcceptHeaderIsHonored(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	s.putSKU("lamp", thing).check(t, http.StatusCreated, "", "")
@@ -24,7 +24,7 @@ func TestCallersGetWhatTheyCanReadOrAreToldSo(t *testing.T) {
 		"": 200, "*/*": 200, "application/json": 200, "application/*": 200, "text/html, application/xhtml+xml, */*;q=0.8": 200,
 		"APPLICATION/JSON": 200, "application/json;charset=utf-8": 200, "text/html;q=1, application/json;q=0.001": 200, ";": 200,
 		"text/html": 406, "text/html;q=1.0, text/*": 406, "application/json;q=0": 406, "*/*, application/json;q=0": 406, "application/*;q=0, */*": 406, "text/event-stream": 406,
-		// What cannot be read takes anything.
+		// A malformed header accepts everything.
 		"nonsense": 200, "*": 200, "text/html, *;q=0.1": 200, "*/json": 200, "text/*html": 200, "text/": 200, "text/html;q=2": 200, "text/html;q=-1": 200,
 		"text/html;q=NaN": 200, "text/html;q=": 200, "text/html;x=\"a,b\"": 200, ",": 200, "text/html,,": 406,
 	} {
@@ -52,7 +52,7 @@ func TestHEADIsGETWithoutABody(t *testing.T) {
 	}
 }
 
-func TestRequestsTooLargeAreRefused(t *testing.T) {
+func TestTooLargeRequestsAreRejected(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	long := strings.Repeat("x", 20<<10)
@@ -61,17 +61,16 @@ func TestRequestsTooLargeAreRefused(t *testing.T) {
 	ann := customer(t, "ann")
 	body := `{"sku":"lamp","quantity":1` + strings.Repeat(" ", 64<<10) + `}`
 	s.order(ann, "k", body).check(t, http.StatusRequestEntityTooLarge, "body-too-large", "")
-	packed := s.call("POST", "/v1/orders", "{}", "Authorization", "Bearer "+ann, "Idempotency-Key", "k", "Content-Encoding", "gzip")
-	packed.check(t, http.StatusUnsupportedMediaType, "unsupported-media-type", "")
-	if got := packed.Header.Get("Accept-Encoding"); got != "identity" || !strings.Contains(packed.text, "gzip") {
-		t.Errorf("a packed body: Accept-Encoding is %q, %s", got, packed.text)
+	zipped := s.call("POST", "/v1/orders", "{}", "Authorization", "Bearer "+ann, "Idempotency-Key", "k", "Content-Encoding", "gzip")
+	zipped.check(t, http.StatusUnsupportedMediaType, "unsupported-media-type", "")
+	if got := zipped.Header.Get("Accept-Encoding"); got != "identity" || !strings.Contains(zipped.text, "gzip") {
+		t.Errorf("a compressed body: Accept-Encoding is %q, %s", got, zipped.text)
 	}
 	s.order(ann, "schlüssel", `{"sku":"lamp","quantity":1}`).check(t, http.StatusBadRequest, "malformed-request", "Idempotency-Key")
 }
 
-// Who heeds the first of two headers and who heeds the last do not agree on what
-// was checked.
-func TestHeadersThatContradictEachOtherAreRefused(t *testing.T) {
+// A proxy may use the first of two headers, and this service the last.
+func TestRepeatedHeadersAreRejected(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	s.putSKU("lamp", thing).check(t, http.StatusCreated, "", "")
@@ -109,12 +108,11 @@ func TestHeadersThatContradictEachOtherAreRefused(t *testing.T) {
 	}
 }
 
-// A body that stops coming is not waited for, and its sender is told.
-func TestBodyThatDoesNotComeIsATimeout(t *testing.T) {
+func TestIncompleteBodyTimesOut(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	slow := httptest.NewUnstartedServer(s.Config.Handler)
-	// The headers are not what is late, however slow the machine is.
+	// Only the body must time out, even on a slow machine.
 	slow.Config.ReadHeaderTimeout, slow.Config.ReadTimeout = patience, 200*time.Millisecond
 	slow.Start()
 	t.Cleanup(slow.Close)
@@ -146,14 +144,13 @@ func TestBodyThatDoesNotComeIsATimeout(t *testing.T) {
 	}
 }
 
-// What went wrong inside is nobody's business outside, whatever error it was.
-func TestNoAnswerTellsOfTheInside(t *testing.T) {
+func TestAnswersHaveNoInternalDetails(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	s.putSKU("lamp", thing).check(t, http.StatusCreated, "", "")
 	ann := customer(t, "ann")
 	path := s.placed(ann, "k0")
-	// Every table is gone: each statement of each call fails in the server's words.
+	// Without tables, every statement fails with a MySQL error.
 	for _, table := range []string{"orders", "stock", "restocks", "late_payments"} {
 		s.exec("RENAME TABLE " + table + " TO gone_" + table)
 	}
@@ -176,19 +173,19 @@ func TestNoAnswerTellsOfTheInside(t *testing.T) {
 		}
 		for _, secret := range []string{"sql", "SELECT", "UPDATE", "gone_", "doesn't exist", "127.0.0.1", "goroutine", ".go:", "Error "} {
 			if strings.Contains(strings.ToLower(got.text), strings.ToLower(secret)) {
-				t.Errorf("%s tells %q: %s", name, secret, got.text)
+				t.Errorf("%s reveals %q: %s", name, secret, got.text)
 			}
 		}
 	}
 	err := fmt.Errorf("%w: %w", order.ErrUnavailable, errors.New("dial tcp 192.0.2.7:2379: connection refused"))
 	s.notReady.Store(&err)
 	if got := s.call("GET", "/readyz", ""); got.StatusCode != http.StatusServiceUnavailable || strings.Contains(got.text, "192.0.2.7") {
-		t.Errorf("readiness: %d %s", got.StatusCode, got.text)
+		t.Errorf("/readyz: %d %s", got.StatusCode, got.text)
 	}
 }
 
-// FuzzOrder sends anything as an order: an answer comes, within the contract, and
-// never a 500.
+// FuzzOrder sends arbitrary orders. Every answer must satisfy the contract, and none
+// may be a 500.
 func FuzzOrder(f *testing.F) {
 	for _, body := range []string{`{"sku":"lamp","quantity":1}`, `{"sku":"lamp","quantity":1e400}`, `{"sku":"lamp"`, `[`, ``, `{"sku":"\u0000"}`, "\xff"} {
 		f.Add("key", "application/json", body)
@@ -205,7 +202,7 @@ func FuzzOrder(f *testing.F) {
 		r.Header = http.Header{"Authorization": {"Bearer " + token}, "Idempotency-Key": {key}, "Content-Type": {kind}}
 		got, err := s.Client().Do(r)
 		if err != nil {
-			return // the client itself does not send such a header
+			return // net/http rejects the header
 		}
 		defer got.Body.Close()
 		if text, err := io.ReadAll(got.Body); err != nil || got.StatusCode == http.StatusInternalServerError {

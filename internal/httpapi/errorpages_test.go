@@ -15,7 +15,7 @@ import (
 	"flashsale/internal/httpapi/spec"
 )
 
-// The table of problems, their pages and the contract tell of the same ones.
+// The table of problems, docs/errors and the contract must have the same slugs.
 func TestEachProblemHasAPageAndIsInTheContract(t *testing.T) {
 	t.Parallel()
 	pages, err := docs.Errors.ReadDir("errors")
@@ -28,7 +28,7 @@ func TestEachProblemHasAPageAndIsInTheContract(t *testing.T) {
 	}
 	for _, k := range kinds {
 		if !left[k.slug] {
-			t.Errorf("problem %s has no page of its own in docs/errors", k.slug)
+			t.Errorf("problem %s has no page in docs/errors", k.slug)
 			continue
 		}
 		delete(left, k.slug)
@@ -42,12 +42,12 @@ func TestEachProblemHasAPageAndIsInTheContract(t *testing.T) {
 		}
 	}
 	for slug := range left {
-		t.Errorf("docs/errors/%s.md is of no problem", slug)
+		t.Errorf("docs/errors/%s.md belongs to no problem", slug)
 	}
 }
 
-// checkPage checks that a page has its parts, and that its example is what is
-// answered.
+// checkPage checks that a page has all sections, and that its example is the
+// problem's answer.
 func checkPage(t *testing.T, k *kind, text string) {
 	t.Helper()
 	for _, part := range []string{"# " + k.title + "\n", "## What it means\n", "## What was applied\n", "## What to do\n", "## An answer\n", "HTTP/1.1 "} {
@@ -64,13 +64,13 @@ func checkPage(t *testing.T, k *kind, text string) {
 	}
 	want := k.problem("")
 	if got.Type != want.Type || got.Title != want.Title || got.Status != want.Status || want.Detail != "" && got.Detail != want.Detail {
-		t.Errorf("the example of %s is %+v, answered is %+v", k.slug, got, *want)
+		t.Errorf("the example of %s is %+v, want %+v", k.slug, got, *want)
 	}
 }
 
-func TestTypesOfProblemsCanBeFollowed(t *testing.T) {
+func TestProblemTypesArePages(t *testing.T) {
 	t.Parallel()
-	handler, err := New(Config{Orders: promises{}, RequestTimeout: time.Second, JWTSecret: []byte(benchSecret), AdminToken: "admin",
+	handler, err := New(Config{Orders: instantOrders{}, RequestTimeout: time.Second, JWTSecret: []byte(benchSecret), AdminToken: "admin",
 		Replica: "r", Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -87,16 +87,16 @@ func TestTypesOfProblemsCanBeFollowed(t *testing.T) {
 			t.Errorf("/errors/%s: %d %s", k.slug, got.Code, kind)
 		}
 		if !strings.Contains(got.Body.String(), "What to do</h2>") {
-			t.Errorf("/errors/%s has no advice: %s", k.slug, got.Body)
+			t.Errorf("/errors/%s has no What to do section: %s", k.slug, got.Body)
 		}
 		if !strings.Contains(list, `href="/errors/`+k.slug+`"`) {
 			t.Errorf("/errors does not list %s", k.slug)
 		}
 	}
 	if first, last := strings.Index(list, "malformed-request"), strings.Index(list, "unavailable"); first > last {
-		t.Errorf("/errors is not in the order of the statuses: %s", list)
+		t.Errorf("/errors is not sorted by status: %s", list)
 	}
 	if got := get("/errors/no-such"); got.Code != http.StatusNotFound || !strings.Contains(got.Body.String(), "/errors/not-found") {
-		t.Errorf("a page of no problem: %d %s", got.Code, got.Body)
+		t.Errorf("an unknown page: %d %s", got.Code, got.Body)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,12 +17,12 @@ import (
 	"flashsale/internal/stock"
 )
 
-// tagOf is a SKU's entity tag: its revision moves with what administrators
-// change, its seq with all that is written.
+// tagOf returns a SKU's entity tag. Its revision grows when an administrator changes
+// the SKU, its seq with every write.
 func tagOf(s *stock.Stock) string { return fmt.Sprintf(`"%d-%d"`, s.Revision, s.Seq) }
 
-// revisionOf is the revision in a tag that tagOf made. Of what a proxy has added
-// to (Apache makes "1-7-gzip" of "1-7") it is none: a strong comparison is one of
+// revisionOf returns the revision in a tag of tagOf. It rejects tags that a proxy
+// has changed (Apache turns "1-7" into "1-7-gzip"): a strong comparison compares
 // every byte.
 func revisionOf(tag string) (uint64, bool) {
 	first, second, _ := strings.Cut(strings.Trim(tag, `"`), "-")
@@ -30,14 +31,14 @@ func revisionOf(tag string) (uint64, bool) {
 	return revision, err1 == nil && err2 == nil && tag == tagOf(&stock.Stock{Revision: revision, Seq: seq})
 }
 
-// tagOfPage is the tag of a page of SKUs: a digest of theirs.
+// tagOfPage returns the tag of a page of SKUs, a digest of theirs.
 func tagOfPage(page []stock.Stock, next *string) string {
 	digest := sha256.New()
 	for i := range page {
-		_, _ = fmt.Fprintln(digest, page[i].SKU, tagOf(&page[i])) // a digest takes everything
+		_, _ = fmt.Fprintln(digest, page[i].SKU, tagOf(&page[i])) // a hash returns no errors
 	}
 	_, _ = fmt.Fprintln(digest, next != nil)
-	const enough = 12 // bytes: no two pages of a service have the same by chance
+	const enough = 12 // bytes, to make a collision improbable
 	return `"` + base64.RawURLEncoding.EncodeToString(digest.Sum(nil)[:enough]) + `"`
 }
 
@@ -47,46 +48,39 @@ type tags struct {
 	strong, weak []string
 }
 
-// readTags reads a list of RFC 9110, 8.8.3.
+// tagList matches a list of entity tags (RFC 9110, 8.8.3), and oneTag each of them.
+var (
+	tagList = regexp.MustCompile(`^[ \t,]*((W/)?"[^"]*"[ \t]*($|,[ \t,]*))+$`)
+	oneTag  = regexp.MustCompile(`(W/)?"[^"]*"`)
+)
+
+// readTags parses an If-Match or If-None-Match header.
 func readTags(header string) (list tags, ok bool) {
 	if strings.TrimSpace(header) == "*" {
 		return tags{any: true}, true
 	}
-	rest := header
-	for {
-		rest = strings.TrimLeft(rest, " \t,")
-		if rest == "" {
-			return list, len(list.strong)+len(list.weak) > 0
-		}
-		opaque, weak := strings.CutPrefix(rest, "W/")
-		if !strings.HasPrefix(opaque, `"`) {
-			return list, false
-		}
-		end := strings.IndexByte(opaque[1:], '"') + 2
-		if end < 2 {
-			return list, false
-		}
-		if weak {
-			list.weak = append(list.weak, opaque[:end])
+	if !tagList.MatchString(header) {
+		return list, false
+	}
+	for _, tag := range oneTag.FindAllString(header, -1) {
+		if opaque, weak := strings.CutPrefix(tag, "W/"); weak {
+			list.weak = append(list.weak, opaque)
 		} else {
-			list.strong = append(list.strong, opaque[:end])
-		}
-		rest = strings.TrimLeft(opaque[end:], " \t")
-		if rest != "" && rest[0] != ',' {
-			return list, false
+			list.strong = append(list.strong, tag)
 		}
 	}
+	return list, true
 }
 
-// unchanged answers 304 where the caller has what the tag is of, and says in any
-// case which tag it is. A header that cannot be read asks for nothing.
-func unchanged(c *gin.Context, header *spec.IfNoneMatch, tag string) bool {
+// notModified sets the ETag, and answers 304 if If-None-Match contains it. It
+// ignores a malformed header.
+func notModified(c *gin.Context, header *spec.IfNoneMatch, tag string) bool {
 	c.Header("ETag", tag)
 	cached(c)
 	if header == nil {
 		return false
 	}
-	// For reading, a weak tag is as good as a strong one.
+	// Reads compare weakly.
 	list, ok := readTags(*header)
 	if !ok || !list.any && !slices.Contains(list.strong, tag) && !slices.Contains(list.weak, tag) {
 		return false
@@ -96,11 +90,11 @@ func unchanged(c *gin.Context, header *spec.IfNoneMatch, tag string) bool {
 	return true
 }
 
-// maxRevisions bounds how often a change is tried, once for each revision that
-// If-Match allows.
+// maxRevisions bounds the attempts to apply a change: one for each revision in
+// If-Match.
 const maxRevisions = 8
 
-// preconditions are what a PUT's headers ask for: one of them must hold.
+// preconditions returns the alternatives that a PUT's headers allow. One must hold.
 func preconditions(params spec.PutSKUParams) ([]order.Precondition, error) {
 	var base order.Precondition
 	if header := params.IfNoneMatch; header != nil {
@@ -109,7 +103,7 @@ func preconditions(params spec.PutSKUParams) ([]order.Precondition, error) {
 		case !ok:
 			return nil, badTags("If-None-Match")
 		case !list.any:
-			return nil, kindInvalid.problem("A PUT takes no tags in If-None-Match.", fieldError{Field: "If-None-Match", Message: "must be *"})
+			return nil, kindInvalid.problem("A PUT accepts no tags in If-None-Match.", fieldError{Field: "If-None-Match", Message: "must be *"})
 		}
 		base.Absent = true
 	}
@@ -124,7 +118,7 @@ func preconditions(params spec.PutSKUParams) ([]order.Precondition, error) {
 		base.Exists = true
 		return []order.Precondition{base}, nil
 	}
-	// Weak tags never match here: RFC 9110, 13.1.1. Nor does what is no tag of ours.
+	// Weak tags never match here (RFC 9110, 13.1.1).
 	var all []order.Precondition
 	var seen []uint64
 	for _, tag := range list.strong {
@@ -138,12 +132,12 @@ func preconditions(params spec.PutSKUParams) ([]order.Precondition, error) {
 		all = append(all, one)
 	}
 	if len(all) == 0 {
-		return nil, kindPrecondition.problem("Nothing was changed. If-Match has no ETag as this service gives it: a proxy that compresses makes it weak (W/), " +
-			"or adds to it. Read the SKU again, with Accept-Encoding: identity.")
+		return nil, kindPrecondition.problem("The SKU was not changed. If-Match contains no ETag of this service: a compressing proxy may have made it weak (W/) " +
+			"or changed it. Read the SKU again with Accept-Encoding: identity.")
 	}
 	if len(all) > maxRevisions {
-		return nil, kindSyntax.problem("The If-Match header allows too many revisions.",
-			fieldError{Field: "If-Match", Message: fmt.Sprintf("has tags of more than %d revisions", maxRevisions)})
+		return nil, kindSyntax.problem("The If-Match header contains too many revisions.",
+			fieldError{Field: "If-Match", Message: fmt.Sprintf("must contain at most %d revisions", maxRevisions)})
 	}
 	return all, nil
 }

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestReadersAreToldWhatHasNotChanged(t *testing.T) {
+func TestIfNoneMatchAnswers304(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	created := s.putSKU("lamp", thing)
@@ -14,7 +14,7 @@ func TestReadersAreToldWhatHasNotChanged(t *testing.T) {
 	s.putSKU("sofa", thing).check(t, http.StatusCreated, "", "")
 	tag := s.call("GET", "/v1/skus/lamp", "").Header.Get("ETag")
 	if tag == "" || tag != created.Header.Get("ETag") {
-		t.Errorf("the SKU was created with ETag %q, and is read with %q", created.Header.Get("ETag"), tag)
+		t.Errorf("the SKU was created with ETag %q and read with %q", created.Header.Get("ETag"), tag)
 	}
 	for header, status := range map[string]int{
 		tag: 304, "W/" + tag: 304, "*": 304, `"x", ` + tag: 304, `"x",W/` + tag + `,"y"`: 304, "\t" + tag + " ,": 304,
@@ -33,7 +33,7 @@ func TestReadersAreToldWhatHasNotChanged(t *testing.T) {
 	s.call("GET", "/v1/skus/lamp", "", "If-None-Match", tag).check(t, http.StatusOK, "", "")
 }
 
-func TestSKUIsPutOnlyAsItWasSeen(t *testing.T) {
+func TestPreconditionsOfPut(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	put := func(sku string, headers ...string) response {
@@ -46,13 +46,13 @@ func TestSKUIsPutOnlyAsItWasSeen(t *testing.T) {
 	put("lamp", "If-None-Match", "*").check(t, http.StatusPreconditionFailed, "precondition-failed", "")
 	tag := created.Header.Get("ETag")
 
-	// What was sold meanwhile does not stand in the way.
+	// A sale does not change the revision.
 	s.placed(customer(t, "ann"), "k")
 	changed := put("lamp", "If-Match", tag)
 	changed.check(t, http.StatusOK, "", "")
 	put("lamp", "If-Match", tag).check(t, http.StatusPreconditionFailed, "precondition-failed", "")
 	now := changed.Header.Get("ETag")
-	// What a proxy that compresses makes of a tag is another one, and the answer says so.
+	// A compressing proxy changes ETags; the answer says so.
 	bare := strings.Trim(now, `"`)
 	for _, header := range []string{"W/" + now, `W/"x", W/` + now, `"` + bare + `-gzip"`, `"` + bare + `;br"`, `"0` + bare + `"`, `"` + bare + ` "`, `"no tag of ours"`, `"2-"`, `""`} {
 		got := put("lamp", "If-Match", header)
@@ -74,8 +74,7 @@ func TestSKUIsPutOnlyAsItWasSeen(t *testing.T) {
 	put("lamp", "If-Match", `"1-1","2-1","3-1","4-1","5-1","6-1","7-1","8-1","9-1"`).check(t, http.StatusBadRequest, "malformed-request", "If-Match")
 }
 
-// Two lines of a header that is a list are one list.
-func TestLinesOfOneHeaderAreOneList(t *testing.T) {
+func TestHeaderLinesFormOneList(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	s.putSKU("lamp", thing).check(t, http.StatusCreated, "", "")

@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -17,42 +16,39 @@ import (
 
 	"flashsale/internal/httpapi/spec"
 	"flashsale/internal/order"
-	"flashsale/internal/stock"
 )
 
 const (
-	// defaultStreams is how many streams a replica serves: each takes some 40 KiB.
+	// defaultStreams is the default of MaxStreams: a stream uses about 40 KiB.
 	defaultStreams = 5000
-	// addressShare of all streams may be one address's, unless the configuration
-	// says otherwise: an office behind one address has room, and ten of them leave
-	// none. Small numbers of streams are not shared out below addressLeast.
+	// By default one address may open 1/addressShare of all streams, at least
+	// addressMin: enough for an office behind one address.
 	addressShare = 10
-	addressLeast = 10
-	// ownStreamsWait, in seconds, is what an address with too many streams is asked
-	// to wait. A stream whose client has closed it is found by the next heartbeat;
-	// one whose client has vanished, when TCP gives up.
-	ownStreamsWait = "30"
-	// heartbeat is how often a stream says that it is there. Proxies give a
-	// silent connection up after half a minute at the earliest.
+	addressMin   = 10
+	// addressRetryAfter is the Retry-After, in seconds, for an address with too
+	// many streams. The next heartbeat detects a closed stream; only TCP's timeout
+	// detects a client that vanished.
+	addressRetryAfter = "30"
+	// heartbeat is the interval of comments on an idle stream. Proxies close idle
+	// connections after 30 seconds or more.
 	heartbeat = 5 * time.Second
-	// sendTimeout is how long a reader may take to read what fits no buffer any
-	// more. Then it is dropped.
+	// sendTimeout bounds a write to a slow client, which then loses its stream.
 	sendTimeout = 10 * time.Second
-	// sendAtOnce is how much of a long list is handed to the network at a time.
-	sendAtOnce = 32 << 10
-	// reconnectMin, and up to as much again, is how long clients wait before they
-	// come back to another replica: not all of them at once.
+	// sendBuffer is the size of a write of many events.
+	sendBuffer = 32 << 10
+	// Clients reconnect after reconnectMin to twice as much, so that they do not
+	// all move to another replica at once.
 	reconnectMin = time.Second
-	// catchUp is how long this replica may be behind what Last-Event-ID says that
-	// the client has seen on another one. After that it is MySQL that went back,
-	// to a backup, and what there is now is sent.
+	// catchUp is how long this replica may lag behind a client's Last-Event-ID.
+	// After that the database must have been restored from a backup, and the
+	// current stock is sent.
 	catchUp = 10 * time.Second
 )
 
-// nothing is below every seq: that of a client which has seen no event.
-const nothing = -1
+// noEvent is less than every seq.
+const noEvent = -1
 
-// events serves the streams of stock.
+// events serves the event streams of stock.
 type events struct {
 	feeds    feeds
 	draining <-chan struct{}
@@ -62,8 +58,8 @@ type events struct {
 func newEvents(cfg *Config) *events {
 	e := &events{draining: cfg.Draining}
 	e.feeds.max = cmp.Or(cfg.MaxStreams, defaultStreams)
-	e.feeds.maxOfOne = cmp.Or(cfg.MaxStreamsAddress, max(e.feeds.max/addressShare, addressLeast))
-	e.feeds.of = map[netip.Prefix]int{}
+	e.feeds.maxPerAddress = cmp.Or(cfg.MaxStreamsAddress, max(e.feeds.max/addressShare, addressMin))
+	e.feeds.byAddress = map[netip.Prefix]int{}
 	levels := cfg.Levels
 	if levels == nil {
 		levels = cfg.Stock.Levels
@@ -74,15 +70,14 @@ func newEvents(cfg *Config) *events {
 		}
 		return &polled{levels: levels}
 	}
-	factory := promauto.With(cfg.Registry)
-	e.sent = factory.NewCounter(prometheus.CounterOpts{Namespace: "flashsale", Name: "http_events_sent_total",
-		Help: "Events sent, over all event streams."})
+	e.sent = promauto.With(cfg.Registry).NewCounter(prometheus.CounterOpts{Namespace: "flashsale", Name: "http_events_sent_total",
+		Help: "Events sent on all event streams."})
 	return e
 }
 
-// WatchSKU streams what is left of one SKU.
+// WatchSKU streams the stock of one SKU.
 func (a *api) WatchSKU(c *gin.Context, sku spec.SKUInPath) {
-	if err := a.exists(c.Request.Context(), sku); err != nil {
+	if _, err := a.findSKU(c.Request.Context(), sku); err != nil {
 		a.fail(c, err)
 		return
 	}
@@ -92,10 +87,10 @@ func (a *api) WatchSKU(c *gin.Context, sku spec.SKUInPath) {
 		return
 	}
 	defer s.leave()
-	// What the client has seen is no news, and what is older less so.
+	// Skip events that the client already has.
 	seen, err := strconv.ParseInt(c.GetHeader("Last-Event-ID"), 10, 64)
 	if err != nil {
-		seen = nothing
+		seen = noEvent
 	}
 	until := time.Now().Add(catchUp)
 	var last *stockEvent
@@ -103,7 +98,7 @@ func (a *api) WatchSKU(c *gin.Context, sku spec.SKUInPath) {
 		event, changed := s.feed.one(sku)
 		if event != nil && event != last && (int64(event.Seq) > seen || int64(event.Seq) < seen && time.Now().After(until)) {
 			s.send(event)
-			last, seen = event, nothing
+			last, seen = event, noEvent
 		}
 		if !s.wait(changed) {
 			return
@@ -111,21 +106,8 @@ func (a *api) WatchSKU(c *gin.Context, sku spec.SKUInPath) {
 	}
 }
 
-// exists returns stock.ErrUnknownSKU where there is no such SKU.
-func (a *api) exists(ctx context.Context, sku string) error {
-	if a.skuName(sku) != "" {
-		return stock.ErrUnknownSKU
-	}
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.RequestTimeout)
-	defer cancel()
-	if _, err := a.cfg.Catalog.Get(ctx, sku); err != nil {
-		return unavailable(err)
-	}
-	return nil
-}
-
-// WatchSKUs streams what is left of every SKU, at first of all. Ids are each
-// SKU's own: Last-Event-ID says nothing here.
+// WatchSKUs streams the stock of all SKUs, at first every SKU's. It ignores
+// Last-Event-ID, as ids count each SKU's events separately.
 func (a *api) WatchSKUs(c *gin.Context) {
 	s, err := a.openStream(c)
 	if err != nil {
@@ -144,19 +126,19 @@ func (a *api) WatchSKUs(c *gin.Context) {
 	}
 }
 
-// stream is one answer that goes on.
+// stream is one open event stream.
 type stream struct {
 	*events
 	feed      *feed
 	leave     func()
 	writer    http.ResponseWriter
 	control   *http.ResponseController
-	gone      <-chan struct{} // closed when the client is, or a write has failed
+	gone      <-chan struct{} // closed when the client disconnects or a write fails
 	heartbeat *time.Timer
 	buffer    []byte
 }
 
-// openStream begins an answer. Whoever gets a stream must leave it.
+// openStream starts the answer. The caller must call leave.
 func (a *api) openStream(c *gin.Context) (*stream, error) {
 	select {
 	case <-a.events.draining:
@@ -164,63 +146,59 @@ func (a *api) openStream(c *gin.Context) (*stream, error) {
 	default:
 	}
 	feed, leave, err := a.events.feeds.join(network(clientAddress(c)))
-	if errors.Is(err, errOwnStreams) {
-		c.Header("Retry-After", ownStreamsWait)
-		return nil, kindTooMany.problem(fmt.Sprintf("The limit is %d streams at the same time by address. End one, or wait as long as Retry-After says.",
-			a.events.feeds.maxOfOne))
+	if errors.Is(err, errAddressStreams) {
+		c.Header("Retry-After", addressRetryAfter)
+		return nil, kindTooMany.problem(fmt.Sprintf("The limit is %d open streams by address. Close one, or wait Retry-After seconds, then retry.",
+			a.events.feeds.maxPerAddress))
 	}
 	if err != nil {
 		busy := problemOf(err)
-		busy.Detail = "So many streams are open here that no other is served. Try again later."
+		busy.Detail = "This replica has as many open streams as it can serve. Retry later."
 		return nil, busy
 	}
 	header := c.Writer.Header()
 	header.Set("Content-Type", "text/event-stream")
 	header.Set("Cache-Control", "no-store")
-	header.Set("X-Accel-Buffering", "no") // nginx would gather events to a few KiB
+	header.Set("X-Accel-Buffering", "no") // or nginx would buffer events
 	s := &stream{events: a.events, feed: feed, leave: leave, writer: c.Writer, control: http.NewResponseController(c.Writer),
 		gone: c.Request.Context().Done(), heartbeat: time.NewTimer(heartbeat)}
-	// The server's time-outs are for requests. A read that times out would end
-	// this one, and a connection that knows no deadlines has none to lift.
+	// The server's read timeout would end the stream. Setting it fails only on
+	// connections without deadlines.
 	_ = s.control.SetReadDeadline(time.Time{})
 	s.write(fmt.Appendf(nil, "retry: %d\n\n", (reconnectMin + rand.N(reconnectMin)).Milliseconds()))
 	return s, nil
 }
 
-// send sends events, together where they are many.
+// send sends events, several in one write.
 func (s *stream) send(events ...*stockEvent) {
-	if len(events) == 1 {
-		s.write(events[0].frame())
-	} else {
-		for i, event := range events {
-			s.buffer = append(s.buffer, event.frame()...)
-			if len(s.buffer) >= sendAtOnce || i == len(events)-1 {
-				s.write(s.buffer)
-				s.buffer = s.buffer[:0]
-			}
+	for i, event := range events {
+		s.buffer = append(s.buffer, event.frame()...)
+		if len(s.buffer) >= sendBuffer || i == len(events)-1 {
+			s.write(s.buffer)
+			s.buffer = s.buffer[:0]
 		}
 	}
 	s.sent.Add(float64(len(events)))
 }
 
-// write hands text to the network, or ends the request.
+// write sends text, or ends the request.
 func (s *stream) write(text []byte) {
 	_ = s.control.SetWriteDeadline(time.Now().Add(sendTimeout))
-	// An error closes gone: the server ends a request that it cannot answer.
+	// A failed write closes gone: net/http then cancels the request.
 	_, _ = s.writer.Write(text)
 	_ = s.control.Flush()
 	s.heartbeat.Reset(heartbeat)
 }
 
-// wait waits for changed, or for the next heartbeat, which it sends. It reports
-// false when the stream is to end.
+// wait waits for changed, or sends the next heartbeat. It returns false when the
+// stream must end.
 func (s *stream) wait(changed <-chan struct{}) bool {
 	select {
 	case <-s.draining:
 		return false
 	case <-s.gone:
 		return false
-	default: // an end comes before news
+	default: // the end has priority over changes
 	}
 	select {
 	case <-changed:

@@ -16,12 +16,12 @@ import (
 	"flashsale/internal/mirror"
 )
 
-// view is one hot SKU among a thousand.
+// view has a thousand SKUs, of which the first changes.
 type view struct {
-	mu      sync.Mutex
-	next    chan struct{}
-	entries []mirror.Entry
-	moved   int64
+	mu       sync.Mutex
+	next     chan struct{}
+	entries  []mirror.Entry
+	revision int64
 }
 
 func (v *view) Next() <-chan struct{} {
@@ -34,26 +34,26 @@ func (v *view) Since(revision int64) ([]mirror.Entry, int64, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if revision == 0 {
-		return append([]mirror.Entry(nil), v.entries...), v.moved, true
+		return append([]mirror.Entry(nil), v.entries...), v.revision, true
 	}
-	return v.entries[:1:1], v.moved, true
+	return v.entries[:1:1], v.revision, true
 }
 
-func (v *view) move() {
+func (v *view) change() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.moved++
-	v.entries[0].Seq = uint64(v.moved)
+	v.revision++
+	v.entries[0].Seq = uint64(v.revision)
 	close(v.next)
 	v.next = make(chan struct{})
 }
 
-// BenchmarkEvents follows one hot SKU by 2,000 streams. One operation is a change
-// that has reached them all; no more than twenty a second are sent. The CPU and
-// the memory are the server's and the readers' together.
+// BenchmarkEvents follows one SKU with 2,000 streams. One operation is a change that
+// all streams have received; there are at most 20 a second. CPU and memory include
+// the clients.
 func BenchmarkEvents(b *testing.B) {
 	const readers = 2000
-	v := &view{next: make(chan struct{}), moved: 1}
+	v := &view{next: make(chan struct{}), revision: 1}
 	for i := range 1000 {
 		v.entries = append(v.entries, mirror.Entry{SKU: fmt.Sprintf("sku-%03d", i), Units: 100, Available: 100, Seq: 1})
 	}
@@ -64,7 +64,7 @@ func BenchmarkEvents(b *testing.B) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	var got atomic.Int64
-	heard := make(chan struct{}, 1)
+	received := make(chan struct{}, 1)
 	for range readers {
 		conn, err := net.Dial("tcp", address)
 		if err != nil {
@@ -77,19 +77,19 @@ func BenchmarkEvents(b *testing.B) {
 		go func() {
 			for lines := bufio.NewScanner(conn); lines.Scan(); {
 				if strings.HasPrefix(lines.Text(), "id: ") && got.Add(1)%readers == 0 {
-					heard <- struct{}{}
+					received <- struct{}{}
 				}
 			}
 		}()
 	}
-	<-heard
+	<-received
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	cpu := cpuTime(b)
 	b.ResetTimer()
 	for b.Loop() {
-		v.move()
-		<-heard
+		v.change()
+		<-received
 	}
 	b.StopTimer()
 	b.ReportMetric(float64(cpuTime(b)-cpu)/float64(b.N*readers)/float64(time.Microsecond), "cpu-us/event")

@@ -7,9 +7,9 @@ import (
 	"flashsale/internal/httpapi"
 )
 
-// One address cannot take all streams; whom a trusted proxy forwards is counted
-// by his own, and a stream that has ended leaves its place.
-func TestOneAddressLeavesStreamsToOthers(t *testing.T) {
+// One address cannot open all streams. Clients of a trusted proxy count by their own
+// address, and a closed stream does not count.
+func TestStreamsAreLimitedByAddress(t *testing.T) {
 	t.Parallel()
 	source := &levels{skus: 1}
 	s := newStreams(t, func(cfg *httpapi.Config) {
@@ -26,8 +26,8 @@ func TestOneAddressLeavesStreamsToOthers(t *testing.T) {
 	if got := refused.Header.Get("Retry-After"); got != "30" {
 		t.Errorf("Retry-After is %q, want 30", got)
 	}
-	if !strings.Contains(refused.text, "2 streams at the same time by address") {
-		t.Errorf("the refusal does not say the limit: %s", refused.text)
+	if !strings.Contains(refused.text, "2 open streams by address") {
+		t.Errorf("the answer does not contain the limit: %s", refused.text)
 	}
 	from("2001:db8::1").next()
 	from("2001:db8::2").next()
@@ -38,11 +38,10 @@ func TestOneAddressLeavesStreamsToOthers(t *testing.T) {
 	s.awaitStreams("4")
 	from("203.0.113.5").next()
 	from("198.51.100.1").next()
-	s.call("GET", "/v1/events", "", "X-Forwarded-For", "198.51.100.9").check(t, 503, "busy", "") // they are all taken
+	s.call("GET", "/v1/events", "", "X-Forwarded-For", "198.51.100.9").check(t, 503, "busy", "") // all streams are open
 }
 
-// Without a word in the configuration, one address has a tenth.
-func TestOneAddressHasATenthOfAllStreams(t *testing.T) {
+func TestOneAddressMayOpenATenthOfAllStreams(t *testing.T) {
 	t.Parallel()
 	source := &levels{skus: 1}
 	s := newStreams(t, func(cfg *httpapi.Config) { cfg.Levels, cfg.MaxStreams = source.read, 120 })

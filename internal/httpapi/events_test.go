@@ -27,10 +27,10 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// patience is how long the tests wait for what must come.
+// patience bounds every wait of the tests.
 const patience = 60 * time.Second
 
-// event is one event of a stream. Its id is the seq.
+// event is one event of a stream.
 type event struct {
 	SKU       string `json:"sku"`
 	Units     int64  `json:"units"`
@@ -38,17 +38,17 @@ type event struct {
 	Seq       uint64 `json:"seq"`
 }
 
-// stream is a stream that is being read.
+// stream reads an event stream.
 type stream struct {
 	t        *testing.T
 	response *http.Response
 	close    func()
 	events   chan event    // closed at the end
-	comments atomic.Int32  // so far
+	comments atomic.Int32  // received
 	last     atomic.Uint64 // seq of the last event
 }
 
-// watch opens a stream. It ends with the test.
+// watch opens a stream, which it closes at the test's end.
 func watch(t *testing.T, url string, headers ...string) *stream {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -60,7 +60,7 @@ func watch(t *testing.T, url string, headers ...string) *stream {
 		request.Header.Set(headers[i], headers[i+1])
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Do(request) //nolint:bodyclose // close does, when the reading has ended
+	response, err := client.Do(request) //nolint:bodyclose // close does, after read returns
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func (s *stream) read() {
 	}
 }
 
-// next is the next event.
+// next waits for the next event.
 func (s *stream) next() event {
 	s.t.Helper()
 	select {
@@ -115,12 +115,12 @@ func (s *stream) next() event {
 		}
 		return e
 	case <-time.After(patience):
-		s.t.Fatal("no event comes")
+		s.t.Fatal("timed out waiting for an event")
 	}
 	return event{}
 }
 
-// until reads on to the event of so many units left, and checks that seq rises.
+// until reads events until one has this many units left, and checks that seq grows.
 func (s *stream) until(available int64, after event) event {
 	s.t.Helper()
 	for {
@@ -134,7 +134,7 @@ func (s *stream) until(available int64, after event) event {
 	}
 }
 
-// ends waits until the stream has ended.
+// ends waits for the stream's end.
 func (s *stream) ends() {
 	s.t.Helper()
 	timeout := time.After(patience)
@@ -145,7 +145,7 @@ func (s *stream) ends() {
 				return
 			}
 		case <-timeout:
-			s.t.Fatal("the stream does not end")
+			s.t.Fatal("timed out waiting for the stream's end")
 		}
 	}
 }
@@ -207,7 +207,7 @@ func (s *server) awaitStreams(n string) {
 	}
 }
 
-// put puts four units on sale.
+// put creates a SKU with four units.
 func (s *server) put(sku string) {
 	s.t.Helper()
 	if got := s.putSKU(sku, thing); got.StatusCode != http.StatusCreated {
@@ -215,17 +215,17 @@ func (s *server) put(sku string) {
 	}
 }
 
-func TestAStreamShowsTheStockAsItIsThenEachChange(t *testing.T) {
+func TestStreamSendsTheStockAndItsChanges(t *testing.T) {
 	t.Parallel()
 	s := newStreams(t, func(*httpapi.Config) {})
 	s.put("lamp")
 	s.put("sofa")
-	// With time-outs as the service has, and shorter: a stream must outlive them.
-	hasty := httptest.NewUnstartedServer(s.Config.Handler)
-	hasty.Config.ReadHeaderTimeout, hasty.Config.ReadTimeout, hasty.Config.WriteTimeout = patience, 2*time.Second, 2*time.Second
-	hasty.Start()
-	t.Cleanup(hasty.Close)
-	one := watch(t, hasty.URL+"/v1/skus/lamp/events")
+	// A stream must outlive the server's timeouts, which are short here.
+	short := httptest.NewUnstartedServer(s.Config.Handler)
+	short.Config.ReadHeaderTimeout, short.Config.ReadTimeout, short.Config.WriteTimeout = patience, 2*time.Second, 2*time.Second
+	short.Start()
+	t.Cleanup(short.Close)
+	one := watch(t, short.URL+"/v1/skus/lamp/events")
 	for name, want := range map[string]string{"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"} {
 		if got := one.response.Header.Get(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
@@ -242,52 +242,52 @@ func TestAStreamShowsTheStockAsItIsThenEachChange(t *testing.T) {
 	s.order(customer(t, "ann"), "k", `{"sku":"lamp","quantity":3}`).check(t, 201, "", "")
 	second := one.until(1, first)
 	if got := all.next(); got != second {
-		t.Errorf("all SKUs' stream shows %+v, that of one %+v", got, second)
+		t.Errorf("the stream of all SKUs has %+v, the stream of one %+v", got, second)
 	}
 
-	// Whoever has seen it is told no more than what is new.
+	// With Last-Event-ID, the client gets only newer events.
 	again := watch(t, s.URL+"/v1/skus/lamp/events", "Last-Event-ID", fmt.Sprint(second.Seq))
 	behind := watch(t, s.URL+"/v1/skus/lamp/events", "Last-Event-ID", fmt.Sprint(first.Seq))
 	if got := behind.next(); got != second {
-		t.Errorf("a client that has missed an event was sent %+v, want %+v", got, second)
+		t.Errorf("a client that missed an event got %+v, want %+v", got, second)
 	}
 	s.order(customer(t, "ann"), "k2", `{"sku":"lamp","quantity":1}`).check(t, 201, "", "")
 	if got := again.next(); got.Available != 0 {
-		t.Errorf("a client that has missed none was sent %+v", got)
+		t.Errorf("a client that missed no event got %+v", got)
 	}
 	one.until(0, second)
 
 	s.call("GET", "/v1/skus/none/events", "").check(t, 404, "unknown-sku", "")
 	s.call("GET", "/v1/skus/-/events", "").check(t, 404, "unknown-sku", "")
 
-	// A heartbeat comes, and comes later than the server's time-outs.
+	// The heartbeat comes after the server's timeouts.
 	for began := time.Now(); one.comments.Load() == 0; time.Sleep(10 * time.Millisecond) {
 		if time.Since(began) > patience {
-			t.Fatal("no heartbeat comes")
+			t.Fatal("timed out waiting for a heartbeat")
 		}
 	}
 	one.close()
 	s.awaitStreams("3")
 	text := s.call("GET", "/metrics", "").text
 	if !strings.Contains(text, `http_requests_total{method="GET",route="/v1/skus/:sku/events",status="200"} 1`) {
-		t.Error("a stream that has ended is not counted")
+		t.Error("the metrics do not count the ended stream")
 	}
 }
 
-// levels is a source of stock that the test moves.
+// levels is a source of stock that the test controls.
 type levels struct {
 	skus  int
-	moves atomic.Uint64
-	asked atomic.Int32
+	sold  atomic.Uint64
+	reads atomic.Int32
 	down  atomic.Bool
 }
 
 func (l *levels) read(context.Context) ([]stock.Level, error) {
-	l.asked.Add(1)
+	l.reads.Add(1)
 	if l.down.Load() {
 		return nil, io.ErrUnexpectedEOF
 	}
-	seq := l.moves.Load()
+	seq := l.sold.Load()
 	list := make([]stock.Level, l.skus)
 	for i := range list {
 		list[i] = stock.Level{SKU: fmt.Sprintf("sku-%06d", i), Units: 1 << 40, Available: 1<<40 - int64(seq), Seq: seq + 1}
@@ -295,7 +295,7 @@ func (l *levels) read(context.Context) ([]stock.Level, error) {
 	return list, nil
 }
 
-func TestStreamsShareOneQuestion(t *testing.T) {
+func TestStreamsShareOneRead(t *testing.T) {
 	t.Parallel()
 	source := &levels{skus: 1}
 	s := newStreams(t, func(cfg *httpapi.Config) { cfg.Levels, cfg.MaxStreams, cfg.MaxStreamsAddress = source.read, 50, 50 })
@@ -305,45 +305,45 @@ func TestStreamsShareOneQuestion(t *testing.T) {
 		all = append(all, watch(t, s.URL+"/v1/events"))
 	}
 	s.call("GET", "/v1/events", "").check(t, 503, "busy", "")
-	source.moves.Store(1)
+	source.sold.Store(1)
 	for _, one := range all {
 		one.until(1<<40-1, event{})
 	}
-	if asked, most := source.asked.Load(), int32(time.Since(began)/(250*time.Millisecond))+1; asked > most {
-		t.Errorf("asked %d times in %s, at most %d are due", asked, time.Since(began), most)
+	if reads, most := source.reads.Load(), int32(time.Since(began)/(250*time.Millisecond))+1; reads > most {
+		t.Errorf("read %d times in %s, want at most %d", reads, time.Since(began), most)
 	}
-	// What is not known is not told, and what has not changed is no news.
+	// While the source fails, streams send no events.
 	source.down.Store(true)
-	asked := source.asked.Load()
-	for source.asked.Load() < asked+2 {
+	reads := source.reads.Load()
+	for source.reads.Load() < reads+2 {
 		time.Sleep(10 * time.Millisecond)
 	}
 	late := watch(t, s.URL+"/v1/events", "Last-Event-ID", "9")
 	if late.response.StatusCode != http.StatusServiceUnavailable {
-		t.Errorf("the stream beyond the limit got %d", late.response.StatusCode)
+		t.Errorf("a stream over the limit got %d", late.response.StatusCode)
 	}
 	all[0].close()
 	s.awaitStreams("49")
 	late = watch(t, s.URL+"/v1/events", "Last-Event-ID", "9")
 	for began := time.Now(); late.comments.Load() == 0; time.Sleep(10 * time.Millisecond) {
 		if time.Since(began) > patience {
-			t.Fatal("no heartbeat comes while nothing is known")
+			t.Fatal("no heartbeat while the stock is unknown")
 		}
 	}
 	if len(late.events) > 0 {
-		t.Errorf("sent %+v while nothing is known", <-late.events)
+		t.Errorf("got %+v while the stock is unknown", <-late.events)
 	}
 	source.down.Store(false)
 	if got := late.next(); got.Seq != 2 {
-		t.Errorf("got %+v when it is known again", got)
+		t.Errorf("got %+v when the stock is known again", got)
 	}
 	if n := len(all[1].events); n > 0 {
 		t.Errorf("%d events without a change", n)
 	}
 }
 
-// A reader who does not read is dropped, and those who read notice nothing.
-func TestASlowReaderHoldsNothingUp(t *testing.T) {
+// A client that does not read loses its stream, without an effect on other streams.
+func TestSlowClientDelaysNoOthers(t *testing.T) {
 	t.Parallel()
 	source := &levels{skus: 50_000} // more than any socket's buffers
 	s := newStreams(t, func(cfg *httpapi.Config) { cfg.Levels = source.read })
@@ -360,11 +360,11 @@ func TestASlowReaderHoldsNothingUp(t *testing.T) {
 	quick := watch(t, s.URL+"/v1/skus/sku-000000/events")
 	last := quick.next()
 	s.awaitStreams("2")
-	for move := uint64(1); s.streams() != "1"; move++ {
-		source.moves.Store(move)
-		last = quick.until(1<<40-int64(move), last)
-		if move > 1000 {
-			t.Fatal("the slow reader is not dropped")
+	for sold := uint64(1); s.streams() != "1"; sold++ {
+		source.sold.Store(sold)
+		last = quick.until(1<<40-int64(sold), last)
+		if sold > 1000 {
+			t.Fatal("the slow client still has its stream")
 		}
 	}
 }
@@ -382,7 +382,7 @@ func TestStreamsEndAtDrain(t *testing.T) {
 	s.call("GET", "/v1/events", "").check(t, 503, "unavailable", "")
 }
 
-// startReplicas runs the service itself.
+// startReplicas starts n replicas as processes on a new database.
 func startReplicas(t *testing.T, n int, change func(*sandbox.ReplicaConfig)) []*server {
 	t.Helper()
 	dsn, err := servers.MySQL.CreateDatabase(t.Context(), fmt.Sprintf("api%d", databases.Add(1)))
@@ -400,7 +400,7 @@ func startReplicas(t *testing.T, n int, change func(*sandbox.ReplicaConfig)) []*
 	return all
 }
 
-// Client is that of the server in this process, or any.
+// Client returns the HTTP client for the server.
 func (s *server) Client() *http.Client {
 	if s.process != nil {
 		return http.DefaultClient
@@ -408,9 +408,9 @@ func (s *server) Client() *http.Client {
 	return s.Server.Client()
 }
 
-func TestAStreamShowsWhatOtherReplicasSell(t *testing.T) {
+func TestStreamShowsSalesOfOtherReplicas(t *testing.T) {
 	t.Parallel()
-	etcd := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1}) // of its own: it is stopped
+	etcd := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1}) // its own, as the test restarts it
 	replicas := startReplicas(t, 2, func(cfg *sandbox.ReplicaConfig) { cfg.EtcdEndpoints = etcd.EtcdEndpoints() })
 	here, there := replicas[0], replicas[1]
 	here.putSKU("lamp", `{"name":"A thing","price_cents":999,"currency":"EUR","units":100}`).check(t, 201, "", "")
@@ -453,6 +453,6 @@ func TestAStreamShowsWhatOtherReplicasSell(t *testing.T) {
 	case <-there.process.Done():
 		t.Logf("ended %s after SIGTERM", time.Since(began))
 	case <-time.After(patience):
-		t.Error("the replica does not end")
+		t.Error("timed out waiting for the replica's end")
 	}
 }

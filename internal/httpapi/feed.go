@@ -19,59 +19,57 @@ import (
 )
 
 const (
-	// feedSpacing is the least time from one look at the stock to the next: no
-	// SKU has more than twenty events a second, however fast it sells.
+	// feedSpacing is the minimum time between two reads of the stock: a SKU has at
+	// most 20 events a second.
 	feedSpacing = 50 * time.Millisecond
-	// feedShare, for each stream, stretches it: an event costs some 10 us of CPU,
-	// and orders come first. A replica sends no more than 20,000 a second of a
-	// SKU that everybody watches, a fifth of a core. (-bench Events)
+	// feedShare is added for each stream. An event costs about 10 us of CPU, so the
+	// events of one SKU use at most a fifth of a core; the rest is for orders. (See
+	// -bench Events.)
 	feedShare = 50 * time.Microsecond
-	// pollSpacing and pollRest bound the looks where there is no view to follow:
-	// four a second, or fewer where MySQL takes long to answer.
+	// Without a view, the feed polls every pollSpacing, or, if MySQL is slow, after
+	// pollRest times the duration of the last poll.
 	pollSpacing = 250 * time.Millisecond
 	pollRest    = 10
 	pollTimeout = 2 * time.Second
 )
 
-// View is a copy of all stock in memory. Next is closed when it changes, and when
-// it begins or ends to be known.
+// View is a copy of all stock in memory. Next returns a channel that is closed when
+// the view changes, or becomes valid or invalid.
 type View interface {
 	Next() <-chan struct{}
 	Since(revision int64) (changed []mirror.Entry, now int64, ok bool)
 }
 
-// feeds gives every stream of this replica the one feed that they share. It runs
-// while there are streams: nobody else needs it.
+// feeds manages the one feed that all streams of this replica share. The feed runs
+// while a stream is open.
 type feeds struct {
-	open func() source // of a new feed
-	max  int           // streams at the same time
-	// maxOfOne are those of one address, which is to leave some to others.
-	maxOfOne int
+	open               func() source // opens the source of a new feed
+	max, maxPerAddress int           // open streams
 
-	mu      sync.Mutex
-	streams int
-	of      map[netip.Prefix]int // streams by address, of those that have some
-	feed    *feed
-	stop    func() // ends the feed, and waits until it has
+	mu        sync.Mutex
+	streams   int
+	byAddress map[netip.Prefix]int // open streams, without zeros
+	feed      *feed
+	stop      func() // ends the feed and waits for it
 }
 
-// errOwnStreams says that the caller's address has as many streams as it may.
-var errOwnStreams = errors.New("too many streams of this address")
+var errAddressStreams = errors.New("too many streams of this address")
 
-// join counts a stream of an address in, until it leaves. It returns
-// order.ErrBusy when there are too many, and errOwnStreams when that address has.
+// join registers a stream of an address until leave is called. It returns
+// order.ErrBusy if there are too many streams, and errAddressStreams if the address
+// has too many.
 func (f *feeds) join(from netip.Prefix) (*feed, func(), error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.streams >= f.max {
 		return nil, nil, fmt.Errorf("%w: %d streams are open", order.ErrBusy, f.streams)
 	}
-	if f.of[from] >= f.maxOfOne {
-		return nil, nil, errOwnStreams
+	if f.byAddress[from] >= f.maxPerAddress {
+		return nil, nil, errAddressStreams
 	}
-	f.of[from]++
+	f.byAddress[from]++
 	if f.streams++; f.streams == 1 {
-		ctx, cancel := context.WithCancel(context.Background()) // that of all its streams
+		ctx, cancel := context.WithCancel(context.Background()) // the feed outlives this stream
 		ended := make(chan struct{})
 		f.feed = newFeed(f.open(), f.count)
 		go func() {
@@ -86,34 +84,33 @@ func (f *feeds) join(from netip.Prefix) (*feed, func(), error) {
 func (f *feeds) leave(from netip.Prefix) {
 	f.mu.Lock()
 	f.streams--
-	if f.of[from]--; f.of[from] == 0 {
-		delete(f.of, from)
+	if f.byAddress[from]--; f.byAddress[from] == 0 {
+		delete(f.byAddress, from)
 	}
-	stop := f.stop
-	last := f.streams == 0
+	stop, last := f.stop, f.streams == 0
 	f.mu.Unlock()
-	if last { // one that joins meanwhile has a feed of its own
+	if last { // a stream that joins now opens a new feed
 		stop()
 	}
 }
 
-// count is how many streams are open.
+// count returns the number of open streams.
 func (f *feeds) count() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.streams
 }
 
-// source is where a feed looks.
+// source is what a feed reads the stock from.
 type source interface {
-	// changes returns what may have changed since the last call, and at first
-	// all there is. It reports false when that cannot be told.
+	// changes returns what may have changed since the last call; at first, the
+	// stock of all SKUs. It returns false if the stock is unknown.
 	changes(ctx context.Context) ([]stock.Level, bool)
-	// wait returns when there may be something new, or at ctx's end.
+	// wait returns when the stock may have changed, or at ctx's end.
 	wait(ctx context.Context)
 }
 
-// viewed is a source that follows the mirror.
+// viewed is a source that follows the mirror's view.
 type viewed struct {
 	view     View
 	revision int64
@@ -121,7 +118,7 @@ type viewed struct {
 }
 
 func (v *viewed) changes(context.Context) ([]stock.Level, bool) {
-	v.next = v.view.Next() // before looking, so that nothing falls between
+	v.next = v.view.Next() // before Since, so that no change is missed
 	entries, now, ok := v.view.Since(v.revision)
 	v.revision = now
 	levels := make([]stock.Level, len(entries))
@@ -139,7 +136,7 @@ func (v *viewed) wait(ctx context.Context) {
 	}
 }
 
-// polled is a source that asks for everything each time.
+// polled is a source that reads all stock each time.
 type polled struct {
 	levels func(context.Context) ([]stock.Level, error)
 	rest   time.Duration
@@ -151,47 +148,47 @@ func (p *polled) changes(ctx context.Context) ([]stock.Level, bool) {
 	began := time.Now()
 	levels, err := p.levels(ctx)
 	p.rest = max(pollSpacing, pollRest*time.Since(began))
-	return levels, err == nil // what is wrong with the server, readiness says
+	return levels, err == nil // /readyz reports the error
 }
 
 func (p *polled) wait(ctx context.Context) { _ = sleep.For(ctx, p.rest) }
 
-// feed knows what is left of every SKU, and wakes the streams that wait for a
-// change. It keeps what is, not what has happened: a stream that is slow finds
-// the newest when it comes to look, and holds nothing up and nothing in memory.
+// feed holds the current stock of every SKU, and wakes the streams that wait for a
+// change. It has no queue: a slow stream skips to the newest stock, delays no other
+// stream, and uses no memory.
 type feed struct {
 	source  source
-	streams func() int // that are open
+	streams func() int // the number of open streams
 
 	mu     sync.Mutex
-	known  bool // what the topics say is so
+	valid  bool // whether the topics are current
 	topics map[string]*topic
-	// recent are the topics that have an event, the last changed first.
+	// recent has the topics with an event, the last changed first.
 	recent  *list.List
-	round   uint64        // of looking, in which something had changed
-	changed chan struct{} // closed when any topic changes, or known
+	round   uint64        // counts the reads of the source
+	changed chan struct{} // closed when any topic or valid changes
 }
 
-// topic is one SKU.
+// topic is one SKU's stock.
 type topic struct {
-	event   *stockEvent // nil: the source has not shown it yet
-	round   uint64      // in which the event came
+	event   *stockEvent // nil until the source returns the SKU
+	round   uint64      // of the event
 	place   *list.Element
-	changed chan struct{} // closed when the event changes, or known; nil while nobody waits
+	changed chan struct{} // closed when event or valid changes; nil without waiters
 }
 
-// stockEvent is an event that many streams send. It does not change.
+// stockEvent is an event that all streams share. It does not change.
 type stockEvent struct {
 	stock.Level
 	once sync.Once
 	text []byte
 }
 
-// frame is the event as it is sent.
+// frame returns the event in the format of server-sent events.
 func (e *stockEvent) frame() []byte {
 	e.once.Do(func() {
 		data, err := json.Marshal(spec.StockEvent{SKU: e.SKU, Units: e.Units, Available: e.Available, Seq: int64(e.Seq)})
-		if err != nil { // a struct of text and numbers: it cannot be
+		if err != nil { // impossible for text and numbers
 			return
 		}
 		e.text = fmt.Appendf(nil, "event: stock\nid: %d\ndata: %s\n\n", e.Seq, data)
@@ -203,7 +200,7 @@ func newFeed(s source, streams func() int) *feed {
 	return &feed{source: s, streams: streams, topics: map[string]*topic{}, recent: list.New(), changed: make(chan struct{})}
 }
 
-// run looks until ctx ends.
+// run reads the source until ctx ends.
 func (f *feed) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		levels, ok := f.source.changes(ctx)
@@ -213,13 +210,13 @@ func (f *feed) run(ctx context.Context) {
 	}
 }
 
-// take takes in what the source has shown, and wakes those whom it concerns.
+// take stores what the source returned, and wakes the streams that wait for it.
 func (f *feed) take(levels []stock.Level, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	news := f.known != ok
-	f.known = ok
-	if news {
+	change := f.valid != ok
+	f.valid = ok
+	if change {
 		for _, t := range f.topics {
 			t.wake()
 		}
@@ -230,7 +227,7 @@ func (f *feed) take(levels []stock.Level, ok bool) {
 		if t.event != nil && t.event.Level == level {
 			continue
 		}
-		news = true
+		change = true
 		t.event, t.round = &stockEvent{Level: level}, f.round
 		if t.place == nil {
 			t.place = f.recent.PushFront(t)
@@ -239,7 +236,7 @@ func (f *feed) take(levels []stock.Level, ok bool) {
 		}
 		t.wake()
 	}
-	if news {
+	if change {
 		close(f.changed)
 		f.changed = make(chan struct{})
 	}
@@ -261,8 +258,8 @@ func (t *topic) wake() {
 	}
 }
 
-// one is what is left of a SKU, nil when that is not known, and a channel that
-// is closed when it changes.
+// one returns the stock of a SKU, nil if it is unknown, and a channel that is
+// closed when it changes.
 func (f *feed) one(sku string) (*stockEvent, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -270,18 +267,18 @@ func (f *feed) one(sku string) (*stockEvent, <-chan struct{}) {
 	if t.changed == nil {
 		t.changed = make(chan struct{})
 	}
-	if !f.known {
+	if !f.valid {
 		return nil, t.changed
 	}
 	return t.event, t.changed
 }
 
-// all is what has changed after a round, 0 for everything, the oldest first; the
-// round to go on from; and a channel that is closed at the next change.
+// all returns the events since a round (0: of all SKUs), the oldest first; the round
+// to continue from; and a channel that is closed at the next change.
 func (f *feed) all(after uint64) (events []*stockEvent, round uint64, changed <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.known {
+	if !f.valid {
 		return nil, after, f.changed
 	}
 	for e := f.recent.Front(); e != nil; e = e.Next() {

@@ -15,9 +15,9 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// A desk with one place, whose lock another holds: whoever finds it full need not
-// wait to be told so.
-func TestOrderForAFullDeskIsAskedToComeAgain(t *testing.T) {
+// The desk's queue has one place, and another holder has the lock: a second order is
+// refused at once.
+func TestOrderForAFullDeskIsBusy(t *testing.T) {
 	t.Parallel()
 	batched, err := strategy.Find("etcd")
 	if err != nil {
@@ -41,9 +41,9 @@ func TestOrderForAFullDeskIsAskedToComeAgain(t *testing.T) {
 		return err
 	})
 	select {
-	case <-held.Wanted(): // it waits in the queue
+	case <-held.Wanted(): // the desk waits for the lock
 	case <-time.After(time.Minute):
-		t.Fatal("the desk never asked for its lock")
+		t.Fatal("timed out: the desk does not wait for the lock")
 	}
 	full := s.order(customer(t, "ann"), "k", `{"sku":"lamp","quantity":1}`)
 	full.check(t, http.StatusServiceUnavailable, "busy", "")

@@ -18,26 +18,24 @@ import (
 )
 
 const (
-	// maxKeySet is far above any key set: a hundred RSA keys are 50 KiB.
+	// maxKeySet bounds the file: a hundred RSA keys are 50 KiB.
 	maxKeySet = 1 << 20
-	// leastRSA is what RFC 7518 asks of RS256, in bits.
-	leastRSA = 2048
+	// minRSABits is the minimum of RFC 7518 for RS256.
+	minRSABits = 2048
 )
 
-// Keys are the public keys of a JWKS file that customers' tokens are checked by,
-// as the file has them now: a changed file is in use within a second. A set
-// without keys is one, by which every token is refused: the last key can be
-// revoked. A bad file, or none, is logged and leaves the keys that were good. Safe
-// for concurrent use.
+// Keys are the public keys of a JWKS file, which check the tokens. A changed file is
+// in use within a second. A file without keys is valid and rejects every token, so
+// that the last key can be revoked. If the file is missing or invalid, the last
+// valid keys stay in use. Keys are safe for concurrent use.
 type Keys struct{ set *rotated.Value[keySet] }
 
-// OpenKeys reads the key set in file. At the start it must have a key: a replica
-// that was given a wrong file must not take a good one's place.
+// OpenKeys reads the key set in file. It returns an error if the file has no key at
+// the start: a replica with a wrong file must not replace a working one.
 //
-// Only RS256 and ES256 are known, and a key's own type says which of them it is
-// for. Keys for encryption and for other algorithms are left out. A private or a
-// secret key is refused: the file is for those who check tokens, and such a key
-// makes them.
+// OpenKeys accepts RSA keys for RS256 and P-256 keys for ES256, and skips keys for
+// encryption or other algorithms. It rejects private and secret keys: they sign
+// tokens, and do not belong on a server that only checks them.
 func OpenKeys(file string, logger *slog.Logger) (*Keys, error) {
 	logger = logger.With("file", file)
 	running := false
@@ -47,43 +45,43 @@ func OpenKeys(file string, logger *slog.Logger) (*Keys, error) {
 		case err != nil || len(set) > 0:
 			return set, err
 		case !running:
-			return nil, fmt.Errorf("%s: it has no RSA or P-256 key for signatures", file)
+			return nil, fmt.Errorf("%s: the key set has no RSA or P-256 key for signatures", file)
 		}
-		logger.Error("THE KEY SET HAS NO KEY: every token but the admin token is refused until it has one")
+		logger.Error("the key set is empty: only the admin token is accepted")
 		return set, nil
 	}, file)
 	if err != nil {
 		return nil, err
 	}
-	running = true // nobody else has it yet
+	running = true // before the set is shared
 	return &Keys{set}, nil
 }
 
-// Report says, for readiness, what is wrong with the file as it is now; "" when
-// all is well. What exactly is in the log: it names files.
+// Report returns what is wrong with the file now, for /readyz; "" means nothing. The
+// log has the details, as they contain file names.
 func (k *Keys) Report() string {
 	switch {
 	case k.set.Err() != nil:
-		return "the file of --jwks is missing or broken: the keys that it had before stay in use"
+		return "the --jwks file is missing or invalid: the last valid keys stay in use"
 	case len(k.set.Get()) == 0:
-		return "the file of --jwks has no key: every token but the admin token is refused"
+		return "the --jwks file has no key: only the admin token is accepted"
 	}
 	return ""
 }
 
-// publicKey is a key, and the one algorithm that it is for.
+// publicKey is a key and its only algorithm.
 type publicKey struct {
 	algorithm string
 	key       any
 }
 
-// keySet has the keys by their kid. The empty kid is only in a set of one.
+// keySet maps a kid to its key. Only a set of one key may have an empty kid.
 type keySet map[string]publicKey
 
 func readKeys(file string) (keySet, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return nil, err // it names the file
+		return nil, err
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxKeySet+1))
@@ -91,7 +89,7 @@ func readKeys(file string) (keySet, error) {
 		return nil, err
 	}
 	if len(text) > maxKeySet {
-		return nil, fmt.Errorf("%s: more than %d bytes", file, maxKeySet)
+		return nil, fmt.Errorf("%s: larger than %d bytes", file, maxKeySet)
 	}
 	set, err := parseKeys(text)
 	if err != nil {
@@ -108,7 +106,7 @@ func parseKeys(text []byte) (keySet, error) {
 		return nil, fmt.Errorf("not a JSON Web Key Set: %w", err)
 	}
 	if in.Keys == nil {
-		return nil, errors.New("not a JSON Web Key Set: it has no keys, not even an empty list of them")
+		return nil, errors.New("not a JSON Web Key Set: keys is missing")
 	}
 	set, count := keySet{}, 0
 	for i, raw := range in.Keys {
@@ -120,28 +118,28 @@ func parseKeys(text []byte) (keySet, error) {
 			continue
 		}
 		if _, twice := set[kid]; twice && kid != "" {
-			return nil, fmt.Errorf("keys[%d]: the kid %q stands twice", i, kid)
+			return nil, fmt.Errorf("keys[%d]: duplicate kid %q", i, kid)
 		}
 		set[kid] = key
 		count++
 	}
 	if _, nameless := set[""]; nameless && count > 1 {
-		return nil, errors.New("it has several keys, and one of them has no kid")
+		return nil, errors.New("a set of several keys has a key without a kid")
 	}
 	return set, nil
 }
 
-// parseKey is the key, or none where it is not for signatures of ours.
+// parseKey returns a key, or none if the key is for another purpose.
 func parseKey(raw json.RawMessage) (publicKey, string, error) {
 	none := publicKey{}
-	// Types that are not known are left out, as RFC 7517 has it.
+	// RFC 7517 requires that unknown types are skipped.
 	var head struct{ Kty, Crv string }
 	if err := json.Unmarshal(raw, &head); err != nil {
 		return none, "", err
 	}
 	switch {
 	case head.Kty == "oct":
-		return none, "", errors.New("it is a secret, which only --jwt-secret may be")
+		return none, "", errors.New("a secret key is not allowed here; use --jwt-secret")
 	case head.Kty != "RSA" && (head.Kty != "EC" || head.Crv != elliptic.P256().Params().Name):
 		return none, "", nil
 	}
@@ -150,10 +148,10 @@ func parseKey(raw json.RawMessage) (publicKey, string, error) {
 		return none, "", err
 	}
 	if !key.IsPublic() {
-		return none, "", errors.New("it is a private key, and only public ones belong here")
+		return none, "", errors.New("a private key is not allowed here; use its public key")
 	}
 	if !key.Valid() {
-		return none, "", errors.New("it is not a valid key")
+		return none, "", errors.New("invalid key")
 	}
 	algorithm := ""
 	switch k := key.Key.(type) {
@@ -161,8 +159,8 @@ func parseKey(raw json.RawMessage) (publicKey, string, error) {
 		algorithm = jwt.SigningMethodES256.Alg()
 	case *rsa.PublicKey:
 		algorithm = jwt.SigningMethodRS256.Alg()
-		if bits := k.N.BitLen(); bits < leastRSA {
-			return none, "", fmt.Errorf("it is an RSA key of %d bits, at least %d are needed", bits, leastRSA)
+		if bits := k.N.BitLen(); bits < minRSABits {
+			return none, "", fmt.Errorf("RSA key of %d bits; at least %d are required", bits, minRSABits)
 		}
 	}
 	if key.Use != "" && key.Use != "sig" || key.Algorithm != "" && key.Algorithm != algorithm {
@@ -171,11 +169,10 @@ func parseKey(raw json.RawMessage) (publicKey, string, error) {
 	return publicKey{algorithm, key.Key}, key.KeyID, nil
 }
 
-var errNoKey = errors.New("no key of this token's is known")
+var errNoKey = errors.New("the key set has no key for the token")
 
-// find is the key for a token. A token names a key, but not how it is used: its
-// algorithm has to be the key's own. Where there is one key alone a token need
-// not name it.
+// find returns the key that a token names. The token's algorithm must be the key's
+// own. If there is only one key, the token need not name it.
 func (k *Keys) find(token *jwt.Token) (any, error) {
 	set := k.set.Get()
 	kid, named := token.Header["kid"].(string)

@@ -18,52 +18,51 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-func TestOneKeyAloneNeedsNoName(t *testing.T) {
+func TestOnlyKeyNeedsNoKid(t *testing.T) {
 	t.Parallel()
 	i := newIssuer(t)
 	i.publish(i.key("r1", i.rsa.Public()))
 	v := i.verifier("")
 	if _, err := v.verify(sign(t, jwt.SigningMethodRS256, i.rsa, nil, ann)); err != nil {
-		t.Errorf("a token that names no key: %v", err)
+		t.Errorf("a token without a kid: %v", err)
 	}
-	rejected(t, v, "a token of another key's name", sign(t, jwt.SigningMethodRS256, i.rsa, kid("r2"), ann), wrongKey)
+	rejected(t, v, "a token with another kid", sign(t, jwt.SigningMethodRS256, i.rsa, kid("r2"), ann), wrongKey)
 }
 
-// What was signed by the old key is refused once that key has gone, and nobody
-// was turned away in between.
+// Both keys are accepted during a rotation, and the old one is rejected after it.
 func TestKeysAreRotatedWithoutARestart(t *testing.T) {
 	t.Parallel()
 	i := newIssuer(t)
 	v, next := i.verifier(""), newRSA(t, 2048)
 	before := sign(t, jwt.SigningMethodRS256, i.rsa, kid("r1"), ann)
 	after := sign(t, jwt.SigningMethodRS256, next, kid("r2"), ann)
-	is := func(token string, good bool) func() bool {
-		return func() bool { _, err := v.verify(token); return (err == nil) == good }
+	valid := func(token string, want bool) func() bool {
+		return func() bool { _, err := v.verify(token); return (err == nil) == want }
 	}
 	rejected(t, v, "not published yet", after, wrongKey)
 	i.publish(i.key("r1", i.rsa.Public()), i.key("r2", next.Public()))
-	sandboxtest.Eventually(t, "the new key", is(after, true))
-	if !is(before, true)() {
-		t.Error("the old key went before its time")
+	sandboxtest.Eventually(t, "the new key", valid(after, true))
+	if !valid(before, true)() {
+		t.Error("the old key was removed too early")
 	}
 	i.publish(i.key("r2", next.Public()))
-	sandboxtest.Eventually(t, "the old key's end", is(before, false))
-	if !is(after, true)() {
-		t.Error("the new key went with the old")
+	sandboxtest.Eventually(t, "the old key's removal", valid(before, false))
+	if !valid(after, true)() {
+		t.Error("the new key was removed with the old one")
 	}
-	// The last key, also where keys that are not for signatures stay.
+	// The last signature key can be removed.
 	encryption := i.key("x", next.Public())
 	encryption.Use = "enc"
 	for _, empty := range []func(){func() { i.write(`{"keys":[]}`) }, func() { i.publish(encryption) }} {
 		empty()
-		sandboxtest.Eventually(t, "the last key's end", is(after, false))
+		sandboxtest.Eventually(t, "the last key's removal", valid(after, false))
 		i.publish(i.key("r2", next.Public()))
-		sandboxtest.Eventually(t, "the key again", is(after, true))
+		sandboxtest.Eventually(t, "the key again", valid(after, true))
 	}
 }
 
-// Only what is a key set takes keys away, and readiness tells of anything else.
-func TestBrokenKeySetLeavesTheKeysAndIsReported(t *testing.T) {
+// An invalid file removes no keys, and /readyz reports it.
+func TestInvalidKeySetKeepsTheLastKeys(t *testing.T) {
 	t.Parallel()
 	i := newIssuer(t)
 	var log bytes.Buffer
@@ -76,40 +75,40 @@ func TestBrokenKeySetLeavesTheKeysAndIsReported(t *testing.T) {
 		t.Fatal(err)
 	}
 	token := sign(t, jwt.SigningMethodRS256, i.rsa, kid("r1"), ann)
-	expect := func(what, report string, taken bool) {
+	expect := func(what, report string, accepted bool) {
 		t.Helper()
 		sandboxtest.Eventually(t, what, func() bool {
 			got := keys.Report()
 			return got == report || report != "" && strings.Contains(got, report)
 		})
-		if _, err := v.verify(token); (err == nil) != taken {
+		if _, err := v.verify(token); (err == nil) != accepted {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	expect("a good file", "", true)
+	expect("a valid file", "", true)
 	for _, text := range []string{"{", "", "{}", `[]`, `{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}`} {
 		i.write(text)
-		expect(text, "missing or broken", true)
+		expect(text, "missing or invalid", true)
 		i.publish(i.key("r1", i.rsa.Public()))
-		expect("a good file again", "", true)
+		expect("a valid file again", "", true)
 	}
 	if err := os.Remove(i.file); err != nil {
 		t.Fatal(err)
 	}
-	expect("no file", "missing or broken", true)
+	expect("no file", "missing or invalid", true)
 	i.write(`{"keys":[]}`)
 	expect("an empty set", "has no key", false)
-	for _, line := range []string{"no such file", "NO KEY"} {
+	for _, line := range []string{"no such file", "the key set is empty"} {
 		if !strings.Contains(log.String(), line) {
 			t.Errorf("the log does not say %q: %s", line, log.String())
 		}
 	}
 	if strings.Contains(keys.Report(), i.file) {
-		t.Error("readiness names the file")
+		t.Error("/readyz shows the file name")
 	}
 }
 
-func TestBadKeySetIsOneClearError(t *testing.T) {
+func TestInvalidKeySetIsAnError(t *testing.T) {
 	t.Parallel()
 	i := newIssuer(t)
 	rsaKey, ecKey := i.key("r1", i.rsa.Public()), i.key("e1", i.ec.Public())
@@ -124,18 +123,18 @@ func TestBadKeySetIsOneClearError(t *testing.T) {
 	encryption.Use = "enc"
 	for _, test := range []struct{ name, text, want string }{
 		{"empty", "", "not a JSON Web Key Set"},
-		{"no set", `[]`, "not a JSON Web Key Set"},
-		{"no keys", `{}`, "not a JSON Web Key Set"},
-		{"no list of keys", `{"keys":null}`, "not a JSON Web Key Set"},
+		{"not an object", `[]`, "not a JSON Web Key Set"},
+		{"no keys field", `{}`, "not a JSON Web Key Set"},
+		{"keys null", `{"keys":null}`, "not a JSON Web Key Set"},
 		{"an empty list of keys", `{"keys":[]}`, "no RSA or P-256 key"},
-		{"a secret", `{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}`, "keys[0]: it is a secret"},
-		{"a private key", set(ecKey, i.key("r1", i.rsa)), "keys[1]: it is a private key"},
+		{"a secret", `{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}`, "keys[0]: a secret key"},
+		{"a private key", set(ecKey, i.key("r1", i.rsa)), "keys[1]: a private key"},
 		{"a short key", set(i.key("r1", weakRSA())), "1024 bits"},
-		{"a kid twice", set(rsaKey, i.key("r1", i.ec.Public())), `keys[1]: the kid "r1" stands twice`},
-		{"several without a kid", set(rsaKey, i.key("", i.ec.Public())), "no kid"},
-		{"a point that is not on its curve", `{"keys":[{"kty":"EC","crv":"P-256","x":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE","y":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE"}]}`, "keys[0]"},
+		{"a duplicate kid", set(rsaKey, i.key("r1", i.ec.Public())), `keys[1]: duplicate kid "r1"`},
+		{"several without a kid", set(rsaKey, i.key("", i.ec.Public())), "without a kid"},
+		{"a point off the curve", `{"keys":[{"kty":"EC","crv":"P-256","x":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE","y":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE"}]}`, "keys[0]"},
 		{"only keys of other kinds", set(encryption, i.key("e2", newEC(t, elliptic.P384()).Public())), "no RSA or P-256 key"},
-		{"too much of it", strings.Repeat(" ", maxKeySet+1), "more than"},
+		{"too large", strings.Repeat(" ", maxKeySet+1), "larger than"},
 	} {
 		i.write(test.text)
 		_, err := OpenKeys(i.file, slog.New(slog.DiscardHandler))
@@ -144,13 +143,13 @@ func TestBadKeySetIsOneClearError(t *testing.T) {
 		}
 	}
 	i.publish(rsaKey, encryption, i.key("e2", newEC(t, elliptic.P384()).Public()))
-	// Left out before kids are compared: encryption has r1's.
+	// Skipped keys may have a duplicate kid: encryption has r1's.
 	if _, err := OpenKeys(i.file, slog.New(slog.DiscardHandler)); err != nil {
-		t.Errorf("keys of other kinds beside a good one: %v", err)
+		t.Errorf("keys of other kinds beside a valid one: %v", err)
 	}
 }
 
-// weakRSA is a public key of a size that is not made any more.
+// weakRSA returns a public key of 1024 bits, which package rsa does not generate.
 func weakRSA() crypto.PublicKey {
 	return &rsa.PublicKey{N: new(big.Int).SetBit(big.NewInt(1), 1023, 1), E: 65537}
 }

@@ -9,7 +9,7 @@ import (
 	"flashsale/internal/stock"
 )
 
-// placed places an order of one lamp and is its path.
+// placed places an order of one lamp, and returns its path.
 func (s *server) placed(customerToken, key string) string {
 	s.t.Helper()
 	got := s.order(customerToken, key, `{"sku":"lamp","quantity":1}`)
@@ -54,9 +54,9 @@ func TestOrderIsPaidOnce(t *testing.T) {
 	s.as(ann, "POST", path+"/payment", `{"reference":"pay-2"}`).check(t, http.StatusConflict, "already-paid", "")
 	refused := s.as(ann, "POST", path+"/cancellation", "")
 	if refused.check(t, http.StatusConflict, "already-paid", ""); strings.Contains(refused.text, "payment") {
-		t.Errorf("a cancellation is told of payments: %s", refused.text)
+		t.Errorf("the answer to a cancellation mentions payments: %s", refused.text)
 	}
-	// Other ways to write the id, which libraries read, are no addresses of it.
+	// Other notations of the id are not paths of the order.
 	id := strings.TrimPrefix(path, "/v1/orders/")
 	for _, other := range []string{"{" + id + "}", "urn:uuid:" + id, strings.ReplaceAll(id, "-", ""), "x" + id + "x"} {
 		s.as(ann, "GET", "/v1/orders/"+other, "").check(t, http.StatusNotFound, "unknown-order", "")
@@ -72,15 +72,15 @@ func TestOrderIsPaidOnce(t *testing.T) {
 	}
 	s.as(ann, "POST", path+"/payment", `{"reference":null}`).check(t, http.StatusBadRequest, "malformed-request", "reference")
 
-	// The first answer, whatever has become of the order.
+	// A replay has the first answer, whatever the order's status is now.
 	replay := s.order(ann, "k", `{"sku":"lamp","quantity":1}`)
 	replay.check(t, http.StatusCreated, "", "")
 	if replay.text != first.text || replay.Header.Get("Idempotent-Replayed") != "true" {
-		t.Errorf("the replay of a paid order is %s, its first answer was %s", replay.text, first.text)
+		t.Errorf("the replay of a paid order is %s, want %s", replay.text, first.text)
 	}
 }
 
-func TestLatePaymentsAreKeptForARefund(t *testing.T) {
+func TestLatePaymentsAreStoredForARefund(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	s.putSKU("lamp", thing).check(t, http.StatusCreated, "", "")

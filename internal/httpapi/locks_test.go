@@ -12,7 +12,7 @@ import (
 	"flashsale/internal/lock"
 )
 
-// locks is what a lock server tells.
+// locks is a fake lock server.
 type locks struct {
 	held    []lock.Info
 	err     error
@@ -34,10 +34,10 @@ func (l *locks) Revoke(_ context.Context, sku string) error {
 func TestLocksAreShownAndRevoked(t *testing.T) {
 	t.Parallel()
 	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	told := &locks{held: []lock.Info{
+	server := &locks{held: []lock.Info{
 		{Name: "lamp", Holder: "a@h:1", Replica: "a", Token: 7, Since: since, Queue: []string{"b@h:2"}, Addr: "10.0.0.1:9000"}, {Name: "sofa"},
 	}}
-	s := newServerWith(t, func(cfg *httpapi.Config) { cfg.Locks = told })
+	s := newServerWith(t, func(cfg *httpapi.Config) { cfg.Locks = server })
 	admin := []string{"Authorization", "Bearer " + adminToken}
 	got := s.call("GET", "/v1/admin/locks", "", admin...)
 	const want = `{"locks":[` +
@@ -63,19 +63,19 @@ func TestLocksAreShownAndRevoked(t *testing.T) {
 			t.Errorf("%s %s: got %d %s, want %d %s", test.method, test.path, got.StatusCode, got.text, test.status, test.slug)
 		}
 	}
-	if told.revoked != "lamp" {
-		t.Errorf("revoked %q, want lamp alone", told.revoked)
+	if server.revoked != "lamp" {
+		t.Errorf("revoked %q, want only lamp", server.revoked)
 	}
-	told.err = errors.New("the lock server is gone")
+	server.err = errors.New("no connection")
 	for method, status := range map[string]int{"GET /v1/admin/locks": http.StatusServiceUnavailable, "DELETE /v1/admin/locks/lamp": http.StatusGatewayTimeout} {
 		verb, path, _ := strings.Cut(method, " ")
-		if got := s.call(verb, path, "", admin...); got.StatusCode != status || strings.Contains(got.text, "gone") {
-			t.Errorf("%s with a server that is gone: %d %s", method, got.StatusCode, got.text)
+		if got := s.call(verb, path, "", admin...); got.StatusCode != status || strings.Contains(got.text, "connection") {
+			t.Errorf("%s without a connection: %d %s", method, got.StatusCode, got.text)
 		}
 	}
 }
 
-func TestLocksThatCannotTellSaySo(t *testing.T) {
+func TestLocksNotShownIs501(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	for _, method := range []string{"GET /v1/admin/locks", "DELETE /v1/admin/locks/lamp"} {

@@ -1,12 +1,10 @@
 package httpapi
 
 import (
-	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -14,8 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// metrics are what the API counts of its requests: traffic, latency, errors and
-// how many are in hand.
+// metrics are the API's metrics of requests: rate, latency, errors, and the number
+// in flight.
 type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
@@ -23,108 +21,73 @@ type metrics struct {
 	inFlight prometheus.Gauge
 	streams  prometheus.Gauge
 	ready    *prometheus.GaugeVec
-
-	// kept are the series that were used before. They are few, and each is met
-	// again by nearly every request: a map that is never written to costs less
-	// than two look-ups of labels.
-	kept   atomic.Pointer[map[request]series]
-	adding sync.Mutex
-}
-
-// request is what tells the series of requests apart.
-type request struct {
-	method, route string
-	status        int
-}
-
-type series struct {
-	count   prometheus.Counter
-	seconds prometheus.Observer
 }
 
 func newMetrics(registry prometheus.Registerer) *metrics {
 	factory := promauto.With(registry)
-	gauge := func(name, help string) prometheus.Gauge {
-		return factory.NewGauge(prometheus.GaugeOpts{Namespace: "flashsale", Name: name, Help: help})
+	gauge := func(name, help string) prometheus.GaugeOpts {
+		return prometheus.GaugeOpts{Namespace: "flashsale", Name: name, Help: help}
 	}
-	m := &metrics{
-		requests: factory.NewCounterVec(prometheus.CounterOpts{Namespace: "flashsale", Name: "http_requests_total",
-			Help: "Requests by route and status."}, []string{"method", "route", "status"}),
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return factory.NewCounterVec(prometheus.CounterOpts{Namespace: "flashsale", Name: name, Help: help}, labels)
+	}
+	return &metrics{
+		requests: counter("http_requests_total", "Requests by route and status.", "method", "route", "status"),
 		seconds: factory.NewHistogramVec(prometheus.HistogramOpts{Namespace: "flashsale", Name: "http_request_seconds",
-			Help: "From a request's headers to its answer; without event streams.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)},
+			Help: "Time from a request's headers to the end of its answer, without event streams.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)},
 			[]string{"method", "route"}),
-		problems: factory.NewCounterVec(prometheus.CounterOpts{Namespace: "flashsale", Name: "http_problems_total",
-			Help: "Answers that were problems, by the slug of their type."}, []string{"slug"}),
-		inFlight: gauge("http_in_flight_requests", "Requests in hand; without event streams."),
-		streams:  gauge("http_event_streams", "Event streams that are open."),
-		// Without a label: a vector has no series before it is first set, and 0
-		// would say that a replica is not ready whom nobody has asked.
-		ready: factory.NewGaugeVec(prometheus.GaugeOpts{Namespace: "flashsale", Name: "ready",
-			Help: "Whether the last check of readiness found all well: 1 or 0."}, nil),
+		problems: counter("http_problems_total", "Problem answers by the slug of their type.", "slug"),
+		inFlight: factory.NewGauge(gauge("http_in_flight_requests", "Requests in flight, without event streams.")),
+		streams:  factory.NewGauge(gauge("http_event_streams", "Open event streams.")),
+		// A vector has no series before its first value: a plain gauge would report
+		// 0, not ready, before the first check.
+		ready: factory.NewGaugeVec(gauge("ready", "Whether the last readiness check succeeded: 1 or 0."), nil),
 	}
-	m.kept.Store(&map[request]series{})
-	return m
 }
 
-// measure counts and times requests. Event streams last as long as their readers
-// like, and would hide what others take.
+// measure counts and times requests. It does not time event streams, which last as
+// long as their clients want.
 func (m *metrics) measure(c *gin.Context) {
 	began := time.Now()
-	// A path that is no route would let strangers make labels.
+	// An unknown path must not become a label: anyone could create series.
 	route := c.FullPath()
 	if route == "" {
 		route = "none"
 	}
 	stream := strings.HasSuffix(route, "/events")
-	inHand := m.inFlight
+	inFlight := m.inFlight
 	if stream {
-		inHand = m.streams
+		inFlight = m.streams
 	}
-	inHand.Inc()
-	defer inHand.Dec() // also when the connection is aborted by a panic
+	inFlight.Inc()
+	defer inFlight.Dec() // a panic may abort the connection
 	c.Next()
-	s := m.of(request{knownMethod(c.Request.Method), route, c.Writer.Status()})
-	s.count.Inc()
+	method := methodLabel(c.Request.Method)
+	m.requests.WithLabelValues(method, route, strconv.Itoa(c.Writer.Status())).Inc()
 	if !stream {
-		s.seconds.Observe(time.Since(began).Seconds())
+		m.seconds.WithLabelValues(method, route).Observe(time.Since(began).Seconds())
 	}
 }
 
-// of is the series of requests like r.
-func (m *metrics) of(r request) series {
-	if s, ok := (*m.kept.Load())[r]; ok {
-		return s
-	}
-	m.adding.Lock()
-	defer m.adding.Unlock()
-	more := maps.Clone(*m.kept.Load())
-	s := series{
-		count:   m.requests.WithLabelValues(r.method, r.route, strconv.Itoa(r.status)),
-		seconds: m.seconds.WithLabelValues(r.method, r.route),
-	}
-	more[r] = s
-	m.kept.Store(&more)
-	return s
-}
-
-// problem counts an answer that is a problem. Its slug is one of a table.
+// problem counts an answer that is a problem.
 func (m *metrics) problem(p *problem) {
 	m.problems.WithLabelValues(strings.TrimPrefix(p.Type, "/errors/")).Inc()
 }
 
-// isReady notes what a check of readiness has found.
-func (m *metrics) isReady(ready bool) {
+// setReady records the result of a readiness check.
+func (m *metrics) setReady(ready bool) {
+	value := 0.0
 	if ready {
-		m.ready.WithLabelValues().Set(1)
-	} else {
-		m.ready.WithLabelValues().Set(0)
+		value = 1
 	}
+	m.ready.WithLabelValues().Set(value)
 }
 
-// knownMethod keeps methods that a stranger made up out of the labels.
-func knownMethod(method string) string {
-	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+var methods = []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions}
+
+// methodLabel is a method as a label: "other" for invented ones.
+func methodLabel(method string) string {
+	if slices.Contains(methods, method) {
 		return method
 	}
 	return "other"

@@ -1,6 +1,8 @@
 package httpapi
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -11,7 +13,11 @@ import (
 	"flashsale/internal/order"
 )
 
-func present(o *order.Order) spec.Order {
+// maxReference is the longest payment reference, in bytes. The document can only
+// count characters.
+const maxReference = 255
+
+func presentOrder(o *order.Order) spec.Order {
 	shown := spec.Order{ID: o.ID, SKU: o.SKU, Quantity: o.Quantity, Status: spec.OrderStatus(o.Status), PriceCents: o.PriceCents,
 		TotalCents: o.TotalCents(), Currency: o.Currency, CreatedAt: o.CreatedAt, ExpiresAt: o.ExpiresAt, ClosedAt: o.ClosedAt}
 	if o.PaymentReference != "" {
@@ -20,67 +26,97 @@ func present(o *order.Order) spec.Order {
 	return shown
 }
 
-// PlaceOrder places an order, or answers what its key was answered before.
+// PlaceOrder places an order, or replays the order of the idempotency key.
 func (a *api) PlaceOrder(c *gin.Context, params spec.PlaceOrderParams) {
-	this := callOf(c)
-	key, err := idempotencyKey(params.IdempotencyKey)
-	if err != nil {
-		a.fail(c, err)
-		return
-	}
-	var body spec.OrderRequest
-	if err := this.decode(&body); err != nil {
-		a.fail(c, err)
-		return
-	}
-	request := order.Request{SKU: body.SKU, Customer: this.customer, Key: key, Quantity: body.Quantity, PriceCents: body.PriceCents}
-	if body.Currency != nil {
-		request.Currency = *body.Currency
-	}
-	placed, err := a.cfg.Orders.Place(c.Request.Context(), request)
-	if err != nil {
-		a.fail(c, err)
-		return
-	}
-	if placed.Replayed {
+	a.serve(c, func(ctx context.Context) (any, error) {
+		key, err := idempotencyKey(params.IdempotencyKey)
+		if err != nil {
+			return nil, err
+		}
+		body, err := decode[spec.OrderRequest](c)
+		if err != nil {
+			return nil, err
+		}
+		request := order.Request{SKU: body.SKU, Customer: callOf(c).customer, Key: key, Quantity: body.Quantity, PriceCents: body.PriceCents}
+		if body.Currency != nil {
+			request.Currency = *body.Currency
+		}
+		placed, err := a.cfg.Orders.Place(ctx, request)
+		if err != nil {
+			return nil, err
+		}
+		created(c, placed.Replayed)
+		c.Header("Location", "/v1/orders/"+placed.Order.ID.String())
+		return presentOrder(&placed.Order), nil
+	})
+}
+
+// created sets the status 201, and marks a replay.
+func created(c *gin.Context, replayed bool) {
+	c.Status(http.StatusCreated)
+	if replayed {
 		c.Header("Idempotent-Replayed", "true")
 	}
-	c.Header("Location", "/v1/orders/"+placed.Order.ID.String())
-	c.JSON(http.StatusCreated, present(&placed.Order))
 }
 
-// GetOrder shows one of the caller's own orders.
-func (a *api) GetOrder(c *gin.Context, text spec.OrderID) {
-	id, err := parseOrderID(text)
-	if err != nil {
-		a.fail(c, err)
-		return
-	}
-	ctx, cancel := a.bounded(c)
-	defer cancel()
-	o, err := a.cfg.Orders.Find(ctx, callOf(c).customer, id)
-	if err != nil {
-		a.fail(c, unavailable(err))
-		return
-	}
-	c.JSON(http.StatusOK, present(&o))
+// GetOrder shows one of the caller's orders.
+func (a *api) GetOrder(c *gin.Context, id spec.OrderID) {
+	a.serveBounded(c, func(ctx context.Context) (any, error) {
+		return oneOrder(id, func(id order.ID) (order.Order, error) { return a.cfg.Orders.Find(ctx, callOf(c).customer, id) })
+	})
 }
 
-// parseOrderID reads an id in the one form that answers have it in: an order has
-// one address.
-func parseOrderID(text string) (order.ID, error) {
+// ListOrders pages through the caller's orders, newest first.
+func (a *api) ListOrders(c *gin.Context, params spec.ListOrdersParams) {
+	a.serveBounded(c, func(ctx context.Context) (any, error) {
+		list, next, err := readPage(a, params.Cursor, params.Limit, parseOrderPlace, orderPlace, func(before order.ID, limit int) ([]order.Order, error) {
+			return a.cfg.Orders.List(ctx, callOf(c).customer, before, limit)
+		})
+		return spec.OrderList{Items: presentAll(list, presentOrder), NextCursor: next}, err
+	})
+}
+
+// PayOrder records the payment of one of the caller's orders.
+func (a *api) PayOrder(c *gin.Context, id spec.OrderID) {
+	a.serve(c, func(ctx context.Context) (any, error) {
+		body, err := decode[spec.PaymentRequest](c)
+		if err != nil {
+			return nil, err
+		}
+		return oneOrder(id, func(id order.ID) (order.Order, error) {
+			reference := ""
+			if body.Reference != nil {
+				reference = *body.Reference
+			}
+			if len(reference) > maxReference {
+				return order.Order{}, kindInvalid.problem("See errors for each field.",
+					fieldError{Field: "reference", Message: fmt.Sprintf("must have at most %d bytes", maxReference)})
+			}
+			return a.cfg.Orders.Pay(ctx, callOf(c).customer, id, reference)
+		})
+	})
+}
+
+// CancelOrder cancels one of the caller's orders.
+func (a *api) CancelOrder(c *gin.Context, id spec.OrderID) {
+	a.serve(c, func(ctx context.Context) (any, error) {
+		return oneOrder(id, func(id order.ID) (order.Order, error) {
+			o, err := a.cfg.Orders.Cancel(ctx, callOf(c).customer, id)
+			if errors.Is(err, order.ErrAlreadyPaid) {
+				err = kindAlreadyPaid.problem("The order was not changed. Paid orders cannot be cancelled; the shop decides about refunds.")
+			}
+			return o, err
+		})
+	})
+}
+
+// oneOrder calls do with the order's id. Only the form of an id that answers use
+// is accepted, so that an order has one address.
+func oneOrder(text string, do func(order.ID) (order.Order, error)) (any, error) {
 	id, err := uuid.Parse(text)
 	if err != nil || len(text) != len(id.String()) {
-		return order.ID{}, order.ErrNotFound
+		return nil, order.ErrNotFound
 	}
-	return id, nil
-}
-
-// unavailable makes an error of a read that is none of the domain's a 503: the
-// database did not answer.
-func unavailable(err error) error {
-	if problemOf(err).Status != http.StatusInternalServerError {
-		return err
-	}
-	return fmt.Errorf("%w: %w", order.ErrUnavailable, err)
+	o, err := do(id)
+	return presentOrder(&o), err
 }

@@ -15,55 +15,70 @@ import (
 	"sync"
 
 	"github.com/gin-gonic/gin"
+
+	"flashsale/internal/httpapi/spec"
 )
 
-// pageFiles are the pages and what they load: no page needs another host.
+// pageFiles are the pages and everything that they load.
 //
 //go:embed pages/*.html pages/*.css pages/*.js pages/*.svg pages/swagger-ui/*.gz
 var pageFiles embed.FS
 
-// page is a file as it is served. It does not change.
-type page struct {
-	kind  string // of media
-	needs string // what a browser may load for it, by its Content-Security-Policy
-	etag  string
-	body  []byte
-	// unpack is the body for the few who take no gzip, nil where it is not packed.
-	// It is done once: whoever asks often should not make us work.
-	unpack func() ([]byte, error)
-	// versioned: its address says which version it is, so that caches may keep it.
-	// The others change with the program, and are asked for by their ETag.
-	versioned bool
-}
+const (
+	// shopSources and docsSources are what a browser may load for the storefront
+	// and for the API's documentation, whose style sheet embeds images as data.
+	shopSources = "script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
+	docsSources = "script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
+	// swaggerUI contains the viewer's version: caches keep these files forever.
+	swaggerUI = "/assets/swagger-ui-5.35.0/"
+)
 
-// servePage serves an embedded file at an address.
-func (a *api) servePage(r gin.IRoutes, address, file, needs string) error {
-	body, err := pageFiles.ReadFile("pages/" + file)
-	if err != nil {
-		return fmt.Errorf("page %s: %w", address, err)
+// servePages serves the storefront, the documentation and openapi.yaml. The
+// storefront is an ordinary client of the API. It takes a customer's token from
+// the fragment (#) of its address, which browsers do not send.
+func (a *api) servePages(r gin.IRoutes) error {
+	a.servePage(r, "/openapi.yaml", page{kind: "application/yaml", body: spec.YAML})
+	for _, file := range []struct{ address, name, sources string }{
+		{"/", "storefront.html", shopSources},
+		{"/assets/storefront.css", "storefront.css", shopSources},
+		{"/assets/storefront.js", "storefront.js", shopSources},
+		{"/docs", "docs.html", docsSources},
+		{"/assets/docs.css", "docs.css", docsSources},
+		{"/assets/docs.js", "docs.js", docsSources},
+		{"/assets/icon.svg", "icon.svg", docsSources},
+		{swaggerUI + "swagger-ui.css", "swagger-ui/swagger-ui.css.gz", docsSources},
+		{swaggerUI + "swagger-ui-bundle.js", "swagger-ui/swagger-ui-bundle.js.gz", docsSources},
+	} {
+		body, err := pageFiles.ReadFile("pages/" + file.name)
+		if err != nil {
+			return fmt.Errorf("page %s: %w", file.address, err)
+		}
+		name, zipped := strings.CutSuffix(file.name, ".gz")
+		p := page{kind: mime.TypeByExtension(path.Ext(name)), sources: file.sources, body: body, versioned: path.Dir(name) != "."}
+		if zipped {
+			p.unzipped = sync.OnceValues(func() ([]byte, error) { return unzip(body) })
+		}
+		a.servePage(r, file.address, p)
 	}
-	name, packed := strings.CutSuffix(file, ".gz")
-	p := page{kind: mime.TypeByExtension(path.Ext(name)), needs: needs, body: body, versioned: path.Dir(file) != "."}
-	if packed {
-		p.unpack = sync.OnceValues(func() ([]byte, error) { return unpack(body) })
-	}
-	a.serveText(r, address, p)
 	return nil
 }
 
-func unpack(body []byte) ([]byte, error) {
-	unpacked, err := gzip.NewReader(bytes.NewReader(body))
-	if err != nil {
-		return nil, fmt.Errorf("unpack a page: %w", err)
-	}
-	if body, err = io.ReadAll(unpacked); err != nil { // of our own file: it has an end
-		return nil, fmt.Errorf("unpack a page: %w", err)
-	}
-	return body, nil
+// page is a file as it is served. It does not change.
+type page struct {
+	kind    string // media type
+	sources string // for its Content-Security-Policy
+	etag    string
+	body    []byte
+	// unzipped returns the body for clients that do not accept gzip, unzipped
+	// once; nil if body is not compressed.
+	unzipped func() ([]byte, error)
+	// versioned is set if the address contains the version: caches may keep the
+	// page without revalidation.
+	versioned bool
 }
 
-// serveText serves a page that has no ETag yet.
-func (a *api) serveText(r gin.IRoutes, address string, p page) {
+// servePage serves a page at an address.
+func (a *api) servePage(r gin.IRoutes, address string, p page) {
 	digest := sha256.Sum256(p.body)
 	p.etag = base64.RawURLEncoding.EncodeToString(digest[:12])
 	r.GET(address, func(c *gin.Context) {
@@ -73,33 +88,43 @@ func (a *api) serveText(r gin.IRoutes, address string, p page) {
 	})
 }
 
+func unzip(body []byte) ([]byte, error) {
+	in, err := gzip.NewReader(bytes.NewReader(body))
+	if err == nil {
+		body, err = io.ReadAll(in) // our own file: its size is bounded
+	}
+	if err != nil {
+		return nil, fmt.Errorf("unzip a page: %w", err)
+	}
+	return body, nil
+}
+
 func (p *page) serve(c *gin.Context) error {
-	allow(c, p.needs)
+	allow(c, p.sources)
 	cached(c)
-	header := c.Writer.Header()
-	header.Set("Content-Type", p.kind)
+	c.Header("Content-Type", p.kind)
 	if p.versioned {
-		header.Set("Cache-Control", "public, max-age=31536000, immutable")
+		c.Header("Cache-Control", "public, max-age=31536000, immutable")
 	}
 	body, etag := p.body, p.etag
-	if p.unpack != nil {
-		header.Set("Vary", "Accept-Encoding")
+	if p.unzipped != nil {
+		c.Header("Vary", "Accept-Encoding")
 		if strings.Contains(c.GetHeader("Accept-Encoding"), "gzip") {
-			header.Set("Content-Encoding", "gzip")
-			etag += "-gzip" // another sequence of bytes is another entity
+			c.Header("Content-Encoding", "gzip")
+			etag += "-gzip" // each encoding needs its own ETag
 		} else {
 			var err error
-			if body, err = p.unpack(); err != nil {
+			if body, err = p.unzipped(); err != nil {
 				return err
 			}
 		}
 	}
 	etag = `"` + etag + `"`
-	header.Set("ETag", etag)
+	c.Header("ETag", etag)
 	if c.GetHeader("If-None-Match") == etag {
 		c.Status(http.StatusNotModified)
 		return nil
 	}
-	_, _ = c.Writer.Write(body) // a reader who has gone is nobody to tell
+	_, _ = c.Writer.Write(body) // it fails only if the client has disconnected
 	return nil
 }

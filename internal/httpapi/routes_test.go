@@ -9,12 +9,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// pages are served beside the contract: they are for people and for Prometheus.
+// pages are routes that are not in the contract.
 var pages = []string{"/", "/docs", "/assets", "/metrics", "/openapi.yaml", "/errors"}
 
 func TestRoutesAreThoseOfTheContract(t *testing.T) {
 	t.Parallel()
-	a, err := newAPI(Config{Orders: promises{}, RequestTimeout: time.Second, JWTSecret: []byte(benchSecret), AdminToken: "admin",
+	a, err := newAPI(Config{Orders: instantOrders{}, RequestTimeout: time.Second, JWTSecret: []byte(benchSecret), AdminToken: "admin",
 		Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -27,12 +27,12 @@ func TestRoutesAreThoseOfTheContract(t *testing.T) {
 	for _, r := range engine.Routes() {
 		served[route{r.Method, r.Path}] = true
 		if a.operations[route{r.Method, r.Path}] == nil && !isPage(r.Path) {
-			t.Errorf("%s %s is served, and not in the contract", r.Method, r.Path)
+			t.Errorf("%s %s is served but not in the contract", r.Method, r.Path)
 		}
 	}
 	for r := range a.operations {
 		if !served[r] {
-			t.Errorf("%s %s is in the contract, and not served", r.method, r.path)
+			t.Errorf("%s %s is in the contract but not served", r.method, r.path)
 		}
 	}
 }

@@ -1,46 +1,47 @@
 package httpapi
 
-import "github.com/gin-gonic/gin"
+import (
+	"maps"
+	"net/http"
 
-// apiPolicy lets an answer that a browser was made to show load nothing, run
-// nothing and be framed by nobody.
-const apiPolicy = "default-src 'none'; frame-ancestors 'none'"
+	"github.com/gin-gonic/gin"
+)
 
-// secureFor is how long a browser is to come by TLS alone, once it has: a year.
-const secureFor = "max-age=31536000"
+const (
+	// apiPolicy forbids a browser that displays an answer to load or run anything,
+	// or to frame it.
+	apiPolicy = "default-src 'none'; frame-ancestors 'none'"
+	// strictTransport tells a browser to use TLS only, for a year.
+	strictTransport = "max-age=31536000"
+)
 
-// secure sets what every answer says to browsers and caches. Answers are private
-// unless their handler calls cached, and load nothing unless it calls allow.
+// securityHeaders are set on every answer. They are shared: never change a value in
+// place.
+var securityHeaders = http.Header{
+	"X-Content-Type-Options":  {"nosniff"},
+	"Referrer-Policy":         {"no-referrer"},
+	"Content-Security-Policy": {apiPolicy},
+	"Cache-Control":           {"no-store"},
+}
+
+// secure sets the headers for browsers and caches. An answer is not cached unless
+// its handler calls cached, and loads nothing unless it calls allow.
 //
-// No origin but our own may read answers: there are no CORS headers. A storefront
-// of another origin calls its own server, or stands behind the same proxy.
+// There are no CORS headers: a storefront of another origin calls its own server,
+// or runs behind the same proxy.
 func secure(c *gin.Context) {
-	header := c.Writer.Header()
-	header["X-Content-Type-Options"] = nosniff
-	header["Referrer-Policy"] = noReferrer
-	header["Content-Security-Policy"] = apiPolicies
-	header["Cache-Control"] = noStore
+	maps.Copy(c.Writer.Header(), securityHeaders)
 	if c.Request.TLS != nil {
-		header["Strict-Transport-Security"] = strictTransport
+		c.Header("Strict-Transport-Security", strictTransport)
 	}
 }
 
-// The values are shared by all answers: nobody changes them, and a header that is
-// set again gets a slice of its own.
-var (
-	nosniff         = []string{"nosniff"}
-	noReferrer      = []string{"no-referrer"}
-	apiPolicies     = []string{apiPolicy}
-	noStore         = []string{"no-store"}
-	strictTransport = []string{secureFor}
-)
-
-// allow sets the Content-Security-Policy of a page. It begins with the strictest,
-// and names what the page needs: "script-src 'self'".
+// allow sets a page's Content-Security-Policy: the strictest one, plus the sources
+// that the page needs, like "script-src 'self'".
 func allow(c *gin.Context, sources string) {
 	c.Header("Content-Security-Policy", apiPolicy+"; base-uri 'none'; form-action 'none'; "+sources)
 }
 
-// cached lets caches keep an answer that is the same for everybody. They ask
-// whether it still holds before each use.
+// cached lets caches store an answer that is the same for everyone. They must
+// revalidate it before each use.
 func cached(c *gin.Context) { c.Header("Cache-Control", "no-cache") }

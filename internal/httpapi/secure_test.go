@@ -11,8 +11,6 @@ import (
 	"flashsale/internal/limit"
 )
 
-// Every answer, whatever became of the request, says to browsers and caches what
-// they may do with it.
 func TestEveryAnswerHasSecurityHeaders(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
@@ -43,7 +41,7 @@ func TestEveryAnswerHasSecurityHeaders(t *testing.T) {
 		for name, want := range map[string]string{
 			"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": test.cache,
 			"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-			// Only over TLS; and no other origin may read anything.
+			// HSTS needs TLS, and there is no CORS.
 			"Strict-Transport-Security": "", "Access-Control-Allow-Origin": "", "Access-Control-Allow-Credentials": "",
 			"Server": "", "X-Powered-By": "",
 		} {
@@ -76,14 +74,14 @@ func TestLimitsHoldForCustomersAndAddresses(t *testing.T) {
 		}
 	}
 	if r := orders("ben"); r.StatusCode == http.StatusTooManyRequests {
-		t.Error("another customer pays for the first")
+		t.Error("a customer's requests count for another customer")
 	}
 	if r := s.call("GET", "/v1/skus", ""); r.StatusCode != http.StatusOK || r.Header.Get("RateLimit") != "" {
-		t.Errorf("a call that is nobody's: got %d, %v", r.StatusCode, r.Header)
+		t.Errorf("a call without a customer: got %d, %v", r.StatusCode, r.Header)
 	}
 
 	limits.Set(limit.ByAddress, limit.Limit{Requests: 3, Window: time.Hour})
-	// Guessing tokens is counted, and so is everything else from there.
+	// All requests of the address count, also those with invalid tokens.
 	for range 3 {
 		s.call("GET", "/v1/admin/audit", "", "Authorization", "Bearer guess").check(t, http.StatusUnauthorized, "unauthorized", "")
 	}
@@ -98,7 +96,7 @@ func TestLimitsHoldForCustomersAndAddresses(t *testing.T) {
 	}
 	limits.Set(limit.ByAddress, limit.Limit{})
 	if r := orders("eve"); len(r.Header.Values("RateLimit")) != 1 || !strings.HasPrefix(r.Header.Get("RateLimit"), `"customer"`) {
-		t.Errorf("by customer alone: %v", r.Header)
+		t.Errorf("only by customer: %v", r.Header)
 	}
 	limits.Set(limit.ByAddress, limit.Limit{Requests: 30, Window: time.Hour})
 	if got, want := orders("eve").Header.Values("RateLimit-Policy"), []string{`"address";q=30;w=3600`, `"customer";q=2;w=3600`}; !slices.Equal(got, want) {
@@ -106,8 +104,7 @@ func TestLimitsHoldForCustomersAndAddresses(t *testing.T) {
 	}
 }
 
-// Behind a proxy callers are told apart, and cannot say that they are others.
-func TestProxyIsBelievedOnlyWhenTrusted(t *testing.T) {
+func TestOnlyTrustedProxiesSetTheAddress(t *testing.T) {
 	t.Parallel()
 	for _, trusted := range []bool{false, true} {
 		limits := new(limit.Limits)
@@ -123,7 +120,7 @@ func TestProxyIsBelievedOnlyWhenTrusted(t *testing.T) {
 		forged := s.call("GET", "/v1/skus", "", "X-Forwarded-For", "203.0.113.9, 198.51.100.1")
 		got := []bool{first.StatusCode == http.StatusOK, other.StatusCode == http.StatusOK, forged.StatusCode == http.StatusOK}
 		if want := []bool{true, trusted, false}; !slices.Equal(got, want) {
-			t.Errorf("trusted is %v: let through %v, want %v", trusted, got, want)
+			t.Errorf("trusted is %v: allowed %v, want %v", trusted, got, want)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"time"
@@ -17,137 +18,121 @@ func presentSKU(s *stock.Stock) spec.SKU {
 		PerCustomerLimit: s.PerCustomerLimit, SaleStartsAt: s.SaleStartsAt, SaleEndsAt: s.SaleEndsAt}
 }
 
-// PutSKU creates a SKU, or changes one. Its units count on creation only: later
-// they would overwrite what has been sold since the caller last looked.
+// PutSKU creates or changes a SKU. Its units count on creation only: later they
+// would overwrite what has been sold since the caller read the SKU.
 func (a *api) PutSKU(c *gin.Context, sku spec.SKUInPath, params spec.PutSKUParams) {
-	want, err := a.readSKU(c, sku)
-	if err != nil {
-		a.fail(c, err)
-		return
-	}
-	only, err := preconditions(params)
-	if err != nil {
-		a.fail(c, err)
-		return
-	}
-	ctx, cancel := a.bounded(c)
-	defer cancel()
-	got, created, err := stock.Stock{}, false, order.ErrPrecondition
-	for i := 0; i < len(only) && errors.Is(err, order.ErrPrecondition); i++ {
-		got, created, err = a.cfg.Orders.PutSKU(ctx, want, only[i])
-	}
-	if err != nil {
-		a.fail(c, unavailable(err))
-		return
-	}
-	c.Header("ETag", tagOf(&got))
-	status := http.StatusOK
-	if created {
-		status = http.StatusCreated
-	} else if want.Units != got.Units {
-		c.Header("Warning", `299 - "units were ignored: they count on creation only"`)
-	}
-	c.JSON(status, presentSKU(&got))
+	a.serve(c, func(ctx context.Context) (any, error) {
+		want, err := a.readSKU(c, sku)
+		if err != nil {
+			return nil, err
+		}
+		only, err := preconditions(params)
+		if err != nil {
+			return nil, err
+		}
+		ctx, cancel := context.WithTimeout(ctx, a.cfg.RequestTimeout)
+		defer cancel()
+		got, created, err := stock.Stock{}, false, order.ErrPrecondition
+		for i := 0; i < len(only) && errors.Is(err, order.ErrPrecondition); i++ {
+			got, created, err = a.cfg.Orders.PutSKU(ctx, want, only[i])
+		}
+		if err != nil {
+			return nil, unavailable(err)
+		}
+		c.Header("ETag", tagOf(&got))
+		if created {
+			c.Status(http.StatusCreated)
+		} else if want.Units != got.Units {
+			c.Header("Warning", `299 - "units were ignored: they count on creation only"`)
+		}
+		return presentSKU(&got), nil
+	})
 }
 
 func (a *api) readSKU(c *gin.Context, sku string) (stock.Stock, error) {
-	if message := a.skuName(sku); message != "" {
-		return stock.Stock{}, kindInvalid.problem("The path has no SKU that can be.", fieldError{Field: "sku", Message: message})
+	if message := a.checkSKU(sku); message != "" {
+		return stock.Stock{}, kindInvalid.problem("The SKU in the path is invalid.", fieldError{Field: "sku", Message: message})
 	}
-	var body spec.SKURequest
-	if err := callOf(c).decode(&body); err != nil {
+	body, err := decode[spec.SKURequest](c)
+	if err != nil {
 		return stock.Stock{}, err
 	}
 	want := stock.Stock{SKU: sku, Name: body.Name, PriceCents: body.PriceCents, Currency: body.Currency, Units: body.Units,
-		PerCustomerLimit: body.PerCustomerLimit, SaleStartsAt: instant(body.SaleStartsAt), SaleEndsAt: instant(body.SaleEndsAt)}
+		PerCustomerLimit: body.PerCustomerLimit, SaleStartsAt: toMicroseconds(body.SaleStartsAt), SaleEndsAt: toMicroseconds(body.SaleEndsAt)}
 	if want.SaleStartsAt != nil && want.SaleEndsAt != nil && !want.SaleStartsAt.Before(*want.SaleEndsAt) {
-		return stock.Stock{}, kindInvalid.problem("The sale would end before it begins.",
+		return stock.Stock{}, kindInvalid.problem("The sale would end before it starts.",
 			fieldError{Field: "sale_ends_at", Message: "must be after sale_starts_at"})
 	}
 	return want, nil
 }
 
-// instant is t as a DATETIME(6) keeps it.
-func instant(t *time.Time) *time.Time {
+// toMicroseconds returns t as a DATETIME(6) stores it.
+func toMicroseconds(t *time.Time) *time.Time {
 	if t == nil {
 		return nil
 	}
-	kept := t.UTC().Truncate(time.Microsecond)
-	return &kept
+	truncated := t.UTC().Truncate(time.Microsecond)
+	return &truncated
 }
 
-// GetSKU shows one SKU. What can be no SKU's name is no SKU.
+// GetSKU shows one SKU.
 func (a *api) GetSKU(c *gin.Context, sku spec.SKUInPath, params spec.GetSKUParams) {
-	if a.skuName(sku) != "" {
-		a.fail(c, stock.ErrUnknownSKU)
-		return
+	a.serve(c, func(ctx context.Context) (any, error) {
+		s, err := a.findSKU(ctx, sku)
+		if err != nil || notModified(c, params.IfNoneMatch, tagOf(&s)) {
+			return nil, err
+		}
+		return presentSKU(&s), nil
+	})
+}
+
+// findSKU reads a SKU. An invalid name is reported as not found.
+func (a *api) findSKU(ctx context.Context, sku string) (stock.Stock, error) {
+	if a.checkSKU(sku) != "" {
+		return stock.Stock{}, stock.ErrUnknownSKU
 	}
-	ctx, cancel := a.bounded(c)
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.RequestTimeout)
 	defer cancel()
 	s, err := a.cfg.Catalog.Get(ctx, sku)
-	if err != nil {
-		a.fail(c, unavailable(err))
-		return
-	}
-	if !unchanged(c, params.IfNoneMatch, tagOf(&s)) {
-		c.JSON(http.StatusOK, presentSKU(&s))
-	}
+	return s, unavailable(err)
 }
 
-// RestockSKU puts more units on sale, once for each key.
+// RestockSKU adds units to a SKU, once for each key.
 func (a *api) RestockSKU(c *gin.Context, sku spec.SKUInPath, params spec.RestockSKUParams) {
-	if a.skuName(sku) != "" {
-		a.fail(c, stock.ErrUnknownSKU)
-		return
-	}
-	key, err := idempotencyKey(params.IdempotencyKey)
-	if err != nil {
-		a.fail(c, err)
-		return
-	}
-	var body spec.RestockRequest
-	if err := callOf(c).decode(&body); err != nil {
-		a.fail(c, err)
-		return
-	}
-	done, err := a.cfg.Orders.Restock(c.Request.Context(), order.RestockRequest{SKU: sku, Key: key, Units: body.Units})
-	switch {
-	case errors.Is(err, stock.ErrTooManyUnits):
-		a.fail(c, kindInvalid.problem("The SKU cannot have so many units.", fieldError{Field: "units", Message: "must leave the SKU with fewer units"}))
-	case err != nil:
-		a.fail(c, err)
-	default:
-		if done.Replayed {
-			c.Header("Idempotent-Replayed", "true")
+	a.serve(c, func(ctx context.Context) (any, error) {
+		if a.checkSKU(sku) != "" {
+			return nil, stock.ErrUnknownSKU
 		}
+		key, err := idempotencyKey(params.IdempotencyKey)
+		if err != nil {
+			return nil, err
+		}
+		body, err := decode[spec.RestockRequest](c)
+		if err != nil {
+			return nil, err
+		}
+		done, err := a.cfg.Orders.Restock(ctx, order.RestockRequest{SKU: sku, Key: key, Units: body.Units})
+		if errors.Is(err, stock.ErrTooManyUnits) {
+			err = kindInvalid.problem("The SKU would have too many units.", fieldError{Field: "units", Message: "must be smaller: the SKU's total has a limit"})
+		}
+		if err != nil {
+			return nil, err
+		}
+		created(c, done.Replayed)
 		r := done.Restock
-		c.JSON(http.StatusCreated, spec.Restock{ID: r.ID, SKU: r.SKU, Units: r.Units, CreatedAt: r.CreatedAt})
-	}
+		return spec.Restock{ID: r.ID, SKU: r.SKU, Units: r.Units, CreatedAt: r.CreatedAt}, nil
+	})
 }
 
-// ListSKUs pages through all SKUs in their byte order.
+// ListSKUs pages through all SKUs in byte order.
 func (a *api) ListSKUs(c *gin.Context, params spec.ListSKUsParams) {
-	after, err := readCursor(params.Cursor, func(place []byte) (string, bool) { return string(place), a.skuName(string(place)) == "" })
-	if err != nil {
-		a.fail(c, err)
-		return
-	}
-	ctx, cancel := a.bounded(c)
-	defer cancel()
-	limit := a.limit(params.Limit)
-	list, err := a.cfg.Catalog.List(ctx, after, limit+1)
-	if err != nil {
-		a.fail(c, unavailable(err))
-		return
-	}
-	var answer spec.SKUList
-	list, answer.NextCursor = nextPage(list, limit, func(s *stock.Stock) []byte { return []byte(s.SKU) })
-	if unchanged(c, params.IfNoneMatch, tagOfPage(list, answer.NextCursor)) {
-		return
-	}
-	answer.Items = make([]spec.SKU, len(list))
-	for i := range list {
-		answer.Items[i] = presentSKU(&list[i])
-	}
-	c.JSON(http.StatusOK, answer)
+	a.serveBounded(c, func(ctx context.Context) (any, error) {
+		parse := func(place []byte) (string, bool) { return string(place), a.checkSKU(string(place)) == "" }
+		list, next, err := readPage(a, params.Cursor, params.Limit, parse, func(s *stock.Stock) []byte { return []byte(s.SKU) },
+			func(after string, limit int) ([]stock.Stock, error) { return a.cfg.Catalog.List(ctx, after, limit) })
+		if err != nil || notModified(c, params.IfNoneMatch, tagOfPage(list, next)) {
+			return nil, err
+		}
+		return spec.SKUList{Items: presentAll(list, presentSKU), NextCursor: next}, nil
+	})
 }

@@ -70,7 +70,7 @@ func TestTheStorefrontOrdersAtThePriceThatItShows(t *testing.T) {
 	const old = `{"chair":{"key":"k","quantity":1,"price_cents":1,"currency":"EUR"}}`
 	eval[bool](b, fmt.Sprintf("sessionStorage.setItem('unsure', %q) === undefined", old))
 	b.do(chromedp.Reload())
-	b.await(shows(card("chair", "form button"), "Ask again"))
+	b.await(shows(card("chair", "form button"), "Try again"))
 	b.press(card("chair", "form button"))
 	b.await(shows("#messages", "The price has changed, and nothing was ordered"))
 	b.buy("chair", "1")

@@ -1,10 +1,9 @@
-// Package contract reads the OpenAPI document into what requests are checked by:
-// for each operation who may call it, what it answers with, its parameters and
-// its body. Bounds, lengths and patterns stand in the document alone.
+// Package contract reads the OpenAPI document that requests are checked against:
+// each operation's callers, answers, parameters and body. Bounds, lengths and
+// patterns are defined in the document only.
 //
-// A keyword that it does not know is an error at start, and never a constraint
-// that nobody checks. Which problem answers a request that breaks the document is
-// httpapi's to say.
+// An unknown keyword is an error at start, so that every constraint is checked.
+// Package httpapi turns the errors of a check into problems.
 package contract
 
 import (
@@ -19,12 +18,11 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
-// Contract is the document, read. It does not change, and is safe for concurrent
-// use.
+// Contract is a parsed document. It does not change, and is safe for concurrent use.
 type Contract struct {
-	// Document is the document itself, as YAML says it.
+	// Document is the unmarshalled YAML.
 	Document map[string]any
-	// Operations are in the order of their paths.
+	// Operations are sorted by path.
 	Operations []*Operation
 }
 
@@ -41,35 +39,33 @@ const (
 // Operation is one method of one path.
 type Operation struct {
 	ID, Method string
-	// Path is the document's form: /v1/skus/{sku}.
+	// Path has the document's form: /v1/skus/{sku}.
 	Path   string
 	Scheme Scheme
-	// Types are the media types that it answers with when it succeeds; none
-	// where a success has no body.
+	// Types are the media types of a success, if it has a body.
 	Types      []string
 	Parameters []Parameter
-	// Body is nil where a body means nothing.
+	// Body is nil if the operation ignores the body.
 	Body         *Object
 	BodyRequired bool
-	statuses     map[int]bool
-	// Responses are the document's, by status, with their references resolved.
+	// Responses are the document's, by status, with references resolved.
 	Responses map[int]map[string]any
 }
 
-// Answers says whether status is one of the operation's answers.
-func (o *Operation) Answers(status int) bool { return o.statuses[status] }
+// Answers reports whether the operation declares a status.
+func (o *Operation) Answers(status int) bool { return o.Responses[status] != nil }
 
-// Fits says whether a path is one of the operation's: no parameter is empty.
-func (o *Operation) Fits(path string) bool {
+// fits reports whether the operation has a path. Parameters must not be empty.
+func (o *Operation) fits(path string) bool {
 	return slices.EqualFunc(strings.Split(o.Path, "/"), strings.Split(path, "/"), func(form, part string) bool {
 		return form == part || strings.HasPrefix(form, "{") && part != ""
 	})
 }
 
-// Streams says whether the operation's answer goes on until one side ends it.
+// Streams reports whether the operation answers with an event stream.
 func (o *Operation) Streams() bool { return slices.Contains(o.Types, "text/event-stream") }
 
-// Load reads an OpenAPI document.
+// Load parses an OpenAPI document.
 func Load(document []byte) (*Contract, error) {
 	c := &Contract{}
 	if err := yaml.UnmarshalStrict(document, &c.Document); err != nil {
@@ -93,8 +89,21 @@ func Load(document []byte) (*Contract, error) {
 	return c, nil
 }
 
-// Text is the rule of the named string schema: a test returns what is wrong with
-// a value, or nothing.
+// Find returns the operation of a request, or nil. known is true if the document has
+// the path, for any method.
+func (c *Contract) Find(method, path string) (found *Operation, known bool) {
+	for _, o := range c.Operations {
+		if o.fits(path) {
+			if known = true; o.Method == method {
+				return o, true
+			}
+		}
+	}
+	return nil, known
+}
+
+// Text returns the check of a named string schema, which returns what is wrong with
+// a value, or "".
 func (c *Contract) Text(name string) (check func(value string) (message string), err error) {
 	f, err := c.field(map[string]any{"$ref": "#/components/schemas/" + name})
 	if err != nil {
@@ -104,7 +113,7 @@ func (c *Contract) Text(name string) (check func(value string) (message string),
 }
 
 func (c *Contract) operation(raw map[string]any) (*Operation, error) {
-	o := &Operation{ID: raw["operationId"].(string), statuses: map[int]bool{}, Responses: map[int]map[string]any{}}
+	o := &Operation{ID: raw["operationId"].(string), Responses: map[int]map[string]any{}}
 	if err := c.security(o, raw); err != nil {
 		return nil, err
 	}
@@ -113,11 +122,11 @@ func (c *Contract) operation(raw map[string]any) (*Operation, error) {
 		if err != nil {
 			return nil, fmt.Errorf("response %q: %w", text, err)
 		}
-		response, err := c.resolve(object(value))
+		response, err := c.Resolve(value)
 		if err != nil {
 			return nil, err
 		}
-		o.statuses[status], o.Responses[status] = true, response
+		o.Responses[status] = response
 		if status < http.StatusMultipleChoices {
 			o.Types = append(o.Types, slices.Sorted(maps.Keys(object(response["content"])))...)
 		}
@@ -156,15 +165,14 @@ func (c *Contract) security(o *Operation, raw map[string]any) error {
 		}
 	}
 	if o.Scheme != Customer && o.Scheme != Administrator {
-		return fmt.Errorf("security %v is none that is known", list)
+		return fmt.Errorf("unknown security %v", list)
 	}
 	return nil
 }
 
-// Resolve is an object of the document, or the one that it refers to.
-func (c *Contract) Resolve(value any) (map[string]any, error) { return c.resolve(object(value)) }
-
-func (c *Contract) resolve(value map[string]any) (map[string]any, error) {
+// Resolve returns an object of the document, following references.
+func (c *Contract) Resolve(of any) (map[string]any, error) {
+	value := object(of)
 	for {
 		reference, ok := value["$ref"].(string)
 		if !ok {
@@ -175,7 +183,7 @@ func (c *Contract) resolve(value map[string]any) (map[string]any, error) {
 			at = object(at)[part]
 		}
 		if value = object(at); value == nil {
-			return nil, errors.New(reference + " leads nowhere")
+			return nil, errors.New(reference + " does not exist")
 		}
 	}
 }

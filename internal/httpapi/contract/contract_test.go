@@ -32,7 +32,7 @@ func bodies(t testing.TB) map[string]*contract.Object {
 	return all
 }
 
-func TestIntegersAreWhatTheyAreWorth(t *testing.T) {
+func TestInteger(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]int64{
 		"0": 0, "-0": 0, "2": 2, "2.0": 2, "2e0": 2, "20E-1": 2, "0.2e1": 2, "-3": -3, "0e99999999999": 0, "0.0": 0,
@@ -45,35 +45,35 @@ func TestIntegersAreWhatTheyAreWorth(t *testing.T) {
 	}
 	for _, text := range []string{"1.5", "0.99999999999999999999", "1e-1", "1e-99999999999", "9007199254740993.5", "2." + strings.Repeat("0", 500)} {
 		if got, whole := contract.Integer([]byte(text)); whole {
-			t.Errorf("%.40s is taken for %d", text, got)
+			t.Errorf("%.40s is read as %d", text, got)
 		}
 	}
 }
 
-func TestDocumentThatCannotBeCheckedIsRefused(t *testing.T) {
+func TestUnsupportedDocumentsAreRejected(t *testing.T) {
 	t.Parallel()
 	replace := func(old, with string) []byte { return bytes.Replace(spec.YAML, []byte(old), []byte(with), 1) }
 	for name, document := range map[string][]byte{
-		"no YAML":                    []byte("\t:"),
-		"a keyword that is unknown":  replace("quantity: {type: integer,", "quantity: {multipleOf: 2, type: integer,"),
-		"a format that is unknown":   replace("minLength: 1, maxLength: 255}", "minLength: 1, maxLength: 255, format: email}"),
-		"a type that is unknown":     replace("units: {type: integer, format: int64, minimum: 0", "units: {type: number, format: int64, minimum: 0"),
-		"a keyword by a reference":   replace("sku: {$ref: '#/components/schemas/SKUName'}", "sku: {$ref: '#/components/schemas/SKUName', maxLength: 3}"),
-		"a reference into nothing":   replace("sku: {$ref: '#/components/schemas/SKUName'}", "sku: {$ref: '#/components/schemas/Nothing'}"),
+		"not YAML":                   []byte("\t:"),
+		"an unknown keyword":         replace("quantity: {type: integer,", "quantity: {multipleOf: 2, type: integer,"),
+		"an unknown format":          replace("minLength: 1, maxLength: 255}", "minLength: 1, maxLength: 255, format: email}"),
+		"an unknown type":            replace("units: {type: integer, format: int64, minimum: 0", "units: {type: number, format: int64, minimum: 0"),
+		"a keyword beside $ref":      replace("sku: {$ref: '#/components/schemas/SKUName'}", "sku: {$ref: '#/components/schemas/SKUName', maxLength: 3}"),
+		"a broken reference":         replace("sku: {$ref: '#/components/schemas/SKUName'}", "sku: {$ref: '#/components/schemas/Nothing'}"),
 		"a body with unknown fields": replace("additionalProperties: false\n      required: [sku, quantity]", "additionalProperties: true\n      required: [sku, quantity]"),
-		"a scheme that is unknown":   replace("security: [{administrator: []}]", "security: [{somebody: []}]"),
-		"a status that is none":      replace("'304':", "'3xx':"),
+		"an unknown scheme":          replace("security: [{administrator: []}]", "security: [{somebody: []}]"),
+		"an invalid status":          replace("'304':", "'3xx':"),
 	} {
 		if bytes.Equal(document, spec.YAML) {
 			t.Errorf("%s: the document was not changed", name)
 		}
 		if _, err := contract.Load(document); err == nil {
-			t.Errorf("%s: the document is taken", name)
+			t.Errorf("%s: Load returned no error", name)
 		}
 	}
 }
 
-func TestWhatIsWrongWithABodyIsToldInWords(t *testing.T) {
+func TestWrongTypesAreNamed(t *testing.T) {
 	t.Parallel()
 	order := bodies(t)["placeOrder"]
 	for body, want := range map[string]string{
@@ -83,12 +83,12 @@ func TestWhatIsWrongWithABodyIsToldInWords(t *testing.T) {
 		`{"quantity":"1"}`:  "must not be a string",
 		`{"sku":true}`:      "must not be a boolean",
 		`[]`:                "must not be an array",
-		// What is no JSON has no kind.
+		// Invalid JSON has no kind.
 		`{"quantity":NaN}`: "", `{"quantity":+1}`: "", "\ufeff{}": "", `'x'`: "",
 	} {
 		malformed, ok := errors.AsType[*contract.Malformed](order.Check([]byte(body)))
 		if !ok {
-			t.Errorf("%s is taken", body)
+			t.Errorf("%s is accepted", body)
 			continue
 		}
 		got := ""
@@ -101,29 +101,29 @@ func TestWhatIsWrongWithABodyIsToldInWords(t *testing.T) {
 	}
 }
 
-func TestPricesAreInCurrenciesThatAreInUse(t *testing.T) {
+func TestCurrenciesAreActiveCodes(t *testing.T) {
 	t.Parallel()
 	sku := bodies(t)["putSKU"]
 	for codes, good := range map[string]bool{
 		"EUR USD JPY KWD IQD RSD ALL LAK CLP ISK UGX MGA MRU XAF XOF XPF XCD": true,
-		"SLE VED VES ZWG XCG STN":                         true,  // the youngest ones
+		"SLE VED VES ZWG XCG STN":                         true,  // recent
 		"CLF UYW UYI BOV CHE CHW COU MXV USN XAD":         true,  // funds codes
-		"EUT AAA ZZZ QQQ EUX BTC RMB UKP CNH":             false, // never of the list
+		"EUT AAA ZZZ QQQ EUX BTC RMB UKP CNH":             false, // never listed
 		"DEM FRF ITL YUM HRK BGN ANG SLL ZWL CUC STD LTL": false, // withdrawn
 		"XXX XTS XAU XAG XPT XPD XDR XUA XSU XBA":         false, // no minor unit
-		"eur Eur EURO EU E\u0055R1 \u0415UR":              false, // of another shape
+		"eur Eur EURO EU E\u0055R1 \u0415UR":              false, // not three capital letters
 	} {
 		for code := range strings.FieldsSeq(codes) {
 			err := sku.Check([]byte(`{"name":"n","price_cents":1,"currency":"` + code + `","units":1}`))
 			invalid, _ := errors.AsType[contract.Invalid](err)
 			if (err == nil) != good || !good && (len(invalid) != 1 || invalid[0].Field != "currency" || !strings.Contains(invalid[0].Message, "ISO 4217")) {
-				t.Errorf("%s: %v %v, want it taken: %v", code, err, invalid, good)
+				t.Errorf("%s: %v %v, want accepted: %v", code, err, invalid, good)
 			}
 		}
 	}
 }
 
-func TestTimesThatAreTakenCanBeDecoded(t *testing.T) {
+func TestAcceptedTimesCanBeDecoded(t *testing.T) {
 	t.Parallel()
 	sku := bodies(t)["putSKU"]
 	for value, good := range map[string]bool{
@@ -139,15 +139,15 @@ func TestTimesThatAreTakenCanBeDecoded(t *testing.T) {
 		}
 		var decoded spec.SKURequest
 		if failed := jsonv2.Unmarshal(body, &decoded); err == nil && failed != nil {
-			t.Errorf("%s is taken, and cannot be decoded: %v", value, failed)
+			t.Errorf("%s is accepted but cannot be decoded: %v", value, failed)
 		}
 	}
 }
 
-func TestTimesThatAreRefusedAreToldWhy(t *testing.T) {
+func TestRejectedTimesGetAReason(t *testing.T) {
 	t.Parallel()
 	sku := bodies(t)["putSKU"]
-	const noTime, letters, years = "must be a time of RFC 3339", "must have a capital T and Z", "must be from the year 1000 to the year 9999, in UTC"
+	const noTime, letters, years = "must be an RFC 3339 time", "must have a capital T and Z", "must be from the year 1000 to the year 9999, in UTC"
 	for value, want := range map[string]string{
 		"2030-01-31t12:00:00Z": letters, "2030-01-31T12:00:00z": letters, "2030-01-31t12:00:00+01:00": letters, "0001-01-01T00:00:00Z": years,
 		"0999-12-31T23:59:59Z": years, "9999-12-31T23:59:59-10:00": years, "1000-01-01T00:00:00+00:01": years, "2030-01-31": noTime, "2030-02-30T12:00:00Z": noTime,
@@ -161,11 +161,10 @@ func TestTimesThatAreRefusedAreToldWhy(t *testing.T) {
 	}
 }
 
-// hugePower is a number that the library of JSON Schema cannot read.
+// hugePower matches numbers that the JSON Schema library cannot parse.
 var hugePower = regexp.MustCompile(`[eE][+-]?[0-9]{4,}`)
 
-// FuzzBodies compares what is checked at run time with what a library of JSON
-// Schema makes of the document's own schemas.
+// FuzzBodies compares Check with a JSON Schema library on the document's schemas.
 func FuzzBodies(f *testing.F) {
 	for _, body := range []string{
 		`{"sku":"lamp","quantity":1}`, `{"sku":"lamp","quantity":2.0}`, `{"sku":"-","quantity":0}`, `{"quantity":1.5}`, `{}`, `[]`, `null`, ``,
@@ -190,23 +189,23 @@ func FuzzBodies(f *testing.F) {
 				t.Fatalf("%s: %q is %v", id, body, got)
 			}
 			if isMalformed && malformed.Detail == "" {
-				t.Errorf("%s: %q is malformed, and nobody is told why", id, body)
+				t.Errorf("%s: %q is malformed without a detail", id, body)
 			}
 			if !strict {
 				if got == nil {
-					t.Errorf("%s: %q is no JSON, and is taken", id, body)
+					t.Errorf("%s: %q is not JSON but accepted", id, body)
 				}
 				continue
 			}
 			if hugePower.Match(body) || onlyFormats(id, invalid) {
-				continue // times are those that MySQL has, currencies those in use: fewer than by the schema
+				continue // Check is stricter than the schema about times and currencies
 			}
 			value, err := jsonschema.UnmarshalJSON(bytes.NewReader(body))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if want := schemas[id].Validate(value); (want == nil) != (got == nil) {
-				t.Errorf("%s: %s is %v, by the schema %v", id, body, got, want)
+				t.Errorf("%s: %s is %v, want %v", id, body, got, want)
 			}
 		}
 	})
@@ -221,7 +220,7 @@ func onlyFormats(id string, invalid contract.Invalid) bool {
 	return len(invalid) > 0
 }
 
-// compile compiles one schema, with the document for its references.
+// compile compiles one schema with the document's components.
 func compile(t testing.TB, id string, schema map[string]any) *jsonschema.Schema {
 	t.Helper()
 	read, err := contract.Load(spec.YAML)
@@ -252,8 +251,7 @@ func compile(t testing.TB, id string, schema map[string]any) *jsonschema.Schema 
 	return compiled
 }
 
-// BenchmarkBody is what an order's body costs to check, and what it would cost
-// by a library of JSON Schema.
+// BenchmarkBody compares the check of an order's body with a JSON Schema library.
 func BenchmarkBody(b *testing.B) {
 	body := []byte(`{"sku":"sale-1","quantity":1}`)
 	order := bodies(b)["placeOrder"]

@@ -11,9 +11,9 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Object is the schema of a JSON object whose fields are no objects themselves.
+// Object is the schema of a flat JSON object.
 type Object struct {
-	// Schema is the document's, and what the rest was compiled from.
+	// Schema is the document's.
 	Schema   map[string]any
 	fields   map[string]*field
 	required []string
@@ -25,23 +25,23 @@ type FieldError struct {
 	Message string `json:"message"`
 }
 
-// Malformed says that a body is not one JSON object with known fields of the
-// right types: what a caller meant by it cannot be guessed.
+// Malformed is the error for a body that is not one JSON object with known fields of
+// the right types.
 type Malformed struct {
 	Detail string
-	// Fields has the field where one is to blame.
+	// Fields has the wrong field, if it is known.
 	Fields []FieldError
 }
 
 func (m *Malformed) Error() string { return m.Detail }
 
-// Invalid says that fields have values that they cannot have.
+// Invalid is the error for fields with invalid values.
 type Invalid []FieldError
 
-func (v Invalid) Error() string { return fmt.Sprintf("%d fields are not valid", len(v)) }
+func (v Invalid) Error() string { return fmt.Sprintf("%d invalid fields", len(v)) }
 
 func (c *Contract) object(schema map[string]any) (*Object, error) {
-	schema, err := c.resolve(schema)
+	schema, err := c.Resolve(schema)
 	if err != nil {
 		return nil, err
 	}
@@ -60,18 +60,18 @@ func (c *Contract) object(schema map[string]any) (*Object, error) {
 				}
 			}
 		default:
-			return nil, fmt.Errorf("%s: keyword is not known", keyword)
+			return nil, fmt.Errorf("%s: unknown keyword", keyword)
 		}
 	}
-	// Unknown fields are always refused: the document must say so.
+	// Check always rejects unknown fields: the document must say so.
 	if open, closed := schema["additionalProperties"].(bool); schema["type"] != "object" || !closed || open {
-		return nil, errors.New("a body is an object without additionalProperties")
+		return nil, errors.New("a body must be an object with additionalProperties: false")
 	}
 	return o, nil
 }
 
-// Check reads a body: one JSON object, no field of it twice, and nothing behind
-// it. It returns nil, a *Malformed, or else an Invalid with all that is wrong.
+// Check checks a body: one JSON object without duplicate fields, and no data after
+// it. It returns nil, a *Malformed, or an Invalid with all invalid fields.
 func (o *Object) Check(body []byte) error {
 	in := jsontext.NewDecoder(bytes.NewReader(body))
 	if k := in.PeekKind(); k != '{' && kindNames[k] != "" {
@@ -90,7 +90,7 @@ func (o *Object) Check(body []byte) error {
 		name := token.String()
 		f := o.fields[name]
 		if f == nil {
-			return &Malformed{"The body has an unknown field.", []FieldError{{name, "is not known here"}}}
+			return &Malformed{"The body has an unknown field.", []FieldError{{name, "is an unknown field"}}}
 		}
 		message, err := f.read(in, name)
 		if err != nil {
@@ -105,7 +105,7 @@ func (o *Object) Check(body []byte) error {
 		return syntax(err)
 	}
 	if _, err := in.ReadToken(); !errors.Is(err, io.EOF) {
-		return &Malformed{Detail: "There is something behind the body's JSON object."}
+		return &Malformed{Detail: "The body has unexpected data after the JSON object."}
 	}
 	for _, name := range o.required {
 		if !slices.Contains(seen, name) {
@@ -118,7 +118,7 @@ func (o *Object) Check(body []byte) error {
 	return nil
 }
 
-// read reads the field's value, and says what is wrong with it.
+// read reads the field's value, and returns what is wrong with it.
 func (f *field) read(in *jsontext.Decoder, name string) (string, error) {
 	kind := in.PeekKind()
 	if kindNames[kind] != "" && !f.kinds.has(kind) {
@@ -147,17 +147,17 @@ func (f *field) read(in *jsontext.Decoder, name string) (string, error) {
 func syntax(err error) error {
 	wrong, ok := errors.AsType[*jsontext.SyntacticError](err)
 	switch {
-	case !ok: // the body ends too early, or is none
-		return &Malformed{Detail: "The body is not one whole JSON object."}
+	case !ok: // the body is empty or ends too early
+		return &Malformed{Detail: "The body is not a complete JSON object."}
 	case errors.Is(err, jsontext.ErrDuplicateName):
 		name := strings.TrimPrefix(string(wrong.JSONPointer), "/")
-		return &Malformed{"A field stands twice.", []FieldError{{name, "stands more than once"}}}
+		return &Malformed{"The body has a duplicate field.", []FieldError{{name, "is given more than once"}}}
 	}
-	return &Malformed{Detail: fmt.Sprintf("The body is not one JSON object: see byte %d.", wrong.ByteOffset)}
+	return &Malformed{Detail: fmt.Sprintf("The body is not valid JSON at byte %d.", wrong.ByteOffset)}
 }
 
-// kindNames are the kinds that a value can begin as. What begins otherwise is no
-// JSON: NaN, +1, or a byte order mark.
+// kindNames are the kinds that JSON values begin with. Other bytes (NaN, +1, a byte
+// order mark) are not JSON.
 var kindNames = map[jsontext.Kind]string{
 	'n': "null", 't': "a boolean", 'f': "a boolean", '"': "a string", '0': "a number", '{': "an object", '[': "an array",
 }

@@ -6,19 +6,19 @@ import (
 	"strconv"
 )
 
-// Parameter is one of a path, a query or a header.
+// Parameter is a parameter in a path, a query or a header.
 type Parameter struct {
 	Name, In string
 	Required bool
-	// Schema is the document's, and what field was compiled from.
+	// Schema is the document's.
 	Schema map[string]any
 	field  *field
-	// Default is what an integer has when it is not given.
+	// Default is the default of an integer.
 	Default int
 }
 
 func (c *Contract) parameter(raw map[string]any) (Parameter, error) {
-	raw, err := c.resolve(raw)
+	raw, err := c.Resolve(raw)
 	if err != nil {
 		return Parameter{}, err
 	}
@@ -30,17 +30,11 @@ func (c *Contract) parameter(raw map[string]any) (Parameter, error) {
 	if p.field, err = c.field(p.Schema); err != nil {
 		return Parameter{}, fmt.Errorf("parameter %s: %w", p.Name, err)
 	}
-	if value, given := p.Schema["default"]; given {
-		n, err := whole(value)
-		if err != nil {
-			return Parameter{}, fmt.Errorf("parameter %s: default: %w", p.Name, err)
-		}
-		p.Default = int(n)
-	}
+	p.Default = p.field.Default
 	return p, nil
 }
 
-// Query says what is wrong with the operation's parameters in a query.
+// Query returns what is wrong with the parameters of a query.
 func (o *Operation) Query(query url.Values) (wrong []FieldError) {
 	for i := range o.Parameters {
 		p := &o.Parameters[i]
@@ -64,15 +58,15 @@ func (o *Operation) Query(query url.Values) (wrong []FieldError) {
 	return wrong
 }
 
-// integer is stricter than JSON: 1e1 is no number of a query.
+// integer is stricter than JSON: it rejects 1e1.
 func (p *Parameter) integer(value string) string {
-	if n, err := strconv.ParseInt(value, 10, 64); err != nil || n < p.field.low || n > p.field.high {
+	if n, err := strconv.ParseInt(value, 10, 64); err != nil || n < p.field.Minimum || n > p.field.Maximum {
 		return p.field.bounds()
 	}
 	return ""
 }
 
-// Default is what the parameter has in every operation when it is not given.
+// Default returns the default of a named integer parameter.
 func (c *Contract) Default(name string) (int, error) {
 	p, err := c.parameter(map[string]any{"$ref": "#/components/parameters/" + name})
 	return p.Default, err

@@ -1,9 +1,9 @@
-// The storefront: what is on sale, live, and one customer's orders. It calls the
-// API of the replica that it came from, as any other storefront would.
+// The storefront shows the live stock and one customer's orders. It calls the public
+// API of the replica that serves it.
 
 const find = (selector, within = document) => within.querySelector(selector);
 
-// say shows a message, which screen readers read out.
+// say shows a message, also to screen readers.
 function say(text, bad = false) {
   const message = document.createElement("p");
   message.classList.toggle("bad", bad);
@@ -18,25 +18,25 @@ function say(text, bad = false) {
   setTimeout(() => message.remove(), bad ? 15_000 : 8_000);
 }
 
-// texts say what a customer can do about a problem, by the slug of its type.
+// texts are messages for customers, by the slug of the problem's type.
 const texts = {
-  "sold-out": () => "Sold out. Units of orders that are not paid in time come back.",
-  "insufficient-stock": () => "Fewer are left than you asked for. A smaller quantity may still succeed.",
-  "sale-not-open": () => "The sale has not begun yet.",
+  "sold-out": () => "Sold out. Units return if other buyers do not pay in time.",
+  "insufficient-stock": () => "Not enough units are left. A smaller quantity may still succeed.",
+  "sale-not-open": () => "The sale has not started yet.",
   "sale-over": () => "The sale is over.",
-  "price-changed": () => "The price has changed, and nothing was ordered. Look at it, then order again.",
-  "customer-limit": () => "That would be more than one customer may have.",
-  "too-many-requests": () => "You are too quick. Wait a moment, then try again. Nothing was ordered.",
-  "busy": () => "Too many are buying right now. Nothing was changed: try again.",
-  "unavailable": () => "The shop did not answer in time. Nothing was changed: try again.",
-  "outcome-unknown": () => "There is no answer yet, and it may have worked. Ask again: nothing is done twice.",
-  "unauthorized": () => "Your token is not valid, or not any more. Enter another one.",
-  "unknown-sku": () => "This is not on sale any more.",
-  "payment-window-over": () => "The payment came too late: the units went back on sale. It will be refunded.",
+  "price-changed": () => "The price has changed, and nothing was ordered. Check the new price, then order again.",
+  "customer-limit": () => "This is more than one customer may have.",
+  "too-many-requests": () => "Too many requests. Nothing was changed. Wait a moment, then try again.",
+  "busy": () => "The shop is busy. Nothing was changed. Try again.",
+  "unavailable": () => "The shop is temporarily unavailable. Nothing was changed. Try again.",
+  "outcome-unknown": () => "There is no answer yet. Your request may have worked. Try again: nothing is done twice.",
+  "unauthorized": () => "Your token is not valid or has expired. Enter another one.",
+  "unknown-sku": () => "This item is no longer on sale.",
+  "payment-window-over": () => "The payment came too late, and will be refunded. The units are on sale again.",
   "order-cancelled": () => "This order was cancelled.",
   "order-expired": () => "This order has expired.",
-  "already-paid": () => "This order was paid already.",
-  "unreachable": () => "The shop cannot be reached. Ask again: nothing is done twice.",
+  "already-paid": () => "This order is already paid.",
+  "unreachable": () => "The shop cannot be reached. Try again: nothing is done twice.",
 };
 
 const explain = (problem) => {
@@ -46,8 +46,8 @@ const explain = (problem) => {
   return fields || problem.detail || problem.title || "Something went wrong.";
 };
 
-// The customer's token: from the address behind #, which no server is sent, then
-// kept for this tab.
+// The customer's token comes from the fragment (#) of the address, which browsers do
+// not send, and is stored for this tab.
 const store = sessionStorage;
 function takeToken() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
@@ -57,7 +57,7 @@ function takeToken() {
 }
 const token = () => store.getItem("token");
 
-// subject is who the token says that we are: to show it, no more.
+// subject is the customer in the token, unverified, for display only.
 function subject() {
   try {
     const claims = token().split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
@@ -67,16 +67,16 @@ function subject() {
   }
 }
 
-// ahead is how much the server's clock is ahead of ours, in ms.
+// ahead is the server's clock minus ours, in ms.
 let ahead = 0;
 const now = () => Date.now() + ahead;
 
 const tries = 6;
 const sleep = (ms) => new Promise((wake) => setTimeout(wake, ms));
 
-// call answers the body of a 2xx, or throws the problem. What was not answered,
-// or may be tried again, is tried again as it is: with the same key. unsure says
-// of a problem that an earlier try may have worked all the same.
+// call returns the body of a 2xx answer, or throws the problem. It retries a request
+// without an answer, or with one that allows a retry, under the same key. A problem
+// is unsure if an earlier try may have been applied.
 async function call(method, path, { body, key } = {}) {
   let unsure = false;
   for (let attempt = 1; ; attempt++) {
@@ -89,7 +89,7 @@ async function call(method, path, { body, key } = {}) {
       response = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal: AbortSignal.timeout(20_000) });
       answer = await response.json();
       const date = Date.parse(response.headers.get("Date"));
-      if (date) ahead = date + 500 - Date.now(); // it is cut to the second
+      if (date) ahead = date + 500 - Date.now(); // Date has whole seconds
       if (response.ok) return answer;
       answer.slug = (answer.type ?? "").replace("/errors/", "");
     } catch {
@@ -99,9 +99,8 @@ async function call(method, path, { body, key } = {}) {
     unsure ||= answer.slug === "unreachable" || status === 504 || status === 500;
     const again = answer.slug === "unreachable" || status === 503 || status === 504 || answer.slug === "request-in-flight";
     if (!again || attempt === tries) {
-      // An answer that decides makes an end of doubt; a refusal to serve does not,
-      // nor does one to let us in, nor that of an older replica that does not
-      // understand what a newer one may have done.
+      // A refusal of the order proves that no earlier try was applied. A retryable
+      // answer, a 5xx, a 401, or a 400 of a replica with an older version does not.
       throw Object.assign(answer, { status, unsure: unsure && (again || status >= 500 || status === 401 || status === 400) });
     }
     const asked = Number(response?.headers.get("Retry-After")) * 1000 || 0;
@@ -109,7 +108,7 @@ async function call(method, path, { body, key } = {}) {
   }
 }
 
-// newKey names one order, for all its tries.
+// newKey returns the idempotency key of one order, for all its tries.
 const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
 
 function money(cents, currency) {
@@ -126,12 +125,12 @@ function duration(ms) {
   return (days ? `${days} d ` : "") + `${two(Math.floor(s / 3600) % 24)}:${clock}`;
 }
 
-// --- What is on sale.
+// --- SKUs.
 
 const cards = new Map(); // by SKU: {sku, seq, node}
 
-// unsureOf are orders without an answer, by SKU: asked again under their keys,
-// also after the page was loaded anew. A SKU may be called what objects have.
+// unsureOf has the orders without an answer, by SKU. They are retried under their
+// keys, also after a reload. It has no prototype: a SKU may be named "constructor".
 const unsureOf = Object.assign(Object.create(null), JSON.parse(store.getItem("unsure") ?? "{}"));
 const saveUnsure = () => store.setItem("unsure", JSON.stringify(unsureOf));
 
@@ -149,7 +148,7 @@ function showSKU(sku) {
     const after = [...find("#skus").children].find((other) => other.dataset.sku > sku.sku);
     find("#skus").insertBefore(node, after ?? null);
   }
-  // The event may have been quicker than the list.
+  // An event may be newer than the list.
   if (card.seq >= 0) sku = { ...sku, units: card.sku.units, available: card.sku.available };
   card.sku = sku;
   find("#empty").hidden = true;
@@ -170,7 +169,7 @@ function drawSKU({ sku, node, busy }) {
   const bar = find("progress", node);
   bar.max = Math.max(sku.units, 1);
   bar.value = Math.max(sku.available, 0);
-  bar.setAttribute("aria-label", `Units of ${sku.name} that are left`);
+  bar.setAttribute("aria-label", `Units left of ${sku.name}`);
   const starts = sku.sale_starts_at && Date.parse(sku.sale_starts_at) - now();
   const ends = sku.sale_ends_at && Date.parse(sku.sale_ends_at) - now();
   const open = !(starts > 0) && !(ends !== null && ends <= 0);
@@ -179,20 +178,20 @@ function drawSKU({ sku, node, busy }) {
   else if (ends !== null) when = ends > 0 ? `Ends in ${duration(ends)}` : "The sale is over";
   setText(find(".when", node), when);
   setText(find(".limit", node), unsure ? `Your order of ${unsure.quantity} has no answer yet.`
-    : sku.per_customer_limit ? `At most ${sku.per_customer_limit} for one customer` : "");
+    : sku.per_customer_limit ? `At most ${sku.per_customer_limit} per customer` : "");
   const quantity = find("input", node);
   quantity.max = sku.per_customer_limit ?? 2147483647;
   quantity.disabled = Boolean(unsure);
   if (unsure) quantity.value = unsure.quantity;
   const button = find("form button", node);
-  setText(button, busy ? "Ordering" : unsure ? "Ask again" : soldOut ? "Sold out" : "Buy");
+  setText(button, busy ? "Ordering" : unsure ? "Try again" : soldOut ? "Sold out" : "Buy");
   button.setAttribute("aria-label", `${button.textContent} ${sku.name}`);
   button.disabled = busy || !open && !unsure || soldOut && !unsure;
   node.classList.toggle("gone", soldOut);
 }
 
 async function loadSKUs() {
-  const pages = 5; // a thousand SKUs: more than anybody reads
+  const pages = 5; // 1000 SKUs
   let cursor = "";
   for (let page = 0; page < pages && cursor !== null; page++) {
     const list = await call("GET", "/v1/skus?limit=200" + (cursor && "&cursor=" + encodeURIComponent(cursor)));
@@ -213,10 +212,10 @@ async function buy(card) {
     return;
   }
   const { sku } = card;
-  // The price goes with it: nobody pays another one than he saw.
+  // The order has the price that the customer sees.
   const order = unsureOf[sku.sku]
     ?? { key: newKey(), quantity: Number(find("input", card.node).value), price_cents: sku.price_cents, currency: sku.currency };
-  // Before it is sent: whatever becomes of this page, the order can be asked for.
+  // Save the order before sending it, so that a reload can retry it.
   unsureOf[sku.sku] = order;
   saveUnsure();
   card.busy = true;
@@ -226,7 +225,7 @@ async function buy(card) {
   try {
     const placed = await call("POST", "/v1/orders", { key, body: { sku: sku.sku, ...body } });
     const what = `${placed.quantity} × ${sku.name}`;
-    say(placed.status === "paid" ? `Yours: ${what}. There is nothing to pay.`
+    say(placed.status === "paid" ? `Ordered: ${what}. There is nothing to pay.`
       : `Reserved for you: ${what}. Pay within ${duration(Date.parse(placed.expires_at) - now())}.`);
     showOrder(placed);
   } catch (problem) {
@@ -247,11 +246,11 @@ const seen = (event) => {
   const { sku, units, available, seq } = JSON.parse(event.data);
   const card = cards.get(sku);
   if (!card) {
-    loadSKU(sku).catch(() => {}); // the next event of it asks again
+    loadSKU(sku).catch(() => {}); // its next event retries
     return;
   }
   if (seq <= card.seq) return;
-  // A change that is none of its units is of its name, price, limit or window.
+  // Without a change of units, the name, price, limit or window has changed.
   const other = card.seq >= 0 && card.sku.units === units && card.sku.available === available;
   card.seq = seq;
   Object.assign(card.sku, { units, available });
@@ -271,21 +270,21 @@ function follow() {
   events.addEventListener("stock", seen);
   events.onopen = () => {
     live(true);
-    // Ids may have begun anew behind our back; the stream tells everything again.
+    // The seqs may have been reset; the stream sends all SKUs again.
     cards.forEach((card) => { card.seq = -1; });
-    if (again) loadSKUs().catch(() => {}); // for what is not in the events
+    if (again) loadSKUs().catch(() => {}); // names and prices are not in events
     again = true;
   };
   events.onerror = () => {
     live(false);
-    if (events.readyState === EventSource.CLOSED) setTimeout(follow, 2000 + 3000 * Math.random()); // a refusal ends it
+    if (events.readyState === EventSource.CLOSED) setTimeout(follow, 2000 + 3000 * Math.random()); // EventSource does not retry after an error answer
   };
 }
 
 // --- My orders.
 
 const orders = new Map(); // by id: {order, node}
-let older = null; // the cursor of those that came before, if there are any
+let older = null; // the cursor of older orders, if any
 
 function showOrder(order) {
   let row = orders.get(order.id);
@@ -296,7 +295,7 @@ function showOrder(order) {
     node.dataset.order = order.id;
     find(".pay", node).onclick = () => close(row, "payment", { reference: "storefront-" + order.id });
     find(".cancel", node).onclick = () => close(row, "cancellation");
-    // Ids sort as the service lists them, the newest first.
+    // Newer orders have larger ids.
     const after = [...find("#orders").children].find((other) => other.dataset.order < order.id);
     find("#orders").insertBefore(node, after ?? null);
   }
@@ -314,7 +313,7 @@ function drawOrder({ order, node, busy }) {
   setText(find(".badge", node), states[order.status]);
   const left = Date.parse(order.expires_at) - now();
   const reserved = order.status === "reserved";
-  setText(find(".until", node), !reserved ? "" : left > 0 ? `Pay within ${duration(left)}` : "The time to pay is over");
+  setText(find(".until", node), !reserved ? "" : left > 0 ? `Pay within ${duration(left)}` : "The payment window is over");
   find(".row", node).hidden = !reserved;
   for (const button of node.querySelectorAll("button")) {
     button.disabled = Boolean(busy) || left <= 0;
@@ -323,13 +322,13 @@ function drawOrder({ order, node, busy }) {
   node.className = "card order " + order.status;
 }
 
-// close pays or cancels. Either may be repeated.
+// close pays or cancels an order. Both may be repeated.
 async function close(row, how, body) {
   row.busy = true;
   drawOrder(row);
   try {
     row.order = await call("POST", `/v1/orders/${row.order.id}/${how}`, { body });
-    say(how === "payment" ? "Paid. Thank you." : "Cancelled. Its units are on sale again.");
+    say(how === "payment" ? "Paid. Thank you." : "Cancelled. The units are on sale again.");
   } catch (problem) {
     say(explain(problem), true);
     loadOrder(row).catch(() => {});
@@ -343,12 +342,12 @@ async function loadOrder(row) {
   drawOrder(row);
 }
 
-// loadOrders shows the newest orders, or those from a cursor on.
+// loadOrders shows the newest orders, or those after a cursor.
 async function loadOrders(cursor = "") {
   const whose = token();
   try {
     const list = await call("GET", "/v1/orders?limit=50" + (cursor && "&cursor=" + encodeURIComponent(cursor)));
-    if (token() !== whose) return; // somebody else has come
+    if (token() !== whose) return; // the customer has changed
     list.items.forEach((order) => showOrder(order));
     older = list.next_cursor;
     find("#older").hidden = older === null;
@@ -366,12 +365,12 @@ find("#older").onclick = async ({ target }) => {
 };
 
 function signedIn() {
-  const known = Boolean(token());
-  find("#enter").hidden = known;
-  find("#who").hidden = find("#mine").hidden = !known;
-  if (!known) return;
+  const hasToken = Boolean(token());
+  find("#enter").hidden = hasToken;
+  find("#who").hidden = find("#mine").hidden = !hasToken;
+  if (!hasToken) return;
   setText(find("#who span"), subject());
-  // Orders without an answer outlive a token, and are nobody else's.
+  // Keep orders without an answer for a new token of the same customer only.
   if (store.getItem("customer") !== subject()) forgetUnsure();
   store.setItem("customer", subject());
   loadOrders();
@@ -408,8 +407,8 @@ addEventListener("hashchange", () => {
   signedIn();
 });
 
-// Once a second, what counts down is drawn again; an order whose time has run out
-// is asked for until it is seen to have expired.
+// Redraw the countdowns every second. Reload an order whose payment window is over
+// until it is expired.
 setInterval(() => {
   cards.forEach(drawSKU);
   orders.forEach((row) => {

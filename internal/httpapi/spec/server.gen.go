@@ -126,7 +126,7 @@ type Liveness struct {
 // LivenessStatus defines model for Liveness.Status.
 type LivenessStatus string
 
-// Lock What the lock's server does not tell is empty, 0, null or no one.
+// Lock Values that the lock server does not report are empty, 0 or null.
 type Lock struct {
 	SKU     string     `json:"sku"`
 	Holder  string     `json:"holder"`
@@ -135,10 +135,10 @@ type Lock struct {
 	Since   *time.Time `json:"since"`
 	Queue   []string   `json:"queue"`
 
-	// Address Where the holder takes orders from other replicas
+	// Address The holder's address for orders from other replicas
 	Address string `json:"address"`
 
-	// Forwarded Orders of all SKUs that the answering replica has sent to that address, and that are not answered yet
+	// Forwarded Orders of all SKUs in flight from the answering replica to that address
 	Forwarded int `json:"forwarded"`
 }
 
@@ -154,14 +154,14 @@ type NextCursor = string
 type Order struct {
 	ID openapi_types.UUID `json:"id"`
 
-	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, a letter or digit first
+	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, starting with a letter or digit
 	//
 	// Examples: lamp
 	SKU      SKUName     `json:"sku"`
 	Quantity int32       `json:"quantity"`
 	Status   OrderStatus `json:"status"`
 
-	// PriceCents The price of one unit when the order was made
+	// PriceCents The price of one unit when the order was placed
 	PriceCents int64 `json:"price_cents"`
 	TotalCents int64 `json:"total_cents"`
 
@@ -171,10 +171,10 @@ type Order struct {
 	Currency  Currency  `json:"currency"`
 	CreatedAt time.Time `json:"created_at"`
 
-	// ExpiresAt The end of the payment window; a paid order has no use for it
+	// ExpiresAt The end of the payment window; irrelevant for a paid order
 	ExpiresAt time.Time `json:"expires_at"`
 
-	// ClosedAt When it was paid, cancelled or expired; absent while it is reserved
+	// ClosedAt The time of payment, cancellation or expiry; absent while reserved
 	ClosedAt         *time.Time `json:"closed_at,omitempty"`
 	PaymentReference *string    `json:"payment_reference,omitempty"`
 }
@@ -192,14 +192,14 @@ type OrderRequest struct {
 	// Currency The currency of price_cents, three capital letters of ISO 4217
 	Currency *string `json:"currency,omitempty"`
 
-	// PriceCents The price of one unit that the customer was shown: at any other one the order is refused with `price-changed`.
-	// Without it, the order is made at the price that the SKU has.
+	// PriceCents The price of one unit that the customer was shown. If the SKU has another price, the order is refused with
+	// `price-changed`. Without it, the order gets the SKU's current price.
 	PriceCents *int64 `json:"price_cents,omitempty"`
 
 	// Quantity Examples: 1
 	Quantity int32 `json:"quantity"`
 
-	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, a letter or digit first
+	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, starting with a letter or digit
 	//
 	// Examples: lamp
 	SKU SKUName `json:"sku"`
@@ -210,13 +210,13 @@ type OrderStatus string
 
 // PaymentRequest defines model for PaymentRequest.
 type PaymentRequest struct {
-	// Reference What the payment service calls this payment; at most 255 bytes
+	// Reference The payment service's id of the payment, at most 255 bytes
 	Reference *string `json:"reference,omitempty"`
 }
 
 // Problem defines model for Problem.
 type Problem struct {
-	// Type Stable, and a page of this service
+	// Type Stable; the path of a page about the error
 	Type   string        `json:"type"`
 	Title  string        `json:"title"`
 	Status int32         `json:"status"`
@@ -228,7 +228,7 @@ type Problem struct {
 type Readiness struct {
 	Status ReadinessStatus `json:"status"`
 
-	// Checks By server or part; `ok`, or what is wrong
+	// Checks By server or part; `ok`, or the problem
 	Checks map[string]string `json:"checks"`
 }
 
@@ -239,7 +239,7 @@ type ReadinessStatus string
 type Restock struct {
 	ID openapi_types.UUID `json:"id"`
 
-	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, a letter or digit first
+	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, starting with a letter or digit
 	//
 	// Examples: lamp
 	SKU SKUName `json:"sku"`
@@ -256,13 +256,13 @@ type RestockRequest struct {
 
 // SKU defines model for SKU.
 type SKU struct {
-	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, a letter or digit first
+	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, starting with a letter or digit
 	//
 	// Examples: lamp
 	SKU  SKUName `json:"sku"`
 	Name string  `json:"name"`
 
-	// PriceCents The price of one unit, in the minor unit of ISO 4217: cents of EUR, yen of JPY; 0 is free
+	// PriceCents The price of one unit, in minor units of ISO 4217: cents for EUR, yen for JPY; 0 is free
 	PriceCents int64 `json:"price_cents"`
 
 	// Currency Three capital letters of ISO 4217
@@ -270,10 +270,10 @@ type SKU struct {
 	// Examples: EUR
 	Currency Currency `json:"currency"`
 
-	// Units Units that were put on sale
+	// Units All units that were put on sale
 	Units int64 `json:"units"`
 
-	// Available Units that are left
+	// Available Units left
 	Available int64 `json:"available"`
 
 	// PerCustomerLimit Units that one customer may hold
@@ -290,14 +290,14 @@ type SKUList struct {
 	NextCursor *NextCursor `json:"next_cursor"`
 }
 
-// SKUName 1 to 64 letters, digits, dots, underscores or hyphens, a letter or digit first
+// SKUName 1 to 64 letters, digits, dots, underscores or hyphens, starting with a letter or digit
 //
 // Examples: lamp
 type SKUName = string
 
 // SKURequest defines model for SKURequest.
 type SKURequest struct {
-	// Currency Three capital letters of ISO 4217, of a currency or funds code that is in use and has a minor unit
+	// Currency Three capital letters, an active ISO 4217 code with a minor unit
 	//
 	// Examples: EUR
 	Currency         string `json:"currency"`
@@ -313,7 +313,7 @@ type SKURequest struct {
 
 // StockEvent defines model for StockEvent.
 type StockEvent struct {
-	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, a letter or digit first
+	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, starting with a letter or digit
 	//
 	// Examples: lamp
 	SKU       SKUName `json:"sku"`
@@ -402,67 +402,67 @@ type UnsupportedMediaType = Problem
 
 // ReadyzParams defines parameters for Readyz.
 type ReadyzParams struct {
-	// For `selling`, which is the default, or `reading`
+	// For `selling` (the default) or `reading`
 	For *string `form:"for,omitempty" json:"for,omitempty"`
 }
 
 // ListLatePaymentsParams defines parameters for ListLatePayments.
 type ListLatePaymentsParams struct {
-	// Limit How many to list at most
+	// Limit The maximum number of items
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before
+	// Cursor The `next_cursor` of the previous page
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // PutSKUParams defines parameters for PutSKU.
 type PutSKUParams struct {
-	// IfMatch ETags of the SKU, or `*`. Compared strongly: `W/"1-0"`, which proxies that compress make of `"1-0"`, never matches. Read
-	// the SKU with `Accept-Encoding: identity` then.
+	// IfMatch ETags of the SKU, compared strongly, or `*`. A weak ETag like `W/"1-0"` never matches. Behind a compressing proxy,
+	// which makes ETags weak, read the SKU with `Accept-Encoding: identity`.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 
-	// IfNoneMatch `*`: only create
+	// IfNoneMatch `*` fails if the SKU exists
 	IfNoneMatch *string `json:"If-None-Match,omitempty"`
 }
 
 // RestockSKUParams defines parameters for RestockSKU.
 type RestockSKUParams struct {
-	// IdempotencyKey 1 to 255 characters of printable ASCII that the caller chooses, new for each order, the same for each try: a quoted
-	// string as in the IETF draft, or bare, which is the same key.
+	// IdempotencyKey 1 to 255 printable ASCII characters, chosen by the caller: a new key for each order, the same key for each try. A
+	// quoted string, as in the IETF draft, and the bare text are the same key.
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
 }
 
 // ListOrdersParams defines parameters for ListOrders.
 type ListOrdersParams struct {
-	// Limit How many to list at most
+	// Limit The maximum number of items
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before
+	// Cursor The `next_cursor` of the previous page
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // PlaceOrderParams defines parameters for PlaceOrder.
 type PlaceOrderParams struct {
-	// IdempotencyKey 1 to 255 characters of printable ASCII that the caller chooses, new for each order, the same for each try: a quoted
-	// string as in the IETF draft, or bare, which is the same key.
+	// IdempotencyKey 1 to 255 printable ASCII characters, chosen by the caller: a new key for each order, the same key for each try. A
+	// quoted string, as in the IETF draft, and the bare text are the same key.
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
 }
 
 // ListSKUsParams defines parameters for ListSKUs.
 type ListSKUsParams struct {
-	// Limit How many to list at most
+	// Limit The maximum number of items
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before
+	// Cursor The `next_cursor` of the previous page
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 
-	// IfNoneMatch ETags, compared weakly, or `*`; 304 while one of them still stands
+	// IfNoneMatch ETags, compared weakly, or `*`; the answer is 304 if one matches
 	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
 }
 
 // GetSKUParams defines parameters for GetSKU.
 type GetSKUParams struct {
-	// IfNoneMatch ETags, compared weakly, or `*`; 304 while one of them still stands
+	// IfNoneMatch ETags, compared weakly, or `*`; the answer is 304 if one matches
 	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
 }
 
@@ -480,55 +480,55 @@ type PayOrderJSONRequestBody = PaymentRequest
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
-	// Healthz Whether this process is alive, whatever has become of its servers
+	// Healthz Check that the process is alive
 	// (GET /healthz)
 	Healthz(c *gin.Context)
-	// Readyz Whether this replica can take orders
+	// Readyz Check that the replica can take orders
 	// (GET /readyz)
 	Readyz(c *gin.Context, params ReadyzParams)
 	// Audit Check the database against the invariants
 	// (GET /v1/admin/audit)
 	Audit(c *gin.Context)
-	// ListLatePayments List payments that came too late and are to be refunded
+	// ListLatePayments List the payments to refund
 	// (GET /v1/admin/late-payments)
 	ListLatePayments(c *gin.Context, params ListLatePaymentsParams)
-	// ListLocks Who holds which SKU's lock, over all replicas, and who waits
+	// ListLocks List the held locks of all replicas, with their queues
 	// (GET /v1/admin/locks)
 	ListLocks(c *gin.Context)
-	// RevokeLock End the grant of a SKU's lock
+	// RevokeLock Revoke the lock of a SKU
 	// (DELETE /v1/admin/locks/{sku})
 	RevokeLock(c *gin.Context, sku SKUInPath)
-	// PutSKU Put a SKU on sale, or change one
+	// PutSKU Create or change a SKU
 	// (PUT /v1/admin/skus/{sku})
 	PutSKU(c *gin.Context, sku SKUInPath, params PutSKUParams)
-	// RestockSKU Put more units of a SKU on sale, also while it is sold
+	// RestockSKU Add units to a SKU
 	// (POST /v1/admin/skus/{sku}/restocks)
 	RestockSKU(c *gin.Context, sku SKUInPath, params RestockSKUParams)
 	// WatchSKUs Follow the stock of all SKUs
 	// (GET /v1/events)
 	WatchSKUs(c *gin.Context)
-	// ListOrders List one's own orders, the newest first
+	// ListOrders List the customer's orders, newest first
 	// (GET /v1/orders)
 	ListOrders(c *gin.Context, params ListOrdersParams)
 	// PlaceOrder Place an order
 	// (POST /v1/orders)
 	PlaceOrder(c *gin.Context, params PlaceOrderParams)
-	// GetOrder One of one's own orders
+	// GetOrder Read an order of the customer
 	// (GET /v1/orders/{id})
 	GetOrder(c *gin.Context, id OrderID)
 	// CancelOrder Cancel an order
 	// (POST /v1/orders/{id}/cancellation)
 	CancelOrder(c *gin.Context, id OrderID)
-	// PayOrder Say that an order was paid
+	// PayOrder Record the payment of an order
 	// (POST /v1/orders/{id}/payment)
 	PayOrder(c *gin.Context, id OrderID)
-	// ListSKUs List the SKUs, in the order of their names
+	// ListSKUs List all SKUs, sorted by name
 	// (GET /v1/skus)
 	ListSKUs(c *gin.Context, params ListSKUsParams)
-	// GetSKU One SKU, and what is left of it
+	// GetSKU Read a SKU and its stock
 	// (GET /v1/skus/{sku})
 	GetSKU(c *gin.Context, sku SKUInPath, params GetSKUParams)
-	// WatchSKU Follow one SKU's stock
+	// WatchSKU Follow the stock of a SKU
 	// (GET /v1/skus/{sku}/events)
 	WatchSKU(c *gin.Context, sku SKUInPath)
 }

@@ -1,9 +1,8 @@
-// Package speccheck holds what a service answers against the HTTP contract: its
-// status, media type, headers and body. It is for tests and load runs, and no
-// part of a service.
+// Package speccheck checks a service's answers against the HTTP contract: status,
+// media type, headers and body. It is for tests and load runs only.
 //
-// It shares the reading of the document with the service, and not the checking:
-// schemas are checked here by a JSON Schema library.
+// It shares the parsed document with the service, but not the checks: it validates
+// schemas with a JSON Schema library.
 package speccheck
 
 import (
@@ -22,29 +21,36 @@ import (
 	"flashsale/internal/httpapi/spec"
 )
 
-// Transport reports every answer that is outside the contract, and hands it on
-// all the same. It is safe for concurrent use if Report is.
+// Transport reports every answer that violates the contract, and returns it all the
+// same. It also reports requests that violate the contract and succeed. It is safe
+// for concurrent use if Report is.
 type Transport struct {
 	Base   http.RoundTripper
 	Report func(error)
 }
 
-// RoundTrip is http.RoundTripper's.
+// RoundTrip implements http.RoundTripper.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	checker, err := shared()
 	if err != nil {
 		return nil, err
 	}
-	sent, err := sentBody(r)
-	if err != nil {
-		return nil, err
+	var sent []byte
+	if r.Body != nil && r.GetBody != nil {
+		body, err := r.GetBody()
+		if err != nil {
+			return nil, err
+		}
+		if sent, err = io.ReadAll(body); err != nil {
+			return nil, err
+		}
 	}
 	answer, err := t.Base.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
 	var got []byte
-	if mediaType(answer.Header) != streamType { // which has no end to wait for
+	if mediaType(answer.Header) != streamType { // a stream does not end
 		got, err = io.ReadAll(answer.Body)
 		if err := errors.Join(err, answer.Body.Close()); err != nil {
 			return nil, err
@@ -53,7 +59,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	err = checker.Check(r.Method, r.URL.Path, answer.StatusCode, answer.Header, got)
 	if err == nil && answer.StatusCode < http.StatusMultipleChoices {
-		err = checker.allowed(r, sent)
+		err = checker.checkRequest(r, sent)
 	}
 	if err != nil {
 		t.Report(err)
@@ -61,22 +67,13 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return answer, nil
 }
 
-// shared is one Checker for all transports.
+// shared is the Checker of all transports.
 var shared = sync.OnceValues(New)
 
-const streamType = "text/event-stream"
-
-// sentBody is a copy of the request's body.
-func sentBody(r *http.Request) ([]byte, error) {
-	if r.Body == nil || r.GetBody == nil {
-		return nil, nil
-	}
-	body, err := r.GetBody()
-	if err != nil {
-		return nil, err
-	}
-	return io.ReadAll(body)
-}
+const (
+	streamType  = "text/event-stream"
+	problemType = "application/problem+json"
+)
 
 func mediaType(header http.Header) string {
 	kind, _, _ := strings.Cut(header.Get("Content-Type"), ";")
@@ -86,24 +83,20 @@ func mediaType(header http.Header) string {
 // Checker checks answers. It is safe for concurrent use.
 type Checker struct {
 	contract *contract.Contract
-	mu       sync.Mutex // of what is below: the schemas that were met so far
+	mu       sync.Mutex // protects the fields below
 	compiler *jsonschema.Compiler
-	added    map[string]*jsonschema.Schema
+	compiled map[string]*jsonschema.Schema // by the schema's JSON
 }
 
 const document = "contract:///openapi.json"
 
-// New reads the contract.
+// New parses the contract.
 func New() (*Checker, error) {
 	read, err := contract.Load(spec.YAML)
 	if err != nil {
 		return nil, err
 	}
-	asJSON, err := json.Marshal(read.Document)
-	if err != nil {
-		return nil, err
-	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(asJSON))
+	doc, err := asJSON(read.Document)
 	if err != nil {
 		return nil, err
 	}
@@ -112,14 +105,23 @@ func New() (*Checker, error) {
 	if err := compiler.AddResource(document, doc); err != nil {
 		return nil, err
 	}
-	return &Checker{contract: read, compiler: compiler, added: map[string]*jsonschema.Schema{}}, nil
+	return &Checker{contract: read, compiler: compiler, compiled: map[string]*jsonschema.Schema{}}, nil
 }
 
-// valid checks a JSON value against a schema of the document.
+// asJSON converts a value to the types of the JSON Schema library.
+func asJSON(value any) (any, error) {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return nil, err
+	}
+	return jsonschema.UnmarshalJSON(bytes.NewReader(text))
+}
+
+// valid validates a JSON value with a schema of the document.
 func (c *Checker) valid(schema map[string]any, value []byte) error {
 	instance, err := jsonschema.UnmarshalJSON(bytes.NewReader(value))
 	if err != nil {
-		return fmt.Errorf("no JSON: %w", err)
+		return fmt.Errorf("not JSON: %w", err)
 	}
 	compiled, err := c.compile(schema)
 	if err != nil {
@@ -128,7 +130,7 @@ func (c *Checker) valid(schema map[string]any, value []byte) error {
 	return compiled.Validate(instance)
 }
 
-// compile compiles a schema as it stands in the document, once.
+// compile compiles a schema of the document, once.
 func (c *Checker) compile(schema map[string]any) (*jsonschema.Schema, error) {
 	text, err := json.Marshal(schema)
 	if err != nil {
@@ -136,38 +138,22 @@ func (c *Checker) compile(schema map[string]any) (*jsonschema.Schema, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if compiled := c.added[string(text)]; compiled != nil {
+	if compiled := c.compiled[string(text)]; compiled != nil {
 		return compiled, nil
 	}
-	// References are to the document; this schema stands elsewhere.
+	// The schema becomes a document of its own: its references need the URL of
+	// the original.
 	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(strings.ReplaceAll(string(text), `"#/`, `"`+document+`#/`)))
 	if err != nil {
 		return nil, err
 	}
-	name := fmt.Sprintf("contract:///%d.json", len(c.added))
+	name := fmt.Sprintf("contract:///%d.json", len(c.compiled))
 	if err := c.compiler.AddResource(name, doc); err != nil {
 		return nil, err
 	}
 	compiled, err := c.compiler.Compile(name)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		c.compiled[string(text)] = compiled
 	}
-	c.added[string(text)] = compiled
-	return compiled, nil
-}
-
-// find is the operation of a request; known says that its path is one of the
-// document's.
-func (c *Checker) find(method, path string) (o *contract.Operation, known bool) {
-	if method == http.MethodHead {
-		method = http.MethodGet
-	}
-	for _, one := range c.contract.Operations {
-		same := one.Fits(path)
-		if same && one.Method == method {
-			return one, true
-		}
-		known = known || same
-	}
-	return nil, known
+	return compiled, err
 }

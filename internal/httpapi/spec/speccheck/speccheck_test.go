@@ -9,7 +9,7 @@ import (
 	"flashsale/internal/httpapi/spec/speccheck"
 )
 
-// answers is a service that always gives one answer.
+// answers is a service that always sends the same answer.
 type answers struct {
 	status int
 	header http.Header
@@ -25,20 +25,20 @@ const (
 		`"sale_starts_at":null,"sale_ends_at":null}`
 	placed = `{"id":"01936f3e-7b1a-7c3e-9d0a-1f2e3d4c5b6a","sku":"lamp","quantity":1,"status":"reserved","price_cents":1,"total_cents":1,` +
 		`"currency":"EUR","created_at":"2030-01-01T00:00:00Z","expires_at":"2030-01-01T00:15:00Z"}`
-	unknown = `{"type":"/errors/unknown-sku","title":"There is no such SKU","status":404}`
+	unknown = `{"type":"/errors/unknown-sku","title":"No such SKU","status":404}`
 )
 
-func TestAnswersOutsideTheContractAreReported(t *testing.T) {
+func TestContractViolationsAreReported(t *testing.T) {
 	t.Parallel()
 	const problem = "application/problem+json"
 	tests := []struct {
 		name, call, body string // body of the request
 		status           int
 		headers, answer  string
-		want             string // part of the report; nothing where the answer is right
+		want             string // part of the report; "" for a valid answer
 	}{
-		{"right", "GET /v1/skus/lamp", "", 200, `Content-Type: application/json|Etag: "1-1"`, lamp, ""},
-		{"right with a charset", "GET /v1/skus/lamp", "", 200, `Content-Type: application/json; charset=utf-8|Etag: "1-1"`, lamp, ""},
+		{"valid", "GET /v1/skus/lamp", "", 200, `Content-Type: application/json|Etag: "1-1"`, lamp, ""},
+		{"valid with a charset", "GET /v1/skus/lamp", "", 200, `Content-Type: application/json; charset=utf-8|Etag: "1-1"`, lamp, ""},
 		{"not modified", "GET /v1/skus/lamp", "", 304, `Etag: "1-1"`, "", ""},
 		{"a problem", "GET /v1/skus/lamp", "", 404, "Content-Type: " + problem, unknown, ""},
 		{"no route", "GET /v2", "", 404, "Content-Type: " + problem, `{"type":"/errors/not-found","title":"t","status":404}`, ""},
@@ -46,24 +46,24 @@ func TestAnswersOutsideTheContractAreReported(t *testing.T) {
 		{"no ETag", "GET /v1/skus/lamp", "", 200, "Content-Type: application/json", lamp, "ETag is missing"},
 		{"ETag without quotes", "GET /v1/skus/lamp", "", 200, "Content-Type: application/json|Etag: 1-1", lamp, "header ETag"},
 		{"two limits", "GET /v1/skus/lamp", "", 200, `Content-Type: application/json|Etag: "1-1"|Ratelimit: "address";r=1;t=2|Ratelimit: "customer";r=3;t=4`, lamp, ""},
-		{"a limit in a form of its own", "GET /v1/skus/lamp", "", 200,
+		{"a malformed limit", "GET /v1/skus/lamp", "", 200,
 			`Content-Type: application/json|Etag: "1-1"|Ratelimit: "address";r=1;t=2|Ratelimit: limit=3`, lamp, "header RateLimit"},
-		{"undeclared status", "GET /v1/skus/lamp", "", 418, "Content-Type: " + problem, unknown, "status is not declared"},
+		{"undeclared status", "GET /v1/skus/lamp", "", 418, "Content-Type: " + problem, unknown, "undeclared status"},
 		{"plain text", "GET /v1/skus/lamp", "", 404, "Content-Type: text/plain", "404 page not found", "media type"},
-		{"a field too many", "GET /v1/skus/lamp", "", 200, `Content-Type: application/json|Etag: "1-1"`, lamp[:len(lamp)-1] + `,"fence":1}`, "fence"},
-		{"a field missing", "GET /v1/skus/lamp", "", 200, `Content-Type: application/json|Etag: "1-1"`, `{"sku":"lamp"}`, "missing properties"},
-		{"a type of another call", "GET /v1/skus/lamp", "", 404, "Content-Type: " + problem,
-			`{"type":"/errors/sold-out","title":"t","status":404}`, "none that this answer has"},
+		{"an extra field", "GET /v1/skus/lamp", "", 200, `Content-Type: application/json|Etag: "1-1"`, lamp[:len(lamp)-1] + `,"fence":1}`, "fence"},
+		{"a missing field", "GET /v1/skus/lamp", "", 200, `Content-Type: application/json|Etag: "1-1"`, `{"sku":"lamp"}`, "missing properties"},
+		{"another call's type", "GET /v1/skus/lamp", "", 404, "Content-Type: " + problem,
+			`{"type":"/errors/sold-out","title":"t","status":404}`, "undeclared type"},
 		{"another status in the body", "GET /v1/skus/lamp", "", 404, "Content-Type: " + problem,
 			`{"type":"/errors/unknown-sku","title":"t","status":400}`, "status is 400"},
-		{"a body with 304", "GET /v1/skus/lamp", "", 304, `Etag: "1-1"`, lamp, "no body"},
-		{"an id that is none", "POST /v1/orders", `{"sku":"lamp","quantity":1}`, 201, "Content-Type: application/json|Location: /x",
+		{"a body with 304", "GET /v1/skus/lamp", "", 304, `Etag: "1-1"`, lamp, "unexpected body"},
+		{"a malformed id", "POST /v1/orders", `{"sku":"lamp","quantity":1}`, 201, "Content-Type: application/json|Location: /x",
 			strings.Replace(placed, "01936f3e-", "", 1), "uuid"},
 		{"no Location", "POST /v1/orders", `{"sku":"lamp","quantity":1}`, 201, "Content-Type: application/json", placed, "Location is missing"},
 		{"success for a bad body", "POST /v1/orders", `{"sku":"lamp","quantity":0}`, 201, "Content-Type: application/json|Location: /x", placed,
-			"should not have succeeded"},
+			"should have failed"},
 		{"success for a bad query", "GET /v1/skus?limit=0", "", 200, `Content-Type: application/json|Etag: "1-1"`,
-			`{"items":[],"next_cursor":null}`, "should not have succeeded"},
+			`{"items":[],"next_cursor":null}`, "should have failed"},
 		{"503 without Retry-After", "GET /v1/skus/lamp", "", 503, "Content-Type: " + problem,
 			`{"type":"/errors/unavailable","title":"t","status":503}`, "Retry-After is missing"},
 		{"405 without Allow", "PATCH /v1/skus/lamp", "", 405, "Content-Type: " + problem,
@@ -94,7 +94,7 @@ func TestAnswersOutsideTheContractAreReported(t *testing.T) {
 			}
 			defer got.Body.Close()
 			if read, err := io.ReadAll(got.Body); err != nil || string(read) != test.answer {
-				t.Errorf("the answer was handed on as %q, %v", read, err)
+				t.Errorf("the transport returned %q, %v", read, err)
 			}
 			switch {
 			case test.want == "" && len(reported) > 0:
@@ -106,7 +106,7 @@ func TestAnswersOutsideTheContractAreReported(t *testing.T) {
 	}
 }
 
-func TestAnswerWithoutItsReplicaIsReported(t *testing.T) {
+func TestMissingReplicaIsReported(t *testing.T) {
 	t.Parallel()
 	reports := 0
 	transport := &speccheck.Transport{Base: answers{200, http.Header{"Content-Type": {"application/json"}}, `{"status":"alive"}`},

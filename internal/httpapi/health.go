@@ -1,0 +1,60 @@
+package httpapi
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"flashsale/internal/httpapi/spec"
+)
+
+// readyTimeout bounds a readiness check: a server that needs longer for one small
+// query is too slow to serve orders.
+const readyTimeout = 2 * time.Second
+
+// Reason is an error that /readyz shows to everyone.
+type Reason string
+
+func (r Reason) Error() string { return string(r) }
+
+// Healthz answers 200 while the process is alive.
+func (a *api) Healthz(c *gin.Context) { c.JSON(http.StatusOK, spec.Liveness{Status: spec.Alive}) }
+
+// Readyz answers 200 if this replica can take orders, or, for reading, answer
+// reads and take payments. It names the servers that fail; their addresses and
+// errors go to the log only.
+func (a *api) Readyz(c *gin.Context, params spec.ReadyzParams) {
+	reading := params.For != nil && *params.For == "reading"
+	check := a.cfg.Ready
+	if reading && a.cfg.ReadyToRead != nil {
+		check = a.cfg.ReadyToRead
+	}
+	// Finish the check after the client disconnects: a disconnect must not look
+	// like a failed server in the metric and the log.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), readyTimeout)
+	defer cancel()
+	status, answer := http.StatusOK, spec.Readiness{Status: spec.Ready, Checks: map[string]string{}}
+	for name, err := range check(ctx) {
+		answer.Checks[name] = "ok"
+		if err != nil {
+			status, answer.Status, answer.Checks[name] = http.StatusServiceUnavailable, spec.NotReady, "does not answer"
+			if reason, ok := errors.AsType[Reason](err); ok {
+				answer.Checks[name] = string(reason)
+			}
+			a.cfg.Logger.Warn("not ready", "server", name, "error", err)
+		}
+	}
+	if !reading {
+		a.metrics.setReady(status == http.StatusOK)
+	}
+	if a.cfg.Notes != nil {
+		for name, note := range a.cfg.Notes() {
+			answer.Checks[name] = cmp.Or(note, "ok")
+		}
+	}
+	c.JSON(status, answer)
+}
