@@ -15,26 +15,25 @@ import (
 )
 
 type attackCmd struct {
-	Targets    []string `name:"target" required:"" placeholder:"URL" help:"Base URLs of the replicas; requests go to each in turn."`
-	JWTSecret  string   `name:"jwt-secret" exact:"" required:"" env:"FLASHSALE_JWT_SECRET" placeholder:"SECRET" help:"HS256 secret that customers' tokens are signed with."`
-	AdminToken string   `exact:"" required:"" env:"FLASHSALE_ADMIN_TOKEN" placeholder:"TOKEN" help:"Administrator's token, to put the SKUs on sale."`
-	MySQLDSN   string   `name:"mysql-dsn" exact:"" env:"FLASHSALE_MYSQL_DSN" placeholder:"DSN" help:"The service's database, to audit it: user:password@tcp(host:port)/database. Without it, the proof is partial: promised orders are read back through the service."`
+	Targets    []string `name:"target" required:"" placeholder:"URL" help:"Base URLs of the replicas. Requests go to each in turn."`
+	JWTSecret  string   `name:"jwt-secret" exact:"" required:"" env:"FLASHSALE_JWT_SECRET" placeholder:"SECRET" help:"The service's HS256 secret. Customers' tokens are signed with it."`
+	AdminToken string   `exact:"" required:"" env:"FLASHSALE_ADMIN_TOKEN" placeholder:"TOKEN" help:"The service's administrator token, to put the SKUs on sale."`
+	MySQLDSN   string   `name:"mysql-dsn" exact:"" env:"FLASHSALE_MYSQL_DSN" placeholder:"DSN" help:"The service's database, to audit it: user:password@tcp(host:port)/database. Without it, the proof is partial: accepted orders are read back through the service."`
 	loadFlags
 }
 
 const (
-	// readers read orders back at the same time: enough to finish soon, few
-	// enough to be no second attack.
+	// readers bounds the orders that are read back at the same time: enough to finish
+	// soon, too few to be a second attack.
 	readers = 16
-	// agreeTimeout is how long replicas may take to show a SKU just created, and
-	// the stock after the last order.
+	// agreeTimeout bounds how long replicas may take to show a new SKU, and the stock
+	// after the last order.
 	agreeTimeout = 5 * time.Second
-	// agreePause is between two looks.
+	// agreePause is the pause between two reads.
 	agreePause = 50 * time.Millisecond
 )
 
-// Run attacks a service that others run. Its SKUs are new ones, so that what was
-// on sale before is not touched.
+// Run attacks a running service. It creates new SKUs and does not touch others.
 func (c *attackCmd) Run(ctx context.Context, s streams) (err error) {
 	for i, target := range c.Targets {
 		if c.Targets[i], err = attack.ParseTarget(target); err != nil {
@@ -52,8 +51,7 @@ func (c *attackCmd) Run(ctx context.Context, s streams) (err error) {
 	if db != nil {
 		defer func() { err = errors.Join(err, db.Close()) }()
 	}
-	// The service's strategy is not known; its default is as good a guess of
-	// what it sells as any.
+	// The service's strategy is unknown: assume the default.
 	row, err := strategy.Find(strategy.Default)
 	if err != nil {
 		return err
@@ -72,16 +70,16 @@ func (c *attackCmd) Run(ctx context.Context, s streams) (err error) {
 		return err
 	}
 	progress.stop()
-	books, err := c.books(ctx, db, setting, result.Answers)
+	records, err := c.read(ctx, db, setting, result.Answers)
 	if err != nil {
 		return err
 	}
-	books.Samples = samples
-	p := &proof.Proof{Seed: plan.Seed, Partial: db == nil, Runs: []proof.Run{proof.Assess(setting, result, books)}}
+	records.Samples = samples
+	p := &proof.Proof{Seed: plan.Seed, Partial: db == nil, Runs: []proof.Run{proof.Assess(setting, result, records)}}
 	return c.publish(s, p)
 }
 
-// database is nil where none was named.
+// database opens --mysql-dsn. It returns nil if there is none.
 func (c *attackCmd) database(ctx context.Context) (*proof.Database, error) {
 	if c.MySQLDSN == "" {
 		return nil, nil
@@ -102,8 +100,8 @@ func (c *attackCmd) service(target string) *attack.Service {
 	return &attack.Service{URL: target, AdminToken: c.AdminToken, JWTSecret: c.JWTSecret}
 }
 
-// prepare puts the SKUs on sale, and finds out before the attack what would make
-// it meaningless: a target that is down or another service's, a wrong secret.
+// prepare puts the SKUs on sale. It reports what would make the attack meaningless: a
+// target that is down or belongs to another service, a wrong secret.
 func (c *attackCmd) prepare(ctx context.Context, setting proof.Setting) error {
 	plan := &setting.Plan
 	for _, target := range plan.Targets {
@@ -121,26 +119,26 @@ func (c *attackCmd) prepare(ctx context.Context, setting proof.Setting) error {
 			return !errors.Is(err, attack.ErrNotFound), err
 		})
 		if err != nil {
-			return fmt.Errorf("--target %s does not show the SKU that was created at %s (are both replicas of one service?): %w", target, plan.Targets[0], err)
+			return fmt.Errorf("--target %s does not show the SKU that was created at %s; are both replicas of one service? %w", target, plan.Targets[0], err)
 		}
 	}
 	return nil
 }
 
-// books reads the database, or what can be known without it.
-func (c *attackCmd) books(ctx context.Context, db *proof.Database, setting proof.Setting, answers []attack.Answer) (proof.Records, error) {
+// read reads the database or, without one, what the service shows.
+func (c *attackCmd) read(ctx context.Context, db *proof.Database, setting proof.Setting, answers []attack.Answer) (proof.Records, error) {
 	if db != nil {
 		return db.Records(ctx, setting.Plan.SKUs)
 	}
 	rows, err := c.readBack(ctx, &setting.Plan, answers)
 	if err != nil {
-		return proof.Records{}, fmt.Errorf("read the promised orders back: %w", err)
+		return proof.Records{}, fmt.Errorf("read the accepted orders back: %w", err)
 	}
 	service := c.service(setting.Plan.Targets[0])
 	var stocks []attack.Stock
 	for _, sku := range setting.Plan.SKUs {
-		// A replica may show stock from memory, a moment late: look until it
-		// agrees with the orders. If it never does, that is what is found.
+		// A replica may show stock from memory, a moment late: read until it agrees with
+		// the orders. If it never does, that is the result.
 		var stock attack.Stock
 		err := until(ctx, func() (bool, error) {
 			var err error
@@ -155,8 +153,8 @@ func (c *attackCmd) books(ctx context.Context, db *proof.Database, setting proof
 	return proof.RecordsFromService(&setting.Plan, answers, rows, stocks), nil
 }
 
-// readBack gets each promised order as its customer, from a replica other than
-// the one that promised it where there is one.
+// readBack reads each accepted order as its customer, from another replica than the one
+// that accepted it, if there are several.
 func (c *attackCmd) readBack(ctx context.Context, plan *attack.Plan, answers []attack.Answer) ([]proof.Row, error) {
 	client := attack.NewClient(readers)
 	defer client.CloseIdleConnections()
@@ -176,12 +174,13 @@ func (c *attackCmd) readBack(ctx context.Context, plan *attack.Plan, answers []a
 			asked := plan.Order(seq)
 			order, err := service.Order(ctx, answers[seq].OrderID, asked.Customer)
 			if errors.Is(err, attack.ErrNotFound) {
-				return nil // lost: Join will say so
+				return nil // lost: proof.Join reports it
 			}
 			if err != nil {
 				return err
 			}
-			// The key is not shown. That the customer may read it shows whose it is.
+			// The service does not show the key and the customer, but only the customer may
+			// read the order.
 			found[seq] = &proof.Row{
 				ID: order.ID, SKU: order.SKU, Customer: asked.Customer, Key: asked.Key,
 				Quantity: order.Quantity, Status: order.Status,
@@ -201,9 +200,9 @@ func (c *attackCmd) readBack(ctx context.Context, plan *attack.Plan, answers []a
 	return rows, nil
 }
 
-var errNotYet = errors.New("not in " + agreeTimeout.String())
+var errNotYet = errors.New("not within " + agreeTimeout.String())
 
-// until looks until it is done, and then returns its error.
+// until calls look until it is done, and returns its error.
 func until(ctx context.Context, look func() (done bool, err error)) error {
 	ctx, cancel := context.WithTimeout(ctx, agreeTimeout)
 	defer cancel()

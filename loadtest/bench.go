@@ -1,9 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -15,32 +15,29 @@ import (
 
 type benchCmd struct {
 	databaseFlags
-	Peers     []string      `placeholder:"NAME" help:"Peers to run (default all): ${peers}."`
-	Loads     []string      `placeholder:"LOAD" help:"How buyers are spread over SKUs: hot, even:N, zipf:N, sold-out (default ${loads})."`
-	Replicas  int           `default:"0" placeholder:"N" help:"Replicas of each peer. 0 is 2, and 1 and 4 for comparison."`
-	Duration  time.Duration `default:"3s" placeholder:"D" help:"Measured time of one run, after its warm-up (default ${default})."`
-	Rounds    int           `default:"3" placeholder:"N" help:"How often everything is run; medians are shown (default ${default})."`
-	Workers   int           `default:"512" placeholder:"N" help:"Buyers of a closed loop: each waits for its answer and then asks again (default ${default})."`
-	Rate      int           `default:"0" placeholder:"N" help:"Requests a second of an open loop, whether they are answered or not, in place of the closed one."`
-	Binlog    bool          `help:"Run with a binlog at sync_binlog=1."`
-	Full      bool          `help:"Run every peer under every load, on 1, 2 and 4 replicas, in an open loop and with a binlog: hours."`
-	Seed      uint64        `default:"0" placeholder:"N" help:"Makes customers, keys and a zipf's turns; 0 picks one and reports it."`
-	TimeLimit time.Duration `default:"15m" placeholder:"D" help:"End before the run that would not be done in time (default ${default}; none with --full)."`
-	API       string        `name:"api" default:"bin/api" placeholder:"FILE" help:"The service's program (default ${default})."`
-	Profiles  string        `placeholder:"DIR" help:"Folder for CPU profiles of the service's replicas (not the rivals'), one of each for each run."`
-	Out       string        `default:"out" placeholder:"DIR" help:"Folder for bench.json and bench.html (default ${default})."`
+	Peers    []string      `placeholder:"NAME" help:"Peers to run (default all of ${peers})."`
+	Loads    []string      `placeholder:"LOAD" help:"How buyers are spread over SKUs: hot, even:N, zipf:N, sold-out (default ${loads})."`
+	Replicas int           `default:"0" placeholder:"N" help:"Replicas of each peer. 0 is 2, with some runs on 1 and 4 for comparison."`
+	Duration time.Duration `default:"3s" placeholder:"D" help:"Measured time of a run, after its warm-up (default ${default})."`
+	Rounds   int           `default:"3" placeholder:"N" help:"How often each run is repeated; the table shows medians (default ${default})."`
+	Workers  int           `default:"512" placeholder:"N" help:"Buyers of the closed loop: each waits for an answer and then sends the next order (default ${default})."`
+	Rate     int           `default:"0" placeholder:"N" help:"Use an open loop instead: this many requests per second, whether or not they are answered."`
+	Binlog   bool          `help:"Run with a binlog at sync_binlog=1."`
+	Full     bool          `help:"Run every peer under every load, on 1, 2 and 4 replicas, in an open loop and with a binlog. It takes hours."`
+	seedFlag
+	TimeLimit time.Duration `default:"15m" placeholder:"D" help:"Start no run that would end later (default ${default}; none with --full)."`
+	apiFlag
+	Profiles string `placeholder:"DIR" help:"Folder for CPU profiles: one for each run of each replica of the service."`
+	outFlag  `embed:"" set:"file=bench.json and bench.html"`
 }
 
-// Run measures, shows and saves. It fails when a guarded run was not exact.
+// Run measures, saves and prints. It returns errNotProven if a run that must be exact was not.
 func (c *benchCmd) Run(ctx context.Context, s streams) error {
 	programme, err := c.programme()
 	if err != nil {
 		return err
 	}
-	if c.Seed == 0 {
-		// 32 bits: every reader of the JSON can hold it, and so can a person.
-		c.Seed = 1 + uint64(rand.Uint32())
-	}
+	c.pick()
 	cfg := bench.Config{
 		Programme: programme, Rounds: c.Rounds, Duration: c.Duration, Workers: c.Workers, Seed: c.Seed, TimeLimit: c.TimeLimit,
 		Profiles: c.Profiles, Database: c.Database,
@@ -52,11 +49,10 @@ func (c *benchCmd) Run(ctx context.Context, s streams) error {
 	if err := cfg.Check(); err != nil {
 		return err
 	}
-	program := replicaFlags{API: c.API, Replicas: max(c.Replicas, 1)}
-	if err := program.check(); err != nil {
+	if err := cmp.Or(between("--replicas", c.Replicas, 0, maxReplicas), c.find()); err != nil {
 		return err
 	}
-	cfg.API = program.API
+	cfg.API = c.API
 	result, err := bench.Measure(ctx, cfg)
 	if err != nil {
 		return err
@@ -77,8 +73,7 @@ func (c *benchCmd) Run(ctx context.Context, s streams) error {
 	return nil
 }
 
-// programme is the standard one, or every load that was named under the settings
-// that were.
+// programme returns the standard programme, or the one that the flags describe.
 func (c *benchCmd) programme() (bench.Programme, error) {
 	var none bench.Programme
 	peers := peer.All()
@@ -97,11 +92,10 @@ func (c *benchCmd) programme() (bench.Programme, error) {
 			return none, fmt.Errorf("--loads: %w", err)
 		}
 	}
+	if err := notNegative("--rate", c.Rate); err != nil {
+		return none, err
+	}
 	switch {
-	case c.Replicas < 0:
-		return none, fmt.Errorf("--replicas must not be negative: %d", c.Replicas)
-	case c.Rate < 0:
-		return none, fmt.Errorf("--rate must not be negative: %d", c.Rate)
 	case c.Full:
 		p := bench.Full()
 		p.Rate = c.Rate
@@ -123,7 +117,7 @@ func (c *benchCmd) programme() (bench.Programme, error) {
 	return p, nil
 }
 
-// peerCmd is what a bench runs a peer's replicas as.
+// peerCmd is the hidden command of a peer's replica in a bench.
 type peerCmd struct {
 	Name          string   `arg:""`
 	Addr          string   `required:""`

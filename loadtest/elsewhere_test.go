@@ -8,8 +8,7 @@ import (
 	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
-// The attack runs wherever its user sits. What starts servers says there that it
-// needs Linux.
+// attack runs on every system. Commands that start servers report that they need Linux.
 func TestProgramsBuildForOtherSystems(t *testing.T) {
 	tier.OnlyTestAll(t, "minutes to compile everything for two more systems")
 	for _, system := range []string{"windows", "darwin"} {

@@ -13,23 +13,23 @@ import (
 )
 
 type envCmd struct {
-	Out string `default:"out" placeholder:"DIR" help:"Folder of the stack's sandbox.json (default ${default})."`
+	outFlag `embed:"" set:"file=the stack's sandbox.json"`
 }
 
-// Run prints what a shell evaluates to know the stack that runs: its first replica
-// as SHOP, and the rest under the names that the programs read themselves.
+// Run prints shell commands that export the first replica's URL as SHOP, and everything
+// else under the names that the programs read.
 func (c *envCmd) Run(_ context.Context, s streams) error {
 	path := filepath.Join(c.Out, sandboxFile)
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return fmt.Errorf("no stack runs here (make up): %w", err)
+		return fmt.Errorf("no stack is running; start one with make up: %w", err)
 	}
 	var d sandboxDescription
 	if err := json.Unmarshal(text, &d); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if len(d.Replicas) == 0 {
-		return fmt.Errorf("%s names no replica", path)
+		return fmt.Errorf("%s lists no replicas", path)
 	}
 	for _, v := range []struct{ name, value string }{
 		{"SHOP", d.Replicas[0]},
@@ -39,7 +39,7 @@ func (c *envCmd) Run(_ context.Context, s streams) error {
 		{"FLASHSALE_ETCD_ENDPOINTS", strings.Join(d.EtcdEndpoints, ",")},
 	} {
 		if v.value == "" {
-			continue // a strategy without etcd
+			continue // the strategy uses no etcd
 		}
 		if _, err := fmt.Fprintf(s.out, "export %s='%s'\n", v.name, strings.ReplaceAll(v.value, "'", `'\''`)); err != nil {
 			return err
@@ -49,14 +49,14 @@ func (c *envCmd) Run(_ context.Context, s streams) error {
 }
 
 type tokenCmd struct {
-	Customer  string `arg:"" placeholder:"NAME" help:"Whom the token names: its sub."`
-	JWTSecret string `name:"jwt-secret" exact:"" required:"" env:"FLASHSALE_JWT_SECRET" placeholder:"SECRET" help:"HS256 secret that the service checks tokens with."`
+	Customer  string `arg:"" placeholder:"NAME" help:"The customer: the token's sub."`
+	JWTSecret string `name:"jwt-secret" exact:"" required:"" env:"FLASHSALE_JWT_SECRET" placeholder:"SECRET" help:"The service's HS256 secret."`
 }
 
-// Run prints a customer's token, as a shop's own sign-in would make it.
+// Run prints a customer's token, like one that a shop's sign-in issues.
 func (c *tokenCmd) Run(_ context.Context, s streams) error {
 	if c.Customer == "" || c.JWTSecret == "" {
-		return errors.New("a token needs a customer and a secret")
+		return errors.New("the customer and --jwt-secret must not be empty")
 	}
 	token, err := attack.Token(c.Customer, c.JWTSecret)
 	if err != nil {

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"time"
 
 	"flashsale/internal/sandbox"
@@ -14,34 +17,96 @@ import (
 	"flashsale/loadtest/report"
 )
 
-// maxReplicas is what a sandbox's servers have connections for.
+// maxReplicas is how many replicas the private servers have connections for.
 const maxReplicas = 12
+
+// between checks that a flag is in a range.
+func between(flag string, n, least, most int) error {
+	if n < least || n > most {
+		return fmt.Errorf("%s must be from %d to %d, not %d", flag, least, most, n)
+	}
+	return nil
+}
+
+func atLeast[T cmp.Ordered](flag string, n, least T) error {
+	if n < least {
+		return fmt.Errorf("%s must be at least %v, not %v", flag, least, n)
+	}
+	return nil
+}
+
+func notNegative[T cmp.Ordered](flag string, n T) error {
+	var zero T
+	if n < zero {
+		return fmt.Errorf("%s must not be negative: %v", flag, n)
+	}
+	return nil
+}
+
+// seedFlag seeds all random choices.
+type seedFlag struct {
+	Seed uint64 `default:"0" placeholder:"N" help:"Seed of all random choices; 0 picks a seed and prints it."`
+}
+
+// pick sets the seed unless it is set. 32 bits: every reader of the JSON can hold it.
+func (f *seedFlag) pick() {
+	if f.Seed == 0 {
+		f.Seed = 1 + uint64(rand.Uint32())
+	}
+}
+
+// outFlag is the folder for results. A command that embeds it sets ${file}.
+type outFlag struct {
+	Out string `default:"out" placeholder:"DIR" help:"Folder for ${file} (default ${default})."`
+}
+
+// create makes the folder. A command that measures for minutes calls it first.
+func (f *outFlag) create() error { return os.MkdirAll(f.Out, 0o755) }
+
+// save writes v as JSON into the folder.
+func (f *outFlag) save(file string, v any) error {
+	return saveJSON(filepath.Join(f.Out, file), v, 0o644)
+}
+
+// saveJSON writes v as JSON. The file appears all at once, as programs may wait for it.
+func saveJSON(path string, v any, mode os.FileMode) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".new", append(data, '\n'), mode); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// today returns the date for figures.
+func today() string { return time.Now().UTC().Format(time.DateOnly) }
 
 // loadFlags say what an attack sends.
 type loadFlags struct {
 	SKUs        int           `name:"skus" default:"1" placeholder:"N" help:"SKUs on sale; buyers are spread over them (default ${default})."`
-	Stock       int64         `default:"0" placeholder:"N" help:"Units on sale, over all SKUs. 0 is what the strategy surely sells in the time, by its registry."`
+	Stock       int64         `default:"0" placeholder:"N" help:"Units on sale over all SKUs. 0 is what the strategy can surely sell in the time."`
 	MaxQuantity int           `default:"1" placeholder:"N" help:"Largest quantity of an order; quantities are spread from 1 to this (default ${default})."`
-	Rate        int           `default:"2000" placeholder:"N" help:"Requests a second, whether the service keeps up or not (default ${default})."`
-	Duration    time.Duration `default:"5s" placeholder:"D" help:"How long requests are sent for (default ${default})."`
-	Seed        uint64        `default:"0" placeholder:"N" help:"Makes customers, keys and quantities; 0 picks one and reports it."`
-	Out         string        `default:"out" placeholder:"DIR" help:"Folder for proof.json and report.html (default ${default})."`
+	Rate        int           `default:"2000" placeholder:"N" help:"Requests per second, sent whether or not the service keeps up (default ${default})."`
+	Duration    time.Duration `default:"5s" placeholder:"D" help:"How long requests are sent (default ${default})."`
+	seedFlag
+	outFlag `embed:"" set:"file=proof.json and report.html"`
 }
 
-// plan makes the plan, for targets that may not be known yet.
+// plan returns the plan; its targets may still be unknown.
 func (f *loadFlags) plan(targets ...string) (attack.Plan, error) {
-	switch {
-	case f.SKUs < 1 || f.SKUs > maxSKUs:
-		return attack.Plan{}, fmt.Errorf("--skus must be from 1 to %d, not %d", maxSKUs, f.SKUs)
-	case f.Stock < 0:
-		return attack.Plan{}, fmt.Errorf("--stock must not be negative: %d", f.Stock)
-	case f.Stock > 0 && f.Stock < int64(f.SKUs):
-		return attack.Plan{}, fmt.Errorf("--stock %d is less than a unit for each of --skus %d", f.Stock, f.SKUs)
+	err := cmp.Or(between("--skus", f.SKUs, 1, maxSKUs), notNegative("--stock", f.Stock))
+	if err == nil && f.Stock > 0 && f.Stock < int64(f.SKUs) {
+		err = fmt.Errorf("--stock %d is less than one unit for each of --skus %d", f.Stock, f.SKUs)
 	}
-	if f.Seed == 0 {
-		// 32 bits: every reader of the JSON can hold it, and so can a person.
-		f.Seed = 1 + uint64(rand.Uint32())
+	if err != nil {
+		return attack.Plan{}, err
 	}
+	f.pick()
 	plan := attack.Plan{
 		Targets: targets, MaxQuantity: f.MaxQuantity, Rate: f.Rate, Duration: f.Duration, Seed: f.Seed,
 	}
@@ -51,12 +116,11 @@ func (f *loadFlags) plan(targets ...string) (attack.Plan, error) {
 	return plan, plan.Check()
 }
 
-// maxSKUs bounds what is created, one call each, before an attack.
+// maxSKUs bounds the calls that create SKUs before an attack.
 const maxSKUs = 1000
 
-// units is the stock of a run: what was asked for, or what the strategy surely
-// sells, but no more than half of what buyers want: with fewer buyers than
-// units there is no race to lose.
+// units returns the stock of a run: --stock, or what the strategy can surely sell, but
+// at most half of what buyers ask for. With fewer buyers than units there is no race.
 func (f *loadFlags) units(s strategy.Strategy, plan *attack.Plan) int64 {
 	if f.Stock > 0 {
 		return f.Stock
@@ -65,7 +129,7 @@ func (f *loadFlags) units(s strategy.Strategy, plan *attack.Plan) int64 {
 	return max(min(sells, int64(plan.Requests()/2)), int64(f.SKUs))
 }
 
-// share is SKU number i's part of the units.
+// share returns the part of the units that SKU number i gets.
 func share(units int64, skus, i int) int64 {
 	n := units / int64(skus)
 	if int64(i) < units%int64(skus) {
@@ -74,8 +138,8 @@ func share(units int64, skus, i int) int64 {
 	return n
 }
 
-// publish saves the settled proof, shows it, and returns errNotProven if it is
-// none.
+// publish settles, saves and prints the proof. It returns errNotProven if the proof
+// failed.
 func (f *loadFlags) publish(s streams, p *proof.Proof) error {
 	p.Settle()
 	if err := report.Save(f.Out, p); err != nil {
@@ -93,38 +157,46 @@ func (f *loadFlags) publish(s streams, p *proof.Proof) error {
 	return nil
 }
 
-// databaseFlags choose the private database server.
+// databaseFlags choose the private database.
 type databaseFlags struct {
-	Database sandbox.Product `default:"" enum:",mysql,mariadb" placeholder:"mysql|mariadb" help:"The private database server. Without it, MySQL where its program is there (scripts/setup --mysql), MariaDB otherwise."`
+	Database sandbox.Product `default:"" enum:",mysql,mariadb" placeholder:"mysql|mariadb" help:"Product of the private database. By default MySQL if it is installed (scripts/setup --mysql), else MariaDB."`
 }
 
-// clusterFlags say how many servers the private database is.
+// clusterFlags choose the number of database servers.
 type clusterFlags struct {
-	MySQLNodes int `name:"mysql-nodes" default:"1" enum:"1,3" placeholder:"1|3" help:"Servers of the private database (default ${default}). 3 are a cluster: MySQL with Group Replication and one primary, MariaDB with Galera. It takes 20 s to start, and 2 GB for MySQL."`
+	MySQLNodes int `name:"mysql-nodes" default:"1" enum:"1,3" placeholder:"1|3" help:"Servers of the private database (default ${default}). 3 make a cluster: MySQL with Group Replication and one primary, or MariaDB with Galera. A cluster takes 20 s to start, and 2 GB for MySQL."`
 }
 
-// nameDatabase is the first line of every report: figures and behaviour differ.
+// nameDatabase prints the first line of every report: figures and behaviour depend on
+// the database.
 func nameDatabase(s streams, version string) {
 	fmt.Fprintf(s.out, "Database: %s\n\n", version)
 }
 
-// replicaFlags say what replicas to start.
-type replicaFlags struct {
-	API      string `name:"api" default:"bin/api" placeholder:"FILE" help:"The service's program (default ${default})."`
-	Replicas int    `default:"3" placeholder:"N" help:"Replicas of the service (default ${default})."`
+// apiFlag names the service's program.
+type apiFlag struct {
+	API string `name:"api" default:"bin/api" placeholder:"FILE" help:"The service's program (default ${default})."`
 }
 
-func (f *replicaFlags) check() error {
-	if f.Replicas < 1 || f.Replicas > maxReplicas {
-		return fmt.Errorf("--replicas must be from 1 to %d, not %d", maxReplicas, f.Replicas)
-	}
+// find checks that the program exists. It may be in PATH.
+func (f *apiFlag) find() error {
 	if info, err := os.Stat(f.API); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 		return nil
 	}
 	path, err := exec.LookPath(f.API)
 	if err != nil {
-		return fmt.Errorf("--api: there is no program %s: run `make build`, or name another", f.API)
+		return fmt.Errorf("--api: program %s not found; run `make build`, or name another program", f.API)
 	}
 	f.API = path
 	return nil
+}
+
+// replicaFlags say which replicas to start.
+type replicaFlags struct {
+	apiFlag
+	Replicas int `default:"3" placeholder:"N" help:"Replicas of the service (default ${default})."`
+}
+
+func (f *replicaFlags) check() error {
+	return cmp.Or(between("--replicas", f.Replicas, 1, maxReplicas), f.find())
 }

@@ -12,9 +12,9 @@ import (
 	"flashsale/loadtest/proof"
 )
 
-// TestReplicasKilledInTurnLoseNothing kills each of three replicas under load,
-// and starts it again. Whoever was connected to it gets no answer, and what the
-// database holds is explained by that.
+// TestReplicasKilledInTurnLoseNothing kills each of three replicas under load and starts
+// it again. Requests at that replica get no answer. Apart from those, every row of the
+// database must match an answer.
 func TestReplicasKilledInTurnLoseNothing(t *testing.T) {
 	stack := sandboxtest.Start(t, sandbox.Config{MySQL: true, EtcdNodes: 1})
 	dsn, err := stack.MySQL.CreateDatabase(t.Context(), "killed")
@@ -58,7 +58,7 @@ func TestReplicasKilledInTurnLoseNothing(t *testing.T) {
 		attacked <- result
 	}()
 	for _, name := range []string{"a", "b", "c"} {
-		time.Sleep(2 * time.Second) // of sale: not a wait for anything
+		time.Sleep(2 * time.Second) // of load, not a wait for an event
 		killed := replicas[name]
 		killed.Kill()
 		replicas[name] = start(name, killed.URL[len("http://"):])
@@ -73,22 +73,22 @@ func TestReplicasKilledInTurnLoseNothing(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	books, err := db.Records(t.Context(), plan.SKUs)
+	records, err := db.Records(t.Context(), plan.SKUs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := proof.Assess(proof.Setting{Strategy: strategy.Default, Fence: strategy.FenceClaim, Replicas: 3, Expected: strategy.Exact, Stock: stock, Plan: plan}, result, books)
+	run := proof.Assess(proof.Setting{Strategy: strategy.Default, Fence: strategy.FenceClaim, Replicas: 3, Expected: strategy.Exact, Stock: stock, Plan: plan}, result, records)
 	t.Logf("%d accepted, %d errors, %d ambiguous: %+v", run.Accepted, run.Errors, run.Ambiguous, run.Reasons)
 	if run.Oversold > 0 || run.Lost > 0 || run.Unexplained > 0 || run.Duplicated > 0 || len(run.Violations) > 0 {
 		t.Errorf("%s: %d oversold, %d lost, %d unexplained, %d duplicated, violations %+v",
 			run.Verdict, run.Oversold, run.Lost, run.Unexplained, run.Duplicated, run.Violations)
 	}
 	if run.Accepted == 0 || run.Ambiguous == 0 {
-		t.Errorf("%d were accepted and %d cut off: the replicas were not killed under load", run.Accepted, run.Ambiguous)
+		t.Errorf("%d orders were accepted and %d got no answer: the replicas were not killed under load", run.Accepted, run.Ambiguous)
 	}
 }
 
-// checkServed makes sure that each replica takes orders.
+// checkServed checks that each replica accepts orders.
 func checkServed(t *testing.T, service *attack.Service, plan attack.Plan) {
 	t.Helper()
 	if err := service.PutOnSale(t.Context(), plan.SKUs[0], 1000); err != nil {
@@ -99,12 +99,12 @@ func checkServed(t *testing.T, service *attack.Service, plan attack.Plan) {
 		t.Fatal(err)
 	}
 	accepted := make([]int, len(plan.Targets))
-	for i := range result.Answers { // in turn, as attack.Plan has it
+	for i := range result.Answers { // attack.Plan sends to each in turn
 		if result.Answers[i].Outcome == attack.Accepted {
 			accepted[i%len(accepted)]++
 		}
 	}
 	if slices.Contains(accepted, 0) {
-		t.Errorf("%v orders were accepted by the replicas, of %d: they do not flow again", accepted, len(result.Answers))
+		t.Errorf("the replicas accepted %v of %d orders, want some at each", accepted, len(result.Answers))
 	}
 }

@@ -15,13 +15,13 @@ import (
 
 type lessonCmd struct {
 	databaseFlags
-	Name string `arg:"" optional:"" placeholder:"NAME" help:"The lesson: one of ${lessons}."`
+	Name string `arg:"" optional:"" placeholder:"NAME" help:"The lesson, one of ${lessons}."`
 }
 
 // Run plays one lesson.
 func (c *lessonCmd) Run(ctx context.Context, s streams) error {
 	if c.Name == "" {
-		return errors.New("which lesson? (see loadtest lessons)")
+		return errors.New("name a lesson; loadtest lessons lists them")
 	}
 	l, err := lesson.Find(c.Name)
 	if err != nil {
@@ -32,10 +32,10 @@ func (c *lessonCmd) Run(ctx context.Context, s streams) error {
 
 type lessonsCmd struct {
 	databaseFlags
-	All bool `help:"Play them all, one after the other."`
+	All bool `help:"Play all lessons, one after the other."`
 }
 
-// Run lists the lessons, or plays them all.
+// Run lists the lessons, or plays all of them.
 func (c *lessonsCmd) Run(ctx context.Context, s streams) error {
 	if c.All {
 		return playLessons(ctx, s, c.Database, lesson.All()...)
@@ -51,8 +51,8 @@ func (c *lessonsCmd) Run(ctx context.Context, s streams) error {
 	return nil
 }
 
-// playLessons plays lessons on one set of servers. A lesson that does not show
-// what it should does not keep the others from being played.
+// playLessons plays lessons on one set of servers. It goes on after a lesson that does
+// not show what it should.
 func playLessons(ctx context.Context, s streams, database sandbox.Product, lessons ...*lesson.Lesson) (err error) {
 	set := testbed.New(testbed.Config{Database: database})
 	defer func() { err = errors.Join(err, set.Close()) }()
@@ -69,9 +69,9 @@ func playLessons(ctx context.Context, s streams, database sandbox.Product, lesso
 			fmt.Fprintln(s.out)
 		}
 		switch err := l.Run(ctx, set, s.out); {
-		case errors.Is(err, lesson.ErrNotShown): // said in full on s.out
+		case errors.Is(err, lesson.ErrNotShown): // s.out explains it
 			missed = errNotProven
-		case ctx.Err() != nil: // whatever it was that the interrupt has cut short
+		case ctx.Err() != nil: // interrupted: the error says no more
 			return ctx.Err()
 		case err != nil:
 			return err

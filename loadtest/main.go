@@ -1,6 +1,6 @@
-// Command loadtest attacks replicas of the order service with far more buyers
-// than there are units, and proves from the database that nothing was oversold
-// or lost. It knows the service as a stranger does: by HTTP and by its tables.
+// Command loadtest attacks replicas of the order service with far more buyers than
+// units, and proves from the database that nothing was oversold or lost. It uses only
+// the service's HTTP API and its tables.
 package main
 
 import (
@@ -20,11 +20,10 @@ import (
 	"flashsale/internal/strategy"
 	"flashsale/internal/version"
 	"flashsale/loadtest/bench"
-	"flashsale/loadtest/failover"
+	"flashsale/loadtest/faults"
 	"flashsale/loadtest/lesson"
 	"flashsale/loadtest/lesson/testbed"
 	"flashsale/loadtest/peer"
-	"flashsale/loadtest/takeover"
 	"flashsale/loadtest/zombie"
 )
 
@@ -35,7 +34,7 @@ func main() {
 	switch {
 	case err == nil:
 		return
-	case errors.Is(err, errNotProven): // said in full by the table
+	case errors.Is(err, errNotProven): // the output explains it
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(os.Stderr, "loadtest: interrupted")
 	default:
@@ -44,44 +43,41 @@ func main() {
 	os.Exit(1)
 }
 
-// errNotProven ends the program with status 1 after it has said why.
+// errNotProven ends the program with status 1. The output has already said why.
 var errNotProven = errors.New("not proven")
 
 type cli struct {
-	Prove      proveCmd      `cmd:"" help:"Sell out under each of several strategies, on private servers and replicas, and prove what came of it."`
-	Attack     attackCmd     `cmd:"" help:"Sell out on a service that already runs, and prove what came of it."`
-	Bench      benchCmd      `cmd:"" help:"Measure the service beside its rivals, on private servers."`
-	Zombies    zombiesCmd    `cmd:"" help:"Stop a holder of each lock past its lease, under each fence, and count what its late write does."`
-	Soak       soakCmd       `cmd:"" help:"Send random calls to private replicas that are killed and stopped meanwhile, and check every answer against a model."`
-	Handover   handoverCmd   `cmd:"" help:"Measure how long each lock takes from one holder to the next."`
-	Takeover   takeoverCmd   `cmd:"" help:"Kill, stop or cut off the replica that sells, and measure how long nothing is sold."`
-	Failover   failoverCmd   `cmd:"" help:"Fail a server of a clustered database, and measure how long nothing is sold."`
+	Prove      proveCmd      `cmd:"" help:"Sell out under each of several strategies, on private servers, and prove from the database what was sold."`
+	Attack     attackCmd     `cmd:"" help:"Sell out on a running service, and prove what was sold."`
+	Bench      benchCmd      `cmd:"" help:"Compare the service with other ways to sell, on private servers."`
+	Zombies    zombiesCmd    `cmd:"" help:"Stop the holder of each kind of lock until its lease has expired, and count what its late write does under each fence."`
+	Soak       soakCmd       `cmd:"" help:"Send random calls to private replicas, kill and stop the replicas meanwhile, and check every answer against a model."`
+	Handover   handoverCmd   `cmd:"" help:"Measure how long each kind of lock takes to pass from one holder to the next."`
+	Takeover   takeoverCmd   `cmd:"" help:"Kill, stop or cut off the seller's replica, and measure how long nothing is sold."`
+	Failover   failoverCmd   `cmd:"" help:"Make a server of a clustered database fail, and measure how long nothing is sold."`
 	Strategies strategiesCmd `cmd:"" hidden:""`
-	Up         upCmd         `cmd:"" help:"Run private servers and replicas to try things on, until Ctrl-C."`
-	Env        envCmd        `cmd:"" help:"Print the addresses and secrets of a running stack for a shell to evaluate."`
-	Token      tokenCmd      `cmd:"" help:"Print a customer's token, to try calls with."`
-	Lesson     lessonCmd     `cmd:"" help:"Play one lesson: a race that breaks, and its cure, step by step."`
-	Lessons    lessonsCmd    `cmd:"" help:"List the lessons, or play them all."`
+	Up         upCmd         `cmd:"" help:"Run private servers and replicas to try things out, until Ctrl-C."`
+	Env        envCmd        `cmd:"" help:"Print the addresses and secrets of a stack started by up, as shell commands for eval."`
+	Token      tokenCmd      `cmd:"" help:"Print a customer's token, to try the API."`
+	Lesson     lessonCmd     `cmd:"" help:"Play one lesson: a race that oversells, and its fix, step by step."`
+	Lessons    lessonsCmd    `cmd:"" help:"List the lessons, or play all of them."`
 	Version    versionCmd    `cmd:"" help:"Print the program's version, commit and date."`
-	// Peer is what a bench's rivals run as.
-	Peer peerCmd `cmd:"" hidden:""`
-	// EtcdNode is what a private etcd runs as. run never parses it.
-	EtcdNode struct{} `cmd:"" name:"etcd-node" hidden:""`
-	// ZombieHolder is one process of a run of zombies. Nor this.
-	ZombieHolder struct{} `cmd:"" name:"zombie-holder" hidden:""`
-	// LessonReplica is what a lesson's replicas run as. run never parses it.
+	// The hidden commands are child processes: a peer of the bench, a private etcd, a
+	// process of a zombie run, a replica of a lesson. run handles the last three itself.
+	Peer          peerCmd  `cmd:"" hidden:""`
+	EtcdNode      struct{} `cmd:"" name:"etcd-node" hidden:""`
+	ZombieHolder  struct{} `cmd:"" name:"zombie-holder" hidden:""`
 	LessonReplica struct{} `cmd:"" name:"lesson-replica" hidden:""`
 }
 
-const description = `Attack replicas of the flash-sale service with far more buyers than units, and prove from the database what came of it.
+const description = `Attack replicas of the flash-sale service with far more buyers than units, and prove from the database what was sold.
 
-It exits with 0 only if every run came out as the strategy's registry says, the oversells included.`
+The exit status is 0 only if every run had the result that is expected of its strategy. An oversell is expected of some.`
 
-// streams are what commands write to: results to out, progress to err.
+// streams are where commands write: results to out, progress to err.
 type streams struct{ out, err io.Writer }
 
-// run is the program: it parses args and runs the command that they name until
-// it is done or ctx ends.
+// run parses args and runs the command that they name, until it is done or ctx ends.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) > 0 && args[0] == "etcd-node" {
 		return etcdnode.Main(ctx, args[1:], stderr)
@@ -102,8 +98,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		kong.WithHyphenPrefixedParameters(true), // "--rate -1" is a number out of range, not a flag
 		kong.Vars{"strategies": strings.Join(strategy.Names(), ", "), "strategy": strategy.Default,
 			"peers": strings.Join(peer.Names(), ", "), "loads": strings.Join(bench.LoadNames, ", "),
-			"lessons": strings.Join(lesson.Names(), ", "), "faults": strings.Join(takeover.FaultNames(), ","),
-			"failovers": strings.Join(failover.FaultNames(), ",")},
+			"lessons": strings.Join(lesson.Names(), ", "), "sellerFaults": strings.Join(faults.Seller.Names(), ","),
+			"databaseFaults": strings.Join(faults.Database.Names(), ",")},
 	)
 	if err != nil {
 		return err

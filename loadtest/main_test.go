@@ -3,9 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -22,8 +20,8 @@ import (
 	"flashsale/loadtest/report"
 )
 
-// TestMain lets this test's binary be the private etcd that the commands start,
-// and the program itself where a test needs a process of its own.
+// TestMain lets this test's binary serve as the child processes that the commands start,
+// and as the program itself for tests that need it in its own process.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && (os.Args[1] == "etcd-node" || os.Args[1] == testbed.ReplicaCommand || os.Args[1] == zombieHolder || os.Args[1] == "up" || os.Args[1] == "peer") {
 		main()
@@ -32,7 +30,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func TestBadFlagsAreNamed(t *testing.T) {
+func TestErrorNamesTheBadFlag(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
 		{"", "expected one of"},
 		{"nonsense", "nonsense"},
@@ -44,7 +42,7 @@ func TestBadFlagsAreNamed(t *testing.T) {
 		{"prove --duration -1s", "--duration must be"},
 		{"prove --duration 5", "--duration"},
 		{"prove --duration 1000h", "--duration"},
-		{"prove --strategies nope", `unknown strategy "nope": one of none,`},
+		{"prove --strategies nope", `unknown strategy "nope"`},
 		{"prove --fence maybe", "--fence"},
 		{"prove --stock -1", "--stock must not"},
 		{"prove --skus 0", "--skus must"},
@@ -60,7 +58,7 @@ func TestBadFlagsAreNamed(t *testing.T) {
 		{"attack --target http://x --jwt-secret a --admin-token b --mysql-dsn u:p@tcp(127.0.0.1:1)/db?charset=gbk", "--mysql-dsn: charset=gbk is not supported"},
 		{"attack", "--target"},
 		{"attack --target ftp://x --jwt-secret a --admin-token b", "--target"},
-		{"attack --target http://me:pw@x --jwt-secret a --admin-token b", "--target http://me:xxxxx@x: remove the name"},
+		{"attack --target http://me:pw@x --jwt-secret a --admin-token b", "--target http://me:xxxxx@x: remove the user name"},
 		{"attack --target http://127.0.0.1:1 --jwt-secret a --admin-token b", "connection refused"},
 		{"attack --target http://127.0.0.1:1 --jwt-secret a --admin-token b --mysql-dsn u@tcp(127.0.0.1:1)/db", "connection refused"},
 		{"up --etcd-nodes 2", "--etcd-nodes"},
@@ -68,7 +66,43 @@ func TestBadFlagsAreNamed(t *testing.T) {
 		{"soak --payment-window 1ms", "--payment-window must"},
 		{"soak --actors -1", "--actors must"},
 		{"soak --rushes 1000", "--rushes must"},
-		{"soak --actors 0 --rushes 0", "nothing to do"},
+		{"soak --actors 0 --rushes 0", "must not both be 0"},
+		{"takeover --faults nope", `--faults: unknown fault "nope"`},
+		{"takeover --runs 0", "--runs must"},
+		{"takeover --buyers 0", "--buyers must"},
+		{"takeover --rate 0", "--rate must"},
+		{"takeover --lasts -1s", "--lasts must"},
+		{"takeover --lock-ttl 0s", "--lock-ttl must"},
+		{"takeover --api /nope", "/nope"},
+		{"takeover --api /bin/true --out /dev/null/x", "/dev/null"},
+		{"failover --faults nope", `--faults: unknown fault "nope"`},
+		{"failover --runs 0", "--runs must"},
+		{"failover --buyers 0", "--buyers must"},
+		{"failover --rate 0", "--rate must"},
+		{"failover --replicas 0", "--replicas must"},
+		{"failover --faults kill --api /nope", "/nope"},
+		{"failover --faults kill --api /bin/true --out /dev/null/x", "/dev/null"},
+		{"prove --api /bin/true --mysql-nodes 2", "--mysql-nodes"},
+		{"prove --api /bin/true --mysql-nodes 3 --mysql-dsn u:p@tcp(h)/", "--mysql-nodes is for a private database"},
+		{"bench --peers nope", `unknown peer "nope"`},
+		{"bench --loads cold", `unknown load "cold"`},
+		{"bench --rounds 0", "--rounds must"},
+		{"bench --duration 1ms", "--duration must"},
+		{"bench --duration 1h", "--duration 1h"},
+		{"bench --workers 0", "--workers must"},
+		{"bench --rate -1", "--rate must"},
+		{"bench --replicas -1", "--replicas must"},
+		{"bench --replicas 1000", "--replicas must"},
+		{"bench --api /nope", "/nope"},
+		{"handover --strategies nope", `unknown strategy "nope"`},
+		{"handover --strategies none", "--strategies must name at least one strategy that takes a lock"},
+		{"handover --rounds 0", "--rounds must"},
+		{"handover --strategies process --out /dev/null/x.json", "/dev/null"},
+		{"zombies --strategies nope", `unknown strategy "nope"`},
+		{"zombies --strategies conditional", "--strategies must name at least one"},
+		{"zombies --strategies redis,redis", `duplicate strategy "redis"`},
+		{"zombies --fence high", "--fence"},
+		{"zombies --runs 0", "--runs must"},
 		{"up --strategy nope", "--strategy"},
 		{"up --lock-ttl -1s", "--lock-ttl"},
 	} {
@@ -78,19 +112,19 @@ func TestBadFlagsAreNamed(t *testing.T) {
 				t.Errorf("got %v, want an error with %q", err, tt.want)
 			}
 			if err != nil && strings.Contains(err.Error(), "\n") {
-				t.Errorf("the error is longer than a line: %v", err)
+				t.Errorf("the error has more than one line: %v", err)
 			}
 		})
 	}
 }
 
-// What was copied along with a secret would make tokens that the service refuses.
-func TestWhiteSpaceAroundASecretIsNamed(t *testing.T) {
+// A secret with surrounding white space would sign tokens that the service refuses.
+func TestWhiteSpaceAroundASecretIsReported(t *testing.T) {
 	t.Parallel()
 	for want, args := range map[string][]string{
 		"--jwt-secret ends with a line break":   {"attack", "--target=http://127.0.0.1:1", "--admin-token=b", "--jwt-secret=a\r\n"},
 		"--admin-token begins with a space":     {"attack", "--target=http://127.0.0.1:1", "--admin-token= b", "--jwt-secret=a"},
-		"--jwt-secret is only white":     {"token", "ann", "--jwt-secret= \n"},
+		"--jwt-secret is only white":            {"token", "ann", "--jwt-secret= \n"},
 		"--mysql-dsn ends with a line break: r": {"attack", "--target=http://127.0.0.1:1", "--admin-token=b", "--jwt-secret=a", "--mysql-dsn=u@tcp(127.0.0.1:1)/db\n"},
 	} {
 		if err := run(t.Context(), args, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), want) {
@@ -99,20 +133,19 @@ func TestWhiteSpaceAroundASecretIsNamed(t *testing.T) {
 	}
 }
 
-func TestHelpIsNoError(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"prove", "--help"}, {"attack", "--help"}, {"up", "--help"}, {"takeover", "--help"}} {
+func TestHelpIsNotAnError(t *testing.T) {
+	for _, args := range [][]string{{"--help"}, {"prove", "--help"}, {"attack", "--help"}, {"up", "--help"}, {"takeover", "--help"}, {"failover", "--help"}} {
 		var out bytes.Buffer
 		if err := run(t.Context(), args, &out, io.Discard); err != nil || !strings.Contains(out.String(), "Usage: loadtest") {
 			t.Errorf("%v: %v, %q", args, err, out.String())
 		}
 		if strings.Contains(out.String(), "etcd-node ") {
-			t.Errorf("%v shows the hidden command", args)
+			t.Errorf("%v shows a hidden command", args)
 		}
 	}
 }
 
-// TestNoneOversellsAndEtcdDoesNot is the proof in small, with real servers and
-// replicas.
+// TestNoneOversellsAndEtcdDoesNot is a small proof with real servers and replicas.
 func TestNoneOversellsAndEtcdDoesNot(t *testing.T) {
 	dir := t.TempDir()
 	var out bytes.Buffer
@@ -125,14 +158,14 @@ func TestNoneOversellsAndEtcdDoesNot(t *testing.T) {
 	}
 	p := readProof(t, dir)
 	if !p.Proven || p.Seed != 1 || len(p.Runs) != 2 {
-		t.Errorf("proven %v, seed %d, %d runs", p.Proven, p.Seed, len(p.Runs))
+		t.Errorf("got proven %v, seed %d, %d runs", p.Proven, p.Seed, len(p.Runs))
 	}
 	for _, r := range p.Runs {
 		if r.Offered != r.Accepted+r.SoldOut+r.Errors+r.Ambiguous {
-			t.Errorf("%s: the counts do not add up: %+v", r.Strategy, r.Counts)
+			t.Errorf("%s: the counts do not add up to those offered: %+v", r.Strategy, r.Counts)
 		}
 		if len(r.Samples) == 0 || r.Samples[0].Available != r.Stock {
-			t.Errorf("%s: the samples do not begin with the stock: %+v", r.Strategy, r.Samples)
+			t.Errorf("%s: the first sample is not the stock: %+v", r.Strategy, r.Samples)
 		}
 	}
 	if none := p.Runs[0]; none.Oversold == 0 || none.UnitsSold <= none.Stock {
@@ -146,9 +179,9 @@ func TestNoneOversellsAndEtcdDoesNot(t *testing.T) {
 	}
 }
 
-// TestAttackOnWhatUpRuns is how the sandbox is used by other programs: they wait
-// for its file, use what it names, and end it by a signal.
-func TestAttackOnWhatUpRuns(t *testing.T) {
+// TestAttackOnAStackStartedByUp uses the stack as other programs do: it waits for the
+// file, uses the addresses in it, and ends the stack with a signal.
+func TestAttackOnAStackStartedByUp(t *testing.T) {
 	dir := t.TempDir()
 	up := startUp(t, dir)
 	d := up.description
@@ -166,12 +199,12 @@ func TestAttackOnWhatUpRuns(t *testing.T) {
 		return readProof(t, out)
 	}
 	if p := attack("partial"); !p.Partial || p.Runs[0].UnitsSold != 100 {
-		t.Errorf("without a DSN: partial %v, %+v", p.Partial, p.Runs[0].Findings)
+		t.Errorf("without a DSN: got partial %v, %+v", p.Partial, p.Runs[0].Findings)
 	}
 	if p := attack("whole", "--mysql-dsn="+d.MySQLDSN); p.Partial || p.Runs[0].UnitsSold != 100 || len(p.Runs[0].Samples) == 0 {
-		t.Errorf("with a DSN: partial %v, %+v", p.Partial, p.Runs[0].Findings)
+		t.Errorf("with a DSN: got partial %v, %+v", p.Partial, p.Runs[0].Findings)
 	}
-	// A proof on its MySQL makes a database there, and drops it.
+	// prove creates a database on the stack's MySQL and drops it.
 	out := filepath.Join(dir, "own")
 	err := run(t.Context(), []string{
 		"prove", "--mysql-dsn=" + d.MySQLDSN + "?charset=utf8mb4&loc=Local", "--strategies=conditional", "--replicas=1", "--rate=200", "--duration=1s",
@@ -181,15 +214,15 @@ func TestAttackOnWhatUpRuns(t *testing.T) {
 		t.Errorf("prove with --mysql-dsn: %v", err)
 	}
 	for _, tt := range []struct{ name, target, secret, admin, want string }{
-		{"another secret", d.Replicas[0], "wrong", d.AdminToken, "Is --jwt-secret the service's?"},
-		{"another admin token", d.Replicas[0], d.JWTSecret, "wrong", "is --admin-token the service's?"},
-		{"a path", d.Replicas[0] + "/shop/", d.JWTSecret, d.AdminToken, "has no /shop/v1/orders/"},
+		{"another secret", d.Replicas[0], "wrong", d.AdminToken, "check --jwt-secret"},
+		{"another admin token", d.Replicas[0], d.JWTSecret, "wrong", "check --admin-token"},
+		{"a path", d.Replicas[0] + "/shop/", d.JWTSecret, d.AdminToken, "has no path /shop/v1/orders/"},
 	} {
 		err := run(t.Context(), []string{
 			"attack", "--target=" + tt.target, "--jwt-secret=" + tt.secret, "--admin-token=" + tt.admin, "--out=" + dir,
 		}, io.Discard, io.Discard)
 		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
-			t.Errorf("with %s: %v, want %q", tt.name, err, tt.want)
+			t.Errorf("with %s: got %v, want %q", tt.name, err, tt.want)
 		}
 	}
 
@@ -197,7 +230,7 @@ func TestAttackOnWhatUpRuns(t *testing.T) {
 	pids := append(append(d.Pids.Replicas, d.Pids.Etcd...), d.Pids.MySQL)
 	for _, pid := range pids {
 		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
-			t.Errorf("process %d is left: %v", pid, err)
+			t.Errorf("process %d is still there: %v", pid, err)
 		}
 	}
 	for _, left := range []string{filepath.Join(dir, sandboxFile), filepath.Join(dir, "tmp", "*")} {
@@ -207,8 +240,7 @@ func TestAttackOnWhatUpRuns(t *testing.T) {
 	}
 }
 
-// upProcess is `loadtest up` as a process, with a folder of its own for
-// temporary files.
+// upProcess is a process that runs `loadtest up` with its own temporary folder.
 type upProcess struct {
 	cmd         *exec.Cmd
 	description sandboxDescription
@@ -236,8 +268,8 @@ func startUp(t *testing.T, dir string) *upProcess {
 			up.end(t)
 		}
 	})
-	// First it names the database. Once it has greeted it is ready; at its early end
-	// the pipe is closed.
+	// The first lines name the database. Further output means that the stack is ready; if
+	// the process ends early, the pipe is closed.
 	said := bufio.NewReader(stdout)
 	for line := "-"; line != "\n"; {
 		if line, err = said.ReadString('\n'); err != nil {
@@ -245,16 +277,10 @@ func startUp(t *testing.T, dir string) *upProcess {
 		}
 	}
 	if _, err := said.Peek(1); err != nil {
-		t.Fatalf("up did not greet: %v", err)
+		t.Fatalf("up did not become ready: %v", err)
 	}
 	go func() { _, _ = io.Copy(io.Discard, said) }() // ends with the process
-	data, err := os.ReadFile(filepath.Join(dir, sandboxFile))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(data, &up.description); err != nil {
-		t.Fatal(err)
-	}
+	readJSON(t, filepath.Join(dir, sandboxFile), &up.description)
 	return up
 }
 
@@ -268,7 +294,7 @@ func (u *upProcess) end(t *testing.T) {
 	}
 }
 
-// TestInterruptedProofLeavesNothing interrupts it in the middle of an attack.
+// TestInterruptedProofLeavesNothing interrupts a proof during its attack.
 func TestInterruptedProofLeavesNothing(t *testing.T) {
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
@@ -288,14 +314,14 @@ func TestInterruptedProofLeavesNothing(t *testing.T) {
 		t.Errorf("got %v, want the context's error", err)
 	}
 	if took := time.Since(interrupted); took > time.Minute {
-		t.Errorf("it took %s to end an attack of two", took)
+		t.Errorf("the attack of two minutes ended %s after the interrupt, want less than a minute", took)
 	}
 	if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
 
-// whenWritten calls f once text is written to it.
+// whenWritten calls f when a write contains text.
 type whenWritten struct {
 	text string
 	f    func()
@@ -310,13 +336,14 @@ func (w *whenWritten) Write(p []byte) (int, error) {
 
 func readProof(t *testing.T, dir string) *proof.Proof {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(dir, report.ProofFile))
-	if err != nil {
+	var p proof.Proof
+	readJSON(t, filepath.Join(dir, report.ProofFile), &p)
+	return &p
+}
+
+func readJSON(t *testing.T, file string, into any) {
+	t.Helper()
+	if err := readFigures(file, into); err != nil {
 		t.Fatal(err)
 	}
-	var p proof.Proof
-	if err := json.Unmarshal(data, &p); err != nil {
-		t.Fatal(fmt.Errorf("%s: %w", report.ProofFile, err))
-	}
-	return &p
 }

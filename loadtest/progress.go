@@ -9,15 +9,15 @@ import (
 	"github.com/jedib0t/go-pretty/v6/progress"
 )
 
-// meter shows how far each run is: a bar in a terminal, else a line at its
-// beginning, so that a log stays readable.
+// meter shows the progress of each run: a bar in a terminal, else one line at the start
+// of the run.
 type meter struct {
 	w    io.Writer
-	bars progress.Writer // nil where w is no terminal
-	done chan struct{}   // closed when bars are no longer drawn
+	bars progress.Writer // nil if w is not a terminal
+	done chan struct{}   // closed after the last drawing
 }
 
-// newMeter draws until stop.
+// newMeter returns a meter that draws until stop.
 func newMeter(w io.Writer) *meter {
 	m := &meter{w: w}
 	f, ok := w.(*os.File)
@@ -43,7 +43,7 @@ func newMeter(w io.Writer) *meter {
 	return m
 }
 
-// say writes a line.
+// say writes a line above the bars.
 func (m *meter) say(format string, args ...any) {
 	if m.bars != nil {
 		m.bars.Log(format, args...)
@@ -52,7 +52,7 @@ func (m *meter) say(format string, args ...any) {
 	fmt.Fprintf(m.w, format+"\n", args...)
 }
 
-// task begins a bar for so many answers, which step counts.
+// task starts a bar. step counts an answer.
 func (m *meter) task(label string, total int) (step func(), end func()) {
 	if m.bars == nil {
 		m.say("%s", label)
@@ -63,7 +63,7 @@ func (m *meter) task(label string, total int) (step func(), end func()) {
 	return func() { tracker.Increment(1) }, tracker.MarkAsDone
 }
 
-// stop draws the last state and returns when nothing more is written.
+// stop draws the last state. Nothing is written after it returns.
 func (m *meter) stop() {
 	if m.bars == nil {
 		return

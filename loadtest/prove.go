@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"flashsale/internal/backend"
 	"flashsale/internal/order"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/stock"
@@ -21,18 +20,18 @@ import (
 )
 
 type proveCmd struct {
-	Strategies []string `default:"none,process,etcd" placeholder:"NAME" help:"Strategies to run, in turn, or all (default ${default}). There are ${strategies}."`
-	Fence      string   `default:"claim" placeholder:"off|write|claim" help:"What MySQL does with fencing tokens, where the lock yields them (default ${default})."`
+	Strategies []string `default:"none,process,etcd" placeholder:"NAME" help:"Strategies to run, one after the other, or all (default ${default}). One or more of ${strategies}."`
+	Fence      string   `default:"claim" placeholder:"off|write|claim" help:"What MySQL does with the fencing tokens of locks that have them (default ${default}). off: nothing. write: compares the token at each write. claim: stores it before the stock is read."`
 	replicaFlags
 	databaseFlags
 	clusterFlags
 	loadFlags
-	MySQLDSN      string   `name:"mysql-dsn" placeholder:"DSN" help:"MySQL of your own: user:password@tcp(host:port)/. Each run makes a database there, and drops it. Without it, a private server is started."`
-	EtcdEndpoints []string `name:"etcd-endpoints" placeholder:"URL" help:"etcd of your own. Without it, a private one is started."`
+	MySQLDSN      string   `name:"mysql-dsn" placeholder:"DSN" help:"Your own MySQL, instead of a private server: user:password@tcp(host:port)/. Each run creates a database there and drops it."`
+	EtcdEndpoints []string `name:"etcd-endpoints" placeholder:"URL" help:"Your own etcd, instead of a private one."`
 }
 
-// Run proves each strategy in turn, on the same servers, with a database and
-// replicas of its own.
+// Run proves one strategy after the other, on the same servers. Each has its own
+// database and replicas.
 func (c *proveCmd) Run(ctx context.Context, s streams) error {
 	strategies, fence, err := c.parse()
 	if err != nil {
@@ -46,20 +45,18 @@ func (c *proveCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	if c.MySQLDSN != "" && c.MySQLNodes > 1 {
-		return errors.New("--mysql-nodes is for a private database; leave it out with --mysql-dsn, which may list several hosts")
+		return errors.New("--mysql-nodes is for a private database; omit it with --mysql-dsn, which may list several hosts")
 	}
 	if err := lockserver.Check(strategies...); err != nil {
 		return err
 	}
-	progress := newMeter(s.err)
-	defer progress.stop()
-	progress.say("Starting the servers ...")
-	servers, err := startServers(ctx, sandbox.Config{Database: c.Database, MySQLNodes: c.MySQLNodes}, c.MySQLDSN, c.EtcdEndpoints)
+	servers, err := c.servers(ctx, s)
 	if err != nil {
 		return err
 	}
 	defer servers.stop()
-	nameDatabase(s, servers.version)
+	progress := newMeter(s.err)
+	defer progress.stop()
 	if servers.allWrite() {
 		if strategies, err = c.onSeveralWriters(strategies); err != nil {
 			return err
@@ -78,6 +75,23 @@ func (c *proveCmd) Run(ctx context.Context, s streams) error {
 	return c.publish(s, p)
 }
 
+// servers starts a private database unless the user named one.
+func (c *proveCmd) servers(ctx context.Context, s streams) (own *servers, err error) {
+	if c.MySQLDSN == "" {
+		own, err = startServers(ctx, s, sandbox.Config{Database: c.Database, MySQLNodes: c.MySQLNodes})
+	} else {
+		own = &servers{dsn: c.MySQLDSN}
+		if err = own.exec(ctx, "SELECT 1"); err != nil {
+			err = fmt.Errorf("--mysql-dsn: %w", err)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	own.etcd = c.EtcdEndpoints
+	return own, nil
+}
+
 func (c *proveCmd) parse() ([]strategy.Strategy, strategy.Fence, error) {
 	fence, err := strategy.ParseFence(c.Fence)
 	if err != nil {
@@ -87,21 +101,34 @@ func (c *proveCmd) parse() ([]strategy.Strategy, strategy.Fence, error) {
 	return list, fence, err
 }
 
-// onSeveralWriters leaves out, where all strategies are asked for, those that are right
-// with one primary alone, and which replicas refuse.
+// onSeveralWriters removes the strategies that need a single primary; replicas refuse to
+// start with them. It returns an error if one was named.
 func (c *proveCmd) onSeveralWriters(list []strategy.Strategy) (fit []strategy.Strategy, err error) {
 	for _, row := range list {
 		switch {
 		case !row.OnePrimary:
 			fit = append(fit, row)
 		case !slices.Equal(c.Strategies, []string{"all"}):
-			return nil, fmt.Errorf("--strategies: %s is not right on Galera, where several servers take writes; leave it out, or run with --database mysql", row.Name)
+			return nil, fmt.Errorf("--strategies: %s is not safe on Galera, where several servers take writes; omit it, or use --database mysql", row.Name)
 		}
 	}
 	return fit, nil
 }
 
-// findStrategies finds those of the names, or all of them.
+// lockStrategies returns those of the named strategies that take a lock.
+func lockStrategies(names []string) ([]strategy.Strategy, error) {
+	named, err := findStrategies(names)
+	if err != nil {
+		return nil, err
+	}
+	rows := slices.DeleteFunc(named, func(s strategy.Strategy) bool { return s.Lock == strategy.NoLock })
+	if len(rows) == 0 {
+		return nil, errors.New("--strategies must name at least one strategy that takes a lock")
+	}
+	return rows, nil
+}
+
+// findStrategies returns the strategies with the given names, or all for "all".
 func findStrategies(names []string) ([]strategy.Strategy, error) {
 	if slices.Equal(names, []string{"all"}) {
 		return strategy.All(), nil
@@ -113,18 +140,18 @@ func findStrategies(names []string) ([]strategy.Strategy, error) {
 			return nil, fmt.Errorf("--strategies: %w", err)
 		}
 		if slices.Contains(list, row) {
-			return nil, fmt.Errorf("--strategies: %q stands twice", row.Name)
+			return nil, fmt.Errorf("--strategies: duplicate strategy %q", row.Name)
 		}
 		list = append(list, row)
 	}
 	if len(list) == 0 {
-		return nil, errors.New("--strategies names none")
+		return nil, errors.New("--strategies must name at least one strategy")
 	}
 	return list, nil
 }
 
-// prove makes one run. The replicas are stopped, and have finished what they
-// were serving, before the database is audited: nothing moves any more.
+// prove makes one run. It stops the replicas, which finish their requests, before it
+// audits the database, so that nothing changes during the audit.
 func (c *proveCmd) prove(ctx context.Context, servers *servers, progress *meter, row strategy.Strategy,
 	fence strategy.Fence, plan attack.Plan) (run proof.Run, err error) {
 	setting := proof.Setting{
@@ -136,14 +163,12 @@ func (c *proveCmd) prove(ctx context.Context, servers *servers, progress *meter,
 		return run, err
 	}
 	defer drop()
-	at, err := servers.lockServer(ctx, row)
+	cfg, err := servers.replica(ctx, row.Name, c.API, dsn)
 	if err != nil {
 		return run, err
 	}
-	fleet, err := startFleet(ctx, sandbox.ReplicaConfig{
-		Program: c.API, MySQLDSN: dsn, Strategy: row.Name, Fence: string(setting.Fence),
-		Args: append(at.Flags(), "--log-level=warn"),
-	}, c.Replicas)
+	cfg.Fence = string(setting.Fence)
+	fleet, err := startFleet(ctx, cfg, c.Replicas)
 	if err != nil {
 		return run, err
 	}
@@ -168,24 +193,28 @@ func (c *proveCmd) prove(ctx context.Context, servers *servers, progress *meter,
 	if err := errors.Join(fleet.Dead(), fleet.Stop()); err != nil {
 		return run, err
 	}
-	books, err := db.Records(ctx, plan.SKUs)
+	records, err := db.Records(ctx, plan.SKUs)
 	if err != nil {
 		return run, err
 	}
-	books.Samples = samples
+	records.Samples = samples
 	if row.Write == strategy.EtcdCompareAndSwap {
-		more, err := auditBoth(ctx, c.API, dsn, at)
+		more, err := servers.auditBoth(ctx, c.API, dsn, row)
 		if err != nil {
 			return run, err
 		}
-		books.Violations = append(books.Violations, more...)
+		records.Violations = append(records.Violations, more...)
 	}
-	return proof.Assess(setting, result, books), nil
+	return proof.Assess(setting, result, records), nil
 }
 
-// auditBoth asks the service's own audit what is wrong between the two stores of
-// a strategy that has two.
-func auditBoth(ctx context.Context, api, dsn string, at *backend.Servers) ([]stock.Violation, error) {
+// auditBoth runs the service's own audit, which compares the two stores of a strategy
+// that has two.
+func (s *servers) auditBoth(ctx context.Context, api, dsn string, row strategy.Strategy) ([]stock.Violation, error) {
+	at, err := s.lockServer(ctx, row)
+	if err != nil {
+		return nil, err
+	}
 	cmd := exec.CommandContext(ctx, api, append([]string{"audit", "--json"}, at.Flags()...)...)
 	cmd.Env = append(os.Environ(), "FLASHSALE_MYSQL_DSN="+dsn)
 	text, err := cmd.Output()
@@ -193,19 +222,19 @@ func auditBoth(ctx context.Context, api, dsn string, at *backend.Servers) ([]sto
 		return nil, err
 	}
 	var report stock.Report
-	if jsonErr := json.Unmarshal(text, &report); jsonErr != nil { // it said why on stderr
+	if jsonErr := json.Unmarshal(text, &report); jsonErr != nil { // the audit failed; the reason is on stderr
 		return nil, fmt.Errorf("%s audit: %w", api, errors.Join(err, jsonErr))
 	}
 	var found []stock.Violation
 	for _, v := range report.Violations {
-		if v.Invariant == order.NoGap || strings.HasPrefix(v.Detail, "etcd") { // the rest is in the books
+		if v.Invariant == order.NoGap || strings.HasPrefix(v.Detail, "etcd") { // proof finds the others
 			found = append(found, v)
 		}
 	}
 	return found, nil
 }
 
-// watched attacks, and samples the stock meanwhile if there is a database.
+// watched runs an attack and samples the stock during it, if there is a database.
 func watched(ctx context.Context, db *proof.Database, progress *meter, label string, cfg attack.Config) (*attack.Result, []proof.Sample, error) {
 	step, end := progress.task(label, cfg.Plan.Requests())
 	defer end()
@@ -219,7 +248,7 @@ func watched(ctx context.Context, db *proof.Database, progress *meter, label str
 	return result, stop(), err
 }
 
-// putOnSale creates the plan's SKUs, with the units shared out among them.
+// putOnSale creates the plan's SKUs and spreads the units over them.
 func putOnSale(ctx context.Context, service *attack.Service, plan *attack.Plan, units int64) error {
 	for i, sku := range plan.SKUs {
 		if err := service.PutOnSale(ctx, sku, share(units, len(plan.SKUs), i)); err != nil {
@@ -229,7 +258,7 @@ func putOnSale(ctx context.Context, service *attack.Service, plan *attack.Plan, 
 	return nil
 }
 
-// databaseName is in the letters that need no quoting anywhere.
+// databaseName returns a name that needs no quotes.
 func databaseName(seed uint64, strategy string) string {
 	return fmt.Sprintf("flashsale_%x_%s", seed, strings.ReplaceAll(strategy, "-", "_"))
 }

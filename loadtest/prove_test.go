@@ -11,8 +11,8 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// TestServiceSellsOutUnderEveryStrategy plays each row of the registry with two
-// replicas, on the rows' own servers.
+// TestServiceSellsOutUnderEveryStrategy proves each strategy of the registry with two
+// replicas, on the strategy's own lock server.
 func TestServiceSellsOutUnderEveryStrategy(t *testing.T) {
 	tier.OnlyTestAll(t, "every lock's server")
 	const replicas = 2
@@ -29,10 +29,10 @@ func TestServiceSellsOutUnderEveryStrategy(t *testing.T) {
 		name, load string
 		rows       []strategy.Strategy
 	}{
-		// An oversell is a matter of chance: more units are more chances.
+		// An oversell is a matter of chance: more units give more chances.
 		{"wrong", "--stock=200 --rate=1000", wrong},
-		// As many units as each sells in a second: a slow lock on a slow machine has
-		// to sell out before its buyers go.
+		// As many units as each strategy sells in a second, so that a slow lock sells out
+		// before the attack ends.
 		{"right", "--rate=150", right},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -49,7 +49,7 @@ func TestServiceSellsOutUnderEveryStrategy(t *testing.T) {
 			}
 			p := readProof(t, dir)
 			if !p.Proven || len(p.Runs) != len(tt.rows) {
-				t.Errorf("proven %v, %d runs of %d", p.Proven, len(p.Runs), len(tt.rows))
+				t.Errorf("got proven %v, %d runs of %d", p.Proven, len(p.Runs), len(tt.rows))
 			}
 			for i, r := range p.Runs {
 				if r.Strategy != names[i] || r.Verdict != tt.rows[i].Expect(replicas) {

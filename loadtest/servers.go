@@ -14,49 +14,46 @@ import (
 )
 
 const (
-	// cleanUpTimeout bounds what is done after ctx has ended.
+	// cleanUpTimeout bounds the clean-up after ctx has ended.
 	cleanUpTimeout = 10 * time.Second
-	// ownServerTimeout bounds a statement to a server of the user's, which may
-	// be a wrong address.
+	// ownServerTimeout bounds a statement to the user's own server, whose address may be
+	// wrong.
 	ownServerTimeout = 10 * time.Second
 )
 
-// servers are the MySQL of the runs, private or the user's own, and the server
-// that the present run's strategy locks in.
+// servers are the database of the runs, private or the user's own, and the lock server
+// of the current run's strategy.
 type servers struct {
 	stack *sandbox.Stack
-	dsn   string   // the user's own MySQL; "" for the stack's
+	dsn   string   // the user's own database; "" for the stack's
 	etcd  []string // the user's own
 
-	version string // of the database server, for people
+	version string // of the database, for people
 
-	kind strategy.Server // that runs
+	kind strategy.Server // of lock
 	lock *lockserver.Server
 }
 
-// startServers starts the database that needs describes, unless the user has named one.
-func startServers(ctx context.Context, needs sandbox.Config, dsn string, etcd []string) (*servers, error) {
-	s := &servers{dsn: dsn, etcd: etcd}
-	if dsn != "" {
-		return s, s.checkOwn(ctx)
-	}
+// startServers starts a private database and prints its version.
+func startServers(ctx context.Context, s streams, needs sandbox.Config) (*servers, error) {
+	fmt.Fprintln(s.err, "Starting the servers ...")
 	needs.MySQL = true
 	stack, err := sandbox.Start(ctx, needs)
 	if err != nil {
 		return nil, err
 	}
-	s.stack, s.version = stack, stack.Database()
-	return s, nil
+	nameDatabase(s, stack.Database())
+	return &servers{stack: stack, version: stack.Database()}, nil
 }
 
-// allWrite reports whether the private database has several servers that take writes.
+// allWrite reports whether several servers of the private database take writes.
 func (s *servers) allWrite() bool {
 	return s.stack != nil && s.stack.Cluster != nil && s.stack.MySQL.Product == sandbox.MariaDB
 }
 
-// lockServer is what a strategy locks in. It is started for the first strategy that
-// needs it, and stopped for the first that needs another: two cores do not carry
-// all of them at once.
+// lockServer returns the lock server of a strategy. It starts the server for the first
+// strategy that needs it, and stops it for the first that needs another: all of them
+// at once are too much for two cores.
 func (s *servers) lockServer(ctx context.Context, row strategy.Strategy) (*backend.Servers, error) {
 	if row.Server == strategy.InEtcd && len(s.etcd) > 0 {
 		return &backend.Servers{EtcdEndpoints: s.etcd, Prefix: lockserver.Prefix}, nil
@@ -84,14 +81,27 @@ func (s *servers) stopLock() error {
 }
 
 func (s *servers) stop() {
-	_ = s.stopLock() // it is private, and ends with this process
+	_ = s.stopLock() // a private server ends with this process at the latest
 	if s.stack != nil {
 		s.stack.Stop()
 	}
 }
 
-// database makes an empty one for a run. drop removes it again from a server
-// that goes on running.
+// replica returns the settings of replicas that run a strategy, with its lock server.
+func (s *servers) replica(ctx context.Context, name, api, dsn string) (cfg sandbox.ReplicaConfig, err error) {
+	row, err := strategy.Find(name)
+	if err != nil {
+		return cfg, err
+	}
+	at, err := s.lockServer(ctx, row)
+	if err != nil {
+		return cfg, err
+	}
+	return sandbox.ReplicaConfig{Program: api, MySQLDSN: dsn, Strategy: name, Args: append(at.Flags(), "--log-level=warn")}, nil
+}
+
+// database creates an empty database for a run. drop removes it from the user's own
+// server.
 func (s *servers) database(ctx context.Context, name string) (dsn string, drop func(), err error) {
 	if s.dsn == "" {
 		dsn, err = s.stack.CreateDatabase(ctx, name)
@@ -108,19 +118,12 @@ func (s *servers) database(ctx context.Context, name string) (dsn string, drop f
 	return cfg.FormatDSN(), func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 		defer cancel()
-		// What cannot be dropped is empty of secrets, and named after the run.
+		// A database that cannot be dropped has no secrets, and the run's name.
 		_ = s.exec(ctx, "DROP DATABASE `"+name+"`")
 	}, nil
 }
 
-func (s *servers) checkOwn(ctx context.Context) error {
-	if err := s.exec(ctx, "SELECT 1"); err != nil {
-		return fmt.Errorf("--mysql-dsn: %w", err)
-	}
-	return nil
-}
-
-// exec runs a statement on the user's server, in no database.
+// exec runs a statement on the user's server, outside of any database.
 func (s *servers) exec(ctx context.Context, statement string) error {
 	cfg, err := mysqlsession.ParseServer(s.dsn)
 	if err != nil {

@@ -2,8 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,7 +11,7 @@ import (
 	"flashsale/loadtest/soak"
 )
 
-// TestSoakWritesWhatItFound; that a longer one finds nothing is package soak's.
+// TestSoakWritesWhatItFound checks the command; package soak tests the soak.
 func TestSoakWritesWhatItFound(t *testing.T) {
 	tier.OnlyTestAll(t, "the laboratory")
 	dir := t.TempDir()
@@ -22,14 +20,8 @@ func TestSoakWritesWhatItFound(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s%s", err, progress.String(), out.String())
 	}
-	text, err := os.ReadFile(filepath.Join(dir, soakFile))
-	if err != nil {
-		t.Fatal(err)
-	}
 	var result soak.Result
-	if err := json.Unmarshal(text, &result); err != nil {
-		t.Fatal(err)
-	}
+	readJSON(t, filepath.Join(dir, soakFile), &result)
 	if !result.OK || result.Broken != 0 || result.Seed == 0 || result.Replicas != 3 || result.Orders == 0 {
 		t.Errorf("%+v", result)
 	}

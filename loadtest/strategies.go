@@ -20,15 +20,15 @@ import (
 
 //go:generate sh -c "go run . strategies > strategies.new && mv strategies.new ../docs/strategies.md"
 
-// The figures in the docs, seen from this package.
+// The figures in the docs, relative to this package.
 const (
 	docsHandover = "../docs/handover.json"
 	docsZombies  = "../docs/zombies.json"
 )
 
 type strategiesCmd struct {
-	Handover string `default:"../docs/handover.json" placeholder:"FILE" help:"Figures of loadtest handover (default ${default}, seen from its source)."`
-	Zombies  string `default:"../docs/zombies.json" placeholder:"FILE" help:"Figures of loadtest zombies; its table is left out where there are none (default ${default})."`
+	Handover string `default:"../docs/handover.json" placeholder:"FILE" help:"Figures of loadtest handover (default ${default}, relative to the source of loadtest)."`
+	Zombies  string `default:"../docs/zombies.json" placeholder:"FILE" help:"Figures of loadtest zombies (default ${default}). Without the file, the page has no such table."`
 }
 
 // Run prints docs/strategies.md.
@@ -44,8 +44,8 @@ func (c *strategiesCmd) Run(s streams) error {
 //go:embed strategies.md.tmpl
 var strategiesTemplate string
 
-// strategiesPage is the page that shows the registry, what each lock declares, and
-// the figures.
+// strategiesPage returns the page with the registry, the properties of each lock and the
+// figures.
 func strategiesPage(handoverFile, zombiesFile string) (string, error) {
 	var handovers handover.Figures
 	if err := readFigures(handoverFile, &handovers); err != nil {

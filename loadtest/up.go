@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -22,14 +21,14 @@ type upCmd struct {
 	databaseFlags
 	clusterFlags
 	EtcdNodes     int           `name:"etcd-nodes" default:"1" enum:"1,3" placeholder:"1|3" help:"Nodes of the etcd cluster (default ${default})."`
-	LockTTL       time.Duration `name:"lock-ttl" default:"0" placeholder:"D" help:"How long a lock outlives a replica that died. 0 is the service's default."`
-	PaymentWindow time.Duration `default:"0" placeholder:"D" help:"How long an order stays reserved without payment. 0 is the service's default."`
-	Strategy      string        `default:"${strategy}" placeholder:"NAME" help:"How orders are guarded (default ${default}): ${strategies}."`
+	LockTTL       time.Duration `name:"lock-ttl" default:"0" placeholder:"D" help:"How long a lock outlives a replica that died; 0 is the service's default."`
+	PaymentWindow time.Duration `default:"0" placeholder:"D" help:"How long an order stays reserved without payment; 0 is the service's default."`
+	Strategy      string        `default:"${strategy}" placeholder:"NAME" help:"How stock is guarded (default ${default}): one of ${strategies}."`
 	Fence         string        `default:"claim" placeholder:"off|write|claim" help:"What MySQL does with fencing tokens (default ${default})."`
-	Out           string        `default:"out" placeholder:"DIR" help:"Folder for sandbox.json (default ${default})."`
+	outFlag       `embed:"" set:"file=sandbox.json"`
 }
 
-// sandboxFile describes what runs, for programs that want to use it.
+// sandboxFile describes the running stack for other programs.
 const sandboxFile = "sandbox.json"
 
 // sandboxDescription is the contents of sandboxFile.
@@ -37,7 +36,7 @@ type sandboxDescription struct {
 	Replicas      []string `json:"replicas"`
 	MySQLDSN      string   `json:"mysql_dsn"`
 	EtcdEndpoints []string `json:"etcd_endpoints"`
-	// LockFlags tell the service's programs where the strategy's locks are.
+	// LockFlags are the flags of bin/api that lead to the strategy's lock server.
 	LockFlags  []string    `json:"lock_flags"`
 	AdminToken string      `json:"admin_token"`
 	JWTSecret  string      `json:"jwt_secret"`
@@ -47,7 +46,7 @@ type sandboxDescription struct {
 type sandboxPids struct {
 	Replicas []int `json:"replicas"`
 	MySQL    int   `json:"mysql"`
-	// MySQLNodes are all servers of a cluster, of which MySQL is the first.
+	// MySQLNodes are all servers of a cluster; MySQL is the first of them.
 	MySQLNodes []int `json:"mysql_nodes,omitempty"`
 	Etcd       []int `json:"etcd"`
 }
@@ -57,14 +56,14 @@ const (
 	demoUnits = 100
 )
 
-// Run serves until ctx ends, which is how it is meant to end.
+// Run runs the stack until ctx ends.
 func (c *upCmd) Run(ctx context.Context, s streams) error {
 	cfg, err := c.replica()
 	if err != nil {
 		return err
 	}
 	path := filepath.Join(c.Out, sandboxFile)
-	// One that a killed run left behind would be taken for this one's.
+	// Remove the file of a run that was killed: programs wait for the new one.
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -84,13 +83,14 @@ func (c *upCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	defer stack.Stop()
 	nameDatabase(s, stack.Database())
-	lockFlags, stop, err := startLockServer(ctx, row, stack)
+	servers := &servers{stack: stack, etcd: stack.EtcdEndpoints()}
+	defer servers.stop()
+	at, err := servers.lockServer(ctx, row)
 	if err != nil {
 		return err
 	}
-	defer stop()
+	lockFlags := at.Flags()
 	cfg.Args = append(cfg.Args, lockFlags...)
 	if cfg.MySQLDSN, err = stack.CreateDatabase(ctx, "flashsale"); err != nil {
 		return err
@@ -105,7 +105,8 @@ func (c *upCmd) Run(ctx context.Context, s streams) error {
 	}
 	description := describe(stack, fleet, cfg.MySQLDSN)
 	description.LockFlags = lockFlags
-	if err := saveDescription(path, description); err != nil {
+	// Only the owner may read the file: it holds secrets.
+	if err := saveJSON(path, description, 0o600); err != nil {
 		return errors.Join(err, fleet.Stop())
 	}
 	if err := c.greet(s, row, description); err != nil {
@@ -116,24 +117,7 @@ func (c *upCmd) Run(ctx context.Context, s streams) error {
 	return errors.Join(os.Remove(path), fleet.Stop())
 }
 
-// startLockServer runs what a strategy locks in, unless the stack has it, and
-// returns the flags by which a program finds it.
-func startLockServer(ctx context.Context, row strategy.Strategy, stack *sandbox.Stack) (flags []string, stop func(), err error) {
-	switch row.Server {
-	case strategy.InMySQL:
-		return []string{}, func() {}, nil
-	case strategy.InEtcd:
-		at := backend.Servers{EtcdEndpoints: stack.EtcdEndpoints(), Prefix: lockserver.Prefix}
-		return at.Flags(), func() {}, nil
-	}
-	at, err := lockserver.Start(ctx, row.Server)
-	if err != nil {
-		return nil, nil, err
-	}
-	return at.Servers.Flags(), func() { _ = at.Stop() }, nil // it is private, and ends with this process
-}
-
-// replica checks the flags and makes of them what all replicas share.
+// replica checks the flags and returns the settings of all replicas.
 func (c *upCmd) replica() (sandbox.ReplicaConfig, error) {
 	var cfg sandbox.ReplicaConfig
 	row, err := strategy.Find(c.Strategy)
@@ -149,8 +133,8 @@ func (c *upCmd) replica() (sandbox.ReplicaConfig, error) {
 		name  string
 		value time.Duration
 	}{{"--lock-ttl", c.LockTTL}, {"--payment-window", c.PaymentWindow}} {
-		if flag.value < 0 {
-			return cfg, fmt.Errorf("%s must not be negative: %s", flag.name, flag.value)
+		if err := notNegative(flag.name, flag.value); err != nil {
+			return cfg, err
 		}
 		if flag.value > 0 {
 			cfg.Args = append(cfg.Args, flag.name+"="+flag.value.String())
@@ -159,7 +143,7 @@ func (c *upCmd) replica() (sandbox.ReplicaConfig, error) {
 	if err := c.check(); err != nil {
 		return cfg, err
 	}
-	cfg.Program = c.API // check may have found it in PATH
+	cfg.Program = c.API
 	return cfg, nil
 }
 
@@ -180,23 +164,7 @@ func describe(stack *sandbox.Stack, fleet *sandbox.Fleet, dsn string) sandboxDes
 	return d
 }
 
-// saveDescription makes the file appear as a whole, as programs wait for it. It
-// holds secrets: only its owner may read it.
-func saveDescription(path string, d sandboxDescription) error {
-	data, err := json.MarshalIndent(d, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(path+".new", append(data, '\n'), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
-}
-
-// greet says what runs, and how to buy something, in a line that works.
+// greet prints what is running, and a command that buys a unit.
 func (c *upCmd) greet(s streams, row strategy.Strategy, d sandboxDescription) error {
 	token, err := attack.Token("you", d.JWTSecret)
 	if err != nil {
@@ -205,9 +173,9 @@ func (c *upCmd) greet(s streams, row strategy.Strategy, d sandboxDescription) er
 	for i, url := range d.Replicas {
 		fmt.Fprintf(s.out, "replica-%d  %s\n", i+1, url)
 	}
-	// Behind the #, which no server is sent, nor writes into its log.
+	// The token stands after the #: browsers do not send that part, so no log has it.
 	fmt.Fprintf(s.out, `
-The shop, for a customer called you:
+The shop, as the customer "you":
 
   %s/#token=%s
 
@@ -218,12 +186,12 @@ The shop, for a customer called you:
 	if backend.TellsOwner(row) {
 		fmt.Fprintf(s.out, "\nSee who holds which lock:\n\n  %s\n", strings.Join(append([]string{c.API, "locks", "--mysql-dsn='" + d.MySQLDSN + "'"}, d.LockFlags...), " "))
 	}
-	_, err = fmt.Fprintf(s.out, "\nAddresses and secrets of everything that runs are in %s. Ctrl-C ends it.\n", filepath.Join(c.Out, sandboxFile))
+	_, err = fmt.Fprintf(s.out, "\nThe addresses and secrets of the stack are in %s. Press Ctrl-C to stop it.\n", filepath.Join(c.Out, sandboxFile))
 	return err
 }
 
-// watchFleet waits for ctx's end, and says so when a replica ends: it may have
-// been killed to see what happens, so the others go on.
+// watchFleet waits until ctx ends. It reports each replica that exits; the others go on,
+// as the user may have killed it to see what happens.
 func watchFleet(ctx context.Context, s streams, f *sandbox.Fleet) {
 	ended := make(chan string)
 	for _, r := range f.Replicas {
@@ -241,7 +209,7 @@ func watchFleet(ctx context.Context, s streams, f *sandbox.Fleet) {
 	for {
 		select {
 		case name := <-ended:
-			fmt.Fprintf(s.err, "%s has ended; the others go on\n", name)
+			fmt.Fprintf(s.err, "%s exited; the other replicas go on\n", name)
 		case <-ctx.Done():
 			return
 		}

@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -22,20 +19,21 @@ import (
 
 type zombiesCmd struct {
 	databaseFlags
-	Strategies []string `default:"all" placeholder:"NAME" help:"Strategies to run, or all that take a lock (default ${default})."`
-	Fence      []string `default:"off,write,claim" placeholder:"off|write|claim" help:"Fences to run each under, where its lock yields tokens (default ${default})."`
-	Runs       int      `default:"1" placeholder:"N" help:"Runs of each (default ${default})."`
-	Out        string   `default:"out" placeholder:"DIR" help:"Folder for zombies.json (default ${default})."`
+	Strategies []string `default:"all" placeholder:"NAME" help:"Strategies to run; all are those that take a lock (default ${default})."`
+	Fence      []string `default:"off,write,claim" placeholder:"off|write|claim" help:"Fences to run each strategy under, if its lock has fencing tokens (default ${default})."`
+	Runs       int      `default:"1" placeholder:"N" help:"Runs of each strategy under each fence (default ${default})."`
+	outFlag    `embed:"" set:"file=zombies.json"`
 }
 
 const (
 	zombiesFile = "zombies.json"
-	// zombiesAtOnce share two cores: most of a run is waiting for a lease's end.
+	// zombiesAtOnce bounds the runs at the same time. Most of a run is waiting until a lease
+	// expires.
 	zombiesAtOnce = 8
 	maxZombieRuns = 1000
 )
 
-// Run plays each run with a database of its own, on private servers.
+// Run makes all runs on private servers, each with its own database.
 func (c *zombiesCmd) Run(ctx context.Context, s streams) error {
 	rows, fences, err := c.parse()
 	if err != nil {
@@ -48,13 +46,11 @@ func (c *zombiesCmd) Run(ctx context.Context, s streams) error {
 	if err := lockserver.Check(rows...); err != nil {
 		return err
 	}
-	fmt.Fprintln(s.err, "Starting the servers ...")
-	servers, err := startServers(ctx, sandbox.Config{Database: c.Database}, "", nil)
+	servers, err := startServers(ctx, s, sandbox.Config{Database: c.Database})
 	if err != nil {
 		return err
 	}
 	defer servers.stop()
-	nameDatabase(s, servers.version)
 	var all []zombie.Summary
 	for _, row := range rows {
 		fmt.Fprintf(s.err, "%s ...\n", row.Name)
@@ -64,34 +60,35 @@ func (c *zombiesCmd) Run(ctx context.Context, s streams) error {
 		}
 		all = append(all, sums...)
 	}
-	if err := c.save(all); err != nil {
+	figures := zombie.Figures{Command: fmt.Sprintf("bin/loadtest zombies --runs %d", c.Runs), Date: today(), Machine: handover.Machine(), Rows: all}
+	if err := c.save(zombiesFile, figures); err != nil {
 		return err
 	}
 	if err := zombie.Table(s.out, all); err != nil {
 		return err
 	}
 	if slices.ContainsFunc(all, func(s zombie.Summary) bool { return !s.OK }) {
-		fmt.Fprintln(s.out, "\nNot proven: a row did not come out as it must.")
+		fmt.Fprintln(s.out, "\nNot proven: a row does not have the result that it must have.")
 		return errNotProven
 	}
 	_, err = fmt.Fprintln(s.out, "\n"+proven(all))
 	return err
 }
 
-// proven says what rows show that all came out as they must: what a fence does
-// shows only beside those without it.
+// proven says what the rows prove if all have the result that they must have. What a
+// fence does shows only in comparison with a run without it.
 func proven(all []zombie.Summary) string {
 	claimed := func(s zombie.Summary) bool { return s.Fence == strategy.FenceClaim }
-	less := func(s zombie.Summary) bool { return !claimed(s) }
-	if slices.ContainsFunc(all, claimed) && slices.ContainsFunc(all, less) {
-		return "Proven: a claimed fence lets no stale holder write, and nothing less does."
+	other := func(s zombie.Summary) bool { return !claimed(s) }
+	if slices.ContainsFunc(all, claimed) && slices.ContainsFunc(all, other) {
+		return "Proven: a claimed fence refuses every write of a stale holder; no weaker fence does."
 	}
-	return "Every row came out as it must."
+	return "Every row has the result that it must have."
 }
 
 func (c *zombiesCmd) parse() (rows []strategy.Strategy, fences []strategy.Fence, err error) {
-	if c.Runs < 1 || c.Runs > maxZombieRuns {
-		return nil, nil, fmt.Errorf("--runs must be from 1 to %d, not %d", maxZombieRuns, c.Runs)
+	if err := between("--runs", c.Runs, 1, maxZombieRuns); err != nil {
+		return nil, nil, err
 	}
 	for _, text := range c.Fence {
 		fence, err := strategy.ParseFence(text)
@@ -100,22 +97,14 @@ func (c *zombiesCmd) parse() (rows []strategy.Strategy, fences []strategy.Fence,
 		}
 		fences = append(fences, fence)
 	}
-	named, err := findStrategies(c.Strategies)
-	if err != nil {
-		return nil, nil, err
+	if len(fences) == 0 {
+		return nil, nil, errors.New("--fence must name at least one fence")
 	}
-	for _, row := range named {
-		if row.Lock != strategy.NoLock {
-			rows = append(rows, row)
-		}
-	}
-	if len(rows) == 0 || len(fences) == 0 {
-		return nil, nil, errors.New("--strategies names none that takes a lock, or --fence none")
-	}
-	return rows, fences, nil
+	rows, err = lockStrategies(c.Strategies)
+	return rows, fences, err
 }
 
-// play makes all runs of one strategy, a few at a time.
+// play makes all runs of one strategy, several at a time.
 func (c *zombiesCmd) play(ctx context.Context, servers *servers, self string, row strategy.Strategy, fences []strategy.Fence) ([]zombie.Summary, error) {
 	if !row.Token {
 		fences = []strategy.Fence{strategy.FenceOff}
@@ -154,19 +143,5 @@ func (c *zombiesCmd) play(ctx context.Context, servers *servers, self string, ro
 	return sums, nil
 }
 
-// zombieHolder is the hidden command that a run's processes are.
+// zombieHolder is the hidden command of a run's processes.
 const zombieHolder = "zombie-holder"
-
-func (c *zombiesCmd) save(all []zombie.Summary) error {
-	text, err := json.MarshalIndent(zombie.Figures{
-		Command: fmt.Sprintf("bin/loadtest zombies --runs %d", c.Runs), Date: time.Now().UTC().Format(time.DateOnly),
-		Machine: handover.Machine(), Rows: all,
-	}, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(c.Out, 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(c.Out, zombiesFile), append(text, '\n'), 0o644)
-}

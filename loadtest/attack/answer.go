@@ -10,46 +10,44 @@ import (
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 )
 
-// Outcome is what a buyer learned from an answer. Every request has exactly one.
+// Outcome is what an answer tells a buyer. Every request has exactly one.
 type Outcome uint8
 
 // The outcomes.
 const (
-	// Accepted: 201, an order was promised.
+	// Accepted: 201, the order was made.
 	Accepted Outcome = iota
-	// SoldOut: 409, the units asked for are not there.
+	// SoldOut: 409, there are not enough units.
 	SoldOut
-	// Ambiguous: the order may stand or not: 504, or no answer at all.
+	// Ambiguous: 504 or no answer; the order may or may not exist.
 	Ambiguous
-	// Refused: any other answer. The service says that nothing was applied.
+	// Refused: any other answer. Nothing was applied.
 	Refused
 )
 
-// Answer is the service's answer to one request. Its times count from the
-// attack's beginning.
+// Answer is the service's answer to one request. Times count from the start of the
+// attack.
 type Answer struct {
 	Seq     int
 	Outcome Outcome
-	// Status is the HTTP status, 0 where none came.
+	// Status is the HTTP status; 0 if there was no answer.
 	Status int
-	// Reason is the slug of the problem, or what became of the connection.
+	// Reason is the slug of the problem, or the error of the connection.
 	Reason string
-	// OrderID is the promised order's; nil for a 201 that names none.
+	// OrderID is the id of an accepted order; nil if a 201 has none.
 	OrderID uuid.UUID
-	// Replayed: the service says that an earlier request had made the order.
+	// Replayed says that an earlier request made the order.
 	Replayed bool
-	// Due is when the plan wanted the request to be sent, Sent when it was, and
-	// Done when its answer had been read.
+	// Due is when the plan wanted the request to be sent, Sent when it was sent, and Done
+	// when its answer was read.
 	Due, Sent, Done time.Duration
 }
 
-// Latency counts from when the request was due. Counted from when it was sent,
-// a harness that is held up would leave its own waiting out of the figures:
-// coordinated omission.
+// Latency counts from Due. If it counted from Sent, it would leave out the delay of a
+// harness that falls behind: coordinated omission.
 func (a *Answer) Latency() time.Duration { return a.Done - a.Due }
 
-// The slugs of problems, as they stand at the end of their type, that are a
-// buyer's bad luck and no error.
+// The slugs of the problems that are not errors.
 const (
 	soldOut      = "sold-out"
 	insufficient = "insufficient-stock"
@@ -57,14 +55,14 @@ const (
 
 // reader turns vegeta's results into answers. It is for one goroutine.
 type reader struct {
-	reasons map[string]string // by itself: a million answers share few texts
+	reasons map[string]string // interned: a million answers share few texts
 }
 
 func (r *reader) read(res *vegeta.Result) Answer {
 	a := Answer{Seq: int(res.Seq), Status: int(res.Code), Outcome: Refused}
 	switch res.Code {
-	case 0: // also a body that broke off: its status says nothing then
-		a.Outcome, a.Reason = Ambiguous, r.intern(connectionTrouble(res.Error))
+	case 0: // also a body that broke off, whose status says nothing
+		a.Outcome, a.Reason = Ambiguous, r.intern(connectionError(res.Error))
 		return a
 	case http.StatusCreated:
 		a.Outcome = Accepted
@@ -93,8 +91,8 @@ func (r *reader) intern(text string) string {
 	return text
 }
 
-// orderID is the id in an order's body, or nil. An answer that promises no order
-// by name is counted as accepted all the same: the audit will not find its row.
+// orderID returns the id in an order's body, or nil. A 201 without an id still counts as
+// accepted: the audit reports that its row is missing.
 func orderID(body []byte) uuid.UUID {
 	var order struct {
 		ID string `json:"id"`
@@ -109,7 +107,7 @@ func orderID(body []byte) uuid.UUID {
 	return id
 }
 
-// slug is the end of a problem's type: "sold-out" of "/errors/sold-out".
+// slug returns the last part of a problem's type: "sold-out" of "/errors/sold-out".
 func slug(body []byte) string {
 	var problem struct {
 		Type string `json:"type"`
@@ -120,9 +118,9 @@ func slug(body []byte) string {
 	return problem.Type[strings.LastIndexByte(problem.Type, '/')+1:]
 }
 
-// connectionTrouble is the innermost cause in the text of net/http's error,
-// which is all that vegeta hands on.
-func connectionTrouble(text string) string {
+// connectionError returns the innermost cause in the text of an error of net/http; vegeta
+// returns only the text.
+func connectionError(text string) string {
 	if strings.Contains(text, "deadline exceeded") {
 		return "no answer in " + requestTimeout.String()
 	}

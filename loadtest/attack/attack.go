@@ -1,9 +1,9 @@
-// Package attack offers orders to a service at a fixed rate, whether it keeps up
-// or not, and keeps the answer to each request.
+// Package attack sends orders to a service at a fixed rate, whether or not the service
+// keeps up, and records every answer.
 //
-// Every request is a customer's first, with an idempotency key of its own. The
-// rate is vegeta's open loop; latency counts from when a request was due. What
-// the answers mean for the stock is package proof's to say.
+// Every request has a new customer and a new idempotency key. The rate is an open loop of
+// vegeta; latency counts from when a request was due. Package proof compares the answers
+// with the stock.
 package attack
 
 import (
@@ -16,22 +16,21 @@ import (
 )
 
 const (
-	// requestTimeout is longer than the service takes at most, 5 s, so that it
-	// is the service that says how a request ended.
+	// requestTimeout is longer than the service's own timeout of 5 s, so that the service
+	// reports how a request ended.
 	requestTimeout = 8 * time.Second
-	// maxUnderWay bounds the requests under way, each with a connection, a socket
-	// here and one at the service: about 300 MB in all. 2,000 requests a second
-	// have that many under way when each takes four seconds. When all of them
-	// wait, the rate falls, which is reported.
+	// maxUnderWay bounds the requests under way. Each has a connection; together they take
+	// about 300 MB here and at the service. 2,000 requests per second reach the bound if
+	// each takes four seconds. At the bound the rate falls, which is reported.
 	maxUnderWay = 8192
-	// spareFiles of the limit on open files are for all but these connections.
+	// spareFiles is the part of the limit on open files that is not for connections.
 	spareFiles = 128
-	// overtime is for the last requests of an attack that is a moment late. One
-	// that is later is behind, and leaves them out.
+	// overtime lets an attack that is slightly late send its last requests. An attack that
+	// is later than that omits them.
 	overtime = 100 * time.Millisecond
-	// firstWorkers saves the first second the making of goroutines.
+	// firstWorkers start before the attack, so that its first second does not start them.
 	firstWorkers = 64
-	// maxAnswerBytes is more than any answer of the service has.
+	// maxAnswerBytes is more than any answer of the service.
 	maxAnswerBytes = 64 << 10
 )
 
@@ -40,34 +39,33 @@ type Config struct {
 	Plan Plan
 	// JWTSecret signs the customers' tokens.
 	JWTSecret string
-	// Buyers, if set, bounds the requests under way: each waits for an answer
-	// before it sends the next request, and the rate falls when all of them wait.
+	// Buyers, if set, bounds the requests under way: each buyer waits for an answer before
+	// the next request, and the rate falls while all of them wait.
 	Buyers int
-	// Stop, if set, ends the attack before the plan does: nothing more is sent once
-	// it is closed.
+	// Stop, if set, ends the attack early: closing it stops further requests.
 	Stop <-chan struct{}
-	// Before, if set, is called when all is prepared, which takes seconds for a long
-	// attack; the attack begins when it returns nil.
+	// Before, if set, is called after the preparation, which takes seconds for a long
+	// attack. The attack starts when it returns nil.
 	Before func() error
-	// OnAnswer, if set, is called after each answer, by one goroutine.
+	// OnAnswer, if set, is called with each answer, by one goroutine.
 	OnAnswer func(Answer)
 }
 
-// Result is what came of an attack.
+// Result is the outcome of an attack.
 type Result struct {
-	// Answers stand in the order of their requests: Answers[i].Seq == i.
+	// Answers are in the order of their requests: Answers[i].Seq == i.
 	Answers []Answer
-	// Began is when the first request was one interval away.
+	// Began is the start of the attack, one interval before the first request.
 	Began time.Time
-	// Sending is how long requests were sent for, as planned or longer.
+	// Sending is how long requests were sent.
 	Sending time.Duration
-	// PeakUnderWay is the most requests that were under way at a time, and
-	// Saturated whether the harness keeps no more.
+	// PeakUnderWay is the most requests that were under way at a time. Saturated says that
+	// this is the bound of the harness.
 	PeakUnderWay int
 	Saturated    bool
 }
 
-// AchievedRate is the rate at which requests were really sent, a second.
+// AchievedRate returns the requests per second that were really sent.
 func (r *Result) AchievedRate() float64 {
 	if r.Sending <= 0 {
 		return 0
@@ -75,9 +73,8 @@ func (r *Result) AchievedRate() float64 {
 	return float64(len(r.Answers)) / r.Sending.Seconds()
 }
 
-// Run carries the attack out and returns when every request has its answer or
-// has waited too long for one. When ctx ends first it breaks off what is under
-// way and returns ctx's error.
+// Run makes the attack. It returns when every request has an answer or has timed out. If
+// ctx ends first, Run cancels the requests under way and returns ctx's error.
 func Run(ctx context.Context, cfg Config) (*Result, error) {
 	plan := cfg.Plan
 	if err := plan.Check(); err != nil {
@@ -110,7 +107,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	)
 	defer context.AfterFunc(ctx, func() { attacker.Stop() })()
 
-	// vegeta knows one target; the transport sends each request to its own.
+	// vegeta gets one target; the transport sends each request to its own target.
 	target := vegeta.NewStaticTargeter(vegeta.Target{Method: "POST", URL: plan.Targets[0] + "/v1/orders"})
 	schedule := &schedule{pacer: vegeta.ConstantPacer{Freq: plan.Rate, Per: time.Second}, limit: uint64(plan.Requests()), stop: cfg.Stop}
 	result := &Result{Answers: make([]Answer, plan.Requests())}
@@ -146,8 +143,8 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	return result, nil
 }
 
-// underWay is maxUnderWay, or less where the system lets a process open fewer
-// files: a request that fails for want of a socket says nothing of the service.
+// underWay returns maxUnderWay, or less if the limit on open files is lower: a request
+// that fails for lack of a socket says nothing about the service.
 func underWay() int {
 	files, limited := openFiles()
 	if !limited {
@@ -156,25 +153,24 @@ func underWay() int {
 	return min(maxUnderWay, max(firstWorkers, files-spareFiles))
 }
 
-// schedule is a pacer that remembers when the attack began, which vegeta does
-// not tell, and ends it when it is told to stop, or after limit requests: rounding could
-// make one more.
+// schedule is a pacer that records the start of the attack, which vegeta does not report.
+// It ends the attack on stop, or after limit requests: rounding could add one.
 type schedule struct {
 	pacer vegeta.ConstantPacer
 	limit uint64
 	stop  <-chan struct{}
 	began time.Time // set before the first request, read after it
-	// stopped says that stop was closed; it is read after the last request.
+	// stopped says that stop was closed; read after the last request.
 	stopped bool
 }
 
-// Pace is vegeta.Pacer's.
+// Pace implements vegeta.Pacer.
 func (s *schedule) Pace(elapsed time.Duration, hits uint64) (wait time.Duration, stop bool) {
 	if s.began.IsZero() {
 		s.began = time.Now().Add(-elapsed)
 	}
 	select {
-	case <-s.stop: // nil, and never, where only the plan ends it
+	case <-s.stop: // nil if only the plan ends the attack
 		s.stopped = true
 		return 0, true
 	default:
@@ -185,11 +181,10 @@ func (s *schedule) Pace(elapsed time.Duration, hits uint64) (wait time.Duration,
 	return s.pacer.Pace(elapsed, hits)
 }
 
-// Rate is vegeta.Pacer's.
+// Rate implements vegeta.Pacer.
 func (s *schedule) Rate(elapsed time.Duration) float64 { return s.pacer.Rate(elapsed) }
 
-// due is when the pacer wants request seq to be sent: the first comes one
-// interval after the beginning.
+// due returns when request seq is to be sent: the first, one interval after the start.
 func (s *schedule) due(seq int) time.Duration {
 	return time.Duration(seq+1) * (s.pacer.Per / time.Duration(s.pacer.Freq))
 }

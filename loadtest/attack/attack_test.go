@@ -22,14 +22,14 @@ import (
 
 const secret = "a secret of the test"
 
-// arrived is a request as a replica saw it.
+// arrived is a request that a replica received.
 type arrived struct {
 	Replica int
 	Order   Order
 }
 
-// TestRequestsArriveAsPlanned also shows that each answer is joined to its own
-// request: a replica answers with an id that is made from the order.
+// TestRequestsArriveAsPlanned also checks that each answer belongs to its request: the
+// replica derives the id in its answer from the order.
 func TestRequestsArriveAsPlanned(t *testing.T) {
 	var (
 		mu  sync.Mutex
@@ -45,7 +45,7 @@ func TestRequestsArriveAsPlanned(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			if _, twice := got[o.Key]; twice {
-				t.Errorf("key %s was sent twice", o.Key)
+				t.Errorf("key %s arrived twice", o.Key)
 			}
 			got[o.Key] = arrived{replica, o}
 			w.WriteHeader(http.StatusCreated)
@@ -98,14 +98,13 @@ func parse(r *http.Request) (Order, error) {
 
 func idFor(o Order) uuid.UUID { return uuid.NewSHA1(uuid.Nil, fmt.Append(nil, o)) }
 
-// TestLatencyCountsFromWhenARequestWasDue stops the service for a while at its
-// first request. A harness that omits what was due meanwhile would show one slow
-// answer.
+// TestLatencyCountsFromWhenARequestWasDue pauses the service at its first request. A
+// harness with coordinated omission would show one slow answer.
 func TestLatencyCountsFromWhenARequestWasDue(t *testing.T) {
 	const pause = 400 * time.Millisecond
 	var once sync.Once
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		once.Do(func() { time.Sleep(pause) }) // the others wait in Do, too
+		once.Do(func() { time.Sleep(pause) }) // the other requests wait in Do
 		w.WriteHeader(http.StatusConflict)
 	}))
 	defer server.Close()
@@ -130,7 +129,7 @@ func TestAttackEndsWithItsContext(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	arrived := make(chan struct{}, 10000)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // lets net/http notice that the client left
+		_, _ = io.Copy(io.Discard, r.Body) // so that net/http notices when the client disconnects
 		arrived <- struct{}{}
 		<-r.Context().Done()
 	}))
@@ -159,7 +158,7 @@ func TestAnswersAreClassified(t *testing.T) {
 		{"accepted without an id", vegeta.Result{Code: 201, Body: []byte(`{}`)}, Answer{Outcome: Accepted, Status: 201}},
 		{"sold out", vegeta.Result{Code: 409, Body: []byte(`{"type":"/errors/sold-out"}`)},
 			Answer{Outcome: SoldOut, Status: 409, Reason: "sold-out"}},
-		{"too few", vegeta.Result{Code: 409, Body: []byte(`{"type":"https://shop.example/errors/insufficient-stock"}`)},
+		{"too few units", vegeta.Result{Code: 409, Body: []byte(`{"type":"https://shop.example/errors/insufficient-stock"}`)},
 			Answer{Outcome: SoldOut, Status: 409, Reason: "insufficient-stock"}},
 		{"another conflict", vegeta.Result{Code: 409, Body: []byte(`{"type":"/errors/sale-over"}`)},
 			Answer{Outcome: Refused, Status: 409, Reason: "sale-over"}},
@@ -167,11 +166,11 @@ func TestAnswersAreClassified(t *testing.T) {
 			Answer{Outcome: Refused, Status: 500, Reason: "sold-out"}},
 		{"unavailable", vegeta.Result{Code: 503, Body: []byte(`{"type":"/errors/unavailable"}`)},
 			Answer{Outcome: Refused, Status: 503, Reason: "unavailable"}},
-		{"unknown", vegeta.Result{Code: 504, Body: []byte(`{"type":"/errors/unknown"}`)},
+		{"unknown outcome", vegeta.Result{Code: 504, Body: []byte(`{"type":"/errors/unknown"}`)},
 			Answer{Outcome: Ambiguous, Status: 504, Reason: "unknown"}},
-		{"not ours", vegeta.Result{Code: 502, Body: []byte(`<html>`)},
+		{"another program", vegeta.Result{Code: 502, Body: []byte(`<html>`)},
 			Answer{Outcome: Refused, Status: 502, Reason: "no problem+json"}},
-		{"broken off", vegeta.Result{Error: `Post "http://h/v1/orders": read tcp 1->2: connection reset by peer`},
+		{"connection reset", vegeta.Result{Error: `Post "http://h/v1/orders": read tcp 1->2: connection reset by peer`},
 			Answer{Outcome: Ambiguous, Reason: "connection reset by peer"}},
 		{"no answer", vegeta.Result{Error: `Post "http://h/v1/orders": context deadline exceeded`},
 			Answer{Outcome: Ambiguous, Reason: "no answer in 8s"}},
@@ -204,8 +203,7 @@ func TestQuantile(t *testing.T) {
 	}
 }
 
-// Buyers who wait for their answers send no more meanwhile, and none of them sends
-// after the attack was stopped.
+// A buyer who waits for an answer sends no further request, and no buyer sends after Stop.
 func TestBuyersWaitAndStop(t *testing.T) {
 	const buyers = 4
 	stop, release := make(chan struct{}), make(chan struct{})
@@ -217,7 +215,7 @@ func TestBuyersWaitAndStop(t *testing.T) {
 	})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if !begun.Load() {
-			t.Error("a request came before all was prepared")
+			t.Error("a request arrived before Before returned")
 		}
 		n := underWay.Add(1)
 		defer underWay.Add(-1)
@@ -225,7 +223,7 @@ func TestBuyersWaitAndStop(t *testing.T) {
 		case n == buyers:
 			allWait()
 		case n > buyers:
-			t.Errorf("%d requests of %d buyers", n, buyers)
+			t.Errorf("%d buyers have %d requests under way", buyers, n)
 		}
 		<-release
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -239,9 +237,9 @@ func TestBuyersWaitAndStop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The pacer may have let one more through, which then waited for a buyer.
+	// The pacer may have passed one more request, which then waited for a buyer.
 	if n := len(result.Answers); n < buyers || n > buyers+1 || result.Sending >= plan.Duration {
-		t.Errorf("%d requests over %s; want %d, or one more", n, result.Sending, buyers)
+		t.Errorf("got %d requests over %s, want %d or one more", n, result.Sending, buyers)
 	}
 	for _, a := range result.Answers {
 		if a.Sent <= 0 || a.Done < a.Sent {

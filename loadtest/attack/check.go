@@ -18,24 +18,24 @@ import (
 	"github.com/google/uuid"
 )
 
-// ParseTarget reads a base URL, whose path, if it has one, goes before that of each
-// request: a proxy may have the service there. It ends without a slash.
+// ParseTarget parses a base URL. It may have a path, if a proxy serves the service below
+// one. The result has no slash at its end.
 func ParseTarget(text string) (string, error) {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https":
 		return "", fmt.Errorf("--target %q is not of the form http://host:port", text)
 	case u.User != nil:
-		return "", fmt.Errorf("--target %s: remove the name and the password: requests have tokens of their own", u.Redacted())
+		return "", fmt.Errorf("--target %s: remove the user name and password; requests have their own tokens", u.Redacted())
 	case strings.ContainsAny(text, "?#"):
-		return "", fmt.Errorf("--target %q: remove what stands from the ? or # on", text)
+		return "", fmt.Errorf("--target %q: remove the query or fragment (? or #)", text)
 	}
 	return strings.TrimRight(text, "/"), nil
 }
 
-// Check asks whether the service is ready, and for an order that nobody placed:
-// only the service itself answers that as it does. An error says in one line what
-// would make an attack meaningless, and names the flag to look at.
+// Check checks that the service is ready, and asks for an order that does not exist: only
+// the service itself gives the expected answer. An error says in one line what would make
+// an attack meaningless, and names the flag to check.
 func (s *Service) Check(ctx context.Context) error {
 	if err := s.check(ctx); err != nil {
 		return fmt.Errorf("--target %s: %w", s.URL, err)
@@ -44,7 +44,7 @@ func (s *Service) Check(ctx context.Context) error {
 }
 
 func (s *Service) check(ctx context.Context) error {
-	// A proxy may keep /readyz in: then the order has to tell.
+	// A proxy may hide /readyz; the answer about the order decides then.
 	if ready, err := s.ask(ctx, http.MethodGet, "/readyz", "", nil); err != nil {
 		return err
 	} else if reason := ready.notReady(); reason != "" {
@@ -65,21 +65,21 @@ func (s *Service) check(ctx context.Context) error {
 	case got.StatusCode == http.StatusBadRequest && got.Request.URL.Scheme == "http" && speaksTLS(ctx, got.Request.URL):
 		return errTLS
 	case got.location != "":
-		return fmt.Errorf("redirects are not followed, and it answers %s, to %s: name in --target where the service itself is",
+		return fmt.Errorf("the answer is a redirect, %s to %s, which is not followed; set --target to the service itself",
 			got.Status, strings.TrimSuffix(got.location, path))
 	case !got.problem.ours():
-		return fmt.Errorf("what answers is not the service, or a proxy before it: %s to GET %s; look at the host, the port and the path",
+		return fmt.Errorf("the answer is not from the service: %s to GET %s; check the host, the port and the path",
 			got.described(), got.Request.URL)
 	case got.StatusCode == http.StatusUnauthorized:
-		return fmt.Errorf("%s. Is --jwt-secret the service's?%s", got.described(), got.skew())
+		return fmt.Errorf("%s; check --jwt-secret%s", got.described(), got.skew())
 	case got.problem.is("not-found"):
-		return fmt.Errorf("the service is there, and has no %s: leave the path out", got.Request.URL.Path)
+		return fmt.Errorf("the service has no path %s; remove the path", got.Request.URL.Path)
 	}
-	return fmt.Errorf("the service is there, and answers %s", got.described())
+	return fmt.Errorf("the service answers %s", got.described())
 }
 
-// notReady is why a replica does not want to be sent anything; "" where it does,
-// or where what answered is not its own word.
+// notReady returns why a replica is not ready; "" if it is, or if the answer is not the
+// replica's own.
 func (a *answer) notReady() string {
 	var said struct {
 		Status string            `json:"status"`
@@ -97,7 +97,7 @@ func (a *answer) notReady() string {
 	return a.Status + ", " + strings.Join(failed, ", ")
 }
 
-// skew says how far apart the clocks are, where that may be why a token is refused.
+// skew describes how far the clocks differ, if that may be why a token is refused.
 func (a *answer) skew() string {
 	const tolerated = time.Minute
 	there, err := http.ParseTime(a.Header.Get("Date"))
@@ -106,20 +106,20 @@ func (a *answer) skew() string {
 	}
 	switch ahead := time.Until(there); {
 	case ahead > tolerated:
-		return fmt.Sprintf(" Its clock is %s ahead of this machine's: set the clocks first.", ahead.Round(tolerated))
+		return fmt.Sprintf("; its clock is %s ahead of this machine's, so set the clocks first", ahead.Round(tolerated))
 	case ahead < -tolerated:
-		return fmt.Sprintf(" Its clock is %s behind this machine's: set the clocks first.", -ahead.Round(tolerated))
+		return fmt.Sprintf("; its clock is %s behind this machine's, so set the clocks first", -ahead.Round(tolerated))
 	}
 	return ""
 }
 
-var errTLS = errors.New("it speaks TLS there: write https:// in --target")
+var errTLS = errors.New("the port speaks TLS; use https:// in --target")
 
-// unreachable says why a request to u, sent at that time, has no answer. A context
-// that was cancelled stays what it is.
+// unreachable says why a request to u has no answer. It returns context.Canceled as it
+// is.
 func unreachable(ctx context.Context, u *url.URL, sent time.Time, err error) error {
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
-		err = wrapped.Err // the rest is in every line
+		err = wrapped.Err // without method and URL, which the caller adds
 	}
 	if errors.Is(err, context.Canceled) {
 		return err
@@ -128,47 +128,46 @@ func unreachable(ctx context.Context, u *url.URL, sent time.Time, err error) err
 	network, _ := errors.AsType[net.Error](err)
 	dial, _ := errors.AsType[*net.OpError](err)
 	if noHost, ok := errors.AsType[*net.DNSError](err); ok {
-		return fmt.Errorf("the host's name does not resolve: %w%s", noHost, direct(u))
+		return fmt.Errorf("the host name does not resolve: %w%s", noHost, direct(u))
 	}
 	switch {
 	case dial != nil && dial.Op == "dial":
-		return fmt.Errorf("no connection: %w: does the service listen at this host and port?%s", err, direct(u))
+		return fmt.Errorf("no connection: %w; check the host and the port%s", err, direct(u))
 	case network != nil && network.Timeout():
-		return fmt.Errorf("no answer in %s: is it the service's port?%s", after, direct(u))
+		return fmt.Errorf("no answer within %s; check the port%s", after, direct(u))
 	}
 	if other, ok := errors.AsType[x509.HostnameError](err); ok {
-		return fmt.Errorf("TLS: %w: name in --target a host that the certificate is for", other)
+		return fmt.Errorf("TLS: %w; use a host of the certificate in --target", other)
 	}
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
-		return fmt.Errorf("TLS: %w: renew it, or set this machine's clock", invalid)
+		return fmt.Errorf("TLS: %w; renew the certificate, or set this machine's clock", invalid)
 	}
-	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok { // each system has errors of its own
-		return fmt.Errorf("TLS: %w: have this machine trust the service's CA (on Linux, SSL_CERT_FILE names one)", err)
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok { // the wrapped error depends on the system
+		return fmt.Errorf("TLS: %w; make this machine trust the service's CA (on Linux, set SSL_CERT_FILE)", err)
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || errors.Is(err, http.ErrSchemeMismatch) {
-		return errors.New("it does not speak TLS there: write http:// in --target, or name the port of TLS")
+		return errors.New("the port does not speak TLS; use http:// or the TLS port in --target")
 	}
 	if u.Scheme == "http" && speaksTLS(ctx, u) {
 		return errTLS
 	}
-	// The second is net/http's broken text for a server that speaks first.
+	// The second text is what net/http reports for a server that speaks first.
 	if text := err.Error(); strings.Contains(text, "malformed HTTP") || strings.Contains(text, "readLoopPeekFailLocked") {
-		return errors.New("what answers does not speak HTTP: is it the service's port?")
+		return errors.New("the port does not speak HTTP; check the port")
 	}
-	return fmt.Errorf("no answer: %w: is it the service's port?", err)
+	return fmt.Errorf("no answer: %w; check the port", err)
 }
 
-// direct says that no proxy was asked, where the environment names one.
+// direct says that the attack uses no proxy, if the environment names one.
 func direct(u *url.URL) string {
 	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: u})
 	if err == nil && proxy == nil {
 		return ""
 	}
-	return " (The attack asks no proxy: HTTP_PROXY and HTTPS_PROXY do not count here.)"
+	return " (the attack ignores HTTP_PROXY and HTTPS_PROXY)"
 }
 
-// speaksTLS tries a handshake with what did not answer in plain HTTP. Whom it is
-// with does not matter.
+// speaksTLS tries a TLS handshake. It does not check the certificate.
 func speaksTLS(ctx context.Context, u *url.URL) bool {
 	const patience = 2 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -181,8 +180,8 @@ func speaksTLS(ctx context.Context, u *url.URL) bool {
 	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
 	if err != nil {
 		_, refused := errors.AsType[tls.AlertError](err)
-		return refused // in TLS
+		return refused // with a TLS alert
 	}
-	_ = conn.Close() // only the handshake counts
+	_ = conn.Close() // only the handshake matters
 	return true
 }

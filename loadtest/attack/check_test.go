@@ -22,10 +22,9 @@ import (
 	"time"
 )
 
-// inStrangeSurroundings runs the tests where the environment names a proxy that is
-// not there, and where the certificate of httptest's servers is trusted. Either
-// is read once in a process.
-func inStrangeSurroundings(run func() int) int {
+// withProxyAndCA runs the tests in an environment that names a proxy, which does not exist,
+// and that trusts the certificate of httptest's servers. A process reads both only once.
+func withProxyAndCA(run func() int) int {
 	dir, err := os.MkdirTemp("", "flashsale-attack-")
 	if err != nil {
 		panic(err)
@@ -47,7 +46,7 @@ func inStrangeSurroundings(run func() int) int {
 	return run()
 }
 
-// says answers each call so.
+// says returns a handler that answers each call with the given response.
 func says(status int, kind, text string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", kind)
@@ -56,7 +55,7 @@ func says(status int, kind, text string) http.HandlerFunc {
 	}
 }
 
-// refuses answers each call as the service would.
+// refuses returns a handler that answers each call like the service.
 func refuses(status int, slug, detail string) http.HandlerFunc {
 	return says(status, "application/problem+json", fmt.Sprintf(`{"type":"/errors/%s","title":"-","status":%d,"detail":%q}`, slug, status, detail))
 }
@@ -68,7 +67,7 @@ func isAhead(by time.Duration, next http.Handler) http.HandlerFunc {
 	}
 }
 
-func TestCheckSaysWhatReallyFails(t *testing.T) {
+func TestCheckNamesTheCause(t *testing.T) {
 	service := refuses(404, "unknown-order", "")
 	at := func(h http.Handler) string { return serveHTTP(t, h, nil) }
 	port := func(url string) string { return url[strings.LastIndexByte(url, ':'):] }
@@ -82,41 +81,41 @@ func TestCheckSaysWhatReallyFails(t *testing.T) {
 
 	for _, tt := range []struct{ name, target, want string }{ // "" is no error
 		{"a proxy in the environment", "http://0.0.0.0" + port(at(service)), ""},
-		{"a proxy, and no way without it", "http://nosuch.invalid:8080", "does not resolve: lookup nosuch.invalid"},
-		{"a proxy, and no way without it, in words", "http://nosuch.invalid:8080", "The attack asks no proxy"},
-		{"a path that a proxy takes off", at(shop) + "/shop", ""},
-		{"a path that is not there", at(refuses(404, "not-found", "")) + "/shop", "has no /shop/v1/orders/"},
-		{"a 404 of another program", at(http.NotFoundHandler()), "not the service, or a proxy before it: 404 Not Found (text/plain)"},
-		{"a 404 of another program's API", at(says(404, "application/json", `{"type":"error"}`)), "not the service, or a proxy before it: 404 Not Found (application/json)"},
-		{"a page", at(says(200, "text/html; charset=utf-8", "<html>")), "not the service, or a proxy before it: 200 OK (text/html)"},
-		{"a proxy without a service", at(says(502, "text/html", "<html>")), "not the service, or a proxy before it: 502 Bad Gateway"},
-		{"a redirect", at(redirects("https://shop.example/x")), "answers 301 Moved Permanently, to https://shop.example/x: name in --target"},
-		{"a redirect to a login", at(http.RedirectHandler("https://login.example/?next=shop", http.StatusFound)), "302 Found, to https://login.example/?next=shop"},
+		{"a proxy, and a host that does not resolve", "http://nosuch.invalid:8080", "does not resolve: lookup nosuch.invalid"},
+		{"a proxy that is ignored", "http://nosuch.invalid:8080", "the attack ignores HTTP_PROXY"},
+		{"a path that a proxy removes", at(shop) + "/shop", ""},
+		{"a path that does not exist", at(refuses(404, "not-found", "")) + "/shop", "has no path /shop/v1/orders/"},
+		{"a 404 of another program", at(http.NotFoundHandler()), "not from the service: 404 Not Found (text/plain)"},
+		{"a 404 of another program's API", at(says(404, "application/json", `{"type":"error"}`)), "not from the service: 404 Not Found (application/json)"},
+		{"a page", at(says(200, "text/html; charset=utf-8", "<html>")), "not from the service: 200 OK (text/html)"},
+		{"a proxy without a service", at(says(502, "text/html", "<html>")), "not from the service: 502 Bad Gateway"},
+		{"a redirect", at(redirects("https://shop.example/x")), "a redirect, 301 Moved Permanently to https://shop.example/x, which is not followed; set --target"},
+		{"a redirect to a login", at(http.RedirectHandler("https://login.example/?next=shop", http.StatusFound)), "302 Found to https://login.example/?next=shop"},
 		{"a trusted certificate", trusted.URL, ""},
 		{"another host's certificate", "https://localhost" + port(trusted.URL), "TLS: x509: certificate is valid for example.com"},
-		{"an unknown authority", strange, "have this machine trust the service's CA"},
+		{"an unknown authority", strange, "make this machine trust the service's CA"},
 		{"an expired certificate", serveHTTP(t, service, certificate(t, time.Now().Add(-time.Hour))), "certificate has expired"},
-		{"http to TLS", "http://127.0.0.1" + port(strange), "write https:// in --target"},
-		{"http to TLS that says nothing in HTTP", "http://" + listen(t, certificate(t, time.Now().Add(time.Hour)), ""), "write https:// in --target"},
-		{"https to plain HTTP", "https" + strings.TrimPrefix(at(service), "http"), "write http:// in --target"},
-		{"https to what is no HTTP", "https://" + listen(t, nil, "SSH-2.0-x\r\n"), "does not speak TLS"},
-		{"http to what is no HTTP", "http://" + listen(t, nil, "SSH-2.0-x\r\n"), "is it the service's port?"},
-		{"another secret", at(refuses(401, "unauthorized", "The signature does not fit.")), "401 Unauthorized: The signature does not fit. Is --jwt-secret the service's?"},
-		{"a clock ahead", at(isAhead(25*time.Hour, refuses(401, "unauthorized", "The token has expired."))), "has expired. Is --jwt-secret the service's? Its clock is 25h0m0s ahead"},
-		{"a clock behind", at(isAhead(-2*time.Minute, refuses(401, "unauthorized", "The token is not valid yet."))), "Its clock is 2m0s behind this machine's"},
+		{"http to TLS", "http://127.0.0.1" + port(strange), "use https:// in --target"},
+		{"http to TLS that sends no HTTP", "http://" + listen(t, certificate(t, time.Now().Add(time.Hour)), ""), "use https:// in --target"},
+		{"https to plain HTTP", "https" + strings.TrimPrefix(at(service), "http"), "use http:// or the TLS port in --target"},
+		{"https to a port without HTTP", "https://" + listen(t, nil, "SSH-2.0-x\r\n"), "does not speak TLS"},
+		{"http to a port without HTTP", "http://" + listen(t, nil, "SSH-2.0-x\r\n"), "does not speak HTTP; check the port"},
+		{"another secret", at(refuses(401, "unauthorized", "The signature does not fit.")), "401 Unauthorized: The signature does not fit; check --jwt-secret"},
+		{"a clock ahead", at(isAhead(25*time.Hour, refuses(401, "unauthorized", "The token has expired."))), "has expired; check --jwt-secret; its clock is 25h0m0s ahead"},
+		{"a clock behind", at(isAhead(-2*time.Minute, refuses(401, "unauthorized", "The token is not valid yet."))), "its clock is 2m0s behind this machine's"},
 		{"too many requests", at(refuses(429, "too-many-requests", "Wait for 3 s.")), "429 Too Many Requests: Wait for 3 s"},
 		{"a replica that is not ready", at(says(503, "application/json", `{"status":"not ready","checks":{"etcd":"ok","mysql":"does not answer"}}`)), "not ready: 503 Service Unavailable, mysql: does not answer"},
 		{"a service whose orders do not work", at(refuses(503, "unavailable", "Nothing was applied.")), "answers 503 Service Unavailable: Nothing was applied"},
-		{"nobody", closedPort(t), "connection refused"},
-		{"silence", at(http.HandlerFunc(hang)), "no answer in "},
-		{"silence in the middle of an answer", at(http.HandlerFunc(hangInBody)), "no answer in "},
+		{"a closed port", closedPort(t), "connection refused"},
+		{"silence", at(http.HandlerFunc(hang)), "no answer within "},
+		{"silence in the middle of an answer", at(http.HandlerFunc(hangInBody)), "no answer within "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			target, err := ParseTarget(tt.target + "/")
 			if err != nil {
 				t.Fatal(err)
 			}
-			// An hour is far above the Service's own bound, but for what hangs.
+			// Only the calls that hang get a short timeout; an hour is far above the Service's own.
 			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 			if strings.HasPrefix(tt.name, "silence") {
 				cancel()
@@ -139,7 +138,7 @@ func TestTargetIsABaseURL(t *testing.T) {
 	for text, want := range map[string]string{
 		"http://h": "http://h", "https://h:8443/": "https://h:8443", "http://[::1]:80/shop//": "http://[::1]:80/shop",
 		"h:8080": "not of the form", "http://": "not of the form", "http://:8080": "not of the form", "ftp://h": "not of the form", "http://h:x": "not of the form",
-		"http://me:secret@h": "remove the name and the password", "http://h/?a=b": "remove what stands", "http://h#": "remove what stands",
+		"http://me:secret@h": "remove the user name and password", "http://h/?a=b": "remove the query", "http://h#": "remove the query",
 	} {
 		got, err := ParseTarget(text)
 		if err != nil {
@@ -151,14 +150,14 @@ func TestTargetIsABaseURL(t *testing.T) {
 	}
 }
 
-// mux serves the service's own path alone.
+// mux serves only the service's own path.
 func mux(service http.Handler) *http.ServeMux {
 	m := http.NewServeMux()
 	m.Handle("/v1/orders/", service)
 	return m
 }
 
-// redirects points each call to the same path elsewhere.
+// redirects redirects each call to the same path below base.
 func redirects(base string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, base+r.URL.Path, http.StatusMovedPermanently)
@@ -186,8 +185,8 @@ func serveHTTP(t *testing.T, h http.Handler, cert *tls.Certificate) (url string)
 	return server.URL
 }
 
-// listen greets whoever connects, by TLS if there is a certificate, and hangs up
-// when they have said something.
+// listen sends a greeting on each connection, over TLS if there is a certificate, and
+// closes it after the first data.
 func listen(t *testing.T, cert *tls.Certificate, greeting string) (addr string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -219,7 +218,7 @@ func closedPort(t *testing.T) (url string) {
 	return server.URL
 }
 
-// certificate is one of 127.0.0.1's that nobody trusts.
+// certificate returns a self-signed certificate for 127.0.0.1.
 func certificate(t *testing.T, until time.Time) *tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

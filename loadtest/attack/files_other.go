@@ -2,5 +2,5 @@
 
 package attack
 
-// openFiles has no limit on Windows that an attack would reach.
+// openFiles: an attack reaches no limit on Windows.
 func openFiles() (n int, ok bool) { return 0, false }

@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// openFiles is how many files and sockets the system lets this process open; ok is
-// false where it sets no limit.
+// openFiles returns how many files and sockets this process may open; ok is false if
+// there is no limit.
 func openFiles() (n int, ok bool) {
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || files.Cur > math.MaxInt32 {

@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// Latencies are the latencies of some answers, sorted. All are kept: an
-// estimate of the tail is worth least where it matters most.
+// Latencies are the sorted latencies of some answers. All are kept, as an estimate is
+// least precise at the tail, where precision matters most.
 type Latencies []time.Duration
 
-// LatenciesOf takes those of all answers, whatever they say.
+// LatenciesOf returns the latencies of all answers, with any outcome.
 func LatenciesOf(answers []Answer) Latencies {
 	l := make(Latencies, len(answers))
 	for i := range answers {
@@ -20,8 +20,8 @@ func LatenciesOf(answers []Answer) Latencies {
 	return l
 }
 
-// Quantile is the least latency that the share q of all answers does not
-// exceed: 0.99 for p99, 1 for the maximum. It is 0 when there are none.
+// Quantile returns the least latency that a share q of the answers does not exceed: 0.99
+// is p99, 1 the maximum. It returns 0 if there are no answers.
 func (l Latencies) Quantile(q float64) time.Duration {
 	if len(l) == 0 {
 		return 0

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// serveVariable makes of this test's binary the trivial service of BenchmarkOffer.
+// serveVariable makes this test's binary serve as the trivial service of BenchmarkOffer.
 const serveVariable = "FLASHSALE_TEST_SERVE"
 
 func TestMain(m *testing.M) {
@@ -22,15 +22,15 @@ func TestMain(m *testing.M) {
 		serve()
 		return
 	}
-	os.Exit(inStrangeSurroundings(m.Run))
+	os.Exit(withProxyAndCA(m.Run))
 }
 
-// BenchmarkOffer measures what the harness itself can offer: from one core, to a
-// service in another process, also on one core, that says "sold out" at once.
+// BenchmarkOffer measures the rate that the harness can send from one core. The service is
+// another process, also on one core, that answers "sold out" at once.
 //
 //	go test -run=- -bench=Offer -benchtime=1x ./loadtest/attack
 //
-// offered/s is to be compared with the rate in the benchmark's name.
+// Compare offered/s with the rate in the benchmark's name.
 func BenchmarkOffer(b *testing.B) {
 	url := startService(b)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
@@ -61,7 +61,7 @@ func BenchmarkOffer(b *testing.B) {
 	}
 }
 
-// cpuTime is what this process has used, the minting of tokens included.
+// cpuTime returns the CPU time of this process, which includes signing the tokens.
 func cpuTime(tb testing.TB) time.Duration {
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
@@ -86,7 +86,7 @@ func startService(tb testing.TB) string {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
-		_ = stdin.Close() // which ends it
+		_ = stdin.Close() // ends the process
 		_ = cmd.Wait()
 	})
 	addr, err := bufio.NewReader(stdout).ReadString('\n')
@@ -96,7 +96,7 @@ func startService(tb testing.TB) string {
 	return "http://" + addr[:len(addr)-1]
 }
 
-// serve ends with its standard input, that is, with the test's process.
+// serve ends when its standard input ends, with the test's process.
 func serve() {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

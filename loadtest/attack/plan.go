@@ -7,17 +7,16 @@ import (
 )
 
 const (
-	// maxRequests bounds one attack: each request costs about 400 bytes for its
-	// token and its answer, both of which are kept in memory.
+	// maxRequests bounds one attack: the token and the answer of each request stay in
+	// memory, about 400 bytes.
 	maxRequests = 2_000_000
-	// maxRate is far above what one process can offer. Beyond it the pacer's
-	// interval, in whole nanoseconds, would no longer be exact to 1 %.
+	// maxRate is far above what one process can send. Above it, the pacer's interval in
+	// whole nanoseconds is off by more than 1 %.
 	maxRate = 1_000_000
 )
 
-// Plan says what an attack sends. Request number seq is a pure function of the
-// plan, so that an answer is joined to its request by seq alone, and the same
-// plan sends the same orders again.
+// Plan says what an attack sends. Request number seq is a pure function of the plan: seq
+// alone joins an answer to its request, and the same plan sends the same orders again.
 type Plan struct {
 	// Targets are the replicas' base URLs. Requests go to each in turn.
 	Targets []string
@@ -25,21 +24,20 @@ type Plan struct {
 	SKUs []string
 	// MaxQuantity is the largest quantity of an order; the smallest is 1.
 	MaxQuantity int
-	// Rate is in requests a second, held for Duration.
+	// Rate is in requests per second, for Duration.
 	Rate     int
 	Duration time.Duration
-	// Seed makes customers, idempotency keys and quantities.
+	// Seed determines customers, idempotency keys and quantities.
 	Seed uint64
 }
 
-// Order is what one request asks for, and as whom.
+// Order is the customer and the content of one request.
 type Order struct {
 	Customer, Key, SKU string
 	Quantity           int
 }
 
-// Check reports the first field that no attack can be made with, by the name of
-// the flag that sets it.
+// Check returns an error for the first invalid field, by the name of its flag.
 func (p *Plan) Check() error {
 	switch {
 	case len(p.Targets) == 0:
@@ -53,32 +51,32 @@ func (p *Plan) Check() error {
 	case p.Duration <= 0:
 		return fmt.Errorf("--duration must be more than 0, not %s", p.Duration)
 	case p.requests() < 1:
-		return fmt.Errorf("--rate %d for --duration %s is not one request", p.Rate, p.Duration)
+		return fmt.Errorf("--rate %d for --duration %s is less than one request", p.Rate, p.Duration)
 	case p.requests() > maxRequests:
-		return fmt.Errorf("--rate %d for --duration %s is more than %d requests, which is all that one attack keeps in memory",
+		return fmt.Errorf("--rate %d for --duration %s is more than %d requests, the most that one attack keeps in memory",
 			p.Rate, p.Duration, maxRequests)
 	}
 	return nil
 }
 
-// Requests is how many requests the plan asks for. A harness that falls behind
-// sends fewer.
+// Requests returns the number of planned requests. A harness that falls behind sends
+// fewer.
 func (p *Plan) Requests() int { return int(p.requests()) }
 
-// requests is a float: a duration of years must not overflow.
+// requests returns a float, so that a duration of years does not overflow.
 func (p *Plan) requests() float64 { return float64(p.Rate) * p.Duration.Seconds() }
 
-// Order is what request number seq asks for.
+// Order returns the order of request number seq.
 func (p *Plan) Order(seq int) Order {
 	return Order{Customer: p.customer(seq), Key: p.key(seq), SKU: p.SKUs[p.sku(seq)], Quantity: p.quantity(seq)}
 }
 
-// target is the index in Targets of the replica that gets request seq.
+// target returns the index in Targets of the replica that gets request seq.
 func (p *Plan) target(seq int) int { return seq % len(p.Targets) }
 
-// sku moves on only after each replica has had the SKU. Were both taken modulo
-// seq, three SKUs on three replicas would each be sold by one replica alone, and
-// nothing would ever race.
+// sku returns the index in SKUs. It changes only after each replica has had the SKU. If
+// both indexes were seq modulo their length, each of three SKUs on three replicas would go
+// to one replica only, and nothing would race.
 func (p *Plan) sku(seq int) int { return seq / len(p.Targets) % len(p.SKUs) }
 
 func (p *Plan) quantity(seq int) int {
@@ -89,7 +87,7 @@ func (p *Plan) customer(seq int) string { return name("buyer-", mix(p.Seed, seq,
 
 func (p *Plan) key(seq int) string { return name("key-", mix(p.Seed, seq, keys)) }
 
-// name is prefix and sixteen hexadecimal digits.
+// name returns prefix and sixteen hexadecimal digits.
 func name(prefix string, n uint64) string {
 	var buf [32]byte
 	text := append(buf[:0], prefix...)
@@ -99,17 +97,16 @@ func name(prefix string, n uint64) string {
 	return string(strconv.AppendUint(text, n, 16))
 }
 
-// What a request's random numbers are for: each use has a stream of its own.
+// The streams of random numbers of a request, one for each use.
 const (
 	customers uint64 = iota + 1
 	keys
 	quantities
 )
 
-// mix is a random number for request seq: splitmix64 (Steele, Lea and Flood,
-// 2014). It is one-to-one in seq, so that no two requests share a customer or a
-// key, and scatters them, so that the database sees them in no order, as it
-// would those of strangers.
+// mix returns a random number for request seq: splitmix64 (Steele, Lea and Flood, 2014).
+// It is one-to-one in seq, so that no two requests share a customer or a key. It
+// scatters the numbers, so that the database gets them in random order.
 func mix(seed uint64, seq int, stream uint64) uint64 {
 	return scramble(scramble(seed+stream*golden) + uint64(seq)*golden)
 }

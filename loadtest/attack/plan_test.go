@@ -54,7 +54,7 @@ func TestQuantitiesAreSpread(t *testing.T) {
 	}
 }
 
-func TestPlanNamesTheFlagThatIsWrong(t *testing.T) {
+func TestPlanNamesTheBadFlag(t *testing.T) {
 	good := Plan{Targets: []string{"http://a"}, SKUs: []string{"one"}, MaxQuantity: 1, Rate: 100, Duration: time.Second}
 	if err := good.Check(); err != nil {
 		t.Fatal(err)

@@ -11,30 +11,30 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"path"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 )
 
-// serviceTimeout bounds one call outside the attack. It is longer than the
-// service's own bound, which gives the better reason.
+// serviceTimeout bounds one call outside of the attack. It is longer than the service's
+// own timeout, which gives a better error.
 const serviceTimeout = 10 * time.Second
 
-// Service is what the harness asks a replica for before and after an attack. It
-// is safe for concurrent use.
+// Service calls a replica before and after an attack. It is safe for concurrent use.
 type Service struct {
-	// URL is the replica's.
+	// URL is the replica's base URL.
 	URL string
-	// AdminToken is sent with what an administrator may do.
+	// AdminToken is sent with an administrator's calls.
 	AdminToken string
-	// JWTSecret signs the tokens of the customers that are impersonated.
+	// JWTSecret signs customers' tokens.
 	JWTSecret string
-	// Client is one for a few calls at a time if nil.
+	// Client is nil for a shared client with few connections.
 	Client *http.Client
 }
 
-// Stock is a SKU's, as the service shows it.
+// Stock is a SKU's stock, as the service shows it.
 type Stock struct {
 	SKU       string `json:"sku"`
 	Units     int64  `json:"units"`
@@ -49,20 +49,19 @@ type PlacedOrder struct {
 	Status   string    `json:"status"`
 }
 
-// ErrNotFound says that there is no such order or SKU. It is the service's own
-// word: the 404 of another program is an error like any other.
+// ErrNotFound means that the service itself reports no such order or SKU. A 404 of
+// another program is a different error.
 var ErrNotFound = errors.New("not found")
 
-// PutOnSale creates a SKU with so many units. One that exists already is an
-// error: its units would not be those.
+// PutOnSale creates a SKU with a number of units. It returns an error if the SKU exists.
 func (s *Service) PutOnSale(ctx context.Context, sku string, units int64) error {
 	body := map[string]any{"name": "Load test " + sku, "price_cents": 1000, "currency": "EUR", "units": units}
 	status, err := s.call(ctx, http.MethodPut, "/v1/admin/skus/"+url.PathEscape(sku), s.AdminToken, body, nil)
 	switch {
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
-		err = fmt.Errorf("is --admin-token the service's? %w", err)
+		err = fmt.Errorf("check --admin-token: %w", err)
 	case err == nil && status != http.StatusCreated:
-		err = errors.New("it exists already (another --seed makes another name)")
+		err = errors.New("the SKU exists already; another --seed gives another name")
 	}
 	if err != nil {
 		return fmt.Errorf("put %s on sale: %w", sku, err)
@@ -70,14 +69,14 @@ func (s *Service) PutOnSale(ctx context.Context, sku string, units int64) error 
 	return nil
 }
 
-// Stock reads a SKU's stock.
+// Stock returns a SKU's stock.
 func (s *Service) Stock(ctx context.Context, sku string) (Stock, error) {
 	var stock Stock
 	_, err := s.call(ctx, http.MethodGet, "/v1/skus/"+url.PathEscape(sku), "", nil, &stock)
 	return stock, err
 }
 
-// Holder is the replica that holds a SKU's lock, or "" where none does.
+// Holder returns the replica that holds a SKU's lock, or "" if none does.
 func (s *Service) Holder(ctx context.Context, sku string) (replica string, err error) {
 	var list struct {
 		Locks []struct {
@@ -96,7 +95,7 @@ func (s *Service) Holder(ctx context.Context, sku string) (replica string, err e
 	return "", nil
 }
 
-// Order reads an order back as its customer, or returns ErrNotFound.
+// Order reads an order as its customer. It returns ErrNotFound if there is none.
 func (s *Service) Order(ctx context.Context, id uuid.UUID, customer string) (PlacedOrder, error) {
 	var order PlacedOrder
 	token, err := Token(customer, s.JWTSecret)
@@ -107,7 +106,21 @@ func (s *Service) Order(ctx context.Context, id uuid.UUID, customer string) (Pla
 	return order, err
 }
 
-// call returns the status of an answer below 300, and puts its body into out.
+// Pay pays an order as its customer. It returns the answer's status and, unless that is
+// 200, the slug of its problem.
+func (s *Service) Pay(ctx context.Context, id uuid.UUID, customer string) (status int, slug string, err error) {
+	token, err := Token(customer, s.JWTSecret)
+	if err != nil {
+		return 0, "", err
+	}
+	got, err := s.ask(ctx, http.MethodPost, "/v1/orders/"+id.String()+"/payment", token, map[string]string{"reference": "payment of " + id.String()})
+	if err != nil {
+		return 0, "", err
+	}
+	return got.StatusCode, path.Base(got.problem.Type), nil
+}
+
+// call returns the status of an answer below 300 and decodes its body into out.
 func (s *Service) call(ctx context.Context, method, path, token string, in, out any) (int, error) {
 	got, err := s.ask(ctx, method, path, token, in)
 	if err != nil {
@@ -126,7 +139,7 @@ func (s *Service) call(ctx context.Context, method, path, token string, in, out 
 	return got.StatusCode, nil
 }
 
-// answer is the answer to one call, whatever it says.
+// answer is the answer to one call, with any status.
 type answer struct {
 	*http.Response // its body has been read
 	body           []byte
@@ -134,7 +147,7 @@ type answer struct {
 	location       string // of a redirect, else ""
 }
 
-// ask sends one call and reads its answer.
+// ask makes one call.
 func (s *Service) ask(ctx context.Context, method, path, token string, in any) (*answer, error) {
 	asked, cancel := context.WithTimeout(ctx, serviceTimeout)
 	defer cancel()
@@ -179,24 +192,24 @@ func (s *Service) ask(ctx context.Context, method, path, token string, in any) (
 	return got, nil
 }
 
-// shared is what Services without a Client call by.
+// shared is the client of each Service without its own.
 var shared = NewClient(16)
 
-// problem is what an error of the service's says of itself.
+// problem is the body of an error.
 type problem struct {
 	Type   string `json:"type"`
 	Title  string `json:"title"`
 	Detail string `json:"detail"`
 }
 
-// ours says whether it is the service's own, or none, or another program's.
+// ours reports whether the problem is the service's own.
 func (p *problem) ours() bool { return strings.Contains(p.Type, "/errors/") }
 
 // is compares the end of the type, as slug does.
 func (p *problem) is(slug string) bool { return strings.HasSuffix(p.Type, "/errors/"+slug) }
 
-// described is the status, and what the answer says of itself: where a redirect
-// points, the problem, or what else it is.
+// described returns the status with the target of a redirect, the text of the problem, or
+// the content type.
 func (a *answer) described() string {
 	kind, _, _ := mime.ParseMediaType(a.Header.Get("Content-Type"))
 	switch {

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// tokenLife is that of a customer's token: longer than the longest attack.
+// tokenLife is how long a customer's token is valid: longer than the longest attack.
 const tokenLife = 24 * time.Hour
 
 // Token signs a customer's token.
@@ -30,8 +30,8 @@ func Token(customer, secret string) (string, error) {
 	return token, nil
 }
 
-// mint makes the Authorization header of every request before the attack, which
-// then has the machine to itself.
+// mint returns the Authorization header of every request. It runs before the attack, so
+// that signing takes no CPU from it.
 func mint(ctx context.Context, plan *Plan, secret string) ([]string, error) {
 	headers := make([]string, plan.Requests())
 	group, ctx := errgroup.WithContext(ctx)
@@ -54,9 +54,9 @@ func mint(ctx context.Context, plan *Plan, secret string) ([]string, error) {
 	return headers, group.Wait()
 }
 
-// transport makes of vegeta's request number seq the one that the plan has for
-// it. A vegeta.Targeter cannot: it is not told seq, and what it returns is
-// copied header by header.
+// transport replaces vegeta's request number seq by the planned request. A
+// vegeta.Targeter cannot do that: it does not get seq, and vegeta copies each header of
+// what it returns.
 type transport struct {
 	ctx    context.Context // the attack's
 	plan   *Plan
@@ -79,11 +79,11 @@ func newTransport(ctx context.Context, plan *Plan, tokens []string, connections 
 	return t, nil
 }
 
-// newBase is what every request of the harness goes by, so that a check before the
-// attack meets what the attack will.
+// newBase returns the transport of every request of the harness, so that a check before
+// the attack takes the same path as the attack.
 func newBase(connections int) *http.Transport {
 	return &http.Transport{
-		// No proxy: it would be what is measured.
+		// No proxy: the attack would measure the proxy.
 		DialContext:         (&net.Dialer{Timeout: requestTimeout}).DialContext,
 		MaxIdleConns:        connections,
 		MaxIdleConnsPerHost: connections,
@@ -93,30 +93,30 @@ func newBase(connections int) *http.Transport {
 	}
 }
 
-// NewClient makes a client with at most so many connections to each host. Like the
-// attack, it asks no proxy and follows no redirect.
+// NewClient returns a client with at most that many connections to each host. Like the
+// attack, it uses no proxy and follows no redirects.
 func NewClient(connections int) *http.Client { return clientOf(newBase(connections)) }
 
 func clientOf(t http.RoundTripper) *http.Client {
 	return &http.Client{
 		Transport: t,
 		CheckRedirect: func(*http.Request, []*http.Request) error {
-			return http.ErrUseLastResponse // an answer like any other
+			return http.ErrUseLastResponse // a redirect is an answer
 		},
 	}
 }
 
-// close is called when no request is under way.
+// close must be called after all requests.
 func (t *transport) close() { t.base.CloseIdleConnections() }
 
-// RoundTrip sends the planned request in place of vegeta's.
+// RoundTrip sends the planned request instead of vegeta's.
 func (t *transport) RoundTrip(hit *http.Request) (*http.Response, error) {
 	seq, err := strconv.Atoi(hit.Header.Get("X-Vegeta-Seq"))
 	if err != nil || seq < 0 || seq >= len(t.tokens) {
 		return nil, fmt.Errorf("not a planned request: X-Vegeta-Seq %q", hit.Header.Get("X-Vegeta-Seq"))
 	}
-	// One context for both ends that a request may come to: its own time is up,
-	// or the attack is broken off. http.Client's Timeout knows only the first.
+	// The context ends with the request's timeout and with the attack. http.Client's
+	// Timeout covers only the first.
 	ctx, cancel := context.WithTimeout(t.ctx, requestTimeout)
 	t.begin()
 	res, err := t.base.RoundTrip(t.request(ctx, seq))
@@ -138,10 +138,9 @@ func (t *transport) begin() {
 
 func (t *transport) end() { t.underWay.Add(-1) }
 
-// request is built by hand: http.NewRequest would parse the URL again, and set
-// GetBody. Without that, net/http sends a request once and no more. With it, it
-// would by itself repeat one that has an Idempotency-Key when the connection
-// breaks, and an answer that was lost would look like none that was.
+// request builds the planned request. http.NewRequest would parse the URL again and set
+// GetBody. With GetBody, net/http repeats a request that has an Idempotency-Key after the
+// connection breaks, which would hide a lost answer.
 func (t *transport) request(ctx context.Context, seq int) *http.Request {
 	u := t.urls[t.plan.target(seq)]
 	text := `{"sku":"` + t.plan.SKUs[t.plan.sku(seq)] + `","quantity":` + strconv.Itoa(t.plan.quantity(seq)) + `}`
@@ -165,7 +164,7 @@ var (
 	userAgent   = []string{"flashsale-loadtest"}
 )
 
-// body ends the request when it has been read; vegeta closes it once.
+// body ends the request when vegeta closes it, once.
 type body struct {
 	io.ReadCloser
 	transport *transport

@@ -42,8 +42,8 @@ type Config struct {
 	Seed        uint64
 	// Actors live in worlds of their own; Rushes are shared worlds at a time.
 	Actors, Rushes int
-	// Say is told of faults as they happen.
-	Say func(string)
+	// OnFault is called with a description of each fault.
+	OnFault func(string)
 }
 
 // Result is what came of it. As JSON it is out/soak.json.
@@ -138,7 +138,7 @@ func (s *soak) play(ctx context.Context) error {
 	if len(s.cfg.Replicas) > 0 {
 		all.Go(func() {
 			rng := rand.New(rand.NewPCG(s.cfg.Seed, hash("weather")))
-			if err := s.weather.rage(day, rng, s.cfg.Replicas, s.cfg.Say); err != nil {
+			if err := s.weather.rage(day, rng, s.cfg.Replicas, s.cfg.OnFault); err != nil {
 				errs <- err
 				dusk()
 			}

@@ -21,7 +21,7 @@ func TestAMinuteOfRandomCallsFindsNothing(t *testing.T) {
 	}
 	cfg := soak.Config{
 		DSN: dsn, AdminToken: sandbox.Secret(), JWTSecret: sandbox.Secret(), Window: 2 * time.Second, Duration: time.Minute,
-		Seed: 1 + uint64(rand.Uint32()), Actors: 6, Rushes: 2, Say: func(text string) { t.Log(text) },
+		Seed: 1 + uint64(rand.Uint32()), Actors: 6, Rushes: 2, OnFault: func(text string) { t.Log(text) },
 	}
 	for i := range 3 {
 		r := sandboxtest.StartReplica(t, sandbox.ReplicaConfig{

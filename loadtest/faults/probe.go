@@ -1,4 +1,4 @@
-package failover
+package faults
 
 import (
 	"context"
@@ -12,39 +12,39 @@ import (
 )
 
 const (
-	// probeDatabase has one row for each server, so that writes on several do not
+	// probeDatabase has a row for each server, so that writes on several servers do not
 	// conflict.
 	probeDatabase = "failover_probe"
-	// probeEvery is between two tries of a write.
+	// probeEvery is the pause between two writes.
 	probeEvery = 10 * time.Millisecond
-	// probeTimeout bounds a connection's start, where a server does not answer.
+	// probeTimeout bounds connecting to a server that does not answer.
 	probeTimeout = time.Second
 )
 
-// probe writes on the database servers, past the service.
+// probe writes to the database servers directly.
 type probe struct {
-	run     *run
-	servers map[int]*sql.DB // that may take writes after the fault
+	begun   chan struct{}   // closed at the moment of the fault
+	servers map[int]*sql.DB // those that may take the first write after the fault
 }
 
-// newProbe makes the table and connects. It is for the time before the fault.
+// newProbe creates the table and opens the servers. It must be called before the fault.
 func newProbe(ctx context.Context, r *run) (p *probe, err error) {
-	p = &probe{run: r, servers: map[int]*sql.DB{}}
-	made, err := openServer(r.server().DSN(""))
+	p = &probe{begun: r.begun, servers: map[int]*sql.DB{}}
+	db, err := openServer(r.server().DSN(""))
 	if err != nil {
 		return nil, err
 	}
-	defer made.Close()
+	defer db.Close()
 	for _, statement := range []string{
 		"CREATE DATABASE IF NOT EXISTS " + probeDatabase,
 		"CREATE TABLE IF NOT EXISTS " + probeDatabase + ".written (server INT PRIMARY KEY, at TIMESTAMP(6) NOT NULL)",
 	} {
-		if _, err := made.ExecContext(ctx, statement); err != nil {
+		if _, err := db.ExecContext(ctx, statement); err != nil {
 			return nil, err
 		}
 	}
 	for i, m := range r.Cluster.Nodes {
-		if i == r.struck && !r.Fault.spared {
+		if i == r.failing && !r.Fault.anyWriter {
 			continue
 		}
 		if p.servers[i], err = openServer(m.DSN("")); err != nil {
@@ -60,7 +60,7 @@ func openServer(dsn string) (*sql.DB, error) {
 		return nil, err
 	}
 	cfg.InterpolateParams, cfg.Timeout = true, probeTimeout
-	cfg.Logger = &mysql.NopLogger{} // a server that fails is what is measured
+	cfg.Logger = &mysql.NopLogger{} // errors are expected: a server fails
 	connector, err := mysql.NewConnector(cfg)
 	if err != nil {
 		return nil, err
@@ -70,15 +70,15 @@ func openServer(dsn string) (*sql.DB, error) {
 
 func (p *probe) close() {
 	for _, db := range p.servers {
-		_ = db.Close() // nothing is under way
+		_ = db.Close() // no query is running
 	}
 }
 
-// firstWrite is when, after the fault, a write was taken first. It is the zero time if
-// ctx ends before.
+// firstWrite returns when a server took the first write after the fault, or the zero
+// time if ctx ends first.
 func (p *probe) firstWrite(ctx context.Context) time.Time {
 	select {
-	case <-p.run.began:
+	case <-p.begun:
 	case <-ctx.Done():
 		return time.Time{}
 	}
@@ -94,7 +94,7 @@ func (p *probe) firstWrite(ctx context.Context) time.Time {
 					cancel()
 					return
 				}
-				_ = sleep.For(ctx, probeEvery) // the loop looks at ctx
+				_ = sleep.For(ctx, probeEvery) // the loop checks ctx
 			}
 		})
 	}

@@ -1,15 +1,15 @@
-package takeover
+package faults
 
 import (
 	"net"
 	"sync"
 )
 
-// Relay is a wire to an address that can be cut as a network between two hosts is:
-// nothing comes through any more, and neither side is told. It is safe for
+// Relay forwards TCP connections to an address. It can be cut like a network between
+// two hosts: nothing gets through, and no connection is closed. It is safe for
 // concurrent use.
 type Relay struct {
-	// Addr is where to connect instead of the address itself.
+	// Addr is the address to connect to instead of the target.
 	Addr string
 
 	target   string
@@ -18,11 +18,11 @@ type Relay struct {
 	closed   chan struct{}
 
 	mu    sync.Mutex
-	whole chan struct{} // closed while the wire is whole
+	whole chan struct{} // closed unless the relay is cut
 	conns map[net.Conn]bool
 }
 
-// NewRelay makes a relay to target, a host and port, until Close.
+// NewRelay starts a relay to target, a host and port. It runs until Close.
 func NewRelay(target string) (*Relay, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -37,21 +37,22 @@ func NewRelay(target string) (*Relay, error) {
 	return r, nil
 }
 
-// Cut holds back all that is sent either way, the end of a connection as well.
+// Cut holds back everything that is sent in either direction, including the end of a
+// connection.
 func (r *Relay) Cut() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.whole = make(chan struct{})
 }
 
-// Heal lets through what was held back, as TCP does.
+// Heal forwards what was held back, as TCP does.
 func (r *Relay) Heal() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	close(r.whole)
 }
 
-// Close ends the relay and all of its connections.
+// Close ends the relay and all its connections.
 func (r *Relay) Close() {
 	close(r.closed)
 	r.listener.Close()
@@ -63,7 +64,7 @@ func (r *Relay) Close() {
 	r.all.Wait()
 }
 
-// pass waits until the wire is whole. It returns false once the relay is closed.
+// pass waits while the relay is cut. It returns false once the relay is closed.
 func (r *Relay) pass() bool {
 	r.mu.Lock()
 	whole := r.whole
@@ -80,14 +81,14 @@ func (r *Relay) accept() {
 	for {
 		near, err := r.listener.Accept()
 		if err != nil {
-			return // it was closed: nothing else ends a listener of the loopback
+			return // closed
 		}
 		r.all.Go(func() { r.carry(near) })
 	}
 }
 
 func (r *Relay) carry(near net.Conn) {
-	defer r.keep(near)()
+	defer r.track(near)()
 	if !r.pass() {
 		return
 	}
@@ -95,15 +96,15 @@ func (r *Relay) carry(near net.Conn) {
 	if err != nil {
 		return
 	}
-	defer r.keep(far)()
+	defer r.track(far)()
 	var both sync.WaitGroup
 	both.Go(func() { r.copy(far, near) })
 	both.Go(func() { r.copy(near, far) })
 	both.Wait()
 }
 
-// keep remembers a connection until it is closed by what it returns.
-func (r *Relay) keep(conn net.Conn) (end func()) {
+// track remembers a connection. The function that it returns closes the connection.
+func (r *Relay) track(conn net.Conn) (end func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.conns[conn] = true
@@ -115,7 +116,7 @@ func (r *Relay) keep(conn net.Conn) (end func()) {
 	}
 }
 
-// copy carries one way until either side ends the connection.
+// copy forwards in one direction until either side ends the connection.
 func (r *Relay) copy(to, from net.Conn) {
 	defer to.Close()
 	buf := make([]byte, 64<<10)
