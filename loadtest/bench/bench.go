@@ -1,9 +1,9 @@
-// Package bench measures the service beside its rivals: every peer behind the
-// same router, middleware and JSON, under the same load, on the same servers, in
-// turns of one run, and checked by the same audit.
+// Package bench compares the service with other designs, the peers of package peer.
+// All have the same router, middleware and JSON, take turns under the same load on
+// the same servers, and are checked by the same audit.
 //
-// What the peers are is package peer's to say. All figures are of one machine
-// that the load shares with what it measures: ratios mean more than rates.
+// The load generator shares the machine with the replicas and the servers: ratios
+// say more than rates.
 package bench
 
 import (
@@ -22,50 +22,49 @@ import (
 	"flashsale/loadtest/proof"
 )
 
-// Config is one bench.
+// Config configures a bench.
 type Config struct {
 	// API is the service's program. PeerProgram is the beginning of a command that
-	// serves a peer; with none it is this executable's hidden command.
+	// serves a peer. The default is this executable's hidden command.
 	API         string
 	PeerProgram []string
 	// Database and EtcdProgram are sandbox.Config's.
 	Database    sandbox.Product
 	EtcdProgram []string
 	Programme   Programme
-	// Rounds is how often everything is run. Duration is a run's measured window.
+	// Rounds is how often the programme runs. Duration is the measured window of a run.
 	Rounds   int
 	Duration time.Duration
-	// Workers is the closed loops' number of buyers.
+	// Workers is the number of buyers in a closed loop.
 	Workers int
 	Seed    uint64
-	// Profiles, if not empty, is a folder for CPU profiles of the service's
-	// replicas, one of each over each run's window.
+	// Profiles is a folder for a CPU profile of each of the service's replicas in each
+	// run. Empty: no profiles.
 	Profiles string
-	// TimeLimit ends the bench before the run that would not be done in time.
-	// 0 is none.
+	// TimeLimit ends the bench before a run that would exceed it. 0 is no limit.
 	TimeLimit time.Duration
-	// Say tells people how far it is.
+	// Say reports progress.
 	Say func(format string, args ...any)
 }
 
 const (
-	// warmShare of the window, and at least warmLeast, is a run's warm-up: the
-	// making of connections, and the first grants of locks.
+	// The warm-up of a run is 1/warmShare of the window, and at least warmLeast. It
+	// opens the connections and grants the first locks.
 	warmShare = 4
 	warmLeast = 400 * time.Millisecond
-	// sweepWarm and sweepWindow are those of a run that only chooses a pool.
+	// sweepWarm and sweepWindow are for the runs that tune a peer.
 	sweepWarm   = 300 * time.Millisecond
 	sweepWindow = 700 * time.Millisecond
-	// ceiling is more requests a second than two cores can send and answer. Stock
-	// and customers' tokens are made for so many.
+	// ceiling is more requests a second than two cores can send and answer. There are
+	// stock and customers for that many.
 	ceiling = 60_000
-	// maxPlanned bounds the requests of one run: each costs 300 bytes here.
+	// maxPlanned bounds the requests of one run: each takes 300 bytes of memory.
 	maxPlanned = 3_000_000
-	// maxConnections is for the largest pool on the most replicas.
+	// maxConnections is enough for the largest pool on the most replicas.
 	maxConnections = 1000
 )
 
-// bench is one that runs.
+// bench is a running bench.
 type bench struct {
 	cfg                   Config
 	adminToken, jwtSecret string
@@ -73,16 +72,16 @@ type bench struct {
 	tokens                *tokens
 	began                 time.Time
 	databases             int
-	binlog                bool // as the server runs now
+	binlog                bool // whether the server has one now
 	ways                  map[string]peer.Way
 	result                *Result
-	// own is what each peer was first seen to do in a closed loop on the hot SKU.
+	// own is the first result of each peer in a closed loop on the hot SKU.
 	own map[string]float64
-	// longest run so far, to tell whether another is done in time.
+	// longest is the duration of the longest run so far.
 	longest time.Duration
 }
 
-// Check reports the first setting that nothing can be measured with, by its flag.
+// Check returns an error for the first invalid setting, with its flag.
 func (c *Config) Check() error {
 	switch {
 	case c.Rounds < 1:
@@ -92,14 +91,15 @@ func (c *Config) Check() error {
 	case c.Workers < 1 || c.Workers > openWorkers:
 		return fmt.Errorf("--workers must be from 1 to %d, not %d", openWorkers, c.Workers)
 	case c.planned() > maxPlanned:
-		return fmt.Errorf("--duration %s is more than %d requests, which is all that one run keeps in memory", c.Duration, maxPlanned)
+		return fmt.Errorf("--duration %s needs more than %d requests, the most that one run can keep in memory", c.Duration, maxPlanned)
 	}
 	return nil
 }
 
 func (c *Config) warmUp() time.Duration { return max(c.Duration/warmShare, warmLeast) }
 
-// planned is the most requests that one run can send. With a rate, all loops are open.
+// planned is the most requests that one run can send. If there is a rate, all loops
+// are open.
 func (c *Config) planned() int {
 	perSecond := float64(ceiling)
 	if rate := c.Programme.Rate; rate > 0 {
@@ -108,7 +108,7 @@ func (c *Config) planned() int {
 	return int(perSecond * (c.warmUp() + c.Duration).Seconds())
 }
 
-// Measure carries the bench out. What was measured before ctx ended is not returned.
+// Measure runs the bench. It returns no result if ctx ends first.
 func Measure(ctx context.Context, cfg Config) (*Result, error) {
 	if err := cfg.Check(); err != nil {
 		return nil, err
@@ -117,7 +117,7 @@ func Measure(ctx context.Context, cfg Config) (*Result, error) {
 		cfg: cfg, adminToken: sandbox.Secret(), jwtSecret: sandbox.Secret(), began: time.Now(), ways: map[string]peer.Way{}, own: map[string]float64{},
 		result: &Result{Runs: []Run{}, Seed: cfg.Seed, Peers: cfg.Programme.peers(), Tuning: []Tuned{}, Machine: thisMachine(), Notes: []string{}},
 	}
-	cfg.Say("Starting the servers, and minting the tokens of %d customers ...", cfg.planned())
+	cfg.Say("Starting the servers and signing the tokens of %d customers ...", cfg.planned())
 	var err error
 	b.stack, err = sandbox.Start(ctx, sandbox.Config{MySQL: true, Database: cfg.Database, MaxConnections: maxConnections, EtcdNodes: 1, EtcdProgram: cfg.EtcdProgram})
 	if err != nil {
@@ -129,7 +129,7 @@ func Measure(ctx context.Context, cfg Config) (*Result, error) {
 		return nil, err
 	}
 	if b.tokens, err = mint(ctx, cfg.Seed, b.jwtSecret, cfg.planned()); err != nil {
-		return nil, fmt.Errorf("mint the customers' tokens: %w", err)
+		return nil, fmt.Errorf("sign the customers' tokens: %w", err)
 	}
 	if err := b.tune(ctx); err != nil {
 		return nil, err
@@ -142,8 +142,8 @@ func Measure(ctx context.Context, cfg Config) (*Result, error) {
 	return b.result, nil
 }
 
-// rounds runs the programme again and again, every other time backwards, so that
-// no peer always comes after the same one.
+// rounds runs the programme several times. Every other round is in reverse order, so
+// that a peer does not always follow the same one.
 func (b *bench) rounds(ctx context.Context) error {
 	for n := range b.cfg.Rounds {
 		steps := b.cfg.Programme.steps()
@@ -152,7 +152,7 @@ func (b *bench) rounds(ctx context.Context) error {
 		}
 		for i, s := range steps {
 			if b.late() {
-				b.note("Stopped at the time limit of %s, in round %d of %d with %d of its %d runs to go: a shorter --duration, or fewer --rounds, leaves time for all.",
+				b.note("Stopped at the time limit of %s, in round %d of %d, with %d of its %d runs left. Use a shorter --duration or fewer --rounds.",
 					b.cfg.TimeLimit, n+1, b.cfg.Rounds, len(steps)-i, len(steps))
 				return nil
 			}
@@ -164,7 +164,7 @@ func (b *bench) rounds(ctx context.Context) error {
 	return nil
 }
 
-// late reports whether another run may not be done in time.
+// late reports whether another run could exceed the time limit.
 func (b *bench) late() bool {
 	return b.cfg.TimeLimit > 0 && time.Since(b.began)+b.longest > b.cfg.TimeLimit
 }
@@ -173,7 +173,7 @@ func (b *bench) note(format string, args ...any) {
 	b.result.Notes = append(b.result.Notes, fmt.Sprintf(format, args...))
 }
 
-// step makes one run of the programme, and keeps it.
+// step makes one run of the programme and adds it to the result.
 func (b *bench) step(ctx context.Context, round int, s step) error {
 	load, err := ParseLoad(s.Load, b.cfg.Seed)
 	if err != nil {
@@ -189,7 +189,7 @@ func (b *bench) step(ctx context.Context, round int, s step) error {
 	if s.Open {
 		t.workers, t.rate = 0, b.rate(s.peer)
 		if t.rate == 0 {
-			b.note("%s, %s: left out: it has not run in a closed loop before, by which its rate is set.", s.peer.Name, s.Setting)
+			b.note("%s, %s: skipped, because its rate depends on a closed loop that has not run.", s.peer.Name, s.Setting)
 			return nil
 		}
 	}
@@ -207,8 +207,7 @@ func (b *bench) step(ctx context.Context, round int, s step) error {
 	return nil
 }
 
-// setBinlog starts MySQL again where it does not run as it should, and keeps what
-// its settings are with a binlog.
+// setBinlog restarts MySQL if necessary, and records its settings with a binlog.
 func (b *bench) setBinlog(ctx context.Context, on bool) (err error) {
 	if b.binlog == on {
 		return nil
@@ -230,17 +229,17 @@ func (b *bench) workers(p peer.Peer) int {
 	return b.cfg.Workers
 }
 
-// openMargin is how much more than an open loop's rate a peer must have done in a
-// closed one to be offered it.
+// openMargin is how many times the rate of an open loop a peer must have served in a
+// closed loop.
 const openMargin = 1.2
 
-// standardRate is the rate of open loops, so that runs can be compared: most of what
-// two cores can serve durably, with room for what else runs on them.
+// standardRate is the rate of open loops, the same for all peers. It is most of what
+// two cores can serve durably.
 const standardRate = 10_000
 
-// rate is that of a peer's open loops: as asked for, or standardRate, if that is not
-// more than half of noop's ceiling. One that cannot do that much is offered half of
-// its own: beyond what it can do, its latency would say only how long the run was.
+// rate is the rate of a peer's open loops: the requested one, or else standardRate,
+// but at most half of noop's result. A peer that cannot serve that gets half of its
+// own result: above its capacity, its latency would depend on the length of the run.
 func (b *bench) rate(p peer.Peer) int {
 	if b.cfg.Programme.Rate > 0 {
 		return b.cfg.Programme.Rate
@@ -252,7 +251,7 @@ func (b *bench) rate(p peer.Peer) int {
 	return int(rate)
 }
 
-// trial is one run before it is made.
+// trial describes a run to make.
 type trial struct {
 	peer peer.Peer
 	way  peer.Way
@@ -263,7 +262,7 @@ type trial struct {
 	warmUp, window time.Duration
 }
 
-// orders are the most that it can place.
+// orders is the most orders that the run can place.
 func (t *trial) orders() int {
 	perSecond := ceiling
 	if t.peer.UnitsPerSecond > 0 {
@@ -272,8 +271,8 @@ func (t *trial) orders() int {
 	return int(float64(perSecond) * (t.warmUp + t.window).Seconds())
 }
 
-// try makes one run, on a database and replicas of its own. The replicas have
-// finished what they were serving before the books are read.
+// try makes one run, on a database and replicas of its own. It stops the replicas,
+// which finish their requests, before it reads the records.
 func (b *bench) try(ctx context.Context, t trial) (run *Run, err error) {
 	at, drop, err := b.prepare(ctx, &t.peer)
 	if err != nil {
@@ -310,12 +309,12 @@ func (b *bench) try(ctx context.Context, t trial) (run *Run, err error) {
 		return nil, err
 	}
 	if got.exhausted {
-		b.note("%s, %s: all %d customers had ordered before the time was over.", t.peer.Name, t.Setting, b.cfg.planned())
+		b.note("%s, %s: all %d customers had ordered before the end of the run.", t.peer.Name, t.Setting, b.cfg.planned())
 	}
 	return b.assess(&t, plan, got, found, used), nil
 }
 
-func (b *bench) assess(t *trial, plan attack.Plan, got *taken, found proof.Records, used map[string]usage) *Run {
+func (b *bench) assess(t *trial, plan attack.Plan, got *measurement, found proof.Records, used map[string]usage) *Run {
 	total := t.warmUp + t.window
 	setting := proof.Setting{
 		Strategy: t.peer.Name, Fence: strategy.FenceOff, Replicas: t.Replicas, Expected: t.peer.Expected, Stock: t.load.stock(t.orders()), Plan: plan,
@@ -333,13 +332,13 @@ func (b *bench) assess(t *trial, plan attack.Plan, got *taken, found proof.Recor
 	return run
 }
 
-// servers are what one run has for itself.
+// servers are those of one run.
 type servers struct {
 	backends
 	redis *sandbox.Redis
 }
 
-// prepare makes the run's own database, or Redis. drop takes it away again.
+// prepare creates the run's own database or Redis. drop removes it.
 func (b *bench) prepare(ctx context.Context, p *peer.Peer) (s servers, drop func() error, err error) {
 	drop = func() error { return nil }
 	switch p.Store {
@@ -364,11 +363,11 @@ func (b *bench) prepare(ctx context.Context, p *peer.Peer) (s servers, drop func
 	return s, drop, nil
 }
 
-// dropTimeout bounds the dropping of a database after its run.
+// dropTimeout bounds drop.
 const dropTimeout = 20 * time.Second
 
-// drop removes a run's database, with the pages of it that are not yet written:
-// the next run does not pay for them.
+// drop removes a run's database, so that the server does not write its dirty pages
+// during the next run.
 func (b *bench) drop(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, dropTimeout)
 	defer cancel()
@@ -383,7 +382,7 @@ func (b *bench) drop(ctx context.Context, name string) error {
 	return nil
 }
 
-// groups are the processes whose use is measured.
+// groups are the processes whose CPU and memory are measured.
 func (b *bench) groups(p *peer.Peer, f *sandbox.Fleet, redis *sandbox.Redis) []group {
 	groups := []group{{"replicas", f.Pids()}, {"harness", []int{os.Getpid()}}}
 	if p.Store == peer.MySQL {

@@ -13,7 +13,7 @@ import (
 	"flashsale/loadtest/peer"
 )
 
-// backends are the servers that a run's replicas are given.
+// backends are the servers of a run's replicas.
 type backends struct {
 	dsn   string
 	etcd  []string
@@ -32,7 +32,7 @@ func (b *bench) startFleet(ctx context.Context, p peer.Peer, way peer.Way, at ba
 	if len(program) == 0 {
 		self, err := os.Executable()
 		if err != nil {
-			return nil, nil, fmt.Errorf("find this program, to serve a peer: %w", err)
+			return nil, nil, fmt.Errorf("find this program to serve a peer: %w", err)
 		}
 		program = []string{self, "peer"}
 	}
@@ -54,11 +54,11 @@ func (b *bench) startFleet(ctx context.Context, p peer.Peer, way peer.Way, at ba
 	return f, pprof, err
 }
 
-// sellers put SKUs on sale at the same time.
+// sellers is the number of concurrent requests that put SKUs on sale.
 const sellers = 8
 
-// putOnSale creates the load's SKUs, with units for so many orders: at the first
-// replica, and at each where nothing is shared.
+// putOnSale creates the load's SKUs with units for that many orders: at the first
+// replica, or at each replica if they share no store.
 func (b *bench) putOnSale(ctx context.Context, p peer.Peer, f *sandbox.Fleet, load *Load, orders int) error {
 	at := f.Replicas[:1]
 	if p.Store == peer.Nowhere {

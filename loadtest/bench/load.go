@@ -13,37 +13,37 @@ import (
 	"flashsale/loadtest/attack"
 )
 
-// offer is what one run sends.
+// offer describes the requests of one run.
 type offer struct {
 	plan   attack.Plan
 	tokens *tokens
-	// workers each send their next request when they have their answer: a closed
-	// loop. rate, in requests a second, is an open one, and workers its bound.
+	// In a closed loop, each of the workers sends its next request after the answer to
+	// the last one. In an open loop, requests are sent at this rate a second.
 	workers, rate int
-	// warmUp comes before the window in which is measured.
+	// warmUp precedes the measured window.
 	warmUp, window time.Duration
-	// limit is the most requests that are sent.
+	// limit is the most requests.
 	limit int
-	// measure is called at the beginning and at the end of the window.
+	// measure is called at the start and at the end of the window.
 	measure func()
 }
 
-// openWorkers bounds the requests under way of an open loop.
+// openWorkers bounds the concurrent requests of an open loop.
 const openWorkers = 8192
 
-// taken is what came of an offer.
-type taken struct {
-	// answers in the order of their requests, those of the warm-up too.
+// measurement is the result of an offer.
+type measurement struct {
+	// answers are in the order of their requests, including the warm-up.
 	answers []attack.Answer
 	began   time.Time
-	// from and to bound the window, counted from began.
+	// from and to are the window, as times since began.
 	from, to time.Duration
-	// exhausted: the planned requests were used up before the time was.
+	// exhausted: all planned requests were sent before the end.
 	exhausted bool
 }
 
-// send carries the offer out, and returns when each request has its answer.
-func send(ctx context.Context, o offer) (*taken, error) {
+// send sends the requests, and returns when all are answered.
+func send(ctx context.Context, o offer) (*measurement, error) {
 	limit := min(o.limit, o.tokens.count())
 	wire, err := newWire(ctx, &o.plan, o.tokens, limit)
 	if err != nil {
@@ -59,14 +59,14 @@ func send(ctx context.Context, o offer) (*taken, error) {
 	)
 	defer context.AfterFunc(ctx, func() { attacker.Stop(); wire.breakOff() })()
 	total := o.warmUp + o.window
-	// One timer for all requests: a request that was sent last has its time, too.
+	// One timer serves all requests: the last one gets the full time-out too.
 	late := time.AfterFunc(total+answerTimeout, wire.breakOff)
 	defer late.Stop()
 
-	// With rate 0 vegeta sends as fast as its workers come back.
+	// With rate 0, vegeta sends as fast as its workers allow.
 	pace := &schedule{pacer: vegeta.ConstantPacer{Freq: o.rate, Per: time.Second}, limit: uint64(limit), total: total}
 	target := vegeta.NewStaticTargeter(vegeta.Target{Method: "POST", URL: o.plan.Targets[0] + "/v1/orders"})
-	result := &taken{}
+	result := &measurement{}
 	stopMeasuring := o.atBounds(ctx, result)
 	sent := 0
 	for res := range attacker.Attack(target, pace, total, "") {
@@ -89,9 +89,9 @@ func send(ctx context.Context, o offer) (*taken, error) {
 	return result, nil
 }
 
-// atBounds calls measure at both ends of the window, and keeps when that was.
-// stop waits for the second, or for ctx to end.
-func (o *offer) atBounds(ctx context.Context, t *taken) (stop func()) {
+// atBounds calls measure at both ends of the window and records when. stop waits for
+// the second call, or for the end of ctx.
+func (o *offer) atBounds(ctx context.Context, t *measurement) (stop func()) {
 	done := make(chan struct{})
 	began := time.Now()
 	go func() {
@@ -110,9 +110,9 @@ func (o *offer) atBounds(ctx context.Context, t *taken) (stop func()) {
 	return func() { <-done }
 }
 
-// inWindow are the answers that came in the window, and the latencies of those
-// requests that were due in it, sorted.
-func (t *taken) inWindow() (answers []attack.Answer, latencies attack.Latencies) {
+// inWindow returns the answers that arrived in the window, and the sorted latencies
+// of the requests that were due in it.
+func (t *measurement) inWindow() (answers []attack.Answer, latencies attack.Latencies) {
 	for i := range t.answers {
 		a := &t.answers[i]
 		if a.Done >= t.from && a.Done < t.to {
@@ -126,17 +126,17 @@ func (t *taken) inWindow() (answers []attack.Answer, latencies attack.Latencies)
 	return answers, latencies
 }
 
-// schedule is a pacer that remembers when the attack began, which vegeta does not
-// tell, and ends it after limit requests.
+// schedule is a pacer that records when the attack began, which vegeta does not
+// report, and ends it after limit requests.
 type schedule struct {
 	pacer     vegeta.ConstantPacer
 	limit     uint64
 	total     time.Duration
 	began     time.Time // set before the first request, read after it
-	exhausted bool      // read when all is over
+	exhausted bool      // read after the attack
 }
 
-// Pace is vegeta.Pacer's.
+// Pace implements vegeta.Pacer.
 func (s *schedule) Pace(elapsed time.Duration, hits uint64) (wait time.Duration, stop bool) {
 	if s.began.IsZero() {
 		s.began = time.Now().Add(-elapsed)
@@ -148,11 +148,11 @@ func (s *schedule) Pace(elapsed time.Duration, hits uint64) (wait time.Duration,
 	return s.pacer.Pace(elapsed, hits)
 }
 
-// Rate is vegeta.Pacer's.
+// Rate implements vegeta.Pacer.
 func (s *schedule) Rate(elapsed time.Duration) float64 { return s.pacer.Rate(elapsed) }
 
-// due is when the pacer wants request seq to be sent: the first comes one
-// interval after the beginning.
+// due is when request seq is due: the first one is due one interval after the
+// start.
 func (s *schedule) due(seq int) time.Duration {
 	return time.Duration(float64(seq+1) * float64(time.Second) / float64(s.pacer.Freq))
 }

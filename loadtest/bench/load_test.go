@@ -21,7 +21,7 @@ import (
 
 const testSecret = "a secret of the test"
 
-// shop answers orders by what is asked for.
+// shop answers each order according to its SKU.
 type shop struct {
 	mu      sync.Mutex
 	arrived map[int]map[attack.Order]bool // by replica
@@ -76,7 +76,7 @@ func newShop(t *testing.T, replicas int) (*shop, []string) {
 	return s, urls
 }
 
-// noLeaks checks at the test's end, after what it began later has ended.
+// noLeaks checks for leaked goroutines at the end of the test, after later clean-ups.
 func noLeaks(t *testing.T) {
 	current := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, current) })
@@ -91,7 +91,7 @@ func minted(t *testing.T, seed uint64, n int) *tokens {
 	return tokens
 }
 
-func TestRequestsArriveAsPlannedAndAnswersAreTold(t *testing.T) {
+func TestRequestsArriveAsPlannedAndAnswersAreClassified(t *testing.T) {
 	noLeaks(t)
 	s, urls := newShop(t, 2)
 	const limit = 150
@@ -105,7 +105,7 @@ func TestRequestsArriveAsPlannedAndAnswersAreTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(got.answers) != limit || !got.exhausted || measured != 2 {
-		t.Errorf("%d answers, exhausted %v, measured %d times", len(got.answers), got.exhausted, measured)
+		t.Errorf("got %d answers, exhausted %v, measured %d times", len(got.answers), got.exhausted, measured)
 	}
 	type outcome struct {
 		Outcome attack.Outcome
@@ -124,7 +124,7 @@ func TestRequestsArriveAsPlannedAndAnswersAreTold(t *testing.T) {
 			t.Errorf("request %d for %s (-want +got):\n%s", seq, o.SKU, diff)
 		}
 		if o.SKU == "good" && a.OrderID != uuid.NewSHA1(uuid.Nil, []byte(o.Key)) {
-			t.Errorf("request %d has order %s, which is another's", seq, a.OrderID)
+			t.Errorf("request %d has the order %s of another request", seq, a.OrderID)
 		}
 		o.Customer = ""
 		if !s.arrived[seq%2][o] {
@@ -136,20 +136,20 @@ func TestRequestsArriveAsPlannedAndAnswersAreTold(t *testing.T) {
 	}
 }
 
-// A machine that has other things to do keeps no rate: it may need more tries.
+// A busy machine may need several tries.
 func TestOpenLoopKeepsItsRate(t *testing.T) {
-	wrong := "never tried"
+	wrong := "no try"
 	for end := time.Now().Add(20 * time.Second); wrong != "" && time.Now().Before(end); {
 		if wrong = openLoop(t); wrong != "" {
 			t.Log(wrong)
 		}
 	}
 	if wrong != "" {
-		t.Error("so it was each time")
+		t.Error("no try had the right rate")
 	}
 }
 
-// openLoop says how far an open loop was from its rate, and "" for not at all.
+// openLoop describes how an open loop differed from its rate. Empty: it did not.
 func openLoop(t *testing.T) string {
 	t.Helper()
 	_, urls := newShop(t, 1)
@@ -175,7 +175,7 @@ func openLoop(t *testing.T) string {
 	return ""
 }
 
-func TestInterruptedLoadEndsAtOnce(t *testing.T) {
+func TestCanceledLoadEndsAtOnce(t *testing.T) {
 	noLeaks(t)
 	hang := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -193,6 +193,6 @@ func TestInterruptedLoadEndsAtOnce(t *testing.T) {
 		tokens: minted(t, 5, 10), workers: 3, warmUp: 50 * time.Millisecond, window: time.Hour, limit: 10, measure: func() {},
 	})
 	if !errors.Is(err, context.Canceled) || time.Since(began) > answerTimeout {
-		t.Errorf("%v after %s", err, time.Since(began))
+		t.Errorf("got %v after %s", err, time.Since(began))
 	}
 }

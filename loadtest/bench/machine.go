@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Machine is what the figures were measured on.
+// Machine describes the machine of the bench.
 type Machine struct {
 	CPU       string  `json:"cpu"`
 	Cores     int     `json:"cores"`
@@ -15,7 +15,7 @@ type Machine struct {
 	Go        string  `json:"go"`
 }
 
-// thisMachine leaves out what the system does not tell.
+// thisMachine omits what the system does not report.
 func thisMachine() Machine {
 	m := Machine{Cores: runtime.NumCPU(), Go: runtime.Version(), CPU: field("/proc/cpuinfo", "model name")}
 	if kernel, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
@@ -29,7 +29,7 @@ func thisMachine() Machine {
 	return m
 }
 
-// field is the value of the first line "name: value" of a file, or nothing.
+// field is the value of the first line "name: value" of a file, or empty.
 func field(path, name string) string {
 	text, err := os.ReadFile(path)
 	if err != nil {

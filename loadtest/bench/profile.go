@@ -38,13 +38,13 @@ func (b *bench) profile(ctx context.Context, t *trial, ports []*sandbox.Port) (w
 }
 
 func saveProfile(ctx context.Context, addr string, window time.Duration, path string) error {
-	seconds := max(int(window.Seconds()), 1) // whole ones are all that pprof takes
+	seconds := max(int(window.Seconds()), 1) // pprof accepts whole seconds only
 	url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", addr, seconds)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return err
 	}
-	// Not kept: nobody would close it.
+	// The connection is not kept alive, so that it needs no closing.
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	response, err := client.Do(request)
 	if err != nil {

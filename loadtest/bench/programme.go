@@ -2,28 +2,29 @@ package bench
 
 import (
 	"fmt"
+	"slices"
 
 	"flashsale/loadtest/peer"
 )
 
 const (
-	// hotLoad is that of one SKU.
+	// hotLoad is the load on one SKU.
 	hotLoad = "hot"
-	// StandardReplicas are those of all runs but the ones that compare numbers of
-	// replicas.
+	// StandardReplicas is the number of replicas in all runs, except for those that
+	// compare numbers of replicas.
 	StandardReplicas = 2
-	// fewReplicas and manyReplicas are what that comparison has.
+	// fewReplicas and manyReplicas are for that comparison.
 	fewReplicas, manyReplicas = 1, 4
 )
 
-// Programme is what one round runs.
+// Programme is the runs of one round.
 type Programme struct {
 	Sections []Section
-	// Rate of open loops; 0 is the standard one.
+	// Rate of open loops. 0 is the standard rate.
 	Rate int
 }
 
-// Section is one setting, and the peers that run in it.
+// Section is a setting and the peers that run in it.
 type Section struct {
 	Setting
 	Peers []peer.Peer
@@ -50,8 +51,8 @@ func (s Setting) String() string {
 	return text
 }
 
-// Standard is the programme that answers the questions which are asked first, in
-// a quarter of an hour: all peers on the hot SKU, and a few in all else.
+// Standard is a programme for 15 minutes: all peers on the hot SKU, and a few in the
+// other settings.
 func Standard() Programme {
 	few := some("noop", "redis-lua", "conditional", peer.Batched, "etcd")
 	p := Programme{Sections: []Section{{Setting{Load: hotLoad, Replicas: StandardReplicas}, peer.All()}}}
@@ -67,8 +68,8 @@ func Standard() Programme {
 	return p
 }
 
-// Full is every peer under every load on one, two and four replicas, in an open
-// loop, and with a binlog where it makes a difference.
+// Full runs every peer under every load on one, two and four replicas, in an open
+// loop, and with a binlog if it uses MySQL.
 func Full() Programme {
 	var p Programme
 	for _, load := range LoadNames {
@@ -76,12 +77,7 @@ func Full() Programme {
 			p.Sections = append(p.Sections, Section{Setting{Load: load, Replicas: replicas}, peer.All()})
 		}
 	}
-	var logged []peer.Peer
-	for _, each := range peer.All() {
-		if each.Store == peer.MySQL {
-			logged = append(logged, each)
-		}
-	}
+	logged := slices.DeleteFunc(peer.All(), func(one peer.Peer) bool { return one.Store != peer.MySQL })
 	p.Sections = append(p.Sections, Section{Setting{Load: hotLoad, Replicas: StandardReplicas, Open: true}, peer.All()})
 	for _, load := range LoadNames {
 		p.Sections = append(p.Sections, Section{Setting{Load: load, Replicas: StandardReplicas, Binlog: true}, logged})
@@ -89,33 +85,20 @@ func Full() Programme {
 	return p
 }
 
-// some are peers that the registry surely has.
+// some returns the peers of those names.
 func some(names ...string) []peer.Peer {
-	var list []peer.Peer
-	for _, each := range peer.All() {
-		for _, name := range names {
-			if each.Name == name {
-				list = append(list, each)
-			}
-		}
-	}
-	return list
+	return slices.DeleteFunc(peer.All(), func(p peer.Peer) bool { return !slices.Contains(names, p.Name) })
 }
 
-// Keep leaves out the peers that are not named, and what no peer is left for.
+// Keep removes all other peers, and the sections without a peer.
 func (p Programme) Keep(peers []peer.Peer) Programme {
 	kept := Programme{Rate: p.Rate}
 	for _, s := range p.Sections {
-		var list []peer.Peer
-		for _, each := range s.Peers {
-			for _, want := range peers {
-				if each.Name == want.Name {
-					list = append(list, each)
-				}
-			}
-		}
-		if len(list) > 0 {
-			kept.Sections = append(kept.Sections, Section{s.Setting, list})
+		s.Peers = slices.DeleteFunc(slices.Clone(s.Peers), func(one peer.Peer) bool {
+			return !slices.ContainsFunc(peers, func(other peer.Peer) bool { return other.Name == one.Name })
+		})
+		if len(s.Peers) > 0 {
+			kept.Sections = append(kept.Sections, s)
 		}
 	}
 	return kept
@@ -125,8 +108,8 @@ func (p Programme) Keep(peers []peer.Peer) Programme {
 func (p Programme) steps() []step {
 	var list []step
 	for _, s := range p.Sections {
-		for _, each := range s.Peers {
-			list = append(list, step{s.Setting, each})
+		for _, one := range s.Peers {
+			list = append(list, step{s.Setting, one})
 		}
 	}
 	return list
@@ -134,15 +117,8 @@ func (p Programme) steps() []step {
 
 // peers are all that run, in the registry's order.
 func (p Programme) peers() []peer.Peer {
-	runs := map[string]bool{}
-	for _, s := range p.steps() {
-		runs[s.peer.Name] = true
-	}
-	list := []peer.Peer{}
-	for _, each := range peer.All() {
-		if runs[each.Name] {
-			list = append(list, each)
-		}
-	}
-	return list
+	steps := p.steps()
+	return slices.DeleteFunc(peer.All(), func(one peer.Peer) bool {
+		return !slices.ContainsFunc(steps, func(s step) bool { return s.peer.Name == one.Name })
+	})
 }

@@ -9,7 +9,7 @@ import (
 func TestStandardProgrammeHasEveryPeerOnTheHotSKU(t *testing.T) {
 	p := Standard()
 	if hot := p.Sections[0]; hot.Load != "hot" || hot.Replicas != 2 || len(hot.Peers) != len(peer.All()) {
-		t.Errorf("it begins with %s and %d peers", hot.Setting, len(hot.Peers))
+		t.Errorf("the first section is %s with %d peers", hot.Setting, len(hot.Peers))
 	}
 	runs := map[string]int{}
 	for _, s := range p.steps() {
@@ -29,18 +29,18 @@ func TestStandardProgrammeHasEveryPeerOnTheHotSKU(t *testing.T) {
 	delete(runs, "hot, 1 replica")
 	delete(runs, "hot, 4 replicas")
 	if len(runs) > 0 {
-		t.Errorf("conditional-batched does not run in %v", runs)
+		t.Errorf("conditional-batched does not run in: %v", runs)
 	}
 	kept := p.Keep(some("buckets"))
 	if len(kept.Sections) != 1 || len(kept.steps()) != 1 || len(kept.peers()) != 1 {
-		t.Errorf("with one peer: %+v", kept)
+		t.Errorf("got %+v, want one run of one peer", kept)
 	}
 	if full := Full(); len(full.steps()) < 4*len(p.steps()) {
 		t.Errorf("the full programme has %d runs, the standard one %d", len(full.steps()), len(p.steps()))
 	}
 }
 
-func TestOpenLoopsAreOfferedWhatThePeerCanDo(t *testing.T) {
+func TestOpenLoopRateIsBelowThePeersCapacity(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
 		noop, own float64
@@ -48,15 +48,15 @@ func TestOpenLoopsAreOfferedWhatThePeerCanDo(t *testing.T) {
 		want      int
 	}{
 		{"the standard rate", 30_000, 25_000, 0, standardRate},
-		{"half of noop's ceiling where that is less", 12_000, 11_000, 0, 6000},
-		{"half of its own where that is too much", 30_000, 4000, 0, 2000},
-		{"half of its own without a noop", 0, 4000, 0, 2000},
-		{"as asked for", 30_000, 4000, 9000, 9000},
-		{"nothing is known", 0, 0, 0, 0},
+		{"half of noop's result if that is less", 12_000, 11_000, 0, 6000},
+		{"half of its own result if that is less", 30_000, 4000, 0, 2000},
+		{"half of its own result without noop", 0, 4000, 0, 2000},
+		{"the requested rate", 30_000, 4000, 9000, 9000},
+		{"no result yet", 0, 0, 0, 0},
 	} {
 		b := &bench{own: map[string]float64{noop: tt.noop, "etcd": tt.own}, cfg: Config{Programme: Programme{Rate: tt.asked}}}
 		if got := b.rate(some("etcd")[0]); got != tt.want {
-			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
+			t.Errorf("%s: got %d, want %d", tt.name, got, tt.want)
 		}
 	}
 }

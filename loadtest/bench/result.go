@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -13,41 +12,41 @@ import (
 	"flashsale/loadtest/proof"
 )
 
-// Result is everything that came of a bench. As JSON it is out/bench.json.
+// Result is the result of a bench. As JSON it is out/bench.json.
 type Result struct {
 	Runs    []Run    `json:"runs"`
 	Medians []Median `json:"medians"`
 	Goals   []Goal   `json:"goals"`
 	Seed    uint64   `json:"seed"`
-	// Proven: every run of a guarded peer had its expected verdict.
+	// Proven: every run had its expected verdict.
 	Proven bool `json:"proven"`
-	// Peers are those that ran; Tuning is how each was run, and why.
+	// Peers are those that ran. Tuning has the ways to run them that were tried first.
 	Peers  []peer.Peer `json:"peers"`
 	Tuning []Tuned     `json:"tuning"`
 	// Database is the product with its version.
 	Database string `json:"database"`
-	// MySQL is the server's settings, MySQLBinlog those of the runs with one.
+	// MySQL has the server's settings, MySQLBinlog those of the runs with a binlog.
 	MySQL       map[string]string `json:"mysql_settings"`
 	MySQLBinlog map[string]string `json:"mysql_settings_binlog,omitempty"`
 	Machine     Machine           `json:"machine"`
-	// Notes are what a reader should know before relying on the figures.
+	// Notes qualify the figures.
 	Notes []string `json:"notes"`
-	// Took is how long all of it took, in seconds.
+	// Took is the duration of the whole bench, in seconds.
 	Took float64 `json:"took_seconds"`
 }
 
-// Setting is what the runs that are compared have in common.
+// Setting is what runs that are compared have in common.
 type Setting struct {
 	Load     string `json:"load"`
 	Replicas int    `json:"replicas"`
 	Binlog   bool   `json:"binlog"`
-	// Open: requests come at a rate, whether they are answered or not. Else each
-	// worker waits for its answer.
+	// Open: requests are sent at a fixed rate. Otherwise each worker sends its next
+	// request after the answer to the last one.
 	Open bool `json:"open_loop"`
 }
 
-// Run is one peer's, in one setting and one round. Its counts and its audit are
-// over the whole run; its rates and latencies over the window after the warm-up.
+// Run is a peer's run in one setting and one round. Its counts and its verdict are
+// about the whole run, its rates and latencies about the window after the warm-up.
 type Run struct {
 	proof.Run
 	Load    string `json:"load"`
@@ -55,18 +54,18 @@ type Run struct {
 	Workers int    `json:"workers"` // of a closed loop
 	Round   int    `json:"round"`
 	Binlog  bool   `json:"binlog"`
-	// Durable: what was promised survives the loss of power.
+	// Durable: promised orders survive a loss of power.
 	Durable bool `json:"durable"`
-	// How it was run, and what checked it.
+	// How is the way in which it ran, CheckedBy how it was reconciled.
 	How       string `json:"how"`
 	CheckedBy string `json:"checked_by"`
-	// Served is the orders and the refusals for want of stock, a second.
+	// Served is the orders and the sold-out refusals a second.
 	Served float64 `json:"served_per_second"`
-	// RatioToNoop is Served by that of noop, in the same setting and round. With
-	// no noop there it is 0.
+	// RatioToNoop is Served divided by noop's, in the same setting and round, or 0 if
+	// noop did not run.
 	RatioToNoop float64 `json:"ratio_to_noop"`
-	// CPU is in microseconds an answer that counts in Served, by kind of process;
-	// RSS is the peak of the largest process of each kind.
+	// CPU is in microseconds for each answer counted in Served, by kind of process. RSS
+	// is the peak memory of the largest process of each kind.
 	CPU map[string]float64 `json:"cpu_us_per_order"`
 	RSS map[string]float64 `json:"rss_mib"`
 }
@@ -75,8 +74,7 @@ func (r *Run) setting() Setting {
 	return Setting{Load: r.Load, Replicas: r.Replicas, Binlog: r.Binlog, Open: r.Open}
 }
 
-// Median is a peer's in one setting, over the rounds: each figure is the median
-// of that figure.
+// Median has the medians of a peer's figures in one setting, over all rounds.
 type Median struct {
 	Peer string `json:"peer"`
 	Setting
@@ -92,12 +90,12 @@ type Median struct {
 	Latency     proof.Latency      `json:"latency_ms"`
 	CPU         map[string]float64 `json:"cpu_us_per_order"`
 	RSS         map[string]float64 `json:"rss_mib"`
-	// Verdict is the worst.
+	// Verdict is an unexpected one, if any round had one.
 	Verdict strategy.Verdict `json:"verdict"`
 }
 
-// measured replaces what proof counts over all answers by what was in the window.
-func (r *Run) measured(t *taken, total time.Duration, used map[string]usage) {
+// measured replaces the rates and latencies of the whole run by those of the window.
+func (r *Run) measured(t *measurement, total time.Duration, used map[string]usage) {
 	answers, latencies := t.inWindow()
 	window := (t.to - t.from).Seconds()
 	accepted, served := 0, 0
@@ -125,7 +123,7 @@ func (r *Run) measured(t *taken, total time.Duration, used map[string]usage) {
 	}
 }
 
-// settle works out the ratios, the medians and whether all is as it must be.
+// settle computes the ratios, the medians, the goals and Proven.
 func (r *Result) settle() {
 	r.Proven = len(r.Runs) > 0
 	ceiling := map[inRound]float64{}
@@ -154,7 +152,7 @@ type inRound struct {
 	round int
 }
 
-// inRound is where its noop is found. A noop knows no binlog.
+// inRound finds the run's noop, which is the same with and without a binlog.
 func (r *Run) inRound() inRound {
 	s := r.setting()
 	s.Binlog = false
@@ -163,22 +161,29 @@ func (r *Run) inRound() inRound {
 
 // medians are in the order in which peer and setting first ran.
 func medians(runs []Run) []Median {
-	type key struct {
-		peer string
-		Setting
-	}
-	var order []key
-	groups := map[key][]*Run{}
+	var list []Median
+	groups := [][]*Run{} // of the medians
 	for i := range runs {
-		k := key{runs[i].Strategy, runs[i].setting()}
-		if groups[k] == nil {
-			order = append(order, k)
+		run := &runs[i]
+		at := slices.IndexFunc(list, func(m Median) bool { return m.Peer == run.Strategy && m.Setting == run.setting() })
+		if at < 0 {
+			at = len(list)
+			list = append(list, Median{
+				Peer: run.Strategy, Setting: run.setting(), Durable: run.Durable, Rate: run.Rate, Workers: run.Workers, How: run.How,
+				CPU: map[string]float64{}, RSS: map[string]float64{}, Verdict: run.Verdict, Least: math.Inf(1),
+			})
+			groups = append(groups, nil)
 		}
-		groups[k] = append(groups[k], &runs[i])
+		groups[at] = append(groups[at], run)
+		m := &list[at]
+		m.Rounds++
+		m.Least, m.Most = min(m.Least, run.Served), max(m.Most, run.Served)
+		if run.Verdict != run.Expected {
+			m.Verdict = run.Verdict
+		}
 	}
-	list := make([]Median, 0, len(order))
-	for _, k := range order {
-		group := groups[k]
+	for i := range list {
+		m, group := &list[i], groups[i]
 		of := func(figure func(*Run) float64) float64 {
 			values := make([]float64, len(group))
 			for i, run := range group {
@@ -186,27 +191,15 @@ func medians(runs []Run) []Median {
 			}
 			return median(values)
 		}
-		m := Median{
-			Peer: k.peer, Setting: k.Setting, Durable: group[0].Durable, Rounds: len(group), Rate: group[0].Rate, Workers: group[0].Workers, How: group[0].How,
-			Served: of(func(r *Run) float64 { return r.Served }), RatioToNoop: of(func(r *Run) float64 { return r.RatioToNoop }),
-			Latency: proof.Latency{
-				P50: of(func(r *Run) float64 { return r.Latency.P50 }), P95: of(func(r *Run) float64 { return r.Latency.P95 }),
-				P99: of(func(r *Run) float64 { return r.Latency.P99 }), Max: of(func(r *Run) float64 { return r.Latency.Max }),
-			},
-			CPU: map[string]float64{}, RSS: map[string]float64{}, Verdict: group[0].Verdict,
-			Least: math.Inf(1),
-		}
-		for _, run := range group {
-			m.Least, m.Most = min(m.Least, run.Served), max(m.Most, run.Served)
-			if run.Verdict != run.Expected {
-				m.Verdict = run.Verdict
-			}
+		m.Served, m.RatioToNoop = of(func(r *Run) float64 { return r.Served }), of(func(r *Run) float64 { return r.RatioToNoop })
+		m.Latency = proof.Latency{
+			P50: of(func(r *Run) float64 { return r.Latency.P50 }), P95: of(func(r *Run) float64 { return r.Latency.P95 }),
+			P99: of(func(r *Run) float64 { return r.Latency.P99 }), Max: of(func(r *Run) float64 { return r.Latency.Max }),
 		}
 		for name := range group[0].CPU {
 			m.CPU[name] = of(func(r *Run) float64 { return r.CPU[name] })
 			m.RSS[name] = of(func(r *Run) float64 { return r.RSS[name] })
 		}
-		list = append(list, m)
 	}
 	return list
 }
@@ -224,7 +217,7 @@ func median(values []float64) float64 {
 	return (sorted[half-1] + sorted[half]) / 2
 }
 
-// Goal is a ratio that is wanted of the service, and what came out.
+// Goal is a target for a figure of the service, and the measured value.
 type Goal struct {
 	What   string  `json:"what"`
 	Wanted float64 `json:"wanted"`
@@ -234,50 +227,57 @@ type Goal struct {
 	Met    bool `json:"met"`
 }
 
-// goals are those for which both sides ran.
+// ratioGoals are the least ratios of orders that one peer serves to those of another.
+var ratioGoals = []struct {
+	what, a, b, load string
+	replicas         int
+	wanted           float64
+}{
+	{"etcd by noop, hot SKU", ours, noop, hotLoad, StandardReplicas, 0.62},
+	{"etcd by redis-lua, hot SKU", ours, "redis-lua", hotLoad, StandardReplicas, 1},
+	{"etcd by conditional-batched, hot SKU", ours, peer.Batched, hotLoad, StandardReplicas, 0.95},
+	{"etcd by the best durable SQL peer that does not batch (%s), hot SKU", ours, bestSQL, hotLoad, StandardReplicas, 10},
+	{"etcd by etcd-textbook, hot SKU", ours, "etcd-textbook", hotLoad, StandardReplicas, 50},
+	{"etcd by conditional, even:100", ours, "conditional", "even:100", StandardReplicas, 3.5},
+	{"etcd by conditional, even:1000", ours, "conditional", "even:1000", StandardReplicas, 2.5},
+	{"etcd by noop, sold-out", ours, noop, "sold-out", StandardReplicas, 0.85},
+	{"etcd by noop, hot SKU, 4 replicas", ours, noop, hotLoad, manyReplicas, 0.6},
+}
+
+const (
+	// ours is the peer that the goals are about.
+	ours = "etcd"
+	// bestSQL stands for the fastest durable peer on MySQL that neither batches nor
+	// locks in etcd.
+	bestSQL = "best SQL"
+	// maxReplicaMiB and maxOpenP99 are the other goals: a replica's memory, and p99 in
+	// an open loop.
+	maxReplicaMiB = 120
+	maxOpenP99    = 20
+)
+
+// goals are those whose peers ran.
 func goals(all []Median) []Goal {
-	find := func(name string, s Setting) *Median {
-		for i := range all {
-			if all[i].Peer == name && all[i].Setting == s {
-				return &all[i]
-			}
+	list := []Goal{}
+	for _, g := range ratioGoals {
+		s := Setting{Load: g.load, Replicas: g.replicas}
+		a, b, what := find(all, g.a, s), find(all, g.b, s), g.what
+		if a == nil || b == nil || b.Served == 0 {
+			continue
 		}
-		return nil
-	}
-	const ours = "etcd"
-	at := func(load string, replicas int) Setting { return Setting{Load: load, Replicas: replicas} }
-	var list []Goal
-	ratio := func(what string, wanted float64, a, b *Median) {
-		if a != nil && b != nil && b.Served > 0 {
-			got := round(a.Served/b.Served, 100)
-			list = append(list, Goal{What: what, Wanted: wanted, Got: got, Met: got >= wanted})
+		if g.b == bestSQL {
+			what = fmt.Sprintf(g.what, b.Peer)
 		}
+		got := round(a.Served/b.Served, 100)
+		list = append(list, Goal{What: what, Wanted: g.wanted, Got: got, Met: got >= g.wanted})
 	}
-	hot := at("hot", StandardReplicas)
-	etcd := find(ours, hot)
-	ratio("etcd by noop, hot SKU", 0.62, etcd, find(noop, hot))
-	ratio("etcd by redis-lua, hot SKU", 1, etcd, find("redis-lua", hot))
-	ratio("etcd by conditional-batched, hot SKU", 0.95, etcd, find(peer.Batched, hot))
-	if best := bestSQL(all, hot); best != nil {
-		ratio("etcd by the best durable SQL peer that does not batch ("+best.Peer+"), hot SKU", 10, etcd, best)
+	if m := find(all, ours, Setting{Load: hotLoad, Replicas: StandardReplicas}); m != nil {
+		mib := m.RSS["replicas"]
+		list = append(list, Goal{What: "MiB of a replica of etcd, hot SKU", Wanted: maxReplicaMiB, Got: mib, AtMost: true, Met: mib <= maxReplicaMiB})
 	}
-	if etcd != nil {
-		list = append(list, Goal{What: "MiB of a replica of etcd, hot SKU", Wanted: 120, Got: etcd.RSS["replicas"], AtMost: true, Met: etcd.RSS["replicas"] <= 120})
-	}
-	ratio("etcd by etcd-textbook, hot SKU", 50, etcd, find("etcd-textbook", hot))
-	for _, g := range []struct {
-		load   string
-		wanted float64
-	}{{"even:100", 3.5}, {"even:1000", 2.5}} {
-		s := at(g.load, StandardReplicas)
-		ratio("etcd by conditional, "+g.load, g.wanted, find(ours, s), find("conditional", s))
-	}
-	s := at("sold-out", StandardReplicas)
-	ratio("etcd by noop, sold-out", 0.85, find(ours, s), find(noop, s))
-	ratio("etcd by noop, hot SKU, 4 replicas", 0.6, find(ours, at("hot", 4)), find(noop, at("hot", 4)))
-	open := Setting{Load: "hot", Replicas: StandardReplicas, Open: true}
-	if a, b := find(ours, open), find(noop, open); a != nil && b != nil {
-		g := Goal{What: "p99 of etcd in an open loop, in ms", Wanted: 20, Got: a.Latency.P99, AtMost: true}
+	open := Setting{Load: hotLoad, Replicas: StandardReplicas, Open: true}
+	if a, b := find(all, ours, open), find(all, noop, open); a != nil && b != nil {
+		g := Goal{What: "p99 of etcd in an open loop, in ms", Wanted: maxOpenP99, Got: a.Latency.P99, AtMost: true}
 		g.Met = g.Got <= g.Wanted && a.Rate >= b.Rate
 		if a.Rate < b.Rate {
 			g.What += fmt.Sprintf(" (at %d/s, which is less than noop's %d/s)", a.Rate, b.Rate)
@@ -287,21 +287,23 @@ func goals(all []Median) []Goal {
 	return list
 }
 
-// bestSQL is the fastest durable peer on MySQL that neither batches nor takes a lock
-// in etcd.
-func bestSQL(all []Median, s Setting) *Median {
-	var list []*Median
+// find returns the peer's median in a setting, or nil.
+func find(all []Median, name string, s Setting) (found *Median) {
 	for i := range all {
-		p, err := peer.Find(all[i].Peer)
-		if err == nil && p.Store == peer.MySQL && !p.Etcd && p.Name != peer.Batched && all[i].Setting == s {
-			list = append(list, &all[i])
+		m := &all[i]
+		if m.Setting != s || (m.Peer != name && name != bestSQL) {
+			continue
 		}
+		if name == bestSQL {
+			p, err := peer.Find(m.Peer)
+			if err != nil || p.Store != peer.MySQL || p.Etcd || p.Name == peer.Batched || (found != nil && found.Served >= m.Served) {
+				continue
+			}
+		}
+		found = m
 	}
-	if len(list) == 0 {
-		return nil
-	}
-	return slices.MaxFunc(list, func(a, b *Median) int { return cmp.Compare(a.Served, b.Served) })
+	return found
 }
 
-// round keeps 1/part.
+// round rounds to a multiple of 1/part.
 func round(v, part float64) float64 { return math.Round(v*part) / part }

@@ -22,7 +22,7 @@ func TestMedianIsTheMiddle(t *testing.T) {
 	}
 }
 
-// run is one in the given setting.
+// run is a run in that setting.
 func run(name string, s Setting, round int, served float64) Run {
 	return Run{
 		Run:  proof.Run{Strategy: name, Replicas: s.Replicas, Verdict: strategy.Exact, Expected: strategy.Exact},
@@ -31,7 +31,7 @@ func run(name string, s Setting, round int, served float64) Run {
 	}
 }
 
-func TestRatiosAreWithinTheRound(t *testing.T) {
+func TestRatiosUseNoopOfTheSameRound(t *testing.T) {
 	hot := Setting{Load: "hot", Replicas: 2}
 	logged := Setting{Load: "hot", Replicas: 2, Binlog: true}
 	r := Result{Runs: []Run{
@@ -41,32 +41,32 @@ func TestRatiosAreWithinTheRound(t *testing.T) {
 	}}
 	r.settle()
 	if len(r.Medians) != 4 || !r.Proven {
-		t.Fatalf("%d medians, proven %v", len(r.Medians), r.Proven)
+		t.Fatalf("got %d medians, proven %v", len(r.Medians), r.Proven)
 	}
 	etcd := r.Medians[1]
 	if etcd.Peer != "etcd" || etcd.Served != 850 || etcd.RatioToNoop != 0.85 || etcd.Least != 800 || etcd.Most != 1800 || etcd.CPU["replicas"] != 8.5 {
-		t.Errorf("etcd, hot: %+v", etcd)
+		t.Errorf("etcd, hot: got %+v", etcd)
 	}
 	if m := r.Medians[2]; !m.Binlog || m.RatioToNoop != 0.55 {
-		t.Errorf("with a binlog, noop's is the same: %+v", m)
+		t.Errorf("with a binlog, the run without a binlog is noop: got %+v", m)
 	}
 	if m := r.Medians[3]; m.Replicas != 4 || m.RatioToNoop != 0 {
-		t.Errorf("without a noop there is no ratio: %+v", m)
+		t.Errorf("without noop, want no ratio: got %+v", m)
 	}
 	if g := r.Goals[0]; g.Got != 0.85 || !g.Met {
-		t.Errorf("goal: %+v", g)
+		t.Errorf("got goal %+v", g)
 	}
 }
 
-func TestOneWrongRunIsToldEverywhere(t *testing.T) {
+func TestUnexpectedVerdictIsReported(t *testing.T) {
 	hot := Setting{Load: "hot", Replicas: 2}
 	wrong := run("etcd", hot, 2, 5)
 	wrong.Verdict = strategy.Lost
-	wrong.Examples = []string{"request 7 was promised an order which has no row"}
+	wrong.Examples = []string{"request 7 was promised an order that does not exist"}
 	r := Result{Runs: []Run{run("etcd", hot, 1, 10), wrong, run("etcd", hot, 3, 10)}}
 	r.settle()
 	if r.Proven || r.Medians[0].Verdict != strategy.Lost {
-		t.Errorf("proven %v, verdict %s", r.Proven, r.Medians[0].Verdict)
+		t.Errorf("got proven %v, verdict %s", r.Proven, r.Medians[0].Verdict)
 	}
 	var table, page bytes.Buffer
 	if err := Table(&table, &r); err != nil {
@@ -76,20 +76,20 @@ func TestOneWrongRunIsToldEverywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{"table": table.String(), "page": page.String()} {
-		for _, want := range []string{"request 7 was promised", "1 of 3 runs were not as they must be", "lost"} {
+		for _, want := range []string{"request 7 was promised", "1 of 3 runs did not have the expected verdict", "lost"} {
 			if !strings.Contains(text, want) {
-				t.Errorf("the %s does not say %q", name, want)
+				t.Errorf("the %s lacks %q", name, want)
 			}
 		}
 	}
 	if strings.Contains(page.String(), "https://") && strings.Contains(page.String(), "src=") {
-		t.Error("the page needs another host")
+		t.Error("the page loads another file")
 	}
 }
 
-func TestGoalsCompareOnlyWhatRan(t *testing.T) {
+func TestGoalsNeedBothPeers(t *testing.T) {
 	if list := goals(nil); len(list) != 0 {
-		t.Errorf("goals of nothing: %v", list)
+		t.Errorf("got goals without a run: %v", list)
 	}
 	open := Setting{Load: "hot", Replicas: 2, Open: true}
 	all := []Median{
@@ -97,15 +97,15 @@ func TestGoalsCompareOnlyWhatRan(t *testing.T) {
 		{Peer: "etcd", Setting: open, Rate: 1000, Latency: proof.Latency{P99: 8}},
 	}
 	if list := goals(all); len(list) != 1 || !list[0].Met {
-		t.Errorf("%+v", list)
+		t.Errorf("got %+v", list)
 	}
 	all[1].Rate = 500
 	if list := goals(all); len(list) != 1 || list[0].Met {
-		t.Errorf("at another rate the goal is not met: %+v", list)
+		t.Errorf("got %+v, want no goal met at another rate", list)
 	}
 }
 
-func TestTheBatchedRivalHasAGoalOfItsOwn(t *testing.T) {
+func TestBatchedPeerHasItsOwnGoal(t *testing.T) {
 	hot := Setting{Load: "hot", Replicas: 2}
 	got := map[string]Goal{}
 	for _, g := range goals([]Median{

@@ -8,43 +8,43 @@ import (
 	"strings"
 )
 
-// Load says how buyers are spread over SKUs.
+// Load says how buyers choose SKUs.
 type Load struct {
-	// Name is as it was asked for: "zipf:1000".
+	// Name is as requested: "zipf:1000".
 	Name string
 	// Items are the SKUs on sale.
 	Items []Item
-	// Turns are the SKUs in the order in which they are bought, again and again.
+	// Turns are the SKUs in the order in which they are bought. They repeat.
 	Turns []string
 }
 
 // Item is one SKU on sale.
 type Item struct {
 	SKU string
-	// Share of all requests asks for it.
+	// Share is the share of all requests for this SKU.
 	Share float64
-	// SoldOut: it has no units.
+	// SoldOut: there are no units.
 	SoldOut bool
 }
 
 const (
-	// zipfExponent is the steepness of a shop's bestseller list.
+	// zipfExponent is typical of a shop's bestseller list.
 	zipfExponent = 1.1
-	// zipfTurns are enough for the rarest of 1,000 SKUs to have its turn a few
-	// times, so that the shares are those of the distribution.
+	// zipfTurns are enough for the rarest of 1,000 SKUs to occur a few times, so that
+	// the shares match the distribution.
 	zipfTurns = 1 << 16
-	// soldOutSKUs is how many SKUs the sold-out load has; but one of them has
-	// nothing left, so that nine requests of ten are refused.
+	// soldOutSKUs is the number of SKUs in the sold-out load. All but one have no units,
+	// so that nine of ten requests are refused.
 	soldOutSKUs = 10
-	// maxSKUs bounds what is created, a call each, before a run.
+	// maxSKUs bounds the SKUs, each of which takes a call to create.
 	maxSKUs = 10_000
 )
 
 // LoadNames are the loads of the standard programme.
 var LoadNames = []string{"hot", "even:100", "even:1000", "zipf:1000", "sold-out"}
 
-// ParseLoad makes the load of that name: hot, even:N, zipf:N or sold-out. The
-// seed draws the turns of a zipf.
+// ParseLoad returns the load of that name: hot, even:N, zipf:N or sold-out. The seed
+// is for the random turns of zipf.
 func ParseLoad(name string, seed uint64) (Load, error) {
 	kind, count, counted := strings.Cut(name, ":")
 	n := 0
@@ -81,7 +81,7 @@ func even(name string, n int) Load {
 	return load
 }
 
-// zipf draws each turn by itself, as strangers choose.
+// zipf draws each turn independently.
 func zipf(name string, n int, seed uint64) Load {
 	load := Load{Name: name, Turns: make([]string, zipfTurns)}
 	for i := range n {
@@ -96,17 +96,17 @@ func zipf(name string, n int, seed uint64) Load {
 	return load
 }
 
-// skuName sorts as it counts.
+// skuName is in alphabetical order of i.
 func skuName(i int) string { return fmt.Sprintf("sku-%05d", i+1) }
 
 const (
-	// unitsMargin is how much more than its share of the orders an item has.
+	// unitsMargin is the stock of an item, relative to its share of the orders.
 	unitsMargin = 1.25
-	// unitsLeast is for items that are hardly asked for, and then by chance.
+	// unitsLeast is added for items with few orders, whose number varies.
 	unitsLeast = 100
 )
 
-// units are what item i needs not to be sold out by so many orders in all.
+// units is the stock that item i needs for that many orders over all items.
 func (l *Load) units(i int, orders int) int64 {
 	if l.Items[i].SoldOut {
 		return 0
@@ -114,7 +114,7 @@ func (l *Load) units(i int, orders int) int64 {
 	return int64(math.Ceil(l.Items[i].Share*float64(orders)*unitsMargin)) + unitsLeast
 }
 
-// stock is the units of all items.
+// stock is the stock of all items.
 func (l *Load) stock(orders int) (total int64) {
 	for i := range l.Items {
 		total += l.units(i, orders)

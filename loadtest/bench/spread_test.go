@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// shares counts how often each SKU has its turn.
+// shares is the share of turns of each SKU.
 func shares(l Load) map[string]float64 {
 	counts := map[string]float64{}
 	for _, sku := range l.Turns {
@@ -24,7 +24,7 @@ func load(t *testing.T, name string) Load {
 	return l
 }
 
-func TestEvenGivesEachSKUTheSame(t *testing.T) {
+func TestEvenLoadHasEqualShares(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		skus int
@@ -41,9 +41,8 @@ func TestEvenGivesEachSKUTheSame(t *testing.T) {
 	}
 }
 
-// TestZipfFallsByItsExponent compares ranks whose counts are large enough for
-// chance not to matter.
-func TestZipfFallsByItsExponent(t *testing.T) {
+// TestZipfHasItsExponent compares ranks with large counts, which vary little.
+func TestZipfHasItsExponent(t *testing.T) {
 	l := load(t, "zipf:1000")
 	got := shares(l)
 	sum := 0.0
@@ -58,15 +57,15 @@ func TestZipfFallsByItsExponent(t *testing.T) {
 	}
 	for _, item := range l.Items {
 		if math.Abs(item.Share-got[item.SKU]) > 1e-9 {
-			t.Errorf("%s is said to have %g of the turns, and has %g", item.SKU, item.Share, got[item.SKU])
+			t.Errorf("%s has Share %g, but %g of the turns", item.SKU, item.Share, got[item.SKU])
 		}
 	}
 	if again := load(t, "zipf:1000"); strings.Join(again.Turns, " ") != strings.Join(l.Turns, " ") {
-		t.Error("the same seed draws other turns")
+		t.Error("the same seed returned different turns")
 	}
 }
 
-func TestNineOfTenAreSoldOut(t *testing.T) {
+func TestNineOfTenRequestsAreSoldOut(t *testing.T) {
 	l := load(t, "sold-out")
 	got := shares(l)
 	soldOut := 0.0
@@ -74,16 +73,16 @@ func TestNineOfTenAreSoldOut(t *testing.T) {
 		if item.SoldOut {
 			soldOut += got[item.SKU]
 			if units := l.units(i, 1000); units != 0 {
-				t.Errorf("%s is sold out, and has %d units", item.SKU, units)
+				t.Errorf("%s is sold out but has %d units", item.SKU, units)
 			}
 		}
 	}
 	if math.Abs(soldOut-0.9) > 1e-9 {
-		t.Errorf("%.3f of the requests ask for what is sold out, want 0.9", soldOut)
+		t.Errorf("got %.3f of the requests for sold-out SKUs, want 0.9", soldOut)
 	}
 }
 
-// TestNothingSellsOut: a run must not end for want of units.
+// TestNothingSellsOut: a run must not end because it has no units left.
 func TestNothingSellsOut(t *testing.T) {
 	const orders = 100_000
 	for _, name := range LoadNames {
@@ -100,10 +99,10 @@ func TestNothingSellsOut(t *testing.T) {
 	}
 }
 
-func TestUnknownLoadsAreNamed(t *testing.T) {
+func TestUnknownLoadIsAnError(t *testing.T) {
 	for _, name := range []string{"", "cold", "even", "even:", "even:0", "even:x", "even:1000000", "hot:2", "zipf", "zipf:-1", "sold-out:3"} {
 		if _, err := ParseLoad(name, 1); err == nil || !strings.Contains(err.Error(), `"`+name+`"`) {
-			t.Errorf("load %q: %v, want an error that names it", name, err)
+			t.Errorf("load %q: got %v, want an error with that name", name, err)
 		}
 	}
 }

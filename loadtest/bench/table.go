@@ -8,17 +8,17 @@ import (
 	"strings"
 
 	"github.com/dustin/go-humanize"
-	"github.com/jedib0t/go-pretty/v6/table"
-	"github.com/jedib0t/go-pretty/v6/text"
+
+	"flashsale/loadtest/report"
 )
 
-// columns are those of the terminal's tables and of the page's.
+// columns are the columns of the tables, in the terminal and on the page.
 var columns = []string{
 	"peer", "durable", "served/s", "least - most", "of noop", "p50 ms", "p99 ms",
 	"µs: replicas", "mysql", "etcd", "redis", "harness", "MiB: replica", "how", "verdict",
 }
 
-// cells are a median's, in the order of columns.
+// cells are the cells of a median, in the order of columns.
 func (m *Median) cells() []string {
 	figure := func(from map[string]float64, name string) string {
 		if v, ok := from[name]; ok {
@@ -48,7 +48,7 @@ func (m *Median) cells() []string {
 	}
 }
 
-// part is the medians of one setting.
+// part has the medians of one setting.
 type part struct {
 	Setting Setting
 	Medians []*Median
@@ -69,32 +69,20 @@ func (r *Result) parts() []part {
 	return list
 }
 
+// rows are the cells of a setting's medians.
+func (p part) rows() [][]string {
+	list := make([][]string, len(p.Medians))
+	for i, m := range p.Medians {
+		list[i] = m.cells()
+	}
+	return list
+}
+
 // Table writes the result for a terminal.
 func Table(w io.Writer, r *Result) error {
 	var b strings.Builder
 	for _, p := range r.parts() {
-		t := table.NewWriter()
-		t.SetStyle(table.StyleLight)
-		t.Style().Format.Header = text.FormatDefault
-		t.SetTitle("%s", p.Setting)
-		head := make(table.Row, len(columns))
-		var configs []table.ColumnConfig
-		for i, c := range columns {
-			head[i] = c
-			if i > 1 && i < len(columns)-2 {
-				configs = append(configs, table.ColumnConfig{Number: i + 1, Align: text.AlignRight, AlignHeader: text.AlignRight})
-			}
-		}
-		t.SetColumnConfigs(configs)
-		t.AppendHeader(head)
-		for _, m := range p.Medians {
-			row := make(table.Row, 0, len(columns))
-			for _, c := range m.cells() {
-				row = append(row, c)
-			}
-			t.AppendRow(row)
-		}
-		fmt.Fprintf(&b, "%s\n\n", t.Render())
+		fmt.Fprintf(&b, "%s\n\n", report.Grid(p.Setting.String(), columns, p.rows(), 2, 2))
 	}
 	for _, line := range r.remarks() {
 		fmt.Fprintln(&b, line)
@@ -107,7 +95,7 @@ func Table(w io.Writer, r *Result) error {
 	return err
 }
 
-// String is for people: "met     0.86  etcd by noop, hot SKU (at least 0.8)".
+// String formats the goal: "met     0.86  etcd by noop, hot SKU (at least 0.8)".
 func (g Goal) String() string {
 	met, bound := "missed", "at least"
 	if g.Met {
@@ -119,14 +107,13 @@ func (g Goal) String() string {
 	return fmt.Sprintf("%-7s %6.2f  %s (%s %g)", met, g.Got, g.What, bound, g.Wanted)
 }
 
-// remarks are what a reader should know of how it was measured, and what is not
-// as it should be.
+// remarks describe the method, the unexpected verdicts and other problems.
 func (r *Result) remarks() []string {
 	list := []string{
-		fmt.Sprintf("Medians of the rounds, of the time after the warm-up. CPU is in microseconds an answer. "+
-			"%s, %d cores (shared with the load), %.0f GiB, Linux %s, %s.", r.Machine.CPU, r.Machine.Cores, r.Machine.MemoryGiB, r.Machine.Kernel, r.Machine.Go),
+		fmt.Sprintf("All figures are medians of the rounds, after the warm-up. CPU is in microseconds for each answer. "+
+			"%s, %d cores (shared with the load generator), %.0f GiB, Linux %s, %s.", r.Machine.CPU, r.Machine.Cores, r.Machine.MemoryGiB, r.Machine.Kernel, r.Machine.Go),
 		"MySQL: " + settings(r.MySQL) + ".",
-		"noop stores nothing, and nothing of it can be checked. redis-lua is not durable. Every other run was audited.",
+		"noop stores nothing, so that its runs cannot be checked. redis-lua is not durable. All other runs were audited.",
 	}
 	if r.MySQLBinlog != nil {
 		list = append(list, "MySQL with a binlog: "+settings(r.MySQLBinlog)+".")
@@ -134,7 +121,7 @@ func (r *Result) remarks() []string {
 	for i := range r.Runs {
 		run := &r.Runs[i]
 		if run.Behind() {
-			list = append(list, fmt.Sprintf("%s, %s, round %d: %.0f requests a second were offered of the %d asked for.",
+			list = append(list, fmt.Sprintf("%s, %s, round %d: the harness sent %.0f of %d requests a second.",
 				run.Strategy, run.setting(), run.Round, run.AchievedRate, run.Rate))
 		}
 		if run.Verdict == run.Expected {
@@ -160,7 +147,7 @@ func settings(of map[string]string) string {
 	return strings.Join(parts, " ")
 }
 
-// Conclusion is whether all is as it must be, in a line.
+// Conclusion says in one line whether all runs had the expected verdict.
 func (r *Result) Conclusion() string {
 	wrong := 0
 	for i := range r.Runs {
@@ -169,9 +156,9 @@ func (r *Result) Conclusion() string {
 		}
 	}
 	if r.Proven {
-		return fmt.Sprintf("All %d runs were exact, in %.0f s.", len(r.Runs), r.Took)
+		return fmt.Sprintf("All %d runs were exact. The bench took %.0f s.", len(r.Runs), r.Took)
 	}
-	return fmt.Sprintf("%d of %d runs were not as they must be.", wrong, len(r.Runs))
+	return fmt.Sprintf("%d of %d runs did not have the expected verdict.", wrong, len(r.Runs))
 }
 
 func comma(v float64) string { return humanize.Comma(int64(v + 0.5)) }

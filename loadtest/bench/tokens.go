@@ -10,9 +10,9 @@ import (
 	"flashsale/loadtest/attack"
 )
 
-// tokens are the customers' tokens, minted before the first run: all runs have
-// the same customers. They stand in one piece of memory, in which the collector
-// has nothing to look for. All have one length: so have the customers' names.
+// tokens are the customers' tokens, which are signed before the first run and used
+// in all runs. They have the same length and share one slice, which the garbage
+// collector does not scan.
 type tokens struct {
 	text   []byte
 	length int
@@ -38,7 +38,7 @@ func mint(ctx context.Context, seed uint64, secret string, n int) (*tokens, erro
 					return err
 				}
 				if copy(t.of(seq), token) != t.length || len(token) != t.length {
-					return errors.New("customers' tokens differ in length")
+					return errors.New("the customers' tokens differ in length")
 				}
 			}
 			return nil

@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// Tuned is how one way to run a peer did in the sweep.
+// Tuned is the result of one way to run a peer.
 type Tuned struct {
 	Peer   string  `json:"peer"`
 	How    string  `json:"how"`
@@ -13,9 +13,8 @@ type Tuned struct {
 	Chosen bool    `json:"chosen"`
 }
 
-// tune finds for each peer the way that is the fastest on this machine, on the
-// hot SKU: a pool that is too small leaves the store idle, one that is too large
-// has its orders fight there.
+// tune finds the fastest way to run each peer on this machine, on the hot SKU. With a
+// small pool the store is idle, and with a large one its transactions contend.
 func (b *bench) tune(ctx context.Context) error {
 	load, err := ParseLoad(hotLoad, b.cfg.Seed)
 	if err != nil {

@@ -10,31 +10,30 @@ import (
 	"time"
 )
 
-// tick is the unit of CPU time in /proc: USER_HZ, which Linux has fixed at 100
-// for all programs.
+// tick is the unit of CPU time in /proc: USER_HZ, which is always 100 on Linux.
 const tick = time.Second / 100
 
-// group is the processes of one kind: the replicas, the MySQL server.
+// group is the processes of one kind: the replicas, or the MySQL server.
 type group struct {
 	name string
 	pids []int
 }
 
-// usage is what a group has used: CPU over a window, and memory at its peak.
+// usage is the CPU time of a group in the window, and its peak memory.
 type usage struct {
 	cpu     time.Duration
 	peakRSS int64 // bytes, of the largest process
 }
 
-// gauge reads what groups of processes use between two moments.
+// gauge measures the usage of groups of processes between two calls of read.
 type gauge struct {
 	groups []group
 	first  []time.Duration
-	cpu    []time.Duration // of the window, once there were two readings
+	cpu    []time.Duration // of the window, after two calls of read
 	err    error
 }
 
-// read is called at the beginning and at the end of the window.
+// read is called at the start and at the end of the window.
 func (g *gauge) read() {
 	now := make([]time.Duration, len(g.groups))
 	for i, group := range g.groups {
@@ -43,8 +42,8 @@ func (g *gauge) read() {
 			g.err = errors.Join(g.err, err)
 			now[i] += used
 			if g.first == nil {
-				// Since now, not since its start. Where that is not allowed the peak
-				// is the process's whole life's.
+				// Resets the peak. Without the permission to do so, the peak is over
+				// the whole life of the process.
 				_ = os.WriteFile(procPath(pid, "clear_refs"), []byte("5"), 0)
 			}
 		}
@@ -59,7 +58,7 @@ func (g *gauge) read() {
 	}
 }
 
-// usages are by group. The processes must still run: the peak is the kernel's.
+// usages returns the usage by group. The processes must still run.
 func (g *gauge) usages() (map[string]usage, error) {
 	if g.err == nil && g.cpu == nil {
 		g.err = errors.New("the window was not measured")
@@ -67,7 +66,7 @@ func (g *gauge) usages() (map[string]usage, error) {
 	all := map[string]usage{}
 	for i, group := range g.groups {
 		if g.err != nil {
-			return nil, fmt.Errorf("read what processes use: %w", g.err)
+			return nil, fmt.Errorf("read the usage of processes: %w", g.err)
 		}
 		u := usage{cpu: g.cpu[i]}
 		for _, pid := range group.pids {
@@ -82,15 +81,15 @@ func (g *gauge) usages() (map[string]usage, error) {
 
 func procPath(pid int, file string) string { return filepath.Join("/proc", strconv.Itoa(pid), file) }
 
-// cpuTime is what a process has used in user and kernel, by /proc/PID/stat.
+// cpuTime is the user and system time of a process, from /proc/PID/stat.
 func cpuTime(path string) (time.Duration, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return 0, err
 	}
-	// The second field is the program's name in parentheses, which may hold
-	// spaces and parentheses: the others come after the last one.
-	const utime, stime = 11, 12 // behind the name
+	// The second field is the program's name in parentheses. The name may contain
+	// spaces and parentheses.
+	const utime, stime = 11, 12 // after the name
 	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
 	if len(fields) <= stime {
 		return 0, fmt.Errorf("%s: %q", path, text)
@@ -106,7 +105,7 @@ func cpuTime(path string) (time.Duration, error) {
 	return time.Duration(ticks) * tick, nil
 }
 
-// peakRSS is the most memory that a process has had, by /proc/PID/status.
+// peakRSS is the peak memory of a process, from /proc/PID/status.
 func peakRSS(path string) (bytes int64, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-func TestCPUTimeReadsPastAnyName(t *testing.T) {
+func TestCPUTimeAcceptsAnyProgramName(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "stat")
 	// utime is 250 ticks, stime 50.
 	text := "42 (a) b ((c) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 7 9 20 0 4 0 100 1000 100\n"
@@ -21,12 +21,12 @@ func TestCPUTimeReadsPastAnyName(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := cpuTime(path); err == nil {
-		t.Error("a file that was cut off is read without an error")
+		t.Error("no error for a truncated file")
 	}
 }
 
-// TestGaugeSeesWork compares the gauge with this process's own work.
-func TestGaugeSeesWork(t *testing.T) {
+// TestGaugeMeasuresWork measures this process.
+func TestGaugeMeasuresWork(t *testing.T) {
 	g := &gauge{groups: []group{{"self", []int{os.Getpid()}}}}
 	g.read()
 	const work = 300 * time.Millisecond
@@ -49,17 +49,17 @@ func TestGaugeSeesWork(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := all["self"]; got.cpu < work || got.peakRSS < 1<<20 {
-		t.Errorf("used %+v after %s of work", got, work)
+		t.Errorf("got usage %+v after %s of work", got, work)
 	}
 }
 
 var sink int
 
-func TestGaugeOfWhatHasEndedIsAnError(t *testing.T) {
+func TestGaugeOfMissingProcessFails(t *testing.T) {
 	g := &gauge{groups: []group{{"gone", []int{1 << 30}}}}
 	g.read()
 	g.read()
 	if _, err := g.usages(); err == nil {
-		t.Error("no error for a process that is not there")
+		t.Error("no error for a missing process")
 	}
 }

@@ -20,35 +20,34 @@ import (
 	"flashsale/loadtest/attack"
 )
 
-// wire is an http.RoundTripper that sends the plan's requests in place of the
-// ones that it is given, and keeps the answers.
+// wire is an http.RoundTripper that sends the plan's requests instead of those that
+// it is given, and stores the answers.
 //
-// The harness has the same cores as what it measures. net/http's transport runs
-// two goroutines for each connection, through which every request and every
-// answer is handed on; that, its timers and its maps cost more than the handler
-// of a no-op. Here the worker that asks writes its request with one call and
-// reads the answer itself. It speaks as much HTTP/1.1 as the service answers
-// with, and takes anything else for a broken connection.
+// The load generator shares the cores with the replicas. net/http's transport needs
+// two goroutines for each connection, and costs more than the handler of noop. With
+// wire, a worker writes its request with one call and reads the answer itself. It
+// implements only the part of HTTP/1.1 that the service uses, and treats anything
+// else as a broken connection.
 type wire struct {
 	ctx     context.Context // the run's
 	plan    *attack.Plan
 	tokens  *tokens
 	targets []target
-	// answers by request; each is written by the worker that has it.
+	// answers by request. Each is written by one worker.
 	answers []attack.Answer
 
-	reasons sync.Map // by themselves: a hundred thousand answers share few texts
+	reasons sync.Map // interns the few texts of many answers
 }
 
-// target is one replica, and the connections to it that are idle.
+// target is a replica with its connections.
 type target struct {
 	addr string
-	head string // of every request
+	head string // the beginning of every request
 
 	mu     sync.Mutex
 	idle   []*conn
 	all    []*conn
-	broken bool // no request is waited for any more
+	broken bool // all requests end at once
 }
 
 // conn is one connection, used by one worker at a time.
@@ -59,10 +58,10 @@ type conn struct {
 }
 
 const (
-	// answerTimeout is longer than a replica takes at most, 5 s, so that it is the
-	// replica that says how a request ended.
+	// answerTimeout is longer than a replica's request time-out of 5 s, so that the
+	// replica reports the outcome.
 	answerTimeout = 8 * time.Second
-	// maxAnswer is more than any answer has, headers apart from the body.
+	// maxAnswer is larger than the headers and the body of any answer.
 	maxAnswer = 8 << 10
 )
 
@@ -80,40 +79,40 @@ func newWire(ctx context.Context, plan *attack.Plan, minted *tokens, limit int) 
 	return w, nil
 }
 
-// close ends all connections. It is for the time when no request is under way.
+// close closes all connections. Call it when no request is in progress.
 func (w *wire) close() {
 	for i := range w.targets {
 		w.targets[i].close()
 	}
 }
 
-// breakOff ends the requests under way.
+// breakOff aborts the requests in progress.
 func (w *wire) breakOff() {
 	for i := range w.targets {
 		w.targets[i].breakOff()
 	}
 }
 
-// nothing is the answer that vegeta gets: the real one is kept.
+// nothing is the header that vegeta gets. The real answer is stored.
 var nothing = http.Header{}
 
 // RoundTrip sends request number X-Vegeta-Seq of the plan.
 func (w *wire) RoundTrip(hit *http.Request) (*http.Response, error) {
 	seq, err := strconv.Atoi(hit.Header.Get("X-Vegeta-Seq"))
 	if err != nil || seq < 0 || seq >= len(w.answers) {
-		return nil, fmt.Errorf("not a planned request: X-Vegeta-Seq %q", hit.Header.Get("X-Vegeta-Seq"))
+		return nil, fmt.Errorf("X-Vegeta-Seq %q is not a planned request", hit.Header.Get("X-Vegeta-Seq"))
 	}
 	a := &w.answers[seq]
 	a.Seq = seq
 	if err := w.exchange(seq, a); err != nil {
-		a.Outcome, a.Status, a.Reason = attack.Ambiguous, 0, w.intern(trouble(err))
+		a.Outcome, a.Status, a.Reason = attack.Ambiguous, 0, w.intern(describe(err))
 		return nil, err
 	}
 	return &http.Response{StatusCode: a.Status, ProtoMajor: 1, ProtoMinor: 1, Header: nothing, Body: http.NoBody, Request: hit}, nil
 }
 
 func (w *wire) exchange(seq int, a *attack.Answer) error {
-	t := &w.targets[seq%len(w.targets)] // as attack.Plan has it
+	t := &w.targets[seq%len(w.targets)] // as attack.Plan assigns them
 	c, err := t.get(w.ctx)
 	if err != nil {
 		return err
@@ -147,7 +146,7 @@ func (w *wire) request(b []byte, t *target, seq int) []byte {
 	return append(b, after...)
 }
 
-// read reads one answer, and whether the connection serves another.
+// read reads one answer. keep reports whether the connection can be reused.
 func (w *wire) read(c *conn, a *attack.Answer) (keep bool, err error) {
 	line, err := c.r.ReadSlice('\n')
 	if err != nil {
@@ -171,7 +170,7 @@ func (w *wire) read(c *conn, a *attack.Answer) (keep bool, err error) {
 		if len(line) == 0 {
 			break
 		}
-		switch name, value, _ := bytes.Cut(line, []byte(": ")); string(name) { // as Go's server writes them
+		switch name, value, _ := bytes.Cut(line, []byte(": ")); string(name) { // in the spelling of Go's server
 		case "Content-Length":
 			if length, err = strconv.Atoi(string(value)); err != nil {
 				return false, errNotHTTP
@@ -189,18 +188,18 @@ func (w *wire) read(c *conn, a *attack.Answer) (keep bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	w.understand(a, body)
+	w.classify(a, body)
 	_, err = c.r.Discard(length)
 	return keep, err
 }
 
-// understand sorts an answer as package attack does.
-func (w *wire) understand(a *attack.Answer, body []byte) {
+// classify sets the outcome of an answer, as package attack does.
+func (w *wire) classify(a *attack.Answer, body []byte) {
 	a.Outcome = attack.Refused
 	switch a.Status {
 	case http.StatusCreated:
 		a.Outcome = attack.Accepted
-		// One that names no order is accepted all the same, and found lost.
+		// Without an id, the order is counted as accepted, and later as lost.
 		a.OrderID, _ = uuid.ParseBytes(quoted(body, `"id":"`))
 		return
 	case http.StatusGatewayTimeout:
@@ -213,8 +212,8 @@ func (w *wire) understand(a *attack.Answer, body []byte) {
 	}
 }
 
-// quoted is what stands between before and the next quote: ids and types have
-// nothing to escape.
+// quoted is the text between before and the next quote. Ids and types contain no
+// escapes.
 func quoted(body []byte, before string) []byte {
 	i := bytes.Index(body, []byte(before))
 	if i < 0 {
@@ -227,15 +226,15 @@ func quoted(body []byte, before string) []byte {
 	return nil
 }
 
-var errNotHTTP = errors.New("an answer that is not understood")
+var errNotHTTP = errors.New("the answer is not HTTP/1.1 with a Content-Length")
 
 func (w *wire) intern(text string) string {
 	same, _ := w.reasons.LoadOrStore(text, text)
 	return same.(string)
 }
 
-// trouble is what became of a connection, in few words.
-func trouble(err error) string {
+// describe describes an error of a connection in a few words.
+func describe(err error) string {
 	var timeout net.Error
 	switch {
 	case errors.As(err, &timeout) && timeout.Timeout():
@@ -250,8 +249,8 @@ func trouble(err error) string {
 	return words
 }
 
-// get takes the connection that was used last, so that few are used when few are
-// needed, or makes one.
+// get returns the connection that was used last, which keeps the number of open
+// connections low, or opens one.
 func (t *target) get(ctx context.Context) (*conn, error) {
 	t.mu.Lock()
 	if n := len(t.idle); n > 0 {
@@ -270,7 +269,7 @@ func (t *target) get(ctx context.Context) (*conn, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.all = append(t.all, c)
-	if t.broken { // while it was made
+	if t.broken { // in the meantime
 		_ = c.SetDeadline(time.Now())
 	}
 	return c, nil
@@ -291,7 +290,7 @@ func (t *target) close() {
 	t.all, t.idle = nil, nil
 }
 
-// breakOff lets every read and write return at once, from now on.
+// breakOff makes every read and write return at once from now on.
 func (t *target) breakOff() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

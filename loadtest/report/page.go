@@ -1,28 +1,52 @@
 package report
 
 import (
-	"embed"
+	"bytes"
 	"fmt"
-	"html/template"
 	"io"
+	"path/filepath"
 	"strings"
 
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/proof"
 )
 
-//go:embed assets
-var assets embed.FS
+// The files that Save writes.
+const (
+	ProofFile = "proof.json"
+	PageFile  = "report.html"
+)
 
-var pageTemplate = template.Must(template.ParseFS(assets, "assets/page.html"))
+// Save writes the proof and its page into dir, and creates dir if necessary.
+func Save(dir string, p *proof.Proof) error {
+	return SaveBoth(dir, ProofFile, p, PageFile, func(w io.Writer) error { return Page(w, p) })
+}
 
-// bar is one run's picture of units sold beside units on sale. Its lengths are
-// shares of the track, in percent.
+// SaveBoth writes a result as JSON and as a page into dir, and creates dir if
+// necessary. A reader sees an old file or a new one, and never a part of it.
+func SaveBoth(dir, jsonFile string, result any, pageFile string, page func(io.Writer) error) error {
+	var html bytes.Buffer
+	if err := page(&html); err != nil {
+		return err
+	}
+	if err := SaveJSON(filepath.Join(dir, jsonFile), result); err != nil {
+		return err
+	}
+	if err := Replace(filepath.Join(dir, pageFile), html.Bytes()); err != nil {
+		return fmt.Errorf("save %s: %w", pageFile, err)
+	}
+	return nil
+}
+
+var pageTemplate = NewTemplate(assets, "assets/page.html")
+
+// bar shows a run's units sold and its units on sale. Its lengths are in percent of
+// the track.
 type bar struct {
 	Name         string
 	Verdict      strategy.Verdict
 	Within, Over float64
-	// Line is where the units on sale end.
+	// Line is at the units on sale.
 	Line        float64
 	Text, Label string
 }
@@ -35,40 +59,16 @@ type page struct {
 	HasSamples           bool
 	Columns              []string
 	Rows                 [][]string
-	UPlotCSS, CSS        template.CSS
-	UPlotJS, JS          template.JS
 }
 
-// Page writes the proof as one HTML page, with everything that it needs inside.
+// Page writes the proof as one HTML page that loads no other file.
 func Page(w io.Writer, p *proof.Proof) error {
 	view := page{
-		Proof: p, Verdict: Conclusion(p), Bars: bars(p), Sentences: sentences(p), Notes: notes(p), Columns: columns,
+		Proof: p, Verdict: Conclusion(p), Bars: bars(p), Sentences: sentences(p), Notes: notes(p), Columns: columns, Rows: rows(p),
 	}
 	view.Title, view.Lead = heading(p)
 	for i := range p.Runs {
-		view.Rows = append(view.Rows, cells(&p.Runs[i]))
 		view.HasSamples = view.HasSamples || len(p.Runs[i].Samples) > 0
-	}
-	licence, err := assets.ReadFile("assets/uplot/LICENSE")
-	if err != nil {
-		return err
-	}
-	for _, part := range []struct {
-		path string
-		set  func(string)
-	}{
-		{"assets/page.css", func(s string) { view.CSS = template.CSS(s) }},
-		{"assets/page.js", func(s string) { view.JS = template.JS(s) }},
-		{"assets/uplot/uPlot.min.css", func(s string) { view.UPlotCSS = template.CSS(s) }},
-		{"assets/uplot/uPlot.iife.min.js", func(s string) {
-			view.UPlotJS = template.JS("/*!\n" + string(licence) + "\n*/\n" + s)
-		}},
-	} {
-		data, err := assets.ReadFile(part.path)
-		if err != nil {
-			return err
-		}
-		part.set(string(data))
 	}
 	if err := pageTemplate.Execute(w, view); err != nil {
 		return fmt.Errorf("write the page: %w", err)
@@ -78,34 +78,33 @@ func Page(w io.Writer, p *proof.Proof) error {
 
 func heading(p *proof.Proof) (title, lead string) {
 	if len(p.Runs) == 0 {
-		return "No run", "Nothing was attacked."
+		return "No run", "No service was attacked."
 	}
 	r := &p.Runs[0]
 	skus := "one SKU"
 	if r.SKUs > 1 {
 		skus = fmt.Sprintf("%d SKUs", r.SKUs)
 	}
-	title = fmt.Sprintf("%s on sale on %d replicas at once", skus, r.Replicas)
+	title = fmt.Sprintf("%s on sale on %d replicas", skus, r.Replicas)
 	if r.Replicas == 1 {
 		title = skus + " on sale on one replica"
 	}
-	then := "joined to its order in the database"
+	compared := "its order in the database"
 	if p.Partial {
-		then = "compared with its order, as the service shows it"
+		compared = "the order that the service returns"
 	}
-	lead = fmt.Sprintf("Buyers came at %s a second, each with one request, to the replicas in turn. "+
-		"Afterwards every answer was %s.", comma(r.Rate), then)
+	lead = fmt.Sprintf("%s buyers a second sent one request each, to the replicas in turn. "+
+		"Afterwards every answer was compared with %s.", comma(r.Rate), compared)
 	return strings.ToUpper(title[:1]) + title[1:], lead
 }
 
-// bars are all to one scale, in which the units on sale have one length: runs
-// differ in stock, but each is about its own.
+// bars have one scale, in which the units on sale of each run have the same length.
 func bars(p *proof.Proof) []bar {
 	most := 1.0 // the longest bar, in units on sale
 	for i := range p.Runs {
 		most = max(most, ratio(p.Runs[i].UnitsSold, p.Runs[i].Stock))
 	}
-	const margin = 1.03 // so that the line of an exact run does not stand at the edge
+	const margin = 1.03 // keeps the line of an exact run off the edge
 	scale := 100 / (most * margin)
 	list := make([]bar, len(p.Runs))
 	for i := range p.Runs {

@@ -1,6 +1,5 @@
-// Package report shows a proof to people: as a table in a terminal, and as a
-// page with pictures that needs no other host. It shows what is in the proof,
-// and decides nothing.
+// Package report shows a proof: as a table in a terminal, and as a page with charts
+// that loads no other file. It adds no verdict to the proof's.
 package report
 
 import (
@@ -11,16 +10,15 @@ import (
 	"flashsale/loadtest/proof"
 )
 
-// columns are those of the table and of the page.
+// columns are the columns of the table and of the page.
 var columns = []string{
 	"strategy", "on sale", "sold", "oversold", "lost", "accepted", "sold out", "errors", "ambiguous",
 	"offered/s", "p50 ms", "p99 ms", "verdict",
 }
 
-// cells are a run's, in the order of columns.
+// cells are the cells of a run, in the order of columns.
 func cells(r *proof.Run) []string {
-	// Whatever the books do not bear out stands under one word; out/proof.json
-	// tells the kinds apart.
+	// One column for all of these; out/proof.json has each.
 	lost := r.Lost + r.Duplicated + r.Unexplained + r.LimitExceeded
 	return []string{
 		name(r), comma(r.Stock), comma(r.UnitsSold), comma(r.Oversold), comma(lost),
@@ -30,7 +28,16 @@ func cells(r *proof.Run) []string {
 	}
 }
 
-// sentences are what happened, a run each.
+// rows are the cells of all runs.
+func rows(p *proof.Proof) [][]string {
+	list := make([][]string, len(p.Runs))
+	for i := range p.Runs {
+		list[i] = cells(&p.Runs[i])
+	}
+	return list
+}
+
+// sentences describe the runs.
 func sentences(p *proof.Proof) []string {
 	list := make([]string, len(p.Runs))
 	for i := range p.Runs {
@@ -39,12 +46,12 @@ func sentences(p *proof.Proof) []string {
 	return list
 }
 
-// notes are what a reader should know before relying on the figures.
+// notes qualify the figures.
 func notes(p *proof.Proof) []string {
 	var list []string
 	if p.Partial {
-		list = append(list, "Partial: the database was not read. Each promised order was read back through the service instead; "+
-			"orders that nobody was told of would not show.")
+		list = append(list, "Partial: the database was not read. Each promised order was read back through the service instead. "+
+			"Orders whose answer was lost are not included.")
 	}
 	for i := range p.Runs {
 		r := &p.Runs[i]
@@ -52,7 +59,7 @@ func notes(p *proof.Proof) []string {
 			list = append(list, behind(r))
 		}
 		if len(r.Reasons) > 0 {
-			list = append(list, name(r)+": neither an order nor a refusal for want of stock: "+reasons(r)+".")
+			list = append(list, name(r)+": other answers: "+reasons(r)+".")
 		}
 		for _, example := range r.Examples {
 			list = append(list, name(r)+": "+example+".")
@@ -62,11 +69,11 @@ func notes(p *proof.Proof) []string {
 }
 
 func behind(r *proof.Run) string {
-	why := "the machine did not keep up; lower --rate for figures to rely on"
+	why := "the machine was too slow; lower --rate for reliable figures"
 	if r.Saturated {
-		why = fmt.Sprintf("the %s requests that the harness keeps under way were all waiting for the service", comma(r.PeakUnderWay))
+		why = fmt.Sprintf("all %s concurrent requests of the harness were waiting for the service", comma(r.PeakUnderWay))
 	}
-	return fmt.Sprintf("%s: %.0f requests a second were offered of the %d asked for, under 95 %%: %s.", name(r), r.AchievedRate, r.Rate, why)
+	return fmt.Sprintf("%s: the harness sent %.0f of %d requests a second, under 95 %%: %s.", name(r), r.AchievedRate, r.Rate, why)
 }
 
 func reasons(r *proof.Run) string {

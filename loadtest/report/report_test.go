@@ -35,16 +35,16 @@ func example() *proof.Proof {
 	return p
 }
 
-func TestTableSaysWhatHappened(t *testing.T) {
+func TestTableShowsRunsNotesAndConclusion(t *testing.T) {
 	var out bytes.Buffer
 	if err := Table(&out, example()); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
 		"none sold 1,234 units of 300: 934 units more than were on sale.",
-		"1500 of 2000", "under 95 %: the 8,192 requests that the harness keeps under way were all waiting for the service",
+		"1500 of 2000", "under 95 %: all 8,192 concurrent requests of the harness were waiting for the service",
 		"6 x 503 unavailable", "request 7 was promised",
-		"Not proven: 1 of 2 runs did not come out as they must.",
+		"Not proven: 1 of 2 runs did not have the expected verdict.",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the table lacks %q:\n%s", want, out.String())
@@ -52,8 +52,8 @@ func TestTableSaysWhatHappened(t *testing.T) {
 	}
 }
 
-// TestPageNeedsNoOtherHost also looks for values that would end a script.
-func TestPageNeedsNoOtherHost(t *testing.T) {
+// TestPageLoadsNoOtherFile also checks that no value can end a script.
+func TestPageLoadsNoOtherFile(t *testing.T) {
 	var out bytes.Buffer
 	if err := Page(&out, example()); err != nil {
 		t.Fatal(err)
@@ -65,7 +65,7 @@ func TestPageNeedsNoOtherHost(t *testing.T) {
 		}
 	}
 	if opened, closed := strings.Count(page, "<script"), strings.Count(page, "</script"); opened != 3 || closed != 3 {
-		t.Errorf("%d scripts are opened and %d closed, want 3", opened, closed)
+		t.Errorf("got %d opened and %d closed scripts, want 3", opened, closed)
 	}
 	for _, want := range []string{"Permission is hereby granted", `"units_sold":1234`, "934 units more than"} {
 		if !strings.Contains(page, want) {
@@ -74,7 +74,7 @@ func TestPageNeedsNoOtherHost(t *testing.T) {
 	}
 }
 
-func TestSavedProofHasTheContractsFields(t *testing.T) {
+func TestSavedProofHasTheFieldsOfTheContract(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "out")
 	if err := Save(dir, example()); err != nil {
 		t.Fatal(err)
@@ -92,7 +92,7 @@ func TestSavedProofHasTheContractsFields(t *testing.T) {
 		t.Fatal(err)
 	}
 	if saved.Seed == nil || saved.Proven == nil {
-		t.Error("seed or proven is missing")
+		t.Error("the file lacks seed or proven")
 	}
 	for _, field := range strings.Fields(`strategy fence replicas skus stock offered accepted sold_out errors ambiguous units_sold
 		available oversold lost duplicated unexplained limit_exceeded achieved_rate throughput accepted_per_second latency_ms verdict expected`) {
@@ -108,7 +108,7 @@ func TestSavedProofHasTheContractsFields(t *testing.T) {
 		}
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, "*.new")); err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, %v", left, err)
+		t.Errorf("temporary files remain: %v, %v", left, err)
 	}
 }
 
@@ -116,7 +116,7 @@ func TestBarsShareOneLineAndStayWithinTheTrack(t *testing.T) {
 	list := bars(example())
 	for _, b := range list {
 		if b.Line != list[0].Line {
-			t.Errorf("%s: line at %v, want %v", b.Name, b.Line, list[0].Line)
+			t.Errorf("%s: got line at %v, want %v", b.Name, b.Line, list[0].Line)
 		}
 		if b.Within+b.Over > 100 {
 			t.Errorf("%s ends at %v %%", b.Name, b.Within+b.Over)
@@ -126,6 +126,6 @@ func TestBarsShareOneLineAndStayWithinTheTrack(t *testing.T) {
 		}
 	}
 	if list[0].Over == 0 || list[1].Over != 0 {
-		t.Errorf("oversold: %v and %v, want only the first", list[0].Over, list[1].Over)
+		t.Errorf("got oversold %v and %v, want only the first", list[0].Over, list[1].Over)
 	}
 }

@@ -1,0 +1,64 @@
+package report
+
+import (
+	"embed"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+//go:embed assets
+var assets embed.FS
+
+// shared are the templates and the functions that all pages use.
+var shared = template.Must(template.New("").Funcs(template.FuncMap{
+	"css":      func() template.CSS { return template.CSS(asset("page.css")) },
+	"uplotCSS": func() template.CSS { return template.CSS(asset("uplot/uPlot.min.css")) },
+	"uplotJS": func() template.JS {
+		return template.JS("/*!\n" + asset("uplot/LICENSE") + "\n*/\n" + asset("uplot/uPlot.iife.min.js"))
+	},
+	"chartsJS": func() template.JS { return template.JS(asset("charts.js")) },
+	"pageJS":   func() template.JS { return template.JS(asset("page.js")) },
+}).ParseFS(assets, "assets/shared.html"))
+
+func asset(name string) string {
+	data, err := assets.ReadFile("assets/" + name)
+	if err != nil {
+		panic(err) // it is embedded
+	}
+	return string(data)
+}
+
+// NewTemplate parses a page that uses the templates of assets/shared.html. It panics
+// if the page is invalid.
+func NewTemplate(files fs.FS, path string) *template.Template {
+	return template.Must(template.Must(shared.Clone()).ParseFS(files, path)).Lookup(filepath.Base(path))
+}
+
+// SaveJSON writes a value into a file, as Replace does.
+func SaveJSON(path string, value any) error {
+	data, err := json.MarshalIndent(value, "", "  ")
+	if err == nil {
+		err = Replace(path, append(data, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("save %s: %w", path, err)
+	}
+	return nil
+}
+
+// Replace writes a file, and creates its folder if necessary. A reader sees the old
+// file or the new one, and never a part of it.
+func Replace(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	temporary := path + ".new"
+	if err := os.WriteFile(temporary, data, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(temporary, path)
+}

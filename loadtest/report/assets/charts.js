@@ -1,0 +1,52 @@
+"use strict";
+// What the charts of all pages share.
+const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const whole = v => v == null ? "–" : Math.round(v).toLocaleString("en-US");
+const millis = v => v == null ? "–" : (v < 10 ? v.toFixed(2) : whole(v)) + " ms";
+const axis = more => ({
+  stroke: colour("--soft"), grid: {stroke: colour("--rule"), width: 1}, ticks: {stroke: colour("--rule"), width: 1},
+  font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif", labelSize: 18, ...more,
+});
+
+// Draws the latency of each line {name, points: [[share, milliseconds], ...]}. All
+// lines share one scale of nines; the longest line has all of its points.
+function latencyChart(place, lines) {
+  const least = 0.01;
+  const longest = lines.reduce((a, b) => b.points.length > a.points.length ? b : a);
+  const nines = longest.points.map(p => -Math.log10(1 - p[0]));
+  const data = [nines, ...lines.map(l => nines.map((_, i) => l.points[i] ? Math.max(l.points[i][1], least) : null))];
+  const share = x => Number((100 * (1 - Math.pow(10, -x))).toFixed(Math.max(0, Math.ceil(x - 0.01) - 1))) + " %";
+  const marks = [Math.log10(2), 1, 2, 3, 4, 5, 6];
+  const decades = [0.01, 0.1, 1, 10, 100, 1000, 10000, 100000];
+  return new uPlot({
+    width: place.clientWidth - 24, height: 320, scales: {x: {time: false}, y: {distr: 3}}, cursor: {y: false},
+    axes: [
+      axis({label: "share of all answers", size: 32, splits: u => marks.filter(m => m <= u.scales.x.max), values: (_, vs) => vs.map(share)}),
+      axis({size: 70, splits: u => decades.filter(d => d >= u.scales.y.min && d <= u.scales.y.max),
+        values: (_, vs) => vs.map(v => v < 1000 ? v + " ms" : v / 1000 + " s")}),
+    ],
+    padding: [10, 28, 0, 0],
+    series: [{label: "share", value: (_, v) => v == null ? "–" : share(v)},
+      ...lines.map((l, i) => ({label: l.name, stroke: colour("--c" + i % 7), dash: i < 7 ? [] : [7, 4], width: 2, value: (_, v) => millis(v), points: {show: false}}))],
+  }, data, place);
+}
+
+// Draws the page's charts now, and again whenever the colours or the width change.
+// drawAll returns the charts. The result redraws them.
+function keepDrawn(drawAll) {
+  let charts = [];
+  const draw = () => {
+    charts.forEach(c => c.destroy());
+    charts = drawAll();
+  };
+  draw();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth !== width) {
+      width = innerWidth;
+      draw();
+    }
+  });
+  return draw;
+}
