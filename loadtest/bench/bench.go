@@ -24,14 +24,11 @@ import (
 
 // Config configures a bench.
 type Config struct {
-	// API is the service's program. PeerProgram is the beginning of a command that
-	// serves a peer. The default is this executable's hidden command.
-	API         string
-	PeerProgram []string
-	// Database and EtcdProgram are sandbox.Config's.
-	Database    sandbox.Product
-	EtcdProgram []string
-	Programme   Programme
+	// API is the service's program. This executable's hidden commands serve the rivals
+	// and etcd.
+	API       string
+	Database  sandbox.Product
+	Programme Programme
 	// Rounds is how often the programme runs. Duration is the measured window of a run.
 	Rounds   int
 	Duration time.Duration
@@ -119,7 +116,7 @@ func Measure(ctx context.Context, cfg Config) (*Result, error) {
 	}
 	cfg.Say("Starting the servers and signing the tokens of %d customers ...", cfg.planned())
 	var err error
-	b.stack, err = sandbox.Start(ctx, sandbox.Config{MySQL: true, Database: cfg.Database, MaxConnections: maxConnections, EtcdNodes: 1, EtcdProgram: cfg.EtcdProgram})
+	b.stack, err = sandbox.Start(ctx, sandbox.Config{MySQL: true, Database: cfg.Database, MaxConnections: maxConnections, EtcdNodes: 1})
 	if err != nil {
 		return nil, err
 	}

@@ -28,20 +28,16 @@ func (b *bench) startFleet(ctx context.Context, p peer.Peer, way peer.Way, at ba
 			return nil, nil, err
 		}
 	}
-	program := b.cfg.PeerProgram
-	if len(program) == 0 {
-		self, err := os.Executable()
-		if err != nil {
-			return nil, nil, fmt.Errorf("find this program to serve a peer: %w", err)
-		}
-		program = []string{self, "peer"}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, nil, fmt.Errorf("find this program to serve a peer: %w", err)
 	}
 	f, err = sandbox.StartFleet(ctx, n, func(i int) sandbox.ReplicaConfig {
 		cfg := sandbox.ReplicaConfig{
 			Program: b.cfg.API, MySQLDSN: at.dsn, EtcdEndpoints: at.etcd, Strategy: way.Strategy, AdminToken: b.adminToken, JWTSecret: b.jwtSecret,
 		}
 		if way.Strategy == "" { // this program's own hidden command
-			cfg.Command = append(program[:len(program):len(program)], p.Name)
+			cfg.Command = []string{self, "peer", p.Name}
 			cfg.Args = []string{"--pool=" + strconv.Itoa(way.Pool), "--redis=" + at.redis}
 			return cfg
 		}

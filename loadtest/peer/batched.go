@@ -15,24 +15,24 @@ import (
 	"flashsale/internal/stock"
 )
 
-// batched is conditional-batched. Its orders wait in one queue of the replica.
-// Whatever queued up during the last commit is the next batch: one transaction in
-// one packet, with one guarded UPDATE for each SKU and one INSERT for all orders.
+// batched is conditional-batched. All orders of the replica wait in one queue. Those
+// that arrive during a commit are the next batch: one transaction in one packet,
+// with one conditional UPDATE for each SKU and one INSERT for all orders.
 //
-// No lock is taken, so a replica never knows how many units are left. When MySQL
-// refuses an UPDATE, there were too few for the batch. The replica then reads the
-// stock and makes the batch smaller.
+// There is no lock, so a replica does not know how many units are left. If MySQL
+// refuses an UPDATE, there were too few units for the batch. The replica then reads
+// the stock and makes the batch smaller.
 type batched struct {
 	database
-	// lanes are the batches under way at once, each on a connection of its own. One
-	// connection of the pool is left for SKUs that are put on sale or first read.
+	// lanes is the number of concurrent batches, each on a connection of its own. One
+	// connection of the pool is for SKUs that are put on sale or first read.
 	lanes int
 
 	mu      sync.Mutex
 	waiting []*ticket
 	busy    int // lanes at work
-	// scarce are the SKUs that had too few units for a batch. Their stock is read
-	// before each later batch: most UPDATEs of them would be refused.
+	// scarce are the SKUs that had too few units for a batch. Later batches read their
+	// stock first, since most of their UPDATEs would be refused.
 	scarce  map[string]bool
 	running sync.WaitGroup // of lanes
 }
@@ -42,11 +42,11 @@ func openBatched(_ context.Context, s Servers) (rival, error) {
 }
 
 const (
-	// maxBatch keeps a packet under 1 MiB, also when all customers and keys have
-	// their full length.
+	// maxBatch keeps a packet under 1 MiB, even if all customers and keys have the
+	// greatest length.
 	maxBatch = 512
-	// maxWaiting is about half a second of a replica's orders; it is the bound of
-	// the service's queues, too.
+	// maxWaiting is about half a second of a replica's orders. The service's queues
+	// have the same bound.
 	maxWaiting = 4096
 )
 
@@ -55,9 +55,9 @@ type ticket struct {
 	request     order.Request
 	fingerprint order.Fingerprint
 	id          order.ID
-	row         stock.Stock // what does not change of its SKU
+	row         stock.Stock // for the price
 	arrived     time.Time
-	// claimed by a lane, which then answers, or by a caller who no longer waits.
+	// claimed is set by a lane, which then answers, or by a caller that stops waiting.
 	claimed  atomic.Bool
 	answered chan answer
 }
@@ -69,13 +69,13 @@ type answer struct {
 
 func (t *ticket) answer(p order.Placed, err error) { t.answered <- answer{p, err} }
 
-// identity is what there can be only one order of.
+// identity is unique among orders.
 type identity struct{ customer, key string }
 
 func (t *ticket) identity() identity { return identity{t.request.Customer, t.request.Key} }
 
-// Place has no timer of its own: a lane answers each order that it takes up within
-// requestTimeout, and takes up none that has waited for longer.
+// Place has no timer of its own: a lane answers each order that it claims within
+// requestTimeout, and claims none that has waited for longer.
 func (b *batched) Place(ctx context.Context, r order.Request) (order.Placed, error) {
 	t, err := b.ticket(ctx, r)
 	if err != nil {
@@ -107,7 +107,7 @@ func (b *batched) ticket(ctx context.Context, r order.Request) (*ticket, error) 
 	return &ticket{request: r, fingerprint: r.Fingerprint(), id: id, row: row, arrived: time.Now(), answered: make(chan answer, 1)}, nil
 }
 
-// enqueue reports false when the queue is full.
+// enqueue returns false if the queue is full.
 func (b *batched) enqueue(t *ticket) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -122,14 +122,14 @@ func (b *batched) enqueue(t *ticket) bool {
 	return true
 }
 
-// lane writes batch after batch until nothing waits.
+// lane writes batches until the queue is empty.
 func (b *batched) lane() {
 	for batch := b.next(); len(batch) > 0; batch = b.next() {
 		b.sell(batch)
 	}
 }
 
-// next takes the next batch off the queue. With none, the lane is no longer busy.
+// next takes the next batch from the queue. If there is none, the lane ends.
 func (b *batched) next() []*ticket {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -138,9 +138,9 @@ func (b *batched) next() []*ticket {
 	for ; taken < len(b.waiting) && len(batch) < maxBatch; taken++ {
 		t := b.waiting[taken]
 		switch {
-		case !t.claimed.CompareAndSwap(false, true): // its caller no longer waits
+		case !t.claimed.CompareAndSwap(false, true): // its caller has stopped waiting
 		case time.Since(t.arrived) > requestTimeout:
-			t.answer(order.Placed{}, fmt.Errorf("%w: it waited for %s", order.ErrUnavailable, requestTimeout))
+			t.answer(order.Placed{}, fmt.Errorf("%w: the order waited for %s", order.ErrUnavailable, requestTimeout))
 		default:
 			batch = append(batch, t)
 		}
@@ -156,12 +156,12 @@ func (b *batched) next() []*ticket {
 
 // sell writes the orders of a batch and answers all of them.
 func (b *batched) sell(batch []*ticket) {
-	// No request's context: the batch is of many.
+	// Not the context of a request: the batch has many.
 	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
 	defer cancel()
 	unsure := b.isScarce
 	for {
-		admitted, refused, err := b.admit(ctx, batch, unsure)
+		admitted, rejected, err := b.admit(ctx, batch, unsure)
 		var made time.Time
 		if err == nil && len(admitted) > 0 {
 			made, err = writeBatch(ctx, b.db, admitted)
@@ -170,20 +170,19 @@ func (b *batched) sell(batch []*ticket) {
 			for _, t := range admitted {
 				t.answer(promise(&t.request, t.id, t.row.PriceCents, t.row.Currency, made), nil)
 			}
-			for _, r := range refused {
+			for _, r := range rejected {
 				r.ticket.answer(order.Placed{}, r.reason)
 			}
 			return
 		}
-		// The orders that took the last units do not stand, so the refused ones must
-		// be decided again.
+		// The admitted orders were not written, so the refused ones are decided again.
 		batch = admitted
-		for _, r := range refused {
+		for _, r := range rejected {
 			batch = append(batch, r.ticket)
 		}
 		switch {
 		case isShort(err), stock.IsDuplicate(err):
-			// The server does not say which SKU or which key it was.
+			// The error does not name the SKU or the key.
 			unsure = func(string) bool { return true }
 		case stock.IsRetryable(err) && sleep.For(ctx, rand.N(backoff)) == nil:
 		default:
@@ -195,20 +194,20 @@ func (b *batched) sell(batch []*ticket) {
 	}
 }
 
-// refusal is an order that was refused, and why.
-type refusal struct {
+// refused is an order that was refused, with the reason.
+type refused struct {
 	ticket *ticket
 	reason error
 }
 
-// admit parts a batch: admitted orders are to be written, and refused ones are to be
-// answered once those are committed. It answers the rest itself: replays, and
-// refusals of a SKU from which this batch takes nothing.
+// admit divides a batch into admitted orders, which must be written, and rejected
+// ones, which are answered after that commit. It answers the others itself: replays,
+// and orders of a SKU of which this batch takes no unit.
 //
-// Where a SKU is unsure, its stock is read first and decides. Orders of all other
-// SKUs are admitted without a look.
-func (b *batched) admit(ctx context.Context, batch []*ticket, unsure func(sku string) bool) (admitted []*ticket, refused []refusal, err error) {
-	var doubtful, twins []*ticket
+// It reads the stock of each unsure SKU to decide. Orders of other SKUs are admitted
+// unread.
+func (b *batched) admit(ctx context.Context, batch []*ticket, unsure func(sku string) bool) (admitted []*ticket, rejected []refused, err error) {
+	var doubtful, copies []*ticket
 	for _, t := range batch {
 		if unsure(t.request.SKU) {
 			doubtful = append(doubtful, t)
@@ -223,16 +222,16 @@ func (b *batched) admit(ctx context.Context, batch []*ticket, unsure func(sku st
 	if err != nil {
 		return batch, nil, err
 	}
-	seen, taken, short := map[identity]bool{}, map[string]bool{}, []refusal(nil)
+	seen, taken, short := map[identity]bool{}, map[string]bool{}, []refused(nil)
 	for _, t := range doubtful {
 		sku, n := t.request.SKU, int64(t.request.Quantity)
-		switch o, stands := found[t.identity()]; {
-		case stands:
+		switch o, exists := found[t.identity()]; {
+		case exists:
 			t.answer(replay(o, t))
 		case seen[t.identity()]:
-			twins = append(twins, t)
+			copies = append(copies, t)
 		case left[sku] < n:
-			short = append(short, refusal{t, reason(left[sku])})
+			short = append(short, refused{t, refusal(left[sku])})
 		default:
 			left[sku] -= n
 			taken[sku] = true
@@ -242,13 +241,13 @@ func (b *batched) admit(ctx context.Context, batch []*ticket, unsure func(sku st
 	}
 	for _, r := range short {
 		if taken[r.ticket.request.SKU] {
-			refused = append(refused, r)
+			rejected = append(rejected, r)
 		} else {
 			r.ticket.answer(order.Placed{}, r.reason)
 		}
 	}
-	b.learn(short, twins)
-	return admitted, refused, nil
+	b.learn(short, copies)
+	return admitted, rejected, nil
 }
 
 func replay(o order.Order, t *ticket) (order.Placed, error) {
@@ -258,34 +257,27 @@ func replay(o order.Order, t *ticket) (order.Placed, error) {
 	return order.Placed{Order: o, Replayed: true}, nil
 }
 
-func reason(left int64) error {
-	if left > 0 {
-		return order.ErrInsufficient
-	}
-	return order.ErrSoldOut
-}
-
 func (b *batched) isScarce(sku string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.scarce[sku]
 }
 
-// learn remembers which SKUs are scarce. It puts twins, later orders of a key that
-// the batch has already, back into the queue: the first one decides their answer.
-func (b *batched) learn(short []refusal, twins []*ticket) {
+// learn marks SKUs as scarce. It returns copies, later orders of a key in the same
+// batch, to the queue: the first one decides their answer.
+func (b *batched) learn(short []refused, copies []*ticket) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, r := range short {
 		b.scarce[r.ticket.request.SKU] = true
 	}
-	for _, t := range twins {
+	for _, t := range copies {
 		t.claimed.Store(false)
 	}
-	b.waiting = append(b.waiting, twins...)
+	b.waiting = append(b.waiting, copies...)
 }
 
-// close waits for the lanes, which end when all orders are answered.
+// close waits for the lanes, which end once all orders are answered.
 func (b *batched) close(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() { b.running.Wait(); close(done) }() // each batch is bounded by requestTimeout
@@ -293,6 +285,6 @@ func (b *batched) close(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("end the batches: %w", ctx.Err())
+		return fmt.Errorf("wait for the last batches: %w", ctx.Err())
 	}
 }

@@ -18,7 +18,7 @@ import (
 	"flashsale/internal/stock"
 )
 
-// newBatched are replicas of conditional-batched on a database of their own.
+// newBatched opens replicas of conditional-batched on a database of their own.
 func newBatched(t *testing.T, name string, n int) (Servers, []*batched) {
 	t.Helper()
 	p, err := Find(Batched)
@@ -55,7 +55,7 @@ func audited(t *testing.T, s Servers) map[string]stock.Balance {
 		t.Fatal(err)
 	}
 	if !report.OK {
-		t.Errorf("the audit: %+v", report.Violations)
+		t.Errorf("got audit %+v", report.Violations)
 	}
 	of := map[string]stock.Balance{}
 	for _, balance := range report.SKUs {
@@ -64,7 +64,7 @@ func audited(t *testing.T, s Servers) map[string]stock.Balance {
 	return of
 }
 
-// inOneBatch has all requests placed as one batch, in their order.
+// inOneBatch places all requests as one batch, in this order.
 func inOneBatch(t *testing.T, b *batched, requests ...order.Request) []answer {
 	t.Helper()
 	tickets := make([]*ticket, len(requests))
@@ -91,8 +91,8 @@ func ask(sku, customer string, quantity int32) order.Request {
 }
 
 // TestBatchesSellOutExactly has buyers of one, two or three units at two replicas
-// want more of each SKU than there is. Nobody may be refused who wanted no more than
-// is left at the end.
+// request more of each SKU than there is. No buyer may be refused units that are left
+// at the end.
 func TestBatchesSellOutExactly(t *testing.T) {
 	const units, buyers, skus = 101, 600, 3
 	seed := rand.Uint64()
@@ -103,7 +103,7 @@ func TestBatchesSellOutExactly(t *testing.T) {
 		putOnSale(t, replicas[0], fmt.Sprint("sku-", i), units)
 	}
 	var mu sync.Mutex
-	sold, least := map[string]int64{}, map[string]int32{} // least that was refused
+	sold, least := map[string]int64{}, map[string]int32{} // the smallest refused order
 	promised := map[order.ID]order.Request{}
 	group, ctx := errgroup.WithContext(t.Context())
 	group.SetLimit(64)
@@ -133,10 +133,10 @@ func TestBatchesSellOutExactly(t *testing.T) {
 	}
 	for sku, balance := range audited(t, s) {
 		if balance.Reserved != sold[sku] || balance.Available != units-sold[sku] {
-			t.Errorf("%s: %d units were sold, the audit: %+v", sku, sold[sku], balance)
+			t.Errorf("%s: %d units were sold, got audit %+v", sku, sold[sku], balance)
 		}
 		if balance.Available >= int64(least[sku]) {
-			t.Errorf("%s: %d units are left, and somebody was refused who wanted %d", sku, balance.Available, least[sku])
+			t.Errorf("%s: %d units are left, but an order of %d was refused", sku, balance.Available, least[sku])
 		}
 	}
 	rows, err := s.DB.SQL.QueryContext(t.Context(), "SELECT id, sku, customer, idempotency_key, quantity FROM orders")
@@ -151,7 +151,7 @@ func TestBatchesSellOutExactly(t *testing.T) {
 			t.Fatal(err)
 		}
 		if want, ok := promised[id]; !ok || got != want {
-			t.Errorf("order %s is %+v, promised was %+v", id, got, want)
+			t.Errorf("order %s: got %+v, want %+v", id, got, want)
 		}
 		delete(promised, id)
 	}
@@ -160,7 +160,7 @@ func TestBatchesSellOutExactly(t *testing.T) {
 	}
 }
 
-func TestABatchIsOneTransaction(t *testing.T) {
+func TestBatchIsOneTransaction(t *testing.T) {
 	s, replicas := newBatched(t, "one_transaction", 1)
 	putOnSale(t, replicas[0], "a", 100)
 	putOnSale(t, replicas[0], "b", 100)
@@ -177,17 +177,17 @@ func TestABatchIsOneTransaction(t *testing.T) {
 	err := s.DB.SQL.QueryRowContext(t.Context(), "SELECT COUNT(*), COUNT(DISTINCT o.created_at), COUNT(DISTINCT o.seq) FROM orders o JOIN stock s ON s.sku = o.sku AND s.seq = o.seq").
 		Scan(&rows, &moments, &seqs)
 	if err != nil || rows != 20 || moments != 1 || seqs != 1 {
-		t.Errorf("%d orders have their stock row's seq; there are %d times of making, and %d seqs, %v", rows, moments, seqs, err)
+		t.Errorf("got %d orders with the seq of their stock row, %d creation times and %d seqs, %v", rows, moments, seqs, err)
 	}
 	of := audited(t, s)
 	if of["a"].Available != 80 || of["b"].Available != 90 {
-		t.Errorf("the audit: %+v", of)
+		t.Errorf("got audit %+v", of)
 	}
 }
 
-// TestABatchThatIsTooLargeSellsWhatFits is the end of the stock, within a batch: in
-// order of arrival, and without harm to another SKU's orders.
-func TestABatchThatIsTooLargeSellsWhatFits(t *testing.T) {
+// TestBatchLargerThanTheStockIsCut has the stock end within a batch. Orders are
+// admitted in order of arrival, and those of other SKUs are not affected.
+func TestBatchLargerThanTheStockIsCut(t *testing.T) {
 	s, replicas := newBatched(t, "too_large", 1)
 	putOnSale(t, replicas[0], "few", 4)
 	putOnSale(t, replicas[0], "many", 100)
@@ -200,17 +200,17 @@ func TestABatchThatIsTooLargeSellsWhatFits(t *testing.T) {
 		answers := inOneBatch(t, replicas[0], ask("few", who+"1", 3), ask("few", who+"2", 2), ask("few", who+"3", 1), ask("many", who+"4", 1), ask("none", who+"5", 1))
 		for i, a := range answers {
 			if !errors.Is(a.err, want[i]) {
-				t.Errorf("round %d, order %d: %v, want %v", round, i, a.err, want[i])
+				t.Errorf("round %d, order %d: got %v, want %v", round, i, a.err, want[i])
 			}
 		}
 	}
 	of := audited(t, s)
 	if of["few"].Available != 0 || of["many"].Available != 98 || of["none"].Reserved != 0 {
-		t.Errorf("the audit: %+v", of)
+		t.Errorf("got audit %+v", of)
 	}
 }
 
-func TestRefusalsSayWhetherAnythingIsLeft(t *testing.T) {
+func TestRefusalTellsSoldOutFromInsufficient(t *testing.T) {
 	_, replicas := newBatched(t, "refuses", 2)
 	putOnSale(t, replicas[0], "one", 3)
 	for i, tt := range []struct {
@@ -218,13 +218,13 @@ func TestRefusalsSayWhetherAnythingIsLeft(t *testing.T) {
 		want     error
 	}{{5, order.ErrInsufficient}, {2, nil}, {2, order.ErrInsufficient}, {1, nil}, {1, order.ErrSoldOut}, {2, order.ErrSoldOut}} {
 		if _, err := replicas[i%2].Place(t.Context(), ask("one", fmt.Sprint("customer ", i), tt.quantity)); !errors.Is(err, tt.want) {
-			t.Errorf("order %d of %d: %v, want %v", i, tt.quantity, err, tt.want)
+			t.Errorf("order %d of %d: got %v, want %v", i, tt.quantity, err, tt.want)
 		}
 	}
 }
 
-// TestBatchedReplaysAKey asks again at both replicas, while there are units and when
-// there are none.
+// TestBatchedReplaysAKey repeats an order at both replicas, before and after the SKU
+// is sold out.
 func TestBatchedReplaysAKey(t *testing.T) {
 	s, replicas := newBatched(t, "replays", 2)
 	putOnSale(t, replicas[0], "one", 2)
@@ -237,15 +237,15 @@ func TestBatchedReplaysAKey(t *testing.T) {
 		for i, b := range replicas {
 			got, err := b.Place(t.Context(), ask("one", "first", 1))
 			if err != nil || !got.Replayed {
-				t.Errorf("replica %d, %s: %+v, %v", i, when, got, err)
+				t.Errorf("replica %d, %s: got %+v, %v", i, when, got, err)
 			}
-			got.Order.Fingerprint = first.Order.Fingerprint // no caller sees it
+			got.Order.Fingerprint = first.Order.Fingerprint // not part of the answer
 			if diff := cmp.Diff(first.Order, got.Order); diff != "" {
 				t.Errorf("replica %d, %s: (-first +again)\n%s", i, when, diff)
 			}
 			for _, other := range []order.Request{ask("one", "first", 2), ask("two", "first", 1)} {
 				if _, err := b.Place(t.Context(), other); !errors.Is(err, order.ErrKeyReused) {
-					t.Errorf("replica %d, %s: the key for another order: %v", i, when, err)
+					t.Errorf("replica %d, %s: the key of another order: got %v", i, when, err)
 				}
 			}
 		}
@@ -254,17 +254,17 @@ func TestBatchedReplaysAKey(t *testing.T) {
 	if _, err := replicas[1].Place(t.Context(), ask("one", "second", 1)); err != nil {
 		t.Fatal(err)
 	}
-	again("when all is sold")
+	again("sold out")
 	for i, b := range replicas {
 		if _, err := b.Place(t.Context(), ask("one", "third", 1)); !errors.Is(err, order.ErrSoldOut) {
-			t.Errorf("replica %d sells more: %v", i, err)
+			t.Errorf("replica %d: got %v, want sold out", i, err)
 		}
 	}
 	audited(t, s)
 }
 
-// TestCopiesOfAnOrderInABatchAreOneOrder has a key twice in one batch, beside one
-// that stands already.
+// TestCopiesOfAnOrderInABatchAreOneOrder has a key twice in one batch, and a key that
+// has an order already.
 func TestCopiesOfAnOrderInABatchAreOneOrder(t *testing.T) {
 	s, replicas := newBatched(t, "copies", 1)
 	putOnSale(t, replicas[0], "one", 10)
@@ -275,27 +275,26 @@ func TestCopiesOfAnOrderInABatchAreOneOrder(t *testing.T) {
 	answers := inOneBatch(t, replicas[0], ask("one", "twice", 1), ask("one", "stands", 1), ask("one", "twice", 1), ask("one", "once", 1))
 	for i, a := range answers {
 		if a.err != nil || a.placed.Replayed != (i == 1 || i == 2) {
-			t.Errorf("order %d: %+v, %v", i, a.placed, a.err)
+			t.Errorf("order %d: got %+v, %v", i, a.placed, a.err)
 		}
 	}
 	if answers[1].placed.Order.ID != stands.Order.ID || answers[2].placed.Order.ID != answers[0].placed.Order.ID {
-		t.Errorf("the copies are other orders: %+v", answers)
+		t.Errorf("the copies are different orders: %+v", answers)
 	}
 	if of := audited(t, s); of["one"].Reserved != 3 {
-		t.Errorf("the audit: %+v", of)
+		t.Errorf("got audit %+v", of)
 	}
 }
 
-// TestACallerWhoLeavesTheQueueIsNotSoldTo: what it was told, that nothing was
-// applied, stays true.
-func TestACallerWhoLeavesTheQueueIsNotSoldTo(t *testing.T) {
+// TestOrderOfCanceledCallerIsNotSold: the caller was told that nothing was applied.
+func TestOrderOfCanceledCallerIsNotSold(t *testing.T) {
 	s, replicas := newBatched(t, "leaves", 1)
 	b := replicas[0]
 	putOnSale(t, b, "one", 10)
-	if _, err := b.Place(t.Context(), ask("one", "first", 1)); err != nil { // and the SKU is known
+	if _, err := b.Place(t.Context(), ask("one", "first", 1)); err != nil { // also loads the SKU
 		t.Fatal(err)
 	}
-	if err := b.close(t.Context()); err != nil { // its lane has ended
+	if err := b.close(t.Context()); err != nil { // waits for the end of its lane
 		t.Fatal(err)
 	}
 	lanes := b.lanes
@@ -303,7 +302,7 @@ func TestACallerWhoLeavesTheQueueIsNotSoldTo(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := b.Place(ctx, ask("one", "impatient", 1)); !errors.Is(err, order.ErrUnavailable) {
-		t.Errorf("the caller who leaves: %v", err)
+		t.Errorf("the canceled caller: got %v", err)
 	}
 	late := &ticket{request: ask("one", "late", 1), arrived: time.Now().Add(-2 * requestTimeout), answered: make(chan answer, 1)}
 	b.enqueue(late)
@@ -312,23 +311,23 @@ func TestACallerWhoLeavesTheQueueIsNotSoldTo(t *testing.T) {
 		t.Error(err)
 	}
 	if a := <-late.answered; !errors.Is(a.err, order.ErrUnavailable) {
-		t.Errorf("the order that waited for too long: %v", a.err)
+		t.Errorf("the order that waited too long: got %v", a.err)
 	}
 	if of := audited(t, s); of["one"].Reserved != 2 {
-		t.Errorf("the audit: %+v", of)
+		t.Errorf("got audit %+v", of)
 	}
 }
 
-func TestAFullQueueIsSaidAtOnce(t *testing.T) {
-	b := &batched{} // without a lane, nothing leaves its queue
+func TestFullQueueIsBusy(t *testing.T) {
+	b := &batched{} // without a lane, no order leaves the queue
 	for range maxWaiting {
 		if !b.enqueue(&ticket{}) {
 			t.Fatal("the queue is full too early")
 		}
 	}
-	b.rows.rows.Store("one", stock.Stock{SKU: "one"})
+	b.rows.Store("one", stock.Stock{SKU: "one"})
 	if _, err := b.Place(t.Context(), ask("one", "c", 1)); !errors.Is(err, order.ErrBusy) {
-		t.Errorf("beyond the bound: %v", err)
+		t.Errorf("a full queue: got %v", err)
 	}
 }
 

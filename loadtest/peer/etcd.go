@@ -19,121 +19,83 @@ import (
 const (
 	// lockTTL is the service's default.
 	lockTTL = 5 * time.Second
-	// unlockTimeout bounds the giving back of a lock after its order.
-	unlockTimeout = time.Second
-	dialTimeout   = 3 * time.Second
+	// unlockTimeout bounds the release of a lock after its order.
+	unlockTimeout   = time.Second
+	etcdDialTimeout = 3 * time.Second
 )
 
-func dial(s Servers) (*clientv3.Client, error) {
-	return clientv3.New(clientv3.Config{Endpoints: s.EtcdEndpoints, DialTimeout: dialTimeout, Logger: zap.NewNop()})
-}
-
-// lockPrefix is where the service's own keys would stand.
-func lockPrefix(s Servers) string { return "flashsale/" + s.DB.Name + "/lock/" }
-
-// noDesk is the service without its desk: our mutex for each order, and a write
-// that is both fenced and conditional.
-type noDesk struct {
-	database
-	client *clientv3.Client
-	locker *etcdlock.Locker
-	warn   func(msg string, args ...any)
-}
-
-func openNoDesk(_ context.Context, s Servers) (rival, error) {
-	client, err := dial(s)
-	if err != nil {
-		return nil, err
-	}
-	host, _ := os.Hostname() // only shown to people
-	locker, err := etcdlock.New(etcdlock.Config{
-		Client: client, Prefix: lockPrefix(s), TTL: lockTTL, Logger: s.Logger,
-		Owner: etcdlock.Owner{Replica: s.Replica, Host: host, PID: os.Getpid()},
-	})
-	if err != nil {
-		return nil, errors.Join(err, client.Close())
-	}
-	return &noDesk{database: database{db: s.DB}, client: client, locker: locker, warn: s.Logger.Warn}, nil
+// newEtcdDatabase connects a rival to etcd too. prefix is that of its locks.
+func newEtcdDatabase(s Servers) (d *database, prefix string, err error) {
+	d = newDatabase(s)
+	d.etcd, err = clientv3.New(clientv3.Config{Endpoints: s.EtcdEndpoints, DialTimeout: etcdDialTimeout, Logger: zap.NewNop()})
+	return d, "flashsale/" + s.DB.Name + "/lock/", err
 }
 
 const takeFenced = "UPDATE stock SET available = available - ?, seq = seq + 1, fence = ?, updated_at = NOW(6) " +
 	"WHERE sku = ? AND fence <= ? AND available >= ?"
 
-func (n *noDesk) Place(ctx context.Context, r order.Request) (order.Placed, error) {
-	return n.place(ctx, &r, func(ctx context.Context, id order.ID) error {
-		held, err := n.locker.Lock(ctx, r.SKU)
+// openNoDesk opens etcd-no-desk: the service's own lock for each order, and a write
+// that is both fenced and conditional.
+func openNoDesk(_ context.Context, s Servers) (rival, error) {
+	d, prefix, err := newEtcdDatabase(s)
+	if err != nil {
+		return nil, err
+	}
+	host, _ := os.Hostname() // only shown to operators
+	locker, err := etcdlock.New(etcdlock.Config{
+		Client: d.etcd, Prefix: prefix, TTL: lockTTL, Logger: s.Logger,
+		Owner: etcdlock.Owner{Replica: s.Replica, Host: host, PID: os.Getpid()},
+	})
+	if err != nil {
+		return nil, errors.Join(err, d.etcd.Close())
+	}
+	d.finish = locker.Close
+	d.attempt = func(ctx context.Context, id order.ID, r *order.Request) error {
+		held, err := locker.Lock(ctx, r.SKU)
 		if err != nil {
 			return fmt.Errorf("%w: %w", order.ErrUnavailable, err)
 		}
 		defer func() {
-			free, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
+			unlocking, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
 			defer cancel()
-			if err := held.Unlock(free); err != nil {
-				n.warn("unlock", "sku", r.SKU, "error", err)
+			if err := held.Unlock(unlocking); err != nil {
+				s.Logger.Warn("unlock", "sku", r.SKU, "error", err)
 			}
 		}()
 		token := uint64(held.Token())
-		return n.oneTrip(ctx, id, &r, takeFenced, r.Quantity, token, []byte(r.SKU), token, r.Quantity)
-	})
+		return d.oneTrip(ctx, id, r, takeFenced, r.Quantity, token, []byte(r.SKU), token, r.Quantity)
+	}
+	return d, nil
 }
 
-func (n *noDesk) ready(ctx context.Context) map[string]error {
-	return readyWith(ctx, n.db.Ping, n.client)
-}
-
-func (n *noDesk) close(ctx context.Context) error {
-	return errors.Join(n.locker.Close(ctx), n.client.Close())
-}
-
-// sessionAnOrder is the textbook's mutex in a session that lasts for one order, as
-// a program has it that takes the documentation's example for a function to call.
-type sessionAnOrder struct {
-	database
-	client *clientv3.Client
-	prefix string
-	warn   func(msg string, args ...any)
-}
-
+// openSessionAnOrder opens etcd-textbook with a session for each order, as in a
+// program that makes the documentation's example a function.
 func openSessionAnOrder(_ context.Context, s Servers) (rival, error) {
-	client, err := dial(s)
+	d, prefix, err := newEtcdDatabase(s)
 	if err != nil {
 		return nil, err
 	}
-	return &sessionAnOrder{database: database{db: s.DB}, client: client, prefix: lockPrefix(s), warn: s.Logger.Warn}, nil
-}
-
-func (s *sessionAnOrder) Place(ctx context.Context, r order.Request) (order.Placed, error) {
-	return s.place(ctx, &r, func(ctx context.Context, id order.ID) error {
-		session, err := concurrency.NewSession(s.client, concurrency.WithTTL(int(lockTTL.Seconds())))
+	d.attempt = func(ctx context.Context, id order.ID, r *order.Request) error {
+		session, err := concurrency.NewSession(d.etcd, concurrency.WithTTL(int(lockTTL.Seconds())))
 		if err != nil {
 			return fmt.Errorf("%w: %w", order.ErrUnavailable, err)
 		}
 		defer func() {
 			if err := session.Close(); err != nil { // revokes the lease
-				s.warn("close session", "sku", r.SKU, "error", err)
+				s.Logger.Warn("close session", "sku", r.SKU, "error", err)
 			}
 		}()
-		mutex := concurrency.NewMutex(session, s.prefix+r.SKU)
+		mutex := concurrency.NewMutex(session, prefix+r.SKU)
 		if err := mutex.Lock(ctx); err != nil {
 			return fmt.Errorf("%w: %w", order.ErrUnavailable, err)
 		}
-		err = s.db.OnConn(ctx, func(conn *sql.Conn) error { return s.readThenWrite(ctx, conn, id, &r) })
-		free, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
+		err = s.DB.OnConn(ctx, func(conn *sql.Conn) error { return readThenWrite(ctx, conn, id, r) })
+		unlocking, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
 		defer cancel()
-		if unlock := mutex.Unlock(free); unlock != nil {
-			s.warn("unlock", "sku", r.SKU, "error", unlock)
+		if unlock := mutex.Unlock(unlocking); unlock != nil {
+			s.Logger.Warn("unlock", "sku", r.SKU, "error", unlock)
 		}
 		return err
-	})
-}
-
-func (s *sessionAnOrder) ready(ctx context.Context) map[string]error {
-	return readyWith(ctx, s.db.Ping, s.client)
-}
-
-func (s *sessionAnOrder) close(context.Context) error { return s.client.Close() }
-
-func readyWith(ctx context.Context, mysql func(context.Context) error, client *clientv3.Client) map[string]error {
-	_, err := client.Get(ctx, "flashsale/")
-	return map[string]error{"mysql": mysql(ctx), "etcd": err}
+	}
+	return d, nil
 }

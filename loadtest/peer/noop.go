@@ -13,13 +13,12 @@ import (
 	"flashsale/internal/stock"
 )
 
-// unoffered is what no rival offers. Its methods panic, which the middleware
-// answers with 500: a bench calls none of them.
+// unoffered has the methods that no rival implements. They panic, which the middleware
+// answers with 500. A bench does not call them.
 type unoffered struct{ httpapi.Orders }
 
-// noop promises an order for anything that was put on sale with any units at all,
-// and remembers none. It refuses what was put on sale with none, so that its
-// answers are those of the others.
+// noop accepts every order of a SKU that was put on sale with units, and stores none.
+// It refuses orders of SKUs without units, as the other peers do.
 type noop struct {
 	unoffered
 	skus sync.Map // SKU -> stock.Stock
@@ -53,7 +52,7 @@ func (n *noop) ready(context.Context) map[string]error { return nil }
 
 func (n *noop) close(context.Context) error { return nil }
 
-// promise is the order that r becomes.
+// promise is the answer to r.
 func promise(r *order.Request, id order.ID, priceCents int64, currency string, now time.Time) order.Placed {
 	return order.Placed{Order: order.Order{
 		ID: id, SKU: r.SKU, Customer: r.Customer, Key: r.Key, Quantity: r.Quantity, PriceCents: priceCents, Currency: currency,

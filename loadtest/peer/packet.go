@@ -18,13 +18,12 @@ import (
 	"flashsale/internal/stock"
 )
 
-// This file holds the statements of conditional-batched. Values are part of the
-// text, and bytes are hexadecimal digits in it: neither side has to escape anything.
+// This file has the statements of conditional-batched. They contain their values, with
+// bytes as hexadecimal digits, so that nothing needs escaping.
 
-// The packet that writes a batch. Only the server knows the seq that an UPDATE
-// writes: LAST_INSERT_ID(n) keeps it for the orders which that UPDATE admitted. If
-// the UPDATE changed nothing, the subquery returns two rows, and error 1242 ends
-// the packet before the INSERT.
+// The packet that writes a batch. LAST_INSERT_ID(n) keeps the seq that an UPDATE
+// writes for the orders of its SKU. If the UPDATE changes no row, the subquery
+// returns two rows, and error 1242 ends the packet before the INSERT.
 var (
 	beginBatch = fmt.Sprintf("SET @made = NOW(6), @due = NOW(6) + INTERVAL %d SECOND; BEGIN; ", int(paymentWindow.Seconds()))
 	takeUnits  = "UPDATE stock SET available = available - %[1]d, seq = LAST_INSERT_ID(seq + 1), updated_at = @made " +
@@ -38,34 +37,33 @@ var (
 // errSubqueryRows is the server's error for a subquery with more rows than one.
 const errSubqueryRows = 1242
 
-// isShort reports whether the server refused a batch because a SKU had too few
-// units for it.
+// isShort reports whether the server refused a batch because a SKU had too few units.
 func isShort(err error) bool {
 	refused, ok := errors.AsType[*mysql.MySQLError](err)
 	return ok && refused.Number == errSubqueryRows
 }
 
-// writeBatch writes all orders of the batch or none, and returns the time at which
-// they were made by the server's clock. After an error that isShort, a duplicate
-// key or a retryable one, none was written.
+// writeBatch writes all orders of the batch or none, and returns their time by the
+// server's clock. If the error isShort, a duplicate key or retryable, none was
+// written.
 func writeBatch(ctx context.Context, db *stock.DB, batch []*ticket) (made time.Time, err error) {
 	query := batchPacket(batch)
 	err = db.OnConn(ctx, func(conn *sql.Conn) error {
 		err := conn.QueryRowContext(ctx, query).Scan(&made)
 		if err == nil || isShort(err) || stock.IsDuplicate(err) || stock.IsRetryable(err) || errors.Is(err, driver.ErrBadConn) {
-			return err // the server, or the driver before it sent anything, says so
+			return err // a definite error: of the server, or of the driver before it sent anything
 		}
 		return fmt.Errorf("%w: %w", stock.ErrOutcomeUnknown, err)
 	})
 	return made, err
 }
 
-// batchPacket sorts the batch: all replicas lock the stock rows in one order, so
-// that no two of them deadlock.
+// batchPacket sorts the batch: all replicas lock the stock rows in the same order, so
+// that they do not deadlock.
 func batchPacket(batch []*ticket) string {
 	slices.SortStableFunc(batch, func(a, b *ticket) int { return cmp.Compare(a.request.SKU, b.request.SKU) })
 	takes, rows := []byte(beginBatch), make([]byte, 0, len(batch)*rowSize)
-	number := 0 // of the SKU in this batch
+	number := 0 // of the SKU, in this batch
 	for from := 0; from < len(batch); number++ {
 		sku, units, to := batch[from].request.SKU, int64(0), from
 		for ; to < len(batch) && batch[to].request.SKU == sku; to++ {
@@ -78,10 +76,10 @@ func batchPacket(batch []*ticket) string {
 	return string(takes) + insertBatch + string(rows[:len(rows)-len(", ")]) + endBatch
 }
 
-// rowSize is about what a row has with short customers and keys.
+// rowSize is about the size of a row with short customers and keys.
 const rowSize = 320
 
-// appendRow appends the values of an order, whose SKU has that number in the batch.
+// appendRow appends the values of an order whose SKU has that number.
 func appendRow(text []byte, t *ticket, number int) []byte {
 	text = appendBytes(append(text, '('), t.id[:])
 	text = appendBytes(append(text, ", "...), []byte(t.request.SKU))
@@ -104,9 +102,9 @@ func appendBytes(text, value []byte) []byte {
 	return append(hex.AppendEncode(append(text, "X'"...), value), '\'')
 }
 
-// look reads, in one packet, the units that are left of the SKUs of these orders,
-// and the orders that stand under their keys. The keys are read last: an order
-// that took the last units is then among them.
+// look reads in one packet the units left of the SKUs of these orders, and the orders
+// with their keys. It reads the keys last, so that they include an order that took
+// the last units.
 func look(ctx context.Context, db *stock.DB, tickets []*ticket) (left map[string]int64, found map[identity]order.Order, err error) {
 	left, found = map[string]int64{}, map[identity]order.Order{}
 	query := lookPacket(tickets)
@@ -125,10 +123,10 @@ func look(ctx context.Context, db *stock.DB, tickets []*ticket) (left map[string
 			left[sku] = available
 		}
 		if !rows.NextResultSet() {
-			return errors.Join(errors.New("the keys were not looked up"), rows.Err())
+			return errors.Join(errors.New("no result for the keys"), rows.Err())
 		}
 		for rows.Next() {
-			o := order.Order{Status: order.Reserved} // as it was first answered
+			o := order.Order{Status: order.Reserved} // as in the first answer
 			var id, fingerprint []byte
 			if err := rows.Scan(&id, &o.SKU, &o.Customer, &o.Key, &fingerprint, &o.Quantity, &o.PriceCents, &o.Currency, &o.CreatedAt, &o.ExpiresAt); err != nil {
 				return err
@@ -145,8 +143,7 @@ func look(ctx context.Context, db *stock.DB, tickets []*ticket) (left map[string
 	return left, found, nil
 }
 
-// lookPacket reads each key by the unique index, whatever the optimizer thinks of
-// many of them.
+// lookPacket forces the unique index, which the optimizer may not use for many keys.
 func lookPacket(tickets []*ticket) string {
 	var skus []byte
 	keys := make([]byte, 0, len(tickets)*keySize)
@@ -165,7 +162,7 @@ func lookPacket(tickets []*ticket) string {
 }
 
 const (
-	// keySize is about what a key and its customer have, where they are short.
+	// keySize is about the size of a short key with its customer.
 	keySize      = 160
 	selectOrders = "SELECT id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, created_at, expires_at " +
 		"FROM orders FORCE INDEX (one_order_a_key) WHERE (customer, idempotency_key) IN "

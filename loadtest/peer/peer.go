@@ -1,10 +1,10 @@
-// Package peer holds the rivals that the service is measured beside: other ways
-// to take orders, each behind the service's own router, middleware and JSON.
+// Package peer has the peers of a bench: strategies of the service, and rivals, which
+// are other ways to take orders behind the service's own router, middleware and JSON.
 //
-// A rival takes orders and nothing else. It knows neither limits nor the window
-// of a sale, and all but Batched refuse a key that they have seen instead of
-// replaying its order: what a rival leaves out makes it faster, not slower. Rivals
-// on MySQL write the service's own rows, so that the same audit checks them.
+// A rival only takes orders. It has no customer limits and no sale window, and except
+// for Batched it refuses a known key instead of replaying the order. What a rival
+// omits makes it faster. Rivals on MySQL write the service's own rows, so that the
+// same audit checks them.
 package peer
 
 import (
@@ -17,53 +17,53 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// Store says where a peer's orders are, and so who can check them.
+// Store is where a peer stores its orders.
 type Store string
 
 // The stores.
 const (
-	// Nowhere: nothing is kept, and nothing can be checked but the answers.
+	// Nowhere: the peer stores nothing, and nothing can be checked.
 	Nowhere Store = "nowhere"
-	// MySQL: the audit reads the service's tables.
+	// MySQL: the service's tables, which the audit reads.
 	MySQL Store = "mysql"
-	// Redis: the units left, and the orders as they were pushed.
+	// Redis: the units left, and a list of orders.
 	Redis Store = "redis"
 )
 
 // Peer is one row of the registry.
 type Peer struct {
 	Name string `json:"name"`
-	// Is says in a line what it does with an order.
+	// Is describes in one line what the peer does with an order.
 	Is    string `json:"is"`
 	Store Store  `json:"store"`
-	// Durable: what was promised survives the loss of power.
+	// Durable: promised orders survive a loss of power.
 	Durable bool `json:"durable"`
-	// Etcd: it locks in etcd.
+	// Etcd: the peer locks in etcd.
 	Etcd bool `json:"etcd"`
-	// Expected is the verdict that every run must have.
+	// Expected is the expected verdict of every run.
 	Expected strategy.Verdict `json:"expected"`
-	// Ways are those to run it; a sweep finds out which is the fastest here.
+	// Ways are the ways to run the peer. The bench finds the fastest one first.
 	Ways []Way `json:"-"`
-	// MaxWorkers bounds the requests under way of a closed loop, where more
-	// would only queue, and time out. 0 is no bound.
+	// MaxWorkers bounds the workers of a closed loop, if more requests would time out
+	// in a queue. 0 is no bound.
 	MaxWorkers int `json:"-"`
-	// UnitsPerSecond is more than it can sell on any machine: stock is sized by
-	// it, where each unit costs a row. 0 is no bound.
+	// UnitsPerSecond is more than the peer can sell. It bounds the stock, if each unit
+	// is a row. 0 is no bound.
 	UnitsPerSecond int `json:"-"`
-	// open makes the rival. It is nil where every Way is the service's own.
+	// open opens the rival. It is nil if every Way is a strategy.
 	open func(context.Context, Servers) (rival, error)
 }
 
 // Way is one way to run a peer.
 type Way struct {
-	// Strategy is the service's, run by its own program. Where it is empty, Serve
-	// runs the peer.
+	// Strategy is a strategy of the service's own program. If it is empty, Serve runs
+	// the peer.
 	Strategy string `json:"strategy,omitempty"`
-	// Pool is the connections of each replica to the peer's store.
+	// Pool is the number of connections from each replica to the store.
 	Pool int `json:"pool,omitempty"`
 }
 
-// String is for people.
+// String describes the way: "bin/api, pool 32".
 func (w Way) String() string {
 	var parts []string
 	if w.Strategy != "" {
@@ -75,17 +75,17 @@ func (w Way) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// rival takes orders, and gives back what it holds.
+// rival takes orders.
 type rival interface {
 	httpapi.Orders
-	// ready asks the servers that it needs.
+	// ready checks the servers that the rival needs.
 	ready(ctx context.Context) map[string]error
-	// close is called after the last order was answered. Books that are kept in
-	// more than one place are put together here.
+	// close is called after the last order was answered. It sums up stock that is in
+	// several rows.
 	close(ctx context.Context) error
 }
 
-// service is a peer that is one of the service's own strategies.
+// service are the ways to run a strategy of the service, with those pools.
 func service(name string, pools ...int) []Way {
 	ways := make([]Way, len(pools))
 	for i, pool := range pools {
@@ -94,7 +94,7 @@ func service(name string, pools ...int) []Way {
 	return ways
 }
 
-// pools are the ways of a rival.
+// pools are the ways to run a rival.
 func pools(sizes ...int) []Way {
 	ways := make([]Way, len(sizes))
 	for i, pool := range sizes {
@@ -103,21 +103,21 @@ func pools(sizes ...int) []Way {
 	return ways
 }
 
-// The workers that a slow peer's queue is bounded by, so that it is served within
-// a request's time-out of 5 s: by a lock in MySQL, and by one in etcd an order.
+// The most workers of peers with a lock in MySQL, and with a session in etcd for each
+// order: with more, requests would exceed their time-out of 5 s.
 const (
 	lockWorkers     = 128
 	textbookWorkers = 64
 )
 
-// Batched is the peer that batches as the service does, and takes no lock.
+// Batched is the peer that batches as the service does, but without a lock.
 const Batched = "conditional-batched"
 
 var all = []Peer{
 	{Name: "noop", Store: Nowhere, Expected: strategy.Exact, Ways: pools(0), open: openNoop,
-		Is: "the same middleware and JSON, no guard, no store: the ceiling"},
+		Is: "the same middleware and JSON without a lock or a store: the upper limit"},
 	{Name: "redis-lua", Store: Redis, Expected: strategy.Exact, Ways: pools(16, 64), open: openRedis,
-		Is: "a script decrements and pushes the order; not durable"},
+		Is: "a script decrements the stock and pushes the order; not durable"},
 	{Name: "redis-lua-aof", Store: Redis, Durable: true, Expected: strategy.Exact, Ways: pools(16, 64), open: openRedis,
 		Is: "the same with appendfsync always"},
 	{Name: "conditional", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: service("conditional", 8, 32, 96),
@@ -125,7 +125,7 @@ var all = []Peer{
 	{Name: "conditional-1trip", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: pools(8, 32, 96), open: openOneTrip,
 		Is: "the same in one packet"},
 	{Name: Batched, Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: pools(2, 3, 5), open: openBatched,
-		Is: "whatever queued up during the last commit in one packet: UPDATE ... WHERE available >= n for each SKU, INSERT of all orders; no lock"},
+		Is: "all orders that arrived during the last commit in one packet: UPDATE ... WHERE available >= n for each SKU, INSERT of all orders; no lock"},
 	{Name: "row-lock", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: service("row-lock", 8, 32), MaxWorkers: lockWorkers,
 		Is: "SELECT ... FOR UPDATE, UPDATE, INSERT"},
 	{Name: "version", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: service("version", 4, 16), MaxWorkers: lockWorkers,
@@ -133,16 +133,16 @@ var all = []Peer{
 	{Name: "get-lock", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: pools(8, 32), MaxWorkers: lockWorkers, open: openGetLock,
 		Is: "GET_LOCK on a pinned connection, read, then write"},
 	{Name: "skip-locked", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: pools(8, 32, 96), UnitsPerSecond: 12_000, open: openSkipLocked,
-		Is: "a row a unit, SELECT ... FOR UPDATE SKIP LOCKED, DELETE, INSERT, in two packets"},
+		Is: "a row for each unit: SELECT ... FOR UPDATE SKIP LOCKED, DELETE, INSERT, in two packets"},
 	{Name: "buckets", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: pools(8, 32, 96), open: openBuckets,
 		Is: "conditional-1trip on one of 16 rows"},
 	{Name: "etcd-textbook", Store: MySQL, Durable: true, Etcd: true, Expected: strategy.Exact, MaxWorkers: textbookWorkers, open: openSessionAnOrder,
 		Ways: []Way{{Strategy: "etcd-textbook", Pool: 32}, {Pool: 32}},
-		Is:   "concurrency.Mutex for each order: its session reused (bin/api), or an order's own; the better one counts"},
+		Is:   "concurrency.Mutex for each order, with one session (bin/api) or a session for each order; the faster one counts"},
 	{Name: "etcd-no-desk", Store: MySQL, Durable: true, Etcd: true, Expected: strategy.Exact, Ways: pools(8, 32), MaxWorkers: lockWorkers, open: openNoDesk,
-		Is: "our mutex for each order, and a fenced conditional write in one packet"},
+		Is: "the service's own lock for each order, and a fenced conditional write in one packet"},
 	{Name: "etcd", Store: MySQL, Durable: true, Etcd: true, Expected: strategy.Exact, Ways: service("etcd", 32),
-		Is: "the service's default: our mutex, a desk, one fenced transaction a batch"},
+		Is: "the service's default: its own lock, a desk, one fenced transaction for each batch"},
 }
 
 // All returns the registry in its order.

@@ -27,9 +27,9 @@ func TestMain(m *testing.M) {
 	sandboxtest.Main(m, sandbox.Config{MySQL: true, EtcdNodes: 1}, &servers)
 }
 
-// TestEveryRivalSellsWhatThereIs has two replicas of each rival sell fewer units
-// than buyers want, at the same time.
-func TestEveryRivalSellsWhatThereIs(t *testing.T) {
+// TestEveryRivalSellsOutExactly has two replicas of each rival sell fewer units than
+// there are buyers, concurrently.
+func TestEveryRivalSellsOutExactly(t *testing.T) {
 	const units, buyers = 60, 150
 	for _, p := range All() {
 		if p.open == nil || p.Store == Nowhere {
@@ -41,10 +41,10 @@ func TestEveryRivalSellsWhatThereIs(t *testing.T) {
 			rivals := []rival{newRival(t, p, s), newRival(t, p, s)}
 			want := stock.Stock{SKU: "one", Name: "One", PriceCents: 1234, Currency: "EUR", Units: units}
 			if _, created, err := rivals[0].PutSKU(ctx, want, order.Precondition{}); err != nil || !created {
-				t.Fatalf("created %v, %v", created, err)
+				t.Fatalf("got created %v, %v", created, err)
 			}
 			if _, created, err := rivals[1].PutSKU(ctx, want, order.Precondition{}); err != nil || created {
-				t.Fatalf("created again %v, %v", created, err)
+				t.Fatalf("the second call: got created %v, %v", created, err)
 			}
 			var sold, refused atomic.Int64
 			group, ctx := errgroup.WithContext(ctx)
@@ -67,25 +67,25 @@ func TestEveryRivalSellsWhatThereIs(t *testing.T) {
 				t.Fatal(err)
 			}
 			if sold.Load() != units || refused.Load() != buyers-units {
-				t.Errorf("%d sold and %d refused, want %d and %d", sold.Load(), refused.Load(), units, buyers-units)
+				t.Errorf("got %d sold and %d refused, want %d and %d", sold.Load(), refused.Load(), units, buyers-units)
 			}
 			_, err := rivals[0].Place(t.Context(), order.Request{SKU: "none", Customer: "c", Key: "k", Quantity: 1})
 			if !errors.Is(err, stock.ErrUnknownSKU) {
-				t.Errorf("an unknown SKU: %v", err)
+				t.Errorf("an unknown SKU: got %v", err)
 			}
 			for _, r := range rivals {
 				if err := r.close(t.Context()); err != nil {
 					t.Error(err)
 				}
 			}
-			checkBooks(t, p, s, units)
+			checkSoldOut(t, p, s, units)
 		})
 	}
 }
 
 func serversFor(t *testing.T, p Peer) Servers {
 	t.Helper()
-	s := Servers{Pool: 8, EtcdEndpoints: servers.EtcdEndpoints(), Logger: slog.New(slog.DiscardHandler)}
+	s := Servers{ServeConfig: ServeConfig{Pool: 8, EtcdEndpoints: servers.EtcdEndpoints()}, Logger: slog.New(slog.DiscardHandler)}
 	switch p.Store {
 	case MySQL:
 		dsn, err := servers.MySQL.CreateDatabase(t.Context(), "peer_"+strings.NewReplacer("-", "_").Replace(p.Name))
@@ -127,12 +127,12 @@ func newRival(t *testing.T, p Peer, s Servers) rival {
 	return r
 }
 
-func checkBooks(t *testing.T, p Peer, s Servers, units int64) {
+func checkSoldOut(t *testing.T, p Peer, s Servers, units int64) {
 	t.Helper()
 	if p.Store == Redis {
 		left, orders, err := ReadRedis(t.Context(), s.RedisAddr, "one")
 		if err != nil || left != 0 || int64(len(orders)) != units {
-			t.Errorf("%d left, %d orders, %v", left, len(orders), err)
+			t.Errorf("got %d units left, %d orders, %v", left, len(orders), err)
 		}
 		return
 	}
@@ -141,11 +141,11 @@ func checkBooks(t *testing.T, p Peer, s Servers, units int64) {
 		t.Fatal(err)
 	}
 	if !report.OK || report.SKUs[0].Reserved != units || report.SKUs[0].Available != 0 {
-		t.Errorf("the audit: %+v", report)
+		t.Errorf("got audit %+v", report)
 	}
 }
 
-func TestAKeyIsUsedOnce(t *testing.T) {
+func TestKnownKeyIsRefused(t *testing.T) {
 	p, err := Find("conditional-1trip")
 	if err != nil {
 		t.Fatal(err)
@@ -160,20 +160,20 @@ func TestAKeyIsUsedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := r.Place(t.Context(), request); !errors.Is(err, order.ErrInFlight) {
-		t.Errorf("the same key again: %v", err)
+		t.Errorf("the same key again: got %v", err)
 	}
 }
 
-func TestRegistryIsWhole(t *testing.T) {
+func TestRegistryIsComplete(t *testing.T) {
 	seen := map[string]bool{}
 	for _, p := range All() {
 		if seen[p.Name] || p.Is == "" || p.Store == "" || p.Expected != strategy.Exact || len(p.Ways) == 0 {
-			t.Errorf("%+v", p)
+			t.Errorf("the name is not unique, or a field is missing: %+v", p)
 		}
 		seen[p.Name] = true
 		for _, way := range p.Ways {
 			if way.Strategy == "" && p.open == nil {
-				t.Errorf("%s: nobody can run %+v", p.Name, way)
+				t.Errorf("%s: no program runs %+v", p.Name, way)
 			}
 			if _, err := strategy.Find(way.Strategy); way.Strategy != "" && err != nil {
 				t.Errorf("%s: %v", p.Name, err)
@@ -181,11 +181,11 @@ func TestRegistryIsWhole(t *testing.T) {
 		}
 	}
 	if _, err := Find("nope"); err == nil || !strings.Contains(err.Error(), "noop") {
-		t.Errorf("an unknown peer: %v", err)
+		t.Errorf("an unknown peer: got %v", err)
 	}
 }
 
-func TestServeSaysWhatIsWrong(t *testing.T) {
+func TestServeReportsInvalidConfig(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	for _, tt := range []struct {
@@ -199,7 +199,7 @@ func TestServeSaysWhatIsWrong(t *testing.T) {
 	} {
 		tt.cfg.Log = io.Discard
 		if err := Serve(ctx, tt.cfg); err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%+v: %v, want %q", tt.cfg, err, tt.want)
+			t.Errorf("%+v: got %v, want %q", tt.cfg, err, tt.want)
 		}
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"flashsale/internal/stock"
 )
 
-// sell takes the units and pushes the order, or answers with the units left.
-// -1: taken; -2: no such SKU.
+// sell takes the units and pushes the order. It returns taken, unknownSKU, or the
+// units left if these are too few.
 var sell = redis.NewScript(`
 local left = redis.call('GET', KEYS[1])
 if not left then return -2 end
@@ -32,13 +32,12 @@ const (
 	unknownSKU = -2
 )
 
-// The keys of a SKU: its units left, its orders as they were pushed, and what it
-// was put on sale as.
+// The keys of a SKU: the units left, the list of orders, and the SKU's properties.
 func leftKey(sku string) string   { return "stock:" + sku }
 func ordersKey(sku string) string { return "orders:" + sku }
 func skuKey(sku string) string    { return "sku:" + sku }
 
-// RedisOrder is an order as it is pushed.
+// RedisOrder is an order in Redis.
 type RedisOrder struct {
 	ID       uuid.UUID `json:"id"`
 	Customer string    `json:"customer"`
@@ -46,8 +45,7 @@ type RedisOrder struct {
 	Quantity int32     `json:"quantity"`
 }
 
-// redisPeer keeps stock and orders in Redis, and the price of a SKU, which stands
-// still during a bench, in memory.
+// redisPeer stores stock and orders in Redis.
 type redisPeer struct {
 	unoffered
 	client *redis.Client
@@ -65,7 +63,7 @@ func openRedis(ctx context.Context, s Servers) (rival, error) {
 func redisClient(addr string, pool int) *redis.Client {
 	return redis.NewClient(&redis.Options{
 		Addr: addr, Protocol: 2, DisableIdentity: true, PoolSize: pool, MinIdleConns: pool, PoolTimeout: requestTimeout,
-		// A script that was sent may have run: another run would sell twice.
+		// A script that was sent may have run. A retry could sell twice.
 		MaxRetries: -1,
 	})
 }
@@ -129,7 +127,7 @@ func (p *redisPeer) ready(ctx context.Context) map[string]error {
 
 func (p *redisPeer) close(context.Context) error { return p.client.Close() }
 
-// ReadRedis are what Redis holds of one SKU: the units left and the orders.
+// ReadRedis reads the units left and the orders of one SKU.
 func ReadRedis(ctx context.Context, addr, sku string) (left int64, orders []RedisOrder, err error) {
 	client := redisClient(addr, 1)
 	defer func() { err = errors.Join(err, client.Close()) }()

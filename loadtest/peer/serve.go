@@ -18,35 +18,32 @@ import (
 	"flashsale/internal/stock"
 )
 
-// ServeConfig is one replica of a rival.
+// ServeConfig configures a replica of a rival.
 type ServeConfig struct {
 	Peer    string
 	Addr    string
 	Replica string
-	// AdminToken and JWTSecret are what it knows its callers by.
+	// AdminToken and JWTSecret authenticate the callers.
 	AdminToken, JWTSecret string
-	// MySQLDSN, EtcdEndpoints and RedisAddr are the servers; a peer uses those
-	// that it needs.
+	// MySQLDSN, EtcdEndpoints and RedisAddr are the servers. A peer uses those that it
+	// needs.
 	MySQLDSN      string
 	EtcdEndpoints []string
 	RedisAddr     string
-	// Pool is the connections to the store.
+	// Pool is the number of connections to the store.
 	Pool int
 	Log  io.Writer
 }
 
-// Servers are what a rival is made of.
+// Servers are what a rival is opened with.
 type Servers struct {
-	DB            *stock.DB // nil where the peer has no database
-	EtcdEndpoints []string
-	RedisAddr     string
-	Pool          int
-	Replica       string
-	Logger        *slog.Logger
+	ServeConfig
+	DB     *stock.DB // nil if the peer has no database
+	Logger *slog.Logger
 }
 
-// The service's own time-outs and bounds, so that nothing but the orders' way
-// differs.
+// The service's own time-outs and bounds, so that peers differ only in how they take
+// orders.
 const (
 	requestTimeout    = 5 * time.Second
 	readHeaderTimeout = 5 * time.Second
@@ -56,16 +53,16 @@ const (
 	drainTimeout      = 10 * time.Second
 	maxHeaderBytes    = 16 << 10
 
-	// paymentWindow is how long an order stays reserved, the service's default.
+	// paymentWindow is how long an order stays reserved: the service's default.
 	paymentWindow = 15 * time.Minute
 	startTimeout  = 30 * time.Second
 	closeTimeout  = 10 * time.Second
 )
 
-// gcPercent is the service's own: rivals run under the same collector.
+// gcPercent is the service's own setting.
 const gcPercent = 150
 
-// Serve answers orders until ctx ends, then finishes those that are in hand.
+// Serve serves orders until ctx ends, and then finishes those in progress.
 func Serve(ctx context.Context, cfg ServeConfig) (err error) {
 	debug.SetGCPercent(gcPercent)
 	p, err := Find(cfg.Peer)
@@ -73,17 +70,15 @@ func Serve(ctx context.Context, cfg ServeConfig) (err error) {
 		return err
 	}
 	if p.open == nil {
-		return fmt.Errorf("peer %s is a strategy of the service: api serve --strategy=%s", p.Name, p.Ways[0].Strategy)
+		return fmt.Errorf("peer %s is a strategy of the service; run api serve --strategy=%s", p.Name, p.Ways[0].Strategy)
 	}
 	listener, err := net.Listen("tcp", cfg.Addr)
 	if err != nil {
 		return fmt.Errorf("--addr: %w", err)
 	}
 	defer func() { _ = listener.Close() }() // the server closes it first
-	servers := Servers{
-		EtcdEndpoints: cfg.EtcdEndpoints, RedisAddr: cfg.RedisAddr, Pool: cfg.Pool, Replica: cfg.Replica,
-		Logger: slog.New(slog.NewJSONHandler(cfg.Log, &slog.HandlerOptions{Level: slog.LevelWarn})).With("replica", cfg.Replica),
-	}
+	logger := slog.New(slog.NewJSONHandler(cfg.Log, &slog.HandlerOptions{Level: slog.LevelWarn})).With("replica", cfg.Replica)
+	servers := Servers{ServeConfig: cfg, Logger: logger}
 	if p.Store == MySQL {
 		if servers.DB, err = openDatabase(ctx, p.Name, cfg); err != nil {
 			return err
@@ -136,8 +131,8 @@ func serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 	return nil
 }
 
-// openDatabase makes the service's tables, and records that this peer guards
-// them: the service's own replicas then refuse to.
+// openDatabase creates the service's tables and binds them to this peer, so that the
+// service's own replicas refuse to use them.
 func openDatabase(ctx context.Context, name string, cfg ServeConfig) (*stock.DB, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()

@@ -9,44 +9,29 @@ import (
 	"time"
 
 	"flashsale/internal/order"
-	"flashsale/internal/stock"
-	"flashsale/internal/strategy"
 )
-
-// textbook reads the stock and writes what it computed.
-var textbook = stock.Writer{Way: strategy.ReadThenWrite}
-
-// oneTrip is conditional-1trip.
-type oneTrip struct{ database }
-
-func openOneTrip(_ context.Context, s Servers) (rival, error) {
-	return &oneTrip{database{db: s.DB}}, nil
-}
 
 const takeConditionally = "UPDATE stock SET available = available - ?, seq = seq + 1, updated_at = NOW(6) WHERE sku = ? AND available >= ?"
 
-func (o *oneTrip) Place(ctx context.Context, r order.Request) (order.Placed, error) {
-	return o.place(ctx, &r, func(ctx context.Context, id order.ID) error {
-		return o.oneTrip(ctx, id, &r, takeConditionally, r.Quantity, []byte(r.SKU), r.Quantity)
-	})
+// openOneTrip opens conditional-1trip.
+func openOneTrip(_ context.Context, s Servers) (rival, error) {
+	d := newDatabase(s)
+	d.attempt = func(ctx context.Context, id order.ID, r *order.Request) error {
+		return d.oneTrip(ctx, id, r, takeConditionally, r.Quantity, []byte(r.SKU), r.Quantity)
+	}
+	return d, nil
 }
 
-// getLock holds MySQL's GET_LOCK around a read and a write. The lock belongs to a
-// connection, so the order keeps it from the lock to the release.
-type getLock struct{ database }
-
-func openGetLock(_ context.Context, s Servers) (rival, error) {
-	return &getLock{database{db: s.DB}}, nil
-}
-
-// getLockWait is in seconds, below the request's own time-out.
+// getLockWait is in seconds, below the request time-out.
 const getLockWait = 4
 
-func (g *getLock) Place(ctx context.Context, r order.Request) (order.Placed, error) {
-	// Names of locks are the server's, not the database's.
-	name := g.db.Name + "." + r.SKU
-	return g.place(ctx, &r, func(ctx context.Context, id order.ID) error {
-		return g.db.OnConn(ctx, func(conn *sql.Conn) error {
+// openGetLock opens get-lock, which holds MySQL's GET_LOCK around a read and a write.
+// The lock belongs to a connection, so the order uses one connection throughout.
+func openGetLock(_ context.Context, s Servers) (rival, error) {
+	d := newDatabase(s)
+	d.attempt = func(ctx context.Context, id order.ID, r *order.Request) error {
+		name := s.DB.Name + "." + r.SKU // lock names are global to the server
+		return s.DB.OnConn(ctx, func(conn *sql.Conn) error {
 			var got sql.NullInt64
 			if err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, ?)", name, getLockWait).Scan(&got); err != nil {
 				return err
@@ -54,20 +39,20 @@ func (g *getLock) Place(ctx context.Context, r order.Request) (order.Placed, err
 			if got.Int64 != 1 {
 				return fmt.Errorf("%w: the lock was not granted in %d s", order.ErrUnavailable, getLockWait)
 			}
-			err := g.readThenWrite(ctx, conn, id, &r)
-			free, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			err := readThenWrite(ctx, conn, id, r)
+			ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()
 			if err != nil && !errors.Is(err, errRefused) {
-				// The next holder must not read what is not rolled back.
-				if _, rollback := conn.ExecContext(free, "ROLLBACK"); rollback != nil {
-					err = errors.Join(err, rollback)
-				}
+				// Before the next holder reads.
+				_, rollback := conn.ExecContext(ending, "ROLLBACK")
+				err = errors.Join(err, rollback)
 			}
-			if _, unlock := conn.ExecContext(free, "DO RELEASE_LOCK(?)", name); unlock != nil {
-				// The order's outcome stands; the lock ends with its connection.
+			if _, unlock := conn.ExecContext(ending, "DO RELEASE_LOCK(?)", name); unlock != nil {
+				// The order's outcome is unchanged. Closing the connection ends the lock.
 				_ = conn.Raw(func(any) error { return driver.ErrBadConn })
 			}
 			return err
 		})
-	})
+	}
+	return d, nil
 }

@@ -12,68 +12,63 @@ import (
 	"flashsale/internal/stock"
 )
 
-// This file holds the rivals that spread a SKU's stock over many rows, so that
-// orders do not queue for one. The row in the stock table, which the audit reads,
-// is brought up to date at the end.
+// This file has the rivals that spread a SKU's stock over many rows, so that orders
+// do not wait for one row. When they close, they write the sum into the stock row,
+// which the audit reads.
 
-// skipLocked has a row for each unit that is left.
-type skipLocked struct{ database }
-
+// makeUnits creates the table of skip-locked: a row for each unit left.
 const makeUnits = `CREATE TABLE IF NOT EXISTS peer_units (
 	sku VARBINARY(64) NOT NULL, unit INT NOT NULL, PRIMARY KEY (sku, unit)) ENGINE = InnoDB`
 
+const (
+	// unitRows is the number of rows that one statement inserts.
+	unitRows  = 5000
+	pickUnits = "SELECT unit FROM peer_units WHERE sku = ? AND unit >= ? ORDER BY unit LIMIT ? FOR UPDATE SKIP LOCKED"
+)
+
+// openSkipLocked opens skip-locked.
 func openSkipLocked(ctx context.Context, s Servers) (rival, error) {
-	_, err := s.DB.SQL.ExecContext(ctx, makeUnits)
-	return &skipLocked{database{db: s.DB}}, err
-}
-
-// unitRows are inserted by one statement.
-const unitRows = 5000
-
-func (s *skipLocked) PutSKU(ctx context.Context, want stock.Stock, only order.Precondition) (stock.Stock, bool, error) {
-	got, created, err := s.database.PutSKU(ctx, want, only)
-	if err != nil || !created {
-		return got, created, err
-	}
-	for unit := int64(0); unit < want.Units; unit += unitRows {
-		n := min(unitRows, want.Units-unit)
-		args := make([]any, 0, 2*n)
-		for i := range n {
-			args = append(args, []byte(want.SKU), unit+i)
+	d := newDatabase(s)
+	d.created = func(ctx context.Context, row stock.Stock) error {
+		for unit := int64(0); unit < row.Units; unit += unitRows {
+			n := min(unitRows, row.Units-unit)
+			args := make([]any, 0, 2*n)
+			for i := range n {
+				args = append(args, []byte(row.SKU), unit+i)
+			}
+			query := "INSERT INTO peer_units (sku, unit) VALUES (?, ?)" + strings.Repeat(", (?, ?)", int(n)-1)
+			if _, err := s.DB.SQL.ExecContext(ctx, query, args...); err != nil {
+				return fmt.Errorf("insert units: %w", err)
+			}
 		}
-		query := "INSERT INTO peer_units (sku, unit) VALUES (?, ?)" + strings.Repeat(", (?, ?)", int(n)-1)
-		if _, err := s.db.SQL.ExecContext(ctx, query, args...); err != nil {
-			return got, created, fmt.Errorf("make units: %w", err)
-		}
+		return nil
 	}
-	return got, created, nil
-}
-
-const pickUnits = "SELECT unit FROM peer_units WHERE sku = ? AND unit >= ? ORDER BY unit LIMIT ? FOR UPDATE SKIP LOCKED"
-
-func (s *skipLocked) Place(ctx context.Context, r order.Request) (order.Placed, error) {
-	return s.place(ctx, &r, func(ctx context.Context, id order.ID) error {
-		row, err := s.rows.get(ctx, r.SKU, s.db.Get)
+	d.attempt = func(ctx context.Context, id order.ID, r *order.Request) error {
+		row, err := d.rows.get(ctx, r.SKU, s.DB.Get)
 		if err != nil {
 			return err
 		}
-		return s.db.OnConn(ctx, func(conn *sql.Conn) error {
-			// Not always from the front: rows that were deleted there have to be
-			// stepped over until the server has purged them.
-			units, err := pick(ctx, conn, begin+pickUnits, &r, rand.Int64N(max(row.Units, 1)))
+		return s.DB.OnConn(ctx, func(conn *sql.Conn) error {
+			// Starts at a random unit: at the front, deleted rows slow down the scan
+			// until the server has purged them.
+			units, err := pick(ctx, conn, begin+pickUnits, r, rand.Int64N(max(row.Units, 1)))
 			if err == nil && len(units) < int(r.Quantity) {
-				units, err = pick(ctx, conn, pickUnits, &r, 0)
+				units, err = pick(ctx, conn, pickUnits, r, 0)
 			}
 			if err != nil {
 				return err
 			}
 			if len(units) < int(r.Quantity) {
-				return errors.Join(errRefused, rollback(ctx, conn))
+				_, err := conn.ExecContext(ctx, "ROLLBACK")
+				return errors.Join(errRefused, err)
 			}
 			take := "DELETE FROM peer_units WHERE sku = ? AND unit IN (?" + strings.Repeat(", ?", len(units)-1) + ")"
-			return commitWith(ctx, conn, "", take, append([]any{[]byte(r.SKU)}, units...), len(units), id, &r)
+			return commitWith(ctx, conn, "", take, append([]any{[]byte(r.SKU)}, units...), len(units), id, r)
 		})
-	})
+	}
+	d.finish = d.sumUp("(SELECT COUNT(*) FROM peer_units u WHERE u.sku = s.sku)")
+	_, err := s.DB.SQL.ExecContext(ctx, makeUnits)
+	return d, err
 }
 
 func pick(ctx context.Context, conn *sql.Conn, query string, r *order.Request, from int64) (units []any, err error) {
@@ -92,84 +87,61 @@ func pick(ctx context.Context, conn *sql.Conn, query string, r *order.Request, f
 	return units, rows.Err()
 }
 
-func rollback(ctx context.Context, conn *sql.Conn) error {
-	_, err := conn.ExecContext(ctx, "ROLLBACK")
-	return err
-}
-
-func (s *skipLocked) close(ctx context.Context) error {
-	return putTogether(ctx, s.db, "(SELECT COUNT(*) FROM peer_units u WHERE u.sku = s.sku)")
-}
-
-// putTogether writes what is left of each SKU into its stock row. Whichever
-// replica comes last has counted everything.
-func putTogether(ctx context.Context, db *stock.DB, left string) error {
-	if _, err := db.SQL.ExecContext(ctx, "UPDATE stock s SET s.available = "+left); err != nil {
-		return fmt.Errorf("put the stock together: %w", err)
+// sumUp returns a function that writes the units left of each SKU into its stock
+// row. The last replica that calls it counts everything.
+func (d *database) sumUp(left string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if _, err := d.db.SQL.ExecContext(ctx, "UPDATE stock s SET s.available = "+left); err != nil {
+			return fmt.Errorf("sum up the stock: %w", err)
+		}
+		return nil
 	}
-	return nil
 }
 
-// bucketCount is how many rows the stock of a SKU is spread over.
+// bucketCount is the number of rows that a SKU's stock is spread over.
 const bucketCount = 16
-
-// buckets is conditional-1trip on one of the buckets, any other when that has too
-// few. An order larger than what any single one has is refused.
-type buckets struct{ database }
 
 const makeBuckets = `CREATE TABLE IF NOT EXISTS peer_buckets (
 	sku VARBINARY(64) NOT NULL, bucket INT NOT NULL, available BIGINT NOT NULL, PRIMARY KEY (sku, bucket)) ENGINE = InnoDB`
 
+const (
+	takeFromBucket = "UPDATE peer_buckets SET available = available - ? WHERE sku = ? AND bucket = ? AND available >= ?"
+	findBucket     = "SELECT bucket FROM peer_buckets WHERE sku = ? AND available >= ? ORDER BY RAND() LIMIT 1"
+)
+
+// openBuckets opens buckets: conditional-1trip on a random bucket, or on another one
+// if that has too few units. An order must fit into one bucket.
 func openBuckets(ctx context.Context, s Servers) (rival, error) {
-	_, err := s.DB.SQL.ExecContext(ctx, makeBuckets)
-	return &buckets{database{db: s.DB}}, err
-}
-
-func (b *buckets) PutSKU(ctx context.Context, want stock.Stock, only order.Precondition) (stock.Stock, bool, error) {
-	got, created, err := b.database.PutSKU(ctx, want, only)
-	if err != nil || !created {
-		return got, created, err
-	}
-	for bucket := range int64(bucketCount) {
-		units := want.Units / bucketCount
-		if bucket < want.Units%bucketCount {
-			units++
+	d := newDatabase(s)
+	d.created = func(ctx context.Context, row stock.Stock) error {
+		for bucket := range int64(bucketCount) {
+			units := row.Units / bucketCount
+			if bucket < row.Units%bucketCount {
+				units++
+			}
+			_, err := s.DB.SQL.ExecContext(ctx, "INSERT INTO peer_buckets (sku, bucket, available) VALUES (?, ?, ?)", []byte(row.SKU), bucket, units)
+			if err != nil {
+				return fmt.Errorf("insert buckets: %w", err)
+			}
 		}
-		_, err := b.db.SQL.ExecContext(ctx, "INSERT INTO peer_buckets (sku, bucket, available) VALUES (?, ?, ?)", []byte(want.SKU), bucket, units)
-		if err != nil {
-			return got, created, fmt.Errorf("make buckets: %w", err)
-		}
+		return nil
 	}
-	return got, created, nil
-}
-
-const takeFromBucket = "UPDATE peer_buckets SET available = available - ? WHERE sku = ? AND bucket = ? AND available >= ?"
-
-func (b *buckets) Place(ctx context.Context, r order.Request) (order.Placed, error) {
-	return b.place(ctx, &r, func(ctx context.Context, id order.ID) error {
+	d.attempt = func(ctx context.Context, id order.ID, r *order.Request) error {
 		bucket := rand.IntN(bucketCount)
 		for {
-			err := b.oneTrip(ctx, id, &r, takeFromBucket, r.Quantity, []byte(r.SKU), bucket, r.Quantity)
+			err := d.oneTrip(ctx, id, r, takeFromBucket, r.Quantity, []byte(r.SKU), bucket, r.Quantity)
 			if !errors.Is(err, errRefused) {
 				return err
 			}
-			if bucket, err = b.other(ctx, &r); err != nil {
+			switch err := s.DB.SQL.QueryRowContext(ctx, findBucket, []byte(r.SKU), r.Quantity).Scan(&bucket); {
+			case errors.Is(err, sql.ErrNoRows):
+				return errRefused
+			case err != nil:
 				return err
 			}
 		}
-	})
-}
-
-// other is any bucket that has enough, or errRefused.
-func (b *buckets) other(ctx context.Context, r *order.Request) (bucket int, err error) {
-	err = b.db.SQL.QueryRowContext(ctx, "SELECT bucket FROM peer_buckets WHERE sku = ? AND available >= ? ORDER BY RAND() LIMIT 1",
-		[]byte(r.SKU), r.Quantity).Scan(&bucket)
-	if errors.Is(err, sql.ErrNoRows) {
-		err = errRefused
 	}
-	return bucket, err
-}
-
-func (b *buckets) close(ctx context.Context) error {
-	return putTogether(ctx, b.db, "(SELECT SUM(b.available) FROM peer_buckets b WHERE b.sku = s.sku)")
+	d.finish = d.sumUp("(SELECT SUM(b.available) FROM peer_buckets b WHERE b.sku = s.sku)")
+	_, err := s.DB.SQL.ExecContext(ctx, makeBuckets)
+	return d, err
 }

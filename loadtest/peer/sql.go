@@ -6,49 +6,90 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"flashsale/internal/order"
 	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
 )
 
-// database is what the rivals on MySQL share: the service's tables.
+// database is a rival on MySQL, which writes the service's own tables.
 type database struct {
 	unoffered
 	db   *stock.DB
 	rows cache
+	// attempt writes the order of that id in one transaction. It returns errRefused if
+	// there are too few units.
+	attempt func(ctx context.Context, id order.ID, r *order.Request) error
+	// These may be nil: created is called after a SKU was created, and finish before
+	// the rival closes. etcd is the client of a rival that locks in etcd.
+	created func(ctx context.Context, row stock.Stock) error
+	finish  func(ctx context.Context) error
+	etcd    *clientv3.Client
+}
+
+func newDatabase(s Servers) *database { return &database{db: s.DB} }
+
+// cache holds the stock rows for their prices, which do not change during a bench.
+type cache struct{ sync.Map }
+
+// get loads a SKU on first use.
+func (c *cache) get(ctx context.Context, sku string, load func(context.Context, string) (stock.Stock, error)) (stock.Stock, error) {
+	if row, ok := c.Load(sku); ok {
+		return row.(stock.Stock), nil
+	}
+	row, err := load(ctx, sku)
+	if err == nil {
+		c.Store(sku, row)
+	}
+	return row, err
 }
 
 func (d *database) PutSKU(ctx context.Context, want stock.Stock, _ order.Precondition) (got stock.Stock, created bool, err error) {
 	if created, err = d.db.Create(ctx, want); err != nil || !created {
 		return want, created, err
 	}
-	got, err = d.db.Get(ctx, want.SKU)
+	if got, err = d.db.Get(ctx, want.SKU); err == nil && d.created != nil {
+		err = d.created(ctx, got)
+	}
 	return got, created, err
 }
 
 func (d *database) ready(ctx context.Context) map[string]error {
-	return map[string]error{"mysql": d.db.Ping(ctx)}
+	servers := map[string]error{"mysql": d.db.Ping(ctx)}
+	if d.etcd != nil {
+		_, servers["etcd"] = d.etcd.Get(ctx, "flashsale/")
+	}
+	return servers
 }
 
-func (d *database) close(context.Context) error { return nil }
+func (d *database) close(ctx context.Context) (err error) {
+	if d.finish != nil {
+		err = d.finish(ctx)
+	}
+	if d.etcd != nil {
+		err = errors.Join(err, d.etcd.Close())
+	}
+	return err
+}
 
 const (
-	// attempts bounds how often a transaction that the server gave up is run
-	// again, and backoff is the longest wait before: both are the service's.
+	// attempts bounds the runs of a transaction that the server aborts, and backoff
+	// is the longest wait between two. Both are the service's.
 	attempts = 5
 	backoff  = 10 * time.Millisecond
 )
 
-// errRefused says that too few units were there.
+// errRefused means that there are too few units.
 var errRefused = errors.New("too few units")
 
-// place runs try, which writes the order of that id in a transaction, until it is
-// no more given up by the server.
-func (d *database) place(ctx context.Context, r *order.Request, try func(ctx context.Context, id order.ID) error) (order.Placed, error) {
+// Place calls attempt until the server does not abort the transaction.
+func (d *database) Place(ctx context.Context, r order.Request) (order.Placed, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	row, err := d.rows.get(ctx, r.SKU, d.db.Get)
@@ -61,38 +102,34 @@ func (d *database) place(ctx context.Context, r *order.Request, try func(ctx con
 			break
 		}
 		now := time.Now().UTC()
-		if err = try(ctx, id); err == nil {
-			return promise(r, id, row.PriceCents, row.Currency, now), nil
+		if err = d.attempt(ctx, id, &r); err == nil {
+			return promise(&r, id, row.PriceCents, row.Currency, now), nil
 		}
-		if !stock.IsRetryable(err) {
+		if !stock.IsRetryable(err) || sleep.For(ctx, rand.N(backoff)) != nil {
 			break
-		}
-		if sleep.For(ctx, rand.N(backoff)) != nil {
-			return order.Placed{}, classify(err)
 		}
 	}
 	if errors.Is(err, errRefused) {
-		err = d.refusal(ctx, r)
+		var now stock.Stock
+		if now, err = d.db.Get(ctx, r.SKU); err == nil {
+			err = refusal(now.Available)
+		}
 	}
 	return order.Placed{}, classify(err)
 }
 
-// refusal tells sold out from too few.
-func (d *database) refusal(ctx context.Context, r *order.Request) error {
-	row, err := d.db.Get(ctx, r.SKU)
-	switch {
-	case err != nil:
-		return err
-	case row.Available > 0:
+// refusal is the error of an order for more units than are left.
+func refusal(left int64) error {
+	if left > 0 {
 		return order.ErrInsufficient
 	}
 	return order.ErrSoldOut
 }
 
-// classify makes what ended an order one of package order's errors.
+// classify maps an error to one of package order's.
 func classify(err error) error {
-	for _, known := range []error{stock.ErrUnknownSKU, order.ErrSoldOut, order.ErrInsufficient, order.ErrUnknown, order.ErrUnavailable} {
-		if errors.Is(err, known) {
+	for _, target := range []error{stock.ErrUnknownSKU, order.ErrSoldOut, order.ErrInsufficient, order.ErrUnknown, order.ErrUnavailable} {
+		if errors.Is(err, target) {
 			return err
 		}
 	}
@@ -105,8 +142,8 @@ func classify(err error) error {
 	return fmt.Errorf("%w: %w", order.ErrUnavailable, err)
 }
 
-// insertOrder writes an order with what stands in its stock row, if the statement
-// before it changed so many rows.
+// insertOrder inserts an order with the values of its stock row, if the preceding
+// statement changed that many rows.
 const insertOrder = `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency,
 	per_customer_limit, status, fence, seq, created_at, expires_at)
 	SELECT ?, s.sku, ?, ?, ?, ?, s.price_cents, s.currency, s.per_customer_limit, 'reserved', s.fence, s.seq,
@@ -117,34 +154,37 @@ func insertArgs(id order.ID, r *order.Request, changed int) []any {
 	return []any{id[:], []byte(r.Customer), []byte(r.Key), fingerprint[:], r.Quantity, int(paymentWindow.Seconds()), []byte(r.SKU), changed}
 }
 
-// commitWith is the packet that takes units by one statement, which changes so
-// many rows or none, inserts the order, commits, and asks whether it stands. It
-// begins the transaction unless an earlier packet has.
+// commitWith sends one packet that takes units with a statement, inserts the order if
+// the statement changed that many rows, commits, and checks that the order exists. An
+// empty begin continues the transaction of an earlier packet.
 func commitWith(ctx context.Context, conn *sql.Conn, begin, take string, takeArgs []any, changed int, id order.ID, r *order.Request) error {
 	args := append(append(takeArgs[:len(takeArgs):len(takeArgs)], insertArgs(id, r, changed)...), id[:])
-	var stands bool
-	err := conn.QueryRowContext(ctx, begin+take+"; "+insertOrder+"; COMMIT; SELECT EXISTS (SELECT 1 FROM orders WHERE id = ?)", args...).Scan(&stands)
+	var exists bool
+	err := conn.QueryRowContext(ctx, begin+take+"; "+insertOrder+"; COMMIT; SELECT EXISTS (SELECT 1 FROM orders WHERE id = ?)", args...).Scan(&exists)
 	switch {
-	case err == nil && !stands:
+	case err == nil && !exists:
 		return errRefused
 	case err == nil, stock.IsRetryable(err), stock.IsDuplicate(err):
-		return err // the server says so, and OnConn rolls back
+		return err // a definite answer of the server; OnConn rolls back
 	}
 	return fmt.Errorf("%w: %w", stock.ErrOutcomeUnknown, err)
 }
 
 const begin = "BEGIN; "
 
-// oneTrip is the whole transaction in one packet.
+// oneTrip runs the whole transaction in one packet.
 func (d *database) oneTrip(ctx context.Context, id order.ID, r *order.Request, take string, args ...any) error {
 	return d.db.OnConn(ctx, func(conn *sql.Conn) error {
 		return commitWith(ctx, conn, begin, take, args, 1, id, r)
 	})
 }
 
-// readThenWrite is a transaction of single statements, as a textbook has it. Only
-// a lock around it makes it right.
-func (d *database) readThenWrite(ctx context.Context, conn *sql.Conn, id order.ID, r *order.Request) error {
+// textbook reads the stock and writes the result of its subtraction.
+var textbook = stock.Writer{Way: strategy.ReadThenWrite}
+
+// readThenWrite is a transaction of single statements, as in a textbook. It is only
+// correct under a lock.
+func readThenWrite(ctx context.Context, conn *sql.Conn, id order.ID, r *order.Request) error {
 	if _, err := conn.ExecContext(ctx, "BEGIN"); err != nil {
 		return err
 	}

@@ -218,14 +218,10 @@ func (s *Shop) Replica(name string, kind strategy.Lock) *Replica {
 	}
 	env, err := json.Marshal(cfg)
 	run.Check(err)
-	argv := run.bed.cfg.ReplicaProgram
-	if len(argv) == 0 {
-		self, err := os.Executable()
-		run.Check(err)
-		argv = []string{self, ReplicaCommand}
-	}
+	self, err := os.Executable()
+	run.Check(err)
 	r.process, err = sandbox.StartProcess(run.ctx, sandbox.ProcessConfig{
-		Name: name, Argv: argv, Env: []string{replicaVar + "=" + string(env)},
+		Name: name, Argv: []string{self, ReplicaCommand}, Env: []string{replicaVar + "=" + string(env)},
 		Ports: []*sandbox.Port{reserved},
 		Ready: func(ctx context.Context) error {
 			conn, err := new(net.Dialer).DialContext(ctx, "tcp", reserved.Addr)

@@ -26,9 +26,6 @@ type Config struct {
 	// Database and EtcdProgram are sandbox.Config's.
 	Database    sandbox.Product
 	EtcdProgram []string
-	// ReplicaProgram is the beginning of a command that calls ReplicaMain. The
-	// default is this executable's hidden command.
-	ReplicaProgram []string
 }
 
 // Testbed has servers that start on first use and are shared by all runs. Each
