@@ -21,8 +21,7 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// BenchmarkQueue is what an order costs to be handed to a desk and taken into a
-// batch, without anything around it.
+// BenchmarkQueue measures handing an order to a desk and taking it into a batch.
 func BenchmarkQueue(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
@@ -30,8 +29,8 @@ func BenchmarkQueue(b *testing.B) {
 	}
 }
 
-// BenchmarkBatchText is what the packet of one SKU's batch costs to make; per
-// order, divide by the batch's size.
+// BenchmarkBatchText measures making the packet of one SKU's batch. Divide by the
+// batch's size for the cost of one order.
 func BenchmarkBatchText(b *testing.B) {
 	for _, n := range []int{1, 64, 512} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -44,7 +43,7 @@ func BenchmarkBatchText(b *testing.B) {
 	}
 }
 
-// BenchmarkCommit is one batch's transaction on a real server, to its answer.
+// BenchmarkCommit measures one batch's transaction on a real server.
 func BenchmarkCommit(b *testing.B) {
 	for _, n := range []int{1, 64, 512} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -52,7 +51,7 @@ func BenchmarkCommit(b *testing.B) {
 			token := lock.Token(0)
 			b.ReportAllocs()
 			for b.Loop() {
-				// A tenure of its own for each: the claim is timed as well.
+				// Each has its own tenure, so the claim is measured too.
 				token++
 				row, err := stock.Claim{SKU: testSKU, Token: token, Fence: strategy.FenceClaim}.Begin(b.Context(), db)
 				if err != nil {
@@ -67,8 +66,8 @@ func BenchmarkCommit(b *testing.B) {
 	}
 }
 
-// BenchmarkInsertBatch is what an order's row costs the server, in CPU time: in a
-// table of many customers, by transactions of so many SKUs with so many orders of each.
+// BenchmarkInsertBatch measures the server's CPU time for an order's row, in a table of
+// many customers, by the SKUs in a transaction and the orders of each.
 func BenchmarkInsertBatch(b *testing.B) {
 	const customers, fill = 300_000, 2000
 	for _, size := range []struct{ skus, orders int }{{1, 256}, {256, 1}} {
@@ -107,7 +106,7 @@ func BenchmarkInsertBatch(b *testing.B) {
 	}
 }
 
-// serverCPU is the CPU time that the database's server has used, by /proc.
+// serverCPU reads the database server's CPU time from /proc.
 func serverCPU(b *testing.B) time.Duration {
 	b.Helper()
 	const utime, stime, tick = 11, 12, 10 * time.Millisecond // behind the program's name
@@ -124,8 +123,8 @@ func serverCPU(b *testing.B) time.Duration {
 	return time.Duration(user+kernel) * tick
 }
 
-// BenchmarkPlace is the whole path of an order behind HTTP, with so many buyers
-// at once at one replica.
+// BenchmarkPlace measures the path of an order without HTTP, at one replica, by the
+// number of concurrent buyers.
 func BenchmarkPlace(b *testing.B) {
 	for _, buyers := range []int{1, 64, 512} {
 		b.Run(fmt.Sprint(buyers), func(b *testing.B) {
@@ -149,8 +148,7 @@ func BenchmarkPlace(b *testing.B) {
 	}
 }
 
-// BenchmarkFullDesk is what an order costs that finds the queue full: it is
-// refused at once, whatever the desk waits for.
+// BenchmarkFullDesk measures the refusal of an order by a full queue.
 func BenchmarkFullDesk(b *testing.B) {
 	dsn := newDSN(b, stock.Stock{Units: 1 << 30})
 	db := open(b, dsn)

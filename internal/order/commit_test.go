@@ -17,8 +17,8 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// manySKUs makes a database with n SKUs of 1000 units: sku00000 and so on. Its clock
-// stands still for db: a row may be read long before it is written.
+// manySKUs makes a database with n SKUs of 1000 units: sku00000 and so on. The clock of
+// db stands still, so that a row can be read long before it is written.
 func manySKUs(t testing.TB, n int) (dsn string, db *stock.DB) {
 	t.Helper()
 	dsn = newDSN(t, stock.Stock{Units: 1})
@@ -34,7 +34,7 @@ func manySKUs(t testing.TB, n int) (dsn string, db *stock.DB) {
 
 func name(i int) string { return fmt.Sprintf("sku%05d", i) }
 
-// part claims a SKU and makes a part of n orders.
+// part claims a SKU and makes a Part of n orders.
 func part(t testing.TB, db *stock.DB, i, n int) order.Part {
 	t.Helper()
 	tenure := stock.Claim{SKU: name(i), Token: 7, Fence: strategy.FenceClaim}
@@ -45,9 +45,9 @@ func part(t testing.TB, db *stock.DB, i, n int) order.Part {
 	return order.Part{Row: row, Token: 7, Orders: n}
 }
 
-func TestStaleSKUTakesNoOtherOfItsGroupDown(t *testing.T) {
+func TestStaleSKUDoesNotFailItsGroup(t *testing.T) {
 	t.Parallel()
-	// More than are taken by one statement, so that some stand before the stop.
+	// More SKUs than one statement takes, so that some come before the stop.
 	const skus, newer, changed = 70, 3, 50
 	_, db := manySKUs(t, skus)
 	var parts []order.Part
@@ -80,7 +80,7 @@ func TestStaleSKUTakesNoOtherOfItsGroupDown(t *testing.T) {
 	}
 }
 
-// A group reads and locks the rows that it names, however many SKUs there are.
+// A group reads and locks only its own rows, however many SKUs there are.
 func TestGroupTouchesOnlyItsRows(t *testing.T) {
 	t.Parallel()
 	for _, skus := range []int{4, 10_000} {
@@ -99,13 +99,13 @@ func TestGroupTouchesOnlyItsRows(t *testing.T) {
 			if _, err := conn.ExecContext(t.Context(), query); err != nil {
 				t.Fatal(err)
 			}
-			// Whoever wants other rows, between and behind those, does not wait.
+			// Other rows, between and after those, stay unlocked.
 			for _, other := range []int{1, 2, skus - 1} {
 				if other == 3 {
 					continue
 				}
 				if _, err := db.SQL.ExecContext(t.Context(), "SELECT sku FROM stock WHERE sku = ? FOR UPDATE NOWAIT", []byte(name(other))); err != nil {
-					t.Errorf("%s, which the group does not name, is locked: %v", name(other), err)
+					t.Errorf("%s is not in the group, but locked: %v", name(other), err)
 				}
 			}
 			for statement := range strings.SplitSeq(query, "; ") {
@@ -120,12 +120,12 @@ func TestGroupTouchesOnlyItsRows(t *testing.T) {
 	}
 }
 
-// querier is a connection, or any of a pool.
+// querier is a connection or a pool.
 type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
-// checkPlan fails the test unless the statement reads so many rows of stock, by its
+// checkPlan fails the test unless the statement reads that many rows of stock by
 // primary key.
 func checkPlan(t *testing.T, db querier, statement string, rows int) {
 	t.Helper()
@@ -136,15 +136,15 @@ func checkPlan(t *testing.T, db querier, statement string, rows int) {
 		}
 		found = true
 		if row["key"] != "PRIMARY" || row["rows"] != fmt.Sprint(rows) {
-			t.Errorf("stock is read by %q, %s rows: %s", row["key"], row["rows"], statement)
+			t.Errorf("stock is read by key %q, %s rows: %s", row["key"], row["rows"], statement)
 		}
 	}
 	if !found {
-		t.Errorf("no plan names stock: %s", statement)
+		t.Errorf("the plan does not contain stock: %s", statement)
 	}
 }
 
-// explain returns the rows of a statement's plan, by the names of their columns.
+// explain returns the rows of a statement's plan, by column name.
 func explain(t *testing.T, db querier, statement string, args []any) (plan []map[string]string) {
 	t.Helper()
 	rows, err := db.QueryContext(t.Context(), "EXPLAIN FORMAT=TRADITIONAL "+statement, args...)
@@ -179,9 +179,9 @@ func explain(t *testing.T, db querier, statement string, args []any) (plan []map
 	return plan
 }
 
-// A stranger's transaction holds one SKU's row. The others sell on: that SKU may
-// hold up the group that it is first met in, and none after it.
-func TestLockedSKUDoesNotHoldOthersUp(t *testing.T) {
+// Another client's transaction holds one SKU's row. The SKU may delay its first group,
+// but no later one.
+func TestLockedSKUDelaysOnlyOneGroup(t *testing.T) {
 	t.Parallel()
 	const skus, rounds = 8, 40
 	dsn, db := manySKUs(t, skus)
@@ -229,10 +229,10 @@ func TestLockedSKUDoesNotHoldOthersUp(t *testing.T) {
 		})
 	}
 	others.Wait()
-	// One wait for the row takes the server's second. Held up in each group, the
-	// rounds would take 40 of them.
+	// One wait for the row takes the server a second. If each group waited, the rounds
+	// would take 40 seconds.
 	if took := time.Since(began); took > rounds*time.Second*2/3 {
-		t.Errorf("the other SKUs took %s for %d orders each", took, rounds)
+		t.Errorf("the other SKUs took %s for %d orders each, want less than the wait for one lock per round", took, rounds)
 	}
 	execSQL(t, dsn, fmt.Sprintf("KILL QUERY %d", sleeper(t, db.Name)))
 	<-busy
@@ -242,7 +242,7 @@ func TestLockedSKUDoesNotHoldOthersUp(t *testing.T) {
 	cancel()
 	locked.Wait()
 	if err := sell(0, 0); err != nil {
-		t.Errorf("the SKU that was locked: %v", err)
+		t.Errorf("the locked SKU: %v", err)
 	}
 	if report, err := stock.Audit(t.Context(), db); err != nil || !report.OK {
 		t.Errorf("audit: %+v, %v", report.Violations, err)

@@ -22,11 +22,10 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// eachUnderItsToken takes a fenced lock for each order.
+// eachUnderItsToken is a strategy that takes a fenced lock for each order.
 var eachUnderItsToken = strategy.Strategy{Name: "each", Lock: strategy.Etcd, Write: strategy.ReadThenWrite, Token: true, Replicas: -1}
 
-// newEach starts a replica of eachUnderItsToken. The returned function ends its
-// lease, as an operator or a partition would.
+// newEach starts a replica of eachUnderItsToken. The returned function ends its lease.
 func newEach(t *testing.T, dsn string, fence strategy.Fence, at func(order.Step)) (service *order.Service, revoke func()) {
 	t.Helper()
 	client, err := clientv3.New(clientv3.Config{Endpoints: servers.EtcdEndpoints(), DialTimeout: testTimeout, Logger: zap.NewNop()})
@@ -50,7 +49,7 @@ func newEach(t *testing.T, dsn string, fence strategy.Fence, at func(order.Step)
 	return service, func() {
 		answer, err := client.Get(t.Context(), prefix, clientv3.WithPrefix())
 		if err != nil || len(answer.Kvs) == 0 {
-			t.Fatalf("nobody holds the lock: %v", err)
+			t.Fatalf("the lock has no holder: %v", err)
 		}
 		if _, err := client.Revoke(t.Context(), clientv3.LeaseID(answer.Kvs[0].Lease)); err != nil {
 			t.Fatal(err)
@@ -58,7 +57,7 @@ func newEach(t *testing.T, dsn string, fence strategy.Fence, at func(order.Step)
 	}
 }
 
-// gate stops an order once at a step, until it is let go.
+// gate stops one order at a step until it is released.
 type gate struct{ reached, open chan struct{} }
 
 func newGate() *gate { return &gate{make(chan struct{}), make(chan struct{})} }
@@ -73,8 +72,8 @@ func (g *gate) at() func(order.Step) {
 	}
 }
 
-// A holder of one order's lock stops between its read and its write, and goes on
-// after, or while, another sells the last unit.
+// A holder of one order's lock stops between its read and its write. It continues after,
+// or while, another one sells the last unit.
 func TestFenceOfASingleOrder(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -130,7 +129,7 @@ func TestFenceOfASingleOrder(t *testing.T) {
 			}
 			fenced := value(order.MetricsOf(first).Fenced) + value(order.MetricsOf(second).Fenced)
 			if (fenced > 0) != (test.oversold == 0) {
-				t.Errorf("%v refusals by the fence were counted", fenced)
+				t.Errorf("counted %v refusals by the fence", fenced)
 			}
 			report, err := stock.Audit(t.Context(), open(t, dsn))
 			if err != nil {
@@ -143,8 +142,8 @@ func TestFenceOfASingleOrder(t *testing.T) {
 	}
 }
 
-// Orders under a claimed token each sell once, over two replicas, also while a
-// SKU is changed, and keep to a customer's limit.
+// Orders under a claimed token sell exactly once on two replicas, also while the SKU is
+// changed, and keep the per-customer limit.
 func TestFencedOrdersAreExact(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 20, PerCustomerLimit: new(int32(4))})
@@ -154,7 +153,7 @@ func TestFencedOrdersAreExact(t *testing.T) {
 	var made, limited atomic.Int32
 	for i := range 40 {
 		group.Go(func() error {
-			// Eight customers ask five times each: one time too often.
+			// Eight customers order five times each: once too often.
 			_, err := []*order.Service{a, b}[i%2].Place(t.Context(), buy(fmt.Sprint("customer-", i%8), fmt.Sprint(i), 1))
 			switch {
 			case err == nil:
@@ -172,11 +171,11 @@ func TestFencedOrdersAreExact(t *testing.T) {
 		t.Error(err)
 	}
 	if made.Load() != 20 || audit(t, dsn).Reserved != 20 {
-		t.Errorf("%d orders were made, %d refused for the limit; want 20", made.Load(), limited.Load())
+		t.Errorf("%d orders made, %d refused for the limit; want 20 made", made.Load(), limited.Load())
 	}
 }
 
-// lostOnce is a lock whose first grant is lost as soon as it is given.
+// lostOnce is a lock whose first grant is lost at once.
 type lostOnce struct {
 	lock.Locker
 	grants atomic.Int32
@@ -198,8 +197,8 @@ func (l *lostOnce) Lock(ctx context.Context, name string) (lock.Held, error) {
 	return held, err
 }
 
-// A holder that hears in time that its lock is lost writes nothing under it.
-func TestOrderWhoseLockIsLostIsTriedUnderANewGrant(t *testing.T) {
+// A holder that learns in time that its lock is lost writes nothing under it.
+func TestOrderIsRetriedAfterItsLockIsLost(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 5})
 	row, err := strategy.Find("process")
@@ -218,12 +217,12 @@ func TestOrderWhoseLockIsLostIsTriedUnderANewGrant(t *testing.T) {
 		t.Fatal(err)
 	}
 	if writes != 1 || locker.grants.Load() != 2 || audit(t, dsn).Reserved != 1 {
-		t.Errorf("%d writes under %d grants, want one under the second", writes, locker.grants.Load())
+		t.Errorf("%d writes under %d grants, want one write under the second grant", writes, locker.grants.Load())
 	}
 }
 
-// A strategy that does not wait for its lock says that others are at it.
-func TestTriedLockThatIsHeldIsBusy(t *testing.T) {
+// A strategy that does not wait for its lock refuses the order as busy.
+func TestHeldLockIsBusy(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 5})
 	locker := processlock.New()
@@ -244,8 +243,7 @@ func TestTriedLockThatIsHeldIsBusy(t *testing.T) {
 	}
 }
 
-// crowd counts who asks for a lock at a time. Nobody gets it before the crowd is
-// as large as it gets.
+// crowd counts concurrent requests for a lock. It grants none before full is closed.
 type crowd struct {
 	lock.Locker
 	asking, most atomic.Int32
@@ -266,8 +264,8 @@ func (c *crowd) Lock(ctx context.Context, name string) (lock.Held, error) {
 	return c.Locker.Lock(ctx, name)
 }
 
-// A replica's orders stand in line before the lock server, not in it.
-func TestFewOrdersAskTheLockServerAtATime(t *testing.T) {
+// Most orders wait in the replica, not at the lock server.
+func TestFewOrdersAskTheLockServerAtOnce(t *testing.T) {
 	t.Parallel()
 	const orders, atOnce = 40, 8
 	dsn := newDSN(t, stock.Stock{Units: orders})
@@ -291,6 +289,6 @@ func TestFewOrdersAskTheLockServerAtATime(t *testing.T) {
 		t.Error(err)
 	}
 	if most := locker.most.Load(); most != atOnce || audit(t, dsn).Reserved != orders {
-		t.Errorf("%d asked at a time, want %d", most, atOnce)
+		t.Errorf("%d asked at once, want %d", most, atOnce)
 	}
 }

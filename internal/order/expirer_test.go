@@ -19,8 +19,8 @@ import (
 	"flashsale/internal/stock"
 )
 
-// expire runs an Expirer of a replica until stop, or the test's end. Without a
-// lock it sweeps alone, as one that does not know that it has lost it.
+// expire runs a replica's Expirer until stop, or the test's end. Unlocked, it sweeps like
+// one that does not know that it has lost its lock.
 func expire(t *testing.T, r *replica, dsn string, leases bool) (stop func()) {
 	t.Helper()
 	var l lock.Locker = processlock.New()
@@ -44,7 +44,7 @@ func expire(t *testing.T, r *replica, dsn string, leases bool) (stop func()) {
 	return stop
 }
 
-// await waits until a query says so.
+// await waits until a query returns true.
 func (s *shop) await(t *testing.T, query string, args ...any) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), testPatience)
@@ -62,7 +62,7 @@ func (s *shop) await(t *testing.T, query string, args ...any) {
 
 const noneReserved = "SELECT COUNT(*) = 0 FROM orders WHERE status = 'reserved'"
 
-// Two sweep at once, which must do no harm.
+// Two sweep at once, which must not matter.
 func TestExpiryReturnsTheUnitsOnce(t *testing.T) {
 	two := int32(2)
 	forShops(t, stock.Stock{Units: 4, PerCustomerLimit: &two}, time.Second, func(t *testing.T, s *shop) {
@@ -86,7 +86,7 @@ func TestExpiryReturnsTheUnitsOnce(t *testing.T) {
 			mustBe(t, "cancel", err, order.ErrExpired)
 			again, err := s.at(i).Place(t.Context(), buy("ann", "k", 2))
 			if err != nil || !again.Replayed || again.Order.ID != o.ID || again.Order.Status != order.Reserved {
-				t.Errorf("asking again: got %+v, %v; want the order as it was made", again, err)
+				t.Errorf("replay: got %+v, %v; want the order as it was made", again, err)
 			}
 		}
 		if s.replicas[0].units != nil {
@@ -114,7 +114,7 @@ func (s *shop) awaitUnits(t *testing.T, n int64) {
 	})
 }
 
-// A payment at the end of the window, with two that sweep: one of them wins.
+// Of a payment at the end of the window and two sweepers, one wins.
 func TestPaymentAgainstExpiry(t *testing.T) {
 	forShops(t, stock.Stock{Units: 60}, time.Second, func(t *testing.T, s *shop) {
 		for _, r := range s.replicas {
@@ -128,7 +128,7 @@ func TestPaymentAgainstExpiry(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				// Around the end, by a clock that is near the database's.
+				// Around the window's end; our clock is close to the database's.
 				time.Sleep(time.Until(placed.Order.ExpiresAt) + time.Duration(i-30)*time.Millisecond)
 				_, err = s.at(i+1).Pay(t.Context(), "ann", placed.Order.ID, "p")
 				switch {
@@ -154,12 +154,12 @@ func TestPaymentAgainstExpiry(t *testing.T) {
 			t.Errorf("%d paid, %d late: %+v", paid.Load(), late.Load(), got)
 		}
 		if got := s.late(t); int64(len(got)) != late.Load() {
-			t.Errorf("%d references were kept, of %d late payments", len(got), late.Load())
+			t.Errorf("%d references were stored, of %d late payments", len(got), late.Load())
 		}
 	})
 }
 
-// The rate is what `go test -run TenThousand -v` prints.
+// `go test -run TenThousand -v` prints the rate.
 func TestTenThousandOrdersExpire(t *testing.T) {
 	t.Parallel()
 	const units = 10_000
@@ -192,17 +192,17 @@ func TestTenThousandOrdersExpire(t *testing.T) {
 	if got := s.audit(t); got.Returned != units || got.Available != units {
 		t.Errorf("%+v; want all returned", got)
 	}
-	// What makes the rate: each transaction leaves its name in the orders it ends.
+	// The rate depends on this: each transaction leaves its ID in the orders that it ends.
 	var transactions int
 	if err := s.replicas[0].db.SQL.QueryRowContext(t.Context(), "SELECT COUNT(DISTINCT returned_by) FROM orders").Scan(&transactions); err != nil {
 		t.Fatal(err)
 	}
 	if transactions == 0 || transactions > units/100 {
-		t.Errorf("the orders ended in %d transactions, want hundreds in each", transactions)
+		t.Errorf("the orders ended in %d transactions, want hundreds of orders in each", transactions)
 	}
 }
 
-// Many SKUs with few orders each need their locks one by one.
+// Many SKUs with few orders each need one lock each.
 func TestOrdersOfManySKUsExpire(t *testing.T) {
 	t.Parallel()
 	const skus = 1000
@@ -222,9 +222,9 @@ func TestOrdersOfManySKUsExpire(t *testing.T) {
 	s.audit(t)
 }
 
-// A SKU whose row a stranger has locked holds up its own orders alone, also when
-// they fill many pages of what is due.
-func TestLockedSKUDoesNotHoldUpTheExpiryOfOthers(t *testing.T) {
+// A SKU whose row another client has locked delays only its own orders, even if they fill
+// many pages of due orders.
+func TestLockedSKUDoesNotDelayTheExpiryOfOthers(t *testing.T) {
 	t.Parallel()
 	s := openShop(t, "etcd", stock.Stock{Units: 1}, time.Hour)
 	db := s.replicas[0].db
@@ -253,7 +253,7 @@ func TestLockedSKUDoesNotHoldUpTheExpiryOfOthers(t *testing.T) {
 	sandboxtest.Eventually(t, "the lag of a minute and more", func() bool { return value(lag) >= 60 })
 	select {
 	case <-busy:
-		t.Fatal("the row was not locked any more")
+		t.Fatal("the row is no longer locked")
 	default:
 	}
 	execSQL(t, s.dsn, fmt.Sprintf("KILL QUERY %d", sleeper(t, db.Name)))
@@ -264,7 +264,7 @@ func TestLockedSKUDoesNotHoldUpTheExpiryOfOthers(t *testing.T) {
 	s.audit(t)
 }
 
-// sleeper is the connection to a database that sleeps.
+// sleeper finds the connection that runs SLEEP in a database.
 func sleeper(t *testing.T, database string) (id int64) {
 	t.Helper()
 	for _, c := range connections(t, database) {
@@ -276,12 +276,12 @@ func sleeper(t *testing.T, database string) (id int64) {
 	return 0
 }
 
-// One replica at a time sweeps; when it ends, it gives the lease back, and the
-// next has it when it asks again; when it dies, once the lease has run out.
+// One replica at a time sweeps. When it shuts down it releases the lease, and the next
+// one gets it at its next try. When it dies, the lease has to run out first.
 func TestExpiryIsTakenOver(t *testing.T) {
 	t.Parallel()
 	s := openShop(t, "etcd", stock.Stock{Units: 10}, time.Second)
-	// What a replica left that died a moment ago.
+	// The lease of a replica that has just died.
 	execSQL(t, s.dsn, "INSERT INTO leases (name, owner, token, expires_at) VALUES ('#expiry', 'dead#1', 7, NOW(6) + INTERVAL 4 SECOND)")
 	var leased time.Time
 	if err := s.replicas[0].db.SQL.QueryRowContext(t.Context(), "SELECT expires_at FROM leases WHERE name = '#expiry'").Scan(&leased); err != nil {
@@ -295,12 +295,12 @@ func TestExpiryIsTakenOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	if early := leased.Sub(*found.ClosedAt); early > 0 {
-		t.Errorf("it expired %s before another's lease", early)
+		t.Errorf("it expired orders %s before the other lease ended", early)
 	}
 	stop()
 	var owner string
 	if err := s.replicas[0].db.SQL.QueryRowContext(t.Context(), "SELECT owner FROM leases WHERE name = '#expiry'").Scan(&owner); err != nil || owner != "" {
-		t.Errorf("after its end %q has the lease, error %v", owner, err)
+		t.Errorf("after the shutdown, %q has the lease, error %v", owner, err)
 	}
 	expire(t, s.replicas[1], s.dsn, true)
 	s.mustBuy(t, 0, "ben", "k", 1)
@@ -308,8 +308,7 @@ func TestExpiryIsTakenOver(t *testing.T) {
 	s.audit(t)
 }
 
-// A replica that must not write any more does not keep those from expiring orders
-// that may: it gives the lock back, and asks for it no more.
+// A halted replica releases the lock, and does not ask for it again.
 func TestHaltedReplicaLeavesExpiryToOthers(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 10})

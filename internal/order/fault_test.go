@@ -18,27 +18,27 @@ import (
 	"flashsale/internal/stock"
 )
 
-// cut is what happens to a packet to MySQL.
+// cut is a fault of a packet to MySQL.
 type cut int
 
 const (
-	// loseReply lets the server act, and loses its answer.
+	// loseReply delivers the packet and loses the answer.
 	loseReply cut = iota
 	// loseRequest loses the packet itself.
 	loseRequest
-	// delayRequest loses the connection, but the packet arrives later.
+	// delayRequest breaks the connection, but delivers the packet later.
 	delayRequest
 )
 
-// wire is a network for a DSN that cuts the next packet which ends in a text.
+// wire is the network of a DSN. It cuts the next packet that ends in a text.
 type wire struct {
 	name string
 	how  cut
 	text []byte
 	left atomic.Int32 // packets still to cut
-	// before and after, when set, are called around a cut packet's fate.
+	// before and after, if set, are called around the cut.
 	before, after func()
-	// passed, when set, is called when a packet was sent after the last that was cut.
+	// passed, if set, is called after each packet that was sent after the last cut.
 	passed func()
 
 	mu   sync.Mutex
@@ -62,7 +62,7 @@ func newWire(how cut, text string) *wire {
 
 func (w *wire) dsn(dsn string) string { return strings.Replace(dsn, "@tcp(", "@"+w.name+"(", 1) }
 
-// arrive lets the delayed packet reach the server, and waits for its answer.
+// arrive delivers the delayed packet, and waits for the server's answer.
 func (w *wire) arrive() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -119,7 +119,7 @@ func (c *wireConn) Read(p []byte) (int, error) {
 		return c.Conn.Read(p)
 	}
 	if c.wire.how == loseReply {
-		// The server's answer says that it is done.
+		// The answer proves that the server has executed it.
 		if _, err := c.Conn.Read(p); err != nil {
 			return 0, err
 		}
@@ -134,8 +134,8 @@ func (c *wireConn) Close() error {
 	return c.Conn.Close()
 }
 
-// The answer to COMMIT is lost, or COMMIT itself: either way the buyer is told
-// what became of the order, and gets it once.
+// COMMIT or its answer is lost. In both cases the buyer gets the outcome, and the order
+// is made once.
 func TestLostCommitIsResolved(t *testing.T) {
 	for how, name := range map[cut]string{loseReply: "reply", loseRequest: "request"} {
 		t.Run(name, func(t *testing.T) {
@@ -156,7 +156,7 @@ func TestLostCommitIsResolved(t *testing.T) {
 					t.Error("no packet was cut")
 				}
 				if n := value(order.MetricsOf(service).Unknown); n != 1 {
-					t.Errorf("%v unknown commits were counted, want 1", n)
+					t.Errorf("counted %v unknown commits, want 1", n)
 				}
 				if got := audit(t, dsn).Reserved; got != 6 {
 					t.Errorf("%d units reserved, want 6", got)
@@ -166,9 +166,9 @@ func TestLostCommitIsResolved(t *testing.T) {
 	}
 }
 
-// A process that stops while it resolves an unknown commit, behind whatever packet,
-// holds no lock of the row for longer than the server is at work.
-func TestStopWhileACommitIsResolvedHoldsNoRow(t *testing.T) {
+// A process that stops while it resolves an unknown commit, after any packet, does not
+// keep the row locked.
+func TestStopDuringResolveHoldsNoRow(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 10})
 	db := open(t, dsn)
@@ -178,12 +178,12 @@ func TestStopWhileACommitIsResolvedHoldsNoRow(t *testing.T) {
 		packets.Add(1)
 		var err error
 		for deadline := time.Now().Add(testPatience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-			// The test's own context ends before the replica's last packet.
+			// The test's context ends before the replica's last packet.
 			if _, err = db.SQL.ExecContext(context.Background(), "SELECT sku FROM stock FOR UPDATE NOWAIT"); err == nil {
 				return
 			}
 		}
-		t.Errorf("packet %d behind the lost commit keeps the row locked: %v", packets.Load(), err)
+		t.Errorf("packet %d after the lost commit keeps the row locked: %v", packets.Load(), err)
 	}
 	service := startReplica(t, options{dsn: w.dsn(dsn), strategy: "etcd"})
 	placed, err := service.Place(t.Context(), buy("ann", "k", 2))
@@ -195,8 +195,8 @@ func TestStopWhileACommitIsResolvedHoldsNoRow(t *testing.T) {
 	}
 }
 
-// A batch whose connection broke is resolved as not applied, and sold again. Its
-// packet reaches the server after all: it must change nothing.
+// A batch whose connection broke is resolved as not applied, and sold again. When its
+// packet reaches the server later, it must change nothing.
 func TestBatchThatArrivesLateChangesNothing(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 10})
@@ -213,8 +213,8 @@ func TestBatchThatArrivesLateChangesNothing(t *testing.T) {
 	}
 }
 
-// A batch is lost on its way, resolved as not applied, and its order refused, as
-// the sale has ended meanwhile. That answer stands when the packet arrives.
+// A batch is lost and resolved as not applied. Its order is refused, because the sale has
+// ended in the meantime. The refusal must hold when the packet arrives later.
 func TestRefusalAfterALostCommitStands(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 10})
@@ -237,10 +237,9 @@ func TestRefusalAfterALostCommitStands(t *testing.T) {
 	}
 }
 
-// COMMIT is on its way for long, and its transaction holds the row meanwhile. The
-// settlement ends that transaction, and the order is made by another one. When the
-// COMMIT arrives, it commits nothing.
-func TestCommitThatStaysAwayIsShutOut(t *testing.T) {
+// COMMIT is delayed while its transaction holds the row. Settling ends that transaction,
+// and another one makes the order. When the COMMIT arrives, it commits nothing.
+func TestDelayedCommitIsShutOut(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 10})
 	w := newWire(delayRequest, "COMMIT")
@@ -251,7 +250,7 @@ func TestCommitThatStaysAwayIsShutOut(t *testing.T) {
 	_ = w.arrive() // to a server that has closed the connection
 	placed, err := service.Place(t.Context(), buy("ann", "k", 2))
 	if err != nil || !placed.Replayed {
-		t.Errorf("asking again: got %+v, %v; want the order that was made", placed, err)
+		t.Errorf("replay: got %+v, %v; want the order that was made", placed, err)
 	}
 	if got := audit(t, dsn).Reserved; got != 2 {
 		t.Errorf("%d units reserved, want 2", got)

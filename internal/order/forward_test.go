@@ -15,7 +15,7 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// overLink is a replica that others reach by a link which can be cut.
+// overLink starts a replica that others reach over a link that can be cut.
 func overLink(t *testing.T, o options) (*replica, *sandboxtest.Link) {
 	t.Helper()
 	var link *sandboxtest.Link
@@ -37,8 +37,8 @@ func mustPlace(t *testing.T, at *replica, r order.Request) order.Placed {
 
 func held(r *replica) float64 { return value(order.MetricsOf(r.orders).Held) }
 
-// One replica sells a SKU, in one tenure, whoever its buyers ask. Its refusals and
-// replays are the seller's, too.
+// One replica sells a SKU in one tenure, whichever replica the buyers use. Refusals and
+// replays come from the seller too.
 func TestOrdersGoToTheSeller(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 3})
@@ -63,8 +63,8 @@ func TestOrdersGoToTheSeller(t *testing.T) {
 	audit(t, dsn)
 }
 
-// A link ends with an order on it: the order is sent again under its key, to the
-// same seller or the next one, and is made once.
+// A link ends with an order on it. The order is sent again with its key, to the same
+// seller or the next one, and is made once.
 func TestLinkThatEndsInEachState(t *testing.T) {
 	t.Parallel()
 	states := map[string]struct {
@@ -110,7 +110,7 @@ func TestLinkThatEndsInEachState(t *testing.T) {
 			}
 			placed := mustPlace(t, other, buy("cat", "k", 1))
 			if placed.Replayed {
-				t.Error("a buyer who asked once is told of a replay")
+				t.Error("the answer to a single request is marked as a replay")
 			}
 			if found, err := other.orders.Find(t.Context(), "cat", placed.Order.ID); err != nil || found != placed.Order {
 				t.Errorf("found %+v, %v; want %+v", found, err, placed.Order)
@@ -122,8 +122,8 @@ func TestLinkThatEndsInEachState(t *testing.T) {
 	}
 }
 
-// Replicas that see etcd and MySQL, but not each other, take turns at the lock:
-// nobody is refused for it.
+// Replicas that reach etcd and MySQL, but not each other, take turns at the lock and
+// refuse no order.
 func TestReplicasThatCannotReachEachOtherTakeTurns(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 1000})
@@ -152,7 +152,7 @@ func TestReplicasThatCannotReachEachOtherTakeTurns(t *testing.T) {
 	}
 }
 
-// A replica with another secret is no peer. It takes turns, too.
+// A replica with another secret cannot connect, and takes turns too.
 func TestReplicaWithAnotherSecretTakesTurns(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 10})
@@ -166,8 +166,8 @@ func TestReplicaWithAnotherSecretTakesTurns(t *testing.T) {
 	}
 }
 
-// A seller that ends gives the lock back, and its buyers elsewhere do not notice.
-func TestSellerThatDrainsRefusesNobody(t *testing.T) {
+// A seller that shuts down releases the lock. Orders from other replicas do not fail.
+func TestDrainingSellerRefusesNoOrder(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 100_000})
 	others := []*replica{start(t, options{dsn: dsn, strategy: "etcd"}), start(t, options{dsn: dsn, strategy: "etcd"})}
@@ -196,7 +196,7 @@ func TestSellerThatDrainsRefusesNobody(t *testing.T) {
 	}
 	sandboxtest.Eventually(t, "orders to be sold", func() bool { return sold.Load() > 200 })
 	if held(seller) != 1 {
-		t.Errorf("the first replica does not sell")
+		t.Errorf("the first replica is not the seller")
 	}
 	if err := seller.close(t.Context()); err != nil {
 		t.Error(err)
@@ -208,12 +208,12 @@ func TestSellerThatDrainsRefusesNobody(t *testing.T) {
 		t.Error(err)
 	}
 	if got := audit(t, dsn).Reserved; got != sold.Load()+1 {
-		t.Errorf("%d units reserved, %d orders were made", got, sold.Load()+1)
+		t.Errorf("%d units reserved, but %d orders were made", got, sold.Load()+1)
 	}
 }
 
-// Orders that are forwarded to a full desk are told so at once.
-func TestForwardedOrdersMeetAFullDesk(t *testing.T) {
+// Orders that are forwarded to a full desk are refused at once.
+func TestForwardedOrdersAreRefusedByAFullDesk(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 100})
 	stopped, release := make(chan struct{}), make(chan struct{})

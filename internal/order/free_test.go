@@ -10,8 +10,8 @@ import (
 	"flashsale/internal/stock"
 )
 
-// An order that costs nothing needs no payment: it is paid when it is made, at
-// every replica, also as a replay, and does not expire.
+// An order that costs nothing is created as paid at every replica, is replayed as paid,
+// and does not expire.
 func TestFreeOrderIsPaidWhenItIsMade(t *testing.T) {
 	forShops(t, stock.Stock{Units: 10}, time.Second, func(t *testing.T, s *shop) {
 		free := thing(stock.Stock{})
@@ -24,7 +24,7 @@ func TestFreeOrderIsPaidWhenItIsMade(t *testing.T) {
 		for i, customer := range []string{"ann", "ben"} { // forwarded, where one replica sells
 			o := s.mustBuy(t, i, customer, "k", 2)
 			if o.Status != order.Paid || o.ClosedAt == nil || !o.ClosedAt.Equal(o.CreatedAt) || o.ExpiresAt.Sub(o.CreatedAt) != time.Second {
-				t.Errorf("made %+v; want it paid as it was made", o)
+				t.Errorf("made %+v; want it created as paid", o)
 			}
 			made = append(made, o)
 		}
@@ -34,7 +34,7 @@ func TestFreeOrderIsPaidWhenItIsMade(t *testing.T) {
 				t.Errorf("%s: %v; the order has changed: %s", what, err, diff)
 			}
 		}
-		// A later order with a price expires; the free ones stay.
+		// A later order with a price expires; the free ones do not.
 		change(t, s.at(0), stock.Stock{})
 		priced := s.mustBuy(t, 1, "cat", "k", 1)
 		s.await(t, "SELECT status = 'expired' FROM orders WHERE id = ?", priced.ID[:])
@@ -48,7 +48,7 @@ func TestFreeOrderIsPaidWhenItIsMade(t *testing.T) {
 			_, err = s.at(i).Cancel(t.Context(), "ann", made[0].ID)
 			mustBe(t, "cancel", err, order.ErrAlreadyPaid)
 		}
-		// A reference that is given all the same is kept, and changes no replay.
+		// A reference can still be given. It is stored, and does not change the replay.
 		if got, err := s.at(0).Pay(t.Context(), "ann", made[0].ID, "p1"); err != nil || got.PaymentReference != "p1" || !got.ClosedAt.Equal(*made[0].ClosedAt) {
 			t.Errorf("paid by p1: got %+v, %v", got, err)
 		}

@@ -16,8 +16,8 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// A desk that waits for its lock keeps as many orders as its queue has places. The
-// next one is told at once, and nothing of it is kept.
+// A desk that waits for its lock queues as many orders as Queue allows. It refuses the
+// next one at once and keeps nothing of it.
 func TestFullDeskIsBusyAtOnce(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 10})
@@ -34,21 +34,21 @@ func TestFullDeskIsBusyAtOnce(t *testing.T) {
 	place("in the queue")
 	sandboxtest.Eventually(t, "the lock to be asked for", func() bool { return locker.asking.Load() == 1 })
 
-	// Whoever waited for an answer would get another error, after a minute.
+	// An order that waited would get another error, after a minute.
 	for i := range 3 {
 		if _, err := service.Place(t.Context(), buy(fmt.Sprint("customer-", i), "k", 1)); !errors.Is(err, order.ErrBusy) {
 			t.Fatalf("got %v, want %v", err, order.ErrBusy)
 		}
 	}
 	if full, waiting := value(metrics.Full), value(metrics.Waiting); full != 3 || waiting != 1 {
-		t.Errorf("%v refusals were counted, and %v orders as waiting; want 3 and 1", full, waiting)
+		t.Errorf("counted %v refusals and %v waiting orders, want 3 and 1", full, waiting)
 	}
 	close(locker.full)
 	if err := waiting.Wait(); err != nil {
 		t.Error(err)
 	}
 	if n := value(metrics.Waiting); n != 0 {
-		t.Errorf("%v orders are counted as waiting in the end", n)
+		t.Errorf("%v orders are still counted as waiting", n)
 	}
 	if _, err := service.Place(t.Context(), buy("customer-0", "k", 1)); err != nil {
 		t.Errorf("with room again: %v", err)

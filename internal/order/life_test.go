@@ -15,14 +15,15 @@ import (
 	"flashsale/internal/stock"
 )
 
-// shop is two replicas that sell one SKU.
+// shop is one or two replicas that sell one SKU.
 type shop struct {
 	dsn      string
 	strategy string
 	replicas [2]*replica
 }
 
-// ofEachKind are strategies of each kind: desks, a lock, none, and stock in etcd.
+// ofEachKind are strategies of each kind: with desks, with a lock, without one, and with
+// stock in etcd.
 var ofEachKind = []string{"etcd", "lock-table", "conditional", "version", "etcd-cas"}
 
 // forShops runs f with a shop under each kind of strategy.
@@ -48,10 +49,10 @@ func openShop(t *testing.T, name string, s stock.Stock, window time.Duration) *s
 	return opened
 }
 
-// at is the i-th replica, or another one where there are fewer.
+// at is a replica; i may be larger than their number.
 func (s *shop) at(i int) *order.Service { return s.replicas[i%len(s.replicas)].orders }
 
-// mustBuy is an order that must be made.
+// mustBuy makes an order.
 func (s *shop) mustBuy(t *testing.T, at int, customer, key string, n int32) order.Order {
 	t.Helper()
 	placed, err := s.at(at).Place(t.Context(), buy(customer, key, n))
@@ -61,7 +62,7 @@ func (s *shop) mustBuy(t *testing.T, at int, customer, key string, n int32) orde
 	return placed.Order
 }
 
-// audit fails the test unless the stores are as they must be.
+// audit fails the test unless the stores pass the audit.
 func (s *shop) audit(t *testing.T) stock.Balance {
 	t.Helper()
 	if units := s.replicas[0].units; units != nil {
@@ -81,7 +82,7 @@ func mustBe(t *testing.T, what string, got, want error) {
 	}
 }
 
-// late are the references that are kept for a refund.
+// late reads the references that are stored for a refund.
 func (s *shop) late(t *testing.T) (references []string) {
 	t.Helper()
 	var after order.LateCursor
@@ -100,7 +101,7 @@ func (s *shop) late(t *testing.T) (references []string) {
 	}
 }
 
-func TestPayingIsOnceAndKeepsWhatCameTooMuch(t *testing.T) {
+func TestOrderIsPaidOnceAndExtraPaymentsAreStored(t *testing.T) {
 	forShops(t, stock.Stock{Units: 10}, time.Minute, func(t *testing.T, s *shop) {
 		o := s.mustBuy(t, 0, "ann", "k", 2)
 		for i, reference := range []string{"p1", "p1", ""} {
@@ -119,10 +120,10 @@ func TestPayingIsOnceAndKeepsWhatCameTooMuch(t *testing.T) {
 		mustBe(t, "pay another's order", err, order.ErrNotFound)
 		again, err := s.at(1).Place(t.Context(), buy("ann", "k", 2))
 		if err != nil || !again.Replayed || !cmp.Equal(again.Order, o) {
-			t.Errorf("asking again: got %+v, %v; want the order as it was made", again, err)
+			t.Errorf("replay: got %+v, %v; want the order as it was made", again, err)
 		}
 		if got := s.late(t); len(got) != 1 || got[0] != "p2" {
-			t.Errorf("kept %q, want p2, once", got)
+			t.Errorf("stored %q, want p2, once", got)
 		}
 		if got := s.audit(t); got.Paid != 2 || got.Available != 8 {
 			t.Errorf("%+v; want 2 paid, 8 available", got)
@@ -130,9 +131,8 @@ func TestPayingIsOnceAndKeepsWhatCameTooMuch(t *testing.T) {
 	})
 }
 
-// The customer has paid, and the order is not there: the database went back, and
-// lost it.
-func TestPaymentOfAnOrderThatIsGoneIsKept(t *testing.T) {
+// The customer has paid, but the database went back in time and has lost the order.
+func TestPaymentOfALostOrderIsStored(t *testing.T) {
 	forShops(t, stock.Stock{Units: 10}, time.Minute, func(t *testing.T, s *shop) {
 		o := s.mustBuy(t, 0, "ann", "k", 2)
 		gone := o.ID
@@ -147,15 +147,14 @@ func TestPaymentOfAnOrderThatIsGoneIsKept(t *testing.T) {
 		}
 		late, err := s.at(0).LatePayments(t.Context(), order.LateCursor{}, 10)
 		if err != nil || len(late) != 1 || late[0].OrderID != gone || late[0].Customer != "ann" || late[0].Reference != "p1" {
-			t.Errorf("kept %+v, %v; want p1 of ann, once", late, err)
+			t.Errorf("stored %+v, %v; want p1 of ann, once", late, err)
 		}
 		s.audit(t)
 	})
 }
 
-// TestAPaymentIsNamedLater: the shop said that it was paid, and then the payment
-// service told which payment that was.
-func TestAPaymentIsNamedLater(t *testing.T) {
+// The shop reports the payment first, and its reference later.
+func TestPaymentReferenceIsAddedLater(t *testing.T) {
 	forShops(t, stock.Stock{Units: 10}, time.Minute, func(t *testing.T, s *shop) {
 		o := s.mustBuy(t, 0, "ann", "k", 2)
 		var closed *time.Time
@@ -174,13 +173,13 @@ func TestAPaymentIsNamedLater(t *testing.T) {
 		_, err := s.at(0).Pay(t.Context(), "ann", o.ID, "p2")
 		mustBe(t, "another payment", err, order.ErrAlreadyPaid)
 		if got := s.late(t); len(got) != 1 || got[0] != "p2" {
-			t.Errorf("kept %q, want p2", got)
+			t.Errorf("stored %q, want p2", got)
 		}
 	})
 }
 
-// TestOneOfManyNamesAPayment; the others are to be refunded.
-func TestOneOfManyNamesAPayment(t *testing.T) {
+// The other references are stored for a refund.
+func TestOneOfManyReferencesIsTheOrders(t *testing.T) {
 	forShops(t, stock.Stock{Units: 10}, time.Minute, func(t *testing.T, s *shop) {
 		o := s.mustBuy(t, 0, "ann", "k", 2)
 		if _, err := s.at(0).Pay(t.Context(), "ann", o.ID, ""); err != nil {
@@ -201,7 +200,7 @@ func TestOneOfManyNamesAPayment(t *testing.T) {
 		}
 		group.Wait()
 		if got := s.late(t); won.Load() != 1 || len(got) != payments-1 {
-			t.Errorf("%d named it, %q are kept; want one, and %d", won.Load(), got, payments-1)
+			t.Errorf("%d references were accepted, %q stored; want 1 and %d", won.Load(), got, payments-1)
 		}
 	})
 }
@@ -215,7 +214,7 @@ func TestPaymentAfterTheWindowNeverGetsTheUnits(t *testing.T) {
 			mustBe(t, "pay late", err, order.ErrPaymentWindowOver)
 		}
 		if got := s.late(t); len(got) != 2 || got[0] != "p1" || got[1] != "p2" {
-			t.Errorf("kept %q, want p1 and p2", got)
+			t.Errorf("stored %q, want p1 and p2", got)
 		}
 		if got := s.audit(t); got.Reserved != 2 || got.Paid != 0 {
 			t.Errorf("%+v; want 2 reserved", got)
@@ -255,18 +254,18 @@ func TestCancellingReturnsTheUnitsOnce(t *testing.T) {
 		_, err = s.at(1).Pay(t.Context(), "ann", o.ID, "p")
 		mustBe(t, "pay a cancelled order", err, order.ErrCancelled)
 		if got := s.late(t); len(got) != 1 || got[0] != "p" {
-			t.Errorf("kept %q, want p", got)
+			t.Errorf("stored %q, want p", got)
 		}
-		// Her limit is hers again, at both replicas, and so are the units.
+		// The customer may buy up to the limit again, at both replicas.
 		s.mustBuy(t, 0, "ann", "k2", 1)
 		s.mustBuy(t, 1, "ann", "k3", 1)
 		_, err = s.at(0).Place(t.Context(), buy("ann", "k4", 1))
 		if err == nil {
-			t.Error("a third unit of two was sold")
+			t.Error("a third unit was sold, the limit is two")
 		}
 		again, err := s.at(1).Place(t.Context(), buy("ann", "k", 2))
 		if err != nil || !again.Replayed || !cmp.Equal(again.Order, o) {
-			t.Errorf("asking again: got %+v, %v; want the order as it was made", again, err)
+			t.Errorf("replay: got %+v, %v; want the order as it was made", again, err)
 		}
 		if got := s.audit(t); got.Reserved != 2 || got.Returned != 2 || got.Available != 0 {
 			t.Errorf("%+v; want 2 reserved, 2 returned", got)
@@ -274,7 +273,7 @@ func TestCancellingReturnsTheUnitsOnce(t *testing.T) {
 	})
 }
 
-// Of a payment and a cancellation at the same time, one wins.
+// Of a concurrent payment and cancellation, one wins.
 func TestPaymentAgainstCancellation(t *testing.T) {
 	forShops(t, stock.Stock{Units: 40}, time.Minute, func(t *testing.T, s *shop) {
 		var paid, cancelled atomic.Int64
@@ -337,7 +336,7 @@ func TestRestockWhileSoldOutSellsAgainAtBothReplicas(t *testing.T) {
 		}
 		group.Wait()
 		if made.Load() != 1 || len(answers) != 1 {
-			t.Errorf("made %d times, %d answers; want one of each", made.Load(), len(answers))
+			t.Errorf("made %d times, %d different answers; want 1 and 1", made.Load(), len(answers))
 		}
 		s.mustBuy(t, 0, "ben", "k", 1)
 		s.mustBuy(t, 1, "cay", "k", 1)
@@ -364,7 +363,7 @@ func execSQL(t *testing.T, dsn, query string, args ...any) {
 	}
 }
 
-// A desk that is selling on one replica while orders are cancelled at the other.
+// A desk sells on one replica while orders are cancelled at the other.
 func TestCancellingWhileAnotherReplicaSells(t *testing.T) {
 	forShops(t, stock.Stock{Units: 20}, time.Minute, func(t *testing.T, s *shop) {
 		var sold, cancelled atomic.Int64
@@ -399,8 +398,7 @@ func TestCancellingWhileAnotherReplicaSells(t *testing.T) {
 	})
 }
 
-// A restock that fills a SKU up is the answer to its key, also for those who ask
-// at the same time and find no room.
+// A restock up to the maximum is replayed, also to concurrent requests that find no room.
 func TestRestockThatLeavesNoRoomIsReplayed(t *testing.T) {
 	forShops(t, stock.Stock{Units: 1}, time.Minute, func(t *testing.T, s *shop) {
 		execSQL(t, s.dsn, "UPDATE stock SET units = ?, available = ?", int64(stock.MaxUnits-5), int64(stock.MaxUnits-5))
@@ -423,9 +421,9 @@ func TestRestockThatLeavesNoRoomIsReplayed(t *testing.T) {
 	})
 }
 
-// Nobody knows which of a payment's two statements a lock's time was over for: the
-// caller is not told that it was not paid.
-func TestPaymentOfALockedOrderIsNotKnown(t *testing.T) {
+// A payment has two statements. If one of them times out on a lock, the outcome is
+// unknown.
+func TestPaymentOfALockedOrderIsUnknown(t *testing.T) {
 	t.Parallel()
 	s := openShop(t, "conditional", stock.Stock{Units: 1}, time.Minute)
 	o := s.mustBuy(t, 0, "ann", "k", 1)

@@ -14,8 +14,8 @@ import (
 	"flashsale/internal/stock"
 )
 
-// The packet of a change is lost, its answer is, or it arrives after all was
-// done again: the caller is told what came of it, and it counts once.
+// The packet of a change is lost, or its answer, or it arrives after the change was
+// repeated. The caller gets the outcome, and the change is applied once.
 func TestLostChangesAreResolved(t *testing.T) {
 	for how, fate := range map[cut]string{loseReply: "reply", loseRequest: "request", delayRequest: "late"} {
 		t.Run(fate, func(t *testing.T) {
@@ -26,7 +26,7 @@ func TestLostChangesAreResolved(t *testing.T) {
 					w := newWire(how, text)
 					do(startReplica(t, options{dsn: w.dsn(s.dsn), strategy: name, ttl: testTTL}))
 					if w.left.Load() > 0 {
-						t.Errorf("no packet that ends in %q was cut", text)
+						t.Errorf("no packet ending in %q was cut", text)
 					}
 					if how == delayRequest {
 						if err := w.arrive(); err != nil {
@@ -58,7 +58,7 @@ func TestLostChangesAreResolved(t *testing.T) {
 					mustBe(t, "pay again", err, order.ErrAlreadyPaid)
 				})
 				if got := s.late(t); len(got) != 1 || got[0] != "p2" {
-					t.Errorf("kept %q, want p2, once", got)
+					t.Errorf("stored %q, want p2, once", got)
 				}
 				if got := s.audit(t); got.Units != 15 || got.Paid != 3 || got.Available != 12 {
 					t.Errorf("%+v; want 15 units, 3 paid, 12 available", got)
@@ -68,8 +68,9 @@ func TestLostChangesAreResolved(t *testing.T) {
 	}
 }
 
-// A replica died between MySQL and etcd: the audit sees it, and repeating mends it.
-func TestGapBehindAReturnIsMended(t *testing.T) {
+// A replica died between MySQL and etcd. The audit finds the gap, and repeating the call
+// closes it.
+func TestGapAfterAReturnIsRepaired(t *testing.T) {
 	t.Parallel()
 	s := openShop(t, "etcd-cas", stock.Stock{Units: 10}, time.Minute)
 	first, second := s.mustBuy(t, 0, "ann", "k1", 2), s.mustBuy(t, 0, "ann", "k2", 3)
@@ -94,7 +95,7 @@ func TestGapBehindAReturnIsMended(t *testing.T) {
 	execSQL(t, s.dsn, "UPDATE stock SET units = units + 5, available = available + 5, seq = seq + 1")
 	made := restockRow(t, s, request)
 	if report := auditBoth(t, s.dsn, s.replicas[0].units); len(report.Violations) != 1 {
-		t.Errorf("the audit found %+v, want the restock that etcd lacks", report.Violations)
+		t.Errorf("the audit found %+v, want the restock that etcd does not have", report.Violations)
 	}
 	for range 2 {
 		got, err := s.at(0).Restock(t.Context(), request)
@@ -105,7 +106,7 @@ func TestGapBehindAReturnIsMended(t *testing.T) {
 	s.audit(t)
 }
 
-// restockRow writes a restock's row, and nothing else.
+// restockRow writes only a restock's row.
 func restockRow(t *testing.T, s *shop, r order.RestockRequest) (id order.ID) {
 	t.Helper()
 	id[0] = 1
@@ -116,7 +117,7 @@ func restockRow(t *testing.T, s *shop, r order.RestockRequest) (id order.ID) {
 	return id
 }
 
-// stopping stops the process once it has the lock.
+// stopping is a lock that stops the process once it is granted.
 type stopping struct {
 	lock.Locker
 	stop func()
@@ -130,7 +131,7 @@ func (s stopping) TryLock(ctx context.Context, name string) (lock.Held, error) {
 	return held, err
 }
 
-// expireAsChild runs an Expirer that stops the process as soon as it may sweep.
+// expireAsChild runs an Expirer that stops the process once it has the lock.
 func expireAsChild(cfg childConfig, r *replica, stop func()) error {
 	leases, err := backend.OpenLeases(backend.Config{DSN: cfg.DSN, Replica: "child", TTL: testTTL})
 	if err != nil {
@@ -140,8 +141,8 @@ func expireAsChild(cfg childConfig, r *replica, stop func()) error {
 	return nil
 }
 
-// The sweeper dies, or only stops: when its lease has ended, another goes on. One
-// that wakes up again sweeps beside it, and does no harm.
+// The sweeper dies or stops. Once its lease has ended, another one continues. A stopped
+// one that resumes sweeps at the same time, which does not matter.
 func TestExpiryIsTakenOverFromADeadReplica(t *testing.T) {
 	t.Parallel()
 	for name, signal := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "stopped for a while": syscall.SIGCONT} {
@@ -175,8 +176,8 @@ func TestExpiryIsTakenOverFromADeadReplica(t *testing.T) {
 	}
 }
 
-// A random life of ten orders' worth of units, on two replicas, against a model.
-func TestRandomLivesAreAsTheModelSays(t *testing.T) {
+// Random calls at two replicas, compared with a model.
+func TestRandomCallsAgreeWithTheModel(t *testing.T) {
 	forShops(t, stock.Stock{Units: 6}, time.Hour, func(t *testing.T, s *shop) {
 		seed := rand.Uint64()
 		t.Logf("seed %d", seed)
@@ -196,14 +197,14 @@ func TestRandomLivesAreAsTheModelSays(t *testing.T) {
 	})
 }
 
-// model is what a shop should be.
+// model is the expected state of a shop.
 type model struct {
 	units, available int64
 	orders           map[order.ID]*order.Order
 	ids              []order.ID
 }
 
-// step does one thing at random, and compares.
+// step makes one random call and compares its result.
 func (m *model) step(t *testing.T, s *shop, random *rand.Rand, i int) {
 	at := s.at(random.IntN(2))
 	kind := random.IntN(10)
@@ -244,11 +245,11 @@ func (m *model) step(t *testing.T, s *shop, random *rand.Rand, i int) {
 	}
 	again, err := at.Place(t.Context(), buy("ann", o.Key, o.Quantity))
 	if err != nil || !again.Replayed || again.Order.ID != o.ID || again.Order.Status != order.Reserved {
-		t.Errorf("asking again: got %+v, %v; want the order as it was made", again, err)
+		t.Errorf("replay: got %+v, %v; want the order as it was made", again, err)
 	}
 	found, err := at.Find(t.Context(), "ann", o.ID)
 	if err != nil || found.Status != o.Status {
-		t.Errorf("found %+v, %v; want it %s", found, err, o.Status)
+		t.Errorf("found %+v, %v; want status %s", found, err, o.Status)
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 	"flashsale/internal/stock"
 )
 
-// The slowest page is what `go test -run HundredThousand -v` prints.
+// `go test -run HundredThousand -v` prints the slowest page.
 func TestHundredThousandOrdersAreListedPageByPage(t *testing.T) {
 	t.Parallel()
 	const orders, page = 100_000, 200
@@ -56,14 +56,13 @@ func TestHundredThousandOrdersAreListedPageByPage(t *testing.T) {
 		t.Fatalf("listed %d orders, want %d", seen, orders)
 	}
 	t.Logf("%d orders in pages of %d: the slowest took %s, and each read %d rows", seen, page, slowest, rows/pages)
-	// 2,000 to see that they are many, 2,000 of everybody's last, and the page.
+	// 2,000 rows to find that there are many, the latest 2,000 of all customers, and the page.
 	if most := 2*2000 + 5*page; rows/pages > most {
-		t.Errorf("a page read %d rows, want %d at most", rows/pages, most)
+		t.Errorf("a page reads %d rows, want at most %d", rows/pages, most)
 	}
 }
 
-// Whatever locks rows finds them by primary key, and whatever is read in order
-// has an index for it.
+// Statements that lock rows find them by primary key, and ordered reads have an index.
 func TestPlansOfTheLifeCycle(t *testing.T) {
 	t.Parallel()
 	db := open(t, newDSN(t, stock.Stock{Units: 4}))
@@ -87,11 +86,11 @@ func TestPlansOfTheLifeCycle(t *testing.T) {
 			found = true
 			if row["key"] != q.Index || row["type"] == "index" && !strings.Contains(q.Text, "LIMIT") || row["type"] == "ALL" ||
 				strings.Contains(row["Extra"], "filesort") {
-				t.Errorf("%s is done by %v, want %s", what, row, q.Index)
+				t.Errorf("%s: the plan is %v, want index %s", what, row, q.Index)
 			}
 		}
 		if !found {
-			t.Errorf("%s: the plan does not name the orders: %s", what, fmt.Sprint(explain(t, db.SQL, q.Text, q.Args)))
+			t.Errorf("%s: the plan does not contain orders: %s", what, fmt.Sprint(explain(t, db.SQL, q.Text, q.Args)))
 		}
 	}
 }

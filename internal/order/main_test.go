@@ -42,18 +42,18 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	// testTTL is for what waits for the end of a lease: the least that etcd grants.
+	// testTTL is for tests that wait for the end of a lease. etcd grants no shorter one.
 	testTTL = 2 * time.Second
-	// longTTL is for all else: a busy machine may stop a process for seconds.
+	// longTTL is for all others: a busy machine may stop a process for seconds.
 	longTTL = 20 * time.Second
-	// testTimeout is what such a machine may take for an order.
+	// testTimeout is how long a busy machine may take for an order.
 	testTimeout = 20 * time.Second
 	testSKU     = "sku"
 )
 
 var databases atomic.Int32
 
-// newDSN makes a database with the schema and one SKU.
+// newDSN creates a database with the schema and one SKU.
 func newDSN(t testing.TB, s stock.Stock) string {
 	t.Helper()
 	dsn, err := servers.MySQL.CreateDatabase(t.Context(), fmt.Sprintf("orders%d", databases.Add(1)))
@@ -70,7 +70,7 @@ func newDSN(t testing.TB, s stock.Stock) string {
 	return dsn
 }
 
-// thing is the tests' SKU, with what s sets.
+// thing is the tests' SKU, with the fields set in s.
 func thing(s stock.Stock) stock.Stock {
 	s.SKU, s.Name, s.PriceCents, s.Currency = testSKU, "A thing", 999, "EUR"
 	return s
@@ -98,18 +98,18 @@ func open(t testing.TB, dsn string) *stock.DB {
 	return db
 }
 
-// replica is what one replica has, in this process.
+// replica is a replica in this process.
 type replica struct {
 	db     *stock.DB
 	etcd   *clientv3.Client
 	units  *etcdstock.Store // where the stock is kept in etcd
 	locker lock.Locker
 	orders *order.Service
-	// forwarding is nil where the strategy does not forward.
+	// forwarding is nil if the replica does not forward.
 	forwarding *order.Forwarding
 }
 
-// options are what a test changes of a replica.
+// options configure a replica.
 type options struct {
 	dsn      string
 	etcd     []string
@@ -126,7 +126,7 @@ type options struct {
 	mirror   order.Mirror         // none when nil
 	alone    bool                 // it forwards no orders, and takes none
 	secret   string               // that replicas know each other by; a common one when empty
-	// via makes the address that others are told of the one at which it takes orders.
+	// via maps the replica's address for links to the one that others use.
 	via func(addr string) string
 }
 
@@ -163,7 +163,7 @@ func newReplica(o options) (r *replica, err error) {
 	return r, nil
 }
 
-// newForwarding binds a port for links.
+// newForwarding listens on a port for links.
 func newForwarding(secret string) (*order.Forwarding, error) {
 	secure, err := forward.FromSecret([]byte(secret))
 	if err != nil {
@@ -232,7 +232,7 @@ func (r *replica) close(ctx context.Context) error {
 	return err
 }
 
-// startReplica is newReplica for a test, closed at its end.
+// startReplica starts a replica that is closed at the end of the test.
 func startReplica(t testing.TB, o options) *order.Service { return start(t, o).orders }
 
 func start(t testing.TB, o options) *replica {
@@ -255,18 +255,17 @@ func start(t testing.TB, o options) *replica {
 	return r
 }
 
-// value is what a counter or a gauge says.
+// value reads a counter or a gauge.
 func value(c prometheus.Collector) float64 { return testutil.ToFloat64(c) }
 
-// testPatience is how long the tests wait for what has to happen, however busy
-// the machine is.
+// testPatience is how long tests wait for an event on a busy machine.
 const testPatience = 2 * time.Minute
 
 func buy(customer, key string, n int32) order.Request {
 	return order.Request{SKU: testSKU, Customer: customer, Key: key, Quantity: n}
 }
 
-// audit fails the test unless the database is as it must be, and returns it.
+// audit fails the test unless the database passes the audit, and returns its only SKU.
 func audit(t *testing.T, dsn string) stock.Balance {
 	t.Helper()
 	report, err := stock.Audit(t.Context(), open(t, dsn))
@@ -279,7 +278,7 @@ func audit(t *testing.T, dsn string) stock.Balance {
 	return report.SKUs[0]
 }
 
-// connections are those to one database.
+// connections lists the connections to one database.
 func connections(t *testing.T, database string) []sandbox.Connection {
 	t.Helper()
 	all, err := servers.MySQL.Connections(t.Context())

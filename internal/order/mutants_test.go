@@ -11,13 +11,13 @@ import (
 	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
-// A check that no test can fail is not known to work. So this breaks what keeps
-// orders right, one thing at a time, and sees a test of it fail.
+// A test that has never failed is not known to work. This file breaks the safety of
+// orders in one place at a time, and checks that a test fails.
 
-// mutant is a change of the code, and the test that must notice it.
+// mutant is a change of the code, and the test that must fail.
 type mutant struct {
 	name string
-	// edits are by file, each an old text that stands there once and a new one.
+	// edits holds by file an old text, which must occur once, and a new one.
 	edits map[string][2]string
 	pkg   string
 	test  string
@@ -69,13 +69,13 @@ func TestEachMutantIsCaught(t *testing.T) {
 			cmd.Dir = root
 			out, err := cmd.CombinedOutput()
 			if err == nil || !strings.Contains(string(out), "--- FAIL: "+m.test) {
-				t.Errorf("%s does not notice: %v\n%s", m.test, err, out)
+				t.Errorf("%s does not fail: %v\n%s", m.test, err, out)
 			}
 		})
 	}
 }
 
-// overlay writes the changed files, and says which they stand for.
+// overlay writes the changed files, and the list of the files that they replace.
 func (m *mutant) overlay(t *testing.T, root string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -86,7 +86,7 @@ func (m *mutant) overlay(t *testing.T, root string) string {
 			t.Fatal(err)
 		}
 		if n := strings.Count(string(text), edit[0]); n != 1 {
-			t.Fatalf("%q stands %d times in %s, want once", edit[0], n, path)
+			t.Fatalf("%q occurs %d times in %s, want once", edit[0], n, path)
 		}
 		changed := filepath.Join(dir, filepath.Base(path))
 		if err := os.WriteFile(changed, []byte(strings.Replace(string(text), edit[0], edit[1], 1)), 0o600); err != nil {

@@ -13,15 +13,15 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// The example everybody knows: 4 units are left; one customer buys 3, another 2
-// at the same time, each at a replica of its own. One of them must be refused.
+// The classic example: 4 units are left. At the same time one customer buys 3 units and
+// another 2, at different replicas. One of them must be refused.
 func TestThreeAndTwoOfFour(t *testing.T) {
 	t.Parallel()
 	for _, s := range strategiesHere() {
 		t.Run(s.Name, func(t *testing.T) {
 			t.Parallel()
 			dsn := newDSN(t, stock.Stock{Units: 4})
-			// The pause makes the race that is there anyway happen each time.
+			// The pause makes the existing race happen every time.
 			o := options{dsn: dsn, strategy: s.Name, think: 200 * time.Millisecond}
 			services := []*order.Service{startReplica(t, o), startReplica(t, o)}
 			var errs [2]error
@@ -41,14 +41,14 @@ func TestThreeAndTwoOfFour(t *testing.T) {
 			t.Logf("%-13s  3 units: %s; 2 units: %s", s.Name, answer(errs[0]), answer(errs[1]))
 			if s.Expect(2) == strategy.Oversold {
 				if errs[0] != nil || errs[1] != nil {
-					t.Fatalf("unguarded, both should succeed: got %v and %v", errs[0], errs[1])
+					t.Fatalf("without protection both should succeed: got %v and %v", errs[0], errs[1])
 				}
 				report, err := stock.Audit(t.Context(), open(t, dsn))
 				if err != nil {
 					t.Fatal(err)
 				}
 				if got := report.SKUs[0].Oversold; report.OK || got != 1 {
-					t.Errorf("the audit saw %d units oversold, want 1", got)
+					t.Errorf("the audit found %d units oversold, want 1", got)
 				}
 				return
 			}
@@ -60,15 +60,16 @@ func TestThreeAndTwoOfFour(t *testing.T) {
 	}
 }
 
-// strategiesHere are those whose servers these tests have. Two have tests of their
-// own: one that does not wait for its lock, and one that keeps its stock elsewhere.
+// strategiesHere are the strategies whose servers these tests have, except two with
+// their own tests: one that does not wait for its lock, and one with its stock in etcd.
 func strategiesHere() []strategy.Strategy {
 	return slices.DeleteFunc(strategy.All(), func(s strategy.Strategy) bool {
 		return s.Server != strategy.InMySQL && s.Server != strategy.InEtcd || s.Try || s.Write == strategy.EtcdCompareAndSwap
 	})
 }
 
-// Every guarded strategy keeps the promises on keys, limits and windows.
+// forGuarded runs f under every strategy that does not oversell: all of them handle keys,
+// limits and windows alike.
 func forGuarded(t *testing.T, f func(t *testing.T, name string)) {
 	t.Parallel()
 	for _, s := range strategiesHere() {
@@ -107,7 +108,7 @@ func TestOneKeyIsOneOrder(t *testing.T) {
 		group.Wait()
 		for id, made := range ids {
 			if len(ids) != 1 || made != 1 {
-				t.Errorf("order %v was made %d times, of %d orders; want one, made once", id, made, len(ids))
+				t.Errorf("order %v was made %d times, among %d orders; want one order, made once", id, made, len(ids))
 			}
 		}
 		if _, err := services[0].Place(t.Context(), buy("ann", "k", 1)); !errors.Is(err, order.ErrKeyReused) {
@@ -122,7 +123,7 @@ func TestOneKeyIsOneOrder(t *testing.T) {
 	})
 }
 
-// A buyer whose answer was lost gets the order, although nothing is left.
+// A buyer whose answer was lost gets their order, although nothing is left.
 func TestReplayComesBeforeEveryRefusal(t *testing.T) {
 	forGuarded(t, func(t *testing.T, name string) {
 		one := int32(1)
@@ -139,22 +140,21 @@ func TestReplayComesBeforeEveryRefusal(t *testing.T) {
 		for _, s := range []*order.Service{first, second} {
 			again, err := s.Place(t.Context(), buy("ann", "k", 1))
 			if err != nil || !again.Replayed || again.Order.ID != placed.Order.ID {
-				t.Errorf("asking again: got %+v, %v; want the first order", again, err)
+				t.Errorf("replay: got %+v, %v; want the first order", again, err)
 			}
 		}
 		over := time.Now().Add(-time.Hour)
 		change(t, first, stock.Stock{PerCustomerLimit: &one, SaleEndsAt: &over})
 		again, err := second.Place(t.Context(), buy("ann", "k", 1))
 		if err != nil || !again.Replayed {
-			t.Errorf("asking again after the sale: got %+v, %v; want the first order", again, err)
+			t.Errorf("replay after the sale: got %+v, %v; want the first order", again, err)
 		}
 		audit(t, dsn)
 	})
 }
 
-// TestNobodyPaysAnotherPriceThanHeWasShown: an administrator has changed it, on
-// another replica.
-func TestNobodyPaysAnotherPriceThanHeWasShown(t *testing.T) {
+// An administrator has changed the price at another replica.
+func TestOrderAtAnOldPriceIsRefused(t *testing.T) {
 	forGuarded(t, func(t *testing.T, name string) {
 		dsn := newDSN(t, stock.Stock{Units: 10})
 		first := startReplica(t, options{dsn: dsn, strategy: name})
@@ -180,7 +180,7 @@ func TestNobodyPaysAnotherPriceThanHeWasShown(t *testing.T) {
 		_, err = second.Place(t.Context(), at("k2", &shown.PriceCents, "USD"))
 		mustBe(t, "another currency", err, order.ErrPriceChanged)
 		if errors.Is(err, order.ErrUnavailable) {
-			t.Errorf("a refusal that is final is said to pass: %v", err)
+			t.Errorf("the refusal is temporary, want a final one: %v", err)
 		}
 
 		changed := shown
@@ -193,7 +193,7 @@ func TestNobodyPaysAnotherPriceThanHeWasShown(t *testing.T) {
 			mustBe(t, "the old price", err, order.ErrPriceChanged)
 			again, err := s.Place(t.Context(), same)
 			if err != nil || !again.Replayed || again.Order.ID != placed.Order.ID {
-				t.Errorf("asking again: got %+v, %v; want the first order", again, err)
+				t.Errorf("replay: got %+v, %v; want the first order", again, err)
 			}
 		}
 		now, err := first.Place(t.Context(), at("k2", &changed.PriceCents, changed.Currency))
@@ -256,12 +256,12 @@ func TestSaleWindow(t *testing.T) {
 			t.Errorf("answered %+v, stored %+v", placed.Order, stored)
 		}
 		if _, err := service.Find(t.Context(), "ben", placed.Order.ID); !errors.Is(err, order.ErrNotFound) {
-			t.Errorf("another's order: got %v, want %v", err, order.ErrNotFound)
+			t.Errorf("another customer's order: got %v, want %v", err, order.ErrNotFound)
 		}
 	})
 }
 
-// Without a fence no token stands with what is written, and the audit knows.
+// Without a fence no token is recorded with a write, and the audit allows for that.
 func TestAuditOfASaleUnderEachFence(t *testing.T) {
 	t.Parallel()
 	for _, fence := range []strategy.Fence{strategy.FenceOff, strategy.FenceWrite, strategy.FenceClaim} {
@@ -283,8 +283,8 @@ func TestAuditOfASaleUnderEachFence(t *testing.T) {
 	}
 }
 
-// What another administrator has changed since is not overwritten; what was sold
-// since does not stand in the way.
+// A change must not overwrite another administrator's change. Orders since then do not
+// matter.
 func TestPreconditionsOfAChange(t *testing.T) {
 	forGuarded(t, func(t *testing.T, name string) {
 		dsn := newDSN(t, stock.Stock{Units: 5})
@@ -331,7 +331,7 @@ func TestUnknownSKU(t *testing.T) {
 				t.Errorf("got %v, want %v", err, stock.ErrUnknownSKU)
 			}
 		}
-		// Once an order stands under the key, no other request may have it.
+		// The key of an order cannot be used by another request.
 		if _, err := service.Place(t.Context(), buy("ann", "k", 1)); err != nil {
 			t.Fatal(err)
 		}

@@ -9,7 +9,7 @@ import (
 	"flashsale/internal/stock"
 )
 
-// A server that takes LeastPacket, which is checked at start, takes every group.
+// A server that accepts LeastPacket, which is checked at startup, accepts every group.
 func TestLargestGroupFitsIntoAPacket(t *testing.T) {
 	t.Parallel()
 	parts := make([]Part, groupSKUs)
@@ -17,10 +17,10 @@ func TestLargestGroupFitsIntoAPacket(t *testing.T) {
 		parts[i] = Part{Row: stock.Row{Stock: stock.Stock{SKU: fmt.Sprintf("%064d", i)}}, Token: 1 << 62, Orders: groupOrders / groupSKUs}
 	}
 	size := len(GroupText(parts...))
-	// In place of the short ones: each byte is two digits.
+	// Customers and keys of full length, with two digits for each byte.
 	longest := strings.Repeat("x", 255)
 	size += groupOrders * 2 * len(longest+longest)
 	if size > mysqlsession.LeastPacket {
-		t.Errorf("a group has up to %d bytes, the server has to take %d", size, mysqlsession.LeastPacket)
+		t.Errorf("a group has up to %d bytes, but the server may accept only %d", size, mysqlsession.LeastPacket)
 	}
 }

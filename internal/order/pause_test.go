@@ -20,15 +20,15 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// childEnv makes this test binary a replica in a process of its own, which
-// stops itself at a step of its first order's path.
+// childEnv makes this test binary a replica in its own process, which stops itself at a
+// step of its first order.
 const childEnv = "FLASHSALE_TEST_CHILD"
 
-// The steps that the wire knows, besides those that the service does.
+// The steps of wire, in addition to those of the service.
 const (
 	inCommit   order.Step = "in-commit"   // the batch is sent, its answer not read
 	inRollback order.Step = "in-rollback" // a duplicate key was answered, ROLLBACK not sent
-	// whileSweeping: it has the lock of whoever expires orders.
+	// whileSweeping: it has the lock of the Expirer.
 	whileSweeping order.Step = "while-sweeping"
 )
 
@@ -42,12 +42,12 @@ type childConfig struct {
 	Alone bool          // it forwards no orders, and takes none
 }
 
-// childResult is what became of the child's order.
+// childResult is the outcome of the child's order.
 type childResult struct {
 	ID       string
 	Replayed bool
 	Err      string
-	// Fenced is how often the child has counted that it was fenced.
+	// Fenced is the child's count of refusals by the fence.
 	Fenced float64
 }
 
@@ -65,8 +65,8 @@ func childMain() int {
 }
 
 func runChild(cfg childConfig) error {
-	// The signal reaches some thread at some time: the one that asked for it must
-	// not go on before the process was stopped and resumed.
+	// The signal may reach another thread, and later. This one must not continue before
+	// the process was stopped and resumed.
 	resumed := make(chan os.Signal, 1)
 	signal.Notify(resumed, syscall.SIGCONT)
 	stopped := false
@@ -113,14 +113,14 @@ func runChild(cfg childConfig) error {
 	return nil
 }
 
-// stopAfter stops the process when a packet with the text has been sent.
+// stopAfter stops the process once a packet with the text has been sent.
 func stopAfter(text string, stop func()) *wire {
 	w := newWire(loseReply, text)
 	w.after = stop
 	return w
 }
 
-// child is a replica in a process of its own.
+// child is a replica in its own process.
 type child struct {
 	t   *testing.T
 	cmd *exec.Cmd
@@ -157,12 +157,12 @@ func startChild(t *testing.T, cfg childConfig) *child {
 	var status syscall.WaitStatus
 	if _, err := syscall.Wait4(c.cmd.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
 		rest, _ := io.ReadAll(c.out)
-		t.Fatalf("the child did not stop where it should: status %v, error %v, wrote %q %q", status, err, rest, c.err.String())
+		t.Fatalf("the child did not stop: status %v, error %v, output %q %q", status, err, rest, c.err.String())
 	}
 	return c
 }
 
-// resume lets the child go on and returns what became of its order.
+// resume resumes the child and returns the outcome of its order.
 func (c *child) resume() childResult {
 	c.t.Helper()
 	if err := c.cmd.Process.Signal(syscall.SIGCONT); err != nil {
@@ -179,9 +179,8 @@ func (c *child) resume() childResult {
 	return result
 }
 
-// A seller that stops anywhere on an order's path does not hold the others up
-// until its lease ends: the lock is taken from it. When it goes on, its order is
-// made once.
+// A seller that stops anywhere on an order's path delays the others for less than its
+// lease: the lock is taken from it. When it resumes, its order is made once.
 func TestStoppedSellerIsTakenOver(t *testing.T) {
 	t.Parallel()
 	const atMost = longTTL / 2
@@ -189,8 +188,7 @@ func TestStoppedSellerIsTakenOver(t *testing.T) {
 		t.Run(string(step), func(t *testing.T) {
 			t.Parallel()
 			dsn := newDSN(t, stock.Stock{Units: 10})
-			// The child asks with a key that is taken, where it must stop at the
-			// rollback; elsewhere with one of its own.
+			// To stop at the rollback, the child uses a key that is taken.
 			first := placeAndLeave(t, dsn, buy("ann", "k", 1))
 			service := startReplica(t, options{dsn: dsn, strategy: "etcd"})
 			key := "k-of-child"
@@ -203,7 +201,7 @@ func TestStoppedSellerIsTakenOver(t *testing.T) {
 				t.Fatalf("after %s: %v", time.Since(stopped), err)
 			}
 			if took := time.Since(stopped); took > atMost {
-				t.Errorf("the other replica was held up for %s, at most %s is allowed", took, atMost)
+				t.Errorf("the other replica was delayed for %s, want at most %s", took, atMost)
 			}
 			got := c.resume()
 			want := int64(3)
@@ -222,8 +220,8 @@ func TestStoppedSellerIsTakenOver(t *testing.T) {
 	}
 }
 
-// placeAndLeave places an order at a replica that ends with it, so that nobody
-// sells the SKU afterwards.
+// placeAndLeave places an order at a replica and closes that, so that the SKU has no
+// seller afterwards.
 func placeAndLeave(t *testing.T, dsn string, r order.Request) order.Placed {
 	t.Helper()
 	gone, err := newReplica(options{dsn: dsn, etcd: servers.EtcdEndpoints(), strategy: "etcd", fence: strategy.FenceClaim})
@@ -240,8 +238,8 @@ func placeAndLeave(t *testing.T, dsn string, r order.Request) order.Placed {
 	return placed
 }
 
-// Two holders: one reads the last unit, stops past its lease, and goes on after
-// another has sold that unit. Only the fence keeps it from being sold twice.
+// One holder reads the last unit, stops past its lease, and resumes after another one has
+// sold that unit. Only the fence prevents that it is sold twice.
 func TestStaleHolderIsFenced(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -279,13 +277,12 @@ func TestStaleHolderIsFenced(t *testing.T) {
 	}
 }
 
-// Callers that leave before their order is in a batch cost nothing.
 func TestOrderOfACallerWhoLeftIsNotMade(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 10})
 	service := startReplica(t, options{dsn: dsn, strategy: "etcd"})
-	// Another replica holds the lock, and does not move. It cannot be taken over,
-	// since it is not known where it takes orders.
+	// Another replica holds the lock, and is stopped. It cannot be taken over, because its
+	// address is unknown.
 	c := startChild(t, childConfig{DSN: dsn, Fence: strategy.FenceClaim, Stop: order.BeforeClaim, Order: buy("ann", "k", 1), TTL: longTTL, Alone: true})
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()

@@ -14,7 +14,7 @@ import (
 	"flashsale/internal/stock"
 )
 
-// databaseNow is the database's clock.
+// databaseNow reads the database's clock.
 func (s *shop) databaseNow(t *testing.T) (now time.Time) {
 	t.Helper()
 	if err := s.replicas[0].db.SQL.QueryRowContext(t.Context(), "SELECT NOW(6)").Scan(&now); err != nil {
@@ -23,7 +23,7 @@ func (s *shop) databaseNow(t *testing.T) (now time.Time) {
 	return now
 }
 
-// Two purge at once, and a sale is running.
+// Two purge at once during a sale.
 func TestPurgingKeepsWhatWasSold(t *testing.T) {
 	forShops(t, stock.Stock{Units: 40}, time.Minute, func(t *testing.T, s *shop) {
 		var paid order.Order
@@ -46,7 +46,7 @@ func TestPurgingKeepsWhatWasSold(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n, err := order.Purge(t.Context(), s.replicas[0].db, before, 3); err != nil || n != 3 {
-			t.Errorf("purged %d, %v; want the 3 that were asked for", n, err)
+			t.Errorf("purged %d, %v; want the requested 3", n, err)
 		}
 		var purged atomic.Int64
 		var group sync.WaitGroup
@@ -62,7 +62,7 @@ func TestPurgingKeepsWhatWasSold(t *testing.T) {
 		s.mustBuy(t, 1, "cay", "k", 1)
 		group.Wait()
 		if purged.Load() != 17 {
-			t.Errorf("purged %d, want 17: what was paid and cancelled before, less 3", purged.Load())
+			t.Errorf("purged %d, want 17: the 20 that were paid or cancelled before, less 3", purged.Load())
 		}
 		if got := s.audit(t); got.Paid != 11 || got.Reserved != 11 || got.Returned != 10 || got.Available != 18 {
 			t.Errorf("%+v; want 11 paid, 11 reserved, 10 returned, 18 available", got)
@@ -75,12 +75,12 @@ func TestPurgingKeepsWhatWasSold(t *testing.T) {
 		_, err = s.at(0).Pay(t.Context(), "ann", paid.ID, "p2")
 		mustBe(t, "pay a purged order once more", err, order.ErrAlreadyPaid)
 		if got := s.late(t); len(got) != 1 || got[0] != "p2" {
-			t.Errorf("kept %q, want p2", got)
+			t.Errorf("stored %q, want p2", got)
 		}
 	})
 }
 
-// The limit counts what was paid for as long as there is a sale to limit.
+// The limit counts paid orders until the sale has ended.
 func TestPurgingLeavesTheLimitInForce(t *testing.T) {
 	t.Parallel()
 	one := int32(1)
@@ -91,7 +91,7 @@ func TestPurgingLeavesTheLimitInForce(t *testing.T) {
 	}
 	now := s.databaseNow(t)
 	if n, err := order.Purge(t.Context(), s.replicas[0].db, now, 1000); err != nil || n != 0 {
-		t.Errorf("purged %d, %v; want none while the sale goes on", n, err)
+		t.Errorf("purged %d, %v; want none during the sale", n, err)
 	}
 	_, err := s.at(0).Place(t.Context(), buy("ann", "k2", 1))
 	mustBe(t, "buy one more", err, order.ErrCustomerLimit)
@@ -102,9 +102,8 @@ func TestPurgingLeavesTheLimitInForce(t *testing.T) {
 	s.audit(t)
 }
 
-// TestAPaymentIsNamedWhileItsOrderIsArchived: the copy must not miss the name, nor
-// the delete take it away.
-func TestAPaymentIsNamedWhileItsOrderIsArchived(t *testing.T) {
+// Neither the copy nor the delete may lose the reference.
+func TestPaymentReferenceIsAddedDuringArchiving(t *testing.T) {
 	t.Parallel()
 	s := openShop(t, "etcd", stock.Stock{Units: 5}, time.Minute)
 	o := s.mustBuy(t, 0, "ann", "k", 1)
@@ -123,7 +122,7 @@ func TestAPaymentIsNamedWhileItsOrderIsArchived(t *testing.T) {
 	})
 	named, err := s.at(1).Pay(t.Context(), "ann", o.ID, "p")
 	if err != nil || named.PaymentReference != "p" {
-		t.Errorf("named: got %+v, %v; want p", named, err)
+		t.Errorf("add the reference: got %+v, %v; want p", named, err)
 	}
 	if err := <-purged; err != nil {
 		t.Fatal(err)

@@ -12,8 +12,8 @@ import (
 	"flashsale/internal/stock"
 )
 
-// A batch of refusals looks its keys up one by one in the unique index; scanning
-// the orders for them would cost more with each order sold.
+// A batch of refusals looks up each key in the unique index. A scan of the orders would
+// cost more with each order sold.
 func TestKeysAreLookedUpInTheIndex(t *testing.T) {
 	t.Parallel()
 	db := open(t, newDSN(t, stock.Stock{Units: 4}))
@@ -35,13 +35,13 @@ func TestKeysAreLookedUpInTheIndex(t *testing.T) {
 		}
 		got := fmt.Sprint(plan["type"], " by ", plan["key"])
 		if got != "eq_ref by one_order_a_key" && got != "const by one_order_a_key" {
-			t.Errorf("%d keys are read by %s, want one look-up in one_order_a_key each: %v", n, got, plan)
+			t.Errorf("%d keys are read by %s, want one look-up in one_order_a_key for each: %v", n, got, plan)
 		}
 	}
 }
 
-// rowsRead counts the rows that servers' storage engines hand to f's statements, all of
-// which must go through a pool of one connection.
+// rowsRead counts the rows that the server reads for f's statements. They must all use a
+// pool of one connection.
 func rowsRead(t *testing.T, db *stock.DB, f func()) int {
 	t.Helper()
 	count := func() (rows int) {
@@ -61,8 +61,8 @@ func rowsRead(t *testing.T, db *stock.DB, f func()) int {
 	return count() - before
 }
 
-// What a customer has bought of other SKUs costs an order of a SKU with a limit no
-// reading of rows: the lock is held meanwhile.
+// For the limit of a SKU, the customer's orders of other SKUs are not read: the lock is
+// held in the meantime.
 func TestLimitReadsNoOrdersOfOtherSKUs(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 4})
@@ -86,15 +86,15 @@ func TestLimitReadsNoOrdersOfOtherSKUs(t *testing.T) {
 		}
 	})
 	if held["ann"] != 3 || len(held) != 1 {
-		t.Errorf("%v is held, want 3 by ann alone", held)
+		t.Errorf("held %v, want 3 by ann only", held)
 	}
 	if rows > 10 {
 		t.Errorf("%d rows were read for the 3 orders of the SKU", rows)
 	}
 }
 
-// A customer with few orders is not looked for among everybody's.
-func TestListReadsTheCustomersOrdersAlone(t *testing.T) {
+// For a customer with few orders, the list does not read those of other customers.
+func TestListReadsOnlyTheCustomersOrders(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 4})
 	execSQL(t, dsn, `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency,
@@ -116,8 +116,8 @@ func TestListReadsTheCustomersOrdersAlone(t *testing.T) {
 	}
 }
 
-// Customers and keys are any bytes, up to the columns' length and no further:
-// what was cut off would be another customer.
+// Customers and keys may contain any bytes, up to the columns' length. A truncated one
+// would be another customer.
 func TestCustomersAndKeysAreAnyBytes(t *testing.T) {
 	t.Parallel()
 	service := startReplica(t, options{dsn: newDSN(t, stock.Stock{Units: 100}), strategy: "etcd"})
@@ -141,8 +141,8 @@ func TestCustomersAndKeysAreAnyBytes(t *testing.T) {
 	}
 }
 
-// The packet of a group: the SKUs' units, with a stop for where they were not all
-// taken, then all orders. Those that cost nothing are paid.
+// The packet of a group takes the SKUs' units, stops if not all were taken, and then
+// inserts all orders. Free orders are paid.
 func TestTextOfAGroup(t *testing.T) {
 	t.Parallel()
 	limit := int32(3)
@@ -171,6 +171,6 @@ func TestTextOfAGroup(t *testing.T) {
 	alone := "BEGIN; UPDATE stock SET available = available - 1, seq = seq + 1, fence = 8, updated_at = NOW(6) WHERE sku = x'62' AND fence = 8 AND seq = 0 " +
 		"AND available >= 1 AND NOW(6) >= '2026-05-01 11:59:59.000000' AND NOW(6) < '2026-05-01 12:00:03.000007'; " + stock.Stop + "; INSERT "
 	if got := order.GroupText(order.Part{Row: other, Token: 8, Orders: 1}); !strings.HasPrefix(got, alone) {
-		t.Errorf("got\n%s\nwant it to begin with\n%s", got, alone)
+		t.Errorf("got\n%s\nwant the prefix\n%s", got, alone)
 	}
 }

@@ -15,10 +15,9 @@ import (
 	"flashsale/internal/stock"
 )
 
-// A seller that cannot answer any more gives up the lock: to a replica that it does
-// not hear, say. The orders that were sent to it are then sent to the next seller,
-// however patient their replica is with silence.
-func TestOrdersLeaveASilentLinkOnceTheirTenureHasEnded(t *testing.T) {
+// A silent seller releases the lock. The orders that were sent to it go to the next
+// seller, however patient their replica is with silence.
+func TestOrdersLeaveASilentLinkAfterTheTenure(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 10})
 	seller, link := overLink(t, options{dsn: dsn, strategy: "etcd"})
@@ -36,9 +35,9 @@ func TestOrdersLeaveASilentLinkOnceTheirTenureHasEnded(t *testing.T) {
 	}
 }
 
-// Replicas that miss the same seller all queue for its lock. Once one of them has it,
-// the others leave the queue, and their orders go to the new seller.
-func TestOneOfTheReplicasThatMissASellerTakesItsPlace(t *testing.T) {
+// All replicas that find a seller silent queue for its lock. Once one of them has it, the
+// others leave the queue, and their orders go to the new seller.
+func TestOneReplicaReplacesASilentSeller(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 10})
 	stands, goOn := make(chan struct{}), make(chan struct{})
@@ -82,7 +81,7 @@ func TestOneOfTheReplicasThatMissASellerTakesItsPlace(t *testing.T) {
 	}
 }
 
-// awaitNoQueue waits until nobody waits for the SKU's lock.
+// awaitNoQueue waits until the queue of the SKU's lock is empty.
 func awaitNoQueue(t *testing.T, at *replica) {
 	for deadline := time.Now().Add(testTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		held, err := at.locker.(lock.Inspector).Inspect(t.Context())

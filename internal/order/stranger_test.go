@@ -13,9 +13,9 @@ import (
 	"flashsale/internal/stock"
 )
 
-// A stranger's connection is idle inside a transaction that holds the row of the SKU
-// that 64 buyers want. It is ended, in the middle of a tenure as before a claim. How
-// long nothing is sold is what `go test -run Stranger -v` prints.
+// Another client is idle inside a transaction that holds the row of the SKU that 64
+// buyers want. Its transaction is ended, during a tenure and before a claim.
+// `go test -run Stranger -v` prints for how long nothing was sold.
 func TestStrangersIdleTransactionIsEnded(t *testing.T) {
 	t.Parallel()
 	const buyers = 64

@@ -17,11 +17,10 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// revocable is a lock whose grants a test ends. Nobody gets it while it is taken.
+// revocable is a lock whose grants a test can end. It is never granted while taken is set.
 type revocable struct {
 	taken atomic.Bool
-	// tries are how often it was asked for, and unlocks how often a grant was given
-	// back.
+	// tries counts requests, and unlocks counts releases.
 	tries, unlocks atomic.Int32
 	grants         chan chan struct{} // what makes each grant lost when it is closed
 }
@@ -56,9 +55,9 @@ func (h *revocableHeld) Unlock(context.Context) error {
 	return lock.ErrLost
 }
 
-// A sweeper that hears that its lease is lost ends no further order before it has
-// the lease again.
-func TestSweeperWithoutItsLeaseSweepsNoMore(t *testing.T) {
+// A sweeper that learns that its lease is lost ends no order before it has the lease
+// again.
+func TestSweeperStopsWithoutItsLease(t *testing.T) {
 	t.Parallel()
 	s := openShop(t, "conditional", stock.Stock{Units: 10}, time.Hour)
 	sweeping := order.MetricsOf(s.at(0)).Sweeping
@@ -90,20 +89,20 @@ func TestSweeperWithoutItsLeaseSweepsNoMore(t *testing.T) {
 		t.Fatal(err)
 	}
 	if left != 1 {
-		t.Errorf("%d orders are left, want the one that came due while another had the lease", left)
+		t.Errorf("%d orders are left, want one: it came due while another sweeper had the lease", left)
 	}
 	leases.taken.Store(false)
 	s.await(t, noneReserved)
 	stop()
 	if n := leases.unlocks.Load(); n != 2 || value(sweeping) != 0 {
-		t.Errorf("after its end it has given %d grants back of 2, and the gauge says %v", n, value(sweeping))
+		t.Errorf("after the end: %d of 2 grants were released, and the gauge says %v", n, value(sweeping))
 	}
 	s.audit(t)
 }
 
-// SKUs with few orders each are swept at the same time: one by one, each would wait
-// for its lock and its commit alone. They are not all swept at once either.
-func TestSoManySKUsAreSweptAtOnce(t *testing.T) {
+// SKUs with few orders each are swept at the same time, so that their locks and commits
+// overlap, but only a bounded number of them.
+func TestBoundedNumberOfSKUsIsSweptAtOnce(t *testing.T) {
 	t.Parallel()
 	const atOnce = 16
 	dsn := newDSN(t, stock.Stock{Units: 1})
@@ -130,8 +129,8 @@ func TestSoManySKUsAreSweptAtOnce(t *testing.T) {
 	s.audit(t)
 }
 
-// Each page of due orders is read behind the last one, also among those that came due
-// at the same moment.
+// Each page of due orders starts after the last one, also among orders that came due at
+// the same moment.
 func TestDueOrdersAreReadOnce(t *testing.T) {
 	t.Parallel()
 	const due, page = 10_000, 500
@@ -149,12 +148,12 @@ func TestDueOrdersAreReadOnce(t *testing.T) {
 		t.Errorf("found %d orders, %v; want %d", found, err, due)
 	}
 	if most := due + due/10; rows > most {
-		t.Errorf("%d rows were read for %d orders, want %d at most", rows, due, most)
+		t.Errorf("%d rows were read for %d orders, want at most %d", rows, due, most)
 	}
 }
 
-// While a SKU with many due orders waits for its lock, those of other SKUs are found
-// without reading all of its again.
+// While a SKU with many due orders waits for its lock, the due orders of other SKUs are
+// found without reading all of its orders again.
 func TestSweepDoesNotReadAHotSKUForEachOther(t *testing.T) {
 	t.Parallel()
 	const hot, others = 10_000, 8
@@ -180,10 +179,10 @@ func TestSweepDoesNotReadAHotSKUForEachOther(t *testing.T) {
 			created_at, expires_at) VALUES (UNHEX(LEFT(SHA2(?, 256), 32)), ?, 'ann', ?, '', 1, 1, 'EUR', 'reserved', 0, 1, NOW(6), NOW(6))`, i, fmt.Sprint("other", i+1), i)
 		s.await(t, noneReserved+" AND sku <> 'hot'")
 	}
-	// They are all read again from time to time.
+	// All of them are read again from time to time.
 	most := hot*(2+int(time.Since(began)/(5*time.Second))) + 1000*others
 	if rows := poolReads(t, r.db); rows > most {
-		t.Errorf("%d rows were read while %d orders came due beside %d, want %d at most", rows, others, hot, most)
+		t.Errorf("%d rows were read while %d orders came due in addition to %d, want at most %d", rows, others, hot, most)
 	}
 	close(locker.free)
 	s.await(t, noneReserved)
@@ -194,7 +193,7 @@ func TestSweepDoesNotReadAHotSKUForEachOther(t *testing.T) {
 	s.audit(t)
 }
 
-// hotLock keeps the lock of the SKU "hot" until it is free.
+// hotLock grants the lock of the SKU "hot" only after it is released.
 type hotLock struct {
 	lock.Locker
 	once        sync.Once
@@ -213,7 +212,7 @@ func (l *hotLock) Lock(ctx context.Context, name string) (lock.Held, error) {
 	return l.Locker.Lock(ctx, name)
 }
 
-// poolReads is how many rows were read by all connections of a pool.
+// poolReads counts the rows that all connections of a pool have read.
 func poolReads(t *testing.T, db *stock.DB) (rows int) {
 	t.Helper()
 	for range db.SQL.Stats().OpenConnections {

@@ -14,9 +14,9 @@ import (
 	"flashsale/internal/stock"
 )
 
-// Buyers at once on two replicas, half of them traced. Each wait at a desk ends,
-// and each traced order that was made is linked with a commit; nobody else is.
-func TestSpansOfADeskAreOfTracedOrdersAlone(t *testing.T) {
+// Half of the concurrent buyers at two replicas are traced. Each wait at a desk ends, and
+// exactly the traced orders that were made are linked with a commit.
+func TestOnlyTracedOrdersHaveSpans(t *testing.T) {
 	t.Parallel()
 	spans := tracetest.NewSpanRecorder()
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))
@@ -44,12 +44,11 @@ func TestSpansOfADeskAreOfTracedOrdersAlone(t *testing.T) {
 		})
 	}
 	group.Wait()
-	// The desk's own may end a moment after the answers.
+	// The desk's own spans may end a moment after the answers.
 	for deadline := time.Now().Add(testTimeout); len(spans.Started()) != len(spans.Ended()) && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond)
 	}
-	// An order that is forwarded has a span of that between its request and what
-	// the seller does for it.
+	// A forwarded order has a span for that between its request and the seller's spans.
 	forwards := map[trace.SpanID]trace.SpanID{}
 	for _, s := range spans.Ended() {
 		if s.Name() == "forward" {
@@ -77,18 +76,18 @@ func TestSpansOfADeskAreOfTracedOrdersAlone(t *testing.T) {
 			continue
 		}
 		if !requests[requestOf(s.Parent().SpanID())] {
-			t.Errorf("%s is the child of no request", s.Name())
+			t.Errorf("span %s does not belong to a request", s.Name())
 		}
 	}
 	for id, stands := range made {
 		if id.IsValid() && stands != linked[id] {
-			t.Errorf("an order that was made: %v, is linked with a commit: %v", stands, linked[id])
+			t.Errorf("order made: %v, but linked with a commit: %v", stands, linked[id])
 		}
 	}
 	if got, want := len(spans.Started()), len(spans.Ended()); got != want {
-		t.Errorf("%d spans began, %d ended", got, want)
+		t.Errorf("%d spans started, %d ended", got, want)
 	}
 	if waits < 100 {
-		t.Errorf("%d waits at desks, want one of each of 100 traced orders", waits)
+		t.Errorf("%d waits at desks, want one for each of 100 traced orders", waits)
 	}
 }

@@ -19,7 +19,7 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// inEtcd is a replica that keeps its stock in etcd.
+// inEtcd starts a replica with its stock in etcd.
 func inEtcd(t *testing.T, dsn string, at func(order.Step)) (*order.Service, *etcdstock.Store) {
 	t.Helper()
 	client, err := clientv3.New(clientv3.Config{Endpoints: servers.EtcdEndpoints(), DialTimeout: testTimeout, Logger: zap.NewNop()})
@@ -72,8 +72,8 @@ func TestStockInEtcdIsExact(t *testing.T) {
 	if err := group.Wait(); err != nil {
 		t.Error(err)
 	}
-	// Units that an order took and gave back, for its customer's limit, may have
-	// been another's refusal. They are there for the next one.
+	// Units that an order took and gave back because of the limit may have caused another
+	// refusal. They are available to the next order.
 	for i := 0; ; i++ {
 		_, err := b.Place(t.Context(), buy(fmt.Sprint("late-", i), "k", 1))
 		if errors.Is(err, order.ErrSoldOut) {
@@ -90,7 +90,7 @@ func TestStockInEtcdIsExact(t *testing.T) {
 	}
 }
 
-// What a crash between the two stores leaves, the audit finds.
+// The audit finds what a crash between the two stores leaves.
 func TestAuditFindsTheGapBetweenTheStores(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 3})
@@ -118,7 +118,7 @@ func TestAuditFindsTheGapBetweenTheStores(t *testing.T) {
 	if err := <-ended; !errors.Is(err, order.ErrUnavailable) {
 		t.Errorf("got %v, want %v", err, order.ErrUnavailable)
 	}
-	// One that lives gives back what it could not sell, by its end.
+	// A live replica gives back what it could not sell before it shuts down.
 	if err := a.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -127,7 +127,7 @@ func TestAuditFindsTheGapBetweenTheStores(t *testing.T) {
 	}
 }
 
-// Units that cannot be given back do not keep the caller, who has a time of his own.
+// The caller does not wait for units that cannot be given back.
 func TestOrderIsAnsweredInTimeWithoutEtcd(t *testing.T) {
 	t.Parallel()
 	const timeout = 500 * time.Millisecond
@@ -152,7 +152,7 @@ func TestOrderIsAnsweredInTimeWithoutEtcd(t *testing.T) {
 		t.Errorf("got %v, want %v", err, order.ErrUnavailable)
 	}
 	if took := time.Since(began); took > atMost {
-		t.Errorf("answered after %s, the request time-out is %s", took, timeout)
+		t.Errorf("answered after %s, the request timeout is %s", took, timeout)
 	}
 	if err := client.Close(); err != nil { // ends the giving back
 		t.Error(err)

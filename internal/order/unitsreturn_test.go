@@ -12,9 +12,9 @@ import (
 	"flashsale/internal/stock"
 )
 
-// Customers who want more than they may have ask again and again, at three replicas at
-// once. Their refusals cost no unit: all are there for others.
-func TestRefusalsEatNoUnits(t *testing.T) {
+// Customers retry orders above their limit at three replicas at once. The refusals must not
+// lose any units.
+func TestRefusalsLoseNoUnits(t *testing.T) {
 	t.Parallel()
 	const units, customers, each, clients = 100, 50, 20, 60
 	dsn := newDSN(t, stock.Stock{Units: units, PerCustomerLimit: new(int32(1))})

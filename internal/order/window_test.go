@@ -12,9 +12,9 @@ import (
 	"flashsale/internal/stock"
 )
 
-// The sale begins and ends by the database's clock, which all replicas share: one
-// whose own clock is hours off sells when the others do.
-func TestSaleWindowIsOfTheDatabasesClock(t *testing.T) {
+// The sale starts and ends by the database's clock: a replica whose own clock is hours off
+// sells at the same time as the others.
+func TestSaleWindowUsesTheDatabasesClock(t *testing.T) {
 	for name, off := range map[string]time.Duration{"ahead": clockOff, "behind": -clockOff} {
 		t.Run(name, func(t *testing.T) {
 			forGuarded(t, func(t *testing.T, strategy string) {
@@ -25,7 +25,7 @@ func TestSaleWindowIsOfTheDatabasesClock(t *testing.T) {
 				placed, err := service.Place(t.Context(), buy("ann", "k", 1))
 				mustBe(t, "within the window", err, nil)
 				if got := placed.Order.CreatedAt; got.Before(now) || got.After(after) {
-					t.Errorf("the order was made at %s, by a clock that stands at %s", got, now)
+					t.Errorf("the order was made at %s, but the database's clock says %s", got, now)
 				}
 				change(t, service, stock.Stock{SaleStartsAt: &after})
 				_, err = service.Place(t.Context(), buy("ben", "k", 1))
@@ -38,12 +38,12 @@ func TestSaleWindowIsOfTheDatabasesClock(t *testing.T) {
 	}
 }
 
-// clockOff is what the clock of clocked's accounts is off.
+// clockOff is the error of the clock of clocked's accounts.
 const clockOff = 5 * time.Hour
 
-// clocked is the DSN of an account, ahead or behind, for which the server's clock
-// is off. init_connect is run for those without rights over the server, and nobody
-// else in these tests is one.
+// clocked is the DSN of an account for which the server's clock is ahead or behind. The
+// server runs init_connect only for accounts without administrative rights, which no
+// other account of these tests is.
 func clocked(t *testing.T, dsn, account string) string {
 	t.Helper()
 	cfg, err := mysql.ParseDSN(dsn)
@@ -57,7 +57,7 @@ func clocked(t *testing.T, dsn, account string) string {
 	return cfg.FormatDSN()
 }
 
-// setClock sets the database's clock, as a replica sees it.
+// setClock sets the database's clock for a replica.
 func setClock(t testing.TB, db *stock.DB, now time.Time) {
 	t.Helper()
 	for range db.SQL.Stats().MaxOpenConnections {
@@ -72,8 +72,8 @@ func setClock(t testing.TB, db *stock.DB, now time.Time) {
 	}
 }
 
-// A tenure whose clock has parted from the database's, since one of them was
-// stepped or its host was suspended, sells nothing before it has read it again.
+// A tenure whose clock differs from the database's, after a step or a suspended host,
+// sells nothing before it has read the clock again.
 func TestTenureFollowsTheDatabasesClock(t *testing.T) {
 	t.Parallel()
 	for _, step := range []time.Duration{10 * time.Second, -10 * time.Second, 2 * time.Hour} {
@@ -97,10 +97,10 @@ func TestTenureFollowsTheDatabasesClock(t *testing.T) {
 			if stepped.After(ends) {
 				mustBe(t, "buy after the sale", err, order.ErrOver)
 			} else if off := placed.Order.CreatedAt.Sub(stepped); err != nil || off.Abs() > stock.ClockTolerance {
-				t.Errorf("the order was made %s after the database's time, error %v", off, err)
+				t.Errorf("the order was made %s off the database's time, error %v", off, err)
 			}
 			if value(order.MetricsOf(r.orders).Fenced) == fenced {
-				t.Error("no batch was refused by the database")
+				t.Error("the database refused no batch")
 			}
 		})
 	}
