@@ -90,7 +90,10 @@ func (d *desk) run() {
 			d.refuseAll(errMoved) // the holder sells
 		default:
 			d.cfg.Logger.Warn("desk failed; retrying", "sku", d.sku, "error", err)
-			d.backOff()
+			d.wait = min(max(2*d.wait, deskBackoff), deskMaxBackoff)
+			if sleep.For(d.desks.ctx, d.wait) != nil {
+				d.refuseAll(errClosing) // the time to close is over
+			}
 		}
 	}
 }
@@ -294,12 +297,5 @@ func (d *desk) refuseAll(err error) {
 		if t.take() {
 			t.answer(Placed{}, err)
 		}
-	}
-}
-
-func (d *desk) backOff() {
-	d.wait = min(max(2*d.wait, deskBackoff), deskMaxBackoff)
-	if sleep.For(d.desks.ctx, d.wait) != nil {
-		d.refuseAll(errClosing) // the time to close is over
 	}
 }

@@ -55,14 +55,11 @@ func newDesks(cfg *Config) *desks {
 	return ds
 }
 
-// quantumOver reports whether a tenure that has lasted for d has used up its quantum.
-func (ds *desks) quantumOver(d time.Duration) bool { return d >= time.Duration(ds.quantum.Load()) }
-
 // alter hands the change to the SKU's desk, which applies waiting changes together.
 func (ds *desks) alter(ctx context.Context, sku string, c change) error {
 	over := ds.deadlines.next()
 	for {
-		_, err := ds.atDesk(ctx, over, newChangeTicket(ctx, sku, &c))
+		_, err := ds.atDesk(ctx, over, &ticket{sku: sku, change: &c, request: ctx, answered: make(chan answer, 1)})
 		if !errors.Is(err, errMoved) {
 			return err
 		}

@@ -24,8 +24,8 @@ func returnUnits(ctx context.Context, db *stock.DB, r returning) (ended int64, e
 	// All transactions lock orders by primary key: two with the same orders could
 	// otherwise deadlock.
 	slices.SortFunc(r.ids, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+	query, args := r.statements(newID())
 	err = retried(func() error {
-		query, args := r.statements(newID())
 		counts, err := execCommitted(ctx, db, query, args)
 		if err != nil {
 			return fmt.Errorf("return units of %s: %w", r.sku, err)

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"flashsale/internal/stock"
 )
 
@@ -215,14 +217,11 @@ func heldBy(ctx context.Context, conn *sql.Conn, sku string, customers []string)
 	return held, nil
 }
 
-// find reads one order of a customer, or returns ErrNotFound.
-func find(ctx context.Context, db *stock.DB, customer string, id ID) (Order, error) {
-	row := db.SQL.QueryRowContext(ctx, "SELECT "+readColumns+" FROM orders o WHERE o.id = ? AND o.customer = ?", id[:], []byte(customer))
+// Find reads one order of a customer. It returns ErrNotFound or ErrUnavailable.
+func (s *Service) Find(ctx context.Context, customer string, id ID) (Order, error) {
+	row := s.cfg.DB.SQL.QueryRowContext(ctx, "SELECT "+readColumns+" FROM orders o WHERE o.id = ? AND o.customer = ?", id[:], []byte(customer))
 	o, err := scanOrder(row)
-	if errors.Is(err, sql.ErrNoRows) {
-		return Order{}, ErrNotFound
-	}
-	return o, err
+	return o, domainError(err)
 }
 
 const (
@@ -260,57 +259,54 @@ func pay(ctx context.Context, db *stock.DB, statement, customer string, id ID, r
 	err = db.OnConn(ctx, func(conn *sql.Conn) error {
 		row := conn.QueryRowContext(ctx, statement+"; "+readOrder, named, id[:], []byte(customer), id[:], []byte(customer))
 		var err error
-		if o, err = scanOrder(row, &now); errors.Is(err, sql.ErrNoRows) {
+		if o, err = scanOrder(row, &now); errors.Is(err, ErrNotFound) {
 			o, err = scanOrder(conn.QueryRowContext(ctx, readArchived, id[:], []byte(customer)), &now)
 		}
 		return err
 	})
-	if errors.Is(err, sql.ErrNoRows) {
-		err = ErrNotFound
-	}
 	return o, now, err
 }
 
-// list reads a customer's orders that sort before one, the newest first. For a customer
-// with very many orders it searches the latest orders of all customers first.
-func list(ctx context.Context, db *stock.DB, customer string, before ID, limit int) ([]Order, error) {
+// List reads up to limit of a customer's orders, the newest first: those made before the
+// given one, or the newest of all if before is zero. For a customer with very many
+// orders it searches the latest orders of all customers first.
+func (s *Service) List(ctx context.Context, customer string, before ID, limit int) (orders []Order, err error) {
 	if before == (ID{}) {
-		for i := range before {
-			before[i] = 0xFF
-		}
+		before = uuid.Max
+	}
+	read := func(query string) error {
+		orders = nil
+		return readRows(ctx, s.cfg.DB.SQL, query, []any{[]byte(customer), before[:], limit}, func(rows *sql.Rows) error {
+			o, err := scanOrder(rows)
+			orders = append(orders, o)
+			return err
+		})
 	}
 	var many bool
-	if err := db.SQL.QueryRowContext(ctx, hasMany, []byte(customer)).Scan(&many); err != nil {
-		return nil, fmt.Errorf("list orders: %w", err)
+	err = s.cfg.DB.SQL.QueryRowContext(ctx, hasMany, []byte(customer)).Scan(&many)
+	if err == nil && many {
+		err = read(listRecent)
 	}
-	if many {
-		orders, err := readOrders(ctx, db, listRecent, []byte(customer), before[:], limit)
-		if err != nil || len(orders) == limit {
-			return orders, err
-		}
+	if err == nil && len(orders) < limit {
+		err = read(listOrders)
 	}
-	return readOrders(ctx, db, listOrders, []byte(customer), before[:], limit)
-}
-
-func readOrders(ctx context.Context, db *stock.DB, query string, args ...any) (orders []Order, err error) {
-	err = readRows(ctx, db.SQL, query, args, func(rows *sql.Rows) error {
-		o, err := scanOrder(rows)
-		orders = append(orders, o)
-		return err
-	})
 	if err != nil {
-		return nil, fmt.Errorf("list orders: %w", err)
+		return nil, unavailable(fmt.Errorf("list orders: %w", err))
 	}
 	return orders, nil
 }
 
-// scanOrder reads readColumns, followed by the query's other columns.
+// scanOrder reads readColumns, followed by the query's other columns. It returns
+// ErrNotFound if there is no row.
 func scanOrder(from interface{ Scan(...any) error }, more ...any) (Order, error) {
 	var o Order
 	var fingerprint []byte
 	var reference sql.NullString
 	err := from.Scan(append([]any{&o.ID, &o.SKU, &o.Customer, &o.Key, &fingerprint, &o.Quantity, &o.PriceCents, &o.Currency,
 		&o.Limit, &o.Status, &o.Fence, &o.Seq, &o.CreatedAt, &o.ExpiresAt, &o.ClosedAt, &reference}, more...)...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Order{}, ErrNotFound
+	}
 	if err != nil {
 		return Order{}, fmt.Errorf("read order: %w", err)
 	}

@@ -191,19 +191,6 @@ func (s *Service) exists(ctx context.Context, sku string) error {
 	return nil
 }
 
-// Find reads one order of a customer. It returns ErrNotFound or ErrUnavailable.
-func (s *Service) Find(ctx context.Context, customer string, id ID) (Order, error) {
-	o, err := find(ctx, s.cfg.DB, customer, id)
-	return o, domainError(err)
-}
-
-// List reads up to limit of a customer's orders, the newest first: those made
-// before the given one, or the newest of all if before is zero.
-func (s *Service) List(ctx context.Context, customer string, before ID, limit int) ([]Order, error) {
-	orders, err := list(ctx, s.cfg.DB, customer, before, limit)
-	return orders, domainError(err)
-}
-
 // Close sells what is already waiting, within ctx, and releases every lock. Later
 // orders are refused with ErrUnavailable.
 func (s *Service) Close(ctx context.Context) error { return s.seller.close(ctx) }

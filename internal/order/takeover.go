@@ -101,13 +101,6 @@ func (k *takeOvers) firstDeath(process, sku string) bool {
 	return true
 }
 
-// forgetDeath forgets a death whose lock could not be taken, so that it is tried again.
-func (k *takeOvers) forgetDeath(process, sku string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	delete(k.deaths, [2]string{process, sku})
-}
-
 // contention is a desk's wish for the lock while another replica has it. It is safe for
 // concurrent use.
 type contention struct {
@@ -298,7 +291,9 @@ func (ds *desks) evict(p forward.Peer, w forward.Waiting, reason string) error {
 		return nil // another replica was faster, or the seller has released the lock
 	}
 	if err != nil {
-		ds.takeOvers.forgetDeath(p.Process, w.SKU)
+		ds.takeOvers.mu.Lock()
+		delete(ds.takeOvers.deaths, [2]string{p.Process, w.SKU}) // so that it is tried again
+		ds.takeOvers.mu.Unlock()
 		return err
 	}
 	ds.cfg.Metrics.TakeOvers.WithLabelValues(reason).Inc()

@@ -109,7 +109,7 @@ func (t *tenure) serve() error {
 
 // awaitWork waits for work, or returns false when the tenure has to end.
 func (t *tenure) awaitWork() bool {
-	if t.cfg.Halted() != nil || t.lost() || t.wanted() && t.desk.desks.quantumOver(time.Since(t.began)) {
+	if t.cfg.Halted() != nil || t.lost() || t.wanted() && time.Since(t.began) >= time.Duration(t.desk.desks.quantum.Load()) {
 		return false
 	}
 	for !t.desk.hasWork() {

@@ -64,10 +64,6 @@ func newOrderTicket(ctx context.Context, r *Request, least lock.Token) *ticket {
 	return &ticket{sku: r.SKU, order: &orderTicket{Request: r, least: least}, request: ctx, answered: make(chan answer, 1)}
 }
 
-func newChangeTicket(ctx context.Context, sku string, c *change) *ticket {
-	return &ticket{sku: sku, change: c, request: ctx, answered: make(chan answer, 1)}
-}
-
 func (o *orderTicket) key() byKey { return byKey{o.Customer, o.Key} }
 
 // admittedBy reports whether the tenure with that token may serve the ticket.

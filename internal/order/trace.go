@@ -76,20 +76,17 @@ func (c *committer) commitSpan(ctx context.Context, group []*write) (_ context.C
 	}
 	orders := 0
 	var spans []trace.Span
+	var links []trace.Link
 	for _, w := range group {
 		orders += len(w.orders)
 		for _, t := range w.tickets {
 			if span := trace.SpanFromContext(t.request); span.SpanContext().IsSampled() {
-				spans = append(spans, span)
+				spans, links = append(spans, span), append(links, trace.Link{SpanContext: span.SpanContext()})
 			}
 		}
 	}
 	if len(spans) > 0 {
 		ctx = trace.ContextWithSpan(ctx, spans[0])
-	}
-	links := make([]trace.Link, len(spans))
-	for i, span := range spans {
-		links[i].SpanContext = span.SpanContext()
 	}
 	ctx, end = c.cfg.step(ctx, "commit", trace.WithLinks(links...),
 		trace.WithAttributes(attribute.Int("flashsale.orders", orders), attribute.Int("flashsale.skus", len(group))))
