@@ -11,9 +11,8 @@ import (
 )
 
 const (
-	// dueOrders reads only an index, and locks nothing. The Expirer reads page by page
-	// after a cursor: otherwise each page would read the orders again that are still
-	// being ended.
+	// dueOrders reads only an index, and locks nothing. The cursor saves reading the orders
+	// again that are still being ended.
 	dueOrders = "SELECT id, sku, expires_at FROM orders FORCE INDEX (expiring) WHERE status = 'reserved' AND expires_at <= NOW(6) " +
 		"AND (expires_at > ? OR expires_at = ? AND id > ?) ORDER BY expires_at, id LIMIT ?"
 
@@ -22,8 +21,7 @@ const (
 	// clock. passedOverAgain is the earliest time for that if some were passed over.
 	readAgain       = 10 * time.Second
 	passedOverAgain = time.Second
-	// backlogMost bounds the orders that were read and not yet ended, and backlogOfSKU
-	// those of one SKU. The Expirer ends about 20,000 a second.
+	// The bounds of a backlog. The Expirer ends about 20,000 orders a second.
 	backlogMost  = 100_000
 	backlogOfSKU = 20_000
 )
@@ -98,8 +96,7 @@ func (b *backlog) add(d dueOrder, failed map[string]*holdOff) {
 	b.size++
 }
 
-// next takes orders of a SKU that no worker is sweeping. It returns none if there is no
-// such SKU.
+// next takes orders of a SKU that no worker is sweeping, if there is one.
 func (b *backlog) next(working map[string]bool) (sku string, ids []ID) {
 	for i, sku := range b.skus {
 		if working[sku] {

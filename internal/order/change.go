@@ -11,16 +11,12 @@ import (
 
 // change is a write to a SKU's row that sells nothing. Exactly one field is set.
 type change struct {
-	// write makes the change. Its error tells the outcome.
-	write func(context.Context) error
-	// cancel is an order whose units return. Cancellations that wait together are
-	// written together.
-	cancel *ID
+	write  func(context.Context) error // makes the change; its error tells the outcome
+	cancel *ID                         // an order whose units return; waiting ones are written together
 }
 
 // apply makes changes of one SKU and reports the outcome of each. commitTimeout bounds
-// all of them together: they must not each wait for a row that another client has
-// locked. A change that was not begun is ErrUnavailable.
+// all of them together, because each may wait for the row's lock.
 func (cfg *Config) apply(ctx context.Context, sku string, changes []change, report func(i int, err error)) {
 	ctx, stop := context.WithTimeout(ctx, commitTimeout)
 	defer stop()

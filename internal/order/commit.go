@@ -21,8 +21,7 @@ const (
 	// one, a SKU whose row is locked by another client would delay all others. With
 	// many, each would carry few orders and cost its own sync to disk.
 	commitLanes = 3
-	// groupOrders bounds the orders of one transaction, which keeps it far below 16
-	// MiB and lets it finish within a fraction of commitTimeout.
+	// groupOrders bounds the orders of one transaction. Their packet is far below 16 MiB.
 	groupOrders = 2048
 	partsAtOnce = 8 // leaves most connections of the pool to other lanes
 )
@@ -71,8 +70,7 @@ func (c *committer) commit(ctx context.Context, w *write) error {
 	return <-w.done
 }
 
-// write writes a group and sends each write its outcome. A group that was rolled back
-// because of one SKU is split.
+// write writes a group, splits it if one SKU's part fails, and reports each outcome.
 func (c *committer) write(ctx context.Context, group []*write) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -205,9 +203,7 @@ func (c *committer) transact(ctx context.Context, group []*write) (err error) {
 // process takes no round trip between the first row lock and COMMIT: if it stopped in
 // between, it would hold the rows against its successor in spite of the fence.
 func groupStatements(group []*write) (query string, orders int) {
-	// takeSize and rowSize are the approximate lengths of a SKU's statements, and of an
-	// order's row without its names.
-	const takeSize, rowSize = 384, 256
+	const takeSize, rowSize = 384, 256 // approximate bytes of a SKU's statements and of an order's row
 	size := 0
 	takes := make([]stock.Take, len(group))
 	for i, w := range group {

@@ -26,10 +26,8 @@ type DeskConfig struct {
 }
 
 const (
-	defaultQueue = 4096 // about half a second of a hot SKU's orders
-	// defaultMaxBatch keeps a packet under 1 MiB even if every customer and key has
-	// its full length.
-	defaultMaxBatch = 512
+	defaultQueue    = 4096 // about half a second of a hot SKU's orders
+	defaultMaxBatch = 512  // keeps a packet under 1 MiB even with customers and keys of full length
 	// DefaultQuantum is a compromise for replicas that take turns: a longer one means
 	// fewer hand-overs, but a buyer at the last of four replicas waits for 150 ms.
 	DefaultQuantum = 50 * time.Millisecond
@@ -98,8 +96,7 @@ func (d *desk) run() {
 	}
 }
 
-// awaitWork waits for work. It returns false once the desk has closed, because it was
-// idle or the replica is shutting down.
+// awaitWork waits for work. It returns false once the desk has closed.
 func (d *desk) awaitWork() bool {
 	for !d.hasWork() && !d.contention.active() {
 		idle := time.NewTimer(d.cfg.Desk.Idle)
@@ -156,8 +153,7 @@ func (d *desk) putBack(batch []*ticket) {
 	d.queue.putBack(again)
 }
 
-// applyChanges applies the waiting changes, whoever sells. They need no lock: they
-// advance seq, which every batch of orders compares.
+// applyChanges needs no lock: changes advance seq, which every batch of orders compares.
 func (d *desk) applyChanges() {
 	batch := d.gather()
 	if len(batch) == 0 {
@@ -186,9 +182,8 @@ func (d *desk) apply(batch []*ticket) {
 	d.cfg.apply(ctx, d.sku, changes, func(i int, err error) { batch[i].answer(Placed{}, err) })
 }
 
-// holdTenure takes the lock, sells while there is a reason to hold it, and releases
-// it. It returns lock.ErrHeld if another replica sells. After any other error the
-// desk backs off before the next tenure.
+// holdTenure takes the lock, sells, and releases the lock. It returns lock.ErrHeld if
+// another replica sells. After any other error the desk backs off.
 func (d *desk) holdTenure() error {
 	if d.wait > 0 {
 		// The last tenure failed. Without MySQL, taking the lock would only keep it
@@ -223,8 +218,7 @@ func (d *desk) holdTenure() error {
 	return err
 }
 
-// lock takes the lock if it is free. It queues for it only if this replica contends, or
-// cannot tell who holds it.
+// lock queues for the lock if this replica contends or cannot tell who holds it, else tries.
 func (d *desk) lock() (lock.Held, error) {
 	// The orders that wait now have left after the request timeout.
 	ctx, cancel := context.WithTimeout(d.desks.ctx, d.cfg.RequestTimeout)
@@ -256,8 +250,7 @@ func (cfg *Config) lock(ctx context.Context, sku string, began time.Time, ask fu
 	return held, nil
 }
 
-// unlock releases a SKU's lock, also after ctx's end. It logs a failure, which does not
-// affect what was done under the lock.
+// unlock releases a SKU's lock, also after ctx's end, and logs a failure.
 func (cfg *Config) unlock(ctx context.Context, sku string, held lock.Held, granted time.Time) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
 	defer cancel()

@@ -14,8 +14,7 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// direct is the seller that takes each order in a transaction of its own, under a lock
-// of its own if the strategy has one.
+// direct is the seller that gives each order its own transaction, and lock if there is one.
 type direct struct {
 	cfg       *Config
 	committer *committer // of orders that carry a token
@@ -222,9 +221,8 @@ func (d *direct) resolve(ctx context.Context, r *Request, o Order) (Placed, erro
 	return Placed{Order: o}, nil
 }
 
-// alter takes the lock if the strategy has one: without it, an order that has already
-// read the row could overwrite the change. It always waits for the lock, also where
-// orders only try.
+// alter waits for the lock if the strategy has one: otherwise an order that has already
+// read the row could overwrite the change.
 func (d *direct) alter(ctx context.Context, sku string, c change) error {
 	if err := d.cfg.Halted(); err != nil {
 		return err

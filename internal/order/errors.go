@@ -9,8 +9,7 @@ import (
 	"flashsale/internal/stock"
 )
 
-// The refusals. Nothing was changed, and the refusal is not stored: the same key
-// may succeed later.
+// The refusals. Nothing was changed or stored: the same key may succeed later.
 var (
 	ErrSoldOut       = errors.New("sold out")
 	ErrInsufficient  = errors.New("fewer units are left than were asked for")
@@ -31,8 +30,7 @@ var (
 // The failures.
 var (
 	ErrBusy = errors.New("too many orders are waiting") // the queue is full; nothing was applied
-	// ErrUnavailable: the time ran out, or a required server did not answer.
-	// Nothing was applied.
+	// ErrUnavailable: the time ran out, or a server did not answer. Nothing was applied.
 	ErrUnavailable = errors.New("not served in time")
 	// ErrTokensBehind: the lock server issues tokens that are older than those in
 	// the database. Nothing was applied, and retrying does not help.

@@ -21,12 +21,10 @@ import (
 // No transaction spans both: a crash in between leaves units that were taken and not
 // sold (see etcdstock).
 type etcdCAS struct {
-	cfg    *Config
-	store  *etcdstock.Store
-	direct *direct
-	// returns lets one order of a SKU at a time give units back: several would only
-	// compete with each other.
-	returns slots
+	cfg     *Config
+	store   *etcdstock.Store
+	direct  *direct
+	returns slots // one per SKU: several would only compete with each other
 	// returning are the goroutines that give units back. They stop at the end of ctx.
 	returning sync.WaitGroup
 	ctx       context.Context
@@ -93,8 +91,7 @@ func (e *etcdCAS) take(ctx context.Context, sku string, id ID, n int32) error {
 	return err
 }
 
-// startReturn gives units back and then calls then. It waits for that while the order
-// has time left; close waits for the rest.
+// startReturn gives units back and then calls then. It waits at most until ctx's end.
 func (e *etcdCAS) startReturn(ctx context.Context, sku string, id ID, then func()) {
 	done := make(chan struct{})
 	e.returning.Go(func() {
@@ -108,9 +105,8 @@ func (e *etcdCAS) startReturn(ctx context.Context, sku string, id ID, then func(
 	}
 }
 
-// returnUntilDone retries until the units of an unwritten order are back, because
-// nothing else returns them. A replica that shuts down gives up after returnTimeout,
-// and the audit finds the gap.
+// returnUntilDone retries, because nothing else returns the units of an unwritten order.
+// If a replica gives up during shutdown, the audit finds the gap.
 func (e *etcdCAS) returnUntilDone(request context.Context, sku string, id ID) {
 	for {
 		err := e.returnOnce(sku, id)
@@ -194,8 +190,7 @@ func (e *etcdCAS) giveBack(ctx context.Context, sku string, ids []ID) error {
 	return nil
 }
 
-// repair gives units back in etcd that MySQL has already returned: the replica that
-// ended the orders died in between.
+// repair finds the units of replicas that died between the two stores.
 func (e *etcdCAS) repair(ctx context.Context) error {
 	all, err := e.store.List(ctx)
 	if err != nil {

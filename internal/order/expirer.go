@@ -51,19 +51,15 @@ const (
 	// a sweeper the next one starts within the lock's lease plus this time.
 	expiryRetry = time.Second
 
-	// expiryPage is how many due orders are read at once, and how many of one SKU are
-	// ended by one worker call.
-	expiryPage = 2000
+	expiryPage = 2000 // due orders that are read at once, and those that a worker takes
 	// expiryBatch is how many orders end in one transaction. It takes about 20 ms, for
 	// which a running sale of the SKU waits.
 	expiryBatch = 500
-	// expiryWorkers are the SKUs that are swept at once. With many SKUs of few orders
-	// each, their locks and commits then overlap.
+	// expiryWorkers are the SKUs that are swept at once: their locks and commits overlap.
 	expiryWorkers = 16
 
-	// expiryPoll is the longest time between two looks at the due orders. expiryRest
-	// is the shortest while nothing is due, so that orders which come due one after
-	// the other end together.
+	// expiryPoll is the longest time between two looks at the due orders, and expiryRest
+	// the shortest while nothing is due.
 	expiryPoll = 500 * time.Millisecond
 	expiryRest = 20 * time.Millisecond
 

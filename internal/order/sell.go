@@ -116,8 +116,7 @@ func (t *tenure) decide() (*decision, error) {
 	return d, nil
 }
 
-// lookUpHolds reads what the batch's customers hold, if the SKU has a limit. The
-// result stays valid, because nobody else sells the SKU during the tenure.
+// lookUpHolds reads what the batch's customers hold, if the SKU has a limit.
 func (t *tenure) lookUpHolds() error {
 	if t.row.PerCustomerLimit == nil {
 		return nil
@@ -187,8 +186,7 @@ func (t *tenure) answerReplays(d *decision) {
 	d.replays = nil
 }
 
-// refuse answers the rest of a decision: each refused order with the existing order
-// of its key, or with the reason.
+// refuse answers each refused order with the existing order of its key, or the reason.
 func (t *tenure) refuse(d *decision) error {
 	t.batch = append(d.refused, d.replays...)
 	if len(t.batch) == 0 {
@@ -216,8 +214,7 @@ func (t *tenure) refuse(d *decision) error {
 	return nil
 }
 
-// replay answers those of the given orders whose keys are taken, and removes them
-// from the batch in hand.
+// replay answers the orders whose keys are taken, and removes them from the batch.
 func (t *tenure) replay(tickets []*ticket) error {
 	ctx, cancel := context.WithTimeout(t.desk.desks.ctx, commitTimeout)
 	defer cancel()
@@ -292,8 +289,7 @@ func (t *tenure) fail(err error) {
 	t.batch = nil
 }
 
-// unavailable answers the batch in hand, of which nothing was applied, and returns
-// err, which ends the tenure.
+// unavailable answers the unwritten batch, and returns err, which ends the tenure.
 func (t *tenure) unavailable(err error) error {
 	t.fail(unavailable(err))
 	return err

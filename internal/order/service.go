@@ -19,22 +19,14 @@ import (
 type Config struct {
 	DB       *stock.DB
 	Strategy strategy.Strategy
-	// Fence is how MySQL checks the lock's tokens. It must be off for a lock
-	// without tokens.
-	Fence strategy.Fence
-	// Locker is the strategy's lock, nil if it has none. The Service does not
-	// close it.
-	Locker lock.Locker
-	// Units is the stock in etcd, for strategy etcd-cas only.
-	Units *etcdstock.Store
+	Fence    strategy.Fence   // how MySQL checks the lock's tokens; off for a lock without tokens
+	Locker   lock.Locker      // nil if the strategy has no lock; the Service does not close it
+	Units    *etcdstock.Store // the stock in etcd, for strategy etcd-cas only
 	// PaymentWindow is how long an order stays reserved without payment.
-	PaymentWindow time.Duration
-	// ThinkTime is a pause between reading and writing stock. Optional, for the lab.
-	ThinkTime time.Duration
-	// RequestTimeout bounds one order from its arrival to its answer.
-	RequestTimeout time.Duration
-	// Desk tunes the desks of a batched strategy. The zero value is the default.
-	Desk DeskConfig
+	PaymentWindow  time.Duration
+	ThinkTime      time.Duration // a pause between reading and writing stock; optional, for the lab
+	RequestTimeout time.Duration // bounds one order from its arrival to its answer
+	Desk           DeskConfig    // of a batched strategy
 	// Mirror is notified of changes of stock. Optional, and only for a batched
 	// strategy: under the others the row may differ from what was sold.
 	Mirror Mirror
@@ -44,14 +36,11 @@ type Config struct {
 	// Halted returns the error with which orders and changes are refused once this
 	// replica must not write stock any more, else nil. Payments continue, because
 	// they change no stock. Optional.
-	Halted func() error
-	// Tracer creates the spans of traced requests. Optional.
-	Tracer trace.Tracer
-	// Metrics are optional.
-	Metrics *Metrics
+	Halted  func() error
+	Tracer  trace.Tracer // creates the spans of traced requests; optional
+	Metrics *Metrics     // optional
 	Logger  *slog.Logger
-	// At is called when an order reaches a Step: tests stop the process there.
-	// Optional.
+	// At is called when an order reaches a Step, at which tests stop the process. Optional.
 	At func(Step)
 }
 
@@ -97,8 +86,7 @@ type seller interface {
 	// error of this package. After ErrUnknown the change may have been applied, or
 	// may still be.
 	alter(ctx context.Context, sku string, c change) error
-	// close ends the background work, after the last sell has returned or at the
-	// end of ctx.
+	// close ends the background work, after the last sell or at the end of ctx.
 	close(ctx context.Context) error
 }
 

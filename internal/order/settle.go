@@ -11,9 +11,8 @@ import (
 )
 
 const (
-	// settleWait is the first wait before the database is asked again. It doubles up
-	// to settleMaxWait, so that a recovered server is noticed within a fraction of a
-	// request's time.
+	// settleWait is the first wait before the database is asked again. It doubles up to
+	// settleMaxWait, a fraction of a request's time.
 	settleWait    = 20 * time.Millisecond
 	settleMaxWait = 500 * time.Millisecond
 )

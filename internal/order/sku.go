@@ -11,13 +11,10 @@ import (
 // mirrorWait is many times longer than an entry takes to arrive from etcd.
 const mirrorWait = 200 * time.Millisecond
 
-// Precondition is what must hold for PutSKU to change a SKU. The zero value
-// requires nothing.
+// Precondition is what PutSKU requires of a SKU. The zero value requires nothing.
 type Precondition struct {
-	// Revision, if not nil, must be the SKU's.
-	Revision *uint64
-	// Exists requires that the SKU exists, Absent that it does not.
-	Exists, Absent bool
+	Revision       *uint64 // must be the SKU's, if not nil
+	Exists, Absent bool    // the SKU must exist, or must not
 }
 
 // PutSKU creates the SKU, or changes the name, price, limit and window of an
@@ -52,8 +49,7 @@ func (s *Service) PutSKU(ctx context.Context, want stock.Stock, only Preconditio
 	return got, created, nil
 }
 
-// changeSKU changes a SKU that must exist. The look-up keeps unknown names away
-// from the desks.
+// changeSKU changes an existing SKU. The look-up keeps unknown names from the desks.
 func (s *Service) changeSKU(ctx context.Context, want stock.Stock, revision *uint64) error {
 	if _, err := s.cfg.DB.Get(ctx, want.SKU); errors.Is(err, stock.ErrUnknownSKU) {
 		return ErrPrecondition

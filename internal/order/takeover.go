@@ -41,8 +41,7 @@ const (
 	maxTakeAfter = 80
 	// quietTime without a take-over resets the patience. It is about a lease.
 	quietTime = 5 * time.Second
-	// evictTimeout bounds the removal of a holder. If etcd does not answer, the next
-	// tick tries again.
+	// evictTimeout bounds the removal of a holder. The next tick tries again.
 	evictTimeout = time.Second
 	maxDeaths    = 1 << 14 // of remembered sellers: a few megabytes
 	evictAtOnce  = 32      // SKUs of one seller that are taken over at the same time
@@ -101,7 +100,7 @@ func (k *takeOvers) firstDeath(process, sku string) bool {
 	return true
 }
 
-// contention is a desk's wish for the lock while another replica has it. It is safe for
+// contention is a desk's request for a lock that another replica has. It is safe for
 // concurrent use.
 type contention struct {
 	mu        sync.Mutex
@@ -142,8 +141,7 @@ func (c *contention) end() bool {
 	return c.calledOff
 }
 
-// callOff ends the wait for the lock of a silent seller, because it responds again or
-// has a successor.
+// callOff ends the wait for a silent seller, which responds again or has a successor.
 func (c *contention) callOff() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -185,8 +183,7 @@ func (ds *desks) contend(sku string, since time.Time) {
 	}
 }
 
-// Silent is called by the link while orders wait for a seller that was silent for so
-// many ticks.
+// Silent is called by the link while orders wait for a seller that is silent.
 func (ds *desks) Silent(p forward.Peer, ticks int, waiting []forward.Waiting) {
 	since := time.Now().Add(-time.Duration(ticks) * linkTick)
 	if ticks >= queueAfter {
@@ -242,8 +239,8 @@ func (ds *desks) Dead(p forward.Peer, waiting []forward.Waiting) {
 	ds.takeOver(p, waiting, time.Now(), reasonDead)
 }
 
-// takeOver takes the locks of the SKUs whose orders wait for p, and sends these orders
-// elsewhere. It does not block.
+// takeOver takes the locks that orders wait for at p, and sends the orders elsewhere. It
+// does not block.
 func (ds *desks) takeOver(p forward.Peer, waiting []forward.Waiting, since time.Time, reason string) {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()

@@ -23,9 +23,7 @@ type tenure struct {
 	row   stock.Row
 	asOf  time.Time        // when row was read, by our monotonic clock
 	holds map[string]int64 // units of the customers that were looked up
-	// era limits what memory returns to the orders of this tenure. It is replaced if
-	// the row goes back in time.
-	era *era
+	era   *era             // limits what memory returns; replaced if the row goes back in time
 	// began is when the claim succeeded. The quantum counts from here: a slow claim
 	// must not use it up, or replicas that take turns would sell nothing.
 	began time.Time
@@ -33,8 +31,7 @@ type tenure struct {
 }
 
 const (
-	// claimTimeout bounds the claim. The server gives up on a row lock after a second,
-	// so this leaves time for a second try.
+	// claimTimeout leaves time for a second try after a lock wait of one second.
 	claimTimeout = 2500 * time.Millisecond
 	// commitTimeout bounds a transaction, whose outcome has to be resolved after it.
 	commitTimeout = 2 * time.Second
@@ -96,8 +93,7 @@ func (t *tenure) sell() error {
 	return nil
 }
 
-// serve answers every ticket of the batch in hand, or returns it to the queue. An
-// error ends the tenure.
+// serve answers each ticket of the batch, or requeues it. An error ends the tenure.
 func (t *tenure) serve() error {
 	if t.batch[0].order != nil {
 		return t.sellBatch()
@@ -164,8 +160,7 @@ func (t *tenure) lost() bool {
 	return ok && healthy.Healthy() == nil
 }
 
-// silent reports whether the lock was lost only because etcd does not answer, while
-// the claim makes it safe to continue.
+// silent reports whether the lock was lost only because etcd does not answer.
 func (t *tenure) silent() bool {
 	if t.claim.Fence != strategy.FenceClaim || !isClosed(t.held.Lost()) {
 		return false

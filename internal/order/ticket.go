@@ -32,9 +32,7 @@ type ticket struct {
 // orderTicket is what a ticket has if it is an order.
 type orderTicket struct {
 	*Request
-	// least is the oldest tenure that may decide the order, because it was sent to
-	// that one before.
-	least     lock.Token
+	least     lock.Token // the oldest tenure that may decide it: it was sent to that one before
 	forwarded *forwarded // set if another replica waits for the answer
 	// keyInFlight is set while another order with the same key is in a batch.
 	keyInFlight atomic.Bool
@@ -119,8 +117,7 @@ func (t *ticket) take() bool {
 	return true
 }
 
-// putBack takes the ticket out of a batch that was not applied. It returns false if
-// the caller has left in the meantime.
+// putBack takes the ticket out of an unapplied batch. It returns false if the caller left.
 func (t *ticket) putBack(tracer trace.Tracer) bool {
 	t.beginWait(tracer) // before the caller can see the ticket again
 	waits := t.state.CompareAndSwap(ticketTaken, ticketWaits)
@@ -141,8 +138,7 @@ func (t *ticket) await(ctx context.Context, over <-chan struct{}) (a answer, ok 
 	return a, false
 }
 
-// leave is called by the caller. It returns true if the ticket was in no batch, so
-// that nothing was or will be applied.
+// leave is for the caller. If it returns true, nothing was or will be applied.
 func (t *ticket) leave() bool { return t.state.Swap(ticketLeft) == ticketWaits }
 
 // answer sends the caller its answer. Only the first call has an effect.

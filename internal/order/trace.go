@@ -25,8 +25,6 @@ func (cfg *Config) step(ctx context.Context, name string, options ...trace.SpanS
 
 func noSpan(error) {}
 
-// endSpan records the error's text, which may name servers: traces have the same readers
-// as the log.
 func endSpan(span trace.Span, err error) {
 	if err != nil {
 		span.SetStatus(codes.Error, err.Error())
@@ -61,8 +59,7 @@ func (t *ticket) beginWait(tracer trace.Tracer) {
 	_, t.waitSpan = tracer.Start(t.request, "desk wait", ofSKU(t.sku))
 }
 
-// endWait ends the span. Only the goroutine that took the ticket, or left with it, may
-// call it.
+// endWait is for the goroutine that took the ticket, or left with it.
 func (t *ticket) endWait(err error) {
 	if t.waitSpan != nil {
 		endSpan(t.waitSpan, err)
