@@ -99,14 +99,11 @@ func (d *desk) run() {
 // awaitWork waits for work. It returns false once the desk has closed.
 func (d *desk) awaitWork() bool {
 	for !d.hasWork() && !d.contention.active() {
-		idle := time.NewTimer(d.cfg.Desk.Idle)
 		select {
 		case <-d.queue.arrived:
-			idle.Stop()
 			continue
-		case <-idle.C:
+		case <-time.After(d.cfg.Desk.Idle):
 		case <-d.desks.selling.Done():
-			idle.Stop()
 		}
 		if d.closeIfEmpty() {
 			return false

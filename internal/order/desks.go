@@ -45,7 +45,7 @@ func newDesks(cfg *Config) *desks {
 	selling, endSale := context.WithCancel(ctx)
 	ds := &desks{
 		cfg: cfg, ctx: ctx, stop: stop, selling: selling, endSale: endSale, open: map[string]*desk{},
-		memory: newMemory(), deadlines: deadlines{after: cfg.RequestTimeout},
+		memory: &memory{orders: map[uint64]remembered{}}, deadlines: deadlines{after: cfg.RequestTimeout},
 	}
 	ds.viewer, _ = cfg.Locker.(lock.Viewer)
 	ds.quantum.Store(int64(cfg.Desk.Quantum))

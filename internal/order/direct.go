@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
+	"sync"
 	"time"
 
 	"flashsale/internal/lock"
@@ -122,7 +124,12 @@ func (d *direct) unfenced(ctx context.Context, r *Request, id ID, held lock.Held
 			return err
 		}
 		order = d.cfg.makeOrder(r, id, &row, row.Now, 0)
-		return insert(ctx, conn, &order)
+		var insert strings.Builder
+		insertOrders(&insert, []*write{{orders: []*Order{&order}}})
+		if _, err := conn.ExecContext(ctx, insert.String()); err != nil {
+			return fmt.Errorf("insert order: %w", err)
+		}
+		return nil
 	})
 	return d.outcome(ctx, r, order, err)
 }
@@ -243,3 +250,24 @@ func (d *direct) alter(ctx context.Context, sku string, c change) error {
 }
 
 func (d *direct) close(context.Context) error { return nil }
+
+// slots bound how many calls for each SKU run at the same time. The others wait.
+type slots struct {
+	perSKU int
+	bySKU  sync.Map // SKU -> chan struct{}; only for existing SKUs, so that it is bounded
+}
+
+// enter waits for a slot.
+func (s *slots) enter(ctx context.Context, sku string) (leave func(), err error) {
+	of, ok := s.bySKU.Load(sku)
+	if !ok {
+		of, _ = s.bySKU.LoadOrStore(sku, make(chan struct{}, s.perSKU))
+	}
+	taken := of.(chan struct{})
+	select {
+	case taken <- struct{}{}:
+		return func() { <-taken }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"slices"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/stock"
@@ -57,12 +58,7 @@ var (
 )
 
 func isAny(err error, list []error) bool {
-	for _, e := range list {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(list, func(e error) bool { return errors.Is(err, e) })
 }
 
 // domainError wraps an error of a server as one of this package's errors. Errors
@@ -82,8 +78,13 @@ func domainError(err error) error {
 // unavailable wraps an error after which nothing was applied.
 func unavailable(err error) error { return fmt.Errorf("%w: %w", ErrUnavailable, err) }
 
-// unknown wraps an error after which the request may have been applied.
-func unknown(err error) error { return fmt.Errorf("%w: %w", ErrUnknown, err) }
+// unknown wraps an error, if any, after which the request may have been applied.
+func unknown(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrUnknown, err)
+}
 
 // orUnknown marks the error of a statement that commits by itself as
 // stock.ErrOutcomeUnknown, unless the error proves that nothing was applied.

@@ -154,10 +154,8 @@ func (e *etcdCAS) put(ctx context.Context, s stock.Stock) error {
 	if s.Available != s.Units {
 		return nil
 	}
-	if _, err := e.store.Create(ctx, s.SKU, s.Units); err != nil {
-		return unknown(err)
-	}
-	return nil
+	_, err := e.store.Create(ctx, s.SKU, s.Units)
+	return unknown(err)
 }
 
 // restockable makes sure that etcd has the SKU's stock. Otherwise put would later count
@@ -171,23 +169,18 @@ func (e *etcdCAS) restockable(ctx context.Context, sku string) error {
 }
 
 func (e *etcdCAS) restock(ctx context.Context, r *Restock) error {
-	if _, err := e.store.Restock(ctx, r.SKU, r.ID.String(), int64(r.Units)); err != nil {
-		return unknown(err)
-	}
-	return nil
+	_, err := e.store.Restock(ctx, r.SKU, r.ID.String(), int64(r.Units))
+	return unknown(err)
 }
 
 func (e *etcdCAS) giveBack(ctx context.Context, sku string, ids []ID) error {
 	ended, err := findEnded(ctx, e.cfg.DB, ids)
-	if err != nil {
-		return unknown(err)
-	}
 	for _, id := range ended {
 		if _, err := e.store.GiveBack(ctx, sku, id.String()); err != nil && !errors.Is(err, etcdstock.ErrNotTaken) {
 			return unknown(err)
 		}
 	}
-	return nil
+	return unknown(err)
 }
 
 // repair finds the units of replicas that died between the two stores.

@@ -157,8 +157,7 @@ func LifeQueries(n int) map[string]Query {
 		"read restock":  {readRestock, nil, ""},
 	}
 	for _, to := range []Status{Cancelled, Expired} {
-		r := returning{sku: "sku", to: to, ids: ids}
-		query, args := r.statements(newID())
+		query, args := returnStatements("sku", to, ids, newID())
 		queries[string(to)] = Query{query, nil, ""}
 		parts := strings.Split(query, "; ")
 		queries[string(to)+": end"] = Query{parts[2], args[1 : n+4], "PRIMARY"}

@@ -41,8 +41,6 @@ type remembered struct {
 	slot  int
 }
 
-func newMemory() *memory { return &memory{orders: map[uint64]remembered{}} }
-
 func (m *memory) get(k byKey, hash uint64, e *era) (Order, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -1,7 +1,6 @@
 package order
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -27,19 +26,19 @@ const (
 // several hosts at once, and may be repeated after any error.
 //
 // The audit includes the archive: a paid order's units stay sold. Customers and
-// administrators no longer see a purged order, except for its late payments. Its key
-// may be used again and then makes another order, so purge only what no client still
-// retries. (A desk may still answer from memory with the purged order.) Restocks and
-// their keys stay.
-//
-// Paid orders of a SKU with a per-customer limit stay until its sale has ended, because
-// the limit counts them. If the sale is reopened later, purged orders do not count.
+// administrators no longer see a purged order, except for its late payments. Its key can
+// make another order, so purge only what no client still retries. Paid orders of a SKU
+// with a per-customer limit stay until its sale has ended, because the limit counts them.
+// If the sale is reopened later, purged orders do not count.
 func Purge(ctx context.Context, db *stock.DB, before time.Time, limit int) (moved int, err error) {
-	var after ID
+	end, after := endOfIDs(before), ID{}
 	for attempts := 0; moved < limit; {
-		ids, err := findPurgeable(ctx, db, before, after, min(purgeBatch, limit-moved))
-		if err != nil || len(ids) == 0 {
-			return moved, err
+		var ids []ID
+		if err := readRows(ctx, db.SQL, purgeable, []any{end[:], before, after[:], min(purgeBatch, limit-moved)}, appendID(&ids)); err != nil {
+			return moved, fmt.Errorf("find orders to purge: %w", err)
+		}
+		if len(ids) == 0 {
+			return moved, nil
 		}
 		n, err := archive(ctx, db, ids)
 		moved += n
@@ -73,17 +72,6 @@ func Purgeable(ctx context.Context, db *stock.DB, before time.Time) (n int, err 
 		return 0, fmt.Errorf("count orders to purge: %w", err)
 	}
 	return n, nil
-}
-
-func findPurgeable(ctx context.Context, db *stock.DB, before time.Time, after ID, limit int) (ids []ID, err error) {
-	end := endOfIDs(before)
-	if bytes.Compare(after[:], end[:]) >= 0 {
-		return nil, nil
-	}
-	if err := readRows(ctx, db.SQL, purgeable, []any{end[:], before, after[:], limit}, appendID(&ids)); err != nil {
-		return nil, fmt.Errorf("find orders to purge: %w", err)
-	}
-	return ids, nil
 }
 
 // endOfIDs is an ID after those of all orders that were final before a time. The first

@@ -82,12 +82,18 @@ func (ds *desks) sell(ctx context.Context, r Request) (Placed, error) {
 			return placed, err
 		}
 		ds.cfg.Metrics.Moved.Inc()
-		if !ds.awaitMove(ctx, over, holder, pause) {
-			if unsure {
-				return Placed{}, unknown(err)
-			}
-			return Placed{}, errLate
+		select {
+		case <-holder.Gone: // nil if nobody held the lock
+			continue
+		case <-time.After(pause):
+			continue
+		case <-ctx.Done():
+		case <-over:
 		}
+		if unsure {
+			return Placed{}, unknown(err)
+		}
+		return Placed{}, errLate
 	}
 }
 
@@ -151,22 +157,6 @@ func (ds *desks) toSeller(ctx context.Context, over <-chan struct{}, t *ticket, 
 	}
 	end(a.err)
 	return a.placed, a.err
-}
-
-// awaitMove waits until the seller should be looked up again. It returns false at the
-// end of the order's time.
-func (ds *desks) awaitMove(ctx context.Context, over <-chan struct{}, holder lock.Holder, pause time.Duration) bool {
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-over:
-		return false
-	case <-holder.Gone: // nil if nobody held the lock
-	case <-timer.C:
-	}
-	return true
 }
 
 // Receive takes orders that other replicas forward. Each names the tenure that it was

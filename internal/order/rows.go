@@ -25,17 +25,6 @@ const orderColumns = "id, sku, customer, idempotency_key, fingerprint, quantity,
 const readColumns = "o.id, o.sku, o.customer, o.idempotency_key, o.fingerprint, o.quantity, o.price_cents, o.currency, " +
 	"o.per_customer_limit, o.status, o.fence, o.seq, o.created_at, o.expires_at, o.closed_at, o.payment_reference"
 
-// insert writes one order. If the key is taken, the error is stock.IsDuplicate.
-func insert(ctx context.Context, conn *sql.Conn, o *Order) error {
-	_, err := conn.ExecContext(ctx, "INSERT INTO orders ("+orderColumns+") VALUES "+placeholders(15),
-		o.ID[:], []byte(o.SKU), []byte(o.Customer), []byte(o.Key), o.Fingerprint[:], o.Quantity, o.PriceCents, o.Currency,
-		o.Limit, string(o.Status), o.Fence, o.Seq, o.CreatedAt, o.ExpiresAt, o.ClosedAt)
-	if err != nil {
-		return fmt.Errorf("insert order: %w", err)
-	}
-	return nil
-}
-
 // insertOrders appends the statement that inserts the orders of a group. The orders of
 // one SKU were decided at the same moment from the same row, so they share their last
 // values.

@@ -274,7 +274,7 @@ func (t *tenure) resolve(d *decision, cause error) error {
 		return t.unavailable(cause)
 	}
 	t.requeue()
-	return t.beginAgain() // settle has modified the row
+	return t.begin() // settle has modified the row
 }
 
 func (t *tenure) requeue() {

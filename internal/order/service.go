@@ -159,11 +159,9 @@ func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
 		}
 	}
 	placed, err := s.seller.sell(ctx, r)
-	switch {
-	case err != nil:
-	case placed.Replayed:
+	if err == nil && placed.Replayed {
 		s.cfg.Metrics.Replayed.Inc()
-	default:
+	} else if err == nil {
 		s.cfg.Metrics.Placed.Inc()
 	}
 	return placed, err

@@ -66,7 +66,7 @@ func (t *tenure) run() (err error) {
 // or the desk is idle. If a newer holder has claimed the row, it returns nil.
 func (t *tenure) sell() error {
 	t.cfg.At(BeforeClaim)
-	if err := t.beginAgain(); err != nil { // the last seller may not have updated the mirror
+	if err := t.begin(); err != nil {
 		return err
 	}
 	t.desk.wait = 0
@@ -100,7 +100,7 @@ func (t *tenure) serve() error {
 	}
 	t.desk.apply(t.batch)
 	t.batch = nil
-	return t.beginAgain() // the changes have modified the row
+	return t.begin() // the changes have modified the row
 }
 
 // awaitWork waits for work, or returns false when the tenure has to end.
@@ -113,23 +113,19 @@ func (t *tenure) awaitWork() bool {
 		if t.silent() {
 			lost, again = nil, time.After(silentPoll)
 		}
-		idle := time.NewTimer(t.cfg.Desk.Idle)
-		more := false
 		select {
 		case <-t.desk.queue.arrived:
-			more = true
+			continue
 		case <-again:
-			more = !t.lost()
 		case <-lost:
-			more = !t.lost()
 		case <-t.held.Wanted(): // nothing to sell, and another replica waits
+			return false
 		case <-t.desk.desks.selling.Done():
-			idle.Stop()
 			return t.desk.hasWork()
-		case <-idle.C:
+		case <-time.After(t.cfg.Desk.Idle):
+			return false
 		}
-		idle.Stop()
-		if !more {
+		if t.lost() {
 			return false
 		}
 	}
@@ -187,16 +183,10 @@ func (t *tenure) begin() error {
 		t.cfg.Metrics.Fenced.Inc()
 	}
 	t.holds = nil
-	return err
-}
-
-// beginAgain is begin, and updates the mirror, which may not show the row yet.
-func (t *tenure) beginAgain() error {
-	if err := t.begin(); err != nil {
-		return err
+	if err == nil {
+		t.cfg.Mirror.Changed(t.desk.sku, t.row.Available) // the last writer may not have updated it
 	}
-	t.cfg.Mirror.Changed(t.desk.sku, t.row.Available)
-	return nil
+	return err
 }
 
 func (t *tenure) now() time.Time { return t.row.Now.Add(time.Since(t.asOf)) }

@@ -66,13 +66,8 @@ func (o *orderTicket) key() byKey { return byKey{o.Customer, o.Key} }
 
 // admittedBy reports whether the tenure with that token may serve the ticket.
 func (t *ticket) admittedBy(token lock.Token) bool {
-	switch {
-	case t.order == nil:
-		return true
-	case t.order.forwarded != nil:
-		return token == t.order.least
-	}
-	return token >= t.order.least
+	o := t.order
+	return o == nil || token == o.least || token > o.least && o.forwarded == nil
 }
 
 // waits reports whether somebody still waits for the ticket. A forwarded order whose

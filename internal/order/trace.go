@@ -17,13 +17,11 @@ import (
 // step starts a span in the trace of ctx; end ends it with the outcome.
 func (cfg *Config) step(ctx context.Context, name string, options ...trace.SpanStartOption) (_ context.Context, end func(error)) {
 	if cfg.Tracer == nil || !trace.SpanContextFromContext(ctx).IsSampled() {
-		return ctx, noSpan
+		return ctx, func(error) {}
 	}
 	ctx, span := cfg.Tracer.Start(ctx, name, options...)
 	return ctx, func(err error) { endSpan(span, err) }
 }
-
-func noSpan(error) {}
 
 func endSpan(span trace.Span, err error) {
 	if err != nil {
@@ -69,7 +67,7 @@ func (t *ticket) endWait(err error) {
 // commitSpan starts the span of a group's transaction, linked with each order in it.
 func (c *committer) commitSpan(ctx context.Context, group []*write) (_ context.Context, end func(error)) {
 	if c.cfg.Tracer == nil {
-		return ctx, noSpan
+		return ctx, func(error) {}
 	}
 	orders := 0
 	var spans []trace.Span
