@@ -109,7 +109,7 @@ func BenchmarkInsertBatch(b *testing.B) {
 // serverCPU reads the database server's CPU time from /proc.
 func serverCPU(b *testing.B) time.Duration {
 	b.Helper()
-	const utime, stime, tick = 11, 12, 10 * time.Millisecond // behind the program's name
+	const utime, stime, tick = 11, 12, 10 * time.Millisecond // counted after the program's name
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", servers.MySQL.Pid()))
 	if err != nil {
 		b.Fatal(err)
@@ -159,7 +159,7 @@ func BenchmarkFullDesk(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if _, err := other.Locker.Lock(b.Context(), testSKU); err != nil { // and keeps it
+	if _, err := other.Locker.Lock(b.Context(), testSKU); err != nil { // until the end
 		b.Fatal(err)
 	}
 	service := startReplica(b, options{dsn: dsn, strategy: "etcd", desk: order.DeskConfig{Queue: 1}})

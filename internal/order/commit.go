@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -56,10 +57,9 @@ func (w *write) take() stock.Take {
 	return stock.Take{Claim: w.claim, Row: w.row, Units: w.units, At: w.orders[0].CreatedAt}
 }
 
-// commit writes w and returns the outcome. After stock.ErrFenced nothing was written,
-// because the row differs from the tenure's copy. After a duplicate key or a retryable
-// error the transaction was rolled back. stock.ErrOutcomeUnknown has to be resolved.
-// Each transaction ends within commitTimeout, but w may wait for earlier ones.
+// commit writes w, after earlier writes, and returns the outcome. It wrote nothing if the
+// row differs from the tenure's copy (stock.ErrFenced), or after a duplicate key or a
+// retryable error. stock.ErrOutcomeUnknown has to be resolved.
 func (c *committer) commit(ctx context.Context, w *write) error {
 	w.done = make(chan error, 1)
 	if w.alone {
@@ -149,16 +149,13 @@ func (c *committer) findTaken(ctx context.Context, group []*write) (map[*write]b
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	of := map[byKey]*write{}
-	keys := make([]byKey, 0, groupOrders)
 	for _, w := range group {
 		for _, o := range w.orders {
-			k := byKey{o.Customer, o.Key}
-			of[k] = w
-			keys = append(keys, k)
+			of[byKey{o.Customer, o.Key}] = w
 		}
 	}
 	taken := map[*write]bool{}
-	for some := range slices.Chunk(keys, defaultMaxBatch) {
+	for some := range slices.Chunk(slices.Collect(maps.Keys(of)), defaultMaxBatch) {
 		found, err := findByKeys(ctx, c.cfg.DB, some)
 		if err != nil {
 			return nil, err

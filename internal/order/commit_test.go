@@ -57,7 +57,7 @@ func TestStaleSKUDoesNotFailItsGroup(t *testing.T) {
 	if _, err := (stock.Claim{SKU: name(newer), Token: 8, Fence: strategy.FenceClaim}).Begin(t.Context(), db); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.Change(t.Context(), parts[changed].Row.Stock, nil); err != nil { // moves its seq
+	if _, err := db.Change(t.Context(), parts[changed].Row.Stock, nil); err != nil { // advances its seq
 		t.Fatal(err)
 	}
 	var want, reserved []int64
@@ -72,7 +72,7 @@ func TestStaleSKUDoesNotFailItsGroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, b := range report.SKUs[1:] { // behind "sku"
+	for _, b := range report.SKUs[1:] { // without "sku"
 		reserved = append(reserved, b.Reserved)
 	}
 	if !report.OK || !slices.Equal(reserved, want) {
@@ -206,7 +206,7 @@ func TestLockedSKUDelaysOnlyOneGroup(t *testing.T) {
 		}
 	}
 	busy := make(chan struct{})
-	go func() { // at work: an idle one would be killed
+	go func() { // busy: an idle connection would be killed
 		defer close(busy)
 		_, _ = stranger.ExecContext(t.Context(), "DO SLEEP(300)")
 	}()
@@ -214,7 +214,7 @@ func TestLockedSKUDelaysOnlyOneGroup(t *testing.T) {
 	var locked sync.WaitGroup
 	locked.Go(func() {
 		for round := 1; ctx.Err() == nil; round++ {
-			_ = sell(0, round) // refused, or unknown, as long as the row is locked
+			_ = sell(0, round) // fails while the row is locked
 		}
 	})
 	began := time.Now()

@@ -41,7 +41,7 @@ func newEach(t *testing.T, dsn string, fence strategy.Fence, at func(order.Step)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 		defer cancel()
-		_ = locker.Close(ctx) // its lease may be gone, which it reports
+		_ = locker.Close(ctx) // it reports a lost lease
 		_ = client.Close()
 	})
 	service = order.New(order.Config{DB: db, Strategy: eachUnderItsToken, Fence: fence, Locker: locker,
@@ -113,7 +113,7 @@ func TestFenceOfASingleOrder(t *testing.T) {
 				group.Go(place(second, "ben"))
 				<-fresh.reached
 				close(stale.open)
-				if test.fence != strategy.FenceClaim { // whoever is refused waits for the lock
+				if test.fence != strategy.FenceClaim { // a refused order waits for the lock
 					<-done
 				}
 				close(fresh.open)
@@ -283,7 +283,7 @@ func TestFewOrdersAskTheLockServerAtOnce(t *testing.T) {
 			return err
 		})
 	}
-	sandboxtest.Eventually(t, "a crowd before the lock", func() bool { return locker.asking.Load() >= atOnce })
+	sandboxtest.Eventually(t, "concurrent requests for the lock", func() bool { return locker.asking.Load() >= atOnce })
 	close(locker.full)
 	if err := group.Wait(); err != nil {
 		t.Error(err)

@@ -18,9 +18,7 @@ import (
 // Expirer ends reserved orders whose payment window is over, and returns their units to
 // the sale. Every replica runs one, and a lock lets one of them sweep at a time. Two
 // that sweep at once, as after a pause of the holder, do no harm: an order ends once.
-//
-// The payment window does not depend on it: a payment past the window is refused,
-// whether or not the order was swept.
+// Payments are refused past the window, whether or not the order was swept.
 type Expirer struct {
 	orders *Service
 	lock   lock.Locker

@@ -92,7 +92,7 @@ func TestExpiryReturnsTheUnitsOnce(t *testing.T) {
 		if s.replicas[0].units != nil {
 			s.awaitUnits(t, 4)
 		}
-		for _, stop := range stops { // what is bought now must not expire as well
+		for _, stop := range stops { // later orders must not expire
 			stop()
 		}
 		s.mustBuy(t, 1, "ann", "k2", 2)
@@ -188,7 +188,7 @@ func TestTenThousandOrdersExpire(t *testing.T) {
 	}
 	s.await(t, noneReserved)
 	took := time.Since(began)
-	t.Logf("%d orders of one SKU expired in %s: %.0f a second", units, took, units/took.Seconds())
+	t.Logf("%d orders of one SKU expired in %s: %.0f per second", units, took, units/took.Seconds())
 	if got := s.audit(t); got.Returned != units || got.Available != units {
 		t.Errorf("%+v; want all returned", got)
 	}
@@ -218,7 +218,7 @@ func TestOrdersOfManySKUsExpire(t *testing.T) {
 	}
 	s.await(t, noneReserved)
 	took := time.Since(began)
-	t.Logf("%d orders of %d SKUs expired in %s: %.0f a second", 3*skus, skus, took, 3*skus/took.Seconds())
+	t.Logf("%d orders of %d SKUs expired in %s: %.0f per second", 3*skus, skus, took, 3*skus/took.Seconds())
 	s.audit(t)
 }
 
@@ -243,14 +243,14 @@ func TestLockedSKUDoesNotDelayTheExpiryOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	busy := make(chan struct{})
-	go func() { // at work: an idle one would be killed by the claim
+	go func() { // busy: the claim would kill an idle connection
 		defer close(busy)
 		_, _ = tx.ExecContext(t.Context(), "DO SLEEP(300)")
 	}()
 	expire(t, s.replicas[0], s.dsn, true)
 	s.await(t, noneReserved+" AND sku = 'free'")
 	lag := order.MetricsOf(s.at(0)).SweepLag
-	sandboxtest.Eventually(t, "the lag of a minute and more", func() bool { return value(lag) >= 60 })
+	sandboxtest.Eventually(t, "a lag of at least a minute", func() bool { return value(lag) >= 60 })
 	select {
 	case <-busy:
 		t.Fatal("the row is no longer locked")
@@ -260,7 +260,7 @@ func TestLockedSKUDoesNotDelayTheExpiryOfOthers(t *testing.T) {
 	<-busy
 	_ = tx.Rollback()
 	s.await(t, noneReserved)
-	sandboxtest.Eventually(t, "the lag's end", func() bool { return value(lag) == 0 })
+	sandboxtest.Eventually(t, "the lag to end", func() bool { return value(lag) == 0 })
 	s.audit(t)
 }
 

@@ -142,7 +142,7 @@ func TestLostCommitIsResolved(t *testing.T) {
 			forGuarded(t, func(t *testing.T, strategy string) {
 				dsn := newDSN(t, stock.Stock{Units: 10})
 				w := newWire(how, "COMMIT")
-				w.left.Store(0) // a lock's own row is committed before the first order
+				w.left.Store(0) // the row of a lock in MySQL is committed before the first order
 				service := startReplica(t, options{dsn: w.dsn(dsn), strategy: strategy, ttl: testTTL})
 				for i := range 3 {
 					if i == 1 {
@@ -247,7 +247,7 @@ func TestDelayedCommitIsShutOut(t *testing.T) {
 	if placed, err := service.Place(t.Context(), buy("ann", "k", 2)); err != nil || placed.Replayed {
 		t.Fatalf("got %+v, %v, want a new order", placed, err)
 	}
-	_ = w.arrive() // to a server that has closed the connection
+	_ = w.arrive() // the server has closed the connection
 	placed, err := service.Place(t.Context(), buy("ann", "k", 2))
 	if err != nil || !placed.Replayed {
 		t.Errorf("replay: got %+v, %v; want the order that was made", placed, err)

@@ -68,8 +68,8 @@ func TestOrdersGoToTheSeller(t *testing.T) {
 func TestLinkThatEndsInEachState(t *testing.T) {
 	t.Parallel()
 	states := map[string]struct {
-		step    order.Step // at which the link is cut; none cuts it before the send
-		answers bool       // the answer is held back until the link is cut
+		step    order.Step // at which the link is cut; if empty, before the order is sent
+		answers bool       // the answer is delayed until the link is cut
 	}{
 		"before the send":            {},
 		"sent and not committed":     {step: order.BeforeCommit},
@@ -88,7 +88,7 @@ func TestLinkThatEndsInEachState(t *testing.T) {
 			}})
 			other := start(t, options{dsn: dsn, strategy: "etcd"})
 			mustPlace(t, seller, buy("ann", "k", 1))
-			mustPlace(t, other, buy("ben", "k", 1)) // the link stands
+			mustPlace(t, other, buy("ben", "k", 1)) // opens the link
 			armed.Store(true)
 			switch {
 			case state.answers:
@@ -96,7 +96,7 @@ func TestLinkThatEndsInEachState(t *testing.T) {
 				db := open(t, dsn)
 				var waits sync.WaitGroup
 				waits.Go(func() {
-					sandboxtest.Eventually(t, "the order to stand", func() bool {
+					sandboxtest.Eventually(t, "the order to exist", func() bool {
 						var n int
 						err := db.SQL.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM orders WHERE customer = 'cat'").Scan(&n)
 						return err == nil && n == 1
@@ -240,7 +240,7 @@ func TestForwardedOrdersAreRefusedByAFullDesk(t *testing.T) {
 			return err
 		})
 	}
-	sandboxtest.Eventually(t, "the orders that find no room to be refused", func() bool { return busy.Load() == 18 })
+	sandboxtest.Eventually(t, "the other orders to be refused", func() bool { return busy.Load() == 18 })
 	close(release)
 	if err := buyers.Wait(); err != nil {
 		t.Error(err)

@@ -21,7 +21,7 @@ func TestFreeOrderIsPaidWhenItIsMade(t *testing.T) {
 		}
 		expire(t, s.replicas[1], s.dsn, false)
 		var made []order.Order
-		for i, customer := range []string{"ann", "ben"} { // forwarded, where one replica sells
+		for i, customer := range []string{"ann", "ben"} { // forwarded if one replica sells
 			o := s.mustBuy(t, i, customer, "k", 2)
 			if o.Status != order.Paid || o.ClosedAt == nil || !o.ClosedAt.Equal(o.CreatedAt) || o.ExpiresAt.Sub(o.CreatedAt) != time.Second {
 				t.Errorf("made %+v; want it created as paid", o)

@@ -32,7 +32,7 @@ func TestFullDeskIsBusyAtOnce(t *testing.T) {
 		})
 	}
 	place("in the queue")
-	sandboxtest.Eventually(t, "the lock to be asked for", func() bool { return locker.asking.Load() == 1 })
+	sandboxtest.Eventually(t, "a request for the lock", func() bool { return locker.asking.Load() == 1 })
 
 	// An order that waited would get another error, after a minute.
 	for i := range 3 {
@@ -51,7 +51,7 @@ func TestFullDeskIsBusyAtOnce(t *testing.T) {
 		t.Errorf("%v orders are still counted as waiting", n)
 	}
 	if _, err := service.Place(t.Context(), buy("customer-0", "k", 1)); err != nil {
-		t.Errorf("with room again: %v", err)
+		t.Errorf("after a place was free again: %v", err)
 	}
 	if err := service.Close(t.Context()); err != nil {
 		t.Error(err)

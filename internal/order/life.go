@@ -29,8 +29,7 @@ import (
 // answer. If the order was paid without a reference, the first one given becomes its
 // reference. Pay refuses with ErrNotFound, ErrPaymentWindowOver, ErrCancelled, or
 // ErrAlreadyPaid if another payment paid. It then stores the reference once as a
-// LatePayment, unless the order belongs to another customer. After ErrUnknown the order
-// may be paid, or the reference stored; repeat the call.
+// LatePayment, unless the order is another customer's. After ErrUnknown repeat the call.
 func (s *Service) Pay(ctx context.Context, customer string, id ID, reference string) (paid Order, err error) {
 	err = s.untilKnown(ctx, func(ctx context.Context) error {
 		var refusal error

@@ -44,7 +44,7 @@ func openShop(t *testing.T, name string, s stock.Stock, window time.Duration) *s
 		opened.replicas[i] = start(t, options{dsn: opened.dsn, strategy: name, window: window})
 	}
 	if opened.replicas[0].units != nil {
-		change(t, opened.replicas[0].orders, s) // its units go to etcd
+		change(t, opened.replicas[0].orders, s) // puts its units into etcd
 	}
 	return opened
 }
@@ -209,7 +209,7 @@ func TestPaymentAfterTheWindowNeverGetsTheUnits(t *testing.T) {
 	forShops(t, stock.Stock{Units: 3}, time.Second, func(t *testing.T, s *shop) {
 		o := s.mustBuy(t, 0, "ann", "k", 2)
 		s.awaitDue(t, o.ID)
-		for i, reference := range []string{"p1", "p1", "", "p2"} { // not swept: nobody does that here
+		for i, reference := range []string{"p1", "p1", "", "p2"} { // no Expirer runs
 			_, err := s.at(i).Pay(t.Context(), "ann", o.ID, reference)
 			mustBe(t, "pay late", err, order.ErrPaymentWindowOver)
 		}

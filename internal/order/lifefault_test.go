@@ -74,7 +74,7 @@ func TestGapAfterAReturnIsRepaired(t *testing.T) {
 	t.Parallel()
 	s := openShop(t, "etcd-cas", stock.Stock{Units: 10}, time.Minute)
 	first, second := s.mustBuy(t, 0, "ann", "k1", 2), s.mustBuy(t, 0, "ann", "k2", 3)
-	for _, o := range []order.Order{first, second} { // in MySQL alone
+	for _, o := range []order.Order{first, second} { // in MySQL only
 		execSQL(t, s.dsn, "UPDATE stock SET available = available + ?, seq = seq + 1", o.Quantity)
 		execSQL(t, s.dsn, "UPDATE orders SET status = 'cancelled', closed_at = NOW(6), returned_by = id WHERE id = ?", o.ID[:])
 	}
@@ -87,7 +87,7 @@ func TestGapAfterAReturnIsRepaired(t *testing.T) {
 	if report := auditBoth(t, s.dsn, s.replicas[0].units); len(report.Violations) != 1 {
 		t.Errorf("after cancelling again the audit found %+v, want one gap", report.Violations)
 	}
-	expire(t, s.replicas[0], s.dsn, true) // as it begins
+	expire(t, s.replicas[0], s.dsn, true) // repairs when it starts
 	s.awaitUnits(t, 10)
 	s.audit(t)
 

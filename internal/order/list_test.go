@@ -17,7 +17,7 @@ func TestHundredThousandOrdersAreListedPageByPage(t *testing.T) {
 	t.Parallel()
 	const orders, page = 100_000, 200
 	s := openShop(t, "etcd", stock.Stock{Units: 1}, time.Minute)
-	for _, customer := range []string{"ann", "ben"} { // in turn, as they would buy
+	for _, customer := range []string{"ann", "ben"} { // alternating
 		execSQL(t, s.dsn, `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, status, fence, seq,
 			created_at, expires_at) SELECT UNHEX(CONCAT(LPAD(HEX(seq), 16, '0'), LEFT(SHA2(?, 256), 16))), 'sku', ?, seq, '', 1, 1, 'EUR', 'reserved',
 			0, 1, NOW(6), NOW(6) + INTERVAL 1 HOUR FROM `+sandboxtest.Numbers(100000)+` n`, customer, customer)

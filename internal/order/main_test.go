@@ -102,7 +102,7 @@ func open(t testing.TB, dsn string) *stock.DB {
 type replica struct {
 	db     *stock.DB
 	etcd   *clientv3.Client
-	units  *etcdstock.Store // where the stock is kept in etcd
+	units  *etcdstock.Store // for stock in etcd
 	locker lock.Locker
 	orders *order.Service
 	// forwarding is nil if the replica does not forward.
@@ -116,16 +116,16 @@ type options struct {
 	strategy string
 	fence    strategy.Fence
 	think    time.Duration
-	ttl      time.Duration // of the lock; longTTL when zero
-	timeout  time.Duration // of a request; testTimeout when zero
+	ttl      time.Duration // of the lock; default longTTL
+	timeout  time.Duration // of a request; default testTimeout
 	desk     order.DeskConfig
 	at       func(order.Step)
-	traces   trace.TracerProvider // none when nil
-	window   time.Duration        // for payment; a minute when zero
-	halted   func() error         // never when nil
-	mirror   order.Mirror         // none when nil
-	alone    bool                 // it forwards no orders, and takes none
-	secret   string               // that replicas know each other by; a common one when empty
+	traces   trace.TracerProvider // optional
+	window   time.Duration        // for payment; default one minute
+	halted   func() error         // optional
+	mirror   order.Mirror         // optional
+	alone    bool                 // neither forwards orders nor receives them
+	secret   string               // of links; has a default
 	// via maps the replica's address for links to the one that others use.
 	via func(addr string) string
 }

@@ -7,27 +7,10 @@ import (
 
 // Metrics are the metrics of a Service. They are safe for concurrent use.
 type Metrics struct {
-	LockWait   prometheus.Histogram
-	LockHold   prometheus.Histogram
-	LockLosses prometheus.Counter
-	HandOvers  prometheus.Counter
-	Held       prometheus.Gauge
-	Fenced     prometheus.Counter
-	BatchSize  prometheus.Histogram
-	GroupSize  prometheus.Histogram
-	Commit     prometheus.Histogram
-	Unknown    prometheus.Counter
-	Moved      prometheus.Counter
-	TakeOvers  *prometheus.CounterVec
-	Vacant     prometheus.Histogram
-	Placed     prometheus.Counter
-	Replayed   prometheus.Counter
-	Full       prometheus.Counter
-	Expired    prometheus.Counter
-	SweepLag   prometheus.Gauge
-	Sweeping   prometheus.Gauge
-	Desks      prometheus.Gauge
-	Waiting    prometheus.Gauge
+	LockWait, LockHold, BatchSize, GroupSize, Commit, Vacant                       prometheus.Histogram
+	LockLosses, HandOvers, Fenced, Unknown, Moved, Placed, Replayed, Full, Expired prometheus.Counter
+	TakeOvers                                                                      *prometheus.CounterVec
+	Held, SweepLag, Sweeping, Desks, Waiting                                       prometheus.Gauge
 }
 
 // NewMetrics makes the metrics and registers them, unless registry is nil.

@@ -26,8 +26,8 @@ const childEnv = "FLASHSALE_TEST_CHILD"
 
 // The steps of wire, in addition to those of the service.
 const (
-	inCommit   order.Step = "in-commit"   // the batch is sent, its answer not read
-	inRollback order.Step = "in-rollback" // a duplicate key was answered, ROLLBACK not sent
+	inCommit   order.Step = "in-commit"   // the batch was sent, and its answer not read
+	inRollback order.Step = "in-rollback" // a duplicate key was answered, and ROLLBACK not sent
 	// whileSweeping: it has the lock of the Expirer.
 	whileSweeping order.Step = "while-sweeping"
 )
@@ -39,7 +39,7 @@ type childConfig struct {
 	Stop  order.Step
 	Order order.Request
 	TTL   time.Duration // of its lock
-	Alone bool          // it forwards no orders, and takes none
+	Alone bool          // neither forwards orders nor receives them
 }
 
 // childResult is the outcome of the child's order.
@@ -109,7 +109,7 @@ func runChild(cfg childConfig) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	defer cancel()
-	_ = r.close(ctx) // its lease may be gone, which close reports
+	_ = r.close(ctx) // it reports a lost lease
 	return nil
 }
 

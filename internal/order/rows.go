@@ -16,7 +16,7 @@ import (
 )
 
 // This file holds the SQL of the orders table, except what returns units (returns.go),
-// expires orders (backlog.go) or purges them (purge.go).
+// expires orders (expirer.go) or purges them (purge.go).
 
 const orderColumns = "id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, " +
 	"per_customer_limit, status, fence, seq, created_at, expires_at, closed_at"

@@ -19,11 +19,8 @@ const (
 
 // settle finds out which orders of a transaction with an unknown outcome exist, and
 // makes sure that the others never will (see stock.Settle). It retries until the
-// database has answered, or ctx ends. If the settling's own COMMIT is lost, asking
-// again is still right.
-//
-// It looks for IDs. A key may belong to the order of another request, and seq is also
-// advanced by other writes.
+// database has answered, or ctx ends. It looks for IDs: a key may belong to the order of
+// another request, and other writes advance seq too.
 func settle(ctx context.Context, db *stock.DB, sku string, ids []ID) ([]ID, error) {
 	// One packet, so that this process takes no round trip between the row lock and
 	// COMMIT. readRows returns the error of COMMIT.

@@ -23,7 +23,7 @@ func TestOrdersLeaveASilentLinkAfterTheTenure(t *testing.T) {
 	seller, link := overLink(t, options{dsn: dsn, strategy: "etcd"})
 	other := start(t, options{dsn: dsn, strategy: "etcd"})
 	mustPlace(t, seller, buy("ann", "k", 1))
-	mustPlace(t, other, buy("ben", "k", 1)) // the link stands
+	mustPlace(t, other, buy("ben", "k", 1)) // opens the link
 	order.NeverTakeOver(other.orders)
 	defer link.Hold()()
 	placed := mustPlace(t, other, buy("cat", "k", 1))
@@ -40,11 +40,11 @@ func TestOrdersLeaveASilentLinkAfterTheTenure(t *testing.T) {
 func TestOneReplicaReplacesASilentSeller(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 10})
-	stands, goOn := make(chan struct{}), make(chan struct{})
+	stopped, goOn := make(chan struct{}), make(chan struct{})
 	var armed atomic.Bool
 	seller, link := overLink(t, options{dsn: dsn, strategy: "etcd", at: func(s order.Step) {
 		if s == order.BeforeCommit && armed.CompareAndSwap(true, false) {
-			close(stands)
+			close(stopped)
 			<-goOn
 		}
 	}})
@@ -57,12 +57,12 @@ func TestOneReplicaReplacesASilentSeller(t *testing.T) {
 				first.Do(func() { awaitNoQueue(t, others[i]) })
 			}
 		}})
-		mustPlace(t, others[i], buy("ben", fmt.Sprint(i), 1)) // the link stands
+		mustPlace(t, others[i], buy("ben", fmt.Sprint(i), 1)) // opens the link
 	}
 	armed.Store(true)
 	var buyers, last errgroup.Group
 	last.Go(func() error { _, err := seller.orders.Place(t.Context(), buy("ann", "2", 1)); return err })
-	<-stands
+	<-stopped
 	release := link.Hold()
 	for i, other := range others {
 		buyers.Go(func() error { _, err := other.orders.Place(t.Context(), buy("cat", fmt.Sprint(i), 1)); return err })

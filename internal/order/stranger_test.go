@@ -46,7 +46,7 @@ func TestStrangersIdleTransactionIsEnded(t *testing.T) {
 			}
 		}
 		before, began := sold.Load(), time.Now()
-		sandboxtest.Eventually(t, "orders though the row was locked", func() bool { return sold.Load() > before+buyers })
+		sandboxtest.Eventually(t, "orders in spite of the locked row", func() bool { return sold.Load() > before+buyers })
 		t.Logf("nothing was sold for %s", time.Since(began).Round(time.Millisecond))
 		if _, err := stranger.ExecContext(t.Context(), "COMMIT"); err == nil {
 			t.Error("the stranger's transaction committed, and was not ended")

@@ -22,7 +22,7 @@ type revocable struct {
 	taken atomic.Bool
 	// tries counts requests, and unlocks counts releases.
 	tries, unlocks atomic.Int32
-	grants         chan chan struct{} // what makes each grant lost when it is closed
+	grants         chan chan struct{} // closing one makes its grant lost
 }
 
 func (r *revocable) TryLock(context.Context, string) (lock.Held, error) {
@@ -80,10 +80,10 @@ func TestSweeperStopsWithoutItsLease(t *testing.T) {
 
 	leases.taken.Store(true)
 	close(lost)
-	sandboxtest.Eventually(t, "the end of its sweeping", func() bool { return value(sweeping) == 0 && leases.unlocks.Load() == 1 })
+	sandboxtest.Eventually(t, "the sweep to end", func() bool { return value(sweeping) == 0 && leases.unlocks.Load() == 1 })
 	due("ben")
 	tries := leases.tries.Load()
-	sandboxtest.Eventually(t, "it to ask for the lease again", func() bool { return leases.tries.Load() > tries+1 })
+	sandboxtest.Eventually(t, "another request for the lease", func() bool { return leases.tries.Load() > tries+1 })
 	var left int
 	if err := s.replicas[0].db.SQL.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM orders WHERE status = 'reserved'").Scan(&left); err != nil {
 		t.Fatal(err)
@@ -220,7 +220,7 @@ func poolReads(t *testing.T, db *stock.DB) (rows int) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = conn.Close() }() // when each has been in hand
+		defer func() { _ = conn.Close() }() // after all connections were used
 		var name string
 		var n int
 		if err := conn.QueryRowContext(t.Context(), "SHOW SESSION STATUS LIKE 'Handler_read_next'").Scan(&name, &n); err != nil {

@@ -19,14 +19,12 @@ import (
 //
 // The link to the seller detects the failure: the process is gone, or the link was
 // silent for some ticks while orders wait. This replica then queues for the lock and
-// removes the holder's place; the first in the queue claims the row. That is safe
-// whatever the old holder does, because MySQL refuses its token after the claim. With
-// the lock alone it would not be safe, so without a claim the lease decides.
+// removes the holder's place; the first in the queue claims the row. The claim makes that
+// safe, because MySQL then refuses the old token. Without a claim the lease decides.
 //
-// Two replicas that cannot reach each other could take the lock from each other for
-// ever, and sell nothing. So a live holder is first asked for the lock (it releases it
-// once its quantum is over), and the patience with silence doubles with each take-over
-// that this replica did or saw, up to about a lease.
+// Two replicas that cannot reach each other must not take the lock from each other all
+// the time. So a live holder is first asked for the lock, which it releases after its
+// quantum, and the patience with silence doubles with each take-over, up to a lease.
 
 const (
 	// linkTick is the time between two heartbeats of a link, and between two checks for

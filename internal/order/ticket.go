@@ -165,12 +165,11 @@ func newQueue() *queue { return &queue{arrived: make(chan struct{}, 1)} }
 // put adds a ticket, unless limit tickets are already waiting.
 func (q *queue) put(t *ticket, limit int) bool {
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	if len(q.tickets) >= limit {
-		q.mu.Unlock()
 		return false
 	}
 	q.tickets = append(q.tickets, t)
-	q.mu.Unlock()
 	q.wake()
 	return true
 }
@@ -189,12 +188,9 @@ func (q *queue) putBack(tickets []*ticket) {
 	q.tickets = append(tickets, q.tickets...)
 }
 
-// gather takes up to n tickets for the tenure with that token. It does not wait for
-// more: whatever arrived during the last commit is the next batch. A batch never
-// mixes orders and changes; it has the kind of the oldest ticket.
-//
-// It returns the batch; the tickets that this tenure must not serve; and how many
-// others left the queue because nobody waits for them any more.
+// gather takes up to n tickets for the tenure with that token, without waiting for more.
+// A batch never mixes orders and changes; it has the kind of the oldest ticket. moved are
+// tickets that this tenure must not serve. left counts those that nobody waits for.
 func (q *queue) gather(n int, token lock.Token) (batch, moved []*ticket, left int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -54,7 +54,7 @@ func TestStockInEtcdIsExact(t *testing.T) {
 	dsn := newDSN(t, stock.Stock{Units: 12, PerCustomerLimit: new(int32(2))})
 	a, units := inEtcd(t, dsn, nil)
 	b, _ := inEtcd(t, dsn, nil)
-	change(t, a, stock.Stock{PerCustomerLimit: new(int32(2))}) // its units go to etcd
+	change(t, a, stock.Stock{PerCustomerLimit: new(int32(2))}) // puts its units into etcd
 	var made atomic.Int32
 	var group errgroup.Group
 	for i := range 40 {
@@ -108,7 +108,7 @@ func TestAuditFindsTheGapBetweenTheStores(t *testing.T) {
 		_, err := a.Place(ctx, buy("ann", "k", 2))
 		ended <- err
 	}()
-	<-reached // and there it would have died
+	<-reached // where a process would have died
 	report := auditBoth(t, dsn, units)
 	if report.OK || len(report.Violations) != 1 || report.Violations[0].Invariant != order.NoGap {
 		t.Errorf("the audit found %+v, want the gap", report.Violations)
@@ -131,7 +131,7 @@ func TestAuditFindsTheGapBetweenTheStores(t *testing.T) {
 func TestOrderIsAnsweredInTimeWithoutEtcd(t *testing.T) {
 	t.Parallel()
 	const timeout = 500 * time.Millisecond
-	const atMost = 7 * time.Second // the giving back goes on for ten
+	const atMost = 7 * time.Second // giving back continues for ten
 	dsn := newDSN(t, stock.Stock{Units: 10})
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{"127.0.0.1:1"}, Logger: zap.NewNop()})
 	if err != nil {
@@ -154,7 +154,7 @@ func TestOrderIsAnsweredInTimeWithoutEtcd(t *testing.T) {
 	if took := time.Since(began); took > atMost {
 		t.Errorf("answered after %s, the request timeout is %s", took, timeout)
 	}
-	if err := client.Close(); err != nil { // ends the giving back
+	if err := client.Close(); err != nil { // stops giving back
 		t.Error(err)
 	}
 	if err := service.Close(t.Context()); err != nil {

@@ -23,7 +23,7 @@ func TestRefusalsLoseNoUnits(t *testing.T) {
 	replicas[0] = a
 	replicas[1], _ = inEtcd(t, dsn, nil)
 	replicas[2], _ = inEtcd(t, dsn, nil)
-	change(t, a, stock.Stock{PerCustomerLimit: new(int32(1))}) // its units go to etcd
+	change(t, a, stock.Stock{PerCustomerLimit: new(int32(1))}) // puts its units into etcd
 	var made atomic.Int32
 	buyAll := func(name string, customers, each int) {
 		var group errgroup.Group
@@ -34,7 +34,7 @@ func TestRefusalsLoseNoUnits(t *testing.T) {
 					placed, err := replicas[i%3].Place(t.Context(), buy(fmt.Sprint(name, i%customers), fmt.Sprint(name, i), 1))
 					switch {
 					case errors.Is(err, order.ErrUnavailable):
-						continue // the same key again
+						continue // retry with the same key
 					case err == nil && !placed.Replayed:
 						made.Add(1)
 					case err != nil && !errors.Is(err, order.ErrSoldOut) && !errors.Is(err, order.ErrCustomerLimit):
@@ -50,7 +50,7 @@ func TestRefusalsLoseNoUnits(t *testing.T) {
 	}
 	buyAll("first", customers, each)
 	for _, r := range replicas {
-		if err := r.Close(t.Context()); err != nil { // what is being given back has been
+		if err := r.Close(t.Context()); err != nil { // waits until all units are given back
 			t.Error(err)
 		}
 	}

@@ -65,7 +65,7 @@ func setClock(t testing.TB, db *stock.DB, now time.Time) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func(conn *sql.Conn) { _ = conn.Close() }(conn) // when each has been in hand
+		defer func(conn *sql.Conn) { _ = conn.Close() }(conn) // after all connections were used
 		if _, err := conn.ExecContext(t.Context(), fmt.Sprintf("SET @@timestamp = %d.%06d", now.Unix(), now.Nanosecond()/1000)); err != nil {
 			t.Fatal(err)
 		}
