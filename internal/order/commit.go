@@ -22,9 +22,8 @@ const (
 	// one, a SKU whose row is locked by another client would delay all others. With
 	// many, each would carry few orders and cost its own sync to disk.
 	commitLanes = 3
-	// groupOrders bounds the orders of one transaction. Their packet is far below 16 MiB.
-	groupOrders = 2048
-	partsAtOnce = 8 // leaves most connections of the pool to other lanes
+	groupOrders = 2048 // of one transaction, whose packet stays far below 16 MiB
+	partsAtOnce = 8    // leaves most connections of the pool to other lanes
 )
 
 // committer writes the batches of a replica's desks, in groups of one packet each. A

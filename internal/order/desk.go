@@ -138,7 +138,6 @@ func (d *desk) gather() []*ticket {
 	return batch
 }
 
-// putBack returns tickets to the front of the queue, where their callers may leave.
 func (d *desk) putBack(batch []*ticket) {
 	again := make([]*ticket, 0, len(batch))
 	for _, t := range batch {
@@ -169,7 +168,6 @@ func (d *desk) applyChanges() {
 	_ = sleep.For(d.desks.selling, changePause)
 }
 
-// apply applies a batch of changes and answers them.
 func (d *desk) apply(batch []*ticket) {
 	changes := make([]change, len(batch))
 	for i, t := range batch {

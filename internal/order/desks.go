@@ -27,11 +27,10 @@ type desks struct {
 	deadlines deadlines
 	quantum   atomic.Int64 // DeskConfig.Quantum, which SetQuantum can change
 
-	viewer lock.Viewer    // knows who sells each SKU; nil if the lock does not tell
-	links  *forward.Links // to the other sellers; nil if orders are not forwarded
-	server *forward.Server
-	// forwarding are the goroutines that serve links, and those of take-overs.
-	forwarding sync.WaitGroup
+	viewer     lock.Viewer    // knows who sells each SKU; nil if the lock does not tell
+	links      *forward.Links // to the other sellers; nil if orders are not forwarded
+	server     *forward.Server
+	forwarding sync.WaitGroup // serves links and take-overs
 	takeOvers  takeOvers
 
 	mu     sync.Mutex

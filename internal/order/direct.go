@@ -201,7 +201,6 @@ func checkLimit(ctx context.Context, conn *sql.Conn, row *stock.Row, r *Request)
 	return err
 }
 
-// outcome answers a request whose transaction ended with err.
 func (d *direct) outcome(ctx context.Context, r *Request, order Order, err error) (Placed, error) {
 	switch {
 	case err == nil:
@@ -257,7 +256,6 @@ type slots struct {
 	bySKU  sync.Map // SKU -> chan struct{}; only for existing SKUs, so that it is bounded
 }
 
-// enter waits for a slot.
 func (s *slots) enter(ctx context.Context, sku string) (leave func(), err error) {
 	of, ok := s.bySKU.Load(sku)
 	if !ok {

@@ -44,8 +44,7 @@ var (
 	ErrInFlight = errors.New("a request with this key is in flight") // and not answered yet
 )
 
-// errNoToken: a fence is configured, but the lock yields no token.
-var errNoToken = errors.New("the lock yields no token")
+var errNoToken = errors.New("the lock yields no token, which the fence needs")
 
 var (
 	// orderRefusals are refused orders, for which a replay takes precedence.

@@ -77,7 +77,6 @@ func compareUnits(ctx context.Context, db *stock.DB, units *etcdstock.Store, b *
 	return found, nil
 }
 
-// heldOrders reads the units of a SKU's reserved and paid orders, including purged ones.
 func heldOrders(ctx context.Context, db *stock.DB, sku string) (map[string]int64, error) {
 	const query = "SELECT id, quantity FROM orders WHERE sku = ? AND status IN ('reserved', 'paid') " +
 		"UNION ALL SELECT id, quantity FROM archived_orders WHERE sku = ? AND status = 'paid'"

@@ -234,7 +234,6 @@ func (e *Expirer) finish(ctx context.Context, s swept) {
 	}
 }
 
-// expire ends those of a SKU's orders that are due and still reserved.
 func (s *Service) expire(ctx context.Context, sku string, ids []ID) error {
 	for batch := range slices.Chunk(ids, expiryBatch) {
 		err := s.seller.alter(ctx, sku, change{write: func(ctx context.Context) error {
@@ -287,7 +286,6 @@ type dueOrder struct {
 	at  time.Time
 }
 
-// findDue reads up to limit due orders after one, the oldest first.
 func findDue(ctx context.Context, db *stock.DB, after dueOrder, limit int) (due []dueOrder, err error) {
 	if after.at.IsZero() {
 		after.at = epoch
@@ -332,7 +330,6 @@ func (b *backlog) old(failed map[string]*holdOff) bool {
 	return again
 }
 
-// add adds a due order, unless its SKU is held off.
 func (b *backlog) add(d dueOrder, failed map[string]*holdOff) {
 	b.after = d
 	if f := failed[d.sku]; f != nil && time.Now().Before(f.until) {
@@ -371,7 +368,6 @@ func (b *backlog) next(working map[string]bool) (sku string, ids []ID) {
 	return "", nil
 }
 
-// drop forgets a SKU's orders. They will be read again.
 func (b *backlog) drop(sku string) {
 	b.size -= len(b.ids[sku])
 	delete(b.ids, sku)

@@ -6,8 +6,7 @@ import (
 	"sync"
 )
 
-// groupSKUs bounds the SKUs of one group.
-const groupSKUs = 256
+const groupSKUs = 256 // of one group
 
 // lanes process items in groups, on a bounded number of goroutines. Items that
 // arrive while all lanes are busy form the next group.
@@ -24,7 +23,6 @@ type lanes[T any] struct {
 	running int
 }
 
-// add adds an item. It does not wait until the item is processed.
 func (l *lanes[T]) add(ctx context.Context, item T) {
 	l.mu.Lock()
 	l.waiting = append(l.waiting, item)

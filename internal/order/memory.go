@@ -10,8 +10,7 @@ const (
 	// memorySize covers half a second of a busy replica's orders, in about 6 MiB,
 	// however many SKUs they are of.
 	memorySize = 8192
-	// memoryTime is longer than most clients wait before they retry.
-	memoryTime = 5 * time.Second
+	memoryTime = 5 * time.Second // longer than most clients wait before they retry
 )
 
 // memory holds the latest orders of a replica by their keys, so that an immediate retry
@@ -51,7 +50,6 @@ func (m *memory) get(k byKey, hash uint64, e *era) (Order, bool) {
 	return *r.order, true
 }
 
-// put remembers orders, whose keys have these hashes.
 func (m *memory) put(orders []*Order, hashes []uint64, e *era) {
 	now := time.Now()
 	m.mu.Lock()

@@ -20,7 +20,6 @@ import (
 // look the order up after an unknown commit.
 type ID = uuid.UUID
 
-// newID makes an ID that sorts after the earlier ones.
 func newID() ID { return uuid.Must(uuid.NewV7()) }
 
 // Status is the state of an order.
@@ -46,12 +45,11 @@ type Order struct {
 	Currency    string
 	Limit       *int32 // the per-customer limit at the time of the order
 	Status      Status
-	// Fence and Seq are those of the write to stock that admitted the order.
-	Fence     uint64
-	Seq       uint64
-	CreatedAt time.Time
-	ExpiresAt time.Time
-	ClosedAt  *time.Time // when it was paid, cancelled or expired; nil while reserved
+	Fence       uint64 // of the write to stock that admitted the order
+	Seq         uint64 // of the same write
+	CreatedAt   time.Time
+	ExpiresAt   time.Time
+	ClosedAt    *time.Time // when it was paid, cancelled or expired; nil while reserved
 	// PaymentReference identifies the payment; empty if none was given.
 	PaymentReference string
 }

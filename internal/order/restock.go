@@ -94,7 +94,6 @@ func (s *Service) addUnits(ctx context.Context, id ID, r *RestockRequest) (store
 	return stored, refusal
 }
 
-// storedRestock is a row of the restocks table.
 type storedRestock struct {
 	Restock
 	fingerprint Fingerprint

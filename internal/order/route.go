@@ -35,10 +35,8 @@ type Forwarding struct {
 
 var (
 	// errMoved: nothing was applied, and the tenure that the order was sent to has ended.
-	errMoved = errors.New("the SKU has another seller")
-	// errBroken: the order may have been applied.
-	errBroken = errors.New("the link to the seller ended")
-
+	errMoved    = errors.New("the SKU has another seller")
+	errBroken   = errors.New("the link to the seller ended") // the order may have been applied
 	errNoAnswer = fmt.Errorf("%w: the seller has not answered", ErrUnknown)
 )
 
@@ -54,7 +52,6 @@ const (
 	moveMaxPause = 50 * time.Millisecond
 )
 
-// sell sends an order to the replica that sells its SKU, and waits for the answer.
 func (ds *desks) sell(ctx context.Context, r Request) (Placed, error) {
 	r.id = newID()
 	over := ds.deadlines.next()
@@ -120,7 +117,6 @@ func (ds *desks) sellerOf(sku string) (holder lock.Holder, remote bool) {
 	return holder, true
 }
 
-// toSeller sends an order to the holder of the lock, and waits for the answer.
 func (ds *desks) toSeller(ctx context.Context, over <-chan struct{}, t *ticket, holder lock.Holder, left time.Duration) (Placed, error) {
 	ctx, end := ds.cfg.step(ctx, "forward", ofSKU(t.sku))
 	r := t.order.Request
@@ -180,7 +176,6 @@ func (ds *desks) Receive(from *forward.Source, orders []*forward.Order) {
 	}
 }
 
-// openForwarding opens the links, if the replica forwards orders.
 func (ds *desks) openForwarding() {
 	f := ds.cfg.Forwarding
 	if f == nil || ds.viewer == nil {
@@ -217,7 +212,6 @@ func (ds *desks) sweep() {
 	}
 }
 
-// closeForwarding closes the links once all desks are closed.
 func (ds *desks) closeForwarding(ctx context.Context) error {
 	if ds.links == nil {
 		return nil

@@ -69,7 +69,6 @@ func (o *Order) sharedValues() string {
 		o.CreatedAt.UTC().Format(stock.DateTime), o.ExpiresAt.UTC().Format(stock.DateTime), closed)
 }
 
-// byKey identifies an order by its customer and idempotency key.
 type byKey struct{ customer, key string }
 
 // keysQuery looks orders up by their keys. The join makes the server look up each key in
@@ -88,7 +87,6 @@ func keysQuery(keys []byKey) (query string, args []any) {
 	return b.String(), args
 }
 
-// findByKeys reads the orders that have one of the keys.
 func findByKeys(ctx context.Context, db *stock.DB, keys []byKey) (found map[byKey]Order, err error) {
 	query, args := keysQuery(keys)
 	err = db.OnConn(ctx, func(conn *sql.Conn) error {
@@ -144,7 +142,6 @@ func idArgs(ids []ID) []any {
 	return args
 }
 
-// findEnded reads which of the orders were cancelled or have expired.
 func findEnded(ctx context.Context, db *stock.DB, ids []ID) (ended []ID, err error) {
 	query, args := idsQuery(ids)
 	err = readRows(ctx, db.SQL, query+" AND status IN ('cancelled', 'expired')", args, appendID(&ended))

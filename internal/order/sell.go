@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"flashsale/internal/stock"
 )
@@ -69,7 +70,7 @@ func (t *tenure) decide() (*decision, error) {
 		return nil, err
 	}
 	d := &decision{}
-	now := t.now()
+	now := t.row.Now.Add(time.Since(t.asOf))
 	keys := make(map[uint64]bool, len(t.batch)) // by hash
 	takes := map[string]int64{}                 // units in this batch by customer, if there is a limit
 	var deciding, sameKey []*ticket
@@ -116,7 +117,6 @@ func (t *tenure) decide() (*decision, error) {
 	return d, nil
 }
 
-// lookUpHolds reads what the batch's customers hold, if the SKU has a limit.
 func (t *tenure) lookUpHolds() error {
 	if t.row.PerCustomerLimit == nil {
 		return nil

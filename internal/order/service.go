@@ -17,16 +17,15 @@ import (
 
 // Config configures a Service. A field is required unless its comment says otherwise.
 type Config struct {
-	DB       *stock.DB
-	Strategy strategy.Strategy
-	Fence    strategy.Fence   // how MySQL checks the lock's tokens; off for a lock without tokens
-	Locker   lock.Locker      // nil if the strategy has no lock; the Service does not close it
-	Units    *etcdstock.Store // the stock in etcd, for strategy etcd-cas only
-	// PaymentWindow is how long an order stays reserved without payment.
-	PaymentWindow  time.Duration
-	ThinkTime      time.Duration // a pause between reading and writing stock; optional, for the lab
-	RequestTimeout time.Duration // bounds one order from its arrival to its answer
-	Desk           DeskConfig    // of a batched strategy
+	DB             *stock.DB
+	Strategy       strategy.Strategy
+	Fence          strategy.Fence   // how MySQL checks the lock's tokens; off for a lock without tokens
+	Locker         lock.Locker      // nil if the strategy has no lock; the Service does not close it
+	Units          *etcdstock.Store // the stock in etcd, for strategy etcd-cas only
+	PaymentWindow  time.Duration    // how long an order stays reserved without payment
+	ThinkTime      time.Duration    // a pause between reading and writing stock; optional, for the lab
+	RequestTimeout time.Duration    // bounds one order from its arrival to its answer
+	Desk           DeskConfig       // of a batched strategy
 	// Mirror is notified of changes of stock. Optional, and only for a batched
 	// strategy: under the others the row may differ from what was sold.
 	Mirror Mirror

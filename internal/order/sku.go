@@ -8,8 +8,7 @@ import (
 	"flashsale/internal/stock"
 )
 
-// mirrorWait is many times longer than an entry takes to arrive from etcd.
-const mirrorWait = 200 * time.Millisecond
+const mirrorWait = 200 * time.Millisecond // many times longer than an entry takes to arrive
 
 // Precondition is what PutSKU requires of a SKU. The zero value requires nothing.
 type Precondition struct {

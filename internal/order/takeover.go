@@ -189,22 +189,18 @@ func (ds *desks) Silent(p forward.Peer, ticks int, waiting []forward.Waiting) {
 			ds.contend(w.SKU, since)
 		}
 	}
+	ended := func(w forward.Waiting) bool {
+		holder, found := ds.viewer.Holder(w.SKU)
+		return !found || holder.Token != lock.Token(w.Token)
+	}
 	switch {
 	case ticks >= ds.takeOvers.ticks():
 		ds.takeOver(p, waiting, since, reasonSilent)
-	case ticks >= queueAfter && ds.anyEnded(waiting):
-		// It has released the lock, or a less patient replica has taken it. Its answers
+	case ticks >= queueAfter && slices.ContainsFunc(waiting, ended):
+		// It has released a lock, or a less patient replica has taken it. Its answers
 		// may have been lost, so send the waiting orders to the new seller.
 		ds.leave(p, waiting)
 	}
-}
-
-// anyEnded reports whether a tenure that orders were sent to has ended.
-func (ds *desks) anyEnded(waiting []forward.Waiting) bool {
-	return slices.ContainsFunc(waiting, func(w forward.Waiting) bool {
-		holder, found := ds.viewer.Holder(w.SKU)
-		return !found || holder.Token != lock.Token(w.Token)
-	})
 }
 
 // leave sends the orders that wait for p elsewhere. It stops queueing for SKUs with a

@@ -44,10 +44,9 @@ const (
 	batchAttempts = 3
 	// clockAge is for how long the database's clock is extrapolated by ours. At a
 	// drift of 100 ppm the two differ by less than 10 ms by then.
-	clockAge  = time.Minute
-	holdsSize = 1 << 15 // a few megabytes
-	// silentPoll is how often a tenure checks whether etcd answers again.
-	silentPoll = 200 * time.Millisecond
+	clockAge   = time.Minute
+	holdsSize  = 1 << 15                // a few megabytes
+	silentPoll = 200 * time.Millisecond // how often to check whether etcd answers again
 )
 
 // run sells until the tenure ends. It turns a panic into an error, so that the
@@ -188,5 +187,3 @@ func (t *tenure) begin() error {
 	}
 	return err
 }
-
-func (t *tenure) now() time.Time { return t.row.Now.Add(time.Since(t.asOf)) }

@@ -181,7 +181,6 @@ func (q *queue) wake() {
 	}
 }
 
-// putBack puts tickets in front of all others.
 func (q *queue) putBack(tickets []*ticket) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -49,7 +49,6 @@ func (cfg *Config) spanOf(ctx context.Context, tickets ...[]*ticket) context.Con
 	return ctx
 }
 
-// beginWait starts the span of a ticket's wait at its desk.
 func (t *ticket) beginWait(tracer trace.Tracer) {
 	if tracer == nil || !trace.SpanContextFromContext(t.request).IsSampled() {
 		return
@@ -91,9 +90,8 @@ func (c *committer) commitSpan(ctx context.Context, group []*write) (_ context.C
 	return ctx, end
 }
 
-const maxLogged = 16 // orders in one log line
-
 func (d *decision) ids() (orders, requests []string) {
+	const maxLogged = 16 // orders in one log line
 	for i, o := range d.orders[:min(len(d.orders), maxLogged)] {
 		orders = append(orders, o.ID.String())
 		if id := telemetry.RequestID(d.accepted[i].request); id != "" {

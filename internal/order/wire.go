@@ -40,7 +40,6 @@ var outcomes = []struct {
 	{wire.Outcome_UNKNOWN_SKU, stock.ErrUnknownSKU},
 }
 
-// toWire makes the answer to the order with that number.
 func toWire(number uint64, p *Placed, err error) *forward.Answer {
 	if err == nil {
 		o := &p.Order
@@ -61,7 +60,6 @@ func toWire(number uint64, p *Placed, err error) *forward.Answer {
 	return &forward.Answer{Number: number, Outcome: wire.Outcome_INTERNAL, Detail: err.Error()}
 }
 
-// fromWire reads the seller's answer to r.
 func fromWire(a *forward.Answer, r *Request) (Placed, error) {
 	switch a.Outcome {
 	case wire.Outcome_PLACED, wire.Outcome_REPLAYED:
@@ -85,7 +83,6 @@ func fromWire(a *forward.Answer, r *Request) (Placed, error) {
 	return Placed{}, fmt.Errorf("%w: the seller answered %s: %s", ErrUnknown, a.Outcome, a.Detail)
 }
 
-// sellersError is an error that the seller answered with.
 type sellersError struct {
 	is     error
 	detail string
@@ -110,7 +107,6 @@ func orderToWire(ctx context.Context, r *Request, token lock.Token, left time.Du
 	return o
 }
 
-// ticketOf makes the ticket of an order from another replica.
 func (ds *desks) ticketOf(from *forward.Source, o *forward.Order, now time.Time) *ticket {
 	ctx := ds.ctx
 	if o.RequestId != "" {
