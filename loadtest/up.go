@@ -183,7 +183,7 @@ The shop, as the customer "you":
 
   curl -si %s/v1/orders -H 'Authorization: Bearer %s' -H 'Idempotency-Key: first' -H 'Content-Type: application/json' -d '{"sku":"%s","quantity":1}'
 `, d.Replicas[0], token, demoUnits, demoSKU, d.Replicas[0], token, demoSKU)
-	if backend.TellsOwner(row) {
+	if backend.ShowsHolder(row) {
 		fmt.Fprintf(s.out, "\nSee who holds which lock:\n\n  %s\n", strings.Join(append([]string{c.API, "locks", "--mysql-dsn='" + d.MySQLDSN + "'"}, d.LockFlags...), " "))
 	}
 	_, err = fmt.Fprintf(s.out, "\nThe addresses and secrets of the stack are in %s. Press Ctrl-C to stop it.\n", filepath.Join(c.Out, sandboxFile))

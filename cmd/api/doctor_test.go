@@ -158,7 +158,7 @@ func TestDoctorFindsNoFaultInHealthyServers(t *testing.T) {
 func TestAccountLimitsAreFoundAtStart(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ limit, want string }{
-		{"MAX_USER_CONNECTIONS 14", "max_user_connections: the account may open 14, needed are 44"},
+		{"MAX_USER_CONNECTIONS 14", "max_user_connections: the account may open 14 connections, but the service needs 44"},
 		{"MAX_QUERIES_PER_HOUR 5000", "account limits: the account has MAX_QUERIES_PER_HOUR 5000"},
 	} {
 		args := []string{"--mysql-dsn=" + withAccount(t, newDSN(t), "WITH "+test.limit), "--strategy=conditional", "--mysql-pool=32", "--max-replicas=1"}

@@ -1,7 +1,6 @@
-// Package backend makes the lock that a strategy takes, from the addresses of its
-// server, and knows of that server what a replica must: whether it answers, and
-// whose fencing tokens it hands out. It is the one place that knows every
-// back-end. What a lock is good for is the registry's to say.
+// Package backend opens the lock of a strategy from the addresses of its server. It is
+// the only package that imports all locks. It also reports whether the lock's server
+// accepts writes, and which fencing tokens it has reached.
 package backend
 
 import (
@@ -19,49 +18,54 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// Config says which lock to make, and for whom.
+// Config says which lock to open.
 type Config struct {
 	Strategy strategy.Strategy
 	Servers  Servers
-	// DSN and Database are those of the orders: locks in MySQL are taken there,
-	// and keys on every other server carry the database's name.
+	// DSN and Database are those of the orders. Locks in MySQL are in the same
+	// database. Keys on other servers contain its name.
 	DSN, Database string
-	// Connections are a MySQL lock's own; 0 is the back-end's default.
+	// Connections is the size of a MySQL lock's own pool. 0 is the lock's default.
 	Connections int
 	// Replica names the holder, for people.
 	Replica string
-	// Process and ForwardAddr are where other replicas send the orders of SKUs
-	// that this one sells, as in lock.Holder. Both are empty where they cannot.
+	// Process and ForwardAddr tell other replicas where to forward orders, as in
+	// lock.Holder. Both are empty if this replica accepts none.
 	Process, ForwardAddr string
 	TTL                  time.Duration
-	// Traces makes spans of what traced requests ask etcd; nil makes none.
+	// Traces records spans of etcd requests. nil records none.
 	Traces trace.TracerProvider
 	Logger *slog.Logger
 }
 
-// prefix of all keys of a lock server.
+// prefix of all keys on a lock server.
 func (c *Config) prefix() string { return c.Servers.Prefix + c.Database + "/lock/" }
 
-// neverMade is a key that no server has: it is asked for in Ping.
-func (c *Config) neverMade() string { return c.prefix() + "/never-made" }
+// unusedKey is a key that never exists. Ping asks for it.
+func (c *Config) unusedKey() string { return c.prefix() + "/never-made" }
 
-// owner is who holds, for people.
+// owner identifies the holder, for people.
 func (c *Config) owner() string {
-	host, _ := os.Hostname() // only shown to people
-	return fmt.Sprintf("%s@%s:%d", c.Replica, host, os.Getpid())
+	return fmt.Sprintf("%s@%s:%d", c.Replica, hostname(), os.Getpid())
 }
 
-// Backend is a strategy's lock, and the connection to its server.
+// hostname is only shown to people, so it may be empty.
+func hostname() string {
+	host, _ := os.Hostname()
+	return host
+}
+
+// Backend is a strategy's lock and the connection to its server.
 type Backend struct {
-	// Locker is nil where the strategy takes none. Close it before the Backend.
+	// Locker is nil if the strategy takes no lock. Close it before the Backend.
 	Locker lock.Locker
-	// Source names what hands the tokens out; "" without tokens. Tokens of two
-	// sources must never be compared.
+	// Source names the origin of the tokens. It is empty without tokens. Tokens of
+	// two sources must never be compared.
 	Source string
-	// Newest is a token that was reached: later ones are larger. It is 0 where
-	// the server does not tell without making one.
+	// Newest is a token that the server had reached when it was opened. Later tokens
+	// are larger. It is 0 if the server cannot tell without granting a lock.
 	Newest uint64
-	// Etcd is the client, where the strategy needs etcd.
+	// Etcd is the client, if the strategy uses etcd.
 	Etcd *clientv3.Client
 
 	reached func(context.Context) (uint64, error)
@@ -69,30 +73,30 @@ type Backend struct {
 	close   func() error
 }
 
-// Check finds what no waiting mends: flags that the strategy's server needs.
-func Check(s strategy.Strategy, servers *Servers) error {
-	server, ok := servers.of(s)
-	if !ok || server.check == nil {
+// Check returns an error if the strategy needs flags that are missing or malformed.
+func Check(s strategy.Strategy, at *Servers) error {
+	server, ok := servers[s.Server]
+	if !ok {
 		return nil
 	}
-	if err := server.check(servers); err != nil {
+	if err := server.check(at); err != nil {
 		return fmt.Errorf("%w (strategy %s needs %s)", err, s.Name, server.name)
 	}
 	return nil
 }
 
-// Address names the strategy's server, for people: "redis at 10.0.0.1:6379". It
-// is "" where the strategy has none but MySQL.
-func Address(s strategy.Strategy, servers *Servers) string {
-	server, ok := servers.of(s)
-	if !ok || server.address == nil {
+// Address describes the strategy's lock server, for people: "redis at 10.0.0.1:6379".
+// It is empty if the strategy needs no server but MySQL.
+func Address(s strategy.Strategy, at *Servers) string {
+	server, ok := servers[s.Server]
+	if !ok {
 		return ""
 	}
-	return server.name + " at " + server.address(servers)
+	return server.name + " at " + server.address(at)
 }
 
-// Open connects to the strategy's server, and returns once it has answered. An
-// error leaves nothing open.
+// Open connects to the strategy's server and returns when it has answered. After an
+// error, nothing is left open.
 func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	if err := Check(cfg.Strategy, &cfg.Servers); err != nil {
 		return nil, err
@@ -102,70 +106,57 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 		open = openEtcdStock
 	}
 	if open == nil {
-		return nil, fmt.Errorf("strategy %s: lock %q is not built in", cfg.Strategy.Name, cfg.Strategy.Lock)
+		return nil, fmt.Errorf("strategy %s: unknown lock %q", cfg.Strategy.Name, cfg.Strategy.Lock)
 	}
-	g, err := open(ctx, &cfg)
-	if err != nil {
-		return nil, err
-	}
-	if g.close == nil {
-		g.close = func() error { return nil }
-	}
-	return g, nil
+	return open(ctx, &cfg)
 }
 
-// Capabilities are what the lock of a strategy promises. The second result is
-// false where it takes none.
+// Capabilities returns what the strategy's lock guarantees. The second result is false
+// if the strategy takes no lock.
 func Capabilities(s strategy.Strategy) (lock.Capabilities, bool) {
-	b, ok := kinds[s.Lock]
-	return b.capabilities, ok && s.Lock != strategy.NoLock
+	k, ok := kinds[s.Lock]
+	return k.capabilities, ok && s.Lock != strategy.NoLock
 }
 
-// ErrNoWrites says that the server answers, and would not write a lock: it is full,
-// or a replica of another.
+// ErrNoWrites is returned by Ping if the server answers but would not write a lock, for
+// example because it is full or a replica.
 var ErrNoWrites = errors.New("the server takes no writes")
 
-// noWrites is the refusal that a server answers.
 func noWrites(err error) error { return fmt.Errorf("%w: %w", ErrNoWrites, err) }
 
-// Ping asks the server whether it would write a lock, and the lock whether it could
-// be granted. It writes nothing: each server is asked for a write that it checks and
-// that changes nothing. ErrNoWrites is the server's own word.
-func (g *Backend) Ping(ctx context.Context) error {
-	if g.ping != nil {
-		if err := g.ping(ctx); err != nil {
+// Ping asks the server for a write that changes nothing, and the lock whether it is
+// healthy. It returns ErrNoWrites if the server refuses.
+func (b *Backend) Ping(ctx context.Context) error {
+	if b.ping != nil {
+		if err := b.ping(ctx); err != nil {
 			return err
 		}
 	}
-	if l, ok := g.Locker.(interface{ Healthy() error }); ok {
+	if l, ok := b.Locker.(interface{ Healthy() error }); ok {
 		return l.Healthy()
 	}
 	return nil
 }
 
-// Reached asks which token the server has reached by now: Newest, later. It is 0
-// where the server does not tell. A server's word never falls, unless its data
-// were put back.
-func (g *Backend) Reached(ctx context.Context) (uint64, error) {
-	if g.reached == nil {
+// Reached returns a token that the server has reached now, as Newest. It falls only if
+// the server's data were restored from a backup.
+func (b *Backend) Reached(ctx context.Context) (uint64, error) {
+	if b.reached == nil {
 		return 0, nil
 	}
-	return g.reached(ctx)
+	return b.reached(ctx)
 }
 
-// Inspector tells who holds what, or is nil where the lock's server cannot.
-func (g *Backend) Inspector() lock.Inspector {
-	inspector, _ := g.Locker.(lock.Inspector)
+// Inspector lists the holders of locks. It is nil if the lock's server cannot.
+func (b *Backend) Inspector() lock.Inspector {
+	inspector, _ := b.Locker.(lock.Inspector)
 	return inspector
 }
 
 // Close closes the connection to the server.
-func (g *Backend) Close() error { return g.close() }
-
-// closing closes what an Open that failed had opened.
-func closing(err error, closers ...func() error) error {
-	for _, c := range closers {
-		err = errors.Join(err, c())
+func (b *Backend) Close() error {
+	if b.close == nil {
+		return nil
 	}
-	return err
+	return b.close()
 }

@@ -20,32 +20,30 @@ import (
 )
 
 const (
-	// etcdKeepAlive is how soon a connection to a dead etcd is noticed and
-	// another endpoint tried; etcd refuses pings more often than every 5 s only
-	// from idle clients, and a replica always has a watch or lease open.
+	// etcdKeepAlive bounds the time until the client leaves a dead etcd for another
+	// endpoint. etcd refuses pings more often than every 5 s only from idle clients,
+	// and a replica always has a watch or a lease open.
 	etcdKeepAlive   = 5 * time.Second
 	etcdDialTimeout = 3 * time.Second
-	// etcdReconnect is the longest wait before etcd is dialled again. gRPC's own
-	// bound is two minutes, and it doubles its waits: a replica would find an
-	// etcd that is back as late again as it was away.
+	// etcdReconnect is the longest wait before etcd is dialled again. gRPC's default is
+	// two minutes, so a replica would find a restarted etcd far too late.
 	etcdReconnect = 500 * time.Millisecond
 )
 
-// reconnect are gRPC's own waits, but for their bounds.
+// reconnect has gRPC's default values except for the bounds.
 var reconnect = grpc.WithConnectParams(grpc.ConnectParams{
 	Backoff:           grpcbackoff.Config{BaseDelay: etcdReconnect / 4, Multiplier: 1.6, Jitter: 0.2, MaxDelay: etcdReconnect},
 	MinConnectTimeout: etcdDialTimeout,
 })
 
-// etcdClient makes a client. With a user name it asks etcd for a token at once,
-// and fails when etcd does not answer.
+// etcdClient makes a client. With a user name, it asks etcd for a token at once and
+// fails if etcd does not answer.
 func (s *Servers) etcdClient(traces trace.TracerProvider) (*clientv3.Client, error) {
 	spec := &clientv3.ConfigSpec{Endpoints: s.EtcdEndpoints, DialTimeout: etcdDialTimeout, KeepAliveTime: etcdKeepAlive, KeepAliveTimeout: etcdKeepAlive}
 	if s.EtcdCA != "" || s.EtcdCert != "" || s.EtcdKey != "" {
 		spec.Secure = &clientv3.SecureConfig{Cacert: s.EtcdCA, Cert: s.EtcdCert, Key: s.EtcdKey}
 	}
-	// What goes wrong is returned by each call.
-	config, err := clientv3.NewClientConfig(spec, zap.NewNop())
+	config, err := clientv3.NewClientConfig(spec, zap.NewNop()) // no logger: each call returns its error
 	if err != nil {
 		return nil, fmt.Errorf("--etcd-ca, --etcd-cert, --etcd-key: %w", err)
 	}
@@ -61,63 +59,64 @@ func (s *Servers) etcdClient(traces trace.TracerProvider) (*clientv3.Client, err
 	return client, nil
 }
 
-// openEtcdStock connects to an etcd that no lock is taken in.
+// openEtcdStock connects to etcd without a lock.
 func openEtcdStock(ctx context.Context, cfg *Config) (*Backend, error) {
 	client, err := cfg.Servers.etcdClient(cfg.Traces)
 	if err != nil {
 		return nil, err
 	}
-	// Under the prefix: an etcd user may be allowed no more than that.
-	key := cfg.Servers.Prefix + cfg.Database
+	key := cfg.Servers.Prefix + cfg.Database // an etcd user may be limited to the prefix
 	source, revision, err := etcdSource(ctx, client, key)
 	if err != nil {
-		return nil, closing(err, client.Close)
+		return nil, errors.Join(err, client.Close())
 	}
 	return &Backend{
-		Etcd: client, Source: source, Newest: uint64(revision), close: client.Close,
+		Etcd: client, Source: source, Newest: revision, close: client.Close,
 		reached: func(ctx context.Context) (uint64, error) {
 			_, revision, err := etcdSource(ctx, client, key)
-			return uint64(revision), err
+			return revision, err
 		},
-		ping: func(ctx context.Context) error { return askEtcd(ctx, client, key) },
+		ping: func(ctx context.Context) error {
+			err := tryEtcdWrite(ctx, client, key)
+			if errors.Is(err, rpctypes.ErrNoSpace) || errors.Is(err, rpctypes.ErrCorrupt) {
+				return noWrites(err)
+			}
+			return err
+		},
 	}, nil
 }
 
-// askEtcd asks a majority for a transaction that never puts anything: no revision is
-// below zero. A full etcd refuses it for what it might put.
-func askEtcd(ctx context.Context, client *clientv3.Client, key string) error {
+// tryEtcdWrite sends a put whose condition never holds, as no revision is negative. etcd
+// still checks its quota, its quorum and the user's rights.
+func tryEtcdWrite(ctx context.Context, client *clientv3.Client, key string) error {
 	_, err := client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "<", 0)).Then(clientv3.OpPut(key, "")).Commit()
-	if errors.Is(err, rpctypes.ErrNoSpace) || errors.Is(err, rpctypes.ErrCorrupt) {
-		return noWrites(err)
-	}
 	return err
 }
 
 // inEtcd opens a lock in etcd.
-func inEtcd[L lock.Locker](newLocker func(etcdlock.Config) (L, error)) func(context.Context, *Config) (*Backend, error) {
+func inEtcd[L lock.Locker](newLocker func(etcdlock.Config) (L, error)) opener {
 	return func(ctx context.Context, cfg *Config) (*Backend, error) {
-		g, err := openEtcdStock(ctx, cfg)
+		b, err := openEtcdStock(ctx, cfg)
 		if err != nil {
 			return nil, err
 		}
-		host, _ := os.Hostname() // only shown to people
-		g.Locker, err = newLocker(etcdlock.Config{
-			Client: g.Etcd, Prefix: cfg.prefix(), TTL: cfg.TTL, Logger: cfg.Logger,
-			Owner: etcdlock.Owner{Replica: cfg.Replica, Host: host, PID: os.Getpid(), Process: cfg.Process, Addr: cfg.ForwardAddr},
+		b.Locker, err = newLocker(etcdlock.Config{
+			Client: b.Etcd, Prefix: cfg.prefix(), TTL: cfg.TTL, Logger: cfg.Logger,
+			Owner: etcdlock.Owner{Replica: cfg.Replica, Host: hostname(), PID: os.Getpid(), Process: cfg.Process, Addr: cfg.ForwardAddr},
 		})
 		if err != nil {
-			return nil, closing(err, g.close)
+			return nil, errors.Join(err, b.Close())
 		}
-		return g, nil
+		return b, nil
 	}
 }
 
-// etcdSource names the cluster whose revisions are the fencing tokens, and says
-// at which it is.
-func etcdSource(ctx context.Context, client *clientv3.Client, key string) (source string, revision int64, err error) {
+// etcdSource returns the name of the cluster, whose revisions are the fencing tokens, and
+// its revision.
+func etcdSource(ctx context.Context, client *clientv3.Client, key string) (source string, revision uint64, err error) {
 	answer, err := client.Get(ctx, key)
 	if err != nil {
 		return "", 0, err
 	}
-	return fmt.Sprintf("etcd cluster %x", answer.Header.ClusterId), answer.Header.Revision, nil
+	return fmt.Sprintf("etcd cluster %x", answer.Header.ClusterId), uint64(answer.Header.Revision), nil
 }

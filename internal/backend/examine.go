@@ -1,11 +1,13 @@
 package backend
 
 import (
+	"bufio"
 	"context"
 	"errors"
-	"fmt"
+	"io"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/go-zookeeper/zk"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -15,75 +17,112 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// Examine looks at the server that a strategy locks in, and changes nothing there:
-// whether it answers, can write, and keeps what it is told. A strategy that needs no
-// server but MySQL has an empty report.
-func Examine(ctx context.Context, s strategy.Strategy, servers *Servers, database string) doctor.Report {
-	examine := map[strategy.Server]func(context.Context, *examination) error{
-		strategy.InEtcd: examineEtcd, strategy.InRedis: examineRedis, strategy.InRedlock: examineRedis,
-		strategy.InMemcached: examineMemcached, strategy.InZooKeeper: examineZooKeeper, strategy.InKubernetes: examineKubernetes,
-	}[s.Server]
-	if examine == nil {
+const (
+	// examineTimeout bounds one question to one server, so that the others are asked too.
+	examineTimeout = 2 * time.Second
+	// maxAnswer bounds what is read, because the address may be that of another program.
+	maxAnswer = 1 << 20
+)
+
+// Examine checks the lock server of a strategy: that it answers, accepts writes, and
+// keeps its data. It changes nothing there. The report is empty if the strategy needs no
+// server but MySQL.
+func Examine(ctx context.Context, s strategy.Strategy, at *Servers, database string) doctor.Report {
+	server, ok := servers[s.Server]
+	if !ok {
 		return nil
 	}
-	e := &examination{servers: servers, strategy: s, key: servers.Prefix + database}
-	if err := Check(s, servers); err != nil {
+	e := &examination{servers: at, strategy: s, key: at.Prefix + database}
+	if err := Check(s, at); err != nil {
 		e.Fault("flags", "name the server", "%v", err)
-	} else if err := examine(ctx, e); err != nil {
-		advice, _ := Refusal(err)
-		if advice == "" {
-			advice = "start it, or mend its address or the network between"
+	} else if err := server.examine(ctx, e); err != nil {
+		advice, ok := Refusal(err)
+		if !ok {
+			advice = "start it, or correct its address or the network"
 		}
 		e.Fault(doctor.Answers, advice, "it does not: %v", err)
 	}
-	return e.Of(Address(s, servers))
+	return e.Of(Address(s, at))
 }
 
-// examination is what one Examine works with.
+// examination is the state of one Examine.
 type examination struct {
 	doctor.Report
 	servers  *Servers
 	strategy strategy.Strategy
-	key      string // under the prefix of the database: an account may be allowed no more
+	key      string // under the database's prefix, because an account may be limited to it
 }
 
-// Refusal says what to do about an error that no waiting mends: the server has
-// answered, and does not let this account in.
+// refusals are errors that no retry can solve, because the server has answered and denies
+// access to this account.
+var refusals = []struct {
+	is     func(error) bool
+	advice string
+}{
+	{isAny(rpctypes.ErrAuthFailed, rpctypes.ErrUserEmpty, rpctypes.ErrUserNotFound), "correct --etcd-username and --etcd-password"},
+	{isAny(rpctypes.ErrPermissionDenied), "grant its user to read and write the keys under --etcd-prefix"},
+	{isAny(zk.ErrNoAuth, zk.ErrAuthFailed), "change the ACL so that everyone may create nodes under --etcd-prefix"},
+	{apierrors.IsUnauthorized, "correct --kube-token-file, or the credentials in the kubeconfig"},
+	{apierrors.IsForbidden, "apply deploy/kubernetes/rbac.yaml in --kube-namespace"},
+	{apierrors.IsNotFound, "create the namespace of --kube-namespace, and apply deploy/kubernetes"},
+	{func(err error) bool {
+		unknown, ok := errors.AsType[*net.DNSError](err)
+		return ok && unknown.IsNotFound
+	}, "correct the host name in its flag"},
+	{func(err error) bool {
+		return strings.Contains(err.Error(), "NOAUTH ") || strings.Contains(err.Error(), "WRONGPASS ") || strings.Contains(err.Error(), "NOPERM ")
+	}, "correct the user and password in --redis-addrs (redis://user:password@host:port), or the user's rights"},
+}
+
+func isAny(targets ...error) func(error) bool {
+	return func(err error) bool {
+		for _, target := range targets {
+			if errors.Is(err, target) {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// Refusal returns what to do about an error that no retry can solve. ok is false for
+// other errors.
 func Refusal(err error) (advice string, ok bool) {
-	switch {
-	case errors.Is(err, rpctypes.ErrAuthFailed), errors.Is(err, rpctypes.ErrUserEmpty), errors.Is(err, rpctypes.ErrUserNotFound):
-		return "mend --etcd-username and --etcd-password", true
-	case errors.Is(err, rpctypes.ErrPermissionDenied):
-		return "grant its user to read and write the keys under --etcd-prefix", true
-	case errors.Is(err, zk.ErrNoAuth), errors.Is(err, zk.ErrAuthFailed):
-		return "let everybody make nodes under --etcd-prefix there (an ACL forbids it)", true
-	case apierrors.IsUnauthorized(err):
-		return "mend --kube-token-file, or the kubeconfig's credentials", true
-	case apierrors.IsForbidden(err):
-		return "apply deploy/kubernetes/rbac.yaml in --kube-namespace", true
-	case apierrors.IsNotFound(err):
-		return "make the namespace of --kube-namespace, and apply deploy/kubernetes", true
-	}
-	if unknown, ok := errors.AsType[*net.DNSError](err); ok && unknown.IsNotFound {
-		return "mend the host's name in its flag", true
-	}
-	for _, prefix := range []string{"NOAUTH", "WRONGPASS", "NOPERM"} {
-		if strings.Contains(err.Error(), prefix+" ") {
-			return "mend the user and password in --redis-addrs (redis://user:password@host:port), or its rights", true
+	for _, r := range refusals {
+		if r.is(err) {
+			return r.advice, true
 		}
 	}
 	return "", false
 }
 
-// checkVersion compares a server's version with the least that has what is used of it.
-func (e *examination) checkVersion(at, version string, least doctor.Version) {
-	check := strings.TrimSpace("version " + at)
-	switch v, ok := doctor.ParseVersion(version); {
-	case !ok:
-		e.Warn(check, fmt.Sprintf("make sure that it is %s or later", least), "unknown: %q", version)
-	case v.Before(least):
-		e.Fault(check, fmt.Sprintf("use %s or later", least), "%s is too old", version)
-	default:
-		e.Fine(check, "%s", version)
+// ask sends a command of a text protocol, and reads lines until the server closes the
+// connection or sends the line end.
+func ask(ctx context.Context, addr, command, end string) (lines []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
 	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if _, err := io.WriteString(conn, command); err != nil {
+		return nil, err
+	}
+	scanner := bufio.NewScanner(io.LimitReader(conn, maxAnswer))
+	for scanner.Scan() && (end == "" || scanner.Text() != end) {
+		lines = append(lines, scanner.Text())
+	}
+	return lines, scanner.Err()
+}
+
+// fields splits each line at the first separator.
+func fields(lines []string, separator string) map[string]string {
+	found := map[string]string{}
+	for _, line := range lines {
+		name, value, _ := strings.Cut(line, separator)
+		found[name] = value
+	}
+	return found
 }

@@ -1,37 +1,43 @@
 package backend
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"net/url"
 	"os"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/k8slock"
+	"flashsale/internal/strategy"
 )
 
-// checkKube finds a missing or a malformed address of the API server.
 func (s *Servers) checkKube() error {
 	switch {
 	case s.KubeServer != "" && s.Kubeconfig != "":
-		return errors.New("--kubeconfig and --kube-server name two API servers")
+		return errors.New("--kubeconfig and --kube-server are mutually exclusive")
 	case s.KubeServer != "":
 		if u, err := url.Parse(s.KubeServer); err != nil || u.Host == "" {
-			return fmt.Errorf("--kube-server: %q is no URL of a server", s.KubeServer)
+			return fmt.Errorf("--kube-server: %q is not a URL with a host", s.KubeServer)
 		}
 	case s.Kubeconfig == "" && os.Getenv("KUBERNETES_SERVICE_HOST") == "":
-		return errors.New("--kubeconfig or --kube-server is missing: this is no pod of a cluster")
+		return errors.New("--kubeconfig or --kube-server is missing, and this is not a pod")
 	}
 	return nil
 }
 
-// kubeConfig is how the API server is reached. A token's file is read again as it
-// changes.
+// kubeConfig returns the configuration of the client. It reads a token file again when
+// that changes.
 func (s *Servers) kubeConfig() (*rest.Config, error) {
 	switch {
 	case s.KubeServer != "":
@@ -46,7 +52,6 @@ func (s *Servers) kubeConfig() (*rest.Config, error) {
 	return rest.InClusterConfig()
 }
 
-// kubeAddress shows where the API server is.
 func (s *Servers) kubeAddress() string {
 	cfg, err := s.kubeConfig()
 	if err != nil {
@@ -55,33 +60,33 @@ func (s *Servers) kubeAddress() string {
 	return cfg.Host
 }
 
-// kubeLocker is a lock whose tokens are counted in a namespace.
+// kubeLocker is a lock in the Kubernetes API server.
 type kubeLocker interface {
 	lock.Locker
+	// Source identifies the namespace that the tokens are counted in.
 	Source(context.Context) (string, error)
-	// Ask asks for an object to be made, and leaves it at that.
+	// Ask sends a dry run of creating an object.
 	Ask(context.Context) error
 }
 
-// inKubernetes opens a lock in the API server. Its objects carry no database's
-// name: databases need a namespace each.
-func inKubernetes[L kubeLocker](newLocker func(k8slock.Config) (L, error)) func(context.Context, *Config) (*Backend, error) {
+// inKubernetes opens a lock in the API server. Its objects do not contain the database's
+// name, so each database needs a namespace of its own.
+func inKubernetes[L kubeLocker](newLocker func(k8slock.Config) (L, error)) opener {
 	return func(ctx context.Context, cfg *Config) (*Backend, error) {
 		at, err := cfg.Servers.kubeConfig()
 		if err != nil {
 			return nil, err
 		}
-		host, _ := os.Hostname() // only shown to people
 		locker, err := newLocker(k8slock.Config{
 			REST: at, Namespace: cfg.Servers.KubeNamespace, TTL: cfg.TTL, Logger: cfg.Logger,
-			Owner: k8slock.Owner{Replica: cfg.Replica, Host: host, PID: os.Getpid()},
+			Owner: k8slock.Owner{Replica: cfg.Replica, Host: hostname(), PID: os.Getpid()},
 		})
 		if err != nil {
 			return nil, err
 		}
 		uid, err := locker.Source(ctx)
 		if err != nil {
-			return nil, closing(err, func() error { return locker.Close(ctx) })
+			return nil, errors.Join(err, locker.Close(ctx))
 		}
 		return &Backend{
 			Locker: locker, Source: "kubernetes namespace " + uid,
@@ -94,4 +99,110 @@ func inKubernetes[L kubeLocker](newLocker func(k8slock.Config) (L, error)) func(
 			},
 		}, nil
 	}
+}
+
+// kubeRights are the rights that deploy/kubernetes/rbac.yaml grants for each lock.
+var kubeRights = map[strategy.Lock][]kubeRight{
+	strategy.Lease: {{"coordination.k8s.io", "leases", "", []string{"get", "list", "watch", "create", "update"}}},
+	strategy.StockLock: {
+		{"flashsale.internal", "stocklocks", "", []string{"get", "list", "watch", "create"}},
+		{"flashsale.internal", "stocklocks", "status", []string{"update"}},
+	},
+}
+
+type kubeRight struct {
+	group, resource, subresource string
+	verbs                        []string
+}
+
+func examineKubernetes(ctx context.Context, e *examination) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*examineTimeout)
+	defer cancel()
+	cfg, err := e.servers.kubeConfig()
+	if err != nil {
+		return err
+	}
+	client, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		return err
+	}
+	at, _, err := rest.DefaultServerUrlFor(cfg)
+	if err != nil {
+		return err
+	}
+	k := kubeServer{client, strings.TrimSuffix(at.String(), "/")}
+	var version struct{ GitVersion string }
+	if err := k.call(ctx, http.MethodGet, "/version", nil, &version); err != nil {
+		return err
+	}
+	e.Fine("version", "%s", version.GitVersion)
+	if e.strategy.Lock == strategy.StockLock {
+		if err := k.call(ctx, http.MethodGet, "/apis/flashsale.internal/v1", nil, new(struct{})); err != nil {
+			e.Fault("custom resource", "kubectl apply -f deploy/kubernetes/stocklock.yaml", "StockLock is not installed: %v", err)
+		} else {
+			e.Fine("custom resource", "StockLock is installed")
+		}
+	}
+	var missing []string
+	for _, right := range append(kubeRights[e.strategy.Lock], kubeRight{"", "namespaces", "", []string{"get"}}) {
+		for _, verb := range right.verbs {
+			allowed, err := k.may(ctx, e.servers.KubeNamespace, verb, right)
+			if err != nil {
+				return err
+			}
+			if !allowed {
+				missing = append(missing, strings.TrimSuffix(verb+" "+right.resource+"/"+right.subresource, "/"))
+			}
+		}
+	}
+	if len(missing) > 0 {
+		e.Fault("rights", "kubectl apply -n "+e.servers.KubeNamespace+" -f deploy/kubernetes/rbac.yaml, and run with its service account",
+			"the account may not: %s", strings.Join(missing, ", "))
+		return nil
+	}
+	e.Fine("rights", "all that rbac.yaml grants")
+	if err := k.call(ctx, http.MethodGet, "/api/v1/namespaces/"+e.servers.KubeNamespace, nil, new(struct{})); err != nil {
+		e.Fault("namespace", "kubectl create namespace "+e.servers.KubeNamespace+", or correct --kube-namespace", "%v", err)
+	}
+	return nil
+}
+
+// kubeServer calls the API server by plain HTTP, because three calls need no typed client.
+type kubeServer struct {
+	*http.Client
+	host string
+}
+
+func (k kubeServer) call(ctx context.Context, method, path string, body, answer any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, method, k.host+path, bytes.NewReader(text))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := k.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode >= http.StatusMultipleChoices {
+		err := apierrors.NewGenericServerResponse(response.StatusCode, strings.ToLower(method), schema.GroupResource{}, path, "", 0, false)
+		return fmt.Errorf("%s: %w", response.Status, err)
+	}
+	return json.NewDecoder(io.LimitReader(response.Body, maxAnswer)).Decode(answer)
+}
+
+// may reports whether this account has a right. Every account may ask that.
+func (k kubeServer) may(ctx context.Context, namespace, verb string, right kubeRight) (bool, error) {
+	attributes := map[string]string{"namespace": namespace, "verb": verb, "group": right.group, "resource": right.resource, "subresource": right.subresource}
+	if right.resource == "namespaces" {
+		attributes["name"] = namespace
+	}
+	review := map[string]any{"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": map[string]any{"resourceAttributes": attributes}}
+	var answer struct{ Status struct{ Allowed bool } }
+	err := k.call(ctx, http.MethodPost, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review, &answer)
+	return answer.Status.Allowed, err
 }

@@ -2,29 +2,38 @@ package backend
 
 import (
 	"context"
-	"os"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/mysqllock"
 )
 
 const (
-	// lockTable and rowTable are the locks' own tables, beside the orders'.
-	lockTable = "stock_lock"
-	rowTable  = "stock_lock_row"
-	// rowTries is how often lock-row tries, a second apart.
+	// The tables of the locks are in the same database as those of the orders. The
+	// migrations create leaseTable; a lock creates its own.
+	lockTable  = "stock_lock"
+	rowTable   = "stock_lock_row"
+	leaseTable = "leases"
+	// rowTries makes an order give up after waiting 3 s for the row.
 	rowTries = 4
 )
 
-// inMySQL opens a lock in the orders' own database, on connections of its own.
-// There is no server to ask: the orders need it themselves.
-func inMySQL[L lock.Locker](newLocker func(mysqllock.Config) (L, error), with mysqllock.Config, source string) func(context.Context, *Config) (*Backend, error) {
+// LeaseConnections is the size of the pool of OpenLeases, which holds one lock at a time
+// and rarely tries to take it.
+const LeaseConnections = 2
+
+// OpenLeases returns the lock of tasks that only one replica does at a time. It is in
+// MySQL under every strategy. It does not connect yet.
+func OpenLeases(cfg Config) (lock.Locker, error) {
+	return mysqllock.NewTable(mysqllock.Config{DSN: cfg.DSN, Connections: LeaseConnections, Table: leaseTable, TTL: cfg.TTL, Owner: cfg.owner()})
+}
+
+// inMySQL opens a lock in the orders' database, with a pool of its own. Ping need not ask
+// the server, because readiness asks it for the orders.
+func inMySQL[L lock.Locker](newLocker func(mysqllock.Config) (L, error), with mysqllock.Config, source string) opener {
 	return func(_ context.Context, cfg *Config) (*Backend, error) {
-		host, _ := os.Hostname() // only shown to people
-		mine := with
-		mine.DSN, mine.Connections, mine.TTL = cfg.DSN, cfg.Connections, cfg.TTL
-		mine.Owner = mysqllock.Owner{Replica: cfg.Replica, Host: host, PID: os.Getpid()}
-		locker, err := newLocker(mine)
+		own := with
+		own.DSN, own.Connections, own.TTL, own.Owner = cfg.DSN, cfg.Connections, cfg.TTL, cfg.owner()
+		locker, err := newLocker(own)
 		if err != nil {
 			return nil, err
 		}

@@ -1,7 +1,7 @@
-// Package doctor examines the servers that the service rests on, and says by name
-// what is wrong with each and what to do. It changes nothing on them. The start of a
-// replica and `api doctor` ask the same questions here; package backend asks those
-// about lock servers.
+// Package doctor examines the servers that the service uses, and reports what is wrong
+// with each and what to do about it. It changes nothing on them. A replica runs the
+// same checks when it starts as `api doctor` does. Package backend has the checks of
+// lock servers.
 package doctor
 
 import (
@@ -17,24 +17,24 @@ type Severity string
 
 // The severities.
 const (
-	// Fine needs nothing to be done.
+	// Fine needs no action.
 	Fine Severity = "fine"
-	// Warning is what the service can run with, at a cost or a risk.
+	// Warning is a cost or a risk. The service can run with it.
 	Warning Severity = "warning"
-	// Fault keeps orders from being sold, or makes answers untrue: no replica starts.
+	// Fault stops orders or makes answers wrong. No replica starts with it.
 	Fault Severity = "fault"
 )
 
-// Answers is the check of a server that does not answer: another try may succeed.
+// Answers is the check of a server that does not answer. A later try may succeed.
 const Answers = "answers"
 
-// Finding is what one check found on one server.
+// Finding is the result of one check of one server.
 type Finding struct {
 	Server   string   `json:"server"`
 	Check    string   `json:"check"`
 	Severity Severity `json:"severity"`
 	Found    string   `json:"found"`
-	// Do says what to do. It is "" where there is nothing to do.
+	// Do says what to do. It is empty if no action is needed.
 	Do string `json:"do,omitempty"`
 }
 
@@ -46,10 +46,10 @@ func (f Finding) String() string {
 	return text
 }
 
-// Report has the findings of one server or several, in the order of the checks.
+// Report has the findings of one or more servers, in the order of the checks.
 type Report []Finding
 
-// Of is the report with the server's name in every finding.
+// Of returns the report with server set in each finding that names no server.
 func (r Report) Of(server string) Report {
 	for i := range r {
 		r[i].Server = cmp.Or(r[i].Server, server)
@@ -62,7 +62,7 @@ func (r Report) With(severity Severity) Report {
 	return slices.DeleteFunc(slices.Clone(r), func(f Finding) bool { return f.Severity != severity })
 }
 
-// Err is one line with every fault, or nil.
+// Err returns all faults in one line, or nil.
 func (r Report) Err() error {
 	faults := r.With(Fault)
 	if len(faults) == 0 {
@@ -78,7 +78,7 @@ func (r Report) Err() error {
 	return errors.New(strings.ReplaceAll(strings.Join(lines, "; "), "\n", " "))
 }
 
-// Fine adds what is as it should be.
+// Fine adds a finding that needs no action.
 func (r *Report) Fine(check, found string, args ...any) {
 	*r = append(*r, Finding{Check: check, Severity: Fine, Found: fmt.Sprintf(found, args...)})
 }

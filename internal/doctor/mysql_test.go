@@ -13,27 +13,26 @@ import (
 
 var servers *sandbox.Stack
 
-// The server is this package's own: its settings change while the tests run, one
-// after the other.
+// The package has its own server and runs its tests one at a time, because they change
+// the server's settings.
 func TestMain(m *testing.M) { sandboxtest.Main(m, sandbox.Config{MySQL: true}, &servers) }
 
-// patient is a database, its administrator, and the account that the service has.
-type patient struct {
+// examinee is a database with an administrator and the service's account.
+type examinee struct {
 	t            *testing.T
 	admin, owner *stock.DB
 	database     string
 	isMariaDB    bool
 }
 
-// newPatient has an account with rights on its database, and those that find idle
-// blockers.
-func newPatient(t *testing.T, database string) *patient {
+// newExaminee creates an account with all rights that the service needs.
+func newExaminee(t *testing.T, database string) *examinee {
 	t.Helper()
 	dsn, err := servers.MySQL.CreateDatabase(t.Context(), database)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &patient{t: t, admin: open(t, dsn), database: database}
+	p := &examinee{t: t, admin: open(t, dsn), database: database}
 	var version string
 	if err := p.admin.SQL.QueryRowContext(t.Context(), "SELECT VERSION()").Scan(&version); err != nil {
 		t.Fatal(err)
@@ -50,10 +49,10 @@ func newPatient(t *testing.T, database string) *patient {
 	return p
 }
 
-func (p *patient) account() string { return "'" + p.database + "'@'127.0.0.1'" }
+func (p *examinee) account() string { return "'" + p.database + "'@'127.0.0.1'" }
 
-// exec runs statements in which ACCOUNT and DATABASE stand for the patient's.
-func (p *patient) exec(statements ...string) {
+// exec runs statements after it has replaced ACCOUNT and DATABASE in them.
+func (p *examinee) exec(statements ...string) {
 	p.t.Helper()
 	for _, statement := range statements {
 		statement = strings.NewReplacer("ACCOUNT", p.account(), "DATABASE", p.database).Replace(statement)
@@ -63,9 +62,9 @@ func (p *patient) exec(statements ...string) {
 	}
 }
 
-func (p *patient) examine() doctor.Report {
+func (p *examinee) examine() doctor.Report {
 	p.t.Helper()
-	// A limit of an account counts for connections that are made after it.
+	// A limit of an account applies to new connections.
 	p.owner.SQL.SetMaxIdleConns(0)
 	report, err := doctor.MySQL(p.t.Context(), p.owner, doctor.Needs{Connections: 40, Count: "--max-replicas 2 x 20"})
 	if err != nil {
@@ -84,21 +83,21 @@ func open(t *testing.T, dsn string) *stock.DB {
 	return db
 }
 
-func TestBrokenServersAreNamed(t *testing.T) {
-	p := newPatient(t, "sick")
+func TestEachFaultIsFoundAlone(t *testing.T) {
+	p := newExaminee(t, "sick")
 	if err := p.admin.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {
-		broken, mended []string
-		check          string
-		severity       doctor.Severity
-		wants          []string
+		broken, repaired []string
+		check            string
+		severity         doctor.Severity
+		wants            []string
 	}{
 		{[]string{"SET GLOBAL max_connections = 40"}, []string{"SET GLOBAL max_connections = 500"},
-			"max_connections", doctor.Fault, []string{"lets in 40", "--max-replicas 2 x 20", "raise"}},
+			"max_connections", doctor.Fault, []string{"allows 40", "--max-replicas 2 x 20", "raise"}},
 		{[]string{"ALTER USER ACCOUNT WITH MAX_USER_CONNECTIONS 14"}, []string{"ALTER USER ACCOUNT WITH MAX_USER_CONNECTIONS 0"},
-			"max_user_connections", doctor.Fault, []string{"may open 14", "needed are 40", "MAX_USER_CONNECTIONS"}},
+			"max_user_connections", doctor.Fault, []string{"may open 14", "needs 40", "MAX_USER_CONNECTIONS"}},
 		{[]string{"ALTER USER ACCOUNT WITH MAX_QUERIES_PER_HOUR 100000 MAX_CONNECTIONS_PER_HOUR 999"},
 			[]string{"ALTER USER ACCOUNT WITH MAX_QUERIES_PER_HOUR 0 MAX_CONNECTIONS_PER_HOUR 0"},
 			"account limits", doctor.Fault, []string{"MAX_QUERIES_PER_HOUR 100000", "MAX_CONNECTIONS_PER_HOUR 999", "ALTER USER"}},
@@ -121,20 +120,20 @@ func TestBrokenServersAreNamed(t *testing.T) {
 		{[]string{"REVOKE PROCESS ON *.* FROM ACCOUNT"}, []string{"GRANT PROCESS ON *.* TO ACCOUNT"},
 			"idle blockers", doctor.Warning, []string{"cannot see them", "GRANT PROCESS"}},
 	} {
-		if sick := append(p.examine().With(doctor.Fault), p.examine().With(doctor.Warning)...); len(sick) > 0 {
-			t.Fatalf("before %s: %+v", test.broken, sick)
+		if found := append(p.examine().With(doctor.Fault), p.examine().With(doctor.Warning)...); len(found) > 0 {
+			t.Fatalf("before %s: %+v", test.broken, found)
 		}
 		p.exec(test.broken...)
 		report := p.examine()
-		p.exec(test.mended...)
-		sick := append(report.With(doctor.Fault), report.With(doctor.Warning)...)
-		if len(sick) != 1 || sick[0].Check != test.check || sick[0].Severity != test.severity {
-			t.Errorf("%s: got %+v, want %s of %s alone", test.broken, sick, test.severity, test.check)
+		p.exec(test.repaired...)
+		found := append(report.With(doctor.Fault), report.With(doctor.Warning)...)
+		if len(found) != 1 || found[0].Check != test.check || found[0].Severity != test.severity {
+			t.Errorf("%s: got %+v, want %s of %s alone", test.broken, found, test.severity, test.check)
 			continue
 		}
 		for _, want := range test.wants {
-			if !strings.Contains(sick[0].String(), want) {
-				t.Errorf("%s: got %q, want %q", test.broken, sick[0], want)
+			if !strings.Contains(found[0].String(), want) {
+				t.Errorf("%s: got %q, want %q", test.broken, found[0], want)
 			}
 		}
 		if err := report.Err(); (err != nil) != (test.severity == doctor.Fault) {
@@ -143,14 +142,13 @@ func TestBrokenServersAreNamed(t *testing.T) {
 	}
 }
 
-// An account of one database finds all but the rights that are not its own.
-func TestEmptyDatabaseIsFineForWhoMayFillIt(t *testing.T) {
-	p := newPatient(t, "vacant")
+func TestAnEmptyDatabaseNeedsTheRightToCreateTables(t *testing.T) {
+	p := newExaminee(t, "vacant")
 	if err := p.examine().Err(); err != nil {
 		t.Error(err)
 	}
 	p.exec("REVOKE CREATE ON DATABASE.* FROM ACCOUNT")
-	if err := p.examine().Err(); err == nil || !strings.Contains(err.Error(), "may not make tables") || !strings.Contains(err.Error(), "api migrate") {
+	if err := p.examine().Err(); err == nil || !strings.Contains(err.Error(), "may not create tables") || !strings.Contains(err.Error(), "api migrate") {
 		t.Errorf("without CREATE: got %v", err)
 	}
 	p.exec("GRANT CREATE ON DATABASE.* TO ACCOUNT", "SET GLOBAL read_only = ON")
@@ -161,12 +159,12 @@ func TestEmptyDatabaseIsFineForWhoMayFillIt(t *testing.T) {
 	}
 	var tables int
 	if err := p.admin.SQL.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'vacant'").Scan(&tables); err != nil || tables != 0 {
-		t.Errorf("there are %d tables, %v; want that none was made", tables, err)
+		t.Errorf("the examination left %d tables, %v; want none", tables, err)
 	}
 }
 
-func TestDurabilityFollowsTheServer(t *testing.T) {
-	p := newPatient(t, "durable")
+func TestDurableFollowsTheServersSettings(t *testing.T) {
+	p := newExaminee(t, "durable")
 	for level, want := range map[int]bool{2: false, 0: false, 1: true} {
 		p.exec(fmt.Sprintf("SET GLOBAL innodb_flush_log_at_trx_commit = %d", level))
 		if got, err := doctor.Durable(t.Context(), p.owner); err != nil || got != want {

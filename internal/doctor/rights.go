@@ -6,17 +6,16 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"flashsale/internal/stock"
 )
 
-// checkRights tries what the service does, in statements that match no row. The list
-// of an account's grants would not do: there are roles, patterns of names and rights
-// of single tables, and a server that is read-only refuses what they allow.
+// checkRights tries the service's statements with conditions that match no row. Reading
+// the grants would not suffice: it misses roles, patterns of names and rights on single
+// tables, and a read-only server refuses what the grants allow.
 func (m *mysqlServer) checkRights(ctx context.Context) error {
 	if m.schema.Version == 0 {
-		return m.checkEmpty(ctx)
+		return m.checkCreate(ctx)
 	}
 	missing := []string{}
 	for _, table := range slices.Sorted(maps.Keys(stock.Tables)) {
@@ -30,9 +29,9 @@ func (m *mysqlServer) checkRights(ctx context.Context) error {
 			_, err := m.db.SQL.ExecContext(ctx, try)
 			switch {
 			case err == nil:
-			case stock.IsNoTable(err) && m.schema.Version < m.schema.Program: // a migration that is to come makes it
+			case stock.IsNoTable(err) && m.schema.Version < m.schema.Program: // a later migration creates it
 			case stock.IsReadOnly(err):
-				m.report.Fault("read-only", "use the primary, or make it one: SET GLOBAL read_only = OFF; ALTER DATABASE ... READ ONLY = 0",
+				m.report.Fault("read-only", "use the primary, or make this server the primary: SET GLOBAL read_only = OFF; ALTER DATABASE ... READ ONLY = 0",
 					"the server refuses writes: %v%s", err, m.readOnlyBy())
 				return nil
 			case stock.IsDenied(err):
@@ -42,7 +41,7 @@ func (m *mysqlServer) checkRights(ctx context.Context) error {
 				m.report.Fault("rights", stock.Advice(err), "the server refuses to write: %v", err)
 				return nil
 			case stock.IsServerError(err) && !stock.IsRetryable(err):
-				m.report.Fault("rights", "mend the table, or restore it", "the server refuses to write %s: %v", table, err)
+				m.report.Fault("rights", "repair or restore the table", "the server refuses to write %s: %v", table, err)
 				return nil
 			default:
 				return fmt.Errorf("try to write %s: %w", table, err)
@@ -55,34 +54,34 @@ func (m *mysqlServer) checkRights(ctx context.Context) error {
 		return nil
 	}
 	if m.schema.Version < m.schema.Program {
-		return m.checkEmpty(ctx)
+		return m.checkCreate(ctx)
 	}
 	m.report.Fine("rights", "the account may read and write the tables")
 	return nil
 }
 
-// checkEmpty is for a database whose tables are still to be made.
-func (m *mysqlServer) checkEmpty(ctx context.Context) error {
-	// READ_ONLY ADMIN may write all the same, but not what is read-only for all.
+// checkCreate is for a database whose tables are not all created yet.
+func (m *mysqlServer) checkCreate(ctx context.Context) error {
+	// An account with READ_ONLY ADMIN may still write, but the service's may not.
 	if by := m.readOnlyBy(); by != "" {
-		m.report.Fault("read-only", "use the primary, or make it one: SET GLOBAL read_only = OFF", "the server refuses writes%s", by)
+		m.report.Fault("read-only", "use the primary, or make this server the primary: SET GLOBAL read_only = OFF", "the server refuses writes%s", by)
 		return nil
 	}
 	m.report.Fine("read-only", "the server takes writes")
-	// The right is checked as the statement is prepared, and nothing is made.
-	made, err := m.db.SQL.PrepareContext(ctx, "CREATE TABLE flashsale_doctor (id INT NOT NULL PRIMARY KEY) ENGINE = InnoDB")
+	// Preparing the statement checks the right and creates nothing.
+	prepared, err := m.db.SQL.PrepareContext(ctx, "CREATE TABLE flashsale_doctor (id INT NOT NULL PRIMARY KEY) ENGINE = InnoDB")
 	switch {
 	case err == nil:
-		m.report.Fine("rights", "the account may make tables")
-		return made.Close()
+		m.report.Fine("rights", "the account may create tables")
+		return prepared.Close()
 	case stock.IsDenied(err):
-		m.report.Fault("rights", m.grant()+"; or run `api migrate` as an account that may make tables", "the account may not make tables")
+		m.report.Fault("rights", m.grant()+"; or run `api migrate` with an account that may create tables", "the account may not create tables")
 		return nil
 	case stock.IsServerError(err):
-		m.report.Fault("rights", m.grant(), "the account cannot make tables: %v", err)
+		m.report.Fault("rights", m.grant(), "the account cannot create tables: %v", err)
 		return nil
 	}
-	return fmt.Errorf("try to make a table: %w", err)
+	return fmt.Errorf("try to create a table: %w", err)
 }
 
 func (m *mysqlServer) grant() string {
@@ -103,68 +102,55 @@ func (m *mysqlServer) readOnlyBy() string {
 	return " (" + strings.Join(by, ", ") + ")"
 }
 
-// checkBlockers tries what a replica does when an idle transaction is in a claim's way.
+// checkBlockers tries to find idle transactions that hold a stock row, as a claim does.
 func (m *mysqlServer) checkBlockers(ctx context.Context) error {
 	const (
 		check = "idle blockers"
-		cost  = "a stranger's idle transaction, or a stopped replica's, can keep a SKU from being sold until its connection ends"
+		cost  = "an idle transaction of another client or of a stopped replica can stop the sale of a SKU until its connection ends"
 	)
 	switch err := m.db.SeesBlockers(ctx); {
 	case !m.isMariaDB && !m.on("performance_schema"):
-		m.report.Warn(check, "start the server with performance_schema=ON", "performance_schema is OFF, so that they cannot be found: %s", cost)
+		m.report.Warn(check, "start the server with performance_schema=ON", "performance_schema is OFF: %s", cost)
 	case err == nil:
 		m.checkKill(ctx, check)
 	case stock.IsDenied(err):
-		m.report.Warn(check, "GRANT PROCESS ON *.* TO the account"+map[bool]string{
-			false: ", and GRANT SELECT ON performance_schema.data_lock_waits TO it"}[m.isMariaDB],
-			"the account cannot see them (%v): %s", err, cost)
+		todo := "GRANT PROCESS ON *.* TO the account"
+		if !m.isMariaDB {
+			todo += ", and GRANT SELECT ON performance_schema.data_lock_waits TO it"
+		}
+		m.report.Warn(check, todo, "the account cannot see them (%v): %s", err, cost)
 	case stock.IsServerError(err):
-		m.report.Warn(check, "see docs/operations.md", "they cannot be seen (%v): %s", err, cost)
+		m.report.Warn(check, "see docs/operations.md", "the server does not show them (%v): %s", err, cost)
 	default:
 		return err
 	}
 	return nil
 }
 
-// checkKill says whose connections may be ended. It reads the grants of the account
-// and of its active roles: a KILL cannot be tried.
+// checkKill reports whose connections the account may end. It reads the grants of the
+// account and its active roles, because KILL cannot be tried.
 func (m *mysqlServer) checkKill(ctx context.Context, check string) {
-	finding := Finding{Check: check, Severity: Fine, Found: "are found, and ended if they are the account's own",
-		Do: "for those of other accounts: GRANT CONNECTION_ADMIN ON *.* TO the account (MariaDB: CONNECTION ADMIN)"}
 	rows, err := m.db.SQL.QueryContext(ctx, "SHOW GRANTS")
-	if err != nil {
-		m.report = append(m.report, finding)
+	anyAccount := false
+	if err == nil {
+		defer rows.Close()
+		for rows.Next() {
+			var grant string
+			if rows.Scan(&grant) != nil {
+				break
+			}
+			rights, _, global := strings.Cut(grant, " ON *.* TO ")
+			anyAccount = anyAccount || global && slices.ContainsFunc([]string{"ALL PRIVILEGES", "SUPER", "CONNECTION_ADMIN", "CONNECTION ADMIN"},
+				func(right string) bool { return strings.Contains(rights, right) })
+		}
+		if rows.Err() != nil {
+			return
+		}
+	}
+	if anyAccount {
+		m.report.Fine(check, "found and ended, for all accounts")
 		return
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var grant string
-		if rows.Scan(&grant) != nil {
-			break
-		}
-		rights, _, global := strings.Cut(grant, " ON *.* TO ")
-		if global && (strings.Contains(rights, "ALL PRIVILEGES") || strings.Contains(rights, "SUPER") ||
-			strings.Contains(rights, "CONNECTION_ADMIN") || strings.Contains(rights, "CONNECTION ADMIN")) {
-			finding.Found, finding.Do = "are found and ended, of any account", ""
-		}
-	}
-	if rows.Err() == nil {
-		m.report = append(m.report, finding)
-	}
-}
-
-func (m *mysqlServer) checkClock(ctx context.Context) error {
-	var theirs time.Time
-	began := time.Now()
-	if err := m.db.SQL.QueryRowContext(ctx, "SELECT UTC_TIMESTAMP(6)").Scan(&theirs); err != nil {
-		return fmt.Errorf("read the server's clock: %w", err)
-	}
-	took := time.Since(began)
-	off := theirs.Sub(began.Add(took / 2)).Round(time.Millisecond)
-	if off.Abs() > clockSkew+took/2 {
-		m.report.Warn("clock", "let NTP set both clocks", "the server's is %s from this machine's: sales open, and orders expire, by the server's", off)
-	} else {
-		m.report.Fine("clock", "within %s of this machine's", clockSkew)
-	}
-	return nil
+	m.report = append(m.report, Finding{Check: check, Severity: Fine, Found: "found, and ended if they belong to this account",
+		Do: "to end those of other accounts: GRANT CONNECTION_ADMIN ON *.* TO the account (MariaDB: CONNECTION ADMIN)"})
 }

@@ -7,14 +7,16 @@ import (
 	"strings"
 )
 
-// Version is a server's release, as far as features depend on it.
+// Version is the part of a server's version that its features depend on.
 type Version struct{ Major, Minor int }
+
+func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
 
 var numbers = regexp.MustCompile(`^v?(\d+)\.(\d+)`)
 
-// ParseVersion reads what servers call themselves: "8.4.3", "3.5.9",
-// "10.11.14-MariaDB-0+deb12u2". It reports false where no version begins the text.
-func ParseVersion(text string) (v Version, ok bool) {
+// parseVersion reads the versions that servers report: "8.4.3", "v1.30",
+// "10.11.14-MariaDB-0+deb12u2".
+func parseVersion(text string) (v Version, ok bool) {
 	found := numbers.FindStringSubmatch(text)
 	if found == nil {
 		return v, false
@@ -25,50 +27,42 @@ func ParseVersion(text string) (v Version, ok bool) {
 	return v, errMajor == nil && errMinor == nil
 }
 
-// Before reports whether v is an older release than w.
-func (v Version) Before(w Version) bool {
-	return v.Major < w.Major || v.Major == w.Major && v.Minor < w.Minor
+// CheckVersion compares the version that a server reports with the oldest supported one.
+func (r *Report) CheckVersion(check, version string, least Version) {
+	switch v, ok := parseVersion(version); {
+	case !ok:
+		r.Warn(check, fmt.Sprintf("make sure that it is %s or later", least), "version %q is not a number", version)
+	case v.Major < least.Major || v.Major == least.Major && v.Minor < least.Minor:
+		r.Fault(check, fmt.Sprintf("use %s or later", least), "%s is too old", version)
+	default:
+		r.Fine(check, "%s", version)
+	}
 }
 
-func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
+// Older MariaDB servers lack SKIP LOCKED, JSON_TABLE and atomic DDL, and refuse
+// statements of the service. Older MySQL servers are not maintained or tested.
+var leastMariaDB, leastMySQL = Version{10, 6}, Version{8, 4}
 
-// product is a database that the service is made for.
-type product struct {
-	name   string
-	least  Version
-	reason string
-}
-
-var (
-	mariaDB = product{"MariaDB", Version{10, 6}, "older ones lack SKIP LOCKED, JSON_TABLE and atomic DDL, and refuse statements of the service"}
-	mySQL   = product{"MySQL", Version{8, 4}, "older ones are not maintained any more, and no test runs on them"}
-)
-
-// others speak MySQL's protocol, and are not MySQL.
+// others use MySQL's protocol but are not MySQL.
 var others = []string{"TiDB", "Vitess", "OceanBase", "Doris", "StarRocks"}
 
-// checkVersion judges a server by VERSION() and @@version_comment.
-func (r *Report) checkVersion(version, comment string) (isMariaDB bool) {
+// checkDatabase judges a database by VERSION() and @@version_comment.
+func (r *Report) checkDatabase(version, comment string) (isMariaDB bool) {
 	const check = "version"
 	both := version + " " + comment
 	for _, other := range others {
 		if strings.Contains(both, other) {
-			r.Fault(check, fmt.Sprintf("use %s %s or later, or %s %s or later", mySQL.name, mySQL.least, mariaDB.name, mariaDB.least),
+			r.Fault(check, fmt.Sprintf("use MySQL %s or later, or MariaDB %s or later", leastMySQL, leastMariaDB),
 				"%s is neither MySQL nor MariaDB (%s)", other, version)
 			return false
 		}
 	}
-	p := mySQL
+	product, least := "MySQL ", leastMySQL
 	if isMariaDB = strings.Contains(both, "MariaDB"); isMariaDB {
-		p = mariaDB
+		product, least = "MariaDB ", leastMariaDB
 	}
-	switch v, ok := ParseVersion(version); {
-	case !ok:
-		r.Warn(check, fmt.Sprintf("make sure that it is %s or later", p.least), "%s of an unknown version %q", p.name, version)
-	case v.Before(p.least):
-		r.Fault(check, fmt.Sprintf("use %s or later: %s", p.least, p.reason), "%s %s is too old", p.name, version)
-	default:
-		r.Fine(check, "%s %s", p.name, version)
-	}
+	r.CheckVersion(check, version, least)
+	last := &(*r)[len(*r)-1]
+	last.Found = product + last.Found
 	return isMariaDB
 }

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// No server here is of an old version, so the words of old servers are tried.
-func TestVersionsThatCannotServeAreNamed(t *testing.T) {
+// The tests have no old servers, so this uses the texts that they report.
+func TestUnsupportedVersionsAreFaults(t *testing.T) {
 	for _, test := range []struct {
 		version, comment string
 		severity         Severity
@@ -27,15 +27,15 @@ func TestVersionsThatCannotServeAreNamed(t *testing.T) {
 		{"unknown", "", Warning, `"unknown"`},
 	} {
 		var r Report
-		r.checkVersion(test.version, test.comment)
+		r.checkDatabase(test.version, test.comment)
 		if r[0].Severity != test.severity || !strings.Contains(r[0].Found, test.found) || (r[0].Do == "") != (test.severity == Fine) {
 			t.Errorf("%s (%s): got %+v, want %s %q", test.version, test.comment, r[0], test.severity, test.found)
 		}
 	}
 }
 
-// These cannot be changed while a server runs.
-func TestSettingsThatLoseOrdersAreNamed(t *testing.T) {
+// A running server does not let the test change these settings.
+func TestSettingsThatCanLoseOrdersAreWarnings(t *testing.T) {
 	for _, test := range []struct {
 		name, value, check string
 		severity           Severity

@@ -79,7 +79,7 @@ var redisDelWithoutOwner = Lesson{
 func newRedisMutex(run *testbed.Run) *mutex {
 	client, err := redislock.Open(run.RedisClient().Options().Addr)
 	run.Check(err)
-	locker, err := redislock.New(redislock.Config{Client: client, Prefix: run.Name + "/", TTL: redisTTL})
+	locker, err := redislock.New(redislock.Config{Clients: []*redis.Client{client}, Prefix: run.Name + "/", TTL: redisTTL})
 	run.Check(err)
 	run.Cleanup(client.Close) // runs after the locker is closed
 	return newMutexOn(run, locker)

@@ -10,10 +10,9 @@ import (
 	"flashsale/internal/lock/locktest"
 )
 
-// BenchmarkHandover measures how long a lock takes from one holder to the next:
-// from just before Unlock until the waiter's Lock has returned, with two holders
-// in turns, each with connections of its own. lock-table's waiters are told of
-// nothing, and are late by what is left of their pause.
+// BenchmarkHandover measures the time from one holder to the next: from just before Unlock
+// until the waiter's Lock has returned. Two holders with separate connections take turns.
+// Waiters of lock-table poll, so they are late by the rest of their pause.
 //
 //	go test ./internal/lock/mysqllock -run '^$' -bench Handover -benchtime 100x
 func BenchmarkHandover(b *testing.B) {
@@ -33,7 +32,7 @@ func BenchmarkHandover(b *testing.B) {
 	}
 }
 
-// BenchmarkUncontended is Lock and Unlock with nobody else about.
+// BenchmarkUncontended measures Lock and Unlock without waiters.
 func BenchmarkUncontended(b *testing.B) {
 	for _, backend := range []locktest.Backend{tableBackend, rowBackend, getLockBackend} {
 		b.Run(backend.Name, func(b *testing.B) {
@@ -52,7 +51,7 @@ func BenchmarkUncontended(b *testing.B) {
 type pair struct {
 	server  locktest.Server
 	lockers [2]lock.Locker
-	waits   bool // a waiter can be seen on the server
+	waits   bool // the server shows waiters
 	holder  int
 	held    lock.Held
 }
@@ -87,7 +86,7 @@ func (p *pair) lock(b *testing.B, i int) {
 	p.holder, p.held = i, held
 }
 
-// handOver lets the other one have the lock, and returns how long that took.
+// handOver passes the lock to the other Locker, and returns how long that took.
 func (p *pair) handOver(b *testing.B) time.Duration {
 	b.Helper()
 	before := p.held
@@ -104,7 +103,7 @@ func (p *pair) handOver(b *testing.B) time.Duration {
 			time.Sleep(time.Millisecond)
 		}
 	} else {
-		time.Sleep(20 * time.Millisecond) // no event tells that it has asked
+		time.Sleep(20 * time.Millisecond) // no event shows that it has asked
 	}
 	began := time.Now()
 	if err := before.Unlock(b.Context()); err != nil {

@@ -5,69 +5,65 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/lease"
 	"flashsale/internal/mysqlsession"
 )
 
 const (
-	// defaultConnections is for names that are locked at once, not for orders.
+	// defaultConnections is enough for names, of which a pool locks few at once.
 	defaultConnections = 32
-	// maxHolder leaves a row's owner room for the name of a try.
-	maxHolder = 400
+	// maxOwner leaves room for the id of a request in the owner column.
+	maxOwner = 400
 )
 
-// Config says where a Locker's server is, and who it locks for.
+// Config configures a Locker.
 type Config struct {
-	// DSN addresses the database, in the form of github.com/go-sql-driver/mysql.
+	// DSN is that of github.com/go-sql-driver/mysql.
 	DSN string
-	// Connections is how many the Locker's own pool may have; 0 is 32. For
-	// lock-row and get-lock it bounds the names that are held or waited for.
+	// Connections is the size of the Locker's own pool; 0 is 32. Under lock-row and
+	// get-lock it limits the names that are held or waited for.
 	Connections int
-	// Table is the lock's own table, of NewTable or NewRow. It is made when it
-	// is missing; who may not do that makes it by TableSchema or RowSchema.
+	// Table is the table of NewTable or NewRow. The Locker creates it if it is missing.
+	// An account without that right needs TableSchema or RowSchema to be applied first.
 	Table string
-	// TTL is how long a grant survives its process. NewRow and NewGetLock round
-	// it up to whole seconds.
+	// TTL is how long a grant outlives its process. NewRow and NewGetLock round it up to
+	// whole seconds.
 	TTL time.Duration
-	// Owner tells people who holds a lock. The lock itself never reads it.
-	Owner Owner
-	// Tries is for NewRow alone: how often a Lock tries, the first time at once
-	// and then each for a second in the server's queue. After the last it gives
-	// up with lock.ErrHeld. Zero: it waits for as long as its context does.
+	// Owner identifies the holder, for people: replica@host:pid.
+	Owner string
+	// Tries is how often a Lock of NewRow tries: at once, and then in the server's queue
+	// for a second each. After the last try it returns lock.ErrHeld. 0 has no limit.
 	Tries int
 }
 
-// Owner is who locks.
-type Owner struct {
-	Replica string
-	Host    string
-	PID     int
-}
-
-// String is replica@host:pid.
-func (o Owner) String() string { return fmt.Sprintf("%s@%s:%d", o.Replica, o.Host, o.PID) }
-
-// identifier is what a table may be called, so that it needs no quoting rules.
+// identifier matches table names that need no quotes.
 var identifier = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
 
-// check refuses what cannot work, and fills in what may be left out.
-func (cfg *Config) check(table bool) error {
+// check validates the configuration and sets defaults.
+func (cfg *Config) check() error {
 	switch {
-	case table && !identifier.MatchString(cfg.Table):
-		return fmt.Errorf("mysql lock: %q cannot be a table's name", cfg.Table)
 	case cfg.TTL < time.Second:
 		return fmt.Errorf("mysql lock: TTL is %s, must be at least 1s", cfg.TTL)
 	case cfg.Connections < 0, cfg.Tries < 0:
 		return fmt.Errorf("mysql lock: %d connections, %d tries: must not be negative", cfg.Connections, cfg.Tries)
-	case len(cfg.Owner.String()) > maxHolder:
-		return fmt.Errorf("mysql lock: owner %s has more than %d bytes", cfg.Owner, maxHolder)
+	case len(cfg.Owner) > maxOwner:
+		return fmt.Errorf("mysql lock: owner %s has more than %d bytes", cfg.Owner, maxOwner)
 	}
 	if cfg.Connections == 0 {
 		cfg.Connections = defaultConnections
+	}
+	return nil
+}
+
+func (cfg *Config) checkTable() error {
+	if !identifier.MatchString(cfg.Table) {
+		return fmt.Errorf("mysql lock: %q is not a table name", cfg.Table)
 	}
 	return nil
 }
@@ -79,9 +75,12 @@ type pool struct {
 	database string
 }
 
-// open makes a pool whose sessions have these settings beside the service's own.
+// open checks the configuration and makes a pool whose sessions have additional settings.
 // It does not connect.
 func (cfg *Config) open(settings ...string) (*pool, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
 	parsed, err := mysqlsession.Parse(cfg.DSN)
 	if err != nil {
 		return nil, fmt.Errorf("mysql lock: %w", err)
@@ -93,16 +92,38 @@ func (cfg *Config) open(settings ...string) (*pool, error) {
 	db := sql.OpenDB(connector)
 	db.SetMaxOpenConns(cfg.Connections)
 	db.SetMaxIdleConns(cfg.Connections)
-	db.SetConnMaxIdleTime(cfg.TTL / 2) // the server may close those of a TTL's age
+	db.SetConnMaxIdleTime(cfg.TTL / 2) // after a TTL, the server may close them
 	return &pool{DB: db, addr: parsed.Addr, database: parsed.DBName}, nil
 }
 
-// errorf names the server in an error that may come from it.
+// errorf adds the server's address to an error.
 func (p *pool) errorf(what string, err error) error {
 	return fmt.Errorf("%s in MySQL at %s: %w", what, p.addr, err)
 }
 
-// Numbers of the server's errors.
+// scanInfos reads rows of a name, an owner and a token. err is that of their query.
+func scanInfos(rows *sql.Rows, err error) (all []lock.Info, _ error) {
+	if isError(err, noSuchTable) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name, owner string
+		var token lock.Token
+		if err := rows.Scan(&name, &owner, &token); err != nil {
+			return nil, err
+		}
+		info := lease.ParseOwner(owner)
+		info.Name, info.Token = name, token
+		all = append(all, info)
+	}
+	return all, rows.Err()
+}
+
+// The server's error numbers.
 const (
 	accessDenied    = 1045
 	databaseDenied  = 1044
@@ -111,35 +132,26 @@ const (
 	noSuchTable     = 1146
 	duplicateKey    = 1062
 	lockWaitTimeout = 1205 // also MariaDB's answer to NOWAIT
-	deadlock        = 1213
-	rolledBack      = 3101 // Group Replication's, for what is deadlock in Galera
+	deadlock        = 1213 // also a conflict in Galera
+	rolledBack      = 3101 // a conflict in Group Replication
 	lockNoWait      = 3572 // MySQL's answer to NOWAIT
 	noSuchThread    = 1094
 )
 
-// isFinal reports whether waiting will not mend it, or not soon: a server that takes
-// no writes. lock.ErrHeld is one that ends a wait: see Config.Tries.
+// isFinal reports whether a retry is useless: the account has no access, the server takes
+// no writes, or the tries are used up (lock.ErrHeld, see Config.Tries).
 func isFinal(err error) bool {
 	return errors.Is(err, lock.ErrHeld) || mysqlsession.RefusesWrites(err) || isError(err, accessDenied, databaseDenied, unknownDatabase, commandDenied)
 }
 
-// isError reports whether the server answered with one of these.
 func isError(err error, numbers ...uint16) bool {
-	var e *mysql.MySQLError
-	if !errors.As(err, &e) {
-		return false
-	}
-	for _, n := range numbers {
-		if e.Number == n {
-			return true
-		}
-	}
-	return false
+	e, ok := errors.AsType[*mysql.MySQLError](err)
+	return ok && slices.Contains(numbers, e.Number)
 }
 
-// answered reports whether the server has answered, if with an error: the
-// connection is as good as before.
+// answered reports whether the server has answered, so that the connection can be used
+// again.
 func answered(err error) bool {
-	var e *mysql.MySQLError
-	return err == nil || errors.Is(err, sql.ErrNoRows) || errors.As(err, &e)
+	_, ok := errors.AsType[*mysql.MySQLError](err)
+	return ok || err == nil || errors.Is(err, sql.ErrNoRows)
 }

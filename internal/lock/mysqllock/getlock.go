@@ -5,60 +5,43 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/hex"
-	"errors"
 	"fmt"
 
 	"flashsale/internal/lock"
-	"flashsale/internal/lock/lease"
 )
 
-// GetLockCapabilities are what a GetLock promises. In a process only one of those
-// who wait stands in the server's queue.
+// GetLockCapabilities are those of a GetLock. One waiter of each process is in the
+// server's queue.
 var GetLockCapabilities = lock.Capabilities{
 	Processes: true, Deadline: true, LossNotice: true, Queue: true, Removal: true,
 	Renewed: true, LockTrips: 1, UnlockTrips: 1,
 }
 
-// GetLock is a lock.Locker that holds GET_LOCK on a connection. See the package's
-// comment, get-lock. The server does not list such locks, so that it is no
-// lock.Inspector.
+// GetLock is a lock.Locker that holds GET_LOCK on a connection. See get-lock in the package
+// comment. It is not a lock.Inspector, because the server does not list such locks.
 type GetLock struct {
-	*lease.Locker
-	store *pinned
+	*pinnedLocker
 }
 
-// NewGetLock makes a GetLock. It does not talk to the server yet.
+// NewGetLock makes a GetLock. It does not connect yet.
 func NewGetLock(cfg Config) (*GetLock, error) {
-	if err := cfg.check(false); err != nil {
-		return nil, err
-	}
-	cfg.TTL, cfg.Tries = wholeSeconds(cfg.TTL), 0
-	db, err := cfg.open(idleSetting(cfg.TTL))
+	cfg.Tries = 0
+	l, err := newPinned(cfg, func(p *pool) sessionLock { return getLock{p.database} })
 	if err != nil {
 		return nil, err
 	}
-	store := &pinned{pool: db, lock: getLock{db.database}}
-	locker, err := newPinned(cfg, store)
-	if err != nil {
-		return nil, err
-	}
-	return &GetLock{Locker: locker, store: store}, nil
+	return &GetLock{l}, nil
 }
 
-// Close gives every grant back, within ctx, and closes the pool.
-func (g *GetLock) Close(ctx context.Context) error {
-	return errors.Join(g.Locker.Close(ctx), g.store.Close())
-}
-
-// awaitSeconds bounds one wait on the server, which looks once a second whether
-// its client is still there. Servers differ in what a wait without an end is.
+// awaitSeconds bounds one wait on the server. MySQL and MariaDB differ in how they express
+// an unlimited wait. During a wait, the server checks once a second that its client lives.
 const awaitSeconds = 60
 
-// getLock is the sessionLock of a GetLock, for one database.
+// getLock is the sessionLock of a GetLock in one database.
 type getLock struct{ database string }
 
-// serverName is what the server knows the lock by. Its names are common to all
-// its databases, have no case, and at most 64 characters.
+// serverName returns the name of the lock on the server. All databases share these names,
+// which ignore case and have at most 64 characters.
 func (g getLock) serverName(name string) string {
 	sum := sha256.Sum256([]byte(g.database + "\x00" + name))
 	return "flashsale." + hex.EncodeToString(sum[:24])
@@ -80,25 +63,26 @@ func (g getLock) take(ctx context.Context, conn *sql.Conn, name, _ string) error
 }
 
 func (g getLock) await(ctx context.Context, conn *sql.Conn, name string) error {
-	var got sql.NullInt64
-	err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, ?)", g.serverName(name), awaitSeconds).Scan(&got)
-	if err == nil && got.Int64 != 1 {
-		return lock.ErrHeld
-	}
-	return err
+	return isOne(conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, ?)", g.serverName(name), awaitSeconds), lock.ErrHeld)
 }
 
-// begin counts the session's silence from now: until the turn came, its wait was
-// none, and when it came is not known.
+// begin restarts the session's wait_timeout. It is unknown when the wait succeeded.
 func (g getLock) begin(ctx context.Context, conn *sql.Conn, _, _ string) error {
 	return conn.PingContext(ctx)
 }
 
 func (g getLock) give(ctx context.Context, conn *sql.Conn, name string) error {
-	var freed sql.NullInt64
-	err := conn.QueryRowContext(ctx, "SELECT RELEASE_LOCK(?)", g.serverName(name)).Scan(&freed)
-	if err == nil && freed.Int64 != 1 {
-		return lock.ErrLost
+	return isOne(conn.QueryRowContext(ctx, "SELECT RELEASE_LOCK(?)", g.serverName(name)), lock.ErrLost)
+}
+
+// isOne returns otherwise unless row is the number 1.
+func isOne(row *sql.Row, otherwise error) error {
+	var n sql.NullInt64
+	if err := row.Scan(&n); err != nil {
+		return err
 	}
-	return err
+	if n.Int64 != 1 {
+		return otherwise
+	}
+	return nil
 }

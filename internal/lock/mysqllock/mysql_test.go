@@ -15,8 +15,7 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// TestOnOneServer runs what does the server no harm, each test in a database of
-// its own.
+// TestOnOneServer runs the tests that leave the server usable, each in its own database.
 func TestOnOneServer(t *testing.T) {
 	shared := startServer(t, tableView{})
 	for _, test := range []struct {
@@ -25,29 +24,29 @@ func TestOnOneServer(t *testing.T) {
 		run  func(*testing.T, *server)
 	}{
 		{"TokensRiseOverADeletedRow", tableView{}, tokensRiseOverADeletedRow},
-		{"LateRequestsTouchNobodyElses", tableView{}, lateRequestsTouchNobodyElses},
+		{"LateRequestsDoNotChangeAnotherGrant", tableView{}, lateRequestsDoNotChangeAnotherGrant},
 		{"RefusalsNameTheHolder", tableView{}, refusalsNameTheHolder},
 		{"InspectAndRevoke", tableView{}, inspectAndRevoke},
 		{"RowGivesUpAfterItsTries", rowView{}, rowGivesUpAfterItsTries},
-		{"RowsAreMadeOnceAndStay", rowView{}, rowsAreMadeOnceAndStay},
-		{"AFailureHalfWayFreesTheRow", rowView{}, aFailureHalfWayFreesTheRow},
-		{"TwoDatabasesOfOneServer", getLockView{}, twoDatabasesOfOneServer},
-		{"ConnectionsAreBounded", getLockView{}, connectionsAreBounded},
-		{"AWrongPasswordEndsTheWait", tableView{}, aWrongPasswordEndsTheWait},
+		{"RowsAreCreatedOnceAndStay", rowView{}, rowsAreCreatedOnceAndStay},
+		{"AFailedWriteFreesTheRow", rowView{}, aFailedWriteFreesTheRow},
+		{"DatabasesOfOneServerHaveSeparateLocks", getLockView{}, databasesOfOneServerHaveSeparateLocks},
+		{"ConnectionsAreLimited", getLockView{}, connectionsAreLimited},
+		{"AWrongPasswordEndsLock", tableView{}, aWrongPasswordEndsLock},
 		{"CloseLeavesNoSession", getLockView{}, closeLeavesNoSession},
-		{"ATurnThatNobodyTakesIsGivenBack", getLockView{}, aTurnThatNobodyTakesIsGivenBack},
-		{"AnOwnerThatLostItsGrantGetsAnother", tableView{}, anOwnerThatLostItsGrantGetsAnother},
-		{"OneOwnerWaitsOnce", tableView{}, oneOwnerWaitsOnce},
+		{"AnUnusedTurnIsReleased", getLockView{}, anUnusedTurnIsReleased},
+		{"AnOwnerCanLockAgainAfterALoss", tableView{}, anOwnerCanLockAgainAfterALoss},
+		{"CallsOfOneOwnerShareAGrant", tableView{}, callsOfOneOwnerShareAGrant},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, shared.withDatabase(t, test.name, test.view)) })
 	}
 }
 
-// noticeTTL outlives what a busy machine may stop a process for; a third of it, when
-// a holder hears that it was revoked, is within a test's patience.
+// noticeTTL is longer than the pauses of a process on a busy machine. A holder notices a
+// revocation within a third of it.
 const noticeTTL = 12 * time.Second
 
-// open makes a Locker of the test's configuration, changed by with.
+// open makes a Locker of the test configuration with changes.
 func open[L lock.Locker](t *testing.T, s *server, newLocker func(Config) (L, error), table string, with ...func(*Config)) L {
 	t.Helper()
 	cfg := testConfig(s.dsn, table)
@@ -62,7 +61,7 @@ func open[L lock.Locker](t *testing.T, s *server, newLocker func(Config) (L, err
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		_ = l.Close(ctx) // the server may be gone
+		_ = l.Close(ctx) // the server may be down
 	})
 	return l
 }
@@ -86,9 +85,8 @@ func tokensRiseOverADeletedRow(t *testing.T, s *server) {
 	locktest.MustUnlock(t, third)
 }
 
-// lateRequestsTouchNobodyElses sends what an earlier owner's requests would
-// be if they were applied late.
-func lateRequestsTouchNobodyElses(t *testing.T, s *server) {
+// lateRequestsDoNotChangeAnotherGrant sends an earlier owner's requests late.
+func lateRequestsDoNotChangeAnotherGrant(t *testing.T, s *server) {
 	store := open(t, s, NewTable, tableName).store
 	ctx := t.Context()
 	if _, err := store.Try(ctx, "n", "one/1"); err != nil {
@@ -98,10 +96,10 @@ func lateRequestsTouchNobodyElses(t *testing.T, s *server) {
 		t.Fatal(err)
 	}
 	if err := store.Renew(ctx, "n", "one/1"); !errors.Is(err, lock.ErrLost) {
-		t.Errorf("Renew of a lease that is over: %v, want %v", err, lock.ErrLost)
+		t.Errorf("Renew after the end of the lease: %v, want %v", err, lock.ErrLost)
 	}
 	if _, err := store.Try(ctx, "n", "two/2"); err != nil {
-		t.Fatalf("the row of an owner whose lease is over is not taken over: %v", err)
+		t.Fatalf("Try after the end of another's lease: %v", err)
 	}
 	before, _ := s.text("SELECT expires_at FROM " + tableName)
 	if err := store.Renew(ctx, "n", "one/1"); !errors.Is(err, lock.ErrLost) {
@@ -111,10 +109,10 @@ func lateRequestsTouchNobodyElses(t *testing.T, s *server) {
 		t.Errorf("late Release: %v, want %v", err, lock.ErrLost)
 	}
 	if after, _ := s.text("SELECT expires_at FROM " + tableName); after != before {
-		t.Errorf("another's lease was moved from %s to %s", before, after)
+		t.Errorf("the other lease was moved from %s to %s", before, after)
 	}
 	if holder, _ := s.text("SELECT owner FROM " + tableName); holder != "two/2" {
-		t.Errorf("the row is %q's", holder)
+		t.Errorf("the row belongs to %q, want two/2", holder)
 	}
 }
 
@@ -170,13 +168,12 @@ func inspectAndRevoke(t *testing.T, s *server) {
 			t.Errorf("%s: Revoke: %v", name, err)
 		}
 		sandboxtest.Await(t, a.Lost(), "the loss")
-		sandboxtest.Eventually(t, "the end of a revoked grant", func() bool { return errors.Is(l.Revoke(t.Context(), "a"), lock.ErrNotHeld) })
+		sandboxtest.Eventually(t, "the revoked grant to end", func() bool { return errors.Is(l.Revoke(t.Context(), "a"), lock.ErrNotHeld) })
 		locktest.MustUnlock(t, b)
 	}
 }
 
-// rowGivesUpAfterItsTries waits for the three tries of a second each that
-// follow the first.
+// rowGivesUpAfterItsTries waits for the three tries of a second after the first.
 func rowGivesUpAfterItsTries(t *testing.T, s *server) {
 	holder := open(t, s, NewRow, rowName)
 	held := locktest.MustLock(t, holder, "n")
@@ -189,16 +186,16 @@ func rowGivesUpAfterItsTries(t *testing.T, s *server) {
 		t.Errorf("Lock: %v, want %v", err, lock.ErrHeld)
 	}
 	if least := (tries - 1) * time.Second; took < least || took > least+patience/2 {
-		t.Errorf("Lock gave up after %s", took)
+		t.Errorf("Lock returned after %s, want at least %s", took, least)
 	}
 	locktest.MustUnlock(t, held)
 	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 }
 
-func rowsAreMadeOnceAndStay(t *testing.T, s *server) {
+func rowsAreCreatedOnceAndStay(t *testing.T, s *server) {
 	one, two := open(t, s, NewRow, rowName), open(t, s, NewRow, rowName)
 	done := make(chan error, 2)
-	for _, l := range []*Row{one, two} { // both find no table, and no row
+	for _, l := range []*Row{one, two} { // neither finds the table or the row
 		go func() {
 			held, err := l.Lock(t.Context(), "n")
 			if err == nil {
@@ -213,16 +210,16 @@ func rowsAreMadeOnceAndStay(t *testing.T, s *server) {
 		}
 	}
 	if n := s.rowsOf(t, rowName); n != "1" {
-		t.Errorf("%s rows", n)
+		t.Errorf("the table has %s rows, want 1", n)
 	}
 	if owner, _ := s.text("SELECT owner FROM " + rowName); owner != "" {
-		t.Errorf("a holder was committed: %q", owner)
+		t.Errorf("an owner was committed: %q", owner)
 	}
 }
 
-// aFailureHalfWayFreesTheRow lets the row be locked, and not be written to.
-func aFailureHalfWayFreesTheRow(t *testing.T, s *server) {
-	// No end of a silent session is to help.
+// aFailedWriteFreesTheRow lets the row be locked but not written.
+func aFailedWriteFreesTheRow(t *testing.T, s *server) {
+	// So long that no session ends by its timeout.
 	long := func(cfg *Config) { cfg.TTL = time.Minute }
 	here, there := open(t, s, NewRow, rowName, long), open(t, s, NewRow, rowName, long)
 	locktest.MustUnlock(t, locktest.MustLock(t, here, "n"))
@@ -249,7 +246,7 @@ func TestGetLockNames(t *testing.T) {
 	} {
 		name := getLock{of[0]}.serverName(of[1])
 		if len(name) > 64 || name != strings.ToLower(name) {
-			t.Errorf("%q is no name for GET_LOCK", name)
+			t.Errorf("%q is not a valid name for GET_LOCK", name)
 		}
 		if other, ok := seen[name]; ok {
 			t.Errorf("%q and %q have the same name", of, other)
@@ -258,8 +255,8 @@ func TestGetLockNames(t *testing.T) {
 	}
 }
 
-// twoDatabasesOfOneServer: GET_LOCK's names are the server's.
-func twoDatabasesOfOneServer(t *testing.T, s *server) {
+// All databases of a server share the names of GET_LOCK.
+func databasesOfOneServerHaveSeparateLocks(t *testing.T, s *server) {
 	other, err := s.CreateDatabase(t.Context(), "other")
 	if err != nil {
 		t.Fatal(err)
@@ -270,8 +267,8 @@ func twoDatabasesOfOneServer(t *testing.T, s *server) {
 	locktest.MustUnlock(t, two)
 }
 
-// connectionsAreBounded: with one connection, one name is held at a time.
-func connectionsAreBounded(t *testing.T, s *server) {
+// With one connection, a Locker holds one name at a time.
+func connectionsAreLimited(t *testing.T, s *server) {
 	l := open(t, s, NewGetLock, "", func(cfg *Config) { cfg.Connections = 1 })
 	held := locktest.MustLock(t, l, "a")
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -281,14 +278,14 @@ func connectionsAreBounded(t *testing.T, s *server) {
 	}
 	select {
 	case <-held.Lost():
-		t.Error("another's wait for a connection cost the holder its grant")
+		t.Error("the grant was lost while another Lock waited for a connection")
 	default:
 	}
 	locktest.MustUnlock(t, held)
 	locktest.MustUnlock(t, locktest.MustLock(t, l, "b"))
 }
 
-// TestLocksAreGrantedAfterARestart leaves the pools full of dead connections.
+// After the restart, the pools are full of dead connections.
 func TestLocksAreGrantedAfterARestart(t *testing.T) {
 	s := startServer(t, tableView{})
 	lockers := map[string]lock.Locker{
@@ -308,7 +305,7 @@ func TestLocksAreGrantedAfterARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, l := range lockers {
-		held, err := l.TryLock(t.Context(), "n") // a Lock would ask again
+		held, err := l.TryLock(t.Context(), "n") // Lock would retry
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -316,7 +313,7 @@ func TestLocksAreGrantedAfterARestart(t *testing.T) {
 	}
 }
 
-// TestARowSurvivesARestart: the lease goes on meanwhile, by the server's clock.
+// The lease continues by the server's clock during the restart.
 func TestARowSurvivesARestart(t *testing.T) {
 	s := startServer(t, tableView{})
 	l := open(t, s, NewTable, tableName, func(cfg *Config) { cfg.TTL = time.Minute })
@@ -337,7 +334,7 @@ func TestErrorsNameTheServer(t *testing.T) {
 	}
 	s.Kill(t)
 	for _, l := range lockers {
-		sandboxtest.Eventually(t, "an error that names the server", func() bool { // on a busy machine this may be over before the first refusal
+		sandboxtest.Eventually(t, "an error that names the server", func() bool { // the context may end before the first error
 			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 			defer cancel()
 			_, err := l.Lock(ctx, "n")
@@ -352,8 +349,8 @@ func TestErrorsNameTheServer(t *testing.T) {
 	}
 }
 
-// aWrongPasswordEndsTheWait: waiting would not mend it.
-func aWrongPasswordEndsTheWait(t *testing.T, s *server) {
+// A retry would not help.
+func aWrongPasswordEndsLock(t *testing.T, s *server) {
 	wrong := func(cfg *Config) { cfg.DSN = strings.Replace(cfg.DSN, ":", ":x", 1) }
 	for _, l := range []lock.Locker{
 		open(t, s, NewTable, tableName, wrong), open(t, s, NewRow, rowName, wrong), open(t, s, NewGetLock, "", wrong),
@@ -368,7 +365,6 @@ func aWrongPasswordEndsTheWait(t *testing.T, s *server) {
 	}
 }
 
-// closeLeavesNoSession looks into the server.
 func closeLeavesNoSession(t *testing.T, s *server) {
 	for name, l := range map[string]lock.Locker{
 		"lock-table": open(t, s, NewTable, tableName), "lock-row": open(t, s, NewRow, rowName),
@@ -387,11 +383,11 @@ func closeLeavesNoSession(t *testing.T, s *server) {
 			t.Errorf("%s: the waiter: %v", name, err)
 		}
 		sandboxtest.Await(t, held.Lost(), "the loss")
-		sandboxtest.Eventually(t, "no session but the operator's to be left", func() bool { return s.sessions(t) == s.db.Stats().OpenConnections })
+		sandboxtest.Eventually(t, "the end of all sessions but the administrator's", func() bool { return s.sessions(t) == s.db.Stats().OpenConnections })
 	}
 }
 
-// sessions counts those that are in the locks' database.
+// sessions returns the number of sessions in the test's database.
 func (s *server) sessions(tb testing.TB) int {
 	tb.Helper()
 	var n int
@@ -403,9 +399,8 @@ func (s *server) sessions(tb testing.TB) int {
 	return n
 }
 
-// aTurnThatNobodyTakesIsGivenBack ends a Lock between the server's grant and
-// the try that would have taken it.
-func aTurnThatNobodyTakesIsGivenBack(t *testing.T, s *server) {
+// anUnusedTurnIsReleased ends a Lock between its successful wait and its next Try.
+func anUnusedTurnIsReleased(t *testing.T, s *server) {
 	l := open(t, s, NewGetLock, "", func(cfg *Config) { cfg.TTL = time.Minute })
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -413,13 +408,13 @@ func aTurnThatNobodyTakesIsGivenBack(t *testing.T, s *server) {
 		t.Fatal(err)
 	}
 	if n := len(s.Places(t, "n")); n != 1 {
-		t.Errorf("%d places", n)
+		t.Errorf("%d holders after the wait, want 1", n)
 	}
 	cancel()
-	sandboxtest.Eventually(t, "the turn to be given back", func() bool { return len(s.Places(t, "n")) == 0 })
+	sandboxtest.Eventually(t, "the lock to be released", func() bool { return len(s.Places(t, "n")) == 0 })
 }
 
-func anOwnerThatLostItsGrantGetsAnother(t *testing.T, s *server) {
+func anOwnerCanLockAgainAfterALoss(t *testing.T, s *server) {
 	l := open(t, s, NewTable, tableName)
 	ctx, cancel := context.WithTimeout(lock.WithOwner(t.Context(), "one"), patience)
 	defer cancel()
@@ -439,19 +434,17 @@ func anOwnerThatLostItsGrantGetsAnother(t *testing.T, s *server) {
 		t.Errorf("token %d after %d", next.Token(), lost.Token())
 	}
 	if err := lost.Unlock(ctx); !errors.Is(err, lock.ErrLost) {
-		t.Errorf("Unlock of the lost one: %v, want %v", err, lock.ErrLost)
+		t.Errorf("Unlock of the lost grant: %v, want %v", err, lock.ErrLost)
 	}
 	again, err := l.TryLock(ctx, "n")
 	if err != nil {
-		t.Fatalf("the later grant is gone with the earlier: %v", err)
+		t.Fatalf("Unlock of the lost grant ended the later one: %v", err)
 	}
 	locktest.MustUnlock(t, next)
 	locktest.MustUnlock(t, again)
 }
 
-// oneOwnerWaitsOnce: two goroutines of an owner share the grant that one of
-// them waits for.
-func oneOwnerWaitsOnce(t *testing.T, s *server) {
+func callsOfOneOwnerShareAGrant(t *testing.T, s *server) {
 	l := open(t, s, NewTable, tableName)
 	holder := locktest.MustLock(t, l, "n")
 	ctx, cancel := context.WithTimeout(lock.WithOwner(t.Context(), "one"), patience)
@@ -474,10 +467,10 @@ func oneOwnerWaitsOnce(t *testing.T, s *server) {
 	}
 	for i, held := range entries {
 		if held == nil {
-			t.Fatal("not granted")
+			t.Fatal("a Lock of the owner failed")
 		}
 		if _, err := l.TryLock(t.Context(), "n"); !errors.Is(err, lock.ErrHeld) {
-			t.Errorf("free before entry %d has left: %v", i, err)
+			t.Errorf("TryLock before the Unlock of entry %d: %v", i, err)
 		}
 		locktest.MustUnlock(t, held)
 	}
@@ -487,26 +480,26 @@ func oneOwnerWaitsOnce(t *testing.T, s *server) {
 func TestConfigIsChecked(t *testing.T) {
 	good := Config{DSN: "u:p@tcp(127.0.0.1:1)/d", Table: "t", TTL: time.Second}
 	for what, change := range map[string]func(*Config){
-		"malformed DSN":   func(c *Config) { c.DSN = "nonsense" },
-		"no database":     func(c *Config) { c.DSN = "u:p@tcp(127.0.0.1:1)/" },
-		"no table":        func(c *Config) { c.Table = "" },
-		"table's name":    func(c *Config) { c.Table = "t; DROP TABLE stock" },
-		"short TTL":       func(c *Config) { c.TTL = time.Millisecond },
-		"connections":     func(c *Config) { c.Connections = -1 },
-		"tries":           func(c *Config) { c.Tries = -1 },
-		"too long a name": func(c *Config) { c.Owner.Replica = strings.Repeat("r", 500) },
+		"malformed DSN": func(c *Config) { c.DSN = "nonsense" },
+		"no database":   func(c *Config) { c.DSN = "u:p@tcp(127.0.0.1:1)/" },
+		"no table":      func(c *Config) { c.Table = "" },
+		"table's name":  func(c *Config) { c.Table = "t; DROP TABLE stock" },
+		"short TTL":     func(c *Config) { c.TTL = time.Millisecond },
+		"connections":   func(c *Config) { c.Connections = -1 },
+		"tries":         func(c *Config) { c.Tries = -1 },
+		"long owner":    func(c *Config) { c.Owner = strings.Repeat("r", 500) },
 	} {
 		cfg := good
 		change(&cfg)
 		if _, err := NewTable(cfg); err == nil {
-			t.Errorf("NewTable takes: %s", what)
+			t.Errorf("NewTable accepts: %s", what)
 		}
 		if _, err := NewRow(cfg); err == nil {
-			t.Errorf("NewRow takes: %s", what)
+			t.Errorf("NewRow accepts: %s", what)
 		}
-		if !strings.Contains(what, "table") { // it has none
+		if !strings.Contains(what, "table") { // NewGetLock uses none
 			if _, err := NewGetLock(cfg); err == nil {
-				t.Errorf("NewGetLock takes: %s", what)
+				t.Errorf("NewGetLock accepts: %s", what)
 			}
 		}
 	}

@@ -13,26 +13,50 @@ import (
 	"flashsale/internal/lock/lease"
 )
 
-// pingGrace is what a ping has to end when its lock is given back meanwhile. One
-// that was cut off would take the connection with it.
+// pingGrace is how long a ping may still take when its lock is released meanwhile.
+// Cancelling it would close the connection.
 const pingGrace = 100 * time.Millisecond
 
-// sessionLock is a lock that belongs to a connection. Its methods are called for
-// one connection after the other.
+// sessionLock is a lock that belongs to a connection.
 type sessionLock interface {
 	// take takes name at once, or returns lock.ErrHeld.
 	take(ctx context.Context, conn *sql.Conn, name, owner string) error
-	// await takes name when its turn comes in the server's queue, within a time
-	// of its own. lock.ErrHeld says that it has not come yet.
+	// await waits in the server's queue and takes name. It returns lock.ErrHeld after a
+	// time of its own.
 	await(ctx context.Context, conn *sql.Conn, name string) error
-	// begin is called after await: from now on it is owner who holds name.
+	// begin records owner as the holder after await.
 	begin(ctx context.Context, conn *sql.Conn, name, owner string) error
-	// give gives name back. lock.ErrLost says that conn did not have it.
+	// give releases name, or returns lock.ErrLost if conn does not hold it.
 	give(ctx context.Context, conn *sql.Conn, name string) error
 }
 
-// pinned is the lease.Store of locks that belong to a connection. The lease is
-// the session's wait_timeout, and a ping renews it.
+// pinnedLocker is a lock.Locker of a sessionLock.
+type pinnedLocker struct {
+	*lease.Locker
+	store *pinned
+}
+
+// Close releases every grant within ctx and closes the pool.
+func (l *pinnedLocker) Close(ctx context.Context) error {
+	return errors.Join(l.Locker.Close(ctx), l.store.Close())
+}
+
+// newPinned makes a Locker whose lease is the session's wait_timeout, in whole seconds.
+func newPinned(cfg Config, newLock func(*pool) sessionLock, settings ...string) (*pinnedLocker, error) {
+	cfg.TTL = (cfg.TTL + time.Second - 1).Truncate(time.Second)
+	db, err := cfg.open(append(settings, fmt.Sprintf("SET SESSION wait_timeout = %d", cfg.TTL/time.Second))...)
+	if err != nil {
+		return nil, err
+	}
+	store := &pinned{pool: db, lock: newLock(db), tries: cfg.Tries, held: map[string]*sql.Conn{}, turn: map[string]*sql.Conn{}}
+	locker, err := lease.New(lease.Config{Store: store, TTL: cfg.TTL, Owner: cfg.Owner, Changed: store.wait, Final: isFinal})
+	if err != nil {
+		return nil, err
+	}
+	return &pinnedLocker{locker, store}, nil
+}
+
+// pinned is the lease.Store of locks that belong to a connection. A ping renews the lease.
 type pinned struct {
 	*pool
 	lock  sessionLock
@@ -40,42 +64,21 @@ type pinned struct {
 
 	mu   sync.Mutex
 	held map[string]*sql.Conn // by owner
-	// turn has the connections whose turn has come in wait, by name, until the
-	// try that follows, or the end of the Lock that waits. The lease.Locker waits
-	// for a name once at a time.
+	// turn has the connections whose wait has succeeded, by name, until the next Try or
+	// until the Lock that waits has ended. The lease.Locker has at most one waiter for
+	// each name.
 	turn map[string]*sql.Conn
 }
 
-// idleSetting makes the server end a session that is silent for a TTL.
-func idleSetting(ttl time.Duration) string {
-	return fmt.Sprintf("SET SESSION wait_timeout = %d", ttl/time.Second)
-}
-
-// newPinned makes the lease.Locker of a sessionLock.
-func newPinned(cfg Config, store *pinned) (*lease.Locker, error) {
-	store.tries = cfg.Tries
-	store.held, store.turn = map[string]*sql.Conn{}, map[string]*sql.Conn{}
-	return lease.New(lease.Config{Store: store, TTL: cfg.TTL, Owner: cfg.Owner.String(), Changed: store.wait, Final: isFinal})
-}
-
-// wholeSeconds is what wait_timeout can say, at least d.
-func wholeSeconds(d time.Duration) time.Duration {
-	return (d + time.Second - 1).Truncate(time.Second)
-}
-
-// Try has no token to give: see the package's comment.
+// Try returns no token: see the package comment.
 func (p *pinned) Try(ctx context.Context, name, owner string) (lock.Token, error) {
-	p.mu.Lock()
-	waited := p.turn[name]
-	delete(p.turn, name)
-	p.mu.Unlock()
-	if waited != nil {
-		err := p.lock.begin(ctx, waited, name, owner)
+	if conn := p.remove(p.turn, name); conn != nil {
+		err := p.lock.begin(ctx, conn, name, owner)
 		if err == nil {
-			p.pin(owner, waited)
+			p.put(p.held, owner, conn)
 			return 0, nil
 		}
-		discard(waited) // the turn came, and went with the connection
+		discard(conn)
 		if ctx.Err() != nil {
 			return 0, ctx.Err()
 		}
@@ -84,27 +87,28 @@ func (p *pinned) Try(ctx context.Context, name, owner string) (lock.Token, error
 	if err != nil {
 		return 0, err
 	}
-	p.pin(owner, conn)
+	p.put(p.held, owner, conn)
 	return 0, nil
 }
 
-func (p *pinned) pin(owner string, conn *sql.Conn) {
+// put adds a connection to held or turn.
+func (p *pinned) put(to map[string]*sql.Conn, key string, conn *sql.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.held[owner] = conn
+	to[key] = conn
 }
 
-// unpin takes the connection from its owner: nil where it has none.
-func (p *pinned) unpin(owner string) *sql.Conn {
+// remove takes a connection out of held or turn. It returns nil if there is none.
+func (p *pinned) remove(from map[string]*sql.Conn, key string) *sql.Conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	conn := p.held[owner]
-	delete(p.held, owner)
+	conn := from[key]
+	delete(from, key)
 	return conn
 }
 
-// Renew pings. A connection that does not answer in time is given up: the server
-// frees what it held when it sees that.
+// Renew pings. It closes a connection that does not answer in time, and the server then
+// frees its locks.
 func (p *pinned) Renew(ctx context.Context, _, owner string) error {
 	p.mu.Lock()
 	conn := p.held[owner]
@@ -115,18 +119,16 @@ func (p *pinned) Renew(ctx context.Context, _, owner string) error {
 	pinging, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() {
-		if !errors.Is(ctx.Err(), context.Canceled) {
-			cancel()
-			return
+		if errors.Is(ctx.Err(), context.Canceled) {
+			select {
+			case <-pinging.Done():
+			case <-time.After(pingGrace):
+			}
 		}
-		select {
-		case <-pinging.Done():
-		case <-time.After(pingGrace):
-			cancel()
-		}
+		cancel()
 	})()
 	if err := conn.PingContext(pinging); err != nil {
-		if conn := p.unpin(owner); conn != nil {
+		if conn := p.remove(p.held, owner); conn != nil {
 			discard(conn)
 		}
 		return fmt.Errorf("%w: %w", lock.ErrLost, p.errorf("ping", err))
@@ -134,34 +136,31 @@ func (p *pinned) Renew(ctx context.Context, _, owner string) error {
 	return nil
 }
 
-// Release gives the lock back and the connection to the pool. A connection that
-// fails at that is closed, which frees the lock as well, if later.
+// Release releases the lock and returns the connection to the pool. If that fails, it
+// closes the connection, which also frees the lock, but later.
 func (p *pinned) Release(ctx context.Context, name, owner string) error {
-	conn := p.unpin(owner)
+	conn := p.remove(p.held, owner)
 	if conn == nil {
 		return lock.ErrLost
 	}
 	err := p.lock.give(ctx, conn, name)
-	if err != nil {
-		discard(conn)
-		if !errors.Is(err, lock.ErrLost) {
-			err = p.errorf("give a lock back", err)
-		}
+	if err == nil {
+		return conn.Close()
+	}
+	discard(conn)
+	if errors.Is(err, lock.ErrLost) {
 		return err
 	}
-	return conn.Close()
+	return p.errorf("release a lock", err)
 }
 
-// wait is the lease.Config's Changed: it waits in the server's queue, and takes
-// the lock for the Try that follows.
+// wait is Changed of lease.Config. It takes the lock for the next Try.
 func (p *pinned) wait(ctx context.Context, name string) error {
 	for n := 1; p.tries == 0 || n < p.tries; n++ {
 		conn, err := p.onConn(ctx, func(conn *sql.Conn) error { return p.lock.await(ctx, conn, name) })
 		switch {
 		case err == nil:
-			p.mu.Lock()
-			p.turn[name] = conn
-			p.mu.Unlock()
+			p.put(p.turn, name, conn)
 			context.AfterFunc(ctx, func() { p.forget(name, conn) })
 			return nil
 		case ctx.Err() != nil:
@@ -173,8 +172,20 @@ func (p *pinned) wait(ctx context.Context, name string) error {
 	return lock.ErrHeld
 }
 
-// onConn calls f with a connection, and returns that when f succeeded. The driver
-// looks whether a connection is alive before the pool hands it out.
+// forget closes the connection of a turn that no Try has used.
+func (p *pinned) forget(name string, conn *sql.Conn) {
+	p.mu.Lock()
+	unused := p.turn[name] == conn
+	if unused {
+		delete(p.turn, name)
+	}
+	p.mu.Unlock()
+	if unused {
+		discard(conn)
+	}
+}
+
+// onConn calls f with a connection, and returns that connection if f succeeds.
 func (p *pinned) onConn(ctx context.Context, f func(*sql.Conn) error) (*sql.Conn, error) {
 	conn, err := p.Conn(ctx)
 	if err != nil {
@@ -185,28 +196,15 @@ func (p *pinned) onConn(ctx context.Context, f func(*sql.Conn) error) (*sql.Conn
 	case err == nil:
 		return conn, nil
 	case errors.Is(err, lock.ErrHeld):
-		_ = conn.Close() // gives it back: nothing was taken with it
+		_ = conn.Close() // returns it to the pool
 		return nil, err
 	}
 	discard(conn)
 	return nil, p.errorf("take a lock", err)
 }
 
-// forget gives up a turn that no try has followed.
-func (p *pinned) forget(name string, conn *sql.Conn) {
-	p.mu.Lock()
-	left := p.turn[name] == conn
-	if left {
-		delete(p.turn, name)
-	}
-	p.mu.Unlock()
-	if left {
-		discard(conn)
-	}
-}
-
-// discard closes a connection that must not go back to the pool: it may hold a
-// lock, or is dead.
+// discard closes a connection that may hold a lock or be dead, and so must not return to
+// the pool.
 func discard(conn *sql.Conn) {
 	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
 	_ = conn.Close()

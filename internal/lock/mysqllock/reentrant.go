@@ -8,8 +8,8 @@ import (
 	"flashsale/internal/lock"
 )
 
-// reentrant lets an owner that lock.WithOwner names take again what it has. A
-// grant is given back when each of its entries is.
+// reentrant lets an owner named by lock.WithOwner lock again what it holds. The grant ends
+// with the last Unlock.
 type reentrant struct {
 	lock.Locker
 
@@ -19,12 +19,12 @@ type reentrant struct {
 
 type grantKey struct{ name, owner string }
 
-// grant is what an owner has, or is about to have.
+// grant is what an owner holds or is waiting for.
 type grant struct {
-	settled chan struct{} // closed when the server has granted or refused it
+	settled chan struct{} // closed when the first Lock has returned
 
-	// These are guarded by reentrant.
-	held    lock.Held // nil until it is granted
+	// These are guarded by reentrant.mu.
+	held    lock.Held // nil until granted
 	entries int
 }
 
@@ -44,31 +44,28 @@ func newReentrant(inner lock.Locker) *reentrant {
 	return &reentrant{Locker: inner, grants: map[grantKey]*grant{}}
 }
 
-// Lock waits for its turn, unless the context's owner has name already.
+// Lock waits for its turn, unless the context's owner holds name already.
 func (r *reentrant) Lock(ctx context.Context, name string) (lock.Held, error) {
-	return r.enter(ctx, name, true)
+	return r.enter(ctx, name, r.Locker.Lock, true)
 }
 
-// TryLock is Lock without the wait.
+// TryLock is Lock without waiting.
 func (r *reentrant) TryLock(ctx context.Context, name string) (lock.Held, error) {
-	return r.enter(ctx, name, false)
+	return r.enter(ctx, name, r.Locker.TryLock, false)
 }
 
-func (r *reentrant) enter(ctx context.Context, name string, wait bool) (lock.Held, error) {
-	take := r.Locker.TryLock
-	if wait {
-		take = r.Locker.Lock
-	}
+func (r *reentrant) enter(ctx context.Context, name string, take func(context.Context, string) (lock.Held, error), wait bool) (lock.Held, error) {
 	key := grantKey{name, lock.OwnerOf(ctx)}
 	if key.owner == "" {
 		return take(ctx, name)
 	}
 	for {
-		g, held, begun, err := r.join(ctx, key)
-		switch {
-		case err != nil:
+		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("lock %s: %w", name, err)
-		case begun:
+		}
+		g, held, first := r.join(key)
+		switch {
+		case first:
 			held, err := take(ctx, name)
 			r.settle(key, g, held)
 			if err != nil {
@@ -77,39 +74,34 @@ func (r *reentrant) enter(ctx context.Context, name string, wait bool) (lock.Hel
 			return &entry{Held: held, of: r, key: key, grant: g}, nil
 		case held != nil:
 			return &entry{Held: held, of: r, key: key, grant: g}, nil
-		case !wait: // another of this owner waits: somebody else has it
+		case !wait:
 			return nil, fmt.Errorf("lock %s: %w", name, lock.ErrHeld)
 		}
 		select {
 		case <-g.settled:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("lock %s: %w", name, ctx.Err())
 		}
 	}
 }
 
-// join enters the grant that the owner has, or begins one. It returns neither
-// where another has begun one that is not settled yet.
-func (r *reentrant) join(ctx context.Context, key grantKey) (g *grant, held lock.Held, begun bool, err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, nil, false, err
-	}
+// join adds an entry to the grant that the owner holds. Without one, it begins a grant, and
+// first is true. held is nil while another call waits for the grant.
+func (r *reentrant) join(key grantKey) (g *grant, held lock.Held, first bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	g = r.grants[key]
-	if g == nil || g.lost() { // a lost one is left to those who entered it
+	switch {
+	case g == nil || g.lost(): // the entries of a lost grant keep it
 		g = &grant{settled: make(chan struct{}), entries: 1}
 		r.grants[key] = g
-		return g, nil, true, nil
+		return g, nil, true
+	case g.held != nil:
+		g.entries++
 	}
-	if g.held == nil {
-		return g, nil, false, nil
-	}
-	g.entries++
-	return g, g.held, false, nil
+	return g, g.held, false
 }
 
-// settle takes in what became of the first entry.
+// settle records the result of the first Lock. held is nil if it failed.
 func (r *reentrant) settle(key grantKey, g *grant, held lock.Held) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -120,16 +112,16 @@ func (r *reentrant) settle(key grantKey, g *grant, held lock.Held) {
 	close(g.settled)
 }
 
-// entry is one of the times that an owner took a lock.
+// entry is one Lock of an owner.
 type entry struct {
-	lock.Held // the grant that all entries share
+	lock.Held // shared by all entries of the grant
 	of        *reentrant
 	key       grantKey
 	grant     *grant
-	left      bool // guarded by of
+	left      bool // guarded by of.mu
 }
 
-// Unlock leaves the lock, and with the last entry gives it back.
+// Unlock ends this entry, and the grant with the last one.
 func (e *entry) Unlock(ctx context.Context) error {
 	e.of.mu.Lock()
 	if e.left {

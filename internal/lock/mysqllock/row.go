@@ -10,55 +10,41 @@ import (
 	"flashsale/internal/lock/lease"
 )
 
-// RowCapabilities are what a Row promises. Whoever waits in another process
-// stands in the row's queue on the server; it is left once a second and entered
-// again, and in a process only one stands there.
+// RowCapabilities are those of a Row. One waiter of each process is in the row's queue on
+// the server. It leaves and enters the queue once a second.
 var RowCapabilities = lock.Capabilities{
 	Processes: true, Deadline: true, LossNotice: true, Queue: true, Removal: true,
 	Renewed: true, LockTrips: 2, UnlockTrips: 1,
 }
 
-// Row is a lock.Locker that holds SELECT ... FOR UPDATE of a row, and thus a
-// transaction and a connection. See the package's comment, lock-row.
+// Row is a lock.Locker that holds SELECT ... FOR UPDATE on a row, and with it a
+// transaction and a connection. See lock-row in the package comment.
 type Row struct {
-	*lease.Locker
-	store *pinned
-	sql   rowQueries
+	*pinnedLocker
+	sql rowQueries
 }
 
-// NewRow makes a Row. It does not talk to the server yet.
+// NewRow makes a Row. It does not connect yet.
 func NewRow(cfg Config) (*Row, error) {
-	if err := cfg.check(true); err != nil {
+	if err := cfg.checkTable(); err != nil {
 		return nil, err
 	}
-	cfg.TTL = wholeSeconds(cfg.TTL)
-	db, err := cfg.open(
-		// What is read without a lock shows who holds, although that is not
-		// committed. Locking reads see what is committed, at any level.
+	r := &Row{sql: rowSQL(cfg.Table)}
+	var err error
+	r.pinnedLocker, err = newPinned(cfg, func(*pool) sessionLock { return &rowLock{sql: r.sql, schema: RowSchema(cfg.Table)} },
+		// Reads without a lock then show the holder, which is not committed. Locking reads
+		// see committed rows at any level.
 		"SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED",
-		// Without autocommit a statement begins a transaction by itself: a lock
-		// costs no BEGIN.
-		"SET SESSION autocommit = 0",
-		idleSetting(cfg.TTL))
+		// A statement then begins a transaction itself, so a lock needs no BEGIN.
+		"SET SESSION autocommit = 0")
 	if err != nil {
 		return nil, err
 	}
-	queries := rowSQL(cfg.Table)
-	store := &pinned{pool: db, lock: &rowLock{sql: queries, schema: RowSchema(cfg.Table)}}
-	locker, err := newPinned(cfg, store)
-	if err != nil {
-		return nil, err
-	}
-	return &Row{Locker: locker, store: store, sql: queries}, nil
+	return r, nil
 }
 
-// Close gives every grant back, within ctx, and closes the pool.
-func (r *Row) Close(ctx context.Context) error {
-	return errors.Join(r.Locker.Close(ctx), r.store.Close())
-}
-
-// RowSchema is the SQL that makes a Row's table of that name. All but the names
-// is never committed: it can be read while a holder's transaction is open.
+// RowSchema is the SQL that creates a table for NewRow. Only names are ever committed. The
+// other columns are readable while a holder's transaction is open.
 func RowSchema(table string) string {
 	return `CREATE TABLE IF NOT EXISTS ` + table + ` (
   name    VARBINARY(255)  NOT NULL,
@@ -68,7 +54,7 @@ func RowSchema(table string) string {
 ) ENGINE = InnoDB`
 }
 
-// rowQueries are a Row's SQL, all of it.
+// rowQueries is the SQL of a Row.
 type rowQueries struct {
 	take, await, begin, insert, holder, inspect, session string
 }
@@ -81,7 +67,7 @@ func rowSQL(table string) rowQueries {
 		begin:   `UPDATE ` + table + ` SET owner = ?, session = CONNECTION_ID() WHERE name = ?`,
 		insert:  `INSERT INTO ` + table + ` (name) VALUES (?)`,
 		holder:  `SELECT owner FROM ` + table + ` WHERE name = ?`,
-		inspect: `SELECT name, owner FROM ` + table + ` WHERE owner IS NOT NULL ORDER BY name`,
+		inspect: `SELECT name, owner, 0 FROM ` + table + ` WHERE owner IS NOT NULL ORDER BY name`,
 		session: `SELECT session FROM ` + table + ` WHERE name = ? AND session IS NOT NULL`,
 	}
 }
@@ -102,19 +88,18 @@ func (r *rowLock) take(ctx context.Context, conn *sql.Conn, name, owner string) 
 	if err == nil {
 		return r.begin(ctx, conn, name, owner)
 	}
-	if err = r.rollback(ctx, conn, err); !errors.Is(err, lock.ErrHeld) {
+	if err = rollback(ctx, conn, err); !errors.Is(err, lock.ErrHeld) {
 		return err
 	}
-	var holder sql.NullString
+	var holder sql.NullString // NULL if it is being taken, or was released meanwhile
 	err = conn.QueryRowContext(ctx, r.sql.holder, name).Scan(&holder)
-	err = r.rollback(ctx, conn, err)
-	if err == nil && holder.Valid {
-		return &lock.HeldError{Holder: lease.ParseOwner(holder.String).Holder}
+	if err = rollback(ctx, conn, err); err != nil {
+		return err
 	}
-	if err == nil { // it is being taken, or was given back in between
+	if !holder.Valid {
 		return lock.ErrHeld
 	}
-	return err
+	return &lock.HeldError{Holder: lease.ParseOwner(holder.String).Holder}
 }
 
 func (r *rowLock) await(ctx context.Context, conn *sql.Conn, name string) error {
@@ -122,7 +107,7 @@ func (r *rowLock) await(ctx context.Context, conn *sql.Conn, name string) error 
 	if err == nil {
 		return nil
 	}
-	return r.rollback(ctx, conn, err)
+	return rollback(ctx, conn, err)
 }
 
 func (r *rowLock) begin(ctx context.Context, conn *sql.Conn, name, owner string) error {
@@ -130,19 +115,19 @@ func (r *rowLock) begin(ctx context.Context, conn *sql.Conn, name, owner string)
 	return err
 }
 
-// give ends the transaction. Nothing in it was to last.
 func (r *rowLock) give(ctx context.Context, conn *sql.Conn, _ string) error {
 	_, err := conn.ExecContext(ctx, "ROLLBACK")
 	return err
 }
 
-// read is the locking read. Its row is there, or it is sql.ErrNoRows.
+// read is a locking read. It returns sql.ErrNoRows if the row is missing.
 func (r *rowLock) read(ctx context.Context, conn *sql.Conn, query, name string) error {
 	var row []byte
 	return conn.QueryRowContext(ctx, query, name).Scan(&row)
 }
 
-// insert makes the row, for good. Another may make it at the same time.
+// insert creates the row, and the table if that is missing, and commits. Another process
+// may do the same at the same time.
 func (r *rowLock) insert(ctx context.Context, conn *sql.Conn, name string, table bool) error {
 	if table {
 		if _, err := conn.ExecContext(ctx, r.schema); err != nil {
@@ -157,13 +142,13 @@ func (r *rowLock) insert(ctx context.Context, conn *sql.Conn, name string, table
 	return err
 }
 
-// rollback ends the transaction of what failed, and says what that means. A
-// transaction left open would go back to the pool with its locks.
-func (r *rowLock) rollback(ctx context.Context, conn *sql.Conn, err error) error {
-	if isError(err, lockNoWait, lockWaitTimeout, deadlock, rolledBack) {
+// rollback ends the transaction of a failed statement, which would keep its locks in the
+// pool. It returns lock.ErrHeld if err says that the row is locked.
+func rollback(ctx context.Context, conn *sql.Conn, err error) error {
+	switch {
+	case isError(err, lockNoWait, lockWaitTimeout, deadlock, rolledBack):
 		err = lock.ErrHeld
-	}
-	if err != nil && !answered(err) && !errors.Is(err, lock.ErrHeld) {
+	case !answered(err):
 		return err // the connection is closed
 	}
 	if _, rollbackErr := conn.ExecContext(ctx, "ROLLBACK"); rollbackErr != nil {
@@ -172,34 +157,17 @@ func (r *rowLock) rollback(ctx context.Context, conn *sql.Conn, err error) error
 	return err
 }
 
-// Inspect lists who holds what, as their open transactions say.
-func (r *Row) Inspect(ctx context.Context) ([]lock.Info, error) {
-	var all []lock.Info
-	err := r.inTransaction(ctx, func(conn *sql.Conn) error {
-		rows, err := conn.QueryContext(ctx, r.sql.inspect)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var name, owner string
-			if err := rows.Scan(&name, &owner); err != nil {
-				return err
-			}
-			info := lease.ParseOwner(owner)
-			info.Name = name
-			all = append(all, info)
-		}
-		return rows.Err()
+// Inspect lists the locks that are held, from the uncommitted rows of their holders.
+func (r *Row) Inspect(ctx context.Context) (all []lock.Info, err error) {
+	err = r.inTransaction(ctx, func(conn *sql.Conn) (err error) {
+		all, err = scanInfos(conn.QueryContext(ctx, r.sql.inspect))
+		return err
 	})
-	if isError(err, noSuchTable) {
-		return nil, nil
-	}
 	return all, err
 }
 
-// Revoke ends the holder's session. It needs the right to do that, which a user
-// has for its own sessions.
+// Revoke ends the holder's session. A MySQL user may do that to its own sessions; others
+// need a right.
 func (r *Row) Revoke(ctx context.Context, name string) error {
 	err := r.inTransaction(ctx, func(conn *sql.Conn) error {
 		var session int64
@@ -215,7 +183,7 @@ func (r *Row) Revoke(ctx context.Context, name string) error {
 	return err
 }
 
-// inTransaction runs what only reads, and leaves no transaction open.
+// inTransaction calls f, which only reads, and rolls back.
 func (r *Row) inTransaction(ctx context.Context, f func(*sql.Conn) error) error {
 	conn, err := r.store.onConn(ctx, func(conn *sql.Conn) error {
 		if err := f(conn); err != nil {

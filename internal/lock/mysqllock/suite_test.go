@@ -21,7 +21,7 @@ const (
 	testTTL   = 2 * time.Second
 	tableName = "lock_table"
 	rowName   = "lock_row"
-	// patience is how long a test waits for what must happen.
+	// patience bounds a call that must succeed.
 	patience = 20 * time.Second
 )
 
@@ -63,13 +63,13 @@ func TestRow(t *testing.T) { locktest.Run(t, rowBackend) }
 
 func TestGetLock(t *testing.T) { locktest.Run(t, getLockBackend) }
 
-// opened is for a Locker that closes its connections itself.
+// opened adds a no-op close function, because the Locker closes its own connections.
 func opened[L lock.Locker](l L, err error) (lock.Locker, func() error, error) {
 	return l, func() error { return nil }, err
 }
 
 func testConfig(dsn, table string) Config {
-	return Config{DSN: dsn, Table: table, TTL: testTTL, Owner: Owner{Replica: "r", Host: "h", PID: 1}}
+	return Config{DSN: dsn, Table: table, TTL: testTTL, Owner: "r@h:1"}
 }
 
 func long(cfg Config) Config {
@@ -77,16 +77,16 @@ func long(cfg Config) Config {
 	return cfg
 }
 
-// view is how an operator sees one of the locks.
+// view shows one of the locks as an administrator sees it.
 type view interface {
-	// holder is a place: for a row that is owned its owner, else a session's id.
+	// holder is the owner of a row of lock-table, or the id of the holding session.
 	holder(s *server, name string) (place string, err error)
-	// waiter is the statement of a waiting session, or "" if none waits.
+	// waiter is the statement that a waiting session runs, or "" if the lock has none.
 	waiter(s *server, name string) (statement string)
 	remove(s *server, place string) error
 }
 
-// server is a database server, with an operator's connections.
+// server is a database server with an administrator's connections.
 type server struct {
 	*sandbox.MySQL
 	view     view
@@ -105,7 +105,7 @@ func startServer(tb testing.TB, v view) *server {
 	return (&server{MySQL: stack.MySQL}).withDatabase(tb, "locks", v)
 }
 
-// withDatabase is the same server with a database of its own.
+// withDatabase returns the same server with a new database.
 func (s *server) withDatabase(tb testing.TB, database string, v view) *server {
 	tb.Helper()
 	dsn, err := s.CreateDatabase(tb.Context(), database)
@@ -113,7 +113,7 @@ func (s *server) withDatabase(tb testing.TB, database string, v view) *server {
 		tb.Fatal(err)
 	}
 	cfg := Config{DSN: dsn, Connections: 4, TTL: time.Minute}
-	// An operator's reads must not wait for a holder.
+	// The administrator's reads must not wait for a holder.
 	pool, err := cfg.open("SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
 	if err != nil {
 		tb.Fatal(err)
@@ -144,7 +144,7 @@ func (s *server) Places(tb testing.TB, name string) []string {
 	return places
 }
 
-// connections are the server's, the oldest first.
+// connections returns the server's connections, the oldest first.
 func (s *server) connections(tb testing.TB) []sandbox.Connection {
 	tb.Helper()
 	all, err := s.Connections(tb.Context())
@@ -162,7 +162,7 @@ func (s *server) Remove(tb testing.TB, place string) {
 	}
 }
 
-// Revoke is the same: nothing but the place stands under its lease.
+// Revoke is Remove, because the lease has only this place.
 func (s *server) Revoke(tb testing.TB, place string) { s.Remove(tb, place) }
 
 func (s *server) Pause(tb testing.TB)  { sandboxtest.Pause(tb, s.Process) }
@@ -177,7 +177,7 @@ func (s *server) Restart(tb testing.TB) {
 	}
 }
 
-// text is the one value that a query reads, "" for none.
+// text returns the single value of a query, or "" for no row.
 func (s *server) text(query string, args ...any) (string, error) {
 	var text sql.NullString
 	err := s.db.QueryRowContext(context.Background(), query, args...).Scan(&text)
@@ -202,7 +202,7 @@ func (tableView) holder(s *server, name string) (string, error) {
 
 func (tableView) waiter(*server, string) string { return "" }
 
-// remove leaves the row, as Revoke does: its counter is not to be lost.
+// remove keeps the row with its counter, as Revoke does.
 func (tableView) remove(s *server, place string) error {
 	return s.exec("UPDATE "+tableName+" SET owner = '' WHERE owner = ?", place)
 }
@@ -231,7 +231,7 @@ func (getLockView) waiter(s *server, name string) string {
 
 func (getLockView) remove(s *server, place string) error { return s.kill(place) }
 
-// rowsOf counts a table's rows.
+// rowsOf returns the number of rows of a table.
 func (s *server) rowsOf(tb testing.TB, table string) string {
 	tb.Helper()
 	n, err := s.text("SELECT COUNT(*) FROM " + table)

@@ -11,22 +11,22 @@ import (
 	"flashsale/internal/lock/lease"
 )
 
-// TableCapabilities are what a Table promises.
+// TableCapabilities are those of a Table.
 var TableCapabilities = lock.Capabilities{
 	Processes: true, Deadline: true, Token: true, LossNotice: true, Removal: true,
 	Renewed: true, Reentrant: true, Restart: true, LockTrips: 1, UnlockTrips: 1,
 }
 
-// Table is a lock.Locker on rows that say who has a name, and until when. See
-// the package's comment, lock-table.
+// Table is a lock.Locker on rows with a holder and a lease. See lock-table in the package
+// comment.
 type Table struct {
 	*reentrant
 	store *tableStore
 }
 
-// NewTable makes a Table. It does not talk to the server yet.
+// NewTable makes a Table. It does not connect yet.
 func NewTable(cfg Config) (*Table, error) {
-	if err := cfg.check(true); err != nil {
+	if err := cfg.checkTable(); err != nil {
 		return nil, err
 	}
 	db, err := cfg.open()
@@ -34,19 +34,19 @@ func NewTable(cfg Config) (*Table, error) {
 		return nil, err
 	}
 	store := &tableStore{pool: db, ttl: cfg.TTL, sql: tableSQL(cfg.Table), schema: TableSchema(cfg.Table)}
-	locker, err := lease.New(lease.Config{Store: store, TTL: cfg.TTL, Owner: cfg.Owner.String(), Final: isFinal})
+	locker, err := lease.New(lease.Config{Store: store, TTL: cfg.TTL, Owner: cfg.Owner, Final: isFinal})
 	if err != nil {
 		return nil, err
 	}
 	return &Table{reentrant: newReentrant(locker), store: store}, nil
 }
 
-// Close gives every grant back, within ctx, and closes the pool.
+// Close releases every grant within ctx and closes the pool.
 func (t *Table) Close(ctx context.Context) error {
 	return errors.Join(t.reentrant.Close(ctx), t.store.Close())
 }
 
-// TableSchema is the SQL that makes a Table's table of that name.
+// TableSchema is the SQL that creates a table for NewTable.
 func TableSchema(table string) string {
 	return `CREATE TABLE IF NOT EXISTS ` + table + ` (
   name       VARBINARY(255)  NOT NULL,
@@ -57,15 +57,15 @@ func TableSchema(table string) string {
 ) ENGINE = InnoDB`
 }
 
-// tableQueries are a Table's SQL, all of it. An empty owner is nobody.
+// tableQueries is the SQL of a Table. A free row has an empty owner.
 type tableQueries struct {
 	take, insert, holder, renew, release, inspect, revoke string
 }
 
 func tableSQL(table string) tableQueries {
 	return tableQueries{
-		// LAST_INSERT_ID(x) hands x back with the answer: no second round trip,
-		// in which the row might have changed hands.
+		// LAST_INSERT_ID(x) returns x with the answer. A second statement could read a later
+		// holder's token.
 		take: `UPDATE ` + table + ` SET owner = ?, token = LAST_INSERT_ID(token + 1),
  expires_at = NOW(6) + INTERVAL ? MICROSECOND WHERE name = ? AND (owner = '' OR expires_at <= NOW(6))`,
 		insert: `INSERT INTO ` + table + ` (name, owner, token, expires_at) VALUES
@@ -86,7 +86,7 @@ type tableStore struct {
 	schema string
 }
 
-// takeRounds bounds a take that finds its row gone, and then there again.
+// takeRounds bounds the retries of a take whose row changes between two statements.
 const takeRounds = 3
 
 func (s *tableStore) Try(ctx context.Context, name, owner string) (lock.Token, error) {
@@ -109,7 +109,7 @@ func (s *tableStore) try(ctx context.Context, name, owner string) (lock.Token, e
 			return token, nil
 		}
 		if isError(err, deadlock, rolledBack) {
-			continue // on another node of a cluster, somebody was first
+			continue // conflict with another node of a cluster
 		}
 		if err != nil {
 			return 0, err
@@ -118,7 +118,7 @@ func (s *tableStore) try(ctx context.Context, name, owner string) (lock.Token, e
 		err = s.QueryRowContext(ctx, s.sql.holder, name).Scan(&holder)
 		switch {
 		case err == nil && holder == "":
-			continue // it was given back in between
+			continue // released meanwhile
 		case err == nil:
 			return 0, &lock.HeldError{Holder: lease.ParseOwner(holder).Holder}
 		case !errors.Is(err, sql.ErrNoRows):
@@ -128,33 +128,33 @@ func (s *tableStore) try(ctx context.Context, name, owner string) (lock.Token, e
 		if token, ok := tokenOf(inserted, err); ok {
 			return token, nil
 		}
-		if !isError(err, duplicateKey, lockWaitTimeout, deadlock, rolledBack) { // another was first
+		if !isError(err, duplicateKey, lockWaitTimeout, deadlock, rolledBack) { // inserted meanwhile
 			return 0, err
 		}
 	}
 	return 0, lock.ErrHeld
 }
 
-// tokenOf is the token of a statement that has changed a row.
+// tokenOf returns the token of a statement that has changed a row.
 func tokenOf(result sql.Result, err error) (lock.Token, bool) {
 	if err != nil {
 		return 0, false
 	}
-	rows, _ := result.RowsAffected() // the driver has both: they cannot fail
+	rows, _ := result.RowsAffected() // the driver's results never fail
 	token, _ := result.LastInsertId()
 	return lock.Token(token), rows == 1
 }
 
 func (s *tableStore) Renew(ctx context.Context, name, owner string) error {
-	return s.owned(ctx, "renew a lock's row", s.sql.renew, s.ttl.Microseconds(), name, owner)
+	return s.changeOwned(ctx, "renew a lock's row", s.sql.renew, s.ttl.Microseconds(), name, owner)
 }
 
 func (s *tableStore) Release(ctx context.Context, name, owner string) error {
-	return s.owned(ctx, "release a lock's row", s.sql.release, name, owner)
+	return s.changeOwned(ctx, "release a lock's row", s.sql.release, name, owner)
 }
 
-// owned changes a row that somebody must have.
-func (s *tableStore) owned(ctx context.Context, what, query string, args ...any) error {
+// changeOwned returns lock.ErrLost if the query has matched no row.
+func (s *tableStore) changeOwned(ctx context.Context, what, query string, args ...any) error {
 	result, err := s.ExecContext(ctx, query, args...)
 	if err != nil {
 		return s.errorf(what, err)
@@ -165,34 +165,19 @@ func (s *tableStore) owned(ctx context.Context, what, query string, args ...any)
 	return nil
 }
 
-// Inspect lists who holds what. Who waits does not stand in the table.
+// Inspect lists the locks that are held. Waiters are not in the table.
 func (t *Table) Inspect(ctx context.Context) ([]lock.Info, error) {
-	rows, err := t.store.QueryContext(ctx, t.store.sql.inspect)
-	if isError(err, noSuchTable) {
-		return nil, nil
-	}
+	all, err := scanInfos(t.store.QueryContext(ctx, t.store.sql.inspect))
 	if err != nil {
 		return nil, t.store.errorf("list locks", err)
 	}
-	defer rows.Close()
-	var all []lock.Info
-	for rows.Next() {
-		var name, owner string
-		var token lock.Token
-		if err := rows.Scan(&name, &owner, &token); err != nil {
-			return nil, t.store.errorf("list locks", err)
-		}
-		info := lease.ParseOwner(owner)
-		info.Name, info.Token = name, token
-		all = append(all, info)
-	}
-	return all, rows.Err()
+	return all, nil
 }
 
-// Revoke takes the name from whoever has it. Its holder hears of it when it
-// renews, a third of the TTL later at most.
+// Revoke frees the row of name. The holder notices at its next renewal, at most a third of
+// the TTL later.
 func (t *Table) Revoke(ctx context.Context, name string) error {
-	err := t.store.owned(ctx, "revoke a lock", t.store.sql.revoke, name)
+	err := t.store.changeOwned(ctx, "revoke a lock", t.store.sql.revoke, name)
 	if errors.Is(err, lock.ErrLost) || isError(err, noSuchTable) {
 		return fmt.Errorf("revoke %s: %w", name, lock.ErrNotHeld)
 	}

@@ -9,9 +9,8 @@ import (
 	"flashsale/internal/lock"
 )
 
-// BenchmarkHandover measures how long a lock takes from one holder to the next:
-// from just before Unlock until the waiter's Lock has returned, with two holders
-// in turns, each on a client of its own.
+// BenchmarkHandover measures the time from one holder to the next: from just before Unlock
+// until the waiter's Lock has returned. Two holders with separate clients take turns.
 //
 //	go test ./internal/lock/redislock -run '^$' -bench Handover -benchtime 200x
 func BenchmarkHandover(b *testing.B) {
@@ -41,7 +40,7 @@ func handOver(b *testing.B, lockers ...lock.Locker) {
 			next, err = lockers[i%2].Lock(b.Context(), name)
 			granted <- time.Now()
 		}()
-		time.Sleep(10 * time.Millisecond) // it has no place that would show it
+		time.Sleep(10 * time.Millisecond) // the server does not show a waiter
 		began := time.Now()
 		if err := held.Unlock(b.Context()); err != nil {
 			b.Fatal(err)
@@ -55,6 +54,6 @@ func handOver(b *testing.B, lockers ...lock.Locker) {
 	slices.Sort(all)
 	b.ReportMetric(float64(all[len(all)/2])/float64(time.Millisecond), "p50-ms")
 	if err := held.Unlock(b.Context()); err != nil {
-		b.Fatal(fmt.Errorf("the last one: %w", err))
+		b.Fatal(fmt.Errorf("the last Unlock: %w", err))
 	}
 }

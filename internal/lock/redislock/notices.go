@@ -9,25 +9,24 @@ import (
 	"flashsale/internal/lock"
 )
 
-// notices has one connection on which the server tells of released names. It is
-// opened for the first who waits, opened again when it breaks, and says then that
-// something may have been missed.
+// notices receives the announcements of releases on one connection, which the first
+// waiter opens. After a reconnect, it tells the waiters that they may have missed one.
 type notices struct {
 	client *redis.Client
 
 	mu        sync.Mutex
 	closed    bool
-	sub       *redis.PubSub // nil before the first
-	done      chan struct{} // closed when its reader has ended
+	sub       *redis.PubSub // nil before the first waiter
+	done      chan struct{} // closed when read has ended
 	listeners map[string]map[*listener]bool
-	// order is held while the server is told of channels, so that it hears of
-	// them in the order in which they have come and gone here.
+	// order is held during a request to subscribe or unsubscribe, so that the server
+	// gets them in the order of the changes here.
 	order sync.Mutex
 }
 
-// listener is one who waits. Its channels hold one event, which is enough.
+// listener is one waiter. Each channel needs room for one event only.
 type listener struct {
-	subscribed chan struct{} // the server has begun to tell, or has begun again
+	subscribed chan struct{} // the server has confirmed the subscription, or a new one
 	released   chan struct{}
 }
 
@@ -35,12 +34,12 @@ func newNotices(client *redis.Client) *notices {
 	return &notices{client: client, listeners: map[string]map[*listener]bool{}}
 }
 
-// listen asks the server for notices of a channel, until leave.
+// listen subscribes to a channel until leave is called.
 func (n *notices) listen(ctx context.Context, channel string) (l *listener, leave func(), err error) {
 	l = &listener{subscribed: make(chan struct{}, 1), released: make(chan struct{}, 1)}
 	n.order.Lock()
 	defer n.order.Unlock()
-	if err := ctx.Err(); err != nil { // those before us may have waited for long
+	if err := ctx.Err(); err != nil { // order may have been held for long
 		return nil, nil, err
 	}
 	n.mu.Lock()
@@ -59,7 +58,7 @@ func (n *notices) listen(ctx context.Context, channel string) (l *listener, leav
 	n.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	// Again also where others listen: the answer is what tells us that it works.
+	// Also if others listen to the channel: the answer shows that the connection works.
 	if err := n.sub.Subscribe(ctx, channel); err != nil {
 		n.forget(channel, l)
 		return nil, nil, err
@@ -67,8 +66,8 @@ func (n *notices) listen(ctx context.Context, channel string) (l *listener, leav
 	return l, func() { n.leave(channel, l) }, nil
 }
 
-// leave ends the notices of a channel with its last listener. That the server is
-// not told, since it cannot be reached, is no harm: nobody listens.
+// leave unsubscribes after the last listener of a channel. An error does no harm, because
+// nothing listens.
 func (n *notices) leave(channel string, l *listener) {
 	n.order.Lock()
 	defer n.order.Unlock()
@@ -91,37 +90,36 @@ func (n *notices) forget(channel string, l *listener) (last bool) {
 	return true
 }
 
-// read passes on what the server says until the subscription is closed.
-func (n *notices) read(said <-chan any) {
+// read passes the server's messages on until the subscription is closed.
+func (n *notices) read(messages <-chan any) {
 	defer close(n.done)
-	for notice := range said {
-		switch notice := notice.(type) {
+	for message := range messages {
+		switch m := message.(type) {
 		case *redis.Message:
-			n.tell(notice.Channel, func(l *listener) chan struct{} { return l.released })
+			n.tell(m.Channel, func(l *listener) chan struct{} { return l.released })
 		case *redis.Subscription:
-			if notice.Kind == "subscribe" {
-				n.tell(notice.Channel, func(l *listener) chan struct{} { return l.subscribed })
+			if m.Kind == "subscribe" {
+				n.tell(m.Channel, func(l *listener) chan struct{} { return l.subscribed })
 			}
 		}
 	}
 }
 
-func (n *notices) tell(channel string, what func(*listener) chan struct{}) {
+func (n *notices) tell(channel string, event func(*listener) chan struct{}) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for l := range n.listeners[channel] {
 		select {
-		case what(l) <- struct{}{}:
-		default: // it has been told
+		case event(l) <- struct{}{}:
+		default: // the last event has not been received yet
 		}
 	}
 }
 
-// close ends the connection, and waits for its reader.
+// close closes the connection and waits for read.
 func (n *notices) close() error {
 	n.mu.Lock()
-	sub := n.sub
-	again := n.closed
+	sub, again := n.sub, n.closed
 	n.closed = true
 	n.mu.Unlock()
 	if sub == nil || again {

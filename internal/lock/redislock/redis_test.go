@@ -3,6 +3,7 @@ package redislock
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +15,7 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// patience is how long a test waits for what must happen.
+// patience bounds a call that must succeed.
 const patience = 20 * time.Second
 
 func TestConfigIsChecked(t *testing.T) {
@@ -22,47 +23,48 @@ func TestConfigIsChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	careless := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
-	defer func() { _ = closeAll([]*redis.Client{client, careless}) }()
+	noTimeout := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	defer func() { _ = closeAll([]*redis.Client{client, noTimeout}) }()
+	one, three := []*redis.Client{client}, []*redis.Client{client, client, client}
 	for _, cfg := range []Config{
 		{Prefix: "p", TTL: testTTL},
-		{Client: careless, Prefix: "p", TTL: testTTL},
-		{Client: client, TTL: testTTL},
-		{Client: client, Prefix: "p", TTL: time.Millisecond},
+		{Clients: three, Prefix: "p", TTL: testTTL},
+		{Clients: []*redis.Client{noTimeout}, Prefix: "p", TTL: testTTL},
+		{Clients: one, TTL: testTTL},
+		{Clients: one, Prefix: "p", TTL: time.Millisecond},
 	} {
 		if _, err := New(cfg); err == nil {
-			t.Errorf("New(%+v) was accepted", cfg)
+			t.Errorf("New(%+v) succeeded", cfg)
 		}
 	}
-	three := []*redis.Client{client, client, client}
-	for _, cfg := range []RedlockConfig{
+	for _, cfg := range []Config{
 		{Prefix: "p", TTL: testTTL},
-		{Clients: []*redis.Client{client}, Prefix: "p", TTL: testTTL},
+		{Clients: one, Prefix: "p", TTL: testTTL},
 		{Clients: append(three, client), Prefix: "p", TTL: testTTL},
-		{Clients: []*redis.Client{client, client, careless}, Prefix: "p", TTL: testTTL},
+		{Clients: []*redis.Client{client, client, noTimeout}, Prefix: "p", TTL: testTTL},
 		{Clients: three, TTL: testTTL},
 		{Clients: three, Prefix: "p", TTL: time.Millisecond},
 	} {
 		if _, err := NewRedlock(cfg); err == nil {
-			t.Errorf("NewRedlock(%+v) was accepted", cfg)
+			t.Errorf("NewRedlock(%+v) succeeded", cfg)
 		}
 	}
 	if _, err := Open("redis://x:y"); err == nil {
-		t.Error("a wrong address was accepted")
+		t.Error("Open accepted a malformed address")
 	}
 }
 
-// TestAWaiterIsToldOfARelease: with a TTL of a minute, nothing else could wake it
-// in time. And nothing asks meanwhile.
-func TestAWaiterIsToldOfARelease(t *testing.T) {
+// With a TTL of a minute, only the announcement can wake the waiter in time. The waiter
+// must not poll meanwhile.
+func TestAReleaseWakesAWaiter(t *testing.T) {
 	s := start(t, 1)
 	here, there := newLocker(t, s.Address(), longTTL), newLocker(t, s.Address(), longTTL)
 	held := locktest.MustLock(t, here, "n")
 	waiter := locktest.LockAside(t, there, "n")
 	s.subscribed(t, "n", 1)
-	sandboxtest.Eventually(t, "a time in which no command comes but the test's own", func() bool { // one look of the waiter's follows its subscription
+	sandboxtest.Eventually(t, "300 ms without a command except the test's own", func() bool { // the waiter sends one after its subscription
 		before := s.commands(t)
-		time.Sleep(300 * time.Millisecond) // no event says that nothing happens
+		time.Sleep(300 * time.Millisecond) // no event marks the absence of commands
 		return s.commands(t)-before == 1
 	})
 	locktest.MustUnlock(t, held)
@@ -70,18 +72,16 @@ func TestAWaiterIsToldOfARelease(t *testing.T) {
 	s.subscribed(t, "n", 0)
 }
 
-// TestAReleaseBeforeTheSubscriptionIsSeen: it comes between the refusal and the
-// moment from which the server tells.
+// The name becomes free between the refusal and the subscription.
 func TestAReleaseBeforeTheSubscriptionIsSeen(t *testing.T) {
 	s := start(t, 1)
 	l := newLocker(t, s.Address(), longTTL)
-	if err := l.changed(t.Context(), "free"); err != nil { // it is free, and nobody will say so
+	if err := l.changed(t.Context(), "free"); err != nil { // it is free, and no release will be announced
 		t.Error(err)
 	}
 }
 
-// TestABrokenSubscriptionIsMadeUpFor: the release falls into the gap.
-func TestABrokenSubscriptionIsMadeUpFor(t *testing.T) {
+func TestAReleaseDuringADisconnectIsSeen(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, s.Address())
 	here, there := newLocker(t, s.Address(), longTTL), newLocker(t, link.Addr, longTTL)
@@ -95,7 +95,7 @@ func TestABrokenSubscriptionIsMadeUpFor(t *testing.T) {
 	locktest.MustUnlock(t, waiter.Granted(t))
 }
 
-func TestTokensRiseAfterTheServerHasForgotten(t *testing.T) {
+func TestTokensRiseAfterTheServerHasLostItsData(t *testing.T) {
 	s := start(t, 1)
 	l := newLocker(t, s.Address(), longTTL)
 	first := locktest.MustLock(t, l, "n")
@@ -115,7 +115,7 @@ func TestTokensRiseAfterTheServerHasForgotten(t *testing.T) {
 	locktest.MustUnlock(t, third)
 }
 
-func TestARequestThatWasSentTwiceIsOneGrant(t *testing.T) {
+func TestARepeatedRequestIsOneGrant(t *testing.T) {
 	s := start(t, 1)
 	l := newLocker(t, s.Address(), longTTL)
 	one, err := l.store.Try(t.Context(), "n", "owner")
@@ -124,11 +124,11 @@ func TestARequestThatWasSentTwiceIsOneGrant(t *testing.T) {
 	}
 	two, err := l.store.Try(t.Context(), "n", "owner")
 	if err != nil || one != two {
-		t.Errorf("the second time: token %d, %v; want %d", two, err, one)
+		t.Errorf("the second request: token %d, %v; want %d", two, err, one)
 	}
 }
 
-func TestALaterHoldersKeyIsNeverTouched(t *testing.T) {
+func TestALateRequestDoesNotChangeAnotherHoldersKey(t *testing.T) {
 	s := start(t, 1)
 	l := newLocker(t, s.Address(), longTTL/4)
 	if _, err := l.store.Try(t.Context(), "n", "second"); err != nil {
@@ -140,27 +140,27 @@ func TestALaterHoldersKeyIsNeverTouched(t *testing.T) {
 	for what, change := range map[string]func(context.Context, string, string) error{
 		"renew": l.store.Renew, "release": l.store.Release,
 	} {
-		for _, name := range []string{"n", "nobody's"} {
+		for _, name := range []string{"n", "free"} {
 			if err := change(t.Context(), name, "first"); !errors.Is(err, lock.ErrLost) {
 				t.Errorf("%s of %s: %v, want %v", what, name, err, lock.ErrLost)
 			}
 		}
 	}
 	if left := time.Until(s.expiry(t, "n")); left < longTTL/2 {
-		t.Errorf("the later holder has only %s left", left)
+		t.Errorf("the other holder's key expires in %s", left)
 	}
 	if places := s.Places(t, "n"); len(places) != 1 || places[0] != "n second" {
-		t.Errorf("places %q", places)
+		t.Errorf("the holders are %q", places)
 	}
 }
 
 func TestLocksAreGrantedAgainAfterARestart(t *testing.T) {
 	s := start(t, 1)
-	l := newLocker(t, s.Address(), longTTL/10) // it hears of the loss as it renews
+	l := newLocker(t, s.Address(), longTTL/10) // a renewal notices the loss
 	lost := locktest.MustLock(t, l, "n")
 	s.Kill(t)
 	if _, err := l.TryLock(t.Context(), "m"); err == nil || !strings.Contains(err.Error(), s.Address()) {
-		t.Errorf("TryLock of a dead server: %v; want its address", err)
+		t.Errorf("TryLock on a dead server: %v; want its address", err)
 	}
 	waiter := locktest.LockAside(t, l, "m")
 	if err := s.nodes[0].Restart(t.Context()); err != nil {
@@ -198,10 +198,10 @@ func TestInspectAndRevoke(t *testing.T) {
 		t.Errorf("Unlock after Revoke: %v", err)
 	}
 	if err := there.Revoke(t.Context(), "a"); !errors.Is(err, lock.ErrNotHeld) {
-		t.Errorf("Revoke of what nobody holds: %v", err)
+		t.Errorf("Revoke of a free name: %v", err)
 	}
 	if err := there.Revoke(t.Context(), "a/token"); err == nil || errors.Is(err, lock.ErrNotHeld) {
-		t.Errorf("Revoke of a wrong name: %v", err)
+		t.Errorf("Revoke of an invalid name: %v", err)
 	}
 	locktest.MustUnlock(t, one)
 }
@@ -219,11 +219,11 @@ func TestAWrongPasswordEndsLock(t *testing.T) {
 	}
 }
 
-// subscribed waits until so many listen for a name's release.
+// subscribed waits until n clients are subscribed to a name's releases.
 func (s *servers) subscribed(t *testing.T, name string, n int64) {
 	t.Helper()
 	channel := testPrefix + name + "/released"
-	sandboxtest.Eventually(t, "the subscriptions", func() bool {
+	sandboxtest.Eventually(t, fmt.Sprint(n, " subscriptions"), func() bool {
 		answer, err := s.clients[0].PubSubNumSub(t.Context(), channel).Result()
 		if err != nil {
 			t.Fatal(err)
@@ -232,7 +232,7 @@ func (s *servers) subscribed(t *testing.T, name string, n int64) {
 	})
 }
 
-// commands is how many the server has run until now.
+// commands returns the number of commands that the server has run.
 func (s *servers) commands(t *testing.T) int64 {
 	t.Helper()
 	stats, err := s.clients[0].InfoMap(t.Context(), "stats").Result()
@@ -248,6 +248,6 @@ func (s *servers) commands(t *testing.T) int64 {
 			return n
 		}
 	}
-	t.Fatal("no count of commands")
+	t.Fatal("INFO has no total_commands_processed")
 	return 0
 }

@@ -20,14 +20,14 @@ func newRedlock(tb testing.TB, s *servers, ttl time.Duration) *Redlock {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	l, err := NewRedlock(RedlockConfig{Clients: clients, Prefix: testPrefix, TTL: ttl, Owner: testOwner})
+	l, err := NewRedlock(Config{Clients: clients, Prefix: testPrefix, TTL: ttl, Owner: testOwner})
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		_ = l.Close(ctx) // the servers may be gone
+		_ = l.Close(ctx) // the servers may be down
 		if err := closeAll(clients); err != nil {
 			tb.Error(err)
 		}
@@ -35,13 +35,13 @@ func newRedlock(tb testing.TB, s *servers, ttl time.Duration) *Redlock {
 	return l
 }
 
-func TestRedlockOutlivesAMinority(t *testing.T) {
+func TestRedlockSurvivesTheLossOfAMinority(t *testing.T) {
 	s := start(t, 5)
-	const ttl = 12 * time.Second // of which a twentieth is what a node may take
+	const ttl = 12 * time.Second // a node must answer within a twentieth of it
 	here, there := newRedlock(t, s, ttl), newRedlock(t, s, ttl)
 	held := locktest.MustLock(t, here, "n")
 	s.nodes[0].Kill()
-	sandboxtest.Pause(t, s.nodes[1].Process) // this one hangs: each request waits for it
+	sandboxtest.Pause(t, s.nodes[1].Process) // each request waits for this node
 	defer sandboxtest.Resume(t, s.nodes[1].Process)
 	for range 2 { // two renewals
 		before := s.expiry(t, "n")
@@ -49,25 +49,25 @@ func TestRedlockOutlivesAMinority(t *testing.T) {
 	}
 	select {
 	case <-held.Lost():
-		t.Fatal("the grant is lost with a minority")
+		t.Fatal("the grant is lost although a majority is up")
 	default:
 	}
 	if _, err := there.TryLock(t.Context(), "n"); !errors.Is(err, lock.ErrHeld) {
 		t.Errorf("TryLock: %v, want %v", err, lock.ErrHeld)
 	}
 	locktest.MustUnlock(t, held)
-	var took []time.Duration // on a busy machine one may be late, and not each
+	var took []time.Duration // a busy machine may delay some, but not all
 	for len(took) < 3 && (len(took) == 0 || slices.Min(took) > ttl/4) {
 		began := time.Now()
 		locktest.MustUnlock(t, locktest.MustLock(t, there, "n"))
 		took = append(took, time.Since(began))
 	}
 	if slices.Min(took) > ttl/4 {
-		t.Errorf("with one hanging node a Lock and an Unlock take %s", took)
+		t.Errorf("Lock and Unlock took %s with one hanging node, want less than a quarter of the TTL", took)
 	}
 }
 
-// expiry is when the last node will end a name's key.
+// expiry returns when the key of a name expires on the last node.
 func (s *servers) expiry(t *testing.T, name string) time.Time {
 	t.Helper()
 	left, err := s.clients[len(s.clients)-1].PTTL(t.Context(), testPrefix+name).Result()
@@ -83,7 +83,7 @@ func TestRedlockRefusesWithoutAMajority(t *testing.T) {
 	for _, node := range s.nodes[:3] {
 		node.Kill()
 	}
-	sandboxtest.Eventually(t, "an error that names each node that is dead", func() bool { // on a busy machine this may be over before the first refusal
+	sandboxtest.Eventually(t, "an error that names each dead node", func() bool { // the context may end before the first error
 		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 		defer cancel()
 		_, err := l.Lock(ctx, "n")
@@ -93,11 +93,11 @@ func TestRedlockRefusesWithoutAMajority(t *testing.T) {
 		return !slices.ContainsFunc(s.nodes[:3], func(node *sandbox.Redis) bool { return !strings.Contains(err.Error(), node.Addr) })
 	})
 	if _, err := l.Inspect(t.Context()); err == nil {
-		t.Error("Inspect says what a minority knows")
+		t.Error("Inspect succeeded with a minority")
 	}
-	// Nothing is left on the others, before any time is over.
+	// The other nodes have no key, long before its TTL ends.
 	for i, client := range s.clients[3:] {
-		sandboxtest.Eventually(t, "the end of what is left on node "+s.nodes[3+i].Addr, func() bool {
+		sandboxtest.Eventually(t, "the deletion of the key on node "+s.nodes[3+i].Addr, func() bool {
 			n, err := client.Exists(t.Context(), testPrefix+"n").Result()
 			if err != nil {
 				t.Fatal(err)
@@ -113,8 +113,7 @@ func TestRedlockRefusesWithoutAMajority(t *testing.T) {
 	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 }
 
-// TestRedlockNamesANodeThatHangs: a time-out alone does not.
-func TestRedlockNamesANodeThatHangs(t *testing.T) {
+func TestRedlockErrorsNameTheNodesThatHang(t *testing.T) {
 	s := start(t, 3)
 	l := newRedlock(t, s, testTTL)
 	for _, node := range s.nodes[1:] {
@@ -129,8 +128,7 @@ func TestRedlockNamesANodeThatHangs(t *testing.T) {
 	}
 }
 
-// TestRedlockIsLostWithItsMajority: three of five nodes have forgotten it.
-func TestRedlockIsLostWithItsMajority(t *testing.T) {
+func TestARedlockIsLostWhenAMajorityLosesItsKey(t *testing.T) {
 	s := start(t, 5)
 	here, there := newRedlock(t, s, longTTL), newRedlock(t, s, longTTL)
 	held := locktest.MustLock(t, here, "n")
@@ -141,7 +139,7 @@ func TestRedlockIsLostWithItsMajority(t *testing.T) {
 	}
 	infos, err := there.Inspect(t.Context())
 	if err != nil || len(infos) != 0 {
-		t.Errorf("locks %v, %v: nobody has a majority", infos, err)
+		t.Errorf("Inspect returned %v, %v; want none, as no holder has a majority", infos, err)
 	}
 	next := locktest.MustLock(t, there, "n")
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
@@ -170,7 +168,7 @@ func TestRedlockInspectAndRevoke(t *testing.T) {
 		t.Errorf("Unlock after Revoke: %v", err)
 	}
 	if err := there.Revoke(t.Context(), "a"); !errors.Is(err, lock.ErrNotHeld) {
-		t.Errorf("Revoke of what nobody holds: %v", err)
+		t.Errorf("Revoke of a free name: %v", err)
 	}
 	locktest.MustUnlock(t, one)
 }

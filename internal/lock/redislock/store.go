@@ -19,11 +19,11 @@ type store struct {
 	ttl    time.Duration
 }
 
-// The scripts. Keys: who holds, the token. Arguments: the owner, the TTL in
-// milliseconds, the channel, as far as each needs them.
+// The scripts. Their keys are the holder's and the token's. Their arguments are the
+// owner, the TTL in milliseconds and the channel, as far as a script needs them.
 var (
-	// take answers with the token, or the holder. A client may have sent it
-	// twice: the second time finds its own grant.
+	// take returns the token and the holder. A client may send it twice. The second
+	// call then finds its own grant.
 	take = redis.NewScript(`
 		local holder = redis.call('GET', KEYS[1])
 		if holder == ARGV[1] then
@@ -44,25 +44,23 @@ var (
 		redis.call('DEL', KEYS[1])
 		redis.call('PUBLISH', ARGV[2], '')
 		return 1`)
-	// revoke is release, whoever has it.
+	// revoke is release for any owner.
 	revoke = redis.NewScript(`
 		local gone = redis.call('DEL', KEYS[1])
 		if gone == 1 then redis.call('PUBLISH', ARGV[1], '') end
 		return gone`)
 )
 
-// A name holds no slash: nothing else is called like these.
+// A name contains no slash, so the keys of different names differ.
 func (s *store) key(name string) string      { return s.prefix + name }
-func (s *store) tokenKey(name string) string { return s.prefix + name + tokenSuffix }
+func (s *store) tokenKey(name string) string { return s.prefix + name + "/token" }
 func (s *store) channel(name string) string  { return s.prefix + name + "/released" }
-
-const tokenSuffix = "/token"
 
 // Try takes name for owner.
 func (s *store) Try(ctx context.Context, name, owner string) (lock.Token, error) {
 	answer, err := take.Run(ctx, s.client, []string{s.key(name), s.tokenKey(name)}, owner, s.ttl.Milliseconds()).Slice()
 	if err != nil {
-		return 0, s.failed("take", err)
+		return 0, failed(s.client, "take", err)
 	}
 	token, holder := answer[0].(int64), answer[1].(string)
 	if holder != owner {
@@ -71,46 +69,45 @@ func (s *store) Try(ctx context.Context, name, owner string) (lock.Token, error)
 	return lock.Token(token), nil
 }
 
-// Renew gives owner's key another TTL.
+// Renew sets the TTL of owner's key again.
 func (s *store) Renew(ctx context.Context, name, owner string) error {
 	return s.owned("renew", renew.Run(ctx, s.client, []string{s.key(name)}, owner, s.ttl.Milliseconds()))
 }
 
-// Release deletes owner's key, and tells those who wait.
+// Release deletes owner's key and announces that.
 func (s *store) Release(ctx context.Context, name, owner string) error {
 	return s.owned("release", release.Run(ctx, s.client, []string{s.key(name)}, owner, s.channel(name)))
 }
 
+// owned returns lock.ErrLost if a script has changed nothing.
 func (s *store) owned(what string, answer *redis.Cmd) error {
 	done, err := answer.Int()
 	switch {
 	case err != nil:
-		return s.failed(what, err)
+		return failed(s.client, what, err)
 	case done == 0:
 		return lock.ErrLost
 	}
 	return nil
 }
 
-// left is how long name is somebody's; 0 when it is nobody's.
+// left returns the time until the key of name expires, or 0 if there is none.
 func (s *store) left(ctx context.Context, name string) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	left, err := s.client.PTTL(ctx, s.key(name)).Result()
 	switch {
 	case err != nil:
-		return 0, s.failed("look at the lock", err)
-	case left == -2: // there is no such key
+		return 0, failed(s.client, "read the key's TTL", err)
+	case left == -2: // no such key
 		return 0, nil
-	case left < 0: // a stranger's, without an end
+	case left < 0: // another program's key, which does not expire
 		return s.ttl, nil
 	}
-	return left + time.Millisecond, nil // it says whole ones
+	return left + time.Millisecond, nil // the answer is rounded down
 }
 
-// failed names the server: not every error of the client does.
-func (s *store) failed(what string, err error) error { return failed(s.client, what, err) }
-
+// failed adds the server's address, which not every error of the client contains.
 func failed(client *redis.Client, what string, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err

@@ -18,9 +18,9 @@ import (
 
 const (
 	testTTL    = 2 * time.Second
-	testPrefix = "flashsale/test[*]/lock/" // nothing in it is a pattern
+	testPrefix = "flashsale/test[*]/lock/" // tests that it is not used as a pattern
 	testOwner  = "r@h:1"
-	// longTTL is for what must not be helped by the end of a lease.
+	// longTTL is for tests that must not depend on the end of a lease.
 	longTTL = time.Minute
 )
 
@@ -36,7 +36,7 @@ func open(address string, ttl time.Duration) (lock.Locker, func() error, error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	locker, err := New(Config{Client: client, Prefix: testPrefix, TTL: ttl, Owner: testOwner})
+	locker, err := New(Config{Clients: []*redis.Client{client}, Prefix: testPrefix, TTL: ttl, Owner: testOwner})
 	return locker, client.Close, err
 }
 
@@ -52,12 +52,12 @@ func openRedlock(addresses string, ttl time.Duration) (lock.Locker, func() error
 	if err != nil {
 		return nil, nil, err
 	}
-	locker, err := NewRedlock(RedlockConfig{Clients: clients, Prefix: testPrefix, TTL: ttl, Owner: testOwner})
+	locker, err := NewRedlock(Config{Clients: clients, Prefix: testPrefix, TTL: ttl, Owner: testOwner})
 	return locker, func() error { return closeAll(clients) }, err
 }
 
 func TestMain(m *testing.M) {
-	logging.Disable() // of the client: that a server is gone is what these tests are about
+	logging.Disable() // the client logs each dead server
 	locktest.Main(m, backend, redlock)
 }
 
@@ -87,7 +87,7 @@ func closeAll(clients []*redis.Client) error {
 	return err
 }
 
-// servers are one Redis server, or several, with an operator's clients.
+// servers are one or more Redis servers with an administrator's clients.
 type servers struct {
 	nodes   []*sandbox.Redis
 	clients []*redis.Client
@@ -126,7 +126,7 @@ func (s *servers) Address() string {
 	return strings.Join(addresses, ",")
 }
 
-// Places are the owners that any node knows, that of the most nodes first.
+// Places returns the owners on any node, the one on the most nodes first.
 func (s *servers) Places(tb testing.TB, name string) []string {
 	tb.Helper()
 	counts := map[string]int{}
@@ -206,22 +206,22 @@ func (s *servers) Restart(tb testing.TB) {
 	}
 }
 
-// newLocker makes a Locker with a client of its own, closed with the test.
+// newLocker makes a Locker with its own client. The end of the test closes both.
 func newLocker(tb testing.TB, address string, ttl time.Duration) *Locker {
 	tb.Helper()
 	client, err := Open(address)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	l, err := New(Config{Client: client, Prefix: testPrefix, TTL: ttl, Owner: testOwner})
+	l, err := New(Config{Clients: []*redis.Client{client}, Prefix: testPrefix, TTL: ttl, Owner: testOwner})
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		_ = l.Close(ctx)   // the server may be gone
-		_ = client.Close() // of connections alone
+		_ = l.Close(ctx) // the server may be down
+		_ = client.Close()
 	})
 	return l
 }

@@ -82,7 +82,7 @@ func (cfg replicaConfig) locker() (lock.Locker, error) {
 	case strategy.Process:
 		return processlock.New(), nil
 	case strategy.LockTable:
-		return mysqllock.NewTable(mysqllock.Config{DSN: cfg.DSN, Table: "locks", TTL: cfg.TTL, Owner: mysqllock.Owner{Replica: cfg.Name, PID: os.Getpid()}})
+		return mysqllock.NewTable(mysqllock.Config{DSN: cfg.DSN, Table: "locks", TTL: cfg.TTL, Owner: fmt.Sprintf("%s@:%d", cfg.Name, os.Getpid())})
 	}
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{cfg.Etcd}, Logger: zap.NewNop()})
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/dustin/go-humanize"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -18,30 +17,33 @@ import (
 )
 
 const (
-	// examineTimeout bounds the question to one member: the others are still asked.
-	examineTimeout = 2 * time.Second
-	// etcdDefaultQuota is etcd's own, which members before 3.6 do not tell.
+	// etcdDefaultQuota is etcd's default. Members before 3.6 do not report theirs.
 	etcdDefaultQuota = 2 << 30
-	// etcdNearlyFull is the part of the quota from which on it is to be seen to. The
-	// alert FlashsaleEtcdNearlyFull has it as well.
+	// etcdNearlyFull is the part of the quota that needs action. The alert
+	// FlashsaleEtcdNearlyFull has the same value.
 	etcdNearlyFull = 0.8
-	// etcdFragments is the free part of a database file that is worth giving back,
-	// and etcdSmall the size up to which nobody cares.
+	// etcdFragments is the unused part of a database file that needs action, if the
+	// file is larger than etcdSmall.
 	etcdFragments, etcdSmall = 0.5, 64 << 20
-	// etcdUncompacted is how many revisions may be kept before somebody should ask
-	// whether old ones are ever thrown away.
+	// etcdUncompacted is a number of old revisions that shows that no compaction is
+	// configured.
 	etcdUncompacted = 200_000
+
+	etcdUpkeep     = `docs/operations.md, "etcd's upkeep"`
+	etcdFreeSpace  = "compact, defragment and disarm: " + etcdUpkeep
+	etcdMoreAtWork = "start more members, so that more than half run, and read their logs"
 )
 
-// leastEtcd is the first with leases that survive a change of the leader with the
-// time that they have left, with watches that ask for progress, and with learners.
+// leastEtcd is the first version with learners, watch progress requests, and leases that
+// keep their remaining time when the leader changes.
 var leastEtcd = doctor.Version{Major: 3, Minor: 4}
 
-// Usage is how full an etcd cluster is: of its members that answered, what the
-// fullest says.
+// Usage is how full an etcd cluster is.
 type Usage struct {
-	Size, InUse, Quota int64 // bytes of the database file, of what is in it, and the most
-	// Alarms are those that are raised: NOSPACE refuses all writes.
+	// Size is the size of the database file in bytes, InUse the part of it with data,
+	// and Quota the largest size. They are those of the fullest member that answered.
+	Size, InUse, Quota int64
+	// Alarms are the active alarms. NOSPACE refuses all writes.
 	Alarms []string
 
 	answered int
@@ -54,8 +56,8 @@ type memberStatus struct {
 	err error
 }
 
-// ReadUsage asks every endpoint of the client. The error says that none answered, or
-// that the alarms could not be read.
+// ReadUsage asks all endpoints of the client. It returns an error if none answers, or if
+// the alarms cannot be read.
 func ReadUsage(ctx context.Context, client *clientv3.Client) (u Usage, err error) {
 	u.statuses = make([]memberStatus, len(client.Endpoints()))
 	var all sync.WaitGroup
@@ -111,10 +113,18 @@ func examineEtcd(ctx context.Context, e *examination) error {
 		return err
 	}
 	e.etcdMembers(usage)
-	if err != nil {
+	switch {
+	case err != nil:
 		e.Warn("alarms", "let the account read them", "cannot be read: %v", err)
-	} else {
-		e.etcdAlarms(usage)
+	case len(usage.Alarms) == 0:
+		e.Fine("alarms", "none")
+	}
+	for _, alarm := range usage.Alarms {
+		todo := "follow etcd's disaster recovery guide: the data of a member differ from the others'"
+		if alarm == etcdserverpb.AlarmType_NOSPACE.String() {
+			todo = etcdFreeSpace
+		}
+		e.Fault("alarms", todo, "%s is active: etcd refuses writes", alarm)
 	}
 	e.etcdSize(usage)
 	e.etcdWrites(ctx, client)
@@ -122,45 +132,32 @@ func examineEtcd(ctx context.Context, e *examination) error {
 	return nil
 }
 
-// etcdMembers looks at each endpoint, as the client may use any of them.
+// etcdMembers examines each endpoint, because the client may use any of them.
 func (e *examination) etcdMembers(usage Usage) {
 	var silent []string
 	for _, s := range usage.statuses {
 		if s.err != nil {
-			silent = append(silent, joined([]string{s.endpoint}))
+			silent = append(silent, redacted(s.endpoint))
 			continue
 		}
-		e.checkVersion(joined([]string{s.endpoint}), s.Version, leastEtcd)
+		e.CheckVersion("version "+redacted(s.endpoint), s.Version, leastEtcd)
 		if s.IsLearner {
-			e.Warn("members", "take it out of --etcd-endpoints until it is promoted", "%s is a learner, which serves no reads that count", joined([]string{s.endpoint}))
+			e.Warn("members", "remove it from --etcd-endpoints until it is promoted", "%s is a learner, which serves no linearizable reads", redacted(s.endpoint))
 		}
 	}
 	if len(silent) > 0 {
-		e.Warn("members", "start them, or mend --etcd-endpoints: a cluster goes on while more than half of its members run",
+		e.Warn("members", "start them, or correct --etcd-endpoints: a cluster works while more than half of its members run",
 			"%d of %d endpoints answer; these do not: %s", usage.answered, len(usage.statuses), strings.Join(silent, ", "))
 	} else {
 		e.Fine("members", "%d of %d endpoints answer", usage.answered, len(usage.statuses))
 	}
 }
 
-func (e *examination) etcdAlarms(usage Usage) {
-	for _, alarm := range usage.Alarms {
-		todo := "see etcd's guide on recovery: a member's data are not those of the others"
-		if alarm == etcdserverpb.AlarmType_NOSPACE.String() {
-			todo = "compact, defragment and disarm: docs/operations.md, \"etcd's upkeep\""
-		}
-		e.Fault("alarms", todo, "%s is raised: etcd refuses writes", alarm)
-	}
-	if len(usage.Alarms) == 0 {
-		e.Fine("alarms", "none")
-	}
-}
-
 func (e *examination) etcdSize(usage Usage) {
 	size, inUse, quota := humanize.IBytes(uint64(usage.Size)), humanize.IBytes(uint64(usage.InUse)), humanize.IBytes(uint64(usage.Quota))
 	if float64(usage.Size) > etcdNearlyFull*float64(usage.Quota) {
-		e.Warn("size", "compact and defragment it, or raise --quota-backend-bytes: docs/operations.md, \"etcd's upkeep\"",
-			"%s of a quota of %s (%s in use): beyond it etcd refuses writes", size, quota, inUse)
+		e.Warn("size", "compact and defragment it, or raise --quota-backend-bytes: "+etcdUpkeep,
+			"%s of a quota of %s (%s in use): a full etcd refuses writes", size, quota, inUse)
 	} else {
 		e.Fine("size", "%s of a quota of %s", size, quota)
 	}
@@ -171,40 +168,38 @@ func (e *examination) etcdSize(usage Usage) {
 	}
 }
 
-// etcdWrites tries a write that is never done: no key has that revision. The quota,
-// the quorum and the account's rights are checked all the same.
 func (e *examination) etcdWrites(ctx context.Context, client *clientv3.Client) {
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
-	_, err := client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(e.key), "=", -1)).Then(clientv3.OpPut(e.key, "")).Commit()
+	err := tryEtcdWrite(ctx, client, e.key)
 	if err == nil {
-		e.Fine("writes", "it takes them, for keys under %s", e.servers.Prefix)
+		e.Fine("writes", "accepted for keys under %s", e.servers.Prefix)
 		return
 	}
 	advice, _ := Refusal(err)
 	switch {
 	case errors.Is(err, rpctypes.ErrNoSpace):
-		e.Fault("writes", "compact, defragment and disarm: docs/operations.md, \"etcd's upkeep\"", "refused: %v", err)
+		e.Fault("writes", etcdFreeSpace, "refused: %v", err)
 	case advice != "":
 		e.Fault("writes", advice, "refused: %v", err)
 	default:
-		e.Fault(doctor.Answers, "bring back so many members that more than half run, and look at their logs", "it takes no writes: %v", err)
+		e.Fault(doctor.Answers, etcdMoreAtWork, "it takes no writes: %v", err)
 	}
 }
 
-// etcdCompacts finds a cluster that keeps every revision it ever had: it fills up.
+// etcdCompacts finds a cluster that never removes old revisions and thus fills up.
 func (e *examination) etcdCompacts(ctx context.Context, client *clientv3.Client) {
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
 	now, err := client.Get(ctx, e.key, clientv3.WithCountOnly())
 	if err != nil {
-		return // etcdWrites has said why
+		return // etcdWrites has reported why
 	}
 	oldest := max(1, now.Header.Revision-etcdUncompacted)
 	_, err = client.Get(ctx, e.key, clientv3.WithCountOnly(), clientv3.WithRev(oldest))
 	if err == nil && oldest > 1 {
 		e.Warn("compaction", "start its members with --auto-compaction-mode=periodic --auto-compaction-retention=10m",
-			"more than %d old revisions are kept: it fills up by and by", etcdUncompacted)
+			"it keeps more than %d old revisions and will fill up", etcdUncompacted)
 	} else {
 		e.Fine("compaction", "at revision %d", now.Header.Revision)
 	}
