@@ -1,16 +1,16 @@
 package locktest
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/rpc"
 	"os"
 	"os/exec"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -20,16 +20,16 @@ import (
 	"flashsale/internal/lock"
 )
 
-// The environment of a child: which back-end it opens, where, and whether with
-// OpenLong, if that is not empty.
+// The environment of a child process: its back-end, its server, and whether it uses
+// OpenLong (if not empty).
 const (
 	backendVar = "LOCKTEST_BACKEND"
 	addressVar = "LOCKTEST_ADDRESS"
 	longVar    = "LOCKTEST_LONG"
 )
 
-// Main is for TestMain. It runs the tests and then looks for goroutines that
-// they left behind. In a process that the suite has started, it is that process.
+// Main is for TestMain. It runs the tests and then checks for leaked goroutines. In a
+// child process that the suite has started, it serves that child's Locker instead.
 func Main(m *testing.M, backends ...Backend) {
 	name := os.Getenv(backendVar)
 	if name == "" {
@@ -43,147 +43,168 @@ func Main(m *testing.M, backends ...Backend) {
 		if os.Getenv(longVar) != "" {
 			b.Open = b.OpenLong
 		}
-		if err := serve(b, os.Getenv(addressVar), os.Stdin, os.Stdout); err != nil {
+		if err := serve(b, os.Getenv(addressVar)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		os.Exit(0)
 	}
-	fmt.Fprintf(os.Stderr, "no back-end %q\n", name)
+	fmt.Fprintf(os.Stderr, "unknown back-end %q\n", name)
 	os.Exit(1)
 }
 
-// request is one call of a child's Locker. Each is answered once, by its id.
-type request struct {
-	ID      int           `json:"id"`
-	Op      string        `json:"op"` // lock, trylock, cancel, unlock, contend
-	Name    string        `json:"name,omitempty"`
-	Timeout time.Duration `json:"timeout,omitempty"`
-	Of      int           `json:"of,omitempty"` // the request to cancel, or whose grant to unlock
-	Contend *contention   `json:"contend,omitempty"`
-}
+// These are aliases because net/rpc accepts no unexported named types.
+type (
+	// call is the argument of a child's methods. Each call has another ID, by which it
+	// can be cancelled. A grant has the ID of its Lock.
+	call = struct {
+		ID, Grant  int
+		Name       string
+		Timeout    time.Duration
+		Contention contention
+	}
+	// result is what a child's methods return. Kind is empty without an error.
+	result = struct {
+		ID         int
+		Kind, Text string
+		Token      uint64
+		HasWanted  bool
+	}
+)
 
-// response answers a request, or tells of the grant that it got.
-type response struct {
-	ID     int    `json:"id"`
-	Kind   string `json:"kind"` // "", or the kind of error; or lost, wanted: of grant ID
-	Text   string `json:"text,omitempty"`
-	Token  uint64 `json:"token,omitempty"`
-	Tells  bool   `json:"tells,omitempty"` // the grant has a Wanted
-	Notice bool   `json:"notice,omitempty"`
-}
-
-// kinds are the errors that keep their identity on the way to the parent.
+// kinds are the errors that the parent must recognize.
 var kinds = map[string]error{
 	"held": lock.ErrHeld, "lost": lock.ErrLost, "closed": lock.ErrClosed,
 	"deadline": context.DeadlineExceeded, "canceled": context.Canceled,
 }
 
-// server is the child's side.
-type server struct {
+// service is a child's Locker, for net/rpc.
+type service struct {
 	locker lock.Locker
-	out    *json.Encoder
-	outMu  sync.Mutex
+	ctx    context.Context // ends with the parent's pipe
 
 	mu      sync.Mutex
 	grants  map[int]lock.Held
-	cancels map[int]context.CancelFunc
+	cancels map[int]context.CancelFunc // nil for a call that was cancelled before it came
 }
 
-// serve answers requests until its parent closes the pipe.
-func serve(b Backend, address string, in io.Reader, out io.Writer) error {
+// serve answers calls until the parent closes the pipe.
+func serve(b Backend, address string) error {
 	locker, closeClient, err := b.Open(address)
 	if err != nil {
 		return err
 	}
-	s := &server{
-		locker: locker, out: json.NewEncoder(out),
-		grants: map[int]lock.Held{}, cancels: map[int]context.CancelFunc{},
+	ctx, cancel := context.WithCancel(context.Background())
+	s := rpc.NewServer()
+	err = s.RegisterName("child", &service{locker: locker, ctx: ctx, grants: map[int]lock.Held{}, cancels: map[int]context.CancelFunc{}})
+	if err != nil {
+		cancel()
+		return err
 	}
-	for lines := bufio.NewScanner(in); lines.Scan(); {
-		var r request
-		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
-			return err
-		}
-		go s.answer(r)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	s.ServeConn(pipe{os.Stdin, os.Stdout, cancel})
+	ctx, cancel = context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	return errors.Join(locker.Close(ctx), closeClient())
 }
 
-func (s *server) answer(r request) {
-	ctx, cancel := context.WithTimeout(context.Background(), r.Timeout)
+// pipe connects parent and child.
+type pipe struct {
+	io.Reader
+	io.WriteCloser
+	ended func() // called when the reader has ended
+}
+
+func (p pipe) Read(b []byte) (int, error) {
+	n, err := p.Reader.Read(b)
+	if err != nil {
+		p.ended()
+	}
+	return n, err
+}
+
+func (s *service) Lock(c call, r *result) error    { return s.lock(c, r, s.locker.Lock) }
+func (s *service) TryLock(c call, r *result) error { return s.lock(c, r, s.locker.TryLock) }
+
+func (s *service) lock(c call, r *result, take func(context.Context, string) (lock.Held, error)) error {
+	return s.do(c, r, func(ctx context.Context) error {
+		held, err := take(ctx, c.Name)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.grants[c.ID] = held
+		r.Token, r.HasWanted = uint64(held.Token()), held.Wanted() != nil
+		return nil
+	})
+}
+
+func (s *service) Unlock(c call, r *result) error { return s.do(c, r, s.grant(c.Grant).Unlock) }
+
+func (s *service) Contend(c call, r *result) error {
+	return s.do(c, r, func(ctx context.Context) error { return c.Contention.run(ctx, s.locker) })
+}
+
+// Lost returns when a grant is lost, and an error when the parent closes the pipe first.
+func (s *service) Lost(c call, _ *result) error { return s.await(s.grant(c.Grant).Lost()) }
+
+// Wanted returns when a grant is wanted.
+func (s *service) Wanted(c call, _ *result) error { return s.await(s.grant(c.Grant).Wanted()) }
+
+// Cancel cancels the call with that ID.
+func (s *service) Cancel(c call, _ *result) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cancel := s.cancels[c.ID]; cancel != nil {
+		cancel()
+	} else {
+		s.cancels[c.ID] = nil
+	}
+	return nil
+}
+
+func (s *service) grant(id int) lock.Held {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.grants[id]
+}
+
+func (s *service) await(event <-chan struct{}) error {
+	select {
+	case <-event:
+		return nil
+	case <-s.ctx.Done():
+		return s.ctx.Err()
+	}
+}
+
+// do calls f until its timeout or Cancel, and puts its error into r.
+func (s *service) do(c call, r *result, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(s.ctx, c.Timeout)
 	defer cancel()
 	s.mu.Lock()
-	s.cancels[r.ID] = cancel
-	held := s.grants[r.Of]
-	cancelOf := s.cancels[r.Of]
-	s.mu.Unlock()
-
-	resp := response{ID: r.ID}
-	var err error
-	switch r.Op {
-	case "lock":
-		held, err = s.locker.Lock(ctx, r.Name)
-	case "trylock":
-		held, err = s.locker.TryLock(ctx, r.Name)
-	case "unlock":
-		err = held.Unlock(ctx)
-	case "contend":
-		err = r.Contend.run(ctx, s.locker)
-	case "cancel":
-		cancelOf()
-		return
+	if _, cancelled := s.cancels[c.ID]; cancelled {
+		cancel()
 	}
-	if err != nil {
-		resp.Kind, resp.Text = "other", err.Error()
-		for kind, known := range kinds {
-			if errors.Is(err, known) {
-				resp.Kind = kind
+	s.cancels[c.ID] = cancel
+	s.mu.Unlock()
+	r.ID = c.ID
+	if err := f(ctx); err != nil {
+		r.Kind, r.Text = "other", err.Error()
+		for kind, target := range kinds {
+			if errors.Is(err, target) {
+				r.Kind = kind
 			}
 		}
-	} else if r.Op == "lock" || r.Op == "trylock" {
-		s.mu.Lock()
-		s.grants[r.ID] = held
-		s.mu.Unlock()
-		resp.Token, resp.Tells = uint64(held.Token()), held.Wanted() != nil
-		defer s.tell(r.ID, held)
 	}
-	s.send(resp)
+	return nil
 }
 
-// tell passes on what happens to a grant.
-func (s *server) tell(id int, held lock.Held) {
-	lost, wanted := held.Lost(), held.Wanted()
-	for range 2 {
-		select {
-		case <-lost:
-			s.send(response{ID: id, Kind: "lost", Notice: true})
-			lost = nil
-		case <-wanted:
-			s.send(response{ID: id, Kind: "wanted", Notice: true})
-			wanted = nil
-		}
-	}
-}
-
-func (s *server) send(r response) {
-	s.outMu.Lock()
-	defer s.outMu.Unlock()
-	_ = s.out.Encode(r) // a parent that has gone needs no answer
-}
-
-// child is another process, and a lock.Locker: that process's.
+// child is another process and its Locker.
 type child struct {
-	t   *testing.T
-	cmd *exec.Cmd
-	in  io.WriteCloser
-
-	mu      sync.Mutex
-	ids     int
-	answers map[int]chan response
-	grants  map[int]*childHeld
+	process *os.Process
+	client  *rpc.Client
+	ids     atomic.Int64
 }
 
 // spawn starts a child that ends with the test.
@@ -193,169 +214,123 @@ func (s *suite) spawn(t *testing.T) *child {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &child{t: t, cmd: exec.CommandContext(context.Background(), self), answers: map[int]chan response{}, grants: map[int]*childHeld{}}
-	c.cmd.Env = append(os.Environ(), backendVar+"="+s.Name, addressVar+"="+s.server.Address())
+	cmd := exec.CommandContext(context.Background(), self)
+	cmd.Env = append(os.Environ(), backendVar+"="+s.Name, addressVar+"="+s.server.Address())
 	if s.long {
-		c.cmd.Env = append(c.cmd.Env, longVar+"=true")
+		cmd.Env = append(cmd.Env, longVar+"=true")
 	}
-	c.cmd.Stderr = os.Stderr
-	c.cmd.SysProcAttr = endsWithParent()
-	c.in, err = c.cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := c.cmd.StdoutPipe()
+	out, childOut := io.Pipe()
+	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = childOut, os.Stderr, endsWithParent()
+	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	started, done := make(chan error), make(chan struct{})
 	go func() {
-		// Pdeathsig fires when the thread that forked ends: keep it.
+		// Pdeathsig kills the child when the thread that started it ends, so keep it.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		defer close(done)
-		err := c.cmd.Start()
+		err := cmd.Start()
 		started <- err
-		if err != nil {
-			return
+		if err == nil {
+			_ = cmd.Wait() // most children are killed
 		}
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			var r response
-			if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
-				t.Errorf("a child says %q: %v", lines.Text(), err)
-				break
-			}
-			c.take(r)
-		}
-		_ = c.cmd.Wait() // killed, most of the time
+		_ = childOut.Close()
 	}()
 	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
+	c := &child{process: cmd.Process, client: rpc.NewClient(pipe{out, in, func() {}})}
 	t.Cleanup(func() {
-		c.in.Close()
+		_ = c.client.Close() // closes the child's input, which ends it
 		c.signal(syscall.SIGCONT)
 		select {
 		case <-done:
 		case <-time.After(patience):
 			c.signal(syscall.SIGKILL)
 			<-done
-			t.Error("a child had to be killed")
+			t.Error("a child did not end and was killed")
 		}
 	})
 	return c
 }
 
-// signal sends a signal; that the child may have ended already is as well.
-func (c *child) signal(sig syscall.Signal) { _ = c.cmd.Process.Signal(sig) }
+// signal sends a signal. The child may have ended already.
+func (c *child) signal(sig syscall.Signal) { _ = c.process.Signal(sig) }
 
-// call sends a request and waits for its answer.
-func (c *child) call(ctx context.Context, r request) (response, error) {
-	answer := make(chan response, 1)
-	c.mu.Lock()
-	c.ids++
-	r.ID = c.ids
-	c.answers[r.ID] = answer
-	if r.Op == "lock" || r.Op == "trylock" {
-		c.grants[r.ID] = &childHeld{child: c, id: r.ID, lost: make(chan struct{}), wanted: make(chan struct{})}
-	}
-	c.mu.Unlock()
-	r.Timeout = patience
+// call calls a method of the child, and cancels it at the end of ctx.
+func (c *child) call(ctx context.Context, method string, args call) (result, error) {
+	args.ID, args.Timeout = int(c.ids.Add(1)), patience
 	if deadline, ok := ctx.Deadline(); ok {
-		r.Timeout = time.Until(deadline)
+		args.Timeout = time.Until(deadline)
 	}
-	if err := c.send(r); err != nil {
-		return response{}, err
-	}
+	r := new(result)
 	select {
-	case resp := <-answer:
-		return resp, resp.err()
-	case <-ctx.Done():
-		if err := c.send(request{Op: "cancel", Of: r.ID}); err != nil {
-			return response{}, err
+	case answer := <-c.client.Go("child."+method, args, r, nil).Done:
+		switch known := kinds[r.Kind]; {
+		case answer.Error != nil:
+			return *r, answer.Error
+		case known != nil:
+			return *r, fmt.Errorf("%s: %w", r.Text, known)
+		case r.Kind != "":
+			return *r, errors.New(r.Text)
 		}
-		return response{}, ctx.Err()
+		return *r, nil
+	case <-ctx.Done():
+		c.client.Go("child.Cancel", args, new(result), nil)
+		return result{}, ctx.Err()
 	}
-}
-
-func (c *child) send(r request) error {
-	line, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_, err = c.in.Write(append(line, '\n'))
-	return err
-}
-
-func (c *child) take(r response) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch grant := c.grants[r.ID]; {
-	case !r.Notice:
-		c.answers[r.ID] <- r
-	case r.Kind == "lost":
-		close(grant.lost)
-	case r.Kind == "wanted":
-		close(grant.wanted)
-	}
-}
-
-func (r response) err() error {
-	if r.Kind == "" {
-		return nil
-	}
-	if known := kinds[r.Kind]; known != nil {
-		return fmt.Errorf("%s: %w", r.Text, known)
-	}
-	return errors.New(r.Text)
 }
 
 func (c *child) Lock(ctx context.Context, name string) (lock.Held, error) {
-	return c.lock(ctx, "lock", name)
+	return c.lock(ctx, "Lock", name)
 }
 
 func (c *child) TryLock(ctx context.Context, name string) (lock.Held, error) {
-	return c.lock(ctx, "trylock", name)
+	return c.lock(ctx, "TryLock", name)
 }
 
-// Close is what ends a child: see spawn.
+// Close does nothing. See spawn for how a child ends.
 func (c *child) Close(context.Context) error { return nil }
 
-func (c *child) lock(ctx context.Context, op, name string) (lock.Held, error) {
-	resp, err := c.call(ctx, request{Op: op, Name: name})
+func (c *child) lock(ctx context.Context, method, name string) (lock.Held, error) {
+	r, err := c.call(ctx, method, call{Name: name})
 	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	grant := c.grants[resp.ID]
-	grant.token = lock.Token(resp.Token)
-	grant.tells = resp.Tells
-	return grant, nil
+	held := &childHeld{child: c, id: r.ID, token: lock.Token(r.Token), lost: c.event("Lost", r.ID)}
+	if r.HasWanted {
+		held.wanted = c.event("Wanted", r.ID)
+	}
+	return held, nil
 }
 
-// childHeld is a grant that a child has.
+// event returns a channel that is closed when a method of a grant returns without error.
+func (c *child) event(method string, grant int) <-chan struct{} {
+	event := make(chan struct{})
+	done := c.client.Go("child."+method, call{Grant: grant}, new(result), nil).Done
+	go func() {
+		if (<-done).Error == nil {
+			close(event)
+		}
+	}()
+	return event
+}
+
+// childHeld is a grant of a child.
 type childHeld struct {
 	child        *child
 	id           int
 	token        lock.Token
-	tells        bool
-	lost, wanted chan struct{}
+	lost, wanted <-chan struct{}
 }
 
-func (h *childHeld) Token() lock.Token     { return h.token }
-func (h *childHeld) Lost() <-chan struct{} { return h.lost }
-
-func (h *childHeld) Wanted() <-chan struct{} {
-	if !h.tells {
-		return nil
-	}
-	return h.wanted
-}
+func (h *childHeld) Token() lock.Token       { return h.token }
+func (h *childHeld) Lost() <-chan struct{}   { return h.lost }
+func (h *childHeld) Wanted() <-chan struct{} { return h.wanted }
 
 func (h *childHeld) Unlock(ctx context.Context) error {
-	_, err := h.child.call(ctx, request{Op: "unlock", Of: h.id})
+	_, err := h.child.call(ctx, "Unlock", call{Grant: h.id})
 	return err
 }

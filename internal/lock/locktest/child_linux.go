@@ -2,7 +2,7 @@ package locktest
 
 import "syscall"
 
-// endsWithParent lets a child end when the test does, however that ends.
+// endsWithParent kills a child when the test process ends in any way.
 func endsWithParent() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }

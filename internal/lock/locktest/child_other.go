@@ -4,5 +4,5 @@ package locktest
 
 import "syscall"
 
-// endsWithParent does nothing here: a child ends when its input does.
+// endsWithParent does nothing here. A child ends when its input is closed.
 func endsWithParent() *syscall.SysProcAttr { return nil }

@@ -9,37 +9,36 @@ import (
 	"flashsale/internal/lock"
 )
 
-// outlives: a grant is held for two leases by a process that runs.
+// outlives holds a grant for two leases.
 func (s *suite) outlives(t *testing.T) {
 	const name = "outlives"
 	if !s.Capabilities.Renewed {
-		// It has no lease to outlive, and then no server that could end one. How
-		// a lease ends is what the tests of killed and stopped processes see.
+		// The tests of killed and paused processes show how such a grant ends.
 		if s.TTL > 0 {
-			t.Error("a lease is not renewed, and the suite does not know how such a grant ends")
+			t.Error("the grant has a TTL, but Renewed is not declared")
 		}
-		s.unpromised(t, "a lease is renewed")
+		s.skip(t, "a lease is renewed")
 		return
 	}
 	here, there := s.open(t), s.openLong(t)
-	for range tries { // a machine that stops for most of a TTL loses it
+	for range tries { // a pause of the machine for most of a TTL loses the grant
 		if s.outlive(t, here, there, name) {
 			return
 		}
 	}
-	t.Errorf("the grant is lost each of %d times", tries)
+	t.Errorf("the grant was lost each of %d times", tries)
 }
 
-// outlive holds a grant for two leases, and reports whether it was kept.
+// outlive reports whether a grant lasts for two leases.
 func (s *suite) outlive(t *testing.T, here, there lock.Locker, name string) bool {
 	t.Helper()
 	held := MustLock(t, here, name)
-	for began := time.Now(); time.Since(began) < 2*s.TTL; time.Sleep(glance) {
+	for began := time.Now(); time.Since(began) < 2*s.TTL; time.Sleep(rivalPoll) {
 		err := tryOnce(t, there, name)
 		if errors.Is(err, lock.ErrHeld) && !happened(held.Lost()) {
 			continue
 		}
-		t.Logf("TryLock %s after the grant, at a TTL of %s: %v; lost: %v",
+		t.Logf("TryLock %s after the grant, with a TTL of %s: %v; lost: %v",
 			time.Since(began).Round(time.Millisecond), s.TTL, err, happened(held.Lost()))
 		_ = unlock(held) // it may be lost
 		return false
@@ -51,11 +50,10 @@ func (s *suite) outlive(t *testing.T, here, there lock.Locker, name string) bool
 	return true
 }
 
-// glance is how often a rival tries a lock that is to stay held.
-const glance = 100 * time.Millisecond
+// rivalPoll is how often another Locker tries to take a held lock.
+const rivalPoll = 100 * time.Millisecond
 
-// restarted: the server dies under a grant, and starts again on what it has kept.
-// The lease is longer than that takes.
+// restarted kills the server under a grant and restarts it. The lease is longer than that.
 func (s *suite) restarted(t *testing.T) {
 	const name = "restarted"
 	if !s.served(t) {
@@ -63,18 +61,18 @@ func (s *suite) restarted(t *testing.T) {
 	}
 	server, ok := s.server.(Restarter)
 	if !ok || s.OpenLong == nil {
-		t.Fatal("the server cannot be restarted: whether a grant survives that is not checked")
+		t.Fatal("the back-end has a server, but no Restart or no OpenLong")
 	}
 	held := MustLock(t, s.open(t), name)
 	server.Restart(t)
 	rival := s.open(t)
 	var err error
-	eventually(t, func() bool {
+	eventually(t, "a lock to be granted or refused after the restart", func() bool {
 		err = tryOnce(t, rival, name)
 		return err == nil || errors.Is(err, lock.ErrHeld)
-	}, "a lock to be granted or refused after the restart")
+	})
 	if survived := err != nil; survived != s.Capabilities.Restart {
-		t.Fatalf("the grant has survived the restart: %v; %v is declared", survived, s.Capabilities.Restart)
+		t.Fatalf("the grant survived the restart: %v; Restart is declared as %v", survived, s.Capabilities.Restart)
 	}
 	if s.Capabilities.Restart {
 		if happened(held.Lost()) {
@@ -84,12 +82,12 @@ func (s *suite) restarted(t *testing.T) {
 		MustUnlock(t, MustLock(t, rival, name))
 		return
 	}
-	if err := unlock(held); err == nil { // the loss, or a connection that has ended
-		t.Error("Unlock has given back what the restart has ended")
+	if err := unlock(held); err == nil {
+		t.Error("Unlock succeeded although the restart has ended the grant")
 	}
 }
 
-// tryOnce takes a lock and gives it back, or says why it could not.
+// tryOnce takes and releases a lock, or returns the error of TryLock.
 func tryOnce(t *testing.T, locker lock.Locker, name string) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -17,15 +17,14 @@ import (
 
 // contention is work that only one goroutine of all processes may do at a time.
 type contention struct {
-	Name       string `json:"name"`
-	Goroutines int    `json:"goroutines"`
-	Rounds     int    `json:"rounds"` // of each
-	// Dir is where the work is: a file that stands while somebody is at it, a
-	// counter that loses an update when two are, and a ledger of the tokens.
-	Dir string `json:"dir"`
+	Name               string
+	Goroutines, Rounds int // Rounds is for each goroutine
+	// Dir has a file that exists while one of them works, a counter that loses an update
+	// if two work at the same time, and a ledger of the tokens.
+	Dir string
 }
 
-// run takes the lock again and again, and works under it.
+// run takes the lock and works under it, repeatedly.
 func (c *contention) run(ctx context.Context, locker lock.Locker) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for range c.Goroutines {
@@ -49,11 +48,11 @@ func (c *contention) work(token lock.Token) error {
 	inside := filepath.Join(c.Dir, "inside")
 	f, err := os.OpenFile(inside, os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return fmt.Errorf("two are inside: %w", err)
+		return fmt.Errorf("two hold the lock: %w", err)
 	}
 	f.Close()
 	counter := filepath.Join(c.Dir, "counter")
-	n, _ := os.ReadFile(counter) // none yet is zero
+	n, _ := os.ReadFile(counter) // a missing file counts as zero
 	count, _ := strconv.Atoi(string(n))
 	if err := os.WriteFile(counter, []byte(strconv.Itoa(count+1)), 0o600); err != nil {
 		return err
@@ -66,7 +65,7 @@ func (c *contention) work(token lock.Token) error {
 	return errors.Join(err, ledger.Close(), os.Remove(inside))
 }
 
-// check compares the outcome with what so many workers must have done.
+// check compares the files with the number of grants.
 func (c *contention) check(t *testing.T, workers int, tokens bool) {
 	t.Helper()
 	want := workers * c.Goroutines * c.Rounds
@@ -95,37 +94,34 @@ func (c *contention) check(t *testing.T, workers int, tokens bool) {
 			t.Errorf("grant %d has token %d after %d", i, token, last)
 		}
 		if !tokens && token != 0 {
-			t.Errorf("grant %d has token %d, but none is declared", i, token)
+			t.Errorf("grant %d has token %d, but Token is not declared", i, token)
 		}
 		last = token
 	}
 }
 
-// exclusion lets two goroutines on each of two processes do work that only one
-// may do at a time.
+// exclusion runs a contention of two processes with two goroutines each.
 func (s *suite) exclusion(t *testing.T) {
 	c := contention{Name: "exclusion", Goroutines: 2, Rounds: 12, Dir: t.TempDir()}
+	ctx, cancel := context.WithTimeout(t.Context(), 6*patience)
+	defer cancel()
 	if !s.Capabilities.Processes {
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		defer cancel()
 		c.Goroutines = 4
 		if err := c.run(ctx, s.open(t)); err != nil {
 			t.Error(err)
 		}
 		c.check(t, 1, s.Capabilities.Token)
-		// And what it cannot do: two processes hold the lock at the same time.
+		// Two processes can hold the lock at the same time.
 		one, two := MustLock(t, s.spawn(t), c.Name), MustLock(t, s.spawn(t), c.Name)
 		MustUnlock(t, one)
 		MustUnlock(t, two)
 		return
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 6*patience)
-	defer cancel()
 	var group errgroup.Group
 	for range 2 {
 		process := s.spawn(t)
 		group.Go(func() error {
-			_, err := process.call(ctx, request{Op: "contend", Contend: &c})
+			_, err := process.call(ctx, "Contend", call{Contention: c})
 			return err
 		})
 	}
@@ -136,14 +132,14 @@ func (s *suite) exclusion(t *testing.T) {
 	s.places(t, c.Name, 0)
 }
 
-// tokens takes a lock in turns in two processes, gives it back, and loses it.
+// tokens takes a lock in two processes in turn, and loses it once.
 func (s *suite) tokens(t *testing.T) {
 	const name = "tokens"
 	here, brief := s.openLong(t), s.open(t)
 	if !s.Capabilities.Token {
 		held := MustLock(t, here, name)
 		if held.Token() != 0 {
-			t.Errorf("token %d, but none is declared", held.Token())
+			t.Errorf("the token is %d, but Token is not declared", held.Token())
 		}
 		MustUnlock(t, held)
 		return
@@ -156,21 +152,21 @@ func (s *suite) tokens(t *testing.T) {
 			t.Errorf("grant %d has token %d after %d", i, held.Token(), last)
 		}
 		last = held.Token()
-		if i == 2 { // a new lease begins with a new token, too
+		if i == 2 { // the token must also rise with a new lease
 			s.server.Revoke(t, s.places(t, name, 1)[0])
-			await(t, held.Lost(), s.TTL+lateness, "the loss")
+			await(t, held.Lost(), s.later(), "the loss")
 			continue
 		}
 		MustUnlock(t, held)
 	}
 }
 
-// badNames are refused before anything reaches a server.
+// badNames are refused before any request to a server.
 func (s *suite) badNames(t *testing.T) {
 	locker := s.open(t)
 	for _, name := range []string{"", "a/b", "a\x00", "/", strings.Repeat("n", lock.MaxName+1)} {
 		if held, err := locker.Lock(t.Context(), name); err == nil {
-			t.Errorf("Lock(%q) was granted", name)
+			t.Errorf("Lock(%q) succeeded", name)
 			MustUnlock(t, held)
 		}
 		if held, err := locker.TryLock(t.Context(), name); err == nil || errors.Is(err, lock.ErrHeld) {
@@ -180,7 +176,7 @@ func (s *suite) badNames(t *testing.T) {
 			}
 		}
 	}
-	// The longest, and names that are each other's beginnings.
+	// The longest name, and names that are prefixes of each other.
 	var all []lock.Held
 	for _, name := range []string{strings.Repeat("n", lock.MaxName), "SKU-1", "SKU", "SKU-", "ü x"} {
 		all = append(all, MustLock(t, locker, name))

@@ -1,6 +1,6 @@
-// Package locktest is the conformance suite of package lock: what every Locker
-// guarantees, what it does beyond that where it declares so, and what it does
-// not where it declares nothing. It runs on real servers and real processes.
+// Package locktest is the conformance suite of package lock. It checks what every Locker
+// guarantees and what its Capabilities declare. Where it can, it also checks that the other
+// capabilities are absent. It uses real servers and real processes.
 //
 //	var backend = locktest.Backend{Name: "etcd", Open: open, Start: start, ...}
 //
@@ -11,6 +11,7 @@ package locktest
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -19,64 +20,62 @@ import (
 
 // Backend is one kind of Locker.
 type Backend struct {
-	// Name tells child processes which back-end they are to open.
+	// Name selects the back-end in child processes.
 	Name         string
 	Capabilities lock.Capabilities
-	// TTL is how long a grant survives its process, where there is a server.
+	// TTL is how long a grant outlives its process. It is 0 without a server.
 	TTL time.Duration
-	// Open opens a Locker with a client of its own, on a server's address.
-	// The function that it returns closes the client.
+	// Open opens a Locker with its own client, which the returned function closes.
 	Open func(address string) (lock.Locker, func() error, error)
-	// OpenLong is Open with a lease longer than a restart of the server takes, and
-	// than any test waits. It is nil where there is no server.
+	// OpenLong is Open with a lease that is longer than any test and than a restart of
+	// the server. It is nil without a server.
 	OpenLong func(address string) (lock.Locker, func() error, error)
 	// Start starts a private server that ends with the test.
 	Start func(testing.TB) Server
 }
 
-// Server is a back-end's server, and what an operator can do to it.
+// Server is a back-end's server with the actions of an administrator.
 type Server interface {
-	// Address is what Open takes.
+	// Address is the argument of Open.
 	Address() string
-	// Places lists what stands on the server for a name, the holder first.
+	// Places returns the entries for a name on the server, the holder's first.
 	Places(tb testing.TB, name string) []string
-	// Remove removes one place, and nothing else.
+	// Remove removes one entry and nothing else.
 	Remove(tb testing.TB, place string)
-	// Revoke ends the lease under which a place stands, with all that it holds.
+	// Revoke ends the lease of an entry, with all that the lease holds.
 	Revoke(tb testing.TB, place string)
-	// Pause stops the server's processes, and Resume lets them go on.
+	// Pause pauses the server's processes. Resume continues them.
 	Pause(tb testing.TB)
 	Resume(tb testing.TB)
-	// Kill ends the server as a crash would.
+	// Kill ends the server as a crash does.
 	Kill(tb testing.TB)
 }
 
-// Restarter is a Server that can be killed and started again on what it has kept.
-// Each real one is.
+// Restarter is a Server that can be killed and restarted with the data that it has kept.
+// Every real server must implement it.
 type Restarter interface {
 	// Restart returns when the server is ready.
 	Restart(tb testing.TB)
 }
 
 const (
-	// patience is how long the suite waits for what must happen "soon". A loaded
-	// machine under the race detector is slow; a broken lock never gets there.
+	// patience bounds the wait for an event that must happen. It is long because a busy
+	// machine under the race detector is slow.
 	patience = 20 * time.Second
-	// lateness is what a grant or a notice may come after the time that it is
-	// promised at: a server looks for expired leases twice a second and revokes
-	// them through its log, and a busy machine may take seconds for that.
+	// lateness is how late a grant or a loss may come after the end of a lease. etcd looks
+	// for expired leases twice a second and revokes them through its log, which takes
+	// seconds on a busy machine.
 	lateness = 8 * time.Second
-	// punctuality is what a return at a deadline may be late by. Nothing but the
-	// machine's own scheduling is in it.
+	// punctuality is how late a call may return after its deadline. It only allows for the
+	// machine's scheduling.
 	punctuality = 750 * time.Millisecond
-	// tries of what the machine's scheduling can spoil: a fault of the lock spoils
-	// each.
+	// tries is how often a test of timing is repeated. Scheduling spoils some of the
+	// repetitions, a defect of the lock spoils all.
 	tries = 3
-	// poll is how often the suite looks into a server.
+	// poll is how often the suite reads the state of a server.
 	poll = 5 * time.Millisecond
-	// arrival is what a waiter has to ask a server that does not show who waits.
-	// On a busy machine it may come later: a test then proves less, and none
-	// fails.
+	// arrival is the time for a waiter to reach a server that does not show waiters. If it
+	// is too short, a test checks less, but does not fail.
 	arrival = 50 * time.Millisecond
 )
 
@@ -86,22 +85,20 @@ func Run(t *testing.T, b Backend) {
 	for _, test := range []struct {
 		name string
 		run  func(*suite, *testing.T)
-		// ends: the end of a lease is in it. In all others leases are so long that
-		// they outlive a process that the machine has stopped for a while.
-		ends bool
-		own  bool // needs a server of its own, as it damages it
-		long bool // waits for most of its time: runs beside others, at the end
+		ends bool // depends on the end of a lease; the others use OpenLong
+		own  bool // needs its own server, because it damages it
+		long bool // mostly waits, so it runs in parallel at the end
 	}{
 		{name: "BadNamesAreRefused", run: (*suite).badNames},
 		{name: "TryLockNeverWaits", run: (*suite).tryLock},
 		{name: "OneHolderOverProcesses", run: (*suite).exclusion},
 		{name: "GrantsInOrderOfArrival", run: (*suite).order},
 		{name: "TokensRise", run: (*suite).tokens, ends: true},
-		{name: "HolderHearsOfWaiters", run: (*suite).wanted},
+		{name: "HolderIsToldOfWaiters", run: (*suite).wanted},
 		{name: "CancelledWaitLeavesNothingBehind", run: (*suite).cancelled},
-		{name: "UnlockIsForTheHolder", run: (*suite).unlock},
-		{name: "OwnerEntersAgain", run: (*suite).reentrance},
-		{name: "CloseFreesEverything", run: (*suite).closing},
+		{name: "UnlockEndsOnlyItsGrant", run: (*suite).unlock},
+		{name: "OwnerMayLockAgain", run: (*suite).reentrance},
+		{name: "CloseReleasesEverything", run: (*suite).closing},
 		{name: "RevokedGrantIsLost", run: (*suite).revoked, ends: true},
 		{name: "RemovedHolderIsLost", run: (*suite).removedHolder, ends: true},
 		{name: "RemovedWaiterQueuesAgain", run: (*suite).removedWaiter, ends: true},
@@ -129,21 +126,21 @@ func Run(t *testing.T, b Backend) {
 	}
 }
 
-// suite is a back-end on one server.
+// suite is a back-end with one server.
 type suite struct {
 	Backend
 	server Server
 	long   bool // Open is OpenLong
 }
 
-// withLongLeases is the suite with leases that do not run out in a test.
+// withLongLeases returns the suite with OpenLong instead of Open.
 func (s *suite) withLongLeases() *suite {
 	long := *s
 	long.Open, long.long = s.OpenLong, true
 	return &long
 }
 
-// open opens a Locker that is closed with the test.
+// open opens a Locker. The end of the test closes it.
 func (s *suite) open(t *testing.T) lock.Locker {
 	t.Helper()
 	locker, closeClient, err := s.Open(s.server.Address())
@@ -151,7 +148,7 @@ func (s *suite) open(t *testing.T) lock.Locker {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		// The server may be gone. A second is enough for one that is not.
+		// The server may be down. Otherwise a second is enough.
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_ = locker.Close(ctx)
@@ -162,8 +159,7 @@ func (s *suite) open(t *testing.T) lock.Locker {
 	return locker
 }
 
-// openLong is open with a lease that does not run out, for those beside whom
-// another's ends.
+// openLong is open with a lease that does not end in a test, if the back-end has one.
 func (s *suite) openLong(t *testing.T) lock.Locker {
 	t.Helper()
 	if s.OpenLong == nil {
@@ -172,8 +168,8 @@ func (s *suite) openLong(t *testing.T) lock.Locker {
 	return s.withLongLeases().open(t)
 }
 
-// another opens a Locker that stands for another process: a second one, where
-// the lock is between processes, and else the same.
+// another opens a second Locker. A lock that does not exclude other processes has only the
+// first one.
 func (s *suite) another(t *testing.T, first lock.Locker) lock.Locker {
 	t.Helper()
 	if !s.Capabilities.Processes {
@@ -182,24 +178,25 @@ func (s *suite) another(t *testing.T, first lock.Locker) lock.Locker {
 	return s.open(t)
 }
 
-// unpromised notes a property that is not declared and not checked to be absent.
-func (s *suite) unpromised(t *testing.T, what string) {
-	t.Logf("%s does not promise this: %s", s.Name, what)
+// skip logs a property that is neither declared nor checked.
+func (s *suite) skip(t *testing.T, what string) {
+	t.Helper()
+	t.Logf("%s does not guarantee this: %s", s.Name, what)
 }
 
-// places waits until n places stand for name.
+// places waits until name has n entries on the server, and returns them.
 func (s *suite) places(t *testing.T, name string, n int) []string {
 	t.Helper()
 	var places []string
-	eventually(t, func() bool {
+	eventually(t, fmt.Sprintf("%d entries for %s", n, name), func() bool {
 		places = s.server.Places(t, name)
 		return len(places) == n
-	}, "%d places for %s", n, name)
+	})
 	return places
 }
 
-// queued waits until so many stand in line for name, the holder included. Where
-// those who wait have no places, it gives them time to ask, and checks that.
+// queued waits until the holder and n-1 waiters have entries. If waiters have none, it gives
+// them time to send a request.
 func (s *suite) queued(t *testing.T, name string, n int) []string {
 	t.Helper()
 	if s.Capabilities.Queue {
@@ -209,19 +206,18 @@ func (s *suite) queued(t *testing.T, name string, n int) []string {
 	return s.places(t, name, min(n, 1))
 }
 
-// placeOf is the place of a waiter who stood second in line, after its grant. It
-// is the only one, and not the first holder's.
+// placeOf returns the only entry after the grant to the second of before. It must not be
+// the first one's.
 func (s *suite) placeOf(t *testing.T, name string, before []string) string {
 	t.Helper()
 	place := s.places(t, name, 1)[0]
 	if s.Capabilities.Queue && place != before[1] || place == before[0] {
-		t.Errorf("the place is %s, after %q", place, before)
+		t.Errorf("the entry is %s; before the grant, they were %q", place, before)
 	}
 	return place
 }
 
-// punctual measures what passes between a return's time and the return, until it
-// is as little as it should be.
+// punctual repeats a call until it is not late.
 func punctual(t *testing.T, what string, late func() time.Duration) {
 	t.Helper()
 	for range tries {
@@ -229,24 +225,21 @@ func punctual(t *testing.T, what string, late func() time.Duration) {
 		if took <= punctuality {
 			return
 		}
-		t.Logf("%s was late by %s", what, took.Round(time.Millisecond))
+		t.Logf("%s returned %s late", what, took.Round(time.Millisecond))
 	}
-	t.Errorf("%s was late by more than %s each of %d times", what, punctuality, tries)
+	t.Errorf("%s returned more than %s late, each of %d times", what, punctuality, tries)
 }
 
-// await waits for an event.
 func await(tb testing.TB, event <-chan struct{}, within time.Duration, what string) {
 	tb.Helper()
-	timer := time.NewTimer(within)
-	defer timer.Stop()
 	select {
 	case <-event:
-	case <-timer.C:
-		tb.Fatalf("waited %s in vain for %s", within, what)
+	case <-time.After(within):
+		tb.Fatalf("waited for %s, not reached within %s", what, within)
 	}
 }
 
-// happened reports whether an event has happened.
+// happened reports whether event is closed.
 func happened(event <-chan struct{}) bool {
 	select {
 	case <-event:
@@ -256,14 +249,13 @@ func happened(event <-chan struct{}) bool {
 	}
 }
 
-// eventually waits for a state of the server, which sends no event.
-func eventually(t *testing.T, reached func() bool, format string, args ...any) {
+// eventually is sandboxtest.Eventually. This package must not import that one, because the
+// tests of locks without a server use it.
+func eventually(t *testing.T, what string, reached func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	for !reached() {
+	for deadline := time.Now().Add(patience); !reached(); time.Sleep(poll) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited %s in vain for "+format, append([]any{patience}, args...)...)
+			t.Fatalf("waited for %s, not reached within %s", what, patience)
 		}
-		time.Sleep(poll)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"flashsale/internal/lock"
 )
 
-// tryLock never waits, here or elsewhere, and leaves nothing where it failed.
+// tryLock checks that TryLock never waits, and leaves no entry when it fails.
 func (s *suite) tryLock(t *testing.T) {
 	const name = "try"
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -22,7 +22,7 @@ func (s *suite) tryLock(t *testing.T) {
 	}
 	for _, locker := range []lock.Locker{here, there} {
 		if _, err := locker.TryLock(ctx, name); !errors.Is(err, lock.ErrHeld) {
-			t.Errorf("TryLock of a held lock: %v, want %v", err, lock.ErrHeld)
+			t.Errorf("TryLock while the lock is held: %v, want %v", err, lock.ErrHeld)
 		}
 	}
 	s.places(t, name, 1)
@@ -34,7 +34,7 @@ func (s *suite) tryLock(t *testing.T) {
 	s.places(t, name, 0)
 }
 
-// order lets waiters arrive one after the other, from two processes.
+// order adds waiters of two Lockers one after the other.
 func (s *suite) order(t *testing.T) {
 	const name = "order"
 	here := s.open(t)
@@ -46,13 +46,13 @@ func (s *suite) order(t *testing.T) {
 	}
 	var waiters []*Attempt
 	for i, locker := range []lock.Locker{there, here, here, there, here} {
-		waiters = append(waiters, lockAside(t, locker, name, patience))
+		waiters = append(waiters, LockAside(t, locker, name))
 		s.places(t, name, 2+i)
 	}
 	for i, waiter := range waiters {
 		for j, later := range waiters[i:] {
 			if happened(later.done) {
-				t.Fatalf("waiter %d is through while another holds", i+j)
+				t.Fatalf("Lock of waiter %d returned while another holds the lock", i+j)
 			}
 		}
 		MustUnlock(t, holder)
@@ -61,35 +61,34 @@ func (s *suite) order(t *testing.T) {
 	MustUnlock(t, holder)
 }
 
-// unfair shows how a lock without a common queue is unfair: whoever waits in the
-// holder's own process comes after one that arrived later elsewhere. Where there
-// is no queue on the server at all, see overtaken.
+// unfair checks that a lock with a gate is not fair: a waiter in the holder's process is
+// granted the lock after a later one of another process. overtaken is for locks without a
+// queue on the server.
 func (s *suite) unfair(t *testing.T, name string, here, there lock.Locker, holder lock.Held) {
 	if !s.Capabilities.Queue {
 		s.overtaken(t, name, here, there, holder)
 		return
 	}
-	first := lockAside(t, here, name, patience)
-	second := lockAside(t, there, name, patience)
-	s.places(t, name, 2) // the holder and the second: the first is not seen
+	first, second := LockAside(t, here, name), LockAside(t, there, name)
+	s.places(t, name, 2) // the holder and the second waiter: the first is behind the gate
 	MustUnlock(t, holder)
 	held := second.Granted(t)
 	if happened(first.done) {
-		t.Error("grants come in order, though that is not declared")
+		t.Error("grants were made in order, but Fair is not declared")
 	}
 	MustUnlock(t, held)
 	MustUnlock(t, first.Granted(t))
 }
 
-// overtaken: who gives a lock back and asks for it at once gets it before one
-// that has waited elsewhere. Who is faster is chance; it happens sooner or later.
+// overtaken repeats until a caller that unlocks and locks again overtakes a waiter. Without
+// a queue, chance decides which request is first.
 func (s *suite) overtaken(t *testing.T, name string, here, there lock.Locker, holder lock.Held) {
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
-		waiter := lockAside(t, there, name, patience)
+		waiter := LockAside(t, there, name)
 		s.queued(t, name, 2)
 		MustUnlock(t, holder)
 		again, err := here.TryLock(t.Context(), name)
-		if err == nil { // the waiter still waits
+		if err == nil { // the waiter is overtaken
 			MustUnlock(t, again)
 			MustUnlock(t, waiter.Granted(t))
 			return
@@ -100,10 +99,10 @@ func (s *suite) overtaken(t *testing.T, name string, here, there lock.Locker, ho
 		MustUnlock(t, waiter.Granted(t))
 		holder = MustLock(t, here, name)
 	}
-	t.Error("grants come in order, though that is not declared")
+	t.Error("grants were made in order, but Fair is not declared")
 }
 
-// wanted tells a holder of those that wait, here and in another process.
+// wanted checks that a holder is told of waiters of both Lockers.
 func (s *suite) wanted(t *testing.T) {
 	const name = "wanted"
 	here := s.open(t)
@@ -111,24 +110,24 @@ func (s *suite) wanted(t *testing.T) {
 	held := MustLock(t, here, name)
 	if !s.Capabilities.Wanted {
 		if held.Wanted() != nil {
-			t.Error("Wanted is there, but not declared")
+			t.Error("Wanted is not nil, but not declared")
 		}
 		MustUnlock(t, held)
 		return
 	}
 	for i, locker := range []lock.Locker{there, here, there} {
 		if happened(held.Wanted()) {
-			t.Fatalf("holder %d is wanted by nobody", i)
+			t.Fatalf("Wanted of holder %d is closed without a waiter", i)
 		}
-		waiter := lockAside(t, locker, name, patience)
+		waiter := LockAside(t, locker, name)
 		await(t, held.Wanted(), patience, "Wanted")
 		MustUnlock(t, held)
 		held = waiter.Granted(t)
 	}
-	// One that was there before the grant counts as well.
-	one := lockAside(t, here, name, patience)
+	// A waiter that came before the grant counts too.
+	one := LockAside(t, here, name)
 	s.queued(t, name, 2)
-	two := lockAside(t, there, name, patience)
+	two := LockAside(t, there, name)
 	s.queued(t, name, 3)
 	MustUnlock(t, held)
 	held = one.Granted(t)
@@ -137,30 +136,30 @@ func (s *suite) wanted(t *testing.T) {
 	MustUnlock(t, two.Granted(t))
 }
 
-// cancelled waiters are gone at once, and hold up nobody.
+// cancelled checks that a cancelled waiter leaves the queue at once.
 func (s *suite) cancelled(t *testing.T) {
 	const name = "cancelled"
 	here := s.open(t)
 	there := s.another(t, here)
-	over, cancel := context.WithCancel(t.Context())
+	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := here.Lock(over, name); !errors.Is(err, context.Canceled) {
-		t.Errorf("Lock with a context that is over: %v", err)
+	if _, err := here.Lock(ended, name); !errors.Is(err, context.Canceled) {
+		t.Errorf("Lock with a cancelled context: %v", err)
 	}
-	if _, err := here.TryLock(over, name); !errors.Is(err, context.Canceled) {
-		t.Errorf("TryLock with a context that is over: %v", err)
+	if _, err := here.TryLock(ended, name); !errors.Is(err, context.Canceled) {
+		t.Errorf("TryLock with a cancelled context: %v", err)
 	}
 	s.places(t, name, 0)
 
 	holder := MustLock(t, here, name)
-	first := lockAside(t, there, name, patience)
+	first := LockAside(t, there, name)
 	s.queued(t, name, 2)
-	second := lockAside(t, s.another(t, here), name, patience)
+	second := LockAside(t, s.another(t, here), name)
 	s.queued(t, name, 3)
 	if s.Capabilities.Deadline {
-		punctual(t, "the return of a Lock that was cancelled", func() time.Duration {
-			if happened(first.done) { // again
-				first = lockAside(t, there, name, patience)
+		punctual(t, "a cancelled Lock", func() time.Duration {
+			if happened(first.done) { // a repetition
+				first = LockAside(t, there, name)
 				s.queued(t, name, 3)
 			}
 			return first.cancelled(t)
@@ -170,16 +169,16 @@ func (s *suite) cancelled(t *testing.T) {
 	}
 	s.queued(t, name, 2)
 	if happened(second.done) {
-		t.Fatal("a waiter is through while another holds")
+		t.Fatal("Lock returned while another holds the lock")
 	}
 	MustUnlock(t, holder)
 	MustUnlock(t, second.Granted(t))
 	s.places(t, name, 0)
 
-	// Cancelled at the moment of the grant: granted or not, it must not stay.
+	// A Lock that is cancelled during its grant must leave no entry, granted or not.
 	for range 10 {
 		holder := MustLock(t, here, name)
-		waiter := lockAside(t, there, name, patience)
+		waiter := LockAside(t, there, name)
 		s.queued(t, name, 2)
 		go waiter.cancel()
 		MustUnlock(t, holder)
@@ -193,13 +192,13 @@ func (s *suite) cancelled(t *testing.T) {
 	}
 }
 
-// unlock is refused to whoever is not, or no longer, the holder.
+// unlock checks that a second Unlock does not end a later grant.
 func (s *suite) unlock(t *testing.T) {
 	const name = "unlock"
 	here := s.open(t)
 	there := s.another(t, here)
 	first := MustLock(t, here, name)
-	waiter := lockAside(t, there, name, patience)
+	waiter := LockAside(t, there, name)
 	s.queued(t, name, 2)
 	MustUnlock(t, first)
 	second := waiter.Granted(t)
@@ -208,13 +207,12 @@ func (s *suite) unlock(t *testing.T) {
 		t.Errorf("second Unlock: %v, want %v", err, lock.ErrLost)
 	}
 	if after := s.places(t, name, 1); after[0] != before[0] || happened(second.Lost()) {
-		t.Error("a second Unlock took the later holder's place")
+		t.Error("a second Unlock ended the later grant")
 	}
 	MustUnlock(t, second)
 }
 
-// reentrance: an owner takes again what it has, and has it until it has given it
-// back as often.
+// reentrance checks that an owner may lock again, and that the last Unlock ends the grant.
 func (s *suite) reentrance(t *testing.T) {
 	const name = "reentrance"
 	here := s.open(t)
@@ -228,7 +226,7 @@ func (s *suite) reentrance(t *testing.T) {
 	}
 	if !s.Capabilities.Reentrant {
 		if _, err := here.TryLock(one, name); !errors.Is(err, lock.ErrHeld) {
-			t.Errorf("the owner has taken it again, though that is not declared: %v", err)
+			t.Errorf("the owner locked again, but Reentrant is not declared: %v", err)
 		}
 		MustUnlock(t, first)
 		return
@@ -238,24 +236,24 @@ func (s *suite) reentrance(t *testing.T) {
 		t.Fatal(err)
 	}
 	if again.Token() != first.Token() {
-		t.Errorf("token %d in the same grant as token %d", again.Token(), first.Token())
+		t.Errorf("the second Lock has token %d, the first %d", again.Token(), first.Token())
 	}
 	refused := func() {
 		t.Helper()
 		for who, try := range map[string]func() (lock.Held, error){
-			"another owner":            func() (lock.Held, error) { return here.TryLock(two, name) },
-			"nobody":                   func() (lock.Held, error) { return here.TryLock(ctx, name) },
-			"the same owner elsewhere": func() (lock.Held, error) { return there.TryLock(one, name) },
+			"another owner":                    func() (lock.Held, error) { return here.TryLock(two, name) },
+			"no owner":                         func() (lock.Held, error) { return here.TryLock(ctx, name) },
+			"the same owner in another Locker": func() (lock.Held, error) { return there.TryLock(one, name) },
 		} {
 			if _, err := try(); !errors.Is(err, lock.ErrHeld) {
-				t.Errorf("TryLock of %s: %v, want %v", who, err, lock.ErrHeld)
+				t.Errorf("TryLock by %s: %v, want %v", who, err, lock.ErrHeld)
 			}
 		}
 	}
 	refused()
 	MustUnlock(t, first)
 	if err := unlock(first); !errors.Is(err, lock.ErrLost) {
-		t.Errorf("second Unlock of one entry: %v, want %v", err, lock.ErrLost)
+		t.Errorf("second Unlock of the first Lock: %v, want %v", err, lock.ErrLost)
 	}
 	refused()
 	s.places(t, name, 1)
@@ -268,13 +266,13 @@ func (s *suite) reentrance(t *testing.T) {
 	MustUnlock(t, next)
 }
 
-// closing frees what a Locker holds, and ends its waits.
+// closing checks that Close releases the locks of a Locker and ends its waiters.
 func (s *suite) closing(t *testing.T) {
 	const name, queued = "closing", "closing-queued"
 	here, there := s.open(t), s.open(t)
 	held := MustLock(t, here, name)
 	other := MustLock(t, s.another(t, here), queued)
-	waiter := lockAside(t, here, queued, patience)
+	waiter := LockAside(t, here, queued)
 	s.queued(t, queued, 2)
 	if err := here.Close(t.Context()); err != nil {
 		t.Errorf("Close: %v", err)
