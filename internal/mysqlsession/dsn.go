@@ -13,14 +13,18 @@ import (
 	"github.com/go-sql-driver/mysql"
 )
 
-// LeastPacket is the size, in bytes, that the server must take a packet of. The
-// largest is a group of orders with the longest customers and keys, of 3 MiB.
+// LeastPacket is the least max_allowed_packet of the server, in bytes. The largest packet
+// is a batch of orders with the longest customers and keys, of 3 MiB.
 const LeastPacket = 4 << 20
 
-// Parse reads a DSN, in the form of github.com/go-sql-driver/mysql; its Addr may
-// name several hosts, with commas between them. It refuses by name what the
-// service's statements cannot work with, and sets what is the service's to choose:
-// parseTime, loc, interpolateParams and multiStatements, which is off.
+// separator separates the hosts of a DSN. The driver does not know it.
+const separator = ","
+
+const form = "malformed DSN (expected user:password@tcp(host:port)/database)"
+
+// Parse reads a DSN of github.com/go-sql-driver/mysql. Its address may have several hosts:
+// tcp(host:port,host:port). It rejects parameters that would break the service's
+// statements, and sets those that the service chooses.
 func Parse(dsn string) (*mysql.Config, error) {
 	cfg, err := ParseServer(dsn)
 	if err == nil && cfg.DBName == "" {
@@ -28,8 +32,6 @@ func Parse(dsn string) (*mysql.Config, error) {
 	}
 	return cfg, err
 }
-
-const form = "malformed DSN (expected user:password@tcp(host:port)/database)"
 
 // ParseServer is Parse for a DSN that need not name a database.
 func ParseServer(dsn string) (*mysql.Config, error) {
@@ -54,23 +56,21 @@ func ParseServer(dsn string) (*mysql.Config, error) {
 		return nil, err
 	}
 	cfg.ParseTime, cfg.Loc = true, time.UTC
-	// Without interpolation each statement costs a round trip to prepare it.
+	// Without interpolation, each statement costs a round trip to prepare it.
 	cfg.InterpolateParams, cfg.MultiStatements = true, false
-	// A server that takes no writes is seen to by the connection itself.
-	cfg.RejectReadOnly = false
-	// Errors are returned, and logged by whoever handles them.
-	cfg.Logger = &mysql.NopLogger{}
+	cfg.RejectReadOnly = false      // conn closes connections to a read-only server
+	cfg.Logger = &mysql.NopLogger{} // each call returns its error
 	return cfg, nil
 }
 
-// checkParameters looks for parameters that the driver does not show, or panics
-// at. The last slash and the first question mark after it begin them, as there.
+// checkParameters examines parameters that the driver hides or panics at. As in the driver,
+// they begin at the first question mark after the last slash.
 func checkParameters(dsn string) error {
 	_, parameters, _ := strings.Cut(dsn[strings.LastIndexByte(dsn, '/')+1:], "?")
 	for parameter := range strings.SplitSeq(parameters, "&") {
 		name, value, given := strings.Cut(parameter, "=")
 		switch {
-		case !given: // the driver passes it over
+		case !given: // the driver ignores it
 		case name == "charset" && !strings.EqualFold(value, "utf8mb4"):
 			return fmt.Errorf("charset=%s is not supported; use utf8mb4", value)
 		case name == "timeTruncate": // orders would expire early
@@ -82,7 +82,36 @@ func checkParameters(dsn string) error {
 	return nil
 }
 
-// checkPorts finds ports that no waiting makes right.
+// splitHosts returns the hosts of a DSN, and the DSN with the first host only. hosts is nil
+// if there are not several.
+func splitHosts(dsn string) (first string, hosts []string, err error) {
+	// As in the driver, because a password may contain any of these characters.
+	slash := strings.LastIndexByte(dsn, '/')
+	if slash < 0 {
+		return dsn, nil, nil
+	}
+	at := strings.LastIndexByte(dsn[:slash], '@') + 1
+	network, list, ok := strings.Cut(dsn[at:slash], "(")
+	list, closed := strings.CutSuffix(list, ")")
+	if !ok || !closed || !strings.HasPrefix(network, "tcp") || !strings.Contains(list, separator) {
+		return dsn, nil, nil
+	}
+	for host := range strings.SplitSeq(list, separator) {
+		host = strings.TrimSpace(host)
+		if host == "" {
+			return "", nil, fmt.Errorf("%s has an empty host; name each as host:port", list)
+		}
+		if strings.ContainsAny(host, "(); ") {
+			return "", nil, fmt.Errorf("%q is not a list of hosts; write tcp(host:port,host:port)", list)
+		}
+		if _, _, err := net.SplitHostPort(host); err != nil {
+			host = net.JoinHostPort(strings.Trim(host, "[]"), "3306")
+		}
+		hosts = append(hosts, host)
+	}
+	return dsn[:at] + network + "(" + hosts[0] + ")" + dsn[slash:], hosts, nil
+}
+
 func checkPorts(cfg *mysql.Config) error {
 	if !strings.HasPrefix(cfg.Net, "tcp") {
 		return nil
@@ -90,7 +119,7 @@ func checkPorts(cfg *mysql.Config) error {
 	for addr := range strings.SplitSeq(cfg.Addr, separator) {
 		_, port, err := net.SplitHostPort(addr)
 		if err != nil {
-			continue // the driver says so as it connects
+			continue // the driver reports it when it connects
 		}
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 			return fmt.Errorf("%s: %q is not a port; use a number from 1 to 65535", addr, port)
@@ -103,30 +132,29 @@ func check(cfg *mysql.Config) error {
 	switch {
 	case cfg.Collation != "":
 		return fmt.Errorf("collation=%s is not supported, the service sets its own; remove it", cfg.Collation)
-	case cfg.ClientFoundRows:
-		// An UPDATE that changes nothing would count like one that does.
+	case cfg.ClientFoundRows: // an UPDATE that changes nothing would count as a change
 		return errors.New("clientFoundRows=true is not supported, the service counts the rows that a statement changed; remove it")
 	case cfg.ColumnsWithAlias: // gorm would not find its columns
 		return errors.New("columnsWithAlias=true is not supported; remove it")
-	case cfg.AllowFallbackToPlaintext && cfg.TLSConfig != "preferred": // which sets it
-		return errors.New("allowFallbackToPlaintext=true is not supported, anyone in between could switch TLS off; remove it")
+	case cfg.AllowFallbackToPlaintext && cfg.TLSConfig != "preferred": // preferred sets it
+		return errors.New("allowFallbackToPlaintext=true is not supported, an attacker on the network could turn TLS off; remove it")
 	case cfg.ReadTimeout != 0 || cfg.WriteTimeout != 0:
-		// A COMMIT that takes longer would have an unknown outcome, and a wait for a
-		// lock in MySQL would break. Each call has an end of its own.
+		// The outcome of a slower COMMIT would be unknown, and a wait for a lock in MySQL
+		// would break. Each call has its own deadline.
 		return errors.New("readTimeout and writeTimeout are not supported, the service sets its own limits; remove them")
 	case !cfg.CheckConnLiveness:
-		// After a restart of the server each connection of the pool would fail one
-		// transaction whose outcome nobody knew.
+		// After a restart of the server, each connection of the pool would fail a
+		// transaction with an unknown outcome.
 		return errors.New("checkConnLiveness=false is not supported; remove it")
 	case cfg.MaxAllowedPacket != 0 && cfg.MaxAllowedPacket < LeastPacket: // 0 asks the server
-		return fmt.Errorf("maxAllowedPacket=%d is too small, %d is needed at least; remove it", cfg.MaxAllowedPacket, LeastPacket)
+		return fmt.Errorf("maxAllowedPacket=%d is too small, at least %d is needed; remove it", cfg.MaxAllowedPacket, LeastPacket)
 	case len(cfg.Params) > 0:
-		// Not the value: where a slash is missing, part of the password may come here.
-		names := slices.Sorted(maps.Keys(cfg.Params))
+		// No values: if a slash is missing, they may contain a part of the password.
+		names, verb, them := slices.Sorted(maps.Keys(cfg.Params)), "is", "it"
 		if len(names) > 1 {
-			return fmt.Errorf("%s are not supported, the service sets its session variables itself; remove them", strings.Join(names, ", "))
+			verb, them = "are", "them"
 		}
-		return fmt.Errorf("%s is not supported, the service sets its session variables itself; remove it", names[0])
+		return fmt.Errorf("%s %s not supported, the service sets its session variables itself; remove %s", strings.Join(names, ", "), verb, them)
 	}
 	return nil
 }

@@ -15,98 +15,72 @@ import (
 )
 
 const (
-	// hostTimeout bounds one host of several: one that is silent holds no more up.
+	// hostTimeout bounds the attempt to connect to one host of several.
 	hostTimeout = time.Second
-	// silentAfter is when a caller who waits for less may say so of a host, too.
+	// silentAfter is the least wait for a host that counts as silence, if the caller's
+	// context ends before hostTimeout.
 	silentAfter = 200 * time.Millisecond
-	// leaveEvery is the least time between two moments at which all connections to
-	// one host are made again: where the only one takes no writes, each finds so.
+	// leaveEvery is the least time between two replacements of all connections. If the only
+	// host takes no writes, each new connection asks for one.
 	leaveEvery = 500 * time.Millisecond
 )
 
-// separator of the hosts in a DSN, which the driver does not know.
-const separator = ","
-
-// splitHosts takes the hosts out of a DSN, tcp(host:port,host:port), and leaves the
-// first. It returns none where the DSN names one or fewer.
-func splitHosts(dsn string) (first string, hosts []string, err error) {
-	// As the driver finds them: a password may hold any of these.
-	slash := strings.LastIndexByte(dsn, '/')
-	if slash < 0 {
-		return dsn, nil, nil
+// Connector makes connections with a configuration that Parse has returned. more are
+// statements that follow the common settings. With several hosts, it connects to the one
+// that takes writes. When that host stops taking writes, all its connections are replaced.
+func Connector(cfg *mysql.Config, more ...string) (driver.Connector, error) {
+	each, err := EachHost(cfg, more...)
+	if err != nil {
+		return nil, err
 	}
-	at := strings.LastIndexByte(dsn[:slash], '@') + 1
-	network, list, ok := strings.Cut(dsn[at:slash], "(")
-	list, closed := strings.CutSuffix(list, ")")
-	if !ok || !closed || !strings.HasPrefix(network, "tcp") || !strings.Contains(list, separator) {
-		return dsn, nil, nil
+	all, _ := lists.LoadOrStore(cfg.Addr, &servers{addrs: strings.Split(cfg.Addr, separator)})
+	c := &connector{servers: all.(*servers)}
+	for _, addr := range c.addrs {
+		one := each[addr].(host)
+		c.hosts, c.driver = append(c.hosts, one), one.Driver()
 	}
-	for host := range strings.SplitSeq(list, separator) {
-		host = strings.TrimSpace(host)
-		if host == "" {
-			return "", nil, fmt.Errorf("%s names an empty host; name each as host:port", list)
-		}
-		if strings.ContainsAny(host, "(); ") {
-			return "", nil, fmt.Errorf("%q is not a list of hosts; name all of them in one pair of parentheses, with commas: tcp(host:port,host:port)", list)
-		}
-		if _, _, err := net.SplitHostPort(host); err != nil {
-			host = net.JoinHostPort(strings.Trim(host, "[]"), "3306")
-		}
-		hosts = append(hosts, host)
-	}
-	return dsn[:at] + network + "(" + hosts[0] + ")" + dsn[slash:], hosts, nil
+	return c, nil
 }
 
-// EachHost makes a connector for each host that cfg names, whether or not it takes
-// writes, by its address.
+// EachHost makes a connector for each host of cfg, by its address. The hosts need not take
+// writes.
 func EachHost(cfg *mysql.Config, more ...string) (map[string]driver.Connector, error) {
+	addrs := strings.Split(cfg.Addr, separator)
+	firstName, _, _ := net.SplitHostPort(addrs[0])
 	each := map[string]driver.Connector{}
-	for _, addr := range strings.Split(cfg.Addr, separator) {
+	for _, addr := range addrs {
 		one := cfg.Clone()
 		one.Addr = addr
-		if strings.Contains(cfg.Addr, separator) && one.TLS != nil && one.TLS.ServerName == hostname(cfg.Addr) {
-			one.TLS.ServerName = "" // it was taken from the first host
+		if len(addrs) > 1 && one.TLS != nil && one.TLS.ServerName == firstName {
+			one.TLS.ServerName = "" // the driver set it from the first host
 		}
 		driver, err := mysql.NewConnector(one)
 		if err != nil {
 			return nil, fmt.Errorf("malformed DSN: %w", err)
 		}
-		each[addr] = host{driver, append(settings(), more...)}
+		each[addr] = host{driver, append(settings[:len(settings):len(settings)], more...)}
 	}
 	return each, nil
 }
 
-// hostname is the name of the first of some hosts.
-func hostname(list string) string {
-	first, _, _ := strings.Cut(list, separator)
-	name, _, _ := net.SplitHostPort(first)
-	return name
-}
+// lists has the servers of each list of hosts. All pools of this process share them, because
+// some pools connect rarely and would notice a new primary late.
+var lists sync.Map
 
-// servers are the hosts of one list, and what all pools of this process that use it
-// have in common: which of them takes writes, and from when on that is so.
+// servers is the state of one list of hosts.
 type servers struct {
 	addrs []string
-	// generation is that of the connections which may be used. It rises when the
-	// server that took writes does not any more.
+	// generation is the generation of the usable connections. It rises when the connections
+	// must be replaced.
 	generation atomic.Uint64
 
-	mu sync.Mutex
-	// from is where to begin, at where the connections of the generation are.
-	from, at int
-	left     time.Time
+	mu   sync.Mutex
+	next int // the host to try first
+	last int // the host that took writes last
+	left time.Time
 }
 
-// known are all servers, by their list. A pool that finds its primary gone speaks
-// for all: some make connections only now and then.
-var known sync.Map
-
-func serversOf(list string) *servers {
-	s, _ := known.LoadOrStore(list, &servers{addrs: strings.Split(list, separator)})
-	return s.(*servers)
-}
-
-// leave makes all connections of a generation be made again.
+// leave replaces all connections of a generation.
 func (s *servers) leave(generation uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,26 +93,26 @@ func (s *servers) leave(generation uint64) {
 func (s *servers) first() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.from
+	return s.next
 }
 
-// silent notes that a host does not answer: others are asked before it from now on.
+// silent records that a host does not answer. The others are then tried before it.
 func (s *servers) silent(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.from == n {
-		s.from = (n + 1) % len(s.addrs)
+	if s.next == n {
+		s.next = (n + 1) % len(s.addrs)
 	}
 }
 
-// found notes which host takes writes, and returns the generation of a connection
-// to it that was begun in the given one.
+// found records which host takes writes. It returns the generation of a connection to it
+// that was begun in the given generation.
 func (s *servers) found(n int, generation uint64) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.from = n
-	if s.at != n {
-		s.at, s.left = n, time.Time{}
+	s.next = n
+	if s.last != n {
+		s.last, s.left = n, time.Time{}
 		generation = s.generation.Add(1)
 	}
 	return generation
@@ -153,40 +127,36 @@ type connector struct {
 
 func (c *connector) Driver() driver.Driver { return c.driver }
 
-// Connect asks one host after the other whether it takes writes, beginning with the
-// one that did last. Where there is but one, whoever uses it finds out.
+// Connect tries the hosts in turn, starting with the one that took writes last. It does not
+// check a single host, because its users notice.
 func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	generation := c.generation.Load()
 	if len(c.hosts) == 1 {
-		made, _, err := c.hosts[0].open(ctx)
+		opened, _, err := c.hosts[0].open(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return &conn{session: made, servers: c.servers, generation: generation}, nil
+		return &conn{session: opened, servers: c.servers, generation: generation}, nil
 	}
 	var errs hostErrors
 	for i, first := 0, c.first(); i < len(c.hosts) && ctx.Err() == nil; i++ {
 		n := (first + i) % len(c.hosts)
-		made, err := c.try(ctx, n)
+		opened, err := c.try(ctx, n)
 		if err == nil {
-			return &conn{session: made, servers: c.servers, generation: c.found(n, generation)}, nil
+			return &conn{session: opened, servers: c.servers, generation: c.found(n, generation)}, nil
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", c.addrs[n], err))
 	}
 	return nil, errs
 }
 
-// hostErrors say of each host why it is not used.
+// hostErrors has the reason for each host, in one line.
 type hostErrors []error
 
 func (all hostErrors) Error() string {
-	texts := make([]string, len(all))
-	for i, err := range all {
-		texts[i] = err.Error()
-	}
-	return "no host can be used: " + strings.Join(texts, "; ")
+	return "no host can be used: " + strings.ReplaceAll(errors.Join(all...).Error(), "\n", "; ")
 }
 
 func (all hostErrors) Unwrap() []error { return all }
@@ -195,32 +165,19 @@ func (c *connector) try(ctx context.Context, n int) (session, error) {
 	began := time.Now()
 	attempt, cancel := context.WithTimeout(ctx, hostTimeout)
 	defer cancel()
-	made, refusal, err := c.hosts[n].open(attempt)
+	opened, refusal, err := c.hosts[n].open(attempt)
 	if err == nil && refusal != nil {
-		_ = made.Close() // refusal says more
+		_ = opened.Close()
 		return nil, refusal
 	}
 	if err != nil && errors.Is(attempt.Err(), context.DeadlineExceeded) && time.Since(began) >= silentAfter {
 		c.silent(n)
 	}
-	return made, err
+	return opened, err
 }
 
-// session is all that database/sql asks of the driver's connections.
-type session interface {
-	driver.Conn
-	driver.ConnBeginTx
-	driver.ConnPrepareContext
-	driver.ExecerContext
-	driver.QueryerContext
-	driver.NamedValueChecker
-	driver.Pinger
-	driver.SessionResetter
-	driver.Validator
-}
-
-// conn is a connection that is given up when its server takes no more writes. A
-// pool looks before it hands one out, and when it gets one back.
+// conn is a connection that is closed when its server stops taking writes. A pool checks
+// that when it hands a connection out and when it gets one back.
 type conn struct {
 	session
 	servers    *servers
@@ -229,15 +186,12 @@ type conn struct {
 
 func (c *conn) old() bool { return c.generation != c.servers.generation.Load() }
 
-// Ping asks the server whether it takes writes: see ErrNoWrites.
+// Ping returns ErrNoWrites if the server takes no writes.
 func (c *conn) Ping(ctx context.Context) error {
 	if c.old() {
 		return driver.ErrBadConn
 	}
-	_, err := look(ctx, c.session)
-	if errors.Is(err, ErrNoWrites) {
-		c.servers.leave(c.generation)
-	}
+	_, err := checkWrites(ctx, c.session)
 	return c.noted(err)
 }
 
@@ -260,8 +214,9 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 	return rows, c.noted(err)
 }
 
+// noted replaces all connections if err shows that the server takes no writes.
 func (c *conn) noted(err error) error {
-	if err != nil && isMoved(err) {
+	if errors.Is(err, ErrNoWrites) || hasNumber(err, moved...) {
 		c.servers.leave(c.generation)
 	}
 	return err

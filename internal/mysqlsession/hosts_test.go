@@ -15,7 +15,7 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-func TestDSNNamesSeveralHosts(t *testing.T) {
+func TestParseReadsSeveralHosts(t *testing.T) {
 	for dsn, want := range map[string]string{
 		"shop:p,w@tcp(a:1,b:2)/shop":                "a:1,b:2",
 		"shop:p@(,)/w@tcp(a, b:3307 ,[::1]:3)/shop": "a:3306,b:3307,[::1]:3",
@@ -27,7 +27,7 @@ func TestDSNNamesSeveralHosts(t *testing.T) {
 		cfg, err := mysqlsession.Parse(dsn)
 		if want == "" {
 			if err == nil {
-				t.Errorf("%s: was taken for %s", dsn, cfg.Addr)
+				t.Errorf("%s: parsed as %s, want an error", dsn, cfg.Addr)
 			}
 			continue
 		}
@@ -37,17 +37,16 @@ func TestDSNNamesSeveralHosts(t *testing.T) {
 		}
 		again, err := mysqlsession.Parse(cfg.FormatDSN())
 		if err != nil || again.Addr != want || again.Passwd != cfg.Passwd {
-			t.Errorf("%s: written again it is %v, %v", dsn, again, err)
+			t.Errorf("%s: after FormatDSN, it is parsed as %v, %v", dsn, again, err)
 		}
 	}
 }
 
-// pair are two servers, of which one takes writes, and an account that read_only
-// binds.
+// pair is two servers, of which one takes writes, and an account that read_only applies to.
 type pair struct {
 	admins [2]*sql.DB
 	addrs  [2]string
-	dsn    string // names the second first
+	dsn    string // with the second server first
 }
 
 func newPair(t *testing.T) *pair {
@@ -75,7 +74,7 @@ func newPair(t *testing.T) *pair {
 		p.addrs[i] = cfg.Addr
 	}
 	t.Cleanup(func() {
-		exec := func(statement string) { _, _ = p.admins[0].Exec(statement) } // the server is the package's
+		exec := func(statement string) { _, _ = p.admins[0].Exec(statement) } // the package's server stays
 		exec("SET GLOBAL read_only = 0")
 		exec("DROP USER buyer@'127.0.0.1'")
 		exec("DROP DATABASE pair")
@@ -84,21 +83,21 @@ func newPair(t *testing.T) *pair {
 	return p
 }
 
-// primary makes one of the two take writes, and the other not.
+// primary makes server n the one that takes writes.
 func (p *pair) primary(t *testing.T, n int) {
 	t.Helper()
 	exec(t, p.admins[1-n], "SET GLOBAL read_only = 1")
 	exec(t, p.admins[n], "SET GLOBAL read_only = 0")
 }
 
-// writesTo writes a row, and reads from it which server has it.
+// writesTo writes a row, and returns which server has it.
 func writesTo(t *testing.T, db *sql.DB) int {
 	t.Helper()
 	exec(t, db, "INSERT INTO t () VALUES ()")
-	return asks(t, db)
+	return serverOf(t, db)
 }
 
-func asks(t *testing.T, db *sql.DB) (server int) {
+func serverOf(t *testing.T, db *sql.DB) (server int) {
 	t.Helper()
 	if err := db.QueryRowContext(t.Context(), "SELECT server FROM t LIMIT 1").Scan(&server); err != nil {
 		t.Fatal(err)
@@ -112,52 +111,52 @@ func TestPoolsFollowThePrimary(t *testing.T) {
 	one, two := pool(t, p.dsn), pool(t, p.dsn)
 	for _, db := range []*sql.DB{one, two} {
 		if got := writesTo(t, db); got != 0 {
-			t.Fatalf("server %d was written to, and takes no writes", got)
+			t.Fatalf("the write went to server %d, which takes none", got)
 		}
 	}
 
-	// A statement that is refused speaks for all pools.
+	// A refused statement moves all pools to the new primary.
 	p.primary(t, 1)
 	_, err := one.ExecContext(t.Context(), "INSERT INTO t () VALUES ()")
 	if !mysqlsession.RefusesWrites(err) {
-		t.Errorf("a write to the old primary: got %v, want that it was refused", err)
+		t.Errorf("a write to the old primary: got %v, want a refusal", err)
 	}
 	for _, db := range []*sql.DB{two, one} {
 		if got := writesTo(t, db); got != 1 {
-			t.Errorf("server %d was written to", got)
+			t.Errorf("the write went to server %d, which takes none", got)
 		}
 	}
 
-	// So does a ping, also of a connection that its user keeps.
-	kept, err := pool(t, p.dsn).Conn(t.Context())
+	// So does a ping. It also reaches connections in use.
+	inUse, err := pool(t, p.dsn).Conn(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer kept.Close()
+	defer inUse.Close()
 	p.primary(t, 0)
 	if err := two.PingContext(t.Context()); !errors.Is(err, mysqlsession.ErrNoWrites) || !strings.Contains(err.Error(), "read_only") {
 		t.Errorf("ping of the old primary: got %v, want %v", err, mysqlsession.ErrNoWrites)
 	}
 	for _, db := range []*sql.DB{one, two} {
 		if got := writesTo(t, db); got != 0 {
-			t.Errorf("server %d was written to", got)
+			t.Errorf("the write went to server %d, which takes none", got)
 		}
 	}
-	if err := kept.PingContext(t.Context()); err == nil {
-		t.Error("a connection to the old primary is as good as before")
+	if err := inUse.PingContext(t.Context()); err == nil {
+		t.Error("a connection to the old primary is still usable")
 	}
 
-	// Where no host takes writes, each is named with its reason.
+	// If no host takes writes, the error has the reason for each.
 	exec(t, p.admins[0], "SET GLOBAL read_only = 1")
 	_ = one.PingContext(t.Context())
 	err = one.PingContext(t.Context())
 	if !mysqlsession.RefusesWrites(err) || !strings.Contains(err.Error(), p.addrs[0]) || !strings.Contains(err.Error(), p.addrs[1]) || strings.Contains(err.Error(), "\n") {
-		t.Errorf("no host takes writes: got %v", err)
+		t.Errorf("ping without a primary: got %v", err)
 	}
 }
 
-// The only host may be a proxy: what is behind it changes, and connections stay.
-func TestConnectionsToTheOnlyHostAreMadeAgain(t *testing.T) {
+// The only host may be a proxy whose server changes while its connections stay open.
+func TestConnectionsToTheOnlyHostAreReplaced(t *testing.T) {
 	p := newPair(t)
 	p.primary(t, 0)
 	db := pool(t, "buyer:pw@tcp("+p.addrs[0]+")/pair")
@@ -170,18 +169,18 @@ func TestConnectionsToTheOnlyHostAreMadeAgain(t *testing.T) {
 	}
 	before := id()
 	if again := id(); again != before {
-		t.Fatal("each statement has another connection")
+		t.Fatal("the pool does not reuse its connection")
 	}
 	exec(t, p.admins[0], "SET GLOBAL read_only = 1")
 	if _, err := db.ExecContext(t.Context(), "INSERT INTO t () VALUES ()"); !mysqlsession.RefusesWrites(err) {
 		t.Errorf("got %v", err)
 	}
 	if id() == before {
-		t.Error("the connection by which a write was refused is used again")
+		t.Error("the pool reuses a connection on which a write was refused")
 	}
 }
 
-func TestSilentHostIsPassedOver(t *testing.T) {
+func TestASilentHostIsTriedOnce(t *testing.T) {
 	p := newPair(t)
 	p.primary(t, 0)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -205,6 +204,6 @@ func TestSilentHostIsPassedOver(t *testing.T) {
 		writesTo(t, pool(t, dsn))
 	}
 	if n := tries.Load(); n != 1 {
-		t.Errorf("the silent host was asked %d times, want once", n)
+		t.Errorf("the silent host was tried %d times, want once", n)
 	}
 }

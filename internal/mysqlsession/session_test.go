@@ -16,11 +16,11 @@ import (
 
 var servers *sandbox.Stack
 
-// The server is this package's own: its defaults change while the tests run, one
-// after the other.
+// The package has its own server and runs its tests one at a time, because they change the
+// server's defaults.
 func TestMain(m *testing.M) { sandboxtest.Main(m, sandbox.Config{MySQL: true}, &servers) }
 
-func TestParametersThatCannotBeServedAreRefusedByName(t *testing.T) {
+func TestParseNamesUnsupportedParameters(t *testing.T) {
 	for parameters, want := range map[string]string{
 		"charset=gbk":                            "charset=gbk is not supported; use utf8mb4",
 		"charset=utf8&parseTime=True":            "charset=utf8 is not supported; use utf8mb4",
@@ -61,7 +61,7 @@ func TestParametersThatCannotBeServedAreRefusedByName(t *testing.T) {
 			continue
 		}
 		if !cfg.ParseTime || cfg.Loc.String() != "UTC" || !cfg.InterpolateParams || cfg.MultiStatements {
-			t.Errorf("%s: it is the DSN that chooses: %+v", parameters, cfg)
+			t.Errorf("%s: the DSN overrides the service's choice: %+v", parameters, cfg)
 		}
 	}
 	for hosts, want := range map[string]string{
@@ -83,9 +83,9 @@ func TestParametersThatCannotBeServedAreRefusedByName(t *testing.T) {
 	}
 }
 
-// In gbk the backslash before a quote is the second half of a character, and the
-// quote ends the text.
-func TestCallerDoesNotWriteTheStatement(t *testing.T) {
+// In gbk, the backslash before a quote would be the second half of a character, and the
+// quote would end the text.
+func TestACharacterSetDoesNotAllowSQLInjection(t *testing.T) {
 	dsn := newDSN(t)
 	cfg, err := mysql.ParseDSN(dsn)
 	if err != nil {
@@ -94,7 +94,7 @@ func TestCallerDoesNotWriteTheStatement(t *testing.T) {
 	admin := plain(t, dsn)
 	exec(t, admin, "CREATE TABLE t (id INT NOT NULL PRIMARY KEY, reference VARBINARY(255) NULL) ENGINE = InnoDB")
 	exec(t, admin, "INSERT INTO t (id) VALUES (1), (2)")
-	// init_connect is for those without rights over the server.
+	// The server runs init_connect only for accounts without administrative rights.
 	exec(t, admin, "CREATE USER shop@'127.0.0.1' IDENTIFIED BY 'pw'")
 	exec(t, admin, "GRANT ALL ON `"+cfg.DBName+"`.* TO shop@'127.0.0.1'")
 	exec(t, admin, "SET GLOBAL init_connect = 'SET NAMES gbk'")
@@ -110,7 +110,7 @@ func TestCallerDoesNotWriteTheStatement(t *testing.T) {
 	}
 }
 
-// defaults are a server's that turn answers into lies, or statements into others.
+// defaults would make answers wrong, or change the meaning of statements.
 var defaults = []string{
 	"autocommit = 0", "completion_type = CHAIN", "time_zone = '+05:00'",
 	"sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PIPES_AS_CONCAT,IGNORE_SPACE,NO_ZERO_DATE,HIGH_NOT_PRECEDENCE'",
@@ -129,7 +129,7 @@ var defaultsOfMySQL = []string{
 	"transaction_isolation = 'SERIALIZABLE'", "transaction_read_only = 1", "max_execution_time = 50", "group_replication_consistency = 'EVENTUAL'",
 }
 
-func TestServersDefaultsDoNotCount(t *testing.T) {
+func TestServerDefaultsHaveNoEffect(t *testing.T) {
 	dsn := newDSN(t)
 	admin, ours := plain(t, dsn), pool(t, dsn)
 	exec(t, admin, "CREATE TABLE t (id INT NOT NULL PRIMARY KEY, v VARCHAR(255) NOT NULL, n INT NOT NULL DEFAULT 0) ENGINE = InnoDB CHARSET = utf8mb4")
@@ -146,7 +146,7 @@ func TestServersDefaultsDoNotCount(t *testing.T) {
 	for _, set := range all {
 		name, _, _ := strings.Cut(set, " ")
 		if got[name] != want[name] || want[name] == "" {
-			t.Errorf("%s is %q with the default changed, and %q otherwise", name, got[name], want[name])
+			t.Errorf("%s is %q with a changed default, and %q without", name, got[name], want[name])
 		}
 	}
 
@@ -174,11 +174,11 @@ func TestServersDefaultsDoNotCount(t *testing.T) {
 	if want := []string{"1 " + hostile + " 1", "2 b 2", "3 c 1"}; !slices.Equal(list, want) {
 		t.Errorf("got %q, want %q", list, want)
 	}
-	// What was answered is there when the process is gone.
+	// Acknowledged statements are committed before the connection is closed.
 	_ = ours.Close()
 	var n int
 	if err := admin.QueryRowContext(t.Context(), "SELECT SUM(n) FROM t").Scan(&n); err != nil || n != 4 {
-		t.Errorf("%d of 4 changes stand: %v", n, err)
+		t.Errorf("%d of 4 changes are committed, %v", n, err)
 	}
 }
 
@@ -194,7 +194,7 @@ func newDSN(t *testing.T) string {
 	return dsn
 }
 
-// pool is of one connection, as the service makes them.
+// pool has one connection of the kind that the service makes.
 func pool(t *testing.T, dsn string) *sql.DB {
 	t.Helper()
 	cfg, err := mysqlsession.Parse(dsn)
@@ -208,7 +208,7 @@ func pool(t *testing.T, dsn string) *sql.DB {
 	return opened(t, sql.OpenDB(connector))
 }
 
-// plain is of one connection that sets nothing.
+// plain has one connection without session settings.
 func plain(t *testing.T, dsn string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("mysql", dsn+"?interpolateParams=true")
@@ -235,7 +235,7 @@ func exec(t *testing.T, db *sql.DB, query string, args ...any) {
 	}
 }
 
-// variables are those of the pool's session.
+// variables returns the variables of the pool's session.
 func variables(t *testing.T, db *sql.DB) map[string]string {
 	t.Helper()
 	rows, err := db.QueryContext(t.Context(), "SHOW SESSION VARIABLES")

@@ -12,43 +12,41 @@ import (
 	"github.com/go-sql-driver/mysql"
 )
 
-// ErrNoWrites says that a server answers, and takes no writes: it is a replica of
-// another, or has lost its cluster.
+// ErrNoWrites means that a server answers but takes no writes: it is a replica, or it is not
+// part of its cluster.
 var ErrNoWrites = errors.New("the server takes no writes")
 
-// Numbers of errors by which a server refuses a write.
+// Error numbers with which a server refuses writes.
 const (
 	errOption        = 1290 // --read-only, --super-read-only
-	errReadOnlyMode  = 1836 // --innodb-read-only, and the next two
+	errReadOnlyMode  = 1836 // --innodb-read-only, like the next two
 	errInnoDB        = 1874
 	errTable         = 1036
 	errReadOnlyTx    = 1792
 	errSchema        = 3989 // ALTER DATABASE ... READ ONLY = 1
-	errNotPrepared   = 1047 // Galera: the node is not of the primary component. Reads are refused, too
+	errNotPrepared   = 1047 // a Galera node outside the primary component; it also refuses reads
 	errHook          = 3100 // Group Replication, at COMMIT
 	errOffline       = 3032
 	errCommandDenied = 1142
 )
 
-// readOnly are those of a server that answers reads.
-var readOnly = []uint16{errOption, errReadOnlyMode, errInnoDB, errTable, errReadOnlyTx, errSchema}
+var (
+	// readOnly servers answer reads.
+	readOnly = []uint16{errOption, errReadOnlyMode, errInnoDB, errTable, errReadOnlyTx, errSchema}
+	// moved makes all connections to a server useless. A killed connection (1053, 1927) does
+	// not.
+	moved = slices.Concat(readOnly, []uint16{errNotPrepared, errHook, errOffline})
+)
 
-// RefusesWrites reports whether err says that a server takes no writes, so that
-// the statement or the transaction was not applied. At COMMIT, too: the server rolls
-// back then.
+// RefusesWrites reports whether err means that the server takes no writes and has not
+// applied the statement or transaction. At COMMIT, the server rolls back.
 func RefusesWrites(err error) bool {
 	return errors.Is(err, ErrNoWrites) || Detached(err) || hasNumber(err, readOnly...)
 }
 
-// Detached reports whether err is of a Galera node without a cluster, which refuses
-// reads, too: where a read follows a write in one packet, the write may stand.
+// Detached reports whether err is of a Galera node without a cluster. It also refuses reads:
+// if a read follows a write in one packet, the write may be committed.
 func Detached(err error) bool { return hasNumber(err, errNotPrepared) }
-
-// isMoved reports whether connections to the server are of no use any more. That a
-// connection was killed (1053, 1927) concerns that one alone.
-func isMoved(err error) bool {
-	return hasNumber(err, readOnly...) || hasNumber(err, errNotPrepared, errHook, errOffline)
-}
 
 func hasNumber(err error, numbers ...uint16) bool {
 	e, ok := errors.AsType[*mysql.MySQLError](err)
@@ -56,8 +54,8 @@ func hasNumber(err error, numbers ...uint16) bool {
 }
 
 const (
-	// SHOW takes names that a server does not know, and a node of Galera that has
-	// lost its cluster answers it.
+	// SHOW accepts names of variables that a server lacks, and a detached Galera node
+	// answers it.
 	showVariables = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('read_only', 'super_read_only', 'innodb_read_only', 'offline_mode', " +
 		"'wsrep_on', 'group_replication_group_name')"
 	showGalera  = "SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_ready', 'wsrep_cluster_status')"
@@ -65,9 +63,9 @@ const (
 		"FROM performance_schema.replication_group_members"
 )
 
-// look asks whether the server takes writes: if not, it returns ErrNoWrites, with
-// the reason. Nothing is written for it. galera says that it is a node of Galera.
-func look(ctx context.Context, conn driver.QueryerContext) (galera bool, err error) {
+// checkWrites returns ErrNoWrites with the reason if the server takes no writes. It writes
+// nothing. galera reports whether the server is a Galera node.
+func checkWrites(ctx context.Context, conn driver.QueryerContext) (galera bool, err error) {
 	variables, err := pairs(ctx, conn, showVariables)
 	if Detached(err) {
 		return true, fmt.Errorf("%w: %s", ErrNoWrites, err.Error())
@@ -83,39 +81,39 @@ func look(ctx context.Context, conn driver.QueryerContext) (galera bool, err err
 	}
 	switch {
 	case galera:
-		err = lookAtGalera(ctx, conn)
+		err = checkGalera(ctx, conn)
 	case variables["group_replication_group_name"] != "":
-		err = lookAtGroup(ctx, conn)
+		err = checkGroup(ctx, conn)
 	}
 	return galera, err
 }
 
-// isOn also takes the words that MariaDB 12 has for read_only.
+// isOn accepts the values of MariaDB 12's read_only, which are not only ON and OFF.
 func isOn(value string) bool { return value != "" && value != "OFF" && value != "0" }
 
-func lookAtGalera(ctx context.Context, conn driver.QueryerContext) error {
+func checkGalera(ctx context.Context, conn driver.QueryerContext) error {
 	status, err := pairs(ctx, conn, showGalera)
 	switch {
 	case err != nil:
-		return fmt.Errorf("ask Galera for its state: %w", err)
+		return fmt.Errorf("read Galera's status: %w", err)
 	case status["wsrep_ready"] != "ON", status["wsrep_cluster_status"] != "Primary":
 		return fmt.Errorf("%w: wsrep_ready is %s, wsrep_cluster_status is %s", ErrNoWrites, status["wsrep_ready"], status["wsrep_cluster_status"])
 	}
 	return nil
 }
 
-// lookAtGroup finds a member that is not, or no longer, a primary. One that has lost
-// the others is still writable, and its COMMIT hangs.
-func lookAtGroup(ctx context.Context, conn driver.QueryerContext) error {
+// checkGroup finds members that are not a primary, or that have lost the majority. The
+// latter are still writable, but their COMMIT hangs.
+func checkGroup(ctx context.Context, conn driver.QueryerContext) error {
 	members, err := pairs(ctx, conn, showMembers)
 	if hasNumber(err, errCommandDenied) {
-		return nil // super_read_only tells most of it
+		return nil // super_read_only shows most cases
 	}
 	if err != nil {
-		return fmt.Errorf("ask for the members of the group: %w", err)
+		return fmt.Errorf("read the group's members: %w", err)
 	}
 	if self := members["self"]; self != "ONLINE PRIMARY" {
-		return fmt.Errorf("%w: in its group it is %q, not ONLINE PRIMARY", ErrNoWrites, self)
+		return fmt.Errorf("%w: its state in the group is %q, not ONLINE PRIMARY", ErrNoWrites, self)
 	}
 	unreachable := 0
 	for _, state := range members {
@@ -129,7 +127,7 @@ func lookAtGroup(ctx context.Context, conn driver.QueryerContext) error {
 	return nil
 }
 
-// pairs reads rows of two texts.
+// pairs returns the rows of a query with two text columns, by the lower-case first one.
 func pairs(ctx context.Context, conn driver.QueryerContext, query string) (found map[string]string, err error) {
 	rows, err := conn.QueryContext(ctx, query, nil)
 	if err != nil {

@@ -9,9 +9,8 @@ import (
 	"flashsale/internal/sandbox"
 )
 
-// BenchmarkHandover measures how long a lock takes from one holder to the next:
-// from just before Unlock until the waiter's Lock has returned, with two holders
-// in turns, each on a client of its own.
+// BenchmarkHandover measures the time from one holder to the next: from just before Unlock
+// until the waiter's Lock has returned. Two holders with separate clients take turns.
 //
 //	go test ./internal/lock/memcachedlock -run '^$' -bench Handover -benchtime 200x
 func BenchmarkHandover(b *testing.B) {
@@ -31,7 +30,7 @@ func BenchmarkHandover(b *testing.B) {
 			next, err = lockers[i%2].Lock(b.Context(), name)
 			granted <- time.Now()
 		}()
-		time.Sleep(10 * time.Millisecond) // it has no place that would show it
+		time.Sleep(10 * time.Millisecond) // the server does not show a waiter
 		began := time.Now()
 		if err := held.Unlock(b.Context()); err != nil {
 			b.Fatal(err)

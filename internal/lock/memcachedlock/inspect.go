@@ -17,23 +17,23 @@ import (
 	"flashsale/internal/lock/lease"
 )
 
-// inspectTimeout bounds the listing of a cache's keys, however many.
+// inspectTimeout bounds the listing of a cache with any number of keys.
 const inspectTimeout = 10 * time.Second
 
-// Inspect lists the locks that are held. The server walks through all that it
-// has, as it does for people who look for trouble: this is not for every second.
+// Inspect lists the locks that are held. The server reads all its items for that, so it is
+// not for frequent use.
 func (l *Locker) Inspect(ctx context.Context) ([]lock.Info, error) {
 	s := l.store
 	keys, err := s.keys(ctx)
 	if err != nil {
 		return nil, s.failed("list the locks", err)
 	}
-	items, err := s.client.GetMulti(keys)
+	items, err := s.client.GetMulti(keys) // without expired items
 	if err != nil {
 		return nil, s.failed("list the locks", err)
 	}
 	var infos []lock.Info
-	for _, item := range items { // those that are over are not among them
+	for _, item := range items {
 		name, owner := parse(item.Value)
 		info := lease.ParseOwner(owner)
 		info.Name = name
@@ -43,13 +43,9 @@ func (l *Locker) Inspect(ctx context.Context) ([]lock.Info, error) {
 	return infos, nil
 }
 
-// Revoke ends the item of name, whoever's it is. Its holder hears of it with its
-// next renewal.
+// Revoke deletes the item of name. The holder notices at its next renewal.
 func (l *Locker) Revoke(ctx context.Context, name string) error {
-	if err := lock.CheckName(name); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
+	if err := errors.Join(lock.CheckName(name), ctx.Err()); err != nil {
 		return err
 	}
 	err := l.store.client.Delete(l.store.key(name))
@@ -59,7 +55,7 @@ func (l *Locker) Revoke(ctx context.Context, name string) error {
 	return l.store.failed("revoke", err)
 }
 
-// keys lists the keys with our prefix. The client has no request for that.
+// keys lists the keys with our prefix, for which the client has no request.
 func (s *store) keys(ctx context.Context) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
@@ -73,25 +69,20 @@ func (s *store) keys(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	var keys []string
-	for lines := bufio.NewScanner(conn); ; {
-		if !lines.Scan() {
-			return nil, errors.Join(errors.New("the list has no end"), ctx.Err(), lines.Err())
-		}
-		// key=... exp=... la=...; then END, or an error.
+	for lines := bufio.NewScanner(conn); lines.Scan(); {
+		// Lines are "key=... exp=... la=...", and then END or an error.
 		first, _, _ := strings.Cut(lines.Text(), " ")
 		escaped, isKey := strings.CutPrefix(first, "key=")
 		if first == "END" {
 			return keys, nil
 		}
-		if !isKey {
-			return nil, fmt.Errorf("lru_crawler metadump: %s", lines.Text())
-		}
 		key, err := url.PathUnescape(escaped)
-		if err != nil {
-			return nil, fmt.Errorf("lru_crawler metadump: %w", err)
+		if err != nil || !isKey {
+			return nil, fmt.Errorf("lru_crawler metadump: unexpected answer %q", lines.Text())
 		}
 		if strings.HasPrefix(key, s.prefix) {
 			keys = append(keys, key)
 		}
 	}
+	return nil, errors.Join(errors.New("lru_crawler metadump: the connection ended before the list"), ctx.Err())
 }

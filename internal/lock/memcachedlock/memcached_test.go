@@ -19,7 +19,7 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// patience is how long a test waits for what must happen.
+// patience bounds a call that must succeed.
 const patience = 20 * time.Second
 
 func TestConfigIsChecked(t *testing.T) {
@@ -35,20 +35,20 @@ func TestConfigIsChecked(t *testing.T) {
 		cfg := good
 		change(&cfg)
 		if _, err := New(cfg); err == nil {
-			t.Errorf("%s was accepted", name)
+			t.Errorf("New accepts %s", name)
 		}
 	}
 }
 
-// TestKeysAreLegalAndDiffer: also of names that no key could hold.
-func TestKeysAreLegalAndDiffer(t *testing.T) {
+// Also for names with characters that a key must not contain.
+func TestKeysAreValidAndDiffer(t *testing.T) {
 	s := &store{prefix: testPrefix}
 	long := strings.Repeat("n", lock.MaxName)
 	seen := map[string]string{}
 	for _, name := range []string{"n", "N", "%6E", "a b", "a%20b", "ü", "\x01\r\n", long, long[1:], strings.Repeat(" ", lock.MaxName)} {
 		key := s.key(name)
 		if len(key) > maxKey || strings.ContainsAny(key, " \r\n\x01") {
-			t.Errorf("key %q of %q", key, name)
+			t.Errorf("%q has the invalid key %q", name, key)
 		}
 		if other, taken := seen[key]; taken {
 			t.Errorf("%q and %q have the same key %q", name, other, key)
@@ -57,9 +57,8 @@ func TestKeysAreLegalAndDiffer(t *testing.T) {
 	}
 }
 
-// TestAnItemOutlastsTheTTL: the server counts whole seconds, and may be about to
-// begin another one.
-func TestAnItemOutlastsTheTTL(t *testing.T) {
+// The server counts whole seconds, and its clock may be about to tick.
+func TestAnItemOutlivesTheTTL(t *testing.T) {
 	for ttl, want := range map[time.Duration]int32{
 		time.Second: 2, 1500 * time.Millisecond: 3, 2 * time.Second: 3, time.Minute: 61,
 	} {
@@ -69,14 +68,13 @@ func TestAnItemOutlastsTheTTL(t *testing.T) {
 	}
 }
 
-// TestALaterHoldersItemIsNeverTouched: the renewal and the release of a holder
-// that was evicted, with the next one coming before the look at the item, or
-// between the look and the change.
-func TestALaterHoldersItemIsNeverTouched(t *testing.T) {
+// An evicted holder renews and releases. The next holder comes before its get, or between
+// its get and its cas.
+func TestALateRequestDoesNotChangeAnotherHoldersItem(t *testing.T) {
 	s := start(t, sandbox.MemcachedConfig{})
 	link := sandboxtest.NewLink(t, s.Addr)
 	cfg := testConfig(link.Addr)
-	cfg.TTL = time.Minute // of which a sixth is what an answer may take
+	cfg.TTL = time.Minute // a request may take a sixth of it
 	l, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +99,7 @@ func TestALaterHoldersItemIsNeverTouched(t *testing.T) {
 				release = link.Hold()
 				before := s.gets(t)
 				begin()
-				sandboxtest.Eventually(t, "the look at the item", func() bool { return s.gets(t) > before })
+				sandboxtest.Eventually(t, "the get of the item", func() bool { return s.gets(t) > before })
 			}
 			if err := s.client.Delete(s.store.key(name)); err != nil {
 				t.Fatal(err)
@@ -116,17 +114,17 @@ func TestALaterHoldersItemIsNeverTouched(t *testing.T) {
 			if err := <-changed; !errors.Is(err, lock.ErrLost) {
 				t.Errorf("%s: %v, want %v", name, err, lock.ErrLost)
 			}
-			if err := change(t.Context(), "nobody's", "first"); !errors.Is(err, lock.ErrLost) {
-				t.Errorf("%s of nobody's: %v, want %v", what, err, lock.ErrLost)
+			if err := change(t.Context(), "free", "first"); !errors.Is(err, lock.ErrLost) {
+				t.Errorf("%s of a free name: %v, want %v", what, err, lock.ErrLost)
 			}
 			if places := s.Places(t, name); len(places) != 1 || places[0] != string(value(name, "second")) {
-				t.Errorf("after %s: places %q", name, places)
+				t.Errorf("after %s: the items are %q", name, places)
 			}
 		}
 	}
 }
 
-// gets is how often the server was asked for an item. The client cannot ask that.
+// gets returns the number of gets that the server has served. The client cannot read it.
 func (s *server) gets(t *testing.T) (n int) {
 	t.Helper()
 	conn, err := net.Dial("tcp", s.Addr)
@@ -140,26 +138,26 @@ func (s *server) gets(t *testing.T) (n int) {
 			return n
 		}
 	}
-	t.Fatal("no count of gets")
+	t.Fatal("stats has no cmd_get")
 	return 0
 }
 
-// TestAnEvictedGrantIsLost fills the cache. Nothing but a renewal tells.
+// Only a renewal notices an eviction.
 func TestAnEvictedGrantIsLost(t *testing.T) {
 	s := start(t, sandbox.MemcachedConfig{Megabytes: 2})
 	cfg := testConfig(s.Addr)
-	cfg.TTL = 18 * time.Second // each renewal makes it the youngest item again
+	cfg.TTL = 18 * time.Second // each renewal makes it the most recently used item
 	l, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close(context.Background()) })
 	held := locktest.MustLock(t, l, "n")
-	// Items of the same size: others would not take its room.
+	// Only items of the same size class can evict it.
 	item := memcache.Item{Value: make([]byte, len(s.Places(t, "n")[0])+len(testPrefix))}
-	for i := 0; l.stands(t, "n"); i++ {
+	for i := 0; l.hasItem(t, "n"); i++ {
 		if i == 50 {
-			t.Fatal("half a million items have not evicted it")
+			t.Fatal("half a million items did not evict the lock")
 		}
 		for j := range 10_000 {
 			item.Key = fmt.Sprintf("%d-%d", i, j)
@@ -168,7 +166,7 @@ func TestAnEvictedGrantIsLost(t *testing.T) {
 			}
 		}
 	}
-	next := locktest.MustLock(t, newLocker(t, s.Addr), "n") // there are two holders now
+	next := locktest.MustLock(t, newLocker(t, s.Addr), "n") // now there are two holders
 	sandboxtest.Await(t, held.Lost(), "the loss")
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
@@ -176,9 +174,9 @@ func TestAnEvictedGrantIsLost(t *testing.T) {
 	locktest.MustUnlock(t, next)
 }
 
-// stands reports whether the server has a name's item. To ask for the item itself
-// would keep it from being evicted.
-func (l *Locker) stands(t *testing.T, name string) bool {
+// hasItem reports whether the server has a name's item. A get would keep the item from being
+// evicted.
+func (l *Locker) hasItem(t *testing.T, name string) bool {
 	t.Helper()
 	keys, err := l.store.keys(t.Context())
 	if err != nil {
@@ -205,7 +203,7 @@ func TestInspectAndRevoke(t *testing.T) {
 	began := time.Now().Truncate(time.Millisecond)
 	one, two := locktest.MustLock(t, here, long), locktest.MustLock(t, here, "a b%")
 	locktest.MustUnlock(t, locktest.MustLock(t, here, "free"))
-	if err := s.client.Set(&memcache.Item{Key: "another's"}); err != nil {
+	if err := s.client.Set(&memcache.Item{Key: "other"}); err != nil {
 		t.Fatal(err)
 	}
 	infos, err := there.Inspect(t.Context())
@@ -223,7 +221,7 @@ func TestInspectAndRevoke(t *testing.T) {
 	}
 	sandboxtest.Await(t, one.Lost(), "the loss")
 	if err := there.Revoke(t.Context(), long); !errors.Is(err, lock.ErrNotHeld) {
-		t.Errorf("Revoke of what nobody holds: %v", err)
+		t.Errorf("Revoke of a free name: %v", err)
 	}
 	locktest.MustUnlock(t, two)
 }
@@ -234,10 +232,10 @@ func TestLocksAreGrantedAgainAfterARestart(t *testing.T) {
 	lost := locktest.MustLock(t, l, "n")
 	s.Process.Kill()
 	if _, err := l.TryLock(t.Context(), "m"); err == nil || !strings.Contains(err.Error(), s.Addr) {
-		t.Errorf("TryLock of a dead server: %v; want its address", err)
+		t.Errorf("TryLock on a dead server: %v; want its address", err)
 	}
 	if _, err := l.Inspect(t.Context()); err == nil {
-		t.Error("a dead server tells who holds what")
+		t.Error("Inspect of a dead server succeeded")
 	}
 	if err := s.Process.Restart(t.Context()); err != nil {
 		t.Fatal(err)
@@ -247,7 +245,7 @@ func TestLocksAreGrantedAgainAfterARestart(t *testing.T) {
 	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 }
 
-// noticeTTL outlives what a busy machine may stop a process for. A loss is noticed
+// noticeTTL is longer than the pauses of a process on a busy machine. A holder notices a loss
 // within a third of it.
 const noticeTTL = 9 * time.Second
 
@@ -262,7 +260,7 @@ func newLocker(tb testing.TB, address string) *Locker {
 	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		_ = l.Close(ctx) // the server may be gone
+		_ = l.Close(ctx) // the server may be down
 	})
 	return l
 }

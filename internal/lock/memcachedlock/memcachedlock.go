@@ -1,34 +1,30 @@
-// Package memcachedlock is a lock between processes in memcached. It knows items
-// and their compare-and-swap; what is locked is left to others. There is no
-// token to show: nothing in a cache is sure to outlive a later holder.
+// Package memcachedlock is a lock between processes in memcached. It has no token, because a
+// cache may lose a counter.
 //
 // # Protocol
 //
-// A name is an item that expires, with its holder in it:
+// A name is an item that expires and contains its holder:
 //
-//	take      add     stored only if there is none
-//	renew     gets    ours? then cas, with another time
-//	release   gets    ours? then cas, to an item whose time is over
+//	take      add     stores the item only if there is none
+//	renew     gets    if it is ours: cas with a new expiry
+//	release   gets    if it is ours: cas to an item that has expired
 //
-// The text protocol has no delete that compares (the newer meta commands have,
-// which the client does not speak): a get, a look and a delete would now and then
-// delete the item of the next holder. An item that is over is as good as none.
+// The text protocol, which the client uses, has no delete that compares. A get, a comparison
+// and a delete could delete the item of the next holder.
 //
-// An owner's name is made for one request and never used again. A server in
-// trouble is left to itself after a sixth of the TTL, whatever the context says:
-// the client knows none. Who waits asks again after a random 50 to 100 ms, since
-// the server tells nobody of anything. There is no order: whoever asks first
-// after a release has it, and that may well be the one who has just released.
+// Each request of a grant has a new owner name. The client takes no contexts, so a request
+// to a server that hangs ends after a sixth of the TTL. The server announces no releases:
+// waiters poll after a random 50 to 100 ms. They are not ordered; the first request after a
+// release succeeds, and that may be the last holder's.
 //
-// # What it cannot give
+// # Limits
 //
-// It is a cache, and forgets as one: by eviction when it is full, by flush_all, by
-// a restart. Each lets a second holder in; the first hears of it with its next
-// renewal, up to a third of the TTL later. Its clock has whole seconds, so that
-// an item is given one second more than the TTL, and a lock whose holder has
-// died is free up to two seconds late. A server whose process was stopped counts
-// from the time before, until its clock ticks again: what it grants in that
-// moment may end early.
+// A cache loses items: by eviction when it is full, by flush_all, by a restart. Each loss
+// lets a second holder in, and the first one notices at its next renewal, up to a third of
+// the TTL later. The server's clock has whole seconds. An item therefore gets one second
+// more than the TTL, and a dead holder's lock may be free up to two seconds late. A server
+// process that was paused uses the time before the pause until its clock ticks again. A
+// grant of that moment may end early.
 package memcachedlock
 
 import (
@@ -47,38 +43,37 @@ import (
 	"flashsale/internal/lock/lease"
 )
 
-// Capabilities are what a Locker promises.
+// Capabilities are those of a Locker.
 var Capabilities = lock.Capabilities{
 	Processes: true, Deadline: true, LossNotice: true, Removal: true,
 	Renewed: true, LockTrips: 1, UnlockTrips: 2,
 }
 
 const (
-	// maxTTL is where the server takes a number of seconds for a date.
+	// maxTTL is less than 30 days, from which the server reads an expiry as a date.
 	maxTTL = 29 * 24 * time.Hour
-	// timeoutShare of the TTL is what a request may take. A renewal is two.
+	// timeoutShare of the TTL is the timeout of a request. A renewal is two requests.
 	timeoutShare = 6
-	// maxPrefix leaves room for a name, or the hash of one, in a key of 250 bytes.
+	// maxPrefix leaves room for a name or its hash in a key of at most maxKey bytes.
 	maxPrefix = 100
 	maxKey    = 250
-	// idleConns are kept open. More requests than that at a time are rare: a
-	// name has one.
+	// idleConns is the number of idle connections that stay open. A name has at most one
+	// request at a time.
 	idleConns = 16
-	// over is the time of an item that is over when it is stored.
-	over = -1
+	// expired is the expiry of an item that has expired when it is stored.
+	expired = -1
 )
 
-// Config says where a Locker's items stand.
+// Config configures a Locker.
 type Config struct {
-	// Address of the one server, a host and port.
+	// Address of the server, as host:port.
 	Address string
-	// Prefix of all keys, without spaces. Lockers with the same prefix exclude
-	// each other.
+	// Prefix of all keys, without spaces. Lockers with the same prefix exclude each other.
 	Prefix string
-	// TTL is how long a grant survives its process; a second at least. The
-	// server's own time for it is up to two seconds longer.
+	// TTL is how long a grant outlives its process; at least a second. The server may add
+	// up to two seconds.
 	TTL time.Duration
-	// Owner tells people who holds: replica@host:pid.
+	// Owner identifies the holder, for people: replica@host:pid.
 	Owner string
 }
 
@@ -88,15 +83,15 @@ type Locker struct {
 	store *store
 }
 
-// New makes a Locker. It does not talk to the server yet, but looks up its name.
+// New makes a Locker. It resolves the server's name, but does not connect yet.
 func New(cfg Config) (*Locker, error) {
 	switch {
 	case cfg.Address == "":
 		return nil, errors.New("memcached lock: no address")
 	case cfg.Prefix == "" || len(cfg.Prefix) > maxPrefix || url.PathEscape(cfg.Prefix) != strings.ReplaceAll(cfg.Prefix, "/", "%2F"):
-		return nil, fmt.Errorf("memcached lock: prefix %q: 1 to %d bytes that need no escape", cfg.Prefix, maxPrefix)
+		return nil, fmt.Errorf("memcached lock: prefix %q must have 1 to %d bytes that need no escaping", cfg.Prefix, maxPrefix)
 	case cfg.TTL > maxTTL:
-		return nil, fmt.Errorf("memcached lock: TTL is %s, at most %s can be had", cfg.TTL, maxTTL)
+		return nil, fmt.Errorf("memcached lock: TTL is %s, must be at most %s", cfg.TTL, maxTTL)
 	}
 	var server memcache.ServerList
 	if err := server.SetServers(cfg.Address); err != nil {
@@ -111,7 +106,7 @@ func New(cfg Config) (*Locker, error) {
 	return &Locker{Locker: locker, store: s}, nil
 }
 
-// Close is lease.Locker's, and closes the connections.
+// Close closes the lease.Locker and the connections.
 func (l *Locker) Close(ctx context.Context) error {
 	return errors.Join(l.Locker.Close(ctx), l.store.client.Close())
 }
@@ -123,8 +118,8 @@ type store struct {
 	client          *memcache.Client
 }
 
-// key of a name: the name itself, or its hash if it is too long. A slash is in no
-// name, and escaped in none.
+// key returns the key of a name, with the name's hash if it is too long. Escaped names
+// contain no slash, so the two kinds of keys differ.
 func (s *store) key(name string) string {
 	if key := s.prefix + url.PathEscape(name); len(key) <= maxKey {
 		return key
@@ -133,7 +128,7 @@ func (s *store) key(name string) string {
 	return s.prefix + "/" + hex.EncodeToString(hash[:])
 }
 
-// value says whose the item is, and of which name: a hash does not.
+// value contains the name too, because a key may have only its hash.
 func value(name, owner string) []byte { return []byte(name + "\x00" + owner) }
 
 func parse(value []byte) (name, owner string) {
@@ -141,8 +136,7 @@ func parse(value []byte) (name, owner string) {
 	return name, owner
 }
 
-// seconds that an item is stored for, so that it lasts for the TTL at least: the
-// server's clock may be about to tick.
+// seconds returns an expiry of at least the TTL. The server's clock may be about to tick.
 func (s *store) seconds() int32 {
 	return int32((s.ttl+time.Second-1)/time.Second) + 1
 }
@@ -156,7 +150,6 @@ func (s *store) Try(ctx context.Context, name, owner string) (lock.Token, error)
 	if !errors.Is(err, memcache.ErrNotStored) {
 		return 0, s.failed("take", err)
 	}
-	// It is held. By whom is worth a request; if that fails, it is held all the same.
 	if ctx.Err() == nil {
 		if item, err := s.client.Get(s.key(name)); err == nil {
 			_, holder := parse(item.Value)
@@ -166,49 +159,45 @@ func (s *store) Try(ctx context.Context, name, owner string) (lock.Token, error)
 	return 0, lock.ErrHeld
 }
 
-// Renew stores owner's item for another TTL.
+// Renew stores owner's item with another TTL.
 func (s *store) Renew(ctx context.Context, name, owner string) error {
 	return s.swap(ctx, "renew", name, owner, s.seconds())
 }
 
-// Release ends owner's item.
+// Release expires owner's item.
 func (s *store) Release(ctx context.Context, name, owner string) error {
-	return s.swap(ctx, "release", name, owner, over)
+	return s.swap(ctx, "release", name, owner, expired)
 }
 
-// swap stores owner's item for so many seconds from now, if it is still there.
-// Nobody changes it but its owner: a conflict is a renewal that comes late.
-func (s *store) swap(ctx context.Context, what, name, owner string, seconds int32) error {
+// swap changes the expiry of owner's item if it is still there. Only its owner changes it,
+// so a conflict is a late renewal.
+func (s *store) swap(ctx context.Context, what, name, owner string, expiry int32) error {
 	for {
 		if err := ctx.Err(); err != nil {
 			return s.failed(what, err)
 		}
-		item, err := s.client.Get(s.key(name)) // the client's Get asks with gets
-		if err != nil {
-			return s.gone(what, err)
+		item, err := s.client.Get(s.key(name)) // the client sends gets
+		if err == nil {
+			if n, o := parse(item.Value); n != name || o != owner {
+				return lock.ErrLost
+			}
+			if err := ctx.Err(); err != nil {
+				return s.failed(what, err)
+			}
+			item.Expiration = expiry
+			err = s.client.CompareAndSwap(item)
 		}
-		if n, o := parse(item.Value); n != name || o != owner {
+		switch {
+		case errors.Is(err, memcache.ErrCASConflict):
+		case errors.Is(err, memcache.ErrCacheMiss), errors.Is(err, memcache.ErrNotStored):
 			return lock.ErrLost
-		}
-		if err := ctx.Err(); err != nil {
+		default:
 			return s.failed(what, err)
 		}
-		item.Expiration = seconds
-		if err = s.client.CompareAndSwap(item); !errors.Is(err, memcache.ErrCASConflict) {
-			return s.gone(what, err)
-		}
 	}
 }
 
-// gone is lock.ErrLost where there is no item.
-func (s *store) gone(what string, err error) error {
-	if errors.Is(err, memcache.ErrCacheMiss) || errors.Is(err, memcache.ErrNotStored) {
-		return lock.ErrLost
-	}
-	return s.failed(what, err)
-}
-
-// failed names the server: not every error of the client does.
+// failed adds the server's address, which not every error of the client contains.
 func (s *store) failed(what string, err error) error {
 	if err == nil {
 		return nil

@@ -43,11 +43,11 @@ func testConfig(address string) Config {
 	return Config{Address: address, Prefix: testPrefix, TTL: testTTL, Owner: testOwner}
 }
 
-// server is a memcached, with an operator's client.
+// server is a memcached server with an administrator's client.
 type server struct {
 	*sandbox.Memcached
 	client *memcache.Client
-	store  *store // knows the keys
+	store  *store // for its keys
 }
 
 func start(tb testing.TB, cfg sandbox.MemcachedConfig) *server {
@@ -59,7 +59,7 @@ func start(tb testing.TB, cfg sandbox.MemcachedConfig) *server {
 	client := memcache.New(m.Addr)
 	client.Timeout = patience
 	tb.Cleanup(func() {
-		_ = client.Close() // of connections alone
+		_ = client.Close()
 		if err := m.Close(); err != nil {
 			tb.Error(err)
 		}
@@ -89,11 +89,11 @@ func (s *server) Remove(tb testing.TB, place string) {
 	}
 }
 
-// Revoke is what the time would do.
+// Revoke expires the item.
 func (s *server) Revoke(tb testing.TB, place string) {
 	tb.Helper()
 	name, _, _ := strings.Cut(place, "\x00")
-	if err := s.client.Touch(s.store.key(name), over); err != nil {
+	if err := s.client.Touch(s.store.key(name), expired); err != nil {
 		tb.Fatal(err)
 	}
 }

@@ -46,8 +46,10 @@ type Config struct {
 var identifier = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
 
 // check validates the configuration and sets defaults.
-func (cfg *Config) check() error {
+func (cfg *Config) check(table bool) error {
 	switch {
+	case table && !identifier.MatchString(cfg.Table):
+		return fmt.Errorf("mysql lock: %q is not a table name", cfg.Table)
 	case cfg.TTL < time.Second:
 		return fmt.Errorf("mysql lock: TTL is %s, must be at least 1s", cfg.TTL)
 	case cfg.Connections < 0, cfg.Tries < 0:
@@ -61,13 +63,6 @@ func (cfg *Config) check() error {
 	return nil
 }
 
-func (cfg *Config) checkTable() error {
-	if !identifier.MatchString(cfg.Table) {
-		return fmt.Errorf("mysql lock: %q is not a table name", cfg.Table)
-	}
-	return nil
-}
-
 // pool is a Locker's own connections.
 type pool struct {
 	*sql.DB
@@ -75,12 +70,8 @@ type pool struct {
 	database string
 }
 
-// open checks the configuration and makes a pool whose sessions have additional settings.
-// It does not connect.
+// open makes a pool whose sessions have additional settings. It does not connect.
 func (cfg *Config) open(settings ...string) (*pool, error) {
-	if err := cfg.check(); err != nil {
-		return nil, err
-	}
 	parsed, err := mysqlsession.Parse(cfg.DSN)
 	if err != nil {
 		return nil, fmt.Errorf("mysql lock: %w", err)

@@ -25,6 +25,9 @@ type GetLock struct {
 
 // NewGetLock makes a GetLock. It does not connect yet.
 func NewGetLock(cfg Config) (*GetLock, error) {
+	if err := cfg.check(false); err != nil {
+		return nil, err
+	}
 	cfg.Tries = 0
 	l, err := newPinned(cfg, func(p *pool) sessionLock { return getLock{p.database} })
 	if err != nil {

@@ -26,7 +26,7 @@ type Row struct {
 
 // NewRow makes a Row. It does not connect yet.
 func NewRow(cfg Config) (*Row, error) {
-	if err := cfg.checkTable(); err != nil {
+	if err := cfg.check(true); err != nil {
 		return nil, err
 	}
 	r := &Row{sql: rowSQL(cfg.Table)}

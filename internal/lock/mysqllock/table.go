@@ -26,7 +26,7 @@ type Table struct {
 
 // NewTable makes a Table. It does not connect yet.
 func NewTable(cfg Config) (*Table, error) {
-	if err := cfg.checkTable(); err != nil {
+	if err := cfg.check(true); err != nil {
 		return nil, err
 	}
 	db, err := cfg.open()

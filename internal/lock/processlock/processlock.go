@@ -1,7 +1,6 @@
-// Package processlock is a lock between the goroutines of one process, in order
-// of arrival. It knows nothing of other processes: two replicas of a service
-// that use it exclude each other not at all, which is what it is there to show.
-// It is also the gate before locks that let a process in twice.
+// Package processlock is a lock between the goroutines of one process, in order of arrival.
+// It does not exclude other processes, which the strategy "process" demonstrates. Package
+// lease uses it as a gate in front of the server.
 package processlock
 
 import (
@@ -12,39 +11,30 @@ import (
 	"flashsale/internal/lock"
 )
 
-// Capabilities are what this lock promises. It has no token: nothing outside
-// the process would know it.
+// Capabilities are those of a Locker. It has no token, because no store outside the process
+// could compare one.
 var Capabilities = lock.Capabilities{Fair: true, Deadline: true, Wanted: true, Queue: true}
 
 // Locker is a lock.Locker for the goroutines of one process.
 type Locker struct {
 	mu     sync.Mutex
 	closed bool
-	queues map[string]*queue // of the names that are held
-}
-
-// queue is who holds a name, and who waits for it.
-type queue struct {
-	holder  *held
-	waiting list.List // of *held, the next one first
+	queues map[string]*list.List // of *held by name: the holder, then the waiters
 }
 
 // New makes a Locker.
-func New() *Locker { return &Locker{queues: map[string]*queue{}} }
+func New() *Locker { return &Locker{queues: map[string]*list.List{}} }
 
 // Lock waits for its turn. A waiter whose context ends leaves the queue at once.
 func (l *Locker) Lock(ctx context.Context, name string) (lock.Held, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	h, place, err := l.queueUp(name, true)
+	h, err := l.enter(ctx, name, true)
 	if err != nil {
 		return nil, err
 	}
 	select {
 	case <-h.turn:
 	case <-ctx.Done():
-		l.leave(h, place)
+		h.leave()
 		return nil, ctx.Err()
 	}
 	if h.refused {
@@ -55,10 +45,7 @@ func (l *Locker) Lock(ctx context.Context, name string) (lock.Held, error) {
 
 // TryLock takes name if nobody holds it.
 func (l *Locker) TryLock(ctx context.Context, name string) (lock.Held, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	h, _, err := l.queueUp(name, false)
+	h, err := l.enter(ctx, name, false)
 	if err != nil {
 		return nil, err
 	}
@@ -71,76 +58,54 @@ func (l *Locker) Close(context.Context) error {
 	defer l.mu.Unlock()
 	l.closed = true
 	for name, q := range l.queues {
-		close(q.holder.lost)
-		for e := q.waiting.Front(); e != nil; e = e.Next() {
+		for e := q.Front(); e != nil; e = e.Next() {
 			h := e.Value.(*held)
-			h.refused = true
-			close(h.turn)
+			h.ended = true
+			if e == q.Front() {
+				close(h.lost)
+			} else {
+				h.refused = true
+				close(h.turn)
+			}
 		}
 		delete(l.queues, name)
 	}
 	return nil
 }
 
-// queueUp makes a holder of name, or with wait a waiter for it.
-func (l *Locker) queueUp(name string, wait bool) (*held, *list.Element, error) {
+// enter adds a caller to the queue of name. If it must not wait, the queue must be empty.
+func (l *Locker) enter(ctx context.Context, name string, wait bool) (*held, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	if err := lock.CheckName(name); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return nil, nil, lock.ErrClosed
-	}
-	h := &held{
-		locker: l, name: name,
-		turn: make(chan struct{}), lost: make(chan struct{}), wanted: make(chan struct{}),
+		return nil, lock.ErrClosed
 	}
 	q := l.queues[name]
+	if q != nil && !wait {
+		return nil, lock.ErrHeld
+	}
+	h := &held{locker: l, name: name, turn: make(chan struct{}), lost: make(chan struct{}), wanted: make(chan struct{})}
 	if q == nil {
-		l.queues[name] = &queue{holder: h}
+		q = list.New()
+		l.queues[name] = q
 		close(h.turn)
-		return h, nil, nil
 	}
-	if !wait {
-		return nil, nil, lock.ErrHeld
-	}
-	place := q.waiting.PushBack(h)
-	q.tell()
-	return h, place, nil
+	h.place = q.PushBack(h)
+	tell(q)
+	return h, nil
 }
 
-// leave takes a waiter out of its queue. Had its turn just come, it passes on.
-func (l *Locker) leave(h *held, place *list.Element) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	q := l.queues[h.name]
-	switch {
-	case q == nil: // closed
-	case q.holder == h:
-		l.passOn(h.name, q)
-	default:
-		q.waiting.Remove(place)
-	}
-}
-
-// passOn makes the next waiter the holder.
-func (l *Locker) passOn(name string, q *queue) {
-	next := q.waiting.Front()
-	if next == nil {
-		delete(l.queues, name)
-		return
-	}
-	q.holder = q.waiting.Remove(next).(*held)
-	close(q.holder.turn)
-	q.tell()
-}
-
-// tell lets the holder know that another waits, once.
-func (q *queue) tell() {
-	if q.waiting.Len() > 0 && !q.holder.told {
-		q.holder.told = true
-		close(q.holder.wanted)
+// tell closes Wanted of the holder when there is a waiter.
+func tell(q *list.List) {
+	if holder := q.Front().Value.(*held); q.Len() > 1 && !holder.told {
+		holder.told = true
+		close(holder.wanted)
 	}
 }
 
@@ -148,12 +113,13 @@ func (q *queue) tell() {
 type held struct {
 	locker *Locker
 	name   string
-	turn   chan struct{} // closed when it holds, or is refused
+	turn   chan struct{} // closed when it holds the lock or is refused
 	lost   chan struct{}
 	wanted chan struct{}
 
-	// These are guarded by the Locker; refused may be read after turn.
-	refused, told bool
+	// These are guarded by locker.mu. refused may be read after turn is closed.
+	place                *list.Element
+	refused, told, ended bool
 }
 
 func (h *held) Token() lock.Token       { return 0 }
@@ -162,13 +128,32 @@ func (h *held) Wanted() <-chan struct{} { return h.wanted }
 
 // Unlock passes the lock on to the next waiter.
 func (h *held) Unlock(context.Context) error {
+	if !h.leave() {
+		return lock.ErrLost
+	}
+	return nil
+}
+
+// leave removes h from the queue. If it was the holder, the next waiter becomes the holder.
+// It reports whether h was in the queue.
+func (h *held) leave() bool {
 	l := h.locker
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	q := l.queues[h.name]
-	if q == nil || q.holder != h {
-		return lock.ErrLost
+	if h.ended {
+		return false
 	}
-	l.passOn(h.name, q)
-	return nil
+	h.ended = true
+	q := l.queues[h.name]
+	wasHolder := q.Front() == h.place
+	q.Remove(h.place)
+	if q.Len() == 0 {
+		delete(l.queues, h.name)
+		return true
+	}
+	if wasHolder {
+		close(q.Front().Value.(*held).turn)
+		tell(q)
+	}
+	return true
 }

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) { locktest.Main(m, backend) }
 
 func TestLocker(t *testing.T) { locktest.Run(t, backend) }
 
-// opened stands for a server: it looks into all lockers of this process.
+// opened is the suite's Server. It reads the queues of all Lockers of this process.
 var opened lockers
 
 type lockers struct {
@@ -47,7 +47,7 @@ func (s *lockers) Places(_ testing.TB, name string) []string {
 	for _, l := range s.all {
 		l.mu.Lock()
 		if q := l.queues[name]; q != nil {
-			for range 1 + q.waiting.Len() {
+			for range q.Len() {
 				places = append(places, name)
 			}
 		}
@@ -56,8 +56,7 @@ func (s *lockers) Places(_ testing.TB, name string) []string {
 	return places
 }
 
-// There is no server that these could happen to, and thus no TTL: the suite
-// does not call them.
+// The suite does not call these, because the back-end has no TTL.
 
 func (s *lockers) Remove(tb testing.TB, _ string) { tb.Fatal("no server") }
 func (s *lockers) Revoke(tb testing.TB, _ string) { tb.Fatal("no server") }
@@ -65,7 +64,7 @@ func (s *lockers) Pause(tb testing.TB)            { tb.Fatal("no server") }
 func (s *lockers) Resume(tb testing.TB)           { tb.Fatal("no server") }
 func (s *lockers) Kill(tb testing.TB)             { tb.Fatal("no server") }
 
-func TestNamesThatNobodyHoldsAreForgotten(t *testing.T) {
+func TestFreeNamesUseNoMemory(t *testing.T) {
 	l := New()
 	held, err := l.Lock(context.Background(), "a")
 	if err != nil {
