@@ -16,11 +16,11 @@ import (
 	"flashsale/internal/sandbox"
 )
 
-// patience is far beyond the service's own limits of 5 and 10 seconds, and far
-// from what it would wait without them.
+// patience is much longer than the service's limits of 5 and 10 seconds, and much
+// shorter than its waits without them.
 const patience = 40 * time.Second
 
-// wire is a connection that does what no client library would.
+// wire is a connection for requests that no client library sends.
 type wire struct {
 	t *testing.T
 	net.Conn
@@ -46,7 +46,7 @@ func (w wire) send(text string) {
 	}
 }
 
-// answer reads one, and makes sure that the connection ends behind it.
+// answer reads an answer and checks that the connection ends after it.
 func (w wire) answer() (status int, body string) {
 	w.t.Helper()
 	in := bufio.NewReader(w)
@@ -56,9 +56,9 @@ func (w wire) answer() (status int, body string) {
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
-	// The end of an answer without a length is the connection's. A server that
-	// closes it while more of the request is there to be read resets it (RFC 9112,
-	// 9.6), however long net/http waits before: half a second.
+	// An answer without a length ends with the connection. If part of the request is
+	// unread, closing resets the connection (RFC 9112, 9.6), although net/http waits
+	// half a second before.
 	if err != nil && (response.ContentLength >= 0 || !errors.Is(err, syscall.ECONNRESET)) {
 		w.t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func (w wire) answer() (status int, body string) {
 	return response.StatusCode, string(text)
 }
 
-// Nobody holds a connection by sending slowly, or memory by sending much.
+// A slow client cannot hold a connection, and a large request cannot fill the memory.
 func TestSlowAndHugeRequestsAreCutOff(t *testing.T) {
 	t.Parallel()
 	r := start(t, replicaConfig(newDSN(t), "a", "conditional")).Replica
@@ -96,7 +96,7 @@ func TestSlowAndHugeRequestsAreCutOff(t *testing.T) {
 			w.send("GET /v1/skus HTTP/1.1\r\nHost: x\r\nCookie: " + strings.Repeat("c", 18<<10) + "\r\n\r\n")
 		}, http.StatusRequestHeaderFieldsTooLarge, "headers-too-large"},
 		{"headers of 1 MiB", func(w wire) {
-			// The answer may come, and the connection end, before all is sent.
+			// The answer and the end of the connection may come before all is sent.
 			_, _ = io.WriteString(w, "GET /v1/skus HTTP/1.1\r\nHost: x\r\nCookie: "+strings.Repeat("c", 1<<20)+"\r\n\r\n")
 		}, http.StatusRequestHeaderFieldsTooLarge, ""},
 		{"a body of 1 MiB", func(w wire) {
@@ -131,8 +131,8 @@ func TestSlowAndHugeRequestsAreCutOff(t *testing.T) {
 	}
 }
 
-// Connections beyond the limit wait, and are served when others have ended: by
-// themselves, or because they were idle or slow.
+// Connections beyond the limit wait, and are served once others have ended or were
+// closed for being idle or slow.
 func TestConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
 	cfg := replicaConfig(newDSN(t), "a", "conditional")

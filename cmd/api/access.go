@@ -10,42 +10,39 @@ import (
 	"flashsale/internal/httpapi"
 )
 
-// leastSecret is the shortest secret and admin token, in bytes: RFC 7518 wants a
-// key of HS256 to be no shorter than its hash.
-const leastSecret = 32
+// minSecret is the minimum length of a secret in bytes: RFC 7518 requires that an
+// HS256 key is at least as long as its hash.
+const minSecret = 32
 
-// The demonstration's secrets stand here for everybody to read: --insecure-demo
-// fills in what was not given, and a service that has one of them serves with it
-// alone.
+// The secrets of --insecure-demo are public. Without that flag they are rejected.
 const (
 	demoAdminToken = "demo-admin-token-that-everybody-knows"
 	demoJWTSecret  = "demo-jwt-secret-that-everybody-knows"
 )
 
-// accessFlags say who may call the service. Secrets are better given in the
-// environment or in --config's file: anybody on a machine can read arguments.
+// accessFlags say who may call the service.
 type accessFlags struct {
-	AdminToken  string `exact:"" placeholder:"TOKEN" help:"Bearer token of administrators, 32 bytes at least, in FLASHSALE_ADMIN_TOKEN or --config rather than here: make one by openssl rand -hex 32."`
-	JWTSecret   string `name:"jwt-secret" exact:"" placeholder:"SECRET" help:"HS256 secret of customers' tokens, 32 bytes at least, likewise. This or --jwks."`
-	JWKS        string `name:"jwks" placeholder:"FILE" help:"JSON Web Key Set with the public keys of customers' tokens, RS256 or ES256; a changed file is in use within a second. This or --jwt-secret."`
-	JWTAudience string `name:"jwt-audience" exact:"" placeholder:"AUD" help:"Audience that tokens must be for. --jwks needs it: the keys' issuer makes tokens for other services, too."`
-	// JWTAnyAudience says that the issuer makes tokens for this service alone.
-	JWTAnyAudience bool `name:"jwt-any-audience" help:"Take every token that a key of --jwks has signed, whatever its audience. Only where the issuer makes tokens for nobody else."`
+	AdminToken  string `exact:"" placeholder:"TOKEN" help:"Bearer token of administrators, at least 32 bytes; create one with openssl rand -hex 32. Set it by FLASHSALE_ADMIN_TOKEN or --config: every user of this machine can read arguments."`
+	JWTSecret   string `name:"jwt-secret" exact:"" placeholder:"SECRET" help:"HS256 secret of customers' tokens, at least 32 bytes. Set it like --admin-token. Either this or --jwks is required."`
+	JWKS        string `name:"jwks" placeholder:"FILE" help:"JSON Web Key Set with the public keys of customers' tokens, RS256 or ES256. A changed file is used within a second."`
+	JWTAudience string `name:"jwt-audience" exact:"" placeholder:"AUD" help:"Audience that tokens must have. Required with --jwks, whose issuer may sign tokens for other services, too."`
+	// JWTAnyAudience is for an issuer that signs tokens only for this service.
+	JWTAnyAudience bool `name:"jwt-any-audience" help:"Accept tokens of any audience that a key of --jwks has signed. Only for an issuer that signs tokens for no other service."`
 
-	InsecureDemo bool `help:"Serve with secrets that are short or publicly known, and with the demonstration's where none are given. Never where others can reach it."`
+	InsecureDemo bool `help:"Accept short and publicly known secrets, and use the demo's secrets for those that are missing. Only where no one else can reach the service."`
 }
 
-// check finds secrets that are missing, weak, or publicly known.
+// check rejects secrets that are missing, weak or publicly known.
 func (f *accessFlags) check() error {
 	if f.InsecureDemo {
 		f.fillDemo()
 	}
 	if f.JWKS != "" && f.JWTSecret != "" {
-		return errors.New("--jwks and --jwt-secret exclude each other: a token must not choose how it is checked")
+		return errors.New("--jwks and --jwt-secret are mutually exclusive")
 	}
 	if f.JWKS != "" && f.JWTAudience == "" && !f.JWTAnyAudience {
-		return errors.New("--jwks without --jwt-audience would take tokens that its issuer made for other services: " +
-			"set --jwt-audience, or say --jwt-any-audience if it makes none")
+		return errors.New("--jwks requires --jwt-audience: the issuer may sign tokens for other services; " +
+			"if it does not, set --jwt-any-audience")
 	}
 	if f.JWKS == "" {
 		if err := f.checkSecret("--jwt-secret (or --jwks)", f.JWTSecret); err != nil {
@@ -53,7 +50,7 @@ func (f *accessFlags) check() error {
 		}
 	}
 	if strings.ContainsFunc(f.AdminToken, unicode.IsControl) {
-		return errors.New("--admin-token has a line break or another control character in it, which no header can carry: remove it")
+		return errors.New("--admin-token contains a line break or another control character, which an HTTP header cannot carry: remove it")
 	}
 	return f.checkSecret("--admin-token", f.AdminToken)
 }
@@ -68,24 +65,24 @@ func (f *accessFlags) fillDemo() {
 }
 
 func (f *accessFlags) checkSecret(flag, secret string) error {
-	const cure = "; make one by: openssl rand -hex 32"
+	const advice = "; create one with: openssl rand -hex 32"
 	switch {
 	case secret == "":
-		return errors.New(flag + " is missing or empty" + cure)
+		return errors.New(flag + " is missing or empty" + advice)
 	case f.InsecureDemo:
 		return nil
 	case secret == demoAdminToken || secret == demoJWTSecret:
-		return errors.New(flag + " is the demonstration's, which everybody knows" + cure + " (or say --insecure-demo)")
-	case len(secret) < leastSecret:
-		return fmt.Errorf("%s has %d bytes, at least %d are needed%s (or say --insecure-demo)", flag, len(secret), leastSecret, cure)
+		return errors.New(flag + " is the demo's, which is public" + advice + " (or set --insecure-demo)")
+	case len(secret) < minSecret:
+		return fmt.Errorf("%s has %d bytes, must have at least %d%s (or set --insecure-demo)", flag, len(secret), minSecret, advice)
 	}
 	return nil
 }
 
-// keys opens the key set; nil where tokens are checked by a secret.
+// keys opens the key set. It returns nil if tokens are checked with a secret.
 func (f *accessFlags) keys(logger *slog.Logger) (*httpapi.Keys, error) {
 	if f.InsecureDemo {
-		logger.Warn("--insecure-demo: ANYBODY CAN MAKE TOKENS FOR THIS SERVICE. Its secrets may be publicly known: nobody else must be able to reach it")
+		logger.Warn("--insecure-demo: ANYONE CAN CREATE TOKENS FOR THIS SERVICE. Its secrets may be public: make sure that no one else can reach it")
 	}
 	if f.JWKS == "" {
 		return nil, nil

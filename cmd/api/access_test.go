@@ -21,7 +21,7 @@ import (
 
 func TestWeakAndKnownSecretsAreRefused(t *testing.T) {
 	t.Parallel()
-	long := strings.Repeat("s", leastSecret)
+	long := strings.Repeat("s", minSecret)
 	for _, test := range []struct {
 		name string
 		in   accessFlags
@@ -32,10 +32,10 @@ func TestWeakAndKnownSecretsAreRefused(t *testing.T) {
 		{"no admin token", accessFlags{JWTSecret: long}, []string{"--admin-token", "missing", "openssl rand -hex 32"}},
 		{"a short secret", accessFlags{AdminToken: long, JWTSecret: long[1:]}, []string{"--jwt-secret", "31 bytes", "at least 32"}},
 		{"a short admin token", accessFlags{AdminToken: "hunter2", JWTSecret: long}, []string{"--admin-token", "7 bytes"}},
-		{"the demo's secret", accessFlags{AdminToken: long, JWTSecret: demoJWTSecret}, []string{"--jwt-secret", "everybody knows"}},
-		{"the demo's admin token", accessFlags{AdminToken: demoAdminToken, JWTSecret: long}, []string{"--admin-token", "everybody knows"}},
-		{"the demo's, one for the other", accessFlags{AdminToken: demoJWTSecret, JWTSecret: long}, []string{"--admin-token", "everybody knows"}},
-		{"two ways to check tokens", accessFlags{AdminToken: long, JWTSecret: long, JWKS: "f"}, []string{"--jwks", "--jwt-secret", "exclude"}},
+		{"the demo's secret", accessFlags{AdminToken: long, JWTSecret: demoJWTSecret}, []string{"--jwt-secret", "public"}},
+		{"the demo's admin token", accessFlags{AdminToken: demoAdminToken, JWTSecret: long}, []string{"--admin-token", "public"}},
+		{"the demo's, one for the other", accessFlags{AdminToken: demoJWTSecret, JWTSecret: long}, []string{"--admin-token", "public"}},
+		{"two ways to check tokens", accessFlags{AdminToken: long, JWTSecret: long, JWKS: "f"}, []string{"--jwks", "--jwt-secret", "mutually exclusive"}},
 		{"good ones", accessFlags{AdminToken: long, JWTSecret: long}, nil},
 		{"a key set for anybody", accessFlags{AdminToken: long, JWKS: "f"}, []string{"--jwks", "--jwt-audience", "--jwt-any-audience"}},
 		{"the demo's, with a key set for anybody", accessFlags{JWKS: "f", InsecureDemo: true}, []string{"--jwt-audience"}},
@@ -57,8 +57,8 @@ func TestWeakAndKnownSecretsAreRefused(t *testing.T) {
 	}
 }
 
-// A demonstration without secrets gets the known ones: never empty ones.
-func TestDemonstrationHasSecrets(t *testing.T) {
+// --insecure-demo without secrets uses the demo's, and never empty ones.
+func TestDemoHasSecrets(t *testing.T) {
 	t.Parallel()
 	in := accessFlags{InsecureDemo: true}
 	if err := in.check(); err != nil || in.AdminToken != demoAdminToken || in.JWTSecret != demoJWTSecret {
@@ -70,7 +70,7 @@ func TestDemonstrationHasSecrets(t *testing.T) {
 	}
 }
 
-// fromFile serves with a configuration file, and returns what was wrong.
+// fromFile serves with a configuration file and returns the error.
 func fromFile(t *testing.T, config map[string]any) error {
 	t.Helper()
 	text, err := json.Marshal(config)
@@ -86,28 +86,27 @@ func fromFile(t *testing.T, config map[string]any) error {
 	return run(ctx, []string{"serve", "--config=" + file, "--etcd-endpoints=http://127.0.0.1:1"}, io.Discard, io.Discard)
 }
 
-// Every secret can come from a file: the check that complains has read it.
+// Every secret can be in a file: an error about a secret shows that it was read.
 func TestSecretsMayComeFromAFile(t *testing.T) {
 	config := map[string]any{"mysql-dsn": "root:hidden@tcp(127.0.0.1:1)/shop", "admin_token": adminToken, "jwt-secret": "too short"}
 	if err := fromFile(t, config); err == nil || !strings.Contains(err.Error(), "--jwt-secret (or --jwks) has 9 bytes") {
-		t.Errorf("got %v, want the complaint on the file's secret", err)
+		t.Errorf("got %v, want an error about the secret in the file", err)
 	}
 	t.Setenv("FLASHSALE_JWT_SECRET", "shorter")
 	if err := fromFile(t, config); err == nil || !strings.Contains(err.Error(), "has 7 bytes") {
-		t.Errorf("got %v: the environment has to win over the file", err)
+		t.Errorf("got %v: the environment must take precedence over the file", err)
 	}
 }
 
-// A secret that was copied with something around it would be another one than
-// everybody else has: each call with it would be a 401. So the start ends, whatever
-// the secret came from, and the flag is named.
+// With white space around it, a secret would differ from that of the clients, and each
+// call would get 401. So the start fails and names the flag, wherever the secret is set.
 func TestWhiteSpaceAroundASecretEndsTheStart(t *testing.T) {
-	long := strings.Repeat("s", leastSecret)
+	long := strings.Repeat("s", minSecret)
 	for _, test := range []struct{ value, want string }{
 		{long + "\n", "ends with a line break: remove it"}, {long + "\r\n", "ends with a line break: remove it"}, {long + "\n\n", "ends with a line break"},
 		{"\n" + long, "begins with a line break: remove it"}, {" " + long, "begins with a space"}, {long + " ", "ends with a space"}, {long + "\t", "ends with a tab"},
 		{"\ufeff" + long, "begins with a byte order mark"}, {long + "\u00a0", "ends with a non-breaking space"}, {"\u200b" + long, "begins with an invisible character, U+200B"},
-		{"\u3000" + long, "U+3000"}, {long + "\x7f", "U+007F"}, {strings.Repeat(" ", leastSecret), "is only white space"}, {"\r\n", "is only white space"},
+		{"\u3000" + long, "U+3000"}, {long + "\x7f", "U+007F"}, {strings.Repeat(" ", minSecret), "is only white space"}, {"\r\n", "is only white space"},
 	} {
 		for _, flag := range []string{"admin-token", "jwt-secret", "jwt-audience", "forward-secret", "etcd-username", "etcd-password", "mysql-dsn"} {
 			good := []string{"--mysql-dsn=root:hidden@tcp(127.0.0.1:1)/shop", "--admin-token=" + adminToken, "--jwt-secret=" + secret}
@@ -134,15 +133,15 @@ func TestWhiteSpaceAroundASecretEndsTheStart(t *testing.T) {
 			}
 		}
 	}
-	// The tools as well; and what stands between the ends is the secret's own.
+	// Commands check it, too. White space inside a secret is allowed.
 	for want, args := range map[string][]string{
-		"--etcd-password ends with a space":                        {"locks", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--etcd-password=pw "},
-		"--etcd-prefix ends with a space":                          {"locks", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--etcd-prefix=shop/ "},
+		"--etcd-password ends with a space":                              {"locks", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--etcd-password=pw "},
+		"--etcd-prefix ends with a space":                                {"locks", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--etcd-prefix=shop/ "},
 		"--etcd-endpoints: the 2nd value begins with a space: remove it": {"locks", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--etcd-endpoints=http://a:1, http://b:1"},
-		"--max-replicas is 9223372036854775807, must be from 1 to": {"serve", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--max-replicas=9223372036854775807"},
-		"--mysql-pool is 9223372036854775807, must be from 2 to":   {"audit", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--mysql-pool=9223372036854775807"},
-		"--admin-token has a line break":                           {"serve", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--jwt-secret=" + secret, "--admin-token=" + long + "\nx"},
-		"--admin-token is the demonstration's":                     {"serve", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--jwt-secret=a b " + long, "--admin-token=" + demoAdminToken},
+		"--max-replicas is 9223372036854775807, must be from 1 to":       {"serve", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--max-replicas=9223372036854775807"},
+		"--mysql-pool is 9223372036854775807, must be from 2 to":         {"audit", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--mysql-pool=9223372036854775807"},
+		"--admin-token has a line break":                                 {"serve", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--jwt-secret=" + secret, "--admin-token=" + long + "\nx"},
+		"--admin-token is the demonstration's":                           {"serve", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--jwt-secret=a b " + long, "--admin-token=" + demoAdminToken},
 	} {
 		if _, err := tool(t, args...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q", args, err, want)
@@ -153,7 +152,7 @@ func TestWhiteSpaceAroundASecretEndsTheStart(t *testing.T) {
 func TestMisspeltNameInTheFileIsAnError(t *testing.T) {
 	t.Parallel()
 	if err := fromFile(t, map[string]any{"jwtsecret": "hidden", "admin-token": "a"}); err == nil ||
-		!strings.Contains(err.Error(), "flashsale.json: there is no flag jwtsecret") || strings.Contains(err.Error(), "hidden") {
+		!strings.Contains(err.Error(), "flashsale.json: unknown flag jwtsecret") || strings.Contains(err.Error(), "hidden") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -192,7 +191,7 @@ func TestReplicaTakesTokensOfAKeySet(t *testing.T) {
 			t.Errorf("got %d %s, %v; want %d", status, text, err, want)
 		}
 	}
-	// A broken file reaches all replicas at once: it is told of, and none is taken out.
+	// A broken file reaches all replicas at once: it is reported, but they stay ready.
 	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -24,15 +24,15 @@ type alertRule struct {
 	Labels, Annotations map[string]string
 }
 
-// alertCases is a file of promtool's tests of rules, as far as it is used here.
+// alertCases is the part of a promtool test file that is used here.
 type alertCases struct {
 	RuleFiles          []string    `json:"rule_files"`
 	EvaluationInterval string      `json:"evaluation_interval"`
 	Tests              []alertCase `json:"tests"`
 }
 
-// alertCase is what some series should make fire, and when. An alert that fires in
-// it is expected at the first evaluation at which it does.
+// alertCase says which alerts some series must make fire, and when. Each alert that
+// fires is expected at the first evaluation at which it does.
 type alertCase struct {
 	Name        string `json:"name"`
 	Interval    string `json:"interval"`
@@ -43,7 +43,7 @@ type alertCase struct {
 	Expectations []expectation `json:"alert_rule_test"`
 }
 
-// expectation is what of one alert fires at a time. Nothing is an expectation, too.
+// expectation says how an alert fires at a time; without Alerts it must not fire.
 type expectation struct {
 	At     string `json:"eval_time"`
 	Alert  string `json:"alertname"`
@@ -53,7 +53,7 @@ type expectation struct {
 	} `json:"exp_alerts"`
 }
 
-// An alert that nobody can act on is not worth waking up for.
+// Each alert needs a section that says what to do.
 func TestAlertsHaveTheirSections(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../../docs/operations.md")
@@ -69,20 +69,19 @@ func TestAlertsHaveTheirSections(t *testing.T) {
 			t.Errorf("%s has no summary, or no severity", rule.Alert)
 		}
 		if runbook := rule.Annotations["runbook"]; runbook != "docs/operations.md#"+strings.ToLower(rule.Alert) || !sections[runbook] {
-			t.Errorf("%s has the runbook %q, which is no section of the page", rule.Alert, runbook)
+			t.Errorf("%s has the runbook %q, which is not a section of docs/operations.md", rule.Alert, runbook)
 		}
 		delete(sections, rule.Annotations["runbook"])
 	}
 	for section := range sections {
 		if strings.Contains(section, "#flashsale") {
-			t.Errorf("%s is the section of no alert", section)
+			t.Errorf("section %s belongs to no alert", section)
 		}
 	}
 }
 
-// Each rule fires when it should, at the first evaluation at which it should, and
-// is silent when it should be. A rule of which that is not tried is not known to
-// wake anybody.
+// Each rule fires in a case, first at the expected evaluation, and does not fire in
+// another. A rule without such cases is untested.
 func TestAlertsFireWhenTheyShouldAndOnlyThen(t *testing.T) {
 	tier.OnlyTestAll(t, "promtool")
 	t.Parallel()
@@ -93,7 +92,7 @@ func TestAlertsFireWhenTheyShouldAndOnlyThen(t *testing.T) {
 	for i := range cases {
 		c := &cases[i]
 		if c.Name == "" || names[c.Name] {
-			t.Errorf("a case is called %q, as another is", c.Name)
+			t.Errorf("two cases have the name %q", c.Name)
 		}
 		names[c.Name] = true
 		for _, e := range c.Expectations {
@@ -107,7 +106,7 @@ func TestAlertsFireWhenTheyShouldAndOnlyThen(t *testing.T) {
 	}
 	for _, rule := range rules {
 		if !fires[rule.Alert] || !silent[rule.Alert] {
-			t.Errorf("%s fires in a case: %t; is said to be silent in a case: %t; want both", rule.Alert, fires[rule.Alert], silent[rule.Alert])
+			t.Errorf("%s has a case in which it fires: %t; a case in which it must not: %t; want both", rule.Alert, fires[rule.Alert], silent[rule.Alert])
 		}
 	}
 	alerts, err := filepath.Abs(filepath.Join(alertsFolder, "alerts.yml"))
@@ -117,9 +116,8 @@ func TestAlertsFireWhenTheyShouldAndOnlyThen(t *testing.T) {
 	promtool(t, map[string]any{"rule_files": []string{alerts}, "evaluation_interval": scrapeInterval.String(), "tests": cases})
 }
 
-// expectSilence adds what a case leaves unsaid: each alert is silent at every
-// evaluation before the first at which the case expects it to fire, up to the
-// case's last. promtool itself looks only at the times that a case names.
+// expectSilence adds that an alert does not fire at any evaluation before the first at
+// which the case expects it. promtool itself checks only the times that a case names.
 func (c *alertCase) expectSilence(t *testing.T, rules []alertRule) {
 	t.Helper()
 	said, first := map[expectationKey]bool{}, map[string]time.Duration{}
@@ -127,7 +125,7 @@ func (c *alertCase) expectSilence(t *testing.T, rules []alertRule) {
 	for _, e := range c.Expectations {
 		at, err := time.ParseDuration(e.At)
 		if err != nil || at%scrapeInterval != 0 || !slices.ContainsFunc(rules, func(r alertRule) bool { return r.Alert == e.Alert }) {
-			t.Fatalf("%s: %s is no rule, or nothing is evaluated at %s", c.Name, e.Alert, e.At)
+			t.Fatalf("%s: %s is not a rule, or there is no evaluation at %s", c.Name, e.Alert, e.At)
 		}
 		last = max(last, at)
 		said[expectationKey{e.Alert, at}] = true
@@ -201,8 +199,8 @@ func readAlertCases(t *testing.T) (cases []alertCase) {
 	return cases
 }
 
-// A case about series that no replica has proves nothing.
-func TestAlertCasesAreOfSeriesThatReplicasHave(t *testing.T) {
+// Cases must use series that replicas have.
+func TestAlertCasesUseSeriesOfReplicas(t *testing.T) {
 	t.Parallel()
 	c := start(t, replicaConfig(newDSN(t), "a", strategy.Default))
 	c.putSKU("lamp", 1)
@@ -220,7 +218,7 @@ func TestAlertCasesAreOfSeriesThatReplicasHave(t *testing.T) {
 	for _, test := range readAlertCases(t) {
 		for _, in := range test.InputSeries {
 			s := parseSeries(in.Series)
-			// up is Prometheus' own, and so are the labels of the target.
+			// Prometheus adds up and the labels of the target.
 			if s.name == "up" {
 				continue
 			}
@@ -233,7 +231,7 @@ func TestAlertCasesAreOfSeriesThatReplicasHave(t *testing.T) {
 	}
 }
 
-// shape is a series without what a case may choose: what targets answered.
+// shape is a series without the labels that a case may choose.
 func shape(s series) string {
 	labels := maps.Clone(s.labels)
 	if _, ok := labels["status"]; ok {

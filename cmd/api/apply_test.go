@@ -20,7 +20,7 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// crowded is a lock behind whose every grant others wait. It counts the grants.
+// crowded is a lock for which others always wait. It counts the grants.
 type crowded struct {
 	lock.Locker
 	grants atomic.Int32
@@ -43,11 +43,11 @@ func (wantedHeld) Wanted() <-chan struct{} {
 	return wanted
 }
 
-// briefly is a quantum that any batch of the tests outlasts.
+// briefly is a quantum that is shorter than any batch of the tests.
 const briefly = time.Millisecond
 
-// What the settings say holds: a log line says no more than that they were read.
-func TestAppliedSettingsHold(t *testing.T) {
+// The settings take effect. (A log line only shows that they were read.)
+func TestSettingsTakeEffect(t *testing.T) {
 	t.Parallel()
 	db := openDB(t, newDSN(t))
 	if err := db.Migrate(t.Context()); err != nil {
@@ -82,8 +82,8 @@ func TestAppliedSettingsHold(t *testing.T) {
 	}
 }
 
-// newCrowdedOrders sells one order at a time under a lock that others want. The
-// quantum it is made with is a long one.
+// newCrowdedOrders sells one order at a time under a lock that others want. Its initial
+// quantum is long.
 func newCrowdedOrders(t *testing.T, db *stock.DB, locker lock.Locker, metrics *order.Metrics) *order.Service {
 	t.Helper()
 	batched, err := strategy.Find(strategy.Default)
@@ -101,7 +101,7 @@ func newCrowdedOrders(t *testing.T, db *stock.DB, locker lock.Locker, metrics *o
 	})
 }
 
-// sellTwice makes two orders of a customer, both of which wait before one is sold.
+// sellTwice places two orders of a customer, which both wait before one is sold.
 func sellTwice(t *testing.T, orders *order.Service, locker lock.Locker, metrics *order.Metrics, customer string) {
 	t.Helper()
 	first, err := locker.Lock(t.Context(), "lamp")
@@ -117,7 +117,7 @@ func sellTwice(t *testing.T, orders *order.Service, locker lock.Locker, metrics 
 	}
 	for deadline := time.Now().Add(30 * time.Second); testutil.ToFloat64(metrics.Waiting) < 2; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("two orders never waited")
+			t.Fatal("the two orders did not wait at the same time")
 		}
 	}
 	if err := first.Unlock(t.Context()); err != nil {

@@ -1,143 +1,203 @@
 package main
 
 import (
-	"bytes"
-	"errors"
+	"cmp"
+	"context"
 	"fmt"
-	"maps"
-	"os"
-	"slices"
-	"strings"
+	"time"
 
-	"github.com/alecthomas/kong"
-	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
+	"github.com/jedib0t/go-pretty/v6/table"
+
+	"flashsale/internal/backend"
+	"flashsale/internal/settings"
+	"flashsale/internal/stock"
+	"flashsale/internal/strategy"
 )
 
-// configFlag names the file that flags may stand in.
-type configFlag string
-
-// BeforeResolve reads the file, whether an argument or the environment named it.
-func (configFlag) BeforeResolve(ctx *kong.Context, trace *kong.Path) error {
-	path := string(ctx.FlagValue(trace.Flag).(configFlag))
-	file, err := readConfig(kong.ExpandPath(path))
-	if err != nil {
-		return fmt.Errorf("--config: %w", err)
-	}
-	ctx.AddResolver(file)
-	return nil
+type configCmd struct {
+	List   configListCmd   `cmd:"" help:"Print every setting, its value in etcd and what it means."`
+	Get    configGetCmd    `cmd:"" help:"Print the value of a setting in etcd."`
+	Set    configSetCmd    `cmd:"" help:"Change a setting for all replicas."`
+	Delete configDeleteCmd `cmd:"" help:"Delete a setting from etcd. Each replica then uses its own flag."`
 }
 
-// configFile is a JSON object of flags by name, with hyphens or underscores. The
-// command line and the environment win over it, and whatever could be read in two
-// ways is an error: kong's own reader lets the file win over the environment,
-// passes a misspelt name over in silence, and rounds numbers.
-type configFile struct {
-	path   string
-	values map[string]any    // by flag
-	spelt  map[string]string // the name in the file, by flag
-}
+// configTimeout bounds how long a command waits for etcd.
+const configTimeout = 5 * time.Second
 
-func readConfig(path string) (*configFile, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	// A name that stands there twice is an error of this reader's, and so is what
-	// follows the object.
-	var members map[string]jsontext.Value
-	if err := json.Unmarshal(text, &members); err != nil {
-		return nil, fmt.Errorf("%s is no JSON object of flags: %w", path, located(err, text))
-	}
-	if members == nil {
-		return nil, fmt.Errorf("%s is no JSON object of flags: it is null", path)
-	}
-	f := &configFile{path: path, values: map[string]any{}, spelt: map[string]string{}}
-	for _, name := range slices.Sorted(maps.Keys(members)) {
-		flag := strings.ReplaceAll(name, "_", "-")
-		if other, ok := f.spelt[flag]; ok {
-			return nil, fmt.Errorf("%s: %s and %s are one flag", path, other, name)
-		}
-		f.spelt[flag] = name
-		if f.values[flag], err = flagValue(members[name]); err != nil {
-			return nil, fmt.Errorf("%s: %s %w", path, name, err)
-		}
-	}
-	return f, nil
-}
-
-// located is what is wrong with a text of JSON, with the line. It does not
-// repeat the text, which has secrets.
-func located(err error, text []byte) error {
-	if syntax, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
-		line := 1 + bytes.Count(text[:min(int(syntax.ByteOffset), len(text))], []byte("\n"))
-		return fmt.Errorf("line %d: %w", line, err)
-	}
-	return err
-}
-
-// flagValue is what the flag would be given on the command line: numbers as they
-// are written, so that none is rounded. Lists stay lists of such.
-func flagValue(value jsontext.Value) (any, error) {
-	switch value.Kind() {
-	case '"':
-		var text string
-		err := json.Unmarshal(value, &text)
-		return text, err
-	case '0', 't', 'f':
-		return value.String(), nil
-	case '[':
-		var items []jsontext.Value
-		if err := json.Unmarshal(value, &items); err != nil {
-			return nil, err
-		}
-		list := make([]any, len(items))
-		for i, item := range items {
-			var err error
-			if list[i], err = flagValue(item); err != nil {
-				return nil, err
+// withSettings calls do with the settings of the database.
+func (f *backendFlags) withSettings(ctx context.Context, do func(context.Context, settings.Store) error) error {
+	return f.withSchema(ctx, func(ctx context.Context, db *stock.DB) error {
+		return f.withBound(ctx, db, func(row strategy.Strategy, b *backend.Backend) error {
+			if row.Server != strategy.InEtcd {
+				return fmt.Errorf("strategy %s does not use etcd; runtime settings are unavailable: change the flags of each replica and restart it", row.Name)
 			}
-			if _, nested := list[i].([]any); nested {
-				return nil, errors.New("has a list within its list")
-			}
-		}
-		return list, nil
-	}
-	return nil, errors.New("is neither text, a number, true or false, nor a list of such")
+			ctx, cancel := context.WithTimeout(ctx, configTimeout)
+			defer cancel()
+			return do(ctx, settingsStore(b, &f.Servers, db))
+		})
+	})
 }
 
-// Validate finds names that are no flags.
-func (f *configFile) Validate(app *kong.Application) error {
-	unknown := maps.Clone(f.spelt)
-	for _, command := range app.Leaves(false) {
-		for _, group := range command.AllFlags(false) {
-			for _, flag := range group {
-				delete(unknown, flag.Name)
-			}
-		}
-	}
-	if names := slices.Sorted(maps.Values(unknown)); len(names) > 0 {
-		return fmt.Errorf("--config: %s: there is no flag %s", f.path, strings.Join(names, ", "))
-	}
-	// They are looked for before the file is read: it would be silence again.
-	for _, flag := range []string{"config", "help"} {
-		if name, ok := f.spelt[flag]; ok {
-			return fmt.Errorf("--config: %s: %s cannot be set by a file", f.path, name)
-		}
-	}
-	return nil
+type configListCmd struct {
+	backendFlags
+	JSON bool `help:"Print JSON."`
 }
 
-// Resolve is the file's value of a flag that is not set otherwise.
-func (f *configFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-	for _, name := range flag.Envs {
-		if _, set := os.LookupEnv(name); set {
-			return nil, nil
+// listedSetting is how a setting is printed.
+type listedSetting struct {
+	Name string `json:"name"`
+	// Value is null if the flags apply, or if the setting is unknown.
+	Value    *string `json:"value"`
+	Revision int64   `json:"revision"`
+	// Wrong is why replicas ignore the value.
+	Wrong string `json:"wrong,omitempty"`
+	Help  string `json:"help,omitempty"`
+}
+
+func (c *configListCmd) Run(ctx context.Context, s streams) error {
+	return c.withSettings(ctx, func(ctx context.Context, store settings.Store) error {
+		stored, err := store.List(ctx)
+		if err != nil {
+			return err
+		}
+		list := listSettings(stored.Entries)
+		if c.JSON {
+			return s.json(map[string]any{"settings": list, "more": stored.More})
+		}
+		t := s.table("setting", "in etcd", "revision", "what it is")
+		for _, l := range list {
+			value, help := "- (not set: flags apply)", l.Help
+			if l.Value != nil {
+				value = *l.Value
+			}
+			if l.Wrong != "" {
+				help = "IGNORED: " + l.Wrong
+			}
+			if l.Help == "" {
+				value = "- (not read)"
+			}
+			t.AppendRow(table.Row{l.Name, value, l.Revision, help})
+		}
+		if stored.More {
+			t.AppendRow(table.Row{"and others", "", "", "IGNORED: unknown settings"})
+		}
+		t.Render()
+		return nil
+	})
+}
+
+// listSettings returns every known setting, then the unknown entries in etcd.
+func listSettings(entries []settings.Entry) []listedSetting {
+	stored := map[string]settings.Entry{}
+	for _, e := range entries {
+		stored[e.Name] = e
+	}
+	var list []listedSetting
+	for _, row := range settings.All() {
+		l := listedSetting{Name: row.Name, Help: row.Help}
+		if e, ok := stored[row.Name]; ok {
+			l.Value, l.Revision, l.Wrong = &e.Value, e.Revision, text(row.Check(e.Value))
+			delete(stored, row.Name)
+		}
+		list = append(list, l)
+	}
+	for _, e := range entries {
+		if _, unknown := stored[e.Name]; unknown {
+			_, err := settings.Find(e.Name)
+			list = append(list, listedSetting{Name: e.Name, Revision: e.Revision, Wrong: text(err)})
 		}
 	}
-	value := f.values[flag.Name]
-	if _, list := value.([]any); list && !flag.IsSlice() {
-		return nil, fmt.Errorf("%s has a list for it, it takes one value", f.path) // kong would repeat it, a secret or not
+	return list
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
 	}
-	return value, nil
+	return err.Error()
+}
+
+type configGetCmd struct {
+	backendFlags
+	Name string `arg:"" help:"One of ${settings}."`
+}
+
+func (c *configGetCmd) Run(ctx context.Context, s streams) error {
+	if _, err := settings.Find(c.Name); err != nil {
+		return err
+	}
+	return c.withSettings(ctx, func(ctx context.Context, store settings.Store) error {
+		e, err := store.Get(ctx, c.Name)
+		if err != nil {
+			return err
+		}
+		if e.Revision == 0 {
+			return fmt.Errorf("%s is not set in etcd: each replica's flags apply", c.Name)
+		}
+		_, err = fmt.Fprintln(s.out, e.Value)
+		return err
+	})
+}
+
+// revisionFlag keeps two operators from overwriting each other's changes.
+type revisionFlag struct {
+	Revision *int64 `placeholder:"N" help:"Change the setting only if api config list shows this revision for it; 0 means that etcd does not have it. By default any revision is accepted."`
+}
+
+// expected returns the revision that the entry must have.
+func (f *revisionFlag) expected(now settings.Entry) int64 { return *cmp.Or(f.Revision, &now.Revision) }
+
+type configSetCmd struct {
+	backendFlags
+	revisionFlag
+	Name  string `arg:"" help:"One of ${settings}."`
+	Value string `arg:"" help:"The new value. api config list describes each setting."`
+}
+
+func (c *configSetCmd) Run(ctx context.Context, s streams) error {
+	if err := settings.Check(c.Name, c.Value); err != nil {
+		return err
+	}
+	return c.withSettings(ctx, func(ctx context.Context, store settings.Store) error {
+		now, err := store.Get(ctx, c.Name)
+		if err != nil {
+			return err
+		}
+		revision, err := store.Set(ctx, c.Name, c.Value, c.expected(now))
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(s.out, "%s is %s, at revision %d\n", c.Name, c.Value, revision)
+		return err
+	})
+}
+
+type configDeleteCmd struct {
+	backendFlags
+	revisionFlag
+	Name string `arg:"" help:"One of ${settings}, or an unknown name that api config list shows."`
+}
+
+func (c *configDeleteCmd) Run(ctx context.Context, s streams) error {
+	return c.withSettings(ctx, func(ctx context.Context, store settings.Store) error {
+		now, err := store.Get(ctx, c.Name)
+		if err != nil {
+			return err
+		}
+		if now.Revision == 0 {
+			// An unknown name can be deleted only if etcd has it.
+			if _, err := settings.Find(c.Name); err != nil {
+				return err
+			}
+			if c.expected(now) == 0 {
+				_, err = fmt.Fprintf(s.out, "%s was not set in etcd: each replica's flags apply\n", c.Name)
+				return err
+			}
+		}
+		if err := store.Delete(ctx, c.Name, c.expected(now)); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(s.out, "%s deleted: each replica's flags apply\n", c.Name)
+		return err
+	})
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"time"
 
 	"github.com/cenkalti/backoff/v5"
 
@@ -18,48 +20,45 @@ import (
 	"flashsale/internal/telemetry"
 )
 
-// connect waits for the servers, brings the schema up to date, and makes the
-// lock and the order service.
+// connect waits for the servers, migrates the schema, and creates the lock and the order
+// service.
 func (r *replica) connect(ctx context.Context) (err error) {
 	if r.db, err = r.cmd.open(stock.Traced(r.tracing.Provider())); err != nil {
 		return err
 	}
-	if err := await(ctx, r.logger, r.cmd.address(), r.cmd.StartTimeout, r.cmd.pinging(r.db)); err != nil {
+	r.atClose(serversRound, "MySQL", ignoringContext(r.db.Close))
+	ping := func(ctx context.Context) error { return r.cmd.ping(ctx, r.db) }
+	if err := await(ctx, r.logger, r.cmd.address(), r.cmd.StartTimeout, ping); err != nil {
 		return err
 	}
-	if err := r.answered(ctx, r.examineMySQL); err != nil {
-		return err
-	}
-	if err := r.answered(ctx, r.checkWriters); err != nil {
-		return err
-	}
-	if err := r.db.Migrate(ctx); err != nil {
-		return err
-	}
-	// Before the lock's server is asked: tokens rise while others sell.
 	var highest uint64
-	if err := r.answered(ctx, func(ctx context.Context) (err error) { highest, err = r.db.HighestFence(ctx); return err }); err != nil {
-		return err
+	for _, step := range []func(context.Context) error{
+		r.bounded(r.examineMySQL),
+		r.bounded(r.checkWriters),
+		r.db.Migrate,
+		// Before the lock server is asked, since tokens rise while other replicas sell.
+		r.bounded(func(ctx context.Context) (err error) { highest, err = r.db.HighestFence(ctx); return err }),
+		r.openBackend,
+		r.examineBackend,
+		r.bounded(func(ctx context.Context) error { return r.db.Bind(ctx, r.binding()) }),
+		func(context.Context) error { return r.checkTokens(highest) },
+		r.bounded(func(ctx context.Context) error { return r.startReplicaLock(ctx, highest) }),
+		r.startOrders,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
 	}
-	if err := r.openBackend(ctx); err != nil {
-		return err
-	}
-	if err := r.examineBackend(ctx); err != nil {
-		return err
-	}
-	if err := r.answered(ctx, func(ctx context.Context) error { return r.db.Bind(ctx, r.guardedAs()) }); err != nil {
-		return err
-	}
-	if err := r.checkTokens(highest); err != nil {
-		return err
-	}
-	if err := r.answered(ctx, func(ctx context.Context) error { return r.startWatchman(ctx, highest) }); err != nil {
-		return err
-	}
+	r.register()
+	return r.startSettings(ctx)
+}
+
+// startOrders creates the order service and starts the expiry of orders.
+func (r *replica) startOrders(ctx context.Context) (err error) {
 	cfg := order.Config{
 		DB: r.db, Strategy: r.strategy, Fence: r.fence, Locker: r.backend.Locker,
 		PaymentWindow: r.cmd.PaymentWindow, ThinkTime: r.cmd.ThinkTime, RequestTimeout: r.cmd.RequestTimeout,
-		Halted: r.watchman.halted,
+		Halted: r.replicaLock.halted,
 		Desk:   order.DeskConfig{Quantum: r.cmd.Quantum},
 		Tracer: r.tracing.Tracer(), Metrics: order.NewMetrics(r.registry), Logger: r.logger,
 	}
@@ -80,26 +79,57 @@ func (r *replica) connect(ctx context.Context) (err error) {
 		r.audit = func(ctx context.Context) (stock.Report, error) { return order.AuditUnits(ctx, r.db, cfg.Units) }
 	}
 	r.orders = order.New(cfg)
-	if err := r.startExpirer(ctx); err != nil {
-		return err
-	}
-	r.register()
-	return r.startSettings(ctx)
+	r.atClose(ordersRound, "orders", r.orders.Close)
+	return r.startExpirer(ctx)
 }
 
-// answered asks MySQL, which has answered before: if it hangs now, it is waited for
-// no longer than then.
-func (r *replica) answered(ctx context.Context, ask func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, r.cmd.StartTimeout)
+// bounded bounds a query to MySQL by --start-timeout: the server may hang although it
+// has answered before.
+func (r *replica) bounded(query func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, r.cmd.StartTimeout)
+		defer cancel()
+		err := query(ctx)
+		if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return fmt.Errorf("%s did not answer within --start-timeout %s: %w", r.cmd.address(), r.cmd.StartTimeout, err)
+		}
+		return err
+	}
+}
+
+const (
+	// awaitAttempt bounds one attempt to reach a server at start.
+	awaitAttempt = 3 * time.Second
+	// awaitEvery is the longest wait between two attempts.
+	awaitEvery = 2 * time.Second
+)
+
+// await calls try until it succeeds, limit has passed or the error is
+// backoff.Permanent. It logs what it waits for.
+func await(ctx context.Context, logger *slog.Logger, what string, limit time.Duration, try func(context.Context) error) error {
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval, wait.MaxInterval = 100*time.Millisecond, awaitEvery
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := ask(ctx)
+	var lastErr error
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		attempt, cancel := context.WithTimeout(ctx, awaitAttempt)
+		defer cancel()
+		err := try(attempt)
+		if err != nil && (lastErr == nil || ctx.Err() == nil) {
+			lastErr = err
+		}
+		return struct{}{}, err
+	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, next time.Duration) {
+		logger.Warn("waiting for "+what, "error", err, "next_try_in", next.Round(time.Millisecond).String())
+	}))
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return fmt.Errorf("%s did not answer within --start-timeout %s: %w", r.cmd.address(), r.cmd.StartTimeout, err)
+		return fmt.Errorf("%s did not answer within --start-timeout %s: %w", what, limit, lastErr)
 	}
 	return err
 }
 
-// openBackend makes the strategy's lock once its server answers.
+// openBackend opens the strategy's lock once its server answers.
 func (r *replica) openBackend(ctx context.Context) error {
 	cfg := backend.Config{
 		Strategy: r.strategy, Servers: r.cmd.Servers, DSN: r.cmd.DSN, Database: r.db.Name,
@@ -109,8 +139,14 @@ func (r *replica) openBackend(ctx context.Context) error {
 		cfg.Process, cfg.ForwardAddr = r.forwarding.Process, r.cmd.ForwardAdvertise
 	}
 	open := func(ctx context.Context) (err error) {
-		r.backend, err = backend.Open(ctx, cfg)
-		return err
+		if r.backend, err = backend.Open(ctx, cfg); err != nil {
+			return err
+		}
+		if r.backend.Locker != nil {
+			r.atClose(locksRound, "lock", r.backend.Locker.Close)
+		}
+		r.atClose(serversRound, "the lock server", ignoringContext(r.backend.Close))
+		return nil
 	}
 	what := backend.Address(r.strategy, &r.cmd.Servers)
 	if what == "" {
@@ -128,12 +164,12 @@ func (r *replica) openBackend(ctx context.Context) error {
 	})
 }
 
-// unitsInEtcd is the stock of a strategy that keeps it there.
+// unitsInEtcd returns the stock of strategy etcd-cas.
 func unitsInEtcd(g *backend.Backend, servers *backend.Servers, db *stock.DB) (*etcdstock.Store, error) {
 	return etcdstock.New(etcdstock.Config{Client: g.Etcd, Prefix: servers.Prefix + db.Name + "/units/"})
 }
 
-// levelsInEtcd is what is left of every SKU there.
+// levelsInEtcd returns the stock of every SKU in etcd.
 func levelsInEtcd(ctx context.Context, units *etcdstock.Store) ([]stock.Level, error) {
 	all, err := units.List(ctx)
 	levels := make([]stock.Level, len(all))
@@ -143,16 +179,17 @@ func levelsInEtcd(ctx context.Context, units *etcdstock.Store) ([]stock.Level, e
 	return levels, err
 }
 
-// mirrorPool are the connections that the mirror reads MySQL by. They are its
-// own, so that a restock does not wait behind orders.
+// mirrorPool is the number of connections for the mirror. It has its own, so that a
+// restock does not wait behind orders.
 const mirrorPool = 4
 
-// startMirror runs the mirror until stopMirror. It is for strategies under which
-// the row says what is left.
+// startMirror runs the mirror. It goes on while the replica drains, and writes what the
+// last orders changed.
 func (r *replica) startMirror(ctx context.Context) (err error) {
 	if r.mirrorDB, err = stock.Open(r.cmd.DSN, mirrorPool); err != nil {
 		return err
 	}
+	r.atClose(serversRound, "the mirror's MySQL", ignoringContext(r.mirrorDB.Close))
 	r.mirror, err = mirror.New(mirror.Config{
 		Client: r.backend.Etcd, Prefix: r.cmd.Prefix + r.db.Name + "/stock/", DB: r.mirrorDB,
 		Metrics: mirror.NewMetrics(r.registry), Logger: r.logger,
@@ -161,46 +198,28 @@ func (r *replica) startMirror(ctx context.Context) (err error) {
 		return err
 	}
 	r.registry.MustRegister(r.mirror)
-	// Not with ctx: what the last orders changed has to be written as well.
-	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	ended := make(chan error, 1)
-	go func() { ended <- r.mirror.Run(running) }()
-	r.stopMirror = func(ctx context.Context) error {
-		stop()
-		select {
-		case err := <-ended:
-			return err
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+	r.atClose(locksRound, "mirror", background(ctx, r.mirror.Run))
 	return nil
 }
 
-// startExpirer expires orders until stopExpirer, while this replica has the lock
-// of that.
+// startExpirer expires orders while this replica holds the lease for it. It goes on
+// while the replica drains.
 func (r *replica) startExpirer(ctx context.Context) error {
 	leases, err := backend.OpenLeases(backend.Config{DSN: r.cmd.DSN, Replica: r.cmd.Replica, TTL: r.cmd.LockTTL, Logger: r.logger})
 	if err != nil {
 		return err
 	}
-	// Not with ctx: orders expire as long as some are being served.
-	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	ended := make(chan struct{})
-	go func() { defer close(ended); order.NewExpirer(r.orders, leases).Run(running) }()
-	r.stopExpirer = func(ctx context.Context) error {
-		stop()
-		select {
-		case <-ended:
-			return leases.Close(ctx)
-		case <-ctx.Done():
-			return ctx.Err()
+	stop := background(ctx, func(ctx context.Context) error { order.NewExpirer(r.orders, leases).Run(ctx); return nil })
+	r.atClose(expiryRound, "expirer", func(ctx context.Context) error {
+		if err := stop(ctx); err != nil {
+			return err
 		}
-	}
+		return leases.Close(ctx)
+	})
 	return nil
 }
 
-// catalog is where this replica reads SKUs.
+// catalog returns where this replica reads SKUs.
 func (r *replica) catalog() interface {
 	httpapi.Catalog
 	telemetry.Catalog
@@ -211,7 +230,7 @@ func (r *replica) catalog() interface {
 	return mirror.Catalog{Mirror: r.mirror, DB: r.db}
 }
 
-// examineMySQL finds what would go wrong in the middle of a sale.
+// examineMySQL finds faults that would show only during a sale.
 func (r *replica) examineMySQL(ctx context.Context) error {
 	report, err := doctor.MySQL(ctx, r.db, r.cmd.needs(r.strategy, &r.cmd.mysqlFlags))
 	if err != nil {
@@ -220,21 +239,21 @@ func (r *replica) examineMySQL(ctx context.Context) error {
 	return r.accept(report.Of(r.cmd.address()))
 }
 
-// checkWriters refuses a lock that one server of MySQL knows alone where several
-// take writes: on two of them it is granted twice.
+// checkWriters rejects a lock that exists on one MySQL server only if several servers
+// accept writes: two of them could grant it at the same time.
 func (r *replica) checkWriters(ctx context.Context) error {
 	if !r.strategy.OnePrimary {
 		return nil
 	}
 	n, err := r.db.Writers(ctx)
 	if err == nil && n > 1 {
-		err = fmt.Errorf("--strategy %s is not right here: %d servers of this MySQL cluster take writes, and its lock is known to one alone; "+
-			"use a strategy for any number of servers, see `api strategies`", r.strategy.Name, n)
+		err = fmt.Errorf("--strategy %s is not safe here: %d servers of this MySQL cluster accept writes, and its lock exists on one of them only; "+
+			"use a strategy that is safe with any number of MySQL servers, see `api strategies`", r.strategy.Name, n)
 	}
 	return err
 }
 
-// examineBackend does so with the lock's server. One that is slow is asked again.
+// examineBackend does the same for the lock server. It waits for one that does not answer.
 func (r *replica) examineBackend(ctx context.Context) error {
 	return await(ctx, r.logger, backend.Address(r.strategy, &r.cmd.Servers), r.cmd.StartTimeout, func(ctx context.Context) error {
 		report := backend.Examine(ctx, r.strategy, &r.cmd.Servers, r.db.Name)
@@ -247,7 +266,7 @@ func (r *replica) examineBackend(ctx context.Context) error {
 	})
 }
 
-// accept logs what a replica can run with, and returns what it cannot.
+// accept logs warnings and returns faults.
 func (r *replica) accept(report doctor.Report) error {
 	for _, f := range report.With(doctor.Warning) {
 		r.logger.Warn(f.Check+": "+f.Found, "server", f.Server, "do", f.Do)
@@ -255,12 +274,12 @@ func (r *replica) accept(report doctor.Report) error {
 	return report.Err()
 }
 
-// checkTokens refuses a lock server that was restored or emptied: it has its old
-// name, and its tokens would all be behind those that MySQL has admitted.
+// checkTokens rejects a lock server that was restored or emptied: MySQL would refuse its
+// tokens, which are behind those it has admitted.
 func (r *replica) checkTokens(highest uint64) error {
 	if r.strategy.Token && r.backend.Newest > 0 && r.backend.Newest < highest {
-		return fmt.Errorf("%s is at token %d, and token %d was admitted: it was restored or emptied since "+
-			"(to go on with it, stop all replicas and run `api fence adopt`)", backend.Address(r.strategy, &r.cmd.Servers), r.backend.Newest, highest)
+		return fmt.Errorf("%s is at token %d, but token %d was admitted: it was restored or emptied since "+
+			"(to continue with it, stop all replicas and run `api fence adopt`)", backend.Address(r.strategy, &r.cmd.Servers), r.backend.Newest, highest)
 	}
 	return nil
 }

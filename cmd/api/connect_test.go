@@ -9,10 +9,10 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// Whoever plans for replicas reads the connections of one in the pages.
+// The pages say how many connections a replica needs.
 func TestPagesSayWhatConnectionsReplicasNeed(t *testing.T) {
 	t.Parallel()
-	c := serveCmd{capacityFlags: capacityFlags{MaxReplicas: 4}, mysqlFlags: mysqlFlags{Pool: 32}}
+	c := serveCmd{capacityFlags: capacityFlags{MaxReplicas: 4}, backendFlags: backendFlags{mysqlFlags: mysqlFlags{Pool: 32}}}
 	ours, err := strategy.Find(strategy.Default)
 	if err != nil {
 		t.Fatal(err)
@@ -24,7 +24,7 @@ func TestPagesSayWhatConnectionsReplicasNeed(t *testing.T) {
 		"docs/operations.md": {
 			fmt.Sprintf("`--max-replicas` (%d)", c.MaxReplicas),
 			fmt.Sprintf("| `etcd` | `--mysql-pool` and %d | %d |", beside, c.MaxReplicas*(c.Pool+beside)),
-			fmt.Sprintf("| any other | `--mysql-pool`, a quarter of it (2 at least), and %d | %d |", others-c.lockPool(), c.MaxReplicas*(c.Pool+others)),
+			fmt.Sprintf("| any other | `--mysql-pool`, a quarter of it (at least 2), and %d | %d |", others-c.lockPool(), c.MaxReplicas*(c.Pool+others)),
 		},
 	} {
 		text, err := os.ReadFile("../../" + page)
@@ -38,7 +38,7 @@ func TestPagesSayWhatConnectionsReplicasNeed(t *testing.T) {
 		}
 	}
 	help, err := tool(t, "serve", "--help")
-	if err != nil || !strings.Contains(help, "at most (4)") || !strings.Contains(help, "--mysql-pool=32") {
-		t.Errorf("the pages' numbers are not those of the flags: %v", err)
+	if err != nil || !strings.Contains(help, "(4).") || !strings.Contains(help, "--mysql-pool=32") {
+		t.Errorf("the numbers of the pages differ from the flags: %v", err)
 	}
 }

@@ -18,19 +18,18 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// doctorTimeout bounds the examination of one server.
+// doctorTimeout bounds the examination of a server.
 const doctorTimeout = 20 * time.Second
 
-// doctorCmd examines the servers as a replica with the same flags does at its start.
+// doctorCmd examines the servers like a replica with the same flags at its start.
 type doctorCmd struct {
 	capacityFlags
-	mysqlFlags
-	backend.Servers
-	guardFlags
+	backendFlags
+	strategyFlags
 	JSON bool `help:"Print JSON."`
 }
 
-// Run prints all findings, also where a server does not answer.
+// Run prints all findings, even if a server does not answer.
 func (c *doctorCmd) Run(ctx context.Context, s streams) error {
 	row, fence, err := c.parse()
 	if err != nil {
@@ -43,7 +42,7 @@ func (c *doctorCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = db.Close() }() // it was only asked
+	defer func() { _ = db.Close() }() // nothing was written
 	report := c.examineMySQL(ctx, db, row, fence)
 	examining, cancel := context.WithTimeout(ctx, doctorTimeout)
 	defer cancel()
@@ -52,7 +51,7 @@ func (c *doctorCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	if report.Err() != nil {
-		return errSaid
+		return errReported
 	}
 	return nil
 }
@@ -62,31 +61,32 @@ func (c *doctorCmd) examineMySQL(ctx context.Context, db *stock.DB, row strategy
 	defer cancel()
 	var report doctor.Report
 	err := db.Ping(ctx)
-	if err == nil || stock.IsReadOnly(err) { // which it names with what to do
+	if err == nil || stock.IsReadOnly(err) { // the report explains a read-only server
 		report, err = doctor.MySQL(ctx, db, c.needs(row, &c.mysqlFlags))
 	}
 	if err == nil {
-		err = checkGuard(ctx, &report, db, stock.Binding{Strategy: row.Name, Fence: fence})
+		err = checkBinding(ctx, &report, db, stock.Binding{Strategy: row.Name, Fence: fence})
 	}
 	switch advice := stock.Advice(err); {
 	case advice != "":
-		report.Fault(doctor.Answers, advice, "it does not let us in: %v", err)
+		report.Fault(doctor.Answers, advice, "it rejects the connection: %v", err)
 	case err != nil:
-		report.Fault(doctor.Answers, "start it, or mend --mysql-dsn or the network between", "it does not: %v", err)
+		report.Fault(doctor.Answers, "start it, or correct --mysql-dsn or the network", "no answer: %v", err)
 	}
 	report = report.Of(c.address())
-	return append(report, reach(ctx, db)...)
+	return append(report, examineHosts(ctx, db)...)
 }
 
-// reach finds hosts that a replica could not move to when the primary fails.
-func reach(ctx context.Context, db *stock.DB) (report doctor.Report) {
+// examineHosts warns about hosts of the DSN that a replica could not use if the primary
+// fails.
+func examineHosts(ctx context.Context, db *stock.DB) (report doctor.Report) {
 	hosts := db.Reach(ctx)
 	for _, addr := range slices.Sorted(maps.Keys(hosts)) {
 		var one doctor.Report
 		if err := hosts[addr]; err == nil {
-			one.Fine(doctor.Answers, "it lets us in")
+			one.Fine(doctor.Answers, "it accepts the connection")
 		} else {
-			todo := cmp.Or(stock.Advice(err), "start it, or take it out of --mysql-dsn")
+			todo := cmp.Or(stock.Advice(err), "start it, or remove it from --mysql-dsn")
 			one.Warn(doctor.Answers, todo, "no replica could use it: %v", err)
 		}
 		report = append(report, one.Of("MySQL at "+addr)...)
@@ -94,9 +94,10 @@ func reach(ctx context.Context, db *stock.DB) (report doctor.Report) {
 	return report
 }
 
-// checkGuard compares how the database is guarded with the flags. Where the tokens
-// come from is only known to who takes the lock.
-func checkGuard(ctx context.Context, report *doctor.Report, db *stock.DB, want stock.Binding) error {
+// checkBinding compares the flags with the database's binding, except for the token
+// source, which is known only once a replica has opened the lock.
+func checkBinding(ctx context.Context, report *doctor.Report, db *stock.DB, want stock.Binding) error {
+	const check = "binding"
 	have, err := db.Binding(ctx)
 	if err != nil {
 		return err
@@ -104,34 +105,32 @@ func checkGuard(ctx context.Context, report *doctor.Report, db *stock.DB, want s
 	want.TokenSource = have.TokenSource
 	switch {
 	case have.Strategy == "":
-		report.Fine("guard", "no replica has used this database yet")
+		report.Fine(check, "%v", errUnused)
 	case have != want:
-		report.Fault("guard", "mend --strategy and --fence", "%v", &stock.BindingError{Have: have, Want: want})
+		report.Fault(check, "correct --strategy and --fence", "%v", &stock.BindingError{Have: have, Want: want})
 	default:
-		report.Fine("guard", "strategy %s, fence %s", have.Strategy, have.Fence)
+		report.Fine(check, "strategy %s, fence %s", have.Strategy, have.Fence)
 	}
 	return nil
 }
 
-// doctorWidth keeps a table readable in a terminal of 160 columns.
+// doctorWidth keeps the table readable in a terminal of 160 columns.
 const doctorWidth = 60
 
 func printReport(s streams, report doctor.Report, asJSON bool) error {
 	faults, warnings := len(report.With(doctor.Fault)), len(report.With(doctor.Warning))
 	if asJSON {
-		return printJSON(s.out, struct {
+		return s.json(struct {
 			OK       bool          `json:"ok"`
 			Faults   int           `json:"faults"`
 			Warnings int           `json:"warnings"`
 			Findings doctor.Report `json:"findings"`
 		}{faults == 0, faults, warnings, report})
 	}
-	t := table.NewWriter()
-	t.SetOutputMirror(s.out)
+	t := s.table("server", "check", "", "found", "what to do")
 	t.SetColumnConfigs([]table.ColumnConfig{
 		{Number: 4, WidthMax: doctorWidth, WidthMaxEnforcer: prettytext.WrapSoft}, {Number: 5, WidthMax: doctorWidth, WidthMaxEnforcer: prettytext.WrapSoft},
 	})
-	t.AppendHeader(table.Row{"server", "check", "", "found", "what to do"})
 	for _, f := range report {
 		t.AppendRow(table.Row{f.Server, f.Check, f.Severity, f.Found, f.Do})
 	}

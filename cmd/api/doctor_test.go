@@ -18,8 +18,8 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// withAccount is the DSN with an account of its own, which has all rights on the
-// database and what the options say.
+// withAccount returns the DSN with a new account that has all rights on the database,
+// and the options.
 func withAccount(t *testing.T, dsn, options string) string {
 	t.Helper()
 	cfg, err := mysql.ParseDSN(dsn)
@@ -38,8 +38,8 @@ func withAccount(t *testing.T, dsn, options string) string {
 	return cfg.FormatDSN()
 }
 
-// What no waiting mends ends the start at once, with what to do; the tools and the
-// doctor say the same.
+// If waiting cannot help, the start fails at once and says what to do. The other
+// commands and the doctor say the same.
 func TestStartEndsAtOnceWhereWaitingDoesNotHelp(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
@@ -83,7 +83,7 @@ func TestStartEndsAtOnceWhereWaitingDoesNotHelp(t *testing.T) {
 	}
 }
 
-// examine calls the doctor, and returns what it found.
+// examine calls the doctor and returns its findings.
 func examine(t *testing.T, args ...string) (report doctor.Report, err error) {
 	t.Helper()
 	out, err := tool(t, append([]string{"doctor", "--json"}, args...)...)
@@ -101,8 +101,8 @@ func examine(t *testing.T, args ...string) (report doctor.Report, err error) {
 	return answer.Findings, err
 }
 
-// A replica that has its primary sells; the doctor still names the host that it could
-// not move to.
+// A replica with a primary sells; the doctor still warns about hosts that it could not
+// switch to.
 func TestDoctorNamesEachHostThatCannotBeUsed(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
@@ -112,7 +112,7 @@ func TestDoctorNamesEachHostThatCannotBeUsed(t *testing.T) {
 		t.Fatalf("%v: %v", err, report)
 	}
 	for server, want := range map[string]string{
-		"MySQL at 127.0.0.1:1": "connection refused; start it, or take it out of --mysql-dsn", "MySQL at nowhere.invalid:3306": "correct the host in --mysql-dsn",
+		"MySQL at 127.0.0.1:1": "connection refused; start it, or remove it from --mysql-dsn", "MySQL at nowhere.invalid:3306": "correct the host in --mysql-dsn",
 	} {
 		if !slices.ContainsFunc(report.With(doctor.Warning), func(f doctor.Finding) bool {
 			return f.Server == server && f.Check == doctor.Answers && strings.Contains(f.String(), want)
@@ -153,8 +153,8 @@ func TestDoctorFindsNoFaultInHealthyServers(t *testing.T) {
 	}
 }
 
-// A replica does not start with an account whose limits are too low, and the doctor
-// says the same.
+// A replica does not start if the account's limits are too low, and the doctor says the
+// same.
 func TestAccountLimitsAreFoundAtStart(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ limit, want string }{
@@ -173,7 +173,7 @@ func TestAccountLimitsAreFoundAtStart(t *testing.T) {
 	}
 }
 
-func TestDoctorExaminesWhatElseThereIsWhenOneServerIsSilent(t *testing.T) {
+func TestDoctorExaminesTheOtherServerWhenOneDoesNotAnswer(t *testing.T) {
 	t.Parallel()
 	report, err := examine(t, "--mysql-dsn=root:hidden@tcp(127.0.0.1:1)/shop", "--etcd-endpoints=http://127.0.0.1:1")
 	faults := report.With(doctor.Fault)
@@ -183,7 +183,7 @@ func TestDoctorExaminesWhatElseThereIsWhenOneServerIsSilent(t *testing.T) {
 	}
 }
 
-func TestToolsSayThatADatabaseIsEmpty(t *testing.T) {
+func TestCommandsReportAnEmptyDatabase(t *testing.T) {
 	t.Parallel()
 	dsn, etcd := "--mysql-dsn="+newDSN(t), "--etcd-endpoints="+servers.EtcdEndpoints()[0]
 	for _, args := range [][]string{
@@ -196,19 +196,19 @@ func TestToolsSayThatADatabaseIsEmpty(t *testing.T) {
 	}
 }
 
-// What a replica can run with is a line of its log at its start, with what to do.
+// A warning is logged at start, with what to do.
 func TestWarningsAreLoggedAtStart(t *testing.T) {
 	t.Parallel()
 	c := start(t, replicaConfig(withAccount(t, newDSN(t), "ACCOUNT UNLOCK"), "a", "conditional"))
 	const lines = 100
 	said := c.LogTail(lines)
 	if n := strings.Count(said, "idle blockers: the account cannot see them"); n != 1 || !strings.Contains(said, "GRANT PROCESS") {
-		t.Errorf("%d lines name the right that is missing; the replica logged:\n%s", n, said)
+		t.Errorf("%d lines name the missing right; the replica logged:\n%s", n, said)
 	}
 }
 
-// No replica starts beside an etcd that refuses writes, or one that does not let it in:
-// it would be ready, and sell nothing.
+// A replica does not start if etcd rejects writes or the connection: it would be ready
+// but sell nothing.
 func TestStartAndDoctorNameWhatIsWrongWithEtcd(t *testing.T) {
 	t.Parallel()
 	const quota = 1 << 20

@@ -9,10 +9,9 @@ import (
 	"time"
 )
 
-// parting asks callers whose connection is kept to open another one for their
-// next request while the replica drains: a proxy sends that one elsewhere. What
-// comes is still served.
-func (r *replica) parting(next http.Handler) http.Handler {
+// closeConnections makes clients reconnect for their next request while the replica
+// drains: a proxy then uses another replica. Requests are still served.
+func (r *replica) closeConnections(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 		if r.draining.Load() {
 			w.Header().Set("Connection", "close")
@@ -21,10 +20,10 @@ func (r *replica) parting(next http.Handler) http.Handler {
 	})
 }
 
-// drain ends the server so that no request is lost. Readiness says no from here
-// on, and everything is served as before until --drain-delay is over: whoever
-// spreads the load has to see it first. Then nothing new is let in, and what is in
-// hand is answered. A second signal ends the process at once: see main.
+// drain stops the server without losing a request. Readiness fails from now on, but
+// requests are served until --drain-delay has passed, so that load balancers notice.
+// Then no new requests are accepted, and those in progress are finished. A second
+// signal ends the process at once: see main.
 func (r *replica) drain(ctx context.Context, server *http.Server) error {
 	r.draining.Store(true)
 	r.logger.Info("draining", "delay", r.cmd.DrainDelay.String(), "timeout", r.cmd.DrainTimeout.String())
@@ -37,58 +36,37 @@ func (r *replica) drain(ctx context.Context, server *http.Server) error {
 	return nil
 }
 
-// closeTimeout bounds each round of giving back what a replica holds. There are
-// four: docs/operations.md promises 15 s to whoever ends one.
+// The rounds in which a replica closes, in order. Orders close before locks, so that
+// the locks are held while the last batches commit.
+const (
+	expiryRound = iota
+	ordersRound
+	locksRound
+	serversRound
+	closeRounds
+)
+
+// closeTimeout bounds each round. docs/operations.md promises a total of 15 s.
 const closeTimeout = 3 * time.Second
 
-// close gives everything back, from the top down: orders first, so that the lock
-// is held while the last of them commit; then the lock, whose lease is revoked.
-// Things that need not wait for each other share a round, so that servers that
-// hang do not add their timeouts up.
-func (r *replica) close() error {
-	if r.stopSettings != nil {
-		r.stopSettings()
-	}
-	var expirer, orders, held, open round
-	if r.stopExpirer != nil {
-		expirer.add("expirer", r.stopExpirer)
-	}
-	if r.orders != nil {
-		orders.add("orders", r.orders.Close)
-	}
-	if r.backend != nil && r.backend.Locker != nil {
-		held.add("lock", r.backend.Locker.Close)
-	}
-	if r.stopMirror != nil {
-		held.add("mirror", r.stopMirror)
-	}
-	if r.watchman != nil {
-		held.add("the presence", r.watchman.stop)
-	}
-	if r.backend != nil {
-		open.add("the lock's server", func(context.Context) error { return r.backend.Close() })
-	}
-	if r.mirrorDB != nil {
-		open.add("MySQL", func(context.Context) error { return r.mirrorDB.Close() })
-	}
-	if r.db != nil {
-		open.add("MySQL", func(context.Context) error { return r.db.Close() })
-	}
-	// In the last round, with the spans of what was done at the end. A collector
-	// that does not answer is no failure of this replica's.
-	open.add("tracing", func(ctx context.Context) error {
-		if err := r.tracing.Close(ctx); err != nil {
-			r.logger.Warn("the last spans were not sent", "error", err)
-		}
-		return nil
-	})
-	return errors.Join(expirer.giveBack(), orders.giveBack(), held.giveBack(), open.giveBack())
+// atClose adds a step to a round. The steps of a round run at the same time, so that
+// several servers that hang cost one timeout.
+func (r *replica) atClose(round int, name string, f func(context.Context) error) {
+	r.closing[round].add(name, f)
 }
 
-// round is what is given back side by side.
+// close runs all rounds.
+func (r *replica) close() error {
+	errs := make([]error, closeRounds)
+	for i, round := range r.closing {
+		errs[i] = round.close()
+	}
+	return errors.Join(errs...)
+}
+
+// round is a list of steps that run at the same time.
 type round []func(context.Context) error
 
-// add says how one thing is given back. What takes no context must ask no server.
 func (o *round) add(name string, f func(context.Context) error) {
 	*o = append(*o, func(ctx context.Context) error {
 		if err := f(ctx); err != nil {
@@ -98,8 +76,8 @@ func (o *round) add(name string, f func(context.Context) error) {
 	})
 }
 
-// giveBack gives all of them back within closeTimeout.
-func (o round) giveBack() error {
+// close runs all steps within closeTimeout.
+func (o round) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	errs := make([]error, len(o))
@@ -109,4 +87,26 @@ func (o round) giveBack() error {
 	}
 	all.Wait()
 	return errors.Join(errs...)
+}
+
+// ignoringContext adapts a function that returns at once.
+func ignoringContext(f func() error) func(context.Context) error {
+	return func(context.Context) error { return f() }
+}
+
+// background runs f until stop is called, which waits for its end. It detaches f from
+// the end of ctx: f must go on while the replica drains.
+func background(ctx context.Context, f func(context.Context) error) (stop func(context.Context) error) {
+	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan error, 1)
+	go func() { ended <- f(running) }()
+	return func(ctx context.Context) error {
+		cancel()
+		select {
+		case err := <-ended:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }

@@ -19,12 +19,12 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// longTTL is how long others would wait for a lock that was not given back: long
-// enough to be told from a busy machine.
+// longTTL is how long others would wait for a lock that was not released: longer than
+// any delay of a busy machine.
 const longTTL = 30 * time.Second
 
-// drainDelay is how long a replica that drains serves on: long enough for what a
-// test asks of it meanwhile.
+// drainDelay is how long a draining replica continues to serve: long enough for the
+// requests of a test.
 const drainDelay = 10 * time.Second
 
 func drainConfig(dsn, name string, delay time.Duration) sandbox.ReplicaConfig {
@@ -33,7 +33,7 @@ func drainConfig(dsn, name string, delay time.Duration) sandbox.ReplicaConfig {
 	return cfg
 }
 
-// leasesOf are the leases of the locks that a replica holds or waits for.
+// leasesOf returns the leases of the locks that a replica holds or waits for.
 func leasesOf(t *testing.T, database, replica string) (leases []clientv3.LeaseID) {
 	t.Helper()
 	for _, kv := range lockEntries(t, database) {
@@ -45,8 +45,8 @@ func leasesOf(t *testing.T, database, replica string) (leases []clientv3.LeaseID
 	return leases
 }
 
-// Three replicas sell one SKU, and one is told to end: it says so, serves on for
-// a while, and goes. No buyer who asks again elsewhere notices.
+// Three replicas sell one SKU, and one is stopped: its readiness fails, it serves for a
+// while, and exits. Buyers that retry at another replica do not notice.
 func TestDrainUnderLoadLosesNothing(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
@@ -70,7 +70,7 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 	if err := ending.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	// While it waits for the load balancer it says no, is alive, and serves.
+	// During the delay it is not ready, but alive, and serves.
 	ending.awaitLog(`"msg":"draining"`)
 	if status, checks := ending.readiness(); status != http.StatusServiceUnavailable || checks["replica"] != "draining" {
 		t.Errorf("readiness while draining: %d %v", status, checks)
@@ -93,18 +93,18 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 		t.Errorf("it ended %s after the signal, with a delay of %s", took, drainDelay)
 	}
 	if gap > longTTL/2 {
-		t.Errorf("nobody could buy for %s: the lock was not handed over", gap)
+		t.Errorf("no order was placed for %s: the lock was not handed over", gap)
 	}
 	for _, lease := range slices.Compact(leases) {
 		if left, err := openEtcd(t).TimeToLive(t.Context(), lease); err != nil || left.TTL != -1 {
-			t.Errorf("its lease was not revoked: %+v, %v", left, err)
+			t.Errorf("the lease was not revoked: %+v, %v", left, err)
 		}
 	}
 	b.check(dsn, 2) // and the first, and ann's
 }
 
-// Without a delay, and with buyers who go on asking the one that ends.
-func TestEndWithoutDelayLosesNothing(t *testing.T) {
+// Without a delay, buyers continue to send requests to the replica that stops.
+func TestStopWithoutDelayLosesNothing(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
 	replicas := []*client{start(t, drainConfig(dsn, "a", 0)), start(t, drainConfig(dsn, "b", 0)), start(t, drainConfig(dsn, "c", 0))}
@@ -123,13 +123,13 @@ func TestEndWithoutDelayLosesNothing(t *testing.T) {
 	b.check(dsn, 0)
 }
 
-// givenBackWithin is how long docs/operations.md says that giving everything back
-// takes at most, beside --drain-delay and --drain-timeout.
-const givenBackWithin = 15 * time.Second
+// closedWithin is the limit that docs/operations.md states for closing, beside
+// --drain-delay and --drain-timeout.
+const closedWithin = 15 * time.Second
 
-// Servers that take connections and say nothing cost each of their time-outs, and
-// must not cost more than whoever ends a replica was told to wait.
-func TestEndIsBoundedWhenTheServersHang(t *testing.T) {
+// If servers accept connections but do not answer, each close takes its time-out. The
+// sum must not exceed what docs/operations.md states.
+func TestStopIsBoundedWhenServersHang(t *testing.T) {
 	t.Parallel()
 	own := sandboxtest.Start(t, sandbox.Config{MySQL: true, EtcdNodes: 1})
 	dsn, err := own.MySQL.CreateDatabase(t.Context(), "hang")
@@ -162,27 +162,27 @@ func TestEndIsBoundedWhenTheServersHang(t *testing.T) {
 	took := time.Since(told)
 	t.Logf("it ended after %s: %v", took.Round(time.Millisecond), err)
 	if err == nil || !strings.Contains(c.LogTail(20), "close lock") {
-		t.Errorf("it ended with %v, and does not say that the lock was not given back", err)
+		t.Errorf("it ended with %v, want an error that the lock was not released", err)
 	}
-	if took > drainTimeout+givenBackWithin {
-		t.Errorf("it ended after %s, want at most %s and %s", took, drainTimeout, givenBackWithin)
+	if took > drainTimeout+closedWithin {
+		t.Errorf("it ended after %s, want at most %s and %s", took, drainTimeout, closedWithin)
 	}
 }
 
-// What hangs is waited for once, not once for each.
-func TestWhatSharesARoundHangsTogether(t *testing.T) {
+// Steps of a round that hang share one time-out.
+func TestStepsOfARoundShareOneTimeout(t *testing.T) {
 	t.Parallel()
 	hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 	var o round
-	for _, name := range []string{"lock", "mirror", "presence"} {
+	for _, name := range []string{"lock", "mirror", "replica lock"} {
 		o.add(name, hang)
 	}
 	began := time.Now()
-	err := o.giveBack()
+	err := o.close()
 	if took := time.Since(began); took < closeTimeout || took > 2*closeTimeout {
-		t.Errorf("three that hang took %s, want %s", took, closeTimeout)
+		t.Errorf("three steps that hang took %s, want %s", took, closeTimeout)
 	}
-	for _, name := range []string{"lock", "mirror", "presence"} {
+	for _, name := range []string{"lock", "mirror", "replica lock"} {
 		if err == nil || !strings.Contains(err.Error(), "close "+name) {
 			t.Errorf("the error %v does not name %s", err, name)
 		}
@@ -196,7 +196,7 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.awaitLog(`"msg":"draining"`)
-	// It stops listening a moment after the first: signal until it is gone.
+	// It stops catching signals a moment after the first: signal until it has ended.
 	deadline := time.Now().Add(30 * time.Second)
 	for ended := false; !ended; {
 		if err := c.Signal(syscall.SIGTERM); err != nil {
@@ -208,7 +208,7 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 		case <-time.After(50 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("it went on")
+			t.Fatal("the process did not end")
 		}
 	}
 	if err := c.Wait(t.Context()); err == nil || !strings.Contains(err.Error(), "signal: terminated") {
@@ -216,8 +216,8 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	}
 }
 
-// Liveness asks nobody: a server that is away is no reason to start the replica
-// again. Readiness says which one it is, and comes back with it.
+// Liveness queries no server: restarting a replica does not help an unavailable server.
+// Readiness names the server, and recovers with it.
 func TestReadinessFollowsTheServersAndLivenessDoesNot(t *testing.T) {
 	t.Parallel()
 	own := sandboxtest.Start(t, sandbox.Config{MySQL: true, EtcdNodes: 1})
@@ -254,7 +254,7 @@ func TestReadinessFollowsTheServersAndLivenessDoesNot(t *testing.T) {
 	auditOK(t, dsn)
 }
 
-// awaitReady waits until readiness answers status, and shows want for a check.
+// awaitReady waits until readiness answers status and shows want for a check.
 func (c *client) awaitReady(status int, check, want string) {
 	c.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {

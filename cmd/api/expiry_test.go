@@ -7,15 +7,15 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// A unit that nobody pays is on sale again when its window is over, at every
-// replica, also when the one that swept has ended.
+// An unpaid unit is on sale again after its payment window, at every replica, also if
+// the replica that expired orders has stopped.
 func TestUnpaidUnitsAreSoldAgain(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
 	var replicas []*client
 	for _, name := range []string{"a", "b"} {
 		cfg := replicaConfig(dsn, name, strategy.Default)
-		// Long enough for the first to end before ben's is over.
+		// Long enough to stop the first replica before ben's window ends.
 		cfg.Args = append(cfg.Args, "--payment-window=5s")
 		replicas = append(replicas, start(t, cfg))
 	}

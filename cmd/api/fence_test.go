@@ -22,7 +22,7 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// awaitRefusal waits until orders are refused with the problem of that slug.
+// awaitRefusal waits until orders are refused with the problem slug.
 func (c *client) awaitRefusal(sku, slug string) (body string) {
 	c.t.Helper()
 	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -36,7 +36,7 @@ func (c *client) awaitRefusal(sku, slug string) (body string) {
 	}
 }
 
-// advance moves etcd's revision on.
+// advance increases etcd's revision.
 func advance(t *testing.T, endpoint string, revisions int) {
 	t.Helper()
 	etcd, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, Logger: zap.NewNop()})
@@ -54,9 +54,9 @@ func advance(t *testing.T, endpoint string, revisions int) {
 	}
 }
 
-// An etcd comes back from a backup: it has its old name and older revisions than
-// those that MySQL has admitted. Nothing is sold under them, by a replica that
-// runs nor by one that starts, and each says why, until an operator has decided.
+// etcd was restored from a backup: it has the same cluster id, but older revisions than
+// MySQL has admitted. Neither a running nor a starting replica sells, and each says why,
+// until an operator adopts it.
 func TestRestoredEtcdIsRefusedUntilItIsAdopted(t *testing.T) {
 	t.Parallel()
 	own := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
@@ -88,13 +88,13 @@ func TestRestoredEtcdIsRefusedUntilItIsAdopted(t *testing.T) {
 	if err := node.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// What the backup does not have. The replica looks once a second.
+	// This order is not in the backup. The replica checks once a second.
 	advance(t, node.Endpoint, 2000)
 	a.putSKU("sofa", 10)
 	if status, err := a.order("sofa", "cid"); err != nil || status != http.StatusCreated { // with a token of now
 		t.Fatalf("got %d, %v; want 201", status, err)
 	}
-	for i, began := 0, time.Now(); time.Since(began) < 4*watchEvery; i++ {
+	for i, began := 0, time.Now(); time.Since(began) < 4*checkEvery; i++ {
 		buy(a, fmt.Sprint("later-", i))
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -110,9 +110,9 @@ func TestRestoredEtcdIsRefusedUntilItIsAdopted(t *testing.T) {
 	}
 
 	if body := a.awaitRefusal("lamp", "tokens-behind"); !strings.Contains(body, "fence adopt") {
-		t.Errorf("the refusal does not say what to do: %s", body)
+		t.Errorf("the answer does not say what to do: %s", body)
 	}
-	a.awaitReady(http.StatusServiceUnavailable, "guard", string(guardReason(order.ErrTokensBehind)))
+	a.awaitReady(http.StatusServiceUnavailable, "guard", string(haltReason(order.ErrTokensBehind)))
 	for _, sku := range []string{"lamp", "new"} {
 		if status, text, err := a.call("PUT", "/v1/admin/skus/"+sku, adminToken, "", `{"name":"A","price_cents":1,"currency":"EUR","units":1}`); err != nil ||
 			status != http.StatusServiceUnavailable || !strings.Contains(text, "tokens-behind") {
@@ -138,10 +138,10 @@ func TestRestoredEtcdIsRefusedUntilItIsAdopted(t *testing.T) {
 	if _, err := tool(t, adopt...); !errors.Is(err, stock.ErrInUse) {
 		t.Errorf("adopt while a replica runs: got %v, want %v", err, stock.ErrInUse)
 	}
-	// One that is stopped would write when it wakes up.
+	// A paused replica would write when it resumes.
 	sandboxtest.Pause(t, a.Process)
 	if _, err := tool(t, adopt...); !errors.Is(err, stock.ErrInUse) {
-		t.Errorf("adopt while a replica is stopped: got %v, want %v", err, stock.ErrInUse)
+		t.Errorf("adopt while a replica is paused: got %v, want %v", err, stock.ErrInUse)
 	}
 	sandboxtest.Resume(t, a.Process)
 	if err := a.Stop(t.Context()); err != nil {
@@ -159,9 +159,8 @@ func TestRestoredEtcdIsRefusedUntilItIsAdopted(t *testing.T) {
 	}
 }
 
-// A replica whose place in MySQL was lost, and which the database was taken from
-// meanwhile, writes no more.
-func TestReplicaThatWasPassedOverByAnAdoptionIsHalted(t *testing.T) {
+// A replica halts if it loses its replica lock and the database is adopted meanwhile.
+func TestReplicaHaltsWhenTheDatabaseIsAdopted(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
 	c := start(t, replicaConfig(dsn, "a", "conditional"))
@@ -169,8 +168,8 @@ func TestReplicaThatWasPassedOverByAnAdoptionIsHalted(t *testing.T) {
 	db := openDB(t, dsn)
 	adopt := stock.Binding{Strategy: "row-lock", Fence: strategy.FenceOff}
 	for deadline := time.Now().Add(60 * time.Second); ; {
-		// It comes back within a second: whoever adopts has to be quicker.
-		if _, err := db.SQL.ExecContext(t.Context(), fmt.Sprint("KILL ", presenceOf(t, db))); err != nil {
+		// The replica acquires the lock again within a second: adopt before that.
+		if _, err := db.SQL.ExecContext(t.Context(), fmt.Sprint("KILL ", replicaLockOf(t, db))); err != nil {
 			t.Log(err) // it has ended meanwhile
 		}
 		err := db.Adopt(t.Context(), adopt)
@@ -182,11 +181,11 @@ func TestReplicaThatWasPassedOverByAnAdoptionIsHalted(t *testing.T) {
 		}
 	}
 	c.awaitRefusal("lamp", "guard-changed")
-	c.awaitReady(http.StatusServiceUnavailable, "guard", "the database was given to another guard: start this replica again")
+	c.awaitReady(http.StatusServiceUnavailable, "guard", "the database was switched to another strategy or lock server; restart this replica")
 }
 
-// presenceOf is the connection that holds the replica's place.
-func presenceOf(t *testing.T, db *stock.DB) (id int64) {
+// replicaLockOf returns the connection that holds the replica lock.
+func replicaLockOf(t *testing.T, db *stock.DB) (id int64) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		err := db.OnConn(t.Context(), func(conn *sql.Conn) (err error) {

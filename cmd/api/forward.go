@@ -13,18 +13,18 @@ import (
 	"flashsale/internal/order"
 )
 
-// forwardFlags say how replicas send each other the orders of SKUs that another
-// one sells. Only strategy etcd forwards.
+// forwardFlags configure the links by which replicas forward orders to the seller of a
+// SKU. Only strategy etcd forwards orders.
 type forwardFlags struct {
 	ForwardAddr      string `placeholder:"ADDR" help:"Address to listen on for other replicas (default: a free port on the address of --addr)."`
-	ForwardAdvertise string `placeholder:"HOST:PORT" help:"Where other replicas reach --forward-addr (default: that address, or the first non-loopback address of this machine if it names no host)."`
-	ForwardSecret    string `exact:"" placeholder:"SECRET" help:"Secret shared by all replicas, at least 32 bytes. Set it by FLASHSALE_FORWARD_SECRET or --config rather than here. Default: derived from --jwt-secret. Required with --jwks, unless --forward-cert is given."`
-	ForwardCert      string `placeholder:"FILE" help:"Certificate of this replica, for mutual TLS between replicas in place of a secret. With --forward-key and --forward-ca."`
+	ForwardAdvertise string `placeholder:"HOST:PORT" help:"Address at which other replicas reach --forward-addr (default: that address, or the first non-loopback address of this machine if it names no host)."`
+	ForwardSecret    string `exact:"" placeholder:"SECRET" help:"Secret shared by all replicas, at least 32 bytes. Set it by FLASHSALE_FORWARD_SECRET or --config rather than here. Default: derived from --jwt-secret. Required with --jwks, unless --forward-cert is set."`
+	ForwardCert      string `placeholder:"FILE" help:"Certificate of this replica for mutual TLS between replicas, instead of a secret. Needs --forward-key and --forward-ca."`
 	ForwardKey       string `placeholder:"FILE" help:"Key of --forward-cert."`
-	ForwardCA        string `name:"forward-ca" placeholder:"FILE" help:"Certificates that sign those of the other replicas."`
+	ForwardCA        string `name:"forward-ca" placeholder:"FILE" help:"CA that signed the certificates of all replicas."`
 }
 
-// credentials are what replicas know each other by.
+// credentials returns the TLS settings of the links.
 func (f *forwardFlags) credentials(access *accessFlags, logger *slog.Logger) (*tls.Config, error) {
 	if f.ForwardCert != "" || f.ForwardKey != "" || f.ForwardCA != "" {
 		if f.ForwardCert == "" || f.ForwardKey == "" || f.ForwardCA == "" {
@@ -49,8 +49,8 @@ func (f *forwardFlags) credentials(access *accessFlags, logger *slog.Logger) (*t
 	return forward.FromSecret([]byte(secret))
 }
 
-// forwarding binds the address for the orders of other replicas. The caller closes
-// the listener, or hands it to the order service, which does.
+// forwarding binds the address for forwarded orders. The caller closes the listener, or
+// passes it to the order service, which closes it.
 func (f *forwardFlags) forwarding(addr, replica string, access *accessFlags, logger *slog.Logger) (*order.Forwarding, error) {
 	secure, err := f.credentials(access, logger)
 	if err != nil {
@@ -75,14 +75,14 @@ func (f *forwardFlags) forwarding(addr, replica string, access *accessFlags, log
 	return &order.Forwarding{Config: forward.Config{Process: uuid.NewString(), Replica: replica, TLS: secure}, Listener: listener}, nil
 }
 
-// advertised is where others reach a port. A port that is bound on every address
-// is reached at the first address of the machine that is no loopback.
+// advertised returns the address at which others reach a bound port: for a wildcard,
+// the first non-loopback address of this machine.
 func advertised(bound *net.TCPAddr) string {
 	if !bound.IP.IsUnspecified() {
 		return bound.String()
 	}
 	host := net.IPv4(127, 0, 0, 1)
-	addresses, _ := net.InterfaceAddrs() // without any, there are no other machines
+	addresses, _ := net.InterfaceAddrs() // on an error, only this machine can connect
 	for _, a := range addresses {
 		if network, ok := a.(*net.IPNet); ok && network.IP.IsGlobalUnicast() {
 			host = network.IP

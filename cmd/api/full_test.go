@@ -14,8 +14,8 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// A full etcd answers every read. No replica is ready to sell then, and none starts;
-// payments go on.
+// A full etcd still answers reads. Replicas are then not ready to sell and do not start,
+// but accept payments.
 func TestFullEtcdIsNotReady(t *testing.T) {
 	t.Parallel()
 	own := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
@@ -43,7 +43,7 @@ func TestFullEtcdIsNotReady(t *testing.T) {
 	awaitOrder(c, "lamp", "ben")
 }
 
-// setAlarm is what etcd does when its quota is full, or there is room again.
+// setAlarm raises or clears the alarm of a full etcd.
 func setAlarm(t *testing.T, endpoints []string, action pb.AlarmRequest_AlarmAction) {
 	t.Helper()
 	etcd, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop()})

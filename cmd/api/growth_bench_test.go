@@ -19,10 +19,10 @@ import (
 	"go.uber.org/zap"
 )
 
-// BenchmarkEtcdGrowth prints by how many bytes an order makes etcd's database grow
-// while nothing is compacted: for one hot SKU, for some, and for a trickle of orders
-// for many, which costs most. docs/operations.md has the figures; they do not depend on
-// the machine, since the orders come at a fixed rate:
+// BenchmarkEtcdGrowth prints by how many bytes an order grows etcd's database without
+// compaction: for one hot SKU, for several, and for a low rate over many, which costs
+// most. docs/operations.md has the results. They do not depend on the machine, since
+// orders come at a fixed rate:
 //
 //	go test ./cmd/api -run '^$' -bench EtcdGrowth -benchtime 4500x
 func BenchmarkEtcdGrowth(b *testing.B) {
@@ -76,8 +76,8 @@ func BenchmarkEtcdGrowth(b *testing.B) {
 	}
 }
 
-// etcdInUse is the size once it has come to rest: the mirror writes behind the orders,
-// and etcd's own pages follow its entries.
+// etcdInUse returns the size once it is stable: the mirror writes after the orders, and
+// etcd's pages follow its entries.
 func etcdInUse(b *testing.B, etcd *clientv3.Client) int64 {
 	b.Helper()
 	for last := int64(-1); ; time.Sleep(time.Second) {
@@ -92,7 +92,7 @@ func etcdInUse(b *testing.B, etcd *clientv3.Client) int64 {
 	}
 }
 
-// ask makes a call that has to be answered 201.
+// ask makes a call that must be answered 201.
 func ask(b *testing.B, method, url, token, key, body string) {
 	request, err := http.NewRequestWithContext(b.Context(), method, url, strings.NewReader(body))
 	if err != nil {

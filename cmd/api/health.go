@@ -14,36 +14,40 @@ import (
 	"time"
 )
 
-// healthCmd is the health check of an image that has neither a shell nor curl. It
-// finds the replica by what `api serve` is configured with.
+// healthCmd is the health check of an image, which has neither a shell nor curl. It
+// uses the configuration of `api serve` to find the replica.
 type healthCmd struct {
-	Addr    string        `default:"${addr}" help:"Where the replica listens, as api serve has it: with no address or 0.0.0.0 or [::] it is asked on this machine."`
-	TLSCert string        `name:"tls-cert" placeholder:"FILE" help:"The replica's certificate, as api serve has it: it is asked by TLS, whatever certificate it then shows."`
-	For     string        `name:"health-for" enum:"selling,reading" default:"selling" help:"selling: can it take orders? reading: can it answer reads and take payments?"`
-	URL     string        `name:"health-url" placeholder:"URL" help:"Ask this in place of what --addr and --tls-cert say; an https URL is checked by the system's CAs. 200 is healthy."`
-	Timeout time.Duration `name:"health-timeout" default:"3s" placeholder:"D" help:"Longest wait for the answer (${default})."`
+	Addr    string        `default:"${addr}" help:"Address that the replica listens on, as for api serve. Without a host, or with 0.0.0.0 or [::], this machine is asked."`
+	TLSCert string        `name:"tls-cert" placeholder:"FILE" help:"The replica's certificate, as for api serve. If set, the replica is asked by TLS; its certificate is not verified."`
+	For     string        `name:"health-for" enum:"selling,reading" default:"selling" help:"selling: is the replica ready for orders? reading: is it ready for reads and payments?"`
+	URL     string        `name:"health-url" placeholder:"URL" help:"URL to ask instead of --addr and --tls-cert. The system's CAs verify an https URL. Status 200 means healthy."`
+	Timeout time.Duration `name:"health-timeout" default:"3s" placeholder:"D" help:"Maximum wait for the answer (${default})."`
 }
 
-// quotedAnswer is how much of a refusal is repeated.
-const quotedAnswer = 512
+// maxQuote bounds how much of a bad answer is quoted.
+const maxQuote = 512
 
-// Run returns an error unless the answer is 200 and comes in time.
+// Run returns an error unless the answer is 200 within the timeout.
 func (c *healthCmd) Run(ctx context.Context, s streams) error {
 	if c.Timeout <= 0 {
 		return fmt.Errorf("--health-timeout is %s, must be positive", c.Timeout)
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	request, transport, err := c.question(ctx)
+	target, transport, err := c.target(ctx)
 	if err != nil {
 		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target, http.NoBody)
+	if err != nil {
+		return fmt.Errorf("--addr, --health-url: %w", err)
 	}
 	response, err := (&http.Client{Transport: transport}).Do(request)
 	if err != nil {
 		return err
 	}
 	defer response.Body.Close()
-	body, _ := io.ReadAll(io.LimitReader(response.Body, quotedAnswer)) // only to repeat it
+	body, _ := io.ReadAll(io.LimitReader(response.Body, maxQuote)) // only to quote it
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("GET %s: %s: %s", request.URL.Redacted(), response.Status, strings.TrimSpace(string(body)))
 	}
@@ -51,73 +55,43 @@ func (c *healthCmd) Run(ctx context.Context, s streams) error {
 	return err
 }
 
-// question is what to ask, and by what. No proxy is asked for it, whatever the
-// environment says, and no connection stays open.
-func (c *healthCmd) question(ctx context.Context) (request *http.Request, transport *http.Transport, err error) {
-	transport = &http.Transport{DisableKeepAlives: true}
+// target returns the URL to ask, and a transport that uses no proxy.
+func (c *healthCmd) target(ctx context.Context) (string, *http.Transport, error) {
+	transport := &http.Transport{DisableKeepAlives: true}
 	if c.URL != "" {
-		if request, err = http.NewRequestWithContext(ctx, http.MethodGet, c.URL, http.NoBody); err != nil {
-			return nil, nil, fmt.Errorf("--health-url: %w", err)
-		}
-		return request, transport, nil
+		return c.URL, transport, nil
 	}
-	hosts, port, err := reachable(ctx, c.Addr)
+	host, service, err := net.SplitHostPort(c.Addr)
 	if err != nil {
-		return nil, nil, fmt.Errorf("--addr: %w", err)
+		return "", nil, fmt.Errorf("--addr: %w", err)
+	}
+	port, err := (&net.Resolver{}).LookupPort(ctx, "tcp", service)
+	if err != nil {
+		return "", nil, fmt.Errorf("--addr: %w", err)
+	}
+	if port == 0 {
+		return "", nil, fmt.Errorf("--addr: %s means any free port: use --health-url", c.Addr)
 	}
 	transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return dialFirst(ctx, network, hosts, port)
+		// Without a host or with 0.0.0.0 or ::, Dial connects to 127.0.0.1. A machine
+		// may only have the IPv6 loopback address.
+		var dialer net.Dialer
+		conn, err := dialer.DialContext(ctx, network, c.Addr)
+		if err != nil {
+			if v6, v6Err := dialer.DialContext(ctx, "tcp6", c.Addr); v6Err == nil {
+				return v6, nil
+			}
+		}
+		return conn, err
 	}
-	ready := url.URL{Scheme: "http", Host: net.JoinHostPort(hosts[0], port), Path: "/readyz", RawQuery: url.Values{"for": {c.For}}.Encode()}
+	ready := url.URL{Scheme: "http", Host: net.JoinHostPort(cmp.Or(host, "localhost"), strconv.Itoa(port)),
+		Path: "/readyz", RawQuery: url.Values{"for": {c.For}}.Encode()}
 	if c.TLSCert != "" {
 		ready.Scheme = "https"
-		// It is this machine's own replica, and is told and tells nothing secret. The
-		// file is no measure: the replica goes on with the old pair where a renewed
-		// one cannot be used, and must not be ended for it.
+		// The certificate file is not used for verification: if a renewed file is
+		// invalid, the replica continues with the former one and must not be killed.
+		// The query contains no secret and does not leave the machine.
 		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // see above
 	}
-	if request, err = http.NewRequestWithContext(ctx, http.MethodGet, ready.String(), http.NoBody); err != nil {
-		return nil, nil, fmt.Errorf("--addr: %w", err)
-	}
-	return request, transport, nil
-}
-
-// reachable are the hosts under which a listener of an address is found, and its
-// port as a number.
-func reachable(ctx context.Context, addr string) (hosts []string, port string, err error) {
-	host, service, err := net.SplitHostPort(addr)
-	if err != nil {
-		return nil, "", err
-	}
-	number, err := (&net.Resolver{}).LookupPort(ctx, "tcp", service)
-	if err != nil {
-		return nil, "", err
-	}
-	if number == 0 {
-		return nil, "", fmt.Errorf("%s is any free port: say by --health-url which one it is", addr)
-	}
-	const v4, v6 = "127.0.0.1", "::1"
-	hosts = []string{host}
-	switch ip := net.ParseIP(host); {
-	case ip.Equal(net.IPv4zero):
-		hosts = []string{v4}
-	case host == "" || ip.Equal(net.IPv6unspecified):
-		// Both families are listened on, but a machine need not have both.
-		hosts = []string{v4, v6}
-	}
-	return hosts, strconv.Itoa(number), nil
-}
-
-// dialFirst connects with the first host that can be had. The error is the first
-// one's.
-func dialFirst(ctx context.Context, network string, hosts []string, port string) (conn net.Conn, err error) {
-	var dialer net.Dialer
-	for _, host := range hosts {
-		tried, failed := dialer.DialContext(ctx, network, net.JoinHostPort(host, port))
-		if failed == nil {
-			return tried, nil
-		}
-		err = cmp.Or(err, failed)
-	}
-	return nil, err
+	return ready.String(), transport, nil
 }

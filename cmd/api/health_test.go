@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -51,8 +50,8 @@ func TestHealthIsTheReplicasReadiness(t *testing.T) {
 	}
 }
 
-// listening is a replica that is ready, at an address as --addr has it; with files
-// it serves by TLS. It returns its port.
+// listening starts a server that answers like a ready replica, by TLS if files are
+// given, and returns its port.
 func listening(t *testing.T, addr string, files *sandbox.TLS) (port string) {
 	t.Helper()
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -81,9 +80,9 @@ func listening(t *testing.T, addr string, files *sandbox.TLS) (port string) {
 	return port
 }
 
-// The check of an image has no arguments of its own: it asks the replica that the
-// same environment, or the same file, has configured.
-func TestHealthAsksTheReplicaThatIsConfigured(t *testing.T) {
+// The health check of an image has no arguments: it finds the replica by the environment
+// or the file that configures both.
+func TestHealthAsksTheConfiguredReplica(t *testing.T) {
 	ca := sandboxtest.NewAuthority(t)
 	for name, files := range map[string]*sandbox.TLS{
 		"plain HTTP": nil, "a name": ca.Issue("name", "shop.example"), "a wildcard": ca.Issue("wildcard", "*.shop.example", "192.0.2.7"),
@@ -111,7 +110,7 @@ func TestHealthAsksTheReplicaThatIsConfigured(t *testing.T) {
 	}
 	t.Setenv("FLASHSALE_CONFIG", config)
 	mustTool(t, "health", "--health-timeout=30s")
-	// A renewed certificate that the replica cannot use ends no replica.
+	// A renewed certificate that the replica cannot use does not make it unhealthy.
 	mustTool(t, "health", "--health-timeout=30s", "--tls-cert="+ca.Issue("renewed", "shop.example").Cert)
 	for _, wrong := range []struct {
 		args []string
@@ -136,22 +135,22 @@ func TestHealthAsksTheReplicaThatIsConfigured(t *testing.T) {
 	}
 }
 
-func TestListenersOfAWildcardAreFoundOnThisMachine(t *testing.T) {
+func TestHealthFindsAWildcardListenerOnThisMachine(t *testing.T) {
 	t.Parallel()
-	for addr, want := range map[string][]string{
-		":8443": {"127.0.0.1", "::1", "8443"}, "[::]:8443": {"127.0.0.1", "::1", "8443"}, "0.0.0.0:8443": {"127.0.0.1", "8443"},
-		"[::1]:8443": {"::1", "8443"}, "[fe80::1%eth0]:80": {"fe80::1%eth0", "80"}, "shop-1:http": {"shop-1", "80"},
+	for listen, asked := range map[string][]string{
+		"127.0.0.1": {"", "0.0.0.0", "[::]", "localhost"}, "": {"", "[::]", "127.0.0.1"}, "[::1]": {"[::1]", "[::]", ""},
 	} {
-		hosts, port, err := reachable(t.Context(), addr)
-		if err != nil || !slices.Equal(append(hosts, port), want) {
-			t.Errorf("%s: got %s %s, %v; want %s", addr, hosts, port, err, want)
+		if probe, err := net.Listen("tcp", listen+":0"); err != nil && strings.Contains(listen, ":") {
+			t.Logf("no IPv6 on this machine: %v", err)
+			continue
+		} else if err == nil {
+			probe.Close()
+		}
+		port := listening(t, listen, nil)
+		for _, addr := range asked {
+			if out, err := tool(t, "health", "--health-timeout=30s", "--addr="+addr+":"+port); err != nil {
+				t.Errorf("listening on %q, asked at %q: %v %s", listen, addr, err, out)
+			}
 		}
 	}
-	// A machine that has one of the families only.
-	port := listening(t, "127.0.0.7", nil)
-	conn, err := dialFirst(t.Context(), "tcp", []string{"127.0.0.8", "127.0.0.7"}, port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = conn.Close()
 }

@@ -7,15 +7,15 @@ import (
 	"flashsale/internal/limit"
 )
 
-// limitFlags say how many requests one caller may make.
+// limitFlags bound the requests and connections of callers.
 type limitFlags struct {
-	ByCustomer limit.Limit `name:"rate-limit-customer" default:"0" placeholder:"N/WINDOW" help:"Requests of one customer: 100/10s are 100 in 10 seconds, all at once if need be; 0, the default, is no limit. Each replica counts for itself. Beyond it: 429 with Retry-After. api config changes it later."`
-	ByAddress  limit.Limit `name:"rate-limit-address" default:"0" placeholder:"N/WINDOW" help:"Requests from one IPv4 address or IPv6 network of 64 bits, likewise: behind a proxy together with --trusted-proxies."`
+	ByCustomer limit.Limit `name:"rate-limit-customer" default:"0" placeholder:"N/WINDOW" help:"Maximum requests of a customer: 100/10s allows 100 in 10 seconds, also all at once. 0, the default, is no limit. Each replica counts separately. More requests get 429 with Retry-After. api config can change it at run time."`
+	ByAddress  limit.Limit `name:"rate-limit-address" default:"0" placeholder:"N/WINDOW" help:"Maximum requests from an IPv4 address or a /64 IPv6 network, as for --rate-limit-customer. Behind a proxy, set --trusted-proxies, too."`
 
-	// MaxConnections bounds what connections cost: some 20 KiB each.
-	MaxConnections int `default:"20000" placeholder:"N" help:"Callers' connections that are open at the same time, at most (${default}), streams of events included; more of them wait."`
+	// MaxConnections bounds memory: a connection costs about 20 KiB.
+	MaxConnections int `default:"20000" placeholder:"N" help:"Maximum number of open client connections, event streams included; further ones wait. Default: ${default}."`
 
-	TrustedProxies []string `placeholder:"CIDR" help:"Addresses or networks of proxies in front of this service: of them alone X-Forwarded-For is believed, for the limits by address. None by default."`
+	TrustedProxies []string `placeholder:"CIDR" help:"Addresses or networks of the proxies in front of this service. X-Forwarded-For is used only if it comes from one of them. None by default."`
 }
 
 func (f *limitFlags) check() error {
@@ -27,9 +27,9 @@ func (f *limitFlags) check() error {
 		network, networkErr := netip.ParsePrefix(text)
 		switch {
 		case err != nil && networkErr != nil:
-			return fmt.Errorf("--trusted-proxies: %q is no address and no network like 10.0.0.0/8", text)
+			return fmt.Errorf("--trusted-proxies: %q is neither an IP address nor a network like 10.0.0.0/8", text)
 		case networkErr == nil && network.Bits() == 0:
-			return fmt.Errorf("--trusted-proxies: %s is everybody, and everybody could then say where he is", text)
+			return fmt.Errorf("--trusted-proxies: %s trusts every address; clients could forge X-Forwarded-For", text)
 		}
 	}
 	return nil

@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// buyers order one unit each of one SKU, one after the other, until they are told
-// to stop. As a storefront's client they ask again at another replica, with the
-// same key, when one does not answer, or answers that it could not serve.
+// buyers order one unit at a time of one SKU until they are stopped. Like a storefront's
+// client, they retry with the same key at another replica if one does not answer or
+// cannot serve.
 type buyers struct {
 	t    *testing.T
 	sku  string
@@ -31,10 +31,10 @@ type buyers struct {
 	all  sync.WaitGroup
 }
 
-// buyerPatience is how long one order may take, over all attempts.
+// buyerPatience bounds the time of an order over all attempts.
 const buyerPatience = 2 * time.Minute
 
-// startBuyers sets n buyers on the replicas. Wait ends them.
+// startBuyers starts n buyers. wait stops them.
 func startBuyers(t *testing.T, n int, sku string, replicas ...*client) *buyers {
 	t.Helper()
 	b := &buyers{t: t, sku: sku, made: map[string]string{}, retries: map[string]int{}, http: http.Client{Timeout: answerWithin}}
@@ -53,7 +53,7 @@ func startBuyers(t *testing.T, n int, sku string, replicas ...*client) *buyers {
 	return b
 }
 
-// use says which replicas there are from now on.
+// use sets the replicas to send orders to.
 func (b *buyers) use(replicas ...*client) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -63,16 +63,16 @@ func (b *buyers) use(replicas ...*client) {
 	}
 }
 
-// wait ends the buyers once the orders that they have begun are made.
+// wait stops the buyers and waits for the orders in progress.
 func (b *buyers) wait() { b.stop(); b.all.Wait() }
 
-// await waits until n more orders were made.
+// await waits until n more orders were placed.
 func (b *buyers) await(n int) {
 	b.t.Helper()
 	want := b.count() + n
 	for deadline := time.Now().Add(buyerPatience); b.count() < want; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) || b.t.Failed() {
-			b.t.Fatalf("%d orders were made, want %d", b.count(), want)
+			b.t.Fatalf("%d orders were placed, want %d", b.count(), want)
 		}
 	}
 }
@@ -83,7 +83,7 @@ func (b *buyers) count() int {
 	return len(b.made)
 }
 
-// gap forgets the longest time between two orders so far, and returns it.
+// gap returns and resets the longest time between two orders.
 func (b *buyers) gap() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -135,7 +135,7 @@ func (b *buyers) done(id, customer string) {
 	b.made[id], b.last = customer, now
 }
 
-// order asks once. After any other answer than 201 id is its body.
+// order sends one request. If the status is not 201, id is the body.
 func (b *buyers) order(url, token string) (status int, id string, err error) {
 	body := strings.NewReader(fmt.Sprintf(`{"sku":%q,"quantity":1}`, b.sku))
 	request, err := http.NewRequestWithContext(context.WithoutCancel(b.t.Context()), http.MethodPost, url+"/v1/orders", body)
@@ -159,9 +159,9 @@ func (b *buyers) order(url, token string) (status int, id string, err error) {
 	return response.StatusCode, order.ID, err
 }
 
-// check ends the buyers and makes sure that every order that they were promised
-// stands in the database, each once, with none but that many others, and that the
-// audit finds nothing.
+// check stops the buyers. It checks that the database has every order that was answered
+// 201 exactly once, and only the given number of others, and that the audit finds no
+// violation.
 func (b *buyers) check(dsn string, others int) {
 	b.t.Helper()
 	b.wait()
@@ -185,10 +185,10 @@ func (b *buyers) check(dsn string, others int) {
 	}
 	for id, customer := range b.made {
 		if got := stand[strings.ReplaceAll(id, "-", "")]; got != customer {
-			b.t.Errorf("order %s of %s was answered 201; the database has it of %q", id, customer, got)
+			b.t.Errorf("order %s of %s was answered 201; in the database it is of %q", id, customer, got)
 		}
 	}
 	if len(stand) != len(b.made)+others || balance.Reserved != int64(len(stand)) {
-		b.t.Errorf("%d orders were answered 201, %d stand, of %d units", len(b.made), len(stand), balance.Reserved)
+		b.t.Errorf("%d orders were answered 201; the database has %d, of %d units", len(b.made), len(stand), balance.Reserved)
 	}
 }

@@ -2,9 +2,7 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,70 +13,65 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
-	"github.com/jedib0t/go-pretty/v6/table"
 
 	"flashsale/internal/exact"
 	"flashsale/internal/order"
 	"flashsale/internal/settings"
 	"flashsale/internal/strategy"
-	"flashsale/internal/version"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// Whoever asks a second time does not want to wait: the signal ends the
-	// process, as if nobody had listened for it.
+	// The first signal restores the default handling: a second one ends the process
+	// at once.
 	context.AfterFunc(ctx, stop)
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	if err == nil {
 		return
 	}
-	if !errors.Is(err, errSaid) {
+	if !errors.Is(err, errReported) {
 		fmt.Fprintf(os.Stderr, "api: %v\n", err)
 	}
 	os.Exit(1)
 }
 
-// defaultAddr is where a replica listens, and where its health is asked for.
+// defaultAddr is the default of --addr for api serve and api health.
 const defaultAddr = ":8080"
 
-// errSaid ends the program with status 1 when what is wrong was printed as the
-// command's own output.
-var errSaid = errors.New("said")
+// errReported ends the program with status 1 after a command has printed what is
+// wrong as its output.
+var errReported = errors.New("reported")
 
 type cli struct {
-	Config configFlag `help:"JSON file with flags by name; flags and environment win over it." placeholder:"FILE"`
+	Config configFlag `help:"JSON file of flags by name. The command line and the environment take precedence." placeholder:"FILE"`
 
-	Serve      serveCmd      `cmd:"" default:"withargs" help:"Serve orders: one replica. This is done if no command is named."`
-	Migrate    migrateCmd    `cmd:"" help:"Bring the database's schema up to this program's version."`
-	Strategies strategiesCmd `cmd:"" help:"Print the ways to guard an order."`
-	Audit      auditCmd      `cmd:"" help:"Check the database against the invariants; exit 1 on a violation."`
-	Locks      locksCmd      `cmd:"" help:"List who holds which SKU's lock, over all replicas, and who waits."`
-	Settings   configCmd     `cmd:"" name:"config" help:"Show or change what all replicas take from etcd while they run."`
-	Fence      fenceCmd      `cmd:"" help:"Show or change how the database is guarded."`
-	Doctor     doctorCmd     `cmd:"" help:"Examine MySQL and the strategy's server, and say what to do; exit 1 on a fault."`
-	Health     healthCmd     `cmd:"" help:"Ask a replica whether it is ready; exit 1 if not. For a container's health check."`
-	Purge      purgeCmd      `cmd:"" help:"Move orders that were final before a time, and their keys, to the archive."`
+	Serve      serveCmd      `cmd:"" default:"withargs" help:"Run a replica that serves orders. This is the default command."`
+	Migrate    migrateCmd    `cmd:"" help:"Migrate the database's schema to this program's version."`
+	Strategies strategiesCmd `cmd:"" help:"List the strategies, the ways to guard stock."`
+	Audit      auditCmd      `cmd:"" help:"Check the database against the invariants. Exits with status 1 on a violation."`
+	Locks      locksCmd      `cmd:"" help:"List the locks of all replicas, with their holders and queues."`
+	ConfigCmd  configCmd     `cmd:"" name:"config" help:"Show or change the settings that all replicas read from etcd."`
+	Fence      fenceCmd      `cmd:"" help:"Show or change the strategy, fence and token source that the database is bound to."`
+	Doctor     doctorCmd     `cmd:"" help:"Examine MySQL and the lock server, and suggest what to do. Exits with status 1 on a fault."`
+	Health     healthCmd     `cmd:"" help:"Ask a replica whether it is ready, for a container's health check. Exits with status 1 if it is not."`
+	Purge      purgeCmd      `cmd:"" help:"Move old final orders and their idempotency keys to the archive tables."`
 	Version    versionCmd    `cmd:"" help:"Print the program's version, commit and date."`
 }
 
-// streams are what commands write to.
-type streams struct{ out, err io.Writer }
-
-// run is the program: it parses args and runs the command that they name until
-// it is done or ctx ends.
+// run parses args and runs the command until it is done or ctx ends.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var c cli
 	exited := false
 	parser, err := kong.New(&c,
 		kong.Name("api"),
-		kong.Description("A flash-sale order service that cannot oversell. Every flag can be set by its FLASHSALE_ variable."),
+		kong.Description("A flash-sale order service that cannot oversell. Environment variables can set all flags: FLASHSALE_MYSQL_DSN sets --mysql-dsn."),
 		kong.DefaultEnvars("FLASHSALE"),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { exited = true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Vars{"addr": defaultAddr, "purge_recent": inHours(purgeRecent), "quantum": order.DefaultQuantum.String(), "settings": joined(settings.Names()), "strategies": joined(strategy.Names()), "strategy": strategy.Default},
+		kong.Vars{"addr": defaultAddr, "purge_recent": inHours(purgeRecent), "quantum": order.DefaultQuantum.String(),
+			"settings": strings.Join(settings.Names(), ", "), "strategies": strings.Join(strategy.Names(), ", "), "strategy": strategy.Default},
 	)
 	if err != nil {
 		return err
@@ -88,7 +81,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return nil
 	}
 	if err != nil {
-		return wrongUse(err, args)
+		return usageError(err, args)
 	}
 	if err := exact.Check(parsed.Flags()); err != nil {
 		return err
@@ -97,14 +90,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return parsed.Run(streams{stdout, stderr})
 }
 
-// wrongUse says what is wrong with the arguments, and whose help tells more.
-func wrongUse(err error, args []string) error {
-	// The parser's word for the end of the arguments is nobody else's.
+// usageError adds to a parser's error which help to read.
+func usageError(err error, args []string) error {
 	what := strings.Replace(err.Error(), ` but got "EOL" (<EOL>)`, ", but none was given", 1)
 	help := "api"
 	if parse, ok := errors.AsType[*kong.ParseError](err); ok {
 		for _, step := range parse.Context.Path {
-			// What is no command is taken for an argument of the default one.
+			// An unknown command is parsed as an argument of the default command.
 			if step.Command == nil || strings.HasPrefix(what, "unexpected argument") && !slices.Contains(args, step.Command.Name) {
 				continue
 			}
@@ -112,49 +104,4 @@ func wrongUse(err error, args []string) error {
 		}
 	}
 	return fmt.Errorf("%s (see %s --help)", what, help)
-}
-
-type versionCmd struct{}
-
-func (versionCmd) Run(s streams) error {
-	_, err := fmt.Fprintln(s.out, version.Line())
-	return err
-}
-
-type strategiesCmd struct {
-	JSON bool `help:"Print JSON."`
-}
-
-func (c strategiesCmd) Run(s streams) error {
-	if c.JSON {
-		return printJSON(s.out, strategy.All())
-	}
-	t := table.NewWriter()
-	t.SetOutputMirror(s.out)
-	t.AppendHeader(table.Row{"name", "lock", "server", "write", "token", "right up to", "servers of MySQL", "shows"})
-	for _, row := range strategy.All() {
-		lock, server, token := cmp.Or(string(row.Lock), "-"), cmp.Or(string(row.Server), "-"), "-"
-		if row.Token {
-			token = "yes"
-		}
-		t.AppendRow(table.Row{row.Name, lock, server, row.Write, token, rightUpTo(row), row.Servers(), row.Shows})
-	}
-	t.Render()
-	return nil
-}
-
-func rightUpTo(row strategy.Strategy) string {
-	switch {
-	case row.Replicas < 0:
-		return "any"
-	case row.Replicas == 1:
-		return "1 replica"
-	}
-	return fmt.Sprintf("%d replicas", row.Replicas)
-}
-
-func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }

@@ -27,10 +27,10 @@ const (
 	secret     = "a secret of the tests, which is long enough"
 	adminToken = "an admin token of the tests, which is long enough"
 	lockTTL    = 2 * time.Second
-	// timeout is the replicas' request time-out in these tests: what fails takes as
-	// long, and what succeeds may on a machine that has other things to do.
+	// timeout is the replicas' request time-out. A request that fails takes as long, and
+	// one that succeeds may on a busy machine.
 	timeout = 10 * time.Second
-	// answerWithin is when no answer at all is one too late.
+	// answerWithin bounds the wait for any answer.
 	answerWithin = timeout + 30*time.Second
 )
 
@@ -55,10 +55,10 @@ func openDB(t *testing.T, dsn string) *stock.DB {
 	return db
 }
 
-// refused serves, and makes sure that the program ends with an error that holds all
-// of want, in which T is the --start-timeout. What has to wait for that to be over
-// has a short one; on a machine that has other things to do it may be over before
-// the program comes to what the test is about, which then has a longer one.
+// refused serves and checks that the program fails with an error that contains all of
+// want, in which T is the --start-timeout. It tries a short time-out first. On a busy
+// machine that may end before the program reaches the tested step: then it tries longer
+// ones.
 func refused(t *testing.T, want []string, args ...string) {
 	t.Helper()
 	for _, timeout := range []string{"1s", "5s", "20s"} {
@@ -67,7 +67,7 @@ func refused(t *testing.T, want []string, args ...string) {
 			t.Fatal("the program started")
 		}
 		if strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "hidden") {
-			t.Fatalf("the error has several lines, or a secret: %q", err)
+			t.Fatalf("the error has several lines or a secret: %q", err)
 		}
 		lacks := func(want string) bool {
 			return !strings.Contains(err.Error(), strings.ReplaceAll(want, "--start-timeout T", "--start-timeout "+timeout))
@@ -141,10 +141,10 @@ func TestBadConfigurationIsOneClearError(t *testing.T) {
 			[]string{"--max-replicas 100", "--mysql-pool 50", "5800", "max_connections"}},
 		{"certificate without key", []string{dsn, etcd, "--tls-cert=x"}, []string{"--tls-cert", "--tls-key"}},
 		{"key set that is not there", []string{dsn, etcd, "--jwt-secret=", "--jwks=/nowhere/jwks.json", "--jwt-audience=shop"}, []string{"--jwks", "/nowhere/jwks.json"}},
-		{"key set beside a secret", []string{dsn, etcd, "--jwks=x"}, []string{"--jwks", "--jwt-secret", "exclude"}},
+		{"key set beside a secret", []string{dsn, etcd, "--jwks=x"}, []string{"--jwks", "--jwt-secret", "mutually exclusive"}},
 		{"rate limit of no form", []string{dsn, etcd, "--rate-limit-customer=100"}, []string{"--rate-limit-customer", "100/10s"}},
 		{"proxy that is no network", []string{dsn, etcd, "--trusted-proxies=proxy"}, []string{"--trusted-proxies", `"proxy"`}},
-		{"everybody as a proxy", []string{dsn, etcd, "--trusted-proxies=10.0.0.0/8,::/0"}, []string{"--trusted-proxies", "::/0", "everybody"}},
+		{"everybody as a proxy", []string{dsn, etcd, "--trusted-proxies=10.0.0.0/8,::/0"}, []string{"--trusted-proxies", "::/0", "trusts every address"}},
 		{"streams of one address", []string{dsn, etcd, "--max-streams-address=-1"}, []string{"--max-streams-address is -1"}},
 		{"no connections", []string{dsn, etcd, "--max-connections=0"}, []string{"--max-connections"}},
 		{"short secret", []string{dsn, etcd, "--jwt-secret=short"}, []string{"--jwt-secret", "5 bytes", "at least 32"}},
@@ -209,7 +209,7 @@ func TestReplicaOfAnotherStrategyIsRefused(t *testing.T) {
 	}
 }
 
-func TestTools(t *testing.T) {
+func TestCommands(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
 	call := func(args ...string) (string, error) {
@@ -251,8 +251,8 @@ func TestTools(t *testing.T) {
 	}
 }
 
-// A MySQL that has answered a ping, and then hangs, is not waited for without end.
-func TestStartDoesNotWaitForeverForWhatMySQLIsAsked(t *testing.T) {
+// The wait for a MySQL that hangs after a successful ping is bounded.
+func TestStartIsBoundedWhenMySQLHangs(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
 	db := openDB(t, dsn)

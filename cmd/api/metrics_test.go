@@ -33,7 +33,7 @@ func (c *client) follow(sku string) io.Closer {
 
 var documentedRow = regexp.MustCompile("(?m)^\\| `(flashsale_[a-z_]+)` \\| (counter|gauge|histogram) \\|")
 
-// documented are the metrics of the page for operators, with their types.
+// documented returns the metrics in docs/operations.md, with their types.
 func documented(t *testing.T) map[string]string {
 	t.Helper()
 	page, err := os.ReadFile("../../docs/operations.md")
@@ -50,9 +50,8 @@ func documented(t *testing.T) map[string]string {
 	return rows
 }
 
-// quiet are the metrics that only a fault or an end of time moves, and those of work
-// that is over within a moment: they are read where tests make these, mostly of the
-// packages that count them.
+// quiet are the metrics that change only after a fault or a time-out, or for a moment.
+// Other tests read them, mostly in the packages that count them.
 var quiet = []string{
 	"flashsale_desk_full_total", "flashsale_desk_waiting_orders", "flashsale_unknown_commits_total", "flashsale_fence_refusals_total",
 	"flashsale_mirror_pending_skus", "flashsale_mirror_lost_races_total", "flashsale_mirror_write_failures_total",
@@ -64,12 +63,12 @@ var quiet = []string{
 	"flashsale_forward_messages_total", "flashsale_forward_links", // which of two replicas sells is chance
 }
 
-// steady are 1 as long as all is well; one request is in hand: the scrape.
+// steady are 1 on a healthy replica. The request in progress is the scrape.
 var steady = []string{"flashsale_build_info", "flashsale_ready", "flashsale_stock_read", "flashsale_http_in_flight_requests", "flashsale_mysql_durable"}
 
-// Two replicas sell one SKU out, and ask for an order again; a grant is revoked.
-// Every metric of the page is there then, and has moved; and no others are.
-func TestMetricsAreThoseOfThePageAndMoveUnderLoad(t *testing.T) {
+// Two replicas sell out a SKU and replay an order, and a grant is revoked. Then all
+// documented metrics, and no others, exist and have changed.
+func TestDocumentedMetricsExistAndChangeUnderLoad(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
 	a, b := start(t, replicaConfig(dsn, "a", strategy.Default)), start(t, replicaConfig(dsn, "b", strategy.Default))
@@ -125,7 +124,7 @@ func TestMetricsAreThoseOfThePageAndMoveUnderLoad(t *testing.T) {
 	for name, f := range there {
 		if !strings.HasPrefix(name, "flashsale_") {
 			if !strings.HasPrefix(name, "go_") && !strings.HasPrefix(name, "process_") {
-				t.Errorf("%s is of no known origin", name)
+				t.Errorf("%s has an unknown prefix", name)
 			}
 			continue
 		}
@@ -136,14 +135,14 @@ func TestMetricsAreThoseOfThePageAndMoveUnderLoad(t *testing.T) {
 	for name := range page {
 		switch {
 		case there[name] == nil:
-			t.Errorf("docs/operations.md has %s, the replica has not", name)
+			t.Errorf("docs/operations.md has %s, but the replica does not", name)
 		case slices.Contains(steady, name):
 			if got := total(there[name]); got != 1 {
 				t.Errorf("%s is %v, want 1", name, got)
 			}
 		case slices.Contains(quiet, name):
 		case total(there[name]) == total(before[name]):
-			t.Errorf("%s did not move: it is %v", name, total(there[name]))
+			t.Errorf("%s did not change: it is %v", name, total(there[name]))
 		}
 	}
 	for _, pool := range []string{"orders", "mirror"} {
@@ -153,7 +152,7 @@ func TestMetricsAreThoseOfThePageAndMoveUnderLoad(t *testing.T) {
 	}
 }
 
-func TestStockIsShownOfSoManySKUsAndTheOthersAreCounted(t *testing.T) {
+func TestStockMetricsAreLimitedAndTheOtherSKUsCounted(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{strategy.Default, "conditional"} {
 		cfg := replicaConfig(newDSN(t), "a", name)
@@ -168,7 +167,7 @@ func TestStockIsShownOfSoManySKUsAndTheOthersAreCounted(t *testing.T) {
 	}
 }
 
-// A stranger's method is not a label: each would be a series for ever.
+// A made-up method is not a label: each would become a permanent series.
 func TestMadeUpMethodsAreOneSeries(t *testing.T) {
 	t.Parallel()
 	c := start(t, replicaConfig(newDSN(t), "a", "conditional"))

@@ -51,17 +51,17 @@ func TestPanelsHaveTheirPlacesAndMetricsTheirPanels(t *testing.T) {
 	var all strings.Builder
 	for _, p := range d.Panels {
 		if ids[p.ID] || p.GridPos.X+p.GridPos.W > 24 {
-			t.Errorf("panel %q has another's id, or no place", p.Title)
+			t.Errorf("panel %q has a duplicate id or no position", p.Title)
 		}
 		ids[p.ID] = true
 		if p.Type != "row" && (len(p.Targets) == 0 || p.Description == "") {
-			t.Errorf("panel %q asks for nothing, or does not say what it shows", p.Title)
+			t.Errorf("panel %q has no query or no description", p.Title)
 		}
 		for _, target := range p.Targets {
 			all.WriteString(target.Expr)
 		}
 	}
-	// The other way round: a metric that is worth counting is worth a panel.
+	// Each metric must be on a panel.
 	quietOnPanels := []string{"flashsale_mirror_transactions_total", "flashsale_mirror_relists_total",
 		"flashsale_stock_left_out_skus", "flashsale_stock_read", "flashsale_etcd_cas_retries_total", "flashsale_http_events_sent_total",
 		"flashsale_lock_wait_seconds", "flashsale_lock_hold_seconds", "flashsale_takeover_seconds", "flashsale_forward_messages_total"}
@@ -72,8 +72,8 @@ func TestPanelsHaveTheirPlacesAndMetricsTheirPanels(t *testing.T) {
 	}
 }
 
-// Two replicas sell, one of them for both, refuse, and fail once: every query of
-// the dashboard has something to show of that, even if it is 0.
+// Two replicas sell, refuse orders and fail once. Then every query of the dashboard
+// returns a value, even if it is 0.
 func TestPanelsShowWhatReplicasDo(t *testing.T) {
 	tier.OnlyTestAll(t, "promtool")
 	t.Parallel()
@@ -99,7 +99,7 @@ func TestPanelsShowWhatReplicasDo(t *testing.T) {
 				}
 			}
 		}
-		// One stream more than a has is a failure on our side that can be had at will.
+		// One stream more than a allows is a server error that a test can cause.
 		if status, _, err := a.call("GET", "/v1/skus/lamp/events", "", "", ""); err != nil || status != http.StatusServiceUnavailable {
 			t.Fatalf("one stream too many: got %d, %v; want 503", status, err)
 		}
@@ -124,7 +124,7 @@ func TestPanelsShowWhatReplicasDo(t *testing.T) {
 	for _, p := range d.Panels {
 		for _, target := range p.Targets {
 			shows = append(shows, map[string]any{
-				// There is a sample that is a number. Only NaN is not at least -Inf.
+				// At least one sample must be a number: only NaN is not at least -Inf.
 				"expr":        "group((" + fill.Replace(target.Expr) + ") >= -Inf)",
 				"eval_time":   ((scrapes - 1) * scrapeInterval).String(),
 				"exp_samples": []map[string]any{{"labels": "{}", "value": 1}},
@@ -138,12 +138,12 @@ func TestPanelsShowWhatReplicasDo(t *testing.T) {
 
 var labelValues = regexp.MustCompile(`^label_values\((\w+), (\w+)\)$`)
 
-// choices are what Grafana offers for a variable: the values of a label.
+// choices returns the values of a label, which Grafana offers for a variable.
 func (h history) choices(t *testing.T, definition string) []string {
 	t.Helper()
 	asked := labelValues.FindStringSubmatch(definition)
 	if asked == nil {
-		t.Fatalf("%q is no question for the values of a label", definition)
+		t.Fatalf("%q does not query the values of a label", definition)
 	}
 	values := map[string]bool{}
 	for text := range h {

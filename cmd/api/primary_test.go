@@ -16,7 +16,7 @@ import (
 	"flashsale/internal/stock"
 )
 
-// server is a MySQL whose read_only binds the service's account.
+// server is a MySQL whose read_only also applies to the service's account.
 type server struct {
 	t     *testing.T
 	mysql *sandbox.MySQL
@@ -53,7 +53,7 @@ func (s *server) readOnly(on bool) {
 	s.exec(fmt.Sprintf("SET GLOBAL read_only = %d", map[bool]int{true: 1, false: 0}[on]))
 }
 
-// newDSN makes a database, and addresses it as the service's account.
+// newDSN creates a database and returns its DSN with the service's account.
 func (s *server) newDSN(name string) string {
 	s.t.Helper()
 	s.exec("CREATE DATABASE " + name)
@@ -73,13 +73,13 @@ func (c *client) pay(customer, id string) (int, string, error) {
 	return c.call("POST", "/v1/orders/"+id+"/payment", customerToken(c.t, customer), "", "{}")
 }
 
-// slowly makes a replica wait for far longer than a refusal takes.
+// slowly makes a replica wait much longer than a refusal takes.
 func slowly(cfg sandbox.ReplicaConfig) sandbox.ReplicaConfig {
 	cfg.Args = append(cfg.Args, "--request-timeout=2m")
 	return cfg
 }
 
-func TestDatabaseThatTurnsReadOnly(t *testing.T) {
+func TestDatabaseBecomesReadOnly(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	names := []string{"etcd", "conditional", "lock-table", "get-lock", "lock-row"}
@@ -113,7 +113,7 @@ func TestDatabaseThatTurnsReadOnly(t *testing.T) {
 			expect("a new SKU", "PUT", "/v1/admin/skus/sofa", adminToken, `{"name":"A","price_cents":1,"currency":"EUR","units":1}`, http.StatusServiceUnavailable),
 		} {
 			if !strings.Contains(refused, "unavailable") {
-				t.Errorf("%s: the refusal is %s", names[i], refused)
+				t.Errorf("%s: the answer is %s", names[i], refused)
 			}
 		}
 		if text := expect("readiness", "GET", "/readyz", "", "", http.StatusServiceUnavailable); !strings.Contains(text, "takes no writes") {
@@ -139,9 +139,9 @@ func TestDatabaseThatTurnsReadOnly(t *testing.T) {
 	}
 }
 
-// The server takes writes, and refuses ours: MariaDB has no schemas that are
-// read-only, but rights that are taken away.
-func TestDatabaseThatRefusesOurWrites(t *testing.T) {
+// The server accepts writes, but not those of the account. MariaDB has no read-only
+// schemas, so the test revokes rights.
+func TestDatabaseRefusesOurWrites(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	refuse := []string{"ALTER DATABASE %s READ ONLY = 1"}
@@ -179,7 +179,7 @@ func TestDatabaseThatRefusesOurWrites(t *testing.T) {
 	}
 }
 
-// awaitOrder orders until that works, under one key.
+// awaitOrder retries an order with one key until it succeeds.
 func awaitOrder(c *client, sku, customer string) (id string) {
 	c.t.Helper()
 	for until := time.Now().Add(time.Minute); ; {
@@ -193,8 +193,8 @@ func awaitOrder(c *client, sku, customer string) (id string) {
 	}
 }
 
-// An operator makes another server the primary. The old one lives on, and all that
-// replicas need goes to the new one.
+// An operator makes another server the primary while the old one keeps running. The
+// replicas then use only the new one.
 func TestReplicaFollowsThePrimary(t *testing.T) {
 	t.Parallel()
 	one, two := newServer(t), newServer(t)
@@ -222,9 +222,9 @@ func TestReplicaFollowsThePrimary(t *testing.T) {
 					t.Errorf("server %s has %s, want %s", s.addr(), got, want)
 				}
 			}
-			presenceOf(t, openDB(t, two.mysql.DSN("shop")))
+			replicaLockOf(t, openDB(t, two.mysql.DSN("shop")))
 
-			// A stopped replica still holds its place on the old primary.
+			// A paused replica still holds its replica lock on the old primary.
 			sandboxtest.Pause(t, c.Process)
 			two.readOnly(true)
 			one.readOnly(false)
@@ -244,7 +244,7 @@ func TestReplicaFollowsThePrimary(t *testing.T) {
 	}
 }
 
-// orders counts those of each status.
+// orders returns the number of orders of each status.
 func (s *server) orders() (counts string) {
 	s.t.Helper()
 	err := s.admin.QueryRowContext(s.t.Context(), `SELECT GROUP_CONCAT(n, ' ', status ORDER BY CONCAT(status) SEPARATOR ', ')
@@ -255,7 +255,7 @@ func (s *server) orders() (counts string) {
 	return counts
 }
 
-// copyTables makes the tables of one server those of another.
+// copyTables copies the tables of one server to another.
 func copyTables(t *testing.T, from, to *server) {
 	t.Helper()
 	for _, table := range []string{"guard", "stock", "orders", "leases", "stock_lock"} {

@@ -10,27 +10,27 @@ import (
 )
 
 const (
-	// purgeStep is how many orders move between two lines of progress.
+	// purgeStep is the number of orders between two lines of progress.
 	purgeStep = 10_000
-	// purgeRecent is how long an order's key is kept at least: whoever still asks
-	// for it again would make another order.
+	// purgeRecent is how long an order's idempotency key is kept at least: a retry
+	// without it would place another order.
 	purgeRecent = 24 * time.Hour
 )
 
 type purgeCmd struct {
 	mysqlFlags
-	Before string `required:"" placeholder:"WHEN" help:"Orders that were paid, cancelled or expired before this: a date (2006-01-02), a time (2006-01-02T15:04:05Z), or how long ago (720h)."`
-	DryRun bool   `help:"Count them, and move none."`
-	Force  bool   `help:"Also within the last ${purge_recent}, when buyers may still ask for an order again."`
+	Before string `required:"" placeholder:"WHEN" help:"Purge orders that were paid, cancelled or expired before this: a date (2006-01-02), a time (2006-01-02T15:04:05Z), or a duration ago (720h)."`
+	DryRun bool   `help:"Count the orders without moving them."`
+	Force  bool   `help:"Allow a time within the last ${purge_recent}, for which buyers may still retry orders."`
 }
 
-// Run moves final orders and their keys to the archive. It may run beside a sale,
-// and may be ended and run again: what has moved has moved.
+// Run moves final orders and their keys to the archive. It may run during a sale, and
+// may be interrupted and repeated.
 func (c *purgeCmd) Run(ctx context.Context, s streams) error {
-	if _, err := c.named(time.Now()); err != nil {
-		return err // before any server is asked
+	if _, err := c.time(time.Now()); err != nil {
+		return err
 	}
-	return withSchema(ctx, &c.mysqlFlags, func(ctx context.Context, db *stock.DB) error {
+	return c.withSchema(ctx, func(ctx context.Context, db *stock.DB) error {
 		now, err := db.Now(ctx)
 		if err != nil {
 			return err
@@ -64,8 +64,8 @@ func (c *purgeCmd) Run(ctx context.Context, s streams) error {
 	})
 }
 
-// named is the time that the flag names, at now.
-func (c *purgeCmd) named(now time.Time) (before time.Time, err error) {
+// time parses --before.
+func (c *purgeCmd) time(now time.Time) (before time.Time, err error) {
 	if ago, err := time.ParseDuration(c.Before); err == nil {
 		return now.Add(-ago), nil
 	}
@@ -73,25 +73,25 @@ func (c *purgeCmd) named(now time.Time) (before time.Time, err error) {
 		before, err = time.Parse(time.RFC3339, c.Before)
 	}
 	if err != nil {
-		return before, fmt.Errorf("--before: %.40q is no date (2006-01-02), no time (2006-01-02T15:04:05Z) and no duration (720h)", c.Before)
+		return before, fmt.Errorf("--before: %.40q is not a date (2006-01-02), a time (2006-01-02T15:04:05Z) or a duration (720h)", c.Before)
 	}
 	return before, nil
 }
 
-// before is that time, if it may be purged before it, at now by the database's clock.
+// before returns the time of --before if it is allowed. now is the database's time.
 func (c *purgeCmd) before(now time.Time) (before time.Time, err error) {
-	before, err = c.named(now)
+	before, err = c.time(now)
 	switch {
 	case err != nil:
 		return before, err
 	case before.After(now):
 		return before, fmt.Errorf("--before: %s is in the future (it is %s)", before.Format(time.RFC3339), now.Format(time.RFC3339))
 	case now.Sub(before) < purgeRecent && !c.Force:
-		return before, fmt.Errorf("--before: %s is within the last %s, when buyers may still ask for an order again with its key: use --force to purge nevertheless",
+		return before, fmt.Errorf("--before: %s is within the last %s, for which buyers may still retry orders; use --force to purge them anyway",
 			before.Format(time.RFC3339), inHours(purgeRecent))
 	}
 	return before.UTC(), nil
 }
 
-// inHours is a duration of whole hours as people write it.
+// inHours formats a duration of whole hours.
 func inHours(d time.Duration) string { return fmt.Sprintf("%.0fh", d.Hours()) }

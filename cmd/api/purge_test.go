@@ -8,8 +8,7 @@ import (
 	"time"
 )
 
-// A hundred orders, of which some are final: they go, the audit stays whole, and
-// what is not final stays.
+// Purge moves final orders and keeps the others, and the audit finds no violation.
 func TestPurgeArchivesFinalOrders(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
@@ -33,7 +32,7 @@ func TestPurgeArchivesFinalOrders(t *testing.T) {
 	before := auditOK(t, dsn)
 	purge := func(args ...string) string { return mustTool(t, append([]string{"purge", where}, args...)...) }
 	if out := purge("--before=720h"); !strings.HasPrefix(out, "0 orders") {
-		t.Errorf("of a month ago: %s", out)
+		t.Errorf("purge of orders older than a month: %s", out)
 	}
 	if out := purge("--before=0s", "--force", "--dry-run"); !strings.HasPrefix(out, "20 orders") {
 		t.Errorf("dry run: %s", out)
@@ -73,7 +72,7 @@ func orderID(t *testing.T, body string) string {
 	return id
 }
 
-func TestPurgeRefusesTimesThatCannotBeMeant(t *testing.T) {
+func TestPurgeRejectsImplausibleTimes(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2030, 1, 10, 12, 0, 0, 0, time.UTC)
 	for _, test := range []struct {
@@ -89,9 +88,9 @@ func TestPurgeRefusesTimesThatCannotBeMeant(t *testing.T) {
 		{"2030-01-10", false, "use --force"},
 		{"2030-02-01", true, "in the future"},
 		{"-1h", true, "in the future"},
-		{"yesterday", true, `"yesterday" is no date`},
-		{"30d", false, "no duration (720h)"},
-		{"", false, "no date"},
+		{"yesterday", true, `"yesterday" is not a date`},
+		{"30d", false, "or a duration (720h)"},
+		{"", false, "is not a date"},
 	} {
 		c := purgeCmd{Before: test.before, Force: test.force}
 		before, err := c.before(now)

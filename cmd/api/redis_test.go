@@ -8,9 +8,9 @@ import (
 	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
-// A Redis that lost its data has forgotten who holds what. Its tokens go on rising
-// by its clock, so that replicas which run go on under the fence; one that starts
-// says that the data are not those that MySQL knows.
+// A Redis that lost its data has lost its locks. Its tokens still rise with its clock, so
+// running replicas continue under the fence. A starting replica reports that the token
+// source differs from the one in MySQL.
 func TestEmptiedRedisIsRefused(t *testing.T) {
 	tier.OnlyTestAll(t, "Redis")
 	t.Parallel()

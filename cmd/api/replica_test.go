@@ -60,7 +60,7 @@ func customerToken(t *testing.T, customer string) string {
 	return token
 }
 
-// order asks for one unit and returns the answer's status.
+// order orders one unit and returns the answer's status.
 func (c *client) order(sku, customer string) (int, error) {
 	status, _, err := c.orderBody(sku, customer)
 	return status, err
@@ -99,7 +99,7 @@ func auditOK(t *testing.T, dsn string) stock.Balance {
 	return report.SKUs[0]
 }
 
-func TestReplicasMayStartAtOnce(t *testing.T) {
+func TestReplicasMayStartAtTheSameTime(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
 	sandboxtest.Build(t, "api")
@@ -113,8 +113,8 @@ func TestReplicasMayStartAtOnce(t *testing.T) {
 	}
 }
 
-// Both replicas refuse a sold-out SKU, and still give the buyer whose answer was
-// lost the order.
+// Both replicas refuse orders of a sold-out SKU, but return the order to a buyer whose
+// answer was lost.
 func TestSoldOutIsRefusedAndReplayed(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
@@ -128,13 +128,13 @@ func TestSoldOutIsRefusedAndReplayed(t *testing.T) {
 			t.Fatalf("replica %s, sold out: got %d, %v; want 409", c.Name, status, err)
 		}
 		if status, err := c.order("lamp", "ann"); err != nil || status != http.StatusCreated {
-			t.Errorf("replica %s, asking again: got %d, %v; want 201", c.Name, status, err)
+			t.Errorf("replica %s, retry: got %d, %v; want 201", c.Name, status, err)
 		}
 	}
 	auditOK(t, dsn)
 }
 
-// etcd goes away while a replica serves, and comes back.
+// etcd becomes unavailable while a replica serves, and recovers.
 func TestOrdersFlowAgainWhenEtcdIsBack(t *testing.T) {
 	t.Parallel()
 	own := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
@@ -148,7 +148,7 @@ func TestOrdersFlowAgainWhenEtcdIsBack(t *testing.T) {
 		t.Fatalf("before: %d, %v", status, err)
 	}
 	own.Etcd[0].Kill()
-	// A lock that was never taken cannot be had, and nothing waits for ever.
+	// A lock that this replica does not hold cannot be acquired, and the wait is bounded.
 	if status, err := c.order("sofa", "ann"); err != nil || status != http.StatusServiceUnavailable {
 		t.Errorf("without etcd: got %d, %v; want 503 in time", status, err)
 	}
@@ -169,9 +169,9 @@ func TestOrdersFlowAgainWhenEtcdIsBack(t *testing.T) {
 	auditOK(t, dsn)
 }
 
-// A replica that is told to end finishes what it has, and its lock is free at
-// once: nobody waits for a lease to run out.
-func TestDrainAnswersEveryoneAndGivesTheLockBack(t *testing.T) {
+// A replica that is stopped finishes its requests and releases its lock at once: no
+// replica waits for the lease to end.
+func TestDrainAnswersAllRequestsAndReleasesTheLock(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
 	ending, staying := start(t, replicaConfig(dsn, "a", strategy.Default)), start(t, replicaConfig(dsn, "b", strategy.Default))
@@ -218,9 +218,9 @@ func TestDrainAnswersEveryoneAndGivesTheLockBack(t *testing.T) {
 	if status, err := staying.order("lamp", "ann"); err != nil || status != http.StatusCreated {
 		t.Errorf("the other replica: got %d, %v; want 201", status, err)
 	}
-	// Every 201 has its row. A connection that broke may hide another answer.
+	// Every 201 has its row. There may be more rows: a broken connection hides an answer.
 	if got := auditOK(t, dsn).Reserved; got < made.Load()+1 {
-		t.Errorf("%d orders were answered 201, %d stand", made.Load()+1, got)
+		t.Errorf("%d orders were answered 201; the database has %d", made.Load()+1, got)
 	}
 }
 
@@ -257,17 +257,17 @@ func lockLeases(t *testing.T, database string) (leases []clientv3.LeaseID) {
 		leases = append(leases, clientv3.LeaseID(kv.Lease))
 	}
 	if len(leases) == 0 {
-		t.Error("nobody holds a lock")
+		t.Error("no replica holds a lock")
 	}
 	return leases
 }
 
-// A replica that is killed while it holds the lock is waited for no longer than
-// its lease, and says in etcd who it was.
+// After a replica was killed, others wait for its lock no longer than its lease. Its key
+// in etcd names it.
 func TestKilledReplicaHoldsOthersUpForItsLease(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
-	// Long enough to look at what the dead one left.
+	// Long enough to read the dead replica's keys.
 	const ttl = 5 * time.Second
 	config := func(name string) sandbox.ReplicaConfig {
 		cfg := replicaConfig(dsn, name, strategy.Default)

@@ -31,31 +31,30 @@ import (
 
 type serveCmd struct {
 	Addr    string `default:"${addr}" help:"Address to listen on."`
-	Replica string `exact:"" placeholder:"NAME" help:"Name of this replica (default: host name and pid)."`
+	Replica string `exact:"" placeholder:"NAME" help:"Name of this replica (default: host name and process id)."`
 	capacityFlags
-	mysqlFlags
-	backend.Servers
-	guardFlags
+	backendFlags
+	strategyFlags
 	logFlags
 
-	LockTTL time.Duration `name:"lock-ttl" default:"5s" help:"How long a lock outlives a replica that died; under etcd 2s at least, less is raised to that."`
+	LockTTL time.Duration `name:"lock-ttl" default:"5s" help:"How long a lock lasts after its replica has died. etcd raises it to at least 2s."`
 
 	accessFlags
 	forwardFlags
 	limitFlags
 
-	Quantum time.Duration `default:"${quantum}" help:"How long a replica keeps a SKU's lock while another one waits that cannot send it orders; api config changes it later."`
+	Quantum time.Duration `default:"${quantum}" help:"How long a replica keeps a SKU's lock while another replica waits that cannot forward orders to it. api config can change it at run time."`
 
 	PaymentWindow  time.Duration `default:"15m" help:"How long an order stays reserved without payment."`
-	RequestTimeout time.Duration `default:"5s" help:"Longest time from an order's arrival to its answer."`
-	StartTimeout   time.Duration `default:"60s" help:"Longest wait for MySQL, and then for the lock server, at start."`
-	DrainDelay     time.Duration `default:"0s" help:"At the end: how long to serve on after /readyz has said no; longer than a load balancer takes to see that, such as 5s."`
-	DrainTimeout   time.Duration `default:"10s" help:"At the end: longest wait for requests that are being served."`
-	ThinkTime      time.Duration `default:"0s" help:"Lab only: a pause between reading and writing stock."`
+	RequestTimeout time.Duration `default:"5s" help:"Maximum time from the arrival of an order to its answer."`
+	StartTimeout   time.Duration `default:"60s" help:"At start: maximum wait for MySQL, and then for the lock server."`
+	DrainDelay     time.Duration `default:"0s" help:"At stop: how long to keep serving after /readyz starts to fail. Must exceed the time in which the load balancer notices, for example 5s."`
+	DrainTimeout   time.Duration `default:"10s" help:"At stop: maximum wait for requests in progress."`
+	ThinkTime      time.Duration `default:"0s" help:"For experiments: a pause between reading and writing stock."`
 
 	telemetryFlags
-	MaxStreams        int `default:"5000" placeholder:"N" help:"Streams of events that are open at the same time, at most (${default})."`
-	MaxStreamsAddress int `default:"0" placeholder:"N" help:"Of them, those from one IPv4 address or IPv6 network of 64 bits: behind a proxy together with --trusted-proxies. 0 is a tenth of --max-streams, and at least 10. Beyond it: 429 with Retry-After."`
+	MaxStreams        int `default:"5000" placeholder:"N" help:"Maximum number of open event streams (${default})."`
+	MaxStreamsAddress int `default:"0" placeholder:"N" help:"Maximum number of open event streams from an IPv4 address or a /64 IPv6 network; 0 is a tenth of --max-streams, and at least 10. Further ones get 429 with Retry-After. Behind a proxy, set --trusted-proxies, too."`
 
 	serverTLSFlags
 }
@@ -74,31 +73,25 @@ func (c *serveCmd) check() error {
 			return fmt.Errorf("%s is %s, must be at least %s", d.name, d.value, d.least)
 		}
 	}
-	if err := c.telemetryFlags.check(); err != nil {
-		return err
-	}
-	if err := c.capacityFlags.check(); err != nil {
-		return err
-	}
 	switch {
 	case c.MaxStreams < 1:
 		return fmt.Errorf("--max-streams is %d, must be at least 1", c.MaxStreams)
 	case c.MaxStreamsAddress < 0:
 		return fmt.Errorf("--max-streams-address is %d, must be at least 1, or 0 for a tenth of --max-streams", c.MaxStreamsAddress)
 	}
-	if err := c.flagValues().Check(); err != nil {
-		return err
+	for _, check := range []func() error{
+		c.telemetryFlags.check, c.capacityFlags.check, c.flagValues().Check, c.accessFlags.check, c.limitFlags.check,
+	} {
+		if err := check(); err != nil {
+			return err
+		}
 	}
-	if err := c.accessFlags.check(); err != nil {
-		return err
-	}
-	return c.limitFlags.check()
+	return nil
 }
 
-// gcPercent lets the heap grow to two and a half times what is live before it is
-// collected. Nearly all that an order allocates is garbage when it is answered,
-// and hundreds of waiting buyers' stacks are scanned each time: a tenth of the CPU
-// for some 15 MiB. GOGC in the environment wins.
+// gcPercent saves a tenth of the CPU for about 15 MiB: nearly everything that an order
+// allocates is garbage once it is answered, and each collection scans the stacks of
+// hundreds of waiting requests. GOGC in the environment takes precedence.
 const gcPercent = 150
 
 // Run serves until ctx ends, then drains.
@@ -130,20 +123,19 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	if err != nil {
 		return err
 	}
-	// Bound before anything else: a taken port is the commonest mistake, and
-	// the quickest to find out.
+	// First, since a port in use is the most common mistake.
 	listener, err := net.Listen("tcp", c.Addr)
 	if err != nil {
 		return fmt.Errorf("--addr: %w", err)
 	}
 	listener = netutil.LimitListener(listener, c.MaxConnections)
-	defer func() { _ = listener.Close() }() // the server closes it first
+	defer func() { _ = listener.Close() }() // usually closed by the server
 	var forwarding *order.Forwarding
 	if row.Write == strategy.Batch {
 		if forwarding, err = c.forwarding(c.Addr, c.Replica, &c.accessFlags, logger); err != nil {
 			return err
 		}
-		defer func() { _ = forwarding.Listener.Close() }() // the order service closes it first
+		defer func() { _ = forwarding.Listener.Close() }() // usually closed by the order service
 	}
 
 	r := &replica{cmd: c, strategy: row, fence: fence, logger: logger, level: level, keys: keys, tls: secure, forwarding: forwarding, limits: c.limits(), registry: prometheus.NewRegistry()}
@@ -152,53 +144,48 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	if r.tracing, err = c.openTracing(ctx, c.Replica, logger); err != nil {
 		return err
 	}
+	r.atClose(serversRound, "tracing", r.closeTracing)
 	if err := r.connect(ctx); err != nil {
 		if ctx.Err() != nil {
-			return nil // asked to end while waiting for a server
+			return nil // stopped while waiting for a server
 		}
 		return err
 	}
 	return r.serve(ctx, listener)
 }
 
-// replica is what serve is made of, in the order in which it is closed last.
+// replica is a running `api serve`.
 type replica struct {
-	cmd      *serveCmd
-	strategy strategy.Strategy
-	fence    strategy.Fence
-	logger   *slog.Logger
-	keys     *httpapi.Keys // nil where tokens are checked by a secret
-	tls      *tls.Config   // nil for plain HTTP
-	// forwarding is nil where orders are not forwarded.
-	forwarding *order.Forwarding
-	limits     *limit.Limits
+	cmd        *serveCmd
+	strategy   strategy.Strategy
+	fence      strategy.Fence
+	logger     *slog.Logger
 	level      *slog.LevelVar
+	keys       *httpapi.Keys     // nil if tokens are checked with a secret
+	tls        *tls.Config       // nil for plain HTTP
+	forwarding *order.Forwarding // nil if the strategy does not forward orders
+	limits     *limit.Limits
 	registry   *prometheus.Registry
-	tracing    *telemetry.Tracing // nil when it is off
+	tracing    *telemetry.Tracing // nil if tracing is off
 
-	db       *stock.DB
-	backend  *backend.Backend // the strategy's lock, and its server
-	mirrorDB *stock.DB        // its own small pool; nil without a mirror
-	mirror   *mirror.Mirror   // nil without a mirror
-	watchman *watchman
-	orders   *order.Service
-	settings *settings.Watch // nil where the strategy has no etcd
-	// audit and levels read what MySQL does not have; nil where it has all.
+	db          *stock.DB
+	backend     *backend.Backend
+	mirrorDB    *stock.DB      // the mirror's pool; nil without a mirror
+	mirror      *mirror.Mirror // nil if the strategy has no mirror
+	replicaLock *replicaLock
+	orders      *order.Service
+	settings    *settings.Watch // nil if the strategy does not use etcd
+	// audit and levels read stock in etcd; nil if MySQL has it.
 	audit  func(context.Context) (stock.Report, error)
 	levels func(context.Context) ([]stock.Level, error)
-	// stopExpirer ends the expiry of orders, waits until it has, and lets another
-	// replica go on with it.
-	stopExpirer func(context.Context) error
-	// stopMirror ends the mirror and waits until it has.
-	stopMirror func(context.Context) error
-	// stopSettings ends the watch of the settings.
-	stopSettings func()
-	draining     atomic.Bool
+
+	draining atomic.Bool
+	closing  [closeRounds]round
 }
 
-// ready asks every server that an order needs whether it would take it.
+// ready checks whether every server that an order needs accepts writes.
 func (r *replica) ready(ctx context.Context) map[string]error {
-	// At the same time: one that hangs must not make another look as if it did.
+	// In parallel, so that a server that hangs does not delay the other check.
 	var inMySQL, inServer error
 	var both sync.WaitGroup
 	both.Go(func() { inMySQL = at(r.cmd.address(), r.db.TryWrite(ctx)) })
@@ -208,19 +195,20 @@ func (r *replica) ready(ctx context.Context) map[string]error {
 	if name := string(r.strategy.Server); name != "" {
 		checks[name] = inServer
 	}
-	if err := r.watchman.halted(); err != nil {
-		checks["guard"] = guardReason(err)
+	if err := r.replicaLock.halted(); err != nil {
+		checks["guard"] = haltReason(err)
 	}
 	return checks
 }
 
-// readyToRead asks whether MySQL answers. A payment that it then refuses is 503.
+// readyToRead checks whether MySQL answers. It may still be read-only; payments then get
+// 503.
 func (r *replica) readyToRead(ctx context.Context) map[string]error {
 	_, err := r.db.Now(ctx)
 	return r.serving(at(r.cmd.address(), err))
 }
 
-// serving are the checks of all that this replica does.
+// serving returns the checks that apply to reads and writes.
 func (r *replica) serving(inMySQL error) map[string]error {
 	checks := map[string]error{"mysql": inMySQL}
 	if r.draining.Load() {
@@ -229,8 +217,8 @@ func (r *replica) serving(inMySQL error) map[string]error {
 	return checks
 }
 
-// at says which server an error is of, for the log, and for everybody that it is not
-// silence.
+// at adds the server to an error, for the log, and the public reason if the server
+// answers but rejects writes.
 func at(address string, err error) error {
 	switch {
 	case err == nil:
@@ -241,7 +229,7 @@ func at(address string, err error) error {
 	return fmt.Errorf("%s: %w", address, err)
 }
 
-// serve answers requests until ctx ends, then finishes those that are in hand.
+// serve serves requests until ctx ends, then drains.
 func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 	draining := make(chan struct{})
 	cfg := httpapi.Config{
@@ -267,20 +255,20 @@ func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 	}
 	defer stopPprof()
 	server := &http.Server{
-		Handler:           r.parting(handler),
+		Handler:           r.closeConnections(handler),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		// Behind the request's own time, so that it never cuts an answer off.
+		// Longer than the request time-out, so that it never truncates an answer.
 		WriteTimeout: r.cmd.RequestTimeout + 10*time.Second,
 		IdleTimeout:  2 * time.Minute,
-		// Above what the handler takes, so that it is the handler that refuses.
+		// Above the handler's own limit, so that the handler rejects the request.
 		MaxHeaderBytes: 64 << 10,
-		// The handler says what is not served, of OPTIONS * as of all else.
+		// The handler also answers OPTIONS *.
 		DisableGeneralOptionsHandler: true,
 		TLSConfig:                    r.tls,
 		ErrorLog:                     slog.NewLogLogger(r.logger.Handler(), slog.LevelDebug),
 	}
-	server.RegisterOnShutdown(func() { close(draining) }) // streams would never end by themselves
+	server.RegisterOnShutdown(func() { close(draining) }) // ends event streams
 	ended := make(chan error, 1)
 	go func() {
 		if server.TLSConfig != nil {

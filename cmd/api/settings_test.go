@@ -154,7 +154,7 @@ func TestConfigChangesEveryReplicaWithinASecond(t *testing.T) {
 	if _, err := tool(t, config("delete", "quantum", "--revision=1")...); err == nil || !strings.Contains(err.Error(), "changed meanwhile") {
 		t.Errorf("delete as of another revision: %v", err)
 	}
-	if out := mustTool(t, config("delete", "quantum")...); out != "quantum is what each replica's flags say\n" {
+	if out := mustTool(t, config("delete", "quantum")...); out != "quantum deleted: each replica's flags apply\n" {
 		t.Errorf("delete: %q", out)
 	}
 	for _, c := range replicas {
@@ -164,10 +164,10 @@ func TestConfigChangesEveryReplicaWithinASecond(t *testing.T) {
 	if out := mustTool(t, config("get", "log-level")...); out != "debug\n" {
 		t.Errorf("config get: %q", out)
 	}
-	if _, err := tool(t, config("get", "quantum")...); err == nil || !strings.Contains(err.Error(), "flags decide") {
+	if _, err := tool(t, config("get", "quantum")...); err == nil || !strings.Contains(err.Error(), "flags apply") {
 		t.Errorf("get of what was deleted: %v", err)
 	}
-	if out := mustTool(t, config("delete", "quantum")...); !strings.Contains(out, "nothing was deleted") {
+	if out := mustTool(t, config("delete", "quantum")...); !strings.Contains(out, "was not set in etcd") {
 		t.Errorf("delete of what was deleted: %q", out)
 	}
 	if _, err := tool(t, config("delete", "quantum", "--revision=1")...); err == nil || !strings.Contains(err.Error(), "changed meanwhile") {
@@ -193,7 +193,7 @@ func TestConfigOfAStrategyWithoutEtcdSaysSo(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	c := start(t, replicaConfig(dsn, "a", "conditional"))
-	if _, err := tool(t, "config", "list", "--mysql-dsn="+dsn); err == nil || !strings.Contains(err.Error(), "strategy conditional uses no etcd") {
+	if _, err := tool(t, "config", "list", "--mysql-dsn="+dsn); err == nil || !strings.Contains(err.Error(), "strategy conditional does not use etcd") {
 		t.Errorf("got %v", err)
 	}
 	if _, checks := c.readiness(); checks["config"] != "" {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -18,19 +19,19 @@ import (
 	"flashsale/internal/version"
 )
 
-// telemetryFlags say what a replica shows of itself.
+// telemetryFlags configure metrics, traces and profiles.
 type telemetryFlags struct {
-	MetricsSKUs  int     `name:"metrics-skus" default:"100" placeholder:"N" help:"SKUs whose stock /metrics shows, at most (${default}), the first in byte order; the others are counted."`
-	OTLPEndpoint string  `name:"otlp-endpoint" placeholder:"URL" help:"Collector that traces are sent to, like http://127.0.0.1:4318; OTEL_EXPORTER_OTLP_PROTOCOL says how. Off when empty."`
-	TraceRatio   float64 `default:"0.01" placeholder:"R" help:"Part of the requests that is traced, from 0 to 1 (${default}); one with a traceparent says for itself whether it is."`
-	PprofAddr    string  `placeholder:"ADDR" help:"Private address that serves profiles, such as 127.0.0.1:6060; off when empty."`
+	MetricsSKUs  int     `name:"metrics-skus" default:"100" placeholder:"N" help:"Maximum number of SKUs whose stock /metrics shows, the first ones in byte order (${default}). The others are only counted."`
+	OTLPEndpoint string  `name:"otlp-endpoint" placeholder:"URL" help:"Collector for traces, like http://127.0.0.1:4318. OTEL_EXPORTER_OTLP_PROTOCOL selects the protocol. Tracing is off by default."`
+	TraceRatio   float64 `default:"0.01" placeholder:"R" help:"Share of requests that are traced, from 0 to 1 (${default}). A request's traceparent overrides it."`
+	PprofAddr    string  `placeholder:"ADDR" help:"Private address that serves pprof profiles, for example 127.0.0.1:6060. Off by default."`
 }
 
 func (f *telemetryFlags) check() error {
 	switch {
 	case f.MetricsSKUs < 0:
 		return fmt.Errorf("--metrics-skus is %d, must not be negative", f.MetricsSKUs)
-	case !(f.TraceRatio >= 0 && f.TraceRatio <= 1): // NaN, too
+	case !(f.TraceRatio >= 0 && f.TraceRatio <= 1): // also rejects NaN
 		return fmt.Errorf("--trace-ratio is %v, must be from 0 to 1", f.TraceRatio)
 	}
 	return nil
@@ -42,7 +43,16 @@ func (f *telemetryFlags) openTracing(ctx context.Context, replica string, logger
 	})
 }
 
-// register makes the metrics of what is open by now.
+// closeTracing sends the last spans. A collector that does not answer is not an error
+// of this replica.
+func (r *replica) closeTracing(ctx context.Context) error {
+	if err := r.tracing.Close(ctx); err != nil {
+		r.logger.Warn("the last spans were not sent", "error", err)
+	}
+	return nil
+}
+
+// register registers the metrics of the open servers.
 func (r *replica) register() {
 	r.registry.MustRegister(telemetry.Build(version.Release(), r.strategy.Name, string(r.fence)),
 		collectors.NewDBStatsCollector(r.db.SQL, "orders"), telemetry.NewStock(r.catalog(), r.cmd.MetricsSKUs))
@@ -59,7 +69,7 @@ func (r *replica) register() {
 	}
 }
 
-// servePprof serves profiles on an address of its own, which should be private.
+// servePprof serves profiles on a separate address, which should be private.
 func (r *replica) servePprof() (stop func(), err error) {
 	if r.cmd.PprofAddr == "" {
 		return func() {}, nil
@@ -68,9 +78,9 @@ func (r *replica) servePprof() (stop func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("--pprof-addr: %w", err)
 	}
-	r.logger.Info("profiles", "addr", listener.Addr().String())
+	r.logger.Info("serving pprof", "addr", listener.Addr().String())
 	if ip := listener.Addr().(*net.TCPAddr).IP; !ip.IsLoopback() && !ip.IsPrivate() {
-		r.logger.Warn("profiles can be had from outside: --pprof-addr is not a private address", "addr", listener.Addr().String())
+		r.logger.Warn("pprof is reachable from other hosts: --pprof-addr is not a private address", "addr", listener.Addr().String())
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
@@ -78,12 +88,11 @@ func (r *replica) servePprof() (stop func(), err error) {
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
+	var serving sync.WaitGroup
+	serving.Go(func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			r.logger.Warn("pprof", "error", err)
+			r.logger.Warn("pprof server failed", "error", err)
 		}
-	}()
-	return func() { _ = server.Close(); <-ended }, nil
+	})
+	return func() { _ = server.Close(); serving.Wait() }, nil
 }

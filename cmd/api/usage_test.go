@@ -21,7 +21,7 @@ func TestWrongUseIsExplained(t *testing.T) {
 		{"config set quantum soon " + dsn, `quantum: "soon" is not a duration (example: 1ms)`},
 		{"config get quantm " + dsn, `there is no setting "quantm"`},
 		{"health --health-timeout=0s", "--health-timeout is 0s, must be positive"},
-		{"purge --before=soon " + dsn, `--before: "soon" is no date (2006-01-02)`},
+		{"purge --before=soon " + dsn, `--before: "soon" is not a date (2006-01-02)`},
 		{"purge --before", "--before: expected string value, but none was given (see api purge --help)"},
 	} {
 		_, err := tool(t, strings.Fields(test.args)...)
@@ -35,8 +35,8 @@ func TestWrongUseIsExplained(t *testing.T) {
 func TestHelpSaysWhatIsSoWithoutAFlag(t *testing.T) {
 	t.Parallel()
 	for command, wants := range map[string][]string{
-		"":       {"This is done if no command is named"},
-		"serve":  {"at most (100)", "(0.01)", "0, the default, is no limit", `--addr=":8080"`},
+		"":       {"This is the default command"},
+		"serve":  {"byte order (100)", "(0.01)", "0, the default, is no limit", `--addr=":8080"`},
 		"health": {`--addr=":8080"`, "(3s)", "$FLASHSALE_ADDR", "$FLASHSALE_TLS_CERT"},
 		"purge":  {"within the last 24h,"},
 	} {
