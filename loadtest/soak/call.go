@@ -1,7 +1,6 @@
 package soak
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,32 +16,32 @@ import (
 )
 
 const (
-	// patience is how long a request waits for its answer: far longer than the
-	// service works on one, so that none at all says that something is wrong.
-	patience = 30 * time.Second
-	// impatience is what some tries wait instead, to lose the answers of replicas
-	// that are slow or stopped.
-	impatience = time.Second
-	// settleWithin bounds the tries of one call. The service has to serve again
-	// well within it after each fault.
+	// longWait is the timeout of most tries. It is far longer than the service's own, so
+	// that no answer within it is an error.
+	longWait = 30 * time.Second
+	// shortWait is the timeout of some tries, to lose the answers of slow or stopped
+	// replicas.
+	shortWait = time.Second
+	// settleWithin bounds the tries of one call. The service must serve again within it
+	// after each fault.
 	settleWithin = 90 * time.Second
-	// maxAnswer bounds what is read of an answer.
+	// maxAnswer bounds the size of an answer.
 	maxAnswer = 8 << 20
 )
 
-// caller sends requests to replicas, and looks at each answer by itself. It is
-// safe for concurrent use.
+// caller sends requests to replicas and checks each answer on its own. It is safe for
+// concurrent use.
 type caller struct {
 	urls       []string
 	client     *http.Client
 	checker    *speccheck.Checker
 	record     *record
-	weather    *weather
+	faults     *faults
 	adminToken string
 	secret     string
 }
 
-// request is one call, as often as it is sent.
+// request is one call. It may be sent several times.
 type request struct {
 	name         string // of the call, in the table
 	method, path string
@@ -51,21 +50,21 @@ type request struct {
 	body         string
 }
 
-// keyed is the header of an idempotency key.
+// keyed returns the header with an idempotency key.
 func keyed(key string) map[string]string { return map[string]string{"Idempotency-Key": key} }
 
-// reply is what came of a request.
+// reply is the result of a request.
 type reply struct {
-	status int    // 0 where no answer came
+	status int    // 0 if there was no answer
 	slug   string // of a problem
 	header http.Header
 	body   []byte
-	// sent and done are around everything that the service did for it. Over
-	// several tries they are the first's and the last's.
+	// sent and done enclose everything that the service did: from the first try to the end
+	// of the last.
 	sent, done time.Time
-	// lost: a try before this answer may have been applied.
+	// lost says that an earlier try may have been applied.
 	lost bool
-	err  error // why no answer came
+	err  error // why there was no answer
 }
 
 func (r *reply) outcome() string {
@@ -75,20 +74,20 @@ func (r *reply) outcome() string {
 	return strings.TrimSpace(fmt.Sprint(r.status, " ", r.slug))
 }
 
-// replayed reports whether the service says that an earlier request made it.
+// replayed reports whether the answer repeats that to an earlier request.
 func (r *reply) replayed() bool { return r.header.Get("Idempotent-Replayed") == "true" }
 
-// once sends a request to one replica, and checks what does not depend on any
-// state: that there is an answer, that it is in the contract, and no 500.
+// once sends a request to one replica and checks what depends on no state: that there is
+// an answer, that it conforms to the contract, and that it is not a 500.
 func (c *caller) once(ctx context.Context, replica int, wait time.Duration, r request) reply {
 	re := c.send(ctx, replica, wait, r)
 	if ctx.Err() != nil {
 		return re // interrupted
 	}
-	c.record.count(r.name, re.outcome())
+	c.record.do(func() { c.record.counts[[2]string{r.name, re.outcome()}]++ })
 	if re.status == 0 {
-		givenUp := wait < patience && errors.Is(re.err, context.DeadlineExceeded)
-		if !givenUp && c.weather.calm(re.sent, re.done) {
+		givenUp := wait < longWait && errors.Is(re.err, context.DeadlineExceeded)
+		if !givenUp && c.faults.none(re.sent, re.done) {
 			c.record.violate(Violation{Invariant: Answered, Detail: fmt.Sprintf("%s %s at replica %d: %v", r.method, r.path, replica+1, re.err)})
 		}
 		return re
@@ -139,24 +138,24 @@ func (c *caller) send(ctx context.Context, replica int, wait time.Duration, r re
 	return re
 }
 
-// slugOf is the end of a problem's type.
+// slugOf returns the last part of a problem's type.
 func slugOf(body []byte) string {
 	var problem struct {
 		Type string `json:"type"`
 	}
-	_ = json.Unmarshal(body, &problem) // what is no problem has no slug
+	_ = json.Unmarshal(body, &problem) // any other body has no slug
 	return strings.TrimPrefix(problem.Type, "/errors/")
 }
 
-// settle sends a request to one replica after another until an answer settles
-// what has become of it, as every client of the service has to.
+// settle sends a request to random replicas until an answer says what happened to it, as
+// every client of the service must.
 func (c *caller) settle(ctx context.Context, rng *rand.Rand, r request) (reply, error) {
 	var first time.Time
 	lost := false
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		try := patience
+		try := longWait
 		if rng.IntN(4) == 0 {
-			try = impatience
+			try = shortWait
 		}
 		re := c.once(ctx, rng.IntN(len(c.urls)), try, r)
 		if ctx.Err() != nil {
@@ -174,39 +173,10 @@ func (c *caller) settle(ctx context.Context, rng *rand.Rand, r request) (reply, 
 			return re, nil
 		}
 		if time.Since(first) > settleWithin {
-			return re, &broken{Flows, fmt.Sprintf("%s %s is not settled after %s: %s", r.method, r.path, settleWithin, re.outcome())}
+			return re, &broken{Flows, fmt.Sprintf("%s %s has no definite answer after %s: %s", r.method, r.path, settleWithin, re.outcome())}
 		}
 		if err := sleep.For(ctx, wait); err != nil {
 			return re, err
 		}
 	}
 }
-
-// together settles the same request several times at once.
-func (c *caller) together(ctx context.Context, rng *rand.Rand, n int, r request) ([]reply, error) {
-	requests := make([]request, n)
-	for i := range requests {
-		requests[i] = r
-	}
-	return c.atOnce(ctx, rng, requests...)
-}
-
-// atOnce settles requests at the same time.
-func (c *caller) atOnce(ctx context.Context, rng *rand.Rand, requests ...request) ([]reply, error) {
-	replies, errs := make([]reply, len(requests)), make([]error, len(requests))
-	done := make(chan int)
-	for i, r := range requests {
-		own := rand.New(rand.NewPCG(rng.Uint64(), uint64(i))) // a rand.Rand is for one goroutine
-		go func() {
-			replies[i], errs[i] = c.settle(ctx, own, r)
-			done <- i
-		}()
-	}
-	for range requests {
-		<-done
-	}
-	return replies, errors.Join(errs...)
-}
-
-// same reports whether two bodies are the same, byte for byte.
-func same(a, b []byte) bool { return bytes.Equal(a, b) }

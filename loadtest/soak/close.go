@@ -8,20 +8,21 @@ import (
 	"flashsale/internal/sleep"
 )
 
-// sweptWithin is how long after its window an order may stay reserved: the replica
-// that sweeps may have just been killed, and its successor waits for its lease.
+// sweptWithin is how long after its window an order may stay reserved: the replica that
+// sweeps may have just been killed, and the next one waits for its lease.
 const sweptWithin = 45 * time.Second
 
-// close sees all orders to their end, and buys what is left: no more, and no less,
-// than what was not sold and what was given back.
+// close waits for the final state of all orders and buys what is left: exactly the units
+// that were not sold or were returned.
 func (w *world) close() error {
-	for i := len(w.ghosts) - 1; i >= 0; i-- {
-		if err := w.exorcise(i); err != nil {
+	for i := len(w.maybe) - 1; i >= 0; i-- {
+		if err := w.retryMaybe(i); err != nil {
 			return err
 		}
 	}
 	if !w.shared {
-		if err := w.open(); err != nil {
+		next := offer{units: w.offer.units, price: w.offer.price} // without limit and sale window
+		if err := w.put(w.putting(next), next, http.StatusOK, false); err != nil {
 			return err
 		}
 	}
@@ -30,33 +31,17 @@ func (w *world) close() error {
 			return err
 		}
 	}
-	if w.shared || len(w.ghosts) > 0 {
+	if w.shared || len(w.maybe) > 0 {
 		return nil
 	}
 	return w.buyAll()
 }
 
-// open takes limit and sale window away.
-func (w *world) open() error {
-	next := offer{units: w.offer.units, price: w.offer.price}
-	re, err := w.call(w.put(next))
-	switch {
-	case err != nil:
-		return err
-	case re.lost:
-		return errHazy
-	case re.status != http.StatusOK:
-		return unexpected(re, "a change")
-	}
-	w.offer = next
-	return w.checkSKU(re, true)
-}
-
-// await reads an order until it is not reserved.
+// await reads an order until it is no longer reserved.
 func (w *world) await(o *order) error {
 	for o.is.Status == wire.Reserved {
 		if time.Since(o.is.ExpiresAt) > sweptWithin {
-			return breaks(Expires, "order %s is reserved %s after its window", o.is.ID, sweptWithin)
+			return breaks(Expires, "order %s is still reserved %s after its window", o.is.ID, sweptWithin)
 		}
 		if err := sleep.For(w.ctx, max(time.Until(o.is.ExpiresAt), 50*time.Millisecond)); err != nil {
 			return err
@@ -68,20 +53,21 @@ func (w *world) await(o *order) error {
 	return nil
 }
 
-// buyAll buys all that is left, in one order, and gives it back.
+// buyAll buys all units that are left with one order, and cancels it.
 func (w *world) buyAll() error {
 	left := w.left(w.held(nil, time.Now(), time.Now()))
 	if left.least != left.most {
-		return breaks(AsModelled, "all orders have ended, and %+v are left", left)
+		return breaks(AsModelled, "all orders are final, but the units left are uncertain: %+v", left)
 	}
 	if left.least == 0 {
-		return w.refused()
+		_, err := w.buy(1, "all units are sold")
+		return err
 	}
-	all, err := w.take(int32(left.least))
+	all, err := w.buy(int32(left.least), "units are left")
 	if err != nil || all == nil {
 		return err
 	}
-	if err := w.refused(); err != nil {
+	if _, err := w.buy(1, "all units are sold"); err != nil {
 		return err
 	}
 	re, err := w.call(w.cancelling(all))
@@ -91,12 +77,12 @@ func (w *world) buyAll() error {
 	if re.status == http.StatusOK {
 		return w.closed(all, re, wire.Cancelled)
 	}
-	return w.await(all) // it took too long
+	return w.await(all) // the window ended first
 }
 
-// take buys n units, which are there. It returns no order where one may be on its
-// way.
-func (w *world) take(n int32) (*order, error) {
+// buy orders n units. It returns nil if the order was refused, or if its outcome is
+// uncertain.
+func (w *world) buy(n int32, state string) (*order, error) {
 	o := w.newOrder()
 	o.quantity, o.shown = n, nil
 	re, err := w.call(w.placing(o))
@@ -104,24 +90,10 @@ func (w *world) take(n int32) (*order, error) {
 		return nil, err
 	}
 	if err := w.placed(o, re); err != nil {
-		return nil, breaks(NothingLeft, "%d units are left, and cannot be bought: %s", n, err.Error())
+		return nil, breaks(NothingLeft, "%s; an order of %d: %s", state, n, err.Error())
 	}
 	if o.first == nil {
 		return nil, nil
 	}
 	return o, nil
-}
-
-// refused asks for a unit where none is left.
-func (w *world) refused() error {
-	o := w.newOrder()
-	o.quantity, o.shown = 1, nil
-	re, err := w.call(w.placing(o))
-	if err != nil {
-		return err
-	}
-	if err := w.placed(o, re); err != nil {
-		return breaks(NothingLeft, "all units are sold: %s", err.Error())
-	}
-	return nil
 }

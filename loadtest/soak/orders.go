@@ -1,6 +1,7 @@
 package soak
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"slices"
@@ -9,11 +10,12 @@ import (
 	"flashsale/client/wire"
 )
 
-// rounding is how far the database's clock may seem to be from ours: it is the
-// same machine's, cut to microseconds, and stands still within a statement.
+// rounding is how far the database's clock may seem to be from ours. Both are the same
+// machine's, but the database cuts times to microseconds and keeps the time constant
+// within a statement.
 const rounding = 10 * time.Millisecond
 
-// newOrder is what a customer is about to ask for; some say at which price.
+// newOrder returns a random order. Some have a price.
 func (w *world) newOrder() *order {
 	w.serial++
 	o := &order{by: pick(w, w.customers), key: fmt.Sprintf("%s key %d", w.sku, w.serial), quantity: int32(1 + w.rng.IntN(3))}
@@ -36,7 +38,7 @@ func (w *world) placing(o *order) request {
 	return request{name: "place", method: http.MethodPost, path: "/v1/orders", token: o.by.token, header: keyed(`"` + o.key + `"`), body: encode(body)}
 }
 
-// place asks for a new order.
+// place places a new order.
 func (w *world) place() error {
 	o := w.newOrder()
 	re, err := w.call(w.placing(o))
@@ -46,15 +48,12 @@ func (w *world) place() error {
 	return w.placed(o, re)
 }
 
-// placeTwice asks for a new order several times at once.
+// placeTwice sends the same new order several times at once.
 func (w *world) placeTwice() error {
 	o := w.newOrder()
 	r := w.placing(o)
 	r.name = "place at once"
-	replies, err := w.together(w.ctx, w.rng, 2+w.rng.IntN(3), r)
-	for _, re := range replies {
-		w.tell(r, re)
-	}
+	replies, err := w.atOnce(slices.Repeat([]request{r}, 2+w.rng.IntN(3))...)
 	if err != nil {
 		return err
 	}
@@ -69,7 +68,7 @@ func (w *world) placeTwice() error {
 		if promise == nil {
 			promise = re
 		}
-		if !same(promise.body, re.body) {
+		if !bytes.Equal(promise.body, re.body) {
 			return breaks(OneOutcome, "two answers to one key: %s and %s", promise.body, re.body)
 		}
 		if !re.replayed() {
@@ -79,24 +78,24 @@ func (w *world) placeTwice() error {
 	if made > 1 || promise != nil && made == 0 && !all.lost {
 		return breaks(OneOutcome, "%d of the answers to one key say that they made the order", made)
 	}
-	possible := w.prospectOf(o, all.sent, all.done)
+	possible := w.possible(o, all.sent, all.done)
 	for _, re := range replies {
 		if re.status != http.StatusCreated && !possible.refusals[re.slug] {
-			return unexpected(re, "with %+v", possible)
+			return unexpected(re, "possible are %+v", possible)
 		}
 	}
 	if promise == nil {
 		if all.lost {
-			w.ghosts = append(w.ghosts, o)
+			w.maybe = append(w.maybe, o)
 		}
 		return nil
 	}
 	all.status, all.header, all.body = promise.status, promise.header, promise.body
-	all.lost = true // this one may well be a replay
+	all.lost = true // this answer may be a replay
 	return w.placed(o, all)
 }
 
-// span is around all replies.
+// span returns a reply that covers the time of all replies.
 func span(replies []reply) (all reply) {
 	all = reply{sent: replies[0].sent, done: replies[0].done}
 	for _, re := range replies {
@@ -111,31 +110,31 @@ func span(replies []reply) (all reply) {
 	return all
 }
 
-// placed looks at the answer to a new order.
+// placed checks the answer to a new order.
 func (w *world) placed(o *order, re reply) error {
-	possible := w.prospectOf(o, re.sent, re.done)
+	possible := w.possible(o, re.sent, re.done)
 	switch {
 	case re.status != http.StatusCreated && possible.refusals[re.slug]:
 		if re.lost {
-			w.ghosts = append(w.ghosts, o)
+			w.maybe = append(w.maybe, o)
 		}
 		return nil
 	case re.status != http.StatusCreated || !possible.accepted:
-		return unexpected(re, "%d units with %+v", o.quantity, possible)
+		return unexpected(re, "possible for an order of %d units are %+v", o.quantity, possible)
 	case re.replayed() && !re.lost:
-		return unexpected(re, "a new key is no replay")
+		return unexpected(re, "a new key must not be a replay")
 	}
 	if err := w.promised(o, re); err != nil {
 		return err
 	}
 	created := o.is.CreatedAt
 	if o.is.PriceCents != w.offer.price || created.Before(w.deskTime(re.sent)) || created.After(re.done.Add(rounding)) {
-		return unexpected(re, "an order of between %s and %s at %d cents", w.deskTime(re.sent).UTC(), re.done.UTC(), w.offer.price)
+		return unexpected(re, "want an order made between %s and %s at %d cents", w.deskTime(re.sent).UTC(), re.done.UTC(), w.offer.price)
 	}
 	return nil
 }
 
-// promised takes an order over from the answer that promises it.
+// promised adds an order to the model and checks the answer that promises it.
 func (w *world) promised(o *order, re reply) error {
 	got, err := decode[wire.Order](re)
 	if err != nil {
@@ -145,22 +144,22 @@ func (w *world) promised(o *order, re reply) error {
 	w.orders = append(w.orders, o)
 	window := got.ExpiresAt.Sub(got.CreatedAt) - w.window
 	status := wire.Reserved
-	if got.PriceCents == 0 { // there is nothing to pay
+	if got.PriceCents == 0 { // an order without a price is paid at once
 		status, o.final = wire.Paid, re.body
 	}
 	if got.SKU != w.sku || got.Quantity != o.quantity || got.Status != status || got.TotalCents != got.PriceCents*int64(o.quantity) ||
 		got.Currency != "EUR" || (got.ClosedAt == nil) != (status == wire.Reserved) || window.Abs() > time.Millisecond ||
 		re.header.Get("Location") != "/v1/orders/"+got.ID.String() || re.header.Get("X-Replica") == "" {
-		return unexpected(re, "an order of %d units of %s (Location: %s)", o.quantity, w.sku, re.header.Get("Location"))
+		return unexpected(re, "want an order of %d units of %s (Location: %s)", o.quantity, w.sku, re.header.Get("Location"))
 	}
 	return nil
 }
 
-// placeAgain repeats an order that stands: whatever has become of it or of the
-// SKU, the answer is the first one.
+// placeAgain repeats the request of an order. Whatever happened to the order or the SKU
+// since then, the answer must be the first one.
 func (w *world) placeAgain() error {
-	if len(w.ghosts) > 0 && w.rng.IntN(2) == 0 {
-		return w.exorcise(w.rng.IntN(len(w.ghosts)))
+	if len(w.maybe) > 0 && w.rng.IntN(2) == 0 {
+		return w.retryMaybe(w.rng.IntN(len(w.maybe)))
 	}
 	if len(w.orders) == 0 {
 		return nil
@@ -170,7 +169,7 @@ func (w *world) placeAgain() error {
 	r.name = "place again"
 	switch w.rng.IntN(3) {
 	case 0:
-		r.header = keyed(o.key) // bare, which is the same key
+		r.header = keyed(o.key) // the same key without quotes
 	case 1:
 		if o.shown == nil {
 			r.body = fmt.Sprintf("{ \"quantity\" : %d.0,\n\"sku\":%q}", o.quantity, w.sku)
@@ -180,42 +179,44 @@ func (w *world) placeAgain() error {
 	if err != nil {
 		return err
 	}
-	if re.status != http.StatusCreated || !same(re.body, o.first) || !re.replayed() {
-		return breaks(SameReplay, "%s replayed as %s (%v): %s", o.first, re.outcome(), re.replayed(), re.body)
+	return checkReplay(re, o.first)
+}
+
+// checkReplay checks that an answer is a replay of the first.
+func checkReplay(re reply, first []byte) error {
+	if re.status != http.StatusCreated || !bytes.Equal(re.body, first) || !re.replayed() {
+		return breaks(SameReplay, "%s was replayed as %s (Idempotent-Replayed: %v): %s", first, re.outcome(), re.replayed(), re.body)
 	}
 	return nil
 }
 
-// exorcise repeats an order of which an unanswered try may be on its way.
-func (w *world) exorcise(i int) error {
-	o := w.ghosts[i]
+// retryMaybe repeats an order that a try without an answer may still make.
+func (w *world) retryMaybe(i int) error {
+	o := w.maybe[i]
 	re, err := w.call(w.placing(o))
 	if err != nil {
 		return err
 	}
-	possible := w.prospectOf(o, re.sent, re.done)
+	possible := w.possible(o, re.sent, re.done)
 	switch {
 	case re.status == http.StatusCreated && (possible.accepted || re.replayed()):
-		w.ghosts = slices.Delete(w.ghosts, i, i+1)
+		w.maybe = slices.Delete(w.maybe, i, i+1)
 		return w.promised(o, re)
 	case possible.refusals[re.slug]:
 		return nil
 	}
-	return unexpected(re, "%d units with %+v, or an order that stands", o.quantity, possible)
+	return unexpected(re, "possible for an order of %d units are a replay and %+v", o.quantity, possible)
 }
 
-// placeOther sends another order with a key that stands.
-func (w *world) placeOther() error {
-	if len(w.orders) == 0 {
-		return nil
-	}
-	o := *pick(w, w.orders)
-	o.quantity++
-	r := w.placing(&o)
+// placeOther sends another order with a key that is in use.
+func (w *world) placeOther(o *order) error {
+	other := *o
+	other.quantity++
+	r := w.placing(&other)
 	r.name = "place other body"
-	re, err := w.call(r)
-	if err == nil && (re.status != http.StatusUnprocessableEntity || re.slug != "idempotency-key-reused") {
-		err = unexpected(re, "key %q stands with another body", o.key)
+	re, err := w.expect(r, "the key is in use with another body", http.StatusUnprocessableEntity)
+	if err == nil && re.slug != "idempotency-key-reused" {
+		err = unexpected(re, "key %q is in use with another body", o.key)
 	}
 	return err
 }
@@ -224,12 +225,8 @@ func (w *world) cancelling(o *order) request {
 	return request{name: "cancel", method: http.MethodPost, path: "/v1/orders/" + o.is.ID.String() + "/cancellation", token: o.by.token}
 }
 
-// cancel cancels an order, in whatever state it is.
-func (w *world) cancel() error {
-	if len(w.orders) == 0 {
-		return nil
-	}
-	o := pick(w, w.orders)
+// cancel cancels an order in any state.
+func (w *world) cancel(o *order) error {
 	re, err := w.call(w.cancelling(o))
 	if err != nil {
 		return err
@@ -245,22 +242,18 @@ func (w *world) cancel() error {
 		o.is.Status = wire.Expired
 		return nil
 	}
-	return unexpected(re, "an order that is %s until %s", o.is.Status, o.is.ExpiresAt)
+	return unexpected(re, "the order is %s, in a window until %s", o.is.Status, o.is.ExpiresAt)
 }
 
-// payAndCancel does both at once: one of them wins.
+// payAndCancel does both at once: exactly one must succeed.
 func (w *world) payAndCancel() error {
 	open := w.inState(wire.Reserved)
 	if len(open) == 0 {
 		return nil
 	}
 	o := pick(w, open)
-	reference := w.aReference(o)
-	requests := []request{w.paying(o, reference), w.cancelling(o)}
-	replies, err := w.atOnce(w.ctx, w.rng, requests...)
-	for i, re := range replies {
-		w.tell(requests[i], re)
-	}
+	reference := w.randomReference(o)
+	replies, err := w.atOnce(w.paying(o, reference), w.cancelling(o))
 	if err != nil {
 		return err
 	}
@@ -277,10 +270,10 @@ func (w *world) payAndCancel() error {
 		o.is.Status = wire.Expired
 		return nil
 	}
-	return breaks(AsModelled, "paid and cancelled at once, until %s: %s and %s", o.is.ExpiresAt, pay.outcome(), cancel.outcome())
+	return breaks(AsModelled, "an order was paid and cancelled at once, in a window until %s: %s and %s", o.is.ExpiresAt, pay.outcome(), cancel.outcome())
 }
 
-// inState are the orders that are known to be in a state.
+// inState returns the orders that the model has in a state.
 func (w *world) inState(status wire.OrderStatus) []*order {
 	var list []*order
 	for _, o := range w.orders {
@@ -291,7 +284,7 @@ func (w *world) inState(status wire.OrderStatus) []*order {
 	return list
 }
 
-// closed looks at the answer that ended an order's life.
+// closed checks the answer that closed an order.
 func (w *world) closed(o *order, re reply, status wire.OrderStatus) error {
 	got, err := decode[wire.Order](re)
 	if err != nil {
@@ -300,24 +293,24 @@ func (w *world) closed(o *order, re reply, status wire.OrderStatus) error {
 	o.is.Status, o.final = status, re.body
 	at := got.ClosedAt
 	if at == nil || at.Before(re.sent.Add(-rounding)) || at.After(re.done.Add(rounding)) {
-		return unexpected(re, "closed between %s and %s", re.sent.UTC(), re.done.UTC())
+		return unexpected(re, "want a time of closing between %s and %s", re.sent.UTC(), re.done.UTC())
 	}
 	return w.compare(o, got, re)
 }
 
-// closedAgain looks at the answer to a repeated payment or cancellation.
+// closedAgain checks the answer to a repeated payment or cancellation.
 func (w *world) closedAgain(o *order, re reply) error {
-	if !same(re.body, o.final) {
-		return breaks(SameReplay, "%s repeated as %s", o.final, re.body)
+	if !bytes.Equal(re.body, o.final) {
+		return breaks(SameReplay, "%s was repeated as %s", o.final, re.body)
 	}
 	return nil
 }
 
-// compare holds an order as it is read against the model, which learns of expiry.
+// compare compares an order that was read with the model, which learns about its expiry.
 func (w *world) compare(o *order, got wire.Order, re reply) error {
 	if got.Status == wire.Expired && o.is.Status == wire.Reserved {
 		if re.done.Add(rounding).Before(o.is.ExpiresAt) {
-			return breaks(Expires, "expired before %s: %s", o.is.ExpiresAt, re.body)
+			return breaks(Expires, "the order expired before %s: %s", o.is.ExpiresAt, re.body)
 		}
 		o.is.Status = wire.Expired
 	}
@@ -328,7 +321,7 @@ func (w *world) compare(o *order, got wire.Order, re reply) error {
 	if got.ID != o.is.ID || got.SKU != w.sku || got.Quantity != o.quantity || got.Status != o.is.Status || got.PriceCents != o.is.PriceCents ||
 		got.TotalCents != o.is.TotalCents || !got.CreatedAt.Equal(o.is.CreatedAt) || !got.ExpiresAt.Equal(o.is.ExpiresAt) ||
 		reference != o.reference || (got.ClosedAt == nil) != (got.Status == wire.Reserved) {
-		return unexpected(re, "order %s of %d units, %s, paid by %q", o.is.ID, o.quantity, o.is.Status, o.reference)
+		return unexpected(re, "want order %s of %d units, %s, with payment %q", o.is.ID, o.quantity, o.is.Status, o.reference)
 	}
 	return nil
 }

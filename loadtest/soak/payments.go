@@ -16,8 +16,8 @@ func (w *world) paying(o *order, reference string) request {
 	return r
 }
 
-// aReference is a payment's: none, the order's own, or a new one.
-func (w *world) aReference(o *order) string {
+// randomReference returns no reference, the order's own, or a new one.
+func (w *world) randomReference(o *order) string {
 	w.serial++
 	switch {
 	case w.rng.IntN(4) == 0:
@@ -28,13 +28,9 @@ func (w *world) aReference(o *order) string {
 	return fmt.Sprintf("payment %d of %s", w.serial, w.sku)
 }
 
-// pay pays an order, in whatever state it is.
-func (w *world) pay() error {
-	if len(w.orders) == 0 {
-		return nil
-	}
-	o := pick(w, w.orders)
-	reference := w.aReference(o)
+// pay pays an order in any state.
+func (w *world) pay(o *order) error {
+	reference := w.randomReference(o)
 	re, err := w.call(w.paying(o, reference))
 	if err != nil {
 		return err
@@ -45,7 +41,7 @@ func (w *world) pay() error {
 	want := map[wire.OrderStatus]string{wire.Paid: "already-paid", wire.Cancelled: "order-cancelled", wire.Expired: "payment-window-over"}[o.is.Status]
 	switch {
 	case o.is.Status == wire.Paid && (reference == "" || o.reference == "" || reference == o.reference):
-		return unexpected(re, "the same payment again")
+		return unexpected(re, "want the same answer to the same payment")
 	case o.is.Status == wire.Reserved && re.slug == "payment-window-over":
 		if re.done.Add(rounding).Before(o.is.ExpiresAt) {
 			return unexpected(re, "the window is open until %s", o.is.ExpiresAt)
@@ -57,35 +53,30 @@ func (w *world) pay() error {
 	return nil
 }
 
-// isLate notes a payment that is to be refunded.
+// isLate remembers a payment that came too late.
 func (o *order) isLate(reference string) {
 	if reference != "" && !slices.Contains(o.late, reference) {
 		o.late = append(o.late, reference)
 	}
 }
 
-// paid looks at a 200 to a payment.
+// paid checks a 200 to a payment.
 func (w *world) paid(o *order, re reply, reference string) error {
 	switch {
 	case o.is.Status == wire.Paid && (reference == "" || reference == o.reference):
 		return w.closedAgain(o, re)
-	case o.is.Status == wire.Paid && o.reference == "":
-		return w.named(o, re, reference)
+	case o.is.Status == wire.Paid && o.reference == "": // this call adds the reference
+		got, err := decode[wire.Order](re)
+		if err != nil {
+			return err
+		}
+		o.reference, o.final = reference, re.body
+		return w.compare(o, got, re)
 	case o.is.Status != wire.Reserved:
-		return breaks(WindowHolds, "an order that was %s, is paid: %s", o.is.Status, re.body)
+		return breaks(WindowHolds, "an order that was %s is now paid: %s", o.is.Status, re.body)
 	case re.sent.After(o.is.ExpiresAt.Add(rounding)):
 		return breaks(WindowHolds, "paid at %s: %s", re.sent.UTC(), re.body)
 	}
 	o.reference = reference
 	return w.closed(o, re, wire.Paid)
-}
-
-// named looks at the answer that gave a payment its reference.
-func (w *world) named(o *order, re reply, reference string) error {
-	got, err := decode[wire.Order](re)
-	if err != nil {
-		return err
-	}
-	o.reference, o.final = reference, re.body
-	return w.compare(o, got, re)
 }

@@ -9,32 +9,32 @@ import (
 	"flashsale/loadtest/attack"
 )
 
-// The claims that the soak checks, beside the audit's and those of package proof.
+// The claims that the soak checks, besides those of the audit and of package proof.
 const (
-	Answered     = "every request is answered while nobody disturbs the replicas"
+	Answered     = "every request is answered while there is no fault"
 	NoFault      = "no answer is a 500"
-	InContract   = "every answer is in the contract"
+	InContract   = "every answer conforms to the contract"
 	Flows        = "calls are served again after a fault"
-	AsModelled   = "the answer is one that the state allows"
+	AsModelled   = "the state allows the answer"
 	SameReplay   = "a replay is the first answer, byte for byte"
 	OneOutcome   = "one key makes one order"
 	WindowHolds  = "a payment after the window never gets the units"
-	Expires      = "what is not paid expires, and its units return"
-	NothingLeft  = "what is left can be bought, and no more than that"
+	Expires      = "an unpaid order expires and returns its units"
+	NothingLeft  = "all units that are left can be bought, and no more"
 	LateKept     = "a payment that came too late is kept, once"
-	BooksExplain = "every 201 has its row, every row its request, every order its last status"
+	AnswersMatch = "every 201 has its row, every row its request, every order its last status"
 )
 
 // Violation is one broken claim.
 type Violation struct {
 	Invariant string `json:"invariant"`
 	Detail    string `json:"detail"`
-	// World is where it was seen, and Calls what was called there last.
+	// World is where it was seen; Calls are the last calls there.
 	World string   `json:"world,omitempty"`
 	Calls []string `json:"calls,omitempty"`
 }
 
-// broken is a violation as an error: the world's model is of no use after it.
+// broken is a violation as an error. It ends the world, whose model no longer holds.
 type broken struct{ invariant, detail string }
 
 func (b *broken) Error() string { return b.invariant + ": " + b.detail }
@@ -50,10 +50,10 @@ type Count struct {
 	Count   int    `json:"count"`
 }
 
-// maxViolations are kept. Many more say no more.
+// maxViolations bounds the violations that are listed.
 const maxViolations = 50
 
-// record gathers what is seen. It is safe for concurrent use.
+// record collects the observations of all worlds. It is safe for concurrent use.
 type record struct {
 	mu         sync.Mutex
 	counts     map[[2]string]int
@@ -62,71 +62,58 @@ type record struct {
 	skus       []string
 	asked      []attack.Order
 	answers    []attack.Answer
-	// last is the status that each order must have in the end; late the payments
-	// that must be listed.
-	last   map[string]string
-	late   map[latePayment]bool
-	worlds int
-	// alarm is called with each violation; it may be nil.
-	alarm func()
-	// hazy worlds lost sight of what they had changed.
-	hazy int
+	// last is the status that each order must have at the end; late has the payments that
+	// must be listed.
+	last      map[string]string
+	late      map[latePayment]bool
+	worlds    int
+	uncertain int
+	// onViolation, unless nil, is called after each violation.
+	onViolation func()
 }
 
 type latePayment struct{ orderID, reference string }
 
 func newRecord() *record {
-	return &record{counts: map[[2]string]int{}, last: map[string]string{}, late: map[latePayment]bool{}}
+	return &record{counts: map[[2]string]int{}, last: map[string]string{}, late: map[latePayment]bool{}, violations: []Violation{}}
 }
 
-func (r *record) count(call, outcome string) {
+// do calls f while no other goroutine uses the record.
+func (r *record) do(f func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.counts[[2]string{call, outcome}]++
+	f()
 }
 
 func (r *record) violate(v Violation) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.broken++
-	if len(r.violations) < maxViolations {
-		r.violations = append(r.violations, v)
-	}
-	if r.alarm != nil {
-		r.alarm()
-	}
-}
-
-func (r *record) isHazy() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.hazy++
-}
-
-// sells notes a SKU, for the audit.
-func (r *record) sells(sku string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.skus = append(r.skus, sku)
-}
-
-// settled notes what a world's customers were told, once the world is over.
-func (r *record) settled(w *world) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.worlds++
-	for _, o := range w.orders {
-		r.answer(w, o, attack.Answer{Outcome: attack.Accepted, OrderID: o.is.ID})
-		if o.is.Status != "reserved" { // one that was left behind may expire or not
-			r.last[o.is.ID.String()] = string(o.is.Status)
+	r.do(func() {
+		r.broken++
+		if len(r.violations) < maxViolations {
+			r.violations = append(r.violations, v)
 		}
-		for _, reference := range o.late {
-			r.late[latePayment{o.is.ID.String(), reference}] = true
+	})
+	if r.onViolation != nil {
+		r.onViolation()
+	}
+}
+
+// finished records the answers of a world that has ended.
+func (r *record) finished(w *world) {
+	r.do(func() {
+		r.worlds++
+		for _, o := range w.orders {
+			r.answer(w, o, attack.Answer{Outcome: attack.Accepted, OrderID: o.is.ID})
+			if o.is.Status != "reserved" { // a reserved order may expire later
+				r.last[o.is.ID.String()] = string(o.is.Status)
+			}
+			for _, reference := range o.late {
+				r.late[latePayment{o.is.ID.String(), reference}] = true
+			}
 		}
-	}
-	for _, o := range w.ghosts {
-		r.answer(w, o, attack.Answer{Outcome: attack.Ambiguous})
-	}
+		for _, o := range w.maybe {
+			r.answer(w, o, attack.Answer{Outcome: attack.Ambiguous})
+		}
+	})
 }
 
 func (r *record) answer(w *world, o *order, a attack.Answer) {
@@ -135,10 +122,8 @@ func (r *record) answer(w *world, o *order, a attack.Answer) {
 	r.answers = append(r.answers, a)
 }
 
-// table is the counts, by call and outcome.
+// table returns the counts, sorted by call and outcome.
 func (r *record) table() []Count {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	counts := make([]Count, 0, len(r.counts))
 	for at, n := range r.counts {
 		counts = append(counts, Count{Call: at[0], Outcome: at[1], Count: n})

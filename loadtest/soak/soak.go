@@ -1,15 +1,14 @@
-// Package soak sends random calls to replicas of the service for as long as asked,
-// and knows which answers are right.
+// Package soak sends random calls to replicas of the service and checks every answer
+// against a model.
 //
-// Each actor lives in one world after another: a SKU and customers of its own, of
-// which it keeps a model. Every answer has to be one that the model allows, within
-// what clocks and lost answers leave open. In shared worlds several actors want the
-// units of one SKU, and each models its own customers alone. Meanwhile replicas are
-// killed and stopped. In the end every answer is joined with the database by package
-// proof, and audited.
+// Each actor works in one world after another. A world is a SKU and customers that no
+// other actor uses, with a model of both. Every answer must be one that the model allows;
+// clocks and lost answers leave some room. In a shared world several actors buy one SKU,
+// and each models only its own customers. Meanwhile replicas are killed and stopped. At
+// the end, package proof compares all answers with the database and audits it.
 //
-// All choices come from a seed. What the clocks make of them does not: the same
-// seed sends the same kinds of calls again, at somewhat other moments.
+// A seed determines all choices, but not their timing: the same seed sends the same kinds
+// of calls again, at slightly different moments.
 package soak
 
 import (
@@ -25,55 +24,56 @@ import (
 	"flashsale/internal/sandbox"
 )
 
-// Config is what a soak is made with.
+// Config holds the settings of a soak.
 type Config struct {
-	// URLs are the replicas'.
+	// URLs are the replicas' base URLs.
 	URLs []string
-	// Replicas are those that are killed and stopped; none is fair weather.
+	// Replicas are those to kill and stop; none means no faults.
 	Replicas []*sandbox.Replica
-	// DSN is the database's, which is only read.
+	// DSN is the service's database. The soak only reads it.
 	DSN                   string
 	AdminToken, JWTSecret string
-	// Window is the replicas' payment window: short, so that orders expire.
+	// Window is the replicas' payment window. It must be short, so that orders expire.
 	Window   time.Duration
 	Duration time.Duration
-	// UntilBroken ends it early, once a claim is broken.
+	// UntilBroken ends the soak at the first violation.
 	UntilBroken bool
 	Seed        uint64
-	// Actors live in worlds of their own; Rushes are shared worlds at a time.
+	// Actors have worlds of their own. Rushes is the number of shared worlds at a time.
 	Actors, Rushes int
 	// OnFault is called with a description of each fault.
 	OnFault func(string)
 }
 
-// Result is what came of it. As JSON it is out/soak.json.
+// Result is the outcome of a soak. As JSON it is out/soak.json.
 type Result struct {
 	Seed     uint64  `json:"seed"`
 	Seconds  float64 `json:"seconds"`
 	Replicas int     `json:"replicas"`
 	Worlds   int     `json:"worlds"`
-	// Hazy worlds were left early: a change of the SKU had no answer.
-	Hazy   int     `json:"hazy"`
-	Orders int     `json:"orders"`
-	Kills  int     `json:"kills"`
-	Pauses int     `json:"pauses"`
-	Calls  []Count `json:"calls"`
-	// Broken counts violations, of which the first are listed.
+	// Uncertain counts the worlds that ended early because a change of the SKU had no
+	// answer.
+	Uncertain int     `json:"hazy"`
+	Orders    int     `json:"orders"`
+	Kills     int     `json:"kills"`
+	Pauses    int     `json:"pauses"`
+	Calls     []Count `json:"calls"`
+	// Broken counts the violations. Violations lists the first of them.
 	Broken     int         `json:"broken"`
 	Violations []Violation `json:"violations"`
 	OK         bool        `json:"ok"`
 }
 
 const (
-	// rushers want the units of one shared world.
+	// rushers is the number of actors in a shared world.
 	rushers = 4
-	// lifeSteps is how many steps a world takes: enough for its orders to meet
-	// every end, and few enough that its end is checked often.
+	// lifeSteps is the number of steps in a world: enough for orders to reach every final
+	// state, few enough to check a world's end often.
 	lifeSteps = 60
 )
 
-// Run soaks until the time is over. An error says that it could not be done; what
-// was found is in the Result.
+// Run soaks for cfg.Duration. An error means that the soak failed to run; violations are
+// in the Result.
 func Run(ctx context.Context, cfg Config) (Result, error) {
 	checker, err := speccheck.New()
 	if err != nil {
@@ -83,25 +83,21 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	transport.MaxIdleConnsPerHost = 64
 	defer transport.CloseIdleConnections()
 	s := &soak{cfg: cfg, caller: &caller{
-		urls: cfg.URLs, client: &http.Client{Transport: transport}, checker: checker, record: newRecord(), weather: &weather{},
+		urls: cfg.URLs, client: &http.Client{Transport: transport}, checker: checker, record: newRecord(), faults: &faults{},
 		adminToken: cfg.AdminToken, secret: cfg.JWTSecret,
 	}}
 	began := time.Now()
 	if err := s.play(ctx); err != nil {
 		return Result{}, err
 	}
-	if err := s.books(ctx); err != nil {
-		return Result{}, fmt.Errorf("check the books: %w", err)
+	if err := s.reconcile(ctx); err != nil {
+		return Result{}, fmt.Errorf("compare the answers with the database: %w", err)
 	}
 	r := s.record
-	result := Result{
-		Seed: cfg.Seed, Seconds: time.Since(began).Seconds(), Replicas: len(cfg.URLs), Worlds: r.worlds, Hazy: r.hazy, Orders: len(r.last),
-		Kills: s.weather.kills, Pauses: s.weather.pauses, Calls: r.table(), Broken: r.broken, Violations: r.violations, OK: r.broken == 0,
-	}
-	if result.Violations == nil {
-		result.Violations = []Violation{} // a list in JSON, not null
-	}
-	return result, nil
+	return Result{
+		Seed: cfg.Seed, Seconds: time.Since(began).Seconds(), Replicas: len(cfg.URLs), Worlds: r.worlds, Uncertain: r.uncertain, Orders: len(r.last),
+		Kills: s.faults.kills, Pauses: s.faults.pauses, Calls: r.table(), Broken: r.broken, Violations: r.violations, OK: r.broken == 0,
+	}, nil
 }
 
 type soak struct {
@@ -109,61 +105,68 @@ type soak struct {
 	cfg Config
 }
 
-// play lets all actors live, in the weather, until the time is over.
+// play runs all actors and the faults until the time is over.
 func (s *soak) play(ctx context.Context) error {
-	day, dusk := context.WithTimeout(ctx, s.cfg.Duration)
-	defer dusk()
+	running, stop := context.WithTimeout(ctx, s.cfg.Duration)
+	defer stop()
 	if s.cfg.UntilBroken {
-		s.record.alarm = dusk
+		s.record.onViolation = stop
 	}
 	var all sync.WaitGroup
 	errs := make(chan error, s.cfg.Actors+s.cfg.Rushes+1)
-	act := func(name string, life func(name string) error) {
+	start := func(run func() error) {
 		all.Go(func() {
-			for n := 1; day.Err() == nil; n++ {
-				if err := life(fmt.Sprintf("%s-%d", name, n)); err != nil {
-					errs <- err
-					dusk()
-					return
-				}
+			if err := run(); err != nil {
+				errs <- err
+				stop()
 			}
 		})
 	}
+	act := func(kind string, i int, live func(ctx context.Context, name string) error) {
+		start(func() error {
+			for n := 1; running.Err() == nil; n++ {
+				if err := live(ctx, fmt.Sprintf("%s-%x-%d-%d", kind, s.cfg.Seed, i+1, n)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
 	for i := range s.cfg.Actors {
-		act(fmt.Sprintf("soak-%x-%d", s.cfg.Seed, i+1), func(name string) error { return s.live(ctx, name) })
+		act("soak", i, s.live)
 	}
 	for i := range s.cfg.Rushes {
-		act(fmt.Sprintf("rush-%x-%d", s.cfg.Seed, i+1), func(name string) error { return s.rush(ctx, name) })
+		act("rush", i, s.rush)
 	}
 	if len(s.cfg.Replicas) > 0 {
-		all.Go(func() {
-			rng := rand.New(rand.NewPCG(s.cfg.Seed, hash("weather")))
-			if err := s.weather.rage(day, rng, s.cfg.Replicas, s.cfg.OnFault); err != nil {
-				errs <- err
-				dusk()
-			}
+		start(func() error {
+			return s.faults.inject(running, rand.New(rand.NewPCG(s.cfg.Seed, hash("faults"))), s.cfg.Replicas, s.cfg.OnFault)
 		})
 	}
 	all.Wait()
 	close(errs)
-	var failed error
+	failed := ctx.Err()
 	for err := range errs {
 		failed = errors.Join(failed, err)
 	}
-	return errors.Join(failed, ctx.Err())
+	return failed
 }
 
-// live is one world of one actor.
+// live runs one world of one actor.
 func (s *soak) live(ctx context.Context, name string) error {
 	w, err := newWorld(ctx, s.caller, s.cfg.Window, name, s.cfg.Seed)
 	if err != nil {
 		return err
 	}
-	w.finish(w.live(lifeSteps))
+	err = w.create()
+	if err == nil {
+		err = w.live(lifeSteps)
+	}
+	w.finish(err)
 	return nil
 }
 
-// rush is one shared world, of several actors.
+// rush runs one shared world of several actors.
 func (s *soak) rush(ctx context.Context, name string) error {
 	owner, err := newWorld(ctx, s.caller, s.cfg.Window, name, s.cfg.Seed)
 	if err != nil {
@@ -173,17 +176,17 @@ func (s *soak) rush(ctx context.Context, name string) error {
 	err = owner.create()
 	owner.finish(err)
 	if err != nil {
-		return nil //nolint:nilerr // finish has noted it, and the soak goes on
+		return nil //nolint:nilerr // finish has recorded it, and the soak goes on
 	}
 	var all sync.WaitGroup
+	defer all.Wait()
 	for i := range rushers {
 		w, err := newWorld(ctx, s.caller, s.cfg.Window, fmt.Sprintf("%s.%d", name, i+1), s.cfg.Seed)
 		if err != nil {
 			return err
 		}
 		w.sku, w.shared, w.offer = owner.sku, true, owner.offer
-		all.Go(func() { w.finish(w.goOn(lifeSteps)) })
+		all.Go(func() { w.finish(w.live(lifeSteps)) })
 	}
-	all.Wait()
 	return nil
 }

@@ -26,7 +26,7 @@ import (
 
 const window = 1500 * time.Millisecond
 
-// service is one replica that the tests share, and its database.
+// service is a replica that the tests share, and its database.
 type service struct {
 	replica       *sandbox.Replica
 	dsn           string
@@ -53,8 +53,8 @@ func newService(t *testing.T) *service {
 	return s
 }
 
-// behind is the service as a proxy makes it: before sees every request before the
-// replica does, and change every answer before the client does.
+// behind returns the URL of a proxy before the service. before may change each request,
+// change each answer.
 func (s *service) behind(t *testing.T, before func(*http.Request), change func(*http.Response, []byte) []byte) string {
 	t.Helper()
 	target, err := url.Parse(s.replica.URL)
@@ -101,11 +101,11 @@ func (s *service) soak(t *testing.T, address string, d time.Duration, untilBroke
 	return result
 }
 
-// TestTheModelFindsAServiceThatIsBroken breaks the service in one way after
-// another, and each is found under its name.
-func TestTheModelFindsAServiceThatIsBroken(t *testing.T) {
+// TestModelFindsABrokenService breaks the service in several ways. The soak must report
+// each with its invariant.
+func TestModelFindsABrokenService(t *testing.T) {
 	s := newService(t)
-	// exec runs a statement on every SKU of a soak again and again.
+	// exec runs a statement on the SKU of each payment and cancellation.
 	exec := func(statement string) func(*testing.T) string {
 		return func(t *testing.T) string {
 			return s.behind(t, nil, func(res *http.Response, body []byte) []byte {
@@ -127,8 +127,8 @@ func TestTheModelFindsAServiceThatIsBroken(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		url  func(*testing.T) string
-		want []string // one of them
-		all  bool     // it takes the whole time to show
+		want []string // one of these
+		all  bool     // it shows only at the end of the soak
 	}{
 		{"nothing is broken", func(t *testing.T) string { return s.behind(t, nil, nil) }, nil, true},
 		{"a replay is another body", change(func(res *http.Response, body []byte) []byte {
@@ -137,7 +137,7 @@ func TestTheModelFindsAServiceThatIsBroken(t *testing.T) {
 			}
 			return body
 		}), []string{soak.SameReplay, soak.OneOutcome}, false},
-		{"500 at times", change(func(res *http.Response, body []byte) []byte {
+		{"some answers are 500", change(func(res *http.Response, body []byte) []byte {
 			if every(20) {
 				res.StatusCode = http.StatusInternalServerError
 				res.Header.Set("Content-Type", "application/problem+json")
@@ -145,7 +145,7 @@ func TestTheModelFindsAServiceThatIsBroken(t *testing.T) {
 			}
 			return body
 		}), []string{soak.NoFault}, false},
-		{"an answer has a field more", change(func(res *http.Response, body []byte) []byte {
+		{"an answer has an unknown field", change(func(res *http.Response, body []byte) []byte {
 			if res.StatusCode == http.StatusCreated {
 				return bytes.Replace(body, []byte(`{`), []byte(`{"replica":"a",`), 1)
 			}
@@ -158,7 +158,7 @@ func TestTheModelFindsAServiceThatIsBroken(t *testing.T) {
 				}
 			}, nil)
 		}, []string{soak.SameReplay, soak.OneOutcome, soak.AsModelled}, false},
-		{"a payment is taken after the window", s.paysLate, []string{soak.WindowHolds, soak.AsModelled, soak.SameReplay}, false},
+		{"a payment is accepted after the window", s.paysLate, []string{soak.WindowHolds, soak.AsModelled, soak.SameReplay}, false},
 		{"units return twice", exec("UPDATE stock SET available = available + 1, seq = seq + 1 WHERE sku = ?"),
 			[]string{soak.NothingLeft, soak.AsModelled}, false},
 		{"units do not return", exec("UPDATE stock SET available = available - 1, seq = seq + 1 WHERE sku = ? AND available > 0"),
@@ -184,15 +184,15 @@ func TestTheModelFindsAServiceThatIsBroken(t *testing.T) {
 				d = 10 * time.Second
 			}
 			result := s.soak(t, tt.url(t), d, !tt.all)
-			if tt.all && tt.want != nil && result.OK { // a slow machine may have come to nothing of the kind
+			if tt.all && tt.want != nil && result.OK { // a slow machine may not have got there
 				result = s.soak(t, tt.url(t), 4*d, false)
 			}
 			if result.OK != (tt.want == nil) {
-				t.Errorf("OK %v: %+v", result.OK, result.Violations)
+				t.Errorf("got OK %v and violations %+v", result.OK, result.Violations)
 			}
 			found := slices.ContainsFunc(result.Violations, func(v soak.Violation) bool { return slices.Contains(tt.want, v.Invariant) })
 			if tt.want != nil && !found {
-				t.Errorf("none of %q in %+v", tt.want, result.Violations)
+				t.Errorf("got violations %+v, want one of %q", result.Violations, tt.want)
 			}
 			for _, v := range result.Violations[:min(1, len(result.Violations))] {
 				t.Logf("%s: %s", v.Invariant, v.Detail)
@@ -201,10 +201,10 @@ func TestTheModelFindsAServiceThatIsBroken(t *testing.T) {
 	}
 }
 
-// paysLate answers a payment after the window with the order as it was, paid.
+// paysLate answers a payment after the window with the old order, marked as paid.
 func (s *service) paysLate(t *testing.T) string {
 	var mu sync.Mutex
-	promised := map[string]string{} // by the order's address
+	promised := map[string]string{} // by the order's path
 	return s.behind(t, nil, func(res *http.Response, body []byte) []byte {
 		mu.Lock()
 		defer mu.Unlock()
@@ -222,7 +222,7 @@ func (s *service) paysLate(t *testing.T) string {
 	})
 }
 
-// skuOf is the SKU in an order's body, or "".
+// skuOf returns the SKU in an order's body, or "".
 func skuOf(body []byte) string {
 	_, rest, _ := strings.Cut(string(body), `"sku":"`)
 	sku, _, _ := strings.Cut(rest, `"`)

@@ -1,6 +1,7 @@
 package soak
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -14,8 +15,8 @@ import (
 	"flashsale/internal/sleep"
 )
 
-// steps are what a world does, by weight. The owner's are left out in a shared
-// world, where nobody owns the SKU.
+// steps are the possible steps of a world, with weights. A shared world skips those of the
+// owner.
 var steps = []struct {
 	weight int
 	owner  bool
@@ -24,23 +25,33 @@ var steps = []struct {
 	{28, false, (*world).place},
 	{8, false, (*world).placeTwice},
 	{10, false, (*world).placeAgain},
-	{3, false, (*world).placeOther},
-	{12, false, (*world).pay},
-	{10, false, (*world).cancel},
+	{3, false, onOrder((*world).placeOther)},
+	{12, false, onOrder((*world).pay)},
+	{10, false, onOrder((*world).cancel)},
 	{6, false, (*world).payAndCancel},
 	{4, false, (*world).addUnits},
 	{2, false, (*world).addUnitsAgain},
 	{6, true, (*world).change},
 	{2, true, (*world).changeOutdated},
-	{6, false, (*world).readOrder},
+	{6, false, onOrder((*world).look)},
 	{3, false, (*world).readForeign},
 	{3, false, (*world).list},
 	{4, false, (*world).readSKU},
-	{8, false, (*world).misbehave},
+	{8, false, (*world).sendBadRequest},
 	{6, false, (*world).wait},
 }
 
-// step does one of them.
+// onOrder returns a step for a random order. It does nothing while there are none.
+func onOrder(do func(*world, *order) error) func(*world) error {
+	return func(w *world) error {
+		if len(w.orders) == 0 {
+			return nil
+		}
+		return do(w, pick(w, w.orders))
+	}
+}
+
+// step takes a random step.
 func (w *world) step() error {
 	total := 0
 	for _, s := range steps {
@@ -63,22 +74,19 @@ func (w *world) restocking(r restock) request {
 		header: keyed(r.key), body: fmt.Sprintf(`{"units":%d}`, r.units)}
 }
 
-// addUnits restocks, often several times at once with one key.
+// addUnits restocks, often with several requests at once that have the same key.
 func (w *world) addUnits() error {
 	w.serial++
 	r := restock{key: fmt.Sprintf("%s restock %d", w.name, w.serial), units: int32(1 + w.rng.IntN(4))}
-	request := w.restocking(r)
-	replies, err := w.together(w.ctx, w.rng, 1+w.rng.IntN(3), request)
-	for _, re := range replies {
-		w.tell(request, re)
-	}
+	req := w.restocking(r)
+	replies, err := w.atOnce(slices.Repeat([]request{req}, 1+w.rng.IntN(3))...)
 	if err != nil {
 		return err
 	}
 	made := 0
 	for _, re := range replies {
-		if re.status != http.StatusCreated || !same(re.body, replies[0].body) {
-			return unexpected(re, "a restock")
+		if re.status != http.StatusCreated || !bytes.Equal(re.body, replies[0].body) {
+			return unexpected(re, "want a restock")
 		}
 		if !re.replayed() {
 			made++
@@ -92,17 +100,17 @@ func (w *world) addUnits() error {
 		return err
 	}
 	if got.SKU != w.sku || got.Units != r.units {
-		return unexpected(replies[0], "a restock of %d units", r.units)
+		return unexpected(replies[0], "want a restock of %d units", r.units)
 	}
 	r.first = replies[0].body
 	w.restocks = append(w.restocks, r)
 	w.outdate()
 	w.offer.units += int64(r.units)
-	w.etag = "" // it has moved
+	w.etag = "" // the restock changed it
 	return nil
 }
 
-// addUnitsAgain repeats a restock: its units are there already.
+// addUnitsAgain repeats a restock, which must add no units.
 func (w *world) addUnitsAgain() error {
 	if len(w.restocks) == 0 {
 		return nil
@@ -112,34 +120,23 @@ func (w *world) addUnitsAgain() error {
 	if other {
 		r.units++
 	}
-	request := w.restocking(r)
-	request.name = "restock again"
-	re, err := w.call(request)
+	req := w.restocking(r)
+	req.name = "restock again"
+	re, err := w.call(req)
 	switch {
 	case err != nil:
 		return err
-	case other && re.slug != "idempotency-key-reused":
-		return unexpected(re, "the key stands with other units")
-	case !other && (re.status != http.StatusCreated || !same(re.body, r.first) || !re.replayed()):
-		return breaks(SameReplay, "%s replayed as %s (%v): %s", r.first, re.outcome(), re.replayed(), re.body)
+	case !other:
+		return checkReplay(re, r.first)
+	case re.slug != "idempotency-key-reused":
+		return unexpected(re, "the key is in use with other units")
 	}
 	return nil
 }
 
-// outdate remembers what replicas may go on showing for a while.
-func (w *world) outdate() {
-	now := time.Now()
-	w.stale = slices.DeleteFunc(w.stale, func(s seen) bool { return s.until.Before(now) })
-	w.stale = append(w.stale, seen{w.offer, now.Add(lag)})
-}
-
 // change changes price, limit and sale window.
 func (w *world) change() error {
-	next := offer{units: w.offer.units, price: w.aPrice()}
-	if w.rng.IntN(3) == 0 {
-		limit := int32(1 + w.rng.IntN(4))
-		next.limit = &limit
-	}
+	next := offer{units: w.offer.units, price: w.randomPrice(), limit: w.randomLimit()}
 	soon := time.Now().Add(time.Duration(w.rng.IntN(1500)) * time.Millisecond).UTC().Truncate(time.Millisecond)
 	past := soon.Add(-time.Hour)
 	switch w.rng.IntN(8) {
@@ -150,41 +147,27 @@ func (w *world) change() error {
 	case 2:
 		next.ends = &past
 	}
-	r := w.put(next)
+	r := w.putting(next)
 	ignored := w.rng.IntN(4) == 0
 	if ignored {
 		asked := next
 		asked.units++
-		r = w.put(asked)
+		r = w.putting(asked)
 	}
 	if w.etag != "" && w.rng.IntN(2) == 0 {
 		r.header = map[string]string{"If-Match": w.etag}
 	}
-	re, err := w.call(r)
-	switch {
-	case err != nil:
-		return err
-	case re.lost:
-		return errHazy
-	case re.status != http.StatusOK || ignored != (re.header.Get("Warning") != ""):
-		return unexpected(re, "a change (Warning: %q)", re.header.Get("Warning"))
-	}
-	w.outdate()
-	w.offer = next
-	return w.checkSKU(re, true)
+	return w.put(r, next, http.StatusOK, ignored)
 }
 
-// changeOutdated asks for changes of what the SKU is not.
+// changeOutdated sends changes whose precondition fails.
 func (w *world) changeOutdated() error {
 	other := w.offer
 	other.price++
-	r := w.put(other)
+	r := w.putting(other)
 	r.name = "put SKU outdated"
 	r.header = pick(w, []map[string]string{{"If-None-Match": "*"}, {"If-Match": `"0-0"`}})
-	re, err := w.call(r)
-	if err == nil && re.status != http.StatusPreconditionFailed {
-		err = unexpected(re, "with %v", r.header)
-	}
+	_, err := w.expect(r, fmt.Sprintf("the precondition %v fails", r.header), http.StatusPreconditionFailed)
 	return err
 }
 
@@ -192,21 +175,11 @@ func (w *world) reading(by *customer, id uuid.UUID) request {
 	return request{name: "read order", method: http.MethodGet, path: "/v1/orders/" + id.String(), token: by.token}
 }
 
-func (w *world) readOrder() error {
-	if len(w.orders) == 0 {
-		return nil
-	}
-	return w.look(pick(w, w.orders))
-}
-
-// look reads an order, and compares it with the model.
+// look reads an order and compares it with the model.
 func (w *world) look(o *order) error {
-	re, err := w.call(w.reading(o.by, o.is.ID))
+	re, err := w.expect(w.reading(o.by, o.is.ID), "want the order", http.StatusOK)
 	if err != nil {
 		return err
-	}
-	if re.status != http.StatusOK {
-		return unexpected(re, "an order that is %s", o.is.Status)
 	}
 	got, err := decode[wire.Order](re)
 	if err != nil {
@@ -215,7 +188,8 @@ func (w *world) look(o *order) error {
 	return w.compare(o, got, re)
 }
 
-// readForeign asks for what is not the customer's.
+// readForeign reads, pays or cancels an order of another customer, or one that does not
+// exist.
 func (w *world) readForeign() error {
 	id, by := uuid.New(), pick(w, w.customers)
 	if len(w.orders) > 0 && w.rng.IntN(3) > 0 {
@@ -233,14 +207,14 @@ func (w *world) readForeign() error {
 		r = w.cancelling(&order{by: by, is: wire.Order{ID: id}})
 	}
 	r.name = "another's order"
-	re, err := w.call(r)
-	if err == nil && (re.status != http.StatusNotFound || re.slug != "unknown-order") {
-		err = unexpected(re, "an order of another customer's, or of none")
+	re, err := w.expect(r, "the order is not the customer's", http.StatusNotFound)
+	if err == nil && re.slug != "unknown-order" {
+		err = unexpected(re, "the order is not the customer's")
 	}
 	return err
 }
 
-// list reads all pages of a customer's orders, and compares them with the model.
+// list reads all pages of a customer's orders and compares them with the model.
 func (w *world) list() error {
 	by := pick(w, w.customers)
 	limit := 1 + w.rng.IntN(9)
@@ -251,29 +225,26 @@ func (w *world) list() error {
 		if cursor != "" {
 			r.path += "&cursor=" + url.QueryEscape(cursor)
 		}
-		re, err := w.call(r)
+		re, err := w.expect(r, "want a list", http.StatusOK)
 		if err != nil {
 			return err
-		}
-		if re.status != http.StatusOK {
-			return unexpected(re, "a list")
 		}
 		page, err := decode[wire.OrderList](re)
 		if err != nil {
 			return err
 		}
 		if len(page.Items) > limit || len(page.Items) == 0 && (cursor != "" || page.NextCursor != nil) {
-			return unexpected(re, "pages of %d", limit)
+			return unexpected(re, "want pages of %d", limit)
 		}
 		for _, got := range page.Items {
 			if id := got.ID.String(); listed[got.ID] || last != "" && id > last {
-				return unexpected(re, "the newest first, each once, after %s", last)
+				return unexpected(re, "want each order once, the newest first, after %s", last)
 			}
 			listed[got.ID], last = true, got.ID.String()
 			i := slices.IndexFunc(w.orders, func(o *order) bool { return o.is.ID == got.ID && o.by == by })
 			if i < 0 {
-				if len(w.ghosts) == 0 {
-					return unexpected(re, "order %s is not one of %s's", got.ID, by.name)
+				if len(w.maybe) == 0 {
+					return unexpected(re, "order %s is not an order of %s", got.ID, by.name)
 				}
 				continue
 			}
@@ -294,32 +265,26 @@ func (w *world) list() error {
 	return nil
 }
 
-// readSKU reads the SKU, and once more by its ETag.
+// readSKU reads the SKU twice, the second time with its ETag.
 func (w *world) readSKU() error {
 	r := request{name: "read SKU", method: http.MethodGet, path: "/v1/skus/" + w.sku}
-	re, err := w.call(r)
+	re, err := w.expect(r, "want the SKU", http.StatusOK)
 	if err != nil {
 		return err
-	}
-	if re.status != http.StatusOK {
-		return unexpected(re, "a SKU")
 	}
 	if err := w.checkSKU(re, false); err != nil {
 		return err
 	}
 	tag := re.header.Get("ETag")
-	if tag == "" || !strings.HasPrefix(tag, `"`) {
-		return unexpected(re, "an ETag, not %q", tag)
+	if !strings.HasPrefix(tag, `"`) {
+		return unexpected(re, "want an ETag, not %q", tag)
 	}
 	r.header = map[string]string{"If-None-Match": tag}
-	re, err = w.call(r)
-	if err == nil && re.status != http.StatusOK && re.status != http.StatusNotModified {
-		err = unexpected(re, "a SKU, or 304")
-	}
+	_, err = w.expect(r, "want the SKU or a 304", http.StatusOK, http.StatusNotModified)
 	return err
 }
 
-// wait lets time pass: a little, or until a payment window is about to end.
+// wait waits a little, or until a payment window is about to end.
 func (w *world) wait() error {
 	d := time.Duration(w.rng.IntN(200)) * time.Millisecond
 	if open := w.inState(wire.Reserved); len(open) > 0 && w.rng.IntN(2) == 0 {

@@ -9,11 +9,11 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 )
 
-// Table shows what was called and what came of it, then what was broken.
+// Table writes the calls with their outcomes, then the violations.
 func Table(w io.Writer, r *Result) error {
 	t := table.NewWriter()
 	t.SetStyle(table.StyleLight)
-	t.Style().Format.Header = 0 // as it is written
+	t.Style().Format.Header = 0 // keep the case
 	t.AppendHeader(table.Row{"call", "times", "answers"})
 	const columns = 100
 	for i := 0; i < len(r.Calls); {
@@ -37,10 +37,10 @@ func Table(w io.Writer, r *Result) error {
 	for _, v := range r.Violations {
 		fmt.Fprintf(w, "\nBroken: %s\n  %s\n", v.Invariant, v.Detail)
 		if v.World != "" {
-			fmt.Fprintf(w, "  in %s, which had called last:\n    %s\n", v.World, strings.Join(v.Calls, "\n    "))
+			fmt.Fprintf(w, "  in %s, whose last calls were:\n    %s\n", v.World, strings.Join(v.Calls, "\n    "))
 		}
 	}
-	_, err := fmt.Fprintf(w, "\n%s orders in %s worlds on %d replicas in %.0f s; %d kills, %d stops; %d left early as a change of the SKU had no answer.\n",
-		humanize.Comma(int64(r.Orders)), humanize.Comma(int64(r.Worlds)), r.Replicas, r.Seconds, r.Kills, r.Pauses, r.Hazy)
+	_, err := fmt.Fprintf(w, "\n%s orders in %s worlds on %d replicas in %.0f s; %d kills, %d stops; %d worlds ended early because a change of the SKU had no answer.\n",
+		humanize.Comma(int64(r.Orders)), humanize.Comma(int64(r.Worlds)), r.Replicas, r.Seconds, r.Kills, r.Pauses, r.Uncertain)
 	return err
 }

@@ -5,19 +5,22 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
+	"sync"
 	"time"
 
 	"flashsale/client/wire"
 	"flashsale/loadtest/attack"
 )
 
-// world is one SKU, a few customers whom nobody else speaks for, and what one actor
-// knows of them. It makes one call after another, or several at once whose outcome
-// can be told, so that it knows which answers are possible. In a shared world other
-// actors buy the same SKU: how many units are left cannot be told then, all that
-// concerns its own customers can.
+// world is a SKU and a few customers of one actor, with a model of their state. The actor
+// makes one call after another, or several at once whose results can be told apart, so
+// that it knows which answers are possible. In a shared world other actors buy the same
+// SKU: the model then knows its own customers, but not how many units are left.
 type world struct {
 	*caller
 	ctx    context.Context
@@ -31,17 +34,17 @@ type world struct {
 	offer     offer
 	etag      string
 	orders    []*order
-	// ghosts are orders that were refused after a try without an answer: that one
-	// may be on its way still, and make them.
-	ghosts   []*order
+	// maybe are orders that were refused after a try without an answer. That try may
+	// still make the order.
+	maybe    []*order
 	restocks []restock
-	// stale are prices and units that a replica may still show.
-	stale  []seen
+	// stale are offers that a replica may still show.
+	stale  []staleOffer
 	calls  []string
 	serial int
 }
 
-// offer is what is on sale, as its administrator made it.
+// offer is what the administrator put on sale.
 type offer struct {
 	units        int64
 	price        int64
@@ -51,30 +54,29 @@ type offer struct {
 
 func (o offer) String() string { return encode(o.body("")) }
 
-// body is the request that makes the offer.
+// body returns the request body that creates the offer.
 func (o offer) body(sku string) wire.SKURequest {
 	return wire.SKURequest{Name: "Soak " + sku, PriceCents: o.price, Currency: "EUR", Units: o.units,
 		PerCustomerLimit: o.limit, SaleStartsAt: o.starts, SaleEndsAt: o.ends}
 }
 
-type seen struct {
+type staleOffer struct {
 	offer offer
 	until time.Time
 }
 
 type customer struct{ name, token string }
 
-// order is one that was promised, or for a ghost one that may come to be.
+// order is an order that was accepted, or one in world.maybe.
 type order struct {
 	by       *customer
 	key      string
 	quantity int32
-	shown    *int64 // the price that it is asked for at, if any
+	shown    *int64 // the price in the request, if any
 	is       wire.Order
-	// first is the body of the answer that promised it, final that of the answer
-	// that closed it.
+	// first is the body of the first 201, final that of the answer that closed the order.
 	first, final []byte
-	// reference is the payment's; late are those that came too late.
+	// reference is that of the payment; late are those of payments that came too late.
 	reference string
 	late      []string
 }
@@ -87,14 +89,14 @@ type restock struct {
 
 const (
 	customersOfAWorld = 3
-	// lag is how long a replica may show what has changed since: many times what
-	// the mirror takes while etcd answers.
+	// lag is how long a replica may show an old offer: many times longer than the mirror
+	// takes while etcd answers.
 	lag = 4 * time.Second
-	// keptCalls of a world are told with a violation.
+	// keptCalls is how many of the last calls of a world are reported with a violation.
 	keptCalls = 25
 )
 
-// newWorld is a world whose SKU does not exist yet.
+// newWorld returns a world whose SKU does not exist yet.
 func newWorld(ctx context.Context, c *caller, window time.Duration, name string, seed uint64) (*world, error) {
 	w := &world{caller: c, ctx: ctx, rng: rand.New(rand.NewPCG(seed, hash(name))), name: name, sku: name, window: window}
 	for i := range customersOfAWorld {
@@ -108,29 +110,19 @@ func newWorld(ctx context.Context, c *caller, window time.Duration, name string,
 	return w, nil
 }
 
-// hash makes a number of a name.
+// hash returns a number for a name.
 func hash(name string) uint64 {
-	n := uint64(14695981039346656037) // FNV-1a
-	for i := range len(name) {
-		n = (n ^ uint64(name[i])) * 1099511628211
-	}
-	return n
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, name) // never fails
+	return h.Sum64()
 }
 
-// errHazy ends a world that can no longer know its SKU's price and window: a change
-// without an answer may be applied at any time.
-var errHazy = errors.New("a change of the SKU had no answer")
+// errUncertain ends a world whose model no longer knows the SKU: a change without an
+// answer may be applied at any time.
+var errUncertain = errors.New("a change of the SKU had no answer")
 
-// live puts the SKU on sale, and goes on.
+// live takes steps, then waits for the final state of all orders.
 func (w *world) live(steps int) error {
-	if err := w.create(); err != nil {
-		return err
-	}
-	return w.goOn(steps)
-}
-
-// goOn makes steps, then sees all orders to their end.
-func (w *world) goOn(steps int) error {
 	for range steps {
 		if err := w.step(); err != nil {
 			return err
@@ -139,29 +131,53 @@ func (w *world) goOn(steps int) error {
 	return w.close()
 }
 
-// finish notes what the world has seen.
+// finish records what the world has observed.
 func (w *world) finish(err error) {
 	var b *broken
 	switch {
 	case errors.As(err, &b):
 		w.record.violate(Violation{Invariant: b.invariant, Detail: b.detail, World: w.name, Calls: w.calls})
-	case errors.Is(err, errHazy):
-		w.record.isHazy()
+	case errors.Is(err, errUncertain):
+		w.record.do(func() { w.record.uncertain++ })
 	case err != nil && w.ctx.Err() == nil:
 		w.record.violate(Violation{Invariant: AsModelled, Detail: err.Error(), World: w.name, Calls: w.calls})
 	}
-	w.record.settled(w)
+	w.record.finished(w)
 }
 
-// call settles a request, and keeps it for the story of a violation.
+// call settles a request and logs it.
 func (w *world) call(r request) (reply, error) {
 	re, err := w.settle(w.ctx, w.rng, r)
-	w.tell(r, re)
+	w.log(r, re)
 	return re, err
 }
 
-// tell notes what a request came to.
-func (w *world) tell(r request, re reply) {
+// expect makes a call that must have one of the statuses.
+func (w *world) expect(r request, what string, statuses ...int) (reply, error) {
+	re, err := w.call(r)
+	if err == nil && !slices.Contains(statuses, re.status) {
+		err = unexpected(re, "%s", what)
+	}
+	return re, err
+}
+
+// atOnce settles requests at the same time and logs them.
+func (w *world) atOnce(requests ...request) ([]reply, error) {
+	replies, errs := make([]reply, len(requests)), make([]error, len(requests))
+	var all sync.WaitGroup
+	for i, r := range requests {
+		rng := rand.New(rand.NewPCG(w.rng.Uint64(), uint64(i))) // a rand.Rand is for one goroutine
+		all.Go(func() { replies[i], errs[i] = w.settle(w.ctx, rng, r) })
+	}
+	all.Wait()
+	for i, r := range requests {
+		w.log(r, replies[i])
+	}
+	return replies, errors.Join(errs...)
+}
+
+// log keeps a call for the report of a violation.
+func (w *world) log(r request, re reply) {
 	text := fmt.Sprintf("%s %s %s %s %s -> %s", re.sent.UTC().Format("15:04:05.000"), r.method, r.path, r.header["Idempotency-Key"], r.body, re.outcome())
 	if re.lost {
 		text += " (after a lost answer)"
@@ -174,16 +190,16 @@ func (w *world) tell(r request, re reply) {
 	}
 }
 
-// unexpected is the violation that an answer is.
+// unexpected returns the violation of an answer that the model does not allow.
 func unexpected(re reply, format string, args ...any) error {
-	return breaks(AsModelled, "%s: got %s: %.300s", fmt.Sprintf(format, args...), re.outcome(), re.body)
+	return breaks(AsModelled, "%s, but got %s: %.300s", fmt.Sprintf(format, args...), re.outcome(), re.body)
 }
 
-// bounds are the least and the most that something may be.
+// bounds are the least and the most possible value.
 type bounds struct{ least, most int64 }
 
-// held are the units that a customer's orders, or for nil all orders, hold at some
-// time between from and to.
+// held returns the units that a customer's orders hold at some time between from and to;
+// nil means all customers.
 func (w *world) held(by *customer, from, to time.Time) bounds {
 	var b bounds
 	for _, o := range w.orders {
@@ -195,10 +211,10 @@ func (w *world) held(by *customer, from, to time.Time) bounds {
 			b.least += int64(o.quantity)
 			b.most += int64(o.quantity)
 		case o.is.Status == wire.Reserved:
-			b.most += int64(o.quantity) // it may have returned them, or not yet
+			b.most += int64(o.quantity) // it may have expired
 		}
 	}
-	for _, o := range w.ghosts {
+	for _, o := range w.maybe {
 		if by == nil || o.by == by {
 			b.most += int64(o.quantity)
 		}
@@ -206,44 +222,43 @@ func (w *world) held(by *customer, from, to time.Time) bounds {
 	return b
 }
 
-// left are the units that may be had while so many are held.
+// left returns the units that are left while so many are held.
 func (w *world) left(held bounds) bounds {
 	return bounds{least: max(0, w.offer.units-held.most), most: w.offer.units - held.least}
 }
 
-// A desk tells the time by the database's clock as of the beginning of its tenure,
-// and its own since then. It may be behind, by as long as the answer that told it was
-// on its way: longer where the replica was stopped meanwhile, though not past the
-// lease of its lock.
+// A desk reads the database's clock at the start of its tenure and adds the time since
+// then. It is behind by as long as that answer took: longer if the replica was stopped
+// meanwhile, but not beyond the lease of its lock.
 const (
 	behind      = 500 * time.Millisecond
 	farBehind   = 3 * time.Second
 	longTenures = 10 * time.Second
 )
 
-// deskTime is the earliest that a desk may have taken a time for.
+// deskTime returns the earliest time that a desk may see at from.
 func (w *world) deskTime(from time.Time) time.Time {
-	if w.weather.calm(from.Add(-longTenures), from) {
+	if w.faults.none(from.Add(-longTenures), from) {
 		return from.Add(-behind)
 	}
 	return from.Add(-farBehind)
 }
 
-// prospect is what may become of an order between two times.
-type prospect struct {
+// outcomes are the possible answers to an order: a 201 and the slugs of refusals.
+type outcomes struct {
 	accepted bool
 	refusals map[string]bool
 }
 
-// prospectOf is what may become of a new order.
-func (w *world) prospectOf(o *order, from, to time.Time) prospect {
+// possible returns the possible answers to a new order between two times.
+func (w *world) possible(o *order, from, to time.Time) outcomes {
 	n := o.quantity
 	left := w.left(w.held(nil, from, to))
 	if w.shared {
 		left = bounds{0, w.offer.units + 1_000_000}
 	}
 	own, early := w.held(o.by, from, to), w.deskTime(from)
-	p := prospect{accepted: left.most >= int64(n), refusals: map[string]bool{}}
+	p := outcomes{accepted: left.most >= int64(n), refusals: map[string]bool{}}
 	may := func(slug string, possible bool) {
 		if possible {
 			p.refusals[slug] = true
@@ -271,47 +286,68 @@ func (w *world) prospectOf(o *order, from, to time.Time) prospect {
 	return p
 }
 
-// aPrice of a SKU is nothing at all, now and then.
-func (w *world) aPrice() int64 {
+// randomPrice is sometimes 0.
+func (w *world) randomPrice() int64 {
 	if w.rng.IntN(8) == 0 {
 		return 0
 	}
 	return int64(w.rng.IntN(5000))
 }
 
+// randomLimit is often none.
+func (w *world) randomLimit() *int32 {
+	if w.rng.IntN(3) > 0 {
+		return nil
+	}
+	return new(int32(1 + w.rng.IntN(4)))
+}
+
 // create puts the world's SKU on sale.
 func (w *world) create() error {
-	w.offer = offer{units: int64(1 + w.rng.IntN(12)), price: w.aPrice()}
-	if w.rng.IntN(3) == 0 {
-		limit := int32(1 + w.rng.IntN(4))
-		w.offer.limit = &limit
-	}
-	r := w.put(w.offer)
+	first := offer{units: int64(1 + w.rng.IntN(12)), price: w.randomPrice(), limit: w.randomLimit()}
+	r := w.putting(first)
 	if w.rng.IntN(2) == 0 {
 		r.header = map[string]string{"If-None-Match": "*"}
 	}
+	return w.put(r, first, http.StatusCreated, false)
+}
+
+// putting returns the request that puts an offer on sale.
+func (w *world) putting(o offer) request {
+	return request{name: "put SKU", method: http.MethodPut, path: "/v1/admin/skus/" + w.sku, token: w.adminToken, body: encode(o.body(w.sku))}
+}
+
+// put creates or changes the SKU. The answer must have that status, and a Warning if the
+// request has something that is ignored.
+func (w *world) put(r request, next offer, status int, warned bool) error {
 	re, err := w.call(r)
 	switch {
 	case err != nil:
 		return err
 	case re.lost:
-		return errHazy
-	case re.status != http.StatusCreated:
-		return unexpected(re, "a new SKU")
+		return errUncertain
+	case re.status != status || warned != (re.header.Get("Warning") != ""):
+		return unexpected(re, "want %d to a new offer (Warning: %q)", status, re.header.Get("Warning"))
 	}
-	w.record.sells(w.sku)
+	if status == http.StatusCreated {
+		w.record.do(func() { w.record.skus = append(w.record.skus, w.sku) })
+	}
+	w.outdate()
+	w.offer = next
 	return w.checkSKU(re, true)
 }
 
-// put is the request that makes an offer.
-func (w *world) put(o offer) request {
-	return request{name: "put SKU", method: http.MethodPut, path: "/v1/admin/skus/" + w.sku, token: w.adminToken, body: encode(o.body(w.sku))}
+// outdate remembers the offer that replicas may show for a while.
+func (w *world) outdate() {
+	now := time.Now()
+	w.stale = slices.DeleteFunc(w.stale, func(s staleOffer) bool { return s.until.Before(now) })
+	w.stale = append(w.stale, staleOffer{w.offer, now.Add(lag)})
 }
 
 func encode(v any) string {
 	text, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // structs of plain values
+		panic(err) // never: all are plain values
 	}
 	return string(text)
 }
@@ -323,8 +359,8 @@ func decode[T any](re reply) (v T, err error) {
 	return v, err
 }
 
-// checkSKU compares what is shown of the SKU with the model. What was just written
-// is exact; what is read may be old.
+// checkSKU compares an answer with the model. An answer to a change is exact; an answer to
+// a read may be old.
 func (w *world) checkSKU(re reply, exact bool) error {
 	sku, err := decode[wire.SKU](re)
 	if err != nil {
@@ -334,7 +370,7 @@ func (w *world) checkSKU(re reply, exact bool) error {
 		w.etag = re.header.Get("ETag")
 	}
 	if sku.SKU != w.sku || sku.Available < 0 || sku.Available > sku.Units {
-		return unexpected(re, "SKU %s", w.sku)
+		return unexpected(re, "want SKU %s", w.sku)
 	}
 	if w.shared {
 		return nil
@@ -348,7 +384,7 @@ func (w *world) checkSKU(re reply, exact bool) error {
 	}
 	left := w.left(w.held(nil, re.sent, re.done))
 	if !ok || exact && (sku.Available < left.least || sku.Available > left.most) {
-		return unexpected(re, "the offer is %s with %+v left", w.offer, left)
+		return unexpected(re, "the offer is %s with %+v units left", w.offer, left)
 	}
 	return nil
 }

@@ -13,46 +13,38 @@ import (
 	"flashsale/loadtest/proof"
 )
 
-// books compares what all customers were told with what the database holds.
-func (s *soak) books(ctx context.Context) (err error) {
+// reconcile compares the answers that all customers got with the database.
+func (s *soak) reconcile(ctx context.Context) error {
 	r := s.record
 	if len(r.skus) == 0 {
-		return errors.New("nothing was put on sale")
+		return errors.New("no SKU was put on sale")
 	}
-	db, err := proof.Open(s.cfg.DSN)
+	records, err := proof.ReadRecords(ctx, s.cfg.DSN, r.skus)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	books, err := db.Records(ctx, r.skus)
-	if err != nil {
-		return err
-	}
-	found := proof.Reconcile(func(seq int) attack.Order { return r.asked[seq] }, r.answers, books)
+	found := proof.Reconcile(func(seq int) attack.Order { return r.asked[seq] }, r.answers, records)
 	for _, v := range found.Violations {
 		r.violate(Violation{Invariant: v.Invariant, Detail: v.SKU + ": " + v.Detail})
 	}
 	if n := found.Lost + found.Duplicated + found.Unexplained + found.LimitExceeded; n > 0 || found.Oversold > 0 {
-		r.violate(Violation{Invariant: BooksExplain, Detail: fmt.Sprintf("%d orders and %d units are not as they were told: %q", n, found.Oversold, found.Examples)})
+		r.violate(Violation{Invariant: AnswersMatch, Detail: fmt.Sprintf("%d orders do not match their answers, %d units are oversold: %q", n, found.Oversold, found.Examples)})
 	}
-	for _, row := range books.Rows {
+	for _, row := range records.Rows {
 		if want := r.last[row.ID.String()]; want != "" && row.Status != want {
-			r.violate(Violation{Invariant: BooksExplain, Detail: fmt.Sprintf("order %s was last %s, and is %s", row.ID, want, row.Status)})
+			r.violate(Violation{Invariant: AnswersMatch, Detail: fmt.Sprintf("the last answer said that order %s is %s, but it is %s", row.ID, want, row.Status)})
 		}
 	}
-	return s.latePayments(ctx)
+	return s.reconcileLatePayments(ctx)
 }
 
-// latePayments looks for each payment that was said to be too late.
-func (s *soak) latePayments(ctx context.Context) error {
+// reconcileLatePayments checks that each payment that was answered as late is listed.
+func (s *soak) reconcileLatePayments(ctx context.Context) error {
 	rng := rand.New(rand.NewPCG(s.cfg.Seed, hash("late payments")))
 	listed := map[latePayment]int{}
-	var cursor *string
+	cursor := ""
 	for {
-		req := request{name: "list late payments", method: http.MethodGet, path: "/v1/admin/late-payments?limit=200", token: s.adminToken}
-		if cursor != nil {
-			req.path += "&cursor=" + url.QueryEscape(*cursor)
-		}
+		req := request{name: "list late payments", method: http.MethodGet, path: "/v1/admin/late-payments?limit=200" + cursor, token: s.adminToken}
 		re, err := s.settle(ctx, rng, req)
 		if err != nil {
 			return err
@@ -67,9 +59,10 @@ func (s *soak) latePayments(ctx context.Context) error {
 		for _, p := range page.Items {
 			listed[latePayment{p.OrderID.String(), p.Reference}]++
 		}
-		if cursor = page.NextCursor; cursor == nil {
+		if page.NextCursor == nil {
 			break
 		}
+		cursor = "&cursor=" + url.QueryEscape(*page.NextCursor)
 	}
 	for p := range s.record.late {
 		if n := listed[p]; n != 1 {
