@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/sandbox"
+	"flashsale/internal/sleep"
 )
 
 // profile takes a CPU profile at each of the ports over the trial's window. wait
@@ -23,10 +24,8 @@ func (b *bench) profile(ctx context.Context, t *trial, ports []*sandbox.Port) (w
 		name := fmt.Sprintf("%s %s round-%d replica-%d.pprof", t.peer.Name, t.Setting, t.round, i+1)
 		path := filepath.Join(b.cfg.Profiles, strings.NewReplacer(" ", "_", ",", "", ":", "-").Replace(name))
 		all.Go(func() error {
-			select {
-			case <-time.After(t.warmUp):
-			case <-ctx.Done():
-				return context.Cause(ctx)
+			if err := sleep.For(ctx, t.warmUp); err != nil {
+				return err
 			}
 			if err := saveProfile(ctx, port.Addr, t.window, path); err != nil {
 				return fmt.Errorf("profile replica %d: %w", i+1, err)
@@ -44,9 +43,8 @@ func saveProfile(ctx context.Context, addr string, window time.Duration, path st
 	if err != nil {
 		return err
 	}
-	// The connection is not kept alive, so that it needs no closing.
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Do(request)
+	request.Close = true // the connection is not reused
+	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return err
 	}

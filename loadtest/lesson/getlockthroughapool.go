@@ -8,7 +8,6 @@ import (
 
 	"flashsale/internal/lock/mysqllock"
 	"flashsale/internal/sandbox"
-	"flashsale/internal/stock"
 	"flashsale/loadtest/lesson/testbed"
 )
 
@@ -20,9 +19,7 @@ var getLockThroughAPool = Lesson{
 	Variants: []Variant{
 		{Title: "GET_LOCK on the pool", Breaks: true, Script: func(run *testbed.Run) {
 			shop := run.Shop(1)
-			pool, err := stock.Open(run.MySQL().DSN(run.Name), 4)
-			run.Check(err)
-			run.Cleanup(pool.Close)
+			pool := run.Open(run.MySQL().DSN(run.Name))
 			a, b := shop.Buyers()
 			onA := getLock(run, a, pool.SQL)
 			a.Read()

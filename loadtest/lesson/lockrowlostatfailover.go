@@ -66,8 +66,6 @@ type lockServer struct {
 	db     *sql.DB
 }
 
-const lockDatabase = "locks"
-
 // newPair starts a primary and a replica, which replicates the rows of the table.
 func newPair(run *testbed.Run, semiSync bool) *pair {
 	ctx := run.Context()
@@ -134,16 +132,9 @@ var replications = map[sandbox.Product]replication{
 
 func newLockServer(run *testbed.Run) *lockServer {
 	s := &lockServer{server: run.OwnMySQL()}
-	dsn, err := s.server.CreateDatabase(run.Context(), lockDatabase)
+	dsn, err := s.server.CreateDatabase(run.Context(), "locks")
 	run.Check(err)
-	cfg, err := mysql.ParseDSN(dsn)
-	run.Check(err)
-	cfg.InterpolateParams = true
-	cfg.Logger = &mysql.NopLogger{} // it would report the server that the lesson kills
-	connector, err := mysql.NewConnector(cfg)
-	run.Check(err)
-	s.db = sql.OpenDB(connector)
-	run.Cleanup(s.db.Close)
+	s.db = run.Open(dsn).SQL
 	run.Check(s.exec(run.Context(), leaseTable))
 	return s
 }

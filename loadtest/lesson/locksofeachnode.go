@@ -8,7 +8,6 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"flashsale/internal/sandbox"
-	"flashsale/internal/stock"
 	"flashsale/loadtest/lesson/testbed"
 )
 
@@ -100,9 +99,7 @@ func shopOfTwoNodes(run *testbed.Run) (shop *testbed.Shop, a, b *testbed.Buyer) 
 
 // takeLockRow locks the row, in a transaction and on a connection of its own.
 func takeLockRow(run *testbed.Run, node *sandbox.MySQL, b *testbed.Buyer) {
-	db, err := stock.Open(node.DSN(run.Name), 1)
-	run.Check(err)
-	run.Cleanup(db.Close)
+	db := run.Open(node.DSN(run.Name))
 	b.Do("SELECT ... FROM sku_lock FOR UPDATE: locks the row", func(ctx context.Context) error {
 		tx, err := db.SQL.BeginTx(context.WithoutCancel(ctx), nil) // it outlasts this step
 		if err != nil {

@@ -20,17 +20,16 @@ import (
 
 const (
 	namespace = "flashsale"
-	// crdPause is between two looks whether the custom resource is served: that
-	// takes the API server some tenths of a second.
-	crdPause = 50 * time.Millisecond
-	// crdTimeout bounds them.
+	// The API server needs some tenths of a second to serve a new custom resource. It
+	// is polled every crdPoll, for at most crdTimeout.
+	crdPoll    = 50 * time.Millisecond
 	crdTimeout = 20 * time.Second
-	// maxAnswer is more of an answer than is ever quoted.
+	// maxAnswer is the most of an answer that an error quotes.
 	maxAnswer = 4 << 10
 )
 
-// startKubernetes starts an API server on an etcd of its own, with a namespace
-// and the custom resource.
+// startKubernetes starts an API server with an etcd of its own, and creates a
+// namespace and the custom resource.
 func (s *Server) startKubernetes(ctx context.Context) error {
 	endpoints, err := s.startEtcd(ctx)
 	if err != nil {
@@ -40,12 +39,12 @@ func (s *Server) startKubernetes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.parts = append(s.parts, k.Close)
+	s.stops = append(s.stops, k.Close)
 	dir, err := os.MkdirTemp("", "flashsale-kubernetes-")
 	if err != nil {
 		return err
 	}
-	s.parts = append(s.parts, func() error { return os.RemoveAll(dir) })
+	s.stops = append(s.stops, func() error { return os.RemoveAll(dir) })
 	token, ca := filepath.Join(dir, "token"), filepath.Join(dir, "ca.crt")
 	if err := errors.Join(os.WriteFile(token, []byte(k.Token), 0o600), os.WriteFile(ca, k.CA, 0o600)); err != nil {
 		return err
@@ -54,7 +53,7 @@ func (s *Server) startKubernetes(ctx context.Context) error {
 	return applyManifests(ctx, k)
 }
 
-// applyManifests does what kubectl would.
+// applyManifests creates the namespace and the custom resource, as kubectl would.
 func applyManifests(ctx context.Context, k *sandbox.Kubernetes) error {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(k.CA)
@@ -71,7 +70,7 @@ func applyManifests(ctx context.Context, k *sandbox.Kubernetes) error {
 			return 0, err
 		}
 		defer answer.Body.Close()
-		text, _ := io.ReadAll(io.LimitReader(answer.Body, maxAnswer)) // only to quote it
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, maxAnswer)) // an error quotes what could be read
 		if answer.StatusCode >= http.StatusMultipleChoices {
 			err = fmt.Errorf("%s %s: %s: %s", method, path, answer.Status, text)
 		}
@@ -87,12 +86,12 @@ func applyManifests(ctx context.Context, k *sandbox.Kubernetes) error {
 	defer cancel()
 	for {
 		status, err := call(http.MethodGet, "/apis/flashsale.internal/v1/namespaces/"+namespace+"/stocklocks", "")
-		// First it is unknown, and then there are too many requests for it.
+		// A new resource is first unknown, and then answered with 429.
 		if status != http.StatusNotFound && status != http.StatusTooManyRequests {
 			return err
 		}
-		if sleep.For(ctx, crdPause) != nil {
-			return fmt.Errorf("the custom resource is not served: %w", err)
+		if sleep.For(ctx, crdPoll) != nil {
+			return fmt.Errorf("the API server does not serve the custom resource: %w", err)
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// Package lockserver runs the private server that a strategy locks in, and says
-// how it is reached. What the strategy does there is left to others.
+// Package lockserver runs the private lock server of a strategy and returns its
+// address.
 package lockserver
 
 import (
@@ -12,91 +12,86 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// Server is a running lock server, or an ensemble of them.
+// Server is a running lock server, or a set of them.
 type Server struct {
-	// Servers is how it is reached.
+	// Servers has the addresses.
 	Servers backend.Servers
 
-	parts []func() error // each ends one, the last first
+	stops []func() error // in order of start
 }
 
-// Prefix is that of all keys.
+// Prefix is the prefix of all keys.
 const Prefix = "flashsale/"
 
-// redlockNodes is what Redlock's own description has.
+// redlockNodes is the number of nodes in Redlock's own description.
 const redlockNodes = 5
 
-// starters start what a strategy needs besides MySQL.
-var starters = map[strategy.Server]func(*Server, context.Context) error{
-	strategy.InMySQL: func(*Server, context.Context) error { return nil },
-	strategy.InEtcd: func(s *Server, ctx context.Context) (err error) {
+// kinds has the lock servers of strategies: how to start one, and how to find its
+// program, unless it is built in.
+var kinds = map[strategy.Server]struct {
+	start func(*Server, context.Context) error
+	find  func() error
+}{
+	strategy.InMySQL: {start: func(*Server, context.Context) error { return nil }},
+	strategy.InEtcd: {start: func(s *Server, ctx context.Context) (err error) {
 		s.Servers.EtcdEndpoints, err = s.startEtcd(ctx)
 		return err
-	},
-	strategy.InZooKeeper:  (*Server).startZooKeeper,
-	strategy.InRedis:      func(s *Server, ctx context.Context) error { return s.startRedis(ctx, 1) },
-	strategy.InRedlock:    func(s *Server, ctx context.Context) error { return s.startRedis(ctx, redlockNodes) },
-	strategy.InMemcached:  (*Server).startMemcached,
-	strategy.InKubernetes: (*Server).startKubernetes,
+	}},
+	strategy.InZooKeeper:  {(*Server).startZooKeeper, sandbox.FindZooKeeper},
+	strategy.InRedis:      {func(s *Server, ctx context.Context) error { return s.startRedis(ctx, 1) }, sandbox.FindRedis},
+	strategy.InRedlock:    {func(s *Server, ctx context.Context) error { return s.startRedis(ctx, redlockNodes) }, sandbox.FindRedis},
+	strategy.InMemcached:  {(*Server).startMemcached, sandbox.FindMemcached},
+	strategy.InKubernetes: {(*Server).startKubernetes, sandbox.FindKubernetes},
 }
 
-// programs find those that are not built in.
-var programs = map[strategy.Server]func() error{
-	strategy.InZooKeeper:  sandbox.FindZooKeeper,
-	strategy.InRedis:      sandbox.FindRedis,
-	strategy.InRedlock:    sandbox.FindRedis,
-	strategy.InMemcached:  sandbox.FindMemcached,
-	strategy.InKubernetes: sandbox.FindKubernetes,
-}
-
-// Check makes sure that all programs that the strategies need are installed, so
-// that a long run does not end in its middle for want of one. It starts nothing.
+// Check returns an error if a program that the strategies need is missing, so that a
+// long run does not fail halfway. It starts nothing.
 func Check(rows ...strategy.Strategy) error {
 	var missing []error
-	said := map[string]bool{} // two strategies may lock in the same server
+	seen := map[string]bool{} // two strategies may use the same server
 	for _, row := range rows {
-		find := programs[row.Server]
+		find := kinds[row.Server].find
 		if find == nil {
 			continue
 		}
-		if err := find(); err != nil && !said[err.Error()] {
-			said[err.Error()] = true
+		if err := find(); err != nil && !seen[err.Error()] {
+			seen[err.Error()] = true
 			missing = append(missing, fmt.Errorf("%s: %w", row.Name, err))
 		}
 	}
 	return errors.Join(missing...)
 }
 
-// Start starts what strategies with that server need, and returns once it serves.
-// On an error nothing is left running. ctx bounds the start alone.
-func Start(ctx context.Context, what strategy.Server) (*Server, error) {
-	start, ok := starters[what]
+// Start starts the lock server of strategies and returns once it serves. On an error
+// it leaves nothing running. ctx bounds only the start.
+func Start(ctx context.Context, server strategy.Server) (*Server, error) {
+	kind, ok := kinds[server]
 	if !ok {
-		return nil, fmt.Errorf("no private %s can be started", what)
+		return nil, fmt.Errorf("there is no private %s to start", server)
 	}
 	s := &Server{Servers: backend.Servers{Prefix: Prefix}}
-	if err := start(s, ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("start %s: %w", what, err), s.Stop())
+	if err := kind.start(s, ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("start %s: %w", server, err), s.Stop())
 	}
 	return s, nil
 }
 
-// Stop ends it, and removes its data.
+// Stop stops the server and removes its data.
 func (s *Server) Stop() error {
 	var errs []error
-	for i := len(s.parts) - 1; i >= 0; i-- {
-		errs = append(errs, s.parts[i]())
+	for i := len(s.stops) - 1; i >= 0; i-- {
+		errs = append(errs, s.stops[i]())
 	}
-	s.parts = nil
+	s.stops = nil
 	return errors.Join(errs...)
 }
 
-func (s *Server) startEtcd(ctx context.Context) ([]string, error) {
+func (s *Server) startEtcd(ctx context.Context) (endpoints []string, err error) {
 	stack, err := sandbox.Start(ctx, sandbox.Config{EtcdNodes: 1})
 	if err != nil {
 		return nil, err
 	}
-	s.parts = append(s.parts, func() error { stack.Stop(); return nil })
+	s.stops = append(s.stops, func() error { stack.Stop(); return nil })
 	return stack.EtcdEndpoints(), nil
 }
 
@@ -105,7 +100,7 @@ func (s *Server) startZooKeeper(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.parts = append(s.parts, zk.Close)
+	s.stops = append(s.stops, zk.Close)
 	s.Servers.ZooKeeperServers = zk.Addrs()
 	return nil
 }
@@ -116,7 +111,7 @@ func (s *Server) startRedis(ctx context.Context, nodes int) error {
 		if err != nil {
 			return err
 		}
-		s.parts = append(s.parts, redis.Close)
+		s.stops = append(s.stops, redis.Close)
 		s.Servers.RedisAddrs = append(s.Servers.RedisAddrs, redis.Addr)
 	}
 	return nil
@@ -127,7 +122,7 @@ func (s *Server) startMemcached(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.parts = append(s.parts, memcached.Close)
+	s.stops = append(s.stops, memcached.Close)
 	s.Servers.MemcachedAddr = memcached.Addr
 	return nil
 }

@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/go-zookeeper/zk"
-
-	"flashsale/internal/lock"
 )
 
 // all is a lock that is correct but expensive: each waiter watches the holder's
@@ -34,7 +31,7 @@ type silent struct{}
 func (silent) Printf(string, ...any) {}
 
 // Lock joins the queue and reads it again whenever the holder has changed.
-func (l *all) Lock(ctx context.Context, name string) (lock.Held, error) {
+func (l *all) Lock(ctx context.Context, name string) (unlock func(context.Context) error, err error) {
 	anyone := zk.WorldACL(zk.PermAll)
 	path := l.prefix + "/" + name
 	for _, folder := range []string{l.prefix, path} {
@@ -53,7 +50,7 @@ func (l *all) Lock(ctx context.Context, name string) (lock.Held, error) {
 		}
 		first := path + "/" + slices.Min(queue)
 		if first == node {
-			return &held{all: l, node: node, lost: make(chan struct{})}, nil
+			return func(context.Context) error { return l.conn.Delete(node, -1) }, nil
 		}
 		_, _, changed, err := l.conn.GetW(first)
 		if errors.Is(err, zk.ErrNoNode) {
@@ -77,24 +74,6 @@ func (l *all) Lock(ctx context.Context, name string) (lock.Held, error) {
 func (l *all) Close(context.Context) error {
 	l.conn.Close()
 	for range l.events { // closed when the session has ended
-	}
-	return nil
-}
-
-// held is a grant of all.
-type held struct {
-	all  *all
-	node string
-	lost chan struct{}
-}
-
-func (h *held) Token() lock.Token       { return 0 }
-func (h *held) Lost() <-chan struct{}   { return h.lost }
-func (h *held) Wanted() <-chan struct{} { return nil }
-
-func (h *held) Unlock(context.Context) error {
-	if err := h.all.conn.Delete(h.node, -1); err != nil {
-		return fmt.Errorf("unlock %s: %w", h.node[strings.LastIndexByte(h.node, '/')+1:], err)
 	}
 	return nil
 }

@@ -51,8 +51,19 @@ type Way struct {
 
 // locker is one client's lock.
 type locker interface {
-	Lock(ctx context.Context, name string) (lock.Held, error)
+	Lock(ctx context.Context, name string) (unlock func(context.Context) error, err error)
 	Close(ctx context.Context) error
+}
+
+// predecessor adapts the service's own lock.
+type predecessor struct{ lock.Locker }
+
+func (l predecessor) Lock(ctx context.Context, name string) (unlock func(context.Context) error, err error) {
+	held, err := l.Locker.Lock(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return held.Unlock, nil
 }
 
 // All waiters watch the holder: a release wakes all of them, and all but one wait
@@ -65,7 +76,8 @@ var All = Way{
 // Predecessor is the service's own lock: each waiter watches the node before its own.
 var Predecessor = Way{
 	open: func(servers []string) (locker, error) {
-		return zklock.New(zklock.Config{Servers: servers, Prefix: "/predecessor", TTL: sessionTTL, Owner: "lesson"})
+		l, err := zklock.New(zklock.Config{Servers: servers, Prefix: "/predecessor", TTL: sessionTTL, Owner: "lesson"})
+		return predecessor{l}, err
 	},
 	watches: func(waiters int) int {
 		if waiters == 0 {
@@ -126,7 +138,7 @@ type queue struct {
 type client struct {
 	locker  locker
 	granted chan struct{}
-	held    lock.Held // valid after granted, as is err
+	unlock  func(context.Context) error // valid after granted, as is err
 	err     error
 }
 
@@ -140,7 +152,7 @@ func (q *queue) join(ctx context.Context) error {
 	q.clients = append(q.clients, c)
 	go func() { // until close
 		defer close(c.granted)
-		c.held, c.err = l.Lock(ctx, name)
+		c.unlock, c.err = l.Lock(ctx, name)
 	}()
 	return nil
 }
@@ -152,7 +164,7 @@ func (q *queue) release(ctx context.Context) error {
 	if holder.err != nil {
 		return holder.err
 	}
-	if err := holder.held.Unlock(ctx); err != nil {
+	if err := holder.unlock(ctx); err != nil {
 		return err
 	}
 	q.first++

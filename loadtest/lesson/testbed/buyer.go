@@ -35,7 +35,7 @@ func (s *Shop) On(a *Actor) *Buyer { return s.connect(a, s.DB) }
 
 // BuyerAt adds a buyer that is connected to another server of the same database.
 func (s *Shop) BuyerAt(server *sandbox.MySQL, name string) *Buyer {
-	return s.connect(s.run.Actor(name), s.run.open(server.DSN(s.run.Name)))
+	return s.connect(s.run.Actor(name), s.run.Open(server.DSN(s.run.Name)))
 }
 
 func (s *Shop) connect(a *Actor, db *stock.DB) *Buyer {

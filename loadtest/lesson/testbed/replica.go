@@ -62,7 +62,7 @@ func ReplicaMain(ctx context.Context) error {
 	}
 	defer context.AfterFunc(ctx, func() { listener.Close() })()
 	calls := rpc.NewServer()
-	if err := calls.RegisterName(seller, &Seller{name: cfg.Name, db: db, locker: locker}); err != nil {
+	if err := calls.Register(&Seller{name: cfg.Name, db: db, locker: locker}); err != nil {
 		return err
 	}
 	for {
@@ -91,9 +91,6 @@ func (cfg replicaConfig) locker() (lock.Locker, error) {
 	return etcdlock.New(etcdlock.Config{Client: client, Prefix: cfg.Prefix, TTL: cfg.TTL, Owner: etcdlock.Owner{Replica: cfg.Name, PID: os.Getpid()}})
 }
 
-// seller is the name of the RPC service.
-const seller = "Seller"
-
 // Seller is the RPC service of a replica. It handles one order at a time.
 type Seller struct {
 	name   string
@@ -106,93 +103,82 @@ type Seller struct {
 	asOf  time.Time // of row, by this process's clock
 }
 
-// Nothing is the argument or the reply of a call that has none.
-type Nothing struct{}
-
-// Lock acquires the SKU's lock and returns its token.
-func (s *Seller) Lock(_ Nothing, token *uint64) (err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
-	defer cancel()
-	if s.held, err = s.locker.Lock(ctx, SKU); err == nil {
-		*token = uint64(s.held.Token())
-	}
-	return err
-}
-
-// Alive reports whether the lock still counts as held, as far as the replica knows.
-func (s *Seller) Alive(_ Nothing, alive *bool) error {
-	select {
-	case <-s.held.Lost():
-	default:
-		*alive = true
-	}
-	return nil
-}
-
-// Wanted returns once another replica waits for the lock.
-func (s *Seller) Wanted(Nothing, *Nothing) error {
-	select {
-	case <-s.held.Wanted():
-		return nil
-	case <-time.After(callTimeout):
-		return errors.New("no other replica waits for the lock")
-	}
-}
-
-// Begin reads the stock under that fence.
-func (s *Seller) Begin(fence strategy.Fence, available *int64) (err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
-	defer cancel()
-	s.claim = stock.Claim{SKU: SKU, Token: s.held.Token(), Fence: fence}
-	s.row, err = s.claim.Begin(ctx, s.db)
-	s.asOf = time.Now()
-	*available = s.row.Available
-	return err
-}
-
-// Sell writes an order based on what Begin read. It returns whether the database
-// accepted the write.
-func (s *Seller) Sell(n int64, accepted *bool) error {
-	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
-	defer cancel()
-	err := s.db.InTx(ctx, func(conn *sql.Conn) error {
-		take := stock.Take{Claim: s.claim, Row: s.row, Units: n, At: s.row.Now.Add(time.Since(s.asOf))}
-		result, err := conn.ExecContext(ctx, take.Statement())
-		if err != nil {
-			return err
-		}
-		changed, err := result.RowsAffected()
-		if err != nil || changed == 0 {
-			return errors.Join(err, stock.ErrFenced)
-		}
-		return insertOrder(ctx, conn, s.name, n, uint64(s.claim.RecordedToken()), s.row.Seq+1)
-	})
-	if errors.Is(err, stock.ErrFenced) {
-		return nil
-	}
-	*accepted = err == nil
-	return err
-}
-
-// Unlock releases the lock.
-func (s *Seller) Unlock(Nothing, *Nothing) error {
-	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
-	defer cancel()
-	return s.held.Unlock(ctx)
-}
-
-// Statement is SQL for a replica to run.
-type Statement struct {
-	Query string
+// Call is what a replica is told to do: one of the operations below.
+type Call struct {
+	Op    string
+	Fence strategy.Fence // of opBegin
+	Query string         // of opExec
 	Args  []any
 }
 
-// Exec runs a statement in the shop's database.
-func (s *Seller) Exec(st Statement, _ *Nothing) error {
+// Reply is the result of a Call.
+type Reply struct {
+	Token     uint64 // of opLock
+	Available int64  // of opBegin
+	OK        bool   // of opAlive and opSell
+}
+
+const (
+	opLock   = "lock"   // acquire the SKU's lock
+	opAlive  = "alive"  // is the lock still held, as far as the replica knows?
+	opWanted = "wanted" // wait until another replica waits for the lock
+	opBegin  = "begin"  // read the stock under a fence
+	opSell   = "sell"   // write an order of one unit: does the database accept it?
+	opUnlock = "unlock" // release the lock
+	opExec   = "exec"   // run a statement in the shop's database
+)
+
+// Do carries out a call.
+func (s *Seller) Do(call Call, reply *Reply) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	_, err := s.db.SQL.ExecContext(ctx, st.Query, st.Args...)
+	switch call.Op {
+	case opLock:
+		if s.held, err = s.locker.Lock(ctx, SKU); err == nil {
+			reply.Token = uint64(s.held.Token())
+		}
+	case opAlive:
+		select {
+		case <-s.held.Lost():
+		default:
+			reply.OK = true
+		}
+	case opWanted:
+		select {
+		case <-s.held.Wanted():
+		case <-ctx.Done():
+			err = errors.New("no other replica waits for the lock")
+		}
+	case opBegin:
+		s.claim = stock.Claim{SKU: SKU, Token: s.held.Token(), Fence: call.Fence}
+		s.row, err = s.claim.Begin(ctx, s.db)
+		s.asOf = time.Now()
+		reply.Available = s.row.Available
+	case opSell:
+		if err = s.db.InTx(ctx, func(conn *sql.Conn) error { return s.sell(ctx, conn) }); errors.Is(err, stock.ErrFenced) {
+			return nil
+		}
+		reply.OK = err == nil
+	case opUnlock:
+		err = s.held.Unlock(ctx)
+	case opExec:
+		_, err = s.db.SQL.ExecContext(ctx, call.Query, call.Args...)
+	}
 	return err
+}
+
+// sell writes an order of one unit, based on what opBegin read.
+func (s *Seller) sell(ctx context.Context, conn *sql.Conn) error {
+	take := stock.Take{Claim: s.claim, Row: s.row, Units: 1, At: s.row.Now.Add(time.Since(s.asOf))}
+	result, err := conn.ExecContext(ctx, take.Statement())
+	if err != nil {
+		return err
+	}
+	changed, err := result.RowsAffected()
+	if err != nil || changed == 0 {
+		return errors.Join(err, stock.ErrFenced)
+	}
+	return insertOrder(ctx, conn, s.name, 1, uint64(s.claim.RecordedToken()), s.row.Seq+1)
 }
 
 // Replica is an actor that is a process, with a lock of its own.
@@ -243,39 +229,34 @@ func (s *Shop) Replica(name string, kind strategy.Lock) *Replica {
 }
 
 // call calls the replica and ends the script on an error.
-func (r *Replica) call(method string, args, reply any) {
-	r.run.Check(r.tryCall(r.run.ctx, method, args, reply))
+func (r *Replica) call(call Call) (reply Reply) {
+	r.run.Check(r.tryCall(r.run.ctx, call, &reply))
+	return reply
 }
 
-func (r *Replica) tryCall(ctx context.Context, method string, args, reply any) error {
-	call := r.client.Go(seller+"."+method, args, reply, make(chan *rpc.Call, 1))
-	var err error
+func (r *Replica) tryCall(ctx context.Context, call Call, reply *Reply) (err error) {
+	pending := r.client.Go("Seller.Do", call, reply, make(chan *rpc.Call, 1))
 	select {
-	case <-call.Done:
-		err = call.Error
+	case <-pending.Done:
+		err = pending.Error
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %s: %w", r.Name, method, err)
+		return fmt.Errorf("%s: %s: %w", r.Name, call.Op, err)
 	}
 	return nil
 }
 
 // Lock acquires the lock without waiting for another replica.
-func (r *Replica) Lock() {
-	var token uint64
-	r.call("Lock", Nothing{}, &token)
-	r.logLock(token)
-}
+func (r *Replica) Lock() { r.logLock(r.call(Call{Op: opLock}).Token) }
 
 // StartLock requests the lock while another replica holds it. finish waits for the
 // grant and logs it.
 func (r *Replica) StartLock() (step *Step, finish func()) {
-	var token uint64
-	step = r.Start("requests the lock and waits",
-		func(ctx context.Context) error { return r.tryCall(ctx, "Lock", Nothing{}, &token) })
-	return step, func() { step.Finish(); r.logLock(token) }
+	var reply Reply
+	step = r.Start("requests the lock and waits", func(ctx context.Context) error { return r.tryCall(ctx, Call{Op: opLock}, &reply) })
+	return step, func() { step.Finish(); r.logLock(reply.Token) }
 }
 
 func (r *Replica) logLock(token uint64) {
@@ -288,21 +269,19 @@ func (r *Replica) logLock(token uint64) {
 
 // AwaitWaiter returns once the lock server has told r that another replica waits.
 func (r *Replica) AwaitWaiter() {
-	r.call("Wanted", Nothing{}, &Nothing{})
+	r.call(Call{Op: opWanted})
 	r.Log("learns that another replica waits")
 }
 
 // Unlock releases the lock.
 func (r *Replica) Unlock() {
 	r.Log("releases the lock")
-	r.call("Unlock", Nothing{}, &Nothing{})
+	r.call(Call{Op: opUnlock})
 }
 
 // CheckLease has the replica check that its lock is not lost.
 func (r *Replica) CheckLease() {
-	var alive bool
-	r.call("Alive", Nothing{}, &alive)
-	if !alive {
+	if !r.call(Call{Op: opAlive}).OK {
 		r.run.Fail("%s lost its lock before it was paused", r.Name)
 	}
 	r.Log("checks its lease: valid")
@@ -310,7 +289,7 @@ func (r *Replica) CheckLease() {
 
 // Begin reads the stock under that fence.
 func (r *Replica) Begin(fence strategy.Fence) {
-	r.call("Begin", fence, &r.available)
+	r.available = r.call(Call{Op: opBegin, Fence: fence}).Available
 	if fence == strategy.FenceClaim {
 		r.Log("registers its token, then reads the stock: %s", Units(r.available))
 		return
@@ -321,24 +300,21 @@ func (r *Replica) Begin(fence strategy.Fence) {
 // Sell writes an order of one unit, based on what Begin read.
 func (r *Replica) Sell() {
 	left := r.available - 1
-	if left < 0 {
+	switch {
+	case left < 0:
 		r.Log("refuses the order: 1 unit requested, 0 left")
 		r.shop.Refuse(r.Name, 1, "sold out")
-		return
-	}
-	var accepted bool
-	r.call("Sell", int64(1), &accepted)
-	if !accepted {
+	case r.call(Call{Op: opSell}).OK:
+		r.Log("sells 1 unit and writes the stock: %d", left)
+	default:
 		r.Log("writes the stock: %d; MySQL refuses: a newer token is registered", left)
-		return
 	}
-	r.Log("sells 1 unit and writes the stock: %d", left)
 }
 
 // Exec has the replica run a statement in the shop's database.
 func (r *Replica) Exec(what, query string, args ...any) {
 	r.Log("%s", what)
-	r.call("Exec", Statement{query, args}, &Nothing{})
+	r.call(Call{Op: opExec, Query: query, Args: args})
 }
 
 // Pause stops the process (SIGSTOP). It answers no call until Resume.

@@ -41,7 +41,7 @@ func (r *Run) Shop(units int64) *Shop { return r.ShopOn(r.MySQL(), units) }
 func (r *Run) ShopOn(server *sandbox.MySQL, units int64) *Shop {
 	dsn, err := server.CreateDatabase(r.ctx, r.Name)
 	r.Check(err)
-	s := &Shop{DB: r.open(dsn), run: r, dsn: dsn}
+	s := &Shop{DB: r.Open(dsn), run: r, dsn: dsn}
 	r.Check(s.DB.Migrate(r.ctx))
 	_, err = s.DB.Create(r.ctx, stock.Stock{SKU: SKU, Name: "Sneaker", PriceCents: priceCents, Currency: "EUR", Units: units})
 	r.Check(err)
@@ -49,8 +49,8 @@ func (r *Run) ShopOn(server *sandbox.MySQL, units int64) *Shop {
 	return s
 }
 
-// open opens a pool that is closed when the run ends.
-func (r *Run) open(dsn string) *stock.DB {
+// Open opens a pool that is closed when the run ends.
+func (r *Run) Open(dsn string) *stock.DB {
 	db, err := stock.Open(dsn, 16)
 	r.Check(err)
 	r.Cleanup(db.Close)

@@ -5,13 +5,59 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// tick is the unit of CPU time in /proc: USER_HZ, which is always 100 on Linux.
-const tick = time.Second / 100
+// Machine describes the machine of the bench.
+type Machine struct {
+	CPU       string  `json:"cpu"`
+	Cores     int     `json:"cores"`
+	MemoryGiB float64 `json:"memory_gib"`
+	Kernel    string  `json:"kernel"`
+	Go        string  `json:"go"`
+}
+
+// thisMachine omits what the system does not report.
+func thisMachine() Machine {
+	m := Machine{Cores: runtime.NumCPU(), Go: runtime.Version()}
+	m.CPU, _ = field("/proc/cpuinfo", "model name")
+	if kernel, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		m.Kernel = strings.TrimSpace(string(kernel))
+	}
+	memory, _ := byteField("/proc/meminfo", "MemTotal")
+	m.MemoryGiB = round(float64(memory)/(1<<30), 10)
+	return m
+}
+
+// field is the value of the first line "name: value" of a file.
+func field(path, name string) (string, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(text)) {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == name {
+			return strings.TrimSpace(value), nil
+		}
+	}
+	return "", fmt.Errorf("%s: no %s", path, name)
+}
+
+// byteField is the value in bytes of a line "name: N kB".
+func byteField(path, name string) (int64, error) {
+	value, err := field(path, name)
+	if err != nil {
+		return 0, err
+	}
+	kib, err := strconv.ParseInt(strings.TrimSuffix(value, " kB"), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	return kib << 10, nil
+}
 
 // group is the processes of one kind: the replicas, or the MySQL server.
 type group struct {
@@ -70,7 +116,7 @@ func (g *gauge) usages() (map[string]usage, error) {
 		}
 		u := usage{cpu: g.cpu[i]}
 		for _, pid := range group.pids {
-			peak, err := peakRSS(procPath(pid, "status"))
+			peak, err := byteField(procPath(pid, "status"), "VmHWM")
 			g.err = errors.Join(g.err, err)
 			u.peakRSS = max(u.peakRSS, peak)
 		}
@@ -80,6 +126,9 @@ func (g *gauge) usages() (map[string]usage, error) {
 }
 
 func procPath(pid int, file string) string { return filepath.Join("/proc", strconv.Itoa(pid), file) }
+
+// tick is the unit of CPU time in /proc: USER_HZ, which is always 100 on Linux.
+const tick = time.Second / 100
 
 // cpuTime is the user and system time of a process, from /proc/PID/stat.
 func cpuTime(path string) (time.Duration, error) {
@@ -94,31 +143,10 @@ func cpuTime(path string) (time.Duration, error) {
 	if len(fields) <= stime {
 		return 0, fmt.Errorf("%s: %q", path, text)
 	}
-	var ticks int64
-	for _, i := range []int{utime, stime} {
-		n, err := strconv.ParseInt(fields[i], 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("%s: %w", path, err)
-		}
-		ticks += n
+	user, err := strconv.ParseInt(fields[utime], 10, 64)
+	system, systemErr := strconv.ParseInt(fields[stime], 10, 64)
+	if err := errors.Join(err, systemErr); err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
 	}
-	return time.Duration(ticks) * tick, nil
-}
-
-// peakRSS is the peak memory of a process, from /proc/PID/status.
-func peakRSS(path string) (bytes int64, err error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
-			if err != nil {
-				return 0, fmt.Errorf("%s: %w", path, err)
-			}
-			return kib << 10, nil
-		}
-	}
-	return 0, fmt.Errorf("%s: no VmHWM", path)
+	return time.Duration(user+system) * tick, nil
 }
