@@ -16,6 +16,7 @@ import (
 // minute. A run goes on until orders flow again: without a take-over it would last as
 // long as the lease.
 func TestTakeoverEndsLongBeforeTheLease(t *testing.T) {
+	sandboxtest.NeedsDatabase(t)
 	dir := t.TempDir()
 	const ttl = time.Minute
 	var out bytes.Buffer

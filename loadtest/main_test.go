@@ -147,6 +147,7 @@ func TestHelpIsNotAnError(t *testing.T) {
 
 // TestNoneOversellsAndEtcdDoesNot is a small proof with real servers and replicas.
 func TestNoneOversellsAndEtcdDoesNot(t *testing.T) {
+	sandboxtest.NeedsDatabase(t)
 	dir := t.TempDir()
 	var out bytes.Buffer
 	err := run(t.Context(), []string{
@@ -182,6 +183,7 @@ func TestNoneOversellsAndEtcdDoesNot(t *testing.T) {
 // TestAttackOnAStackStartedByUp uses the stack as other programs do: it waits for the
 // file, uses the addresses in it, and ends the stack with a signal.
 func TestAttackOnAStackStartedByUp(t *testing.T) {
+	sandboxtest.NeedsDatabase(t)
 	dir := t.TempDir()
 	up := startUp(t, dir)
 	d := up.description
@@ -296,6 +298,7 @@ func (u *upProcess) end(t *testing.T) {
 
 // TestInterruptedProofLeavesNothing interrupts a proof during its attack.
 func TestInterruptedProofLeavesNothing(t *testing.T) {
+	sandboxtest.NeedsDatabase(t)
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
 	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGUSR1)

@@ -15,7 +15,7 @@ var servers *sandbox.Stack
 
 // The package has its own server and runs its tests one at a time, because they change
 // the server's settings.
-func TestMain(m *testing.M) { sandboxtest.Main(m, sandbox.Config{MySQL: true}, &servers) }
+func TestMain(m *testing.M) { sandboxtest.MainOwn(m, sandbox.Config{MySQL: true}, &servers) }
 
 // examinee is a database with an administrator and the service's account.
 type examinee struct {

@@ -18,7 +18,7 @@ var servers *sandbox.Stack
 
 // The package has its own server and runs its tests one at a time, because they change the
 // server's defaults.
-func TestMain(m *testing.M) { sandboxtest.Main(m, sandbox.Config{MySQL: true}, &servers) }
+func TestMain(m *testing.M) { sandboxtest.MainOwn(m, sandbox.Config{MySQL: true}, &servers) }
 
 func TestParseNamesUnsupportedParameters(t *testing.T) {
 	for parameters, want := range map[string]string{

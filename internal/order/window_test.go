@@ -9,6 +9,7 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"flashsale/internal/order"
+	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/stock"
 )
 
@@ -46,6 +47,7 @@ const clockOff = 5 * time.Hour
 // other account of these tests is.
 func clocked(t *testing.T, dsn, account string) string {
 	t.Helper()
+	sandboxtest.OnlyOwn(t, servers)
 	cfg, err := mysql.ParseDSN(dsn)
 	if err != nil {
 		t.Fatal(err)

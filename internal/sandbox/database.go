@@ -37,6 +37,12 @@ type databaseProgram struct {
 	install func(ctx context.Context, program *databaseProgram, dataDir string) error
 }
 
+// DatabaseInstalled returns a *MissingError if the default product is not installed.
+func DatabaseInstalled() error {
+	_, err := findDatabase("")
+	return err
+}
+
 // findDatabase finds the product's programs. With "" the product is the one that
 // DatabaseVar names, or else MySQL if it is installed, or else MariaDB.
 func findDatabase(product Product) (*databaseProgram, error) {

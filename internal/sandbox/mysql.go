@@ -57,6 +57,7 @@ type MySQL struct {
 
 	program  *databaseProgram
 	addr     string
+	user     string
 	password string
 	clients  string // the host that the account accepts clients from
 	dataDir  string
@@ -65,6 +66,7 @@ type MySQL struct {
 	ports    []*Port
 
 	connections int      // the most clients
+	created     []string // databases of a shared server, quoted
 	prefix, env []string // of the command line, and the environment
 }
 
@@ -75,7 +77,12 @@ func (m *MySQL) DSN(database string) string { return m.config(database).FormatDS
 // CreateDatabase creates an empty database and returns its DSN.
 func (m *MySQL) CreateDatabase(ctx context.Context, name string) (dsn string, err error) {
 	quoted := "`" + strings.ReplaceAll(name, "`", "``") + "`"
-	if err := m.exec(ctx, "CREATE DATABASE "+quoted); err != nil {
+	statements := []string{"CREATE DATABASE " + quoted}
+	if m.Shared() { // an earlier run may have been killed
+		m.created = append(m.created, quoted)
+		statements = append([]string{"DROP DATABASE IF EXISTS " + quoted}, statements...)
+	}
+	if err := m.exec(ctx, statements...); err != nil {
 		return "", fmt.Errorf("create database %s: %w", name, err)
 	}
 	return m.DSN(name), nil
@@ -137,7 +144,7 @@ func planMySQL(program *databaseProgram, dataDir, addr string, cfg Config) (*MyS
 		return nil, err
 	}
 	return &MySQL{
-		Product: program.product, program: program, addr: addr, password: Secret(), clients: loopback,
+		Product: program.product, program: program, addr: addr, user: mysqlUser, password: Secret(), clients: loopback,
 		connections: cmp.Or(cfg.MaxConnections, maxConnections), dataDir: dataDir, tls: cfg.TLS, client: client,
 	}, nil
 }
@@ -229,7 +236,7 @@ func productVersion(version string) string {
 
 func (m *MySQL) config(database string) *mysql.Config {
 	cfg := mysql.NewConfig()
-	cfg.User, cfg.Passwd, cfg.Net, cfg.Addr, cfg.DBName = mysqlUser, m.password, "tcp", m.addr, database
+	cfg.User, cfg.Passwd, cfg.Net, cfg.Addr, cfg.DBName = m.user, m.password, "tcp", m.addr, database
 	cfg.TLS = m.client // not part of the DSN
 	return cfg
 }

@@ -162,6 +162,9 @@ func (p *Process) LogTail(n int) string {
 func (p *Process) current() *child {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.child == nil {
+		panic(p.cfg.Name + " is shared: it must not be stopped, paused or restarted")
+	}
 	return p.child
 }
 

@@ -57,6 +57,7 @@ func TestStopLeavesNothingBehind(t *testing.T) {
 }
 
 func TestServersDieWithTheirParent(t *testing.T) {
+	sandboxtest.NeedsDatabase(t)
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)
 	node := sandboxtest.Build(t, "etcdnode")

@@ -112,11 +112,17 @@ func (s *Stack) Stop() {
 		// that is asked to end would try for seven seconds to pass its role to a node
 		// that ends as well.
 		for _, node := range s.Etcd {
-			node.Kill()
+			if !node.Shared() {
+				node.Kill()
+			}
 		}
-		if s.Cluster != nil {
+		switch {
+		case s.Cluster != nil:
 			s.Cluster.stop()
-		} else if s.MySQL != nil {
+		case s.MySQL == nil:
+		case s.MySQL.Shared():
+			s.MySQL.dropCreated()
+		default:
 			_ = s.MySQL.Stop(context.Background()) // an error means that it was killed, which is fine here
 		}
 		_ = s.folder.remove() // the next sweep removes what is left

@@ -10,12 +10,16 @@ import (
 	"time"
 
 	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
 // Pause stops a server's process. It returns once all threads are stopped: until then
 // the server may still answer.
 func Pause(tb testing.TB, p *sandbox.Process) {
 	tb.Helper()
+	if p.Shared() {
+		tier.LeaveOut(tb, ownServers)
+	}
 	if err := p.Signal(syscall.SIGSTOP); err != nil {
 		tb.Fatal(err)
 	}

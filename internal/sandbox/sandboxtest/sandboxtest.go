@@ -4,12 +4,14 @@ package sandboxtest
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"testing"
 
 	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
 // Start starts servers that end with the test. Their logs are in Stack.Dir while the
@@ -21,11 +23,42 @@ func Start(tb testing.TB, cfg sandbox.Config) *sandbox.Stack {
 		tb.Fatal(err)
 	}
 	stack, err := sandbox.Start(tb.Context(), cfg)
+	if missing(err) {
+		tier.LeaveOut(tb, ownServers)
+	}
 	if err != nil {
 		tb.Fatalf("start the servers: %v", err)
 	}
 	tb.Cleanup(stack.Stop)
 	return stack
+}
+
+// ownServers is what tests need that stop a server or change its settings.
+const ownServers = "servers of its own, which are not installed"
+
+// missing reports whether servers are not installed on a machine where tests are told
+// to use others.
+func missing(err error) bool {
+	_, missing := errors.AsType[*sandbox.MissingError](err)
+	return missing && os.Getenv(sandbox.MySQLVar) != ""
+}
+
+// NeedsDatabase skips a test that starts a database by one of our programs, where Start
+// would skip it.
+func NeedsDatabase(tb testing.TB) {
+	tb.Helper()
+	if err := sandbox.DatabaseInstalled(); missing(err) {
+		tier.LeaveOut(tb, ownServers)
+	}
+}
+
+// OnlyOwn skips a test if its servers are shared with other packages: it stops them or
+// changes their settings.
+func OnlyOwn(tb testing.TB, servers *sandbox.Stack) {
+	tb.Helper()
+	if servers.MySQL != nil && servers.MySQL.Shared() || len(servers.Etcd) > 0 && servers.Etcd[0].Shared() {
+		tier.LeaveOut(tb, ownServers)
+	}
 }
 
 // Main runs all tests of a package on one set of servers, which it stores in *stack.
@@ -36,18 +69,30 @@ func Start(tb testing.TB, cfg sandbox.Config) *sandbox.Stack {
 //	func TestMain(m *testing.M) {
 //		sandboxtest.Main(m, sandbox.Config{MySQL: true}, &servers)
 //	}
+//
+// It uses the servers that sandbox.MySQLVar and sandbox.EtcdVar name, if they are set.
 func Main(m *testing.M, cfg sandbox.Config, stack **sandbox.Stack) {
-	os.Exit(run(m, cfg, stack))
+	os.Exit(run(m, cfg, stack, sandbox.StartShared))
 }
 
-func run(m *testing.M, cfg sandbox.Config, stack **sandbox.Stack) int {
+// MainOwn is Main for tests that stop their servers or change their settings: it never
+// uses servers of others.
+func MainOwn(m *testing.M, cfg sandbox.Config, stack **sandbox.Stack) {
+	os.Exit(run(m, cfg, stack, sandbox.Start))
+}
+
+func run(m *testing.M, cfg sandbox.Config, stack **sandbox.Stack, start func(context.Context, sandbox.Config) (*sandbox.Stack, error)) int {
 	cfg, err := withEtcdProgram(cfg)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	flag.Parse()
-	s, err := sandbox.Start(context.Background(), cfg)
+	s, err := start(context.Background(), cfg)
+	if missing(err) {
+		fmt.Fprintln(os.Stderr, "skipped: the tests of this package need servers of their own:", err)
+		return tier.LeaveOutPackage(ownServers)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "start the servers:", err)
 		return 1

@@ -28,6 +28,30 @@ func OnlyTestAll(tb testing.TB, needs string) {
 	tb.Skipf("needs %s: run by make test-all", needs) //nolint:forbidigo // listed at the end of the run
 }
 
+// LeaveOut skips a test that cannot run with the servers that the environment names.
+// In a run of make unit or make test it is listed at the end.
+func LeaveOut(tb testing.TB, needs string) {
+	tb.Helper()
+	if path := os.Getenv(leftOut); path != "" {
+		if err := record(path, tb.Name(), needs); err != nil {
+			tb.Fatalf("%s: %v", leftOut, err)
+		}
+	}
+	tb.Skip("needs " + needs) //nolint:forbidigo // listed at the end of the run
+}
+
+// LeaveOutPackage lists a whole package as LeaveOut does, and returns the exit status
+// of its tests.
+func LeaveOutPackage(needs string) int {
+	if path := os.Getenv(leftOut); path != "" {
+		if err := record(path, "the whole package", needs); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", leftOut, err)
+			return 1
+		}
+	}
+	return 0
+}
+
 // record adds a line in one write, since packages are tested in parallel.
 func record(path, name, needs string) error {
 	folder, err := os.Getwd() // that of the package
