@@ -22,7 +22,7 @@ func ExampleService() {
 	if err != nil {
 		panic(err)
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	if err := db.Migrate(ctx); err != nil {
 		panic(err)
 	}
@@ -33,7 +33,7 @@ func ExampleService() {
 	}
 	orders := order.New(order.Config{DB: db, Strategy: conditional, Fence: strategy.FenceOff,
 		PaymentWindow: 15 * time.Minute, RequestTimeout: 10 * time.Second, Logger: slog.Default()})
-	defer orders.Close(ctx)
+	defer func() { _ = orders.Close(ctx) }()
 
 	sneaker := stock.Stock{SKU: "sneaker", Name: "Sneaker", PriceCents: 9900, Currency: "EUR", Units: 1}
 	if _, _, err := orders.PutSKU(ctx, sneaker, order.Precondition{}); err != nil {
