@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -22,6 +23,7 @@ const (
 	// one, a SKU whose row is locked by another client would delay all others. With
 	// many, each would carry few orders and cost its own sync to disk.
 	commitLanes = 3
+	groupSKUs   = 256  // of one packet, also of refusals
 	groupOrders = 2048 // of one transaction, whose packet stays far below 16 MiB
 	partsAtOnce = 8    // leaves most connections of the pool to other lanes
 )
@@ -246,4 +248,53 @@ func execCommitted(ctx context.Context, db *stock.DB, query string, args []any) 
 		return fmt.Errorf("%w: %w", stock.ErrOutcomeUnknown, err)
 	})
 	return counts, err
+}
+
+// lanes process items in groups, on a bounded number of goroutines. Items that
+// arrive while all lanes are busy form the next group.
+type lanes[T any] struct {
+	most    int         // goroutines
+	size    func(T) int // of an item
+	maxSize int         // of a group of several items
+	// start runs a lane on a goroutine that its owner waits for.
+	start   func(lane func())
+	process func(ctx context.Context, group []T)
+
+	mu      sync.Mutex
+	waiting []T
+	running int
+}
+
+func (l *lanes[T]) add(ctx context.Context, item T) {
+	l.mu.Lock()
+	l.waiting = append(l.waiting, item)
+	idle := l.running < l.most
+	if idle {
+		l.running++
+	}
+	l.mu.Unlock()
+	if idle {
+		l.start(func() {
+			for group := l.next(); len(group) > 0; group = l.next() {
+				l.process(ctx, group)
+			}
+		})
+	}
+}
+
+// next takes the next group. If nothing waits, it ends the lane.
+func (l *lanes[T]) next() []T {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n, size := 0, 0
+	for n < len(l.waiting) && n < groupSKUs && (n == 0 || size+l.size(l.waiting[n]) <= l.maxSize) {
+		size += l.size(l.waiting[n])
+		n++
+	}
+	if n == 0 {
+		l.running--
+	}
+	group := slices.Clone(l.waiting[:n])
+	l.waiting = slices.Delete(l.waiting, 0, n)
+	return group
 }
