@@ -206,7 +206,7 @@ func (d *desk) holdTenure() error {
 	}
 	if errors.Is(d.cfg.unlock(d.desks.ctx, d.sku, held, granted), lock.ErrLost) {
 		if silenced, ok := held.(lock.Silenced); !ok || !silenced.Silent() {
-			d.desks.takeOvers.note() // another replica took it
+			d.desks.takeOvers.record() // another replica took it
 		}
 	}
 	d.answerAll(err)

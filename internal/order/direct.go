@@ -208,9 +208,9 @@ func (d *direct) outcome(ctx context.Context, r *Request, order Order, err error
 	case errors.Is(err, stock.ErrOutcomeUnknown):
 		return d.resolve(ctx, r, order)
 	case stock.IsDuplicate(err): // if the other order was rolled back since, try again
-		return replay(ctx, d.cfg.DB, r, errTryAgain)
+		return replayOr(ctx, d.cfg.DB, r, errTryAgain)
 	case isAny(err, orderRefusals): // a replay takes precedence over every refusal
-		return replay(ctx, d.cfg.DB, r, err)
+		return replayOr(ctx, d.cfg.DB, r, err)
 	}
 	return Placed{}, err
 }

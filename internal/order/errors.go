@@ -51,8 +51,8 @@ var (
 	orderRefusals = []error{ErrSoldOut, ErrInsufficient, ErrNotOpen, ErrOver, ErrCustomerLimit, ErrPriceChanged}
 	// notApplied are the failures after which nothing was applied.
 	notApplied = []error{ErrUnavailable, ErrBusy, ErrTokensBehind, ErrAdopted}
-	// final are the other errors that domainError leaves as they are.
-	final = []error{stock.ErrUnknownSKU, stock.ErrTooManyUnits, ErrKeyReused, ErrNotFound, ErrPaymentWindowOver, ErrCancelled,
+	// otherErrors are the other errors that domainError leaves as they are.
+	otherErrors = []error{stock.ErrUnknownSKU, stock.ErrTooManyUnits, ErrKeyReused, ErrNotFound, ErrPaymentWindowOver, ErrCancelled,
 		ErrAlreadyPaid, ErrExpired, ErrPrecondition, ErrUnknown, ErrInFlight, errNoToken}
 )
 
@@ -64,7 +64,7 @@ func isAny(err error, list []error) bool {
 // that callers already act on stay as they are.
 func domainError(err error) error {
 	switch {
-	case err == nil, isAny(err, orderRefusals), isAny(err, notApplied), isAny(err, final):
+	case err == nil, isAny(err, orderRefusals), isAny(err, notApplied), isAny(err, otherErrors):
 		return err
 	case errors.Is(err, stock.ErrOutcomeUnknown):
 		return unknown(err)

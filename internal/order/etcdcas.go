@@ -21,10 +21,10 @@ import (
 // No transaction spans both: a crash in between leaves units that were taken and not
 // sold (see etcdstock).
 type etcdCAS struct {
-	cfg     *Config
-	store   *etcdstock.Store
-	direct  *direct
-	returns slots // one per SKU: several would only compete with each other
+	cfg         *Config
+	store       *etcdstock.Store
+	direct      *direct
+	returnSlots slots // one per SKU: several would only compete with each other
 	// returning are the goroutines that give units back. They stop at the end of ctx.
 	returning sync.WaitGroup
 	ctx       context.Context
@@ -32,7 +32,7 @@ type etcdCAS struct {
 }
 
 func newEtcdCAS(cfg *Config) *etcdCAS {
-	e := &etcdCAS{cfg: cfg, store: cfg.Units, direct: newDirect(cfg), returns: slots{perSKU: 1}}
+	e := &etcdCAS{cfg: cfg, store: cfg.Units, direct: newDirect(cfg), returnSlots: slots{perSKU: 1}}
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	return e
 }
@@ -123,7 +123,7 @@ func (e *etcdCAS) returnUntilDone(request context.Context, sku string, id ID) {
 func (e *etcdCAS) returnOnce(sku string, id ID) error {
 	ctx, cancel := context.WithTimeout(e.ctx, returnTimeout)
 	defer cancel()
-	leave, err := e.returns.enter(ctx, sku)
+	leave, err := e.returnSlots.enter(ctx, sku)
 	if err != nil {
 		return err
 	}

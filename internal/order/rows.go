@@ -101,9 +101,9 @@ func findByKeys(ctx context.Context, db *stock.DB, keys []byKey) (found map[byKe
 	return found, err
 }
 
-// replay answers r with the existing order of its key. If there is none, it returns
+// replayOr answers r with the existing order of its key. If there is none, it returns
 // reason.
-func replay(ctx context.Context, db *stock.DB, r *Request, reason error) (Placed, error) {
+func replayOr(ctx context.Context, db *stock.DB, r *Request, reason error) (Placed, error) {
 	key := byKey{r.Customer, r.Key}
 	found, err := findByKeys(ctx, db, []byKey{key})
 	if err != nil {

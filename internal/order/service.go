@@ -69,10 +69,10 @@ const (
 
 // Service takes orders under one strategy. It is safe for concurrent use.
 type Service struct {
-	cfg    Config
-	seller seller
-	units  unitStore
-	exist  sync.Map // SKU -> struct{}: those that were found to exist
+	cfg      Config
+	seller   seller
+	units    unitStore
+	existing sync.Map // SKU -> struct{}: those that were found to exist
 }
 
 // seller is how a strategy sells: through desks in batches, directly in one
@@ -143,14 +143,14 @@ func New(cfg Config) *Service {
 // stock.ErrUnknownSKU. It returns within the request timeout, or at ctx's end.
 // After ErrUnknown the order may exist; after any other error it does not.
 func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
-	if _, ok := s.exist.Load(r.SKU); !ok {
+	if _, ok := s.existing.Load(r.SKU); !ok {
 		// The first look-up of a SKU counts towards the order's time.
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, s.cfg.RequestTimeout)
 		defer cancel()
 		err := s.exists(ctx, r.SKU)
 		if errors.Is(err, stock.ErrUnknownSKU) {
-			placed, err := replay(ctx, s.cfg.DB, &r, err) // the key may belong to an order of another SKU
+			placed, err := replayOr(ctx, s.cfg.DB, &r, err) // the key may belong to an order of another SKU
 			return placed, domainError(err)
 		}
 		if err != nil {
@@ -172,7 +172,7 @@ func (s *Service) exists(ctx context.Context, sku string) error {
 	if _, err := s.cfg.DB.Get(ctx, sku); err != nil {
 		return domainError(err)
 	}
-	s.exist.Store(sku, struct{}{})
+	s.existing.Store(sku, struct{}{})
 	return nil
 }
 

@@ -70,8 +70,8 @@ func (k *takeOvers) ticks() int {
 	return k.patience
 }
 
-// note records that a take-over was done or seen, and doubles the patience.
-func (k *takeOvers) note() {
+// record notes that a take-over was done or seen, and doubles the patience.
+func (k *takeOvers) record() {
 	patience := k.ticks()
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -268,7 +268,7 @@ func (ds *desks) takeOver(p forward.Peer, waiting []forward.Waiting, since time.
 			return
 		}
 		if reason == reasonSilent {
-			ds.takeOvers.note()
+			ds.takeOvers.record()
 		}
 		ds.leave(p, waiting)
 	})
