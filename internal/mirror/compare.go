@@ -98,7 +98,7 @@ func (m *Mirror) compareOnce(ctx context.Context) error {
 
 // seeAhead gets the entries that are newer than MySQL or missing there. A node of
 // Galera may lag for a moment, but a database that was restored or created again
-// stays behind: seeAhead deletes an entry that stays newer.
+// stays older: seeAhead deletes an entry that stays newer.
 func (m *Mirror) seeAhead(ctx context.Context, entries map[string]*item) {
 	ahead := make(map[string]sighting, len(entries))
 	for sku, it := range entries {

@@ -24,12 +24,12 @@
 //
 // A put succeeds only if its writer had read the previous entry before it read
 // MySQL. So the entries of a SKU have the order of its rows in MySQL, whichever
-// replicas write them. The last commit of each SKU reaches etcd, because the replica
-// that made it reads MySQL afterwards.
+// replicas write them. The replica of the last commit reads MySQL afterwards, so that
+// commit reaches etcd.
 //
-// Writes are few: the changes of a SKU within a quarter of a second become one put, and
-// several SKUs share a transaction. A change is urgent if the SKU sells out or becomes
-// available again. Urgent changes are written first.
+// The changes of a SKU within a quarter of a second become one put, and several SKUs
+// share a transaction. A change is urgent, and written first, if the SKU sells out or
+// becomes available again.
 //
 // # Reading
 //

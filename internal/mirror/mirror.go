@@ -157,9 +157,8 @@ func (m *Mirror) Count() (int, bool) {
 	return len(m.names), m.current() && m.complete
 }
 
-// Next returns a channel that is closed when any SKU of the view changes, or when
-// the view becomes current or stops to be so. To follow a SKU: take the channel,
-// then Get, then wait.
+// Next returns a channel that is closed when any SKU of the view changes, or when the
+// view becomes current or stale. To follow a SKU: take the channel, then Get, then wait.
 func (m *Mirror) Next() <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"flashsale/internal/sleep"
@@ -15,9 +16,8 @@ const (
 	// blockerAfter is how long a write waits for its row before the search for an
 	// idle blocker starts. An active transaction has ended by then.
 	blockerAfter = 250 * time.Millisecond
-	// blockerAgain is the least time between two searches: a connection that is idle
-	// in the same transaction in both is killed. A random wait of up to as much is
-	// added: InnoDB renews its list of transactions only for a reader that comes
+	// blockerAgain is the least time between two searches. A random wait of up to as
+	// much is added: InnoDB renews its list of transactions only for a reader that comes
 	// 100 ms after the last, so that replicas in lockstep would never see a new list.
 	blockerAgain = 150 * time.Millisecond
 	// blockerTimeout bounds searching and killing.
@@ -49,10 +49,9 @@ var blockersQueries = []string{
 // errUnknownTable is MySQL's error for a missing table of information_schema.
 const errUnknownTable = 1109
 
-// Clearing runs write. If it takes long, Clearing kills connections that block a write
-// of the service while they are idle: a process that was stopped between a failed
-// statement and its ROLLBACK, or an operator's client, keeps the row's lock as long as
-// its connection is open. Active connections are not killed.
+// Clearing runs write. While it waits, Clearing kills idle connections that block a write
+// of the service: a process that was stopped between a failed statement and its ROLLBACK,
+// or an operator's client, keeps the row's lock as long as its connection is open.
 func (db *DB) Clearing(ctx context.Context, write func() error) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -73,9 +72,9 @@ func (db *DB) Clearing(ctx context.Context, write func() error) error {
 // BlockerConnections is how many connections a DB may open outside of its pool.
 const BlockerConnections = 1
 
-// killIdleBlockers kills the idle blockers of all writes, of any process, until ctx
-// ends. One goroutine of this process does so at a time: see blockerAgain. It opens a
-// connection outside of the pool, because waiting writes may use the whole pool.
+// killIdleBlockers kills the connections that block any write, and that are idle in the
+// same transaction in two searches, until ctx ends. One goroutine does so at a time: see
+// blockerAgain. Its connection is outside of the pool, which waiting writes may use up.
 func (db *DB) killIdleBlockers(ctx context.Context) error {
 	select {
 	case db.looking <- struct{}{}:
@@ -100,11 +99,11 @@ func (db *DB) killIdleBlockers(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for transaction, thread := range now {
-			if before[transaction] != thread {
+		for _, b := range now {
+			if !slices.Contains(before, b) {
 				continue
 			}
-			if _, err := own.ExecContext(ctx, fmt.Sprintf("KILL CONNECTION %d", thread)); err != nil {
+			if _, err := own.ExecContext(ctx, fmt.Sprintf("KILL CONNECTION %d", b.thread)); err != nil {
 				return fmt.Errorf("kill the idle connection that blocks a write: %w", err)
 			}
 		}
@@ -124,23 +123,18 @@ func (db *DB) SeesBlockers(ctx context.Context) error {
 	return db.SQL.QueryRowContext(ctx, "SELECT COUNT(*) FROM information_schema.INNODB_CMP").Scan(&n)
 }
 
-// idleBlockers are the threads of idle blockers by their transaction.
-func idleBlockers(ctx context.Context, own *sql.DB) (map[string]int64, error) {
-	type blocker struct {
-		transaction string
-		thread      int64
-	}
-	var found []blocker
-	var err error
+// blocker is an idle connection that blocks a write, by its thread.
+type blocker struct {
+	transaction string
+	thread      int64
+}
+
+func idleBlockers(ctx context.Context, own *sql.DB) (found []blocker, err error) {
 	for _, query := range blockersQueries {
 		found, err = queryAll(ctx, own, func(b *blocker) []any { return []any{&b.transaction, &b.thread} }, query, writePrefix+"%")
 		if n := serverError(err); n != errUnknownTable && n != errNoSuchTable {
 			break
 		}
 	}
-	blockers := map[string]int64{}
-	for _, b := range found {
-		blockers[b.transaction] = b.thread
-	}
-	return blockers, wrap("look for idle connections that block a write", err)
+	return found, wrap("look for idle connections that block a write", err)
 }

@@ -26,7 +26,7 @@ func (c Claim) RecordedToken() lock.Token {
 	return c.Token
 }
 
-// Begin reads the row. Behind FenceClaim it first registers the token: MySQL then
+// Begin reads the row. With FenceClaim it first registers the token: MySQL then
 // refuses the writes of older holders, so that the row stays as read until this
 // claim writes. A fence that is only compared when writing would admit a stale
 // write between this read and the first write.

@@ -37,27 +37,25 @@ type DB struct {
 // rollbackTimeout bounds a ROLLBACK, and other work that must follow the end of a context.
 const rollbackTimeout = time.Second
 
-// Option changes how Open makes the pool's connections.
+// Option changes how Open makes the pool.
 type Option func(driver.Connector) *sql.DB
 
-// Traced makes spans of the statements of traced requests. With a nil provider it
-// does nothing. Spans have neither the text nor the arguments of a statement, because
-// these contain customers' names and keys.
+// Traced makes spans of the statements of traced requests, if provider is not nil. Spans
+// have neither the text nor the arguments of a statement, which contain customers' names
+// and keys.
 func Traced(provider trace.TracerProvider) Option {
 	if provider == nil {
 		return sql.OpenDB
 	}
-	return func(c driver.Connector) *sql.DB { return openTraced(c, provider) }
-}
-
-func openTraced(c driver.Connector, provider trace.TracerProvider) *sql.DB {
-	return otelsql.OpenDB(c, otelsql.WithTracerProvider(provider),
-		otelsql.WithAttributes(semconv.DBSystemNameMySQL), otelsql.WithSpanOptions(otelsql.SpanOptions{
-			DisableQuery: true, DisableErrSkip: true, OmitConnResetSession: true, OmitConnPrepare: true, OmitRows: true, OmitConnectorConnect: true,
-			SpanFilter: func(ctx context.Context, _ otelsql.Method, _ string, _ []driver.NamedValue) bool {
-				return trace.SpanContextFromContext(ctx).IsSampled()
-			},
-		}))
+	spans := otelsql.SpanOptions{
+		DisableQuery: true, DisableErrSkip: true, OmitConnResetSession: true, OmitConnPrepare: true, OmitRows: true, OmitConnectorConnect: true,
+		SpanFilter: func(ctx context.Context, _ otelsql.Method, _ string, _ []driver.NamedValue) bool {
+			return trace.SpanContextFromContext(ctx).IsSampled()
+		},
+	}
+	return func(c driver.Connector) *sql.DB {
+		return otelsql.OpenDB(c, otelsql.WithTracerProvider(provider), otelsql.WithAttributes(semconv.DBSystemNameMySQL), otelsql.WithSpanOptions(spans))
+	}
 }
 
 // Open makes a pool of at most conns connections to the database of a DSN in the form
@@ -208,8 +206,7 @@ func (db *DB) onConn(ctx context.Context, f func(conn *sql.Conn) error) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNoConnection, err)
 	}
-	// Close fails only if the connection is closed already.
-	defer func() { _ = conn.Close() }()
+	defer func() { _ = conn.Close() }() // fails only if it is closed already
 	err = f(conn)
 	if err == nil {
 		return nil

@@ -18,21 +18,17 @@ var ErrInUse = errors.New("a replica still runs on this database, or is stopped 
 	"(if its machine is gone, end the connection with KILL: see SHOW PROCESSLIST)")
 
 // ReplicaLock shows that a replica may write: a user-level lock of the server, on a
-// connection that is open as long as the replica may write. Adopt fails while any
-// replica holds one. A lease would not do: a replica that is stopped keeps its
-// connection, and its writes after it resumes would pass fences that start again
-// from zero. It is not a transaction: a server waits for its transactions to end
-// before it hands over to another server.
+// connection that stays open as long. Adopt fails while any replica holds one. A lease
+// would not do: it ends while a replica is stopped, and what the replica writes when it
+// resumes would pass fences that start again from zero. A transaction would not do: a
+// server waits for its end before it hands over to another server.
 //
-// Adopt and LockReplica cannot miss each other. LockReplica takes its lock first and
-// then reads the binding with a shared lock; Adopt locks the binding's row first and
-// then looks for replica locks. If the replica lock was taken before Adopt looks,
-// Adopt fails. Otherwise LockReplica's read waits for Adopt's commit and finds the new
-// binding.
+// LockReplica takes its lock and then reads the binding with a shared lock; Adopt locks
+// the binding's row and then looks for replica locks. So either Adopt finds the replica
+// lock and fails, or LockReplica's read waits for Adopt's commit and finds the new binding.
 //
-// Only one server knows a lock. If the database has several, Adopt asks every server
-// that the DSN names. A replica that locks on another server during Adopt finds the
-// new binding at its next Check.
+// Each server has its own locks. Adopt asks every server that the DSN names. A replica
+// that locks on another server meanwhile finds the new binding at its next Check.
 type ReplicaLock struct {
 	conn *sql.Conn
 	want Binding

@@ -8,9 +8,8 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// This file writes the statements that take units behind a fence. They have no
-// placeholders, which the driver would search for in the whole packet. SKUs are written
-// in hexadecimal, so that nothing must be escaped.
+// These statements have no placeholders, for which the driver would search the whole
+// packet. SKUs are hexadecimal, so that nothing must be escaped.
 
 // Take takes units from a row as the claim's holder knows it, for orders made at a time
 // of the database's clock.
@@ -21,11 +20,10 @@ type Take struct {
 	At    time.Time
 }
 
-// ClockTolerance is how much the time of a batch's orders may differ from the database's
-// clock when they are written. The holder extrapolates the database's clock by its own,
-// which stops while the host is suspended and does not follow steps of the other. The
-// tolerance is longer than a batch waits for the previous transaction, and much shorter
-// than any payment window.
+// ClockTolerance is how much the time of orders may differ from the database's clock when
+// they are written. A desk extrapolates that clock by its own, which stops while the host
+// is suspended. The tolerance is longer than a batch waits for the previous transaction,
+// and much shorter than any payment window.
 const ClockTolerance = 3 * time.Second
 
 // Statement takes the units. It changes one row, or none if Condition is false.
@@ -41,26 +39,22 @@ func (t Take) Statement() string {
 	return "UPDATE stock SET " + set + ", updated_at = NOW(6) WHERE " + t.Condition()
 }
 
-// Condition is true if the fence admits the take. Behind FenceClaim the row must also be
+// Condition is true if the fence admits the take. With FenceClaim the row must also be
 // as the holder knows it, the sale open, and the orders' time near the database's.
 func (t Take) Condition() string {
-	if t.Claim.Fence == strategy.FenceOff || t.Claim.Fence == strategy.FenceWrite {
-		return t.rowCondition()
-	}
-	from, until := t.window()
-	return t.rowCondition() + " AND " + between(from, until)
-}
-
-// rowCondition is the part of Condition about the row.
-func (t Take) rowCondition() string {
 	switch t.Claim.Fence {
 	case strategy.FenceOff:
 		return fmt.Sprintf("sku = x'%x'", t.Claim.SKU)
 	case strategy.FenceWrite:
 		return fmt.Sprintf("sku = x'%x' AND fence <= %d", t.Claim.SKU, t.Claim.Token)
-	default: // FenceClaim
-		return fmt.Sprintf("sku = x'%x' AND fence = %d AND seq = %d AND available >= %d", t.Claim.SKU, t.Claim.Token, t.Row.Seq, t.Units)
 	}
+	from, until := t.window()
+	return t.claimed() + " AND " + between(from, until)
+}
+
+// claimed is the condition on the row with FenceClaim.
+func (t Take) claimed() string {
+	return fmt.Sprintf("sku = x'%x' AND fence = %d AND seq = %d AND available >= %d", t.Claim.SKU, t.Claim.Token, t.Row.Seq, t.Units)
 }
 
 // window is when the units may be taken. A change of the sale's window moves seq, so
@@ -125,7 +119,7 @@ func writeTogether(b *strings.Builder, takes []Take) {
 		if i > 0 {
 			b.WriteString(" OR ")
 		}
-		b.WriteString(t.rowCondition())
+		b.WriteString(t.claimed())
 	}
 	b.WriteString(")")
 }

@@ -95,8 +95,8 @@ func (w Writer) readThenWrite(ctx context.Context, conn *sql.Conn, read, sku str
 	return row, ErrContended
 }
 
-// writeThenRead lets the UPDATE decide; behind etcd, which has decided already, the row
-// is a copy and the UPDATE follows. The read afterwards sees the transaction's own
+// writeThenRead lets the UPDATE decide. With EtcdCompareAndSwap, etcd has decided
+// already, and the UPDATE only follows. The read afterwards sees the transaction's own
 // write, on a row that is locked until COMMIT. If nothing was taken, the row is not
 // locked, and units may have been returned before the read.
 func (w Writer) writeThenRead(ctx context.Context, conn *sql.Conn, sku string, n int32) (row Row, err error) {

@@ -16,11 +16,9 @@
 //	Else Get(stock), Get(taken)
 //
 // so that it fails if another change came first; the answer then has the values for
-// the next try. (An order's key never changes without the stock's: one compare covers
-// both.) Tries are bounded and counted, and the pauses between them grow. Every change
-// names its order, and the order's key shows whether it was made: a change without an
-// answer can be sent again, and counts once. (The caller must use one name for one
-// order.)
+// the next try. An order's key never changes without the stock's: one compare covers
+// both. The order's key shows whether its change was made, so that a change without an
+// answer can be sent again and counts once.
 //
 // # Two stores, and the gap
 //
@@ -30,12 +28,9 @@
 //	INSERT order; COMMIT   the row that sells them
 //	  - or, refused:       GiveBack(order)
 //
-// a crash between the two leaves units that were taken and not sold: the shop never
-// oversells, but some units stay unsold. The opposite order would oversell. The gap is
-// the orders in Taken that have no row in MySQL and that no process is working on.
-// Before an auditor gives their units back, which counts once, they must make sure that
-// the row cannot appear any more: its COMMIT may still be on its way. The same applies
-// to a cancelled order whose GiveBack was not reached.
-//
-// A strategy without this problem keeps stock and orders in one store.
+// a crash between the two leaves units that were taken and not sold. (The opposite
+// order would oversell.) This gap is the orders in Taken that have no row in MySQL and
+// that no process is working on. An auditor may give their units back after making sure
+// that the row cannot appear any more: its COMMIT may still be on its way. The same
+// applies to a cancelled order whose GiveBack was not reached.
 package etcdstock

@@ -89,7 +89,7 @@ func (s *Store) Retries() uint64 { return s.retries.Load() }
 // Create puts units of a new SKU on sale. It reports false, and changes nothing, if the
 // SKU exists.
 func (s *Store) Create(ctx context.Context, sku string, units int64) (created bool, err error) {
-	if err := check(sku, units); err != nil {
+	if err := check(sku, "create", units); err != nil {
 		return false, err
 	}
 	key := s.stockKey(sku)
@@ -174,10 +174,7 @@ func (s *Store) Restock(ctx context.Context, sku, restock string, n int64) (Stoc
 
 // changeOnce makes a change of n units, unless the key of that name exists.
 func (s *Store) changeOnce(ctx context.Context, sku, kind, name string, n int64, apply func(now *Stock) error) (Stock, error) {
-	if err := check(sku, n-1); err != nil {
-		return Stock{}, err
-	}
-	if err := checkName(name); err != nil {
+	if err := check(sku, name, n-1); err != nil {
 		return Stock{}, err
 	}
 	key := s.key(kind, sku, name)
@@ -198,7 +195,7 @@ func (s *Store) changeOnce(ctx context.Context, sku, kind, name string, n int64,
 // the order has none, or none any more. A Take without an answer may still be on its
 // way: it fails if it arrives later, because GiveBack changes the stock's key in any case.
 func (s *Store) GiveBack(ctx context.Context, sku, order string) (Stock, error) {
-	if err := checkName(order); err != nil {
+	if err := check(sku, order, 0); err != nil {
 		return Stock{}, err
 	}
 	key, nothing := s.key("taken", sku, order), false
@@ -289,13 +286,7 @@ func (s *Store) key(kind, sku, name string) string {
 	return s.cfg.Prefix + kind + "/" + sku + "/" + name
 }
 
-func encode(stock Stock) string {
-	value, err := json.Marshal(stock)
-	if err != nil {
-		panic(err) // two numbers
-	}
-	return string(value)
-}
+func encode(s Stock) string { return fmt.Sprintf(`{"units":%d,"available":%d}`, s.Units, s.Available) }
 
 func stockOf(sku string, kvs []*mvccpb.KeyValue) (Stock, error) {
 	if len(kvs) == 0 {
@@ -317,19 +308,15 @@ func quantityOf(kv *mvccpb.KeyValue) (int64, error) {
 	return n, nil
 }
 
-func check(sku string, units int64) error {
-	if sku == "" || strings.ContainsAny(sku, "/\x00") {
+// check refuses arguments that would not make a key, and negative units.
+func check(sku, name string, units int64) error {
+	switch {
+	case sku == "" || strings.ContainsAny(sku, "/\x00"):
 		return fmt.Errorf("%q is not a valid SKU", sku)
-	}
-	if units < 0 {
+	case name == "":
+		return fmt.Errorf("%s: the name of the order or restock is empty", sku)
+	case units < 0:
 		return fmt.Errorf("%s: too few units", sku)
-	}
-	return nil
-}
-
-func checkName(name string) error {
-	if name == "" {
-		return errors.New("the name of the order or restock is empty")
 	}
 	return nil
 }
