@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -180,14 +179,13 @@ func (s *shop) history(sku string) (seqs []uint64) {
 type replica struct {
 	*Mirror
 	stop func() // ends it and waits for the end
-	log  *logged
 }
 
 // start runs a Mirror with its own connections until stop is called or the test ends.
 func (s *shop) start(options ...func(*Config)) *replica {
 	s.t.Helper()
-	r := &replica{log: &logged{}}
-	cfg := Config{Prefix: s.prefix, Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(r.log)}
+	r := &replica{}
+	cfg := Config{Prefix: s.prefix, Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.NewTextHandler(s.t.Output(), nil))}
 	for _, option := range options {
 		option(&cfg)
 	}
@@ -216,12 +214,7 @@ func (s *shop) start(options ...func(*Config)) *replica {
 			s.t.Error("Run did not return")
 		}
 	})
-	s.t.Cleanup(func() {
-		r.stop()
-		if s.t.Failed() {
-			s.t.Logf("the mirror logged:\n%s", strings.Join(r.log.lines(), "\n"))
-		}
-	})
+	s.t.Cleanup(r.stop)
 	return r
 }
 
@@ -275,29 +268,4 @@ func pending(r *replica) float64 {
 			}
 		}
 	}))
-}
-
-// logged is a slog.Handler that keeps all lines.
-type logged struct {
-	mu   sync.Mutex
-	text []string
-}
-
-func (h *logged) Enabled(context.Context, slog.Level) bool { return true }
-func (h *logged) WithAttrs([]slog.Attr) slog.Handler       { return h }
-func (h *logged) WithGroup(string) slog.Handler            { return h }
-
-func (h *logged) Handle(_ context.Context, r slog.Record) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	line := r.Time.Format("05.000 ") + r.Message
-	r.Attrs(func(a slog.Attr) bool { line += " " + a.String(); return true })
-	h.text = append(h.text, line)
-	return nil
-}
-
-func (h *logged) lines() []string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return append([]string(nil), h.text...)
 }
