@@ -13,10 +13,9 @@ import (
 	"flashsale/internal/lock"
 )
 
-// BenchmarkHandover measures how long a lock takes from one holder to the next:
-// from just before Unlock until the waiter's Lock has returned, with two holders
-// in turns, each on a client of its own. Each line reports the median beside the
-// median of a put, taken in between: the durable write that no lock can avoid.
+// BenchmarkHandover measures a hand-over: from just before Unlock until the waiter's
+// Lock has returned. Two holders with separate clients take turns. It also reports the
+// median of a put, the durable write that no lock can avoid.
 //
 //	go test ./internal/lock/etcdlock -run '^$' -bench Handover -benchtime 500x
 func BenchmarkHandover(b *testing.B) {
@@ -49,8 +48,7 @@ func BenchmarkHandover(b *testing.B) {
 	}
 }
 
-// BenchmarkAlternation lets two holders take turns as fast as they can: each
-// operation is a Lock and an Unlock while the other one waits.
+// BenchmarkAlternation measures a Lock and an Unlock while another holder waits.
 func BenchmarkAlternation(b *testing.B) {
 	s := start(b, 1)
 	for _, bench := range []struct {
@@ -88,7 +86,7 @@ func BenchmarkAlternation(b *testing.B) {
 	}
 }
 
-// BenchmarkUncontended is Lock and Unlock with nobody else about.
+// BenchmarkUncontended measures a Lock and an Unlock without contention.
 func BenchmarkUncontended(b *testing.B) {
 	s := start(b, 1)
 	l := s.newLocker(b)
@@ -103,8 +101,8 @@ func BenchmarkUncontended(b *testing.B) {
 	}
 }
 
-// TestHandOverTime prints what BenchmarkHandover measures, in a short run. It
-// asserts nothing: a figure that depends on the machine is no test.
+// TestHandOverTime logs what BenchmarkHandover measures, in a short run. It asserts
+// nothing, because the figures depend on the machine.
 func TestHandOverTime(t *testing.T) {
 	s := start(t, 1)
 	for name, open := range map[string]func(string) (lock.Locker, func() error, error){
@@ -120,7 +118,7 @@ func TestHandOverTime(t *testing.T) {
 	}
 }
 
-// pair is two Lockers of which one holds the lock.
+// pair is two Lockers. One of them holds the lock.
 type pair struct {
 	server  *server
 	name    string
@@ -155,7 +153,7 @@ func (s *server) newPair(tb testing.TB, open func(string) (lock.Locker, func() e
 	return p
 }
 
-// handOver lets the other one have the lock, and returns how long that took.
+// handOver passes the lock to the other Locker, and returns the duration.
 func (p *pair) handOver(tb testing.TB) time.Duration {
 	tb.Helper()
 	p.holder = 1 - p.holder
@@ -167,7 +165,7 @@ func (p *pair) handOver(tb testing.TB) time.Duration {
 		granted <- time.Now()
 	}()
 	if _, ok := p.lockers[0].(*Try); ok {
-		time.Sleep(20 * time.Millisecond) // nothing on the server tells that it waits
+		time.Sleep(20 * time.Millisecond) // its waiter is not stored on the server
 	} else {
 		for len(p.server.Places(tb, p.name)) < 2 {
 			time.Sleep(time.Millisecond)
@@ -185,7 +183,7 @@ func (p *pair) handOver(tb testing.TB) time.Duration {
 	return at.Sub(began)
 }
 
-// put is how long one durable write takes.
+// put returns the duration of one durable write.
 func (s *server) put(tb testing.TB) time.Duration {
 	tb.Helper()
 	began := time.Now()

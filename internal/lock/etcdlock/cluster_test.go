@@ -16,19 +16,19 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// clusterTTL is longer than an election takes, also on a busy machine: a grant may
-// be kept through one.
+// clusterTTL is longer than an election, even on a busy machine, so that a grant can
+// survive one.
 const clusterTTL = 12 * time.Second
 
-// clusterLocks are all locks in etcd.
+// clusterLocks are the locks of this package.
 var clusterLocks = []struct {
 	name string
 	make func(Config) (lock.Locker, error)
-	// promptly: Lock returns at its deadline, where the textbook's cleans up
-	// first; and no request waits as long for a dead leader as etcd lets it.
+	// promptly: Lock returns at its deadline, and no request waits for a dead leader.
+	// The textbook's Lock first cleans up, and its requests have no time-out.
 	promptly bool
-	// keeps: a grant outlives an election. The textbook's session sends its
-	// renewals to one node, and takes its time to find another.
+	// keeps: a grant survives an election. The textbook's session sends its renewals
+	// to one node, and takes long to find another.
 	keeps bool
 }{
 	{"etcd", func(cfg Config) (lock.Locker, error) { return New(cfg) }, true, true},
@@ -36,7 +36,7 @@ var clusterLocks = []struct {
 	{"etcd-textbook", func(cfg Config) (lock.Locker, error) { return NewTextbook(cfg) }, false, false},
 }
 
-// TestCluster lets nodes of three die and hang, under each lock.
+// TestCluster kills and stops nodes of a cluster of three, for each lock.
 func TestCluster(t *testing.T) {
 	s := start(t, 3)
 	for _, kind := range clusterLocks {
@@ -47,21 +47,21 @@ func TestCluster(t *testing.T) {
 			return openLocker(t, kind.make, cfg, endpoints)
 		}
 		t.Run(kind.name, func(t *testing.T) {
-			t.Run("GoesOnWithoutItsLeader", func(t *testing.T) {
-				s.goesRound(t, kind.keeps, open(t, clusterTTL, s.EtcdEndpoints()...), open(t, clusterTTL, s.EtcdEndpoints()...))
+			t.Run("WorksWithoutItsLeader", func(t *testing.T) {
+				s.worksWithoutLeader(t, kind.keeps, open(t, clusterTTL, s.EtcdEndpoints()...), open(t, clusterTTL, s.EtcdEndpoints()...))
 			})
-			t.Run("LeaderDiesInAHandOver", func(t *testing.T) {
-				s.diesInHandOver(t, kind.promptly, open(t, clusterTTL, s.EtcdEndpoints()...), open(t, clusterTTL, s.EtcdEndpoints()...))
+			t.Run("LeaderDiesDuringAHandOver", func(t *testing.T) {
+				s.diesDuringHandOver(t, kind.promptly, open(t, clusterTTL, s.EtcdEndpoints()...), open(t, clusterTTL, s.EtcdEndpoints()...))
 			})
-			t.Run("MinorityRefuses", func(t *testing.T) {
+			t.Run("MinorityGrantsNothing", func(t *testing.T) {
 				minority := s.Etcd[0].Endpoint
-				s.minorityRefuses(t, kind.promptly, open(t, testTTL, minority), open(t, testTTL, minority))
+				s.minorityGrantsNothing(t, kind.promptly, open(t, testTTL, minority), open(t, testTTL, minority))
 			})
 		})
 	}
 }
 
-// openLocker makes a Locker with a client of its own; both are closed with the test.
+// openLocker makes a Locker with its own client. The test's end closes both.
 func openLocker(t *testing.T, make func(Config) (lock.Locker, error), cfg Config, endpoints []string) lock.Locker {
 	t.Helper()
 	client, err := newClient(endpoints)
@@ -84,9 +84,9 @@ func openLocker(t *testing.T, make func(Config) (lock.Locker, error), cfg Config
 	return l
 }
 
-// goesRound kills the leader while two take turns; which node each of them talks
-// to is anybody's guess. A third grant is held meanwhile.
-func (s *server) goesRound(t *testing.T, keeps bool, lockers ...lock.Locker) {
+// worksWithoutLeader kills the leader while two Lockers take turns. Each may be
+// connected to any node. Another grant is held meanwhile.
+func (s *server) worksWithoutLeader(t *testing.T, keeps bool, lockers ...lock.Locker) {
 	kept := locktest.MustLock(t, lockers[0], "kept")
 	var rounds atomic.Int64
 	var inside atomic.Int32
@@ -98,11 +98,11 @@ func (s *server) goesRound(t *testing.T, keeps bool, lockers ...lock.Locker) {
 			for ctx.Err() == nil {
 				held, err := l.Lock(ctx, "round")
 				if err != nil {
-					t.Log("lock:", err) // the last one: that it was cancelled
+					t.Log("lock:", err) // the last call is cancelled
 					continue
 				}
 				if inside.Add(1) != 1 {
-					return errors.New("two are inside")
+					return errors.New("the lock has two holders")
 				}
 				inside.Add(-1)
 				if err := giveBack(t, held); err != nil {
@@ -113,13 +113,13 @@ func (s *server) goesRound(t *testing.T, keeps bool, lockers ...lock.Locker) {
 			return nil
 		})
 	}
-	sandboxtest.Eventually(t, "the lock to go round", func() bool { return rounds.Load() > 4 })
+	sandboxtest.Eventually(t, "the lock to change hands", func() bool { return rounds.Load() > 4 })
 	leader := s.leader(t)
 	restart := s.restarting(t, leader)
 	killed := time.Now()
 	s.Etcd[leader].Kill()
 	before := rounds.Load()
-	sandboxtest.Eventually(t, "the lock to go round without its leader", func() bool { return rounds.Load() > before+4 })
+	sandboxtest.Eventually(t, "the lock to change hands without the leader", func() bool { return rounds.Load() > before+4 })
 	t.Logf("4 rounds %s after the leader's death", time.Since(killed).Round(time.Millisecond))
 	cancel()
 	if err := group.Wait(); err != nil {
@@ -129,14 +129,14 @@ func (s *server) goesRound(t *testing.T, keeps bool, lockers ...lock.Locker) {
 	select {
 	case <-kept.Lost():
 		if keeps {
-			t.Error("a grant was lost with one of three nodes")
+			t.Error("a grant was lost, although only one of three nodes failed")
 		}
 	default:
 		locktest.MustUnlock(t, kept)
 	}
 }
 
-// giveBack unlocks, again where the answer was lost with a node.
+// giveBack unlocks, and retries if the answer was lost.
 func giveBack(t *testing.T, held lock.Held) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -152,10 +152,10 @@ func giveBack(t *testing.T, held lock.Held) error {
 	}
 }
 
-// diesInHandOver kills the leader at the moment of an Unlock. Whether that was
-// applied is open; the waiter must be granted the lock either way, and promptly
-// before the lease's end could have helped.
-func (s *server) diesInHandOver(t *testing.T, promptly bool, here, there lock.Locker) {
+// diesDuringHandOver kills the leader during an Unlock. The Unlock may or may not be
+// applied. The waiter must get the lock in both cases and, if promptly, before the
+// lease ends.
+func (s *server) diesDuringHandOver(t *testing.T, promptly bool, here, there lock.Locker) {
 	held := locktest.MustLock(t, here, "hand-over")
 	waiter := locktest.LockAside(t, there, "hand-over")
 	if _, ok := here.(*Try); !ok {
@@ -174,13 +174,13 @@ func (s *server) diesInHandOver(t *testing.T, promptly bool, here, there lock.Lo
 	}
 	next := waiter.Granted(t)
 	took := time.Since(began)
-	t.Logf("the next holder is in after %s", took.Round(time.Millisecond))
+	t.Logf("the waiter got the lock after %s", took.Round(time.Millisecond))
 	if promptly && took >= clusterTTL {
-		t.Errorf("the next holder is in after %s, at a TTL of %s", took, clusterTTL)
+		t.Errorf("the waiter got the lock after %s, want less than the TTL of %s", took, clusterTTL)
 	}
 	select {
 	case <-next.Lost():
-		t.Error("the grant was lost at once")
+		t.Error("the waiter's grant was lost at once")
 	default:
 	}
 	<-dead
@@ -191,12 +191,11 @@ func (s *server) diesInHandOver(t *testing.T, promptly bool, here, there lock.Lo
 	locktest.MustUnlock(t, locktest.MustLock(t, here, "hand-over"))
 }
 
-// minorityRefuses stops two of three nodes. The third one, which its clients go
-// on talking to, must neither grant a lock nor keep anybody waiting for longer
-// than he would.
-func (s *server) minorityRefuses(t *testing.T, promptly bool, here, there lock.Locker) {
+// minorityGrantsNothing stops two of three nodes. The clients of the third one must
+// not get a lock, and must return at their deadlines.
+func (s *server) minorityGrantsNothing(t *testing.T, promptly bool, here, there lock.Locker) {
 	held := locktest.MustLock(t, here, "held")
-	locktest.MustUnlock(t, locktest.MustLock(t, there, "known")) // it has a lease
+	locktest.MustUnlock(t, locktest.MustLock(t, there, "known")) // begins its lease
 	for _, node := range s.Etcd[1:] {
 		sandboxtest.Pause(t, node.Process)
 	}
@@ -207,7 +206,7 @@ func (s *server) minorityRefuses(t *testing.T, promptly bool, here, there lock.L
 	}
 	defer resume()
 	const timeout = 500 * time.Millisecond
-	// The machine's scheduling; and what the textbook's clean-up may take.
+	// For a busy machine, and for the textbook's clean-up.
 	late := 750 * time.Millisecond
 	if !promptly {
 		late += cleanUpTimeout
@@ -215,7 +214,7 @@ func (s *server) minorityRefuses(t *testing.T, promptly bool, here, there lock.L
 	for name, take := range map[string]func(context.Context, string) (lock.Held, error){
 		"Lock": there.Lock, "TryLock": there.TryLock,
 	} {
-		var took []time.Duration // on a busy machine one may be late, and not each
+		var took []time.Duration // a busy machine may delay one call, but not all
 		for len(took) < 3 && (len(took) == 0 || slices.Min(took) > timeout+late) {
 			asked := time.Now()
 			ctx, cancel := context.WithTimeout(t.Context(), timeout)
@@ -223,24 +222,24 @@ func (s *server) minorityRefuses(t *testing.T, promptly bool, here, there lock.L
 			cancel()
 			took = append(took, time.Since(asked))
 			if !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("%s in a minority: %v", name, err)
+				t.Errorf("%s without a quorum: %v, want the deadline", name, err)
 			}
 		}
 		if slices.Min(took) > timeout+late {
-			t.Errorf("%s in a minority took %s", name, took)
+			t.Errorf("%s without a quorum took %s", name, took)
 		}
 	}
-	sandboxtest.Await(t, held.Lost(), "the holder in the minority to give up")
+	sandboxtest.Await(t, held.Lost(), "the loss of the grant without a quorum")
 	resume()
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
-		t.Errorf("Unlock of what was lost: %v, want %v", err, lock.ErrLost)
+		t.Errorf("Unlock after the loss: %v, want %v", err, lock.ErrLost)
 	}
 	locktest.MustUnlock(t, locktest.MustLock(t, there, "free-Lock"))
 	locktest.MustUnlock(t, locktest.MustLock(t, here, "held"))
 }
 
-// restarting is for a node that is about to die: it starts it again. It is called
-// with the test's end at the latest, for those that come after.
+// restarting returns a function that restarts a node which is about to be killed. The
+// test's end calls it at the latest, for the tests that follow.
 func (s *server) restarting(t *testing.T, node int) (restart func()) {
 	restart = sync.OnceFunc(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*patience)

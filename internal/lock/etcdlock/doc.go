@@ -9,7 +9,7 @@
 //
 // The keys of a name, ordered by create revision, are its queue. The first key
 // holds the lock, and its create revision is the fencing token. Each change is one
-// transaction that compares a create revision:
+// transaction:
 //
 //	Lock     If CreateRevision(key) = 0             Then Put(key, owner, lease)  Get(prefix/name/)
 //	                                                Else Get(prefix/name/)
@@ -18,8 +18,8 @@
 //	                                                Else Get(prefix/name/)
 //	Evict    as Unlock, for the first key
 //
-// A request that arrives late or twice therefore neither creates a second key nor
-// deletes a later holder's. In this process, each key belongs to a place:
+// So a request that arrives late or twice neither creates a second key nor deletes a
+// later holder's. In this process, each key belongs to a place:
 //
 //	        not the first
 //	asked ------------------> waiting ---------------> gone
@@ -39,47 +39,33 @@
 // # The view
 //
 // For each name in use, the Locker keeps a view of the queue: the keys as of one
-// revision. The answer of every transaction above replaces an older view. One
-// watch on the prefix feeds the views of all names with the changes in between,
-// in the order of their revisions.
-//
-// The watch starts at the present (revision 0). A watch that starts at a revision
-// in the past is served by a loop in etcd that runs every 100 ms. After the watch
-// has started, and before its first event is applied, one list of the prefix
-// supplies what came before. Ten thousand watches, one for each name, would take
-// three times the memory of their queues in etcd.
+// revision. Each answer above replaces an older view. One watch on the prefix brings
+// all views forward. It starts at the present, because etcd serves a watch that starts
+// in the past from a loop that runs every 100 ms. One list of the prefix, read before
+// the first event is applied, supplies what came before. Ten thousand watches, one for
+// each name, would need three times the memory of the keys.
 //
 // A stale view delays a grant but never makes a wrong one. Later keys have larger
-// revisions, so no key can get in front of one that a view has shown first. That
-// key can only disappear. But a view must be complete as of its revision: if one of
-// two deletions were missing, it could show a deleted key as the first. This is why
-// the answer of Unlock contains the queue, too. It also tells the next waiter in
-// the same process of its turn without the watch.
+// revisions, so no key can get in front of one that a view has shown first; that key
+// can only disappear. But a view must be complete as of its revision: without an
+// earlier deletion, it could show a deleted key as the first. This is why Unlock reads
+// the queue, too. It also tells the next waiter of the process without the watch.
 //
 // The value of the first key names the holder's process and address (Holder). Evict
-// deletes that key when another process has found the holder dead or stopped. The
-// holder learns of this by its own view; until then, only the fence stops its
-// writes.
+// deletes that key when another process has found the holder dead or stopped. Until
+// the evicted holder's view shows this, only the fence stops its writes.
 //
-// # The lease
+// # Failures
 //
-// Package lease renews the lease three times a TTL and counts from before each
-// request. All grants are lost a margin before the earliest time at which etcd can
-// end the lease. The next Lock gets a new lease.
+// All grants are lost a margin before etcd can end the lease (see package lease). The
+// next Lock gets a new lease.
 //
-// # Requests without an answer
+// A request that timed out may be applied later. The Locker deletes a key of its lease
+// that belongs to no place when the view shows it, and looks for such keys once a TTL.
 //
-// A request that timed out may be applied later. When the view shows a key of our
-// lease that belongs to no place, the key is deleted. Once a TTL, all keys of the
-// lease are compared with the places as well.
-//
-// # A cluster
-//
-// When one of three nodes fails, locks are still granted; after a failure of the
-// leader, once a new one is elected. A request that a dying leader received is
-// never answered, so no request waits longer than a third of the TTL. On a node
-// without a quorum nothing is granted: Lock returns at its context's end, and a
-// holder loses its grant before its lease can end.
+// In a cluster, a request that a dying leader received is never answered, so each
+// request has a time-out of a third of the TTL. On a node without a quorum, Lock
+// returns at its context's end, and a holder loses its grant before its lease can end.
 //
 // # Other locks
 //

@@ -27,11 +27,11 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// patience is how long a test waits for what must happen.
+// patience bounds the waits of a test.
 const patience = 20 * time.Second
 
-// noticeTTL is for what a Locker does or notices a few times a TTL, and a busy
-// machine must not take for the lease's end.
+// noticeTTL is for what a Locker does a few times a TTL. It is long enough that a busy
+// machine does not lose the lease.
 const noticeTTL = 6 * time.Second
 
 func TestALateKeyThatTheWatchShowsIsDeleted(t *testing.T) {
@@ -43,7 +43,7 @@ func TestALateKeyThatTheWatchShowsIsDeleted(t *testing.T) {
 	locktest.MustUnlock(t, held)
 }
 
-// The late key stands before ours: until it is gone, we wait.
+// TestALateKeyThatAListShowsIsDeleted: the late key is in front of ours.
 func TestALateKeyThatAListShowsIsDeleted(t *testing.T) {
 	s := start(t, 1)
 	l := s.newLocker(t)
@@ -61,7 +61,7 @@ func TestALateKeyThatNoWatchShowsIsDeleted(t *testing.T) {
 	locktest.MustUnlock(t, held)
 }
 
-// putLate makes what a create leaves that was applied after its caller had gone.
+// putLate creates the key of a request that was applied after its caller had gone.
 func (s *server) putLate(t *testing.T, l *Locker, name string) {
 	t.Helper()
 	l.mu.Lock()
@@ -73,7 +73,7 @@ func (s *server) putLate(t *testing.T, l *Locker, name string) {
 	}
 }
 
-func TestUnlockThatFailedIsDoneLater(t *testing.T) {
+func TestAFailedUnlockIsCompletedLater(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
 	here := newLockerAt(t, []string{"http://" + link.Addr}, Config{})
@@ -85,7 +85,7 @@ func TestUnlockThatFailedIsDoneLater(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := held.Unlock(ctx); err == nil || errors.Is(err, lock.ErrLost) {
-		t.Errorf("Unlock of a server that cannot be reached: %v", err)
+		t.Errorf("Unlock without a connection: %v, want an error other than ErrLost", err)
 	}
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock again: %v, want %v", err, lock.ErrLost)
@@ -93,14 +93,14 @@ func TestUnlockThatFailedIsDoneLater(t *testing.T) {
 	link.Heal()
 	locktest.MustUnlock(t, waiter.Granted(t))
 	if err := here.Healthy(); err != nil {
-		t.Errorf("the lock was freed by the end of its lease: %v", err)
+		t.Errorf("Healthy: %v; the lease was lost before the key was deleted", err)
 	}
 	if keys := s.keys(t); len(keys) != 0 {
 		t.Errorf("keys %q are left", keys)
 	}
 }
 
-func TestAWaiterOutlivesItsLease(t *testing.T) {
+func TestAWaiterQueuesAgainWhenItsLeaseEnds(t *testing.T) {
 	s := start(t, 1)
 	here, there := s.newLocker(t), s.newLocker(t)
 	holder := locktest.MustLock(t, here, "n")
@@ -116,14 +116,14 @@ func TestAWaiterOutlivesItsLease(t *testing.T) {
 	locktest.MustUnlock(t, waiter.Granted(t))
 }
 
-// TestUnlockIsComparedInEtcd removes a holder's key while its Locker is blind:
-// only the transaction itself can tell that there was nothing to give back.
+// TestUnlockIsComparedInEtcd removes a holder's key while its Locker has no watch.
+// Only the transaction can notice this.
 func TestUnlockIsComparedInEtcd(t *testing.T) {
 	s := start(t, 1)
 	l := s.newLocker(t)
 	held := locktest.MustLock(t, l, "n")
-	// A watch that is cancelled while it is being opened, etcd's client leaves open
-	// at the server.
+	// If a watch is cancelled while it is being opened, etcd's client leaves it open on
+	// the server.
 	s.awaitWatch(t, held, "n")
 	l.mu.Lock()
 	l.unfollow()
@@ -135,46 +135,46 @@ func TestUnlockIsComparedInEtcd(t *testing.T) {
 	}
 }
 
-// awaitWatch waits until the watch of the holder's Locker is open: nothing else
-// tells it of a stranger's key. It is for a name that nobody waits for.
+// awaitWatch waits until the watch of the holder's Locker is open, by a foreign key
+// that only the watch shows. The name must have no waiters.
 func (s *server) awaitWatch(t *testing.T, holder lock.Held, name string) {
 	t.Helper()
-	if _, err := s.client.Put(t.Context(), testPrefix+name+"/stranger", ""); err != nil {
+	if _, err := s.client.Put(t.Context(), testPrefix+name+"/foreign", ""); err != nil {
 		t.Fatal(err)
 	}
 	sandboxtest.Await(t, holder.Wanted(), "the watch")
 }
 
-func TestHealthyBecomesHealthyAgain(t *testing.T) {
+func TestHealthyRecoversAfterALoss(t *testing.T) {
 	s := start(t, 1)
 	l := newLockerAt(t, s.EtcdEndpoints(), Config{TTL: noticeTTL})
 	if err := l.Healthy(); err != nil {
-		t.Errorf("before the first lock: %v", err)
+		t.Errorf("Healthy before the first lock: %v", err)
 	}
 	held := locktest.MustLock(t, l, "n")
 	if err := l.Healthy(); err != nil {
-		t.Errorf("with a lease: %v", err)
+		t.Errorf("Healthy with a lease: %v", err)
 	}
 	s.Revoke(t, s.Places(t, "n")[0])
 	sandboxtest.Await(t, held.Lost(), "the loss")
-	sawTrouble := false
-	sandboxtest.Eventually(t, "another lease", func() bool { // nobody asks for a lock meanwhile
+	sawError := false
+	sandboxtest.Eventually(t, "another lease", func() bool { // without another Lock
 		err := l.Healthy()
 		if err != nil && !strings.Contains(err.Error(), "lease not found") {
-			t.Fatalf("etcd's word was not taken: %v", err) // its end was waited for
+			t.Fatalf("Healthy: %v, want etcd's answer that the lease has ended", err)
 		}
-		sawTrouble = sawTrouble || err != nil
-		return sawTrouble && err == nil
+		sawError = sawError || err != nil
+		return sawError && err == nil
 	})
 	if err := l.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Healthy(); !errors.Is(err, lock.ErrClosed) {
-		t.Errorf("after Close: %v", err)
+		t.Errorf("Healthy after Close: %v, want %v", err, lock.ErrClosed)
 	}
 }
 
-func TestKeysSayWhoseTheyAre(t *testing.T) {
+func TestAKeyNamesItsOwner(t *testing.T) {
 	s := start(t, 1)
 	l := s.newLocker(t)
 	asked := time.Now()
@@ -188,22 +188,22 @@ func TestKeysSayWhoseTheyAre(t *testing.T) {
 		t.Fatal(err)
 	}
 	if owner.Replica != "r" || owner.Host != "h" || owner.PID != 1 || owner.Since.Before(asked.Round(0)) {
-		t.Errorf("owner %+v", owner)
+		t.Errorf("owner %+v, want r, h, 1 and a time after %s", owner, asked)
 	}
 	if got, want := held.Token(), lock.Token(answer.Kvs[0].CreateRevision); got != want {
 		t.Errorf("token %d, want the create revision %d", got, want)
 	}
 }
 
-// TestWatchSurvivesCompaction cuts a waiter off while the queue moves on and its
-// history is compacted away: its watch cannot be resumed.
+// TestWatchSurvivesCompaction cuts a waiter off while the queue changes and etcd
+// compacts the changes away, so that the waiter's watch cannot be resumed.
 func TestWatchSurvivesCompaction(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
 	log := &logged{}
 	cutOff := newLockerAt(t, []string{"http://" + link.Addr}, Config{Logger: slog.New(log)})
 	here := s.newLocker(t)
-	// A watch that is not open yet when the link is cut begins after the compaction.
+	// The watch must be open before the link is cut.
 	other := locktest.MustLock(t, cutOff, "other")
 	s.awaitWatch(t, other, "other")
 	locktest.MustUnlock(t, other)
@@ -213,7 +213,7 @@ func TestWatchSurvivesCompaction(t *testing.T) {
 	sandboxtest.Await(t, holder.Wanted(), "Wanted")
 
 	link.Cut()
-	locktest.MustUnlock(t, holder) // the waiter's grant, which it cannot hear of
+	locktest.MustUnlock(t, holder) // grants the lock to the waiter, which is cut off
 	var last int64
 	for range 10 {
 		answer, err := s.client.Put(t.Context(), "other", "")
@@ -233,19 +233,20 @@ func TestWatchSurvivesCompaction(t *testing.T) {
 }
 
 // TestAPartitionedHolderGivesUpInTime cuts a holder off for longer than its TTL.
-// Where this process is stopped at the end of the lease, either may hear first.
+// On a busy machine, the next holder may be notified first, so it has three attempts.
 func TestAPartitionedHolderGivesUpInTime(t *testing.T) {
 	s := start(t, 1)
 	for range 3 {
 		if s.partitioned(t) {
 			return
 		}
-		t.Log("another was granted the lock before its holder knew of the loss")
+		t.Log("the next holder got the lock before Lost was closed")
 	}
-	t.Error("so it was each time")
+	t.Error("Lost was closed too late in each of three attempts")
 }
 
-// partitioned cuts a holder off, and reports whether it knew of its loss in time.
+// partitioned cuts a holder off, and reports whether Lost was closed before the next
+// grant.
 func (s *server) partitioned(t *testing.T) (inTime bool) {
 	t.Helper()
 	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
@@ -254,7 +255,6 @@ func (s *server) partitioned(t *testing.T) (inTime bool) {
 	waiter := locktest.LockAside(t, s.newLocker(t), "n")
 	sandboxtest.Eventually(t, "the waiter", func() bool { return len(s.Places(t, "n")) == 2 })
 	link.Cut()
-	// Whichever comes first: it must be the loss.
 	var next lock.Held
 	select {
 	case <-held.Lost():
@@ -272,11 +272,11 @@ func (s *server) partitioned(t *testing.T) (inTime bool) {
 	return inTime
 }
 
-// TestManyNames lets two lockers contend for a thousand names at once.
+// TestManyNames makes two Lockers contend for a thousand names at the same time.
 func TestManyNames(t *testing.T) {
 	const names = 1000
 	s := start(t, 1)
-	// What bounds each call goes by the TTL, and a thousand are called at once.
+	// The time-outs of requests depend on the TTL, and there are a thousand at once.
 	here, there := newLockerAt(t, s.EtcdEndpoints(), Config{TTL: patience}), newLockerAt(t, s.EtcdEndpoints(), Config{TTL: patience})
 	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	defer cancel()
@@ -317,7 +317,7 @@ func TestManyNames(t *testing.T) {
 	}
 }
 
-func TestAWatchThatNobodyUsesIsClosed(t *testing.T) {
+func TestAnUnusedWatchIsClosed(t *testing.T) {
 	s := start(t, 1)
 	l := s.newLocker(t)
 	l.idle = 50 * time.Millisecond
@@ -327,15 +327,15 @@ func TestAWatchThatNobodyUsesIsClosed(t *testing.T) {
 	l.queues["n"].lastUsed = time.Time{}
 	l.mu.Unlock()
 	if l.dropIdle() {
-		t.Error("the watch of a lock that is held was dropped")
+		t.Error("dropIdle closed the watch while a lock is held")
 	}
 	locktest.MustUnlock(t, held)
 	sandboxtest.Eventually(t, "the watch's end", func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 0 })
 	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 }
 
-// TestCancelsAndRemovalsNeverLetTwoIn throws everything at a few names that does
-// not end a lease: then no two may ever be inside, and nothing may stay behind.
+// TestCancelsAndRemovalsNeverLetTwoIn cancels calls and removes keys of a few names, at
+// random, while no lease ends. No name may have two holders, and no key may be left.
 func TestCancelsAndRemovalsNeverLetTwoIn(t *testing.T) {
 	s := start(t, 1)
 	seed := uint64(time.Now().UnixNano())
@@ -366,7 +366,7 @@ func TestCancelsAndRemovalsNeverLetTwoIn(t *testing.T) {
 				}
 				granted.Add(1)
 				if inside[n].Add(1) != 1 {
-					t.Errorf("two are inside %s", names[n])
+					t.Errorf("%s has two holders", names[n])
 				}
 				time.Sleep(time.Duration(rnd.IntN(500)) * time.Microsecond)
 				inside[n].Add(-1)
@@ -377,12 +377,12 @@ func TestCancelsAndRemovalsNeverLetTwoIn(t *testing.T) {
 			return nil
 		})
 	}
-	group.Go(func() error { // an operator removes those that wait
+	group.Go(func() error { // an operator removes waiters
 		rnd := rand.New(rand.NewPCG(seed, 100))
 		for time.Now().Before(until) {
 			places := s.Places(t, names[rnd.IntN(len(names))])
 			if len(places) > 1 {
-				// While the first one stands, the last one does not hold.
+				// While the first key exists, the last one does not hold the lock.
 				_, err := s.client.Txn(t.Context()).
 					If(clientv3.Compare(clientv3.CreateRevision(places[0]), ">", 0)).
 					Then(clientv3.OpDelete(places[len(places)-1])).Commit()
@@ -415,7 +415,7 @@ func TestCancelsAndRemovalsNeverLetTwoIn(t *testing.T) {
 
 func TestCloseLeavesNoGoroutine(t *testing.T) {
 	s := start(t, 1)
-	s.keys(t) // its client connects
+	s.keys(t) // connects the operator's client
 	ignored := goleak.IgnoreCurrent()
 	client, err := newClient(s.EtcdEndpoints())
 	if err != nil {
@@ -431,7 +431,7 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 	for range 5 {
 		waiters.Go(func() {
 			if _, err := l.Lock(ctx, "held"); err == nil {
-				t.Error("granted twice")
+				t.Error("a waiter got a lock that is held")
 			}
 		})
 	}
@@ -462,15 +462,15 @@ func TestConfigIsChecked(t *testing.T) {
 		{Client: client, Prefix: "p/", TTL: -time.Second},
 	} {
 		if _, err := New(cfg); err == nil {
-			t.Errorf("New(%+v) succeeded", cfg)
+			t.Errorf("New(%+v) succeeded, want an error", cfg)
 		}
 		if _, err := NewTextbook(cfg); err == nil {
-			t.Errorf("NewTextbook(%+v) succeeded", cfg)
+			t.Errorf("NewTextbook(%+v) succeeded, want an error", cfg)
 		}
 	}
 }
 
-// leader is the index of the node that leads.
+// leader returns the index of the cluster's leader.
 func (s *server) leader(t *testing.T) (leader int) {
 	t.Helper()
 	sandboxtest.Eventually(t, "a leader", func() bool {
@@ -493,7 +493,7 @@ func (s *server) metric(t *testing.T, name string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	request.Close = true // goleak would find the connection
+	request.Close = true // otherwise goleak finds the connection
 	answer, err := http.DefaultClient.Do(request)
 	if err != nil {
 		t.Fatal(err)
@@ -516,7 +516,7 @@ func (s *server) metric(t *testing.T, name string) int {
 	return 0
 }
 
-// logged is a slog.Handler that keeps what it is told.
+// logged is a slog.Handler that records its lines.
 type logged struct {
 	mu   sync.Mutex
 	text []string

@@ -12,7 +12,7 @@ import (
 	"flashsale/internal/lock"
 )
 
-func TestOperatorSeesWhoHoldsAndWaits(t *testing.T) {
+func TestInspectListsHolderAndWaitersAndRevokeEndsTheGrant(t *testing.T) {
 	t.Parallel()
 	s := start(t, 1)
 	holding, waiting := s.newLocker(t), s.newLocker(t)
@@ -43,7 +43,7 @@ func TestOperatorSeesWhoHoldsAndWaits(t *testing.T) {
 		{Name: "lamp-2", Holder: "r@h:1", Replica: "r"},
 	}
 	if len(got) != 2 || got[0].Since.IsZero() || got[1].Token == 0 {
-		t.Fatalf("got %+v", got)
+		t.Fatalf("Inspect returned %+v, want two locks with a time and a token", got)
 	}
 	got[1].Token = 0
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(lock.Info{}, "Since")); diff != "" {
@@ -58,6 +58,6 @@ func TestOperatorSeesWhoHoldsAndWaits(t *testing.T) {
 		t.Error(err)
 	}
 	if err := waiting.Revoke(t.Context(), "lamp"); !errors.Is(err, lock.ErrNotHeld) {
-		t.Errorf("revoke what nobody holds: %v, want %v", err, lock.ErrNotHeld)
+		t.Errorf("Revoke of a free lock: %v, want %v", err, lock.ErrNotHeld)
 	}
 }

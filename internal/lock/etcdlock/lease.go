@@ -41,7 +41,6 @@ type granting struct {
 	err   error
 }
 
-// liveLease returns the current lease, or nil.
 func (l *Locker) liveLease() *ownLease {
 	if ls := l.lease; ls != nil && !ls.Alive() {
 		why := ls.notFound
@@ -74,7 +73,6 @@ func (l *Locker) leaseFor(ctx context.Context) (*ownLease, error) {
 	}
 }
 
-// beginLease requests a lease, unless a request is in progress.
 func (l *Locker) beginLease() *granting {
 	if l.granting == nil {
 		g := &granting{done: make(chan struct{})}
@@ -164,7 +162,6 @@ func (l *Locker) revoke(ctx context.Context, id clientv3.LeaseID) error {
 	return nil
 }
 
-// renew sends one renewal.
 func (l *Locker) renew(ctx context.Context, ls *ownLease) error {
 	_, err := l.cfg.Client.KeepAliveOnce(ctx, ls.id)
 	switch {
@@ -207,7 +204,6 @@ func (l *Locker) deleteStrays(ls *ownLease) {
 	}
 }
 
-// errorCode returns the gRPC code of an error of the client.
 func errorCode(err error) codes.Code {
 	var e rpctypes.EtcdError
 	if errors.As(err, &e) {

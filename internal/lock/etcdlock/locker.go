@@ -1,6 +1,7 @@
 package etcdlock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,15 +25,11 @@ var Capabilities = lock.Capabilities{
 // backoff is the wait between attempts while etcd is unreachable. It is short
 // compared with an election, which takes a second or two, and long enough that
 // thousands of waiters do not delay one.
-var backoff = sleep.Backoff{Min: retryPause, Max: retryPauseMax}
+var backoff = sleep.Backoff{Min: 20 * time.Millisecond, Max: time.Second}
 
-const (
-	retryPause    = 20 * time.Millisecond
-	retryPauseMax = time.Second
-	// watchIdle is how long the view of an unused name is kept. The watch ends with
-	// the last view. A sale has pauses, and a new watch costs a round trip and a list.
-	watchIdle = 30 * time.Second
-)
+// watchIdle is how long the view of an unused name is kept. The watch ends with the
+// last view. A sale has pauses, and a new watch costs a round trip and a list.
+const watchIdle = 30 * time.Second
 
 // Config configures the locks of this package.
 type Config struct {
@@ -73,7 +70,7 @@ type Locker struct {
 	// ctx ends with Close. All background requests use it.
 	ctx  context.Context
 	stop context.CancelFunc
-	done chan struct{}  // closed when Close has finished
+	once sync.Once      // of Close
 	wg   sync.WaitGroup // of all goroutines; grows only under mu, while open
 
 	mu       sync.Mutex // guards the fields below and what they point to
@@ -94,12 +91,10 @@ func New(cfg Config) (*Locker, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	return &Locker{
 		inspector: inspector{cfg.Client, cfg.Prefix},
-		cfg:       cfg, idle: watchIdle, ctx: ctx, stop: stop,
-		done: make(chan struct{}), queues: map[string]*queue{},
+		cfg:       cfg, idle: watchIdle, ctx: ctx, stop: stop, queues: map[string]*queue{},
 	}, nil
 }
 
-// check validates the configuration and sets defaults.
 func (cfg *Config) check() error {
 	switch {
 	case cfg.Client == nil:
@@ -112,9 +107,7 @@ func (cfg *Config) check() error {
 	if !strings.HasSuffix(cfg.Prefix, "/") {
 		cfg.Prefix += "/"
 	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	cfg.TTL = (cfg.TTL + time.Second - 1).Truncate(time.Second)
 	return nil
 }
@@ -174,14 +167,13 @@ func (l *Locker) Healthy() error {
 // Close ends every grant, revokes the lease within ctx, and waits for all goroutines
 // of the Locker. An error means that the lease was not revoked; the locks are then
 // free when it expires.
-func (l *Locker) Close(ctx context.Context) error {
+func (l *Locker) Close(ctx context.Context) (err error) {
+	l.once.Do(func() { err = l.close(ctx) })
+	return err
+}
+
+func (l *Locker) close(ctx context.Context) error {
 	l.mu.Lock()
-	if l.closed {
-		l.mu.Unlock()
-		<-l.done
-		return nil
-	}
-	defer close(l.done)
 	l.closed = true
 	for _, q := range l.queues {
 		for _, p := range q.places {

@@ -111,10 +111,11 @@ func (l *Locker) create(p *place, onlyFirst bool) {
 	if onlyFirst {
 		free = clientv3.Compare(clientv3.CreateRevision(p.queue.prefix), "=", 0).WithPrefix()
 	}
+	put := clientv3.OpPut(p.key, l.cfg.Owner.value(), clientv3.WithLease(p.lease.id))
 	list := clientv3.OpGet(p.queue.prefix, clientv3.WithPrefix())
 	ctx, cancel := context.WithTimeout(l.ctx, p.lease.requestTimeout())
 	defer cancel()
-	answer, err := l.cfg.Client.Txn(ctx).If(free).Then(l.put(p), list).Else(list).Commit()
+	answer, err := l.cfg.Client.Txn(ctx).If(free).Then(put, list).Else(list).Commit()
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -130,11 +131,6 @@ func (l *Locker) create(p *place, onlyFirst bool) {
 		l.end(p, err)
 		l.discard(p.lease, p.key, p.queue.keys[p.key].created)
 	}
-}
-
-// put is the operation that creates a place's key.
-func (l *Locker) put(p *place) clientv3.Op {
-	return clientv3.OpPut(p.key, l.cfg.Owner.value(), clientv3.WithLease(p.lease.id))
 }
 
 // created handles the answer to the transaction of create.

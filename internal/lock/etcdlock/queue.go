@@ -27,7 +27,6 @@ type queue struct {
 	lastUsed time.Time         // when a place ended, or Holder was called
 }
 
-// entry is a key of the view.
 type entry struct {
 	created int64  // its create revision
 	value   []byte // names its owner
@@ -64,11 +63,7 @@ func (l *Locker) queueFor(name string) *queue {
 
 // queueOf returns the queue of a key, or nil if that queue is not in use.
 func (l *Locker) queueOf(key string) *queue {
-	rest, ok := strings.CutPrefix(key, l.cfg.Prefix)
-	if !ok {
-		return nil
-	}
-	name, _, _ := strings.Cut(rest, "/")
+	name, _, _ := strings.Cut(strings.TrimPrefix(key, l.cfg.Prefix), "/")
 	return l.queues[name]
 }
 
@@ -97,7 +92,6 @@ func (l *Locker) follow(ctx context.Context) {
 	watch.Run(ctx)
 }
 
-// watchTick is the interval at which the watch is checked.
 func (l *Locker) watchTick() time.Duration { return min(l.cfg.TTL, l.idle) }
 
 // catchUp brings all views to revision or later, by a list of all keys. Revision 0
@@ -125,7 +119,6 @@ func (l *Locker) catchUp(ctx context.Context, revision int64) error {
 	return nil
 }
 
-// reached reports whether every view has that revision or a later one.
 func (l *Locker) reached(revision int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -184,7 +177,6 @@ func (l *Locker) apply(events []*clientv3.Event) {
 	}
 }
 
-// forward applies one event to a view.
 func (l *Locker) forward(q *queue, event *clientv3.Event) {
 	q.revision = event.Kv.ModRevision
 	if event.Type == clientv3.EventTypeDelete {
@@ -227,7 +219,6 @@ func (l *Locker) update(q *queue) {
 	}
 }
 
-// findHolder finds the first key of the view.
 func (q *queue) findHolder() {
 	first := ""
 	for key, e := range q.keys {

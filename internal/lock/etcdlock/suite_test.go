@@ -19,11 +19,11 @@ import (
 )
 
 const (
-	// testTTL is the shortest that etcd grants with its default time-outs.
+	// testTTL is the shortest TTL that etcd grants with its default time-outs.
 	testTTL    = 2 * time.Second
 	testPrefix = "flashsale/test/lock/"
-	// longTTL is for what must not be helped by an end of the lease, or by what
-	// is done once a TTL: it is longer than any test's patience.
+	// longTTL is longer than the tests wait, so that neither the end of a lease nor what
+	// happens once a TTL can make them pass.
 	longTTL = time.Minute
 )
 
@@ -81,7 +81,7 @@ func open(address string, newLocker func(Config) (lock.Locker, error)) (lock.Loc
 func newClient(endpoints []string) (*clientv3.Client, error) {
 	return clientv3.New(clientv3.Config{
 		Endpoints: endpoints, Logger: zap.NewNop(),
-		// A node that hangs is left after two seconds.
+		// The client leaves a node that hangs after two seconds.
 		DialTimeout: time.Second, DialKeepAliveTime: time.Second, DialKeepAliveTimeout: time.Second,
 	})
 }
@@ -182,8 +182,8 @@ func (s *server) Restart(tb testing.TB) {
 	}
 }
 
-// tryServer is a server of Try's. All holders of a name have the same key; what
-// tells them apart is its create revision, which stands in a place's name here.
+// tryServer is a server for Try. All holders of a name have the same key, so the names
+// of its places include the create revision.
 type tryServer struct{ *server }
 
 func (s tryServer) Places(tb testing.TB, name string) []string {
@@ -195,7 +195,7 @@ func (s tryServer) Places(tb testing.TB, name string) []string {
 			tb.Fatal(err)
 		}
 		if len(answer.Kvs) == 0 {
-			return nil // it went while it was looked at
+			return nil // deleted meanwhile
 		}
 		places[i] = fmt.Sprintf("%s@%d", key, answer.Kvs[0].CreateRevision)
 	}
@@ -214,7 +214,7 @@ func (s tryServer) Revoke(tb testing.TB, place string) {
 	s.server.Revoke(tb, key)
 }
 
-// keys are all that stand under the test's prefix.
+// keys returns all keys under the test's prefix.
 func (s *server) keys(tb testing.TB) []string {
 	tb.Helper()
 	answer, err := s.client.Get(tb.Context(), testPrefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
@@ -229,14 +229,14 @@ func (s *server) keys(tb testing.TB) []string {
 	return keys
 }
 
-// newLocker makes a Locker with a client of its own and a long lease, closed with
-// the test.
+// newLocker makes a Locker with its own client and a long lease. The test's end closes
+// it.
 func (s *server) newLocker(tb testing.TB) *Locker {
 	tb.Helper()
 	return newLockerAt(tb, s.EtcdEndpoints(), Config{})
 }
 
-// newLockerAt is newLocker for endpoints. The Config's TTL, if any, and Logger count.
+// newLockerAt is newLocker for other endpoints. It uses the TTL and Logger of with.
 func newLockerAt(tb testing.TB, endpoints []string, with Config) *Locker {
 	tb.Helper()
 	client, err := newClient(endpoints)

@@ -70,7 +70,6 @@ func (t *Textbook) TryLock(ctx context.Context, name string) (lock.Held, error) 
 	return t.enter(ctx, name, gate, (*concurrency.Mutex).TryLock)
 }
 
-// enter acquires the mutex, behind the gate.
 func (t *Textbook) enter(ctx context.Context, name string, gate lock.Held,
 	acquire func(*concurrency.Mutex, context.Context) error) (lock.Held, error) {
 	session, err := t.liveSession(ctx)
@@ -114,7 +113,6 @@ func (t *Textbook) cleanUp(ctx context.Context, key string) {
 	_, _ = t.cfg.Client.Delete(ctx, key) // if this fails, the key ends with the session
 }
 
-// liveSession returns the session, or a new one after its end.
 func (t *Textbook) liveSession(ctx context.Context) (*concurrency.Session, error) {
 	var session *concurrency.Session
 	select {
@@ -187,7 +185,6 @@ func ended(session *concurrency.Session) bool {
 	}
 }
 
-// textbookHeld is a grant of the mutex and of the gate before it.
 type textbookHeld struct {
 	lock.Held // the gate's
 	session   *concurrency.Session

@@ -16,8 +16,8 @@ func (s *server) newTextbook(t *testing.T) lock.Locker {
 	return openLocker(t, func(cfg Config) (lock.Locker, error) { return NewTextbook(cfg) }, long(testConfig(nil)), s.EtcdEndpoints())
 }
 
-// TestTextbookUnlocksAnEtcdThatComesBack within the Unlock's context: nobody would
-// delete its key after that.
+// TestTextbookUnlocksAnEtcdThatComesBack before Unlock's context ends. The key would not
+// be deleted later.
 func TestTextbookUnlocksAnEtcdThatComesBack(t *testing.T) {
 	s := start(t, 1)
 	held := locktest.MustLock(t, s.newTextbook(t), "n")
@@ -42,11 +42,11 @@ func TestTextbookUnlocksOnce(t *testing.T) {
 	s := start(t, 1)
 	here := s.newTextbook(t)
 	held := locktest.MustLock(t, here, "n")
-	s.Kill(t) // one that hangs would delete the key later
+	s.Kill(t) // not stopped: it would delete the key later
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := held.Unlock(ctx); err == nil || errors.Is(err, lock.ErrLost) {
-		t.Errorf("Unlock of a server that is dead: %v", err)
+		t.Errorf("Unlock of a dead server: %v, want an error other than ErrLost", err)
 	}
 	s.Restart(t)
 	next := locktest.MustLock(t, here, "n")
@@ -54,7 +54,7 @@ func TestTextbookUnlocksOnce(t *testing.T) {
 		t.Errorf("Unlock again: %v, want %v", err, lock.ErrLost)
 	}
 	if places := s.Places(t, "n"); len(places) != 1 {
-		t.Errorf("places %q, want that of the grant", places)
+		t.Errorf("places %q, want only the grant's", places)
 	}
 	locktest.MustUnlock(t, next)
 }

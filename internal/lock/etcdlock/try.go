@@ -46,7 +46,7 @@ func NewTry(cfg Config) (*Try, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	store := &tryStore{cfg: cfg, grants: map[string]tryGrant{}}
+	store := &tryStore{cfg: cfg}
 	locker, err := lease.New(lease.Config{
 		Store: store, TTL: cfg.TTL, Owner: cfg.Owner.text(""), Changed: store.changed, Final: isFinal,
 	})
@@ -56,12 +56,10 @@ func NewTry(cfg Config) (*Try, error) {
 	return &Try{Locker: locker, inspector: inspector{cfg.Client, cfg.Prefix}, store: store}, nil
 }
 
-// tryStore is the lease.Store of a Try.
 type tryStore struct {
 	cfg Config
-
-	mu     sync.Mutex
-	grants map[string]tryGrant // by owner, from before the request for its key
+	// grants has a tryGrant for each owner, from before the request for its key.
+	grants sync.Map
 }
 
 type tryGrant struct {
@@ -87,30 +85,31 @@ func (s *tryStore) Try(ctx context.Context, name, owner string) (lock.Token, err
 	if err != nil {
 		return 0, fmt.Errorf("begin a lease in etcd: %w", err)
 	}
-	s.note(owner, tryGrant{lease: granted.ID})
+	s.grants.Store(owner, tryGrant{lease: granted.ID})
 	answer, err := s.cfg.Client.Txn(ctx).
 		If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
 		Then(clientv3.OpPut(key, s.cfg.Owner.value(), clientv3.WithLease(granted.ID))).
 		Else(clientv3.OpGet(key)).Commit()
 	if err != nil {
 		if !isTransient(err) { // after a transient error, Release settles it
-			s.drop(owner)
+			s.grants.Delete(owner)
 			_, _ = s.cfg.Client.Revoke(ctx, granted.ID)
 		}
 		return 0, fmt.Errorf("put %s in etcd: %w", key, err)
 	}
 	if !answer.Succeeded {
-		s.drop(owner)
+		s.grants.Delete(owner)
 		_, _ = s.cfg.Client.Revoke(ctx, granted.ID) // if this fails, it expires
 		return 0, &lock.HeldError{Holder: ownerOf(listed(answer)[0].Value).text(key)}
 	}
-	s.note(owner, tryGrant{lease: granted.ID, revision: answer.Header.Revision})
+	s.grants.Store(owner, tryGrant{lease: granted.ID, revision: answer.Header.Revision})
 	return lock.Token(answer.Header.Revision), nil
 }
 
 // Renew extends the lease, and checks that the key still exists.
 func (s *tryStore) Renew(ctx context.Context, name, owner string) error {
-	g, ok := s.grant(owner)
+	stored, _ := s.grants.Load(owner)
+	g, ok := stored.(tryGrant)
 	if !ok {
 		return lock.ErrLost
 	}
@@ -134,7 +133,8 @@ func (s *tryStore) Renew(ctx context.Context, name, owner string) error {
 // Release deletes the key and revokes the lease. If the key's revision is unknown,
 // revoking the lease deletes the key as well.
 func (s *tryStore) Release(ctx context.Context, name, owner string) error {
-	g, ok := s.grant(owner)
+	stored, _ := s.grants.Load(owner)
+	g, ok := stored.(tryGrant)
 	if !ok {
 		return lock.ErrLost
 	}
@@ -153,7 +153,7 @@ func (s *tryStore) Release(ctx context.Context, name, owner string) error {
 		return fmt.Errorf("revoke a lease in etcd: %w", err)
 	}
 	// If the key is deleted but the lease was not revoked, the lease expires.
-	s.drop(owner)
+	s.grants.Delete(owner)
 	return lost
 }
 
@@ -192,23 +192,4 @@ func (s *tryStore) changed(ctx context.Context, name string) error {
 		return nil
 	}
 	return fmt.Errorf("watch %s in etcd: the watch ended", key)
-}
-
-func (s *tryStore) note(owner string, g tryGrant) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.grants[owner] = g
-}
-
-func (s *tryStore) drop(owner string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.grants, owner)
-}
-
-func (s *tryStore) grant(owner string) (tryGrant, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	g, ok := s.grants[owner]
-	return g, ok
 }

@@ -14,8 +14,7 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// newTry makes a Try with a client of its own and a long lease, closed with the
-// test.
+// newTry makes a Try with its own client and a long lease. The test's end closes it.
 func newTry(t *testing.T, endpoints []string) *Try { return newTryFor(t, longTTL, endpoints) }
 
 func newTryFor(t *testing.T, ttl time.Duration, endpoints []string) *Try {
@@ -39,7 +38,7 @@ func newTryFor(t *testing.T, ttl time.Duration, endpoints []string) *Try {
 	return l
 }
 
-// leases are those that etcd knows.
+// leases returns the number of leases in etcd.
 func (s *server) leases(tb testing.TB) int {
 	tb.Helper()
 	answer, err := s.client.Leases(tb.Context())
@@ -67,8 +66,8 @@ func TestTryNamesTheHolder(t *testing.T) {
 	locktest.MustUnlock(t, held)
 }
 
-// TestWhoWaitsForATryIsTold: looking again once a TTL would be too late.
-func TestWhoWaitsForATryIsTold(t *testing.T) {
+// TestATryWaiterIsNotified by its watch, and not by reading again after a TTL.
+func TestATryWaiterIsNotified(t *testing.T) {
 	s := start(t, 1)
 	here, there := newTry(t, s.EtcdEndpoints()), newTry(t, s.EtcdEndpoints())
 	held := locktest.MustLock(t, here, "n")
@@ -79,7 +78,7 @@ func TestWhoWaitsForATryIsTold(t *testing.T) {
 	sandboxtest.Eventually(t, "the watch's end", func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 0 })
 }
 
-func TestTryIsRevoked(t *testing.T) {
+func TestRevokeEndsATry(t *testing.T) {
 	s := start(t, 1)
 	here, there := newTryFor(t, noticeTTL, s.EtcdEndpoints()), newTry(t, s.EtcdEndpoints())
 	if err := there.Revoke(t.Context(), "n"); !errors.Is(err, lock.ErrNotHeld) {
@@ -92,7 +91,7 @@ func TestTryIsRevoked(t *testing.T) {
 	sandboxtest.Await(t, held.Lost(), "the loss")
 }
 
-// TestUnlockOfATryIsCompared: the key was another's before anybody noticed.
+// TestUnlockOfATryIsCompared: another holder has the key, and no renewal has noticed.
 func TestUnlockOfATryIsCompared(t *testing.T) {
 	s := start(t, 1)
 	here, there := newTry(t, s.EtcdEndpoints()), newTry(t, s.EtcdEndpoints())
@@ -103,13 +102,13 @@ func TestUnlockOfATryIsCompared(t *testing.T) {
 		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
 	}
 	if len(s.Places(t, "n")) != 1 {
-		t.Error("Unlock has deleted a later holder's key")
+		t.Error("Unlock deleted a later holder's key")
 	}
 	locktest.MustUnlock(t, next)
 }
 
-// TestTryLeavesNoLease: neither a refusal, nor a grant that was given back, nor
-// one that lost the race between its look and its write.
+// TestTryLeavesNoLease after a refusal, an Unlock, or a lost race between the read and
+// the write.
 func TestTryLeavesNoLease(t *testing.T) {
 	s := start(t, 1)
 	here, there := newTry(t, s.EtcdEndpoints()), newTry(t, s.EtcdEndpoints())
@@ -118,7 +117,7 @@ func TestTryLeavesNoLease(t *testing.T) {
 		t.Errorf("TryLock: %v", err)
 	}
 	if n := s.leases(t); n != 1 {
-		t.Errorf("%d leases with one holder", n)
+		t.Errorf("%d leases with one holder, want 1", n)
 	}
 	locktest.MustUnlock(t, held)
 	done := make(chan error)
@@ -139,17 +138,17 @@ func TestTryLeavesNoLease(t *testing.T) {
 		}
 	}
 	if n := s.leases(t); n != 0 {
-		t.Errorf("%d leases are left", n)
+		t.Errorf("%d leases are left, want 0", n)
 	}
 }
 
-// TestAPutWithoutAnAnswerIsSettled holds the answer back until its caller has
-// gone: the lease is far too long to help.
+// TestAPutWithoutAnAnswerIsSettled: the answer comes after the caller has gone, and the
+// lease does not end in time.
 func TestAPutWithoutAnAnswerIsSettled(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
 	cutOff := newTry(t, []string{"http://" + link.Addr})
-	locktest.MustUnlock(t, locktest.MustLock(t, cutOff, "another")) // it is connected
+	locktest.MustUnlock(t, locktest.MustLock(t, cutOff, "another")) // connects it
 	release := link.Hold()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -163,15 +162,15 @@ func TestAPutWithoutAnAnswerIsSettled(t *testing.T) {
 	locktest.MustUnlock(t, locktest.MustLock(t, other, "n"))
 }
 
-// TestALateKeyOfATryCannotCome: with its lease revoked, the put is refused.
-func TestALateKeyOfATryCannotCome(t *testing.T) {
+// TestALatePutOfATryFails, because its lease is revoked.
+func TestALatePutOfATryFails(t *testing.T) {
 	s := start(t, 1)
 	l := newTry(t, s.EtcdEndpoints())
 	granted, err := s.client.Grant(t.Context(), 60)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.store.note("o/1", tryGrant{lease: granted.ID}) // its put is under way
+	l.store.grants.Store("o/1", tryGrant{lease: granted.ID}) // its put has no answer yet
 	if err := l.store.Release(t.Context(), "n", "o/1"); err != nil {
 		t.Errorf("Release: %v", err)
 	}

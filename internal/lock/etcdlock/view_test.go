@@ -15,7 +15,7 @@ import (
 	"flashsale/internal/lock/lease"
 )
 
-// newView is a Locker with one lease and one name, and no server.
+// newView makes a Locker with one lease and one name, and without a server.
 func newView(t *testing.T, left time.Duration) (*Locker, *queue) {
 	t.Helper()
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{"127.0.0.1:1"}})
@@ -43,7 +43,7 @@ func newView(t *testing.T, left time.Duration) (*Locker, *queue) {
 	return l, q
 }
 
-// created are the create revisions of the view.
+// created returns the create revisions of the view.
 func created(q *queue) map[string]int64 {
 	revisions := map[string]int64{}
 	for key, e := range q.keys {
@@ -52,7 +52,7 @@ func created(q *queue) map[string]int64 {
 	return revisions
 }
 
-// newPlace is a waiting place; revision 0 is one that etcd has not answered for.
+// newPlace adds a waiting place. Revision 0 means that etcd has not answered yet.
 func newPlace(l *Locker, q *queue, n int, revision int64) *place {
 	p := &place{
 		locker: l, queue: q, lease: l.lease, key: fmt.Sprintf("%s7-%d", q.prefix, n), revision: revision,
@@ -79,7 +79,7 @@ func kv(key string, revision int64) *mvccpb.KeyValue {
 	return &mvccpb.KeyValue{Key: []byte(key), CreateRevision: revision, ModRevision: revision}
 }
 
-func TestEventsThatTheViewHoldsAreSkipped(t *testing.T) {
+func TestOldEventsAreSkipped(t *testing.T) {
 	l, q := newView(t, time.Minute)
 	l.replace(q, 20, []*mvccpb.KeyValue{kv("p/n/a", 12)})
 	l.apply([]*clientv3.Event{put("p/n/old", 11), del("p/n/old", 13), del("p/n/a", 10)})
@@ -93,20 +93,20 @@ func TestEventsThatTheViewHoldsAreSkipped(t *testing.T) {
 	}
 	l.replace(q, 22, []*mvccpb.KeyValue{kv("p/n/a", 12), kv("p/n/c", 22)})
 	if len(q.keys) != 1 || q.revision != 23 {
-		t.Errorf("an older list has replaced the view: %v at %d", created(q), q.revision)
+		t.Errorf("an older list replaced the view: %v at %d", created(q), q.revision)
 	}
 }
 
-func TestAViewOlderThanThePlaceDecidesNothing(t *testing.T) {
+func TestAViewOlderThanThePlaceDoesNotEndIt(t *testing.T) {
 	l, q := newView(t, time.Minute)
 	p := newPlace(l, q, 1, 30)
 	l.replace(q, 29, nil)
 	if p.state != waiting {
-		t.Errorf("a place of revision 30 is %d by a view of revision 29", p.state)
+		t.Errorf("a place of revision 30 has state %d by a view of revision 29, want waiting", p.state)
 	}
 	l.replace(q, 31, nil)
 	if p.state != gone || !errors.Is(p.err, errRemoved) {
-		t.Errorf("a place that is not in the view is %d, %v", p.state, p.err)
+		t.Errorf("a place that is not in the view has state %d and error %v, want gone and errRemoved", p.state, p.err)
 	}
 }
 
@@ -115,7 +115,7 @@ func TestNoGrantPastTheLeaseDeadline(t *testing.T) {
 	p := newPlace(l, q, 1, 30)
 	l.replace(q, 30, []*mvccpb.KeyValue{kv(p.key, 30)})
 	if p.state != waiting {
-		t.Errorf("the first place is %d although its lease has ended", p.state)
+		t.Errorf("the first place has state %d although its lease has ended, want waiting", p.state)
 	}
 }
 
@@ -125,20 +125,20 @@ func TestAnUnansweredPlaceIsNotGranted(t *testing.T) {
 	l.replace(q, 30, nil)
 	l.apply([]*clientv3.Event{put(p.key, 31)})
 	if p.state != asked {
-		t.Errorf("a place whose revision is unknown is %d", p.state)
+		t.Errorf("a place without a revision has state %d, want asked", p.state)
 	}
 }
 
-// TestViewFollowsAnyHistory feeds a view with random histories of a queue: in
-// batches, with events twice after a watch was resumed, and with lists of the
-// past and the present in between. It must be what etcd had at its revision.
+// TestViewFollowsAnyHistory applies random histories of a queue to a view: in batches,
+// with repeated events as after a resumed watch, and with older and newer lists in
+// between. The view must equal etcd's state at its revision.
 func TestViewFollowsAnyHistory(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	for range 300 {
 		l, q := newView(t, time.Minute)
-		states := []map[string]int64{{}} // what stands at each revision
+		states := []map[string]int64{{}} // the keys at each revision
 		var events []*clientv3.Event
 		for revision := int64(1); revision <= 40; revision++ {
 			now := maps.Clone(states[revision-1])
@@ -183,7 +183,7 @@ func TestViewFollowsAnyHistory(t *testing.T) {
 	}
 }
 
-// sameRevision is how many events before i share their revision with each other.
+// sameRevision returns the number of events just before i that have one revision.
 func sameRevision(events []*clientv3.Event, i int) int {
 	n := 0
 	for n < i && events[i-1-n].Kv.ModRevision == events[i-1].Kv.ModRevision {

@@ -8,13 +8,13 @@ import (
 	"flashsale/internal/lock"
 )
 
-func TestOthersKnowWhoHoldsAndWhereToReachThem(t *testing.T) {
+func TestHolderNamesProcessAndAddress(t *testing.T) {
 	t.Parallel()
 	s := start(t, 1)
 	seller, other := s.newLocker(t), s.newLocker(t)
 	seller.cfg.Owner.Process, seller.cfg.Owner.Addr = "p1", "10.0.0.1:9000"
 	if _, known := other.Holder("lamp"); known {
-		t.Error("somebody holds a name that was never used")
+		t.Error("an unused name has a holder")
 	}
 	held, err := seller.Lock(t.Context(), "lamp")
 	if err != nil {
@@ -25,17 +25,17 @@ func TestOthersKnowWhoHoldsAndWhereToReachThem(t *testing.T) {
 	}
 	holder, known := other.Holder("lamp")
 	if !known || holder.Token != held.Token() || holder.Process != "p1" || holder.Addr != "10.0.0.1:9000" || holder.Mine {
-		t.Errorf("got %+v, %v", holder, known)
+		t.Errorf("Holder returned %+v, %v, want p1 at 10.0.0.1:9000 with token %d", holder, known, held.Token())
 	}
 	if mine, known := seller.Holder("lamp"); !known || !mine.Mine {
-		t.Errorf("the holder's own view is %+v, %v", mine, known)
+		t.Errorf("Holder of the holder's Locker returned %+v, %v, want Mine", mine, known)
 	}
 	if err := held.Unlock(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	<-holder.Gone
 	if h, known := other.Holder("lamp"); known {
-		t.Errorf("%+v holds a free lock", h)
+		t.Errorf("a free lock has the holder %+v", h)
 	}
 }
 
@@ -56,7 +56,7 @@ func TestEvictionEndsOneGrantAndNoLaterOne(t *testing.T) {
 		next <- held
 	}()
 	<-slow.Wanted()
-	for { // etcd's answer to the other one may still be on its way
+	for { // the other Locker may not have etcd's answer yet
 		if _, known := other.Holder("lamp"); known {
 			break
 		}
@@ -68,27 +68,27 @@ func TestEvictionEndsOneGrantAndNoLaterOne(t *testing.T) {
 	held := <-next
 	<-slow.Lost()
 	if slow.(lock.Silenced).Silent() {
-		t.Error("an evicted grant says that etcd was silent")
+		t.Error("Silent is true after an eviction")
 	}
 	if held.Token() <= slow.Token() {
-		t.Errorf("token %d follows %d", held.Token(), slow.Token())
+		t.Errorf("token %d follows %d, want a larger one", held.Token(), slow.Token())
 	}
 	for _, l := range []*Locker{other, seller} {
 		if err := l.Evict(t.Context(), "lamp", slow.Token()); !errors.Is(err, lock.ErrNotHeld) {
-			t.Errorf("evicted twice: %v, want ErrNotHeld", err)
+			t.Errorf("second Evict: %v, want ErrNotHeld", err)
 		}
 	}
 	if err := slow.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
-		t.Errorf("got %v, want ErrLost", err)
+		t.Errorf("Unlock: %v, want ErrLost", err)
 	}
 	select {
 	case <-held.Lost():
-		t.Error("the next holder lost its grant")
+		t.Error("the second Evict ended the next grant")
 	case <-time.After(0):
 	}
 }
 
-func TestALossBySilenceSaysSo(t *testing.T) {
+func TestSilentIsTrueWhenEtcdDidNotAnswer(t *testing.T) {
 	l, q := newView(t, time.Minute)
 	p := newPlace(l, q, 1, 30)
 	p.state = held
@@ -97,6 +97,6 @@ func TestALossBySilenceSaysSo(t *testing.T) {
 	l.mu.Unlock()
 	<-p.Lost()
 	if !p.Silent() {
-		t.Error("a lease that could not be renewed is not told from one that etcd ended")
+		t.Error("Silent is false after a lease that could not be renewed")
 	}
 }

@@ -13,10 +13,9 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// BenchmarkHandover measures how long a lock takes from one holder to the next:
-// from just before Unlock until the waiter's Lock has returned, with two holders
-// in turns, each on a client of its own. Beside it is the median of an update of
-// another object, taken in between: the write that no lock can avoid.
+// BenchmarkHandover measures a hand-over: from just before Unlock until the waiter's
+// Lock has returned. Two holders with separate clients take turns. It also reports the
+// median of an update of another object, the write that no lock can avoid.
 //
 //	go test ./internal/lock/k8slock -run '^$' -bench Handover -benchtime 200x
 func BenchmarkHandover(b *testing.B) {
@@ -42,7 +41,7 @@ func (s *server) handOver(b *testing.B, kind string) {
 		if held.Wanted() != nil {
 			sandboxtest.Await(b, held.Wanted(), "Wanted")
 		} else {
-			time.Sleep(30 * time.Millisecond) // it has no place that would show it
+			time.Sleep(30 * time.Millisecond) // its waiter is not stored on the server
 		}
 		began := time.Now()
 		locktest.MustUnlock(b, held)
@@ -55,7 +54,7 @@ func (s *server) handOver(b *testing.B, kind string) {
 	b.ReportMetric(milliseconds(updates), "update-p50-ms")
 }
 
-// BenchmarkUncontended is Lock and Unlock with nobody else about.
+// BenchmarkUncontended measures a Lock and an Unlock without contention.
 func BenchmarkUncontended(b *testing.B) {
 	s := start(b)
 	for _, kind := range []string{"lease", "stocklock"} {
@@ -83,7 +82,7 @@ func (s *server) configMap(b *testing.B) *unstructured.Unstructured {
 	return created
 }
 
-// update is how long one durable write takes.
+// update returns the duration of one durable write.
 func (s *server) update(b *testing.B, object *unstructured.Unstructured) time.Duration {
 	b.Helper()
 	began := time.Now()

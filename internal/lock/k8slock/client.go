@@ -1,6 +1,7 @@
 package k8slock
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -38,8 +39,6 @@ const (
 	watchLife = 5 * time.Minute
 	// watchPause is the wait before a broken watch is opened again.
 	watchPause = 100 * time.Millisecond
-	// idleConnection is when an unused connection is closed.
-	idleConnection = 90 * time.Second
 )
 
 // backoff is the wait between attempts while the server is unreachable.
@@ -71,7 +70,6 @@ type Owner struct {
 // String returns the owner as written into the objects.
 func (o Owner) String() string { return fmt.Sprintf("%s@%s:%d", o.Replica, o.Host, o.PID) }
 
-// check validates the configuration and sets defaults.
 func (cfg *Config) check() error {
 	switch {
 	case cfg.REST == nil:
@@ -82,9 +80,7 @@ func (cfg *Config) check() error {
 		return fmt.Errorf("kubernetes lock: TTL is %s; it must be positive", cfg.TTL)
 	}
 	cfg.TTL = (cfg.TTL + time.Second - 1).Truncate(time.Second)
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	return nil
 }
 
@@ -113,9 +109,20 @@ func newObjects[T any](cfg *Config, resource schema.GroupVersionResource) (*obje
 	config.QPS = -1
 	config.WarningHandlerWithContext = rest.NoWarnings{}
 	timeout := max(minTimeout, cfg.TTL/3)
-	transport, err := newTransport(config, timeout)
+	secrets, err := rest.TLSConfigFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes lock: %w", err)
+	}
+	// Like the library's transport, except that it leaves a silent server sooner. The
+	// library takes 45 seconds, when every lease has ended.
+	transport := &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: timeout}).DialContext,
+		TLSClientConfig:     secrets,
+		TLSHandshakeTimeout: timeout,
+		ForceAttemptHTTP2:   true,
+		HTTP2:               &http.HTTP2Config{SendPingTimeout: timeout, PingTimeout: timeout},
+		IdleConnTimeout:     90 * time.Second,
 	}
 	wrapped, err := rest.HTTPWrappersForConfig(config, transport)
 	if err != nil {
@@ -132,41 +139,30 @@ func newObjects[T any](cfg *Config, resource schema.GroupVersionResource) (*obje
 	}, nil
 }
 
-// newTransport is like the library's, except that it leaves a silent server sooner. The
-// library takes 45 seconds, when every lease has ended.
-func newTransport(config *rest.Config, silence time.Duration) (*http.Transport, error) {
-	secrets, err := rest.TLSConfigFor(config)
-	if err != nil {
-		return nil, err
-	}
-	return &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         (&net.Dialer{Timeout: silence}).DialContext,
-		TLSClientConfig:     secrets,
-		TLSHandshakeTimeout: silence,
-		ForceAttemptHTTP2:   true,
-		HTTP2:               &http.HTTP2Config{SendPingTimeout: silence, PingTimeout: silence},
-		IdleConnTimeout:     idleConnection,
-	}, nil
-}
-
 func (o *objects[T]) close() { o.transport.CloseIdleConnections() }
 
-// logged makes the library log to our logger.
 func (o *objects[T]) logged(ctx context.Context) context.Context {
 	return logr.NewContext(ctx, logr.FromSlogHandler(o.log.Handler()))
 }
 
-// call sends one request with a time-out. Its error names the action and the server.
-func (o *objects[T]) call(ctx context.Context, action, name string,
-	request func(context.Context) (*unstructured.Unstructured, error)) (*T, error) {
+// send sends one request with a time-out. Its error names the action and the server.
+func send[T, R any](ctx context.Context, o *objects[T], action string, request func(context.Context) (R, error)) (R, error) {
 	bounded, cancel := context.WithTimeout(o.logged(ctx), o.timeout)
 	defer cancel()
-	object, err := request(bounded)
+	result, err := request(bounded)
 	if err != nil {
-		return nil, o.failed(ctx, action+" "+o.resource.Resource+"/"+name, err)
+		return result, o.failed(ctx, action, err)
 	}
 	o.served.Store(true)
+	return result, nil
+}
+
+func (o *objects[T]) call(ctx context.Context, action, name string,
+	request func(context.Context) (*unstructured.Unstructured, error)) (*T, error) {
+	object, err := send(ctx, o, action+" "+o.resource.Resource+"/"+name, request)
+	if err != nil {
+		return nil, err
+	}
 	return decode[T](object)
 }
 
@@ -187,13 +183,12 @@ func (o *objects[T]) get(ctx context.Context, name string) (*T, error) {
 }
 
 func (o *objects[T]) list(ctx context.Context, labels string) (all []*T, err error) {
-	bounded, cancel := context.WithTimeout(o.logged(ctx), o.timeout)
-	defer cancel()
-	list, err := o.kind.List(bounded, metav1.ListOptions{LabelSelector: labels})
+	list, err := send(ctx, o, "list "+o.resource.Resource, func(ctx context.Context) (*unstructured.UnstructuredList, error) {
+		return o.kind.List(ctx, metav1.ListOptions{LabelSelector: labels})
+	})
 	if err != nil {
-		return nil, o.failed(ctx, "list "+o.resource.Resource, err)
+		return nil, err
 	}
-	o.served.Store(true)
 	for i := range list.Items {
 		object, err := decode[T](&list.Items[i])
 		if err != nil {
@@ -275,16 +270,15 @@ func (w *watching) Stop() {
 	w.cancel()
 }
 
-// source returns the identity of the token counters' namespace. The counters are lost
-// if the namespace is deleted.
-func (o *objects[T]) source(ctx context.Context) (string, error) {
-	bounded, cancel := context.WithTimeout(o.logged(ctx), o.timeout)
-	defer cancel()
-	space, err := o.spaces.Get(bounded, o.namespace, metav1.GetOptions{})
+// Source returns the identity of the namespace. The token counters of all locks in it
+// are lost if it is deleted.
+func (o *objects[T]) Source(ctx context.Context) (string, error) {
+	space, err := send(ctx, o, "read namespace "+o.namespace, func(ctx context.Context) (*unstructured.Unstructured, error) {
+		return o.spaces.Get(ctx, o.namespace, metav1.GetOptions{})
+	})
 	if err != nil {
-		return "", o.failed(ctx, "read namespace "+o.namespace, err)
+		return "", err
 	}
-	o.served.Store(true)
 	return string(space.GetUID()), nil
 }
 
@@ -292,15 +286,12 @@ func (o *objects[T]) source(ctx context.Context) (string, error) {
 // every request, and does not know custom resources, until it has read its own
 // objects. So a client that was served before retries refusals.
 func (o *objects[T]) isFinal(err error) bool {
-	for _, isWrong := range []func(error) bool{
-		apierrors.IsInvalid, apierrors.IsBadRequest, apierrors.IsMethodNotSupported, apierrors.IsRequestEntityTooLargeError,
-	} {
-		if isWrong(err) {
-			return true
-		}
+	if apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsMethodNotSupported(err) ||
+		apierrors.IsRequestEntityTooLargeError(err) || errors.Is(err, errNotOurs) || errors.Is(err, errExhausted) {
+		return true
 	}
 	refused := apierrors.IsUnauthorized(err) || apierrors.IsForbidden(err) || apierrors.IsNotFound(err)
-	return refused && !o.served.Load() || errors.Is(err, errNotOurs) || errors.Is(err, errExhausted)
+	return refused && !o.served.Load()
 }
 
 // isMissing reports whether the object does not exist. A generic 404 proves nothing
@@ -320,12 +311,28 @@ func decode[T any](object *unstructured.Unstructured) (*T, error) {
 	return found, nil
 }
 
+// decodeEvent returns the object of a watch's event. The watch must be closed after an
+// error.
+func decodeEvent[T any](event watch.Event, open bool) (*T, error) {
+	switch object, _ := event.Object.(*unstructured.Unstructured); {
+	case !open:
+		return nil, errors.New("the watch has ended")
+	case event.Type == watch.Deleted:
+		return nil, errDeleted
+	case event.Type == watch.Error || object == nil:
+		return nil, apierrors.FromObject(event.Object)
+	default:
+		return decode[T](object)
+	}
+}
+
 func encode(object any) (*unstructured.Unstructured, error) {
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
 	return &unstructured.Unstructured{Object: content}, err
 }
 
 var (
+	errDeleted = errors.New("the object was deleted")
 	errNotOurs = errors.New("the object belongs to another lock")
 	// errExhausted is for a Lease after 2^31-1 grants.
 	errExhausted = errors.New("leaseTransitions, the token, cannot rise any more")
@@ -349,18 +356,12 @@ func objectName(name string) (string, error) {
 	if !utf8.ValidString(name) {
 		return "", fmt.Errorf("lock name %q is not valid UTF-8, which Kubernetes requires", name)
 	}
-	var b strings.Builder
-	for _, r := range strings.ToLower(name) {
-		if b.Len() == readable {
-			break
+	text := strings.Map(func(r rune) rune {
+		if 'a' <= r && r <= 'z' || '0' <= r && r <= '9' {
+			return r
 		}
-		if r < 'a' || r > 'z' {
-			if r < '0' || r > '9' {
-				r = '-'
-			}
-		}
-		b.WriteRune(r)
-	}
+		return '-'
+	}, strings.ToLower(name))
 	sum := sha256.Sum256([]byte(name))
-	return "lock-" + b.String() + "-" + hex.EncodeToString(sum[:hashed]), nil
+	return "lock-" + text[:min(len(text), readable)] + "-" + hex.EncodeToString(sum[:hashed]), nil
 }

@@ -13,16 +13,16 @@ import (
 	"flashsale/internal/lock"
 )
 
-func TestEveryNameHasAnObjectOfItsOwn(t *testing.T) {
+func TestEveryNameHasItsOwnObject(t *testing.T) {
 	t.Parallel()
 	seen := map[string]string{}
 	for _, name := range []string{
-		"SKU-1", "sku-1", "Sku-1", "sku_1", "sku.1", "-", ".", "..", "ü x", "ÜBER", "K", "\u212a", // the Kelvin sign, which is a small k
+		"SKU-1", "sku-1", "Sku-1", "sku_1", "sku.1", "-", ".", "..", "ü x", "ÜBER", "K", "\u212a", // the Kelvin sign, whose lower case is k
 		strings.Repeat("n", lock.MaxName), strings.Repeat("n", lock.MaxName-1), strings.Repeat("ü", lock.MaxName/2),
 	} {
 		object, err := objectName(name)
 		if err != nil {
-			t.Errorf("%q: %v", name, err)
+			t.Errorf("objectName(%q): %v", name, err)
 		}
 		if wrong := validation.IsDNS1123Subdomain(object); wrong != nil {
 			t.Errorf("%q has the object %q: %v", name, object, wrong)
@@ -34,7 +34,7 @@ func TestEveryNameHasAnObjectOfItsOwn(t *testing.T) {
 	}
 	for _, name := range []string{"", "a/b", "\xff", strings.Repeat("n", lock.MaxName+1)} {
 		if object, err := objectName(name); err == nil {
-			t.Errorf("%q has the object %q", name, object)
+			t.Errorf("%q has the object %q, want an error", name, object)
 		}
 	}
 }
@@ -47,60 +47,60 @@ func TestConfigIsChecked(t *testing.T) {
 		"no TTL":       {REST: address{}.config(), Namespace: "n"},
 	} {
 		if _, err := NewLease(cfg); err == nil {
-			t.Errorf("a Lease with %s", what)
+			t.Errorf("NewLease with %s succeeded, want an error", what)
 		}
 		if _, err := NewStock(cfg); err == nil {
-			t.Errorf("a StockLock with %s", what)
+			t.Errorf("NewStock with %s succeeded, want an error", what)
 		}
 	}
 }
 
-// nobody is where no server is: nobody but root listens at such a port.
-const nobody = "127.0.0.1:1"
+// nowhere is an address without a server: only root can listen on the port.
+const nowhere = "127.0.0.1:1"
 
-// locker is what both kinds are.
+// locker is the common interface of both kinds.
 type locker interface {
 	lock.Locker
 	lock.Inspector
 	Source(ctx context.Context) (string, error)
 }
 
-// kinds are the two ways to make one.
+// kinds are the constructors of both kinds.
 var kinds = map[string]func(Config) (locker, error){
 	"lease":     func(cfg Config) (locker, error) { return NewLease(cfg) },
 	"stocklock": func(cfg Config) (locker, error) { return NewStock(cfg) },
 }
 
-// TestAServerThatIsNotThere: Lock waits for it, TryLock does not, and both name it.
-func TestAServerThatIsNotThere(t *testing.T) {
+// TestAnUnreachableServer: Lock waits for it, TryLock does not, and both name it.
+func TestAnUnreachableServer(t *testing.T) {
 	t.Parallel()
 	for kind, newLocker := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			made, err := newLocker(testConfig(address{URL: "https://" + nobody}))
+			made, err := newLocker(testConfig(address{URL: "https://" + nowhere}))
 			l := closing(t, made, err)
 			asked := time.Now()
-			if _, err := l.TryLock(t.Context(), "n"); err == nil || errors.Is(err, lock.ErrHeld) || !strings.Contains(err.Error(), nobody) {
+			if _, err := l.TryLock(t.Context(), "n"); err == nil || errors.Is(err, lock.ErrHeld) || !strings.Contains(err.Error(), nowhere) {
 				t.Errorf("TryLock: %v", err)
 			}
 			if took := time.Since(asked); took > patience/2 {
 				t.Errorf("TryLock took %s", took)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // time for one refusal at least
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // long enough for one refused connection
 			defer cancel()
-			if _, err := l.Lock(ctx, "n2"); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), nobody) {
+			if _, err := l.Lock(ctx, "n2"); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), nowhere) {
 				t.Errorf("Lock: %v", err)
 			}
 		})
 	}
 }
 
-// TestADeadServerIsNotAskedAgainAtOnce: what a room has to do is due, and fails.
-func TestADeadServerIsNotAskedAgainAtOnce(t *testing.T) {
+// TestRequestsToADeadServerAreSpaced: the queue has work that is due, and that fails.
+func TestRequestsToADeadServerAreSpaced(t *testing.T) {
 	t.Parallel()
-	made, err := NewStock(testConfig(address{URL: "https://" + nobody}))
+	made, err := NewStock(testConfig(address{URL: "https://" + nowhere}))
 	l := closing(t, made, err)
-	// This may be stopped for longer than a pause.
+	// A busy machine may stop the test for longer than a pause.
 	for end := time.Now().Add(patience); ; {
 		if err = fivePauses(t, l); err == nil || time.Now().After(end) {
 			break
@@ -113,20 +113,20 @@ func TestADeadServerIsNotAskedAgainAtOnce(t *testing.T) {
 
 func fivePauses(t *testing.T, l *StockLocker) error {
 	t.Helper()
-	r := newQueue(l, "n", "lock-n")
-	r.current = newStockLock("lock-n", "n")
-	r.current.Status = record{ID: "dead-1", LeaseSeconds: 1}
-	r.blocker = blocker{id: "dead-1", since: time.Now().Add(-time.Hour)}
-	r.used = time.Now()
+	q := newQueue(l, "n", "lock-n")
+	q.current = newStockLock("lock-n", "n")
+	q.current.Status = record{ID: "dead-1", LeaseSeconds: 1}
+	q.blocker = blocker{id: "dead-1", since: time.Now().Add(-time.Hour)}
+	q.used = time.Now()
 	var last time.Duration
 	for range 5 {
-		due := r.step(t.Context())
+		due := q.step(t.Context())
 		if last = time.Until(due); last <= 0 {
-			return fmt.Errorf("it is asked again %s ago", -last)
+			return fmt.Errorf("the next request was due %s ago", -last)
 		}
 	}
 	if last < 4*backoff.Min {
-		return fmt.Errorf("the fifth pause is %s", last)
+		return fmt.Errorf("the fifth pause is %s, want at least four times the first", last)
 	}
 	return nil
 }

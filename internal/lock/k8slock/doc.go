@@ -7,13 +7,12 @@
 // holder renews its lease three times a TTL. Its lease counts from before the request
 // that the server granted, less a margin. A waiter counts from when it first saw the
 // holder's last renewal, as client-go's leaderelection does. Both use their own
-// monotonic clock and never compare the clocks of two machines; the times in the
-// objects are for people. So a holder notices its loss before the next one enters,
-// provided that no clock runs a tenth faster than another and no process is paused.
+// monotonic clock; the times in the objects are for people. So a holder notices its
+// loss before the next one enters, provided that no clock runs a tenth faster than
+// another and no process is paused.
 //
 // Objects are never deleted, because they contain the counter of the tokens. It rises
-// with every grant, also of the same process. (resourceVersion is not a token: it
-// counts every write, and only orders the versions of one object.)
+// with every grant. (resourceVersion is not a token: it counts every write.)
 //
 // # LeaseLocker
 //
@@ -25,9 +24,8 @@
 //	unlock    holderIdentity = none                         if I am the holder
 //
 // Waiters watch the Lease, and try when it is free. A gate admits one caller of each
-// process, and the first of these wins: there is no order between processes, and a
-// holder does not know who waits. leaseTransitions has 32 bits; a Lease at its maximum
-// is refused.
+// process. There is no order between processes, and a holder does not know who waits.
+// leaseTransitions has 32 bits; a Lease at its maximum is refused.
 //
 // # StockLocker
 //
@@ -40,15 +38,13 @@
 //	                   +-------> (none)
 //	                    cancelled; or first, and silent for a TTL
 //
-// For each name in use, a process has one goroutine with one watch. That goroutine
-// does all the writing: concurrent changes of its callers become one update. One
-// update can append to a free lock's queue and grant it, or unlock a lock and grant
-// it to the next caller of the process.
+// For each name in use, a process has one goroutine that watches the object and does
+// all the writing: concurrent changes of its callers become one update.
 //
 // Waiters do not renew. If the first waiter does not enter within a TTL, the next
-// process drops it, with all other places of its Locker. If that Locker was only
-// slow, it appends its places again.
+// process drops it, with all other places of its Locker. A Locker that was only slow
+// appends its places again.
 //
-// The queue is a part of one object, which every waiter reads at every change. It is
-// for replicas, not for thousands of customers: the server refuses the 1001st place.
+// Every waiter reads the whole queue at every change. It is for replicas, not for
+// thousands of customers: the server refuses the 1001st place.
 package k8slock

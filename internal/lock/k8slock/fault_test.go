@@ -19,26 +19,26 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// faults happen at the same time, each with a name and Lockers of its own.
+// faults runs the faults in parallel, each with its own name and Lockers.
 func faults(t *testing.T, s *server) {
 	for name, test := range map[string]func(*testing.T, *server){
-		"ADeadWaiterIsDropped":           deadWaiterIsDropped,
-		"ADroppedWaiterQueuesAgain":      droppedWaiterQueuesAgain,
-		"APlaceThatNobodyWantsIsErased":  latePlaceIsErased,
-		"AGrantOfAnEarlierRequestIsNone": earlierGrantIsNone,
-		"AFullQueueIsSaidToBe":           fullQueue,
-		"ATryLockKnowsWhatIsNow":         tryLockKnows,
-		"ALivingHolderKeepsItsGrant":     livingHolder,
-		"AnEmptyRoomEnds":                emptyRoomEnds,
-		"ADeadHolderIsFreedForTryLock":   deadHolderIsFreed,
-		"TheClocksOfOthersDoNotCount":    clocksDoNotCount,
-		"ALeaseThatCannotCountIsRefused": exhaustedLease,
-		"AnObjectOfAnotherLockIsRefused": anothersObject,
-		"ADeletedObjectIsMadeAgain":      deletedIsMadeAgain,
-		"APartitionedHolderGivesUp":      partitionedHolder,
-		"AWaiterIsServedAfterAPartition": partitionedWaiter,
-		"ASilentConnectionIsLeft":        silentConnection,
-		"AnUnlockThatFailedIsDoneLater":  failedUnlock,
+		"ADeadWaiterIsDropped":            deadWaiterIsDropped,
+		"ADroppedWaiterQueuesAgain":       droppedWaiterQueuesAgain,
+		"APlaceWithoutACallIsRemoved":     latePlaceIsRemoved,
+		"AGrantByALateWriteIsRefused":     lateGrantIsRefused,
+		"AFullQueueRefuses":               fullQueue,
+		"ATryLockReadsTheObject":          tryLockReads,
+		"ALiveHolderKeepsItsGrant":        liveHolder,
+		"AnUnusedQueueEnds":               unusedQueueEnds,
+		"ADeadHolderIsFreedForTryLock":    deadHolderIsFreed,
+		"ClocksOfMachinesAreNotCompared":  clocksAreNotCompared,
+		"AnExhaustedLeaseIsRefused":       exhaustedLease,
+		"AnObjectOfAnotherLockIsRefused":  anothersObject,
+		"ADeletedObjectIsMadeAgain":       deletedIsMadeAgain,
+		"APartitionedHolderLosesItsGrant": partitionedHolder,
+		"AWaiterIsServedAfterAPartition":  partitionedWaiter,
+		"ASilentConnectionIsLeft":         silentConnection,
+		"AFailedUnlockIsCompletedLater":   failedUnlock,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -47,7 +47,7 @@ func faults(t *testing.T, s *server) {
 	}
 }
 
-// setStatus writes what another has written, or ours has, before.
+// setStatus changes the status of a StockLock.
 func (s *server) setStatus(t *testing.T, name string, change func(*record)) {
 	t.Helper()
 	for {
@@ -70,7 +70,7 @@ func (s *server) setStatus(t *testing.T, name string, change func(*record)) {
 	}
 }
 
-// deadWaiterIsDropped: two places of a Locker that has died stand before ours.
+// deadWaiterIsDropped: two places of a dead Locker are in front of ours.
 func deadWaiterIsDropped(t *testing.T, s *server) {
 	here, there := s.stock(t, Config{}), s.stock(t, Config{})
 	held := locktest.MustLock(t, here, "dead-waiter")
@@ -84,9 +84,9 @@ func deadWaiterIsDropped(t *testing.T, s *server) {
 	freed := time.Now()
 	locktest.MustUnlock(t, held)
 	next := first.Granted(t)
-	// The queue waits for its first, once: the other one goes with it.
+	// The queue waits a TTL for the first place. The second is dropped with it.
 	if took := time.Since(freed); took < noticeTTL || took > 2*noticeTTL {
-		t.Errorf("the dead are dropped after %s, at a TTL of %s", took, noticeTTL)
+		t.Errorf("the dead Locker's places were dropped after %s, want one to two TTLs of %s", took, noticeTTL)
 	}
 	locktest.MustUnlock(t, next)
 	locktest.MustUnlock(t, second.Granted(t))
@@ -97,7 +97,7 @@ func (s *server) awaitPlaces(t *testing.T, name string, n int) {
 	sandboxtest.Eventually(t, fmt.Sprintf("%d places for %s", n, name), func() bool { return len(stockServer{s}.Places(t, name)) == n })
 }
 
-// droppedWaiterQueuesAgain: another has taken a live waiter for dead.
+// droppedWaiterQueuesAgain: another process has dropped a live waiter.
 func droppedWaiterQueuesAgain(t *testing.T, s *server) {
 	here := s.stock(t, Config{})
 	held := locktest.MustLock(t, here, "dropped")
@@ -109,8 +109,8 @@ func droppedWaiterQueuesAgain(t *testing.T, s *server) {
 	locktest.MustUnlock(t, waiter.Granted(t))
 }
 
-// latePlaceIsErased: a write of ours was applied after its caller had gone.
-func latePlaceIsErased(t *testing.T, s *server) {
+// latePlaceIsRemoved: a write of ours was applied after its caller had gone.
+func latePlaceIsRemoved(t *testing.T, s *server) {
 	l := s.stock(t, Config{TTL: longTTL})
 	locktest.MustUnlock(t, locktest.MustLock(t, l, "late"))
 	s.setStatus(t, "late", func(r *record) {
@@ -124,15 +124,15 @@ func latePlaceIsErased(t *testing.T, s *server) {
 	s.awaitPlaces(t, "late", 0)
 }
 
-// earlierGrantIsNone: what grants a waiter was sent earlier than it knows of. The
-// time from which its lease counts is lost, and so is the grant.
-func earlierGrantIsNone(t *testing.T, s *server) {
+// lateGrantIsRefused: a late write grants the lock to a waiter that has written again
+// since. It does not know when that lease began, so it must not use the grant.
+func lateGrantIsRefused(t *testing.T, s *server) {
 	here, there := s.stock(t, Config{TTL: longTTL}), s.stock(t, Config{TTL: longTTL})
 	held := locktest.MustLock(t, there, "earlier")
 	waiter := locktest.LockAside(t, here, "earlier")
 	s.awaitPlaces(t, "earlier", 2)
 	here.mu.Lock()
-	here.queues["earlier"].places[0].asked = time.Now() // it has asked again since
+	here.queues["earlier"].places[0].asked = time.Now() // it has written again since
 	here.mu.Unlock()
 	var early lock.Token
 	s.setStatus(t, "earlier", func(r *record) {
@@ -142,12 +142,12 @@ func earlierGrantIsNone(t *testing.T, s *server) {
 	sandboxtest.Await(t, held.Lost(), "the loss")
 	next := waiter.Granted(t)
 	if next.Token() <= early {
-		t.Errorf("token %d is of the grant that was none", next.Token())
+		t.Errorf("token %d belongs to the refused grant", next.Token())
 	}
 	locktest.MustUnlock(t, next)
 }
 
-// fullQueue: whoever waits goes on doing so.
+// fullQueue: a new waiter is refused, and the others keep waiting.
 func fullQueue(t *testing.T, s *server) {
 	l := s.stock(t, Config{TTL: longTTL})
 	held := locktest.MustLock(t, l, "full")
@@ -169,30 +169,30 @@ func waiterOf(session string, n uint64) waiter {
 	return waiter{Holder: session, ID: placeID(session, n)}
 }
 
-// tryLockKnows: what a room knew before a TryLock does not refuse it.
-func tryLockKnows(t *testing.T, s *server) {
+// tryLockReads: a TryLock must not be refused by an older version of the object.
+func tryLockReads(t *testing.T, s *server) {
 	locktest.MustLock(t, s.stock(t, Config{TTL: longTTL}), "known")
 	l := s.stock(t, Config{})
-	r := newQueue(l, "known", nameOf(t, "known"))
-	if err := r.read(t.Context()); err != nil {
+	q := newQueue(l, "known", nameOf(t, "known"))
+	if err := q.read(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	l.mu.Lock()
-	p := r.join(true)
+	p := q.join(true)
 	l.mu.Unlock()
-	if todo := r.plan(); todo.done || todo.next != nil {
-		t.Errorf("it does not read: %+v", todo)
+	if todo := q.plan(); todo.done || todo.next != nil {
+		t.Errorf("plan is %+v, want a read", todo)
 	}
-	if err := r.read(t.Context()); err != nil {
+	if err := q.read(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if todo := r.plan(); !todo.done || !errors.Is(p.refusal, lock.ErrHeld) {
-		t.Errorf("it is not refused: %v, %+v", p.refusal, todo)
+	if todo := q.plan(); !todo.done || !errors.Is(p.refusal, lock.ErrHeld) {
+		t.Errorf("plan is %+v with refusal %v, want ErrHeld", todo, p.refusal)
 	}
 }
 
-// livingHolder holds for more than a TTL, and nobody gets in.
-func livingHolder(t *testing.T, s *server) {
+// liveHolder holds the lock for more than a TTL. No other caller gets it.
+func liveHolder(t *testing.T, s *server) {
 	for kind, newLocker := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -204,9 +204,9 @@ func livingHolder(t *testing.T, s *server) {
 			waiter := locktest.LockAside(t, there, "living")
 			select {
 			case <-waiter.Done():
-				t.Fatalf("another is in while the holder lives: %v", waiter.Err())
+				t.Fatalf("the waiter returned although the holder lives: %v", waiter.Err())
 			case <-held.Lost():
-				t.Fatal("the grant is lost while its holder lives")
+				t.Fatal("the grant is lost although its holder lives")
 			case <-time.After(noticeTTL + noticeTTL/3):
 			}
 			locktest.MustUnlock(t, held)
@@ -215,11 +215,11 @@ func livingHolder(t *testing.T, s *server) {
 	}
 }
 
-func emptyRoomEnds(t *testing.T, s *server) {
+func unusedQueueEnds(t *testing.T, s *server) {
 	l := s.stock(t, Config{})
 	l.idle = time.Millisecond
 	locktest.MustUnlock(t, locktest.MustLock(t, l, "empty"))
-	sandboxtest.Eventually(t, "the room's end", func() bool {
+	sandboxtest.Eventually(t, "the end of the queue", func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return len(l.queues) == 0
@@ -227,7 +227,7 @@ func emptyRoomEnds(t *testing.T, s *server) {
 	locktest.MustUnlock(t, locktest.MustLock(t, l, "empty"))
 }
 
-// deadHolderIsFreed: nobody waits, and whoever asks does not stay.
+// deadHolderIsFreed: there are no waiters, only a TryLock.
 func deadHolderIsFreed(t *testing.T, s *server) {
 	l := s.stock(t, Config{})
 	l.idle = time.Millisecond
@@ -243,8 +243,8 @@ func deadHolderIsFreed(t *testing.T, s *server) {
 	s.awaitPlaces(t, "dead-holder", 0)
 }
 
-// clocksDoNotCount: a holder's clock is an hour slow, and it lives.
-func clocksDoNotCount(t *testing.T, s *server) {
+// clocksAreNotCompared: the clock of a live holder is an hour slow.
+func clocksAreNotCompared(t *testing.T, s *server) {
 	l := s.lease(t, Config{})
 	locktest.MustUnlock(t, locktest.MustLock(t, l, "slow"))
 	holder, slow := "x@y:1/z", metav1.NewMicroTime(time.Now().Add(-time.Hour))
@@ -258,12 +258,12 @@ func clocksDoNotCount(t *testing.T, s *server) {
 	asked := time.Now()
 	waiter := locktest.LockAside(t, l, "slow")
 	const renewed = time.Second
-	time.AfterFunc(renewed, func() { // it does not even move its clock
+	time.AfterFunc(renewed, func() { // any change of the object counts
 		s.setLease(t, "slow", func(found *leaseObject) { found.Annotations["renewed"] = "yes" })
 	})
 	next := waiter.Granted(t)
 	if took := time.Since(asked); took < noticeTTL+renewed {
-		t.Errorf("the lease is taken after %s, but its holder was heard of after %s", took, renewed)
+		t.Errorf("the lease was taken after %s, but its holder changed it after %s", took, renewed)
 	}
 	locktest.MustUnlock(t, next)
 }
@@ -301,13 +301,13 @@ func exhaustedLease(t *testing.T, s *server) {
 	}
 }
 
-// anothersObject: two names meet in one object, which its hash makes unlikely.
+// anothersObject: two names have the same object, because their hashes are equal.
 func anothersObject(t *testing.T, s *server) {
 	locktest.MustUnlock(t, locktest.MustLock(t, s.lease(t, Config{}), "mine"))
 	s.setLease(t, "mine", func(found *leaseObject) { found.Annotations[nameAnnotation] = "yours" })
 	for _, call := range []func(context.Context, string) (lock.Held, error){s.lease(t, Config{}).Lock, s.lease(t, Config{}).TryLock} {
 		if err := lockErrorOf(t, call, "mine"); !errors.Is(err, errNotOurs) {
-			t.Errorf("a lease of another's: %v", err)
+			t.Errorf("Lease of another lock: %v, want %v", err, errNotOurs)
 		}
 	}
 	object, err := encode(newStockLock(nameOf(t, "theirs"), "yours"))
@@ -319,12 +319,12 @@ func anothersObject(t *testing.T, s *server) {
 		t.Fatal(err)
 	}
 	if err := lockErrorOf(t, s.stock(t, Config{}).Lock, "theirs"); !errors.Is(err, errNotOurs) {
-		t.Errorf("a StockLock of another's: %v", err)
+		t.Errorf("StockLock of another lock: %v, want %v", err, errNotOurs)
 	}
 }
 
-// deletedIsMadeAgain: an administrator deletes the object under a holder, a
-// waiter and their watches.
+// deletedIsMadeAgain: an administrator deletes the object while it has a holder, a
+// waiter and watches.
 func deletedIsMadeAgain(t *testing.T, s *server) {
 	l := s.stock(t, Config{TTL: longTTL})
 	held := locktest.MustLock(t, l, "deleted")
@@ -347,7 +347,7 @@ func deletedIsMadeAgain(t *testing.T, s *server) {
 	locktest.MustUnlock(t, locktest.MustLock(t, leases, "deleted"))
 }
 
-// linked is the configuration of a Locker on a wire that can be cut.
+// linked returns the configuration of a Locker whose connections can be cut.
 func (s *server) linked(t *testing.T, ttl time.Duration) (Config, *sandboxtest.Link) {
 	t.Helper()
 	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.URL, "https://"))
@@ -361,18 +361,19 @@ func partitionedHolder(t *testing.T, s *server) {
 	for kind, newLocker := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			for range 3 { // where this process is stopped then, either may hear first
+			for range 3 { // on a busy machine, the waiter may be notified first
 				if s.partitioned(t, newLocker) {
 					return
 				}
-				t.Log("another was granted the lock before its holder knew of the loss")
+				t.Log("the next holder got the lock before Lost was closed")
 			}
-			t.Error("so it was each time")
+			t.Error("Lost was closed too late in each of three attempts")
 		})
 	}
 }
 
-// partitioned cuts a holder off, and reports whether it knew of its loss in time.
+// partitioned cuts a holder off, and reports whether Lost was closed before the next
+// grant.
 func (s *server) partitioned(t *testing.T, newLocker func(Config) (locker, error)) (inTime bool) {
 	t.Helper()
 	cfg, link := s.linked(t, testTTL)
@@ -383,7 +384,6 @@ func (s *server) partitioned(t *testing.T, newLocker func(Config) (locker, error
 	held := locktest.MustLock(t, cutOff, "partition")
 	waiter := locktest.LockAside(t, there, "partition")
 	link.Cut()
-	// Whichever comes first: it must be the loss.
 	select {
 	case <-held.Lost():
 		inTime = true
@@ -425,17 +425,17 @@ func partitionedWaiter(t *testing.T, s *server) {
 	}
 }
 
-// failedUnlock: the answer says so, and the lock is free once the wire is mended.
+// failedUnlock: Unlock returns an error, and the lock is free once the link works again.
 func failedUnlock(t *testing.T, s *server) {
 	cfg, link := s.linked(t, longTTL)
 	made, err := NewStock(cfg)
 	cutOff := closing(t, made, err)
 	held := locktest.MustLock(t, cutOff, "failed")
 	link.Cut()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // time for one refusal at least
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // long enough for one refused connection
 	defer cancel()
 	if err := held.Unlock(ctx); err == nil || errors.Is(err, lock.ErrLost) || !strings.Contains(err.Error(), link.Addr) {
-		t.Errorf("Unlock at a server that cannot be reached: %v", err)
+		t.Errorf("Unlock without a connection: %v, want an error with the server's address", err)
 	}
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock again: %v, want %v", err, lock.ErrLost)
@@ -444,8 +444,8 @@ func failedUnlock(t *testing.T, s *server) {
 	locktest.MustUnlock(t, locktest.MustLock(t, s.stock(t, Config{TTL: longTTL}), "failed"))
 }
 
-// TestRestart: the server dies and starts again. What is held stays so, and who
-// waits is served. What was before is not in its memory any more.
+// TestRestart kills and restarts the server. Grants survive, and waiters are served. The
+// server has lost its cache of old versions.
 func TestRestart(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -460,14 +460,15 @@ func TestRestart(t *testing.T) {
 		made, err = newLocker(s.config(Config{TTL: longTTL}))
 		there := closing(t, made, err)
 		held := locktest.MustLock(t, here, "restart")
-		// Who was never served takes a server that has just started at its word.
+		// A client that was never served would treat the refusals of a starting server as
+		// permanent.
 		if err := lockErrorOf(t, there.TryLock, "restart"); !errors.Is(err, lock.ErrHeld) {
 			t.Fatal(err)
 		}
 		pairs = append(pairs, pair{held, locktest.LockAside(t, there, "restart")})
 	}
 	s.awaitPlaces(t, "restart", 2)
-	s.Process.Kill() // it would wait for the end of open watches
+	s.Process.Kill() // not stopped: it would wait for the open watches
 	if err := s.Process.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -475,7 +476,7 @@ func TestRestart(t *testing.T) {
 	for _, p := range pairs {
 		select {
 		case <-p.held.Lost():
-			t.Error("a grant was lost with a restart")
+			t.Error("the restart ended a grant")
 		default:
 			locktest.MustUnlock(t, p.held)
 		}
@@ -483,8 +484,7 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// oldWatchIsReadAgain: the server does not have the changes since that version
-// any more (410 Gone).
+// oldWatchIsReadAgain: the server no longer has the changes since the version (410 Gone).
 func oldWatchIsReadAgain(t *testing.T, s *server) {
 	t.Helper()
 	l := s.lease(t, Config{TTL: longTTL})
@@ -493,26 +493,25 @@ func oldWatchIsReadAgain(t *testing.T, s *server) {
 	}
 	l.store.mu.Lock()
 	last := l.store.latest["restart"]
-	last.lease = last.lease.changed(func(*leaseObject) {})
-	last.lease.ResourceVersion = "1"
+	last.leaseObject = last.changed(func(old *leaseObject) { old.ResourceVersion = "1" })
 	l.store.latest["restart"] = last
 	l.store.mu.Unlock()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := l.store.awaitChange(ctx, "restart"); err != nil {
-		t.Errorf("the wait after an old version: %v", err)
+		t.Errorf("awaitChange from an old version: %v", err)
 	}
 
-	r := newQueue(s.stock(t, Config{}), "restart", nameOf(t, "restart"))
-	if err := r.read(ctx); err != nil {
+	q := newQueue(s.stock(t, Config{}), "restart", nameOf(t, "restart"))
+	if err := q.read(ctx); err != nil {
 		t.Fatal(err)
 	}
-	r.current.ResourceVersion = "1"
-	if err := r.openWatch(ctx); err == nil {
-		event, open := <-r.events.ResultChan()
-		r.handle(event, open)
+	q.current.ResourceVersion = "1"
+	if err := q.openWatch(ctx); err == nil {
+		event, open := <-q.events.ResultChan()
+		q.handle(event, open)
 	}
-	if r.events != nil || r.current != nil {
-		t.Error("the room relies on a watch that has a gap")
+	if q.events != nil || q.current != nil {
+		t.Error("the queue uses a watch that misses changes")
 	}
 }

@@ -10,9 +10,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/watch"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/lease"
@@ -26,7 +24,6 @@ const (
 	kindLabel, kindValue = "app.kubernetes.io/managed-by", "flashsale"
 )
 
-// leaseKind is the resource of a leaseObject.
 var leaseKind = schema.GroupVersionResource{Group: "coordination.k8s.io", Version: "v1", Resource: "leases"}
 
 // leaseObject has the fields of a Lease that a lock uses. The times are for people.
@@ -82,6 +79,8 @@ var LeaseCapabilities = lock.Capabilities{
 // package's comment describes its protocol.
 type LeaseLocker struct {
 	*lease.Locker
+	*objects[leaseObject]
+
 	store *leases
 }
 
@@ -98,7 +97,7 @@ func NewLease(cfg Config) (*LeaseLocker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &LeaseLocker{Locker: locker, store: store}, nil
+	return &LeaseLocker{Locker: locker, objects: objects, store: store}, nil
 }
 
 // Close unlocks every grant, within ctx.
@@ -106,10 +105,6 @@ func (l *LeaseLocker) Close(ctx context.Context) error {
 	defer l.store.objects.close()
 	return l.Locker.Close(ctx)
 }
-
-// Source returns the identity of the namespace. The token counters of all Leases in it
-// are lost if it is deleted.
-func (l *LeaseLocker) Source(ctx context.Context) (string, error) { return l.store.objects.source(ctx) }
 
 // Ask asks whether the server would create a Lease. It creates none.
 func (l *LeaseLocker) Ask(ctx context.Context) error {
@@ -166,8 +161,8 @@ type leases struct {
 // sighting is a version of a Lease, and when this process first saw it, by its
 // monotonic clock.
 type sighting struct {
-	lease *leaseObject
-	at    time.Time
+	*leaseObject
+	at time.Time
 }
 
 // Try takes name for owner. It tries again after a conflict: another process has
@@ -175,7 +170,7 @@ type sighting struct {
 func (s *leases) Try(ctx context.Context, name, owner string) (lock.Token, error) {
 	current, err := s.recall(ctx, name, "")
 	for {
-		var taken *leaseObject
+		var taken sighting
 		switch {
 		case isMissing(err):
 			taken, err = s.create(ctx, name, owner)
@@ -198,12 +193,12 @@ func (s *leases) Try(ctx context.Context, name, owner string) (lock.Token, error
 
 // take writes owner into a Lease that is free, or was unchanged for its duration. In the
 // second case its holder has lost it by its own clock.
-func (s *leases) take(ctx context.Context, name, owner string, current *leaseObject) (*leaseObject, error) {
-	if holder := current.holder(); holder != "" && time.Now().Before(s.end(name, current)) {
-		return nil, &lock.HeldError{Holder: lease.ParseOwner(holder).Holder}
+func (s *leases) take(ctx context.Context, name, owner string, current sighting) (sighting, error) {
+	if holder := current.holder(); holder != "" && time.Now().Before(s.end(current)) {
+		return sighting{}, &lock.HeldError{Holder: lease.ParseOwner(holder).Holder}
 	}
 	if current.token() == math.MaxInt32 {
-		return nil, fmt.Errorf("lease %s: %w", current.Name, errExhausted)
+		return sighting{}, fmt.Errorf("lease %s: %w", current.Name, errExhausted)
 	}
 	return s.write(ctx, name, current.changed(func(next *leaseObject) { s.grant(next, owner) }))
 }
@@ -217,10 +212,10 @@ func (s *leases) grant(l *leaseObject, owner string) {
 	l.Spec.AcquireTime, l.Spec.RenewTime = &now, &now
 }
 
-func (s *leases) create(ctx context.Context, name, owner string) (*leaseObject, error) {
+func (s *leases) create(ctx context.Context, name, owner string) (sighting, error) {
 	made, err := s.newLease(name, owner)
 	if err != nil {
-		return nil, err
+		return sighting{}, err
 	}
 	created, err := s.objects.create(ctx, made)
 	return s.remember(name, created, err)
@@ -278,20 +273,20 @@ func (s *leases) change(ctx context.Context, name, owner string, change func(*le
 
 // recall returns the remembered version of a Lease if it has that holder, and otherwise
 // reads it. A write fails if the remembered version is stale.
-func (s *leases) recall(ctx context.Context, name, holder string) (*leaseObject, error) {
+func (s *leases) recall(ctx context.Context, name, holder string) (sighting, error) {
 	s.mu.Lock()
 	last, ok := s.latest[name]
 	s.mu.Unlock()
-	if ok && last.lease.holder() == holder {
-		return last.lease, nil
+	if ok && last.holder() == holder {
+		return last, nil
 	}
 	return s.read(ctx, name)
 }
 
-func (s *leases) read(ctx context.Context, name string) (*leaseObject, error) {
+func (s *leases) read(ctx context.Context, name string) (sighting, error) {
 	object, err := objectName(name)
 	if err != nil {
-		return nil, err
+		return sighting{}, err
 	}
 	found, err := s.objects.get(ctx, object)
 	if isMissing(err) {
@@ -300,25 +295,25 @@ func (s *leases) read(ctx context.Context, name string) (*leaseObject, error) {
 	return s.remember(name, found, err)
 }
 
-func (s *leases) write(ctx context.Context, name string, next *leaseObject) (*leaseObject, error) {
+func (s *leases) write(ctx context.Context, name string, next *leaseObject) (sighting, error) {
 	written, err := s.objects.update(ctx, next)
 	return s.remember(name, written, err)
 }
 
 // remember remembers the result of a request, if it has no error.
-func (s *leases) remember(name string, found *leaseObject, err error) (*leaseObject, error) {
+func (s *leases) remember(name string, found *leaseObject, err error) (sighting, error) {
 	if err != nil {
-		return nil, err
+		return sighting{}, err
 	}
 	if other := found.Annotations[nameAnnotation]; other != name {
-		return nil, fmt.Errorf("lease %s is for lock %q, want %q: %w", found.Name, other, name, errNotOurs)
+		return sighting{}, fmt.Errorf("lease %s is for lock %q, want %q: %w", found.Name, other, name, errNotOurs)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if last, ok := s.latest[name]; !ok || last.lease.ResourceVersion != found.ResourceVersion {
-		s.latest[name] = sighting{lease: found, at: time.Now()}
+	if last, ok := s.latest[name]; !ok || last.ResourceVersion != found.ResourceVersion {
+		s.latest[name] = sighting{found, time.Now()}
 	}
-	return found, nil
+	return s.latest[name], nil
 }
 
 func (s *leases) forget(name string) {
@@ -328,15 +323,7 @@ func (s *leases) forget(name string) {
 }
 
 // end is when a Lease may be taken, if it is not changed until then.
-func (s *leases) end(name string, current *leaseObject) time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	last, ok := s.latest[name]
-	if !ok || last.lease.ResourceVersion != current.ResourceVersion {
-		return time.Now().Add(s.ttlOf(current)) // first seen now
-	}
-	return last.at.Add(s.ttlOf(current))
-}
+func (s *leases) end(current sighting) time.Time { return current.at.Add(s.ttlOf(current.leaseObject)) }
 
 func (s *leases) ttlOf(l *leaseObject) time.Duration {
 	if l.Spec.LeaseDurationSeconds == nil {
@@ -351,12 +338,12 @@ func (s *leases) awaitChange(ctx context.Context, name string) error {
 	s.mu.Lock()
 	last, ok := s.latest[name]
 	s.mu.Unlock()
-	if !ok || last.lease.holder() == "" {
+	if !ok || last.holder() == "" {
 		return nil
 	}
-	end := time.NewTimer(time.Until(s.end(name, last.lease)))
+	end := time.NewTimer(time.Until(s.end(last)))
 	defer end.Stop()
-	events, err := s.objects.watch(ctx, last.lease.Name, last.lease.ResourceVersion)
+	events, err := s.objects.watch(ctx, last.Name, last.ResourceVersion)
 	if err != nil {
 		return s.pause(ctx, name, err)
 	}
@@ -368,30 +355,25 @@ func (s *leases) awaitChange(ctx context.Context, name string) error {
 		case <-end.C:
 			return nil
 		case event, open := <-events.ResultChan():
+			found, err := decodeEvent[leaseObject](event, open)
 			switch {
-			case !open:
-				return s.pause(ctx, name, errWatchEnded)
-			case event.Type == watch.Error:
-				return s.pause(ctx, name, apierrors.FromObject(event.Object))
-			case event.Type == watch.Deleted:
+			case errors.Is(err, errDeleted):
 				s.forget(name)
 				return nil
+			case err != nil:
+				return s.pause(ctx, name, err)
 			}
-			object, _ := event.Object.(*unstructured.Unstructured)
-			found, err := decode[leaseObject](object)
-			current, err := s.remember(name, found, err)
+			current, err := s.remember(name, found, nil)
 			if err != nil {
 				return err
 			}
 			if current.holder() == "" {
 				return nil
 			}
-			end.Reset(time.Until(s.end(name, current)))
+			end.Reset(time.Until(s.end(current)))
 		}
 	}
 }
-
-var errWatchEnded = errors.New("the watch has ended")
 
 // pause waits after a watch broke, because the next one may break at once as well.
 func (s *leases) pause(ctx context.Context, name string, err error) error {

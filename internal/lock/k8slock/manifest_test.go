@@ -23,13 +23,13 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// table is what kubectl get prints.
+// table is the output of kubectl get.
 type table struct {
 	ColumnDefinitions []struct{ Name string }
 	Rows              []struct{ Cells []any }
 }
 
-// table asks as kubectl does.
+// table sends the request of kubectl get.
 func (s *server) table(t *testing.T) (shown table) {
 	t.Helper()
 	web, err := rest.HTTPClientFor(address{URL: s.URL, Token: s.Token, CA: s.CA}.config())
@@ -58,8 +58,8 @@ func (s *server) table(t *testing.T) (shown table) {
 	return shown
 }
 
-// TestOneServer is what a server makes of the manifests, and what a Locker makes of
-// faults. A server takes seconds to start.
+// TestOneServer tests the manifests, and the faults, on one server, because a server
+// takes seconds to start.
 func TestOneServer(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -67,15 +67,15 @@ func TestOneServer(t *testing.T) {
 		name string
 		run  func(*testing.T, *server)
 	}{
-		{"KubectlShowsWhoHoldsAndHowManyWait", kubectlShows},
-		{"AskingMakesNothing", askingMakesNothing},
-		{"AReplicaCannotDelete", replicaCannotDelete},
-		{"AReplicaCannotWriteSpecs", replicaCannotWriteSpecs},
+		{"KubectlShowsHolderAndNumberOfWaiters", kubectlShows},
+		{"AskCreatesNothing", askCreatesNothing},
+		{"AReplicaMayNotDelete", replicaCannotDelete},
+		{"AReplicaMayNotWriteSpecs", replicaCannotWriteSpecs},
 		{"ATokenNeverFalls", tokenNeverFalls},
-		{"WhatIsRefusedForGoodFailsAtOnce", refusedForGood},
-		{"WithoutTheResourceNothingIs", withoutTheResource},
+		{"APermanentErrorFailsAtOnce", refusedForGood},
+		{"AMissingResourceIsAnError", withoutTheResource},
 		{"TheNamespaceIsTheSource", namespaceIsTheSource},
-		{"AnOperatorSeesAndEndsGrants", operatorSeesAndEnds},
+		{"AnOperatorListsAndRevokesGrants", operatorSeesAndEnds},
 		{"Faults", faults},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, s) })
@@ -111,7 +111,7 @@ func kubectlShows(t *testing.T, s *server) {
 	locktest.MustUnlock(t, waiter.Granted(t))
 }
 
-// replica is a client with the rights of rbac.yaml.
+// replica returns a client with the rights of rbac.yaml.
 func (s *server) replica(t *testing.T) *dynamic.DynamicClient {
 	t.Helper()
 	web, err := rest.HTTPClientFor(s.account.config())
@@ -126,18 +126,18 @@ func (s *server) replica(t *testing.T) *dynamic.DynamicClient {
 	return client
 }
 
-func askingMakesNothing(t *testing.T, s *server) {
+func askCreatesNothing(t *testing.T, s *server) {
 	leases, locks := s.lease(t, Config{}), s.stock(t, Config{})
 	elsewhere := s.config(Config{})
 	elsewhere.Namespace = "default" // where a replica has no rights
 	refused, err := NewLease(elsewhere)
 	closing(t, refused, err)
-	for range 2 { // the first may have made what the second asks for
+	for range 2 { // the first must not have created the object
 		if err := errors.Join(leases.Ask(t.Context()), locks.Ask(t.Context())); err != nil {
 			t.Error(err)
 		}
 		if err := refused.Ask(t.Context()); !apierrors.IsForbidden(err) {
-			t.Errorf("asked where nothing may be made: %v", err)
+			t.Errorf("Ask without the right to create: %v, want forbidden", err)
 		}
 	}
 	if _, err := leases.store.objects.get(t.Context(), nameOf(t, probeName)); !apierrors.IsNotFound(err) {
@@ -158,7 +158,7 @@ func replicaCannotDelete(t *testing.T, s *server) {
 		}
 		err := s.replica(t).Resource(resource).Namespace(testNamespace).Delete(t.Context(), nameOf(t, "kept"), metav1.DeleteOptions{})
 		if !apierrors.IsForbidden(err) {
-			t.Errorf("delete one of the %s: %v", kind, err)
+			t.Errorf("delete an object of %s: %v, want forbidden", kind, err)
 		}
 	}
 }
@@ -168,14 +168,14 @@ func replicaCannotWriteSpecs(t *testing.T, s *server) {
 	object := s.object(t, stockLocks, "spec")
 	_, err := s.replica(t).Resource(stockLocks).Namespace(testNamespace).Update(t.Context(), object, metav1.UpdateOptions{})
 	if !apierrors.IsForbidden(err) {
-		t.Errorf("update by a replica: %v", err)
+		t.Errorf("update of the spec by a replica: %v, want forbidden", err)
 	}
 	if err := unstructured.SetNestedField(object.Object, "another", "spec", "lock"); err != nil {
 		t.Fatal(err)
 	}
 	_, err = s.client.Resource(stockLocks).Namespace(testNamespace).Update(t.Context(), object, metav1.UpdateOptions{})
 	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "keeps its name") {
-		t.Errorf("another name, by an administrator: %v", err)
+		t.Errorf("change of the name by an administrator: %v, want invalid", err)
 	}
 }
 
@@ -197,12 +197,12 @@ func tokenNeverFalls(t *testing.T, s *server) {
 		}
 		_, err = s.client.Resource(stockLocks).Namespace(testNamespace).UpdateStatus(t.Context(), object, metav1.UpdateOptions{})
 		if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), what) {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("update: %v, want %q", err, what)
 		}
 	}
 }
 
-// refusedForGood: waiting would not mend any of these.
+// refusedForGood: a retry cannot succeed.
 func refusedForGood(t *testing.T, s *server) {
 	stranger := s.account
 	stranger.Token = "nobody's"
@@ -227,7 +227,7 @@ func refusedForGood(t *testing.T, s *server) {
 	made, err := NewStock(nowhere)
 	l := closing(t, made, err)
 	if err := lockError(t, l.Lock); err == nil || !strings.Contains(err.Error(), "nowhere") {
-		t.Errorf("Lock in a namespace that is not there: %v", err)
+		t.Errorf("Lock in a missing namespace: %v, want its name", err)
 	}
 }
 
@@ -236,10 +236,10 @@ func withoutTheResource(t *testing.T, s *server) {
 	l := closing(t, made, err)
 	l.objects.kind = s.client.Resource(stockLocks.GroupVersion().WithResource("stocklocks2")).Namespace(testNamespace)
 	if _, err := l.objects.get(t.Context(), "x"); err == nil || isMissing(err) || !l.objects.isFinal(err) {
-		t.Errorf("read without the resource: %v", err)
+		t.Errorf("read without the resource: %v, want a final error that is not missing", err)
 	}
 	if err := lockError(t, l.Lock); err == nil || !strings.Contains(err.Error(), s.URL) {
-		t.Errorf("Lock without the resource: %v", err)
+		t.Errorf("Lock without the resource: %v, want the server's address", err)
 	}
 }
 
@@ -264,7 +264,7 @@ func operatorSeesAndEnds(t *testing.T, s *server) {
 			here := closing(t, made, err)
 			made, err = newLocker(s.config(Config{}))
 			there := closing(t, made, err)
-			asked := time.Now().Add(-time.Second) // the API's times are in microseconds, a lease's in less
+			asked := time.Now().Add(-time.Second) // more than the resolution of the times
 			first := locktest.MustLock(t, here, "seen")
 			second := locktest.MustLock(t, there, "Seen")
 			waiter := locktest.LockAside(t, there, "seen")
@@ -285,7 +285,7 @@ func operatorSeesAndEnds(t *testing.T, s *server) {
 			}
 			for _, info := range got {
 				if info.Since.Before(asked) || info.Since.After(time.Now()) {
-					t.Errorf("%s is held since %s, now is %s", info.Name, info.Since, time.Now())
+					t.Errorf("%s is held since %s, want between %s and now", info.Name, info.Since, asked)
 				}
 			}
 			if err := there.Revoke(t.Context(), "seen"); err != nil {
@@ -296,11 +296,11 @@ func operatorSeesAndEnds(t *testing.T, s *server) {
 			locktest.MustUnlock(t, second)
 			for _, name := range []string{"seen", "never seen"} {
 				if err := there.Revoke(t.Context(), name); !errors.Is(err, lock.ErrNotHeld) {
-					t.Errorf("revoke %s, which nobody holds: %v, want %v", name, err, lock.ErrNotHeld)
+					t.Errorf("Revoke of %s, which is free: %v, want %v", name, err, lock.ErrNotHeld)
 				}
 			}
 			if got, err := there.Inspect(t.Context()); err != nil || len(got) != 0 {
-				t.Errorf("%+v, %v are left", got, err)
+				t.Errorf("Inspect returned %+v, %v, want nothing", got, err)
 			}
 		})
 	}

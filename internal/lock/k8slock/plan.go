@@ -10,7 +10,6 @@ import (
 	"flashsale/internal/lock"
 )
 
-// plan is what a queue does next.
 type plan struct {
 	// next is what the object must become. If it is nil, the object must be read first:
 	// a TryLock is newer than what is known.
@@ -80,7 +79,6 @@ const queueLimit = 1000
 
 var errFull = fmt.Errorf("the lock's queue is full: it has %d places", queueLimit)
 
-// conclude ends the calls for which nothing is left to do.
 func (q *queue) conclude() {
 	at := &q.current.Status
 	for _, p := range slices.Clone(q.places) {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/watch"
 
@@ -75,7 +74,6 @@ func (q *queue) leave(p *place) {
 	q.notify()
 }
 
-// settle lets a call return, once.
 func (q *queue) settle(p *place, refusal error) {
 	select {
 	case <-p.settled:
@@ -85,7 +83,6 @@ func (q *queue) settle(p *place, refusal error) {
 	}
 }
 
-// remove forgets a place that is not on the server.
 func (q *queue) remove(p *place, loss error) {
 	q.places = slices.DeleteFunc(q.places, func(other *place) bool { return other == p })
 	p.loss = loss
@@ -120,7 +117,6 @@ func (q *queue) place(id string) *place {
 	return nil
 }
 
-// notify wakes the goroutine.
 func (q *queue) notify() {
 	select {
 	case q.wake <- struct{}{}:
@@ -250,7 +246,6 @@ func (q *queue) sync(ctx context.Context) error {
 	}
 }
 
-// sent records the result of a write that was not refused.
 func (q *queue) sent(todo plan, err error) {
 	l := q.locker
 	l.mu.Lock()
@@ -400,24 +395,13 @@ func (q *queue) closeWatch() {
 
 // handle handles an event of the watch, or its end.
 func (q *queue) handle(event watch.Event, open bool) {
-	object, isObject := event.Object.(*unstructured.Unstructured)
-	var err error
-	switch {
-	case !open:
-		err = errWatchEnded
-	case event.Type == watch.Error:
-		err = apierrors.FromObject(event.Object)
-	case event.Type == watch.Deleted:
-		err = errors.New("the object was deleted")
-		q.gone()
-	case event.Type == watch.Bookmark || !isObject:
+	found, err := decodeEvent[stockLock](event, open)
+	if err == nil {
+		q.install(found, time.Time{})
 		return
-	default:
-		var found *stockLock
-		if found, err = decode[stockLock](object); err == nil {
-			q.install(found, time.Time{})
-			return
-		}
+	}
+	if errors.Is(err, errDeleted) {
+		q.gone()
 	}
 	q.locker.objects.log.Debug("kubernetes lock: reading the object again", "lock", q.name, "error", err)
 	q.closeWatch()

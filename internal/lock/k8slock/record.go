@@ -47,7 +47,6 @@ type record struct {
 	Waiting int32    `json:"waiting,omitempty"`
 }
 
-// waiter is a place in the queue.
 type waiter struct {
 	Holder string            `json:"holder"`
 	ID     string            `json:"id"`
@@ -57,7 +56,6 @@ type waiter struct {
 // placeID returns the id of a place: its Locker's session, and a unique number.
 func placeID(session string, n uint64) string { return fmt.Sprintf("%s-%d", session, n) }
 
-// sessionOf returns the session of the Locker that a place belongs to.
 func sessionOf(id string) string { return id[:max(0, strings.LastIndexByte(id, '-'))] }
 
 func (r *record) has(id string) bool {
@@ -77,7 +75,6 @@ func (r *record) free() {
 	r.Holder, r.ID, r.Since, r.Renewed, r.LeaseSeconds = "", "", nil, nil, 0
 }
 
-// grant makes the first waiter the holder.
 func (r *record) grant(lease time.Duration, now time.Time) {
 	first := r.Queue[0]
 	r.Queue = r.Queue[1:]
@@ -121,7 +118,6 @@ func (r *record) same(other *record) bool {
 		slices.EqualFunc(r.Queue, other.Queue, func(a, b waiter) bool { return a.ID == b.ID })
 }
 
-// info describes the lock for Inspect.
 func (l *stockLock) info() lock.Info {
 	r := l.Status
 	info := lock.Info{
@@ -151,7 +147,6 @@ func newStockLock(object, name string) *stockLock {
 	}
 }
 
-// sorted sorts the results of Inspect.
 func sorted(all []lock.Info) []lock.Info {
 	slices.SortFunc(all, func(a, b lock.Info) int { return strings.Compare(a.Name, b.Name) })
 	return all

@@ -10,10 +10,10 @@ import (
 	"flashsale/internal/lock"
 )
 
-// patience is how long a test waits for what must happen.
+// patience bounds the waits of a test.
 const patience = 20 * time.Second
 
-// closing closes a Locker with the test. The server may be gone.
+// closing closes a Locker at the test's end. The server may be gone.
 func closing[L lock.Locker](tb testing.TB, l L, err error) L {
 	tb.Helper()
 	if err != nil {
@@ -39,7 +39,7 @@ func (s *server) lease(tb testing.TB, with Config) *LeaseLocker {
 	return closing(tb, l, err)
 }
 
-// config is the test's own. Of the other its TTL and REST count.
+// config returns the test's configuration, with the TTL and REST of with.
 func (s *server) config(with Config) Config {
 	cfg := testConfig(s.account)
 	cfg.TTL = cmp.Or(with.TTL, noticeTTL)
@@ -49,7 +49,7 @@ func (s *server) config(with Config) Config {
 	return cfg
 }
 
-// lockError is how a call fails that must not wait.
+// lockError returns the error of a call that must not wait.
 func lockError(tb testing.TB, call func(context.Context, string) (lock.Held, error)) error {
 	tb.Helper()
 	return lockErrorOf(tb, call, "refused")
@@ -61,7 +61,7 @@ func lockErrorOf(tb testing.TB, call func(context.Context, string) (lock.Held, e
 	defer cancel()
 	_, err := call(ctx, name)
 	if errors.Is(err, context.DeadlineExceeded) {
-		tb.Error("it waited in vain")
+		tb.Error("the call waited until its deadline")
 	}
 	return err
 }

@@ -27,7 +27,8 @@ var StockCapabilities = lock.Capabilities{
 // StockLocker is a lock.Locker whose locks are StockLocks, a custom resource with a
 // queue. The package's comment describes its protocol.
 type StockLocker struct {
-	objects *objects[stockLock]
+	*objects[stockLock]
+
 	ttl     time.Duration
 	owner   string
 	session string        // begins the id of each of its places
@@ -35,7 +36,7 @@ type StockLocker struct {
 
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
-	done chan struct{}  // closed when Close has finished
+	once sync.Once      // of Close
 	wg   sync.WaitGroup // of the queues; grows only under mu, while open
 
 	mu     sync.Mutex // guards the fields below, and the places of every queue
@@ -53,7 +54,7 @@ func NewStock(cfg Config) (*StockLocker, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	return &StockLocker{
 		objects: objects, ttl: cfg.TTL, owner: cfg.Owner.String(), session: uuid.NewString(), idle: queueIdle,
-		ctx: ctx, stop: stop, done: make(chan struct{}), queues: map[string]*queue{},
+		ctx: ctx, stop: stop, queues: map[string]*queue{},
 	}, nil
 }
 
@@ -127,14 +128,13 @@ func (l *StockLocker) newID() string {
 // Close ends and unlocks every grant within ctx, and waits for all goroutines of the
 // Locker. Its error lists the locks that were not unlocked; they are free when their
 // leases end.
-func (l *StockLocker) Close(ctx context.Context) error {
+func (l *StockLocker) Close(ctx context.Context) (err error) {
+	l.once.Do(func() { err = l.close(ctx) })
+	return err
+}
+
+func (l *StockLocker) close(ctx context.Context) error {
 	l.mu.Lock()
-	if l.closed {
-		l.mu.Unlock()
-		<-l.done
-		return nil
-	}
-	defer close(l.done)
 	l.closed = true
 	var all []*place
 	for _, q := range l.queues {
@@ -175,10 +175,6 @@ func (l *StockLocker) Close(ctx context.Context) error {
 	}
 	return nil
 }
-
-// Source returns the identity of the namespace. The token counters of all StockLocks
-// in it are lost if it is deleted.
-func (l *StockLocker) Source(ctx context.Context) (string, error) { return l.objects.source(ctx) }
 
 // Ask asks whether the server would create a StockLock. It creates none.
 func (l *StockLocker) Ask(ctx context.Context) error {

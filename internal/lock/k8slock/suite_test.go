@@ -29,10 +29,11 @@ const (
 	testTTL       = 2 * time.Second
 	testNamespace = "sale"
 	manifests     = "../../../deploy/kubernetes/"
-	// longTTL is for what must not be helped by the end of a lease.
+	// longTTL is longer than the tests wait, so that the end of a lease cannot make them
+	// pass.
 	longTTL = time.Minute
-	// noticeTTL is for what is noticed a few times a TTL, or waits for its end, and
-	// outlives what a busy machine may stop a process for.
+	// noticeTTL is for what happens a few times a TTL, or at its end. It is long enough
+	// that a busy machine does not lose the lease.
 	noticeTTL = 6 * time.Second
 )
 
@@ -70,7 +71,7 @@ func TestStock(t *testing.T) {
 	locktest.Run(t, stockBackend)
 }
 
-// address is what a Locker needs to know, as a child process is told it.
+// address is the server's address and credentials, as passed to a child process.
 type address struct {
 	URL, Token string
 	CA         []byte
@@ -105,8 +106,8 @@ type server struct {
 	account address // of the service account
 }
 
-// start starts a server with our manifests. Whoever locks is the service account
-// of rbac.yaml: what it may not do, no Locker does.
+// start starts a server with our manifests. The Lockers use the service account of
+// rbac.yaml, and so need no other rights.
 func start(tb testing.TB) *server {
 	tb.Helper()
 	stack := sandboxtest.Start(tb, sandbox.Config{EtcdNodes: 1})
@@ -142,8 +143,7 @@ func start(tb testing.TB) *server {
 	return s
 }
 
-// resources are those of the kinds in our manifests, as a REST mapper would find
-// them out.
+// resources are the resources of the kinds in our manifests.
 var resources = map[string]schema.GroupVersionResource{
 	"Namespace":                {Version: "v1", Resource: "namespaces"},
 	"ServiceAccount":           {Version: "v1", Resource: "serviceaccounts"},
@@ -152,7 +152,7 @@ var resources = map[string]schema.GroupVersionResource{
 	"RoleBinding":              {Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "rolebindings"},
 }
 
-// applyFile does what kubectl apply -n namespace -f does, on the server's side.
+// applyFile does what kubectl apply --server-side -n namespace -f does.
 func (s *server) applyFile(tb testing.TB, namespace, name string) {
 	tb.Helper()
 	text, err := os.ReadFile(manifests + name)
@@ -174,12 +174,12 @@ func (s *server) applyFile(tb testing.TB, namespace, name string) {
 
 func (s *server) apply(tb testing.TB, namespace string, object *unstructured.Unstructured) {
 	tb.Helper()
-	for _, subject := range subjectsOf(object) { // kubectl fills in the same
+	for _, subject := range subjectsOf(object) { // as kubectl does
 		subject["namespace"] = namespace
 	}
 	resource, ok := resources[object.GetKind()]
 	if !ok {
-		tb.Fatalf("no resource is known for %s", object.GetKind())
+		tb.Fatalf("unknown kind %s", object.GetKind())
 	}
 	options := metav1.ApplyOptions{FieldManager: "test"}
 	if _, err := s.client.Resource(resource).Namespace(namespace).Apply(tb.Context(), object.GetName(), object, options); err != nil {
@@ -197,7 +197,7 @@ func subjectsOf(object *unstructured.Unstructured) (all []map[string]any) {
 	return all
 }
 
-// awaitKind waits until StockLocks are served.
+// awaitKind waits until the server knows StockLocks.
 func (s *server) awaitKind(tb testing.TB) {
 	tb.Helper()
 	sandboxtest.Eventually(tb, "the custom resource", func() bool {
@@ -209,7 +209,7 @@ func (s *server) awaitKind(tb testing.TB) {
 	})
 }
 
-// tokenOf asks for a service account's token, as a kubelet does for a pod.
+// tokenOf requests a service account's token, as a kubelet does for a pod.
 func (s *server) tokenOf(tb testing.TB, account string) string {
 	tb.Helper()
 	request := &unstructured.Unstructured{Object: map[string]any{
@@ -238,13 +238,13 @@ func (s *server) Kill(testing.TB) { s.Kubernetes.Kill() }
 
 func (s *server) Restart(tb testing.TB) {
 	tb.Helper()
-	s.Kill(tb) // it would wait for the end of open watches
+	s.Kill(tb) // not stopped: it would wait for the open watches
 	if err := s.Process.Restart(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
 }
 
-// object is what stands for a name; nil before its first lock.
+// object returns the object of a name, or nil before its first lock.
 func (s *server) object(tb testing.TB, kind schema.GroupVersionResource, name string) *unstructured.Unstructured {
 	tb.Helper()
 	found, err := s.client.Resource(kind).Namespace(testNamespace).Get(tb.Context(), nameOf(tb, name), metav1.GetOptions{})
@@ -257,7 +257,7 @@ func (s *server) object(tb testing.TB, kind schema.GroupVersionResource, name st
 	return found
 }
 
-// nameOf is the name of a lock's object.
+// nameOf returns the name of a lock's object.
 func nameOf(tb testing.TB, name string) string {
 	tb.Helper()
 	object, err := objectName(name)
@@ -267,7 +267,7 @@ func nameOf(tb testing.TB, name string) string {
 	return object
 }
 
-// patch changes the object of which a place is in the text.
+// patch changes the object that contains place.
 func (s *server) patch(tb testing.TB, kind schema.GroupVersionResource, place string, change func(map[string]any), parts ...string) {
 	tb.Helper()
 	client := s.client.Resource(kind).Namespace(testNamespace)
@@ -296,10 +296,10 @@ func (s *server) patch(tb testing.TB, kind schema.GroupVersionResource, place st
 	}
 }
 
-// leaseServer looks at Leases. Those that wait have no place.
+// leaseServer reads Leases. Waiters have no places.
 type leaseServer struct{ *server }
 
-// Places has the holder, until its lease has ended: the clock is the same.
+// Places returns the holder until its lease ends. Server and test have one clock.
 func (s leaseServer) Places(tb testing.TB, name string) []string {
 	tb.Helper()
 	object := s.object(tb, leaseKind, name)
@@ -325,7 +325,7 @@ func (s leaseServer) Remove(tb testing.TB, place string) {
 
 func (s leaseServer) Revoke(tb testing.TB, place string) { s.Remove(tb, place) }
 
-// stockServer looks at StockLocks.
+// stockServer reads StockLocks.
 type stockServer struct{ *server }
 
 func (s stockServer) Places(tb testing.TB, name string) []string {

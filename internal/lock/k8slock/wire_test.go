@@ -12,8 +12,8 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// silentConnection: a waiter's packets are lost, as where a node of the network
-// died, and new connections find another way.
+// silentConnection: the packets of a waiter's connection are lost, as after the failure
+// of a router. New connections work.
 func silentConnection(t *testing.T, s *server) {
 	for kind, newLocker := range kinds {
 		t.Run(kind, func(t *testing.T) {
@@ -25,7 +25,7 @@ func silentConnection(t *testing.T, s *server) {
 			waiting := closing(t, made, err)
 			made, err = newLocker(s.config(Config{}))
 			here := closing(t, made, err)
-			locktest.MustUnlock(t, locktest.MustLock(t, waiting, "any")) // it has a connection
+			locktest.MustUnlock(t, locktest.MustLock(t, waiting, "any")) // connects it
 			held := locktest.MustLock(t, here, "silent")
 			waiter := locktest.LockAside(t, waiting, "silent")
 			if held.Wanted() != nil {
@@ -38,13 +38,13 @@ func silentConnection(t *testing.T, s *server) {
 	}
 }
 
-// wire carries connections, and then no longer what is sent on them.
+// wire forwards connections, and can then drop their data.
 type wire struct {
 	addr string
 
-	mu    sync.Mutex
-	fates []*atomic.Bool // of each connection: whether it has fallen silent
-	ends  []net.Conn
+	mu     sync.Mutex
+	silent []*atomic.Bool // of each connection: whether it is silent
+	ends   []net.Conn
 }
 
 func newWire(t *testing.T, target string) *wire {
@@ -68,7 +68,7 @@ func newWire(t *testing.T, target string) *wire {
 			}
 			silent := new(atomic.Bool)
 			w.mu.Lock()
-			w.fates = append(w.fates, silent)
+			w.silent = append(w.silent, silent)
 			w.ends = append(w.ends, near, far)
 			w.mu.Unlock()
 			for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
@@ -92,11 +92,11 @@ func newWire(t *testing.T, target string) *wire {
 	return w
 }
 
-// silence loses all that is sent on the connections that there are.
+// silence drops all further data of the current connections.
 func (w *wire) silence() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, silent := range w.fates {
+	for _, silent := range w.silent {
 		silent.Store(true)
 	}
 }

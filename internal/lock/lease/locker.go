@@ -64,13 +64,13 @@ type Locker struct {
 	cfg  Config
 	gate *processlock.Locker
 
-	ctx   context.Context // ends with Close
-	close context.CancelFunc
+	ctx context.Context // ends with Close
+	end context.CancelFunc
 	// work is the context of all calls of the Store except renewals. It ends when
 	// Close must not wait any longer.
 	work context.Context
 	stop context.CancelFunc
-	done chan struct{}  // closed when Close has finished
+	once sync.Once      // of Close
 	wg   sync.WaitGroup // of all calls and goroutines; grows only while open
 
 	mu     sync.Mutex
@@ -92,11 +92,8 @@ func New(cfg Config) (*Locker, error) {
 	if cfg.Final == nil {
 		cfg.Final = func(error) bool { return false }
 	}
-	l := &Locker{
-		cfg: cfg, gate: processlock.New(), done: make(chan struct{}),
-		held: map[*held]bool{}, unsettled: map[string]error{},
-	}
-	l.ctx, l.close = context.WithCancel(context.Background())
+	l := &Locker{cfg: cfg, gate: processlock.New(), held: map[*held]bool{}, unsettled: map[string]error{}}
+	l.ctx, l.end = context.WithCancel(context.Background())
 	l.work, l.stop = context.WithCancel(context.Background())
 	return l, nil
 }
@@ -320,13 +317,13 @@ func (l *Locker) begin() bool {
 // Close releases every grant within ctx and waits for all goroutines of the
 // Locker. At the end of ctx it cancels the calls in progress. Its error lists the
 // grants that could not be released; they end with their leases.
-func (l *Locker) Close(ctx context.Context) error {
+func (l *Locker) Close(ctx context.Context) (err error) {
+	l.once.Do(func() { err = l.close(ctx) })
+	return err
+}
+
+func (l *Locker) close(ctx context.Context) error {
 	l.mu.Lock()
-	if l.closed {
-		l.mu.Unlock()
-		<-l.done
-		return nil
-	}
 	l.closed = true
 	all := l.held
 	l.held = nil
@@ -334,10 +331,9 @@ func (l *Locker) Close(ctx context.Context) error {
 		h.state = gone
 	}
 	l.mu.Unlock()
-	defer close(l.done)
 	defer context.AfterFunc(ctx, l.stop)()
 
-	l.close()
+	l.end()
 	_ = l.gate.Close(ctx) // never fails
 	failures := make(chan error, len(all))
 	for h := range all {

@@ -11,10 +11,9 @@ import (
 	"flashsale/internal/lock/locktest"
 )
 
-// BenchmarkHandover measures how long a lock takes from one holder to the next:
-// from just before Unlock until the waiter's Lock has returned, with two holders
-// in turns, each on a session of its own. Beside it stands the median of a create
-// taken in between: the durable write that no lock can avoid.
+// BenchmarkHandover measures a hand-over: from just before Unlock until the waiter's
+// Lock has returned. Two holders with separate sessions take turns. It also reports the
+// median of a create, the durable write that no lock can avoid.
 //
 //	go test ./internal/lock/zklock -run '^$' -bench Handover -benchtime 500x
 func BenchmarkHandover(b *testing.B) {
@@ -34,7 +33,7 @@ func BenchmarkHandover(b *testing.B) {
 			granted <- time.Now()
 		}()
 		<-held.Wanted()
-		writes = append(writes, s.write(b)) // meanwhile the waiter has set its watch
+		writes = append(writes, s.write(b)) // meanwhile the waiter sets its watch
 		began := time.Now()
 		locktest.MustUnlock(b, held)
 		handovers = append(handovers, (<-granted).Sub(began))
@@ -48,7 +47,7 @@ func BenchmarkHandover(b *testing.B) {
 	b.ReportMetric(milliseconds(median(writes)), "write-p50-ms")
 }
 
-// BenchmarkUncontended is Lock and Unlock with nobody else about.
+// BenchmarkUncontended measures a Lock and an Unlock without contention.
 func BenchmarkUncontended(b *testing.B) {
 	s := start(b, 1)
 	l := newLocker(b, longTTL, s.Addrs()...)
@@ -58,7 +57,7 @@ func BenchmarkUncontended(b *testing.B) {
 	}
 }
 
-// write is how long one durable write takes.
+// write returns the duration of one durable write.
 func (s *server) write(tb testing.TB) time.Duration {
 	tb.Helper()
 	began := time.Now()

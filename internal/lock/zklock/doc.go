@@ -26,39 +26,32 @@
 //	             deleted; or ErrLost if it was gone; or, without an answer,
 //	             deleted in the background
 //
-// A list of the queue may be stale, but it is at least as new as the session's own
-// node. Every node that can be in front of that was created earlier. So if a list
-// shows a node as the first, it is the first until it is gone. A waiter watches only
-// the node before its own: a release wakes one waiter and costs the server the same
-// for any number of them (see the lesson on the thundering herd). The holder watches
-// the whole queue until a second node appears, and then closes Wanted.
+// A list may be stale, but it is at least as new as the session's own node, and every
+// node in front of that was created earlier. So if a list shows a node as the first,
+// it is the first until it is gone. A waiter watches only the node before its own, so
+// that a release wakes one waiter (see the lesson on the thundering herd). The holder
+// watches the queue until a second node appears, and then closes Wanted.
 //
-// # Requests without an answer
+// # Failures
 //
 // After a create without an answer, the client looks for the node by its id, after a
-// sync with the leader. ZooKeeper keeps the order of a session's requests over all
-// its connections and refuses late ones of an old connection, so the result is
-// definite. The client does this even if the caller has gone. A delete can simply be
-// sent again, because the name of a node is never used twice.
-//
-// # The session
+// sync with the leader. The result is definite: ZooKeeper keeps the order of a
+// session's requests over all its connections and refuses late ones. A delete can
+// simply be sent again, because the name of a node is never used twice.
 //
 // ZooKeeper counts a session's time-out from the last request that it received. The
-// client sends one three times a TTL, and each answer proves that it was received
-// after it was sent. All grants are lost a margin before the earliest time at which
-// the session can expire, by the monotonic clock. The client closes a lost session
-// as soon as ZooKeeper is reachable. The next Lock begins a new session on a new
-// client, because a reconnecting client sends its pending requests again, and those
-// must not get a place in the new session.
+// client sends one three times a TTL. All grants are lost a margin before the session
+// can expire, by the monotonic clock. The client closes a lost session as soon as
+// ZooKeeper is reachable. The next Lock begins a new session on a new client, because
+// a reconnecting client sends its pending requests again, and those must not get a
+// place in the new session.
 //
 // One gap remains. In an ensemble, a server reports a session to the leader with a
-// delay of up to half a tick. If that server fails and the client is cut off from
-// the others at the same time, the session may expire that much earlier than the
-// client assumes. If half a tick is longer than the margin (a tenth of the TTL), two
-// clients may hold the lock for the difference.
+// delay of up to half a tick. If that server fails while the client is cut off from
+// the others, the session may expire that much earlier than the client assumes. If
+// half a tick is longer than the margin (a tenth of the TTL), two clients may hold
+// the lock for the difference.
 //
-// # Clean-up
-//
-// The parents of the nodes are container nodes. ZooKeeper removes them a minute or
+// The parents of the nodes are container nodes, which ZooKeeper removes a minute or
 // two after their last child. Sequences then start again; tokens do not.
 package zklock

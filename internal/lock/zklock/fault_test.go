@@ -22,17 +22,17 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// patience is how long a test waits for what must happen. On a busy machine a Java
-// server takes much of it to start again.
+// patience bounds the waits of a test. A Java server on a busy machine needs much of it
+// to restart.
 const patience = 45 * time.Second
 
-// TestACreateWithoutAnAnswerIsFound cuts the connection between a create and its
-// answer: another create would wait for the first, for ever.
+// TestACreateWithoutAnAnswerIsFound cuts the connection between a create and its answer.
+// A second create would wait for the first one's node forever.
 func TestACreateWithoutAnAnswerIsFound(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, s.Addrs()[0])
 	l := newLocker(t, longTTL, link.Addr)
-	mustMakeFolder(t, l, "n")
+	mustMakeParents(t, l, "n")
 	release := hold(t, link)
 	waiter := locktest.LockAside(t, l, "n")
 	first := s.places(t, "n", 1)
@@ -47,11 +47,11 @@ func TestACreateWithoutAnAnswerIsFound(t *testing.T) {
 	s.places(t, "n", 0)
 }
 
-func TestACreateThatNobodyWaitsForIsUndone(t *testing.T) {
+func TestACreateWhoseCallerHasGoneIsUndone(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, s.Addrs()[0])
 	l := newLocker(t, longTTL, link.Addr)
-	mustMakeFolder(t, l, "n")
+	mustMakeParents(t, l, "n")
 	release := hold(t, link)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -65,7 +65,7 @@ func TestACreateThatNobodyWaitsForIsUndone(t *testing.T) {
 	s.places(t, "n", 0)
 }
 
-func TestAWaitGivenUpWhileCutOffIsUndoneLater(t *testing.T) {
+func TestAWaiterCancelledWhileCutOffIsRemovedLater(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, s.Addrs()[0])
 	here, there := newLocker(t, longTTL, s.Addrs()...), newLocker(t, longTTL, link.Addr)
@@ -82,13 +82,13 @@ func TestAWaitGivenUpWhileCutOffIsUndoneLater(t *testing.T) {
 	if err := <-refused; !errors.Is(err, context.Canceled) {
 		t.Errorf("Lock: %v", err)
 	}
-	s.places(t, "n", 2) // it stands there still
+	s.places(t, "n", 2) // the node cannot be deleted yet
 	link.Heal()
 	s.places(t, "n", 1)
 	locktest.MustUnlock(t, held)
 }
 
-func TestUnlockThatFailedIsDoneLater(t *testing.T) {
+func TestAFailedUnlockIsCompletedLater(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, s.Addrs()[0])
 	here, there := newLocker(t, longTTL, link.Addr), newLocker(t, longTTL, s.Addrs()...)
@@ -101,7 +101,7 @@ func TestUnlockThatFailedIsDoneLater(t *testing.T) {
 	defer cancel()
 	err := held.Unlock(ctx)
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), link.Addr) {
-		t.Errorf("Unlock of a server that cannot be reached: %v; want its address", err)
+		t.Errorf("Unlock without a connection: %v, want the deadline and the server's address", err)
 	}
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock again: %v, want %v", err, lock.ErrLost)
@@ -109,12 +109,12 @@ func TestUnlockThatFailedIsDoneLater(t *testing.T) {
 	link.Heal()
 	locktest.MustUnlock(t, waiter.Granted(t))
 	if err := here.Healthy(); err != nil {
-		t.Errorf("the lock was freed by the end of its session: %v", err)
+		t.Errorf("Healthy: %v; the session was lost before the node was deleted", err)
 	}
 }
 
-// TestUnlockOutlivesItsConnection: what is interrupted is done again.
-func TestUnlockOutlivesItsConnection(t *testing.T) {
+// TestUnlockIsRetriedOnANewConnection when its first one breaks before the answer.
+func TestUnlockIsRetriedOnANewConnection(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, s.Addrs()[0])
 	l := newLocker(t, longTTL, link.Addr)
@@ -122,7 +122,7 @@ func TestUnlockOutlivesItsConnection(t *testing.T) {
 	release := hold(t, link)
 	unlocked := make(chan error, 1)
 	go func() { unlocked <- held.Unlock(t.Context()) }()
-	s.places(t, "n", 0) // done, and the answer is not here
+	s.places(t, "n", 0) // deleted, but the answer is held back
 	link.Cut()
 	release()
 	link.Heal()
@@ -132,19 +132,20 @@ func TestUnlockOutlivesItsConnection(t *testing.T) {
 }
 
 // TestAPartitionedHolderGivesUpInTime cuts a holder off for longer than its TTL.
-// Where this process is stopped at the end of the session, either may hear first.
+// On a busy machine, the next holder may be notified first, so it has three attempts.
 func TestAPartitionedHolderGivesUpInTime(t *testing.T) {
 	s := start(t, 1)
 	for range 3 {
 		if s.partitioned(t) {
 			return
 		}
-		t.Log("another was granted the lock before its holder knew of the loss")
+		t.Log("the next holder got the lock before Lost was closed")
 	}
-	t.Error("so it was each time")
+	t.Error("Lost was closed too late in each of three attempts")
 }
 
-// partitioned cuts a holder off, and reports whether it knew of its loss in time.
+// partitioned cuts a holder off, and reports whether Lost was closed before the next
+// grant.
 func (s *server) partitioned(t *testing.T) (inTime bool) {
 	t.Helper()
 	link := sandboxtest.NewLink(t, s.Addrs()[0])
@@ -153,7 +154,6 @@ func (s *server) partitioned(t *testing.T) (inTime bool) {
 	waiter := locktest.LockAside(t, newLocker(t, longTTL, s.Addrs()...), "n")
 	s.places(t, "n", 2)
 	link.Cut()
-	// Whichever comes first: it must be the loss.
 	var next lock.Held
 	select {
 	case <-held.Lost():
@@ -171,9 +171,9 @@ func (s *server) partitioned(t *testing.T) (inTime bool) {
 	return inTime
 }
 
-// TestALostSessionIsClosedWhenItCanBe: the process gives a session up which the
-// server, restarted, would keep for its whole time.
-func TestALostSessionIsClosedWhenItCanBe(t *testing.T) {
+// TestALostSessionIsClosedOnceTheServerIsReachable: a restarted server would otherwise
+// keep the session for its whole time-out.
+func TestALostSessionIsClosedOnceTheServerIsReachable(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, s.Addrs()[0])
 	l := newLocker(t, longTTL, link.Addr)
@@ -190,14 +190,14 @@ func TestALostSessionIsClosedWhenItCanBe(t *testing.T) {
 	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 }
 
-// TestNothingOfAnExpiredSessionIsSentInTheNext lets a session expire while a
-// request of it waits for a connection.
+// TestNothingOfAnExpiredSessionIsSentInTheNext: the session expires while one of its
+// requests waits for a connection.
 func TestNothingOfAnExpiredSessionIsSentInTheNext(t *testing.T) {
 	s := start(t, 1)
 	link := sandboxtest.NewLink(t, s.Addrs()[0])
 	l := newLocker(t, longTTL, link.Addr)
 	held := locktest.MustLock(t, l, "another")
-	mustMakeFolder(t, l, "n")
+	mustMakeParents(t, l, "n")
 	release := hold(t, link)
 	waiter := locktest.LockAside(t, l, "n")
 	old := s.places(t, "n", 1)[0]
@@ -209,7 +209,7 @@ func TestNothingOfAnExpiredSessionIsSentInTheNext(t *testing.T) {
 	sandboxtest.Await(t, held.Lost(), "the loss")
 	places := s.places(t, "n", 1)
 	if places[0] == old {
-		t.Error("a place of the old session is held in the new one")
+		t.Error("a node of the old session holds the lock in the new one")
 	}
 	_, stat, err := s.conn.Get(places[0])
 	if err != nil {
@@ -218,26 +218,26 @@ func TestNothingOfAnExpiredSessionIsSentInTheNext(t *testing.T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if id := l.session.conn.SessionID(); stat.EphemeralOwner != id {
-		t.Errorf("the place is of session %x, and the locker's is %x", stat.EphemeralOwner, id)
+		t.Errorf("the node belongs to session %x, want %x", stat.EphemeralOwner, id)
 	}
 	if got, want := next.Token(), lock.Token(stat.Czxid); got != want {
-		t.Errorf("token %d, want the transaction %d", got, want)
+		t.Errorf("token %d, want the node's transaction %d", got, want)
 	}
 }
 
-// TestTheServersTimeOutCounts: one that is shorter than what was asked for.
-func TestTheServersTimeOutCounts(t *testing.T) {
+// TestTheServersTimeOutIsUsed if it is shorter than the TTL.
+func TestTheServersTimeOutIsUsed(t *testing.T) {
 	s := start(t, 1)
 	l := newLocker(t, time.Hour, s.Addrs()...)
 	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if got, most := l.session.wire.timeout(), 2*time.Minute; got != most {
-		t.Errorf("the session's time-out is %s, and the server grants %s", got, most)
+		t.Errorf("the session's time-out is %s, want the server's %s", got, most)
 	}
 }
 
-// TestAGrantSurvivesARestart kills the server, and starts it on its data.
+// TestAGrantSurvivesARestart kills the server and restarts it with its data.
 func TestAGrantSurvivesARestart(t *testing.T) {
 	s := start(t, 1)
 	here, there := newLocker(t, longTTL, s.Addrs()...), newLocker(t, longTTL, s.Addrs()...)
@@ -255,13 +255,13 @@ func TestAGrantSurvivesARestart(t *testing.T) {
 	locktest.MustUnlock(t, held)
 	next := waiter.Granted(t)
 	if next.Token() <= held.Token() {
-		t.Errorf("token %d after %d", next.Token(), held.Token())
+		t.Errorf("token %d follows %d, want a larger one", next.Token(), held.Token())
 	}
 	locktest.MustUnlock(t, next)
 }
 
-// TestOneOfThreeNodesMayDie kills the node that leads while a lock goes round.
-func TestOneOfThreeNodesMayDie(t *testing.T) {
+// TestAnEnsembleWorksWithoutItsLeader kills the leader while two Lockers take turns.
+func TestAnEnsembleWorksWithoutItsLeader(t *testing.T) {
 	s := start(t, 3)
 	lockers := []*Locker{newLocker(t, patience, s.Addrs()...), newLocker(t, patience, s.Addrs()...)}
 	kept := locktest.MustLock(t, lockers[0], "kept")
@@ -281,7 +281,7 @@ func TestOneOfThreeNodesMayDie(t *testing.T) {
 					return err
 				}
 				if inside.Add(1) != 1 {
-					return errors.New("two are inside")
+					return errors.New("the lock has two holders")
 				}
 				inside.Add(-1)
 				if err := held.Unlock(t.Context()); err != nil {
@@ -292,11 +292,11 @@ func TestOneOfThreeNodesMayDie(t *testing.T) {
 			return nil
 		})
 	}
-	sandboxtest.Eventually(t, "the lock to go round", func() bool { return rounds.Load() > 20 })
+	sandboxtest.Eventually(t, "the lock to change hands", func() bool { return rounds.Load() > 20 })
 	killed := time.Now()
 	s.leader(t).Kill()
 	before := rounds.Load()
-	sandboxtest.Eventually(t, "the lock to go round without its leader", func() bool { return rounds.Load() > before+20 })
+	sandboxtest.Eventually(t, "the lock to change hands without the leader", func() bool { return rounds.Load() > before+20 })
 	t.Logf("20 rounds %s after the leader's death", time.Since(killed).Round(time.Millisecond))
 	cancel()
 	if err := group.Wait(); err != nil {
@@ -305,8 +305,8 @@ func TestOneOfThreeNodesMayDie(t *testing.T) {
 	locktest.MustUnlock(t, kept)
 }
 
-// TestAMinorityGrantsNothing leaves one of three nodes: Lock keeps its deadline,
-// and says which servers do not serve.
+// TestAMinorityGrantsNothing kills two of three nodes. Lock returns at its deadline and
+// names the servers.
 func TestAMinorityGrantsNothing(t *testing.T) {
 	s := start(t, 3)
 	l := newLocker(t, testTTL, s.Addrs()...)
@@ -315,7 +315,7 @@ func TestAMinorityGrantsNothing(t *testing.T) {
 	s.Nodes[1].Kill()
 	sandboxtest.Await(t, held.Lost(), "the loss")
 	const timeout, late = 500 * time.Millisecond, time.Second
-	var took []time.Duration // on a busy machine one may be late, and not each
+	var took []time.Duration // a busy machine may delay one call, but not all
 	for len(took) < 3 && (len(took) == 0 || slices.Min(took) > timeout+late) {
 		asked := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), timeout)
@@ -327,20 +327,20 @@ func TestAMinorityGrantsNothing(t *testing.T) {
 		}
 	}
 	if slices.Min(took) > timeout+late {
-		t.Errorf("Lock returned after %s", took)
+		t.Errorf("Lock returned after %s, want %s", took, timeout)
 	}
 	if l.Healthy() == nil {
-		t.Error("healthy without a quorum")
+		t.Error("Healthy is nil without a quorum")
 	}
 	if err := s.Nodes[0].Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
-	sandboxtest.Eventually(t, "health, with a quorum", func() bool { return l.Healthy() == nil })
+	sandboxtest.Eventually(t, "Healthy to be nil with a quorum", func() bool { return l.Healthy() == nil })
 }
 
-// TestCancelsAndRemovalsNeverLetTwoIn throws everything at a few names that does
-// not end a session: then no two may ever be inside, and nothing may stay behind.
+// TestCancelsAndRemovalsNeverLetTwoIn cancels calls and removes nodes of a few names, at
+// random, while no session ends. No name may have two holders, and no node may be left.
 func TestCancelsAndRemovalsNeverLetTwoIn(t *testing.T) {
 	s := start(t, 1)
 	seed := uint64(time.Now().UnixNano())
@@ -364,14 +364,14 @@ func TestCancelsAndRemovalsNeverLetTwoIn(t *testing.T) {
 				held, err := take(ctx, names[n])
 				cancel()
 				if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, lock.ErrHeld) || errors.Is(err, errRemoved) {
-					continue // the last is of a TryLock whose place was removed twice
+					continue // errRemoved: a TryLock whose node was removed twice
 				}
 				if err != nil {
 					return err
 				}
 				grants.Add(1)
 				if inside[n].Add(1) != 1 {
-					t.Errorf("two are inside %s", names[n])
+					t.Errorf("%s has two holders", names[n])
 				}
 				time.Sleep(time.Duration(rnd.IntN(500)) * time.Microsecond)
 				inside[n].Add(-1)
@@ -382,11 +382,12 @@ func TestCancelsAndRemovalsNeverLetTwoIn(t *testing.T) {
 			return nil
 		})
 	}
-	group.Go(func() error { // an operator removes those that wait
+	group.Go(func() error { // an operator removes waiters
 		rnd := rand.New(rand.NewPCG(seed, 100))
 		for time.Now().Before(until) {
 			if places := s.Places(t, names[rnd.IntN(len(names))]); len(places) > 3 {
-				// While the first one stands, the last one does not hold. Both may have gone.
+				// While the first node exists, the last one does not hold the lock. Both may be
+				// gone.
 				_, _ = s.conn.Multi(&zk.CheckVersionRequest{Path: places[0], Version: anyVersion},
 					&zk.DeleteRequest{Path: places[len(places)-1], Version: anyVersion})
 			}
@@ -401,7 +402,7 @@ func TestCancelsAndRemovalsNeverLetTwoIn(t *testing.T) {
 	s.nothingLeft(t, lockers...)
 }
 
-// TestManyNames lets two lockers contend for a thousand names at once.
+// TestManyNames makes two Lockers contend for a thousand names at the same time.
 func TestManyNames(t *testing.T) {
 	const names = 1000
 	s := start(t, 1)
@@ -440,13 +441,13 @@ func TestManyNames(t *testing.T) {
 	s.nothingLeft(t, here, there)
 }
 
-// TestFoldersGoByThemselves: nothing but the root and ZooKeeper's own is left.
-func TestFoldersGoByThemselves(t *testing.T) {
+// TestZooKeeperRemovesTheParents of the nodes, up to the root.
+func TestZooKeeperRemovesTheParents(t *testing.T) {
 	s := start(t, 1)
 	l := newLocker(t, longTTL, s.Addrs()...)
 	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 	locktest.MustUnlock(t, locktest.MustLock(t, l, ".."))
-	sandboxtest.Eventually(t, "the folders to go", func() bool {
+	sandboxtest.Eventually(t, "the parents to be removed", func() bool {
 		found, _, err := s.conn.Exists("/flashsale")
 		return err == nil && !found
 	})
@@ -455,7 +456,7 @@ func TestFoldersGoByThemselves(t *testing.T) {
 
 func TestCloseLeavesNothing(t *testing.T) {
 	s := start(t, 1)
-	s.places(t, "held", 0) // its client connects
+	s.places(t, "held", 0) // connects the operator's client
 	ignored := goleak.IgnoreCurrent()
 	connections := s.metric(t, "zk_num_alive_connections")
 	l, err := New(Config{Servers: s.Addrs(), Prefix: testPrefix, TTL: longTTL, Owner: testOwner})
@@ -468,7 +469,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	for range 5 {
 		waiters.Go(func() {
 			if _, err := l.Lock(ctx, "held"); err == nil {
-				t.Error("granted twice")
+				t.Error("a waiter got a lock that is held")
 			}
 		})
 	}
@@ -484,40 +485,39 @@ func TestCloseLeavesNothing(t *testing.T) {
 	s.nothingLeft(t)
 }
 
-func TestHealthyBecomesHealthyAgain(t *testing.T) {
+func TestHealthyRecoversAfterALoss(t *testing.T) {
 	s := start(t, 1)
 	l := newLocker(t, testTTL, s.Addrs()...)
 	if err := l.Healthy(); err != nil {
-		t.Errorf("before the first lock: %v", err)
+		t.Errorf("Healthy before the first lock: %v", err)
 	}
 	held := locktest.MustLock(t, l, "n")
 	s.Revoke(t, s.Places(t, "n")[0])
 	sandboxtest.Await(t, held.Lost(), "the loss")
-	sawTrouble := false
-	sandboxtest.Eventually(t, "another session", func() bool { // nobody asks for a lock meanwhile
+	sawError := false
+	sandboxtest.Eventually(t, "another session", func() bool { // without another Lock
 		err := l.Healthy()
-		sawTrouble = sawTrouble || err != nil
-		return sawTrouble && err == nil
+		sawError = sawError || err != nil
+		return sawError && err == nil
 	})
 	if err := l.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Healthy(); !errors.Is(err, lock.ErrClosed) {
-		t.Errorf("after Close: %v", err)
+		t.Errorf("Healthy after Close: %v, want %v", err, lock.ErrClosed)
 	}
 }
 
-// hold keeps answers back until they are released, at the test's end at the latest.
+// hold holds back answers until release, or until the test ends.
 func hold(t *testing.T, link *sandboxtest.Link) (release func()) {
 	release = sync.OnceFunc(link.Hold())
 	t.Cleanup(release)
 	return release
 }
 
-// mustMakeFolder makes the folder of a name, where a lock's first request is not
-// to be about that. The server soon removes one that has had nodes, as a lock that
-// was given back leaves it.
-func mustMakeFolder(t *testing.T, l *Locker, name string) {
+// mustMakeParents creates the parents of a name's nodes, so that the first request of
+// a Lock does not have to. They have had no nodes yet, so ZooKeeper keeps them.
+func mustMakeParents(t *testing.T, l *Locker, name string) {
 	t.Helper()
 	session, err := l.sessionFor(t.Context())
 	if err != nil {
@@ -528,17 +528,18 @@ func mustMakeFolder(t *testing.T, l *Locker, name string) {
 	}
 }
 
-// places waits until n places stand for name.
+// places waits until name has n places.
 func (s *server) places(t *testing.T, name string, n int) (places []string) {
 	t.Helper()
 	sandboxtest.Eventually(t, fmt.Sprintf("%d places", n), func() bool { places = s.Places(t, name); return len(places) == n })
 	return places
 }
 
-// nothingLeft: no node of a session, no watch, and no place in a Locker.
+// nothingLeft waits until the server has no nodes and watches, and the Lockers have no
+// places.
 func (s *server) nothingLeft(t *testing.T, lockers ...*Locker) {
 	t.Helper()
-	sandboxtest.Eventually(t, "all nodes and watches to go", func() bool {
+	sandboxtest.Eventually(t, "all nodes and watches to be removed", func() bool {
 		return s.metric(t, "zk_ephemerals_count") == 0 && s.metric(t, "zk_watch_count") == 0
 	})
 	sandboxtest.Eventually(t, "all places and watches to be forgotten", func() bool {
@@ -556,7 +557,7 @@ func (s *server) nothingLeft(t *testing.T, lockers ...*Locker) {
 	})
 }
 
-// metric reads one of the server's own counters.
+// metric reads one of the server's counters.
 func (s *server) metric(t *testing.T, name string) int {
 	t.Helper()
 	text, err := s.Nodes[0].Ask(t.Context(), "mntr")

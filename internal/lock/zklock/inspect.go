@@ -24,29 +24,14 @@ func (l *Locker) Inspect(ctx context.Context) ([]lock.Info, error) {
 	if err != nil {
 		return nil, l.failed("inspect", l.cfg.Prefix, err)
 	}
-	names, err := ask(ctx, s, func(ctx context.Context) ([]string, error) { return s.names(ctx, l.cfg.Prefix) })
+	var found []lock.Info
+	err = s.ask(ctx, func(ctx context.Context) (err error) {
+		found, err = s.inspectAll(ctx)
+		return err
+	})
 	if err != nil {
 		return nil, l.failed("inspect", l.cfg.Prefix, err)
 	}
-	var mu sync.Mutex
-	var found []lock.Info
-	group, each := errgroup.WithContext(ctx)
-	group.SetLimit(inspections)
-	for _, last := range names {
-		group.Go(func() error {
-			info, err := ask(each, s, func(ctx context.Context) (*lock.Info, error) { return s.inspect(ctx, last) })
-			if info != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				found = append(found, *info)
-			}
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return nil, l.failed("inspect", l.cfg.Prefix, err)
-	}
-	slices.SortFunc(found, func(a, b lock.Info) int { return cmp.Compare(a.Name, b.Name) })
 	return found, nil
 }
 
@@ -60,15 +45,15 @@ func (l *Locker) Revoke(ctx context.Context, name string) error {
 		return l.failed("revoke", name, err)
 	}
 	path := l.pathOf(name)
-	_, err = ask(ctx, s, func(ctx context.Context) (struct{}, error) {
+	err = s.ask(ctx, func(ctx context.Context) error {
 		queue, err := s.listFresh(ctx, path)
 		if errors.Is(err, zk.ErrNoNode) || err == nil && len(queue) == 0 {
-			return struct{}{}, lock.ErrNotHeld
+			return lock.ErrNotHeld
 		}
 		if err != nil {
-			return struct{}{}, err
+			return err
 		}
-		return struct{}{}, s.call(ctx, func() error { return s.conn.Delete(path+"/"+queue[0], anyVersion) })
+		return s.call(ctx, func() error { return s.conn.Delete(path+"/"+queue[0], anyVersion) })
 	})
 	if err == nil || errors.Is(err, zk.ErrNoNode) { // an earlier attempt may have deleted it
 		return nil
@@ -76,25 +61,43 @@ func (l *Locker) Revoke(ctx context.Context, name string) error {
 	return l.failed("revoke", name, err)
 }
 
-// names returns the last path segments of all locks.
-func (s *session) names(ctx context.Context, prefix string) (names []string, err error) {
-	err = s.call(ctx, func() error {
-		names, _, err = s.conn.Children(prefix)
+func (s *session) inspectAll(ctx context.Context) ([]lock.Info, error) {
+	prefix := s.locker.cfg.Prefix
+	var segments []string // the last ones of the locks' paths
+	err := s.call(ctx, func() (err error) {
+		segments, _, err = s.conn.Children(prefix)
 		return err
 	})
-	if errors.Is(err, zk.ErrNoNode) {
-		return nil, nil
+	if err != nil && !errors.Is(err, zk.ErrNoNode) {
+		return nil, err
 	}
-	return names, err
+	var mu sync.Mutex
+	var found []lock.Info
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(inspections)
+	for _, segment := range segments {
+		group.Go(func() error {
+			info, err := s.inspect(ctx, segment)
+			if info != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				found = append(found, *info)
+			}
+			return err
+		})
+	}
+	err = group.Wait()
+	slices.SortFunc(found, func(a, b lock.Info) int { return cmp.Compare(a.Name, b.Name) })
+	return found, err
 }
 
 // inspect reads the queue of one lock. It returns nil if the lock is free.
-func (s *session) inspect(ctx context.Context, last string) (*lock.Info, error) {
-	name, err := nameOf(last)
+func (s *session) inspect(ctx context.Context, segment string) (*lock.Info, error) {
+	name, err := nameOf(segment)
 	if err != nil {
 		return nil, nil //nolint:nilerr // a foreign node, not a lock
 	}
-	path := s.locker.cfg.Prefix + "/" + last
+	path := s.locker.cfg.Prefix + "/" + segment
 	queue, err := s.list(ctx, path)
 	if err != nil && !errors.Is(err, zk.ErrNoNode) {
 		return nil, err
@@ -125,27 +128,22 @@ func (s *session) inspect(ctx context.Context, last string) (*lock.Info, error) 
 }
 
 // ask waits for request until ctx ends. The client library has no contexts, so the
-// requests then end in the background.
-func ask[T any](ctx context.Context, s *session, request func(context.Context) (T, error)) (T, error) {
-	type answer struct {
-		value T
-		err   error
-	}
-	answered := make(chan answer, 1)
+// request then ends in the background.
+func (s *session) ask(ctx context.Context, request func(context.Context) error) error {
+	answer := make(chan error, 1)
 	until, cancel := context.WithCancelCause(s.ctx)
 	defer context.AfterFunc(ctx, func() { cancel(ctx.Err()) })()
 	s.locker.begin(func() {
 		defer cancel(nil)
-		value, err := request(until)
-		answered <- answer{value, err}
+		answer <- request(until)
 	})
 	select {
-	case a := <-answered:
-		return a.value, a.err
+	case err := <-answer:
+		return err
 	case <-ctx.Done():
-		return *new(T), ctx.Err()
+		return ctx.Err()
 	case <-s.locker.closing:
 		cancel(lock.ErrClosed)
-		return *new(T), lock.ErrClosed
+		return lock.ErrClosed
 	}
 }

@@ -1,6 +1,7 @@
 package zklock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,7 +64,7 @@ type Locker struct {
 	ctx     context.Context
 	stop    context.CancelFunc
 	closing chan struct{}  // closed when Close begins
-	done    chan struct{}  // closed when Close has finished
+	once    sync.Once      // of Close
 	wg      sync.WaitGroup // of all goroutines; grows only while open, or from one of them
 	// stragglers are the library's calls that close connections. Without an answer,
 	// they return up to three seconds late. They have no effect then.
@@ -83,14 +84,13 @@ func New(cfg Config) (*Locker, error) {
 		return nil, err
 	}
 	l := &Locker{
-		cfg: cfg, closing: make(chan struct{}), done: make(chan struct{}),
+		cfg: cfg, closing: make(chan struct{}),
 		sessions: map[*session]bool{}, places: map[*place]bool{},
 	}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	return l, nil
 }
 
-// check validates the configuration and sets defaults.
 func (cfg *Config) check() error {
 	switch {
 	case len(cfg.Servers) == 0:
@@ -106,9 +106,7 @@ func (cfg *Config) check() error {
 		}
 	}
 	cfg.Prefix = "/" + strings.Trim(cfg.Prefix, "/")
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	return nil
 }
 
@@ -244,19 +242,17 @@ func (l *Locker) forgetSession(s *session) {
 // Close ends every grant, deletes all nodes within ctx, ends the session, and waits
 // for all goroutines of the Locker. Its error lists the nodes that were not deleted;
 // they end when the session expires.
-func (l *Locker) Close(ctx context.Context) error {
+func (l *Locker) Close(ctx context.Context) (err error) {
+	l.once.Do(func() { err = l.close(ctx) })
+	return err
+}
+
+func (l *Locker) close(ctx context.Context) error {
 	l.mu.Lock()
-	if l.closed {
-		l.mu.Unlock()
-		<-l.done
-		return nil
-	}
 	l.closed = true
 	close(l.closing)
 	places := slices.Collect(maps.Keys(l.places))
 	l.mu.Unlock()
-	defer close(l.done)
-
 	for _, p := range places {
 		p.end(lock.ErrClosed)
 	}
@@ -277,7 +273,6 @@ func (l *Locker) Close(ctx context.Context) error {
 	return err
 }
 
-// cutSessions breaks the connections of sessions that take too long to close.
 func (l *Locker) cutSessions() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

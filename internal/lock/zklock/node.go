@@ -9,7 +9,6 @@ import (
 	"github.com/google/uuid"
 )
 
-// idLength is the length of the id in a node's name, a UUID as text.
 const idLength = 36
 
 // pathOf returns the path of a lock. It escapes what a path must not contain,
@@ -21,7 +20,6 @@ func (l *Locker) pathOf(name string) string {
 	return l.cfg.Prefix + "/" + url.PathEscape(name)
 }
 
-// nameOf returns the name of the lock from the last segment of its path.
 func nameOf(last string) (string, error) { return url.PathUnescape(last) }
 
 // inOrder sorts the nodes of a queue by sequence. It drops foreign nodes.
@@ -42,7 +40,6 @@ func inOrder(nodes []string) []string {
 	return queue
 }
 
-// sequence returns the number that ZooKeeper has appended to a node's name.
 func sequence(node string) (int32, bool) {
 	if len(node) <= idLength+1 || node[idLength] != '-' {
 		return 0, false

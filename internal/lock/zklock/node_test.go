@@ -18,9 +18,9 @@ import (
 
 const someID = "0190a0b0-0000-7000-8000-000000000000"
 
-func TestTheQueueIsInOrderWhenTheCounterHasWrapped(t *testing.T) {
+func TestTheQueueKeepsItsOrderWhenTheCounterWraps(t *testing.T) {
 	want := []string{someID + "-2147483646", someID + "-2147483647", someID + "--2147483648", someID + "--2147483647"}
-	got := inOrder([]string{want[3], "a-stranger", want[0], someID, someID + "-x", want[2], want[1]})
+	got := inOrder([]string{want[3], "a-foreign-node", want[0], someID, someID + "-x", want[2], want[1]})
 	if !slices.Equal(got, want) {
 		t.Errorf("queue %q, want %q", got, want)
 	}
@@ -29,29 +29,29 @@ func TestTheQueueIsInOrderWhenTheCounterHasWrapped(t *testing.T) {
 	}
 }
 
-func TestNamesComeBackFromTheirPaths(t *testing.T) {
+func TestEveryNameHasItsOwnPath(t *testing.T) {
 	l := &Locker{cfg: Config{Prefix: "/p"}}
 	seen := map[string]bool{}
 	for _, name := range []string{"SKU-1", ".", "..", "...", "%2E", "a b", "ü", "\x01", "\xff", "a%2Fb"} {
 		path := l.pathOf(name)
 		back, err := nameOf(path[len("/p/"):])
 		if err != nil || back != name {
-			t.Errorf("%q has the path %s, which is %q, %v", name, path, back, err)
+			t.Errorf("%q has the path %s, whose name is %q, %v", name, path, back, err)
 		}
 		if seen[path] {
-			t.Errorf("%q has the path of another: %s", name, path)
+			t.Errorf("%q has the path of another name: %s", name, path)
 		}
 		seen[path] = true
 	}
 }
 
-func TestInspectTellsWhoHoldsAndWhoWaits(t *testing.T) {
+func TestInspectListsHolderAndWaitersAndRevokeEndsTheGrant(t *testing.T) {
 	s := start(t, 1)
 	here := newLocker(t, longTTL, s.Addrs()...)
 	if infos, err := here.Inspect(t.Context()); err != nil || len(infos) != 0 {
-		t.Errorf("before the first lock: %v, %v", infos, err)
+		t.Errorf("Inspect before the first lock: %v, %v", infos, err)
 	}
-	asked := time.Now().Truncate(time.Millisecond) // as the node has it
+	asked := time.Now().Truncate(time.Millisecond) // the resolution of Since
 	held, other := locktest.MustLock(t, here, "n"), locktest.MustLock(t, here, "a b")
 	waiter := locktest.LockAside(t, newLocker(t, longTTL, s.Addrs()...), "n")
 	s.places(t, "n", 2)
@@ -61,7 +61,7 @@ func TestInspectTellsWhoHoldsAndWhoWaits(t *testing.T) {
 	}
 	for i := range infos {
 		if infos[i].Since.Before(asked) || time.Since(infos[i].Since) > patience {
-			t.Errorf("since %s", infos[i].Since)
+			t.Errorf("Since is %s, want a time after %s", infos[i].Since, asked)
 		}
 		infos[i].Since = time.Time{}
 	}
@@ -83,11 +83,11 @@ func TestInspectTellsWhoHoldsAndWhoWaits(t *testing.T) {
 	sandboxtest.Await(t, held.Lost(), "the loss")
 	locktest.MustUnlock(t, waiter.Granted(t))
 	if err := here.Revoke(t.Context(), "n"); !errors.Is(err, lock.ErrNotHeld) {
-		t.Errorf("Revoke of what nobody holds: %v", err)
+		t.Errorf("Revoke of a free lock: %v", err)
 	}
 }
 
-func TestInspectKeepsItsDeadline(t *testing.T) {
+func TestInspectReturnsAtItsDeadline(t *testing.T) {
 	s := start(t, 1)
 	l := newLocker(t, longTTL, s.Addrs()...)
 	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
@@ -113,7 +113,7 @@ func TestConfigIsChecked(t *testing.T) {
 	} {
 		cfg := good
 		if spoil(&cfg); cfg.check() == nil {
-			t.Errorf("configuration %d was taken: %+v", i, cfg)
+			t.Errorf("check %d of %+v succeeded, want an error", i, cfg)
 		}
 	}
 	if err := good.check(); err != nil || good.Prefix != "/p" {
@@ -121,7 +121,7 @@ func TestConfigIsChecked(t *testing.T) {
 	}
 }
 
-// leader is the node that leads.
+// leader returns the ensemble's leader.
 func (s *server) leader(t *testing.T) *sandbox.ZooKeeperNode {
 	t.Helper()
 	var leader *sandbox.ZooKeeperNode

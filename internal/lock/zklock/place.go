@@ -34,8 +34,7 @@ const (
 
 var (
 	// errRemoved ends a place whose node was removed. Lock then queues again.
-	errRemoved = errors.New("the node in the queue was removed")
-	// errUnlocked ends a place at Unlock.
+	errRemoved  = errors.New("the node in the queue was removed")
 	errUnlocked = errors.New("unlocked")
 )
 
@@ -123,7 +122,6 @@ func (p *place) run(onlyFirst bool) {
 	p.end(err)
 }
 
-// queueUp creates the node and lists the queue.
 func (p *place) queueUp(onlyFirst bool) (queue []string, err error) {
 	if onlyFirst {
 		if err := p.refuse(); err != nil {
@@ -149,7 +147,6 @@ func (p *place) queueUp(onlyFirst bool) (queue []string, err error) {
 	return queue, nil
 }
 
-// refuse returns lock.ErrHeld if the queue is not empty.
 func (p *place) refuse() error {
 	queue, err := p.session.list(p.ctx, p.path)
 	if err == nil && len(queue) > 0 {
@@ -361,7 +358,6 @@ func (p *place) remove() error {
 	return err
 }
 
-// removed replaces zk.ErrNoNode by errRemoved.
 func removed(err error) error {
 	if errors.Is(err, zk.ErrNoNode) {
 		return errRemoved

@@ -190,7 +190,6 @@ func (s *session) handle(e zk.Event) {
 	}
 }
 
-// hasWatches reports whether the server has watches of this session.
 func (s *session) hasWatches() bool {
 	for _, watches := range s.watches {
 		if slices.ContainsFunc(watches, func(w *watch) bool { return w.set }) {
@@ -265,7 +264,6 @@ func (s *session) renew(ctx context.Context) error {
 	}
 }
 
-// alive reports whether the session can be relied on at this moment.
 func (s *session) alive() bool { return s.ctx.Err() == nil && s.lease.Alive() }
 
 // awaitConnection waits for a connection until ctx ends, whose cause it then returns.
@@ -302,7 +300,6 @@ func (s *session) call(ctx context.Context, request func() error) error {
 	})
 }
 
-// list reads the queue of the lock at path, in order.
 func (s *session) list(ctx context.Context, path string) (nodes []string, err error) {
 	err = s.call(ctx, func() error {
 		nodes, _, err = s.conn.Children(path)
@@ -377,7 +374,6 @@ func (s *session) watch(ctx context.Context, key watched, request func(*watch) e
 	return nil, err
 }
 
-// setError records why the server is unreachable.
 func (s *session) setError(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -401,13 +397,9 @@ func (s *session) why() error {
 // isTransient reports whether the same request may succeed later. Errors of the
 // connection are transient; permanent errors of the server are not.
 func isTransient(err error) bool {
-	for _, final := range []error{
+	final := []error{
 		nil, errSessionLost, zk.ErrNoNode, zk.ErrNodeExists, zk.ErrNotEmpty, zk.ErrNoAuth, zk.ErrAuthFailed, zk.ErrInvalidACL,
 		zk.ErrInvalidPath, zk.ErrAPIError, zk.ErrBadVersion, zk.ErrNoChildrenForEphemerals,
-	} {
-		if errors.Is(err, final) {
-			return false
-		}
 	}
-	return true
+	return !slices.ContainsFunc(final, func(f error) bool { return errors.Is(err, f) })
 }

@@ -22,11 +22,11 @@ const (
 	testTTL    = 2 * time.Second
 	testPrefix = "/flashsale/test/lock"
 	testOwner  = "r@h:1"
-	// longTTL is for what must not be helped by an end of the session.
+	// longTTL is longer than the tests wait, so that the end of a session cannot make them
+	// pass.
 	longTTL = time.Minute
-	// suiteLongTTL is for the suite, which has less patience than the tests here: a
-	// server that starts again may take a connection and say nothing on it, which is
-	// waited for for half of this (silenceShare).
+	// suiteLongTTL is for the suite, whose waits are shorter. A restarting server may accept
+	// a connection and be silent; the client leaves it after half of this (silenceShare).
 	suiteLongTTL = 25 * time.Second
 )
 
@@ -72,7 +72,7 @@ func start(tb testing.TB, nodes int) *server {
 	}
 	tb.Cleanup(func() {
 		for _, node := range z.Nodes {
-			node.Kill() // the library waits for a server's good-bye otherwise
+			node.Kill() // otherwise Close waits for an answer
 		}
 		conn.Close()
 		for range events {
@@ -108,11 +108,11 @@ func (s *server) Remove(tb testing.TB, place string) {
 	}
 }
 
-// Revoke ends the session of a place by taking it over: ZooKeeper has no command
-// for that, and makes a session's password from its id.
+// Revoke ends the session of a place. ZooKeeper has no command for that, so it connects
+// to the session, whose password depends on its id only.
 func (s *server) Revoke(tb testing.TB, place string) {
 	tb.Helper()
-	// Its owner, who comes back as soon as it is cut off, may be the faster one.
+	// The session's owner reconnects at once, and may be faster.
 	for range revocations {
 		_, stat, err := s.conn.Get(place)
 		if errors.Is(err, zk.ErrNoNode) {
@@ -125,7 +125,7 @@ func (s *server) Revoke(tb testing.TB, place string) {
 			tb.Fatal(err)
 		}
 	}
-	tb.Fatalf("the session of %s does not end", place)
+	tb.Fatalf("the session of %s did not end", place)
 }
 
 const revocations = 100
@@ -160,7 +160,7 @@ func (s *server) Restart(tb testing.TB) {
 	}
 }
 
-// endSession connects to a session, and closes it.
+// endSession connects to a session and closes it.
 func endSession(addr string, id int64) error {
 	conn, err := net.DialTimeout("tcp", addr, time.Second)
 	if err != nil {
@@ -179,7 +179,7 @@ func endSession(addr string, id int64) error {
 	const closeSession = -11
 	closing := binary.BigEndian.AppendUint32(nil, 1) // number of the request
 	closing = binary.BigEndian.AppendUint32(closing, uint32(0xffffffff+closeSession+1))
-	// Both at once, to be done with it before the session's owner is back.
+	// In one packet, so that the owner cannot reconnect in between.
 	var both []byte
 	for _, request := range [][]byte{connect, closing} {
 		both = append(binary.BigEndian.AppendUint32(both, uint32(len(request))), request...)
@@ -187,13 +187,14 @@ func endSession(addr string, id int64) error {
 	if _, err := conn.Write(both); err != nil {
 		return err
 	}
-	_, err = io.Copy(io.Discard, conn) // until the server has done it
+	_, err = io.Copy(io.Discard, conn) // until the server has closed it
 	return err
 }
 
 const passwordLength = 16
 
-// password is what the server makes of a session's id: java.util.Random's bytes.
+// password returns the password that the server derives from a session's id, by
+// java.util.Random.
 func password(id int64) []byte {
 	const secret, multiplier, mask = 0xB3415C00, 0x5DEECE66D, 1<<48 - 1
 	seed := (uint64(id) ^ secret ^ multiplier) & mask
@@ -205,7 +206,7 @@ func password(id int64) []byte {
 	return bytes
 }
 
-// newLocker makes a Locker that is closed with the test.
+// newLocker makes a Locker. The test's end closes it.
 func newLocker(tb testing.TB, ttl time.Duration, servers ...string) *Locker {
 	tb.Helper()
 	return newLockerWith(tb, Config{Servers: servers, TTL: ttl})

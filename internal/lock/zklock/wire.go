@@ -6,18 +6,16 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"sync"
 	"time"
 
 	"flashsale/internal/sleep"
 )
 
 // hosts tells the client library which server to try next. Unlike the library's own,
-// it does not resolve the names once at the start, because addresses change.
+// it does not resolve the names once at the start, because addresses change. Only the
+// library's goroutine calls it.
 type hosts struct {
 	session *session
-
-	mu      sync.Mutex
 	servers []string
 	next    int
 	tries   int // since the last session
@@ -25,49 +23,30 @@ type hosts struct {
 }
 
 func (h *hosts) Init(servers []string) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.servers = servers
 	return nil
 }
 
-func (h *hosts) Len() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return len(h.servers)
-}
+func (h *hosts) Len() int { return len(h.servers) }
 
 // Next makes the library drop its pending requests and pause for a second only when
 // the session is no longer used. The library's own does so after each round of all
 // servers, which is too long for a short session.
 func (h *hosts) Next() (server string, dropRequests bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.next = (h.next + 1) % len(h.servers)
 	h.tries++
 	return h.servers[h.next], h.session.ctx.Err() != nil
 }
 
 func (h *hosts) Connected() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.tries = 0
 	h.backoff.Reset()
 }
 
-// pause returns the wait before the next try. Each server's first try has none.
-func (h *hosts) pause() time.Duration {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.tries <= len(h.servers) {
-		return 0
-	}
-	return h.backoff.Next()
-}
-
-// dial connects to a server for the client library.
 func (s *session) dial(network, address string, timeout time.Duration) (net.Conn, error) {
-	_ = sleep.For(s.dialing, s.hosts.pause())
+	if s.hosts.tries > len(s.hosts.servers) { // each server's first try does not wait
+		_ = sleep.For(s.dialing, s.hosts.backoff.Next())
+	}
 	dialer := net.Dialer{Timeout: min(timeout, s.locker.cfg.TTL/dialShare)}
 	conn, err := dialer.DialContext(s.dialing, network, address)
 	if err != nil {
