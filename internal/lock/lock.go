@@ -1,9 +1,8 @@
 // Package lock grants mutual exclusion over a named resource between processes.
 //
-// A lock by itself cannot stop a holder that was paused past its lease. A write
-// under a lock must therefore carry the holder's Token, and the store must admit
-// only the newest one (see the claim in package stock). The back-ends are the
-// packages below this one. All of them pass locktest.
+// A lock by itself cannot stop a holder that was paused past its lease. A write under
+// a lock must carry the holder's Token, and the store must admit only the newest one
+// (see the claim in package stock). The back-ends are in the packages below this one.
 package lock
 
 import (
@@ -14,16 +13,14 @@ import (
 	"time"
 )
 
-// Token is a fencing token. It is larger for each later grant of the same name.
-// Tokens of two sources, for example of two etcd clusters, must not be compared.
-// Zero means that the back-end has no tokens.
+// Token is a fencing token. It is larger for each later grant of the same name. Tokens
+// of two sources (two etcd clusters) must not be compared. Zero means no token.
 type Token uint64
 
 var (
 	// ErrHeld is returned by TryLock when another holder has the lock.
 	ErrHeld = errors.New("lock is held by another")
-	// ErrLost is returned by Unlock when the grant ended earlier: it expired, was
-	// revoked, or was already unlocked.
+	// ErrLost is returned by Unlock when the grant has expired, or was revoked or unlocked.
 	ErrLost = errors.New("lock was lost")
 	// ErrClosed is returned after Close.
 	ErrClosed = errors.New("locker is closed")
@@ -31,11 +28,8 @@ var (
 	ErrNotHeld = errors.New("lock is not held")
 )
 
-// HeldError is an ErrHeld that names the holder.
-type HeldError struct {
-	// Holder is as in Info.
-	Holder string
-}
+// HeldError is an ErrHeld that names the holder, as in Info.
+type HeldError struct{ Holder string }
 
 func (e *HeldError) Error() string { return "lock is held by " + e.Holder }
 
@@ -58,36 +52,32 @@ type Locker interface {
 type Held interface {
 	// Token is larger for each later grant of the same name, over all processes.
 	Token() Token
-	// Lost is closed as soon as the grant can no longer be relied on. It may be
-	// closed late, because a paused process closes nothing: fence what you write.
+	// Lost is closed when the grant can no longer be relied on. A paused process
+	// closes it late: fence what you write.
 	Lost() <-chan struct{}
-	// Wanted is closed when another caller waits for this lock, in any process.
-	// It is nil where the back-end cannot tell.
+	// Wanted is closed when another caller waits, in any process. It is nil where the
+	// back-end cannot tell.
 	Wanted() <-chan struct{}
-	// Unlock ends this grant, and never a later one. It returns ErrLost when the
-	// grant ended earlier.
+	// Unlock ends this grant, and never a later one. See ErrLost.
 	Unlock(ctx context.Context) error
 }
 
 // Silenced is implemented by a Held that can tell why it was lost.
 type Silenced interface {
-	// Silent reports, once Lost is closed, whether the reason is that the server
-	// did not answer in time. The server may then still have the grant. A holder
-	// with fenced writes may go on until a write is refused.
+	// Silent reports, once Lost is closed, whether the server did not answer in time.
+	// It may then still have the grant, and a holder with fenced writes may go on until
+	// a write is refused.
 	Silent() bool
 }
 
-// Viewer is implemented by a Locker that knows the holder of a name without a
-// request to its server.
+// Viewer is implemented by a Locker that knows the holders without a request.
 type Viewer interface {
 	// Holder returns the holder of name. The answer may be stale. It is false
 	// when no holder is known; TryLock then asks the server.
 	Holder(name string) (Holder, bool)
-	// Evict ends the grant of name that has this token, and no other. The next
-	// waiter then gets the lock. It returns ErrNotHeld if the grant has ended.
-	//
-	// The evicted holder may still be working. Evict is safe only if the store
-	// refuses the old token.
+	// Evict ends the grant of name that has this token, and no other. It returns
+	// ErrNotHeld if that has ended. The evicted holder may still be working, so the
+	// store must refuse its token.
 	Evict(ctx context.Context, name string, token Token) error
 }
 
@@ -96,26 +86,23 @@ type Holder struct {
 	Token Token
 	// Mine reports whether the grant belongs to this Locker.
 	Mine bool
-	// Process is a random id of the holder's process, and Addr is where it
-	// accepts forwarded orders. Both are empty if it accepts none.
+	// Process is a random id of the holder's process, and Addr is where it accepts
+	// forwarded orders. Both are empty if it accepts none.
 	Process, Addr string
 	// Gone is closed when this grant is seen to have ended.
 	Gone <-chan struct{}
 }
 
-// Inspector is implemented by a Locker whose server can list the holders of all
-// processes.
+// Inspector is implemented by a Locker whose server can list all holders.
 type Inspector interface {
 	// Inspect lists the locks that are held now, sorted by name.
 	Inspect(ctx context.Context) ([]Info, error)
-	// Revoke ends the current grant of name, for an operator. The next waiter may
-	// then enter. It returns ErrNotHeld if there is no grant. The holder may
-	// notice late or never (see Capabilities): fence what it writes.
+	// Revoke ends the current grant of name, for an operator. It returns ErrNotHeld if
+	// there is none. The holder may notice late or never (see Capabilities).
 	Revoke(ctx context.Context, name string) error
 }
 
-// Info describes a lock that is held. Fields that the back-end does not know are
-// empty.
+// Info describes a lock that is held. What the back-end does not know is empty.
 type Info struct {
 	Name string
 	// Holder identifies the holder for people, usually as replica@host:pid.
@@ -131,9 +118,9 @@ type Info struct {
 	Addr string
 }
 
-// Capabilities are what a back-end guarantees beyond mutual exclusion. Package
-// locktest checks each one that is declared. Where it can, it also checks that
-// the others are absent. It does not count round trips.
+// Capabilities are what a back-end guarantees beyond mutual exclusion. Package locktest
+// checks them, except for the round trips. Where it can, it also checks that those not
+// declared are absent.
 type Capabilities struct {
 	// Processes: the lock excludes other processes, not only other goroutines.
 	Processes bool
@@ -147,15 +134,14 @@ type Capabilities struct {
 	LossNotice bool
 	// Wanted: a holder is told that another caller waits.
 	Wanted bool
-	// Queue: waiters are stored on the server, where an operator sees them.
-	// Otherwise a waiter polls, or is notified and tries again.
+	// Queue: waiters are stored on the server, where Inspect sees them. Otherwise a
+	// waiter polls, or is notified and tries again.
 	Queue bool
-	// Removal: a client notices when an operator removes its entry on the server.
-	// A holder loses its grant, and a waiter that is stored there (see Queue)
-	// queues again. Otherwise that waiter's Lock fails.
+	// Removal: a client notices when an operator removes its entry on the server. A
+	// holder loses its grant, and a stored waiter queues again instead of failing.
 	Removal bool
-	// Renewed: a grant has a lease that its process renews. Otherwise the grant
-	// ends with its connection, or never.
+	// Renewed: a grant has a lease that its process renews. Otherwise it ends with its
+	// connection, or never.
 	Renewed bool
 	// Reentrant: an owner may lock again what it holds. See WithOwner.
 	Reentrant bool
@@ -168,11 +154,9 @@ type Capabilities struct {
 
 type ownerKey struct{}
 
-// WithOwner returns a context whose calls of Lock are made for owner. In a
-// re-entrant back-end, an owner may lock again what it holds. It gets the same
-// grant with the same token, and the lock is free after the last Unlock. An owner
-// belongs to one Locker; the same name in another Locker is another owner. Calls
-// without an owner, and back-ends that are not re-entrant, always exclude.
+// WithOwner returns a context whose calls of Lock are made for owner. In a re-entrant
+// back-end, an owner may lock again what it holds: it gets the same grant, and the lock
+// is free after the last Unlock. The same name in another Locker is another owner.
 func WithOwner(ctx context.Context, owner string) context.Context {
 	return context.WithValue(ctx, ownerKey{}, owner)
 }

@@ -116,9 +116,6 @@ func (cfg *Config) check() error {
 // fails earlier only on a permanent error, for example a missing permission. When
 // ctx ends, it returns at once; its key is then deleted in the background.
 func (l *Locker) Lock(ctx context.Context, name string) (lock.Held, error) {
-	if err := lock.CheckName(name); err != nil {
-		return nil, err
-	}
 	var p *place
 	retryable := func(err error) bool {
 		return ctx.Err() != nil || errors.Is(err, errRemoved) || isTransient(err)
@@ -135,9 +132,6 @@ func (l *Locker) Lock(ctx context.Context, name string) (lock.Held, error) {
 
 // TryLock asks etcd once. It writes nothing when the queue has another key.
 func (l *Locker) TryLock(ctx context.Context, name string) (lock.Held, error) {
-	if err := lock.CheckName(name); err != nil {
-		return nil, err
-	}
 	p, err := l.enter(ctx, name, true)
 	if errors.Is(err, errRemoved) { // the lease had ended in etcd; there is a new one now
 		p, err = l.enter(ctx, name, true)

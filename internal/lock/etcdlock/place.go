@@ -1,6 +1,7 @@
 package etcdlock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,7 +57,7 @@ type place struct {
 // The requests are not bound to ctx: if one were cut off, its key could still be
 // created, and this process would not know the revision.
 func (l *Locker) enter(ctx context.Context, name string, onlyFirst bool) (*place, error) {
-	if err := ctx.Err(); err != nil {
+	if err := cmp.Or(lock.CheckName(name), ctx.Err()); err != nil {
 		return nil, err
 	}
 	ls, err := l.leaseFor(ctx)

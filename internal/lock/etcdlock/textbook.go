@@ -54,24 +54,20 @@ func NewTextbook(cfg Config) (*Textbook, error) {
 
 // Lock waits for its turn.
 func (t *Textbook) Lock(ctx context.Context, name string) (lock.Held, error) {
-	gate, err := t.gate.Lock(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	return t.enter(ctx, name, gate, (*concurrency.Mutex).Lock)
+	return t.enter(ctx, name, t.gate.Lock, (*concurrency.Mutex).Lock)
 }
 
 // TryLock is Lock without the wait.
 func (t *Textbook) TryLock(ctx context.Context, name string) (lock.Held, error) {
-	gate, err := t.gate.TryLock(ctx, name)
+	return t.enter(ctx, name, t.gate.TryLock, (*concurrency.Mutex).TryLock)
+}
+
+func (t *Textbook) enter(ctx context.Context, name string, pass func(context.Context, string) (lock.Held, error),
+	acquire func(*concurrency.Mutex, context.Context) error) (lock.Held, error) {
+	gate, err := pass(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	return t.enter(ctx, name, gate, (*concurrency.Mutex).TryLock)
-}
-
-func (t *Textbook) enter(ctx context.Context, name string, gate lock.Held,
-	acquire func(*concurrency.Mutex, context.Context) error) (lock.Held, error) {
 	session, err := t.liveSession(ctx)
 	if err == nil {
 		mutex := concurrency.NewMutex(session, t.cfg.Prefix+name)

@@ -114,9 +114,6 @@ func (cfg *Config) check() error {
 // It fails earlier only on a permanent error, for example a missing permission. When
 // ctx ends, it returns at once; its node is then deleted in the background.
 func (l *Locker) Lock(ctx context.Context, name string) (lock.Held, error) {
-	if err := lock.CheckName(name); err != nil {
-		return nil, err
-	}
 	var p *place
 	err := backoff.Retry(ctx, isLoss, func() (err error) {
 		p, err = l.enter(ctx, name, false)
@@ -131,9 +128,6 @@ func (l *Locker) Lock(ctx context.Context, name string) (lock.Held, error) {
 // TryLock writes nothing if the queue is not empty. It then names the holder. It
 // waits for a connection if there is none.
 func (l *Locker) TryLock(ctx context.Context, name string) (lock.Held, error) {
-	if err := lock.CheckName(name); err != nil {
-		return nil, err
-	}
 	p, err := l.enter(ctx, name, true)
 	if isLoss(err) { // the session had ended on the server; there is a new one now
 		p, err = l.enter(ctx, name, true)

@@ -72,6 +72,9 @@ type place struct {
 // returns lock.ErrHeld instead of waiting behind another node. The requests are not
 // bound to ctx, because one that is cut off could still be applied.
 func (l *Locker) enter(ctx context.Context, name string, onlyFirst bool) (*place, error) {
+	if err := lock.CheckName(name); err != nil {
+		return nil, err
+	}
 	s, err := l.sessionFor(ctx)
 	if err != nil {
 		return nil, err
