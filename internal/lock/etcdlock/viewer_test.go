@@ -13,7 +13,7 @@ func TestHolderNamesProcessAndAddress(t *testing.T) {
 	s := start(t, 1)
 	seller, other := s.newLocker(t), s.newLocker(t)
 	seller.cfg.Owner.Process, seller.cfg.Owner.Addr = "p1", "10.0.0.1:9000"
-	if _, known := other.Holder("lamp"); known {
+	if _, ok := other.Holder("lamp"); ok {
 		t.Error("an unused name has a holder")
 	}
 	held, err := seller.Lock(t.Context(), "lamp")
@@ -23,18 +23,18 @@ func TestHolderNamesProcessAndAddress(t *testing.T) {
 	if _, err := other.TryLock(t.Context(), "lamp"); !errors.Is(err, lock.ErrHeld) {
 		t.Fatalf("got %v, want ErrHeld", err)
 	}
-	holder, known := other.Holder("lamp")
-	if !known || holder.Token != held.Token() || holder.Process != "p1" || holder.Addr != "10.0.0.1:9000" || holder.Mine {
-		t.Errorf("Holder returned %+v, %v, want p1 at 10.0.0.1:9000 with token %d", holder, known, held.Token())
+	holder, ok := other.Holder("lamp")
+	if !ok || holder.Token != held.Token() || holder.Process != "p1" || holder.Addr != "10.0.0.1:9000" || holder.Mine {
+		t.Errorf("Holder returned %+v, %v, want p1 at 10.0.0.1:9000 with token %d", holder, ok, held.Token())
 	}
-	if mine, known := seller.Holder("lamp"); !known || !mine.Mine {
-		t.Errorf("Holder of the holder's Locker returned %+v, %v, want Mine", mine, known)
+	if mine, ok := seller.Holder("lamp"); !ok || !mine.Mine {
+		t.Errorf("Holder of the holder's Locker returned %+v, %v, want Mine", mine, ok)
 	}
 	if err := held.Unlock(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	<-holder.Gone
-	if h, known := other.Holder("lamp"); known {
+	if h, ok := other.Holder("lamp"); ok {
 		t.Errorf("a free lock has the holder %+v", h)
 	}
 }
@@ -57,7 +57,7 @@ func TestEvictionEndsOneGrantAndNoLaterOne(t *testing.T) {
 	}()
 	<-slow.Wanted()
 	for { // the other Locker may not have etcd's answer yet
-		if _, known := other.Holder("lamp"); known {
+		if _, ok := other.Holder("lamp"); ok {
 			break
 		}
 		time.Sleep(time.Millisecond)

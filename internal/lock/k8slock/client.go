@@ -282,9 +282,8 @@ func (o *objects[T]) Source(ctx context.Context) (string, error) {
 	return string(space.GetUID()), nil
 }
 
-// isFinal reports whether a retry is pointless. A server that has just started refuses
-// every request, and does not know custom resources, until it has read its own
-// objects. So a client that was served before retries refusals.
+// isFinal reports whether a retry is pointless. A starting server refuses all requests
+// and knows no custom resources, so a client that was served before retries refusals.
 func (o *objects[T]) isFinal(err error) bool {
 	if apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsMethodNotSupported(err) ||
 		apierrors.IsRequestEntityTooLargeError(err) || errors.Is(err, errNotOurs) || errors.Is(err, errExhausted) {
@@ -341,14 +340,13 @@ var (
 const (
 	// readable is how many characters of a lock's name are in its object's name.
 	readable = 40
-	// hashed is how many bytes of its hash follow. Two names with the same hash are
-	// distinguished by the name in the object, and the second one is refused.
+	// hashed is how many bytes of its hash follow. Of two names with the same hash, the
+	// second is refused, because the object contains the first.
 	hashed = 10
 )
 
-// objectName returns the name of a lock's object. Object names consist of lower-case
-// letters, digits and dashes, and have at most 253 bytes. The readable part is for
-// people; the hash distinguishes "Sku" from "sku".
+// objectName returns the name of a lock's object, which must consist of lower-case
+// letters, digits and dashes. The hash distinguishes "Sku" from "sku".
 func objectName(name string) (string, error) {
 	if err := lock.CheckName(name); err != nil {
 		return "", err

@@ -191,8 +191,7 @@ func (s *leases) Try(ctx context.Context, name, owner string) (lock.Token, error
 	}
 }
 
-// take writes owner into a Lease that is free, or was unchanged for its duration. In the
-// second case its holder has lost it by its own clock.
+// take writes owner into a Lease that is free, or was unchanged for its duration.
 func (s *leases) take(ctx context.Context, name, owner string, current sighting) (sighting, error) {
 	if holder := current.holder(); holder != "" && time.Now().Before(s.end(current)) {
 		return sighting{}, &lock.HeldError{Holder: lease.ParseOwner(holder).Holder}
@@ -271,8 +270,8 @@ func (s *leases) change(ctx context.Context, name, owner string, change func(*le
 	}
 }
 
-// recall returns the remembered version of a Lease if it has that holder, and otherwise
-// reads it. A write fails if the remembered version is stale.
+// recall returns the remembered version of a Lease if it has that holder, which may be
+// stale. Otherwise it reads the Lease.
 func (s *leases) recall(ctx context.Context, name, holder string) (sighting, error) {
 	s.mu.Lock()
 	last, ok := s.latest[name]

@@ -204,12 +204,12 @@ func tokenNeverFalls(t *testing.T, s *server) {
 
 // refusedForGood: a retry cannot succeed.
 func refusedForGood(t *testing.T, s *server) {
-	stranger := s.account
-	stranger.Token = "nobody's"
+	unknown := s.account
+	unknown.Token = "unknown"
 	elsewhere := testConfig(s.account)
 	elsewhere.Namespace = "elsewhere"
 	for what, cfg := range map[string]Config{
-		"Unauthorized": testConfig(stranger),
+		"Unauthorized": testConfig(unknown),
 		"forbidden":    elsewhere,
 	} {
 		for kind, newLocker := range kinds {

@@ -334,8 +334,7 @@ func (q *queue) check(p *place, at *record) {
 }
 
 // grant makes a place the holder. Its lease counts from before the write that granted
-// it. If that was a late write before the last one, the time is unknown, and the place
-// is refused.
+// it. If that is not the last write, its time is unknown, and the place is refused.
 func (q *queue) grant(p *place, at *record) {
 	p.token = lock.Token(max(0, at.Token))
 	asked := p.asked
@@ -408,9 +407,9 @@ func (q *queue) handle(event watch.Event, open bool) {
 	q.current = nil
 }
 
-// notOlder compares two versions of one object. An event may come after the answer to
-// a later write. Before Kubernetes 1.35 versions cannot be compared; the last one
-// received then counts.
+// notOlder compares two versions of one object, because an event may come after the
+// answer to a later write. Before Kubernetes 1.35 versions cannot be compared; the last
+// one received then counts.
 func notOlder(found, known string) bool {
 	order, err := resourceversion.CompareResourceVersion(found, known)
 	return err != nil || order >= 0

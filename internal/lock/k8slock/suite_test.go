@@ -77,9 +77,9 @@ type address struct {
 	CA         []byte
 }
 
-func open(told string, newLocker func(Config) (lock.Locker, error)) (lock.Locker, func() error, error) {
+func open(text string, newLocker func(Config) (lock.Locker, error)) (lock.Locker, func() error, error) {
 	var at address
-	if err := json.Unmarshal([]byte(told), &at); err != nil {
+	if err := json.Unmarshal([]byte(text), &at); err != nil {
 		return nil, nil, err
 	}
 	locker, err := newLocker(testConfig(at))
@@ -226,8 +226,8 @@ func (s *server) tokenOf(tb testing.TB, account string) string {
 }
 
 func (s *server) Address() string {
-	told, _ := json.Marshal(s.account) // strings and bytes
-	return string(told)
+	text, _ := json.Marshal(s.account) // cannot fail: strings and bytes
+	return string(text)
 }
 
 func (s *server) Pause(tb testing.TB) { sandboxtest.Pause(tb, s.Process) }

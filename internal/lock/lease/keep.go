@@ -1,9 +1,7 @@
-// Package lease is what the back-ends with leases share: renewal, local expiry by
-// the monotonic clock, polling, cleaning up after lost answers, and a gate that
-// lets one goroutine of a process at a time to the server.
-//
-// A back-end whose server only answers "is it free?" implements Store, and New
-// makes a lock.Locker of it. A back-end with a queue on its server uses Keep alone.
+// Package lease is what the back-ends with leases share. Keep renews a lease and ends it
+// locally by the monotonic clock. New makes a lock.Locker of a Store, a server that only
+// answers "is it free?": it polls, cleans up after lost answers, and lets one goroutine
+// of a process at a time to the server.
 package lease
 
 import (
@@ -19,9 +17,8 @@ const (
 	// renewals is the number of renewals in a TTL. If one fails, the next one still
 	// comes in time.
 	renewals = 3
-	// marginShare of the TTL lies between the local deadline and the server's. Two
-	// clocks differ far less in a TTL (100 ppm of 5 s is half a millisecond). The
-	// margin gives a running holder time to stop before the next one is granted.
+	// marginShare of the TTL lies between the local deadline and the server's. It gives
+	// a running holder time to stop; clocks differ far less (100 ppm of 5 s is 0.5 ms).
 	marginShare = 10
 )
 

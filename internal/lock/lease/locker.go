@@ -14,16 +14,13 @@ import (
 )
 
 // Store is a server that gives a name to one owner at a time, for the length of a
-// lease. Each request of a grant has a new owner, so that a request which arrives
-// late cannot be mistaken for a later grant's. A Store is safe for concurrent use.
-//
-// The context of each call has a deadline, at most a third of the TTL away, and
-// the call must return by then. It need not return as soon as the context is
-// cancelled, because only Close waits for it.
+// lease. Each request of a grant has a new owner, so that a late request cannot be
+// mistaken for another. A Store is safe for concurrent use. Each call must return by
+// its context's deadline, but need not return as soon as the context is cancelled.
 type Store interface {
-	// Try takes name for owner if it is free or its lease has ended. If it is held,
-	// Try returns lock.ErrHeld, as a lock.HeldError where the holder is known. After
-	// any other error, the name may or may not have been taken.
+	// Try takes name for owner if it is free or its lease has ended. If it is held, Try
+	// returns lock.ErrHeld or a lock.HeldError. After another error, the name may or may
+	// not have been taken.
 	Try(ctx context.Context, name, owner string) (lock.Token, error)
 	// Renew extends the lease. It returns lock.ErrLost if owner does not hold name.
 	Renew(ctx context.Context, name, owner string) error
@@ -39,9 +36,8 @@ type Config struct {
 	// Owner begins the name of each owner, for people: replica@host:pid. ParseOwner
 	// reads it.
 	Owner string
-	// Changed is optional. It is called after a refusal and returns when name may
-	// have become free since then, or soon after ctx ends. It must not return at
-	// once repeatedly. Without it, a waiter polls.
+	// Changed is optional. It is called after a refusal and returns when name may have
+	// become free, or soon after ctx ends. Without it, a waiter polls.
 	Changed func(ctx context.Context, name string) error
 	// Final is optional. It reports whether an error of the Store is permanent, as
 	// that of a wrong password. Lock then fails at once.
@@ -52,9 +48,8 @@ const (
 	// poll is the shortest wait between two tries of a waiter. The longest is twice
 	// that.
 	poll = 50 * time.Millisecond
-	// maxPause is the longest wait after an error. It is short enough to find a
-	// server soon after its return, and long enough that thousands of waiters do
-	// not delay its start.
+	// maxPause is the longest wait after an error. It is long enough that thousands of
+	// waiters do not delay the restart of a server.
 	maxPause = time.Second
 )
 
@@ -66,8 +61,8 @@ type Locker struct {
 
 	ctx context.Context // ends with Close
 	end context.CancelFunc
-	// work is the context of all calls of the Store except renewals. It ends when
-	// Close must not wait any longer.
+	// work is for all calls of the Store except renewals. It ends when Close must not
+	// wait any longer.
 	work context.Context
 	stop context.CancelFunc
 	once sync.Once      // of Close
@@ -76,8 +71,7 @@ type Locker struct {
 	mu     sync.Mutex
 	closed bool
 	held   map[*held]bool
-	// unsettled has the names with a request whose outcome is unknown, and why. The
-	// server may have a grant of that name that belongs to no caller.
+	// unsettled has the names with a request whose outcome is unknown, and why.
 	unsettled map[string]error
 }
 
@@ -238,10 +232,9 @@ func (l *Locker) grant(h *held, asked time.Time) error {
 }
 
 // takeBack releases a grant that no caller has. If the outcome of its request is
-// unknown, the server may apply that later; takeBack then repeats the release
-// until the lease must have ended. Until the server answers once, try sends
-// nothing for that name, so that requests do not pile up at a dead server. After
-// that answer, no caller waits for the end of such a lease.
+// unknown, the server may apply it later, so takeBack repeats the release until the
+// lease must have ended. Until the server answers once, try sends nothing for that
+// name, so that requests do not pile up at a dead server.
 func (l *Locker) takeBack(name, owner string, asked time.Time, unknown bool) {
 	if unknown {
 		defer l.settle(name, nil)
@@ -314,9 +307,8 @@ func (l *Locker) begin() bool {
 	return !l.closed
 }
 
-// Close releases every grant within ctx and waits for all goroutines of the
-// Locker. At the end of ctx it cancels the calls in progress. Its error lists the
-// grants that could not be released; they end with their leases.
+// Close releases every grant within ctx and waits for all goroutines of the Locker. Its
+// error lists the grants that could not be released; they end with their leases.
 func (l *Locker) Close(ctx context.Context) (err error) {
 	l.once.Do(func() { err = l.close(ctx) })
 	return err

@@ -19,9 +19,8 @@ import (
 // errSessionLost means that the session has ended, or may have.
 var errSessionLost = errors.New("the session was lost")
 
-// session is this process's session. All its nodes end with it. Its client is never
-// used for another session, because requests of one session must not be sent in the
-// next.
+// session is this process's session, with a client of its own (see the package's
+// comment).
 type session struct {
 	locker *Locker
 	conn   *zk.Conn
@@ -84,9 +83,8 @@ func (l *Locker) newSession() (*session, error) {
 	return s, nil
 }
 
-// run waits for the end of a session and then closes it. A lost session may still
-// exist on the server and make others wait, so run first waits for a connection, or
-// for the answer that the session has expired.
+// run waits for the end of a session and closes it. A lost session may still exist on
+// the server, so run first waits for a connection, or until the session has expired.
 func (s *session) run() {
 	select {
 	case <-s.began:
@@ -207,8 +205,7 @@ func (s *session) setConnected(connected bool) {
 	}
 }
 
-// fire fires the watches on a node and on its children. An event of the node itself
-// is rare, so firing too many watches is cheap.
+// fire fires the watches on a node, and on its children: too many rather than too few.
 func (s *session) fire(e zk.Event) {
 	for _, key := range []watched{{e.Path, false}, {e.Path, true}} {
 		if e.Type == zk.EventNodeChildrenChanged && !key.children {
@@ -221,8 +218,7 @@ func (s *session) fire(e zk.Event) {
 	}
 }
 
-// makePath creates the parent nodes of a lock. They are container nodes, which
-// ZooKeeper removes some time after their last child.
+// makePath creates the parent nodes of a lock, as container nodes.
 func (s *session) makePath(path string) error {
 	_, err := s.conn.CreateContainer(path, nil, zk.FlagContainer, anyone)
 	if above := path[:strings.LastIndexByte(path, '/')]; errors.Is(err, zk.ErrNoNode) && above != "" {
@@ -237,8 +233,7 @@ func (s *session) makePath(path string) error {
 	return err
 }
 
-// renew sends a request. An answer proves that the server has heard of the session
-// after renew was called.
+// renew sends a request. Its answer proves that the server received it after this call.
 func (s *session) renew(ctx context.Context) error {
 	s.mu.Lock()
 	connected, expired := s.connected, s.expired
@@ -308,8 +303,7 @@ func (s *session) list(ctx context.Context, path string) (nodes []string, err er
 	return inOrder(nodes), err
 }
 
-// listFresh reads the queue after a sync with the leader, so that it includes all
-// changes until now.
+// listFresh reads the queue after a sync with the leader.
 func (s *session) listFresh(ctx context.Context, path string) ([]string, error) {
 	err := s.call(ctx, func() error {
 		_, err := s.conn.Sync(path)

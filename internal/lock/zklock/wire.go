@@ -81,11 +81,10 @@ func (w *wire) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write detects the library's request to set its watches on a new connection, and
-// marks the session as connected only then. (The library writes one message at a
-// time.) That request contains the number of the last answer before it. If another
-// request were sent first, its answer could raise the number, and a change before
-// that answer would be missed.
+// Write marks the session as connected when the library, which writes one message at a
+// time, has set its watches on a new connection. That message contains the number of
+// the last answer. The answer of an earlier request could raise the number, and a
+// change before that would be missed.
 func (w *wire) Write(b []byte) (int, error) {
 	const setWatches = 101
 	// A message begins with its length, its number and its type.
