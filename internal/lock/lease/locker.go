@@ -65,7 +65,7 @@ type Locker struct {
 	// wait any longer.
 	work context.Context
 	stop context.CancelFunc
-	once sync.Once      // of Close
+	done chan struct{}  // closed when Close has finished
 	wg   sync.WaitGroup // of all calls and goroutines; grows only while open
 
 	mu     sync.Mutex
@@ -86,7 +86,10 @@ func New(cfg Config) (*Locker, error) {
 	if cfg.Final == nil {
 		cfg.Final = func(error) bool { return false }
 	}
-	l := &Locker{cfg: cfg, gate: processlock.New(), held: map[*held]bool{}, unsettled: map[string]error{}}
+	l := &Locker{
+		cfg: cfg, gate: processlock.New(), done: make(chan struct{}),
+		held: map[*held]bool{}, unsettled: map[string]error{},
+	}
 	l.ctx, l.end = context.WithCancel(context.Background())
 	l.work, l.stop = context.WithCancel(context.Background())
 	return l, nil
@@ -309,13 +312,14 @@ func (l *Locker) begin() bool {
 
 // Close releases every grant within ctx and waits for all goroutines of the Locker. Its
 // error lists the grants that could not be released; they end with their leases.
-func (l *Locker) Close(ctx context.Context) (err error) {
-	l.once.Do(func() { err = l.close(ctx) })
-	return err
-}
-
-func (l *Locker) close(ctx context.Context) error {
+func (l *Locker) Close(ctx context.Context) error {
 	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		<-l.done // not a sync.Once: tests with synctest need a channel
+		return nil
+	}
+	defer close(l.done)
 	l.closed = true
 	all := l.held
 	l.held = nil
