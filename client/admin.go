@@ -83,12 +83,8 @@ func (c *Client) Restock(ctx context.Context, sku string, units int32, key strin
 // LatePayments lists the payments that must be refunded, oldest first. It reads
 // pages as the loop proceeds. The last pair has an error if reading failed.
 func (c *Client) LatePayments(ctx context.Context) iter.Seq2[LatePayment, error] {
-	return pages(func(cursor *string) ([]LatePayment, *string, error) {
-		var page wire.LatePaymentList
-		_, err := c.do(ctx, call{what: "list late payments", reads: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
-			return at.ListLatePayments(ctx, &wire.ListLatePaymentsParams{Limit: &pageSize, Cursor: cursor})
-		}}, &page)
-		return page.Items, page.NextCursor, err
+	return list[LatePayment](ctx, c, "list late payments", func(ctx context.Context, at *wire.Client, cursor *string) (*http.Response, error) {
+		return at.ListLatePayments(ctx, &wire.ListLatePaymentsParams{Limit: &pageSize, Cursor: cursor})
 	})
 }
 

@@ -91,29 +91,26 @@ func New(cfg Config) (*Client, error) {
 		transport.MaxIdleConnsPerHost = idleConnections
 		httpClient = &http.Client{Transport: transport}
 	}
+	authorize := wire.WithRequestEditorFn(func(ctx context.Context, req *http.Request) error {
+		if cfg.Token == nil {
+			return nil
+		}
+		token, err := cfg.Token(ctx)
+		if err != nil {
+			return fmt.Errorf("token: %w", err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		return nil
+	})
 	for i, text := range cfg.URLs {
 		if u, err := url.Parse(text); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 			return nil, fmt.Errorf("client: URLs[%d] must be like http://shop.example:8080, not %q", i, text)
 		}
-		replica, err := wire.NewClient(text, wire.WithHTTPClient(httpClient), wire.WithRequestEditorFn(authorize(cfg.Token)))
+		replica, err := wire.NewClient(text, wire.WithHTTPClient(httpClient), authorize)
 		if err != nil {
 			return nil, fmt.Errorf("client: URLs[%d]: %w", i, err)
 		}
 		c.replicas = append(c.replicas, replica)
 	}
 	return c, nil
-}
-
-func authorize(token func(context.Context) (string, error)) wire.RequestEditorFn {
-	return func(ctx context.Context, req *http.Request) error {
-		if token == nil {
-			return nil
-		}
-		text, err := token(ctx)
-		if err != nil {
-			return fmt.Errorf("token: %w", err)
-		}
-		req.Header.Set("Authorization", "Bearer "+text)
-		return nil
-	}
 }

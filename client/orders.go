@@ -94,12 +94,8 @@ func (c *Client) Order(ctx context.Context, id OrderID) (order Order, err error)
 // Orders lists the customer's orders, newest first. It reads pages as the loop
 // proceeds. The last pair has an error if reading failed.
 func (c *Client) Orders(ctx context.Context) iter.Seq2[Order, error] {
-	return pages(func(cursor *string) ([]Order, *string, error) {
-		var page wire.OrderList
-		_, err := c.do(ctx, call{what: "list orders", reads: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
-			return at.ListOrders(ctx, &wire.ListOrdersParams{Limit: &pageSize, Cursor: cursor})
-		}}, &page)
-		return page.Items, page.NextCursor, err
+	return list[Order](ctx, c, "list orders", func(ctx context.Context, at *wire.Client, cursor *string) (*http.Response, error) {
+		return at.ListOrders(ctx, &wire.ListOrdersParams{Limit: &pageSize, Cursor: cursor})
 	})
 }
 
@@ -148,26 +144,29 @@ func idempotencyKey(key string) (same, header string, err error) {
 // pageSize is the service's longest page.
 var pageSize = 200
 
-// pages iterates over the items of all pages.
-func pages[T any](read func(cursor *string) (items []T, next *string, err error)) iter.Seq2[T, error] {
+// list iterates over the items of all pages. send requests the page at a cursor.
+func list[T any](ctx context.Context, c *Client, what string,
+	send func(ctx context.Context, at *wire.Client, cursor *string) (*http.Response, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		var cursor *string
-		for {
-			items, next, err := read(cursor)
+		for cursor, first := (*string)(nil), true; first || cursor != nil; first = false {
+			var page struct {
+				Items      []T     `json:"items"`
+				NextCursor *string `json:"next_cursor"`
+			}
+			_, err := c.do(ctx, call{what: what, reads: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
+				return send(ctx, at, cursor)
+			}}, &page)
 			if err != nil {
 				var none T
 				yield(none, err)
 				return
 			}
-			for _, item := range items {
+			for _, item := range page.Items {
 				if !yield(item, nil) {
 					return
 				}
 			}
-			if next == nil {
-				return
-			}
-			cursor = next
+			cursor = page.NextCursor
 		}
 	}
 }

@@ -213,8 +213,7 @@ func internal(err error) bool {
 }
 
 // decides reports whether a refusal proves that no earlier try was applied: the
-// service looks up the key before it refuses. It does not for requests that fail
-// authentication, and errors of the service or a proxy prove nothing.
+// service looks up the key before it refuses, but not before it authenticates.
 func decides(err error) bool {
 	problem, ok := errors.AsType[*Problem](err)
 	if !ok || problem.Kind == "" || problem.Status >= http.StatusInternalServerError {
@@ -229,12 +228,8 @@ func outcomeOf(err error) outcome {
 		case problem.Status == http.StatusTooManyRequests, problem.Status == http.StatusRequestTimeout && problem.Kind != "",
 			problem.Status == http.StatusServiceUnavailable && problem.Kind != "":
 			return notApplied
-		case problem.Kind == ErrRequestInFlight:
-			return maybeApplied
-		}
-		switch problem.Status { // a proxy's answer proves nothing
-		case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-			return maybeApplied
+		case problem.Kind == ErrRequestInFlight, problem.Status >= http.StatusBadGateway && problem.Status <= http.StatusGatewayTimeout:
+			return maybeApplied // a proxy's answer proves nothing
 		}
 		return refused
 	}

@@ -28,12 +28,8 @@ type ETag string
 // SKUs lists all SKUs, sorted by name. It reads pages as the loop proceeds. The last
 // pair has an error if reading failed.
 func (c *Client) SKUs(ctx context.Context) iter.Seq2[SKU, error] {
-	return pages(func(cursor *string) ([]SKU, *string, error) {
-		var page wire.SKUList
-		_, err := c.do(ctx, call{what: "list SKUs", reads: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
-			return at.ListSKUs(ctx, &wire.ListSKUsParams{Limit: &pageSize, Cursor: cursor})
-		}}, &page)
-		return page.Items, page.NextCursor, err
+	return list[SKU](ctx, c, "list SKUs", func(ctx context.Context, at *wire.Client, cursor *string) (*http.Response, error) {
+		return at.ListSKUs(ctx, &wire.ListSKUsParams{Limit: &pageSize, Cursor: cursor})
 	})
 }
 

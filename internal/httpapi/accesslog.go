@@ -13,8 +13,7 @@ import (
 const (
 	// slow is the duration from which a request is logged at info.
 	slow = time.Second
-	// infoRate and infoBurst bound the info lines: in an overload, a line for each
-	// of thousands of failed requests a second would add to it.
+	// infoRate and infoBurst bound the info lines, as they add to an overload.
 	infoRate  = 10
 	infoBurst = 50
 )

@@ -76,7 +76,8 @@ func (a *api) RevokeLock(c *gin.Context, sku spec.SKUInPath) {
 // ListLatePayments pages through the payments that must be refunded, oldest first.
 func (a *api) ListLatePayments(c *gin.Context, params spec.ListLatePaymentsParams) {
 	a.serveBounded(c, func(ctx context.Context) (any, error) {
-		list, next, err := readPage(a, params.Cursor, params.Limit, parseLatePlace, latePlace, func(after order.LateCursor, limit int) ([]order.LatePayment, error) {
+		valid := func(c order.LateCursor) bool { return c.ReceivedAt.Year() >= 1970 && len(c.Reference) <= maxReference }
+		list, next, err := readPage(a, params.Cursor, params.Limit, (*order.LatePayment).Cursor, valid, func(after order.LateCursor, limit int) ([]order.LatePayment, error) {
 			return a.cfg.Orders.LatePayments(ctx, after, limit)
 		})
 		return spec.LatePaymentList{NextCursor: next, Items: presentAll(list, func(p *order.LatePayment) spec.LatePayment {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"runtime/debug"
 	"slices"
@@ -69,9 +70,8 @@ type Config struct {
 	// Locks is nil if the strategy's lock cannot report its holders.
 	Locks Locks
 	// Ready returns an error for each server that prevents this replica from
-	// selling. /readyz shows a Reason as it is; for any other error it says only
-	// that the server does not answer. ReadyToRead is the same for reads and
-	// payments; nil means Ready.
+	// selling. /readyz shows the text of a Reason only. ReadyToRead is the same for
+	// reads and payments; nil means Ready.
 	Ready, ReadyToRead func(ctx context.Context) map[string]error
 	// Notes adds checks to /readyz that never fail it; "" means ok. Optional.
 	Notes func() map[string]string
@@ -121,10 +121,7 @@ func New(cfg Config) (http.Handler, error) {
 		return nil, err
 	}
 	r, err := a.routes()
-	if err != nil {
-		return nil, err
-	}
-	return headAsGet(r), nil
+	return headAsGet(r), err
 }
 
 func newAPI(cfg Config) (*api, error) {
@@ -164,8 +161,7 @@ func (a *api) routes() (*gin.Engine, error) {
 	// The checks run in this order, the cheapest first, all before the handler.
 	checked := r.Group("", a.limitAddress, a.authenticate, a.limitCustomer, a.checkParameters, a.checkBody)
 	spec.RegisterHandlersWithOptions(checked, a, spec.GinServerOptions{
-		// The checks have accepted the parameters: an error here means that the
-		// document and the generated types differ.
+		// After the checks, an error means that document and generated types differ.
 		ErrorHandler: func(c *gin.Context, err error, _ int) {
 			a.fail(c, fmt.Errorf("bind checked parameters: %w", err))
 		},
@@ -191,8 +187,7 @@ func (a *api) readContract() error {
 	return err
 }
 
-// headAsGet handles HEAD as GET. net/http omits the body, by the method of its own
-// copy of the request.
+// headAsGet handles HEAD as GET. net/http omits the body.
 func headAsGet(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodHead {
@@ -216,6 +211,33 @@ func (a *api) noMethod(c *gin.Context) {
 		}
 	}
 	a.fail(c, kindNoMethod.problem("See the Allow header."))
+}
+
+const (
+	// apiPolicy forbids a browser that displays an answer to load or run anything,
+	// or to frame it.
+	apiPolicy = "default-src 'none'; frame-ancestors 'none'"
+	// strictTransport tells a browser to use TLS only, for a year.
+	strictTransport = "max-age=31536000"
+)
+
+// securityHeaders are set on every answer. They are shared: never change a value in
+// place.
+var securityHeaders = http.Header{
+	"X-Content-Type-Options":  {"nosniff"},
+	"Referrer-Policy":         {"no-referrer"},
+	"Content-Security-Policy": {apiPolicy},
+	"Cache-Control":           {"no-store"},
+}
+
+// secure sets the headers for browsers and caches. Handlers relax them with cached
+// and allow. There are no CORS headers: a storefront of another origin calls its own
+// server, or runs behind the same proxy.
+func secure(c *gin.Context) {
+	maps.Copy(c.Writer.Header(), securityHeaders)
+	if c.Request.TLS != nil {
+		c.Header("Strict-Transport-Security", strictTransport)
+	}
 }
 
 // serve runs a handler and sends what it returns: a JSON body with the status set
@@ -250,8 +272,8 @@ func unavailable(err error) error {
 	return fmt.Errorf("%w: %w", order.ErrUnavailable, err)
 }
 
-// recover logs a panic and answers 500. If part of an answer was already sent, it
-// breaks the connection, so that the client cannot take that part for the whole.
+// recover logs a panic and answers 500, or breaks the connection if part of an answer
+// was already sent.
 func (a *api) recover(c *gin.Context) {
 	defer func() {
 		p := recover()

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/gin-gonic/gin"
@@ -64,6 +65,67 @@ func (a *api) admit(c *gin.Context) {
 	}
 }
 
+// acceptable reports whether an Accept header accepts one of types (RFC 9110,
+// 12.5.1). A missing or unreadable header accepts everything.
+func acceptable(header []string, types []string) bool {
+	all := strings.Join(header, ",")
+	if all == "" || all == "*/*" || len(types) == 0 || all == types[0] {
+		return true
+	}
+	best := make([]struct{ precision, quality float64 }, len(types))
+	ranges := 0
+	for item := range strings.SplitSeq(all, ",") {
+		if strings.TrimSpace(item) == "" {
+			continue
+		}
+		media, quality, ok := mediaRange(item)
+		if !ok {
+			return true
+		}
+		ranges++
+		for i, name := range types {
+			if p := precision(name, media); p > 0 && p >= best[i].precision {
+				best[i].precision, best[i].quality = p, quality
+			}
+		}
+	}
+	for _, found := range best {
+		if found.quality > 0 {
+			return true
+		}
+	}
+	return ranges == 0
+}
+
+// mediaRange parses a range: text/html, text/* or */*, with a quality from 0 to 1.
+func mediaRange(item string) (media string, quality float64, ok bool) {
+	media, parameters, err := mime.ParseMediaType(item)
+	kind, name, both := strings.Cut(media, "/")
+	if err != nil || !both || strings.Contains(name, "*") && name != "*" || strings.Contains(kind, "*") && media != "*/*" {
+		return "", 0, false
+	}
+	text, given := parameters["q"]
+	if !given {
+		return media, 1, true
+	}
+	quality, err = strconv.ParseFloat(text, 64)
+	return media, quality, err == nil && quality >= 0 && quality <= 1
+}
+
+// precision returns how precisely a range matches a media type, 0 if not at all.
+func precision(name, media string) float64 {
+	kind, _, _ := strings.Cut(name, "/")
+	switch media {
+	case name:
+		return 3
+	case kind + "/*":
+		return 2
+	case "*/*":
+		return 1
+	}
+	return 0
+}
+
 // pathOf returns the path as gin routes it, where an escaped slash stays escaped.
 func pathOf(c *gin.Context) string { return cmp.Or(c.Request.URL.RawPath, c.Request.URL.Path) }
 
@@ -93,8 +155,8 @@ func (a *api) authenticate(c *gin.Context) {
 	}
 }
 
-// checkParameters checks headers and query parameters before the generated code
-// binds them, so that its errors can name each parameter.
+// checkParameters checks headers and query parameters, before the generated code
+// binds them.
 func (a *api) checkParameters(c *gin.Context) {
 	inQuery := false
 	for _, p := range callOf(c).operation.Parameters {
@@ -221,12 +283,19 @@ func readWhole[N int32 | int64](in *jsontext.Decoder, n *N) error {
 	return nil
 }
 
-// idempotencyKey reads the header of the IETF draft, a quoted string. A bare key is
-// the same key. Only printable ASCII is accepted: proxies may change other bytes.
+var (
+	escape   = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+	unescape = strings.NewReplacer(`\\`, `\`, `\"`, `"`)
+)
+
+// idempotencyKey reads the header of the IETF draft, a quoted string of RFC 8941, or
+// a bare key. Only printable ASCII is accepted: proxies may change other bytes.
 func idempotencyKey(header string) (string, error) {
 	key, ok := strings.TrimSpace(header), true
-	if strings.HasPrefix(key, `"`) {
-		key, ok = unquote(key)
+	if body, quoted := strings.CutPrefix(key, `"`); quoted {
+		body, ok = strings.CutSuffix(body, `"`)
+		key = unescape.Replace(body)
+		ok = ok && escape.Replace(key) == body // the notation is unique
 	}
 	message := ""
 	switch {
@@ -242,22 +311,4 @@ func idempotencyKey(header string) (string, error) {
 		return key, nil
 	}
 	return "", badHeader("Idempotency-Key", message)
-}
-
-// unquote reads a string of RFC 8941, whose only escapes are \" and \\.
-func unquote(quoted string) (string, bool) {
-	var b strings.Builder
-	for i := 1; i < len(quoted); i++ {
-		switch quoted[i] {
-		case '"':
-			return b.String(), i == len(quoted)-1
-		case '\\':
-			i++
-			if i == len(quoted) || quoted[i] != '"' && quoted[i] != '\\' {
-				return "", false
-			}
-		}
-		b.WriteByte(quoted[i])
-	}
-	return "", false
 }

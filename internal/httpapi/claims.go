@@ -15,9 +15,8 @@ import (
 // maxSubject is the longest name of a customer, in bytes.
 const maxSubject = 255
 
-// unread stands for the claims of a token until its signature is checked, so that
-// no answer depends on them. The library never calls the embedded interface, as it
-// does not validate claims here.
+// unread stands for the claims until the signature is checked, so that no answer
+// depends on them. The parser does not call the embedded nil interface.
 type unread struct{ jwt.Claims }
 
 // UnmarshalJSON does nothing: readClaims reads the claims.
@@ -47,14 +46,18 @@ func readClaims(text []byte) (*claims, error) {
 // check checks the token's validity period and audience. It allows no clock skew:
 // an issuer can backdate its tokens.
 func (c *claims) check(audience string, now time.Time) error {
-	if expires, given, err := readDate("exp", c.Exp); err != nil {
+	expires, err := readDate("exp", c.Exp, latestDate)
+	if err != nil {
 		return err
-	} else if given && !now.Before(expires) {
+	}
+	begins, err := readDate("nbf", c.Nbf, -latestDate)
+	if err != nil {
+		return err
+	}
+	if now.Unix() >= expires {
 		return invalidToken("The token has expired.")
 	}
-	if begins, given, err := readDate("nbf", c.Nbf); err != nil {
-		return err
-	} else if given && now.Before(begins) {
+	if now.Unix() < begins {
 		return invalidToken("The token is not valid yet: its nbf is in the future.")
 	}
 	if audience == "" {
@@ -117,20 +120,20 @@ func readStrings(claim jsontext.Value) (list []string, ok bool) {
 // library: an nbf in the far future would be in the past.
 const latestDate = 253402300799
 
-// readDate reads seconds since 1970, without fractions. An unreadable date is an
-// error: as a missing one it would make the token valid forever.
-func readDate(name string, claim jsontext.Value) (at time.Time, given bool, err error) {
+// readDate reads seconds since 1970, without fractions; absent is the result for a
+// missing claim. An unreadable date is an error: it must not count as missing.
+func readDate(name string, claim jsontext.Value, absent int64) (int64, error) {
 	if len(claim) == 0 {
-		return at, false, nil
+		return absent, nil
 	}
 	if claim.Kind() != '0' {
-		return at, false, invalidToken("The token's " + name + " must be a number of seconds since 1970.")
+		return 0, invalidToken("The token's " + name + " must be a number of seconds since 1970.")
 	}
 	seconds, err := strconv.ParseFloat(string(claim), 64)
 	if err != nil || seconds < -latestDate || seconds > latestDate {
-		return at, false, invalidToken("The token's " + name + " is after the year 9999.")
+		return 0, invalidToken("The token's " + name + " is after the year 9999.")
 	}
-	return time.Unix(int64(seconds), 0), true, nil
+	return int64(seconds), nil
 }
 
 // validHeader checks a token's header as RFC 7515 requires: unique names, and no

@@ -6,13 +6,12 @@ import (
 	"strings"
 	"testing"
 
-	"flashsale/internal/httpapi"
 	"flashsale/internal/httpapi/spec"
 )
 
 func TestPagesAreCachedAndLoadOwnFilesOnly(t *testing.T) {
 	t.Parallel()
-	s := newStreams(t, func(*httpapi.Config) {})
+	s := newServer(t)
 	for path, want := range map[string]struct{ kind, caching string }{
 		"/":                      {"text/html; charset=utf-8", "no-cache"},
 		"/docs":                  {"text/html; charset=utf-8", "no-cache"},

@@ -27,18 +27,18 @@ func TestEachProblemHasAPageAndIsInTheContract(t *testing.T) {
 		left[strings.TrimSuffix(file.Name(), ".md")] = true
 	}
 	for _, k := range kinds {
-		if !left[k.slug] {
-			t.Errorf("problem %s has no page in docs/errors", k.slug)
+		if !left[k.Slug] {
+			t.Errorf("problem %s has no page in docs/errors", k.Slug)
 			continue
 		}
-		delete(left, k.slug)
-		text, err := docs.Errors.ReadFile("errors/" + k.slug + ".md")
+		delete(left, k.Slug)
+		text, err := docs.Errors.ReadFile("errors/" + k.Slug + ".md")
 		if err != nil {
 			t.Fatal(err)
 		}
 		checkPage(t, &k, string(text))
-		if !strings.Contains(string(spec.YAML), "`"+k.slug+"`") {
-			t.Errorf("the contract does not mention `%s`", k.slug)
+		if !strings.Contains(string(spec.YAML), "`"+k.Slug+"`") {
+			t.Errorf("the contract does not mention `%s`", k.Slug)
 		}
 	}
 	for slug := range left {
@@ -50,9 +50,9 @@ func TestEachProblemHasAPageAndIsInTheContract(t *testing.T) {
 // problem's answer.
 func checkPage(t *testing.T, k *kind, text string) {
 	t.Helper()
-	for _, part := range []string{"# " + k.title + "\n", "## What it means\n", "## What was applied\n", "## What to do\n", "## An answer\n", "HTTP/1.1 "} {
+	for _, part := range []string{"# " + k.Title + "\n", "## What it means\n", "## What was applied\n", "## What to do\n", "## An answer\n", "HTTP/1.1 "} {
 		if !strings.Contains(text, part) {
-			t.Errorf("the page of %s has no %q", k.slug, part)
+			t.Errorf("the page of %s has no %q", k.Slug, part)
 		}
 	}
 	_, example, _ := strings.Cut(text, "```http\n")
@@ -60,11 +60,11 @@ func checkPage(t *testing.T, k *kind, text string) {
 	example, _, _ = strings.Cut(example, "```")
 	var got problem
 	if err := json.Unmarshal([]byte(example), &got); err != nil {
-		t.Errorf("the example of %s: %v", k.slug, err)
+		t.Errorf("the example of %s: %v", k.Slug, err)
 	}
 	want := k.problem("")
 	if got.Type != want.Type || got.Title != want.Title || got.Status != want.Status || want.Detail != "" && got.Detail != want.Detail {
-		t.Errorf("the example of %s is %+v, want %+v", k.slug, got, *want)
+		t.Errorf("the example of %s is %+v, want %+v", k.Slug, got, *want)
 	}
 }
 
@@ -82,15 +82,15 @@ func TestProblemTypesArePages(t *testing.T) {
 	}
 	list := get("/errors").Body.String()
 	for _, k := range kinds {
-		got := get("/errors/" + k.slug)
+		got := get("/errors/" + k.Slug)
 		if kind := got.Header().Get("Content-Type"); got.Code != http.StatusOK || kind != "text/html; charset=utf-8" {
-			t.Errorf("/errors/%s: %d %s", k.slug, got.Code, kind)
+			t.Errorf("/errors/%s: %d %s", k.Slug, got.Code, kind)
 		}
 		if !strings.Contains(got.Body.String(), "What to do</h2>") {
-			t.Errorf("/errors/%s has no What to do section: %s", k.slug, got.Body)
+			t.Errorf("/errors/%s has no What to do section: %s", k.Slug, got.Body)
 		}
-		if !strings.Contains(list, `href="/errors/`+k.slug+`"`) {
-			t.Errorf("/errors does not list %s", k.slug)
+		if !strings.Contains(list, `href="/errors/`+k.Slug+`"`) {
+			t.Errorf("/errors does not list %s", k.Slug)
 		}
 	}
 	if first, last := strings.Index(list, "malformed-request"), strings.Index(list, "unavailable"); first > last {

@@ -22,8 +22,7 @@ import (
 func tagOf(s *stock.Stock) string { return fmt.Sprintf(`"%d-%d"`, s.Revision, s.Seq) }
 
 // revisionOf returns the revision in a tag of tagOf. It rejects tags that a proxy
-// has changed (Apache turns "1-7" into "1-7-gzip"): a strong comparison compares
-// every byte.
+// has changed (Apache turns "1-7" into "1-7-gzip").
 func revisionOf(tag string) (uint64, bool) {
 	first, second, _ := strings.Cut(strings.Trim(tag, `"`), "-")
 	revision, err1 := strconv.ParseUint(first, 10, 64)
@@ -118,26 +117,24 @@ func preconditions(params spec.PutSKUParams) ([]order.Precondition, error) {
 		base.Exists = true
 		return []order.Precondition{base}, nil
 	}
-	// Weak tags never match here (RFC 9110, 13.1.1).
-	var all []order.Precondition
-	var seen []uint64
-	for _, tag := range list.strong {
-		revision, ours := revisionOf(tag)
-		if !ours || slices.Contains(seen, revision) {
-			continue
+	var revisions []uint64
+	for _, tag := range list.strong { // weak tags never match here (RFC 9110, 13.1.1)
+		if revision, ours := revisionOf(tag); ours && !slices.Contains(revisions, revision) {
+			revisions = append(revisions, revision)
 		}
-		seen = append(seen, revision)
-		one := base
-		one.Revision = &revision
-		all = append(all, one)
 	}
-	if len(all) == 0 {
+	switch {
+	case len(revisions) == 0:
 		return nil, kindPrecondition.problem("The SKU was not changed. If-Match contains no ETag of this service: a compressing proxy may have made it weak (W/) " +
 			"or changed it. Read the SKU again with Accept-Encoding: identity.")
-	}
-	if len(all) > maxRevisions {
+	case len(revisions) > maxRevisions:
 		return nil, kindSyntax.problem("The If-Match header contains too many revisions.",
 			fieldError{Field: "If-Match", Message: fmt.Sprintf("must contain at most %d revisions", maxRevisions)})
+	}
+	all := make([]order.Precondition, len(revisions))
+	for i := range revisions {
+		all[i] = base
+		all[i].Revision = &revisions[i]
 	}
 	return all, nil
 }

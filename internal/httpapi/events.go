@@ -22,12 +22,11 @@ const (
 	// defaultStreams is the default of MaxStreams: a stream uses about 40 KiB.
 	defaultStreams = 5000
 	// By default one address may open 1/addressShare of all streams, at least
-	// addressMin: enough for an office behind one address.
+	// addressMin.
 	addressShare = 10
 	addressMin   = 10
 	// addressRetryAfter is the Retry-After, in seconds, for an address with too
-	// many streams. The next heartbeat detects a closed stream; only TCP's timeout
-	// detects a client that vanished.
+	// many streams. The next heartbeat detects closed ones.
 	addressRetryAfter = "30"
 	// heartbeat is the interval of comments on an idle stream. Proxies close idle
 	// connections after 30 seconds or more.
@@ -40,8 +39,7 @@ const (
 	// all move to another replica at once.
 	reconnectMin = time.Second
 	// catchUp is how long this replica may lag behind a client's Last-Event-ID.
-	// After that the database must have been restored from a backup, and the
-	// current stock is sent.
+	// After that, a restored backup must have reset the seq.
 	catchUp = 10 * time.Second
 )
 
@@ -81,12 +79,6 @@ func (a *api) WatchSKU(c *gin.Context, sku spec.SKUInPath) {
 		a.fail(c, err)
 		return
 	}
-	s, err := a.openStream(c)
-	if err != nil {
-		a.fail(c, err)
-		return
-	}
-	defer s.leave()
 	// Skip events that the client already has.
 	seen, err := strconv.ParseInt(c.GetHeader("Last-Event-ID"), 10, 64)
 	if err != nil {
@@ -94,35 +86,38 @@ func (a *api) WatchSKU(c *gin.Context, sku spec.SKUInPath) {
 	}
 	until := time.Now().Add(catchUp)
 	var last *stockEvent
-	for {
+	a.stream(c, func(s *stream) <-chan struct{} {
 		event, changed := s.feed.one(sku)
 		if event != nil && event != last && (int64(event.Seq) > seen || int64(event.Seq) < seen && time.Now().After(until)) {
 			s.send(event)
 			last, seen = event, noEvent
 		}
-		if !s.wait(changed) {
-			return
-		}
-	}
+		return changed
+	})
 }
 
-// WatchSKUs streams the stock of all SKUs, at first every SKU's. It ignores
-// Last-Event-ID, as ids count each SKU's events separately.
+// WatchSKUs streams the stock of all SKUs. It ignores Last-Event-ID, as ids count
+// each SKU's events separately.
 func (a *api) WatchSKUs(c *gin.Context) {
+	var round uint64
+	a.stream(c, func(s *stream) (changed <-chan struct{}) {
+		var events []*stockEvent
+		events, round, changed = s.feed.all(round)
+		s.send(events...)
+		return changed
+	})
+}
+
+// stream answers with an event stream. It calls next at first, and again whenever the
+// channel that next returned is closed.
+func (a *api) stream(c *gin.Context, next func(*stream) (changed <-chan struct{})) {
 	s, err := a.openStream(c)
 	if err != nil {
 		a.fail(c, err)
 		return
 	}
 	defer s.leave()
-	var round uint64
-	for {
-		events, now, changed := s.feed.all(round)
-		round = now
-		s.send(events...)
-		if !s.wait(changed) {
-			return
-		}
+	for s.wait(next(s)) {
 	}
 }
 

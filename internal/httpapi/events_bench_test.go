@@ -57,7 +57,7 @@ func BenchmarkEvents(b *testing.B) {
 	for i := range 1000 {
 		v.entries = append(v.entries, mirror.Entry{SKU: fmt.Sprintf("sku-%03d", i), Units: 100, Available: 100, Seq: 1})
 	}
-	s := newStreams(b, func(cfg *httpapi.Config) { cfg.View, cfg.MaxStreamsAddress = v, readers })
+	s := newServerWith(b, func(cfg *httpapi.Config) { cfg.View, cfg.MaxStreamsAddress = v, readers })
 	s.put("sku-000")
 	address := strings.TrimPrefix(s.URL, "http://")
 	var before, after runtime.MemStats

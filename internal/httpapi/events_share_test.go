@@ -12,7 +12,7 @@ import (
 func TestStreamsAreLimitedByAddress(t *testing.T) {
 	t.Parallel()
 	source := &levels{skus: 1}
-	s := newStreams(t, func(cfg *httpapi.Config) {
+	s := newServerWith(t, func(cfg *httpapi.Config) {
 		cfg.Levels, cfg.MaxStreams, cfg.MaxStreamsAddress, cfg.TrustedProxies = source.read, 6, 2, []string{"127.0.0.1"}
 	})
 	from := func(address string) *stream {
@@ -44,7 +44,7 @@ func TestStreamsAreLimitedByAddress(t *testing.T) {
 func TestOneAddressMayOpenATenthOfAllStreams(t *testing.T) {
 	t.Parallel()
 	source := &levels{skus: 1}
-	s := newStreams(t, func(cfg *httpapi.Config) { cfg.Levels, cfg.MaxStreams = source.read, 120 })
+	s := newServerWith(t, func(cfg *httpapi.Config) { cfg.Levels, cfg.MaxStreams = source.read, 120 })
 	for range 12 {
 		watch(t, s.URL+"/v1/events").next()
 	}

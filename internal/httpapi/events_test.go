@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -17,14 +16,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"flashsale/internal/httpapi"
-	"flashsale/internal/order"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/stock"
-	"flashsale/internal/strategy"
 )
 
 // patience bounds every wait of the tests.
@@ -150,45 +145,6 @@ func (s *stream) ends() {
 	}
 }
 
-// newStreams serves the API, where Levels tells what is left unless the change
-// says otherwise.
-func newStreams(t testing.TB, change func(*httpapi.Config)) *server {
-	t.Helper()
-	dsn, err := servers.MySQL.CreateDatabase(t.Context(), fmt.Sprintf("api%d", databases.Add(1)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	db, err := stock.Open(dsn, 8)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	if err := db.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	guard, err := strategy.Find("conditional")
-	if err != nil {
-		t.Fatal(err)
-	}
-	logger := slog.New(slog.DiscardHandler)
-	cfg := httpapi.Config{
-		Orders: order.New(order.Config{DB: db, Strategy: guard, Fence: strategy.FenceOff, PaymentWindow: time.Minute,
-			RequestTimeout: patience, Logger: logger}),
-		Catalog: db, Stock: db, RequestTimeout: patience, Replica: "replica-1", JWTSecret: []byte(secret), AdminToken: adminToken,
-		Registry: prometheus.NewRegistry(), Logger: logger,
-		Ready: func(context.Context) map[string]error { return nil },
-	}
-	change(&cfg)
-	handler, err := httpapi.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &server{t: t, db: db, Server: httptest.NewUnstartedServer(handler)}
-	s.Start()
-	t.Cleanup(s.Close)
-	return s
-}
-
 func (s *server) streams() string {
 	for line := range strings.Lines(s.call("GET", "/metrics", "").text) {
 		if n, ok := strings.CutPrefix(line, "flashsale_http_event_streams "); ok {
@@ -200,11 +156,7 @@ func (s *server) streams() string {
 
 func (s *server) awaitStreams(n string) {
 	s.t.Helper()
-	for began := time.Now(); s.streams() != n; time.Sleep(10 * time.Millisecond) {
-		if time.Since(began) > patience {
-			s.t.Fatalf("%s streams are open, waited for %s", s.streams(), n)
-		}
-	}
+	sandboxtest.Eventually(s.t, n+" open streams", func() bool { return s.streams() == n })
 }
 
 // put creates a SKU with four units.
@@ -217,7 +169,7 @@ func (s *server) put(sku string) {
 
 func TestStreamSendsTheStockAndItsChanges(t *testing.T) {
 	t.Parallel()
-	s := newStreams(t, func(*httpapi.Config) {})
+	s := newServer(t)
 	s.put("lamp")
 	s.put("sofa")
 	// A stream must outlive the server's timeouts, which are short here.
@@ -261,11 +213,7 @@ func TestStreamSendsTheStockAndItsChanges(t *testing.T) {
 	s.call("GET", "/v1/skus/-/events", "").check(t, 404, "unknown-sku", "")
 
 	// The heartbeat comes after the server's timeouts.
-	for began := time.Now(); one.comments.Load() == 0; time.Sleep(10 * time.Millisecond) {
-		if time.Since(began) > patience {
-			t.Fatal("timed out waiting for a heartbeat")
-		}
-	}
+	sandboxtest.Eventually(t, "a heartbeat", func() bool { return one.comments.Load() > 0 })
 	one.close()
 	s.awaitStreams("3")
 	text := s.call("GET", "/metrics", "").text
@@ -298,7 +246,7 @@ func (l *levels) read(context.Context) ([]stock.Level, error) {
 func TestStreamsShareOneRead(t *testing.T) {
 	t.Parallel()
 	source := &levels{skus: 1}
-	s := newStreams(t, func(cfg *httpapi.Config) { cfg.Levels, cfg.MaxStreams, cfg.MaxStreamsAddress = source.read, 50, 50 })
+	s := newServerWith(t, func(cfg *httpapi.Config) { cfg.Levels, cfg.MaxStreams, cfg.MaxStreamsAddress = source.read, 50, 50 })
 	began := time.Now()
 	var all []*stream
 	for range 50 {
@@ -315,9 +263,7 @@ func TestStreamsShareOneRead(t *testing.T) {
 	// While the source fails, streams send no events.
 	source.down.Store(true)
 	reads := source.reads.Load()
-	for source.reads.Load() < reads+2 {
-		time.Sleep(10 * time.Millisecond)
-	}
+	sandboxtest.Eventually(t, "two failed reads", func() bool { return source.reads.Load() >= reads+2 })
 	late := watch(t, s.URL+"/v1/events", "Last-Event-ID", "9")
 	if late.response.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("a stream over the limit got %d", late.response.StatusCode)
@@ -325,11 +271,7 @@ func TestStreamsShareOneRead(t *testing.T) {
 	all[0].close()
 	s.awaitStreams("49")
 	late = watch(t, s.URL+"/v1/events", "Last-Event-ID", "9")
-	for began := time.Now(); late.comments.Load() == 0; time.Sleep(10 * time.Millisecond) {
-		if time.Since(began) > patience {
-			t.Fatal("no heartbeat while the stock is unknown")
-		}
-	}
+	sandboxtest.Eventually(t, "a heartbeat while the stock is unknown", func() bool { return late.comments.Load() > 0 })
 	if len(late.events) > 0 {
 		t.Errorf("got %+v while the stock is unknown", <-late.events)
 	}
@@ -346,7 +288,7 @@ func TestStreamsShareOneRead(t *testing.T) {
 func TestSlowClientDelaysNoOthers(t *testing.T) {
 	t.Parallel()
 	source := &levels{skus: 50_000} // more than any socket's buffers
-	s := newStreams(t, func(cfg *httpapi.Config) { cfg.Levels = source.read })
+	s := newServerWith(t, func(cfg *httpapi.Config) { cfg.Levels = source.read })
 	address := strings.TrimPrefix(s.URL, "http://")
 	slow, err := net.Dial("tcp", address)
 	if err != nil {
@@ -372,7 +314,7 @@ func TestSlowClientDelaysNoOthers(t *testing.T) {
 func TestStreamsEndAtDrain(t *testing.T) {
 	t.Parallel()
 	draining := make(chan struct{})
-	s := newStreams(t, func(cfg *httpapi.Config) { cfg.Draining = draining })
+	s := newServerWith(t, func(cfg *httpapi.Config) { cfg.Draining = draining })
 	s.put("lamp")
 	one, all := watch(t, s.URL+"/v1/skus/lamp/events"), watch(t, s.URL+"/v1/events")
 	one.next()

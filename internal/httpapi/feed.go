@@ -19,12 +19,10 @@ import (
 )
 
 const (
-	// feedSpacing is the minimum time between two reads of the stock: a SKU has at
-	// most 20 events a second.
+	// feedSpacing is the minimum time between two reads of the stock.
 	feedSpacing = 50 * time.Millisecond
-	// feedShare is added for each stream. An event costs about 10 us of CPU, so the
-	// events of one SKU use at most a fifth of a core; the rest is for orders. (See
-	// -bench Events.)
+	// feedShare is added for each stream. An event costs about 10 us of CPU (-bench
+	// Events), so a SKU's events use at most a fifth of a core.
 	feedShare = 50 * time.Microsecond
 	// Without a view, the feed polls every pollSpacing, or, if MySQL is slow, after
 	// pollRest times the duration of the last poll.
@@ -55,9 +53,8 @@ type feeds struct {
 
 var errAddressStreams = errors.New("too many streams of this address")
 
-// join registers a stream of an address until leave is called. It returns
-// order.ErrBusy if there are too many streams, and errAddressStreams if the address
-// has too many.
+// join registers a stream of an address, until leave is called. It returns
+// order.ErrBusy or errAddressStreams if there are too many.
 func (f *feeds) join(from netip.Prefix) (*feed, func(), error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -70,13 +67,10 @@ func (f *feeds) join(from netip.Prefix) (*feed, func(), error) {
 	f.byAddress[from]++
 	if f.streams++; f.streams == 1 {
 		ctx, cancel := context.WithCancel(context.Background()) // the feed outlives this stream
-		ended := make(chan struct{})
-		f.feed = newFeed(f.open(), f.count)
-		go func() {
-			defer close(ended)
-			f.feed.run(ctx)
-		}()
-		f.stop = func() { cancel(); <-ended }
+		feed := newFeed(f.open(), f.count)
+		var running sync.WaitGroup
+		running.Go(func() { feed.run(ctx) })
+		f.feed, f.stop = feed, func() { cancel(); running.Wait() }
 	}
 	return f.feed, func() { f.leave(from) }, nil
 }
@@ -154,8 +148,7 @@ func (p *polled) changes(ctx context.Context) ([]stock.Level, bool) {
 func (p *polled) wait(ctx context.Context) { _ = sleep.For(ctx, p.rest) }
 
 // feed holds the current stock of every SKU, and wakes the streams that wait for a
-// change. It has no queue: a slow stream skips to the newest stock, delays no other
-// stream, and uses no memory.
+// change. It has no queue: a slow stream skips to the newest stock.
 type feed struct {
 	source  source
 	streams func() int // the number of open streams
@@ -187,10 +180,7 @@ type stockEvent struct {
 // frame returns the event in the format of server-sent events.
 func (e *stockEvent) frame() []byte {
 	e.once.Do(func() {
-		data, err := json.Marshal(spec.StockEvent{SKU: e.SKU, Units: e.Units, Available: e.Available, Seq: int64(e.Seq)})
-		if err != nil { // impossible for text and numbers
-			return
-		}
+		data, _ := json.Marshal(spec.StockEvent{SKU: e.SKU, Units: e.Units, Available: e.Available, Seq: int64(e.Seq)})
 		e.text = fmt.Appendf(nil, "event: stock\nid: %d\ndata: %s\n\n", e.Seq, data)
 	})
 	return e.text

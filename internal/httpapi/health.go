@@ -12,8 +12,7 @@ import (
 	"flashsale/internal/httpapi/spec"
 )
 
-// readyTimeout bounds a readiness check: a server that needs longer for one small
-// query is too slow to serve orders.
+// readyTimeout bounds a readiness check. A slower server cannot serve orders.
 const readyTimeout = 2 * time.Second
 
 // Reason is an error that /readyz shows to everyone.
@@ -24,17 +23,15 @@ func (r Reason) Error() string { return string(r) }
 // Healthz answers 200 while the process is alive.
 func (a *api) Healthz(c *gin.Context) { c.JSON(http.StatusOK, spec.Liveness{Status: spec.Alive}) }
 
-// Readyz answers 200 if this replica can take orders, or, for reading, answer
-// reads and take payments. It names the servers that fail; their addresses and
-// errors go to the log only.
+// Readyz answers 200 if this replica can take orders, or, for reading, answer reads
+// and take payments. It names the failed servers; only the log has their errors.
 func (a *api) Readyz(c *gin.Context, params spec.ReadyzParams) {
 	reading := params.For != nil && *params.For == "reading"
 	check := a.cfg.Ready
 	if reading && a.cfg.ReadyToRead != nil {
 		check = a.cfg.ReadyToRead
 	}
-	// Finish the check after the client disconnects: a disconnect must not look
-	// like a failed server in the metric and the log.
+	// Finish the check after a disconnect, which must not look like a failed server.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), readyTimeout)
 	defer cancel()
 	status, answer := http.StatusOK, spec.Readiness{Status: spec.Ready, Checks: map[string]string{}}

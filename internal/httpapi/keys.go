@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rsa"
 	"encoding/json"
@@ -24,18 +23,16 @@ const (
 	minRSABits = 2048
 )
 
-// Keys are the public keys of a JWKS file, which check the tokens. A changed file is
-// in use within a second. A file without keys is valid and rejects every token, so
-// that the last key can be revoked. If the file is missing or invalid, the last
-// valid keys stay in use. Keys are safe for concurrent use.
+// Keys are the public keys of a JWKS file, reloaded within a second of a change. An
+// empty set rejects every token: the last key can be revoked. If the file is missing
+// or invalid, the last valid keys stay in use. Keys are safe for concurrent use.
 type Keys struct{ set *rotated.Value[keySet] }
 
 // OpenKeys reads the key set in file. It returns an error if the file has no key at
 // the start: a replica with a wrong file must not replace a working one.
 //
 // OpenKeys accepts RSA keys for RS256 and P-256 keys for ES256, and skips keys for
-// encryption or other algorithms. It rejects private and secret keys: they sign
-// tokens, and do not belong on a server that only checks them.
+// other uses. It rejects private and secret keys, which could sign tokens.
 func OpenKeys(file string, logger *slog.Logger) (*Keys, error) {
 	logger = logger.With("file", file)
 	running := false
@@ -69,14 +66,9 @@ func (k *Keys) Report() string {
 	return ""
 }
 
-// publicKey is a key and its only algorithm.
-type publicKey struct {
-	algorithm string
-	key       any
-}
-
-// keySet maps a kid to its key. Only a set of one key may have an empty kid.
-type keySet map[string]publicKey
+// keySet maps a kid to its key, with the key's only algorithm. Only a set of one key
+// may have an empty kid.
+type keySet map[string]*jose.JSONWebKey
 
 func readKeys(file string) (keySet, error) {
 	f, err := os.Open(file)
@@ -108,65 +100,60 @@ func parseKeys(text []byte) (keySet, error) {
 	if in.Keys == nil {
 		return nil, errors.New("not a JSON Web Key Set: keys is missing")
 	}
-	set, count := keySet{}, 0
+	set := keySet{}
 	for i, raw := range in.Keys {
-		key, kid, err := parseKey(raw)
+		key, err := parseKey(raw)
 		if err != nil {
 			return nil, fmt.Errorf("keys[%d]: %w", i, err)
 		}
-		if key.key == nil {
+		if key == nil {
 			continue
 		}
-		if _, twice := set[kid]; twice && kid != "" {
-			return nil, fmt.Errorf("keys[%d]: duplicate kid %q", i, kid)
+		if set[key.KeyID] != nil {
+			return nil, fmt.Errorf("keys[%d]: duplicate kid %q", i, key.KeyID)
 		}
-		set[kid] = key
-		count++
+		set[key.KeyID] = key
 	}
-	if _, nameless := set[""]; nameless && count > 1 {
+	if set[""] != nil && len(set) > 1 {
 		return nil, errors.New("a set of several keys has a key without a kid")
 	}
 	return set, nil
 }
 
-// parseKey returns a key, or none if the key is for another purpose.
-func parseKey(raw json.RawMessage) (publicKey, string, error) {
-	none := publicKey{}
+// parseKey returns a key, or nil if the key is for another purpose.
+func parseKey(raw json.RawMessage) (*jose.JSONWebKey, error) {
 	// RFC 7517 requires that unknown types are skipped.
 	var head struct{ Kty, Crv string }
 	if err := json.Unmarshal(raw, &head); err != nil {
-		return none, "", err
+		return nil, err
 	}
 	switch {
 	case head.Kty == "oct":
-		return none, "", errors.New("a secret key is not allowed here; use --jwt-secret")
+		return nil, errors.New("a secret key is not allowed here; use --jwt-secret")
 	case head.Kty != "RSA" && (head.Kty != "EC" || head.Crv != elliptic.P256().Params().Name):
-		return none, "", nil
+		return nil, nil
 	}
-	var key jose.JSONWebKey
-	if err := json.Unmarshal(raw, &key); err != nil {
-		return none, "", err
+	key := new(jose.JSONWebKey)
+	switch err := json.Unmarshal(raw, key); {
+	case err != nil:
+		return nil, err
+	case !key.IsPublic():
+		return nil, errors.New("a private key is not allowed here; use its public key")
+	case !key.Valid():
+		return nil, errors.New("invalid key")
 	}
-	if !key.IsPublic() {
-		return none, "", errors.New("a private key is not allowed here; use its public key")
-	}
-	if !key.Valid() {
-		return none, "", errors.New("invalid key")
-	}
-	algorithm := ""
-	switch k := key.Key.(type) {
-	case *ecdsa.PublicKey:
-		algorithm = jwt.SigningMethodES256.Alg()
-	case *rsa.PublicKey:
+	algorithm := jwt.SigningMethodES256.Alg()
+	if k, ok := key.Key.(*rsa.PublicKey); ok {
 		algorithm = jwt.SigningMethodRS256.Alg()
 		if bits := k.N.BitLen(); bits < minRSABits {
-			return none, "", fmt.Errorf("RSA key of %d bits; at least %d are required", bits, minRSABits)
+			return nil, fmt.Errorf("RSA key of %d bits; at least %d are required", bits, minRSABits)
 		}
 	}
 	if key.Use != "" && key.Use != "sig" || key.Algorithm != "" && key.Algorithm != algorithm {
-		return none, "", nil
+		return nil, nil
 	}
-	return publicKey{algorithm, key.Key}, key.KeyID, nil
+	key.Algorithm = algorithm
+	return key, nil
 }
 
 var errNoKey = errors.New("the key set has no key for the token")
@@ -179,14 +166,16 @@ func (k *Keys) find(token *jwt.Token) (any, error) {
 	if _, given := token.Header["kid"]; given && !named {
 		return nil, errNoKey
 	}
-	key, ok := set[kid]
-	if !ok && len(set) == 1 {
-		for name, only := range set {
-			key, ok = only, !named || name == ""
+	key := set[kid]
+	if key == nil && len(set) == 1 {
+		for _, only := range set {
+			if !named || only.KeyID == "" {
+				key = only
+			}
 		}
 	}
-	if !ok || key.algorithm != token.Method.Alg() {
+	if key == nil || key.Algorithm != token.Method.Alg() {
 		return nil, errNoKey
 	}
-	return key.key, nil
+	return key.Key, nil
 }

@@ -77,8 +77,8 @@ func clientAddress(c *gin.Context) netip.Addr {
 	return end.Addr().Unmap().WithZone("")
 }
 
-// dropPorts removes the ports that some gateways add to X-Forwarded-For. gin
-// rejects such entries, and all callers would share the gateway's address.
+// dropPorts removes the ports that some gateways add to X-Forwarded-For. gin rejects
+// such entries.
 func dropPorts(lines []string) {
 	for i, line := range lines {
 		entries := strings.Split(line, ",")

@@ -39,8 +39,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		problems: counter("http_problems_total", "Problem answers by the slug of their type.", "slug"),
 		inFlight: factory.NewGauge(gauge("http_in_flight_requests", "Requests in flight, without event streams.")),
 		streams:  factory.NewGauge(gauge("http_event_streams", "Open event streams.")),
-		// A vector has no series before its first value: a plain gauge would report
-		// 0, not ready, before the first check.
+		// A vector, as a plain gauge would be 0 before the first check.
 		ready: factory.NewGaugeVec(gauge("ready", "Whether the last readiness check succeeded: 1 or 0."), nil),
 	}
 }

@@ -69,7 +69,8 @@ func (a *api) GetOrder(c *gin.Context, id spec.OrderID) {
 // ListOrders pages through the caller's orders, newest first.
 func (a *api) ListOrders(c *gin.Context, params spec.ListOrdersParams) {
 	a.serveBounded(c, func(ctx context.Context) (any, error) {
-		list, next, err := readPage(a, params.Cursor, params.Limit, parseOrderPlace, orderPlace, func(before order.ID, limit int) ([]order.Order, error) {
+		place, valid := func(o *order.Order) order.ID { return o.ID }, func(order.ID) bool { return true }
+		list, next, err := readPage(a, params.Cursor, params.Limit, place, valid, func(before order.ID, limit int) ([]order.Order, error) {
 			return a.cfg.Orders.List(ctx, callOf(c).customer, before, limit)
 		})
 		return spec.OrderList{Items: presentAll(list, presentOrder), NextCursor: next}, err

@@ -2,29 +2,20 @@ package httpapi
 
 import (
 	"encoding/base64"
-	"encoding/binary"
-	"time"
-
-	"github.com/google/uuid"
+	"encoding/json"
 
 	"flashsale/internal/httpapi/spec"
-	"flashsale/internal/order"
 )
 
-// readPage reads one page of a list, and returns the cursor of the next page, or
-// nil after the last. A cursor is the encoded place of the page's last item, so
-// that every page takes the same time to read. parse decodes a place, place
-// encodes an item's, and read lists the items after a place.
-func readPage[T, Place any](a *api, cursor *spec.Cursor, limit *spec.Limit, parse func([]byte) (Place, bool), place func(*T) []byte,
+// readPage reads the page at a cursor, and returns the next page's cursor, or nil. A
+// cursor encodes the place of a page's last item. place returns an item's place,
+// valid checks a caller's, and read lists the items after a place.
+func readPage[T, Place any](a *api, cursor *spec.Cursor, limit *spec.Limit, place func(*T) Place, valid func(Place) bool,
 	read func(after Place, limit int) ([]T, error)) ([]T, *spec.NextCursor, error) {
 	var after Place
 	if cursor != nil && *cursor != "" {
-		bytes, err := base64.RawURLEncoding.DecodeString(*cursor)
-		ok := err == nil && len(bytes) > 0
-		if ok {
-			after, ok = parse(bytes)
-		}
-		if !ok {
+		text, err := base64.RawURLEncoding.DecodeString(*cursor)
+		if err != nil || json.Unmarshal(text, &after) != nil || !valid(after) {
 			return nil, nil, kindInvalid.problem("See errors for each parameter.", fieldError{Field: "cursor", Message: "must be the next_cursor of a page"})
 		}
 	}
@@ -36,8 +27,9 @@ func readPage[T, Place any](a *api, cursor *spec.Cursor, limit *spec.Limit, pars
 	if err != nil || len(list) <= size {
 		return list, nil, err
 	}
-	next := base64.RawURLEncoding.EncodeToString(place(&list[size-1]))
-	return list[:size], &next, nil
+	text, err := json.Marshal(place(&list[size-1]))
+	next := base64.RawURLEncoding.EncodeToString(text)
+	return list[:size], &next, err
 }
 
 // presentAll returns the items as answers show them; never nil, so that JSON has
@@ -48,27 +40,4 @@ func presentAll[T, S any](items []T, present func(*T) S) []S {
 		shown[i] = present(&items[i])
 	}
 	return shown
-}
-
-func orderPlace(o *order.Order) []byte { return o.ID[:] }
-
-func parseOrderPlace(place []byte) (order.ID, bool) {
-	id, err := uuid.FromBytes(place)
-	return id, err == nil
-}
-
-// latePlace is the time in microseconds, the order's id, and the reference.
-func latePlace(p *order.LatePayment) []byte {
-	place := binary.BigEndian.AppendUint64(nil, uint64(p.ReceivedAt.UnixMicro()))
-	return append(append(place, p.OrderID[:]...), p.Reference...)
-}
-
-func parseLatePlace(place []byte) (order.LateCursor, bool) {
-	const head = 8 + len(uuid.UUID{})
-	if len(place) < head || len(place) > head+maxReference {
-		return order.LateCursor{}, false
-	}
-	at := time.UnixMicro(int64(binary.BigEndian.Uint64(place))).UTC()
-	return order.LateCursor{ReceivedAt: at, OrderID: uuid.UUID(place[8:head]), Reference: string(place[head:])},
-		at.Year() >= 1970 && at.Year() <= 9999
 }

@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,16 +13,14 @@ import (
 	"flashsale/internal/stock"
 )
 
-// problem is a body of RFC 9457. It is also an error, so that handlers can return
-// one.
+// problem is a body of RFC 9457, and an error that handlers can return.
 type problem struct {
 	Type   string       `json:"type"`
 	Title  string       `json:"title"`
 	Status int          `json:"status"`
 	Detail string       `json:"detail,omitempty"`
 	Errors []fieldError `json:"errors,omitempty"`
-	// invalidToken: the request had a token, and WWW-Authenticate must say what is
-	// wrong with it.
+	// invalidToken makes WWW-Authenticate say what is wrong with the token.
 	invalidToken bool
 }
 
@@ -34,40 +31,40 @@ func (p *problem) Error() string { return p.Title + ": " + p.Detail }
 
 // kind is a row of the table of problems.
 type kind struct {
-	slug   string
-	status int
-	title  string
+	Slug   string
+	Status int
+	Title  string
 	err    error  // the domain's error that this kind answers, if any
 	detail string // the default: what the caller can do
 }
 
 // These kinds are used by name, most of them with a detail of their own.
 var (
-	kindSyntax        = kind{slug: "malformed-request", status: http.StatusBadRequest, title: "The request is malformed"}
-	kindInvalid       = kind{slug: "invalid-input", status: http.StatusUnprocessableEntity, title: "The input is not valid"}
-	kindUnauthorized  = kind{slug: "unauthorized", status: http.StatusUnauthorized, title: "A valid token is required"}
-	kindForbidden     = kind{slug: "forbidden", status: http.StatusForbidden, title: "The token does not allow this call"}
-	kindNoRoute       = kind{slug: "not-found", status: http.StatusNotFound, title: "No such path"}
-	kindNoMethod      = kind{slug: "method-not-allowed", status: http.StatusMethodNotAllowed, title: "The method is not allowed"}
-	kindNotAcceptable = kind{slug: "not-acceptable", status: http.StatusNotAcceptable, title: "No acceptable media type"}
-	kindBodyLate      = kind{slug: "request-timeout", status: http.StatusRequestTimeout, title: "The request body timed out",
+	kindSyntax        = kind{Slug: "malformed-request", Status: http.StatusBadRequest, Title: "The request is malformed"}
+	kindInvalid       = kind{Slug: "invalid-input", Status: http.StatusUnprocessableEntity, Title: "The input is not valid"}
+	kindUnauthorized  = kind{Slug: "unauthorized", Status: http.StatusUnauthorized, Title: "A valid token is required"}
+	kindForbidden     = kind{Slug: "forbidden", Status: http.StatusForbidden, Title: "The token does not allow this call"}
+	kindNoRoute       = kind{Slug: "not-found", Status: http.StatusNotFound, Title: "No such path"}
+	kindNoMethod      = kind{Slug: "method-not-allowed", Status: http.StatusMethodNotAllowed, Title: "The method is not allowed"}
+	kindNotAcceptable = kind{Slug: "not-acceptable", Status: http.StatusNotAcceptable, Title: "No acceptable media type"}
+	kindBodyLate      = kind{Slug: "request-timeout", Status: http.StatusRequestTimeout, Title: "The request body timed out",
 		detail: "Nothing was applied. Send the request again."}
-	kindTooLarge  = kind{slug: "body-too-large", status: http.StatusRequestEntityTooLarge, title: "The body is too large"}
-	kindMediaType = kind{slug: "unsupported-media-type", status: http.StatusUnsupportedMediaType, title: "The body must be uncompressed JSON"}
-	kindHeaders   = kind{slug: "headers-too-large", status: http.StatusRequestHeaderFieldsTooLarge, title: "The headers are too large",
+	kindTooLarge  = kind{Slug: "body-too-large", Status: http.StatusRequestEntityTooLarge, Title: "The body is too large"}
+	kindMediaType = kind{Slug: "unsupported-media-type", Status: http.StatusUnsupportedMediaType, Title: "The body must be uncompressed JSON"}
+	kindHeaders   = kind{Slug: "headers-too-large", Status: http.StatusRequestHeaderFieldsTooLarge, Title: "The headers are too large",
 		detail: fmt.Sprintf("The path and the headers may have at most %d bytes.", maxHeaders)}
-	kindInternal = kind{slug: "internal", status: http.StatusInternalServerError, title: "Internal error",
+	kindInternal = kind{Slug: "internal", Status: http.StatusInternalServerError, Title: "Internal error",
 		detail: "The error was logged. Retry with the same Idempotency-Key."}
-	kindTooMany = kind{slug: "too-many-requests", status: http.StatusTooManyRequests, title: "Too many requests",
+	kindTooMany = kind{Slug: "too-many-requests", Status: http.StatusTooManyRequests, Title: "Too many requests",
 		detail: "Nothing was applied. Wait Retry-After seconds, then retry."}
-	kindAlreadyPaid = kind{slug: "already-paid", status: http.StatusConflict, title: "The order is already paid", err: order.ErrAlreadyPaid,
+	kindAlreadyPaid = kind{Slug: "already-paid", Status: http.StatusConflict, Title: "The order is already paid", err: order.ErrAlreadyPaid,
 		detail: "The order was not changed. If this was a second payment, its reference was stored for a refund."}
-	kindPrecondition = kind{slug: "precondition-failed", status: http.StatusPreconditionFailed, title: "SKU precondition failed",
+	kindPrecondition = kind{Slug: "precondition-failed", Status: http.StatusPreconditionFailed, Title: "SKU precondition failed",
 		err: order.ErrPrecondition, detail: "The SKU was not changed. Read it again."}
-	kindLocksHidden = kind{slug: "locks-not-shown", status: http.StatusNotImplemented, title: "Locks cannot be listed",
+	kindLocksHidden = kind{Slug: "locks-not-shown", Status: http.StatusNotImplemented, Title: "Locks cannot be listed",
 		detail: "The service's strategy uses no lock, or its lock server does not report holders. Run `api strategies` for the list."}
-	kindNotHeld = kind{slug: "lock-not-held", status: http.StatusNotFound, title: "The lock is not held"}
-	kindUnknown = kind{slug: "outcome-unknown", status: http.StatusGatewayTimeout, title: "The outcome is unknown", err: order.ErrUnknown,
+	kindNotHeld = kind{Slug: "lock-not-held", Status: http.StatusNotFound, Title: "The lock is not held"}
+	kindUnknown = kind{Slug: "outcome-unknown", Status: http.StatusGatewayTimeout, Title: "The outcome is unknown", err: order.ErrUnknown,
 		detail: "The request may have been applied. Retry with the same Idempotency-Key: nothing is applied twice."}
 )
 
@@ -111,7 +108,7 @@ func (k kind) problem(detail string, fields ...fieldError) *problem {
 	if detail == "" {
 		detail = k.detail
 	}
-	return &problem{Type: "/errors/" + k.slug, Title: k.title, Status: k.status, Detail: detail, Errors: fields}
+	return &problem{Type: "/errors/" + k.Slug, Title: k.Title, Status: k.Status, Detail: detail, Errors: fields}
 }
 
 // problemOf returns the problem for an error. An error that is not in the table is
@@ -156,9 +153,6 @@ func (a *api) fail(c *gin.Context, err error) {
 		}
 		c.Header("WWW-Authenticate", challenge)
 	}
-	body, err := json.Marshal(p)
-	if err != nil { // impossible for a struct of strings
-		body = []byte("{}")
-	}
-	c.Data(p.Status, "application/problem+json", body)
+	c.Header("Content-Type", "application/problem+json") // gin keeps it
+	c.JSON(p.Status, p)
 }

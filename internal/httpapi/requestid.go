@@ -1,9 +1,7 @@
 package httpapi
 
 import (
-	"encoding/binary"
-	"encoding/hex"
-	"math/rand/v2"
+	"crypto/rand"
 	"strings"
 
 	"github.com/gin-gonic/gin"
@@ -19,7 +17,7 @@ const maxRequestID = 128
 func requestID(c *gin.Context) {
 	id := c.GetHeader("X-Request-Id")
 	if !safeID(id) {
-		id = newRequestID()
+		id = rand.Text()
 	}
 	c.Header("X-Request-Id", id)
 	c.Request = c.Request.WithContext(telemetry.WithRequestID(c.Request.Context(), id))
@@ -30,12 +28,4 @@ func safeID(id string) bool {
 	return id != "" && len(id) <= maxRequestID && !strings.ContainsFunc(id, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-_.:+/=@", r)
 	})
-}
-
-func newRequestID() string {
-	var id [16]byte
-	for i := 0; i < len(id); i += 8 {
-		binary.NativeEndian.PutUint64(id[i:], rand.Uint64())
-	}
-	return hex.EncodeToString(id[:])
 }

@@ -127,9 +127,10 @@ func (a *api) RestockSKU(c *gin.Context, sku spec.SKUInPath, params spec.Restock
 // ListSKUs pages through all SKUs in byte order.
 func (a *api) ListSKUs(c *gin.Context, params spec.ListSKUsParams) {
 	a.serveBounded(c, func(ctx context.Context) (any, error) {
-		parse := func(place []byte) (string, bool) { return string(place), a.checkSKU(string(place)) == "" }
-		list, next, err := readPage(a, params.Cursor, params.Limit, parse, func(s *stock.Stock) []byte { return []byte(s.SKU) },
-			func(after string, limit int) ([]stock.Stock, error) { return a.cfg.Catalog.List(ctx, after, limit) })
+		place, valid := func(s *stock.Stock) string { return s.SKU }, func(sku string) bool { return a.checkSKU(sku) == "" }
+		list, next, err := readPage(a, params.Cursor, params.Limit, place, valid, func(after string, limit int) ([]stock.Stock, error) {
+			return a.cfg.Catalog.List(ctx, after, limit)
+		})
 		if err != nil || notModified(c, params.IfNoneMatch, tagOfPage(list, next)) {
 			return nil, err
 		}

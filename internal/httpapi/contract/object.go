@@ -124,22 +124,16 @@ func (f *field) read(in *jsontext.Decoder, name string) (string, error) {
 	if kindNames[kind] != "" && !f.kinds.has(kind) {
 		return "", &Malformed{"A field has the wrong JSON type.", []FieldError{{name, "must not be " + kindNames[kind]}}}
 	}
+	value, err := in.ReadValue()
+	if err != nil {
+		return "", syntax(err)
+	}
 	switch kind {
 	case '"':
-		token, err := in.ReadToken()
-		if err != nil {
-			return "", syntax(err)
-		}
-		return f.text(token.String()), nil
+		text, err := jsontext.AppendUnquote(nil, value)
+		return f.text(string(text)), err
 	case '0':
-		value, err := in.ReadValue()
-		if err != nil {
-			return "", syntax(err)
-		}
 		return f.number(value), nil
-	}
-	if _, err := in.ReadToken(); err != nil {
-		return "", syntax(err)
 	}
 	return "", nil
 }
