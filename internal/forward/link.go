@@ -50,7 +50,6 @@ type link struct {
 	isUp     bool      // the hello was read
 	hasEnded bool      // the peer has no link, or a newer one
 	replica  string
-	since    time.Time
 	number   uint64 // of the last order
 	waiting  map[uint64]waiter
 	queue    []*Order // waiting orders that were not written yet
@@ -127,7 +126,7 @@ func (l *link) up(replica string) bool {
 	if l.hasEnded {
 		return false
 	}
-	l.isUp, l.replica, l.since = true, replica, l.links.cfg.clock.now()
+	l.isUp, l.replica = true, replica
 	l.probes, l.orphans = 0, nil // the process is alive
 	l.peer.failures = 0
 	return true

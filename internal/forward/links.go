@@ -1,10 +1,8 @@
 package forward
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 )
@@ -132,28 +130,18 @@ func (ls *Links) Break(p Peer) {
 	}
 }
 
-// LinkInfo is one link that is up.
-type LinkInfo struct {
-	Peer     Peer
-	Replica  string // the seller's name for people
-	UnderWay int    // orders without an answer
-	Since    time.Time
-}
-
-// List returns the links that are up, sorted by replica.
-func (ls *Links) List() []LinkInfo {
+// UnderWay returns the number of orders without an answer on each link that is up, by
+// the seller's address.
+func (ls *Links) UnderWay() map[string]int {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	var list []LinkInfo
+	underWay := map[string]int{}
 	for at, p := range ls.peers {
-		if l := p.link; l != nil && l.isUp {
-			list = append(list, LinkInfo{Peer: at, Replica: l.replica, UnderWay: len(l.waiting), Since: l.since})
+		if p.link != nil && p.link.isUp {
+			underWay[at.Addr] += len(p.link.waiting)
 		}
 	}
-	slices.SortFunc(list, func(a, b LinkInfo) int {
-		return cmp.Or(cmp.Compare(a.Replica, b.Replica), cmp.Compare(a.Peer.Addr, b.Peer.Addr), cmp.Compare(a.Peer.Process, b.Peer.Process))
-	})
-	return list
+	return underWay
 }
 
 // Close ends all links, whose orders get ErrBroken, and waits for their goroutines or

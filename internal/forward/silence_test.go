@@ -151,7 +151,7 @@ func TestLinkWithoutAHelloIsSilentAndEnds(t *testing.T) {
 		}
 	}
 	order.unsent()
-	if list := ls.List(); len(list) != 0 {
+	if list := ls.UnderWay(); len(list) != 0 {
 		t.Errorf("links are up: %v", list)
 	}
 	told.none(t)

@@ -195,9 +195,5 @@ func (s *Service) Forwarded() map[string]int {
 	if !ok || ds.links == nil {
 		return nil
 	}
-	underWay := map[string]int{}
-	for _, link := range ds.links.List() {
-		underWay[link.Peer.Addr] += link.UnderWay
-	}
-	return underWay
+	return ds.links.UnderWay()
 }

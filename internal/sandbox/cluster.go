@@ -25,21 +25,19 @@ import (
 type Cluster struct {
 	Nodes []*MySQL
 
-	kind  clusterKind
-	hosts *hosts // nil if all servers listen on the loopback interface
+	kind   clusterKind
+	name   string // of the kind, for people
+	copied bool   // the servers start with copies of the first one's data; else they receive it when they join
+	hosts  *hosts // nil if all servers listen on the loopback interface
 }
 
 // clusterKind is what differs between the products' clusters.
 type clusterKind interface {
-	name() string
 	// options returns the options that server n needs in the cluster. With founds it
 	// starts the cluster.
 	options(n int, founds bool) []string
 	// resume returns further options for a server that was killed.
 	resume(ctx context.Context, n int) ([]string, error)
-	// copied reports whether the servers start with copies of the first one's data.
-	// Otherwise they receive it when they join.
-	copied() bool
 	// join makes a running server join. It is called until in returns nil.
 	join(ctx context.Context, m *MySQL, founds bool) error
 	// in returns nil if the server belongs to the cluster.
@@ -143,7 +141,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	}
 	group, started := errgroup.WithContext(ctx)
 	for i, m := range c.Nodes {
-		if i == 0 || !c.kind.copied() {
+		if i == 0 || !c.copied {
 			continue
 		}
 		if err := copyData(ctx, first.dataDir, m.dataDir); err != nil {
@@ -206,7 +204,7 @@ func (c *Cluster) enter(ctx context.Context, n int, founds bool) error {
 }
 
 // Kind names the product's clustering, for people.
-func (c *Cluster) Kind() string { return c.kind.name() }
+func (c *Cluster) Kind() string { return c.name }
 
 // DSN names a database and lists all servers.
 func (c *Cluster) DSN(database string) string {

@@ -46,7 +46,8 @@ func (c *Cluster) planGalera(program *databaseProgram, dir string, cfg Config) e
 		// The server finds the scripts that copy the data in PATH.
 		c.Nodes[i].env = []string{"PATH=" + filepath.Join(folder, "bin") + ":/usr/sbin:/sbin:" + os.Getenv("PATH")}
 	}
-	c.kind = g
+	// Galera ignores data that a server did not receive from another one.
+	c.kind, c.name, c.copied = g, "Galera", false
 	return nil
 }
 
@@ -69,11 +70,6 @@ func (g *galera) options(n int, founds bool) []string {
 	}
 	return append(options, "--wsrep-cluster-address=gcomm://"+strings.Join(peers, ","))
 }
-
-func (*galera) name() string { return "Galera" }
-
-// copied is false: Galera ignores data that it did not receive from another server.
-func (*galera) copied() bool { return false }
 
 func (*galera) join(context.Context, *MySQL, bool) error { return nil } // automatic
 

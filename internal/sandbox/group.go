@@ -33,7 +33,7 @@ func (c *Cluster) planGroup(program *databaseProgram, dir string, cfg Config) er
 		}
 		g.addrs = append(g.addrs, addrs[0])
 	}
-	c.kind = g
+	c.kind, c.name, c.copied = g, "Group Replication", true
 	return nil
 }
 
@@ -55,11 +55,7 @@ func (g *group) options(n int, _ bool) []string {
 	}
 }
 
-func (*group) name() string { return "Group Replication" }
-
 func (*group) resume(context.Context, int) ([]string, error) { return nil, nil }
-
-func (*group) copied() bool { return true }
 
 const ownState = "SELECT member_state FROM performance_schema.replication_group_members WHERE member_id IN (@@server_uuid, '') " +
 	"UNION ALL SELECT 'OFFLINE' LIMIT 1"

@@ -90,30 +90,15 @@ func (m *MySQL) CreateDatabase(ctx context.Context, name string) (dsn string, er
 
 // Settings reads the settings that belong beside a measured figure.
 func (m *MySQL) Settings(ctx context.Context) (map[string]string, error) {
-	db, err := m.open()
-	if err != nil {
-		return nil, err
-	}
-	defer db.Close()
-	marks := strings.TrimSuffix(strings.Repeat("?,", len(shownSettings)), ",")
-	args := make([]any, len(shownSettings))
-	for i, name := range shownSettings {
-		args[i] = name
-	}
-	rows, err := db.QueryContext(ctx, "SHOW GLOBAL VARIABLES WHERE Variable_name IN ("+marks+")", args...)
-	if err != nil {
-		return nil, fmt.Errorf("read the server's settings: %w", err)
-	}
-	defer rows.Close()
 	settings := make(map[string]string, len(shownSettings))
-	for rows.Next() {
+	query := "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('" + strings.Join(shownSettings, "','") + "')"
+	err := m.each(ctx, query, func(rows *sql.Rows) error {
 		var name, value string
-		if err := rows.Scan(&name, &value); err != nil {
-			return nil, fmt.Errorf("read the server's settings: %w", err)
-		}
+		err := rows.Scan(&name, &value)
 		settings[name] = value
-	}
-	return settings, rows.Err()
+		return err
+	})
+	return settings, err
 }
 
 // startMySQL creates a data folder in dir and starts a server on it.
@@ -268,6 +253,27 @@ func (m *MySQL) exec(ctx context.Context, statements ...string) error {
 	return nil
 }
 
+// each calls scan for each row.
+func (m *MySQL) each(ctx context.Context, query string, scan func(*sql.Rows) error) error {
+	db, err := m.open()
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	rows, err := db.QueryContext(ctx, query)
+	if err != nil {
+		return fmt.Errorf("%s: %w", query, err)
+	}
+	defer rows.Close()
+	for err == nil && rows.Next() {
+		err = scan(rows)
+	}
+	if err = errors.Join(err, rows.Err()); err != nil {
+		return fmt.Errorf("%s: %w", query, err)
+	}
+	return nil
+}
+
 // ask reads one row.
 func (m *MySQL) ask(ctx context.Context, query string, into ...any) error {
 	db, err := m.open()
@@ -320,18 +326,11 @@ type Connection struct {
 // ways to list them, both products answer only SHOW whatever bytes the statements
 // contain.
 func (m *MySQL) Connections(ctx context.Context) (all []Connection, err error) {
-	db, err := m.open()
-	if err != nil {
-		return nil, err
-	}
-	defer db.Close()
-	rows, err := db.QueryContext(ctx, "SHOW FULL PROCESSLIST")
-	if err != nil {
-		return nil, fmt.Errorf("list the connections: %w", err)
-	}
-	defer rows.Close()
-	columns, err := rows.Columns()
-	for err == nil && rows.Next() {
+	err = m.each(ctx, "SHOW FULL PROCESSLIST", func(rows *sql.Rows) error {
+		columns, err := rows.Columns()
+		if err != nil {
+			return err
+		}
 		var c Connection
 		var other sql.RawBytes
 		var database, state, info sql.NullString
@@ -340,11 +339,9 @@ func (m *MySQL) Connections(ctx context.Context) (all []Connection, err error) {
 		err = rows.Scan(fields[:min(len(columns), len(fields))]...)
 		c.Database, c.State, c.Info = database.String, state.String, info.String
 		all = append(all, c)
-	}
-	if err = errors.Join(err, rows.Err()); err != nil {
-		return nil, fmt.Errorf("list the connections: %w", err)
-	}
-	return all, nil
+		return err
+	})
+	return all, err
 }
 
 // Secret returns a random secret of 256 bits, the least that HS256 allows.

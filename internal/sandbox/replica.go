@@ -3,7 +3,6 @@ package sandbox
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -129,19 +128,4 @@ func (c ReplicaConfig) env() []string {
 	}, c.Env)
 }
 
-func (r *Replica) ready(ctx context.Context) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.URL+"/readyz", http.NoBody)
-	if err != nil {
-		return err
-	}
-	response, err := r.client.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		body, _ := io.ReadAll(io.LimitReader(response.Body, 512)) // only to quote it
-		return fmt.Errorf("GET /readyz: %s: %s", response.Status, strings.TrimSpace(string(body)))
-	}
-	return nil
-}
+func (r *Replica) ready(ctx context.Context) error { return getReady(ctx, &r.client, r.URL, "") }

@@ -102,6 +102,21 @@ func run(m *testing.M, cfg sandbox.Config, stack **sandbox.Stack, start func(con
 	return m.Run()
 }
 
+// ReservePort reserves a port until the test ends and returns its address.
+func ReservePort(tb testing.TB) string {
+	tb.Helper()
+	port, err := sandbox.ReservePort()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := port.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return port.Addr
+}
+
 // StartReplica starts a replica that ends with the test. The default program is
 // Build's api. If the test fails, the end of the replica's log is shown.
 func StartReplica(tb testing.TB, cfg sandbox.ReplicaConfig) *sandbox.Replica {
