@@ -57,7 +57,7 @@ func TestStartEndsAtOnceWhereWaitingDoesNotHelp(t *testing.T) {
 	}
 	foreign.DBName = "mysql"
 	for name, test := range map[string]struct{ dsn, want string }{
-		"a wrong password":     {changed(func(c *mysql.Config) { c.Passwd = "hidden" }), "check the user and the password in --mysql-dsn"},
+		"a wrong password":     {changed(func(c *mysql.Config) { c.Passwd = "hidden" }), "check the user and password in --mysql-dsn"},
 		"no such database":     {changed(func(c *mysql.Config) { c.DBName = "nowhere" }), "CREATE DATABASE"},
 		"another's database":   {foreign.FormatDSN(), "GRANT ALL ON database.*"},
 		"no such host":         {changed(func(c *mysql.Config) { c.Addr = "nowhere.invalid:3306" }), "nowhere.invalid"},

@@ -13,19 +13,18 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// Both programs of these tests are today's: the "previous" one as it is, the "next"
-// one with an invented migration more. They show that today's program lives beside
-// a newer schema and its own kind. They do not show that a program which was
-// released before, with code of its own, does: its sources and modules would have
-// to be fetched, and tests need neither a history nor a network.
+// Both programs of these tests have the current code: "previous" is unchanged, and "next"
+// has one more migration. The tests show that the current program runs beside a newer
+// schema. They do not test a released program with older code: they would have to
+// download its sources and modules, but tests need neither history nor network.
 
-// nextVersion is the schema's after this program's.
+// nextVersion is the schema version of the next program.
 const nextVersion = 9000
 
-// migrationsDir is where migrations stand, in the module.
+// migrationsDir is the folder of the migrations in the module.
 const migrationsDir = "internal/stock/migrations"
 
-// thisVersion is the newest schema that this program knows.
+// thisVersion returns the newest schema version that this program knows.
 func thisVersion(t *testing.T) (version int) {
 	t.Helper()
 	files, err := filepath.Glob("../../" + migrationsDir + "/*.sql")
@@ -38,7 +37,7 @@ func thisVersion(t *testing.T) (version int) {
 	return version
 }
 
-// buildNext stands in for the program of tomorrow: this one, with a migration more that
+// buildNext builds the next program: the current one with one more migration, which
 // changes the schema and says which programs it still serves.
 func buildNext(t *testing.T, change string, least int) string {
 	t.Helper()
@@ -46,9 +45,8 @@ func buildNext(t *testing.T, change string, least int) string {
 	return sandboxtest.BuildChanged(t, "api", map[string]string{fmt.Sprintf("%s/%05d_next.sql", migrationsDir, nextVersion): migration})
 }
 
-// Buyers buy all the while: two replicas of this program sell, two of the next
-// one come and migrate, one of this program is started again on the newer
-// schema, and then this program's replicas go.
+// While buyers buy, two replicas of the previous program sell, two of the next one start
+// and migrate, a previous one restarts on the newer schema, and the previous ones stop.
 func TestRollingUpgradeServesBothVersions(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
@@ -75,7 +73,7 @@ CREATE TABLE notes (id BINARY(16) NOT NULL, PRIMARY KEY (id));`, thisVersion(t))
 		t.Fatalf("the previous program on the newer schema: %v", err)
 	}
 	b.await(100)
-	// It also changes a SKU, and reads it, beside the newer one.
+	// It also changes a SKU, which the next program reads.
 	previous[0].putSKU("sofa", 3)
 	if status, err := newer[0].order("sofa", "ann"); err != nil || status != 201 {
 		t.Errorf("a SKU of the previous program at the next one: got %d, %v", status, err)
@@ -99,7 +97,7 @@ func schemaVersion(t *testing.T, dsn string) (version int) {
 	return version
 }
 
-// A schema that this program would write wrongly refuses it, and says so.
+// A program does not start on a schema that no longer serves it.
 func TestSchemaThatNoLongerServesThisProgramIsRefused(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
@@ -118,10 +116,10 @@ func TestSchemaThatNoLongerServesThisProgramIsRefused(t *testing.T) {
 	cfg.Program = sandboxtest.Build(t, "api")
 	_, err := sandbox.StartReplica(t.Context(), cfg)
 	if err == nil {
-		t.Fatal("it started")
+		t.Fatal("the replica started")
 	}
 	for _, want := range []string{"the database's schema is newer than this program", fmt.Sprintf("version %d", nextVersion),
-		fmt.Sprintf("the program knows %d", thisVersion(t)), "exit status 1"} {
+		fmt.Sprintf("the program knows version %d", thisVersion(t)), "exit status 1"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, which lacks %q", err, want)
 		}
