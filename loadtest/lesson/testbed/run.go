@@ -3,9 +3,6 @@ package testbed
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"flashsale/internal/sandbox"
@@ -38,42 +35,10 @@ func (r *Run) Await(what string, c <-chan struct{}) {
 	}
 }
 
-// Pause stops a process (SIGSTOP) and returns once none of its threads runs: until
-// then it still answers. The process resumes when the run ends, or earlier.
+// Pause stops a process (SIGSTOP). It resumes when the run ends, or earlier.
 func (r *Run) Pause(process *sandbox.Process) error {
-	if err := process.Signal(sandbox.SIGSTOP); err != nil {
-		return err
-	}
 	r.Cleanup(func() error { return process.Signal(sandbox.SIGCONT) })
-	for {
-		stopped, err := allStopped(process.Pid())
-		if stopped || err != nil {
-			return err
-		}
-		if err := sleep.For(r.ctx, time.Millisecond); err != nil { // the kernel sends no event
-			return err
-		}
-	}
-}
-
-// allStopped reports whether each thread of a process is in the state T.
-func allStopped(pid int) (bool, error) {
-	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-	if err != nil || len(threads) == 0 {
-		return false, fmt.Errorf("process %d has no threads (%w)", pid, err)
-	}
-	for _, path := range threads {
-		stat, err := os.ReadFile(path)
-		if err != nil {
-			continue // the thread has ended
-		}
-		// "pid (name) state ...", where the name may contain any character.
-		_, state, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')'):]), " ")
-		if !strings.HasPrefix(state, "T") {
-			return false, nil
-		}
-	}
-	return true, nil
+	return process.Pause(r.ctx)
 }
 
 // Token names a fencing token for readers: the first one that a run shows is T1.
