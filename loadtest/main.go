@@ -83,7 +83,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return etcdnode.Main(ctx, args[1:], stderr)
 	}
 	if len(args) > 0 && args[0] == zombieHolder {
-		return zombie.Serve(ctx, os.Stdin, stdout)
+		return zombie.Serve(ctx)
 	}
 	if len(args) > 0 && args[0] == testbed.ReplicaCommand {
 		return testbed.ReplicaMain(ctx)

@@ -6,8 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
+	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,28 +20,33 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// holderConfig is what one process of a run is.
+// configVar is the environment variable with a holderConfig as JSON. It has a password,
+// which every user could read in the arguments.
+const configVar = "FLASHSALE_ZOMBIE_HOLDER"
+
+// holderConfig holds the settings of one process of a run.
 type holderConfig struct {
 	Strategy string          `json:"strategy"`
 	Fence    strategy.Fence  `json:"fence"`
 	Servers  backend.Servers `json:"servers"`
 	DSN      string          `json:"dsn"`
 	Name     string          `json:"name"`
+	Addr     string          `json:"addr"` // to listen on
 	TTL      time.Duration   `json:"ttl"`
 }
 
-// command is what a run tells a process to do.
+// command is what a run sends to a process.
 type command struct {
-	// Order is the number of an order to place, of one unit of SKU; 0 is none.
+	// Order is the number of an order of one unit of SKU; 0 is none.
 	Order int    `json:"order,omitempty"`
 	SKU   string `json:"sku,omitempty"`
-	// Hold: the next order that has read its stock waits before it writes.
+	// Hold makes the next order wait between its read of the stock and its write.
 	Hold bool `json:"hold,omitempty"`
-	// Go lets the orders that wait go on.
+	// Go resumes the orders that wait.
 	Go bool `json:"go,omitempty"`
 }
 
-// event is what a process tells. At is the machine's clock.
+// event is what a process reports. At is from the machine's clock.
 type event struct {
 	Kind  string    `json:"kind"`
 	SKU   string    `json:"sku,omitempty"`
@@ -51,11 +57,10 @@ type event struct {
 
 // The kinds of events.
 const (
-	ready    = "ready"    // it takes commands
-	granted  = "granted"  // it holds the lock
-	ended    = "ended"    // it gave the lock back, or learned of its loss
-	reached  = "reached"  // an order has read its stock, and waits
-	answered = "answered" // an order
+	granted  = "granted"  // the process holds the lock
+	ended    = "ended"    // it released the lock or noticed its loss
+	reached  = "reached"  // an order has read its stock and waits
+	answered = "answered" // an order has a result
 )
 
 const (
@@ -63,26 +68,22 @@ const (
 	holderTimeout = 20 * time.Second
 )
 
-// holder is a replica's order service, in a process of its own, that tells what
-// it does with its lock and waits where a run wants it to.
+// holder is a replica's order service in its own process. It reports what it does with
+// its lock, and waits where a run wants it to.
 type holder struct {
 	orders  *order.Service
-	holding atomic.Int32  // orders that are to wait
-	goOn    chan struct{} // closed to let them go
+	holding atomic.Int32  // orders that must wait
+	goOn    chan struct{} // closed to resume them
 	mu      sync.Mutex    // one event at a time
 	out     *json.Encoder
 }
 
-// Serve is one process of a run: it reads its config and then commands from in,
-// and writes events to out, until in ends.
-func Serve(ctx context.Context, in io.Reader, out io.Writer) (err error) {
-	lines := bufio.NewScanner(in)
+// Serve runs one process of a run. It reads its settings from the environment, listens,
+// and takes commands on one connection until that or ctx ends.
+func Serve(ctx context.Context) (err error) {
 	var cfg holderConfig
-	if !lines.Scan() {
-		return errors.New("no config")
-	}
-	if err := json.Unmarshal(lines.Bytes(), &cfg); err != nil {
-		return err
+	if err := json.Unmarshal([]byte(os.Getenv(configVar)), &cfg); err != nil {
+		return fmt.Errorf("%s: %w", configVar, err)
 	}
 	row, err := strategy.Find(cfg.Strategy)
 	if err != nil {
@@ -104,14 +105,18 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	h := &holder{goOn: make(chan struct{}), out: json.NewEncoder(out)}
+	conn, err := accept(ctx, cfg.Addr)
+	if err != nil {
+		return errors.Join(err, g.Close())
+	}
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	h := &holder{goOn: make(chan struct{}), out: json.NewEncoder(conn)}
 	h.orders = order.New(order.Config{
-		DB: db, Strategy: row, Fence: row.FenceFor(cfg.Fence), Locker: telling{g.Locker, h}, PaymentWindow: time.Minute,
+		DB: db, Strategy: row, Fence: row.FenceFor(cfg.Fence), Locker: reporting{g.Locker, h}, PaymentWindow: time.Minute,
 		RequestTimeout: holderTimeout, At: h.at, Logger: slog.New(slog.DiscardHandler),
 	})
-	h.tell(event{Kind: ready})
 	var placing sync.WaitGroup
-	for lines.Scan() {
+	for lines := bufio.NewScanner(conn); lines.Scan(); {
 		var c command
 		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
 			return err
@@ -122,8 +127,19 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer) (err error) {
 	placing.Wait()
 	end, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer stop()
-	_, _ = h.orders.Close(end), g.Locker.Close(end) // its grants may be gone, and end by themselves
+	_, _ = h.orders.Close(end), g.Locker.Close(end) // grants that are lost cannot be released
 	return g.Close()
+}
+
+// accept listens for one connection.
+func accept(ctx context.Context, addr string) (net.Conn, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	return l.Accept()
 }
 
 func (h *holder) obey(ctx context.Context, c command, placing *sync.WaitGroup, name string) {
@@ -138,68 +154,68 @@ func (h *holder) obey(ctx context.Context, c command, placing *sync.WaitGroup, n
 	}
 	placing.Go(func() {
 		_, err := h.orders.Place(ctx, order.Request{SKU: c.SKU, Customer: name, Key: fmt.Sprint(c.Order), Quantity: 1})
-		told := event{Kind: answered, SKU: c.SKU, Order: c.Order}
+		result := event{Kind: answered, SKU: c.SKU, Order: c.Order}
 		if err != nil {
-			told.Error = err.Error()
+			result.Error = err.Error()
 			if errors.Is(err, order.ErrSoldOut) {
-				told.Error = soldOut
+				result.Error = soldOut
 			}
 		}
-		h.tell(told)
+		h.report(result)
 	})
 }
 
-// soldOut is the error of an order that is right to be refused.
+// soldOut is the error of an order that must be refused.
 const soldOut = "sold out"
 
-// at stops an order between its read and its write, behind its last look at its
-// lock.
+// at stops an order between its read and its write, after it has checked its lock.
 func (h *holder) at(s order.Step) {
 	if s == order.BeforeClaim || h.holding.Add(-1) < 0 {
 		return
 	}
-	h.tell(event{Kind: reached})
+	h.report(event{Kind: reached})
 	<-h.goOn
 }
 
-func (h *holder) tell(e event) {
+func (h *holder) report(e event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	e.At = time.Now()
-	_ = h.out.Encode(e) // a run that has gone needs to know nothing
+	_ = h.out.Encode(e) // an error means that the run has ended
 }
 
-// telling is a lock that tells what is done with it.
-type telling struct {
+// reporting is a lock that reports its grants.
+type reporting struct {
 	lock.Locker
 	holder *holder
 }
 
-func (l telling) Lock(ctx context.Context, name string) (lock.Held, error) {
-	return l.told(ctx, name, l.Locker.Lock)
+func (l reporting) Lock(ctx context.Context, name string) (lock.Held, error) {
+	return l.granted(name)(l.Locker.Lock(ctx, name))
 }
 
-func (l telling) TryLock(ctx context.Context, name string) (lock.Held, error) {
-	return l.told(ctx, name, l.Locker.TryLock)
+func (l reporting) TryLock(ctx context.Context, name string) (lock.Held, error) {
+	return l.granted(name)(l.Locker.TryLock(ctx, name))
 }
 
-func (l telling) told(ctx context.Context, name string, take func(context.Context, string) (lock.Held, error)) (lock.Held, error) {
-	held, err := take(ctx, name)
-	if err != nil {
-		return nil, err
+func (l reporting) granted(name string) func(lock.Held, error) (lock.Held, error) {
+	return func(held lock.Held, err error) (lock.Held, error) {
+		if err != nil {
+			return nil, err
+		}
+		l.holder.report(event{Kind: granted, SKU: name})
+		return &reportingHeld{Held: held, holder: l.holder, name: name}, nil
 	}
-	l.holder.tell(event{Kind: granted, SKU: name})
-	return &tellingHeld{Held: held, holder: l.holder, name: name}, nil
 }
 
-type tellingHeld struct {
+type reportingHeld struct {
 	lock.Held
 	holder *holder
 	name   string
 }
 
-// Unlock is where the holder ceases to believe that it holds, at the latest.
-func (h *tellingHeld) Unlock(ctx context.Context) error {
-	h.holder.tell(event{Kind: ended, SKU: h.name})
+// Unlock is when the holder stops believing that it holds the lock, at the latest.
+func (h *reportingHeld) Unlock(ctx context.Context) error {
+	h.holder.report(event{Kind: ended, SKU: h.name})
 	return h.Held.Unlock(ctx)
 }

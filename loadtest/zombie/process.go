@@ -2,17 +2,11 @@ package zombie
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
-	"strings"
+	"net"
 	"sync"
 	"time"
 
@@ -20,175 +14,119 @@ import (
 )
 
 const (
-	// stepTimeout bounds the wait for any event of a run. A lease is two seconds.
+	// stepTimeout bounds the wait for an event of a run. A lease is two seconds.
 	stepTimeout = 30 * time.Second
-	// endTimeout is what a process has to end by itself: it takes a second or two,
-	// and more where a dozen share a core.
+	// endTimeout bounds how long a process may take to end. It takes a second or two, and
+	// more if a dozen share a core.
 	endTimeout = 20 * time.Second
-	// stoppedPoll is between two looks whether a process stands still: the kernel
-	// tells that to its parent only, together with its end.
-	stoppedPoll = time.Millisecond
 )
 
-// process is a holder, as a run sees it.
+// process is a holder as seen by a run.
 type process struct {
-	name string
-	cmd  *exec.Cmd
-	in   io.WriteCloser
-	log  bytes.Buffer // its stderr; read after done
-	done chan struct{}
+	*sandbox.Process
+	name   string
+	conn   net.Conn
+	reader sync.WaitGroup
 
 	mu     sync.Mutex
 	events []event
-	more   chan struct{} // closed, and made anew, with each event
+	more   chan struct{} // closed and replaced at each event
 }
 
 // spawn starts a holder and waits until it takes commands.
 func spawn(ctx context.Context, argv []string, cfg holderConfig) (*process, error) {
-	p := &process{name: cfg.Name, cmd: exec.CommandContext(context.Background(), argv[0], argv[1:]...), done: make(chan struct{}), more: make(chan struct{})}
-	p.cmd.Stderr = &p.log
-	p.cmd.SysProcAttr = sandbox.ChildAttr()
-	var err error
-	if p.in, err = p.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	out, err := p.cmd.StdoutPipe()
+	port, err := sandbox.ReservePort()
 	if err != nil {
 		return nil, err
 	}
-	started := make(chan error)
-	go func() {
-		// The kernel kills the child when the thread that forked ends: keep it.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		defer close(p.done)
-		err := p.cmd.Start()
-		started <- err
-		if err != nil {
-			return
-		}
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			var e event
-			if json.Unmarshal(lines.Bytes(), &e) == nil {
-				p.take(e)
-			}
-		}
-		_ = p.cmd.Wait() // what went wrong stands in its log
-	}()
-	if err := <-started; err != nil {
+	cfg.Addr = port.Addr
+	config, err := json.Marshal(cfg)
+	if err != nil {
 		return nil, err
 	}
-	if err := p.send(cfg); err != nil {
-		return nil, errors.Join(err, p.end())
+	p := &process{name: cfg.Name, more: make(chan struct{})}
+	p.Process, err = sandbox.StartProcess(ctx, sandbox.ProcessConfig{
+		Name: "holder " + cfg.Name, Argv: argv, Env: []string{configVar + "=" + string(config)}, Ports: []*sandbox.Port{port},
+		Ready: func(ctx context.Context) (err error) {
+			p.conn, err = new(net.Dialer).DialContext(ctx, "tcp", port.Addr)
+			return err
+		},
+	})
+	if err != nil {
+		return nil, err
 	}
-	if _, err := p.await(ctx, func(e event) bool { return e.Kind == ready }); err != nil {
-		return nil, errors.Join(err, p.end())
-	}
+	p.reader.Go(p.read)
 	return p, nil
 }
 
-func (p *process) take(e event) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.events = append(p.events, e)
-	close(p.more)
-	p.more = make(chan struct{})
-}
-
-// send sends a config or a command.
-func (p *process) send(message any) error {
-	line, err := json.Marshal(message)
-	if err != nil {
-		return err
+// read reads events until the connection ends.
+func (p *process) read() {
+	for lines := bufio.NewScanner(p.conn); lines.Scan(); {
+		var e event
+		if json.Unmarshal(lines.Bytes(), &e) != nil {
+			continue
+		}
+		p.mu.Lock()
+		p.events = append(p.events, e)
+		close(p.more)
+		p.more = make(chan struct{})
+		p.mu.Unlock()
 	}
-	_, err = p.in.Write(append(line, '\n'))
-	return err
 }
 
-// await waits for the first event, of all, that is like that.
-func (p *process) await(ctx context.Context, like func(event) bool) (event, error) {
-	return p.awaitNth(ctx, 1, like)
+func (p *process) send(c command) error { return json.NewEncoder(p.conn).Encode(c) }
+
+// await waits for the first event that matches.
+func (p *process) await(ctx context.Context, match func(event) bool) (event, error) {
+	return p.awaitNth(ctx, 1, match)
 }
 
-// awaitNth waits for the n-th such event.
-func (p *process) awaitNth(ctx context.Context, n int, like func(event) bool) (event, error) {
+// awaitNth waits for the n-th event that matches.
+func (p *process) awaitNth(ctx context.Context, n int, match func(event) bool) (event, error) {
 	timeout := time.NewTimer(stepTimeout)
 	defer timeout.Stop()
 	for {
-		found, more := p.find(like)
+		found, more := p.find(match)
 		if len(found) >= n {
 			return found[n-1], nil
 		}
 		select {
 		case <-more:
-		case <-p.done:
-			return event{}, fmt.Errorf("%s ended: %s", p.name, strings.TrimSpace(p.log.String()))
+		case <-p.Done():
+			return event{}, fmt.Errorf("%s exited: %s", p.name, p.LogTail(1))
 		case <-timeout.C:
-			return event{}, fmt.Errorf("%s did not get on within %s", p.name, stepTimeout)
+			return event{}, fmt.Errorf("%s made no progress within %s", p.name, stepTimeout)
 		case <-ctx.Done():
 			return event{}, ctx.Err()
 		}
 	}
 }
 
-// find are the events so far that are like that, and what is closed with the next.
-func (p *process) find(like func(event) bool) ([]event, <-chan struct{}) {
+// find returns the events so far that match, and a channel that the next event closes.
+func (p *process) find(match func(event) bool) ([]event, <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var found []event
 	for _, e := range p.events {
-		if like(e) {
+		if match(e) {
 			found = append(found, e)
 		}
 	}
 	return found, p.more
 }
 
-// stop makes the process stand still, and returns once all of its threads do.
-func (p *process) stop(ctx context.Context) error {
-	if err := p.cmd.Process.Signal(sandbox.SIGSTOP); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+func (p *process) resume() error { return p.Signal(sandbox.SIGCONT) }
+
+// end closes the connection, which ends the process, and kills it if it takes too long.
+func (p *process) end() (err error) {
+	_ = p.conn.Close()
+	_ = p.resume() // it may be paused
+	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 	defer cancel()
-	for !p.stands() {
-		select {
-		case <-time.After(stoppedPoll):
-		case <-ctx.Done():
-			return fmt.Errorf("%s does not stop: %w", p.name, ctx.Err())
-		}
+	if errors.Is(p.Wait(ctx), context.DeadlineExceeded) {
+		err = fmt.Errorf("%s was killed: it had not ended within %s", p.name, endTimeout)
 	}
-	return nil
-}
-
-// stands reports whether all threads are stopped.
-func (p *process) stands() bool {
-	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
-	for _, file := range files {
-		stat, err := os.ReadFile(file)
-		if err != nil {
-			continue // the thread has ended
-		}
-		// pid (name) state ...: the name may hold anything.
-		if _, rest, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(rest, "T") {
-			return false
-		}
-	}
-	return len(files) > 0
-}
-
-func (p *process) resume() error { return p.cmd.Process.Signal(sandbox.SIGCONT) }
-
-// end lets the process end, and kills it if it does not.
-func (p *process) end() error {
-	_ = p.in.Close() // it may have ended
-	_ = p.resume()
-	select {
-	case <-p.done:
-		return nil
-	case <-time.After(endTimeout):
-		_ = p.cmd.Process.Kill()
-		<-p.done
-		return fmt.Errorf("%s had to be killed", p.name)
-	}
+	p.Kill()
+	p.reader.Wait()
+	return err
 }

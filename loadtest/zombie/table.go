@@ -12,7 +12,7 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// Figures are what was counted, as they stand in docs.
+// Figures are the results of all runs, as in docs.
 type Figures struct {
 	Command string    `json:"command"`
 	Date    string    `json:"date"`
@@ -20,7 +20,7 @@ type Figures struct {
 	Rows    []Summary `json:"rows"`
 }
 
-// Summary is all runs of one strategy under one fence.
+// Summary sums up all runs of a strategy under a fence.
 type Summary struct {
 	Strategy string         `json:"strategy"`
 	Fence    strategy.Fence `json:"fence"`
@@ -31,14 +31,14 @@ type Summary struct {
 	// After and Amid are sums.
 	After Harm `json:"after"`
 	Amid  Harm `json:"amid"`
-	// OversoldRuns are the runs in which a unit was sold that there was not.
+	// OversoldRuns counts the runs that oversold.
 	OversoldRuns int `json:"oversold_runs"`
-	// Expected says what must come of it, and OK whether it did.
+	// Expected is the result that the fence must have; OK says whether it had.
 	Expected string `json:"expected"`
 	OK       bool   `json:"ok"`
 }
 
-// Summarize adds up the runs of one strategy under one fence.
+// Summarize sums up the runs of a strategy under a fence.
 func Summarize(s strategy.Strategy, fence strategy.Fence, results []Result) Summary {
 	sum := Summary{Strategy: s.Name, Fence: s.FenceFor(fence), Runs: len(results)}
 	var held, taken []time.Duration
@@ -52,8 +52,8 @@ func Summarize(s strategy.Strategy, fence strategy.Fence, results []Result) Summ
 		}
 	}
 	sum.TwoHolders, sum.TakeOver = median(held), median(taken)
-	// No lock sees its own pause: without a fence it must oversell, or the
-	// experiment has not shown anything.
+	// No lock notices its own pause: without a fence it must oversell. If it does not, the
+	// experiment failed.
 	switch sum.Fence {
 	case strategy.FenceClaim:
 		sum.Expected, sum.OK = "nothing", sum.After == Harm{} && sum.Amid == Harm{}
@@ -78,9 +78,9 @@ func median(all []time.Duration) time.Duration {
 	return all[len(all)/2]
 }
 
-// legend explains the columns of harm.
-const legend = `after: A's write came after B's. amid: between B's read and B's write.
-lost: units of updates that were written over. oversold: units sold beyond those on sale.`
+// legend explains the columns.
+const legend = `after: A wrote after B's write. amid: A wrote between B's read and B's write.
+lost: units of updates that were overwritten. oversold: units sold beyond those on sale.`
 
 // Table writes the summaries for a terminal.
 func Table(w io.Writer, sums []Summary) error {

@@ -1,17 +1,17 @@
-// Package zombie stops a holder of a lock for longer than its lease, between its
-// read of the stock and its write, lets another sell meanwhile, and then lets
-// the first go on. It does so with every kind of lock and every fence, on the
-// service's own order path, and counts what came of it.
+// Package zombie stops the holder of a lock between its read of the stock and its write,
+// until its lease has expired and another holder sells. Then it resumes the first holder.
+// It does so with every kind of lock and every fence, on the service's own order path, and
+// counts the harm.
 //
-// Two orders are stopped at the same time, of two SKUs, since a stale write does
-// harm in two ways:
+// A run stops two orders of two SKUs at the same time, as a stale write does harm in two
+// ways:
 //
-//	after   A reads, A stops; B takes over, sells out; A writes over it
-//	amid    A reads, A stops; B takes over, B reads; A writes; B writes over it
+//	after   A reads, A stops; B takes over and sells out; A overwrites B's write
+//	amid    A reads, A stops; B takes over, B reads; A writes; B overwrites A's write
 //
-// A fence that is compared when writing refuses the first, and admits the second:
-// B's token is not known before B has written. One that is claimed before the read
-// refuses both.
+// A fence that is compared at the write refuses the first write of A but not the second:
+// MySQL does not know B's token before B has written. A fence that is claimed before the
+// read refuses both.
 package zombie
 
 import (
@@ -28,61 +28,57 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// Config is one run.
+// Config holds the settings of one run.
 type Config struct {
 	Strategy strategy.Strategy
 	Fence    strategy.Fence
-	// Name is the run's own: its SKUs, and so its locks, are called by it.
+	// Name is the start of the names of the run's SKUs and locks.
 	Name string
-	// Servers and DSN are where locks and stock are. The database is the run's
-	// own, and empty.
+	// Servers has the lock server. DSN is an empty database for this run only.
 	Servers backend.Servers
 	DSN     string
 	// Argv is the command of a process that calls Serve.
 	Argv []string
 }
 
-// Result is what came of a run.
+// Result is the outcome of a run.
 type Result struct {
 	Strategy string         `json:"strategy"`
 	Fence    strategy.Fence `json:"fence"`
-	// TwoHolders is how long two believed that they held the lock.
+	// TwoHolders is how long both processes believed that they held the lock.
 	TwoHolders time.Duration `json:"two_holders_ns"`
-	// TakeOver is how long after the stop the other one was in.
+	// TakeOver is how long after the stop the second process got the lock.
 	TakeOver time.Duration `json:"take_over_ns"`
-	// After and Amid are what the two kinds of stale writes did.
+	// After and Amid are the harm of the two kinds of stale writes.
 	After Harm `json:"after"`
 	Amid  Harm `json:"amid"`
 }
 
-// Harm is what a stale write did to one SKU.
+// Harm is what a stale write did to a SKU.
 type Harm struct {
-	// Lost are the units of updates that were written over: they could be sold
-	// once more.
+	// Lost is the units of updates that were overwritten; they could be sold again.
 	Lost int64 `json:"lost_updates"`
-	// Oversold are the units sold beyond those that were on sale, after all
-	// buyers had been served or refused.
+	// Oversold is the units sold beyond those on sale.
 	Oversold int64 `json:"units_oversold"`
 }
 
-// Oversold are the units of both SKUs.
+// Oversold returns the units oversold of both SKUs.
 func (r *Result) Oversold() int64 { return r.After.Oversold + r.Amid.Oversold }
 
 const (
-	// TTL is the shortest that every server grants.
+	// TTL is the shortest lease that every server grants.
 	TTL = 2 * time.Second
-	// units on sale of each SKU.
+	// units are on sale of each SKU.
 	units = 3
-	// tryPause is between two tries of an order that was refused because the lock
-	// was held.
+	// tryPause is the pause between two orders while the lock is held.
 	tryPause = 100 * time.Millisecond
 )
 
-// after and amid are the SKUs.
+// after and amid return the names of the SKUs.
 func (c *Config) after() string { return c.Name + "-after" }
 func (c *Config) amid() string  { return c.Name + "-amid" }
 
-// Run makes one run. It takes the lease's time and a second or two.
+// Run makes one run. It takes the time of the lease and a second or two.
 func Run(ctx context.Context, cfg Config) (result Result, err error) {
 	result = Result{Strategy: cfg.Strategy.Name, Fence: cfg.Strategy.FenceFor(cfg.Fence)}
 	db, err := stock.Open(cfg.DSN, 2)
@@ -106,13 +102,13 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 	return result, r.play(ctx)
 }
 
-// run is a run on its way.
+// run is the state of a run.
 type run struct {
 	Config
 	db     *stock.DB
 	result *Result
 	a, b   *process
-	orders int // that b was asked for
+	orders int // sent to b
 }
 
 func (r *run) start(ctx context.Context) error {
@@ -142,7 +138,7 @@ func (r *run) end() error {
 }
 
 func (r *run) play(ctx context.Context) error {
-	// A has read both SKUs, and has not written yet.
+	// A reads both SKUs and stops before it writes.
 	for i, sku := range []string{r.after(), r.amid()} {
 		if err := r.a.send(command{Order: i + 1, SKU: sku, Hold: true}); err != nil {
 			return err
@@ -151,12 +147,11 @@ func (r *run) play(ctx context.Context) error {
 	if _, err := r.a.awaitNth(ctx, 2, func(e event) bool { return e.Kind == reached }); err != nil {
 		return err
 	}
-	if err := r.a.stop(ctx); err != nil {
+	if err := r.a.Pause(ctx); err != nil {
 		return err
 	}
 	stopped := time.Now()
-	// B is in on both: of one it has read the stock and not written yet, and the
-	// other it sells out.
+	// B gets both locks. It reads the stock of one SKU and waits; it sells out the other.
 	waiting, err := r.holdB(ctx)
 	if err != nil {
 		return err
@@ -169,7 +164,7 @@ func (r *run) play(ctx context.Context) error {
 		return err
 	}
 	r.result.TakeOver = in.At.Sub(stopped)
-	// A goes on with what it has read.
+	// A resumes and writes from its old read.
 	if err := errors.Join(r.a.resume(), r.a.send(command{Go: true})); err != nil {
 		return err
 	}
@@ -195,8 +190,7 @@ func (r *run) play(ctx context.Context) error {
 	return r.settle(ctx)
 }
 
-// holdB lets B read amid's stock, as soon as it can have the lock, and returns
-// the order that waits.
+// holdB makes B read amid's stock once it gets the lock. It returns the waiting order.
 func (r *run) holdB(ctx context.Context) (order int, err error) {
 	if err := r.b.send(command{Hold: true}); err != nil {
 		return 0, err
@@ -213,13 +207,13 @@ func (r *run) holdB(ctx context.Context) (order int, err error) {
 		if err != nil || e.Kind == reached {
 			return order, err
 		}
-		if err := sleep.For(ctx, tryPause); err != nil { // it was refused while A's lease stood
+		if err := sleep.For(ctx, tryPause); err != nil { // the lock was still A's
 			return 0, err
 		}
 	}
 }
 
-// sellOut lets B sell what it can.
+// sellOut makes B sell all that is left.
 func (r *run) sellOut(ctx context.Context, sku string) error {
 	began := time.Now()
 	for {
@@ -235,7 +229,7 @@ func (r *run) sellOut(ctx context.Context, sku string) error {
 		case e.Error == soldOut:
 			return nil
 		case e.Error != "" && time.Since(began) > stepTimeout:
-			return fmt.Errorf("b cannot sell %s: %s", sku, e.Error)
+			return fmt.Errorf("B cannot sell %s: %s", sku, e.Error)
 		case e.Error != "":
 			if err := sleep.For(ctx, tryPause); err != nil {
 				return err
@@ -244,8 +238,7 @@ func (r *run) sellOut(ctx context.Context, sku string) error {
 	}
 }
 
-// awaitStaleWrites waits until both of A's writes were made or refused: the order
-// is answered, or A asks for its lock again.
+// awaitStaleWrites waits until each of A's writes was made or refused.
 func (r *run) awaitStaleWrites(ctx context.Context) error {
 	for _, sku := range []string{r.after(), r.amid()} {
 		_, err := r.a.await(ctx, func(e event) bool { return e.Kind == ended && e.SKU == sku })
@@ -256,7 +249,7 @@ func (r *run) awaitStaleWrites(ctx context.Context) error {
 	return nil
 }
 
-// settle sells what is left, or seems to be, and counts.
+// settle sells what seems to be left, and counts the harm.
 func (r *run) settle(ctx context.Context) error {
 	harms := map[string]*Harm{r.after(): &r.result.After, r.amid(): &r.result.Amid}
 	if err := r.count(ctx, func(b stock.Balance) { harms[b.SKU].Lost = max(0, b.Available+b.Reserved-b.Units) }); err != nil {

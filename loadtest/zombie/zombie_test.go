@@ -19,15 +19,15 @@ import (
 	"flashsale/loadtest/zombie"
 )
 
-// holder is the command that makes of this test's binary a process of a run.
+// holder is the command that makes this test's binary a process of a run.
 const holder = "zombie-holder"
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && (os.Args[1] == holder || os.Args[1] == "etcd-node") {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
-		serve := func() error { return zombie.Serve(ctx, os.Stdin, os.Stdout) }
-		if os.Args[1] == "etcd-node" { // what kubernetes keeps its objects in
+		serve := func() error { return zombie.Serve(ctx) }
+		if os.Args[1] == "etcd-node" { // Kubernetes stores its objects in etcd
 			serve = func() error { return etcdnode.Main(ctx, os.Args[2:], os.Stderr) }
 		}
 		if err := serve(); err != nil {
@@ -39,10 +39,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestOnlyAClaimedFenceStopsEveryStaleWrite runs every lock once under each fence:
-// every one lets a holder that was stopped past its lease write over its
-// successor's; a fence that is compared on write still does, amid; a claimed one
-// never.
+// TestOnlyAClaimedFenceStopsEveryStaleWrite runs every lock once under each fence. Without
+// a fence, a holder that was stopped past its lease overwrites its successor's write. A
+// fence that is compared at the write allows one amid. A claimed fence allows none.
 func TestOnlyAClaimedFenceStopsEveryStaleWrite(t *testing.T) {
 	stack := sandboxtest.Start(t, sandbox.Config{MySQL: true})
 	byServer := map[strategy.Server][]strategy.Strategy{}
@@ -59,14 +58,14 @@ func TestOnlyAClaimedFenceStopsEveryStaleWrite(t *testing.T) {
 		for _, s := range rows {
 			t.Run(s.Name, func(t *testing.T) { checkFences(t, stack.MySQL, locks.Servers, s) })
 		}
-		if err := locks.Stop(); err != nil { // two cores do not carry all of them at once
+		if err := locks.Stop(); err != nil { // all of them at once are too much for two cores
 			t.Error(err)
 		}
 	}
 }
 
-// checkFences runs one strategy under each fence that its lock has, at the same
-// time: most of a run is waiting for a lease's end.
+// checkFences runs a strategy under each of its fences, at the same time: most of a run is
+// waiting until a lease expires.
 func checkFences(t *testing.T, mysql *sandbox.MySQL, locks backend.Servers, s strategy.Strategy) {
 	fences := []strategy.Fence{strategy.FenceOff}
 	if s.Token {
@@ -97,7 +96,7 @@ func checkFences(t *testing.T, mysql *sandbox.MySQL, locks backend.Servers, s st
 			case strategy.FenceOff:
 			}
 			if sum := zombie.Summarize(s, fence, []zombie.Result{r}); !ok || !sum.OK || sum.Fence != fence {
-				t.Errorf("%s: %+v, summarized as %+v", fence, r, sum)
+				t.Errorf("%s: got %+v, summarized as %+v", fence, r, sum)
 			}
 		})
 	}
