@@ -202,7 +202,6 @@ func (c *attackCmd) readBack(ctx context.Context, plan *attack.Plan, answers []a
 
 var errNotYet = errors.New("not within " + agreeTimeout.String())
 
-// until calls look until it is done, and returns its error.
 func until(ctx context.Context, look func() (done bool, err error)) error {
 	ctx, cancel := context.WithTimeout(ctx, agreeTimeout)
 	defer cancel()

@@ -20,7 +20,6 @@ import (
 // maxReplicas is how many replicas the private servers have connections for.
 const maxReplicas = 12
 
-// between checks that a flag is in a range.
 func between(flag string, n, least, most int) error {
 	if n < least || n > most {
 		return fmt.Errorf("%s must be from %d to %d, not %d", flag, least, most, n)
@@ -43,7 +42,6 @@ func notNegative[T cmp.Ordered](flag string, n T) error {
 	return nil
 }
 
-// seedFlag seeds all random choices.
 type seedFlag struct {
 	Seed uint64 `default:"0" placeholder:"N" help:"Seed of all random choices; 0 picks a seed and prints it."`
 }
@@ -63,7 +61,6 @@ type outFlag struct {
 // create makes the folder. A command that measures for minutes calls it first.
 func (f *outFlag) create() error { return os.MkdirAll(f.Out, 0o755) }
 
-// save writes v as JSON into the folder.
 func (f *outFlag) save(file string, v any) error {
 	return saveJSON(filepath.Join(f.Out, file), v, 0o644)
 }
@@ -83,10 +80,8 @@ func saveJSON(path string, v any, mode os.FileMode) error {
 	return os.Rename(path+".new", path)
 }
 
-// today returns the date for figures.
 func today() string { return time.Now().UTC().Format(time.DateOnly) }
 
-// loadFlags say what an attack sends.
 type loadFlags struct {
 	SKUs        int           `name:"skus" default:"1" placeholder:"N" help:"SKUs on sale; buyers are spread over them (default ${default})."`
 	Stock       int64         `default:"0" placeholder:"N" help:"Units on sale over all SKUs. 0 is what the strategy can surely sell in the time."`
@@ -157,12 +152,10 @@ func (f *loadFlags) publish(s streams, p *proof.Proof) error {
 	return nil
 }
 
-// databaseFlags choose the private database.
 type databaseFlags struct {
 	Database sandbox.Product `default:"" enum:",mysql,mariadb" placeholder:"mysql|mariadb" help:"Product of the private database. By default MySQL if it is installed (scripts/setup --mysql), else MariaDB."`
 }
 
-// clusterFlags choose the number of database servers.
 type clusterFlags struct {
 	MySQLNodes int `name:"mysql-nodes" default:"1" enum:"1,3" placeholder:"1|3" help:"Servers of the private database (default ${default}). 3 make a cluster: MySQL with Group Replication and one primary, or MariaDB with Galera. A cluster takes 20 s to start, and 2 GB for MySQL."`
 }
@@ -173,7 +166,6 @@ func nameDatabase(s streams, version string) {
 	fmt.Fprintf(s.out, "Database: %s\n\n", version)
 }
 
-// apiFlag names the service's program.
 type apiFlag struct {
 	API string `name:"api" default:"bin/api" placeholder:"FILE" help:"The service's program (default ${default})."`
 }
@@ -191,7 +183,6 @@ func (f *apiFlag) find() error {
 	return nil
 }
 
-// replicaFlags say which replicas to start.
 type replicaFlags struct {
 	apiFlag
 	Replicas int `default:"3" placeholder:"N" help:"Replicas of the service (default ${default})."`

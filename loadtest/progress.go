@@ -17,7 +17,6 @@ type meter struct {
 	done chan struct{}   // closed after the last drawing
 }
 
-// newMeter returns a meter that draws until stop.
 func newMeter(w io.Writer) *meter {
 	m := &meter{w: w}
 	f, ok := w.(*os.File)

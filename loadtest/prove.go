@@ -115,7 +115,6 @@ func (c *proveCmd) onSeveralWriters(list []strategy.Strategy) (fit []strategy.St
 	return fit, nil
 }
 
-// lockStrategies returns those of the named strategies that take a lock.
 func lockStrategies(names []string) ([]strategy.Strategy, error) {
 	named, err := findStrategies(names)
 	if err != nil {
@@ -248,7 +247,6 @@ func watched(ctx context.Context, db *proof.Database, progress *meter, label str
 	return result, stop(), err
 }
 
-// putOnSale creates the plan's SKUs and spreads the units over them.
 func putOnSale(ctx context.Context, service *attack.Service, plan *attack.Plan, units int64) error {
 	for i, sku := range plan.SKUs {
 		if err := service.PutOnSale(ctx, sku, share(units, len(plan.SKUs), i)); err != nil {

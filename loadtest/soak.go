@@ -79,7 +79,6 @@ func (c *soakCmd) Run(ctx context.Context, s streams) error {
 	return c.publish(s, &result)
 }
 
-// showLogs prints the end of each replica's log.
 func showLogs(s streams, f *sandbox.Fleet) {
 	const shownLines = 20
 	for _, r := range f.Replicas {

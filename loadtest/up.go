@@ -31,7 +31,6 @@ type upCmd struct {
 // sandboxFile describes the running stack for other programs.
 const sandboxFile = "sandbox.json"
 
-// sandboxDescription is the contents of sandboxFile.
 type sandboxDescription struct {
 	Replicas      []string `json:"replicas"`
 	MySQLDSN      string   `json:"mysql_dsn"`
@@ -117,7 +116,6 @@ func (c *upCmd) Run(ctx context.Context, s streams) error {
 	return errors.Join(os.Remove(path), fleet.Stop())
 }
 
-// replica checks the flags and returns the settings of all replicas.
 func (c *upCmd) replica() (sandbox.ReplicaConfig, error) {
 	var cfg sandbox.ReplicaConfig
 	row, err := strategy.Find(c.Strategy)

@@ -139,7 +139,6 @@ func (s *Service) call(ctx context.Context, method, path, token string, in, out 
 	return got.StatusCode, nil
 }
 
-// answer is the answer to one call, with any status.
 type answer struct {
 	*http.Response // its body has been read
 	body           []byte
@@ -147,7 +146,6 @@ type answer struct {
 	location       string // of a redirect, else ""
 }
 
-// ask makes one call.
 func (s *Service) ask(ctx context.Context, method, path, token string, in any) (*answer, error) {
 	asked, cancel := context.WithTimeout(ctx, serviceTimeout)
 	defer cancel()
@@ -195,7 +193,6 @@ func (s *Service) ask(ctx context.Context, method, path, token string, in any) (
 // shared is the client of each Service without its own.
 var shared = NewClient(16)
 
-// problem is the body of an error.
 type problem struct {
 	Type   string `json:"type"`
 	Title  string `json:"title"`

@@ -106,7 +106,6 @@ func clientOf(t http.RoundTripper) *http.Client {
 	}
 }
 
-// close must be called after all requests.
 func (t *transport) close() { t.base.CloseIdleConnections() }
 
 // RoundTrip sends the planned request instead of vegeta's.

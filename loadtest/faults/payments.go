@@ -75,7 +75,6 @@ func (p *payments) pay(a *attack.Answer) {
 	}
 }
 
-// wait waits for the payments under way.
 func (p *payments) wait() {
 	if p == nil {
 		return

@@ -67,7 +67,6 @@ func (r *run) compareServers(ctx context.Context, records *proof.Records) (all [
 
 type tally struct{ orders, paid int }
 
-// awaitTally counts the server's orders until they match or ctx ends.
 func (r *run) awaitTally(ctx context.Context, m *sandbox.MySQL, want tally) (got tally, err error) {
 	db, err := openServer(m.DSN(r.Name))
 	if err != nil {

@@ -79,7 +79,6 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 	return result, err
 }
 
-// run is the state of a run.
 type run struct {
 	Config
 	service *attack.Service
@@ -123,7 +122,6 @@ func runOnce(ctx context.Context, cfg Config) (Result, error) {
 	return result, err
 }
 
-// begin marks the moment of the fault.
 func (r *run) begin() {
 	r.at = time.Now()
 	close(r.begun)
@@ -223,7 +221,6 @@ func (r *run) outlast(ctx context.Context) error {
 	return sleep.For(ctx, time.Until(r.at.Add(r.Lasts)))
 }
 
-// awaitSales waits until the load has made n sales.
 func (r *run) awaitSales(ctx context.Context, n int64) error {
 	for r.sales.Load() < n {
 		if err := sleep.For(ctx, poll); err != nil {

@@ -55,7 +55,6 @@ func (f *Figures) Add(r Result) {
 	}
 }
 
-// row is all runs of one fault.
 type row struct {
 	fault *Fault
 	goals []goal
@@ -79,7 +78,6 @@ func (f *Figures) rows() []row {
 	return rows
 }
 
-// values returns the median and the maximum of a measure.
 func (r *row) values(m *measure) (median, most float64) {
 	all := make([]float64, len(r.runs))
 	for i, run := range r.runs {
@@ -96,7 +94,6 @@ func (r *row) sum(of func(*Result) int) (n int) {
 	return n
 }
 
-// wrong counts the runs that are not OK.
 func (r *row) wrong() int {
 	return r.sum(func(run *Result) int {
 		if run.OK() {

@@ -28,7 +28,6 @@ func token(text string) func(*world, *request) {
 	return func(_ *world, r *request) { r.token = text }
 }
 
-// at replaces the order by another call.
 func at(method, path string, more ...func(*world, *request)) func(*world, *request) {
 	return func(w *world, r *request) {
 		*r = request{method: method, path: strings.ReplaceAll(path, "SKU", w.sku), token: r.token}

@@ -50,10 +50,8 @@ type request struct {
 	body         string
 }
 
-// keyed returns the header with an idempotency key.
 func keyed(key string) map[string]string { return map[string]string{"Idempotency-Key": key} }
 
-// reply is the result of a request.
 type reply struct {
 	status int    // 0 if there was no answer
 	slug   string // of a problem
@@ -138,7 +136,6 @@ func (c *caller) send(ctx context.Context, replica int, wait time.Duration, r re
 	return re
 }
 
-// slugOf returns the last part of a problem's type.
 func slugOf(body []byte) string {
 	var problem struct {
 		Type string `json:"type"`

@@ -38,7 +38,6 @@ func (w *world) placing(o *order) request {
 	return request{name: "place", method: http.MethodPost, path: "/v1/orders", token: o.by.token, header: keyed(`"` + o.key + `"`), body: encode(body)}
 }
 
-// place places a new order.
 func (w *world) place() error {
 	o := w.newOrder()
 	re, err := w.call(w.placing(o))
@@ -110,7 +109,6 @@ func span(replies []reply) (all reply) {
 	return all
 }
 
-// placed checks the answer to a new order.
 func (w *world) placed(o *order, re reply) error {
 	possible := w.possible(o, re.sent, re.done)
 	switch {
@@ -182,7 +180,6 @@ func (w *world) placeAgain() error {
 	return checkReplay(re, o.first)
 }
 
-// checkReplay checks that an answer is a replay of the first.
 func checkReplay(re reply, first []byte) error {
 	if re.status != http.StatusCreated || !bytes.Equal(re.body, first) || !re.replayed() {
 		return breaks(SameReplay, "%s was replayed as %s (Idempotent-Replayed: %v): %s", first, re.outcome(), re.replayed(), re.body)
@@ -225,7 +222,6 @@ func (w *world) cancelling(o *order) request {
 	return request{name: "cancel", method: http.MethodPost, path: "/v1/orders/" + o.is.ID.String() + "/cancellation", token: o.by.token}
 }
 
-// cancel cancels an order in any state.
 func (w *world) cancel(o *order) error {
 	re, err := w.call(w.cancelling(o))
 	if err != nil {
@@ -273,7 +269,6 @@ func (w *world) payAndCancel() error {
 	return breaks(AsModelled, "an order was paid and cancelled at once, in a window until %s: %s and %s", o.is.ExpiresAt, pay.outcome(), cancel.outcome())
 }
 
-// inState returns the orders that the model has in a state.
 func (w *world) inState(status wire.OrderStatus) []*order {
 	var list []*order
 	for _, o := range w.orders {
@@ -284,7 +279,6 @@ func (w *world) inState(status wire.OrderStatus) []*order {
 	return list
 }
 
-// closed checks the answer that closed an order.
 func (w *world) closed(o *order, re reply, status wire.OrderStatus) error {
 	got, err := decode[wire.Order](re)
 	if err != nil {

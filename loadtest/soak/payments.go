@@ -28,7 +28,6 @@ func (w *world) randomReference(o *order) string {
 	return fmt.Sprintf("payment %d of %s", w.serial, w.sku)
 }
 
-// pay pays an order in any state.
 func (w *world) pay(o *order) error {
 	reference := w.randomReference(o)
 	re, err := w.call(w.paying(o, reference))
@@ -60,7 +59,6 @@ func (o *order) isLate(reference string) {
 	}
 }
 
-// paid checks a 200 to a payment.
 func (w *world) paid(o *order, re reply, reference string) error {
 	switch {
 	case o.is.Status == wire.Paid && (reference == "" || reference == o.reference):

@@ -50,7 +50,6 @@ type Count struct {
 	Count   int    `json:"count"`
 }
 
-// maxViolations bounds the violations that are listed.
 const maxViolations = 50
 
 // record collects the observations of all worlds. It is safe for concurrent use.
@@ -122,7 +121,6 @@ func (r *record) answer(w *world, o *order, a attack.Answer) {
 	r.answers = append(r.answers, a)
 }
 
-// table returns the counts, sorted by call and outcome.
 func (r *record) table() []Count {
 	counts := make([]Count, 0, len(r.counts))
 	for at, n := range r.counts {

@@ -152,7 +152,6 @@ func (s *soak) play(ctx context.Context) error {
 	return failed
 }
 
-// live runs one world of one actor.
 func (s *soak) live(ctx context.Context, name string) error {
 	w, err := newWorld(ctx, s.caller, s.cfg.Window, name, s.cfg.Seed)
 	if err != nil {

@@ -51,7 +51,6 @@ func onOrder(do func(*world, *order) error) func(*world) error {
 	}
 }
 
-// step takes a random step.
 func (w *world) step() error {
 	total := 0
 	for _, s := range steps {
@@ -134,7 +133,6 @@ func (w *world) addUnitsAgain() error {
 	return nil
 }
 
-// change changes price, limit and sale window.
 func (w *world) change() error {
 	next := offer{units: w.offer.units, price: w.randomPrice(), limit: w.randomLimit()}
 	soon := time.Now().Add(time.Duration(w.rng.IntN(1500)) * time.Millisecond).UTC().Truncate(time.Millisecond)
@@ -175,7 +173,6 @@ func (w *world) reading(by *customer, id uuid.UUID) request {
 	return request{name: "read order", method: http.MethodGet, path: "/v1/orders/" + id.String(), token: by.token}
 }
 
-// look reads an order and compares it with the model.
 func (w *world) look(o *order) error {
 	re, err := w.expect(w.reading(o.by, o.is.ID), "want the order", http.StatusOK)
 	if err != nil {

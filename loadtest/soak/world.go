@@ -44,7 +44,6 @@ type world struct {
 	serial int
 }
 
-// offer is what the administrator put on sale.
 type offer struct {
 	units        int64
 	price        int64
@@ -110,7 +109,6 @@ func newWorld(ctx context.Context, c *caller, window time.Duration, name string,
 	return w, nil
 }
 
-// hash returns a number for a name.
 func hash(name string) uint64 {
 	h := fnv.New64a()
 	_, _ = io.WriteString(h, name) // never fails
@@ -145,7 +143,6 @@ func (w *world) finish(err error) {
 	w.record.finished(w)
 }
 
-// call settles a request and logs it.
 func (w *world) call(r request) (reply, error) {
 	re, err := w.settle(w.ctx, w.rng, r)
 	w.log(r, re)
@@ -195,7 +192,6 @@ func unexpected(re reply, format string, args ...any) error {
 	return breaks(AsModelled, "%s, but got %s: %.300s", fmt.Sprintf(format, args...), re.outcome(), re.body)
 }
 
-// bounds are the least and the most possible value.
 type bounds struct{ least, most int64 }
 
 // held returns the units that a customer's orders hold at some time between from and to;
@@ -302,7 +298,6 @@ func (w *world) randomLimit() *int32 {
 	return new(int32(1 + w.rng.IntN(4)))
 }
 
-// create puts the world's SKU on sale.
 func (w *world) create() error {
 	first := offer{units: int64(1 + w.rng.IntN(12)), price: w.randomPrice(), limit: w.randomLimit()}
 	r := w.putting(first)
@@ -312,7 +307,6 @@ func (w *world) create() error {
 	return w.put(r, first, http.StatusCreated, false)
 }
 
-// putting returns the request that puts an offer on sale.
 func (w *world) putting(o offer) request {
 	return request{name: "put SKU", method: http.MethodPut, path: "/v1/admin/skus/" + w.sku, token: w.adminToken, body: encode(o.body(w.sku))}
 }

@@ -131,7 +131,6 @@ func Serve(ctx context.Context) (err error) {
 	return g.Close()
 }
 
-// accept listens for one connection.
 func accept(ctx context.Context, addr string) (net.Conn, error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
@@ -184,7 +183,6 @@ func (h *holder) report(e event) {
 	_ = h.out.Encode(e) // an error means that the run has ended
 }
 
-// reporting is a lock that reports its grants.
 type reporting struct {
 	lock.Locker
 	holder *holder

@@ -21,7 +21,6 @@ const (
 	endTimeout = 20 * time.Second
 )
 
-// process is a holder as seen by a run.
 type process struct {
 	*sandbox.Process
 	name   string
@@ -59,7 +58,6 @@ func spawn(ctx context.Context, argv []string, cfg holderConfig) (*process, erro
 	return p, nil
 }
 
-// read reads events until the connection ends.
 func (p *process) read() {
 	for lines := bufio.NewScanner(p.conn); lines.Scan(); {
 		var e event
@@ -76,12 +74,10 @@ func (p *process) read() {
 
 func (p *process) send(c command) error { return json.NewEncoder(p.conn).Encode(c) }
 
-// await waits for the first event that matches.
 func (p *process) await(ctx context.Context, match func(event) bool) (event, error) {
 	return p.awaitNth(ctx, 1, match)
 }
 
-// awaitNth waits for the n-th event that matches.
 func (p *process) awaitNth(ctx context.Context, n int, match func(event) bool) (event, error) {
 	timeout := time.NewTimer(stepTimeout)
 	defer timeout.Stop()

@@ -78,7 +78,6 @@ func median(all []time.Duration) time.Duration {
 	return all[len(all)/2]
 }
 
-// legend explains the columns.
 const legend = `after: A wrote after B's write. amid: A wrote between B's read and B's write.
 lost: units of updates that were overwritten. oversold: units sold beyond those on sale.`
 

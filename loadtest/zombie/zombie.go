@@ -74,7 +74,6 @@ const (
 	tryPause = 100 * time.Millisecond
 )
 
-// after and amid return the names of the SKUs.
 func (c *Config) after() string { return c.Name + "-after" }
 func (c *Config) amid() string  { return c.Name + "-amid" }
 
@@ -102,7 +101,6 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 	return result, r.play(ctx)
 }
 
-// run is the state of a run.
 type run struct {
 	Config
 	db     *stock.DB
