@@ -24,8 +24,7 @@ import (
 
 // Config configures a bench.
 type Config struct {
-	// API is the service's program. This executable's hidden commands serve the rivals
-	// and etcd.
+	// API is the service's program. Hidden commands of this one serve the rivals.
 	API       string
 	Database  sandbox.Product
 	Programme Programme
@@ -35,8 +34,7 @@ type Config struct {
 	// Workers is the number of buyers in a closed loop.
 	Workers int
 	Seed    uint64
-	// Profiles is a folder for a CPU profile of each of the service's replicas in each
-	// run. Empty: no profiles.
+	// Profiles is a folder for CPU profiles of the service's replicas, or empty.
 	Profiles string
 	// TimeLimit ends the bench before a run that would exceed it. 0 is no limit.
 	TimeLimit time.Duration
@@ -52,8 +50,7 @@ const (
 	// sweepWarm and sweepWindow are for the runs that tune a peer.
 	sweepWarm   = 300 * time.Millisecond
 	sweepWindow = 700 * time.Millisecond
-	// ceiling is more requests a second than two cores can send and answer. There are
-	// stock and customers for that many.
+	// ceiling is more requests a second than two cores can handle.
 	ceiling = 60_000
 	// maxPlanned bounds the requests of one run: each takes 300 bytes of memory.
 	maxPlanned = 3_000_000
@@ -95,8 +92,7 @@ func (c *Config) Check() error {
 
 func (c *Config) warmUp() time.Duration { return max(c.Duration/warmShare, warmLeast) }
 
-// planned is the most requests that one run can send. If there is a rate, all loops
-// are open.
+// planned is the most requests that one run can send.
 func (c *Config) planned() int {
 	perSecond := float64(ceiling)
 	if rate := c.Programme.Rate; rate > 0 {
@@ -226,13 +222,12 @@ func (b *bench) workers(p peer.Peer) int {
 	return b.cfg.Workers
 }
 
-// openMargin is how many times the rate of an open loop a peer must have served in a
-// closed loop.
-const openMargin = 1.2
-
-// standardRate is the rate of open loops, the same for all peers. It is most of what
-// two cores can serve durably.
-const standardRate = 10_000
+const (
+	// standardRate is the rate of open loops: most of what two cores serve durably.
+	standardRate = 10_000
+	// openMargin is how many times that rate a peer must serve in a closed loop.
+	openMargin = 1.2
+)
 
 // rate is the rate of a peer's open loops: the requested one, or else standardRate,
 // but at most half of noop's result. A peer that cannot serve that gets half of its
@@ -363,8 +358,7 @@ func (b *bench) prepare(ctx context.Context, p *peer.Peer) (s servers, drop func
 // dropTimeout bounds drop.
 const dropTimeout = 20 * time.Second
 
-// drop removes a run's database, so that the server does not write its dirty pages
-// during the next run.
+// drop removes a run's database, with its dirty pages.
 func (b *bench) drop(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, dropTimeout)
 	defer cancel()

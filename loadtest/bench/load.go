@@ -110,8 +110,7 @@ func (o *offer) atBounds(ctx context.Context, t *measurement) (stop func()) {
 	return func() { <-done }
 }
 
-// inWindow returns the answers that arrived in the window, and the sorted latencies
-// of the requests that were due in it.
+// inWindow returns the answers in the window, and its requests' sorted latencies.
 func (t *measurement) inWindow() (answers []attack.Answer, latencies attack.Latencies) {
 	for i := range t.answers {
 		a := &t.answers[i]
@@ -126,8 +125,7 @@ func (t *measurement) inWindow() (answers []attack.Answer, latencies attack.Late
 	return answers, latencies
 }
 
-// schedule is a pacer that records when the attack began, which vegeta does not
-// report, and ends it after limit requests.
+// schedule is a pacer that records the start and ends the attack after limit requests.
 type schedule struct {
 	pacer     vegeta.ConstantPacer
 	limit     uint64
@@ -151,8 +149,7 @@ func (s *schedule) Pace(elapsed time.Duration, hits uint64) (wait time.Duration,
 // Rate implements vegeta.Pacer.
 func (s *schedule) Rate(elapsed time.Duration) float64 { return s.pacer.Rate(elapsed) }
 
-// due is when request seq is due: the first one is due one interval after the
-// start.
+// due is when request seq is due. The first one is due after one interval.
 func (s *schedule) due(seq int) time.Duration {
 	return time.Duration(float64(seq+1) * float64(time.Second) / float64(s.pacer.Freq))
 }

@@ -43,8 +43,7 @@ type viewPart struct {
 	Rows    [][]string
 }
 
-// bar shows a peer's throughput and that of each round, in percent of the fastest
-// round in the setting.
+// bar shows a peer's throughput and its rounds, in percent of the fastest round.
 type bar struct {
 	Name, Text string
 	Durable    bool

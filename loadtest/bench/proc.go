@@ -88,8 +88,7 @@ func (g *gauge) read() {
 			g.err = errors.Join(g.err, err)
 			now[i] += used
 			if g.first == nil {
-				// Resets the peak. Without the permission to do so, the peak is over
-				// the whole life of the process.
+				// Resets the peak, or else it is over the whole life of the process.
 				_ = os.WriteFile(procPath(pid, "clear_refs"), []byte("5"), 0)
 			}
 		}
@@ -136,8 +135,7 @@ func cpuTime(path string) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	// The second field is the program's name in parentheses. The name may contain
-	// spaces and parentheses.
+	// The second field, "(name)", may contain spaces and parentheses.
 	const utime, stime = 11, 12 // after the name
 	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
 	if len(fields) <= stime {

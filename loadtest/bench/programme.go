@@ -10,8 +10,7 @@ import (
 const (
 	// hotLoad is the load on one SKU.
 	hotLoad = "hot"
-	// StandardReplicas is the number of replicas in all runs, except for those that
-	// compare numbers of replicas.
+	// StandardReplicas is the number of replicas, unless runs compare such numbers.
 	StandardReplicas = 2
 	// fewReplicas and manyReplicas are for that comparison.
 	fewReplicas, manyReplicas = 1, 4
@@ -51,8 +50,7 @@ func (s Setting) String() string {
 	return text
 }
 
-// Standard is a programme for 15 minutes: all peers on the hot SKU, and a few in the
-// other settings.
+// Standard takes 15 minutes: all peers on the hot SKU, a few in the other settings.
 func Standard() Programme {
 	few := some("noop", "redis-lua", "conditional", peer.Batched, "etcd")
 	p := Programme{Sections: []Section{{Setting{Load: hotLoad, Replicas: StandardReplicas}, peer.All()}}}
@@ -68,8 +66,7 @@ func Standard() Programme {
 	return p
 }
 
-// Full runs every peer under every load on one, two and four replicas, in an open
-// loop, and with a binlog if it uses MySQL.
+// Full runs every peer under every load and every setting, which takes hours.
 func Full() Programme {
 	var p Programme
 	for _, load := range LoadNames {

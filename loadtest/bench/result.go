@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"flashsale/internal/strategy"
-	"flashsale/loadtest/attack"
 	"flashsale/loadtest/peer"
 	"flashsale/loadtest/proof"
 )
@@ -40,8 +39,7 @@ type Setting struct {
 	Load     string `json:"load"`
 	Replicas int    `json:"replicas"`
 	Binlog   bool   `json:"binlog"`
-	// Open: requests are sent at a fixed rate. Otherwise each worker sends its next
-	// request after the answer to the last one.
+	// Open: requests are sent at a fixed rate, and not after the answer to the last one.
 	Open bool `json:"open_loop"`
 }
 
@@ -61,8 +59,7 @@ type Run struct {
 	CheckedBy string `json:"checked_by"`
 	// Served is the orders and the sold-out refusals a second.
 	Served float64 `json:"served_per_second"`
-	// RatioToNoop is Served divided by noop's, in the same setting and round, or 0 if
-	// noop did not run.
+	// RatioToNoop is Served divided by noop's in the same round, or 0 without noop.
 	RatioToNoop float64 `json:"ratio_to_noop"`
 	// CPU is in microseconds for each answer counted in Served, by kind of process. RSS
 	// is the peak memory of the largest process of each kind.
@@ -98,19 +95,10 @@ type Median struct {
 func (r *Run) measured(t *measurement, total time.Duration, used map[string]usage) {
 	answers, latencies := t.inWindow()
 	window := (t.to - t.from).Seconds()
-	accepted, served := 0, 0
-	for i := range answers {
-		switch answers[i].Outcome {
-		case attack.Accepted:
-			accepted++
-			served++
-		case attack.SoldOut:
-			served++
-		case attack.Ambiguous, attack.Refused:
-		}
-	}
+	counts := proof.Count(answers)
+	served := counts.Accepted + counts.SoldOut
 	r.Throughput = float64(len(answers)) / window
-	r.AcceptedPerSecond = float64(accepted) / window
+	r.AcceptedPerSecond = float64(counts.Accepted) / window
 	r.Served = float64(served) / window
 	r.AchievedRate = float64(len(t.answers)) / total.Seconds()
 	r.Latency, r.Curve = proof.LatencyOf(latencies), proof.CurveOf(latencies)
@@ -126,18 +114,15 @@ func (r *Run) measured(t *measurement, total time.Duration, used map[string]usag
 // settle computes the ratios, the medians, the goals and Proven.
 func (r *Result) settle() {
 	r.Proven = len(r.Runs) > 0
-	ceiling := map[inRound]float64{}
 	for i := range r.Runs {
 		run := &r.Runs[i]
 		r.Proven = r.Proven && run.Verdict == run.Expected
-		if run.Strategy == noop {
-			ceiling[run.inRound()] = run.Served
-		}
-	}
-	for i := range r.Runs {
-		run := &r.Runs[i]
-		if most := ceiling[run.inRound()]; most > 0 {
-			run.RatioToNoop = round(run.Served/most, 1e4)
+		at := run.setting()
+		at.Binlog = false // noop is the same with and without a binlog
+		for j := range r.Runs {
+			if other := &r.Runs[j]; other.Strategy == noop && other.setting() == at && other.Round == run.Round && other.Served > 0 {
+				run.RatioToNoop = round(run.Served/other.Served, 1e4)
+			}
 		}
 	}
 	r.Medians = medians(r.Runs)
@@ -146,18 +131,6 @@ func (r *Result) settle() {
 
 // noop is the peer that the others are compared with.
 const noop = "noop"
-
-type inRound struct {
-	Setting
-	round int
-}
-
-// inRound finds the run's noop, which is the same with and without a binlog.
-func (r *Run) inRound() inRound {
-	s := r.setting()
-	s.Binlog = false
-	return inRound{s, r.Round}
-}
 
 // medians are in the order in which peer and setting first ran.
 func medians(runs []Run) []Median {
@@ -247,11 +220,9 @@ var ratioGoals = []struct {
 const (
 	// ours is the peer that the goals are about.
 	ours = "etcd"
-	// bestSQL stands for the fastest durable peer on MySQL that neither batches nor
-	// locks in etcd.
+	// bestSQL stands for the fastest peer on MySQL that neither batches nor uses etcd.
 	bestSQL = "best SQL"
-	// maxReplicaMiB and maxOpenP99 are the other goals: a replica's memory, and p99 in
-	// an open loop.
+	// The other goals are a replica's memory, and p99 in an open loop.
 	maxReplicaMiB = 120
 	maxOpenP99    = 20
 )

@@ -30,11 +30,9 @@ type Item struct {
 const (
 	// zipfExponent is typical of a shop's bestseller list.
 	zipfExponent = 1.1
-	// zipfTurns are enough for the rarest of 1,000 SKUs to occur a few times, so that
-	// the shares match the distribution.
+	// zipfTurns are enough for the rarest of 1,000 SKUs to occur a few times.
 	zipfTurns = 1 << 16
-	// soldOutSKUs is the number of SKUs in the sold-out load. All but one have no units,
-	// so that nine of ten requests are refused.
+	// soldOutSKUs are the SKUs of the sold-out load. All but one have no units.
 	soldOutSKUs = 10
 	// maxSKUs bounds the SKUs, each of which takes a call to create.
 	maxSKUs = 10_000
@@ -43,8 +41,7 @@ const (
 // LoadNames are the loads of the standard programme.
 var LoadNames = []string{"hot", "even:100", "even:1000", "zipf:1000", "sold-out"}
 
-// ParseLoad returns the load of that name: hot, even:N, zipf:N or sold-out. The seed
-// is for the random turns of zipf.
+// ParseLoad returns the load of that name: hot, even:N, zipf:N (with seed) or sold-out.
 func ParseLoad(name string, seed uint64) (Load, error) {
 	kind, count, counted := strings.Cut(name, ":")
 	n := 0

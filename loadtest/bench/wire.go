@@ -10,12 +10,14 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 
 	"flashsale/loadtest/attack"
 )
@@ -58,8 +60,7 @@ type conn struct {
 }
 
 const (
-	// answerTimeout is longer than a replica's request time-out of 5 s, so that the
-	// replica reports the outcome.
+	// answerTimeout is longer than a replica's request time-out of 5 s.
 	answerTimeout = 8 * time.Second
 	// maxAnswer is larger than the headers and the body of any answer.
 	maxAnswer = 8 << 10
@@ -81,15 +82,30 @@ func newWire(ctx context.Context, plan *attack.Plan, minted *tokens, limit int) 
 
 // close closes all connections. Call it when no request is in progress.
 func (w *wire) close() {
-	for i := range w.targets {
-		w.targets[i].close()
-	}
+	w.each(func(t *target) {
+		for _, c := range t.all {
+			_ = c.Close() // some are closed already
+		}
+		t.all, t.idle = nil, nil
+	})
 }
 
-// breakOff aborts the requests in progress.
+// breakOff makes every read and write return at once from now on.
 func (w *wire) breakOff() {
+	w.each(func(t *target) {
+		t.broken = true
+		for _, c := range t.all {
+			_ = c.SetDeadline(time.Now()) // some are closed already
+		}
+	})
+}
+
+func (w *wire) each(f func(*target)) {
 	for i := range w.targets {
-		w.targets[i].breakOff()
+		t := &w.targets[i]
+		t.mu.Lock()
+		f(t)
+		t.mu.Unlock()
 	}
 }
 
@@ -212,8 +228,7 @@ func (w *wire) classify(a *attack.Answer, body []byte) {
 	}
 }
 
-// quoted is the text between before and the next quote. Ids and types contain no
-// escapes.
+// quoted is the text between before and the next quote.
 func quoted(body []byte, before string) []byte {
 	i := bytes.Index(body, []byte(before))
 	if i < 0 {
@@ -249,8 +264,7 @@ func describe(err error) string {
 	return words
 }
 
-// get returns the connection that was used last, which keeps the number of open
-// connections low, or opens one.
+// get returns the idle connection that was used last, or opens one.
 func (t *target) get(ctx context.Context) (*conn, error) {
 	t.mu.Lock()
 	if n := len(t.idle); n > 0 {
@@ -281,21 +295,42 @@ func (t *target) put(c *conn) {
 	t.mu.Unlock()
 }
 
-func (t *target) close() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, c := range t.all {
-		_ = c.Close() // some are closed already
-	}
-	t.all, t.idle = nil, nil
+// tokens are the customers' tokens of all runs. They have the same length and share a
+// slice, which the garbage collector does not scan.
+type tokens struct {
+	text   []byte
+	length int
 }
 
-// breakOff makes every read and write return at once from now on.
-func (t *target) breakOff() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.broken = true
-	for _, c := range t.all {
-		_ = c.SetDeadline(time.Now()) // some are closed already
+func mint(ctx context.Context, seed uint64, secret string, n int) (*tokens, error) {
+	plan := attack.Plan{Targets: []string{""}, SKUs: []string{""}, MaxQuantity: 1, Seed: seed}
+	first, err := attack.Token(plan.Order(0).Customer, secret)
+	if err != nil {
+		return nil, err
 	}
+	t := &tokens{text: make([]byte, n*len(first)), length: len(first)}
+	group, ctx := errgroup.WithContext(ctx)
+	workers := runtime.GOMAXPROCS(0)
+	for w := range workers {
+		group.Go(func() error {
+			for seq := w; seq < n; seq += workers {
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				token, err := attack.Token(plan.Order(seq).Customer, secret)
+				if err != nil {
+					return err
+				}
+				if copy(t.of(seq), token) != t.length || len(token) != t.length {
+					return errors.New("the customers' tokens differ in length")
+				}
+			}
+			return nil
+		})
+	}
+	return t, group.Wait()
 }
+
+func (t *tokens) of(seq int) []byte { return t.text[seq*t.length : (seq+1)*t.length] }
+
+func (t *tokens) count() int { return len(t.text) / t.length }

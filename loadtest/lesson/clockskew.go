@@ -19,7 +19,7 @@ var clockSkew = Lesson{
 	Name:    "clock-skew",
 	Title:   "which clock decides that the lease has ended?",
 	Shows:   "One replica writes a lease of 30 s by its own clock. Another compares it with its own clock, which is a minute ahead.",
-	Servers: []Server{MySQL},
+	Servers: []string{MySQL},
 	Variants: []Variant{
 		{Title: "each replica's own clock", Breaks: true, Script: func(run *testbed.Run) {
 			a, b := leaseShop(run).Buyers()

@@ -16,7 +16,7 @@ var crashedLockTableOwner = Lesson{
 	Name:    "crashed-lock-table-owner",
 	Title:   "a lock row outlives its owner",
 	Shows:   "A replica acquires the lock by inserting a row, and is killed. Nobody deletes the row.",
-	Servers: []Server{MySQL},
+	Servers: []string{MySQL},
 	Variants: []Variant{
 		{Title: "the row has no expiry", Breaks: true, Script: func(run *testbed.Run) {
 			const tries = 4

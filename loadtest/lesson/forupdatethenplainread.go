@@ -6,7 +6,7 @@ var forUpdateThenPlainRead = Lesson{
 	Name:    "for-update-then-plain-read",
 	Title:   "the row is locked, then read from an old snapshot",
 	Shows:   "SELECT ... FOR UPDATE returns the newest row. A plain SELECT after it, in the same transaction, returns the snapshot's row.",
-	Servers: []Server{MySQL},
+	Servers: []string{MySQL},
 	Variants: []Variant{
 		{Title: "lock the row, then read it again without FOR UPDATE", Breaks: true, Script: func(run *testbed.Run) {
 			readAfterLock(run, true)
@@ -17,8 +17,7 @@ var forUpdateThenPlainRead = Lesson{
 	},
 }
 
-// readAfterLock has B lock the row after A's sale, in a transaction that has read
-// before.
+// readAfterLock has B lock the row after A's sale, in a transaction with a snapshot.
 func readAfterLock(run *testbed.Run, again bool) {
 	a, b := buyersWith(run, repeatableRead)
 	b.Begin()

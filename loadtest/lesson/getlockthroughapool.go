@@ -15,7 +15,7 @@ var getLockThroughAPool = Lesson{
 	Name:    "get-lock-through-a-pool",
 	Title:   "GET_LOCK belongs to a connection",
 	Shows:   "A pool runs each statement on any free connection. GET_LOCK succeeds at once on a connection that already holds the lock.",
-	Servers: []Server{MySQL},
+	Servers: []string{MySQL},
 	Variants: []Variant{
 		{Title: "GET_LOCK on the pool", Breaks: true, Script: func(run *testbed.Run) {
 			shop := run.Shop(1)
@@ -75,8 +75,7 @@ func newGetLockMutex(run *testbed.Run) *mutex {
 	return newMutexOn(run, locker)
 }
 
-// getLock acquires the run's lock through db, a pool or a connection, and returns
-// the id of the connection that was used.
+// getLock acquires the run's lock through a pool or a connection, and returns its id.
 func getLock(run *testbed.Run, b *testbed.Buyer, db interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }) (connection int64) {

@@ -25,22 +25,19 @@ type Lesson struct {
 	// Shows describes the race in a sentence or two.
 	Shows string
 	// Servers are those that the lesson starts.
-	Servers []Server
+	Servers []string
 	// Variants run in this order: a broken one comes first.
 	Variants []Variant
 }
 
-// Server is the name of a server that a lesson needs.
-type Server string
-
 // The servers that lessons run on. All are private and real.
 const (
-	MySQL     Server = "MySQL"
-	Galera    Server = "Galera"
-	Etcd      Server = "etcd"
-	Redis     Server = "Redis"
-	Memcached Server = "memcached"
-	ZooKeeper Server = "ZooKeeper"
+	MySQL     = "MySQL"
+	Galera    = "Galera"
+	Etcd      = "etcd"
+	Redis     = "Redis"
+	Memcached = "memcached"
+	ZooKeeper = "ZooKeeper"
 )
 
 // Variant is the race with one way to sell.
@@ -53,8 +50,7 @@ type Variant struct {
 	Script func(*testbed.Run)
 }
 
-// ErrNotShown means that a lesson did not show what it teaches: the broken code
-// held, or the cure did not.
+// ErrNotShown means that the broken code held, or that the cure did not.
 var ErrNotShown = errors.New("an audit did not have the expected result")
 
 // Run runs the lesson and writes its log to w. It returns ErrNotShown if all
@@ -91,6 +87,4 @@ func (l *Lesson) Run(ctx context.Context, bed *testbed.Testbed, w io.Writer) err
 }
 
 // Needs lists the lesson's servers.
-func (l *Lesson) Needs() string {
-	return strings.Join(names(l.Servers, func(s Server) string { return string(s) }), ", ")
-}
+func (l *Lesson) Needs() string { return strings.Join(l.Servers, ", ") }

@@ -19,7 +19,7 @@ var lockRowLostAtFailover = Lesson{
 	Name:    "lock-row-lost-at-failover",
 	Title:   "a granted lock is lost in a failover",
 	Shows:   "Locks are rows on a primary with an asynchronous replica. The primary crashes before the replica has received the row.",
-	Servers: []Server{MySQL},
+	Servers: []string{MySQL},
 	Variants: []Variant{
 		{Title: "asynchronous replication", Breaks: true, Script: func(run *testbed.Run) {
 			a, b := run.Shop(1).Buyers()

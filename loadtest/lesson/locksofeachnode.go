@@ -15,7 +15,7 @@ var locksOfEachNode = Lesson{
 	Name:    "locks-of-each-node",
 	Title:   "Galera replicates writes, but not locks",
 	Shows:   "Two nodes of a Galera cluster accept writes. A lock on one node, by GET_LOCK or on a row, does not exist on the other.",
-	Servers: []Server{Galera},
+	Servers: []string{Galera},
 	Variants: []Variant{
 		{Title: "GET_LOCK on two nodes", Breaks: true, Script: func(run *testbed.Run) {
 			_, a, b := shopOfTwoNodes(run)

@@ -13,7 +13,7 @@ var memcachedEviction = Lesson{
 	Name:    "memcached-eviction",
 	Title:   "a full cache evicts the lock",
 	Shows:   "The lock is an item in the shop's cache and expires in a minute. The cache is full and evicts the items that were not used for longest.",
-	Servers: []Server{MySQL, Memcached},
+	Servers: []string{MySQL, Memcached},
 	Variants: []Variant{
 		{Title: "the lock in the shared cache", Breaks: true, Script: func(run *testbed.Run) {
 			a, b := run.Shop(1).Buyers()

@@ -13,7 +13,7 @@ var memcachedGetThenDelete = Lesson{
 	Name:    "memcached-get-then-delete",
 	Title:   "compare and delete are two steps",
 	Shows:   "A checks that it still owns the lock, and deletes it. Between the two steps the lock expires and B acquires it.",
-	Servers: []Server{MySQL, Memcached},
+	Servers: []string{MySQL, Memcached},
 	Variants: []Variant{
 		{Title: "get, compare, delete", Breaks: true, Script: func(run *testbed.Run) {
 			shop, client := run.Shop(2), run.OwnMemcached()
@@ -52,8 +52,8 @@ const (
 	longExpiry  = 60
 )
 
-// sellUntilExpiry has A sell a unit and read its lock, which then expires. B
-// acquires it and reads the stock. The result is the item that A has read.
+// sellUntilExpiry has A sell a unit and read its lock, seen, which then expires. B
+// acquires it and reads the stock.
 func sellUntilExpiry(run *testbed.Run, client *memcache.Client, a, b *testbed.Buyer) *memcache.Item {
 	mustAdd(run, client, a, "add, for 3 s: acquires the lock", shortExpiry)
 	a.ReadAndSell()

@@ -18,7 +18,7 @@ var mirrorWithoutCompare = Lesson{
 	Name:    "mirror-without-compare",
 	Title:   "two stores, written one after the other",
 	Shows:   "After each COMMIT, a replica copies the stock from MySQL to etcd. The older copy arrives last and stays.",
-	Servers: []Server{MySQL, Etcd},
+	Servers: []string{MySQL, Etcd},
 	Variants: []Variant{
 		{Title: "COMMIT, read, put", Breaks: true, Script: mirrorBlindly},
 		{Title: "first cure: a read/write lock around both stores", Script: mirrorUnderLock},
@@ -93,8 +93,7 @@ func mirrorUnderLock(run *testbed.Run) {
 	shop.Exec("INSERT INTO both_stores VALUES (1)")
 	a, b := newMirrorers(run, shop)
 	reader := shop.Buyer("reader")
-	// The lock is a transaction that stays open across COMMIT and put, so it needs
-	// a connection of its own.
+	// The lock is a transaction across COMMIT and put, with a connection of its own.
 	lockA, lockB := shop.On(a.Actor), shop.On(b.Actor)
 	locks := func(b *testbed.Buyer, mode string) func(context.Context) error {
 		return func(ctx context.Context) error {
@@ -145,8 +144,7 @@ func mirrorInTransaction(run *testbed.Run) {
 	a.reportMirror()
 }
 
-// putDeadline bounds the put while etcd hangs. The client library has no deadline
-// of its own: the put would wait as long as etcd hangs.
+// putDeadline bounds the put while etcd hangs. The client library has no deadline.
 const putDeadline = 4 * time.Second
 
 func mirrorInTransactionHangs(run *testbed.Run) {

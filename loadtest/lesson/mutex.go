@@ -19,8 +19,7 @@ type mutex struct {
 	locker lock.Locker
 }
 
-// newMutex makes a lock for one process, for lessons in which the kind of lock
-// makes no difference.
+// newMutex makes a lock for one process, if the kind of lock makes no difference.
 func newMutex(run *testbed.Run) *mutex { return newMutexOn(run, processlock.New()) }
 
 // newMutexOn takes one of the service's own locks, and closes it after the run.

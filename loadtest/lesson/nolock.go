@@ -6,7 +6,7 @@ var noLock = Lesson{
 	Name:    "no-lock",
 	Title:   "two buyers read the same stock",
 	Shows:   "One unit is left. Two requests read the stock, both see one unit, and both sell it.",
-	Servers: []Server{MySQL},
+	Servers: []string{MySQL},
 	Variants: []Variant{
 		{Title: "read, then write", Breaks: true, Script: func(run *testbed.Run) {
 			a, b := run.Shop(1).Buyers()

@@ -9,7 +9,7 @@ var oneProcessLock = Lesson{
 	Name:    "one-process-lock",
 	Title:   "a mutex protects one process only",
 	Shows:   "Two replicas, each a process, each with a mutex around read and write. Neither mutex excludes the other replica.",
-	Servers: []Server{MySQL, Etcd},
+	Servers: []string{MySQL, Etcd},
 	Variants: []Variant{
 		{Title: "a mutex in each process", Breaks: true, Script: func(run *testbed.Run) {
 			a, b := run.Shop(1).Replicas(strategy.Process)

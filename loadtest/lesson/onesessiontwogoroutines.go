@@ -14,7 +14,7 @@ var oneSessionTwoGoroutines = Lesson{
 	Name:    "one-session-two-goroutines",
 	Title:   "etcd's mutex belongs to a session",
 	Shows:   "concurrency.Mutex derives its key from the session's lease. Two goroutines with one session create the same key, and both hold the lock.",
-	Servers: []Server{MySQL, Etcd},
+	Servers: []string{MySQL, Etcd},
 	Variants: []Variant{
 		{Title: "one session for the process", Breaks: true, Script: func(run *testbed.Run) {
 			shop, client := run.Shop(1), run.EtcdClient()

@@ -9,7 +9,7 @@ var pausedHolder = Lesson{
 	Name:    "paused-holder",
 	Title:   "a holder that is paused for longer than its lease",
 	Shows:   "A replica is paused (SIGSTOP) between read and write. Its lease ends, another replica acquires the lock, and the first one resumes.",
-	Servers: []Server{MySQL, Etcd},
+	Servers: []string{MySQL, Etcd},
 	Variants: []Variant{
 		{Title: "no fence", Breaks: true, Script: func(run *testbed.Run) {
 			a, b := pauseUntilRead(run, strategy.FenceOff)
@@ -26,8 +26,7 @@ var pausedHolder = Lesson{
 	},
 }
 
-// pauseUntilRead pauses A between its read and its write. It returns when B holds
-// the lock and has read too.
+// pauseUntilRead pauses A between read and write, until B holds the lock and has read.
 func pauseUntilRead(run *testbed.Run, fence strategy.Fence) (a, b *testbed.Replica) {
 	a, b = run.Shop(1).Replicas(strategy.Etcd)
 	a.Lock()

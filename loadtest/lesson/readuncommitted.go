@@ -6,7 +6,7 @@ var readUncommitted = Lesson{
 	Name:    "read-uncommitted",
 	Title:   "uncommitted data may be rolled back",
 	Shows:   "READ UNCOMMITTED returns what another transaction has written so far. That transaction rolls back, after a decision was based on it.",
-	Servers: []Server{MySQL},
+	Servers: []string{MySQL},
 	Variants: []Variant{
 		{Title: "the units of an order whose cancellation rolls back", Breaks: true, Script: func(run *testbed.Run) {
 			a, b := run.Shop(1).Buyers()

@@ -16,7 +16,7 @@ var redisDelWithoutOwner = Lesson{
 	Name:    "redis-del-without-owner",
 	Title:   "DEL removes any owner's lock",
 	Shows:   "A's lock expires before A releases it. A's DEL removes B's lock, and C acquires it while B still works.",
-	Servers: []Server{MySQL, Redis},
+	Servers: []string{MySQL, Redis},
 	Variants: []Variant{
 		{Title: "DEL", Breaks: true, Script: func(run *testbed.Run) {
 			client := run.RedisClient()

@@ -16,7 +16,7 @@ var redlockNodeRestartedEmpty = Lesson{
 	Name:    "redlock-node-restarted-empty",
 	Title:   "a majority that forgets",
 	Shows:   "Redlock needs a majority of 5 nodes. One of A's three nodes restarts without its data, so that B finds three free nodes.",
-	Servers: []Server{MySQL, Redis},
+	Servers: []string{MySQL, Redis},
 	Variants: []Variant{
 		{Title: "nodes without persistence", Breaks: true, Script: func(run *testbed.Run) {
 			a, b := run.Shop(1).Buyers()

@@ -34,14 +34,12 @@ var all = []*Lesson{
 func All() []*Lesson { return slices.Clone(all) }
 
 // Names returns the lessons' names in their order.
-func Names() []string { return names(all, func(l *Lesson) string { return l.Name }) }
-
-func names[T any](list []T, name func(T) string) []string {
-	all := make([]string, len(list))
-	for i := range list {
-		all[i] = name(list[i])
+func Names() []string {
+	names := make([]string, len(all))
+	for i, l := range all {
+		names[i] = l.Name
 	}
-	return all
+	return names
 }
 
 // Find returns the lesson of that name.

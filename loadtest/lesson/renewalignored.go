@@ -15,7 +15,7 @@ var renewalIgnored = Lesson{
 	Name:    "renewal-ignored",
 	Title:   "a loop that checks the channel instead of the answer",
 	Shows:   "KeepAlive closes its channel when the lease is lost. A popular example checks whether the channel variable is nil, which it never is.",
-	Servers: []Server{MySQL, Etcd},
+	Servers: []string{MySQL, Etcd},
 	Variants: []Variant{
 		{Title: "if answers == nil", Breaks: true, Script: func(run *testbed.Run) {
 			loseLease(run, func(r *renewal, _ *clientv3.LeaseKeepAliveResponse) bool { return r.answers == nil })
@@ -93,8 +93,7 @@ func loseLease(run *testbed.Run, isLost func(*renewal, *clientv3.LeaseKeepAliveR
 	a.Sell(1)
 }
 
-// putWithLease creates the lock's key, which must be absent, under a new lease of
-// that many seconds.
+// putWithLease creates the lock's key, which must be absent, under a new lease.
 func putWithLease(run *testbed.Run, client *clientv3.Client, seconds int64) clientv3.LeaseID {
 	lease, err := client.Grant(run.Context(), seconds)
 	run.Check(err)

@@ -6,7 +6,7 @@ var snapshotBeforeLock = Lesson{
 	Name:    "snapshot-before-lock",
 	Title:   "a snapshot that is older than the lock",
 	Shows:   "Under REPEATABLE READ a transaction reads the state at its first read. Here that is before the lock was acquired.",
-	Servers: []Server{MySQL},
+	Servers: []string{MySQL},
 	Variants: []Variant{
 		{Title: "BEGIN, read something, then lock", Breaks: true, Script: func(run *testbed.Run) {
 			lockInTransaction(run, repeatableRead)
@@ -49,8 +49,7 @@ func readName(run *testbed.Run, b *testbed.Buyer) {
 	b.Log("reads the SKU's name: %q", name)
 }
 
-// lockInTransaction has B begin its transaction and read before it waits for the
-// lock under which A sells.
+// lockInTransaction has B begin and read before it waits for A's lock.
 func lockInTransaction(run *testbed.Run, isolation string) {
 	mutex := newMutex(run)
 	a, b := buyersWith(run, isolation)

@@ -12,7 +12,7 @@ var thunderingHerd = Lesson{
 	Name:    "thundering-herd",
 	Title:   "all waiters wake up, one gets the lock",
 	Shows:   "50 clients wait for a lock in ZooKeeper. How many requests does a release cause if all watch the holder, or if each watches its predecessor?",
-	Servers: []Server{ZooKeeper},
+	Servers: []string{ZooKeeper},
 	Variants: []Variant{
 		{Title: "all waiters watch the holder", Breaks: true, Script: func(run *testbed.Run) { releaseWith(run, herd.All) }},
 		{Title: "each waiter watches its predecessor", Script: func(run *testbed.Run) { releaseWith(run, herd.Predecessor) }},

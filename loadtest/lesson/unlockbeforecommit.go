@@ -6,7 +6,7 @@ var unlockBeforeCommit = Lesson{
 	Name:    "unlock-before-commit",
 	Title:   "the lock must be held until after COMMIT",
 	Shows:   "The function releases the lock when it returns. Its caller commits the transaction a moment later.",
-	Servers: []Server{MySQL},
+	Servers: []string{MySQL},
 	Variants: []Variant{
 		{Title: "unlock, then COMMIT", Breaks: true, Script: func(run *testbed.Run) {
 			mutex := newMutex(run)

@@ -42,11 +42,9 @@ func openBatched(_ context.Context, s Servers) (rival, error) {
 }
 
 const (
-	// maxBatch keeps a packet under 1 MiB, even if all customers and keys have the
-	// greatest length.
+	// maxBatch keeps a packet under 1 MiB, even with the longest customers and keys.
 	maxBatch = 512
-	// maxWaiting is about half a second of a replica's orders. The service's queues
-	// have the same bound.
+	// maxWaiting is the bound of the service's queues: half a second of orders.
 	maxWaiting = 4096
 )
 

@@ -34,8 +34,7 @@ func newEtcdDatabase(s Servers) (d *database, prefix string, err error) {
 const takeFenced = "UPDATE stock SET available = available - ?, seq = seq + 1, fence = ?, updated_at = NOW(6) " +
 	"WHERE sku = ? AND fence <= ? AND available >= ?"
 
-// openNoDesk opens etcd-no-desk: the service's own lock for each order, and a write
-// that is both fenced and conditional.
+// openNoDesk opens etcd-no-desk: a lock and a fenced conditional write for each order.
 func openNoDesk(_ context.Context, s Servers) (rival, error) {
 	d, prefix, err := newEtcdDatabase(s)
 	if err != nil {

@@ -58,8 +58,7 @@ func writeBatch(ctx context.Context, db *stock.DB, batch []*ticket) (made time.T
 	return made, err
 }
 
-// batchPacket sorts the batch: all replicas lock the stock rows in the same order, so
-// that they do not deadlock.
+// batchPacket sorts the batch: locking the rows in one order prevents deadlocks.
 func batchPacket(batch []*ticket) string {
 	slices.SortStableFunc(batch, func(a, b *ticket) int { return cmp.Compare(a.request.SKU, b.request.SKU) })
 	takes, rows := []byte(beginBatch), make([]byte, 0, len(batch)*rowSize)

@@ -44,8 +44,7 @@ type Peer struct {
 	Expected strategy.Verdict `json:"expected"`
 	// Ways are the ways to run the peer. The bench finds the fastest one first.
 	Ways []Way `json:"-"`
-	// MaxWorkers bounds the workers of a closed loop, if more requests would time out
-	// in a queue. 0 is no bound.
+	// MaxWorkers bounds the workers of a closed loop: more would time out. 0 is none.
 	MaxWorkers int `json:"-"`
 	// UnitsPerSecond is more than the peer can sell. It bounds the stock, if each unit
 	// is a row. 0 is no bound.
@@ -56,8 +55,7 @@ type Peer struct {
 
 // Way is one way to run a peer.
 type Way struct {
-	// Strategy is a strategy of the service's own program. If it is empty, Serve runs
-	// the peer.
+	// Strategy is one of the service's own program. If it is empty, Serve runs the peer.
 	Strategy string `json:"strategy,omitempty"`
 	// Pool is the number of connections from each replica to the store.
 	Pool int `json:"pool,omitempty"`
@@ -80,8 +78,7 @@ type rival interface {
 	httpapi.Orders
 	// ready checks the servers that the rival needs.
 	ready(ctx context.Context) map[string]error
-	// close is called after the last order was answered. It sums up stock that is in
-	// several rows.
+	// close is called after the last answer. It sums up stock that is in several rows.
 	close(ctx context.Context) error
 }
 

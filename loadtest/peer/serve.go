@@ -25,8 +25,7 @@ type ServeConfig struct {
 	Replica string
 	// AdminToken and JWTSecret authenticate the callers.
 	AdminToken, JWTSecret string
-	// MySQLDSN, EtcdEndpoints and RedisAddr are the servers. A peer uses those that it
-	// needs.
+	// MySQLDSN, EtcdEndpoints and RedisAddr are used by the peers that need them.
 	MySQLDSN      string
 	EtcdEndpoints []string
 	RedisAddr     string
@@ -42,8 +41,7 @@ type Servers struct {
 	Logger *slog.Logger
 }
 
-// The service's own time-outs and bounds, so that peers differ only in how they take
-// orders.
+// The service's own time-outs and bounds.
 const (
 	requestTimeout    = 5 * time.Second
 	readHeaderTimeout = 5 * time.Second

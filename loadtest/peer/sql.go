@@ -23,8 +23,7 @@ type database struct {
 	unoffered
 	db   *stock.DB
 	rows cache
-	// attempt writes the order of that id in one transaction. It returns errRefused if
-	// there are too few units.
+	// attempt writes the order in one transaction, or returns errRefused.
 	attempt func(ctx context.Context, id order.ID, r *order.Request) error
 	// These may be nil: created is called after a SKU was created, and finish before
 	// the rival closes. etcd is the client of a rival that locks in etcd.
@@ -142,8 +141,7 @@ func classify(err error) error {
 	return fmt.Errorf("%w: %w", order.ErrUnavailable, err)
 }
 
-// insertOrder inserts an order with the values of its stock row, if the preceding
-// statement changed that many rows.
+// insertOrder inserts an order if the preceding statement changed that many rows.
 const insertOrder = `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency,
 	per_customer_limit, status, fence, seq, created_at, expires_at)
 	SELECT ?, s.sku, ?, ?, ?, ?, s.price_cents, s.currency, s.per_customer_limit, 'reserved', s.fence, s.seq,
@@ -182,8 +180,7 @@ func (d *database) oneTrip(ctx context.Context, id order.ID, r *order.Request, t
 // textbook reads the stock and writes the result of its subtraction.
 var textbook = stock.Writer{Way: strategy.ReadThenWrite}
 
-// readThenWrite is a transaction of single statements, as in a textbook. It is only
-// correct under a lock.
+// readThenWrite is a textbook transaction, which is only correct under a lock.
 func readThenWrite(ctx context.Context, conn *sql.Conn, id order.ID, r *order.Request) error {
 	if _, err := conn.ExecContext(ctx, "BEGIN"); err != nil {
 		return err

@@ -14,21 +14,18 @@ import (
 	"flashsale/loadtest/attack"
 )
 
-// Proof is one or more runs, and whether all had the expected verdict. As JSON it
-// is out/proof.json.
+// Proof is one or more runs with their verdicts. As JSON it is out/proof.json.
 type Proof struct {
 	Runs []Run  `json:"runs"`
 	Seed uint64 `json:"seed"`
 	// Database is the product with its version, or "" if it was not read.
 	Database string `json:"database,omitempty"`
 	Proven   bool   `json:"proven"`
-	// Partial: the database could not be read. The figures do not include orders
-	// whose answer was lost.
+	// Partial: the database was not read. Orders without an answer are not included.
 	Partial bool `json:"partial,omitempty"`
 }
 
-// Settle sets Proven. A strategy that is expected to oversell must really have
-// oversold.
+// Settle sets Proven. A strategy that is expected to oversell must have oversold.
 func (p *Proof) Settle() {
 	p.Proven = len(p.Runs) > 0
 	for _, r := range p.Runs {
@@ -66,8 +63,7 @@ type Run struct {
 	Curve []Percentile `json:"latency_curve"`
 }
 
-// Behind reports whether the harness offered markedly less than the requested rate,
-// so that the figures say less about the service.
+// Behind reports whether the harness offered markedly less than the requested rate.
 func (r *Run) Behind() bool { return r.AchievedRate < 0.95*float64(r.Rate) }
 
 // Counts are the requests by outcome: Offered is the sum of the other four.
@@ -81,8 +77,7 @@ type Counts struct {
 	Reasons []Reason `json:"reasons"`
 }
 
-// Reason is a kind of answer that is neither an order nor a sold-out refusal. Status
-// 0 is no answer.
+// Reason is a kind of error or ambiguous answer. Status 0 is no answer.
 type Reason struct {
 	Status int    `json:"status"`
 	Slug   string `json:"slug"`
@@ -97,8 +92,7 @@ type Latency struct {
 	Max float64 `json:"max"`
 }
 
-// Percentile is one point of the cumulative latency: this share of all answers
-// arrived within MS milliseconds.
+// Percentile: this share of all answers arrived within MS milliseconds.
 type Percentile struct {
 	Share float64 `json:"share"`
 	MS    float64 `json:"ms"`

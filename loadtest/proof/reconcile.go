@@ -47,15 +47,13 @@ type Findings struct {
 	// Duplicated is the rows after the first for one key of one customer, and the
 	// answers after the first that promise the same order.
 	Duplicated int `json:"duplicated"`
-	// Unexplained is the rows that belong to no 201 and to no request without an
-	// answer.
+	// Unexplained is the rows of no 201 and of no request without an answer.
 	Unexplained int `json:"unexplained"`
 	// LimitExceeded is the customers who hold more of a SKU than the limit.
 	LimitExceeded int `json:"limit_exceeded"`
-	// Undersold is the units left of SKUs for which a buyer was refused although
-	// enough units were left.
+	// Undersold is the units left for which a buyer was refused.
 	Undersold int64 `json:"undersold"`
-	// Unserved is the same for buyers who got an error.
+	// Unserved is the units left for which a buyer got an error.
 	Unserved int64 `json:"unserved"`
 	// Violations are what the audit found, of any invariant.
 	Violations []stock.Violation `json:"violations"`

@@ -32,8 +32,7 @@ func asset(name string) string {
 	return string(data)
 }
 
-// NewTemplate parses a page that uses the templates of assets/shared.html. It panics
-// if the page is invalid.
+// NewTemplate parses a page that uses assets/shared.html, and panics if it is invalid.
 func NewTemplate(files fs.FS, path string) *template.Template {
 	return template.Must(template.Must(shared.Clone()).ParseFS(files, path)).Lookup(filepath.Base(path))
 }

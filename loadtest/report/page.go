@@ -22,8 +22,7 @@ func Save(dir string, p *proof.Proof) error {
 	return SaveBoth(dir, ProofFile, p, PageFile, func(w io.Writer) error { return Page(w, p) })
 }
 
-// SaveBoth writes a result as JSON and as a page into dir, and creates dir if
-// necessary. A reader sees an old file or a new one, and never a part of it.
+// SaveBoth writes a result as JSON and as a page into dir, as Replace does.
 func SaveBoth(dir, jsonFile string, result any, pageFile string, page func(io.Writer) error) error {
 	var html bytes.Buffer
 	if err := page(&html); err != nil {
@@ -40,8 +39,7 @@ func SaveBoth(dir, jsonFile string, result any, pageFile string, page func(io.Wr
 
 var pageTemplate = NewTemplate(assets, "assets/page.html")
 
-// bar shows a run's units sold and its units on sale. Its lengths are in percent of
-// the track.
+// bar shows a run's units sold and on sale, in percent of the track.
 type bar struct {
 	Name         string
 	Verdict      strategy.Verdict

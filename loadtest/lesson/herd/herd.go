@@ -23,12 +23,9 @@ import (
 const (
 	// Waiters is the least number of clients that wait when a lock is released.
 	Waiters = 50
-	// Releases is how many releases are counted. The result is their median, which
-	// a heartbeat in one of them does not change.
+	// Releases are counted. A heartbeat in one of them does not change the median.
 	Releases = 5
-	// Limit is the most requests that a release may cause without a herd: the
-	// holder deletes its node and the next client reads the queue. It does not
-	// depend on the number of waiters.
+	// Limit is the most requests that a release may cause without a herd.
 	Limit = 5
 
 	// sessionTTL is so long that few heartbeats fall into the count.
@@ -66,8 +63,7 @@ func (l predecessor) Lock(ctx context.Context, name string) (unlock func(context
 	return held.Unlock, nil
 }
 
-// All waiters watch the holder: a release wakes all of them, and all but one wait
-// again.
+// All waiters watch the holder: a release wakes all of them.
 var All = Way{
 	open:    func(servers []string) (locker, error) { return newAll(servers, "/all") },
 	watches: func(waiters int) int { return waiters },
@@ -87,8 +83,7 @@ var Predecessor = Way{
 	},
 }
 
-// Measure returns the median number of requests to the server for one release. ctx
-// should have a deadline: a measurement takes a few seconds.
+// Measure returns the median number of requests for one release. ctx needs a deadline.
 func Measure(ctx context.Context, server *sandbox.ZooKeeper, way Way) (requests int, err error) {
 	c := counter{node: server.Nodes[0]}
 	q := queue{way: way, servers: server.Addrs()}

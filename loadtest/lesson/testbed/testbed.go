@@ -72,17 +72,15 @@ func (t *Testbed) Close() error {
 // Database starts the shared database server on first use and returns its product
 // with its version.
 func (t *Testbed) Database(ctx context.Context) (version string, err error) {
-	stack, err := shared(t, &t.mysql, t.startMySQL(ctx))
+	stack, err := t.stack(ctx, &t.mysql, sandbox.Config{MySQL: true, Database: t.cfg.Database})
 	if err != nil {
 		return "", err
 	}
 	return stack.MySQL.Version, nil
 }
 
-func (t *Testbed) startMySQL(ctx context.Context) func() (*sandbox.Stack, error) {
-	return func() (*sandbox.Stack, error) {
-		return sandbox.Start(ctx, sandbox.Config{MySQL: true, Database: t.cfg.Database})
-	}
+func (t *Testbed) stack(ctx context.Context, place **sandbox.Stack, cfg sandbox.Config) (*sandbox.Stack, error) {
+	return shared(t, place, func() (*sandbox.Stack, error) { return sandbox.Start(ctx, cfg) })
 }
 
 // shared returns the server at that place, and starts it on first use.
@@ -156,12 +154,6 @@ func (r *Run) Check(err error) {
 // Fail ends the script: the precondition of a lesson does not hold.
 func (r *Run) Fail(format string, args ...any) { r.Check(fmt.Errorf(format, args...)) }
 
-// must returns v, and ends the script with err unless err is nil.
-func must[T any](r *Run, v T, err error) T {
-	r.Check(err)
-	return v
-}
-
 // Context ends with the run.
 func (r *Run) Context() context.Context { return r.ctx }
 
@@ -176,24 +168,26 @@ func (r *Run) cleanUp() error {
 	return errors.Join(all...)
 }
 
+func (r *Run) stack(place **sandbox.Stack, cfg sandbox.Config) *sandbox.Stack {
+	stack, err := r.bed.stack(r.ctx, place, cfg)
+	r.Check(err)
+	return stack
+}
+
 // MySQL is the shared database server.
 func (r *Run) MySQL() *sandbox.MySQL {
-	stack, err := shared(r.bed, &r.bed.mysql, r.bed.startMySQL(r.ctx))
-	return must(r, stack, err).MySQL
+	return r.stack(&r.bed.mysql, sandbox.Config{MySQL: true, Database: r.bed.cfg.Database}).MySQL
 }
 
 // Galera is the shared MariaDB cluster of two servers.
 func (r *Run) Galera() *sandbox.Cluster {
-	stack, err := shared(r.bed, &r.bed.galera, func() (*sandbox.Stack, error) {
-		return sandbox.Start(r.ctx, sandbox.Config{MySQL: true, Database: sandbox.MariaDB, MySQLNodes: 2})
-	})
-	return must(r, stack, err).Cluster
+	return r.stack(&r.bed.galera, sandbox.Config{MySQL: true, Database: sandbox.MariaDB, MySQLNodes: 2}).Cluster
 }
 
 // OwnMySQL starts a database server for this run alone, which it may kill or
 // reconfigure.
 func (r *Run) OwnMySQL() *sandbox.MySQL {
-	stack, err := r.bed.startMySQL(r.ctx)()
+	stack, err := sandbox.Start(r.ctx, sandbox.Config{MySQL: true, Database: r.bed.cfg.Database})
 	r.Check(err)
 	r.Cleanup(func() error { stack.Stop(); return nil })
 	return stack.MySQL
@@ -201,10 +195,7 @@ func (r *Run) OwnMySQL() *sandbox.MySQL {
 
 // Etcd is the shared etcd of one node.
 func (r *Run) Etcd() *sandbox.Etcd {
-	stack, err := shared(r.bed, &r.bed.etcd, func() (*sandbox.Stack, error) {
-		return sandbox.Start(r.ctx, sandbox.Config{EtcdNodes: 1, EtcdProgram: r.bed.cfg.EtcdProgram})
-	})
-	return must(r, stack, err).Etcd[0]
+	return r.stack(&r.bed.etcd, sandbox.Config{EtcdNodes: 1, EtcdProgram: r.bed.cfg.EtcdProgram}).Etcd[0]
 }
 
 // EtcdClient connects to the shared etcd. Each actor needs a client of its own, as
@@ -224,7 +215,8 @@ func (r *Run) EtcdClient() *clientv3.Client {
 // RedisClient connects to the shared Redis.
 func (r *Run) RedisClient() *redis.Client {
 	server, err := shared(r.bed, &r.bed.redis, func() (*sandbox.Redis, error) { return sandbox.StartRedis(r.ctx, sandbox.RedisConfig{}) })
-	return r.ClientOf(must(r, server, err))
+	r.Check(err)
+	return r.ClientOf(server)
 }
 
 // OwnRedis starts a Redis for this run alone.
@@ -246,7 +238,8 @@ func (r *Run) ClientOf(server *sandbox.Redis) *redis.Client {
 // ZooKeeper is the shared ZooKeeper of one node.
 func (r *Run) ZooKeeper() *sandbox.ZooKeeper {
 	server, err := shared(r.bed, &r.bed.zk, func() (*sandbox.ZooKeeper, error) { return sandbox.StartZooKeeper(r.ctx, 1) })
-	return must(r, server, err)
+	r.Check(err)
+	return server
 }
 
 // memcachedMegabytes is the least that the server accepts, so that it is soon full.
