@@ -79,7 +79,7 @@ func readFigures(file string, into any) error {
 }
 
 func strategyTable() string {
-	rows := [][]string{{"name", "lock", "write", "needs", "right on", "servers of MySQL", "fence", "shows"}}
+	rows := [][]string{{"name", "lock", "write", "needs", "correct on", "MySQL servers that take writes", "fence", "shows"}}
 	for _, s := range strategy.All() {
 		taken, needs, fence := string(s.Lock), "MySQL", "-"
 		if s.Lock == strategy.NoLock {
@@ -91,12 +91,12 @@ func strategyTable() string {
 		if s.Token {
 			fence = "off, write, claim"
 		}
-		rows = append(rows, []string{"`" + s.Name + "`", taken, string(s.Write), needs, rightOn(s), s.Servers(), fence, s.Shows})
+		rows = append(rows, []string{"`" + s.Name + "`", taken, string(s.Write), needs, correctOn(s), s.Servers(), fence, s.Shows})
 	}
 	return markdown(rows)
 }
 
-func rightOn(s strategy.Strategy) string {
+func correctOn(s strategy.Strategy) string {
 	switch s.Replicas {
 	case 0:
 		return "none"
@@ -107,8 +107,8 @@ func rightOn(s strategy.Strategy) string {
 }
 
 func lockTable(figures handover.Figures) string {
-	rows := [][]string{{"strategy", "processes", "fair", "try", "deadline", "renewed", "loss notice", "token", "told of waiters", "queue shown",
-		"re-entrant", "owner shown", "survives server restart", "round trips", "hand-over"}}
+	rows := [][]string{{"strategy", "processes", "fair", "try", "deadline", "renewed", "loss notice", "token", "told of waiters", "shows queue",
+		"re-entrant", "shows holder", "survives server restart", "round trips", "hand-over"}}
 	for _, s := range strategy.All() {
 		c, ok := backend.Capabilities(s)
 		if !ok {

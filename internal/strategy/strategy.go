@@ -1,7 +1,6 @@
-// Package strategy is the registry of the ways to guard a decrement of stock:
-// a lock, a way to write, and whether orders are batched. It holds data only.
-// The service is wired from it, the load harness takes its expectations from
-// it, and `api strategies` prints it.
+// Package strategy is the registry of the ways to protect stock from overselling: a lock, a
+// way to write, and whether orders are batched. It has data only. The service, the load
+// harness, `api strategies` and docs/strategies.md use it.
 package strategy
 
 import (
@@ -13,7 +12,7 @@ import (
 // Lock names what excludes other replicas before stock is read.
 type Lock string
 
-// The locks that a strategy may take.
+// The locks.
 const (
 	NoLock       Lock = ""
 	Process      Lock = "process"
@@ -45,41 +44,41 @@ const (
 	InKubernetes Server = "kubernetes"
 )
 
-// Write names how the decrement reaches MySQL.
+// Write names how an order takes units from the stock.
 type Write string
 
-// The ways to write a decrement.
+// The ways to write.
 const (
-	// ReadThenWrite reads available and writes what it computed from it.
+	// ReadThenWrite reads the available units and writes the new number.
 	ReadThenWrite Write = "read-then-write"
-	// SelectForUpdate is ReadThenWrite with the stock row locked by its read.
+	// SelectForUpdate is ReadThenWrite, but the read locks the stock row.
 	SelectForUpdate Write = "select-for-update"
-	// Conditional is one UPDATE that refuses itself when too few are left.
+	// Conditional is one UPDATE that matches no row if too few units are left.
 	Conditional Write = "conditional"
-	// Version is ReadThenWrite that compares the row's seq and tries again.
+	// Version is ReadThenWrite that compares the row's seq, and retries.
 	Version Write = "version"
-	// EtcdCompareAndSwap takes the units in etcd, where this stock is kept, by
-	// comparing mod_revision; the order is written to MySQL after it.
+	// EtcdCompareAndSwap keeps the stock in etcd and compares mod_revision. It writes the
+	// order to MySQL afterwards.
 	EtcdCompareAndSwap Write = "etcd-compare-and-swap"
-	// Batch is the desk's: a group of orders in one fenced transaction.
+	// Batch writes the orders of a desk in one fenced transaction.
 	Batch Write = "batch"
 )
 
-// Fence says what MySQL does with the fencing token of a lock.
+// Fence says how MySQL uses the fencing token of a lock.
 type Fence string
 
-// The fences, from none to the one that is right.
+// The fences.
 const (
 	// FenceOff ignores tokens.
 	FenceOff Fence = "off"
-	// FenceWrite compares the token when writing. It still loses updates: a
-	// stale write is admitted until the newer token has written once.
+	// FenceWrite compares the token with each write. It can still lose updates: a stale
+	// write is accepted until the newer token has written once.
 	FenceWrite Fence = "write"
-	// FenceClaim registers the token before the read.
+	// FenceClaim stores the token before the read.
 	FenceClaim Fence = "claim"
 )
 
-// ParseFence turns a flag's text into a Fence.
+// ParseFence reads the value of a flag.
 func ParseFence(s string) (Fence, error) {
 	if f := Fence(s); slices.Contains([]Fence{FenceOff, FenceWrite, FenceClaim}, f) {
 		return f, nil
@@ -90,17 +89,17 @@ func ParseFence(s string) (Fence, error) {
 // Verdict is the outcome of a run against a strategy.
 type Verdict string
 
-// The verdicts, in the order in which they take precedence.
+// The verdicts. If several apply, the first one counts.
 const (
-	// Oversold: more units were sold than were on sale.
+	// Oversold: more units were sold than were in stock.
 	Oversold Verdict = "oversold"
-	// Lost: an answer has no row, a row has no answer, or one stands twice.
+	// Lost: an answer has no row, a row has no answer, or a row exists twice.
 	Lost Verdict = "lost"
-	// Undersold: units are left that a buyer was refused.
+	// Undersold: units are left although a buyer was refused.
 	Undersold Verdict = "undersold"
-	// Failed: errors kept the run from proving anything.
+	// Failed: because of errors, the run proves nothing.
 	Failed Verdict = "failed"
-	// Exact: every unit was sold once and every answer is accounted for.
+	// Exact: every unit was sold once, and every answer has its row.
 	Exact Verdict = "exact"
 )
 
@@ -111,68 +110,68 @@ type Strategy struct {
 	Write Write  `json:"write"`
 	// Server is what it needs besides MySQL.
 	Server Server `json:"server,omitempty"`
-	// Token: its lock yields a fencing token, so that a Fence can be used.
+	// Token: its lock has a fencing token, so a Fence can be used.
 	Token bool `json:"token"`
-	// Try: an order whose lock is held is refused at once, instead of waiting.
+	// Try: an order whose lock is held is refused at once. Otherwise it waits.
 	Try bool `json:"try,omitempty"`
-	// Shows is what a reader learns from it, in one line.
+	// Shows describes the strategy in one line.
 	Shows string `json:"shows"`
-	// Replicas is the number up to which it is right: 0 is none, -1 is any.
+	// Replicas is the number of replicas up to which it is correct; -1 is any number.
 	Replicas int `json:"right_up_to_replicas"`
-	// OnePrimary: its lock is known to one server of MySQL alone, so that it is right
-	// only where no more than one takes writes. The others are right on several.
+	// OnePrimary: its lock exists on one MySQL server only, so it is not correct if several
+	// servers take writes.
 	OnePrimary bool `json:"one_primary,omitempty"`
-	// UnitsPerSecond is a rate that it surely sells one SKU at on two cores
-	// shared with the load. It sizes the stock of a run, nothing else.
+	// UnitsPerSecond is a rate that it certainly reaches for one SKU on two cores that also
+	// run the load. It determines the stock of a run.
 	UnitsPerSecond int `json:"units_per_second"`
 }
 
 var all = []Strategy{
 	{Name: "none", Lock: NoLock, Write: ReadThenWrite, Replicas: 0, UnitsPerSecond: 150,
-		Shows: "oversells: two readers see the same stock and both write"},
+		Shows: "oversells: two orders read the same stock, and both write"},
 	{Name: "process", Lock: Process, Write: ReadThenWrite, Replicas: 1, UnitsPerSecond: 150,
-		Shows: "right on one replica, oversells on two: a mutex ends where its process ends"},
+		Shows: "correct on one replica, oversells on two: a mutex excludes only goroutines of its process"},
 	{Name: "row-lock", Lock: NoLock, Write: SelectForUpdate, Replicas: -1, UnitsPerSecond: 100,
-		Shows: "right: SELECT ... FOR UPDATE makes the stock row the queue"},
+		Shows: "SELECT ... FOR UPDATE: orders queue for the stock row"},
 	{Name: "lock-row", Lock: LockRow, Write: ReadThenWrite, Replicas: -1, OnePrimary: true, UnitsPerSecond: 20,
-		Shows: "FOR UPDATE on a row of a lock table; each holder takes a connection and a transaction"},
+		Shows: "FOR UPDATE on a row of a lock table; each holder occupies a connection and a transaction"},
 	{Name: "conditional", Lock: NoLock, Write: Conditional, Replicas: -1, UnitsPerSecond: 200,
-		Shows: "right: UPDATE ... WHERE available >= n, the honest yardstick"},
+		Shows: "UPDATE ... WHERE available >= n: the simplest correct way, and the baseline for the others"},
 	{Name: "version", Lock: NoLock, Write: Version, Replicas: -1, UnitsPerSecond: 50,
-		Shows: "right: compare-and-swap on a version column, with retries under contention"},
+		Shows: "compare-and-swap on a version column; contention causes retries"},
 	{Name: "lock-table", Lock: LockTable, Write: ReadThenWrite, Token: true, Replicas: -1, UnitsPerSecond: 10,
-		Shows: "a row with an owner and a lease by the database's clock: a crash leaves it, and its lease ends it"},
+		Shows: "a row with an owner and a lease by the database's clock; the lease ends the lock of a crashed holder"},
 	{Name: "get-lock", Lock: GetLock, Write: ReadThenWrite, Replicas: -1, OnePrimary: true, UnitsPerSecond: 20,
-		Shows: "GET_LOCK on a pinned connection: the lock ends with the connection, and knows no token"},
+		Shows: "GET_LOCK on a pinned connection; the lock ends with its connection and has no token"},
 	{Name: "etcd-textbook", Lock: EtcdTextbook, Server: InEtcd, Write: ReadThenWrite, Replicas: -1, UnitsPerSecond: 5,
-		Shows: "concurrency.Mutex for each order: slow, and oversells when its holder pauses past the TTL"},
+		Shows: "concurrency.Mutex for each order; slow, and oversells when a holder pauses past the TTL"},
 	{Name: "etcd-try", Lock: EtcdTry, Server: InEtcd, Write: ReadThenWrite, Token: true, Try: true, Replicas: -1, UnitsPerSecond: 5,
-		Shows: "a key that is created or not: an order whose SKU is locked is refused at once, and asks again"},
+		Shows: "a key that only one client can create; if the SKU is locked, the order is refused at once"},
 	{Name: "etcd-cas", Lock: NoLock, Server: InEtcd, Write: EtcdCompareAndSwap, Replicas: -1, UnitsPerSecond: 20,
-		Shows: "stock in etcd by mod_revision, orders in MySQL: retries, and a crash between the two leaves units unsold"},
+		Shows: "stock in etcd by mod_revision, orders in MySQL; contention causes retries, and a crash between the two writes leaves units unsold"},
 	{Name: "etcd", Lock: Etcd, Server: InEtcd, Write: Batch, Token: true, Replicas: -1, UnitsPerSecond: 400,
-		Shows: "the default: our etcd mutex, a desk for each SKU, and a fencing token that MySQL checks"},
+		Shows: "the default: our own etcd mutex, a desk for each SKU, and a fencing token that MySQL checks"},
 	{Name: "zookeeper", Lock: ZooKeeper, Server: InZooKeeper, Write: ReadThenWrite, Token: true, Replicas: -1, UnitsPerSecond: 10,
-		Shows: "an ephemeral sequential node, each waiting for the one before it alone: fair, without a herd"},
+		Shows: "ephemeral sequential nodes; each waiter watches only the node before its own, so a release wakes only one"},
 	{Name: "redis", Lock: Redis, Server: InRedis, Write: ReadThenWrite, Token: true, Replicas: -1, UnitsPerSecond: 20,
-		Shows: "SET NX PX with an owner, and a token that is counted beside it: a server that restarts empty gives the lock to another"},
+		Shows: "SET NX PX with an owner, and a counter for tokens; a server that restarts empty grants a held lock again"},
 	{Name: "redlock", Lock: Redlock, Server: InRedlock, Write: ReadThenWrite, Replicas: -1, UnitsPerSecond: 10,
-		Shows: "a majority of five Redis servers: outlives the loss of two, trusts their clocks, and yields no token"},
+		Shows: "a majority of five Redis servers; works while two are down, depends on their clocks, and has no token"},
 	{Name: "memcached", Lock: Memcached, Server: InMemcached, Write: ReadThenWrite, Replicas: -1, UnitsPerSecond: 10,
-		Shows: "add with an expiry, released by cas: right until the server evicts the lock or restarts; no token"},
+		Shows: "add with an expiry, released by cas; correct until the server evicts the lock or restarts; no token"},
 	{Name: "kubernetes", Lock: Lease, Server: InKubernetes, Write: ReadThenWrite, Token: true, Replicas: -1, UnitsPerSecond: 5,
-		Shows: "a Lease of the API server, by resourceVersion: right while it is held, and slow"},
+		Shows: "a Lease in the API server, by resourceVersion; slow, and its waiters have no order"},
 	{Name: "kubernetes-stocklock", Lock: StockLock, Server: InKubernetes, Write: ReadThenWrite, Token: true, Replicas: -1, UnitsPerSecond: 5,
-		Shows: "a custom resource with a queue: fair, and kubectl shows who holds it and who waits"},
+		Shows: "a custom resource with a queue; waiters are served in order, and kubectl lists the holder and the queue"},
 }
 
-// Default is the strategy of a service that was not told otherwise.
+// Default is the service's default strategy.
 const Default = "etcd"
 
-// All returns the registry in its order.
+// All returns the registry.
 func All() []Strategy { return slices.Clone(all) }
 
-// Names returns the strategies' names in their order.
+// Names returns the names of all strategies.
 func Names() []string {
 	names := make([]string, len(all))
 	for i, s := range all {
@@ -183,15 +182,14 @@ func Names() []string {
 
 // Find returns the strategy of that name.
 func Find(name string) (Strategy, error) {
-	for _, s := range all {
-		if s.Name == name {
-			return s, nil
-		}
+	i := slices.IndexFunc(all, func(s Strategy) bool { return s.Name == name })
+	if i < 0 {
+		return Strategy{}, fmt.Errorf("unknown strategy %q: one of %s", name, strings.Join(Names(), ", "))
 	}
-	return Strategy{}, fmt.Errorf("unknown strategy %q: one of %s", name, strings.Join(Names(), ", "))
+	return all[i], nil
 }
 
-// FenceFor is the fence that takes effect: off where the lock has no token.
+// FenceFor returns f, or FenceOff if the lock has no token.
 func (s Strategy) FenceFor(f Fence) Fence {
 	if !s.Token {
 		return FenceOff
@@ -199,7 +197,7 @@ func (s Strategy) FenceFor(f Fence) Fence {
 	return f
 }
 
-// Servers says on how many servers of MySQL that take writes it is right, for people.
+// Servers returns the number of MySQL servers that may take writes, for people.
 func (s Strategy) Servers() string {
 	if s.OnePrimary {
 		return "one primary"
@@ -207,8 +205,8 @@ func (s Strategy) Servers() string {
 	return "any number"
 }
 
-// Expect is the verdict that a run under load on so many replicas must have.
-// A fence makes no difference here: it matters only to a holder that paused.
+// Expect returns the verdict that a run under load on so many replicas must have. It does
+// not depend on the fence, which matters only to a holder that paused.
 func (s Strategy) Expect(replicas int) Verdict {
 	if s.Replicas < 0 || replicas <= s.Replicas {
 		return Exact
