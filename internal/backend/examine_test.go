@@ -20,8 +20,8 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// examined is the report on the server of a strategy.
-func examined(t *testing.T, name string, servers Servers) doctor.Report {
+// examine returns the report on the server of a strategy.
+func examine(t *testing.T, name string, servers Servers) doctor.Report {
 	t.Helper()
 	s, err := strategy.Find(name)
 	if err != nil {
@@ -33,16 +33,16 @@ func examined(t *testing.T, name string, servers Servers) doctor.Report {
 	return Examine(t.Context(), s, &servers, "shop")
 }
 
-// healthy fails where anything is to be done.
-func healthy(t *testing.T, report doctor.Report) {
+// expectHealthy fails if the report has a warning or a fault.
+func expectHealthy(t *testing.T, report doctor.Report) {
 	t.Helper()
-	if sick := append(report.With(doctor.Fault), report.With(doctor.Warning)...); len(sick) > 0 || len(report) == 0 {
-		t.Errorf("a healthy server: got %+v", sick)
+	if wrong := append(report.With(doctor.Fault), report.With(doctor.Warning)...); len(wrong) > 0 || len(report) == 0 {
+		t.Errorf("a healthy server: got %+v", wrong)
 	}
 }
 
-// names fails unless a check found what is wrong, and said what to do.
-func names(t *testing.T, report doctor.Report, severity doctor.Severity, check string, wants ...string) {
+// expect fails unless the report has such a finding, with all texts and with advice.
+func expect(t *testing.T, report doctor.Report, severity doctor.Severity, check string, wants ...string) {
 	t.Helper()
 	for _, f := range report.With(severity) {
 		all := f.Do != "" && strings.HasPrefix(f.Check, check)
@@ -53,7 +53,7 @@ func names(t *testing.T, report doctor.Report, severity doctor.Severity, check s
 			return
 		}
 	}
-	t.Errorf("no %s of %s says %q: %+v", severity, check, wants, report)
+	t.Errorf("no %s of %s with %q: %+v", severity, check, wants, report)
 }
 
 func etcdAt(t *testing.T, endpoints ...string) *clientv3.Client {
@@ -66,21 +66,21 @@ func etcdAt(t *testing.T, endpoints ...string) *clientv3.Client {
 	return client
 }
 
-func TestBrokenEtcdIsNamed(t *testing.T) {
+func TestExamineFindsFaultsOfEtcd(t *testing.T) {
 	t.Parallel()
 	const quota = 1 << 20
 	program := sandboxtest.Build(t, "etcdnode")
 	stack := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 3, EtcdProgram: []string{program, fmt.Sprintf("--quota=%d", quota)}})
 	servers := Servers{EtcdEndpoints: stack.EtcdEndpoints()}
 	client := etcdAt(t, stack.Etcd[0].Endpoint)
-	healthy(t, examined(t, "etcd", servers))
+	expectHealthy(t, examine(t, "etcd", servers))
 	if answer, err := client.Get(t.Context(), "", clientv3.WithPrefix(), clientv3.WithCountOnly()); err != nil || answer.Count != 0 {
-		t.Errorf("examining wrote %d keys, %v", answer.Count, err)
+		t.Errorf("Examine wrote %d keys, %v", answer.Count, err)
 	}
 
 	stack.Etcd[2].Kill()
-	report := examined(t, "etcd", servers)
-	names(t, report, doctor.Warning, "members", "2 of 3", stack.Etcd[2].Endpoint)
+	report := examine(t, "etcd", servers)
+	expect(t, report, doctor.Warning, "members", "2 of 3", stack.Etcd[2].Endpoint)
 	if err := report.Err(); err != nil {
 		t.Errorf("with two of three nodes: %v", err)
 	}
@@ -88,36 +88,36 @@ func TestBrokenEtcdIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// It refuses what would go beyond the quota, and from then on everything.
+	// etcd refuses the write that would exceed the quota, and all later ones.
 	var err error
 	for i := 0; err == nil && i < 100; i++ {
 		_, err = client.Put(t.Context(), fmt.Sprint("elsewhere/", i), strings.Repeat("x", quota/16))
 	}
 	if err == nil {
-		t.Fatal("etcd never was full")
+		t.Fatal("100 writes did not fill etcd")
 	}
-	report = examined(t, "etcd", servers)
-	names(t, report, doctor.Fault, "alarms", "NOSPACE", "etcd's upkeep")
-	names(t, report, doctor.Fault, "writes", "space exceeded", "compact")
-	names(t, report, doctor.Warning, "size", "of a quota of 1.0 MiB")
+	report = examine(t, "etcd", servers)
+	expect(t, report, doctor.Fault, "alarms", "NOSPACE", "etcd's upkeep")
+	expect(t, report, doctor.Fault, "writes", "space exceeded", "compact")
+	expect(t, report, doctor.Warning, "size", "of a quota of 1.0 MiB")
 	usage, err := ReadUsage(t.Context(), client)
 	for until := time.Now().Add(10 * time.Second); err == nil && usage.Size < quota/2 && time.Now().Before(until); {
-		usage, err = ReadUsage(t.Context(), client) // etcd writes its file some 100 ms later
+		usage, err = ReadUsage(t.Context(), client) // etcd writes its file about 100 ms later
 	}
 	if err != nil || usage.Quota != quota || usage.Size < quota/2 || len(usage.Alarms) != 1 || usage.Alarms[0] != "NOSPACE" {
-		t.Errorf("got %+v, %v", usage, err)
+		t.Errorf("ReadUsage returned %+v, %v", usage, err)
 	}
 
 	for _, node := range stack.Etcd[1:] {
 		node.Kill()
 	}
-	report = examined(t, "etcd", Servers{EtcdEndpoints: servers.EtcdEndpoints[:1]})
-	names(t, report, doctor.Fault, "answers", "takes no writes", "more than half")
+	report = examine(t, "etcd", Servers{EtcdEndpoints: servers.EtcdEndpoints[:1]})
+	expect(t, report, doctor.Fault, "answers", "takes no writes", "more than half")
 	stack.Etcd[0].Kill()
-	names(t, examined(t, "etcd", servers), doctor.Fault, "answers", "start it")
+	expect(t, examine(t, "etcd", servers), doctor.Fault, "answers", "start it")
 }
 
-func TestEtcdAccountsThatMayNotAreNamed(t *testing.T) {
+func TestExamineFindsMissingRightsInEtcd(t *testing.T) {
 	t.Parallel()
 	stack := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
 	client := etcdAt(t, stack.EtcdEndpoints()...)
@@ -139,16 +139,16 @@ func TestEtcdAccountsThatMayNotAreNamed(t *testing.T) {
 		}
 	}
 	servers := Servers{EtcdEndpoints: stack.EtcdEndpoints()}
-	names(t, examined(t, "etcd", servers), doctor.Fault, "answers", "--etcd-username")
+	expect(t, examine(t, "etcd", servers), doctor.Fault, "answers", "--etcd-username")
 	servers.EtcdUsername, servers.EtcdPassword = "shop", "wrong"
-	names(t, examined(t, "etcd", servers), doctor.Fault, "answers", "--etcd-password")
+	expect(t, examine(t, "etcd", servers), doctor.Fault, "answers", "--etcd-password")
 	servers.EtcdPassword = "secret"
-	names(t, examined(t, "etcd", servers), doctor.Fault, "writes", "grant")
+	expect(t, examine(t, "etcd", servers), doctor.Fault, "writes", "grant")
 	servers.Prefix = "elsewhere/"
-	healthy(t, examined(t, "etcd", servers))
+	expectHealthy(t, examine(t, "etcd", servers))
 }
 
-func TestBrokenRedisIsNamed(t *testing.T) {
+func TestExamineFindsFaultsOfRedis(t *testing.T) {
 	tier.OnlyTestAll(t, "Redis")
 	t.Parallel()
 	nodes, err := sandbox.StartRedisNodes(t.Context(), 2, sandbox.RedisConfig{AppendAlways: true})
@@ -171,36 +171,36 @@ func TestBrokenRedisIsNamed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	healthy(t, examined(t, "redis", servers))
+	expectHealthy(t, examine(t, "redis", servers))
 	if n, err := client.DBSize(t.Context()).Result(); err != nil || n != 0 {
-		t.Errorf("examining wrote %d keys, %v", n, err)
+		t.Errorf("Examine wrote %d keys, %v", n, err)
 	}
 	set("appendonly", "no")
 	set("maxmemory-policy", "allkeys-lru")
-	report := examined(t, "redis", servers)
-	names(t, report, doctor.Warning, "persistence", "appendonly")
-	names(t, report, doctor.Warning, "eviction", "allkeys-lru", "noeviction")
+	report := examine(t, "redis", servers)
+	expect(t, report, doctor.Warning, "persistence", "appendonly")
+	expect(t, report, doctor.Warning, "eviction", "allkeys-lru", "noeviction")
 	set("maxmemory-policy", "noeviction")
 	set("maxmemory", "1")
-	names(t, examined(t, "redis", servers), doctor.Fault, "writes", "OOM", "raise maxmemory")
+	expect(t, examine(t, "redis", servers), doctor.Fault, "writes", "OOM", "raise maxmemory")
 	set("maxmemory", "0")
 	host, port, _ := net.SplitHostPort(nodes[1].Addr)
 	if err := client.ReplicaOf(t.Context(), host, port).Err(); err != nil {
 		t.Fatal(err)
 	}
-	report = examined(t, "redis", servers)
-	names(t, report, doctor.Fault, "role", "replica of "+nodes[1].Addr)
-	names(t, report, doctor.Fault, "writes", "READONLY", "primary")
+	report = examine(t, "redis", servers)
+	expect(t, report, doctor.Fault, "role", "replica of "+nodes[1].Addr)
+	expect(t, report, doctor.Fault, "writes", "READONLY", "primary")
 	set("requirepass", "secret")
-	names(t, examined(t, "redis", servers), doctor.Fault, "answers", "NOAUTH", "--redis-addrs")
+	expect(t, examine(t, "redis", servers), doctor.Fault, "answers", "NOAUTH", "--redis-addrs")
 	three := Servers{RedisAddrs: []string{nodes[1].Addr, nodes[1].Addr, "127.0.0.1:1"}}
-	report = examined(t, "redlock", three)
-	names(t, report, doctor.Warning, "answers", "127.0.0.1:1", "more than half")
+	report = examine(t, "redlock", three)
+	expect(t, report, doctor.Warning, "answers", "127.0.0.1:1", "more than half")
 	three.RedisAddrs[1] = "127.0.0.1:2"
-	names(t, examined(t, "redlock", three), doctor.Fault, "answers", "127.0.0.1:1")
+	expect(t, examine(t, "redlock", three), doctor.Fault, "answers", "127.0.0.1:1")
 }
 
-func TestBrokenMemcachedIsNamed(t *testing.T) {
+func TestExamineFindsFaultsOfMemcached(t *testing.T) {
 	tier.OnlyTestAll(t, "memcached")
 	t.Parallel()
 	server, err := sandbox.StartMemcached(t.Context(), sandbox.MemcachedConfig{Megabytes: 2})
@@ -209,7 +209,7 @@ func TestBrokenMemcachedIsNamed(t *testing.T) {
 	}
 	t.Cleanup(server.Kill)
 	servers := Servers{MemcachedAddr: server.Addr}
-	healthy(t, examined(t, "memcached", servers))
+	expectHealthy(t, examine(t, "memcached", servers))
 	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", server.Addr)
 	if err != nil {
 		t.Fatal(err)
@@ -220,15 +220,15 @@ func TestBrokenMemcachedIsNamed(t *testing.T) {
 		fmt.Fprintf(conn, "set k%d 0 0 %d noreply\r\n%s\r\n", i, len(item), item)
 	}
 	fmt.Fprint(conn, "quit\r\n")
-	if _, err := io.ReadAll(conn); err != nil { // until all of it was done
+	if _, err := io.ReadAll(conn); err != nil { // until the server has handled all of them
 		t.Fatal(err)
 	}
-	names(t, examined(t, "memcached", servers), doctor.Warning, "evictions", "second holder")
+	expect(t, examine(t, "memcached", servers), doctor.Warning, "evictions", "second holder")
 	server.Kill()
-	names(t, examined(t, "memcached", servers), doctor.Fault, "answers", "refused")
+	expect(t, examine(t, "memcached", servers), doctor.Fault, "answers", "refused")
 }
 
-func TestBrokenZooKeeperIsNamed(t *testing.T) {
+func TestExamineFindsFaultsOfZooKeeper(t *testing.T) {
 	tier.OnlyTestAll(t, "ZooKeeper")
 	t.Parallel()
 	ensemble, err := sandbox.StartZooKeeper(t.Context(), 3)
@@ -241,17 +241,17 @@ func TestBrokenZooKeeperIsNamed(t *testing.T) {
 		}
 	})
 	servers := Servers{ZooKeeperServers: ensemble.Addrs()}
-	healthy(t, examined(t, "zookeeper", servers))
+	expectHealthy(t, examine(t, "zookeeper", servers))
 	ensemble.Nodes[0].Kill()
-	names(t, examined(t, "zookeeper", servers), doctor.Warning, "answers", ensemble.Nodes[0].Addr)
+	expect(t, examine(t, "zookeeper", servers), doctor.Warning, "answers", ensemble.Nodes[0].Addr)
 	ensemble.Nodes[1].Kill()
 	sandboxtest.Eventually(t, "2 of 3 silent servers", func() bool { // the third is silent for a moment too
-		return strings.Contains(examined(t, "zookeeper", servers).Err().Error(), "2 of 3")
+		return strings.Contains(examine(t, "zookeeper", servers).Err().Error(), "2 of 3")
 	})
-	names(t, examined(t, "zookeeper", servers), doctor.Fault, "answers", "2 of 3")
+	expect(t, examine(t, "zookeeper", servers), doctor.Fault, "answers", "2 of 3")
 }
 
-func TestBrokenKubernetesIsNamed(t *testing.T) {
+func TestExamineFindsFaultsOfKubernetes(t *testing.T) {
 	tier.OnlyTestAll(t, "Kubernetes")
 	t.Parallel()
 	stack := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
@@ -264,12 +264,12 @@ func TestBrokenKubernetesIsNamed(t *testing.T) {
 	write(t, token, server.Token)
 	write(t, ca, string(server.CA))
 	servers := Servers{KubeServer: server.URL, KubeTokenFile: token, KubeCA: ca, KubeNamespace: "default"}
-	healthy(t, examined(t, "kubernetes", servers))
-	names(t, examined(t, "kubernetes-stocklock", servers), doctor.Fault, "custom resource", "stocklock.yaml")
+	expectHealthy(t, examine(t, "kubernetes", servers))
+	expect(t, examine(t, "kubernetes-stocklock", servers), doctor.Fault, "custom resource", "stocklock.yaml")
 	servers.KubeNamespace = "nowhere"
-	names(t, examined(t, "kubernetes", servers), doctor.Fault, "namespace", "create namespace nowhere")
-	write(t, token, "another's")
-	names(t, examined(t, "kubernetes", servers), doctor.Fault, "answers", "401", "--kube-token-file")
+	expect(t, examine(t, "kubernetes", servers), doctor.Fault, "namespace", "create namespace nowhere")
+	write(t, token, "of another cluster")
+	expect(t, examine(t, "kubernetes", servers), doctor.Fault, "answers", "401", "--kube-token-file")
 }
 
 func write(t *testing.T, path, text string) {

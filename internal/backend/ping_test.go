@@ -3,6 +3,7 @@ package backend_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"testing"
 	"time"
@@ -18,7 +19,7 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// open makes the backend of a strategy.
+// open opens the backend of a strategy.
 func open(t *testing.T, name string, servers backend.Servers) *backend.Backend {
 	t.Helper()
 	row, err := strategy.Find(name)
@@ -34,33 +35,28 @@ func open(t *testing.T, name string, servers backend.Servers) *backend.Backend {
 	}
 	t.Cleanup(func() {
 		if g.Locker != nil {
-			_ = g.Locker.Close(context.Background()) // of a server that may be gone
+			_ = g.Locker.Close(context.Background()) // the server may be down
 		}
 		_ = g.Close()
 	})
 	return g
 }
 
-// await pings until that gives want: some servers take a moment. A want of nil is
-// no error, and errAny one of any kind.
-func await(t *testing.T, g *backend.Backend, what string, want error) {
+// awaitPing pings until the result is want, because some servers take a moment. errAny is
+// any error.
+func awaitPing(t *testing.T, b *backend.Backend, what string, want error) {
 	t.Helper()
-	for until := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // as readiness has
-		err := g.Ping(ctx)
-		cancel()
-		if errors.Is(err, want) || errors.Is(want, errAny) && err != nil {
-			return
-		}
-		if time.Now().After(until) {
-			t.Fatalf("%s: ping: %v, want %v", what, err, want)
-		}
-	}
+	sandboxtest.Eventually(t, fmt.Sprintf("ping to return %v from a server that is %s", want, what), func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // as readiness does
+		defer cancel()
+		err := b.Ping(ctx)
+		return errors.Is(err, want) || errors.Is(want, errAny) && err != nil
+	})
 }
 
 var errAny = errors.New("any error")
 
-func TestEtcdThatIsFullOrAloneIsNotReady(t *testing.T) {
+func TestPingFailsOnAFullEtcdAndWithoutAMajority(t *testing.T) {
 	t.Parallel()
 	own := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 3})
 	for _, name := range []string{"etcd", "etcd-try", "etcd-cas"} {
@@ -69,26 +65,26 @@ func TestEtcdThatIsFullOrAloneIsNotReady(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		await(t, g, "healthy", nil)
+		awaitPing(t, g, "healthy", nil)
 		if after, err := g.Reached(t.Context()); err != nil || after != before {
-			t.Errorf("%s: pings took etcd from revision %d to %d, %v", name, before, after, err)
+			t.Errorf("%s: Ping moved etcd from revision %d to %d, %v", name, before, after, err)
 		}
 		alarm(t, g.Etcd, pb.AlarmRequest_ACTIVATE)
-		await(t, g, "full", backend.ErrNoWrites)
+		awaitPing(t, g, "full", backend.ErrNoWrites)
 		alarm(t, g.Etcd, pb.AlarmRequest_DEACTIVATE)
-		await(t, g, "with room again", nil)
+		awaitPing(t, g, "no longer full", nil)
 	}
 	g := open(t, "etcd-cas", backend.Servers{EtcdEndpoints: own.EtcdEndpoints()})
 	own.Etcd[0].Kill()
 	own.Etcd[1].Kill()
-	await(t, g, "without a majority", errAny)
+	awaitPing(t, g, "without a majority", errAny)
 	if err := own.Etcd[0].Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	await(t, g, "with a majority", nil)
+	awaitPing(t, g, "with a majority", nil)
 }
 
-// alarm sets, or clears, what etcd does when its quota is full.
+// alarm activates or deactivates the alarm that etcd raises when it is full.
 func alarm(t *testing.T, client *clientv3.Client, action pb.AlarmRequest_AlarmAction) {
 	t.Helper()
 	members, err := client.MemberList(t.Context())
@@ -102,7 +98,7 @@ func alarm(t *testing.T, client *clientv3.Client, action pb.AlarmRequest_AlarmAc
 	}
 }
 
-func TestRedisThatTakesNoWritesIsNotReady(t *testing.T) {
+func TestPingFailsOnARedisThatTakesNoWrites(t *testing.T) {
 	tier.OnlyTestAll(t, "Redis")
 	t.Parallel()
 	nodes, err := sandbox.StartRedisNodes(t.Context(), 3, sandbox.RedisConfig{})
@@ -131,22 +127,22 @@ func TestRedisThatTakesNoWritesIsNotReady(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		await(t, one, "before it is "+tt.what, nil)
+		awaitPing(t, one, "healthy, before it is "+tt.what, nil)
 		do(clients[0], tt.begins)
-		await(t, one, tt.what, backend.ErrNoWrites)
-		await(t, most, "one of three is "+tt.what, nil)
+		awaitPing(t, one, tt.what, backend.ErrNoWrites)
+		awaitPing(t, most, "only one of three that is "+tt.what, nil)
 		do(clients[1], tt.begins)
-		await(t, most, "two of three are "+tt.what, backend.ErrNoWrites)
+		awaitPing(t, most, "two of three that are "+tt.what, backend.ErrNoWrites)
 		do(clients[0], tt.ends)
 		do(clients[1], tt.ends)
-		await(t, most, "after two were "+tt.what, nil)
+		awaitPing(t, most, "healthy, after two were "+tt.what, nil)
 	}
 	if n := clients[0].DBSize(t.Context()).Val(); n != size {
-		t.Errorf("pings left %d keys, there were %d", n, size)
+		t.Errorf("there are %d keys after Ping, and %d before", n, size)
 	}
 }
 
-func TestMemcachedIsAskedForAWrite(t *testing.T) {
+func TestPingFailsOnADeadMemcached(t *testing.T) {
 	tier.OnlyTestAll(t, "memcached")
 	t.Parallel()
 	server, err := sandbox.StartMemcached(t.Context(), sandbox.MemcachedConfig{})
@@ -155,12 +151,12 @@ func TestMemcachedIsAskedForAWrite(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = server.Close() })
 	g := open(t, "memcached", backend.Servers{MemcachedAddr: server.Addr})
-	await(t, g, "healthy", nil)
+	awaitPing(t, g, "healthy", nil)
 	server.Kill()
-	await(t, g, "dead", errAny)
+	awaitPing(t, g, "dead", errAny)
 }
 
-func TestZooKeeperWithoutAMajorityIsNotReady(t *testing.T) {
+func TestPingFailsOnZooKeeperWithoutAMajority(t *testing.T) {
 	tier.OnlyTestAll(t, "ZooKeeper")
 	t.Parallel()
 	ensemble, err := sandbox.StartZooKeeper(t.Context(), 3)
@@ -169,13 +165,13 @@ func TestZooKeeperWithoutAMajorityIsNotReady(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = ensemble.Close() })
 	g := open(t, "zookeeper", backend.Servers{ZooKeeperServers: ensemble.Addrs()})
-	await(t, g, "healthy", nil)
+	awaitPing(t, g, "healthy", nil)
 	for _, node := range ensemble.Nodes[:2] {
 		sandboxtest.Pause(t, node.Process)
 	}
-	await(t, g, "without a majority", errAny)
+	awaitPing(t, g, "without a majority", errAny)
 	for _, node := range ensemble.Nodes[:2] {
 		sandboxtest.Resume(t, node.Process)
 	}
-	await(t, g, "with a majority", nil)
+	awaitPing(t, g, "with a majority", nil)
 }

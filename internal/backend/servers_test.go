@@ -7,8 +7,8 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// What names a server for people, and what is wrong with a flag, goes to logs.
-func TestPasswordsAreNotShown(t *testing.T) {
+// Addresses and errors of flags are logged.
+func TestAddressesAndErrorsContainNoPasswords(t *testing.T) {
 	const secret = "hidden"
 	for _, tt := range []struct {
 		strategy string
@@ -30,10 +30,10 @@ func TestPasswordsAreNotShown(t *testing.T) {
 			t.Errorf("%+v: got %v, want an error: %v", tt.servers, err, tt.wrong)
 		}
 		if err != nil && strings.Contains(err.Error(), secret) {
-			t.Errorf("the error shows the password: %v", err)
+			t.Errorf("the error contains the password: %v", err)
 		}
 		if shown := Address(s, &tt.servers); strings.Contains(shown, secret) || shown == "" {
-			t.Errorf("the address is shown as %q", shown)
+			t.Errorf("Address returned %q", shown)
 		}
 	}
 }

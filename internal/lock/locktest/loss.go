@@ -14,20 +14,9 @@ import (
 // later is when a lock must be free whose holder no longer renews it.
 func (s *suite) later() time.Duration { return s.TTL + lateness }
 
-// served reports whether the lock has a server.
-func (s *suite) served(t *testing.T) bool {
-	if s.TTL == 0 {
-		s.skip(t, "it has a server")
-	}
-	return s.TTL > 0
-}
-
 // revoked ends the holder's lease on the server.
 func (s *suite) revoked(t *testing.T) {
 	const name = "revoked"
-	if !s.served(t) {
-		return
-	}
 	here, there := s.open(t), s.openLong(t)
 	held := MustLock(t, here, name)
 	waiter := LockAside(t, there, name)
@@ -47,7 +36,6 @@ func (s *suite) revoked(t *testing.T) {
 func (s *suite) expectLoss(t *testing.T, held lock.Held, since time.Time) {
 	t.Helper()
 	if !s.Capabilities.LossNotice {
-		s.skip(t, "a loss is noticed")
 		return
 	}
 	await(t, held.Lost(), s.later(), "the loss")
@@ -71,9 +59,6 @@ func (s *suite) expectHolder(t *testing.T, name, place string, holder lock.Held)
 // removedHolder removes the holder's entry but not its lease.
 func (s *suite) removedHolder(t *testing.T) {
 	const name = "removed-holder"
-	if !s.served(t) {
-		return
-	}
 	here := s.open(t)
 	held := MustLock(t, here, name)
 	place := s.places(t, name, 1)[0]
@@ -104,13 +89,6 @@ func (s *suite) removedHolder(t *testing.T) {
 // removedWaiter removes a waiter's entry.
 func (s *suite) removedWaiter(t *testing.T) {
 	const name = "removed-waiter"
-	if !s.served(t) {
-		return
-	}
-	if !s.Capabilities.Queue {
-		s.skip(t, "a waiter has an entry on the server")
-		return
-	}
 	holder := MustLock(t, s.openLong(t), name)
 	waiter := LockAside(t, s.open(t), name)
 	removed := s.places(t, name, 2)[1]
@@ -137,10 +115,6 @@ func (s *suite) removedWaiter(t *testing.T) {
 // killedProcess kills a process that holds and waits for the lock.
 func (s *suite) killedProcess(t *testing.T) {
 	const name = "killed"
-	if !s.Capabilities.Processes {
-		s.skip(t, "it excludes other processes")
-		return
-	}
 	process := s.spawn(t)
 	MustLock(t, process, name)
 	LockAside(t, process, name)
@@ -166,10 +140,6 @@ func (s *suite) expectInTime(t *testing.T, took time.Duration) {
 // pausedProcess pauses a holder's process for longer than its TTL.
 func (s *suite) pausedProcess(t *testing.T) {
 	const name = "paused"
-	if !s.Capabilities.Processes {
-		s.skip(t, "it excludes other processes")
-		return
-	}
 	here, process := s.open(t), s.spawn(t)
 	held := MustLock(t, process, name)
 	waiter := LockAside(t, here, name)
@@ -223,8 +193,6 @@ func (s *suite) pausedServer(t *testing.T) {
 	if s.Capabilities.Deadline {
 		s.places(t, unused, 0) // the server may have applied the request after the pause
 		s.places(t, name+"-new", 0)
-	} else {
-		s.skip(t, "a request that was applied after its deadline is undone")
 	}
 	_ = unlock(holder) // it may be lost
 	s.places(t, name, 0)
@@ -266,10 +234,6 @@ func (s *suite) deadlines(t *testing.T, lockers map[string]lock.Locker) []*Attem
 // deadServer kills the server before and during calls.
 func (s *suite) deadServer(t *testing.T) {
 	const name = "dead-server"
-	if !s.Capabilities.Deadline {
-		s.skip(t, "Lock returns at its deadline with a dead server")
-		return
-	}
 	here := s.open(t)
 	there := s.another(t, here)
 	MustLock(t, here, name)
@@ -314,13 +278,6 @@ func (s *suite) deadServer(t *testing.T) {
 // get the lock.
 func (s *suite) lostServer(t *testing.T) {
 	const name = "lost-server"
-	if !s.served(t) {
-		return
-	}
-	if !s.Capabilities.LossNotice {
-		s.skip(t, "a loss is noticed")
-		return
-	}
 	here := s.open(t)
 	for range tries { // the machine may pause for longer than the margin before the TTL
 		took := s.loseServer(t, here, name)
