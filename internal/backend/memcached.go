@@ -12,7 +12,7 @@ import (
 	"flashsale/internal/lock/memcachedlock"
 )
 
-// leastMemcached is a version whose cas the lock was tested with.
+// leastMemcached has cas, which the lock uses.
 var leastMemcached = doctor.Version{Major: 1, Minor: 5}
 
 // inMemcached opens the lock of one memcached server. It has no Source, because it has

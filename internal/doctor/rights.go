@@ -62,7 +62,7 @@ func (m *mysqlServer) checkRights(ctx context.Context) error {
 
 // checkCreate is for a database whose tables are not all created yet.
 func (m *mysqlServer) checkCreate(ctx context.Context) error {
-	// An account with READ_ONLY ADMIN may still write, but the service's may not.
+	// An account with READ_ONLY ADMIN may write anyway, unless the server is read-only for all.
 	if by := m.readOnlyBy(); by != "" {
 		m.report.Fault("read-only", "use the primary, or make this server the primary: SET GLOBAL read_only = OFF", "the server refuses writes%s", by)
 		return nil
