@@ -22,8 +22,7 @@ func TestBackoffDoublesUpToMax(t *testing.T) {
 	t.Parallel()
 	b := sleep.Backoff{Min: time.Second, Max: 5 * time.Second}
 	for round := range 2 {
-		for i, want := range []time.Duration{1, 2, 4, 5, 5} {
-			want *= time.Second
+		for i, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 5 * time.Second, 5 * time.Second} {
 			if got := b.Next(); got < want/2 || got >= 3*want/2 {
 				t.Errorf("round %d: wait %d is %s, want about %s", round, i, got, want)
 			}
