@@ -270,9 +270,7 @@ func (w *watching) Stop() {
 	w.cancel()
 }
 
-// Source returns the identity of the namespace. The token counters of all locks in it
-// are lost if it is deleted.
-func (o *objects[T]) Source(ctx context.Context) (string, error) {
+func (o *objects[T]) source(ctx context.Context) (string, error) {
 	space, err := send(ctx, o, "read namespace "+o.namespace, func(ctx context.Context) (*unstructured.Unstructured, error) {
 		return o.spaces.Get(ctx, o.namespace, metav1.GetOptions{})
 	})

@@ -79,8 +79,6 @@ var LeaseCapabilities = lock.Capabilities{
 // package's comment describes its protocol.
 type LeaseLocker struct {
 	*lease.Locker
-	*objects[leaseObject]
-
 	store *leases
 }
 
@@ -97,7 +95,7 @@ func NewLease(cfg Config) (*LeaseLocker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &LeaseLocker{Locker: locker, objects: objects, store: store}, nil
+	return &LeaseLocker{Locker: locker, store: store}, nil
 }
 
 // Close unlocks every grant, within ctx.
@@ -105,6 +103,10 @@ func (l *LeaseLocker) Close(ctx context.Context) error {
 	defer l.store.objects.close()
 	return l.Locker.Close(ctx)
 }
+
+// Source returns the identity of the namespace. The token counters of all locks in it
+// are lost if it is deleted.
+func (l *LeaseLocker) Source(ctx context.Context) (string, error) { return l.store.objects.source(ctx) }
 
 // Ask asks whether the server would create a Lease. It creates none.
 func (l *LeaseLocker) Ask(ctx context.Context) error {

@@ -27,8 +27,7 @@ var StockCapabilities = lock.Capabilities{
 // StockLocker is a lock.Locker whose locks are StockLocks, a custom resource with a
 // queue. The package's comment describes its protocol.
 type StockLocker struct {
-	*objects[stockLock]
-
+	objects *objects[stockLock]
 	ttl     time.Duration
 	owner   string
 	session string        // begins the id of each of its places
@@ -175,6 +174,10 @@ func (l *StockLocker) close(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Source returns the identity of the namespace. The token counters of all locks in it
+// are lost if it is deleted.
+func (l *StockLocker) Source(ctx context.Context) (string, error) { return l.objects.source(ctx) }
 
 // Ask asks whether the server would create a StockLock. It creates none.
 func (l *StockLocker) Ask(ctx context.Context) error {
