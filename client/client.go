@@ -79,10 +79,8 @@ func New(cfg Config) (*Client, error) {
 	switch {
 	case len(cfg.URLs) == 0:
 		return nil, errors.New("client: URLs must not be empty")
-	case cfg.MaxTries < 0:
-		return nil, fmt.Errorf("client: MaxTries must not be negative: %d", cfg.MaxTries)
-	case cfg.TryTimeout < 0:
-		return nil, fmt.Errorf("client: TryTimeout must not be negative: %s", cfg.TryTimeout)
+	case cfg.MaxTries < 0 || cfg.TryTimeout < 0:
+		return nil, fmt.Errorf("client: MaxTries (%d) and TryTimeout (%s) must not be negative", cfg.MaxTries, cfg.TryTimeout)
 	}
 	c := &Client{maxTries: cmp.Or(cfg.MaxTries, defaultTries), tryTimeout: cmp.Or(cfg.TryTimeout, defaultTryTimeout)}
 	httpClient := cfg.HTTP

@@ -117,18 +117,13 @@ func problemOf(status int, header http.Header, body []byte) *Problem {
 	if seconds, err := strconv.Atoi(header.Get("Retry-After")); err == nil && seconds > 0 {
 		p.RetryAfter = time.Duration(seconds) * time.Second
 	}
-	var got wire.Problem
+	var got struct {
+		Type, Title, Detail string
+		Errors              []FieldError
+	}
 	kind, _, _ := strings.Cut(header.Get("Content-Type"), ";")
-	if kind != "application/problem+json" || json.Unmarshal(body, &got) != nil {
-		return p
-	}
-	p.Kind = Kind(strings.TrimPrefix(got.Type, "/errors/"))
-	p.Title = got.Title
-	if got.Detail != nil {
-		p.Detail = *got.Detail
-	}
-	if got.Errors != nil {
-		p.Fields = *got.Errors
+	if kind == "application/problem+json" && json.Unmarshal(body, &got) == nil {
+		p.Kind, p.Title, p.Detail, p.Fields = Kind(strings.TrimPrefix(got.Type, "/errors/")), got.Title, got.Detail, got.Errors
 	}
 	return p
 }

@@ -64,14 +64,11 @@ type GaveUp struct {
 }
 
 func (g *GaveUp) Error() string {
-	n, unknown := "1 try", ""
-	if g.Tries != 1 {
-		n = fmt.Sprintf("%d tries", g.Tries)
-	}
+	unknown := ""
 	if g.Unknown {
 		unknown = "; the call may have been applied"
 	}
-	return fmt.Sprintf("gave up after %s%s: %s", n, unknown, g.Err)
+	return fmt.Sprintf("gave up (tries: %d%s): %s", g.Tries, unknown, g.Err)
 }
 
 // Unwrap returns Err.
@@ -118,11 +115,8 @@ func (c *Client) retry(ctx context.Context, call call) (*answer, error) {
 		last = err
 		outcome := outcomeOf(err)
 		unknown = unknown || !call.reads && (outcome == maybeApplied || internal(err))
-		if outcome == refused {
-			final = !unknown || decides(err)
-			return nil, backoff.Permanent(err)
-		}
-		if call.once && outcome == maybeApplied {
+		if outcome == refused || call.once && outcome == maybeApplied {
+			final = outcome == refused && (!unknown || decides(err))
 			return nil, backoff.Permanent(err)
 		}
 		return nil, c.nextTry(ctx, err, current, tries)

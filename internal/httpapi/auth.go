@@ -111,13 +111,13 @@ func (v *verifier) customer(c *gin.Context) (string, error) {
 		return "", err
 	}
 	got, err := v.verify(token)
-	if err != nil && v.isAdmin(token) {
-		return "", invalidToken("The admin token names no customer; this call needs a customer's token.")
+	switch {
+	case err == nil:
+		return got.subject()
+	case v.isAdmin(token):
+		err = invalidToken("The admin token names no customer; this call needs a customer's token.")
 	}
-	if err != nil {
-		return "", err
-	}
-	return got.subject()
+	return "", err
 }
 
 // administrator checks that the request has the admin token, or a JWT whose scope

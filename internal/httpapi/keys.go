@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"crypto/elliptic"
 	"crypto/rsa"
 	"encoding/json"
@@ -166,14 +167,11 @@ func (k *Keys) find(token *jwt.Token) (any, error) {
 	if _, given := token.Header["kid"]; given && !named {
 		return nil, errNoKey
 	}
-	key := set[kid]
-	if key == nil && len(set) == 1 {
-		for _, only := range set {
-			if !named || only.KeyID == "" {
-				key = only
-			}
+	if !named && len(set) == 1 {
+		for kid = range set {
 		}
 	}
+	key := cmp.Or(set[kid], set[""])
 	if key == nil || key.Algorithm != token.Method.Alg() {
 		return nil, errNoKey
 	}

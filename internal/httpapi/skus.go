@@ -37,7 +37,7 @@ func (a *api) PutSKU(c *gin.Context, sku spec.SKUInPath, params spec.PutSKUParam
 			got, created, err = a.cfg.Orders.PutSKU(ctx, want, only[i])
 		}
 		if err != nil {
-			return nil, unavailable(err)
+			return nil, err
 		}
 		c.Header("ETag", tagOf(&got))
 		if created {

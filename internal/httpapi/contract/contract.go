@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/go-json-experiment/json"
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
@@ -186,6 +187,20 @@ func (c *Contract) Resolve(of any) (map[string]any, error) {
 	}
 }
 
+// decode decodes a part of the document, following references. An unknown keyword is
+// an error.
+func (c *Contract) decode(part map[string]any, into any) error {
+	part, err := c.Resolve(part)
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(part)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, into, json.RejectUnknownMembers(true))
+}
+
 func object(value any) map[string]any {
 	m, _ := value.(map[string]any)
 	return m
@@ -231,7 +246,7 @@ func (o *Operation) Query(query url.Values) (wrong []FieldError) {
 		switch {
 		case len(values) > 1:
 			message = "is given more than once"
-		case p.field.kinds.has('0'):
+		case slices.Contains(p.field.kinds, '0'):
 			message = p.integer(values[0])
 		default:
 			message = p.field.text(values[0])

@@ -12,7 +12,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 )
 
@@ -32,15 +31,10 @@ type field struct {
 	Examples    any    `json:"examples"`
 	Order       any    `json:"x-order"`
 
-	kinds   kinds
+	kinds   []jsontext.Kind // that the value may have
 	pattern *regexp.Regexp
 	format  func(string) string
 }
-
-// kinds are the JSON kinds that a value may have.
-type kinds []jsontext.Kind
-
-func (k kinds) has(kind jsontext.Kind) bool { return slices.Contains(k, kind) }
 
 func (c *Contract) field(schema map[string]any) (*field, error) {
 	if _, reference := schema["$ref"]; reference {
@@ -50,16 +44,8 @@ func (c *Contract) field(schema map[string]any) (*field, error) {
 			}
 		}
 	}
-	schema, err := c.Resolve(schema)
-	if err != nil {
-		return nil, err
-	}
-	text, err := json.Marshal(schema)
-	if err != nil {
-		return nil, err
-	}
 	f := &field{Minimum: math.MinInt64, Maximum: math.MaxInt64, MaxLength: -1}
-	if err := json.Unmarshal(text, f, json.RejectUnknownMembers(true)); err != nil {
+	if err := c.decode(schema, f); err != nil {
 		return nil, err
 	}
 	types, several := f.Type.([]any)
@@ -79,13 +65,14 @@ func (c *Contract) field(schema map[string]any) (*field, error) {
 			return nil, fmt.Errorf("unknown format %s", f.Format)
 		}
 	}
+	var err error
 	if f.Pattern != "" {
 		f.pattern, err = regexp.Compile(f.Pattern)
 	}
 	return f, err
 }
 
-var kindsOf = map[any]kinds{"string": {'"'}, "integer": {'0'}, "boolean": {'t', 'f'}, "null": {'n'}}
+var kindsOf = map[any][]jsontext.Kind{"string": {'"'}, "integer": {'0'}, "boolean": {'t', 'f'}, "null": {'n'}}
 
 // text returns what is wrong with a string. It describes a pattern by the document's
 // description.

@@ -45,27 +45,25 @@ func (c *Contract) object(schema map[string]any) (*Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &Object{Schema: schema, fields: map[string]*field{}}
-	for keyword, value := range schema {
-		switch keyword {
-		case "type", "additionalProperties", "description":
-		case "required":
-			for _, name := range value.([]any) {
-				o.required = append(o.required, name.(string))
-			}
-		case "properties":
-			for name, property := range object(value) {
-				if o.fields[name], err = c.field(object(property)); err != nil {
-					return nil, fmt.Errorf("%s: %w", name, err)
-				}
-			}
-		default:
-			return nil, fmt.Errorf("%s: unknown keyword", keyword)
-		}
+	var raw struct {
+		Type                 string                    `json:"type"`
+		AdditionalProperties any                       `json:"additionalProperties"`
+		Description          string                    `json:"description"`
+		Required             []string                  `json:"required"`
+		Properties           map[string]map[string]any `json:"properties"`
+	}
+	if err := c.decode(schema, &raw); err != nil {
+		return nil, err
 	}
 	// Check always rejects unknown fields: the document must say so.
-	if open, closed := schema["additionalProperties"].(bool); schema["type"] != "object" || !closed || open {
+	if raw.Type != "object" || raw.AdditionalProperties != false {
 		return nil, errors.New("a body must be an object with additionalProperties: false")
+	}
+	o := &Object{Schema: schema, fields: map[string]*field{}, required: raw.Required}
+	for name, property := range raw.Properties {
+		if o.fields[name], err = c.field(property); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
 	}
 	return o, nil
 }
@@ -121,7 +119,7 @@ func (o *Object) Check(body []byte) error {
 // read reads the field's value, and returns what is wrong with it.
 func (f *field) read(in *jsontext.Decoder, name string) (string, error) {
 	kind := in.PeekKind()
-	if kindNames[kind] != "" && !f.kinds.has(kind) {
+	if kindNames[kind] != "" && !slices.Contains(f.kinds, kind) {
 		return "", &Malformed{"A field has the wrong JSON type.", []FieldError{{name, "must not be " + kindNames[kind]}}}
 	}
 	value, err := in.ReadValue()

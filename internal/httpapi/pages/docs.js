@@ -4,7 +4,7 @@ SwaggerUIBundle({
   url: "/openapi.yaml",
   dom_id: "#docs",
   deepLinking: true,
-  validatorUrl: null, // it would be another host's
+  validatorUrl: null, // the default is another host
   defaultModelsExpandDepth: 0,
   displayRequestDuration: true,
   tryItOutEnabled: false,

@@ -165,10 +165,11 @@ func (c *Checker) compile(schema map[string]any) (*jsonschema.Schema, error) {
 // stream, body may be any part.
 func (c *Checker) Check(method, path string, status int, header http.Header, body []byte) error {
 	path, _, _ = strings.Cut(path, "?")
-	if err := c.check(method, path, &answer{status, header, body}); err != nil {
-		return fmt.Errorf("contract violation: %s %s answered %d %.300s: %w", method, path, status, body, err)
+	err := c.check(method, path, &answer{status, header, body})
+	if err != nil {
+		err = fmt.Errorf("contract violation: %s %s answered %d %.300s: %w", method, path, status, body, err)
 	}
-	return nil
+	return err
 }
 
 type answer struct {
