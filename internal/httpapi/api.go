@@ -187,11 +187,11 @@ func (a *api) readContract() error {
 	return err
 }
 
-// headAsGet handles HEAD as GET. net/http omits the body.
+// headAsGet handles HEAD as GET.
 func headAsGet(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodHead {
-			get := *r
+			get := *r // a copy: net/http omits the body by r's method
 			get.Method = http.MethodGet
 			r = get.WithContext(context.WithValue(r.Context(), headKey{}, true))
 		}
