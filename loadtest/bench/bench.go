@@ -271,7 +271,7 @@ func (b *bench) try(ctx context.Context, t trial) (run *Run, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, drop()) }()
-	fleet, ports, err := b.startFleet(ctx, t.peer, t.way, at.backends, t.Replicas)
+	fleet, ports, err := b.startFleet(ctx, t.peer, t.way, at, t.Replicas)
 	if err != nil {
 		return nil, err
 	}
@@ -296,7 +296,7 @@ func (b *bench) try(ctx context.Context, t trial) (run *Run, err error) {
 	if err := errors.Join(fleet.Dead(), fleet.Stop()); err != nil {
 		return nil, err
 	}
-	found, err := records(ctx, t.peer, at.backends, &t.load, t.orders(), &plan, got.answers)
+	found, err := records(ctx, t.peer, at, &t.load, t.orders(), &plan, got.answers)
 	if err != nil {
 		return nil, err
 	}
@@ -324,9 +324,10 @@ func (b *bench) assess(t *trial, plan attack.Plan, got *measurement, found proof
 	return run
 }
 
-// servers are those of one run.
+// servers are those of one run. It uses those that its peer needs.
 type servers struct {
-	backends
+	dsn   string
+	etcd  []string
 	redis *sandbox.Redis
 }
 
@@ -345,7 +346,6 @@ func (b *bench) prepare(ctx context.Context, p *peer.Peer) (s servers, drop func
 		if s.redis, err = sandbox.StartRedis(ctx, sandbox.RedisConfig{AppendAlways: p.Durable}); err != nil {
 			return s, drop, err
 		}
-		s.backends.redis = s.redis.Addr
 		drop = s.redis.Close
 	case peer.Nowhere:
 	}

@@ -19,15 +19,8 @@ import (
 	"flashsale/loadtest/peer"
 )
 
-// backends are the servers of a run's replicas.
-type backends struct {
-	dsn   string
-	etcd  []string
-	redis string
-}
-
 // startFleet starts n replicas of a peer. pprof are their ports for profiles, if any.
-func (b *bench) startFleet(ctx context.Context, p peer.Peer, way peer.Way, at backends, n int) (f *sandbox.Fleet, pprof []*sandbox.Port, err error) {
+func (b *bench) startFleet(ctx context.Context, p peer.Peer, way peer.Way, at servers, n int) (f *sandbox.Fleet, pprof []*sandbox.Port, err error) {
 	if b.cfg.Profiles != "" && way.Strategy != "" {
 		if pprof, err = sandbox.ReservePorts(n); err != nil {
 			return nil, nil, err
@@ -43,7 +36,10 @@ func (b *bench) startFleet(ctx context.Context, p peer.Peer, way peer.Way, at ba
 		}
 		if way.Strategy == "" { // this program's own hidden command
 			cfg.Command = []string{self, "peer", p.Name}
-			cfg.Args = []string{"--pool=" + strconv.Itoa(way.Pool), "--redis=" + at.redis}
+			cfg.Args = []string{"--pool=" + strconv.Itoa(way.Pool)}
+			if at.redis != nil {
+				cfg.Args = append(cfg.Args, "--redis="+at.redis.Addr)
+			}
 			return cfg
 		}
 		cfg.Args = []string{"--log-level=warn", "--mysql-pool=" + strconv.Itoa(way.Pool)}

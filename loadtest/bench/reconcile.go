@@ -17,7 +17,7 @@ var checkedBy = map[peer.Store]string{
 
 // records reads what the run's store holds after the last order. A peer without a
 // store has the records of its own answers, so that nothing is checked.
-func records(ctx context.Context, p peer.Peer, at backends, load *Load, orders int, plan *attack.Plan, answers []attack.Answer) (proof.Records, error) {
+func records(ctx context.Context, p peer.Peer, at servers, load *Load, orders int, plan *attack.Plan, answers []attack.Answer) (proof.Records, error) {
 	if p.Store == peer.MySQL {
 		return proof.ReadRecords(ctx, at.dsn, load.skus())
 	}
@@ -38,7 +38,7 @@ func records(ctx context.Context, p peer.Peer, at backends, load *Load, orders i
 		stocks[i] = attack.Stock{SKU: item.SKU, Units: load.units(i, orders)}
 		stocks[i].Available = stocks[i].Units - sold[item.SKU]
 		if p.Store == peer.Redis {
-			left, entries, err := peer.ReadRedis(ctx, at.redis, item.SKU)
+			left, entries, err := peer.ReadRedis(ctx, at.redis.Addr, item.SKU)
 			if err != nil {
 				return proof.Records{}, err
 			}

@@ -37,8 +37,6 @@ type wire struct {
 	targets []target
 	// answers by request. Each is written by one worker.
 	answers []attack.Answer
-
-	reasons sync.Map // interns the few texts of many answers
 }
 
 // target is a replica with its connections.
@@ -121,7 +119,7 @@ func (w *wire) RoundTrip(hit *http.Request) (*http.Response, error) {
 	a := &w.answers[seq]
 	a.Seq = seq
 	if err := w.exchange(seq, a); err != nil {
-		a.Outcome, a.Status, a.Reason = attack.Ambiguous, 0, w.intern(describe(err))
+		a.Outcome, a.Status, a.Reason = attack.Ambiguous, 0, describe(err)
 		return nil, err
 	}
 	return &http.Response{StatusCode: a.Status, ProtoMajor: 1, ProtoMinor: 1, Header: nothing, Body: http.NoBody, Request: hit}, nil
@@ -136,7 +134,7 @@ func (w *wire) exchange(seq int, a *attack.Answer) error {
 	c.buf = w.request(c.buf[:0], t, seq)
 	if _, err = c.Write(c.buf); err == nil {
 		var keep bool
-		if keep, err = w.read(c, a); err == nil && keep {
+		if keep, err = c.read(a); err == nil && keep {
 			t.put(c)
 			return nil
 		}
@@ -163,7 +161,7 @@ func (w *wire) request(b []byte, t *target, seq int) []byte {
 }
 
 // read reads one answer. keep reports whether the connection can be reused.
-func (w *wire) read(c *conn, a *attack.Answer) (keep bool, err error) {
+func (c *conn) read(a *attack.Answer) (keep bool, err error) {
 	line, err := c.r.ReadSlice('\n')
 	if err != nil {
 		return false, err
@@ -204,13 +202,13 @@ func (w *wire) read(c *conn, a *attack.Answer) (keep bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	w.classify(a, body)
+	classify(a, body)
 	_, err = c.r.Discard(length)
 	return keep, err
 }
 
 // classify sets the outcome of an answer, as package attack does.
-func (w *wire) classify(a *attack.Answer, body []byte) {
+func classify(a *attack.Answer, body []byte) {
 	a.Outcome = attack.Refused
 	switch a.Status {
 	case http.StatusCreated:
@@ -222,7 +220,7 @@ func (w *wire) classify(a *attack.Answer, body []byte) {
 		a.Outcome = attack.Ambiguous
 	}
 	kind := quoted(body, `"type":"`)
-	a.Reason = w.intern(string(kind[bytes.LastIndexByte(kind, '/')+1:]))
+	a.Reason = string(kind[bytes.LastIndexByte(kind, '/')+1:])
 	if a.Status == http.StatusConflict && (a.Reason == "sold-out" || a.Reason == "insufficient-stock") {
 		a.Outcome = attack.SoldOut
 	}
@@ -242,11 +240,6 @@ func quoted(body []byte, before string) []byte {
 }
 
 var errNotHTTP = errors.New("the answer is not HTTP/1.1 with a Content-Length")
-
-func (w *wire) intern(text string) string {
-	same, _ := w.reasons.LoadOrStore(text, text)
-	return same.(string)
-}
 
 // describe describes an error of a connection in a few words.
 func describe(err error) string {

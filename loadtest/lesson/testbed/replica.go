@@ -6,18 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/rpc"
 	"os"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
-
+	"flashsale/internal/backend"
 	"flashsale/internal/lock"
-	"flashsale/internal/lock/etcdlock"
-	"flashsale/internal/lock/mysqllock"
-	"flashsale/internal/lock/processlock"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
@@ -32,11 +28,12 @@ const replicaVar = "FLASHSALE_LESSON_REPLICA"
 
 // replicaConfig configures a replica's process.
 type replicaConfig struct {
-	Name, Addr, DSN string
-	Lock            strategy.Lock
-	Etcd, Prefix    string
-	TTL             time.Duration
+	Name, Addr, DSN, Strategy string
+	Etcd                      []string
 }
+
+// lockTTL is the shortest TTL that etcd grants with its default time-outs.
+const lockTTL = 2 * time.Second
 
 // callTimeout bounds each call of a replica.
 const callTimeout = 15 * time.Second
@@ -52,7 +49,14 @@ func ReplicaMain(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = db.Close() }() // the process ends
-	locker, err := cfg.locker()
+	row, err := strategy.Find(cfg.Strategy)
+	if err != nil {
+		return err
+	}
+	b, err := backend.Open(ctx, backend.Config{
+		Strategy: row, Servers: backend.Servers{EtcdEndpoints: cfg.Etcd}, DSN: cfg.DSN, Database: db.Name,
+		Replica: cfg.Name, TTL: lockTTL, Logger: slog.New(slog.DiscardHandler),
+	})
 	if err != nil {
 		return err
 	}
@@ -60,35 +64,15 @@ func ReplicaMain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { listener.Close() })()
 	calls := rpc.NewServer()
-	if err := calls.Register(&Seller{name: cfg.Name, db: db, locker: locker}); err != nil {
+	if err := calls.Register(&Seller{name: cfg.Name, db: db, locker: b.Locker}); err != nil {
 		return err
 	}
-	for {
-		conn, err := listener.Accept()
-		if err != nil {
-			break // ctx has ended
-		}
-		go calls.ServeConn(conn) // ends with the process
-	}
+	go calls.Accept(listener) // ends with the process
+	<-ctx.Done()
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	return locker.Close(closing)
-}
-
-func (cfg replicaConfig) locker() (lock.Locker, error) {
-	switch cfg.Lock {
-	case strategy.Process:
-		return processlock.New(), nil
-	case strategy.LockTable:
-		return mysqllock.NewTable(mysqllock.Config{DSN: cfg.DSN, Table: "locks", TTL: cfg.TTL, Owner: fmt.Sprintf("%s@:%d", cfg.Name, os.Getpid())})
-	}
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{cfg.Etcd}, Logger: zap.NewNop()})
-	if err != nil {
-		return nil, err
-	}
-	return etcdlock.New(etcdlock.Config{Client: client, Prefix: cfg.Prefix, TTL: cfg.TTL, Owner: etcdlock.Owner{Replica: cfg.Name, PID: os.Getpid()}})
+	return errors.Join(b.Locker.Close(closing), b.Close())
 }
 
 // Seller is the RPC service of a replica. It handles one order at a time.
@@ -197,10 +181,9 @@ func (s *Shop) Replica(name string, kind strategy.Lock) *Replica {
 	r := &Replica{Actor: run.Actor(name), shop: s}
 	reserved, err := sandbox.ReservePort()
 	run.Check(err)
-	// Two seconds is the shortest TTL that etcd grants with its default time-outs.
-	cfg := replicaConfig{Name: name, Addr: reserved.Addr, DSN: s.dsn, Lock: kind, Prefix: run.Name + "/", TTL: 2 * time.Second}
+	cfg := replicaConfig{Name: name, Addr: reserved.Addr, DSN: s.dsn, Strategy: string(kind)} // of the same name
 	if kind == strategy.Etcd {
-		cfg.Etcd = run.Etcd().Endpoint
+		cfg.Etcd = []string{run.Etcd().Endpoint}
 	}
 	env, err := json.Marshal(cfg)
 	run.Check(err)

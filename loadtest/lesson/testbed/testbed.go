@@ -39,6 +39,7 @@ type Testbed struct {
 	etcd   *sandbox.Stack
 	redis  *sandbox.Redis
 	zk     *sandbox.ZooKeeper
+	stops  []func() error // of those that are running
 	runs   int
 }
 
@@ -49,23 +50,14 @@ func New(cfg Config) *Testbed {
 	return &Testbed{cfg: cfg}
 }
 
-// Close stops all servers.
+// Close stops all servers. The testbed is of no use afterwards.
 func (t *Testbed) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, stack := range []*sandbox.Stack{t.mysql, t.galera, t.etcd} {
-		if stack != nil {
-			stack.Stop()
-		}
-	}
 	var errs []error
-	if t.redis != nil {
-		errs = append(errs, t.redis.Close())
+	for _, stop := range t.stops {
+		errs = append(errs, stop())
 	}
-	if t.zk != nil {
-		errs = append(errs, t.zk.Close())
-	}
-	t.mysql, t.galera, t.etcd, t.redis, t.zk = nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }
 
@@ -80,17 +72,24 @@ func (t *Testbed) Database(ctx context.Context) (version string, err error) {
 }
 
 func (t *Testbed) stack(ctx context.Context, place **sandbox.Stack, cfg sandbox.Config) (*sandbox.Stack, error) {
-	return shared(t, place, func() (*sandbox.Stack, error) { return sandbox.Start(ctx, cfg) })
+	return shared(t, place, func() (*sandbox.Stack, error) { return sandbox.Start(ctx, cfg) },
+		func(s *sandbox.Stack) error { s.Stop(); return nil })
 }
 
 // shared returns the server at that place, and starts it on first use.
-func shared[T any](t *Testbed, place **T, start func() (*T, error)) (server *T, err error) {
+func shared[T any](t *Testbed, place **T, start func() (*T, error), stop func(*T) error) (*T, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if *place == nil {
-		*place, err = start()
+	if *place != nil {
+		return *place, nil
 	}
-	return *place, err
+	server, err := start()
+	if err != nil {
+		return nil, err
+	}
+	*place = server
+	t.stops = append(t.stops, func() error { return stop(server) })
+	return server, nil
 }
 
 // timeout bounds one run, with the start of the servers that it needs. A run takes
@@ -214,7 +213,7 @@ func (r *Run) EtcdClient() *clientv3.Client {
 
 // RedisClient connects to the shared Redis.
 func (r *Run) RedisClient() *redis.Client {
-	server, err := shared(r.bed, &r.bed.redis, func() (*sandbox.Redis, error) { return sandbox.StartRedis(r.ctx, sandbox.RedisConfig{}) })
+	server, err := shared(r.bed, &r.bed.redis, func() (*sandbox.Redis, error) { return sandbox.StartRedis(r.ctx, sandbox.RedisConfig{}) }, (*sandbox.Redis).Close)
 	r.Check(err)
 	return r.ClientOf(server)
 }
@@ -237,7 +236,7 @@ func (r *Run) ClientOf(server *sandbox.Redis) *redis.Client {
 
 // ZooKeeper is the shared ZooKeeper of one node.
 func (r *Run) ZooKeeper() *sandbox.ZooKeeper {
-	server, err := shared(r.bed, &r.bed.zk, func() (*sandbox.ZooKeeper, error) { return sandbox.StartZooKeeper(r.ctx, 1) })
+	server, err := shared(r.bed, &r.bed.zk, func() (*sandbox.ZooKeeper, error) { return sandbox.StartZooKeeper(r.ctx, 1) }, (*sandbox.ZooKeeper).Close)
 	r.Check(err)
 	return server
 }
