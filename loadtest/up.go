@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,17 +58,13 @@ const (
 
 // Run runs the stack until ctx ends.
 func (c *upCmd) Run(ctx context.Context, s streams) error {
-	cfg, err := c.replica()
+	row, cfg, err := c.replica()
 	if err != nil {
 		return err
 	}
 	path := filepath.Join(c.Out, sandboxFile)
 	// Remove the file of a run that was killed: programs wait for the new one.
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	row, err := strategy.Find(c.Strategy)
-	if err != nil {
 		return err
 	}
 	if err := lockserver.Check(row); err != nil {
@@ -116,33 +113,25 @@ func (c *upCmd) Run(ctx context.Context, s streams) error {
 	return errors.Join(os.Remove(path), fleet.Stop())
 }
 
-func (c *upCmd) replica() (sandbox.ReplicaConfig, error) {
-	var cfg sandbox.ReplicaConfig
-	row, err := strategy.Find(c.Strategy)
-	if err != nil {
-		return cfg, fmt.Errorf("--strategy: %w", err)
+func (c *upCmd) replica() (row strategy.Strategy, cfg sandbox.ReplicaConfig, err error) {
+	if row, err = strategy.Find(c.Strategy); err != nil {
+		return row, cfg, fmt.Errorf("--strategy: %w", err)
 	}
 	fence, err := strategy.ParseFence(c.Fence)
 	if err != nil {
-		return cfg, fmt.Errorf("--fence: %w", err)
+		return row, cfg, fmt.Errorf("--fence: %w", err)
 	}
-	cfg = sandbox.ReplicaConfig{Strategy: row.Name, Fence: string(row.FenceFor(fence))}
-	for _, flag := range []struct {
-		name  string
-		value time.Duration
-	}{{"--lock-ttl", c.LockTTL}, {"--payment-window", c.PaymentWindow}} {
-		if err := notNegative(flag.name, flag.value); err != nil {
-			return cfg, err
-		}
-		if flag.value > 0 {
-			cfg.Args = append(cfg.Args, flag.name+"="+flag.value.String())
-		}
+	if err := cmp.Or(notNegative("--lock-ttl", c.LockTTL), notNegative("--payment-window", c.PaymentWindow), c.check()); err != nil {
+		return row, cfg, err
 	}
-	if err := c.check(); err != nil {
-		return cfg, err
+	cfg = sandbox.ReplicaConfig{Program: c.API, Strategy: row.Name, Fence: string(row.FenceFor(fence))}
+	if c.LockTTL > 0 {
+		cfg.Args = append(cfg.Args, "--lock-ttl="+c.LockTTL.String())
 	}
-	cfg.Program = c.API
-	return cfg, nil
+	if c.PaymentWindow > 0 {
+		cfg.Args = append(cfg.Args, "--payment-window="+c.PaymentWindow.String())
+	}
+	return row, cfg, nil
 }
 
 func describe(stack *sandbox.Stack, fleet *sandbox.Fleet, dsn string) sandboxDescription {

@@ -74,11 +74,17 @@ func (p *process) read() {
 
 func (p *process) send(c command) error { return json.NewEncoder(p.conn).Encode(c) }
 
-func (p *process) await(ctx context.Context, match func(event) bool) (event, error) {
-	return p.awaitNth(ctx, 1, match)
+// on matches events of a kind and a SKU, answerTo the answer to an order.
+func on(kind, sku string) func(event) bool {
+	return func(e event) bool { return e.Kind == kind && e.SKU == sku }
 }
 
-func (p *process) awaitNth(ctx context.Context, n int, match func(event) bool) (event, error) {
+func answerTo(order int) func(event) bool {
+	return func(e event) bool { return e.Kind == answered && e.Order == order }
+}
+
+// await waits for the n-th event that matches.
+func (p *process) await(ctx context.Context, n int, match func(event) bool) (event, error) {
 	timeout := time.NewTimer(stepTimeout)
 	defer timeout.Stop()
 	for {

@@ -142,7 +142,7 @@ func (r *run) play(ctx context.Context) error {
 			return err
 		}
 	}
-	if _, err := r.a.awaitNth(ctx, 2, func(e event) bool { return e.Kind == reached }); err != nil {
+	if _, err := r.a.await(ctx, 2, func(e event) bool { return e.Kind == reached }); err != nil {
 		return err
 	}
 	if err := r.a.Pause(ctx); err != nil {
@@ -157,7 +157,7 @@ func (r *run) play(ctx context.Context) error {
 	if err := r.sellOut(ctx, r.after()); err != nil {
 		return err
 	}
-	in, err := r.b.await(ctx, func(e event) bool { return e.Kind == granted && e.SKU == r.after() })
+	in, err := r.b.await(ctx, 1, on(granted, r.after()))
 	if err != nil {
 		return err
 	}
@@ -169,7 +169,7 @@ func (r *run) play(ctx context.Context) error {
 	if err := r.awaitStaleWrites(ctx); err != nil {
 		return err
 	}
-	out, err := r.a.await(ctx, func(e event) bool { return e.Kind == ended && e.SKU == r.after() })
+	out, err := r.a.await(ctx, 1, on(ended, r.after()))
 	if err != nil {
 		return err
 	}
@@ -178,11 +178,11 @@ func (r *run) play(ctx context.Context) error {
 		return err
 	}
 	for _, order := range []int{1, 2} {
-		if _, err := r.a.await(ctx, func(e event) bool { return e.Kind == answered && e.Order == order }); err != nil {
+		if _, err := r.a.await(ctx, 1, answerTo(order)); err != nil {
 			return err
 		}
 	}
-	if _, err := r.b.await(ctx, func(e event) bool { return e.Kind == answered && e.Order == waiting }); err != nil {
+	if _, err := r.b.await(ctx, 1, answerTo(waiting)); err != nil {
 		return err
 	}
 	return r.settle(ctx)
@@ -199,9 +199,7 @@ func (r *run) holdB(ctx context.Context) (order int, err error) {
 		if err := r.b.send(command{Order: order, SKU: r.amid()}); err != nil {
 			return 0, err
 		}
-		e, err := r.b.await(ctx, func(e event) bool {
-			return e.Kind == reached || e.Kind == answered && e.Order == order
-		})
+		e, err := r.b.await(ctx, 1, func(e event) bool { return e.Kind == reached || answerTo(order)(e) })
 		if err != nil || e.Kind == reached {
 			return order, err
 		}
@@ -220,7 +218,7 @@ func (r *run) sellOut(ctx context.Context, sku string) error {
 		if err := r.b.send(command{Order: order, SKU: sku}); err != nil {
 			return err
 		}
-		e, err := r.b.await(ctx, func(e event) bool { return e.Kind == answered && e.Order == order })
+		e, err := r.b.await(ctx, 1, answerTo(order))
 		switch {
 		case err != nil:
 			return err
@@ -239,8 +237,7 @@ func (r *run) sellOut(ctx context.Context, sku string) error {
 // awaitStaleWrites waits until each of A's writes was made or refused.
 func (r *run) awaitStaleWrites(ctx context.Context) error {
 	for _, sku := range []string{r.after(), r.amid()} {
-		_, err := r.a.await(ctx, func(e event) bool { return e.Kind == ended && e.SKU == sku })
-		if err != nil {
+		if _, err := r.a.await(ctx, 1, on(ended, sku)); err != nil {
 			return err
 		}
 	}
