@@ -28,7 +28,7 @@ type faultFlags struct {
 }
 
 type takeoverCmd struct {
-	faultFlags `embed:"" set:"buyers=64" set:"rate=2000" set:"file=takeover.json"`
+	faultFlags `kong:"embed,set='buyers=64',set='rate=2000',set='file=takeover.json'"`
 	apiFlag
 	Faults  []string      `default:"${sellerFaults}" placeholder:"NAME" help:"Faults of the seller (default ${default}). killed: its process is killed, and started again later. stopped: its process is stopped, and resumed later. parted: the network between the seller and the other replica carries nothing."`
 	Lasts   time.Duration `default:"0" placeholder:"D" help:"How long a fault lasts. 0 is 2s for killed, three lock TTLs for stopped and 5s for parted."`
@@ -60,7 +60,7 @@ func (c *takeoverCmd) Run(ctx context.Context, s streams) error {
 }
 
 type failoverCmd struct {
-	faultFlags `embed:"" set:"buyers=16" set:"rate=50" set:"file=failover.json"`
+	faultFlags `kong:"embed,set='buyers=16',set='rate=50',set='file=failover.json'"`
 	replicaFlags
 	Faults []string `default:"${databaseFaults}" placeholder:"NAME" help:"Faults of the database (default ${default}). kill: the server that the replicas write to is killed. switch: its role moves to another server on purpose. cut: it is cut off from the network; needs root. majority: the other servers are stopped for 10s, so that there is no majority."`
 }

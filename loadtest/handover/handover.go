@@ -1,5 +1,5 @@
-// Package handover measures how long each kind of lock takes from one holder to
-// the next, in the same way for all of them.
+// Package handover measures how long each kind of lock takes to pass from one holder to
+// the next.
 package handover
 
 import (
@@ -20,20 +20,20 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// Figures are what was measured, as they stand in docs.
+// Figures are the results of a measurement, as in docs.
 type Figures struct {
 	Command string `json:"command"`
 	Date    string `json:"date"`
 	Machine string `json:"machine"`
 	Rounds  int    `json:"rounds"`
-	// MedianMS is each strategy's, in milliseconds.
+	// MedianMS is the median of each strategy, in milliseconds.
 	MedianMS map[string]float64 `json:"median_ms"`
 }
 
-// Machine is what this runs on, in words.
+// Machine describes this machine.
 func Machine() string {
 	model := "unknown CPU"
-	text, _ := os.ReadFile("/proc/cpuinfo") // elsewhere it stays unknown
+	text, _ := os.ReadFile("/proc/cpuinfo") // only Linux has the file
 	for line := range strings.Lines(string(text)) {
 		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
 			model = strings.TrimSpace(value)
@@ -45,9 +45,9 @@ func Machine() string {
 
 const (
 	ttl = 5 * time.Second
-	// settled is how long a waiter has to get in line before the lock is given
-	// back. Up to as much is added at random: a waiter that asks from time to time
-	// must be met at any moment of its pause.
+	// settled is how long a waiter may take to start waiting before the holder unlocks. Up
+	// to as much is added at random, so that the unlock hits every phase of a waiter that
+	// polls.
 	settled = 120 * time.Millisecond
 	// roundTimeout bounds one hand-over. lock-row waits four seconds at most.
 	roundTimeout = 10 * time.Second
@@ -55,7 +55,7 @@ const (
 	connections  = 4
 )
 
-// Config is one kind of lock to measure.
+// Config holds the settings of a measurement.
 type Config struct {
 	Strategy strategy.Strategy
 	Servers  backend.Servers
@@ -64,9 +64,8 @@ type Config struct {
 	Rounds int
 }
 
-// Measure is the median time of a hand-over: from just before Unlock until the
-// waiter's Lock has returned, between two Lockers, each with a client of its own,
-// in turns.
+// Measure returns the median time of a hand-over: from just before Unlock until the
+// waiter's Lock returns. Two Lockers, each with its own client, take turns.
 func Measure(ctx context.Context, cfg Config) (median time.Duration, err error) {
 	db, err := stock.Open(cfg.DSN, connections)
 	if err != nil {
@@ -75,7 +74,7 @@ func Measure(ctx context.Context, cfg Config) (median time.Duration, err error) 
 	defer func() { _ = db.Close() }()
 	var lockers [2]lock.Locker
 	for i := range lockers {
-		// A lock in one process has no other side.
+		// A lock within one process has one Locker only.
 		if c, _ := backend.Capabilities(cfg.Strategy); i > 0 && !c.Processes {
 			lockers[i] = lockers[0]
 			break
@@ -132,7 +131,7 @@ func handOver(ctx context.Context, held lock.Held, to lock.Locker) (time.Duratio
 	select {
 	case <-time.After(settled + rand.N(settled)):
 	case early := <-granted:
-		return 0, nil, errors.Join(errors.New("a waiter got no place in line"), early.err)
+		return 0, nil, errors.Join(errors.New("the waiter did not wait"), early.err)
 	}
 	began := time.Now()
 	if err := held.Unlock(ctx); err != nil {

@@ -175,7 +175,7 @@ func (s *soak) rush(ctx context.Context, name string) error {
 	err = owner.create()
 	owner.finish(err)
 	if err != nil {
-		return nil //nolint:nilerr // finish has recorded it, and the soak goes on
+		return nil // finish has recorded err, and the soak goes on
 	}
 	var all sync.WaitGroup
 	defer all.Wait()

@@ -225,7 +225,7 @@ func (r *run) sellOut(ctx context.Context, sku string) error {
 		case e.Error == soldOut:
 			return nil
 		case e.Error != "" && time.Since(began) > stepTimeout:
-			return fmt.Errorf("B cannot sell %s: %s", sku, e.Error)
+			return fmt.Errorf("holder b cannot sell %s: %s", sku, e.Error)
 		case e.Error != "":
 			if err := sleep.For(ctx, tryPause); err != nil {
 				return err
