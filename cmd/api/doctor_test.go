@@ -247,5 +247,5 @@ func TestStartAndDoctorNameWhatIsWrongWithEtcd(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	named([]string{"--etcd-username=root", "--etcd-password=hidden"}, "mend --etcd-username and --etcd-password")
+	named([]string{"--etcd-username=root", "--etcd-password=hidden"}, "correct --etcd-username and --etcd-password")
 }

@@ -62,7 +62,7 @@ func listening(t *testing.T, addr string, files *sandbox.TLS) (port string) {
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	_ = server.Listener.Close()
 	var err error
-	if server.Listener, err = net.Listen("tcp", addr+":0"); err != nil {
+	if server.Listener, err = net.Listen("tcp", addr); err != nil {
 		t.Fatal(err)
 	}
 	_, port, _ = net.SplitHostPort(server.Listener.Addr().String())
@@ -89,7 +89,7 @@ func TestHealthAsksTheConfiguredReplica(t *testing.T) {
 		"an address": ca.Issue("address", "192.0.2.7"),
 	} {
 		for _, addr := range []string{"", "0.0.0.0", "127.0.0.7", "localhost"} {
-			port := listening(t, addr, files)
+			port := listening(t, addr+":0", files)
 			t.Setenv("FLASHSALE_ADDR", addr+":"+port)
 			t.Setenv("FLASHSALE_TLS_CERT", "")
 			if files != nil {
@@ -101,7 +101,7 @@ func TestHealthAsksTheConfiguredReplica(t *testing.T) {
 		}
 	}
 	files := ca.Issue("file", "shop.example")
-	port := listening(t, "127.0.0.1", files)
+	port := listening(t, "127.0.0.1:0", files)
 	_ = os.Unsetenv("FLASHSALE_ADDR") // Setenv above brings it back
 	_ = os.Unsetenv("FLASHSALE_TLS_CERT")
 	config := filepath.Join(t.TempDir(), "flags.json")
@@ -137,20 +137,24 @@ func TestHealthAsksTheConfiguredReplica(t *testing.T) {
 
 func TestHealthFindsAWildcardListenerOnThisMachine(t *testing.T) {
 	t.Parallel()
-	for listen, asked := range map[string][]string{
-		"127.0.0.1": {"", "0.0.0.0", "[::]", "localhost"}, "": {"", "[::]", "127.0.0.1"}, "[::1]": {"[::1]", "[::]", ""},
-	} {
-		if probe, err := net.Listen("tcp", listen+":0"); err != nil && strings.Contains(listen, ":") {
-			t.Logf("no IPv6 on this machine: %v", err)
-			continue
-		} else if err == nil {
-			probe.Close()
-		}
-		port := listening(t, listen, nil)
-		for _, addr := range asked {
-			if out, err := tool(t, "health", "--health-timeout=30s", "--addr="+addr+":"+port); err != nil {
-				t.Errorf("listening on %q, asked at %q: %v %s", listen, addr, err, out)
-			}
+	health := func(addr string) {
+		t.Helper()
+		if out, err := tool(t, "health", "--health-timeout=30s", "--addr="+addr); err != nil {
+			t.Errorf("--addr=%s: %v %s", addr, err, out)
 		}
 	}
+	port := listening(t, ":0", nil)
+	for _, host := range []string{"", "0.0.0.0", "[::]", "localhost"} {
+		health(host + ":" + port)
+	}
+	// A machine with IPv6 only: the reserved port refuses connections to 127.0.0.1.
+	_, port, _ = net.SplitHostPort(sandboxtest.ReservePort(t))
+	probe, err := net.Listen("tcp", "[::1]:"+port)
+	if err != nil {
+		t.Logf("this machine has no IPv6: %v", err)
+		return
+	}
+	_ = probe.Close()
+	listening(t, "[::1]:"+port, nil)
+	health("[::]:" + port)
 }

@@ -122,7 +122,7 @@ func TestDatabaseBecomesReadOnly(t *testing.T) {
 		expect("readiness for reading", "GET", "/readyz?for=reading", "", "", http.StatusOK)
 		expect("reading", "GET", "/v1/orders/"+paid[i], customerToken(t, "ann"), "", http.StatusOK)
 	}
-	if out, err := tool(t, "doctor", "--strategy=conditional", "--mysql-dsn="+dsns[1]); err == nil || !strings.Contains(out, "SET GLOBAL read_only = OFF") {
+	if out, err := tool(t, "doctor", "--json", "--strategy=conditional", "--mysql-dsn="+dsns[1]); err == nil || !strings.Contains(out, "SET GLOBAL read_only = OFF") {
 		t.Errorf("doctor: %v\n%s", err, out)
 	}
 	mustTool(t, "audit", "--mysql-dsn="+dsns[1])

@@ -1,5 +1,5 @@
--- Run once, when the database is made. With these two a replica can find and end the
--- idle transaction of one that was stopped while it held a row; it may end its own
--- account's connections anyway.
+-- Run once, when the database is created. With these rights a replica can find and end
+-- the idle transaction of a paused replica that blocks a row. Ending connections of its
+-- own account needs no further right.
 GRANT PROCESS ON *.* TO 'flashsale'@'%';
 GRANT SELECT ON performance_schema.data_lock_waits TO 'flashsale'@'%';
