@@ -92,7 +92,7 @@ type Latency struct {
 	Max float64 `json:"max"`
 }
 
-// Percentile: this share of all answers arrived within MS milliseconds.
+// Percentile says that this share of all answers arrived within MS milliseconds.
 type Percentile struct {
 	Share float64 `json:"share"`
 	MS    float64 `json:"ms"`
