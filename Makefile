@@ -62,7 +62,7 @@ setup-go:
 	@scripts/setup
 
 setup-test:
-	@scripts/setup --mariadb --modules
+	@scripts/setup --database --modules
 
 setup-all:
 	@scripts/setup --mariadb --mysql --galera --modules --tests --race --curl --codegen --promtool --redis --memcached --haproxy --zookeeper --chromium --kubernetes
