@@ -43,11 +43,8 @@ func (c *auditCmd) audit(ctx context.Context, db *stock.DB) (report stock.Report
 	if row.Write != strategy.EtcdCompareAndSwap {
 		return stock.Audit(ctx, db)
 	}
-	err = c.withBackend(ctx, row, db, func(b *backend.Backend) error {
-		units, err := unitsInEtcd(b, &c.Servers, db)
-		if err == nil {
-			report, err = order.AuditUnits(ctx, db, units)
-		}
+	err = c.withBackend(ctx, row, db, func(b *backend.Backend) (err error) {
+		report, err = order.AuditUnits(ctx, db, unitsInEtcd(b, &c.Servers, db))
 		return err
 	})
 	return report, err

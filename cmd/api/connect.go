@@ -71,11 +71,9 @@ func (r *replica) startOrders(ctx context.Context) (err error) {
 		cfg.Forwarding = r.forwarding
 	}
 	if r.strategy.Write == strategy.EtcdCompareAndSwap {
-		if cfg.Units, err = unitsInEtcd(r.backend, &r.cmd.Servers, r.db); err != nil {
-			return err
-		}
+		cfg.Units = unitsInEtcd(r.backend, &r.cmd.Servers, r.db)
 		r.registry.MustRegister(telemetry.Retries(cfg.Units.Retries))
-		r.levels = func(ctx context.Context) ([]stock.Level, error) { return levelsInEtcd(ctx, cfg.Units) }
+		r.levels = cfg.Units.List
 		r.audit = func(ctx context.Context) (stock.Report, error) { return order.AuditUnits(ctx, r.db, cfg.Units) }
 	}
 	r.orders = order.New(cfg)
@@ -165,18 +163,8 @@ func (r *replica) openBackend(ctx context.Context) error {
 }
 
 // unitsInEtcd returns the stock of strategy etcd-cas.
-func unitsInEtcd(g *backend.Backend, servers *backend.Servers, db *stock.DB) (*etcdstock.Store, error) {
-	return etcdstock.New(etcdstock.Config{Client: g.Etcd, Prefix: servers.Prefix + db.Name + "/units/"})
-}
-
-// levelsInEtcd returns the stock of every SKU in etcd.
-func levelsInEtcd(ctx context.Context, units *etcdstock.Store) ([]stock.Level, error) {
-	all, err := units.List(ctx)
-	levels := make([]stock.Level, len(all))
-	for i, s := range all {
-		levels[i] = stock.Level{SKU: s.SKU, Units: s.Units, Available: s.Available, Seq: uint64(s.Revision)}
-	}
-	return levels, err
+func unitsInEtcd(g *backend.Backend, servers *backend.Servers, db *stock.DB) *etcdstock.Store {
+	return &etcdstock.Store{Client: g.Etcd, Prefix: servers.Prefix + db.Name + "/units/"}
 }
 
 // mirrorPool is the number of connections for the mirror. It has its own, so that a

@@ -41,7 +41,7 @@ func compareUnits(ctx context.Context, db *stock.DB, units *etcdstock.Store, b *
 		found = append(found, stock.Violation{SKU: b.SKU, Invariant: invariant, Detail: fmt.Sprintf(format, args...)})
 	}
 	inEtcd, taken, err := units.Taken(ctx, b.SKU)
-	if errors.Is(err, etcdstock.ErrUnknownSKU) {
+	if errors.Is(err, stock.ErrUnknownSKU) {
 		add(stock.Conservation, "etcd has no stock of this SKU; PUT the SKU again")
 		return found, nil
 	}

@@ -78,9 +78,9 @@ func (e *etcdCAS) take(ctx context.Context, sku string, id ID, n int32) error {
 	left, err := e.store.Take(ctx, sku, id.String(), int64(n))
 	switch {
 	case err == nil:
-	case errors.Is(err, etcdstock.ErrInsufficient):
+	case errors.Is(err, stock.ErrShort):
 		err = errShort(left.Available)
-	case errors.Is(err, etcdstock.ErrContended):
+	case errors.Is(err, stock.ErrContended):
 		err = unavailable(err) // nothing was changed
 	default:
 		// It keeps its slot: while etcd is down, no further orders get this far.
@@ -162,7 +162,7 @@ func (e *etcdCAS) put(ctx context.Context, s stock.Stock) error {
 // the restocked units among the initial ones.
 func (e *etcdCAS) restockable(ctx context.Context, sku string) error {
 	_, err := e.store.Read(ctx, sku)
-	if errors.Is(err, etcdstock.ErrUnknownSKU) {
+	if errors.Is(err, stock.ErrUnknownSKU) {
 		return fmt.Errorf("%w: etcd has no stock of %s; PUT the SKU again", ErrUnavailable, sku)
 	}
 	return domainError(err)

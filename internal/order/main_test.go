@@ -180,8 +180,8 @@ func (r *replica) openUnits(endpoints []string) (err error) {
 	if r.etcd, err = clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: testTimeout, Logger: zap.NewNop()}); err != nil {
 		return err
 	}
-	r.units, err = etcdstock.New(etcdstock.Config{Client: r.etcd, Prefix: "flashsale/" + r.db.Name + "/units/"})
-	return err
+	r.units = &etcdstock.Store{Client: r.etcd, Prefix: "flashsale/" + r.db.Name + "/units/"}
+	return nil
 }
 
 func (r *replica) newLocker(s strategy.Strategy, o options, logger *slog.Logger) (lock.Locker, error) {

@@ -28,10 +28,7 @@ func inEtcd(t *testing.T, dsn string, at func(order.Step)) (*order.Service, *etc
 	}
 	t.Cleanup(func() { _ = client.Close() })
 	db := open(t, dsn)
-	units, err := etcdstock.New(etcdstock.Config{Client: client, Prefix: "flashsale/" + db.Name + "/units/"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	units := &etcdstock.Store{Client: client, Prefix: "flashsale/" + db.Name + "/units/"}
 	row, err := strategy.Find("etcd-cas")
 	if err != nil {
 		t.Fatal(err)
@@ -137,10 +134,7 @@ func TestOrderIsAnsweredInTimeWithoutEtcd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	units, err := etcdstock.New(etcdstock.Config{Client: client, Prefix: "flashsale/nowhere/"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	units := &etcdstock.Store{Client: client, Prefix: "flashsale/nowhere/"}
 	row, err := strategy.Find("etcd-cas")
 	if err != nil {
 		t.Fatal(err)

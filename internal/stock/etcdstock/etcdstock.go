@@ -16,43 +16,16 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"flashsale/internal/sleep"
+	"flashsale/internal/stock"
 )
 
 var (
-	// ErrUnknownSKU means that the SKU has no stock here.
-	ErrUnknownSKU = errors.New("unknown SKU")
-	// ErrInsufficient means that fewer units are left than requested.
-	ErrInsufficient = errors.New("not enough units left")
-	// ErrContended means that another change came first in each try. Nothing was
-	// changed, and the caller may try again.
-	ErrContended = errors.New("too many concurrent changes of this SKU")
 	// ErrNotTaken means that the order has no units to give back.
 	ErrNotTaken = errors.New("the order has taken no units")
 	// ErrOtherQuantity means that the same name has taken, or added, another number of
 	// units: it belongs to another order or restock.
 	ErrOtherQuantity = errors.New("this name was used with another number of units")
 )
-
-// Stock is the stock of one SKU.
-type Stock struct {
-	SKU string `json:"-"`
-	// Units were put on sale, and Available are left.
-	Units     int64 `json:"units"`
-	Available int64 `json:"available"`
-	// Revision is the etcd revision of its last change.
-	Revision int64 `json:"-"`
-}
-
-// Config configures a Store.
-type Config struct {
-	// Client should have the endpoints of all nodes.
-	Client *clientv3.Client
-	// Prefix of all keys.
-	Prefix string
-	// Tries is how often a change is tried before ErrContended; 0 means 50. With many
-	// buyers of one SKU, most tries fail.
-	Tries int
-}
 
 const (
 	defaultTries = 50
@@ -65,37 +38,30 @@ const (
 	withoutPause = 3
 )
 
-// Store is the stock of all SKUs. It is safe for concurrent use.
+// Store is the stock of all SKUs in etcd. It is safe for concurrent use. The Seq of a
+// stock.Level that it returns is the etcd revision of the stock's last change. Each
+// method returns stock.ErrUnknownSKU if etcd has no stock of the SKU.
 type Store struct {
-	cfg     Config
+	Client *clientv3.Client // should have the endpoints of all nodes
+	Prefix string           // of all keys; ends in a slash
+	// Tries is how often a change is tried before stock.ErrContended; 0 means 50. With
+	// many buyers of one SKU, most tries fail.
+	Tries   int
 	retries atomic.Uint64
-}
-
-// New makes a Store. It does not talk to etcd yet.
-func New(cfg Config) (*Store, error) {
-	if cfg.Client == nil || cfg.Prefix == "" || cfg.Tries < 0 {
-		return nil, errors.New("etcd stock: Client and Prefix are required, and Tries must not be negative")
-	}
-	cfg.Tries = cmp.Or(cfg.Tries, defaultTries)
-	if !strings.HasSuffix(cfg.Prefix, "/") {
-		cfg.Prefix += "/"
-	}
-	return &Store{cfg: cfg}, nil
 }
 
 // Retries is how many tries have failed because another change came first.
 func (s *Store) Retries() uint64 { return s.retries.Load() }
 
-// Create puts units of a new SKU on sale. It reports false, and changes nothing, if the
-// SKU exists.
+// Create puts units of a new SKU on sale. It changes nothing if the SKU exists.
 func (s *Store) Create(ctx context.Context, sku string, units int64) (created bool, err error) {
 	if err := check(sku, "create", units); err != nil {
 		return false, err
 	}
 	key := s.stockKey(sku)
-	answer, err := s.cfg.Client.Txn(ctx).
+	answer, err := s.Client.Txn(ctx).
 		If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
-		Then(clientv3.OpPut(key, encode(Stock{Units: units, Available: units}))).Commit()
+		Then(clientv3.OpPut(key, encode(stock.Level{Units: units, Available: units}))).Commit()
 	if err != nil {
 		return false, fmt.Errorf("create %s in etcd: %w", sku, err)
 	}
@@ -103,25 +69,25 @@ func (s *Store) Create(ctx context.Context, sku string, units int64) (created bo
 }
 
 // Read returns the current stock of a SKU.
-func (s *Store) Read(ctx context.Context, sku string) (Stock, error) {
-	answer, err := s.cfg.Client.Get(ctx, s.stockKey(sku))
+func (s *Store) Read(ctx context.Context, sku string) (stock.Level, error) {
+	answer, err := s.Client.Get(ctx, s.stockKey(sku))
 	if err != nil {
-		return Stock{}, fmt.Errorf("read %s in etcd: %w", sku, err)
+		return stock.Level{}, fmt.Errorf("read %s in etcd: %w", sku, err)
 	}
-	return stockOf(sku, answer.Kvs)
+	return decode(sku, answer.Kvs)
 }
 
 // List returns the stock of all SKUs, by name, as of one revision.
-func (s *Store) List(ctx context.Context) ([]Stock, error) {
+func (s *Store) List(ctx context.Context) ([]stock.Level, error) {
 	prefix := s.stockKey("")
-	answer, err := s.cfg.Client.Get(ctx, prefix, clientv3.WithPrefix())
+	answer, err := s.Client.Get(ctx, prefix, clientv3.WithPrefix())
 	if err != nil {
 		return nil, fmt.Errorf("list the stock in etcd: %w", err)
 	}
-	all := make([]Stock, len(answer.Kvs))
-	for i, kv := range answer.Kvs {
-		sku := strings.TrimPrefix(string(kv.Key), prefix)
-		if all[i], err = stockOf(sku, []*mvccpb.KeyValue{kv}); err != nil {
+	all := make([]stock.Level, len(answer.Kvs))
+	for i := range answer.Kvs {
+		sku := strings.TrimPrefix(string(answer.Kvs[i].Key), prefix)
+		if all[i], err = decode(sku, answer.Kvs[i:i+1]); err != nil {
 			return nil, err
 		}
 	}
@@ -130,33 +96,31 @@ func (s *Store) List(ctx context.Context) ([]Stock, error) {
 
 // Taken returns the units that each order has taken of a SKU, and its stock as of the
 // same revision: its units are those available and those taken.
-func (s *Store) Taken(ctx context.Context, sku string) (stock Stock, taken map[string]int64, err error) {
+func (s *Store) Taken(ctx context.Context, sku string) (level stock.Level, taken map[string]int64, err error) {
 	prefix := s.key("taken", sku, "")
-	answer, err := s.cfg.Client.Txn(ctx).
+	answer, err := s.Client.Txn(ctx).
 		Then(clientv3.OpGet(s.stockKey(sku)), clientv3.OpGet(prefix, clientv3.WithPrefix())).Commit()
 	if err != nil {
-		return Stock{}, nil, fmt.Errorf("list what was taken of %s in etcd: %w", sku, err)
+		return level, nil, fmt.Errorf("list what was taken of %s in etcd: %w", sku, err)
 	}
-	stock, err = stockOf(sku, answer.Responses[0].GetResponseRange().Kvs)
-	if err != nil {
-		return Stock{}, nil, err
-	}
+	level, err = decode(sku, answer.Responses[0].GetResponseRange().Kvs)
 	taken = map[string]int64{}
 	for _, kv := range answer.Responses[1].GetResponseRange().Kvs {
-		order := strings.TrimPrefix(string(kv.Key), prefix)
-		if taken[order], err = quantityOf(kv); err != nil {
-			return Stock{}, nil, err
+		if err != nil {
+			break
 		}
+		taken[strings.TrimPrefix(string(kv.Key), prefix)], err = quantityOf(kv)
 	}
-	return stock, taken, nil
+	return level, taken, err
 }
 
-// Take takes n units for an order, and returns the stock that is left. An order takes
-// its units once: the call may be repeated after an error that left its outcome unknown.
-func (s *Store) Take(ctx context.Context, sku, order string, n int64) (Stock, error) {
-	return s.changeOnce(ctx, sku, "taken", order, n, func(now *Stock) error {
+// Take takes n units for an order, and returns the stock that is left, also with
+// stock.ErrShort. An order takes its units once: the call may be repeated after an error
+// that left its outcome unknown.
+func (s *Store) Take(ctx context.Context, sku, order string, n int64) (stock.Level, error) {
+	return s.changeOnce(ctx, sku, "taken", order, n, func(now *stock.Level) error {
 		if now.Available < n {
-			return ErrInsufficient
+			return stock.ErrShort
 		}
 		now.Available -= n
 		return nil
@@ -164,8 +128,8 @@ func (s *Store) Take(ctx context.Context, sku, order string, n int64) (Stock, er
 }
 
 // Restock puts n more units on sale, once for each name of a restock.
-func (s *Store) Restock(ctx context.Context, sku, restock string, n int64) (Stock, error) {
-	return s.changeOnce(ctx, sku, "restocked", restock, n, func(now *Stock) error {
+func (s *Store) Restock(ctx context.Context, sku, restock string, n int64) (stock.Level, error) {
+	return s.changeOnce(ctx, sku, "restocked", restock, n, func(now *stock.Level) error {
 		now.Units += n
 		now.Available += n
 		return nil
@@ -173,12 +137,12 @@ func (s *Store) Restock(ctx context.Context, sku, restock string, n int64) (Stoc
 }
 
 // changeOnce makes a change of n units, unless the key of that name exists.
-func (s *Store) changeOnce(ctx context.Context, sku, kind, name string, n int64, apply func(now *Stock) error) (Stock, error) {
+func (s *Store) changeOnce(ctx context.Context, sku, kind, name string, n int64, apply func(now *stock.Level) error) (stock.Level, error) {
 	if err := check(sku, name, n-1); err != nil {
-		return Stock{}, err
+		return stock.Level{}, err
 	}
 	key := s.key(kind, sku, name)
-	return s.change(ctx, sku, key, func(now Stock, done int64) (next Stock, put *clientv3.Op, err error) {
+	return s.change(ctx, sku, key, func(now stock.Level, done int64) (next stock.Level, put *clientv3.Op, err error) {
 		switch {
 		case done == n:
 			return now, nil, nil
@@ -194,12 +158,12 @@ func (s *Store) changeOnce(ctx context.Context, sku, kind, name string, n int64,
 // GiveBack returns the units of an order to the stock, once. It returns ErrNotTaken if
 // the order has none, or none any more. A Take without an answer may still be on its
 // way: it fails if it arrives later, because GiveBack changes the stock's key in any case.
-func (s *Store) GiveBack(ctx context.Context, sku, order string) (Stock, error) {
+func (s *Store) GiveBack(ctx context.Context, sku, order string) (stock.Level, error) {
 	if err := check(sku, order, 0); err != nil {
-		return Stock{}, err
+		return stock.Level{}, err
 	}
 	key, nothing := s.key("taken", sku, order), false
-	left, err := s.change(ctx, sku, key, func(now Stock, taken int64) (next Stock, put *clientv3.Op, err error) {
+	left, err := s.change(ctx, sku, key, func(now stock.Level, taken int64) (stock.Level, *clientv3.Op, error) {
 		nothing = taken == 0
 		now.Available += taken
 		op := clientv3.OpDelete(key)
@@ -215,7 +179,7 @@ func (s *Store) GiveBack(ctx context.Context, sku, order string) (Stock, error) 
 // as the decision saw them. Otherwise it decides again. A decision without an operation
 // changes nothing.
 func (s *Store) change(ctx context.Context, sku, orderKey string,
-	decide func(now Stock, taken int64) (Stock, *clientv3.Op, error)) (Stock, error) {
+	decide func(now stock.Level, taken int64) (stock.Level, *clientv3.Op, error)) (now stock.Level, err error) {
 	stockKey := s.stockKey(sku)
 	read := []clientv3.Op{clientv3.OpGet(stockKey), clientv3.OpGet(orderKey)}
 	commit := func(txn clientv3.Txn) (*clientv3.TxnResponse, error) {
@@ -225,14 +189,29 @@ func (s *Store) change(ctx context.Context, sku, orderKey string,
 		}
 		return answer, nil
 	}
-	answer, err := commit(s.cfg.Client.Txn(ctx).Then(read...))
+	answer, err := commit(s.Client.Txn(ctx).Then(read...))
 	if err != nil {
-		return Stock{}, err
+		return now, err
 	}
-	for try := 1; ; try++ {
-		now, quantity, err := parse(sku, answer)
+	tries := cmp.Or(s.Tries, defaultTries)
+	for try := range tries {
+		if try > withoutPause {
+			if err := pause(ctx, try-withoutPause); err != nil {
+				return now, fmt.Errorf("%s: %w", sku, err)
+			}
+			if answer, err = commit(s.Client.Txn(ctx).Then(read...)); err != nil {
+				return now, err
+			}
+		}
+		var quantity int64 // 0 if the order has no key
+		now, err = decode(sku, answer.Responses[0].GetResponseRange().Kvs)
+		for _, kv := range answer.Responses[1].GetResponseRange().Kvs {
+			if err == nil {
+				quantity, err = quantityOf(kv)
+			}
+		}
 		if err != nil {
-			return Stock{}, err
+			return now, err
 		}
 		next, op, err := decide(now, quantity)
 		if err != nil {
@@ -241,63 +220,40 @@ func (s *Store) change(ctx context.Context, sku, orderKey string,
 		if op == nil {
 			return now, nil
 		}
-		answer, err = commit(s.cfg.Client.Txn(ctx).
-			If(clientv3.Compare(clientv3.ModRevision(stockKey), "=", now.Revision)).
+		answer, err = commit(s.Client.Txn(ctx).
+			If(clientv3.Compare(clientv3.ModRevision(stockKey), "=", int64(now.Seq))).
 			Then(clientv3.OpPut(stockKey, encode(next)), *op).
 			Else(read...))
 		if err != nil {
-			return Stock{}, err
+			return now, err
 		}
 		if answer.Succeeded {
-			next.Revision = answer.Header.Revision
+			next.Seq = uint64(answer.Header.Revision)
 			return next, nil
 		}
 		s.retries.Add(1)
-		if try == s.cfg.Tries {
-			return now, fmt.Errorf("%s: %w (%d tries)", sku, ErrContended, try)
-		}
-		if try >= withoutPause {
-			if err := pause(ctx, try-withoutPause); err != nil {
-				return now, fmt.Errorf("%s: %w", sku, err)
-			}
-			if answer, err = commit(s.cfg.Client.Txn(ctx).Then(read...)); err != nil {
-				return Stock{}, err
-			}
-		}
 	}
+	return now, fmt.Errorf("%s: %w (%d tries)", sku, stock.ErrContended, tries)
 }
 
-// parse reads the answer of change's reads. The quantity is 0 if the order has no key.
-func parse(sku string, answer *clientv3.TxnResponse) (now Stock, quantity int64, err error) {
-	now, err = stockOf(sku, answer.Responses[0].GetResponseRange().Kvs)
-	if err != nil {
-		return now, 0, err
-	}
-	for _, kv := range answer.Responses[1].GetResponseRange().Kvs {
-		quantity, err = quantityOf(kv)
-	}
-	return now, quantity, err
-}
-
-func (s *Store) stockKey(sku string) string { return s.cfg.Prefix + "stock/" + sku }
+func (s *Store) stockKey(sku string) string { return s.Prefix + "stock/" + sku }
 
 // key is an order's key ("taken") or a restock's ("restocked").
-func (s *Store) key(kind, sku, name string) string {
-	return s.cfg.Prefix + kind + "/" + sku + "/" + name
+func (s *Store) key(kind, sku, name string) string { return s.Prefix + kind + "/" + sku + "/" + name }
+
+func encode(l stock.Level) string {
+	return fmt.Sprintf(`{"units":%d,"available":%d}`, l.Units, l.Available)
 }
 
-func encode(s Stock) string { return fmt.Sprintf(`{"units":%d,"available":%d}`, s.Units, s.Available) }
-
-func stockOf(sku string, kvs []*mvccpb.KeyValue) (Stock, error) {
+func decode(sku string, kvs []*mvccpb.KeyValue) (stock.Level, error) {
 	if len(kvs) == 0 {
-		return Stock{}, fmt.Errorf("%s: %w", sku, ErrUnknownSKU)
+		return stock.Level{}, fmt.Errorf("%s: %w", sku, stock.ErrUnknownSKU)
 	}
-	stock := Stock{SKU: sku}
-	if err := json.Unmarshal(kvs[0].Value, &stock); err != nil {
-		return Stock{}, fmt.Errorf("%s does not contain stock: %w", kvs[0].Key, err)
+	level := stock.Level{SKU: sku, Seq: uint64(kvs[0].ModRevision)}
+	if err := json.Unmarshal(kvs[0].Value, &struct{ Units, Available *int64 }{&level.Units, &level.Available}); err != nil {
+		return stock.Level{}, fmt.Errorf("%s does not contain stock: %w", kvs[0].Key, err)
 	}
-	stock.SKU, stock.Revision = sku, kvs[0].ModRevision
-	return stock, nil
+	return level, nil
 }
 
 func quantityOf(kv *mvccpb.KeyValue) (int64, error) {

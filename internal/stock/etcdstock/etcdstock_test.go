@@ -16,6 +16,7 @@ import (
 
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/stock"
 	"flashsale/internal/stock/etcdstock"
 )
 
@@ -24,22 +25,14 @@ var servers *sandbox.Stack
 func TestMain(m *testing.M) { sandboxtest.Main(m, sandbox.Config{EtcdNodes: 1}, &servers) }
 
 // newStore makes a Store with its own client, under the test's prefix.
-func newStore(tb testing.TB, with ...func(*etcdstock.Config)) *etcdstock.Store {
+func newStore(tb testing.TB) *etcdstock.Store {
 	tb.Helper()
 	client, err := clientv3.New(clientv3.Config{Endpoints: servers.EtcdEndpoints(), Logger: zap.NewNop()})
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { client.Close() })
-	cfg := etcdstock.Config{Client: client, Prefix: "test/" + tb.Name()}
-	for _, change := range with {
-		change(&cfg)
-	}
-	store, err := etcdstock.New(cfg)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return store
+	return &etcdstock.Store{Client: client, Prefix: "test/" + tb.Name() + "/"}
 }
 
 func create(tb testing.TB, s *etcdstock.Store, sku string, units int64) {
@@ -50,9 +43,9 @@ func create(tb testing.TB, s *etcdstock.Store, sku string, units int64) {
 }
 
 // conserved checks that no unit was lost, and returns the stock.
-func conserved(tb testing.TB, s *etcdstock.Store, sku string) etcdstock.Stock {
+func conserved(tb testing.TB, s *etcdstock.Store, sku string) stock.Level {
 	tb.Helper()
-	stock, taken, err := s.Taken(tb.Context(), sku)
+	level, taken, err := s.Taken(tb.Context(), sku)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -60,10 +53,10 @@ func conserved(tb testing.TB, s *etcdstock.Store, sku string) etcdstock.Stock {
 	for _, n := range taken {
 		sum += n
 	}
-	if stock.Available < 0 || stock.Available+sum != stock.Units {
-		tb.Errorf("%d available and %d taken of %d units", stock.Available, sum, stock.Units)
+	if level.Available < 0 || level.Available+sum != level.Units {
+		tb.Errorf("%d available and %d taken of %d units", level.Available, sum, level.Units)
 	}
-	return stock
+	return level
 }
 
 func TestTakeAndGiveBackCountOnce(t *testing.T) {
@@ -72,21 +65,21 @@ func TestTakeAndGiveBackCountOnce(t *testing.T) {
 	ctx := t.Context()
 	for _, step := range []struct {
 		what string
-		do   func() (etcdstock.Stock, error)
+		do   func() (stock.Level, error)
 		want error
 		left int64
 	}{
-		{"take", func() (etcdstock.Stock, error) { return s.Take(ctx, "a", "o1", 2) }, nil, 3},
-		{"take again", func() (etcdstock.Stock, error) { return s.Take(ctx, "a", "o1", 2) }, nil, 3},
-		{"take another quantity", func() (etcdstock.Stock, error) { return s.Take(ctx, "a", "o1", 1) }, etcdstock.ErrOtherQuantity, 3},
-		{"take too many", func() (etcdstock.Stock, error) { return s.Take(ctx, "a", "o2", 4) }, etcdstock.ErrInsufficient, 3},
-		{"take the rest", func() (etcdstock.Stock, error) { return s.Take(ctx, "a", "o3", 3) }, nil, 0},
-		{"take again when all is sold", func() (etcdstock.Stock, error) { return s.Take(ctx, "a", "o1", 2) }, nil, 0},
-		{"give back", func() (etcdstock.Stock, error) { return s.GiveBack(ctx, "a", "o1") }, nil, 2},
-		{"give back again", func() (etcdstock.Stock, error) { return s.GiveBack(ctx, "a", "o1") }, etcdstock.ErrNotTaken, 2},
-		{"give back nothing", func() (etcdstock.Stock, error) { return s.GiveBack(ctx, "a", "o2") }, etcdstock.ErrNotTaken, 2},
-		{"restock", func() (etcdstock.Stock, error) { return s.Restock(ctx, "a", "r1", 10) }, nil, 12},
-		{"restock again", func() (etcdstock.Stock, error) { return s.Restock(ctx, "a", "r1", 10) }, nil, 12},
+		{"take", func() (stock.Level, error) { return s.Take(ctx, "a", "o1", 2) }, nil, 3},
+		{"take again", func() (stock.Level, error) { return s.Take(ctx, "a", "o1", 2) }, nil, 3},
+		{"take another quantity", func() (stock.Level, error) { return s.Take(ctx, "a", "o1", 1) }, etcdstock.ErrOtherQuantity, 3},
+		{"take too many", func() (stock.Level, error) { return s.Take(ctx, "a", "o2", 4) }, stock.ErrShort, 3},
+		{"take the rest", func() (stock.Level, error) { return s.Take(ctx, "a", "o3", 3) }, nil, 0},
+		{"take again when all is sold", func() (stock.Level, error) { return s.Take(ctx, "a", "o1", 2) }, nil, 0},
+		{"give back", func() (stock.Level, error) { return s.GiveBack(ctx, "a", "o1") }, nil, 2},
+		{"give back again", func() (stock.Level, error) { return s.GiveBack(ctx, "a", "o1") }, etcdstock.ErrNotTaken, 2},
+		{"give back nothing", func() (stock.Level, error) { return s.GiveBack(ctx, "a", "o2") }, etcdstock.ErrNotTaken, 2},
+		{"restock", func() (stock.Level, error) { return s.Restock(ctx, "a", "r1", 10) }, nil, 12},
+		{"restock again", func() (stock.Level, error) { return s.Restock(ctx, "a", "r1", 10) }, nil, 12},
 	} {
 		got, err := step.do()
 		if !errors.Is(err, step.want) || got.Available != step.left {
@@ -116,9 +109,9 @@ func TestRivalsSellEachUnitOnce(t *testing.T) {
 			for n := 0; ; n++ {
 				_, err := s.Take(t.Context(), "hot", fmt.Sprintf("%d-%d", i, n), 1)
 				switch {
-				case errors.Is(err, etcdstock.ErrInsufficient):
+				case errors.Is(err, stock.ErrShort):
 					return nil
-				case errors.Is(err, etcdstock.ErrContended):
+				case errors.Is(err, stock.ErrContended):
 				case err != nil:
 					return err
 				default:
@@ -136,11 +129,11 @@ func TestRivalsSellEachUnitOnce(t *testing.T) {
 	if retries.Load() == 0 {
 		t.Error("rivals counted no retry")
 	}
-	t.Logf("%d retries for %d units", retries.Load(), units)
 }
 
 func TestRetriesAreBounded(t *testing.T) {
-	s := newStore(t, func(cfg *etcdstock.Config) { cfg.Tries = 2 })
+	s := newStore(t)
+	s.Tries = 2
 	create(t, s, "a", 1_000_000)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -150,7 +143,7 @@ func TestRetriesAreBounded(t *testing.T) {
 		group.Go(func() error {
 			for n := 0; ctx.Err() == nil; n++ {
 				_, err := rival.Take(ctx, "a", fmt.Sprintf("%d-%d", i, n), 1)
-				if err != nil && ctx.Err() == nil && !errors.Is(err, etcdstock.ErrContended) {
+				if err != nil && ctx.Err() == nil && !errors.Is(err, stock.ErrContended) {
 					return err
 				}
 			}
@@ -159,8 +152,8 @@ func TestRetriesAreBounded(t *testing.T) {
 	}
 	deadline := time.Now().Add(20 * time.Second)
 	var err error
-	for n := 0; !errors.Is(err, etcdstock.ErrContended) && time.Now().Before(deadline); n++ {
-		if _, err = s.Take(ctx, "a", fmt.Sprint("mine-", n), 1); err != nil && !errors.Is(err, etcdstock.ErrContended) {
+	for n := 0; !errors.Is(err, stock.ErrContended) && time.Now().Before(deadline); n++ {
+		if _, err = s.Take(ctx, "a", fmt.Sprint("mine-", n), 1); err != nil && !errors.Is(err, stock.ErrContended) {
 			t.Fatal(err)
 		}
 	}
@@ -168,7 +161,7 @@ func TestRetriesAreBounded(t *testing.T) {
 	if waitErr := group.Wait(); waitErr != nil {
 		t.Error(waitErr)
 	}
-	if !errors.Is(err, etcdstock.ErrContended) {
+	if !errors.Is(err, stock.ErrContended) {
 		t.Errorf("got %v among eight rivals, want ErrContended", err)
 	}
 	conserved(t, s, "a")
@@ -223,8 +216,8 @@ func TestCreateKeepsAnExistingSKU(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []string
-	for _, stock := range all {
-		got = append(got, fmt.Sprintf("%s %d/%d", stock.SKU, stock.Available, stock.Units))
+	for _, l := range all {
+		got = append(got, fmt.Sprintf("%s %d/%d", l.SKU, l.Available, l.Units))
 	}
 	if diff := cmp.Diff([]string{"a 1/1", "ab 3/3", "b 2/2"}, got); diff != "" {
 		t.Error(diff)
@@ -235,10 +228,10 @@ func TestInvalidArgumentsAreRefused(t *testing.T) {
 	s := newStore(t)
 	ctx := t.Context()
 	create(t, s, "a", 1)
-	if _, err := s.Read(ctx, "none"); !errors.Is(err, etcdstock.ErrUnknownSKU) {
+	if _, err := s.Read(ctx, "none"); !errors.Is(err, stock.ErrUnknownSKU) {
 		t.Errorf("Read: %v", err)
 	}
-	if _, err := s.Take(ctx, "none", "o", 1); !errors.Is(err, etcdstock.ErrUnknownSKU) {
+	if _, err := s.Take(ctx, "none", "o", 1); !errors.Is(err, stock.ErrUnknownSKU) {
 		t.Errorf("Take: %v", err)
 	}
 	for what, err := range map[string]error{
@@ -257,7 +250,7 @@ func TestInvalidArgumentsAreRefused(t *testing.T) {
 	}
 }
 
-func errOf(_ etcdstock.Stock, err error) error { return err }
+func errOf(_ stock.Level, err error) error { return err }
 
 // BenchmarkTake takes one order's units without rivals.
 func BenchmarkTake(b *testing.B) {
@@ -311,10 +304,9 @@ func TestLateTakeTakesNothing(t *testing.T) {
 	late := &lateKV{}
 	s := newStore(t)
 	create(t, s, "a", 3)
-	slow := newStore(t, func(cfg *etcdstock.Config) {
-		late.KV = cfg.Client.KV
-		cfg.Client.KV = late
-	})
+	slow := newStore(t)
+	late.KV = slow.Client.KV
+	slow.Client.KV = late
 	if _, err := slow.Take(t.Context(), "a", "o1", 2); err == nil {
 		t.Fatal("the Take was answered")
 	}
