@@ -23,7 +23,7 @@ import (
 // connect waits for the servers, migrates the schema, and creates the lock and the order
 // service.
 func (r *replica) connect(ctx context.Context) (err error) {
-	if r.db, err = r.cmd.open(stock.Traced(r.tracing.Provider())); err != nil {
+	if r.db, err = r.cmd.open(r.tracing.Provider()); err != nil {
 		return err
 	}
 	r.atClose(serversRound, "MySQL", ignoringContext(r.db.Close))

@@ -38,7 +38,7 @@ func (c *doctorCmd) Run(ctx context.Context, s streams) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	db, err := c.open()
+	db, err := c.open(nil)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/go-sql-driver/mysql"
+	"go.opentelemetry.io/otel/trace"
 
 	"flashsale/internal/backend"
 	"flashsale/internal/doctor"
@@ -30,8 +31,8 @@ type mysqlFlags struct {
 	mysqlTLSFlags
 }
 
-// open opens the pool. It adds the TLS flags to f.DSN.
-func (f *mysqlFlags) open(options ...stock.Option) (db *stock.DB, err error) {
+// open opens the pool, traced if provider is not nil. It adds the TLS flags to f.DSN.
+func (f *mysqlFlags) open(provider trace.TracerProvider) (db *stock.DB, err error) {
 	// A migration holds one connection for its lock and needs another.
 	if f.Pool < 2 || f.Pool > maxConnections {
 		return nil, fmt.Errorf("--mysql-pool is %d, must be from 2 to %d", f.Pool, maxConnections)
@@ -39,7 +40,7 @@ func (f *mysqlFlags) open(options ...stock.Option) (db *stock.DB, err error) {
 	if f.DSN, err = f.secured(f.DSN); err != nil {
 		return nil, err
 	}
-	db, err = stock.Open(f.DSN, f.Pool, options...)
+	db, err = stock.OpenTraced(f.DSN, f.Pool, provider)
 	if err != nil {
 		return nil, fmt.Errorf("--mysql-dsn: %w", err)
 	}
@@ -110,7 +111,7 @@ const commandTimeout = 10 * time.Minute
 func (f *mysqlFlags) withDB(ctx context.Context, do func(context.Context, *stock.DB) error) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	db, err := f.open()
+	db, err := f.open(nil)
 	if err != nil {
 		return err
 	}

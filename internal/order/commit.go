@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -129,16 +128,10 @@ func (c *committer) findStale(ctx context.Context, group []*write) (map[*write]b
 	for i, w := range group {
 		conditions[i] = "(" + w.take().Condition() + ")"
 	}
-	admitted := map[string]bool{}
-	err := readRows(ctx, c.cfg.DB.SQL, "SELECT sku FROM stock WHERE "+strings.Join(conditions, " OR "), nil, func(rows *sql.Rows) error {
-		var sku string
-		err := rows.Scan(&sku)
-		admitted[sku] = true
-		return err
-	})
+	admitted, err := stock.Query(ctx, c.cfg.DB.SQL, oneColumn[string], "SELECT sku FROM stock WHERE "+strings.Join(conditions, " OR "))
 	stale := map[*write]bool{}
 	for _, w := range group {
-		if !admitted[w.claim.SKU] {
+		if !slices.Contains(admitted, w.claim.SKU) {
 			stale[w] = true
 		}
 	}
@@ -188,7 +181,7 @@ func (c *committer) transact(ctx context.Context, group []*write) (err error) {
 	defer func() { c.cfg.Metrics.Commit.Observe(time.Since(began).Seconds()) }()
 	c.cfg.Metrics.GroupSize.Observe(float64(len(group)))
 	query, orders := groupStatements(group)
-	return c.cfg.DB.Clearing(ctx, func() error {
+	return c.cfg.DB.EndingBlockers(ctx, func() error {
 		counts, err := execCommitted(ctx, c.cfg.DB, query, nil)
 		if err == nil && counts[len(counts)-2] != int64(orders) {
 			err = fmt.Errorf("%w: %d of %d orders were inserted", stock.ErrOutcomeUnknown, counts[len(counts)-2], orders)
@@ -222,9 +215,8 @@ func groupStatements(group []*write) (query string, orders int) {
 }
 
 // execCommitted sends a transaction in one packet and returns how many rows each of
-// its statements changed, which database/sql does not tell. A duplicate key,
-// stock.Stop, a retryable error or a read-only server proves that nothing was
-// committed. Any other error after sending is stock.ErrOutcomeUnknown.
+// its statements changed, which database/sql does not tell. Its errors are those of
+// stock.OutcomeOf.
 func execCommitted(ctx context.Context, db *stock.DB, query string, args []any) (counts []int64, err error) {
 	named := make([]driver.NamedValue, len(args))
 	for i, arg := range args {
@@ -238,14 +230,10 @@ func execCommitted(ctx context.Context, db *stock.DB, query string, args []any) 
 			}
 			return err
 		})
-		switch want := strings.Count(query, "; ") + 1; {
-		case err == nil && len(counts) != want:
-			return fmt.Errorf("%w: %d of %d statements were answered", stock.ErrOutcomeUnknown, len(counts), want)
-		case err == nil, stock.IsDuplicate(err), stock.IsStopped(err), stock.IsRetryable(err), stock.IsReadOnly(err),
-			errors.Is(err, driver.ErrBadConn): // the driver has sent nothing
-			return err
+		if want := strings.Count(query, "; ") + 1; err == nil && len(counts) != want {
+			err = fmt.Errorf("%d of %d statements were answered", len(counts), want)
 		}
-		return fmt.Errorf("%w: %w", stock.ErrOutcomeUnknown, err)
+		return stock.OutcomeOf(err)
 	})
 	return counts, err
 }

@@ -2,7 +2,6 @@ package order
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"maps"
@@ -80,16 +79,13 @@ func compareUnits(ctx context.Context, db *stock.DB, units *etcdstock.Store, b *
 func heldOrders(ctx context.Context, db *stock.DB, sku string) (map[string]int64, error) {
 	const query = "SELECT id, quantity FROM orders WHERE sku = ? AND status IN ('reserved', 'paid') " +
 		"UNION ALL SELECT id, quantity FROM archived_orders WHERE sku = ? AND status = 'paid'"
-	held := map[string]int64{}
-	err := readRows(ctx, db.SQL, query, []any{[]byte(sku), []byte(sku)}, func(rows *sql.Rows) error {
-		var id ID
-		var n int64
-		err := rows.Scan(&id, &n)
-		held[id.String()] = n
-		return err
-	})
+	orders, err := stock.Query(ctx, db.SQL, func(o *Order) []any { return []any{&o.ID, &o.Quantity} }, query, []byte(sku), []byte(sku))
 	if err != nil {
 		return nil, fmt.Errorf("read the orders of %s: %w", sku, err)
+	}
+	held := make(map[string]int64, len(orders))
+	for _, o := range orders {
+		held[o.ID.String()] = int64(o.Quantity)
 	}
 	return held, nil
 }

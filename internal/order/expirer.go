@@ -290,12 +290,8 @@ func findDue(ctx context.Context, db *stock.DB, after dueOrder, limit int) (due 
 	if after.at.IsZero() {
 		after.at = epoch
 	}
-	err = readRows(ctx, db.SQL, dueOrders, []any{after.at, after.at, after.id[:], limit}, func(rows *sql.Rows) error {
-		var d dueOrder
-		err := rows.Scan(&d.id, &d.sku, &d.at)
-		due = append(due, d)
-		return err
-	})
+	due, err = stock.Query(ctx, db.SQL, func(d *dueOrder) []any { return []any{&d.id, &d.sku, &d.at} },
+		dueOrders, after.at, after.at, after.id[:], limit)
 	if err != nil {
 		return nil, fmt.Errorf("find due orders: %w", err)
 	}

@@ -68,13 +68,8 @@ func (s *Service) LatePayments(ctx context.Context, after LateCursor, limit int)
 	if from.IsZero() {
 		from = epoch
 	}
-	args := []any{from, from, after.OrderID[:], after.OrderID[:], []byte(after.Reference), limit}
-	err = readRows(ctx, s.cfg.DB.SQL, listLatePayments, args, func(rows *sql.Rows) error {
-		var p LatePayment
-		err := rows.Scan(&p.OrderID, &p.Customer, &p.Reference, &p.ReceivedAt)
-		late = append(late, p)
-		return err
-	})
+	late, err = stock.Query(ctx, s.cfg.DB.SQL, func(p *LatePayment) []any { return []any{&p.OrderID, &p.Customer, &p.Reference, &p.ReceivedAt} },
+		listLatePayments, from, from, after.OrderID[:], after.OrderID[:], []byte(after.Reference), limit)
 	if err != nil {
 		return nil, unavailable(fmt.Errorf("list late payments: %w", err))
 	}

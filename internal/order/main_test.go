@@ -136,7 +136,7 @@ func newReplica(o options) (r *replica, err error) {
 		return nil, err
 	}
 	r = &replica{}
-	if r.db, err = stock.Open(o.dsn, 16, stock.Traced(o.traces)); err != nil {
+	if r.db, err = stock.OpenTraced(o.dsn, 16, o.traces); err != nil {
 		return nil, err
 	}
 	o.ttl, o.timeout, o.window = cmp.Or(o.ttl, longTTL), cmp.Or(o.timeout, testTimeout), cmp.Or(o.window, time.Minute)

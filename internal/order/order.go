@@ -8,6 +8,7 @@ package order
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -84,6 +85,14 @@ type Request struct {
 
 // Fingerprint distinguishes requests that use the same key.
 type Fingerprint [sha256.Size]byte
+
+// Scan reads a fingerprint from the database.
+func (f *Fingerprint) Scan(column any) error {
+	if text, ok := column.([]byte); !ok || copy(f[:], text) != len(f) {
+		return fmt.Errorf("a fingerprint has %d bytes, not %v", len(f), column)
+	}
+	return nil
+}
 
 // Fingerprint hashes the meaning of the request, not the bytes of its body: white
 // space and the order of fields do not matter.

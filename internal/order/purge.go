@@ -33,8 +33,8 @@ const (
 func Purge(ctx context.Context, db *stock.DB, before time.Time, limit int) (moved int, err error) {
 	end, after := endOfIDs(before), ID{}
 	for attempts := 0; moved < limit; {
-		var ids []ID
-		if err := readRows(ctx, db.SQL, purgeable, []any{end[:], before, after[:], min(purgeBatch, limit-moved)}, appendID(&ids)); err != nil {
+		ids, err := stock.Query(ctx, db.SQL, oneColumn[ID], purgeable, end[:], before, after[:], min(purgeBatch, limit-moved))
+		if err != nil {
 			return moved, fmt.Errorf("find orders to purge: %w", err)
 		}
 		if len(ids) == 0 {

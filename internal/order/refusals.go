@@ -78,16 +78,20 @@ func (c *checker) read(ctx context.Context, group []*check) error {
 			return fmt.Errorf("check refusals: %w", err)
 		}
 		defer rows.Close()
-		var found map[byKey]Order
+		var orders []Order
 		if len(keys) > 0 {
-			if found, err = scanByKeys(rows); err != nil {
-				return err
+			for rows.Next() {
+				var o Order
+				if err := rows.Scan(o.columns()...); err != nil {
+					return err
+				}
+				orders = append(orders, o)
 			}
 			if !rows.NextResultSet() {
 				return fmt.Errorf("check refusals: the second statement was not answered: %w", rows.Err())
 			}
 		}
-		return compareVersions(rows, group, found)
+		return compareVersions(rows, group, byKeys(orders))
 	})
 }
 

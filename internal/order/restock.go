@@ -113,12 +113,10 @@ var addRestock = "BEGIN; " +
 	"COMMIT"
 
 func findRestock(ctx context.Context, db *stock.DB, key string) (r storedRestock, err error) {
-	var fingerprint []byte
-	err = db.SQL.QueryRowContext(ctx, readRestock, []byte(key)).Scan(&r.ID, &r.SKU, &fingerprint, &r.Units, &r.CreatedAt, &r.seq)
+	err = db.SQL.QueryRowContext(ctx, readRestock, []byte(key)).Scan(&r.ID, &r.SKU, &r.fingerprint, &r.Units, &r.CreatedAt, &r.seq)
 	if err != nil {
 		return r, fmt.Errorf("read a restock: %w", err)
 	}
-	copy(r.fingerprint[:], fingerprint)
 	return r, nil
 }
 

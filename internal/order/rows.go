@@ -23,7 +23,7 @@ const orderColumns = "id, sku, customer, idempotency_key, fingerprint, quantity,
 
 // readColumns are orderColumns of the table alias o, and the payment's reference.
 const readColumns = "o.id, o.sku, o.customer, o.idempotency_key, o.fingerprint, o.quantity, o.price_cents, o.currency, " +
-	"o.per_customer_limit, o.status, o.fence, o.seq, o.created_at, o.expires_at, o.closed_at, o.payment_reference"
+	"o.per_customer_limit, o.status, o.fence, o.seq, o.created_at, o.expires_at, o.closed_at, COALESCE(o.payment_reference, '')"
 
 // insertOrders appends the statement that inserts the orders of a group. The orders of
 // one SKU were decided at the same moment from the same row, so they share their last
@@ -90,13 +90,12 @@ func keysQuery(keys []byKey) (query string, args []any) {
 func findByKeys(ctx context.Context, db *stock.DB, keys []byKey) (found map[byKey]Order, err error) {
 	query, args := keysQuery(keys)
 	err = db.OnConn(ctx, func(conn *sql.Conn) error {
-		rows, err := conn.QueryContext(ctx, query, args...)
+		orders, err := stock.Query(ctx, conn, (*Order).columns, query, args...)
 		if err != nil {
 			return fmt.Errorf("look up keys: %w", err)
 		}
-		defer rows.Close()
-		found, err = scanByKeys(rows)
-		return err
+		found = byKeys(orders)
+		return nil
 	})
 	return found, err
 }
@@ -115,16 +114,12 @@ func replayOr(ctx context.Context, db *stock.DB, r *Request, reason error) (Plac
 	return Placed{}, reason
 }
 
-func scanByKeys(rows *sql.Rows) (map[byKey]Order, error) {
-	found := map[byKey]Order{}
-	for rows.Next() {
-		o, err := scanOrder(rows)
-		if err != nil {
-			return nil, err
-		}
+func byKeys(orders []Order) map[byKey]Order {
+	found := make(map[byKey]Order, len(orders))
+	for _, o := range orders {
 		found[byKey{o.Customer, o.Key}] = o
 	}
-	return found, rows.Err()
+	return found
 }
 
 func idsQuery(ids []ID) (query string, args []any) {
@@ -142,42 +137,17 @@ func idArgs(ids []ID) []any {
 	return args
 }
 
-func findEnded(ctx context.Context, db *stock.DB, ids []ID) (ended []ID, err error) {
+func findEnded(ctx context.Context, db *stock.DB, ids []ID) ([]ID, error) {
 	query, args := idsQuery(ids)
-	err = readRows(ctx, db.SQL, query+" AND status IN ('cancelled', 'expired')", args, appendID(&ended))
+	ended, err := stock.Query(ctx, db.SQL, oneColumn[ID], query+" AND status IN ('cancelled', 'expired')", args...)
 	if err != nil {
 		return nil, fmt.Errorf("look up ended orders: %w", err)
 	}
 	return ended, nil
 }
 
-func appendID(to *[]ID) func(*sql.Rows) error {
-	return func(rows *sql.Rows) error {
-		var id ID
-		err := rows.Scan(&id)
-		*to = append(*to, id)
-		return err
-	}
-}
-
-// readRows runs a query on a pool or a connection, and calls scan for each row. It also
-// returns the error of a later statement in the same packet.
-func readRows(ctx context.Context, on interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-}, query string, args []any, scan func(*sql.Rows) error) error {
-	rows, err := on.QueryContext(ctx, query, args...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := scan(rows); err != nil {
-			return err
-		}
-	}
-	rows.NextResultSet()
-	return rows.Err()
-}
+// oneColumn is where the only column of a row goes.
+func oneColumn[T any](to *T) []any { return []any{to} }
 
 // heldBy reads how many units of sku each of the customers holds. The index contains the
 // SKU as part of the primary key, so it does not read the orders for other SKUs.
@@ -189,16 +159,17 @@ func heldBy(ctx context.Context, conn *sql.Conn, sku string, customers []string)
 	args = append(args, []byte(sku))
 	query := "SELECT customer, SUM(quantity) FROM orders FORCE INDEX (one_order_a_key) WHERE customer IN " + placeholders(len(customers)) +
 		" AND sku = ? AND status IN ('reserved', 'paid') GROUP BY customer"
-	held := make(map[string]int64, len(customers))
-	err := readRows(ctx, conn, query, args, func(rows *sql.Rows) error {
-		var customer string
-		var units int64
-		err := rows.Scan(&customer, &units)
-		held[customer] = units
-		return err
-	})
+	type holding struct {
+		customer string
+		units    int64
+	}
+	rows, err := stock.Query(ctx, conn, func(h *holding) []any { return []any{&h.customer, &h.units} }, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read what customers hold: %w", err)
+	}
+	held := make(map[string]int64, len(rows))
+	for _, h := range rows {
+		held[h.customer] = h.units
 	}
 	return held, nil
 }
@@ -260,21 +231,14 @@ func (s *Service) List(ctx context.Context, customer string, before ID, limit in
 	if before == (ID{}) {
 		before = uuid.Max
 	}
-	read := func(query string) error {
-		orders = nil
-		return readRows(ctx, s.cfg.DB.SQL, query, []any{[]byte(customer), before[:], limit}, func(rows *sql.Rows) error {
-			o, err := scanOrder(rows)
-			orders = append(orders, o)
-			return err
-		})
-	}
+	db, args := s.cfg.DB.SQL, []any{[]byte(customer), before[:], limit}
 	var many bool
-	err = s.cfg.DB.SQL.QueryRowContext(ctx, hasMany, []byte(customer)).Scan(&many)
+	err = db.QueryRowContext(ctx, hasMany, []byte(customer)).Scan(&many)
 	if err == nil && many {
-		err = read(listRecent)
+		orders, err = stock.Query(ctx, db, (*Order).columns, listRecent, args...)
 	}
 	if err == nil && len(orders) < limit {
-		err = read(listOrders)
+		orders, err = stock.Query(ctx, db, (*Order).columns, listOrders, args...)
 	}
 	if err != nil {
 		return nil, unavailable(fmt.Errorf("list orders: %w", err))
@@ -282,21 +246,21 @@ func (s *Service) List(ctx context.Context, customer string, before ID, limit in
 	return orders, nil
 }
 
+// columns is where readColumns go.
+func (o *Order) columns() []any {
+	return []any{&o.ID, &o.SKU, &o.Customer, &o.Key, &o.Fingerprint, &o.Quantity, &o.PriceCents, &o.Currency,
+		&o.Limit, &o.Status, &o.Fence, &o.Seq, &o.CreatedAt, &o.ExpiresAt, &o.ClosedAt, &o.PaymentReference}
+}
+
 // scanOrder reads readColumns, followed by the query's other columns. It returns
 // ErrNotFound if there is no row.
-func scanOrder(from interface{ Scan(...any) error }, more ...any) (Order, error) {
-	var o Order
-	var fingerprint []byte
-	var reference sql.NullString
-	err := from.Scan(append([]any{&o.ID, &o.SKU, &o.Customer, &o.Key, &fingerprint, &o.Quantity, &o.PriceCents, &o.Currency,
-		&o.Limit, &o.Status, &o.Fence, &o.Seq, &o.CreatedAt, &o.ExpiresAt, &o.ClosedAt, &reference}, more...)...)
+func scanOrder(from *sql.Row, more ...any) (o Order, err error) {
+	err = from.Scan(append(o.columns(), more...)...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Order{}, ErrNotFound
 	}
 	if err != nil {
 		return Order{}, fmt.Errorf("read order: %w", err)
 	}
-	copy(o.Fingerprint[:], fingerprint)
-	o.PaymentReference = reference.String
 	return o, nil
 }

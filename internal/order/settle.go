@@ -23,15 +23,15 @@ const (
 // another request, and other writes advance seq too.
 func settle(ctx context.Context, db *stock.DB, sku string, ids []ID) ([]ID, error) {
 	// One packet, so that this process takes no round trip between the row lock and
-	// COMMIT. readRows returns the error of COMMIT.
+	// COMMIT. stock.Query returns the error of COMMIT.
 	query, args := idsQuery(ids)
 	query, args = stock.Settle+"; "+query+"; COMMIT", append([]any{[]byte(sku)}, args...)
 	for wait := settleWait; ; wait = min(2*wait, settleMaxWait) {
 		var found []ID
-		err := db.Clearing(ctx, func() error {
-			return db.OnConn(ctx, func(conn *sql.Conn) error {
-				found = nil
-				return readRows(ctx, conn, query, args, appendID(&found))
+		err := db.EndingBlockers(ctx, func() error {
+			return db.OnConn(ctx, func(conn *sql.Conn) (err error) {
+				found, err = stock.Query(ctx, conn, oneColumn[ID], query, args...)
+				return err
 			})
 		})
 		if err == nil {

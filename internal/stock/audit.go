@@ -93,7 +93,7 @@ const balanceQuery = `SELECT s.sku, s.units, s.available,
 	) o ON o.sku = s.sku ORDER BY s.sku`
 
 func (r *Report) balances(ctx context.Context, tx *sql.Tx) error {
-	balances, err := queryAll(ctx, tx, func(b *Balance) []any {
+	balances, err := Query(ctx, tx, func(b *Balance) []any {
 		return []any{&b.SKU, &b.Units, &b.Available, &b.Reserved, &b.Paid, &b.Returned}
 	}, balanceQuery)
 	for _, b := range balances {
@@ -164,7 +164,7 @@ const allOrders = `(SELECT id, sku, status, expires_at, closed_at, payment_refer
 	UNION ALL SELECT id, sku, status, expires_at, closed_at, payment_reference, returned_by FROM archived_orders) o`
 
 func (r *Report) find(ctx context.Context, tx *sql.Tx, c check) error {
-	found, err := queryAll(ctx, tx, func(v *Violation) []any {
+	found, err := Query(ctx, tx, func(v *Violation) []any {
 		v.Invariant = c.invariant
 		return []any{&v.SKU, &v.Detail}
 	}, c.query+" LIMIT ?", maxViolations)

@@ -49,10 +49,10 @@ var blockersQueries = []string{
 // errUnknownTable is MySQL's error for a missing table of information_schema.
 const errUnknownTable = 1109
 
-// Clearing runs write. While it waits, Clearing kills idle connections that block a write
+// EndingBlockers runs write. While it waits, EndingBlockers kills idle connections that block a write
 // of the service: a process that was stopped between a failed statement and its ROLLBACK,
 // or an operator's client, keeps the row's lock as long as its connection is open.
-func (db *DB) Clearing(ctx context.Context, write func() error) error {
+func (db *DB) EndingBlockers(ctx context.Context, write func() error) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	watched := make(chan error, 1)
@@ -131,7 +131,7 @@ type blocker struct {
 
 func idleBlockers(ctx context.Context, own *sql.DB) (found []blocker, err error) {
 	for _, query := range blockersQueries {
-		found, err = queryAll(ctx, own, func(b *blocker) []any { return []any{&b.transaction, &b.thread} }, query, writePrefix+"%")
+		found, err = Query(ctx, own, func(b *blocker) []any { return []any{&b.transaction, &b.thread} }, query, writePrefix+"%")
 		if n := serverError(err); n != errUnknownTable && n != errNoSuchTable {
 			break
 		}

@@ -47,7 +47,7 @@ func (c Claim) Begin(ctx context.Context, db *DB) (row Row, err error) {
 		})
 	}
 	if c.Fence == strategy.FenceClaim {
-		err = db.Clearing(ctx, read)
+		err = db.EndingBlockers(ctx, read)
 	} else {
 		err = read()
 	}

@@ -37,15 +37,12 @@ type DB struct {
 // rollbackTimeout bounds a ROLLBACK, and other work that must follow the end of a context.
 const rollbackTimeout = time.Second
 
-// Option changes how Open makes the pool.
-type Option func(driver.Connector) *sql.DB
-
-// Traced makes spans of the statements of traced requests, if provider is not nil. Spans
-// have neither the text nor the arguments of a statement, which contain customers' names
-// and keys.
-func Traced(provider trace.TracerProvider) Option {
+// openPool makes spans of the statements of traced requests, if provider is not nil.
+// Spans have neither the text nor the arguments of a statement, which contain customers'
+// names and keys.
+func openPool(c driver.Connector, provider trace.TracerProvider) *sql.DB {
 	if provider == nil {
-		return sql.OpenDB
+		return sql.OpenDB(c)
 	}
 	spans := otelsql.SpanOptions{
 		DisableQuery: true, DisableErrSkip: true, OmitConnResetSession: true, OmitConnPrepare: true, OmitRows: true, OmitConnectorConnect: true,
@@ -53,14 +50,16 @@ func Traced(provider trace.TracerProvider) Option {
 			return trace.SpanContextFromContext(ctx).IsSampled()
 		},
 	}
-	return func(c driver.Connector) *sql.DB {
-		return otelsql.OpenDB(c, otelsql.WithTracerProvider(provider), otelsql.WithAttributes(semconv.DBSystemNameMySQL), otelsql.WithSpanOptions(spans))
-	}
+	return otelsql.OpenDB(c, otelsql.WithTracerProvider(provider), otelsql.WithAttributes(semconv.DBSystemNameMySQL), otelsql.WithSpanOptions(spans))
 }
 
 // Open makes a pool of at most conns connections to the database of a DSN in the form
 // of github.com/go-sql-driver/mysql. It does not connect.
-func Open(dsn string, conns int, options ...Option) (*DB, error) {
+func Open(dsn string, conns int) (*DB, error) { return OpenTraced(dsn, conns, nil) }
+
+// OpenTraced is Open with spans of the statements of traced requests; none if provider
+// is nil.
+func OpenTraced(dsn string, conns int, provider trace.TracerProvider) (*DB, error) {
 	cfg, err := mysqlsession.Parse(dsn)
 	if err != nil {
 		return nil, err
@@ -75,11 +74,7 @@ func Open(dsn string, conns int, options ...Option) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	open := Option(sql.OpenDB)
-	for _, option := range options {
-		open = option
-	}
-	pool := open(connector)
+	pool := openPool(connector, provider)
 	pool.SetMaxOpenConns(conns)
 	pool.SetMaxIdleConns(conns)
 	orm, err := gorm.Open(
@@ -163,6 +158,16 @@ var ErrNoConnection = errors.New("no connection to MySQL")
 // have been applied, or may be applied later.
 var ErrOutcomeUnknown = errors.New("outcome of the commit is unknown")
 
+// OutcomeOf marks the error of a COMMIT, or of a packet with one, as ErrOutcomeUnknown,
+// unless the error proves that nothing was committed.
+func OutcomeOf(err error) error {
+	if err == nil || IsDuplicate(err) || IsStopped(err) || IsRetryable(err) || IsReadOnly(err) ||
+		errors.Is(err, driver.ErrBadConn) { // the driver has sent nothing
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+}
+
 // InTx runs f in a transaction. If f fails, InTx rolls back and returns f's error. If
 // COMMIT fails and the server did not report a rollback, the error is ErrOutcomeUnknown.
 //
@@ -177,10 +182,7 @@ func (db *DB) InTx(ctx context.Context, f func(conn *sql.Conn) error) error {
 			return err
 		}
 		if _, err := conn.ExecContext(ctx, "COMMIT"); err != nil {
-			if IsRetryable(err) || IsReadOnly(err) {
-				return fmt.Errorf("commit: %w", err)
-			}
-			return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+			return OutcomeOf(fmt.Errorf("commit: %w", err))
 		}
 		return nil
 	})

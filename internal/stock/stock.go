@@ -156,16 +156,17 @@ type Level struct {
 
 // Levels reads the level of every SKU, in byte order, in one query.
 func (db *DB) Levels(ctx context.Context) ([]Level, error) {
-	levels, err := queryAll(ctx, db.SQL, func(l *Level) []any { return []any{&l.SKU, &l.Units, &l.Available, &l.Seq} },
+	levels, err := Query(ctx, db.SQL, func(l *Level) []any { return []any{&l.SKU, &l.Units, &l.Available, &l.Seq} },
 		"SELECT sku, units, available, seq FROM stock ORDER BY sku")
 	return levels, wrap("read stock levels", err)
 }
 
-// queryAll reads all rows of a query; columns are where a row's columns go.
-func queryAll[T any](ctx context.Context, db interface {
+// Query reads all rows of a query. columns returns where a row's columns go. Query also
+// returns the error of the next statement in the same packet.
+func Query[T any](ctx context.Context, on interface {
 	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
 }, columns func(*T) []any, query string, args ...any) (all []T, err error) {
-	rows, err := db.QueryContext(ctx, query, args...)
+	rows, err := on.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -177,6 +178,7 @@ func queryAll[T any](ctx context.Context, db interface {
 		}
 		all = append(all, one)
 	}
+	rows.NextResultSet()
 	return all, rows.Err()
 }
 
