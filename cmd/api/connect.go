@@ -180,12 +180,11 @@ func (r *replica) startMirror(ctx context.Context) (err error) {
 	r.atClose(serversRound, "the mirror's MySQL", ignoringContext(r.mirrorDB.Close))
 	r.mirror, err = mirror.New(mirror.Config{
 		Client: r.backend.Etcd, Prefix: r.cmd.Prefix + r.db.Name + "/stock/", DB: r.mirrorDB,
-		Metrics: mirror.NewMetrics(r.registry), Logger: r.logger,
+		Registry: r.registry, Logger: r.logger,
 	})
 	if err != nil {
 		return err
 	}
-	r.registry.MustRegister(r.mirror)
 	r.atClose(locksRound, "mirror", background(ctx, r.mirror.Run))
 	return nil
 }

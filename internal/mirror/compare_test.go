@@ -38,7 +38,7 @@ func TestMirrorSurvivesARestartOfEtcd(t *testing.T) {
 	a, b := s.start(), s.start()
 	s.shows(a, "sku")
 	s.shows(b, "gone")
-	failures := count(a.cfg.Metrics.Failures)
+	failures := count(a.metrics.failures)
 
 	node.Etcd[0].Kill()
 	s.add("sku", 2)
@@ -61,7 +61,7 @@ func TestMirrorSurvivesARestartOfEtcd(t *testing.T) {
 		})
 	}
 	sandboxtest.Eventually(t, "a failed write that is still pending", func() bool {
-		return count(a.cfg.Metrics.Failures) > failures && pending(a) > 0
+		return count(a.metrics.failures) > failures && count(a.metrics.pending) > 0
 	})
 
 	if err := node.Etcd[0].Restart(t.Context()); err != nil {
@@ -72,7 +72,7 @@ func TestMirrorSurvivesARestartOfEtcd(t *testing.T) {
 		s.shows(r, "gone")
 		sandboxtest.Eventually(t, "a complete list", func() bool { list, ok := r.List("", 10); return ok && len(list) == 2 })
 	}
-	sandboxtest.Eventually(t, "all entries to be written", func() bool { return pending(a) == 0 })
+	sandboxtest.Eventually(t, "all entries to be written", func() bool { return count(a.metrics.pending) == 0 })
 }
 
 // The changes that one replica missed are compacted.
@@ -109,7 +109,7 @@ func TestCompactionWhileCutOff(t *testing.T) {
 	link.Heal()
 	s.shows(far, "sku")
 	sandboxtest.Eventually(t, "the deletion of an entry to be seen", func() bool { _, ok := far.inView("dropped"); return !ok })
-	if n := count(far.cfg.Metrics.Relists); n == 0 {
+	if n := count(far.metrics.relists); n == 0 {
 		t.Error("the watch was not opened again, so that the compaction was not tested")
 	}
 	far.Changed("sku", s.sell("sku"))
@@ -147,7 +147,7 @@ func TestEtcdAnswersAQuietWatch(t *testing.T) {
 	sandboxtest.Eventually(t, "three answers on one watch", func() bool {
 		r.mu.RLock()
 		defer r.mu.RUnlock()
-		if n := count(r.cfg.Metrics.Relists); n != opened {
+		if n := count(r.metrics.relists); n != opened {
 			opened, answers = n, 0
 		}
 		if r.heard.After(heard) {

@@ -185,7 +185,7 @@ type replica struct {
 func (s *shop) start(options ...func(*Config)) *replica {
 	s.t.Helper()
 	r := &replica{}
-	cfg := Config{Prefix: s.prefix, Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.NewTextHandler(s.t.Output(), nil))}
+	cfg := Config{Prefix: s.prefix, Logger: slog.New(slog.NewTextHandler(s.t.Output(), nil))}
 	for _, option := range options {
 		option(&cfg)
 	}
@@ -254,18 +254,4 @@ func (r *replica) inView(sku string) (Entry, bool) {
 	return it.Entry, true
 }
 
-func count(c prometheus.Counter) int { return int(testutil.ToFloat64(c)) }
-
-// pending reads the gauge of SKUs that are not yet written.
-func pending(r *replica) float64 {
-	return testutil.ToFloat64(prometheus.CollectorFunc(func(found chan<- prometheus.Metric) {
-		metrics := make(chan prometheus.Metric, 2)
-		r.Collect(metrics)
-		close(metrics)
-		for metric := range metrics {
-			if metric.Desc() == pendingMetric {
-				found <- metric
-			}
-		}
-	}))
-}
+func count(c prometheus.Collector) int { return int(testutil.ToFloat64(c)) }

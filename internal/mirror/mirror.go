@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"flashsale/internal/stock"
@@ -23,9 +24,8 @@ type Config struct {
 	Prefix string
 	// DB is only read, on at most two connections. A pool of its own keeps the
 	// mirror from waiting behind orders.
-	DB *stock.DB
-	// Metrics may be nil.
-	Metrics *Metrics
+	DB       *stock.DB
+	Registry prometheus.Registerer // of the metrics; optional
 	// Logger gets the errors that no caller sees. Optional.
 	Logger *slog.Logger
 
@@ -41,9 +41,10 @@ type Config struct {
 // writer of those that this replica changes. Its methods are safe for concurrent
 // use and answer from memory. Before Run the view is not current.
 type Mirror struct {
-	cfg   Config
-	wake  chan struct{} // an entry was marked
-	doubt chan struct{} // the view may lack entries
+	cfg     Config
+	metrics *metrics
+	wake    chan struct{} // an entry was marked
+	doubt   chan struct{} // the view may lack entries
 
 	mu sync.RWMutex // guards the fields below except ahead; never held over I/O
 
@@ -68,6 +69,10 @@ type Mirror struct {
 	ahead map[string]sighting
 }
 
+// Entry is the copy of one SKU's stock row: its public columns, and its seq. In
+// etcd it is JSON, under the prefix and the SKU.
+type Entry = stock.Stock
+
 // item is an Entry in the view. It is immutable.
 type item struct {
 	Entry
@@ -83,9 +88,6 @@ func New(cfg Config) (*Mirror, error) {
 	if !strings.HasSuffix(cfg.Prefix, "/") {
 		cfg.Prefix += "/"
 	}
-	if cfg.Metrics == nil {
-		cfg.Metrics = NewMetrics(nil)
-	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -95,10 +97,12 @@ func New(cfg Config) (*Mirror, error) {
 	if cfg.compareEvery == 0 {
 		cfg.compareEvery = compareEvery
 	}
-	return &Mirror{
+	m := &Mirror{
 		cfg: cfg, wake: make(chan struct{}, 1), doubt: make(chan struct{}, 1),
 		items: map[string]*item{}, pending: map[string]change{},
-	}, nil
+	}
+	m.metrics = newMetrics(cfg.Registry, m)
+	return m, nil
 }
 
 // Run follows etcd, writes and compares until ctx ends. Then it writes the pending
@@ -216,4 +220,35 @@ func signal(c chan struct{}) {
 	case c <- struct{}{}:
 	default:
 	}
+}
+
+// Catalog reads SKUs from the view, and from MySQL while the view cannot answer.
+// Its answers may be a fraction of a second old. It is safe for concurrent use.
+type Catalog struct {
+	Mirror *Mirror
+	DB     *stock.DB
+}
+
+// Get reads one SKU, or returns stock.ErrUnknownSKU.
+func (c Catalog) Get(ctx context.Context, sku string) (stock.Stock, error) {
+	if entry, ok := c.Mirror.Get(sku); ok {
+		return entry, nil
+	}
+	return c.DB.Get(ctx, sku)
+}
+
+// List reads up to limit SKUs that sort after the given one, in byte order.
+func (c Catalog) List(ctx context.Context, after string, limit int) ([]stock.Stock, error) {
+	if list, ok := c.Mirror.List(after, limit); ok {
+		return list, nil
+	}
+	return c.DB.List(ctx, after, limit)
+}
+
+// Count returns the number of SKUs.
+func (c Catalog) Count(ctx context.Context) (int, error) {
+	if n, ok := c.Mirror.Count(); ok {
+		return n, nil
+	}
+	return c.DB.Count(ctx)
 }

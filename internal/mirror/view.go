@@ -34,7 +34,7 @@ func (m *Mirror) follow(ctx context.Context) {
 		List: m.list, Apply: m.apply, Tick: m.askProgress, Interval: askEvery,
 		Broken: func(err error) {
 			m.desync()
-			m.cfg.Metrics.Relists.Inc()
+			m.metrics.relists.Inc()
 			m.cfg.Logger.Warn("mirror: watch ended; opening it again", "error", err)
 		},
 	}

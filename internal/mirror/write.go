@@ -94,7 +94,7 @@ func (m *Mirror) write(ctx context.Context) {
 			continue
 		}
 		if ctx.Err() == nil {
-			m.cfg.Metrics.Failures.Inc()
+			m.metrics.failures.Inc()
 			m.cfg.Logger.Warn("mirror: write to etcd failed; trying again", "skus", len(batch), "error", err)
 			_ = sleep.For(ctx, sleep.Jittered(pause))
 			pause = min(2*pause, retryPauseMax)
@@ -237,16 +237,16 @@ func (m *Mirror) put(ctx context.Context, batch []change) (lost []change, err er
 		return nil, nil
 	}
 	answer, err := m.cfg.Client.Txn(ctx).Then(ops...).Commit()
-	m.cfg.Metrics.Transactions.Inc()
+	m.metrics.transactions.Inc()
 	if err != nil {
 		return nil, fmt.Errorf("write %d entries: %w", len(ops), err)
 	}
 	for i, c := range puts {
 		if answer.Responses[i].GetResponseTxn().Succeeded {
-			m.cfg.Metrics.Writes.Inc()
+			m.metrics.writes.Inc()
 			m.observeLag(c)
 		} else {
-			m.cfg.Metrics.LostRaces.Inc()
+			m.metrics.lostRaces.Inc()
 			lost = append(lost, c)
 		}
 	}
@@ -282,4 +282,23 @@ func (m *Mirror) readStored(ctx context.Context, skus []string) ([]stored, error
 }
 
 // observeLag records the time until etcd had a change, or a later one.
-func (m *Mirror) observeLag(c change) { m.cfg.Metrics.Lag.Observe(time.Since(c.since).Seconds()) }
+func (m *Mirror) observeLag(c change) { m.metrics.lag.Observe(time.Since(c.since).Seconds()) }
+
+// replaces reports whether to write row, read from MySQL, over old, which was read
+// from etcd before; nil means no entry. Every change of a row moves its seq.
+func replaces(row, old *Entry) bool {
+	return old == nil || row.Seq > old.Seq ||
+		// A restored database has reached the same seq by other changes.
+		row.Seq == old.Seq && (row.Available != old.Available || row.Units != old.Units || row.Revision != old.Revision)
+}
+
+func decodeEntry(sku string, value []byte) (Entry, error) {
+	var e Entry
+	if err := json.Unmarshal(value, &e); err != nil {
+		return Entry{}, fmt.Errorf("decode %s: %w", sku, err)
+	}
+	if e.SKU != sku {
+		return Entry{}, fmt.Errorf("decode %s: the entry is for %q", sku, e.SKU)
+	}
+	return e, nil
+}

@@ -42,9 +42,9 @@ func TestLaterReadWins(t *testing.T) {
 	release <- struct{}{}
 	// A write that was delayed for longer than writeTimeout is not sent.
 	sandboxtest.Eventually(t, "the delayed write", func() bool {
-		return count(slow.cfg.Metrics.LostRaces)+count(slow.cfg.Metrics.Failures) > 0
+		return count(slow.metrics.lostRaces)+count(slow.metrics.failures) > 0
 	})
-	sandboxtest.Eventually(t, "all entries to be written", func() bool { return pending(slow) == 0 })
+	sandboxtest.Eventually(t, "all entries to be written", func() bool { return count(slow.metrics.pending) == 0 })
 	if seqs := s.history("sku"); !slices.IsSorted(seqs) {
 		t.Errorf("the mirror went back: the entries in etcd have the seqs %d", seqs)
 	}
@@ -83,7 +83,7 @@ func TestEtcdEndsEqualToMySQL(t *testing.T) {
 		}
 	}
 	for _, r := range replicas {
-		races += count(r.cfg.Metrics.LostRaces)
+		races += count(r.metrics.lostRaces)
 	}
 	t.Logf("%d races were lost", races)
 	for _, r := range replicas {
@@ -235,7 +235,7 @@ func TestChangesOfManySKUsAtOnce(t *testing.T) {
 		answer, err := s.etcd.Get(t.Context(), s.prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
 		return err == nil && answer.Count == skus
 	})
-	if n := count(r.cfg.Metrics.Transactions); n > 2*skus/txnSize+2 {
+	if n := count(r.metrics.transactions); n > 2*skus/txnSize+2 {
 		t.Errorf("%d transactions for %d new SKUs", n, skus)
 	}
 }

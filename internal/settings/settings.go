@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,49 +17,34 @@ import (
 
 // Values has the value of each setting.
 type Values struct {
-	// Quantum is how long a desk keeps its SKU's lock while another replica waits.
-	Quantum time.Duration
-	// LogLevel is the lowest level that is logged.
-	LogLevel slog.Level
-	// ByCustomer and ByAddress are how many requests one caller may make.
-	ByCustomer, ByAddress limit.Limit
+	Quantum               time.Duration // for which a desk keeps its SKU's lock while another replica waits
+	LogLevel              slog.Level    // the lowest that is logged
+	ByCustomer, ByAddress limit.Limit   // of the requests of one caller
 }
 
 // Setting is one row of the table of settings.
 type Setting struct {
-	// Name is the last part of its key in etcd, and its flag without the dashes.
-	Name string
-	// Help describes the setting and its values.
-	Help string
+	Name string // the last part of its key in etcd, and its flag without the dashes
+	Help string // describes the setting and its values
 
-	// parse sets the value in v, or says why the text is not valid.
-	parse func(text string, v *Values) error
-	// show formats the value in v for parse.
-	show func(v Values) string
+	parse func(text string, v *Values) error // sets the value in v, or says why text is not valid
+	show  func(v Values) string              // formats the value in v for parse
 }
 
 // table has all settings. The watch, the commands and the tests use it.
 var table = []Setting{
-	{
-		Name: "log-level", Help: "The lowest level that is logged: debug, info, warn or error.",
-		parse: func(text string, v *Values) error { return parseLevel(text, &v.LogLevel) },
-		show:  func(v Values) string { return strings.ToLower(v.LogLevel.String()) },
-	},
-	{
-		Name: "quantum", Help: fmt.Sprintf("How long a SKU's lock is kept while another replica waits: %s to %s.", minQuantum, maxQuantum),
-		parse: func(text string, v *Values) error { return parseDuration(text, minQuantum, maxQuantum, &v.Quantum) },
-		show:  func(v Values) string { return v.Quantum.String() },
-	},
-	{
-		Name: "rate-limit-address", Help: "Requests of one address at each replica: for example 1000/10s; 0 means no limit.",
-		parse: func(text string, v *Values) error { return parseLimit(text, &v.ByAddress) },
-		show:  func(v Values) string { return v.ByAddress.String() },
-	},
-	{
-		Name: "rate-limit-customer", Help: "Requests of one customer at each replica: for example 100/10s; 0 means no limit.",
-		parse: func(text string, v *Values) error { return parseLimit(text, &v.ByCustomer) },
-		show:  func(v Values) string { return v.ByCustomer.String() },
-	},
+	{"log-level", "The lowest level that is logged: debug, info, warn or error.",
+		func(text string, v *Values) error { return parseLevel(text, &v.LogLevel) },
+		func(v Values) string { return strings.ToLower(v.LogLevel.String()) }},
+	{"quantum", fmt.Sprintf("How long a SKU's lock is kept while another replica waits: %s to %s.", minQuantum, maxQuantum),
+		func(text string, v *Values) error { return parseQuantum(text, &v.Quantum) },
+		func(v Values) string { return v.Quantum.String() }},
+	{"rate-limit-address", "Requests of one address at each replica: for example 1000/10s; 0 means no limit.",
+		func(text string, v *Values) error { return parseLimit(text, &v.ByAddress) },
+		func(v Values) string { return v.ByAddress.String() }},
+	{"rate-limit-customer", "Requests of one customer at each replica: for example 100/10s; 0 means no limit.",
+		func(text string, v *Values) error { return parseLimit(text, &v.ByCustomer) },
+		func(v Values) string { return v.ByCustomer.String() }},
 }
 
 const (
@@ -76,12 +62,11 @@ func All() []Setting { return slices.Clone(table) }
 
 // Find returns the setting of that name.
 func Find(name string) (Setting, error) {
-	for _, s := range table {
-		if s.Name == name {
-			return s, nil
-		}
+	i := slices.Index(Names(), name)
+	if i < 0 {
+		return Setting{}, fmt.Errorf("there is no setting %.40q (the settings are %s)", name, strings.Join(Names(), ", "))
 	}
-	return Setting{}, fmt.Errorf("there is no setting %.40q (the settings are %s)", name, strings.Join(Names(), ", "))
+	return table[i], nil
 }
 
 // Names lists the names of all settings.
@@ -96,13 +81,12 @@ func Names() []string {
 // Check returns an error if the value is not valid for the setting of that name.
 func Check(name, value string) error {
 	s, err := Find(name)
-	if err != nil {
-		return err
+	if err == nil {
+		if err = s.Check(value); err != nil {
+			err = fmt.Errorf("%s: %w", name, err)
+		}
 	}
-	if err := s.Check(value); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return nil
+	return err
 }
 
 // Check returns an error if the value is not valid.
@@ -122,13 +106,13 @@ func (v Values) Check() error {
 	return nil
 }
 
-func parseDuration(text string, least, most time.Duration, to *time.Duration) error {
+func parseQuantum(text string, to *time.Duration) error {
 	d, err := time.ParseDuration(text)
 	if err != nil {
-		return fmt.Errorf("%s is not a duration (example: %s)", quote(text), least)
+		return fmt.Errorf("%s is not a duration (example: %s)", quote(text), minQuantum)
 	}
-	if d < least || d > most {
-		return fmt.Errorf("%s is not between %s and %s", d, least, most)
+	if d < minQuantum || d > maxQuantum {
+		return fmt.Errorf("%s is not between %s and %s", d, minQuantum, maxQuantum)
 	}
 	*to = d
 	return nil
@@ -138,27 +122,25 @@ func parseLimit(text string, to *limit.Limit) error {
 	if len(text) > maxQuoted { // limit.Parse would quote all of it
 		return fmt.Errorf("%s is not a limit (example: 100/10s)", quote(text))
 	}
-	l, err := limit.Parse(text)
+	parsed, err := limit.Parse(text)
 	if err == nil {
-		*to = l
+		*to = parsed
 	}
 	return err
 }
 
 func parseLevel(text string, to *slog.Level) error {
-	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
-	level, ok := levels[text]
-	if !ok {
-		return fmt.Errorf("%s is not one of debug, info, warn and error", quote(text))
+	switch text {
+	case "debug", "info", "warn", "error":
+		return to.UnmarshalText([]byte(text))
 	}
-	*to = level
-	return nil
+	return fmt.Errorf("%s is not one of debug, info, warn and error", quote(text))
 }
 
 // quote shows the beginning of a value of any length and content.
 func quote(text string) string {
-	if len(text) > maxQuoted {
-		return fmt.Sprintf("%q...", text[:maxQuoted])
+	if len(text) <= maxQuoted {
+		return strconv.Quote(text)
 	}
-	return fmt.Sprintf("%q", text)
+	return strconv.Quote(text[:maxQuoted]) + "..."
 }

@@ -20,8 +20,7 @@ const maxUnknown = 100
 // Store has the settings of one database in etcd.
 type Store struct {
 	Client *clientv3.Client
-	// Prefix of all keys. It names the database, and ends in a slash.
-	Prefix string
+	Prefix string // of all keys; it names the database, and ends in a slash
 }
 
 // Entry is a value in etcd. It may be invalid, or its setting may not exist.
@@ -35,9 +34,8 @@ type Entry struct {
 type Listing struct {
 	// Entries are sorted by name: every setting that etcd has, and up to maxUnknown
 	// other keys, without their values.
-	Entries []Entry
-	// More means that there are more keys that are not settings.
-	More     bool
+	Entries  []Entry
+	More     bool // there are more keys that are not settings
 	Revision int64
 }
 
@@ -62,11 +60,10 @@ func (s Store) List(ctx context.Context) (Listing, error) {
 		}
 	}
 	all := answer.Responses[len(table)].GetResponseRange()
-	unknown := 0
+	most := len(listing.Entries) + maxUnknown
 	for _, kv := range all.Kvs {
-		if name := s.name(kv.Key); unknown < maxUnknown && !slices.Contains(Names(), name) {
+		if name := s.name(kv.Key); len(listing.Entries) < most && !slices.Contains(Names(), name) {
 			listing.Entries = append(listing.Entries, Entry{Name: name, Revision: kv.ModRevision})
-			unknown++
 		}
 	}
 	listing.More = int(all.Count) > len(listing.Entries) // Count ignores the limit

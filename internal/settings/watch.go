@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,16 +91,14 @@ func (w *Watch) Report() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var lines, unknown []string
-	for name, k := range w.keys {
-		switch {
+	for _, name := range slices.Sorted(maps.Keys(w.keys)) {
+		switch k := w.keys[name]; {
 		case k.unknown:
 			unknown = append(unknown, fmt.Sprintf("%.64s: %s", name, k.ignored))
 		case k.ignored != nil:
 			lines = append(lines, fmt.Sprintf("%s: %s", name, k.ignored))
 		}
 	}
-	slices.Sort(lines)
-	slices.Sort(unknown)
 	lines = append(lines, unknown...) // settings come first
 	if len(lines) > maxReported || w.more {
 		lines = append(lines[:min(len(lines), maxReported)], "and others")
@@ -124,12 +123,10 @@ func (w *Watch) list(ctx context.Context, _ int64) error {
 	// The list is linearizable: only another etcd, or a restored one, goes back.
 	wentBack := listing.Revision < w.revision
 	w.revision = listing.Revision
-	exists := map[string]bool{}
-	for _, e := range listing.Entries {
-		exists[e.Name] = true
-	}
 	w.mu.Lock()
-	maps.DeleteFunc(w.keys, func(name string, _ key) bool { return !exists[name] })
+	maps.DeleteFunc(w.keys, func(name string, _ key) bool {
+		return !slices.ContainsFunc(listing.Entries, func(e Entry) bool { return e.Name == name })
+	})
 	w.more, w.broken = listing.More, nil
 	for _, e := range listing.Entries {
 		w.see(e)
@@ -184,7 +181,7 @@ func (w *Watch) see(e Entry) {
 
 // apply calls Apply if a value has changed.
 func (w *Watch) apply() {
-	values, before := w.cfg.Flags, w.cfg.Flags
+	values := w.cfg.Flags
 	w.mu.Lock()
 	for _, s := range table {
 		if k := w.keys[s.Name]; k.valid != nil {
@@ -192,12 +189,10 @@ func (w *Watch) apply() {
 		}
 	}
 	w.mu.Unlock()
-	if w.applied != nil {
-		before = *w.applied
-		if values == before {
-			return
-		}
+	if w.applied != nil && values == *w.applied {
+		return
 	}
+	before := *cmp.Or(w.applied, &w.cfg.Flags)
 	for _, s := range table {
 		if from, to := s.show(before), s.show(values); from != to {
 			w.cfg.Logger.Info("setting changed", "setting", s.Name, "from", from, "to", to)
