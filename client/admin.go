@@ -57,60 +57,49 @@ type PutSKU struct {
 // ErrOutcomeUnknown instead of retrying a request that may have been applied: the
 // retry could fail because of its own change.
 func (c *Client) PutSKU(ctx context.Context, name string, sku SKURequest, only Precondition) (put PutSKU, err error) {
-	got, err := c.do(ctx, call{what: "put SKU " + name, once: only != Precondition{}, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
-		return at.PutSKU(ctx, name, &only.params, sku, uncompressed)
-	}}, &put.SKU)
+	request, err := uncompressed(wire.NewPutSKURequest(anyReplica, name, &only.params, sku))
+	got, err := c.do(ctx, call{what: "put SKU " + name, once: only != Precondition{}}.with(request, err), &put.SKU)
 	if err != nil {
 		return PutSKU{}, err
 	}
-	put.Created = got.status == http.StatusCreated
-	put.ETag, put.Warning = ETag(got.header.Get("ETag")), got.header.Get("Warning")
+	put.Created = got.StatusCode == http.StatusCreated
+	put.ETag, put.Warning = ETag(got.Header.Get("ETag")), got.Header.Get("Warning")
 	return put, nil
 }
 
 // Restock adds units to a SKU. Key is as in Purchase: one key adds its units once.
-func (c *Client) Restock(ctx context.Context, sku string, units int32, key string) (restock Restock, err error) {
+func (c *Client) Restock(ctx context.Context, sku string, units int32, key string) (Restock, error) {
 	key, header, err := idempotencyKey(key)
 	if err != nil {
 		return Restock{}, fmt.Errorf("restock %s: %w", sku, err)
 	}
-	_, err = c.do(ctx, call{what: "restock " + sku, key: key, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
-		return at.RestockSKU(ctx, sku, &wire.RestockSKUParams{IdempotencyKey: header}, wire.RestockRequest{Units: units})
-	}}, &restock)
-	return restock, err
+	return fetch[Restock](ctx, c, call{what: "restock " + sku, key: key}.with(
+		wire.NewRestockSKURequest(anyReplica, sku, &wire.RestockSKUParams{IdempotencyKey: header}, wire.RestockRequest{Units: units})))
 }
 
 // LatePayments lists the payments that must be refunded, oldest first. It reads
 // pages as the loop proceeds. The last pair has an error if reading failed.
 func (c *Client) LatePayments(ctx context.Context) iter.Seq2[LatePayment, error] {
-	return list[LatePayment](ctx, c, "list late payments", func(ctx context.Context, at *wire.Client, cursor *string) (*http.Response, error) {
-		return at.ListLatePayments(ctx, &wire.ListLatePaymentsParams{Limit: &pageSize, Cursor: cursor})
+	return list[LatePayment](ctx, c, "list late payments", func(cursor *string) (*http.Request, error) {
+		return wire.NewListLatePaymentsRequest(anyReplica, &wire.ListLatePaymentsParams{Limit: &pageSize, Cursor: cursor})
 	})
 }
 
 // Audit checks the whole database against the invariants. It takes seconds for
 // millions of orders. TryTimeout does not apply.
-func (c *Client) Audit(ctx context.Context) (report AuditReport, err error) {
-	_, err = c.do(ctx, call{what: "audit", reads: true, unbounded: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
-		return at.Audit(ctx)
-	}}, &report)
-	return report, err
+func (c *Client) Audit(ctx context.Context) (AuditReport, error) {
+	return fetch[AuditReport](ctx, c, call{what: "audit", reads: true, unbounded: true}.with(wire.NewAuditRequest(anyReplica)))
 }
 
 // Locks lists the locks that replicas hold, with their queues.
 func (c *Client) Locks(ctx context.Context) ([]Lock, error) {
-	var list wire.LockList
-	_, err := c.do(ctx, call{what: "list locks", reads: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
-		return at.ListLocks(ctx)
-	}}, &list)
+	list, err := fetch[wire.LockList](ctx, c, call{what: "list locks", reads: true}.with(wire.NewListLocksRequest(anyReplica)))
 	return list.Locks, err
 }
 
 // RevokeLock ends the current grant of a SKU's lock. It does not retry a request
 // that may have been applied: the retry could revoke the next holder's grant.
 func (c *Client) RevokeLock(ctx context.Context, sku string) error {
-	_, err := c.do(ctx, call{what: "revoke the lock of " + sku, once: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
-		return at.RevokeLock(ctx, sku)
-	}}, nil)
+	_, err := c.do(ctx, call{what: "revoke the lock of " + sku, once: true}.with(wire.NewRevokeLockRequest(anyReplica, sku)), nil)
 	return err
 }

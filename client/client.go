@@ -28,8 +28,6 @@ import (
 	"net/url"
 	"sync/atomic"
 	"time"
-
-	"flashsale/client/wire"
 )
 
 // Config configures a Client. Only URLs is required.
@@ -66,7 +64,9 @@ func StaticToken(token string) func(context.Context) (string, error) {
 
 // Client calls the service. It is safe for concurrent use.
 type Client struct {
-	replicas   []*wire.Client
+	replicas   []*url.URL
+	token      func(context.Context) (string, error)
+	http       *http.Client
 	maxTries   int
 	tryTimeout time.Duration
 	// current is the replica that calls go to, modulo their number. It grows when
@@ -82,31 +82,17 @@ func New(cfg Config) (*Client, error) {
 	case cfg.MaxTries < 0 || cfg.TryTimeout < 0:
 		return nil, fmt.Errorf("client: MaxTries (%d) and TryTimeout (%s) must not be negative", cfg.MaxTries, cfg.TryTimeout)
 	}
-	c := &Client{maxTries: cmp.Or(cfg.MaxTries, defaultTries), tryTimeout: cmp.Or(cfg.TryTimeout, defaultTryTimeout)}
-	httpClient := cfg.HTTP
-	if httpClient == nil {
+	c := &Client{token: cfg.Token, http: cfg.HTTP, maxTries: cmp.Or(cfg.MaxTries, defaultTries),
+		tryTimeout: cmp.Or(cfg.TryTimeout, defaultTryTimeout)}
+	if c.http == nil {
 		transport := http.DefaultTransport.(*http.Transport).Clone()
 		transport.MaxIdleConnsPerHost = idleConnections
-		httpClient = &http.Client{Transport: transport}
+		c.http = &http.Client{Transport: transport}
 	}
-	authorize := wire.WithRequestEditorFn(func(ctx context.Context, req *http.Request) error {
-		if cfg.Token == nil {
-			return nil
-		}
-		token, err := cfg.Token(ctx)
-		if err != nil {
-			return fmt.Errorf("token: %w", err)
-		}
-		req.Header.Set("Authorization", "Bearer "+token)
-		return nil
-	})
 	for i, text := range cfg.URLs {
-		if u, err := url.Parse(text); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		replica, err := url.Parse(text + "/") // JoinPath needs a path
+		if err != nil || replica.Scheme != "http" && replica.Scheme != "https" || replica.Host == "" {
 			return nil, fmt.Errorf("client: URLs[%d] must be like http://shop.example:8080, not %q", i, text)
-		}
-		replica, err := wire.NewClient(text, wire.WithHTTPClient(httpClient), authorize)
-		if err != nil {
-			return nil, fmt.Errorf("client: URLs[%d]: %w", i, err)
 		}
 		c.replicas = append(c.replicas, replica)
 	}

@@ -73,29 +73,25 @@ func (c *Client) Place(ctx context.Context, p Purchase) (Placed, error) {
 		body.Currency = &p.Currency
 	}
 	placed := Placed{Key: key}
-	got, err := c.do(ctx, call{what: "place an order", key: key, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
-		return at.PlaceOrder(ctx, &wire.PlaceOrderParams{IdempotencyKey: header}, body)
-	}}, &placed.Order)
+	request, err := wire.NewPlaceOrderRequest(anyReplica, &wire.PlaceOrderParams{IdempotencyKey: header}, body)
+	got, err := c.do(ctx, call{what: "place an order", key: key}.with(request, err), &placed.Order)
 	if err != nil {
 		return Placed{}, err
 	}
-	placed.Replayed, placed.Replica = got.header.Get("Idempotent-Replayed") == "true", got.header.Get("X-Replica")
+	placed.Replayed, placed.Replica = got.Header.Get("Idempotent-Replayed") == "true", got.Header.Get("X-Replica")
 	return placed, nil
 }
 
 // Order reads one of the customer's orders.
-func (c *Client) Order(ctx context.Context, id OrderID) (order Order, err error) {
-	_, err = c.do(ctx, call{what: "read an order", reads: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
-		return at.GetOrder(ctx, id.String())
-	}}, &order)
-	return order, err
+func (c *Client) Order(ctx context.Context, id OrderID) (Order, error) {
+	return fetch[Order](ctx, c, call{what: "read an order", reads: true}.with(wire.NewGetOrderRequest(anyReplica, id.String())))
 }
 
 // Orders lists the customer's orders, newest first. It reads pages as the loop
 // proceeds. The last pair has an error if reading failed.
 func (c *Client) Orders(ctx context.Context) iter.Seq2[Order, error] {
-	return list[Order](ctx, c, "list orders", func(ctx context.Context, at *wire.Client, cursor *string) (*http.Response, error) {
-		return at.ListOrders(ctx, &wire.ListOrdersParams{Limit: &pageSize, Cursor: cursor})
+	return list[Order](ctx, c, "list orders", func(cursor *string) (*http.Request, error) {
+		return wire.NewListOrdersRequest(anyReplica, &wire.ListOrdersParams{Limit: &pageSize, Cursor: cursor})
 	})
 }
 
@@ -103,24 +99,18 @@ func (c *Client) Orders(ctx context.Context) iter.Seq2[Order, error] {
 // It may be repeated. It returns ErrPaymentWindowOver or ErrOrderCancelled if the
 // payment came too late, and ErrAlreadyPaid for a second payment with another
 // reference. The service stores the reference of each for a refund.
-func (c *Client) Pay(ctx context.Context, id OrderID, reference string) (order Order, err error) {
+func (c *Client) Pay(ctx context.Context, id OrderID, reference string) (Order, error) {
 	var body wire.PaymentRequest
 	if reference != "" {
 		body.Reference = &reference
 	}
-	_, err = c.do(ctx, call{what: "pay an order", send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
-		return at.PayOrder(ctx, id.String(), body)
-	}}, &order)
-	return order, err
+	return fetch[Order](ctx, c, call{what: "pay an order"}.with(wire.NewPayOrderRequest(anyReplica, id.String(), body)))
 }
 
 // Cancel cancels an unpaid order, and returns its units to the sale. It may be
 // repeated.
-func (c *Client) Cancel(ctx context.Context, id OrderID) (order Order, err error) {
-	_, err = c.do(ctx, call{what: "cancel an order", send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
-		return at.CancelOrder(ctx, id.String())
-	}}, &order)
-	return order, err
+func (c *Client) Cancel(ctx context.Context, id OrderID) (Order, error) {
+	return fetch[Order](ctx, c, call{what: "cancel an order"}.with(wire.NewCancelOrderRequest(anyReplica, id.String())))
 }
 
 // maxKey is the longest idempotency key, in bytes.
@@ -144,21 +134,17 @@ func idempotencyKey(key string) (same, header string, err error) {
 // pageSize is the service's longest page.
 var pageSize = 200
 
-// list iterates over the items of all pages. send requests the page at a cursor.
-func list[T any](ctx context.Context, c *Client, what string,
-	send func(ctx context.Context, at *wire.Client, cursor *string) (*http.Response, error)) iter.Seq2[T, error] {
+// list iterates over the items of all pages. newRequest returns the request of the
+// page at a cursor, nil for the first.
+func list[T any](ctx context.Context, c *Client, what string, newRequest func(cursor *string) (*http.Request, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		for cursor, first := (*string)(nil), true; first || cursor != nil; first = false {
 			var page struct {
 				Items      []T     `json:"items"`
 				NextCursor *string `json:"next_cursor"`
 			}
-			_, err := c.do(ctx, call{what: what, reads: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
-				return send(ctx, at, cursor)
-			}}, &page)
-			if err != nil {
-				var none T
-				yield(none, err)
+			if _, err := c.do(ctx, call{what: what, reads: true}.with(newRequest(cursor)), &page); err != nil {
+				yield(*new(T), err)
 				return
 			}
 			for _, item := range page.Items {

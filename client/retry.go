@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,8 +14,6 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
-
-	"flashsale/client/wire"
 )
 
 const (
@@ -31,23 +30,29 @@ const (
 // call is one call, with one or more tries.
 type call struct {
 	what string // prefix of its errors: "place an order"
-	send func(context.Context, *wire.Client) (*http.Response, error)
-	key  string // the idempotency key, if any
+	// request is for anyReplica. err is the error of creating it.
+	request *http.Request
+	err     error
+	key     string // the idempotency key, if any
 	// once forbids a second try if the first may have been applied.
 	once bool
 	// reads is set if the call changes nothing.
 	reads bool
 	// unbounded disables the timeout of a try.
 	unbounded bool
-	// consume reads the body of a success as it arrives. Optional.
+	// begin is called before each try. Optional.
+	begin func()
+	// consume reads the body of a success. The default decodes it.
 	consume func(io.Reader) error
 }
 
-// answer is a success.
-type answer struct {
-	status int
-	header http.Header
-	body   []byte
+// anyReplica is the address of requests before a try, which adds a replica's.
+const anyReplica = "/"
+
+// with returns the call with its request.
+func (c call) with(request *http.Request, err error) call {
+	c.request, c.err = request, err
+	return c
 }
 
 // GaveUp is the error of a call that failed after its last try.
@@ -77,25 +82,38 @@ func (g *GaveUp) Unwrap() error { return g.Err }
 // Is reports whether target is ErrOutcomeUnknown and the outcome is unknown.
 func (g *GaveUp) Is(target error) bool { return g.Unknown && target == error(ErrOutcomeUnknown) }
 
-// do makes the call, and decodes the answer into out, unless out is nil. It returns a
-// Problem, a GaveUp, or an error of the caller's arguments.
-func (c *Client) do(ctx context.Context, call call, out any) (*answer, error) {
+// fetch makes the call, and returns the decoded answer.
+func fetch[T any](ctx context.Context, c *Client, call call) (value T, err error) {
+	_, err = c.do(ctx, call, &value)
+	return value, err
+}
+
+// do makes the call, and decodes the answer into out, unless out is nil. The answer's
+// body is closed. The error contains a Problem or a GaveUp, or is about the arguments.
+func (c *Client) do(ctx context.Context, call call, out any) (*http.Response, error) {
+	if call.consume == nil {
+		call.consume = func(body io.Reader) error {
+			text, err := readAll(body)
+			if err != nil || out == nil {
+				return err
+			}
+			if err := json.Unmarshal(text, out); err != nil {
+				return fmt.Errorf("decode the answer: %w", err)
+			}
+			return nil
+		}
+	}
 	got, err := c.retry(ctx, call)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", call.what, err)
-	}
-	if out != nil {
-		if err := json.Unmarshal(got.body, out); err != nil {
-			return nil, fmt.Errorf("%s: decode the answer: %w", call.what, err)
-		}
 	}
 	return got, nil
 }
 
 // retry tries until it has an answer that another try would not change.
-func (c *Client) retry(ctx context.Context, call call) (*answer, error) {
-	if cause := context.Cause(ctx); cause != nil {
-		return nil, cause
+func (c *Client) retry(ctx context.Context, call call) (*http.Response, error) {
+	if err := cmp.Or(call.err, context.Cause(ctx)); err != nil {
+		return nil, err
 	}
 	waits := backoff.NewExponentialBackOff()
 	waits.InitialInterval, waits.MaxInterval, waits.Multiplier = firstWait, maxWait, 2
@@ -105,7 +123,7 @@ func (c *Client) retry(ctx context.Context, call call) (*answer, error) {
 		last    error // of the last try
 		final   bool
 	)
-	got, err := backoff.Retry(ctx, func() (*answer, error) {
+	got, err := backoff.Retry(ctx, func() (*http.Response, error) {
 		tries++
 		current := c.current.Load()
 		got, err := c.try(ctx, call, c.replicas[current%uint64(len(c.replicas))])
@@ -114,9 +132,9 @@ func (c *Client) retry(ctx context.Context, call call) (*answer, error) {
 		}
 		last = err
 		outcome := outcomeOf(err)
-		unknown = unknown || !call.reads && (outcome == maybeApplied || internal(err))
-		if outcome == refused || call.once && outcome == maybeApplied {
-			final = outcome == refused && (!unknown || decides(err))
+		unknown = unknown || !call.reads && (outcome == maybeApplied || outcome == failed)
+		if outcome == refused || outcome == failed || call.once && outcome == maybeApplied {
+			final = outcome != maybeApplied && (!unknown || decides(err))
 			return nil, backoff.Permanent(err)
 		}
 		return nil, c.nextTry(ctx, err, current, tries)
@@ -156,37 +174,56 @@ func (c *Client) nextTry(ctx context.Context, err error, current uint64, tries i
 }
 
 // try sends one request and reads its answer.
-func (c *Client) try(ctx context.Context, call call, replica *wire.Client) (*answer, error) {
+func (c *Client) try(ctx context.Context, call call, replica *url.URL) (*http.Response, error) {
 	if !call.unbounded {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.tryTimeout)
 		defer cancel()
 	}
-	response, err := call.send(ctx, replica)
+	if call.begin != nil {
+		call.begin()
+	}
+	request := call.request.Clone(ctx)
+	request.URL = replica.JoinPath(request.URL.EscapedPath())
+	request.URL.RawQuery = call.request.URL.RawQuery
+	if c.token != nil {
+		token, err := c.token(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("token: %w", err)
+		}
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
+	if request.GetBody != nil {
+		body, err := request.GetBody()
+		if err != nil {
+			return nil, err
+		}
+		request.Body = body
+	}
+	response, err := c.http.Do(request)
 	if err != nil {
 		return nil, err
 	}
 	defer response.Body.Close()
-	if call.consume != nil && response.StatusCode == http.StatusOK {
-		if err := call.consume(response.Body); err != nil {
-			return nil, err
-		}
-		return &answer{status: response.StatusCode, header: response.Header}, nil
+	if response.StatusCode < http.StatusMultipleChoices {
+		return response, call.consume(response.Body)
 	}
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	body, err := readAll(response.Body)
 	if err != nil {
-		return nil, &brokenOff{err}
+		return nil, err
 	}
-	if response.StatusCode >= http.StatusMultipleChoices {
-		return nil, problemOf(response.StatusCode, response.Header, body)
-	}
-	return &answer{response.StatusCode, response.Header, body}, nil
+	return nil, problemOf(response.StatusCode, response.Header, body)
 }
 
-// brokenOff is the error of an incomplete body.
-type brokenOff struct{ error }
+var errIncomplete = errors.New("the answer is incomplete")
 
-func (b *brokenOff) Unwrap() error { return b.error }
+func readAll(body io.Reader) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(body, maxAnswer))
+	if err != nil {
+		err = fmt.Errorf("%w: %w", errIncomplete, err)
+	}
+	return text, err
+}
 
 // outcome is what an error says about its try.
 type outcome int
@@ -194,17 +231,13 @@ type outcome int
 const (
 	// refused: another try would get the same answer.
 	refused outcome = iota
+	// failed: as refused, but the service may have failed after the commit.
+	failed
 	// notApplied: the try changed nothing, and may be repeated.
 	notApplied
 	// maybeApplied: the try may have been applied.
 	maybeApplied
 )
-
-// internal reports whether the service failed, possibly after the commit.
-func internal(err error) bool {
-	problem, ok := errors.AsType[*Problem](err)
-	return ok && problem.Status == http.StatusInternalServerError
-}
 
 // decides reports whether a refusal proves that no earlier try was applied: the
 // service looks up the key before it refuses, but not before it authenticates.
@@ -224,13 +257,12 @@ func outcomeOf(err error) outcome {
 			return notApplied
 		case problem.Kind == ErrRequestInFlight, problem.Status >= http.StatusBadGateway && problem.Status <= http.StatusGatewayTimeout:
 			return maybeApplied // a proxy's answer proves nothing
+		case problem.Status == http.StatusInternalServerError:
+			return failed
 		}
 		return refused
 	}
-	if _, ok := errors.AsType[*brokenOff](err); ok {
-		return maybeApplied
-	}
-	if _, sent := errors.AsType[*url.Error](err); !sent {
+	if _, sent := errors.AsType[*url.Error](err); !sent && !errors.Is(err, errIncomplete) {
 		return refused // no request was sent
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {

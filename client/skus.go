@@ -2,9 +2,11 @@ package client
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"net/http"
@@ -28,27 +30,27 @@ type ETag string
 // SKUs lists all SKUs, sorted by name. It reads pages as the loop proceeds. The last
 // pair has an error if reading failed.
 func (c *Client) SKUs(ctx context.Context) iter.Seq2[SKU, error] {
-	return list[SKU](ctx, c, "list SKUs", func(ctx context.Context, at *wire.Client, cursor *string) (*http.Response, error) {
-		return at.ListSKUs(ctx, &wire.ListSKUsParams{Limit: &pageSize, Cursor: cursor})
+	return list[SKU](ctx, c, "list SKUs", func(cursor *string) (*http.Request, error) {
+		return wire.NewListSKUsRequest(anyReplica, &wire.ListSKUsParams{Limit: &pageSize, Cursor: cursor})
 	})
 }
 
-// uncompressed asks proxies not to compress the answer: they would change its ETag,
-// and IfMatch would fail.
-func uncompressed(_ context.Context, req *http.Request) error {
-	req.Header.Set("Accept-Encoding", "identity")
-	return nil
+// uncompressed makes a request ask proxies not to compress the answer: they would
+// change its ETag, and IfMatch would fail.
+func uncompressed(request *http.Request, err error) (*http.Request, error) {
+	if err == nil {
+		request.Header.Set("Accept-Encoding", "identity")
+	}
+	return request, err
 }
 
 // SKU reads one SKU.
 func (c *Client) SKU(ctx context.Context, name string) (sku SKU, etag ETag, err error) {
-	got, err := c.do(ctx, call{what: "read SKU " + name, reads: true, send: func(ctx context.Context, at *wire.Client) (*http.Response, error) {
-		return at.GetSKU(ctx, name, nil, uncompressed)
-	}}, &sku)
+	got, err := c.do(ctx, call{what: "read SKU " + name, reads: true}.with(uncompressed(wire.NewGetSKURequest(anyReplica, name, nil))), &sku)
 	if err != nil {
 		return SKU{}, "", err
 	}
-	return sku, ETag(got.header.Get("ETag")), nil
+	return sku, ETag(got.Header.Get("ETag")), nil
 }
 
 const (
@@ -107,15 +109,15 @@ func (c *Client) follow(ctx context.Context, sku string, onEvent func(StockEvent
 	timer := time.AfterFunc(silence, func() { cancel(errSilent) })
 	defer timer.Stop()
 	current := c.current.Load()
+	request, err := wire.NewWatchSKUsRequest(anyReplica)
+	if sku != "" {
+		request, err = wire.NewWatchSKURequest(anyReplica, sku)
+	}
 	_, err = c.do(ctx, call{
 		what: strings.TrimSpace("watch " + sku), reads: true, unbounded: true,
-		send: func(ctx context.Context, replica *wire.Client) (*http.Response, error) {
+		begin: func() {
 			timer.Reset(silence)
 			current = c.current.Load()
-			if sku == "" {
-				return replica.WatchSKUs(ctx)
-			}
-			return replica.WatchSKU(ctx, sku)
 		},
 		consume: func(body io.Reader) error {
 			lines := bufio.NewScanner(body)
@@ -138,9 +140,9 @@ func (c *Client) follow(ctx context.Context, sku string, onEvent func(StockEvent
 			if received || ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			return &brokenOff{errors.Join(io.ErrUnexpectedEOF, lines.Err())}
+			return fmt.Errorf("%w: %w", errIncomplete, cmp.Or(lines.Err(), io.ErrUnexpectedEOF))
 		},
-	}, nil)
+	}.with(request, err), nil)
 	c.current.CompareAndSwap(current, current+1)
 	return received, err
 }
