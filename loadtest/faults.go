@@ -67,7 +67,7 @@ type failoverCmd struct {
 
 // Help is shown by --help.
 func (*failoverCmd) Help() string {
-	return `The database is a private cluster of three servers: MySQL with Group Replication, or MariaDB with Galera. Galera has no primary: there, switch shuts the server down. In each run buyers order at all replicas and pay. The run injects the fault and waits until the cluster is complete again. It measures the time until a server takes writes and until orders are accepted, and compares every answer with its row in the database.
+	return `The database is a private cluster of three servers: MySQL with Group Replication, or MariaDB with Galera. Galera has no primary: there, switch shuts the server down. In each run buyers order at all replicas and pay. The run injects the fault and waits until the cluster is complete again. It measures the time until a server accepts writes and until orders are accepted, and compares every answer with its row in the database.
 
 The exit status is 1 if an answer was wrong, or if an order or a payment was lost. It does not depend on the times: the table says whether they meet the goals.`
 }

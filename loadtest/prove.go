@@ -109,7 +109,7 @@ func (c *proveCmd) onSeveralWriters(list []strategy.Strategy) (fit []strategy.St
 		case !row.OnePrimary:
 			fit = append(fit, row)
 		case !slices.Equal(c.Strategies, []string{"all"}):
-			return nil, fmt.Errorf("--strategies: %s is not safe on Galera, where several servers take writes; omit it, or use --database mysql", row.Name)
+			return nil, fmt.Errorf("--strategies: %s is not safe on Galera, where several servers accept writes; omit it, or use --database mysql", row.Name)
 		}
 	}
 	return fit, nil

@@ -46,7 +46,7 @@ func startServers(ctx context.Context, s streams, needs sandbox.Config) (*server
 	return &servers{stack: stack, version: stack.Database()}, nil
 }
 
-// allWrite reports whether several servers of the private database take writes.
+// allWrite reports whether several servers of the private database accept writes.
 func (s *servers) allWrite() bool {
 	return s.stack != nil && s.stack.Cluster != nil && s.stack.MySQL.Product == sandbox.MariaDB
 }

@@ -79,7 +79,7 @@ func readFigures(file string, into any) error {
 }
 
 func strategyTable() string {
-	rows := [][]string{{"name", "lock", "write", "needs", "correct on", "MySQL servers that take writes", "fence", "shows"}}
+	rows := [][]string{{"name", "lock", "write", "needs", "correct on", "MySQL servers that accept writes", "fence", "shows"}}
 	for _, s := range strategy.All() {
 		taken, needs, fence := string(s.Lock), "MySQL", "-"
 		if s.Lock == strategy.NoLock {

@@ -26,7 +26,7 @@ func TestFullEtcdIsNotReady(t *testing.T) {
 	c.putSKU("lamp", 10)
 	ann := awaitOrder(c, "lamp", "ann")
 	setAlarm(t, own.EtcdEndpoints(), pb.AlarmRequest_ACTIVATE)
-	c.awaitReady(http.StatusServiceUnavailable, "etcd", "takes no writes")
+	c.awaitReady(http.StatusServiceUnavailable, "etcd", "does not accept writes")
 	if status, text, err := c.call("GET", "/readyz?for=reading", "", "", ""); err != nil || status != http.StatusOK {
 		t.Errorf("readiness for reading: %d %s, %v", status, text, err)
 	}

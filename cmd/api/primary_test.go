@@ -116,7 +116,7 @@ func TestDatabaseBecomesReadOnly(t *testing.T) {
 				t.Errorf("%s: the answer is %s", names[i], refused)
 			}
 		}
-		if text := expect("readiness", "GET", "/readyz", "", "", http.StatusServiceUnavailable); !strings.Contains(text, "takes no writes") {
+		if text := expect("readiness", "GET", "/readyz", "", "", http.StatusServiceUnavailable); !strings.Contains(text, "does not accept writes") {
 			t.Errorf("%s: readiness does not say why: %s", names[i], text)
 		}
 		expect("readiness for reading", "GET", "/readyz?for=reading", "", "", http.StatusOK)
@@ -169,7 +169,7 @@ func TestDatabaseRefusesOurWrites(t *testing.T) {
 				t.Errorf("%s: a payment: %d %s, %v; want 503", name, status, text, err)
 			}
 		}
-		c.awaitReady(http.StatusServiceUnavailable, "mysql", "takes no writes")
+		c.awaitReady(http.StatusServiceUnavailable, "mysql", "does not accept writes")
 		if out, err := tool(t, "doctor", "--strategy=conditional", "--mysql-dsn="+dsn); err == nil || !strings.Contains(out, advice) {
 			t.Errorf("doctor: %v\n%s", err, out)
 		}

@@ -224,7 +224,7 @@ func at(address string, err error) error {
 	case err == nil:
 		return nil
 	case stock.IsReadOnly(err), stock.IsDenied(err), errors.Is(err, backend.ErrNoWrites):
-		return fmt.Errorf("%s: %w (%w)", address, httpapi.Reason("takes no writes"), err)
+		return fmt.Errorf("%s: %w (%w)", address, httpapi.Reason("does not accept writes"), err)
 	}
 	return fmt.Errorf("%s: %w", address, err)
 }

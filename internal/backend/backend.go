@@ -120,7 +120,7 @@ func Capabilities(s strategy.Strategy) (lock.Capabilities, bool) {
 
 // ErrNoWrites is returned by Ping if the server answers but would not write a lock, for
 // example because it is full or a replica.
-var ErrNoWrites = errors.New("the server takes no writes")
+var ErrNoWrites = errors.New("the server does not accept writes")
 
 func noWrites(err error) error { return fmt.Errorf("%w: %w", ErrNoWrites, err) }
 

@@ -183,7 +183,7 @@ func (e *examination) etcdWrites(ctx context.Context, client *clientv3.Client) {
 	case advice != "":
 		e.Fault("writes", advice, "refused: %v", err)
 	default:
-		e.Fault(doctor.Answers, etcdMoreAtWork, "it takes no writes: %v", err)
+		e.Fault(doctor.Answers, etcdMoreAtWork, "it does not accept writes: %v", err)
 	}
 }
 

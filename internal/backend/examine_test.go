@@ -112,7 +112,7 @@ func TestExamineFindsFaultsOfEtcd(t *testing.T) {
 		node.Kill()
 	}
 	report = examine(t, "etcd", Servers{EtcdEndpoints: servers.EtcdEndpoints[:1]})
-	expect(t, report, doctor.Fault, "answers", "takes no writes", "more than half")
+	expect(t, report, doctor.Fault, "answers", "does not accept writes", "more than half")
 	stack.Etcd[0].Kill()
 	expect(t, examine(t, "etcd", servers), doctor.Fault, "answers", "start it")
 }

@@ -18,7 +18,7 @@ func (m *mysqlServer) checkGalera(ctx context.Context) error {
 	}
 	if status, ready := found["wsrep_cluster_status"], found["wsrep_ready"]; status != "Primary" || ready != "ON" {
 		m.report.Fault("galera", "start the cluster's other nodes or bootstrap it, or use a node in the primary component",
-			"this node takes no orders: wsrep_cluster_status is %s, wsrep_ready is %s", status, ready)
+			"this node does not accept queries: wsrep_cluster_status is %s, wsrep_ready is %s", status, ready)
 	} else {
 		m.report.Fine("galera", "a node of the primary component")
 	}

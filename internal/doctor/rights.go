@@ -48,7 +48,7 @@ func (m *mysqlServer) checkRights(ctx context.Context) error {
 			}
 		}
 	}
-	m.report.Fine("read-only", "the server takes writes")
+	m.report.Fine("read-only", "the server accepts writes")
 	if len(missing) > 0 {
 		m.report.Fault("rights", m.grant(), "the account lacks %s", strings.Join(missing, ", "))
 		return nil
@@ -67,7 +67,7 @@ func (m *mysqlServer) checkCreate(ctx context.Context) error {
 		m.report.Fault("read-only", "use the primary, or make this server the primary: SET GLOBAL read_only = OFF", "the server refuses writes%s", by)
 		return nil
 	}
-	m.report.Fine("read-only", "the server takes writes")
+	m.report.Fine("read-only", "the server accepts writes")
 	// Preparing the statement checks the right and creates nothing.
 	prepared, err := m.db.SQL.PrepareContext(ctx, "CREATE TABLE flashsale_doctor (id INT NOT NULL PRIMARY KEY) ENGINE = InnoDB")
 	switch {

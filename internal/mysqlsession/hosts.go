@@ -21,13 +21,13 @@ const (
 	// context ends before hostTimeout.
 	silentAfter = 200 * time.Millisecond
 	// leaveEvery is the least time between two replacements of all connections. If the only
-	// host takes no writes, each new connection asks for one.
+	// host does not accept writes, each new connection asks for one.
 	leaveEvery = 500 * time.Millisecond
 )
 
 // Connector makes connections with a configuration that Parse has returned. more are
 // statements that follow the common settings. With several hosts, it connects to the one
-// that takes writes. When that host stops taking writes, all its connections are replaced.
+// that accepts writes. When that host stops accepting writes, all its connections are replaced.
 func Connector(cfg *mysql.Config, more ...string) (driver.Connector, error) {
 	each, err := EachHost(cfg, more...)
 	if err != nil {
@@ -76,7 +76,7 @@ type servers struct {
 
 	mu   sync.Mutex
 	next int // the host to try first
-	last int // the host that took writes last
+	last int // the host that accepted writes last
 	left time.Time
 }
 
@@ -105,7 +105,7 @@ func (s *servers) silent(n int) {
 	}
 }
 
-// found records which host takes writes. It returns the generation of a connection to it
+// found records which host accepts writes. It returns the generation of a connection to it
 // that was begun in the given generation.
 func (s *servers) found(n int, generation uint64) uint64 {
 	s.mu.Lock()
@@ -118,7 +118,7 @@ func (s *servers) found(n int, generation uint64) uint64 {
 	return generation
 }
 
-// connector connects to the host that takes writes.
+// connector connects to the host that accepts writes.
 type connector struct {
 	*servers
 	hosts  []host
@@ -127,7 +127,7 @@ type connector struct {
 
 func (c *connector) Driver() driver.Driver { return c.driver }
 
-// Connect tries the hosts in turn, starting with the one that took writes last. It does not
+// Connect tries the hosts in turn, starting with the one that accepted writes last. It does not
 // check a single host, because its users notice.
 func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
@@ -176,7 +176,7 @@ func (c *connector) try(ctx context.Context, n int) (session, error) {
 	return opened, err
 }
 
-// conn is a connection that is closed when its server stops taking writes. A pool checks
+// conn is a connection that is closed when its server stops accepting writes. A pool checks
 // that when it hands a connection out and when it gets one back.
 type conn struct {
 	session
@@ -186,7 +186,7 @@ type conn struct {
 
 func (c *conn) old() bool { return c.generation != c.servers.generation.Load() }
 
-// Ping returns ErrNoWrites if the server takes no writes.
+// Ping returns ErrNoWrites if the server does not accept writes.
 func (c *conn) Ping(ctx context.Context) error {
 	if c.old() {
 		return driver.ErrBadConn
@@ -214,7 +214,7 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 	return rows, c.noted(err)
 }
 
-// noted replaces all connections if err shows that the server takes no writes.
+// noted replaces all connections if err shows that the server does not accept writes.
 func (c *conn) noted(err error) error {
 	if errors.Is(err, ErrNoWrites) || hasNumber(err, moved...) {
 		c.servers.leave(c.generation)

@@ -42,7 +42,7 @@ func TestParseReadsSeveralHosts(t *testing.T) {
 	}
 }
 
-// pair is two servers, of which one takes writes, and an account that read_only applies to.
+// pair is two servers, of which one accepts writes, and an account that read_only applies to.
 type pair struct {
 	admins [2]*sql.DB
 	addrs  [2]string
@@ -83,7 +83,7 @@ func newPair(t *testing.T) *pair {
 	return p
 }
 
-// primary makes server n the one that takes writes.
+// primary makes server n the one that accepts writes.
 func (p *pair) primary(t *testing.T, n int) {
 	t.Helper()
 	exec(t, p.admins[1-n], "SET GLOBAL read_only = 1")
@@ -146,7 +146,7 @@ func TestPoolsFollowThePrimary(t *testing.T) {
 		t.Error("a connection to the old primary is still usable")
 	}
 
-	// If no host takes writes, the error has the reason for each.
+	// If no host accepts writes, the error has the reason for each.
 	exec(t, p.admins[0], "SET GLOBAL read_only = 1")
 	_ = one.PingContext(t.Context())
 	err = one.PingContext(t.Context())

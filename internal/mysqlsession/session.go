@@ -110,7 +110,7 @@ type host struct {
 	settings []string
 }
 
-// Connect also accepts a server that takes no writes.
+// Connect also connects to a server that does not accept writes.
 func (h host) Connect(ctx context.Context) (driver.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
@@ -118,7 +118,7 @@ func (h host) Connect(ctx context.Context) (driver.Conn, error) {
 	return opened, err
 }
 
-// open connects. refusal is ErrNoWrites if the server takes no writes.
+// open connects. refusal is ErrNoWrites if the server does not accept writes.
 func (h host) open(ctx context.Context) (opened session, refusal, err error) {
 	raw, err := h.Connector.Connect(ctx)
 	if err != nil {

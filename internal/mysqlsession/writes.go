@@ -12,9 +12,9 @@ import (
 	"github.com/go-sql-driver/mysql"
 )
 
-// ErrNoWrites means that a server answers but takes no writes: it is a replica, or it is not
+// ErrNoWrites means that a server answers but does not accept writes: it is a replica, or it is not
 // part of its cluster.
-var ErrNoWrites = errors.New("the server takes no writes")
+var ErrNoWrites = errors.New("the server does not accept writes")
 
 // Error numbers with which a server refuses writes.
 const (
@@ -38,7 +38,7 @@ var (
 	moved = slices.Concat(readOnly, []uint16{errNotPrepared, errHook, errOffline})
 )
 
-// RefusesWrites reports whether err means that the server takes no writes and has not
+// RefusesWrites reports whether err means that the server does not accept writes and has not
 // applied the statement or transaction. At COMMIT, the server rolls back.
 func RefusesWrites(err error) bool {
 	return errors.Is(err, ErrNoWrites) || Detached(err) || hasNumber(err, readOnly...)
@@ -63,7 +63,7 @@ const (
 		"FROM performance_schema.replication_group_members"
 )
 
-// checkWrites returns ErrNoWrites with the reason if the server takes no writes. It writes
+// checkWrites returns ErrNoWrites with the reason if the server does not accept writes. It writes
 // nothing. galera reports whether the server is a Galera node.
 func checkWrites(ctx context.Context, conn driver.QueryerContext) (galera bool, err error) {
 	variables, err := pairs(ctx, conn, showVariables)
@@ -71,7 +71,7 @@ func checkWrites(ctx context.Context, conn driver.QueryerContext) (galera bool, 
 		return true, fmt.Errorf("%w: %s", ErrNoWrites, err.Error())
 	}
 	if err != nil {
-		return false, fmt.Errorf("ask whether the server takes writes: %w", err)
+		return false, fmt.Errorf("ask whether the server accepts writes: %w", err)
 	}
 	galera = isOn(variables["wsrep_on"])
 	for _, name := range []string{"offline_mode", "innodb_read_only", "super_read_only", "read_only"} {

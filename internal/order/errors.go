@@ -94,7 +94,7 @@ func orUnknown(err error) error {
 	return fmt.Errorf("%w: %w", stock.ErrOutcomeUnknown, err)
 }
 
-// notSent reports whether no statement was sent, or the server takes no writes.
+// notSent reports whether no statement was sent, or the server does not accept writes.
 func notSent(err error) bool {
 	return errors.Is(err, stock.ErrNoConnection) || errors.Is(err, driver.ErrBadConn) || stock.IsReadOnly(err)
 }

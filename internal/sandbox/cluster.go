@@ -42,7 +42,7 @@ type clusterKind interface {
 	join(ctx context.Context, m *MySQL, founds bool) error
 	// in returns nil if the server belongs to the cluster.
 	in(ctx context.Context, m *MySQL) error
-	// writable returns an error if the server, or its majority, accepts no writes.
+	// writable returns an error if the server, or its majority, does not accept writes.
 	// Otherwise it returns the number of the server's latest view of the members.
 	writable(ctx context.Context, m *MySQL) (view int64, err error)
 	// newest finds the server with the most data after all were killed, and prepares

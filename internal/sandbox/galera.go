@@ -146,7 +146,7 @@ func (g *galera) recovered(ctx context.Context, n int) (cluster string, at int64
 
 // resume tells the server where its data ends, as MariaDB's own service does: it then
 // receives only the changes that it has missed. Otherwise it would receive a full
-// copy, and the server that sends the copy would accept no writes meanwhile.
+// copy, and the server that sends the copy would not accept writes meanwhile.
 func (g *galera) resume(ctx context.Context, n int) ([]string, error) {
 	cluster, at, err := g.recovered(ctx, n)
 	if err != nil || at < 0 {

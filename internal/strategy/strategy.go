@@ -119,7 +119,7 @@ type Strategy struct {
 	// Replicas is the number of replicas up to which it is correct; -1 is any number.
 	Replicas int `json:"right_up_to_replicas"`
 	// OnePrimary: its lock exists on one MySQL server only, so it is not correct if several
-	// servers take writes.
+	// servers accept writes.
 	OnePrimary bool `json:"one_primary,omitempty"`
 	// UnitsPerSecond is a rate that it certainly reaches for one SKU on two cores that also
 	// run the load. It determines the stock of a run.
@@ -197,7 +197,7 @@ func (s Strategy) FenceFor(f Fence) Fence {
 	return f
 }
 
-// Servers returns the number of MySQL servers that may take writes, for people.
+// Servers returns the number of MySQL servers that may accept writes, for people.
 func (s Strategy) Servers() string {
 	if s.OnePrimary {
 		return "one primary"
