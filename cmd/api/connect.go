@@ -7,13 +7,12 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
-
 	"flashsale/internal/backend"
 	"flashsale/internal/doctor"
 	"flashsale/internal/httpapi"
 	"flashsale/internal/mirror"
 	"flashsale/internal/order"
+	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 	"flashsale/internal/stock/etcdstock"
 	"flashsale/internal/strategy"
@@ -102,29 +101,30 @@ const (
 	awaitEvery = 2 * time.Second
 )
 
-// await calls try until it succeeds, limit has passed or the error is
-// backoff.Permanent. It logs what it waits for.
+// final is an error that waiting cannot change.
+type final struct{ error }
+
+func (f final) Unwrap() error { return f.error }
+
+func isTransient(err error) bool {
+	_, permanent := errors.AsType[final](err)
+	return !permanent
+}
+
+// await calls try until it succeeds, limit has passed or the error is final. It logs
+// what it waits for.
 func await(ctx context.Context, logger *slog.Logger, what string, limit time.Duration, try func(context.Context) error) error {
-	wait := backoff.NewExponentialBackOff()
-	wait.InitialInterval, wait.MaxInterval = 100*time.Millisecond, awaitEvery
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s did not answer within --start-timeout %s", what, limit))
 	defer cancel()
-	var lastErr error
-	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+	return sleep.Backoff{Min: 100 * time.Millisecond, Max: awaitEvery}.Retry(ctx, isTransient, func() error {
 		attempt, cancel := context.WithTimeout(ctx, awaitAttempt)
 		defer cancel()
 		err := try(attempt)
-		if err != nil && (lastErr == nil || ctx.Err() == nil) {
-			lastErr = err
+		if err != nil && isTransient(err) && ctx.Err() == nil {
+			logger.Warn("waiting for "+what, "error", err)
 		}
-		return struct{}{}, err
-	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, next time.Duration) {
-		logger.Warn("waiting for "+what, "error", err, "next_try_in", next.Round(time.Millisecond).String())
-	}))
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return fmt.Errorf("%s did not answer within --start-timeout %s: %w", what, limit, lastErr)
-	}
-	return err
+		return err
+	})
 }
 
 // openBackend opens the strategy's lock once its server answers.
@@ -156,7 +156,7 @@ func (r *replica) openBackend(ctx context.Context) error {
 			return nil
 		}
 		if advice, ok := backend.Refusal(err); ok {
-			return backoff.Permanent(fmt.Errorf("%s: %w; %s", what, err, advice))
+			return final{fmt.Errorf("%s: %w; %s", what, err, advice)}
 		}
 		return err
 	})
@@ -249,7 +249,10 @@ func (r *replica) examineBackend(ctx context.Context) error {
 				return report.Err()
 			}
 		}
-		return backoff.Permanent(r.accept(report))
+		if err := r.accept(report); err != nil {
+			return final{err}
+		}
+		return nil
 	})
 }
 

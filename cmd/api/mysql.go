@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/go-sql-driver/mysql"
 	"go.opentelemetry.io/otel/trace"
 
@@ -60,11 +59,11 @@ func (f *mysqlFlags) besidePool(row strategy.Strategy) int {
 	return beside + backend.LeaseConnections + replicaLockPool + stock.BlockerConnections
 }
 
-// ping tries to reach the server. Its error is permanent if waiting cannot help.
+// ping tries to reach the server. Its error is final if waiting cannot help.
 func (f *mysqlFlags) ping(ctx context.Context, db *stock.DB) error {
 	err := db.Ping(ctx)
 	if refused := stock.Refused(err); refused != nil {
-		return backoff.Permanent(fmt.Errorf("%s: %w", f.address(), refused))
+		return final{fmt.Errorf("%s: %w", f.address(), refused)}
 	}
 	return err
 }

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"flashsale/internal/sleep"
 )
 
 const (
@@ -216,27 +218,19 @@ func (p *Process) awaitReady(ctx context.Context, c *child) error {
 		case <-ctx.Done():
 		}
 	}()
-	for pause := readyPause; ; pause = min(2*pause, readyPauseMax) {
-		attempt, done := context.WithTimeout(ctx, readyAttempt)
-		err := p.cfg.Ready(attempt)
-		done()
-		select {
-		case <-c.done: // even if err is nil: another server may have answered
-			return fmt.Errorf("%s ended before it was ready: %w", p.cfg.Name, cmp.Or(c.err, errors.New("exit status 0")))
-		default:
-			if err == nil {
-				return nil
-			}
-		}
-		select {
-		case <-c.done:
-		case <-ctx.Done():
-			if c.running() {
-				return fmt.Errorf("%s is not ready (%w): %w", p.cfg.Name, context.Cause(ctx), err)
-			}
-		case <-time.After(pause):
-		}
+	any := func(error) bool { return true }
+	err := sleep.Backoff{Min: readyPause, Max: readyPauseMax}.Retry(ctx, any, func() error {
+		ctx, cancel := context.WithTimeout(ctx, readyAttempt)
+		defer cancel()
+		return p.cfg.Ready(ctx)
+	})
+	switch {
+	case !c.running(): // even if err is nil: another server may have answered
+		return fmt.Errorf("%s ended before it was ready: %w", p.cfg.Name, cmp.Or(c.err, errors.New("exit status 0")))
+	case err != nil:
+		return fmt.Errorf("%s is not ready: %w", p.cfg.Name, err)
 	}
+	return nil
 }
 
 // spawn starts the program and a goroutine that waits for its end.

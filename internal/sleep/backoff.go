@@ -1,6 +1,7 @@
 package sleep
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -37,7 +38,7 @@ func (b Backoff) Retry(ctx context.Context, transient func(error) bool, attempt 
 		case err == nil || !transient(err):
 			return err
 		case ctx.Err() != nil:
-			return Ended(ctx, last)
+			return Ended(ctx, cmp.Or(last, err))
 		}
 		last = err
 		if time.Since(began) > b.Max {

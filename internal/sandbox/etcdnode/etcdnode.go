@@ -16,41 +16,31 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
-// Config is one node.
-type Config struct {
-	// Name is the node's name in InitialCluster.
-	Name string
-	// DataDir is created if it does not exist.
-	DataDir string
-	// ClientURL and PeerURL are listened on and advertised.
-	ClientURL, PeerURL string
-	// InitialCluster lists all nodes: name=peerURL,name=peerURL.
-	InitialCluster string
-	// ClusterToken distinguishes clusters that would otherwise have the same id.
-	ClusterToken string
-	// CA, Cert and Key are files. With them clients must use TLS and a certificate
-	// that the CA has signed, and ClientURL must be https.
-	CA, Cert, Key string
-	// Quota is the maximum size of the database in bytes; 0 is etcd's default.
-	Quota int64
+// config is one node.
+type config struct {
+	name, dataDir, clientURL, peerURL, initialCluster, clusterToken string
+	ca, cert, key                                                   string
+	quota                                                           int64
 }
 
-// Main is the command: it serves one node until ctx ends. A mistake in args is
-// reported to stderr, with the usage. etcd's warnings go to the process's stderr.
+// Main is the command: it serves one node until ctx ends, and then returns nil. It
+// returns an error if the node cannot start or stops by itself. A mistake in args is
+// reported to stderr, with the usage. etcd's warnings go to the process's stderr. The
+// process must exit afterwards: Main leaves connections open.
 func Main(ctx context.Context, args []string, stderr io.Writer) error {
-	var cfg Config
+	var cfg config
 	flags := flag.NewFlagSet("etcd-node", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.StringVar(&cfg.Name, "name", "", "`name` of this node in --initial-cluster")
-	flags.StringVar(&cfg.DataDir, "data-dir", "", "`folder` of its data")
-	flags.StringVar(&cfg.ClientURL, "client-url", "", "`URL` to listen on for clients")
-	flags.StringVar(&cfg.PeerURL, "peer-url", "", "`URL` to listen on for the other nodes")
-	flags.StringVar(&cfg.InitialCluster, "initial-cluster", "", "all `nodes`, as name=peer-url,name=peer-url")
-	flags.StringVar(&cfg.ClusterToken, "cluster-token", "flashsale", "`token` that distinguishes this cluster from others")
-	flags.StringVar(&cfg.CA, "ca", "", "`file` of the CA that signs clients' certificates, for TLS")
-	flags.StringVar(&cfg.Cert, "cert", "", "`file` of the server's certificate")
-	flags.StringVar(&cfg.Key, "key", "", "`file` of its key")
-	flags.Int64Var(&cfg.Quota, "quota", 0, "maximum size of the database in `bytes`; 0 is etcd's default")
+	flags.StringVar(&cfg.name, "name", "", "`name` of this node in --initial-cluster")
+	flags.StringVar(&cfg.dataDir, "data-dir", "", "`folder` of its data, created if it does not exist")
+	flags.StringVar(&cfg.clientURL, "client-url", "", "`URL` to listen on for clients")
+	flags.StringVar(&cfg.peerURL, "peer-url", "", "`URL` to listen on for the other nodes")
+	flags.StringVar(&cfg.initialCluster, "initial-cluster", "", "all `nodes`, as name=peer-url,name=peer-url")
+	flags.StringVar(&cfg.clusterToken, "cluster-token", "flashsale", "`token` that distinguishes this cluster from others")
+	flags.StringVar(&cfg.ca, "ca", "", "`file` of the CA that signs clients' certificates, for TLS")
+	flags.StringVar(&cfg.cert, "cert", "", "`file` of the server's certificate; --client-url must then be https")
+	flags.StringVar(&cfg.key, "key", "", "`file` of its key")
+	flags.Int64Var(&cfg.quota, "quota", 0, "maximum size of the database in `bytes`; 0 is etcd's default")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return nil
@@ -59,20 +49,20 @@ func Main(ctx context.Context, args []string, stderr io.Writer) error {
 	case flags.NArg() > 0:
 		return fmt.Errorf("etcd-node: unexpected argument %q", flags.Arg(0))
 	}
-	return Run(ctx, cfg)
+	if err := cfg.run(ctx); err != nil {
+		return fmt.Errorf("etcd node %s: %w", cfg.name, err)
+	}
+	return nil
 }
 
-// Run serves the node until ctx ends and then returns nil. It returns an error if the
-// node cannot start or stops by itself. The process must exit afterwards: Run leaves
-// connections open.
-func Run(ctx context.Context, cfg Config) error {
-	ec, err := cfg.embed()
+func (c config) run(ctx context.Context) error {
+	ec, err := c.embed()
 	if err != nil {
-		return fmt.Errorf("etcd node %s: %w", cfg.Name, err)
+		return err
 	}
 	node, err := embed.StartEtcd(ec)
 	if err != nil {
-		return fmt.Errorf("etcd node %s: %w", cfg.Name, err)
+		return err
 	}
 	select {
 	case <-ctx.Done():
@@ -81,38 +71,38 @@ func Run(ctx context.Context, cfg Config) error {
 		node.Server.Stop()
 		return nil
 	case <-node.Server.StopNotify():
-		return fmt.Errorf("etcd node %s stopped by itself", cfg.Name)
+		return errors.New("it stopped by itself")
 	case err := <-node.Err():
-		return fmt.Errorf("etcd node %s: %w", cfg.Name, err)
+		return err
 	}
 }
 
-func (c Config) embed() (*embed.Config, error) {
-	if c.Name == "" || c.DataDir == "" || c.InitialCluster == "" {
+func (c config) embed() (*embed.Config, error) {
+	if c.name == "" || c.dataDir == "" || c.initialCluster == "" {
 		return nil, errors.New("--name, --data-dir and --initial-cluster are required")
 	}
 	scheme := "http"
-	if c.Cert != "" {
+	if c.cert != "" {
 		scheme = "https"
 	}
-	client, err := parseURL(scheme, c.ClientURL)
+	client, err := parseURL(scheme, c.clientURL)
 	if err != nil {
-		return nil, fmt.Errorf("client URL: %w", err)
+		return nil, fmt.Errorf("--client-url: %w", err)
 	}
-	peer, err := parseURL("http", c.PeerURL)
+	peer, err := parseURL("http", c.peerURL)
 	if err != nil {
-		return nil, fmt.Errorf("peer URL: %w", err)
+		return nil, fmt.Errorf("--peer-url: %w", err)
 	}
 	ec := embed.NewConfig()
-	ec.Name, ec.Dir = c.Name, c.DataDir
+	ec.Name, ec.Dir = c.name, c.dataDir
 	ec.ListenClientUrls, ec.AdvertiseClientUrls = client, client
 	ec.ListenPeerUrls, ec.AdvertisePeerUrls = peer, peer
-	ec.InitialCluster, ec.InitialClusterToken = c.InitialCluster, c.ClusterToken
-	if c.Cert != "" {
+	ec.InitialCluster, ec.InitialClusterToken = c.initialCluster, c.clusterToken
+	if c.cert != "" {
 		secure := &ec.ClientTLSInfo
-		secure.TrustedCAFile, secure.CertFile, secure.KeyFile, secure.ClientCertAuth = c.CA, c.Cert, c.Key, true
+		secure.TrustedCAFile, secure.CertFile, secure.KeyFile, secure.ClientCertAuth = c.ca, c.cert, c.key, true
 	}
-	ec.QuotaBackendBytes = c.Quota
+	ec.QuotaBackendBytes = c.quota
 	ec.LogLevel = "warn"
 	return ec, nil
 }

@@ -19,7 +19,7 @@ func TestBuiltProgramRuns(t *testing.T) {
 		t.Errorf("%s --help: %v\n%s", path, err, out)
 	}
 	out, err = exec.Command(path, "--name=n", "--data-dir=/nowhere", "--initial-cluster=n=http://127.0.0.1:1", "--client-url=127.0.0.1").CombinedOutput()
-	if err == nil || !strings.HasPrefix(string(out), "etcd node n: client URL:") {
-		t.Errorf("a wrong client URL: %v\n%s", err, out)
+	if err == nil || !strings.HasPrefix(string(out), "etcd node n: --client-url:") {
+		t.Errorf("a wrong --client-url: %v\n%s", err, out)
 	}
 }
