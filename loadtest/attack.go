@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -158,7 +159,8 @@ func (c *attackCmd) read(ctx context.Context, db *proof.Database, setting proof.
 func (c *attackCmd) readBack(ctx context.Context, plan *attack.Plan, answers []attack.Answer) ([]proof.Row, error) {
 	client := attack.NewClient(readers)
 	defer client.CloseIdleConnections()
-	found := make([]*proof.Row, len(answers))
+	var mu sync.Mutex
+	var rows []proof.Row
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(readers)
 	for seq := range answers {
@@ -181,23 +183,15 @@ func (c *attackCmd) readBack(ctx context.Context, plan *attack.Plan, answers []a
 			}
 			// The service does not show the key and the customer, but only the customer may
 			// read the order.
-			found[seq] = &proof.Row{
-				ID: order.ID, SKU: order.SKU, Customer: asked.Customer, Key: asked.Key,
-				Quantity: order.Quantity, Status: order.Status,
-			}
+			mu.Lock()
+			defer mu.Unlock()
+			rows = append(rows, proof.Row{
+				ID: order.ID, SKU: order.SKU, Customer: asked.Customer, Key: asked.Key, Quantity: order.Quantity, Status: order.Status,
+			})
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
-	var rows []proof.Row
-	for _, row := range found {
-		if row != nil {
-			rows = append(rows, *row)
-		}
-	}
-	return rows, nil
+	return rows, group.Wait()
 }
 
 var errNotYet = errors.New("not within " + agreeTimeout.String())

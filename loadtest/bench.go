@@ -92,7 +92,7 @@ func (c *benchCmd) programme() (bench.Programme, error) {
 			return none, fmt.Errorf("--loads: %w", err)
 		}
 	}
-	if err := notNegative("--rate", c.Rate); err != nil {
+	if err := atLeast("--rate", c.Rate, 0); err != nil {
 		return none, err
 	}
 	switch {

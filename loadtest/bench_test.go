@@ -27,7 +27,7 @@ func TestBenchMeasuresPeersSideBySide(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
 	var r bench.Result
-	readJSON(t, filepath.Join(dir, bench.ResultFile), &r)
+	loadJSON(t, filepath.Join(dir, bench.ResultFile), &r)
 	if !r.Proven || r.Seed != 3 || len(r.Runs) != 8 || len(r.Medians) != 8 || r.MySQL["innodb_flush_log_at_trx_commit"] != "1" {
 		t.Errorf("proven %v, seed %d, %d runs, %d medians, %v", r.Proven, r.Seed, len(r.Runs), len(r.Medians), r.MySQL)
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -20,13 +19,11 @@ type envCmd struct {
 // else under the names that the programs read.
 func (c *envCmd) Run(_ context.Context, s streams) error {
 	path := filepath.Join(c.Out, sandboxFile)
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("no stack is running; start one with make up: %w", err)
-	}
 	var d sandboxDescription
-	if err := json.Unmarshal(text, &d); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+	if err := readJSON(path, &d); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("no stack is running; start one with make up: %w", err)
+	} else if err != nil {
+		return err
 	}
 	if len(d.Replicas) == 0 {
 		return fmt.Errorf("%s lists no replicas", path)

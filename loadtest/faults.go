@@ -15,7 +15,6 @@ import (
 	"flashsale/internal/sandbox"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/faults"
-	"flashsale/loadtest/handover"
 )
 
 // faultFlags are shared by the commands that measure faults.
@@ -44,11 +43,8 @@ The exit status is 1 if an answer was wrong, or if an order was lost, duplicated
 
 // Run makes all runs of each fault.
 func (c *takeoverCmd) Run(ctx context.Context, s streams) error {
-	if err := cmp.Or(c.checkFaultFlags(), notNegative("--lasts", c.Lasts)); err != nil {
+	if err := cmp.Or(c.checkFaultFlags(), atLeast("--lasts", c.Lasts, 0), atLeast("--lock-ttl", c.LockTTL, time.Second)); err != nil {
 		return err
-	}
-	if c.LockTTL <= 0 {
-		return fmt.Errorf("--lock-ttl must be more than 0, not %s", c.LockTTL)
 	}
 	f := faultRuns{
 		flags: &c.faultFlags, file: "takeover.json", table: &faults.Seller, names: c.Faults, replicas: 3, api: &c.apiFlag, lasts: c.Lasts, lockTTL: c.LockTTL,
@@ -126,7 +122,7 @@ func (f *faultRuns) run(ctx context.Context, s streams) error {
 	}
 	defer servers.stop()
 	figures := faults.Figures{
-		Command: f.command + " --database " + string(servers.stack.MySQL.Product), Date: today(), Machine: handover.Machine(),
+		Command: f.command + " --database " + string(servers.stack.MySQL.Product), Date: today(), Machine: machine(),
 		Database: servers.version, Product: servers.stack.MySQL.Product, Table: f.table,
 	}
 	// Faults that need relays have their own replicas; all others share theirs.

@@ -27,7 +27,7 @@ func TestTakeoverEndsLongBeforeTheLease(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
 	var figures faults.Figures
-	readJSON(t, filepath.Join(dir, "takeover.json"), &figures)
+	loadJSON(t, filepath.Join(dir, "takeover.json"), &figures)
 	if len(figures.Runs) != 3 || !figures.OK {
 		t.Errorf("got %d runs, OK %v:\n%s", len(figures.Runs), figures.OK, out.String())
 	}

@@ -13,6 +13,7 @@ import (
 	"flashsale/internal/sandbox"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/attack"
+	"flashsale/loadtest/bench"
 	"flashsale/loadtest/proof"
 	"flashsale/loadtest/report"
 )
@@ -30,14 +31,6 @@ func between(flag string, n, least, most int) error {
 func atLeast[T cmp.Ordered](flag string, n, least T) error {
 	if n < least {
 		return fmt.Errorf("%s must be at least %v, not %v", flag, least, n)
-	}
-	return nil
-}
-
-func notNegative[T cmp.Ordered](flag string, n T) error {
-	var zero T
-	if n < zero {
-		return fmt.Errorf("%s must not be negative: %v", flag, n)
 	}
 	return nil
 }
@@ -62,25 +55,26 @@ type outFlag struct {
 func (f *outFlag) create() error { return os.MkdirAll(f.Out, 0o755) }
 
 func (f *outFlag) save(file string, v any) error {
-	return saveJSON(filepath.Join(f.Out, file), v, 0o644)
-}
-
-// saveJSON writes v as JSON. The file appears all at once, as programs may wait for it.
-func saveJSON(path string, v any, mode os.FileMode) error {
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(path+".new", append(data, '\n'), mode); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
+	return report.SaveJSON(filepath.Join(f.Out, file), v, 0o644)
 }
 
 func today() string { return time.Now().UTC().Format(time.DateOnly) }
+
+func machine() string {
+	m := bench.ThisMachine()
+	return fmt.Sprintf("%d cores of %s, all servers on the loopback", m.Cores, cmp.Or(m.CPU, "unknown CPU"))
+}
+
+func readJSON(file string, into any) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return nil
+}
 
 type loadFlags struct {
 	SKUs        int           `name:"skus" default:"1" placeholder:"N" help:"SKUs on sale; buyers are spread over them (default ${default})."`
@@ -94,7 +88,7 @@ type loadFlags struct {
 
 // plan returns the plan; its targets may still be unknown.
 func (f *loadFlags) plan(targets ...string) (attack.Plan, error) {
-	err := cmp.Or(between("--skus", f.SKUs, 1, maxSKUs), notNegative("--stock", f.Stock))
+	err := cmp.Or(between("--skus", f.SKUs, 1, maxSKUs), atLeast("--stock", f.Stock, 0))
 	if err == nil && f.Stock > 0 && f.Stock < int64(f.SKUs) {
 		err = fmt.Errorf("--stock %d is less than one unit for each of --skus %d", f.Stock, f.SKUs)
 	}

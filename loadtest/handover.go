@@ -9,6 +9,7 @@ import (
 	"flashsale/internal/sandbox"
 	"flashsale/loadtest/handover"
 	"flashsale/loadtest/lockserver"
+	"flashsale/loadtest/report"
 )
 
 type handoverCmd struct {
@@ -44,7 +45,7 @@ func (c *handoverCmd) Run(ctx context.Context, s streams) error {
 	defer servers.stop()
 	figures := handover.Figures{
 		Command: fmt.Sprintf("bin/loadtest handover --rounds %d", c.Rounds), Date: today(),
-		Machine: handover.Machine(), Rounds: c.Rounds, MedianMS: map[string]float64{},
+		Machine: machine(), Rounds: c.Rounds, MedianMS: map[string]float64{},
 	}
 	for _, row := range rows {
 		at, err := servers.lockServer(ctx, row)
@@ -63,5 +64,5 @@ func (c *handoverCmd) Run(ctx context.Context, s streams) error {
 		figures.MedianMS[row.Name] = float64(median.Microseconds()) / 1e3
 		fmt.Fprintf(s.out, "%-22s %8.2f ms\n", row.Name, figures.MedianMS[row.Name])
 	}
-	return saveJSON(c.Out, figures, 0o644)
+	return report.SaveJSON(c.Out, figures, 0o644)
 }

@@ -20,7 +20,7 @@ func TestHandoverWritesItsFigures(t *testing.T) {
 		t.Fatal(err)
 	}
 	var figures handover.Figures
-	readJSON(t, file, &figures)
+	loadJSON(t, file, &figures)
 	for _, name := range []string{"process", "redis"} {
 		if figures.MedianMS[name] <= 0 || !strings.Contains(out.String(), name) {
 			t.Errorf("%s: %v, printed %q", name, figures.MedianMS, out.String())

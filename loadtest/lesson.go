@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-
-	"github.com/jedib0t/go-pretty/v6/table"
+	"strings"
 
 	"flashsale/internal/sandbox"
 	"flashsale/loadtest/lesson"
 	"flashsale/loadtest/lesson/testbed"
+	"flashsale/loadtest/report"
 )
 
 type lessonCmd struct {
@@ -40,13 +40,11 @@ func (c *lessonsCmd) Run(ctx context.Context, s streams) error {
 	if c.All {
 		return playLessons(ctx, s, c.Database, lesson.All()...)
 	}
-	t := table.NewWriter()
-	t.SetStyle(table.StyleLight)
-	t.AppendHeader(table.Row{"lesson", "what it shows", "servers"})
+	var rows [][]string
 	for _, l := range lesson.All() {
-		t.AppendRow(table.Row{l.Name, l.Title, l.Needs()})
+		rows = append(rows, []string{l.Name, l.Title, strings.Join(l.Servers, ", ")})
 	}
-	fmt.Fprintln(s.out, t.Render())
+	fmt.Fprintln(s.out, report.Grid("", []string{"lesson", "what it shows", "servers"}, rows, 3, 0))
 	fmt.Fprintln(s.out, "\nPlay one with `loadtest lesson NAME`. Its page is docs/lessons/NAME.md.")
 	return nil
 }

@@ -62,12 +62,7 @@ type cli struct {
 	Lesson     lessonCmd     `cmd:"" help:"Play one lesson: a race that oversells, and its fix, step by step."`
 	Lessons    lessonsCmd    `cmd:"" help:"List the lessons, or play all of them."`
 	Version    versionCmd    `cmd:"" help:"Print the program's version, commit and date."`
-	// The hidden commands are child processes: a peer of the bench, a private etcd, a
-	// process of a zombie run, a replica of a lesson. run handles the last three itself.
-	Peer          peerCmd  `cmd:"" hidden:""`
-	EtcdNode      struct{} `cmd:"" name:"etcd-node" hidden:""`
-	ZombieHolder  struct{} `cmd:"" name:"zombie-holder" hidden:""`
-	LessonReplica struct{} `cmd:"" name:"lesson-replica" hidden:""`
+	Peer       peerCmd       `cmd:"" hidden:""` // a child process of the bench
 }
 
 const description = `Attack replicas of the flash-sale service with far more buyers than units, and prove from the database what was sold.
@@ -79,13 +74,12 @@ type streams struct{ out, err io.Writer }
 
 // run parses args and runs the command that they name, until it is done or ctx ends.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	if len(args) > 0 && args[0] == "etcd-node" {
+	switch strings.Join(args[:min(len(args), 1)], "") { // the other child processes have no flags of kong
+	case "etcd-node":
 		return etcdnode.Main(ctx, args[1:], stderr)
-	}
-	if len(args) > 0 && args[0] == zombieHolder {
+	case zombieHolder:
 		return zombie.Serve(ctx)
-	}
-	if len(args) > 0 && args[0] == testbed.ReplicaCommand {
+	case testbed.ReplicaCommand:
 		return testbed.ReplicaMain(ctx)
 	}
 	var c cli

@@ -282,7 +282,7 @@ func startUp(t *testing.T, dir string) *upProcess {
 		t.Fatalf("up did not become ready: %v", err)
 	}
 	go func() { _, _ = io.Copy(io.Discard, said) }() // ends with the process
-	readJSON(t, filepath.Join(dir, sandboxFile), &up.description)
+	loadJSON(t, filepath.Join(dir, sandboxFile), &up.description)
 	return up
 }
 
@@ -340,13 +340,13 @@ func (w *whenWritten) Write(p []byte) (int, error) {
 func readProof(t *testing.T, dir string) *proof.Proof {
 	t.Helper()
 	var p proof.Proof
-	readJSON(t, filepath.Join(dir, report.ProofFile), &p)
+	loadJSON(t, filepath.Join(dir, report.ProofFile), &p)
 	return &p
 }
 
-func readJSON(t *testing.T, file string, into any) {
+func loadJSON(t *testing.T, file string, into any) {
 	t.Helper()
-	if err := readFigures(file, into); err != nil {
+	if err := readJSON(file, into); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -21,7 +21,7 @@ func TestSoakWritesWhatItFound(t *testing.T) {
 		t.Fatalf("%v\n%s%s", err, progress.String(), out.String())
 	}
 	var result soak.Result
-	readJSON(t, filepath.Join(dir, soakFile), &result)
+	loadJSON(t, filepath.Join(dir, soakFile), &result)
 	if !result.OK || result.Broken != 0 || result.Seed == 0 || result.Replicas != 3 || result.Orders == 0 {
 		t.Errorf("%+v", result)
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	_ "embed"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -48,11 +47,11 @@ var strategiesTemplate string
 // figures.
 func strategiesPage(handoverFile, zombiesFile string) (string, error) {
 	var handovers handover.Figures
-	if err := readFigures(handoverFile, &handovers); err != nil {
+	if err := readJSON(handoverFile, &handovers); err != nil {
 		return "", err
 	}
 	var zombies zombie.Figures
-	if err := readFigures(zombiesFile, &zombies); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := readJSON(zombiesFile, &zombies); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", err
 	}
 	page, err := template.New("strategies").Parse(strategiesTemplate)
@@ -65,17 +64,6 @@ func strategiesPage(handoverFile, zombiesFile string) (string, error) {
 		"Zombies": zombies, "ZombieTable": zombieTable(zombies.Rows),
 	})
 	return out.String(), err
-}
-
-func readFigures(file string, into any) error {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(text, into); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	return nil
 }
 
 func strategyTable() string {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"flashsale/internal/backend"
@@ -15,6 +16,7 @@ import (
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/attack"
 	"flashsale/loadtest/lockserver"
+	"flashsale/loadtest/report"
 )
 
 type upCmd struct {
@@ -102,7 +104,7 @@ func (c *upCmd) Run(ctx context.Context, s streams) error {
 	description := describe(stack, fleet, cfg.MySQLDSN)
 	description.LockFlags = lockFlags
 	// Only the owner may read the file: it holds secrets.
-	if err := saveJSON(path, description, 0o600); err != nil {
+	if err := report.SaveJSON(path, description, 0o600); err != nil {
 		return errors.Join(err, fleet.Stop())
 	}
 	if err := c.greet(s, row, description); err != nil {
@@ -121,7 +123,7 @@ func (c *upCmd) replica() (row strategy.Strategy, cfg sandbox.ReplicaConfig, err
 	if err != nil {
 		return row, cfg, fmt.Errorf("--fence: %w", err)
 	}
-	if err := cmp.Or(notNegative("--lock-ttl", c.LockTTL), notNegative("--payment-window", c.PaymentWindow), c.check()); err != nil {
+	if err := cmp.Or(atLeast("--lock-ttl", c.LockTTL, 0), atLeast("--payment-window", c.PaymentWindow, 0), c.check()); err != nil {
 		return row, cfg, err
 	}
 	cfg = sandbox.ReplicaConfig{Program: c.API, Strategy: row.Name, Fence: string(row.FenceFor(fence))}
@@ -180,25 +182,19 @@ The shop, as the customer "you":
 // watchFleet waits until ctx ends. It reports each replica that exits; the others go on,
 // as the user may have killed it to see what happens.
 func watchFleet(ctx context.Context, s streams, f *sandbox.Fleet) {
-	ended := make(chan string)
+	var all sync.WaitGroup
+	var printing sync.Mutex
 	for _, r := range f.Replicas {
-		go func() {
+		all.Go(func() {
 			select {
 			case <-r.Done():
-				select {
-				case ended <- r.Name:
-				case <-ctx.Done():
-				}
+				printing.Lock()
+				defer printing.Unlock()
+				fmt.Fprintf(s.err, "%s exited; the other replicas go on\n", r.Name)
 			case <-ctx.Done():
 			}
-		}()
+		})
 	}
-	for {
-		select {
-		case name := <-ended:
-			fmt.Fprintf(s.err, "%s exited; the other replicas go on\n", name)
-		case <-ctx.Done():
-			return
-		}
-	}
+	<-ctx.Done()
+	all.Wait()
 }

@@ -12,7 +12,6 @@ import (
 
 	"flashsale/internal/sandbox"
 	"flashsale/internal/strategy"
-	"flashsale/loadtest/handover"
 	"flashsale/loadtest/lockserver"
 	"flashsale/loadtest/zombie"
 )
@@ -60,7 +59,7 @@ func (c *zombiesCmd) Run(ctx context.Context, s streams) error {
 		}
 		all = append(all, sums...)
 	}
-	figures := zombie.Figures{Command: fmt.Sprintf("bin/loadtest zombies --runs %d", c.Runs), Date: today(), Machine: handover.Machine(), Rows: all}
+	figures := zombie.Figures{Command: fmt.Sprintf("bin/loadtest zombies --runs %d", c.Runs), Date: today(), Machine: machine(), Rows: all}
 	if err := c.save(zombiesFile, figures); err != nil {
 		return err
 	}

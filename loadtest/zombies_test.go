@@ -23,7 +23,7 @@ func TestZombiesWriteTheirFigures(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
 	var result zombie.Figures
-	readJSON(t, filepath.Join(dir, zombiesFile), &result)
+	loadJSON(t, filepath.Join(dir, zombiesFile), &result)
 	var got []string
 	for _, row := range result.Rows {
 		if row.Runs != 1 || !row.OK {

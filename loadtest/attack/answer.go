@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unique"
 
 	"github.com/google/uuid"
 	vegeta "github.com/tsenart/vegeta/v12/lib"
@@ -47,48 +48,33 @@ type Answer struct {
 // harness that falls behind: coordinated omission.
 func (a *Answer) Latency() time.Duration { return a.Done - a.Due }
 
-// The slugs of the problems that are not errors.
-const (
-	soldOut      = "sold-out"
-	insufficient = "insufficient-stock"
-)
-
-// reader turns vegeta's results into answers. It is for one goroutine.
-type reader struct {
-	reasons map[string]string // interned: a million answers share few texts
+// OutcomeOf returns the outcome of an answer with that status and slug.
+func OutcomeOf(status int, slug string) Outcome {
+	switch {
+	case status == http.StatusCreated:
+		return Accepted
+	case status == 0 || status == http.StatusGatewayTimeout:
+		return Ambiguous
+	case status == http.StatusConflict && (slug == "sold-out" || slug == "insufficient-stock"):
+		return SoldOut
+	}
+	return Refused
 }
 
-func (r *reader) read(res *vegeta.Result) Answer {
-	a := Answer{Seq: int(res.Seq), Status: int(res.Code), Outcome: Refused}
+// read turns vegeta's result into an answer. A million answers share few reasons.
+func read(res *vegeta.Result) Answer {
+	a := Answer{Seq: int(res.Seq), Status: int(res.Code)}
 	switch res.Code {
 	case 0: // also a body that broke off, whose status says nothing
-		a.Outcome, a.Reason = Ambiguous, r.intern(connectionError(res.Error))
-		return a
+		a.Reason = unique.Make(ReasonOf(res.Error)).Value()
 	case http.StatusCreated:
-		a.Outcome = Accepted
 		a.OrderID = orderID(res.Body)
 		a.Replayed = res.Headers.Get("Idempotent-Replayed") == "true"
-		return a
-	case http.StatusGatewayTimeout:
-		a.Outcome = Ambiguous
+	default:
+		a.Reason = unique.Make(slug(res.Body)).Value()
 	}
-	a.Reason = r.intern(slug(res.Body))
-	if res.Code == http.StatusConflict && (a.Reason == soldOut || a.Reason == insufficient) {
-		a.Outcome = SoldOut
-	}
+	a.Outcome = OutcomeOf(a.Status, a.Reason)
 	return a
-}
-
-func (r *reader) intern(text string) string {
-	if same, ok := r.reasons[text]; ok {
-		return same
-	}
-	if r.reasons == nil {
-		r.reasons = map[string]string{}
-	}
-	text = strings.Clone(text)
-	r.reasons[text] = text
-	return text
 }
 
 // orderID returns the id in an order's body, or nil. A 201 without an id still counts as
@@ -100,10 +86,7 @@ func orderID(body []byte) uuid.UUID {
 	if json.Unmarshal(body, &order) != nil {
 		return uuid.Nil
 	}
-	id, err := uuid.Parse(order.ID)
-	if err != nil {
-		return uuid.Nil
-	}
+	id, _ := uuid.Parse(order.ID)
 	return id
 }
 
@@ -118,14 +101,14 @@ func slug(body []byte) string {
 	return problem.Type[strings.LastIndexByte(problem.Type, '/')+1:]
 }
 
-// connectionError returns the innermost cause in the text of an error of net/http; vegeta
+// ReasonOf describes an error of a connection, given its text, in a few words; vegeta
 // returns only the text.
-func connectionError(text string) string {
-	if strings.Contains(text, "deadline exceeded") {
-		return "no answer in " + requestTimeout.String()
+func ReasonOf(text string) string {
+	switch {
+	case strings.Contains(text, "deadline exceeded"), strings.Contains(text, "i/o timeout"):
+		return "no answer in " + RequestTimeout.String()
+	case strings.HasSuffix(text, "EOF"):
+		return "connection closed"
 	}
-	if i := strings.LastIndex(text, ": "); i >= 0 {
-		text = text[i+2:]
-	}
-	return text
+	return strings.TrimSpace(text[strings.LastIndex(text, ": ")+1:])
 }

@@ -9,16 +9,15 @@ package attack
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 )
 
 const (
-	// requestTimeout is longer than the service's own timeout of 5 s, so that the service
+	// RequestTimeout is longer than the service's own timeout of 5 s, so that the service
 	// reports how a request ended.
-	requestTimeout = 8 * time.Second
+	RequestTimeout = 8 * time.Second
 	// maxUnderWay bounds the requests under way. Each has a connection; together they take
 	// about 300 MB here and at the service. 2,000 requests per second reach the bound if
 	// each takes four seconds. At the bound the rate falls, which is reported.
@@ -80,9 +79,9 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err := plan.Check(); err != nil {
 		return nil, err
 	}
-	tokens, err := mint(ctx, &plan, cfg.JWTSecret)
+	tokens, err := Mint(ctx, plan.Seed, plan.Requests(), cfg.JWTSecret)
 	if err != nil {
-		return nil, fmt.Errorf("mint the customers' tokens: %w", err)
+		return nil, err
 	}
 	limit := underWay()
 	if cfg.Buyers > 0 {
@@ -92,7 +91,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer transport.close()
+	defer transport.base.CloseIdleConnections()
 	if cfg.Before != nil {
 		if err := cfg.Before(); err != nil {
 			return nil, err
@@ -109,17 +108,14 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 
 	// vegeta gets one target; the transport sends each request to its own target.
 	target := vegeta.NewStaticTargeter(vegeta.Target{Method: "POST", URL: plan.Targets[0] + "/v1/orders"})
-	schedule := &schedule{pacer: vegeta.ConstantPacer{Freq: plan.Rate, Per: time.Second}, limit: uint64(plan.Requests()), stop: cfg.Stop}
+	schedule := NewSchedule(plan.Rate, plan.Requests(), cfg.Stop)
 	result := &Result{Answers: make([]Answer, plan.Requests())}
-	var (
-		reader reader
-		sent   int
-		last   time.Duration
-	)
+	var sent int
+	var last time.Duration
 	for res := range attacker.Attack(target, schedule, plan.Duration+overtime, "") {
-		at := res.Timestamp.Sub(schedule.began)
-		a := reader.read(res)
-		a.Due, a.Sent, a.Done = schedule.due(a.Seq), at, at+res.Latency
+		at := res.Timestamp.Sub(schedule.Began)
+		a := read(res)
+		a.Due, a.Sent, a.Done = schedule.Due(a.Seq), at, at+res.Latency
 		result.Answers[a.Seq] = a
 		sent, last = max(sent, a.Seq+1), max(last, at)
 		if cfg.OnAnswer != nil {
@@ -133,7 +129,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 		return nil, errors.New("the attack sent nothing")
 	}
 	result.Answers = result.Answers[:sent]
-	result.Began = schedule.began
+	result.Began = schedule.Began
 	result.Sending = last
 	if !schedule.stopped {
 		result.Sending = max(plan.Duration, last)
@@ -146,31 +142,35 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 // underWay returns maxUnderWay, or less if the limit on open files is lower: a request
 // that fails for lack of a socket says nothing about the service.
 func underWay() int {
-	files, limited := openFiles()
-	if !limited {
-		return maxUnderWay
-	}
-	return min(maxUnderWay, max(firstWorkers, files-spareFiles))
+	return min(maxUnderWay, max(firstWorkers, openFiles()-spareFiles))
 }
 
-// schedule is a pacer that records the start of the attack, which vegeta does not report.
-// It ends the attack on stop, or after limit requests: rounding could add one.
-type schedule struct {
-	pacer vegeta.ConstantPacer
+// Schedule is a vegeta.Pacer that records the start of the attack, which vegeta does not
+// report. It ends the attack on stop, or after limit requests: rounding could add one.
+type Schedule struct {
+	vegeta.ConstantPacer
+	// Began is set before the first request. Read it after that request.
+	Began time.Time
+
 	limit uint64
 	stop  <-chan struct{}
-	began time.Time // set before the first request, read after it
 	// stopped says that stop was closed; read after the last request.
 	stopped bool
 }
 
+// NewSchedule sends rate requests per second, or as many as possible with rate 0. A nil
+// stop is never closed.
+func NewSchedule(rate, limit int, stop <-chan struct{}) *Schedule {
+	return &Schedule{ConstantPacer: vegeta.ConstantPacer{Freq: rate, Per: time.Second}, limit: uint64(limit), stop: stop}
+}
+
 // Pace implements vegeta.Pacer.
-func (s *schedule) Pace(elapsed time.Duration, hits uint64) (wait time.Duration, stop bool) {
-	if s.began.IsZero() {
-		s.began = time.Now().Add(-elapsed)
+func (s *Schedule) Pace(elapsed time.Duration, hits uint64) (wait time.Duration, stop bool) {
+	if s.Began.IsZero() {
+		s.Began = time.Now().Add(-elapsed)
 	}
 	select {
-	case <-s.stop: // nil if only the plan ends the attack
+	case <-s.stop:
 		s.stopped = true
 		return 0, true
 	default:
@@ -178,13 +178,10 @@ func (s *schedule) Pace(elapsed time.Duration, hits uint64) (wait time.Duration,
 	if hits >= s.limit {
 		return 0, true
 	}
-	return s.pacer.Pace(elapsed, hits)
+	return s.ConstantPacer.Pace(elapsed, hits)
 }
 
-// Rate implements vegeta.Pacer.
-func (s *schedule) Rate(elapsed time.Duration) float64 { return s.pacer.Rate(elapsed) }
-
-// due returns when request seq is to be sent: the first, one interval after the start.
-func (s *schedule) due(seq int) time.Duration {
-	return time.Duration(seq+1) * (s.pacer.Per / time.Duration(s.pacer.Freq))
+// Due returns when request seq is to be sent: the first, one interval after the start.
+func (s *Schedule) Due(seq int) time.Duration {
+	return time.Duration(seq+1) * (s.Per / time.Duration(s.Freq))
 }

@@ -7,12 +7,11 @@ import (
 	"syscall"
 )
 
-// openFiles returns how many files and sockets this process may open; ok is false if
-// there is no limit.
-func openFiles() (n int, ok bool) {
+// openFiles returns how many files and sockets this process may open.
+func openFiles() int {
 	var files syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || files.Cur > math.MaxInt32 {
-		return 0, false
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) != nil {
+		return math.MaxInt32
 	}
-	return int(files.Cur), true
+	return int(min(files.Cur, math.MaxInt32))
 }

@@ -2,6 +2,7 @@ package attack
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -30,15 +31,27 @@ func Token(customer, secret string) (string, error) {
 	return token, nil
 }
 
-// mint returns the Authorization header of every request. It runs before the attack, so
-// that signing takes no CPU from it.
-func mint(ctx context.Context, plan *Plan, secret string) ([]string, error) {
-	headers := make([]string, plan.Requests())
+// Tokens are the tokens of many customers. They have the same length and share a slice,
+// which the garbage collector does not scan.
+type Tokens struct {
+	text   []byte
+	length int
+}
+
+// Mint signs the tokens of a plan's first n customers. It runs before an attack, so that
+// signing takes no CPU from it.
+func Mint(ctx context.Context, seed uint64, n int, secret string) (*Tokens, error) {
+	plan := Plan{Seed: seed}
+	first, err := Token(plan.customer(0), secret)
+	if err != nil {
+		return nil, err
+	}
+	t := &Tokens{text: make([]byte, n*len(first)), length: len(first)}
 	group, ctx := errgroup.WithContext(ctx)
 	workers := runtime.GOMAXPROCS(0)
 	for w := range workers {
 		group.Go(func() error {
-			for seq := w; seq < len(headers); seq += workers {
+			for seq := w; seq < n; seq += workers {
 				if ctx.Err() != nil {
 					return context.Cause(ctx)
 				}
@@ -46,13 +59,21 @@ func mint(ctx context.Context, plan *Plan, secret string) ([]string, error) {
 				if err != nil {
 					return err
 				}
-				headers[seq] = "Bearer " + token
+				if copy(t.Of(seq), token) != t.length || len(token) != t.length {
+					return errors.New("the customers' tokens differ in length")
+				}
 			}
 			return nil
 		})
 	}
-	return headers, group.Wait()
+	return t, group.Wait()
 }
+
+// Of returns the token of request seq.
+func (t *Tokens) Of(seq int) []byte { return t.text[seq*t.length : (seq+1)*t.length] }
+
+// Len returns the number of tokens.
+func (t *Tokens) Len() int { return len(t.text) / t.length }
 
 // transport replaces vegeta's request number seq by the planned request. A
 // vegeta.Targeter cannot do that: it does not get seq, and vegeta copies each header of
@@ -60,14 +81,14 @@ func mint(ctx context.Context, plan *Plan, secret string) ([]string, error) {
 type transport struct {
 	ctx    context.Context // the attack's
 	plan   *Plan
-	tokens []string   // Authorization, by seq
+	tokens *Tokens
 	urls   []*url.URL // by target
 	base   *http.Transport
 
 	underWay, peak atomic.Int64
 }
 
-func newTransport(ctx context.Context, plan *Plan, tokens []string, connections int) (*transport, error) {
+func newTransport(ctx context.Context, plan *Plan, tokens *Tokens, connections int) (*transport, error) {
 	t := &transport{ctx: ctx, plan: plan, tokens: tokens, base: newBase(connections)}
 	for _, target := range plan.Targets {
 		u, err := url.Parse(strings.TrimSuffix(target, "/") + "/v1/orders")
@@ -84,7 +105,7 @@ func newTransport(ctx context.Context, plan *Plan, tokens []string, connections 
 func newBase(connections int) *http.Transport {
 	return &http.Transport{
 		// No proxy: the attack would measure the proxy.
-		DialContext:         (&net.Dialer{Timeout: requestTimeout}).DialContext,
+		DialContext:         (&net.Dialer{Timeout: RequestTimeout}).DialContext,
 		MaxIdleConns:        connections,
 		MaxIdleConnsPerHost: connections,
 		MaxConnsPerHost:     connections,
@@ -106,17 +127,15 @@ func clientOf(t http.RoundTripper) *http.Client {
 	}
 }
 
-func (t *transport) close() { t.base.CloseIdleConnections() }
-
 // RoundTrip sends the planned request instead of vegeta's.
 func (t *transport) RoundTrip(hit *http.Request) (*http.Response, error) {
 	seq, err := strconv.Atoi(hit.Header.Get("X-Vegeta-Seq"))
-	if err != nil || seq < 0 || seq >= len(t.tokens) {
+	if err != nil || seq < 0 || seq >= t.tokens.Len() {
 		return nil, fmt.Errorf("not a planned request: X-Vegeta-Seq %q", hit.Header.Get("X-Vegeta-Seq"))
 	}
 	// The context ends with the request's timeout and with the attack. http.Client's
 	// Timeout covers only the first.
-	ctx, cancel := context.WithTimeout(t.ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(t.ctx, RequestTimeout)
 	t.begin()
 	res, err := t.base.RoundTrip(t.request(ctx, seq))
 	if err != nil {
@@ -147,7 +166,7 @@ func (t *transport) request(ctx context.Context, seq int) *http.Request {
 		Method: http.MethodPost, URL: u, Host: u.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: http.Header{
-			"Authorization":   t.tokens[seq : seq+1 : seq+1],
+			"Authorization":   {"Bearer " + string(t.tokens.Of(seq))},
 			"Content-Type":    contentType,
 			"Idempotency-Key": {t.plan.key(seq)},
 			"User-Agent":      userAgent,

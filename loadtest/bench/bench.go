@@ -63,7 +63,7 @@ type bench struct {
 	cfg                   Config
 	adminToken, jwtSecret string
 	stack                 *sandbox.Stack
-	tokens                *tokens
+	tokens                *attack.Tokens
 	began                 time.Time
 	databases             int
 	binlog                bool // whether the server has one now
@@ -108,7 +108,7 @@ func Measure(ctx context.Context, cfg Config) (*Result, error) {
 	}
 	b := &bench{
 		cfg: cfg, adminToken: sandbox.Secret(), jwtSecret: sandbox.Secret(), began: time.Now(), ways: map[string]peer.Way{}, own: map[string]float64{},
-		result: &Result{Runs: []Run{}, Seed: cfg.Seed, Peers: cfg.Programme.peers(), Tuning: []Tuned{}, Machine: thisMachine(), Notes: []string{}},
+		result: &Result{Runs: []Run{}, Seed: cfg.Seed, Peers: cfg.Programme.peers(), Tuning: []Tuned{}, Machine: ThisMachine(), Notes: []string{}},
 	}
 	cfg.Say("Starting the servers and signing the tokens of %d customers ...", cfg.planned())
 	var err error
@@ -121,7 +121,7 @@ func Measure(ctx context.Context, cfg Config) (*Result, error) {
 	if b.result.MySQL, err = b.stack.MySQL.Settings(ctx); err != nil {
 		return nil, err
 	}
-	if b.tokens, err = mint(ctx, cfg.Seed, b.jwtSecret, cfg.planned()); err != nil {
+	if b.tokens, err = attack.Mint(ctx, cfg.Seed, cfg.planned(), b.jwtSecret); err != nil {
 		return nil, fmt.Errorf("sign the customers' tokens: %w", err)
 	}
 	if err := b.tune(ctx); err != nil {

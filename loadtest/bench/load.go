@@ -16,7 +16,7 @@ import (
 // offer describes the requests of one run.
 type offer struct {
 	plan   attack.Plan
-	tokens *tokens
+	tokens *attack.Tokens
 	// In a closed loop, each of the workers sends its next request after the answer to
 	// the last one. In an open loop, requests are sent at this rate a second.
 	workers, rate int
@@ -44,7 +44,7 @@ type measurement struct {
 
 // send sends the requests, and returns when all are answered.
 func send(ctx context.Context, o offer) (*measurement, error) {
-	limit := min(o.limit, o.tokens.count())
+	limit := min(o.limit, o.tokens.Len())
 	wire, err := newWire(ctx, &o.plan, o.tokens, limit)
 	if err != nil {
 		return nil, err
@@ -60,21 +60,21 @@ func send(ctx context.Context, o offer) (*measurement, error) {
 	defer context.AfterFunc(ctx, func() { attacker.Stop(); wire.breakOff() })()
 	total := o.warmUp + o.window
 	// One timer serves all requests: the last one gets the full time-out too.
-	late := time.AfterFunc(total+answerTimeout, wire.breakOff)
+	late := time.AfterFunc(total+attack.RequestTimeout, wire.breakOff)
 	defer late.Stop()
 
 	// With rate 0, vegeta sends as fast as its workers allow.
-	pace := &schedule{pacer: vegeta.ConstantPacer{Freq: o.rate, Per: time.Second}, limit: uint64(limit), total: total}
+	pace := attack.NewSchedule(o.rate, limit, nil)
 	target := vegeta.NewStaticTargeter(vegeta.Target{Method: "POST", URL: o.plan.Targets[0] + "/v1/orders"})
 	result := &measurement{}
 	stopMeasuring := o.atBounds(ctx, result)
 	sent := 0
 	for res := range attacker.Attack(target, pace, total, "") {
 		a := &wire.answers[res.Seq]
-		at := res.Timestamp.Sub(pace.began)
+		at := res.Timestamp.Sub(pace.Began)
 		a.Due, a.Done = at, at+res.Latency
 		if o.rate > 0 {
-			a.Due = pace.due(a.Seq)
+			a.Due = pace.Due(a.Seq)
 		}
 		sent = max(sent, a.Seq+1)
 	}
@@ -85,7 +85,7 @@ func send(ctx context.Context, o offer) (*measurement, error) {
 	if sent == 0 {
 		return nil, errors.New("nothing was sent")
 	}
-	result.answers, result.began, result.exhausted = wire.answers[:sent], pace.began, pace.exhausted
+	result.answers, result.began, result.exhausted = wire.answers[:sent], pace.Began, o.rate == 0 && sent == limit
 	return result, nil
 }
 
@@ -123,33 +123,4 @@ func (t *measurement) inWindow() (answers []attack.Answer, latencies attack.Late
 	}
 	slices.Sort(latencies)
 	return answers, latencies
-}
-
-// schedule is a pacer that records the start and ends the attack after limit requests.
-type schedule struct {
-	pacer     vegeta.ConstantPacer
-	limit     uint64
-	total     time.Duration
-	began     time.Time // set before the first request, read after it
-	exhausted bool      // read after the attack
-}
-
-// Pace implements vegeta.Pacer.
-func (s *schedule) Pace(elapsed time.Duration, hits uint64) (wait time.Duration, stop bool) {
-	if s.began.IsZero() {
-		s.began = time.Now().Add(-elapsed)
-	}
-	if hits >= s.limit {
-		s.exhausted = s.pacer.Freq == 0 && elapsed < s.total
-		return 0, true
-	}
-	return s.pacer.Pace(elapsed, hits)
-}
-
-// Rate implements vegeta.Pacer.
-func (s *schedule) Rate(elapsed time.Duration) float64 { return s.pacer.Rate(elapsed) }
-
-// due is when request seq is due. The first one is due after one interval.
-func (s *schedule) due(seq int) time.Duration {
-	return time.Duration(float64(seq+1) * float64(time.Second) / float64(s.pacer.Freq))
 }

@@ -82,9 +82,9 @@ func noLeaks(t *testing.T) {
 	t.Cleanup(func() { goleak.VerifyNone(t, current) })
 }
 
-func minted(t *testing.T, seed uint64, n int) *tokens {
+func minted(t *testing.T, seed uint64, n int) *attack.Tokens {
 	t.Helper()
-	tokens, err := mint(t.Context(), seed, testSecret, n)
+	tokens, err := attack.Mint(t.Context(), seed, n, testSecret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +192,7 @@ func TestCanceledLoadEndsAtOnce(t *testing.T) {
 		plan:   attack.Plan{Targets: []string{server.URL}, SKUs: []string{"good"}, MaxQuantity: 1, Seed: 5},
 		tokens: minted(t, 5, 10), workers: 3, warmUp: 50 * time.Millisecond, window: time.Hour, limit: 10, measure: func() {},
 	})
-	if !errors.Is(err, context.Canceled) || time.Since(began) > answerTimeout {
+	if !errors.Is(err, context.Canceled) || time.Since(began) > attack.RequestTimeout {
 		t.Errorf("got %v after %s", err, time.Since(began))
 	}
 }

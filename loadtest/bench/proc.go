@@ -20,8 +20,8 @@ type Machine struct {
 	Go        string  `json:"go"`
 }
 
-// thisMachine omits what the system does not report.
-func thisMachine() Machine {
+// ThisMachine describes this machine. It omits what the system does not report.
+func ThisMachine() Machine {
 	m := Machine{Cores: runtime.NumCPU(), Go: runtime.Version()}
 	m.CPU, _ = field("/proc/cpuinfo", "model name")
 	if kernel, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {

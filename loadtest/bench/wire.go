@@ -6,18 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
-	"runtime"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sync/errgroup"
 
 	"flashsale/loadtest/attack"
 )
@@ -33,7 +29,7 @@ import (
 type wire struct {
 	ctx     context.Context // the run's
 	plan    *attack.Plan
-	tokens  *tokens
+	tokens  *attack.Tokens
 	targets []target
 	// answers by request. Each is written by one worker.
 	answers []attack.Answer
@@ -57,14 +53,10 @@ type conn struct {
 	buf []byte
 }
 
-const (
-	// answerTimeout is longer than a replica's request time-out of 5 s.
-	answerTimeout = 8 * time.Second
-	// maxAnswer is larger than the headers and the body of any answer.
-	maxAnswer = 8 << 10
-)
+// maxAnswer is larger than the headers and the body of any answer.
+const maxAnswer = 8 << 10
 
-func newWire(ctx context.Context, plan *attack.Plan, minted *tokens, limit int) (*wire, error) {
+func newWire(ctx context.Context, plan *attack.Plan, minted *attack.Tokens, limit int) (*wire, error) {
 	w := &wire{ctx: ctx, plan: plan, tokens: minted, answers: make([]attack.Answer, limit), targets: make([]target, len(plan.Targets))}
 	for i, base := range plan.Targets {
 		u, err := url.Parse(base)
@@ -119,7 +111,7 @@ func (w *wire) RoundTrip(hit *http.Request) (*http.Response, error) {
 	a := &w.answers[seq]
 	a.Seq = seq
 	if err := w.exchange(seq, a); err != nil {
-		a.Outcome, a.Status, a.Reason = attack.Ambiguous, 0, describe(err)
+		a.Outcome, a.Status, a.Reason = attack.Ambiguous, 0, attack.ReasonOf(err.Error())
 		return nil, err
 	}
 	return &http.Response{StatusCode: a.Status, ProtoMajor: 1, ProtoMinor: 1, Header: nothing, Body: http.NoBody, Request: hit}, nil
@@ -145,7 +137,7 @@ func (w *wire) exchange(seq int, a *attack.Answer) error {
 func (w *wire) request(b []byte, t *target, seq int) []byte {
 	o := w.plan.Order(seq)
 	b = append(b, t.head...)
-	b = append(b, w.tokens.of(seq)...)
+	b = append(b, w.tokens.Of(seq)...)
 	b = append(b, "\r\nIdempotency-Key: "...)
 	b = append(b, o.Key...)
 	b = append(b, "\r\nContent-Length: "...)
@@ -207,23 +199,16 @@ func (c *conn) read(a *attack.Answer) (keep bool, err error) {
 	return keep, err
 }
 
-// classify sets the outcome of an answer, as package attack does.
+// classify sets the outcome of an answer. A 201 without an id still counts as accepted:
+// the audit reports that its row is missing.
 func classify(a *attack.Answer, body []byte) {
-	a.Outcome = attack.Refused
-	switch a.Status {
-	case http.StatusCreated:
-		a.Outcome = attack.Accepted
-		// Without an id, the order is counted as accepted, and later as lost.
+	if a.Status == http.StatusCreated {
 		a.OrderID, _ = uuid.ParseBytes(quoted(body, `"id":"`))
-		return
-	case http.StatusGatewayTimeout:
-		a.Outcome = attack.Ambiguous
+	} else {
+		kind := quoted(body, `"type":"`)
+		a.Reason = string(kind[bytes.LastIndexByte(kind, '/')+1:])
 	}
-	kind := quoted(body, `"type":"`)
-	a.Reason = string(kind[bytes.LastIndexByte(kind, '/')+1:])
-	if a.Status == http.StatusConflict && (a.Reason == "sold-out" || a.Reason == "insufficient-stock") {
-		a.Outcome = attack.SoldOut
-	}
+	a.Outcome = attack.OutcomeOf(a.Status, a.Reason)
 }
 
 // quoted is the text between before and the next quote.
@@ -241,22 +226,6 @@ func quoted(body []byte, before string) []byte {
 
 var errNotHTTP = errors.New("the answer is not HTTP/1.1 with a Content-Length")
 
-// describe describes an error of a connection in a few words.
-func describe(err error) string {
-	var timeout net.Error
-	switch {
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return "no answer in time"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "connection closed"
-	}
-	words := err.Error()
-	if i := strings.LastIndex(words, ": "); i >= 0 {
-		words = words[i+2:]
-	}
-	return words
-}
-
 // get returns the idle connection that was used last, or opens one.
 func (t *target) get(ctx context.Context) (*conn, error) {
 	t.mu.Lock()
@@ -267,7 +236,7 @@ func (t *target) get(ctx context.Context) (*conn, error) {
 		return c, nil
 	}
 	t.mu.Unlock()
-	dialer := net.Dialer{Timeout: answerTimeout}
+	dialer := net.Dialer{Timeout: attack.RequestTimeout}
 	raw, err := dialer.DialContext(ctx, "tcp", t.addr)
 	if err != nil {
 		return nil, err
@@ -287,43 +256,3 @@ func (t *target) put(c *conn) {
 	t.idle = append(t.idle, c)
 	t.mu.Unlock()
 }
-
-// tokens are the customers' tokens of all runs. They have the same length and share a
-// slice, which the garbage collector does not scan.
-type tokens struct {
-	text   []byte
-	length int
-}
-
-func mint(ctx context.Context, seed uint64, secret string, n int) (*tokens, error) {
-	plan := attack.Plan{Targets: []string{""}, SKUs: []string{""}, MaxQuantity: 1, Seed: seed}
-	first, err := attack.Token(plan.Order(0).Customer, secret)
-	if err != nil {
-		return nil, err
-	}
-	t := &tokens{text: make([]byte, n*len(first)), length: len(first)}
-	group, ctx := errgroup.WithContext(ctx)
-	workers := runtime.GOMAXPROCS(0)
-	for w := range workers {
-		group.Go(func() error {
-			for seq := w; seq < n; seq += workers {
-				if ctx.Err() != nil {
-					return context.Cause(ctx)
-				}
-				token, err := attack.Token(plan.Order(seq).Customer, secret)
-				if err != nil {
-					return err
-				}
-				if copy(t.of(seq), token) != t.length || len(token) != t.length {
-					return errors.New("the customers' tokens differ in length")
-				}
-			}
-			return nil
-		})
-	}
-	return t, group.Wait()
-}
-
-func (t *tokens) of(seq int) []byte { return t.text[seq*t.length : (seq+1)*t.length] }
-
-func (t *tokens) count() int { return len(t.text) / t.length }

@@ -8,10 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
-	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"flashsale/internal/backend"
@@ -28,19 +25,6 @@ type Figures struct {
 	Rounds  int    `json:"rounds"`
 	// MedianMS is the median of each strategy, in milliseconds.
 	MedianMS map[string]float64 `json:"median_ms"`
-}
-
-// Machine describes this machine.
-func Machine() string {
-	model := "unknown CPU"
-	text, _ := os.ReadFile("/proc/cpuinfo") // only Linux has the file
-	for line := range strings.Lines(string(text)) {
-		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
-			model = strings.TrimSpace(value)
-			break
-		}
-	}
-	return fmt.Sprintf("%d cores of %s, all servers on the loopback", runtime.NumCPU(), model)
 }
 
 const (

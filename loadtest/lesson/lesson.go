@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"flashsale/loadtest/lesson/testbed"
 )
@@ -85,6 +84,3 @@ func (l *Lesson) Run(ctx context.Context, bed *testbed.Testbed, w io.Writer) err
 	}
 	return nil
 }
-
-// Needs lists the lesson's servers.
-func (l *Lesson) Needs() string { return strings.Join(l.Servers, ", ") }

@@ -38,10 +38,10 @@ func NewTemplate(files fs.FS, path string) *template.Template {
 }
 
 // SaveJSON writes a value into a file, as Replace does.
-func SaveJSON(path string, value any) error {
+func SaveJSON(path string, value any, mode os.FileMode) error {
 	data, err := json.MarshalIndent(value, "", "  ")
 	if err == nil {
-		err = Replace(path, append(data, '\n'))
+		err = Replace(path, append(data, '\n'), mode)
 	}
 	if err != nil {
 		return fmt.Errorf("save %s: %w", path, err)
@@ -51,12 +51,12 @@ func SaveJSON(path string, value any) error {
 
 // Replace writes a file, and creates its folder if necessary. A reader sees the old
 // file or the new one, and never a part of it.
-func Replace(path string, data []byte) error {
+func Replace(path string, data []byte, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
 	temporary := path + ".new"
-	if err := os.WriteFile(temporary, data, 0o644); err != nil {
+	if err := os.WriteFile(temporary, data, mode); err != nil {
 		return err
 	}
 	return os.Rename(temporary, path)

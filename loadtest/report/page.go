@@ -28,10 +28,10 @@ func SaveBoth(dir, jsonFile string, result any, pageFile string, page func(io.Wr
 	if err := page(&html); err != nil {
 		return err
 	}
-	if err := SaveJSON(filepath.Join(dir, jsonFile), result); err != nil {
+	if err := SaveJSON(filepath.Join(dir, jsonFile), result, 0o644); err != nil {
 		return err
 	}
-	if err := Replace(filepath.Join(dir, pageFile), html.Bytes()); err != nil {
+	if err := Replace(filepath.Join(dir, pageFile), html.Bytes(), 0o644); err != nil {
 		return fmt.Errorf("save %s: %w", pageFile, err)
 	}
 	return nil

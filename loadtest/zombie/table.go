@@ -6,10 +6,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jedib0t/go-pretty/v6/table"
-	"github.com/jedib0t/go-pretty/v6/text"
-
 	"flashsale/internal/strategy"
+	"flashsale/loadtest/report"
 )
 
 // Figures are the results of all runs, as in docs.
@@ -83,19 +81,21 @@ lost: units of updates that were overwritten. oversold: units sold beyond those 
 
 // Table writes the summaries for a terminal.
 func Table(w io.Writer, sums []Summary) error {
-	t := table.NewWriter()
-	t.SetStyle(table.StyleLight)
-	t.Style().Format.Header = text.FormatDefault
-	t.AppendHeader(table.Row{"strategy", "fence", "runs", "taken over after", "two holders for",
-		"lost after", "oversold after", "lost amid", "oversold amid", "must", "ok"})
+	columns := []string{"strategy", "fence", "runs", "taken over after", "two holders for",
+		"lost after", "oversold after", "lost amid", "oversold amid", "must", "ok"}
+	var rows [][]string
 	for _, s := range sums {
 		ok := "yes"
 		if !s.OK {
 			ok = "NO"
 		}
-		t.AppendRow(table.Row{s.Strategy, s.Fence, s.Runs, s.TakeOver.Round(10 * time.Millisecond), s.TwoHolders.Round(10 * time.Millisecond),
-			s.After.Lost, s.After.Oversold, s.Amid.Lost, s.Amid.Oversold, s.Expected, ok})
+		row := []string{s.Strategy, string(s.Fence)}
+		for _, figure := range []any{s.Runs, s.TakeOver.Round(10 * time.Millisecond), s.TwoHolders.Round(10 * time.Millisecond),
+			s.After.Lost, s.After.Oversold, s.Amid.Lost, s.Amid.Oversold, s.Expected, ok} {
+			row = append(row, fmt.Sprint(figure))
+		}
+		rows = append(rows, row)
 	}
-	_, err := fmt.Fprintf(w, "%s\n%s\n", t.Render(), legend)
+	_, err := fmt.Fprintf(w, "%s\n%s\n", report.Grid("", columns, rows, 2, 2), legend)
 	return err
 }
