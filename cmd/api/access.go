@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,7 +36,10 @@ type accessFlags struct {
 // check rejects secrets that are missing, weak or publicly known.
 func (f *accessFlags) check() error {
 	if f.InsecureDemo {
-		f.fillDemo()
+		f.AdminToken = cmp.Or(f.AdminToken, demoAdminToken)
+		if f.JWKS == "" {
+			f.JWTSecret = cmp.Or(f.JWTSecret, demoJWTSecret)
+		}
 	}
 	if f.JWKS != "" && f.JWTSecret != "" {
 		return errors.New("--jwks and --jwt-secret are mutually exclusive")
@@ -53,15 +57,6 @@ func (f *accessFlags) check() error {
 		return errors.New("--admin-token contains a line break or another control character, which an HTTP header cannot carry: remove it")
 	}
 	return f.checkSecret("--admin-token", f.AdminToken)
-}
-
-func (f *accessFlags) fillDemo() {
-	if f.AdminToken == "" {
-		f.AdminToken = demoAdminToken
-	}
-	if f.JWTSecret == "" && f.JWKS == "" {
-		f.JWTSecret = demoJWTSecret
-	}
 }
 
 func (f *accessFlags) checkSecret(flag, secret string) error {

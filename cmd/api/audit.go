@@ -23,13 +23,10 @@ func (c *auditCmd) Run(ctx context.Context, s streams) error {
 		if err != nil {
 			return err
 		}
-		if err := printAudit(s, report, c.JSON); err != nil {
+		if err := printAudit(s, report, c.JSON); err != nil || report.OK {
 			return err
 		}
-		if !report.OK {
-			return errReported
-		}
-		return nil
+		return errReported
 	})
 }
 

@@ -94,12 +94,8 @@ func (r *replica) bounded(query func(context.Context) error) func(context.Contex
 	}
 }
 
-const (
-	// awaitAttempt bounds one attempt to reach a server at start.
-	awaitAttempt = 3 * time.Second
-	// awaitEvery is the longest wait between two attempts.
-	awaitEvery = 2 * time.Second
-)
+// awaitAttempt bounds one attempt to reach a server at start.
+const awaitAttempt = 3 * time.Second
 
 // final is an error that waiting cannot change.
 type final struct{ error }
@@ -116,7 +112,7 @@ func isTransient(err error) bool {
 func await(ctx context.Context, logger *slog.Logger, what string, limit time.Duration, try func(context.Context) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s did not answer within --start-timeout %s", what, limit))
 	defer cancel()
-	return sleep.Backoff{Min: 100 * time.Millisecond, Max: awaitEvery}.Retry(ctx, isTransient, func() error {
+	return sleep.Backoff{Min: 100 * time.Millisecond, Max: 2 * time.Second}.Retry(ctx, isTransient, func() error {
 		attempt, cancel := context.WithTimeout(ctx, awaitAttempt)
 		defer cancel()
 		err := try(attempt)
@@ -240,7 +236,7 @@ func (r *replica) checkWriters(ctx context.Context) error {
 	return err
 }
 
-// examineBackend does the same for the lock server. It waits for one that does not answer.
+// examineBackend finds such faults of the lock server, once it answers.
 func (r *replica) examineBackend(ctx context.Context) error {
 	return await(ctx, r.logger, backend.Address(r.strategy, &r.cmd.Servers), r.cmd.StartTimeout, func(ctx context.Context) error {
 		report := backend.Examine(ctx, r.strategy, &r.cmd.Servers, r.db.Name)

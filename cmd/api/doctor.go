@@ -47,13 +47,10 @@ func (c *doctorCmd) Run(ctx context.Context, s streams) error {
 	examining, cancel := context.WithTimeout(ctx, doctorTimeout)
 	defer cancel()
 	report = append(report, backend.Examine(examining, row, &c.Servers, db.Name)...)
-	if err := printReport(s, report, c.JSON); err != nil {
+	if err := printReport(s, report, c.JSON); err != nil || report.Err() == nil {
 		return err
 	}
-	if report.Err() != nil {
-		return errReported
-	}
-	return nil
+	return errReported
 }
 
 func (c *doctorCmd) examineMySQL(ctx context.Context, db *stock.DB, row strategy.Strategy, fence strategy.Fence) doctor.Report {
@@ -114,9 +111,6 @@ func checkBinding(ctx context.Context, report *doctor.Report, db *stock.DB, want
 	return nil
 }
 
-// doctorWidth keeps the table readable in a terminal of 160 columns.
-const doctorWidth = 60
-
 func printReport(s streams, report doctor.Report, asJSON bool) error {
 	faults, warnings := len(report.With(doctor.Fault)), len(report.With(doctor.Warning))
 	if asJSON {
@@ -128,8 +122,9 @@ func printReport(s streams, report doctor.Report, asJSON bool) error {
 		}{faults == 0, faults, warnings, report})
 	}
 	t := s.table("server", "check", "", "found", "what to do")
+	const width = 60 // fits a terminal of 160 columns
 	t.SetColumnConfigs([]table.ColumnConfig{
-		{Number: 4, WidthMax: doctorWidth, WidthMaxEnforcer: prettytext.WrapSoft}, {Number: 5, WidthMax: doctorWidth, WidthMaxEnforcer: prettytext.WrapSoft},
+		{Number: 4, WidthMax: width, WidthMaxEnforcer: prettytext.WrapSoft}, {Number: 5, WidthMax: width, WidthMaxEnforcer: prettytext.WrapSoft},
 	})
 	for _, f := range report {
 		t.AppendRow(table.Row{f.Server, f.Check, f.Severity, f.Found, f.Do})

@@ -51,42 +51,30 @@ const closeTimeout = 3 * time.Second
 
 // atClose adds a step to a round. The steps of a round run at the same time, so that
 // several servers that hang cost one timeout.
-func (r *replica) atClose(round int, name string, f func(context.Context) error) {
-	r.closing[round].add(name, f)
-}
-
-// close runs all rounds.
-func (r *replica) close() error {
-	errs := make([]error, closeRounds)
-	for i, round := range r.closing {
-		errs[i] = round.close()
-	}
-	return errors.Join(errs...)
-}
-
-// round is a list of steps that run at the same time.
-type round []func(context.Context) error
-
-func (o *round) add(name string, f func(context.Context) error) {
-	*o = append(*o, func(ctx context.Context) error {
-		if err := f(ctx); err != nil {
+func (r *replica) atClose(round int, name string, step func(context.Context) error) {
+	r.closing[round] = append(r.closing[round], func(ctx context.Context) error {
+		if err := step(ctx); err != nil {
 			return fmt.Errorf("close %s: %w", name, err)
 		}
 		return nil
 	})
 }
 
-// close runs all steps within closeTimeout.
-func (o round) close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
-	errs := make([]error, len(o))
-	var all sync.WaitGroup
-	for i, f := range o {
-		all.Go(func() { errs[i] = f(ctx) })
+// close runs all rounds, each within closeTimeout.
+func (r *replica) close() error {
+	var all []error
+	for _, steps := range r.closing {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		errs := make([]error, len(steps))
+		var running sync.WaitGroup
+		for i, step := range steps {
+			running.Go(func() { errs[i] = step(ctx) })
+		}
+		running.Wait()
+		cancel()
+		all = append(all, errs...)
 	}
-	all.Wait()
-	return errors.Join(errs...)
+	return errors.Join(all...)
 }
 
 // ignoringContext adapts a function that returns at once.

@@ -112,12 +112,7 @@ func TestStopWithoutDelayLosesNothing(t *testing.T) {
 	b := startBuyers(t, 8, "lamp", replicas...)
 	for _, c := range replicas[:2] {
 		b.await(50)
-		if err := c.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Wait(t.Context()); err != nil {
-			t.Errorf("the replica ended with %v", err)
-		}
+		c.terminate()
 	}
 	b.await(50)
 	b.check(dsn, 0)
@@ -173,12 +168,12 @@ func TestStopIsBoundedWhenServersHang(t *testing.T) {
 func TestStepsOfARoundShareOneTimeout(t *testing.T) {
 	t.Parallel()
 	hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-	var o round
+	var r replica
 	for _, name := range []string{"lock", "mirror", "replica lock"} {
-		o.add(name, hang)
+		r.atClose(locksRound, name, hang)
 	}
 	began := time.Now()
-	err := o.close()
+	err := r.close()
 	if took := time.Since(began); took < closeTimeout || took > 2*closeTimeout {
 		t.Errorf("three steps that hang took %s, want %s", took, closeTimeout)
 	}

@@ -10,7 +10,6 @@ import (
 
 	"flashsale/internal/backend"
 	"flashsale/internal/httpapi"
-	"flashsale/internal/lock"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 )
@@ -31,23 +30,19 @@ func (c *locksCmd) Run(ctx context.Context, s streams) error {
 			if err != nil {
 				return err
 			}
-			return printLocks(s, held, c.JSON)
+			if c.JSON {
+				return s.json(httpapi.PresentLocks(held, nil))
+			}
+			t := s.table("SKU", "holder", "replica", "token", "since", "queue", "forward address")
+			for _, l := range held {
+				since := ""
+				if !l.Since.IsZero() {
+					since = l.Since.UTC().Format(time.RFC3339Nano)
+				}
+				t.AppendRow(table.Row{l.Name, l.Holder, l.Replica, l.Token, since, strings.Join(l.Queue, ", "), l.Addr})
+			}
+			t.Render()
+			return nil
 		})
 	})
-}
-
-func printLocks(s streams, held []lock.Info, asJSON bool) error {
-	if asJSON {
-		return s.json(httpapi.PresentLocks(held, nil))
-	}
-	t := s.table("SKU", "holder", "replica", "token", "since", "queue", "forward address")
-	for _, l := range held {
-		since := ""
-		if !l.Since.IsZero() {
-			since = l.Since.UTC().Format(time.RFC3339Nano)
-		}
-		t.AppendRow(table.Row{l.Name, l.Holder, l.Replica, l.Token, since, strings.Join(l.Queue, ", "), l.Addr})
-	}
-	t.Render()
-	return nil
 }

@@ -267,7 +267,7 @@ func TestStartIsBoundedWhenMySQLHangs(t *testing.T) {
 	if _, err := conn.ExecContext(t.Context(), "LOCK TABLES stock WRITE"); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, []string{"did not answer within --start-timeout T (try to write stock"}, "--mysql-dsn="+dsn, "--strategy=conditional")
+	refused(t, []string{"did not answer within --start-timeout T: try to write stock"}, "--mysql-dsn="+dsn, "--strategy=conditional")
 	if _, err := conn.ExecContext(t.Context(), "UNLOCK TABLES"); err != nil {
 		t.Fatal(err)
 	}

@@ -42,6 +42,17 @@ func start(t *testing.T, cfg sandbox.ReplicaConfig) *client {
 	return &client{t: t, Replica: sandboxtest.StartReplica(t, cfg), http: http.Client{Timeout: answerWithin}}
 }
 
+// terminate sends SIGTERM and waits until the replica has ended.
+func (c *client) terminate() {
+	c.t.Helper()
+	if err := c.Signal(syscall.SIGTERM); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := c.Wait(c.t.Context()); err != nil {
+		c.t.Errorf("the replica ended with %v", err)
+	}
+}
+
 func (c *client) putSKU(sku string, units int) {
 	c.t.Helper()
 	body := fmt.Sprintf(`{"name":"A thing","price_cents":999,"currency":"EUR","units":%d}`, units)
@@ -198,12 +209,7 @@ func TestDrainAnswersAllRequestsAndReleasesTheLock(t *testing.T) {
 	}
 	<-first
 	leases := lockLeases(t, openDB(t, dsn).Name)
-	if err := ending.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := ending.Wait(t.Context()); err != nil {
-		t.Errorf("the replica ended with %v", err)
-	}
+	ending.terminate()
 	if err := group.Wait(); err != nil {
 		t.Error(err)
 	}

@@ -14,10 +14,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// scrapeInterval is the longest that the rules allow: an expression that has
-// enough samples with it has enough with a shorter one.
+// scrapeInterval is the longest that the rules support: a shorter one yields more
+// samples.
 const scrapeInterval = 15 * time.Second
 
 // family is one metric of a scrape.
@@ -51,7 +53,7 @@ func parseSeries(text string) series {
 	return s
 }
 
-// String writes the series as rules and exporters do, with its labels in order.
+// String returns the series as in rules, with its labels sorted.
 func (s series) String() string {
 	var pairs []string
 	for _, name := range slices.Sorted(maps.Keys(s.labels)) {
@@ -60,7 +62,7 @@ func (s series) String() string {
 	return s.name + "{" + strings.Join(pairs, ", ") + "}"
 }
 
-// families are what the replica answers to a scrape, by their names.
+// families scrapes the replica, and returns its metrics by name.
 func (c *client) families() map[string]*family {
 	c.t.Helper()
 	status, text, err := c.call("GET", "/metrics", "", "", "")
@@ -90,7 +92,7 @@ func (c *client) families() map[string]*family {
 	return families
 }
 
-// total is the sum of a family's series; of a histogram's, how often it observed.
+// total is the sum of a family's series, or the number of a histogram's observations.
 func total(f *family) (sum float64) {
 	if f == nil {
 		return 0
@@ -103,25 +105,17 @@ func total(f *family) (sum float64) {
 	return sum
 }
 
-// await scrapes until done says so.
+// await scrapes until done returns true.
 func (c *client) await(what string, done func(map[string]*family) bool) {
 	c.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if done(c.families()) {
-			return
-		}
-		if time.Now().After(deadline) {
-			c.t.Fatalf("replica %s: %s did not come to be", c.Name, what)
-		}
-	}
+	sandboxtest.Eventually(c.t, "replica "+c.Name+": "+what, func() bool { return done(c.families()) })
 }
 
-// history is what Prometheus would remember of its scrapes: the values of each
-// series, one for each scrape, in the notation of promtool.
+// history has the values of each series, one for each scrape, in promtool's notation.
 type history map[string][]string
 
-// scrape adds what the replica answers now, as the instance of its name. The scrape
-// is the i-th, from 0.
+// scrape adds the replica's current values, as scrape i, counted from 0. The label
+// instance is the replica's name.
 func (h history) scrape(c *client, i int) {
 	c.t.Helper()
 	target := map[string]string{"job": "flashsale", "instance": c.Name}
@@ -137,7 +131,7 @@ func (h history) scrape(c *client, i int) {
 func (h history) add(s series, i int, value float64) {
 	name := s.String()
 	for len(h[name]) < i {
-		h[name] = append(h[name], "_") // not there yet
+		h[name] = append(h[name], "_") // the series did not exist yet
 	}
 	text := strconv.FormatFloat(value, 'f', -1, 64)
 	if math.IsInf(value, 1) {
@@ -146,7 +140,7 @@ func (h history) add(s series, i int, value float64) {
 	h[name] = append(h[name], text)
 }
 
-// input is the history as input_series of a promtool test.
+// input returns the history as the input_series of a promtool test.
 func (h history) input() (all []map[string]string) {
 	for _, name := range slices.Sorted(maps.Keys(h)) {
 		all = append(all, map[string]string{"series": name, "values": strings.Join(h[name], " ")})

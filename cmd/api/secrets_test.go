@@ -19,9 +19,9 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// A replica that logs all it can is called in every way, well and badly, and its
-// servers are taken from it: nothing that it says holds a secret.
-func TestSecretsAreNeverSaid(t *testing.T) {
+// A replica with the most detailed log gets valid and invalid requests of every kind,
+// and its servers fail. No answer, log line or argument contains a secret.
+func TestSecretsAreNeverShown(t *testing.T) {
 	t.Parallel()
 	own := sandboxtest.Start(t, sandbox.Config{MySQL: true, EtcdNodes: 1})
 	etcdPassword, ourAdmin, ourSecret := sandbox.Secret(), sandbox.Secret(), sandbox.Secret()
@@ -43,7 +43,7 @@ func TestSecretsAreNeverSaid(t *testing.T) {
 		"the password of MySQL": parsed.Passwd, "the password of etcd": etcdPassword, "the admin token": ourAdmin,
 		"the secret of tokens": ourSecret, "a customer's token": signature,
 	}
-	var said strings.Builder
+	var shown strings.Builder
 	cfg := replicaConfig(dsn, "a", strategy.Default)
 	cfg.EtcdEndpoints, cfg.AdminToken, cfg.JWTSecret = own.EtcdEndpoints(), ourAdmin, ourSecret
 	cfg.Args = append(cfg.Args, "--log-level=debug", "--etcd-username=replica", "--rate-limit-address=100000/1s")
@@ -56,7 +56,7 @@ func TestSecretsAreNeverSaid(t *testing.T) {
 		if err != nil || status != want {
 			t.Errorf("%s %s: got %d %s, %v; want %d", method, path, status, text, err, want)
 		}
-		fmt.Fprintln(&said, text)
+		fmt.Fprintln(&shown, text)
 	}
 	const sku = `{"name":"A thing","price_cents":999,"currency":"EUR","units":9}`
 	lamp := `{"sku":"lamp","quantity":1}`
@@ -82,7 +82,7 @@ func TestSecretsAreNeverSaid(t *testing.T) {
 	if status, text, err := c.call("POST", "/v1/orders", token, "key 2", `{"sku":"sofa","quantity":1}`); err != nil || status < 500 {
 		t.Errorf("an order without servers: got %d %s, %v", status, text, err)
 	} else {
-		fmt.Fprintln(&said, text)
+		fmt.Fprintln(&shown, text)
 	}
 	call(http.StatusOK, "GET", "/metrics", "", "")
 	arguments, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", c.Pid()))
@@ -97,17 +97,17 @@ func TestSecretsAreNeverSaid(t *testing.T) {
 	if !strings.Contains(string(log), `"level":"DEBUG"`) {
 		t.Error("the log has no lines at debug level")
 	}
-	for where, text := range map[string]string{"an answer": said.String(), "the log": string(log), "the arguments": string(arguments)} {
+	for where, text := range map[string]string{"an answer": shown.String(), "the log": string(log), "the arguments": string(arguments)} {
 		for what, secret := range secrets {
 			if at := strings.Index(text, secret); at >= 0 {
-				t.Errorf("%s holds %s: ...%s", where, what, text[max(0, at-200):at])
+				t.Errorf("%s contains %s: ...%s", where, what, text[max(0, at-200):at])
 			}
 		}
 	}
 }
 
-// Servers that refuse a replica's password are named, and the password is not.
-func TestRefusedPasswordsAreNotSaid(t *testing.T) {
+// An error about a server that refuses the password does not contain the password.
+func TestRefusedPasswordsAreNotShown(t *testing.T) {
 	t.Parallel()
 	parsed, err := mysql.ParseDSN(newDSN(t))
 	if err != nil {
@@ -121,17 +121,17 @@ func TestRefusedPasswordsAreNotSaid(t *testing.T) {
 		{"--mysql-dsn=user:hidden-password@nowhere/shop", "--strategy=conditional"},
 		{"--mysql-dsn=user:hidden-password@tcp(127.0.0.1:1)/shop?tls=hidden-password", "--strategy=conditional"},
 	} {
-		var said bytes.Buffer
+		var shown bytes.Buffer
 		args = append([]string{"serve", "--addr=127.0.0.1:0", "--log-level=debug", "--start-timeout=1s",
 			"--admin-token=" + adminToken, "--jwt-secret=" + secret}, args...)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		err := run(ctx, args, &said, &said)
+		err := run(ctx, args, &shown, &shown)
 		cancel()
 		if err == nil {
 			t.Errorf("%s: the program started", args)
 		}
-		if text := said.String() + fmt.Sprint(err); strings.Contains(text, "hidden-password") {
-			t.Errorf("%s said %s", args, text)
+		if text := shown.String() + fmt.Sprint(err); strings.Contains(text, "hidden-password") {
+			t.Errorf("%s printed the password: %s", args, text)
 		}
 	}
 }

@@ -27,6 +27,7 @@ import (
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 	"flashsale/internal/telemetry"
+	"flashsale/internal/version"
 )
 
 type serveCmd struct {
@@ -35,7 +36,7 @@ type serveCmd struct {
 	capacityFlags
 	backendFlags
 	strategyFlags
-	logFlags
+	Level slog.Level `name:"log-level" default:"info" help:"Lowest level that is logged: debug, info, warn or error. api config can change it at run time."`
 
 	LockTTL time.Duration `name:"lock-ttl" default:"5s" help:"How long a lock lasts after its replica has died. etcd raises it to at least 2s."`
 
@@ -61,9 +62,8 @@ type serveCmd struct {
 
 func (c *serveCmd) check() error {
 	for _, d := range []struct {
-		name  string
-		value time.Duration
-		least time.Duration
+		name         string
+		value, least time.Duration
 	}{
 		{"--lock-ttl", c.LockTTL, time.Second}, {"--payment-window", c.PaymentWindow, time.Second},
 		{"--request-timeout", c.RequestTimeout, 100 * time.Millisecond}, {"--start-timeout", c.StartTimeout, time.Second},
@@ -107,14 +107,18 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 		return err
 	}
 	if c.Replica == "" {
-		c.Replica = defaultReplica()
+		host, err := os.Hostname()
+		if err != nil {
+			host = "unknown"
+		}
+		c.Replica = fmt.Sprintf("%s-%d", host, os.Getpid())
 	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 	level := new(slog.LevelVar)
 	level.Set(c.Level)
-	logger := c.logger(c.Replica, level, s)
+	logger := slog.New(telemetry.Logged(slog.NewJSONHandler(s.err, &slog.HandlerOptions{Level: level}))).With("replica", c.Replica)
 	keys, err := c.keys(logger)
 	if err != nil {
 		return err
@@ -141,7 +145,10 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	r := &replica{cmd: c, strategy: row, fence: fence, logger: logger, level: level, keys: keys, tls: secure, forwarding: forwarding, limits: c.limits(), registry: prometheus.NewRegistry()}
 	r.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() { err = errors.Join(err, r.close()) }()
-	if r.tracing, err = c.openTracing(ctx, c.Replica, logger); err != nil {
+	r.tracing, err = telemetry.OpenTracing(ctx, telemetry.TracingConfig{
+		Endpoint: c.OTLPEndpoint, Ratio: c.TraceRatio, Replica: c.Replica, Version: version.Release(), Logger: logger,
+	})
+	if err != nil {
 		return err
 	}
 	r.atClose(serversRound, "tracing", r.closeTracing)
@@ -180,7 +187,7 @@ type replica struct {
 	levels func(context.Context) ([]stock.Level, error)
 
 	draining atomic.Bool
-	closing  [closeRounds]round
+	closing  [closeRounds][]func(context.Context) error // the steps of each round
 }
 
 // ready checks whether every server that an order needs accepts writes.

@@ -14,8 +14,8 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// ownMySQL starts a server whose defaults the test may change, with a database,
-// and returns the DSN of an account that has rights over that alone.
+// ownMySQL starts a server whose defaults the test may change, and creates a database.
+// It returns the DSN of an account with rights on that database only.
 func ownMySQL(t *testing.T, database string) (admin *sql.DB, dsn string) {
 	t.Helper()
 	own := sandboxtest.Start(t, sandbox.Config{MySQL: true})
@@ -27,7 +27,7 @@ func ownMySQL(t *testing.T, database string) (admin *sql.DB, dsn string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = admin.Close() })
-	admin.SetMaxOpenConns(1) // its session stays as it is
+	admin.SetMaxOpenConns(1) // so that all statements share a session
 	execAll(t, admin, "CREATE USER shop@'127.0.0.1' IDENTIFIED BY 'pw'", "GRANT ALL ON "+database+".* TO shop@'127.0.0.1'")
 	cfg, err := mysql.ParseDSN(dsn)
 	if err != nil {
@@ -46,9 +46,9 @@ func execAll(t *testing.T, db *sql.DB, statements ...string) {
 	}
 }
 
-// Whatever the server's defaults are, what a replica answered is in the database
-// when it is gone, and no more than that.
-func TestAnswersHoldWhateverTheServersDefaults(t *testing.T) {
+// With any defaults of the server, the database has exactly the orders and payments that
+// a replica acknowledged before it was killed.
+func TestAcknowledgedOrdersSurviveWithAnyServerDefaults(t *testing.T) {
 	t.Parallel()
 	admin, dsn := ownMySQL(t, "defaults")
 	execAll(t, admin, "SET GLOBAL autocommit = 0, completion_type = CHAIN, sql_safe_updates = 1, sql_select_limit = 1, max_join_size = 1, "+
@@ -81,7 +81,7 @@ func TestAnswersHoldWhateverTheServersDefaults(t *testing.T) {
 	}
 }
 
-func TestServerOfSmallPacketsIsRefused(t *testing.T) {
+func TestServerThatAllowsOnlySmallPacketsIsRefused(t *testing.T) {
 	t.Parallel()
 	admin, dsn := ownMySQL(t, "packets")
 	execAll(t, admin, "SET GLOBAL max_allowed_packet = 1048576")

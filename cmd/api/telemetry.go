@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -35,12 +34,6 @@ func (f *telemetryFlags) check() error {
 		return fmt.Errorf("--trace-ratio is %v, must be from 0 to 1", f.TraceRatio)
 	}
 	return nil
-}
-
-func (f *telemetryFlags) openTracing(ctx context.Context, replica string, logger *slog.Logger) (*telemetry.Tracing, error) {
-	return telemetry.OpenTracing(ctx, telemetry.TracingConfig{
-		Endpoint: f.OTLPEndpoint, Ratio: f.TraceRatio, Replica: replica, Version: version.Release(), Logger: logger,
-	})
 }
 
 // closeTracing sends the last spans. A collector that does not answer is not an error

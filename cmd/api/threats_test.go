@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// The page on security names the test that shows each claim: all of them exist.
-func TestThreatsAreShownByTestsThatExist(t *testing.T) {
+// The page on security names a test for each claim. All of these tests exist.
+func TestThreatsHaveTestsThatExist(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../../docs/security.md")
 	if err != nil {
@@ -18,7 +18,7 @@ func TestThreatsAreShownByTestsThatExist(t *testing.T) {
 	}
 	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)`").FindAllStringSubmatch(string(page), -1)
 	if len(named) < 20 {
-		t.Errorf("the page names %d tests", len(named))
+		t.Errorf("the page names %d tests, want at least 20", len(named))
 	}
 	var code strings.Builder
 	err = filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
@@ -34,7 +34,7 @@ func TestThreatsAreShownByTestsThatExist(t *testing.T) {
 	}
 	for _, name := range named {
 		if !strings.Contains(code.String(), "\nfunc "+name[1]+"(") {
-			t.Errorf("there is no %s", name[1])
+			t.Errorf("test %s does not exist", name[1])
 		}
 	}
 }

@@ -18,8 +18,8 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// MySQL and etcd take nobody but by TLS and with a certificate; a replica that
-// cannot check who answers, or cannot show who it is, does not start.
+// MySQL and etcd require TLS and a client certificate. A replica that has no valid
+// certificate, or cannot verify a server's, does not start.
 func TestServersAreReachedByTLS(t *testing.T) {
 	t.Parallel()
 	ca := sandboxtest.NewAuthority(t)
@@ -42,7 +42,7 @@ func TestServersAreReachedByTLS(t *testing.T) {
 
 	localhost := func(text string) string { return strings.Replace(text, "127.0.0.1", "localhost", 1) }
 	endpoint := own.EtcdEndpoints()[0]
-	// Of several hosts each is checked under its own name.
+	// The certificate of each of several hosts must have that host's name.
 	two := strings.Replace(localhost(dsn), ")", ","+dsn[strings.LastIndexByte(dsn, '(')+1:strings.LastIndexByte(dsn, ')')]+")", 1)
 	mustTool(t, append([]string{"audit", "--mysql-dsn=" + two}, mysql...)...)
 	for _, test := range []struct {
@@ -51,19 +51,19 @@ func TestServersAreReachedByTLS(t *testing.T) {
 		want            []string
 	}{
 		{"MySQL without TLS", dsn, endpoint, etcd, []string{"MySQL at 127.0.0.1", "Access denied"}},
-		{"MySQL without a certificate of ours", dsn, endpoint, append([]string{"--mysql-ca=" + us.CA}, etcd...), []string{"MySQL at 127.0.0.1", "Access denied"}},
-		{"MySQL of another CA", dsn, endpoint, append([]string{"--mysql-ca=" + stranger.CA}, etcd...), []string{"MySQL at 127.0.0.1", "unknown authority"}},
-		{"MySQL of another CA than the system's", dsn + "?tls=true", endpoint, etcd, []string{"MySQL at 127.0.0.1", "unknown authority"}},
-		{"MySQL under a name that it has no certificate for", localhost(dsn), endpoint, append(mysql, etcd...), []string{"MySQL at localhost", "localhost"}},
-		{"MySQL unchecked", dsn + "?tls=skip-verify", endpoint, etcd, []string{"--mysql-dsn", "tls=skip-verify", "--mysql-ca"}},
-		{"MySQL perhaps by TLS", dsn + "?tls=preferred", endpoint, etcd, []string{"--mysql-dsn", "tls=preferred"}},
-		{"MySQL by the DSN's TLS and ours", dsn + "?tls=true", endpoint, append(mysql, etcd...), []string{"--mysql-ca", "tls", "mutually exclusive"}},
+		{"MySQL without a client certificate", dsn, endpoint, append([]string{"--mysql-ca=" + us.CA}, etcd...), []string{"MySQL at 127.0.0.1", "Access denied"}},
+		{"MySQL with another CA", dsn, endpoint, append([]string{"--mysql-ca=" + stranger.CA}, etcd...), []string{"MySQL at 127.0.0.1", "unknown authority"}},
+		{"MySQL with the system's CAs", dsn + "?tls=true", endpoint, etcd, []string{"MySQL at 127.0.0.1", "unknown authority"}},
+		{"MySQL under a name that its certificate lacks", localhost(dsn), endpoint, append(mysql, etcd...), []string{"MySQL at localhost", "localhost"}},
+		{"MySQL without verification", dsn + "?tls=skip-verify", endpoint, etcd, []string{"--mysql-dsn", "tls=skip-verify", "--mysql-ca"}},
+		{"MySQL with optional TLS", dsn + "?tls=preferred", endpoint, etcd, []string{"--mysql-dsn", "tls=preferred"}},
+		{"TLS both in the DSN and in flags", dsn + "?tls=true", endpoint, append(mysql, etcd...), []string{"--mysql-ca", "tls", "mutually exclusive"}},
 		{"a certificate without its key", dsn, endpoint, append([]string{"--mysql-ca=" + us.CA, "--mysql-cert=" + us.Cert}, etcd...), []string{"--mysql-cert and --mysql-key must be given together"}},
 		{"a certificate without a CA", dsn, endpoint, append(mysql[1:2:2], mysql[2]), []string{"--mysql-ca"}},
-		{"a CA that is none", dsn, endpoint, append([]string{"--mysql-ca=" + us.Key}, etcd...), []string{"--mysql-ca", "no PEM certificate"}},
-		{"etcd without a certificate of ours", dsn, endpoint, append([]string{"--etcd-ca=" + us.CA}, mysql...), []string{"etcd at https://127.0.0.1"}},
-		{"etcd of another CA", dsn, endpoint, append([]string{"--etcd-ca=" + stranger.CA, etcd[1], etcd[2]}, mysql...), []string{"etcd at https://127.0.0.1"}},
-		{"etcd under a name that it has no certificate for", dsn, localhost(endpoint), append(mysql, etcd...), []string{"etcd at https://localhost"}},
+		{"a CA file without a certificate", dsn, endpoint, append([]string{"--mysql-ca=" + us.Key}, etcd...), []string{"--mysql-ca", "no PEM certificate"}},
+		{"etcd without a client certificate", dsn, endpoint, append([]string{"--etcd-ca=" + us.CA}, mysql...), []string{"etcd at https://127.0.0.1"}},
+		{"etcd with another CA", dsn, endpoint, append([]string{"--etcd-ca=" + stranger.CA, etcd[1], etcd[2]}, mysql...), []string{"etcd at https://127.0.0.1"}},
+		{"etcd under a name that its certificate lacks", dsn, localhost(endpoint), append(mysql, etcd...), []string{"etcd at https://localhost"}},
 		{"etcd without TLS", dsn, strings.Replace(endpoint, "https", "http", 1), mysql, []string{"etcd at http://127.0.0.1"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -72,8 +72,8 @@ func TestServersAreReachedByTLS(t *testing.T) {
 	}
 }
 
-// enableAuth makes etcd ask who calls. The user may touch what is under the
-// service's prefix, and nothing else.
+// enableAuth makes etcd require a user and password. The user may read and write only
+// keys with the service's prefix.
 func enableAuth(t *testing.T, endpoints []string, user, password string) {
 	t.Helper()
 	root, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop()})
@@ -101,9 +101,9 @@ func enableAuth(t *testing.T, endpoints []string, user, password string) {
 	}
 }
 
-// A replica is an ordinary user of etcd. When etcd is restarted it knows no token
-// that it has issued: replicas get new ones by themselves.
-func TestEtcdUserWithAPasswordOutlivesItsTokens(t *testing.T) {
+// A restarted etcd rejects the tokens that it issued before. A replica with an ordinary
+// etcd user then requests a new one.
+func TestReplicaRenewsItsEtcdToken(t *testing.T) {
 	t.Parallel()
 	own := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1})
 	const user, password = "replica", "the password of the replicas"
@@ -125,12 +125,12 @@ func TestEtcdUserWithAPasswordOutlivesItsTokens(t *testing.T) {
 	}
 	for _, sku := range []string{"sofa", "lamp"} {
 		status, err := c.order(sku, "ben")
-		// The first may meet a connection that has just broken.
+		// The first attempts may use a broken connection.
 		for deadline := time.Now().Add(time.Minute); status == http.StatusServiceUnavailable && time.Now().Before(deadline); {
 			status, err = c.order(sku, "ben")
 		}
 		if err != nil || status != http.StatusCreated {
-			t.Errorf("%s, with an etcd that knows no token: got %d, %v; want 201", sku, status, err)
+			t.Errorf("%s, after a restart of etcd: got %d, %v; want 201", sku, status, err)
 		}
 	}
 	auditOK(t, dsn)
@@ -143,8 +143,8 @@ func TestEtcdUserWithAPasswordOutlivesItsTokens(t *testing.T) {
 	}
 }
 
-// The service's own port: TLS only, 1.2 and later, and a certificate that is
-// renewed without a restart.
+// The service accepts only TLS 1.2 and later. It uses a renewed certificate without a
+// restart.
 func TestServiceIsServedByTLS(t *testing.T) {
 	t.Parallel()
 	ca := sandboxtest.NewAuthority(t)
@@ -161,8 +161,8 @@ func TestServiceIsServedByTLS(t *testing.T) {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(text)
 
-	// shown is the serial number of the certificate of a new connection.
-	shown := func(least, most uint16) (string, error) {
+	// serial returns the serial number of the certificate on a new connection.
+	serial := func(least, most uint16) (string, error) {
 		dialer := tls.Dialer{Config: &tls.Config{MinVersion: least, MaxVersion: most, RootCAs: pool}}
 		conn, err := dialer.DialContext(t.Context(), "tcp", addr)
 		if err != nil {
@@ -171,14 +171,14 @@ func TestServiceIsServedByTLS(t *testing.T) {
 		defer conn.Close()
 		return conn.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.String(), nil
 	}
-	first, err := shown(tls.VersionTLS12, tls.VersionTLS13)
+	first, err := serial(tls.VersionTLS12, tls.VersionTLS13)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := shown(tls.VersionTLS10, tls.VersionTLS11); err == nil {
-		t.Error("TLS 1.1 is spoken")
+	if _, err := serial(tls.VersionTLS10, tls.VersionTLS11); err == nil {
+		t.Error("TLS 1.1 was accepted")
 	}
-	if _, err := shown(tls.VersionTLS12, tls.VersionTLS12); err != nil {
+	if _, err := serial(tls.VersionTLS12, tls.VersionTLS12); err != nil {
 		t.Errorf("TLS 1.2: %v", err)
 	}
 	plain, err := net.Dial("tcp", addr)
@@ -219,7 +219,7 @@ func TestServiceIsServedByTLS(t *testing.T) {
 
 	ca.Issue("service", "127.0.0.1")
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		now, err := shown(tls.VersionTLS12, tls.VersionTLS13)
+		now, err := serial(tls.VersionTLS12, tls.VersionTLS13)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,11 +16,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -30,7 +28,7 @@ import (
 	"flashsale/internal/strategy"
 )
 
-// span is what the tests look at of one.
+// span has the fields of a span that the tests examine.
 type span struct {
 	TraceID, SpanID, ParentSpanID []byte
 	Name                          string
@@ -43,7 +41,7 @@ type span struct {
 	}
 }
 
-// receiver is a collector: it takes spans by OTLP over HTTP.
+// receiver is a collector that receives spans by OTLP over HTTP.
 type receiver struct {
 	*httptest.Server
 	t     *testing.T
@@ -54,12 +52,12 @@ type receiver struct {
 func newReceiver(t *testing.T) *receiver {
 	t.Helper()
 	r := &receiver{t: t}
-	r.Server = httptest.NewServer(http.HandlerFunc(r.take))
+	r.Server = httptest.NewServer(http.HandlerFunc(r.receive))
 	t.Cleanup(r.Close)
 	return r
 }
 
-func (r *receiver) take(w http.ResponseWriter, request *http.Request) {
+func (r *receiver) receive(w http.ResponseWriter, request *http.Request) {
 	spans, err := readSpans(request.Body)
 	if err != nil || request.URL.Path != "/v1/traces" {
 		r.t.Errorf("%s: %v", request.URL, err)
@@ -71,8 +69,8 @@ func (r *receiver) take(w http.ResponseWriter, request *http.Request) {
 	r.spans = append(r.spans, spans...)
 }
 
-// readSpans decodes what the exporter sends. The exporter, which is part of this
-// program, has registered the type of it.
+// readSpans decodes a request of the exporter. The exporter, which is part of this
+// program, has registered the type of the message.
 func readSpans(body io.Reader) (spans []*span, err error) {
 	text, err := io.ReadAll(body)
 	if err != nil {
@@ -103,7 +101,7 @@ func readSpans(body io.Reader) (spans []*span, err error) {
 	return spans, nil
 }
 
-// trace are the spans of one trace, by name.
+// trace returns the spans of one trace, by name.
 func (r *receiver) trace(id string) map[string][]*span {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -116,7 +114,7 @@ func (r *receiver) trace(id string) map[string][]*span {
 	return spans
 }
 
-// all are the spans of that name.
+// all returns the spans of that name.
 func (r *receiver) all(name string) (found []*span) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -132,14 +130,10 @@ const callersSpan = "00f067aa0ba902b7"
 
 func traceID(n int) string { return fmt.Sprintf("4bf92f3577b34da6a3ce929d%08x", n) }
 
-// orderTraced asks for one unit as a caller whose trace is the n-th, and sampled or not. It returns
-// the header of the answer.
+// orderTraced orders one unit in the n-th trace, which is sampled or not. It returns the
+// header of the answer.
 func (c *client) orderTraced(sku, customer string, n int, sampled bool) (http.Header, error) {
 	request, err := http.NewRequestWithContext(c.t.Context(), http.MethodPost, c.URL+"/v1/orders", strings.NewReader(fmt.Sprintf(`{"sku":%q,"quantity":1}`, sku)))
-	if err != nil {
-		return nil, err
-	}
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": customer}).SignedString([]byte(secret))
 	if err != nil {
 		return nil, err
 	}
@@ -147,7 +141,7 @@ func (c *client) orderTraced(sku, customer string, n int, sampled bool) (http.He
 	if sampled {
 		flags = "01"
 	}
-	request.Header.Set("Authorization", "Bearer "+token)
+	request.Header.Set("Authorization", "Bearer "+customerToken(c.t, customer))
 	request.Header.Set("Idempotency-Key", "key")
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("Traceparent", "00-"+traceID(n)+"-"+callersSpan+"-"+flags)
@@ -173,9 +167,9 @@ func tracedConfig(t *testing.T, name, endpoint string) sandbox.ReplicaConfig {
 	return cfg
 }
 
-// An order's trace goes on from its caller's, by way of the desk and the lock, to
-// the statements; each batch is linked with the orders in it.
-func TestTraceGoesFromTheCallerToTheStatements(t *testing.T) {
+// An order's spans continue the caller's trace: the request, the desk, the lock and the
+// statements. Each batch is linked with its orders.
+func TestTraceContinuesFromTheCallerToTheStatements(t *testing.T) {
 	t.Parallel()
 	spans := newReceiver(t)
 	c := start(t, tracedConfig(t, strategy.Default, spans.URL))
@@ -188,15 +182,10 @@ func TestTraceGoesFromTheCallerToTheStatements(t *testing.T) {
 	if err := group.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.orderTraced("lamp", "nobody looks at", orders, false); err != nil {
+	if _, err := c.orderTraced("lamp", "unsampled", orders, false); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Wait(t.Context()); err != nil { // and has sent all spans
-		t.Fatal(err)
-	}
+	c.terminate() // which sends all spans
 
 	linked := map[string]bool{}
 	for _, commit := range spans.all("commit") {
@@ -218,7 +207,7 @@ func TestTraceGoesFromTheCallerToTheStatements(t *testing.T) {
 			t.Errorf("the request's parent is %s, want the caller's %s", got, callersSpan)
 		}
 		if len(trace["desk wait"]) == 0 {
-			t.Errorf("trace %d has no waiting at the desk: %v", i, slices.Collect(maps.Keys(trace)))
+			t.Errorf("trace %d has no desk wait: %v", i, slices.Collect(maps.Keys(trace)))
 		}
 		for _, name := range []string{"desk wait", "lock wait", "claim", "commit"} {
 			for _, s := range trace[name] {
@@ -226,25 +215,25 @@ func TestTraceGoesFromTheCallerToTheStatements(t *testing.T) {
 					t.Errorf("%s is not the request's child", name)
 				}
 				if s.End < s.Start || s.Start < request.Start {
-					t.Errorf("%s is out of time", name)
+					t.Errorf("%s ended before it started, or started before its request", name)
 				}
 			}
 		}
 		locked += len(trace["lock wait"])
 		if !linked[hex.EncodeToString(request.SpanID)] {
-			t.Errorf("order %d is linked with no commit", i)
+			t.Errorf("no commit is linked with order %d", i)
 		}
 	}
 	if locked == 0 {
-		t.Error("no order has waited for the lock")
+		t.Error("no order waited for the lock")
 	}
 	if got := spans.trace(traceID(orders)); len(got) > 0 {
-		t.Errorf("spans were made for a caller who wants none: %v", got)
+		t.Errorf("an unsampled trace has spans: %v", got)
 	}
 	for _, s := range spans.spans {
 		for _, a := range s.Attributes {
 			if text := a.Value.StringValue; strings.Contains(text, "INSERT") || strings.Contains(text, hex.EncodeToString([]byte("customer-1"))) {
-				t.Fatalf("%s shows a statement: %s = %s", s.Name, a.Key, text)
+				t.Fatalf("%s contains a statement: %s = %s", s.Name, a.Key, text)
 			}
 		}
 	}
@@ -259,7 +248,7 @@ func (r *receiver) children(of *span, name string) (found []*span) {
 	return found
 }
 
-// Without a desk, each order has the lock and the statements in its own trace.
+// Without a desk, the trace of each order contains its lock and its statements.
 func TestTraceOfAnOrderWithoutADesk(t *testing.T) {
 	t.Parallel()
 	spans := newReceiver(t)
@@ -268,12 +257,7 @@ func TestTraceOfAnOrderWithoutADesk(t *testing.T) {
 	if _, err := c.orderTraced("lamp", "ann", 1, true); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Wait(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	c.terminate()
 	trace := spans.trace(traceID(1))
 	if len(trace["POST /v1/orders"]) != 1 || len(trace["lock wait"]) != 1 {
 		t.Fatalf("the trace has the spans %v", slices.Collect(maps.Keys(trace)))
@@ -283,30 +267,30 @@ func TestTraceOfAnOrderWithoutADesk(t *testing.T) {
 		t.Error("the wait for the lock is not the request's child")
 	}
 	if len(spans.children(lock, "etcdserverpb.KV/Txn")) == 0 {
-		t.Error("the wait for the lock has asked etcd nothing")
+		t.Error("the wait for the lock has no span of an etcd transaction")
 	}
-	if n := len(spans.children(request, "sql.conn.exec")); n < 3 { // BEGIN, what it writes, COMMIT
-		t.Errorf("the order has %d statements, want more", n)
+	if n := len(spans.children(request, "sql.conn.exec")); n < 3 { // BEGIN, a write, COMMIT
+		t.Errorf("the order has %d statements, want at least 3", n)
 	}
 }
 
-// A collector that takes connections and says nothing is waited for by nobody,
-// neither an order nor, for long, the end of the replica.
-func TestCollectorThatNeverAnswersHoldsNobodyUp(t *testing.T) {
+// A collector accepts connections but never answers. Orders do not wait for it, and the
+// replica's end only for a bounded time.
+func TestCollectorThatNeverAnswersDelaysNoOrder(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = listener.Close() })
-	asked := make(chan net.Conn, 64)
+	accepted := make(chan net.Conn, 64)
 	go func() {
 		for {
 			conn, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			asked <- conn // kept open
+			accepted <- conn // kept open
 		}
 	}()
 	c := start(t, tracedConfig(t, strategy.Default, "http://"+listener.Addr().String()))
@@ -323,22 +307,17 @@ func TestCollectorThatNeverAnswersHoldsNobodyUp(t *testing.T) {
 		}
 	}
 	ask(0, 100)
-	<-asked
-	ask(100, 1100) // more spans than the exporter's queue has places
+	<-accepted
+	ask(100, 1100) // more spans than the exporter's queue holds
 	began := time.Now()
-	if err := c.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Wait(t.Context()); err != nil {
-		t.Errorf("the replica ended with %v", err)
-	}
+	c.terminate()
 	if took := time.Since(began); took > closeTimeout+10*time.Second {
-		t.Errorf("the replica took %s to end", took)
+		t.Errorf("the replica needed %s to end", took)
 	}
 }
 
-// Each line of a request's has its id, which is in the answer; lines of an order
-// name it, and the trace. No line has a token.
+// Each log line of a request has the request's id, which the answer also has. Lines of
+// an order also have the ids of the order and the trace. No line contains a token.
 func TestLogLinesHaveTheIDsOfRequestOrderAndTrace(t *testing.T) {
 	t.Parallel()
 	spans := newReceiver(t)
@@ -355,8 +334,8 @@ func TestLogLinesHaveTheIDsOfRequestOrderAndTrace(t *testing.T) {
 	if len(own) != len(rand.Text()) {
 		t.Errorf("X-Request-Id is %q, want a random text", own)
 	}
-	taken := "my-own_id.1:2"
-	for given, want := range map[string]bool{taken: true, "with space": false, strings.Repeat("x", 129): false, `quote"`: false, "": false} {
+	accepted := "my-own_id.1:2"
+	for given, want := range map[string]bool{accepted: true, "with space": false, strings.Repeat("x", 129): false, `quote"`: false, "": false} {
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, c.URL+"/v1/skus/lamp?token=hidden", http.NoBody)
 		if err != nil {
 			t.Fatal(err)
@@ -369,15 +348,10 @@ func TestLogLinesHaveTheIDsOfRequestOrderAndTrace(t *testing.T) {
 		}
 		_ = answer.Body.Close()
 		if got := answer.Header.Get("X-Request-Id"); (got == given) != want || got == "" {
-			t.Errorf("asked with the id %q, answered with %q", given, got)
+			t.Errorf("request id %q was answered with %q", given, got)
 		}
 	}
-	if err := c.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Wait(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	c.terminate()
 	lines := readLog(t, cfg.LogPath)
 	at := slices.IndexFunc(lines, func(l map[string]any) bool { return l["request_id"] == own })
 	if at < 0 {
@@ -389,7 +363,7 @@ func TestLogLinesHaveTheIDsOfRequestOrderAndTrace(t *testing.T) {
 		t.Errorf("duration_ms is %v", lines[at]["duration_ms"])
 	}
 	level := "DEBUG"
-	if took >= 1000 { // what was slow is told at info
+	if took >= 1000 { // slow requests are logged at info
 		level = "INFO"
 	}
 	for name, want := range map[string]any{"msg": "request", "level": level, "method": "POST", "route": "/v1/orders", "path": "/v1/orders",
@@ -398,12 +372,12 @@ func TestLogLinesHaveTheIDsOfRequestOrderAndTrace(t *testing.T) {
 			t.Errorf("%s is %v, want %v", name, got, want)
 		}
 	}
-	if !slices.ContainsFunc(lines, func(l map[string]any) bool { return l["request_id"] == taken && l["path"] == "/v1/skus/lamp" }) {
-		t.Errorf("no line has the id that a caller gave")
+	if !slices.ContainsFunc(lines, func(l map[string]any) bool { return l["request_id"] == accepted && l["path"] == "/v1/skus/lamp" }) {
+		t.Error("no line has the caller's own id")
 	}
 }
 
-// readLog parses the lines of a log. None of them may hold a secret.
+// readLog parses the lines of a log. No line may contain a secret.
 func readLog(t *testing.T, path string) (lines []map[string]any) {
 	t.Helper()
 	text, err := os.ReadFile(path)
@@ -412,13 +386,13 @@ func readLog(t *testing.T, path string) (lines []map[string]any) {
 	}
 	for _, hidden := range []string{"hidden", "Bearer", secret, adminToken, "eyJ"} {
 		if bytes.Contains(text, []byte(hidden)) {
-			t.Errorf("the log has %q", hidden)
+			t.Errorf("the log contains %q", hidden)
 		}
 	}
 	for line := range bytes.Lines(text) {
 		var fields map[string]any
 		if err := json.Unmarshal(line, &fields); err != nil {
-			t.Errorf("no line of JSON: %q: %v", line, err)
+			t.Errorf("not a line of JSON: %q: %v", line, err)
 			continue
 		}
 		lines = append(lines, fields)
@@ -426,7 +400,7 @@ func readLog(t *testing.T, path string) (lines []map[string]any) {
 	return lines
 }
 
-// What failed on our side is in the log without debug, with the request's id.
+// A request that gets a 5xx is logged at level info, with its id.
 func TestFailedRequestsAreLoggedAtInfo(t *testing.T) {
 	t.Parallel()
 	cfg := replicaConfig(newDSN(t), "a", "get-lock")
@@ -439,7 +413,7 @@ func TestFailedRequestsAreLoggedAtInfo(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	if _, err := conn.ExecContext(t.Context(), "LOCK TABLES stock WRITE"); err != nil { // until it is closed
+	if _, err := conn.ExecContext(t.Context(), "LOCK TABLES stock WRITE"); err != nil { // until UNLOCK TABLES
 		t.Fatal(err)
 	}
 	if status, err := c.order("lamp", "ann"); err != nil || status < 500 {
@@ -448,16 +422,11 @@ func TestFailedRequestsAreLoggedAtInfo(t *testing.T) {
 	if _, err := conn.ExecContext(t.Context(), "UNLOCK TABLES"); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Wait(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	c.terminate()
 	if !slices.ContainsFunc(readLog(t, cfg.LogPath), func(l map[string]any) bool {
 		status, _ := l["status"].(float64)
 		return l["msg"] == "request" && l["level"] == "INFO" && status >= 500 && l["request_id"] != ""
 	}) {
-		t.Error("no line at info tells of the failed request")
+		t.Error("no line at level info reports the failed request")
 	}
 }
