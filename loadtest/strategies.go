@@ -120,7 +120,7 @@ func lockRow(s strategy.Strategy, c lock.Capabilities, figures handover.Figures)
 	}
 	const try = true // every Locker has TryLock
 	return []string{"`" + s.Name + "`", yes(c.Processes), yes(c.Fair), yes(try), yes(c.Deadline), yes(c.Renewed), yes(c.LossNotice), yes(c.Token),
-		yes(c.Wanted), yes(c.Queue), yes(c.Reentrant), yes(backend.ShowsHolder(s)), yes(c.Restart),
+		yes(c.Contended), yes(c.Queue), yes(c.Reentrant), yes(backend.ShowsHolder(s)), yes(c.Restart),
 		fmt.Sprintf("%d + %d", c.LockTrips, c.UnlockTrips), took}
 }
 

@@ -32,15 +32,15 @@ func (c *crowded) Lock(ctx context.Context, name string) (lock.Held, error) {
 		return nil, err
 	}
 	c.grants.Add(1)
-	return wantedHeld{held}, nil
+	return contendedHeld{held}, nil
 }
 
-type wantedHeld struct{ lock.Held }
+type contendedHeld struct{ lock.Held }
 
-func (wantedHeld) Wanted() <-chan struct{} {
-	wanted := make(chan struct{})
-	close(wanted)
-	return wanted
+func (contendedHeld) Contended() <-chan struct{} {
+	contended := make(chan struct{})
+	close(contended)
+	return contended
 }
 
 // briefly is a quantum that is shorter than any batch of the tests.

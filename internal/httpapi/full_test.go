@@ -41,7 +41,7 @@ func TestOrderForAFullDeskIsBusy(t *testing.T) {
 		return err
 	})
 	select {
-	case <-held.Wanted(): // the desk waits for the lock
+	case <-held.Contended(): // the desk waits for the lock
 	case <-time.After(time.Minute):
 		t.Fatal("timed out: the desk does not wait for the lock")
 	}

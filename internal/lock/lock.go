@@ -55,19 +55,19 @@ type Held interface {
 	// Lost is closed when the grant can no longer be relied on. A paused process
 	// closes it late: fence what you write.
 	Lost() <-chan struct{}
-	// Wanted is closed when another caller waits, in any process. It is nil where the
+	// Contended is closed when another caller waits, in any process. It is nil where the
 	// back-end cannot tell.
-	Wanted() <-chan struct{}
+	Contended() <-chan struct{}
 	// Unlock ends this grant, and never a later one. See ErrLost.
 	Unlock(ctx context.Context) error
 }
 
-// Silenced is implemented by a Held that can tell why it was lost.
-type Silenced interface {
-	// Silent reports, once Lost is closed, whether the server did not answer in time.
-	// It may then still have the grant, and a holder with fenced writes may go on until
-	// a write is refused.
-	Silent() bool
+// LossReporter is implemented by a Held that can tell why it was lost.
+type LossReporter interface {
+	// TimedOut reports, once Lost is closed, whether the server did not answer in time.
+	// The server may then still store the grant, and a holder with fenced writes may go
+	// on until a write is refused.
+	TimedOut() bool
 }
 
 // Viewer is implemented by a Locker that knows the holders without a request.
@@ -132,8 +132,8 @@ type Capabilities struct {
 	Token bool
 	// LossNotice: Lost is closed when the grant ends without Unlock.
 	LossNotice bool
-	// Wanted: a holder is told that another caller waits.
-	Wanted bool
+	// Contended: a holder learns that another caller waits.
+	Contended bool
 	// Queue: waiters are stored on the server, where Inspect sees them. Otherwise a
 	// waiter polls, or is notified and tries again.
 	Queue bool

@@ -201,11 +201,11 @@ func (d *desk) holdTenure() error {
 	t := &tenure{cfg: d.cfg, desk: d, held: held, era: new(era), claim: stock.Claim{SKU: d.sku, Token: held.Token(), Fence: d.cfg.Fence}}
 	err = t.run()
 	d.setToken(0)
-	if t.wanted() {
+	if t.contended() {
 		d.cfg.Metrics.HandOvers.Inc()
 	}
 	if errors.Is(d.cfg.unlock(d.desks.ctx, d.sku, held, granted), lock.ErrLost) {
-		if silenced, ok := held.(lock.Silenced); !ok || !silenced.Silent() {
+		if loss, ok := held.(lock.LossReporter); !ok || !loss.TimedOut() {
 			d.desks.takeOvers.record() // another replica took it
 		}
 	}

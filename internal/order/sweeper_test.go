@@ -46,9 +46,9 @@ type revocableHeld struct {
 	lost chan struct{}
 }
 
-func (*revocableHeld) Token() lock.Token         { return 1 }
-func (h *revocableHeld) Lost() <-chan struct{}   { return h.lost }
-func (h *revocableHeld) Wanted() <-chan struct{} { return nil }
+func (*revocableHeld) Token() lock.Token            { return 1 }
+func (h *revocableHeld) Lost() <-chan struct{}      { return h.lost }
+func (h *revocableHeld) Contended() <-chan struct{} { return nil }
 
 func (h *revocableHeld) Unlock(context.Context) error {
 	h.unlocks.Add(1)

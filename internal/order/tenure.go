@@ -104,7 +104,7 @@ func (t *tenure) serve() error {
 
 // awaitWork waits for work, or returns false when the tenure has to end.
 func (t *tenure) awaitWork() bool {
-	if t.cfg.Halted() != nil || t.lost() || t.wanted() && time.Since(t.began) >= time.Duration(t.desk.desks.quantum.Load()) {
+	if t.cfg.Halted() != nil || t.lost() || t.contended() && time.Since(t.began) >= time.Duration(t.desk.desks.quantum.Load()) {
 		return false
 	}
 	for !t.desk.hasWork() {
@@ -117,7 +117,7 @@ func (t *tenure) awaitWork() bool {
 			continue
 		case <-again:
 		case <-lost:
-		case <-t.held.Wanted(): // nothing to sell, and another replica waits
+		case <-t.held.Contended(): // nothing to sell, and another replica waits
 			return false
 		case <-t.desk.desks.selling.Done():
 			return t.desk.hasWork()
@@ -131,8 +131,8 @@ func (t *tenure) awaitWork() bool {
 	return true
 }
 
-// wanted reports whether another replica waits for the lock.
-func (t *tenure) wanted() bool { return isClosed(t.held.Wanted()) }
+// contended reports whether another replica waits for the lock.
+func (t *tenure) contended() bool { return isClosed(t.held.Contended()) }
 
 func isClosed(c <-chan struct{}) bool {
 	select {
@@ -160,8 +160,8 @@ func (t *tenure) silent() bool {
 	if t.claim.Fence != strategy.FenceClaim || !isClosed(t.held.Lost()) {
 		return false
 	}
-	held, ok := t.held.(lock.Silenced)
-	return ok && held.Silent()
+	held, ok := t.held.(lock.LossReporter)
+	return ok && held.TimedOut()
 }
 
 func (t *tenure) begin() error {

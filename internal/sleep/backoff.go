@@ -38,22 +38,22 @@ func (b Backoff) Retry(ctx context.Context, transient func(error) bool, attempt 
 		case err == nil || !transient(err):
 			return err
 		case ctx.Err() != nil:
-			return Ended(ctx, cmp.Or(last, err))
+			return Cause(ctx, cmp.Or(last, err))
 		}
 		last = err
 		if time.Since(began) > b.Max {
 			b.Reset()
 		}
 		if For(ctx, b.Next()) != nil {
-			return Ended(ctx, last)
+			return Cause(ctx, last)
 		}
 	}
 }
 
-// Ended returns the cause of ctx's end and, as text, the last error before it, if
+// Cause returns the cause of ctx's end and, as text, the last error before it, if
 // any. It does not wrap last: a caller must not mistake the time-out of an attempt
 // for its own.
-func Ended(ctx context.Context, last error) error {
+func Cause(ctx context.Context, last error) error {
 	if last == nil {
 		return context.Cause(ctx)
 	}

@@ -70,7 +70,7 @@ func (m *mutex) startLock(b *testbed.Buyer, holder *grant) (finish func() *grant
 		held, err = m.locker.Lock(ctx, testbed.SKU)
 		return err
 	})
-	m.run.Await("the holder learns that another waits", holder.Wanted())
+	m.run.Await("the holder learns that another waits", holder.Contended())
 	step.MustBlock()
 	return func() *grant {
 		step.Finish()

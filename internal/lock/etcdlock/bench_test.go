@@ -167,7 +167,7 @@ func (p *pair) handOver(tb testing.TB) time.Duration {
 	if _, ok := p.lockers[0].(*Try); ok {
 		time.Sleep(20 * time.Millisecond) // its waiter is not stored on the server
 	} else {
-		for len(p.server.Places(tb, p.name)) < 2 {
+		for len(p.server.Entries(tb, p.name)) < 2 {
 			time.Sleep(time.Millisecond)
 		}
 	}

@@ -159,7 +159,7 @@ func (s *server) diesDuringHandOver(t *testing.T, promptly bool, here, there loc
 	held := locktest.MustLock(t, here, "hand-over")
 	waiter := locktest.LockAside(t, there, "hand-over")
 	if _, ok := here.(*Try); !ok {
-		sandboxtest.Eventually(t, "the waiter", func() bool { return len(s.Places(t, "hand-over")) == 2 })
+		sandboxtest.Eventually(t, "the waiter", func() bool { return len(s.Entries(t, "hand-over")) == 2 })
 	}
 	leader := s.leader(t)
 	restart := s.restarting(t, leader)

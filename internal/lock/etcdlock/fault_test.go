@@ -39,7 +39,7 @@ func TestALateKeyThatTheWatchShowsIsDeleted(t *testing.T) {
 	l := s.newLocker(t)
 	held := locktest.MustLock(t, l, "n")
 	s.putLate(t, l, "n")
-	sandboxtest.Eventually(t, "the late key's end", func() bool { return len(s.Places(t, "n")) == 1 })
+	sandboxtest.Eventually(t, "the late key's end", func() bool { return len(s.Entries(t, "n")) == 1 })
 	locktest.MustUnlock(t, held)
 }
 
@@ -57,7 +57,7 @@ func TestALateKeyThatNoWatchShowsIsDeleted(t *testing.T) {
 	l := newLockerAt(t, s.EtcdEndpoints(), Config{TTL: noticeTTL})
 	held := locktest.MustLock(t, l, "n")
 	s.putLate(t, l, "unused")
-	sandboxtest.Eventually(t, "the comparison with the lease's keys", func() bool { return len(s.Places(t, "unused")) == 0 })
+	sandboxtest.Eventually(t, "the comparison with the lease's keys", func() bool { return len(s.Entries(t, "unused")) == 0 })
 	locktest.MustUnlock(t, held)
 }
 
@@ -80,7 +80,7 @@ func TestAFailedUnlockIsCompletedLater(t *testing.T) {
 	there := s.newLocker(t)
 	held := locktest.MustLock(t, here, "n")
 	waiter := locktest.LockAside(t, there, "n")
-	sandboxtest.Await(t, held.Wanted(), "Wanted")
+	sandboxtest.Await(t, held.Contended(), "Contended")
 	link.Cut()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -106,10 +106,10 @@ func TestAWaiterQueuesAgainWhenItsLeaseEnds(t *testing.T) {
 	holder := locktest.MustLock(t, here, "n")
 	waiter := locktest.LockAside(t, there, "n")
 	var first []string
-	sandboxtest.Eventually(t, "the waiter", func() bool { first = s.Places(t, "n"); return len(first) == 2 })
+	sandboxtest.Eventually(t, "the waiter", func() bool { first = s.Entries(t, "n"); return len(first) == 2 })
 	s.Revoke(t, first[1])
 	sandboxtest.Eventually(t, "the waiter to queue again", func() bool {
-		again := s.Places(t, "n")
+		again := s.Entries(t, "n")
 		return len(again) == 2 && again[1] != first[1]
 	})
 	locktest.MustUnlock(t, holder)
@@ -129,7 +129,7 @@ func TestUnlockIsComparedInEtcd(t *testing.T) {
 	l.unfollow()
 	l.mu.Unlock()
 	sandboxtest.Eventually(t, "the watch's end", func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 0 })
-	s.Remove(t, s.Places(t, "n")[0])
+	s.Remove(t, s.Entries(t, "n")[0])
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
 	}
@@ -142,7 +142,7 @@ func (s *server) awaitWatch(t *testing.T, holder lock.Held, name string) {
 	if _, err := s.client.Put(t.Context(), testPrefix+name+"/foreign", ""); err != nil {
 		t.Fatal(err)
 	}
-	sandboxtest.Await(t, holder.Wanted(), "the watch")
+	sandboxtest.Await(t, holder.Contended(), "the watch")
 }
 
 func TestHealthyRecoversAfterALoss(t *testing.T) {
@@ -155,7 +155,7 @@ func TestHealthyRecoversAfterALoss(t *testing.T) {
 	if err := l.Healthy(); err != nil {
 		t.Errorf("Healthy with a lease: %v", err)
 	}
-	s.Revoke(t, s.Places(t, "n")[0])
+	s.Revoke(t, s.Entries(t, "n")[0])
 	sandboxtest.Await(t, held.Lost(), "the loss")
 	sawError := false
 	sandboxtest.Eventually(t, "another lease", func() bool { // without another Lock
@@ -179,7 +179,7 @@ func TestAKeyNamesItsOwner(t *testing.T) {
 	l := s.newLocker(t)
 	asked := time.Now()
 	held := locktest.MustLock(t, l, "n")
-	answer, err := s.client.Get(t.Context(), s.Places(t, "n")[0])
+	answer, err := s.client.Get(t.Context(), s.Entries(t, "n")[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,8 +209,8 @@ func TestWatchSurvivesCompaction(t *testing.T) {
 	locktest.MustUnlock(t, other)
 	holder := locktest.MustLock(t, here, "n")
 	waiter := locktest.LockAside(t, cutOff, "n")
-	sandboxtest.Eventually(t, "the waiter", func() bool { return len(s.Places(t, "n")) == 2 })
-	sandboxtest.Await(t, holder.Wanted(), "Wanted")
+	sandboxtest.Eventually(t, "the waiter", func() bool { return len(s.Entries(t, "n")) == 2 })
+	sandboxtest.Await(t, holder.Contended(), "Contended")
 
 	link.Cut()
 	locktest.MustUnlock(t, holder) // grants the lock to the waiter, which is cut off
@@ -253,7 +253,7 @@ func (s *server) partitioned(t *testing.T) (inTime bool) {
 	cutOff := newLockerAt(t, []string{"http://" + link.Addr}, Config{TTL: testTTL})
 	held := locktest.MustLock(t, cutOff, "n")
 	waiter := locktest.LockAside(t, s.newLocker(t), "n")
-	sandboxtest.Eventually(t, "the waiter", func() bool { return len(s.Places(t, "n")) == 2 })
+	sandboxtest.Eventually(t, "the waiter", func() bool { return len(s.Entries(t, "n")) == 2 })
 	link.Cut()
 	var next lock.Held
 	select {
@@ -298,7 +298,7 @@ func TestManyNames(t *testing.T) {
 				turn <- err
 			}()
 			select {
-			case <-first.Wanted():
+			case <-first.Contended():
 			case <-ctx.Done():
 				return ctx.Err()
 			}
@@ -380,7 +380,7 @@ func TestCancelsAndRemovalsNeverLetTwoIn(t *testing.T) {
 	group.Go(func() error { // an operator removes waiters
 		rnd := rand.New(rand.NewPCG(seed, 100))
 		for time.Now().Before(until) {
-			places := s.Places(t, names[rnd.IntN(len(names))])
+			places := s.Entries(t, names[rnd.IntN(len(names))])
 			if len(places) > 1 {
 				// While the first key exists, the last one does not hold the lock.
 				_, err := s.client.Txn(t.Context()).
@@ -435,7 +435,7 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 			}
 		})
 	}
-	sandboxtest.Eventually(t, "the waiters", func() bool { return len(s.Places(t, "held")) == 6 })
+	sandboxtest.Eventually(t, "the waiters", func() bool { return len(s.Entries(t, "held")) == 6 })
 	cancel()
 	if err := l.Close(t.Context()); err != nil {
 		t.Error(err)

@@ -31,7 +31,7 @@ func TestInspectListsHolderAndWaitersAndRevokeEndsTheGrant(t *testing.T) {
 		}
 		second <- held
 	}()
-	for len(s.Places(t, "lamp")) < 2 {
+	for len(s.Entries(t, "lamp")) < 2 {
 		time.Sleep(time.Millisecond)
 	}
 	got, err := waiting.Inspect(t.Context())

@@ -15,8 +15,8 @@ import (
 	"flashsale/internal/lock/lease"
 )
 
-// ownLease is this process's lease. All its keys end with it.
-type ownLease struct {
+// sharedLease is this process's lease. All its keys end with it.
+type sharedLease struct {
 	*lease.Lease
 	id  clientv3.LeaseID
 	ttl time.Duration
@@ -32,20 +32,20 @@ type ownLease struct {
 // requestTimeout bounds one request, so that one which a dying leader received is
 // sent again before long. An etcd that needs more time could not renew the lease
 // either.
-func (ls *ownLease) requestTimeout() time.Duration { return ls.ttl / 3 }
+func (ls *sharedLease) requestTimeout() time.Duration { return ls.ttl / 3 }
 
 // granting is a request for a lease. All callers that need one share it.
 type granting struct {
 	done  chan struct{}
-	lease *ownLease
+	lease *sharedLease
 	err   error
 }
 
-func (l *Locker) liveLease() *ownLease {
+func (l *Locker) liveLease() *sharedLease {
 	if ls := l.lease; ls != nil && !ls.Alive() {
 		why := ls.notFound
 		if why == nil {
-			why = errSilent
+			why = errTimedOut
 		}
 		l.loseLease(ls, why)
 	}
@@ -53,7 +53,7 @@ func (l *Locker) liveLease() *ownLease {
 }
 
 // leaseFor returns the current lease, or waits for a new one until ctx ends.
-func (l *Locker) leaseFor(ctx context.Context) (*ownLease, error) {
+func (l *Locker) leaseFor(ctx context.Context) (*sharedLease, error) {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
@@ -99,7 +99,7 @@ func (l *Locker) grant(g *granting) {
 		l.leaseErr = g.err
 		return
 	}
-	ls := &ownLease{id: answer.ID, ttl: time.Duration(answer.TTL) * time.Second, strays: map[string]bool{}}
+	ls := &sharedLease{id: answer.ID, ttl: time.Duration(answer.TTL) * time.Second, strays: map[string]bool{}}
 	ls.ctx, ls.end = context.WithCancel(l.ctx)
 	ls.Lease = lease.Keep(ls.ttl, asked, func(ctx context.Context) error { return l.renew(ctx, ls) })
 	l.lease, g.lease, l.leaseErr = ls, ls, nil
@@ -108,7 +108,7 @@ func (l *Locker) grant(g *granting) {
 }
 
 // awaitLoss handles the loss of a lease, and waits for its renewals to end.
-func (l *Locker) awaitLoss(ls *ownLease) {
+func (l *Locker) awaitLoss(ls *sharedLease) {
 	<-ls.Lost()
 	ls.Stop()
 	l.mu.Lock()
@@ -121,7 +121,7 @@ func (l *Locker) awaitLoss(ls *ownLease) {
 // loseLease ends the use of a lease and revokes it, so that its keys do not make
 // others wait. It retries for as long as necessary, because an etcd that was down
 // starts the TTLs of its leases again.
-func (l *Locker) loseLease(ls *ownLease, why error) {
+func (l *Locker) loseLease(ls *sharedLease, why error) {
 	l.cfg.Logger.Warn("etcd lock: lease lost", "lease", fmt.Sprintf("%x", ls.id), "error", why)
 	l.endLease(ls, why)
 	l.start(func() {
@@ -137,13 +137,13 @@ func (l *Locker) loseLease(ls *ownLease, why error) {
 }
 
 // endLease ends the use of a lease and of every place under it.
-func (l *Locker) endLease(ls *ownLease, why error) {
+func (l *Locker) endLease(ls *sharedLease, why error) {
 	ls.Lose()
 	ls.end()
 	l.lease, l.leaseErr = nil, why
 	end := errRemoved
-	if errors.Is(why, errSilent) {
-		end = errSilent
+	if errors.Is(why, errTimedOut) {
+		end = errTimedOut
 	}
 	for _, q := range l.queues {
 		for _, p := range q.places {
@@ -162,7 +162,7 @@ func (l *Locker) revoke(ctx context.Context, id clientv3.LeaseID) error {
 	return nil
 }
 
-func (l *Locker) renew(ctx context.Context, ls *ownLease) error {
+func (l *Locker) renew(ctx context.Context, ls *sharedLease) error {
 	_, err := l.cfg.Client.KeepAliveOnce(ctx, ls.id)
 	switch {
 	case err == nil || errors.Is(ctx.Err(), context.Canceled): // stopped meanwhile
@@ -179,7 +179,7 @@ func (l *Locker) renew(ctx context.Context, ls *ownLease) error {
 
 // deleteStrays deletes the lease's keys that have no place, once a TTL. They come
 // from requests that timed out and were applied later.
-func (l *Locker) deleteStrays(ls *ownLease) {
+func (l *Locker) deleteStrays(ls *sharedLease) {
 	ticker := time.NewTicker(ls.ttl)
 	defer ticker.Stop()
 	for {

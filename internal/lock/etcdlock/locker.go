@@ -18,7 +18,7 @@ import (
 
 // Capabilities are what a Locker guarantees.
 var Capabilities = lock.Capabilities{
-	Processes: true, Fair: true, Deadline: true, Token: true, LossNotice: true, Wanted: true, Queue: true, Removal: true,
+	Processes: true, Fair: true, Deadline: true, Token: true, LossNotice: true, Contended: true, Queue: true, Removal: true,
 	Renewed: true, Restart: true, LockTrips: 1, UnlockTrips: 1,
 }
 
@@ -75,8 +75,8 @@ type Locker struct {
 
 	mu       sync.Mutex // guards the fields below and what they point to
 	closed   bool
-	lease    *ownLease // nil before the first, and after a loss
-	leaseErr error     // why lease is nil; nil before the first request
+	lease    *sharedLease // nil before the first, and after a loss
+	leaseErr error        // why lease is nil; nil before the first request
 	granting *granting
 	queues   map[string]*queue
 	unfollow context.CancelFunc // ends the watch; nil when there is none
@@ -202,7 +202,7 @@ func (l *Locker) close(ctx context.Context) error {
 	late := l.lease // granted after ctx had ended
 	l.lease = nil
 	l.mu.Unlock()
-	for _, ls := range []*ownLease{ls, late} {
+	for _, ls := range []*sharedLease{ls, late} {
 		if ls != nil {
 			ls.Lose()
 			ls.Stop()

@@ -29,26 +29,26 @@ const (
 var (
 	// errRemoved ends a place whose key or lease has ended. Lock then queues again.
 	errRemoved = errors.New("the key in the queue was removed")
-	// errSilent ends the places of a lease that was not renewed in time. The lease
+	// errTimedOut ends the places of a lease that was not renewed in time. The lease
 	// may still exist in etcd.
-	errSilent = fmt.Errorf("%w: etcd did not answer", errRemoved)
+	errTimedOut = fmt.Errorf("%w: etcd did not answer", errRemoved)
 )
 
 // place is one place in the queue of a name, and the grant that it becomes.
 type place struct {
-	locker *Locker
-	queue  *queue
-	lease  *ownLease
-	key    string
-	turn   chan struct{} // closed in state held, or gone without held
-	lost   chan struct{}
-	wanted chan struct{}
+	locker    *Locker
+	queue     *queue
+	lease     *sharedLease
+	key       string
+	turn      chan struct{} // closed in state held, or gone without held
+	lost      chan struct{}
+	contended chan struct{}
 
 	// These are guarded by the Locker. revision may be read after turn is closed.
-	state        state
-	revision     int64 // the create revision of key; 0 until it is known
-	wantedClosed bool
-	err          error // why it is gone
+	state           state
+	revision        int64 // the create revision of key; 0 until it is known
+	contendedClosed bool
+	err             error // why it is gone
 }
 
 // enter takes a place in the queue and waits for its grant. With onlyFirst, it
@@ -94,12 +94,12 @@ func (l *Locker) enter(ctx context.Context, name string, onlyFirst bool) (*place
 	return p, nil
 }
 
-func (l *Locker) newPlace(q *queue, ls *ownLease) *place {
+func (l *Locker) newPlace(q *queue, ls *sharedLease) *place {
 	l.places++
 	p := &place{
 		locker: l, queue: q, lease: ls,
 		key:  fmt.Sprint(q.keysOf(ls), l.places),
-		turn: make(chan struct{}), lost: make(chan struct{}), wanted: make(chan struct{}),
+		turn: make(chan struct{}), lost: make(chan struct{}), contended: make(chan struct{}),
 	}
 	q.places[p.key] = p
 	return p
@@ -172,7 +172,7 @@ func (l *Locker) end(p *place, err error) {
 // discard deletes a key in the background, until it succeeds or the lease ends. With
 // revision 0 it deletes the key whatever its revision is: only this process creates
 // a key of this name, and only once.
-func (l *Locker) discard(ls *ownLease, key string, revision int64) {
+func (l *Locker) discard(ls *sharedLease, key string, revision int64) {
 	if ls.strays[key] || !ls.Alive() {
 		return
 	}
@@ -212,15 +212,15 @@ func (p *place) Token() lock.Token { return lock.Token(p.revision) }
 // Lost is closed at the lease's deadline, or when the view shows that the key is gone.
 func (p *place) Lost() <-chan struct{} { return p.lost }
 
-// Silent reports whether the grant was lost because etcd did not answer.
-func (p *place) Silent() bool {
+// TimedOut reports whether the grant was lost because etcd did not answer.
+func (p *place) TimedOut() bool {
 	p.locker.mu.Lock()
 	defer p.locker.mu.Unlock()
-	return errors.Is(p.err, errSilent)
+	return errors.Is(p.err, errTimedOut)
 }
 
-// Wanted is closed when the queue has another key.
-func (p *place) Wanted() <-chan struct{} { return p.wanted }
+// Contended is closed when the queue has another key.
+func (p *place) Contended() <-chan struct{} { return p.contended }
 
 // Unlock deletes the key. If etcd does not answer within a third of the TTL, the
 // outcome is unknown, and the key is deleted in the background.

@@ -41,7 +41,7 @@ type holder struct {
 }
 
 // keysOf is the common prefix of the queue's keys under a lease.
-func (q *queue) keysOf(ls *ownLease) string { return fmt.Sprintf("%s%x-", q.prefix, ls.id) }
+func (q *queue) keysOf(ls *sharedLease) string { return fmt.Sprintf("%s%x-", q.prefix, ls.id) }
 
 // queueFor returns the queue of name. The first queue opens the watch.
 func (l *Locker) queueFor(name string) *queue {
@@ -213,9 +213,9 @@ func (l *Locker) update(q *queue) {
 		p.state = held
 		close(p.turn)
 	}
-	if p.state == held && len(q.keys) > 1 && !p.wantedClosed {
-		p.wantedClosed = true
-		close(p.wanted)
+	if p.state == held && len(q.keys) > 1 && !p.contendedClosed {
+		p.contendedClosed = true
+		close(p.contended)
 	}
 }
 

@@ -119,7 +119,7 @@ func start(tb testing.TB, nodes int) *server {
 
 func (s *server) Address() string { return strings.Join(s.EtcdEndpoints(), ",") }
 
-func (s *server) Places(tb testing.TB, name string) []string {
+func (s *server) Entries(tb testing.TB, name string) []string {
 	tb.Helper()
 	answer, err := s.client.Get(tb.Context(), testPrefix+name+"/", clientv3.WithPrefix(),
 		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend))
@@ -186,9 +186,9 @@ func (s *server) Restart(tb testing.TB) {
 // of its places include the create revision.
 type tryServer struct{ *server }
 
-func (s tryServer) Places(tb testing.TB, name string) []string {
+func (s tryServer) Entries(tb testing.TB, name string) []string {
 	tb.Helper()
-	places := s.server.Places(tb, name)
+	places := s.server.Entries(tb, name)
 	for i, key := range places {
 		answer, err := s.client.Get(tb.Context(), key)
 		if err != nil {

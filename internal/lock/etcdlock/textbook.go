@@ -191,8 +191,8 @@ type textbookHeld struct {
 // Lost is closed when the session has noticed its end.
 func (h *textbookHeld) Lost() <-chan struct{} { return h.session.Done() }
 
-// Wanted is nil, because the mutex does not tell.
-func (h *textbookHeld) Wanted() <-chan struct{} { return nil }
+// Contended is nil, because the mutex does not tell.
+func (h *textbookHeld) Contended() <-chan struct{} { return nil }
 
 // Unlock deletes the session's key and then opens the gate. It retries until ctx
 // ends, because the key would otherwise stay as long as the session. If all attempts

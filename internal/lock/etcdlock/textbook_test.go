@@ -22,7 +22,7 @@ func TestTextbookUnlocksAnEtcdThatComesBack(t *testing.T) {
 	s := start(t, 1)
 	held := locktest.MustLock(t, s.newTextbook(t), "n")
 	waiter := locktest.LockAside(t, s.newTextbook(t), "n")
-	sandboxtest.Eventually(t, "the waiter", func() bool { return len(s.Places(t, "n")) == 2 })
+	sandboxtest.Eventually(t, "the waiter", func() bool { return len(s.Entries(t, "n")) == 2 })
 	s.Kill(t)
 	unlocked := make(chan error, 1)
 	go func() {
@@ -53,7 +53,7 @@ func TestTextbookUnlocksOnce(t *testing.T) {
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock again: %v, want %v", err, lock.ErrLost)
 	}
-	if places := s.Places(t, "n"); len(places) != 1 {
+	if places := s.Entries(t, "n"); len(places) != 1 {
 		t.Errorf("places %q, want only the grant's", places)
 	}
 	locktest.MustUnlock(t, next)

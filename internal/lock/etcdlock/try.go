@@ -48,7 +48,7 @@ func NewTry(cfg Config) (*Try, error) {
 	}
 	store := &tryStore{cfg: cfg}
 	locker, err := lease.New(lease.Config{
-		Store: store, TTL: cfg.TTL, Owner: cfg.Owner.text(""), Changed: store.changed, Final: isFinal,
+		Store: store, TTL: cfg.TTL, Owner: cfg.Owner.text(""), AwaitChange: store.changed, Final: isFinal,
 	})
 	if err != nil {
 		return nil, err

@@ -101,7 +101,7 @@ func TestUnlockOfATryIsCompared(t *testing.T) {
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
 	}
-	if len(s.Places(t, "n")) != 1 {
+	if len(s.Entries(t, "n")) != 1 {
 		t.Error("Unlock deleted a later holder's key")
 	}
 	locktest.MustUnlock(t, next)

@@ -30,7 +30,7 @@ func newView(t *testing.T, left time.Duration) (*Locker, *queue) {
 	// The TTL is so long that the lease is never renewed. A tenth of it is the margin
 	// of lease.Keep.
 	asked := time.Now().Add(left - longTTL*9/10)
-	ls := &ownLease{Lease: lease.Keep(longTTL, asked, nil), id: 7, ttl: testTTL, strays: map[string]bool{}}
+	ls := &sharedLease{Lease: lease.Keep(longTTL, asked, nil), id: 7, ttl: testTTL, strays: map[string]bool{}}
 	ls.ctx, ls.end = context.WithCancel(t.Context())
 	l.lease = ls
 	l.cfg.Prefix = "p/"
@@ -56,7 +56,7 @@ func created(q *queue) map[string]int64 {
 func newPlace(l *Locker, q *queue, n int, revision int64) *place {
 	p := &place{
 		locker: l, queue: q, lease: l.lease, key: fmt.Sprintf("%s7-%d", q.prefix, n), revision: revision,
-		turn: make(chan struct{}), lost: make(chan struct{}), wanted: make(chan struct{}),
+		turn: make(chan struct{}), lost: make(chan struct{}), contended: make(chan struct{}),
 	}
 	if revision > 0 {
 		p.state = waiting

@@ -55,7 +55,7 @@ func TestEvictionEndsOneGrantAndNoLaterOne(t *testing.T) {
 		}
 		next <- held
 	}()
-	<-slow.Wanted()
+	<-slow.Contended()
 	for { // the other Locker may not have etcd's answer yet
 		if _, ok := other.Holder("lamp"); ok {
 			break
@@ -67,7 +67,7 @@ func TestEvictionEndsOneGrantAndNoLaterOne(t *testing.T) {
 	}
 	held := <-next
 	<-slow.Lost()
-	if slow.(lock.Silenced).Silent() {
+	if slow.(lock.LossReporter).TimedOut() {
 		t.Error("Silent is true after an eviction")
 	}
 	if held.Token() <= slow.Token() {
@@ -93,10 +93,10 @@ func TestSilentIsTrueWhenEtcdDidNotAnswer(t *testing.T) {
 	p := newPlace(l, q, 1, 30)
 	p.state = held
 	l.mu.Lock()
-	l.endLease(l.lease, errSilent)
+	l.endLease(l.lease, errTimedOut)
 	l.mu.Unlock()
 	<-p.Lost()
-	if !p.Silent() {
+	if !p.TimedOut() {
 		t.Error("Silent is false after a lease that could not be renewed")
 	}
 }

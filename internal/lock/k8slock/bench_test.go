@@ -38,8 +38,8 @@ func (s *server) handOver(b *testing.B, kind string) {
 	var handovers, updates []time.Duration
 	for i := 1; b.Loop(); i++ {
 		waiter := locktest.LockAside(b, lockers[i%2], name)
-		if held.Wanted() != nil {
-			sandboxtest.Await(b, held.Wanted(), "Wanted")
+		if held.Contended() != nil {
+			sandboxtest.Await(b, held.Contended(), "Contended")
 		} else {
 			time.Sleep(30 * time.Millisecond) // its waiter is not stored on the server
 		}

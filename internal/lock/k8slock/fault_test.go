@@ -94,7 +94,7 @@ func deadWaiterIsDropped(t *testing.T, s *server) {
 
 func (s *server) awaitPlaces(t *testing.T, name string, n int) {
 	t.Helper()
-	sandboxtest.Eventually(t, fmt.Sprintf("%d places for %s", n, name), func() bool { return len(stockServer{s}.Places(t, name)) == n })
+	sandboxtest.Eventually(t, fmt.Sprintf("%d places for %s", n, name), func() bool { return len(stockServer{s}.Entries(t, name)) == n })
 }
 
 // droppedWaiterQueuesAgain: another process has dropped a live waiter.
@@ -329,7 +329,7 @@ func deletedIsMadeAgain(t *testing.T, s *server) {
 	l := s.stock(t, Config{TTL: longTTL})
 	held := locktest.MustLock(t, l, "deleted")
 	waiter := locktest.LockAside(t, s.stock(t, Config{TTL: longTTL}), "deleted")
-	sandboxtest.Await(t, held.Wanted(), "Wanted")
+	sandboxtest.Await(t, held.Contended(), "Contended")
 	err := s.client.Resource(stockLocks).Namespace(testNamespace).Delete(t.Context(), nameOf(t, "deleted"), metav1.DeleteOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -414,8 +414,8 @@ func partitionedWaiter(t *testing.T, s *server) {
 			}
 			held := locktest.MustLock(t, holder, "cut-off")
 			waiter := locktest.LockAside(t, cutOff, "cut-off")
-			if held.Wanted() != nil {
-				sandboxtest.Await(t, held.Wanted(), "Wanted")
+			if held.Contended() != nil {
+				sandboxtest.Await(t, held.Contended(), "Contended")
 			}
 			link.Cut()
 			locktest.MustUnlock(t, held)

@@ -90,7 +90,7 @@ func NewLease(cfg Config) (*LeaseLocker, error) {
 	}
 	store := &leases{objects: objects, ttl: cfg.TTL, latest: map[string]sighting{}}
 	locker, err := lease.New(lease.Config{
-		Store: store, TTL: cfg.TTL, Owner: cfg.Owner.String(), Changed: store.awaitChange, Final: objects.isFinal,
+		Store: store, TTL: cfg.TTL, Owner: cfg.Owner.String(), AwaitChange: store.awaitChange, Final: objects.isFinal,
 	})
 	if err != nil {
 		return nil, err

@@ -88,7 +88,7 @@ func kubectlShows(t *testing.T, s *server) {
 	locktest.MustUnlock(t, held)
 	held = locktest.MustLock(t, there, "Lamp")
 	waiter := locktest.LockAside(t, here, "Lamp")
-	sandboxtest.Await(t, held.Wanted(), "Wanted")
+	sandboxtest.Await(t, held.Contended(), "Contended")
 
 	shown := s.table(t)
 	columns := make([]string, len(shown.ColumnDefinitions))
@@ -272,8 +272,8 @@ func operatorSeesAndEnds(t *testing.T, s *server) {
 				{Name: "Seen", Holder: "r@h:1", Replica: "r", Token: second.Token()},
 				{Name: "seen", Holder: "r@h:1", Replica: "r", Token: first.Token()},
 			}
-			if first.Wanted() != nil {
-				sandboxtest.Await(t, first.Wanted(), "Wanted")
+			if first.Contended() != nil {
+				sandboxtest.Await(t, first.Contended(), "Contended")
 				want[1].Queue = []string{"r@h:1"}
 			}
 			got, err := there.Inspect(t.Context())

@@ -59,7 +59,7 @@ func newQueue(l *StockLocker, name, object string) *queue {
 func (q *queue) join(once bool) *place {
 	p := &place{
 		queue: q, id: q.locker.newID(), since: time.Now(), once: once,
-		settled: make(chan struct{}), gone: make(chan struct{}), wanted: make(chan struct{}),
+		settled: make(chan struct{}), gone: make(chan struct{}), contended: make(chan struct{}),
 	}
 	q.places = append(q.places, p)
 	q.used = time.Now()
@@ -327,9 +327,9 @@ func (q *queue) check(p *place, at *record) {
 		q.remove(p, loss)
 		return
 	}
-	if len(at.Queue) > 0 && !p.wantedClosed {
-		p.wantedClosed = true
-		close(p.wanted)
+	if len(at.Queue) > 0 && !p.contendedClosed {
+		p.contendedClosed = true
+		close(p.contended)
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 
 // StockCapabilities are what a StockLocker guarantees.
 var StockCapabilities = lock.Capabilities{
-	Processes: true, Fair: true, Deadline: true, Token: true, LossNotice: true, Wanted: true, Queue: true, Removal: true,
+	Processes: true, Fair: true, Deadline: true, Token: true, LossNotice: true, Contended: true, Queue: true, Removal: true,
 	Renewed: true, Restart: true,
 	// The first Lock of a name also has to read its object.
 	LockTrips: 1, UnlockTrips: 1,
@@ -115,7 +115,7 @@ func (l *StockLocker) enter(ctx context.Context, name string, once bool) (*place
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	q.leave(p)
-	return nil, sleep.Ended(ctx, q.lastErr)
+	return nil, sleep.Cause(ctx, q.lastErr)
 }
 
 // newID returns the id of a new place. The caller must hold mu.
@@ -233,28 +233,28 @@ type place struct {
 	since time.Time
 	once  bool // TryLock: it does not wait
 
-	settled chan struct{} // closed when it is granted or refused
-	gone    chan struct{} // closed when it is not on the server any more
-	wanted  chan struct{}
+	settled   chan struct{} // closed when it is granted or refused
+	gone      chan struct{} // closed when it is not on the server any more
+	contended chan struct{}
 
 	// These are guarded by the Locker. refusal, token and lease may be read after
 	// settled, and loss after gone.
-	id           string
-	refusal      error
-	loss         error // lock.ErrLost if the grant ended without Unlock
-	token        lock.Token
-	lease        *lease.Lease // once it is granted
-	queued       bool         // it was seen in the queue
-	leaving      bool         // it must be removed from the server
-	erased       bool         // a write of ours has removed it, or may have
-	wantedClosed bool
-	asked        time.Time  // before the write that granted it
-	renewed      chan error // gets the result of a requested renewal; of size 1
+	id              string
+	refusal         error
+	loss            error // lock.ErrLost if the grant ended without Unlock
+	token           lock.Token
+	lease           *lease.Lease // once it is granted
+	queued          bool         // it was seen in the queue
+	leaving         bool         // it must be removed from the server
+	erased          bool         // a write of ours has removed it, or may have
+	contendedClosed bool
+	asked           time.Time  // before the write that granted it
+	renewed         chan error // gets the result of a requested renewal; of size 1
 }
 
-func (p *place) Token() lock.Token       { return p.token }
-func (p *place) Lost() <-chan struct{}   { return p.lease.Lost() }
-func (p *place) Wanted() <-chan struct{} { return p.wanted }
+func (p *place) Token() lock.Token          { return p.token }
+func (p *place) Lost() <-chan struct{}      { return p.lease.Lost() }
+func (p *place) Contended() <-chan struct{} { return p.contended }
 
 // Unlock makes the queue remove the place. If ctx ends first, that continues in the
 // background.

@@ -299,8 +299,8 @@ func (s *server) patch(tb testing.TB, kind schema.GroupVersionResource, place st
 // leaseServer reads Leases. Waiters have no places.
 type leaseServer struct{ *server }
 
-// Places returns the holder until its lease ends. Server and test have one clock.
-func (s leaseServer) Places(tb testing.TB, name string) []string {
+// Entries returns the holder until its lease ends. Server and test have one clock.
+func (s leaseServer) Entries(tb testing.TB, name string) []string {
 	tb.Helper()
 	object := s.object(tb, leaseKind, name)
 	if object == nil {
@@ -328,7 +328,7 @@ func (s leaseServer) Revoke(tb testing.TB, place string) { s.Remove(tb, place) }
 // stockServer reads StockLocks.
 type stockServer struct{ *server }
 
-func (s stockServer) Places(tb testing.TB, name string) []string {
+func (s stockServer) Entries(tb testing.TB, name string) []string {
 	tb.Helper()
 	object := s.object(tb, stockLocks, name)
 	if object == nil {

@@ -28,8 +28,8 @@ func silentConnection(t *testing.T, s *server) {
 			locktest.MustUnlock(t, locktest.MustLock(t, waiting, "any")) // connects it
 			held := locktest.MustLock(t, here, "silent")
 			waiter := locktest.LockAside(t, waiting, "silent")
-			if held.Wanted() != nil {
-				sandboxtest.Await(t, held.Wanted(), "Wanted")
+			if held.Contended() != nil {
+				sandboxtest.Await(t, held.Contended(), "Contended")
 			}
 			wire.silence()
 			locktest.MustUnlock(t, held)

@@ -40,8 +40,8 @@ type held struct {
 func (h *held) Token() lock.Token     { return h.token }
 func (h *held) Lost() <-chan struct{} { return h.lease.Lost() }
 
-// Wanted is nil, because a polled server does not know who waits.
-func (h *held) Wanted() <-chan struct{} { return nil }
+// Contended is nil, because a polled server does not know who waits.
+func (h *held) Contended() <-chan struct{} { return nil }
 
 // lose opens the gate when the grant ends without Unlock, so that the waiters of
 // this process do not depend on the holder. It does not release the name on the

@@ -36,9 +36,9 @@ type Config struct {
 	// Owner begins the name of each owner, for people: replica@host:pid. ParseOwner
 	// reads it.
 	Owner string
-	// Changed is optional. It is called after a refusal and returns when name may have
+	// AwaitChange is optional. It is called after a refusal and returns when name may have
 	// become free, or soon after ctx ends. Without it, a waiter polls.
-	Changed func(ctx context.Context, name string) error
+	AwaitChange func(ctx context.Context, name string) error
 	// Final is optional. It reports whether an error of the Store is permanent, as
 	// that of a wrong password. Lock then fails at once.
 	Final func(error) bool
@@ -150,7 +150,7 @@ func (l *Locker) retry(ctx context.Context, name string, gate lock.Held) (*held,
 		}
 		switch {
 		case ctx.Err() != nil:
-			return nil, sleep.Ended(ctx, last)
+			return nil, sleep.Cause(ctx, last)
 		case l.cfg.Final(err):
 			return nil, err
 		}
@@ -286,12 +286,12 @@ func (l *Locker) callTimeout() time.Duration { return l.cfg.TTL / renewals }
 
 // changed waits until name may be free, or ctx ends.
 func (l *Locker) changed(ctx context.Context, name string) error {
-	if l.cfg.Changed == nil {
+	if l.cfg.AwaitChange == nil {
 		// Random, so that waiters refused together do not ask together.
 		return sleep.For(ctx, poll+rand.N(poll))
 	}
 	answer := make(chan error, 1)
-	l.wg.Go(func() { answer <- l.cfg.Changed(ctx, name) })
+	l.wg.Go(func() { answer <- l.cfg.AwaitChange(ctx, name) })
 	select {
 	case err := <-answer:
 		return err

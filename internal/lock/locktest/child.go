@@ -65,10 +65,10 @@ type (
 	}
 	// result is what a child's methods return. Kind is empty without an error.
 	result = struct {
-		ID         int
-		Kind, Text string
-		Token      uint64
-		HasWanted  bool
+		ID           int
+		Kind, Text   string
+		Token        uint64
+		HasContended bool
 	}
 )
 
@@ -134,7 +134,7 @@ func (s *service) lock(c call, r *result, take func(context.Context, string) (lo
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.grants[c.ID] = held
-		r.Token, r.HasWanted = uint64(held.Token()), held.Wanted() != nil
+		r.Token, r.HasContended = uint64(held.Token()), held.Contended() != nil
 		return nil
 	})
 }
@@ -148,8 +148,8 @@ func (s *service) Contend(c call, r *result) error {
 // Lost returns when a grant is lost, and an error when the parent closes the pipe first.
 func (s *service) Lost(c call, _ *result) error { return s.await(s.grant(c.Grant).Lost()) }
 
-// Wanted returns when a grant is wanted.
-func (s *service) Wanted(c call, _ *result) error { return s.await(s.grant(c.Grant).Wanted()) }
+// Contended returns when a grant is contended.
+func (s *service) Contended(c call, _ *result) error { return s.await(s.grant(c.Grant).Contended()) }
 
 // Cancel cancels the call with that ID.
 func (s *service) Cancel(c call, _ *result) error {
@@ -300,8 +300,8 @@ func (c *child) lock(ctx context.Context, method, name string) (lock.Held, error
 		return nil, err
 	}
 	held := &childHeld{child: c, id: r.ID, token: lock.Token(r.Token), lost: c.event("Lost", r.ID)}
-	if r.HasWanted {
-		held.wanted = c.event("Wanted", r.ID)
+	if r.HasContended {
+		held.contended = c.event("Contended", r.ID)
 	}
 	return held, nil
 }
@@ -320,15 +320,15 @@ func (c *child) event(method string, grant int) <-chan struct{} {
 
 // childHeld is a grant of a child.
 type childHeld struct {
-	child        *child
-	id           int
-	token        lock.Token
-	lost, wanted <-chan struct{}
+	child           *child
+	id              int
+	token           lock.Token
+	lost, contended <-chan struct{}
 }
 
-func (h *childHeld) Token() lock.Token       { return h.token }
-func (h *childHeld) Lost() <-chan struct{}   { return h.lost }
-func (h *childHeld) Wanted() <-chan struct{} { return h.wanted }
+func (h *childHeld) Token() lock.Token          { return h.token }
+func (h *childHeld) Lost() <-chan struct{}      { return h.lost }
+func (h *childHeld) Contended() <-chan struct{} { return h.contended }
 
 func (h *childHeld) Unlock(ctx context.Context) error {
 	_, err := h.child.call(ctx, "Unlock", call{Grant: h.id})

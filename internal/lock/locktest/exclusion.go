@@ -129,7 +129,7 @@ func (s *suite) exclusion(t *testing.T) {
 		t.Error(err)
 	}
 	c.check(t, 2, s.Capabilities.Token)
-	s.places(t, c.Name, 0)
+	s.entries(t, c.Name, 0)
 }
 
 // tokens takes a lock in two processes in turn, and loses it once.
@@ -153,7 +153,7 @@ func (s *suite) tokens(t *testing.T) {
 		}
 		last = held.Token()
 		if i == 2 { // the token must also rise with a new lease
-			s.server.Revoke(t, s.places(t, name, 1)[0])
+			s.server.Revoke(t, s.entries(t, name, 1)[0])
 			await(t, held.Lost(), s.later(), "the loss")
 			continue
 		}

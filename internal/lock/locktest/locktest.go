@@ -38,12 +38,12 @@ type Backend struct {
 type Server interface {
 	// Address is the argument of Open.
 	Address() string
-	// Places returns the entries for a name on the server, the holder's first.
-	Places(tb testing.TB, name string) []string
+	// Entries returns the entries for a name on the server, the holder's first.
+	Entries(tb testing.TB, name string) []string
 	// Remove removes one entry and nothing else.
-	Remove(tb testing.TB, place string)
+	Remove(tb testing.TB, entry string)
 	// Revoke ends the lease of an entry, with all that the lease holds.
-	Revoke(tb testing.TB, place string)
+	Revoke(tb testing.TB, entry string)
 	// Pause pauses the server's processes. Resume continues them.
 	Pause(tb testing.TB)
 	Resume(tb testing.TB)
@@ -103,7 +103,7 @@ func Run(t *testing.T, b Backend) {
 		{name: "OneHolderOverProcesses", run: (*suite).exclusion},
 		{name: "GrantsInOrderOfArrival", run: (*suite).order},
 		{name: "TokensRise", run: (*suite).tokens, ends: true},
-		{name: "HolderIsToldOfWaiters", run: (*suite).wanted},
+		{name: "HolderIsToldOfWaiters", run: (*suite).contended},
 		{name: "CancelledWaitLeavesNothingBehind", run: (*suite).cancelled},
 		{name: "UnlockEndsOnlyItsGrant", run: (*suite).unlock},
 		{name: "OwnerMayLockAgain", run: (*suite).reentrance},
@@ -191,15 +191,15 @@ func (s *suite) another(t *testing.T, first lock.Locker) lock.Locker {
 	return s.open(t)
 }
 
-// places waits until name has n entries on the server, and returns them.
-func (s *suite) places(t *testing.T, name string, n int) []string {
+// entries waits until name has n entries on the server, and returns them.
+func (s *suite) entries(t *testing.T, name string, n int) []string {
 	t.Helper()
-	var places []string
+	var entries []string
 	eventually(t, fmt.Sprintf("%d entries for %s", n, name), func() bool {
-		places = s.server.Places(t, name)
-		return len(places) == n
+		entries = s.server.Entries(t, name)
+		return len(entries) == n
 	})
-	return places
+	return entries
 }
 
 // queued waits until the holder and n-1 waiters have entries. If waiters have none, it gives
@@ -207,21 +207,21 @@ func (s *suite) places(t *testing.T, name string, n int) []string {
 func (s *suite) queued(t *testing.T, name string, n int) []string {
 	t.Helper()
 	if s.Capabilities.Queue {
-		return s.places(t, name, n)
+		return s.entries(t, name, n)
 	}
 	time.Sleep(arrival)
-	return s.places(t, name, min(n, 1))
+	return s.entries(t, name, min(n, 1))
 }
 
-// placeOf returns the only entry after the grant to the second of before. It must not be
+// entryOf returns the only entry after the grant to the second of before. It must not be
 // the first one's.
-func (s *suite) placeOf(t *testing.T, name string, before []string) string {
+func (s *suite) entryOf(t *testing.T, name string, before []string) string {
 	t.Helper()
-	place := s.places(t, name, 1)[0]
-	if s.Capabilities.Queue && place != before[1] || place == before[0] {
-		t.Errorf("the entry is %s; before the grant, they were %q", place, before)
+	entry := s.entries(t, name, 1)[0]
+	if s.Capabilities.Queue && entry != before[1] || entry == before[0] {
+		t.Errorf("the entry is %s; before the grant, they were %q", entry, before)
 	}
-	return place
+	return entry
 }
 
 // punctual repeats a call until it is not late.

@@ -20,14 +20,14 @@ func (s *suite) revoked(t *testing.T) {
 	here, there := s.open(t), s.openLong(t)
 	held := MustLock(t, here, name)
 	waiter := LockAside(t, there, name)
-	places := s.queued(t, name, 2)
+	entries := s.queued(t, name, 2)
 	asked := time.Now()
-	s.server.Revoke(t, places[0])
+	s.server.Revoke(t, entries[0])
 	next := waiter.Granted(t)
-	place := s.placeOf(t, name, places)
+	entry := s.entryOf(t, name, entries)
 	t.Logf("the waiter was granted the lock after %s", time.Since(asked).Round(time.Millisecond))
 	s.expectLoss(t, held, asked)
-	s.expectHolder(t, name, place, next)
+	s.expectHolder(t, name, entry, next)
 	MustUnlock(t, next)
 	MustUnlock(t, MustLock(t, here, name)) // the Locker gets a new lease
 }
@@ -46,10 +46,10 @@ func (s *suite) expectLoss(t *testing.T, held lock.Held, since time.Time) {
 }
 
 // expectHolder checks that the end of the earlier grant has not changed the later one.
-func (s *suite) expectHolder(t *testing.T, name, place string, holder lock.Held) {
+func (s *suite) expectHolder(t *testing.T, name, entry string, holder lock.Held) {
 	t.Helper()
-	if places := s.server.Places(t, name); len(places) == 0 || places[0] != place {
-		t.Errorf("the entries are %q, want %s first", places, place)
+	if entries := s.server.Entries(t, name); len(entries) == 0 || entries[0] != entry {
+		t.Errorf("the entries are %q, want %s first", entries, entry)
 	}
 	if happened(holder.Lost()) {
 		t.Error("the later holder has lost its grant")
@@ -61,9 +61,9 @@ func (s *suite) removedHolder(t *testing.T) {
 	const name = "removed-holder"
 	here := s.open(t)
 	held := MustLock(t, here, name)
-	place := s.places(t, name, 1)[0]
+	entry := s.entries(t, name, 1)[0]
 	if !s.Capabilities.Removal {
-		s.server.Remove(t, place)
+		s.server.Remove(t, entry)
 		if err := unlock(held); err != nil {
 			t.Errorf("Unlock noticed the removal, but Removal is not declared: %v", err)
 		}
@@ -76,13 +76,13 @@ func (s *suite) removedHolder(t *testing.T) {
 		locker = s.another(t, here)
 	}
 	waiter := LockAside(t, locker, name)
-	places := s.queued(t, name, 2)
+	entries := s.queued(t, name, 2)
 	asked := time.Now()
-	s.server.Remove(t, place)
+	s.server.Remove(t, entry)
 	next := waiter.Granted(t)
-	place = s.placeOf(t, name, places)
+	entry = s.entryOf(t, name, entries)
 	s.expectLoss(t, held, asked)
-	s.expectHolder(t, name, place, next)
+	s.expectHolder(t, name, entry, next)
 	MustUnlock(t, next)
 }
 
@@ -91,7 +91,7 @@ func (s *suite) removedWaiter(t *testing.T) {
 	const name = "removed-waiter"
 	holder := MustLock(t, s.openLong(t), name)
 	waiter := LockAside(t, s.open(t), name)
-	removed := s.places(t, name, 2)[1]
+	removed := s.entries(t, name, 2)[1]
 	s.server.Remove(t, removed)
 	if !s.Capabilities.Removal {
 		MustUnlock(t, holder)
@@ -102,8 +102,8 @@ func (s *suite) removedWaiter(t *testing.T) {
 		return
 	}
 	eventually(t, "the waiter to queue again", func() bool {
-		places := s.server.Places(t, name)
-		return len(places) == 2 && places[1] != removed
+		entries := s.server.Entries(t, name)
+		return len(entries) == 2 && entries[1] != removed
 	})
 	if happened(waiter.done) {
 		t.Fatal("Lock returned while another holds the lock")
@@ -143,7 +143,7 @@ func (s *suite) pausedProcess(t *testing.T) {
 	here, process := s.open(t), s.spawn(t)
 	held := MustLock(t, process, name)
 	waiter := LockAside(t, here, name)
-	places := s.queued(t, name, 2)
+	entries := s.queued(t, name, 2)
 	process.signal(syscall.SIGSTOP)
 	stopped := time.Now()
 	next := waiter.Granted(t)
@@ -151,10 +151,10 @@ func (s *suite) pausedProcess(t *testing.T) {
 	if s.Capabilities.Token && next.Token() <= held.Token() {
 		t.Errorf("token %d after %d", next.Token(), held.Token())
 	}
-	place := s.placeOf(t, name, places)
+	entry := s.entryOf(t, name, entries)
 	process.signal(syscall.SIGCONT)
 	s.expectLoss(t, held, time.Now())
-	s.expectHolder(t, name, place, next)
+	s.expectHolder(t, name, entry, next)
 	MustUnlock(t, next)
 	MustUnlock(t, MustLock(t, process, name)) // the process can lock again
 }
@@ -191,11 +191,11 @@ func (s *suite) pausedServer(t *testing.T) {
 		a.failed(t, context.DeadlineExceeded)
 	}
 	if s.Capabilities.Deadline {
-		s.places(t, unused, 0) // the server may have applied the request after the pause
-		s.places(t, name+"-new", 0)
+		s.entries(t, unused, 0) // the server may have applied the request after the pause
+		s.entries(t, name+"-new", 0)
 	}
 	_ = unlock(holder) // it may be lost
-	s.places(t, name, 0)
+	s.entries(t, name, 0)
 	MustUnlock(t, MustLock(t, there, name))
 }
 
@@ -282,7 +282,7 @@ func (s *suite) lostServer(t *testing.T) {
 	for range tries { // the machine may pause for longer than the margin before the TTL
 		took := s.loseServer(t, here, name)
 		MustUnlock(t, MustLock(t, here, name))
-		s.places(t, name, 0)
+		s.entries(t, name, 0)
 		// The server may count the lease from any moment before its pause.
 		if !s.Capabilities.Deadline || took <= s.TTL {
 			return

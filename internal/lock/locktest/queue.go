@@ -25,13 +25,13 @@ func (s *suite) tryLock(t *testing.T) {
 			t.Errorf("TryLock while the lock is held: %v, want %v", err, lock.ErrHeld)
 		}
 	}
-	s.places(t, name, 1)
+	s.entries(t, name, 1)
 	MustUnlock(t, held)
 	if held, err = there.TryLock(ctx, name); err != nil {
 		t.Fatal(err)
 	}
 	MustUnlock(t, held)
-	s.places(t, name, 0)
+	s.entries(t, name, 0)
 }
 
 // order adds waiters of two Lockers one after the other.
@@ -47,7 +47,7 @@ func (s *suite) order(t *testing.T) {
 	var waiters []*Attempt
 	for i, locker := range []lock.Locker{there, here, here, there, here} {
 		waiters = append(waiters, LockAside(t, locker, name))
-		s.places(t, name, 2+i)
+		s.entries(t, name, 2+i)
 	}
 	for i, waiter := range waiters {
 		for j, later := range waiters[i:] {
@@ -70,7 +70,7 @@ func (s *suite) unfair(t *testing.T, name string, here, there lock.Locker, holde
 		return
 	}
 	first, second := LockAside(t, here, name), LockAside(t, there, name)
-	s.places(t, name, 2) // the holder and the second waiter: the first is behind the gate
+	s.entries(t, name, 2) // the holder and the second waiter: the first is behind the gate
 	MustUnlock(t, holder)
 	held := second.Granted(t)
 	if happened(first.done) {
@@ -102,25 +102,25 @@ func (s *suite) overtaken(t *testing.T, name string, here, there lock.Locker, ho
 	t.Error("grants were made in order, but Fair is not declared")
 }
 
-// wanted checks that a holder is told of waiters of both Lockers.
-func (s *suite) wanted(t *testing.T) {
-	const name = "wanted"
+// contended checks that a holder is told of waiters of both Lockers.
+func (s *suite) contended(t *testing.T) {
+	const name = "contended"
 	here := s.open(t)
 	there := s.another(t, here)
 	held := MustLock(t, here, name)
-	if !s.Capabilities.Wanted {
-		if held.Wanted() != nil {
-			t.Error("Wanted is not nil, but not declared")
+	if !s.Capabilities.Contended {
+		if held.Contended() != nil {
+			t.Error("Contended is not nil, but not declared")
 		}
 		MustUnlock(t, held)
 		return
 	}
 	for i, locker := range []lock.Locker{there, here, there} {
-		if happened(held.Wanted()) {
-			t.Fatalf("Wanted of holder %d is closed without a waiter", i)
+		if happened(held.Contended()) {
+			t.Fatalf("Contended of holder %d is closed without a waiter", i)
 		}
 		waiter := LockAside(t, locker, name)
-		await(t, held.Wanted(), patience, "Wanted")
+		await(t, held.Contended(), patience, "Contended")
 		MustUnlock(t, held)
 		held = waiter.Granted(t)
 	}
@@ -131,7 +131,7 @@ func (s *suite) wanted(t *testing.T) {
 	s.queued(t, name, 3)
 	MustUnlock(t, held)
 	held = one.Granted(t)
-	await(t, held.Wanted(), patience, "Wanted")
+	await(t, held.Contended(), patience, "Contended")
 	MustUnlock(t, held)
 	MustUnlock(t, two.Granted(t))
 }
@@ -149,7 +149,7 @@ func (s *suite) cancelled(t *testing.T) {
 	if _, err := here.TryLock(ended, name); !errors.Is(err, context.Canceled) {
 		t.Errorf("TryLock with a cancelled context: %v", err)
 	}
-	s.places(t, name, 0)
+	s.entries(t, name, 0)
 
 	holder := MustLock(t, here, name)
 	first := LockAside(t, there, name)
@@ -173,7 +173,7 @@ func (s *suite) cancelled(t *testing.T) {
 	}
 	MustUnlock(t, holder)
 	MustUnlock(t, second.Granted(t))
-	s.places(t, name, 0)
+	s.entries(t, name, 0)
 
 	// A Lock that is cancelled during its grant must leave no entry, granted or not.
 	for range 10 {
@@ -188,7 +188,7 @@ func (s *suite) cancelled(t *testing.T) {
 		} else if !errors.Is(waiter.err, context.Canceled) {
 			t.Errorf("Lock: %v", waiter.err)
 		}
-		s.places(t, name, 0)
+		s.entries(t, name, 0)
 	}
 }
 
@@ -202,11 +202,11 @@ func (s *suite) unlock(t *testing.T) {
 	s.queued(t, name, 2)
 	MustUnlock(t, first)
 	second := waiter.Granted(t)
-	before := s.places(t, name, 1)
+	before := s.entries(t, name, 1)
 	if err := unlock(first); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("second Unlock: %v, want %v", err, lock.ErrLost)
 	}
-	if after := s.places(t, name, 1); after[0] != before[0] || happened(second.Lost()) {
+	if after := s.entries(t, name, 1); after[0] != before[0] || happened(second.Lost()) {
 		t.Error("a second Unlock ended the later grant")
 	}
 	MustUnlock(t, second)
@@ -256,9 +256,9 @@ func (s *suite) reentrance(t *testing.T) {
 		t.Errorf("second Unlock of the first Lock: %v, want %v", err, lock.ErrLost)
 	}
 	refused()
-	s.places(t, name, 1)
+	s.entries(t, name, 1)
 	MustUnlock(t, again)
-	s.places(t, name, 0)
+	s.entries(t, name, 0)
 	next, err := there.TryLock(two, name)
 	if err != nil {
 		t.Fatal(err)
@@ -291,9 +291,9 @@ func (s *suite) closing(t *testing.T) {
 	if err := here.Close(t.Context()); err != nil {
 		t.Errorf("second Close: %v", err)
 	}
-	s.places(t, name, 0)
+	s.entries(t, name, 0)
 	if s.Capabilities.Processes {
-		s.places(t, queued, 1)
+		s.entries(t, queued, 1)
 		MustUnlock(t, other)
 	}
 	MustUnlock(t, MustLock(t, there, name))

@@ -117,7 +117,7 @@ func TestALateRequestDoesNotChangeAnotherHoldersItem(t *testing.T) {
 			if err := change(t.Context(), "free", "first"); !errors.Is(err, lock.ErrLost) {
 				t.Errorf("%s of a free name: %v, want %v", what, err, lock.ErrLost)
 			}
-			if places := s.Places(t, name); len(places) != 1 || places[0] != string(value(name, "second")) {
+			if places := s.Entries(t, name); len(places) != 1 || places[0] != string(value(name, "second")) {
 				t.Errorf("after %s: the items are %q", name, places)
 			}
 		}
@@ -154,7 +154,7 @@ func TestAnEvictedGrantIsLost(t *testing.T) {
 	t.Cleanup(func() { _ = l.Close(context.Background()) })
 	held := locktest.MustLock(t, l, "n")
 	// Only items of the same size class can evict it.
-	item := memcache.Item{Value: make([]byte, len(s.Places(t, "n")[0])+len(testPrefix))}
+	item := memcache.Item{Value: make([]byte, len(s.Entries(t, "n")[0])+len(testPrefix))}
 	for i := 0; l.hasItem(t, "n"); i++ {
 		if i == 50 {
 			t.Fatal("half a million items did not evict the lock")

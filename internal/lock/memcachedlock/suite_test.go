@@ -69,7 +69,7 @@ func start(tb testing.TB, cfg sandbox.MemcachedConfig) *server {
 
 func (s *server) Address() string { return s.Addr }
 
-func (s *server) Places(tb testing.TB, name string) []string {
+func (s *server) Entries(tb testing.TB, name string) []string {
 	tb.Helper()
 	item, err := s.client.Get(s.store.key(name))
 	if errors.Is(err, memcache.ErrCacheMiss) {

@@ -99,7 +99,7 @@ func (p *pair) handOver(b *testing.B) time.Duration {
 		granted <- time.Now()
 	}()
 	if p.waits {
-		for len(p.server.Places(b, benchName)) < 2 {
+		for len(p.server.Entries(b, benchName)) < 2 {
 			time.Sleep(time.Millisecond)
 		}
 	} else {

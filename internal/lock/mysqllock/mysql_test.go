@@ -407,11 +407,11 @@ func anUnusedTurnIsReleased(t *testing.T, s *server) {
 	if err := l.store.wait(ctx, "n"); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(s.Places(t, "n")); n != 1 {
+	if n := len(s.Entries(t, "n")); n != 1 {
 		t.Errorf("%d holders after the wait, want 1", n)
 	}
 	cancel()
-	sandboxtest.Eventually(t, "the lock to be released", func() bool { return len(s.Places(t, "n")) == 0 })
+	sandboxtest.Eventually(t, "the lock to be released", func() bool { return len(s.Entries(t, "n")) == 0 })
 }
 
 func anOwnerCanLockAgainAfterALoss(t *testing.T, s *server) {

@@ -49,7 +49,7 @@ func newPinned(cfg Config, newLock func(*pool) sessionLock, settings ...string) 
 		return nil, err
 	}
 	store := &pinned{pool: db, lock: newLock(db), tries: cfg.Tries, held: map[string]*sql.Conn{}, turn: map[string]*sql.Conn{}}
-	locker, err := lease.New(lease.Config{Store: store, TTL: cfg.TTL, Owner: cfg.Owner, Changed: store.wait, Final: isFinal})
+	locker, err := lease.New(lease.Config{Store: store, TTL: cfg.TTL, Owner: cfg.Owner, AwaitChange: store.wait, Final: isFinal})
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +154,7 @@ func (p *pinned) Release(ctx context.Context, name, owner string) error {
 	return p.errorf("release a lock", err)
 }
 
-// wait is Changed of lease.Config. It takes the lock for the next Try.
+// wait is AwaitChange of lease.Config. It takes the lock for the next Try.
 func (p *pinned) wait(ctx context.Context, name string) error {
 	for n := 1; p.tries == 0 || n < p.tries; n++ {
 		conn, err := p.onConn(ctx, func(conn *sql.Conn) error { return p.lock.await(ctx, conn, name) })

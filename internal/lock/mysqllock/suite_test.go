@@ -124,7 +124,7 @@ func (s *server) withDatabase(tb testing.TB, database string, v view) *server {
 
 func (s *server) Address() string { return s.dsn }
 
-func (s *server) Places(tb testing.TB, name string) []string {
+func (s *server) Entries(tb testing.TB, name string) []string {
 	tb.Helper()
 	holder, err := s.view.holder(s, name)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 
 // Capabilities are those of a Locker. It has no token, because no store outside the process
 // could compare one.
-var Capabilities = lock.Capabilities{Fair: true, Deadline: true, Wanted: true, Queue: true}
+var Capabilities = lock.Capabilities{Fair: true, Deadline: true, Contended: true, Queue: true}
 
 // Locker is a lock.Locker for the goroutines of one process.
 type Locker struct {
@@ -90,7 +90,7 @@ func (l *Locker) enter(ctx context.Context, name string, wait bool) (*held, erro
 	if q != nil && !wait {
 		return nil, lock.ErrHeld
 	}
-	h := &held{locker: l, name: name, turn: make(chan struct{}), lost: make(chan struct{}), wanted: make(chan struct{})}
+	h := &held{locker: l, name: name, turn: make(chan struct{}), lost: make(chan struct{}), contended: make(chan struct{})}
 	if q == nil {
 		q = list.New()
 		l.queues[name] = q
@@ -101,30 +101,30 @@ func (l *Locker) enter(ctx context.Context, name string, wait bool) (*held, erro
 	return h, nil
 }
 
-// tell closes Wanted of the holder when there is a waiter.
+// tell closes Contended of the holder when there is a waiter.
 func tell(q *list.List) {
 	if holder := q.Front().Value.(*held); q.Len() > 1 && !holder.told {
 		holder.told = true
-		close(holder.wanted)
+		close(holder.contended)
 	}
 }
 
 // held is a waiter, and later a grant.
 type held struct {
-	locker *Locker
-	name   string
-	turn   chan struct{} // closed when it holds the lock or is refused
-	lost   chan struct{}
-	wanted chan struct{}
+	locker    *Locker
+	name      string
+	turn      chan struct{} // closed when it holds the lock or is refused
+	lost      chan struct{}
+	contended chan struct{}
 
 	// These are guarded by locker.mu. refused may be read after turn is closed.
 	place                *list.Element
 	refused, told, ended bool
 }
 
-func (h *held) Token() lock.Token       { return 0 }
-func (h *held) Lost() <-chan struct{}   { return h.lost }
-func (h *held) Wanted() <-chan struct{} { return h.wanted }
+func (h *held) Token() lock.Token          { return 0 }
+func (h *held) Lost() <-chan struct{}      { return h.lost }
+func (h *held) Contended() <-chan struct{} { return h.contended }
 
 // Unlock passes the lock on to the next waiter.
 func (h *held) Unlock(context.Context) error {

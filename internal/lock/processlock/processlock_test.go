@@ -40,7 +40,7 @@ func (s *lockers) add(l *Locker) {
 
 func (s *lockers) Address() string { return "" }
 
-func (s *lockers) Places(_ testing.TB, name string) []string {
+func (s *lockers) Entries(_ testing.TB, name string) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var places []string

@@ -149,7 +149,7 @@ func TestALateRequestDoesNotChangeAnotherHoldersKey(t *testing.T) {
 	if left := time.Until(s.expiry(t, "n")); left < longTTL/2 {
 		t.Errorf("the other holder's key expires in %s", left)
 	}
-	if places := s.Places(t, "n"); len(places) != 1 || places[0] != "n second" {
+	if places := s.Entries(t, "n"); len(places) != 1 || places[0] != "n second" {
 		t.Errorf("the holders are %q", places)
 	}
 }

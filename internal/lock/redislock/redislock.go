@@ -118,7 +118,7 @@ func New(cfg Config) (*Locker, error) {
 	client := cfg.Clients[0]
 	l := &Locker{store: &store{client: client, prefix: cfg.Prefix, ttl: cfg.TTL}, notices: newNotices(client)}
 	var err error
-	l.Locker, err = lease.New(lease.Config{Store: l.store, TTL: cfg.TTL, Owner: cfg.Owner, Changed: l.changed, Final: isFinal})
+	l.Locker, err = lease.New(lease.Config{Store: l.store, TTL: cfg.TTL, Owner: cfg.Owner, AwaitChange: l.changed, Final: isFinal})
 	if err != nil {
 		return nil, fmt.Errorf("redis lock: %w", err)
 	}

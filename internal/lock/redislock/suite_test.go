@@ -126,8 +126,8 @@ func (s *servers) Address() string {
 	return strings.Join(addresses, ",")
 }
 
-// Places returns the owners on any node, the one on the most nodes first.
-func (s *servers) Places(tb testing.TB, name string) []string {
+// Entries returns the owners on any node, the one on the most nodes first.
+func (s *servers) Entries(tb testing.TB, name string) []string {
 	tb.Helper()
 	counts := map[string]int{}
 	first := ""

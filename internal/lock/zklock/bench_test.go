@@ -32,7 +32,7 @@ func BenchmarkHandover(b *testing.B) {
 			next, err = lockers[holder].Lock(b.Context(), name)
 			granted <- time.Now()
 		}()
-		<-held.Wanted()
+		<-held.Contended()
 		writes = append(writes, s.write(b)) // meanwhile the waiter sets its watch
 		began := time.Now()
 		locktest.MustUnlock(b, held)

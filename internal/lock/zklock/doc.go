@@ -30,7 +30,7 @@
 // node in front of that was created earlier. So if a list shows a node as the first,
 // it is the first until it is gone. A waiter watches only the node before its own, so
 // that a release wakes one waiter (see the lesson on the thundering herd). The holder
-// watches the queue until a second node appears, and then closes Wanted.
+// watches the queue until a second node appears, and then closes Contended.
 //
 // # Failures
 //

@@ -94,7 +94,7 @@ func TestAFailedUnlockIsCompletedLater(t *testing.T) {
 	here, there := newLocker(t, longTTL, link.Addr), newLocker(t, longTTL, s.Addrs()...)
 	held := locktest.MustLock(t, here, "n")
 	waiter := locktest.LockAside(t, there, "n")
-	sandboxtest.Await(t, held.Wanted(), "Wanted")
+	sandboxtest.Await(t, held.Contended(), "Contended")
 	link.Cut()
 	sandboxtest.Eventually(t, "the connection's end", func() bool { return here.Healthy() != nil })
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -203,7 +203,7 @@ func TestNothingOfAnExpiredSessionIsSentInTheNext(t *testing.T) {
 	old := s.places(t, "n", 1)[0]
 	link.Cut()
 	release()
-	s.Revoke(t, s.Places(t, "another")[0])
+	s.Revoke(t, s.Entries(t, "another")[0])
 	link.Heal()
 	next := waiter.Granted(t)
 	sandboxtest.Await(t, held.Lost(), "the loss")
@@ -243,8 +243,8 @@ func TestAGrantSurvivesARestart(t *testing.T) {
 	here, there := newLocker(t, longTTL, s.Addrs()...), newLocker(t, longTTL, s.Addrs()...)
 	held := locktest.MustLock(t, here, "n")
 	waiter := locktest.LockAside(t, there, "n")
-	sandboxtest.Await(t, held.Wanted(), "Wanted")
-	before := s.Places(t, "n")
+	sandboxtest.Await(t, held.Contended(), "Contended")
+	before := s.Entries(t, "n")
 	s.Kill(t)
 	if err := s.Nodes[0].Restart(t.Context()); err != nil {
 		t.Fatal(err)
@@ -385,7 +385,7 @@ func TestCancelsAndRemovalsNeverLetTwoIn(t *testing.T) {
 	group.Go(func() error { // an operator removes waiters
 		rnd := rand.New(rand.NewPCG(seed, 100))
 		for time.Now().Before(until) {
-			if places := s.Places(t, names[rnd.IntN(len(names))]); len(places) > 3 {
+			if places := s.Entries(t, names[rnd.IntN(len(names))]); len(places) > 3 {
 				// While the first node exists, the last one does not hold the lock. Both may be
 				// gone.
 				_, _ = s.conn.Multi(&zk.CheckVersionRequest{Path: places[0], Version: anyVersion},
@@ -427,7 +427,7 @@ func TestManyNames(t *testing.T) {
 				turn <- err
 			}()
 			select {
-			case <-first.Wanted():
+			case <-first.Contended():
 			case <-ctx.Done():
 				return ctx.Err()
 			}
@@ -492,7 +492,7 @@ func TestHealthyRecoversAfterALoss(t *testing.T) {
 		t.Errorf("Healthy before the first lock: %v", err)
 	}
 	held := locktest.MustLock(t, l, "n")
-	s.Revoke(t, s.Places(t, "n")[0])
+	s.Revoke(t, s.Entries(t, "n")[0])
 	sandboxtest.Await(t, held.Lost(), "the loss")
 	sawError := false
 	sandboxtest.Eventually(t, "another session", func() bool { // without another Lock
@@ -531,7 +531,7 @@ func mustMakeParents(t *testing.T, l *Locker, name string) {
 // places waits until name has n places.
 func (s *server) places(t *testing.T, name string, n int) (places []string) {
 	t.Helper()
-	sandboxtest.Eventually(t, fmt.Sprintf("%d places", n), func() bool { places = s.Places(t, name); return len(places) == n })
+	sandboxtest.Eventually(t, fmt.Sprintf("%d places", n), func() bool { places = s.Entries(t, name); return len(places) == n })
 	return places
 }
 

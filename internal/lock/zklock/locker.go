@@ -19,7 +19,7 @@ import (
 
 // Capabilities are what a Locker guarantees.
 var Capabilities = lock.Capabilities{
-	Processes: true, Fair: true, Deadline: true, Token: true, LossNotice: true, Wanted: true, Queue: true, Removal: true,
+	Processes: true, Fair: true, Deadline: true, Token: true, LossNotice: true, Contended: true, Queue: true, Removal: true,
 	Renewed: true, Restart: true,
 	LockTrips: 2, UnlockTrips: 1, // create; read; delete
 }

@@ -50,12 +50,12 @@ type place struct {
 	cancel   context.CancelCauseFunc
 	unfollow func() bool // stops following the session's end
 
-	turn   chan struct{} // closed in state held, or gone without held
-	lost   chan struct{}
-	wanted chan struct{}
-	once   sync.Once     // of leave
-	gone   chan struct{} // closed when its node is deleted
-	left   error         // why its node could not be deleted; read after gone
+	turn      chan struct{} // closed in state held, or gone without held
+	lost      chan struct{}
+	contended chan struct{}
+	once      sync.Once     // of leave
+	gone      chan struct{} // closed when its node is deleted
+	left      error         // why its node could not be deleted; read after gone
 
 	own *watch // on its node; used by run only
 
@@ -81,7 +81,7 @@ func (l *Locker) enter(ctx context.Context, name string, onlyFirst bool) (*place
 	}
 	p := &place{
 		locker: l, session: s, name: name, path: l.pathOf(name), id: uuid.Must(uuid.NewV7()).String(),
-		turn: make(chan struct{}), lost: make(chan struct{}), wanted: make(chan struct{}), gone: make(chan struct{}),
+		turn: make(chan struct{}), lost: make(chan struct{}), contended: make(chan struct{}), gone: make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancelCause(s.ctx)
 	l.mu.Lock()
@@ -284,7 +284,7 @@ func (p *place) grant() error {
 	return nil
 }
 
-// attend waits for the end of a grant. Meanwhile it closes wanted, once, when the
+// attend waits for the end of a grant. Meanwhile it closes contended, once, when the
 // queue has another node.
 func (p *place) attend(others bool) error {
 	for !others {
@@ -301,7 +301,7 @@ func (p *place) attend(others bool) error {
 		}
 		others = len(queue) > 1
 	}
-	close(p.wanted)
+	close(p.contended)
 	return p.await(&watch{}) // which never fires
 }
 
@@ -374,8 +374,8 @@ func (p *place) Token() lock.Token { return p.token }
 // Lost is closed at the session's local deadline, or when the node is seen to be gone.
 func (p *place) Lost() <-chan struct{} { return p.lost }
 
-// Wanted is closed when the queue has another node.
-func (p *place) Wanted() <-chan struct{} { return p.wanted }
+// Contended is closed when the queue has another node.
+func (p *place) Contended() <-chan struct{} { return p.contended }
 
 // Unlock deletes the node, and retries while ZooKeeper is unreachable. If ctx ends
 // first, that continues in the background.

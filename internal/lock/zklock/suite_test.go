@@ -87,7 +87,7 @@ func (silent) Printf(string, ...any) {}
 
 func (s *server) Address() string { return strings.Join(s.Addrs(), ",") }
 
-func (s *server) Places(tb testing.TB, name string) []string {
+func (s *server) Entries(tb testing.TB, name string) []string {
 	tb.Helper()
 	path := (&Locker{cfg: Config{Prefix: testPrefix}}).pathOf(name)
 	nodes, _, err := s.conn.Children(path)

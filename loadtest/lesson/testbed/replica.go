@@ -129,7 +129,7 @@ func (s *Seller) Do(call Call, reply *Reply) (err error) {
 		}
 	case opWanted:
 		select {
-		case <-s.held.Wanted():
+		case <-s.held.Contended():
 		case <-ctx.Done():
 			err = errors.New("no other replica waits for the lock")
 		}
