@@ -5,11 +5,8 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/locktest"
@@ -22,140 +19,72 @@ const clusterTTL = 12 * time.Second
 
 // clusterLocks are the locks of this package.
 var clusterLocks = []struct {
-	name string
-	make func(Config) (lock.Locker, error)
+	locktest.Backend
+	open func(t *testing.T, ttl time.Duration, endpoints []string) lock.Locker
 	// promptly: Lock returns at its deadline, and no request waits for a dead leader.
 	// The textbook's Lock first cleans up, and its requests have no time-out.
 	promptly bool
-	// keeps: a grant survives an election. The textbook's session sends its renewals
+	// survives: a grant survives an election. The textbook's session sends its renewals
 	// to one node, and takes long to find another.
-	keeps bool
+	survives bool
 }{
-	{"etcd", func(cfg Config) (lock.Locker, error) { return New(cfg) }, true, true},
-	{"etcd-try", func(cfg Config) (lock.Locker, error) { return NewTry(cfg) }, true, true},
-	{"etcd-textbook", func(cfg Config) (lock.Locker, error) { return NewTextbook(cfg) }, false, false},
+	{backend, openAt(New), true, true},
+	{try, openAt(NewTry), true, true},
+	{textbook, openAt(NewTextbook), false, false},
+}
+
+func openAt[L lock.Locker](newLocker func(Config) (L, error)) func(*testing.T, time.Duration, []string) lock.Locker {
+	return func(t *testing.T, ttl time.Duration, endpoints []string) lock.Locker {
+		t.Helper()
+		return opened(t, newLocker, endpoints, Config{TTL: ttl})
+	}
 }
 
 // TestCluster kills and stops nodes of a cluster of three, for each lock.
 func TestCluster(t *testing.T) {
 	s := start(t, 3)
 	for _, kind := range clusterLocks {
-		open := func(t *testing.T, ttl time.Duration, endpoints ...string) lock.Locker {
+		two := func(t *testing.T, ttl time.Duration, endpoints ...string) [2]lock.Locker {
 			t.Helper()
-			cfg := testConfig(nil)
-			cfg.TTL = ttl
-			return openLocker(t, kind.make, cfg, endpoints)
+			return [2]lock.Locker{kind.open(t, ttl, endpoints), kind.open(t, ttl, endpoints)}
 		}
-		t.Run(kind.name, func(t *testing.T) {
+		t.Run(kind.Name, func(t *testing.T) {
 			t.Run("WorksWithoutItsLeader", func(t *testing.T) {
-				s.worksWithoutLeader(t, kind.keeps, open(t, clusterTTL, s.EtcdEndpoints()...), open(t, clusterTTL, s.EtcdEndpoints()...))
+				s.worksWithoutLeader(t, kind.survives, two(t, clusterTTL, s.EtcdEndpoints()...))
 			})
 			t.Run("LeaderDiesDuringAHandOver", func(t *testing.T) {
-				s.diesDuringHandOver(t, kind.promptly, open(t, clusterTTL, s.EtcdEndpoints()...), open(t, clusterTTL, s.EtcdEndpoints()...))
+				s.diesDuringHandOver(t, kind.promptly, two(t, clusterTTL, s.EtcdEndpoints()...))
 			})
 			t.Run("MinorityGrantsNothing", func(t *testing.T) {
-				minority := s.Etcd[0].Endpoint
-				s.minorityGrantsNothing(t, kind.promptly, open(t, testTTL, minority), open(t, testTTL, minority))
+				s.minorityGrantsNothing(t, kind.promptly, two(t, testTTL, s.Etcd[0].Endpoint))
 			})
 		})
 	}
-}
-
-// openLocker makes a Locker with its own client. The test's end closes both.
-func openLocker(t *testing.T, make func(Config) (lock.Locker, error), cfg Config, endpoints []string) lock.Locker {
-	t.Helper()
-	client, err := newClient(endpoints)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Client = client
-	l, err := make(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := l.Close(ctx); err != nil {
-			t.Error(err)
-		}
-		client.Close()
-	})
-	return l
 }
 
 // worksWithoutLeader kills the leader while two Lockers take turns. Each may be
 // connected to any node. Another grant is held meanwhile.
-func (s *server) worksWithoutLeader(t *testing.T, keeps bool, lockers ...lock.Locker) {
-	kept := locktest.MustLock(t, lockers[0], "kept")
-	var rounds atomic.Int64
-	var inside atomic.Int32
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var group errgroup.Group
-	for _, l := range lockers {
-		group.Go(func() error {
-			for ctx.Err() == nil {
-				held, err := l.Lock(ctx, "round")
-				if err != nil {
-					t.Log("lock:", err) // the last call is cancelled
-					continue
-				}
-				if inside.Add(1) != 1 {
-					return errors.New("the lock has two holders")
-				}
-				inside.Add(-1)
-				if err := giveBack(t, held); err != nil {
-					return err
-				}
-				rounds.Add(1)
-			}
-			return nil
-		})
-	}
-	sandboxtest.Eventually(t, "the lock to change hands", func() bool { return rounds.Load() > 4 })
+func (s *server) worksWithoutLeader(t *testing.T, survives bool, lockers [2]lock.Locker) {
+	other := locktest.MustLock(t, lockers[0], "other")
 	leader := s.leader(t)
 	restart := s.restarting(t, leader)
-	killed := time.Now()
-	s.Etcd[leader].Kill()
-	before := rounds.Load()
-	sandboxtest.Eventually(t, "the lock to change hands without the leader", func() bool { return rounds.Load() > before+4 })
-	t.Logf("4 rounds %s after the leader's death", time.Since(killed).Round(time.Millisecond))
-	cancel()
-	if err := group.Wait(); err != nil {
-		t.Error(err)
-	}
+	locktest.TakeTurns(t, lockers, !survives, s.Etcd[leader].Kill)
 	restart()
 	select {
-	case <-kept.Lost():
-		if keeps {
+	case <-other.Lost():
+		if survives {
 			t.Error("a grant was lost, although only one of three nodes failed")
 		}
 	default:
-		locktest.MustUnlock(t, kept)
-	}
-}
-
-// giveBack unlocks, and retries if the answer was lost.
-func giveBack(t *testing.T, held lock.Held) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	for {
-		err := held.Unlock(ctx)
-		if err == nil || errors.Is(err, lock.ErrLost) {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return err
-		}
-		t.Log("unlock:", err)
+		locktest.MustUnlock(t, other)
 	}
 }
 
 // diesDuringHandOver kills the leader during an Unlock. The Unlock may or may not be
 // applied. The waiter must get the lock in both cases and, if promptly, before the
 // lease ends.
-func (s *server) diesDuringHandOver(t *testing.T, promptly bool, here, there lock.Locker) {
+func (s *server) diesDuringHandOver(t *testing.T, promptly bool, lockers [2]lock.Locker) {
+	here, there := lockers[0], lockers[1]
 	held := locktest.MustLock(t, here, "hand-over")
 	waiter := locktest.LockAside(t, there, "hand-over")
 	if _, ok := here.(*Try); !ok {
@@ -169,7 +98,7 @@ func (s *server) diesDuringHandOver(t *testing.T, promptly bool, here, there loc
 		s.Etcd[leader].Kill()
 	}()
 	began := time.Now()
-	if err := giveBack(t, held); err != nil {
+	if err := locktest.UnlockAnyway(t, held); err != nil {
 		t.Error(err)
 	}
 	next := waiter.Granted(t)
@@ -185,7 +114,7 @@ func (s *server) diesDuringHandOver(t *testing.T, promptly bool, here, there loc
 	}
 	<-dead
 	restart()
-	if err := giveBack(t, next); err != nil {
+	if err := locktest.UnlockAnyway(t, next); err != nil {
 		t.Error(err)
 	}
 	locktest.MustUnlock(t, locktest.MustLock(t, here, "hand-over"))
@@ -193,9 +122,10 @@ func (s *server) diesDuringHandOver(t *testing.T, promptly bool, here, there loc
 
 // minorityGrantsNothing stops two of three nodes. The clients of the third one must
 // not get a lock, and must return at their deadlines.
-func (s *server) minorityGrantsNothing(t *testing.T, promptly bool, here, there lock.Locker) {
+func (s *server) minorityGrantsNothing(t *testing.T, promptly bool, lockers [2]lock.Locker) {
+	here, there := lockers[0], lockers[1]
 	held := locktest.MustLock(t, here, "held")
-	locktest.MustUnlock(t, locktest.MustLock(t, there, "known")) // begins its lease
+	locktest.MustUnlock(t, locktest.MustLock(t, there, "any")) // begins its lease
 	for _, node := range s.Etcd[1:] {
 		sandboxtest.Pause(t, node.Process)
 	}

@@ -7,19 +7,16 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
-	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/locktest"
@@ -272,43 +269,11 @@ func (s *server) partitioned(t *testing.T) (inTime bool) {
 	return inTime
 }
 
-// TestManyNames makes two Lockers contend for a thousand names at the same time.
 func TestManyNames(t *testing.T) {
-	const names = 1000
 	s := start(t, 1)
 	// The time-outs of requests depend on the TTL, and there are a thousand at once.
 	here, there := newLockerAt(t, s.EtcdEndpoints(), Config{TTL: patience}), newLockerAt(t, s.EtcdEndpoints(), Config{TTL: patience})
-	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
-	defer cancel()
-	began := time.Now()
-	var group errgroup.Group
-	for i := range names {
-		name := strconv.Itoa(i)
-		group.Go(func() error {
-			first, err := here.Lock(ctx, name)
-			if err != nil {
-				return err
-			}
-			turn := make(chan error, 1)
-			go func() {
-				second, err := there.Lock(ctx, name)
-				if err == nil {
-					err = second.Unlock(ctx)
-				}
-				turn <- err
-			}()
-			select {
-			case <-first.Contended():
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			return errors.Join(first.Unlock(ctx), <-turn)
-		})
-	}
-	if err := group.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%d names, each handed over once, in %s", names, time.Since(began).Round(time.Millisecond))
+	locktest.ManyNames(t, here, there)
 	for _, metric := range []string{"etcd_debugging_mvcc_watcher_total", "etcd_debugging_mvcc_watch_stream_total"} {
 		sandboxtest.Eventually(t, metric+" to be 2, for two lockers", func() bool { return s.metric(t, metric) == 2 })
 	}
@@ -334,70 +299,21 @@ func TestAnUnusedWatchIsClosed(t *testing.T) {
 	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 }
 
-// TestCancelsAndRemovalsNeverLetTwoIn cancels calls and removes keys of a few names, at
-// random, while no lease ends. No name may have two holders, and no key may be left.
+// TestCancelsAndRemovalsNeverLetTwoIn, and leave no key.
 func TestCancelsAndRemovalsNeverLetTwoIn(t *testing.T) {
 	s := start(t, 1)
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	lockers := []*Locker{s.newLocker(t), s.newLocker(t)}
-	names := []string{"a", "b", "c"}
-	inside := make([]atomic.Int32, len(names))
-	until := time.Now().Add(3 * time.Second)
-	var granted atomic.Int64
-	var group errgroup.Group
-	for i := range 12 {
-		group.Go(func() error {
-			rnd := rand.New(rand.NewPCG(seed, uint64(i)))
-			for time.Now().Before(until) {
-				n := rnd.IntN(len(names))
-				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rnd.IntN(50_000))*time.Microsecond)
-				take := lockers[i%2].Lock
-				if rnd.IntN(4) == 0 {
-					take = lockers[i%2].TryLock
-				}
-				held, err := take(ctx, names[n])
-				cancel()
-				if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, lock.ErrHeld) {
-					continue
-				}
-				if err != nil {
-					return err
-				}
-				granted.Add(1)
-				if inside[n].Add(1) != 1 {
-					t.Errorf("%s has two holders", names[n])
-				}
-				time.Sleep(time.Duration(rnd.IntN(500)) * time.Microsecond)
-				inside[n].Add(-1)
-				if err := held.Unlock(t.Context()); err != nil {
-					t.Errorf("Unlock: %v", err)
-				}
-			}
+	lockers := [2]*Locker{s.newLocker(t), s.newLocker(t)}
+	locktest.CancelAndRemove(t, [2]lock.Locker{lockers[0], lockers[1]}, func(name string) error {
+		keys := s.Entries(t, name)
+		if len(keys) < 2 {
 			return nil
-		})
-	}
-	group.Go(func() error { // an operator removes waiters
-		rnd := rand.New(rand.NewPCG(seed, 100))
-		for time.Now().Before(until) {
-			places := s.Entries(t, names[rnd.IntN(len(names))])
-			if len(places) > 1 {
-				// While the first key exists, the last one does not hold the lock.
-				_, err := s.client.Txn(t.Context()).
-					If(clientv3.Compare(clientv3.CreateRevision(places[0]), ">", 0)).
-					Then(clientv3.OpDelete(places[len(places)-1])).Commit()
-				if err != nil {
-					return err
-				}
-			}
-			time.Sleep(5 * time.Millisecond)
 		}
-		return nil
-	})
-	if err := group.Wait(); err != nil {
-		t.Error(err)
-	}
-	t.Logf("%d grants", granted.Load())
+		// While the first key exists, the last one does not hold the lock.
+		_, err := s.client.Txn(t.Context()).
+			If(clientv3.Compare(clientv3.CreateRevision(keys[0]), ">", 0)).
+			Then(clientv3.OpDelete(keys[len(keys)-1])).Commit()
+		return err
+	}, func(error) bool { return false })
 	sandboxtest.Eventually(t, "all keys to go", func() bool { return len(s.keys(t)) == 0 })
 	sandboxtest.Eventually(t, "all places and strays to go", func() bool {
 		left := 0
@@ -421,7 +337,7 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := New(long(testConfig(client)))
+	l, err := New(testConfig(client))
 	if err != nil {
 		t.Fatal(err)
 	}

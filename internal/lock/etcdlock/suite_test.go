@@ -2,7 +2,6 @@ package etcdlock
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -29,33 +28,18 @@ const (
 
 var backend = locktest.Backend{
 	Name: "etcd", Capabilities: Capabilities, TTL: testTTL, Start: startServer,
-	Open: func(address string) (lock.Locker, func() error, error) {
-		return open(address, func(cfg Config) (lock.Locker, error) { return New(cfg) })
-	},
-	OpenLong: func(address string) (lock.Locker, func() error, error) {
-		return open(address, func(cfg Config) (lock.Locker, error) { return New(long(cfg)) })
-	},
+	Open: openWith(New, testTTL), OpenLong: openWith(New, longTTL),
 }
 
 var textbook = locktest.Backend{
 	Name: "etcd-textbook", Capabilities: TextbookCapabilities, TTL: testTTL, Start: startServer,
-	Open: func(address string) (lock.Locker, func() error, error) {
-		return open(address, func(cfg Config) (lock.Locker, error) { return NewTextbook(cfg) })
-	},
-	OpenLong: func(address string) (lock.Locker, func() error, error) {
-		return open(address, func(cfg Config) (lock.Locker, error) { return NewTextbook(long(cfg)) })
-	},
+	Open: openWith(NewTextbook, testTTL), OpenLong: openWith(NewTextbook, longTTL),
 }
 
 var try = locktest.Backend{
 	Name: "etcd-try", Capabilities: TryCapabilities, TTL: testTTL,
 	Start: func(tb testing.TB) locktest.Server { return tryServer{start(tb, 1)} },
-	Open: func(address string) (lock.Locker, func() error, error) {
-		return open(address, func(cfg Config) (lock.Locker, error) { return NewTry(cfg) })
-	},
-	OpenLong: func(address string) (lock.Locker, func() error, error) {
-		return open(address, func(cfg Config) (lock.Locker, error) { return NewTry(long(cfg)) })
-	},
+	Open:  openWith(NewTry, testTTL), OpenLong: openWith(NewTry, longTTL),
 }
 
 func TestMain(m *testing.M) { locktest.Main(m, backend, textbook, try) }
@@ -66,16 +50,18 @@ func TestTextbook(t *testing.T) { locktest.Run(t, textbook) }
 
 func TestTry(t *testing.T) { locktest.Run(t, try) }
 
-func open(address string, newLocker func(Config) (lock.Locker, error)) (lock.Locker, func() error, error) {
-	client, err := newClient(strings.Split(address, ","))
-	if err != nil {
-		return nil, nil, err
+// openWith returns the Open of a back-end.
+func openWith[L lock.Locker](newLocker func(Config) (L, error), ttl time.Duration) func(string) (lock.Locker, func() error, error) {
+	return func(address string) (lock.Locker, func() error, error) {
+		client, err := newClient(strings.Split(address, ","))
+		if err != nil {
+			return nil, nil, err
+		}
+		cfg := testConfig(client)
+		cfg.TTL = ttl
+		locker, err := newLocker(cfg)
+		return locker, client.Close, err
 	}
-	locker, err := newLocker(testConfig(client))
-	if err != nil {
-		return nil, nil, err
-	}
-	return locker, client.Close, nil
 }
 
 func newClient(endpoints []string) (*clientv3.Client, error) {
@@ -93,14 +79,10 @@ func testConfig(client *clientv3.Client) Config {
 	}
 }
 
-func long(cfg Config) Config {
-	cfg.TTL = longTTL
-	return cfg
-}
-
 // server is an etcd cluster, with an operator's client.
 type server struct {
 	*sandbox.Stack
+	sandboxtest.Processes
 	client *clientv3.Client
 }
 
@@ -114,7 +96,11 @@ func start(tb testing.TB, nodes int) *server {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { client.Close() })
-	return &server{Stack: stack, client: client}
+	s := &server{Stack: stack, client: client}
+	for _, node := range stack.Etcd {
+		s.Processes = append(s.Processes, node.Process)
+	}
+	return s
 }
 
 func (s *server) Address() string { return strings.Join(s.EtcdEndpoints(), ",") }
@@ -126,70 +112,40 @@ func (s *server) Entries(tb testing.TB, name string) []string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	places := make([]string, len(answer.Kvs))
+	entries := make([]string, len(answer.Kvs))
 	for i, kv := range answer.Kvs {
-		places[i] = string(kv.Key)
+		entries[i] = string(kv.Key)
 	}
-	return places
+	return entries
 }
 
-func (s *server) Remove(tb testing.TB, place string) {
+func (s *server) Remove(tb testing.TB, entry string) {
 	tb.Helper()
-	answer, err := s.client.Delete(tb.Context(), place)
+	answer, err := s.client.Delete(tb.Context(), entry)
 	if err != nil || answer.Deleted != 1 {
-		tb.Fatalf("delete %s: %v, %v", place, answer, err)
+		tb.Fatalf("delete %s: %v, %v", entry, answer, err)
 	}
 }
 
-func (s *server) Revoke(tb testing.TB, place string) {
+func (s *server) Revoke(tb testing.TB, entry string) {
 	tb.Helper()
-	answer, err := s.client.Get(tb.Context(), place)
+	answer, err := s.client.Get(tb.Context(), entry)
 	if err != nil || len(answer.Kvs) != 1 {
-		tb.Fatalf("get %s: %v, %v", place, answer, err)
+		tb.Fatalf("get %s: %v, %v", entry, answer, err)
 	}
 	if _, err := s.client.Revoke(tb.Context(), clientv3.LeaseID(answer.Kvs[0].Lease)); err != nil {
 		tb.Fatal(err)
 	}
 }
 
-func (s *server) Pause(tb testing.TB) {
-	tb.Helper()
-	for _, node := range s.Etcd {
-		sandboxtest.Pause(tb, node.Process)
-	}
-}
-
-func (s *server) Resume(tb testing.TB) {
-	tb.Helper()
-	for _, node := range s.Etcd {
-		sandboxtest.Resume(tb, node.Process)
-	}
-}
-
-func (s *server) Kill(testing.TB) {
-	for _, node := range s.Etcd {
-		node.Kill()
-	}
-}
-
-func (s *server) Restart(tb testing.TB) {
-	tb.Helper()
-	s.Kill(tb)
-	for _, node := range s.Etcd {
-		if err := node.Restart(tb.Context()); err != nil {
-			tb.Fatal(err)
-		}
-	}
-}
-
 // tryServer is a server for Try. All holders of a name have the same key, so the names
-// of its places include the create revision.
+// of its entries include the create revision.
 type tryServer struct{ *server }
 
 func (s tryServer) Entries(tb testing.TB, name string) []string {
 	tb.Helper()
-	places := s.server.Entries(tb, name)
-	for i, key := range places {
+	entries := s.server.Entries(tb, name)
+	for i, key := range entries {
 		answer, err := s.client.Get(tb.Context(), key)
 		if err != nil {
 			tb.Fatal(err)
@@ -197,20 +153,20 @@ func (s tryServer) Entries(tb testing.TB, name string) []string {
 		if len(answer.Kvs) == 0 {
 			return nil // deleted meanwhile
 		}
-		places[i] = fmt.Sprintf("%s@%d", key, answer.Kvs[0].CreateRevision)
+		entries[i] = fmt.Sprintf("%s@%d", key, answer.Kvs[0].CreateRevision)
 	}
-	return places
+	return entries
 }
 
-func (s tryServer) Remove(tb testing.TB, place string) {
+func (s tryServer) Remove(tb testing.TB, entry string) {
 	tb.Helper()
-	key, _, _ := strings.Cut(place, "@")
+	key, _, _ := strings.Cut(entry, "@")
 	s.server.Remove(tb, key)
 }
 
-func (s tryServer) Revoke(tb testing.TB, place string) {
+func (s tryServer) Revoke(tb testing.TB, entry string) {
 	tb.Helper()
-	key, _, _ := strings.Cut(place, "@")
+	key, _, _ := strings.Cut(entry, "@")
 	s.server.Revoke(tb, key)
 }
 
@@ -239,6 +195,12 @@ func (s *server) newLocker(tb testing.TB) *Locker {
 // newLockerAt is newLocker for other endpoints. It uses the TTL and Logger of with.
 func newLockerAt(tb testing.TB, endpoints []string, with Config) *Locker {
 	tb.Helper()
+	return opened(tb, New, endpoints, with)
+}
+
+// opened makes a Locker with its own client. The test's end closes both.
+func opened[L lock.Locker](tb testing.TB, newLocker func(Config) (L, error), endpoints []string, with Config) L {
+	tb.Helper()
 	client, err := newClient(endpoints)
 	if err != nil {
 		tb.Fatal(err)
@@ -246,15 +208,6 @@ func newLockerAt(tb testing.TB, endpoints []string, with Config) *Locker {
 	cfg := testConfig(client)
 	cfg.TTL = cmp.Or(with.TTL, longTTL)
 	cfg.Logger = with.Logger
-	l, err := New(cfg)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = l.Close(ctx) // the server may be gone
-		client.Close()
-	})
-	return l
+	l, err := newLocker(cfg)
+	return locktest.Opened(tb, l, err, client.Close)
 }

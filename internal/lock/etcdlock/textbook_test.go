@@ -11,9 +11,9 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-func (s *server) newTextbook(t *testing.T) lock.Locker {
+func (s *server) newTextbook(t *testing.T) *Textbook {
 	t.Helper()
-	return openLocker(t, func(cfg Config) (lock.Locker, error) { return NewTextbook(cfg) }, long(testConfig(nil)), s.EtcdEndpoints())
+	return opened(t, NewTextbook, s.EtcdEndpoints(), Config{})
 }
 
 // TestTextbookUnlocksAnEtcdThatComesBack before Unlock's context ends. The key would not
@@ -53,8 +53,8 @@ func TestTextbookUnlocksOnce(t *testing.T) {
 	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 		t.Errorf("Unlock again: %v, want %v", err, lock.ErrLost)
 	}
-	if places := s.Entries(t, "n"); len(places) != 1 {
-		t.Errorf("places %q, want only the grant's", places)
+	if entries := s.Entries(t, "n"); len(entries) != 1 {
+		t.Errorf("entries %q, want only the grant's", entries)
 	}
 	locktest.MustUnlock(t, next)
 }

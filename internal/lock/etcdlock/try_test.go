@@ -19,23 +19,7 @@ func newTry(t *testing.T, endpoints []string) *Try { return newTryFor(t, longTTL
 
 func newTryFor(t *testing.T, ttl time.Duration, endpoints []string) *Try {
 	t.Helper()
-	client, err := newClient(endpoints)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := testConfig(client)
-	cfg.TTL = ttl
-	l, err := NewTry(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = l.Close(ctx) // the server may be gone
-		client.Close()
-	})
-	return l
+	return opened(t, NewTry, endpoints, Config{TTL: ttl})
 }
 
 // leases returns the number of leases in etcd.

@@ -68,7 +68,7 @@ func TestEvictionEndsOneGrantAndNoLaterOne(t *testing.T) {
 	held := <-next
 	<-slow.Lost()
 	if slow.(lock.LossReporter).TimedOut() {
-		t.Error("Silent is true after an eviction")
+		t.Error("TimedOut is true after an eviction")
 	}
 	if held.Token() <= slow.Token() {
 		t.Errorf("token %d follows %d, want a larger one", held.Token(), slow.Token())
@@ -88,7 +88,7 @@ func TestEvictionEndsOneGrantAndNoLaterOne(t *testing.T) {
 	}
 }
 
-func TestSilentIsTrueWhenEtcdDidNotAnswer(t *testing.T) {
+func TestTimedOutIsTrueWhenEtcdDidNotAnswer(t *testing.T) {
 	l, q := newView(t, time.Minute)
 	p := newPlace(l, q, 1, 30)
 	p.state = held
@@ -97,6 +97,6 @@ func TestSilentIsTrueWhenEtcdDidNotAnswer(t *testing.T) {
 	l.mu.Unlock()
 	<-p.Lost()
 	if !p.TimedOut() {
-		t.Error("Silent is false after a lease that could not be renewed")
+		t.Error("TimedOut is false after a lease that could not be renewed")
 	}
 }

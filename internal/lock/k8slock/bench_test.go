@@ -1,7 +1,6 @@
 package k8slock
 
 import (
-	"slices"
 	"testing"
 	"time"
 
@@ -9,58 +8,41 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"flashsale/internal/lock"
 	"flashsale/internal/lock/locktest"
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// BenchmarkHandover measures a hand-over: from just before Unlock until the waiter's
-// Lock has returned. Two holders with separate clients take turns. It also reports the
-// median of an update of another object, the write that no lock can avoid.
+// BenchmarkHandover measures a hand-over, as locktest.HandOvers does, and the median of an
+// update of another object, the write that no lock can avoid.
 //
 //	go test ./internal/lock/k8slock -run '^$' -bench Handover -benchtime 200x
 func BenchmarkHandover(b *testing.B) {
 	s := start(b)
-	for _, kind := range []string{"lease", "stocklock"} {
-		b.Run(kind, func(b *testing.B) { s.handOver(b, kind) })
+	for _, backend := range []locktest.Backend{leaseBackend, stockBackend} {
+		b.Run(backend.Name, func(b *testing.B) {
+			var updates []time.Duration
+			other := s.configMap(b)
+			lockers := [2]lock.Locker{backend.OpenAt(b, s.Address()), backend.OpenAt(b, s.Address())}
+			locktest.HandOvers(b, "n", lockers, func(held lock.Held) {
+				if held.Contended() != nil {
+					sandboxtest.Await(b, held.Contended(), "Contended")
+				} else {
+					time.Sleep(30 * time.Millisecond) // its waiter is not stored on the server
+				}
+				updates = append(updates, s.update(b, other))
+			})
+			locktest.ReportMedian(b, updates, "update-p50-ms")
+		})
 	}
-}
-
-func (s *server) handOver(b *testing.B, kind string) {
-	b.Helper()
-	const name = "n"
-	var lockers [2]locker
-	for i := range lockers {
-		made, err := kinds[kind](testConfig(s.account))
-		lockers[i] = closing(b, made, err)
-	}
-	other := s.configMap(b)
-	held := locktest.MustLock(b, lockers[0], name)
-	var handovers, updates []time.Duration
-	for i := 1; b.Loop(); i++ {
-		waiter := locktest.LockAside(b, lockers[i%2], name)
-		if held.Contended() != nil {
-			sandboxtest.Await(b, held.Contended(), "Contended")
-		} else {
-			time.Sleep(30 * time.Millisecond) // its waiter is not stored on the server
-		}
-		began := time.Now()
-		locktest.MustUnlock(b, held)
-		held = waiter.Granted(b)
-		handovers = append(handovers, time.Since(began))
-		updates = append(updates, s.update(b, other))
-	}
-	locktest.MustUnlock(b, held)
-	b.ReportMetric(milliseconds(handovers), "p50-ms")
-	b.ReportMetric(milliseconds(updates), "update-p50-ms")
 }
 
 // BenchmarkUncontended measures a Lock and an Unlock without contention.
 func BenchmarkUncontended(b *testing.B) {
 	s := start(b)
-	for _, kind := range []string{"lease", "stocklock"} {
-		b.Run(kind, func(b *testing.B) {
-			made, err := kinds[kind](testConfig(s.account))
-			l := closing(b, made, err)
+	for _, backend := range []locktest.Backend{leaseBackend, stockBackend} {
+		b.Run(backend.Name, func(b *testing.B) {
+			l := backend.OpenAt(b, s.Address())
 			for b.Loop() {
 				locktest.MustUnlock(b, locktest.MustLock(b, l, "n"))
 			}
@@ -94,9 +76,4 @@ func (s *server) update(b *testing.B, object *unstructured.Unstructured) time.Du
 	took := time.Since(began)
 	object.SetResourceVersion(updated.GetResourceVersion())
 	return took
-}
-
-func milliseconds(all []time.Duration) float64 {
-	slices.Sort(all)
-	return float64(all[len(all)/2]) / float64(time.Millisecond)
 }

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
 )
 
 func TestEveryNameHasItsOwnObject(t *testing.T) {
@@ -78,7 +79,7 @@ func TestAnUnreachableServer(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			made, err := newLocker(testConfig(address{URL: "https://" + nowhere}))
-			l := closing(t, made, err)
+			l := locktest.Opened(t, made, err)
 			asked := time.Now()
 			if _, err := l.TryLock(t.Context(), "n"); err == nil || errors.Is(err, lock.ErrHeld) || !strings.Contains(err.Error(), nowhere) {
 				t.Errorf("TryLock: %v", err)
@@ -99,7 +100,7 @@ func TestAnUnreachableServer(t *testing.T) {
 func TestRequestsToADeadServerAreSpaced(t *testing.T) {
 	t.Parallel()
 	made, err := NewStock(testConfig(address{URL: "https://" + nowhere}))
-	l := closing(t, made, err)
+	l := locktest.Opened(t, made, err)
 	// A busy machine may stop the test for longer than a pause.
 	for end := time.Now().Add(patience); ; {
 		if err = fivePauses(t, l); err == nil || time.Now().After(end) {

@@ -197,9 +197,9 @@ func liveHolder(t *testing.T, s *server) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			made, err := newLocker(s.config(Config{}))
-			here := closing(t, made, err)
+			here := locktest.Opened(t, made, err)
 			made, err = newLocker(s.config(Config{}))
-			there := closing(t, made, err)
+			there := locktest.Opened(t, made, err)
 			held := locktest.MustLock(t, here, "living")
 			waiter := locktest.LockAside(t, there, "living")
 			select {
@@ -378,9 +378,9 @@ func (s *server) partitioned(t *testing.T, newLocker func(Config) (locker, error
 	t.Helper()
 	cfg, link := s.linked(t, testTTL)
 	made, err := newLocker(cfg)
-	cutOff := closing(t, made, err)
+	cutOff := locktest.Opened(t, made, err)
 	made, err = newLocker(s.config(Config{}))
-	there := closing(t, made, err)
+	there := locktest.Opened(t, made, err)
 	held := locktest.MustLock(t, cutOff, "partition")
 	waiter := locktest.LockAside(t, there, "partition")
 	link.Cut()
@@ -407,7 +407,7 @@ func partitionedWaiter(t *testing.T, s *server) {
 			t.Parallel()
 			cfg, link := s.linked(t, longTTL)
 			made, err := newLocker(cfg)
-			cutOff := closing(t, made, err)
+			cutOff := locktest.Opened(t, made, err)
 			var holder locker = s.stock(t, Config{TTL: longTTL})
 			if kind == "lease" {
 				holder = s.lease(t, Config{TTL: longTTL})
@@ -429,7 +429,7 @@ func partitionedWaiter(t *testing.T, s *server) {
 func failedUnlock(t *testing.T, s *server) {
 	cfg, link := s.linked(t, longTTL)
 	made, err := NewStock(cfg)
-	cutOff := closing(t, made, err)
+	cutOff := locktest.Opened(t, made, err)
 	held := locktest.MustLock(t, cutOff, "failed")
 	link.Cut()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // long enough for one refused connection
@@ -456,9 +456,9 @@ func TestRestart(t *testing.T) {
 	var pairs []pair
 	for _, newLocker := range kinds {
 		made, err := newLocker(s.config(Config{TTL: longTTL}))
-		here := closing(t, made, err)
+		here := locktest.Opened(t, made, err)
 		made, err = newLocker(s.config(Config{TTL: longTTL}))
-		there := closing(t, made, err)
+		there := locktest.Opened(t, made, err)
 		held := locktest.MustLock(t, here, "restart")
 		// A client that was never served would treat the refusals of a starting server as
 		// permanent.

@@ -131,7 +131,7 @@ func askCreatesNothing(t *testing.T, s *server) {
 	elsewhere := s.config(Config{})
 	elsewhere.Namespace = "default" // where a replica has no rights
 	refused, err := NewLease(elsewhere)
-	closing(t, refused, err)
+	locktest.Opened(t, refused, err)
 	for range 2 { // the first must not have created the object
 		if err := errors.Join(leases.Ask(t.Context()), locks.Ask(t.Context())); err != nil {
 			t.Error(err)
@@ -214,7 +214,7 @@ func refusedForGood(t *testing.T, s *server) {
 	} {
 		for kind, newLocker := range kinds {
 			made, err := newLocker(cfg)
-			l := closing(t, made, err)
+			l := locktest.Opened(t, made, err)
 			for call, err := range map[string]error{"Lock": lockError(t, l.Lock), "TryLock": lockError(t, l.TryLock)} {
 				if err == nil || !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), s.URL) {
 					t.Errorf("%s of a %s: %v, want %s at %s", call, kind, err, what, s.URL)
@@ -225,7 +225,7 @@ func refusedForGood(t *testing.T, s *server) {
 	nowhere := testConfig(address{URL: s.URL, Token: s.Token, CA: s.CA})
 	nowhere.Namespace = "nowhere"
 	made, err := NewStock(nowhere)
-	l := closing(t, made, err)
+	l := locktest.Opened(t, made, err)
 	if err := lockError(t, l.Lock); err == nil || !strings.Contains(err.Error(), "nowhere") {
 		t.Errorf("Lock in a missing namespace: %v, want its name", err)
 	}
@@ -233,7 +233,7 @@ func refusedForGood(t *testing.T, s *server) {
 
 func withoutTheResource(t *testing.T, s *server) {
 	made, err := NewStock(testConfig(address{URL: s.URL, Token: s.Token, CA: s.CA}))
-	l := closing(t, made, err)
+	l := locktest.Opened(t, made, err)
 	l.objects.kind = s.client.Resource(stockLocks.GroupVersion().WithResource("stocklocks2")).Namespace(testNamespace)
 	if _, err := l.objects.get(t.Context(), "x"); err == nil || isMissing(err) || !l.objects.isFinal(err) {
 		t.Errorf("read without the resource: %v, want a final error that is not missing", err)
@@ -250,7 +250,7 @@ func namespaceIsTheSource(t *testing.T, s *server) {
 	}
 	for kind, newLocker := range kinds {
 		made, err := newLocker(testConfig(s.account))
-		l := closing(t, made, err)
+		l := locktest.Opened(t, made, err)
 		if source, err := l.Source(t.Context()); err != nil || source != string(namespace.GetUID()) {
 			t.Errorf("%s: source %q, %v, want %q", kind, source, err, namespace.GetUID())
 		}
@@ -261,9 +261,9 @@ func operatorSeesAndEnds(t *testing.T, s *server) {
 	for kind, newLocker := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			made, err := newLocker(s.config(Config{}))
-			here := closing(t, made, err)
+			here := locktest.Opened(t, made, err)
 			made, err = newLocker(s.config(Config{}))
-			there := closing(t, made, err)
+			there := locktest.Opened(t, made, err)
 			asked := time.Now().Add(-time.Second) // more than the resolution of the times
 			first := locktest.MustLock(t, here, "seen")
 			second := locktest.MustLock(t, there, "Seen")

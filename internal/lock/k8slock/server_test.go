@@ -8,35 +8,22 @@ import (
 	"time"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
 )
 
 // patience bounds the waits of a test.
 const patience = 20 * time.Second
 
-// closing closes a Locker at the test's end. The server may be gone.
-func closing[L lock.Locker](tb testing.TB, l L, err error) L {
-	tb.Helper()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = l.Close(ctx)
-	})
-	return l
-}
-
 func (s *server) stock(tb testing.TB, with Config) *StockLocker {
 	tb.Helper()
 	l, err := NewStock(s.config(with))
-	return closing(tb, l, err)
+	return locktest.Opened(tb, l, err)
 }
 
 func (s *server) lease(tb testing.TB, with Config) *LeaseLocker {
 	tb.Helper()
 	l, err := NewLease(s.config(with))
-	return closing(tb, l, err)
+	return locktest.Opened(tb, l, err)
 }
 
 // config returns the test's configuration, with the TTL and REST of with.

@@ -39,23 +39,13 @@ const (
 
 var leaseBackend = locktest.Backend{
 	Name: "kubernetes", Capabilities: LeaseCapabilities, TTL: testTTL,
-	Open: func(address string) (lock.Locker, func() error, error) {
-		return open(address, func(cfg Config) (lock.Locker, error) { return NewLease(cfg) })
-	},
-	OpenLong: func(address string) (lock.Locker, func() error, error) {
-		return open(address, func(cfg Config) (lock.Locker, error) { return NewLease(long(cfg)) })
-	},
+	Open: openWith(NewLease, testTTL), OpenLong: openWith(NewLease, longTTL),
 	Start: func(tb testing.TB) locktest.Server { return leaseServer{start(tb)} },
 }
 
 var stockBackend = locktest.Backend{
 	Name: "stocklock", Capabilities: StockCapabilities, TTL: testTTL,
-	Open: func(address string) (lock.Locker, func() error, error) {
-		return open(address, func(cfg Config) (lock.Locker, error) { return NewStock(cfg) })
-	},
-	OpenLong: func(address string) (lock.Locker, func() error, error) {
-		return open(address, func(cfg Config) (lock.Locker, error) { return NewStock(long(cfg)) })
-	},
+	Open: openWith(NewStock, testTTL), OpenLong: openWith(NewStock, longTTL),
 	Start: func(tb testing.TB) locktest.Server { return stockServer{start(tb)} },
 }
 
@@ -77,22 +67,22 @@ type address struct {
 	CA         []byte
 }
 
-func open(text string, newLocker func(Config) (lock.Locker, error)) (lock.Locker, func() error, error) {
-	var at address
-	if err := json.Unmarshal([]byte(text), &at); err != nil {
-		return nil, nil, err
+// openWith returns the Open of a back-end.
+func openWith[L lock.Locker](newLocker func(Config) (L, error), ttl time.Duration) func(string) (lock.Locker, func() error, error) {
+	return func(text string) (lock.Locker, func() error, error) {
+		var at address
+		if err := json.Unmarshal([]byte(text), &at); err != nil {
+			return nil, nil, err
+		}
+		cfg := testConfig(at)
+		cfg.TTL = ttl
+		locker, err := newLocker(cfg)
+		return locker, func() error { return nil }, err
 	}
-	locker, err := newLocker(testConfig(at))
-	return locker, func() error { return nil }, err
 }
 
 func testConfig(at address) Config {
 	return Config{REST: at.config(), Namespace: testNamespace, TTL: testTTL, Owner: Owner{Replica: "r", Host: "h", PID: 1}}
-}
-
-func long(cfg Config) Config {
-	cfg.TTL = longTTL
-	return cfg
 }
 
 func (a address) config() *rest.Config {
@@ -102,6 +92,7 @@ func (a address) config() *rest.Config {
 // server is an API server with our manifests, and an administrator's client.
 type server struct {
 	*sandbox.Kubernetes
+	sandboxtest.Processes
 	client  *dynamic.DynamicClient
 	account address // of the service account
 }
@@ -131,7 +122,7 @@ func start(tb testing.TB) *server {
 			tb.Error(err)
 		}
 	})
-	s := &server{Kubernetes: k, client: client}
+	s := &server{Kubernetes: k, Processes: sandboxtest.Processes{k.Process}, client: client}
 	namespace := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": testNamespace},
 	}}
@@ -230,20 +221,6 @@ func (s *server) Address() string {
 	return string(text)
 }
 
-func (s *server) Pause(tb testing.TB) { sandboxtest.Pause(tb, s.Process) }
-
-func (s *server) Resume(tb testing.TB) { sandboxtest.Resume(tb, s.Process) }
-
-func (s *server) Kill(testing.TB) { s.Kubernetes.Kill() }
-
-func (s *server) Restart(tb testing.TB) {
-	tb.Helper()
-	s.Kill(tb) // not stopped: it would wait for the open watches
-	if err := s.Process.Restart(tb.Context()); err != nil {
-		tb.Fatal(err)
-	}
-}
-
 // object returns the object of a name, or nil before its first lock.
 func (s *server) object(tb testing.TB, kind schema.GroupVersionResource, name string) *unstructured.Unstructured {
 	tb.Helper()
@@ -267,8 +244,8 @@ func nameOf(tb testing.TB, name string) string {
 	return object
 }
 
-// patch changes the object that contains place.
-func (s *server) patch(tb testing.TB, kind schema.GroupVersionResource, place string, change func(map[string]any), parts ...string) {
+// patch changes the object that contains entry.
+func (s *server) patch(tb testing.TB, kind schema.GroupVersionResource, entry string, change func(map[string]any), parts ...string) {
 	tb.Helper()
 	client := s.client.Resource(kind).Namespace(testNamespace)
 	for {
@@ -278,12 +255,12 @@ func (s *server) patch(tb testing.TB, kind schema.GroupVersionResource, place st
 		}
 		var found *unstructured.Unstructured
 		for i := range list.Items {
-			if strings.Contains(fmt.Sprint(list.Items[i].Object), place) {
+			if strings.Contains(fmt.Sprint(list.Items[i].Object), entry) {
 				found = &list.Items[i]
 			}
 		}
 		if found == nil {
-			tb.Fatalf("no object has the place %s", place)
+			tb.Fatalf("no object contains %s", entry)
 		}
 		change(found.Object)
 		_, err = client.Update(tb.Context(), found, metav1.UpdateOptions{}, parts...)
@@ -296,7 +273,7 @@ func (s *server) patch(tb testing.TB, kind schema.GroupVersionResource, place st
 	}
 }
 
-// leaseServer reads Leases. Waiters have no places.
+// leaseServer reads Leases. Waiters have no entries.
 type leaseServer struct{ *server }
 
 // Entries returns the holder until its lease ends. Server and test have one clock.
@@ -316,14 +293,14 @@ func (s leaseServer) Entries(tb testing.TB, name string) []string {
 	return []string{found.holder()}
 }
 
-func (s leaseServer) Remove(tb testing.TB, place string) {
+func (s leaseServer) Remove(tb testing.TB, entry string) {
 	tb.Helper()
-	s.patch(tb, leaseKind, place, func(object map[string]any) {
+	s.patch(tb, leaseKind, entry, func(object map[string]any) {
 		unstructured.RemoveNestedField(object, "spec", "holderIdentity")
 	})
 }
 
-func (s leaseServer) Revoke(tb testing.TB, place string) { s.Remove(tb, place) }
+func (s leaseServer) Revoke(tb testing.TB, entry string) { s.Remove(tb, entry) }
 
 // stockServer reads StockLocks.
 type stockServer struct{ *server }
@@ -338,24 +315,24 @@ func (s stockServer) Entries(tb testing.TB, name string) []string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	var places []string
+	var entries []string
 	if found.Status.ID != "" {
-		places = append(places, found.Status.ID)
+		entries = append(entries, found.Status.ID)
 	}
 	for _, w := range found.Status.Queue {
-		places = append(places, w.ID)
+		entries = append(entries, w.ID)
 	}
-	return places
+	return entries
 }
 
-func (s stockServer) Remove(tb testing.TB, place string) {
+func (s stockServer) Remove(tb testing.TB, entry string) {
 	tb.Helper()
-	s.patch(tb, stockLocks, place, func(object map[string]any) {
+	s.patch(tb, stockLocks, entry, func(object map[string]any) {
 		found, err := decode[stockLock](&unstructured.Unstructured{Object: object})
 		if err != nil {
 			tb.Fatal(err)
 		}
-		found.Status.keep(func(id string) bool { return id != place })
+		found.Status.keep(func(id string) bool { return id != entry })
 		changed, err := encode(found)
 		if err != nil {
 			tb.Fatal(err)
@@ -364,4 +341,4 @@ func (s stockServer) Remove(tb testing.TB, place string) {
 	}, "status")
 }
 
-func (s stockServer) Revoke(tb testing.TB, place string) { s.Remove(tb, place) }
+func (s stockServer) Revoke(tb testing.TB, entry string) { s.Remove(tb, entry) }

@@ -22,9 +22,9 @@ func silentConnection(t *testing.T, s *server) {
 			at := s.account
 			at.URL = "https://" + wire.addr
 			made, err := newLocker(s.config(Config{REST: at.config()}))
-			waiting := closing(t, made, err)
+			waiting := locktest.Opened(t, made, err)
 			made, err = newLocker(s.config(Config{}))
-			here := closing(t, made, err)
+			here := locktest.Opened(t, made, err)
 			locktest.MustUnlock(t, locktest.MustLock(t, waiting, "any")) // connects it
 			held := locktest.MustLock(t, here, "silent")
 			waiter := locktest.LockAside(t, waiting, "silent")

@@ -9,7 +9,7 @@ import (
 	"flashsale/internal/lock"
 )
 
-// callPatience bounds the calls of MustLock, MustUnlock and LockAside. It is long
+// callPatience bounds the calls and waits of the exported functions. It is long
 // because a busy machine under the race detector is slow.
 const callPatience = time.Minute
 
@@ -37,6 +37,26 @@ func unlock(held lock.Held) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callPatience)
 	defer cancel()
 	return held.Unlock(ctx)
+}
+
+// Opened returns a Locker that was just opened, or fails the test. The end of the test
+// closes the Locker, whose server may be down by then, and then calls closeClients.
+func Opened[L lock.Locker](tb testing.TB, locker L, err error, closeClients ...func() error) L {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = locker.Close(ctx)
+		for _, closeClient := range closeClients {
+			if err := closeClient(); err != nil {
+				tb.Log("close the client:", err)
+			}
+		}
+	})
+	return locker
 }
 
 // Attempt is a Lock that runs in a goroutine.

@@ -58,10 +58,9 @@ type (
 	// call is the argument of a child's methods. Each call has another ID, by which it
 	// can be cancelled. A grant has the ID of its Lock.
 	call = struct {
-		ID, Grant  int
-		Name       string
-		Timeout    time.Duration
-		Contention contention
+		ID, Grant int
+		Name      string
+		Timeout   time.Duration
 	}
 	// result is what a child's methods return. Kind is empty without an error.
 	result = struct {
@@ -140,10 +139,6 @@ func (s *service) lock(c call, r *result, take func(context.Context, string) (lo
 }
 
 func (s *service) Unlock(c call, r *result) error { return s.do(c, r, s.grant(c.Grant).Unlock) }
-
-func (s *service) Contend(c call, r *result) error {
-	return s.do(c, r, func(ctx context.Context) error { return c.Contention.run(ctx, s.locker) })
-}
 
 // Lost returns when a grant is lost, and an error when the parent closes the pipe first.
 func (s *service) Lost(c call, _ *result) error { return s.await(s.grant(c.Grant).Lost()) }
@@ -268,11 +263,11 @@ func (c *child) call(ctx context.Context, method string, args call) (result, err
 	r := new(result)
 	select {
 	case answer := <-c.client.Go("child."+method, args, r, nil).Done:
-		switch known := kinds[r.Kind]; {
+		switch kind := kinds[r.Kind]; {
 		case answer.Error != nil:
 			return *r, answer.Error
-		case known != nil:
-			return *r, fmt.Errorf("%s: %w", r.Text, known)
+		case kind != nil:
+			return *r, fmt.Errorf("%s: %w", r.Text, kind)
 		case r.Kind != "":
 			return *r, errors.New(r.Text)
 		}

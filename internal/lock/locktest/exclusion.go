@@ -3,133 +3,69 @@ package locktest
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/lock"
 )
 
-// contention is work that only one goroutine of all processes may do at a time.
-type contention struct {
-	Name               string
-	Goroutines, Rounds int // Rounds is for each goroutine
-	// Dir has a file that exists while one of them works, a counter that loses an update
-	// if two work at the same time, and a ledger of the tokens.
-	Dir string
-}
-
-// run takes the lock and works under it, repeatedly.
-func (c *contention) run(ctx context.Context, locker lock.Locker) error {
-	group, ctx := errgroup.WithContext(ctx)
-	for range c.Goroutines {
+// exclusion lets goroutines of two processes take the lock in turn. Without exclusion of
+// other processes, all goroutines use one Locker.
+func (s *suite) exclusion(t *testing.T) {
+	const name, goroutines, rounds = "exclusion", 4, 12
+	lockers := []lock.Locker{s.open(t)}
+	if s.Capabilities.Processes {
+		lockers = []lock.Locker{s.spawn(t), s.spawn(t)}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 6*patience)
+	defer cancel()
+	var holders atomic.Int32
+	var tokens []lock.Token // in order; only the holder appends
+	var group errgroup.Group
+	for i := range goroutines {
 		group.Go(func() error {
-			for range c.Rounds {
-				held, err := locker.Lock(ctx, c.Name)
+			for range rounds {
+				held, err := lockers[i%len(lockers)].Lock(ctx, name)
 				if err != nil {
 					return err
 				}
-				if err := errors.Join(c.work(held.Token()), held.Unlock(ctx)); err != nil {
+				if n := holders.Add(1); n != 1 {
+					t.Errorf("the lock has %d holders", n)
+				}
+				tokens = append(tokens, held.Token())
+				time.Sleep(time.Millisecond) // long enough to notice a second holder
+				holders.Add(-1)
+				if err := held.Unlock(ctx); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 	}
-	return group.Wait()
-}
-
-func (c *contention) work(token lock.Token) error {
-	inside := filepath.Join(c.Dir, "inside")
-	f, err := os.OpenFile(inside, os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("two hold the lock: %w", err)
-	}
-	f.Close()
-	counter := filepath.Join(c.Dir, "counter")
-	n, _ := os.ReadFile(counter) // a missing file counts as zero
-	count, _ := strconv.Atoi(string(n))
-	if err := os.WriteFile(counter, []byte(strconv.Itoa(count+1)), 0o600); err != nil {
-		return err
-	}
-	ledger, err := os.OpenFile(filepath.Join(c.Dir, "ledger"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(ledger, token)
-	return errors.Join(err, ledger.Close(), os.Remove(inside))
-}
-
-// check compares the files with the number of grants.
-func (c *contention) check(t *testing.T, workers int, tokens bool) {
-	t.Helper()
-	want := workers * c.Goroutines * c.Rounds
-	n, err := os.ReadFile(filepath.Join(c.Dir, "counter"))
-	if err != nil {
+	if err := group.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if string(n) != strconv.Itoa(want) {
-		t.Errorf("the counter is %s after %d grants: updates were lost", n, want)
+	if len(tokens) != goroutines*rounds {
+		t.Errorf("%d of %d grants were recorded: two goroutines held the lock", len(tokens), goroutines*rounds)
 	}
-	ledger, err := os.ReadFile(filepath.Join(c.Dir, "ledger"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := strings.Fields(string(ledger))
-	if len(lines) != want {
-		t.Errorf("the ledger has %d entries after %d grants", len(lines), want)
-	}
-	last := uint64(0)
-	for i, line := range lines {
-		token, err := strconv.ParseUint(line, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if tokens && token <= last {
-			t.Errorf("grant %d has token %d after %d", i, token, last)
-		}
-		if !tokens && token != 0 {
+	for i, token := range tokens {
+		switch {
+		case !s.Capabilities.Token && token != 0:
 			t.Errorf("grant %d has token %d, but Token is not declared", i, token)
+		case s.Capabilities.Token && i > 0 && token <= tokens[i-1]:
+			t.Errorf("grant %d has token %d after %d", i, token, tokens[i-1])
 		}
-		last = token
 	}
-}
-
-// exclusion runs a contention of two processes with two goroutines each.
-func (s *suite) exclusion(t *testing.T) {
-	c := contention{Name: "exclusion", Goroutines: 2, Rounds: 12, Dir: t.TempDir()}
-	ctx, cancel := context.WithTimeout(t.Context(), 6*patience)
-	defer cancel()
-	if !s.Capabilities.Processes {
-		c.Goroutines = 4
-		if err := c.run(ctx, s.open(t)); err != nil {
-			t.Error(err)
-		}
-		c.check(t, 1, s.Capabilities.Token)
-		// Two processes can hold the lock at the same time.
-		one, two := MustLock(t, s.spawn(t), c.Name), MustLock(t, s.spawn(t), c.Name)
+	s.entries(t, name, 0)
+	if !s.Capabilities.Processes { // two processes can hold the lock at the same time
+		one, two := MustLock(t, s.spawn(t), name), MustLock(t, s.spawn(t), name)
 		MustUnlock(t, one)
 		MustUnlock(t, two)
-		return
 	}
-	var group errgroup.Group
-	for range 2 {
-		process := s.spawn(t)
-		group.Go(func() error {
-			_, err := process.call(ctx, "Contend", call{Contention: c})
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		t.Error(err)
-	}
-	c.check(t, 2, s.Capabilities.Token)
-	s.entries(t, c.Name, 0)
 }
 
 // tokens takes a lock in two processes in turn, and loses it once.

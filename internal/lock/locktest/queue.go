@@ -62,13 +62,8 @@ func (s *suite) order(t *testing.T) {
 }
 
 // unfair checks that a lock with a gate is not fair: a waiter in the holder's process is
-// granted the lock after a later one of another process. overtaken is for locks without a
-// queue on the server.
+// granted the lock after a later one of another process.
 func (s *suite) unfair(t *testing.T, name string, here, there lock.Locker, holder lock.Held) {
-	if !s.Capabilities.Queue {
-		s.overtaken(t, name, here, there, holder)
-		return
-	}
 	first, second := LockAside(t, here, name), LockAside(t, there, name)
 	s.entries(t, name, 2) // the holder and the second waiter: the first is behind the gate
 	MustUnlock(t, holder)
@@ -78,28 +73,6 @@ func (s *suite) unfair(t *testing.T, name string, here, there lock.Locker, holde
 	}
 	MustUnlock(t, held)
 	MustUnlock(t, first.Granted(t))
-}
-
-// overtaken repeats until a caller that unlocks and locks again overtakes a waiter. Without
-// a queue, chance decides which request is first.
-func (s *suite) overtaken(t *testing.T, name string, here, there lock.Locker, holder lock.Held) {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
-		waiter := LockAside(t, there, name)
-		s.queued(t, name, 2)
-		MustUnlock(t, holder)
-		again, err := here.TryLock(t.Context(), name)
-		if err == nil { // the waiter is overtaken
-			MustUnlock(t, again)
-			MustUnlock(t, waiter.Granted(t))
-			return
-		}
-		if !errors.Is(err, lock.ErrHeld) {
-			t.Fatal(err)
-		}
-		MustUnlock(t, waiter.Granted(t))
-		holder = MustLock(t, here, name)
-	}
-	t.Error("grants were made in order, but Fair is not declared")
 }
 
 // contended checks that a holder is told of waiters of both Lockers.

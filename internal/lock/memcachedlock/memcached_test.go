@@ -254,13 +254,5 @@ func newLocker(tb testing.TB, address string) *Locker {
 	cfg := testConfig(address)
 	cfg.TTL = noticeTTL
 	l, err := New(cfg)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = l.Close(ctx) // the server may be down
-	})
-	return l
+	return locktest.Opened(tb, l, err)
 }

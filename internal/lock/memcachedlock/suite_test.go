@@ -46,6 +46,7 @@ func testConfig(address string) Config {
 // server is a memcached server with an administrator's client.
 type server struct {
 	*sandbox.Memcached
+	sandboxtest.Processes
 	client *memcache.Client
 	store  *store // for its keys
 }
@@ -64,7 +65,7 @@ func start(tb testing.TB, cfg sandbox.MemcachedConfig) *server {
 			tb.Error(err)
 		}
 	})
-	return &server{Memcached: m, client: client, store: &store{prefix: testPrefix}}
+	return &server{Memcached: m, Processes: sandboxtest.Processes{m.Process}, client: client, store: &store{prefix: testPrefix}}
 }
 
 func (s *server) Address() string { return s.Addr }
@@ -81,33 +82,19 @@ func (s *server) Entries(tb testing.TB, name string) []string {
 	return []string{string(item.Value)}
 }
 
-func (s *server) Remove(tb testing.TB, place string) {
+func (s *server) Remove(tb testing.TB, entry string) {
 	tb.Helper()
-	name, _, _ := strings.Cut(place, "\x00")
+	name, _, _ := strings.Cut(entry, "\x00")
 	if err := s.client.Delete(s.store.key(name)); err != nil {
 		tb.Fatal(err)
 	}
 }
 
 // Revoke expires the item.
-func (s *server) Revoke(tb testing.TB, place string) {
+func (s *server) Revoke(tb testing.TB, entry string) {
 	tb.Helper()
-	name, _, _ := strings.Cut(place, "\x00")
+	name, _, _ := strings.Cut(entry, "\x00")
 	if err := s.client.Touch(s.store.key(name), expired); err != nil {
-		tb.Fatal(err)
-	}
-}
-
-func (s *server) Pause(tb testing.TB) { sandboxtest.Pause(tb, s.Process) }
-
-func (s *server) Resume(tb testing.TB) { sandboxtest.Resume(tb, s.Process) }
-
-func (s *server) Kill(testing.TB) { s.Process.Kill() }
-
-func (s *server) Restart(tb testing.TB) {
-	tb.Helper()
-	s.Kill(tb)
-	if err := s.Process.Restart(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
 }

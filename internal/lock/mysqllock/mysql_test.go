@@ -55,15 +55,7 @@ func open[L lock.Locker](t *testing.T, s *server, newLocker func(Config) (L, err
 		change(&cfg)
 	}
 	l, err := newLocker(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = l.Close(ctx) // the server may be down
-	})
-	return l
+	return locktest.Opened(t, l, err)
 }
 
 func tokensRiseOverADeletedRow(t *testing.T, s *server) {

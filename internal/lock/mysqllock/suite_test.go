@@ -80,15 +80,16 @@ func long(cfg Config) Config {
 // view shows one of the locks as an administrator sees it.
 type view interface {
 	// holder is the owner of a row of lock-table, or the id of the holding session.
-	holder(s *server, name string) (place string, err error)
+	holder(s *server, name string) (entry string, err error)
 	// waiter is the statement that a waiting session runs, or "" if the lock has none.
 	waiter(s *server, name string) (statement string)
-	remove(s *server, place string) error
+	remove(s *server, entry string) error
 }
 
 // server is a database server with an administrator's connections.
 type server struct {
 	*sandbox.MySQL
+	sandboxtest.Processes
 	view     view
 	database string
 	dsn      string
@@ -119,7 +120,7 @@ func (s *server) withDatabase(tb testing.TB, database string, v view) *server {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { pool.Close() })
-	return &server{MySQL: s.MySQL, view: v, database: database, dsn: dsn, db: pool.DB}
+	return &server{MySQL: s.MySQL, Processes: sandboxtest.Processes{s.MySQL.Process}, view: v, database: database, dsn: dsn, db: pool.DB}
 }
 
 func (s *server) Address() string { return s.dsn }
@@ -130,18 +131,18 @@ func (s *server) Entries(tb testing.TB, name string) []string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	var places []string
+	var entries []string
 	if holder != "" {
-		places = append(places, holder)
+		entries = append(entries, holder)
 	}
 	waits := s.view.waiter(s, name)
 	for _, c := range s.connections(tb) {
 		id := fmt.Sprint(c.ID)
 		if c.Command == "Query" && c.Info == waits && id != holder {
-			places = append(places, id)
+			entries = append(entries, id)
 		}
 	}
-	return places
+	return entries
 }
 
 // connections returns the server's connections, the oldest first.
@@ -155,27 +156,15 @@ func (s *server) connections(tb testing.TB) []sandbox.Connection {
 	return all
 }
 
-func (s *server) Remove(tb testing.TB, place string) {
+func (s *server) Remove(tb testing.TB, entry string) {
 	tb.Helper()
-	if err := s.view.remove(s, place); err != nil {
+	if err := s.view.remove(s, entry); err != nil {
 		tb.Fatal(err)
 	}
 }
 
-// Revoke is Remove, because the lease has only this place.
-func (s *server) Revoke(tb testing.TB, place string) { s.Remove(tb, place) }
-
-func (s *server) Pause(tb testing.TB)  { sandboxtest.Pause(tb, s.Process) }
-func (s *server) Resume(tb testing.TB) { sandboxtest.Resume(tb, s.Process) }
-func (s *server) Kill(testing.TB)      { s.Process.Kill() }
-
-func (s *server) Restart(tb testing.TB) {
-	tb.Helper()
-	s.Kill(tb)
-	if err := s.Process.Restart(tb.Context()); err != nil {
-		tb.Fatal(err)
-	}
-}
+// Revoke is Remove, because the lease has only this entry.
+func (s *server) Revoke(tb testing.TB, entry string) { s.Remove(tb, entry) }
 
 // text returns the single value of a query, or "" for no row.
 func (s *server) text(query string, args ...any) (string, error) {
@@ -203,8 +192,8 @@ func (tableView) holder(s *server, name string) (string, error) {
 func (tableView) waiter(*server, string) string { return "" }
 
 // remove keeps the row with its counter, as Revoke does.
-func (tableView) remove(s *server, place string) error {
-	return s.exec("UPDATE "+tableName+" SET owner = '' WHERE owner = ?", place)
+func (tableView) remove(s *server, entry string) error {
+	return s.exec("UPDATE "+tableName+" SET owner = '' WHERE owner = ?", entry)
 }
 
 type rowView struct{}
@@ -217,7 +206,7 @@ func (rowView) waiter(_ *server, name string) string {
 	return fmt.Sprintf("SELECT name FROM %s WHERE name = '%s' FOR UPDATE", rowName, name)
 }
 
-func (rowView) remove(s *server, place string) error { return s.kill(place) }
+func (rowView) remove(s *server, entry string) error { return s.kill(entry) }
 
 type getLockView struct{}
 
@@ -229,7 +218,7 @@ func (getLockView) waiter(s *server, name string) string {
 	return fmt.Sprintf("SELECT GET_LOCK('%s', %d)", getLock{s.database}.serverName(name), awaitSeconds)
 }
 
-func (getLockView) remove(s *server, place string) error { return s.kill(place) }
+func (getLockView) remove(s *server, entry string) error { return s.kill(entry) }
 
 // rowsOf returns the number of rows of a table.
 func (s *server) rowsOf(tb testing.TB, table string) string {

@@ -1,59 +1,24 @@
 package redislock
 
 import (
-	"fmt"
-	"slices"
 	"testing"
 	"time"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/locktest"
 )
 
-// BenchmarkHandover measures the time from one holder to the next: from just before Unlock
-// until the waiter's Lock has returned. Two holders with separate clients take turns.
+// BenchmarkHandover measures a hand-over, as locktest.HandOvers does.
 //
 //	go test ./internal/lock/redislock -run '^$' -bench Handover -benchtime 200x
 func BenchmarkHandover(b *testing.B) {
+	asked := func(lock.Held) { time.Sleep(10 * time.Millisecond) } // the server does not show a waiter
 	b.Run("redis", func(b *testing.B) {
 		s := start(b, 1)
-		handOver(b, newLocker(b, s.Address(), testTTL), newLocker(b, s.Address(), testTTL))
+		locktest.HandOvers(b, "n", [2]lock.Locker{newLocker(b, s.Address(), testTTL), newLocker(b, s.Address(), testTTL)}, asked)
 	})
 	b.Run("redlock", func(b *testing.B) {
 		s := start(b, 5)
-		handOver(b, newRedlock(b, s, testTTL), newRedlock(b, s, testTTL))
+		locktest.HandOvers(b, "n", [2]lock.Locker{newRedlock(b, s, testTTL), newRedlock(b, s, testTTL)}, asked)
 	})
-}
-
-func handOver(b *testing.B, lockers ...lock.Locker) {
-	b.Helper()
-	const name = "n"
-	held, err := lockers[0].Lock(b.Context(), name)
-	if err != nil {
-		b.Fatal(err)
-	}
-	var all []time.Duration
-	for i := 1; b.Loop(); i++ {
-		granted := make(chan time.Time, 1)
-		var next lock.Held
-		var err error
-		go func() {
-			next, err = lockers[i%2].Lock(b.Context(), name)
-			granted <- time.Now()
-		}()
-		time.Sleep(10 * time.Millisecond) // the server does not show a waiter
-		began := time.Now()
-		if err := held.Unlock(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-		all = append(all, (<-granted).Sub(began))
-		if err != nil {
-			b.Fatal(err)
-		}
-		held = next
-	}
-	slices.Sort(all)
-	b.ReportMetric(float64(all[len(all)/2])/float64(time.Millisecond), "p50-ms")
-	if err := held.Unlock(b.Context()); err != nil {
-		b.Fatal(fmt.Errorf("the last Unlock: %w", err))
-	}
 }

@@ -149,8 +149,8 @@ func TestALateRequestDoesNotChangeAnotherHoldersKey(t *testing.T) {
 	if left := time.Until(s.expiry(t, "n")); left < longTTL/2 {
 		t.Errorf("the other holder's key expires in %s", left)
 	}
-	if places := s.Entries(t, "n"); len(places) != 1 || places[0] != "n second" {
-		t.Errorf("the holders are %q", places)
+	if entries := s.Entries(t, "n"); len(entries) != 1 || entries[0] != "n second" {
+		t.Errorf("the holders are %q", entries)
 	}
 }
 

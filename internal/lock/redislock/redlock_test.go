@@ -21,18 +21,7 @@ func newRedlock(tb testing.TB, s *servers, ttl time.Duration) *Redlock {
 		tb.Fatal(err)
 	}
 	l, err := NewRedlock(Config{Clients: clients, Prefix: testPrefix, TTL: ttl, Owner: testOwner})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = l.Close(ctx) // the servers may be down
-		if err := closeAll(clients); err != nil {
-			tb.Error(err)
-		}
-	})
-	return l
+	return locktest.Opened(tb, l, err, func() error { return closeAll(clients) })
 }
 
 func TestRedlockSurvivesTheLossOfAMinority(t *testing.T) {

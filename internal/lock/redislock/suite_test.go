@@ -1,7 +1,6 @@
 package redislock
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -89,6 +88,7 @@ func closeAll(clients []*redis.Client) error {
 
 // servers are one or more Redis servers with an administrator's clients.
 type servers struct {
+	sandboxtest.Processes
 	nodes   []*sandbox.Redis
 	clients []*redis.Client
 }
@@ -100,6 +100,9 @@ func start(tb testing.TB, n int) *servers {
 		tb.Fatal(err)
 	}
 	s := &servers{nodes: nodes}
+	for _, node := range nodes {
+		s.Processes = append(s.Processes, node.Process)
+	}
 	tb.Cleanup(func() {
 		for _, node := range s.nodes {
 			if err := node.Close(); err != nil {
@@ -147,18 +150,18 @@ func (s *servers) Entries(tb testing.TB, name string) []string {
 	if first == "" {
 		return nil
 	}
-	places := []string{name + " " + first}
+	entries := []string{name + " " + first}
 	for owner := range counts {
 		if owner != first {
-			places = append(places, name+" "+owner)
+			entries = append(entries, name+" "+owner)
 		}
 	}
-	return places
+	return entries
 }
 
-func (s *servers) Remove(tb testing.TB, place string) {
+func (s *servers) Remove(tb testing.TB, entry string) {
 	tb.Helper()
-	name, _, _ := strings.Cut(place, " ")
+	name, _, _ := strings.Cut(entry, " ")
 	for _, client := range s.clients {
 		if err := client.Del(tb.Context(), testPrefix+name).Err(); err != nil {
 			tb.Fatal(err)
@@ -166,41 +169,11 @@ func (s *servers) Remove(tb testing.TB, place string) {
 	}
 }
 
-func (s *servers) Revoke(tb testing.TB, place string) {
+func (s *servers) Revoke(tb testing.TB, entry string) {
 	tb.Helper()
-	name, _, _ := strings.Cut(place, " ")
+	name, _, _ := strings.Cut(entry, " ")
 	for _, client := range s.clients {
 		if err := client.PExpire(tb.Context(), testPrefix+name, time.Millisecond).Err(); err != nil {
-			tb.Fatal(err)
-		}
-	}
-}
-
-func (s *servers) Pause(tb testing.TB) {
-	tb.Helper()
-	for _, node := range s.nodes {
-		sandboxtest.Pause(tb, node.Process)
-	}
-}
-
-func (s *servers) Resume(tb testing.TB) {
-	tb.Helper()
-	for _, node := range s.nodes {
-		sandboxtest.Resume(tb, node.Process)
-	}
-}
-
-func (s *servers) Kill(testing.TB) {
-	for _, node := range s.nodes {
-		node.Kill()
-	}
-}
-
-func (s *servers) Restart(tb testing.TB) {
-	tb.Helper()
-	s.Kill(tb)
-	for _, node := range s.nodes {
-		if err := node.Restart(tb.Context()); err != nil {
 			tb.Fatal(err)
 		}
 	}
@@ -214,14 +187,5 @@ func newLocker(tb testing.TB, address string, ttl time.Duration) *Locker {
 		tb.Fatal(err)
 	}
 	l, err := New(Config{Clients: []*redis.Client{client}, Prefix: testPrefix, TTL: ttl, Owner: testOwner})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = l.Close(ctx) // the server may be down
-		_ = client.Close()
-	})
-	return l
+	return locktest.Opened(tb, l, err, client.Close)
 }

@@ -1,7 +1,6 @@
 package zklock
 
 import (
-	"slices"
 	"testing"
 	"time"
 
@@ -11,40 +10,19 @@ import (
 	"flashsale/internal/lock/locktest"
 )
 
-// BenchmarkHandover measures a hand-over: from just before Unlock until the waiter's
-// Lock has returned. Two holders with separate sessions take turns. It also reports the
-// median of a create, the durable write that no lock can avoid.
+// BenchmarkHandover measures a hand-over, as locktest.HandOvers does, and the median of a
+// create, the durable write that no lock can avoid.
 //
 //	go test ./internal/lock/zklock -run '^$' -bench Handover -benchtime 500x
 func BenchmarkHandover(b *testing.B) {
 	s := start(b, 1)
-	const name = "handover"
-	lockers := [2]*Locker{newLocker(b, longTTL, s.Addrs()...), newLocker(b, longTTL, s.Addrs()...)}
-	held := locktest.MustLock(b, lockers[0], name)
-	holder := 0
-	var handovers, writes []time.Duration
-	for b.Loop() {
-		holder = 1 - holder
-		var next lock.Held
-		var err error
-		granted := make(chan time.Time, 1)
-		go func() {
-			next, err = lockers[holder].Lock(b.Context(), name)
-			granted <- time.Now()
-		}()
+	var writes []time.Duration
+	lockers := [2]lock.Locker{newLocker(b, longTTL, s.Addrs()...), newLocker(b, longTTL, s.Addrs()...)}
+	locktest.HandOvers(b, "handover", lockers, func(held lock.Held) {
 		<-held.Contended()
 		writes = append(writes, s.write(b)) // meanwhile the waiter sets its watch
-		began := time.Now()
-		locktest.MustUnlock(b, held)
-		handovers = append(handovers, (<-granted).Sub(began))
-		if err != nil {
-			b.Fatal(err)
-		}
-		held = next
-	}
-	locktest.MustUnlock(b, held)
-	b.ReportMetric(milliseconds(median(handovers)), "p50-ms")
-	b.ReportMetric(milliseconds(median(writes)), "write-p50-ms")
+	})
+	locktest.ReportMedian(b, writes, "write-p50-ms")
 }
 
 // BenchmarkUncontended measures a Lock and an Unlock without contention.
@@ -70,10 +48,3 @@ func (s *server) write(tb testing.TB) time.Duration {
 	}
 	return took
 }
-
-func median(all []time.Duration) time.Duration {
-	slices.Sort(all)
-	return all[len(all)/2]
-}
-
-func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -4,18 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/go-zookeeper/zk"
 	"go.uber.org/goleak"
-	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/locktest"
@@ -35,16 +32,16 @@ func TestACreateWithoutAnAnswerIsFound(t *testing.T) {
 	mustMakeParents(t, l, "n")
 	release := hold(t, link)
 	waiter := locktest.LockAside(t, l, "n")
-	first := s.places(t, "n", 1)
+	first := s.entries(t, "n", 1)
 	link.Cut()
 	release()
 	link.Heal()
 	held := waiter.Granted(t)
-	if places := s.places(t, "n", 1); places[0] != first[0] {
-		t.Errorf("place %s, want %s", places[0], first[0])
+	if entries := s.entries(t, "n", 1); entries[0] != first[0] {
+		t.Errorf("entry %s, want %s", entries[0], first[0])
 	}
 	locktest.MustUnlock(t, held)
-	s.places(t, "n", 0)
+	s.entries(t, "n", 0)
 }
 
 func TestACreateWhoseCallerHasGoneIsUndone(t *testing.T) {
@@ -58,11 +55,11 @@ func TestACreateWhoseCallerHasGoneIsUndone(t *testing.T) {
 	if _, err := l.Lock(ctx, "n"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Lock: %v", err)
 	}
-	s.places(t, "n", 1)
+	s.entries(t, "n", 1)
 	link.Cut()
 	release()
 	link.Heal()
-	s.places(t, "n", 0)
+	s.entries(t, "n", 0)
 }
 
 func TestAWaiterCancelledWhileCutOffIsRemovedLater(t *testing.T) {
@@ -76,15 +73,15 @@ func TestAWaiterCancelledWhileCutOffIsRemovedLater(t *testing.T) {
 		_, err := there.Lock(ctx, "n")
 		refused <- err
 	}()
-	s.places(t, "n", 2)
+	s.entries(t, "n", 2)
 	link.Cut()
 	cancel()
 	if err := <-refused; !errors.Is(err, context.Canceled) {
 		t.Errorf("Lock: %v", err)
 	}
-	s.places(t, "n", 2) // the node cannot be deleted yet
+	s.entries(t, "n", 2) // the node cannot be deleted yet
 	link.Heal()
-	s.places(t, "n", 1)
+	s.entries(t, "n", 1)
 	locktest.MustUnlock(t, held)
 }
 
@@ -122,7 +119,7 @@ func TestUnlockIsRetriedOnANewConnection(t *testing.T) {
 	release := hold(t, link)
 	unlocked := make(chan error, 1)
 	go func() { unlocked <- held.Unlock(t.Context()) }()
-	s.places(t, "n", 0) // deleted, but the answer is held back
+	s.entries(t, "n", 0) // deleted, but the answer is held back
 	link.Cut()
 	release()
 	link.Heal()
@@ -152,7 +149,7 @@ func (s *server) partitioned(t *testing.T) (inTime bool) {
 	cutOff := newLocker(t, testTTL, link.Addr)
 	held := locktest.MustLock(t, cutOff, "n")
 	waiter := locktest.LockAside(t, newLocker(t, longTTL, s.Addrs()...), "n")
-	s.places(t, "n", 2)
+	s.entries(t, "n", 2)
 	link.Cut()
 	var next lock.Held
 	select {
@@ -186,7 +183,7 @@ func TestALostSessionIsClosedOnceTheServerIsReachable(t *testing.T) {
 	session.lease.Lose()
 	sandboxtest.Await(t, held.Lost(), "the loss")
 	link.Heal()
-	s.places(t, "n", 0)
+	s.entries(t, "n", 0)
 	locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
 }
 
@@ -200,18 +197,18 @@ func TestNothingOfAnExpiredSessionIsSentInTheNext(t *testing.T) {
 	mustMakeParents(t, l, "n")
 	release := hold(t, link)
 	waiter := locktest.LockAside(t, l, "n")
-	old := s.places(t, "n", 1)[0]
+	old := s.entries(t, "n", 1)[0]
 	link.Cut()
 	release()
 	s.Revoke(t, s.Entries(t, "another")[0])
 	link.Heal()
 	next := waiter.Granted(t)
 	sandboxtest.Await(t, held.Lost(), "the loss")
-	places := s.places(t, "n", 1)
-	if places[0] == old {
+	entries := s.entries(t, "n", 1)
+	if entries[0] == old {
 		t.Error("a node of the old session holds the lock in the new one")
 	}
-	_, stat, err := s.conn.Get(places[0])
+	_, stat, err := s.conn.Get(entries[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,8 +246,8 @@ func TestAGrantSurvivesARestart(t *testing.T) {
 	if err := s.Nodes[0].Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if after := s.places(t, "n", 2); after[0] != before[0] || after[1] != before[1] {
-		t.Errorf("places %q, want %q", after, before)
+	if after := s.entries(t, "n", 2); after[0] != before[0] || after[1] != before[1] {
+		t.Errorf("entries %q, want %q", after, before)
 	}
 	locktest.MustUnlock(t, held)
 	next := waiter.Granted(t)
@@ -263,46 +260,10 @@ func TestAGrantSurvivesARestart(t *testing.T) {
 // TestAnEnsembleWorksWithoutItsLeader kills the leader while two Lockers take turns.
 func TestAnEnsembleWorksWithoutItsLeader(t *testing.T) {
 	s := start(t, 3)
-	lockers := []*Locker{newLocker(t, patience, s.Addrs()...), newLocker(t, patience, s.Addrs()...)}
-	kept := locktest.MustLock(t, lockers[0], "kept")
-	var rounds atomic.Int64
-	var inside atomic.Int32
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var group errgroup.Group
-	for _, l := range lockers {
-		group.Go(func() error {
-			for ctx.Err() == nil {
-				held, err := l.Lock(ctx, "n")
-				if errors.Is(err, context.Canceled) {
-					return nil
-				}
-				if err != nil {
-					return err
-				}
-				if inside.Add(1) != 1 {
-					return errors.New("the lock has two holders")
-				}
-				inside.Add(-1)
-				if err := held.Unlock(t.Context()); err != nil {
-					return fmt.Errorf("unlock: %w", err)
-				}
-				rounds.Add(1)
-			}
-			return nil
-		})
-	}
-	sandboxtest.Eventually(t, "the lock to change hands", func() bool { return rounds.Load() > 20 })
-	killed := time.Now()
-	s.leader(t).Kill()
-	before := rounds.Load()
-	sandboxtest.Eventually(t, "the lock to change hands without the leader", func() bool { return rounds.Load() > before+20 })
-	t.Logf("20 rounds %s after the leader's death", time.Since(killed).Round(time.Millisecond))
-	cancel()
-	if err := group.Wait(); err != nil {
-		t.Error(err)
-	}
-	locktest.MustUnlock(t, kept)
+	lockers := [2]lock.Locker{newLocker(t, patience, s.Addrs()...), newLocker(t, patience, s.Addrs()...)}
+	other := locktest.MustLock(t, lockers[0], "other")
+	locktest.TakeTurns(t, lockers, false, func() { s.leader(t).Kill() })
+	locktest.MustUnlock(t, other)
 }
 
 // TestAMinorityGrantsNothing kills two of three nodes. Lock returns at its deadline and
@@ -339,105 +300,26 @@ func TestAMinorityGrantsNothing(t *testing.T) {
 	sandboxtest.Eventually(t, "Healthy to be nil with a quorum", func() bool { return l.Healthy() == nil })
 }
 
-// TestCancelsAndRemovalsNeverLetTwoIn cancels calls and removes nodes of a few names, at
-// random, while no session ends. No name may have two holders, and no node may be left.
+// TestCancelsAndRemovalsNeverLetTwoIn, and leave no node.
 func TestCancelsAndRemovalsNeverLetTwoIn(t *testing.T) {
 	s := start(t, 1)
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	lockers := []*Locker{newLocker(t, longTTL, s.Addrs()...), newLocker(t, longTTL, s.Addrs()...)}
-	names := []string{"a", "b", "c"}
-	inside := make([]atomic.Int32, len(names))
-	until := time.Now().Add(3 * time.Second)
-	var grants atomic.Int64
-	var group errgroup.Group
-	for i := range 12 {
-		group.Go(func() error {
-			rnd := rand.New(rand.NewPCG(seed, uint64(i)))
-			for time.Now().Before(until) {
-				n := rnd.IntN(len(names))
-				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rnd.IntN(50_000))*time.Microsecond)
-				take := lockers[i%2].Lock
-				if rnd.IntN(4) == 0 {
-					take = lockers[i%2].TryLock
-				}
-				held, err := take(ctx, names[n])
-				cancel()
-				if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, lock.ErrHeld) || errors.Is(err, errRemoved) {
-					continue // errRemoved: a TryLock whose node was removed twice
-				}
-				if err != nil {
-					return err
-				}
-				grants.Add(1)
-				if inside[n].Add(1) != 1 {
-					t.Errorf("%s has two holders", names[n])
-				}
-				time.Sleep(time.Duration(rnd.IntN(500)) * time.Microsecond)
-				inside[n].Add(-1)
-				if err := held.Unlock(t.Context()); err != nil {
-					t.Errorf("Unlock: %v", err)
-				}
-			}
-			return nil
-		})
-	}
-	group.Go(func() error { // an operator removes waiters
-		rnd := rand.New(rand.NewPCG(seed, 100))
-		for time.Now().Before(until) {
-			if places := s.Entries(t, names[rnd.IntN(len(names))]); len(places) > 3 {
-				// While the first node exists, the last one does not hold the lock. Both may be
-				// gone.
-				_, _ = s.conn.Multi(&zk.CheckVersionRequest{Path: places[0], Version: anyVersion},
-					&zk.DeleteRequest{Path: places[len(places)-1], Version: anyVersion})
-			}
-			time.Sleep(5 * time.Millisecond)
+	lockers := [2]*Locker{newLocker(t, longTTL, s.Addrs()...), newLocker(t, longTTL, s.Addrs()...)}
+	locktest.CancelAndRemove(t, [2]lock.Locker{lockers[0], lockers[1]}, func(name string) error {
+		if nodes := s.Entries(t, name); len(nodes) > 3 {
+			// While the first node exists, the last one does not hold the lock. Both may be
+			// gone.
+			_, _ = s.conn.Multi(&zk.CheckVersionRequest{Path: nodes[0], Version: anyVersion},
+				&zk.DeleteRequest{Path: nodes[len(nodes)-1], Version: anyVersion})
 		}
 		return nil
-	})
-	if err := group.Wait(); err != nil {
-		t.Error(err)
-	}
-	t.Logf("%d grants", grants.Load())
-	s.nothingLeft(t, lockers...)
+	}, func(err error) bool { return errors.Is(err, errRemoved) }) // of a TryLock, after two removals
+	s.nothingLeft(t, lockers[:]...)
 }
 
-// TestManyNames makes two Lockers contend for a thousand names at the same time.
 func TestManyNames(t *testing.T) {
-	const names = 1000
 	s := start(t, 1)
 	here, there := newLocker(t, longTTL, s.Addrs()...), newLocker(t, longTTL, s.Addrs()...)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
-	defer cancel()
-	began := time.Now()
-	var group errgroup.Group
-	for i := range names {
-		name := strconv.Itoa(i)
-		group.Go(func() error {
-			first, err := here.Lock(ctx, name)
-			if err != nil {
-				return err
-			}
-			turn := make(chan error, 1)
-			go func() {
-				second, err := there.Lock(ctx, name)
-				if err == nil {
-					err = second.Unlock(ctx)
-				}
-				turn <- err
-			}()
-			select {
-			case <-first.Contended():
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			return errors.Join(first.Unlock(ctx), <-turn)
-		})
-	}
-	if err := group.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%d names, each handed over once, in %s", names, time.Since(began).Round(time.Millisecond))
+	locktest.ManyNames(t, here, there)
 	s.nothingLeft(t, here, there)
 }
 
@@ -456,7 +338,7 @@ func TestZooKeeperRemovesTheParents(t *testing.T) {
 
 func TestCloseLeavesNothing(t *testing.T) {
 	s := start(t, 1)
-	s.places(t, "held", 0) // connects the operator's client
+	s.entries(t, "held", 0) // connects the operator's client
 	ignored := goleak.IgnoreCurrent()
 	connections := s.metric(t, "zk_num_alive_connections")
 	l, err := New(Config{Servers: s.Addrs(), Prefix: testPrefix, TTL: longTTL, Owner: testOwner})
@@ -473,7 +355,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 			}
 		})
 	}
-	s.places(t, "held", 6)
+	s.entries(t, "held", 6)
 	cancel()
 	if err := l.Close(t.Context()); err != nil {
 		t.Error(err)
@@ -528,11 +410,11 @@ func mustMakeParents(t *testing.T, l *Locker, name string) {
 	}
 }
 
-// places waits until name has n places.
-func (s *server) places(t *testing.T, name string, n int) (places []string) {
+// entries waits until name has n entries.
+func (s *server) entries(t *testing.T, name string, n int) (entries []string) {
 	t.Helper()
-	sandboxtest.Eventually(t, fmt.Sprintf("%d places", n), func() bool { places = s.Entries(t, name); return len(places) == n })
-	return places
+	sandboxtest.Eventually(t, fmt.Sprintf("%d entries", n), func() bool { entries = s.Entries(t, name); return len(entries) == n })
+	return entries
 }
 
 // nothingLeft waits until the server has no nodes and watches, and the Lockers have no

@@ -54,7 +54,7 @@ func TestInspectListsHolderAndWaitersAndRevokeEndsTheGrant(t *testing.T) {
 	asked := time.Now().Truncate(time.Millisecond) // the resolution of Since
 	held, other := locktest.MustLock(t, here, "n"), locktest.MustLock(t, here, "a b")
 	waiter := locktest.LockAside(t, newLocker(t, longTTL, s.Addrs()...), "n")
-	s.places(t, "n", 2)
+	s.entries(t, "n", 2)
 	infos, err := here.Inspect(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,6 @@
 package zklock
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -52,6 +51,7 @@ func TestLocker(t *testing.T) { locktest.Run(t, backend) }
 // server is a ZooKeeper, with an operator's client.
 type server struct {
 	*sandbox.ZooKeeper
+	sandboxtest.Processes
 	conn *zk.Conn
 }
 
@@ -78,7 +78,11 @@ func start(tb testing.TB, nodes int) *server {
 		for range events {
 		}
 	})
-	return &server{ZooKeeper: z, conn: conn}
+	s := &server{ZooKeeper: z, conn: conn}
+	for _, node := range z.Nodes {
+		s.Processes = append(s.Processes, node.Process)
+	}
+	return s
 }
 
 type silent struct{}
@@ -94,27 +98,27 @@ func (s *server) Entries(tb testing.TB, name string) []string {
 	if err != nil && !errors.Is(err, zk.ErrNoNode) {
 		tb.Fatal(err)
 	}
-	places := inOrder(nodes)
-	for i, place := range places {
-		places[i] = path + "/" + place
+	entries := inOrder(nodes)
+	for i, node := range entries {
+		entries[i] = path + "/" + node
 	}
-	return places
+	return entries
 }
 
-func (s *server) Remove(tb testing.TB, place string) {
+func (s *server) Remove(tb testing.TB, entry string) {
 	tb.Helper()
-	if err := s.conn.Delete(place, anyVersion); err != nil {
+	if err := s.conn.Delete(entry, anyVersion); err != nil {
 		tb.Fatal(err)
 	}
 }
 
-// Revoke ends the session of a place. ZooKeeper has no command for that, so it connects
+// Revoke ends the session of an entry. ZooKeeper has no command for that, so it connects
 // to the session, whose password depends on its id only.
-func (s *server) Revoke(tb testing.TB, place string) {
+func (s *server) Revoke(tb testing.TB, entry string) {
 	tb.Helper()
 	// The session's owner reconnects at once, and may be faster.
 	for range revocations {
-		_, stat, err := s.conn.Get(place)
+		_, stat, err := s.conn.Get(entry)
 		if errors.Is(err, zk.ErrNoNode) {
 			return
 		}
@@ -125,40 +129,10 @@ func (s *server) Revoke(tb testing.TB, place string) {
 			tb.Fatal(err)
 		}
 	}
-	tb.Fatalf("the session of %s did not end", place)
+	tb.Fatalf("the session of %s did not end", entry)
 }
 
 const revocations = 100
-
-func (s *server) Pause(tb testing.TB) {
-	tb.Helper()
-	for _, node := range s.Nodes {
-		sandboxtest.Pause(tb, node.Process)
-	}
-}
-
-func (s *server) Resume(tb testing.TB) {
-	tb.Helper()
-	for _, node := range s.Nodes {
-		sandboxtest.Resume(tb, node.Process)
-	}
-}
-
-func (s *server) Kill(testing.TB) {
-	for _, node := range s.Nodes {
-		node.Kill()
-	}
-}
-
-func (s *server) Restart(tb testing.TB) {
-	tb.Helper()
-	s.Kill(tb)
-	for _, node := range s.Nodes {
-		if err := node.Restart(tb.Context()); err != nil {
-			tb.Fatal(err)
-		}
-	}
-}
 
 // endSession connects to a session and closes it.
 func endSession(addr string, id int64) error {
@@ -216,14 +190,5 @@ func newLockerWith(tb testing.TB, cfg Config) *Locker {
 	tb.Helper()
 	cfg.Prefix, cfg.Owner = testPrefix, testOwner
 	l, err := New(cfg)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = l.Close(ctx) // the server may be gone
-		l.stragglers.Wait()
-	})
-	return l
+	return locktest.Opened(tb, l, err, func() error { l.stragglers.Wait(); return nil })
 }
