@@ -25,8 +25,7 @@ const (
 	// settleWithin bounds the tries of one call. The service must serve again within it
 	// after each fault.
 	settleWithin = 90 * time.Second
-	// maxAnswer bounds the size of an answer.
-	maxAnswer = 8 << 20
+	maxAnswer    = 8 << 20
 )
 
 // caller sends requests to replicas and checks each answer on its own. It is safe for
@@ -99,15 +98,19 @@ func (c *caller) once(ctx context.Context, replica int, wait time.Duration, r re
 	return re
 }
 
-func (c *caller) send(ctx context.Context, replica int, wait time.Duration, r request) (re reply) {
+func (c *caller) send(ctx context.Context, replica int, wait time.Duration, r request) reply {
+	re := reply{sent: time.Now()}
+	re.err = c.exchange(ctx, replica, wait, r, &re)
+	re.done = time.Now()
+	return re
+}
+
+func (c *caller) exchange(ctx context.Context, replica int, wait time.Duration, r request, re *reply) error {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	re.sent = time.Now()
-	defer func() { re.done = time.Now() }()
 	req, err := http.NewRequestWithContext(ctx, r.method, c.urls[replica]+r.path, strings.NewReader(r.body))
 	if err != nil {
-		re.err = err
-		return re
+		return err
 	}
 	if r.body != "" {
 		req.Header.Set("Content-Type", "application/json")
@@ -120,20 +123,18 @@ func (c *caller) send(ctx context.Context, replica int, wait time.Duration, r re
 	}
 	res, err := c.client.Do(req)
 	if err != nil {
-		re.err = err
-		return re
+		return err
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
-		re.err = err
-		return re
+		return err
 	}
 	re.status, re.header, re.body = res.StatusCode, res.Header, body
 	if res.StatusCode >= http.StatusBadRequest {
 		re.slug = slugOf(body)
 	}
-	return re
+	return nil
 }
 
 func slugOf(body []byte) string {

@@ -14,86 +14,63 @@ const sweptWithin = 45 * time.Second
 
 // close waits for the final state of all orders and buys what is left: exactly the units
 // that were not sold or were returned.
-func (w *world) close() error {
+func (w *world) close() {
 	for i := len(w.maybe) - 1; i >= 0; i-- {
-		if err := w.retryMaybe(i); err != nil {
-			return err
-		}
+		w.retryMaybe(i)
 	}
 	if !w.shared {
 		next := offer{units: w.offer.units, price: w.offer.price} // without limit and sale window
-		if err := w.put(w.putting(next), next, http.StatusOK, false); err != nil {
-			return err
-		}
+		w.put(w.putting(next), next, http.StatusOK, false)
 	}
 	for _, o := range w.orders {
-		if err := w.await(o); err != nil {
-			return err
-		}
+		w.await(o)
 	}
-	if w.shared || len(w.maybe) > 0 {
-		return nil
+	if !w.shared && len(w.maybe) == 0 {
+		w.buyAll()
 	}
-	return w.buyAll()
 }
 
 // await reads an order until it is no longer reserved.
-func (w *world) await(o *order) error {
+func (w *world) await(o *order) {
 	for o.is.Status == wire.Reserved {
 		if time.Since(o.is.ExpiresAt) > sweptWithin {
-			return breaks(Expires, "order %s is still reserved %s after its window", o.is.ID, sweptWithin)
+			breaks(Expires, "order %s is still reserved %s after its window", o.is.ID, sweptWithin)
 		}
-		if err := sleep.For(w.ctx, max(time.Until(o.is.ExpiresAt), 50*time.Millisecond)); err != nil {
-			return err
-		}
-		if err := w.look(o); err != nil {
-			return err
-		}
+		w.check(sleep.For(w.ctx, max(time.Until(o.is.ExpiresAt), 50*time.Millisecond)))
+		w.look(o)
 	}
-	return nil
 }
 
 // buyAll buys all units that are left with one order, and cancels it.
-func (w *world) buyAll() error {
+func (w *world) buyAll() {
 	left := w.left(w.held(nil, time.Now(), time.Now()))
 	if left.least != left.most {
-		return breaks(AsModelled, "all orders are final, but the units left are uncertain: %+v", left)
+		breaks(AsModelled, "all orders are final, but the units left are uncertain: %+v", left)
 	}
 	if left.least == 0 {
-		_, err := w.buy(1, "all units are sold")
-		return err
+		w.buy(1, "all units are sold")
+		return
 	}
-	all, err := w.buy(int32(left.least), "units are left")
-	if err != nil || all == nil {
-		return err
+	all := w.buy(int32(left.least), "units are left")
+	if all.first == nil { // refused, or its outcome is uncertain
+		return
 	}
-	if _, err := w.buy(1, "all units are sold"); err != nil {
-		return err
-	}
-	re, err := w.call(w.cancelling(all))
-	if err != nil {
-		return err
-	}
+	w.buy(1, "all units are sold")
+	re := w.call(w.cancelling(all))
 	if re.status == http.StatusOK {
-		return w.closed(all, re, wire.Cancelled)
+		w.closed(all, re, wire.Cancelled)
+		return
 	}
-	return w.await(all) // the window ended first
+	w.await(all) // the window ended first
 }
 
-// buy orders n units. It returns nil if the order was refused, or if its outcome is
-// uncertain.
-func (w *world) buy(n int32, state string) (*order, error) {
+func (w *world) buy(n int32, state string) *order {
 	o := w.newOrder()
 	o.quantity, o.shown = n, nil
-	re, err := w.call(w.placing(o))
-	if err != nil {
-		return nil, err
+	re := w.call(w.placing(o))
+	if possible := w.possible(o, re.sent, re.done); !possible.allow(re) {
+		breaks(NothingLeft, "%s, but the answer to an order of %d is %s; possible are %+v", state, n, re.outcome(), possible)
 	}
-	if err := w.placed(o, re); err != nil {
-		return nil, breaks(NothingLeft, "%s; an order of %d: %s", state, n, err.Error())
-	}
-	if o.first == nil {
-		return nil, nil
-	}
-	return o, nil
+	w.placed(o, re)
+	return o
 }

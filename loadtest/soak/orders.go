@@ -15,7 +15,6 @@ import (
 // within a statement.
 const rounding = 10 * time.Millisecond
 
-// newOrder returns a random order. Some have a price.
 func (w *world) newOrder() *order {
 	w.serial++
 	o := &order{by: pick(w, w.customers), key: fmt.Sprintf("%s key %d", w.sku, w.serial), quantity: int32(1 + w.rng.IntN(3))}
@@ -38,24 +37,18 @@ func (w *world) placing(o *order) request {
 	return request{name: "place", method: http.MethodPost, path: "/v1/orders", token: o.by.token, header: keyed(`"` + o.key + `"`), body: encode(body)}
 }
 
-func (w *world) place() error {
+func (w *world) place() {
 	o := w.newOrder()
-	re, err := w.call(w.placing(o))
-	if err != nil {
-		return err
-	}
-	return w.placed(o, re)
+	re := w.call(w.placing(o))
+	w.placed(o, re)
 }
 
 // placeTwice sends the same new order several times at once.
-func (w *world) placeTwice() error {
+func (w *world) placeTwice() {
 	o := w.newOrder()
 	r := w.placing(o)
 	r.name = "place at once"
-	replies, err := w.atOnce(slices.Repeat([]request{r}, 2+w.rng.IntN(3))...)
-	if err != nil {
-		return err
-	}
+	replies := w.atOnce(slices.Repeat([]request{r}, 2+w.rng.IntN(3))...)
 	all := span(replies)
 	var promise *reply
 	made := 0
@@ -68,30 +61,30 @@ func (w *world) placeTwice() error {
 			promise = re
 		}
 		if !bytes.Equal(promise.body, re.body) {
-			return breaks(OneOutcome, "two answers to one key: %s and %s", promise.body, re.body)
+			breaks(OneOutcome, "two answers to one key: %s and %s", promise.body, re.body)
 		}
 		if !re.replayed() {
 			made++
 		}
 	}
 	if made > 1 || promise != nil && made == 0 && !all.lost {
-		return breaks(OneOutcome, "%d of the answers to one key say that they made the order", made)
+		breaks(OneOutcome, "%d of the answers to one key say that they made the order", made)
 	}
 	possible := w.possible(o, all.sent, all.done)
 	for _, re := range replies {
 		if re.status != http.StatusCreated && !possible.refusals[re.slug] {
-			return unexpected(re, "possible are %+v", possible)
+			unexpected(re, "possible are %+v", possible)
 		}
 	}
 	if promise == nil {
 		if all.lost {
 			w.maybe = append(w.maybe, o)
 		}
-		return nil
+		return
 	}
 	all.status, all.header, all.body = promise.status, promise.header, promise.body
 	all.lost = true // this answer may be a replay
-	return w.placed(o, all)
+	w.placed(o, all)
 }
 
 // span returns a reply that covers the time of all replies.
@@ -109,35 +102,29 @@ func span(replies []reply) (all reply) {
 	return all
 }
 
-func (w *world) placed(o *order, re reply) error {
+func (w *world) placed(o *order, re reply) {
 	possible := w.possible(o, re.sent, re.done)
 	switch {
-	case re.status != http.StatusCreated && possible.refusals[re.slug]:
+	case !possible.allow(re):
+		unexpected(re, "possible for an order of %d units are %+v", o.quantity, possible)
+	case re.status != http.StatusCreated:
 		if re.lost {
 			w.maybe = append(w.maybe, o)
 		}
-		return nil
-	case re.status != http.StatusCreated || !possible.accepted:
-		return unexpected(re, "possible for an order of %d units are %+v", o.quantity, possible)
+		return
 	case re.replayed() && !re.lost:
-		return unexpected(re, "a new key must not be a replay")
+		unexpected(re, "a new key must not be a replay")
 	}
-	if err := w.promised(o, re); err != nil {
-		return err
-	}
+	w.promised(o, re)
 	created := o.is.CreatedAt
 	if o.is.PriceCents != w.offer.price || created.Before(w.deskTime(re.sent)) || created.After(re.done.Add(rounding)) {
-		return unexpected(re, "want an order made between %s and %s at %d cents", w.deskTime(re.sent).UTC(), re.done.UTC(), w.offer.price)
+		unexpected(re, "want an order made between %s and %s at %d cents", w.deskTime(re.sent).UTC(), re.done.UTC(), w.offer.price)
 	}
-	return nil
 }
 
 // promised adds an order to the model and checks the answer that promises it.
-func (w *world) promised(o *order, re reply) error {
-	got, err := decode[wire.Order](re)
-	if err != nil {
-		return err
-	}
+func (w *world) promised(o *order, re reply) {
+	got := decode[wire.Order](re)
 	o.is, o.first = got, re.body
 	w.orders = append(w.orders, o)
 	window := got.ExpiresAt.Sub(got.CreatedAt) - w.window
@@ -148,19 +135,19 @@ func (w *world) promised(o *order, re reply) error {
 	if got.SKU != w.sku || got.Quantity != o.quantity || got.Status != status || got.TotalCents != got.PriceCents*int64(o.quantity) ||
 		got.Currency != "EUR" || (got.ClosedAt == nil) != (status == wire.Reserved) || window.Abs() > time.Millisecond ||
 		re.header.Get("Location") != "/v1/orders/"+got.ID.String() || re.header.Get("X-Replica") == "" {
-		return unexpected(re, "want an order of %d units of %s (Location: %s)", o.quantity, w.sku, re.header.Get("Location"))
+		unexpected(re, "want an order of %d units of %s (Location: %s)", o.quantity, w.sku, re.header.Get("Location"))
 	}
-	return nil
 }
 
 // placeAgain repeats the request of an order. Whatever happened to the order or the SKU
 // since then, the answer must be the first one.
-func (w *world) placeAgain() error {
+func (w *world) placeAgain() {
 	if len(w.maybe) > 0 && w.rng.IntN(2) == 0 {
-		return w.retryMaybe(w.rng.IntN(len(w.maybe)))
+		w.retryMaybe(w.rng.IntN(len(w.maybe)))
+		return
 	}
 	if len(w.orders) == 0 {
-		return nil
+		return
 	}
 	o := pick(w, w.orders)
 	r := w.placing(o)
@@ -173,100 +160,83 @@ func (w *world) placeAgain() error {
 			r.body = fmt.Sprintf("{ \"quantity\" : %d.0,\n\"sku\":%q}", o.quantity, w.sku)
 		}
 	}
-	re, err := w.call(r)
-	if err != nil {
-		return err
-	}
-	return checkReplay(re, o.first)
+	re := w.call(r)
+	checkReplay(re, o.first)
 }
 
-func checkReplay(re reply, first []byte) error {
+func checkReplay(re reply, first []byte) {
 	if re.status != http.StatusCreated || !bytes.Equal(re.body, first) || !re.replayed() {
-		return breaks(SameReplay, "%s was replayed as %s (Idempotent-Replayed: %v): %s", first, re.outcome(), re.replayed(), re.body)
+		breaks(SameReplay, "%s was replayed as %s (Idempotent-Replayed: %v): %s", first, re.outcome(), re.replayed(), re.body)
 	}
-	return nil
 }
 
 // retryMaybe repeats an order that a try without an answer may still make.
-func (w *world) retryMaybe(i int) error {
+func (w *world) retryMaybe(i int) {
 	o := w.maybe[i]
-	re, err := w.call(w.placing(o))
-	if err != nil {
-		return err
-	}
+	re := w.call(w.placing(o))
 	possible := w.possible(o, re.sent, re.done)
 	switch {
 	case re.status == http.StatusCreated && (possible.accepted || re.replayed()):
 		w.maybe = slices.Delete(w.maybe, i, i+1)
-		return w.promised(o, re)
-	case possible.refusals[re.slug]:
-		return nil
+		w.promised(o, re)
+	case !possible.refusals[re.slug]:
+		unexpected(re, "possible for an order of %d units are a replay and %+v", o.quantity, possible)
 	}
-	return unexpected(re, "possible for an order of %d units are a replay and %+v", o.quantity, possible)
 }
 
 // placeOther sends another order with a key that is in use.
-func (w *world) placeOther(o *order) error {
+func (w *world) placeOther(o *order) {
 	other := *o
 	other.quantity++
 	r := w.placing(&other)
 	r.name = "place other body"
-	re, err := w.expect(r, "the key is in use with another body", http.StatusUnprocessableEntity)
-	if err == nil && re.slug != "idempotency-key-reused" {
-		err = unexpected(re, "key %q is in use with another body", o.key)
+	if re := w.call(r); re.slug != "idempotency-key-reused" {
+		unexpected(re, "key %q is in use with another body", o.key)
 	}
-	return err
 }
 
 func (w *world) cancelling(o *order) request {
 	return request{name: "cancel", method: http.MethodPost, path: "/v1/orders/" + o.is.ID.String() + "/cancellation", token: o.by.token}
 }
 
-func (w *world) cancel(o *order) error {
-	re, err := w.call(w.cancelling(o))
-	if err != nil {
-		return err
-	}
+func (w *world) cancel(o *order) {
+	re := w.call(w.cancelling(o))
 	switch {
 	case re.status == http.StatusOK && o.is.Status == wire.Cancelled:
-		return w.closedAgain(o, re)
+		w.closedAgain(o, re)
 	case re.status == http.StatusOK && o.is.Status == wire.Reserved:
-		return w.closed(o, re, wire.Cancelled)
+		w.closed(o, re, wire.Cancelled)
 	case re.slug == "already-paid" && o.is.Status == wire.Paid, re.slug == "order-expired" && o.is.Status == wire.Expired:
-		return nil
 	case re.slug == "order-expired" && o.is.Status == wire.Reserved && !re.done.Add(rounding).Before(o.is.ExpiresAt):
 		o.is.Status = wire.Expired
-		return nil
+	default:
+		unexpected(re, "the order is %s, in a window until %s", o.is.Status, o.is.ExpiresAt)
 	}
-	return unexpected(re, "the order is %s, in a window until %s", o.is.Status, o.is.ExpiresAt)
 }
 
 // payAndCancel does both at once: exactly one must succeed.
-func (w *world) payAndCancel() error {
+func (w *world) payAndCancel() {
 	open := w.inState(wire.Reserved)
 	if len(open) == 0 {
-		return nil
+		return
 	}
 	o := pick(w, open)
 	reference := w.randomReference(o)
-	replies, err := w.atOnce(w.paying(o, reference), w.cancelling(o))
-	if err != nil {
-		return err
-	}
+	replies := w.atOnce(w.paying(o, reference), w.cancelling(o))
 	pay, cancel, all := replies[0], replies[1], span(replies)
 	over := !all.done.Add(rounding).Before(o.is.ExpiresAt)
 	switch {
 	case pay.status == http.StatusOK && cancel.slug == "already-paid":
-		return w.paid(o, pay, reference)
+		w.paid(o, pay, reference)
 	case cancel.status == http.StatusOK && (pay.slug == "order-cancelled" || over && pay.slug == "payment-window-over"):
 		o.isLate(reference)
-		return w.closed(o, cancel, wire.Cancelled)
+		w.closed(o, cancel, wire.Cancelled)
 	case over && pay.slug == "payment-window-over" && cancel.slug == "order-expired":
 		o.isLate(reference)
 		o.is.Status = wire.Expired
-		return nil
+	default:
+		breaks(AsModelled, "an order was paid and cancelled at once, in a window until %s: %s and %s", o.is.ExpiresAt, pay.outcome(), cancel.outcome())
 	}
-	return breaks(AsModelled, "an order was paid and cancelled at once, in a window until %s: %s and %s", o.is.ExpiresAt, pay.outcome(), cancel.outcome())
 }
 
 func (w *world) inState(status wire.OrderStatus) []*order {
@@ -279,32 +249,28 @@ func (w *world) inState(status wire.OrderStatus) []*order {
 	return list
 }
 
-func (w *world) closed(o *order, re reply, status wire.OrderStatus) error {
-	got, err := decode[wire.Order](re)
-	if err != nil {
-		return err
-	}
+func (w *world) closed(o *order, re reply, status wire.OrderStatus) {
+	got := decode[wire.Order](re)
 	o.is.Status, o.final = status, re.body
 	at := got.ClosedAt
 	if at == nil || at.Before(re.sent.Add(-rounding)) || at.After(re.done.Add(rounding)) {
-		return unexpected(re, "want a time of closing between %s and %s", re.sent.UTC(), re.done.UTC())
+		unexpected(re, "want a time of closing between %s and %s", re.sent.UTC(), re.done.UTC())
 	}
-	return w.compare(o, got, re)
+	w.compare(o, got, re)
 }
 
 // closedAgain checks the answer to a repeated payment or cancellation.
-func (w *world) closedAgain(o *order, re reply) error {
+func (w *world) closedAgain(o *order, re reply) {
 	if !bytes.Equal(re.body, o.final) {
-		return breaks(SameReplay, "%s was repeated as %s", o.final, re.body)
+		breaks(SameReplay, "%s was repeated as %s", o.final, re.body)
 	}
-	return nil
 }
 
 // compare compares an order that was read with the model, which learns about its expiry.
-func (w *world) compare(o *order, got wire.Order, re reply) error {
+func (w *world) compare(o *order, got wire.Order, re reply) {
 	if got.Status == wire.Expired && o.is.Status == wire.Reserved {
 		if re.done.Add(rounding).Before(o.is.ExpiresAt) {
-			return breaks(Expires, "the order expired before %s: %s", o.is.ExpiresAt, re.body)
+			breaks(Expires, "the order expired before %s: %s", o.is.ExpiresAt, re.body)
 		}
 		o.is.Status = wire.Expired
 	}
@@ -315,7 +281,6 @@ func (w *world) compare(o *order, got wire.Order, re reply) error {
 	if got.ID != o.is.ID || got.SKU != w.sku || got.Quantity != o.quantity || got.Status != o.is.Status || got.PriceCents != o.is.PriceCents ||
 		got.TotalCents != o.is.TotalCents || !got.CreatedAt.Equal(o.is.CreatedAt) || !got.ExpiresAt.Equal(o.is.ExpiresAt) ||
 		reference != o.reference || (got.ClosedAt == nil) != (got.Status == wire.Reserved) {
-		return unexpected(re, "want order %s of %d units, %s, with payment %q", o.is.ID, o.quantity, o.is.Status, o.reference)
+		unexpected(re, "want order %s of %d units, %s, with payment %q", o.is.ID, o.quantity, o.is.Status, o.reference)
 	}
-	return nil
 }

@@ -28,53 +28,48 @@ func (w *world) randomReference(o *order) string {
 	return fmt.Sprintf("payment %d of %s", w.serial, w.sku)
 }
 
-func (w *world) pay(o *order) error {
+func (w *world) pay(o *order) {
 	reference := w.randomReference(o)
-	re, err := w.call(w.paying(o, reference))
-	if err != nil {
-		return err
-	}
+	re := w.call(w.paying(o, reference))
 	if re.status == http.StatusOK {
-		return w.paid(o, re, reference)
+		w.paid(o, re, reference)
+		return
 	}
 	want := map[wire.OrderStatus]string{wire.Paid: "already-paid", wire.Cancelled: "order-cancelled", wire.Expired: "payment-window-over"}[o.is.Status]
 	switch {
 	case o.is.Status == wire.Paid && (reference == "" || o.reference == "" || reference == o.reference):
-		return unexpected(re, "want the same answer to the same payment")
+		unexpected(re, "want the same answer to the same payment")
 	case o.is.Status == wire.Reserved && re.slug == "payment-window-over":
 		if re.done.Add(rounding).Before(o.is.ExpiresAt) {
-			return unexpected(re, "the window is open until %s", o.is.ExpiresAt)
+			unexpected(re, "the window is open until %s", o.is.ExpiresAt)
 		}
 	case re.slug != want:
-		return unexpected(re, "an order that is %s", o.is.Status)
+		unexpected(re, "an order that is %s", o.is.Status)
 	}
 	o.isLate(reference)
-	return nil
 }
 
-// isLate remembers a payment that came too late.
 func (o *order) isLate(reference string) {
 	if reference != "" && !slices.Contains(o.late, reference) {
 		o.late = append(o.late, reference)
 	}
 }
 
-func (w *world) paid(o *order, re reply, reference string) error {
+func (w *world) paid(o *order, re reply, reference string) {
 	switch {
 	case o.is.Status == wire.Paid && (reference == "" || reference == o.reference):
-		return w.closedAgain(o, re)
+		w.closedAgain(o, re)
+		return
 	case o.is.Status == wire.Paid && o.reference == "": // this call adds the reference
-		got, err := decode[wire.Order](re)
-		if err != nil {
-			return err
-		}
+		got := decode[wire.Order](re)
 		o.reference, o.final = reference, re.body
-		return w.compare(o, got, re)
+		w.compare(o, got, re)
+		return
 	case o.is.Status != wire.Reserved:
-		return breaks(WindowHolds, "an order that was %s is now paid: %s", o.is.Status, re.body)
+		breaks(WindowHolds, "an order that was %s is now paid: %s", o.is.Status, re.body)
 	case re.sent.After(o.is.ExpiresAt.Add(rounding)):
-		return breaks(WindowHolds, "paid at %s: %s", re.sent.UTC(), re.body)
+		breaks(WindowHolds, "paid at %s: %s", re.sent.UTC(), re.body)
 	}
 	o.reference = reference
-	return w.closed(o, re, wire.Paid)
+	w.closed(o, re, wire.Paid)
 }

@@ -2,6 +2,7 @@ package soak
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -52,8 +53,8 @@ func (s *soak) reconcileLatePayments(ctx context.Context) error {
 		if re.status != http.StatusOK {
 			return fmt.Errorf("list late payments: %s", re.outcome())
 		}
-		page, err := decode[wire.LatePaymentList](re)
-		if err != nil {
+		var page wire.LatePaymentList
+		if err := json.Unmarshal(re.body, &page); err != nil {
 			return err
 		}
 		for _, p := range page.Items {

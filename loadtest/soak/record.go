@@ -2,7 +2,6 @@ package soak
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"sync"
 
@@ -38,10 +37,6 @@ type Violation struct {
 type broken struct{ invariant, detail string }
 
 func (b *broken) Error() string { return b.invariant + ": " + b.detail }
-
-func breaks(invariant, format string, args ...any) error {
-	return &broken{invariant, fmt.Sprintf(format, args...)}
-}
 
 // Count is how often a call had an outcome.
 type Count struct {
@@ -96,7 +91,6 @@ func (r *record) violate(v Violation) {
 	}
 }
 
-// finished records the answers of a world that has ended.
 func (r *record) finished(w *world) {
 	r.do(func() {
 		r.worlds++

@@ -157,25 +157,18 @@ func (s *soak) live(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	err = w.create()
-	if err == nil {
-		err = w.live(lifeSteps)
-	}
-	w.finish(err)
+	w.run(func() { w.create(); w.live() })
 	return nil
 }
 
-// rush runs one shared world of several actors.
 func (s *soak) rush(ctx context.Context, name string) error {
 	owner, err := newWorld(ctx, s.caller, s.cfg.Window, name, s.cfg.Seed)
 	if err != nil {
 		return err
 	}
 	owner.shared = true
-	err = owner.create()
-	owner.finish(err)
-	if err != nil {
-		return nil // finish has recorded err, and the soak goes on
+	if !owner.run(owner.create) {
+		return nil
 	}
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -185,7 +178,7 @@ func (s *soak) rush(ctx context.Context, name string) error {
 			return err
 		}
 		w.sku, w.shared, w.offer = owner.sku, true, owner.offer
-		all.Go(func() { w.finish(w.live(lifeSteps)) })
+		all.Go(func() { w.run(w.live) })
 	}
 	return nil
 }

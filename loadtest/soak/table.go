@@ -6,32 +6,25 @@ import (
 	"strings"
 
 	"github.com/dustin/go-humanize"
-	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+
+	"flashsale/loadtest/report"
 )
 
 // Table writes the calls with their outcomes, then the violations.
 func Table(w io.Writer, r *Result) error {
-	t := table.NewWriter()
-	t.SetStyle(table.StyleLight)
-	t.Style().Format.Header = 0 // keep the case
-	t.AppendHeader(table.Row{"call", "times", "answers"})
 	const columns = 100
+	var rows [][]string
 	for i := 0; i < len(r.Calls); {
 		call, total := r.Calls[i].Call, 0
-		var lines []string
-		line := ""
+		var parts []string
 		for ; i < len(r.Calls) && r.Calls[i].Call == call; i++ {
 			total += r.Calls[i].Count
-			part := fmt.Sprintf("%s x %s", humanize.Comma(int64(r.Calls[i].Count)), r.Calls[i].Outcome)
-			if line != "" && len(line)+len(part) > columns {
-				lines, line = append(lines, line+","), part
-				continue
-			}
-			line = strings.TrimPrefix(line+", "+part, ", ")
+			parts = append(parts, fmt.Sprintf("%s x %s", humanize.Comma(int64(r.Calls[i].Count)), r.Calls[i].Outcome))
 		}
-		t.AppendRow(table.Row{call, humanize.Comma(int64(total)), strings.Join(append(lines, line), "\n")})
+		rows = append(rows, []string{call, humanize.Comma(int64(total)), text.WrapSoft(strings.Join(parts, ", "), columns)})
 	}
-	if _, err := fmt.Fprintln(w, t.Render()); err != nil {
+	if _, err := fmt.Fprintln(w, report.Grid("", []string{"call", "times", "answers"}, rows, 1, 1)); err != nil {
 		return err
 	}
 	for _, v := range r.Violations {

@@ -53,7 +53,6 @@ type offer struct {
 
 func (o offer) String() string { return encode(o.body("")) }
 
-// body returns the request body that creates the offer.
 func (o offer) body(sku string) wire.SKURequest {
 	return wire.SKURequest{Name: "Soak " + sku, PriceCents: o.price, Currency: "EUR", Units: o.units,
 		PerCustomerLimit: o.limit, SaleStartsAt: o.starts, SaleEndsAt: o.ends}
@@ -119,17 +118,47 @@ func hash(name string) uint64 {
 // answer may be applied at any time.
 var errUncertain = errors.New("a change of the SKU had no answer")
 
-// live takes steps, then waits for the final state of all orders.
-func (w *world) live(steps int) error {
-	for range steps {
-		if err := w.step(); err != nil {
-			return err
-		}
+// ended carries the error that ends a world from a step to run.
+type ended struct{ error }
+
+// check ends the world with err, unless err is nil. Only the world's actor may call it.
+func (w *world) check(err error) {
+	if err != nil {
+		panic(ended{err})
 	}
-	return w.close()
 }
 
-// finish records what the world has observed.
+// breaks ends the world with a violation: its model no longer holds.
+func breaks(invariant, format string, args ...any) {
+	panic(ended{&broken{invariant, fmt.Sprintf(format, args...)}})
+}
+
+// run runs a script, which ends at the first error, and records what the world has
+// observed. It reports whether there was no error.
+func (w *world) run(script func()) (ok bool) {
+	defer func() {
+		var err error
+		if cause := recover(); cause != nil {
+			e, isEnd := cause.(ended)
+			if !isEnd {
+				panic(cause)
+			}
+			err = e.error
+		}
+		w.finish(err)
+		ok = err == nil
+	}()
+	script()
+	return true
+}
+
+func (w *world) live() {
+	for range lifeSteps {
+		w.step()
+	}
+	w.close()
+}
+
 func (w *world) finish(err error) {
 	var b *broken
 	switch {
@@ -143,23 +172,24 @@ func (w *world) finish(err error) {
 	w.record.finished(w)
 }
 
-func (w *world) call(r request) (reply, error) {
+func (w *world) call(r request) reply {
 	re, err := w.settle(w.ctx, w.rng, r)
 	w.log(r, re)
-	return re, err
+	w.check(err)
+	return re
 }
 
 // expect makes a call that must have one of the statuses.
-func (w *world) expect(r request, what string, statuses ...int) (reply, error) {
-	re, err := w.call(r)
-	if err == nil && !slices.Contains(statuses, re.status) {
-		err = unexpected(re, "%s", what)
+func (w *world) expect(r request, what string, statuses ...int) reply {
+	re := w.call(r)
+	if !slices.Contains(statuses, re.status) {
+		unexpected(re, "%s", what)
 	}
-	return re, err
+	return re
 }
 
 // atOnce settles requests at the same time and logs them.
-func (w *world) atOnce(requests ...request) ([]reply, error) {
+func (w *world) atOnce(requests ...request) []reply {
 	replies, errs := make([]reply, len(requests)), make([]error, len(requests))
 	var all sync.WaitGroup
 	for i, r := range requests {
@@ -170,7 +200,8 @@ func (w *world) atOnce(requests ...request) ([]reply, error) {
 	for i, r := range requests {
 		w.log(r, replies[i])
 	}
-	return replies, errors.Join(errs...)
+	w.check(errors.Join(errs...))
+	return replies
 }
 
 // log keeps a call for the report of a violation.
@@ -187,9 +218,9 @@ func (w *world) log(r request, re reply) {
 	}
 }
 
-// unexpected returns the violation of an answer that the model does not allow.
-func unexpected(re reply, format string, args ...any) error {
-	return breaks(AsModelled, "%s, but got %s: %.300s", fmt.Sprintf(format, args...), re.outcome(), re.body)
+// unexpected ends the world with an answer that the model does not allow.
+func unexpected(re reply, format string, args ...any) {
+	breaks(AsModelled, "%s, but got %s: %.300s", fmt.Sprintf(format, args...), re.outcome(), re.body)
 }
 
 type bounds struct{ least, most int64 }
@@ -218,7 +249,6 @@ func (w *world) held(by *customer, from, to time.Time) bounds {
 	return b
 }
 
-// left returns the units that are left while so many are held.
 func (w *world) left(held bounds) bounds {
 	return bounds{least: max(0, w.offer.units-held.most), most: w.offer.units - held.least}
 }
@@ -240,10 +270,16 @@ func (w *world) deskTime(from time.Time) time.Time {
 	return from.Add(-farBehind)
 }
 
-// outcomes are the possible answers to an order: a 201 and the slugs of refusals.
 type outcomes struct {
 	accepted bool
 	refusals map[string]bool
+}
+
+func (p outcomes) allow(re reply) bool {
+	if re.status == http.StatusCreated {
+		return p.accepted
+	}
+	return p.refusals[re.slug]
 }
 
 // possible returns the possible answers to a new order between two times.
@@ -282,7 +318,6 @@ func (w *world) possible(o *order, from, to time.Time) outcomes {
 	return p
 }
 
-// randomPrice is sometimes 0.
 func (w *world) randomPrice() int64 {
 	if w.rng.IntN(8) == 0 {
 		return 0
@@ -290,7 +325,6 @@ func (w *world) randomPrice() int64 {
 	return int64(w.rng.IntN(5000))
 }
 
-// randomLimit is often none.
 func (w *world) randomLimit() *int32 {
 	if w.rng.IntN(3) > 0 {
 		return nil
@@ -298,13 +332,13 @@ func (w *world) randomLimit() *int32 {
 	return new(int32(1 + w.rng.IntN(4)))
 }
 
-func (w *world) create() error {
+func (w *world) create() {
 	first := offer{units: int64(1 + w.rng.IntN(12)), price: w.randomPrice(), limit: w.randomLimit()}
 	r := w.putting(first)
 	if w.rng.IntN(2) == 0 {
 		r.header = map[string]string{"If-None-Match": "*"}
 	}
-	return w.put(r, first, http.StatusCreated, false)
+	w.put(r, first, http.StatusCreated, false)
 }
 
 func (w *world) putting(o offer) request {
@@ -313,22 +347,20 @@ func (w *world) putting(o offer) request {
 
 // put creates or changes the SKU. The answer must have that status, and a Warning if the
 // request has something that is ignored.
-func (w *world) put(r request, next offer, status int, warned bool) error {
-	re, err := w.call(r)
-	switch {
-	case err != nil:
-		return err
-	case re.lost:
-		return errUncertain
-	case re.status != status || warned != (re.header.Get("Warning") != ""):
-		return unexpected(re, "want %d to a new offer (Warning: %q)", status, re.header.Get("Warning"))
+func (w *world) put(r request, next offer, status int, warned bool) {
+	re := w.call(r)
+	if re.lost {
+		w.check(errUncertain)
+	}
+	if re.status != status || warned != (re.header.Get("Warning") != "") {
+		unexpected(re, "want %d to a new offer (Warning: %q)", status, re.header.Get("Warning"))
 	}
 	if status == http.StatusCreated {
 		w.record.do(func() { w.record.skus = append(w.record.skus, w.sku) })
 	}
 	w.outdate()
 	w.offer = next
-	return w.checkSKU(re, true)
+	w.checkSKU(re, true)
 }
 
 // outdate remembers the offer that replicas may show for a while.
@@ -346,28 +378,25 @@ func encode(v any) string {
 	return string(text)
 }
 
-func decode[T any](re reply) (v T, err error) {
-	if err = json.Unmarshal(re.body, &v); err != nil {
-		err = breaks(InContract, "%s: %v: %s", re.outcome(), err, re.body)
+func decode[T any](re reply) (v T) {
+	if err := json.Unmarshal(re.body, &v); err != nil {
+		breaks(InContract, "%s: %v: %s", re.outcome(), err, re.body)
 	}
-	return v, err
+	return v
 }
 
 // checkSKU compares an answer with the model. An answer to a change is exact; an answer to
 // a read may be old.
-func (w *world) checkSKU(re reply, exact bool) error {
-	sku, err := decode[wire.SKU](re)
-	if err != nil {
-		return err
-	}
+func (w *world) checkSKU(re reply, exact bool) {
+	sku := decode[wire.SKU](re)
 	if exact {
 		w.etag = re.header.Get("ETag")
 	}
 	if sku.SKU != w.sku || sku.Available < 0 || sku.Available > sku.Units {
-		return unexpected(re, "want SKU %s", w.sku)
+		unexpected(re, "want SKU %s", w.sku)
 	}
 	if w.shared {
-		return nil
+		return
 	}
 	fits := func(o offer) bool {
 		return sku.Units == o.units && sku.PriceCents == o.price && equal(sku.PerCustomerLimit, o.limit)
@@ -378,9 +407,8 @@ func (w *world) checkSKU(re reply, exact bool) error {
 	}
 	left := w.left(w.held(nil, re.sent, re.done))
 	if !ok || exact && (sku.Available < left.least || sku.Available > left.most) {
-		return unexpected(re, "the offer is %s with %+v units left", w.offer, left)
+		unexpected(re, "the offer is %s with %+v units left", w.offer, left)
 	}
-	return nil
 }
 
 func equal[T comparable](a, b *T) bool {
