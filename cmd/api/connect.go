@@ -22,7 +22,7 @@ import (
 // connect waits for the servers, migrates the schema, and creates the lock and the order
 // service.
 func (r *replica) connect(ctx context.Context) (err error) {
-	if r.db, err = r.cmd.open(r.tracing.Provider()); err != nil {
+	if r.db, err = r.cmd.open(r.tracing.Provider); err != nil {
 		return err
 	}
 	r.atClose(serversRound, "MySQL", ignoringContext(r.db.Close))
@@ -59,7 +59,7 @@ func (r *replica) startOrders(ctx context.Context) (err error) {
 		PaymentWindow: r.cmd.PaymentWindow, ThinkTime: r.cmd.ThinkTime, RequestTimeout: r.cmd.RequestTimeout,
 		Halted: r.replicaLock.halted,
 		Desk:   order.DeskConfig{Quantum: r.cmd.Quantum},
-		Tracer: r.tracing.Tracer(), Metrics: order.NewMetrics(r.registry), Logger: r.logger,
+		Tracer: r.tracing.Tracer, Metrics: order.NewMetrics(r.registry), Logger: r.logger,
 	}
 	if r.strategy.Write == strategy.Batch {
 		if err := r.startMirror(ctx); err != nil {
@@ -127,7 +127,7 @@ func await(ctx context.Context, logger *slog.Logger, what string, limit time.Dur
 func (r *replica) openBackend(ctx context.Context) error {
 	cfg := backend.Config{
 		Strategy: r.strategy, Servers: r.cmd.Servers, DSN: r.cmd.DSN, Database: r.db.Name,
-		Connections: r.cmd.lockPool(), Replica: r.cmd.Replica, TTL: r.cmd.LockTTL, Traces: r.tracing.Provider(), Logger: r.logger,
+		Connections: r.cmd.lockPool(), Replica: r.cmd.Replica, TTL: r.cmd.LockTTL, Traces: r.tracing.Provider, Logger: r.logger,
 	}
 	if r.forwarding != nil {
 		cfg.Process, cfg.ForwardAddr = r.forwarding.Process, r.cmd.ForwardAdvertise

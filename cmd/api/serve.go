@@ -173,7 +173,7 @@ type replica struct {
 	forwarding *order.Forwarding // nil if the strategy does not forward orders
 	limits     *limit.Limits
 	registry   *prometheus.Registry
-	tracing    *telemetry.Tracing // nil if tracing is off
+	tracing    telemetry.Tracing
 
 	db          *stock.DB
 	backend     *backend.Backend
@@ -243,7 +243,7 @@ func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Audit: r.audit, Ready: r.ready, ReadyToRead: r.readyToRead, Notes: r.notes, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
 		JWTSecret: []byte(r.cmd.JWTSecret), Keys: r.keys, Audience: r.cmd.JWTAudience, AdminToken: r.cmd.AdminToken,
 		Limits: r.limits, TrustedProxies: r.cmd.TrustedProxies,
-		Registry: r.registry, Traces: r.tracing.Provider(), Logger: r.logger, Levels: r.levels,
+		Registry: r.registry, Traces: r.tracing.Provider, Logger: r.logger, Levels: r.levels,
 		MaxStreams: r.cmd.MaxStreams, MaxStreamsAddress: r.cmd.MaxStreamsAddress, Draining: draining,
 	}
 	if r.mirror != nil {

@@ -48,15 +48,15 @@ func (r *replica) closeTracing(ctx context.Context) error {
 // register registers the metrics of the open servers.
 func (r *replica) register() {
 	r.registry.MustRegister(telemetry.Build(version.Release(), r.strategy.Name, string(r.fence)),
-		collectors.NewDBStatsCollector(r.db.SQL, "orders"), telemetry.NewStock(r.catalog(), r.cmd.MetricsSKUs))
-	upkeep := &telemetry.Upkeep{Durable: func(ctx context.Context) (bool, error) { return doctor.Durable(ctx, r.db) }}
+		collectors.NewDBStatsCollector(r.db.SQL, "orders"), telemetry.Stock(r.catalog(), r.cmd.MetricsSKUs))
+	var usage func(context.Context) (size, quota int64, alarms int, err error)
 	if r.backend.Etcd != nil {
-		upkeep.Etcd = func(ctx context.Context) (size, quota int64, alarms int, err error) {
-			usage, err := backend.ReadUsage(ctx, r.backend.Etcd)
-			return usage.Size, usage.Quota, len(usage.Alarms), err
+		usage = func(ctx context.Context) (size, quota int64, alarms int, err error) {
+			read, err := backend.ReadUsage(ctx, r.backend.Etcd)
+			return read.Size, read.Quota, len(read.Alarms), err
 		}
 	}
-	r.registry.MustRegister(upkeep)
+	r.registry.MustRegister(telemetry.Upkeep(func(ctx context.Context) (bool, error) { return doctor.Durable(ctx, r.db) }, usage))
 	if r.mirrorDB != nil {
 		r.registry.MustRegister(collectors.NewDBStatsCollector(r.mirrorDB.SQL, "mirror"))
 	}

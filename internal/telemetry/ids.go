@@ -9,7 +9,8 @@ import (
 
 type requestIDKey struct{}
 
-// identified takes one allocation for each request; context.WithValue would take two.
+// identified is a context with an id. It takes one allocation for each request;
+// context.WithValue would take two.
 type identified struct {
 	context.Context
 	id string

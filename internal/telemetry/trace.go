@@ -1,3 +1,5 @@
+// Package telemetry provides traces, the ids in the log, and the metrics that belong to
+// no other package. Buyers are not affected when it fails or is off.
 package telemetry
 
 import (
@@ -21,7 +23,7 @@ import (
 type TracingConfig struct {
 	// Endpoint is a collector's URL, like http://127.0.0.1:4318; "" turns tracing off.
 	// The standard variables OTEL_EXPORTER_OTLP_PROTOCOL (http/protobuf or grpc),
-	// _HEADERS, _TIMEOUT, _COMPRESSION and _CERTIFICATE are heeded.
+	// _HEADERS, _TIMEOUT, _COMPRESSION and _CERTIFICATE also apply.
 	Endpoint string
 	// Ratio is the share of requests that are traced, from 0 to 1. A request's
 	// traceparent overrides it.
@@ -36,57 +38,38 @@ type TracingConfig struct {
 const maxLinks = 512
 
 // Tracing sends spans to a collector in the background. Its queue is bounded; spans
-// that do not fit are dropped. A nil Tracing is off.
-type Tracing struct{ provider *sdktrace.TracerProvider }
+// that do not fit are dropped.
+type Tracing struct {
+	// Provider, and Tracer for the service's own spans, are nil if tracing is off.
+	Provider trace.TracerProvider
+	Tracer   trace.Tracer
+	// Close sends the remaining spans until ctx ends.
+	Close func(context.Context) error
+}
 
-// OpenTracing returns nil if tracing is off. It does not connect: an unreachable
-// collector must not keep a replica from selling.
-func OpenTracing(ctx context.Context, cfg TracingConfig) (*Tracing, error) {
+// OpenTracing does not connect: an unreachable collector must not keep a replica from
+// selling.
+func OpenTracing(ctx context.Context, cfg TracingConfig) (Tracing, error) {
 	if cfg.Endpoint == "" {
-		return nil, nil //nolint:nilnil // nil is off
+		return Tracing{Close: func(context.Context) error { return nil }}, nil
 	}
 	exporter, err := newExporter(ctx, cfg.Endpoint)
 	if err != nil {
-		return nil, err
+		return Tracing{}, err
 	}
 	about, err := resource.New(ctx, resource.WithAttributes(attribute.String("service.name", "flashsale"),
 		attribute.String("service.version", cfg.Version), attribute.String("service.instance.id", cfg.Replica)),
 		resource.WithTelemetrySDK(), resource.WithFromEnv()) // the environment takes precedence
 	if err != nil {
-		return nil, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
+		return Tracing{}, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
 	}
 	// The SDK reports errors in no other way.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { cfg.Logger.Warn("tracing", "error", err) }))
 	limits := sdktrace.NewSpanLimits()
 	limits.LinkCountLimit = maxLinks
-	return &Tracing{sdktrace.NewTracerProvider(
-		sdktrace.WithBatcher(exporter), sdktrace.WithResource(about), sdktrace.WithRawSpanLimits(limits),
-		sdktrace.WithSampler(sdktrace.ParentBased(requests{sdktrace.TraceIDRatioBased(cfg.Ratio)})),
-	)}, nil
-}
-
-// Provider returns the tracer provider; nil if tracing is off.
-func (t *Tracing) Provider() trace.TracerProvider {
-	if t == nil {
-		return nil
-	}
-	return t.provider
-}
-
-// Tracer returns the tracer for the service's own spans; nil if tracing is off.
-func (t *Tracing) Tracer() trace.Tracer {
-	if t == nil {
-		return nil
-	}
-	return t.provider.Tracer("flashsale")
-}
-
-// Close sends the remaining spans until ctx ends.
-func (t *Tracing) Close(ctx context.Context) error {
-	if t == nil {
-		return nil
-	}
-	return t.provider.Shutdown(ctx)
+	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about), sdktrace.WithRawSpanLimits(limits),
+		sdktrace.WithSampler(sdktrace.ParentBased(requests{sdktrace.TraceIDRatioBased(cfg.Ratio)})))
+	return Tracing{Provider: provider, Tracer: provider.Tracer("flashsale"), Close: provider.Shutdown}, nil
 }
 
 // newExporter returns the exporter that OTEL_EXPORTER_OTLP_TRACES_PROTOCOL selects.
@@ -95,14 +78,14 @@ func newExporter(ctx context.Context, endpoint string) (sdktrace.SpanExporter, e
 	if err != nil || to.Host == "" || to.Scheme != "http" && to.Scheme != "https" {
 		return nil, fmt.Errorf("--otlp-endpoint: %q is not a URL like http://host:4318", endpoint)
 	}
-	protocol := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL"))
-	switch protocol {
+	switch protocol := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL")); protocol {
 	case "grpc":
 		return otlptracegrpc.New(ctx, otlptracegrpc.WithEndpointURL(to.String()))
 	case "", "http/protobuf":
 		return otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(to.JoinPath("v1/traces").String()))
+	default:
+		return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_PROTOCOL is %q, must be grpc or http/protobuf", protocol)
 	}
-	return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_PROTOCOL is %q, must be grpc or http/protobuf", protocol)
 }
 
 // requests samples only traces that start with a request: reads of the mirror and
