@@ -63,6 +63,12 @@ func Summarize(s strategy.Strategy, fence strategy.Fence, results []Result) Summ
 	return sum
 }
 
+// Lost returns the lost updates of both kinds of stale writes.
+func (s *Summary) Lost() int64 { return s.After.Lost + s.Amid.Lost }
+
+// Oversold returns the units oversold by both.
+func (s *Summary) Oversold() int64 { return s.After.Oversold + s.Amid.Oversold }
+
 func (h *Harm) add(more Harm) {
 	h.Lost += more.Lost
 	h.Oversold += more.Oversold
