@@ -30,8 +30,7 @@ const (
 	// agreeTimeout bounds how long replicas may take to show a new SKU, and the stock
 	// after the last order.
 	agreeTimeout = 5 * time.Second
-	// agreePause is the pause between two reads.
-	agreePause = 50 * time.Millisecond
+	agreePause   = 50 * time.Millisecond
 )
 
 // Run attacks a running service. It creates new SKUs and does not touch others.
@@ -151,7 +150,7 @@ func (c *attackCmd) read(ctx context.Context, db *proof.Database, setting proof.
 		}
 		stocks = append(stocks, stock)
 	}
-	return proof.RecordsFromService(&setting.Plan, answers, rows, stocks), nil
+	return proof.RecordsOf(rows, stocks, &setting.Plan, answers), nil
 }
 
 // readBack reads each accepted order as its customer, from another replica than the one

@@ -117,7 +117,6 @@ func (c *benchCmd) programme() (bench.Programme, error) {
 	return p, nil
 }
 
-// peerCmd is the hidden command of a peer's replica in a bench.
 type peerCmd struct {
 	Name          string   `arg:""`
 	Addr          string   `required:""`

@@ -153,7 +153,6 @@ func describe(stack *sandbox.Stack, fleet *sandbox.Fleet, dsn string) sandboxDes
 	return d
 }
 
-// greet prints what is running, and a command that buys a unit.
 func (c *upCmd) greet(s streams, row strategy.Strategy, d sandboxDescription) error {
 	token, err := attack.Token("you", d.JWTSecret)
 	if err != nil {

@@ -142,5 +142,4 @@ func (c *zombiesCmd) play(ctx context.Context, servers *servers, self string, ro
 	return sums, nil
 }
 
-// zombieHolder is the hidden command of a run's processes.
 const zombieHolder = "zombie-holder"

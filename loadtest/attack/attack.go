@@ -28,8 +28,7 @@ const (
 	// is later than that omits them.
 	overtime = 100 * time.Millisecond
 	// firstWorkers start before the attack, so that its first second does not start them.
-	firstWorkers = 64
-	// maxAnswerBytes is more than any answer of the service.
+	firstWorkers   = 64
 	maxAnswerBytes = 64 << 10
 )
 

@@ -87,7 +87,6 @@ func (p *Plan) customer(seq int) string { return name("buyer-", mix(p.Seed, seq,
 
 func (p *Plan) key(seq int) string { return name("key-", mix(p.Seed, seq, keys)) }
 
-// name returns prefix and sixteen hexadecimal digits.
 func name(prefix string, n uint64) string {
 	var buf [32]byte
 	text := append(buf[:0], prefix...)

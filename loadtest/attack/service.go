@@ -190,7 +190,6 @@ func (s *Service) ask(ctx context.Context, method, path, token string, in any) (
 	return got, nil
 }
 
-// shared is the client of each Service without its own.
 var shared = NewClient(16)
 
 type problem struct {

@@ -58,7 +58,6 @@ const (
 	maxConnections = 1000
 )
 
-// bench is a running bench.
 type bench struct {
 	cfg                   Config
 	adminToken, jwtSecret string
@@ -157,7 +156,6 @@ func (b *bench) rounds(ctx context.Context) error {
 	return nil
 }
 
-// late reports whether another run could exceed the time limit.
 func (b *bench) late() bool {
 	return b.cfg.TimeLimit > 0 && time.Since(b.began)+b.longest > b.cfg.TimeLimit
 }
@@ -166,7 +164,6 @@ func (b *bench) note(format string, args ...any) {
 	b.result.Notes = append(b.result.Notes, fmt.Sprintf(format, args...))
 }
 
-// step makes one run of the programme and adds it to the result.
 func (b *bench) step(ctx context.Context, round int, s step) error {
 	load, err := ParseLoad(s.Load, b.cfg.Seed)
 	if err != nil {
@@ -243,7 +240,6 @@ func (b *bench) rate(p peer.Peer) int {
 	return int(rate)
 }
 
-// trial describes a run to make.
 type trial struct {
 	peer peer.Peer
 	way  peer.Way
@@ -355,7 +351,6 @@ func (b *bench) prepare(ctx context.Context, p *peer.Peer) (s servers, drop func
 	return s, drop, nil
 }
 
-// dropTimeout bounds drop.
 const dropTimeout = 20 * time.Second
 
 // drop removes a run's database, with its dirty pages.

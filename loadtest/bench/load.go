@@ -13,7 +13,6 @@ import (
 	"flashsale/loadtest/attack"
 )
 
-// offer describes the requests of one run.
 type offer struct {
 	plan   attack.Plan
 	tokens *attack.Tokens
@@ -22,8 +21,7 @@ type offer struct {
 	workers, rate int
 	// warmUp precedes the measured window.
 	warmUp, window time.Duration
-	// limit is the most requests.
-	limit int
+	limit          int
 	// measure is called at the start and at the end of the window.
 	measure func()
 }
@@ -31,7 +29,6 @@ type offer struct {
 // openWorkers bounds the concurrent requests of an open loop.
 const openWorkers = 8192
 
-// measurement is the result of an offer.
 type measurement struct {
 	// answers are in the order of their requests, including the warm-up.
 	answers []attack.Answer

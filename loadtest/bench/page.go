@@ -25,7 +25,6 @@ func Save(dir string, r *Result) error {
 	return report.SaveBoth(dir, ResultFile, r, PageFile, func(w io.Writer) error { return Page(w, r) })
 }
 
-// view is what the page shows.
 type view struct {
 	Result  *Result
 	Verdict string

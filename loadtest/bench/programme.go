@@ -8,7 +8,6 @@ import (
 )
 
 const (
-	// hotLoad is the load on one SKU.
 	hotLoad = "hot"
 	// StandardReplicas is the number of replicas, unless runs compare such numbers.
 	StandardReplicas = 2
@@ -29,7 +28,6 @@ type Section struct {
 	Peers []peer.Peer
 }
 
-// step is one run of a round.
 type step struct {
 	Setting
 	peer peer.Peer
@@ -82,7 +80,6 @@ func Full() Programme {
 	return p
 }
 
-// some returns the peers of those names.
 func some(names ...string) []peer.Peer {
 	return slices.DeleteFunc(peer.All(), func(p peer.Peer) bool { return !slices.Contains(names, p.Name) })
 }
@@ -101,7 +98,6 @@ func (p Programme) Keep(peers []peer.Peer) Programme {
 	return kept
 }
 
-// steps are the runs of one round.
 func (p Programme) steps() []step {
 	var list []step
 	for _, s := range p.Sections {

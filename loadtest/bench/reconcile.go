@@ -48,5 +48,5 @@ func records(ctx context.Context, p peer.Peer, at servers, load *Load, orders in
 			}
 		}
 	}
-	return proof.RecordsOf(rows, stocks, nil), nil
+	return proof.RecordsOf(rows, stocks, plan, nil), nil
 }

@@ -65,7 +65,7 @@ func ParseLoad(name string, seed uint64) (Load, error) {
 		}
 		return load, nil
 	}
-	return Load{}, fmt.Errorf("unknown load %q: hot, even:N, zipf:N or sold-out", name)
+	return Load{}, fmt.Errorf("unknown load %q: must be hot, even:N, zipf:N or sold-out", name)
 }
 
 func even(name string, n int) Load {

@@ -46,7 +46,7 @@ func Names() []string {
 func Find(name string) (*Lesson, error) {
 	i := slices.IndexFunc(all, func(l *Lesson) bool { return l.Name == name })
 	if i < 0 {
-		return nil, fmt.Errorf("unknown lesson %q: one of %s", name, strings.Join(Names(), ", "))
+		return nil, fmt.Errorf("unknown lesson %q: must be one of %s", name, strings.Join(Names(), ", "))
 	}
 	return all[i], nil
 }

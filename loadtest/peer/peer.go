@@ -2,7 +2,7 @@
 // are other ways to take orders behind the service's own router, middleware and JSON.
 //
 // A rival only takes orders. It has no customer limits and no sale window, and except
-// for Batched it refuses a known key instead of replaying the order. What a rival
+// for Batched it refuses a key that was used before, instead of replaying the order. What a rival
 // omits makes it faster. Rivals on MySQL write the service's own rows, so that the
 // same audit checks them.
 package peer
@@ -82,22 +82,13 @@ type rival interface {
 	close(ctx context.Context) error
 }
 
-// service are the ways to run a strategy of the service, with those pools.
-func service(name string, pools ...int) []Way {
-	ways := make([]Way, len(pools))
+// ways are the ways to run a strategy of the service, or with "" a rival, with those pools.
+func ways(strategy string, pools ...int) []Way {
+	list := make([]Way, len(pools))
 	for i, pool := range pools {
-		ways[i] = Way{Strategy: name, Pool: pool}
+		list[i] = Way{Strategy: strategy, Pool: pool}
 	}
-	return ways
-}
-
-// pools are the ways to run a rival.
-func pools(sizes ...int) []Way {
-	ways := make([]Way, len(sizes))
-	for i, pool := range sizes {
-		ways[i] = Way{Pool: pool}
-	}
-	return ways
+	return list
 }
 
 // The most workers of peers with a lock in MySQL, and with a session in etcd for each
@@ -111,34 +102,34 @@ const (
 const Batched = "conditional-batched"
 
 var all = []Peer{
-	{Name: "noop", Store: Nowhere, Expected: strategy.Exact, Ways: pools(0), open: openNoop,
+	{Name: "noop", Store: Nowhere, Expected: strategy.Exact, Ways: ways("", 0), open: openNoop,
 		Is: "the same middleware and JSON without a lock or a store: the upper limit"},
-	{Name: "redis-lua", Store: Redis, Expected: strategy.Exact, Ways: pools(16, 64), open: openRedis,
+	{Name: "redis-lua", Store: Redis, Expected: strategy.Exact, Ways: ways("", 16, 64), open: openRedis,
 		Is: "a script decrements the stock and pushes the order; not durable"},
-	{Name: "redis-lua-aof", Store: Redis, Durable: true, Expected: strategy.Exact, Ways: pools(16, 64), open: openRedis,
+	{Name: "redis-lua-aof", Store: Redis, Durable: true, Expected: strategy.Exact, Ways: ways("", 16, 64), open: openRedis,
 		Is: "the same with appendfsync always"},
-	{Name: "conditional", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: service("conditional", 8, 32, 96),
+	{Name: "conditional", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: ways("conditional", 8, 32, 96),
 		Is: "UPDATE ... WHERE available >= n, then INSERT, in a transaction"},
-	{Name: "conditional-1trip", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: pools(8, 32, 96), open: openOneTrip,
+	{Name: "conditional-1trip", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: ways("", 8, 32, 96), open: openOneTrip,
 		Is: "the same in one packet"},
-	{Name: Batched, Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: pools(2, 3, 5), open: openBatched,
+	{Name: Batched, Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: ways("", 2, 3, 5), open: openBatched,
 		Is: "all orders that arrived during the last commit in one packet: UPDATE ... WHERE available >= n for each SKU, INSERT of all orders; no lock"},
-	{Name: "row-lock", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: service("row-lock", 8, 32), MaxWorkers: lockWorkers,
+	{Name: "row-lock", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: ways("row-lock", 8, 32), MaxWorkers: lockWorkers,
 		Is: "SELECT ... FOR UPDATE, UPDATE, INSERT"},
-	{Name: "version", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: service("version", 4, 16), MaxWorkers: lockWorkers,
+	{Name: "version", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: ways("version", 4, 16), MaxWorkers: lockWorkers,
 		Is: "compare-and-swap on a version column, with retries"},
-	{Name: "get-lock", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: pools(8, 32), MaxWorkers: lockWorkers, open: openGetLock,
+	{Name: "get-lock", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: ways("", 8, 32), MaxWorkers: lockWorkers, open: openGetLock,
 		Is: "GET_LOCK on a pinned connection, read, then write"},
-	{Name: "skip-locked", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: pools(8, 32, 96), UnitsPerSecond: 12_000, open: openSkipLocked,
+	{Name: "skip-locked", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: ways("", 8, 32, 96), UnitsPerSecond: 12_000, open: openSkipLocked,
 		Is: "a row for each unit: SELECT ... FOR UPDATE SKIP LOCKED, DELETE, INSERT, in two packets"},
-	{Name: "buckets", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: pools(8, 32, 96), open: openBuckets,
+	{Name: "buckets", Store: MySQL, Durable: true, Expected: strategy.Exact, Ways: ways("", 8, 32, 96), open: openBuckets,
 		Is: "conditional-1trip on one of 16 rows"},
 	{Name: "etcd-textbook", Store: MySQL, Durable: true, Etcd: true, Expected: strategy.Exact, MaxWorkers: textbookWorkers, open: openSessionAnOrder,
 		Ways: []Way{{Strategy: "etcd-textbook", Pool: 32}, {Pool: 32}},
 		Is:   "concurrency.Mutex for each order, with one session (bin/api) or a session for each order; the faster one counts"},
-	{Name: "etcd-no-desk", Store: MySQL, Durable: true, Etcd: true, Expected: strategy.Exact, Ways: pools(8, 32), MaxWorkers: lockWorkers, open: openNoDesk,
+	{Name: "etcd-no-desk", Store: MySQL, Durable: true, Etcd: true, Expected: strategy.Exact, Ways: ways("", 8, 32), MaxWorkers: lockWorkers, open: openNoDesk,
 		Is: "the service's own lock for each order, and a fenced conditional write in one packet"},
-	{Name: "etcd", Store: MySQL, Durable: true, Etcd: true, Expected: strategy.Exact, Ways: service("etcd", 32),
+	{Name: "etcd", Store: MySQL, Durable: true, Etcd: true, Expected: strategy.Exact, Ways: ways("etcd", 32),
 		Is: "the service's default: its own lock, a desk, one fenced transaction for each batch"},
 }
 
@@ -161,5 +152,5 @@ func Find(name string) (Peer, error) {
 			return p, nil
 		}
 	}
-	return Peer{}, fmt.Errorf("unknown peer %q: one of %s", name, strings.Join(Names(), ", "))
+	return Peer{}, fmt.Errorf("unknown peer %q: must be one of %s", name, strings.Join(Names(), ", "))
 }

@@ -196,10 +196,10 @@ func balances(rows []Row) map[string]stock.Balance {
 	return all
 }
 
-// RecordsFromService are the records if the database cannot be read: the stock that
-// the service shows, and the promised orders. Orders whose answer was lost are not
-// among the rows, so up to their units may be missing.
-func RecordsFromService(plan *attack.Plan, answers []attack.Answer, rows []Row, stocks []attack.Stock) Records {
+// RecordsOf are the records of orders and stock that were read without an audit. It
+// checks conservation. Orders whose answer was lost may not be among the rows, so up to
+// their units may be missing; answers is nil if the rows are complete.
+func RecordsOf(rows []Row, stocks []attack.Stock, plan *attack.Plan, answers []attack.Answer) Records {
 	uncertain := map[string]int64{}
 	for seq := range answers {
 		if answers[seq].Outcome == attack.Ambiguous {
@@ -207,12 +207,6 @@ func RecordsFromService(plan *attack.Plan, answers []attack.Answer, rows []Row, 
 			uncertain[o.SKU] += int64(o.Quantity)
 		}
 	}
-	return RecordsOf(rows, stocks, uncertain)
-}
-
-// RecordsOf are the records of orders and stock that were read without an audit. It
-// checks conservation: up to uncertain[sku] units may be missing.
-func RecordsOf(rows []Row, stocks []attack.Stock, uncertain map[string]int64) Records {
 	records, sums := Records{Rows: rows}, balances(rows)
 	for _, s := range stocks {
 		b := sums[s.SKU]

@@ -6,7 +6,7 @@ import (
 	"flashsale/loadtest/attack"
 )
 
-func TestRecordsFromServiceAllowForLostAnswers(t *testing.T) {
+func TestRecordsOfAllowForLostAnswers(t *testing.T) {
 	s := newScene()                // five promised orders, and one without an answer
 	promised := s.records.Rows[:5] // what can be read back
 	for _, tt := range []struct {
@@ -19,7 +19,7 @@ func TestRecordsFromServiceAllowForLostAnswers(t *testing.T) {
 		{"a unit too many", 2, 1},
 		{"a unit too few", -1, 1},
 	} {
-		got := RecordsFromService(&plan, s.answers, promised, []attack.Stock{{SKU: "one", Units: sceneUnits, Available: tt.available}})
+		got := RecordsOf(promised, []attack.Stock{{SKU: "one", Units: sceneUnits, Available: tt.available}}, &plan, s.answers)
 		if len(got.Violations) != tt.violations {
 			t.Errorf("%s: got violations %v, want %d", tt.name, got.Violations, tt.violations)
 		}
@@ -29,9 +29,9 @@ func TestRecordsFromServiceAllowForLostAnswers(t *testing.T) {
 	}
 }
 
-func TestRecordsFromServiceShowAnOversell(t *testing.T) {
+func TestRecordsOfShowAnOversell(t *testing.T) {
 	s := newScene()
-	got := RecordsFromService(&plan, s.answers, s.records.Rows[:5], []attack.Stock{{SKU: "one", Units: 3}})
+	got := RecordsOf(s.records.Rows[:5], []attack.Stock{{SKU: "one", Units: 3}}, &plan, s.answers)
 	if got.Balances[0].Oversold != 2 {
 		t.Errorf("got oversold %d, want 2", got.Balances[0].Oversold)
 	}

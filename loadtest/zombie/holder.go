@@ -24,7 +24,6 @@ import (
 // which every user could read in the arguments.
 const configVar = "FLASHSALE_ZOMBIE_HOLDER"
 
-// holderConfig holds the settings of one process of a run.
 type holderConfig struct {
 	Strategy string          `json:"strategy"`
 	Fence    strategy.Fence  `json:"fence"`
@@ -35,7 +34,6 @@ type holderConfig struct {
 	TTL      time.Duration   `json:"ttl"`
 }
 
-// command is what a run sends to a process.
 type command struct {
 	// Order is the number of an order of one unit of SKU; 0 is none.
 	Order int    `json:"order,omitempty"`

@@ -32,7 +32,6 @@ type process struct {
 	more   chan struct{} // closed and replaced at each event
 }
 
-// spawn starts a holder and waits until it takes commands.
 func spawn(ctx context.Context, argv []string, cfg holderConfig) (*process, error) {
 	port, err := sandbox.ReservePort()
 	if err != nil {

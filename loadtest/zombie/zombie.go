@@ -166,12 +166,11 @@ func (r *run) play(ctx context.Context) error {
 	if err := errors.Join(r.a.resume(), r.a.send(command{Go: true})); err != nil {
 		return err
 	}
-	if err := r.awaitStaleWrites(ctx); err != nil {
-		return err
-	}
-	out, err := r.a.await(ctx, 1, on(ended, r.after()))
-	if err != nil {
-		return err
+	var out event
+	for _, sku := range []string{r.amid(), r.after()} { // each of A's writes was made or refused
+		if out, err = r.a.await(ctx, 1, on(ended, sku)); err != nil {
+			return err
+		}
 	}
 	r.result.TwoHolders = max(0, out.At.Sub(in.At))
 	if err := r.b.send(command{Go: true}); err != nil {
@@ -194,14 +193,9 @@ func (r *run) holdB(ctx context.Context) (order int, err error) {
 		return 0, err
 	}
 	for {
-		r.orders++
-		order := r.orders
-		if err := r.b.send(command{Order: order, SKU: r.amid()}); err != nil {
-			return 0, err
-		}
-		e, err := r.b.await(ctx, 1, func(e event) bool { return e.Kind == reached || answerTo(order)(e) })
+		e, err := r.orderAtB(ctx, r.amid(), func(e event) bool { return e.Kind == reached || answerTo(r.orders)(e) })
 		if err != nil || e.Kind == reached {
-			return order, err
+			return r.orders, err
 		}
 		if err := sleep.For(ctx, tryPause); err != nil { // the lock was still A's
 			return 0, err
@@ -209,16 +203,18 @@ func (r *run) holdB(ctx context.Context) (order int, err error) {
 	}
 }
 
-// sellOut makes B sell all that is left.
+func (r *run) orderAtB(ctx context.Context, sku string, match func(event) bool) (event, error) {
+	r.orders++
+	if err := r.b.send(command{Order: r.orders, SKU: sku}); err != nil {
+		return event{}, err
+	}
+	return r.b.await(ctx, 1, match)
+}
+
 func (r *run) sellOut(ctx context.Context, sku string) error {
 	began := time.Now()
 	for {
-		r.orders++
-		order := r.orders
-		if err := r.b.send(command{Order: order, SKU: sku}); err != nil {
-			return err
-		}
-		e, err := r.b.await(ctx, 1, answerTo(order))
+		e, err := r.orderAtB(ctx, sku, func(e event) bool { return answerTo(r.orders)(e) })
 		switch {
 		case err != nil:
 			return err
@@ -232,16 +228,6 @@ func (r *run) sellOut(ctx context.Context, sku string) error {
 			}
 		}
 	}
-}
-
-// awaitStaleWrites waits until each of A's writes was made or refused.
-func (r *run) awaitStaleWrites(ctx context.Context) error {
-	for _, sku := range []string{r.after(), r.amid()} {
-		if _, err := r.a.await(ctx, 1, on(ended, sku)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // settle sells what seems to be left, and counts the harm.
