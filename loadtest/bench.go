@@ -117,22 +117,10 @@ func (c *benchCmd) programme() (bench.Programme, error) {
 	return p, nil
 }
 
-type peerCmd struct {
-	Name          string   `arg:""`
-	Addr          string   `required:""`
-	Replica       string   `required:""`
-	Pool          int      `default:"0"`
-	MySQLDSN      string   `name:"mysql-dsn" env:"FLASHSALE_MYSQL_DSN"`
-	EtcdEndpoints []string `name:"etcd-endpoints"`
-	Redis         string
-	AdminToken    string `required:"" env:"FLASHSALE_ADMIN_TOKEN"`
-	JWTSecret     string `name:"jwt-secret" required:"" env:"FLASHSALE_JWT_SECRET"`
-}
+type peerCmd struct{ peer.ServeConfig }
 
 // Run serves until ctx ends.
 func (c *peerCmd) Run(ctx context.Context) error {
-	return peer.Serve(ctx, peer.ServeConfig{
-		Peer: c.Name, Addr: c.Addr, Replica: c.Replica, AdminToken: c.AdminToken, JWTSecret: c.JWTSecret,
-		MySQLDSN: c.MySQLDSN, EtcdEndpoints: c.EtcdEndpoints, RedisAddr: c.Redis, Pool: c.Pool, Log: os.Stderr,
-	})
+	c.Log = os.Stderr
+	return peer.Serve(ctx, c.ServeConfig)
 }

@@ -154,10 +154,7 @@ func describe(stack *sandbox.Stack, fleet *sandbox.Fleet, dsn string) sandboxDes
 }
 
 func (c *upCmd) greet(s streams, row strategy.Strategy, d sandboxDescription) error {
-	token, err := attack.Token("you", d.JWTSecret)
-	if err != nil {
-		return err
-	}
+	token := attack.Token("you", d.JWTSecret)
 	for i, url := range d.Replicas {
 		fmt.Fprintf(s.out, "replica-%d  %s\n", i+1, url)
 	}
@@ -174,7 +171,7 @@ The shop, as the customer "you":
 	if backend.ShowsHolder(row) {
 		fmt.Fprintf(s.out, "\nSee who holds which lock:\n\n  %s\n", strings.Join(append([]string{c.API, "locks", "--mysql-dsn='" + d.MySQLDSN + "'"}, d.LockFlags...), " "))
 	}
-	_, err = fmt.Fprintf(s.out, "\nThe addresses and secrets of the stack are in %s. Press Ctrl-C to stop it.\n", filepath.Join(c.Out, sandboxFile))
+	_, err := fmt.Fprintf(s.out, "\nThe addresses and secrets of the stack are in %s. Press Ctrl-C to stop it.\n", filepath.Join(c.Out, sandboxFile))
 	return err
 }
 

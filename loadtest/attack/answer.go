@@ -39,7 +39,7 @@ type Answer struct {
 	OrderID uuid.UUID
 	// Replayed says that an earlier request made the order.
 	Replayed bool
-	// Due is when the plan wanted the request to be sent, Sent when it was sent, and Done
+	// Due is when the request was to be sent by the plan, Sent when it was sent, and Done
 	// when its answer was read.
 	Due, Sent, Done time.Duration
 }

@@ -34,8 +34,7 @@ const (
 
 // Config is one attack.
 type Config struct {
-	Plan Plan
-	// JWTSecret signs the customers' tokens.
+	Plan      Plan
 	JWTSecret string
 	// Buyers, if set, bounds the requests under way: each buyer waits for an answer before
 	// the next request, and the rate falls while all of them wait.

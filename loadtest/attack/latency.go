@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Latencies are the sorted latencies of some answers. All are kept, as an estimate is
+// Latencies are the sorted latencies of some answers. All are stored: an estimate is
 // least precise at the tail, where precision matters most.
 type Latencies []time.Duration
 

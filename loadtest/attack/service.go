@@ -24,12 +24,9 @@ const serviceTimeout = 10 * time.Second
 
 // Service calls a replica before and after an attack. It is safe for concurrent use.
 type Service struct {
-	// URL is the replica's base URL.
-	URL string
-	// AdminToken is sent with an administrator's calls.
+	URL        string
 	AdminToken string
-	// JWTSecret signs customers' tokens.
-	JWTSecret string
+	JWTSecret  string
 	// Client is nil for a shared client with few connections.
 	Client *http.Client
 }
@@ -98,22 +95,14 @@ func (s *Service) Holder(ctx context.Context, sku string) (replica string, err e
 // Order reads an order as its customer. It returns ErrNotFound if there is none.
 func (s *Service) Order(ctx context.Context, id uuid.UUID, customer string) (PlacedOrder, error) {
 	var order PlacedOrder
-	token, err := Token(customer, s.JWTSecret)
-	if err != nil {
-		return order, err
-	}
-	_, err = s.call(ctx, http.MethodGet, "/v1/orders/"+id.String(), token, nil, &order)
+	_, err := s.call(ctx, http.MethodGet, "/v1/orders/"+id.String(), Token(customer, s.JWTSecret), nil, &order)
 	return order, err
 }
 
 // Pay pays an order as its customer. It returns the answer's status and, unless that is
 // 200, the slug of its problem.
 func (s *Service) Pay(ctx context.Context, id uuid.UUID, customer string) (status int, slug string, err error) {
-	token, err := Token(customer, s.JWTSecret)
-	if err != nil {
-		return 0, "", err
-	}
-	got, err := s.ask(ctx, http.MethodPost, "/v1/orders/"+id.String()+"/payment", token, map[string]string{"reference": "payment of " + id.String()})
+	got, err := s.ask(ctx, http.MethodPost, "/v1/orders/"+id.String()+"/payment", Token(customer, s.JWTSecret), map[string]string{"reference": "payment of " + id.String()})
 	if err != nil {
 		return 0, "", err
 	}

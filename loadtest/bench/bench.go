@@ -31,15 +31,13 @@ type Config struct {
 	// Rounds is how often the programme runs. Duration is the measured window of a run.
 	Rounds   int
 	Duration time.Duration
-	// Workers is the number of buyers in a closed loop.
-	Workers int
-	Seed    uint64
+	Workers  int
+	Seed     uint64
 	// Profiles is a folder for CPU profiles of the service's replicas, or empty.
 	Profiles string
 	// TimeLimit ends the bench before a run that would exceed it. 0 is no limit.
 	TimeLimit time.Duration
-	// Say reports progress.
-	Say func(format string, args ...any)
+	Say       func(format string, args ...any)
 }
 
 const (

@@ -86,16 +86,16 @@ func some(names ...string) []peer.Peer {
 
 // Keep removes all other peers, and the sections without a peer.
 func (p Programme) Keep(peers []peer.Peer) Programme {
-	kept := Programme{Rate: p.Rate}
+	result := Programme{Rate: p.Rate}
 	for _, s := range p.Sections {
 		s.Peers = slices.DeleteFunc(slices.Clone(s.Peers), func(one peer.Peer) bool {
 			return !slices.ContainsFunc(peers, func(other peer.Peer) bool { return other.Name == one.Name })
 		})
 		if len(s.Peers) > 0 {
-			kept.Sections = append(kept.Sections, s)
+			result.Sections = append(result.Sections, s)
 		}
 	}
-	return kept
+	return result
 }
 
 func (p Programme) steps() []step {

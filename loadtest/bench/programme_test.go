@@ -31,9 +31,9 @@ func TestStandardProgrammeHasEveryPeerOnTheHotSKU(t *testing.T) {
 	if len(runs) > 0 {
 		t.Errorf("conditional-batched does not run in: %v", runs)
 	}
-	kept := p.Keep(some("buckets"))
-	if len(kept.Sections) != 1 || len(kept.steps()) != 1 || len(kept.peers()) != 1 {
-		t.Errorf("got %+v, want one run of one peer", kept)
+	got := p.Keep(some("buckets"))
+	if len(got.Sections) != 1 || len(got.steps()) != 1 || len(got.peers()) != 1 {
+		t.Errorf("got %+v, want one run of one peer", got)
 	}
 	if full := Full(); len(full.steps()) < 4*len(p.steps()) {
 		t.Errorf("the full programme has %d runs, the standard one %d", len(full.steps()), len(p.steps()))

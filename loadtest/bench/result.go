@@ -177,7 +177,6 @@ func medians(runs []Run) []Median {
 	return list
 }
 
-// median is the middle value, or the mean of the middle two.
 func median(values []float64) float64 {
 	if len(values) == 0 {
 		return 0
@@ -192,10 +191,10 @@ func median(values []float64) float64 {
 
 // Goal is a target for a figure of the service, and the measured value.
 type Goal struct {
-	What   string  `json:"what"`
-	Wanted float64 `json:"wanted"`
-	Got    float64 `json:"got"`
-	// AtMost: Wanted is an upper bound.
+	What  string  `json:"what"`
+	Bound float64 `json:"wanted"`
+	Got   float64 `json:"got"`
+	// AtMost: Bound is an upper bound.
 	AtMost bool `json:"at_most"`
 	Met    bool `json:"met"`
 }
@@ -204,7 +203,7 @@ type Goal struct {
 var ratioGoals = []struct {
 	what, a, b, load string
 	replicas         int
-	wanted           float64
+	least            float64
 }{
 	{"etcd by noop, hot SKU", ours, noop, hotLoad, StandardReplicas, 0.62},
 	{"etcd by redis-lua, hot SKU", ours, "redis-lua", hotLoad, StandardReplicas, 1},
@@ -227,7 +226,6 @@ const (
 	maxOpenP99    = 20
 )
 
-// goals are those whose peers ran.
 func goals(all []Median) []Goal {
 	list := []Goal{}
 	for _, g := range ratioGoals {
@@ -240,16 +238,16 @@ func goals(all []Median) []Goal {
 			what = fmt.Sprintf(g.what, b.Peer)
 		}
 		got := round(a.Served/b.Served, 100)
-		list = append(list, Goal{What: what, Wanted: g.wanted, Got: got, Met: got >= g.wanted})
+		list = append(list, Goal{What: what, Bound: g.least, Got: got, Met: got >= g.least})
 	}
 	if m := find(all, ours, Setting{Load: hotLoad, Replicas: StandardReplicas}); m != nil {
 		mib := m.RSS["replicas"]
-		list = append(list, Goal{What: "MiB of a replica of etcd, hot SKU", Wanted: maxReplicaMiB, Got: mib, AtMost: true, Met: mib <= maxReplicaMiB})
+		list = append(list, Goal{What: "MiB of a replica of etcd, hot SKU", Bound: maxReplicaMiB, Got: mib, AtMost: true, Met: mib <= maxReplicaMiB})
 	}
 	open := Setting{Load: hotLoad, Replicas: StandardReplicas, Open: true}
 	if a, b := find(all, ours, open), find(all, noop, open); a != nil && b != nil {
-		g := Goal{What: "p99 of etcd in an open loop, in ms", Wanted: maxOpenP99, Got: a.Latency.P99, AtMost: true}
-		g.Met = g.Got <= g.Wanted && a.Rate >= b.Rate
+		g := Goal{What: "p99 of etcd in an open loop, in ms", Bound: maxOpenP99, Got: a.Latency.P99, AtMost: true}
+		g.Met = g.Got <= g.Bound && a.Rate >= b.Rate
 		if a.Rate < b.Rate {
 			g.What += fmt.Sprintf(" (at %d/s, which is less than noop's %d/s)", a.Rate, b.Rate)
 		}
@@ -258,7 +256,6 @@ func goals(all []Median) []Goal {
 	return list
 }
 
-// find returns the peer's median in a setting, or nil.
 func find(all []Median, name string, s Setting) (found *Median) {
 	for i := range all {
 		m := &all[i]

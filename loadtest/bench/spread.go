@@ -93,7 +93,6 @@ func zipf(name string, n int, seed uint64) Load {
 	return load
 }
 
-// skuName is in alphabetical order of i.
 func skuName(i int) string { return fmt.Sprintf("sku-%05d", i+1) }
 
 const (
@@ -111,7 +110,6 @@ func (l *Load) units(i int, orders int) int64 {
 	return int64(math.Ceil(l.Items[i].Share*float64(orders)*unitsMargin)) + unitsLeast
 }
 
-// stock is the stock of all items.
 func (l *Load) stock(orders int) (total int64) {
 	for i := range l.Items {
 		total += l.units(i, orders)

@@ -48,13 +48,11 @@ func (m *Median) cells() []string {
 	}
 }
 
-// part has the medians of one setting.
 type part struct {
 	Setting Setting
 	Medians []*Median
 }
 
-// parts are in the order in which they first ran.
 func (r *Result) parts() []part {
 	var list []part
 	for i := range r.Medians {
@@ -69,7 +67,6 @@ func (r *Result) parts() []part {
 	return list
 }
 
-// rows are the cells of a setting's medians.
 func (p part) rows() [][]string {
 	list := make([][]string, len(p.Medians))
 	for i, m := range p.Medians {
@@ -104,7 +101,7 @@ func (g Goal) String() string {
 	if g.AtMost {
 		bound = "at most"
 	}
-	return fmt.Sprintf("%-7s %6.2f  %s (%s %g)", met, g.Got, g.What, bound, g.Wanted)
+	return fmt.Sprintf("%-7s %6.2f  %s (%s %g)", met, g.Got, g.What, bound, g.Bound)
 }
 
 // remarks describe the method, the unexpected verdicts and other problems.

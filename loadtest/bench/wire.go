@@ -46,7 +46,6 @@ type target struct {
 	broken bool // all requests end at once
 }
 
-// conn is one connection, used by one worker at a time.
 type conn struct {
 	net.Conn
 	r   *bufio.Reader

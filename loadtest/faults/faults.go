@@ -48,8 +48,9 @@ type Fault struct {
 	// inject starts the fault. It calls run.begin at the moment from which times count.
 	// heal ends the fault.
 	inject, heal func(context.Context, *run) error
-	// lasts returns how long the fault lasts at least; nil is until orders flow again.
-	lasts func(lockTTL time.Duration) time.Duration
+	// The fault lasts at least lasts plus that many TTLs, and until orders flow again.
+	lasts time.Duration
+	ttls  int
 	// sellerDown says that buyers order at the other replicas only.
 	sellerDown bool
 	// restarts says that a replica gets a new process. Otherwise all must keep running.
@@ -109,10 +110,7 @@ func (t *Table) Find(names []string) ([]Fault, error) {
 // Lasts returns how long the fault lasts at least by default, given the TTL of the
 // replicas' locks.
 func (f *Fault) Lasts(lockTTL time.Duration) time.Duration {
-	if f.lasts == nil {
-		return 0
-	}
-	return f.lasts(lockTTL)
+	return f.lasts + time.Duration(f.ttls)*lockTTL
 }
 
 func (f *Fault) goalsOn(product sandbox.Product) []goal {

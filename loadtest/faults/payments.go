@@ -64,7 +64,6 @@ func startPayments(fleet *sandbox.Fleet, plan *attack.Plan) *payments {
 	return p
 }
 
-// pay pays an accepted order if a payer is free.
 func (p *payments) pay(a *attack.Answer) {
 	if p == nil {
 		return

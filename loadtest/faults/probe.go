@@ -21,7 +21,6 @@ const (
 	probeTimeout = time.Second
 )
 
-// probe writes to the database servers directly.
 type probe struct {
 	begun   chan struct{}   // closed at the moment of the fault
 	servers map[int]*sql.DB // those that may take the first write after the fault

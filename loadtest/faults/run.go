@@ -43,8 +43,7 @@ const (
 	// fault.
 	tries = 5
 	// units are more than a run can sell.
-	units = 1_000_000_000
-	// maxQuantity is the largest quantity of an order.
+	units       = 1_000_000_000
 	maxQuantity = 2
 	// moment is the least time between the first sales and the fault. Up to as much is
 	// added at random, so that the fault hits every phase of a tick.
@@ -91,8 +90,7 @@ type run struct {
 	writable   chan time.Time
 	firstWrite time.Time
 	background sync.WaitGroup
-	// sales counts the sales of the load.
-	sales atomic.Int64
+	sales      atomic.Int64
 	// asked and answers cover all orders: answers[i] belongs to asked[i].
 	asked   []attack.Order
 	answers []attack.Answer
@@ -130,7 +128,6 @@ func (r *run) begin() {
 func (r *run) seller() *sandbox.Replica { return r.Fleet.Replicas[r.Seller] }
 func (r *run) server() *sandbox.MySQL   { return r.Cluster.Nodes[r.failing] }
 
-// attack sends orders while the fault comes and goes.
 func (r *run) attack(ctx context.Context) (load *attack.Result, err error) {
 	plan := attack.Plan{
 		SKUs: []string{r.SKU}, MaxQuantity: maxQuantity, Rate: r.Rate, Duration: r.Lasts + r.Fault.table.margin, Seed: r.Seed,

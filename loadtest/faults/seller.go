@@ -15,7 +15,7 @@ var Seller = Table{
 		{
 			Name: "killed", sellerDown: true, restarts: true,
 			// Long enough that another replica takes over before this one is back.
-			lasts:  func(time.Duration) time.Duration { return 2 * time.Second },
+			lasts:  2 * time.Second,
 			inject: func(_ context.Context, r *run) error { r.begin(); r.seller().Kill(); return nil },
 			heal:   func(ctx context.Context, r *run) error { return r.seller().Restart(ctx) },
 			goals:  takeoverGoals,
@@ -23,14 +23,14 @@ var Seller = Table{
 		{
 			Name: "stopped", sellerDown: true,
 			// The seller resumes long after its lease has expired.
-			lasts:  func(ttl time.Duration) time.Duration { return 3 * ttl },
+			ttls:   3,
 			inject: func(_ context.Context, r *run) error { r.begin(); return r.seller().Signal(sandbox.SIGSTOP) },
 			heal:   func(_ context.Context, r *run) error { return r.seller().Signal(sandbox.SIGCONT) },
 			goals:  takeoverGoals,
 		},
 		{
 			Name: "parted", Relays: true,
-			lasts:  func(time.Duration) time.Duration { return 5 * time.Second },
+			lasts:  5 * time.Second,
 			inject: func(_ context.Context, r *run) error { r.begin(); r.eachRelay((*Relay).Cut); return nil },
 			heal:   func(_ context.Context, r *run) error { r.eachRelay((*Relay).Heal); return nil },
 			figure: buyersWait,

@@ -5,14 +5,13 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
-	"github.com/jedib0t/go-pretty/v6/table"
-	"github.com/jedib0t/go-pretty/v6/text"
-
 	"flashsale/internal/sandbox"
 	"flashsale/loadtest/proof"
+	"flashsale/loadtest/report"
 )
 
 // Figures are the results of all runs of one table.
@@ -140,10 +139,7 @@ func (r *row) verdict() string {
 
 // Write writes the figures as a table for a terminal.
 func (f *Figures) Write(w io.Writer) error {
-	t := table.NewWriter()
-	t.SetStyle(table.StyleLight)
-	t.Style().Format.Header = text.FormatDefault
-	header := table.Row{"fault", "runs"}
+	header := []string{"fault", "runs"}
 	for _, m := range f.Table.measures {
 		header = append(header, m.name)
 	}
@@ -151,23 +147,25 @@ func (f *Figures) Write(w io.Writer) error {
 	if f.Table.pays {
 		header = append(header, "payments 503", "504", "lost")
 	}
-	t.AppendHeader(append(header, "verdict", "goal"))
+	header = append(header, "verdict", "goal")
+	var rows [][]string
 	for _, r := range f.rows() {
-		line := table.Row{r.fault.Name, len(r.runs)}
+		sum := func(of func(*Result) int) string { return strconv.Itoa(r.sum(of)) }
+		line := []string{r.fault.Name, strconv.Itoa(len(r.runs))}
 		for _, m := range f.Table.measures {
 			median, most := r.values(m)
 			line = append(line, fmt.Sprintf("%.2f, %.2f", median/1e3, most/1e3))
 		}
-		line = append(line, r.sum(func(run *Result) int { return run.Errors }))
+		line = append(line, sum(func(run *Result) int { return run.Errors }))
 		if f.Table.pays {
 			line = append(line,
-				r.sum(func(run *Result) int { return count(run.Payments, http.StatusServiceUnavailable) }),
-				r.sum(func(run *Result) int { return count(run.Payments, http.StatusGatewayTimeout) }),
-				r.sum(func(run *Result) int { return run.Lost }))
+				sum(func(run *Result) int { return count(run.Payments, http.StatusServiceUnavailable) }),
+				sum(func(run *Result) int { return count(run.Payments, http.StatusGatewayTimeout) }),
+				sum(func(run *Result) int { return run.Lost }))
 		}
-		t.AppendRow(append(line, r.verdict(), r.goalText()))
+		rows = append(rows, append(line, r.verdict(), r.goalText()))
 	}
-	_, err := fmt.Fprintf(w, "%s\nTimes in seconds, counted from the fault: median, maximum.\n", t.Render())
+	_, err := fmt.Fprintf(w, "%s\nTimes in seconds, counted from the fault: median, maximum.\n", report.Grid("", header, rows, 1, 2))
 	return err
 }
 

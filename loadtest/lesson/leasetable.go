@@ -17,7 +17,6 @@ const leaseTable = `CREATE TABLE lease (
 	PRIMARY KEY (name)
 ) ENGINE = InnoDB`
 
-// leaseShop is a shop with one unit and a lease table.
 func leaseShop(run *testbed.Run) *testbed.Shop {
 	shop := run.Shop(1)
 	shop.Exec(leaseTable)

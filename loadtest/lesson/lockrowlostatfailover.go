@@ -60,7 +60,6 @@ var lockRowLostAtFailover = Lesson{
 // pair is a primary and its replica, with a lock table and nothing else.
 type pair struct{ primary, replica *lockServer }
 
-// lockServer is a database server with a lock table.
 type lockServer struct {
 	server *sandbox.MySQL
 	db     *sql.DB
@@ -148,12 +147,10 @@ func (pair *pair) awaitReplication(run *testbed.Run) {
 	})
 }
 
-// lag stops the replication.
 func (pair *pair) lag(ctx context.Context) error {
 	return pair.replica.exec(ctx, "STOP REPLICA IO_THREAD")
 }
 
-// failOver kills the primary and promotes the replica.
 func (pair *pair) failOver(ctx context.Context) error {
 	pair.primary.server.Kill()
 	return pair.replica.exec(ctx, "STOP REPLICA", "RESET REPLICA ALL")
@@ -167,7 +164,6 @@ func (s *lockServer) take(b *testbed.Buyer) func(context.Context) error {
 	}
 }
 
-// exec runs statements in order.
 func (s *lockServer) exec(ctx context.Context, statements ...string) error {
 	for _, statement := range statements {
 		if _, err := s.db.ExecContext(ctx, statement); err != nil {

@@ -87,7 +87,6 @@ var locksOfEachNode = Lesson{
 // deadlock is also the error for a transaction that conflicts with another node's.
 const deadlock = 1213
 
-// shopOfTwoNodes has a buyer at each node.
 func shopOfTwoNodes(run *testbed.Run) (shop *testbed.Shop, a, b *testbed.Buyer) {
 	nodes := run.Galera().Nodes
 	shop = run.ShopOn(nodes[0], 1)

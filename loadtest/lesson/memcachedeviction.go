@@ -43,12 +43,11 @@ var memcachedEviction = Lesson{
 	},
 }
 
-// fillItems is more than a small cache has room for, with items as large as a lock.
+// fillItems is more items than fit into a small cache, with items as large as a lock.
 // No client may request the lock in the meantime: even an add that fails counts as
 // a use, and keeps the item in the cache.
 const fillItems = 30_000
 
-// fill stores many small items.
 func fill(a *testbed.Actor, client *memcache.Client) {
 	a.Do(fmt.Sprintf("store %d items in the cache", fillItems), func(ctx context.Context) error {
 		for i := range fillItems {

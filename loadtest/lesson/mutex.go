@@ -13,7 +13,6 @@ import (
 // closeTimeout bounds the closing of a lock after a run.
 const closeTimeout = 5 * time.Second
 
-// mutex is a lock that the buyers of a run share.
 type mutex struct {
 	run    *testbed.Run
 	locker lock.Locker
@@ -39,7 +38,6 @@ type grant struct {
 	run   *testbed.Run
 }
 
-// lock acquires the mutex, which is free.
 func (m *mutex) lock(b *testbed.Buyer) *grant {
 	held, err := m.locker.Lock(m.run.Context(), testbed.SKU)
 	m.run.Check(err)

@@ -47,7 +47,6 @@ var redlockNodeRestartedEmpty = Lesson{
 	},
 }
 
-// redlock is five independent nodes.
 type redlock struct {
 	run   *testbed.Run
 	nodes []*sandbox.Redis

@@ -48,7 +48,6 @@ const (
 	maxWaiting = 4096
 )
 
-// ticket is an order that waits for its answer.
 type ticket struct {
 	request     order.Request
 	fingerprint order.Fingerprint
@@ -98,14 +97,10 @@ func (b *batched) ticket(ctx context.Context, r order.Request) (*ticket, error) 
 	if err != nil {
 		return nil, err
 	}
-	id, err := uuid.NewV7()
-	if err != nil {
-		return nil, err
-	}
+	id := uuid.Must(uuid.NewV7())
 	return &ticket{request: r, fingerprint: r.Fingerprint(), id: id, row: row, arrived: time.Now(), answered: make(chan answer, 1)}, nil
 }
 
-// enqueue returns false if the queue is full.
 func (b *batched) enqueue(t *ticket) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -120,7 +115,6 @@ func (b *batched) enqueue(t *ticket) bool {
 	return true
 }
 
-// lane writes batches until the queue is empty.
 func (b *batched) lane() {
 	for batch := b.next(); len(batch) > 0; batch = b.next() {
 		b.sell(batch)
@@ -152,7 +146,6 @@ func (b *batched) next() []*ticket {
 	return batch
 }
 
-// sell writes the orders of a batch and answers all of them.
 func (b *batched) sell(batch []*ticket) {
 	// Not the context of a request: the batch has many.
 	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
@@ -192,7 +185,6 @@ func (b *batched) sell(batch []*ticket) {
 	}
 }
 
-// refused is an order that was refused, with the reason.
 type refused struct {
 	ticket *ticket
 	reason error

@@ -2,7 +2,6 @@ package peer
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -35,10 +34,7 @@ func (n *noop) Place(_ context.Context, r order.Request) (order.Placed, error) {
 	if row.Units == 0 {
 		return order.Placed{}, order.ErrSoldOut
 	}
-	id, err := uuid.NewV7()
-	if err != nil {
-		return order.Placed{}, fmt.Errorf("%w: %w", order.ErrUnavailable, err)
-	}
+	id := uuid.Must(uuid.NewV7())
 	return promise(&r, id, row.PriceCents, row.Currency, time.Now().UTC()), nil
 }
 
@@ -52,7 +48,6 @@ func (n *noop) ready(context.Context) map[string]error { return nil }
 
 func (n *noop) close(context.Context) error { return nil }
 
-// promise is the answer to r.
 func promise(r *order.Request, id order.ID, priceCents int64, currency string, now time.Time) order.Placed {
 	return order.Placed{Order: order.Order{
 		ID: id, SKU: r.SKU, Customer: r.Customer, Key: r.Key, Quantity: r.Quantity, PriceCents: priceCents, Currency: currency,

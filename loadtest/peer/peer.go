@@ -73,7 +73,6 @@ func (w Way) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// rival takes orders.
 type rival interface {
 	httpapi.Orders
 	// ready checks the servers that the rival needs.

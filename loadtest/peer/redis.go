@@ -45,7 +45,6 @@ type RedisOrder struct {
 	Quantity int32     `json:"quantity"`
 }
 
-// redisPeer stores stock and orders in Redis.
 type redisPeer struct {
 	unoffered
 	client *redis.Client
@@ -73,10 +72,7 @@ func (p *redisPeer) Place(ctx context.Context, r order.Request) (order.Placed, e
 	if err != nil {
 		return order.Placed{}, err
 	}
-	id, err := uuid.NewV7()
-	if err != nil {
-		return order.Placed{}, fmt.Errorf("%w: %w", order.ErrUnavailable, err)
-	}
+	id := uuid.Must(uuid.NewV7())
 	entry, err := json.Marshal(RedisOrder{ID: id, Customer: r.Customer, Key: r.Key, Quantity: r.Quantity})
 	if err != nil {
 		return order.Placed{}, fmt.Errorf("%w: %w", order.ErrUnavailable, err)

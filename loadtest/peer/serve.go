@@ -18,20 +18,21 @@ import (
 	"flashsale/internal/stock"
 )
 
-// ServeConfig configures a replica of a rival.
+// ServeConfig configures a replica of a rival. The tags are those of a command's flags.
 type ServeConfig struct {
-	Peer    string
-	Addr    string
-	Replica string
-	// AdminToken and JWTSecret authenticate the callers.
-	AdminToken, JWTSecret string
-	// MySQLDSN, EtcdEndpoints and RedisAddr are used by the peers that need them.
-	MySQLDSN      string
-	EtcdEndpoints []string
-	RedisAddr     string
+	Peer    string `arg:""`
+	Addr    string `required:""`
+	Replica string `required:""`
 	// Pool is the number of connections to the store.
-	Pool int
-	Log  io.Writer
+	Pool int `default:"0"`
+	// MySQLDSN, EtcdEndpoints and RedisAddr are used by the peers that need them.
+	MySQLDSN      string   `name:"mysql-dsn" env:"FLASHSALE_MYSQL_DSN"`
+	EtcdEndpoints []string `name:"etcd-endpoints"`
+	RedisAddr     string   `name:"redis"`
+	// AdminToken and JWTSecret authenticate the callers.
+	AdminToken string    `required:"" env:"FLASHSALE_ADMIN_TOKEN"`
+	JWTSecret  string    `name:"jwt-secret" required:"" env:"FLASHSALE_JWT_SECRET"`
+	Log        io.Writer `kong:"-"`
 }
 
 // Servers are what a rival is opened with.

@@ -13,7 +13,6 @@ import (
 
 const takeConditionally = "UPDATE stock SET available = available - ?, seq = seq + 1, updated_at = NOW(6) WHERE sku = ? AND available >= ?"
 
-// openOneTrip opens conditional-1trip.
 func openOneTrip(_ context.Context, s Servers) (rival, error) {
 	d := newDatabase(s)
 	d.attempt = func(ctx context.Context, id order.ID, r *order.Request) error {

@@ -26,7 +26,6 @@ const (
 	pickUnits = "SELECT unit FROM peer_units WHERE sku = ? AND unit >= ? ORDER BY unit LIMIT ? FOR UPDATE SKIP LOCKED"
 )
 
-// openSkipLocked opens skip-locked.
 func openSkipLocked(ctx context.Context, s Servers) (rival, error) {
 	d := newDatabase(s)
 	d.created = func(ctx context.Context, row stock.Stock) error {

@@ -37,7 +37,6 @@ func newDatabase(s Servers) *database { return &database{db: s.DB} }
 // cache holds the stock rows for their prices, which do not change during a bench.
 type cache struct{ sync.Map }
 
-// get loads a SKU on first use.
 func (c *cache) get(ctx context.Context, sku string, load func(context.Context, string) (stock.Stock, error)) (stock.Stock, error) {
 	if row, ok := c.Load(sku); ok {
 		return row.(stock.Stock), nil
@@ -84,7 +83,6 @@ const (
 	backoff  = 10 * time.Millisecond
 )
 
-// errRefused means that there are too few units.
 var errRefused = errors.New("too few units")
 
 // Place calls attempt until the server does not abort the transaction.
@@ -96,10 +94,7 @@ func (d *database) Place(ctx context.Context, r order.Request) (order.Placed, er
 		return order.Placed{}, classify(err)
 	}
 	for range attempts {
-		var id uuid.UUID
-		if id, err = uuid.NewV7(); err != nil {
-			break
-		}
+		id := uuid.Must(uuid.NewV7())
 		now := time.Now().UTC()
 		if err = d.attempt(ctx, id, &r); err == nil {
 			return promise(&r, id, row.PriceCents, row.Currency, now), nil
@@ -117,7 +112,6 @@ func (d *database) Place(ctx context.Context, r order.Request) (order.Placed, er
 	return order.Placed{}, classify(err)
 }
 
-// refusal is the error of an order for more units than are left.
 func refusal(left int64) error {
 	if left > 0 {
 		return order.ErrInsufficient

@@ -21,8 +21,7 @@ const (
 	// sampleEvery is the interval of samples during an attack.
 	sampleEvery = 50 * time.Millisecond
 	// sampleShare limits sampling to 1/sampleShare of the time, for slow databases.
-	sampleShare = 10
-	// sampleTimeout bounds one sample.
+	sampleShare   = 10
 	sampleTimeout = time.Second
 	// clockSkew is how far the replicas' clocks may be behind this clock.
 	clockSkew = time.Minute

@@ -32,7 +32,6 @@ type Row struct {
 	Limit int
 }
 
-// holds reports whether the order holds its units.
 func (r *Row) holds() bool { return r.Status == "reserved" || r.Status == "paid" }
 
 // Findings are the units that were sold and left, and whatever breaks an invariant.

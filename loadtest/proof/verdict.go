@@ -61,7 +61,6 @@ func (r *Run) Sentence() string {
 	return s + "."
 }
 
-// losses lists what the reconciliation found.
 func (r *Run) losses() string {
 	var list []string
 	for _, l := range []struct {

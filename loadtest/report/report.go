@@ -32,7 +32,6 @@ func cells(r *proof.Run) []string {
 	}
 }
 
-// rows are the cells of all runs.
 func rows(p *proof.Proof) [][]string {
 	list := make([][]string, len(p.Runs))
 	for i := range p.Runs {
@@ -41,7 +40,6 @@ func rows(p *proof.Proof) [][]string {
 	return list
 }
 
-// sentences describe the runs.
 func sentences(p *proof.Proof) []string {
 	list := make([]string, len(p.Runs))
 	for i := range p.Runs {
@@ -50,7 +48,6 @@ func sentences(p *proof.Proof) []string {
 	return list
 }
 
-// notes qualify the figures.
 func notes(p *proof.Proof) []string {
 	var list []string
 	if p.Partial {

@@ -67,7 +67,7 @@ func (s *soak) reconcileLatePayments(ctx context.Context) error {
 	}
 	for p := range s.record.late {
 		if n := listed[p]; n != 1 {
-			s.record.violate(Violation{Invariant: LateKept, Detail: fmt.Sprintf("payment %q of order %s is listed %d times", p.reference, p.orderID, n)})
+			s.record.violate(Violation{Invariant: LateListed, Detail: fmt.Sprintf("payment %q of order %s is listed %d times", p.reference, p.orderID, n)})
 		}
 	}
 	return nil

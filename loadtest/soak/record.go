@@ -20,7 +20,7 @@ const (
 	WindowHolds  = "a payment after the window never gets the units"
 	Expires      = "an unpaid order expires and returns its units"
 	NothingLeft  = "all units that are left can be bought, and no more"
-	LateKept     = "a payment that came too late is kept, once"
+	LateListed   = "a payment that came too late is listed once"
 	AnswersMatch = "every 201 has its row, every row its request, every order its last status"
 )
 

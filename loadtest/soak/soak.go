@@ -2,8 +2,8 @@
 // against a model.
 //
 // Each actor works in one world after another. A world is a SKU and customers that no
-// other actor uses, with a model of both. Every answer must be one that the model allows;
-// clocks and lost answers leave some room. In a shared world several actors buy one SKU,
+// other actor uses, with a model of both. Every answer must be one that the model allows.
+// The model tolerates differences between clocks, and lost answers. In a shared world several actors buy one SKU,
 // and each models only its own customers. Meanwhile replicas are killed and stopped. At
 // the end, package proof compares all answers with the database and audits it.
 //
@@ -26,7 +26,6 @@ import (
 
 // Config holds the settings of a soak.
 type Config struct {
-	// URLs are the replicas' base URLs.
 	URLs []string
 	// Replicas are those to kill and stop; none means no faults.
 	Replicas []*sandbox.Replica
@@ -34,15 +33,13 @@ type Config struct {
 	DSN                   string
 	AdminToken, JWTSecret string
 	// Window is the replicas' payment window. It must be short, so that orders expire.
-	Window   time.Duration
-	Duration time.Duration
-	// UntilBroken ends the soak at the first violation.
+	Window      time.Duration
+	Duration    time.Duration
 	UntilBroken bool
 	Seed        uint64
 	// Actors have worlds of their own. Rushes is the number of shared worlds at a time.
 	Actors, Rushes int
-	// OnFault is called with a description of each fault.
-	OnFault func(string)
+	OnFault        func(string)
 }
 
 // Result is the outcome of a soak. As JSON it is out/soak.json.
@@ -113,72 +110,44 @@ func (s *soak) play(ctx context.Context) error {
 		s.record.onViolation = stop
 	}
 	var all sync.WaitGroup
-	errs := make(chan error, s.cfg.Actors+s.cfg.Rushes+1)
-	start := func(run func() error) {
-		all.Go(func() {
-			if err := run(); err != nil {
-				errs <- err
-				stop()
-			}
-		})
-	}
-	act := func(kind string, i int, live func(ctx context.Context, name string) error) {
-		start(func() error {
-			for n := 1; running.Err() == nil; n++ {
-				if err := live(ctx, fmt.Sprintf("%s-%x-%d-%d", kind, s.cfg.Seed, i+1, n)); err != nil {
-					return err
+	act := func(kind string, actors int, live func(ctx context.Context, name string)) {
+		for i := range actors {
+			all.Go(func() {
+				for n := 1; running.Err() == nil; n++ {
+					live(ctx, fmt.Sprintf("%s-%x-%d-%d", kind, s.cfg.Seed, i+1, n))
 				}
-			}
-			return nil
-		})
+			})
+		}
 	}
-	for i := range s.cfg.Actors {
-		act("soak", i, s.live)
-	}
-	for i := range s.cfg.Rushes {
-		act("rush", i, s.rush)
-	}
+	act("soak", s.cfg.Actors, s.live)
+	act("rush", s.cfg.Rushes, s.rush)
+	var failed error
 	if len(s.cfg.Replicas) > 0 {
-		start(func() error {
-			return s.faults.inject(running, rand.New(rand.NewPCG(s.cfg.Seed, hash("faults"))), s.cfg.Replicas, s.cfg.OnFault)
-		})
+		rng := rand.New(rand.NewPCG(s.cfg.Seed, hash("faults")))
+		if failed = s.faults.inject(running, rng, s.cfg.Replicas, s.cfg.OnFault); failed != nil {
+			stop()
+		}
 	}
 	all.Wait()
-	close(errs)
-	failed := ctx.Err()
-	for err := range errs {
-		failed = errors.Join(failed, err)
-	}
-	return failed
+	return errors.Join(ctx.Err(), failed)
 }
 
-func (s *soak) live(ctx context.Context, name string) error {
-	w, err := newWorld(ctx, s.caller, s.cfg.Window, name, s.cfg.Seed)
-	if err != nil {
-		return err
-	}
+func (s *soak) live(ctx context.Context, name string) {
+	w := newWorld(ctx, s.caller, s.cfg.Window, name, s.cfg.Seed)
 	w.run(func() { w.create(); w.live() })
-	return nil
 }
 
-func (s *soak) rush(ctx context.Context, name string) error {
-	owner, err := newWorld(ctx, s.caller, s.cfg.Window, name, s.cfg.Seed)
-	if err != nil {
-		return err
-	}
+func (s *soak) rush(ctx context.Context, name string) {
+	owner := newWorld(ctx, s.caller, s.cfg.Window, name, s.cfg.Seed)
 	owner.shared = true
 	if !owner.run(owner.create) {
-		return nil
+		return
 	}
 	var all sync.WaitGroup
 	defer all.Wait()
 	for i := range rushers {
-		w, err := newWorld(ctx, s.caller, s.cfg.Window, fmt.Sprintf("%s.%d", name, i+1), s.cfg.Seed)
-		if err != nil {
-			return err
-		}
+		w := newWorld(ctx, s.caller, s.cfg.Window, fmt.Sprintf("%s.%d", name, i+1), s.cfg.Seed)
 		w.sku, w.shared, w.offer = owner.sku, true, owner.offer
 		all.Go(func() { w.run(w.live) })
 	}
-	return nil
 }

@@ -165,7 +165,7 @@ func TestModelFindsABrokenService(t *testing.T) {
 			[]string{soak.NothingLeft, soak.AsModelled}, false},
 		{"orders vanish", exec("DELETE FROM orders WHERE sku = ? LIMIT 1"), []string{soak.AsModelled, soak.SameReplay, soak.Expires}, false},
 		{"late payments vanish", exec("DELETE FROM late_payments WHERE order_id IN (SELECT id FROM orders WHERE sku = ?)"),
-			[]string{soak.LateKept}, true},
+			[]string{soak.LateListed}, true},
 		{"nothing expires", change(func(_ *http.Response, body []byte) []byte {
 			return bytes.Replace(body, []byte(`"expired"`), []byte(`"paid"`), 1)
 		}), []string{soak.AsModelled}, false},

@@ -90,22 +90,18 @@ const (
 	// lag is how long a replica may show an old offer: many times longer than the mirror
 	// takes while etcd answers.
 	lag = 4 * time.Second
-	// keptCalls is how many of the last calls of a world are reported with a violation.
-	keptCalls = 25
+	// maxCalls is how many of the last calls of a world are reported with a violation.
+	maxCalls = 25
 )
 
 // newWorld returns a world whose SKU does not exist yet.
-func newWorld(ctx context.Context, c *caller, window time.Duration, name string, seed uint64) (*world, error) {
+func newWorld(ctx context.Context, c *caller, window time.Duration, name string, seed uint64) *world {
 	w := &world{caller: c, ctx: ctx, rng: rand.New(rand.NewPCG(seed, hash(name))), name: name, sku: name, window: window}
 	for i := range customersOfAWorld {
-		by := &customer{name: fmt.Sprintf("%s/%d", name, i)}
-		var err error
-		if by.token, err = attack.Token(by.name, c.secret); err != nil {
-			return nil, err
-		}
-		w.customers = append(w.customers, by)
+		by := fmt.Sprintf("%s/%d", name, i)
+		w.customers = append(w.customers, &customer{name: by, token: attack.Token(by, c.secret)})
 	}
-	return w, nil
+	return w
 }
 
 func hash(name string) uint64 {
@@ -213,7 +209,7 @@ func (w *world) log(r request, re reply) {
 	if len(text) > 400 {
 		text = text[:400] + " ..."
 	}
-	if w.calls = append(w.calls, text); len(w.calls) > keptCalls {
+	if w.calls = append(w.calls, text); len(w.calls) > maxCalls {
 		w.calls = w.calls[1:]
 	}
 }

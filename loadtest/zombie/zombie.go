@@ -93,16 +93,19 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 			return result, err
 		}
 	}
-	r := &run{Config: cfg, db: db, result: &result}
+	r := &run{Config: cfg, ctx: ctx, db: db, result: &result}
 	defer func() { err = errors.Join(err, r.end()) }()
 	if err := r.start(ctx); err != nil {
 		return result, err
 	}
-	return result, r.play(ctx)
+	r.play()
+	return result, r.err
 }
 
 type run struct {
 	Config
+	ctx    context.Context
+	err    error // the first error; no step is taken after it
 	db     *stock.DB
 	result *Result
 	a, b   *process
@@ -135,122 +138,98 @@ func (r *run) end() error {
 	return errors.Join(errs...)
 }
 
-func (r *run) play(ctx context.Context) error {
+func (r *run) send(p *process, c command) { r.try(func() error { return p.send(c) }) }
+
+func (r *run) await(p *process, n int, match func(event) bool) (e event) {
+	r.try(func() (err error) { e, err = p.await(r.ctx, n, match); return err })
+	return e
+}
+
+func (r *run) try(step func() error) {
+	if r.err == nil {
+		r.err = step()
+	}
+}
+
+func (r *run) play() {
 	// A reads both SKUs and stops before it writes.
 	for i, sku := range []string{r.after(), r.amid()} {
-		if err := r.a.send(command{Order: i + 1, SKU: sku, Hold: true}); err != nil {
-			return err
-		}
+		r.send(r.a, command{Order: i + 1, SKU: sku, Hold: true})
 	}
-	if _, err := r.a.await(ctx, 2, func(e event) bool { return e.Kind == reached }); err != nil {
-		return err
-	}
-	if err := r.a.Pause(ctx); err != nil {
-		return err
-	}
+	r.await(r.a, 2, func(e event) bool { return e.Kind == reached })
+	r.try(func() error { return r.a.Pause(r.ctx) })
 	stopped := time.Now()
 	// B gets both locks. It reads the stock of one SKU and waits; it sells out the other.
-	waiting, err := r.holdB(ctx)
-	if err != nil {
-		return err
-	}
-	if err := r.sellOut(ctx, r.after()); err != nil {
-		return err
-	}
-	in, err := r.b.await(ctx, 1, on(granted, r.after()))
-	if err != nil {
-		return err
-	}
+	waiting := r.holdB()
+	r.sellOut(r.after())
+	in := r.await(r.b, 1, on(granted, r.after()))
 	r.result.TakeOver = in.At.Sub(stopped)
 	// A resumes and writes from its old read.
-	if err := errors.Join(r.a.resume(), r.a.send(command{Go: true})); err != nil {
-		return err
-	}
+	r.try(r.a.resume)
+	r.send(r.a, command{Go: true})
 	var out event
 	for _, sku := range []string{r.amid(), r.after()} { // each of A's writes was made or refused
-		if out, err = r.a.await(ctx, 1, on(ended, sku)); err != nil {
-			return err
-		}
+		out = r.await(r.a, 1, on(ended, sku))
 	}
 	r.result.TwoHolders = max(0, out.At.Sub(in.At))
-	if err := r.b.send(command{Go: true}); err != nil {
-		return err
-	}
-	for _, order := range []int{1, 2} {
-		if _, err := r.a.await(ctx, 1, answerTo(order)); err != nil {
-			return err
-		}
-	}
-	if _, err := r.b.await(ctx, 1, answerTo(waiting)); err != nil {
-		return err
-	}
-	return r.settle(ctx)
+	r.send(r.b, command{Go: true})
+	r.await(r.a, 1, answerTo(1))
+	r.await(r.a, 1, answerTo(2))
+	r.await(r.b, 1, answerTo(waiting))
+	r.settle()
 }
 
 // holdB makes B read amid's stock once it gets the lock. It returns the waiting order.
-func (r *run) holdB(ctx context.Context) (order int, err error) {
-	if err := r.b.send(command{Hold: true}); err != nil {
-		return 0, err
-	}
+func (r *run) holdB() (order int) {
+	r.send(r.b, command{Hold: true})
 	for {
-		e, err := r.orderAtB(ctx, r.amid(), func(e event) bool { return e.Kind == reached || answerTo(r.orders)(e) })
-		if err != nil || e.Kind == reached {
-			return r.orders, err
+		e := r.orderAtB(r.amid(), func(e event) bool { return e.Kind == reached || answerTo(r.orders)(e) })
+		if r.err != nil || e.Kind == reached {
+			return r.orders
 		}
-		if err := sleep.For(ctx, tryPause); err != nil { // the lock was still A's
-			return 0, err
-		}
+		r.pause() // the lock was still A's
 	}
 }
 
-func (r *run) orderAtB(ctx context.Context, sku string, match func(event) bool) (event, error) {
+func (r *run) orderAtB(sku string, match func(event) bool) event {
 	r.orders++
-	if err := r.b.send(command{Order: r.orders, SKU: sku}); err != nil {
-		return event{}, err
-	}
-	return r.b.await(ctx, 1, match)
+	r.send(r.b, command{Order: r.orders, SKU: sku})
+	return r.await(r.b, 1, match)
 }
 
-func (r *run) sellOut(ctx context.Context, sku string) error {
+func (r *run) pause() { r.try(func() error { return sleep.For(r.ctx, tryPause) }) }
+
+func (r *run) sellOut(sku string) {
 	began := time.Now()
 	for {
-		e, err := r.orderAtB(ctx, sku, func(e event) bool { return answerTo(r.orders)(e) })
+		e := r.orderAtB(sku, func(e event) bool { return answerTo(r.orders)(e) })
 		switch {
-		case err != nil:
-			return err
-		case e.Error == soldOut:
-			return nil
+		case r.err != nil || e.Error == soldOut:
+			return
 		case e.Error != "" && time.Since(began) > stepTimeout:
-			return fmt.Errorf("holder b cannot sell %s: %s", sku, e.Error)
+			r.err = fmt.Errorf("holder b cannot sell %s: %s", sku, e.Error)
 		case e.Error != "":
-			if err := sleep.For(ctx, tryPause); err != nil {
-				return err
-			}
+			r.pause()
 		}
 	}
 }
 
 // settle sells what seems to be left, and counts the harm.
-func (r *run) settle(ctx context.Context) error {
+func (r *run) settle() {
 	harms := map[string]*Harm{r.after(): &r.result.After, r.amid(): &r.result.Amid}
-	if err := r.count(ctx, func(b stock.Balance) { harms[b.SKU].Lost = max(0, b.Available+b.Reserved-b.Units) }); err != nil {
-		return err
-	}
+	r.count(func(b stock.Balance) { harms[b.SKU].Lost = max(0, b.Available+b.Reserved-b.Units) })
 	for sku := range harms {
-		if err := r.sellOut(ctx, sku); err != nil {
-			return err
-		}
+		r.sellOut(sku)
 	}
-	return r.count(ctx, func(b stock.Balance) { harms[b.SKU].Oversold = b.Oversold })
+	r.count(func(b stock.Balance) { harms[b.SKU].Oversold = b.Oversold })
 }
 
-func (r *run) count(ctx context.Context, each func(stock.Balance)) error {
-	report, err := stock.Audit(ctx, r.db)
-	if err != nil {
+func (r *run) count(each func(stock.Balance)) {
+	r.try(func() error {
+		report, err := stock.Audit(r.ctx, r.db)
+		for _, b := range report.SKUs {
+			each(b)
+		}
 		return err
-	}
-	for _, b := range report.SKUs {
-		each(b)
-	}
-	return nil
+	})
 }

@@ -34,7 +34,6 @@ const (
 	closeTimeout = 30 * time.Second
 	// poll is the interval at which the server's counters are read.
 	poll = 2 * time.Millisecond
-	// name is the lock's.
 	name = "SKU"
 )
 
@@ -46,7 +45,6 @@ type Way struct {
 	watches func(waiters int) int
 }
 
-// locker is one client's lock.
 type locker interface {
 	Lock(ctx context.Context, name string) (unlock func(context.Context) error, err error)
 	Close(ctx context.Context) error
@@ -137,7 +135,6 @@ type client struct {
 	err     error
 }
 
-// join adds a client.
 func (q *queue) join(ctx context.Context) error {
 	l, err := q.way.open(q.servers)
 	if err != nil {

@@ -35,7 +35,6 @@ type replicaConfig struct {
 // lockTTL is the shortest TTL that etcd grants with its default time-outs.
 const lockTTL = 2 * time.Second
 
-// callTimeout bounds each call of a replica.
 const callTimeout = 15 * time.Second
 
 // ReplicaMain is a replica's program: it serves calls until ctx ends.
@@ -105,7 +104,7 @@ type Reply struct {
 const (
 	opLock   = "lock"   // acquire the SKU's lock
 	opAlive  = "alive"  // is the lock still held, as far as the replica knows?
-	opWanted = "wanted" // wait until another replica waits for the lock
+	opWaiter = "waiter" // wait until another replica waits for the lock
 	opBegin  = "begin"  // read the stock under a fence
 	opSell   = "sell"   // write an order of one unit: does the database accept it?
 	opUnlock = "unlock" // release the lock
@@ -127,7 +126,7 @@ func (s *Seller) Do(call Call, reply *Reply) (err error) {
 		default:
 			reply.OK = true
 		}
-	case opWanted:
+	case opWaiter:
 		select {
 		case <-s.held.Contended():
 		case <-ctx.Done():
@@ -211,7 +210,6 @@ func (s *Shop) Replica(name string, kind strategy.Lock) *Replica {
 	return r
 }
 
-// call calls the replica and ends the script on an error.
 func (r *Replica) call(call Call) (reply Reply) {
 	r.run.Check(r.tryCall(r.run.ctx, call, &reply))
 	return reply
@@ -252,7 +250,7 @@ func (r *Replica) logLock(token uint64) {
 
 // AwaitWaiter returns once the lock server has told r that another replica waits.
 func (r *Replica) AwaitWaiter() {
-	r.call(Call{Op: opWanted})
+	r.call(Call{Op: opWaiter})
 	r.Log("learns that another replica waits")
 }
 

@@ -125,18 +125,13 @@ func (s *Shop) audit() Audit {
 	return audit
 }
 
-// execer is a connection or a pool.
 type execer interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }
 
-// insertOrder writes an order that was admitted at seq with a token.
 func insertOrder(ctx context.Context, db execer, customer string, n int64, token, seq uint64) error {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return err
-	}
-	_, err = db.ExecContext(ctx, `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency,
+	id := uuid.Must(uuid.NewV7())
+	_, err := db.ExecContext(ctx, `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency,
 		status, fence, seq, created_at, expires_at)
 		VALUES (?, ?, ?, ?, REPEAT('0', 32), ?, ?, 'EUR', 'reserved', ?, ?, NOW(6), NOW(6) + INTERVAL 15 MINUTE)`,
 		id[:], []byte(SKU), []byte(customer), []byte(id.String()), n, priceCents, token, seq)
