@@ -2,7 +2,6 @@ package mirror
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"time"
 
@@ -120,11 +119,6 @@ func (m *Mirror) remove(ctx context.Context, it *item) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	key := m.cfg.Prefix + it.SKU
-	_, err := m.cfg.Client.Txn(ctx).
-		If(clientv3.Compare(clientv3.ModRevision(key), "=", it.revision)).
-		Then(clientv3.OpDelete(key)).Commit()
-	if err != nil {
-		return fmt.Errorf("delete the entry of %s: %w", it.SKU, err)
-	}
-	return nil
+	_, err := m.cfg.Client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", it.revision)).Then(clientv3.OpDelete(key)).Commit()
+	return err
 }

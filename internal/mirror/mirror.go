@@ -20,14 +20,12 @@ import (
 // otherwise.
 type Config struct {
 	Client *clientv3.Client
-	// Prefix of all keys. It names the database: two databases must not share it.
-	Prefix string
+	Prefix string // of all keys. It names the database: two databases must not share it.
 	// DB is only read, on at most two connections. A pool of its own keeps the
 	// mirror from waiting behind orders.
 	DB       *stock.DB
 	Registry prometheus.Registerer // of the metrics; optional
-	// Logger gets the errors that no caller sees. Optional.
-	Logger *slog.Logger
+	Logger   *slog.Logger          // gets the errors that no caller sees. Optional.
 
 	// beforePut, if set, is called after a write has read MySQL and before it puts
 	// the entries: tests hold it there.

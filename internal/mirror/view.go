@@ -14,10 +14,8 @@ import (
 )
 
 const (
-	// listTimeout bounds one page of the list.
-	listTimeout = 2 * time.Second
-	// listPage is how many keys are listed at once: about 256 KiB.
-	listPage = 1000
+	listTimeout = 2 * time.Second // bounds one page of the list
+	listPage    = 1000            // how many keys are listed at once: about 256 KiB
 	// askEvery is how often etcd is asked for an answer on the watch: a node can
 	// hang without closing its streams. After that much silence the view is not
 	// current any more, and the watch is opened again.
@@ -29,7 +27,7 @@ var errSilent = errors.New("the watch is silent")
 
 // follow keeps the view up to date until ctx ends.
 func (m *Mirror) follow(ctx context.Context) {
-	watch := etcdwatch.Watch{
+	(&etcdwatch.Watch{
 		Client: m.cfg.Client, Prefix: m.cfg.Prefix, Stream: "mirror",
 		List: m.list, Apply: m.apply, Tick: m.askProgress, Interval: askEvery,
 		Broken: func(err error) {
@@ -37,8 +35,7 @@ func (m *Mirror) follow(ctx context.Context) {
 			m.metrics.relists.Inc()
 			m.cfg.Logger.Warn("mirror: watch ended; opening it again", "error", err)
 		},
-	}
-	watch.Run(ctx)
+	}).Run(ctx)
 }
 
 // askProgress asks etcd to send its revision on the watch. It does not wait for

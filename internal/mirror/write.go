@@ -20,15 +20,12 @@ const (
 	// in one transaction.
 	batchEvery = spacing / 2
 	batchSize  = 20
-	// txnEvery is the least time between two transactions: under 200 a second.
-	txnEvery = 6 * time.Millisecond
-	// txnSize is the most SKUs of one transaction; etcd's default limit is 128.
-	txnSize = 64
+	txnEvery   = 6 * time.Millisecond // the least time between two transactions: under 200 a second
+	txnSize    = 64                   // the most SKUs of one transaction; etcd's default limit is 128
 	// writeTimeout bounds one attempt: a read of etcd, one of MySQL, and a
 	// transaction.
 	writeTimeout = 2 * time.Second
-	// flushTimeout bounds the writing of pending entries when the replica ends.
-	flushTimeout = time.Second
+	flushTimeout = time.Second // bounds the writing of pending entries when the replica ends
 	// retryPause and retryPauseMax are the waits after a failed attempt.
 	retryPause    = 20 * time.Millisecond
 	retryPauseMax = time.Second
@@ -87,13 +84,10 @@ func (m *Mirror) write(ctx context.Context) {
 			}
 			continue
 		}
-		err := m.writeBatch(ctx, batch)
-		if err == nil {
+		if err := m.writeBatch(ctx, batch); err == nil {
 			pause = retryPause
 			_ = sleep.For(ctx, txnEvery)
-			continue
-		}
-		if ctx.Err() == nil {
+		} else if ctx.Err() == nil {
 			m.metrics.failures.Inc()
 			m.cfg.Logger.Warn("mirror: write to etcd failed; trying again", "skus", len(batch), "error", err)
 			_ = sleep.For(ctx, sleep.Jittered(pause))
@@ -109,17 +103,9 @@ func (m *Mirror) flush(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer cancel()
 	var failed error // of the last attempt
-	for ctx.Err() == nil {
-		var batch []change
-		m.mu.Lock()
-		for sku, c := range m.pending {
-			if len(batch) == txnSize {
-				break
-			}
-			delete(m.pending, sku)
-			batch = append(batch, c)
-		}
-		m.mu.Unlock()
+	for now := time.Now(); ctx.Err() == nil; {
+		now = now.Add(time.Minute) // at which every change is due
+		batch, _ := m.due(now)
 		if len(batch) == 0 {
 			return
 		}
@@ -161,12 +147,10 @@ func (m *Mirror) take(queue []string, urgent bool, most int, now time.Time) (tak
 		if !waits || c.urgent != urgent {
 			continue // it was taken from the other queue
 		}
-		if it := m.items[sku]; it != nil {
-			if early := it.seen.Add(spacing).Sub(now); early > 0 {
-				rest = append(rest, sku)
-				wait = min(wait, early)
-				continue
-			}
+		if it := m.items[sku]; it != nil && now.Before(it.seen.Add(spacing)) {
+			rest = append(rest, sku)
+			wait = min(wait, it.seen.Add(spacing).Sub(now))
+			continue
 		}
 		delete(m.pending, sku)
 		taken = append(taken, c)

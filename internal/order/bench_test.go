@@ -53,7 +53,7 @@ func BenchmarkCommit(b *testing.B) {
 			for b.Loop() {
 				// Each has its own tenure, so the claim is measured too.
 				token++
-				row, err := stock.Claim{SKU: testSKU, Token: token, Fence: strategy.FenceClaim}.Begin(b.Context(), db)
+				row, err := stock.Claim{SKU: testSKU, Token: token, Fence: strategy.FenceClaim}.Read(b.Context(), db)
 				if err != nil {
 					b.Fatal(err)
 				}

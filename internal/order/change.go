@@ -37,13 +37,13 @@ func (cfg *Config) apply(ctx context.Context, sku string, changes []change, repo
 		case ctx.Err() != nil:
 			report(i, fmt.Errorf("%w: the changes before it took too long", ErrUnavailable))
 		default:
-			report(i, domainError(retried(func() error { return c.write(ctx) })))
+			report(i, domainError(retryRolledBack(func() error { return c.write(ctx) })))
 		}
 	}
 }
 
-// retried repeats f if the server rolled its transaction back.
-func retried(f func() error) error {
+// retryRolledBack repeats f if the server rolled its transaction back.
+func retryRolledBack(f func() error) error {
 	var err error
 	for range batchAttempts {
 		if err = f(); !stock.IsRetryable(err) {

@@ -38,7 +38,7 @@ func name(i int) string { return fmt.Sprintf("sku%05d", i) }
 func part(t testing.TB, db *stock.DB, i, n int) order.Part {
 	t.Helper()
 	tenure := stock.Claim{SKU: name(i), Token: 7, Fence: strategy.FenceClaim}
-	row, err := tenure.Begin(t.Context(), db)
+	row, err := tenure.Read(t.Context(), db)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func TestStaleSKUDoesNotFailItsGroup(t *testing.T) {
 	for i := range skus {
 		parts = append(parts, part(t, db, i, 1+i%3))
 	}
-	if _, err := (stock.Claim{SKU: name(newer), Token: 8, Fence: strategy.FenceClaim}).Begin(t.Context(), db); err != nil {
+	if _, err := (stock.Claim{SKU: name(newer), Token: 8, Fence: strategy.FenceClaim}).Read(t.Context(), db); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := db.Change(t.Context(), parts[changed].Row.Stock, nil); err != nil { // advances its seq

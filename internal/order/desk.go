@@ -21,8 +21,7 @@ type DeskConfig struct {
 	// Quantum bounds a tenure while another replica waits for the lock, because it
 	// cannot forward its orders to this replica.
 	Quantum time.Duration
-	// Idle is how long a tenure, and after it the desk, stays open without work.
-	Idle time.Duration
+	Idle    time.Duration // how long a tenure, and after it the desk, stays open without work
 }
 
 const (
@@ -187,7 +186,7 @@ func (d *desk) holdTenure() error {
 		err := d.cfg.DB.Ping(ctx)
 		cancel()
 		if err != nil {
-			d.contention.drop()
+			d.contention.end(err)
 			d.answerAll(err)
 			return fmt.Errorf("MySQL does not answer: %w", err)
 		}
@@ -223,11 +222,8 @@ func (d *desk) lock() (lock.Held, error) {
 		ask = d.cfg.Locker.Lock
 	}
 	held, err := d.cfg.lock(d.cfg.spanOf(ctx, d.queue.oldest()), d.sku, time.Now(), ask)
-	if d.contention.end() && err != nil {
-		return nil, lock.ErrHeld // called off: the seller answers again
-	}
-	if err != nil {
-		d.contention.drop()
+	if d.contention.end(err) && err != nil {
+		return nil, lock.ErrHeld // the seller answers again
 	}
 	return held, err
 }
@@ -271,11 +267,11 @@ func (d *desk) setToken(token lock.Token) {
 // not begin. An order that was sent to one tenure must not wait for the next one: its
 // sender looks up the new seller. If MySQL is read-only, there is no seller.
 func (d *desk) answerAll(err error) {
+	answer := errMoved
 	if stock.IsReadOnly(err) {
-		d.refuseAll(unavailable(err))
-		return
+		answer = unavailable(err)
 	}
-	d.refuseAll(errMoved)
+	d.refuseAll(answer)
 }
 
 func (d *desk) refuseAll(err error) {

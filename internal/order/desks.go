@@ -22,7 +22,7 @@ type desks struct {
 	endSale   context.CancelFunc
 	running   sync.WaitGroup
 	committer *committer
-	checker   *checker
+	checks    *lanes[*check]
 	memory    *memory
 	deadlines deadlines
 	quantum   atomic.Int64 // DeskConfig.Quantum, which SetQuantum can change
@@ -49,7 +49,7 @@ func newDesks(cfg *Config) *desks {
 	ds.viewer, _ = cfg.Locker.(lock.Viewer)
 	ds.quantum.Store(int64(cfg.Desk.Quantum))
 	// A desk waits for its lane's answer, so no lane starts after the last desk has ended.
-	ds.committer, ds.checker = newCommitter(cfg, ds.running.Go), newChecker(cfg, ds.running.Go)
+	ds.committer, ds.checks = newCommitter(cfg, ds.running.Go), newChecks(cfg, ds.running.Go)
 	ds.openForwarding()
 	return ds
 }
@@ -130,18 +130,24 @@ func (ds *desks) close(ctx context.Context) error {
 	ds.mu.Unlock()
 	ds.endSale()
 	defer ds.stop()
-	ended := make(chan struct{})
-	go func() { ds.running.Wait(); close(ended) }()
+	all := ended(&ds.running)
 	var err error
 	select {
-	case <-ended:
+	case <-all:
 	case <-ctx.Done():
 		ds.stop() // every wait of a desk ends with this context
-		<-ended
+		<-all
 		err = fmt.Errorf("desks were closed with orders waiting: %w", ctx.Err())
 	}
 	// The links close last, because they carry the answers to forwarded orders.
 	return errors.Join(err, ds.closeForwarding(ctx))
+}
+
+// ended returns a channel that is closed when the goroutines of a group have ended.
+func ended(group *sync.WaitGroup) <-chan struct{} {
+	c := make(chan struct{})
+	go func() { group.Wait(); close(c) }()
+	return c
 }
 
 // deadlines signal orders that their time is over. Orders that arrive within

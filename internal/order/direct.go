@@ -28,19 +28,14 @@ func newDirect(cfg *Config) *direct {
 }
 
 const (
-	// lockSlots bounds the orders of a replica that ask a server for one SKU at the
-	// same time. Thousands of them would keep the server too busy to serve any.
-	lockSlots = 8
+	lockSlots = 8 // orders of a replica that ask a server for one SKU at the same time
 	// directAttempts bounds how often an order is tried, each time under a new grant:
 	// after the server rolled back a transaction, and after a grant was lost or fenced.
 	directAttempts = 5
-	// directBackoff is the longest wait between two tries: enough to separate two
-	// transactions that deadlocked, and little compared with a lock wait.
-	directBackoff = 10 * time.Millisecond
+	directBackoff  = 10 * time.Millisecond // the longest wait; it separates transactions that deadlocked
 )
 
-// errTryAgain: a transaction was rolled back, and the next one may succeed.
-var errTryAgain = errors.New("try again")
+var errTryAgain = errors.New("try again") // nothing was applied, and the next try may succeed
 
 func (d *direct) sell(ctx context.Context, r Request) (Placed, error) {
 	return d.retry(ctx, r, d.locked)
@@ -82,7 +77,7 @@ func (d *direct) locked(ctx context.Context, r *Request) (Placed, error) {
 	return d.fenced(ctx, r, held)
 }
 
-// lock waits for a slot and then takes the lock by calling ask.
+// lock waits for a slot, and then takes the lock by calling ask.
 func (d *direct) lock(ctx context.Context, sku string, ask func(context.Context, string) (lock.Held, error)) (lock.Held, error) {
 	began := time.Now()
 	leave, err := d.slots.enter(ctx, sku)
@@ -93,8 +88,8 @@ func (d *direct) lock(ctx context.Context, sku string, ask func(context.Context,
 	return d.cfg.lock(ctx, sku, began, ask)
 }
 
-// checkHeld gives an order up if its lock is already known to be lost. A pause of the
-// process or a delayed packet after this check can only be caught by the fence.
+// checkHeld returns an error if the lock is already lost. Only the fence can catch a pause
+// of the process, or a delayed packet, after this check.
 func (d *direct) checkHeld(held lock.Held) error {
 	if held != nil && isClosed(held.Lost()) {
 		return fmt.Errorf("%w: %w", errTryAgain, lock.ErrLost)
@@ -118,7 +113,7 @@ func (d *direct) unfenced(ctx context.Context, r *Request, id ID, held lock.Held
 			return err
 		}
 		if takeErr != nil {
-			return errShort(row.Available)
+			return tooFew(row.Available)
 		}
 		if err := checkLimit(ctx, conn, &row, r); err != nil {
 			return err
@@ -149,7 +144,7 @@ func (d *direct) fenced(ctx context.Context, r *Request, held lock.Held) (Placed
 		err = d.checkHeld(held)
 	}
 	if err == nil {
-		err = stock.Think(ctx, d.cfg.ThinkTime)
+		err = sleep.For(ctx, d.cfg.ThinkTime)
 	}
 	var order Order
 	if err == nil {
@@ -168,7 +163,7 @@ func (d *direct) fenced(ctx context.Context, r *Request, held lock.Held) (Placed
 
 // check claims and reads the row, and may refuse r.
 func (d *direct) check(ctx context.Context, claim stock.Claim, r *Request) (stock.Row, error) {
-	row, err := claim.Begin(ctx, d.cfg.DB)
+	row, err := claim.Read(ctx, d.cfg.DB)
 	if err != nil {
 		return row, err
 	}
@@ -176,7 +171,7 @@ func (d *direct) check(ctx context.Context, claim stock.Claim, r *Request) (stoc
 		return row, err
 	}
 	if claim.Fence != strategy.FenceOff && row.Available < int64(r.Quantity) {
-		return row, errShort(row.Available)
+		return row, tooFew(row.Available)
 	}
 	if row.PerCustomerLimit == nil {
 		return row, nil

@@ -243,21 +243,21 @@ func TestHeldLockIsBusy(t *testing.T) {
 	}
 }
 
-// crowd counts concurrent requests for a lock. It grants none before full is closed.
-type crowd struct {
+// stuckLocker counts concurrent requests for a lock. It grants none before free is closed.
+type stuckLocker struct {
 	lock.Locker
 	asking, most atomic.Int32
-	full         chan struct{}
+	free         chan struct{}
 }
 
-func (c *crowd) Lock(ctx context.Context, name string) (lock.Held, error) {
+func (c *stuckLocker) Lock(ctx context.Context, name string) (lock.Held, error) {
 	now := c.asking.Add(1)
 	defer c.asking.Add(-1)
 	if now > c.most.Load() {
 		c.most.Store(now)
 	}
 	select {
-	case <-c.full:
+	case <-c.free:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -273,7 +273,7 @@ func TestFewOrdersAskTheLockServerAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	locker := &crowd{Locker: processlock.New(), full: make(chan struct{})}
+	locker := &stuckLocker{Locker: processlock.New(), free: make(chan struct{})}
 	service := order.New(order.Config{DB: open(t, dsn), Strategy: row, Fence: strategy.FenceOff, Locker: locker,
 		PaymentWindow: time.Minute, RequestTimeout: testTimeout, Logger: slog.New(slog.DiscardHandler)})
 	var group errgroup.Group
@@ -284,7 +284,7 @@ func TestFewOrdersAskTheLockServerAtOnce(t *testing.T) {
 		})
 	}
 	sandboxtest.Eventually(t, "concurrent requests for the lock", func() bool { return locker.asking.Load() >= atOnce })
-	close(locker.full)
+	close(locker.free)
 	if err := group.Wait(); err != nil {
 		t.Error(err)
 	}

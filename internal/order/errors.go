@@ -12,27 +12,25 @@ import (
 
 // The refusals. Nothing was changed or stored: the same key may succeed later.
 var (
-	ErrSoldOut       = errors.New("sold out")
-	ErrInsufficient  = errors.New("fewer units are left than were asked for")
-	ErrNotOpen       = errors.New("the sale has not started")
-	ErrOver          = errors.New("the sale has ended")
-	ErrCustomerLimit = errors.New("the per-customer limit is reached")
-	ErrPriceChanged  = errors.New("the price has changed")                            // since the customer saw it
-	ErrKeyReused     = errors.New("the idempotency key was used for another request") // the bodies differ
-	ErrNotFound      = errors.New("order not found")                                  // among the customer's
-	// ErrPaymentWindowOver does not depend on whether the Expirer has ended the order.
-	ErrPaymentWindowOver = errors.New("the payment window has ended")
-	ErrCancelled         = errors.New("the order is cancelled")    // so it cannot be paid
-	ErrAlreadyPaid       = errors.New("the order is already paid") // so it can be neither cancelled nor paid
-	ErrExpired           = errors.New("the order has expired")     // so it cannot be cancelled
-	ErrPrecondition      = errors.New("SKU precondition failed")   // see Precondition
+	ErrSoldOut           = errors.New("sold out")
+	ErrInsufficient      = errors.New("fewer units are left than were asked for")
+	ErrNotOpen           = errors.New("the sale has not started")
+	ErrOver              = errors.New("the sale has ended")
+	ErrCustomerLimit     = errors.New("the per-customer limit is reached")
+	ErrPriceChanged      = errors.New("the price has changed")                            // since the customer saw it
+	ErrKeyReused         = errors.New("the idempotency key was used for another request") // the bodies differ
+	ErrNotFound          = errors.New("order not found")                                  // among the customer's
+	ErrPaymentWindowOver = errors.New("the payment window has ended")                     // even if the order has not expired yet
+	ErrCancelled         = errors.New("the order is cancelled")                           // so it cannot be paid
+	ErrAlreadyPaid       = errors.New("the order is already paid")                        // so it can be neither cancelled nor paid
+	ErrExpired           = errors.New("the order has expired")                            // so it cannot be cancelled
+	ErrPrecondition      = errors.New("SKU precondition failed")                          // see Precondition
 )
 
 // The failures.
 var (
-	ErrBusy = errors.New("too many orders are waiting") // the queue is full; nothing was applied
-	// ErrUnavailable: the time ran out, or a server did not answer. Nothing was applied.
-	ErrUnavailable = errors.New("not served in time")
+	ErrBusy        = errors.New("too many orders are waiting") // the queue is full; nothing was applied
+	ErrUnavailable = errors.New("not served in time")          // or a server did not answer; nothing was applied
 	// ErrTokensBehind: the lock server issues tokens that are older than those in
 	// the database. Nothing was applied, and retrying does not help.
 	ErrTokensBehind = errors.New("the lock server issues tokens older than those in the database")
@@ -74,7 +72,6 @@ func domainError(err error) error {
 	return unavailable(err)
 }
 
-// unavailable wraps an error after which nothing was applied.
 func unavailable(err error) error { return fmt.Errorf("%w: %w", ErrUnavailable, err) }
 
 // unknown wraps an error, if any, after which the request may have been applied.
@@ -85,9 +82,9 @@ func unknown(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnknown, err)
 }
 
-// orUnknown marks the error of a statement that commits by itself as
+// outcomeOfStatement marks the error of a statement outside of a transaction as
 // stock.ErrOutcomeUnknown, unless the error proves that nothing was applied.
-func orUnknown(err error) error {
+func outcomeOfStatement(err error) error {
 	if err == nil || stock.IsServerError(err) || notSent(err) {
 		return err
 	}

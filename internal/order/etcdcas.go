@@ -24,11 +24,10 @@ type etcdCAS struct {
 	cfg         *Config
 	store       *etcdstock.Store
 	direct      *direct
-	returnSlots slots // one per SKU: several would only compete with each other
-	// returning are the goroutines that give units back. They stop at the end of ctx.
-	returning sync.WaitGroup
-	ctx       context.Context
-	stop      context.CancelFunc
+	returnSlots slots          // one per SKU: several would only compete with each other
+	returning   sync.WaitGroup // the goroutines that give units back. They stop at the end of ctx.
+	ctx         context.Context
+	stop        context.CancelFunc
 }
 
 func newEtcdCAS(cfg *Config) *etcdCAS {
@@ -77,15 +76,14 @@ func (e *etcdCAS) take(ctx context.Context, sku string, id ID, n int32) error {
 	}
 	left, err := e.store.Take(ctx, sku, id.String(), int64(n))
 	switch {
-	case err == nil:
 	case errors.Is(err, stock.ErrShort):
-		err = errShort(left.Available)
-	case errors.Is(err, stock.ErrContended):
-		err = unavailable(err) // nothing was changed
-	default:
+		err = tooFew(left.Available)
+	case err != nil && !errors.Is(err, stock.ErrContended): // the units may have been taken
 		// It keeps its slot: while etcd is down, no further orders get this far.
 		e.startReturn(ctx, sku, id, leave)
 		return unavailable(err)
+	case err != nil:
+		err = unavailable(err)
 	}
 	leave()
 	return err
@@ -138,10 +136,8 @@ func (e *etcdCAS) alter(ctx context.Context, sku string, c change) error {
 
 func (e *etcdCAS) close(ctx context.Context) error {
 	time.AfterFunc(returnTimeout, e.stop)
-	done := make(chan struct{})
-	go func() { e.returning.Wait(); close(done) }() // bounded by returnTimeout
 	select {
-	case <-done:
+	case <-ended(&e.returning): // after returnTimeout at the latest
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("give units back: %w", ctx.Err())

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -43,8 +44,7 @@ type swept struct {
 }
 
 const (
-	// expiryLock is the name of the sweeper's lock. It is not a valid SKU.
-	expiryLock = "#expiry"
+	expiryLock = "#expiry" // the name of the sweeper's lock. It is not a valid SKU.
 	// expiryRetry is how often the other replicas ask for the lock. After the death of
 	// a sweeper the next one starts within the lock's lease plus this time.
 	expiryRetry = time.Second
@@ -52,9 +52,8 @@ const (
 	expiryPage = 2000 // due orders that are read at once, and those that a worker takes
 	// expiryBatch is how many orders end in one transaction. It takes about 20 ms, for
 	// which a running sale of the SKU waits.
-	expiryBatch = 500
-	// expiryWorkers are the SKUs that are swept at once: their locks and commits overlap.
-	expiryWorkers = 16
+	expiryBatch   = 500
+	expiryWorkers = 16 // the SKUs that are swept at once: their locks and commits overlap
 
 	// expiryPoll is the longest time between two looks at the due orders, and expiryRest
 	// the shortest while nothing is due.
@@ -102,18 +101,17 @@ func (e *Expirer) hold(ctx context.Context, held lock.Held) {
 	m.Sweeping.Set(1)
 	defer func() { m.Sweeping.Set(0); m.SweepLag.Set(0) }()
 	sweeping, stop := context.WithCancel(ctx)
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		defer stop()
 		select {
 		case <-held.Lost():
-			stop()
 		case <-sweeping.Done():
 		}
-	}()
+	})
 	e.sweep(sweeping)
 	stop()
-	<-watched
+	watch.Wait()
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
 	defer cancel()
 	if err := held.Unlock(undo); err != nil {
@@ -170,9 +168,10 @@ func (e *Expirer) start(ctx context.Context) {
 // the next look.
 func (e *Expirer) look(ctx context.Context) (wait time.Duration, err error) {
 	db := e.orders.cfg.DB
-	oldest, next, now, err := readDue(ctx, db)
-	if err != nil {
-		return 0, err
+	var oldest, next sql.Null[time.Time] // ends of payment windows of reserved orders
+	var now time.Time
+	if err := db.SQL.QueryRowContext(ctx, nextDue).Scan(&oldest, &next, &now); err != nil {
+		return 0, fmt.Errorf("read when orders are due: %w", err)
 	}
 	lag := time.Duration(0)
 	if oldest.Valid {
@@ -251,19 +250,10 @@ func (s *Service) expire(ctx context.Context, sku string, ids []ID) error {
 	return nil
 }
 
-const nextDue = "SELECT (SELECT MIN(expires_at) FROM orders FORCE INDEX (expiring) WHERE status = 'reserved'), " +
-	"(SELECT MIN(expires_at) FROM orders FORCE INDEX (expiring) WHERE status = 'reserved' AND expires_at > NOW(6)), NOW(6)"
-
-// readDue reads when the oldest window of a reserved order ends, and when the next
-// window ends.
-func readDue(ctx context.Context, db *stock.DB) (oldest, next sql.Null[time.Time], now time.Time, err error) {
-	if err = db.SQL.QueryRowContext(ctx, nextDue).Scan(&oldest, &next, &now); err != nil {
-		err = fmt.Errorf("read when orders are due: %w", err)
-	}
-	return oldest, next, now, err
-}
-
 const (
+	// nextDue reads the oldest end of a window, and the next one.
+	nextDue = "SELECT (SELECT MIN(expires_at) FROM orders FORCE INDEX (expiring) WHERE status = 'reserved'), " +
+		"(SELECT MIN(expires_at) FROM orders FORCE INDEX (expiring) WHERE status = 'reserved' AND expires_at > NOW(6)), NOW(6)"
 	// dueOrders reads only an index, and locks nothing. The cursor saves reading the orders
 	// again that are still being ended.
 	dueOrders = "SELECT id, sku, expires_at FROM orders FORCE INDEX (expiring) WHERE status = 'reserved' AND expires_at <= NOW(6) " +
@@ -301,10 +291,9 @@ func findDue(ctx context.Context, db *stock.DB, after dueOrder, limit int) (due 
 // backlog holds the due orders that were read and that no worker has taken yet. Reading
 // continues after the last one, and starts over from time to time.
 type backlog struct {
-	began time.Time
-	after dueOrder
-	// passedOver is set if orders were skipped because there are too many of their SKU.
-	passedOver bool
+	began      time.Time
+	after      dueOrder
+	passedOver bool // set if orders were skipped because there are too many of their SKU
 
 	ids  map[string][]ID
 	skus []string // of ids

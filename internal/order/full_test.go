@@ -21,7 +21,7 @@ import (
 func TestFullDeskIsBusyAtOnce(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 10})
-	locker, metrics := &crowd{Locker: processlock.New(), full: make(chan struct{})}, order.NewMetrics(nil)
+	locker, metrics := &stuckLocker{Locker: processlock.New(), free: make(chan struct{})}, order.NewMetrics(nil)
 	service := order.New(order.Config{DB: open(t, dsn), Strategy: mustFind(t, "etcd"), Fence: strategy.FenceOff, Locker: locker,
 		PaymentWindow: time.Minute, RequestTimeout: time.Minute, Desk: order.DeskConfig{Queue: 1}, Metrics: metrics, Logger: slog.New(slog.DiscardHandler)})
 	var waiting errgroup.Group
@@ -43,7 +43,7 @@ func TestFullDeskIsBusyAtOnce(t *testing.T) {
 	if full, waiting := value(metrics.Full), value(metrics.Waiting); full != 3 || waiting != 1 {
 		t.Errorf("counted %v refusals and %v waiting orders, want 3 and 1", full, waiting)
 	}
-	close(locker.full)
+	close(locker.free)
 	if err := waiting.Wait(); err != nil {
 		t.Error(err)
 	}

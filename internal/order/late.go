@@ -50,7 +50,7 @@ var epoch = time.Unix(0, 0)
 
 func (s *Service) keepLate(ctx context.Context, id ID, customer, reference string) error {
 	who := []byte(customer)
-	err := retried(func() error {
+	err := retryRolledBack(func() error {
 		return s.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error {
 			_, err := conn.ExecContext(ctx, keepLatePayment, id[:], who, []byte(reference), id[:], who, id[:], who)
 			return err
@@ -59,7 +59,7 @@ func (s *Service) keepLate(ctx context.Context, id ID, customer, reference strin
 	if err == nil || stock.IsDuplicate(err) {
 		return nil
 	}
-	return domainError(orUnknown(fmt.Errorf("store a late payment: %w", err)))
+	return domainError(outcomeOfStatement(fmt.Errorf("store a late payment: %w", err)))
 }
 
 // LatePayments reads up to limit late payments after a position, the oldest first.

@@ -49,7 +49,7 @@ func (s *Service) Pay(ctx context.Context, customer string, id ID, reference str
 // whether this payment was the one that paid.
 func (s *Service) payOnce(ctx context.Context, customer string, id ID, reference string) (o Order, refusal, err error) {
 	var now time.Time
-	err = retried(func() (err error) {
+	err = retryRolledBack(func() (err error) {
 		o, now, err = pay(ctx, s.cfg.DB, payOrder, customer, id, reference)
 		for _, name := range []string{namePayment, nameArchived} { // it may just have been archived
 			if err == nil && o.Status == Paid && o.PaymentReference == "" && reference != "" {

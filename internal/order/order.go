@@ -17,8 +17,7 @@ import (
 	"flashsale/internal/stock"
 )
 
-// ID identifies an order. It is made before the order is written, so that the writer can
-// look the order up after an unknown commit.
+// ID identifies an order. It is made first, so that it can be looked up after an unknown commit.
 type ID = uuid.UUID
 
 func newID() ID { return uuid.Must(uuid.NewV7()) }
@@ -36,23 +35,22 @@ const (
 
 // Order is a customer's units of one SKU. Times are in UTC by the database's clock.
 type Order struct {
-	ID          ID
-	SKU         string
-	Customer    string
-	Key         string // the customer's idempotency key
-	Fingerprint Fingerprint
-	Quantity    int32
-	PriceCents  int64 // of one unit, at the time of the order
-	Currency    string
-	Limit       *int32 // the per-customer limit at the time of the order
-	Status      Status
-	Fence       uint64 // of the write to stock that admitted the order
-	Seq         uint64 // of the same write
-	CreatedAt   time.Time
-	ExpiresAt   time.Time
-	ClosedAt    *time.Time // when it was paid, cancelled or expired; nil while reserved
-	// PaymentReference identifies the payment; empty if none was given.
-	PaymentReference string
+	ID               ID
+	SKU              string
+	Customer         string
+	Key              string // the customer's idempotency key
+	Fingerprint      Fingerprint
+	Quantity         int32
+	PriceCents       int64 // of one unit, at the time of the order
+	Currency         string
+	Limit            *int32 // the per-customer limit at the time of the order
+	Status           Status
+	Fence            uint64 // of the write to stock that admitted the order
+	Seq              uint64 // of the same write
+	CreatedAt        time.Time
+	ExpiresAt        time.Time
+	ClosedAt         *time.Time // when it was paid, cancelled or expired; nil while reserved
+	PaymentReference string     // identifies the payment; empty if none was given
 }
 
 // TotalCents is the price of the whole order.
@@ -78,9 +76,7 @@ type Request struct {
 	PriceCents *int64
 	Currency   string
 
-	// id becomes the order's ID. It stays the same when the request is sent to a
-	// seller again, so that an order with this ID was made by this request.
-	id ID
+	id ID // becomes the order's ID, also if the request is sent to a seller again
 }
 
 // Fingerprint distinguishes requests that use the same key.
@@ -94,8 +90,7 @@ func (f *Fingerprint) Scan(column any) error {
 	return nil
 }
 
-// Fingerprint hashes the meaning of the request, not the bytes of its body: white
-// space and the order of fields do not matter.
+// Fingerprint hashes the meaning of the request, not the bytes of its body.
 func (r *Request) Fingerprint() Fingerprint {
 	var text [4 + 64 + 1 + 8 + 3]byte
 	buf := append(binary.BigEndian.AppendUint32(text[:0], uint32(r.Quantity)), r.SKU...)
@@ -111,9 +106,8 @@ func (r *Request) Fingerprint() Fingerprint {
 
 // Placed is the answer to a Request.
 type Placed struct {
-	Order Order
-	// Replayed is set if an earlier request with the same key made the order.
-	Replayed bool
+	Order    Order
+	Replayed bool // set if an earlier request with the same key made the order
 }
 
 // checkSale refuses a request outside the SKU's sale, or with another price.
@@ -130,8 +124,8 @@ func checkSale(row *stock.Row, now time.Time, r *Request) error {
 	return nil
 }
 
-// errShort is the refusal of a quantity that is larger than what is available.
-func errShort(available int64) error {
+// tooFew is the refusal of a quantity that is larger than the available units.
+func tooFew(available int64) error {
 	if available <= 0 {
 		return ErrSoldOut
 	}

@@ -81,12 +81,12 @@ func endOfIDs(before time.Time) (end ID) {
 	return end
 }
 
-// archive moves orders, all or none. It deletes only what is in the archive. The one
-// thing that can still change in a final order is its payment reference: that write
-// waits for this transaction, and is then made in the archive.
+// archive moves orders, all or none. It deletes only what is in the archive. A final
+// order can still get a payment reference: that write waits for this transaction, and is
+// then made in the archive.
 func archive(ctx context.Context, db *stock.DB, ids []ID) (moved int, err error) {
 	list, query := idArgs(ids), archiveOrders(placeholders(len(ids)))
-	err = retried(func() error {
+	err = retryRolledBack(func() error {
 		counts, err := execCommitted(ctx, db, query, slices.Concat(list, list))
 		if err != nil {
 			return fmt.Errorf("archive orders: %w", err)

@@ -18,61 +18,47 @@ const (
 	checkKeys  = 2048 // of one packet
 )
 
-// checker reads what the refusals of a replica's desks need, in groups of one packet
-// each: a sale that is sold out has many refusals, of many SKUs.
-type checker struct {
-	cfg   *Config
-	lanes lanes[*check]
-}
-
-func newChecker(cfg *Config, start func(lane func())) *checker {
-	c := &checker{cfg: cfg}
-	c.lanes = lanes[*check]{most: checkLanes, size: func(k *check) int { return len(k.keys) }, maxSize: checkKeys, start: start,
+// newChecks makes the lanes that read what the refusals of a replica's desks need, in
+// groups of one packet each: a sale that is sold out has many refusals, of many SKUs.
+func newChecks(cfg *Config, start func(lane func())) *lanes[*check] {
+	return &lanes[*check]{most: checkLanes, size: func(c *check) int { return len(c.keys) }, maxSize: checkKeys, start: start,
 		process: func(ctx context.Context, group []*check) {
-			err := c.read(ctx, group)
-			for _, k := range group {
-				k.done <- err
+			err := cfg.readChecks(ctx, group)
+			for _, c := range group {
+				c.done <- err
 			}
 		}}
-	return c
 }
 
+// check is the question whether a desk may refuse orders, and its answer.
 type check struct {
 	claim stock.Claim
 	row   stock.Row
 	keys  []byKey
-	// found are existing orders, with these keys and with those of other checks.
-	found map[byKey]Order
+	found map[byKey]Order // existing orders, with these keys and with those of other checks
 	// current is set if the row was still the tenure's copy when it was read. Every
 	// order of the check had arrived before.
 	current bool
 	done    chan error
 }
 
-// check answers k. Each packet, also of earlier checks, takes up to commitTimeout.
-func (c *checker) check(ctx context.Context, k *check) error {
-	k.done = make(chan error, 1)
-	c.lanes.add(ctx, k)
-	return <-k.done
-}
-
-// read reads the keys and then the rows, in one packet. An order that is committed
+// readChecks reads the keys and then the rows, in one packet. An order that is committed
 // between the two changes its row.
-func (c *checker) read(ctx context.Context, group []*check) error {
+func (cfg *Config) readChecks(ctx context.Context, group []*check) error {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	var keys []byKey
 	skus := make([]any, len(group))
-	for i, k := range group {
-		keys = append(keys, k.keys...)
-		skus[i] = []byte(k.claim.SKU)
+	for i, c := range group {
+		keys = append(keys, c.keys...)
+		skus[i] = []byte(c.claim.SKU)
 	}
 	query, args := "SELECT sku, fence, seq FROM stock WHERE sku IN "+placeholders(len(skus)), skus
 	if len(keys) > 0 {
 		first, firstArgs := keysQuery(keys)
 		query, args = first+"; "+query, append(firstArgs, args...)
 	}
-	return c.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error {
+	return cfg.DB.OnConn(ctx, func(conn *sql.Conn) error {
 		rows, err := conn.QueryContext(ctx, query, args...)
 		if err != nil {
 			return fmt.Errorf("check refusals: %w", err)
@@ -108,10 +94,10 @@ func compareVersions(rows *sql.Rows, group []*check, found map[byKey]Order) erro
 		}
 		versions[sku] = v
 	}
-	for _, k := range group {
-		v, ok := versions[k.claim.SKU]
-		k.found = found
-		k.current = k.claim.Fence != strategy.FenceClaim || ok && v == version{uint64(k.claim.Token), k.row.Seq}
+	for _, c := range group {
+		v, ok := versions[c.claim.SKU]
+		c.found = found
+		c.current = c.claim.Fence != strategy.FenceClaim || ok && v == version{uint64(c.claim.Token), c.row.Seq}
 	}
 	return rows.Err()
 }

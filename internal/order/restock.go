@@ -28,13 +28,15 @@ type Restock struct {
 	SKU       string
 	Units     int32
 	CreatedAt time.Time // in UTC by the database's clock
+
+	fingerprint Fingerprint
+	seq         uint64 // of the write to the stock
 }
 
 // Restocked is the answer to a RestockRequest.
 type Restocked struct {
-	Restock Restock
-	// Replayed is set if an earlier request with the same key added the units.
-	Replayed bool
+	Restock  Restock
+	Replayed bool // set if an earlier request with the same key added the units
 }
 
 // Restock adds units to a SKU, also during its sale, once per key: the same key gives
@@ -57,8 +59,8 @@ func (s *Service) Restock(ctx context.Context, r RestockRequest) (done Restocked
 		if stored.fingerprint != r.fingerprint() {
 			return ErrKeyReused
 		}
-		done = Restocked{Restock: stored.Restock, Replayed: stored.ID != id}
-		if err := s.units.restock(ctx, &stored.Restock); err != nil {
+		done = Restocked{Restock: stored, Replayed: stored.ID != id}
+		if err := s.units.restock(ctx, &stored); err != nil {
 			return err
 		}
 		s.awaitMirror(ctx, r.SKU, stored.seq)
@@ -70,7 +72,7 @@ func (s *Service) Restock(ctx context.Context, r RestockRequest) (done Restocked
 // addUnits makes the restock, unless another one has its key, and reads the restock
 // with that key. It also reads it after ErrTooManyUnits, because this restock may
 // already be among the units.
-func (s *Service) addUnits(ctx context.Context, id ID, r *RestockRequest) (stored storedRestock, err error) {
+func (s *Service) addUnits(ctx context.Context, id ID, r *RestockRequest) (stored Restock, err error) {
 	if err := s.units.restockable(ctx, r.SKU); err != nil {
 		return stored, err
 	}
@@ -94,12 +96,6 @@ func (s *Service) addUnits(ctx context.Context, id ID, r *RestockRequest) (store
 	return stored, refusal
 }
 
-type storedRestock struct {
-	Restock
-	fingerprint Fingerprint
-	seq         uint64 // of the write to the stock
-}
-
 const readRestock = "SELECT id, sku, fingerprint, units, created_at, seq FROM restocks WHERE idempotency_key = ?"
 
 // addRestock is one packet, so that this process takes no round trip between the row
@@ -112,7 +108,7 @@ var addRestock = "BEGIN; " +
 	"SELECT ?, s.sku, ?, ?, ?, NOW(6), s.seq FROM stock s WHERE s.sku = ?; " +
 	"COMMIT"
 
-func findRestock(ctx context.Context, db *stock.DB, key string) (r storedRestock, err error) {
+func findRestock(ctx context.Context, db *stock.DB, key string) (r Restock, err error) {
 	err = db.SQL.QueryRowContext(ctx, readRestock, []byte(key)).Scan(&r.ID, &r.SKU, &r.fingerprint, &r.Units, &r.CreatedAt, &r.seq)
 	if err != nil {
 		return r, fmt.Errorf("read a restock: %w", err)

@@ -18,7 +18,7 @@ func returnUnits(ctx context.Context, db *stock.DB, sku string, to Status, ids [
 	// otherwise deadlock.
 	slices.SortFunc(ids, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
 	query, args := returnStatements(sku, to, ids, newID())
-	err = retried(func() error {
+	err = retryRolledBack(func() error {
 		counts, err := execCommitted(ctx, db, query, args)
 		if err != nil {
 			return fmt.Errorf("return units of %s: %w", sku, err)

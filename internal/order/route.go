@@ -29,8 +29,7 @@ import (
 type Forwarding struct {
 	// Config needs Process and TLS only; the Service sets the rest.
 	forward.Config
-	// Listener accepts the links of other replicas. The Service closes it.
-	Listener net.Listener
+	Listener net.Listener // accepts the links of other replicas. The Service closes it.
 }
 
 var (
@@ -44,8 +43,7 @@ const (
 	// lateMargin is how long before its buyer's deadline a forwarded order must be in a
 	// batch. Otherwise the seller refuses it, while that answer can still reach the buyer.
 	lateMargin = 150 * time.Millisecond
-	// sweepEvery is how often the desks are searched for forwarded orders past that time.
-	sweepEvery = lateMargin / 3
+	sweepEvery = lateMargin / 3 // how often the desks are searched for forwarded orders past that time
 	// movePause is the first pause before the seller is looked up again, because this
 	// replica's view may be behind. It doubles up to moveMaxPause.
 	movePause    = 2 * time.Millisecond

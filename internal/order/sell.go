@@ -96,7 +96,7 @@ func (t *tenure) decide() (*decision, error) {
 		switch limit := t.row.PerCustomerLimit; {
 		case reason != nil:
 		case left < n:
-			reason = errShort(left)
+			reason = tooFew(left)
 		case limit != nil && t.holds[o.Customer]+takes[o.Customer]+n > int64(*limit):
 			reason = ErrCustomerLimit
 		}
@@ -154,7 +154,7 @@ func (t *tenure) lookUpHolds() error {
 func (t *tenure) fenced() error {
 	t.cfg.Metrics.Fenced.Inc()
 	t.requeue()
-	return t.begin()
+	return t.readRow()
 }
 
 // accept applies a committed decision to the row in memory, and answers its orders.
@@ -195,8 +195,9 @@ func (t *tenure) refuse(d *decision) error {
 	}
 	// A refusal writes nothing that the fence could stop. Without the check, a holder
 	// that was paused would refuse orders on the basis of an old row.
-	c := check{claim: t.claim, row: t.row, keys: keysOf(d.refused)}
-	switch err := t.desk.desks.checker.check(t.desk.desks.ctx, &c); {
+	c := check{claim: t.claim, row: t.row, keys: keysOf(d.refused), done: make(chan error, 1)}
+	t.desk.desks.checks.add(t.desk.desks.ctx, &c)
+	switch err := <-c.done; { // each packet, also of earlier checks, takes up to commitTimeout
 	case err != nil:
 		return t.unavailable(err)
 	case !c.current:
@@ -274,7 +275,7 @@ func (t *tenure) resolve(d *decision, cause error) error {
 		return t.unavailable(cause)
 	}
 	t.requeue()
-	return t.begin() // settle has modified the row
+	return t.readRow() // settle has modified the row
 }
 
 func (t *tenure) requeue() {

@@ -59,12 +59,11 @@ func (noMirror) Await(context.Context, string, uint64) error { return nil }
 // Step is a point in the path of an order at which a test can stop the process.
 type Step string
 
-// The first two steps are a desk's. BeforeWrite is that of an order without a
-// desk: it has read the stock and checked its lock, and has not written yet.
+// The steps.
 const (
-	BeforeClaim  Step = "before-claim"
-	BeforeCommit Step = "before-commit"
-	BeforeWrite  Step = "before-write"
+	BeforeClaim  Step = "before-claim"  // of a desk
+	BeforeCommit Step = "before-commit" // of a desk
+	BeforeWrite  Step = "before-write"  // of an order without a desk: its lock is checked, nothing is written
 )
 
 // Service takes orders under one strategy. It is safe for concurrent use.
@@ -166,8 +165,8 @@ func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
 	return placed, err
 }
 
-// exists looks a SKU up in MySQL. Without it, clients could create a lock and a
-// desk for any name. A SKU is never deleted, so that an existing one is remembered.
+// exists looks a SKU up in MySQL, so that clients cannot create a lock and a desk for any
+// name. It remembers the SKU, because SKUs are never deleted.
 func (s *Service) exists(ctx context.Context, sku string) error {
 	if _, err := s.cfg.DB.Get(ctx, sku); err != nil {
 		return domainError(err)
@@ -188,8 +187,7 @@ func (s *Service) SetQuantum(d time.Duration) {
 	}
 }
 
-// Forwarded counts the orders that this replica has sent to other replicas and that
-// are not answered yet, by the address of the seller.
+// Forwarded counts the orders that other replicas have not answered yet, by their address.
 func (s *Service) Forwarded() map[string]int {
 	ds, ok := s.seller.(*desks)
 	if !ok || ds.links == nil {

@@ -26,7 +26,7 @@ func (s *Service) PutSKU(ctx context.Context, want stock.Stock, only Preconditio
 	}
 	if !only.Exists && only.Revision == nil {
 		if created, err = s.cfg.DB.Create(ctx, want); err != nil {
-			return got, false, domainError(orUnknown(err))
+			return got, false, domainError(outcomeOfStatement(err))
 		}
 	}
 	if !created {
@@ -60,7 +60,7 @@ func (s *Service) changeSKU(ctx context.Context, want stock.Stock, revision *uin
 		if err == nil && !changed {
 			return ErrPrecondition
 		}
-		return orUnknown(err)
+		return outcomeOfStatement(err)
 	}})
 }
 

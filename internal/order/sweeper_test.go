@@ -110,13 +110,13 @@ func TestBoundedNumberOfSKUsIsSweptAtOnce(t *testing.T) {
 		SELECT CONCAT('many', seq), 'A thing', 1, 'EUR', 1, 0, NOW(6), NOW(6), 1 FROM `+sandboxtest.Numbers(40)+` n`)
 	execSQL(t, dsn, `INSERT INTO orders (id, sku, customer, idempotency_key, fingerprint, quantity, price_cents, currency, status, fence, seq,
 		created_at, expires_at) SELECT UNHEX(LEFT(SHA2(seq, 256), 32)), CONCAT('many', seq), 'ann', seq, '', 1, 1, 'EUR', 'reserved', 0, 1, NOW(6), NOW(6) FROM `+sandboxtest.Numbers(40)+` n`)
-	locker := &crowd{Locker: processlock.New(), full: make(chan struct{})}
+	locker := &stuckLocker{Locker: processlock.New(), free: make(chan struct{})}
 	r := &replica{db: open(t, dsn)}
 	r.orders = order.New(order.Config{DB: r.db, Strategy: mustFind(t, "etcd"), Fence: strategy.FenceOff, Locker: locker,
 		PaymentWindow: time.Hour, RequestTimeout: time.Minute, Logger: slog.New(slog.DiscardHandler)})
 	stop := expire(t, r, dsn, false)
 	sandboxtest.Eventually(t, "sixteen SKUs to be swept at once", func() bool { return locker.asking.Load() == atOnce })
-	close(locker.full)
+	close(locker.free)
 	s := &shop{dsn: dsn, replicas: [2]*replica{r, r}}
 	s.await(t, noneReserved)
 	stop()

@@ -37,12 +37,10 @@ const (
 	// maxTakeAfter bounds its doubling to about a lease.
 	takeAfter    = 5
 	maxTakeAfter = 80
-	// quietTime without a take-over resets the patience. It is about a lease.
-	quietTime = 5 * time.Second
-	// evictTimeout bounds the removal of a holder. The next tick tries again.
-	evictTimeout = time.Second
-	maxDeaths    = 1 << 14 // of remembered sellers: a few megabytes
-	evictAtOnce  = 32      // SKUs of one seller that are taken over at the same time
+	quietTime    = 5 * time.Second // without a take-over resets the patience. It is about a lease.
+	evictTimeout = time.Second     // bounds the removal of a holder. The next tick tries again.
+	maxDeaths    = 1 << 14         // of remembered sellers: a few megabytes
+	evictAtOnce  = 32              // SKUs of one seller that are taken over at the same time
 )
 
 const (
@@ -102,7 +100,7 @@ func (k *takeOvers) firstDeath(process, sku string) bool {
 // concurrent use.
 type contention struct {
 	mu        sync.Mutex
-	wanted    bool
+	asked     bool               // the desk asks, or should ask, for the lock
 	since     time.Time          // the seller's last sign of life; zero if it may be healthy
 	cancel    context.CancelFunc // ends the wait for the lock; nil while the desk does not wait
 	calledOff bool
@@ -111,7 +109,7 @@ type contention struct {
 func (c *contention) ask(since time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.wanted = true
+	c.asked = true
 	if c.since.IsZero() {
 		c.since = since
 	}
@@ -120,22 +118,25 @@ func (c *contention) ask(since time.Time) {
 func (c *contention) active() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.wanted
+	return c.asked
 }
 
-// begin records that the desk asks for the lock, and reports whether it contends.
+// begin records that the desk asks for the lock, and reports whether it has to wait for it.
 func (c *contention) begin(cancel context.CancelFunc) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cancel, c.calledOff = cancel, false
-	return c.wanted
+	return c.asked
 }
 
-// end records that the desk has its answer, and reports whether it was called off.
-func (c *contention) end() bool {
+// end records whether the desk got the lock, and reports whether its wait was called off.
+func (c *contention) end(err error) (calledOff bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.wanted, c.cancel = false, nil
+	c.asked, c.cancel = false, nil
+	if err != nil {
+		c.since = time.Time{}
+	}
 	return c.calledOff
 }
 
@@ -143,21 +144,15 @@ func (c *contention) end() bool {
 func (c *contention) callOff() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.wanted && !c.since.IsZero() {
-		c.wanted, c.calledOff, c.since = false, true, time.Time{}
+	if c.asked && !c.since.IsZero() {
+		c.asked, c.calledOff, c.since = false, true, time.Time{}
 		if c.cancel != nil {
 			c.cancel()
 		}
 	}
 }
 
-func (c *contention) drop() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.wanted, c.since = false, time.Time{}
-}
-
-// takeSince returns since when nobody has sold, and resets it.
+// takeSince returns the seller's last sign of life, and resets it.
 func (c *contention) takeSince() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()

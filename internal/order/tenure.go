@@ -31,10 +31,8 @@ type tenure struct {
 }
 
 const (
-	// claimTimeout leaves time for a second try after a lock wait of one second.
-	claimTimeout = 2500 * time.Millisecond
-	// commitTimeout bounds a transaction, whose outcome has to be resolved after it.
-	commitTimeout = 2 * time.Second
+	claimTimeout  = 2500 * time.Millisecond // leaves time for a second try after a lock wait of one second
+	commitTimeout = 2 * time.Second         // bounds a transaction, whose outcome has to be resolved after it
 	// resolveTimeout bounds the resolving of an unknown commit. Together with the
 	// commit it stays within the usual request timeout: after that nobody waits for
 	// the answer, and a replica without MySQL must not keep the lock.
@@ -65,7 +63,7 @@ func (t *tenure) run() (err error) {
 // or the desk is idle. If a newer holder has claimed the row, it returns nil.
 func (t *tenure) sell() error {
 	t.cfg.At(BeforeClaim)
-	if err := t.begin(); err != nil {
+	if err := t.readRow(); err != nil {
 		return err
 	}
 	t.desk.wait = 0
@@ -80,7 +78,7 @@ func (t *tenure) sell() error {
 		}
 		err := t.serve()
 		if err == nil && time.Since(t.asOf) > clockAge {
-			err = t.begin()
+			err = t.readRow()
 		}
 		if errors.Is(err, stock.ErrFenced) {
 			return nil
@@ -99,7 +97,7 @@ func (t *tenure) serve() error {
 	}
 	t.desk.apply(t.batch)
 	t.batch = nil
-	return t.begin() // the changes have modified the row
+	return t.readRow() // the changes have modified the row
 }
 
 // awaitWork waits for work, or returns false when the tenure has to end.
@@ -164,13 +162,14 @@ func (t *tenure) silent() bool {
 	return ok && held.TimedOut()
 }
 
-func (t *tenure) begin() error {
+// readRow claims the row, if the fence requires that, and copies it.
+func (t *tenure) readRow() error {
 	ctx, cancel := context.WithTimeout(t.desk.desks.ctx, claimTimeout)
 	defer cancel()
 	ctx, end := t.cfg.step(t.cfg.spanOf(ctx, t.batch, t.desk.queue.oldest()), "claim", ofSKU(t.desk.sku))
 	before := t.row.Seq
-	err := retried(func() (err error) {
-		t.row, err = t.claim.Begin(ctx, t.cfg.DB)
+	err := retryRolledBack(func() (err error) {
+		t.row, err = t.claim.Read(ctx, t.cfg.DB)
 		return err
 	})
 	end(err)

@@ -18,9 +18,10 @@ import (
 // caller compete for it: the first to change its state decides whether it is served.
 type ticket struct {
 	sku string
-	// Exactly one of the two is set.
-	order  *orderTicket
-	change *change
+	// Exactly one of order and change is set.
+	order     *orderTicket
+	change    *change
+	forwarded *forwarded // set if another replica waits for the answer
 	// request is the caller's context, used for its IDs only: work that a desk does
 	// for many callers does not end with one of them.
 	request  context.Context
@@ -32,10 +33,8 @@ type ticket struct {
 // orderTicket is what a ticket has if it is an order.
 type orderTicket struct {
 	*Request
-	least     lock.Token // the oldest tenure that may decide it: it was sent to that one before
-	forwarded *forwarded // set if another replica waits for the answer
-	// keyInFlight is set while another order with the same key is in a batch.
-	keyInFlight atomic.Bool
+	least       lock.Token  // the oldest tenure that may decide it: it was sent to that one before
+	keyInFlight atomic.Bool // set while another order with the same key is in a batch
 }
 
 // forwarded describes an order that came from another replica. Only the tenure with
@@ -66,16 +65,14 @@ func (o *orderTicket) key() byKey { return byKey{o.Customer, o.Key} }
 
 // admittedBy reports whether the tenure with that token may serve the ticket.
 func (t *ticket) admittedBy(token lock.Token) bool {
-	o := t.order
-	return o == nil || token == o.least || token > o.least && o.forwarded == nil
+	return t.order == nil || token == t.order.least || token > t.order.least && t.forwarded == nil
 }
 
 // waits reports whether somebody still waits for the ticket. A forwarded order whose
 // time is over is answered here, which tells its buyer that nothing was applied. One
 // whose link has ended gets no answer: its sender may have sent it again.
 func (t *ticket) waits(now time.Time) bool {
-	if t.order != nil && t.order.forwarded != nil && t.state.Load() == ticketWaits {
-		f := t.order.forwarded
+	if f := t.forwarded; f != nil && t.state.Load() == ticketWaits {
 		select {
 		case <-f.from.Gone():
 			if t.leave() {
@@ -102,7 +99,7 @@ var errLate = fmt.Errorf("%w: the order is still waiting", ErrUnavailable)
 
 // take puts the ticket into a batch. It returns false if nobody waits for it.
 func (t *ticket) take() bool {
-	if t.order != nil && t.order.forwarded != nil && !t.waits(time.Now()) || !t.state.CompareAndSwap(ticketWaits, ticketTaken) {
+	if t.forwarded != nil && !t.waits(time.Now()) || !t.state.CompareAndSwap(ticketWaits, ticketTaken) {
 		return false
 	}
 	t.endWait(nil)
@@ -138,8 +135,7 @@ func (t *ticket) leave() bool { return t.state.Swap(ticketLeft) == ticketWaits }
 
 // answer sends the caller its answer. Only the first call has an effect.
 func (t *ticket) answer(p Placed, err error) {
-	if t.order != nil && t.order.forwarded != nil {
-		f := t.order.forwarded
+	if f := t.forwarded; f != nil {
 		if f.sent.CompareAndSwap(false, true) {
 			f.from.Answer(toWire(f.number, &p, err))
 		}
@@ -151,8 +147,8 @@ func (t *ticket) answer(p Placed, err error) {
 	}
 }
 
-// queue holds the tickets that wait at a desk. It is a slice, because a channel with
-// room for all tickets that may ever wait would cost 32 KiB per SKU in use.
+// queue holds the tickets that wait at a desk. It is a slice, because a channel for as
+// many tickets as may ever wait would cost 32 KiB per SKU in use.
 type queue struct {
 	arrived chan struct{} // of size one: signals a ticket since it was last read
 

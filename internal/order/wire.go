@@ -83,6 +83,7 @@ func fromWire(a *forward.Answer, r *Request) (Placed, error) {
 	return Placed{}, fmt.Errorf("%w: the seller answered %s: %s", ErrUnknown, a.Outcome, a.Detail)
 }
 
+// sellersError is an error of the seller, with its text.
 type sellersError struct {
 	is     error
 	detail string
@@ -121,6 +122,6 @@ func (ds *desks) ticketOf(from *forward.Source, o *forward.Order, now time.Time)
 	}
 	r := &Request{SKU: o.Sku, Customer: string(o.Customer), Key: string(o.Key), Quantity: o.Quantity, PriceCents: o.PriceCents, Currency: o.Currency, id: id}
 	t := newOrderTicket(ctx, r, lock.Token(o.Token))
-	t.order.forwarded = &forwarded{from: from, number: o.Number, until: now.Add(time.Duration(o.LeftUs) * time.Microsecond)}
+	t.forwarded = &forwarded{from: from, number: o.Number, until: now.Add(time.Duration(o.LeftUs) * time.Microsecond)}
 	return t
 }

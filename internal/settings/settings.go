@@ -48,13 +48,11 @@ var table = []Setting{
 }
 
 const (
-	// minQuantum is shorter than the fastest batch: a shorter quantum has no effect.
-	minQuantum = time.Millisecond
+	minQuantum = time.Millisecond // shorter than the fastest batch: a shorter quantum has no effect
 	// maxQuantum lets a customer at the last of four replicas get an answer within the
 	// default request time-out of five seconds.
 	maxQuantum = time.Second
-	// maxQuoted is how many bytes of an invalid value are shown.
-	maxQuoted = 40
+	maxQuoted  = 40 // how many bytes of an invalid value are shown
 )
 
 // All returns the settings by name.

@@ -18,14 +18,12 @@ import (
 )
 
 const (
-	// listTimeout bounds one list: after it another node is asked.
-	listTimeout = 2 * time.Second
+	listTimeout = 2 * time.Second // bounds one list: after it another node is asked
 	// listEvery is how often the settings are listed beside the watch: a node can hang
 	// without closing its streams, and one that was restored from a backup sends no
 	// events until it has caught up.
-	listEvery = 5 * time.Second
-	// maxReported is how many ignored values and keys a report names.
-	maxReported = 10
+	listEvery   = 5 * time.Second
+	maxReported = 10 // how many ignored values and keys a report names
 )
 
 var errWentBack = errors.New("etcd's revision decreased")
@@ -33,8 +31,7 @@ var errWentBack = errors.New("etcd's revision decreased")
 // Config configures a Watch. All fields are required.
 type Config struct {
 	Store Store
-	// Flags are the values of settings that etcd does not have.
-	Flags Values
+	Flags Values // the values of settings that etcd does not have
 	// Apply is called with all values after the first list and after each change. Calls
 	// do not overlap.
 	Apply  func(Values)
@@ -72,7 +69,7 @@ func (w *Watch) Load(ctx context.Context) error { return w.list(ctx, 0) }
 
 // Run follows the settings until ctx ends.
 func (w *Watch) Run(ctx context.Context) {
-	watch := etcdwatch.Watch{
+	(&etcdwatch.Watch{
 		Client: w.cfg.Store.Client, Prefix: w.cfg.Store.Prefix, List: w.list, Apply: w.take, Interval: listEvery,
 		Tick: func(ctx context.Context, _ time.Duration) error { return w.list(ctx, 0) },
 		Broken: func(err error) {
@@ -81,8 +78,7 @@ func (w *Watch) Run(ctx context.Context) {
 			w.mu.Unlock()
 			w.cfg.Logger.Warn("settings: watch ended; opening it again", "error", err)
 		},
-	}
-	watch.Run(ctx)
+	}).Run(ctx)
 }
 
 // Report says which values are ignored and why, and whether the watch is broken; ""

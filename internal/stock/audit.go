@@ -21,11 +21,9 @@ type Balance struct {
 	Available int64  `json:"available"`
 	Reserved  int64  `json:"reserved"`
 	Paid      int64  `json:"paid"`
-	// Returned are the units of cancelled and expired orders.
-	Returned int64 `json:"returned"`
-	// Oversold are the units sold beyond those that were put on sale.
-	Oversold int64 `json:"oversold"`
-	OK       bool  `json:"ok"`
+	Returned  int64  `json:"returned"` // the units of cancelled and expired orders
+	Oversold  int64  `json:"oversold"` // the units sold beyond those that were put on sale
+	OK        bool   `json:"ok"`
 }
 
 // Violation is one broken invariant.

@@ -19,9 +19,8 @@ const (
 	// blockerAgain is the least time between two searches. A random wait of up to as
 	// much is added: InnoDB renews its list of transactions only for a reader that comes
 	// 100 ms after the last, so that replicas in lockstep would never see a new list.
-	blockerAgain = 150 * time.Millisecond
-	// blockerTimeout bounds searching and killing.
-	blockerTimeout = 3 * time.Second
+	blockerAgain   = 150 * time.Millisecond
+	blockerTimeout = 3 * time.Second // bounds searching and killing
 )
 
 // writePrefix begins the statement by which each write of the service locks its row:

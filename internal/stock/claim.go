@@ -26,15 +26,15 @@ func (c Claim) RecordedToken() lock.Token {
 	return c.Token
 }
 
-// Begin reads the row. With FenceClaim it first registers the token: MySQL then
+// Read reads the row. With FenceClaim it first registers the token: MySQL then
 // refuses the writes of older holders, so that the row stays as read until this
 // claim writes. A fence that is only compared when writing would admit a stale
 // write between this read and the first write.
 //
 // Both statements go in one packet and each commits by itself: a process that
-// stops here holds no row lock against its successor. Begin returns ErrFenced if
+// stops here holds no row lock against its successor. Read returns ErrFenced if
 // the row has a newer token.
-func (c Claim) Begin(ctx context.Context, db *DB) (row Row, err error) {
+func (c Claim) Read(ctx context.Context, db *DB) (row Row, err error) {
 	query, args := selectRow, []any{[]byte(c.SKU)}
 	if c.Fence == strategy.FenceClaim {
 		query = writePrefix + "fence = ?, updated_at = NOW(6) WHERE sku = ? AND fence < ?; " + selectRow

@@ -20,18 +20,14 @@ import (
 
 // DB is a pool of connections to one database. It is safe for concurrent use.
 type DB struct {
-	// SQL is the pool itself, for the hand-built statements of the hot path.
-	SQL *sql.DB
+	SQL *sql.DB // the pool itself, for the hand-built statements of the hot path
 	// Name is the database's name. Keys in etcd contain it, so that two databases can
 	// share one etcd.
-	Name string
-	orm  *gorm.DB
-	// connector opens connections outside of the pool.
-	connector driver.Connector
-	// hosts are all hosts of the DSN, by address, including those that refuse writes.
-	hosts map[string]driver.Connector
-	// looking lets one goroutine at a time look for idle blockers.
-	looking chan struct{}
+	Name      string
+	orm       *gorm.DB
+	connector driver.Connector            // opens connections outside of the pool
+	hosts     map[string]driver.Connector // all hosts of the DSN, by address, including those that refuse writes
+	looking   chan struct{}               // lets one goroutine at a time look for idle blockers
 }
 
 // rollbackTimeout bounds a ROLLBACK, and other work that must follow the end of a context.

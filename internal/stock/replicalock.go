@@ -115,15 +115,13 @@ func (db *DB) ReplicaConnection(ctx context.Context, conn *sql.Conn) (id int64, 
 
 // noReplicaRuns returns ErrInUse if a ReplicaLock is held on any server.
 func (db *DB) noReplicaRuns(ctx context.Context, conn *sql.Conn) error {
-	if err := db.checkUnused(ctx, conn); err != nil || len(db.hosts) == 1 {
-		return err
-	}
+	err := db.checkUnused(ctx, conn)
 	for addr, host := range db.hosts {
-		if err := db.checkUnusedAt(ctx, host); err != nil {
-			return fmt.Errorf("%s: %w", addr, err)
+		if err == nil && len(db.hosts) > 1 {
+			err = wrap(addr, db.checkUnusedAt(ctx, host))
 		}
 	}
-	return nil
+	return err
 }
 
 func (db *DB) checkUnusedAt(ctx context.Context, host driver.Connector) error {

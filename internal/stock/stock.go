@@ -15,15 +15,12 @@ import (
 )
 
 var (
-	// ErrUnknownSKU means that the SKU does not exist.
 	ErrUnknownSKU = errors.New("unknown SKU")
-	// ErrShort means that fewer units are available than requested.
-	ErrShort = errors.New("too few units available")
+	ErrShort      = errors.New("too few units available")
 	// ErrFenced means that a newer fencing token was admitted, or that the row has
 	// changed since it was read: nothing was written.
-	ErrFenced = errors.New("a newer writer was admitted")
-	// ErrTooManyUnits means that a SKU would have more than MaxUnits.
-	ErrTooManyUnits = errors.New("the SKU would have too many units")
+	ErrFenced       = errors.New("a newer writer was admitted")
+	ErrTooManyUnits = errors.New("the SKU would have too many units") // more than MaxUnits
 	// ErrContended means that each compare-and-swap failed: nothing was written.
 	ErrContended = errors.New("too many concurrent writers of this SKU")
 )
@@ -45,14 +42,11 @@ type Stock struct {
 	PerCustomerLimit *int32     `json:"per_customer_limit,omitempty"`
 	SaleStartsAt     *time.Time `json:"sale_starts_at,omitempty"`
 	SaleEndsAt       *time.Time `json:"sale_ends_at,omitempty"`
-	// Fence is the highest fencing token admitted.
-	Fence uint64 `json:"-"`
-	// Seq grows by one with each write.
-	Seq uint64 `json:"seq"`
-	// Revision grows with each change by an administrator, and not with sales.
-	Revision  uint64    `json:"revision"`
-	CreatedAt time.Time `json:"-" gorm:"autoCreateTime:false"`
-	UpdatedAt time.Time `json:"-" gorm:"autoUpdateTime:false"`
+	Fence            uint64     `json:"-"`        // the highest fencing token admitted
+	Seq              uint64     `json:"seq"`      // grows by one with each write
+	Revision         uint64     `json:"revision"` // grows with each change by an administrator, and not with sales
+	CreatedAt        time.Time  `json:"-" gorm:"autoCreateTime:false"`
+	UpdatedAt        time.Time  `json:"-" gorm:"autoUpdateTime:false"`
 }
 
 // TableName tells gorm that the table is called stock, not stocks.

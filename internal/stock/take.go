@@ -11,8 +11,8 @@ import (
 // These statements have no placeholders, for which the driver would search the whole
 // packet. SKUs are hexadecimal, so that nothing must be escaped.
 
-// Take takes units from a row as the claim's holder knows it, for orders made at a time
-// of the database's clock.
+// Take takes units from a row, of which the claim's holder has the copy Row, for orders
+// made at a time of the database's clock.
 type Take struct {
 	Claim Claim
 	Row   Row
@@ -30,17 +30,16 @@ const ClockTolerance = 3 * time.Second
 func (t Take) Statement() string {
 	set := fmt.Sprintf("available = %d, seq = %d", t.Row.Available-t.Units, t.Row.Seq+1)
 	switch t.Claim.Fence {
-	case strategy.FenceOff:
 	case strategy.FenceWrite:
 		set += fmt.Sprintf(", fence = %d", t.Claim.Token)
-	default: // FenceClaim
+	case strategy.FenceClaim:
 		set = fmt.Sprintf("available = available - %d, seq = seq + 1, fence = %d", t.Units, t.Claim.Token)
 	}
 	return "UPDATE stock SET " + set + ", updated_at = NOW(6) WHERE " + t.Condition()
 }
 
 // Condition is true if the fence admits the take. With FenceClaim the row must also be
-// as the holder knows it, the sale open, and the orders' time near the database's.
+// as in the copy, the sale open, and the orders' time near the database's.
 func (t Take) Condition() string {
 	switch t.Claim.Fence {
 	case strategy.FenceOff:
@@ -48,8 +47,7 @@ func (t Take) Condition() string {
 	case strategy.FenceWrite:
 		return fmt.Sprintf("sku = x'%x' AND fence <= %d", t.Claim.SKU, t.Claim.Token)
 	}
-	from, until := t.window()
-	return t.claimed() + " AND " + between(from, until)
+	return t.claimed() + " AND " + between(t.window())
 }
 
 // claimed is the condition on the row with FenceClaim.
@@ -57,17 +55,31 @@ func (t Take) claimed() string {
 	return fmt.Sprintf("sku = x'%x' AND fence = %d AND seq = %d AND available >= %d", t.Claim.SKU, t.Claim.Token, t.Row.Seq, t.Units)
 }
 
-// window is when the units may be taken. A change of the sale's window moves seq, so
-// that the known one is current if the row is.
+// window is when the units may be taken. The copy of the sale's window is current if the
+// row is, because a change of it moves seq.
 func (t Take) window() (from, until time.Time) {
 	from, until = t.At.Add(-ClockTolerance), t.At.Add(ClockTolerance)
-	if starts := t.Row.SaleStartsAt; starts != nil && starts.After(from) {
-		from = *starts
+	if t.Row.SaleStartsAt != nil {
+		from = later(from, *t.Row.SaleStartsAt)
 	}
-	if ends := t.Row.SaleEndsAt; ends != nil && ends.Before(until) {
-		until = *ends
+	if t.Row.SaleEndsAt != nil {
+		until = earlier(until, *t.Row.SaleEndsAt)
 	}
 	return from, until
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // between is a condition on the database's clock.
@@ -94,34 +106,25 @@ func WriteTakes(b *strings.Builder, takes []Take) {
 		if n == 1 {
 			b.WriteString(takes[0].Statement())
 		} else {
-			writeTogether(b, takes[:n])
+			b.WriteString(together(takes[:n]))
 		}
 		fmt.Fprintf(b, "; "+stopUnless+"; ", n)
 		takes = takes[n:]
 	}
 }
 
-func writeTogether(b *strings.Builder, takes []Take) {
+// together is the statement that takes the units of several SKUs with FenceClaim.
+func together(takes []Take) string {
+	var cases, conditions []string
 	from, until := takes[0].window()
-	b.WriteString("UPDATE stock SET available = available - CASE sku")
 	for _, t := range takes {
-		fmt.Fprintf(b, " WHEN x'%x' THEN %d", t.Claim.SKU, t.Units)
-		tFrom, tUntil := t.window()
-		if tFrom.After(from) {
-			from = tFrom
-		}
-		if tUntil.Before(until) {
-			until = tUntil
-		}
+		cases = append(cases, fmt.Sprintf(" WHEN x'%x' THEN %d", t.Claim.SKU, t.Units))
+		conditions = append(conditions, t.claimed())
+		starts, ends := t.window()
+		from, until = later(from, starts), earlier(until, ends)
 	}
-	b.WriteString(" END, seq = seq + 1, updated_at = NOW(6) WHERE " + between(from, until) + " AND (")
-	for i, t := range takes {
-		if i > 0 {
-			b.WriteString(" OR ")
-		}
-		b.WriteString(t.claimed())
-	}
-	b.WriteString(")")
+	return "UPDATE stock SET available = available - CASE sku" + strings.Join(cases, "") + " END, seq = seq + 1, updated_at = NOW(6) WHERE " +
+		between(from, until) + " AND (" + strings.Join(conditions, " OR ") + ")"
 }
 
 // stopUnless is a statement that fails, with an error that IsStopped recognizes, unless

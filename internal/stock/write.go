@@ -127,7 +127,7 @@ func (w Writer) beforeWrite(ctx context.Context) error {
 	if err := w.look(ctx); err != nil {
 		return err
 	}
-	return Think(ctx, w.ThinkTime)
+	return sleep.For(ctx, w.ThinkTime)
 }
 
 func (w Writer) look(context.Context) error {
@@ -135,14 +135,6 @@ func (w Writer) look(context.Context) error {
 		return nil
 	}
 	return w.LastLook()
-}
-
-// Think waits for a ThinkTime; not at all if d is not positive.
-func Think(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return nil
-	}
-	return sleep.For(ctx, d)
 }
 
 func exec(ctx context.Context, conn *sql.Conn, query string, args ...any) (int64, error) {

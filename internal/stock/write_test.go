@@ -128,7 +128,7 @@ func applyAt(t *testing.T, db *stock.DB, claim stock.Claim, row stock.Row, n int
 
 func begin(t *testing.T, db *stock.DB, claim stock.Claim) (stock.Row, error) {
 	t.Helper()
-	return claim.Begin(t.Context(), db)
+	return claim.Read(t.Context(), db)
 }
 
 // A holder reads, is paused, and writes after its successor has read. The three fences

@@ -20,7 +20,6 @@ import (
 )
 
 var (
-	// ErrNotTaken means that the order has no units to give back.
 	ErrNotTaken = errors.New("the order has taken no units")
 	// ErrOtherQuantity means that the same name has taken, or added, another number of
 	// units: it belongs to another order or restock.

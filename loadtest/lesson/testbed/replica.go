@@ -134,7 +134,7 @@ func (s *Seller) Do(call Call, reply *Reply) (err error) {
 		}
 	case opBegin:
 		s.claim = stock.Claim{SKU: SKU, Token: s.held.Token(), Fence: call.Fence}
-		s.row, err = s.claim.Begin(ctx, s.db)
+		s.row, err = s.claim.Read(ctx, s.db)
 		s.asOf = time.Now()
 		reply.Available = s.row.Available
 	case opSell:
