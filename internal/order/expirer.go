@@ -158,7 +158,7 @@ func (e *Expirer) start(ctx context.Context) {
 		}
 		e.working[sku] = true
 		e.workers.Go(func() error {
-			e.finished <- swept{sku, e.orders.expire(ctx, sku, ids)} // the buffer has room for each
+			e.finished <- swept{sku, e.orders.expire(ctx, sku, ids)} // the buffer has a place for each
 			return nil
 		})
 	}

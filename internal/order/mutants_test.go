@@ -11,7 +11,7 @@ import (
 	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
-// A test that has never failed is not known to work. This file breaks the safety of
+// A test that has never failed may test nothing. This file breaks the safety of
 // orders in one place at a time, and checks that a test fails.
 
 // mutant is a change of the code, and the test that must fail.
