@@ -12,9 +12,8 @@ import (
 )
 
 const (
-	// spacing is the least time between two writes of one SKU by any replica: people
-	// cannot read a number that changes more than four times a second. It counts from
-	// when this replica saw the last write. etcd keeps each until it compacts.
+	// spacing is the least time between two writes of one SKU by any replica, from when
+	// this replica saw the last one. People cannot read a number that changes faster.
 	spacing = 250 * time.Millisecond
 	// batchEvery and batchSize bound the ordinary writes to 160 SKUs a second, several
 	// in one transaction.

@@ -180,8 +180,7 @@ func (d *desk) apply(batch []*ticket) {
 // another replica sells. After any other error the desk backs off.
 func (d *desk) holdTenure() error {
 	if d.wait > 0 {
-		// The last tenure failed. Without MySQL, taking the lock would only keep it
-		// from replicas that can use it.
+		// Without MySQL, taking the lock would only keep it from replicas that can use it.
 		ctx, cancel := context.WithTimeout(d.desks.ctx, pingTimeout)
 		err := d.cfg.DB.Ping(ctx)
 		cancel()
@@ -212,7 +211,7 @@ func (d *desk) holdTenure() error {
 	return err
 }
 
-// lock queues for the lock if this replica contends or cannot tell who holds it, else tries.
+// lock waits for the lock if it was asked for or its holder cannot be known; else it tries.
 func (d *desk) lock() (lock.Held, error) {
 	// The orders that wait now have left after the request timeout.
 	ctx, cancel := context.WithTimeout(d.desks.ctx, d.cfg.RequestTimeout)

@@ -24,7 +24,7 @@ import (
 //
 // Two replicas that cannot reach each other must not take the lock from each other all
 // the time. So a live holder is first asked for the lock, which it releases after its
-// quantum, and the patience with silence doubles with each take-over, up to a lease.
+// quantum, and each take-over doubles the ticks of silence before the next, up to a lease.
 
 const (
 	// linkTick is the time between two heartbeats of a link, and between two checks for
@@ -53,12 +53,12 @@ type takeOvers struct {
 	active sync.Map // forward.Peer -> true: take-overs that are under way
 
 	mu       sync.Mutex
-	patience int // in ticks
+	patience int // ticks of silence before a take-over
 	last     time.Time
 	deaths   map[[2]string]bool // process and SKU of sellers that were found dead
 }
 
-// ticks is how many silent ticks it takes until a lock is taken.
+// ticks returns the patience.
 func (k *takeOvers) ticks() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -79,9 +79,8 @@ func (k *takeOvers) record() {
 	k.last = time.Now()
 }
 
-// firstDeath reports whether a process is found dead for the first time as the seller
-// of a SKU. A dead process cannot sell it again. If it seems to, it is alive, and
-// something on the way refuses its connections.
+// firstDeath reports whether a process is found dead for the first time as the seller of
+// a SKU. At the second time it is alive, and something on the way refuses connections.
 func (k *takeOvers) firstDeath(process, sku string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -198,9 +197,8 @@ func (ds *desks) Silent(p forward.Peer, ticks int, waiting []forward.Waiting) {
 	}
 }
 
-// leave sends the orders that wait for p elsewhere. It stops queueing for SKUs with a
-// known new seller. Otherwise each of many replicas that missed the old seller would
-// sell for one quantum, one after the other.
+// leave sends the orders that wait for p elsewhere. It stops queueing for SKUs that have a
+// new seller. Otherwise many replicas would take over and sell for a quantum, in turn.
 func (ds *desks) leave(p forward.Peer, waiting []forward.Waiting) {
 	ds.mu.Lock()
 	for _, w := range waiting {

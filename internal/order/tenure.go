@@ -24,18 +24,15 @@ type tenure struct {
 	asOf  time.Time        // when row was read, by our monotonic clock
 	holds map[string]int64 // units of the customers that were looked up
 	era   *era             // limits what memory returns; replaced if the row goes back in time
-	// began is when the claim succeeded. The quantum counts from here: a slow claim
-	// must not use it up, or replicas that take turns would sell nothing.
-	began time.Time
-	batch []*ticket // in hand: taken off the queue, and not answered yet
+	began time.Time        // when the claim succeeded; the quantum counts from here
+	batch []*ticket        // in hand: taken off the queue, and not answered yet
 }
 
 const (
 	claimTimeout  = 2500 * time.Millisecond // leaves time for a second try after a lock wait of one second
 	commitTimeout = 2 * time.Second         // bounds a transaction, whose outcome has to be resolved after it
-	// resolveTimeout bounds the resolving of an unknown commit. Together with the
-	// commit it stays within the usual request timeout: after that nobody waits for
-	// the answer, and a replica without MySQL must not keep the lock.
+	// resolveTimeout bounds the resolving of an unknown commit. With the commit it stays
+	// within the usual request timeout: a replica without MySQL must not keep the lock.
 	resolveTimeout = 2500 * time.Millisecond
 	// batchAttempts bounds how often a batch is decided again after a taken key or a
 	// rollback by the server.

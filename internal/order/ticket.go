@@ -68,9 +68,9 @@ func (t *ticket) admittedBy(token lock.Token) bool {
 	return t.order == nil || token == t.order.least || token > t.order.least && t.forwarded == nil
 }
 
-// waits reports whether somebody still waits for the ticket. A forwarded order whose
-// time is over is answered here, which tells its buyer that nothing was applied. One
-// whose link has ended gets no answer: its sender may have sent it again.
+// waits reports whether a caller still waits for the ticket. It answers a forwarded order
+// whose time is over: nothing was applied. An order whose link has ended gets no answer,
+// because its sender may have sent it again.
 func (t *ticket) waits(now time.Time) bool {
 	if f := t.forwarded; f != nil && t.state.Load() == ticketWaits {
 		select {
@@ -133,7 +133,7 @@ func (t *ticket) await(ctx context.Context, over <-chan struct{}) (a answer, ok 
 // leave is for the caller. If it returns true, nothing was or will be applied.
 func (t *ticket) leave() bool { return t.state.Swap(ticketLeft) == ticketWaits }
 
-// answer sends the caller its answer. Only the first call has an effect.
+// answer answers the caller. Only the first call has an effect.
 func (t *ticket) answer(p Placed, err error) {
 	if f := t.forwarded; f != nil {
 		if f.sent.CompareAndSwap(false, true) {

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// blockerAfter is how long a write waits for its row before the search for an
-	// idle blocker starts. An active transaction has ended by then.
+	// blockerAfter is how long a write waits before it searches for an idle blocker. An
+	// active transaction has ended by then.
 	blockerAfter = 250 * time.Millisecond
 	// blockerAgain is the least time between two searches. A random wait of up to as
 	// much is added: InnoDB renews its list of transactions only for a reader that comes
