@@ -399,7 +399,7 @@ func TestCancellingWhileAnotherReplicaSells(t *testing.T) {
 }
 
 // A restock up to the maximum is replayed, also to concurrent requests that would exceed it.
-func TestRestockThatLeavesNoRoomIsReplayed(t *testing.T) {
+func TestRestockUpToTheMaximumIsReplayed(t *testing.T) {
 	forShops(t, stock.Stock{Units: 1}, time.Minute, func(t *testing.T, s *shop) {
 		execSQL(t, s.dsn, "UPDATE stock SET units = ?, available = ?", int64(stock.MaxUnits-5), int64(stock.MaxUnits-5))
 		var made atomic.Int32

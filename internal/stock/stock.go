@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	ErrUnknownSKU = errors.New("unknown SKU")
+	ErrUnknownSKU = errors.New("unknown SKU") // it has no row
 	ErrShort      = errors.New("too few units available")
 	// ErrFenced means that a newer fencing token was admitted, or that the row has
 	// changed since it was read: nothing was written.
