@@ -15,8 +15,8 @@ import (
 )
 
 var (
-	ErrUnknownSKU = errors.New("unknown SKU") // it has no row
-	ErrShort      = errors.New("too few units available")
+	ErrUnknownSKU = errors.New("unknown SKU")             // it has no row
+	ErrShort      = errors.New("too few units available") // fewer than requested
 	// ErrFenced means that a newer fencing token was admitted, or that the row has
 	// changed since it was read: nothing was written.
 	ErrFenced       = errors.New("a newer writer was admitted")
