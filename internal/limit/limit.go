@@ -1,13 +1,11 @@
 // Package limit counts the requests of each caller and refuses those above a limit.
 //
 // Each caller has a token bucket that refills at a constant rate, so all requests of
-// a window may come at once. Memory is bounded whatever the number of callers. The
-// package does not know who a caller is, or what a refused one is told.
+// a window may come at once. Memory is bounded, whatever the number of callers.
 package limit
 
 import (
 	"container/list"
-	"errors"
 	"fmt"
 	"hash/maphash"
 	"math"
@@ -33,8 +31,6 @@ const (
 	maxWindow   = 24 * time.Hour
 )
 
-var errForm = errors.New("expected requests and a window like 100/10s, or 0 for no limit")
-
 // Parse reads a limit like "100/10s". "0" is no limit.
 func Parse(text string) (Limit, error) {
 	if text == "0" {
@@ -45,7 +41,7 @@ func Parse(text string) (Limit, error) {
 	window, windowErr := time.ParseDuration(after)
 	switch {
 	case err != nil || windowErr != nil:
-		return Limit{}, fmt.Errorf("%q: %w", text, errForm)
+		return Limit{}, fmt.Errorf("%q: expected requests and a window like 100/10s, or 0 for no limit", text)
 	case requests < 1 || requests > maxRequests:
 		return Limit{}, fmt.Errorf("%q: requests must be from 1 to %d", text, maxRequests)
 	case window < time.Second || window > maxWindow || window%time.Second != 0:
@@ -147,6 +143,7 @@ const (
 // buckets has one token bucket for each caller.
 type buckets struct {
 	limit  Limit
+	rate   float64      // tokens that a bucket gets in a second
 	seed   maphash.Seed // random, so that no client can choose its shard
 	shards [shards]shard
 }
@@ -164,15 +161,12 @@ type bucket struct {
 }
 
 func newBuckets(limit Limit) *buckets {
-	b := &buckets{limit: limit, seed: maphash.MakeSeed()}
+	b := &buckets{limit: limit, rate: float64(limit.Requests) / limit.Window.Seconds(), seed: maphash.MakeSeed()}
 	for i := range b.shards {
 		b.shards[i].callers = map[string]*list.Element{}
 	}
 	return b
 }
-
-// rate returns the tokens that a bucket gets in a second.
-func (b *buckets) rate() float64 { return float64(b.limit.Requests) / b.limit.Window.Seconds() }
 
 // of returns the bucket of a caller. A new one is full.
 func (b *buckets) of(caller string) *bucket {
@@ -187,10 +181,10 @@ func (b *buckets) of(caller string) *bucket {
 		oldest := s.order.Remove(s.order.Back()).(*bucket)
 		delete(s.callers, oldest.caller)
 	}
-	fresh := &bucket{caller, rate.NewLimiter(rate.Limit(b.rate()), b.limit.Requests)}
+	fresh := &bucket{caller, rate.NewLimiter(rate.Limit(b.rate), b.limit.Requests)}
 	s.callers[caller] = s.order.PushFront(fresh)
 	return fresh
 }
 
 // seconds returns the time until a bucket has so many more tokens.
-func (b *buckets) seconds(tokens float64) int { return int(math.Ceil(tokens / b.rate())) }
+func (b *buckets) seconds(tokens float64) int { return int(math.Ceil(tokens / b.rate)) }
