@@ -16,7 +16,7 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-func TestStrangersAreRefusedAndLearnNothing(t *testing.T) {
+func TestClientsWithoutTheSecretAreRejected(t *testing.T) {
 	t.Parallel()
 	s := serve(t, config("seller"), newInbox())
 	other, err := FromSecret([]byte("another secret"))
@@ -36,7 +36,7 @@ func TestStrangersAreRefusedAndLearnNothing(t *testing.T) {
 			t.Errorf("%s: the handshake succeeded", name)
 		}
 		if shown {
-			t.Errorf("%s: the certificate was shown", name)
+			t.Errorf("%s: the server sent its certificate", name)
 		}
 	}
 
@@ -50,12 +50,12 @@ func TestStrangersAreRefusedAndLearnNothing(t *testing.T) {
 	}
 	said, _ := io.ReadAll(conn) // ends with a reset, maybe
 	if len(said) > 7 {          // an alert of TLS
-		t.Errorf("plain TCP was told %q", said)
+		t.Errorf("plain TCP was answered %q", said)
 	}
 }
 
-// The name that a client asks for can be read on the network.
-func TestNameWithoutTheKeyOpensNothing(t *testing.T) {
+// Anyone on the network can read the name that a client asks for.
+func TestNameWithoutTheKeyOpensNoLink(t *testing.T) {
 	t.Parallel()
 	s := serve(t, config("seller"), newInbox())
 	public, private, err := ed25519.GenerateKey(rand.Reader)
@@ -79,12 +79,12 @@ func TestNameWithoutTheKeyOpensNothing(t *testing.T) {
 		}
 		defer func() { _ = conn.Close() }()
 		if n, err := conn.Read(make([]byte, 1)); err == nil {
-			t.Errorf("%s: %d bytes came", what, n)
+			t.Errorf("%s: received %d bytes", what, n)
 		}
 	}
 }
 
-// A seller that has another key gets no orders.
+// A server with another key gets no orders.
 func TestImpostorGetsNoOrder(t *testing.T) {
 	t.Parallel()
 	in := newInbox()
@@ -98,11 +98,11 @@ func TestImpostorGetsNoOrder(t *testing.T) {
 	ls := newLinks(t, config("buyer"))
 	send(t, ls, s.peer, 1).unsent()
 	if len(in) != 0 {
-		t.Error("an order came")
+		t.Error("the server received an order")
 	}
 }
 
-func TestFloodOfStrangersKeepsNoReplicaOut(t *testing.T) {
+func TestFloodOfConnectionsKeepsNoReplicaOut(t *testing.T) {
 	t.Parallel()
 	s := serve(t, config("seller"), placeAll)
 	for range 3 * maxHandshakes { // that say nothing, and stay
@@ -116,7 +116,7 @@ func TestFloodOfStrangersKeepsNoReplicaOut(t *testing.T) {
 	send(t, ls, s.peer, 1).answer()
 }
 
-func TestReplicasKnowEachOtherByCertificates(t *testing.T) {
+func TestReplicasAcceptEachOthersCertificates(t *testing.T) {
 	t.Parallel()
 	authority := sandboxtest.NewAuthority(t)
 	secure := func(a *sandboxtest.Authority, name string, hosts ...string) func(*Config) {
@@ -141,6 +141,6 @@ func TestReplicasKnowEachOtherByCertificates(t *testing.T) {
 		t.Errorf("a certificate without a name: %v", err)
 	}
 	if _, err := FromSecret(nil); err == nil {
-		t.Error("an empty secret was taken")
+		t.Error("an empty secret was accepted")
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-func TestAddressThatRefusesIsOfADeadProcess(t *testing.T) {
+func TestRefusedConnectionMeansADeadProcess(t *testing.T) {
 	t.Parallel()
 	l := listen(t)
 	l.Close()
@@ -22,13 +22,13 @@ func TestAddressThatRefusesIsOfADeadProcess(t *testing.T) {
 	for range 3 { // each order may be of another SKU, which has to be taken over, too
 		order := send(t, ls, p, 1)
 		if got := until(t, "dead", told); got != "dead [{sku 7}]" {
-			t.Errorf("the observer was told %q", got)
+			t.Errorf("the observer received %q", got)
 		}
 		order.unsent()
 	}
 }
 
-// until waits until the observer is told what begins so, and returns that.
+// until waits until the observer receives a report with this prefix, and returns it.
 func until(t *testing.T, prefix string, told observed) string {
 	t.Helper()
 	for {
@@ -38,7 +38,7 @@ func until(t *testing.T, prefix string, told observed) string {
 	}
 }
 
-func TestAnotherProcessAtTheAddressMeansADeadOne(t *testing.T) {
+func TestAnotherProcessAtTheAddressMeansADeadProcess(t *testing.T) {
 	t.Parallel()
 	in := newInbox()
 	s := serve(t, config("another"), in)
@@ -46,18 +46,18 @@ func TestAnotherProcessAtTheAddressMeansADeadOne(t *testing.T) {
 	ls := newLinks(t, config("buyer").with(func(c *Config) { c.Observer = told }))
 	order := send(t, ls, Peer{s.peer.Addr, "seller"}, 1)
 	if got := until(t, "dead", told); got != "dead [{sku 7}]" {
-		t.Errorf("the observer was told %q", got)
+		t.Errorf("the observer received %q", got)
 	}
 	order.unsent()
 	if len(in) != 0 {
-		t.Error("the order was handed to the other process")
+		t.Error("the other process received the order")
 	}
 	send(t, ls, s.peer, 2) // is no stranger
 	next(t, "the order", in)
 }
 
-// dying is the listener of a process that is killed: its first connection lives, the
-// next two are taken and closed, then the address refuses.
+// dying is the listener of a process that is being killed. It serves the first
+// connection, accepts and closes the next two, and then refuses connections.
 type dying struct {
 	net.Listener
 	first   chan net.Conn
@@ -101,12 +101,12 @@ func TestProcessThatClosesItsListenerLastIsDead(t *testing.T) {
 	(<-l.first).Close()
 	order.broken()
 	if got := until(t, "dead", told); got != "dead [{sku 7}]" {
-		t.Errorf("the observer was told %q", got)
+		t.Errorf("the observer received %q", got)
 	}
 }
 
-// childProcess is the environment variable that makes the test's program a seller
-// of this name, which never answers an order.
+// childProcess is the environment variable that makes this program a seller with the
+// variable's value as its process. It never answers an order.
 const childProcess = "FORWARD_TEST_PROCESS"
 
 // runChild sells until standard input ends. It prints its address, and a line for
@@ -172,7 +172,7 @@ func (c *child) signal(s syscall.Signal) {
 	}
 }
 
-func TestKilledSellerIsDeadAndAStoppedOneSilent(t *testing.T) {
+func TestKilledSellerIsDeadAndPausedSellerIsSilent(t *testing.T) {
 	t.Parallel()
 	c := startChild(t)
 	told := newObserved()
@@ -188,6 +188,6 @@ func TestKilledSellerIsDeadAndAStoppedOneSilent(t *testing.T) {
 	c.signal(syscall.SIGKILL)
 	order.broken()
 	if got := until(t, "dead", told); got != "dead [{sku 7}]" {
-		t.Errorf("the observer was told %q", got)
+		t.Errorf("the observer received %q", got)
 	}
 }

@@ -62,8 +62,7 @@ type Config struct {
 	TLS *tls.Config
 	// Limit bounds the orders without an answer on one link; 4096 by default. All
 	// replicas must have the same.
-	Limit int
-	// Observer may be nil.
+	Limit    int
 	Observer Observer
 	// Registry may be nil.
 	Registry prometheus.Registerer
@@ -112,12 +111,6 @@ func (cfg Config) withDefaults() Config {
 	if cfg.Tick <= 0 {
 		cfg.Tick = defaultTick
 	}
-	if cfg.Observer == nil {
-		cfg.Observer = noObserver{}
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
 	if cfg.clock.now == nil {
 		cfg.clock = clock{now: time.Now, ticker: func(d time.Duration) (<-chan time.Time, func()) {
 			ticker := time.NewTicker(d)
@@ -131,10 +124,3 @@ func (cfg Config) withDefaults() Config {
 func (cfg Config) hello(meets string, ordinal uint64) *wire.Hello {
 	return &wire.Hello{Version: version, Process: cfg.Process, Replica: cfg.Replica, Meets: meets, Ordinal: ordinal}
 }
-
-// noObserver is the default Observer.
-type noObserver struct{}
-
-func (noObserver) Silent(Peer, int, []Waiting) {}
-func (noObserver) Revived(Peer)                {}
-func (noObserver) Dead(Peer, []Waiting)        {}

@@ -12,7 +12,7 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-func TestOrderAndAnswerArriveAsTheyWere(t *testing.T) {
+func TestOrderAndAnswerArriveUnchanged(t *testing.T) {
 	t.Parallel()
 	in := newInbox()
 	s := serve(t, config("seller"), in)
@@ -86,7 +86,7 @@ func TestAnswersFindTheirOrdersInAnyOrder(t *testing.T) {
 	}
 }
 
-func TestFullLinkTakesNoOrder(t *testing.T) {
+func TestFullLinkRejectsOrders(t *testing.T) {
 	t.Parallel()
 	in := newInbox()
 	limited := func(c *Config) { c.Limit = 2 }
@@ -103,7 +103,7 @@ func TestFullLinkTakesNoOrder(t *testing.T) {
 	send(t, ls, s.peer, 4)
 }
 
-func TestLinkThatIsCutBreaksItsOrdersOnce(t *testing.T) {
+func TestCutLinkReportsEachOrderBrokenOnce(t *testing.T) {
 	t.Parallel()
 	in := newInbox()
 	s := serve(t, config("seller"), in)
@@ -146,13 +146,13 @@ func TestLinkThatIsCutBreaksItsOrdersOnce(t *testing.T) {
 	waits = send(t, ls, p, 5)
 	got = next(t, "the order", in)
 	got.from.Answer(place(got.orders[0]))
-	waits.answer() // and none of the others was told again meanwhile
+	waits.answer() // and done was not called again for the others
 }
 
-func TestAnswerAfterBreakIsNotTaken(t *testing.T) {
+func TestAnswerAfterBreakIsIgnored(t *testing.T) {
 	t.Parallel()
 	in := newInbox()
-	s := serve(t, config("seller").with(stands), in)
+	s := serve(t, config("seller").with(noHeartbeats), in)
 	ls := newLinks(t, config("buyer"))
 	for range 10 { // whether gRPC hands the second answer over is left to chance
 		isTold, release := make(chan struct{}), make(chan struct{})
@@ -178,7 +178,7 @@ func TestAnswerAfterBreakIsNotTaken(t *testing.T) {
 	}
 }
 
-func TestBreakOpensTheWayForANewLink(t *testing.T) {
+func TestSendAfterBreakOpensANewLink(t *testing.T) {
 	t.Parallel()
 	in := newInbox()
 	s := serve(t, config("seller"), in)
@@ -218,9 +218,9 @@ func TestUnderWayCountsOrdersOnLinksThatAreUp(t *testing.T) {
 	}
 }
 
-// An address that takes connections and closes them is not refused, and says nothing
-// of the process: so a link is tried again, first at once and then now and then.
-func TestUnreachablePeerIsTriedWithABackOff(t *testing.T) {
+// An address that accepts and closes connections does not show whether the process is
+// alive. It is dialled again, at first at once and then with a back-off.
+func TestUnreachablePeerIsDialledWithABackOff(t *testing.T) {
 	t.Parallel()
 	s := serve(t, config("seller"), placeAll)
 	cable := sandboxtest.NewLink(t, s.peer.Addr)
@@ -281,7 +281,7 @@ func TestUnusedLinkCloses(t *testing.T) {
 	next(t, "an order on a new link", in)
 }
 
-func TestClosedLinksTakeNoOrder(t *testing.T) {
+func TestClosedLinksRejectOrders(t *testing.T) {
 	t.Parallel()
 	in := newInbox()
 	s := serve(t, config("seller"), in)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"sync"
@@ -28,14 +29,20 @@ const patience = 20 * time.Second
 
 var secret = []byte("a secret between the replicas of a test")
 
-// config is one for process, whose name is also its replica's.
+// config returns the Config of a process.
 func config(process string) Config {
 	secure, err := FromSecret(secret)
 	if err != nil {
 		panic(err)
 	}
-	return Config{Process: process, Replica: "replica of " + process, TLS: secure}
+	return Config{Process: process, Replica: "replica of " + process, TLS: secure, Observer: noObserver{}, Logger: slog.New(slog.DiscardHandler)}
 }
+
+type noObserver struct{}
+
+func (noObserver) Silent(Peer, int, []Waiting) {}
+func (noObserver) Revived(Peer)                {}
+func (noObserver) Dead(Peer, []Waiting)        {}
 
 // seller is a running Server.
 type seller struct {
@@ -50,8 +57,8 @@ func serve(tb testing.TB, cfg Config, r Receiver) *seller {
 	return serveOn(tb, listen(tb), cfg, r)
 }
 
-// listen listens on a port that ends with the test. Until somebody accepts there,
-// the kernel takes connections on which nothing is ever said.
+// listen listens on a port until the test ends. Until a server accepts there, the kernel
+// accepts connections on which nothing is sent.
 func listen(tb testing.TB) net.Listener {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -110,29 +117,29 @@ func place(o *Order) *Answer {
 	return &Answer{Number: o.Number, Outcome: wire.Outcome_PLACED, Quantity: o.Quantity}
 }
 
-// received are orders that came in one message.
+// received has the orders of one message.
 type received struct {
 	from   *Source
 	orders []*Order
 }
 
-// inbox is a Receiver that leaves what comes to the test.
+// inbox is a Receiver that passes orders to the test.
 type inbox chan received
 
 func newInbox() inbox { return make(inbox, 100) }
 
 func (in inbox) Receive(from *Source, orders []*Order) { in <- received{from, orders} }
 
-// outcome is what a sender was told.
+// outcome is the result that Send passed to done.
 type outcome struct {
 	answer *Answer
 	err    error
 }
 
-// sent is an order under way. It fails the test if it is told twice.
+// sent is an order under way. It fails the test if its done is called twice.
 type sent struct {
-	tb   testing.TB
-	told chan outcome
+	tb     testing.TB
+	result chan outcome
 }
 
 // send puts an order for quantity units of "sku" on the link to p.
@@ -149,19 +156,20 @@ func trySend(tb testing.TB, ls *Links, p Peer, quantity int32) (*sent, error) {
 	s := &sent{tb, make(chan outcome, 1)}
 	return s, ls.Send(p, &Order{Sku: "sku", Token: 7, Quantity: quantity}, func(a *Answer, err error) {
 		select {
-		case s.told <- outcome{a, err}:
+		case s.result <- outcome{a, err}:
 		default:
-			tb.Errorf("the order of %d units was told a second time: %v, %v", quantity, a, err)
+			tb.Errorf("done was called a second time for the order of %d units: %v, %v", quantity, a, err)
 		}
 	})
 }
 
-// answer waits for the answer. What was told stays, so that a second one shows.
+// answer waits for the answer. The result stays in the channel, so that a second call
+// of done fails the test.
 func (s *sent) answer() *Answer {
 	s.tb.Helper()
 	o := s.wait()
 	if o.err != nil {
-		s.tb.Fatalf("the order was told %v", o.err)
+		s.tb.Fatalf("got %v, want an answer", o.err)
 	}
 	return o.answer
 }
@@ -170,7 +178,7 @@ func (s *sent) answer() *Answer {
 func (s *sent) broken() {
 	s.tb.Helper()
 	if o := s.wait(); !errors.Is(o.err, ErrBroken) {
-		s.tb.Fatalf("the order was told %v, %v; want ErrBroken", o.answer, o.err)
+		s.tb.Fatalf("got %v, %v; want ErrBroken", o.answer, o.err)
 	}
 }
 
@@ -178,18 +186,18 @@ func (s *sent) broken() {
 func (s *sent) unsent() {
 	s.tb.Helper()
 	if o := s.wait(); !errors.Is(o.err, ErrNoLink) {
-		s.tb.Fatalf("the order was told %v, %v; want ErrNoLink", o.answer, o.err)
+		s.tb.Fatalf("got %v, %v; want ErrNoLink", o.answer, o.err)
 	}
 }
 
 func (s *sent) wait() outcome {
 	s.tb.Helper()
-	o := next(s.tb, "what became of an order", s.told)
-	s.told <- o
+	o := next(s.tb, "the result of an order", s.result)
+	s.result <- o
 	return o
 }
 
-// next takes the next from c.
+// next returns the next value of c.
 func next[T any](tb testing.TB, what string, c <-chan T) T {
 	tb.Helper()
 	select {
@@ -201,7 +209,7 @@ func next[T any](tb testing.TB, what string, c <-chan T) T {
 	}
 }
 
-// observed is an Observer that leaves what it is told to the test, as text.
+// observed is an Observer that passes each report to the test, as text.
 type observed chan string
 
 func newObserved() observed { return make(observed, 2000) }
@@ -212,17 +220,17 @@ func (o observed) Silent(_ Peer, ticks int, waiting []Waiting) {
 func (o observed) Revived(Peer)                   { o <- "revived" }
 func (o observed) Dead(_ Peer, waiting []Waiting) { o <- fmt.Sprintf("dead %v", waiting) }
 
-// none fails if something was told.
+// none fails the test if there is a report.
 func (o observed) none(tb testing.TB) {
 	tb.Helper()
 	select {
-	case said := <-o:
-		tb.Errorf("the observer was told %q, want nothing", said)
+	case got := <-o:
+		tb.Errorf("the observer received %q, want nothing", got)
 	default:
 	}
 }
 
-// manual is a clock that stands still and never ticks by itself.
+// manual is a clock that advances only by add, and never ticks.
 type manual struct {
 	mu sync.Mutex
 	at time.Time
@@ -247,16 +255,16 @@ func (m *manual) add(d time.Duration) time.Time {
 	return m.at
 }
 
-// stands makes a seller that sends no heartbeats.
-func stands(c *Config) { c.clock = newManual().clock() }
+// noHeartbeats makes a seller send no heartbeats.
+func noHeartbeats(c *Config) { c.clock = newManual().clock() }
 
-// with returns cfg changed.
+// with returns a changed copy of cfg.
 func (cfg Config) with(change func(*Config)) Config {
 	change(&cfg)
 	return cfg
 }
 
-// linkOf is the link to p now.
+// linkOf returns the current link to p.
 func linkOf(ls *Links, p Peer) *link {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()

@@ -81,7 +81,7 @@ func TestNewerLinkReplacesTheOlderOne(t *testing.T) {
 	}
 	first.from.Answer(&Answer{Number: 1})
 	if n := len(first.from.answers); n != 0 {
-		t.Errorf("%d answers are kept that cannot be sent any more", n)
+		t.Errorf("%d answers are queued on the replaced link", n)
 	}
 	if answers, code := ended(t, older); len(answers) != 0 || code != codes.Aborted {
 		t.Errorf("the older link got %v and %v", answers, code)
@@ -95,7 +95,7 @@ func TestNewerLinkReplacesTheOlderOne(t *testing.T) {
 	overtaken := call(t, s.peer) // its hello comes after that of a link opened later
 	say(t, overtaken, &wire.ToSeller{Hello: hello(1)})
 	if _, code := ended(t, overtaken); code != codes.Aborted {
-		t.Errorf("the link that was overtaken got %v", code)
+		t.Errorf("an older link that arrived late got %v", code)
 	}
 }
 
@@ -119,7 +119,7 @@ func TestLinkThatBreaksTheProtocolEnds(t *testing.T) {
 		stream := call(t, s.peer)
 		say(t, stream, first)
 		if _, code := ended(t, stream); code != codes.FailedPrecondition {
-			t.Errorf("a link with %s got %v", what, code)
+			t.Errorf("a link with %s ended with %v", what, code)
 		}
 	}
 	stranger := call(t, s.peer)
@@ -131,7 +131,7 @@ func TestLinkThatBreaksTheProtocolEnds(t *testing.T) {
 		t.Errorf("a link to another process got %v", code)
 	}
 	if len(in) != 0 {
-		t.Error("orders were handed over")
+		t.Error("the receiver got orders")
 	}
 }
 
@@ -162,22 +162,22 @@ func TestAnswersThatQueueUpGoInOneMessage(t *testing.T) {
 			n++
 		}
 	}
-	// An answer takes far less time than a message.
+	// Answers are queued faster than messages are sent.
 	if messages > orders/2 {
 		t.Errorf("%d answers came in %d messages", orders, messages)
 	}
 }
 
-func TestCloseSendsTheAnswersThatThereAre(t *testing.T) {
+func TestCloseSendsTheReadyAnswers(t *testing.T) {
 	t.Parallel()
 	for range 5 { // whether the writer sees the answer or its end first is left to chance
 		in := newInbox()
-		s := serve(t, config("seller").with(stands), in)
+		s := serve(t, config("seller").with(noHeartbeats), in)
 		stream := call(t, s.peer)
 		say(t, stream, &wire.ToSeller{Hello: hello(1)})
 		say(t, stream, &wire.ToSeller{Orders: make([]*Order, 3)})
 		got := next(t, "the orders", in)
-		// The first is more than may be under way, so that the writer waits with the
+		// The first exceeds the flow-control window, so that the writer cannot send the
 		// second until the stream is read.
 		for _, a := range []*Answer{{Detail: strings.Repeat(".", 2*window)}, {}} {
 			got.from.Answer(a)
@@ -197,7 +197,7 @@ func TestCloseSendsTheAnswersThatThereAre(t *testing.T) {
 func TestCloseOfTheServerIsBoundedByItsContext(t *testing.T) {
 	t.Parallel()
 	s := serve(t, config("seller"), newInbox())
-	// Without a hello a link is not ended by Close.
+	// Close does not end a link without a hello.
 	stream := call(t, s.peer)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -9,7 +9,7 @@ import (
 	"flashsale/internal/sandbox/sandboxtest"
 )
 
-// A quiet link is up, has an order on it, and its seller sends no heartbeats.
+// quiet is a link that is up, with a waiting order and a seller that sends no heartbeats.
 type quiet struct {
 	t     *testing.T
 	ls    *Links
@@ -24,7 +24,7 @@ type quiet struct {
 func newQuiet(t *testing.T) *quiet {
 	t.Helper()
 	q := &quiet{t: t, told: newObserved(), clock: newManual(), in: newInbox()}
-	s := serve(t, config("seller").with(stands), q.in)
+	s := serve(t, config("seller").with(noHeartbeats), q.in)
 	q.ls = newLinks(t, config("buyer").with(func(c *Config) { c.Observer, c.clock = q.told, q.clock.clock() }))
 	q.order = send(t, q.ls, s.peer, 1)
 	q.got = next(t, "the order", q.in)
@@ -34,8 +34,7 @@ func newQuiet(t *testing.T) *quiet {
 
 func (q *quiet) tick(after time.Duration) { q.link.tick(q.clock.add(after)) }
 
-// silent ticks until the first silent tick: what gRPC says at a link's start may
-// still come.
+// silent ticks until the first silent tick: gRPC's first frames may still arrive.
 func (q *quiet) silent() {
 	q.t.Helper()
 	sandboxtest.Eventually(q.t, "the first silent tick", func() bool { q.tick(defaultTick); return len(q.told) > 0 })
@@ -47,10 +46,10 @@ func (q *quiet) expect(want string) {
 	select {
 	case got := <-q.told:
 		if got != want {
-			q.t.Fatalf("the observer was told %q, want %q", got, want)
+			q.t.Fatalf("the observer received %q, want %q", got, want)
 		}
 	default:
-		q.t.Fatalf("the observer was told nothing, want %q", want)
+		q.t.Fatalf("the observer received nothing, want %q", want)
 	}
 }
 
@@ -79,7 +78,7 @@ func TestSilentTicksAreCountedWhileOrdersWait(t *testing.T) {
 	q.silent()
 }
 
-func TestLateTickStartsTheCountAgain(t *testing.T) {
+func TestLateTickRestartsTheCount(t *testing.T) {
 	t.Parallel()
 	q := newQuiet(t)
 	q.silent()
@@ -93,7 +92,7 @@ func TestLateTickStartsTheCountAgain(t *testing.T) {
 	q.expect("silent 2 [{sku 7}]")
 }
 
-// The goroutine that reads may not have run yet, on a machine that is busy.
+// On a busy machine, the goroutine that reads may not have run yet.
 func TestUnreadBytesAreNotSilence(t *testing.T) {
 	t.Parallel()
 	near, far := pipe(t)
@@ -101,27 +100,27 @@ func TestUnreadBytesAreNotSilence(t *testing.T) {
 	l := &link{}
 	l.conn.Store(conn)
 	if l.isHeard(false) {
-		t.Error("an empty connection was heard")
+		t.Error("an empty connection counts as heard")
 	}
 	if _, err := far.Write([]byte("1")); err != nil {
 		t.Fatal(err)
 	}
 	sandboxtest.Eventually(t, "the byte", func() bool { return l.isHeard(false) })
 	if l.watched.reads != 0 {
-		t.Error("the byte was read already")
+		t.Error("the byte was already read")
 	}
 	if _, err := conn.Read(make([]byte, 10)); err != nil {
 		t.Fatal(err)
 	}
 	if !l.isHeard(false) {
-		t.Error("a read was not heard")
+		t.Error("a read does not count as heard")
 	}
 	if l.isHeard(false) {
-		t.Error("a read was heard twice")
+		t.Error("a read counts twice")
 	}
 }
 
-// pipe is a connection over loopback that ends with the test.
+// pipe returns both ends of a loopback connection that closes with the test.
 func pipe(t *testing.T) (near, far net.Conn) {
 	t.Helper()
 	l := listen(t)
@@ -147,7 +146,7 @@ func TestLinkWithoutAHelloIsSilentAndEnds(t *testing.T) {
 	for i := 1; i <= 5; i++ {
 		link.tick(clock.add(defaultTick))
 		if got, want := next(t, "silence", told), fmt.Sprintf("silent %d [{sku 7}]", i); got != want {
-			t.Errorf("the observer was told %q, want %q", got, want)
+			t.Errorf("the observer received %q, want %q", got, want)
 		}
 	}
 	order.unsent()
@@ -166,7 +165,7 @@ func TestLinkOnWhichNothingIsReadEnds(t *testing.T) {
 	q.order.broken()
 }
 
-func TestHeartbeatsAreNoSilence(t *testing.T) {
+func TestHeartbeatsPreventSilence(t *testing.T) {
 	t.Parallel()
 	in, told, clock := newInbox(), newObserved(), newManual()
 	s := serve(t, config("seller"), in)
