@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
-
 	"flashsale/client"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
@@ -89,10 +87,7 @@ func (s *shop) config(i int) sandbox.ReplicaConfig {
 // as returns a customer's client for the given URLs, or for all replicas.
 func (s *shop) as(t *testing.T, customer string, urls ...string) *client.Client {
 	t.Helper()
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.RegisteredClaims{Subject: customer}).SignedString([]byte(s.secret))
-	if err != nil {
-		t.Fatal(err)
-	}
+	token := sandboxtest.Token(t, s.secret, map[string]any{"sub": customer})
 	return s.with(t, client.Config{URLs: urls, Token: client.StaticToken(token)})
 }
 

@@ -16,7 +16,8 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
-	"github.com/golang-jwt/jwt/v5"
+
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 func TestWeakAndKnownSecretsAreRefused(t *testing.T) {
@@ -176,13 +177,7 @@ func TestReplicaTakesTokensOfAKeySet(t *testing.T) {
 	c := start(t, cfg)
 	c.putSKU("lamp", 1)
 	signed := func(audience string) string {
-		token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"sub": "ann", "aud": audience})
-		token.Header["kid"] = "k1"
-		text, err := token.SignedString(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return text
+		return sandboxtest.SignedToken(t, jose.ES256, key, map[jose.HeaderKey]any{"kid": "k1"}, map[string]any{"sub": "ann", "aud": audience})
 	}
 	for bearer, want := range map[string]int{
 		signed("shop"): http.StatusCreated, signed("other"): http.StatusUnauthorized, customerToken(t, "ann"): http.StatusUnauthorized,

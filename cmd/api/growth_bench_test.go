@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
 	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/backend"
@@ -59,10 +58,7 @@ func BenchmarkEtcdGrowth(b *testing.B) {
 				i := n
 				n++
 				buyers.Go(func() error {
-					token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": fmt.Sprint("buyer-", i)}).SignedString([]byte(secret))
-					if err != nil {
-						return err
-					}
+					token := customerToken(b, fmt.Sprint("buyer-", i))
 					ask(b, "POST", replicas[i%2].URL+"/v1/orders", token, "key", fmt.Sprintf(`{"sku":"sku-%d","quantity":1}`, i*7919%load.skus))
 					return nil
 				})

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -62,13 +61,9 @@ func (c *client) putSKU(sku string, units int) {
 	}
 }
 
-func customerToken(t *testing.T, customer string) string {
-	t.Helper()
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": customer}).SignedString([]byte(secret))
-	if err != nil {
-		t.Error(err)
-	}
-	return token
+func customerToken(tb testing.TB, customer string) string {
+	tb.Helper()
+	return sandboxtest.Token(tb, secret, map[string]any{"sub": customer})
 }
 
 // order orders one unit and returns the answer's status.

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
-	"github.com/golang-jwt/jwt/v5"
 
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
@@ -34,10 +33,7 @@ func TestSecretsAreNeverShown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "ann"}).SignedString([]byte(ourSecret))
-	if err != nil {
-		t.Fatal(err)
-	}
+	token := sandboxtest.Token(t, ourSecret, map[string]any{"sub": "ann"})
 	signature := token[strings.LastIndex(token, ".")+1:]
 	secrets := map[string]string{
 		"the password of MySQL": parsed.Passwd, "the password of etcd": etcdPassword, "the admin token": ourAdmin,

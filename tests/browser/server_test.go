@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
-
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
 )
@@ -86,13 +84,7 @@ func (s *server) call(method, path, token, key, body string, want int) []byte {
 	return text
 }
 
-func customer(t *testing.T, name string) string { return token(t, jwt.MapClaims{"sub": name}) }
-
-func token(t *testing.T, claims jwt.MapClaims) string {
+func customer(t *testing.T, name string) string {
 	t.Helper()
-	signed, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString([]byte(secret))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return signed
+	return sandboxtest.Token(t, secret, map[string]any{"sub": name})
 }

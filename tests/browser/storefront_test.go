@@ -14,7 +14,8 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
-	"github.com/golang-jwt/jwt/v5"
+
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 // card is what to find within a SKU's card.
@@ -270,7 +271,7 @@ func TestTheStorefrontAsksAgainUnderTheSameKey(t *testing.T) {
 	b.do(chromedp.Reload())
 	b.await(shows(card("radio-now", ".limit"), "Your order of 3 has no answer yet."))
 	// Nor is it forgotten when the customer's token ends meanwhile.
-	ended := token(t, jwt.MapClaims{"sub": "ann", "exp": 1})
+	ended := sandboxtest.Token(t, secret, map[string]any{"sub": "ann", "exp": 1})
 	b.do(chromedp.Navigate(url + "/#token=" + ended))
 	b.await("!document.querySelector('#enter').hidden")
 	b.do(chromedp.Navigate(url + "/#token=" + customer(t, "ann")))

@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/compose-spec/compose-go/v2/types"
-	"github.com/golang-jwt/jwt/v5"
 	_ "go.etcd.io/etcd/server/v3/etcdmain" // what startEtcd builds is of go.mod's version
 	"golang.org/x/sync/errgroup"
 
@@ -263,11 +262,7 @@ func (s *stack) kill(i int) {
 func (s *stack) token(t *testing.T, customer string) string {
 	t.Helper()
 	secret := *s.project.Services["api"].Environment["FLASHSALE_JWT_SECRET"]
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": customer}).SignedString([]byte(secret))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return token
+	return sandboxtest.Token(t, secret, map[string]any{"sub": customer})
 }
 
 // order asks for one unit, again with the same key where it is told to, until it
