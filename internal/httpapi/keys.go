@@ -12,7 +12,6 @@ import (
 	"os"
 
 	"github.com/go-jose/go-jose/v4"
-	"github.com/golang-jwt/jwt/v5"
 
 	"flashsale/internal/rotated"
 )
@@ -143,9 +142,9 @@ func parseKey(raw json.RawMessage) (*jose.JSONWebKey, error) {
 	case !key.Valid():
 		return nil, errors.New("invalid key")
 	}
-	algorithm := jwt.SigningMethodES256.Alg()
+	algorithm := string(jose.ES256)
 	if k, ok := key.Key.(*rsa.PublicKey); ok {
-		algorithm = jwt.SigningMethodRS256.Alg()
+		algorithm = string(jose.RS256)
 		if bits := k.N.BitLen(); bits < minRSABits {
 			return nil, fmt.Errorf("RSA key of %d bits; at least %d are required", bits, minRSABits)
 		}
@@ -157,23 +156,21 @@ func parseKey(raw json.RawMessage) (*jose.JSONWebKey, error) {
 	return key, nil
 }
 
-var errNoKey = errors.New("the key set has no key for the token")
-
-// find returns the key that a token names. The token's algorithm must be the key's
-// own. If there is only one key, the token need not name it.
-func (k *Keys) find(token *jwt.Token) (any, error) {
+// find returns the key that a token's header names, or nil. The token's algorithm must
+// be the key's own. If there is only one key, the token need not name it.
+func (k *Keys) find(header map[string]any) *jose.JSONWebKey {
 	set := k.set.Get()
-	kid, named := token.Header["kid"].(string)
-	if _, given := token.Header["kid"]; given && !named {
-		return nil, errNoKey
-	}
-	if !named && len(set) == 1 {
+	given, named := header["kid"]
+	kid, ok := given.(string)
+	switch {
+	case named && !ok:
+		return nil
+	case !named && len(set) == 1:
 		for kid = range set {
 		}
 	}
-	key := cmp.Or(set[kid], set[""])
-	if key == nil || key.Algorithm != token.Method.Alg() {
-		return nil, errNoKey
+	if key := cmp.Or(set[kid], set[""]); key != nil && key.Algorithm == header["alg"] {
+		return key
 	}
-	return key.Key, nil
+	return nil
 }
