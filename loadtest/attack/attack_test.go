@@ -2,25 +2,30 @@ package attack
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 	"go.uber.org/goleak"
 )
 
-const secret = "a secret of the test"
+const secret = "a secret of 32 bytes for the test"
 
 // arrived is a request that a replica received.
 type arrived struct {
@@ -78,12 +83,34 @@ func TestRequestsArriveAsPlanned(t *testing.T) {
 	}
 }
 
+// A service of --insecure-demo may have a short secret.
+func TestSecretMayHaveAnyLength(t *testing.T) {
+	t.Parallel()
+	for _, length := range []int{0, 1, 31, 32, 64, 65} {
+		secret := strings.Repeat("s", length)
+		token, err := Token("ann", secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := strings.LastIndexByte(token, '.')
+		mac := hmac.New(sha256.New, []byte(secret))
+		mac.Write([]byte(token[:at]))
+		if want := base64.RawURLEncoding.EncodeToString(mac.Sum(nil)); token[at+1:] != want {
+			t.Errorf("%d bytes: signature %s, want %s", length, token[at+1:], want)
+		}
+	}
+}
+
 func parse(r *http.Request) (Order, error) {
-	claims := jwt.RegisteredClaims{}
-	token := r.Header.Get("Authorization")[len("Bearer "):]
-	_, err := jwt.ParseWithClaims(token, &claims, func(*jwt.Token) (any, error) { return []byte(secret), nil },
-		jwt.WithValidMethods([]string{"HS256"}))
+	token, err := jwt.ParseSigned(r.Header.Get("Authorization")[len("Bearer "):], []jose.SignatureAlgorithm{jose.HS256})
 	if err != nil {
+		return Order{}, err
+	}
+	var claims jwt.Claims
+	if err := token.Claims([]byte(secret), &claims); err != nil {
+		return Order{}, err
+	}
+	if err := claims.Validate(jwt.Expected{}); err != nil {
 		return Order{}, err
 	}
 	var body struct {
