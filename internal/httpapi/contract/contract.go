@@ -57,7 +57,7 @@ type Operation struct {
 // Answers reports whether the operation declares a status.
 func (o *Operation) Answers(status int) bool { return o.Responses[status] != nil }
 
-// fits reports whether the operation has a path. Parameters must not be empty.
+// fits reports whether a path is the operation's. Parameters must not be empty.
 func (o *Operation) fits(path string) bool {
 	return slices.EqualFunc(strings.Split(o.Path, "/"), strings.Split(path, "/"), func(form, part string) bool {
 		return form == part || strings.HasPrefix(form, "{") && part != ""
@@ -91,17 +91,17 @@ func Load(document []byte) (*Contract, error) {
 	return c, nil
 }
 
-// Find returns the operation of a request, or nil. known is true if the document has
+// Find returns the operation of a request, or nil. hasPath is true if the document has
 // the path, for any method.
-func (c *Contract) Find(method, path string) (found *Operation, known bool) {
+func (c *Contract) Find(method, path string) (found *Operation, hasPath bool) {
 	for _, o := range c.Operations {
 		if o.fits(path) {
-			if known = true; o.Method == method {
+			if hasPath = true; o.Method == method {
 				return o, true
 			}
 		}
 	}
-	return nil, known
+	return nil, hasPath
 }
 
 // Text returns the check of a named string schema, which returns what is wrong with
@@ -213,8 +213,6 @@ type Parameter struct {
 	// Schema is the document's.
 	Schema map[string]any
 	field  *field
-	// Default is the default of an integer.
-	Default int
 }
 
 func (c *Contract) parameter(raw map[string]any) (Parameter, error) {
@@ -222,15 +220,13 @@ func (c *Contract) parameter(raw map[string]any) (Parameter, error) {
 	if err != nil {
 		return Parameter{}, err
 	}
-	p := Parameter{}
+	p := Parameter{Schema: object(raw["schema"])}
 	p.Name, _ = raw["name"].(string)
 	p.In, _ = raw["in"].(string)
 	p.Required, _ = raw["required"].(bool)
-	p.Schema = object(raw["schema"])
 	if p.field, err = c.field(p.Schema); err != nil {
 		return Parameter{}, fmt.Errorf("parameter %s: %w", p.Name, err)
 	}
-	p.Default = p.field.Default
 	return p, nil
 }
 
@@ -247,7 +243,10 @@ func (o *Operation) Query(query url.Values) (wrong []FieldError) {
 		case len(values) > 1:
 			message = "is given more than once"
 		case slices.Contains(p.field.kinds, '0'):
-			message = p.integer(values[0])
+			// Stricter than JSON: 1e1 is rejected.
+			if n, err := strconv.ParseInt(values[0], 10, 64); err != nil || n < p.field.Minimum || n > p.field.Maximum {
+				message = p.field.bounds()
+			}
 		default:
 			message = p.field.text(values[0])
 		}
@@ -258,16 +257,11 @@ func (o *Operation) Query(query url.Values) (wrong []FieldError) {
 	return wrong
 }
 
-// integer is stricter than JSON: it rejects 1e1.
-func (p *Parameter) integer(value string) string {
-	if n, err := strconv.ParseInt(value, 10, 64); err != nil || n < p.field.Minimum || n > p.field.Maximum {
-		return p.field.bounds()
-	}
-	return ""
-}
-
 // Default returns the default of a named integer parameter.
 func (c *Contract) Default(name string) (int, error) {
 	p, err := c.parameter(map[string]any{"$ref": "#/components/parameters/" + name})
-	return p.Default, err
+	if err != nil {
+		return 0, err
+	}
+	return p.field.Default, nil
 }

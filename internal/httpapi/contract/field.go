@@ -22,7 +22,7 @@ type field struct {
 	Minimum     int64  `json:"minimum"`
 	Maximum     int64  `json:"maximum"`
 	MinLength   int    `json:"minLength"` // in characters
-	MaxLength   int    `json:"maxLength"` // -1 without a bound
+	MaxLength   int    `json:"maxLength"`
 	Pattern     string `json:"pattern"`
 	Format      string `json:"format"`
 	Description string `json:"description"`
@@ -44,7 +44,7 @@ func (c *Contract) field(schema map[string]any) (*field, error) {
 			}
 		}
 	}
-	f := &field{Minimum: math.MinInt64, Maximum: math.MaxInt64, MaxLength: -1}
+	f := &field{Minimum: math.MinInt64, Maximum: math.MaxInt64, MaxLength: math.MaxInt}
 	if err := c.decode(schema, f); err != nil {
 		return nil, err
 	}
@@ -53,22 +53,16 @@ func (c *Contract) field(schema map[string]any) (*field, error) {
 		types = []any{f.Type}
 	}
 	for _, name := range types {
-		kinds, known := kindsOf[name]
-		if !known {
+		if kindsOf[name] == nil {
 			return nil, fmt.Errorf("unknown type %v", name)
 		}
-		f.kinds = append(f.kinds, kinds...)
+		f.kinds = append(f.kinds, kindsOf[name]...)
 	}
-	if f.Format != "" {
-		known := false
-		if f.format, known = formats[f.Format]; !known {
-			return nil, fmt.Errorf("unknown format %s", f.Format)
-		}
+	if f.format = formats[f.Format]; f.format == nil {
+		return nil, fmt.Errorf("unknown format %s", f.Format)
 	}
 	var err error
-	if f.Pattern != "" {
-		f.pattern, err = regexp.Compile(f.Pattern)
-	}
+	f.pattern, err = regexp.Compile(f.Pattern)
 	return f, err
 }
 
@@ -79,15 +73,10 @@ var kindsOf = map[any][]jsontext.Kind{"string": {'"'}, "integer": {'0'}, "boolea
 func (f *field) text(value string) string {
 	n := utf8.RuneCountInString(value)
 	switch {
-	case f.MaxLength < 0 && n < f.MinLength:
-		return fmt.Sprintf("must have at least %d characters", f.MinLength)
-	case n < f.MinLength || f.MaxLength >= 0 && n > f.MaxLength:
+	case n < f.MinLength || n > f.MaxLength:
 		return fmt.Sprintf("must have %d to %d characters", f.MinLength, f.MaxLength)
-	case f.pattern == nil || f.pattern.MatchString(value):
-		if f.format != nil {
-			return f.format(value)
-		}
-		return ""
+	case f.pattern.MatchString(value):
+		return f.format(value)
 	case f.Description == "":
 		return "must match " + f.Pattern
 	}
@@ -96,15 +85,16 @@ func (f *field) text(value string) string {
 
 // number returns what is wrong with a JSON number: 2, 2.0 and 2e0 are equal.
 func (f *field) number(value []byte) string {
-	n, exact := Integer(value)
-	if !exact {
+	switch n, whole := Integer(value); {
+	case !whole:
 		return "must be a whole number"
-	}
-	if n < f.Minimum || n > f.Maximum {
+	case n < f.Minimum || n > f.Maximum:
 		return f.bounds()
 	}
 	return ""
 }
+
+func (f *field) bounds() string { return fmt.Sprintf("must be from %d to %d", f.Minimum, f.Maximum) }
 
 // Integer returns the value of a whole JSON number, clamped to an int64.
 func Integer(value []byte) (n int64, whole bool) {
@@ -117,11 +107,13 @@ func Integer(value []byte) (n int64, whole bool) {
 	const longest = 400
 	float, err := strconv.ParseFloat(string(value), 64)
 	mantissa, _, _ := bytes.Cut(bytes.ToLower(value), []byte("e"))
+	nearest := int64(math.MaxInt64)
+	if float < 0 {
+		nearest = math.MinInt64
+	}
 	switch {
-	case err != nil && float > 0:
-		return math.MaxInt64, true
 	case err != nil:
-		return math.MinInt64, true
+		return nearest, true
 	case float == 0:
 		return 0, !bytes.ContainsAny(mantissa, "123456789")
 	case len(value) > longest:
@@ -133,25 +125,15 @@ func Integer(value []byte) (n int64, whole bool) {
 		return 0, false
 	case exact.Num().IsInt64():
 		return exact.Num().Int64(), true
-	case exact.Sign() > 0:
-		return math.MaxInt64, true
 	}
-	return math.MinInt64, true
-}
-
-func (f *field) bounds() string {
-	switch {
-	case f.Maximum == math.MaxInt64:
-		return fmt.Sprintf("must be at least %d", f.Minimum)
-	case f.Minimum == math.MinInt64:
-		return fmt.Sprintf("must be at most %d", f.Maximum)
-	}
-	return fmt.Sprintf("must be from %d to %d", f.Minimum, f.Maximum)
+	return nearest, true
 }
 
 // formats are the checks of formats. int32 and int64 only choose generated types;
 // the document has their bounds.
-var formats = map[string]func(string) string{"date-time": dateTime, "iso-4217": currency, "int32": nil, "int64": nil}
+var formats = map[string]func(string) string{"date-time": dateTime, "iso-4217": currency, "int32": anyText, "int64": anyText, "": anyText}
+
+func anyText(string) string { return "" }
 
 // rfc3339 is stricter than package time, which accepts a decimal comma and hours of
 // one digit, and than the RFC, which accepts lower case.

@@ -25,11 +25,11 @@ type FieldError struct {
 	Message string `json:"message"`
 }
 
-// Malformed is the error for a body that is not one JSON object with known fields of
-// the right types.
+// Malformed is the error for a body that is not one JSON object whose fields are in the
+// schema and have the right types.
 type Malformed struct {
 	Detail string
-	// Fields has the wrong field, if it is known.
+	// Fields has the wrong field, if there is one.
 	Fields []FieldError
 }
 
