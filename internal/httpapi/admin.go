@@ -29,14 +29,12 @@ func PresentLocks(all []lock.Info, forwarded map[string]int) spec.LockList {
 		shown := spec.Lock{SKU: held.Name, Holder: held.Holder, Replica: held.Replica, Token: int64(held.Token),
 			Queue: append([]string{}, held.Queue...), Address: held.Addr, Forwarded: forwarded[held.Addr]}
 		if !held.Since.IsZero() {
-			since := held.Since.UTC()
-			shown.Since = &since
+			shown.Since = new(held.Since.UTC())
 		}
 		return shown
 	})}
 }
 
-// ListLocks shows the locks that any replica holds now.
 func (a *api) ListLocks(c *gin.Context) {
 	a.serveBounded(c, func(ctx context.Context) (any, error) {
 		if a.cfg.Locks == nil {
@@ -73,7 +71,6 @@ func (a *api) RevokeLock(c *gin.Context, sku spec.SKUInPath) {
 	})
 }
 
-// ListLatePayments pages through the payments that must be refunded, oldest first.
 func (a *api) ListLatePayments(c *gin.Context, params spec.ListLatePaymentsParams) {
 	a.serveBounded(c, func(ctx context.Context) (any, error) {
 		valid := func(c order.LateCursor) bool { return c.ReceivedAt.Year() >= 1970 && len(c.Reference) <= maxReference }

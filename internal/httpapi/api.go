@@ -4,6 +4,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,7 +86,7 @@ type Config struct {
 	// Audience is required in every token's aud. Optional.
 	Audience   string
 	AdminToken string
-	// Limits bounds the rate of requests; nil means no limit.
+	// Limits bounds the rate of requests. Optional.
 	Limits *limit.Limits
 	// TrustedProxies are the addresses and networks whose X-Forwarded-For is
 	// trusted. Optional.
@@ -106,7 +107,7 @@ type api struct {
 	checkSKU func(string) string
 	// pageSize is the default length of a page.
 	pageSize int
-	events   *events
+	feeds    *feeds
 	// sample allows one log line a second about answers 503 and 504.
 	sample *rate.Limiter
 }
@@ -130,13 +131,11 @@ func newAPI(cfg Config) (*api, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Limits == nil {
-		cfg.Limits = new(limit.Limits)
-	}
+	cfg.Limits = cmp.Or(cfg.Limits, new(limit.Limits))
 	if cfg.Audit == nil {
 		cfg.Audit = func(ctx context.Context) (stock.Report, error) { return stock.Audit(ctx, cfg.Stock) }
 	}
-	a := &api{cfg: cfg, verifier: verifier, metrics: newMetrics(cfg.Registry), events: newEvents(&cfg),
+	a := &api{cfg: cfg, verifier: verifier, metrics: newMetrics(cfg.Registry), feeds: newFeeds(&cfg),
 		sample: rate.NewLimiter(rate.Every(time.Second), 1)}
 	return a, a.readContract()
 }
@@ -205,21 +204,16 @@ type headKey struct{}
 func (a *api) noMethod(c *gin.Context) {
 	// gin has set Allow to the methods of the path's routes.
 	allow := c.Writer.Header().Get("Allow")
-	if slices.Contains(strings.Split(allow, ", "), http.MethodGet) {
-		if o, _ := a.contract.Find(http.MethodGet, pathOf(c)); o == nil || !o.Streams() {
-			c.Header("Allow", allow+", "+http.MethodHead)
-		}
+	o, _ := a.contract.Find(http.MethodGet, pathOf(c))
+	if slices.Contains(strings.Split(allow, ", "), http.MethodGet) && (o == nil || !o.Streams()) {
+		c.Header("Allow", allow+", "+http.MethodHead)
 	}
 	a.fail(c, kindNoMethod.problem("See the Allow header."))
 }
 
-const (
-	// apiPolicy forbids a browser that displays an answer to load or run anything,
-	// or to frame it.
-	apiPolicy = "default-src 'none'; frame-ancestors 'none'"
-	// strictTransport tells a browser to use TLS only, for a year.
-	strictTransport = "max-age=31536000"
-)
+// apiPolicy forbids a browser that displays an answer to load or run anything, or to
+// frame it.
+const apiPolicy = "default-src 'none'; frame-ancestors 'none'"
 
 // securityHeaders are set on every answer. They are shared: never change a value in
 // place.
@@ -230,13 +224,13 @@ var securityHeaders = http.Header{
 	"Cache-Control":           {"no-store"},
 }
 
-// secure sets the headers for browsers and caches. Handlers relax them with cached
-// and allow. There are no CORS headers: a storefront of another origin calls its own
-// server, or runs behind the same proxy.
+// secure sets the headers for browsers and caches; servePage and notModified relax
+// them. There are no CORS headers: a storefront of another origin calls its own server,
+// or runs behind the same proxy.
 func secure(c *gin.Context) {
 	maps.Copy(c.Writer.Header(), securityHeaders)
 	if c.Request.TLS != nil {
-		c.Header("Strict-Transport-Security", strictTransport)
+		c.Header("Strict-Transport-Security", "max-age=31536000") // TLS only, for a year
 	}
 }
 
@@ -276,14 +270,12 @@ func unavailable(err error) error {
 // was already sent.
 func (a *api) recover(c *gin.Context) {
 	defer func() {
-		p := recover()
-		if p == nil {
-			return
-		}
-		written := c.Writer.Written()
-		a.fail(c, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
-		if written {
-			panic(http.ErrAbortHandler)
+		if p := recover(); p != nil {
+			written := c.Writer.Written()
+			a.fail(c, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+			if written {
+				panic(http.ErrAbortHandler)
+			}
 		}
 	}()
 	c.Next()

@@ -21,6 +21,7 @@ import (
 
 	"flashsale/internal/httpapi"
 	"flashsale/internal/httpapi/spec/speccheck"
+	"flashsale/internal/limit"
 	"flashsale/internal/order"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
@@ -71,17 +72,17 @@ func newServerWith(t testing.TB, change func(*httpapi.Config)) *server {
 	if err := db.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	guard, err := strategy.Find("conditional")
+	conditional, err := strategy.Find("conditional")
 	if err != nil {
 		t.Fatal(err)
 	}
 	logger := slog.New(slog.DiscardHandler)
 	s := &server{t: t, db: db}
 	cfg := httpapi.Config{
-		Orders: order.New(order.Config{DB: db, Strategy: guard, Fence: strategy.FenceOff, PaymentWindow: time.Minute,
+		Orders: order.New(order.Config{DB: db, Strategy: conditional, Fence: strategy.FenceOff, PaymentWindow: time.Minute,
 			RequestTimeout: patience, Logger: logger}),
 		Catalog: db, Stock: db, RequestTimeout: patience, Replica: "replica-1", JWTSecret: []byte(secret), AdminToken: adminToken,
-		Registry: prometheus.NewRegistry(), Logger: logger,
+		Registry: prometheus.NewRegistry(), Logger: logger, Limits: new(limit.Limits),
 		ReadyToRead: func(context.Context) map[string]error { return map[string]error{"mysql": nil} },
 		Ready: func(context.Context) map[string]error {
 			if err := s.notReady.Load(); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"flashsale/internal/limit"
 	"flashsale/internal/order"
 	"flashsale/internal/sandbox/sandboxtest"
 )
@@ -48,11 +49,16 @@ func (instantOrders) Place(_ context.Context, r order.Request) (order.Placed, er
 		PriceCents: 999, Currency: "EUR", Status: order.Reserved, CreatedAt: now, ExpiresAt: now.Add(time.Minute)}}, nil
 }
 
+// instantConfig is the configuration of a service that accepts every order at once.
+func instantConfig() Config {
+	return Config{Orders: instantOrders{}, RequestTimeout: time.Second, Replica: "replica-1", JWTSecret: []byte(benchSecret), AdminToken: "admin",
+		Limits: new(limit.Limits), Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler)}
+}
+
 // BenchmarkOrder measures the HTTP part of an order: its checks, its token and its
 // answer, without the connection and the sale.
 func BenchmarkOrder(b *testing.B) {
-	handler, err := New(Config{Orders: instantOrders{}, RequestTimeout: time.Second, Replica: "replica-1", JWTSecret: []byte(benchSecret),
-		AdminToken: "admin", Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler)})
+	handler, err := New(instantConfig())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -230,11 +230,7 @@ func acceptable(header []string, types []string) bool {
 	if all == "" || all == "*/*" || len(types) == 0 || all == types[0] {
 		return true
 	}
-	best := make([]struct {
-		precision int
-		quality   float64
-	}, len(types))
-	ranges := 0
+	qualities := map[string]float64{} // by media range
 	for item := range strings.SplitSeq(all, ",") {
 		if strings.TrimSpace(item) == "" {
 			continue
@@ -243,19 +239,17 @@ func acceptable(header []string, types []string) bool {
 		if !ok {
 			return true
 		}
-		ranges++
-		for i, name := range types {
-			if p := precision(name, media); p > 0 && p >= best[i].precision {
-				best[i].precision, best[i].quality = p, quality
+		qualities[media] = quality
+	}
+	return len(qualities) == 0 || slices.ContainsFunc(types, func(name string) bool {
+		kind, _, _ := strings.Cut(name, "/")
+		for _, media := range []string{name, kind + "/*", "*/*"} { // the most precise range decides
+			if quality, given := qualities[media]; given {
+				return quality > 0
 			}
 		}
-	}
-	for _, found := range best {
-		if found.quality > 0 {
-			return true
-		}
-	}
-	return ranges == 0
+		return false
+	})
 }
 
 // mediaRange parses a range: text/html, text/* or */*, with a quality from 0 to 1.
@@ -271,12 +265,6 @@ func mediaRange(item string) (media string, quality float64, ok bool) {
 	}
 	quality, err = strconv.ParseFloat(text, 64)
 	return media, quality, err == nil && quality >= 0 && quality <= 1
-}
-
-// precision returns how precisely a range matches a media type, 0 if not at all.
-func precision(name, media string) int {
-	kind, _, _ := strings.Cut(name, "/")
-	return 1 + slices.Index([]string{"*/*", kind + "/*", name}, media)
 }
 
 var (

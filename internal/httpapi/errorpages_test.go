@@ -2,14 +2,10 @@ package httpapi
 
 import (
 	"encoding/json"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"flashsale/docs"
 	"flashsale/internal/httpapi/spec"
@@ -70,8 +66,7 @@ func checkPage(t *testing.T, k *kind, text string) {
 
 func TestProblemTypesArePages(t *testing.T) {
 	t.Parallel()
-	handler, err := New(Config{Orders: instantOrders{}, RequestTimeout: time.Second, JWTSecret: []byte(benchSecret), AdminToken: "admin",
-		Replica: "r", Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler)})
+	handler, err := New(instantConfig())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/gin-gonic/gin"
@@ -21,13 +20,13 @@ import (
 // the SKU, its seq with every write.
 func tagOf(s *stock.Stock) string { return fmt.Sprintf(`"%d-%d"`, s.Revision, s.Seq) }
 
-// revisionOf returns the revision in a tag of tagOf. It rejects tags that a proxy
-// has changed (Apache turns "1-7" into "1-7-gzip").
+// revisionOf returns the revision in a tag of tagOf. It rejects weak tags, which never
+// match here (RFC 9110, 13.1.1), and tags that a proxy has changed (Apache turns "1-7"
+// into "1-7-gzip").
 func revisionOf(tag string) (uint64, bool) {
-	first, second, _ := strings.Cut(strings.Trim(tag, `"`), "-")
-	revision, err1 := strconv.ParseUint(first, 10, 64)
-	seq, err2 := strconv.ParseUint(second, 10, 64)
-	return revision, err1 == nil && err2 == nil && tag == tagOf(&stock.Stock{Revision: revision, Seq: seq})
+	var s stock.Stock
+	_, err := fmt.Sscanf(tag, `"%d-%d"`, &s.Revision, &s.Seq)
+	return s.Revision, err == nil && tag == tagOf(&s)
 }
 
 // tagOfPage returns the tag of a page of SKUs, a digest of theirs.
@@ -37,14 +36,7 @@ func tagOfPage(page []stock.Stock, next *string) string {
 		_, _ = fmt.Fprintln(digest, page[i].SKU, tagOf(&page[i])) // a hash returns no errors
 	}
 	_, _ = fmt.Fprintln(digest, next != nil)
-	const enough = 12 // bytes, to make a collision improbable
-	return `"` + base64.RawURLEncoding.EncodeToString(digest.Sum(nil)[:enough]) + `"`
-}
-
-// tags are the entity tags of an If-Match or If-None-Match header.
-type tags struct {
-	any          bool // *
-	strong, weak []string
+	return `"` + base64.RawURLEncoding.EncodeToString(digest.Sum(nil)[:12]) + `"` // enough to make a collision improbable
 }
 
 // tagList matches a list of entity tags (RFC 9110, 8.8.3), and oneTag each of them.
@@ -53,35 +45,20 @@ var (
 	oneTag  = regexp.MustCompile(`(W/)?"[^"]*"`)
 )
 
-// readTags parses an If-Match or If-None-Match header.
-func readTags(header string) (list tags, ok bool) {
-	if strings.TrimSpace(header) == "*" {
-		return tags{any: true}, true
-	}
-	if !tagList.MatchString(header) {
-		return list, false
-	}
-	for _, tag := range oneTag.FindAllString(header, -1) {
-		if opaque, weak := strings.CutPrefix(tag, "W/"); weak {
-			list.weak = append(list.weak, opaque)
-		} else {
-			list.strong = append(list.strong, tag)
-		}
-	}
-	return list, true
+// readTags parses an If-Match or If-None-Match header. every is true for *.
+func readTags(header string) (list []string, every, ok bool) {
+	every = strings.TrimSpace(header) == "*"
+	return oneTag.FindAllString(header, -1), every, every || tagList.MatchString(header)
 }
 
-// notModified sets the ETag, and answers 304 if If-None-Match contains it. It
-// ignores a malformed header.
-func notModified(c *gin.Context, header *spec.IfNoneMatch, tag string) bool {
+// notModified sets the ETag and Cache-Control, and answers 304 if If-None-Match
+// contains the tag. It ignores a malformed header.
+func notModified(c *gin.Context, tag, caching string) bool {
 	c.Header("ETag", tag)
-	cached(c)
-	if header == nil {
-		return false
-	}
-	// Reads compare weakly.
-	list, ok := readTags(*header)
-	if !ok || !list.any && !slices.Contains(list.strong, tag) && !slices.Contains(list.weak, tag) {
+	c.Header("Cache-Control", caching)
+	list, every, ok := readTags(c.GetHeader("If-None-Match"))
+	equal := func(other string) bool { return strings.TrimPrefix(other, "W/") == tag } // reads compare weakly
+	if !ok || !every && !slices.ContainsFunc(list, equal) {
 		return false
 	}
 	c.Status(http.StatusNotModified)
@@ -97,11 +74,11 @@ const maxRevisions = 8
 func preconditions(params spec.PutSKUParams) ([]order.Precondition, error) {
 	var base order.Precondition
 	if header := params.IfNoneMatch; header != nil {
-		list, ok := readTags(*header)
+		_, every, ok := readTags(*header)
 		switch {
 		case !ok:
 			return nil, badTags("If-None-Match")
-		case !list.any:
+		case !every:
 			return nil, kindInvalid.problem("A PUT accepts no tags in If-None-Match.", fieldError{Field: "If-None-Match", Message: "must be *"})
 		}
 		base.Absent = true
@@ -109,16 +86,16 @@ func preconditions(params spec.PutSKUParams) ([]order.Precondition, error) {
 	if params.IfMatch == nil {
 		return []order.Precondition{base}, nil
 	}
-	list, ok := readTags(*params.IfMatch)
+	list, every, ok := readTags(*params.IfMatch)
 	switch {
 	case !ok:
 		return nil, badTags("If-Match")
-	case list.any:
+	case every:
 		base.Exists = true
 		return []order.Precondition{base}, nil
 	}
 	var revisions []uint64
-	for _, tag := range list.strong { // weak tags never match here (RFC 9110, 13.1.1)
+	for _, tag := range list {
 		if revision, ours := revisionOf(tag); ours && !slices.Contains(revisions, revision) {
 			revisions = append(revisions, revision)
 		}

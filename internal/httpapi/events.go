@@ -1,18 +1,13 @@
 package httpapi
 
 import (
-	"cmp"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"time"
 
 	"github.com/gin-gonic/gin"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"flashsale/internal/httpapi/spec"
 	"flashsale/internal/order"
@@ -43,37 +38,6 @@ const (
 	catchUp = 10 * time.Second
 )
 
-// noEvent is less than every seq.
-const noEvent = -1
-
-// events serves the event streams of stock.
-type events struct {
-	feeds    feeds
-	draining <-chan struct{}
-	sent     prometheus.Counter
-}
-
-func newEvents(cfg *Config) *events {
-	e := &events{draining: cfg.Draining}
-	e.feeds.max = cmp.Or(cfg.MaxStreams, defaultStreams)
-	e.feeds.maxPerAddress = cmp.Or(cfg.MaxStreamsAddress, max(e.feeds.max/addressShare, addressMin))
-	e.feeds.byAddress = map[netip.Prefix]int{}
-	levels := cfg.Levels
-	if levels == nil {
-		levels = cfg.Stock.Levels
-	}
-	e.feeds.open = func() source {
-		if cfg.View != nil {
-			return &viewed{view: cfg.View}
-		}
-		return &polled{levels: levels}
-	}
-	e.sent = promauto.With(cfg.Registry).NewCounter(prometheus.CounterOpts{Namespace: "flashsale", Name: "http_events_sent_total",
-		Help: "Events sent on all event streams."})
-	return e
-}
-
-// WatchSKU streams the stock of one SKU.
 func (a *api) WatchSKU(c *gin.Context, sku spec.SKUInPath) {
 	if _, err := a.findSKU(c.Request.Context(), sku); err != nil {
 		a.fail(c, err)
@@ -82,7 +46,7 @@ func (a *api) WatchSKU(c *gin.Context, sku spec.SKUInPath) {
 	// Skip events that the client already has.
 	seen, err := strconv.ParseInt(c.GetHeader("Last-Event-ID"), 10, 64)
 	if err != nil {
-		seen = noEvent
+		seen = -1 // less than every seq
 	}
 	until := time.Now().Add(catchUp)
 	var last *stockEvent
@@ -90,7 +54,7 @@ func (a *api) WatchSKU(c *gin.Context, sku spec.SKUInPath) {
 		event, changed := s.feed.one(sku)
 		if event != nil && event != last && (int64(event.Seq) > seen || int64(event.Seq) < seen && time.Now().After(until)) {
 			s.send(event)
-			last, seen = event, noEvent
+			last, seen = event, -1
 		}
 		return changed
 	})
@@ -123,7 +87,7 @@ func (a *api) stream(c *gin.Context, next func(*stream) (changed <-chan struct{}
 
 // stream is one open event stream.
 type stream struct {
-	*events
+	*feeds
 	feed      *feed
 	leave     func()
 	writer    http.ResponseWriter
@@ -135,29 +99,21 @@ type stream struct {
 
 // openStream starts the answer. The caller must call leave.
 func (a *api) openStream(c *gin.Context) (*stream, error) {
-	select {
-	case <-a.events.draining:
+	if isClosed(a.feeds.draining) {
 		return nil, fmt.Errorf("%w: this replica is shutting down", order.ErrUnavailable)
-	default:
 	}
-	feed, leave, err := a.events.feeds.join(network(clientAddress(c)))
-	if errors.Is(err, errAddressStreams) {
-		c.Header("Retry-After", addressRetryAfter)
-		return nil, kindTooMany.problem(fmt.Sprintf("The limit is %d open streams by address. Close one, or wait Retry-After seconds, then retry.",
-			a.events.feeds.maxPerAddress))
-	}
+	feed, leave, err := a.feeds.join(network(clientAddress(c)))
 	if err != nil {
-		busy := problemOf(err)
-		busy.Detail = "This replica has as many open streams as it can serve. Retry later."
-		return nil, busy
+		c.Header("Retry-After", addressRetryAfter) // fail replaces it if the status is 503
+		return nil, err
 	}
 	header := c.Writer.Header()
 	header.Set("Content-Type", "text/event-stream")
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Accel-Buffering", "no") // or nginx would buffer events
-	s := &stream{events: a.events, feed: feed, leave: leave, writer: c.Writer, control: http.NewResponseController(c.Writer),
+	s := &stream{feeds: a.feeds, feed: feed, leave: leave, writer: c.Writer, control: http.NewResponseController(c.Writer),
 		gone: c.Request.Context().Done(), heartbeat: time.NewTimer(heartbeat)}
-	// The server's read timeout would end the stream. Setting it fails only on
+	// Without this, the server's read timeout would end the stream. It fails only on
 	// connections without deadlines.
 	_ = s.control.SetReadDeadline(time.Time{})
 	s.write(fmt.Appendf(nil, "retry: %d\n\n", (reconnectMin + rand.N(reconnectMin)).Milliseconds()))
@@ -189,20 +145,20 @@ func (s *stream) write(text []byte) {
 // stream must end.
 func (s *stream) wait(changed <-chan struct{}) bool {
 	select {
-	case <-s.draining:
-		return false
-	case <-s.gone:
-		return false
-	default: // the end has priority over changes
-	}
-	select {
 	case <-changed:
 	case <-s.heartbeat.C:
 		s.write([]byte(": still here\n\n"))
 	case <-s.draining:
-		return false
 	case <-s.gone:
+	}
+	return !isClosed(s.draining) && !isClosed(s.gone)
+}
+
+func isClosed(channel <-chan struct{}) bool {
+	select {
+	case <-channel:
+		return true
+	default:
 		return false
 	}
-	return true
 }

@@ -1,15 +1,18 @@
 package httpapi
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"flashsale/internal/httpapi/spec"
 	"flashsale/internal/mirror"
@@ -38,11 +41,13 @@ type View interface {
 	Since(revision int64) (changed []mirror.Entry, now int64, ok bool)
 }
 
-// feeds manages the one feed that all streams of this replica share. The feed runs
+// feeds counts the open streams of this replica, and runs the one feed that they share
 // while a stream is open.
 type feeds struct {
 	open               func() source // opens the source of a new feed
 	max, maxPerAddress int           // open streams
+	draining           <-chan struct{}
+	sent               prometheus.Counter
 
 	mu        sync.Mutex
 	streams   int
@@ -51,23 +56,41 @@ type feeds struct {
 	stop      func() // ends the feed and waits for it
 }
 
-var errAddressStreams = errors.New("too many streams of this address")
+func newFeeds(cfg *Config) *feeds {
+	f := &feeds{draining: cfg.Draining, max: cmp.Or(cfg.MaxStreams, defaultStreams), byAddress: map[netip.Prefix]int{}}
+	f.maxPerAddress = cmp.Or(cfg.MaxStreamsAddress, max(f.max/addressShare, addressMin))
+	f.open = func() source {
+		switch {
+		case cfg.View != nil:
+			return follow(cfg.View)
+		case cfg.Levels != nil:
+			return poll(cfg.Levels)
+		}
+		return poll(cfg.Stock.Levels)
+	}
+	f.sent = promauto.With(cfg.Registry).NewCounter(prometheus.CounterOpts{Name: "flashsale_http_events_sent_total",
+		Help: "Events sent on all event streams."})
+	return f
+}
 
-// join registers a stream of an address, until leave is called. It returns
-// order.ErrBusy or errAddressStreams if there are too many.
-func (f *feeds) join(from netip.Prefix) (*feed, func(), error) {
+// join registers a stream of an address, until leave is called. It returns a problem
+// if there are too many.
+func (f *feeds) join(from netip.Prefix) (joined *feed, leave func(), err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.streams >= f.max {
-		return nil, nil, fmt.Errorf("%w: %d streams are open", order.ErrBusy, f.streams)
+		busy := problemOf(order.ErrBusy)
+		busy.Detail = "This replica has as many open streams as it can serve. Retry later."
+		return nil, nil, busy
 	}
 	if f.byAddress[from] >= f.maxPerAddress {
-		return nil, nil, errAddressStreams
+		return nil, nil, kindTooMany.problem(fmt.Sprintf("The limit is %d open streams by address. Close one, or wait Retry-After seconds, then retry.",
+			f.maxPerAddress))
 	}
 	f.byAddress[from]++
 	if f.streams++; f.streams == 1 {
 		ctx, cancel := context.WithCancel(context.Background()) // the feed outlives this stream
-		feed := newFeed(f.open(), f.count)
+		feed := &feed{source: f.open(), streams: f.count, topics: map[string]*topic{}, recent: list.New(), changed: make(chan struct{})}
 		var running sync.WaitGroup
 		running.Go(func() { feed.run(ctx) })
 		f.feed, f.stop = feed, func() { cancel(); running.Wait() }
@@ -95,57 +118,44 @@ func (f *feeds) count() int {
 	return f.streams
 }
 
-// source is what a feed reads the stock from.
-type source interface {
-	// changes returns what may have changed since the last call; at first, the
-	// stock of all SKUs. It returns false if the stock is unknown.
-	changes(ctx context.Context) ([]stock.Level, bool)
-	// wait returns when the stock may have changed, or at ctx's end.
-	wait(ctx context.Context)
-}
+// source returns the stock of all SKUs at first. Then it waits until the stock may have
+// changed, and returns what may have changed since the last call. It returns false if
+// the stock is unknown.
+type source func(context.Context) ([]stock.Level, bool)
 
-// viewed is a source that follows the mirror's view.
-type viewed struct {
-	view     View
-	revision int64
-	next     <-chan struct{}
-}
-
-func (v *viewed) changes(context.Context) ([]stock.Level, bool) {
-	v.next = v.view.Next() // before Since, so that no change is missed
-	entries, now, ok := v.view.Since(v.revision)
-	v.revision = now
-	levels := make([]stock.Level, len(entries))
-	for i := range entries {
-		e := &entries[i]
-		levels[i] = stock.Level{SKU: e.SKU, Units: e.Units, Available: e.Available, Seq: e.Seq}
-	}
-	return levels, ok
-}
-
-func (v *viewed) wait(ctx context.Context) {
-	select {
-	case <-v.next:
-	case <-ctx.Done():
+// follow returns a source that reads the mirror's view.
+func follow(view View) source {
+	var revision int64
+	var next <-chan struct{}
+	return func(ctx context.Context) ([]stock.Level, bool) {
+		if next != nil {
+			select {
+			case <-next:
+			case <-ctx.Done():
+			}
+		}
+		next = view.Next() // before Since, so that no change is missed
+		entries, now, ok := view.Since(revision)
+		revision = now
+		return presentAll(entries, func(e *mirror.Entry) stock.Level {
+			return stock.Level{SKU: e.SKU, Units: e.Units, Available: e.Available, Seq: e.Seq}
+		}), ok
 	}
 }
 
-// polled is a source that reads all stock each time.
-type polled struct {
-	levels func(context.Context) ([]stock.Level, error)
-	rest   time.Duration
+// poll returns a source that reads all stock each time.
+func poll(levels func(context.Context) ([]stock.Level, error)) source {
+	var rest time.Duration
+	return func(ctx context.Context) ([]stock.Level, bool) {
+		_ = sleep.For(ctx, rest)
+		ctx, cancel := context.WithTimeout(ctx, pollTimeout)
+		defer cancel()
+		began := time.Now()
+		all, err := levels(ctx)
+		rest = max(pollSpacing, pollRest*time.Since(began))
+		return all, err == nil // /readyz reports the error
+	}
 }
-
-func (p *polled) changes(ctx context.Context) ([]stock.Level, bool) {
-	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
-	defer cancel()
-	began := time.Now()
-	levels, err := p.levels(ctx)
-	p.rest = max(pollSpacing, pollRest*time.Since(began))
-	return levels, err == nil // /readyz reports the error
-}
-
-func (p *polled) wait(ctx context.Context) { _ = sleep.For(ctx, p.rest) }
 
 // feed holds the current stock of every SKU, and wakes the streams that wait for a
 // change. It has no queue: a slow stream skips to the newest stock.
@@ -186,17 +196,11 @@ func (e *stockEvent) frame() []byte {
 	return e.text
 }
 
-func newFeed(s source, streams func() int) *feed {
-	return &feed{source: s, streams: streams, topics: map[string]*topic{}, recent: list.New(), changed: make(chan struct{})}
-}
-
 // run reads the source until ctx ends.
 func (f *feed) run(ctx context.Context) {
 	for ctx.Err() == nil {
-		levels, ok := f.source.changes(ctx)
-		f.take(levels, ok)
+		f.take(f.source(ctx))
 		_ = sleep.For(ctx, max(feedSpacing, time.Duration(f.streams())*feedShare))
-		f.source.wait(ctx)
 	}
 }
 

@@ -20,7 +20,6 @@ type Reason string
 
 func (r Reason) Error() string { return string(r) }
 
-// Healthz answers 200 while the process is alive.
 func (a *api) Healthz(c *gin.Context) { c.JSON(http.StatusOK, spec.Liveness{Status: spec.Alive}) }
 
 // Readyz answers 200 if this replica can take orders, or, for reading, answer reads
@@ -34,11 +33,12 @@ func (a *api) Readyz(c *gin.Context, params spec.ReadyzParams) {
 	// Finish the check after a disconnect, which must not look like a failed server.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), readyTimeout)
 	defer cancel()
-	status, answer := http.StatusOK, spec.Readiness{Status: spec.Ready, Checks: map[string]string{}}
+	status, metric, answer := http.StatusOK, 1.0, spec.Readiness{Status: spec.Ready, Checks: map[string]string{}}
 	for name, err := range check(ctx) {
 		answer.Checks[name] = "ok"
 		if err != nil {
-			status, answer.Status, answer.Checks[name] = http.StatusServiceUnavailable, spec.NotReady, "does not answer"
+			status, metric = http.StatusServiceUnavailable, 0
+			answer.Status, answer.Checks[name] = spec.NotReady, "does not answer"
 			if reason, ok := errors.AsType[Reason](err); ok {
 				answer.Checks[name] = string(reason)
 			}
@@ -46,7 +46,7 @@ func (a *api) Readyz(c *gin.Context, params spec.ReadyzParams) {
 		}
 	}
 	if !reading {
-		a.metrics.setReady(status == http.StatusOK)
+		a.metrics.ready.WithLabelValues().Set(metric)
 	}
 	if a.cfg.Notes != nil {
 		for name, note := range a.cfg.Notes() {

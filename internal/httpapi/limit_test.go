@@ -19,7 +19,7 @@ func newEngine() *gin.Engine {
 	return gin.New()
 }
 
-// from is a request of a caller, whom a proxy may stand for.
+// from returns a request from an address, with lines of X-Forwarded-For.
 func from(engine *gin.Engine, remote string, forwarded ...string) (*gin.Context, *httptest.ResponseRecorder) {
 	w := httptest.NewRecorder()
 	c := gin.CreateTestContextOnly(w, engine)

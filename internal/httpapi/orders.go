@@ -59,14 +59,12 @@ func created(c *gin.Context, replayed bool) {
 	}
 }
 
-// GetOrder shows one of the caller's orders.
 func (a *api) GetOrder(c *gin.Context, id spec.OrderID) {
 	a.serveBounded(c, func(ctx context.Context) (any, error) {
 		return oneOrder(id, func(id order.ID) (order.Order, error) { return a.cfg.Orders.Find(ctx, callOf(c).customer, id) })
 	})
 }
 
-// ListOrders pages through the caller's orders, newest first.
 func (a *api) ListOrders(c *gin.Context, params spec.ListOrdersParams) {
 	a.serveBounded(c, func(ctx context.Context) (any, error) {
 		place, valid := func(o *order.Order) order.ID { return o.ID }, func(order.ID) bool { return true }
@@ -77,7 +75,6 @@ func (a *api) ListOrders(c *gin.Context, params spec.ListOrdersParams) {
 	})
 }
 
-// PayOrder records the payment of one of the caller's orders.
 func (a *api) PayOrder(c *gin.Context, id spec.OrderID) {
 	a.serve(c, func(ctx context.Context) (any, error) {
 		body, err := decode[spec.PaymentRequest](c)
@@ -98,7 +95,6 @@ func (a *api) PayOrder(c *gin.Context, id spec.OrderID) {
 	})
 }
 
-// CancelOrder cancels one of the caller's orders.
 func (a *api) CancelOrder(c *gin.Context, id spec.OrderID) {
 	a.serve(c, func(ctx context.Context) (any, error) {
 		return oneOrder(id, func(id order.ID) (order.Order, error) {

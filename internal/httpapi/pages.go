@@ -11,7 +11,6 @@ import (
 	"html/template"
 	"io"
 	"mime"
-	"net/http"
 	"path"
 	"slices"
 	"strings"
@@ -57,7 +56,7 @@ func (a *api) servePages(r gin.IRoutes) error {
 			return fmt.Errorf("page %s: %w", file.address, err)
 		}
 		name, zipped := strings.CutSuffix(file.name, ".gz")
-		p := page{kind: mime.TypeByExtension(path.Ext(name)), sources: file.sources, body: body, versioned: path.Dir(name) != "."}
+		p := page{kind: mime.TypeByExtension(path.Ext(name)), sources: file.sources, body: body}
 		if zipped {
 			p.unzipped = sync.OnceValues(func() ([]byte, error) { return unzip(body) })
 		}
@@ -66,103 +65,75 @@ func (a *api) servePages(r gin.IRoutes) error {
 	return nil
 }
 
-// page is a file as it is served. It does not change.
+// page is a file as it is served.
 type page struct {
 	kind    string // media type
-	sources string // for its Content-Security-Policy
-	etag    string
+	sources string // that its Content-Security-Policy allows: "script-src 'self'"
 	body    []byte
-	// unzipped returns the body without gzip; nil if body is not compressed.
+	// unzipped returns the body without gzip. It is nil if body is not compressed;
+	// compressed pages have a version in their address.
 	unzipped func() ([]byte, error)
-	// versioned: the address contains the version, so caches may keep the page.
-	versioned bool
 }
+
+const (
+	// revalidate lets caches store an answer that is the same for everyone. They must
+	// revalidate it before each use.
+	revalidate = "no-cache"
+	// immutable lets caches keep a page for a year.
+	immutable = "public, max-age=31536000, immutable"
+)
 
 // servePage serves a page at an address.
 func (a *api) servePage(r gin.IRoutes, address string, p page) {
 	digest := sha256.Sum256(p.body)
-	p.etag = base64.RawURLEncoding.EncodeToString(digest[:12])
+	etag := `"` + base64.RawURLEncoding.EncodeToString(digest[:12])
 	r.GET(address, func(c *gin.Context) {
-		if err := p.serve(c); err != nil {
-			a.fail(c, err)
+		c.Header("Content-Security-Policy", apiPolicy+"; base-uri 'none'; form-action 'none'; "+p.sources)
+		c.Header("Content-Type", p.kind)
+		body, etag, caching := p.body, etag+`"`, revalidate
+		if p.unzipped != nil {
+			caching = immutable
+			c.Header("Vary", "Accept-Encoding")
+			if strings.Contains(c.GetHeader("Accept-Encoding"), "gzip") {
+				c.Header("Content-Encoding", "gzip")
+				etag = strings.TrimSuffix(etag, `"`) + `-gzip"` // each encoding needs its own ETag
+			} else {
+				var err error
+				if body, err = p.unzipped(); err != nil {
+					a.fail(c, err)
+					return
+				}
+			}
+		}
+		if !notModified(c, etag, caching) {
+			_, _ = c.Writer.Write(body) // it fails only if the client has disconnected
 		}
 	})
 }
 
 func unzip(body []byte) ([]byte, error) {
 	in, err := gzip.NewReader(bytes.NewReader(body))
-	if err == nil {
-		body, err = io.ReadAll(in) // our own file: its size is bounded
-	}
 	if err != nil {
 		return nil, fmt.Errorf("unzip a page: %w", err)
 	}
-	return body, nil
+	return io.ReadAll(in) // our own file: its size is bounded
 }
 
-func (p *page) serve(c *gin.Context) error {
-	allow(c, p.sources)
-	cached(c)
-	c.Header("Content-Type", p.kind)
-	if p.versioned {
-		c.Header("Cache-Control", "public, max-age=31536000, immutable")
-	}
-	body, etag := p.body, p.etag
-	if p.unzipped != nil {
-		c.Header("Vary", "Accept-Encoding")
-		if strings.Contains(c.GetHeader("Accept-Encoding"), "gzip") {
-			c.Header("Content-Encoding", "gzip")
-			etag += "-gzip" // each encoding needs its own ETag
-		} else {
-			var err error
-			if body, err = p.unzipped(); err != nil {
-				return err
-			}
-		}
-	}
-	etag = `"` + etag + `"`
-	c.Header("ETag", etag)
-	if c.GetHeader("If-None-Match") == etag {
-		c.Status(http.StatusNotModified)
-		return nil
-	}
-	_, _ = c.Writer.Write(body) // it fails only if the client has disconnected
-	return nil
-}
-
-// allow sets a page's Content-Security-Policy: the strictest one, plus the sources
-// that the page needs, like "script-src 'self'".
-func allow(c *gin.Context, sources string) {
-	c.Header("Content-Security-Policy", apiPolicy+"; base-uri 'none'; form-action 'none'; "+sources)
-}
-
-// cached lets caches store an answer that is the same for everyone. They must
-// revalidate it before each use.
-func cached(c *gin.Context) { c.Header("Cache-Control", "no-cache") }
-
-// errorStyle is the error pages' style. Their policy allows it by its digest.
-const errorStyle = `body{max-width:46rem;margin:2rem auto;padding:0 1rem;font:16px/1.5 system-ui,sans-serif;color:#1d1d1f;background:#fff}` +
-	`pre{padding:1rem;overflow:auto;background:#f4f4f6}code{font-size:.9em}td{padding:.1rem 1rem .1rem 0}` +
-	`@media(prefers-color-scheme:dark){body{color:#eee;background:#18181b}pre{background:#26262b}a{color:#8ab4ff}}`
-
-var errorPage = template.Must(template.New("error").Parse(`<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{.Title}}</title>
-<style>{{.Style}}</style></head><body><main>
-{{.Body}}{{with .Kinds}}<table>
-{{range .}}<tr><td>{{.Status}}</td><td><a href="/errors/{{.Slug}}">{{.Slug}}</a></td><td>{{.Title}}</td></tr>
-{{end}}</table>{{else}}<p><a href="/errors">All errors</a></p>{{end}}
-</main></body></html>
-`))
+// errorPage is the layout of error pages and of their list.
+var errorPage = template.Must(template.ParseFS(pageFiles, "pages/error.html"))
 
 // serveErrors serves a page at each problem's type, and a list of all problems.
 func (a *api) serveErrors(r gin.IRoutes) error {
-	digest := sha256.Sum256([]byte(errorStyle))
+	style, err := pageFiles.ReadFile("pages/error.css")
+	if err != nil {
+		return fmt.Errorf("error pages: %w", err)
+	}
+	digest := sha256.Sum256(style)
 	sources := "style-src 'sha256-" + base64.StdEncoding.EncodeToString(digest[:]) + "'"
 	serve := func(address, title string, body template.HTML, list []kind) error {
 		var out bytes.Buffer
-		err := errorPage.Execute(&out, map[string]any{"Title": title, "Style": template.CSS(errorStyle), "Body": body, "Kinds": list})
-		if err != nil {
-			return fmt.Errorf("page %s: %w", address, err)
+		if err := errorPage.Execute(&out, map[string]any{"Title": title, "Style": template.CSS(style), "Body": body, "Kinds": list}); err != nil {
+			return err
 		}
 		a.servePage(r, address, page{kind: "text/html; charset=utf-8", sources: sources, body: out.Bytes()})
 		return nil
@@ -174,15 +145,15 @@ func (a *api) serveErrors(r gin.IRoutes) error {
 	for _, file := range files {
 		slug := strings.TrimSuffix(file.Name(), ".md")
 		text, err := docs.Errors.ReadFile("errors/" + file.Name())
+		var body bytes.Buffer
+		if err == nil {
+			err = goldmark.Convert(text, &body)
+		}
+		if err == nil {
+			err = serve("/errors/"+slug, slug, template.HTML(body.String()), nil)
+		}
 		if err != nil {
 			return fmt.Errorf("error page %s: %w", slug, err)
-		}
-		var body bytes.Buffer
-		if err := goldmark.Convert(text, &body); err != nil {
-			return fmt.Errorf("error page %s: %w", slug, err)
-		}
-		if err := serve("/errors/"+slug, slug, template.HTML(body.String()), nil); err != nil {
-			return err
 		}
 	}
 	list := slices.SortedFunc(slices.Values(kinds), func(a, b kind) int { return cmp.Or(a.Status-b.Status, strings.Compare(a.Slug, b.Slug)) })

@@ -28,8 +28,7 @@ func readPage[T, Place any](a *api, cursor *spec.Cursor, limit *spec.Limit, plac
 		return list, nil, err
 	}
 	text, err := json.Marshal(place(&list[size-1]))
-	next := base64.RawURLEncoding.EncodeToString(text)
-	return list[:size], &next, err
+	return list[:size], new(base64.RawURLEncoding.EncodeToString(text)), err
 }
 
 // presentAll returns the items as answers show them; never nil, so that JSON has

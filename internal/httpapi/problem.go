@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 
 	"github.com/gin-gonic/gin"
 
@@ -101,9 +102,6 @@ var kinds = []kind{
 	{"unavailable", http.StatusServiceUnavailable, "Temporarily unavailable", order.ErrUnavailable, retrySameKey},
 }
 
-// retryAfter is the Retry-After of answers 503 and 504, in seconds.
-const retryAfter = "1"
-
 func (k kind) problem(detail string, fields ...fieldError) *problem {
 	if detail == "" {
 		detail = k.detail
@@ -129,7 +127,7 @@ func problemOf(err error) *problem {
 // 504 a second: in an overload, a line for each would add to the load.
 func (a *api) fail(c *gin.Context, err error) {
 	p := problemOf(err)
-	a.metrics.problem(p)
+	a.metrics.problems.WithLabelValues(strings.TrimPrefix(p.Type, "/errors/")).Inc()
 	if p.Status >= http.StatusInternalServerError {
 		level := slog.LevelDebug
 		if p.Status == http.StatusInternalServerError {
@@ -145,7 +143,7 @@ func (a *api) fail(c *gin.Context, err error) {
 	}
 	switch p.Status {
 	case http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		c.Header("Retry-After", retryAfter)
+		c.Header("Retry-After", "1") // second
 	case http.StatusUnauthorized:
 		challenge := `Bearer realm="flashsale"`
 		if p.invalidToken { // RFC 6750, section 3; details contain no quotes or backslashes

@@ -1,12 +1,8 @@
 package httpapi
 
 import (
-	"log/slog"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // pages are routes that are not in the contract.
@@ -14,8 +10,7 @@ var pages = []string{"/", "/docs", "/assets", "/metrics", "/openapi.yaml", "/err
 
 func TestRoutesAreThoseOfTheContract(t *testing.T) {
 	t.Parallel()
-	a, err := newAPI(Config{Orders: instantOrders{}, RequestTimeout: time.Second, JWTSecret: []byte(benchSecret), AdminToken: "admin",
-		Registry: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler)})
+	a, err := newAPI(instantConfig())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -71,15 +71,13 @@ func toMicroseconds(t *time.Time) *time.Time {
 	if t == nil {
 		return nil
 	}
-	truncated := t.UTC().Truncate(time.Microsecond)
-	return &truncated
+	return new(t.UTC().Truncate(time.Microsecond))
 }
 
-// GetSKU shows one SKU.
-func (a *api) GetSKU(c *gin.Context, sku spec.SKUInPath, params spec.GetSKUParams) {
+func (a *api) GetSKU(c *gin.Context, sku spec.SKUInPath, _ spec.GetSKUParams) {
 	a.serve(c, func(ctx context.Context) (any, error) {
 		s, err := a.findSKU(ctx, sku)
-		if err != nil || notModified(c, params.IfNoneMatch, tagOf(&s)) {
+		if err != nil || notModified(c, tagOf(&s), revalidate) {
 			return nil, err
 		}
 		return presentSKU(&s), nil
@@ -97,7 +95,6 @@ func (a *api) findSKU(ctx context.Context, sku string) (stock.Stock, error) {
 	return s, unavailable(err)
 }
 
-// RestockSKU adds units to a SKU, once for each key.
 func (a *api) RestockSKU(c *gin.Context, sku spec.SKUInPath, params spec.RestockSKUParams) {
 	a.serve(c, func(ctx context.Context) (any, error) {
 		if a.checkSKU(sku) != "" {
@@ -124,14 +121,13 @@ func (a *api) RestockSKU(c *gin.Context, sku spec.SKUInPath, params spec.Restock
 	})
 }
 
-// ListSKUs pages through all SKUs in byte order.
 func (a *api) ListSKUs(c *gin.Context, params spec.ListSKUsParams) {
 	a.serveBounded(c, func(ctx context.Context) (any, error) {
 		place, valid := func(s *stock.Stock) string { return s.SKU }, func(sku string) bool { return a.checkSKU(sku) == "" }
 		list, next, err := readPage(a, params.Cursor, params.Limit, place, valid, func(after string, limit int) ([]stock.Stock, error) {
 			return a.cfg.Catalog.List(ctx, after, limit)
 		})
-		if err != nil || notModified(c, params.IfNoneMatch, tagOfPage(list, next)) {
+		if err != nil || notModified(c, tagOfPage(list, next), revalidate) {
 			return nil, err
 		}
 		return spec.SKUList{Items: presentAll(list, presentSKU), NextCursor: next}, nil
