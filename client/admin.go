@@ -30,8 +30,7 @@ type Precondition struct{ params wire.PutSKUParams }
 // IfMatch requires that no administrator has changed the SKU since it was read with
 // this ETag. Sold units do not count as a change.
 func IfMatch(etag ETag) Precondition {
-	text := string(etag)
-	return Precondition{wire.PutSKUParams{IfMatch: &text}}
+	return Precondition{wire.PutSKUParams{IfMatch: new(string(etag))}}
 }
 
 // IfExists requires that the SKU exists.
@@ -39,8 +38,7 @@ func IfExists() Precondition { return IfMatch("*") }
 
 // IfAbsent requires that the SKU does not exist.
 func IfAbsent() Precondition {
-	every := "*"
-	return Precondition{wire.PutSKUParams{IfNoneMatch: &every}}
+	return Precondition{wire.PutSKUParams{IfNoneMatch: new("*")}}
 }
 
 // PutSKU is the result of Client.PutSKU.

@@ -84,18 +84,18 @@ func TestPaymentsAndRestocksSurviveLostAnswers(t *testing.T) {
 	}
 	lossy := newProxy(t, s.urls[0], 2, dropAnswer)
 	if paid, err := s.as(t, "ann", lossy.url).Pay(ctx, placed.Order.ID, "payment of "+sku); err != nil || paid.Status != client.Paid {
-		t.Errorf("%+v, %v", paid, err)
+		t.Errorf("pay: %+v, %v", paid, err)
 	}
 	lossy = newProxy(t, s.urls[0], 2, dropAnswer)
 	if restock, err := s.administrator(t, lossy.url).Restock(ctx, sku, 4, ""); err != nil || restock.Units != 4 {
-		t.Errorf("%+v, %v", restock, err)
+		t.Errorf("restock: %+v, %v", restock, err)
 	}
 	if keys := slices.Compact(lossy.keys()); len(keys) != 1 {
 		t.Errorf("the tries of a restock have the keys %q", keys)
 	}
 	put, err := s.administrator(t).PutSKU(ctx, sku, lamp(5), client.IfExists())
 	if err != nil || put.SKU.Units != 9 || put.Warning == "" {
-		t.Errorf("%+v, %v", put, err)
+		t.Errorf("after the restock: %+v, %v; want 9 units and a warning", put, err)
 	}
 }
 
@@ -111,7 +111,7 @@ func TestOutdatedChangeIsRefused(t *testing.T) {
 	}
 	for _, only := range []client.Precondition{client.IfMatch(first.ETag), client.IfAbsent()} {
 		if _, err := admin.PutSKU(ctx, sku, lamp(5), only); !errors.Is(err, client.ErrPreconditionFailed) {
-			t.Errorf("%v", err)
+			t.Errorf("%+v: got %v, want %v", only, err, client.ErrPreconditionFailed)
 		}
 	}
 	if err := admin.RevokeLock(ctx, sku); err != nil && !errors.Is(err, client.ErrLockNotHeld) {

@@ -137,10 +137,10 @@ func TestRetryAfterBeyondTheDeadlineFailsAtOnce(t *testing.T) {
 	_, err = c.Place(ctx, client.Purchase{SKU: "lamp", Quantity: 1})
 	problem, ok := errors.AsType[*client.Problem](err)
 	if !ok || problem.RetryAfter != time.Hour || errors.Is(err, client.ErrOutcomeUnknown) {
-		t.Errorf("%v", err)
+		t.Errorf("got %v, want a problem with Retry-After 1h", err)
 	}
 	if ctx.Err() != nil || len(far.keys()) != 1 {
-		t.Error("it waited")
+		t.Error("the call waited for the Retry-After")
 	}
 }
 
@@ -203,7 +203,7 @@ func TestUncertainConditionalChangeIsNotRetried(t *testing.T) {
 	between := newProxy(t, s.urls[0], 1, dropAnswer)
 	_, err := s.administrator(t, between.url).PutSKU(t.Context(), newSKU(), lamp(5), client.IfAbsent())
 	if !errors.Is(err, client.ErrOutcomeUnknown) || len(between.keys()) != 1 {
-		t.Errorf("%v", err)
+		t.Errorf("got %v, want %v after one try", err, client.ErrOutcomeUnknown)
 	}
 	refusing := newProxy(t, s.urls[0], 1, answer(http.StatusServiceUnavailable, client.ErrUnavailable, ""))
 	if _, err := s.administrator(t, refusing.url).PutSKU(t.Context(), newSKU(), lamp(5), client.IfAbsent()); err != nil {
@@ -219,6 +219,6 @@ func TestTokenErrorIsNotRetried(t *testing.T) {
 	}
 	_, err = c.Place(t.Context(), client.Purchase{SKU: "lamp", Quantity: 1})
 	if _, gaveUp := errors.AsType[*client.GaveUp](err); gaveUp || !errors.Is(err, none) {
-		t.Errorf("%v", err)
+		t.Errorf("got %v, want the token's error", err)
 	}
 }
