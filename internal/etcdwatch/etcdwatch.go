@@ -19,10 +19,10 @@ const (
 	// openTimeout bounds the opening of a watch: the node may hang, and then the
 	// next attempt goes to another one.
 	openTimeout = 2 * time.Second
-	// retryPause and retryPauseMax are the waits before a watch is opened again.
-	retryPause    = 20 * time.Millisecond
-	retryPauseMax = 500 * time.Millisecond
 )
+
+// retry is the wait before a watch is opened again.
+var retry = sleep.Backoff{Min: 20 * time.Millisecond, Max: 500 * time.Millisecond}
 
 var errEnded = errors.New("the watch ended")
 
@@ -56,16 +56,15 @@ type Watch struct {
 
 // Run opens the watch again and again until ctx ends.
 func (w *Watch) Run(ctx context.Context) {
-	for pause := retryPause; ctx.Err() == nil; pause = min(2*pause, retryPauseMax) {
+	for pause := retry; ctx.Err() == nil; _ = sleep.For(ctx, pause.Next()) {
 		listed, err := w.follow(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		if listed {
-			pause = retryPause
+			pause.Reset()
 		}
 		w.Broken(err)
-		_ = sleep.For(ctx, sleep.Jittered(pause))
 	}
 }
 

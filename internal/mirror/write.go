@@ -25,10 +25,10 @@ const (
 	// transaction.
 	writeTimeout = 2 * time.Second
 	flushTimeout = time.Second // bounds the writing of pending entries when the replica ends
-	// retryPause and retryPauseMax are the waits after a failed attempt.
-	retryPause    = 20 * time.Millisecond
-	retryPauseMax = time.Second
 )
+
+// retry is the wait after a failed attempt.
+var retry = sleep.Backoff{Min: 20 * time.Millisecond, Max: time.Second}
 
 // change marks an entry to write. The writer reads the row again.
 type change struct {
@@ -72,7 +72,7 @@ func (m *Mirror) mark(c change) {
 
 // write writes marked entries until ctx ends, and then the rest.
 func (m *Mirror) write(ctx context.Context) {
-	pause := retryPause
+	pause := retry
 	for ctx.Err() == nil {
 		batch, wait := m.due(time.Now())
 		if len(batch) == 0 {
@@ -84,13 +84,12 @@ func (m *Mirror) write(ctx context.Context) {
 			continue
 		}
 		if err := m.writeBatch(ctx, batch); err == nil {
-			pause = retryPause
+			pause.Reset()
 			_ = sleep.For(ctx, txnEvery)
 		} else if ctx.Err() == nil {
 			m.metrics.failures.Inc()
 			m.cfg.Logger.Warn("mirror: write to etcd failed; trying again", "skus", len(batch), "error", err)
-			_ = sleep.For(ctx, sleep.Jittered(pause))
-			pause = min(2*pause, retryPauseMax)
+			_ = sleep.For(ctx, pause.Next())
 		}
 	}
 	m.flush(ctx)
@@ -110,7 +109,7 @@ func (m *Mirror) flush(ctx context.Context) {
 		}
 		if err := m.writeBatch(ctx, batch); err != nil {
 			failed = err
-			_ = sleep.For(ctx, retryPause)
+			_ = sleep.For(ctx, retry.Min)
 		}
 	}
 	m.cfg.Logger.Warn("mirror: ended before all entries were written to etcd", "error", failed)
