@@ -88,10 +88,7 @@ func TestSecretMayHaveAnyLength(t *testing.T) {
 	t.Parallel()
 	for _, length := range []int{0, 1, 31, 32, 64, 65} {
 		secret := strings.Repeat("s", length)
-		token, err := Token("ann", secret)
-		if err != nil {
-			t.Fatal(err)
-		}
+		token := Token("ann", secret)
 		at := strings.LastIndexByte(token, '.')
 		mac := hmac.New(sha256.New, []byte(secret))
 		mac.Write([]byte(token[:at]))
