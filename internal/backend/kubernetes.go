@@ -79,7 +79,7 @@ func inKubernetes[L kubeLocker](newLocker func(k8slock.Config) (L, error)) opene
 		}
 		locker, err := newLocker(k8slock.Config{
 			REST: at, Namespace: cfg.Servers.KubeNamespace, TTL: cfg.TTL, Logger: cfg.Logger,
-			Owner: k8slock.Owner{Replica: cfg.Replica, Host: hostname(), PID: os.Getpid()},
+			Owner: cfg.owner(),
 		})
 		if err != nil {
 			return nil, err

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -116,6 +117,11 @@ type Info struct {
 	Queue []string
 	// Addr is where the holder accepts forwarded orders.
 	Addr string
+}
+
+// SortInfos sorts locks by name.
+func SortInfos(list []Info) {
+	slices.SortFunc(list, func(a, b Info) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // Capabilities are what a back-end guarantees beyond mutual exclusion. Package locktest

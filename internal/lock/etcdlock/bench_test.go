@@ -74,7 +74,7 @@ func BenchmarkUncontended(b *testing.B) {
 
 func (s *server) openTwo(b *testing.B, backend locktest.Backend) [2]lock.Locker {
 	b.Helper()
-	return [2]lock.Locker{backend.OpenAt(b, s.Address()), backend.OpenAt(b, s.Address())}
+	return [2]lock.Locker{backend.OpenAt(b, s.Address(), testTTL), backend.OpenAt(b, s.Address(), testTTL)}
 }
 
 // put returns the duration of one durable write.

@@ -1,5 +1,5 @@
 // Package etcdlock is a fair lock between processes, in etcd. A grant ends with its
-// lease, whatever its holder believes: what is written under it must be fenced.
+// lease, even if its holder does not notice: fence every write under it.
 //
 // # Protocol
 //
@@ -22,7 +22,7 @@
 // later holder's. In this process, each key belongs to a place:
 //
 //	        not the first
-//	asked ------------------> waiting ---------------> gone
+//	requested --------------> waiting ---------------> gone
 //	  |                          |     key or lease ended: Lock queues again
 //	  | the answer shows         |     ctx ended: the key is deleted in the background
 //	  | it first                 | the view shows it first

@@ -123,7 +123,7 @@ func TestUnlockIsComparedInEtcd(t *testing.T) {
 	// the server.
 	s.awaitWatch(t, held, "n")
 	l.mu.Lock()
-	l.unfollow()
+	l.stopWatch()
 	l.mu.Unlock()
 	sandboxtest.Eventually(t, "the watch's end", func() bool { return s.metric(t, "etcd_debugging_mvcc_watcher_total") == 0 })
 	s.Remove(t, s.Entries(t, "n")[0])
@@ -229,44 +229,12 @@ func TestWatchSurvivesCompaction(t *testing.T) {
 	}
 }
 
-// TestAPartitionedHolderGivesUpInTime cuts a holder off for longer than its TTL.
-// On a busy machine, the next holder may be notified first, so it has three attempts.
 func TestAPartitionedHolderGivesUpInTime(t *testing.T) {
 	s := start(t, 1)
-	for range 3 {
-		if s.partitioned(t) {
-			return
-		}
-		t.Log("the next holder got the lock before Lost was closed")
-	}
-	t.Error("Lost was closed too late in each of three attempts")
-}
-
-// partitioned cuts a holder off, and reports whether Lost was closed before the next
-// grant.
-func (s *server) partitioned(t *testing.T) (inTime bool) {
-	t.Helper()
-	link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
-	cutOff := newLockerAt(t, []string{"http://" + link.Addr}, Config{TTL: testTTL})
-	held := locktest.MustLock(t, cutOff, "n")
-	waiter := locktest.LockAside(t, s.newLocker(t), "n")
-	sandboxtest.Eventually(t, "the waiter", func() bool { return len(s.Entries(t, "n")) == 2 })
-	link.Cut()
-	var next lock.Held
-	select {
-	case <-held.Lost():
-		inTime, next = true, waiter.Granted(t)
-	case <-waiter.Done():
-		next = waiter.Granted(t)
-		sandboxtest.Await(t, held.Lost(), "the loss")
-	}
-	link.Heal()
-	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
-		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
-	}
-	locktest.MustUnlock(t, next)
-	locktest.MustUnlock(t, locktest.MustLock(t, cutOff, "n"))
-	return inTime
+	locktest.PartitionedHolder(t, s.newLocker(t), func() (lock.Locker, locktest.Link) {
+		link := sandboxtest.NewLink(t, strings.TrimPrefix(s.Etcd[0].Endpoint, "http://"))
+		return newLockerAt(t, []string{"http://" + link.Addr}, Config{TTL: testTTL}), link
+	})
 }
 
 func TestManyNames(t *testing.T) {

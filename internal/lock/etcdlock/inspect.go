@@ -99,7 +99,7 @@ func (i inspector) Inspect(ctx context.Context) ([]lock.Info, error) {
 			Name: name, Holder: owner.text(place), Replica: owner.Replica, Token: lock.Token(kv.CreateRevision), Since: owner.Since, Addr: owner.Addr,
 		})
 	}
-	slices.SortFunc(list, func(a, b lock.Info) int { return strings.Compare(a.Name, b.Name) })
+	lock.SortInfos(list)
 	return list, nil
 }
 

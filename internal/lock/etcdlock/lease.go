@@ -21,17 +21,14 @@ type sharedLease struct {
 	id  clientv3.LeaseID
 	ttl time.Duration
 	// ctx ends when the lease is no longer used.
-	ctx context.Context
-	end context.CancelFunc
-	// notFound is set when etcd has answered that the lease has ended.
-	notFound error
-	// strays are keys that are being deleted in the background.
-	strays map[string]bool
+	ctx      context.Context
+	end      context.CancelFunc
+	notFound error           // etcd's answer that the lease has ended
+	strays   map[string]bool // keys that are being deleted in the background
 }
 
-// requestTimeout bounds one request, so that one which a dying leader received is
-// sent again before long. An etcd that needs more time could not renew the lease
-// either.
+// requestTimeout bounds one request. A dying leader does not answer, so the request
+// must soon be sent again. An etcd that needs longer could not renew the lease either.
 func (ls *sharedLease) requestTimeout() time.Duration { return ls.ttl / 3 }
 
 // granting is a request for a lease. All callers that need one share it.
@@ -136,7 +133,6 @@ func (l *Locker) loseLease(ls *sharedLease, why error) {
 	})
 }
 
-// endLease ends the use of a lease and of every place under it.
 func (l *Locker) endLease(ls *sharedLease, why error) {
 	ls.Lose()
 	ls.end()

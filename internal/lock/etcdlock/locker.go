@@ -27,7 +27,7 @@ var Capabilities = lock.Capabilities{
 // thousands of waiters do not delay one.
 var backoff = sleep.Backoff{Min: 20 * time.Millisecond, Max: time.Second}
 
-// watchIdle is how long the view of an unused name is kept. The watch ends with the
+// watchIdle is how long a Locker keeps the view of an unused name. The watch ends with the
 // last view. A sale has pauses, and a new watch costs a round trip and a list.
 const watchIdle = 30 * time.Second
 
@@ -45,7 +45,7 @@ type Config struct {
 	TTL time.Duration
 	// Owner is written into each key.
 	Owner Owner
-	// Logger is optional. It gets the lost leases and broken watches.
+	// Logger is optional. It logs lost leases and broken watches.
 	Logger *slog.Logger
 }
 
@@ -73,14 +73,14 @@ type Locker struct {
 	once sync.Once      // of Close
 	wg   sync.WaitGroup // of all goroutines; grows only under mu, while open
 
-	mu       sync.Mutex // guards the fields below and what they point to
-	closed   bool
-	lease    *sharedLease // nil before the first, and after a loss
-	leaseErr error        // why lease is nil; nil before the first request
-	granting *granting
-	queues   map[string]*queue
-	unfollow context.CancelFunc // ends the watch; nil when there is none
-	places   uint64             // number of places so far
+	mu        sync.Mutex // guards the fields below and what they point to
+	closed    bool
+	lease     *sharedLease // nil before the first, and after a loss
+	leaseErr  error        // why lease is nil; nil before the first request
+	granting  *granting
+	queues    map[string]*queue
+	stopWatch context.CancelFunc // ends the watch; nil when there is none
+	places    uint64             // number of places so far
 }
 
 // New makes a Locker. It does not connect to etcd yet.

@@ -19,10 +19,10 @@ import (
 type state int
 
 const (
-	asked   state = iota // the request for its key has no answer yet
-	waiting              // its key is in the queue
-	held                 // its key is the first
-	leaving              // Unlock has sent the deletion of its key
+	requested state = iota // the request for its key has no answer yet
+	waiting                // its key is in the queue
+	held                   // its key is the first
+	leaving                // Unlock has sent the deletion of its key
 	gone
 )
 
@@ -41,7 +41,7 @@ type place struct {
 	lease     *sharedLease
 	key       string
 	turn      chan struct{} // closed in state held, or gone without held
-	lost      chan struct{}
+	lost      chan struct{} // closed at the lease's deadline, or when the view lacks the key
 	contended chan struct{}
 
 	// These are guarded by the Locker. revision may be read after turn is closed.
@@ -159,7 +159,7 @@ func (l *Locker) end(p *place, err error) {
 	switch p.state {
 	case gone:
 		return
-	case asked, waiting:
+	case requested, waiting:
 		close(p.turn)
 	case held:
 		close(p.lost)
@@ -206,11 +206,9 @@ func listed(answer *clientv3.TxnResponse) []*mvccpb.KeyValue {
 	return answer.Responses[len(answer.Responses)-1].GetResponseRange().Kvs
 }
 
-// Token is the create revision of the key.
-func (p *place) Token() lock.Token { return lock.Token(p.revision) }
-
-// Lost is closed at the lease's deadline, or when the view shows that the key is gone.
-func (p *place) Lost() <-chan struct{} { return p.lost }
+func (p *place) Token() lock.Token          { return lock.Token(p.revision) }
+func (p *place) Lost() <-chan struct{}      { return p.lost }
+func (p *place) Contended() <-chan struct{} { return p.contended }
 
 // TimedOut reports whether the grant was lost because etcd did not answer.
 func (p *place) TimedOut() bool {
@@ -218,9 +216,6 @@ func (p *place) TimedOut() bool {
 	defer p.locker.mu.Unlock()
 	return errors.Is(p.err, errTimedOut)
 }
-
-// Contended is closed when the queue has another key.
-func (p *place) Contended() <-chan struct{} { return p.contended }
 
 // Unlock deletes the key. If etcd does not answer within a third of the TTL, the
 // outcome is unknown, and the key is deleted in the background.

@@ -32,7 +32,6 @@ type entry struct {
 	value   []byte // names its owner
 }
 
-// holder is the first key of the view.
 type holder struct {
 	key     string
 	created int64
@@ -52,9 +51,9 @@ func (l *Locker) queueFor(name string) *queue {
 			keys: map[string]entry{}, places: map[string]*place{}, lastUsed: time.Now(),
 		}
 		l.queues[name] = q
-		if l.unfollow == nil {
+		if l.stopWatch == nil {
 			ctx, stop := context.WithCancel(l.ctx)
-			l.unfollow = stop
+			l.stopWatch = stop
 			l.start(func() { l.follow(ctx) })
 		}
 	}
@@ -252,8 +251,8 @@ func (l *Locker) dropIdle() (ended bool) {
 	if len(l.queues) > 0 {
 		return false
 	}
-	l.unfollow()
-	l.unfollow = nil
+	l.stopWatch()
+	l.stopWatch = nil
 	return true
 }
 

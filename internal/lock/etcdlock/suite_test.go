@@ -28,18 +28,18 @@ const (
 
 var backend = locktest.Backend{
 	Name: "etcd", Capabilities: Capabilities, TTL: testTTL, Start: startServer,
-	Open: openWith(New, testTTL), OpenLong: openWith(New, longTTL),
+	LongTTL: longTTL, Open: openWith(New),
 }
 
 var textbook = locktest.Backend{
 	Name: "etcd-textbook", Capabilities: TextbookCapabilities, TTL: testTTL, Start: startServer,
-	Open: openWith(NewTextbook, testTTL), OpenLong: openWith(NewTextbook, longTTL),
+	LongTTL: longTTL, Open: openWith(NewTextbook),
 }
 
 var try = locktest.Backend{
 	Name: "etcd-try", Capabilities: TryCapabilities, TTL: testTTL,
-	Start: func(tb testing.TB) locktest.Server { return tryServer{start(tb, 1)} },
-	Open:  openWith(NewTry, testTTL), OpenLong: openWith(NewTry, longTTL),
+	Start:   func(tb testing.TB) locktest.Server { return tryServer{start(tb, 1)} },
+	LongTTL: longTTL, Open: openWith(NewTry),
 }
 
 func TestMain(m *testing.M) { locktest.Main(m, backend, textbook, try) }
@@ -51,8 +51,8 @@ func TestTextbook(t *testing.T) { locktest.Run(t, textbook) }
 func TestTry(t *testing.T) { locktest.Run(t, try) }
 
 // openWith returns the Open of a back-end.
-func openWith[L lock.Locker](newLocker func(Config) (L, error), ttl time.Duration) func(string) (lock.Locker, func() error, error) {
-	return func(address string) (lock.Locker, func() error, error) {
+func openWith[L lock.Locker](newLocker func(Config) (L, error)) func(string, time.Duration) (lock.Locker, func() error, error) {
+	return func(address string, ttl time.Duration) (lock.Locker, func() error, error) {
 		client, err := newClient(strings.Split(address, ","))
 		if err != nil {
 			return nil, nil, err

@@ -188,11 +188,8 @@ type textbookHeld struct {
 	unlocked  atomic.Bool // Unlock was called
 }
 
-// Lost is closed when the session has noticed its end.
-func (h *textbookHeld) Lost() <-chan struct{} { return h.session.Done() }
-
-// Contended is nil, because the mutex does not tell.
-func (h *textbookHeld) Contended() <-chan struct{} { return nil }
+func (h *textbookHeld) Lost() <-chan struct{}      { return h.session.Done() }
+func (h *textbookHeld) Contended() <-chan struct{} { return nil } // the mutex does not tell
 
 // Unlock deletes the session's key and then opens the gate. It retries until ctx
 // ends, because the key would otherwise stay as long as the session. If all attempts

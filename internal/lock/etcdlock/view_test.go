@@ -124,8 +124,8 @@ func TestAnUnansweredPlaceIsNotGranted(t *testing.T) {
 	p := newPlace(l, q, 1, 0)
 	l.replace(q, 30, nil)
 	l.apply([]*clientv3.Event{put(p.key, 31)})
-	if p.state != asked {
-		t.Errorf("a place without a revision has state %d, want asked", p.state)
+	if p.state != requested {
+		t.Errorf("a place without a revision has state %d, want requested", p.state)
 	}
 }
 

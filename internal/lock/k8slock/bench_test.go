@@ -23,7 +23,7 @@ func BenchmarkHandover(b *testing.B) {
 		b.Run(backend.Name, func(b *testing.B) {
 			var updates []time.Duration
 			other := s.configMap(b)
-			lockers := [2]lock.Locker{backend.OpenAt(b, s.Address()), backend.OpenAt(b, s.Address())}
+			lockers := [2]lock.Locker{backend.OpenAt(b, s.Address(), testTTL), backend.OpenAt(b, s.Address(), testTTL)}
 			locktest.HandOvers(b, "n", lockers, func(held lock.Held) {
 				if held.Contended() != nil {
 					sandboxtest.Await(b, held.Contended(), "Contended")
@@ -42,7 +42,7 @@ func BenchmarkUncontended(b *testing.B) {
 	s := start(b)
 	for _, backend := range []locktest.Backend{leaseBackend, stockBackend} {
 		b.Run(backend.Name, func(b *testing.B) {
-			l := backend.OpenAt(b, s.Address())
+			l := backend.OpenAt(b, s.Address(), testTTL)
 			for b.Loop() {
 				locktest.MustUnlock(b, locktest.MustLock(b, l, "n"))
 			}

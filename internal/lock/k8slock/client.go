@@ -54,21 +54,11 @@ type Config struct {
 	// TTL is how long a grant survives its process. It is rounded up to whole
 	// seconds.
 	TTL time.Duration
-	// Owner is written into each object, for people.
-	Owner Owner
-	// Logger is optional. It gets the broken watches, and the client library's log.
+	// Owner is written into each object, for people: replica@host:pid.
+	Owner string
+	// Logger is optional. It logs broken watches, and the client library's log.
 	Logger *slog.Logger
 }
-
-// Owner identifies a holder or waiter for people. The lock itself does not use it.
-type Owner struct {
-	Replica string
-	Host    string
-	PID     int
-}
-
-// String returns the owner as written into the objects.
-func (o Owner) String() string { return fmt.Sprintf("%s@%s:%d", o.Replica, o.Host, o.PID) }
 
 func (cfg *Config) check() error {
 	switch {
@@ -87,15 +77,15 @@ func (cfg *Config) check() error {
 // objects are the objects of one kind, in one namespace of one API server. T is the
 // kind's type. Every call has a time-out of its own, and every error names the server.
 type objects[T any] struct {
-	resource  schema.GroupVersionResource
-	kind      dynamic.ResourceInterface
-	spaces    dynamic.ResourceInterface // the namespaces
-	namespace string
-	transport *http.Transport
-	server    string
-	timeout   time.Duration
-	log       *slog.Logger
-	served    atomic.Bool // a request has succeeded
+	resource   schema.GroupVersionResource
+	kind       dynamic.ResourceInterface
+	namespaces dynamic.ResourceInterface // the namespaces
+	namespace  string
+	transport  *http.Transport
+	server     string
+	timeout    time.Duration
+	log        *slog.Logger
+	served     atomic.Bool // a request has succeeded
 }
 
 // newObjects validates cfg and sets its defaults.
@@ -134,12 +124,15 @@ func newObjects[T any](cfg *Config, resource schema.GroupVersionResource) (*obje
 	}
 	return &objects[T]{
 		resource: resource, kind: client.Resource(resource).Namespace(cfg.Namespace),
-		spaces:    client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}),
-		namespace: cfg.Namespace, transport: transport, server: config.Host, timeout: timeout, log: cfg.Logger,
+		namespaces: client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}),
+		namespace:  cfg.Namespace, transport: transport, server: config.Host, timeout: timeout, log: cfg.Logger,
 	}, nil
 }
 
-func (o *objects[T]) close() { o.transport.CloseIdleConnections() }
+func (o *objects[T]) close() error {
+	o.transport.CloseIdleConnections()
+	return nil
+}
 
 func (o *objects[T]) logged(ctx context.Context) context.Context {
 	return logr.NewContext(ctx, logr.FromSlogHandler(o.log.Handler()))
@@ -235,6 +228,29 @@ func (o *objects[T]) update(ctx context.Context, next *T, subresource ...string)
 	})
 }
 
+// revoke removes the holder of an object by free, which reports whether there was one.
+func (o *objects[T]) revoke(ctx context.Context, name string, free func(*T) bool, subresource ...string) error {
+	object, err := objectName(name)
+	if err != nil {
+		return err
+	}
+	for {
+		current, err := o.get(ctx, object)
+		if isMissing(err) || err == nil && !free(current) {
+			err = lock.ErrNotHeld
+		}
+		if err == nil {
+			_, err = o.update(ctx, current, subresource...)
+		}
+		switch {
+		case err == nil:
+			return nil
+		case !apierrors.IsConflict(err):
+			return fmt.Errorf("revoke %s: %w", name, err)
+		}
+	}
+}
+
 // watch opens a watch of one object that starts after version. The time-out applies to
 // the opening only. The watch ends with ctx or by Stop.
 func (o *objects[T]) watch(ctx context.Context, name, version string) (watch.Interface, error) {
@@ -270,9 +286,11 @@ func (w *watching) Stop() {
 	w.cancel()
 }
 
-func (o *objects[T]) source(ctx context.Context) (string, error) {
+// Source returns the identity of the namespace. The token counters of all locks in it
+// are lost if it is deleted.
+func (o *objects[T]) Source(ctx context.Context) (string, error) {
 	space, err := send(ctx, o, "read namespace "+o.namespace, func(ctx context.Context) (*unstructured.Unstructured, error) {
-		return o.spaces.Get(ctx, o.namespace, metav1.GetOptions{})
+		return o.namespaces.Get(ctx, o.namespace, metav1.GetOptions{})
 	})
 	if err != nil {
 		return "", err

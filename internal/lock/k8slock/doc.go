@@ -1,6 +1,6 @@
 // Package k8slock makes locks of objects in the Kubernetes API server, in two ways. A
-// grant ends with its lease, whatever its holder believes: what is written under it
-// must be fenced.
+// grant ends with its lease, even if its holder does not notice: fence every write
+// under it.
 //
 // Both kinds update an object only if it still has the version that was read (the
 // server compares resourceVersion). They learn of changes by a watch and never poll. A

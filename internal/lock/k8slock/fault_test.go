@@ -356,48 +356,18 @@ func (s *server) linked(t *testing.T, ttl time.Duration) (Config, *sandboxtest.L
 	return s.config(Config{TTL: ttl, REST: at.config()}), link
 }
 
-// partitionedHolder is cut off for longer than its TTL.
 func partitionedHolder(t *testing.T, s *server) {
 	for kind, newLocker := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			for range 3 { // on a busy machine, the waiter may be notified first
-				if s.partitioned(t, newLocker) {
-					return
-				}
-				t.Log("the next holder got the lock before Lost was closed")
-			}
-			t.Error("Lost was closed too late in each of three attempts")
+			made, err := newLocker(s.config(Config{}))
+			locktest.PartitionedHolder(t, locktest.Opened(t, made, err), func() (lock.Locker, locktest.Link) {
+				cfg, link := s.linked(t, testTTL)
+				made, err := newLocker(cfg)
+				return locktest.Opened(t, made, err), link
+			})
 		})
 	}
-}
-
-// partitioned cuts a holder off, and reports whether Lost was closed before the next
-// grant.
-func (s *server) partitioned(t *testing.T, newLocker func(Config) (locker, error)) (inTime bool) {
-	t.Helper()
-	cfg, link := s.linked(t, testTTL)
-	made, err := newLocker(cfg)
-	cutOff := locktest.Opened(t, made, err)
-	made, err = newLocker(s.config(Config{}))
-	there := locktest.Opened(t, made, err)
-	held := locktest.MustLock(t, cutOff, "partition")
-	waiter := locktest.LockAside(t, there, "partition")
-	link.Cut()
-	select {
-	case <-held.Lost():
-		inTime = true
-	case <-waiter.Done():
-	}
-	next := waiter.Granted(t)
-	sandboxtest.Await(t, held.Lost(), "the loss")
-	link.Heal()
-	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
-		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
-	}
-	locktest.MustUnlock(t, next)
-	locktest.MustUnlock(t, locktest.MustLock(t, cutOff, "partition"))
-	return inTime
 }
 
 // partitionedWaiter is cut off while its turn comes.

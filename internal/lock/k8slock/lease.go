@@ -79,6 +79,7 @@ var LeaseCapabilities = lock.Capabilities{
 // package's comment describes its protocol.
 type LeaseLocker struct {
 	*lease.Locker
+	*objects[leaseObject]
 	store *leases
 }
 
@@ -88,25 +89,15 @@ func NewLease(cfg Config) (*LeaseLocker, error) {
 	if err != nil {
 		return nil, err
 	}
-	store := &leases{objects: objects, ttl: cfg.TTL, latest: map[string]sighting{}}
+	store := &leases{objects: objects, ttl: cfg.TTL, latest: map[string]seenLease{}}
 	locker, err := lease.New(lease.Config{
-		Store: store, TTL: cfg.TTL, Owner: cfg.Owner.String(), AwaitChange: store.awaitChange, Final: objects.isFinal,
+		Store: store, TTL: cfg.TTL, Owner: cfg.Owner, AwaitChange: store.awaitChange, CloseStore: objects.close, Final: objects.isFinal,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &LeaseLocker{Locker: locker, store: store}, nil
+	return &LeaseLocker{locker, objects, store}, nil
 }
-
-// Close unlocks every grant, within ctx.
-func (l *LeaseLocker) Close(ctx context.Context) error {
-	defer l.store.objects.close()
-	return l.Locker.Close(ctx)
-}
-
-// Source returns the identity of the namespace. The token counters of all locks in it
-// are lost if it is deleted.
-func (l *LeaseLocker) Source(ctx context.Context) (string, error) { return l.store.objects.source(ctx) }
 
 // Ask asks whether the server would create a Lease. It creates none.
 func (l *LeaseLocker) Ask(ctx context.Context) error {
@@ -114,12 +105,12 @@ func (l *LeaseLocker) Ask(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return l.store.objects.ask(ctx, made)
+	return l.ask(ctx, made)
 }
 
 // Inspect lists the locks that are held now, sorted by name.
 func (l *LeaseLocker) Inspect(ctx context.Context) ([]lock.Info, error) {
-	list, err := l.store.objects.list(ctx, kindLabel+"="+kindValue)
+	list, err := l.list(ctx, kindLabel+"="+kindValue)
 	if err != nil {
 		return nil, err
 	}
@@ -131,38 +122,32 @@ func (l *LeaseLocker) Inspect(ctx context.Context) ([]lock.Info, error) {
 			all = append(all, info)
 		}
 	}
-	return sorted(all), nil
+	lock.SortInfos(all)
+	return all, nil
 }
 
 // Revoke ends the current grant of name.
 func (l *LeaseLocker) Revoke(ctx context.Context, name string) error {
-	for {
-		found, err := l.store.read(ctx, name)
-		if isMissing(err) || err == nil && found.holder() == "" {
-			return lock.ErrNotHeld
-		}
-		if err == nil {
-			_, err = l.store.write(ctx, name, found.changed((*leaseObject).free))
-		}
-		if !apierrors.IsConflict(err) {
-			return err
-		}
-	}
+	return l.revoke(ctx, name, func(found *leaseObject) bool {
+		held := found.Annotations[nameAnnotation] == name && found.holder() != ""
+		found.free()
+		return held
+	})
 }
 
 // leases is the lease.Store. It remembers the latest version of each Lease, so that it
-// can write without reading first, and since when that version is known.
+// can write without reading first, and when it first saw that version.
 type leases struct {
 	objects *objects[leaseObject]
 	ttl     time.Duration
 
 	mu     sync.Mutex
-	latest map[string]sighting // by lock name; like the server, it has one for each name used
+	latest map[string]seenLease // by lock name; like the server, it has one for each name used
 }
 
-// sighting is a version of a Lease, and when this process first saw it, by its
+// seenLease is a version of a Lease, and when this process first saw it, by its
 // monotonic clock.
-type sighting struct {
+type seenLease struct {
 	*leaseObject
 	at time.Time
 }
@@ -172,7 +157,7 @@ type sighting struct {
 func (s *leases) Try(ctx context.Context, name, owner string) (lock.Token, error) {
 	current, err := s.recall(ctx, name, "")
 	for {
-		var taken sighting
+		var taken seenLease
 		switch {
 		case isMissing(err):
 			taken, err = s.create(ctx, name, owner)
@@ -194,12 +179,12 @@ func (s *leases) Try(ctx context.Context, name, owner string) (lock.Token, error
 }
 
 // take writes owner into a Lease that is free, or was unchanged for its duration.
-func (s *leases) take(ctx context.Context, name, owner string, current sighting) (sighting, error) {
+func (s *leases) take(ctx context.Context, name, owner string, current seenLease) (seenLease, error) {
 	if holder := current.holder(); holder != "" && time.Now().Before(s.end(current)) {
-		return sighting{}, &lock.HeldError{Holder: lease.ParseOwner(holder).Holder}
+		return seenLease{}, &lock.HeldError{Holder: lease.ParseOwner(holder).Holder}
 	}
 	if current.token() == math.MaxInt32 {
-		return sighting{}, fmt.Errorf("lease %s: %w", current.Name, errExhausted)
+		return seenLease{}, fmt.Errorf("lease %s: %w", current.Name, errExhausted)
 	}
 	return s.write(ctx, name, current.changed(func(next *leaseObject) { s.grant(next, owner) }))
 }
@@ -213,10 +198,10 @@ func (s *leases) grant(l *leaseObject, owner string) {
 	l.Spec.AcquireTime, l.Spec.RenewTime = &now, &now
 }
 
-func (s *leases) create(ctx context.Context, name, owner string) (sighting, error) {
+func (s *leases) create(ctx context.Context, name, owner string) (seenLease, error) {
 	made, err := s.newLease(name, owner)
 	if err != nil {
-		return sighting{}, err
+		return seenLease{}, err
 	}
 	created, err := s.objects.create(ctx, made)
 	return s.remember(name, created, err)
@@ -245,7 +230,6 @@ func (s *leases) Renew(ctx context.Context, name, owner string) error {
 	})
 }
 
-// Release removes the holder from the Lease.
 func (s *leases) Release(ctx context.Context, name, owner string) error {
 	return s.change(ctx, name, owner, (*leaseObject).free)
 }
@@ -274,7 +258,7 @@ func (s *leases) change(ctx context.Context, name, owner string, change func(*le
 
 // recall returns the remembered version of a Lease if it has that holder, which may be
 // stale. Otherwise it reads the Lease.
-func (s *leases) recall(ctx context.Context, name, holder string) (sighting, error) {
+func (s *leases) recall(ctx context.Context, name, holder string) (seenLease, error) {
 	s.mu.Lock()
 	last, ok := s.latest[name]
 	s.mu.Unlock()
@@ -284,10 +268,10 @@ func (s *leases) recall(ctx context.Context, name, holder string) (sighting, err
 	return s.read(ctx, name)
 }
 
-func (s *leases) read(ctx context.Context, name string) (sighting, error) {
+func (s *leases) read(ctx context.Context, name string) (seenLease, error) {
 	object, err := objectName(name)
 	if err != nil {
-		return sighting{}, err
+		return seenLease{}, err
 	}
 	found, err := s.objects.get(ctx, object)
 	if isMissing(err) {
@@ -296,23 +280,22 @@ func (s *leases) read(ctx context.Context, name string) (sighting, error) {
 	return s.remember(name, found, err)
 }
 
-func (s *leases) write(ctx context.Context, name string, next *leaseObject) (sighting, error) {
+func (s *leases) write(ctx context.Context, name string, next *leaseObject) (seenLease, error) {
 	written, err := s.objects.update(ctx, next)
 	return s.remember(name, written, err)
 }
 
-// remember remembers the result of a request, if it has no error.
-func (s *leases) remember(name string, found *leaseObject, err error) (sighting, error) {
+func (s *leases) remember(name string, found *leaseObject, err error) (seenLease, error) {
 	if err != nil {
-		return sighting{}, err
+		return seenLease{}, err
 	}
 	if other := found.Annotations[nameAnnotation]; other != name {
-		return sighting{}, fmt.Errorf("lease %s is for lock %q, want %q: %w", found.Name, other, name, errNotOurs)
+		return seenLease{}, fmt.Errorf("lease %s is for lock %q, want %q: %w", found.Name, other, name, errNotOurs)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if last, ok := s.latest[name]; !ok || last.ResourceVersion != found.ResourceVersion {
-		s.latest[name] = sighting{found, time.Now()}
+		s.latest[name] = seenLease{found, time.Now()}
 	}
 	return s.latest[name], nil
 }
@@ -324,7 +307,9 @@ func (s *leases) forget(name string) {
 }
 
 // end is when a Lease may be taken, if it is not changed until then.
-func (s *leases) end(current sighting) time.Time { return current.at.Add(s.ttlOf(current.leaseObject)) }
+func (s *leases) end(current seenLease) time.Time {
+	return current.at.Add(s.ttlOf(current.leaseObject))
+}
 
 func (s *leases) ttlOf(l *leaseObject) time.Duration {
 	if l.Spec.LeaseDurationSeconds == nil {

@@ -12,7 +12,7 @@ import (
 
 type plan struct {
 	// next is what the object must become. If it is nil, the object must be read first:
-	// a TryLock is newer than what is known.
+	// a TryLock began after the last read.
 	next    *stockLock
 	renewed chan error // of the renewal in next
 	done    bool       // there is nothing to do
@@ -44,7 +44,7 @@ func (q *queue) plan() (todo plan) {
 				todo.renewed = p.renewed
 			}
 		case to.has(p.id):
-		case p.once && (to.ID != "" || len(to.Queue) > 0):
+		case p.try && (to.ID != "" || len(to.Queue) > 0):
 			stale = stale || q.asked.Before(p.since)
 		case len(to.Queue) == queueLimit:
 			q.refuse(p, errFull)
@@ -85,7 +85,7 @@ func (q *queue) conclude() {
 		switch {
 		case p.leaving && !at.has(p.id):
 			q.remove(p, nil)
-		case p.once && !at.has(p.id):
+		case p.try && !at.has(p.id):
 			holder := at.Holder
 			if at.ID == "" && len(at.Queue) > 0 {
 				holder = at.Queue[0].Holder

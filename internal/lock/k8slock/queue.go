@@ -16,7 +16,7 @@ import (
 	"flashsale/internal/sleep"
 )
 
-// queueIdle is how long an unused queue is kept, so that the next Lock need not read
+// queueIdle is how long an unused queue stays, so that the next Lock need not read
 // the object or open a watch. A sale has pauses.
 const queueIdle = 30 * time.Second
 
@@ -56,9 +56,9 @@ func newQueue(l *StockLocker, name, object string) *queue {
 
 // join adds a place. The caller must hold the Locker's mutex, here and in the methods
 // down to place.
-func (q *queue) join(once bool) *place {
+func (q *queue) join(try bool) *place {
 	p := &place{
-		queue: q, id: q.locker.newID(), since: time.Now(), once: once,
+		queue: q, id: q.locker.newID(), since: time.Now(), try: try,
 		settled: make(chan struct{}), gone: make(chan struct{}), contended: make(chan struct{}),
 	}
 	q.places = append(q.places, p)
@@ -89,7 +89,6 @@ func (q *queue) remove(p *place, loss error) {
 	close(p.gone)
 }
 
-// answer sends the result of a requested renewal.
 func (p *place) answer(err error) {
 	if p.renewed != nil {
 		p.renewed <- err
@@ -199,7 +198,7 @@ func (q *queue) step(ctx context.Context) time.Time {
 	}
 	q.failing = !final
 	for _, p := range q.places {
-		if p.once && p.lease == nil && !p.leaving { // TryLock has had its one attempt
+		if p.try && p.lease == nil && !p.leaving { // TryLock has had its one attempt
 			q.settle(p, err)
 			q.leave(p)
 		}
@@ -238,7 +237,7 @@ func (q *queue) sync(ctx context.Context) error {
 		if read = apierrors.IsConflict(err) || isMissing(err); read {
 			continue // another process has written
 		}
-		q.sent(todo, err)
+		q.recordWrite(todo, err)
 		if err != nil {
 			return err
 		}
@@ -246,13 +245,13 @@ func (q *queue) sync(ctx context.Context) error {
 	}
 }
 
-func (q *queue) sent(todo plan, err error) {
+func (q *queue) recordWrite(todo plan, err error) {
 	l := q.locker
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range q.places {
 		// Without an answer, the write may have been applied.
-		p.erased = p.erased || p.leaving && !todo.next.Status.has(p.id)
+		p.removalSent = p.removalSent || p.leaving && !todo.next.Status.has(p.id)
 		// Only the answer of this write confirms the renewal. An event may be from an
 		// earlier write, and the lease counts from before the request.
 		if err == nil && p.renewed == todo.renewed {
@@ -283,7 +282,7 @@ func (q *queue) read(ctx context.Context) error {
 	return nil
 }
 
-// install records a version of the object, unless a newer one is known.
+// install records a version of the object, unless a newer one is already recorded.
 func (q *queue) install(found *stockLock, asked time.Time) {
 	if q.current != nil && !notOlder(found.ResourceVersion, q.current.ResourceVersion) {
 		return
@@ -315,13 +314,12 @@ func (q *queue) install(found *stockLock, asked time.Time) {
 	}
 }
 
-// check compares a grant with the server's record.
 func (q *queue) check(p *place, at *record) {
 	if at.ID != p.id {
 		p.lease.Lose()
 		p.answer(lock.ErrLost)
 		loss := lock.ErrLost
-		if p.erased {
+		if p.removalSent {
 			loss = nil
 		}
 		q.remove(p, loss)
@@ -365,7 +363,6 @@ func (q *queue) gone() {
 	}
 }
 
-// openWatch opens the watch, from the current version on.
 func (q *queue) openWatch(ctx context.Context) error {
 	if time.Since(q.opened) < watchPause {
 		if err := sleep.For(ctx, sleep.Jittered(watchPause)); err != nil {
@@ -392,7 +389,6 @@ func (q *queue) closeWatch() {
 	}
 }
 
-// handle handles an event of the watch, or its end.
 func (q *queue) handle(event watch.Event, open bool) {
 	found, err := decodeEvent[stockLock](event, open)
 	if err == nil {
@@ -410,7 +406,7 @@ func (q *queue) handle(event watch.Event, open bool) {
 // notOlder compares two versions of one object, because an event may come after the
 // answer to a later write. Before Kubernetes 1.35 versions cannot be compared; the last
 // one received then counts.
-func notOlder(found, known string) bool {
-	order, err := resourceversion.CompareResourceVersion(found, known)
+func notOlder(found, current string) bool {
+	order, err := resourceversion.CompareResourceVersion(found, current)
 	return err != nil || order >= 0
 }

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/lease"
 )
 
 // stockLocks is the custom resource of deploy/kubernetes/stocklock.yaml.
@@ -25,7 +26,6 @@ type stockLock struct {
 }
 
 type spec struct {
-	// Lock is the lock's name.
 	Lock string `json:"lock"`
 }
 
@@ -35,9 +35,8 @@ type record struct {
 	Holder string            `json:"holder,omitempty"`
 	ID     string            `json:"id,omitempty"`
 	Since  *metav1.MicroTime `json:"since,omitempty"`
-	// Token is the last grant's. It is kept when that has ended.
-	Token int64 `json:"token,omitempty"`
-	// LeaseSeconds is the holder's TTL.
+	// Token is that of the last grant, also after its end.
+	Token        int64 `json:"token,omitempty"`
 	LeaseSeconds int32 `json:"leaseSeconds,omitempty"`
 	// Renewals rises with each renewal. Renewed is for people.
 	Renewals int64             `json:"renewals,omitempty"`
@@ -121,7 +120,7 @@ func (r *record) same(other *record) bool {
 func (l *stockLock) info() lock.Info {
 	r := l.Status
 	info := lock.Info{
-		Name: l.Spec.Lock, Holder: r.Holder, Replica: replicaOf(r.Holder), Token: lock.Token(max(0, r.Token)),
+		Name: l.Spec.Lock, Holder: r.Holder, Replica: lease.ReplicaOf(r.Holder), Token: lock.Token(max(0, r.Token)),
 	}
 	if r.Since != nil {
 		info.Since = r.Since.Time
@@ -132,24 +131,12 @@ func (l *stockLock) info() lock.Info {
 	return info
 }
 
-// replicaOf returns the replica from Owner's form. Its name may contain an @; a host's
-// may not.
-func replicaOf(holder string) string {
-	at := strings.LastIndexByte(holder, '@')
-	return holder[:max(at, 0)]
-}
-
 func newStockLock(object, name string) *stockLock {
 	return &stockLock{
 		TypeMeta:   metav1.TypeMeta{APIVersion: stockLocks.GroupVersion().String(), Kind: "StockLock"},
 		ObjectMeta: metav1.ObjectMeta{Name: object},
 		Spec:       spec{Lock: name},
 	}
-}
-
-func sorted(all []lock.Info) []lock.Info {
-	slices.SortFunc(all, func(a, b lock.Info) int { return strings.Compare(a.Name, b.Name) })
-	return all
 }
 
 // looksExpired reports whether a holder has not renewed for two TTLs, by its clock and

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/lease"
@@ -27,7 +26,7 @@ var StockCapabilities = lock.Capabilities{
 // StockLocker is a lock.Locker whose locks are StockLocks, a custom resource with a
 // queue. The package's comment describes its protocol.
 type StockLocker struct {
-	objects *objects[stockLock]
+	*objects[stockLock]
 	ttl     time.Duration
 	owner   string
 	session string        // begins the id of each of its places
@@ -52,7 +51,7 @@ func NewStock(cfg Config) (*StockLocker, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	return &StockLocker{
-		objects: objects, ttl: cfg.TTL, owner: cfg.Owner.String(), session: uuid.NewString(), idle: queueIdle,
+		objects: objects, ttl: cfg.TTL, owner: cfg.Owner, session: uuid.NewString(), idle: queueIdle,
 		ctx: ctx, stop: stop, queues: map[string]*queue{},
 	}, nil
 }
@@ -86,7 +85,7 @@ func (l *StockLocker) TryLock(ctx context.Context, name string) (lock.Held, erro
 }
 
 // enter takes a place in the queue of a name and waits for its grant.
-func (l *StockLocker) enter(ctx context.Context, name string, once bool) (*place, error) {
+func (l *StockLocker) enter(ctx context.Context, name string, try bool) (*place, error) {
 	object, err := objectName(name)
 	if err != nil {
 		return nil, err
@@ -105,7 +104,7 @@ func (l *StockLocker) enter(ctx context.Context, name string, once bool) (*place
 		l.queues[name] = q
 		l.wg.Go(q.run)
 	}
-	p := q.join(once)
+	p := q.join(try)
 	l.mu.Unlock()
 	select {
 	case <-p.settled:
@@ -148,36 +147,31 @@ func (l *StockLocker) close(ctx context.Context) error {
 	}
 	l.mu.Unlock()
 
-	var left []string
 	for _, p := range all {
 		select {
 		case <-p.gone:
-			continue
 		case <-ctx.Done():
-		}
-		select {
-		case <-p.gone: // both may be true
-		default:
-			left = append(left, p.queue.name)
 		}
 	}
 	l.stop()
 	l.wg.Wait()
+	var left []string
 	for _, p := range all {
 		if p.lease != nil {
 			p.lease.Stop()
 		}
+		select {
+		case <-p.gone:
+		default:
+			left = append(left, p.queue.name)
+		}
 	}
-	l.objects.close()
+	_ = l.objects.close() // never fails
 	if len(left) > 0 {
 		return fmt.Errorf("close the locks at kubernetes at %s: not unlocked: %s: %w", l.objects.server, strings.Join(left, ", "), ctx.Err())
 	}
 	return nil
 }
-
-// Source returns the identity of the namespace. The token counters of all locks in it
-// are lost if it is deleted.
-func (l *StockLocker) Source(ctx context.Context) (string, error) { return l.objects.source(ctx) }
 
 // Ask asks whether the server would create a StockLock. It creates none.
 func (l *StockLocker) Ask(ctx context.Context) error {
@@ -200,38 +194,24 @@ func (l *StockLocker) Inspect(ctx context.Context) ([]lock.Info, error) {
 			all = append(all, found.info())
 		}
 	}
-	return sorted(all), nil
+	lock.SortInfos(all)
+	return all, nil
 }
 
 // Revoke ends the current grant of name. The next waiter then enters.
 func (l *StockLocker) Revoke(ctx context.Context, name string) error {
-	object, err := objectName(name)
-	if err != nil {
-		return err
-	}
-	for {
-		current, err := l.objects.get(ctx, object)
-		if isMissing(err) || err == nil && current.Status.ID == "" {
-			return fmt.Errorf("revoke %s: %w", name, lock.ErrNotHeld)
-		}
-		if err == nil {
-			current.Status.free()
-			_, err = l.objects.update(ctx, current, "status")
-		}
-		if err == nil {
-			return nil
-		}
-		if !apierrors.IsConflict(err) {
-			return fmt.Errorf("revoke %s: %w", name, err)
-		}
-	}
+	return l.revoke(ctx, name, func(s *stockLock) bool {
+		held := s.Spec.Lock == name && s.Status.ID != ""
+		s.Status.free()
+		return held
+	}, "status")
 }
 
 // place is one call of Lock or TryLock, and later a grant.
 type place struct {
 	queue *queue
 	since time.Time
-	once  bool // TryLock: it does not wait
+	try   bool // TryLock: it does not wait
 
 	settled   chan struct{} // closed when it is granted or refused
 	gone      chan struct{} // closed when it is not on the server any more
@@ -246,7 +226,7 @@ type place struct {
 	lease           *lease.Lease // once it is granted
 	queued          bool         // it was seen in the queue
 	leaving         bool         // it must be removed from the server
-	erased          bool         // a write of ours has removed it, or may have
+	removalSent     bool         // a write of ours has removed it, or may have
 	contendedClosed bool
 	asked           time.Time  // before the write that granted it
 	renewed         chan error // gets the result of a requested renewal; of size 1

@@ -39,13 +39,13 @@ const (
 
 var leaseBackend = locktest.Backend{
 	Name: "kubernetes", Capabilities: LeaseCapabilities, TTL: testTTL,
-	Open: openWith(NewLease, testTTL), OpenLong: openWith(NewLease, longTTL),
+	LongTTL: longTTL, Open: openWith(NewLease),
 	Start: func(tb testing.TB) locktest.Server { return leaseServer{start(tb)} },
 }
 
 var stockBackend = locktest.Backend{
 	Name: "stocklock", Capabilities: StockCapabilities, TTL: testTTL,
-	Open: openWith(NewStock, testTTL), OpenLong: openWith(NewStock, longTTL),
+	LongTTL: longTTL, Open: openWith(NewStock),
 	Start: func(tb testing.TB) locktest.Server { return stockServer{start(tb)} },
 }
 
@@ -68,8 +68,8 @@ type address struct {
 }
 
 // openWith returns the Open of a back-end.
-func openWith[L lock.Locker](newLocker func(Config) (L, error), ttl time.Duration) func(string) (lock.Locker, func() error, error) {
-	return func(text string) (lock.Locker, func() error, error) {
+func openWith[L lock.Locker](newLocker func(Config) (L, error)) func(string, time.Duration) (lock.Locker, func() error, error) {
+	return func(text string, ttl time.Duration) (lock.Locker, func() error, error) {
 		var at address
 		if err := json.Unmarshal([]byte(text), &at); err != nil {
 			return nil, nil, err
@@ -82,7 +82,7 @@ func openWith[L lock.Locker](newLocker func(Config) (L, error), ttl time.Duratio
 }
 
 func testConfig(at address) Config {
-	return Config{REST: at.config(), Namespace: testNamespace, TTL: testTTL, Owner: Owner{Replica: "r", Host: "h", PID: 1}}
+	return Config{REST: at.config(), Namespace: testNamespace, TTL: testTTL, Owner: "r@h:1"}
 }
 
 func (a address) config() *rest.Config {

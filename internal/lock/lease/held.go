@@ -37,11 +37,9 @@ type held struct {
 	state state // guarded by the Locker
 }
 
-func (h *held) Token() lock.Token     { return h.token }
-func (h *held) Lost() <-chan struct{} { return h.lease.Lost() }
-
-// Contended is nil, because a polled server does not know who waits.
-func (h *held) Contended() <-chan struct{} { return nil }
+func (h *held) Token() lock.Token          { return h.token }
+func (h *held) Lost() <-chan struct{}      { return h.lease.Lost() }
+func (h *held) Contended() <-chan struct{} { return nil } // the server does not know the waiters
 
 // lose opens the gate when the grant ends without Unlock, so that the waiters of
 // this process do not depend on the holder. It does not release the name on the
@@ -138,8 +136,10 @@ func ParseOwner(owner string) lock.Info {
 	}
 	info.Holder = owner[:end]
 	info.Since = time.Unix(id.Time().UnixTime())
-	if replica, _, found := strings.Cut(info.Holder, "@"); found {
-		info.Replica = replica
-	}
+	info.Replica = ReplicaOf(info.Holder)
 	return info
 }
+
+// ReplicaOf returns the replica from replica@host:pid. Its name may contain an @; that
+// of a host may not.
+func ReplicaOf(holder string) string { return holder[:max(0, strings.LastIndexByte(holder, '@'))] }

@@ -1,7 +1,7 @@
 // Package lease is what the back-ends with leases share. Keep renews a lease and ends it
-// locally by the monotonic clock. New makes a lock.Locker of a Store, a server that only
-// answers "is it free?": it polls, cleans up after lost answers, and lets one goroutine
-// of a process at a time to the server.
+// locally by the monotonic clock. New makes a lock.Locker of a Store, a server that can
+// only grant or refuse a name. The Locker polls, cleans up after lost answers, and admits
+// one goroutine of a process at a time to the server.
 package lease
 
 import (

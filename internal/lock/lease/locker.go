@@ -39,6 +39,8 @@ type Config struct {
 	// AwaitChange is optional. It is called after a refusal and returns when name may have
 	// become free, or soon after ctx ends. Without it, a waiter polls.
 	AwaitChange func(ctx context.Context, name string) error
+	// CloseStore is optional. Close calls it after the last call of the Store.
+	CloseStore func() error
 	// Final is optional. It reports whether an error of the Store is permanent, as
 	// that of a wrong password. Lock then fails at once.
 	Final func(error) bool
@@ -346,6 +348,9 @@ func (l *Locker) Close(ctx context.Context) error {
 	l.stop()
 	close(failures)
 	var err error
+	if l.cfg.CloseStore != nil {
+		err = l.cfg.CloseStore()
+	}
 	for failure := range failures {
 		err = errors.Join(err, failure)
 	}

@@ -20,12 +20,11 @@ import (
 	"flashsale/internal/lock"
 )
 
-// The environment of a child process: its back-end, its server, and whether it uses
-// OpenLong (if not empty).
+// The environment of a child process: its back-end, its server and its TTL.
 const (
 	backendVar = "LOCKTEST_BACKEND"
 	addressVar = "LOCKTEST_ADDRESS"
-	longVar    = "LOCKTEST_LONG"
+	ttlVar     = "LOCKTEST_TTL"
 )
 
 // Main is for TestMain. It runs the tests and then checks for leaked goroutines. In a
@@ -39,9 +38,6 @@ func Main(m *testing.M, backends ...Backend) {
 	for _, b := range backends {
 		if b.Name != name {
 			continue
-		}
-		if os.Getenv(longVar) != "" {
-			b.Open = b.OpenLong
 		}
 		if err := serve(b, os.Getenv(addressVar)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -64,10 +60,9 @@ type (
 	}
 	// result is what a child's methods return. Kind is empty without an error.
 	result = struct {
-		ID           int
-		Kind, Text   string
-		Token        uint64
-		HasContended bool
+		ID         int
+		Kind, Text string
+		Token      uint64
 	}
 )
 
@@ -89,7 +84,11 @@ type service struct {
 
 // serve answers calls until the parent closes the pipe.
 func serve(b Backend, address string) error {
-	locker, closeClient, err := b.Open(address)
+	ttl, err := time.ParseDuration(os.Getenv(ttlVar))
+	if err != nil {
+		return err
+	}
+	locker, closeClient, err := b.Open(address, ttl)
 	if err != nil {
 		return err
 	}
@@ -133,7 +132,7 @@ func (s *service) lock(c call, r *result, take func(context.Context, string) (lo
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.grants[c.ID] = held
-		r.Token, r.HasContended = uint64(held.Token()), held.Contended() != nil
+		r.Token = uint64(held.Token())
 		return nil
 	})
 }
@@ -200,6 +199,8 @@ type child struct {
 	process *os.Process
 	client  *rpc.Client
 	ids     atomic.Int64
+	// contends: a grant has Contended.
+	contends bool
 }
 
 // spawn starts a child that ends with the test.
@@ -210,10 +211,7 @@ func (s *suite) spawn(t *testing.T) *child {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(context.Background(), self)
-	cmd.Env = append(os.Environ(), backendVar+"="+s.Name, addressVar+"="+s.server.Address())
-	if s.long {
-		cmd.Env = append(cmd.Env, longVar+"=true")
-	}
+	cmd.Env = append(os.Environ(), backendVar+"="+s.Name, addressVar+"="+s.server.Address(), ttlVar+"="+s.ttl.String())
 	out, childOut := io.Pipe()
 	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = childOut, os.Stderr, endsWithParent()
 	in, err := cmd.StdinPipe()
@@ -236,7 +234,7 @@ func (s *suite) spawn(t *testing.T) *child {
 	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
-	c := &child{process: cmd.Process, client: rpc.NewClient(pipe{out, in, func() {}})}
+	c := &child{process: cmd.Process, client: rpc.NewClient(pipe{out, in, func() {}}), contends: s.Capabilities.Contended}
 	t.Cleanup(func() {
 		_ = c.client.Close() // closes the child's input, which ends it
 		c.signal(syscall.SIGCONT)
@@ -295,7 +293,7 @@ func (c *child) lock(ctx context.Context, method, name string) (lock.Held, error
 		return nil, err
 	}
 	held := &childHeld{child: c, id: r.ID, token: lock.Token(r.Token), lost: c.event("Lost", r.ID)}
-	if r.HasContended {
+	if c.contends {
 		held.contended = c.event("Contended", r.ID)
 	}
 	return held, nil

@@ -22,21 +22,19 @@ type Backend struct {
 	// Name selects the back-end in child processes.
 	Name         string
 	Capabilities lock.Capabilities
-	// TTL is how long a grant outlives its process. It is 0 without a server.
-	TTL time.Duration
+	// TTL is how long a grant outlives its process. It is 0 without a server. LongTTL is
+	// longer than any test and than a restart of the server.
+	TTL, LongTTL time.Duration
 	// Open opens a Locker with its own client, which the returned function closes.
-	Open func(address string) (lock.Locker, func() error, error)
-	// OpenLong is Open with a lease that is longer than any test and than a restart of
-	// the server. It is nil without a server.
-	OpenLong func(address string) (lock.Locker, func() error, error)
+	Open func(address string, ttl time.Duration) (lock.Locker, func() error, error)
 	// Start starts a private server that ends with the test.
 	Start func(testing.TB) Server
 }
 
 // OpenAt opens a Locker. The end of the test closes it.
-func (b *Backend) OpenAt(tb testing.TB, address string) lock.Locker {
+func (b *Backend) OpenAt(tb testing.TB, address string, ttl time.Duration) lock.Locker {
 	tb.Helper()
-	locker, closeClient, err := b.Open(address)
+	locker, closeClient, err := b.Open(address, ttl)
 	return Opened(tb, locker, err, closeClient)
 }
 
@@ -57,7 +55,7 @@ type Server interface {
 	Kill(tb testing.TB)
 }
 
-// Restarter is a Server that can be killed and restarted with the data that it has kept.
+// Restarter is a Server that can be killed and restarted without losing its data.
 // Every real server must implement it.
 type Restarter interface {
 	// Restart returns when the server is ready.
@@ -75,8 +73,8 @@ const (
 	// punctuality is how late a call may return after its deadline. It only allows for the
 	// machine's scheduling.
 	punctuality = 750 * time.Millisecond
-	// tries is how often a test of timing is repeated. Scheduling spoils some of the
-	// repetitions, a defect of the lock spoils all.
+	// tries is how often a test of timing is repeated. Scheduling may fail some
+	// repetitions; a defect of the lock fails all.
 	tries = 3
 	// poll is how often the suite reads the state of a server.
 	poll = 5 * time.Millisecond
@@ -87,7 +85,7 @@ const (
 
 // Run runs the suite.
 func Run(t *testing.T, b Backend) {
-	shared := &suite{Backend: b, server: b.Start(t)}
+	server := b.Start(t)
 	c, served := b.Capabilities, b.TTL > 0
 	lacks := func(what string, has bool) string {
 		if has {
@@ -98,7 +96,7 @@ func Run(t *testing.T, b Backend) {
 	for _, test := range []struct {
 		name string
 		run  func(*suite, *testing.T)
-		ends bool // depends on the end of a lease; the others use OpenLong
+		ends bool // depends on the end of a lease; the others use LongTTL
 		own  bool // needs its own server, because it damages it
 		long bool // mostly waits, so it runs in parallel at the end
 		// lacks is what the lock would need for this test. It is empty if the test runs.
@@ -119,8 +117,8 @@ func Run(t *testing.T, b Backend) {
 		{name: "RemovedWaiterQueuesAgain", run: (*suite).removedWaiter, ends: true, lacks: lacks("waiters on a server", served && c.Queue)},
 		{name: "KilledProcessFreesItsLocks", run: (*suite).killedProcess, ends: true, lacks: lacks("exclusion of other processes", c.Processes)},
 		{name: "PausedProcessLosesItsLock", run: (*suite).pausedProcess, ends: true, lacks: lacks("exclusion of other processes", c.Processes)},
-		{name: "DeadlineIsKeptWithAPausedServer", run: (*suite).pausedServer, ends: true, own: true},
-		{name: "DeadlineIsKeptWithADeadServer", run: (*suite).deadServer, ends: true, own: true, lacks: lacks("a deadline with a dead server", c.Deadline)},
+		{name: "DeadlineIsKeptWithAPausedServer", run: (*suite).pausedServer, ends: true, own: true, lacks: lacks("a server", served)},
+		{name: "DeadlineIsKeptWithADeadServer", run: (*suite).deadServer, ends: true, own: true, lacks: lacks("a deadline with a dead server", served && c.Deadline)},
 		{name: "GrantIsLostWithTheServer", run: (*suite).lostServer, ends: true, own: true, lacks: lacks("a notice of the loss of a server", served && c.LossNotice)},
 		{name: "GrantOutlivesALease", run: (*suite).outlives, ends: true, long: true},
 		{name: "GrantOverARestart", run: (*suite).restarted, own: true, long: true, lacks: lacks("a server", served)},
@@ -133,12 +131,12 @@ func Run(t *testing.T, b Backend) {
 			if test.long {
 				t.Parallel()
 			}
-			s := shared
-			if test.own && served {
-				s = &suite{Backend: b, server: b.Start(t)}
+			s := &suite{Backend: b, server: server, ttl: b.TTL}
+			if test.own {
+				s.server = b.Start(t)
 			}
-			if !test.ends && b.OpenLong != nil {
-				s = s.withLongLeases()
+			if !test.ends {
+				s.ttl = b.LongTTL
 			}
 			test.run(s, t)
 		})
@@ -149,29 +147,19 @@ func Run(t *testing.T, b Backend) {
 type suite struct {
 	Backend
 	server Server
-	long   bool // Open is OpenLong
-}
-
-// withLongLeases returns the suite with OpenLong instead of Open.
-func (s *suite) withLongLeases() *suite {
-	long := *s
-	long.Open, long.long = s.OpenLong, true
-	return &long
+	ttl    time.Duration // of the Lockers of open and spawn
 }
 
 // open opens a Locker. The end of the test closes it.
 func (s *suite) open(t *testing.T) lock.Locker {
 	t.Helper()
-	return s.OpenAt(t, s.server.Address())
+	return s.OpenAt(t, s.server.Address(), s.ttl)
 }
 
-// openLong is open with a lease that does not end in a test, if the back-end has one.
+// openLong is open with a lease that does not end in a test.
 func (s *suite) openLong(t *testing.T) lock.Locker {
 	t.Helper()
-	if s.OpenLong == nil {
-		return s.open(t)
-	}
-	return s.withLongLeases().open(t)
+	return s.OpenAt(t, s.server.Address(), s.LongTTL)
 }
 
 // another opens a second Locker. A lock that does not exclude other processes has only the

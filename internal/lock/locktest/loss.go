@@ -168,10 +168,8 @@ func (s *suite) pausedServer(t *testing.T) {
 	MustUnlock(t, MustLock(t, there, "any")) // it has a lease before the pause
 	waiter := LockAside(t, there, name)
 	s.queued(t, name, 2)
-	if s.TTL > 0 {
-		s.server.Pause(t)
-		defer s.server.Resume(t)
-	}
+	s.server.Pause(t)
+	defer s.server.Resume(t)
 	attempts := s.deadlines(t, map[string]lock.Locker{name: there, unused: here, name + "-new": s.another(t, here)})
 	if !s.Capabilities.Deadline {
 		// Lock waits for the server to undo its request.
@@ -182,9 +180,7 @@ func (s *suite) pausedServer(t *testing.T) {
 		case <-time.After(s.TTL / 2):
 		}
 	}
-	if s.TTL > 0 {
-		s.server.Resume(t)
-	}
+	s.server.Resume(t)
 	waiter.cancel()
 	await(t, waiter.done, patience, "Lock to return")
 	for _, a := range attempts {
@@ -206,9 +202,6 @@ func (s *suite) deadlines(t *testing.T, lockers map[string]lock.Locker) []*Attem
 	var all []*Attempt
 	begin := func() (attempts []*Attempt) {
 		for name, locker := range lockers {
-			if s.TTL == 0 && name != "paused-server" && name != "dead-server" {
-				continue // it is free, and without a server Lock succeeds
-			}
 			attempts = append(attempts, lockAside(t, locker, name, timeout))
 		}
 		all = append(all, attempts...)
@@ -246,9 +239,7 @@ func (s *suite) deadServer(t *testing.T) {
 		holders = append(holders, s.open(t))
 		grants = append(grants, MustLock(t, holders[i], fmt.Sprint("dead-server-held-", i)))
 	}
-	if s.TTL > 0 {
-		s.server.Kill(t)
-	}
+	s.server.Kill(t)
 	s.deadlines(t, map[string]lock.Locker{name: there, "dead-server-unused": here, "dead-server-new": s.another(t, here)})
 	punctual(t, "a cancelled Lock", func() time.Duration {
 		if happened(waiter.done) { // a repetition
@@ -266,7 +257,7 @@ func (s *suite) deadServer(t *testing.T) {
 		defer cancel()
 		err := holder.Close(ctx)
 		late := time.Since(asked) - timeout
-		if err == nil && s.TTL > 0 && !lost { // the grant may just have been lost: try again
+		if err == nil && !lost { // the grant may just have been lost: try again
 			t.Log("Close returned nil although the server is dead")
 			late = patience
 		}

@@ -204,3 +204,45 @@ func UnlockAnyway(t *testing.T, held lock.Held) error {
 		t.Log("Unlock:", err)
 	}
 }
+
+// PartitionedHolder cuts a holder off for longer than its TTL. Lost must be closed before
+// the next grant. On a busy machine, the next holder may be notified first, so there are
+// three attempts. open opens a Locker behind a link.
+func PartitionedHolder(t *testing.T, next lock.Locker, open func() (lock.Locker, Link)) {
+	t.Helper()
+	const name = "partitioned"
+	for range tries {
+		cutOff, link := open()
+		held := MustLock(t, cutOff, name)
+		waiter := LockAside(t, next, name)
+		if held.Contended() != nil {
+			await(t, held.Contended(), callPatience, "Contended")
+		}
+		link.Cut()
+		inTime := false
+		select {
+		case <-held.Lost():
+			inTime = true
+		case <-waiter.Done():
+		}
+		later := waiter.Granted(t)
+		await(t, held.Lost(), callPatience, "the loss")
+		link.Heal()
+		if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
+			t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
+		}
+		MustUnlock(t, later)
+		MustUnlock(t, MustLock(t, cutOff, name))
+		if inTime {
+			return
+		}
+		t.Log("the next holder got the lock before Lost was closed")
+	}
+	t.Errorf("Lost was closed too late in each of %d attempts", tries)
+}
+
+// Link is a connection that can be cut.
+type Link interface {
+	Cut()
+	Heal()
+}

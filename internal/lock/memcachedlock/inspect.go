@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -39,7 +38,7 @@ func (l *Locker) Inspect(ctx context.Context) ([]lock.Info, error) {
 		info.Name = name
 		infos = append(infos, info)
 	}
-	slices.SortFunc(infos, func(a, b lock.Info) int { return strings.Compare(a.Name, b.Name) })
+	lock.SortInfos(infos)
 	return infos, nil
 }
 

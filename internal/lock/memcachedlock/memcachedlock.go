@@ -54,7 +54,7 @@ const (
 	maxTTL = 29 * 24 * time.Hour
 	// timeoutShare of the TTL is the timeout of a request. A renewal is two requests.
 	timeoutShare = 6
-	// maxPrefix leaves room for a name or its hash in a key of at most maxKey bytes.
+	// maxPrefix leaves space for a name or its hash in a key of at most maxKey bytes.
 	maxPrefix = 100
 	maxKey    = 250
 	// idleConns is the number of idle connections that stay open. A name has at most one
@@ -87,11 +87,11 @@ type Locker struct {
 func New(cfg Config) (*Locker, error) {
 	switch {
 	case cfg.Address == "":
-		return nil, errors.New("memcached lock: no address")
+		return nil, errors.New("memcached lock: Address is missing")
 	case cfg.Prefix == "" || len(cfg.Prefix) > maxPrefix || url.PathEscape(cfg.Prefix) != strings.ReplaceAll(cfg.Prefix, "/", "%2F"):
 		return nil, fmt.Errorf("memcached lock: prefix %q must have 1 to %d bytes that need no escaping", cfg.Prefix, maxPrefix)
 	case cfg.TTL > maxTTL:
-		return nil, fmt.Errorf("memcached lock: TTL is %s, must be at most %s", cfg.TTL, maxTTL)
+		return nil, fmt.Errorf("memcached lock: TTL is %s; it must be at most %s", cfg.TTL, maxTTL)
 	}
 	var server memcache.ServerList
 	if err := server.SetServers(cfg.Address); err != nil {
@@ -99,16 +99,11 @@ func New(cfg Config) (*Locker, error) {
 	}
 	s := &store{address: cfg.Address, prefix: cfg.Prefix, ttl: cfg.TTL, client: memcache.NewFromSelector(&server)}
 	s.client.Timeout, s.client.MaxIdleConns = cfg.TTL/timeoutShare, idleConns
-	locker, err := lease.New(lease.Config{Store: s, TTL: cfg.TTL, Owner: cfg.Owner})
+	locker, err := lease.New(lease.Config{Store: s, TTL: cfg.TTL, Owner: cfg.Owner, CloseStore: s.client.Close})
 	if err != nil {
 		return nil, fmt.Errorf("memcached lock: %w", err)
 	}
 	return &Locker{Locker: locker, store: s}, nil
-}
-
-// Close closes the lease.Locker and the connections.
-func (l *Locker) Close(ctx context.Context) error {
-	return errors.Join(l.Locker.Close(ctx), l.store.client.Close())
 }
 
 // store is the lease.Store in memcached.

@@ -22,14 +22,11 @@ const (
 
 var backend = locktest.Backend{
 	Name: "memcached", Capabilities: Capabilities, TTL: testTTL,
-	Start: func(tb testing.TB) locktest.Server { return start(tb, sandbox.MemcachedConfig{}) },
-	Open: func(address string) (lock.Locker, func() error, error) {
-		l, err := New(testConfig(address))
-		return l, func() error { return nil }, err
-	},
-	OpenLong: func(address string) (lock.Locker, func() error, error) {
+	Start:   func(tb testing.TB) locktest.Server { return start(tb, sandbox.MemcachedConfig{}) },
+	LongTTL: time.Minute,
+	Open: func(address string, ttl time.Duration) (lock.Locker, func() error, error) {
 		cfg := testConfig(address)
-		cfg.TTL = time.Minute
+		cfg.TTL = ttl
 		l, err := New(cfg)
 		return l, func() error { return nil }, err
 	},

@@ -16,7 +16,7 @@ func BenchmarkHandover(b *testing.B) {
 	for _, backend := range []locktest.Backend{tableBackend, rowBackend, getLockBackend} {
 		b.Run(backend.Name, func(b *testing.B) {
 			s := backend.Start(b)
-			lockers := [2]lock.Locker{backend.OpenAt(b, s.Address()), backend.OpenAt(b, s.Address())}
+			lockers := [2]lock.Locker{backend.OpenAt(b, s.Address(), testTTL), backend.OpenAt(b, s.Address(), testTTL)}
 			locktest.HandOvers(b, "bench", lockers, func(lock.Held) {
 				for backend.Capabilities.Queue && len(s.Entries(b, "bench")) < 2 {
 					time.Sleep(time.Millisecond)
@@ -33,7 +33,7 @@ func BenchmarkHandover(b *testing.B) {
 func BenchmarkUncontended(b *testing.B) {
 	for _, backend := range []locktest.Backend{tableBackend, rowBackend, getLockBackend} {
 		b.Run(backend.Name, func(b *testing.B) {
-			l := backend.OpenAt(b, backend.Start(b).Address())
+			l := backend.OpenAt(b, backend.Start(b).Address(), testTTL)
 			locktest.MustUnlock(b, locktest.MustLock(b, l, "bench"))
 			for b.Loop() {
 				locktest.MustUnlock(b, locktest.MustLock(b, l, "bench"))

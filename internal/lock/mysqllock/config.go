@@ -1,6 +1,7 @@
 package mysqllock
 
 import (
+	"cmp"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -18,7 +19,7 @@ import (
 const (
 	// defaultConnections is enough for names, of which a pool locks few at once.
 	defaultConnections = 32
-	// maxOwner leaves room for the id of a request in the owner column.
+	// maxOwner leaves space for the id of a request in the owner column.
 	maxOwner = 400
 )
 
@@ -51,15 +52,13 @@ func (cfg *Config) check(table bool) error {
 	case table && !identifier.MatchString(cfg.Table):
 		return fmt.Errorf("mysql lock: %q is not a table name", cfg.Table)
 	case cfg.TTL < time.Second:
-		return fmt.Errorf("mysql lock: TTL is %s, must be at least 1s", cfg.TTL)
+		return fmt.Errorf("mysql lock: TTL is %s; it must be at least 1s", cfg.TTL)
 	case cfg.Connections < 0, cfg.Tries < 0:
 		return fmt.Errorf("mysql lock: %d connections, %d tries: must not be negative", cfg.Connections, cfg.Tries)
 	case len(cfg.Owner) > maxOwner:
 		return fmt.Errorf("mysql lock: owner %s has more than %d bytes", cfg.Owner, maxOwner)
 	}
-	if cfg.Connections == 0 {
-		cfg.Connections = defaultConnections
-	}
+	cfg.Connections = cmp.Or(cfg.Connections, defaultConnections)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/lock/lease"
 )
 
 // GetLockCapabilities are those of a GetLock. One waiter of each process is in the
@@ -20,7 +21,8 @@ var GetLockCapabilities = lock.Capabilities{
 // GetLock is a lock.Locker that holds GET_LOCK on a connection. See get-lock in the package
 // comment. It is not a lock.Inspector, because the server does not list such locks.
 type GetLock struct {
-	*pinnedLocker
+	*lease.Locker
+	store *pinned
 }
 
 // NewGetLock makes a GetLock. It does not connect yet.
@@ -29,11 +31,11 @@ func NewGetLock(cfg Config) (*GetLock, error) {
 		return nil, err
 	}
 	cfg.Tries = 0
-	l, err := newPinned(cfg, func(p *pool) sessionLock { return getLock{p.database} })
+	l, store, err := newPinned(cfg, func(p *pool) sessionLock { return getLock{p.database} })
 	if err != nil {
 		return nil, err
 	}
-	return &GetLock{l}, nil
+	return &GetLock{l, store}, nil
 }
 
 // awaitSeconds bounds one wait on the server. MySQL and MariaDB differ in how they express
@@ -69,12 +71,12 @@ func (g getLock) await(ctx context.Context, conn *sql.Conn, name string) error {
 	return isOne(conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, ?)", g.serverName(name), awaitSeconds), lock.ErrHeld)
 }
 
-// begin restarts the session's wait_timeout. It is unknown when the wait succeeded.
-func (g getLock) begin(ctx context.Context, conn *sql.Conn, _, _ string) error {
+// setOwner restarts the session's wait_timeout. It is unknown when the wait succeeded.
+func (g getLock) setOwner(ctx context.Context, conn *sql.Conn, _, _ string) error {
 	return conn.PingContext(ctx)
 }
 
-func (g getLock) give(ctx context.Context, conn *sql.Conn, name string) error {
+func (g getLock) release(ctx context.Context, conn *sql.Conn, name string) error {
 	return isOne(conn.QueryRowContext(ctx, "SELECT RELEASE_LOCK(?)", g.serverName(name)), lock.ErrLost)
 }
 

@@ -24,36 +24,24 @@ type sessionLock interface {
 	// await waits in the server's queue and takes name. It returns lock.ErrHeld after a
 	// time of its own.
 	await(ctx context.Context, conn *sql.Conn, name string) error
-	// begin records owner as the holder after await.
-	begin(ctx context.Context, conn *sql.Conn, name, owner string) error
-	// give releases name, or returns lock.ErrLost if conn does not hold it.
-	give(ctx context.Context, conn *sql.Conn, name string) error
-}
-
-// pinnedLocker is a lock.Locker of a sessionLock.
-type pinnedLocker struct {
-	*lease.Locker
-	store *pinned
-}
-
-// Close releases every grant within ctx and closes the pool.
-func (l *pinnedLocker) Close(ctx context.Context) error {
-	return errors.Join(l.Locker.Close(ctx), l.store.Close())
+	// setOwner records owner as the holder after await.
+	setOwner(ctx context.Context, conn *sql.Conn, name, owner string) error
+	// release frees name, or returns lock.ErrLost if conn does not hold it.
+	release(ctx context.Context, conn *sql.Conn, name string) error
 }
 
 // newPinned makes a Locker whose lease is the session's wait_timeout, in whole seconds.
-func newPinned(cfg Config, newLock func(*pool) sessionLock, settings ...string) (*pinnedLocker, error) {
+func newPinned(cfg Config, newLock func(*pool) sessionLock, settings ...string) (*lease.Locker, *pinned, error) {
 	cfg.TTL = (cfg.TTL + time.Second - 1).Truncate(time.Second)
 	db, err := cfg.open(append(settings, fmt.Sprintf("SET SESSION wait_timeout = %d", cfg.TTL/time.Second))...)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	store := &pinned{pool: db, lock: newLock(db), tries: cfg.Tries, held: map[string]*sql.Conn{}, turn: map[string]*sql.Conn{}}
-	locker, err := lease.New(lease.Config{Store: store, TTL: cfg.TTL, Owner: cfg.Owner, AwaitChange: store.wait, Final: isFinal})
-	if err != nil {
-		return nil, err
-	}
-	return &pinnedLocker{locker, store}, nil
+	store := &pinned{pool: db, lock: newLock(db), tries: cfg.Tries, held: map[string]*sql.Conn{}, waited: map[string]*sql.Conn{}}
+	locker, err := lease.New(lease.Config{
+		Store: store, TTL: cfg.TTL, Owner: cfg.Owner, AwaitChange: store.wait, CloseStore: store.Close, Final: isFinal,
+	})
+	return locker, store, err
 }
 
 // pinned is the lease.Store of locks that belong to a connection. A ping renews the lease.
@@ -64,16 +52,16 @@ type pinned struct {
 
 	mu   sync.Mutex
 	held map[string]*sql.Conn // by owner
-	// turn has the connections whose wait has succeeded, by name, until the next Try or
+	// waited has the connections whose wait has succeeded, by name, until the next Try or
 	// until the Lock that waits has ended. The lease.Locker has at most one waiter for
 	// each name.
-	turn map[string]*sql.Conn
+	waited map[string]*sql.Conn
 }
 
 // Try returns no token: see the package comment.
 func (p *pinned) Try(ctx context.Context, name, owner string) (lock.Token, error) {
-	if conn := p.remove(p.turn, name); conn != nil {
-		err := p.lock.begin(ctx, conn, name, owner)
+	if conn := p.remove(p.waited, name); conn != nil {
+		err := p.lock.setOwner(ctx, conn, name, owner)
 		if err == nil {
 			p.put(p.held, owner, conn)
 			return 0, nil
@@ -91,14 +79,14 @@ func (p *pinned) Try(ctx context.Context, name, owner string) (lock.Token, error
 	return 0, nil
 }
 
-// put adds a connection to held or turn.
+// put adds a connection to held or waited.
 func (p *pinned) put(to map[string]*sql.Conn, key string, conn *sql.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	to[key] = conn
 }
 
-// remove takes a connection out of held or turn. It returns nil if there is none.
+// remove takes a connection out of held or waited. It returns nil if there is none.
 func (p *pinned) remove(from map[string]*sql.Conn, key string) *sql.Conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -143,7 +131,7 @@ func (p *pinned) Release(ctx context.Context, name, owner string) error {
 	if conn == nil {
 		return lock.ErrLost
 	}
-	err := p.lock.give(ctx, conn, name)
+	err := p.lock.release(ctx, conn, name)
 	if err == nil {
 		return conn.Close()
 	}
@@ -160,7 +148,7 @@ func (p *pinned) wait(ctx context.Context, name string) error {
 		conn, err := p.onConn(ctx, func(conn *sql.Conn) error { return p.lock.await(ctx, conn, name) })
 		switch {
 		case err == nil:
-			p.put(p.turn, name, conn)
+			p.put(p.waited, name, conn)
 			context.AfterFunc(ctx, func() { p.forget(name, conn) })
 			return nil
 		case ctx.Err() != nil:
@@ -172,12 +160,12 @@ func (p *pinned) wait(ctx context.Context, name string) error {
 	return lock.ErrHeld
 }
 
-// forget closes the connection of a turn that no Try has used.
+// forget closes the connection of a wait that no Try has used.
 func (p *pinned) forget(name string, conn *sql.Conn) {
 	p.mu.Lock()
-	unused := p.turn[name] == conn
+	unused := p.waited[name] == conn
 	if unused {
-		delete(p.turn, name)
+		delete(p.waited, name)
 	}
 	p.mu.Unlock()
 	if unused {

@@ -59,57 +59,42 @@ func (r *reentrant) enter(ctx context.Context, name string, take func(context.Co
 	if key.owner == "" {
 		return take(ctx, name)
 	}
-	for {
-		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("lock %s: %w", name, err)
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	g := r.grants[key]
+	for ; g != nil && !g.lost(); g = r.grants[key] { // the entries of a lost grant keep it
+		if g.held != nil {
+			g.entries++
+			return &entry{Held: g.held, of: r, key: key, grant: g}, nil
 		}
-		g, held, first := r.join(key)
-		switch {
-		case first:
-			held, err := take(ctx, name)
-			r.settle(key, g, held)
-			if err != nil {
-				return nil, err
-			}
-			return &entry{Held: held, of: r, key: key, grant: g}, nil
-		case held != nil:
-			return &entry{Held: held, of: r, key: key, grant: g}, nil
-		case !wait:
+		if !wait {
 			return nil, fmt.Errorf("lock %s: %w", name, lock.ErrHeld)
 		}
+		r.mu.Unlock()
 		select {
 		case <-g.settled:
 		case <-ctx.Done():
 		}
+		r.mu.Lock()
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("lock %s: %w", name, err)
+		}
 	}
-}
-
-// join adds an entry to the grant that the owner holds. Without one, it begins a grant, and
-// first is true. held is nil while another call waits for the grant.
-func (r *reentrant) join(key grantKey) (g *grant, held lock.Held, first bool) {
+	g = &grant{settled: make(chan struct{}), entries: 1}
+	r.grants[key] = g
+	r.mu.Unlock()
+	held, err := take(ctx, name)
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	g = r.grants[key]
-	switch {
-	case g == nil || g.lost(): // the entries of a lost grant keep it
-		g = &grant{settled: make(chan struct{}), entries: 1}
-		r.grants[key] = g
-		return g, nil, true
-	case g.held != nil:
-		g.entries++
-	}
-	return g, g.held, false
-}
-
-// settle records the result of the first Lock. held is nil if it failed.
-func (r *reentrant) settle(key grantKey, g *grant, held lock.Held) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if held == nil {
+	defer close(g.settled)
+	if err != nil {
 		delete(r.grants, key)
+		return nil, err
 	}
 	g.held = held
-	close(g.settled)
+	return &entry{Held: held, of: r, key: key, grant: g}, nil
 }
 
 // entry is one Lock of an owner.

@@ -20,8 +20,9 @@ var RowCapabilities = lock.Capabilities{
 // Row is a lock.Locker that holds SELECT ... FOR UPDATE on a row, and with it a
 // transaction and a connection. See lock-row in the package comment.
 type Row struct {
-	*pinnedLocker
-	sql rowQueries
+	*lease.Locker
+	store *pinned
+	sql   rowQueries
 }
 
 // NewRow makes a Row. It does not connect yet.
@@ -31,7 +32,7 @@ func NewRow(cfg Config) (*Row, error) {
 	}
 	r := &Row{sql: rowSQL(cfg.Table)}
 	var err error
-	r.pinnedLocker, err = newPinned(cfg, func(*pool) sessionLock { return &rowLock{sql: r.sql, schema: RowSchema(cfg.Table)} },
+	r.Locker, r.store, err = newPinned(cfg, func(*pool) sessionLock { return &rowLock{sql: r.sql, schema: RowSchema(cfg.Table)} },
 		// Reads without a lock then show the holder, which is not committed. Locking reads
 		// see committed rows at any level.
 		"SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED",
@@ -54,7 +55,6 @@ func RowSchema(table string) string {
 ) ENGINE = InnoDB`
 }
 
-// rowQueries is the SQL of a Row.
 type rowQueries struct {
 	take, await, begin, insert, holder, inspect, session string
 }
@@ -72,7 +72,6 @@ func rowSQL(table string) rowQueries {
 	}
 }
 
-// rowLock is the sessionLock of a Row.
 type rowLock struct {
 	sql    rowQueries
 	schema string
@@ -86,7 +85,7 @@ func (r *rowLock) take(ctx context.Context, conn *sql.Conn, name, owner string) 
 		}
 	}
 	if err == nil {
-		return r.begin(ctx, conn, name, owner)
+		return r.setOwner(ctx, conn, name, owner)
 	}
 	if err = rollback(ctx, conn, err); !errors.Is(err, lock.ErrHeld) {
 		return err
@@ -110,12 +109,12 @@ func (r *rowLock) await(ctx context.Context, conn *sql.Conn, name string) error 
 	return rollback(ctx, conn, err)
 }
 
-func (r *rowLock) begin(ctx context.Context, conn *sql.Conn, name, owner string) error {
+func (r *rowLock) setOwner(ctx context.Context, conn *sql.Conn, name, owner string) error {
 	_, err := conn.ExecContext(ctx, r.sql.begin, owner, name)
 	return err
 }
 
-func (r *rowLock) give(ctx context.Context, conn *sql.Conn, _ string) error {
+func (r *rowLock) release(ctx context.Context, conn *sql.Conn, _ string) error {
 	_, err := conn.ExecContext(ctx, "ROLLBACK")
 	return err
 }

@@ -28,30 +28,15 @@ const (
 var (
 	tableBackend = locktest.Backend{
 		Name: "lock-table", Capabilities: TableCapabilities, TTL: testTTL, Start: start(tableView{}),
-		Open: func(dsn string) (lock.Locker, func() error, error) {
-			return opened(NewTable(testConfig(dsn, tableName)))
-		},
-		OpenLong: func(dsn string) (lock.Locker, func() error, error) {
-			return opened(NewTable(long(testConfig(dsn, tableName))))
-		},
+		LongTTL: time.Minute, Open: openWith(NewTable, tableName),
 	}
 	rowBackend = locktest.Backend{
 		Name: "lock-row", Capabilities: RowCapabilities, TTL: testTTL, Start: start(rowView{}),
-		Open: func(dsn string) (lock.Locker, func() error, error) {
-			return opened(NewRow(testConfig(dsn, rowName)))
-		},
-		OpenLong: func(dsn string) (lock.Locker, func() error, error) {
-			return opened(NewRow(long(testConfig(dsn, rowName))))
-		},
+		LongTTL: time.Minute, Open: openWith(NewRow, rowName),
 	}
 	getLockBackend = locktest.Backend{
 		Name: "get-lock", Capabilities: GetLockCapabilities, TTL: testTTL, Start: start(getLockView{}),
-		Open: func(dsn string) (lock.Locker, func() error, error) {
-			return opened(NewGetLock(testConfig(dsn, "")))
-		},
-		OpenLong: func(dsn string) (lock.Locker, func() error, error) {
-			return opened(NewGetLock(long(testConfig(dsn, ""))))
-		},
+		LongTTL: time.Minute, Open: openWith(NewGetLock, ""),
 	}
 )
 
@@ -63,18 +48,18 @@ func TestRow(t *testing.T) { locktest.Run(t, rowBackend) }
 
 func TestGetLock(t *testing.T) { locktest.Run(t, getLockBackend) }
 
-// opened adds a no-op close function, because the Locker closes its own connections.
-func opened[L lock.Locker](l L, err error) (lock.Locker, func() error, error) {
-	return l, func() error { return nil }, err
+// openWith returns the Open of a back-end.
+func openWith[L lock.Locker](newLocker func(Config) (L, error), table string) func(string, time.Duration) (lock.Locker, func() error, error) {
+	return func(dsn string, ttl time.Duration) (lock.Locker, func() error, error) {
+		cfg := testConfig(dsn, table)
+		cfg.TTL = ttl
+		l, err := newLocker(cfg)
+		return l, func() error { return nil }, err // the Locker closes its own connections
+	}
 }
 
 func testConfig(dsn, table string) Config {
 	return Config{DSN: dsn, Table: table, TTL: testTTL, Owner: "r@h:1"}
-}
-
-func long(cfg Config) Config {
-	cfg.TTL = time.Minute
-	return cfg
 }
 
 // view shows one of the locks as an administrator sees it.

@@ -34,16 +34,11 @@ func NewTable(cfg Config) (*Table, error) {
 		return nil, err
 	}
 	store := &tableStore{pool: db, ttl: cfg.TTL, sql: tableSQL(cfg.Table), schema: TableSchema(cfg.Table)}
-	locker, err := lease.New(lease.Config{Store: store, TTL: cfg.TTL, Owner: cfg.Owner, Final: isFinal})
+	locker, err := lease.New(lease.Config{Store: store, TTL: cfg.TTL, Owner: cfg.Owner, CloseStore: db.Close, Final: isFinal})
 	if err != nil {
 		return nil, err
 	}
 	return &Table{reentrant: newReentrant(locker), store: store}, nil
-}
-
-// Close releases every grant within ctx and closes the pool.
-func (t *Table) Close(ctx context.Context) error {
-	return errors.Join(t.reentrant.Close(ctx), t.store.Close())
 }
 
 // TableSchema is the SQL that creates a table for NewTable.
@@ -78,7 +73,6 @@ func tableSQL(table string) tableQueries {
 	}
 }
 
-// tableStore is the lease.Store of a Table.
 type tableStore struct {
 	*pool
 	ttl    time.Duration

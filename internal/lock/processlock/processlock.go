@@ -43,7 +43,7 @@ func (l *Locker) Lock(ctx context.Context, name string) (lock.Held, error) {
 	return h, nil
 }
 
-// TryLock takes name if nobody holds it.
+// TryLock takes name if it is free.
 func (l *Locker) TryLock(ctx context.Context, name string) (lock.Held, error) {
 	h, err := l.enter(ctx, name, false)
 	if err != nil {
@@ -97,14 +97,14 @@ func (l *Locker) enter(ctx context.Context, name string, wait bool) (*held, erro
 		close(h.turn)
 	}
 	h.place = q.PushBack(h)
-	tell(q)
+	notify(q)
 	return h, nil
 }
 
-// tell closes Contended of the holder when there is a waiter.
-func tell(q *list.List) {
-	if holder := q.Front().Value.(*held); q.Len() > 1 && !holder.told {
-		holder.told = true
+// notify closes Contended of the holder when there is a waiter.
+func notify(q *list.List) {
+	if holder := q.Front().Value.(*held); q.Len() > 1 && !holder.notified {
+		holder.notified = true
 		close(holder.contended)
 	}
 }
@@ -118,8 +118,8 @@ type held struct {
 	contended chan struct{}
 
 	// These are guarded by locker.mu. refused may be read after turn is closed.
-	place                *list.Element
-	refused, told, ended bool
+	place                    *list.Element
+	refused, notified, ended bool
 }
 
 func (h *held) Token() lock.Token          { return 0 }
@@ -153,7 +153,7 @@ func (h *held) leave() bool {
 	}
 	if wasHolder {
 		close(q.Front().Value.(*held).turn)
-		tell(q)
+		notify(q)
 	}
 	return true
 }

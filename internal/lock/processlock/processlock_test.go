@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"time"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/locktest"
@@ -12,7 +13,7 @@ import (
 var backend = locktest.Backend{
 	Name:         "process",
 	Capabilities: Capabilities,
-	Open: func(string) (lock.Locker, func() error, error) {
+	Open: func(string, time.Duration) (lock.Locker, func() error, error) {
 		l := New()
 		opened.add(l)
 		return l, func() error { return nil }, nil

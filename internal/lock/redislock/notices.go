@@ -24,7 +24,7 @@ type notices struct {
 	order sync.Mutex
 }
 
-// listener is one waiter. Each channel needs room for one event only.
+// listener is one waiter. Each channel buffers one event.
 type listener struct {
 	subscribed chan struct{} // the server has confirmed the subscription, or a new one
 	released   chan struct{}

@@ -76,7 +76,7 @@ func TestAReleaseWakesAWaiter(t *testing.T) {
 func TestAReleaseBeforeTheSubscriptionIsSeen(t *testing.T) {
 	s := start(t, 1)
 	l := newLocker(t, s.Address(), longTTL)
-	if err := l.changed(t.Context(), "free"); err != nil { // it is free, and no release will be announced
+	if err := l.store.awaitChange(t.Context(), "free"); err != nil { // it is free, and no release will be announced
 		t.Error(err)
 	}
 }

@@ -9,7 +9,7 @@
 //
 // Each change is one script, which the server runs atomically:
 //
-//	take      if nobody holds it: SET key owner NX PX ttl; SET token, the larger of token+1 and the clock
+//	take      if it is free: SET key owner NX PX ttl; SET token, the larger of token+1 and the clock
 //	renew     if it is owner's: PEXPIRE key ttl
 //	release   if it is owner's: DEL key; PUBLISH released
 //
@@ -63,7 +63,7 @@ type Config struct {
 
 func (cfg *Config) check() error {
 	if cfg.Prefix == "" {
-		return errors.New("redis lock: no prefix")
+		return errors.New("redis lock: Prefix is missing")
 	}
 	for _, client := range cfg.Clients {
 		if client == nil || !client.Options().ContextTimeoutEnabled {
@@ -76,8 +76,7 @@ func (cfg *Config) check() error {
 // Locker is a lock.Locker on one Redis server.
 type Locker struct {
 	*lease.Locker
-	store   *store
-	notices *notices
+	store *store
 }
 
 const (
@@ -107,7 +106,7 @@ func Open(address string) (*redis.Client, error) {
 	return redis.NewClient(options), nil
 }
 
-// New makes a Locker. It does not connect yet.
+// New makes a Locker. It does not connect yet. Its Close does not close the client.
 func New(cfg Config) (*Locker, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -116,28 +115,24 @@ func New(cfg Config) (*Locker, error) {
 		return nil, fmt.Errorf("redis lock: %d clients, want 1", n)
 	}
 	client := cfg.Clients[0]
-	l := &Locker{store: &store{client: client, prefix: cfg.Prefix, ttl: cfg.TTL}, notices: newNotices(client)}
-	var err error
-	l.Locker, err = lease.New(lease.Config{Store: l.store, TTL: cfg.TTL, Owner: cfg.Owner, AwaitChange: l.changed, Final: isFinal})
+	s := &store{client: client, prefix: cfg.Prefix, ttl: cfg.TTL, notices: newNotices(client)}
+	locker, err := lease.New(lease.Config{
+		Store: s, TTL: cfg.TTL, Owner: cfg.Owner, AwaitChange: s.awaitChange, CloseStore: s.notices.close, Final: isFinal,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("redis lock: %w", err)
 	}
-	return l, nil
+	return &Locker{locker, s}, nil
 }
 
-// Close closes the lease.Locker and the subscriptions. It does not close the client.
-func (l *Locker) Close(ctx context.Context) error {
-	return errors.Join(l.Locker.Close(ctx), l.notices.close())
-}
-
-// changed waits until name may be free: it was released, or its key may have expired.
-func (l *Locker) changed(ctx context.Context, name string) error {
-	events, leave, err := l.notices.listen(ctx, l.store.channel(name))
+// awaitChange waits until name may be free: it was released, or its key may have expired.
+func (s *store) awaitChange(ctx context.Context, name string) error {
+	events, leave, err := s.notices.listen(ctx, s.channel(name))
 	if err != nil {
-		return failed(l.store.client, "subscribe", err)
+		return failed(s.client, "subscribe", err)
 	}
 	defer leave()
-	timer := time.NewTimer(l.store.ttl)
+	timer := time.NewTimer(s.ttl)
 	defer timer.Stop()
 	for {
 		select {
@@ -148,7 +143,7 @@ func (l *Locker) changed(ctx context.Context, name string) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		left, err := l.store.left(ctx, name)
+		left, err := s.left(ctx, name)
 		if err != nil || left <= 0 {
 			return err
 		}

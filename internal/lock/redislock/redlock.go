@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -93,7 +92,6 @@ func (s *redlockStore) Try(ctx context.Context, name, owner string) (lock.Token,
 	return 0, s.failed("take", err)
 }
 
-// Renew extends the lease on a majority.
 func (s *redlockStore) Renew(ctx context.Context, name, owner string) error {
 	renewed, err := s.mutex(name, owner).ExtendContext(ctx)
 	return s.outcome("renew", renewed, err)
@@ -215,7 +213,7 @@ func (r *Redlock) Inspect(ctx context.Context) ([]lock.Info, error) {
 		}
 		return err
 	})
-	slices.SortFunc(infos, func(a, b lock.Info) int { return strings.Compare(a.Name, b.Name) })
+	lock.SortInfos(infos)
 	return infos, err
 }
 

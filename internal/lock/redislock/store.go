@@ -17,6 +17,8 @@ type store struct {
 	client *redis.Client
 	prefix string
 	ttl    time.Duration
+	// notices is nil in a Redlock.
+	notices *notices
 }
 
 // The scripts. Their keys are the holder's and the token's. Their arguments are the
@@ -56,7 +58,6 @@ func (s *store) key(name string) string      { return s.prefix + name }
 func (s *store) tokenKey(name string) string { return s.prefix + name + "/token" }
 func (s *store) channel(name string) string  { return s.prefix + name + "/released" }
 
-// Try takes name for owner.
 func (s *store) Try(ctx context.Context, name, owner string) (lock.Token, error) {
 	answer, err := take.Run(ctx, s.client, []string{s.key(name), s.tokenKey(name)}, owner, s.ttl.Milliseconds()).Slice()
 	if err != nil {
@@ -69,12 +70,10 @@ func (s *store) Try(ctx context.Context, name, owner string) (lock.Token, error)
 	return lock.Token(token), nil
 }
 
-// Renew sets the TTL of owner's key again.
 func (s *store) Renew(ctx context.Context, name, owner string) error {
 	return s.owned("renew", renew.Run(ctx, s.client, []string{s.key(name)}, owner, s.ttl.Milliseconds()))
 }
 
-// Release deletes owner's key and announces that.
 func (s *store) Release(ctx context.Context, name, owner string) error {
 	return s.owned("release", release.Run(ctx, s.client, []string{s.key(name)}, owner, s.channel(name)))
 }

@@ -25,9 +25,8 @@ const (
 
 var backend = locktest.Backend{
 	Name: "redis", Capabilities: Capabilities, TTL: testTTL,
-	Start:    func(tb testing.TB) locktest.Server { return start(tb, 1) },
-	Open:     func(address string) (lock.Locker, func() error, error) { return open(address, testTTL) },
-	OpenLong: func(address string) (lock.Locker, func() error, error) { return open(address, longTTL) },
+	LongTTL: longTTL, Open: open,
+	Start: func(tb testing.TB) locktest.Server { return start(tb, 1) },
 }
 
 func open(address string, ttl time.Duration) (lock.Locker, func() error, error) {
@@ -41,9 +40,8 @@ func open(address string, ttl time.Duration) (lock.Locker, func() error, error) 
 
 var redlock = locktest.Backend{
 	Name: "redlock", Capabilities: RedlockCapabilities, TTL: testTTL,
-	Start:    func(tb testing.TB) locktest.Server { return start(tb, 5) },
-	Open:     func(address string) (lock.Locker, func() error, error) { return openRedlock(address, testTTL) },
-	OpenLong: func(address string) (lock.Locker, func() error, error) { return openRedlock(address, longTTL) },
+	LongTTL: longTTL, Open: openRedlock,
+	Start: func(tb testing.TB) locktest.Server { return start(tb, 5) },
 }
 
 func openRedlock(addresses string, ttl time.Duration) (lock.Locker, func() error, error) {

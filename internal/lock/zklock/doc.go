@@ -1,6 +1,5 @@
 // Package zklock is a fair lock between processes, in ZooKeeper. A grant ends with
-// its session, whatever its holder believes: what is written under it must be
-// fenced.
+// its session, even if its holder does not notice: fence every write under it.
 //
 // # Protocol
 //

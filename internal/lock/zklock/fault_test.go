@@ -128,44 +128,12 @@ func TestUnlockIsRetriedOnANewConnection(t *testing.T) {
 	}
 }
 
-// TestAPartitionedHolderGivesUpInTime cuts a holder off for longer than its TTL.
-// On a busy machine, the next holder may be notified first, so it has three attempts.
 func TestAPartitionedHolderGivesUpInTime(t *testing.T) {
 	s := start(t, 1)
-	for range 3 {
-		if s.partitioned(t) {
-			return
-		}
-		t.Log("the next holder got the lock before Lost was closed")
-	}
-	t.Error("Lost was closed too late in each of three attempts")
-}
-
-// partitioned cuts a holder off, and reports whether Lost was closed before the next
-// grant.
-func (s *server) partitioned(t *testing.T) (inTime bool) {
-	t.Helper()
-	link := sandboxtest.NewLink(t, s.Addrs()[0])
-	cutOff := newLocker(t, testTTL, link.Addr)
-	held := locktest.MustLock(t, cutOff, "n")
-	waiter := locktest.LockAside(t, newLocker(t, longTTL, s.Addrs()...), "n")
-	s.entries(t, "n", 2)
-	link.Cut()
-	var next lock.Held
-	select {
-	case <-held.Lost():
-		inTime, next = true, waiter.Granted(t)
-	case <-waiter.Done():
-		next = waiter.Granted(t)
-		sandboxtest.Await(t, held.Lost(), "the loss")
-	}
-	link.Heal()
-	if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
-		t.Errorf("Unlock: %v, want %v", err, lock.ErrLost)
-	}
-	locktest.MustUnlock(t, next)
-	locktest.MustUnlock(t, locktest.MustLock(t, cutOff, "n"))
-	return inTime
+	locktest.PartitionedHolder(t, newLocker(t, longTTL, s.Addrs()...), func() (lock.Locker, locktest.Link) {
+		link := sandboxtest.NewLink(t, s.Addrs()[0])
+		return newLocker(t, testTTL, link.Addr), link
+	})
 }
 
 // TestALostSessionIsClosedOnceTheServerIsReachable: a restarted server would otherwise

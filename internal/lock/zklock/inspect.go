@@ -1,14 +1,12 @@
 package zklock
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/go-zookeeper/zk"
 	"github.com/google/uuid"
@@ -75,23 +73,23 @@ func (s *session) inspectAll(ctx context.Context) ([]lock.Info, error) {
 	if err != nil && !errors.Is(err, zk.ErrNoNode) {
 		return nil, err
 	}
-	var mu sync.Mutex
-	var found []lock.Info
+	infos := make([]*lock.Info, len(segments))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(inspections)
-	for _, segment := range segments {
-		group.Go(func() error {
-			info, err := s.inspect(ctx, segment)
-			if info != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				found = append(found, *info)
-			}
+	for i, segment := range segments {
+		group.Go(func() (err error) {
+			infos[i], err = s.inspect(ctx, segment)
 			return err
 		})
 	}
 	err = group.Wait()
-	slices.SortFunc(found, func(a, b lock.Info) int { return cmp.Compare(a.Name, b.Name) })
+	var found []lock.Info
+	for _, info := range infos {
+		if info != nil {
+			found = append(found, *info)
+		}
+	}
+	lock.SortInfos(found)
 	return found, err
 }
 

@@ -52,7 +52,7 @@ type Config struct {
 	TTL time.Duration
 	// Owner is written into each node, for people: replica@host:pid.
 	Owner string
-	// Logger is optional. It gets the lost sessions and, at the debug level, the
+	// Logger is optional. It logs lost sessions and, at the debug level, the
 	// client library's log.
 	Logger *slog.Logger
 }
@@ -66,8 +66,8 @@ type Locker struct {
 	closing chan struct{}  // closed when Close begins
 	once    sync.Once      // of Close
 	wg      sync.WaitGroup // of all goroutines; grows only while open, or from one of them
-	// stragglers are the library's calls that close connections. Without an answer,
-	// they return up to three seconds late. They have no effect then.
+	// stragglers counts the library calls that close connections. Without an answer,
+	// they return up to three seconds late.
 	stragglers sync.WaitGroup
 
 	mu       sync.Mutex // guards the fields below
@@ -254,8 +254,8 @@ func (l *Locker) close(ctx context.Context) error {
 	for _, p := range places {
 		select {
 		case <-p.gone:
-			if !errors.Is(p.left, lock.ErrLost) {
-				err = errors.Join(err, p.left)
+			if !errors.Is(p.deleteErr, lock.ErrLost) {
+				err = errors.Join(err, p.deleteErr)
 			}
 		case <-ctx.Done():
 			err = errors.Join(err, fmt.Errorf("unlock %s: %w", p.name, ctx.Err()))

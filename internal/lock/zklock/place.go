@@ -46,16 +46,16 @@ type place struct {
 	path    string // of the lock
 	id      string // unique; its node's name begins with it
 	// ctx ends with the place, or with its session.
-	ctx      context.Context
-	cancel   context.CancelCauseFunc
-	unfollow func() bool // stops following the session's end
+	ctx           context.Context
+	cancel        context.CancelCauseFunc
+	stopFollowing func() bool // stops following the session's end
 
 	turn      chan struct{} // closed in state held, or gone without held
 	lost      chan struct{}
 	contended chan struct{}
-	once      sync.Once     // of leave
+	leaveOnce sync.Once
 	gone      chan struct{} // closed when its node is deleted
-	left      error         // why its node could not be deleted; read after gone
+	deleteErr error         // why its node could not be deleted; read after gone
 
 	own *watch // on its node; used by run only
 
@@ -92,7 +92,7 @@ func (l *Locker) enter(ctx context.Context, name string, onlyFirst bool) (*place
 	}
 	l.places[p] = true
 	// Not done by run, which may be blocked in a request to a silent server.
-	p.unfollow = context.AfterFunc(s.ctx, func() { p.end(context.Cause(s.ctx)) })
+	p.stopFollowing = context.AfterFunc(s.ctx, func() { p.end(context.Cause(s.ctx)) })
 	l.wg.Go(func() { p.run(onlyFirst) })
 	l.mu.Unlock()
 	select {
@@ -327,11 +327,11 @@ func (p *place) endLocked(err error) {
 
 // leave deletes the node in the background, once.
 func (p *place) leave() {
-	p.once.Do(func() {
+	p.leaveOnce.Do(func() {
 		l := p.locker
 		l.wg.Go(func() { // safe: run, which wg counts, has not ended
-			p.left = p.remove()
-			p.unfollow()
+			p.deleteErr = p.remove()
+			p.stopFollowing()
 			l.mu.Lock()
 			delete(l.places, p)
 			l.mu.Unlock()
@@ -368,13 +368,8 @@ func removed(err error) error {
 	return err
 }
 
-// Token is the transaction that created the node.
-func (p *place) Token() lock.Token { return p.token }
-
-// Lost is closed at the session's local deadline, or when the node is seen to be gone.
-func (p *place) Lost() <-chan struct{} { return p.lost }
-
-// Contended is closed when the queue has another node.
+func (p *place) Token() lock.Token          { return p.token }
+func (p *place) Lost() <-chan struct{}      { return p.lost }
 func (p *place) Contended() <-chan struct{} { return p.contended }
 
 // Unlock deletes the node, and retries while ZooKeeper is unreachable. If ctx ends
@@ -390,10 +385,10 @@ func (p *place) Unlock(ctx context.Context) error {
 	p.mu.Unlock()
 	select {
 	case <-p.gone:
-		if p.left != nil && !errors.Is(p.left, lock.ErrLost) {
-			return p.locker.failed("unlock", p.name, p.left)
+		if p.deleteErr != nil && !errors.Is(p.deleteErr, lock.ErrLost) {
+			return p.locker.failed("unlock", p.name, p.deleteErr)
 		}
-		return p.left
+		return p.deleteErr
 	case <-ctx.Done():
 		return p.locker.failed("unlock", p.name, ctx.Err())
 	}

@@ -205,7 +205,8 @@ func (s *session) setConnected(connected bool) {
 	}
 }
 
-// fire fires the watches on a node, and on its children: too many rather than too few.
+// fire fires the watches on a node and on its children. A waiter whose watch fires
+// without a change reads again.
 func (s *session) fire(e zk.Event) {
 	for _, key := range []watched{{e.Path, false}, {e.Path, true}} {
 		if e.Type == zk.EventNodeChildrenChanged && !key.children {

@@ -31,9 +31,8 @@ const (
 
 var backend = locktest.Backend{
 	Name: "zookeeper", Capabilities: Capabilities, TTL: testTTL,
-	Start:    func(tb testing.TB) locktest.Server { return start(tb, 1) },
-	Open:     func(address string) (lock.Locker, func() error, error) { return open(address, testTTL) },
-	OpenLong: func(address string) (lock.Locker, func() error, error) { return open(address, suiteLongTTL) },
+	LongTTL: suiteLongTTL, Open: open,
+	Start: func(tb testing.TB) locktest.Server { return start(tb, 1) },
 }
 
 func open(address string, ttl time.Duration) (lock.Locker, func() error, error) {
