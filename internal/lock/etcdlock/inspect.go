@@ -36,14 +36,12 @@ func (l *Locker) Holder(name string) (lock.Holder, bool) {
 
 // Evict deletes the first key of name's queue, if its create revision is token. See
 // the protocol.
-func (l *Locker) Evict(ctx context.Context, name string, token lock.Token) error {
-	if err := l.evict(ctx, name, token); err != nil {
-		return fmt.Errorf("evict the holder of %s: %w", name, err)
-	}
-	return nil
-}
-
-func (l *Locker) evict(ctx context.Context, name string, token lock.Token) error {
+func (l *Locker) Evict(ctx context.Context, name string, token lock.Token) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("evict the holder of %s: %w", name, err)
+		}
+	}()
 	l.mu.Lock()
 	q := l.queues[name]
 	if q == nil || q.holder == nil || lock.Token(q.holder.created) != token {

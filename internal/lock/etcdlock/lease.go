@@ -193,7 +193,7 @@ func (l *Locker) deleteStrays(ls *sharedLease) {
 		l.mu.Lock()
 		for _, key := range answer.Keys {
 			if q := l.queueOf(string(key)); q == nil || q.places[string(key)] == nil {
-				l.discard(ls, string(key), 0)
+				l.deleteLater(ls, string(key), 0)
 			}
 		}
 		l.mu.Unlock()

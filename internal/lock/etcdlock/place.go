@@ -84,7 +84,7 @@ func (l *Locker) enter(ctx context.Context, name string, onlyFirst bool) (*place
 		revision, exists := p.revision, p.state == waiting || p.state == held
 		l.end(p, err)
 		if exists {
-			l.discard(p.lease, p.key, revision)
+			l.deleteLater(p.lease, p.key, revision)
 		}
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func (l *Locker) create(p *place, onlyFirst bool) {
 		l.end(p, errRemoved)
 	default: // the key may exist, or may be created later
 		l.end(p, err)
-		l.discard(p.lease, p.key, p.queue.keys[p.key].created)
+		l.deleteLater(p.lease, p.key, p.queue.keys[p.key].created)
 	}
 }
 
@@ -145,7 +145,7 @@ func (l *Locker) created(p *place, answer *clientv3.TxnResponse) {
 	}
 	switch {
 	case p.state == gone && revision > 0: // its caller has left
-		l.discard(p.lease, p.key, revision)
+		l.deleteLater(p.lease, p.key, revision)
 	case revision > 0:
 		p.state, p.revision = waiting, revision
 	default:
@@ -169,10 +169,10 @@ func (l *Locker) end(p *place, err error) {
 	p.queue.lastUsed = time.Now()
 }
 
-// discard deletes a key in the background, until it succeeds or the lease ends. With
+// deleteLater deletes a key in the background, until it succeeds or the lease ends. With
 // revision 0 it deletes the key whatever its revision is: only this process creates
 // a key of this name, and only once.
-func (l *Locker) discard(ls *sharedLease, key string, revision int64) {
+func (l *Locker) deleteLater(ls *sharedLease, key string, revision int64) {
 	if ls.strays[key] || !ls.Alive() {
 		return
 	}
@@ -238,7 +238,7 @@ func (p *place) Unlock(ctx context.Context) error {
 	defer l.mu.Unlock()
 	l.end(p, lock.ErrLost)
 	if err != nil {
-		l.discard(p.lease, p.key, p.revision)
+		l.deleteLater(p.lease, p.key, p.revision)
 		return fmt.Errorf("unlock %s: %w", p.key, err)
 	}
 	// The answer's list shows which place is next. An older view would not: the next

@@ -96,7 +96,7 @@ func (l *Locker) watchTick() time.Duration { return min(l.cfg.TTL, l.idle) }
 // catchUp brings all views to revision or later, by a list of all keys. Revision 0
 // means the newest.
 func (l *Locker) catchUp(ctx context.Context, revision int64) error {
-	if revision > 0 && l.reached(revision) {
+	if revision > 0 && l.viewsReached(revision) {
 		return nil // transactions have brought newer views
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.TTL)
@@ -118,7 +118,7 @@ func (l *Locker) catchUp(ctx context.Context, revision int64) error {
 	return nil
 }
 
-func (l *Locker) reached(revision int64) bool {
+func (l *Locker) viewsReached(revision int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, q := range l.queues {
@@ -145,7 +145,7 @@ func (l *Locker) replace(q *queue, revision int64, kvs []*mvccpb.KeyValue) {
 	q.complete, q.early = true, nil
 	for _, event := range early {
 		if event.Kv.ModRevision > revision {
-			l.forward(q, event)
+			l.applyEvent(q, event)
 		}
 	}
 }
@@ -168,7 +168,7 @@ func (l *Locker) apply(events []*clientv3.Event) {
 		case !q.complete:
 			q.early = append(q.early, event)
 		case event.Kv.ModRevision > before[q]:
-			l.forward(q, event)
+			l.applyEvent(q, event)
 		}
 	}
 	for q := range before {
@@ -176,7 +176,7 @@ func (l *Locker) apply(events []*clientv3.Event) {
 	}
 }
 
-func (l *Locker) forward(q *queue, event *clientv3.Event) {
+func (l *Locker) applyEvent(q *queue, event *clientv3.Event) {
 	q.revision = event.Kv.ModRevision
 	if event.Type == clientv3.EventTypeDelete {
 		delete(q.keys, string(event.Kv.Key))
@@ -192,7 +192,7 @@ func (l *Locker) add(q *queue, kv *mvccpb.KeyValue) {
 	q.keys[key] = entry{created: kv.CreateRevision, value: kv.Value}
 	// By the key's name, because a list of keys does not always have their leases.
 	if ls := l.lease; ls != nil && strings.HasPrefix(key, q.keysOf(ls)) && q.places[key] == nil {
-		l.discard(ls, key, kv.CreateRevision)
+		l.deleteLater(ls, key, kv.CreateRevision)
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"flashsale/internal/lock"
-	"flashsale/internal/lock/locktest"
 )
 
 func TestEveryNameHasItsOwnObject(t *testing.T) {
@@ -78,8 +77,7 @@ func TestAnUnreachableServer(t *testing.T) {
 	for kind, newLocker := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			made, err := newLocker(testConfig(address{URL: "https://" + nowhere}))
-			l := locktest.Opened(t, made, err)
+			l := opened(t, newLocker, testConfig(address{URL: "https://" + nowhere}))
 			asked := time.Now()
 			if _, err := l.TryLock(t.Context(), "n"); err == nil || errors.Is(err, lock.ErrHeld) || !strings.Contains(err.Error(), nowhere) {
 				t.Errorf("TryLock: %v", err)
@@ -99,8 +97,8 @@ func TestAnUnreachableServer(t *testing.T) {
 // TestRequestsToADeadServerAreSpaced: the queue has work that is due, and that fails.
 func TestRequestsToADeadServerAreSpaced(t *testing.T) {
 	t.Parallel()
-	made, err := NewStock(testConfig(address{URL: "https://" + nowhere}))
-	l := locktest.Opened(t, made, err)
+	l := opened(t, NewStock, testConfig(address{URL: "https://" + nowhere}))
+	var err error
 	// A busy machine may stop the test for longer than a pause.
 	for end := time.Now().Add(patience); ; {
 		if err = fivePauses(t, l); err == nil || time.Now().After(end) {

@@ -196,10 +196,8 @@ func liveHolder(t *testing.T, s *server) {
 	for kind, newLocker := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			made, err := newLocker(s.config(Config{}))
-			here := locktest.Opened(t, made, err)
-			made, err = newLocker(s.config(Config{}))
-			there := locktest.Opened(t, made, err)
+			here := opened(t, newLocker, s.config(Config{}))
+			there := opened(t, newLocker, s.config(Config{}))
 			held := locktest.MustLock(t, here, "living")
 			waiter := locktest.LockAside(t, there, "living")
 			select {
@@ -360,11 +358,9 @@ func partitionedHolder(t *testing.T, s *server) {
 	for kind, newLocker := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			made, err := newLocker(s.config(Config{}))
-			locktest.PartitionedHolder(t, locktest.Opened(t, made, err), func() (lock.Locker, locktest.Link) {
+			locktest.PartitionedHolder(t, opened(t, newLocker, s.config(Config{})), func() (lock.Locker, locktest.Link) {
 				cfg, link := s.linked(t, testTTL)
-				made, err := newLocker(cfg)
-				return locktest.Opened(t, made, err), link
+				return opened(t, newLocker, cfg), link
 			})
 		})
 	}
@@ -376,8 +372,7 @@ func partitionedWaiter(t *testing.T, s *server) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			cfg, link := s.linked(t, longTTL)
-			made, err := newLocker(cfg)
-			cutOff := locktest.Opened(t, made, err)
+			cutOff := opened(t, newLocker, cfg)
 			var holder locker = s.stock(t, Config{TTL: longTTL})
 			if kind == "lease" {
 				holder = s.lease(t, Config{TTL: longTTL})
@@ -398,8 +393,7 @@ func partitionedWaiter(t *testing.T, s *server) {
 // failedUnlock: Unlock returns an error, and the lock is free once the link works again.
 func failedUnlock(t *testing.T, s *server) {
 	cfg, link := s.linked(t, longTTL)
-	made, err := NewStock(cfg)
-	cutOff := locktest.Opened(t, made, err)
+	cutOff := opened(t, NewStock, cfg)
 	held := locktest.MustLock(t, cutOff, "failed")
 	link.Cut()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // long enough for one refused connection
@@ -425,10 +419,8 @@ func TestRestart(t *testing.T) {
 	}
 	var pairs []pair
 	for _, newLocker := range kinds {
-		made, err := newLocker(s.config(Config{TTL: longTTL}))
-		here := locktest.Opened(t, made, err)
-		made, err = newLocker(s.config(Config{TTL: longTTL}))
-		there := locktest.Opened(t, made, err)
+		here := opened(t, newLocker, s.config(Config{TTL: longTTL}))
+		there := opened(t, newLocker, s.config(Config{TTL: longTTL}))
 		held := locktest.MustLock(t, here, "restart")
 		// A client that was never served would treat the refusals of a starting server as
 		// permanent.

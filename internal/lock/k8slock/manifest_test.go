@@ -213,8 +213,7 @@ func refusedForGood(t *testing.T, s *server) {
 		"forbidden":    elsewhere,
 	} {
 		for kind, newLocker := range kinds {
-			made, err := newLocker(cfg)
-			l := locktest.Opened(t, made, err)
+			l := opened(t, newLocker, cfg)
 			for call, err := range map[string]error{"Lock": lockError(t, l.Lock), "TryLock": lockError(t, l.TryLock)} {
 				if err == nil || !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), s.URL) {
 					t.Errorf("%s of a %s: %v, want %s at %s", call, kind, err, what, s.URL)
@@ -224,16 +223,14 @@ func refusedForGood(t *testing.T, s *server) {
 	}
 	nowhere := testConfig(address{URL: s.URL, Token: s.Token, CA: s.CA})
 	nowhere.Namespace = "nowhere"
-	made, err := NewStock(nowhere)
-	l := locktest.Opened(t, made, err)
+	l := opened(t, NewStock, nowhere)
 	if err := lockError(t, l.Lock); err == nil || !strings.Contains(err.Error(), "nowhere") {
 		t.Errorf("Lock in a missing namespace: %v, want its name", err)
 	}
 }
 
 func withoutTheResource(t *testing.T, s *server) {
-	made, err := NewStock(testConfig(address{URL: s.URL, Token: s.Token, CA: s.CA}))
-	l := locktest.Opened(t, made, err)
+	l := opened(t, NewStock, testConfig(address{URL: s.URL, Token: s.Token, CA: s.CA}))
 	l.objects.kind = s.client.Resource(stockLocks.GroupVersion().WithResource("stocklocks2")).Namespace(testNamespace)
 	if _, err := l.objects.get(t.Context(), "x"); err == nil || isMissing(err) || !l.objects.isFinal(err) {
 		t.Errorf("read without the resource: %v, want a final error that is not missing", err)
@@ -249,8 +246,7 @@ func namespaceIsTheSource(t *testing.T, s *server) {
 		t.Fatal(err)
 	}
 	for kind, newLocker := range kinds {
-		made, err := newLocker(testConfig(s.account))
-		l := locktest.Opened(t, made, err)
+		l := opened(t, newLocker, testConfig(s.account))
 		if source, err := l.Source(t.Context()); err != nil || source != string(namespace.GetUID()) {
 			t.Errorf("%s: source %q, %v, want %q", kind, source, err, namespace.GetUID())
 		}
@@ -260,10 +256,8 @@ func namespaceIsTheSource(t *testing.T, s *server) {
 func operatorSeesAndEnds(t *testing.T, s *server) {
 	for kind, newLocker := range kinds {
 		t.Run(kind, func(t *testing.T) {
-			made, err := newLocker(s.config(Config{}))
-			here := locktest.Opened(t, made, err)
-			made, err = newLocker(s.config(Config{}))
-			there := locktest.Opened(t, made, err)
+			here := opened(t, newLocker, s.config(Config{}))
+			there := opened(t, newLocker, s.config(Config{}))
 			asked := time.Now().Add(-time.Second) // more than the resolution of the times
 			first := locktest.MustLock(t, here, "seen")
 			second := locktest.MustLock(t, there, "Seen")

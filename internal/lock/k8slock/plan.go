@@ -18,6 +18,7 @@ type plan struct {
 	done    bool       // there is nothing to do
 }
 
+// plan returns what must be written so that the object has what this process requires.
 func (q *queue) plan() (todo plan) {
 	l := q.locker
 	l.mu.Lock()
@@ -79,6 +80,7 @@ const queueLimit = 1000
 
 var errFull = fmt.Errorf("the lock's queue is full: it has %d places", queueLimit)
 
+// conclude ends the places that are done, once the object needs no write.
 func (q *queue) conclude() {
 	at := &q.current.Status
 	for _, p := range slices.Clone(q.places) {

@@ -14,16 +14,21 @@ import (
 // patience bounds the waits of a test.
 const patience = 20 * time.Second
 
+// opened makes a Locker. The test's end closes it.
+func opened[L lock.Locker](tb testing.TB, newLocker func(Config) (L, error), cfg Config) L {
+	tb.Helper()
+	l, err := newLocker(cfg)
+	return locktest.Opened(tb, l, err)
+}
+
 func (s *server) stock(tb testing.TB, with Config) *StockLocker {
 	tb.Helper()
-	l, err := NewStock(s.config(with))
-	return locktest.Opened(tb, l, err)
+	return opened(tb, NewStock, s.config(with))
 }
 
 func (s *server) lease(tb testing.TB, with Config) *LeaseLocker {
 	tb.Helper()
-	l, err := NewLease(s.config(with))
-	return locktest.Opened(tb, l, err)
+	return opened(tb, NewLease, s.config(with))
 }
 
 // config returns the test's configuration, with the TTL and REST of with.

@@ -21,10 +21,8 @@ func silentConnection(t *testing.T, s *server) {
 			wire := newWire(t, strings.TrimPrefix(s.URL, "https://"))
 			at := s.account
 			at.URL = "https://" + wire.addr
-			made, err := newLocker(s.config(Config{REST: at.config()}))
-			waiting := locktest.Opened(t, made, err)
-			made, err = newLocker(s.config(Config{}))
-			here := locktest.Opened(t, made, err)
+			waiting := opened(t, newLocker, s.config(Config{REST: at.config()}))
+			here := opened(t, newLocker, s.config(Config{}))
 			locktest.MustUnlock(t, locktest.MustLock(t, waiting, "any")) // connects it
 			held := locktest.MustLock(t, here, "silent")
 			waiter := locktest.LockAside(t, waiting, "silent")

@@ -67,7 +67,7 @@ func (h *held) lose() bool {
 // does not answer, the outcome is unknown. The name is then released in the
 // background, or ends with its lease.
 func (h *held) Unlock(ctx context.Context) error {
-	was, ok := h.leave()
+	was, ok := h.markGone()
 	if !ok {
 		return lock.ErrLost
 	}
@@ -99,9 +99,9 @@ func (h *held) Unlock(ctx context.Context) error {
 	return nil
 }
 
-// leave marks the grant as gone, so that only one Unlock releases it. On success,
+// markGone marks the grant as gone, so that only one Unlock releases it. On success,
 // Close waits for the caller.
-func (h *held) leave() (was state, ok bool) {
+func (h *held) markGone() (was state, ok bool) {
 	if !h.lease.Alive() && h.lose() { // the expiry timer is late
 		h.lease.Lose()
 	}

@@ -12,9 +12,7 @@ import (
 )
 
 func TestUnlockAfterALossOrASecondTimeSendsNoRequest(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemory()
-		l := newLocker(t, m, nil)
+	withLocker(t, func(t *testing.T, m *memory, l *Locker) {
 		lost, returned := locktest.MustLock(t, l, "lost"), locktest.MustLock(t, l, "returned")
 		locktest.MustUnlock(t, returned)
 		m.end("lost")
@@ -29,7 +27,6 @@ func TestUnlockAfterALossOrASecondTimeSendsNoRequest(t *testing.T) {
 		if took := time.Since(began); took != 0 {
 			t.Errorf("the calls took %s, want 0", took)
 		}
-		mustClose(t, l)
 	})
 }
 
@@ -54,9 +51,7 @@ func TestUnlockNoticesAnExpiredLease(t *testing.T) {
 }
 
 func TestAFailedUnlockIsCompletedLater(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemory()
-		l := newLocker(t, m, nil)
+	withLocker(t, func(t *testing.T, m *memory, l *Locker) {
 		held := locktest.MustLock(t, l, "n")
 		m.hook(hooks{beforeRelease: unreachable})
 		if err := held.Unlock(t.Context()); !errors.Is(err, errUnreachable) {
@@ -70,7 +65,6 @@ func TestAFailedUnlockIsCompletedLater(t *testing.T) {
 		if happened(held.Lost()) {
 			t.Error("Unlock closed Lost")
 		}
-		mustClose(t, l)
 	})
 }
 

@@ -89,7 +89,7 @@ func (l *Lease) Lose() {
 	}
 }
 
-func (l *Lease) left() time.Duration {
+func (l *Lease) remaining() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return time.Until(l.deadline)
@@ -99,7 +99,7 @@ func (l *Lease) run(ctx context.Context) {
 	defer close(l.ended)
 	defer l.stop()
 	// A separate timer, because a renewal that hangs must not delay the loss.
-	expiry := time.AfterFunc(l.left(), l.expire)
+	expiry := time.AfterFunc(l.remaining(), l.expire)
 	defer expiry.Stop()
 	ticker := time.NewTicker(l.ttl / renewals)
 	defer ticker.Stop()
@@ -122,7 +122,7 @@ func (l *Lease) run(ctx context.Context) {
 				l.Lose()
 				return
 			}
-			expiry.Reset(l.left())
+			expiry.Reset(l.remaining())
 		}
 	}
 }
@@ -141,7 +141,7 @@ func (l *Lease) extend(asked time.Time) bool {
 
 // expire loses the lease, unless a renewal has moved the deadline.
 func (l *Lease) expire() {
-	if l.left() <= 0 {
+	if l.remaining() <= 0 {
 		l.Lose()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -154,4 +155,15 @@ func happened(event <-chan struct{}) bool {
 	default:
 		return false
 	}
+}
+
+// withLocker calls test with a Locker on a memory, and closes the Locker afterwards.
+func withLocker(t *testing.T, test func(t *testing.T, m *memory, l *Locker)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		l := newLocker(t, m, nil)
+		test(t, m, l)
+		mustClose(t, l)
+	})
 }

@@ -185,7 +185,7 @@ func (l *Locker) try(ctx context.Context, name string, gate lock.Held) (*held, e
 		})
 		unknown := err != nil && !errors.Is(err, lock.ErrHeld) && !l.cfg.Final(err)
 		if unknown {
-			l.settle(name, err)
+			l.setUnsettled(name, err)
 		}
 		granted := err == nil
 		select {
@@ -242,7 +242,7 @@ func (l *Locker) grant(h *held, asked time.Time) error {
 // name, so that requests do not pile up at a dead server.
 func (l *Locker) takeBack(name, owner string, asked time.Time, unknown bool) {
 	if unknown {
-		defer l.settle(name, nil)
+		defer l.setUnsettled(name, nil)
 	}
 	end := asked.Add(l.cfg.TTL + l.callTimeout())
 	for pause := newBackoff(); ; {
@@ -252,7 +252,7 @@ func (l *Locker) takeBack(name, owner string, asked time.Time, unknown bool) {
 		case err == nil, !unknown && errors.Is(err, lock.ErrLost):
 			return
 		case errors.Is(err, lock.ErrLost):
-			l.settle(name, nil) // the server works, but may still apply the request
+			l.setUnsettled(name, nil) // the server works, but may still apply the request
 		}
 		if last || time.Now().After(end) {
 			return
@@ -261,9 +261,9 @@ func (l *Locker) takeBack(name, owner string, asked time.Time, unknown bool) {
 	}
 }
 
-// settle records why the outcome of a request for name is unknown. A nil error
+// setUnsettled records why the outcome of a request for name is unknown. A nil error
 // removes the record.
-func (l *Locker) settle(name string, why error) {
+func (l *Locker) setUnsettled(name string, why error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if why != nil {

@@ -78,9 +78,7 @@ func TestWaitersPollNoFasterThanTheMinimum(t *testing.T) {
 }
 
 func TestLockRetriesUntilTheServerIsBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemory()
-		l := newLocker(t, m, nil)
+	withLocker(t, func(t *testing.T, m *memory, l *Locker) {
 		failures := 0
 		m.hook(hooks{beforeTry: func(context.Context) error {
 			if failures++; failures < 5 {
@@ -109,7 +107,6 @@ func TestLockRetriesUntilTheServerIsBack(t *testing.T) {
 		}
 		m.hook(hooks{})
 		locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
-		mustClose(t, l)
 	})
 }
 
@@ -129,9 +126,7 @@ func TestLockFailsAtOnceOnAFinalError(t *testing.T) {
 
 // TestAGrantWithALostAnswerIsReleased: the caller has already failed.
 func TestAGrantWithALostAnswerIsReleased(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemory()
-		l := newLocker(t, m, nil)
+	withLocker(t, func(t *testing.T, m *memory, l *Locker) {
 		m.hook(hooks{afterTry: unreachable}) // applied, but the answer is lost
 		if _, err := l.TryLock(t.Context(), "n"); !errors.Is(err, errUnreachable) {
 			t.Errorf("TryLock: %v", err)
@@ -140,16 +135,13 @@ func TestAGrantWithALostAnswerIsReleased(t *testing.T) {
 		if owner := m.owner("n"); owner != "" {
 			t.Errorf("%s still has the name on the server, but no caller holds it", owner)
 		}
-		mustClose(t, l)
 	})
 }
 
 // TestALateGrantIsReleased: the server applies the request after the first release
 // of it found nothing.
 func TestALateGrantIsReleased(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemory()
-		l := newLocker(t, m, nil)
+	withLocker(t, func(t *testing.T, m *memory, l *Locker) {
 		var lateOwner string
 		m.hook(hooks{beforeTry: unreachable})
 		l.cfg.Store = spy{m, func(owner string) { lateOwner = owner }}
@@ -164,7 +156,6 @@ func TestALateGrantIsReleased(t *testing.T) {
 		if owner := m.owner("n"); owner != "" {
 			t.Errorf("%s still has the name on the server, but no caller holds it", owner)
 		}
-		mustClose(t, l)
 	})
 }
 
@@ -181,9 +172,7 @@ func (s spy) Try(ctx context.Context, name, owner string) (lock.Token, error) {
 
 // TestCallersDoNotWaitForTheStore: its calls hang and ignore cancellation.
 func TestCallersDoNotWaitForTheStore(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemory()
-		l := newLocker(t, m, nil)
+	withLocker(t, func(t *testing.T, m *memory, l *Locker) {
 		held := locktest.MustLock(t, l, "held")
 		deaf := func(context.Context) error { time.Sleep(testTTL / renewals); return errUnreachable }
 		m.hook(hooks{beforeTry: deaf, beforeRelease: deaf})
@@ -209,14 +198,11 @@ func TestCallersDoNotWaitForTheStore(t *testing.T) {
 				t.Errorf("%s still has the name on the server, but no caller holds it", owner)
 			}
 		}
-		mustClose(t, l)
 	})
 }
 
 func TestALossLetsTheNextWaiterIn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemory()
-		l := newLocker(t, m, nil)
+	withLocker(t, func(t *testing.T, m *memory, l *Locker) {
 		first := locktest.MustLock(t, l, "n")
 		m.end("n")
 		second := locktest.MustLock(t, l, "n") // before the first is unlocked
@@ -236,31 +222,25 @@ func TestALossLetsTheNextWaiterIn(t *testing.T) {
 		if err := second.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 			t.Errorf("second Unlock: %v", err)
 		}
-		mustClose(t, l)
 	})
 }
 
 // TestUnlockReportsALossOnTheServer that no renewal has noticed yet.
 func TestUnlockReportsALossOnTheServer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemory()
-		l := newLocker(t, m, nil)
+	withLocker(t, func(t *testing.T, m *memory, l *Locker) {
 		held := locktest.MustLock(t, l, "n")
 		m.end("n")
 		if err := held.Unlock(t.Context()); !errors.Is(err, lock.ErrLost) {
 			t.Errorf("Unlock: %v", err)
 		}
 		locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
-		mustClose(t, l)
 	})
 }
 
 // TestTheHolderKeepsTheMargin: after a local loss, the name stays taken on the
 // server until its lease ends.
 func TestTheHolderKeepsTheMargin(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemory()
-		l := newLocker(t, m, nil)
+	withLocker(t, func(t *testing.T, m *memory, l *Locker) {
 		began := time.Now()
 		held := locktest.MustLock(t, l, "n")
 		m.hook(hooks{beforeRenew: unreachable})
@@ -272,21 +252,17 @@ func TestTheHolderKeepsTheMargin(t *testing.T) {
 			t.Error("Lost of the first grant is open")
 		}
 		locktest.MustUnlock(t, next)
-		mustClose(t, l)
 	})
 }
 
 func TestAnAnswerAfterTheTTLIsNotAGrant(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMemory()
-		l := newLocker(t, m, nil)
+	withLocker(t, func(t *testing.T, m *memory, l *Locker) {
 		m.hook(hooks{afterTry: func(context.Context) error { time.Sleep(testTTL); return nil }})
 		if _, err := l.TryLock(t.Context(), "n"); !errors.Is(err, lock.ErrLost) {
 			t.Errorf("TryLock: %v", err)
 		}
 		m.hook(hooks{})
 		locktest.MustUnlock(t, locktest.MustLock(t, l, "n"))
-		mustClose(t, l)
 	})
 }
 

@@ -34,7 +34,7 @@ func (l *Locker) Revoke(ctx context.Context, name string) error {
 	if err := lock.CheckName(name); err != nil {
 		return err
 	}
-	err := l.store.owned("revoke", revoke.Run(ctx, l.store.client, []string{l.store.key(name)}, l.store.channel(name)))
+	err := l.store.changeOwned("revoke", revoke.Run(ctx, l.store.client, []string{l.store.key(name)}, l.store.channel(name)))
 	if errors.Is(err, lock.ErrLost) {
 		return lock.ErrNotHeld
 	}

@@ -143,7 +143,7 @@ func (s *store) awaitChange(ctx context.Context, name string) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		left, err := s.left(ctx, name)
+		left, err := s.timeLeft(ctx, name)
 		if err != nil || left <= 0 {
 			return err
 		}

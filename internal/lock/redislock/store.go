@@ -71,15 +71,15 @@ func (s *store) Try(ctx context.Context, name, owner string) (lock.Token, error)
 }
 
 func (s *store) Renew(ctx context.Context, name, owner string) error {
-	return s.owned("renew", renew.Run(ctx, s.client, []string{s.key(name)}, owner, s.ttl.Milliseconds()))
+	return s.changeOwned("renew", renew.Run(ctx, s.client, []string{s.key(name)}, owner, s.ttl.Milliseconds()))
 }
 
 func (s *store) Release(ctx context.Context, name, owner string) error {
-	return s.owned("release", release.Run(ctx, s.client, []string{s.key(name)}, owner, s.channel(name)))
+	return s.changeOwned("release", release.Run(ctx, s.client, []string{s.key(name)}, owner, s.channel(name)))
 }
 
-// owned returns lock.ErrLost if a script has changed nothing.
-func (s *store) owned(what string, answer *redis.Cmd) error {
+// changeOwned returns lock.ErrLost if a script has changed nothing.
+func (s *store) changeOwned(what string, answer *redis.Cmd) error {
 	done, err := answer.Int()
 	switch {
 	case err != nil:
@@ -90,8 +90,8 @@ func (s *store) owned(what string, answer *redis.Cmd) error {
 	return nil
 }
 
-// left returns the time until the key of name expires, or 0 if there is none.
-func (s *store) left(ctx context.Context, name string) (time.Duration, error) {
+// timeLeft returns the time until the key of name expires, or 0 if there is none.
+func (s *store) timeLeft(ctx context.Context, name string) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	left, err := s.client.PTTL(ctx, s.key(name)).Result()

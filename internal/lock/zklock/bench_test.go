@@ -39,7 +39,7 @@ func BenchmarkUncontended(b *testing.B) {
 func (s *server) write(tb testing.TB) time.Duration {
 	tb.Helper()
 	began := time.Now()
-	if _, err := s.conn.Create("/write", nil, zk.FlagEphemeral, anyone); err != nil {
+	if _, err := s.conn.Create("/write", nil, zk.FlagEphemeral, openACL); err != nil {
 		tb.Fatal(err)
 	}
 	took := time.Since(began)

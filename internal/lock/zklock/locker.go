@@ -149,7 +149,7 @@ func (l *Locker) failed(action, name string, err error) error {
 	s := l.session
 	l.mu.Unlock()
 	if s != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
-		if why := s.why(); why != nil {
+		if why := s.connectionError(); why != nil {
 			// Not wrapped: the caller must not mistake that time-out for its own.
 			return fmt.Errorf("%w (%s)", err, why.Error())
 		}
@@ -173,7 +173,7 @@ func (l *Locker) Healthy() error {
 	if err != nil {
 		return err
 	}
-	return s.why()
+	return s.connectionError()
 }
 
 // sessionFor returns the current session, or waits for a new one until ctx ends.
@@ -229,7 +229,7 @@ func (l *Locker) forgetSession(s *session) {
 	}
 	l.session = nil
 	if !l.closed {
-		l.cfg.Logger.Warn("zookeeper lock: session lost", "session", fmt.Sprintf("%x", s.conn.SessionID()), "error", s.why())
+		l.cfg.Logger.Warn("zookeeper lock: session lost", "session", fmt.Sprintf("%x", s.conn.SessionID()), "error", s.connectionError())
 	}
 }
 
@@ -271,7 +271,7 @@ func (l *Locker) cutSessions() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for s := range l.sessions {
-		s.cut()
+		s.breakConnection()
 	}
 }
 

@@ -20,8 +20,9 @@ import (
 // is never used twice.
 const anyVersion = -1
 
-// anyone has all permissions on a node. The network must restrict who can connect.
-var anyone = zk.WorldACL(zk.PermAll)
+// openACL gives everyone all permissions on a node. The network must restrict who can
+// connect.
+var openACL = zk.WorldACL(zk.PermAll)
 
 // state of a place. The package's comment has the diagram.
 type state int
@@ -57,7 +58,7 @@ type place struct {
 	gone      chan struct{} // closed when its node is deleted
 	deleteErr error         // why its node could not be deleted; read after gone
 
-	own *watch // on its node; used by run only
+	ownWatch *watch // on its node; used by run only
 
 	// node and token are set by run. token may be read after turn.
 	node  string
@@ -120,14 +121,14 @@ func (p *place) run(onlyFirst bool) {
 		err = p.grant()
 	}
 	if err == nil {
-		err = p.attend(len(queue) > 1)
+		err = p.watchQueue(len(queue) > 1)
 	}
 	p.end(err)
 }
 
 func (p *place) queueUp(onlyFirst bool) (queue []string, err error) {
 	if onlyFirst {
-		if err := p.refuse(); err != nil {
+		if err := p.refuseIfHeld(); err != nil {
 			return nil, err
 		}
 	}
@@ -136,21 +137,21 @@ func (p *place) queueUp(onlyFirst bool) (queue []string, err error) {
 	}
 	var both errgroup.Group // one round trip for both requests
 	both.Go(func() (err error) {
-		p.own, err = p.session.watchNode(p.ctx, p.node)
-		return removed(err)
+		p.ownWatch, err = p.session.watchNode(p.ctx, p.node)
+		return asRemoved(err)
 	})
 	both.Go(func() (err error) {
 		queue, err = p.session.list(p.ctx, p.path)
-		return removed(err)
+		return asRemoved(err)
 	})
 	if err := both.Wait(); err != nil {
 		return nil, err
 	}
-	p.token = lock.Token(p.own.stat.Czxid)
+	p.token = lock.Token(p.ownWatch.stat.Czxid)
 	return queue, nil
 }
 
-func (p *place) refuse() error {
+func (p *place) refuseIfHeld() error {
 	queue, err := p.session.list(p.ctx, p.path)
 	if err == nil && len(queue) > 0 {
 		queue, err = p.session.listFresh(p.ctx, p.path)
@@ -187,7 +188,7 @@ func (p *place) create() error {
 			return err
 		}
 		err := s.send(func() (err error) {
-			p.node, err = s.conn.Create(p.path+"/"+p.id+"-", owner, zk.FlagEphemeralSequential, anyone)
+			p.node, err = s.conn.Create(p.path+"/"+p.id+"-", owner, zk.FlagEphemeralSequential, openACL)
 			return err
 		})
 		switch {
@@ -247,7 +248,7 @@ func (p *place) advance(onlyFirst bool, queue []string) ([]string, error) {
 			return nil, err
 		}
 		if queue, err = s.list(p.ctx, p.path); err != nil {
-			return nil, removed(err)
+			return nil, asRemoved(err)
 		}
 	}
 }
@@ -258,9 +259,9 @@ func (p *place) await(w *watch) (err error) {
 		select {
 		case <-w.fired:
 			return nil
-		case <-p.own.fired: // the node may be gone
-			if p.own, err = p.session.watchNode(p.ctx, p.node); err != nil {
-				return removed(err)
+		case <-p.ownWatch.fired: // the node may be gone
+			if p.ownWatch, err = p.session.watchNode(p.ctx, p.node); err != nil {
+				return asRemoved(err)
 			}
 		case <-p.ctx.Done():
 			return context.Cause(p.ctx)
@@ -284,9 +285,9 @@ func (p *place) grant() error {
 	return nil
 }
 
-// attend waits for the end of a grant. Meanwhile it closes contended, once, when the
+// watchQueue waits for the end of a grant. Meanwhile it closes contended, once, when the
 // queue has another node.
-func (p *place) attend(others bool) error {
+func (p *place) watchQueue(others bool) error {
 	for !others {
 		queue, changed, err := p.session.listWatched(p.ctx, p.path)
 		if err == nil && len(queue) <= 1 {
@@ -297,7 +298,7 @@ func (p *place) attend(others bool) error {
 			queue, err = p.session.list(p.ctx, p.path)
 		}
 		if err != nil {
-			return removed(err)
+			return asRemoved(err)
 		}
 		others = len(queue) > 1
 	}
@@ -361,7 +362,7 @@ func (p *place) remove() error {
 	return err
 }
 
-func removed(err error) error {
+func asRemoved(err error) error {
 	if errors.Is(err, zk.ErrNoNode) {
 		return errRemoved
 	}

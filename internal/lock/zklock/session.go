@@ -149,8 +149,8 @@ func (s *session) send(request func() error) error {
 	return request()
 }
 
-// cut breaks the connection of a session that is being closed.
-func (s *session) cut() {
+// breakConnection breaks the connection of a session that is being closed.
+func (s *session) breakConnection() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.wire != nil {
@@ -221,7 +221,7 @@ func (s *session) fire(e zk.Event) {
 
 // makePath creates the parent nodes of a lock, as container nodes.
 func (s *session) makePath(path string) error {
-	_, err := s.conn.CreateContainer(path, nil, zk.FlagContainer, anyone)
+	_, err := s.conn.CreateContainer(path, nil, zk.FlagContainer, openACL)
 	if above := path[:strings.LastIndexByte(path, '/')]; errors.Is(err, zk.ErrNoNode) && above != "" {
 		if err := s.makePath(above); err != nil {
 			return err
@@ -375,8 +375,8 @@ func (s *session) setError(err error) {
 	s.lastErr = err
 }
 
-// why returns why the session has no connection, or nil.
-func (s *session) why() error {
+// connectionError returns why the session has no connection, or nil.
+func (s *session) connectionError() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	servers := strings.Join(s.locker.cfg.Servers, ",")
