@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/sleep"
 )
 
 // Cluster is several database servers with the same data: MySQL with Group
@@ -45,9 +47,6 @@ type clusterKind interface {
 	// writable returns an error if the server, or its majority, does not accept writes.
 	// Otherwise it returns the number of the server's latest view of the members.
 	writable(ctx context.Context, m *MySQL) (view int64, err error)
-	// newest finds the server with the most data after all were killed, and prepares
-	// it to start the cluster.
-	newest(ctx context.Context) (int, error)
 }
 
 const (
@@ -140,14 +139,13 @@ func (c *Cluster) start(ctx context.Context) error {
 		return err
 	}
 	group, started := errgroup.WithContext(ctx)
-	for i, m := range c.Nodes {
-		if i == 0 || !c.copied {
-			continue
+	if c.copied {
+		for i, m := range c.Nodes[1:] {
+			if err := copyData(ctx, first.dataDir, m.dataDir); err != nil {
+				return err
+			}
+			group.Go(func() error { return m.startProcess(started, m.argv(c.kind.options(i+1, false)...)) })
 		}
-		if err := copyData(ctx, first.dataDir, m.dataDir); err != nil {
-			return err
-		}
-		group.Go(func() error { return m.startProcess(started, m.argv(c.kind.options(i, false)...)) })
 	}
 	group.Go(func() error { return c.enter(started, 0, true) })
 	if err := group.Wait(); err != nil {
@@ -190,17 +188,14 @@ func (c *Cluster) enter(ctx context.Context, n int, founds bool) error {
 		if last == nil {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			err = fmt.Errorf("%w: %w", ctx.Err(), last)
-		case <-time.After(joinPause):
+		if sleep.For(ctx, joinPause) != nil {
+			err = sleep.Ended(ctx, last)
 		}
 	}
-	tail := ""
-	if m.Process != nil {
-		tail = m.LogTail(tailLines)
+	if m.Process == nil {
+		return err
 	}
-	return fmt.Errorf("database server %d did not join its cluster: %w; its log ends:\n%s", n+1, err, lastLines(tail, tailLines))
+	return fmt.Errorf("database server %d did not join its cluster: %w; its log ends:\n%s", n+1, err, lastLines(m.LogTail(tailLines), tailLines))
 }
 
 // Kind names the product's clustering, for people.
@@ -251,27 +246,6 @@ func (c *Cluster) SwitchPrimary(ctx context.Context, n int) error {
 // Rejoin waits until the server belongs to the cluster again. It starts a server that
 // was killed. The caller must first resume or heal one that was paused or cut off.
 func (c *Cluster) Rejoin(ctx context.Context, n int) error { return c.enter(ctx, n, false) }
-
-// Recover restarts the cluster after all servers were killed, from the server with
-// the most data.
-func (c *Cluster) Recover(ctx context.Context) error {
-	newest, err := c.kind.newest(ctx)
-	if err != nil {
-		return fmt.Errorf("find the database server with the most data: %w", err)
-	}
-	if err := c.enter(ctx, newest, true); err != nil {
-		return err
-	}
-	for i := range c.Nodes {
-		if i == newest {
-			continue
-		}
-		if err := c.enter(ctx, i, false); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // CutOff drops all packets between the server and the others. Clients still reach it.
 // It needs Config.OwnHosts.

@@ -48,15 +48,6 @@ func TestClusterKeepsItsRows(t *testing.T) {
 		rows.check(rows.Rejoin(ctx, n))
 		rows.read(ctx)
 	}
-	for _, m := range rows.Nodes {
-		m.Kill()
-	}
-	rows.check(rows.Recover(ctx))
-	rows.read(ctx)
-	n, err := rows.Primary(ctx)
-	rows.check(err)
-	rows.write(ctx, n)
-	rows.read(ctx)
 }
 
 // clusterRows counts the rows that were written to a cluster.

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -120,60 +119,25 @@ func (*galera) writable(ctx context.Context, m *MySQL) (view int64, err error) {
 }
 
 // position matches how a server that was killed reports the end of its data.
-var position = regexp.MustCompile(`WSREP: Recovered position: ([0-9a-f-]+):(-?\d+)`)
-
-// recovered returns where the data of a stopped server ends: "" and -1 if it has none
-// of the cluster's.
-func (g *galera) recovered(ctx context.Context, n int) (cluster string, at int64, err error) {
-	m := g.Nodes[n]
-	log := m.dataDir + "-recover.log"
-	argv := append(m.argv(g.options(n, false)...), "--wsrep-recover", "--log-error="+log)
-	if err := runToItsEnd(ctx, "mariadbd --wsrep-recover", argv, m.dataDir); err != nil {
-		return "", 0, err
-	}
-	text, err := os.ReadFile(log)
-	if err != nil {
-		return "", 0, err
-	}
-	found := position.FindAllSubmatch(text, -1)
-	if found == nil {
-		return "", -1, nil
-	}
-	last := found[len(found)-1]
-	at, err = strconv.ParseInt(string(last[2]), 10, 64)
-	return string(last[1]), at, err
-}
+var position = regexp.MustCompile(`WSREP: Recovered position: ([0-9a-f-]+:\d+)`)
 
 // resume tells the server where its data ends, as MariaDB's own service does: it then
 // receives only the changes that it has missed. Otherwise it would receive a full
 // copy, and the server that sends the copy would not accept writes meanwhile.
 func (g *galera) resume(ctx context.Context, n int) ([]string, error) {
-	cluster, at, err := g.recovered(ctx, n)
-	if err != nil || at < 0 {
+	m := g.Nodes[n]
+	log := m.dataDir + "-recover.log"
+	argv := append(m.argv(g.options(n, false)...), "--wsrep-recover", "--log-error="+log)
+	if err := runToItsEnd(ctx, "mariadbd --wsrep-recover", argv, m.dataDir); err != nil {
 		return nil, err
 	}
-	return []string{fmt.Sprintf("--wsrep-start-position=%s:%d", cluster, at)}, nil
-}
-
-// newest permits the server with the most data to start the cluster.
-func (g *galera) newest(ctx context.Context) (int, error) {
-	newest, furthest := -1, int64(-1)
-	for i := range g.Nodes {
-		_, at, err := g.recovered(ctx, i)
-		if err != nil {
-			return 0, err
-		}
-		if at > furthest {
-			newest, furthest = i, at
-		}
-	}
-	if newest < 0 {
-		return 0, errors.New("no server has data of the cluster")
-	}
-	state := filepath.Join(g.Nodes[newest].dataDir, "grastate.dat")
-	text, err := os.ReadFile(state)
+	text, err := os.ReadFile(log)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return newest, os.WriteFile(state, []byte(strings.Replace(string(text), "safe_to_bootstrap: 0", "safe_to_bootstrap: 1", 1)), 0o600)
+	found := position.FindAllSubmatch(text, -1)
+	if found == nil {
+		return nil, nil // it has none of the cluster's data
+	}
+	return []string{"--wsrep-start-position=" + string(found[len(found)-1][1])}, nil
 }

@@ -120,28 +120,3 @@ func (*group) writable(ctx context.Context, m *MySQL) (view int64, err error) {
 		"FROM performance_schema.replication_group_members) HAVING MAX(view_id) > ''", &view)
 	return view, err
 }
-
-// newest compares the transactions that each server has executed or received.
-func (g *group) newest(ctx context.Context) (int, error) {
-	sets := make([]string, len(g.Nodes))
-	for i, m := range g.Nodes {
-		if err := m.restartWith(ctx, m.argv(g.options(i, false)...)); err != nil {
-			return 0, err
-		}
-		if err := m.ask(ctx, "SELECT CONCAT_WS(',', @@gtid_executed, (SELECT NULLIF(received_transaction_set, '') "+
-			"FROM performance_schema.replication_connection_status WHERE channel_name = 'group_replication_applier'))", &sets[i]); err != nil {
-			return 0, err
-		}
-	}
-	newest := 0
-	for i := range sets {
-		var more bool
-		if err := g.Nodes[0].ask(ctx, "SELECT GTID_SUBTRACT('"+sets[i]+"', '"+sets[newest]+"') <> ''", &more); err != nil {
-			return 0, err
-		}
-		if more {
-			newest = i
-		}
-	}
-	return newest, nil
-}

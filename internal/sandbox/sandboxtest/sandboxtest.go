@@ -128,16 +128,40 @@ func StartReplica(tb testing.TB, cfg sandbox.ReplicaConfig) *sandbox.Replica {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	// The test's context has ended by then; Stop has its own timeout.
+	cleanUp(tb, func() error { return replica.Stop(context.Background()) }, replica)
+	return replica
+}
+
+// StartFleet starts n replicas that all have the settings of cfg and end with the
+// test. They run Build's api if cfg names no program. If the test has failed, it logs
+// the end of each replica's log.
+func StartFleet(tb testing.TB, cfg sandbox.ReplicaConfig, n int) *sandbox.Fleet {
+	tb.Helper()
+	if cfg.Program == "" {
+		cfg.Program = Build(tb, "api")
+	}
+	fleet, err := sandbox.StartFleet(tb.Context(), n, func(int) sandbox.ReplicaConfig { return cfg })
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cleanUp(tb, fleet.Stop, fleet.Replicas...)
+	return fleet
+}
+
+// cleanUp stops replicas at the test's end. If the test has failed, it logs the end of
+// each replica's log.
+func cleanUp(tb testing.TB, stop func() error, replicas ...*sandbox.Replica) {
 	tb.Cleanup(func() {
-		// The test's context has ended; Stop has its own timeout.
-		if err := replica.Stop(context.Background()); err != nil {
+		if err := stop(); err != nil {
 			tb.Error(err)
 		}
 		if tb.Failed() {
-			tb.Logf("the log of replica %s ends:\n%s", cfg.Replica, replica.LogTail(shownLines))
+			for _, r := range replicas {
+				tb.Logf("the log of replica %s ends:\n%s", r.Name, r.LogTail(shownLines))
+			}
 		}
 	})
-	return replica
 }
 
 // shownLines is how much of a replica's log is shown after a failure.

@@ -3,6 +3,9 @@ package sandboxtest
 import (
 	"testing"
 	"time"
+
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
 // patience bounds every wait for something that must happen. It is long because a
@@ -28,5 +31,25 @@ func Await(tb testing.TB, event <-chan struct{}, what string) {
 	case <-event:
 	case <-time.After(patience):
 		tb.Fatalf("waited for %s, not reached within %s", what, patience)
+	}
+}
+
+// Pause stops a server's process. It returns once all threads are stopped: until then
+// the server may still answer.
+func Pause(tb testing.TB, p *sandbox.Process) {
+	tb.Helper()
+	if p.Shared() {
+		tier.LeaveOut(tb, ownServers)
+	}
+	if err := p.Pause(tb.Context()); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Resume continues a paused process.
+func Resume(tb testing.TB, p *sandbox.Process) {
+	tb.Helper()
+	if err := p.Signal(sandbox.SIGCONT); err != nil {
+		tb.Fatal(err)
 	}
 }

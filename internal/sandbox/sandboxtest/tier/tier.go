@@ -18,24 +18,17 @@ const leftOut = "FLASHSALE_TEST_LEFT_OUT"
 // other run the test must fail if that is missing.
 func OnlyTestAll(tb testing.TB, needs string) {
 	tb.Helper()
-	path := os.Getenv(leftOut)
-	if path == "" {
-		return
+	if os.Getenv(leftOut) != "" {
+		LeaveOut(tb, needs)
 	}
-	if err := record(path, tb.Name(), needs); err != nil {
-		tb.Fatalf("%s: %v", leftOut, err)
-	}
-	tb.Skipf("needs %s: run by make test-all", needs) //nolint:forbidigo // listed at the end of the run
 }
 
 // LeaveOut skips a test that cannot run with the servers that the environment names.
 // In a run of make unit or make test it is listed at the end.
 func LeaveOut(tb testing.TB, needs string) {
 	tb.Helper()
-	if path := os.Getenv(leftOut); path != "" {
-		if err := record(path, tb.Name(), needs); err != nil {
-			tb.Fatalf("%s: %v", leftOut, err)
-		}
+	if err := record(tb.Name(), needs); err != nil {
+		tb.Fatal(err)
 	}
 	tb.Skip("needs " + needs) //nolint:forbidigo // listed at the end of the run
 }
@@ -43,24 +36,27 @@ func LeaveOut(tb testing.TB, needs string) {
 // LeaveOutPackage lists a whole package as LeaveOut does, and returns the exit status
 // of its tests.
 func LeaveOutPackage(needs string) int {
-	if path := os.Getenv(leftOut); path != "" {
-		if err := record(path, "the whole package", needs); err != nil {
-			fmt.Fprintf(os.Stderr, "%s: %v\n", leftOut, err)
-			return 1
-		}
+	if err := record("the whole package", needs); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
 	return 0
 }
 
-// record adds a line in one write, since packages are tested in parallel.
-func record(path, name, needs string) error {
+// record adds a line to the file that make unit and make test name. It writes the line
+// at once, since packages are tested in parallel.
+func record(name, needs string) error {
+	path := os.Getenv(leftOut)
+	if path == "" {
+		return nil
+	}
 	folder, err := os.Getwd() // that of the package
 	if err != nil {
 		return err
 	}
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", leftOut, err)
 	}
 	_, err = fmt.Fprintf(file, "%s %s: %s\n", folder, name, needs)
 	return errors.Join(err, file.Close())
