@@ -189,7 +189,7 @@ func (c *Cluster) enter(ctx context.Context, n int, founds bool) error {
 			return nil
 		}
 		if sleep.For(ctx, joinPause) != nil {
-			err = sleep.Ended(ctx, last)
+			err = sleep.Cause(ctx, last)
 		}
 	}
 	if m.Process == nil {
