@@ -60,8 +60,8 @@ func (c *Client) PutSKU(ctx context.Context, name string, sku SKURequest, only P
 	if err != nil {
 		return PutSKU{}, err
 	}
-	put.Created = got.StatusCode == http.StatusCreated
-	put.ETag, put.Warning = ETag(got.Header.Get("ETag")), got.Header.Get("Warning")
+	put.Created = got.status == http.StatusCreated
+	put.ETag, put.Warning = ETag(got.header.Get("ETag")), got.header.Get("Warning")
 	return put, nil
 }
 

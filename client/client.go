@@ -44,7 +44,7 @@ type Config struct {
 	// MaxTries bounds the tries of one call. The default, 8, takes about five
 	// seconds if connections are refused. 1 disables retries.
 	MaxTries int
-	// TryTimeout bounds each try, except of Audit. The default, ten seconds, is
+	// TryTimeout bounds each try of every call but Audit. The default, ten seconds, is
 	// longer than a replica works on an order before it answers 503 or 504.
 	TryTimeout time.Duration
 }

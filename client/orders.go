@@ -78,7 +78,7 @@ func (c *Client) Place(ctx context.Context, p Purchase) (Placed, error) {
 	if err != nil {
 		return Placed{}, err
 	}
-	placed.Replayed, placed.Replica = got.Header.Get("Idempotent-Replayed") == "true", got.Header.Get("X-Replica")
+	placed.Replayed, placed.Replica = got.header.Get("Idempotent-Replayed") == "true", got.header.Get("X-Replica")
 	return placed, nil
 }
 

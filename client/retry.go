@@ -13,7 +13,7 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
+	"flashsale/internal/sleep"
 )
 
 const (
@@ -88,9 +88,14 @@ func fetch[T any](ctx context.Context, c *Client, call call) (value T, err error
 	return value, err
 }
 
-// do makes the call, and decodes the answer into out, unless out is nil. The answer's
-// body is closed. The error contains a Problem or a GaveUp, or is about the arguments.
-func (c *Client) do(ctx context.Context, call call, out any) (*http.Response, error) {
+// answer is what a call needs of a success besides its body.
+type answer struct {
+	status int
+	header http.Header
+}
+
+// do makes the call, and decodes the answer into out, unless out is nil. The error contains a Problem or a GaveUp, or is about the arguments.
+func (c *Client) do(ctx context.Context, call call, out any) (answer, error) {
 	if call.consume == nil {
 		call.consume = func(body io.Reader) error {
 			text, err := readAll(body)
@@ -105,76 +110,68 @@ func (c *Client) do(ctx context.Context, call call, out any) (*http.Response, er
 	}
 	got, err := c.retry(ctx, call)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", call.what, err)
+		return answer{}, fmt.Errorf("%s: %w", call.what, err)
 	}
 	return got, nil
 }
 
 // retry tries until it has an answer that another try would not change.
-func (c *Client) retry(ctx context.Context, call call) (*http.Response, error) {
+func (c *Client) retry(ctx context.Context, call call) (answer, error) {
 	if err := cmp.Or(call.err, context.Cause(ctx)); err != nil {
-		return nil, err
+		return answer{}, err
 	}
-	waits := backoff.NewExponentialBackOff()
-	waits.InitialInterval, waits.MaxInterval, waits.Multiplier = firstWait, maxWait, 2
-	var (
-		tries   int
-		unknown bool
-		last    error // of the last try
-		final   bool
-	)
-	got, err := backoff.Retry(ctx, func() (*http.Response, error) {
-		tries++
+	waits := sleep.Backoff{Min: firstWait, Max: maxWait}
+	gaveUp := &GaveUp{Key: call.key}
+	for {
+		gaveUp.Tries++
 		current := c.current.Load()
 		got, err := c.try(ctx, call, c.replicas[current%uint64(len(c.replicas))])
 		if err == nil {
 			return got, nil
 		}
-		last = err
+		gaveUp.Err = err
 		outcome := outcomeOf(err)
-		unknown = unknown || !call.reads && (outcome == maybeApplied || outcome == failed)
+		gaveUp.Unknown = gaveUp.Unknown || !call.reads && (outcome == maybeApplied || outcome == failed)
 		if outcome == refused || outcome == failed || call.once && outcome == maybeApplied {
-			final = outcome != maybeApplied && (!unknown || decides(err))
-			return nil, backoff.Permanent(err)
+			if outcome != maybeApplied && (!gaveUp.Unknown || decides(err)) {
+				return answer{}, err
+			}
+			return answer{}, gaveUp
 		}
-		return nil, c.nextTry(ctx, err, current, tries)
-	}, backoff.WithBackOff(waits), backoff.WithMaxTries(uint(c.maxTries)), backoff.WithMaxElapsedTime(0))
-	if err == nil {
-		return got, nil
+		wait, again := c.nextTry(ctx, err, current, gaveUp.Tries)
+		if wait == 0 {
+			wait = waits.Next()
+		}
+		if !again || gaveUp.Tries >= c.maxTries || sleep.For(ctx, wait) != nil {
+			if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+				gaveUp.Err = fmt.Errorf("%w; last try: %w", cause, err)
+			}
+			return answer{}, gaveUp
+		}
 	}
-	if final {
-		return nil, last
-	}
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(last, cause) {
-		last = fmt.Errorf("%w; last try: %w", cause, last)
-	}
-	return nil, &GaveUp{Tries: tries, Key: call.key, Unknown: unknown, Err: last}
 }
 
-// nextTry switches to the next replica, and returns err, wrapped with the wait if the
-// service asked for one.
-func (c *Client) nextTry(ctx context.Context, err error, current uint64, tries int) error {
+// nextTry switches to the next replica. It returns the wait that the service asked for,
+// if any, and false if the call has no time for it.
+func (c *Client) nextTry(ctx context.Context, err error, current uint64, tries int) (wait time.Duration, again bool) {
 	problem, answered := errors.AsType[*Problem](err)
 	if !answered || problem.Status != http.StatusTooManyRequests {
 		c.current.CompareAndSwap(current, current+1) // unless another call did
 		if tries < len(c.replicas) {
-			return err // the next replica has not asked for a wait
+			return 0, true // the next replica has not asked for a wait
 		}
 	}
 	if !answered || problem.RetryAfter == 0 {
-		return err
+		return 0, true
 	}
 	// Spread clients that got the same Retry-After.
-	wait := problem.RetryAfter + rand.N(problem.RetryAfter/4+1)
+	wait = problem.RetryAfter + rand.N(problem.RetryAfter/4+1)
 	deadline, bounded := ctx.Deadline()
-	if wait > maxRetryAfter || bounded && time.Until(deadline) < wait {
-		return backoff.Permanent(err)
-	}
-	return &backoff.RetryAfterError{Duration: wait}
+	return wait, wait <= maxRetryAfter && (!bounded || wait <= time.Until(deadline))
 }
 
 // try sends one request and reads its answer.
-func (c *Client) try(ctx context.Context, call call, replica *url.URL) (*http.Response, error) {
+func (c *Client) try(ctx context.Context, call call, replica *url.URL) (got answer, err error) {
 	if !call.unbounded {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.tryTimeout)
@@ -189,30 +186,28 @@ func (c *Client) try(ctx context.Context, call call, replica *url.URL) (*http.Re
 	if c.token != nil {
 		token, err := c.token(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("token: %w", err)
+			return got, fmt.Errorf("token: %w", err)
 		}
 		request.Header.Set("Authorization", "Bearer "+token)
 	}
 	if request.GetBody != nil {
-		body, err := request.GetBody()
-		if err != nil {
-			return nil, err
+		if request.Body, err = request.GetBody(); err != nil {
+			return got, err
 		}
-		request.Body = body
 	}
 	response, err := c.http.Do(request)
 	if err != nil {
-		return nil, err
+		return got, err
 	}
 	defer response.Body.Close()
 	if response.StatusCode < http.StatusMultipleChoices {
-		return response, call.consume(response.Body)
+		return answer{response.StatusCode, response.Header}, call.consume(response.Body)
 	}
 	body, err := readAll(response.Body)
 	if err != nil {
-		return nil, err
+		return got, err
 	}
-	return nil, problemOf(response.StatusCode, response.Header, body)
+	return got, problemOf(response.StatusCode, response.Header, body)
 }
 
 var errIncomplete = errors.New("the answer is incomplete")

@@ -50,7 +50,7 @@ func (c *Client) SKU(ctx context.Context, name string) (sku SKU, etag ETag, err 
 	if err != nil {
 		return SKU{}, "", err
 	}
-	return sku, ETag(got.Header.Get("ETag")), nil
+	return sku, ETag(got.header.Get("ETag")), nil
 }
 
 const (

@@ -136,13 +136,13 @@ func TestWhiteSpaceAroundASecretEndsTheStart(t *testing.T) {
 	}
 	// Commands check it, too. White space inside a secret is allowed.
 	for want, args := range map[string][]string{
-		"--etcd-password ends with a space":                              {"locks", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--etcd-password=pw "},
-		"--etcd-prefix ends with a space":                                {"locks", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--etcd-prefix=shop/ "},
-		"--etcd-endpoints: the 2nd value begins with a space: remove it": {"locks", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--etcd-endpoints=http://a:1, http://b:1"},
-		"--max-replicas is 9223372036854775807, must be from 1 to":       {"serve", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--max-replicas=9223372036854775807"},
-		"--mysql-pool is 9223372036854775807, must be from 2 to":         {"audit", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--mysql-pool=9223372036854775807"},
-		"--admin-token contains a line break":                            {"serve", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--jwt-secret=" + secret, "--admin-token=" + long + "\nx"},
-		"--admin-token is the demo's":                                    {"serve", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--jwt-secret=a b " + long, "--admin-token=" + demoAdminToken},
+		"--etcd-password ends with a space":                        {"locks", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--etcd-password=pw "},
+		"--etcd-prefix ends with a space":                          {"locks", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--etcd-prefix=shop/ "},
+		"--etcd-endpoints: value 2 begins with a space: remove it": {"locks", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--etcd-endpoints=http://a:1, http://b:1"},
+		"--max-replicas is 9223372036854775807, must be from 1 to": {"serve", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--max-replicas=9223372036854775807"},
+		"--mysql-pool is 9223372036854775807, must be from 2 to":   {"audit", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--mysql-pool=9223372036854775807"},
+		"--admin-token contains a line break":                      {"serve", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--jwt-secret=" + secret, "--admin-token=" + long + "\nx"},
+		"--admin-token is the demo's":                              {"serve", "--mysql-dsn=u@tcp(127.0.0.1:1)/shop", "--jwt-secret=a b " + long, "--admin-token=" + demoAdminToken},
 	} {
 		if _, err := tool(t, args...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q", args, err, want)

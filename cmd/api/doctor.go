@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/dustin/go-humanize/english"
 	"github.com/jedib0t/go-pretty/v6/table"
 	prettytext "github.com/jedib0t/go-pretty/v6/text"
 
@@ -130,6 +129,6 @@ func printReport(s streams, report doctor.Report, asJSON bool) error {
 		t.AppendRow(table.Row{f.Server, f.Check, f.Severity, f.Found, f.Do})
 	}
 	t.Render()
-	_, err := fmt.Fprintf(s.out, "%s, %s\n", english.Plural(faults, "fault", ""), english.Plural(warnings, "warning", ""))
+	_, err := fmt.Fprintf(s.out, "faults: %d, warnings: %d\n", faults, warnings)
 	return err
 }

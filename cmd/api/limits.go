@@ -1,8 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/netip"
+	"sync"
+
+	"golang.org/x/sync/semaphore"
 
 	"flashsale/internal/limit"
 )
@@ -40,4 +45,48 @@ func (f *limitFlags) limits() *limit.Limits {
 	limits.Set(limit.ByCustomer, f.ByCustomer)
 	limits.Set(limit.ByAddress, f.ByAddress)
 	return limits
+}
+
+// limitedListener accepts at most a number of connections at a time. Others wait in the
+// kernel's queue.
+type limitedListener struct {
+	net.Listener
+	slots *semaphore.Weighted
+	open  context.Context
+	end   context.CancelFunc
+}
+
+func limitConnections(l net.Listener, most int) *limitedListener {
+	open, end := context.WithCancel(context.Background())
+	return &limitedListener{Listener: l, slots: semaphore.NewWeighted(int64(most)), open: open, end: end}
+}
+
+// Accept waits for a slot, and then for a connection.
+func (l *limitedListener) Accept() (net.Conn, error) {
+	if l.slots.Acquire(l.open, 1) != nil {
+		return nil, net.ErrClosed
+	}
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		l.slots.Release(1)
+		return nil, err
+	}
+	return &limitedConn{Conn: conn, release: sync.OnceFunc(func() { l.slots.Release(1) })}, nil
+}
+
+// Close also ends an Accept that waits for a slot.
+func (l *limitedListener) Close() error {
+	l.end()
+	return l.Listener.Close()
+}
+
+// limitedConn releases its slot at the first Close.
+type limitedConn struct {
+	net.Conn
+	release func()
+}
+
+func (c *limitedConn) Close() error {
+	defer c.release()
+	return c.Conn.Close()
 }

@@ -16,7 +16,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"golang.org/x/net/netutil"
 
 	"flashsale/internal/backend"
 	"flashsale/internal/httpapi"
@@ -132,7 +131,7 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	if err != nil {
 		return fmt.Errorf("--addr: %w", err)
 	}
-	listener = netutil.LimitListener(listener, c.MaxConnections)
+	listener = limitConnections(listener, c.MaxConnections)
 	defer func() { _ = listener.Close() }() // usually closed by the server
 	var forwarding *order.Forwarding
 	if row.Write == strategy.Batch {

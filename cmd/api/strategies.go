@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 
-	"github.com/dustin/go-humanize/english"
 	"github.com/jedib0t/go-pretty/v6/table"
 
 	"flashsale/internal/strategy"
@@ -23,8 +22,11 @@ func (c strategiesCmd) Run(s streams) error {
 		if row.Token {
 			token = "yes"
 		}
-		if row.Replicas >= 0 {
-			replicas = english.Plural(row.Replicas, "replica", "")
+		switch row.Replicas {
+		case 0:
+			replicas = "none"
+		case 1:
+			replicas = "1 replica"
 		}
 		t.AppendRow(table.Row{row.Name, cmp.Or(string(row.Lock), "-"), cmp.Or(string(row.Server), "-"), row.Write, token, replicas, row.Servers(), row.Shows})
 	}

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/dustin/go-humanize"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -154,7 +153,7 @@ func (e *examination) etcdMembers(usage Usage) {
 }
 
 func (e *examination) etcdSize(usage Usage) {
-	size, inUse, quota := humanize.IBytes(uint64(usage.Size)), humanize.IBytes(uint64(usage.InUse)), humanize.IBytes(uint64(usage.Quota))
+	size, inUse, quota := mebibytes(usage.Size), mebibytes(usage.InUse), mebibytes(usage.Quota)
 	if float64(usage.Size) > etcdNearlyFull*float64(usage.Quota) {
 		e.Warn("size", "compact and defragment it, or raise --quota-backend-bytes: "+etcdUpkeep,
 			"%s of a quota of %s (%s in use): a full etcd refuses writes", size, quota, inUse)
@@ -204,3 +203,5 @@ func (e *examination) etcdCompacts(ctx context.Context, client *clientv3.Client)
 		e.Fine("compaction", "at revision %d", now.Header.Revision)
 	}
 }
+
+func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }

@@ -45,7 +45,7 @@ func (s *Servers) checkRedisURLs() error {
 	for i, addr := range s.RedisAddrs {
 		client, err := redislock.Open(addr) // it does not connect
 		if err != nil {
-			return fmt.Errorf("--redis-addrs: the %s is %w", ordinal(i), err)
+			return fmt.Errorf("--redis-addrs: value %d is %w", i+1, err)
 		}
 		_ = client.Close()
 	}

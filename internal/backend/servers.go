@@ -9,8 +9,6 @@ import (
 	"reflect"
 	"strings"
 
-	"github.com/dustin/go-humanize"
-
 	"flashsale/internal/strategy"
 )
 
@@ -79,15 +77,12 @@ func (s *Servers) checkEtcd() error {
 	for i, endpoint := range s.EtcdEndpoints {
 		if strings.Contains(endpoint, "://") {
 			if u, err := url.Parse(endpoint); err != nil || u.Host == "" {
-				return fmt.Errorf("--etcd-endpoints: the %s is not a URL with a host", ordinal(i)) // it may contain a password
+				return fmt.Errorf("--etcd-endpoints: value %d is not a URL with a host", i+1) // it may contain a password
 			}
 		}
 	}
 	return nil
 }
-
-// ordinal names element i of a list whose values may contain secrets.
-func ordinal(i int) string { return humanize.Ordinal(i + 1) }
 
 // checkAddresses returns an error unless a flag has addresses of the form host:port.
 func checkAddresses(flag string, addrs ...string) error {

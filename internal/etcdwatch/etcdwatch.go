@@ -1,6 +1,6 @@
 // Package etcdwatch follows the keys under a prefix of etcd. It guarantees that
-// no change is missed: whenever a watch is opened, the caller lists all keys
-// before the first event is applied. What a key means is left to the caller.
+// no change is missed: each time it opens a watch, it calls List before the first
+// Apply. What a key means is left to the caller.
 package etcdwatch
 
 import (
@@ -36,25 +36,25 @@ var errEnded = errors.New("the watch ended")
 type Watch struct {
 	Client *clientv3.Client
 	Prefix string
-	// Stream, if set, gives the watch a gRPC stream of its own. A progress request
-	// (clientv3.Client.RequestProgress with the context of Tick) is answered only
-	// when all watches of its stream are up to date.
+	// Stream, if set, gives the watch a gRPC stream of its own. A watch that asks for
+	// progress (clientv3.Client.RequestProgress with the context of Tick) needs one:
+	// etcd answers only when all watches of the stream are up to date.
 	Stream string
-	// List reads all keys as of the given revision, at which the watch begins, or a
-	// later one.
+	// List reads all keys. The watch begins at revision; List must read the keys as
+	// of that revision or a later one.
 	List func(ctx context.Context, revision int64) error
-	// Apply is given the events of one message, in order: possibly none, and
-	// possibly events that the list includes already.
+	// Apply is given the events of one message, in order. There may be none, and
+	// there may be changes that List has already read.
 	Apply func(events []*clientv3.Event)
 	// Tick is called every Interval with the time since the last message of the
-	// watch. A node can hang without closing its streams.
+	// watch, so that it can end a watch whose node hangs without closing its streams.
 	Tick     func(ctx context.Context, silence time.Duration) error
 	Interval time.Duration
 	// Broken is called each time a watch has ended, with the reason.
 	Broken func(err error)
 }
 
-// Run opens the watch again and again until ctx ends.
+// Run keeps a watch open until ctx ends: it opens the watch again when it breaks.
 func (w *Watch) Run(ctx context.Context) {
 	for pause := retry; ctx.Err() == nil; _ = sleep.For(ctx, pause.Next()) {
 		listed, err := w.follow(ctx)
@@ -68,19 +68,19 @@ func (w *Watch) Run(ctx context.Context) {
 	}
 }
 
-// follow serves one watch until it ends. It asks for the present (revision 0) and
-// lists afterwards: a watch that starts at a revision in the past waits for a loop
+// follow serves one watch until it ends. It starts at the current revision
+// (0) and lists afterwards: a watch that starts at a revision in the past waits for a loop
 // in the server that runs every 100 ms.
 func (w *Watch) follow(ctx context.Context) (listed bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // a watch that failed must be cancelled as well
-	// Without a required leader, a node that is cut off would stay silent.
-	watching := clientv3.WithRequireLeader(ctx)
-	if w.Stream != "" { // the client opens one stream for each metadata
-		watching = metadata.AppendToOutgoingContext(watching, "stream", w.Stream)
+	// Without WithRequireLeader, a node that is cut off would stay silent.
+	watchCtx := clientv3.WithRequireLeader(ctx)
+	if w.Stream != "" { // the client opens one stream for each distinct set of metadata
+		watchCtx = metadata.AppendToOutgoingContext(watchCtx, "stream", w.Stream)
 	}
 	opening := time.AfterFunc(openTimeout, cancel) // Watch blocks until it is open
-	messages := w.Client.Watch(watching, w.Prefix, clientv3.WithPrefix(), clientv3.WithCreatedNotify())
+	messages := w.Client.Watch(watchCtx, w.Prefix, clientv3.WithPrefix(), clientv3.WithCreatedNotify())
 	opening.Stop()
 	heard := time.Now()
 	ticker := time.NewTicker(w.Interval)
@@ -95,7 +95,7 @@ func (w *Watch) follow(ctx context.Context) (listed bool, err error) {
 				return listed, err // cancelled, compacted, or no leader
 			}
 			if r.Created {
-				if err := w.List(watching, r.Header.Revision); err != nil {
+				if err := w.List(watchCtx, r.Header.Revision); err != nil {
 					return false, fmt.Errorf("list %s: %w", w.Prefix, err)
 				}
 				listed = true
@@ -103,7 +103,7 @@ func (w *Watch) follow(ctx context.Context) (listed bool, err error) {
 			w.Apply(r.Events)
 			heard = time.Now()
 		case <-ticker.C:
-			if err := w.Tick(watching, time.Since(heard)); err != nil {
+			if err := w.Tick(watchCtx, time.Since(heard)); err != nil {
 				return listed, err
 			}
 		}

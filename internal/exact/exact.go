@@ -10,7 +10,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
-	"github.com/dustin/go-humanize"
 )
 
 // Check examines the values of all flags with the tag `exact:""`, from every source.
@@ -29,7 +28,7 @@ func Check(flags []*kong.Flag) error {
 		case []string:
 			for i, one := range value {
 				if wrong := check(one); wrong != "" {
-					return fmt.Errorf("--%s: the %s value %s", flag.Name, humanize.Ordinal(i+1), wrong)
+					return fmt.Errorf("--%s: value %d %s", flag.Name, i+1, wrong)
 				}
 			}
 		}

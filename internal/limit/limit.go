@@ -26,7 +26,7 @@ type Limit struct {
 }
 
 const (
-	// maxRequests is more than one caller can send in any window.
+	// maxRequests is the largest limit that Parse accepts.
 	maxRequests = 1_000_000
 	maxWindow   = 24 * time.Hour
 )
@@ -41,7 +41,7 @@ func Parse(text string) (Limit, error) {
 	window, windowErr := time.ParseDuration(after)
 	switch {
 	case err != nil || windowErr != nil:
-		return Limit{}, fmt.Errorf("%q: expected requests and a window like 100/10s, or 0 for no limit", text)
+		return Limit{}, fmt.Errorf("%q: must be REQUESTS/WINDOW like 100/10s, or 0 for no limit", text)
 	case requests < 1 || requests > maxRequests:
 		return Limit{}, fmt.Errorf("%q: requests must be from 1 to %d", text, maxRequests)
 	case window < time.Second || window > maxWindow || window%time.Second != 0:
@@ -67,10 +67,10 @@ func (l Limit) String() string {
 // Limits has one limit for each kind of caller. It is safe for concurrent use. The
 // zero value limits nothing.
 type Limits struct {
-	now [kinds]atomic.Pointer[buckets]
+	current [kinds]atomic.Pointer[buckets]
 }
 
-// Kind is what requests are counted by.
+// Kind says what identifies a caller.
 type Kind int
 
 // The kinds.
@@ -87,15 +87,15 @@ func (k Kind) String() string { return [...]string{"address", "customer"}[k] }
 func (l *Limits) Set(kind Kind, limit Limit) {
 	switch {
 	case limit == Limit{}:
-		l.now[kind].Store(nil)
+		l.current[kind].Store(nil)
 	case limit != l.Get(kind):
-		l.now[kind].Store(newBuckets(limit))
+		l.current[kind].Store(newBuckets(limit))
 	}
 }
 
 // Get returns the current limit.
 func (l *Limits) Get(kind Kind) Limit {
-	if b := l.now[kind].Load(); b != nil {
+	if b := l.current[kind].Load(); b != nil {
 		return b.limit
 	}
 	return Limit{}
@@ -114,14 +114,14 @@ type Verdict struct {
 	Wait int
 }
 
-// Take counts a request of caller. limited is false if there is no limit.
+// Take counts a request by the caller. limited is false if there is no limit.
 func (l *Limits) Take(kind Kind, caller string) (v Verdict, limited bool) {
-	b := l.now[kind].Load()
+	b := l.current[kind].Load()
 	if b == nil {
 		return v, false
 	}
 	now := time.Now()
-	bucket := b.of(caller)
+	bucket := b.bucket(caller)
 	v = Verdict{Limit: b.limit, OK: bucket.AllowN(now, 1)}
 	tokens := max(bucket.TokensAt(now), 0)
 	v.Left, v.Full = int(tokens), b.seconds(float64(b.limit.Requests)-tokens)
@@ -168,8 +168,8 @@ func newBuckets(limit Limit) *buckets {
 	return b
 }
 
-// of returns the bucket of a caller. A new one is full.
-func (b *buckets) of(caller string) *bucket {
+// bucket returns the bucket of a caller. A new one is full.
+func (b *buckets) bucket(caller string) *bucket {
 	s := &b.shards[maphash.String(b.seed, caller)%shards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -186,5 +186,5 @@ func (b *buckets) of(caller string) *bucket {
 	return fresh
 }
 
-// seconds returns the time until a bucket has so many more tokens.
+// seconds returns the time until a bucket gains so many tokens.
 func (b *buckets) seconds(tokens float64) int { return int(math.Ceil(tokens / b.rate)) }

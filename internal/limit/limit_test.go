@@ -97,7 +97,7 @@ func TestSetIsSafeDuringRequests(t *testing.T) {
 	one := Limit{1, time.Hour}
 	l.Set(ByAddress, one)
 	if v, limited := l.Take(ByAddress, "192.0.2.1"); !v.OK || !limited {
-		t.Fatalf("the first request: %+v", v)
+		t.Fatalf("the first request was refused or not limited: %+v", v)
 	}
 	l.Set(ByAddress, one)
 	if v, _ := l.Take(ByAddress, "192.0.2.1"); v.OK || l.Get(ByAddress) != one {
@@ -121,7 +121,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	before := heap()
 	name := strings.Repeat("n", 245)
 	for i := range 4 * maxCallers {
-		b.of(fmt.Sprintf("%s%010d", name, i))
+		b.bucket(fmt.Sprintf("%s%010d", name, i))
 	}
 	grown := heap() - before
 	callers := 0
@@ -133,7 +133,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		callers += len(s.callers)
 	}
 	if callers > maxCallers || callers < maxCallers/2 {
-		t.Errorf("%d callers are remembered, want at most %d", callers, maxCallers)
+		t.Errorf("%d callers are remembered, want %d to %d", callers, maxCallers/2, maxCallers)
 	}
 	if grown > 48<<20 {
 		t.Errorf("the longest names take %d MiB, want at most 48", grown>>20)
@@ -145,10 +145,10 @@ func TestMemoryIsBounded(t *testing.T) {
 func TestAnActiveCallerIsNotForgotten(t *testing.T) {
 	t.Parallel()
 	b := newBuckets(Limit{1, time.Hour})
-	first := b.of("ann")
+	first := b.bucket("ann")
 	for i := range 2 * maxCallers {
-		b.of(strconv.Itoa(i))
-		if i%100 == 0 && b.of("ann") != first {
+		b.bucket(strconv.Itoa(i))
+		if i%100 == 0 && b.bucket("ann") != first {
 			t.Fatalf("forgotten after %d other callers", i)
 		}
 	}

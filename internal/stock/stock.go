@@ -15,12 +15,15 @@ import (
 )
 
 var (
-	ErrUnknownSKU = errors.New("unknown SKU")             // it has no row
-	ErrShort      = errors.New("too few units available") // fewer than requested
+	// ErrUnknownSKU means that the SKU has no row.
+	ErrUnknownSKU = errors.New("unknown SKU")
+	// ErrShort means that fewer units are available than requested.
+	ErrShort = errors.New("too few units available")
 	// ErrFenced means that a newer fencing token was admitted, or that the row has
 	// changed since it was read: nothing was written.
-	ErrFenced       = errors.New("a newer writer was admitted")
-	ErrTooManyUnits = errors.New("the SKU would have too many units") // more than MaxUnits
+	ErrFenced = errors.New("a newer writer was admitted")
+	// ErrTooManyUnits means that a SKU would have more than MaxUnits.
+	ErrTooManyUnits = errors.New("the SKU would have too many units")
 	// ErrContended means that each compare-and-swap failed: nothing was written.
 	ErrContended = errors.New("too many concurrent writers of this SKU")
 )

@@ -7,8 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/dustin/go-humanize"
-
+	"flashsale/loadtest/proof"
 	"flashsale/loadtest/report"
 )
 
@@ -158,4 +157,4 @@ func (r *Result) Conclusion() string {
 	return fmt.Sprintf("%d of %d runs did not have the expected verdict.", wrong, len(r.Runs))
 }
 
-func comma(v float64) string { return humanize.Comma(int64(v + 0.5)) }
+func comma(v float64) string { return proof.Comma(int64(v + 0.5)) }

@@ -2,9 +2,8 @@ package proof
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
-
-	"github.com/dustin/go-humanize"
 
 	"flashsale/internal/strategy"
 )
@@ -98,4 +97,12 @@ func plural(n int64, noun string) string {
 	return comma(n) + " " + noun + "s"
 }
 
-func comma(n int64) string { return humanize.Comma(n) }
+func comma(n int64) string { return Comma(n) }
+
+// Comma writes a number that is not negative with a comma before each three digits.
+func Comma[N int | int64](n N) string {
+	if n < 1000 {
+		return strconv.FormatInt(int64(n), 10)
+	}
+	return Comma(n/1000) + fmt.Sprintf(",%03d", n%1000)
+}

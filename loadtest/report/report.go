@@ -7,7 +7,6 @@ import (
 	"io"
 	"strings"
 
-	"github.com/dustin/go-humanize"
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 
@@ -99,7 +98,7 @@ func name(r *proof.Run) string {
 	return r.Strategy
 }
 
-func comma[N int | int64](n N) string { return humanize.Comma(int64(n)) }
+func comma[N int | int64](n N) string { return proof.Comma(n) }
 
 // Table writes the proof for a terminal.
 func Table(w io.Writer, p *proof.Proof) error {

@@ -5,9 +5,9 @@ import (
 	"io"
 	"strings"
 
-	"github.com/dustin/go-humanize"
 	"github.com/jedib0t/go-pretty/v6/text"
 
+	"flashsale/loadtest/proof"
 	"flashsale/loadtest/report"
 )
 
@@ -20,9 +20,9 @@ func Table(w io.Writer, r *Result) error {
 		var parts []string
 		for ; i < len(r.Calls) && r.Calls[i].Call == call; i++ {
 			total += r.Calls[i].Count
-			parts = append(parts, fmt.Sprintf("%s x %s", humanize.Comma(int64(r.Calls[i].Count)), r.Calls[i].Outcome))
+			parts = append(parts, fmt.Sprintf("%s x %s", proof.Comma(r.Calls[i].Count), r.Calls[i].Outcome))
 		}
-		rows = append(rows, []string{call, humanize.Comma(int64(total)), text.WrapSoft(strings.Join(parts, ", "), columns)})
+		rows = append(rows, []string{call, proof.Comma(total), text.WrapSoft(strings.Join(parts, ", "), columns)})
 	}
 	if _, err := fmt.Fprintln(w, report.Grid("", []string{"call", "times", "answers"}, rows, 1, 1)); err != nil {
 		return err
@@ -34,6 +34,6 @@ func Table(w io.Writer, r *Result) error {
 		}
 	}
 	_, err := fmt.Fprintf(w, "\n%s orders in %s worlds on %d replicas in %.0f s; %d kills, %d stops; %d worlds ended early because a change of the SKU had no answer.\n",
-		humanize.Comma(int64(r.Orders)), humanize.Comma(int64(r.Worlds)), r.Replicas, r.Seconds, r.Kills, r.Pauses, r.Uncertain)
+		proof.Comma(r.Orders), proof.Comma(r.Worlds), r.Replicas, r.Seconds, r.Kills, r.Pauses, r.Uncertain)
 	return err
 }

@@ -143,7 +143,7 @@ func askCreatesNothing(t *testing.T, s *server) {
 	if _, err := leases.store.objects.get(t.Context(), nameOf(t, probeName)); !apierrors.IsNotFound(err) {
 		t.Errorf("read the Lease after Ask: %v, want not found", err)
 	}
-	if _, err := locks.objects.get(t.Context(), nameOf(t, probeName)); !apierrors.IsNotFound(err) {
+	if _, err := locks.get(t.Context(), nameOf(t, probeName)); !apierrors.IsNotFound(err) {
 		t.Errorf("read the StockLock after Ask: %v, want not found", err)
 	}
 }
@@ -231,8 +231,8 @@ func refusedForGood(t *testing.T, s *server) {
 
 func withoutTheResource(t *testing.T, s *server) {
 	l := opened(t, NewStock, testConfig(address{URL: s.URL, Token: s.Token, CA: s.CA}))
-	l.objects.kind = s.client.Resource(stockLocks.GroupVersion().WithResource("stocklocks2")).Namespace(testNamespace)
-	if _, err := l.objects.get(t.Context(), "x"); err == nil || isMissing(err) || !l.objects.isFinal(err) {
+	l.kind = s.client.Resource(stockLocks.GroupVersion().WithResource("stocklocks2")).Namespace(testNamespace)
+	if _, err := l.get(t.Context(), "x"); err == nil || isMissing(err) || !l.isFinal(err) {
 		t.Errorf("read without the resource: %v, want a final error that is not missing", err)
 	}
 	if err := lockError(t, l.Lock); err == nil || !strings.Contains(err.Error(), s.URL) {

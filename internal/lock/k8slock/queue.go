@@ -170,7 +170,7 @@ func (q *queue) step(ctx context.Context) time.Time {
 	if len(q.places) > 0 {
 		q.used = now
 	}
-	final := err != nil && l.objects.isFinal(err)
+	final := err != nil && l.isFinal(err)
 	if final {
 		for _, p := range slices.Clone(q.places) {
 			q.refuse(p, err)
@@ -233,7 +233,7 @@ func (q *queue) sync(ctx context.Context) error {
 			continue
 		}
 		asked := time.Now()
-		written, err := q.locker.objects.update(ctx, todo.next, "status")
+		written, err := q.locker.update(ctx, todo.next, "status")
 		if read = apierrors.IsConflict(err) || isMissing(err); read {
 			continue // another process has written
 		}
@@ -370,7 +370,7 @@ func (q *queue) openWatch(ctx context.Context) error {
 		}
 	}
 	q.opened = time.Now()
-	events, err := q.locker.objects.watch(ctx, q.object, q.current.ResourceVersion)
+	events, err := q.locker.watch(ctx, q.object, q.current.ResourceVersion)
 	if err != nil {
 		if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
 			q.current = nil
@@ -398,7 +398,7 @@ func (q *queue) handle(event watch.Event, open bool) {
 	if errors.Is(err, errDeleted) {
 		q.gone()
 	}
-	q.locker.objects.log.Debug("kubernetes lock: reading the object again", "lock", q.name, "error", err)
+	q.locker.log.Debug("kubernetes lock: reading the object again", "lock", q.name, "error", err)
 	q.closeWatch()
 	q.current = nil
 }

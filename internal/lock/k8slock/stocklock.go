@@ -168,7 +168,7 @@ func (l *StockLocker) close(ctx context.Context) error {
 	}
 	_ = l.objects.close() // never fails
 	if len(left) > 0 {
-		return fmt.Errorf("close the locks at kubernetes at %s: not unlocked: %s: %w", l.objects.server, strings.Join(left, ", "), ctx.Err())
+		return fmt.Errorf("close the locks at kubernetes at %s: not unlocked: %s: %w", l.server, strings.Join(left, ", "), ctx.Err())
 	}
 	return nil
 }
@@ -179,12 +179,12 @@ func (l *StockLocker) Ask(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return l.objects.ask(ctx, newStockLock(object, probeName))
+	return l.ask(ctx, newStockLock(object, probeName))
 }
 
 // Inspect lists the locks that are held now, and their waiters.
 func (l *StockLocker) Inspect(ctx context.Context) ([]lock.Info, error) {
-	list, err := l.objects.list(ctx, "")
+	list, err := l.list(ctx, "")
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +255,7 @@ func (p *place) Unlock(ctx context.Context) error {
 	case <-p.gone:
 		return p.loss
 	case <-ctx.Done():
-		return fmt.Errorf("unlock %s at kubernetes at %s: %w", p.queue.name, l.objects.server, ctx.Err())
+		return fmt.Errorf("unlock %s at kubernetes at %s: %w", p.queue.name, l.server, ctx.Err())
 	}
 }
 

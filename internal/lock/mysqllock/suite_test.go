@@ -105,7 +105,7 @@ func (s *server) withDatabase(tb testing.TB, database string, v view) *server {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { pool.Close() })
-	return &server{MySQL: s.MySQL, Processes: sandboxtest.Processes{s.MySQL.Process}, view: v, database: database, dsn: dsn, db: pool.DB}
+	return &server{MySQL: s.MySQL, Processes: sandboxtest.Processes{s.Process}, view: v, database: database, dsn: dsn, db: pool.DB}
 }
 
 func (s *server) Address() string { return s.dsn }

@@ -11,8 +11,8 @@ import (
 	"flashsale/internal/lock"
 )
 
-// Capabilities are those of a Locker. It has no token, because no store outside the process
-// could compare one.
+// Capabilities are those of a Locker. Its grants have no token, because no store outside the
+// process could compare one.
 var Capabilities = lock.Capabilities{Fair: true, Deadline: true, Contended: true, Queue: true}
 
 // Locker is a lock.Locker for the goroutines of one process.
@@ -73,7 +73,8 @@ func (l *Locker) Close(context.Context) error {
 	return nil
 }
 
-// enter adds a caller to the queue of name. If it must not wait, the queue must be empty.
+// enter adds a caller to the queue of name. Without wait, it returns
+// ErrHeld unless the lock is free.
 func (l *Locker) enter(ctx context.Context, name string, wait bool) (*held, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -117,7 +118,8 @@ type held struct {
 	lost      chan struct{}
 	contended chan struct{}
 
-	// These are guarded by locker.mu. refused may be read after turn is closed.
+	// These are guarded by locker.mu. refused may be read without
+	// it once turn is closed.
 	place                    *list.Element
 	refused, notified, ended bool
 }

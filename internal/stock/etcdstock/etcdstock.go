@@ -20,7 +20,8 @@ import (
 )
 
 var (
-	ErrNotTaken = errors.New("the order has taken no units") // none to give back
+	// ErrNotTaken means that there are no units to give back.
+	ErrNotTaken = errors.New("the order has taken no units")
 	// ErrOtherQuantity means that the same name has taken, or added, another number of
 	// units: it belongs to another order or restock.
 	ErrOtherQuantity = errors.New("this name was used with another number of units")
