@@ -19,7 +19,6 @@ import (
 	"sync"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
-	"k8s.io/apimachinery/pkg/util/yaml"
 
 	"flashsale/internal/httpapi/contract"
 	"flashsale/internal/httpapi/spec"
@@ -102,7 +101,7 @@ func New() (*Checker, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := yaml.ToJSON(spec.YAML)
+	text, err := json.Marshal(read.Document)
 	if err != nil {
 		return nil, err
 	}
