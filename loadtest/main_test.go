@@ -44,7 +44,7 @@ func TestErrorNamesTheBadFlag(t *testing.T) {
 		{"prove --duration 1000h", "--duration"},
 		{"prove --strategies nope", `unknown strategy "nope"`},
 		{"prove --fence maybe", "--fence"},
-		{"prove --stock -1", "--stock must not"},
+		{"prove --stock -1", "--stock must be at least 0"},
 		{"prove --skus 0", "--skus must"},
 		{"prove --skus 5 --stock 3", "--stock 3"},
 		{"prove --max-quantity 0", "--max-quantity"},

@@ -148,7 +148,7 @@ func TestDoctorFindsNoFaultInHealthyServers(t *testing.T) {
 	if report, err := examine(t, append(args, "--fence=off")...); err == nil || !strings.Contains(fmt.Sprint(report.With(doctor.Fault)), "fence adopt") {
 		t.Errorf("another fence: got %+v", report.With(doctor.Fault))
 	}
-	if table, err := tool(t, append([]string{"doctor"}, args...)...); err != nil || !strings.Contains(table, "0 faults") {
+	if table, err := tool(t, append([]string{"doctor"}, args...)...); err != nil || !strings.Contains(table, "faults: 0") {
 		t.Errorf("got %v\n%s", err, table)
 	}
 }

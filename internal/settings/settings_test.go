@@ -194,7 +194,7 @@ func TestSetRefusesInvalidValues(t *testing.T) {
 	for _, bad := range []struct{ name, value, why string }{
 		{"quantum", "50", "is not a duration"}, {"quantum", "2s", "is not between 1ms and 1s"},
 		{"log-level", "loud", "one of debug, info, warn and error"}, {"speed", "1", "log-level, quantum, rate-limit"},
-		{"rate-limit-customer", "many", "expected requests and a window"}, {"rate-limit-address", strings.Repeat("1", 99), "is not a limit"},
+		{"rate-limit-customer", "many", "must be REQUESTS/WINDOW"}, {"rate-limit-address", strings.Repeat("1", 99), "is not a limit"},
 	} {
 		if _, err := store.Set(t.Context(), bad.name, bad.value, 0); err == nil || !strings.Contains(err.Error(), bad.why) {
 			t.Errorf("%s=%s: got %v, want %q", bad.name, bad.value, err, bad.why)
