@@ -22,7 +22,7 @@ type faultFlags struct {
 	databaseFlags
 	Runs   int `default:"10" placeholder:"N" help:"Runs of each fault (default ${default})."`
 	Buyers int `default:"${buyers}" placeholder:"N" help:"Buyers. Each waits for an answer before the next order (default ${default})."`
-	Rate   int `default:"${rate}" placeholder:"N" help:"Orders per second of all buyers together, unless they are waiting (default ${default})."`
+	Rate   int `default:"${rate}" placeholder:"N" help:"Orders per second of all buyers together; fewer while they wait for answers (default ${default})."`
 	outFlag
 }
 
@@ -58,7 +58,7 @@ func (c *takeoverCmd) Run(ctx context.Context, s streams) error {
 type failoverCmd struct {
 	faultFlags `kong:"embed,set='buyers=16',set='rate=50',set='file=failover.json'"`
 	replicaFlags
-	Faults []string `default:"${databaseFaults}" placeholder:"NAME" help:"Faults of the database (default ${default}). kill: the server that the replicas write to is killed. switch: its role moves to another server on purpose. cut: it is cut off from the network; needs root. majority: the other servers are stopped for 10s, so that there is no majority."`
+	Faults []string `default:"${databaseFaults}" placeholder:"NAME" help:"Faults of the database (default ${default}). kill: the server that the replicas write to is killed. switch: another server takes over its role, as planned. cut: it is cut off from the network; needs root. majority: the other servers are stopped for 10s, so that there is no majority."`
 }
 
 // Help is shown by --help.

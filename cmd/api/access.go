@@ -28,7 +28,7 @@ type accessFlags struct {
 	JWKS        string `name:"jwks" placeholder:"FILE" help:"JSON Web Key Set with the public keys of customers' tokens, RS256 or ES256. A changed file is used within a second."`
 	JWTAudience string `name:"jwt-audience" exact:"" placeholder:"AUD" help:"Audience that tokens must have. Required with --jwks, whose issuer may sign tokens for other services, too."`
 	// JWTAnyAudience is for an issuer that signs tokens only for this service.
-	JWTAnyAudience bool `name:"jwt-any-audience" help:"Accept tokens of any audience that a key of --jwks has signed. Only for an issuer that signs tokens for no other service."`
+	JWTAnyAudience bool `name:"jwt-any-audience" help:"Accept every token that a key of --jwks has signed, whatever its audience. Only for an issuer that signs tokens for no other service."`
 
 	InsecureDemo bool `help:"Accept short and publicly known secrets, and use the demo's secrets for those that are missing. Only where no one else can reach the service."`
 }

@@ -18,7 +18,7 @@ import (
 // uses the configuration of `api serve` to find the replica.
 type healthCmd struct {
 	Addr    string        `default:"${addr}" help:"Address that the replica listens on, as for api serve. Without a host, or with 0.0.0.0 or [::], this machine is asked."`
-	TLSCert string        `name:"tls-cert" placeholder:"FILE" help:"The replica's certificate, as for api serve. If set, the replica is asked by TLS; its certificate is not verified."`
+	TLSCert string        `name:"tls-cert" placeholder:"FILE" help:"The replica's certificate, as for api serve. If set, the replica is asked over TLS; its certificate is not verified."`
 	For     string        `name:"health-for" enum:"selling,reading" default:"selling" help:"selling: is the replica ready for orders? reading: is it ready for reads and payments?"`
 	URL     string        `name:"health-url" placeholder:"URL" help:"URL to ask instead of --addr and --tls-cert. The system's CAs verify an https URL. Status 200 means healthy."`
 	Timeout time.Duration `name:"health-timeout" default:"3s" placeholder:"D" help:"Maximum wait for the answer (${default})."`

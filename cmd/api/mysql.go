@@ -26,7 +26,7 @@ import (
 // mysqlFlags name the database.
 type mysqlFlags struct {
 	DSN  string `name:"mysql-dsn" exact:"" required:"" placeholder:"DSN" help:"MySQL or MariaDB: user:password@tcp(host:port)/database. Of several hosts, tcp(host:port,host:port), the one that accepts writes is used. The DSN contains a password: set it by FLASHSALE_MYSQL_DSN or --config rather than here."`
-	Pool int    `name:"mysql-pool" default:"32" help:"Maximum number of connections to MySQL for orders, or for the command; at least 2."`
+	Pool int    `name:"mysql-pool" default:"32" help:"Maximum number of connections to MySQL, for a replica's orders or for another command; at least 2."`
 	mysqlTLSFlags
 }
 
@@ -147,7 +147,7 @@ func (f *mysqlFlags) withSchema(ctx context.Context, do func(context.Context, *s
 
 // mysqlTLSFlags configure TLS to MySQL.
 type mysqlTLSFlags struct {
-	CA   string `name:"mysql-ca" placeholder:"FILE" help:"CA that signed MySQL's certificate. MySQL is then only reached by TLS, under the DSN's host name. (To trust the system's CAs, use ?tls=true in the DSN.)"`
+	CA   string `name:"mysql-ca" placeholder:"FILE" help:"CA that signed MySQL's certificate. Connections to MySQL then always use TLS, and its certificate must be valid for the DSN's host name. (To trust the system's CAs, use ?tls=true in the DSN.)"`
 	Cert string `name:"mysql-cert" placeholder:"FILE" help:"Client certificate for MySQL, if it requires one. Needs --mysql-ca."`
 	Key  string `name:"mysql-key" placeholder:"FILE" help:"Key of --mysql-cert."`
 }

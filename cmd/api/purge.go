@@ -21,7 +21,7 @@ type purgeCmd struct {
 	mysqlFlags
 	Before string `required:"" placeholder:"WHEN" help:"Purge orders that were paid, cancelled or expired before this: a date (2006-01-02), a time (2006-01-02T15:04:05Z), or a duration ago (720h)."`
 	DryRun bool   `help:"Count the orders without moving them."`
-	Force  bool   `help:"Allow a time within the last ${purge_recent}, for which buyers may still retry orders."`
+	Force  bool   `help:"Allow a time within the last ${purge_recent}, although buyers may still retry those orders."`
 }
 
 // Run moves final orders and their keys to the archive. It may run during a sale, and

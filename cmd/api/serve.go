@@ -43,12 +43,12 @@ type serveCmd struct {
 	forwardFlags
 	limitFlags
 
-	Quantum time.Duration `default:"${quantum}" help:"How long a replica keeps a SKU's lock while another replica waits that cannot forward orders to it. api config can change it at run time."`
+	Quantum time.Duration `default:"${quantum}" help:"How long a replica keeps a SKU's lock while a replica that cannot forward orders to it is waiting. api config can change it at run time."`
 
 	PaymentWindow  time.Duration `default:"15m" help:"How long an order stays reserved without payment."`
 	RequestTimeout time.Duration `default:"5s" help:"Maximum time from the arrival of an order to its answer."`
 	StartTimeout   time.Duration `default:"60s" help:"At start: maximum wait for MySQL, and then for the lock server."`
-	DrainDelay     time.Duration `default:"0s" help:"At stop: how long to keep serving after /readyz starts to fail. Must exceed the time in which the load balancer notices, for example 5s."`
+	DrainDelay     time.Duration `default:"0s" help:"At stop: how long to keep serving after /readyz starts to fail. Must be longer than the load balancer takes to notice, for example 5s."`
 	DrainTimeout   time.Duration `default:"10s" help:"At stop: maximum wait for requests in progress."`
 	ThinkTime      time.Duration `default:"0s" help:"For experiments: a pause between reading and writing stock."`
 
