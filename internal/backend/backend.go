@@ -138,8 +138,8 @@ func (b *Backend) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Reached returns a token that the server has reached now, as Newest. It falls only if
-// the server's data were restored from a backup.
+// Reached returns what Newest would be if the server were opened now. It becomes smaller
+// only if the server's data were restored from a backup.
 func (b *Backend) Reached(ctx context.Context) (uint64, error) {
 	if b.reached == nil {
 		return 0, nil

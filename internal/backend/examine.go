@@ -60,7 +60,7 @@ var refusals = []struct {
 	advice string
 }{
 	{isAny(rpctypes.ErrAuthFailed, rpctypes.ErrUserEmpty, rpctypes.ErrUserNotFound), "correct --etcd-username and --etcd-password"},
-	{isAny(rpctypes.ErrPermissionDenied), "grant its user to read and write the keys under --etcd-prefix"},
+	{isAny(rpctypes.ErrPermissionDenied), "let its user read and write the keys under --etcd-prefix"},
 	{isAny(zk.ErrNoAuth, zk.ErrAuthFailed), "change the ACL so that everyone may create nodes under --etcd-prefix"},
 	{apierrors.IsUnauthorized, "correct --kube-token-file, or the credentials in the kubeconfig"},
 	{apierrors.IsForbidden, "apply deploy/kubernetes/rbac.yaml in --kube-namespace"},

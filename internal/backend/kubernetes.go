@@ -36,8 +36,8 @@ func (s *Servers) checkKube() error {
 	return nil
 }
 
-// kubeConfig returns the configuration of the client. It reads a token file again when
-// that changes.
+// kubeConfig returns the configuration of the client, which reads a token file again when
+// the file changes.
 func (s *Servers) kubeConfig() (*rest.Config, error) {
 	switch {
 	case s.KubeServer != "":
@@ -167,7 +167,7 @@ func examineKubernetes(ctx context.Context, e *examination) error {
 	return nil
 }
 
-// kubeServer calls the API server by plain HTTP, because three calls need no typed client.
+// kubeServer calls the API server with net/http, because three calls need no typed client.
 type kubeServer struct {
 	*http.Client
 	host string

@@ -70,7 +70,7 @@ func (s *Servers) openRedis(ctx context.Context) (clients redisClients, err erro
 	return clients, nil
 }
 
-// most calls ask for all servers at once, and returns nil if it succeeds for most.
+// most runs ask on all servers at once, and returns nil if more than half succeed.
 func (c redisClients) most(ask func(*redis.Client) error) error {
 	answers := make(chan error, len(c))
 	for _, client := range c {

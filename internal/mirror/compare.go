@@ -49,8 +49,8 @@ func (m *Mirror) compare(ctx context.Context) {
 }
 
 // compareOnce reads all rows and marks the entries that differ. It copies the entries
-// before it reads the rows, so that a row older than its entry is not just an entry
-// that was written in between.
+// before it reads the rows, so that a row older than its entry does not just mean that
+// the entry was written in between.
 func (m *Mirror) compareOnce(ctx context.Context) error {
 	m.mu.RLock()
 	synced, entries, removed := m.synced, maps.Clone(m.items), m.removed

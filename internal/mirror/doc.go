@@ -23,9 +23,9 @@
 //	    +--------------------------------------------+  put, or the entry was the row
 //
 // A put succeeds only if its writer had read the previous entry before it read
-// MySQL. So the entries of a SKU have the order of its rows in MySQL, whichever
-// replicas write them. The replica of the last commit reads MySQL afterwards, so that
-// commit reaches etcd.
+// MySQL. So the entries of a SKU change in the same order as its row in MySQL, whichever
+// replicas write them. The replica that made the last commit reads MySQL after it, and
+// thus brings that commit to etcd.
 //
 // The changes of a SKU within a quarter of a second become one put, and several SKUs
 // share a transaction. A change is urgent, and written first, if the SKU sells out or

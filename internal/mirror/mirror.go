@@ -49,7 +49,7 @@ type Mirror struct {
 	// The view.
 	synced   bool      // the watch works, and all keys were listed
 	heard    time.Time // when etcd last answered on the watch
-	revision int64     // etcd's revision that the view is as of
+	revision int64     // the revision of etcd that the view shows
 	items    map[string]*item
 	names    []string // the SKUs of items, in byte order
 	complete bool     // a comparison found all SKUs of MySQL in items
@@ -171,7 +171,7 @@ func (m *Mirror) Next() <-chan struct{} {
 }
 
 // Since returns, in byte order, the entries that were put after a revision of
-// etcd, and the view's revision, to be given the next time. 0 is before all. It
+// etcd, and the view's revision, to be passed the next time. 0 returns all entries. It
 // reports false if the view is not current. A caller that follows the view by Next
 // and Since sees the last change of each SKU, and needs no copy of the view.
 func (m *Mirror) Since(revision int64) (changed []Entry, now int64, ok bool) {

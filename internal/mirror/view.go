@@ -50,8 +50,8 @@ func (m *Mirror) askProgress(ctx context.Context, silent time.Duration) error {
 	return nil
 }
 
-// list reads all keys as of one revision. Its reads are linearizable, so that
-// revision is not before the watch's beginning.
+// list reads all keys as of one revision. Its reads are linearizable, so the
+// revision is not older than the beginning of the watch.
 func (m *Mirror) list(ctx context.Context, _ int64) error {
 	var kvs []*mvccpb.KeyValue
 	var revision int64 // 0 is the newest; the first page tells which
@@ -75,7 +75,7 @@ func (m *Mirror) list(ctx context.Context, _ int64) error {
 	return nil
 }
 
-// install replaces the view by a list of all keys at that revision. The revision
+// install replaces the view with a list of all keys at that revision. The revision
 // may be lower than the last one: etcd may have been restored from a backup.
 func (m *Mirror) install(revision int64, kvs []*mvccpb.KeyValue) {
 	m.mu.Lock()
@@ -89,8 +89,8 @@ func (m *Mirror) install(revision int64, kvs []*mvccpb.KeyValue) {
 	m.changed()
 }
 
-// apply brings the view forward by a message of the watch, which may have no
-// events. The list includes those up to its revision.
+// apply updates the view with a message of the watch, which may have no events. It
+// skips those up to the view's revision, which the list included.
 func (m *Mirror) apply(events []*clientv3.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

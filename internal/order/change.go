@@ -12,7 +12,7 @@ import (
 // change is a write to a SKU's row that sells nothing. Exactly one field is set.
 type change struct {
 	write  func(context.Context) error // makes the change; its error tells the outcome
-	cancel *ID                         // an order whose units return; waiting ones are written together
+	cancel *ID                         // an order to cancel; all waiting ones share a transaction
 }
 
 // apply makes changes of one SKU and reports the outcome of each. commitTimeout bounds

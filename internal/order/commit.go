@@ -191,8 +191,8 @@ func (c *committer) transact(ctx context.Context, group []*write) (err error) {
 }
 
 // groupStatements is the text of a group's transaction. It is one packet, so that this
-// process takes no round trip between the first row lock and COMMIT: if it stopped in
-// between, it would hold the rows against its successor in spite of the fence.
+// process makes no round trip between the first row lock and COMMIT: if it stopped in
+// between, it would keep the rows locked, and the fence could not help its successor.
 func groupStatements(group []*write) (query string, orders int) {
 	const takeSize, rowSize = 384, 256 // approximate bytes of a SKU's statements and of an order's row
 	size := 0

@@ -18,8 +18,8 @@ import (
 type DeskConfig struct {
 	Queue    int // bounds the orders that wait at one desk; further ones are ErrBusy
 	MaxBatch int // bounds the orders of one SKU in a transaction
-	// Quantum bounds a tenure while another replica waits for the lock, because it
-	// cannot forward its orders to this replica.
+	// Quantum bounds a tenure while another replica waits for the lock. It waits
+	// because it cannot forward its orders to this replica.
 	Quantum time.Duration
 	Idle    time.Duration // how long a tenure, and after it the desk, stays open without work
 }
@@ -89,7 +89,7 @@ func (d *desk) run() {
 			d.cfg.Logger.Warn("desk failed; retrying", "sku", d.sku, "error", err)
 			d.wait = min(max(2*d.wait, deskBackoff), deskMaxBackoff)
 			if sleep.For(d.desks.ctx, d.wait) != nil {
-				d.refuseAll(errClosing) // the time to close is over
+				d.refuseAll(errClosing) // close ran out of time
 			}
 		}
 	}
@@ -211,9 +211,10 @@ func (d *desk) holdTenure() error {
 	return err
 }
 
-// lock waits for the lock if it was asked for or its holder cannot be known; else it tries.
+// lock waits for the lock if the desk contends for it or cannot know its holder. Otherwise
+// it only tries to take it.
 func (d *desk) lock() (lock.Held, error) {
-	// The orders that wait now have left after the request timeout.
+	// After the request timeout, all orders that wait now will have left.
 	ctx, cancel := context.WithTimeout(d.desks.ctx, d.cfg.RequestTimeout)
 	defer cancel()
 	ask := d.cfg.Locker.TryLock

@@ -28,7 +28,7 @@ func newDirect(cfg *Config) *direct {
 }
 
 const (
-	lockSlots = 8 // orders of a replica that ask a server for one SKU at the same time
+	lockSlots = 8 // how many orders for one SKU ask a server at the same time, per replica
 	// directAttempts bounds how often an order is tried, each time under a new grant:
 	// after the server rolled back a transaction, and after a grant was lost or fenced.
 	directAttempts = 5

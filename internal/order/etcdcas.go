@@ -67,8 +67,8 @@ func (e *etcdCAS) sellOnce(ctx context.Context, r *Request) (Placed, error) {
 	return placed, err
 }
 
-// take takes an order's units. If the taking is not answered, they are given back in
-// the background, because the caller's time is over.
+// take takes an order's units. If etcd does not answer, they are given back in the
+// background, because the caller's time is over.
 func (e *etcdCAS) take(ctx context.Context, sku string, id ID, n int32) error {
 	leave, err := e.direct.slots.enter(ctx, sku)
 	if err != nil {
@@ -144,8 +144,8 @@ func (e *etcdCAS) close(ctx context.Context) error {
 	}
 }
 
-// put creates the stock in etcd of a new SKU, or of one whose creator died before it
-// did. It does so only while the SKU is unsold, so that sold units never return.
+// put creates a SKU's stock in etcd. The SKU is new, or its creator died before this step.
+// put does so only while the SKU is unsold, so that sold units never return.
 func (e *etcdCAS) put(ctx context.Context, s stock.Stock) error {
 	if s.Available != s.Units {
 		return nil

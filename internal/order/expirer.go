@@ -64,8 +64,8 @@ const (
 	// failedMaxWait.
 	failedWait    = 500 * time.Millisecond
 	failedMaxWait = 10 * time.Second
-	// failedMost is how many SKUs may fail independently. More are taken to have a
-	// common cause: the Expirer pauses, and then tries all of them again.
+	// If more than failedMost SKUs fail, they probably have a common cause: the Expirer
+	// pauses, and then tries all of them again.
 	failedMost = 200
 
 	// repairEvery is how often the unitStore is searched for units that a crash kept
@@ -254,14 +254,14 @@ const (
 	// nextDue reads the oldest end of a window, and the next one.
 	nextDue = "SELECT (SELECT MIN(expires_at) FROM orders FORCE INDEX (expiring) WHERE status = 'reserved'), " +
 		"(SELECT MIN(expires_at) FROM orders FORCE INDEX (expiring) WHERE status = 'reserved' AND expires_at > NOW(6)), NOW(6)"
-	// dueOrders reads only an index, and locks nothing. The cursor saves reading the orders
-	// again that are still being ended.
+	// dueOrders reads only an index, and locks nothing. With the cursor, orders that are
+	// still being ended are not read again.
 	dueOrders = "SELECT id, sku, expires_at FROM orders FORCE INDEX (expiring) WHERE status = 'reserved' AND expires_at <= NOW(6) " +
 		"AND (expires_at > ? OR expires_at = ? AND id > ?) ORDER BY expires_at, id LIMIT ?"
 
-	// readAgain is when the due orders are read from the oldest again, because one may
-	// have appeared before the cursor, for example after a step of the database's
-	// clock. passedOverAgain is the earliest time for that if some were passed over.
+	// readAgain is how long the cursor advances before reading starts at the oldest due
+	// order again, because one may have appeared before the cursor, for example after a
+	// step of the database's clock. If some were passed over, it is passedOverAgain.
 	readAgain       = 10 * time.Second
 	passedOverAgain = time.Second
 	// The bounds of a backlog. The Expirer ends about 20,000 orders a second.

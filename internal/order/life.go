@@ -28,8 +28,9 @@ import (
 // empty. Repeating the call with the same reference, or with none, gives the same
 // answer. If the order was paid without a reference, the first one given becomes its
 // reference. Pay refuses with ErrNotFound, ErrPaymentWindowOver, ErrCancelled, or
-// ErrAlreadyPaid if another payment paid. It then stores the reference once as a
-// LatePayment, unless the order is another customer's. After ErrUnknown repeat the call.
+// ErrAlreadyPaid if another payment has paid it. When it refuses, it stores the reference
+// once as a LatePayment, unless the order is another customer's. After ErrUnknown repeat
+// the call.
 func (s *Service) Pay(ctx context.Context, customer string, id ID, reference string) (paid Order, err error) {
 	err = s.untilKnown(ctx, func(ctx context.Context) error {
 		var refusal error

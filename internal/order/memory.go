@@ -14,7 +14,7 @@ const (
 )
 
 // memory holds the latest orders of a replica by their keys, so that an immediate retry
-// is answered without MySQL. All desks share its bounds in number and time.
+// is answered without MySQL. Its limits in number and time are for all desks together.
 type memory struct {
 	mu     sync.Mutex
 	orders map[uint64]remembered // by the hash of the key
@@ -29,8 +29,8 @@ func (k byKey) hash() uint64 { return maphash.Comparable(hashSeed, k) }
 
 var hashSeed = maphash.MakeSeed()
 
-// era is a period in which remembered orders are valid: the stock row did not go back
-// in time. Only its address is used.
+// era is a period during which the stock row did not go back in time, so that remembered
+// orders are valid. Only its address is used.
 type era struct{ _ byte }
 
 type remembered struct {

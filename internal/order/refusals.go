@@ -36,14 +36,14 @@ type check struct {
 	row   stock.Row
 	keys  []byKey
 	found map[byKey]Order // existing orders, with these keys and with those of other checks
-	// current is set if the row was still the tenure's copy when it was read. Every
-	// order of the check had arrived before.
+	// current is set if the row still equalled the tenure's copy when it was read. By
+	// then, every order of the check had arrived.
 	current bool
 	done    chan error
 }
 
-// readChecks reads the keys and then the rows, in one packet. An order that is committed
-// between the two changes its row.
+// readChecks reads the keys and then the rows, in one packet. If an order is committed
+// between the two reads, the row shows it.
 func (cfg *Config) readChecks(ctx context.Context, group []*check) error {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()

@@ -70,8 +70,8 @@ func (s *Service) Restock(ctx context.Context, r RestockRequest) (done Restocked
 }
 
 // addUnits makes the restock, unless another one has its key, and reads the restock
-// with that key. It also reads it after ErrTooManyUnits, because this restock may
-// already be among the units.
+// with that key. It also reads it after ErrTooManyUnits, because the units may be too
+// many only because this restock was already added.
 func (s *Service) addUnits(ctx context.Context, id ID, r *RestockRequest) (stored Restock, err error) {
 	if err := s.units.restockable(ctx, r.SKU); err != nil {
 		return stored, err
@@ -98,7 +98,7 @@ func (s *Service) addUnits(ctx context.Context, id ID, r *RestockRequest) (store
 
 const readRestock = "SELECT id, sku, fingerprint, units, created_at, seq FROM restocks WHERE idempotency_key = ?"
 
-// addRestock is one packet, so that this process takes no round trip between the row
+// addRestock is one packet, so that this process makes no round trip between the row
 // lock and COMMIT.
 var addRestock = "BEGIN; " +
 	"UPDATE stock SET units = units + ?, available = available + ?, seq = seq + 1, revision = revision + 1, " +

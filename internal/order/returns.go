@@ -30,9 +30,9 @@ func returnUnits(ctx context.Context, db *stock.DB, sku string, to Status, ids [
 }
 
 // returnStatements is the text of the transaction. It is one packet, so that this process
-// takes no round trip between the first row lock and COMMIT. It locks the stock row
-// first, as every transaction does. It marks the orders that it ends with by, and adds
-// up the units of the marked ones.
+// makes no round trip between the first row lock and COMMIT. It locks the stock row
+// first, as every transaction does. It stores by in each order that it ends, and adds up
+// the units of the orders with that mark.
 func returnStatements(sku string, to Status, ids []ID, by ID) (query string, args []any) {
 	list, in := idArgs(ids), placeholders(len(ids))
 	due := ""

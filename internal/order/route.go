@@ -71,7 +71,7 @@ func (ds *desks) sell(ctx context.Context, r Request) (Placed, error) {
 		case errors.Is(err, errBroken):
 			unsure = true
 		case errors.Is(err, errMoved):
-		case unsure && isAny(err, notApplied): // that is true of the last copy only
+		case unsure && isAny(err, notApplied): // "not applied" is true of the last copy only
 			return placed, unknown(err)
 		default:
 			return placed, err

@@ -146,7 +146,7 @@ func findEnded(ctx context.Context, db *stock.DB, ids []ID) ([]ID, error) {
 	return ended, nil
 }
 
-// oneColumn is where the only column of a row goes.
+// oneColumn returns the destination of a row's only column.
 func oneColumn[T any](to *T) []any { return []any{to} }
 
 // heldBy reads how many units of sku each of the customers holds. The index contains the
@@ -187,7 +187,7 @@ const (
 	// began the statement, even if it then waited for the row.
 	payOrder = "UPDATE orders FORCE INDEX (PRIMARY) SET status = 'paid', closed_at = NOW(6), payment_reference = ? " +
 		"WHERE id = ? AND customer = ? AND status = 'reserved' AND expires_at > NOW(6)"
-	// namePayment and nameArchived set the reference of an order that was paid without.
+	// namePayment and nameArchived set the reference of an order that was paid without one.
 	namePayment  = "UPDATE orders FORCE INDEX (PRIMARY) SET payment_reference = ? " + unnamed
 	nameArchived = "UPDATE archived_orders SET payment_reference = ? " + unnamed
 	unnamed      = "WHERE id = ? AND customer = ? AND status = 'paid' AND payment_reference IS NULL"
@@ -246,7 +246,7 @@ func (s *Service) List(ctx context.Context, customer string, before ID, limit in
 	return orders, nil
 }
 
-// columns is where readColumns go.
+// columns returns the destinations of readColumns.
 func (o *Order) columns() []any {
 	return []any{&o.ID, &o.SKU, &o.Customer, &o.Key, &o.Fingerprint, &o.Quantity, &o.PriceCents, &o.Currency,
 		&o.Limit, &o.Status, &o.Fence, &o.Seq, &o.CreatedAt, &o.ExpiresAt, &o.ClosedAt, &o.PaymentReference}

@@ -11,8 +11,8 @@ import (
 	"flashsale/internal/stock"
 )
 
-// decision is what a tenure decides for a batch from memory. Slices "of" the same
-// tickets are parallel.
+// decision is what a tenure decides for a batch from memory. A slice "of" another one is
+// parallel to it.
 type decision struct {
 	accepted []*ticket
 	orders   []*Order // of accepted
@@ -63,8 +63,8 @@ func (t *tenure) sellBatch() error {
 	return nil
 }
 
-// decide decides the batch in hand, and answers nothing. Units, limits and keys add up
-// inside the batch.
+// decide decides the batch in hand, and answers nothing. Each order is decided as if those
+// accepted before it in the batch were already committed.
 func (t *tenure) decide() (*decision, error) {
 	if err := t.lookUpHolds(); err != nil {
 		return nil, err
@@ -246,7 +246,7 @@ func keysOf(tickets []*ticket) []byKey {
 // resolve finds out which orders of an unknown commit exist. The others return to the
 // queue, unless the cause is an error of the server, which might repeat itself. If the
 // outcome stays unknown until resolveTimeout, the orders are answered as unknown and
-// the tenure ends: the next token shuts the lost commit out.
+// the tenure ends: after that, the next token stops the lost commit.
 func (t *tenure) resolve(d *decision, cause error) error {
 	// These were in no transaction, and may leave in the meantime.
 	t.desk.putBack(append(d.refused, d.replays...))

@@ -32,9 +32,9 @@ type Config struct {
 	// Forwarding sends orders to the replica that sells their SKU. Optional, for a
 	// batched strategy whose lock knows its holder. Without it replicas take turns.
 	Forwarding *Forwarding
-	// Halted returns the error with which orders and changes are refused once this
-	// replica must not write stock any more, else nil. Payments continue, because
-	// they change no stock. Optional.
+	// Halted returns nil while this replica may write stock, and after that the error
+	// with which orders and changes are refused. Payments continue, because they
+	// change no stock. Optional.
 	Halted  func() error
 	Tracer  trace.Tracer // creates the spans of traced requests; optional
 	Metrics *Metrics     // optional

@@ -19,10 +19,10 @@ const (
 
 // settle finds out which orders of a transaction with an unknown outcome exist, and
 // makes sure that the others never will (see stock.Settle). It retries until the
-// database has answered, or ctx ends. It looks for IDs: a key may belong to the order of
-// another request, and other writes advance seq too.
+// database has answered, or ctx ends. It looks orders up by ID, because a key may belong
+// to the order of another request, and other writes advance seq too.
 func settle(ctx context.Context, db *stock.DB, sku string, ids []ID) ([]ID, error) {
-	// One packet, so that this process takes no round trip between the row lock and
+	// One packet, so that this process makes no round trip between the row lock and
 	// COMMIT. stock.Query returns the error of COMMIT.
 	query, args := idsQuery(ids)
 	query, args = stock.Settle+"; "+query+"; COMMIT", append([]any{[]byte(sku)}, args...)

@@ -48,7 +48,8 @@ func (s *Service) PutSKU(ctx context.Context, want stock.Stock, only Preconditio
 	return got, created, nil
 }
 
-// changeSKU changes an existing SKU. The look-up keeps unknown names from the desks.
+// changeSKU changes an existing SKU. It looks it up first, so that an unknown name opens
+// no desk.
 func (s *Service) changeSKU(ctx context.Context, want stock.Stock, revision *uint64) error {
 	if _, err := s.cfg.DB.Get(ctx, want.SKU); errors.Is(err, stock.ErrUnknownSKU) {
 		return ErrPrecondition

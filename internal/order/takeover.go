@@ -19,7 +19,7 @@ import (
 //
 // The link to the seller detects the failure: the process is gone, or the link was
 // silent for some ticks while orders wait. This replica then queues for the lock and
-// removes the holder's place; the first in the queue claims the row. The claim makes that
+// removes the holder's entry; the first in the queue claims the row. The claim makes that
 // safe, because MySQL then refuses the old token. Without a claim the lease decides.
 //
 // Two replicas that cannot reach each other must not take the lock from each other all
@@ -37,7 +37,7 @@ const (
 	// maxTakeAfter bounds its doubling to about a lease.
 	takeAfter    = 5
 	maxTakeAfter = 80
-	quietTime    = 5 * time.Second // without a take-over resets the patience. It is about a lease.
+	quietTime    = 5 * time.Second // so long without a take-over resets the patience; about a lease
 	evictTimeout = time.Second     // bounds the removal of a holder. The next tick tries again.
 	maxDeaths    = 1 << 14         // of remembered sellers: a few megabytes
 	evictAtOnce  = 32              // SKUs of one seller that are taken over at the same time
@@ -80,7 +80,7 @@ func (k *takeOvers) record() {
 }
 
 // firstDeath reports whether a process is found dead for the first time as the seller of
-// a SKU. At the second time it is alive, and something on the way refuses connections.
+// a SKU. The second time, it must be alive, and something on the way refuses connections.
 func (k *takeOvers) firstDeath(process, sku string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -37,8 +37,8 @@ const (
 	// batchAttempts bounds how often a batch is decided again after a taken key or a
 	// rollback by the server.
 	batchAttempts = 3
-	// clockAge is for how long the database's clock is extrapolated by ours. At a
-	// drift of 100 ppm the two differ by less than 10 ms by then.
+	// clockAge is for how long we continue the database's time with our own clock. At
+	// a drift of 100 ppm the two then differ by less than 10 ms.
 	clockAge   = time.Minute
 	holdsSize  = 1 << 15                // a few megabytes
 	silentPoll = 200 * time.Millisecond // how often to check whether etcd answers again
@@ -138,9 +138,9 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// lost reports whether the lock was lost, so that the tenure has to end. A lock that
-// is lost only because etcd does not answer ends it once etcd answers again: behind a
-// claim MySQL refuses the writes of a tenure that has a successor, so the sale can
+// lost reports whether the lock was lost, so that the tenure has to end. If it was lost
+// only because etcd does not answer, the tenure ends when etcd answers again: with a
+// claim, MySQL refuses the writes of a tenure that has a successor, so the sale can
 // continue without etcd.
 func (t *tenure) lost() bool {
 	if !t.silent() {

@@ -33,7 +33,7 @@ type ticket struct {
 // orderTicket is what a ticket has if it is an order.
 type orderTicket struct {
 	*Request
-	least       lock.Token  // the oldest tenure that may decide it: it was sent to that one before
+	least       lock.Token  // the oldest tenure that may decide it: the newest that it was sent to so far
 	keyInFlight atomic.Bool // set while another order with the same key is in a batch
 }
 
@@ -150,7 +150,7 @@ func (t *ticket) answer(p Placed, err error) {
 // queue holds the tickets that wait at a desk. It is a slice, because a channel for as
 // many tickets as may ever wait would cost 32 KiB per SKU in use.
 type queue struct {
-	arrived chan struct{} // of size one: signals a ticket since it was last read
+	arrived chan struct{} // of size one: signals that a ticket has arrived since the last receive
 
 	mu      sync.Mutex
 	tickets []*ticket

@@ -56,7 +56,7 @@ func (t *ticket) beginWait(tracer trace.Tracer) {
 	_, t.waitSpan = tracer.Start(t.request, "desk wait", ofSKU(t.sku))
 }
 
-// endWait is for the goroutine that took the ticket, or left with it.
+// endWait is called only by the goroutine that took the ticket, or made it leave.
 func (t *ticket) endWait(err error) {
 	if t.waitSpan != nil {
 		endSpan(t.waitSpan, err)

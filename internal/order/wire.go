@@ -94,7 +94,7 @@ func (e *sellersError) Unwrap() error { return e.is }
 
 var traceContext propagation.TraceContext
 
-// orderToWire makes the message that sends r to a tenure. left is the time to answer it.
+// orderToWire makes the message that sends r to a tenure. left is the time that remains for the answer.
 func orderToWire(ctx context.Context, r *Request, token lock.Token, left time.Duration) *forward.Order {
 	o := &forward.Order{
 		Sku: r.SKU, Token: uint64(token), Customer: []byte(r.Customer), Key: []byte(r.Key), Quantity: r.Quantity,
