@@ -21,21 +21,21 @@ const (
 	// etcdNearlyFull is the part of the quota that needs action. The alert
 	// FlashsaleEtcdNearlyFull has the same value.
 	etcdNearlyFull = 0.8
-	// etcdFragments is the unused part of a database file that needs action, if the
+	// etcdFragmented is the unused part of a database file that needs action, if the
 	// file is larger than etcdSmall.
-	etcdFragments, etcdSmall = 0.5, 64 << 20
+	etcdFragmented, etcdSmall = 0.5, 64 << 20
 	// etcdUncompacted is a number of old revisions that shows that no compaction is
 	// configured.
 	etcdUncompacted = 200_000
 
-	etcdUpkeep     = `docs/operations.md, "etcd's upkeep"`
-	etcdFreeSpace  = "compact, defragment and disarm: " + etcdUpkeep
-	etcdMoreAtWork = "start more members, so that more than half run, and read their logs"
+	etcdUpkeep       = `docs/operations.md, "etcd's upkeep"`
+	etcdFreeSpace    = "compact, defragment and disarm: " + etcdUpkeep
+	etcdStartMembers = "start more members, so that more than half run, and read their logs"
 )
 
-// leastEtcd is the first version with learners, watch progress requests, and leases that
+// minEtcd is the first version with learners, watch progress requests, and leases that
 // keep their remaining time when the leader changes.
-var leastEtcd = doctor.Version{Major: 3, Minor: 4}
+var minEtcd = doctor.Version{Major: 3, Minor: 4}
 
 // Usage is how full an etcd cluster is.
 type Usage struct {
@@ -139,7 +139,7 @@ func (e *examination) etcdMembers(usage Usage) {
 			silent = append(silent, redacted(s.endpoint))
 			continue
 		}
-		e.CheckVersion("version "+redacted(s.endpoint), s.Version, leastEtcd)
+		e.CheckVersion("version "+redacted(s.endpoint), s.Version, minEtcd)
 		if s.IsLearner {
 			e.Warn("members", "remove it from --etcd-endpoints until it is promoted", "%s is a learner, which serves no linearizable reads", redacted(s.endpoint))
 		}
@@ -160,7 +160,7 @@ func (e *examination) etcdSize(usage Usage) {
 	} else {
 		e.Fine("size", "%s of a quota of %s", size, quota)
 	}
-	if usage.Size > etcdSmall && float64(usage.Size-usage.InUse) > etcdFragments*float64(usage.Size) {
+	if usage.Size > etcdSmall && float64(usage.Size-usage.InUse) > etcdFragmented*float64(usage.Size) {
 		e.Warn("fragmentation", "defragment one member after the other: etcdctl defrag", "%s in use of a file of %s", inUse, size)
 	} else {
 		e.Fine("fragmentation", "%s in use of a file of %s", inUse, size)
@@ -182,7 +182,7 @@ func (e *examination) etcdWrites(ctx context.Context, client *clientv3.Client) {
 	case advice != "":
 		e.Fault("writes", advice, "refused: %v", err)
 	default:
-		e.Fault(doctor.Answers, etcdMoreAtWork, "it does not accept writes: %v", err)
+		e.Fault(doctor.Answers, etcdStartMembers, "it does not accept writes: %v", err)
 	}
 }
 

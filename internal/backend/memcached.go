@@ -12,8 +12,8 @@ import (
 	"flashsale/internal/lock/memcachedlock"
 )
 
-// leastMemcached has cas, which the lock uses.
-var leastMemcached = doctor.Version{Major: 1, Minor: 5}
+// minMemcached has cas, which the lock uses.
+var minMemcached = doctor.Version{Major: 1, Minor: 5}
 
 // inMemcached opens the lock of one memcached server. It has no Source, because it has
 // no tokens.
@@ -74,7 +74,7 @@ func examineMemcached(ctx context.Context, e *examination) error {
 	if len(stats) == 0 {
 		return fmt.Errorf("the server is not memcached: %.40q", strings.Join(lines, " "))
 	}
-	e.CheckVersion("version", stats["version"], leastMemcached)
+	e.CheckVersion("version", stats["version"], minMemcached)
 	if n := stats["evictions"]; n != "0" {
 		e.Warn("evictions", "give it more memory (-m), or use a server for locks alone: an evicted lock gets a second holder", "%s since its start", n)
 	} else {

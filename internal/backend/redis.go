@@ -21,8 +21,8 @@ import (
 // compared with the old ones.
 const redisSourceKey = "source"
 
-// leastRedis is the first version whose scripts may write values that they computed.
-var leastRedis = doctor.Version{Major: 6, Minor: 0}
+// minRedis is the first version whose scripts may write values that they computed.
+var minRedis = doctor.Version{Major: 6, Minor: 0}
 
 func (s *Servers) checkRedis() error {
 	switch n := len(s.RedisAddrs); {
@@ -184,7 +184,7 @@ func (e *examination) redisServer(ctx context.Context, client *redis.Client) err
 		return err
 	}
 	info := fields(strings.Split(text, "\r\n"), ":")
-	e.CheckVersion("version"+at, info["redis_version"], leastRedis)
+	e.CheckVersion("version"+at, info["redis_version"], minRedis)
 	if role := info["role"]; role != "master" {
 		e.Fault("role"+at, "name the primary in --redis-addrs", "it is a replica of %s:%s", info["master_host"], info["master_port"])
 	} else {

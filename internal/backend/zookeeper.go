@@ -13,8 +13,8 @@ import (
 	"flashsale/internal/lock/zklock"
 )
 
-// leastZooKeeper is the first version with TTL and container nodes.
-var leastZooKeeper = doctor.Version{Major: 3, Minor: 5}
+// minZooKeeper is the first version with TTL and container nodes.
+var minZooKeeper = doctor.Version{Major: 3, Minor: 5}
 
 var everyone = zk.WorldACL(zk.PermAll)
 
@@ -168,5 +168,5 @@ func (e *examination) zooKeeperServer(addr string, lines []string) {
 		e.Fine("mode "+addr, "%s", mode)
 	}
 	version, _, _ = strings.Cut(version, "-")
-	e.CheckVersion("version "+addr, version, leastZooKeeper)
+	e.CheckVersion("version "+addr, version, minZooKeeper)
 }

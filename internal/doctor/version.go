@@ -41,7 +41,7 @@ func (r *Report) CheckVersion(check, version string, least Version) {
 
 // Older MariaDB servers lack SKIP LOCKED, JSON_TABLE and atomic DDL, and refuse
 // statements of the service. Older MySQL servers are not maintained or tested.
-var leastMariaDB, leastMySQL = Version{10, 6}, Version{8, 4}
+var minMariaDB, minMySQL = Version{10, 6}, Version{8, 4}
 
 // others use MySQL's protocol but are not MySQL.
 var others = []string{"TiDB", "Vitess", "OceanBase", "Doris", "StarRocks"}
@@ -52,14 +52,14 @@ func (r *Report) checkDatabase(version, comment string) (isMariaDB bool) {
 	both := version + " " + comment
 	for _, other := range others {
 		if strings.Contains(both, other) {
-			r.Fault(check, fmt.Sprintf("use MySQL %s or later, or MariaDB %s or later", leastMySQL, leastMariaDB),
+			r.Fault(check, fmt.Sprintf("use MySQL %s or later, or MariaDB %s or later", minMySQL, minMariaDB),
 				"%s is neither MySQL nor MariaDB (%s)", other, version)
 			return false
 		}
 	}
-	product, least := "MySQL ", leastMySQL
+	product, least := "MySQL ", minMySQL
 	if isMariaDB = strings.Contains(both, "MariaDB"); isMariaDB {
-		product, least = "MariaDB ", leastMariaDB
+		product, least = "MariaDB ", minMariaDB
 	}
 	r.CheckVersion(check, version, least)
 	last := &(*r)[len(*r)-1]

@@ -36,7 +36,7 @@ type sighting struct {
 func (m *Mirror) compare(ctx context.Context) {
 	for ctx.Err() == nil {
 		select {
-		case <-m.doubt:
+		case <-m.mayLackSKUs:
 		case <-time.After(sleep.Jittered(m.cfg.compareEvery)):
 		case <-ctx.Done():
 		}
@@ -82,7 +82,7 @@ func (m *Mirror) compareOnce(ctx context.Context) error {
 			after = rows[len(rows)-1].SKU
 		}
 	}
-	m.seeAhead(ctx, entries)
+	m.handleAhead(ctx, entries)
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -90,15 +90,15 @@ func (m *Mirror) compareOnce(ctx context.Context) error {
 		m.complete = true
 	}
 	if !m.complete {
-		signal(m.doubt)
+		signal(m.mayLackSKUs)
 	}
 	return nil
 }
 
-// seeAhead gets the entries that are newer than MySQL or missing there. A node of
+// handleAhead gets the entries that are newer than MySQL or missing there. A node of
 // Galera may lag for a moment, but a database that was restored or created again
-// stays older: seeAhead deletes an entry that stays newer.
-func (m *Mirror) seeAhead(ctx context.Context, entries map[string]*item) {
+// stays older: handleAhead deletes an entry that stays newer.
+func (m *Mirror) handleAhead(ctx context.Context, entries map[string]*item) {
 	ahead := make(map[string]sighting, len(entries))
 	for sku, it := range entries {
 		seen := m.ahead[sku]

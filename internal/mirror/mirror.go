@@ -39,10 +39,10 @@ type Config struct {
 // writer of those that this replica changes. Its methods are safe for concurrent
 // use and answer from memory. Before Run the view is not current.
 type Mirror struct {
-	cfg     Config
-	metrics *metrics
-	wake    chan struct{} // an entry was marked
-	doubt   chan struct{} // the view may lack entries
+	cfg         Config
+	metrics     *metrics
+	wake        chan struct{} // an entry was marked
+	mayLackSKUs chan struct{} // the view may lack entries
 
 	mu sync.RWMutex // guards the fields below except ahead; never held over I/O
 
@@ -96,7 +96,7 @@ func New(cfg Config) (*Mirror, error) {
 		cfg.compareEvery = compareEvery
 	}
 	m := &Mirror{
-		cfg: cfg, wake: make(chan struct{}, 1), doubt: make(chan struct{}, 1),
+		cfg: cfg, wake: make(chan struct{}, 1), mayLackSKUs: make(chan struct{}, 1),
 		items: map[string]*item{}, pending: map[string]change{},
 	}
 	m.metrics = newMetrics(cfg.Registry, m)

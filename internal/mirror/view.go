@@ -159,7 +159,7 @@ func (m *Mirror) forget(sku string) {
 func (m *Mirror) mayLack() {
 	m.complete = false
 	m.removed++
-	signal(m.doubt)
+	signal(m.mayLackSKUs)
 }
 
 // changed wakes all goroutines that wait for a change of the view.

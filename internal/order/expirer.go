@@ -64,9 +64,9 @@ const (
 	// failedMaxWait.
 	failedWait    = 500 * time.Millisecond
 	failedMaxWait = 10 * time.Second
-	// If more than failedMost SKUs fail, they probably have a common cause: the Expirer
+	// If more than maxFailed SKUs fail, they probably have a common cause: the Expirer
 	// pauses, and then tries all of them again.
-	failedMost = 200
+	maxFailed = 200
 
 	// repairEvery is how often the unitStore is searched for units that a crash kept
 	// from returning.
@@ -126,7 +126,7 @@ func (e *Expirer) sweep(ctx context.Context) {
 	defer func() { _ = e.workers.Wait() }() // bounded by ctx; each has reported its outcome
 	var repaired, nextLook time.Time
 	for ctx.Err() == nil && e.orders.cfg.Halted() == nil {
-		if !time.Now().Before(nextLook) && e.backlog.size < backlogMost {
+		if !time.Now().Before(nextLook) && e.backlog.size < maxBacklog {
 			wait, err := time.Duration(0), error(nil)
 			if time.Since(repaired) >= repairEvery {
 				repaired = time.Now()
@@ -143,7 +143,7 @@ func (e *Expirer) sweep(ctx context.Context) {
 		}
 		e.start(ctx)
 		wait := time.Until(nextLook)
-		if e.backlog.size >= backlogMost {
+		if e.backlog.size >= maxBacklog {
 			wait = expiryPoll
 		}
 		e.await(ctx, wait)
@@ -227,7 +227,7 @@ func (e *Expirer) finish(ctx context.Context, s swept) {
 	}
 	f.wait = min(max(2*f.wait, failedWait), failedMaxWait)
 	f.until = time.Now().Add(f.wait)
-	if len(e.failed) > failedMost {
+	if len(e.failed) > maxFailed {
 		clear(e.failed)
 		_ = sleep.For(ctx, failedMaxWait)
 	}
@@ -265,7 +265,7 @@ const (
 	readAgain       = 10 * time.Second
 	passedOverAgain = time.Second
 	// The bounds of a backlog. The Expirer ends about 20,000 orders a second.
-	backlogMost  = 100_000
+	maxBacklog   = 100_000
 	backlogOfSKU = 20_000
 )
 

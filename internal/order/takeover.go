@@ -151,8 +151,8 @@ func (c *contention) callOff() {
 	}
 }
 
-// takeSince returns the seller's last sign of life, and resets it.
-func (c *contention) takeSince() time.Time {
+// takeLastSign returns the seller's last sign of life, and resets it.
+func (c *contention) takeLastSign() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	since := c.since

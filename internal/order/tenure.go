@@ -65,7 +65,7 @@ func (t *tenure) sell() error {
 	}
 	t.desk.wait = 0
 	t.began = time.Now()
-	if since := t.desk.contention.takeSince(); !since.IsZero() {
+	if since := t.desk.contention.takeLastSign(); !since.IsZero() {
 		t.cfg.Metrics.Vacant.Observe(t.began.Sub(since).Seconds())
 	}
 	for t.awaitWork() {
