@@ -68,9 +68,10 @@ func (w *Watch) Run(ctx context.Context) {
 	}
 }
 
-// follow serves one watch until it ends. It starts at the current revision
-// (0) and lists afterwards: a watch that starts at a revision in the past waits for a loop
-// in the server that runs every 100 ms.
+// follow serves one watch until it ends. It names no start revision, so the watch starts
+// at the current one, and it calls List afterwards. To list first and watch from that
+// revision would be slower: if the revision is already in the past, etcd starts the
+// watch only in a loop that runs every 100 ms.
 func (w *Watch) follow(ctx context.Context) (listed bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // a watch that failed must be cancelled as well

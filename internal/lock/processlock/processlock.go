@@ -1,6 +1,7 @@
 // Package processlock is a lock between the goroutines of one process, in order of arrival.
-// It does not exclude other processes, which the strategy "process" demonstrates. Package
-// lease uses it as a gate in front of the server.
+// It does not exclude other processes; the strategy "process" shows what goes wrong then.
+// Package lease uses it as a gate: for each name, only one goroutine of the process
+// at a time asks the lock server for it or holds it.
 package processlock
 
 import (
@@ -11,8 +12,8 @@ import (
 	"flashsale/internal/lock"
 )
 
-// Capabilities are those of a Locker. Its grants have no token, because no store outside the
-// process could compare one.
+// Capabilities are those of a Locker. Its grants have no token: each process would count
+// its own tokens, so a store outside could not compare those of two processes.
 var Capabilities = lock.Capabilities{Fair: true, Deadline: true, Contended: true, Queue: true}
 
 // Locker is a lock.Locker for the goroutines of one process.
