@@ -55,11 +55,11 @@ func (a *Actor) Do(what string, f func(ctx context.Context) error) { a.Start(wha
 func (a *Actor) Start(what string, f func(ctx context.Context) error) *Step {
 	a.Log("%s", what)
 	s := &Step{actor: a, what: what, done: make(chan struct{})}
+	a.run.Cleanup(func() error { <-s.done; return nil })
 	go func() {
 		defer close(s.done)
-		s.err = f(a.run.ctx)
+		s.err = recovered(func() error { return f(a.run.ctx) })
 	}()
-	a.run.Cleanup(func() error { <-s.done; return nil })
 	return s
 }
 

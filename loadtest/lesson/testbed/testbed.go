@@ -108,6 +108,20 @@ func (t *Testbed) Run(ctx context.Context, log func(Line), script func(*Run)) (a
 	t.mu.Unlock()
 	r := &Run{Name: name, ctx: ctx, bed: t, log: log, tokens: map[uint64]int{}}
 	defer func() {
+		cancel() // ends the steps that still block
+		err = errors.Join(err, r.cleanUp())
+	}()
+	err = recovered(func() error {
+		script(r)
+		audit = r.audit()
+		return nil
+	})
+	return audit, err
+}
+
+// recovered calls f, and returns the error with which f ended the script, if it did.
+func recovered(f func() error) (err error) {
+	defer func() {
 		switch cause := recover().(type) {
 		case nil:
 		case failure:
@@ -115,15 +129,12 @@ func (t *Testbed) Run(ctx context.Context, log func(Line), script func(*Run)) (a
 		default:
 			panic(cause)
 		}
-		cancel() // ends the steps that still block
-		err = errors.Join(err, r.cleanUp())
 	}()
-	script(r)
-	return r.audit(), nil
+	return f()
 }
 
-// Run is one run of a script. Only the script's own goroutine may call its
-// methods, as with testing.T: a method that fails ends the script.
+// Run is one run of a script. Only the script's own goroutine and, one at a time, its
+// steps may call its methods: a method that fails ends the script or the step.
 type Run struct {
 	// Name is unique among runs, in lower-case letters and digits: for databases,
 	// prefixes and keys.
@@ -136,8 +147,10 @@ type Run struct {
 	actors   []*Actor
 	shops    []*Shop
 	reported []Audit
-	cleanups []func() error
 	tokens   map[uint64]int
+
+	mu       sync.Mutex
+	cleanups []func() error // guarded by mu: steps register some
 }
 
 // failure carries an error out of a script.
@@ -157,14 +170,27 @@ func (r *Run) Fail(format string, args ...any) { r.Check(fmt.Errorf(format, args
 func (r *Run) Context() context.Context { return r.ctx }
 
 // Cleanup registers f to be called when the run ends, in reverse order.
-func (r *Run) Cleanup(f func() error) { r.cleanups = append(r.cleanups, f) }
+func (r *Run) Cleanup(f func() error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cleanups = append(r.cleanups, f)
+}
 
+// cleanUp also calls what a step registers while it waits for the step.
 func (r *Run) cleanUp() error {
 	var all []error
-	for i := len(r.cleanups) - 1; i >= 0; i-- {
-		all = append(all, r.cleanups[i]())
+	for {
+		r.mu.Lock()
+		last := len(r.cleanups) - 1
+		if last < 0 {
+			r.mu.Unlock()
+			return errors.Join(all...)
+		}
+		f := r.cleanups[last]
+		r.cleanups = r.cleanups[:last]
+		r.mu.Unlock()
+		all = append(all, f())
 	}
-	return errors.Join(all...)
 }
 
 func (r *Run) stack(place **sandbox.Stack, cfg sandbox.Config) *sandbox.Stack {
