@@ -143,7 +143,7 @@ func TestExamineFindsMissingRightsInEtcd(t *testing.T) {
 	servers.EtcdUsername, servers.EtcdPassword = "shop", "wrong"
 	expect(t, examine(t, "etcd", servers), doctor.Fault, "answers", "--etcd-password")
 	servers.EtcdPassword = "secret"
-	expect(t, examine(t, "etcd", servers), doctor.Fault, "writes", "grant")
+	expect(t, examine(t, "etcd", servers), doctor.Fault, "writes", "let its user read and write")
 	servers.Prefix = "elsewhere/"
 	expectHealthy(t, examine(t, "etcd", servers))
 }
