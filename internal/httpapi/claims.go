@@ -9,10 +9,18 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/golang-jwt/jwt/v5"
 )
 
 // maxSubject is the longest name of a customer, in bytes.
 const maxSubject = 255
+
+// unread stands for the claims until the signature is checked, so that no answer
+// depends on them. The parser does not call the embedded nil interface.
+type unread struct{ jwt.Claims }
+
+// UnmarshalJSON does nothing: readClaims reads the claims.
+func (*unread) UnmarshalJSON([]byte) error { return nil }
 
 // claims are the claims that this service checks, undecoded. It ignores the others
 // (iat, jti, iss), whatever their type.
@@ -126,4 +134,13 @@ func readDate(name string, claim jsontext.Value, absent int64) (int64, error) {
 		return 0, invalidToken("The token's " + name + " is after the year 9999.")
 	}
 	return int64(seconds), nil
+}
+
+// validHeader checks a token's header as RFC 7515 requires: unique names, and no
+// unsupported critical extension. This service supports none.
+func (v *verifier) validHeader(token *jwt.Token) bool {
+	first, _, _ := strings.Cut(token.Raw, ".")
+	header, err := v.parser.DecodeSegment(first)
+	_, critical := token.Header["crit"]
+	return err == nil && jsontext.Value(header).IsValid() && !critical
 }

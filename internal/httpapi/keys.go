@@ -12,6 +12,7 @@ import (
 	"os"
 
 	"github.com/go-jose/go-jose/v4"
+	"github.com/golang-jwt/jwt/v5"
 
 	"flashsale/internal/rotated"
 )
@@ -142,9 +143,9 @@ func parseKey(raw json.RawMessage) (*jose.JSONWebKey, error) {
 	case !key.Valid():
 		return nil, errors.New("invalid key")
 	}
-	algorithm := string(jose.ES256)
+	algorithm := jwt.SigningMethodES256.Alg()
 	if k, ok := key.Key.(*rsa.PublicKey); ok {
-		algorithm = string(jose.RS256)
+		algorithm = jwt.SigningMethodRS256.Alg()
 		if bits := k.N.BitLen(); bits < minRSABits {
 			return nil, fmt.Errorf("RSA key of %d bits; at least %d are required", bits, minRSABits)
 		}
@@ -156,21 +157,23 @@ func parseKey(raw json.RawMessage) (*jose.JSONWebKey, error) {
 	return key, nil
 }
 
-// find returns the key that a token's header names, or nil. The token's algorithm must
-// be the key's own. If there is only one key, the token need not name it.
-func (k *Keys) find(header map[string]any) *jose.JSONWebKey {
+var errNoKey = errors.New("the key set has no key for the token")
+
+// find returns the key that a token names. The token's algorithm must be the key's
+// own. If there is only one key, the token need not name it.
+func (k *Keys) find(token *jwt.Token) (any, error) {
 	set := k.set.Get()
-	given, named := header["kid"]
-	kid, ok := given.(string)
-	switch {
-	case named && !ok:
-		return nil
-	case !named && len(set) == 1:
+	kid, named := token.Header["kid"].(string)
+	if _, given := token.Header["kid"]; given && !named {
+		return nil, errNoKey
+	}
+	if !named && len(set) == 1 {
 		for kid = range set {
 		}
 	}
-	if key := cmp.Or(set[kid], set[""]); key != nil && key.Algorithm == header["alg"] {
-		return key
+	key := cmp.Or(set[kid], set[""])
+	if key == nil || key.Algorithm != token.Method.Alg() {
+		return nil, errNoKey
 	}
-	return nil
+	return key.Key, nil
 }

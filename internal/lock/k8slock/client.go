@@ -15,7 +15,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -134,13 +133,9 @@ func (o *objects[T]) close() error {
 	return nil
 }
 
-func (o *objects[T]) logged(ctx context.Context) context.Context {
-	return logr.NewContext(ctx, logr.FromSlogHandler(o.log.Handler()))
-}
-
 // send sends one request with a time-out. Its error names the action and the server.
 func send[T, R any](ctx context.Context, o *objects[T], action string, request func(context.Context) (R, error)) (R, error) {
-	bounded, cancel := context.WithTimeout(o.logged(ctx), o.timeout)
+	bounded, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
 	result, err := request(bounded)
 	if err != nil {
@@ -254,7 +249,7 @@ func (o *objects[T]) revoke(ctx context.Context, name string, free func(*T) bool
 // watch opens a watch of one object that starts after version. The time-out applies to
 // the opening only. The watch ends with ctx or by Stop.
 func (o *objects[T]) watch(ctx context.Context, name, version string) (watch.Interface, error) {
-	opening, cancel := context.WithCancel(o.logged(ctx))
+	opening, cancel := context.WithCancel(ctx)
 	late := time.AfterFunc(o.timeout, cancel)
 	life := int64(watchLife / time.Second)
 	events, err := o.kind.Watch(opening, metav1.ListOptions{
