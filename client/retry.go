@@ -132,17 +132,18 @@ func (c *Client) retry(ctx context.Context, call call) (answer, error) {
 		gaveUp.Err = err
 		outcome := outcomeOf(err)
 		gaveUp.Unknown = gaveUp.Unknown || !call.reads && (outcome == maybeApplied || outcome == failed)
-		if outcome == refused || outcome == failed || call.once && outcome == maybeApplied {
-			if outcome != maybeApplied && (!gaveUp.Unknown || decides(err)) {
-				return answer{}, err
-			}
-			return answer{}, gaveUp
+		last := outcome == refused || outcome == failed || call.once && outcome == maybeApplied
+		if last && outcome != maybeApplied && (!gaveUp.Unknown || decides(err)) {
+			return answer{}, err
 		}
-		wait, again := c.nextTry(ctx, err, current, gaveUp.Tries)
+		var wait time.Duration
+		if !last {
+			wait, last = c.nextTry(ctx, err, current, gaveUp.Tries)
+		}
 		if wait == 0 {
 			wait = waits.Next()
 		}
-		if !again || gaveUp.Tries >= c.maxTries || sleep.For(ctx, wait) != nil {
+		if last || gaveUp.Tries >= c.maxTries || sleep.For(ctx, wait) != nil {
 			if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 				gaveUp.Err = fmt.Errorf("%w; last try: %w", cause, err)
 			}
@@ -152,22 +153,22 @@ func (c *Client) retry(ctx context.Context, call call) (answer, error) {
 }
 
 // nextTry switches to the next replica. It returns the wait that the service asked for,
-// if any, and false if the call has no time for it.
-func (c *Client) nextTry(ctx context.Context, err error, current uint64, tries int) (wait time.Duration, again bool) {
+// if any, and whether the try was the last one, because the call has no time for it.
+func (c *Client) nextTry(ctx context.Context, err error, current uint64, tries int) (wait time.Duration, last bool) {
 	problem, answered := errors.AsType[*Problem](err)
 	if !answered || problem.Status != http.StatusTooManyRequests {
 		c.current.CompareAndSwap(current, current+1) // unless another call did
 		if tries < len(c.replicas) {
-			return 0, true // the next replica has not asked for a wait
+			return 0, false // the next replica has not asked for a wait
 		}
 	}
 	if !answered || problem.RetryAfter == 0 {
-		return 0, true
+		return 0, false
 	}
 	// Spread clients that got the same Retry-After.
 	wait = problem.RetryAfter + rand.N(problem.RetryAfter/4+1)
 	deadline, bounded := ctx.Deadline()
-	return wait, wait <= maxRetryAfter && (!bounded || wait <= time.Until(deadline))
+	return wait, wait > maxRetryAfter || bounded && time.Until(deadline) < wait
 }
 
 // try sends one request and reads its answer.
