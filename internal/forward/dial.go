@@ -19,6 +19,11 @@ import (
 // It does not let gRPC connect, which would hide why a connection failed, wait before
 // a retry and resolve names in its own way.
 func (l *link) dial() (stream wire.Forward_LinkClient, hangUp func(), err error) {
+	if l.links.cfg.Dial != nil {
+		conn := &heardConn{}
+		l.conn.Store(conn)
+		return l.links.cfg.Dial(l.ctx, l.peer.Addr, func() { conn.reads.Add(1) })
+	}
 	raw, err := (&net.Dialer{}).DialContext(l.ctx, "tcp", l.peer.Addr)
 	if err != nil {
 		return nil, nil, err

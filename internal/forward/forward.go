@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"log/slog"
@@ -70,6 +71,10 @@ type Config struct {
 	// Tick is the time between two heartbeats, and between two checks for silence;
 	// 50 ms by default.
 	Tick time.Duration
+
+	// Dial, if set, opens the stream of a link to addr, and calls heard for each message
+	// that arrives. Otherwise a link is a TLS connection. For simulations.
+	Dial func(ctx context.Context, addr string, heard func()) (stream wire.Forward_LinkClient, hangUp func(), err error)
 
 	clock clock // the system's clock if it is zero
 }

@@ -28,7 +28,7 @@ func (cfg *Config) apply(ctx context.Context, sku string, changes []change, repo
 	}
 	var cancelErr error
 	if len(cancelled) > 0 {
-		_, cancelErr = returnUnits(ctx, cfg.DB, sku, Cancelled, cancelled)
+		_, cancelErr = returnUnits(ctx, cfg.database, sku, Cancelled, cancelled)
 	}
 	for i, c := range changes {
 		switch {

@@ -124,11 +124,11 @@ func (c *committer) split(ctx context.Context, group []*write, cause error) {
 func (c *committer) findStale(ctx context.Context, group []*write) (map[*write]bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	conditions := make([]string, len(group))
+	takes := make([]stock.Take, len(group))
 	for i, w := range group {
-		conditions[i] = "(" + w.take().Condition() + ")"
+		takes[i] = w.take()
 	}
-	admitted, err := stock.Query(ctx, c.cfg.DB.SQL, oneColumn[string], "SELECT sku FROM stock WHERE "+strings.Join(conditions, " OR "))
+	admitted, err := c.cfg.database.admitted(ctx, takes)
 	stale := map[*write]bool{}
 	for _, w := range group {
 		if !slices.Contains(admitted, w.claim.SKU) {
@@ -136,6 +136,14 @@ func (c *committer) findStale(ctx context.Context, group []*write) (map[*write]b
 		}
 	}
 	return stale, err
+}
+
+func (db inMySQL) admitted(ctx context.Context, takes []stock.Take) ([]string, error) {
+	conditions := make([]string, len(takes))
+	for i, t := range takes {
+		conditions[i] = "(" + t.Condition() + ")"
+	}
+	return stock.Query(ctx, db.SQL, oneColumn[string], "SELECT sku FROM stock WHERE "+strings.Join(conditions, " OR "))
 }
 
 // findTaken finds the writes with a key of an existing order.
@@ -150,7 +158,7 @@ func (c *committer) findTaken(ctx context.Context, group []*write) (map[*write]b
 	}
 	taken := map[*write]bool{}
 	for some := range slices.Chunk(slices.Collect(maps.Keys(of)), defaultMaxBatch) {
-		found, err := findByKeys(ctx, c.cfg.DB, some)
+		found, err := c.cfg.database.findByKeys(ctx, some)
 		if err != nil {
 			return nil, err
 		}
@@ -180,9 +188,13 @@ func (c *committer) transact(ctx context.Context, group []*write) (err error) {
 	began := time.Now()
 	defer func() { c.cfg.Metrics.Commit.Observe(time.Since(began).Seconds()) }()
 	c.cfg.Metrics.GroupSize.Observe(float64(len(group)))
+	return c.cfg.database.commit(ctx, group)
+}
+
+func (db inMySQL) commit(ctx context.Context, group []*write) error {
 	query, orders := groupStatements(group)
-	return c.cfg.DB.EndingBlockers(ctx, func() error {
-		counts, err := execCommitted(ctx, c.cfg.DB, query, nil)
+	return db.EndingBlockers(ctx, func() error {
+		counts, err := db.execCommitted(ctx, query, nil)
 		if err == nil && counts[len(counts)-2] != int64(orders) {
 			err = fmt.Errorf("%w: %d of %d orders were inserted", stock.ErrOutcomeUnknown, counts[len(counts)-2], orders)
 		}
@@ -217,7 +229,7 @@ func groupStatements(group []*write) (query string, orders int) {
 // execCommitted sends a transaction in one packet and returns how many rows each of
 // its statements changed, which database/sql does not tell. Its errors are those of
 // stock.OutcomeOf.
-func execCommitted(ctx context.Context, db *stock.DB, query string, args []any) (counts []int64, err error) {
+func (db inMySQL) execCommitted(ctx context.Context, query string, args []any) (counts []int64, err error) {
 	named := make([]driver.NamedValue, len(args))
 	for i, arg := range args {
 		named[i] = driver.NamedValue{Ordinal: i + 1, Value: arg}

@@ -161,13 +161,14 @@ func (d *desk) applyChanges() {
 	d.apply(batch)
 	ctx, cancel := context.WithTimeout(d.desks.ctx, commitTimeout)
 	defer cancel()
-	if row, err := d.cfg.DB.Get(ctx, d.sku); err == nil {
+	if row, err := d.cfg.database.Get(ctx, d.sku); err == nil {
 		d.cfg.Mirror.Changed(d.sku, row.Available)
 	}
 	_ = sleep.For(d.desks.selling, changePause)
 }
 
 func (d *desk) apply(batch []*ticket) {
+	d.cfg.yield(d.desks.ctx, d.sku)
 	changes := make([]change, len(batch))
 	for i, t := range batch {
 		changes[i] = *t.change
@@ -182,7 +183,7 @@ func (d *desk) holdTenure() error {
 	if d.wait > 0 {
 		// Without MySQL, taking the lock would only keep it from replicas that can use it.
 		ctx, cancel := context.WithTimeout(d.desks.ctx, pingTimeout)
-		err := d.cfg.DB.Ping(ctx)
+		err := d.cfg.database.Ping(ctx)
 		cancel()
 		if err != nil {
 			d.contention.end(err)

@@ -58,6 +58,7 @@ func newDesks(cfg *Config) *desks {
 func (ds *desks) alter(ctx context.Context, sku string, c change) error {
 	over := ds.deadlines.next()
 	for {
+		ds.cfg.yield(ctx, sku)
 		_, err := ds.atDesk(ctx, over, &ticket{sku: sku, change: &c, request: ctx, answered: make(chan answer, 1)})
 		if !errors.Is(err, errMoved) {
 			return err

@@ -163,7 +163,7 @@ func (d *direct) fenced(ctx context.Context, r *Request, held lock.Held) (Placed
 
 // check claims and reads the row, and may refuse r.
 func (d *direct) check(ctx context.Context, claim stock.Claim, r *Request) (stock.Row, error) {
-	row, err := claim.Read(ctx, d.cfg.DB)
+	row, err := d.cfg.database.claim(ctx, claim)
 	if err != nil {
 		return row, err
 	}
@@ -203,16 +203,16 @@ func (d *direct) outcome(ctx context.Context, r *Request, order Order, err error
 	case errors.Is(err, stock.ErrOutcomeUnknown):
 		return d.resolve(ctx, r, order)
 	case stock.IsDuplicate(err): // if the other order was rolled back since, try again
-		return replayOr(ctx, d.cfg.DB, r, errTryAgain)
+		return replayOr(ctx, d.cfg.database, r, errTryAgain)
 	case isAny(err, orderRefusals): // a replay takes precedence over every refusal
-		return replayOr(ctx, d.cfg.DB, r, err)
+		return replayOr(ctx, d.cfg.database, r, err)
 	}
 	return Placed{}, err
 }
 
 func (d *direct) resolve(ctx context.Context, r *Request, o Order) (Placed, error) {
 	d.cfg.Metrics.Unknown.Inc()
-	found, err := settle(ctx, d.cfg.DB, r.SKU, []ID{o.ID})
+	found, err := settle(ctx, d.cfg.database, r.SKU, []ID{o.ID})
 	if err != nil {
 		return Placed{}, unknown(err)
 	}

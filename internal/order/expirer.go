@@ -236,7 +236,7 @@ func (e *Expirer) finish(ctx context.Context, s swept) {
 func (s *Service) expire(ctx context.Context, sku string, ids []ID) error {
 	for batch := range slices.Chunk(ids, expiryBatch) {
 		err := s.seller.alter(ctx, sku, change{write: func(ctx context.Context) error {
-			ended, err := returnUnits(ctx, s.cfg.DB, sku, Expired, batch)
+			ended, err := returnUnits(ctx, s.cfg.database, sku, Expired, batch)
 			s.cfg.Metrics.Expired.Add(float64(ended))
 			return err
 		}})

@@ -68,7 +68,7 @@ func group(parts []Part) []*write {
 
 // CommitGroup writes the parts as one group and returns the outcome of each.
 func CommitGroup(ctx context.Context, db *stock.DB, parts ...Part) (outcomes []error) {
-	c := newCommitter(&Config{DB: db, Metrics: NewMetrics(nil), Logger: slog.New(slog.DiscardHandler)}, nil)
+	c := newCommitter(&Config{database: inMySQL{db}, Metrics: NewMetrics(nil), Logger: slog.New(slog.DiscardHandler)}, nil)
 	writes := group(parts)
 	c.write(ctx, slices.Clone(writes))
 	for _, w := range writes {

@@ -51,10 +51,10 @@ func (s *Service) Pay(ctx context.Context, customer string, id ID, reference str
 func (s *Service) payOnce(ctx context.Context, customer string, id ID, reference string) (o Order, refusal, err error) {
 	var now time.Time
 	err = retryRolledBack(func() (err error) {
-		o, now, err = pay(ctx, s.cfg.DB, payOrder, customer, id, reference)
+		o, now, err = s.cfg.database.pay(ctx, payOrder, customer, id, reference)
 		for _, name := range []string{namePayment, nameArchived} { // it may just have been archived
 			if err == nil && o.Status == Paid && o.PaymentReference == "" && reference != "" {
-				o, now, err = pay(ctx, s.cfg.DB, name, customer, id, reference)
+				o, now, err = s.cfg.database.pay(ctx, name, customer, id, reference)
 			}
 		}
 		return err

@@ -87,7 +87,7 @@ func endOfIDs(before time.Time) (end ID) {
 func archive(ctx context.Context, db *stock.DB, ids []ID) (moved int, err error) {
 	list, query := idArgs(ids), archiveOrders(placeholders(len(ids)))
 	err = retryRolledBack(func() error {
-		counts, err := execCommitted(ctx, db, query, slices.Concat(list, list))
+		counts, err := inMySQL{db}.execCommitted(ctx, query, slices.Concat(list, list))
 		if err != nil {
 			return fmt.Errorf("archive orders: %w", err)
 		}

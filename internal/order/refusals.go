@@ -23,8 +23,16 @@ const (
 func newChecks(cfg *Config, start func(lane func())) *lanes[*check] {
 	return &lanes[*check]{most: checkLanes, size: func(c *check) int { return len(c.keys) }, maxSize: checkKeys, start: start,
 		process: func(ctx context.Context, group []*check) {
-			err := cfg.readChecks(ctx, group)
+			ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+			defer cancel()
+			var keys []byKey
+			skus := make([]string, len(group))
+			for i, c := range group {
+				keys, skus[i] = append(keys, c.keys...), c.claim.SKU
+			}
+			found, versions, err := cfg.database.check(ctx, keys, skus)
 			for _, c := range group {
+				c.found, c.current = found, c.isCurrent(versions)
 				c.done <- err
 			}
 		}}
@@ -42,23 +50,28 @@ type check struct {
 	done    chan error
 }
 
-// readChecks reads the keys and then the rows, in one packet. If an order is committed
-// between the two reads, the row shows it.
-func (cfg *Config) readChecks(ctx context.Context, group []*check) error {
-	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
-	defer cancel()
-	var keys []byKey
-	skus := make([]any, len(group))
-	for i, c := range group {
-		keys = append(keys, c.keys...)
-		skus[i] = []byte(c.claim.SKU)
+// version changes with every write to a row, and with every claim.
+type version struct{ fence, seq uint64 }
+
+// isCurrent compares the tenure's copy with the row. Without a claim every row counts as
+// current: that fence is only there to show its weakness.
+func (c *check) isCurrent(versions map[string]version) bool {
+	v, ok := versions[c.claim.SKU]
+	return c.claim.Fence != strategy.FenceClaim || ok && v == version{uint64(c.claim.Token), c.row.Seq}
+}
+
+// check reads the orders with these keys, and then the versions of the rows, in one packet.
+// If an order is committed between the two reads, its row's version shows it.
+func (db inMySQL) check(ctx context.Context, keys []byKey, skus []string) (found map[byKey]Order, versions map[string]version, err error) {
+	query, args := "SELECT sku, fence, seq FROM stock WHERE sku IN "+placeholders(len(skus)), make([]any, len(skus))
+	for i, sku := range skus {
+		args[i] = []byte(sku)
 	}
-	query, args := "SELECT sku, fence, seq FROM stock WHERE sku IN "+placeholders(len(skus)), skus
 	if len(keys) > 0 {
 		first, firstArgs := keysQuery(keys)
 		query, args = first+"; "+query, append(firstArgs, args...)
 	}
-	return cfg.DB.OnConn(ctx, func(conn *sql.Conn) error {
+	err = db.OnConn(ctx, func(conn *sql.Conn) error {
 		rows, err := conn.QueryContext(ctx, query, args...)
 		if err != nil {
 			return fmt.Errorf("check refusals: %w", err)
@@ -77,27 +90,16 @@ func (cfg *Config) readChecks(ctx context.Context, group []*check) error {
 				return fmt.Errorf("check refusals: the second statement was not answered: %w", rows.Err())
 			}
 		}
-		return compareVersions(rows, group, byKeys(orders))
-	})
-}
-
-// compareVersions fills in the answers. Without a claim every row counts as current:
-// that fence is only there to show its weakness.
-func compareVersions(rows *sql.Rows, group []*check, found map[byKey]Order) error {
-	type version struct{ fence, seq uint64 }
-	versions := make(map[string]version, len(group))
-	for rows.Next() {
-		var sku string
-		var v version
-		if err := rows.Scan(&sku, &v.fence, &v.seq); err != nil {
-			return err
+		found, versions = byKeys(orders), make(map[string]version, len(skus))
+		for rows.Next() {
+			var sku string
+			var v version
+			if err := rows.Scan(&sku, &v.fence, &v.seq); err != nil {
+				return err
+			}
+			versions[sku] = v
 		}
-		versions[sku] = v
-	}
-	for _, c := range group {
-		v, ok := versions[c.claim.SKU]
-		c.found = found
-		c.current = c.claim.Fence != strategy.FenceClaim || ok && v == version{uint64(c.claim.Token), c.row.Seq}
-	}
-	return rows.Err()
+		return rows.Err()
+	})
+	return found, versions, err
 }

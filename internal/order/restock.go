@@ -49,7 +49,7 @@ func (s *Service) Restock(ctx context.Context, r RestockRequest) (done Restocked
 		if err := s.exists(ctx, r.SKU); err != nil {
 			return err
 		}
-		stored, err := findRestock(ctx, s.cfg.DB, r.Key)
+		stored, err := s.cfg.database.findRestock(ctx, r.Key)
 		if errors.Is(err, sql.ErrNoRows) {
 			stored, err = s.addUnits(ctx, id, &r)
 		}
@@ -77,7 +77,7 @@ func (s *Service) addUnits(ctx context.Context, id ID, r *RestockRequest) (store
 		return stored, err
 	}
 	refusal := s.seller.alter(ctx, r.SKU, change{write: func(ctx context.Context) error {
-		err := insertRestock(ctx, s.cfg.DB, id, r)
+		err := s.cfg.database.insertRestock(ctx, id, r)
 		if stock.IsDuplicate(err) {
 			return nil
 		}
@@ -86,7 +86,7 @@ func (s *Service) addUnits(ctx context.Context, id ID, r *RestockRequest) (store
 	if refusal != nil && !errors.Is(refusal, stock.ErrTooManyUnits) {
 		return stored, refusal
 	}
-	stored, err = findRestock(ctx, s.cfg.DB, r.Key)
+	stored, err = s.cfg.database.findRestock(ctx, r.Key)
 	switch {
 	case err == nil || refusal != nil && !errors.Is(err, sql.ErrNoRows):
 		return stored, err
@@ -108,7 +108,7 @@ var addRestock = "BEGIN; " +
 	"SELECT ?, s.sku, ?, ?, ?, NOW(6), s.seq FROM stock s WHERE s.sku = ?; " +
 	"COMMIT"
 
-func findRestock(ctx context.Context, db *stock.DB, key string) (r Restock, err error) {
+func (db inMySQL) findRestock(ctx context.Context, key string) (r Restock, err error) {
 	err = db.SQL.QueryRowContext(ctx, readRestock, []byte(key)).Scan(&r.ID, &r.SKU, &r.fingerprint, &r.Units, &r.CreatedAt, &r.seq)
 	if err != nil {
 		return r, fmt.Errorf("read a restock: %w", err)
@@ -116,9 +116,9 @@ func findRestock(ctx context.Context, db *stock.DB, key string) (r Restock, err 
 	return r, nil
 }
 
-func insertRestock(ctx context.Context, db *stock.DB, id ID, r *RestockRequest) error {
+func (db inMySQL) insertRestock(ctx context.Context, id ID, r *RestockRequest) error {
 	sku, units, fingerprint := []byte(r.SKU), int64(r.Units), r.fingerprint()
-	_, err := execCommitted(ctx, db, addRestock, []any{units, units, sku, stock.MaxUnits - units,
+	_, err := db.execCommitted(ctx, addRestock, []any{units, units, sku, stock.MaxUnits - units,
 		id[:], []byte(r.Key), fingerprint[:], units, sku})
 	switch {
 	case stock.IsStopped(err):

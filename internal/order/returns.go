@@ -5,28 +5,31 @@ import (
 	"context"
 	"fmt"
 	"slices"
-
-	"flashsale/internal/stock"
 )
 
 // returnUnits ends those of a SKU's orders that are still reserved, and returns their
 // units, in one transaction. They become Cancelled, or Expired if they are due. It returns
 // how many it ended. It may be repeated: each order ends once. After
 // stock.ErrOutcomeUnknown the transaction may have been applied, or may still be.
-func returnUnits(ctx context.Context, db *stock.DB, sku string, to Status, ids []ID) (ended int64, err error) {
+func returnUnits(ctx context.Context, db database, sku string, to Status, ids []ID) (ended int64, err error) {
 	// All transactions lock orders by primary key: two with the same orders could
 	// otherwise deadlock.
 	slices.SortFunc(ids, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
-	query, args := returnStatements(sku, to, ids, newID())
+	by := newID()
 	err = retryRolledBack(func() error {
-		counts, err := execCommitted(ctx, db, query, args)
-		if err != nil {
-			return fmt.Errorf("return units of %s: %w", sku, err)
-		}
-		ended = counts[2]
-		return nil
+		ended, err = db.returnUnits(ctx, sku, to, ids, by)
+		return err
 	})
 	return ended, err
+}
+
+func (db inMySQL) returnUnits(ctx context.Context, sku string, to Status, ids []ID, by ID) (ended int64, err error) {
+	query, args := returnStatements(sku, to, ids, by)
+	counts, err := db.execCommitted(ctx, query, args)
+	if err != nil {
+		return 0, fmt.Errorf("return units of %s: %w", sku, err)
+	}
+	return counts[2], nil
 }
 
 // returnStatements is the text of the transaction. It is one packet, so that this process

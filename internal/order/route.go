@@ -51,12 +51,15 @@ const (
 )
 
 func (ds *desks) sell(ctx context.Context, r Request) (Placed, error) {
-	r.id = newID()
+	if r.id == (ID{}) {
+		r.id = newID()
+	}
 	over := ds.deadlines.next()
 	deadline := time.Now().Add(ds.cfg.RequestTimeout)
 	var least lock.Token // the newest tenure that it was sent to
 	unsure := false      // whether an earlier copy may have been sold
 	for pause := movePause; ; pause = min(2*pause, moveMaxPause) {
+		ds.cfg.yield(ctx, r.SKU)
 		holder, remote := ds.sellerOf(r.SKU)
 		t := newOrderTicket(ctx, &r, least)
 		var placed Placed

@@ -87,7 +87,7 @@ func keysQuery(keys []byKey) (query string, args []any) {
 	return b.String(), args
 }
 
-func findByKeys(ctx context.Context, db *stock.DB, keys []byKey) (found map[byKey]Order, err error) {
+func (db inMySQL) findByKeys(ctx context.Context, keys []byKey) (found map[byKey]Order, err error) {
 	query, args := keysQuery(keys)
 	err = db.OnConn(ctx, func(conn *sql.Conn) error {
 		orders, err := stock.Query(ctx, conn, (*Order).columns, query, args...)
@@ -102,9 +102,9 @@ func findByKeys(ctx context.Context, db *stock.DB, keys []byKey) (found map[byKe
 
 // replayOr answers r with the existing order of its key. If there is none, it returns
 // reason.
-func replayOr(ctx context.Context, db *stock.DB, r *Request, reason error) (Placed, error) {
+func replayOr(ctx context.Context, db database, r *Request, reason error) (Placed, error) {
 	key := byKey{r.Customer, r.Key}
-	found, err := findByKeys(ctx, db, []byKey{key})
+	found, err := db.findByKeys(ctx, []byKey{key})
 	if err != nil {
 		return Placed{}, err
 	}
@@ -174,11 +174,22 @@ func heldBy(ctx context.Context, conn *sql.Conn, sku string, customers []string)
 	return held, nil
 }
 
+func (db inMySQL) heldBy(ctx context.Context, sku string, customers []string) (held map[string]int64, err error) {
+	err = db.OnConn(ctx, func(conn *sql.Conn) error {
+		held, err = heldBy(ctx, conn, sku, customers)
+		return err
+	})
+	return held, err
+}
+
 // Find reads one order of a customer. It returns ErrNotFound or ErrUnavailable.
 func (s *Service) Find(ctx context.Context, customer string, id ID) (Order, error) {
-	row := s.cfg.DB.SQL.QueryRowContext(ctx, "SELECT "+readColumns+" FROM orders o WHERE o.id = ? AND o.customer = ?", id[:], []byte(customer))
-	o, err := scanOrder(row)
+	o, err := s.cfg.database.find(ctx, customer, id)
 	return o, domainError(err)
+}
+
+func (db inMySQL) find(ctx context.Context, customer string, id ID) (Order, error) {
+	return scanOrder(db.SQL.QueryRowContext(ctx, "SELECT "+readColumns+" FROM orders o WHERE o.id = ? AND o.customer = ?", id[:], []byte(customer)))
 }
 
 const (
@@ -208,7 +219,7 @@ const (
 // pay sends one packet of two statements, each of which commits by itself: the given
 // one (payOrder, namePayment or nameArchived), and one that reads the order. It also
 // reads a purged order, because its late payment has to be stored.
-func pay(ctx context.Context, db *stock.DB, statement, customer string, id ID, reference string) (o Order, now time.Time, err error) {
+func (db inMySQL) pay(ctx context.Context, statement, customer string, id ID, reference string) (o Order, now time.Time, err error) {
 	var named []byte // NULL if empty
 	if reference != "" {
 		named = []byte(reference)

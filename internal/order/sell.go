@@ -2,9 +2,9 @@ package order
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -34,6 +34,7 @@ func (t *tenure) sellBatch() error {
 			return t.refuse(d)
 		}
 		t.cfg.At(BeforeCommit)
+		t.cfg.yield(t.desk.desks.ctx, t.desk.sku)
 		err = t.desk.desks.committer.commit(t.desk.desks.ctx,
 			&write{claim: t.claim, row: t.row, units: d.units, orders: d.orders, tickets: d.accepted, alone: t.desk.alone})
 		t.desk.alone = stock.IsRetryable(err)
@@ -136,17 +137,13 @@ func (t *tenure) lookUpHolds() error {
 	}
 	ctx, cancel := context.WithTimeout(t.desk.desks.ctx, commitTimeout)
 	defer cancel()
-	err := t.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error {
-		held, err := heldBy(ctx, conn, t.desk.sku, missing)
-		for customer, units := range held {
-			t.holds[customer] = units
-		}
-		return err
-	})
+	held, err := t.cfg.database.heldBy(ctx, t.desk.sku, missing)
 	if err != nil {
 		t.holds = nil
+		return err
 	}
-	return err
+	maps.Copy(t.holds, held)
+	return nil
 }
 
 // fenced returns the unwritten batch to the queue and reads the row: it may have changed,
@@ -196,6 +193,7 @@ func (t *tenure) refuse(d *decision) error {
 	// A refusal writes nothing that the fence could stop. Without the check, a holder
 	// that was paused would refuse orders on the basis of an old row.
 	c := check{claim: t.claim, row: t.row, keys: keysOf(d.refused), done: make(chan error, 1)}
+	t.cfg.yield(t.desk.desks.ctx, t.desk.sku)
 	t.desk.desks.checks.add(t.desk.desks.ctx, &c)
 	switch err := <-c.done; { // each packet, also of earlier checks, takes up to commitTimeout
 	case err != nil:
@@ -219,7 +217,7 @@ func (t *tenure) refuse(d *decision) error {
 func (t *tenure) replay(tickets []*ticket) error {
 	ctx, cancel := context.WithTimeout(t.desk.desks.ctx, commitTimeout)
 	defer cancel()
-	found, err := findByKeys(ctx, t.cfg.DB, keysOf(tickets))
+	found, err := t.cfg.database.findByKeys(ctx, keysOf(tickets))
 	if err != nil {
 		return err
 	}
@@ -257,7 +255,7 @@ func (t *tenure) resolve(d *decision, cause error) error {
 	for i, o := range d.orders {
 		ids[i] = o.ID
 	}
-	found, err := settle(ctx, t.cfg.DB, t.desk.sku, ids)
+	found, err := settle(ctx, t.cfg.database, t.desk.sku, ids)
 	if err != nil {
 		t.fail(unknown(err))
 		return err

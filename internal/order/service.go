@@ -41,6 +41,11 @@ type Config struct {
 	Logger  *slog.Logger
 	// At is called when an order reaches a Step, at which tests stop the process. Optional.
 	At func(Step)
+
+	database database // made from DB if it is nil
+	// yield is called before each step of a desk, and of a caller's request. A simulation
+	// delays them, so that no two act at the same moment.
+	yield func(ctx context.Context, sku string)
 }
 
 // Mirror is the copy of stock that every replica watches.
@@ -125,6 +130,12 @@ func New(cfg Config) *Service {
 	if cfg.At == nil {
 		cfg.At = func(Step) {}
 	}
+	if cfg.database == nil {
+		cfg.database = inMySQL{cfg.DB}
+	}
+	if cfg.yield == nil {
+		cfg.yield = func(context.Context, string) {}
+	}
 	s := &Service{cfg: cfg, units: noUnits{}}
 	switch {
 	case cfg.Strategy.Write == strategy.Batch:
@@ -149,7 +160,7 @@ func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
 		defer cancel()
 		err := s.exists(ctx, r.SKU)
 		if errors.Is(err, stock.ErrUnknownSKU) {
-			placed, err := replayOr(ctx, s.cfg.DB, &r, err) // the key may belong to an order of another SKU
+			placed, err := replayOr(ctx, s.cfg.database, &r, err) // the key may belong to an order of another SKU
 			return placed, domainError(err)
 		}
 		if err != nil {
@@ -168,7 +179,7 @@ func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
 // exists looks a SKU up in MySQL, so that clients cannot create a lock and a desk for any
 // name. It remembers the SKU, because SKUs are never deleted.
 func (s *Service) exists(ctx context.Context, sku string) error {
-	if _, err := s.cfg.DB.Get(ctx, sku); err != nil {
+	if _, err := s.cfg.database.Get(ctx, sku); err != nil {
 		return domainError(err)
 	}
 	s.existing.Store(sku, struct{}{})

@@ -21,19 +21,9 @@ const (
 // makes sure that the others never will (see stock.Settle). It retries until the
 // database has answered, or ctx ends. It looks orders up by ID, because a key may belong
 // to the order of another request, and other writes advance seq too.
-func settle(ctx context.Context, db *stock.DB, sku string, ids []ID) ([]ID, error) {
-	// One packet, so that this process makes no round trip between the row lock and
-	// COMMIT. stock.Query returns the error of COMMIT.
-	query, args := idsQuery(ids)
-	query, args = stock.Settle+"; "+query+"; COMMIT", append([]any{[]byte(sku)}, args...)
+func settle(ctx context.Context, db database, sku string, ids []ID) ([]ID, error) {
 	for wait := settleWait; ; wait = min(2*wait, settleMaxWait) {
-		var found []ID
-		err := db.EndingBlockers(ctx, func() error {
-			return db.OnConn(ctx, func(conn *sql.Conn) (err error) {
-				found, err = stock.Query(ctx, conn, oneColumn[ID], query, args...)
-				return err
-			})
-		})
+		found, err := db.settle(ctx, sku, ids)
 		if err == nil {
 			return found, nil
 		}
@@ -41,4 +31,18 @@ func settle(ctx context.Context, db *stock.DB, sku string, ids []ID) ([]ID, erro
 			return nil, fmt.Errorf("resolve orders of %s: %w", sku, err)
 		}
 	}
+}
+
+// settle sends one packet, so that this process makes no round trip between the row lock
+// and COMMIT. stock.Query returns the error of COMMIT.
+func (db inMySQL) settle(ctx context.Context, sku string, ids []ID) (found []ID, err error) {
+	query, args := idsQuery(ids)
+	query, args = stock.Settle+"; "+query+"; COMMIT", append([]any{[]byte(sku)}, args...)
+	err = db.EndingBlockers(ctx, func() error {
+		return db.OnConn(ctx, func(conn *sql.Conn) (err error) {
+			found, err = stock.Query(ctx, conn, oneColumn[ID], query, args...)
+			return err
+		})
+	})
+	return found, err
 }

@@ -37,7 +37,7 @@ func (s *Service) PutSKU(ctx context.Context, want stock.Stock, only Preconditio
 			return got, false, err
 		}
 	}
-	if got, err = s.cfg.DB.Get(ctx, want.SKU); err != nil {
+	if got, err = s.cfg.database.Get(ctx, want.SKU); err != nil {
 		return got, created, unknown(err)
 	}
 	if err := s.units.put(ctx, got); err != nil {
@@ -51,13 +51,13 @@ func (s *Service) PutSKU(ctx context.Context, want stock.Stock, only Preconditio
 // changeSKU changes an existing SKU. It looks it up first, so that an unknown name opens
 // no desk.
 func (s *Service) changeSKU(ctx context.Context, want stock.Stock, revision *uint64) error {
-	if _, err := s.cfg.DB.Get(ctx, want.SKU); errors.Is(err, stock.ErrUnknownSKU) {
+	if _, err := s.cfg.database.Get(ctx, want.SKU); errors.Is(err, stock.ErrUnknownSKU) {
 		return ErrPrecondition
 	} else if err != nil {
 		return domainError(err)
 	}
 	return s.seller.alter(ctx, want.SKU, change{write: func(ctx context.Context) error {
-		changed, err := s.cfg.DB.Change(ctx, want, revision)
+		changed, err := s.cfg.database.Change(ctx, want, revision)
 		if err == nil && !changed {
 			return ErrPrecondition
 		}

@@ -165,8 +165,9 @@ func (t *tenure) readRow() error {
 	defer cancel()
 	ctx, end := t.cfg.step(t.cfg.spanOf(ctx, t.batch, t.desk.queue.oldest()), "claim", ofSKU(t.desk.sku))
 	before := t.row.Seq
+	t.cfg.yield(t.desk.desks.ctx, t.desk.sku)
 	err := retryRolledBack(func() (err error) {
-		t.row, err = t.claim.Read(ctx, t.cfg.DB)
+		t.row, err = t.cfg.database.claim(ctx, t.claim)
 		return err
 	})
 	end(err)
@@ -182,4 +183,8 @@ func (t *tenure) readRow() error {
 		t.cfg.Mirror.Changed(t.desk.sku, t.row.Available) // the last writer may not have updated it
 	}
 	return err
+}
+
+func (db inMySQL) claim(ctx context.Context, c stock.Claim) (stock.Row, error) {
+	return c.Read(ctx, db.DB)
 }

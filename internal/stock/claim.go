@@ -51,13 +51,18 @@ func (c Claim) Read(ctx context.Context, db *DB) (row Row, err error) {
 	} else {
 		err = read()
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return row, fmt.Errorf("claim %s: %w", c.SKU, err)
-	case c.Fence != strategy.FenceOff && row.Fence > uint64(c.Token):
-		return row, fmt.Errorf("claim %s with token %d, the newest is %d: %w", c.SKU, c.Token, row.Fence, ErrFenced)
 	}
-	return row, nil
+	return row, c.Check(row)
+}
+
+// Check returns ErrFenced if the row that Read has read has a newer token.
+func (c Claim) Check(row Row) error {
+	if c.Fence != strategy.FenceOff && row.Fence > uint64(c.Token) {
+		return fmt.Errorf("claim %s with token %d, the newest is %d: %w", c.SKU, c.Token, row.Fence, ErrFenced)
+	}
+	return nil
 }
 
 // Settle begins a transaction after which a write whose outcome is unknown can no

@@ -2,6 +2,7 @@ package stock
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,9 +51,43 @@ func (t Take) Condition() string {
 	return t.claimed() + " AND " + between(t.window())
 }
 
+// Admits is Condition with FenceClaim, for a row that is not in MySQL. The simulation of
+// the order path uses it.
+func (t Take) Admits(row *Stock, now time.Time) bool {
+	from, until := t.window()
+	return row.SKU == t.Claim.SKU && !now.Before(from.Truncate(time.Microsecond)) && now.Before(until.Truncate(time.Microsecond)) &&
+		!slices.ContainsFunc(t.guards(), func(g guard) bool { return !g.holds(row) })
+}
+
+// guard is a condition on a column of the row.
+type guard struct {
+	column string
+	of     func(*Stock) int64
+	op     string // = or >=
+	want   int64
+}
+
+func (g guard) holds(row *Stock) bool {
+	got := g.of(row)
+	return got == g.want || got > g.want && g.op == ">="
+}
+
+// guards are the conditions on the row with FenceClaim.
+func (t Take) guards() []guard {
+	return []guard{
+		{"fence", func(s *Stock) int64 { return int64(s.Fence) }, "=", int64(t.Claim.Token)},
+		{"seq", func(s *Stock) int64 { return int64(s.Seq) }, "=", int64(t.Row.Seq)},
+		{"available", func(s *Stock) int64 { return s.Available }, ">=", t.Units},
+	}
+}
+
 // claimed is the condition on the row with FenceClaim.
 func (t Take) claimed() string {
-	return fmt.Sprintf("sku = x'%x' AND fence = %d AND seq = %d AND available >= %d", t.Claim.SKU, t.Claim.Token, t.Row.Seq, t.Units)
+	text := fmt.Sprintf("sku = x'%x'", t.Claim.SKU)
+	for _, g := range t.guards() {
+		text += fmt.Sprintf(" AND %s %s %d", g.column, g.op, g.want)
+	}
+	return text
 }
 
 // window is when the units may be taken. The copy of the sale's window is current if the
