@@ -65,7 +65,7 @@ setup-test:
 	@scripts/setup --database --modules
 
 setup-all:
-	@scripts/setup --mariadb --mysql --galera --modules --tests --race --curl --codegen --promtool --redis --memcached --haproxy --zookeeper --chromium --kubernetes
+	@scripts/setup --mariadb --mysql --galera --nftables --faketime --modules --tests --race --curl --codegen --promtool --redis --memcached --haproxy --zookeeper --chromium --kubernetes
 
 setup-lint:
 	@scripts/setup --tests --lint

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -108,10 +107,10 @@ func (f *faultRuns) run(ctx context.Context, s streams) error {
 		return fmt.Errorf("--faults: %w", err)
 	}
 	for _, fault := range list {
-		if fault.OwnHosts && os.Geteuid() != 0 {
+		if fault.Network == sandbox.Namespaces && os.Geteuid() != 0 {
 			return fmt.Errorf("--faults: %s needs root to create networks; run as root, or leave it out", fault.Name)
 		}
-		f.servers.OwnHosts = f.servers.OwnHosts || fault.OwnHosts
+		f.servers.Network = cmp.Or(fault.Network, f.servers.Network)
 	}
 	if err := cmp.Or(f.api.find(), f.flags.create()); err != nil {
 		return err
@@ -127,7 +126,7 @@ func (f *faultRuns) run(ctx context.Context, s streams) error {
 	}
 	// Faults that need relays have their own replicas; all others share theirs.
 	for _, relays := range []bool{false, true} {
-		group := slices.DeleteFunc(slices.Clone(list), func(fault faults.Fault) bool { return fault.Relays != relays })
+		group := slices.DeleteFunc(slices.Clone(list), func(fault faults.Fault) bool { return (fault.Network == sandbox.Relays) != relays })
 		if len(group) == 0 {
 			continue
 		}
@@ -158,12 +157,7 @@ func (f *faultRuns) play(ctx context.Context, s streams, servers *servers, list 
 		return err
 	}
 	defer drop()
-	fleet, relays, err := f.startReplicas(ctx, servers, dsn, list[0].Relays)
-	defer func() {
-		for _, relay := range relays {
-			relay.Close()
-		}
-	}()
+	fleet, err := f.startReplicas(ctx, servers, dsn, list[0].Network == sandbox.Relays)
 	if err != nil {
 		return err
 	}
@@ -172,8 +166,8 @@ func (f *faultRuns) play(ctx context.Context, s streams, servers *servers, list 
 		for run := range f.flags.Runs {
 			seed += 1 << 32
 			result, err := faults.Run(ctx, faults.Config{
-				Fault: fault, SKU: fmt.Sprintf("%s-%d", fault.Name, run+1), Fleet: fleet, Seller: run % len(fleet.Replicas), Relays: relays,
-				DSN: dsn, Name: name, Cluster: servers.stack.Cluster, Rate: f.flags.Rate, Buyers: f.flags.Buyers,
+				Fault: fault, SKU: fmt.Sprintf("%s-%d", fault.Name, run+1), Fleet: fleet, Seller: run % len(fleet.Replicas),
+				DSN: dsn, Name: name, Cluster: servers.stack.Cluster, Network: servers.stack.Network, Rate: f.flags.Rate, Buyers: f.flags.Buyers,
 				Lasts: cmp.Or(f.lasts, fault.Lasts(f.lockTTL)), Seed: seed,
 			})
 			if err != nil {
@@ -186,37 +180,17 @@ func (f *faultRuns) play(ctx context.Context, s streams, servers *servers, list 
 	return nil
 }
 
-// startReplicas starts the replicas, or two that reach each other through relays. The
-// relays must be closed after an error as well.
-func (f *faultRuns) startReplicas(ctx context.Context, servers *servers, dsn string, relayed bool) (fleet *sandbox.Fleet, relays []*faults.Relay, err error) {
+// startReplicas starts the replicas, or two that reach each other through relays.
+func (f *faultRuns) startReplicas(ctx context.Context, servers *servers, dsn string, relayed bool) (*sandbox.Fleet, error) {
 	cfg, err := servers.replica(ctx, strategy.Default, f.api.API, dsn)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if f.lockTTL > 0 {
 		cfg.Args = append(cfg.Args, "--lock-ttl="+f.lockTTL.String())
 	}
 	if !relayed {
-		fleet, err = startFleet(ctx, cfg, f.replicas)
-		return fleet, nil, err
+		return startFleet(ctx, cfg, f.replicas)
 	}
-	const replicas = 2
-	ports, err := sandbox.ReservePorts(replicas)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer runtime.KeepAlive(ports) // reserved until the replicas have bound them
-	for _, port := range ports {
-		relay, err := faults.NewRelay(port.Addr)
-		if err != nil {
-			return nil, relays, err
-		}
-		relays = append(relays, relay)
-	}
-	fleet, err = sandbox.StartFleet(ctx, replicas, func(i int) sandbox.ReplicaConfig {
-		one := cfg
-		one.Args = append(slices.Clone(cfg.Args), "--forward-addr="+ports[i].Addr, "--forward-advertise="+relays[i].Addr)
-		return one
-	})
-	return fleet, relays, err
+	return servers.stack.StartFleet(ctx, 2, func(int) sandbox.ReplicaConfig { return cfg })
 }

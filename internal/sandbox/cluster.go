@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -27,10 +25,10 @@ import (
 type Cluster struct {
 	Nodes []*MySQL
 
-	kind   clusterKind
-	name   string // of the kind, for people
-	copied bool   // the servers start with copies of the first one's data; else they receive it when they join
-	hosts  *hosts // nil if all servers listen on the loopback interface
+	kind    clusterKind
+	name    string // of the kind, for people
+	copied  bool   // the servers start with copies of the first one's data; else they receive it when they join
+	network *Network
 }
 
 // clusterKind is what differs between the products' clusters.
@@ -62,7 +60,7 @@ const (
 )
 
 // startCluster starts a cluster. On an error no server is left running.
-func startCluster(ctx context.Context, dir string, cfg Config) (_ *Cluster, err error) {
+func startCluster(ctx context.Context, dir string, cfg Config, network *Network) (_ *Cluster, err error) {
 	program, err := findDatabase(cfg.Database)
 	if err != nil {
 		return nil, err
@@ -73,21 +71,16 @@ func startCluster(ctx context.Context, dir string, cfg Config) (_ *Cluster, err 
 	case cfg.TLS != nil:
 		return nil, errors.New("TLS is not supported for a cluster of databases")
 	}
-	c := &Cluster{}
+	c := &Cluster{network: network}
 	defer func() {
 		if err != nil {
 			c.stop()
 		}
 	}()
-	if cfg.OwnHosts {
-		if c.hosts, err = startHosts(ctx, cfg.MySQLNodes); err != nil {
-			return nil, err
-		}
-	}
 	if program.product == RealMySQL {
-		err = c.planGroup(program, dir, cfg)
+		err = c.planGroup(ctx, program, dir, cfg)
 	} else {
-		err = c.planGalera(program, dir, cfg)
+		err = c.planGalera(ctx, program, dir, cfg)
 	}
 	if err != nil {
 		return nil, err
@@ -95,30 +88,17 @@ func startCluster(ctx context.Context, dir string, cfg Config) (_ *Cluster, err 
 	return c, c.start(ctx)
 }
 
-// plan adds a server. For each of the fixed ports it returns an address: that port on
-// the server's own host, or any reserved port of the loopback interface.
-func (c *Cluster) plan(program *databaseProgram, dir string, cfg Config, fixed ...int) (addrs []string, err error) {
+// plan adds a server, which also listens on the further ports. It returns their
+// addresses.
+func (c *Cluster) plan(ctx context.Context, program *databaseProgram, dir string, cfg Config, further ...int) (addrs []string, err error) {
 	i := len(c.Nodes)
-	var ports []*Port
-	if c.hosts != nil {
-		for _, port := range append([]int{3306}, fixed...) {
-			addrs = append(addrs, net.JoinHostPort(c.hosts.ip(i), strconv.Itoa(port)))
-		}
-	} else {
-		if ports, err = ReservePorts(1 + len(fixed)); err != nil {
-			return nil, err
-		}
-		for _, port := range ports {
-			addrs = append(addrs, port.Addr)
-		}
-	}
-	m, err := planMySQL(program, filepath.Join(dir, fmt.Sprintf("mysql-%d", i+1)), addrs[0], cfg)
+	at, err := c.network.place(ctx, mysqlName(i), append([]int{mysqlPort}, further...)...)
 	if err != nil {
 		return nil, err
 	}
-	m.ports = ports
-	if c.hosts != nil {
-		m.prefix, m.clients = c.hosts.enter(i), "%"
+	m, err := planMySQL(program, filepath.Join(dir, mysqlName(i)), at, cfg)
+	if err != nil {
+		return nil, err
 	}
 	if i == 0 {
 		m.password = m.password[:maxReplicationPassword]
@@ -126,7 +106,7 @@ func (c *Cluster) plan(program *databaseProgram, dir string, cfg Config, fixed .
 		m.password = c.Nodes[0].password // all have the same data, accounts included
 	}
 	c.Nodes = append(c.Nodes, m)
-	return addrs[1:], nil
+	return at.addrs[1:], nil
 }
 
 func (c *Cluster) start(ctx context.Context) error {
@@ -247,30 +227,7 @@ func (c *Cluster) SwitchPrimary(ctx context.Context, n int) error {
 // was killed. The caller must first resume or heal one that was paused or cut off.
 func (c *Cluster) Rejoin(ctx context.Context, n int) error { return c.enter(ctx, n, false) }
 
-// CutOff drops all packets between the server and the others. Clients still reach it.
-// It needs Config.OwnHosts.
-func (c *Cluster) CutOff(ctx context.Context, n int) error { return c.route(ctx, n, "add") }
-
-// Heal undoes CutOff.
-func (c *Cluster) Heal(ctx context.Context, n int) error { return c.route(ctx, n, "del") }
-
-func (c *Cluster) route(ctx context.Context, n int, change string) error {
-	if c.hosts == nil {
-		return errors.New("the database servers share one host: set Config.OwnHosts")
-	}
-	for i := range c.Nodes {
-		if i == n {
-			continue
-		}
-		if err := c.hosts.run(ctx, n, "ip route "+change+" blackhole "+c.hosts.ip(i)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// stop kills all servers, then removes their hosts. A server that is asked to stop
-// would wait for the others.
+// stop kills all servers. One that is asked to stop would wait for the others.
 func (c *Cluster) stop() {
 	var all sync.WaitGroup
 	for _, m := range c.Nodes {
@@ -279,9 +236,6 @@ func (c *Cluster) stop() {
 		}
 	}
 	all.Wait()
-	if c.hosts != nil {
-		c.hosts.stop()
-	}
 }
 
 // copyData copies a server's data folder for another server, without auto.cnf, which

@@ -29,15 +29,22 @@ type Etcd struct {
 type etcdNode struct {
 	name, client, peer string
 	ports              []*Port
+	dataDir            string
 	argv               []string
 	log                string
 	cluster            int
 	tls                *TLS
 }
 
+// The ports on a host of its own.
+const (
+	etcdClientPort, etcdPeerPort = 2379, 2380
+)
+
 // planEtcd assigns ports and arguments to n nodes: each must know all others before
 // the first starts.
-func planEtcd(dir string, program []string, n int, secure *TLS) ([]etcdNode, error) {
+func planEtcd(ctx context.Context, dir string, cfg Config, network *Network) ([]etcdNode, error) {
+	program, n, secure := cfg.EtcdProgram, cfg.EtcdNodes, cfg.TLS
 	if len(program) == 0 {
 		self, err := os.Executable()
 		if err != nil {
@@ -52,14 +59,14 @@ func planEtcd(dir string, program []string, n int, secure *TLS) ([]etcdNode, err
 	nodes := make([]etcdNode, n)
 	members := make([]string, n)
 	for i := range nodes {
-		ports, err := ReservePorts(2) // for clients, for the other nodes
+		name := fmt.Sprintf("etcd-%d", i+1)
+		at, err := network.place(ctx, name, etcdClientPort, etcdPeerPort)
 		if err != nil {
 			return nil, err
 		}
-		name := fmt.Sprintf("etcd-%d", i+1)
 		nodes[i] = etcdNode{
-			name: name, client: scheme + ports[0].Addr, peer: "http://" + ports[1].Addr, ports: ports,
-			log: filepath.Join(dir, name+".log"), cluster: n, tls: secure,
+			name: name, client: scheme + at.addrs[0], peer: "http://" + at.addrs[1], ports: at.ports,
+			dataDir: filepath.Join(dir, name), argv: at.enter, log: filepath.Join(dir, name+".log"), cluster: n, tls: secure,
 		}
 		members[i] = name + "=" + nodes[i].peer
 	}
@@ -67,9 +74,9 @@ func planEtcd(dir string, program []string, n int, secure *TLS) ([]etcdNode, err
 	// it identifies the source of fencing tokens.
 	token := Secret()
 	for i := range nodes {
-		nodes[i].argv = append(slices.Clone(program),
+		nodes[i].argv = append(slices.Concat(nodes[i].argv, program),
 			"--name="+nodes[i].name,
-			"--data-dir="+filepath.Join(dir, nodes[i].name),
+			"--data-dir="+nodes[i].dataDir,
 			"--client-url="+nodes[i].client,
 			"--peer-url="+nodes[i].peer,
 			"--initial-cluster="+strings.Join(members, ","),

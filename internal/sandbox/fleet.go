@@ -26,7 +26,7 @@ func StartFleet(ctx context.Context, n int, config func(i int) ReplicaConfig) (*
 	cfgs := make([]ReplicaConfig, n)
 	for i := range cfgs {
 		cfgs[i] = config(i)
-		cfgs[i].Replica = fmt.Sprintf("replica-%d", i+1)
+		cfgs[i].Replica = replicaName(i)
 		if cfgs[i].Command == nil {
 			cfgs[i].Args = append(slices.Clone(cfgs[i].Args), fmt.Sprintf("--max-replicas=%d", n))
 		}
@@ -51,6 +51,8 @@ func StartFleet(ctx context.Context, n int, config func(i int) ReplicaConfig) (*
 	}
 	return f, nil
 }
+
+func replicaName(i int) string { return fmt.Sprintf("replica-%d", i+1) }
 
 // URLs returns the base URL of each replica.
 func (f *Fleet) URLs() []string {

@@ -27,7 +27,7 @@ const (
 	galeraPort, galeraChangesPort, galeraCopyPort = 4567, 4568, 4444
 )
 
-func (c *Cluster) planGalera(program *databaseProgram, dir string, cfg Config) error {
+func (c *Cluster) planGalera(ctx context.Context, program *databaseProgram, dir string, cfg Config) error {
 	folder, err := cacheFolder("galera") // filled by scripts/galera
 	if err != nil {
 		return err
@@ -37,7 +37,7 @@ func (c *Cluster) planGalera(program *databaseProgram, dir string, cfg Config) e
 		return &MissingError{Program: "libgalera_smm.so", Do: "run `scripts/setup --galera`", err: exec.ErrNotFound}
 	}
 	for i := range cfg.MySQLNodes {
-		addrs, err := c.plan(program, dir, cfg, galeraPort, galeraChangesPort, galeraCopyPort)
+		addrs, err := c.plan(ctx, program, dir, cfg, galeraPort, galeraChangesPort, galeraCopyPort)
 		if err != nil {
 			return err
 		}

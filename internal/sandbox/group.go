@@ -18,16 +18,13 @@ type group struct {
 	subnet string
 }
 
-// groupPort is for traffic within the group if servers have hosts of their own.
+// groupPort is for traffic within the group on a host of its own.
 const groupPort = 33061
 
-func (c *Cluster) planGroup(program *databaseProgram, dir string, cfg Config) error {
-	g := &group{Cluster: c, id: uuid.NewString(), subnet: "127.0.0.0/8"}
-	if c.hosts != nil {
-		g.subnet = c.hosts.subnet()
-	}
+func (c *Cluster) planGroup(ctx context.Context, program *databaseProgram, dir string, cfg Config) error {
+	g := &group{Cluster: c, id: uuid.NewString(), subnet: c.network.subnet()}
 	for range cfg.MySQLNodes {
-		addrs, err := c.plan(program, dir, cfg, groupPort)
+		addrs, err := c.plan(ctx, program, dir, cfg, groupPort)
 		if err != nil {
 			return err
 		}

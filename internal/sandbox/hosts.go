@@ -7,30 +7,56 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"flashsale/internal/sleep"
 )
 
-// hosts are network namespaces for servers, connected by one switch to each other and
-// to this machine. The switch has a namespace, too. A namespace exists while its
-// holder runs, so nothing is left behind.
+// hosts are network namespaces, connected by one switch to each other and to this
+// machine. The switch has a namespace, too.
 type hosts struct {
-	net     int        // the subnet, from 198.18.0.0/15, which is reserved for benchmarks
-	holders []*Process // holders[0] is the switch's
+	net    int        // the subnet, from 198.18.0.0/15, which is reserved for benchmarks
+	hub    *namespace // the switch's
+	named  map[string]*namespace
+	ipOf   map[string]string
+	places int
 }
 
-// holds is what a holder prints once it has its namespace.
-const holds = "holds"
+// namespace exists while its holder runs, and so never outlives this process.
+type namespace struct{ holder *Process }
 
-func startHosts(ctx context.Context, n int) (_ *hosts, err error) {
+const (
+	// holds is what a holder prints once it has its namespace.
+	holds = "holds"
+	// trialTimeout bounds the trial of namespaces. It takes some milliseconds.
+	trialTimeout = 10 * time.Second
+)
+
+// trial does in a namespace of its own what hosts need.
+const trial = `unshare --net sh -ec "ip link add left type veth peer name right; ip link add switch type bridge
+nft 'table ip trial { chain in { type filter hook input priority 0; ip saddr 198.18.0.1 numgen random mod 100 < 2 drop; }; }'"`
+
+// checkNamespaces returns why hosts cannot be made here, or nil.
+func checkNamespaces(ctx context.Context) error {
 	if os.Geteuid() != 0 {
-		return nil, errors.New("only root can create the network namespaces that servers are cut off by")
+		return errors.New("only root can create network namespaces")
 	}
-	h := &hosts{}
+	for _, program := range []struct{ name, from string }{{"ip", "iproute2"}, {"nft", "nftables"}} {
+		if _, err := findProgram(program.name, source{"scripts/setup --nftables", program.from}); err != nil {
+			return err
+		}
+	}
+	return shell(ctx, "try network namespaces", trial)
+}
+
+func startHosts(ctx context.Context) (_ *hosts, err error) {
+	if err := checkNamespaces(ctx); err != nil {
+		return nil, err
+	}
+	h := &hosts{named: map[string]*namespace{}, ipOf: map[string]string{}}
 	defer func() {
 		if err != nil {
 			h.stop()
@@ -39,36 +65,70 @@ func startHosts(ctx context.Context, n int) (_ *hosts, err error) {
 	if h.net, err = freeNet(); err != nil {
 		return nil, err
 	}
-	for range n + 1 {
-		holder, err := StartProcess(ctx, ProcessConfig{Name: "unshare", Argv: []string{"unshare", "--net", "sh", "-c", "echo " + holds + "; exec sleep infinity"}})
-		if err != nil {
-			return nil, err
-		}
-		h.holders = append(h.holders, holder)
-	}
-	for _, holder := range h.holders {
-		for holder.LogTail(1) != holds {
-			if err := sleep.For(ctx, readyPause); err != nil {
-				return nil, err
-			}
-		}
+	if h.hub, err = unshare(ctx, "--net", ""); err != nil {
+		return nil, err
 	}
 	// An interface's name has at most 15 letters.
 	ours := fmt.Sprintf("fs%d", h.net)
-	script := []string{
-		"ip link add " + ours + " type veth peer name uplink netns " + strconv.Itoa(h.holders[0].Pid()),
-		"ip address add " + h.prefix() + "254/24 dev " + ours, "ip link set " + ours + " up",
-		h.at(0, "ip link add switch type bridge"), h.at(0, "ip link set switch up"), h.at(0, "ip link set uplink master switch up"),
-	}
-	for i := range n {
-		port := fmt.Sprintf("port%d", i)
-		script = append(script,
-			h.at(0, "ip link add "+port+" type veth peer name eth0 netns "+strconv.Itoa(h.holders[i+1].Pid())),
-			h.at(0, "ip link set "+port+" master switch up"),
-			h.at(i+1, "ip address add "+h.ip(i)+"/24 dev eth0"), h.at(i+1, "ip link set eth0 up"), h.at(i+1, "ip link set lo up"))
-	}
-	return h, shell(ctx, strings.Join(script, "\n"))
+	return h, shell(ctx, "set up the switch of the hosts",
+		"ip link add "+ours+" type veth peer name uplink netns "+h.hub.pid(),
+		"ip address add "+h.gateway()+"/24 dev "+ours, "ip link set "+ours+" up",
+		h.hub.at("ip link add switch type bridge"), h.hub.at("ip link set switch up"), h.hub.at("ip link set uplink master switch up"))
 }
+
+// add adds a host, unless there is one of that name.
+func (h *hosts) add(ctx context.Context, name string) (err error) {
+	if h.named[name] != nil {
+		return nil
+	}
+	if h.places++; h.places > maxHosts {
+		return fmt.Errorf("a network has at most %d hosts", maxHosts)
+	}
+	n, err := unshare(ctx, "--net", "")
+	if err != nil {
+		return err
+	}
+	ip, port := h.prefix()+strconv.Itoa(h.places), fmt.Sprintf("port%d", h.places)
+	h.named[name], h.ipOf[name] = n, ip
+	return shell(ctx, "set up the host of "+name,
+		h.hub.at("ip link add "+port+" type veth peer name eth0 netns "+n.pid()), h.hub.at("ip link set "+port+" master switch up"),
+		n.at("ip address add "+ip+"/24 dev eth0"), n.at("ip link set eth0 up"), n.at("ip link set lo up"))
+}
+
+// loss is a share of the packets that a host sends to, or receives from, an address.
+type loss struct {
+	match   string // in the words of nft
+	sent    bool   // or else received
+	percent int
+}
+
+// lose replaces what the host loses. No packet is answered: to both sides it looks as
+// if the network had lost it.
+func (h *hosts) lose(ctx context.Context, name string, all []loss) error {
+	hooks := map[bool][]string{}
+	for _, l := range all {
+		rule := l.match + " drop"
+		if l.percent < 100 {
+			rule = fmt.Sprintf("%s numgen random mod 100 < %d drop", l.match, l.percent)
+		}
+		hooks[l.sent] = append(hooks[l.sent], rule)
+	}
+	rules := fmt.Sprintf("table ip loss\ndelete table ip loss\ntable ip loss {\nchain in {\ntype filter hook input priority 0\n%s\n}\nchain out {\ntype filter hook output priority 0\n%s\n}\n}",
+		strings.Join(hooks[false], "\n"), strings.Join(hooks[true], "\n"))
+	return shell(ctx, "set what "+name+" loses", h.named[name].at("nft -f - <<'END'\n"+rules+"\nEND"))
+}
+
+func (h *hosts) stop() {
+	if h.hub != nil {
+		h.hub.holder.Kill()
+	}
+	for _, n := range h.named {
+		n.holder.Kill()
+	}
+}
+
+// maxHosts leaves addresses for the gateway and the broadcast.
+const maxHosts = 250
 
 // freeNet returns the number of a subnet that this machine does not use.
 func freeNet() (int, error) {
@@ -84,31 +144,43 @@ func freeNet() (int, error) {
 	}
 }
 
-func (h *hosts) prefix() string     { return fmt.Sprintf("198.%d.%d.", 18+h.net/256, h.net%256) }
-func (h *hosts) subnet() string     { return h.prefix() + "0/24" }
-func (h *hosts) ip(host int) string { return h.prefix() + strconv.Itoa(host+1) }
+func (h *hosts) prefix() string { return fmt.Sprintf("198.%d.%d.", 18+h.net/256, h.net%256) }
+func (h *hosts) subnet() string { return h.prefix() + "0/24" }
 
-// enter is the prefix of a command that runs on the host.
-func (h *hosts) enter(host int) []string {
-	return []string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", h.holders[host+1].Pid())}
-}
+// gateway is this machine's own address in the network.
+func (h *hosts) gateway() string { return h.prefix() + "254" }
 
-// at makes a shell command run in a holder's namespace.
-func (h *hosts) at(holder int, command string) string {
-	return strings.Join(h.enter(holder-1), " ") + " " + command
-}
-
-// run runs a command on the host.
-func (h *hosts) run(ctx context.Context, host int, command string) error {
-	return shell(ctx, h.at(host+1, command))
-}
-
-func (h *hosts) stop() {
-	for _, holder := range h.holders {
-		holder.Kill()
+// unshare creates a namespace of the given kind and runs a script in it.
+func unshare(ctx context.Context, kind, script string) (*namespace, error) {
+	holder, err := StartProcess(ctx, ProcessConfig{Name: "unshare", Argv: []string{"unshare", kind, "sh", "-ec", script + "\necho " + holds + "\nexec sleep infinity"}})
+	if err != nil {
+		return nil, err
 	}
+	for holder.LogTail(1) != holds {
+		if !holder.current().running() {
+			return nil, fmt.Errorf("unshare %s failed; its output ends:\n%s", kind, lastLines(holder.LogTail(tailLines), tailLines))
+		}
+		if err := sleep.For(ctx, readyPause); err != nil {
+			holder.Kill()
+			return nil, err
+		}
+	}
+	return &namespace{holder}, nil
 }
 
-func shell(ctx context.Context, script string) error {
-	return runToItsEnd(ctx, "set up the servers' networks", []string{"sh", "-ec", script}, filepath.Clean(os.TempDir()))
+func (n *namespace) pid() string { return strconv.Itoa(n.holder.Pid()) }
+
+// enter is the prefix of a command that runs in the namespace, which is of one kind.
+func (n *namespace) enter(kind string) []string {
+	return []string{"nsenter", fmt.Sprintf("--%s=/proc/%d/ns/%s", kind, n.holder.Pid(), kind)}
+}
+
+// at makes a shell command run in a network namespace.
+func (n *namespace) at(command string) string {
+	return strings.Join(n.enter("net"), " ") + " " + command
+}
+
+func shell(ctx context.Context, what string, commands ...string) error {
+	script := "PATH=$PATH:/usr/sbin:/sbin\n" + strings.Join(commands, "\n")
+	return runToItsEnd(ctx, what, []string{"sh", "-ec", script}, os.TempDir())
 }

@@ -102,20 +102,19 @@ func (m *MySQL) Settings(ctx context.Context) (map[string]string, error) {
 }
 
 // startMySQL creates a data folder in dir and starts a server on it.
-func startMySQL(ctx context.Context, dir string, cfg Config) (*MySQL, error) {
+func startMySQL(ctx context.Context, dir string, cfg Config, network *Network) (*MySQL, error) {
 	program, err := findDatabase(cfg.Database)
 	if err != nil {
 		return nil, err
 	}
-	reserved, err := ReservePort()
+	at, err := network.place(ctx, mysqlName(0), mysqlPort)
 	if err != nil {
 		return nil, err
 	}
-	m, err := planMySQL(program, filepath.Join(dir, "mysql"), reserved.Addr, cfg)
+	m, err := planMySQL(program, filepath.Join(dir, "mysql"), at, cfg)
 	if err != nil {
 		return nil, err
 	}
-	m.ports = []*Port{reserved}
 	if err := m.startAlone(ctx); err != nil {
 		return nil, err
 	}
@@ -123,16 +122,25 @@ func startMySQL(ctx context.Context, dir string, cfg Config) (*MySQL, error) {
 }
 
 // planMySQL returns a server that does not run yet, with its data in dataDir.
-func planMySQL(program *databaseProgram, dataDir, addr string, cfg Config) (*MySQL, error) {
+func planMySQL(program *databaseProgram, dataDir string, at place, cfg Config) (*MySQL, error) {
 	client, err := cfg.TLS.client()
 	if err != nil {
 		return nil, err
 	}
-	return &MySQL{
-		Product: program.product, program: program, addr: addr, user: mysqlUser, password: Secret(), clients: loopback,
+	m := &MySQL{
+		Product: program.product, program: program, addr: at.addrs[0], ports: at.ports, prefix: at.enter, user: mysqlUser, password: Secret(), clients: loopback,
 		connections: cmp.Or(cfg.MaxConnections, maxConnections), dataDir: dataDir, tls: cfg.TLS, client: client,
-	}, nil
+	}
+	if at.enter != nil {
+		m.clients = "%"
+	}
+	return m, nil
 }
+
+// mysqlPort is the port on a host of its own.
+const mysqlPort = 3306
+
+func mysqlName(i int) string { return fmt.Sprintf("mysql-%d", i+1) }
 
 // startAlone creates the data folder and the account, and starts the server outside
 // of any cluster.

@@ -38,6 +38,8 @@ type ReplicaConfig struct {
 	Env []string
 	// LogPath is the file for the log; with "" only LogTail can read it.
 	LogPath string
+
+	enter []string // the prefix of the command line that enters the replica's host
 }
 
 // Replica is a running replica of the service.
@@ -93,6 +95,9 @@ func (c ReplicaConfig) addr() (addr string, reserved []*Port, err error) {
 		}
 		return port.Addr, []*Port{port}, nil
 	}
+	if c.enter != nil {
+		return c.Addr, nil, nil // on its own host
+	}
 	l, err := net.Listen("tcp", c.Addr)
 	if err != nil {
 		return "", nil, err
@@ -103,9 +108,9 @@ func (c ReplicaConfig) addr() (addr string, reserved []*Port, err error) {
 func (c ReplicaConfig) argv(addr string) []string {
 	argv := []string{c.Program, "serve"}
 	if c.Command != nil {
-		argv = slices.Clone(c.Command)
+		argv = c.Command
 	}
-	argv = append(argv, "--addr="+addr)
+	argv = slices.Concat(c.enter, argv, []string{"--addr=" + addr})
 	for _, flag := range []struct{ name, value string }{
 		{"--replica", c.Replica},
 		{"--etcd-endpoints", strings.Join(c.EtcdEndpoints, ",")},

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -36,6 +37,8 @@ func TestMain(m *testing.M) {
 		beParent()
 	case "replica":
 		beReplica()
+	case "prober":
+		beProber()
 	default:
 		panic("unknown role " + role)
 	}
@@ -57,39 +60,16 @@ func TestStopLeavesNothingBehind(t *testing.T) {
 }
 
 func TestServersDieWithTheirParent(t *testing.T) {
-	sandboxtest.NeedsDatabase(t)
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)
-	node := sandboxtest.Build(t, "etcdnode")
-	parent := exec.Command(os.Args[0], node)
-	parent.Env = append(os.Environ(), roleVar+"=parent")
-	parent.Stderr = os.Stderr
-	out, err := parent.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := parent.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(out).ReadBytes('\n')
-	if err != nil {
-		t.Fatalf("the parent did not start its servers: %v", err)
-	}
-	var pids []int
-	if err := json.Unmarshal(line, &pids); err != nil || len(pids) != 2 {
-		t.Fatalf("pids %s: %v", line, err)
-	}
-	for _, pid := range pids {
+	parent := startParent(t, string(sandbox.Loopback))
+	for _, pid := range parent.Pids {
 		if !runs(pid) {
 			t.Fatalf("server %d does not run", pid)
 		}
 	}
-
-	if err := parent.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = parent.Wait()
-	for _, pid := range pids {
+	parent.end(t, "kill")
+	for _, pid := range parent.Pids {
 		for began := time.Now(); runs(pid); time.Sleep(10 * time.Millisecond) {
 			if time.Since(began) > 10*time.Second {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
@@ -101,6 +81,54 @@ func TestServersDieWithTheirParent(t *testing.T) {
 	// The next start removes the folder of the killed process.
 	sandboxtest.Start(t, sandbox.Config{}).Stop()
 	wantEmpty(t, temp)
+}
+
+// parent is another process with servers of its own.
+type parent struct {
+	Pids []int
+	Addr string // of the database
+
+	cmd *exec.Cmd
+	in  io.Closer
+}
+
+// startParent starts a parent whose servers are on that kind of network.
+func startParent(t *testing.T, network string) *parent {
+	t.Helper()
+	sandboxtest.NeedsDatabase(t)
+	p := &parent{cmd: exec.Command(os.Args[0], sandboxtest.Build(t, "etcdnode"), network)}
+	p.cmd.Env = append(os.Environ(), roleVar+"=parent")
+	p.cmd.Stderr = os.Stderr
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadBytes('\n')
+	if err != nil {
+		t.Fatalf("the parent did not start its servers: %v", err)
+	}
+	if err := json.Unmarshal(line, p); err != nil || len(p.Pids) != 2 {
+		t.Fatalf("the parent wrote %s: %v", line, err)
+	}
+	return p
+}
+
+// end kills the parent, or makes it stop its servers.
+func (p *parent) end(t *testing.T, how string) {
+	t.Helper()
+	if how == "kill" {
+		if err := p.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.in.Close()
+	_ = p.cmd.Wait() // an error if it was killed
 }
 
 // runs reports whether a process exists and has not ended. A process that has ended
@@ -393,19 +421,24 @@ func TestFleetSharesSecretsAndReportsDeadReplicas(t *testing.T) {
 	}
 }
 
-// beParent starts servers, writes their pids and waits to be killed.
+// beParent starts servers, writes a parent, and stops them at the end of its input. It
+// cuts its network, if it has one.
 func beParent() {
 	s, err := sandbox.Start(context.Background(), sandbox.Config{
-		MySQL: true, EtcdNodes: 1, EtcdProgram: []string{os.Args[1]},
+		MySQL: true, EtcdNodes: 1, EtcdProgram: []string{os.Args[1]}, Network: sandbox.NetworkKind(os.Args[2]),
 	})
+	if err == nil && s.Network != nil {
+		err = s.Network.CutBoth(context.Background(), "etcd-1", "mysql-1")
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(pidsOf(s)); err != nil {
+	cfg, _ := mysql.ParseDSN(s.MySQL.DSN("")) // our own
+	if err := json.NewEncoder(os.Stdout).Encode(parent{Pids: pidsOf(s), Addr: cfg.Addr}); err != nil {
 		os.Exit(1)
 	}
-	time.Sleep(time.Minute) // a bound, in case the test dies first
+	_, _ = io.Copy(io.Discard, os.Stdin) // ends at the latest with the test
 	s.Stop()
 }
 

@@ -29,9 +29,11 @@ type Config struct {
 	// MySQLNodes is the number of database servers: 0 or 1 for a single server, 2 or 3
 	// for a Cluster. A group of MySQL needs 3.
 	MySQLNodes int
-	// OwnHosts gives each server of a Cluster its own network, so that it can be cut
-	// off. It needs root.
-	OwnHosts bool
+	// Network connects the servers, and the replicas of Stack.StartFleet.
+	Network NetworkKind
+	// DelayEtcd makes replicas reach etcd by relays also with Namespaces: Network.Delay
+	// needs them.
+	DelayEtcd bool
 	// MaxConnections is the most clients of the database; 0 is 500.
 	MaxConnections int
 	// EtcdNodes is the size of the etcd cluster: 0 for none, else 1 or 3.
@@ -53,6 +55,8 @@ type Stack struct {
 	Cluster *Cluster
 	// Etcd are the nodes of one cluster.
 	Etcd []*Etcd
+	// Network is nil with Loopback.
+	Network *Network
 
 	folder *folder
 	stop   sync.Once
@@ -125,6 +129,9 @@ func (s *Stack) Stop() {
 		default:
 			_ = s.MySQL.Stop(context.Background()) // an error means that it was killed, which is fine here
 		}
+		if s.Network != nil {
+			s.Network.stop()
+		}
 		_ = s.folder.remove() // the next sweep removes what is left
 	})
 }
@@ -133,7 +140,11 @@ func (s *Stack) start(ctx context.Context, cfg Config) error {
 	if cfg.EtcdNodes != 0 && cfg.EtcdNodes != 1 && cfg.EtcdNodes != 3 {
 		return fmt.Errorf("%d etcd nodes are not supported: must be 0, 1 or 3", cfg.EtcdNodes)
 	}
-	nodes, err := planEtcd(s.folder.path, cfg.EtcdProgram, cfg.EtcdNodes, cfg.TLS)
+	var err error
+	if s.Network, err = startNetwork(ctx, cfg); err != nil {
+		return err
+	}
+	nodes, err := planEtcd(ctx, s.folder.path, cfg, s.Network)
 	if err != nil {
 		return err
 	}
@@ -143,14 +154,14 @@ func (s *Stack) start(ctx context.Context, cfg Config) error {
 	case !cfg.MySQL:
 	case cfg.MySQLNodes > 1:
 		group.Go(func() (err error) {
-			if s.Cluster, err = startCluster(ctx, s.folder.path, cfg); err == nil {
+			if s.Cluster, err = startCluster(ctx, s.folder.path, cfg, s.Network); err == nil {
 				s.MySQL = s.Cluster.Nodes[0]
 			}
 			return err
 		})
 	default:
 		group.Go(func() (err error) {
-			s.MySQL, err = startMySQL(ctx, s.folder.path, cfg)
+			s.MySQL, err = startMySQL(ctx, s.folder.path, cfg, s.Network)
 			return err
 		})
 	}

@@ -3,6 +3,7 @@ package faults
 import (
 	"context"
 	"errors"
+	"fmt"
 	"syscall"
 	"time"
 
@@ -37,14 +38,21 @@ var Database = Table{
 			goals: map[sandbox.Product][]goal{sandbox.RealMySQL: {{measure: noSale, most: 4 * time.Second}}},
 		},
 		{
-			Name: "cut", OwnHosts: true,
+			Name: "cut", Network: sandbox.Namespaces,
 			inject: func(ctx context.Context, r *run) error {
-				err := r.Cluster.CutOff(ctx, r.failing)
+				for i := range r.Cluster.Nodes {
+					if i == r.failing {
+						continue
+					}
+					if err := r.Network.CutBoth(ctx, serverName(r.failing), serverName(i)); err != nil {
+						return err
+					}
+				}
 				r.begin() // until now some packets still got through
-				return err
+				return nil
 			},
 			heal: func(ctx context.Context, r *run) error {
-				if err := r.Cluster.Heal(ctx, r.failing); err != nil {
+				if err := r.Network.Heal(ctx); err != nil {
 					return err
 				}
 				return rejoin(ctx, r)
@@ -80,6 +88,8 @@ var Database = Table{
 
 // outage is how long the cluster has no majority: long enough that each server notices.
 const outage = 10 * time.Second
+
+func serverName(i int) string { return fmt.Sprintf("mysql-%d", i+1) }
 
 func rejoin(ctx context.Context, r *run) error { return r.Cluster.Rejoin(ctx, r.failing) }
 

@@ -12,15 +12,18 @@ import (
 // TestNothingIsLostWhenADatabaseServerFails makes one run of each fault. It logs the
 // times and does not check them, as other tests run at the same time.
 func TestNothingIsLostWhenADatabaseServerFails(t *testing.T) {
-	root := os.Geteuid() == 0
-	stack := sandboxtest.Start(t, sandbox.Config{MySQL: true, MySQLNodes: 3, OwnHosts: root, EtcdNodes: 1})
+	servers := sandbox.Config{MySQL: true, MySQLNodes: 3, EtcdNodes: 1}
+	if os.Geteuid() == 0 {
+		servers.Network = sandbox.Namespaces
+	}
+	stack := sandboxtest.Start(t, servers)
 	const name = "flashsale"
 	dsn, err := stack.CreateDatabase(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	fleet := sandboxtest.StartFleet(t, sandbox.ReplicaConfig{MySQLDSN: dsn, EtcdEndpoints: stack.EtcdEndpoints(), Args: []string{"--log-level=warn"}}, 3)
-	cfg := Config{DSN: dsn, Cluster: stack.Cluster, Name: name, Fleet: fleet, Rate: 50, Buyers: 16}
+	cfg := Config{DSN: dsn, Cluster: stack.Cluster, Network: stack.Network, Name: name, Fleet: fleet, Rate: 50, Buyers: 16}
 	if stack.MySQL.Product == sandbox.MariaDB {
 		checkLocksOfOneNodeAreRefused(t, stack)
 	}
@@ -29,7 +32,7 @@ func TestNothingIsLostWhenADatabaseServerFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, fault := range list {
-		if fault.OwnHosts && !root {
+		if fault.Network != servers.Network && fault.Network != sandbox.Loopback {
 			t.Logf("%s needs root", fault.Name)
 			continue
 		}

@@ -38,11 +38,9 @@ type Table struct {
 // Fault is one way in which a part of the system fails.
 type Fault struct {
 	Name string
-	// Relays says that the fault needs two replicas that reach each other through relays
-	// only.
-	Relays bool
-	// OwnHosts says that each database server needs its own network.
-	OwnHosts bool
+	// Network is what the fault cuts: with Relays the links between two replicas, with
+	// Namespaces those between database servers. "" is any.
+	Network sandbox.NetworkKind
 
 	table *Table
 	// inject starts the fault. It calls run.begin at the moment from which times count.

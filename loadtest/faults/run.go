@@ -24,8 +24,8 @@ type Config struct {
 	// seller.
 	Fleet  *sandbox.Fleet
 	Seller int
-	// Relays lead to the replicas' forward addresses; see Fault.Relays.
-	Relays []*Relay
+	// Network is of the kind that the fault needs.
+	Network *sandbox.Network
 	// DSN and Name are those of the replicas' database. Cluster has its servers; a fault
 	// of the Seller needs none.
 	DSN, Name string

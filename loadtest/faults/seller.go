@@ -29,10 +29,13 @@ var Seller = Table{
 			goals:  takeoverGoals,
 		},
 		{
-			Name: "parted", Relays: true,
-			lasts:  5 * time.Second,
-			inject: func(_ context.Context, r *run) error { r.begin(); r.eachRelay((*Relay).Cut); return nil },
-			heal:   func(_ context.Context, r *run) error { r.eachRelay((*Relay).Heal); return nil },
+			Name: "parted", Network: sandbox.Relays,
+			lasts: 5 * time.Second,
+			inject: func(ctx context.Context, r *run) error {
+				r.begin()
+				return r.Network.CutBoth(ctx, r.Fleet.Replicas[0].Name, r.Fleet.Replicas[1].Name)
+			},
+			heal:   func(ctx context.Context, r *run) error { return r.Network.Heal(ctx) },
 			figure: buyersWait,
 			// A buyer at the replica that cannot reach the seller waits at most the request
 			// timeout, plus the quantum after which a seller gives the lock to a replica that
@@ -46,12 +49,6 @@ var Seller = Table{
 }
 
 var takeoverGoals = map[sandbox.Product][]goal{"": {{measure: noSale, median: 300 * time.Millisecond, most: time.Second}}}
-
-func (r *run) eachRelay(do func(*Relay)) {
-	for _, relay := range r.Relays {
-		do(relay)
-	}
-}
 
 // errOtherSeller ends a run before its fault, which would hit the wrong replica.
 var errOtherSeller = errors.New("another replica sells")

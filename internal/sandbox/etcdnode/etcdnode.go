@@ -1,8 +1,8 @@
 // Package etcdnode serves one node of an etcd cluster from this module's own programs,
 // so that a sandbox needs no installed etcd.
 //
-// A node is as durable as etcd's own program: every write is synced. It must only
-// listen on the loopback interface.
+// A node is as durable as etcd's own program: every write is synced. It must not
+// listen where other machines reach it: it admits everyone.
 package etcdnode
 
 import (
