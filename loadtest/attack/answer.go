@@ -61,17 +61,32 @@ func OutcomeOf(status int, slug string) Outcome {
 	return Refused
 }
 
-// read turns vegeta's result into an answer. A million answers share few reasons.
+// read turns vegeta's result into an answer.
 func read(res *vegeta.Result) Answer {
-	a := Answer{Seq: int(res.Seq), Status: int(res.Code)}
-	switch res.Code {
-	case 0: // also a body that broke off, whose status says nothing
-		a.Reason = unique.Make(ReasonOf(res.Error)).Value()
-	case http.StatusCreated:
-		a.OrderID = orderID(res.Body)
-		a.Replayed = res.Headers.Get("Idempotent-Replayed") == "true"
-	default:
-		a.Reason = unique.Make(slug(res.Body)).Value()
+	var a Answer
+	if res.Code == 0 { // also a body that broke off, whose status says nothing
+		a = NoAnswer(res.Error)
+	} else {
+		a = ReadAnswer(int(res.Code), res.Headers, res.Body)
+	}
+	a.Seq = int(res.Seq)
+	return a
+}
+
+// NoAnswer describes a request that got no complete answer, by the connection's error.
+func NoAnswer(text string) Answer {
+	return Answer{Outcome: Ambiguous, Reason: unique.Make(ReasonOf(text)).Value()}
+}
+
+// ReadAnswer returns what an HTTP answer says, without its request and times. A million
+// answers share few reasons.
+func ReadAnswer(status int, header http.Header, body []byte) Answer {
+	a := Answer{Status: status}
+	if status == http.StatusCreated {
+		a.OrderID = orderID(body)
+		a.Replayed = header.Get("Idempotent-Replayed") == "true"
+	} else {
+		a.Reason = unique.Make(slug(body)).Value()
 	}
 	a.Outcome = OutcomeOf(a.Status, a.Reason)
 	return a
