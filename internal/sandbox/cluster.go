@@ -68,8 +68,8 @@ func startCluster(ctx context.Context, dir string, cfg Config, network *Network)
 	switch {
 	case cfg.MySQLNodes != 3 && (cfg.MySQLNodes != 2 || program.product == RealMySQL):
 		return nil, fmt.Errorf("%d database servers: must be 1 or 3", cfg.MySQLNodes)
-	case cfg.TLS != nil:
-		return nil, errors.New("TLS is not supported for a cluster of databases")
+	case cfg.TLS != nil || cfg.MySQLDisk > 0 || cfg.FakeClock:
+		return nil, errors.New("TLS, a small disk and a clock of its own are not supported for a cluster of databases")
 	}
 	c := &Cluster{network: network}
 	defer func() {

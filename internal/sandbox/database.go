@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -33,8 +34,8 @@ type databaseProgram struct {
 	settings []string
 	// accounts is the SQL that leaves a new server with the account that create makes.
 	accounts func(create string) string
-	// install creates a data folder.
-	install func(ctx context.Context, program *databaseProgram, dataDir string) error
+	// install is the command line that creates a data folder.
+	install func(program *databaseProgram, dataDir string) []string
 }
 
 // DatabaseInstalled returns a *MissingError if the default product is not installed.
@@ -105,12 +106,12 @@ const (
 
 // initialize creates MySQL's data folder. Its only account, root without a password,
 // is replaced before the server accepts clients.
-func initialize(ctx context.Context, program *databaseProgram, dataDir string) error {
+func initialize(program *databaseProgram, dataDir string) []string {
 	args := append([]string{"--no-defaults", "--initialize-insecure", "--skip-log-bin", "--datadir=" + dataDir}, program.settings...)
 	if user := superuser(); user != "" {
 		args = append(args, "--user="+user)
 	}
-	return runToItsEnd(ctx, program.name+" --initialize", append(program.argv[:len(program.argv):len(program.argv)], args...), filepath.Dir(dataDir))
+	return slices.Concat(program.argv, args)
 }
 
 func findMariaDB() (*databaseProgram, error) {
@@ -131,9 +132,7 @@ func findMariaDB() (*databaseProgram, error) {
 		accounts: func(create string) string {
 			return "DELETE FROM mysql.global_priv WHERE User='root';\nFLUSH PRIVILEGES;\n" + create
 		},
-		install: func(ctx context.Context, _ *databaseProgram, dataDir string) error {
-			return installMariaDB(ctx, install, dataDir)
-		},
+		install: func(_ *databaseProgram, dataDir string) []string { return installMariaDB(install, dataDir) },
 	}, nil
 }
 
@@ -142,7 +141,7 @@ func findMariaDB() (*databaseProgram, error) {
 var mariadbPackages = source{"make setup", "mariadb-server-core mariadb-client-core"}
 
 // installMariaDB creates MariaDB's data folder.
-func installMariaDB(ctx context.Context, program, dataDir string) error {
+func installMariaDB(program, dataDir string) []string {
 	argv := []string{
 		program, "--no-defaults", "--datadir=" + dataDir, "--auth-root-authentication-method=normal",
 		"--skip-test-db", mariadbLogSize,
@@ -154,5 +153,5 @@ func installMariaDB(ctx context.Context, program, dataDir string) error {
 		// option that starts with "loose-".
 		argv = append(argv, "--loose-user="+user)
 	}
-	return runToItsEnd(ctx, "mariadb-install-db", argv, filepath.Dir(dataDir))
+	return argv
 }

@@ -26,7 +26,10 @@ type hosts struct {
 }
 
 // namespace exists while its holder runs, and so never outlives this process.
-type namespace struct{ holder *Process }
+type namespace struct {
+	kind   string // "net" or "mount"
+	holder *Process
+}
 
 const (
 	// holds is what a holder prints once it has its namespace.
@@ -65,7 +68,7 @@ func startHosts(ctx context.Context) (_ *hosts, err error) {
 	if h.net, err = freeNet(); err != nil {
 		return nil, err
 	}
-	if h.hub, err = unshare(ctx, "--net", ""); err != nil {
+	if h.hub, err = unshare(ctx, "net", "", "sh"); err != nil {
 		return nil, err
 	}
 	// An interface's name has at most 15 letters.
@@ -84,7 +87,7 @@ func (h *hosts) add(ctx context.Context, name string) (err error) {
 	if h.places++; h.places > maxHosts {
 		return fmt.Errorf("a network has at most %d hosts", maxHosts)
 	}
-	n, err := unshare(ctx, "--net", "")
+	n, err := unshare(ctx, "net", "", "sh")
 	if err != nil {
 		return err
 	}
@@ -150,34 +153,36 @@ func (h *hosts) subnet() string { return h.prefix() + "0/24" }
 // gateway is this machine's own address in the network.
 func (h *hosts) gateway() string { return h.prefix() + "254" }
 
-// unshare creates a namespace of the given kind and runs a script in it.
-func unshare(ctx context.Context, kind, script string) (*namespace, error) {
-	holder, err := StartProcess(ctx, ProcessConfig{Name: "unshare", Argv: []string{"unshare", kind, "sh", "-ec", script + "\necho " + holds + "\nexec sleep infinity"}})
+// unshare creates a namespace of the given kind and runs a script in it, with the
+// argument $0.
+func unshare(ctx context.Context, kind, script, arg string) (*namespace, error) {
+	holder, err := StartProcess(ctx, ProcessConfig{Name: "unshare", Argv: []string{"unshare", "--" + kind, "sh", "-ec", script + "\necho " + holds + "\nexec sleep infinity", arg}})
 	if err != nil {
 		return nil, err
 	}
 	for holder.LogTail(1) != holds {
 		if !holder.current().running() {
-			return nil, fmt.Errorf("unshare %s failed; its output ends:\n%s", kind, lastLines(holder.LogTail(tailLines), tailLines))
+			return nil, fmt.Errorf("unshare --%s failed; its output ends:\n%s", kind, lastLines(holder.LogTail(tailLines), tailLines))
 		}
 		if err := sleep.For(ctx, readyPause); err != nil {
 			holder.Kill()
 			return nil, err
 		}
 	}
-	return &namespace{holder}, nil
+	return &namespace{kind, holder}, nil
 }
 
 func (n *namespace) pid() string { return strconv.Itoa(n.holder.Pid()) }
 
-// enter is the prefix of a command that runs in the namespace, which is of one kind.
-func (n *namespace) enter(kind string) []string {
-	return []string{"nsenter", fmt.Sprintf("--%s=/proc/%d/ns/%s", kind, n.holder.Pid(), kind)}
+// enter is the prefix of a command that runs in the namespace.
+func (n *namespace) enter() []string {
+	file := map[string]string{"net": "net", "mount": "mnt"}[n.kind]
+	return []string{"nsenter", fmt.Sprintf("--%s=/proc/%d/ns/%s", n.kind, n.holder.Pid(), file)}
 }
 
 // at makes a shell command run in a network namespace.
 func (n *namespace) at(command string) string {
-	return strings.Join(n.enter("net"), " ") + " " + command
+	return strings.Join(n.enter(), " ") + " " + command
 }
 
 func shell(ctx context.Context, what string, commands ...string) error {

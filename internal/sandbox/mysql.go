@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-sql-driver/mysql"
 )
@@ -68,6 +69,10 @@ type MySQL struct {
 	connections int      // the most clients
 	created     []string // databases of a shared server, quoted
 	prefix, env []string // of the command line, and the environment
+	mounts      *namespace
+	ballast     string // a file on the small disk; "" for none
+	clock       string // the file that says how far the wall clock is off; "" for none
+	jumped      time.Duration
 }
 
 // DSN names a database of the server, or none for "". It has go-sql-driver's format
@@ -115,7 +120,12 @@ func startMySQL(ctx context.Context, dir string, cfg Config, network *Network) (
 	if err != nil {
 		return nil, err
 	}
-	if err := m.startAlone(ctx); err != nil {
+	err = m.mount(ctx, cfg)
+	if err == nil {
+		err = m.startAlone(ctx)
+	}
+	if err != nil {
+		m.unmount()
 		return nil, err
 	}
 	return m, nil
@@ -145,7 +155,8 @@ func mysqlName(i int) string { return fmt.Sprintf("mysql-%d", i+1) }
 // startAlone creates the data folder and the account, and starts the server outside
 // of any cluster.
 func (m *MySQL) startAlone(ctx context.Context) error {
-	if err := m.program.install(ctx, m.program, m.dataDir); err != nil {
+	install := slices.Concat(m.prefix, m.program.install(m.program, m.dataDir))
+	if err := runToItsEnd(ctx, "create the data folder of "+m.program.name, install, filepath.Dir(m.dataDir)); err != nil {
 		return err
 	}
 	accounts := m.dataDir + "-accounts.sql"

@@ -227,7 +227,7 @@ func (n *Network) placeOnHost(ctx context.Context, party string, ports ...int) (
 	if err := n.hosts.add(ctx, party); err != nil {
 		return at, err
 	}
-	at.enter = n.hosts.named[party].enter("net")
+	at.enter = n.hosts.named[party].enter()
 	for _, port := range ports {
 		at.addrs = append(at.addrs, net.JoinHostPort(n.hosts.ipOf[party], strconv.Itoa(port)))
 	}

@@ -34,6 +34,13 @@ type Config struct {
 	// DelayEtcd makes replicas reach etcd by relays also with Namespaces: Network.Delay
 	// needs them.
 	DelayEtcd bool
+	// MySQLDisk is the size of the disk of a single database server, in MiB, which
+	// MySQL.FillDisk fills. The disk is in memory. It needs root; 256 suffice. 0 is the
+	// disk of Dir.
+	MySQLDisk int
+	// FakeClock gives a single database server a clock that MySQL.JumpClock steps. It
+	// needs root and libfaketime.
+	FakeClock bool
 	// MaxConnections is the most clients of the database; 0 is 500.
 	MaxConnections int
 	// EtcdNodes is the size of the etcd cluster: 0 for none, else 1 or 3.
@@ -128,6 +135,7 @@ func (s *Stack) Stop() {
 			s.MySQL.dropCreated()
 		default:
 			_ = s.MySQL.Stop(context.Background()) // an error means that it was killed, which is fine here
+			s.MySQL.unmount()
 		}
 		if s.Network != nil {
 			s.Network.stop()
