@@ -82,19 +82,19 @@ func (h *History) check(ctx context.Context, records map[string]*record) (Report
 				accepted++
 			}
 		}
-		m, wrong := newModel(s, *r)
+		models, wrong := modelsOf(s, *r)
 		for _, text := range wrong {
 			report.Violations = append(report.Violations, s.sku+": "+text)
 		}
 		began := time.Now()
-		v := decide(ctx, m, decideWithin)
+		verdicts := decide(ctx, models, began.Add(decideWithin))
 		took := proof.Millis(time.Since(began))
 		if ctx.Err() != nil {
 			return Report{}, context.Cause(ctx)
 		}
 		report.CheckMS += took
 		report.SlowestMS = max(report.SlowestMS, took)
-		if v.result != porcupine.Ok {
+		for _, v := range verdicts {
 			h.broken = append(h.broken, v)
 			report.Violations = append(report.Violations, v.String())
 		}
@@ -105,10 +105,10 @@ func (h *History) check(ctx context.Context, records map[string]*record) (Report
 	return report, nil
 }
 
-// Visualize draws each SKU that did not pass the last Check, as an HTML file in dir.
+// Visualize draws each history that did not pass the last Check, as an HTML file in dir.
 func (h *History) Visualize(dir string) (paths []string, err error) {
-	for _, v := range h.broken {
-		path := filepath.Join(dir, v.sku+".html")
+	for i, v := range h.broken {
+		path := filepath.Join(dir, fmt.Sprintf("%s-%d.html", v.sku, i+1))
 		err = errors.Join(err, porcupine.VisualizePath(v.porcupine(func() bool { return false }), v.info, path))
 		paths = append(paths, path)
 	}
@@ -122,14 +122,21 @@ type verdict struct {
 	info   porcupine.LinearizationInfo
 }
 
-func decide(ctx context.Context, m *model, within time.Duration) *verdict {
-	spec, ops := m.porcupine(func() bool { return ctx.Err() != nil }), m.operations()
-	v := &verdict{model: m, result: porcupine.CheckOperationsTimeout(spec, ops, within)}
-	if v.result == porcupine.Illegal {
-		// Once more, to see how far it comes: this takes much longer.
-		_, v.info = porcupine.CheckOperationsVerbose(spec, ops, within)
+// decide returns a verdict for each model that is not known to be linearizable by then.
+func decide(ctx context.Context, models []*model, by time.Time) (broken []*verdict) {
+	for _, m := range models {
+		spec, ops := m.porcupine(func() bool { return ctx.Err() != nil }), m.operations()
+		left := func() time.Duration { return max(1, time.Until(by)) } // 0 would be for ever
+		v := &verdict{model: m, result: porcupine.CheckOperationsTimeout(spec, ops, left())}
+		if v.result == porcupine.Illegal {
+			// Once more, to see how far it comes: this takes longer.
+			_, v.info = porcupine.CheckOperationsVerbose(spec, ops, left())
+		}
+		if v.result != porcupine.Ok {
+			broken = append(broken, v)
+		}
 	}
-	return v
+	return broken
 }
 
 const (
@@ -151,13 +158,15 @@ func (v *verdict) String() string {
 		s, _ = v.step(s, o)
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "%s: not linearizable: %d of %d operations fit in an order; then %d of %d units are available, and none of the next fits:",
-		v.sku, len(fits), len(v.ops), s.available, v.units)
+	fmt.Fprintf(&text, "%s: not linearizable: %d of %d operations fit in an order; then %s, and none of the next fits:",
+		v.sku, len(fits), len(v.ops), v.describe(s))
 	for _, o := range v.next(fits) {
 		_, why := v.apply(s, o, true)
 		fmt.Fprintf(&text, "\n  %s\n    but %s", o, why)
 	}
-	text.WriteString("\n  the last operations before:")
+	if len(fits) > 0 {
+		text.WriteString("\n  the last operations before:")
+	}
 	for _, o := range fits[max(0, len(fits)-shownBefore):] {
 		fmt.Fprintf(&text, "\n  %s", o)
 	}

@@ -350,7 +350,7 @@ func TestRightHistoriesPass(t *testing.T) {
 func TestWrongHistoriesAreCaught(t *testing.T) {
 	for _, tt := range wrong {
 		_, got := judge(t, tt.limit, tt.calls, tt.rows, tt.available)
-		if len(got) != 1 || !strings.Contains(got[0], tt.want) {
+		if !slices.ContainsFunc(got, func(v string) bool { return strings.Contains(v, tt.want) }) {
 			t.Errorf("%s: got violations %q, want one with %q", tt.name, got, tt.want)
 		}
 	}
@@ -358,7 +358,7 @@ func TestWrongHistoriesAreCaught(t *testing.T) {
 
 func TestViolationIsDescribedAndDrawn(t *testing.T) {
 	h, got := judge(t, 0, "0-10 order a1 3: 201\n20-30 order b1 2: 201", "a1 reserved\nb1 reserved", -1)
-	want := "lamp: not linearizable: 1 of 3 operations fit in an order; then 1 of 4 units are available, and none of the next fits:\n" +
+	want := "lamp: not linearizable: 1 of 3 operations fit in an order; then 1 units are available, and none of the next fits:\n" +
 		"  b orders 2 with key b1 at replica 1, 0.020000-0.030000 s: 201, " + idOf("b1").String() + "\n" +
 		"    but 1 units were available\n" +
 		"  the last operations before:\n" +

@@ -9,7 +9,12 @@ import (
 	"github.com/google/uuid"
 )
 
-// model is the sequential specification of one SKU, with the operations of its history.
+// model is the sequential specification of one SKU, with the operations of its history,
+// or that of one order's life.
+//
+// An order that was not cancelled in the end holds its units from its creation on,
+// whatever its status. So its payments and reads, which all began after a 201, are a
+// history of their own: linearizability is local. That keeps both short.
 //
 // An operation takes effect at one moment between its begin and its end. The history is
 // linearizable if there are such moments that step allows, one operation after the other,
@@ -19,8 +24,9 @@ type model struct {
 	units, limit int
 	entries      []*entry
 	ops          []*op // by begin
-	looks        []*op // those of them that change nothing
+	looks        []*op // those of them that may change nothing
 	end          final
+	life         bool // of the only entry
 }
 
 // entry is an order or a restock: what an idempotency key may stand for.
@@ -90,7 +96,7 @@ type op struct {
 	began, ended time.Duration
 	// looksBefore are the looks that began before this operation.
 	looksBefore int
-	look        int // its index in looks; -1 if it changes something
+	look        int // its index in looks; -1 if it is none
 }
 
 // state is comparable and small.
@@ -102,16 +108,23 @@ type state struct {
 }
 
 func (m *model) initial() state {
-	return state{available: m.units, marks: strings.Repeat(string(absent), len(m.entries)), looked: strings.Repeat("-", len(m.looks))}
+	first := absent
+	if m.life {
+		first = reserved
+	}
+	return state{available: m.units, marks: strings.Repeat(string(first), len(m.entries)), looked: strings.Repeat("-", len(m.looks))}
 }
 
-// step is legal, and in addition makes each look as soon as it is legal. That loses
-// nothing: a look that is made earlier forbids no other operation. It saves the search
-// through all orders of the looks, which are exponentially many.
+// step is apply, with looks made as soon as they are possible and change nothing: another
+// operation has to wait for those that began before it. That loses nothing, as a look that
+// is made earlier forbids no other operation. It saves the search through all orders of
+// the looks, which are exponentially many.
 func (m *model) step(s state, o *op) (state, bool) {
 	for i, look := range m.looks[:o.looksBefore] {
-		if s.looked[i] == '-' && m.legal(s, look) {
-			return s, false
+		if s.looked[i] == '-' {
+			if next, why := m.apply(s, look, false); why == "" && next == s {
+				return s, false
+			}
 		}
 	}
 	next, why := m.apply(s, o, false)
@@ -119,11 +132,6 @@ func (m *model) step(s state, o *op) (state, bool) {
 		next.looked = set(s.looked, o.look, '+')
 	}
 	return next, why == ""
-}
-
-func (m *model) legal(s state, o *op) bool {
-	_, why := m.apply(s, o, false)
-	return why == ""
 }
 
 // apply returns the state after an operation, or why it is impossible in s: in words if
@@ -242,7 +250,7 @@ func (m *model) held(s state, customer string) int {
 	return held
 }
 
-// differs says how the database differs from s; "" if it does not.
+// differs says how the database differs from s, or nothing.
 func (m *model) differs(s state) string {
 	units := m.units
 	for i, e := range m.entries {
@@ -262,12 +270,21 @@ func (m *model) differs(s state) string {
 		}
 	}
 	switch {
+	case m.life:
 	case m.end.available != s.available:
 		return fmt.Sprintf("the calls leave %d units available, but the database has %d", s.available, m.end.available)
 	case m.end.units != units:
 		return fmt.Sprintf("%d units were put on sale, but the database has %d", units, m.end.units)
 	}
 	return ""
+}
+
+// describe describes what operations have left.
+func (m *model) describe(s state) string {
+	if m.life {
+		return "the order is " + mark(s.marks[0]).String()
+	}
+	return fmt.Sprintf("%d units are available", s.available)
 }
 
 // porcupine returns the model for the checker. Each step asks ended, which ends a check.
@@ -282,9 +299,7 @@ func (m *model) porcupine(ended func() bool) porcupine.Model {
 			return ok, next
 		},
 		DescribeOperation: func(o, _ any) string { return o.(*op).String() },
-		DescribeState: func(s any) string {
-			return fmt.Sprintf("%d units available", s.(state).available)
-		},
+		DescribeState:     func(s any) string { return m.describe(s.(state)) },
 	}
 }
 

@@ -41,26 +41,29 @@ type builder struct {
 	wrong []string
 }
 
-// newModel builds the model of a SKU. wrong describes what cannot be right whatever the
-// order of the calls is.
-func newModel(s *sale, r record) (m *model, wrong []string) {
+// modelsOf builds the model of a SKU and those of its orders' lives. wrong describes what
+// cannot be right whatever the order of the calls is.
+func modelsOf(s *sale, r record) (all []*model, wrong []string) {
 	b := &builder{model: &model{sku: s.sku, units: s.units, limit: s.limit, end: r.final},
 		open: map[ask]*call{}, first: map[int]*call{}, fresh: map[int]bool{}}
 	calls := slices.Clone(s.calls)
 	slices.SortStableFunc(calls, func(x, y *call) int { return cmp.Compare(x.began, y.began) })
 	var end time.Duration
+	for i := range r.rows {
+		b.stored(&r.rows[i])
+	}
 	for _, c := range calls {
 		b.answered(c)
 		end = max(end, c.ended+1)
 	}
-	for i := range r.rows {
-		b.stored(&r.rows[i])
-	}
 	b.settle(end)
 	b.count()
-	b.ops = append(b.ops, &op{verb: ends, entry: -1, began: end + 1, ended: end + 2})
-	b.order()
-	return b.model, b.wrong
+	all = append(b.lives(), b.model)
+	for _, m := range all {
+		m.ops = append(m.ops, &op{verb: ends, entry: -1, began: end + 1, ended: end + 2})
+		m.number()
+	}
+	return all, b.wrong
 }
 
 // answered adds the operation of a call. One that changed nothing and tells nothing has
@@ -109,6 +112,10 @@ func (b *builder) answered(c *call) {
 		b.wrong = append(b.wrong, "an answer that this call must not get: "+c.String())
 		return
 	}
+	if o.entry < 0 && o.verb < soldOut {
+		b.wrong = append(b.wrong, "an answer about an order that nobody was promised: "+c.String())
+		return
+	}
 	b.ops = append(b.ops, o)
 }
 
@@ -116,6 +123,9 @@ func (b *builder) answered(c *call) {
 func (b *builder) entry(customer, key string, id uuid.UUID, quantity int) int {
 	for i, e := range b.entries {
 		if e.id == id && e.key == key && e.customer == customer {
+			if e.quantity != quantity {
+				b.wrong = append(b.wrong, fmt.Sprintf("%s has %d units, but %d were asked for with key %s", id, e.quantity, quantity, key))
+			}
 			return i
 		}
 	}
@@ -123,7 +133,7 @@ func (b *builder) entry(customer, key string, id uuid.UUID, quantity int) int {
 	return len(b.entries) - 1
 }
 
-// byID returns the index of an order that was answered before.
+// byID returns the index of an order that has a row or was promised; -1 for any other.
 func (b *builder) byID(id uuid.UUID) int {
 	return slices.IndexFunc(b.entries, func(e *entry) bool { return e.id == id })
 }
@@ -132,8 +142,6 @@ func (b *builder) byID(id uuid.UUID) int {
 func (b *builder) stored(r *row) {
 	e := b.entries[b.entry(r.customer, r.key, r.id, r.quantity)]
 	switch {
-	case e.quantity != r.quantity:
-		b.wrong = append(b.wrong, fmt.Sprintf("order %s was asked for with %d units, but its row has %d", r.id, e.quantity, r.quantity))
 	case e.restock:
 		e.row = restocked
 	case r.status == "expired":
@@ -190,14 +198,36 @@ func (b *builder) count() {
 	}
 }
 
-// order sorts the operations and numbers the looks.
-func (b *builder) order() {
-	slices.SortStableFunc(b.ops, func(x, y *op) int { return cmp.Compare(x.began, y.began) })
-	for _, o := range b.ops {
-		o.look, o.looksBefore = -1, len(b.looks)
-		if o.verb >= shows {
-			o.look = len(b.looks)
-			b.looks = append(b.looks, o)
+// lives moves the lives of the orders that were not cancelled into models of their own.
+func (b *builder) lives() (all []*model) {
+	lives := make([]*model, len(b.entries))
+	for i, e := range b.entries {
+		if e.row == reserved || e.row == paid {
+			alone := *e
+			lives[i] = &model{sku: b.sku, units: b.units, entries: []*entry{&alone}, life: true}
+			all = append(all, lives[i])
+			e.row = reserved // as the SKU's model leaves it
+		}
+	}
+	b.ops = slices.DeleteFunc(b.ops, func(o *op) bool {
+		if o.entry < 0 || lives[o.entry] == nil || o.call.kind == Order {
+			return false
+		}
+		lives[o.entry].ops = append(lives[o.entry].ops, o)
+		o.entry = 0
+		return true
+	})
+	return all
+}
+
+// number sorts the operations and numbers the looks.
+func (m *model) number() {
+	slices.SortStableFunc(m.ops, func(x, y *op) int { return cmp.Compare(x.began, y.began) })
+	for _, o := range m.ops {
+		o.look, o.looksBefore = -1, len(m.looks)
+		if o.verb != makes && o.verb != ends {
+			o.look = len(m.looks)
+			m.looks = append(m.looks, o)
 		}
 	}
 }

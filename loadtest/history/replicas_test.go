@@ -77,7 +77,7 @@ func TestUnguardedReplicasAreNotLinearizable(t *testing.T) {
 		t.Fatalf("got pictures %q and error %v", paths, err)
 	}
 	for _, path := range paths {
-		if page, err := os.ReadFile(path); err != nil || !strings.Contains(string(page), "units available") {
+		if page, err := os.ReadFile(path); err != nil || !strings.Contains(string(page), "units are available") {
 			t.Errorf("%s is no picture of a history: %v", path, err)
 		}
 	}

@@ -270,27 +270,21 @@ func (t *Traffic) next() (*sale, ask, []try) {
 			made = append(made, p)
 		}
 	}
-	about := func(kind Kind) ask {
-		p := made[t.rng.IntN(len(made))]
-		return ask{kind: kind, customer: p.customer, order: p.id}
-	}
 	switch roll := t.rng.IntN(100); {
-	case roll < 15 && len(s.orders) > 0: // the same key, whatever the answers were
-		p := s.orders[t.rng.IntN(len(s.orders))]
-		first.replica = (p.at + 1) % len(t.cfg.URLs)
-		return s, p.ask, []try{first}
-	case roll < 28 && len(made) > 0:
-		return s, about(Payment), []try{first}
-	case roll < 41 && len(made) > 0:
-		return s, about(Cancellation), []try{first}
-	case roll < 50 && len(made) > 0:
-		return s, about(Read), []try{first}
-	case roll < 52 && len(s.restocks) > 0:
-		return s, s.restocks[t.rng.IntN(len(s.restocks))], []try{first}
-	case roll < 55:
+	case roll < 3:
 		a := ask{kind: Restock, key: fmt.Sprintf("%s-restock-%d", s.sku, s.asked), quantity: 1 + t.rng.IntN(4)}
 		s.restocks = append(s.restocks, a)
 		return s, a, []try{first}
+	case roll < 5 && len(s.restocks) > 0:
+		return s, s.restocks[t.rng.IntN(len(s.restocks))], []try{first}
+	case roll < 20 && len(s.orders) > 0: // the same key, whatever the answers were
+		p := s.orders[t.rng.IntN(len(s.orders))]
+		first.replica = (p.at + 1) % len(t.cfg.URLs)
+		return s, p.ask, []try{first}
+	case roll < 50 && len(made) > 0:
+		p := made[t.rng.IntN(len(made))]
+		kind := []Kind{Payment, Cancellation, Read}[t.rng.IntN(3)]
+		return s, ask{kind: kind, customer: p.customer, order: p.id}, []try{first}
 	}
 	a := ask{kind: Order, customer: customer(t.rng.IntN(customersASKU)), key: fmt.Sprintf("%s-%d", s.sku, s.asked), quantity: 1 + t.rng.IntN(3)}
 	s.orders = append(s.orders, &purchase{ask: a, at: first.replica})
