@@ -24,7 +24,7 @@ type database interface {
 	// check first reads the orders with these keys, and then the versions of the rows.
 	check(ctx context.Context, keys []byKey, skus []string) (map[byKey]Order, map[string]version, error)
 	// settle tries once what the function settle does.
-	settle(ctx context.Context, sku string, ids []ID) ([]ID, error)
+	settle(ctx context.Context, sku string, ids []ID) ([]Order, error)
 	// returnUnits tries once what the function returnUnits does. by marks the orders that it ends.
 	returnUnits(ctx context.Context, sku string, to Status, ids []ID, by ID) (ended int64, err error)
 

@@ -3,11 +3,13 @@ package order_test
 import (
 	"cmp"
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -37,6 +39,10 @@ var servers *sandbox.Stack
 func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
 		os.Exit(childMain())
+	}
+	flag.Parse()
+	if run := flag.Lookup("test.run").Value.String(); strings.HasPrefix(strings.TrimPrefix(run, "^"), "TestSimulat") || strings.HasPrefix(run, "Simulat") {
+		os.Exit(m.Run()) // these need no server
 	}
 	sandboxtest.Main(m, sandbox.Config{MySQL: true, EtcdNodes: 1}, &servers)
 }

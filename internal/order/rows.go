@@ -122,10 +122,6 @@ func byKeys(orders []Order) map[byKey]Order {
 	return found
 }
 
-func idsQuery(ids []ID) (query string, args []any) {
-	return "SELECT id FROM orders WHERE id IN " + placeholders(len(ids)), idArgs(ids)
-}
-
 // placeholders is a list of n placeholders in parentheses. n must be positive.
 func placeholders(n int) string { return "(?" + strings.Repeat(", ?", n-1) + ")" }
 
@@ -138,8 +134,8 @@ func idArgs(ids []ID) []any {
 }
 
 func findEnded(ctx context.Context, db *stock.DB, ids []ID) ([]ID, error) {
-	query, args := idsQuery(ids)
-	ended, err := stock.Query(ctx, db.SQL, oneColumn[ID], query+" AND status IN ('cancelled', 'expired')", args...)
+	query := "SELECT id FROM orders WHERE id IN " + placeholders(len(ids)) + " AND status IN ('cancelled', 'expired')"
+	ended, err := stock.Query(ctx, db.SQL, oneColumn[ID], query, idArgs(ids)...)
 	if err != nil {
 		return nil, fmt.Errorf("look up ended orders: %w", err)
 	}

@@ -262,8 +262,8 @@ func (t *tenure) resolve(d *decision, cause error) error {
 	}
 	var rest []*ticket
 	for i, b := range d.accepted {
-		if slices.Contains(found, d.orders[i].ID) {
-			t.placed(b, d.orders[i])
+		if at := slices.IndexFunc(found, func(o Order) bool { return o.ID == d.orders[i].ID }); at >= 0 {
+			b.answer(replayOf(found[at], b.order.Request))
 		} else {
 			rest = append(rest, b)
 		}

@@ -83,11 +83,11 @@ func (t Take) guards() []guard {
 
 // claimed is the condition on the row with FenceClaim.
 func (t Take) claimed() string {
-	text := fmt.Sprintf("sku = x'%x'", t.Claim.SKU)
+	text := fmt.Appendf(nil, "sku = x'%x'", t.Claim.SKU)
 	for _, g := range t.guards() {
-		text += fmt.Sprintf(" AND %s %s %d", g.column, g.op, g.want)
+		text = fmt.Appendf(text, " AND %s %s %d", g.column, g.op, g.want)
 	}
-	return text
+	return string(text)
 }
 
 // window is when the units may be taken. The copy of the sale's window is current if the
