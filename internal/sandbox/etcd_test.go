@@ -2,9 +2,14 @@ package sandbox_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"testing"
+	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
@@ -58,6 +63,87 @@ func TestNumberOfNodesIsChecked(t *testing.T) {
 			s.Stop()
 			t.Errorf("%d nodes started", n)
 		}
+	}
+}
+
+func TestEtcdHasOneLeaderAtATime(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	s := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 3})
+	first, err := s.EtcdLeader(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sandboxtest.Pause(t, s.Etcd[first].Process)
+	next := first
+	sandboxtest.Eventually(t, "another leader", func() bool {
+		next, err = s.EtcdLeader(ctx)
+		return err == nil
+	})
+	if next == first {
+		t.Errorf("node %d is paused and leads", first)
+	}
+	s.Etcd[3-first-next].Kill()
+	if leader, err := s.EtcdLeader(ctx); err == nil {
+		t.Errorf("node %d leads without a quorum", leader)
+	}
+}
+
+// TestEtcdIsRestored checks what replicas see of a restored snapshot.
+func TestEtcdIsRestored(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	for _, nodes := range []int{1, 3} {
+		s := sandboxtest.Start(t, sandbox.Config{EtcdNodes: nodes})
+		client := dial(t, s.Etcd[nodes-1].Endpoint)
+		put(ctx, t, client, "in the snapshot")
+		path, err := s.EtcdSnapshot(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, err := client.Get(ctx, "key")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 10 {
+			put(ctx, t, client, "later")
+		}
+		for _, bump := range []bool{false, true} {
+			if err := s.EtcdRestore(ctx, path, bump); err != nil {
+				t.Fatal(err)
+			}
+			got, err := client.Get(ctx, "key")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(got.Kvs) != 1 || string(got.Kvs[0].Value) != "in the snapshot" {
+				t.Errorf("%d nodes, bump %t: read %v", nodes, bump, got.Kvs)
+			}
+			if got.Header.ClusterId != at.Header.ClusterId {
+				t.Errorf("%d nodes, bump %t: the cluster has another id", nodes, bump)
+			}
+			if r := got.Header.Revision; r < at.Header.Revision || bump != (r > 1_000_000_000) || !bump && r > at.Header.Revision {
+				t.Errorf("%d nodes, bump %t: the revision was %d in the snapshot and is %d", nodes, bump, at.Header.Revision, r)
+			}
+			put(ctx, t, client, "after the restore")
+		}
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestEtcdRunsOutOfSpace(t *testing.T) {
+	const quota = 4 << 20
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	client := dial(t, sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1, EtcdQuota: quota}).Etcd[0].Endpoint)
+	var err error
+	for n := 0; err == nil && n < 2*quota; n += 1 << 20 {
+		_, err = client.Put(ctx, fmt.Sprint(n), strings.Repeat("x", 1<<20))
+	}
+	if !errors.Is(err, rpctypes.ErrNoSpace) {
+		t.Errorf("more than %d bytes: got %v, want %v", quota, err, rpctypes.ErrNoSpace)
 	}
 }
 

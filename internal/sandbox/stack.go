@@ -45,6 +45,8 @@ type Config struct {
 	MaxConnections int
 	// EtcdNodes is the size of the etcd cluster: 0 for none, else 1 or 3.
 	EtcdNodes int
+	// EtcdQuota is the most bytes of etcd's database; 0 is etcd's default.
+	EtcdQuota int64
 	// EtcdProgram is the start of a command that calls etcdnode.Main and so serves one
 	// node. nil is the hidden command etcd-node of this executable: importing this
 	// package does not link the etcd server.

@@ -13,7 +13,9 @@ import (
 	"io"
 	"net/url"
 
+	"go.etcd.io/etcd/etcdutl/v3/snapshot"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 )
 
 // config is one node.
@@ -21,9 +23,12 @@ type config struct {
 	name, dataDir, clientURL, peerURL, initialCluster, clusterToken string
 	ca, cert, key                                                   string
 	quota                                                           int64
+	restore                                                         string
+	bumpRevision                                                    bool
 }
 
-// Main is the command: it serves one node until ctx ends, and then returns nil. It
+// Main is the command: it serves one node until ctx ends, and then returns nil. With
+// --restore it only creates the node's data, and returns. It
 // returns an error if the node cannot start or stops by itself. A mistake in args is
 // reported to stderr, with the usage. etcd's warnings go to the process's stderr. The
 // process must exit afterwards: Main leaves connections open.
@@ -41,6 +46,8 @@ func Main(ctx context.Context, args []string, stderr io.Writer) error {
 	flags.StringVar(&cfg.cert, "cert", "", "`file` of the server's certificate; --client-url must then be https")
 	flags.StringVar(&cfg.key, "key", "", "`file` of its key")
 	flags.Int64Var(&cfg.quota, "quota", 0, "maximum size of the database in `bytes`; 0 is etcd's default")
+	flags.StringVar(&cfg.restore, "restore", "", "create --data-dir from this `snapshot`, and exit; all nodes must be given the same one")
+	flags.BoolVar(&cfg.bumpRevision, "bump-revision", false, "make revisions after --restore larger than all before, as etcdutl's --bump-revision 1000000000 --mark-compacted")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return nil
@@ -60,6 +67,9 @@ func (c config) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.restore != "" {
+		return c.createFromSnapshot()
+	}
 	node, err := embed.StartEtcd(ec)
 	if err != nil {
 		return err
@@ -75,6 +85,22 @@ func (c config) run(ctx context.Context) error {
 	case err := <-node.Err():
 		return err
 	}
+}
+
+// revisionBump is what the docs tell operators to use.
+const revisionBump = 1_000_000_000
+
+// createFromSnapshot is `etcdutl snapshot restore`. The ids of the cluster and its
+// members follow from --initial-cluster and --cluster-token, so they stay as they were.
+func (c config) createFromSnapshot() error {
+	restore := snapshot.RestoreConfig{
+		SnapshotPath: c.restore, Name: c.name, OutputDataDir: c.dataDir, PeerURLs: []string{c.peerURL},
+		InitialCluster: c.initialCluster, InitialClusterToken: c.clusterToken,
+	}
+	if c.bumpRevision {
+		restore.RevisionBump, restore.MarkCompacted = revisionBump, true
+	}
+	return snapshot.NewV3(zap.NewNop()).Restore(restore)
 }
 
 func (c config) embed() (*embed.Config, error) {
