@@ -108,7 +108,8 @@ func newRequest(ctx context.Context, method, url, token, key, body string) (*htt
 		return nil, err
 	}
 	// With GetBody, net/http would repeat a request with an Idempotency-Key after the
-	// connection breaks: a call that nobody has recorded.
+	// connection breaks: a call that nobody has recorded. It still repeats reads, which
+	// change nothing.
 	req.GetBody = nil
 	req.Header.Set("Authorization", "Bearer "+token)
 	if body != "" {

@@ -185,7 +185,10 @@ func (t *Traffic) hit() (*http.Response, error) {
 		all.Go(func() { t.settle(s, a, first) })
 	}
 	all.Wait()
-	return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, t.ctx.Err()
+	if t.ctx.Err() != nil {
+		return nil, context.Cause(t.ctx)
+	}
+	return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, nil
 }
 
 // try is where and how long a caller first tries.
