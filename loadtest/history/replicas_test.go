@@ -65,20 +65,39 @@ func TestReplicasAreLinearizable(t *testing.T) {
 	}
 }
 
-func TestUnguardedReplicasAreNotLinearizable(t *testing.T) {
-	tier.OnlyTestAll(t, "the laboratory: 5 seconds of a broken strategy")
-	h, report := traffic(t, sandbox.ReplicaConfig{Strategy: "none", Args: []string{"--think-time=20ms"}}, "broken", 100, 5*time.Second)
-	if len(report.Violations) == 0 {
-		t.Fatal("the strategy none passed the check")
+// TestBrokenReplicasAreNotLinearizable runs a strategy that oversells, and one that is
+// right but for a mistake that leaves the database in order: it refuses the last units.
+func TestBrokenReplicasAreNotLinearizable(t *testing.T) {
+	tier.OnlyTestAll(t, "the laboratory: a broken strategy and a program built with a mistake")
+	const file = "internal/order/sell.go"
+	text, err := os.ReadFile("../../" + file)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Logf("the first of %d violations:\n%s", len(report.Violations), report.Violations[0])
-	paths, err := h.Visualize(t.TempDir())
-	if err != nil || len(paths) == 0 {
-		t.Fatalf("got pictures %q and error %v", paths, err)
+	const decides = "case left < n:"
+	if strings.Count(string(text), decides) != 1 {
+		t.Fatalf("%s has not once %q", file, decides)
 	}
-	for _, path := range paths {
-		if page, err := os.ReadFile(path); err != nil || !strings.Contains(string(page), "units are available") {
-			t.Errorf("%s is no picture of a history: %v", path, err)
-		}
+	mistaken := sandboxtest.BuildChanged(t, "api", map[string]string{file: strings.Replace(string(text), decides, "case left <= n:", 1)})
+	for name, cfg := range map[string]sandbox.ReplicaConfig{
+		"oversells":              {Strategy: "none", Args: []string{"--think-time=20ms"}},
+		"refuses-the-last-units": {Program: mistaken},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, report := traffic(t, cfg, name, 100, 5*time.Second)
+			if len(report.Violations) == 0 {
+				t.Fatal("broken replicas passed the check")
+			}
+			t.Logf("the first of %d violations:\n%s", len(report.Violations), report.Violations[0])
+			paths, err := h.Visualize(t.TempDir())
+			if err != nil || len(paths) == 0 {
+				t.Fatalf("got pictures %q and error %v", paths, err)
+			}
+			for _, path := range paths {
+				if page, err := os.ReadFile(path); err != nil || !strings.Contains(string(page), "PartialLinearizations") {
+					t.Errorf("%s is no picture of a history: %v", path, err)
+				}
+			}
+		})
 	}
 }
