@@ -24,7 +24,8 @@ type Mutant struct {
 	About string
 	Edits []Edit
 	// Scenarios are the fault scenarios that must find a violation; one of them is enough.
-	// None can find a mutant whose fault another mechanism hides: About names it.
+	// Without any, another mechanism hides the fault from a whole service, or it needs an
+	// interleaving that only the test reaches.
 	Scenarios []string
 	// Test is a test of Package that must fail.
 	Test, Package string

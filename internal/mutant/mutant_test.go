@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"flashsale/internal/mutant"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
 func root(t *testing.T) string {
@@ -38,6 +39,7 @@ func TestEditsFitTheSource(t *testing.T) {
 // stay the same, so that the other packages compile as well.
 func TestMutantsCompile(t *testing.T) {
 	t.Parallel()
+	tier.OnlyTestAll(t, "a run of the compiler for each mutant")
 	for _, m := range mutant.All {
 		overlay, err := m.Overlay(root(t), t.TempDir())
 		if err != nil {
