@@ -22,8 +22,9 @@ import (
 
 // browser is a tab of a headless Chromium, with what went wrong in it.
 type browser struct {
-	t   *testing.T
-	ctx context.Context
+	t    *testing.T
+	host string
+	ctx  context.Context
 
 	mu    sync.Mutex
 	wrong []string // errors of the console, and requests to other hosts
@@ -37,19 +38,36 @@ type browser struct {
 // to another host than that one.
 func openBrowser(t *testing.T, host string, provoked ...string) *browser {
 	t.Helper()
+	return openProfile(t, t.TempDir(), host, provoked...)
+}
+
+// openProfile starts a browser with the settings in a folder.
+func openProfile(t *testing.T, folder, host string, provoked ...string) *browser {
+	t.Helper()
 	program, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Fatalf("%v: install Debian's package chromium (scripts/setup --chromium)", err)
 	}
 	flags := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]), chromedp.ExecPath(program), chromedp.NoSandbox, chromedp.DisableGPU,
-		chromedp.Flag("disable-background-networking", true), chromedp.Flag("lang", "en-GB"))
+		chromedp.UserDataDir(folder), chromedp.Flag("disable-background-networking", true), chromedp.Flag("lang", "en-GB"))
 	allocated, free := chromedp.NewExecAllocator(context.Background(), flags...)
 	t.Cleanup(free)
-	b := &browser{t: t, provoked: provoked}
+	return openTab(t, allocated, host, provoked...)
+}
+
+// tab opens another tab of the same browser.
+func (b *browser) tab() *browser {
+	b.t.Helper()
+	return openTab(b.t, b.ctx, b.host, b.provoked...)
+}
+
+func openTab(t *testing.T, within context.Context, host string, provoked ...string) *browser {
+	t.Helper()
+	b := &browser{t: t, host: host, provoked: provoked}
 	var end context.CancelFunc
-	b.ctx, end = chromedp.NewContext(allocated)
+	b.ctx, end = chromedp.NewContext(within)
 	t.Cleanup(end)
-	err = chromedp.Listen(b.ctx, func(event any) {
+	err := chromedp.Listen(b.ctx, func(event any) {
 		switch e := event.(type) {
 		case *runtime.EventExceptionThrown:
 			b.note(fmt.Sprint("exception: ", exceptionText(e.ExceptionDetails)))
@@ -99,8 +117,9 @@ func (b *browser) do(steps ...chromedp.Action[chromedp.Void]) {
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
 	defer cancel()
 	if err := chromedp.Do(ctx, steps...); err != nil {
+		b.t.Errorf("%v\nthe page says: %.3000s", err, b.text("body"))
 		b.picture("failed")
-		b.t.Fatalf("%v\nthe page says: %s", err, b.text("body"))
+		b.t.FailNow()
 	}
 }
 
@@ -109,8 +128,9 @@ func (b *browser) await(holds string) {
 	b.t.Helper()
 	for began := time.Now(); !eval[bool](b, holds); time.Sleep(20 * time.Millisecond) {
 		if time.Since(began) > patience {
+			b.t.Errorf("waited in vain for %s\nthe page says: %.3000s", holds, b.text("body"))
 			b.picture("failed")
-			b.t.Fatalf("waited in vain for %s\nthe page says: %s", holds, b.text("body"))
+			b.t.FailNow()
 		}
 	}
 }

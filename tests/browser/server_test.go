@@ -32,8 +32,8 @@ func TestMain(m *testing.M) {
 
 // server is a replica with a database of its own.
 type server struct {
-	t   *testing.T
-	URL string
+	*sandbox.Replica
+	t *testing.T
 }
 
 func startReplica(t *testing.T, args ...string) *server {
@@ -44,7 +44,7 @@ func startReplica(t *testing.T, args ...string) *server {
 	}
 	replica := sandboxtest.StartReplica(t, sandbox.ReplicaConfig{Replica: "replica-1", MySQLDSN: dsn, EtcdEndpoints: servers.EtcdEndpoints(),
 		AdminToken: adminToken, JWTSecret: secret, Args: args})
-	return &server{t: t, URL: replica.URL}
+	return &server{Replica: replica, t: t}
 }
 
 func (s *server) sell(sku, name string, units int, more string) {
