@@ -44,6 +44,7 @@ func (a *api) servePages(r gin.IRoutes) error {
 		{"/", "storefront.html", shopSources},
 		{"/assets/storefront.css", "storefront.css", shopSources},
 		{"/assets/storefront.js", "storefront.js", shopSources},
+		{"/assets/money.js", "money.js", shopSources},
 		{"/docs", "docs.html", docsSources},
 		{"/assets/docs.css", "docs.css", docsSources},
 		{"/assets/docs.js", "docs.js", docsSources},

@@ -1,6 +1,8 @@
 // The storefront shows the live stock and one customer's orders. It calls the public
 // API of the replica that serves it.
 
+import { money } from "./money.js";
+
 const find = (selector, within = document) => within.querySelector(selector);
 
 // say shows a message, also to screen readers.
@@ -110,11 +112,6 @@ async function call(method, path, { body, key } = {}) {
 
 // newKey returns the idempotency key of one order, for all its tries.
 const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
-
-function money(cents, currency) {
-  const format = new Intl.NumberFormat(undefined, { style: "currency", currency });
-  return format.format(cents / 10 ** format.resolvedOptions().maximumFractionDigits);
-}
 
 function duration(ms) {
   const s = Math.max(0, Math.floor(ms / 1000));
