@@ -50,7 +50,19 @@ const explain = (problem) => {
 
 // The customer's token comes from the fragment (#) of the address, which browsers do
 // not send, and is stored for this tab.
-const store = sessionStorage;
+const store = openStore();
+
+// openStore returns this tab's storage, or memory where the browser forbids it.
+function openStore() {
+  try {
+    sessionStorage.setItem("", "");
+    return sessionStorage;
+  } catch {
+    const items = new Map();
+    return { getItem: (key) => items.get(key) ?? null, setItem: (key, value) => items.set(key, value), removeItem: (key) => items.delete(key) };
+  }
+}
+
 function takeToken() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   if (!given) return;
@@ -74,6 +86,7 @@ let ahead = 0;
 const now = () => Date.now() + ahead;
 
 const tries = 6;
+const timeout = 20_000; // of each
 const sleep = (ms) => new Promise((wake) => setTimeout(wake, ms));
 
 // call returns the body of a 2xx answer, or throws the problem. It retries a request
@@ -83,12 +96,14 @@ async function call(method, path, { body, key } = {}) {
   let unsure = false;
   for (let attempt = 1; ; attempt++) {
     let response, answer;
+    const attempt = new AbortController(); // not AbortSignal.timeout, which browsers before 2022 lack
+    const timer = setTimeout(() => attempt.abort(), timeout);
     try {
       const headers = { Accept: "application/json, application/problem+json" };
       if (token()) headers.Authorization = "Bearer " + token();
       if (key) headers["Idempotency-Key"] = `"${key}"`;
       if (body) headers["Content-Type"] = "application/json";
-      response = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal: AbortSignal.timeout(20_000) });
+      response = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal: attempt.signal });
       answer = await response.json();
       const date = Date.parse(response.headers.get("Date"));
       if (date) ahead = date + 500 - Date.now(); // Date has whole seconds
@@ -96,6 +111,8 @@ async function call(method, path, { body, key } = {}) {
       answer.slug = (answer.type ?? "").replace("/errors/", "");
     } catch {
       answer = { slug: "unreachable" };
+    } finally {
+      clearTimeout(timer);
     }
     const status = response?.status ?? 0;
     unsure ||= answer.slug === "unreachable" || status === 504 || status === 500;
