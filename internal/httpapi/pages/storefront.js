@@ -139,8 +139,20 @@ function duration(ms) {
   return (days ? `${days} d ` : "") + `${two(Math.floor(s / 3600) % 24)}:${clock}`;
 }
 
+// place inserts a node into a sorted list, before the first child that comes after it.
+function place(list, node, comesAfter) {
+  let low = 0;
+  for (let high = list.children.length; low < high;) {
+    const middle = (low + high) >> 1;
+    if (comesAfter(list.children[middle])) high = middle;
+    else low = middle + 1;
+  }
+  list.insertBefore(node, list.children[low] ?? null);
+}
+
 // --- SKUs.
 
+const count = new Intl.NumberFormat();
 const cards = new Map(); // by SKU: {sku, seq, node}
 
 // unsureOf has the orders without an answer, by SKU. They are retried under their
@@ -159,8 +171,7 @@ function showSKU(sku) {
       event.preventDefault();
       buy(card);
     };
-    const after = [...find("#skus").children].find((other) => other.dataset.sku > sku.sku);
-    find("#skus").insertBefore(node, after ?? null);
+    place(find("#skus"), node, (other) => other.dataset.sku > sku.sku);
   }
   // An event may be newer than the list.
   if (card.seq >= 0) sku = { ...sku, units: card.sku.units, available: card.sku.available };
@@ -178,8 +189,8 @@ function drawSKU({ sku, node, busy }) {
   setText(find("h3", node), sku.name);
   setText(find(".price", node), money(sku.price_cents, sku.currency));
   const soldOut = sku.available <= 0;
-  setText(find(".left strong", node), soldOut ? "Sold out" : sku.available.toLocaleString());
-  setText(find(".left span", node), soldOut ? "" : `of ${sku.units.toLocaleString()} left`);
+  setText(find(".left strong", node), soldOut ? "Sold out" : count.format(sku.available));
+  setText(find(".left span", node), soldOut ? "" : `of ${count.format(sku.units)} left`);
   const bar = find("progress", node);
   bar.max = Math.max(sku.units, 1);
   bar.value = Math.max(sku.available, 0);
@@ -204,10 +215,23 @@ function drawSKU({ sku, node, busy }) {
   node.classList.toggle("gone", soldOut);
 }
 
-async function loadSKUs() {
-  const pages = 5; // 1000 SKUs
-  let cursor = "";
-  for (let page = 0; page < pages && cursor !== null; page++) {
+// loadSKUs loads all SKUs, page by page. Calls at the same time share a load, which starts
+// after them.
+let loading = null;
+let loadAgain = false;
+function loadSKUs() {
+  loadAgain = true;
+  const load = async () => {
+    while (loadAgain) {
+      loadAgain = false;
+      await loadPages();
+    }
+  };
+  return loading ??= load().finally(() => { loading = null; });
+}
+
+async function loadPages() {
+  for (let cursor = ""; cursor !== null;) {
     const list = await call("GET", "/v1/skus?limit=200" + (cursor && "&cursor=" + encodeURIComponent(cursor)));
     list.items.forEach(showSKU);
     cursor = list.next_cursor;
@@ -217,6 +241,21 @@ async function loadSKUs() {
 
 async function loadSKU(name) {
   showSKU(await call("GET", "/v1/skus/" + encodeURIComponent(name)));
+}
+
+// reload loads a SKU again soon: one by one, or all if there are many. Events have no
+// names and prices.
+const outdated = new Set();
+const few = 5;
+function reload(sku) {
+  if (outdated.add(sku).size > 1) return; // the timer runs
+  setTimeout(() => {
+    const names = [...outdated];
+    outdated.clear();
+    // An error is retried at the next event.
+    if (names.length > few) loadSKUs().catch(() => {});
+    else names.forEach((name) => loadSKU(name).catch(() => {}));
+  }, 200 + 800 * Math.random()); // not all browsers at once
 }
 
 async function buy(card) {
@@ -260,7 +299,7 @@ const seen = (event) => {
   const { sku, units, available, seq } = JSON.parse(event.data);
   const card = cards.get(sku);
   if (!card) {
-    loadSKU(sku).catch(() => {}); // its next event retries
+    reload(sku);
     return;
   }
   if (seq <= card.seq) return;
@@ -310,8 +349,7 @@ function showOrder(order) {
     find(".pay", node).onclick = () => close(row, "payment", { reference: "storefront-" + order.id });
     find(".cancel", node).onclick = () => close(row, "cancellation");
     // Newer orders have larger ids.
-    const after = [...find("#orders").children].find((other) => other.dataset.order < order.id);
-    find("#orders").insertBefore(node, after ?? null);
+    place(find("#orders"), node, (other) => other.dataset.order < order.id);
   }
   row.order = order;
   find("#no-orders").hidden = true;
@@ -424,7 +462,10 @@ addEventListener("hashchange", () => {
 // Redraw the countdowns every second. Reload an order whose payment window is over
 // until it is expired.
 setInterval(() => {
-  cards.forEach(drawSKU);
+  if (document.hidden) return;
+  cards.forEach((card) => {
+    if (card.sku.sale_starts_at || card.sku.sale_ends_at) drawSKU(card);
+  });
   orders.forEach((row) => {
     const over = row.order.status === "reserved" && Date.parse(row.order.expires_at) + 2000 < now();
     if (over && !(row.askAgain > now())) {
