@@ -206,12 +206,15 @@ function drawSKU({ sku, node, busy }) {
     : sku.per_customer_limit ? `At most ${sku.per_customer_limit} per customer` : "");
   const quantity = find("input", node);
   quantity.max = sku.per_customer_limit ?? 2147483647;
-  quantity.disabled = Boolean(unsure);
+  quantity.readOnly = Boolean(unsure);
   if (unsure) quantity.value = unsure.quantity;
   const button = find("form button", node);
   setText(button, busy ? "Ordering" : unsure ? "Try again" : soldOut ? "Sold out" : "Buy");
   button.setAttribute("aria-label", `${button.textContent} ${sku.name}`);
-  button.disabled = busy || !open && !unsure || soldOut && !unsure;
+  const off = !unsure && (!open || soldOut);
+  if (off && document.activeElement === button) node.focus(); // a disabled button loses it
+  button.disabled = off;
+  button.setAttribute("aria-disabled", Boolean(busy)); // keeps the focus
   node.classList.toggle("gone", soldOut);
 }
 
@@ -259,6 +262,7 @@ function reload(sku) {
 }
 
 async function buy(card) {
+  if (card.busy) return;
   if (!token()) {
     say("Enter your customer token first.", true);
     find("#token").focus();
@@ -366,9 +370,11 @@ function drawOrder({ order, node, busy }) {
   const left = Date.parse(order.expires_at) - now();
   const reserved = order.status === "reserved";
   setText(find(".until", node), !reserved ? "" : left > 0 ? `Pay within ${duration(left)}` : "The payment window is over");
+  if (!reserved && find(".row", node).contains(document.activeElement)) node.focus();
   find(".row", node).hidden = !reserved;
   for (const button of node.querySelectorAll("button")) {
-    button.disabled = Boolean(busy) || left <= 0;
+    button.disabled = left <= 0;
+    button.setAttribute("aria-disabled", Boolean(busy));
     button.setAttribute("aria-label", `${button.textContent} order of ${order.quantity} × ${name}`);
   }
   node.className = "card order " + order.status;
@@ -376,6 +382,7 @@ function drawOrder({ order, node, busy }) {
 
 // close pays or cancels an order. Both may be repeated.
 async function close(row, how, body) {
+  if (row.busy) return;
   row.busy = true;
   drawOrder(row);
   try {
