@@ -13,14 +13,15 @@ func TestPagesAreCachedAndLoadOwnFilesOnly(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	for path, want := range map[string]struct{ kind, caching string }{
-		"/":                      {"text/html; charset=utf-8", "no-cache"},
-		"/docs":                  {"text/html; charset=utf-8", "no-cache"},
-		"/openapi.yaml":          {"application/yaml", "no-cache"},
-		"/assets/storefront.js":  {"text/javascript; charset=utf-8", "no-cache"},
-		"/assets/storefront.css": {"text/css; charset=utf-8", "no-cache"},
-		"/assets/icon.svg":       {"image/svg+xml", "no-cache"},
-		swaggerUI + "-bundle.js": {"text/javascript; charset=utf-8", "public, max-age=31536000, immutable"},
-		swaggerUI + ".css":       {"text/css; charset=utf-8", "public, max-age=31536000, immutable"},
+		"/":                        {"text/html; charset=utf-8", "no-cache"},
+		"/docs":                    {"text/html; charset=utf-8", "no-cache"},
+		"/openapi.yaml":            {"application/yaml", "no-cache"},
+		"/assets/storefront.js":    {"text/javascript; charset=utf-8", "no-cache"},
+		"/assets/stream-worker.js": {"text/javascript; charset=utf-8", "no-cache"},
+		"/assets/storefront.css":   {"text/css; charset=utf-8", "no-cache"},
+		"/assets/icon.svg":         {"image/svg+xml", "no-cache"},
+		swaggerUI + "-bundle.js":   {"text/javascript; charset=utf-8", "public, max-age=31536000, immutable"},
+		swaggerUI + ".css":         {"text/css; charset=utf-8", "public, max-age=31536000, immutable"},
 	} {
 		for _, encoding := range []string{"gzip", "identity"} {
 			got := s.call("GET", path, "", "Accept-Encoding", encoding)

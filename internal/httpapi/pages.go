@@ -45,6 +45,8 @@ func (a *api) servePages(r gin.IRoutes) error {
 		{"/assets/storefront.css", "storefront.css", shopSources},
 		{"/assets/storefront.js", "storefront.js", shopSources},
 		{"/assets/money.js", "money.js", shopSources},
+		{"/assets/stream.js", "stream.js", shopSources},
+		{"/assets/stream-worker.js", "stream-worker.js", shopSources},
 		{"/docs", "docs.html", docsSources},
 		{"/assets/docs.css", "docs.css", docsSources},
 		{"/assets/docs.js", "docs.js", docsSources},

@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -201,10 +203,14 @@ func TestTheStorefrontShowsOlderOrders(t *testing.T) {
 }
 
 // lossy stands between the browser and a replica. It loses the answers to so many
-// orders, and refuses so many before that.
+// orders, and refuses so many before that. It counts what passes.
 type lossy struct {
-	refuse, lose atomic.Int32
-	orders       atomic.Int32 // that came
+	refuse, lose         atomic.Int32
+	hold                 sync.Mutex   // locked: delays the answers to orders
+	orders               atomic.Int32 // that came
+	lists, single        atomic.Int32 // reads of lists of SKUs and of single SKUs
+	streams, mostStreams atomic.Int32 // open now, and at most
+	sent                 atomic.Int64 // bytes to the browser, with headers
 }
 
 func (l *lossy) before(t *testing.T, s *server) *httptest.Server {
@@ -217,12 +223,27 @@ func (l *lossy) before(t *testing.T, s *server) *httptest.Server {
 	proxy.FlushInterval = -1
 	proxy.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }
 	proxy.ModifyResponse = func(answer *http.Response) error {
-		if answer.Request.Method == http.MethodPost && l.lose.Add(-1) >= 0 {
-			return errors.New("lost")
+		if answer.Request.Method == http.MethodPost {
+			l.hold.Lock()
+			defer l.hold.Unlock()
+			if l.lose.Add(-1) >= 0 {
+				return errors.New("lost")
+			}
 		}
 		return nil
 	}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch path := r.URL.Path; {
+		case path == "/v1/events":
+			now := l.streams.Add(1)
+			defer l.streams.Add(-1)
+			for most := l.mostStreams.Load(); now > most && !l.mostStreams.CompareAndSwap(most, now); most = l.mostStreams.Load() {
+			}
+		case path == "/v1/skus":
+			l.lists.Add(1)
+		case strings.HasPrefix(path, "/v1/skus/"):
+			l.single.Add(1)
+		}
 		if r.Method == http.MethodPost {
 			l.orders.Add(1)
 			if l.refuse.Add(-1) >= 0 {
@@ -234,8 +255,31 @@ func (l *lossy) before(t *testing.T, s *server) *httptest.Server {
 		}
 		proxy.ServeHTTP(w, r)
 	}))
+	server.Listener = metered{server.Listener, &l.sent}
+	server.Start()
 	t.Cleanup(server.CloseClientConnections)
 	return server
+}
+
+// metered counts the bytes that its connections send.
+type metered struct {
+	net.Listener
+	sent *atomic.Int64
+}
+
+func (m metered) Accept() (net.Conn, error) {
+	conn, err := m.Listener.Accept()
+	return meteredConn{conn, m.sent}, err
+}
+
+type meteredConn struct {
+	net.Conn
+	sent *atomic.Int64
+}
+
+func (m meteredConn) Write(b []byte) (int, error) {
+	m.sent.Add(int64(len(b)))
+	return m.Conn.Write(b)
 }
 
 // TestTheStorefrontAsksAgainUnderTheSameKey loses answers to orders that were made.

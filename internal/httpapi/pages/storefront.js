@@ -2,6 +2,7 @@
 // API of the replica that serves it.
 
 import { money } from "./money.js";
+import { watch } from "./stream.js";
 
 const find = (selector, within = document) => within.querySelector(selector);
 
@@ -299,8 +300,7 @@ async function buy(card) {
 
 // --- Live stock.
 
-const seen = (event) => {
-  const { sku, units, available, seq } = JSON.parse(event.data);
+function seen({ sku, units, available, seq }) {
   const card = cards.get(sku);
   if (!card) {
     reload(sku);
@@ -312,30 +312,20 @@ const seen = (event) => {
   card.seq = seq;
   Object.assign(card.sku, { units, available });
   drawSKU(card);
-  if (other) loadSKU(sku).catch(() => {});
-};
-
-function live(on) {
-  setText(find("#live"), on ? "Live" : "Reconnecting");
-  find("#live").classList.toggle("on", on);
-  find("#skus").classList.toggle("stale", !on);
+  if (other) reload(sku);
 }
 
-function follow() {
-  let again = false;
-  const events = new EventSource("/v1/events");
-  events.addEventListener("stock", seen);
-  events.onopen = () => {
-    live(true);
-    // The seqs may have been reset; the stream sends all SKUs again.
-    cards.forEach((card) => { card.seq = -1; });
-    if (again) loadSKUs().catch(() => {}); // names and prices are not in events
-    again = true;
-  };
-  events.onerror = () => {
-    live(false);
-    if (events.readyState === EventSource.CLOSED) setTimeout(follow, 2000 + 3000 * Math.random()); // EventSource does not retry after an error answer
-  };
+let known = false; // whether the first news came
+function onNews({ live, fresh, stock }) {
+  setText(find("#live"), live ? "Live" : known ? "Reconnecting" : "Connecting");
+  find("#live").classList.toggle("on", live);
+  find("#skus").classList.toggle("stale", !live);
+  if (fresh) {
+    cards.forEach((card) => { card.seq = -1; }); // they may have been reset
+    if (known) loadSKUs().catch(() => {});
+    known = true;
+  }
+  stock.forEach(seen);
 }
 
 // --- My orders.
@@ -485,5 +475,5 @@ setInterval(() => {
 
 takeToken();
 await loadSKUs().catch((problem) => say(explain(problem), true));
-follow();
+watch(onNews, loadSKUs);
 signedIn();
