@@ -39,7 +39,7 @@ const (
 // servePages serves the storefront, an ordinary client of the API, and the
 // documentation.
 func (a *api) servePages(r gin.IRoutes) error {
-	a.servePage(r, "/openapi.yaml", page{kind: "application/yaml", body: spec.YAML})
+	a.servePage(r, "/openapi.yaml", page{kind: "application/yaml", zipped: zip(spec.YAML), caching: revalidate})
 	for _, file := range []struct{ address, name, sources string }{
 		{"/", "storefront.html", shopSources},
 		{"/assets/storefront.css", "storefront.css", shopSources},
@@ -59,9 +59,9 @@ func (a *api) servePages(r gin.IRoutes) error {
 			return fmt.Errorf("page %s: %w", file.address, err)
 		}
 		name, zipped := strings.CutSuffix(file.name, ".gz")
-		p := page{kind: mime.TypeByExtension(path.Ext(name)), sources: file.sources, body: body}
-		if zipped {
-			p.unzipped = sync.OnceValues(func() ([]byte, error) { return unzip(body) })
+		p := page{kind: mime.TypeByExtension(path.Ext(name)), sources: file.sources, zipped: body, caching: immutable}
+		if !zipped {
+			p.zipped, p.caching = zip(body), revalidate
 		}
 		a.servePage(r, file.address, p)
 	}
@@ -72,46 +72,50 @@ func (a *api) servePages(r gin.IRoutes) error {
 type page struct {
 	kind    string // media type
 	sources string // that its Content-Security-Policy allows: "script-src 'self'"
-	body    []byte
-	// unzipped returns the body without gzip. It is nil if body is not compressed;
-	// compressed pages have a version in their address.
-	unzipped func() ([]byte, error)
+	zipped  []byte // compressed with gzip
+	caching string // Cache-Control
 }
 
 const (
 	// revalidate lets caches store an answer that is the same for everyone. They must
 	// revalidate it before each use.
 	revalidate = "no-cache"
-	// immutable lets caches keep a page for a year.
+	// immutable lets caches keep a page with a version in its address for a year.
 	immutable = "public, max-age=31536000, immutable"
 )
 
 // servePage serves a page at an address.
 func (a *api) servePage(r gin.IRoutes, address string, p page) {
-	digest := sha256.Sum256(p.body)
-	etag := `"` + base64.RawURLEncoding.EncodeToString(digest[:12])
+	unzipped := sync.OnceValues(func() ([]byte, error) { return unzip(p.zipped) })
+	digest := sha256.Sum256(p.zipped)
+	tag := base64.RawURLEncoding.EncodeToString(digest[:12])
 	r.GET(address, func(c *gin.Context) {
 		c.Header("Content-Security-Policy", apiPolicy+"; base-uri 'none'; form-action 'none'; "+p.sources)
 		c.Header("Content-Type", p.kind)
-		body, etag, caching := p.body, etag+`"`, revalidate
-		if p.unzipped != nil {
-			caching = immutable
-			c.Header("Vary", "Accept-Encoding")
-			if strings.Contains(c.GetHeader("Accept-Encoding"), "gzip") {
-				c.Header("Content-Encoding", "gzip")
-				etag = strings.TrimSuffix(etag, `"`) + `-gzip"` // each encoding needs its own ETag
-			} else {
-				var err error
-				if body, err = p.unzipped(); err != nil {
-					a.fail(c, err)
-					return
-				}
+		c.Header("Vary", "Accept-Encoding")
+		body, etag := p.zipped, `"`+tag+`-gzip"` // each encoding needs its own ETag
+		if strings.Contains(c.GetHeader("Accept-Encoding"), "gzip") {
+			c.Header("Content-Encoding", "gzip")
+		} else {
+			var err error
+			if body, err = unzipped(); err != nil {
+				a.fail(c, err)
+				return
 			}
+			etag = `"` + tag + `"`
 		}
-		if !notModified(c, etag, caching) {
+		if !notModified(c, etag, p.caching) {
 			_, _ = c.Writer.Write(body) // it fails only if the client has disconnected
 		}
 	})
+}
+
+func zip(body []byte) []byte {
+	var out bytes.Buffer
+	in := gzip.NewWriter(&out)
+	_, _ = in.Write(body) // a buffer returns no errors
+	_ = in.Close()
+	return out.Bytes()
 }
 
 func unzip(body []byte) ([]byte, error) {
@@ -138,7 +142,7 @@ func (a *api) serveErrors(r gin.IRoutes) error {
 		if err := errorPage.Execute(&out, map[string]any{"Title": title, "Style": template.CSS(style), "Body": body, "Kinds": list}); err != nil {
 			return err
 		}
-		a.servePage(r, address, page{kind: "text/html; charset=utf-8", sources: sources, body: out.Bytes()})
+		a.servePage(r, address, page{kind: "text/html; charset=utf-8", sources: sources, zipped: zip(out.Bytes()), caching: revalidate})
 		return nil
 	}
 	files, err := docs.Errors.ReadDir("errors")
