@@ -2,7 +2,7 @@
 # Ubuntu with Go and root or sudo. ARGS="..." is handed on to what it runs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-go setup-test setup-all setup-lint setup-redis setup-release build demo up bench unit test test-all soak lint release pictures
+.PHONY: help setup setup-go setup-test setup-all setup-faults setup-lint setup-redis setup-release build demo up bench faults unit test test-all soak lint release pictures
 
 # Programs for the same commit are the same wherever its tree stands. They say the
 # commit where Git answers. In a tree of another user's it does not, which would stop
@@ -22,6 +22,9 @@ up: setup build ## a private stack with 3 replicas, until Ctrl-C
 bench: setup setup-redis build ## the service beside its rivals, in at most 15 minutes
 	@bin/loadtest bench $(ARGS)
 
+faults: setup-faults build ## make one part after another fail on real servers, and prove that nothing was lost, in about 25 minutes
+	@bin/loadtest faults $(ARGS)
+
 unit: ## the tests that need no server, in less than a minute
 	@scripts/setup
 	@scripts/test unit $(ARGS)
@@ -32,9 +35,10 @@ test: setup-test ## and the product's, with a database and etcd, in about 3 minu
 test-all: setup-all ## every test, on MySQL and on MariaDB, with every server and the race detector, in about 30 minutes
 	@scripts/test all $(ARGS)
 
-soak: setup-all build ## the long versions: each fuzz test for a minute, 20 zombie runs of each lock, then random calls, in about 25 minutes
+soak: setup-all build ## the long versions: each fuzz test for a minute, 20 zombie runs of each lock, all faults, then random calls, in about 50 minutes
 	@scripts/fuzz 1m
 	@bin/loadtest zombies --runs 20
+	@bin/loadtest faults
 	@bin/loadtest soak --duration 15m $(ARGS)
 
 lint: setup-lint ## gofmt, go vet, golangci-lint
@@ -66,6 +70,9 @@ setup-test:
 
 setup-all:
 	@scripts/setup --mariadb --mysql --galera --nftables --faketime --modules --tests --race --curl --codegen --promtool --redis --memcached --haproxy --zookeeper --chromium --kubernetes
+
+setup-faults:
+	@scripts/setup --database --mysql --nftables --faketime
 
 setup-lint:
 	@scripts/setup --tests --lint

@@ -5,192 +5,195 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
-	"slices"
+	"path/filepath"
 	"strings"
 	"time"
 
+	"flashsale/internal/mutant"
 	"flashsale/internal/sandbox"
-	"flashsale/internal/strategy"
 	"flashsale/loadtest/faults"
 )
 
-// faultFlags are shared by the commands that measure faults.
-type faultFlags struct {
+type faultsCmd struct {
 	databaseFlags
-	Runs   int `default:"10" placeholder:"N" help:"Runs of each fault (default ${default})."`
-	Buyers int `default:"${buyers}" placeholder:"N" help:"Buyers. Each waits for an answer before the next order (default ${default})."`
-	Rate   int `default:"${rate}" placeholder:"N" help:"Orders per second of all buyers together; fewer while they wait for answers (default ${default})."`
-	outFlag
-}
-
-type takeoverCmd struct {
-	faultFlags `kong:"embed,set='buyers=64',set='rate=2000',set='file=takeover.json'"`
 	apiFlag
-	Faults  []string      `default:"${sellerFaults}" placeholder:"NAME" help:"Faults of the seller (default ${default}). killed: its process is killed, and started again later. stopped: its process is stopped, and resumed later. parted: the network between the seller and the other replica carries nothing."`
-	Lasts   time.Duration `default:"0" placeholder:"D" help:"How long a fault lasts. 0 is 2s for killed, three lock TTLs for stopped and 5s for parted."`
-	LockTTL time.Duration `name:"lock-ttl" default:"5s" placeholder:"D" help:"How long a lock outlives a replica that died (default ${default})."`
+	Scenarios []string      `placeholder:"NAME" help:"Scenarios to run (default: all): ${scenarios}."`
+	Short     bool          `help:"Run the short list only, in at most 2 minutes."`
+	Runs      int           `default:"1" placeholder:"N" help:"Runs of each scenario (default ${default}). From 3 on, the median of the time without a sale has to meet its goal."`
+	Mutants   bool          `help:"Seed faults in the service's code, one at a time, and show which scenario catches each. Needs Go and the source code in this folder."`
+	Only      []string      `placeholder:"NAME" help:"With --mutants: these mutants only (default: all): ${mutants}."`
+	Chaos     time.Duration `default:"10m" placeholder:"D" help:"How long the scenario chaos makes one random fault after another (default ${default})."`
+	LockTTL   time.Duration `name:"lock-ttl" default:"2s" placeholder:"D" help:"How long a lock outlives a replica that died (default ${default})."`
+	Rate      int           `default:"500" placeholder:"N" help:"Orders per second for the hot SKU (default ${default})."`
+	Buyers    int           `default:"4096" placeholder:"N" help:"Maximum number of orders for the hot SKU that wait for an answer (default ${default})."`
+	Mixed     int           `default:"100" placeholder:"N" help:"Orders, retries, payments, cancellations and restocks per second on small SKUs (default ${default})."`
+	seedFlag
+	outFlag `embed:"" set:"file=faults.json and faults.html"`
 }
 
 // Help is shown by --help.
-func (*takeoverCmd) Help() string {
-	return `Each run makes one of three replicas the seller of a SKU, sends orders to the other two, and injects the fault. It measures the longest time without a sale, from the fault until all replicas sell again, and compares every answer with its row in the database. With the fault parted, there are two replicas, buyers order at both, and the figure is the longest wait of a buyer.
+func (*faultsCmd) Help() string {
+	return `Each scenario starts its own servers and three replicas, sends orders and mixed calls, makes one thing fail, ends the fault, and waits until every replica sells again. Then everything is checked: each answer has its row, the audit finds nothing, the history of each small SKU is linearizable, and no process, lease, key, connection or goroutine is left.
 
-The exit status is 1 if an answer was wrong, or if an order was lost, duplicated or oversold. It does not depend on the times: the table says whether they meet the goals.`
-}
+As root, replicas and servers have network namespaces of their own, and packets between them are dropped. Otherwise TCP relays hold back what is sent, and the report says so.
 
-// Run makes all runs of each fault.
-func (c *takeoverCmd) Run(ctx context.Context, s streams) error {
-	if err := cmp.Or(c.checkFaultFlags(), atLeast("--lasts", c.Lasts, 0), atLeast("--lock-ttl", c.LockTTL, time.Second)); err != nil {
-		return err
-	}
-	f := faultRuns{
-		flags: &c.faultFlags, file: "takeover.json", table: &faults.Seller, names: c.Faults, replicas: 3, api: &c.apiFlag, lasts: c.Lasts, lockTTL: c.LockTTL,
-		command: fmt.Sprintf("bin/loadtest takeover --faults %s --runs %d --buyers %d --rate %d --lasts %s --lock-ttl %s",
-			strings.Join(c.Faults, ","), c.Runs, c.Buyers, c.Rate, c.Lasts, c.LockTTL),
-		servers: sandbox.Config{Database: c.Database},
-	}
-	return f.run(ctx, s)
-}
-
-type failoverCmd struct {
-	faultFlags `kong:"embed,set='buyers=16',set='rate=50',set='file=failover.json'"`
-	replicaFlags
-	Faults []string `default:"${databaseFaults}" placeholder:"NAME" help:"Faults of the database (default ${default}). kill: the server that the replicas write to is killed. switch: another server takes over its role, as planned. cut: it is cut off from the network; needs root. majority: the other servers are stopped for 10s, so that there is no majority."`
-}
-
-// Help is shown by --help.
-func (*failoverCmd) Help() string {
-	return `The database is a private cluster of three servers: MySQL with Group Replication, or MariaDB with Galera. Galera has no primary: there, switch shuts the server down. In each run buyers order at all replicas and pay. The run injects the fault and waits until the cluster is complete again. It measures the time until a server accepts writes and until orders are accepted, and compares every answer with its row in the database.
-
-The exit status is 1 if an answer was wrong, or if an order or a payment was lost. It does not depend on the times: the table says whether they meet the goals.`
-}
-
-// Run makes all runs of each fault.
-func (c *failoverCmd) Run(ctx context.Context, s streams) error {
-	if err := cmp.Or(c.checkFaultFlags(), between("--replicas", c.Replicas, 1, maxReplicas)); err != nil {
-		return err
-	}
-	f := faultRuns{
-		flags: &c.faultFlags, file: "failover.json", table: &faults.Database, names: c.Faults, replicas: c.Replicas, api: &c.apiFlag,
-		command: fmt.Sprintf("bin/loadtest failover --faults %s --runs %d --replicas %d --buyers %d --rate %d", strings.Join(c.Faults, ","), c.Runs, c.Replicas, c.Buyers, c.Rate),
-		servers: sandbox.Config{Database: c.Database, MySQLNodes: 3},
-	}
-	return f.run(ctx, s)
+The exit status is 1 if an invariant broke, if orders did not flow again in time, or if a mutant survived.`
 }
 
 const (
 	maxFaultRuns = 1000
-	maxBuyers    = 1024
+	maxBuyers    = 8192
 )
 
-func (f *faultFlags) checkFaultFlags() error {
-	return cmp.Or(between("--runs", f.Runs, 1, maxFaultRuns), between("--buyers", f.Buyers, 1, maxBuyers), atLeast("--rate", f.Rate, 1))
+func (c *faultsCmd) check() error {
+	return cmp.Or(between("--runs", c.Runs, 1, maxFaultRuns), between("--buyers", c.Buyers, 1, maxBuyers), atLeast("--rate", c.Rate, 1), atLeast("--mixed", c.Mixed, 1),
+		atLeast("--chaos", c.Chaos, time.Second), atLeast("--lock-ttl", c.LockTTL, 2*time.Second))
 }
 
-// faultRuns are all runs of one command.
-type faultRuns struct {
-	flags          *faultFlags
-	api            *apiFlag
-	table          *faults.Table
-	names          []string // of the faults
-	file, command  string
-	replicas       int
-	lasts, lockTTL time.Duration // 0: the fault's own, the service's default
-	servers        sandbox.Config
-}
-
-func (f *faultRuns) run(ctx context.Context, s streams) error {
-	list, err := f.table.Find(f.names)
-	if err != nil {
-		return fmt.Errorf("--faults: %w", err)
-	}
-	for _, fault := range list {
-		if fault.Network == sandbox.Namespaces && os.Geteuid() != 0 {
-			return fmt.Errorf("--faults: %s needs root to create networks; run as root, or leave it out", fault.Name)
-		}
-		f.servers.Network = cmp.Or(fault.Network, f.servers.Network)
-	}
-	if err := cmp.Or(f.api.find(), f.flags.create()); err != nil {
+// Run makes all runs of each scenario.
+func (c *faultsCmd) Run(ctx context.Context, s streams) error {
+	if err := c.check(); err != nil {
 		return err
 	}
-	servers, err := startServers(ctx, s, f.servers)
+	list, err := c.list()
 	if err != nil {
 		return err
 	}
-	defer servers.stop()
-	figures := faults.Figures{
-		Command: f.command + " --database " + string(servers.stack.MySQL.Product), Date: today(), Machine: machine(),
-		Database: servers.version, Product: servers.stack.MySQL.Product, Table: f.table,
+	if err := cmp.Or(c.find(), c.create()); err != nil {
+		return err
 	}
-	// Faults that need relays have their own replicas; all others share theirs.
-	for _, relays := range []bool{false, true} {
-		group := slices.DeleteFunc(slices.Clone(list), func(fault faults.Fault) bool { return (fault.Network == sandbox.Relays) != relays })
-		if len(group) == 0 {
-			continue
-		}
-		if err := f.play(ctx, s, servers, group, &figures); err != nil {
-			return err
-		}
+	c.pick()
+	network, why := sandbox.BestNetwork()
+	if why != "" {
+		why = " (" + why + ")"
 	}
-	if err := f.flags.save(f.file, figures); err != nil {
+	figures := faults.Figures{Command: c.command(), Date: today(), Machine: machine(), Network: string(network)}
+	fmt.Fprintf(s.out, "Links are cut by %s%s. Seed %d.\n", network, why, c.Seed)
+	builds, err := os.MkdirTemp("", "loadtest-builds-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(builds)
+	cfg := faults.Config{
+		API: c.API, Database: c.Database, Network: network, LockTTL: c.LockTTL, Rate: c.Rate, Buyers: c.Buyers, Mixed: c.Mixed, Seed: c.Seed, Chaos: c.Chaos,
+		Visual: c.Out,
+	}
+	if c.Mutants {
+		err = c.runMutants(ctx, s, cfg, builds, &figures)
+	} else {
+		err = c.runScenarios(ctx, s, cfg, list, builds, &figures)
+	}
+	if err != nil {
+		return err
+	}
+	figures.Settle()
+	if err := faults.Save(c.Out, &figures); err != nil {
 		return err
 	}
 	if err := figures.Write(s.out); err != nil {
 		return err
 	}
+	fmt.Fprintf(s.out, "Written: %[1]s/%[2]s and %[1]s/%[3]s\n", c.Out, faults.ResultFile, faults.PageFile)
 	if !figures.OK {
-		fmt.Fprintln(s.out, "\nNot proven: see the runs that are not exact.")
+		fmt.Fprintln(s.out, "\nNot proven: see what is not ok.")
 		return errNotProven
 	}
 	return nil
 }
 
-// play makes all runs of some faults, on one database and one fleet. The replicas take
-// turns as the seller.
-func (f *faultRuns) play(ctx context.Context, s streams, servers *servers, list []faults.Fault, figures *faults.Figures) (err error) {
-	seed := uint64(rand.Uint32())
-	name := databaseName(seed, list[0].Name)
-	dsn, drop, err := servers.database(ctx, name)
+// list returns the scenarios that the flags name.
+func (c *faultsCmd) list() ([]faults.Scenario, error) {
+	switch {
+	case c.Mutants && (c.Short || len(c.Scenarios) > 0):
+		return nil, errors.New("--mutants chooses the scenarios itself: leave out --scenarios and --short")
+	case len(c.Only) > 0 && !c.Mutants:
+		return nil, errors.New("--only names mutants: add --mutants")
+	case c.Short && len(c.Scenarios) > 0:
+		return nil, errors.New("--short and --scenarios exclude each other")
+	case c.Short:
+		return faults.Short(), nil
+	case len(c.Scenarios) == 0:
+		return faults.All(), nil
+	}
+	list, err := faults.Find(c.Scenarios)
+	if err != nil {
+		return nil, fmt.Errorf("--scenarios: %w", err)
+	}
+	return list, nil
+}
+
+func (c *faultsCmd) command() string {
+	text := fmt.Sprintf("bin/loadtest faults --runs %d --lock-ttl %s --rate %d --buyers %d --mixed %d --seed %d", c.Runs, c.LockTTL, c.Rate, c.Buyers, c.Mixed, c.Seed)
+	for flag, list := range map[string][]string{" --scenarios ": c.Scenarios, " --mutants --only ": c.Only} {
+		if len(list) > 0 {
+			text += flag + strings.Join(list, ",")
+		}
+	}
+	if c.Short {
+		text += " --short"
+	}
+	if c.Mutants && len(c.Only) == 0 {
+		text += " --mutants"
+	}
+	if c.Database != "" {
+		text += " --database " + string(c.Database)
+	}
+	return text
+}
+
+func (c *faultsCmd) runScenarios(ctx context.Context, s streams, cfg faults.Config, list []faults.Scenario, builds string, figures *faults.Figures) error {
+	root, err := os.Getwd()
 	if err != nil {
 		return err
 	}
-	defer drop()
-	fleet, err := f.startReplicas(ctx, servers, dsn, list[0].Network == sandbox.Relays)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, fleet.Stop()) }()
-	for _, fault := range list {
-		for run := range f.flags.Runs {
-			seed += 1 << 32
-			result, err := faults.Run(ctx, faults.Config{
-				Fault: fault, SKU: fmt.Sprintf("%s-%d", fault.Name, run+1), Fleet: fleet, Seller: run % len(fleet.Replicas),
-				DSN: dsn, Name: name, Cluster: servers.stack.Cluster, Network: servers.stack.Network, Rate: f.flags.Rate, Buyers: f.flags.Buyers,
-				Lasts: cmp.Or(f.lasts, fault.Lasts(f.lockTTL)), Seed: seed,
-			})
-			if err != nil {
-				return fmt.Errorf("%s, run %d: %w", fault.Name, run+1, errors.Join(err, fleet.Dead()))
+	for run := range c.Runs {
+		for i := range list {
+			cfg.Scenario = &list[i]
+			if cfg.Scenario.Clocks() && cfg.ClockAPI == "" {
+				fmt.Fprintln(s.err, "Building a replica whose clock can jump ...")
+				if cfg.ClockAPI, err = mutant.Build(ctx, root, builds, &mutant.Clock, "./cmd/api"); err != nil {
+					return fmt.Errorf("%s: %w", cfg.Scenario.Name, err)
+				}
 			}
-			figures.Add(result)
-			fmt.Fprintf(s.out, "%2d/%d %s\n", run+1, f.flags.Runs, &result)
+			result, err := faults.Run(ctx, cfg)
+			if err != nil {
+				return err
+			}
+			result.Run = run + 1
+			cfg.Seed++
+			figures.Scenarios = append(figures.Scenarios, result)
+			fmt.Fprintf(s.out, "%d/%d %s\n", run+1, c.Runs, &result)
 		}
 	}
 	return nil
 }
 
-// startReplicas starts the replicas, or two that reach each other through relays.
-func (f *faultRuns) startReplicas(ctx context.Context, servers *servers, dsn string, relayed bool) (*sandbox.Fleet, error) {
-	cfg, err := servers.replica(ctx, strategy.Default, f.api.API, dsn)
+func (c *faultsCmd) runMutants(ctx context.Context, s streams, cfg faults.Config, builds string, figures *faults.Figures) error {
+	root, err := os.Getwd()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if f.lockTTL > 0 {
-		cfg.Args = append(cfg.Args, "--lock-ttl="+f.lockTTL.String())
+	list, err := mutant.Find(c.Only)
+	if err != nil {
+		return fmt.Errorf("--only: %w", err)
 	}
-	if !relayed {
-		return startFleet(ctx, cfg, f.replicas)
+	for i := range list {
+		m := &list[i]
+		dir := filepath.Join(builds, m.Name)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+		if cfg.API, err = mutant.Build(ctx, root, dir, m, "./cmd/api"); err != nil {
+			return err
+		}
+		result, err := faults.RunMutant(ctx, cfg, m, func(r *faults.Result) { fmt.Fprintf(s.err, "%s: %s\n", m.Name, r) })
+		if err != nil {
+			return err
+		}
+		cfg.Seed += 100
+		figures.Mutants = append(figures.Mutants, result)
+		fmt.Fprintf(s.out, "%s: %s\n", m.Name, result.String())
 	}
-	return servers.stack.StartFleet(ctx, 2, func(int) sandbox.ReplicaConfig { return cfg })
+	return nil
 }

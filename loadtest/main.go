@@ -16,6 +16,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"flashsale/internal/exact"
+	"flashsale/internal/mutant"
 	"flashsale/internal/sandbox/etcdnode"
 	"flashsale/internal/strategy"
 	"flashsale/internal/version"
@@ -53,8 +54,7 @@ type cli struct {
 	Zombies    zombiesCmd    `cmd:"" help:"Stop the holder of each kind of lock until its lease has expired, and count what its late write does under each fence."`
 	Soak       soakCmd       `cmd:"" help:"Send random calls to private replicas, kill and stop the replicas meanwhile, and check every answer against a model."`
 	Handover   handoverCmd   `cmd:"" help:"Measure how long each kind of lock takes to pass from one holder to the next."`
-	Takeover   takeoverCmd   `cmd:"" help:"Kill, stop or cut off the seller's replica, and measure how long nothing is sold."`
-	Failover   failoverCmd   `cmd:"" help:"Make a server of a clustered database fail, and measure how long nothing is sold."`
+	Faults     faultsCmd     `cmd:"" help:"Make one part after another fail, on private servers, and prove that nothing was lost."`
 	Strategies strategiesCmd `cmd:"" hidden:""`
 	Up         upCmd         `cmd:"" help:"Run private servers and replicas to try things out, until Ctrl-C."`
 	Env        envCmd        `cmd:"" help:"Print the addresses and secrets of a stack started by up, as shell commands for eval."`
@@ -92,8 +92,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		kong.WithHyphenPrefixedParameters(true), // "--rate -1" is a number out of range, not a flag
 		kong.Vars{"strategies": strings.Join(strategy.Names(), ", "), "strategy": strategy.Default,
 			"peers": strings.Join(peer.Names(), ", "), "loads": strings.Join(bench.LoadNames, ", "),
-			"lessons": strings.Join(lesson.Names(), ", "), "sellerFaults": strings.Join(faults.Seller.Names(), ","),
-			"databaseFaults": strings.Join(faults.Database.Names(), ",")},
+			"lessons": strings.Join(lesson.Names(), ", "), "scenarios": strings.Join(faults.Names(faults.All()), ", "),
+			"mutants": strings.Join(mutant.Names(), ", ")},
 	)
 	if err != nil {
 		return err

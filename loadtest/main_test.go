@@ -67,21 +67,19 @@ func TestErrorNamesTheBadFlag(t *testing.T) {
 		{"soak --actors -1", "--actors must"},
 		{"soak --rushes 1000", "--rushes must"},
 		{"soak --actors 0 --rushes 0", "must not both be 0"},
-		{"takeover --faults nope", `--faults: unknown fault "nope"`},
-		{"takeover --runs 0", "--runs must"},
-		{"takeover --buyers 0", "--buyers must"},
-		{"takeover --rate 0", "--rate must"},
-		{"takeover --lasts -1s", "--lasts must"},
-		{"takeover --lock-ttl 0s", "--lock-ttl must"},
-		{"takeover --api /nope", "/nope"},
-		{"takeover --api /bin/true --out /dev/null/x", "/dev/null"},
-		{"failover --faults nope", `--faults: unknown fault "nope"`},
-		{"failover --runs 0", "--runs must"},
-		{"failover --buyers 0", "--buyers must"},
-		{"failover --rate 0", "--rate must"},
-		{"failover --replicas 0", "--replicas must"},
-		{"failover --faults kill --api /nope", "/nope"},
-		{"failover --faults kill --api /bin/true --out /dev/null/x", "/dev/null"},
+		{"faults --scenarios nope", `--scenarios: unknown scenario "nope"`},
+		{"faults --scenarios seller-killed --short", "--short and --scenarios exclude"},
+		{"faults --mutants --short", "--mutants chooses"},
+		{"faults --only no-fence-compare", "add --mutants"},
+		{"faults --mutants --only nope --api /bin/true", `--only: unknown mutant "nope"`},
+		{"faults --runs 0", "--runs must"},
+		{"faults --buyers 0", "--buyers must"},
+		{"faults --rate 0", "--rate must"},
+		{"faults --mixed 0", "--mixed must"},
+		{"faults --chaos 0s", "--chaos must"},
+		{"faults --lock-ttl 1s", "--lock-ttl must"},
+		{"faults --api /nope", "/nope"},
+		{"faults --api /bin/true --out /dev/null/x", "/dev/null"},
 		{"prove --api /bin/true --mysql-nodes 2", "--mysql-nodes"},
 		{"prove --api /bin/true --mysql-nodes 3 --mysql-dsn u:p@tcp(h)/", "--mysql-nodes is for a private database"},
 		{"bench --peers nope", `unknown peer "nope"`},
@@ -134,7 +132,7 @@ func TestWhiteSpaceAroundASecretIsReported(t *testing.T) {
 }
 
 func TestHelpIsNotAnError(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"prove", "--help"}, {"attack", "--help"}, {"up", "--help"}, {"takeover", "--help"}, {"failover", "--help"}} {
+	for _, args := range [][]string{{"--help"}, {"prove", "--help"}, {"attack", "--help"}, {"up", "--help"}, {"faults", "--help"}} {
 		var out bytes.Buffer
 		if err := run(t.Context(), args, &out, io.Discard); err != nil || !strings.Contains(out.String(), "Usage: loadtest") {
 			t.Errorf("%v: %v, %q", args, err, out.String())

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -39,16 +40,30 @@ type Edit struct {
 	Old, New string
 }
 
-// Find returns a mutant of All.
-func Find(name string) (*Mutant, error) {
-	var names []string
+// Names returns the names of All.
+func Names() []string {
+	names := make([]string, len(All))
 	for i := range All {
-		if All[i].Name == name {
-			return &All[i], nil
-		}
-		names = append(names, All[i].Name)
+		names[i] = All[i].Name
 	}
-	return nil, fmt.Errorf("unknown mutant %q: must be one of %s", name, strings.Join(names, ", "))
+	return names
+}
+
+// Find returns the mutants with these names, or all that have scenarios for no name.
+func Find(names []string) (found []Mutant, err error) {
+	for i := range All {
+		if len(names) == 0 && len(All[i].Scenarios) > 0 {
+			found = append(found, All[i])
+		}
+	}
+	for _, name := range names {
+		i := slices.Index(Names(), name)
+		if i < 0 {
+			return nil, fmt.Errorf("unknown mutant %q: must be one of %s", name, strings.Join(Names(), ", "))
+		}
+		found = append(found, All[i])
+	}
+	return found, nil
 }
 
 // Overlay writes the changed files into the folder dir, and the file for the flag

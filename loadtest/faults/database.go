@@ -2,8 +2,10 @@ package faults
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
@@ -11,111 +13,147 @@ import (
 	"flashsale/internal/sleep"
 )
 
-// Database has the faults of the servers of a clustered database. Unless a row says
-// otherwise, they hit the server that the replicas write to.
-var Database = Table{
-	faults: []Fault{
-		{
-			Name:   "kill",
-			inject: func(_ context.Context, r *run) error { r.begin(); r.server().Kill(); return nil },
-			heal:   rejoin,
-			goals: map[sandbox.Product][]goal{
-				sandbox.RealMySQL: {{measure: noSale, most: 10 * time.Second}, {measure: afterWrite, most: time.Second}},
-				sandbox.MariaDB:   {{measure: noSale, most: 8 * time.Second}},
-			},
-		},
-		{
-			// Galera has no primary: there the server shuts down, as for an upgrade.
-			Name: "switch",
-			inject: func(ctx context.Context, r *run) error {
-				r.begin()
-				if r.server().Product == sandbox.RealMySQL {
-					return r.Cluster.SwitchPrimary(ctx, (r.failing+1)%len(r.Cluster.Nodes))
-				}
-				return r.server().Stop(ctx)
-			},
-			heal:  rejoin,
-			goals: map[sandbox.Product][]goal{sandbox.RealMySQL: {{measure: noSale, most: 4 * time.Second}}},
-		},
-		{
-			Name: "cut", Network: sandbox.Namespaces,
-			inject: func(ctx context.Context, r *run) error {
-				for i := range r.Cluster.Nodes {
-					if i == r.failing {
-						continue
-					}
-					if err := r.Network.CutBoth(ctx, serverName(r.failing), serverName(i)); err != nil {
-						return err
-					}
-				}
-				r.begin() // until now some packets still got through
-				return nil
-			},
-			heal: func(ctx context.Context, r *run) error {
-				if err := r.Network.Heal(ctx); err != nil {
-					return err
-				}
-				return rejoin(ctx, r)
-			},
-		},
-		{
-			// The other servers stop and resume; times count from then on.
-			Name: "majority", anyWriter: true,
-			inject: func(ctx context.Context, r *run) error {
-				if err := r.signalOthers(sandbox.SIGSTOP); err != nil {
-					return err
-				}
-				err := sleep.For(ctx, outage)
-				r.begin()
-				return errors.Join(err, r.signalOthers(sandbox.SIGCONT))
-			},
-			heal: func(ctx context.Context, r *run) error {
-				for i := range r.Cluster.Nodes {
-					if err := r.Cluster.Rejoin(ctx, i); err != nil {
-						return err
-					}
-				}
-				return nil
-			},
-		},
+const (
+	// groupElection is what a group of MySQL or Galera takes to expel a dead server and to
+	// agree on a new primary.
+	groupElection = 10 * time.Second
+	// recovery is what InnoDB takes to come back after it was killed or stopped, and the
+	// replicas to connect again.
+	recovery = 2 * time.Second
+	// outage is how long a cluster has no majority: long enough that each server notices.
+	outage = 10 * time.Second
+	// smallDisk is the size in MiB of a disk that a run can fill, and spareDisk what the
+	// database has left of it then.
+	smallDisk = 700
+	// fewConnections is the most clients of a database whose connections a stranger takes.
+	fewConnections = 120
+)
+
+// databaseFaults hit MySQL or MariaDB, alone or as a cluster of three.
+var databaseFaults = []Scenario{
+	{
+		Name: "mysql-killed", Injects: "the database is killed and started again", Short: true, chaos: true,
+		halts: true, election: recovery, lasts: time.Second,
+		inject: func(_ context.Context, r *run) error { r.begin(); r.stack.MySQL.Kill(); return nil },
+		heal:   func(ctx context.Context, r *run) error { return r.stack.MySQL.Restart(ctx) },
 	},
-	measures: []*measure{untilWrite, untilOrder, noSale},
-	// A server of Galera may need a minute to rejoin on a busy machine.
-	margin: 4 * time.Minute,
-	pays:   true,
-	choose: chooseServer,
+	{
+		Name: "mysql-stopped", Injects: "the database is stopped for 5 s and resumes", chaos: true,
+		halts: true, election: recovery, lasts: 5 * time.Second,
+		inject: func(_ context.Context, r *run) error { r.begin(); return r.stack.MySQL.Signal(sandbox.SIGSTOP) },
+		heal:   func(_ context.Context, r *run) error { return r.stack.MySQL.Signal(sandbox.SIGCONT) },
+	},
+	{
+		Name: "mysql-readonly", Injects: "the database turns read-only for 5 s", chaos: true,
+		halts: true, election: recovery, lasts: 5 * time.Second,
+		inject: func(ctx context.Context, r *run) error { r.begin(); return r.setReadOnly(ctx, true) },
+		heal:   func(ctx context.Context, r *run) error { return r.setReadOnly(ctx, false) },
+	},
+	{
+		Name: "mysql-primary-killed", Injects: "of three database servers, the one that replicas write to is killed",
+		needs: needs{databases: 3}, election: groupElection, lasts: time.Second,
+		inject: func(ctx context.Context, r *run) error {
+			return r.failServer(ctx, func(m *sandbox.MySQL) error { m.Kill(); return nil })
+		},
+		heal: rejoin, verify: compareServers,
+	},
+	{
+		// Galera has no primary: there the server shuts down, as for an upgrade.
+		Name: "mysql-primary-switched", Injects: "of three database servers, another takes over the role of the one that replicas write to",
+		needs: needs{databases: 3}, election: groupElection, lasts: time.Second,
+		inject: func(ctx context.Context, r *run) error {
+			return r.failServer(ctx, func(m *sandbox.MySQL) error {
+				if m.Product == sandbox.RealMySQL {
+					return r.stack.Cluster.SwitchPrimary(ctx, (r.failing+1)%len(r.stack.Cluster.Nodes))
+				}
+				return m.Stop(ctx)
+			})
+		},
+		heal: rejoin, verify: compareServers,
+	},
+	{
+		Name: "mysql-primary-cut", Injects: "of three database servers, the one that replicas write to is cut off from the others",
+		needs: needs{databases: 3, network: true}, election: groupElection, lasts: time.Second,
+		inject: func(ctx context.Context, r *run) error {
+			return r.failServer(ctx, func(*sandbox.MySQL) error {
+				all := r.databaseNames()
+				return r.cut(ctx, all[r.failing], slices.Delete(slices.Clone(all), r.failing, r.failing+1))
+			})
+		},
+		heal: func(ctx context.Context, r *run) error {
+			if err := r.net().Heal(ctx); err != nil {
+				return err
+			}
+			return rejoin(ctx, r)
+		},
+		verify: compareServers,
+	},
+	{
+		Name: "mysql-majority-stopped", Injects: "two of three database servers are stopped for 10 s and resume",
+		needs: needs{databases: 3}, election: groupElection, halts: true, lasts: outage,
+		inject: func(ctx context.Context, r *run) error {
+			return r.failServer(ctx, func(*sandbox.MySQL) error { return r.signalOthers(sandbox.SIGSTOP) })
+		},
+		heal: func(ctx context.Context, r *run) error {
+			if err := r.signalOthers(sandbox.SIGCONT); err != nil {
+				return err
+			}
+			for i := range r.stack.Cluster.Nodes {
+				if err := r.stack.Cluster.Rejoin(ctx, i); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		verify: compareServers,
+	},
+	{
+		Name: "connections-exhausted", Injects: "a stranger takes all free connections of the database",
+		needs: needs{connections: fewConnections}, chaos: true, ttls: 2,
+		inject: func(ctx context.Context, r *run) error { r.begin(); return r.takeConnections(ctx) },
+		heal:   sendAway,
+	},
+	{
+		Name: "row-locked", Injects: "a stranger locks the SKU's row for 10 s", Short: true, chaos: true,
+		lasts: 10 * time.Second,
+		inject: func(ctx context.Context, r *run) error {
+			r.begin()
+			return r.lockRow(ctx)
+		},
+		heal: sendAway,
+	},
+	{
+		Name: "disk-full", Injects: "the database's disk is full for 5 s",
+		needs: needs{disk: smallDisk}, halts: true, election: recovery, lasts: 5 * time.Second,
+		inject: func(_ context.Context, r *run) error { r.begin(); return r.stack.MySQL.FillDisk() },
+		heal:   func(_ context.Context, r *run) error { return r.stack.MySQL.FreeDisk() },
+	},
 }
 
-// outage is how long the cluster has no majority: long enough that each server notices.
-const outage = 10 * time.Second
-
-func serverName(i int) string { return fmt.Sprintf("mysql-%d", i+1) }
-
-func rejoin(ctx context.Context, r *run) error { return r.Cluster.Rejoin(ctx, r.failing) }
-
-// signalOthers sends a signal to all servers but the one that the replicas write to.
-func (r *run) signalOthers(sig syscall.Signal) error {
-	var errs []error
-	for i, m := range r.Cluster.Nodes {
-		if i != r.failing {
-			errs = append(errs, m.Signal(sig))
-		}
+func (r *run) setReadOnly(ctx context.Context, on bool) error {
+	value := "OFF"
+	if on {
+		value = "ON"
 	}
-	return errors.Join(errs...)
+	statement := "SET GLOBAL super_read_only = " + value
+	if r.stack.MySQL.Product == sandbox.MariaDB || !on {
+		statement = "SET GLOBAL read_only = " + value
+	}
+	_, err := r.db.ExecContext(ctx, statement)
+	return err
 }
 
-// chooseServer picks the server with the most connections of the replicas and starts to
-// watch for the first write after the fault.
-func chooseServer(ctx context.Context, r *run) error {
+// failServer lets the server fail that has most connections of the replicas.
+func (r *run) failServer(ctx context.Context, fail func(*sandbox.MySQL) error) error {
 	most := 0
-	for i, m := range r.Cluster.Nodes {
+	for i, m := range r.stack.Cluster.Nodes {
 		all, err := m.Connections(ctx)
 		if err != nil {
 			return err
 		}
 		n := 0
 		for _, c := range all {
-			if c.Database == r.Name {
+			if c.Database == databaseName {
 				n++
 			}
 		}
@@ -126,14 +164,124 @@ func chooseServer(ctx context.Context, r *run) error {
 	if most == 0 {
 		return errors.New("no database server has connections of the replicas")
 	}
-	p, err := newProbe(ctx, r)
+	r.begin()
+	return fail(r.stack.Cluster.Nodes[r.failing])
+}
+
+func rejoin(ctx context.Context, r *run) error { return r.stack.Cluster.Rejoin(ctx, r.failing) }
+
+// signalOthers sends a signal to all servers but the one that the replicas write to.
+func (r *run) signalOthers(sig syscall.Signal) error {
+	var errs []error
+	for i, m := range r.stack.Cluster.Nodes {
+		if i != r.failing {
+			errs = append(errs, m.Signal(sig))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// stranger is another client of the database.
+type stranger struct {
+	db    *sql.DB
+	conns []*sql.Conn
+}
+
+func (r *run) welcome() (err error) {
+	r.stranger = &stranger{}
+	r.stranger.db, err = openServer(r.stack.MySQL.DSN(databaseName))
+	return err
+}
+
+func (s *stranger) connect(ctx context.Context) error {
+	conn, err := s.db.Conn(ctx)
+	if err == nil {
+		s.conns = append(s.conns, conn)
+	}
+	return err
+}
+
+// sendAway closes the stranger's connections.
+func sendAway(_ context.Context, r *run) error {
+	for _, conn := range r.stranger.conns {
+		_ = conn.Close() // the service may have ended it
+	}
+	return r.stranger.db.Close()
+}
+
+// takeConnections opens connections until the database refuses one.
+func (r *run) takeConnections(ctx context.Context) error {
+	if err := r.welcome(); err != nil {
+		return err
+	}
+	for n := range fewConnections {
+		if r.stranger.connect(ctx) != nil {
+			r.note("the stranger has %d connections", n)
+			return nil
+		}
+	}
+	return fmt.Errorf("the database has more than %d connections", fewConnections)
+}
+
+// lockRow locks the hot SKU's row until the stranger's connections are closed.
+func (r *run) lockRow(ctx context.Context) error {
+	if err := r.welcome(); err != nil {
+		return err
+	}
+	if err := r.stranger.connect(ctx); err != nil {
+		return err
+	}
+	conn := r.stranger.conns[0]
+	for _, statement := range []string{"SET innodb_lock_wait_timeout = 10", "BEGIN"} {
+		if _, err := conn.ExecContext(ctx, statement); err != nil {
+			return err
+		}
+	}
+	var sku []byte
+	return conn.QueryRowContext(ctx, "SELECT sku FROM stock WHERE sku = ? FOR UPDATE", []byte(r.hot)).Scan(&sku)
+}
+
+// catchUp bounds how long a server may take, at the end of a run, to apply what the
+// others have sent it.
+const catchUp = 20 * time.Second
+
+// tally is what each server of a cluster must have.
+type tally struct{ orders, paid int }
+
+// compareServers checks that every server reaches the number of orders and payments of
+// the first that takes writes.
+func compareServers(ctx context.Context, r *run) error {
+	ctx, cancel := context.WithTimeout(ctx, catchUp)
+	defer cancel()
+	primary, err := r.stack.Cluster.Primary(ctx)
 	if err != nil {
 		return err
 	}
-	r.writable = make(chan time.Time, 1)
-	r.background.Go(func() {
-		defer p.close()
-		r.writable <- p.firstWrite(ctx)
-	})
+	want, err := readTally(ctx, r.stack.Cluster.Nodes[primary])
+	if err != nil {
+		return err
+	}
+	for i, m := range r.stack.Cluster.Nodes {
+		got, err := readTally(ctx, m)
+		for (err != nil || got != want) && sleep.For(ctx, tryPause) == nil {
+			got, err = readTally(ctx, m)
+		}
+		if err != nil && ctx.Err() == nil {
+			return fmt.Errorf("server %d: %w", i+1, err)
+		}
+		if got != want {
+			r.violate("database server %d has %d orders, %d of them paid; the primary has %d, %d of them paid", i+1, got.orders, got.paid, want.orders, want.paid)
+		}
+	}
 	return nil
+}
+
+func readTally(ctx context.Context, m *sandbox.MySQL) (t tally, err error) {
+	db, err := openServer(m.DSN(databaseName))
+	if err != nil {
+		return t, err
+	}
+	defer db.Close()
+	err = db.QueryRowContext(ctx, "SELECT COUNT(*), COALESCE(SUM(status = 'paid'), 0) FROM orders").Scan(&t.orders, &t.paid)
+	return t, err
 }

@@ -9,118 +9,116 @@ import (
 
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/attack"
+	"flashsale/loadtest/history"
 	"flashsale/loadtest/proof"
 )
 
 // Result is the outcome of a run.
 type Result struct {
-	Fault  string `json:"fault"`
-	Seller string `json:"seller"`
-	// Server is the database server that failed, counted from 1; 0 for a fault of the
-	// Seller.
-	Server int `json:"server,omitempty"`
-	// WritableMS is the time from the fault to the first write that a database server
-	// takes, tried every few milliseconds; 0 for a fault of the Seller.
-	WritableMS float64 `json:"writable_ms,omitempty"`
-	// OrdersMS is the time from the fault to the first sale to a buyer who ordered after
-	// it.
-	OrdersMS float64 `json:"orders_ms"`
-	// GapMS is the longest time without a sale, from the fault to the end of the run.
-	GapMS float64 `json:"gap_ms"`
-	// WaitMS is the longest wait of a buyer whose answer came after the fault.
-	WaitMS float64 `json:"wait_ms"`
-	Sold   int     `json:"sold"`
-	Paid   int     `json:"paid,omitempty"`
-	// Lost counts orders answered 201 that have no row, and payments answered 200 whose
-	// order is not paid.
-	Lost int `json:"lost"`
-	// Errors counts orders answered 503 or 504. Reasons counts all answers to orders but
-	// sales, by kind; Orders has the same for a fault of the Database.
-	Errors  int            `json:"errors"`
+	Name string `json:"name"`
+	// Injected says what failed.
+	Injected string `json:"injected"`
+	Run      int    `json:"run"`
+	Seed     uint64 `json:"seed"`
+	Database string `json:"database"`
+	// Network says by what links were cut; "" if none were.
+	Network string `json:"network,omitempty"`
+	// HealedInMS is the time from the end of the fault until every replica had sold an
+	// order, and BoundMS what it may take. Late says that it took longer.
+	HealedInMS float64 `json:"healed_in_ms"`
+	BoundMS    float64 `json:"bound_ms"`
+	Late       bool    `json:"late"`
+	// NoSaleMS is the longest time without a sale, from the fault to the end of the run,
+	// and WaitMS the longest wait of a buyer whose answer came after the fault.
+	NoSaleMS float64 `json:"no_sale_ms"`
+	WaitMS   float64 `json:"wait_ms"`
+	// Sold counts the orders of the hot SKU, and Reasons all other answers to them, by
+	// kind.
+	Sold    int            `json:"sold"`
 	Reasons []proof.Reason `json:"reasons"`
-	Orders  []proof.Reason `json:"orders,omitempty"`
-	// Payments counts the answers to payments but successes, by kind.
-	Payments []proof.Reason `json:"payments,omitempty"`
-	// Wrong counts the answers that no fault excuses: all but successes, 503 and 504.
-	Wrong   int              `json:"wrong"`
-	Verdict strategy.Verdict `json:"verdict"`
-	// Examples describe some of what is wrong.
-	Examples []string `json:"examples"`
+	// Mixed is what came of the mixed calls.
+	Mixed history.Report `json:"mixed"`
+	// Violations are what no fault excuses. Notes are what else people should know.
+	Violations []string  `json:"violations"`
+	Notes      []string  `json:"notes,omitempty"`
+	OK         bool      `json:"ok"`
+	Timeline   *Timeline `json:"timeline"`
 }
 
-// OK reports whether every answer was right and has its row.
-func (r *Result) OK() bool {
-	return r.Verdict == strategy.Exact && r.Wrong == 0 && r.Lost == 0 && len(r.Examples) == 0
+func (r *Result) violate(format string, args ...any) {
+	r.Violations = append(r.Violations, fmt.Sprintf(format, args...))
+	r.OK = false
 }
 
-// assess measures the load and compares all answers with the database.
-func (r *run) assess(ctx context.Context, load *attack.Result) (Result, error) {
-	records, err := r.readRecords(ctx)
+// assess measures the load and checks everything.
+func (r *run) assess(ctx context.Context, load *attack.Result, calls *history.History) error {
+	if !r.restarts && !r.sameProcesses() {
+		r.violate("a replica was started again")
+	}
+	if err := r.fleet.Dead(); err != nil {
+		r.violate("%s", err)
+	}
+	dsn, err := r.readFrom(ctx)
 	if err != nil {
-		return Result{}, err
+		return err
+	}
+	records, err := proof.ReadRecords(ctx, dsn, r.hots)
+	if err != nil {
+		return err
 	}
 	found := proof.Reconcile(func(seq int) attack.Order { return r.asked[seq] }, r.answers, records)
 	found.Unserved = 0 // units are left on purpose
+	if v := proof.Judge(found.Counts, found.Findings); v != strategy.Exact {
+		r.violate("the orders of the hot SKU: %s", v)
+	}
+	r.result.Violations = append(r.result.Violations, found.Examples...)
+	for _, v := range found.Findings.Violations {
+		r.violate("%s: %s: %s", v.SKU, v.Invariant, v.Detail)
+	}
+	if found.SoldOut > 0 {
+		r.violate("orders refused as sold out, though a billion units were left: %d", found.SoldOut)
+	}
+	for _, reason := range found.Reasons {
+		if !r.excuses(reason) {
+			r.violate("answers %d %s to orders: %d", reason.Status, reason.Slug, reason.Count)
+		}
+	}
 	fault := r.at.Sub(load.Began)
-	result := Result{
-		Fault: r.Fault.Name, Seller: r.seller().Name,
-		OrdersMS: ms(firstSale(load.Answers, fault)), GapMS: ms(longestGap(load.Answers, fault)), WaitMS: ms(longestWait(load.Answers, fault)),
-		Sold: found.Accepted, Lost: found.Lost, Reasons: found.Reasons, Verdict: proof.Judge(found.Counts, found.Findings), Examples: found.Examples,
+	r.result.NoSaleMS, r.result.WaitMS = ms(longestGap(load.Answers, fault)), ms(longestWait(load.Answers, fault))
+	r.result.Sold, r.result.Reasons = found.Accepted, found.Reasons
+	r.result.Timeline = r.timeline.done()
+	if r.result.Mixed, err = calls.Check(ctx, dsn); err != nil {
+		return err
 	}
-	var wrong, wrongPayments int
-	result.Errors, wrong = split(found.Reasons)
-	if r.payments != nil {
-		result.Paid, result.Orders, result.Payments = len(r.payments.paid), found.Reasons, r.payments.reasons()
-		_, wrongPayments = split(result.Payments)
-		missing := unpaid(r.payments.paid, &records)
-		result.Lost += len(missing)
-		result.Examples = append(result.Examples, missing[:min(len(missing), maxExamples)]...)
+	r.result.Violations = append(r.result.Violations, r.result.Mixed.Violations...)
+	if r.Config.Scenario.verify != nil {
+		return r.Config.Scenario.verify(ctx, r)
 	}
-	result.Wrong = found.SoldOut + wrong + wrongPayments
-	if r.Cluster != nil {
-		result.Server, result.WritableMS = r.failing+1, ms(r.firstWrite.Sub(r.at))
-		differing, err := r.compareServers(ctx, &records)
-		if err != nil {
-			return Result{}, err
-		}
-		result.Examples = append(result.Examples, differing...)
-	}
-	for _, v := range found.Violations {
-		result.Examples = append(result.Examples, fmt.Sprintf("%s: %s: %s", v.SKU, v.Invariant, v.Detail))
-	}
-	return result, nil
+	return nil
 }
 
-// maxExamples bounds the lost payments that are described.
-const maxExamples = 3
-
-// split counts the answers that a fault may cause, 503 and 504, and all others.
-func split(reasons []proof.Reason) (errors, wrong int) {
-	errors = count(reasons, http.StatusServiceUnavailable) + count(reasons, http.StatusGatewayTimeout)
-	for _, reason := range reasons {
-		wrong += reason.Count
+// excuses reports whether a fault may cause such an answer.
+func (r *run) excuses(reason proof.Reason) bool {
+	switch reason.Status {
+	case http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	case 0:
+		return r.Config.Scenario.deaf
 	}
-	return errors, wrong - errors
+	return false
 }
 
-func count(reasons []proof.Reason, status int) (n int) {
-	for _, reason := range reasons {
-		if reason.Status == status {
-			n += reason.Count
-		}
+// readFrom returns the DSN of the server to read the rows from: in a cluster one that
+// takes writes, as the others may lag behind.
+func (r *run) readFrom(ctx context.Context) (string, error) {
+	if r.stack.Cluster == nil {
+		return r.stack.MySQL.DSN(databaseName), nil
 	}
-	return n
-}
-
-// firstSale returns the time from the fault to the first sale to a buyer who ordered
-// after it.
-func firstSale(answers []attack.Answer, fault time.Duration) (first time.Duration) {
-	for i := range answers {
-		if a := &answers[i]; a.Outcome == attack.Accepted && a.Sent >= fault && (first == 0 || a.Done-fault < first) {
-			first = a.Done - fault
-		}
+	primary, err := r.stack.Cluster.Primary(ctx)
+	if err != nil {
+		return "", err
 	}
-	return first
+	return r.stack.Cluster.Nodes[primary].DSN(databaseName), nil
 }
 
 // longestGap returns the longest time without a sale, from the fault to the last answer.
@@ -155,3 +153,24 @@ func longestWait(answers []attack.Answer, fault time.Duration) time.Duration {
 
 // ms keeps three decimal places: microseconds.
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }
+
+// String describes the run in a line, and what is wrong in further lines.
+func (r *Result) String() string {
+	verdict := "ok"
+	if !r.OK {
+		verdict = "VIOLATIONS: " + fmt.Sprint(len(r.Violations))
+	}
+	text := fmt.Sprintf("%-22s %s: sells %.2f s after its end (bound %.1f s), no sale for %.2f s, %d sold, %d mixed calls on %d SKUs linearizable: %s",
+		r.Name, r.Injected, r.HealedInMS/1e3, r.BoundMS/1e3, r.NoSaleMS/1e3, r.Sold, r.Mixed.Calls, r.Mixed.SKUs, verdict)
+	const shown = 20
+	for _, v := range r.Violations[:min(len(r.Violations), shown)] {
+		text += "\n    " + v
+	}
+	if more := len(r.Violations) - shown; more > 0 {
+		text += fmt.Sprintf("\n    and %d more", more)
+	}
+	for _, n := range r.Notes {
+		text += "\n    note: " + n
+	}
+	return text
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,132 +14,164 @@ import (
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sleep"
 	"flashsale/loadtest/attack"
+	"flashsale/loadtest/history"
 )
 
 // Config holds the settings of one run.
 type Config struct {
-	Fault Fault
-	// SKU is the start of the names of the SKUs that the run creates.
-	SKU string
-	// Fleet is all replicas of the service. Replica Seller, counted from 0, is made the
-	// seller.
-	Fleet  *sandbox.Fleet
-	Seller int
-	// Network is of the kind that the fault needs.
-	Network *sandbox.Network
-	// DSN and Name are those of the replicas' database. Cluster has its servers; a fault
-	// of the Seller needs none.
-	DSN, Name string
-	Cluster   *sandbox.Cluster
-	// Rate is in orders a second. Buyers bounds the orders under way.
-	Rate, Buyers int
-	// Lasts is the least duration of the fault. It lasts until orders flow again.
-	Lasts time.Duration
-	// Seed determines customers, idempotency keys and quantities.
+	Scenario *Scenario
+	// API is the service's program. ClockAPI is one whose wall clock jumps at SIGUSR1 and
+	// back at SIGUSR2, for a scenario with clocks.
+	API, ClockAPI string
+	// EtcdProgram is that of sandbox.Config.
+	EtcdProgram []string
+	Database    sandbox.Product
+	Network     sandbox.NetworkKind
+	LockTTL     time.Duration
+	// Rate is the orders a second for the hot SKU, Buyers bounds those under way, and Mixed
+	// is the calls a second on small SKUs.
+	Rate, Buyers, Mixed int
+	// Seed determines customers, keys and quantities, which replica sells when the fault
+	// comes, and the sequence of chaos.
 	Seed uint64
+	// Chaos is how long a random sequence of faults lasts.
+	Chaos time.Duration
+	// Visual is the folder for drawings of histories that are not linearizable.
+	Visual string
 }
 
 const (
-	// tries bounds how often a run starts over because the seller changed before the
-	// fault.
-	tries = 5
+	// attempts bounds how often a fault is made again because it would have hit, or has
+	// hit, another state than it was meant for.
+	attempts = 5
 	// units are more than a run can sell.
 	units       = 1_000_000_000
 	maxQuantity = 2
+	// warmSales is the least number of sales before the fault: links and connections exist
+	// by then.
+	warmSales = 100
 	// moment is the least time between the first sales and the fault. Up to as much is
 	// added at random, so that the fault hits every phase of a tick.
 	moment = 300 * time.Millisecond
-	// aftermath is how long the load continues after the fault has healed: a seller that
-	// was stopped has then tried to continue.
+	// aftermath is how long the load continues after the recovery: a seller that was
+	// stopped has then tried to continue.
 	aftermath = 2 * time.Second
 	// poll is the pause between two looks at the number of sales.
 	poll = 2 * time.Millisecond
 	// tryPause is the pause between two orders at a replica that does not sell.
 	tryPause = 50 * time.Millisecond
+	// patience bounds the wait for orders: while the fault lasts, and after it has ended.
+	patience = 60 * time.Second
+	// margin bounds whatever else a run does.
+	margin = 4 * time.Minute
 )
 
-// warmSales returns the number of sales before the fault: links and connections exist by
-// then.
-func (c *Config) warmSales() int64 { return max(50, int64(c.Rate)/4) }
-
-// flowing returns the number of further sales after which orders count as flowing again.
-// It exceeds those that may be under way.
-func (c *Config) flowing() int64 { return int64(c.Buyers) + 20 + int64(c.Rate)/25 }
-
-// Run makes one run. It leaves all replicas and servers running.
+// Run makes one run. An error means that it could not be made; what is wrong with the
+// service is in the Result.
 func Run(ctx context.Context, cfg Config) (result Result, err error) {
-	for try := range tries {
-		again := cfg
-		again.SKU = fmt.Sprintf("%s-%d", cfg.SKU, try+1)
-		again.Seed += uint64(try) << 24 // beyond any number of orders
-		if result, err = runOnce(ctx, again); !errors.Is(err, errOtherSeller) {
-			break
-		}
+	before := runtime.NumGoroutine()
+	ctx, cancel := context.WithTimeout(ctx, cfg.Scenario.duration(cfg.LockTTL)+cfg.Chaos+margin)
+	defer cancel()
+	w, err := startWorld(ctx, &cfg)
+	if err != nil {
+		return Result{}, fmt.Errorf("%s: %w", cfg.Scenario.Name, err)
 	}
-	return result, err
+	r := &run{
+		Config: cfg, Scenario: *cfg.Scenario, world: w, rng: rand.New(rand.NewPCG(cfg.Seed, 1)), timeline: newTimeline(),
+		result: Result{
+			Name: cfg.Scenario.Name, Injected: cfg.Scenario.Injects, Seed: cfg.Seed, Database: w.stack.Database(), Violations: []string{},
+			BoundMS: ms(cfg.Scenario.Recovers(cfg.LockTTL)),
+		},
+	}
+	if cfg.Scenario.needs.network {
+		r.result.Network = w.net().String()
+	}
+	err = r.play(ctx)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", cfg.Scenario.Name, errors.Join(err, w.fleet.Dead()))
+	}
+	left := r.close(ctx, before)
+	r.result.Violations = append(r.result.Violations, left...)
+	r.result.OK = len(r.result.Violations) == 0
+	return r.result, err
 }
 
+// run is one run. Its Scenario is the fault that is being made, of several with chaos.
 type run struct {
 	Config
-	service *attack.Service
-	// failing is the database server that a fault hits.
-	failing int
-	// at is the moment of the fault; begun is closed then.
-	at    time.Time
-	begun chan struct{}
-	// writable, unless nil, gets the time of the first write after the fault.
-	writable   chan time.Time
-	firstWrite time.Time
-	background sync.WaitGroup
-	sales      atomic.Int64
-	// asked and answers cover all orders: answers[i] belongs to asked[i].
+	Scenario
+	*world
+	rng      *rand.Rand
+	timeline *timeline
+	result   Result
+	pids     []int
+
+	seller   int
+	failing  int // the database server that a fault hits, of several
+	stranger *stranger
+	// hot is the SKU of the orders that are counted. A new attempt has a new one.
+	hot   string
+	sales atomic.Int64 // of all hot SKUs
+	// fresh are sales of orders that were sent after since, in nanoseconds.
+	fresh, since atomic.Int64
+	// at is when the fault began, and healed when it had ended.
+	at, healed time.Time
+
+	mu sync.Mutex
+	// asked and answers cover all orders for hot SKUs: answers[i] belongs to asked[i].
+	hots    []string
 	asked   []attack.Order
 	answers []attack.Answer
-	// paid is what came of the payments; nil if buyers do not pay.
-	payments *payments
+	single  int // orders outside of an attack, for their seeds
 }
 
-func runOnce(ctx context.Context, cfg Config) (Result, error) {
-	r := &run{Config: cfg, begun: make(chan struct{}), service: &attack.Service{
-		URL: cfg.Fleet.Replicas[cfg.Seller].URL, AdminToken: cfg.Fleet.AdminToken, JWTSecret: cfg.Fleet.JWTSecret,
-	}}
-	defer r.background.Wait()
-	ctx, cancel := context.WithTimeout(ctx, cfg.Lasts+cfg.Fault.table.margin)
-	defer cancel()
-	pids := r.Fleet.Pids()
-	if err := r.service.PutOnSale(ctx, cfg.SKU, units); err != nil {
-		return Result{}, err
-	}
-	load, err := r.attack(ctx)
+// play sends the load, makes the fault, and checks everything.
+func (r *run) play(ctx context.Context) error {
+	r.pids = r.fleet.Pids()
+	mixed, err := history.Start(ctx, history.Config{
+		URLs: r.fleet.URLs(), AdminToken: r.fleet.AdminToken, JWTSecret: r.fleet.JWTSecret, Name: "mixed", SKUs: mixedSKUs, Rate: r.Mixed, Seed: r.Seed,
+		OnAnswer: r.timeline.mixed,
+	})
 	if err != nil {
-		return Result{}, err
+		return err
 	}
-	result, err := r.assess(ctx, load)
-	if r.Fleet.Dead() != nil || !r.Fault.restarts && !slices.Equal(pids, r.Fleet.Pids()) {
-		result.Examples = append(result.Examples, "a replica exited or was started again")
+	load, err := r.attempt(ctx)
+	calls := mixed.Stop()
+	if err != nil {
+		return err
 	}
-	return result, err
+	return r.assess(ctx, load, calls)
 }
 
-func (r *run) begin() {
-	r.at = time.Now()
-	close(r.begun)
+// mixedSKUs is how many small SKUs get mixed calls at a time.
+const mixedSKUs = 8
+
+// attempt makes the fault under load, until it has hit the state that it is meant for.
+func (r *run) attempt(ctx context.Context) (load *attack.Result, err error) {
+	for try := range attempts {
+		r.hot = fmt.Sprintf("hot-%d", try+1)
+		r.seller = int(r.Seed % replicas)
+		if load, err = r.attack(ctx); err == nil || !errors.Is(err, errOtherSeller) && !errors.Is(err, errNotReached) {
+			return load, err
+		}
+		r.note("attempt %d: %s", try+1, err)
+	}
+	return load, err
 }
 
-func (r *run) seller() *sandbox.Replica { return r.Fleet.Replicas[r.Seller] }
-func (r *run) server() *sandbox.MySQL   { return r.Cluster.Nodes[r.failing] }
-
+// attack sends orders for a new hot SKU, and makes the fault.
 func (r *run) attack(ctx context.Context) (load *attack.Result, err error) {
-	plan := attack.Plan{
-		SKUs: []string{r.SKU}, MaxQuantity: maxQuantity, Rate: r.Rate, Duration: r.Lasts + r.Fault.table.margin, Seed: r.Seed,
+	r.hots = append(r.hots, r.hot)
+	if err := r.service.PutOnSale(ctx, r.hot, units); err != nil {
+		return nil, err
 	}
-	for i, replica := range r.Fleet.Replicas {
-		if i != r.Seller || !r.Fault.sellerDown {
+	plan := attack.Plan{
+		SKUs: []string{r.hot}, MaxQuantity: maxQuantity, Rate: r.Rate, Duration: r.duration(r.LockTTL) + r.Chaos + 2*patience, Seed: r.Seed<<8 + uint64(len(r.hots)),
+	}
+	for i, replica := range r.fleet.Replicas {
+		if i != r.seller || !r.away {
 			plan.Targets = append(plan.Targets, replica.URL)
 		}
-	}
-	if r.Fault.table.pays {
-		r.payments = startPayments(r.Fleet, &plan)
 	}
 	stop, done := make(chan struct{}), make(chan struct{})
 	loaded, end := context.WithCancel(ctx) // ends with the load
@@ -147,13 +180,17 @@ func (r *run) attack(ctx context.Context) (load *attack.Result, err error) {
 		defer close(done)
 		defer end()
 		load, err = attack.Run(ctx, attack.Config{
-			Plan: plan, JWTSecret: r.Fleet.JWTSecret, Buyers: r.Buyers, Stop: stop,
+			Plan: plan, JWTSecret: r.fleet.JWTSecret, Buyers: r.Buyers, Stop: stop,
 			// The first replica with an order takes the lock, and keeps it while orders come.
-			Before: func() error { return r.sellAt(ctx, r.Seller) },
+			Before: func() error { return r.sellAt(ctx, r.seller) },
 			OnAnswer: func(a attack.Answer) {
-				if a.Outcome == attack.Accepted {
-					r.sales.Add(1)
-					r.payments.pay(&a)
+				r.timeline.hot(&a)
+				if a.Outcome != attack.Accepted {
+					return
+				}
+				r.sales.Add(1)
+				if time.Now().Add(a.Sent-a.Done).UnixNano() > r.since.Load() {
+					r.fresh.Add(1)
 				}
 			},
 		})
@@ -161,62 +198,117 @@ func (r *run) attack(ctx context.Context) (load *attack.Result, err error) {
 	failed := r.disturb(loaded)
 	close(stop)
 	<-done
-	r.payments.wait()
-	if err := errors.Join(err, failed); err != nil {
-		return nil, err
+	if load != nil {
+		r.keep(&plan, load)
 	}
-	r.keep(&plan, load)
-	return load, nil
+	return load, errors.Join(err, failed)
 }
 
-// disturb injects the fault and heals it, and returns when all replicas sell.
+// disturb waits for sales, makes the fault, ends it, and waits for the recovery.
 func (r *run) disturb(ctx context.Context) error {
-	if err := r.awaitSales(ctx, r.warmSales()); err != nil {
+	if err := r.awaitSales(ctx, r.sales.Load()+warmSales); err != nil {
 		return err
-	}
-	if choose := r.Fault.table.choose; choose != nil {
-		if err := choose(ctx, r); err != nil {
-			return err
-		}
 	}
 	if err := sleep.For(ctx, moment+rand.N(moment)); err != nil {
 		return err
 	}
-	if check := r.Fault.table.check; check != nil {
-		if err := check(ctx, r); err != nil {
-			return err
-		}
-	}
-	if err := r.Fault.inject(ctx, r); err != nil {
+	if err := r.checkSeller(ctx); err != nil {
 		return err
 	}
-	err := r.outlast(ctx)
-	// Heal after an error as well: the caller goes on with these replicas and servers.
-	if err := errors.Join(err, r.Fault.heal(context.WithoutCancel(ctx), r)); err != nil {
+	sequence := r.sequence
+	if sequence == nil {
+		sequence = func(ctx context.Context, r *run) error { return r.cycle(ctx) }
+	}
+	if err := sequence(ctx, r); err != nil {
 		return err
 	}
-	for i := range r.Fleet.Replicas {
-		if err := r.sellAt(ctx, i); err != nil {
-			return err
-		}
-	}
-	if err := sleep.For(ctx, aftermath); err != nil {
-		return err
-	}
-	return r.awaitSales(ctx, r.sales.Load()+r.flowing())
+	return sleep.For(ctx, aftermath)
 }
 
-// outlast waits until orders flow again, the fault has lasted long enough, and the
-// database has taken a write.
-func (r *run) outlast(ctx context.Context) error {
-	if err := r.awaitSales(ctx, r.sales.Load()+r.flowing()); err != nil {
+// cycle makes the fault, ends it, and waits until every replica sells.
+func (r *run) cycle(ctx context.Context) error {
+	failed := r.inject(ctx, r)
+	if failed == nil {
+		failed = r.outlast(ctx)
+	}
+	// Heal after an error as well: the next attempt goes on with these replicas and servers.
+	err := r.heal(context.WithoutCancel(ctx), r)
+	r.healed = time.Now()
+	if err := errors.Join(failed, err); err != nil {
 		return err
 	}
-	if r.writable != nil {
-		r.firstWrite = <-r.writable // ends with ctx
-	}
-	return sleep.For(ctx, time.Until(r.at.Add(r.Lasts)))
+	return r.recover(ctx)
 }
+
+// begin marks the moment of the fault.
+func (r *run) begin() { r.at = time.Now() }
+
+// outlast waits until the fault has lasted long enough, and orders flow in spite of it.
+func (r *run) outlast(ctx context.Context) error {
+	if !r.halts {
+		if err := r.flow(ctx); err != nil {
+			return err
+		}
+	}
+	return sleep.For(ctx, time.Until(r.at.Add(r.duration(r.LockTTL))))
+}
+
+// flowing is how many orders, sent later than a moment, are sold when orders flow.
+const flowing = 20
+
+// flow waits until orders flow that are sent from now on.
+func (r *run) flow(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	r.since.Store(time.Now().UnixNano())
+	r.fresh.Store(0)
+	for r.fresh.Load() < flowing {
+		if err := sleep.For(limited, poll); ctx.Err() != nil {
+			return err
+		} else if err != nil {
+			r.violate("%s: orders do not flow: %d in %s", r.Scenario.Name, r.fresh.Load(), patience)
+			return nil
+		}
+	}
+	return nil
+}
+
+// recover waits until every replica sells, and records how long that took.
+func (r *run) recover(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	failed := make([]error, len(r.fleet.Replicas))
+	var all sync.WaitGroup
+	for i := range r.fleet.Replicas {
+		all.Go(func() { failed[i] = r.sellAt(limited, i) })
+	}
+	all.Wait()
+	took, sells := time.Since(r.healed), errors.Join(failed...) == nil
+	r.timeline.span(r.Scenario.Name, r.at, r.healed, took, sells)
+	r.result.HealedInMS = max(r.result.HealedInMS, ms(took))
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if !sells {
+		r.violate("%s after %s had ended: %s", patience, r.Scenario.Name, errors.Join(failed...))
+		return nil
+	}
+	if bound := r.Recovers(r.LockTTL); took > bound {
+		r.result.Late = true
+		r.violate("it took %s after %s had ended until every replica sold again, more than %s", took.Round(time.Millisecond), r.Scenario.Name, bound)
+	}
+	return r.flow(ctx)
+}
+
+// violate records what is wrong with the service.
+func (r *run) violate(format string, args ...any) { r.result.violate(format, args...) }
+
+// note records what people should know about the run.
+func (r *run) note(format string, args ...any) {
+	r.result.Notes = append(r.result.Notes, fmt.Sprintf(format, args...))
+}
+
+func (r *run) sellerReplica() *sandbox.Replica { return r.fleet.Replicas[r.seller] }
 
 func (r *run) awaitSales(ctx context.Context, n int64) error {
 	for r.sales.Load() < n {
@@ -230,28 +322,50 @@ func (r *run) awaitSales(ctx context.Context, n int64) error {
 // sellAt sends orders to one replica, one after the other, until one is accepted.
 func (r *run) sellAt(ctx context.Context, replica int) error {
 	for {
+		r.mu.Lock()
+		r.single++
+		seed := r.Seed<<8 + uint64(r.single)<<32
+		r.mu.Unlock()
 		// A plan of one order.
-		plan := attack.Plan{Targets: []string{r.Fleet.Replicas[replica].URL}, SKUs: []string{r.SKU}, MaxQuantity: 1, Rate: 100, Duration: 10 * time.Millisecond,
-			Seed: r.Seed + uint64(len(r.asked)) + 1}
-		result, err := attack.Run(ctx, attack.Config{Plan: plan, JWTSecret: r.Fleet.JWTSecret})
+		plan := attack.Plan{Targets: []string{r.fleet.Replicas[replica].URL}, SKUs: []string{r.hot}, MaxQuantity: 1, Rate: 100, Duration: 10 * time.Millisecond, Seed: seed}
+		// The order has its own bound, so that its answer counts.
+		result, err := attack.Run(context.WithoutCancel(ctx), attack.Config{Plan: plan, JWTSecret: r.fleet.JWTSecret})
 		if err != nil {
 			return err
 		}
 		r.keep(&plan, result)
-		if result.Answers[0].Outcome == attack.Accepted {
+		a := &result.Answers[0]
+		if a.Outcome == attack.Accepted {
+			r.sales.Add(1)
 			return nil
 		}
 		if err := sleep.For(ctx, tryPause); err != nil {
-			a := &result.Answers[0]
-			return fmt.Errorf("%s does not sell: %d %s: %w", r.Fleet.Replicas[replica].Name, a.Status, a.Reason, err)
+			return fmt.Errorf("%s does not sell: %d %s: %w", r.fleet.Replicas[replica].Name, a.Status, a.Reason, err)
 		}
 	}
 }
 
 // keep adds the orders and answers of an attack to those of the run.
 func (r *run) keep(plan *attack.Plan, result *attack.Result) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for seq := range result.Answers {
 		r.asked = append(r.asked, plan.Order(seq))
 	}
 	r.answers = append(r.answers, result.Answers...)
 }
+
+// countOrders counts the rows of all hot SKUs.
+func (r *run) countOrders(ctx context.Context) (n int64, err error) {
+	for _, sku := range r.hots {
+		var one int64
+		if err := r.db.QueryRowContext(ctx, "SELECT COUNT(*) FROM orders WHERE sku = ?", []byte(sku)).Scan(&one); err != nil {
+			return 0, err
+		}
+		n += one
+	}
+	return n, nil
+}
+
+// sameProcesses reports whether no replica was started again.
+func (r *run) sameProcesses() bool { return slices.Equal(r.pids, r.fleet.Pids()) }

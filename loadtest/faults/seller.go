@@ -7,58 +7,112 @@ import (
 	"time"
 
 	"flashsale/internal/sandbox"
+	"flashsale/internal/sleep"
 )
 
-// Seller has the faults of the replica that sells the SKU.
-var Seller = Table{
-	faults: []Fault{
-		{
-			Name: "killed", sellerDown: true, restarts: true,
-			// Long enough that another replica takes over before this one is back.
-			lasts:  2 * time.Second,
-			inject: func(_ context.Context, r *run) error { r.begin(); r.seller().Kill(); return nil },
-			heal:   func(ctx context.Context, r *run) error { return r.seller().Restart(ctx) },
-			goals:  takeoverGoals,
-		},
-		{
-			Name: "stopped", sellerDown: true,
-			// The seller resumes long after its lease has expired.
-			ttls:   3,
-			inject: func(_ context.Context, r *run) error { r.begin(); return r.seller().Signal(sandbox.SIGSTOP) },
-			heal:   func(_ context.Context, r *run) error { return r.seller().Signal(sandbox.SIGCONT) },
-			goals:  takeoverGoals,
-		},
-		{
-			Name: "parted", Network: sandbox.Relays,
-			lasts: 5 * time.Second,
-			inject: func(ctx context.Context, r *run) error {
-				r.begin()
-				return r.Network.CutBoth(ctx, r.Fleet.Replicas[0].Name, r.Fleet.Replicas[1].Name)
-			},
-			heal:   func(ctx context.Context, r *run) error { return r.Network.Heal(ctx) },
-			figure: buyersWait,
-			// A buyer at the replica that cannot reach the seller waits at most the request
-			// timeout, plus the quantum after which a seller gives the lock to a replica that
-			// waits for it.
-			goals: map[sandbox.Product][]goal{"": {{measure: buyersWait, most: 5*time.Second + 50*time.Millisecond}}},
-		},
+// takeOver is the goal for the time without a sale when the seller dies or stands still.
+const takeOver = 300 * time.Millisecond
+
+// sellerFaults hit the replica that sells the hot SKU.
+var sellerFaults = []Scenario{
+	{
+		Name: "seller-killed", Injects: "the seller is killed and started again", NoSale: takeOver, Short: true,
+		away: true, deaf: true, restarts: true, chaos: true,
+		// Long enough that another replica takes over before this one is back.
+		lasts:  2 * time.Second,
+		inject: func(_ context.Context, r *run) error { r.begin(); r.sellerReplica().Kill(); return nil },
+		heal:   restartSeller,
 	},
-	measures: []*measure{noSale, buyersWait},
-	margin:   90 * time.Second,
-	check:    checkSeller,
+	{
+		// The seller resumes long after its lease has expired.
+		Name: "seller-stopped", Injects: "the seller is stopped for three TTLs and resumes", NoSale: takeOver, Short: true,
+		away: true, deaf: true, chaos: true, ttls: 3,
+		inject: func(_ context.Context, r *run) error { r.begin(); return r.sellerReplica().Signal(sandbox.SIGSTOP) },
+		heal:   func(_ context.Context, r *run) error { return r.sellerReplica().Signal(sandbox.SIGCONT) },
+	},
+	{
+		Name: "killed-after-commit", Injects: "the seller is killed between COMMIT and the answers", Short: true,
+		needs: needs{network: true}, away: true, deaf: true, restarts: true,
+		lasts: 2 * time.Second,
+		inject: func(ctx context.Context, r *run) error {
+			return r.killWithout(ctx, r.databaseNames()[0], r.sellerReplica().Name)
+		},
+		heal: restartSeller,
+	},
+	{
+		Name: "killed-mid-forward", Injects: "the seller is killed between the orders of other replicas and its answers to them",
+		needs: needs{network: true}, away: true, deaf: true, restarts: true,
+		lasts: 2 * time.Second,
+		inject: func(ctx context.Context, r *run) error {
+			for i, other := range r.fleet.Replicas {
+				if i != r.seller {
+					if err := r.net().Cut(ctx, r.sellerReplica().Name, other.Name); err != nil {
+						return err
+					}
+				}
+			}
+			return r.killUnanswered(ctx)
+		},
+		heal: restartSeller,
+	},
 }
 
-var takeoverGoals = map[sandbox.Product][]goal{"": {{measure: noSale, median: 300 * time.Millisecond, most: time.Second}}}
+func restartSeller(ctx context.Context, r *run) error {
+	if r.needs.network {
+		if err := r.net().Heal(ctx); err != nil {
+			return err
+		}
+	}
+	return r.sellerReplica().Restart(ctx)
+}
 
-// errOtherSeller ends a run before its fault, which would hit the wrong replica.
-var errOtherSeller = errors.New("another replica sells")
+// killWithout kills the seller after nothing from a server has reached it for a moment:
+// what it has sent to the server was done, and it does not know.
+func (r *run) killWithout(ctx context.Context, from, to string) error {
+	if err := r.net().Cut(ctx, from, to); err != nil {
+		return err
+	}
+	return r.killUnanswered(ctx)
+}
+
+// unanswered is how long a seller works without answers before it is killed: less than the
+// silence after which another replica would take over, and longer than answers that were
+// sent before need.
+const unanswered = 100 * time.Millisecond
+
+// killUnanswered kills the seller once it has committed orders whose answers nobody gets.
+// It returns errNotReached if there is no such order.
+func (r *run) killUnanswered(ctx context.Context) error {
+	if err := sleep.For(ctx, unanswered); err != nil {
+		return err
+	}
+	sold := r.sales.Load()
+	r.begin()
+	r.sellerReplica().Kill()
+	rows, err := r.countOrders(ctx)
+	if err != nil {
+		return err
+	}
+	if rows <= sold {
+		return errNotReached
+	}
+	r.note("%d orders were committed and not answered", rows-sold)
+	return nil
+}
+
+var (
+	// errOtherSeller ends an attempt before its fault, which would hit the wrong replica.
+	errOtherSeller = errors.New("another replica sells")
+	// errNotReached ends an attempt whose fault missed the state that it was meant for.
+	errNotReached = errors.New("the fault came when no order was in the state that it is meant for")
+)
 
 // checkSeller returns errOtherSeller unless the replica still sells: on a busy machine
 // another may have taken over after a short silence.
-func checkSeller(ctx context.Context, r *run) error {
-	holder, err := r.service.Holder(ctx, r.SKU)
-	if want := r.seller().Name; err == nil && holder != want {
-		err = fmt.Errorf("%w: %q and not %s sells %s", errOtherSeller, holder, want, r.SKU)
+func (r *run) checkSeller(ctx context.Context) error {
+	holder, err := r.service.Holder(ctx, r.hot)
+	if want := r.sellerReplica().Name; err == nil && holder != want {
+		err = fmt.Errorf("%w: %q and not %s sells %s", errOtherSeller, holder, want, r.hot)
 	}
 	return err
 }

@@ -31,7 +31,8 @@ function latencyChart(place, lines) {
   }, data, place);
 }
 
-// Draws the page's charts now, and again whenever the colours or the width change.
+// Draws the page's charts now, and again whenever the colours or the width change. Paper
+// has its own of both.
 // drawAll returns the charts. The result redraws them.
 function keepDrawn(drawAll) {
   let charts = [];
@@ -41,6 +42,7 @@ function keepDrawn(drawAll) {
   };
   draw();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  matchMedia("print").addEventListener("change", draw);
   let width = innerWidth;
   addEventListener("resize", () => {
     if (innerWidth !== width) {

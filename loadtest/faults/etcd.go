@@ -1,0 +1,193 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// etcdElection is what an election of etcd takes at most: two timeouts of a second each,
+	// and a second for the clients to find the new leader.
+	etcdElection = 3 * time.Second
+	// etcdTimeout bounds a call to an etcd that has a leader.
+	etcdTimeout = 10 * time.Second
+	// smallQuota is a size that a run can fill within seconds.
+	smallQuota = 16 << 20
+)
+
+// etcdFaults hit etcd, and what it keeps for the seller.
+var etcdFaults = []Scenario{
+	{
+		Name: "etcd-leader-killed", Injects: "the leader of three etcd nodes is killed and started again", Short: true,
+		needs: needs{etcdNodes: 3}, election: etcdElection, chaos: true, lasts: 4 * time.Second,
+		inject: func(ctx context.Context, r *run) error {
+			leader, err := r.stack.EtcdLeader(ctx)
+			if err != nil {
+				return err
+			}
+			r.begin()
+			r.stack.Etcd[leader].Kill()
+			return nil
+		},
+		heal: restartEtcd,
+	},
+	{
+		Name: "etcd-quorum-lost", Injects: "two of three etcd nodes are killed and started again: sellers go on selling",
+		needs: needs{etcdNodes: 3}, election: etcdElection, chaos: true, ttls: 2,
+		inject: func(ctx context.Context, r *run) error {
+			leader, err := r.stack.EtcdLeader(ctx)
+			if err != nil {
+				return err
+			}
+			r.begin()
+			for i := range 2 {
+				r.stack.Etcd[(leader+i)%3].Kill()
+			}
+			return nil
+		},
+		heal: restartEtcd,
+	},
+	{
+		Name: "lease-revoked", Injects: "the lease of the seller's lock is revoked by hand", Short: true, chaos: true,
+		inject: func(ctx context.Context, r *run) error {
+			_, lease, err := r.lockEntry(ctx)
+			if err != nil {
+				return err
+			}
+			r.begin()
+			_, err = r.etcd.Revoke(ctx, lease)
+			return err
+		},
+		heal: nothing,
+	},
+	{
+		Name: "key-deleted", Injects: "the key of the seller's lock is deleted by hand", chaos: true,
+		inject: func(ctx context.Context, r *run) error {
+			key, _, err := r.lockEntry(ctx)
+			if err != nil {
+				return err
+			}
+			r.begin()
+			_, err = r.etcd.Delete(ctx, key)
+			return err
+		},
+		heal: nothing,
+	},
+	{
+		Name: "etcd-full", Injects: "etcd is out of space and refuses writes (alarm NOSPACE); then it is compacted, defragmented and disarmed",
+		needs: needs{quota: smallQuota}, election: etcdElection, ttls: 2,
+		inject: func(ctx context.Context, r *run) error { r.begin(); return r.fillEtcd(ctx) },
+		heal:   func(ctx context.Context, r *run) error { return r.cureEtcd(ctx) },
+	},
+	{
+		Name: "etcd-restored", Injects: "etcd loses its data and is restored from an older snapshot",
+		election: etcdElection, halts: true, deaf: true, restarts: true, lasts: 3 * time.Second,
+		inject: func(ctx context.Context, r *run) error {
+			snapshot, err := r.stack.EtcdSnapshot(ctx)
+			if err != nil {
+				return err
+			}
+			// Tokens that the snapshot does not have.
+			if err := r.awaitSales(ctx, r.sales.Load()+warmSales); err != nil {
+				return err
+			}
+			if err := r.passOnLock(ctx); err != nil {
+				return err
+			}
+			r.begin()
+			return r.stack.EtcdRestore(ctx, snapshot, false)
+		},
+		heal: adoptFence,
+	},
+}
+
+func nothing(context.Context, *run) error { return nil }
+
+// restartEtcd starts the nodes that do not run, at the same time: a node is ready once
+// there is a leader.
+func restartEtcd(ctx context.Context, r *run) error {
+	down := r.stack.Etcd[:0:0]
+	for _, node := range r.stack.Etcd {
+		select {
+		case <-node.Done():
+			down = append(down, node)
+		default:
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, node := range down {
+		group.Go(func() error { return node.Restart(ctx) })
+	}
+	return group.Wait()
+}
+
+// lockEntry returns the key of the hot SKU's holder, and its lease.
+func (r *run) lockEntry(ctx context.Context) (key string, lease clientv3.LeaseID, err error) {
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	got, err := r.etcd.Get(ctx, lockPrefix+r.hot+"/", clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend), clientv3.WithLimit(1))
+	if err != nil {
+		return "", 0, err
+	}
+	if len(got.Kvs) == 0 {
+		return "", 0, errOtherSeller
+	}
+	return string(got.Kvs[0].Key), clientv3.LeaseID(got.Kvs[0].Lease), nil
+}
+
+// lockPrefix starts the keys of all locks.
+const lockPrefix = "flashsale/" + databaseName + "/lock/"
+
+// fillEtcd writes until etcd refuses to.
+func (r *run) fillEtcd(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	ballast := strings.Repeat("x", 1<<20)
+	for i := 0; ; i++ {
+		_, err := r.etcd.Put(ctx, fmt.Sprint("ballast/", i), ballast)
+		if err != nil && strings.Contains(err.Error(), "space exceeded") {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("etcd is not full: %w", err)
+		}
+	}
+}
+
+// cureEtcd does what an operator does about the alarm.
+func (r *run) cureEtcd(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	gone, err := r.etcd.Delete(ctx, "ballast/", clientv3.WithPrefix())
+	if err != nil {
+		return err
+	}
+	if _, err := r.etcd.Compact(ctx, gone.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
+		return err
+	}
+	for _, node := range r.stack.Etcd {
+		if _, err := r.etcd.Defragment(ctx, node.Endpoint); err != nil {
+			return err
+		}
+	}
+	_, err = r.etcd.AlarmDisarm(ctx, &clientv3.AlarmMember{MemberID: 0, Alarm: etcdserverpb.AlarmType_NONE})
+	return err
+}
+
+// passOnLock makes a replica begin a new tenure, with a newer token.
+func (r *run) passOnLock(ctx context.Context) error {
+	key, _, err := r.lockEntry(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := r.etcd.Delete(ctx, key); err != nil {
+		return err
+	}
+	return r.awaitSales(ctx, r.sales.Load()+warmSales)
+}

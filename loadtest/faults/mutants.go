@@ -1,0 +1,71 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+
+	"flashsale/internal/mutant"
+)
+
+// MutantResult is what came of a fault that was seeded in the code of the service.
+type MutantResult struct {
+	Name  string `json:"name"`
+	About string `json:"about"`
+	// Scenario is the one that caught it, and Violation the first one that it found; both
+	// are "" if the mutant survived.
+	Scenario  string `json:"scenario"`
+	Violation string `json:"violation"`
+	// Runs is how many runs it took.
+	Runs int `json:"runs"`
+}
+
+// Caught reports whether a scenario found the mutant.
+func (m *MutantResult) Caught() bool { return m.Violation != "" }
+
+func (m *MutantResult) cells() []string {
+	if !m.Caught() {
+		return []string{m.Name, "SURVIVED", fmt.Sprintf("%d runs", m.Runs)}
+	}
+	return []string{m.Name, m.Scenario, m.Violation}
+}
+
+// mutantRuns bounds the runs of each scenario on a mutant.
+const mutantRuns = 3
+
+// RunMutant runs the scenarios that should catch a mutant, one after the other, until one
+// does. cfg.API is the mutant's program.
+func RunMutant(ctx context.Context, cfg Config, m *mutant.Mutant, done func(*Result)) (MutantResult, error) {
+	result := MutantResult{Name: m.Name, About: m.About}
+	list, err := Find(m.Scenarios)
+	if err != nil {
+		return result, fmt.Errorf("mutant %s: %w", m.Name, err)
+	}
+	for range mutantRuns {
+		for i := range list {
+			cfg.Scenario = &list[i]
+			cfg.Seed++
+			run, err := Run(ctx, cfg)
+			if ctx.Err() != nil {
+				return result, err
+			}
+			result.Runs++
+			if err != nil { // a broken service may also keep a scenario from its end
+				run.violate("%s", err)
+			}
+			done(&run)
+			if !run.OK {
+				result.Scenario, result.Violation = run.Name, run.Violations[0]
+				return result, nil
+			}
+		}
+	}
+	return result, nil
+}
+
+// String describes it in a line.
+func (m *MutantResult) String() string {
+	if !m.Caught() {
+		return fmt.Sprintf("SURVIVED %d runs", m.Runs)
+	}
+	return fmt.Sprintf("caught by %s: %s", m.Scenario, m.Violation)
+}

@@ -1,0 +1,114 @@
+package faults
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// networkFaults cut the seller or the replicas off, and leave all processes alone.
+var networkFaults = []Scenario{
+	{
+		Name: "etcd-cut", Injects: "the seller is cut off from etcd", Short: true, chaos: true,
+		needs: needs{network: true}, ttls: 3,
+		inject: func(ctx context.Context, r *run) error {
+			r.begin()
+			return r.cut(ctx, r.sellerReplica().Name, r.etcdNames())
+		},
+		heal: healNetwork,
+	},
+	{
+		Name: "mysql-cut", Injects: "the seller is cut off from the database", Short: true, chaos: true,
+		needs: needs{network: true}, ttls: 3, away: true,
+		inject: func(ctx context.Context, r *run) error {
+			r.begin()
+			return r.cut(ctx, r.sellerReplica().Name, r.databaseNames())
+		},
+		heal: healNetwork,
+	},
+	{
+		Name: "commit-cut", Injects: "the database's answers to the seller are lost, in the middle of commits", chaos: true,
+		needs: needs{network: true}, ttls: 3, away: true,
+		inject: func(ctx context.Context, r *run) error {
+			r.begin()
+			for _, name := range r.databaseNames() {
+				if err := r.net().Cut(ctx, name, r.sellerReplica().Name); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		heal: healNetwork,
+	},
+	{
+		Name: "replicas-cut", Injects: "the replicas are cut off from each other", Short: true, chaos: true,
+		needs: needs{network: true}, ttls: 3,
+		inject: func(ctx context.Context, r *run) error {
+			r.begin()
+			for i, a := range r.fleet.Replicas {
+				var others []string
+				for _, b := range r.fleet.Replicas[i+1:] {
+					others = append(others, b.Name)
+				}
+				if err := r.cut(ctx, a.Name, others); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		heal: healNetwork,
+	},
+	{
+		Name: "slow-network", Injects: "each packet to and from etcd takes 100 ms, and 2 % of all packets are lost",
+		needs: needs{network: true, delays: true}, ttls: 4,
+		inject: slowDown, heal: healNetwork,
+	},
+}
+
+// cut cuts one host off from others, both ways.
+func (r *run) cut(ctx context.Context, host string, others []string) error {
+	for _, other := range others {
+		if err := r.net().CutBoth(ctx, host, other); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func healNetwork(ctx context.Context, r *run) error { return r.net().Heal(ctx) }
+
+const (
+	slowLink    = 100 * time.Millisecond
+	lostPercent = 2
+)
+
+func slowDown(ctx context.Context, r *run) error {
+	r.begin()
+	for _, replica := range r.fleet.Replicas {
+		for _, name := range r.etcdNames() {
+			if err := errors.Join(r.net().Delay(ctx, replica.Name, name, slowLink), r.net().Delay(ctx, name, replica.Name, slowLink)); err != nil {
+				return err
+			}
+		}
+		for _, name := range append(r.etcdNames(), r.databaseNames()...) {
+			for _, link := range [][2]string{{replica.Name, name}, {name, replica.Name}} {
+				if err := r.net().Lose(ctx, link[0], link[1], lostPercent); err != nil {
+					r.note("no packets are lost: %s", err)
+					return nil
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func names(kind string, n int) []string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = kind + "-" + string(rune('1'+i))
+	}
+	return list
+}
+
+func (w *world) etcdNames() []string     { return names("etcd", len(w.stack.Etcd)) }
+func (w *world) databaseNames() []string { return names("mysql", len(w.databases())) }
