@@ -161,7 +161,7 @@ func TestNothingOfANetworkIsLeft(t *testing.T) {
 			t.Fatalf("no interface leads to %s", parent.Addr)
 		}
 		children := childrenOf(parent.cmd.Process.Pid)
-		if len(children) != 5 { // the switch, two hosts, two servers
+		if len(children) != 6 { // those that hold the switch, two hosts and the mounts; two servers
 			t.Fatalf("the parent has the children %v", children)
 		}
 		parent.end(t, end)

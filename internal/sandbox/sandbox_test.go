@@ -424,9 +424,11 @@ func TestFleetSharesSecretsAndReportsDeadReplicas(t *testing.T) {
 // beParent starts servers, writes a parent, and stops them at the end of its input. It
 // cuts its network, if it has one.
 func beParent() {
-	s, err := sandbox.Start(context.Background(), sandbox.Config{
-		MySQL: true, EtcdNodes: 1, EtcdProgram: []string{os.Args[1]}, Network: sandbox.NetworkKind(os.Args[2]),
-	})
+	cfg := sandbox.Config{MySQL: true, EtcdNodes: 1, EtcdProgram: []string{os.Args[1]}, Network: sandbox.NetworkKind(os.Args[2])}
+	if cfg.Network == sandbox.Namespaces { // all that root can have
+		cfg.MySQLDisk, cfg.FakeClock = 256, true
+	}
+	s, err := sandbox.Start(context.Background(), cfg)
 	if err == nil && s.Network != nil {
 		err = s.Network.CutBoth(context.Background(), "etcd-1", "mysql-1")
 	}
@@ -434,8 +436,8 @@ func beParent() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	cfg, _ := mysql.ParseDSN(s.MySQL.DSN("")) // our own
-	if err := json.NewEncoder(os.Stdout).Encode(parent{Pids: pidsOf(s), Addr: cfg.Addr}); err != nil {
+	dsn, _ := mysql.ParseDSN(s.MySQL.DSN("")) // our own
+	if err := json.NewEncoder(os.Stdout).Encode(parent{Pids: pidsOf(s), Addr: dsn.Addr}); err != nil {
 		os.Exit(1)
 	}
 	_, _ = io.Copy(io.Discard, os.Stdin) // ends at the latest with the test
