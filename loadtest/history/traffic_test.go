@@ -16,7 +16,7 @@ import (
 )
 
 // start puts traffic on two replicas that answer by serve; a SKU is always created.
-func start(t *testing.T, ctx context.Context, serve func(replica int, w http.ResponseWriter, r *http.Request)) *Traffic {
+func start(ctx context.Context, t *testing.T, serve func(replica int, w http.ResponseWriter, r *http.Request)) *Traffic {
 	t.Helper()
 	var urls []string
 	for i := range 2 {
@@ -44,7 +44,7 @@ func TestUnansweredCallsAreRepeatedElsewhere(t *testing.T) {
 	var mu sync.Mutex
 	seen := map[string][2]int{} // requests of each key, by replica
 	var served atomic.Int64
-	load := start(t, t.Context(), func(replica int, w http.ResponseWriter, r *http.Request) {
+	load := start(t.Context(), t, func(replica int, w http.ResponseWriter, r *http.Request) {
 		n := int64(0)
 		if r.Method == http.MethodPost {
 			n = served.Add(1)
@@ -92,7 +92,7 @@ func TestTrafficEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	began := make(chan struct{}, 1)
-	load := start(t, ctx, func(_ int, _ http.ResponseWriter, r *http.Request) {
+	load := start(ctx, t, func(_ int, _ http.ResponseWriter, r *http.Request) {
 		select {
 		case began <- struct{}{}:
 		default:
