@@ -180,6 +180,7 @@ func (d *desk) apply(batch []*ticket) {
 // holdTenure takes the lock, sells, and releases the lock. It returns lock.ErrHeld if
 // another replica sells. After any other error the desk backs off.
 func (d *desk) holdTenure() error {
+	d.cfg.yield(d.desks.ctx, d.sku)
 	if d.wait > 0 {
 		// Without MySQL, taking the lock would only keep it from replicas that can use it.
 		ctx, cancel := context.WithTimeout(d.desks.ctx, pingTimeout)

@@ -153,7 +153,7 @@ func newSimLocker(p *simProcess) *simLocker {
 
 // watch follows the queues. An event reaches it only while etcd can be reached.
 func (l *simLocker) watch() {
-	for {
+	for l.ctx.Err() == nil {
 		select {
 		case <-l.dirty:
 		case <-l.ctx.Done():

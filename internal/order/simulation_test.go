@@ -3,6 +3,8 @@ package order
 import (
 	"flag"
 	"fmt"
+	"os"
+	"strings"
 	"testing"
 	"time"
 )
@@ -41,6 +43,8 @@ func TestSimulationRepeats(t *testing.T) {
 			continue
 		}
 		x, y := a.history(), b.history()
+		dump(t, seed, "a", x)
+		dump(t, seed, "b", y)
 		for i := range min(len(x), len(y)) {
 			if x[i] != y[i] {
 				t.Errorf("seed %d: event %d is %s %s, and the second time %s %s", seed+1, i, x[i].at, x[i].text, y[i].at, y[i].text)
@@ -48,4 +52,12 @@ func TestSimulationRepeats(t *testing.T) {
 			}
 		}
 	}
+}
+
+func dump(t *testing.T, seed uint64, name string, x []simEvent) {
+	var b strings.Builder
+	for _, e := range x {
+		fmt.Fprintf(&b, "%12s %s\n", e.at, e.text)
+	}
+	os.WriteFile(fmt.Sprintf("/tmp/sim-div-%d-%s.txt", seed+1, name), []byte(b.String()), 0o644)
 }

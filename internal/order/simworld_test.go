@@ -133,6 +133,7 @@ func (w *simWorld) run() {
 		}
 	}
 	w.background.Wait()
+	time.Sleep(2 * simTTL) // the leases of processes that crashed end
 }
 
 // buyer places orders, asks again after a failure, pays some and cancels some.
