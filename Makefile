@@ -55,7 +55,11 @@ build: setup-go ## bin/api and bin/loadtest
 release: setup-release ## a dry run: archives, checksums and SBOMs of all systems, in dist
 	@scripts/release
 
-pictures: ## draw docs/images/architecture.svg from the text beside it
+pictures: ## draw docs/images/*.svg from the texts beside them, and those of the take-over from its model
+	@scripts/setup --spin
+	@go test ./model -run TestPicturesShowTheModel -update
+	@for name in no-claim claim-after write-only; do \
+		go tool -modfile=tools/d2.mod d2 --theme 0 --pad 10 docs/images/takeover-$$name.d2 docs/images/takeover-$$name.svg || exit 1; done
 	@go tool -modfile=tools/d2.mod d2 --layout elk --theme 0 --pad 10 --elk-nodeNodeBetweenLayers 30 --elk-edgeNodeBetweenLayers 20 \
 		docs/images/architecture.d2 docs/images/architecture.svg
 
@@ -69,7 +73,7 @@ setup-test:
 	@scripts/setup --database --modules
 
 setup-all:
-	@scripts/setup --mariadb --mysql --galera --nftables --faketime --modules --tests --race --curl --codegen --promtool --redis --memcached --haproxy --zookeeper --chromium --kubernetes
+	@scripts/setup --mariadb --mysql --galera --nftables --faketime --modules --tests --race --curl --codegen --promtool --redis --memcached --haproxy --zookeeper --chromium --spin --kubernetes
 
 setup-faults:
 	@scripts/setup --database --mysql --nftables --faketime
