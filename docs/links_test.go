@@ -80,11 +80,18 @@ func TestEveryFileOfTheArchitectureExists(t *testing.T) {
 }
 
 func TestPictureShowsItsText(t *testing.T) {
-	text, picture := read(t, "images/architecture.d2"), read(t, "images/architecture.svg")
-	for _, match := range drawn.FindAllStringSubmatch(text, -1) {
-		for _, line := range anyBreak.Split(match[1], -1) {
-			if !strings.Contains(picture, strings.ReplaceAll(line, "'", "&#39;")) && !strings.Contains(picture, line) {
-				t.Errorf("images/architecture.svg lacks %q: run make pictures", line)
+	sources, err := filepath.Glob("images/*.d2")
+	if err != nil || len(sources) == 0 {
+		t.Fatal("found no pictures", err)
+	}
+	for _, source := range sources {
+		name := strings.TrimSuffix(source, ".d2") + ".svg"
+		picture := read(t, name)
+		for _, match := range drawn.FindAllStringSubmatch(read(t, source), -1) {
+			for _, line := range anyBreak.Split(match[1], -1) {
+				if !strings.Contains(picture, strings.ReplaceAll(line, "'", "&#39;")) && !strings.Contains(picture, line) {
+					t.Errorf("%s lacks %q: run make pictures", name, line)
+				}
 			}
 		}
 	}

@@ -398,7 +398,6 @@ call:
 	do
 	:: atomic { answer[r] == ORDERED -> assert((orders | (orders >> 2)) & BIT(k)); break }
 	:: atomic { answer[r] == SOLD_OUT ->
-		printf("step buyer%d -> buyer%d: told\n", k, k);
 		assert(!stood);
 		assert(!(unitsLeft & BIT(k)));
 		assert(gaveUp || !((orders | (orders >> 2)) & BIT(k)));
