@@ -37,7 +37,7 @@ type search struct {
 // result is what the search found.
 type result struct {
 	states, depth int
-	took          time.Duration
+	cpu           time.Duration
 	// broken is the assertion that failed, as Spin prints it; "" if none did.
 	broken string
 	// unreached are statements that no run came to.
@@ -83,9 +83,8 @@ func (s search) run(t *testing.T, panFlags ...string) result {
 	}
 	command(t, r.folder, "spin", append(append([]string{"-a"}, macros...), s.file)...)
 	command(t, r.folder, "gcc", compile...)
-	start := time.Now()
-	out := command(t, r.folder, "./pan", append(search, panFlags...)...)
-	r.took = time.Since(start)
+	var out string
+	out, r.cpu = command(t, r.folder, "./pan", append(search, panFlags...)...)
 
 	r.incomplete = cut.FindString(out)
 	r.unreached = unreached.FindAllString(out, -1)
@@ -107,8 +106,9 @@ func (s search) run(t *testing.T, panFlags ...string) result {
 	return r
 }
 
-// command returns the output of a program that is ended when the test's time is over.
-func command(t *testing.T, folder, program string, args ...string) string {
+// command returns the output of a program and the processor's time that it took. The
+// program is ended after patience.
+func command(t *testing.T, folder, program string, args ...string) (string, time.Duration) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -118,14 +118,14 @@ func command(t *testing.T, folder, program string, args ...string) string {
 	if err != nil {
 		t.Fatalf("%s %s: %v (scripts/setup --spin installs spin and gcc)\n%s", program, strings.Join(args, " "), err, out)
 	}
-	return string(out)
+	return string(out), cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 }
 
 // holds checks that the model holds in every run.
 func (s search) holds(t *testing.T) result {
 	t.Helper()
 	r := s.run(t)
-	t.Logf("%s %s: %d states, longest run %d steps, %.1f s", s.file, strings.Join(s.macros, " "), r.states, r.depth, r.took.Seconds())
+	t.Logf("%s %s: %d states, longest run %d steps, %.1f s of CPU", s.file, strings.Join(s.macros, " "), r.states, r.depth, r.cpu.Seconds())
 	if r.broken != "" {
 		t.Errorf("a run breaks %s; it ends with\n%s", r.broken, strings.Join(s.story(t, r), "\n"))
 	}
@@ -149,8 +149,9 @@ func (s search) breaks(t *testing.T, want string) result {
 // story returns the steps of the run that broke the model, as the model prints them.
 func (s search) story(t *testing.T, r result) []string {
 	t.Helper()
+	out, _ := command(t, r.folder, "spin", append(append([]string{"-t", "-T"}, s.macros...), s.file)...)
 	var steps []string
-	for line := range strings.Lines(command(t, r.folder, "spin", append(append([]string{"-t", "-T"}, s.macros...), s.file)...)) {
+	for line := range strings.Lines(out) {
 		if step, ok := strings.CutPrefix(strings.TrimSpace(line), "step "); ok {
 			steps = append(steps, step)
 		}

@@ -26,7 +26,7 @@
  *   re-send       The forwarder may send the request again, under the same key,
  *                 on a new link. It then ignores answers on the older link, and
  *                 the seller drops copies that came on that link.
- *   lost message  A copy or an answer that is never read.
+ *   lost message  A copy or an answer that is never read,.
  *   take-over     A newer tenure starts, and claims the row.
  *
  * A buyer may also give up and call again with the same key, and an order may be
@@ -72,12 +72,12 @@
  *
  * What each rule is for: NO_EXCLUSIVE drops the property "no older tenure
  * writes". Without it CLAIM_AFTER holds, and so does SEQ_ONLY, in which tenures
- * claim and nothing compares the fence. So seq keeps the orders safe. The claim
- * moves tenures on, and makes one tenure the only writer. CHECK_SEQ, in which a refusal
- * compares seq and not the fence, holds with all properties.
+ * claim and nothing compares the fence. So seq keeps the orders safe, and the claim
+ * makes one tenure the only writer. CHECK_SEQ, in which a refusal compares seq and not
+ * the fence, holds with all properties.
  *
  * The lines with "step" print nothing during a check. In a replay (spin -t) they
- * tell the run in words; picture.go draws them.
+ * tell the run in words, and picture_test.go draws some.
  */
 #ifndef TENURES
 #define TENURES 2	/* tokens 1 to TENURES */
@@ -188,7 +188,7 @@ inline write(T, keys) {
 #ifdef NO_EXCLUSIVE
 	assert(T >= newestWriter); newestWriter = T;
 #else
-	assert(T >= newestReader);
+	assert(T >= newestReader);	/* who writes has read: tokens do not fall, either */
 #endif
 	assert((told & keys) == 0);
 	assert((orders & (orders >> 2)) == 0);
