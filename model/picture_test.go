@@ -40,7 +40,7 @@ func TestPicturesShowTheModel(t *testing.T) {
 			got := diagram(t, p.macros, s.story(t, s.breaks(t, p.want)), p.caption)
 			path := "../docs/images/takeover-" + p.name + ".d2"
 			if *update {
-				if err := os.WriteFile(path, []byte(got), 0o644); err != nil { //nolint:gosec // a page's source, for everybody
+				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}

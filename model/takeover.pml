@@ -26,7 +26,7 @@
  *   re-send       The forwarder may send the request again, under the same key,
  *                 on a new link. It then ignores answers on the older link, and
  *                 the seller drops copies that came on that link.
- *   lost message  A copy or an answer that is never read,.
+ *   lost message  A copy or an answer that is never read.
  *   take-over     A newer tenure starts, and claims the row.
  *
  * A buyer may also give up and call again with the same key, and an order may be
