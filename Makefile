@@ -57,7 +57,7 @@ release: setup-release ## a dry run: archives, checksums and SBOMs of all system
 
 pictures: ## draw docs/images/*.svg from the texts beside them, and those of the take-over from its model
 	@scripts/setup --spin
-	@go test ./model -run TestPicturesShowTheModel -update
+	@go test ./model -count=1 -run TestPicturesShowTheModel -update
 	@for name in no-claim claim-after write-only; do \
 		go tool -modfile=tools/d2.mod d2 --theme 0 --pad 10 docs/images/takeover-$$name.d2 docs/images/takeover-$$name.svg || exit 1; done
 	@go tool -modfile=tools/d2.mod d2 --layout elk --theme 0 --pad 10 --elk-nodeNodeBetweenLayers 30 --elk-edgeNodeBetweenLayers 20 \

@@ -73,29 +73,27 @@ byte newest, evicted;
 #define REVISIONS (3 * REPLICAS + 2)
 #define USES(r, v) (key[r] == v || token[r] == v || saw[r] == v)
 #define BEFORE(r, other) (key[other] == 0 || key[r] <= key[other])
-/* Safety does not depend on time: only with -DNP is a replica never late. */
+/* Safety does not depend on time. With -DNP a replica is never late: it takes a step of
+   its tenure within SLOW ticks, and reacts to silence before the next tick. */
+#define DUE(r) (silent[r] >= QUEUE_AFTER && key[r] == 0 || silent[r] >= patience)
 #ifdef NP
-#define IN_TIME(r) (dead[r] || !(FIRST(r) || token[r] != 0) || owed[r] < SLOW)
+#define IN_TIME(r) (dead[r] || !DUE(r) && (!(FIRST(r) || token[r] != 0) || owed[r] < SLOW))
 #define PASS_TIME(r) owed[r] = ((FIRST(r) || token[r] != 0) -> owed[r] + 1 : 0)
 #else
 #define IN_TIME(r) true
 #define PASS_TIME(r) skip
 #endif
 #define SELLS(r) (!dead[r] && token[r] == key[r] && FIRST(r))
-/* A replica that has something to do because of silence does it before the next tick. */
-#define DUE(r) (silent[r] >= QUEUE_AFTER && key[r] == 0 || silent[r] >= patience)
 #if REPLICAS > 2
 #define USED(v) (fence == v || newest == v || USES(0, v) || USES(1, v) || USES(2, v))
 #define FIRST(r) (key[r] != 0 && BEFORE(r, 0) && BEFORE(r, 1) && BEFORE(r, 2))
 #define ANY_SELLS (SELLS(0) || SELLS(1) || SELLS(2))
-#define ANY_DUE (DUE(0) || DUE(1) || DUE(2))
 #define ALL_IN_TIME (IN_TIME(0) && IN_TIME(1) && IN_TIME(2))
 #define ANY_KEY (key[0] != 0 || key[1] != 0 || key[2] != 0)
 #else
 #define USED(v) (fence == v || newest == v || USES(0, v) || USES(1, v))
 #define FIRST(r) (key[r] != 0 && BEFORE(r, 0) && BEFORE(r, 1))
 #define ANY_SELLS (SELLS(0) || SELLS(1))
-#define ANY_DUE (DUE(0) || DUE(1))
 #define ALL_IN_TIME (IN_TIME(0) && IN_TIME(1))
 #define ANY_KEY (key[0] != 0 || key[1] != 0)
 #endif
@@ -172,7 +170,7 @@ end:	do
 		assert(fence == token[r]); sold[r] = 1; patience = TAKE_AFTER; owed[r] = 0;
 		printf("step replica%d: sells\n", r) };
 progress:	skip
-	/* The end of its tenure: MySQL refuses it, it sees that its key is gone, or it gives the lock back. */
+	/* Its tenure ends: MySQL refuses it, its key is gone, or it gives the lock back. */
 	:: d_step { !dead[r] && token[r] != 0 && fence > token[r] -> endTenure() }
 	:: d_step { !dead[r] && token[r] != 0 && key[r] != token[r] -> endTenure() }
 	:: d_step { !dead[r] && sold[r] && key[r] == token[r] -> key[r] = 0; endTenure() }
@@ -198,7 +196,7 @@ progress:	skip
 active proctype Clock() {
 	byte r, v, i, first;
 end:	do
-	:: d_step { ANY_KEY && !ANY_DUE && ALL_IN_TIME ->
+	:: d_step { ANY_KEY && ALL_IN_TIME ->
 		findFirst();
 		r = 0;
 		do
@@ -207,7 +205,7 @@ end:	do
 			:: dead[r] || r == first || token[r] != 0 -> forgetSilence()
 			:: else ->
 				if
-				:: saw[r] == key[first] -> silent[r]++
+				:: saw[r] == key[first] -> silent[r] = ((silent[r] < LONGEST) -> silent[r] + 1 : LONGEST)
 				:: else -> saw[r] = key[first]; silent[r] = 0
 				fi
 			fi;

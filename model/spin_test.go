@@ -69,12 +69,12 @@ func (s search) run(t *testing.T, panFlags ...string) result {
 		t.Fatal(err)
 	}
 	compile := []string{"-O2", "-w", "-DCOLLAPSE", "-o", "pan", "pan.c"}
-	search := []string{"-E", depth}
+	flags := []string{"-E", depth}
 	macros := slices.Clone(s.macros)
 	if s.endless {
 		macros = append(macros, "-DNP")
 		compile = append(compile, "-DNP")
-		search = append(search, "-l")
+		flags = append(flags, "-l")
 	} else {
 		compile = append(compile, "-DSAFETY")
 	}
@@ -84,7 +84,7 @@ func (s search) run(t *testing.T, panFlags ...string) result {
 	command(t, r.folder, "spin", append(append([]string{"-a"}, macros...), s.file)...)
 	command(t, r.folder, "gcc", compile...)
 	var out string
-	out, r.cpu = command(t, r.folder, "./pan", append(search, panFlags...)...)
+	out, r.cpu = command(t, r.folder, "./pan", append(flags, panFlags...)...)
 
 	r.incomplete = cut.FindString(out)
 	r.unreached = unreached.FindAllString(out, -1)
