@@ -59,7 +59,7 @@ func (r *replica) startOrders(ctx context.Context) (err error) {
 		PaymentWindow: r.cmd.PaymentWindow, ThinkTime: r.cmd.ThinkTime, RequestTimeout: r.cmd.RequestTimeout,
 		Halted: r.replicaLock.halted,
 		Desk:   order.DeskConfig{Quantum: r.cmd.Quantum},
-		Tracer: r.tracing.Tracer, Metrics: order.NewMetrics(r.registry), Logger: r.logger,
+		Tracer: r.tracing.Tracer, Metrics: order.NewMetrics(r.registry), Logger: r.logger, Steps: r.steps,
 	}
 	if r.strategy.Write == strategy.Batch {
 		if err := r.startMirror(ctx); err != nil {

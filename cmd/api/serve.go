@@ -22,6 +22,7 @@ import (
 	"flashsale/internal/limit"
 	"flashsale/internal/mirror"
 	"flashsale/internal/order"
+	"flashsale/internal/record"
 	"flashsale/internal/settings"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
@@ -151,6 +152,9 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 		return err
 	}
 	r.atClose(serversRound, "tracing", r.closeTracing)
+	if err := r.openSteps(); err != nil {
+		return err
+	}
 	if err := r.connect(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil // stopped while waiting for a server
@@ -173,6 +177,7 @@ type replica struct {
 	limits     *limit.Limits
 	registry   *prometheus.Registry
 	tracing    telemetry.Tracing
+	steps      *record.Recorder // nil without --trace-steps
 
 	db          *stock.DB
 	backend     *backend.Backend

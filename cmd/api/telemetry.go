@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"os"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"flashsale/internal/backend"
 	"flashsale/internal/doctor"
+	"flashsale/internal/record"
 	"flashsale/internal/telemetry"
 	"flashsale/internal/version"
 )
@@ -23,6 +25,7 @@ type telemetryFlags struct {
 	MetricsSKUs  int     `name:"metrics-skus" default:"100" placeholder:"N" help:"Maximum number of SKUs whose stock /metrics shows, the first ones in byte order (${default}). The others are only counted."`
 	OTLPEndpoint string  `name:"otlp-endpoint" placeholder:"URL" help:"Collector for traces, like http://127.0.0.1:4318. OTEL_EXPORTER_OTLP_PROTOCOL selects the protocol. Tracing is off by default."`
 	TraceRatio   float64 `default:"0.01" placeholder:"R" help:"Share of requests that are traced, from 0 to 1 (${default}). A request's traceparent overrides it."`
+	TraceSteps   string  `name:"trace-steps" placeholder:"FILE" help:"For experiments: a file that gets a line of JSON for each step of each order, with the names of customers. Off by default."`
 	PprofAddr    string  `placeholder:"ADDR" help:"Private address that serves pprof profiles, for example 127.0.0.1:6060. Off by default."`
 }
 
@@ -42,6 +45,21 @@ func (r *replica) closeTracing(ctx context.Context) error {
 	if err := r.tracing.Close(ctx); err != nil {
 		r.logger.Warn("the last spans were not sent", "error", err)
 	}
+	return nil
+}
+
+// openSteps opens the file of --trace-steps.
+func (r *replica) openSteps() (err error) {
+	if r.cmd.TraceSteps == "" {
+		return nil
+	}
+	r.steps, err = record.Open(r.cmd.TraceSteps, record.Step{
+		Replica: r.cmd.Replica, Strategy: r.strategy.Name, Fence: string(r.fence), PID: os.Getpid(), Addr: r.cmd.ForwardAdvertise,
+	}, r.logger)
+	if err != nil {
+		return fmt.Errorf("--trace-steps: %w", err)
+	}
+	r.atClose(serversRound, "the file of --trace-steps", r.steps.Close)
 	return nil
 }
 

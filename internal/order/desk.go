@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/record"
 	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
@@ -204,7 +205,9 @@ func (d *desk) holdTenure() error {
 	if t.contended() {
 		d.cfg.Metrics.HandOvers.Inc()
 	}
-	if errors.Is(d.cfg.unlock(d.desks.ctx, d.sku, held, granted), lock.ErrLost) {
+	unlockErr := d.cfg.unlock(d.desks.ctx, d.sku, held, granted)
+	d.cfg.noteUnlock(d.sku, nil, held, unlockErr)
+	if errors.Is(unlockErr, lock.ErrLost) {
 		if loss, ok := held.(lock.LossReporter); !ok || !loss.TimedOut() {
 			d.desks.takeOvers.record() // another replica took it
 		}
@@ -223,7 +226,9 @@ func (d *desk) lock() (lock.Held, error) {
 	if d.contention.begin(cancel) || d.desks.viewer == nil {
 		ask = d.cfg.Locker.Lock
 	}
+	d.cfg.note(record.LockAsked, d.sku, nil, 0, nil)
 	held, err := d.cfg.lock(d.cfg.spanOf(ctx, d.queue.oldest()), d.sku, time.Now(), ask)
+	d.cfg.noteLock(d.sku, nil, held, err)
 	if d.contention.end(err) && err != nil {
 		return nil, lock.ErrHeld // the seller answers again
 	}

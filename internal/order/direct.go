@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/record"
 	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
@@ -50,6 +51,7 @@ func (d *direct) retry(ctx context.Context, r Request, attempt func(context.Cont
 	for try := 1; ; try++ {
 		placed, err := attempt(ctx, &r)
 		if again := stock.IsRetryable(err) || errors.Is(err, errTryAgain); !again || try == directAttempts || sleep.For(ctx, rand.N(directBackoff)) != nil {
+			d.cfg.noteDecision(&r, &placed, err)
 			return placed, domainError(err)
 		}
 	}
@@ -65,12 +67,14 @@ func (d *direct) locked(ctx context.Context, r *Request) (Placed, error) {
 	if d.cfg.Strategy.Try {
 		ask = d.cfg.Locker.TryLock
 	}
+	d.cfg.note(record.LockAsked, r.SKU, r, 0, nil)
 	held, err := d.lock(ctx, r.SKU, ask)
+	d.cfg.noteLock(r.SKU, r, held, err)
 	if err != nil {
 		return Placed{}, err
 	}
 	granted := time.Now()
-	defer func() { _ = d.cfg.unlock(ctx, r.SKU, held, granted) }()
+	defer func() { d.cfg.noteUnlock(r.SKU, r, held, d.cfg.unlock(ctx, r.SKU, held, granted)) }()
 	if d.cfg.Fence == strategy.FenceOff {
 		return d.unfenced(ctx, r, newID(), held)
 	}
@@ -98,12 +102,18 @@ func (d *direct) checkHeld(held lock.Held) error {
 	return nil
 }
 
+// sale is an order, and the available units that its write leaves.
+type sale struct {
+	Order
+	left int64
+}
+
 func (d *direct) unfenced(ctx context.Context, r *Request, id ID, held lock.Held) (Placed, error) {
 	writer := stock.Writer{
 		Way: d.cfg.Strategy.Write, ThinkTime: d.cfg.ThinkTime,
-		LastLook: func() error { return d.checkHeld(held) },
+		LastLook: func() error { return d.checkHeld(held) }, Saw: d.cfg.saw(r),
 	}
-	var order Order
+	var made sale
 	err := d.cfg.DB.InTx(ctx, func(conn *sql.Conn) error {
 		row, takeErr := writer.Take(ctx, conn, r.SKU, r.Quantity)
 		if takeErr != nil && !errors.Is(takeErr, stock.ErrShort) {
@@ -118,15 +128,17 @@ func (d *direct) unfenced(ctx context.Context, r *Request, id ID, held lock.Held
 		if err := checkLimit(ctx, conn, &row, r); err != nil {
 			return err
 		}
-		order = d.cfg.makeOrder(r, id, &row, row.Now, 0)
+		made = sale{d.cfg.makeOrder(r, id, &row, row.Now, 0), row.Available}
+		d.cfg.noteWrite(record.Wrote, 0, &made.Order, made.left, nil)
 		var insert strings.Builder
-		insertOrders(&insert, []*write{{orders: []*Order{&order}}})
+		insertOrders(&insert, []*write{{orders: []*Order{&made.Order}}})
 		if _, err := conn.ExecContext(ctx, insert.String()); err != nil {
 			return fmt.Errorf("insert order: %w", err)
 		}
 		return nil
 	})
-	return d.outcome(ctx, r, order, err)
+	d.cfg.noteCommit(0, &made.Order, made.left, err)
+	return d.outcome(ctx, r, made, err)
 }
 
 // fenced runs the order under its lock's token, in two packets: one claims and reads,
@@ -146,24 +158,26 @@ func (d *direct) fenced(ctx context.Context, r *Request, held lock.Held) (Placed
 	if err == nil {
 		err = sleep.For(ctx, d.cfg.ThinkTime)
 	}
-	var order Order
+	var made sale
 	if err == nil {
 		before := row
 		row.Available -= int64(r.Quantity)
 		row.Seq++
-		order = d.cfg.makeOrder(r, newID(), &row, row.Now.Add(time.Since(asOf)), claim.RecordedToken())
-		err = d.committer.commit(ctx, &write{claim: claim, row: before, units: int64(r.Quantity), orders: []*Order{&order}, alone: true})
+		made = sale{d.cfg.makeOrder(r, newID(), &row, row.Now.Add(time.Since(asOf)), claim.RecordedToken()), row.Available}
+		err = d.committer.commit(ctx, &write{claim: claim, row: before, units: int64(r.Quantity), orders: []*Order{&made.Order}, alone: true})
+		d.cfg.noteCommit(claim.Token, &made.Order, made.left, err)
 	}
 	if errors.Is(err, stock.ErrFenced) {
 		d.cfg.Metrics.Fenced.Inc()
 		return Placed{}, fmt.Errorf("%w: %w", errTryAgain, err)
 	}
-	return d.outcome(ctx, r, order, err)
+	return d.outcome(ctx, r, made, err)
 }
 
 // check claims and reads the row, and may refuse r.
 func (d *direct) check(ctx context.Context, claim stock.Claim, r *Request) (stock.Row, error) {
 	row, err := d.cfg.database.claim(ctx, claim)
+	d.cfg.noteClaim(claim, r, &row, err)
 	if err != nil {
 		return row, err
 	}
@@ -196,12 +210,12 @@ func checkLimit(ctx context.Context, conn *sql.Conn, row *stock.Row, r *Request)
 	return err
 }
 
-func (d *direct) outcome(ctx context.Context, r *Request, order Order, err error) (Placed, error) {
+func (d *direct) outcome(ctx context.Context, r *Request, made sale, err error) (Placed, error) {
 	switch {
 	case err == nil:
-		return Placed{Order: order}, nil
+		return Placed{Order: made.Order}, nil
 	case errors.Is(err, stock.ErrOutcomeUnknown):
-		return d.resolve(ctx, r, order)
+		return d.resolve(ctx, r, made)
 	case stock.IsDuplicate(err): // if the other order was rolled back since, try again
 		return replayOr(ctx, d.cfg.database, r, errTryAgain)
 	case isAny(err, orderRefusals): // a replay takes precedence over every refusal
@@ -210,16 +224,17 @@ func (d *direct) outcome(ctx context.Context, r *Request, order Order, err error
 	return Placed{}, err
 }
 
-func (d *direct) resolve(ctx context.Context, r *Request, o Order) (Placed, error) {
+func (d *direct) resolve(ctx context.Context, r *Request, made sale) (Placed, error) {
 	d.cfg.Metrics.Unknown.Inc()
-	found, err := settle(ctx, d.cfg.database, r.SKU, []ID{o.ID})
+	found, err := settle(ctx, d.cfg.database, r.SKU, []ID{made.ID})
 	if err != nil {
 		return Placed{}, unknown(err)
 	}
 	if len(found) == 0 {
 		return Placed{}, errTryAgain
 	}
-	return Placed{Order: o}, nil
+	d.cfg.noteCommit(lock.Token(made.Fence), &made.Order, made.left, nil)
+	return Placed{Order: made.Order}, nil
 }
 
 // alter waits for the lock if the strategy has one: otherwise an order that has already

@@ -55,10 +55,10 @@ func (e *etcdCAS) sellOnce(ctx context.Context, r *Request) (Placed, error) {
 	// refused to other customers.
 	_, err := e.direct.check(ctx, stock.Claim{SKU: r.SKU, Fence: strategy.FenceOff}, r)
 	if err == nil {
-		err = e.take(ctx, r.SKU, id, r.Quantity)
+		err = e.take(ctx, r, id)
 	}
 	if err != nil {
-		return e.direct.outcome(ctx, r, Order{}, err)
+		return e.direct.outcome(ctx, r, sale{}, err)
 	}
 	placed, err := e.direct.unfenced(ctx, r, id, nil)
 	if placed.Order.ID != id && !errors.Is(err, ErrUnknown) {
@@ -69,12 +69,14 @@ func (e *etcdCAS) sellOnce(ctx context.Context, r *Request) (Placed, error) {
 
 // take takes an order's units. If etcd does not answer, they are given back in the
 // background, because the caller's time is over.
-func (e *etcdCAS) take(ctx context.Context, sku string, id ID, n int32) error {
+func (e *etcdCAS) take(ctx context.Context, r *Request, id ID) error {
+	sku, n := r.SKU, r.Quantity
 	leave, err := e.direct.slots.enter(ctx, sku)
 	if err != nil {
 		return err
 	}
-	left, err := e.store.Take(ctx, sku, id.String(), int64(n))
+	left, err := e.store.Take(ctx, sku, id.String(), int64(n), e.cfg.sawUnits(r))
+	e.cfg.noteTake(r, id, left, err)
 	switch {
 	case errors.Is(err, stock.ErrShort):
 		err = tooFew(left.Available)
@@ -127,6 +129,7 @@ func (e *etcdCAS) returnOnce(sku string, id ID) error {
 	}
 	defer leave()
 	_, err = e.store.GiveBack(ctx, sku, id.String())
+	e.cfg.noteGiveBack(sku, id, err)
 	return err
 }
 

@@ -11,7 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"flashsale/internal/forward"
 	"flashsale/internal/lock"
+	"flashsale/internal/record"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 )
@@ -26,6 +28,43 @@ func NeverTakeOver(s *Service) {
 	defer k.mu.Unlock()
 	k.patience, k.last = math.MaxInt, time.Now().Add(time.Hour)
 }
+
+// NoteOrder returns a function that makes every call that records a step, as one order
+// under some strategy would.
+func NoteOrder(steps *record.Recorder) func() {
+	cfg := &Config{Steps: steps}
+	r := &Request{SKU: "sale-1", Customer: "customer", Key: "key", Quantity: 1}
+	row := &stock.Row{Stock: stock.Stock{SKU: r.SKU, Available: 7, Seq: 3}}
+	o := &Order{ID: newID(), SKU: r.SKU, Customer: r.Customer, Key: r.Key, Quantity: 1, Seq: 4}
+	d := &decision{orders: []*Order{o}}
+	holder, held := &lock.Holder{Addr: "10.0.0.1:7"}, noHeld{}
+	placed := &Placed{Order: *o, Replayed: true}
+	return func() {
+		cfg.note(record.Arrived, r.SKU, r, 0, nil)
+		cfg.noteForward(r, holder)
+		cfg.noteLock(r.SKU, r, held, nil)
+		cfg.noteClaim(stock.Claim{SKU: r.SKU}, r, row, nil)
+		if saw := cfg.saw(r); saw != nil {
+			saw(row, false)
+		}
+		if saw := cfg.sawUnits(r); saw != nil {
+			saw(stock.Level{})
+		}
+		cfg.noteTake(r, o.ID, stock.Level{}, nil)
+		cfg.noteGiveBack(r.SKU, o.ID, nil)
+		cfg.noteWrite(record.Wrote, 0, o, 6, nil)
+		cfg.noteCommit(0, o, 6, nil)
+		cfg.noteCommits(0, d, 7, nil)
+		cfg.noteDecision(r, placed, nil)
+		cfg.noteTakeOver(forward.Waiting{}, forward.Peer{}, reasonDead)
+		cfg.noteUnlock(r.SKU, r, held, nil)
+		cfg.noteAnswer(r, placed, nil)
+	}
+}
+
+type noHeld struct{ lock.Held }
+
+func (noHeld) Token() lock.Token { return 7 }
 
 // KeysQuery is the look-up of n keys, for a test of the server's plan.
 func KeysQuery(n int) (query string, args []any) {

@@ -27,6 +27,7 @@ import (
 	"flashsale/internal/lock/etcdlock"
 	"flashsale/internal/lock/processlock"
 	"flashsale/internal/order"
+	"flashsale/internal/record"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/stock"
@@ -132,6 +133,7 @@ type options struct {
 	mirror   order.Mirror         // optional
 	alone    bool                 // neither forwards orders nor receives them
 	secret   string               // of links; has a default
+	steps    *record.Recorder     // optional
 	// via maps the replica's address for links to the one that others use.
 	via func(addr string) string
 }
@@ -165,7 +167,7 @@ func newReplica(o options) (r *replica, err error) {
 		tracer = o.traces.Tracer("orders")
 	}
 	r.orders = order.New(order.Config{Tracer: tracer, DB: r.db, Strategy: s, Fence: s.FenceFor(o.fence), Locker: r.locker, Units: r.units,
-		PaymentWindow: o.window, ThinkTime: o.think, RequestTimeout: o.timeout, Desk: o.desk, At: o.at, Forwarding: r.forwarding, Halted: o.halted, Mirror: o.mirror, Logger: logger})
+		PaymentWindow: o.window, ThinkTime: o.think, RequestTimeout: o.timeout, Desk: o.desk, At: o.at, Forwarding: r.forwarding, Halted: o.halted, Mirror: o.mirror, Logger: logger, Steps: o.steps})
 	return r, nil
 }
 

@@ -121,6 +121,7 @@ func (ds *desks) sellerOf(sku string) (holder lock.Holder, remote bool) {
 func (ds *desks) toSeller(ctx context.Context, over <-chan struct{}, t *ticket, holder lock.Holder, left time.Duration) (Placed, error) {
 	ctx, end := ds.cfg.step(ctx, "forward", ofSKU(t.sku))
 	r := t.order.Request
+	ds.cfg.noteForward(r, &holder)
 	o := orderToWire(ctx, r, holder.Token, left-min(lateMargin, left/4))
 	err := ds.links.Send(forward.Peer{Addr: holder.Addr, Process: holder.Process}, o, func(a *forward.Answer, err error) {
 		switch {

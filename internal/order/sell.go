@@ -37,6 +37,7 @@ func (t *tenure) sellBatch() error {
 		t.cfg.yield(t.desk.desks.ctx, t.desk.sku)
 		err = t.desk.desks.committer.commit(t.desk.desks.ctx,
 			&write{claim: t.claim, row: t.row, units: d.units, orders: d.orders, tickets: d.accepted, alone: t.desk.alone})
+		t.cfg.noteCommits(t.claim.Token, d, t.row.Available, err)
 		t.desk.alone = stock.IsRetryable(err)
 		switch {
 		case err == nil:
@@ -178,9 +179,15 @@ func (t *tenure) placed(b *ticket, o *Order) {
 // compared the row with MySQL first: a database that went back in time has lost them.
 func (t *tenure) answerReplays(d *decision) {
 	for i, b := range d.replays {
-		b.answer(replayOf(d.replayed[i], b.order.Request))
+		t.answerReplay(b, d.replayed[i])
 	}
 	d.replays = nil
+}
+
+func (t *tenure) answerReplay(b *ticket, o Order) {
+	placed, err := replayOf(o, b.order.Request)
+	t.cfg.noteDecision(b.order.Request, &placed, err)
+	b.answer(placed, err)
 }
 
 // refuse answers each refused order with the existing order of its key, or the reason.
@@ -204,8 +211,9 @@ func (t *tenure) refuse(d *decision) error {
 	t.answerReplays(d)
 	for i, b := range d.refused {
 		if o, ok := c.found[b.order.key()]; ok {
-			b.answer(replayOf(o, b.order.Request))
+			t.answerReplay(b, o)
 		} else {
+			t.cfg.noteDecision(b.order.Request, &Placed{}, d.reasons[i])
 			b.answer(Placed{}, d.reasons[i])
 		}
 	}
@@ -224,7 +232,7 @@ func (t *tenure) replay(tickets []*ticket) error {
 	rest := make([]*ticket, 0, len(t.batch))
 	for _, b := range t.batch {
 		if o, ok := found[b.order.key()]; ok {
-			b.answer(replayOf(o, b.order.Request))
+			t.answerReplay(b, o)
 		} else {
 			rest = append(rest, b)
 		}
@@ -259,6 +267,9 @@ func (t *tenure) resolve(d *decision, cause error) error {
 	if err != nil {
 		t.fail(unknown(err))
 		return err
+	}
+	if len(found) > 0 { // all of them: they share a transaction
+		t.cfg.noteCommits(t.claim.Token, d, t.row.Available, nil)
 	}
 	var rest []*ticket
 	for i, b := range d.accepted {

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/record"
 	"flashsale/internal/stock"
 	"flashsale/internal/stock/etcdstock"
 	"flashsale/internal/strategy"
@@ -39,6 +40,7 @@ type Config struct {
 	Tracer  trace.Tracer // creates the spans of traced requests; optional
 	Metrics *Metrics     // optional
 	Logger  *slog.Logger
+	Steps   *record.Recorder // records what is done to each order; optional
 	// At is called when an order reaches a Step, at which tests stop the process. Optional.
 	At func(Step)
 
@@ -153,6 +155,13 @@ func New(cfg Config) *Service {
 // stock.ErrUnknownSKU. It returns within the request timeout, or at ctx's end.
 // After ErrUnknown the order may exist; after any other error it does not.
 func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
+	s.cfg.note(record.Arrived, r.SKU, &r, 0, nil)
+	placed, err := s.place(ctx, r)
+	s.cfg.noteAnswer(&r, &placed, err)
+	return placed, err
+}
+
+func (s *Service) place(ctx context.Context, r Request) (Placed, error) {
 	if _, ok := s.existing.Load(r.SKU); !ok {
 		// The first look-up of a SKU counts towards the order's time.
 		var cancel context.CancelFunc

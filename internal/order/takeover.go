@@ -280,6 +280,7 @@ func (ds *desks) evict(p forward.Peer, w forward.Waiting, reason string) error {
 		ds.takeOvers.mu.Unlock()
 		return err
 	}
+	ds.cfg.noteTakeOver(w, p, reason)
 	ds.cfg.Metrics.TakeOvers.WithLabelValues(reason).Inc()
 	ds.cfg.Logger.Warn("took over a SKU from a seller that does not respond", "sku", w.SKU, "from", p.Addr, "token", w.Token, "reason", reason)
 	return nil

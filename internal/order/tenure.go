@@ -171,6 +171,7 @@ func (t *tenure) readRow() error {
 		return err
 	})
 	end(err)
+	t.cfg.noteClaim(t.claim, nil, &t.row, err)
 	if t.row.Seq < before {
 		t.era = new(era) // the database went back in time, and has lost orders
 	}

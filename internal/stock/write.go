@@ -25,6 +25,9 @@ type Writer struct {
 	// LastLook, if set, is called before each write; its error ends the Take. ThinkTime
 	// follows it, in place of a pause that no check can exclude.
 	LastLook func() error
+	// Saw, if set, is called with each row that was read before a write, and with missed
+	// after a write that matched no row.
+	Saw func(row *Row, missed bool)
 }
 
 const (
@@ -69,6 +72,7 @@ func (w Writer) readThenWrite(ctx context.Context, conn *sql.Conn, read, sku str
 		if err != nil {
 			return row, err
 		}
+		w.saw(&row, false)
 		if row.Available < int64(n) {
 			return row, ErrShort
 		}
@@ -88,6 +92,7 @@ func (w Writer) readThenWrite(ctx context.Context, conn *sql.Conn, read, sku str
 			row.Seq++
 			return row, nil
 		}
+		w.saw(&row, true)
 		if err := sleep.For(ctx, rand.N(backoff)); err != nil {
 			return row, err
 		}
@@ -116,6 +121,7 @@ func (w Writer) writeThenRead(ctx context.Context, conn *sql.Conn, sku string, n
 		if err != nil || taken == 1 {
 			return row, err
 		}
+		w.saw(&row, true)
 		if row.Available < int64(n) {
 			return row, ErrShort
 		}
@@ -135,6 +141,12 @@ func (w Writer) look(context.Context) error {
 		return nil
 	}
 	return w.LastLook()
+}
+
+func (w Writer) saw(row *Row, missed bool) {
+	if w.Saw != nil {
+		w.Saw(row, missed)
+	}
 }
 
 func exec(ctx context.Context, conn *sql.Conn, query string, args ...any) (int64, error) {

@@ -116,9 +116,12 @@ func (s *Store) Taken(ctx context.Context, sku string) (level stock.Level, taken
 
 // Take takes n units for an order, and returns the stock that is left, also with
 // stock.ErrShort. An order takes its units once: the call may be repeated after an error
-// that left its outcome unknown.
-func (s *Store) Take(ctx context.Context, sku, order string, n int64) (stock.Level, error) {
+// that left its outcome unknown. saw, if not nil, is called with the stock of each try.
+func (s *Store) Take(ctx context.Context, sku, order string, n int64, saw func(stock.Level)) (stock.Level, error) {
 	return s.changeOnce(ctx, sku, "taken", order, n, func(now *stock.Level) error {
+		if saw != nil {
+			saw(*now)
+		}
 		if now.Available < n {
 			return stock.ErrShort
 		}

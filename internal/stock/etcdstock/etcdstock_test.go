@@ -69,12 +69,12 @@ func TestTakeAndGiveBackCountOnce(t *testing.T) {
 		want error
 		left int64
 	}{
-		{"take", func() (stock.Level, error) { return s.Take(ctx, "a", "o1", 2) }, nil, 3},
-		{"take again", func() (stock.Level, error) { return s.Take(ctx, "a", "o1", 2) }, nil, 3},
-		{"take another quantity", func() (stock.Level, error) { return s.Take(ctx, "a", "o1", 1) }, etcdstock.ErrOtherQuantity, 3},
-		{"take too many", func() (stock.Level, error) { return s.Take(ctx, "a", "o2", 4) }, stock.ErrShort, 3},
-		{"take the rest", func() (stock.Level, error) { return s.Take(ctx, "a", "o3", 3) }, nil, 0},
-		{"take again when all is sold", func() (stock.Level, error) { return s.Take(ctx, "a", "o1", 2) }, nil, 0},
+		{"take", func() (stock.Level, error) { return s.Take(ctx, "a", "o1", 2, nil) }, nil, 3},
+		{"take again", func() (stock.Level, error) { return s.Take(ctx, "a", "o1", 2, nil) }, nil, 3},
+		{"take another quantity", func() (stock.Level, error) { return s.Take(ctx, "a", "o1", 1, nil) }, etcdstock.ErrOtherQuantity, 3},
+		{"take too many", func() (stock.Level, error) { return s.Take(ctx, "a", "o2", 4, nil) }, stock.ErrShort, 3},
+		{"take the rest", func() (stock.Level, error) { return s.Take(ctx, "a", "o3", 3, nil) }, nil, 0},
+		{"take again when all is sold", func() (stock.Level, error) { return s.Take(ctx, "a", "o1", 2, nil) }, nil, 0},
 		{"give back", func() (stock.Level, error) { return s.GiveBack(ctx, "a", "o1") }, nil, 2},
 		{"give back again", func() (stock.Level, error) { return s.GiveBack(ctx, "a", "o1") }, etcdstock.ErrNotTaken, 2},
 		{"give back nothing", func() (stock.Level, error) { return s.GiveBack(ctx, "a", "o2") }, etcdstock.ErrNotTaken, 2},
@@ -107,7 +107,7 @@ func TestRivalsSellEachUnitOnce(t *testing.T) {
 		group.Go(func() error {
 			defer func() { retries.Add(s.Retries()) }()
 			for n := 0; ; n++ {
-				_, err := s.Take(t.Context(), "hot", fmt.Sprintf("%d-%d", i, n), 1)
+				_, err := s.Take(t.Context(), "hot", fmt.Sprintf("%d-%d", i, n), 1, nil)
 				switch {
 				case errors.Is(err, stock.ErrShort):
 					return nil
@@ -142,7 +142,7 @@ func TestRetriesAreBounded(t *testing.T) {
 		rival := newStore(t)
 		group.Go(func() error {
 			for n := 0; ctx.Err() == nil; n++ {
-				_, err := rival.Take(ctx, "a", fmt.Sprintf("%d-%d", i, n), 1)
+				_, err := rival.Take(ctx, "a", fmt.Sprintf("%d-%d", i, n), 1, nil)
 				if err != nil && ctx.Err() == nil && !errors.Is(err, stock.ErrContended) {
 					return err
 				}
@@ -153,7 +153,7 @@ func TestRetriesAreBounded(t *testing.T) {
 	deadline := time.Now().Add(20 * time.Second)
 	var err error
 	for n := 0; !errors.Is(err, stock.ErrContended) && time.Now().Before(deadline); n++ {
-		if _, err = s.Take(ctx, "a", fmt.Sprint("mine-", n), 1); err != nil && !errors.Is(err, stock.ErrContended) {
+		if _, err = s.Take(ctx, "a", fmt.Sprint("mine-", n), 1, nil); err != nil && !errors.Is(err, stock.ErrContended) {
 			t.Fatal(err)
 		}
 	}
@@ -174,7 +174,7 @@ func TestSameOrderFromSeveralClientsCountsOnce(t *testing.T) {
 	var group errgroup.Group
 	for range 5 {
 		s := newStore(t)
-		group.Go(func() error { _, err := s.Take(t.Context(), "a", "same", 3); return err })
+		group.Go(func() error { _, err := s.Take(t.Context(), "a", "same", 3, nil); return err })
 	}
 	if err := group.Wait(); err != nil {
 		t.Error(err)
@@ -188,7 +188,7 @@ func TestSameOrderFromSeveralClientsCountsOnce(t *testing.T) {
 func TestTakenShowsTheGap(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "a", 3)
-	if _, err := s.Take(t.Context(), "a", "crashed", 2); err != nil {
+	if _, err := s.Take(t.Context(), "a", "crashed", 2, nil); err != nil {
 		t.Fatal(err)
 	}
 	_, taken, err := newStore(t).Taken(t.Context(), "a")
@@ -231,14 +231,14 @@ func TestInvalidArgumentsAreRefused(t *testing.T) {
 	if _, err := s.Read(ctx, "none"); !errors.Is(err, stock.ErrUnknownSKU) {
 		t.Errorf("Read: %v", err)
 	}
-	if _, err := s.Take(ctx, "none", "o", 1); !errors.Is(err, stock.ErrUnknownSKU) {
+	if _, err := s.Take(ctx, "none", "o", 1, nil); !errors.Is(err, stock.ErrUnknownSKU) {
 		t.Errorf("Take: %v", err)
 	}
 	for what, err := range map[string]error{
-		"none":       errOf(s.Take(ctx, "a", "o", 0)),
-		"minus one":  errOf(s.Take(ctx, "a", "o", -1)),
-		"no order":   errOf(s.Take(ctx, "a", "", 1)),
-		"a path":     errOf(s.Take(ctx, "a/b", "o", 1)),
+		"none":       errOf(s.Take(ctx, "a", "o", 0, nil)),
+		"minus one":  errOf(s.Take(ctx, "a", "o", -1, nil)),
+		"no order":   errOf(s.Take(ctx, "a", "", 1, nil)),
+		"a path":     errOf(s.Take(ctx, "a/b", "o", 1, nil)),
 		"no restock": errOf(s.Restock(ctx, "a", "r", 0)),
 	} {
 		if err == nil {
@@ -259,7 +259,7 @@ func BenchmarkTake(b *testing.B) {
 	n := 0
 	for b.Loop() {
 		n++
-		if _, err := s.Take(b.Context(), "a", fmt.Sprint(n), 1); err != nil {
+		if _, err := s.Take(b.Context(), "a", fmt.Sprint(n), 1, nil); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -307,7 +307,7 @@ func TestLateTakeTakesNothing(t *testing.T) {
 	slow := newStore(t)
 	late.KV = slow.Client.KV
 	slow.Client.KV = late
-	if _, err := slow.Take(t.Context(), "a", "o1", 2); err == nil {
+	if _, err := slow.Take(t.Context(), "a", "o1", 2, nil); err == nil {
 		t.Fatal("the Take was answered")
 	}
 	if _, err := slow.GiveBack(t.Context(), "a", "o1"); !errors.Is(err, etcdstock.ErrNotTaken) {
