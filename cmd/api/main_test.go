@@ -152,6 +152,7 @@ func TestBadConfigurationIsOneClearError(t *testing.T) {
 		{"no SKUs less than none", []string{dsn, etcd, "--metrics-skus=-1"}, []string{"--metrics-skus", "-1"}},
 		{"more traces than requests", []string{dsn, etcd, "--trace-ratio=1.5"}, []string{"--trace-ratio", "1.5", "from 0 to 1"}},
 		{"collector of no URL", []string{dsn, etcd, "--otlp-endpoint=127.0.0.1:4318"}, []string{"--otlp-endpoint", "127.0.0.1:4318", "http://host:4318"}},
+		{"steps into no folder", []string{dsn, etcd, "--trace-steps=/nowhere/steps"}, []string{"--trace-steps", "/nowhere/steps"}},
 		{"port taken", []string{dsn, etcd, "--addr=" + taken.Addr().String()}, []string{"--addr", "address already in use"}},
 		{"MySQL unreachable", []string{nobody, etcd}, []string{"MySQL at 127.0.0.1:1", "--start-timeout T", "refused"}},
 		{"etcd unreachable", []string{dsn, "--etcd-endpoints=http://127.0.0.1:1"},

@@ -37,7 +37,7 @@ func NoteOrder(steps *record.Recorder) func() {
 	row := &stock.Row{Stock: stock.Stock{SKU: r.SKU, Available: 7, Seq: 3}}
 	o := &Order{ID: newID(), SKU: r.SKU, Customer: r.Customer, Key: r.Key, Quantity: 1, Seq: 4}
 	d := &decision{orders: []*Order{o}}
-	holder, held := &lock.Holder{Addr: "10.0.0.1:7"}, noHeld{}
+	holder, held := &lock.Holder{Addr: "10.0.0.1:7"}, lock.Held(noHeld{})
 	placed := &Placed{Order: *o, Replayed: true}
 	return func() {
 		cfg.note(record.Arrived, r.SKU, r, 0, nil)

@@ -1,6 +1,7 @@
 package order_test
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -21,7 +22,9 @@ func newSteps(tb testing.TB) *record.Recorder {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
-		if err := steps.Close(tb.Context()); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+		defer cancel()
+		if err := steps.Close(ctx); err != nil {
 			tb.Error(err)
 		}
 	})

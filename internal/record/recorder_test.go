@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -153,5 +154,27 @@ func TestStepHasItsFieldsOnly(t *testing.T) {
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("others may read the names of customers: %v, %v", info.Mode(), err)
+	}
+}
+
+// docs/steps.md is the only description of the file.
+func TestEachStepAndFieldIsDocumented(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/steps.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("step.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile(`Kind = "([a-z-]+)"|json:"([a-z_]+)`).FindAllStringSubmatch(string(source), -1)
+	if len(names) < 40 {
+		t.Fatalf("step.go has %d steps and fields, want more than 40", len(names))
+	}
+	for _, name := range names {
+		if want := "`" + name[1] + name[2] + "`"; !bytes.Contains(page, []byte(want)) {
+			t.Errorf("docs/steps.md lacks %s", want)
+		}
 	}
 }

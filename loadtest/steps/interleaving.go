@@ -49,9 +49,11 @@ func LastUnit(all []record.Step, sku string) []record.Step {
 			arrived[of(&s)] = s.Replica
 		}
 	}
+	// Others may see the write, or its effect in etcd, before its commit is recorded.
+	wrote := slices.IndexFunc(all, func(s record.Step) bool { return s.Order == all[taken].Order && s.After != nil })
 	var refused *record.Step
 	best := -1
-	for _, s := range all[taken:] {
+	for _, s := range all[wrote:] {
 		if s.SKU != sku || s.Kind != record.Refused {
 			continue
 		}

@@ -1,0 +1,193 @@
+package steps_test
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"flashsale/client"
+	"flashsale/internal/record"
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/stock"
+	"flashsale/loadtest/steps"
+)
+
+var servers *sandbox.Stack
+
+func TestMain(m *testing.M) {
+	sandboxtest.Main(m, sandbox.Config{MySQL: true, EtcdNodes: 1}, &servers)
+}
+
+const (
+	adminToken = "an admin token of the tests, which is long enough"
+	secret     = "a secret of the tests, which is long enough"
+)
+
+// race lets two buyers buy the last unit at two replicas of a strategy, and returns what
+// the replicas recorded. Its database is checked against that.
+func race(t *testing.T, strategy string) (all []record.Step, sold int) {
+	t.Helper()
+	dsn, err := servers.MySQL.CreateDatabase(t.Context(), "steps_"+strings.ReplaceAll(strategy, "-", "_"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	var replicas []*sandbox.Replica
+	var files []string
+	for _, name := range []string{"A", "B"} {
+		files = append(files, filepath.Join(folder, name))
+		replicas = append(replicas, sandboxtest.StartReplica(t, sandbox.ReplicaConfig{
+			Replica: name, MySQLDSN: dsn, EtcdEndpoints: servers.EtcdEndpoints(), Strategy: strategy, AdminToken: adminToken, JWTSecret: secret,
+			Args: []string{"--think-time=2s", "--request-timeout=15s", "--trace-steps=" + filepath.Join(folder, name)},
+		}))
+	}
+	admin := dial(t, replicas[0], adminToken)
+	if _, err := admin.PutSKU(t.Context(), "lamp", client.SKURequest{Name: "A lamp", PriceCents: 999, Currency: "EUR", Units: 1}, client.Precondition{}); err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	outcomes := make([]error, 2)
+	for i, customer := range []string{"ann", "ben"} {
+		buyer := dial(t, replicas[i], sandboxtest.Token(t, secret, map[string]any{"sub": customer}))
+		group.Go(func() {
+			_, outcomes[i] = buyer.Place(t.Context(), client.Purchase{SKU: "lamp", Quantity: 1, Key: customer + "'s key"})
+		})
+	}
+	group.Wait()
+	for i, err := range outcomes {
+		if err == nil {
+			sold++
+		} else if !errors.Is(err, client.ErrSoldOut) {
+			t.Fatalf("buyer %d: %v", i, err)
+		}
+	}
+	for _, r := range replicas {
+		if err := r.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, lost, err := steps.ReadAll(files...)
+	if err != nil || lost != 0 {
+		t.Fatalf("%d steps lost, %v", lost, err)
+	}
+	match(t, dsn, all)
+	return all, sold
+}
+
+func dial(t *testing.T, r *sandbox.Replica, token string) *client.Client {
+	t.Helper()
+	c, err := client.New(client.Config{URLs: []string{r.URL}, Token: client.StaticToken(token)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// match compares the recorded commits with the orders in the database.
+func match(t *testing.T, dsn string, all []record.Step) {
+	t.Helper()
+	db, err := stock.Open(dsn, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	type row struct {
+		id            uuid.UUID
+		customer, key string
+		quantity      int32
+		seq           uint64
+	}
+	rows, err := stock.Query(t.Context(), db.SQL, func(r *row) []any { return []any{&r.id, &r.customer, &r.key, &r.quantity, &r.seq} },
+		"SELECT id, customer, idempotency_key, quantity, seq FROM orders")
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		t.Fatal(err)
+	}
+	var want, got []string
+	for _, r := range rows {
+		want = append(want, fmt.Sprint(r.id, r.customer, r.key, r.quantity, r.seq))
+	}
+	for _, s := range all {
+		if s.Kind == record.Committed {
+			got = append(got, fmt.Sprint(s.Order, s.Customer, s.Key, s.Quantity, s.Seq))
+		}
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("recorded commits %q\norders in MySQL %q", got, want)
+	}
+}
+
+// only returns what some kinds of steps did.
+func only(all []record.Step, kinds ...record.Kind) string {
+	return strings.Join(lines(slices.DeleteFunc(slices.Clone(all), func(s record.Step) bool { return !slices.Contains(kinds, s.Kind) })), ", ")
+}
+
+// Two real replicas sell the last unit twice, and their records show how: both read before
+// one of them writes.
+func TestOversellIsInTheRecords(t *testing.T) {
+	t.Parallel()
+	for _, strategy := range []string{"none", "process"} {
+		t.Run(strategy, func(t *testing.T) {
+			t.Parallel()
+			all, sold := race(t, strategy)
+			some := steps.Interleaving(all, "lamp")
+			if sold != 2 || some == nil {
+				t.Fatalf("%d units were sold of 1; the interleaving is %v of\n%v", sold, lines(some), lines(all))
+			}
+			t.Log(strings.Join(lines(some), ", "))
+			got := only(some, record.Read, record.Wrote)
+			reads, writes := []string{"A read 1", "B read 1"}, []string{"A wrote 0", "B wrote 0"}
+			for _, r := range [][]string{reads, {reads[1], reads[0]}} {
+				for _, w := range [][]string{writes, {writes[1], writes[0]}} {
+					if got == strings.Join(slices.Concat(r, w), ", ") {
+						return
+					}
+				}
+			}
+			t.Errorf("got %s", got)
+		})
+	}
+}
+
+// The same moment under each guard: one order takes the unit, and the other is refused.
+func TestGuardIsInTheRecords(t *testing.T) {
+	t.Parallel()
+	for strategy, kinds := range map[string][]record.Kind{
+		"row-lock":      {record.Read, record.Wrote},
+		"conditional":   {record.Wrote, record.Rejected},
+		"version":       {record.Read, record.Wrote, record.Rejected},
+		"lock-table":    {record.LockAsked, record.Locked, record.Claimed, record.Unlocked},
+		"get-lock":      {record.LockAsked, record.Locked, record.Read, record.Wrote, record.Unlocked},
+		"etcd-textbook": {record.LockAsked, record.Locked, record.Read, record.Wrote, record.Unlocked},
+		"etcd-try":      {record.LockAsked, record.Locked, record.LockFailed, record.Claimed, record.Unlocked},
+		"etcd-cas":      {record.Read, record.Took, record.Wrote},
+		"etcd":          {record.Locked, record.Claimed},
+	} {
+		t.Run(strategy, func(t *testing.T) {
+			t.Parallel()
+			all, sold := race(t, strategy)
+			if some := steps.Interleaving(all, "lamp"); sold != 1 || some != nil {
+				t.Fatalf("%d units were sold of 1, by %v", sold, lines(some))
+			}
+			some := steps.LastUnit(all, "lamp")
+			t.Log(strings.Join(lines(some), ", "))
+			for _, kind := range append(kinds, record.Arrived, record.Committed, record.Refused, record.Answered) {
+				if !slices.ContainsFunc(some, func(s record.Step) bool { return s.Kind == kind }) {
+					t.Errorf("no %s in %v of\n%v", kind, lines(some), lines(all))
+				}
+			}
+			if got := only(some, record.Committed, record.Refused); strings.Count(got, ",") != 1 || !strings.Contains(got, "committed 0") {
+				t.Errorf("got %s, want a commit that leaves 0, and a refusal", got)
+			}
+		})
+	}
+}
