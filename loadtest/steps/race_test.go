@@ -31,35 +31,52 @@ const (
 	secret     = "a secret of the tests, which is long enough"
 )
 
-// race lets two buyers buy the last unit at two replicas of a strategy, and returns what
-// the replicas recorded. Its database is checked against that.
-func race(t *testing.T, strategy string) (all []record.Step, sold int) {
+// pair is two replicas, A and B, of one strategy.
+type pair struct {
+	dsn      string
+	replicas []*sandbox.Replica
+	files    []string // of their steps
+}
+
+// start starts a pair, and puts some lamps on sale.
+func start(t *testing.T, database, strategy string, units int64) pair {
 	t.Helper()
-	dsn, err := servers.MySQL.CreateDatabase(t.Context(), "steps_"+strings.ReplaceAll(strategy, "-", "_"))
+	dsn, err := servers.MySQL.CreateDatabase(t.Context(), "steps_"+strings.ReplaceAll(database, "-", "_"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	p := pair{dsn: dsn}
 	folder := t.TempDir()
-	var replicas []*sandbox.Replica
-	var files []string
 	for _, name := range []string{"A", "B"} {
-		files = append(files, filepath.Join(folder, name))
-		replicas = append(replicas, sandboxtest.StartReplica(t, sandbox.ReplicaConfig{
+		file := filepath.Join(folder, name)
+		p.files = append(p.files, file)
+		p.replicas = append(p.replicas, sandboxtest.StartReplica(t, sandbox.ReplicaConfig{
 			Replica: name, MySQLDSN: dsn, EtcdEndpoints: servers.EtcdEndpoints(), Strategy: strategy, AdminToken: adminToken, JWTSecret: secret,
-			Args: []string{"--think-time=2s", "--request-timeout=15s", "--trace-steps=" + filepath.Join(folder, name)},
+			Args: []string{"--think-time=2s", "--request-timeout=15s", "--trace-steps=" + file},
 		}))
 	}
-	admin := dial(t, replicas[0], adminToken)
-	if _, err := admin.PutSKU(t.Context(), "lamp", client.SKURequest{Name: "A lamp", PriceCents: 999, Currency: "EUR", Units: 1}, client.Precondition{}); err != nil {
+	lamp := client.SKURequest{Name: "A lamp", PriceCents: 999, Currency: "EUR", Units: units}
+	if _, err := dial(t, p.replicas[0], adminToken).PutSKU(t.Context(), "lamp", lamp, client.Precondition{}); err != nil {
 		t.Fatal(err)
 	}
+	return p
+}
+
+func buy(t *testing.T, at *sandbox.Replica, customer string) error {
+	buyer := dial(t, at, sandboxtest.Token(t, secret, map[string]any{"sub": customer}))
+	_, err := buyer.Place(t.Context(), client.Purchase{SKU: "lamp", Quantity: 1, Key: customer + "'s key"})
+	return err
+}
+
+// race lets two buyers buy the last unit at two replicas of a strategy, and returns what
+// the replicas recorded, which is compared with the database.
+func race(t *testing.T, strategy string) (all []record.Step, sold int) {
+	t.Helper()
+	p := start(t, strategy, strategy, 1)
 	var group sync.WaitGroup
 	outcomes := make([]error, 2)
 	for i, customer := range []string{"ann", "ben"} {
-		buyer := dial(t, replicas[i], sandboxtest.Token(t, secret, map[string]any{"sub": customer}))
-		group.Go(func() {
-			_, outcomes[i] = buyer.Place(t.Context(), client.Purchase{SKU: "lamp", Quantity: 1, Key: customer + "'s key"})
-		})
+		group.Go(func() { outcomes[i] = buy(t, p.replicas[i], customer) })
 	}
 	group.Wait()
 	for i, err := range outcomes {
@@ -69,24 +86,29 @@ func race(t *testing.T, strategy string) (all []record.Step, sold int) {
 			t.Fatalf("buyer %d: %v", i, err)
 		}
 	}
-	for _, r := range replicas {
+	return p.stop(t), sold
+}
+
+// stop stops the pair, and returns its steps.
+func (p pair) stop(t *testing.T) []record.Step {
+	t.Helper()
+	for _, r := range p.replicas {
 		if err := r.Stop(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	all, lost, err := steps.ReadAll(files...)
+	all, lost, err := steps.ReadAll(p.files...)
 	if err != nil || lost != 0 {
 		t.Fatalf("%d steps lost, %v", lost, err)
 	}
-	match(t, dsn, all)
-	return all, sold
+	match(t, p.dsn, all)
+	return all
 }
 
 func dial(t *testing.T, r *sandbox.Replica, token string) *client.Client {
-	t.Helper()
 	c, err := client.New(client.Config{URLs: []string{r.URL}, Token: client.StaticToken(token)})
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err) // also called on other goroutines
 	}
 	return c
 }
@@ -190,4 +212,64 @@ func TestGuardIsInTheRecords(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The seller is killed, and the other replica takes over: its steps say from whom, and its
+// claim has a larger token. What the dead replica had done is in its file.
+func TestTakeOverIsInTheRecords(t *testing.T) {
+	t.Parallel()
+	p := start(t, "take-over", "etcd", 5)
+	for _, customer := range []string{"ann", "ben"} {
+		if err := buy(t, p.replicas[0], customer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seller := follow(t, p.files[0])
+	p.replicas[0].Kill()
+	for _, customer := range []string{"cleo", "dan"} {
+		if err := buy(t, p.replicas[1], customer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := p.stop(t)
+	find := func(kind record.Kind, replica string) record.Step {
+		i := slices.IndexFunc(all, func(s record.Step) bool { return s.Kind == kind && s.Replica == replica })
+		if i < 0 {
+			t.Fatalf("%s has no %s in\n%v", replica, kind, lines(all))
+		}
+		return all[i]
+	}
+	took, claimed := find(record.TookOver, "B"), find(record.Claimed, "B")
+	if took.To != "A" || took.Reason != "dead" || took.Token != seller.Token || claimed.Token <= took.Token || *claimed.Before != 3 {
+		t.Errorf("A claimed %+v; B took over %+v and claimed %+v", seller, took, claimed)
+	}
+	t.Log(only(all, record.Locked, record.Claimed, record.Committed, record.TookOver, record.Forwarded))
+}
+
+// follow reads the file of a running replica until it has answered two orders, and returns
+// its claim.
+func follow(t *testing.T, path string) (claim record.Step) {
+	t.Helper()
+	f, err := steps.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	answered := 0
+	sandboxtest.Eventually(t, "two answers in the file of the seller", func() bool {
+		some, err := f.Read()
+		if err != nil {
+			t.Error(err)
+		}
+		for _, s := range some {
+			switch s.Kind {
+			case record.Answered:
+				answered++
+			case record.Claimed:
+				claim = s
+			}
+		}
+		return answered == 2
+	})
+	return claim
 }
