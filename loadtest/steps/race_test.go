@@ -240,10 +240,39 @@ func TestTakeOverIsInTheRecords(t *testing.T) {
 		return all[i]
 	}
 	took, claimed := find(record.TookOver, "B"), find(record.Claimed, "B")
-	if took.To != "A" || took.Reason != "dead" || took.Token != seller.Token || claimed.Token <= took.Token || *claimed.Before != 3 {
+	if took.To != "A" || took.Reason == "" || took.Token != seller.Token || claimed.Token <= took.Token || *claimed.Before != 3 {
 		t.Errorf("A claimed %+v; B took over %+v and claimed %+v", seller, took, claimed)
 	}
+	if got, want := only(all, record.Committed), "A committed 4, A committed 3, B committed 2, B committed 1"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
 	t.Log(only(all, record.Locked, record.Claimed, record.Committed, record.TookOver, record.Forwarded))
+}
+
+// The orders of a batch share a version of the row, and each has units of its own.
+func TestEachUnitOfABatchIsRecordedOnce(t *testing.T) {
+	t.Parallel()
+	const units, buyers = 40, 60
+	p := start(t, "batch", "etcd", units)
+	var group sync.WaitGroup
+	for i := range buyers {
+		group.Go(func() {
+			if err := buy(t, p.replicas[i%2], fmt.Sprint("customer-", i)); err != nil && !errors.Is(err, client.ErrSoldOut) {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	all := p.stop(t)
+	left, versions := map[int64]bool{}, map[uint64]bool{}
+	for _, s := range all {
+		if s.Kind == record.Committed {
+			left[*s.After], versions[s.Seq] = true, true
+		}
+	}
+	if some := steps.Interleaving(all, "lamp"); some != nil || len(left) != units || len(versions) >= units {
+		t.Errorf("%d units in %d versions, want %d in fewer; sold twice: %v", len(left), len(versions), units, lines(some))
+	}
 }
 
 // follow reads the file of a running replica until it has answered two orders, and returns
@@ -254,7 +283,7 @@ func follow(t *testing.T, path string) (claim record.Step) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	answered := 0
 	sandboxtest.Eventually(t, "two answers in the file of the seller", func() bool {
 		some, err := f.Read()

@@ -141,7 +141,7 @@ func TestFileIsFollowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	line, err := json.Marshal(record.Step{Kind: record.Arrived, Replica: "A"})
 	if err != nil {
 		t.Fatal(err)
