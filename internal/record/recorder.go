@@ -112,6 +112,7 @@ func (r *Recorder) Close(ctx context.Context) error {
 
 func (r *Recorder) run() {
 	defer close(r.ended)
+	r.encode(<-r.steps) // Started is the first line, whatever was dropped since
 	for running := true; running; {
 		select {
 		case s := <-r.steps:
