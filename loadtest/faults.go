@@ -74,7 +74,7 @@ func (c *faultsCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(builds)
+	defer func() { _ = os.RemoveAll(builds) }()
 	cfg := faults.Config{
 		API: c.API, Database: c.Database, Network: network, LockTTL: c.LockTTL, Rate: c.Rate, Buyers: c.Buyers, Mixed: c.Mixed, Seed: c.Seed, Chaos: c.Chaos,
 		Visual: c.Out,

@@ -86,7 +86,7 @@ var etcdFaults = []Scenario{
 		heal:   func(ctx context.Context, r *run) error { return r.cureEtcd(ctx) },
 	},
 	{
-		Name: "etcd-restored", Injects: "etcd loses its data and is restored from an older snapshot",
+		Name: "etcd-restored", Injects: "etcd is restored from an older snapshot, and the seller dies: the tokens of its successors are too old",
 		election: etcdElection, halts: true, deaf: true, restarts: true, lasts: 3 * time.Second,
 		inject: func(ctx context.Context, r *run) error {
 			snapshot, err := r.stack.EtcdSnapshot(ctx)
@@ -101,7 +101,12 @@ var etcdFaults = []Scenario{
 				return err
 			}
 			r.begin()
-			return r.stack.EtcdRestore(ctx, snapshot, false)
+			if err := r.stack.EtcdRestore(ctx, snapshot, false); err != nil {
+				return err
+			}
+			// A tenure that goes on has its token; the next one gets an older token.
+			r.sellerReplica().Kill()
+			return nil
 		},
 		heal: adoptFence,
 	},

@@ -78,9 +78,9 @@ func everything(ctx context.Context, r *run) error {
 			return err
 		}
 		if err := r.cycle(ctx); err != nil {
-			return fmt.Errorf("%s: %w", r.Scenario.Name, err)
+			return fmt.Errorf("%s: %w", r.Name, err)
 		}
-		counts[r.Scenario.Name]++
+		counts[r.Name]++
 		if err := sleep.For(ctx, quiet); err != nil {
 			return err
 		}

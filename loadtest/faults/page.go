@@ -287,9 +287,11 @@ func (t *Timeline) table() (rows [][]string) {
 		return nil
 	}
 	for _, s := range t.Faults {
-		rows = append(rows, []string{
-			s.Name, fmt.Sprintf("%.1f", s.FromMS/1e3), fmt.Sprintf("%.2f", (s.ToMS-s.FromMS)/1e3), fmt.Sprintf("%.2f", (s.SellsMS-s.ToMS)/1e3),
-		})
+		sells := "never"
+		if s.SellsMS > 0 {
+			sells = fmt.Sprintf("%.2f", (s.SellsMS-s.ToMS)/1e3)
+		}
+		rows = append(rows, []string{s.Name, fmt.Sprintf("%.1f", s.FromMS/1e3), fmt.Sprintf("%.2f", (s.ToMS-s.FromMS)/1e3), sells})
 	}
 	return rows
 }

@@ -72,7 +72,7 @@ func (r *run) assess(ctx context.Context, load *attack.Result, calls *history.Hi
 		r.violate("the orders of the hot SKU: %s", v)
 	}
 	r.result.Violations = append(r.result.Violations, found.Examples...)
-	for _, v := range found.Findings.Violations {
+	for _, v := range found.Violations {
 		r.violate("%s: %s: %s", v.SKU, v.Invariant, v.Detail)
 	}
 	if found.SoldOut > 0 {

@@ -266,7 +266,7 @@ func (r *run) flow(ctx context.Context) error {
 		if err := sleep.For(limited, poll); ctx.Err() != nil {
 			return err
 		} else if err != nil {
-			r.violate("%s: orders do not flow: %d in %s", r.Scenario.Name, r.fresh.Load(), patience)
+			r.violate("%s: orders do not flow: %d in %s", r.Name, r.fresh.Load(), patience)
 			return nil
 		}
 	}
@@ -284,18 +284,18 @@ func (r *run) recover(ctx context.Context) error {
 	}
 	all.Wait()
 	took, sells := time.Since(r.healed), errors.Join(failed...) == nil
-	r.timeline.span(r.Scenario.Name, r.at, r.healed, took, sells)
+	r.timeline.span(r.Name, r.at, r.healed, took, sells)
 	r.result.HealedInMS = max(r.result.HealedInMS, ms(took))
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if !sells {
-		r.violate("%s after %s had ended: %s", patience, r.Scenario.Name, errors.Join(failed...))
+		r.violate("%s after %s had ended: %s", patience, r.Name, errors.Join(failed...))
 		return nil
 	}
 	if bound := r.Recovers(r.LockTTL); took > bound {
 		r.result.Late = true
-		r.violate("it took %s after %s had ended until every replica sold again, more than %s", took.Round(time.Millisecond), r.Scenario.Name, bound)
+		r.violate("it took %s after %s had ended until every replica sold again, more than %s", took.Round(time.Millisecond), r.Name, bound)
 	}
 	return r.flow(ctx)
 }
