@@ -9,10 +9,12 @@ import (
 
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
 // TestTheDatabasesClockJumps also restarts the server, which keeps its wrong clock.
 func TestTheDatabasesClockJumps(t *testing.T) {
+	tier.OnlyTestAll(t, "libfaketime, to step a clock")
 	if os.Geteuid() != 0 {
 		t.Log("only root can give the database a clock of its own")
 		return
@@ -70,6 +72,7 @@ func TestTheDatabasesClockJumps(t *testing.T) {
 // TestTheDatabasesDiskIsFullForAWhile: the server keeps what it has acknowledged, also
 // when it is killed while the disk is full.
 func TestTheDatabasesDiskIsFullForAWhile(t *testing.T) {
+	tier.OnlyTestAll(t, "a database on a small disk")
 	if os.Geteuid() != 0 {
 		t.Log("only root can mount a disk")
 		return

@@ -18,11 +18,13 @@ import (
 
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
 // kinds are the networks of this machine.
 func kinds(t *testing.T) []sandbox.NetworkKind {
 	t.Helper()
+	tier.OnlyTestAll(t, "nftables, to cut networks")
 	best, why := sandbox.BestNetwork()
 	if best == sandbox.Namespaces {
 		return []sandbox.NetworkKind{best, sandbox.Relays}
