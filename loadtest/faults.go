@@ -184,10 +184,7 @@ func (c *faultsCmd) runMutants(ctx context.Context, s streams, cfg faults.Config
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
 		}
-		if cfg.API, err = mutant.Build(ctx, root, dir, m, "./cmd/api"); err != nil {
-			return err
-		}
-		result, err := faults.RunMutant(ctx, cfg, m, func(r *faults.Result) { fmt.Fprintf(s.err, "%s: %s\n", m.Name, r) })
+		result, err := faults.RunMutant(ctx, cfg, m, root, dir, func(r *faults.Result) { fmt.Fprintf(s.err, "%s: %s\n", m.Name, r) })
 		if err != nil {
 			return err
 		}

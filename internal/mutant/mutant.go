@@ -49,12 +49,10 @@ func Names() []string {
 	return names
 }
 
-// Find returns the mutants with these names, or all that have scenarios for no name.
+// Find returns the mutants with these names, or all for no name.
 func Find(names []string) (found []Mutant, err error) {
-	for i := range All {
-		if len(names) == 0 && len(All[i].Scenarios) > 0 {
-			found = append(found, All[i])
-		}
+	if len(names) == 0 {
+		return All, nil
 	}
 	for _, name := range names {
 		i := slices.Index(Names(), name)
@@ -139,4 +137,17 @@ func Build(ctx context.Context, root, dir string, m *Mutant, pkg string) (progra
 		return "", fmt.Errorf("build %s with mutant %s: %w\n%s", pkg, m.Name, err, out)
 	}
 	return program, nil
+}
+
+// RunTest runs the mutant's test with its change, and reports whether it failed, as it
+// must. dir is for the overlay.
+func RunTest(ctx context.Context, root, dir string, m *Mutant) (failed bool, output string, err error) {
+	overlay, err := m.Overlay(root, dir)
+	if err != nil {
+		return false, "", err
+	}
+	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-timeout=2m", "-overlay", overlay, "-run", "^"+m.Test+"$", m.Package)
+	cmd.Dir = root
+	out, err := cmd.CombinedOutput()
+	return err != nil && strings.Contains(string(out), "--- FAIL: "+m.Test), string(out), ctx.Err()
 }

@@ -110,10 +110,8 @@ func (r *run) findSeller(ctx context.Context) error {
 // adoptFence does what an operator does after etcd has lost its data: stop all replicas,
 // adopt the new source of tokens, and start them.
 func adoptFence(ctx context.Context, r *run) error {
-	for _, replica := range r.fleet.Replicas {
-		if err := replica.Stop(ctx); err != nil {
-			return err
-		}
+	if err := r.fleet.Stop(); err != nil {
+		return err
 	}
 	adopt := exec.CommandContext(ctx, r.API, "fence", "adopt", "--mysql-dsn="+r.dsn)
 	adopt.Env = append(adopt.Environ(), "FLASHSALE_ETCD_ENDPOINTS="+r.stack.EtcdEndpoints()[0])

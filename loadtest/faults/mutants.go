@@ -3,6 +3,7 @@ package faults
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"flashsale/internal/mutant"
 )
@@ -11,8 +12,8 @@ import (
 type MutantResult struct {
 	Name  string `json:"name"`
 	About string `json:"about"`
-	// Scenario is the one that caught it, and Violation the first one that it found; both
-	// are "" if the mutant survived.
+	// Scenario is the one that caught it, or a test, and Violation the first one that it
+	// found; both are "" if the mutant survived.
 	Scenario  string `json:"scenario"`
 	Violation string `json:"violation"`
 	// Runs is how many runs it took.
@@ -32,13 +33,27 @@ func (m *MutantResult) cells() []string {
 // mutantRuns bounds the runs of each scenario on a mutant.
 const mutantRuns = 3
 
-// RunMutant runs the scenarios that should catch a mutant, one after the other, until one
-// does. cfg.API is the mutant's program.
-func RunMutant(ctx context.Context, cfg Config, m *mutant.Mutant, done func(*Result)) (MutantResult, error) {
+// RunMutant builds a mutant of the source in the folder root, and runs the scenarios that
+// should catch it, one after the other, until one does. A mutant without scenarios has a
+// test. dir is for what is built.
+func RunMutant(ctx context.Context, cfg Config, m *mutant.Mutant, root, dir string, done func(*Result)) (MutantResult, error) {
 	result := MutantResult{Name: m.Name, About: m.About}
+	if len(m.Scenarios) == 0 {
+		failed, output, err := mutant.RunTest(ctx, root, dir, m)
+		if failed {
+			result.Scenario, result.Violation = "a test", m.Test+" fails"
+		} else if err == nil {
+			err = fmt.Errorf("mutant %s: %s does not fail:\n%s", m.Name, m.Test, output)
+		}
+		result.Runs = 1
+		return result, err
+	}
 	list, err := Find(m.Scenarios)
 	if err != nil {
 		return result, fmt.Errorf("mutant %s: %w", m.Name, err)
+	}
+	if cfg.API, err = mutant.Build(ctx, root, dir, m, "./cmd/api"); err != nil {
+		return result, err
 	}
 	for range mutantRuns {
 		for i := range list {
@@ -54,7 +69,8 @@ func RunMutant(ctx context.Context, cfg Config, m *mutant.Mutant, done func(*Res
 			}
 			done(&run)
 			if !run.OK {
-				result.Scenario, result.Violation = run.Name, run.Violations[0]
+				result.Scenario = run.Name
+				result.Violation, _, _ = strings.Cut(run.Violations[0], "\n")
 				return result, nil
 			}
 		}

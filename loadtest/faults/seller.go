@@ -40,6 +40,24 @@ var sellerFaults = []Scenario{
 		heal: restartSeller,
 	},
 	{
+		Name: "killed-mid-commit", Injects: "the seller is killed while its commit waits for a row that a stranger has locked for 0.6 s",
+		away: true, deaf: true, restarts: true,
+		lasts: 2 * time.Second,
+		inject: func(ctx context.Context, r *run) error {
+			if err := r.lockRow(ctx); err != nil {
+				return err
+			}
+			// A commit has arrived at the database by then.
+			err := sleep.For(ctx, arrives)
+			r.begin()
+			r.sellerReplica().Kill()
+			// Its successor reads the row before the commit is done, unless its claim waits.
+			err = errors.Join(err, sleep.For(ctx, locked-arrives))
+			return errors.Join(err, sendAway(ctx, r))
+		},
+		heal: restartSeller,
+	},
+	{
 		Name: "killed-mid-forward", Injects: "the seller is killed between the orders of other replicas and its answers to them",
 		needs: needs{network: true}, away: true, deaf: true, restarts: true,
 		lasts: 2 * time.Second,
@@ -56,6 +74,13 @@ var sellerFaults = []Scenario{
 		heal: restartSeller,
 	},
 }
+
+const (
+	// locked is how long a stranger keeps a row locked: less than the time after which the
+	// service ends the stranger's transaction.
+	locked  = 600 * time.Millisecond
+	arrives = 20 * time.Millisecond
+)
 
 func restartSeller(ctx context.Context, r *run) error {
 	if r.needs.network {
