@@ -130,6 +130,7 @@ func (d *desk) hasWork() bool {
 }
 
 func (d *desk) gather() []*ticket {
+	d.cfg.yield(d.desks.ctx, d.sku)
 	batch, moved, left := d.queue.gather(d.cfg.Desk.MaxBatch, lock.Token(d.token.Load()))
 	d.cfg.Metrics.Waiting.Sub(float64(len(batch) + len(moved) + left))
 	for _, t := range moved {

@@ -132,7 +132,8 @@ func NewGroup(parts ...Part) Group { return Group{group(parts)} }
 func (g Group) Text() { groupStatements(g.writes) }
 
 var benchDesk = &desk{
-	cfg:   &Config{Desk: DeskConfig{}.withDefaults(), Metrics: NewMetrics(nil)},
+	cfg:   &Config{Desk: DeskConfig{}.withDefaults(), Metrics: NewMetrics(nil), yield: func(context.Context, string) {}},
+	desks: &desks{},
 	queue: newQueue(),
 }
 

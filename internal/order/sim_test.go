@@ -61,6 +61,8 @@ func (s *sim) violated(format string, args ...any) {
 	s.faults = append(s.faults, text)
 }
 
+func (s *sim) failed() bool { return len(s.faults) > 0 }
+
 // history is the log, in an order that does not depend on the scheduler.
 func (s *sim) history() []simEvent {
 	s.mu.Lock()

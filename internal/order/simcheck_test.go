@@ -5,7 +5,6 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"time"
 
 	"flashsale/internal/stock"
 )
@@ -57,6 +56,12 @@ func (w *simWorld) checkSKU(sku string) {
 			w.violated("%s: %s: token %d at seq %d after token %d", sku, stock.TokensRise, o.Fence, o.Seq, fence)
 		}
 		fence = o.Fence
+		for _, l := range db.levels[sku] {
+			if l.at <= o.made && l.fence > o.Fence {
+				w.violated("%s: %s: %s %s was made with token %d, after a claim with %d", sku, stock.TokensRise, o.Customer, o.Key, o.Fence, l.fence)
+				break
+			}
+		}
 		if o.Fence > row.Fence || o.Seq > row.Seq {
 			w.violated("%s: %s: an order has fence %d and seq %d, the row %d and %d", sku, stock.SeqCovers, o.Fence, o.Seq, row.Fence, row.Seq)
 		}
@@ -162,5 +167,3 @@ func (w *simWorld) most(a *attempt) (most int64) {
 	}
 	return most
 }
-
-var _ = time.Second

@@ -78,12 +78,14 @@ func (n *simNode) start() {
 	n.set(p)
 }
 
+const simStep = 400 * time.Microsecond // so long that few instants coincide
+
 // yield stops a goroutine of the product for a moment, or for as long as the process
 // stands still.
 func (p *simProcess) yield(ctx context.Context, sku string) {
 	c := p.node.s.chance(p.name + "yield" + sku + callerOf(ctx))
 	select {
-	case <-time.After(c.delay(20 * time.Microsecond)):
+	case <-time.After(c.delay(simStep)):
 	case <-p.dead:
 		return
 	}
