@@ -103,10 +103,9 @@ func (c *chance) next() uint64 {
 	return z ^ z>>31
 }
 
-func (c *chance) n(n int) int                              { return int(c.next() % uint64(n)) }
-func (c *chance) oneIn(n int) bool                         { return c.n(n) == 0 }
-func (c *chance) upTo(d time.Duration) time.Duration       { return time.Duration(c.next() % uint64(d)) }
-func (c *chance) between(a, b time.Duration) time.Duration { return a + c.upTo(b-a) }
+func (c *chance) n(n int) int                        { return int(c.next() % uint64(n)) }
+func (c *chance) oneIn(n int) bool                   { return c.n(n) == 0 }
+func (c *chance) upTo(d time.Duration) time.Duration { return time.Duration(c.next() % uint64(d)) }
 
 // delay is about d, and sometimes much longer.
 func (c *chance) delay(d time.Duration) time.Duration {

@@ -25,7 +25,7 @@ var simMutants = []struct {
 	{"orders are answered before their commit", map[string][2]string{sellFile: {`t.cfg.At(BeforeCommit)`, `for i, b := range d.accepted { t.placed(b, d.orders[i]) }; t.cfg.At(BeforeCommit)`}}},
 	{"units are returned twice", map[string][2]string{dbFile: {`o.Status != Reserved ||`, `o.Status != Reserved && o.Status != Cancelled ||`}}},
 	{"a refusal comes before a replay", map[string][2]string{sellFile: {`if o, ok := c.found[b.order.key()]; ok {`, `if o, ok := c.found[b.order.key()]; ok && o.Seq == 0 {`}}},
-	{"a refusal does not compare the row", map[string][2]string{checksFile: {`c.claim.Fence != strategy.FenceClaim || ok && v == version{uint64(c.claim.Token), c.row.Seq}`, `ok && v.seq > 0 || true`}}},
+	{"a refusal does not compare the row", map[string][2]string{checksFile: {`c.claim.Fence != strategy.FenceClaim || ok && v == version{uint64(c.claim.Token), c.row.Seq}`, `c.claim.Fence != strategy.FenceClaim || ok || v.seq > 0`}}},
 	{"an order is sent again under another key", map[string][2]string{routeFile: {`ds.cfg.Metrics.Moved.Inc()`, `ds.cfg.Metrics.Moved.Inc(); r.Key += "again"; r.id = newID()`}}},
 	{"an unknown commit counts as failed", map[string][2]string{sellFile: {`found, err := settle(ctx, t.cfg.database, t.desk.sku, ids)`, `var found []Order; err := ctx.Err()`}}},
 	{"an unknown commit counts as done", map[string][2]string{sellFile: {`found, err := settle(ctx, t.cfg.database, t.desk.sku, ids)`,

@@ -1,22 +1,22 @@
 package order
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"flashsale/internal/forward"
 	"flashsale/internal/forward/wire"
 	"flashsale/internal/lock"
+	"flashsale/internal/sleep"
 	"flashsale/internal/strategy"
 )
 
@@ -128,7 +128,7 @@ func (p *simProcess) dial(ctx context.Context, addr string, heard func()) (wire.
 	if isClosed(p.dead) || !c.pass(ctx.Done(), p.node.running, link) {
 		return nil, nil, errSimReset
 	}
-	if err := sleepFor(ctx, c.delay(simTrip)); err != nil {
+	if err := sleep.For(ctx, c.delay(simTrip)); err != nil {
 		return nil, nil, err
 	}
 	peer := s.node(addr).current()
@@ -140,27 +140,11 @@ func (p *simProcess) dial(ctx context.Context, addr string, heard func()) (wire.
 	server := &simServerStream{in: there, out: back}
 	s.background.Go(func() {
 		err := peer.service.seller.(*desks).server.Link(server)
-		back.end(cmpErr(err, io.EOF))
+		back.end(cmp.Or(err, io.EOF))
 		there.end(errSimReset)
 	})
 	hangUp := func() { there.end(errSimReset); back.end(errSimReset) }
 	return &simClientStream{ctx: ctx, out: there, in: back, heard: heard}, hangUp, nil
-}
-
-func cmpErr(err, otherwise error) error {
-	if err == nil {
-		return otherwise
-	}
-	return err
-}
-
-func sleepFor(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // pipe is one direction of a stream. Its messages arrive in order.
@@ -266,7 +250,7 @@ func (p *pipe[T]) receive(ctx context.Context) (m T, err error) {
 		case <-p.from.dead:
 			// The system resets the connection, if it can.
 			c := p.s.chance(p.name + "reset")
-			if sleepFor(ctx, c.delay(simTrip)) != nil || !c.pass(anyOf(ctx, p.to), p.link) {
+			if sleep.For(ctx, c.delay(simTrip)) != nil || !c.pass(anyOf(ctx, p.to), p.link) {
 				return m, errSimReset
 			}
 			return m, errSimReset
@@ -283,7 +267,7 @@ func anyOf(ctx context.Context, p *simProcess) <-chan struct{} {
 }
 
 type simClientStream struct {
-	grpc.ClientStream
+	wire.Forward_LinkClient
 	ctx   context.Context
 	out   *pipe[*wire.ToSeller]
 	in    *pipe[*wire.FromSeller]
@@ -303,7 +287,7 @@ func (st *simClientStream) Recv() (*wire.FromSeller, error) {
 }
 
 type simServerStream struct {
-	grpc.ServerStream
+	wire.Forward_LinkServer
 	in  *pipe[*wire.ToSeller]
 	out *pipe[*wire.FromSeller]
 }
@@ -346,13 +330,13 @@ func (l *simLog) Handle(_ context.Context, r slog.Record) error {
 		}
 		return true
 	})
-	if r.Level >= slog.LevelError || containsPanic(text) {
+	if r.Level >= slog.LevelError || strings.Contains(text, "panic") {
 		l.s.violated("%s: %s", l.p.name, text)
 	}
 	return nil
 }
 
-var _ lock.Locker = (*simLocker)(nil)
-var _ lock.Viewer = (*simLocker)(nil)
-
-var errSimLate = errors.New("the buyer has waited too long")
+var (
+	_ lock.Locker = (*simLocker)(nil)
+	_ lock.Viewer = (*simLocker)(nil)
+)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 )
 
@@ -218,7 +218,10 @@ type simAnswer struct {
 
 func (*simAnswer) Error() string { return "" }
 
-var errSimNobody = errors.New("nobody listens") // the request was not sent
+var (
+	errSimNobody = errors.New("nobody listens") // the request was not sent
+	errSimLate   = errors.New("the buyer has waited too long")
+)
 
 // at makes a request to a replica, which f serves. Its result is f's, unless the answer
 // does not arrive in time.
@@ -226,7 +229,7 @@ func (w *simWorld) at(n *simNode, who string, patience time.Duration, f func(con
 	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), callerKey{}, who), patience)
 	defer cancel()
 	c := w.chance(who)
-	if !c.pass(ctx.Done(), n.ways["buyers"], n.running) || sleepFor(ctx, c.delay(simTrip)) != nil {
+	if !c.pass(ctx.Done(), n.ways["buyers"], n.running) || sleep.For(ctx, c.delay(simTrip)) != nil {
 		return errSimNobody
 	}
 	p := n.current()
@@ -242,7 +245,7 @@ func (w *simWorld) at(n *simNode, who string, patience time.Duration, f func(con
 		return errSimLate
 	case <-p.dead:
 	}
-	if isClosed(p.dead) || sleepFor(ctx, c.delay(simTrip)) != nil || !c.pass(anyOf(ctx, p), n.ways["buyers"], n.running) || isClosed(p.dead) {
+	if isClosed(p.dead) || sleep.For(ctx, c.delay(simTrip)) != nil || !c.pass(anyOf(ctx, p), n.ways["buyers"], n.running) || isClosed(p.dead) {
 		return errSimReset
 	}
 	return err
@@ -481,5 +484,3 @@ func (w *simWorld) fault(r *rand.Rand, n *simNode, sku string) (name string, hea
 	})
 	return "an operator removes units of " + sku, func() {}
 }
-
-func containsPanic(text string) bool { return strings.Contains(text, "panic") }
