@@ -36,6 +36,7 @@ type sim struct {
 	mu     sync.Mutex
 	events []simEvent
 	faults []string // violations
+	links  []simLink
 }
 
 type simEvent struct {

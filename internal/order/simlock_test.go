@@ -491,7 +491,9 @@ func (l *simLocker) create(p *simPlace, onlyFirst bool) {
 	a := <-result
 	switch {
 	case a.created > 0 && !p.isGone:
-		p.revision = a.created
+		if p.revision == 0 { // the watch may have been faster
+			p.revision = a.created
+		}
 	case a.created > 0:
 		l.deleteLater(p)
 	default:

@@ -38,7 +38,7 @@ var simMutants = []struct {
 }
 
 // mutantSeeds is how many seeds a mutant has. It stops at the first that fails.
-const mutantSeeds = "3000"
+const mutantSeeds = "10000"
 
 func TestSimulationCatchesEachMutant(t *testing.T) {
 	t.Parallel()

@@ -144,7 +144,27 @@ func (p *simProcess) dial(ctx context.Context, addr string, heard func()) (wire.
 		there.end(errSimReset)
 	})
 	hangUp := func() { there.end(errSimReset); back.end(errSimReset) }
+	s.mu.Lock()
+	s.links = append(s.links, simLink{p.node, peer.node, hangUp})
+	s.mu.Unlock()
 	return &simClientStream{ctx: ctx, out: there, in: back, heard: heard}, hangUp, nil
+}
+
+// simLink is a stream, which may have ended.
+type simLink struct {
+	from, to *simNode
+	reset    func()
+}
+
+// resetLinks ends the streams of a node, as something between replicas might.
+func (n *simNode) resetLinks() {
+	n.s.mu.Lock()
+	defer n.s.mu.Unlock()
+	for _, l := range n.s.links {
+		if l.from == n || l.to == n {
+			l.reset()
+		}
+	}
 }
 
 // pipe is one direction of a stream. Its messages arrive in order.

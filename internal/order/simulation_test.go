@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	simSeeds = flag.Uint64("seeds", 300, "how many seeds TestSimulation runs")
+	simSeeds = flag.Uint64("seeds", 200, "how many seeds TestSimulation runs")
 	simSeed  = flag.Uint64("seed", 0, "the only seed that TestSimulation runs, with its log")
 	simFirst = flag.Bool("first", false, "TestSimulation stops at the first seed that fails, and does not keep it")
 )

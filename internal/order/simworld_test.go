@@ -413,15 +413,16 @@ func (w *simWorld) fault(r *rand.Rand, n *simNode, sku string) (name string, hea
 		}
 	}
 	flag := func(what string, sv *simServer, f *bool) (string, func()) {
-		if *f { // it is on already
+		already := false
+		sv.set(func() { already = *f; *f = true; sv.epoch++ })
+		if already {
 			return "none", func() {}
 		}
-		sv.set(func() { *f = true; sv.epoch++ })
 		return sv.name + what, func() { sv.set(func() { *f = false }) }
 	}
 	other := w.nodes[r.IntN(len(w.nodes))]
 	mysql, etcd := &w.mysql.simServer, &w.etcd.simServer
-	switch r.IntN(15) {
+	switch r.IntN(17) {
 	case 0, 1:
 		return shut(" stands still", n.running)
 	case 2, 3:
@@ -474,6 +475,9 @@ func (w *simWorld) fault(r *rand.Rand, n *simNode, sku string) (name string, hea
 			}
 		})
 		return "the holder of " + sku + " is evicted", func() {}
+	case 14, 15:
+		n.resetLinks()
+		return "the links of " + n.name + " are reset", n.resetLinks
 	}
 	w.mysql.set(func() {
 		row := w.mysql.stock[sku]
