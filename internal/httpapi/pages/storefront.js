@@ -97,14 +97,14 @@ async function call(method, path, { body, key } = {}) {
   let unsure = false;
   for (let attempt = 1; ; attempt++) {
     let response, answer;
-    const attempt = new AbortController(); // not AbortSignal.timeout, which browsers before 2022 lack
-    const timer = setTimeout(() => attempt.abort(), timeout);
+    const abort = new AbortController(); // not AbortSignal.timeout, which browsers before 2022 lack
+    const timer = setTimeout(() => abort.abort(), timeout);
     try {
       const headers = { Accept: "application/json, application/problem+json" };
       if (token()) headers.Authorization = "Bearer " + token();
       if (key) headers["Idempotency-Key"] = `"${key}"`;
       if (body) headers["Content-Type"] = "application/json";
-      response = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal: attempt.signal });
+      response = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal: abort.signal });
       answer = await response.json();
       const date = Date.parse(response.headers.get("Date"));
       if (date) ahead = date + 500 - Date.now(); // Date has whole seconds
