@@ -100,8 +100,12 @@ func openTab(t *testing.T, within context.Context, host string, provoked ...stri
 	return b
 }
 
+// networkChanged is the error of requests under way when any network of the machine
+// changes, as other tests' do.
+const networkChanged = "ERR_NETWORK_CHANGED"
+
 func (b *browser) note(text string) {
-	for _, part := range b.provoked {
+	for _, part := range append(b.provoked, networkChanged) {
 		if strings.Contains(text, part) {
 			return
 		}
@@ -116,9 +120,13 @@ func (b *browser) do(steps ...chromedp.Action[chromedp.Void]) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
 	defer cancel()
-	if err := chromedp.Do(ctx, steps...); err != nil {
+	err := chromedp.Do(ctx, steps...)
+	for err != nil && strings.Contains(err.Error(), networkChanged) {
+		err = chromedp.Do(ctx, steps...)
+	}
+	if err != nil {
 		b.t.Errorf("%v\nthe page says: %.3000s", err, b.text("body"))
-		b.picture("failed")
+		b.picture("failed-" + b.t.Name())
 		b.t.FailNow()
 	}
 }
@@ -129,7 +137,7 @@ func (b *browser) await(holds string) {
 	for began := time.Now(); !eval[bool](b, holds); time.Sleep(20 * time.Millisecond) {
 		if time.Since(began) > patience {
 			b.t.Errorf("waited in vain for %s\nthe page says: %.3000s", holds, b.text("body"))
-			b.picture("failed")
+			b.picture("failed-" + b.t.Name())
 			b.t.FailNow()
 		}
 	}

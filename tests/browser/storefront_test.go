@@ -90,6 +90,7 @@ func TestTheStorefrontSellsLive(t *testing.T) {
 	if !eval[bool](b, "document.querySelector('#mine').hidden") {
 		t.Error("a stranger is shown orders")
 	}
+	b.look("stranger")
 	b.do(chromedp.Navigate(s.URL + "/#token=" + customer(t, "ann")))
 	b.await(shows("#who", "ann"))
 	if got := eval[string](b, "location.href"); got != s.URL+"/" {
@@ -117,6 +118,7 @@ func TestTheStorefrontSellsLive(t *testing.T) {
 	if !eval[bool](b, fmt.Sprintf("document.querySelector(%q).disabled", card("chair", "button"))) {
 		t.Error("what is sold out can be bought")
 	}
+	b.look("sold-out")
 	if got := eval[string](b, "document.querySelector('#messages').getAttribute('aria-live')"); got != "polite" {
 		t.Errorf("messages are not read out: aria-live is %q", got)
 	}
@@ -137,7 +139,7 @@ func TestTheStorefrontSellsLive(t *testing.T) {
 	b.press("#orders li:last-child .pay")
 	b.await(shows("#messages", "Paid. Thank you."))
 	b.await(shows("#orders li:last-child", "Paid"))
-	b.picture("storefront-orders")
+	b.look("orders")
 	if eval[bool](b, "[...document.querySelectorAll('#orders .row')].some((row) => !row.hidden)") {
 		t.Error("what has come to its end can be paid or cancelled")
 	}
@@ -154,6 +156,7 @@ func TestTheStorefrontSellsLive(t *testing.T) {
 	b.do(chromedp.SendKeys(chromedp.CSS("#token"), "nonsense\r"))
 	b.await(shows("#messages", "Your token is not valid"))
 	b.await("!document.querySelector('#enter').hidden")
+	b.look("bad-token")
 }
 
 // TestTheStorefrontShowsOlderOrders shows one page of a customer's orders after the
@@ -175,7 +178,7 @@ func TestTheStorefrontShowsOlderOrders(t *testing.T) {
 	b.await(rows(50))
 	b.await(shows("#older", "Show older orders"))
 	b.do(chromedp.ScrollIntoView(chromedp.CSS("#older")))
-	b.picture("storefront-older")
+	b.look("older")
 	// What is bought meanwhile is the first, and takes the place of none.
 	b.buy("stool", "3")
 	b.await(shows("#orders li:first-child", "3 × Pine stool"))
@@ -314,6 +317,7 @@ func TestTheStorefrontAsksAgainUnderTheSameKey(t *testing.T) {
 	b.await(shows("#messages", "nothing is done twice"))
 	b.do(chromedp.Reload())
 	b.await(shows(card("radio-now", ".limit"), "Your order of 3 has no answer yet."))
+	b.look("no-answer")
 	// Nor is it forgotten when the customer's token ends meanwhile.
 	ended := sandboxtest.Token(t, secret, map[string]any{"sub": "ann", "exp": 1})
 	b.do(chromedp.Navigate(url + "/#token=" + ended))

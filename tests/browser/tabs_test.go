@@ -136,6 +136,33 @@ func TestSevenTabsShareOneStream(t *testing.T) {
 	}
 }
 
+// TestAStreamForEachTabBlocksOrders shows why: with all connections taken by streams, an
+// order waits for one.
+func TestAStreamForEachTabBlocksOrders(t *testing.T) {
+	t.Parallel()
+	s := startReplica(t)
+	s.fill()
+	var wire lossy
+	url := wire.before(t, s).URL
+	tabs := []*browser{openBrowser(t, strings.TrimPrefix(url, "http://"))}
+	for range 5 {
+		tabs = append(tabs, tabs[0].tab())
+	}
+	for _, b := range tabs {
+		b.before("delete window.SharedWorker; LockManager.prototype.request = async (name, options, f) => f();")
+		b.do(chromedp.Navigate(url + "/#token=" + customer(t, "ann")))
+		b.await(shows("#live", "Live"))
+		b.await(shows("#who", "ann"))
+	}
+	tabs[2].buy("lamp", "1")
+	time.Sleep(3 * time.Second)
+	if n := wire.orders.Load(); n != 0 {
+		t.Errorf("%d orders came through beside 6 streams", n)
+	}
+	tabs[0].close()
+	tabs[2].await(shows("#messages", "Reserved for you: 1 × Brass lamp"))
+}
+
 // TestTabsReplaceTheirWorker ends the worker, as a browser that is short of memory does.
 func TestTabsReplaceTheirWorker(t *testing.T) {
 	t.Parallel()
