@@ -52,16 +52,16 @@ func openProfile(t *testing.T, folder, host string, provoked ...string) *browser
 		chromedp.UserDataDir(folder), chromedp.Flag("disable-background-networking", true), chromedp.Flag("lang", "en-GB"))
 	allocated, free := chromedp.NewExecAllocator(context.Background(), flags...)
 	t.Cleanup(free)
-	return openTab(t, allocated, host, provoked...)
+	return openTab(allocated, t, host, provoked...)
 }
 
 // tab opens another tab of the same browser.
 func (b *browser) tab() *browser {
 	b.t.Helper()
-	return openTab(b.t, b.ctx, b.host, b.provoked...)
+	return openTab(b.ctx, b.t, b.host, b.provoked...)
 }
 
-func openTab(t *testing.T, within context.Context, host string, provoked ...string) *browser {
+func openTab(within context.Context, t *testing.T, host string, provoked ...string) *browser {
 	t.Helper()
 	b := &browser{t: t, host: host, provoked: provoked}
 	var end context.CancelFunc

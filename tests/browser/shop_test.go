@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp"
 )
@@ -270,5 +271,51 @@ func TestTheShopPaintsFromFewBytes(t *testing.T) {
 	t.Logf("%d bytes to the first paint of 200 SKUs, %d bytes when the page is live", painted, wire.sent.Load())
 	if wire.sent.Load() > 100_000 {
 		t.Errorf("the page took %d bytes, want at most 100,000", wire.sent.Load())
+	}
+}
+
+// TestTheShopDrawsEverySecond changes the stock of 200 SKUs 60 times a second.
+func TestTheShopDrawsEverySecond(t *testing.T) {
+	t.Parallel()
+	const skus, rate, seconds = 200, 60, 5
+	s := startReplica(t)
+	for i := range skus {
+		s.sell(fmt.Sprintf("p%04d", i), fmt.Sprintf("Item %04d", i), 100, "")
+	}
+	b := openBrowser(t, strings.TrimPrefix(s.URL, "http://"))
+	b.do(chromedp.EmulateViewport(1180, 760), chromedp.Navigate(s.URL))
+	b.await(shows("#live", "Live"))
+	// drawn has the changed cards and the longest time between two frames, of each second.
+	eval[any](b, `window.drawn = []; {
+		const second = () => drawn[Math.floor((performance.now() - began) / 1000)] ??= { changes: 0, gap: 0 };
+		const began = performance.now();
+		let last = began;
+		new MutationObserver((all) => second().changes += all.length).observe(document.querySelector("#skus"), { subtree: true, childList: true });
+		const frame = () => {
+			second().gap = Math.max(second().gap, performance.now() - last);
+			last = performance.now();
+			requestAnimationFrame(frame);
+		};
+		frame();
+	}`)
+	ben := customer(t, "ben")
+	var all sync.WaitGroup
+	tick := time.NewTicker(time.Second / rate)
+	defer tick.Stop()
+	for i := range seconds * rate {
+		<-tick.C
+		all.Go(func() { s.order(ben, fmt.Sprint(i), fmt.Sprintf(`{"sku":"p%04d","quantity":1}`, i%skus)) })
+	}
+	all.Wait()
+	b.await(shows(card("p0099", ".left"), "98 of 100 left"))
+	drawn := eval[[]struct{ Changes, Gap float64 }](b, "[...drawn].map((second) => second ?? { changes: 0, gap: 1000 })")
+	t.Log(drawn)
+	if len(drawn) < seconds {
+		t.Fatalf("%d seconds were seen", len(drawn))
+	}
+	for i, second := range drawn[:seconds] {
+		if second.Changes == 0 || second.Gap >= 1000 {
+			t.Errorf("second %d: %v changes were drawn, the longest gap between frames was %v ms", i, second.Changes, second.Gap)
+		}
 	}
 }

@@ -56,8 +56,8 @@ func (b *browser) close() {
 	}))
 }
 
-// withinSeconds bounds how long tabs take to notice that another one was closed.
-const withinSeconds = 5 * time.Second
+// handOver bounds how long tabs take to notice that another one was closed.
+const handOver = 5 * time.Second
 
 // TestSevenTabsShareOneStream opens more visible tabs than the connections that a
 // browser makes over HTTP/1.1.
@@ -67,10 +67,11 @@ func TestSevenTabsShareOneStream(t *testing.T) {
 	for _, way := range []struct {
 		name, lacks string
 		streams     int32
+		most        int32 // while one tab after another is hidden, the proxy sees streams that just ended
 	}{
-		{"a SharedWorker", "", 1},
-		{"an elected tab", noWorker, 1},
-		{"polls", noWorker + "delete Navigator.prototype.locks;", 0},
+		{"a SharedWorker", "", 1, 1},
+		{"an elected tab", noWorker, 1, 5},
+		{"polls", noWorker + "delete Navigator.prototype.locks;", 0, 0},
 	} {
 		t.Run(way.name, func(t *testing.T) {
 			t.Parallel()
@@ -110,7 +111,7 @@ func TestSevenTabsShareOneStream(t *testing.T) {
 				b.await(left(92))
 				b.await(shows("#live", "Live"))
 			}
-			if took := time.Since(closed); took > withinSeconds {
+			if took := time.Since(closed); took > handOver {
 				t.Errorf("the tabs went on %v after one was closed", took)
 			}
 			streams(way.streams)
@@ -128,9 +129,8 @@ func TestSevenTabsShareOneStream(t *testing.T) {
 				b.await(shows("#live", "Live"))
 			}
 			streams(way.streams)
-			// Where another tab is elected, the streams of both may be seen for a moment.
-			if most := wire.mostStreams.Load(); most > 2*way.streams {
-				t.Errorf("there were %d streams at once", most)
+			if most := wire.mostStreams.Load(); most > way.most {
+				t.Errorf("there were %d streams at once, want at most %d", most, way.most)
 			}
 		})
 	}

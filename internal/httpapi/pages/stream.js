@@ -37,12 +37,6 @@ export function watch(deliver, list) {
   next();
 }
 
-// whileVisible calls f now, and when the tab is shown or hidden.
-function whileVisible(f) {
-  document.addEventListener("visibilitychange", () => f(!document.hidden));
-  f(!document.hidden);
-}
-
 // shareWorker lets a SharedWorker have the stream.
 function shareWorker(deliver, fail) {
   let port, timer, failed;
@@ -50,12 +44,12 @@ function shareWorker(deliver, fail) {
     clearTimeout(timer);
     if (!document.hidden && !failed) timer = setTimeout(connect, workerSilence);
   };
-  const show = (visible) => {
-    port.postMessage(visible);
+  const show = () => {
+    port.postMessage(!document.hidden);
     patience();
   };
   const connect = () => {
-    if (port) show(false);
+    port?.postMessage(false); // in case that it lives
     const worker = new SharedWorker("/assets/stream-worker.js", { type: "module", name });
     worker.onerror = () => {
       failed = true;
@@ -67,10 +61,10 @@ function shareWorker(deliver, fail) {
       patience();
       deliver(data);
     };
-    show(!document.hidden);
+    show();
   };
   connect();
-  document.addEventListener("visibilitychange", () => show(!document.hidden));
+  document.addEventListener("visibilitychange", show);
 }
 
 // electTab lets one visible tab have the stream: the one that holds a lock, which the
@@ -86,9 +80,9 @@ function electTab(deliver, fail) {
     if (ask && latest) channel.postMessage({ to: ask, news: latest.all() });
     if (news && (!to || to === me) && !document.hidden) deliver(news);
   };
-  whileVisible((visible) => {
+  const lead = () => {
     hiding?.abort();
-    if (!visible) return;
+    if (document.hidden) return;
     hiding = new AbortController();
     const { signal } = hiding;
     channel.postMessage({ ask: me });
@@ -104,7 +98,9 @@ function electTab(deliver, fail) {
     }).catch(() => {
       if (!signal.aborted) fail();
     });
-  });
+  };
+  document.addEventListener("visibilitychange", lead);
+  lead();
 }
 
 async function poll(deliver, list) {
