@@ -60,7 +60,7 @@ func TestTheShopLoadsManySKUsByPages(t *testing.T) {
 	var wire lossy
 	url := wire.before(t, s).URL
 	b := openBrowser(t, strings.TrimPrefix(url, "http://"))
-	b.do(chromedp.EmulateViewport(1180, 760), chromedp.Navigate(url+"/#token="+customer(t, "ann")))
+	b.do(chromedp.EmulateViewport(1180, 900), chromedp.Navigate(url+"/#token="+customer(t, "ann")))
 	b.await(fmt.Sprintf("document.querySelectorAll('#skus > li').length === %d", skus))
 	b.await(shows("#live", "Live"))
 	s.order(customer(t, "ben"), "k", `{"sku":"p1499","quantity":1}`)
@@ -283,7 +283,7 @@ func TestTheShopDrawsEverySecond(t *testing.T) {
 		s.sell(fmt.Sprintf("p%04d", i), fmt.Sprintf("Item %04d", i), 100, "")
 	}
 	b := openBrowser(t, strings.TrimPrefix(s.URL, "http://"))
-	b.do(chromedp.EmulateViewport(1180, 760), chromedp.Navigate(s.URL))
+	b.do(chromedp.EmulateViewport(1180, 900), chromedp.Navigate(s.URL))
 	b.await(shows("#live", "Live"))
 	// drawn has the changed cards and the longest time between two frames, of each second.
 	eval[any](b, `window.drawn = []; {

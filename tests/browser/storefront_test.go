@@ -48,7 +48,7 @@ func shop(t *testing.T, provoked ...string) (*server, *browser) {
 	s := startReplica(t, "--payment-window=5m")
 	s.fill()
 	b := openBrowser(t, strings.TrimPrefix(s.URL, "http://"), provoked...)
-	b.do(chromedp.EmulateViewport(1180, 760))
+	b.do(chromedp.EmulateViewport(1180, 900))
 	return s, b
 }
 
@@ -127,7 +127,7 @@ func TestTheStorefrontSellsLive(t *testing.T) {
 		t.Errorf("a telephone of 390 pixels has to be scrolled sideways: %v", wide)
 	}
 	b.picture("storefront-mobile")
-	b.do(chromedp.EmulateViewport(1180, 760))
+	b.do(chromedp.EmulateViewport(1180, 900))
 
 	// The newest order is the first, its units go back when it is cancelled, and
 	// what is paid stays.
