@@ -183,6 +183,19 @@ func TestTabsReplaceTheirWorker(t *testing.T) {
 	b.await(shows(card("lamp", ".left"), "9 of 10 left"))
 }
 
+// TestATabOpenedInTheBackground changes a SKU between the tab's load and its first stream.
+func TestATabOpenedInTheBackground(t *testing.T) {
+	t.Parallel()
+	s, b := shop(t)
+	b.show(false)
+	b.do(chromedp.Navigate(s.URL))
+	b.await(shows(card("chair", "h3"), "Oak chair"))
+	s.call("PUT", "/v1/admin/skus/chair", adminToken, "", `{"name":"Ash chair","price_cents":4999,"currency":"EUR","units":3}`, http.StatusOK)
+	b.show(true)
+	b.await(shows(card("chair", "h3"), "Ash chair"))
+	b.await(shows("#live", "Live"))
+}
+
 // TestTheShopNoticesASilentStream stops a stream without closing its connection.
 func TestTheShopNoticesASilentStream(t *testing.T) {
 	t.Parallel()

@@ -315,15 +315,19 @@ function seen({ sku, units, available, seq }) {
   if (other) reload(sku);
 }
 
-let known = false; // whether the first news came
+// missed says whether names and prices may have changed since the page loaded them. The
+// first news follows at once, unless the tab is hidden.
+let missed = document.hidden;
+document.addEventListener("visibilitychange", () => { missed = true; });
+
 function onNews({ live, fresh, stock }) {
-  setText(find("#live"), live ? "Live" : known ? "Reconnecting" : "Connecting");
+  setText(find("#live"), live ? "Live" : missed ? "Reconnecting" : "Connecting");
   find("#live").classList.toggle("on", live);
   find("#skus").classList.toggle("stale", !live);
   if (fresh) {
     cards.forEach((card) => { card.seq = -1; }); // they may have been reset
-    if (known) loadSKUs().catch(() => {});
-    known = true;
+    if (missed) loadSKUs().catch(() => {});
+    missed = true;
   }
   stock.forEach(seen);
 }
