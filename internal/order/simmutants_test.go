@@ -34,6 +34,7 @@ var simMutants = []struct {
 	{"a settled order is answered as it was decided", map[string][2]string{sellFile: {`b.answer(replayOf(found[at], b.order.Request))`, `t.placed(b, d.orders[i])`}}},
 	{"keys are not unique", map[string][2]string{dbFile: {`if db.byKey[k] != nil || keys[k] {`, `if keys[k] {`}}},
 	{"the limit counts one batch only", map[string][2]string{sellFile: {`t.holds[o.Customer]+takes[o.Customer]+n`, `takes[o.Customer]+n`}}},
+	{"a tenure goes on after a newer claim", map[string][2]string{tenureFile: {"		if errors.Is(err, stock.ErrFenced) {\n			return nil", "		if errors.Is(err, stock.ErrFenced) {\n			continue"}}},
 	{"what customers hold is not read again", map[string][2]string{tenureFile: {"	t.holds = nil\n", ""}}},
 }
 
