@@ -6,36 +6,36 @@ import (
 	"strings"
 	"testing"
 
+	"flashsale/internal/mutant"
 	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
-const dbFile, checksFile, tenureFile = "internal/order/simdb_test.go", "internal/order/refusals.go", "internal/order/tenure.go"
+const (
+	simSell, simTenure   = "internal/order/sell.go", "internal/order/tenure.go"
+	simModel             = "internal/order/simdb_test.go"
+	simSettle, simPlaced = `found, err := settle(ctx, t.cfg.database, t.desk.sku, ids)`, `b.answer(replayOf(found[at], b.order.Request))`
+)
 
-// simMutants must each break an invariant within mutantSeeds seeds of the simulation.
-// Those of simdb_test.go stand for SQL.
-var simMutants = []struct {
-	name  string
-	edits map[string][2]string
-}{
-	{"the batch's UPDATE does not compare the fence", map[string][2]string{takeFile: noFence}},
-	{"the batch's UPDATE does not compare seq", map[string][2]string{takeFile: noSeq}},
-	{"the batch's UPDATE does not compare available units", map[string][2]string{takeFile: {`{"available", func(s *Stock) int64 { return s.Available }, ">=", t.Units},`, ``}}},
-	{"a claim admits an older token", map[string][2]string{dbFile: {`row.Fence < uint64(claim.Token) {`, `row.Fence != uint64(claim.Token) {`},
-		claimFile: {`row.Fence > uint64(c.Token) {`, `false {`}}},
-	{"orders are answered before their commit", map[string][2]string{sellFile: {`t.cfg.At(BeforeCommit)`, `for i, b := range d.accepted { t.placed(b, d.orders[i]) }; t.cfg.At(BeforeCommit)`}}},
-	{"units are returned twice", map[string][2]string{dbFile: {`o.Status != Reserved ||`, `o.Status != Reserved && o.Status != Cancelled ||`}}},
-	{"a refusal comes before a replay", map[string][2]string{sellFile: {`if o, ok := c.found[b.order.key()]; ok {`, `if o, ok := c.found[b.order.key()]; ok && o.Seq == 0 {`}}},
-	{"a refusal does not compare the row", map[string][2]string{checksFile: {`c.claim.Fence != strategy.FenceClaim || ok && v == version{uint64(c.claim.Token), c.row.Seq}`, `c.claim.Fence != strategy.FenceClaim || ok || v.seq > 0`}}},
-	{"an order is sent again under another key", map[string][2]string{routeFile: {`ds.cfg.Metrics.Moved.Inc()`, `ds.cfg.Metrics.Moved.Inc(); r.Key += "again"; r.id = newID()`}}},
-	{"an unknown commit counts as failed", map[string][2]string{sellFile: {`found, err := settle(ctx, t.cfg.database, t.desk.sku, ids)`, `var found []Order; err := ctx.Err()`}}},
-	{"an unknown commit counts as done", map[string][2]string{sellFile: {`found, err := settle(ctx, t.cfg.database, t.desk.sku, ids)`,
-		`var found []Order; err := ctx.Err(); for _, o := range d.orders { found = append(found, *o) }`}}},
-	{"settling does not move seq", map[string][2]string{dbFile: {"		db.stock[sku].Seq++\n		db.changed(sku)\n		for", "		for"}}},
-	{"a settled order is answered as it was decided", map[string][2]string{sellFile: {`b.answer(replayOf(found[at], b.order.Request))`, `t.placed(b, d.orders[i])`}}},
-	{"keys are not unique", map[string][2]string{dbFile: {`if db.byKey[k] != nil || keys[k] {`, `if keys[k] {`}}},
-	{"the limit counts one batch only", map[string][2]string{sellFile: {`t.holds[o.Customer]+takes[o.Customer]+n`, `takes[o.Customer]+n`}}},
-	{"a tenure goes on after a newer claim", map[string][2]string{tenureFile: {"		if errors.Is(err, stock.ErrFenced) {\n			return nil", "		if errors.Is(err, stock.ErrFenced) {\n			continue"}}},
-	{"what customers hold is not read again", map[string][2]string{tenureFile: {"	t.holds = nil\n", ""}}},
+// shared are the mutants of mutant.All that the simulation must catch, too. The others
+// change SQL, or what is not in the simulation.
+var shared = []string{"no-compare", "no-fence-compare", "no-seq-compare", "no-quantity-guard", "refusal-before-replay", "refusal-from-memory", "answer-before-commit",
+	"resend-under-new-key", "no-settle", "unknown-as-503", "limit-of-each-order"}
+
+// simMutants are further ones. Those of the simulated MySQL stand for SQL.
+var simMutants = []mutant.Mutant{
+	{Name: "units-not-compared", Edits: []mutant.Edit{{File: "internal/stock/take.go", Old: `{"available", func(s *Stock) int64 { return s.Available }, ">=", t.Units},`}}},
+	{Name: "claim-of-an-older-token", Edits: []mutant.Edit{
+		{File: simModel, Old: `row.Fence < uint64(claim.Token) {`, New: `row.Fence != uint64(claim.Token) {`},
+		{File: "internal/stock/claim.go", Old: `row.Fence > uint64(c.Token) {`, New: `row.Fence > uint64(c.Token) && c.Token == 0 {`}}},
+	{Name: "units-returned-twice", Edits: []mutant.Edit{{File: simModel, Old: `o.Status != Reserved ||`, New: `o.Status != Reserved && o.Status != Cancelled ||`}}},
+	{Name: "keys-not-unique", Edits: []mutant.Edit{{File: simModel, Old: `if db.byKey[k] != nil || keys[k] {`, New: `if keys[k] {`}}},
+	{Name: "settling-moves-no-seq", Edits: []mutant.Edit{{File: simModel, Old: "		db.stock[sku].Seq++\n		db.changed(sku)\n		for", New: "		for"}}},
+	{Name: "unknown-as-failed", Edits: []mutant.Edit{{File: simSell, Old: simSettle, New: `var found []Order; err := ctx.Err()`}}},
+	{Name: "unknown-as-done", Edits: []mutant.Edit{{File: simSell, Old: simSettle, New: `var found []Order; err := ctx.Err(); for _, o := range d.orders { found = append(found, *o) }`}}},
+	{Name: "settled-as-decided", Edits: []mutant.Edit{{File: simSell, Old: simPlaced, New: `t.placed(b, d.orders[i])`}}},
+	{Name: "holds-not-read-again", Edits: []mutant.Edit{{File: simTenure, Old: "	t.holds = nil\n"}}},
+	{Name: "tenure-goes-on-after-a-newer-claim", Edits: []mutant.Edit{
+		{File: simTenure, Old: "		if errors.Is(err, stock.ErrFenced) {\n			return nil", New: "		if errors.Is(err, stock.ErrFenced) {\n			continue"}}},
 }
 
 // mutantSeeds is how many seeds a mutant has. It stops at the first that fails.
@@ -48,11 +48,17 @@ func TestSimulationCatchesEachMutant(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range simMutants {
-		t.Run(m.name, func(t *testing.T) {
-			changed := mutant{edits: m.edits}
-			cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-overlay", changed.overlay(t, root),
-				"-run", "^TestSimulation$", "./internal/order", "-seeds", mutantSeeds, "-first")
+	all, err := mutant.Find(shared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range append(simMutants, all...) {
+		t.Run(m.Name, func(t *testing.T) {
+			overlay, err := m.Overlay(root, t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-overlay", overlay, "-run", "^TestSimulation$", "./internal/order", "-seeds", mutantSeeds, "-first")
 			cmd.Dir = root
 			out, err := cmd.CombinedOutput()
 			if err == nil || !strings.Contains(string(out), "--- FAIL: TestSimulation") {
