@@ -34,8 +34,6 @@ var simMutants = []mutant.Mutant{
 	{Name: "unknown-as-done", Edits: []mutant.Edit{{File: simSell, Old: simSettle, New: `var found []Order; err := ctx.Err(); for _, o := range d.orders { found = append(found, *o) }`}}},
 	{Name: "settled-as-decided", Edits: []mutant.Edit{{File: simSell, Old: simPlaced, New: `t.placed(b, d.orders[i])`}}},
 	{Name: "holds-not-read-again", Edits: []mutant.Edit{{File: simTenure, Old: "	t.holds = nil\n"}}},
-	{Name: "tenure-goes-on-after-a-newer-claim", Edits: []mutant.Edit{
-		{File: simTenure, Old: "		if errors.Is(err, stock.ErrFenced) {\n			return nil", New: "		if errors.Is(err, stock.ErrFenced) {\n			continue"}}},
 }
 
 // mutantSeeds is how many seeds a mutant has. It stops at the first that fails.
