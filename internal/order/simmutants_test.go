@@ -19,7 +19,7 @@ const (
 // shared are the mutants of mutant.All that the simulation must catch, too. The others
 // change SQL, or what is not in the simulation.
 var shared = []string{"no-compare", "no-fence-compare", "no-seq-compare", "no-quantity-guard", "refusal-before-replay", "refusal-from-memory", "answer-before-commit",
-	"resend-under-new-key", "no-settle", "unknown-as-503", "limit-of-each-order"}
+	"resend-under-new-key", "no-settle", "unknown-as-503"}
 
 // simMutants are further ones. Those of the simulated MySQL stand for SQL.
 var simMutants = []mutant.Mutant{
@@ -33,6 +33,9 @@ var simMutants = []mutant.Mutant{
 	{Name: "unknown-as-failed", Edits: []mutant.Edit{{File: simSell, Old: simSettle, New: `var found []Order; err := ctx.Err()`}}},
 	{Name: "unknown-as-done", Edits: []mutant.Edit{{File: simSell, Old: simSettle, New: `var found []Order; err := ctx.Err(); for _, o := range d.orders { found = append(found, *o) }`}}},
 	{Name: "settled-as-decided", Edits: []mutant.Edit{{File: simSell, Old: simPlaced, New: `t.placed(b, d.orders[i])`}}},
+	{Name: "limit-of-a-batch", Edits: []mutant.Edit{{File: simSell, Old: `t.holds[o.Customer]+takes[o.Customer]+n`, New: `takes[o.Customer]+n`}}},
+	{Name: "long-back-off", Edits: []mutant.Edit{{File: "internal/order/desk.go",
+		Old: "deskBackoff    = 20 * time.Millisecond\n\tdeskMaxBackoff = time.Second", New: "deskBackoff    = 10 * time.Second\n\tdeskMaxBackoff = time.Hour"}}},
 	{Name: "holds-not-read-again", Edits: []mutant.Edit{{File: simTenure, Old: "	t.holds = nil\n"}}},
 }
 
