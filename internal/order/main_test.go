@@ -8,8 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"regexp"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -37,13 +37,16 @@ import (
 
 var servers *sandbox.Stack
 
+// onlySimulations matches a flag -run that runs no other tests.
+var onlySimulations = regexp.MustCompile(`^\^?(Test)?Simulat\w*\$?(/.*)?$`)
+
 func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
 		os.Exit(childMain())
 	}
 	flag.Parse()
-	if strings.Contains(flag.Lookup("test.run").Value.String(), "Simulat") {
-		os.Exit(m.Run()) // simulations need no server
+	if onlySimulations.MatchString(flag.Lookup("test.run").Value.String()) {
+		os.Exit(m.Run()) // they need no server
 	}
 	sandboxtest.Main(m, sandbox.Config{MySQL: true, EtcdNodes: 1}, &servers)
 }
