@@ -139,7 +139,11 @@ func (p *simProcess) dial(ctx context.Context, addr string, heard func()) (wire.
 	there, back := newPipe[*wire.ToSeller](p, peer, link, name+" there"), newPipe[*wire.FromSeller](peer, p, link, name+" back")
 	server := &simServerStream{in: there, out: back}
 	s.background.Go(func() {
-		err := peer.service.seller.(*desks).server.Link(server)
+		hello, err := there.receive(context.Background())
+		if err == nil && peer.node.current() == peer { // a server that closes takes no new stream
+			server.hello = hello
+			err = peer.service.seller.(*desks).server.Link(server)
+		}
 		back.end(cmp.Or(err, io.EOF))
 		there.end(errSimReset)
 	})
@@ -308,15 +312,22 @@ func (st *simClientStream) Recv() (*wire.FromSeller, error) {
 
 type simServerStream struct {
 	wire.Forward_LinkServer
-	in  *pipe[*wire.ToSeller]
-	out *pipe[*wire.FromSeller]
+	hello *wire.ToSeller // the first message
+	in    *pipe[*wire.ToSeller]
+	out   *pipe[*wire.FromSeller]
 }
 
 func (st *simServerStream) Send(m *wire.FromSeller) error {
 	return st.out.send(&wire.FromSeller{Hello: m.Hello, Answers: slices.Clone(m.Answers)})
 }
 
-func (st *simServerStream) Recv() (*wire.ToSeller, error) { return st.in.receive(context.Background()) }
+func (st *simServerStream) Recv() (*wire.ToSeller, error) {
+	if hello := st.hello; hello != nil {
+		st.hello = nil
+		return hello, nil
+	}
+	return st.in.receive(context.Background())
+}
 
 // simListener accepts nothing: streams do not come through it.
 type simListener struct {
