@@ -105,7 +105,7 @@ func openTab(within context.Context, t *testing.T, host string, provoked ...stri
 const networkChanged = "ERR_NETWORK_CHANGED"
 
 func (b *browser) note(text string) {
-	for _, part := range append(b.provoked, networkChanged) {
+	for _, part := range slices.Concat(b.provoked, []string{networkChanged}) {
 		if strings.Contains(text, part) {
 			return
 		}

@@ -42,3 +42,13 @@ func TestTheDocumentCanBeReadInABrowser(t *testing.T) {
 	}
 	b.picture("docs")
 }
+
+func TestThePagesOfErrorsCanBeRead(t *testing.T) {
+	t.Parallel()
+	s := startReplica(t)
+	b := openBrowser(t, strings.TrimPrefix(s.URL, "http://"))
+	b.do(chromedp.EmulateViewport(360, 740), chromedp.Navigate(s.URL+"/errors"))
+	b.look("errors")
+	b.do(chromedp.Navigate(s.URL + "/errors/sold-out"))
+	b.look("error")
+}
