@@ -35,5 +35,5 @@ function hide(port) {
 
 self.onconnect = ({ ports: [port] }) => {
   port.onmessage = ({ data }) => (data ? show : hide)(port);
-  port.onclose = () => hide(port); // the tab was closed, in browsers that tell
+  port.onclose = () => hide(port); // the tab was closed; not all browsers have this event
 };

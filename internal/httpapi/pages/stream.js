@@ -49,7 +49,7 @@ function shareWorker(deliver, fail) {
     patience();
   };
   const connect = () => {
-    port?.postMessage(false); // in case that it lives
+    port?.postMessage(false); // in case the worker still runs
     const worker = new SharedWorker("/assets/stream-worker.js", { type: "module", name });
     worker.onerror = () => {
       failed = true;
