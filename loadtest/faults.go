@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,26 +20,26 @@ type faultsCmd struct {
 	databaseFlags
 	apiFlag
 	Scenarios []string      `placeholder:"NAME" help:"Scenarios to run (default: all): ${scenarios}."`
-	Short     bool          `help:"Run the short list only, in at most 2 minutes."`
-	Runs      int           `default:"1" placeholder:"N" help:"Runs of each scenario (default ${default}). From 3 on, the median of the time without a sale has to meet its goal."`
-	Mutants   bool          `help:"Seed faults in the service's code, one at a time, and show which scenario catches each. Needs Go and the source code in this folder."`
-	Only      []string      `placeholder:"NAME" help:"With --mutants: these mutants only (default: all): ${mutants}."`
-	Chaos     time.Duration `default:"10m" placeholder:"D" help:"How long the scenario chaos makes one random fault after another (default ${default})."`
-	LockTTL   time.Duration `name:"lock-ttl" default:"2s" placeholder:"D" help:"How long a lock outlives a replica that died (default ${default})."`
-	Rate      int           `default:"500" placeholder:"N" help:"Orders per second for the hot SKU (default ${default})."`
-	Buyers    int           `default:"4096" placeholder:"N" help:"Maximum number of orders for the hot SKU that wait for an answer (default ${default})."`
-	Mixed     int           `default:"100" placeholder:"N" help:"Orders, retries, payments, cancellations and restocks per second on small SKUs (default ${default})."`
+	Short     bool          `help:"Run only the scenarios of the short list: about 2 minutes for one run of each."`
+	Runs      int           `default:"1" placeholder:"N" help:"Runs of each scenario (default ${default}). With 3 or more, the median time without a sale must meet the scenario's goal, if it has one. Ignored with --mutants."`
+	Mutants   bool          `help:"Break one rule in the service's code at a time (a mutant), and show which scenario or test catches it. Needs Go, and the source code in the current folder."`
+	Only      []string      `placeholder:"NAME" help:"With --mutants: only these mutants (default: all): ${mutants}."`
+	Chaos     time.Duration `default:"10m" placeholder:"D" help:"For the scenario chaos: how long to make one random fault after another (default ${default})."`
+	LockTTL   time.Duration `name:"lock-ttl" default:"2s" placeholder:"D" help:"How long a lock outlives a replica that died: at least 2s (default ${default})."`
+	Rate      int           `default:"500" placeholder:"N" help:"Orders per second for the hot SKU, which does not sell out (default ${default})."`
+	Buyers    int           `default:"4096" placeholder:"N" help:"Largest number of orders for the hot SKU that wait for an answer at the same time (default ${default})."`
+	Mixed     int           `default:"100" placeholder:"N" help:"Mixed calls per second on SKUs with few units: orders, repeats, payments, cancellations and restocks (default ${default})."`
 	seedFlag
 	outFlag `embed:"" set:"file=faults.json and faults.html"`
 }
 
 // Help is shown by --help.
 func (*faultsCmd) Help() string {
-	return `Each scenario starts its own servers and three replicas, sends orders and mixed calls, makes one thing fail, ends the fault, and waits until every replica sells again. Then everything is checked: each answer has its row, the audit finds nothing, the history of each small SKU is linearizable, and no process, lease, key, connection or goroutine is left.
+	return `Each scenario starts its own servers and three replicas. It sends orders for one hot SKU, and mixed calls on SKUs with few units. It makes one thing fail, ends the fault, and waits until every replica sells again. Then it checks everything: each answer agrees with its row, the audit finds nothing, the history of each SKU with few units is linearizable, and no process, lease, key, connection or goroutine is left.
 
-As root, replicas and servers have network namespaces of their own, and packets between them are dropped. Otherwise TCP relays hold back what is sent, and the report says so.
+If you are root, replicas and servers have network namespaces of their own, and packets between them are dropped. Otherwise TCP relays hold back what is sent. The first line of the output says which. disk-full and clocks-jump need root, and are left out without it, which the second line says. clocks-jump also needs Go and the source code in the current folder.
 
-The exit status is 1 if an invariant broke, if orders did not flow again in time, or if a mutant survived.`
+The exit status is 1 if an invariant broke, if a replica did not sell again in time, if a median missed its goal, if a mutant survived, or if a run could not be made.`
 }
 
 const (
@@ -70,6 +71,9 @@ func (c *faultsCmd) Run(ctx context.Context, s streams) error {
 	}
 	figures := faults.Figures{Command: c.command(), Date: today(), Machine: machine(), Network: string(network)}
 	fmt.Fprintf(s.out, "Links are cut by %s%s. Seed %d.\n", network, why, c.Seed)
+	if list, err = c.possible(s, list); err != nil {
+		return err
+	}
 	builds, err := os.MkdirTemp("", "loadtest-builds-")
 	if err != nil {
 		return err
@@ -84,19 +88,14 @@ func (c *faultsCmd) Run(ctx context.Context, s streams) error {
 	} else {
 		err = c.runScenarios(ctx, s, cfg, list, builds, &figures)
 	}
-	if err != nil {
-		return err
-	}
 	figures.Settle()
-	if err := faults.Save(c.Out, &figures); err != nil {
-		return err
-	}
-	if err := figures.Write(s.out); err != nil {
+	// After an error, what is known so far is worth keeping.
+	if err := errors.Join(err, faults.Save(c.Out, &figures), figures.Write(s.out)); err != nil {
 		return err
 	}
 	fmt.Fprintf(s.out, "Written: %[1]s/%[2]s and %[1]s/%[3]s\n", c.Out, faults.ResultFile, faults.PageFile)
 	if !figures.OK {
-		fmt.Fprintln(s.out, "\nNot proven: see what is not ok.")
+		fmt.Fprintln(s.out, "\nNot proven: see the verdicts above that are not ok.")
 		return errNotProven
 	}
 	return nil
@@ -106,7 +105,7 @@ func (c *faultsCmd) Run(ctx context.Context, s streams) error {
 func (c *faultsCmd) list() ([]faults.Scenario, error) {
 	switch {
 	case c.Mutants && (c.Short || len(c.Scenarios) > 0):
-		return nil, errors.New("--mutants chooses the scenarios itself: leave out --scenarios and --short")
+		return nil, errors.New("--mutants chooses the scenarios: leave out --scenarios and --short")
 	case len(c.Only) > 0 && !c.Mutants:
 		return nil, errors.New("--only names mutants: add --mutants")
 	case c.Short && len(c.Scenarios) > 0:
@@ -123,8 +122,26 @@ func (c *faultsCmd) list() ([]faults.Scenario, error) {
 	return list, nil
 }
 
+// possible leaves out the scenarios that only root can run, and says so. It is an error if
+// the flags name one.
+func (c *faultsCmd) possible(s streams, list []faults.Scenario) ([]faults.Scenario, error) {
+	if os.Geteuid() == 0 || c.Mutants {
+		return list, nil
+	}
+	impossible := slices.DeleteFunc(slices.Clone(list), func(f faults.Scenario) bool { return !f.NeedsRoot() })
+	if len(impossible) == 0 {
+		return list, nil
+	}
+	left := strings.Join(faults.Names(impossible), ", ")
+	if len(c.Scenarios) > 0 {
+		return nil, fmt.Errorf("--scenarios: only root can run %s", left)
+	}
+	fmt.Fprintf(s.out, "Left out, because only root can run them: %s.\n", left)
+	return slices.DeleteFunc(slices.Clone(list), func(f faults.Scenario) bool { return f.NeedsRoot() }), nil
+}
+
 func (c *faultsCmd) command() string {
-	text := fmt.Sprintf("bin/loadtest faults --runs %d --lock-ttl %s --rate %d --buyers %d --mixed %d --seed %d", c.Runs, c.LockTTL, c.Rate, c.Buyers, c.Mixed, c.Seed)
+	text := fmt.Sprintf("bin/loadtest faults --runs %d --chaos %s --lock-ttl %s --rate %d --buyers %d --mixed %d --seed %d", c.Runs, c.Chaos, c.LockTTL, c.Rate, c.Buyers, c.Mixed, c.Seed)
 	for flag, list := range map[string][]string{" --scenarios ": c.Scenarios, " --mutants --only ": c.Only} {
 		if len(list) > 0 {
 			text += flag + strings.Join(list, ",")

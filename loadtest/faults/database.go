@@ -38,19 +38,19 @@ var databaseFaults = []Scenario{
 		heal:   func(ctx context.Context, r *run) error { return r.stack.MySQL.Restart(ctx) },
 	},
 	{
-		Name: "mysql-stopped", Injects: "the database is stopped for 5 s and resumes", chaos: true,
+		Name: "mysql-stopped", Injects: "the database is paused (SIGSTOP) for 5 s, and resumes", chaos: true,
 		halts: true, election: recovery, lasts: 5 * time.Second,
 		inject: func(_ context.Context, r *run) error { r.begin(); return r.stack.MySQL.Signal(sandbox.SIGSTOP) },
 		heal:   func(_ context.Context, r *run) error { return r.stack.MySQL.Signal(sandbox.SIGCONT) },
 	},
 	{
-		Name: "mysql-readonly", Injects: "the database turns read-only for 5 s", chaos: true,
+		Name: "mysql-readonly", Injects: "the database is read-only for 5 s", chaos: true,
 		halts: true, election: recovery, lasts: 5 * time.Second,
 		inject: func(ctx context.Context, r *run) error { r.begin(); return r.setReadOnly(ctx, true) },
 		heal:   func(ctx context.Context, r *run) error { return r.setReadOnly(ctx, false) },
 	},
 	{
-		Name: "mysql-primary-killed", Injects: "of three database servers, the one that replicas write to is killed",
+		Name: "mysql-primary-killed", Injects: "the server that replicas write to, one of three in a cluster, is killed and started again",
 		needs: needs{databases: 3}, election: groupElection, lasts: time.Second,
 		inject: func(ctx context.Context, r *run) error {
 			return r.failServer(ctx, func(m *sandbox.MySQL) error { m.Kill(); return nil })
@@ -59,7 +59,7 @@ var databaseFaults = []Scenario{
 	},
 	{
 		// Galera has no primary: there the server shuts down, as for an upgrade.
-		Name: "mysql-primary-switched", Injects: "of three database servers, another takes over the role of the one that replicas write to",
+		Name: "mysql-primary-switched", Injects: "in a cluster of three database servers, a planned switch moves the writes to another server",
 		needs: needs{databases: 3}, election: groupElection, lasts: time.Second,
 		inject: func(ctx context.Context, r *run) error {
 			return r.failServer(ctx, func(m *sandbox.MySQL) error {
@@ -72,7 +72,7 @@ var databaseFaults = []Scenario{
 		heal: rejoin, verify: compareServers,
 	},
 	{
-		Name: "mysql-primary-cut", Injects: "of three database servers, the one that replicas write to is cut off from the others",
+		Name: "mysql-primary-cut", Injects: "the server that replicas write to, one of three in a cluster, is cut off from the other two",
 		needs: needs{databases: 3, network: true}, election: groupElection, lasts: time.Second,
 		inject: func(ctx context.Context, r *run) error {
 			return r.failServer(ctx, func(*sandbox.MySQL) error {
@@ -89,7 +89,7 @@ var databaseFaults = []Scenario{
 		verify: compareServers,
 	},
 	{
-		Name: "mysql-majority-stopped", Injects: "two of three database servers are stopped for 10 s and resume",
+		Name: "mysql-majority-stopped", Injects: "two of three servers of a database cluster are paused (SIGSTOP) for 10 s, and resume",
 		needs: needs{databases: 3}, election: groupElection, halts: true, lasts: outage,
 		inject: func(ctx context.Context, r *run) error {
 			return r.failServer(ctx, func(*sandbox.MySQL) error { return r.signalOthers(sandbox.SIGSTOP) })
@@ -108,13 +108,13 @@ var databaseFaults = []Scenario{
 		verify: compareServers,
 	},
 	{
-		Name: "connections-exhausted", Injects: "a stranger takes all free connections of the database",
+		Name: "connections-exhausted", Injects: "another client takes all free connections of the database",
 		needs: needs{connections: fewConnections}, chaos: true, ttls: 2,
 		inject: func(ctx context.Context, r *run) error { r.begin(); return r.takeConnections(ctx) },
 		heal:   sendAway,
 	},
 	{
-		Name: "row-locked", Injects: "a stranger locks the SKU's row for 10 s", Short: true, chaos: true,
+		Name: "row-locked", Injects: "another client locks the SKU's row and is idle; the service must end that client's connection", Short: true, chaos: true,
 		lasts: 10 * time.Second,
 		inject: func(ctx context.Context, r *run) error {
 			r.begin()

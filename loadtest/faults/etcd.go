@@ -38,7 +38,7 @@ var etcdFaults = []Scenario{
 		heal: restartEtcd,
 	},
 	{
-		Name: "etcd-quorum-lost", Injects: "two of three etcd nodes are killed and started again: sellers go on selling",
+		Name: "etcd-quorum-lost", Injects: "two of three etcd nodes are killed and started again",
 		needs: needs{etcdNodes: 3}, election: etcdElection, chaos: true, ttls: 2,
 		inject: func(ctx context.Context, r *run) error {
 			leader, err := r.stack.EtcdLeader(ctx)
@@ -80,13 +80,13 @@ var etcdFaults = []Scenario{
 		heal: nothing,
 	},
 	{
-		Name: "etcd-full", Injects: "etcd is out of space and refuses writes (alarm NOSPACE); then it is compacted, defragmented and disarmed",
+		Name: "etcd-full", Injects: "etcd is out of space and refuses writes (alarm NOSPACE), until an operator compacts and defragments it, and clears the alarm",
 		needs: needs{quota: smallQuota}, election: etcdElection, ttls: 2,
 		inject: func(ctx context.Context, r *run) error { r.begin(); return r.fillEtcd(ctx) },
 		heal:   func(ctx context.Context, r *run) error { return r.cureEtcd(ctx) },
 	},
 	{
-		Name: "etcd-restored", Injects: "etcd is restored from an older snapshot, and the seller dies: the tokens of its successors are too old",
+		Name: "etcd-restored", Injects: "etcd is restored from an older snapshot, and the seller is killed; new tokens are too old until an operator runs api fence adopt",
 		election: etcdElection, halts: true, deaf: true, restarts: true, lasts: 3 * time.Second,
 		inject: func(ctx context.Context, r *run) error {
 			snapshot, err := r.stack.EtcdSnapshot(ctx)

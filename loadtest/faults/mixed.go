@@ -16,7 +16,7 @@ import (
 // mixedFaults are those of clocks, of an operator, and of everything.
 var mixedFaults = []Scenario{
 	{
-		Name: "clocks-jump", Injects: "the clocks of the database and of a replica jump an hour ahead, and back",
+		Name: "clocks-jump", Injects: "the clocks of the database and of one replica jump an hour ahead, and later back",
 		needs: needs{clocks: true}, ttls: 2,
 		inject: func(ctx context.Context, r *run) error { r.begin(); return r.jump(ctx, time.Hour, syscall.SIGUSR1) },
 		heal:   func(ctx context.Context, r *run) error { return r.jump(ctx, -time.Hour, syscall.SIGUSR2) },
@@ -39,7 +39,7 @@ var mixedFaults = []Scenario{
 		heal: nothing,
 	},
 	{
-		Name: "chaos", Injects: "one random fault after another",
+		Name: "chaos", Injects: "one random fault after another, of those that need no cluster, small disk or clock",
 		needs:    needs{etcdNodes: 3, network: true, connections: fewConnections},
 		election: etcdElection, deaf: true, restarts: true,
 	},

@@ -18,7 +18,7 @@ var networkFaults = []Scenario{
 		heal: healNetwork,
 	},
 	{
-		Name: "mysql-cut", Injects: "the seller is cut off from the database", Short: true, chaos: true,
+		Name: "mysql-cut", Injects: "the seller is cut off from the database, both ways", Short: true, chaos: true,
 		needs: needs{network: true}, ttls: 3, away: true,
 		inject: func(ctx context.Context, r *run) error {
 			r.begin()
@@ -27,7 +27,7 @@ var networkFaults = []Scenario{
 		heal: healNetwork,
 	},
 	{
-		Name: "commit-cut", Injects: "the database's answers to the seller are lost, in the middle of commits", chaos: true,
+		Name: "commit-cut", Injects: "the database's answers to the seller are lost, also those to COMMIT", chaos: true,
 		needs: needs{network: true}, ttls: 3, away: true,
 		inject: func(ctx context.Context, r *run) error {
 			r.begin()
@@ -59,7 +59,7 @@ var networkFaults = []Scenario{
 		heal: healNetwork,
 	},
 	{
-		Name: "slow-network", Injects: "each packet to and from etcd takes 100 ms, and 2 % of all packets are lost",
+		Name: "slow-network", Injects: "packets between replicas and etcd arrive 100 ms later; as root, 2 % of the packets between replicas and etcd or the database are lost",
 		needs: needs{network: true, delays: true}, ttls: 4,
 		inject: slowDown, heal: healNetwork,
 	},

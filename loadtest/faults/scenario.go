@@ -117,5 +117,8 @@ func (s *Scenario) Recovers(lockTTL time.Duration) time.Duration {
 	return 2*lockTTL + s.election + 500*time.Millisecond
 }
 
+// NeedsRoot reports whether only root can start the scenario's servers.
+func (s *Scenario) NeedsRoot() bool { return s.needs.disk > 0 || s.needs.clocks }
+
 // Clocks reports whether the scenario needs Config.ClockAPI.
 func (s *Scenario) Clocks() bool { return s.needs.clocks }

@@ -25,13 +25,13 @@ var sellerFaults = []Scenario{
 	},
 	{
 		// The seller resumes long after its lease has expired.
-		Name: "seller-stopped", Injects: "the seller is stopped for three TTLs and resumes", NoSale: takeOver, Short: true,
+		Name: "seller-stopped", Injects: "the seller is paused (SIGSTOP) for three lock TTLs, and resumes", NoSale: takeOver, Short: true,
 		away: true, deaf: true, chaos: true, ttls: 3,
 		inject: func(_ context.Context, r *run) error { r.begin(); return r.sellerReplica().Signal(sandbox.SIGSTOP) },
 		heal:   func(_ context.Context, r *run) error { return r.sellerReplica().Signal(sandbox.SIGCONT) },
 	},
 	{
-		Name: "killed-after-commit", Injects: "the seller is killed between COMMIT and the answers", Short: true,
+		Name: "killed-after-commit", Injects: "the seller is killed after COMMIT, before it answers", Short: true,
 		needs: needs{network: true}, away: true, deaf: true, restarts: true,
 		lasts: 2 * time.Second,
 		inject: func(ctx context.Context, r *run) error {
@@ -40,7 +40,7 @@ var sellerFaults = []Scenario{
 		heal: restartSeller,
 	},
 	{
-		Name: "killed-mid-commit", Injects: "the seller is killed while its commit waits for a row that a stranger has locked for 0.6 s",
+		Name: "killed-mid-commit", Injects: "another client locks the SKU's row for 0.6 s, and the seller is killed while its commit waits for the row",
 		away: true, deaf: true, restarts: true,
 		lasts: 2 * time.Second,
 		inject: func(ctx context.Context, r *run) error {
@@ -58,7 +58,7 @@ var sellerFaults = []Scenario{
 		heal: restartSeller,
 	},
 	{
-		Name: "killed-mid-forward", Injects: "the seller is killed between the orders of other replicas and its answers to them",
+		Name: "killed-mid-forward", Injects: "the seller is killed after it has committed forwarded orders, before it answers the replicas that sent them",
 		needs: needs{network: true}, away: true, deaf: true, restarts: true,
 		lasts: 2 * time.Second,
 		inject: func(ctx context.Context, r *run) error {
