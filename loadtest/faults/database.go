@@ -6,8 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
+
+	"github.com/go-sql-driver/mysql"
 
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sleep"
@@ -108,8 +112,8 @@ var databaseFaults = []Scenario{
 		verify: compareServers,
 	},
 	{
-		Name: "connections-exhausted", Injects: "another client takes all free connections of the database",
-		needs: needs{connections: fewConnections}, chaos: true, ttls: 2,
+		Name: "connections-exhausted", Injects: "another client takes all connections of the database, also those of the replicas",
+		needs: needs{connections: fewConnections}, chaos: true, halts: true, election: recovery, ttls: 1,
 		inject: func(ctx context.Context, r *run) error { r.begin(); return r.takeConnections(ctx) },
 		heal:   sendAway,
 	},
@@ -187,7 +191,7 @@ type stranger struct {
 	conns []*sql.Conn
 }
 
-func (r *run) welcome() (err error) {
+func (r *run) newStranger() (err error) {
 	r.stranger = &stranger{}
 	r.stranger.db, err = openServer(r.stack.MySQL.DSN(databaseName))
 	return err
@@ -209,22 +213,88 @@ func sendAway(_ context.Context, r *run) error {
 	return r.stranger.db.Close()
 }
 
-// takeConnections opens connections until the database refuses one.
+// tooManyConnections is the server's error when it accepts no further client.
+const tooManyConnections = 1040
+
+// takeConnections takes all connections that are free, then ends those of the replicas, and
+// takes these as well, until the replicas have none.
 func (r *run) takeConnections(ctx context.Context) error {
-	if err := r.welcome(); err != nil {
+	if err := r.newStranger(); err != nil {
 		return err
 	}
-	for r.stranger.connect(ctx) == nil {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		err := r.stranger.connect(ctx)
+		for err == nil {
+			err = r.stranger.connect(ctx)
+		}
+		if full, ok := errors.AsType[*mysql.MySQLError](err); !ok || full.Number != tooManyConnections {
+			return err
+		}
+		ended, err := r.endConnections(ctx)
+		if err != nil {
+			return err
+		}
+		if ended == 0 {
+			r.note("the stranger has %d connections", len(r.stranger.conns))
+			return nil
+		}
 	}
-	r.note("the stranger has %d connections", len(r.stranger.conns))
-	return ctx.Err()
 }
 
-// lockRow locks the hot SKU's row until the stranger's connections are closed.
-func (r *run) lockRow(ctx context.Context) error {
-	if err := r.welcome(); err != nil {
+// endConnections ends all connections to the replicas' database but the stranger's, by one
+// of these, and counts them.
+func (r *run) endConnections(ctx context.Context) (n int, err error) {
+	own := map[int64]bool{}
+	for _, conn := range r.stranger.conns {
+		var id int64
+		if err := conn.QueryRowContext(ctx, "SELECT CONNECTION_ID()").Scan(&id); err != nil {
+			return 0, err
+		}
+		own[id] = true
+	}
+	var others []int64
+	// Only SHOW answers whatever bytes the statements of others contain.
+	rows, err := r.stranger.conns[0].QueryContext(ctx, "SHOW PROCESSLIST")
+	if err != nil {
+		return 0, err
+	}
+	columns, err := rows.Columns()
+	for err == nil && rows.Next() {
+		fields := make([]sql.RawBytes, len(columns)) // Id, User, Host, db, ...
+		into := make([]any, len(columns))
+		for i := range fields {
+			into[i] = &fields[i]
+		}
+		if err = rows.Scan(into...); err == nil && string(fields[3]) == databaseName {
+			var id int64
+			if id, err = strconv.ParseInt(string(fields[0]), 10, 64); !own[id] {
+				others = append(others, id)
+			}
+		}
+	}
+	if err := errors.Join(err, rows.Err(), rows.Close()); err != nil {
+		return 0, err
+	}
+	for _, id := range others {
+		if _, err := r.stranger.conns[0].ExecContext(ctx, fmt.Sprint("KILL ", id)); err == nil { // else it has just ended
+			n++
+		}
+	}
+	return n, nil
+}
+
+// lockRow locks the hot SKU's row until the stranger is sent away.
+func (r *run) lockRow(ctx context.Context) (err error) {
+	if err := r.newStranger(); err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			_ = sendAway(ctx, r)
+		}
+	}()
 	if err := r.stranger.connect(ctx); err != nil {
 		return err
 	}
@@ -238,47 +308,62 @@ func (r *run) lockRow(ctx context.Context) error {
 	return conn.QueryRowContext(ctx, "SELECT sku FROM stock WHERE sku = ? FOR UPDATE", []byte(r.hot)).Scan(&sku)
 }
 
+// awaitBlocked waits until a commit waits for a row. It returns errNotReached if none does
+// soon.
+func (r *run) awaitBlocked(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, locked/2)
+	defer cancel()
+	for {
+		all, err := r.stack.MySQL.Connections(ctx)
+		if err != nil {
+			return errors.Join(err, errNotReached)
+		}
+		if slices.ContainsFunc(all, func(c sandbox.Connection) bool { return strings.Contains(c.Info, "UPDATE stock") }) {
+			return nil
+		}
+	}
+}
+
 // catchUp bounds how long a server may take, at the end of a run, to apply what the
 // others have sent it.
 const catchUp = 20 * time.Second
 
-// tally is what each server of a cluster must have.
-type tally struct{ orders, paid int }
-
-// compareServers checks that every server reaches the number of orders and payments of
-// the first that takes writes.
+// compareServers checks that every server has the orders and the stock of the first that
+// takes writes.
 func compareServers(ctx context.Context, r *run) error {
-	ctx, cancel := context.WithTimeout(ctx, catchUp)
-	defer cancel()
 	primary, err := r.stack.Cluster.Primary(ctx)
 	if err != nil {
 		return err
 	}
-	want, err := readTally(ctx, r.stack.Cluster.Nodes[primary])
-	if err != nil {
-		return err
-	}
 	for i, m := range r.stack.Cluster.Nodes {
-		got, err := readTally(ctx, m)
-		for (err != nil || got != want) && sleep.For(ctx, tryPause) == nil {
-			got, err = readTally(ctx, m)
+		ctx, cancel := context.WithTimeout(ctx, catchUp)
+		var want, got string
+		var err error
+		for {
+			want, err = contents(ctx, r.stack.Cluster.Nodes[primary])
+			if err == nil {
+				got, err = contents(ctx, m)
+			}
+			if err == nil && got == want || sleep.For(ctx, tryPause) != nil {
+				break
+			}
 		}
-		if err != nil && ctx.Err() == nil {
-			return fmt.Errorf("server %d: %w", i+1, err)
-		}
-		if got != want {
-			r.violate("database server %d has %d orders, %d of them paid; the primary has %d, %d of them paid", i+1, got.orders, got.paid, want.orders, want.paid)
+		cancel()
+		if err != nil || got != want {
+			r.violate("database server %d has %q, the primary %q: %v", i+1, got, want, err)
 		}
 	}
 	return nil
 }
 
-func readTally(ctx context.Context, m *sandbox.MySQL) (t tally, err error) {
+// contents counts the orders of a server, and sums up orders and stock.
+func contents(ctx context.Context, m *sandbox.MySQL) (text string, err error) {
 	db, err := openServer(m.DSN(databaseName))
 	if err != nil {
-		return t, err
+		return "", err
 	}
 	defer db.Close()
-	err = db.QueryRowContext(ctx, "SELECT COUNT(*), COALESCE(SUM(status = 'paid'), 0) FROM orders").Scan(&t.orders, &t.paid)
-	return t, err
+	err = db.QueryRowContext(ctx, `SELECT CONCAT_WS(' ', COUNT(*), SUM(CRC32(CONCAT_WS(' ', HEX(id), status, quantity))),
+		(SELECT SUM(CRC32(CONCAT_WS(' ', sku, units, available, fence, seq))) FROM stock)) FROM orders`).Scan(&text)
+	return text, err
 }

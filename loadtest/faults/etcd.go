@@ -54,7 +54,7 @@ var etcdFaults = []Scenario{
 		heal: restartEtcd,
 	},
 	{
-		Name: "lease-revoked", Injects: "the lease of the seller's lock is revoked by hand", Short: true, chaos: true,
+		Name: "lease-revoked", Injects: "the lease of the seller's lock is revoked by hand", Short: true, chaos: true, instant: true,
 		inject: func(ctx context.Context, r *run) error {
 			_, lease, err := r.lockEntry(ctx)
 			if err != nil {
@@ -67,7 +67,7 @@ var etcdFaults = []Scenario{
 		heal: nothing,
 	},
 	{
-		Name: "key-deleted", Injects: "the key of the seller's lock is deleted by hand", chaos: true,
+		Name: "key-deleted", Injects: "the key of the seller's lock is deleted by hand", chaos: true, instant: true,
 		inject: func(ctx context.Context, r *run) error {
 			key, _, err := r.lockEntry(ctx)
 			if err != nil {
@@ -87,7 +87,7 @@ var etcdFaults = []Scenario{
 	},
 	{
 		Name: "etcd-restored", Injects: "etcd is restored from an older snapshot, and the seller is killed; new tokens are too old until an operator runs api fence adopt",
-		election: etcdElection, halts: true, deaf: true, restarts: true, lasts: 3 * time.Second,
+		election: etcdElection, halts: true, silent: true, restarts: true, lasts: 3 * time.Second,
 		inject: func(ctx context.Context, r *run) error {
 			snapshot, err := r.stack.EtcdSnapshot(ctx)
 			if err != nil {
@@ -98,6 +98,9 @@ var etcdFaults = []Scenario{
 				return err
 			}
 			if err := r.passOnLock(ctx); err != nil {
+				return err
+			}
+			if err := r.findSeller(ctx); err != nil {
 				return err
 			}
 			r.begin()

@@ -70,17 +70,17 @@ func (r *row) values(of func(*Result) float64) (median, most float64) {
 	return all[len(all)/2], all[len(all)-1]
 }
 
-// enoughRuns is how many runs make a median that counts.
-const enoughRuns = 3
+// EnoughRuns is how many runs make a median that counts.
+const EnoughRuns = 3
 
 // slow reports whether the median of the time without a sale exceeds its bound.
 func (r *row) slow() bool {
 	median, _ := r.values(noSale)
-	return r.scenario.NoSale > 0 && len(r.runs) >= enoughRuns && median > ms(r.scenario.NoSale)
+	return r.scenario.NoSale > 0 && len(r.runs) >= EnoughRuns && median > ms(r.scenario.NoSale)
 }
 
-func noSale(r *Result) float64 { return r.NoSaleMS }
-func sells(r *Result) float64  { return r.HealedInMS }
+func noSale(r *Result) float64   { return r.NoSaleMS }
+func healedIn(r *Result) float64 { return r.HealedInMS }
 
 func (r *row) sum(of func(*Result) int) (n int) {
 	for _, run := range r.runs {
@@ -127,7 +127,7 @@ func (r *row) cells() []string {
 		}))
 	}
 	return []string{
-		r.scenario.Name, fmt.Sprint(len(r.runs)), pair(noSale), seconds(r.scenario.NoSale), pair(sells), fmt.Sprintf("%.1f", r.runs[0].BoundMS/1e3),
+		r.scenario.Name, fmt.Sprint(len(r.runs)), pair(noSale), seconds(r.scenario.NoSale), pair(healedIn), fmt.Sprintf("%.1f", r.runs[0].BoundMS/1e3),
 		proof.Comma(r.sum(func(run *Result) int { return run.Sold })),
 		count(func(reason proof.Reason) bool { return reason.Status == 503 }),
 		count(func(reason proof.Reason) bool { return reason.Status == 504 || reason.Status == 0 }),

@@ -21,16 +21,18 @@ const (
 	// and leases of killed replicas end by themselves.
 	settleTime = 20 * time.Second
 	// spareGoroutines is what an idle replica may have beyond its first count, apart from
-	// its pool, whose connections have one each.
+	// its pool, whose connections have one each: links and watches.
 	spareGoroutines = 40
 )
 
-// close checks that the replicas, once idle, keep nothing of the load, stops everything,
-// and checks that nothing is left. before is the number of goroutines of this process
-// before the run. It returns what is left.
-func (r *run) close(ctx context.Context, before int) (left []string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*settleTime)
-	defer cancel()
+// end checks that the replicas, once idle, keep nothing of the load, stops everything, and
+// checks that nothing is left. before is the number of goroutines of this process before
+// the run. It returns what is left. After ctx's end it only stops.
+func (r *run) end(ctx context.Context, before int) (left []string) {
+	if ctx.Err() != nil {
+		_ = r.stop()
+		return nil
+	}
 	check := func(what string, ask func(context.Context) (string, error)) {
 		ctx, cancel := context.WithTimeout(ctx, settleTime+2*r.LockTTL)
 		defer cancel()
@@ -66,7 +68,7 @@ func (r *run) close(ctx context.Context, before int) (left []string) {
 		return fmt.Sprint(len(list.Leases)), nil
 	})
 	check("locks in etcd after the replicas ended", func(ctx context.Context) (string, error) {
-		got, err := r.etcd.Get(ctx, "flashsale/"+databaseName+"/lock/", clientv3.WithPrefix(), clientv3.WithKeysOnly())
+		got, err := r.etcd.Get(ctx, lockPrefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 		if err != nil || len(got.Kvs) == 0 {
 			return "", err
 		}

@@ -16,6 +16,8 @@ type MutantResult struct {
 	// found; both are "" if the mutant survived.
 	Scenario  string `json:"scenario"`
 	Violation string `json:"violation"`
+	// Error is the last one that kept a run from its end.
+	Error string `json:"error,omitempty"`
 	// Runs is how many runs it took.
 	Runs int `json:"runs"`
 }
@@ -64,14 +66,15 @@ func RunMutant(ctx context.Context, cfg Config, m *mutant.Mutant, root, dir stri
 				return result, err
 			}
 			result.Runs++
-			if err != nil { // a broken service may also keep a scenario from its end
-				run.violate("%s", err)
-			}
 			done(&run)
-			if !run.OK {
-				result.Scenario = run.Name
-				result.Violation, _, _ = strings.Cut(run.Violations[0], "\n")
+			// Neither an error of a run nor slowness shows that the mutant was noticed.
+			if len(run.Wrong) > 0 {
+				result.Scenario = list[i].Name
+				result.Violation, _, _ = strings.Cut(run.Wrong[0], "\n")
 				return result, nil
+			}
+			if err != nil {
+				result.Error = err.Error()
 			}
 		}
 	}
@@ -81,7 +84,7 @@ func RunMutant(ctx context.Context, cfg Config, m *mutant.Mutant, root, dir stri
 // String describes it in a line.
 func (m *MutantResult) String() string {
 	if !m.Caught() {
-		return fmt.Sprintf("SURVIVED %d runs", m.Runs)
+		return strings.TrimSpace(fmt.Sprintf("SURVIVED %d runs %s", m.Runs, m.Error))
 	}
 	return fmt.Sprintf("caught by %s: %s", m.Scenario, m.Violation)
 }

@@ -167,7 +167,7 @@ func (r *row) part(command string) (pagePart, *Result) {
 	}
 	goal := ""
 	if r.scenario.NoSale > 0 {
-		goal = fmt.Sprintf(" (goal for the median of %d or more runs: at most %g s)", enoughRuns, r.scenario.NoSale.Seconds())
+		goal = fmt.Sprintf(" (goal for the median of %d or more runs: at most %g s)", EnoughRuns, r.scenario.NoSale.Seconds())
 	}
 	in := ""
 	if several {
@@ -183,7 +183,7 @@ func (r *row) part(command string) (pagePart, *Result) {
 	}
 	p.Facts = []string{
 		"Longest time without a sale: " + r.seconds(noSale) + goal + ".",
-		fmt.Sprintf("From the end of the fault until every replica sold: %s (bound: %.1f s).", r.seconds(sells), shown.BoundMS/1e3),
+		fmt.Sprintf("From the end of the fault until every replica sold: %s (bound: %.1f s).", r.seconds(healedIn), shown.BoundMS/1e3),
 		"Longest wait of a buyer: " + r.seconds(func(run *Result) float64 { return run.WaitMS }) + ".",
 		answers + ".",
 		fmt.Sprintf("Checked for linearizability%s: %s on %s.", in, count(shown.Mixed.Calls, "mixed call"), count(shown.Mixed.SKUs, "SKU")),

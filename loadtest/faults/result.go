@@ -2,11 +2,14 @@ package faults
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
+	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/attack"
 	"flashsale/loadtest/history"
@@ -24,10 +27,9 @@ type Result struct {
 	// Network says by what links were cut; "" if none were.
 	Network string `json:"network,omitempty"`
 	// HealedInMS is the time from the end of the fault until every replica had sold an
-	// order, and BoundMS what it may take. Late says that it took longer.
+	// order, and BoundMS what it may take.
 	HealedInMS float64 `json:"healed_in_ms"`
 	BoundMS    float64 `json:"bound_ms"`
-	Late       bool    `json:"late"`
 	// NoSaleMS is the longest time without a sale, from the fault to the end of the run,
 	// and WaitMS the longest wait of a buyer whose answer came after the fault.
 	NoSaleMS float64 `json:"no_sale_ms"`
@@ -38,16 +40,13 @@ type Result struct {
 	Reasons []proof.Reason `json:"reasons"`
 	// Mixed is what came of the mixed calls.
 	Mixed history.Report `json:"mixed"`
-	// Violations are what no fault excuses. Notes are what else people should know.
+	// Violations are what no fault excuses, and Wrong those that no slow machine explains.
+	// Notes are what else people should know.
 	Violations []string  `json:"violations"`
+	Wrong      []string  `json:"wrong,omitempty"`
 	Notes      []string  `json:"notes,omitempty"`
 	OK         bool      `json:"ok"`
 	Timeline   *Timeline `json:"timeline"`
-}
-
-func (r *Result) violate(format string, args ...any) {
-	r.Violations = append(r.Violations, fmt.Sprintf(format, args...))
-	r.OK = false
 }
 
 // assess measures the load and checks everything.
@@ -71,9 +70,11 @@ func (r *run) assess(ctx context.Context, load *attack.Result, calls *history.Hi
 	if v := proof.Judge(found.Counts, found.Findings); v != strategy.Exact {
 		r.violate("the orders of the hot SKU: %s", v)
 	}
-	r.result.Violations = append(r.result.Violations, found.Examples...)
-	for _, v := range found.Violations {
-		r.violate("%s: %s: %s", v.SKU, v.Invariant, v.Detail)
+	for _, example := range found.Examples {
+		r.violate("%s", example)
+	}
+	if err := r.audit(ctx, dsn); err != nil {
+		return err
 	}
 	if found.SoldOut > 0 {
 		r.violate("orders refused as sold out, though a billion units were left: %d", found.SoldOut)
@@ -90,11 +91,33 @@ func (r *run) assess(ctx context.Context, load *attack.Result, calls *history.Hi
 	if r.result.Mixed, err = calls.Check(ctx, dsn); err != nil {
 		return err
 	}
-	r.result.Violations = append(r.result.Violations, r.result.Mixed.Violations...)
+	for _, v := range r.result.Mixed.Violations {
+		r.violate("%s", v)
+	}
+	if r.Visual != "" && len(r.result.Mixed.Violations) > 0 {
+		paths, err := calls.Visualize(r.Visual)
+		if err != nil {
+			return err
+		}
+		r.note("drawn: %s", strings.Join(paths, ", "))
+	}
 	if r.Config.Scenario.verify != nil {
 		return r.Config.Scenario.verify(ctx, r)
 	}
 	return nil
+}
+
+// audit checks all SKUs in the database.
+func (r *run) audit(ctx context.Context, dsn string) error {
+	db, err := stock.Open(dsn, 1)
+	if err != nil {
+		return err
+	}
+	report, err := stock.Audit(ctx, db)
+	for _, v := range report.Violations {
+		r.violate("%s: %s: %s", v.SKU, v.Invariant, v.Detail)
+	}
+	return errors.Join(err, db.Close())
 }
 
 // excuses reports whether a fault may cause such an answer.
@@ -103,7 +126,7 @@ func (r *run) excuses(reason proof.Reason) bool {
 	case http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return true
 	case 0:
-		return r.Config.Scenario.deaf
+		return r.Config.Scenario.silent
 	}
 	return false
 }

@@ -42,8 +42,9 @@ type Config struct {
 
 const (
 	// attempts bounds how often a fault is made again because it would have hit, or has
-	// hit, another state than it was meant for.
-	attempts = 5
+	// hit, another state than it was meant for. A busy machine may pause a seller for
+	// longer than its successor waits.
+	attempts = 20
 	// units are more than a run can sell.
 	units       = 1_000_000_000
 	maxQuantity = 2
@@ -56,6 +57,9 @@ const (
 	// aftermath is how long the load continues after the recovery: a seller that was
 	// stopped has then tried to continue.
 	aftermath = 2 * time.Second
+	// sample is how long orders are counted at the end of the aftermath, and while a fault
+	// halts the sale.
+	sample = 500 * time.Millisecond
 	// poll is the pause between two looks at the number of sales.
 	poll = 2 * time.Millisecond
 	// tryPause is the pause between two orders at a replica that does not sell.
@@ -72,17 +76,18 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 	before := runtime.NumGoroutine()
 	ctx, cancel := context.WithTimeout(ctx, cfg.Scenario.duration(cfg.LockTTL)+cfg.Chaos+margin)
 	defer cancel()
+	result = Result{
+		Name: cfg.Scenario.Name, Injected: cfg.Scenario.Injects, Seed: cfg.Seed, Violations: []string{}, BoundMS: ms(cfg.Scenario.Recovers(cfg.LockTTL)),
+	}
 	w, err := startWorld(ctx, &cfg)
 	if err != nil {
-		return Result{}, fmt.Errorf("%s: %w", cfg.Scenario.Name, err)
+		return result, fmt.Errorf("%s: %w", cfg.Scenario.Name, err)
 	}
 	r := &run{
-		Config: cfg, Scenario: *cfg.Scenario, world: w, rng: rand.New(rand.NewPCG(cfg.Seed, 1)), timeline: newTimeline(),
-		result: Result{
-			Name: cfg.Scenario.Name, Injected: cfg.Scenario.Injects, Seed: cfg.Seed, Database: w.stack.Database(), Violations: []string{},
-			BoundMS: ms(cfg.Scenario.Recovers(cfg.LockTTL)),
-		},
+		Config: cfg, Scenario: *cfg.Scenario, world: w, rng: rand.New(rand.NewPCG(cfg.Seed, 1)), timeline: newTimeline(), successful: map[history.Kind]time.Time{},
+		result: result,
 	}
+	r.result.Database = w.stack.Database()
 	if cfg.Scenario.needs.network {
 		r.result.Network = w.net().String()
 	}
@@ -90,9 +95,9 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 	if err != nil {
 		err = fmt.Errorf("%s: %w", cfg.Scenario.Name, errors.Join(err, w.fleet.Dead()))
 	}
-	left := r.close(ctx, before)
+	left := r.end(ctx, before)
 	r.result.Violations = append(r.result.Violations, left...)
-	r.result.OK = len(r.result.Violations) == 0
+	r.result.OK = len(r.result.Violations) == 0 && err == nil
 	return r.result, err
 }
 
@@ -110,14 +115,17 @@ type run struct {
 	failing  int // the database server that a fault hits, of several
 	stranger *stranger
 	// hot is the SKU of the orders that are counted. A new attempt has a new one.
-	hot   string
-	sales atomic.Int64 // of all hot SKUs
+	hot string
+	// sales and answered count the orders of the current hot SKU.
+	sales, answered atomic.Int64
 	// fresh are sales of orders that were sent after since, in nanoseconds.
 	fresh, since atomic.Int64
 	// at is when the fault began, and healed when it had ended.
 	at, healed time.Time
 
 	mu sync.Mutex
+	// successful has the last success of each kind of mixed call.
+	successful map[history.Kind]time.Time
 	// asked and answers cover all orders for hot SKUs: answers[i] belongs to asked[i].
 	hots    []string
 	asked   []attack.Order
@@ -129,8 +137,8 @@ type run struct {
 func (r *run) play(ctx context.Context) error {
 	r.pids = r.fleet.Pids()
 	mixed, err := history.Start(ctx, history.Config{
-		URLs: r.fleet.URLs(), AdminToken: r.fleet.AdminToken, JWTSecret: r.fleet.JWTSecret, Name: "mixed", SKUs: mixedSKUs, Rate: r.Mixed, Seed: r.Seed,
-		OnAnswer: r.timeline.mixed,
+		URLs: r.fleet.URLs(), AdminToken: r.fleet.AdminToken, JWTSecret: r.fleet.JWTSecret, Name: "mixed", SKUs: mixedSKUs, Rate: r.Mixed * max(1, r.storm), Seed: r.Seed,
+		OnAnswer: r.countMixed,
 	})
 	if err != nil {
 		return err
@@ -162,17 +170,19 @@ func (r *run) attempt(ctx context.Context) (load *attack.Result, err error) {
 // attack sends orders for a new hot SKU, and makes the fault.
 func (r *run) attack(ctx context.Context) (load *attack.Result, err error) {
 	r.hots = append(r.hots, r.hot)
+	r.sales.Store(0)
 	if err := r.service.PutOnSale(ctx, r.hot, units); err != nil {
 		return nil, err
 	}
 	plan := attack.Plan{
-		SKUs: []string{r.hot}, MaxQuantity: maxQuantity, Rate: r.Rate, Duration: r.duration(r.LockTTL) + r.Chaos + 2*patience, Seed: r.Seed<<8 + uint64(len(r.hots)),
+		SKUs: []string{r.hot}, MaxQuantity: maxQuantity, Rate: r.Rate, Duration: r.duration(r.LockTTL) + r.Chaos + margin, Seed: r.Seed<<8 + uint64(len(r.hots)),
 	}
 	for i, replica := range r.fleet.Replicas {
 		if i != r.seller || !r.away {
 			plan.Targets = append(plan.Targets, replica.URL)
 		}
 	}
+	var began time.Time // the earliest estimate: answers may be read late
 	stop, done := make(chan struct{}), make(chan struct{})
 	loaded, end := context.WithCancel(ctx) // ends with the load
 	defer end()
@@ -185,11 +195,15 @@ func (r *run) attack(ctx context.Context) (load *attack.Result, err error) {
 			Before: func() error { return r.sellAt(ctx, r.seller) },
 			OnAnswer: func(a attack.Answer) {
 				r.timeline.hot(&a)
+				r.answered.Add(1)
+				if at := time.Now().Add(-a.Done); began.IsZero() || at.Before(began) {
+					began = at
+				}
 				if a.Outcome != attack.Accepted {
 					return
 				}
 				r.sales.Add(1)
-				if time.Now().Add(a.Sent-a.Done).UnixNano() > r.since.Load() {
+				if began.Add(a.Sent).UnixNano() > r.since.Load() {
 					r.fresh.Add(1)
 				}
 			},
@@ -212,7 +226,11 @@ func (r *run) disturb(ctx context.Context) error {
 	if err := sleep.For(ctx, moment+rand.N(moment)); err != nil {
 		return err
 	}
-	if err := r.checkSeller(ctx); err != nil {
+	find := r.findSeller
+	if r.away { // the load avoids this replica
+		find = r.checkSeller
+	}
+	if err := find(ctx); err != nil {
 		return err
 	}
 	sequence := r.sequence
@@ -222,20 +240,66 @@ func (r *run) disturb(ctx context.Context) error {
 	if err := sequence(ctx, r); err != nil {
 		return err
 	}
-	return sleep.For(ctx, aftermath)
+	if err := sleep.For(ctx, aftermath-sample); err != nil {
+		return err
+	}
+	sold, answered, err := r.count(ctx)
+	if sold*10 < answered*9 {
+		r.late("%s after all replicas sold again, only %d of %d answers were sales", aftermath, sold, answered)
+	}
+	for _, kind := range r.missing() {
+		r.late("after the recovery, no call was successful of the kind %s", kind)
+	}
+	return err
+}
+
+// count counts the sales and all answers for a moment.
+func (r *run) count(ctx context.Context) (sold, answered int64, err error) {
+	sold, answered = r.sales.Load(), r.answered.Load()
+	err = sleep.For(ctx, sample)
+	return r.sales.Load() - sold, r.answered.Load() - answered, err
+}
+
+// countMixed notes the kinds of mixed calls that were successful.
+func (r *run) countMixed(a history.Answer) {
+	r.timeline.add(kindMixed)
+	if a.Status < 200 || a.Status > 299 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.successful[a.Kind] = time.Now()
+}
+
+// missing lists the kinds of mixed calls that were successful, and are not any more.
+func (r *run) missing() (kinds []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for kind, last := range r.successful {
+		if last.Before(r.healed) {
+			kinds = append(kinds, string(kind))
+		}
+	}
+	return kinds
 }
 
 // cycle makes the fault, ends it, and waits until every replica sells.
 func (r *run) cycle(ctx context.Context) error {
 	failed := r.inject(ctx, r)
-	if failed == nil {
-		failed = r.outlast(ctx)
+	if failed == nil && !r.instant {
+		failed = r.outlast(ctx, time.Now())
 	}
 	// Heal after an error as well: the next attempt goes on with these replicas and servers.
-	err := r.heal(context.WithoutCancel(ctx), r)
-	r.healed = time.Now()
-	if err := errors.Join(failed, err); err != nil {
-		return err
+	healing, cancel := context.WithTimeout(context.WithoutCancel(ctx), margin)
+	defer cancel()
+	if err := r.heal(healing, r); err != nil {
+		return fmt.Errorf("heal: %w (%v)", err, failed) //nolint:errorlint // not another attempt
+	}
+	if failed != nil {
+		return failed
+	}
+	if r.healed = time.Now(); r.instant {
+		r.healed = r.at
 	}
 	return r.recover(ctx)
 }
@@ -243,14 +307,24 @@ func (r *run) cycle(ctx context.Context) error {
 // begin marks the moment of the fault.
 func (r *run) begin() { r.at = time.Now() }
 
-// outlast waits until the fault has lasted long enough, and orders flow in spite of it.
-func (r *run) outlast(ctx context.Context) error {
+// outlast waits until the fault, which is in place since inPlace, has lasted long enough.
+// Orders must flow in spite of it, unless it halts the sale: then it must do so.
+func (r *run) outlast(ctx context.Context, inPlace time.Time) error {
+	end := inPlace.Add(r.duration(r.LockTTL))
 	if !r.halts {
 		if err := r.flow(ctx); err != nil {
 			return err
 		}
+		return sleep.For(ctx, time.Until(end))
 	}
-	return sleep.For(ctx, time.Until(r.at.Add(r.duration(r.LockTTL))))
+	if err := sleep.For(ctx, time.Until(end)-sample); err != nil {
+		return err
+	}
+	sold, _, err := r.count(ctx)
+	if sold > 0 {
+		err = errors.Join(err, fmt.Errorf("%w: %d orders were sold", errNotReached, sold))
+	}
+	return err
 }
 
 // flowing is how many orders, sent later than a moment, are sold when orders flow.
@@ -266,7 +340,7 @@ func (r *run) flow(ctx context.Context) error {
 		if err := sleep.For(limited, poll); ctx.Err() != nil {
 			return err
 		} else if err != nil {
-			r.violate("%s: orders do not flow: %d in %s", r.Name, r.fresh.Load(), patience)
+			r.late("%s: orders do not flow: %d in %s", r.Name, r.fresh.Load(), patience)
 			return nil
 		}
 	}
@@ -290,18 +364,26 @@ func (r *run) recover(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if !sells {
-		r.violate("%s after %s had ended: %s", patience, r.Name, errors.Join(failed...))
+		r.late("%s after %s had ended: %s", patience, r.Name, errors.Join(failed...))
 		return nil
 	}
 	if bound := r.Recovers(r.LockTTL); took > bound {
-		r.result.Late = true
-		r.violate("it took %s after %s had ended until every replica sold again, more than %s", took.Round(time.Millisecond), r.Name, bound)
+		r.late("it took %s after %s had ended until every replica sold again, more than %s", took.Round(time.Millisecond), r.Name, bound)
 	}
 	return r.flow(ctx)
 }
 
 // violate records what is wrong with the service.
-func (r *run) violate(format string, args ...any) { r.result.violate(format, args...) }
+func (r *run) violate(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	r.result.Violations = append(r.result.Violations, text)
+	r.result.Wrong = append(r.result.Wrong, text)
+}
+
+// late records what did not happen in time. A busy machine may be the reason.
+func (r *run) late(format string, args ...any) {
+	r.result.Violations = append(r.result.Violations, fmt.Sprintf(format, args...))
+}
 
 // note records what people should know about the run.
 func (r *run) note(format string, args ...any) {
@@ -330,8 +412,11 @@ func (r *run) sellAt(ctx context.Context, replica int) error {
 		plan := attack.Plan{Targets: []string{r.fleet.Replicas[replica].URL}, SKUs: []string{r.hot}, MaxQuantity: 1, Rate: 100, Duration: 10 * time.Millisecond, Seed: seed}
 		// The order has its own bound, so that its answer counts.
 		result, err := attack.Run(context.WithoutCancel(ctx), attack.Config{Plan: plan, JWTSecret: r.fleet.JWTSecret})
-		if err != nil {
-			return err
+		if err != nil { // on a machine that stood still, nothing was sent
+			if sleep.For(ctx, tryPause) != nil {
+				return err
+			}
+			continue
 		}
 		r.keep(&plan, result)
 		a := &result.Answers[0]
@@ -355,16 +440,10 @@ func (r *run) keep(plan *attack.Plan, result *attack.Result) {
 	r.answers = append(r.answers, result.Answers...)
 }
 
-// countOrders counts the rows of all hot SKUs.
+// countOrders counts the rows of the hot SKU.
 func (r *run) countOrders(ctx context.Context) (n int64, err error) {
-	for _, sku := range r.hots {
-		var one int64
-		if err := r.db.QueryRowContext(ctx, "SELECT COUNT(*) FROM orders WHERE sku = ?", []byte(sku)).Scan(&one); err != nil {
-			return 0, err
-		}
-		n += one
-	}
-	return n, nil
+	err = r.db.QueryRowContext(ctx, "SELECT COUNT(*) FROM orders WHERE sku = ?", []byte(r.hot)).Scan(&n)
+	return n, err
 }
 
 // sameProcesses reports whether no replica was started again.

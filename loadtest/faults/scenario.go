@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// Scenario is one fault. All must be true of every run of it; see Result.
+// Scenario is one fault.
 type Scenario struct {
 	Name string
 	// Injects says what fails, for people.
@@ -42,10 +42,14 @@ type Scenario struct {
 	lasts time.Duration
 	ttls  int
 	halts bool
+	// instant says that the fault has ended as soon as it was made.
+	instant bool
+	// storm multiplies the mixed calls, many of which repeat a key.
+	storm int
 	// away says that buyers of the hot SKU order at the other replicas than its seller.
 	away bool
-	// deaf says that a replica may not answer at all.
-	deaf bool
+	// silent says that a replica may not answer at all.
+	silent bool
 	// restarts says that a replica gets a new process. Otherwise all must keep running.
 	restarts bool
 	// chaos says that the fault may be one of a random sequence, on the servers that chaos
@@ -118,7 +122,9 @@ func (s *Scenario) Recovers(lockTTL time.Duration) time.Duration {
 }
 
 // NeedsRoot reports whether only root can start the scenario's servers.
-func (s *Scenario) NeedsRoot() bool { return s.needs.disk > 0 || s.needs.clocks }
+func (s *Scenario) NeedsRoot() bool {
+	return s.needs.disk > 0 || s.needs.clocks || s.needs.databases > 1 && s.needs.network
+}
 
 // Clocks reports whether the scenario needs Config.ClockAPI.
 func (s *Scenario) Clocks() bool { return s.needs.clocks }

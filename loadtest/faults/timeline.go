@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"flashsale/loadtest/attack"
-	"flashsale/loadtest/history"
 )
 
 // Timeline is what happened during a run, in steps of bucket.
@@ -65,8 +64,6 @@ func (t *timeline) hot(a *attack.Answer) {
 		t.add(fmt.Sprint(kindOther, ": ", a.Status))
 	}
 }
-
-func (t *timeline) mixed(history.Answer) { t.add(kindMixed) }
 
 func (t *timeline) add(kind string) {
 	n := int(time.Since(t.began) / bucket)
