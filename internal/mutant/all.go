@@ -65,7 +65,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "unlock-before-commit", About: "An order without a desk releases its lock before its COMMIT. Desks are not affected: their fence makes the lock an admission only.",
-		Edits: []Edit{{directFile, "defer func() { _ = d.cfg.unlock(ctx, r.SKU, held, granted) }()", "_ = d.cfg.unlock(ctx, r.SKU, held, granted)"}},
+		Edits: []Edit{{directFile, "defer func() { d.cfg.noteUnlock(r.SKU, r, held, d.cfg.unlock(ctx, r.SKU, held, granted)) }()", "_ = d.cfg.unlock(ctx, r.SKU, held, granted)"}},
 		Test:  "TestThreeAndTwoOfFour", Package: ofOrder,
 	},
 	{
