@@ -212,7 +212,7 @@ func TestWarningsAreLoggedAtStart(t *testing.T) {
 func TestStartAndDoctorNameWhatIsWrongWithEtcd(t *testing.T) {
 	t.Parallel()
 	const quota = 1 << 20
-	full := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1, EtcdProgram: []string{sandboxtest.Build(t, "etcdnode"), fmt.Sprint("--quota=", quota)}})
+	full := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 1, EtcdQuota: quota})
 	client, err := clientv3.New(clientv3.Config{Endpoints: full.EtcdEndpoints(), Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)

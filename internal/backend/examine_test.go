@@ -70,7 +70,7 @@ func TestExamineFindsFaultsOfEtcd(t *testing.T) {
 	t.Parallel()
 	const quota = 1 << 20
 	program := sandboxtest.Build(t, "etcdnode")
-	stack := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 3, EtcdProgram: []string{program, fmt.Sprintf("--quota=%d", quota)}})
+	stack := sandboxtest.Start(t, sandbox.Config{EtcdNodes: 3, EtcdProgram: []string{program}, EtcdQuota: quota})
 	servers := Servers{EtcdEndpoints: stack.EtcdEndpoints()}
 	client := etcdAt(t, stack.Etcd[0].Endpoint)
 	expectHealthy(t, examine(t, "etcd", servers))

@@ -260,6 +260,7 @@ func (r *run) endConnections(ctx context.Context) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	defer rows.Close()
 	columns, err := rows.Columns()
 	for err == nil && rows.Next() {
 		fields := make([]sql.RawBytes, len(columns)) // Id, User, Host, db, ...
@@ -274,9 +275,10 @@ func (r *run) endConnections(ctx context.Context) (n int, err error) {
 			}
 		}
 	}
-	if err := errors.Join(err, rows.Err(), rows.Close()); err != nil {
+	if err := errors.Join(err, rows.Err()); err != nil {
 		return 0, err
 	}
+	rows.Close() // the connection is used again
 	for _, id := range others {
 		if _, err := r.stranger.conns[0].ExecContext(ctx, fmt.Sprint("KILL ", id)); err == nil { // else it has just ended
 			n++
