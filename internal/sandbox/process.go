@@ -20,7 +20,8 @@ const (
 	// startTimeout bounds the wait for a server to start. One second is usual; ten
 	// were seen on a cold disk during a build.
 	startTimeout = 60 * time.Second
-	// stopTimeout bounds the time from SIGTERM to SIGKILL.
+	// stopTimeout bounds the time from SIGTERM to SIGKILL, unless ProcessConfig.StopTimeout
+	// does.
 	stopTimeout = 10 * time.Second
 	// readyAttempt bounds one readiness query: a query to a server that is still
 	// starting may hang.
@@ -53,6 +54,8 @@ type ProcessConfig struct {
 	// Ready is called until it returns nil; then the process has started. With nil
 	// there is no wait.
 	Ready func(context.Context) error
+	// StopTimeout bounds the time from SIGTERM to SIGKILL; 0 is ten seconds.
+	StopTimeout time.Duration
 }
 
 // Process is a child process that can be stopped and restarted. It is safe for
@@ -121,8 +124,8 @@ func (p *Process) Signal(sig os.Signal) error {
 	return nil
 }
 
-// Stop sends SIGTERM, and SIGKILL when ctx ends or after ten seconds. It returns
-// once the process has ended, with an error only if it was killed. It does nothing
+// Stop sends SIGTERM, and SIGKILL when ctx ends or after ProcessConfig.StopTimeout. It
+// returns once the process has ended, with an error only if it was killed. It does nothing
 // if the process has already ended.
 func (p *Process) Stop(ctx context.Context) error {
 	p.lifecycle.Lock()
@@ -190,7 +193,7 @@ func (p *Process) start(ctx context.Context) error {
 
 func (p *Process) stop(ctx context.Context) error {
 	c := p.current()
-	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(p.cfg.StopTimeout, stopTimeout))
 	defer cancel()
 	asked := time.Now()
 	c.signal(syscall.SIGTERM)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 )
 
 // ReplicaConfig holds the settings of one replica of the service. An empty field
@@ -53,8 +54,13 @@ type Replica struct {
 	client http.Client
 }
 
+// replicaStopTimeout leaves time for a slow but correct stop: ten seconds for requests, the
+// default of --drain-timeout, and the rest to close what they used.
+const replicaStopTimeout = 25 * time.Second
+
 // StartReplica runs `api serve` and waits until GET /readyz answers 200. If that
-// fails, the error ends with the replica's last log lines.
+// fails, the error ends with the replica's last log lines. Stop kills the replica if it has
+// not ended 25 seconds after SIGTERM.
 func StartReplica(ctx context.Context, cfg ReplicaConfig) (*Replica, error) {
 	addr, reserved, err := cfg.addr()
 	if err != nil {
@@ -71,12 +77,13 @@ func StartReplica(ctx context.Context, cfg ReplicaConfig) (*Replica, error) {
 	}
 	r.client.Transport = transport
 	p, err := StartProcess(ctx, ProcessConfig{
-		Name:    strings.TrimSpace("replica " + cfg.Replica),
-		Argv:    cfg.argv(addr),
-		Env:     cfg.env(),
-		LogPath: cfg.LogPath,
-		Ports:   reserved,
-		Ready:   r.ready,
+		Name:        strings.TrimSpace("replica " + cfg.Replica),
+		Argv:        cfg.argv(addr),
+		Env:         cfg.env(),
+		LogPath:     cfg.LogPath,
+		Ports:       reserved,
+		Ready:       r.ready,
+		StopTimeout: replicaStopTimeout,
 	})
 	if err != nil {
 		return nil, err

@@ -294,10 +294,11 @@ func TestProcessStops(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	t.Run("by force", func(t *testing.T) {
+	byForce := func(ctx context.Context, t *testing.T) {
+		t.Helper()
 		log := filepath.Join(t.TempDir(), "log")
 		p, err := sandbox.StartProcess(t.Context(), sandbox.ProcessConfig{
-			Name: "script", Argv: []string{"sh", "-c", stubborn}, LogPath: log,
+			Name: "script", Argv: []string{"sh", "-c", stubborn}, LogPath: log, StopTimeout: 100 * time.Millisecond,
 			Ready: func(context.Context) error {
 				if text, _ := os.ReadFile(log); !strings.Contains(string(text), "trapped") {
 					return errors.New("no trap yet")
@@ -308,15 +309,20 @@ func TestProcessStops(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		now, cancel := context.WithCancel(t.Context())
-		cancel()
-		if err := p.Stop(now); err == nil || !strings.Contains(err.Error(), "was killed") {
-			t.Errorf("stop of a process that ignores SIGTERM: got %v", err)
+		asked := time.Now()
+		if err := p.Stop(ctx); err == nil || !strings.Contains(err.Error(), "was killed") || time.Since(asked) > 5*time.Second {
+			t.Errorf("stop of a process that ignores SIGTERM: got %v after %s", err, time.Since(asked))
 		}
 		if err := p.Wait(t.Context()); err == nil || !strings.Contains(err.Error(), "killed") {
 			t.Errorf("end of the process: got %v, want a signal", err)
 		}
+	}
+	t.Run("by force at the end of its context", func(t *testing.T) {
+		now, cancel := context.WithCancel(t.Context())
+		cancel()
+		byForce(now, t)
 	})
+	t.Run("by force after its time", func(t *testing.T) { byForce(t.Context(), t) })
 }
 
 func TestProcessStartGivesUp(t *testing.T) {
