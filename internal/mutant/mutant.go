@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Mutant is a change of the source.
@@ -130,8 +131,7 @@ func Build(ctx context.Context, root, dir string, m *Mutant, pkg string) (progra
 		return "", err
 	}
 	program = filepath.Join(dir, filepath.Base(pkg))
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-overlay", overlay, "-o", program, pkg)
-	cmd.Dir = root
+	cmd := command(ctx, root, "build", "-trimpath", "-buildvcs=false", "-overlay", overlay, "-o", program, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s with mutant %s: %w\n%s", pkg, m.Name, err, out)
@@ -146,8 +146,16 @@ func RunTest(ctx context.Context, root, dir string, m *Mutant) (failed bool, out
 	if err != nil {
 		return false, "", err
 	}
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-timeout=2m", "-overlay", overlay, "-run", "^"+m.Test+"$", m.Package)
-	cmd.Dir = root
-	out, err := cmd.CombinedOutput()
+	out, err := command(ctx, root, "test", "-count=1", "-timeout=2m", "-overlay", overlay, "-run", "^"+m.Test+"$", m.Package).CombinedOutput()
 	return err != nil && strings.Contains(string(out), "--- FAIL: "+m.Test), string(out), ctx.Err()
+}
+
+// command returns a command of go. The end of ctx also kills the programs that it runs:
+// a test would run on, and its output would keep the command from ending.
+func command(ctx context.Context, root string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = root
+	cmd.WaitDelay = time.Second
+	killWithChildren(cmd)
+	return cmd
 }
