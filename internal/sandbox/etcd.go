@@ -11,11 +11,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
+
+	"flashsale/internal/sleep"
 )
 
 // Etcd is one node of a private etcd cluster. It is ready once the cluster has a
@@ -40,6 +43,10 @@ type etcdNode struct {
 	cluster            int
 	tls                *TLS
 }
+
+// electionTimeout is several elections long, also on a busy machine: each takes at most
+// two seconds.
+const electionTimeout = 10 * time.Second
 
 // The ports on a host of its own.
 const (
@@ -148,17 +155,28 @@ func (n etcdNode) dial() (*clientv3.Client, error) {
 	return clientv3.New(clientv3.Config{Endpoints: []string{n.client}, TLS: secure, Logger: zap.NewNop()})
 }
 
-// EtcdLeader returns the index of the node that leads, according to itself.
-func (s *Stack) EtcdLeader(ctx context.Context) (int, error) {
-	var errs []error
-	for i, node := range s.Etcd {
-		leads, err := node.node.leads(ctx)
-		if leads {
-			return i, nil
+// EtcdLeader returns the index of the node that leads, according to itself. It waits for
+// the end of an election, at most ten seconds.
+func (s *Stack) EtcdLeader(ctx context.Context) (leader int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, electionTimeout)
+	defer cancel()
+	any := func(error) bool { return true }
+	err = sleep.Backoff{Min: readyPause, Max: readyPauseMax}.Retry(ctx, any, func() error {
+		var errs []error
+		for i, node := range s.Etcd {
+			leads, err := node.node.leads(ctx)
+			if leads {
+				leader = i
+				return nil
+			}
+			errs = append(errs, err)
 		}
-		errs = append(errs, err)
+		return cmp.Or(errors.Join(errs...), errors.New("there is an election"))
+	})
+	if err != nil {
+		return 0, fmt.Errorf("no node of etcd leads: %w", err)
 	}
-	return 0, fmt.Errorf("no node of etcd leads: %w", cmp.Or(errors.Join(errs...), errors.New("there is an election")))
+	return leader, nil
 }
 
 // leads confirms the node's role by a linearizable read: a leader that was paused or cut
@@ -214,14 +232,16 @@ func (s *Stack) EtcdRestore(ctx context.Context, path string, bumpRevision bool)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, node := range s.Etcd {
-		if err := os.RemoveAll(node.node.dataDir); err != nil {
-			return err
-		}
-		restore := append(slices.Clone(node.node.argv), "--restore="+path, fmt.Sprintf("--bump-revision=%t", bumpRevision))
-		if err := runToItsEnd(ctx, "restore "+node.Name, restore, s.Dir()); err != nil {
-			return err
-		}
-		group.Go(func() error { return node.Restart(ctx) })
+		group.Go(func() error {
+			if err := os.RemoveAll(node.node.dataDir); err != nil {
+				return err
+			}
+			restore := append(slices.Clone(node.node.argv), "--restore="+path, fmt.Sprintf("--bump-revision=%t", bumpRevision))
+			if err := runToItsEnd(ctx, "restore "+node.Name, restore, s.Dir()); err != nil {
+				return err
+			}
+			return node.Restart(ctx)
+		})
 	}
 	return group.Wait()
 }

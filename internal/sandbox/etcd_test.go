@@ -75,16 +75,17 @@ func TestEtcdHasOneLeaderAtATime(t *testing.T) {
 		t.Fatal(err)
 	}
 	sandboxtest.Pause(t, s.Etcd[first].Process)
-	next := first
-	sandboxtest.Eventually(t, "another leader", func() bool {
-		next, err = s.EtcdLeader(ctx)
-		return err == nil
-	})
+	next, err := s.EtcdLeader(ctx) // waits for the election
+	if err != nil {
+		t.Fatal(err)
+	}
 	if next == first {
 		t.Errorf("node %d is paused and leads", first)
 	}
 	s.Etcd[3-first-next].Kill()
-	if leader, err := s.EtcdLeader(ctx); err == nil {
+	soon, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if leader, err := s.EtcdLeader(soon); err == nil {
 		t.Errorf("node %d leads without a quorum", leader)
 	}
 }
@@ -129,6 +130,14 @@ func TestEtcdIsRestored(t *testing.T) {
 		}
 		if _, err := os.Stat(path); err != nil {
 			t.Error(err)
+		}
+		if err := s.EtcdRestore(ctx, path+"-missing", false); err == nil || !strings.Contains(err.Error(), "restore etcd-") {
+			t.Errorf("restore of a file that does not exist: got %v", err)
+		}
+		for _, node := range s.Etcd {
+			if runs(node.Pid()) {
+				t.Errorf("%s runs after a restore that failed", node.Name)
+			}
 		}
 	}
 }
