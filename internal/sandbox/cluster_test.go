@@ -24,6 +24,7 @@ func TestClusterKeepsItsRows(t *testing.T) {
 	stack := sandboxtest.Start(t, sandbox.Config{MySQL: true, MySQLNodes: 3, Network: kind})
 	t.Logf("%s: started in %s", stack.Database(), time.Since(began))
 	rows := clusterRows{T: t, Cluster: stack.Cluster}
+	testAccount(t, stack)
 	rows.exec(ctx, 0, "CREATE DATABASE claims")
 	rows.exec(ctx, 0, "CREATE TABLE claims.written (n INT PRIMARY KEY)")
 	rows.write(ctx, 0)

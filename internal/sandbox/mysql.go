@@ -81,7 +81,7 @@ func (m *MySQL) DSN(database string) string { return m.config(database).FormatDS
 
 // CreateDatabase creates an empty database and returns its DSN.
 func (m *MySQL) CreateDatabase(ctx context.Context, name string) (dsn string, err error) {
-	quoted := "`" + strings.ReplaceAll(name, "`", "``") + "`"
+	quoted := quote(name)
 	statements := []string{"CREATE DATABASE " + quoted}
 	if m.Shared() { // an earlier run may have been killed
 		m.created = append(m.created, quoted)
@@ -92,6 +92,8 @@ func (m *MySQL) CreateDatabase(ctx context.Context, name string) (dsn string, er
 	}
 	return m.DSN(name), nil
 }
+
+func quote(database string) string { return "`" + strings.ReplaceAll(database, "`", "``") + "`" }
 
 // Settings reads the settings that belong beside a measured figure.
 func (m *MySQL) Settings(ctx context.Context) (map[string]string, error) {
@@ -205,13 +207,37 @@ func (m *MySQL) serverArgs() []string {
 // account is the SQL that creates the account of DSN. The server runs it at every
 // start, before it accepts clients.
 func (m *MySQL) account() string {
-	require := ""
-	if m.tls != nil {
-		require = " REQUIRE X509"
-	}
-	name := "'" + mysqlUser + "'@'" + m.clients + "'"
-	return "CREATE USER IF NOT EXISTS " + name + " IDENTIFIED BY '" + m.password + "'" + require + ";\n" +
+	name, options := m.identity(mysqlUser)
+	return "CREATE USER IF NOT EXISTS " + name + options + ";\n" +
 		"GRANT ALL PRIVILEGES ON *.* TO " + name + " WITH GRANT OPTION;\n"
+}
+
+// identity returns an account's quoted name and the options of CREATE USER. All accounts
+// have the same password.
+func (m *MySQL) identity(user string) (name, options string) {
+	options = " IDENTIFIED BY '" + m.password + "'"
+	if m.tls != nil {
+		options += " REQUIRE X509"
+	}
+	return "'" + user + "'@'" + m.clients + "'", options
+}
+
+// createAccount creates an account with the rights that docs/databases.md lists.
+func (m *MySQL) createAccount(ctx context.Context, database, user string) error {
+	if m.Shared() {
+		return errors.New("not supported on a server of others")
+	}
+	name, options := m.identity(user)
+	statements := []string{
+		"CREATE USER " + name + options,
+		"GRANT ALL ON " + quote(database) + ".* TO " + name,
+		"GRANT PROCESS ON *.* TO " + name,
+	}
+	if m.Product == RealMySQL {
+		statements = append(statements, "GRANT SELECT ON performance_schema.data_lock_waits TO "+name,
+			"GRANT SELECT ON performance_schema.replication_group_members TO "+name)
+	}
+	return m.exec(ctx, statements...)
 }
 
 // ready compares the server's data folder with ours: another server may answer at

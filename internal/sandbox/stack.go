@@ -10,6 +10,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -106,6 +107,20 @@ func (s *Stack) CreateDatabase(ctx context.Context, name string) (dsn string, er
 		dsn = s.Cluster.DSN(name)
 	}
 	return dsn, err
+}
+
+// CreateAccount creates an account that has only the service's rights on a database, and
+// returns its DSN, which lists all servers of a Cluster. All servers must be up. Unlike the
+// account of CreateDatabase, it cannot write while a server is read-only.
+func (s *Stack) CreateAccount(ctx context.Context, database, name string) (dsn string, err error) {
+	if err := s.MySQL.createAccount(ctx, database, name); err != nil {
+		return "", fmt.Errorf("create account %s: %w", name, err)
+	}
+	dsn = s.MySQL.DSN(database)
+	if s.Cluster != nil {
+		dsn = s.Cluster.DSN(database)
+	}
+	return name + strings.TrimPrefix(dsn, mysqlUser), nil
 }
 
 // EtcdEndpoints returns the client URLs of all etcd nodes.
