@@ -55,7 +55,8 @@ func checkNamespaces(ctx context.Context) error {
 	return shell(ctx, "try network namespaces", trial)
 }
 
-func startHosts(ctx context.Context) (_ *hosts, err error) {
+// startHosts creates a network without hosts. choose returns the number of a subnet.
+func startHosts(ctx context.Context, choose func() (int, error)) (_ *hosts, err error) {
 	if err := checkNamespaces(ctx); err != nil {
 		return nil, err
 	}
@@ -65,16 +66,23 @@ func startHosts(ctx context.Context) (_ *hosts, err error) {
 			h.stop()
 		}
 	}()
-	if h.net, err = freeNet(); err != nil {
-		return nil, err
-	}
 	if h.hub, err = unshare(ctx, "net", "", "sh"); err != nil {
 		return nil, err
 	}
-	// An interface's name has at most 15 letters.
-	ours := fmt.Sprintf("fs%d", h.net)
+	// Another process may have chosen the same subnet. Only one of them can add the interface.
+	for range netTries {
+		if h.net, err = choose(); err != nil {
+			return nil, err
+		}
+		if err = shell(ctx, "connect the hosts", "ip link add "+h.ours()+" type veth peer name uplink netns "+h.hub.pid()); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	ours := h.ours()
 	return h, shell(ctx, "set up the switch of the hosts",
-		"ip link add "+ours+" type veth peer name uplink netns "+h.hub.pid(),
 		"ip address add "+h.gateway()+"/24 dev "+ours, "ip link set "+ours+" up",
 		h.hub.at("ip link add switch type bridge"), h.hub.at("ip link set switch up"), h.hub.at("ip link set uplink master switch up"))
 }
@@ -130,8 +138,14 @@ func (h *hosts) stop() {
 	}
 }
 
-// maxHosts leaves addresses for the gateway and the broadcast.
-const maxHosts = 250
+const (
+	// maxHosts leaves addresses for the gateway and the broadcast.
+	maxHosts = 250
+	// nets is the number of subnets. netTries are enough: two processes seldom choose the
+	// same one of so many.
+	nets     = 512
+	netTries = 5
+)
 
 // freeNet returns the number of a subnet that this machine does not use.
 func freeNet() (int, error) {
@@ -139,13 +153,16 @@ func freeNet() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	for {
-		n := rand.IntN(512)
+	for _, n := range rand.Perm(nets) {
 		if !slices.ContainsFunc(taken, func(a net.Addr) bool { return strings.HasPrefix(a.String(), (&hosts{net: n}).prefix()) }) {
 			return n, nil
 		}
 	}
+	return 0, errors.New("every subnet of 198.18.0.0/15 is in use")
 }
+
+// ours names this machine's own interface in the network. A name has at most 15 letters.
+func (h *hosts) ours() string { return fmt.Sprintf("fs%d", h.net) }
 
 func (h *hosts) prefix() string { return fmt.Sprintf("198.%d.%d.", 18+h.net/256, h.net%256) }
 func (h *hosts) subnet() string { return h.prefix() + "0/24" }

@@ -75,7 +75,7 @@ func startNetwork(ctx context.Context, cfg Config) (_ *Network, err error) {
 	if cfg.TLS != nil {
 		return nil, errors.New("TLS is not supported with network namespaces: the certificates are for one address")
 	}
-	n.hosts, err = startHosts(ctx)
+	n.hosts, err = startHosts(ctx, freeNet)
 	return n, err
 }
 
