@@ -19,6 +19,7 @@ import (
 // machine. The switch has a namespace, too.
 type hosts struct {
 	net    int        // the subnet, from 198.18.0.0/15, which is reserved for benchmarks
+	index  int        // of this machine's own interface
 	hub    *namespace // the switch's
 	named  map[string]*namespace
 	ipOf   map[string]string
@@ -82,6 +83,11 @@ func startHosts(ctx context.Context, choose func() (int, error)) (_ *hosts, err 
 		return nil, err
 	}
 	ours := h.ours()
+	added, err := net.InterfaceByName(ours)
+	if err != nil {
+		return nil, err
+	}
+	h.index = added.Index
 	return h, shell(ctx, "set up the switch of the hosts",
 		"ip address add "+h.gateway()+"/24 dev "+ours, "ip link set "+ours+" up",
 		h.hub.at("ip link add switch type bridge"), h.hub.at("ip link set switch up"), h.hub.at("ip link set uplink master switch up"))

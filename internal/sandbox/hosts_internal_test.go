@@ -2,7 +2,9 @@ package sandbox
 
 import (
 	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"flashsale/internal/sandbox/sandboxtest/tier"
 )
@@ -19,6 +21,10 @@ func TestHostsTakeAnotherSubnet(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(first.stop)
+	stack := &Stack{folder: &folder{}, Network: &Network{hosts: first}}
+	if left := stack.Left(); len(left) != 2 || left[0] != "interface "+first.ours() || !strings.Contains(left[1], "holder of a net namespace") {
+		t.Errorf("while the network exists: %v is left", left)
+	}
 	choices := []int{first.net, first.net}
 	second, err := startHosts(t.Context(), func() (int, error) {
 		if len(choices) == 0 {
@@ -38,5 +44,11 @@ func TestHostsTakeAnotherSubnet(t *testing.T) {
 	if third, err := startHosts(t.Context(), func() (int, error) { return first.net, nil }); err == nil {
 		third.stop()
 		t.Error("a network started on a subnet in use")
+	}
+	first.stop()
+	for deadline := time.Now().Add(10 * time.Second); stack.Left() != nil; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("stop has left %v", stack.Left())
+		}
 	}
 }

@@ -49,8 +49,14 @@ func TestStopLeavesNothingBehind(t *testing.T) {
 	t.Setenv("TMPDIR", temp)
 	s := sandboxtest.Start(t, sandbox.Config{MySQL: true, EtcdNodes: 1})
 	pids := pidsOf(s)
+	if left := s.Left(); len(left) != 1 || left[0] != "folder "+s.Dir() {
+		t.Errorf("before Stop: %v is left, want the folder", left)
+	}
 	s.Stop()
 	s.Stop()
+	if left := s.Left(); left != nil {
+		t.Errorf("Stop left %v", left)
+	}
 	for _, pid := range pids {
 		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
 			t.Errorf("process %d still exists after Stop: %v", pid, err)

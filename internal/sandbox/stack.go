@@ -9,7 +9,13 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -157,8 +163,37 @@ func (s *Stack) Stop() {
 		if s.Network != nil {
 			s.Network.stop()
 		}
-		_ = s.folder.remove() // the next sweep removes what is left
+		_ = s.folder.remove() // Left reports it, and the next sweep removes it
 	})
+}
+
+// Left returns what Stop has left behind: the temporary folder, this machine's interface in
+// the network, and the processes that hold namespaces. The system removes an interface a
+// moment after the end of its network: ask again before you call it a fault.
+func (s *Stack) Left() (left []string) {
+	if s.folder.owner != nil {
+		if _, err := os.Stat(s.folder.path); !errors.Is(err, fs.ErrNotExist) {
+			left = append(left, "folder "+s.folder.path)
+		}
+	}
+	var held []*namespace
+	if s.MySQL != nil {
+		held = append(held, s.MySQL.mounts)
+	}
+	if s.Network != nil && s.Network.hosts != nil {
+		h := s.Network.hosts
+		held = slices.AppendSeq(append(held, h.hub), maps.Values(h.named))
+		// Another process may have an interface with the same name by now.
+		if i, err := net.InterfaceByIndex(h.index); err == nil && i.Name == h.ours() {
+			left = append(left, "interface "+i.Name)
+		}
+	}
+	for _, n := range held {
+		if n != nil && n.holder.current().running() {
+			left = append(left, "holder of a "+n.kind+" namespace, process "+n.pid())
+		}
+	}
+	return left
 }
 
 func (s *Stack) start(ctx context.Context, cfg Config) error {
