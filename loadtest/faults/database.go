@@ -118,13 +118,16 @@ var databaseFaults = []Scenario{
 		heal:   sendAway,
 	},
 	{
-		Name: "row-locked", Injects: "another client locks the SKU's row and is idle; the service must end that client's connection", Short: true, chaos: true,
-		lasts: 10 * time.Second,
-		inject: func(ctx context.Context, r *run) error {
-			r.begin()
-			return r.lockRow(ctx)
-		},
-		heal: sendAway,
+		Name: "row-locked", Injects: "another client of the database locks the SKU's row for 10 s", chaos: true,
+		halts: true, lasts: 10 * time.Second,
+		inject: func(ctx context.Context, r *run) error { r.begin(); return r.lockRow(ctx, r.stack.MySQL.DSN(databaseName)) },
+		heal:   sendAway,
+	},
+	{
+		Name: "row-locked-idle", Injects: "a client with the service's account locks the SKU's row and is idle; the service must end its connection", Short: true, chaos: true,
+		lasts:  5 * time.Second,
+		inject: func(ctx context.Context, r *run) error { r.begin(); return r.lockRow(ctx, r.dsn) },
+		heal:   sendAway,
 	},
 	{
 		Name: "disk-full", Injects: "the database's disk is full for 5 s",
@@ -191,9 +194,9 @@ type stranger struct {
 	conns []*sql.Conn
 }
 
-func (r *run) newStranger() (err error) {
+func (r *run) newStranger(dsn string) (err error) {
 	r.stranger = &stranger{}
-	r.stranger.db, err = openServer(r.stack.MySQL.DSN(databaseName))
+	r.stranger.db, err = openServer(dsn)
 	return err
 }
 
@@ -219,7 +222,7 @@ const tooManyConnections = 1040
 // takeConnections takes all connections that are free, then ends those of the replicas, and
 // takes these as well, until the replicas have none.
 func (r *run) takeConnections(ctx context.Context) error {
-	if err := r.newStranger(); err != nil {
+	if err := r.newStranger(r.stack.MySQL.DSN(databaseName)); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -288,8 +291,8 @@ func (r *run) endConnections(ctx context.Context) (n int, err error) {
 }
 
 // lockRow locks the hot SKU's row until the stranger is sent away.
-func (r *run) lockRow(ctx context.Context) (err error) {
-	if err := r.newStranger(); err != nil {
+func (r *run) lockRow(ctx context.Context, dsn string) (err error) {
+	if err := r.newStranger(dsn); err != nil {
 		return err
 	}
 	defer func() {

@@ -106,6 +106,7 @@ func (r *run) end(ctx context.Context, before int) (left []string) {
 		}
 		return "", nil
 	})
+	check("left of the servers", func(context.Context) (string, error) { return strings.Join(r.stack.Left(), ", "), nil })
 	http.DefaultClient.CloseIdleConnections()
 	check("goroutines of this process", func(context.Context) (string, error) {
 		if n := runtime.NumGoroutine(); n > before+2 {

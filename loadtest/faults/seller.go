@@ -47,7 +47,7 @@ var sellerFaults = []Scenario{
 		away: true, silent: true, restarts: true,
 		lasts: 2 * time.Second,
 		inject: func(ctx context.Context, r *run) error {
-			if err := r.lockRow(ctx); err != nil {
+			if err := r.lockRow(ctx, r.stack.MySQL.DSN(databaseName)); err != nil {
 				return err
 			}
 			defer func() { _ = sendAway(ctx, r) }() // the service may have done so

@@ -16,8 +16,10 @@ import (
 )
 
 const (
-	// databaseName is the database of the replicas.
+	// databaseName is the database of the replicas, and account their account, which has no
+	// rights of an administrator.
 	databaseName = "flashsale"
+	account      = "replicas"
 	// replicas is how many replicas each scenario has.
 	replicas = 3
 	// pool is a replica's connections to the database.
@@ -54,7 +56,10 @@ func startWorld(ctx context.Context, cfg *Config) (_ *world, err error) {
 	if w.stack, err = sandbox.Start(ctx, servers); err != nil {
 		return nil, err
 	}
-	if w.dsn, err = w.stack.CreateDatabase(ctx, databaseName); err != nil {
+	if _, err = w.stack.CreateDatabase(ctx, databaseName); err != nil {
+		return nil, err
+	}
+	if w.dsn, err = w.stack.CreateAccount(ctx, databaseName, account); err != nil {
 		return nil, err
 	}
 	if w.db, err = openServer(w.stack.MySQL.DSN(databaseName)); err != nil {
