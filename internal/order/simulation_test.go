@@ -45,7 +45,7 @@ func TestSimulationOfManySeeds(t *testing.T) {
 	t.Parallel()
 	tier.OnlyTestAll(t, "half a minute with the race detector")
 	if *simSeed == 0 && !*simFirst {
-		trySeeds(t, 1_000_000, 2000)
+		trySeeds(t, 1_000_000, 1000)
 	}
 }
 

@@ -124,7 +124,7 @@ var databaseFaults = []Scenario{
 		heal:   sendAway,
 	},
 	{
-		Name: "row-locked-idle", Injects: "a client with the service's account locks the SKU's row and is idle; the service must end its connection", Short: true, chaos: true,
+		Name: "row-locked-idle", Injects: "a client with the service's account locks the SKU's row and is idle; the service must end its connection", chaos: true,
 		lasts:  5 * time.Second,
 		inject: func(ctx context.Context, r *run) error { r.begin(); return r.lockRow(ctx, r.dsn) },
 		heal:   sendAway,

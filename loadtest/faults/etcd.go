@@ -24,7 +24,7 @@ const (
 // etcdFaults hit etcd, and what it keeps for the seller.
 var etcdFaults = []Scenario{
 	{
-		Name: "etcd-leader-killed", Injects: "the leader of three etcd nodes is killed and started again", Short: true,
+		Name: "etcd-leader-killed", Injects: "the leader of three etcd nodes is killed and started again",
 		needs: needs{etcdNodes: 3}, election: etcdElection, chaos: true, lasts: 4 * time.Second,
 		inject: func(ctx context.Context, r *run) error {
 			leader, err := r.stack.EtcdLeader(ctx)
@@ -54,7 +54,7 @@ var etcdFaults = []Scenario{
 		heal: restartEtcd,
 	},
 	{
-		Name: "lease-revoked", Injects: "the lease of the seller's lock is revoked by hand", Short: true, chaos: true, instant: true,
+		Name: "lease-revoked", Injects: "the lease of the seller's lock is revoked by hand", chaos: true, instant: true,
 		inject: func(ctx context.Context, r *run) error {
 			_, lease, err := r.lockEntry(ctx)
 			if err != nil {

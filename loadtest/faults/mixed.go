@@ -20,11 +20,11 @@ var mixedFaults = []Scenario{
 	{
 		Name: "clocks-jump", Injects: "the clocks of the database and of one replica jump an hour ahead, and later back",
 		needs: needs{clocks: true}, ttls: 2,
-		inject: func(ctx context.Context, r *run) error { r.begin(); return r.jump(ctx, time.Hour, syscall.SIGUSR1) },
-		heal:   func(ctx context.Context, r *run) error { return r.jump(ctx, -time.Hour, syscall.SIGUSR2) },
+		inject: func(ctx context.Context, r *run) error { r.begin(); return r.jump(ctx, time.Hour, clockAhead) },
+		heal:   func(ctx context.Context, r *run) error { return r.jump(ctx, -time.Hour, clockRight) },
 	},
 	{
-		Name: "rolling-restart", Injects: "the replicas are restarted one after the other under load", Short: true,
+		Name: "rolling-restart", Injects: "the replicas are restarted one after the other under load",
 		silent: true, storm: 3, restarts: true, chaos: true,
 		inject: func(ctx context.Context, r *run) error {
 			r.begin()
@@ -50,6 +50,13 @@ var mixedFaults = []Scenario{
 		election: etcdElection, silent: true, restarts: true,
 	},
 }
+
+// The signals of mutant.Clock: SIGUSR1 and SIGUSR2, which package syscall does not name on
+// Windows.
+const (
+	clockAhead = syscall.Signal(10)
+	clockRight = syscall.Signal(12)
+)
 
 // jump steps the wall clocks.
 func (r *run) jump(ctx context.Context, by time.Duration, signal syscall.Signal) error {

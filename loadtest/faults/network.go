@@ -20,7 +20,7 @@ var networkFaults = []Scenario{
 		heal: healNetwork,
 	},
 	{
-		Name: "mysql-cut", Injects: "the seller is cut off from the database, both ways", Short: true, chaos: true,
+		Name: "mysql-cut", Injects: "the seller is cut off from the database, both ways", chaos: true,
 		needs: needs{network: true}, ttls: 3, away: true,
 		inject: func(ctx context.Context, r *run) error {
 			r.begin()
