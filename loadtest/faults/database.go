@@ -120,8 +120,11 @@ var databaseFaults = []Scenario{
 	{
 		Name: "row-locked", Injects: "another client of the database locks the SKU's row for 10 s", chaos: true,
 		halts: true, lasts: 10 * time.Second,
-		inject: func(ctx context.Context, r *run) error { r.begin(); return r.lockRow(ctx, r.stack.MySQL.DSN(databaseName)) },
-		heal:   sendAway,
+		inject: func(ctx context.Context, r *run) error {
+			r.begin()
+			return r.lockRow(ctx, r.stack.MySQL.DSN(databaseName))
+		},
+		heal: sendAway,
 	},
 	{
 		Name: "row-locked-idle", Injects: "a client with the service's account locks the SKU's row and is idle; the service must end its connection", chaos: true,

@@ -67,11 +67,11 @@ func (r *run) assess(ctx context.Context, load *attack.Result, calls *history.Hi
 	}
 	found := proof.Reconcile(func(seq int) attack.Order { return r.asked[seq] }, r.answers, records)
 	found.Unserved = 0 // units are left on purpose
-	if v := proof.Judge(found.Counts, found.Findings); v != strategy.Exact {
-		r.violate("the orders of the hot SKU: %s", v)
-	}
 	for _, example := range found.Examples {
 		r.violate("%s", example)
+	}
+	if v := proof.Judge(found.Counts, found.Findings); v != strategy.Exact {
+		r.violate("the orders of the hot SKU: %s", v)
 	}
 	if err := r.audit(ctx, dsn); err != nil {
 		return err

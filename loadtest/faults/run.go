@@ -175,7 +175,7 @@ func (r *run) attack(ctx context.Context) (load *attack.Result, err error) {
 		return nil, err
 	}
 	plan := attack.Plan{
-		SKUs: []string{r.hot}, MaxQuantity: maxQuantity, Rate: r.Rate, Duration: r.duration(r.LockTTL) + r.Chaos + margin, Seed: r.Seed<<8 + uint64(len(r.hots)),
+		SKUs: []string{r.hot}, MaxQuantity: maxQuantity, Rate: r.Rate, Duration: r.loaded(), Seed: r.Seed<<8 + uint64(len(r.hots)),
 	}
 	for i, replica := range r.fleet.Replicas {
 		if i != r.seller || !r.away {
@@ -216,6 +216,18 @@ func (r *run) attack(ctx context.Context) (load *attack.Result, err error) {
 		r.keep(&plan, load)
 	}
 	return load, errors.Join(err, failed)
+}
+
+// loaded is how long the load can last. Each order has a token that is made beforehand.
+func (r *run) loaded() time.Duration {
+	d := r.duration(r.LockTTL) + 2*patience
+	if r.sequence != nil {
+		d += r.Chaos
+	}
+	if r.needs.databases > 1 { // servers that join again take their time
+		d += 2 * patience
+	}
+	return d
 }
 
 // disturb waits for sales, makes the fault, ends it, and waits for the recovery.
