@@ -136,7 +136,7 @@ var databaseFaults = []Scenario{
 		Name: "disk-full", Injects: "the database's disk is full for 5 s",
 		needs: needs{disk: smallDisk}, halts: true, election: recovery, lasts: 5 * time.Second,
 		inject: func(_ context.Context, r *run) error { r.begin(); return r.stack.MySQL.FillDisk() },
-		heal:   func(_ context.Context, r *run) error { return r.stack.MySQL.FreeDisk() },
+		heal:   freeDisk,
 	},
 }
 
@@ -151,6 +151,21 @@ func (r *run) setReadOnly(ctx context.Context, on bool) error {
 	}
 	_, err := r.db.ExecContext(ctx, statement)
 	return err
+}
+
+// freeDisk does what an operator does about a full disk. MySQL may have ended by itself: it
+// aborts if it cannot write some of its files.
+func freeDisk(ctx context.Context, r *run) error {
+	if err := r.stack.MySQL.FreeDisk(); err != nil {
+		return err
+	}
+	select {
+	case <-r.stack.MySQL.Done():
+		r.note("the database had ended by itself, and was started again")
+		return r.stack.MySQL.Restart(ctx)
+	default:
+		return nil
+	}
 }
 
 // failServer lets the server fail that has most connections of the replicas.
