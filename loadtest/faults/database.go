@@ -159,12 +159,21 @@ func freeDisk(ctx context.Context, r *run) error {
 	if err := r.stack.MySQL.FreeDisk(); err != nil {
 		return err
 	}
-	select {
-	case <-r.stack.MySQL.Done():
-		r.note("the database had ended by itself, and was started again")
-		return r.stack.MySQL.Restart(ctx)
-	default:
-		return nil
+	for {
+		// A write that changes nothing, to see whether the server still aborts.
+		_, err := r.db.ExecContext(ctx, "CREATE DATABASE disk_probe")
+		if err == nil {
+			_, err = r.db.ExecContext(ctx, "DROP DATABASE disk_probe")
+			return err
+		}
+		select {
+		case <-r.stack.MySQL.Done():
+			r.note("the database had ended by itself, and was started again")
+			return r.stack.MySQL.Restart(ctx)
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		case <-time.After(tryPause):
+		}
 	}
 }
 
