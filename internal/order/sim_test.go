@@ -16,9 +16,9 @@ import (
 // one synctest bubble: docs/simulation.md. Here is what all of them share: chance, time,
 // ways that can be shut, and calls of servers.
 //
-// A run depends only on its seed. No order of events is left to the scheduler: each delay
-// follows from the seed and from who waits for what since when, so that no two actors
-// act at the same nanosecond.
+// A run depends only on its seed. A delay is computed from the seed, the goroutine that
+// waits, what it waits for, and when it began. Two goroutines almost never act in the same
+// nanosecond, so the order of events does not depend on the scheduler.
 
 // sim is one run.
 type sim struct {

@@ -9,6 +9,8 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
+
+	"flashsale/loadtest/lockserver"
 )
 
 const (
@@ -150,7 +152,7 @@ func (r *run) lockEntry(ctx context.Context) (key string, lease clientv3.LeaseID
 }
 
 // lockPrefix starts the keys of all locks.
-const lockPrefix = "flashsale/" + databaseName + "/lock/"
+const lockPrefix = lockserver.Prefix + databaseName + "/lock/"
 
 // fillEtcd writes until etcd refuses to.
 func (r *run) fillEtcd(ctx context.Context) error {

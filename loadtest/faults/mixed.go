@@ -13,6 +13,7 @@ import (
 
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sleep"
+	"flashsale/loadtest/lockserver"
 )
 
 // mixedFaults are those of clocks, of an operator, and of everything.
@@ -162,8 +163,9 @@ func adoptFence(ctx context.Context, r *run) error {
 	if err := r.fleet.Stop(); err != nil {
 		return err
 	}
-	adopt := exec.CommandContext(ctx, r.API, "fence", "adopt", "--mysql-dsn="+r.dsn)
-	adopt.Env = append(adopt.Environ(), "FLASHSALE_ETCD_ENDPOINTS="+r.stack.EtcdEndpoints()[0])
+	adopt := exec.CommandContext(ctx, r.API, "fence", "adopt", "--etcd-prefix="+lockserver.Prefix)
+	// Every user of the machine can read the arguments; the DSN has a password.
+	adopt.Env = append(adopt.Environ(), "FLASHSALE_MYSQL_DSN="+r.dsn, "FLASHSALE_ETCD_ENDPOINTS="+r.stack.EtcdEndpoints()[0])
 	adopt.SysProcAttr = sandbox.ChildAttr()
 	if out, err := adopt.CombinedOutput(); err != nil {
 		return fmt.Errorf("api fence adopt: %w: %s", err, out)

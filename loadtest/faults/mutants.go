@@ -44,8 +44,8 @@ func RunMutant(ctx context.Context, cfg Config, m *mutant.Mutant, root, dir stri
 		failed, output, err := mutant.RunTest(ctx, root, dir, m)
 		if failed {
 			result.Scenario, result.Violation = "a test", m.Test+" fails"
-		} else if err == nil {
-			err = fmt.Errorf("mutant %s: %s does not fail:\n%s", m.Name, m.Test, output)
+		} else {
+			result.Error = m.Test + " does not fail: " + output
 		}
 		result.Runs = 1
 		return result, err
