@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"flashsale/internal/look"
 )
 
 //go:embed assets
@@ -15,22 +17,11 @@ var assets embed.FS
 
 // shared are the templates and the functions that all pages use.
 var shared = template.Must(template.New("").Funcs(template.FuncMap{
-	"css":      func() template.CSS { return template.CSS(asset("page.css")) },
-	"uplotCSS": func() template.CSS { return template.CSS(asset("uplot/uPlot.min.css")) },
-	"uplotJS": func() template.JS {
-		return template.JS("/*!\n" + asset("uplot/LICENSE") + "\n*/\n" + asset("uplot/uPlot.iife.min.js"))
-	},
-	"chartsJS": func() template.JS { return template.JS(asset("charts.js")) },
-	"pageJS":   func() template.JS { return template.JS(asset("page.js")) },
+	"css":      func() template.CSS { return template.CSS(look.CSS()) },
+	"uplotJS":  func() template.JS { return template.JS(look.UPlot()) },
+	"chartsJS": func() template.JS { return template.JS(look.Join(look.Charts())) },
+	"pageJS":   func() template.JS { return template.JS(look.Read(assets, "assets/page.js")) },
 }).ParseFS(assets, "assets/shared.html"))
-
-func asset(name string) string {
-	data, err := assets.ReadFile("assets/" + name)
-	if err != nil {
-		panic(err) // it is embedded
-	}
-	return string(data)
-}
 
 // NewTemplate parses a page that uses assets/shared.html, and panics if it is invalid.
 func NewTemplate(files fs.FS, path string) *template.Template {

@@ -1,16 +1,15 @@
-"use strict";
 // What the charts of all pages share.
-const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const whole = v => v == null ? "–" : Math.round(v).toLocaleString("en-US");
-const millis = v => v == null ? "–" : (v < 10 ? v.toFixed(2) : whole(v)) + " ms";
-const axis = more => ({
+export const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+export const whole = v => v == null ? "–" : Math.round(v).toLocaleString("en-US");
+export const millis = v => v == null ? "–" : (v < 10 ? v.toFixed(2) : whole(v)) + " ms";
+export const axis = more => ({
   stroke: colour("--soft"), grid: {stroke: colour("--rule"), width: 1}, ticks: {stroke: colour("--rule"), width: 1},
   font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif", labelSize: 18, ...more,
 });
 
 // Draws the latency of each line {name, points: [[share, milliseconds], ...]}. All
 // lines share one scale of nines; the longest line has all of its points.
-function latencyChart(place, lines) {
+export function latencyChart(place, lines) {
   const least = 0.01;
   const longest = lines.reduce((a, b) => b.points.length > a.points.length ? b : a);
   const nines = longest.points.map(p => -Math.log10(1 - p[0]));
@@ -34,7 +33,7 @@ function latencyChart(place, lines) {
 // Draws the page's charts now, and again whenever the colours or the width change. Paper
 // has its own of both.
 // drawAll returns the charts. The result redraws them.
-function keepDrawn(drawAll) {
+export function keepDrawn(drawAll) {
   let charts = [];
   const draw = () => {
     charts.forEach(c => c.destroy());
