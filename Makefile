@@ -2,7 +2,7 @@
 # Ubuntu with Go and root or sudo. ARGS="..." is handed on to what it runs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-go setup-test setup-all setup-faults setup-lint setup-redis setup-release build demo up bench faults unit test test-all soak lint release pictures
+.PHONY: help setup setup-go setup-test setup-all setup-faults setup-lint setup-redis setup-release build demo up lab bench faults unit test test-all soak lint release pictures
 
 # Programs for the same commit are the same wherever its tree stands. They say the
 # commit where Git answers. In a tree of another user's it does not, which would stop
@@ -18,6 +18,9 @@ demo: setup build ## the proof: one SKU sold out on 3 replicas, unguarded and un
 
 up: setup build ## a private stack with 3 replicas, until Ctrl-C
 	@bin/loadtest up $(ARGS)
+
+lab: setup build ## the race lab, in the browser, until Ctrl-C
+	@bin/loadtest lab $(ARGS)
 
 bench: setup setup-redis build ## the service beside its rivals, in at most 15 minutes
 	@bin/loadtest bench $(ARGS)
