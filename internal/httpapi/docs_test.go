@@ -18,6 +18,7 @@ func TestPagesAreCachedAndLoadOwnFilesOnly(t *testing.T) {
 		"/openapi.yaml":            {"application/yaml", "no-cache"},
 		"/assets/storefront.js":    {"text/javascript; charset=utf-8", "no-cache"},
 		"/assets/stream-worker.js": {"text/javascript; charset=utf-8", "no-cache"},
+		"/assets/look.css":         {"text/css; charset=utf-8", "no-cache"},
 		"/assets/storefront.css":   {"text/css; charset=utf-8", "no-cache"},
 		"/assets/icon.svg":         {"image/svg+xml", "no-cache"},
 		swaggerUI + "-bundle.js":   {"text/javascript; charset=utf-8", "public, max-age=31536000, immutable"},

@@ -21,6 +21,7 @@ import (
 
 	"flashsale/docs"
 	"flashsale/internal/httpapi/spec"
+	"flashsale/internal/look"
 )
 
 // pageFiles are the pages and everything that they load.
@@ -29,9 +30,10 @@ import (
 var pageFiles embed.FS
 
 const (
-	// shopSources and docsSources are the Content-Security-Policy's sources.
-	shopSources = "script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
-	docsSources = "script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
+	// shopSources, errorSources and docsSources are the Content-Security-Policy's sources.
+	shopSources  = "script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
+	errorSources = "style-src 'self'; img-src 'self'"
+	docsSources  = "script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
 	// swaggerUI contains the viewer's version: caches keep these files forever.
 	swaggerUI = "/assets/swagger-ui-5.35.0/"
 )
@@ -40,6 +42,7 @@ const (
 // documentation.
 func (a *api) servePages(r gin.IRoutes) error {
 	a.servePage(r, "/openapi.yaml", page{kind: "application/yaml", zipped: zip(spec.YAML), caching: revalidate})
+	a.servePage(r, "/assets/look.css", page{kind: "text/css; charset=utf-8", sources: shopSources, zipped: zip([]byte(look.Read(look.Files, "look.css"))), caching: revalidate})
 	for _, file := range []struct{ address, name, sources string }{
 		{"/", "storefront.html", shopSources},
 		{"/assets/storefront.css", "storefront.css", shopSources},
@@ -131,18 +134,12 @@ var errorPage = template.Must(template.ParseFS(pageFiles, "pages/error.html"))
 
 // serveErrors serves a page at each problem's type, and a list of all problems.
 func (a *api) serveErrors(r gin.IRoutes) error {
-	style, err := pageFiles.ReadFile("pages/error.css")
-	if err != nil {
-		return fmt.Errorf("error pages: %w", err)
-	}
-	digest := sha256.Sum256(style)
-	sources := "style-src 'sha256-" + base64.StdEncoding.EncodeToString(digest[:]) + "'"
 	serve := func(address, title string, body template.HTML, list []kind) error {
 		var out bytes.Buffer
-		if err := errorPage.Execute(&out, map[string]any{"Title": title, "Style": template.CSS(style), "Body": body, "Kinds": list}); err != nil {
+		if err := errorPage.Execute(&out, map[string]any{"Title": title, "Body": body, "Kinds": list}); err != nil {
 			return err
 		}
-		a.servePage(r, address, page{kind: "text/html; charset=utf-8", sources: sources, zipped: zip(out.Bytes()), caching: revalidate})
+		a.servePage(r, address, page{kind: "text/html; charset=utf-8", sources: errorSources, zipped: zip(out.Bytes()), caching: revalidate})
 		return nil
 	}
 	files, err := docs.Errors.ReadDir("errors")
