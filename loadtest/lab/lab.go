@@ -43,6 +43,7 @@ type Server struct {
 // New returns a lab that does nothing yet.
 func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, mux: http.NewServeMux()}
+	s.mux.HandleFunc("GET /api/activities", s.list)
 	s.mux.HandleFunc("GET /api/activities/{id}/events", s.events)
 	s.mux.HandleFunc("DELETE /api/activities/{id}", s.stop)
 	if err := s.servePages(); err != nil {
@@ -172,6 +173,21 @@ func (s *Server) begin(kind, title string) (a *activity, busy *About) {
 		s.activities = slices.Delete(s.activities, 0, 1)
 	}
 	return a, nil
+}
+
+// list answers with the activities whose journals are kept, the newest last.
+func (s *Server) list(w http.ResponseWriter, _ *http.Request) {
+	type listed struct {
+		About
+		Over bool `json:"over"`
+	}
+	s.mu.Lock()
+	all := make([]listed, len(s.activities))
+	for i, a := range s.activities {
+		all[i] = listed{a.About, a.over()}
+	}
+	s.mu.Unlock()
+	answer(w, http.StatusOK, all)
 }
 
 // find returns the activity of a request's path, or answers 404.
