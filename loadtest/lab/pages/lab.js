@@ -12,12 +12,12 @@ const fields = [
   {name: "against", label: "Against", choices: "strategies", none: "nothing else"},
   {name: "fence", label: "Fence", choices: "fences"},
   {name: "fault", label: "Fault", choices: "faults"},
-  {name: "replicas", label: "Replicas"},
-  {name: "units", label: "Units on sale"},
-  {name: "buyers", label: "Buyers"},
-  {name: "rate", label: "Orders a second"},
-  {name: "think_ms", label: "Think time, ms"},
-  {name: "seed", label: "Seed"},
+  {name: "replicas", label: "Replicas", hint: "Processes that sell at the same time"},
+  {name: "units", label: "Units on sale", hint: "Of one SKU"},
+  {name: "buyers", label: "Buyers", hint: "Each sends one order for one unit"},
+  {name: "rate", label: "Orders a second", hint: "Sent, whether they are answered or not"},
+  {name: "think_ms", label: "Think time, ms", hint: "A pause between reading and writing the stock"},
+  {name: "seed", label: "Seed", hint: "For customers and keys; 0 picks one"},
 ];
 let options; // what the lab offers
 let running; // the activity that is shown, while it is under way
@@ -68,13 +68,12 @@ function showError(field, text) {
   input(field).setAttribute("aria-invalid", String(Boolean(text)));
 }
 
-// explain shows one line for each setting, as the lab explains it.
+// explain shows one line for each choice, as the lab explains it.
 function explain() {
   const withToken = fields.slice(0, 2).some((f) => choice(f)?.token);
   input({name: "fence"}).closest("div").hidden = !withToken;
   for (const field of fields) {
-    const bounds = options.bounds[field.name];
-    find(`#${field.name}-hint`).textContent = field.choices ? choice(field)?.shows ?? "" : [`${bounds.min} to ${bounds.max}.`, bounds.shows].filter(Boolean).join(" ");
+    find(`#${field.name}-hint`).textContent = field.hint ?? choice(field)?.shows ?? "";
   }
 }
 

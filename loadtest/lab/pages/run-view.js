@@ -66,12 +66,15 @@ export function drawRun(place) {
       sides = [setting.strategy, setting.against].filter(Boolean).map((name) => drawSide(name, setting.units));
       both.replaceChildren(...sides.map((side) => side.card));
       both.classList.toggle("two", sides.length > 1);
-      buttons.replaceChildren(downloadOf(journal));
+      buttons.replaceChildren();
       drawnSides = sides;
       if (redrawSides) redrawSides();
       else redrawSides = keepDrawn(() => drawnSides.flatMap((side) => side.drawWide()));
     },
-    phase: (data) => of(data).forEach((side) => side.phase(data.text)),
+    phase(data) {
+      of(data).forEach((side) => side.phase(data.text));
+      if (data.side >= 0) sides.slice(data.side + 1).forEach((side) => side.phase("Comes next."));
+    },
     state: (data) => of(data).forEach((side) => side.state(data)),
     happened: (data) => of(data).forEach((side) => side.happened(data)),
     side: (data) => of(data).forEach((side) => side.result(data)),
@@ -92,6 +95,7 @@ export function drawRun(place) {
   };
 
   function over(phase) {
+    buttons.replaceChildren(downloadOf(journal));
     for (const side of sides) side.over(phase);
   }
 
@@ -132,14 +136,14 @@ function downloadOf(journal) {
 function numberOf(words, classes = "") {
   const number = make("strong", "", "0");
   const label = make("span", "", words);
-  return {block: make("p", "number " + classes, number, " ", label), number, label};
+  return {block: make("p", "number " + classes, number, label), number, label};
 }
 
 const announceEvery = 1000; // ms
 
 // drawSide is the card of one strategy.
 function drawSide(name, units) {
-  const phase = make("p", "phase", "Waiting.");
+  const phase = make("p", "phase");
   const left = numberOf("units left");
   const sold = numberOf("sold");
   const rate = numberOf("answers a second");
@@ -209,7 +213,6 @@ function drawSide(name, units) {
       result = data;
       const run = data.run;
       state = {...state, available: run.available, sold: run.units_sold, oversold: run.oversold, rate: run.throughput};
-      put(rate.label, "answers a second, on average");
       put(phase, data.database);
       heading.append(make("span", "verdict " + run.verdict, run.verdict));
       const drawing = make("div");
