@@ -179,6 +179,27 @@ func (s *Stack) EtcdLeader(ctx context.Context) (leader int, err error) {
 	return leader, nil
 }
 
+// RestartEtcd starts the nodes that do not run, at the same time: a node is ready once
+// there is a leader.
+func (s *Stack) RestartEtcd(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, node := range s.Etcd {
+		if !node.current().running() {
+			group.Go(func() error { return node.Restart(ctx) })
+		}
+	}
+	return group.Wait()
+}
+
+// EtcdNames returns the names of the nodes in the Network.
+func (s *Stack) EtcdNames() []string {
+	names := make([]string, len(s.Etcd))
+	for i, node := range s.Etcd {
+		names[i] = node.Name
+	}
+	return names
+}
+
 // leads confirms the node's role by a linearizable read: a leader that was paused or cut
 // off may not know yet that there is another.
 func (n etcdNode) leads(ctx context.Context) (bool, error) {

@@ -108,6 +108,16 @@ func (n *Network) CutBoth(ctx context.Context, a, b string) error {
 	return n.Cut(ctx, b, a)
 }
 
+// CutOff cuts one party off from others, in both directions.
+func (n *Network) CutOff(ctx context.Context, party string, others ...string) error {
+	for _, other := range others {
+		if err := n.CutBoth(ctx, party, other); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Lose loses that share of the packets that from sends to to. It needs Namespaces.
 func (n *Network) Lose(ctx context.Context, from, to string, percent int) error {
 	if n.hosts == nil {

@@ -81,7 +81,7 @@ var databaseFaults = []Scenario{
 		inject: func(ctx context.Context, r *run) error {
 			return r.failServer(ctx, func(*sandbox.MySQL) error {
 				all := r.databaseNames()
-				return r.cut(ctx, all[r.failing], slices.Delete(slices.Clone(all), r.failing, r.failing+1))
+				return r.net().CutOff(ctx, all[r.failing], slices.Delete(slices.Clone(all), r.failing, r.failing+1)...)
 			})
 		},
 		heal: func(ctx context.Context, r *run) error {

@@ -119,23 +119,7 @@ var etcdFaults = []Scenario{
 
 func nothing(context.Context, *run) error { return nil }
 
-// restartEtcd starts the nodes that do not run, at the same time: a node is ready once
-// there is a leader.
-func restartEtcd(ctx context.Context, r *run) error {
-	down := r.stack.Etcd[:0:0]
-	for _, node := range r.stack.Etcd {
-		select {
-		case <-node.Done():
-			down = append(down, node)
-		default:
-		}
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	for _, node := range down {
-		group.Go(func() error { return node.Restart(ctx) })
-	}
-	return group.Wait()
-}
+func restartEtcd(ctx context.Context, r *run) error { return r.stack.RestartEtcd(ctx) }
 
 // lockEntry returns the key of the hot SKU's holder, and its lease.
 func (r *run) lockEntry(ctx context.Context) (key string, lease clientv3.LeaseID, err error) {

@@ -3,6 +3,7 @@ package faults
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"flashsale/internal/sandbox"
@@ -15,7 +16,7 @@ var networkFaults = []Scenario{
 		needs: needs{network: true}, ttls: 3,
 		inject: func(ctx context.Context, r *run) error {
 			r.begin()
-			return r.cut(ctx, r.sellerReplica().Name, r.etcdNames())
+			return r.net().CutOff(ctx, r.sellerReplica().Name, r.stack.EtcdNames()...)
 		},
 		heal: healNetwork,
 	},
@@ -24,7 +25,7 @@ var networkFaults = []Scenario{
 		needs: needs{network: true}, ttls: 3, away: true,
 		inject: func(ctx context.Context, r *run) error {
 			r.begin()
-			return r.cut(ctx, r.sellerReplica().Name, r.databaseNames())
+			return r.net().CutOff(ctx, r.sellerReplica().Name, r.databaseNames()...)
 		},
 		heal: healNetwork,
 	},
@@ -52,7 +53,7 @@ var networkFaults = []Scenario{
 				for _, b := range r.fleet.Replicas[i+1:] {
 					others = append(others, b.Name)
 				}
-				if err := r.cut(ctx, a.Name, others); err != nil {
+				if err := r.net().CutOff(ctx, a.Name, others...); err != nil {
 					return err
 				}
 			}
@@ -67,16 +68,6 @@ var networkFaults = []Scenario{
 	},
 }
 
-// cut cuts one host off from others, both ways.
-func (r *run) cut(ctx context.Context, host string, others []string) error {
-	for _, other := range others {
-		if err := r.net().CutBoth(ctx, host, other); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func healNetwork(ctx context.Context, r *run) error { return r.net().Heal(ctx) }
 
 const (
@@ -87,12 +78,12 @@ const (
 func slowDown(ctx context.Context, r *run) error {
 	r.begin()
 	for _, replica := range r.fleet.Replicas {
-		for _, name := range r.etcdNames() {
+		for _, name := range r.stack.EtcdNames() {
 			if err := errors.Join(r.net().Delay(ctx, replica.Name, name, slowLink), r.net().Delay(ctx, name, replica.Name, slowLink)); err != nil {
 				return err
 			}
 		}
-		for _, name := range append(r.etcdNames(), r.databaseNames()...) {
+		for _, name := range append(r.stack.EtcdNames(), r.databaseNames()...) {
 			for _, link := range [][2]string{{replica.Name, name}, {name, replica.Name}} {
 				err := r.net().Lose(ctx, link[0], link[1], lostPercent)
 				if err != nil && r.Network == sandbox.Relays {
@@ -108,13 +99,10 @@ func slowDown(ctx context.Context, r *run) error {
 	return nil
 }
 
-func names(kind string, n int) []string {
-	list := make([]string, n)
-	for i := range list {
-		list[i] = kind + "-" + string(rune('1'+i))
+func (w *world) databaseNames() []string {
+	names := make([]string, len(w.databases()))
+	for i := range names {
+		names[i] = fmt.Sprintf("mysql-%d", i+1)
 	}
-	return list
+	return names
 }
-
-func (w *world) etcdNames() []string     { return names("etcd", len(w.stack.Etcd)) }
-func (w *world) databaseNames() []string { return names("mysql", len(w.databases())) }
