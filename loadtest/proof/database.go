@@ -112,11 +112,11 @@ func (d *Database) rows(ctx context.Context, skus []string) (list []Row, err err
 // fail are left out: they are only shown, and prove nothing.
 func (d *Database) Watch(ctx context.Context, skus []string) (stop func() []Sample) {
 	ctx, cancel := context.WithCancel(ctx)
-	query, args := sampleQuery(skus, time.Now())
+	take := d.Sampler(skus)
 	var samples []Sample
 	sample := func() (pause time.Duration) {
 		start := time.Now()
-		if s, err := d.sample(ctx, query, args); err == nil {
+		if s, err := take(ctx); err == nil {
 			samples = append(samples, s)
 		}
 		return max(sampleEvery-time.Since(start), (sampleShare-1)*time.Since(start))
@@ -134,6 +134,13 @@ func (d *Database) Watch(ctx context.Context, skus []string) (stop func() []Samp
 		<-done
 		return samples
 	}
+}
+
+// Sampler returns a function that takes one sample of those SKUs. It counts the orders
+// that are made from now on, and takes at most a second.
+func (d *Database) Sampler(skus []string) func(context.Context) (Sample, error) {
+	query, args := sampleQuery(skus, time.Now())
+	return func(ctx context.Context) (Sample, error) { return d.sample(ctx, query, args) }
 }
 
 func (d *Database) sample(ctx context.Context, query string, args []any) (Sample, error) {
