@@ -27,7 +27,9 @@ type Config struct {
 	API string
 	// Database is the product of the private database; "" is the one that is installed.
 	Database sandbox.Product
-	Logger   *slog.Logger
+	// EtcdProgram is that of sandbox.Config.
+	EtcdProgram []string
+	Logger      *slog.Logger
 }
 
 // Server is the lab. It is safe for concurrent use.
@@ -46,6 +48,9 @@ func New(cfg Config) (*Server, error) {
 	s.mux.HandleFunc("GET /api/activities", s.list)
 	s.mux.HandleFunc("GET /api/activities/{id}/events", s.events)
 	s.mux.HandleFunc("DELETE /api/activities/{id}", s.stop)
+	s.mux.HandleFunc("GET /api/activities/{id}/page", s.savedPage)
+	s.mux.HandleFunc("GET /api/options", s.options)
+	s.mux.HandleFunc("POST /api/runs", s.startRun)
 	if err := s.servePages(); err != nil {
 		return nil, err
 	}
@@ -97,6 +102,8 @@ type Problem struct {
 	// Field names the setting that is wrong, as in the request; "" if none is.
 	Field   string `json:"field,omitempty"`
 	Message string `json:"message"`
+	// Problems are all that is wrong with a run's settings, the first one included.
+	Problems []Problem `json:"problems,omitempty"`
 	// Running is the activity that has to end first.
 	Running *About `json:"running,omitempty"`
 }
