@@ -24,15 +24,20 @@ func Save(dir string, p *proof.Proof) error {
 
 // SaveBoth writes a result as JSON and as a page into dir, as Replace does.
 func SaveBoth(dir, jsonFile string, result any, pageFile string, page func(io.Writer) error) error {
+	if err := SaveJSON(filepath.Join(dir, jsonFile), result, 0o644); err != nil {
+		return err
+	}
+	return WritePage(filepath.Join(dir, pageFile), page)
+}
+
+// WritePage writes a page into a file, as Replace does.
+func WritePage(path string, page func(io.Writer) error) error {
 	var html bytes.Buffer
 	if err := page(&html); err != nil {
 		return err
 	}
-	if err := SaveJSON(filepath.Join(dir, jsonFile), result, 0o644); err != nil {
-		return err
-	}
-	if err := Replace(filepath.Join(dir, pageFile), html.Bytes(), 0o644); err != nil {
-		return fmt.Errorf("save %s: %w", pageFile, err)
+	if err := Replace(path, html.Bytes(), 0o644); err != nil {
+		return fmt.Errorf("save %s: %w", path, err)
 	}
 	return nil
 }
