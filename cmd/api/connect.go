@@ -60,6 +60,7 @@ func (r *replica) startOrders(ctx context.Context) (err error) {
 		Halted: r.replicaLock.halted,
 		Desk:   order.DeskConfig{Quantum: r.cmd.Quantum},
 		Tracer: r.tracing.Tracer, Metrics: order.NewMetrics(r.registry), Logger: r.logger, Steps: r.steps,
+		At: r.stopBeforeSteps(ctx),
 	}
 	if r.strategy.Write == strategy.Batch {
 		if err := r.startMirror(ctx); err != nil {

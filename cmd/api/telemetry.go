@@ -15,7 +15,9 @@ import (
 
 	"flashsale/internal/backend"
 	"flashsale/internal/doctor"
+	"flashsale/internal/order"
 	"flashsale/internal/record"
+	"flashsale/internal/strategy"
 	"flashsale/internal/telemetry"
 	"flashsale/internal/version"
 )
@@ -26,7 +28,10 @@ type telemetryFlags struct {
 	OTLPEndpoint string  `name:"otlp-endpoint" placeholder:"URL" help:"Collector for traces, like http://127.0.0.1:4318. OTEL_EXPORTER_OTLP_PROTOCOL selects the protocol. Tracing is off by default."`
 	TraceRatio   float64 `default:"0.01" placeholder:"R" help:"Share of requests that are traced, from 0 to 1 (${default}). A request's traceparent overrides it."`
 	TraceSteps   string  `name:"trace-steps" placeholder:"FILE" help:"For experiments: a file that gets a line of JSON for each step of each order, with the names of customers. Off by default."`
-	PprofAddr    string  `placeholder:"ADDR" help:"Private address that serves pprof profiles, for example 127.0.0.1:6060. Off by default."`
+	// StopBeforeSteps is for the race lab only.
+	StopBeforeSteps string `name:"stop-before-steps" hidden:"" placeholder:"ADDR"`
+
+	PprofAddr string `placeholder:"ADDR" help:"Private address that serves pprof profiles, for example 127.0.0.1:6060. Off by default."`
 }
 
 func (f *telemetryFlags) check() error {
@@ -61,6 +66,33 @@ func (r *replica) openSteps() (err error) {
 	}
 	r.atClose(serversRound, "the file of --trace-steps", r.steps.Close)
 	return nil
+}
+
+// stopBeforeSteps returns what makes an order wait before each step until the race lab lets
+// it go on: it connects to the lab, says where it is, and waits for the end of the connection.
+// So it also goes on without the lab, when this replica begins to stop, and after the request
+// timeout. It returns nil if the flag is not set.
+func (r *replica) stopBeforeSteps(ctx context.Context) func(order.Step) {
+	if r.cmd.StopBeforeSteps == "" {
+		return nil
+	}
+	return func(s order.Step) {
+		if s == order.BeforeCommit && r.strategy.Write == strategy.Batch {
+			return // MySQL refuses a batch that was decided some seconds ago
+		}
+		ctx, cancel := context.WithTimeout(ctx, r.cmd.RequestTimeout)
+		defer cancel()
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", r.cmd.StopBeforeSteps)
+		if err == nil {
+			defer context.AfterFunc(ctx, func() { conn.Close() })()
+			defer conn.Close()
+			_, err = fmt.Fprintln(conn, r.cmd.Replica, s)
+			_, _ = conn.Read(make([]byte, 1)) // its end is the word
+		}
+		if err != nil && ctx.Err() == nil {
+			r.logger.Warn("the lab of --stop-before-steps is gone; the order goes on", "step", string(s), "error", err)
+		}
+	}
 }
 
 // register registers the metrics of the open servers.

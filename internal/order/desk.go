@@ -220,6 +220,7 @@ func (d *desk) holdTenure() error {
 // lock waits for the lock if the desk contends for it or cannot know its holder. Otherwise
 // it only tries to take it.
 func (d *desk) lock() (lock.Held, error) {
+	d.cfg.At(BeforeLock)
 	// After the request timeout, all orders that wait now will have left.
 	ctx, cancel := context.WithTimeout(d.desks.ctx, d.cfg.RequestTimeout)
 	defer cancel()

@@ -67,6 +67,7 @@ func (d *direct) locked(ctx context.Context, r *Request) (Placed, error) {
 	if d.cfg.Strategy.Try {
 		ask = d.cfg.Locker.TryLock
 	}
+	d.cfg.At(BeforeLock)
 	d.cfg.note(record.LockAsked, r.SKU, r, 0, nil)
 	held, err := d.lock(ctx, r.SKU, ask)
 	d.cfg.noteLock(r.SKU, r, held, err)
@@ -75,6 +76,7 @@ func (d *direct) locked(ctx context.Context, r *Request) (Placed, error) {
 	}
 	granted := time.Now()
 	defer func() { d.cfg.noteUnlock(r.SKU, r, held, d.cfg.unlock(ctx, r.SKU, held, granted)) }()
+	defer d.cfg.At(BeforeUnlock)
 	if d.cfg.Fence == strategy.FenceOff {
 		return d.unfenced(ctx, r, newID(), held)
 	}
@@ -114,6 +116,7 @@ func (d *direct) unfenced(ctx context.Context, r *Request, id ID, held lock.Held
 		LastLook: func() error { return d.checkHeld(held) }, Saw: d.cfg.saw(r),
 	}
 	var made sale
+	d.cfg.At(BeforeRead)
 	err := d.cfg.DB.InTx(ctx, func(conn *sql.Conn) error {
 		row, takeErr := writer.Take(ctx, conn, r.SKU, r.Quantity)
 		if takeErr != nil && !errors.Is(takeErr, stock.ErrShort) {
@@ -135,6 +138,7 @@ func (d *direct) unfenced(ctx context.Context, r *Request, id ID, held lock.Held
 		if _, err := conn.ExecContext(ctx, insert.String()); err != nil {
 			return fmt.Errorf("insert order: %w", err)
 		}
+		d.cfg.At(BeforeCommit)
 		return nil
 	})
 	d.cfg.noteCommit(0, &made.Order, made.left, err)
@@ -149,6 +153,11 @@ func (d *direct) fenced(ctx context.Context, r *Request, held lock.Held) (Placed
 	claim := stock.Claim{SKU: r.SKU, Token: held.Token(), Fence: d.cfg.Fence}
 	if claim.Token == 0 {
 		return Placed{}, errNoToken
+	}
+	if d.cfg.Fence == strategy.FenceClaim {
+		d.cfg.At(BeforeClaim)
+	} else {
+		d.cfg.At(BeforeRead)
 	}
 	row, err := d.check(ctx, claim, r)
 	asOf := time.Now()

@@ -26,6 +26,7 @@ type decision struct {
 
 func (t *tenure) sellBatch() error {
 	for range batchAttempts {
+		t.cfg.At(BeforeWrite)
 		d, err := t.decide()
 		if err != nil {
 			return t.unavailable(err)

@@ -41,7 +41,8 @@ type Config struct {
 	Metrics *Metrics     // optional
 	Logger  *slog.Logger
 	Steps   *record.Recorder // records what is done to each order; optional
-	// At is called when an order reaches a Step, at which tests stop the process. Optional.
+	// At is called when an order reaches a Step. Tests stop the process there, and the race
+	// lab the order. Optional.
 	At func(Step)
 
 	database database // made from DB if it is nil
@@ -63,14 +64,18 @@ type noMirror struct{}
 func (noMirror) Changed(string, int64)                       {}
 func (noMirror) Await(context.Context, string, uint64) error { return nil }
 
-// Step is a point in the path of an order at which a test can stop the process.
+// Step is a point in the path of an order at which it can be stopped.
 type Step string
 
-// The steps.
+// The steps. A desk has only those before lock, claim, write and commit, for many orders.
 const (
-	BeforeClaim  Step = "before-claim"  // of a desk
-	BeforeCommit Step = "before-commit" // of a desk
-	BeforeWrite  Step = "before-write"  // of an order without a desk: its lock is checked, nothing is written
+	BeforeLock   Step = "before-lock"   // the lock is not asked for
+	BeforeClaim  Step = "before-claim"  // the lock is held; the token is not in MySQL
+	BeforeRead   Step = "before-read"   // of an order without a claim
+	BeforeWrite  Step = "before-write"  // the row is read, the lock is checked; nothing is decided or written
+	BeforeCommit Step = "before-commit" // of a desk: the batch is decided; of other orders: row and order are written
+	BeforeUnlock Step = "before-unlock" // the order is committed or refused
+	BeforeAnswer Step = "before-answer"
 )
 
 // Service takes orders under one strategy. It is safe for concurrent use.
@@ -157,6 +162,7 @@ func New(cfg Config) *Service {
 func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
 	s.cfg.note(record.Arrived, r.SKU, &r, 0, nil)
 	placed, err := s.place(ctx, r)
+	s.cfg.At(BeforeAnswer)
 	s.cfg.noteAnswer(&r, &placed, err)
 	return placed, err
 }

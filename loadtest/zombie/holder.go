@@ -70,6 +70,7 @@ const (
 // its lock, and waits where a run wants it to.
 type holder struct {
 	orders  *order.Service
+	stop    order.Step    // where orders wait
 	holding atomic.Int32  // orders that must wait
 	goOn    chan struct{} // closed to resume them
 	mu      sync.Mutex    // one event at a time
@@ -108,7 +109,10 @@ func Serve(ctx context.Context) (err error) {
 		return errors.Join(err, g.Close())
 	}
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	h := &holder{goOn: make(chan struct{}), out: json.NewEncoder(conn)}
+	h := &holder{stop: order.BeforeWrite, goOn: make(chan struct{}), out: json.NewEncoder(conn)}
+	if row.Write == strategy.Batch {
+		h.stop = order.BeforeCommit
+	}
 	h.orders = order.New(order.Config{
 		DB: db, Strategy: row, Fence: row.FenceFor(cfg.Fence), Locker: reporting{g.Locker, h}, PaymentWindow: time.Minute,
 		RequestTimeout: holderTimeout, At: h.at, Logger: slog.New(slog.DiscardHandler),
@@ -167,7 +171,7 @@ const soldOut = "sold out"
 
 // at stops an order between its read and its write, after it has checked its lock.
 func (h *holder) at(s order.Step) {
-	if s == order.BeforeClaim || h.holding.Add(-1) < 0 {
+	if s != h.stop || h.holding.Add(-1) < 0 {
 		return
 	}
 	h.report(event{Kind: reached})
