@@ -57,6 +57,7 @@ type cli struct {
 	Faults     faultsCmd     `cmd:"" help:"Make one part after another fail, on private servers, and prove that nothing was lost."`
 	Lab        labCmd        `cmd:"" help:"Serve the race lab: pages that run replicas and show how they sell the same unit, until Ctrl-C."`
 	Page       pageCmd       `cmd:"" hidden:""`
+	Streams    streamsCmd    `cmd:"" help:"Measure what thousands of open event streams cost a replica, and how long an update takes to reach all of them."`
 	Strategies strategiesCmd `cmd:"" hidden:""`
 	Up         upCmd         `cmd:"" help:"Run private servers and replicas to try things out, until Ctrl-C."`
 	Env        envCmd        `cmd:"" help:"Print the addresses and secrets of a stack started by up, as shell commands for eval."`
