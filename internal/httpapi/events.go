@@ -1,9 +1,12 @@
 package httpapi
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -14,7 +17,7 @@ import (
 )
 
 const (
-	// defaultStreams is the default of MaxStreams: a stream uses about 40 KiB.
+	// defaultStreams is the default of MaxStreams: a stream uses about 10 KiB.
 	defaultStreams = 5000
 	// By default one address may open 1/addressShare of all streams, at least
 	// addressMin.
@@ -26,10 +29,13 @@ const (
 	// heartbeat is the interval of comments on an idle stream. Proxies close idle
 	// connections after 30 seconds or more.
 	heartbeat = 5 * time.Second
-	// sendTimeout bounds a write to a slow client, which then loses its stream.
+	// sendTimeout bounds a write to a slow client, which then loses its stream. The
+	// deadline is set again after sendRenewal, as setting it costs a tenth of an event.
+	// Both and a heartbeat fit: HTTP/2 ends a stream at its deadline even without a write.
 	sendTimeout = 10 * time.Second
-	// sendBuffer is the size of a write of many events.
-	sendBuffer = 32 << 10
+	sendRenewal = 2 * time.Second
+	// sendSize is the size of a write of many events. Each has sendTimeout.
+	sendSize = 32 << 10
 	// Clients reconnect after reconnectMin to twice as much, so that they do not
 	// all move to another replica at once.
 	reconnectMin = time.Second
@@ -53,7 +59,7 @@ func (a *api) WatchSKU(c *gin.Context, sku spec.SKUInPath) {
 	a.stream(c, func(s *stream) <-chan struct{} {
 		event, changed := s.feed.one(sku)
 		if event != nil && event != last && (int64(event.Seq) > seen || int64(event.Seq) < seen && time.Now().After(until)) {
-			s.send(event)
+			s.send(1, event.frame())
 			last, seen = event, -1
 		}
 		return changed
@@ -64,80 +70,116 @@ func (a *api) WatchSKU(c *gin.Context, sku spec.SKUInPath) {
 // each SKU's events separately.
 func (a *api) WatchSKUs(c *gin.Context) {
 	var round uint64
-	a.stream(c, func(s *stream) (changed <-chan struct{}) {
-		var events []*stockEvent
-		events, round, changed = s.feed.all(round)
-		s.send(events...)
+	a.stream(c, func(s *stream) <-chan struct{} {
+		events, changed := s.feed.all(round)
+		round = events.round
+		s.send(events.count, events.text)
 		return changed
 	})
 }
 
 // stream answers with an event stream. It calls next at first, and again whenever the
-// channel that next returned is closed.
+// channel that next returned is closed. It may return before the stream ends: next must
+// not use c.
 func (a *api) stream(c *gin.Context, next func(*stream) (changed <-chan struct{})) {
-	s, err := a.openStream(c)
-	if err != nil {
-		a.fail(c, err)
-		return
-	}
-	defer s.leave()
-	for s.wait(next(s)) {
-	}
-}
-
-// stream is one open event stream.
-type stream struct {
-	*feeds
-	feed      *feed
-	leave     func()
-	writer    http.ResponseWriter
-	control   *http.ResponseController
-	gone      <-chan struct{} // closed when the client disconnects or a write fails
-	heartbeat *time.Timer
-	buffer    []byte
-}
-
-// openStream starts the answer. The caller must call leave.
-func (a *api) openStream(c *gin.Context) (*stream, error) {
 	if isClosed(a.feeds.draining) {
-		return nil, fmt.Errorf("%w: this replica is shutting down", order.ErrUnavailable)
+		a.fail(c, fmt.Errorf("%w: this replica is shutting down", order.ErrUnavailable))
+		return
 	}
 	feed, leave, err := a.feeds.join(network(clientAddress(c)))
 	if err != nil {
 		c.Header("Retry-After", addressRetryAfter) // fail replaces it if the status is 503
-		return nil, err
+		a.fail(c, err)
+		return
 	}
 	header := c.Writer.Header()
 	header.Set("Content-Type", "text/event-stream")
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Accel-Buffering", "no") // or nginx would buffer events
-	s := &stream{feeds: a.feeds, feed: feed, leave: leave, writer: c.Writer, control: http.NewResponseController(c.Writer),
-		gone: c.Request.Context().Done(), heartbeat: time.NewTimer(heartbeat)}
-	// Without this, the server's read timeout would end the stream. It fails only on
-	// connections without deadlines.
-	_ = s.control.SetReadDeadline(time.Time{})
-	s.write(fmt.Appendf(nil, "retry: %d\n\n", (reconnectMin + rand.N(reconnectMin)).Milliseconds()))
-	return s, nil
-}
-
-// send sends events, several in one write.
-func (s *stream) send(events ...*stockEvent) {
-	for i, event := range events {
-		s.buffer = append(s.buffer, event.frame()...)
-		if len(s.buffer) >= sendBuffer || i == len(events)-1 {
-			s.write(s.buffer)
-			s.buffer = s.buffer[:0]
+	s := &stream{feeds: a.feeds, feed: feed, heartbeat: time.NewTimer(heartbeat)}
+	run := func() {
+		defer leave()
+		s.write(fmt.Appendf(nil, "retry: %d\n\n", (reconnectMin + rand.N(reconnectMin)).Milliseconds()))
+		for s.wait(next(s)) {
 		}
+		s.end()
 	}
-	s.sent.Add(float64(len(events)))
+	if c.Request.ProtoMajor > 1 { // HTTP/2 shares its connection
+		control := http.NewResponseController(c.Writer)
+		s.to, s.gone, s.end = flushed{c.Writer, control}, c.Request.Context().Done(), func() {}
+		run()
+		return
+	}
+	if err := s.takeOver(c.Writer); err != nil {
+		leave()
+		a.fail(c, err)
+		return
+	}
+	go run()
 }
 
-// write sends text, or ends the request.
+// takeOver sends the headers, and takes the connection from net/http: its buffers and
+// goroutines, and the stack of the handler, use four times the memory of a stream.
+func (s *stream) takeOver(w gin.ResponseWriter) error {
+	w.Header().Set("Transfer-Encoding", "identity") // net/http then sends no chunks: the end of the connection ends the stream
+	w.Flush()
+	conn, _, err := w.Hijack()
+	if err != nil {
+		return fmt.Errorf("take over the connection of an event stream: %w", err)
+	}
+	gone := make(chan struct{})
+	s.to, s.gone, s.end = conn, gone, func() { _ = conn.Close() }
+	go func() {
+		defer close(gone)
+		// A client that sends anything else does not speak HTTP/1.1, and loses its stream.
+		_, _ = conn.Read(make([]byte, 1))
+	}()
+	return nil
+}
+
+// stream is one open event stream.
+type stream struct {
+	*feeds
+	feed *feed
+	to   interface {
+		io.Writer
+		SetWriteDeadline(time.Time) error
+	}
+	end       func()          // closes to; it may be called more than once
+	gone      <-chan struct{} // closed when the client disconnects or a write fails
+	heartbeat *time.Timer
+	renewal   time.Time // when the deadline of writes is set again
+}
+
+// flushed is an answer by HTTP/2.
+type flushed struct {
+	http.ResponseWriter
+	*http.ResponseController
+}
+
+// Write sends text at once.
+func (f flushed) Write(text []byte) (int, error) {
+	n, err := f.ResponseWriter.Write(text)
+	return n, errors.Join(err, f.Flush())
+}
+
+// send sends the text of a number of events.
+func (s *stream) send(count int, text []byte) {
+	for part := range slices.Chunk(text, sendSize) {
+		s.write(part)
+	}
+	s.sent.Add(float64(count))
+}
+
+// write sends text, or ends the stream.
 func (s *stream) write(text []byte) {
-	_ = s.control.SetWriteDeadline(time.Now().Add(sendTimeout))
-	// A failed write closes gone: net/http then cancels the request.
-	_, _ = s.writer.Write(text)
-	_ = s.control.Flush()
+	if now := time.Now(); now.After(s.renewal) {
+		_ = s.to.SetWriteDeadline(now.Add(sendTimeout))
+		s.renewal = now.Add(sendRenewal)
+	}
+	if _, err := s.to.Write(text); err != nil {
+		s.end() // over HTTP/2, a failed write cancels the request
+	}
 	s.heartbeat.Reset(heartbeat)
 }
 

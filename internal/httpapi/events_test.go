@@ -217,8 +217,8 @@ func TestStreamSendsTheStockAndItsChanges(t *testing.T) {
 	one.close()
 	s.awaitStreams("3")
 	text := s.call("GET", "/metrics", "").text
-	if !strings.Contains(text, `http_requests_total{method="GET",route="/v1/skus/:sku/events",status="200"} 1`) {
-		t.Error("the metrics do not count the ended stream")
+	if !strings.Contains(text, `http_requests_total{method="GET",route="/v1/skus/:sku/events",status="200"} 3`) {
+		t.Error("the metrics do not count the streams")
 	}
 }
 

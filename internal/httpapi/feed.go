@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bytes"
 	"cmp"
 	"container/list"
 	"context"
@@ -70,6 +71,8 @@ func newFeeds(cfg *Config) *feeds {
 	}
 	f.sent = promauto.With(cfg.Registry).NewCounter(prometheus.CounterOpts{Name: "flashsale_http_events_sent_total",
 		Help: "Events sent on all event streams."})
+	promauto.With(cfg.Registry).NewGaugeFunc(prometheus.GaugeOpts{Name: "flashsale_http_event_streams", Help: "Open event streams."},
+		func() float64 { return float64(f.count()) })
 	return f
 }
 
@@ -170,6 +173,7 @@ type feed struct {
 	recent  *list.List
 	round   uint64        // counts the reads of the source
 	changed chan struct{} // closed when any topic or valid changes
+	latest  events        // what all returned last
 }
 
 // topic is one SKU's stock.
@@ -267,21 +271,30 @@ func (f *feed) one(sku string) (*stockEvent, <-chan struct{}) {
 	return t.event, t.changed
 }
 
-// all returns the events since a round (0: of all SKUs), the oldest first; the round
-// to continue from; and a channel that is closed at the next change.
-func (f *feed) all(after uint64) (events []*stockEvent, round uint64, changed <-chan struct{}) {
+// events are the events after a round, as text that all streams share.
+type events struct {
+	after, round uint64 // the first and the last round; a stream continues from round
+	count        int
+	text         []byte
+}
+
+// all returns the events after a round (0: of all SKUs), the oldest first, and a channel
+// that is closed at the next change.
+func (f *feed) all(after uint64) (all events, changed <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.valid {
-		return nil, after, f.changed
+		return events{round: after}, f.changed
 	}
-	for e := f.recent.Front(); e != nil; e = e.Next() {
-		t := e.Value.(*topic)
-		if t.round <= after {
-			break
+	// Nearly all streams ask for the same events. The text is not kept in the stream, as
+	// it may be that of thousands of SKUs.
+	if f.latest.after != after || f.latest.round != f.round {
+		var texts [][]byte
+		for e := f.recent.Front(); e != nil && e.Value.(*topic).round > after; e = e.Next() {
+			texts = append(texts, e.Value.(*topic).event.frame())
 		}
-		events = append(events, t.event)
+		slices.Reverse(texts)
+		f.latest = events{after, f.round, len(texts), bytes.Join(texts, nil)}
 	}
-	slices.Reverse(events)
-	return events, f.round, f.changed
+	return f.latest, f.changed
 }

@@ -24,7 +24,6 @@ type metrics struct {
 	seconds  *prometheus.HistogramVec
 	problems *prometheus.CounterVec
 	inFlight prometheus.Gauge
-	streams  prometheus.Gauge
 	ready    *prometheus.GaugeVec
 }
 
@@ -39,7 +38,6 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		problems: factory.NewCounterVec(prometheus.CounterOpts{Name: "flashsale_http_problems_total", Help: "Problem answers by the slug of their type."},
 			[]string{"slug"}),
 		inFlight: factory.NewGauge(prometheus.GaugeOpts{Name: "flashsale_http_in_flight_requests", Help: "Requests in flight, without event streams."}),
-		streams:  factory.NewGauge(prometheus.GaugeOpts{Name: "flashsale_http_event_streams", Help: "Open event streams."}),
 		// A vector, as a plain gauge would be 0 before the first check.
 		ready: factory.NewGaugeVec(prometheus.GaugeOpts{Name: "flashsale_ready", Help: "Whether the last readiness check succeeded: 1 or 0."}, nil),
 	}
@@ -55,12 +53,10 @@ func (m *metrics) measure(c *gin.Context) {
 		route = "none"
 	}
 	stream := strings.HasSuffix(route, "/events")
-	inFlight := m.inFlight
-	if stream {
-		inFlight = m.streams
+	if !stream {
+		m.inFlight.Inc()
+		defer m.inFlight.Dec() // a panic may abort the connection
 	}
-	inFlight.Inc()
-	defer inFlight.Dec() // a panic may abort the connection
 	c.Next()
 	method := c.Request.Method
 	if !slices.Contains(methods, method) {
