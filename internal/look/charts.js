@@ -7,7 +7,43 @@ export const axis = more => ({
   font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif", labelSize: 18, ...more,
 });
 
-// Draws the latency of each line {name, points: [[share, milliseconds], ...]}. All
+// Strategies, and the bench's other peers, that share a hue differ by their dashes: the
+// first line is solid.
+const hues = {
+  "--c0": ["none"],
+  "--c1": ["process", "zookeeper", "kubernetes", "kubernetes-stocklock"],
+  "--c2": ["etcd", "etcd-textbook", "etcd-try", "etcd-cas", "etcd-no-desk"],
+  "--c3": ["conditional", "version", "row-lock", "lock-row", "conditional-1trip"],
+  "--c4": ["redis", "redlock", "memcached", "redis-lua", "redis-lua-aof"],
+  "--c5": ["lock-table", "get-lock", "conditional-batched", "skip-locked", "buckets"],
+  "--c6": ["noop"],
+};
+const dashes = [[], [8, 4], [2, 3], [10, 3, 2, 3], [16, 4]];
+
+function strategyLook(name) {
+  const [hue, names] = Object.entries(hues).find(([, names]) => names.includes(name)) ?? ["--c6", [name]];
+  return {hue, dash: dashes[names.indexOf(name)]};
+}
+
+// strategyLine is how a strategy's line looks in a chart.
+export function strategyLine(name) {
+  const {hue, dash} = strategyLook(name);
+  return {stroke: colour(hue), dash, width: 2};
+}
+
+// Gives each element with data-strategy, and those within it, the strategy's colour as --strategy.
+export function paintStrategies() {
+  for (const e of document.querySelectorAll("[data-strategy]")) {
+    e.style.setProperty("--strategy", `var(${strategyLook(e.dataset.strategy).hue})`);
+  }
+}
+
+// Lets a link with the attribute download offer a text as its file.
+export function offerFile(link, text) {
+  link.href = URL.createObjectURL(new Blob([text], {type: "application/json"}));
+}
+
+// Draws the latency of each strategy {name, points: [[share, milliseconds], ...]}. All
 // lines share one scale of nines; the longest line has all of its points.
 export function latencyChart(place, lines) {
   const least = 0.01;
@@ -21,12 +57,12 @@ export function latencyChart(place, lines) {
     width: place.clientWidth - 24, height: 320, scales: {x: {time: false}, y: {distr: 3}}, cursor: {y: false},
     axes: [
       axis({label: "share of all answers", size: 32, splits: u => marks.filter(m => m <= u.scales.x.max), values: (_, vs) => vs.map(share)}),
-      axis({size: 70, splits: u => decades.filter(d => d >= u.scales.y.min && d <= u.scales.y.max),
+      axis({label: "latency", size: 70, splits: u => decades.filter(d => d >= u.scales.y.min && d <= u.scales.y.max),
         values: (_, vs) => vs.map(v => v < 1000 ? v + " ms" : v / 1000 + " s")}),
     ],
     padding: [10, 28, 0, 0],
     series: [{label: "share", value: (_, v) => v == null ? "–" : share(v)},
-      ...lines.map((l, i) => ({label: l.name, stroke: colour("--c" + i % 7), dash: i < 7 ? [] : [7, 4], width: 2, value: (_, v) => millis(v), points: {show: false}}))],
+      ...lines.map(l => ({label: l.name, ...strategyLine(l.name), value: (_, v) => millis(v), points: {show: false}}))],
   }, data, place);
 }
 

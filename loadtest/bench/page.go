@@ -4,7 +4,6 @@ import (
 	"embed"
 	"fmt"
 	"io"
-	"strings"
 
 	"flashsale/loadtest/report"
 )
@@ -12,7 +11,7 @@ import (
 //go:embed assets
 var assets embed.FS
 
-var pageTemplate = report.NewTemplate(assets, "assets/bench.html")
+var layout = report.NewLayout(assets, "assets/bench.html")
 
 // The files that Save writes.
 const (
@@ -27,7 +26,6 @@ func Save(dir string, r *Result) error {
 
 type view struct {
 	Result  *Result
-	Verdict string
 	Remarks []string
 	Parts   []viewPart
 	Curves  [][]line
@@ -59,17 +57,18 @@ type line struct {
 
 // Page writes the result as one HTML page that loads no other file.
 func Page(w io.Writer, r *Result) error {
-	v := view{Result: r, Verdict: r.Conclusion(), Remarks: r.remarks(), Curves: [][]line{}}
+	v := view{Result: r, Remarks: r.remarks(), Curves: [][]line{}}
 	for i, p := range r.parts() {
-		title := p.Setting.String()
 		bars, lines := r.charts(p)
-		v.Parts = append(v.Parts, viewPart{Title: strings.ToUpper(title[:1]) + title[1:], Index: i, Bars: bars, Columns: columns, Rows: p.rows()})
+		v.Parts = append(v.Parts, viewPart{Title: p.Setting.String(), Index: i, Bars: bars, Columns: columns, Rows: p.rows()})
 		v.Curves = append(v.Curves, lines)
 	}
-	if err := pageTemplate.Execute(w, v); err != nil {
-		return fmt.Errorf("write the page: %w", err)
-	}
-	return nil
+	return layout.Write(w, report.Head{
+		Kind: "bench", Title: "The cost of an order in different designs",
+		Lead: "All peers have the same router, middleware and JSON, and take turns under the same load on the same machine. " +
+			"Each bar is the median of the rounds. Each dot is a round.",
+		Verdict: r.Conclusion(), Good: r.Proven, Foot: fmt.Sprintf("Seed %d.", r.Seed), File: ResultFile,
+	}, r, v)
 }
 
 // charts are the bars and the latencies of a setting's peers.

@@ -2,10 +2,7 @@ package faults
 
 import (
 	"embed"
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
-	"html/template"
 	"io"
 	"maps"
 	"slices"
@@ -19,7 +16,7 @@ import (
 //go:embed assets
 var assets embed.FS
 
-var pageTemplate = report.NewTemplate(assets, "assets/faults.html")
+var layout = report.NewLayout(assets, "assets/faults.html")
 
 // The files that Save writes.
 const (
@@ -34,18 +31,12 @@ func Save(dir string, f *Figures) error {
 
 type pageView struct {
 	*Figures
-	Verdict, ResultFile string
-	Words               []string // of the command
-	Columns             []string
-	Parts               []pagePart
-	Databases           []string
-	Charts              []*pageChart
-	// Data is the figures as a URL; "" if they are too large for one.
-	Data template.URL
+	Words     []string // of the command
+	Columns   []string
+	Parts     []pagePart
+	Databases []string
+	Charts    []*pageChart
 }
-
-// maxData bounds the figures that the page offers for download, in bytes.
-const maxData = 64 << 10
 
 // pagePart shows a scenario.
 type pagePart struct {
@@ -64,14 +55,7 @@ type pagePart struct {
 
 // Page writes the figures as one HTML page that loads no other file.
 func Page(w io.Writer, f *Figures) error {
-	data, err := json.Marshal(f)
-	if err != nil {
-		return fmt.Errorf("write the page: %w", err)
-	}
-	v := pageView{Figures: f, Verdict: f.conclusion(), ResultFile: ResultFile, Words: strings.Fields(f.Command), Columns: columns, Charts: []*pageChart{}}
-	if len(data) <= maxData {
-		v.Data = template.URL("data:application/json;base64," + base64.StdEncoding.EncodeToString(data))
-	}
+	v := pageView{Figures: f, Words: strings.Fields(f.Command), Columns: columns, Charts: []*pageChart{}}
 	for _, r := range f.rows() {
 		p, shown := r.part(f.Command)
 		if shown.Timeline != nil {
@@ -86,10 +70,12 @@ func Page(w io.Writer, f *Figures) error {
 			}
 		}
 	}
-	if err := pageTemplate.Execute(w, v); err != nil {
-		return fmt.Errorf("write the page: %w", err)
-	}
-	return nil
+	return layout.Write(w, report.Head{
+		Kind: "faults", Title: "Faults on real servers",
+		Lead: "Each scenario makes one thing fail under load, ends the fault, and waits until every replica sells again. Then each answer is compared with " +
+			"its row in the database, the audit runs, and the history of each small SKU must be linearizable.",
+		Verdict: f.conclusion(), Good: f.OK, File: ResultFile,
+	}, f, v)
 }
 
 // conclusion says in one line what broke.

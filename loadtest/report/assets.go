@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"html/template"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -20,12 +21,38 @@ var shared = template.Must(template.New("").Funcs(template.FuncMap{
 	"css":      func() template.CSS { return template.CSS(look.CSS()) },
 	"uplotJS":  func() template.JS { return template.JS(look.UPlot()) },
 	"chartsJS": func() template.JS { return template.JS(look.Join(look.Charts())) },
-	"pageJS":   func() template.JS { return template.JS(look.Read(assets, "assets/page.js")) },
 }).ParseFS(assets, "assets/shared.html"))
 
-// NewTemplate parses a page that uses assets/shared.html, and panics if it is invalid.
-func NewTemplate(files fs.FS, path string) *template.Template {
-	return template.Must(template.Must(shared.Clone()).ParseFS(files, path)).Lookup(filepath.Base(path))
+// Layout writes pages of one kind.
+type Layout struct{ template *template.Template }
+
+// NewLayout parses what a kind of page has of its own: the templates "sections" and
+// "script", which are given the page's view, and perhaps "style". It panics if one is
+// invalid.
+func NewLayout(files fs.FS, path string) Layout {
+	return Layout{template.Must(template.Must(shared.Clone()).ParseFS(files, path))}
+}
+
+// Head is what all pages show.
+type Head struct {
+	Kind, Title, Lead, Verdict string
+	// Good is the colour of the verdict.
+	Good bool
+	Foot string
+	// File is the name of the result when it is downloaded.
+	File string
+}
+
+// Write writes a page that loads no other file. The page contains the whole result as JSON.
+func (l Layout) Write(w io.Writer, head Head, result, view any) error {
+	err := l.template.ExecuteTemplate(w, "layout", struct {
+		Head
+		Result, View any
+	}{head, result, view})
+	if err != nil {
+		return fmt.Errorf("write the page: %w", err)
+	}
+	return nil
 }
 
 // SaveJSON writes a value into a file, as Replace does.

@@ -42,7 +42,7 @@ func WritePage(path string, page func(io.Writer) error) error {
 	return nil
 }
 
-var pageTemplate = NewTemplate(assets, "assets/page.html")
+var layout = NewLayout(assets, "assets/proof.html")
 
 // bar shows a run's units sold and on sale, in percent of the track.
 type bar struct {
@@ -55,28 +55,28 @@ type bar struct {
 }
 
 type page struct {
-	Proof                *proof.Proof
-	Title, Lead, Verdict string
-	Bars                 []bar
-	Sentences, Notes     []string
-	HasSamples           bool
-	Columns              []string
-	Rows                 [][]string
+	Proof            *proof.Proof
+	Bars             []bar
+	Sentences, Notes []string
+	HasSamples       bool
+	Columns          []string
+	Rows             [][]string
 }
 
 // Page writes the proof as one HTML page that loads no other file.
 func Page(w io.Writer, p *proof.Proof) error {
 	view := page{
-		Proof: p, Verdict: Conclusion(p), Bars: bars(p), Sentences: sentences(p), Notes: notes(p), Columns: columns, Rows: rows(p),
+		Proof: p, Bars: bars(p), Sentences: sentences(p), Notes: notes(p), Columns: columns, Rows: rows(p),
 	}
-	view.Title, view.Lead = heading(p)
 	for i := range p.Runs {
 		view.HasSamples = view.HasSamples || len(p.Runs[i].Samples) > 0
 	}
-	if err := pageTemplate.Execute(w, view); err != nil {
-		return fmt.Errorf("write the page: %w", err)
+	head := Head{Kind: "load proof", Verdict: Conclusion(p), Good: p.Proven, Foot: fmt.Sprintf("Seed %d.", p.Seed), File: ProofFile}
+	if p.Database != "" {
+		head.Foot = p.Database + ". " + head.Foot
 	}
-	return nil
+	head.Title, head.Lead = heading(p)
+	return layout.Write(w, head, p, view)
 }
 
 func heading(p *proof.Proof) (title, lead string) {

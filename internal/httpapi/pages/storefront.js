@@ -1,25 +1,10 @@
 // The storefront shows the live stock and one customer's orders. It calls the public
 // API of the replica that serves it.
 
+import { newKey, now, request } from "./call.js";
+import { Catalog } from "./catalog.js";
 import { money } from "./money.js";
-import { watch } from "./stream.js";
-
-const find = (selector, within = document) => within.querySelector(selector);
-
-// say shows a message, also to screen readers.
-function say(text, bad = false) {
-  const message = document.createElement("p");
-  message.classList.toggle("bad", bad);
-  const close = document.createElement("button");
-  close.textContent = "×";
-  close.setAttribute("aria-label", "Dismiss");
-  close.onclick = () => message.remove();
-  message.append(text, close);
-  const all = find("#messages");
-  all.append(message);
-  while (all.children.length > 2) all.firstChild.remove();
-  setTimeout(() => message.remove(), bad ? 15_000 : 8_000);
-}
+import { find, openStore, say, setText } from "./page.js";
 
 // texts are messages for customers, by the slug of the problem's type.
 const texts = {
@@ -53,17 +38,6 @@ const explain = (problem) => {
 // not send, and is stored for this tab.
 const store = openStore();
 
-// openStore returns this tab's storage, or memory where the browser forbids it.
-function openStore() {
-  try {
-    sessionStorage.setItem("", "");
-    return sessionStorage;
-  } catch {
-    const items = new Map();
-    return { getItem: (key) => items.get(key) ?? null, setItem: (key, value) => items.set(key, value), removeItem: (key) => items.delete(key) };
-  }
-}
-
 function takeToken() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   if (!given) return;
@@ -82,54 +56,8 @@ function subject() {
   }
 }
 
-// ahead is the server's clock minus ours, in ms.
-let ahead = 0;
-const now = () => Date.now() + ahead;
-
-const tries = 6;
-const timeout = 20_000; // of each
-const sleep = (ms) => new Promise((wake) => setTimeout(wake, ms));
-
-// call returns the body of a 2xx answer, or throws the problem. It retries a request
-// without an answer, or with one that allows a retry, under the same key. A problem
-// is unsure if an earlier try may have been applied.
-async function call(method, path, { body, key } = {}) {
-  let unsure = false;
-  for (let attempt = 1; ; attempt++) {
-    let response, answer;
-    const abort = new AbortController(); // not AbortSignal.timeout, which browsers before 2022 lack
-    const timer = setTimeout(() => abort.abort(), timeout);
-    try {
-      const headers = { Accept: "application/json, application/problem+json" };
-      if (token()) headers.Authorization = "Bearer " + token();
-      if (key) headers["Idempotency-Key"] = `"${key}"`;
-      if (body) headers["Content-Type"] = "application/json";
-      response = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal: abort.signal });
-      answer = await response.json();
-      const date = Date.parse(response.headers.get("Date"));
-      if (date) ahead = date + 500 - Date.now(); // Date has whole seconds
-      if (response.ok) return answer;
-      answer.slug = (answer.type ?? "").replace("/errors/", "");
-    } catch {
-      answer = { slug: "unreachable" };
-    } finally {
-      clearTimeout(timer);
-    }
-    const status = response?.status ?? 0;
-    unsure ||= answer.slug === "unreachable" || status === 504 || status === 500;
-    const again = answer.slug === "unreachable" || status === 503 || status === 504 || answer.slug === "request-in-flight";
-    if (!again || attempt === tries) {
-      // A refusal of the order proves that no earlier try was applied. A retryable
-      // answer, a 5xx, a 401, or a 400 of a replica with an older version does not.
-      throw Object.assign(answer, { status, unsure: unsure && (again || status >= 500 || status === 401 || status === 400) });
-    }
-    const asked = Number(response?.headers.get("Retry-After")) * 1000 || 0;
-    await sleep(Math.max(asked, 250 * 2 ** attempt) * (0.75 + Math.random() / 2));
-  }
-}
-
-// newKey returns the idempotency key of one order, for all its tries.
-const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
+// call returns the body of a 2xx answer, or throws the problem.
+const call = async (method, path, options) => (await request(method, path, { ...options, token: token() })).body;
 
 function duration(ms) {
   const s = Math.max(0, Math.floor(ms / 1000));
@@ -154,36 +82,28 @@ function place(list, node, comesAfter) {
 // --- SKUs.
 
 const count = new Intl.NumberFormat();
-const cards = new Map(); // by SKU: {sku, seq, node}
+const catalog = new Catalog((path) => call("GET", path), showSKU); // items have a node
 
 // unsureOf has the orders without an answer, by SKU. They are retried under their
 // keys, also after a reload. It has no prototype: a SKU may be named "constructor".
 const unsureOf = Object.assign(Object.create(null), JSON.parse(store.getItem("unsure") ?? "{}"));
 const saveUnsure = () => store.setItem("unsure", JSON.stringify(unsureOf));
 
-function showSKU(sku) {
-  let card = cards.get(sku.sku);
-  if (!card) {
+function showSKU(card) {
+  const { sku } = card.sku;
+  if (!card.node) {
     const node = find("#sku-card").content.cloneNode(true).firstElementChild;
-    card = { node, seq: -1 };
-    cards.set(sku.sku, card);
-    node.dataset.sku = sku.sku;
+    card.node = node;
+    node.dataset.sku = sku;
     find("form", node).onsubmit = (event) => {
       event.preventDefault();
       buy(card);
     };
-    place(find("#skus"), node, (other) => other.dataset.sku > sku.sku);
+    place(find("#skus"), node, (other) => other.dataset.sku > sku);
   }
-  // An event may be newer than the list.
-  if (card.seq >= 0) sku = { ...sku, units: card.sku.units, available: card.sku.available };
-  card.sku = sku;
   find("#empty").hidden = true;
   drawSKU(card);
 }
-
-const setText = (node, text) => {
-  if (node.textContent !== text) node.textContent = text;
-};
 
 function drawSKU({ sku, node, busy }) {
   const unsure = unsureOf[sku.sku];
@@ -219,49 +139,6 @@ function drawSKU({ sku, node, busy }) {
   node.classList.toggle("gone", soldOut);
 }
 
-// loadSKUs loads all SKUs, page by page. Calls at the same time share a load, which starts
-// after them.
-let loading = null;
-let loadAgain = false;
-function loadSKUs() {
-  loadAgain = true;
-  const load = async () => {
-    while (loadAgain) {
-      loadAgain = false;
-      await loadPages();
-    }
-  };
-  return loading ??= load().finally(() => { loading = null; });
-}
-
-async function loadPages() {
-  for (let cursor = ""; cursor !== null;) {
-    const list = await call("GET", "/v1/skus?limit=200" + (cursor && "&cursor=" + encodeURIComponent(cursor)));
-    list.items.forEach(showSKU);
-    cursor = list.next_cursor;
-  }
-  find("#empty").hidden = cards.size > 0;
-}
-
-async function loadSKU(name) {
-  showSKU(await call("GET", "/v1/skus/" + encodeURIComponent(name)));
-}
-
-// reload loads a SKU again soon: one by one, or all if there are many. Events have no
-// names and prices.
-const outdated = new Set();
-const few = 5;
-function reload(sku) {
-  if (outdated.add(sku).size > 1) return; // the timer runs
-  setTimeout(() => {
-    const names = [...outdated];
-    outdated.clear();
-    // An error is retried at the next event.
-    if (names.length > few) loadSKUs().catch(() => {});
-    else names.forEach((name) => loadSKU(name).catch(() => {}));
-  }, 200 + 800 * Math.random()); // not all browsers at once
-}
-
 async function buy(card) {
   if (card.busy) return;
   if (!token()) {
@@ -290,7 +167,7 @@ async function buy(card) {
     unsure = problem.unsure;
     say(explain(problem), true);
     if (problem.slug === "unauthorized") signOut();
-    if (problem.slug === "price-changed") loadSKU(sku.sku).catch(() => {});
+    if (problem.slug === "price-changed") catalog.loadOne(sku.sku).catch(() => {});
   }
   if (!unsure) delete unsureOf[sku.sku];
   saveUnsure();
@@ -298,38 +175,10 @@ async function buy(card) {
   drawSKU(card);
 }
 
-// --- Live stock.
-
-function seen({ sku, units, available, seq }) {
-  const card = cards.get(sku);
-  if (!card) {
-    reload(sku);
-    return;
-  }
-  if (seq <= card.seq) return;
-  // Without a change of units, the name, price, limit or window has changed.
-  const other = card.seq >= 0 && card.sku.units === units && card.sku.available === available;
-  card.seq = seq;
-  Object.assign(card.sku, { units, available });
-  drawSKU(card);
-  if (other) reload(sku);
-}
-
-// missed says whether names and prices may have changed since the page loaded them. The
-// first news follows at once, unless the tab is hidden.
-let missed = document.hidden;
-document.addEventListener("visibilitychange", () => { missed = true; });
-
-function onNews({ live, fresh, stock }) {
+function onNews({ live, missed }) {
   setText(find("#live"), live ? "Live" : missed ? "Reconnecting" : "Connecting");
   find("#live").classList.toggle("on", live);
   find("#skus").classList.toggle("stale", !live);
-  if (fresh) {
-    cards.forEach((card) => { card.seq = -1; }); // they may have been reset
-    if (missed) loadSKUs().catch(() => {});
-    missed = true;
-  }
-  stock.forEach(seen);
 }
 
 // --- My orders.
@@ -357,7 +206,7 @@ function showOrder(order) {
 const states = { reserved: "Reserved", paid: "Paid", cancelled: "Cancelled", expired: "Expired" };
 
 function drawOrder({ order, node, busy }) {
-  const name = cards.get(order.sku)?.sku.name ?? order.sku;
+  const name = catalog.items.get(order.sku)?.sku.name ?? order.sku;
   setText(find("strong", node), `${order.quantity} × ${name}`);
   setText(find(".sum", node), money(order.total_cents, order.currency));
   setText(find(".badge", node), states[order.status]);
@@ -464,7 +313,7 @@ addEventListener("hashchange", () => {
 // until it is expired.
 setInterval(() => {
   if (document.hidden) return;
-  cards.forEach((card) => {
+  catalog.items.forEach((card) => {
     if (card.sku.sale_starts_at || card.sku.sale_ends_at) drawSKU(card);
   });
   orders.forEach((row) => {
@@ -478,6 +327,6 @@ setInterval(() => {
 }, 1000);
 
 takeToken();
-await loadSKUs().catch((problem) => say(explain(problem), true));
-watch(onNews, loadSKUs);
+await catalog.load().then(() => { find("#empty").hidden = catalog.items.size > 0; }, (problem) => say(explain(problem), true));
+catalog.follow(onNews);
 signedIn();

@@ -3,9 +3,9 @@
 // Refused is an answer of the lab that refuses something. field names the wrong setting, and
 // running is what has to end first.
 export class Refused extends Error {
-  constructor({message, field, running}) {
+  constructor({message, field, problems, running}) {
     super(message);
-    Object.assign(this, {field, running});
+    Object.assign(this, {field, problems, running});
   }
 }
 
