@@ -1,7 +1,7 @@
 // Draws a run of the lab from the messages of its journal. It makes no request: a saved run,
 // which is one file, is drawn by the same code.
 
-import {axis, colour, keepDrawn, millis, whole} from "./charts.js";
+import {axis, colour, keepDrawn, millis, offerFile, paintStrategies, whole} from "./charts.js";
 import {drawDiagram} from "./diagram.js";
 
 // make returns a new element with such classes, and with what is inside.
@@ -67,6 +67,7 @@ export function drawRun(place) {
       both.replaceChildren(...sides.map((side) => side.card));
       both.classList.toggle("two", sides.length > 1);
       buttons.replaceChildren();
+      paintStrategies();
       drawnSides = sides;
       if (redrawSides) redrawSides();
       else redrawSides = keepDrawn(() => drawnSides.flatMap((side) => side.drawWide()));
@@ -121,15 +122,10 @@ export function showSaved(place, journal) {
 }
 
 function downloadOf(journal) {
-  const button = make("button", "plain", "Download the data");
-  button.onclick = () => {
-    const link = make("a");
-    link.href = URL.createObjectURL(new Blob([JSON.stringify(journal, null, 1)], {type: "application/json"}));
-    link.download = "race-lab-run.json";
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href));
-  };
-  return button;
+  const link = make("a", "button", "Download the data");
+  link.download = "race-lab-run.json";
+  offerFile(link, JSON.stringify(journal, null, 1));
+  return link;
 }
 
 // numberOf is a large number with its words, for people in the last row.
@@ -159,6 +155,7 @@ function drawSide(name, units) {
   const card = make("article", "card side", make("h2", "", name), phase, make("div", "numbers", left.block, sold.block, rate.block), over.block, status,
     track, bar.text, answer, make("h3", "", "Replicas"), lanes.place, course.place);
   const heading = card.firstChild;
+  card.dataset.strategy = name;
 
   let state = {available: units, sold: 0, oversold: 0, rate: 0, replicas: []};
   let drawnState, drawnMost, result, announced = 0, timer = 0;
@@ -216,9 +213,9 @@ function drawSide(name, units) {
       put(phase, data.database);
       heading.append(make("span", "verdict " + run.verdict, run.verdict));
       const drawing = make("div");
-      answer.replaceChildren(make("h3", "", data.race ? "The orders that sold the same unit twice" : "The last unit"), make("p", "", data.explains), drawing);
+      answer.replaceChildren(make("p", "", data.explains), drawing);
       answer.hidden = false;
-      if (data.diagram) drawDiagram(drawing, data.diagram, {title: data.race ? `How ${name} sold one unit twice` : `How ${name} sold the last unit`});
+      if (data.diagram) drawDiagram(drawing, data.diagram, {title: data.race ? "The orders that sold the same unit twice" : "How the last unit was sold"});
     },
     verdict: () => make("p", "lead", make("span", "badge " + (result.run.verdict === "exact" ? "good" : "bad"), result.run.verdict), " ", result.sentence),
     figures: () => result,
