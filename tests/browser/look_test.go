@@ -41,8 +41,8 @@ func (b *browser) look(name string) {
 	b.prefer("prefers-color-scheme", "light")
 }
 
-// flaws are what axe-core finds, what reaches beyond the right edge, and what moves for
-// users who prefer reduced motion.
+// flaws are what axe-core finds, what reaches beyond the right edge and is not in a .scroll
+// box, and what moves for users who prefer reduced motion.
 func (b *browser) flaws() []string {
 	b.t.Helper()
 	source, err := axe()
@@ -56,7 +56,7 @@ func (b *browser) flaws() []string {
 	found := await[[]string](b, `axe.run({resultTypes: ["violations"]}).then(({violations}) =>
 		violations.flatMap((v) => v.nodes.map((n) => v.id + ": " + n.html + ": " + n.failureSummary)))`)
 	return append(found, eval[[]string](b, `[
-		...[...document.querySelectorAll("*")].filter((e) => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1 ||
+		...[...document.querySelectorAll("*")].filter((e) => !e.parentElement?.closest(".scroll")).filter((e) => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1 ||
 			e === document.documentElement && e.scrollWidth > e.clientWidth).map((e) => "beyond the right edge: " + e.outerHTML.slice(0, 200)),
 		...[...document.styleSheets].flatMap((sheet) => [...sheet.cssRules]).filter((rule) => rule instanceof CSSStyleRule &&
 			/(transition|animation|scroll-behavior)(-[a-z]+)*:/.test(rule.cssText)).map((rule) => "motion outside of a media rule: " + rule.cssText),
