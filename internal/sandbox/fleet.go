@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,15 +19,15 @@ type Fleet struct {
 	AdminToken, JWTSecret string
 }
 
-// StartFleet starts n replicas at the same time, named replica-1, replica-2 and so
-// on. config returns the settings of replica i, counted from 0. All replicas get the
+// StartFleet starts n replicas at the same time, named replica-1, replica-2 and so on
+// unless they have names. config returns the settings of replica i, counted from 0. All replicas get the
 // secrets of replica 0, or new ones where it has none. If a replica fails to start,
 // StartFleet stops the others.
 func StartFleet(ctx context.Context, n int, config func(i int) ReplicaConfig) (*Fleet, error) {
 	cfgs := make([]ReplicaConfig, n)
 	for i := range cfgs {
 		cfgs[i] = config(i)
-		cfgs[i].Replica = replicaName(i)
+		cfgs[i].Replica = cmp.Or(cfgs[i].Replica, replicaName(i))
 		if cfgs[i].Command == nil {
 			cfgs[i].Args = append(slices.Clone(cfgs[i].Args), fmt.Sprintf("--max-replicas=%d", n))
 		}

@@ -40,6 +40,9 @@ type Server struct {
 	mu         sync.Mutex
 	last       int
 	activities []*activity // the newest last
+	table      *table      // of the newest game
+
+	stage stage
 }
 
 // New returns a lab that does nothing yet.
@@ -51,6 +54,7 @@ func New(cfg Config) (*Server, error) {
 	s.mux.HandleFunc("GET /api/activities/{id}/page", s.savedPage)
 	s.mux.HandleFunc("GET /api/options", s.options)
 	s.mux.HandleFunc("POST /api/runs", s.startRun)
+	s.serveGames()
 	if err := s.servePages(); err != nil {
 		return nil, err
 	}
@@ -94,6 +98,7 @@ func (s *Server) Close(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+	s.stage.close()
 	return nil
 }
 

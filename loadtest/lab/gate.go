@@ -1,0 +1,127 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"flashsale/internal/order"
+)
+
+// gate is where replicas with --stop-before-steps wait before each step. Each stop is a
+// connection, which says where the replica is; the end of the connection lets it go on.
+type gate struct {
+	listener net.Listener
+	serving  sync.WaitGroup
+	// changed gets a value after each change of the stops.
+	changed chan struct{}
+
+	mu     sync.Mutex
+	stops  []*stop // the oldest first
+	closed bool
+}
+
+type stop struct {
+	Replica string
+	Step    order.Step
+	conn    net.Conn
+}
+
+// stopSays bounds the wait for a stop's line.
+const stopSays = 5 * time.Second
+
+func openGate(ctx context.Context) (*gate, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	g := &gate{listener: l, changed: make(chan struct{}, 1)}
+	g.serving.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			g.serving.Go(func() { g.hold(conn) })
+		}
+	})
+	return g, nil
+}
+
+func (g *gate) addr() string { return g.listener.Addr().String() }
+
+// hold keeps a stop until either side ends its connection.
+func (g *gate) hold(conn net.Conn) {
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(stopSays))
+	in := bufio.NewReader(conn)
+	s := &stop{conn: conn}
+	if _, err := fmt.Fscanln(in, &s.Replica, &s.Step); err != nil {
+		return // the replica goes on
+	}
+	_ = conn.SetReadDeadline(time.Time{})
+	if !g.add(s) {
+		return
+	}
+	_, _ = in.ReadByte()
+	g.remove(s)
+}
+
+func (g *gate) add(s *stop) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.stops = append(g.stops, s)
+	g.tell()
+	return true
+}
+
+func (g *gate) remove(s *stop) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.stops = slices.DeleteFunc(g.stops, func(other *stop) bool { return other == s })
+	g.tell()
+}
+
+func (g *gate) tell() {
+	select {
+	case g.changed <- struct{}{}:
+	default:
+	}
+}
+
+// next returns the oldest stop of a replica, or nil.
+func (g *gate) next(replica string) *stop {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	i := slices.IndexFunc(g.stops, func(s *stop) bool { return s.Replica == replica })
+	if i < 0 {
+		return nil
+	}
+	return g.stops[i]
+}
+
+// goOn ends a stop.
+func (g *gate) goOn(s *stop) {
+	g.remove(s)
+	_ = s.conn.Close()
+}
+
+// close lets all replicas go on, also later.
+func (g *gate) close() {
+	g.mu.Lock()
+	g.closed = true
+	stops := g.stops
+	g.mu.Unlock()
+	_ = g.listener.Close()
+	for _, s := range stops {
+		_ = s.conn.Close()
+	}
+	g.serving.Wait()
+}
