@@ -87,18 +87,6 @@ func (l *lab) open(b *browser, address string) {
 	b.await("Boolean(document.querySelector('#seed')?.value)")
 }
 
-// tabTo moves the focus to an element, by the tab key.
-func (b *browser) tabTo(selector string) {
-	b.t.Helper()
-	for range 40 {
-		if eval[bool](b, fmt.Sprintf("document.activeElement.matches(%q)", selector)) {
-			return
-		}
-		b.do(chromedp.KeyEvent("\t"))
-	}
-	b.t.Fatalf("the tab key does not reach %s", selector)
-}
-
 const (
 	left, right = ".side:nth-child(1)", ".side:nth-child(2)"
 	ended       = "Boolean(document.querySelector('.outcome h2'))"
@@ -119,7 +107,6 @@ func TestTheLabShowsHowAUnitIsSoldTwice(t *testing.T) {
 	if text := b.text(left + " .number.over"); !strings.Contains(strings.ToLower(text), "oversold") {
 		t.Errorf("the counter says %q", text)
 	}
-	b.look("lab-running")
 	// Another page, and a page that is loaded again, show the same run.
 	other := b.tab()
 	l.open(other, "/")
@@ -127,17 +114,22 @@ func TestTheLabShowsHowAUnitIsSoldTwice(t *testing.T) {
 	for _, page := range []*browser{b, other} {
 		page.await(shows(left+" h2", "none"))
 		page.await(fmt.Sprintf("document.querySelectorAll('%s .lanes li').length === 2", left))
-		page.await("document.querySelector('#stop').hidden === false")
+		if !eval[bool](page, "document.querySelector('#stop').hidden === false") {
+			t.Error("the run has ended too early for this test")
+		}
 		if units := eval[string](page, "document.querySelector('#units').value"); units != "10" {
 			t.Errorf("the form has %s units", units)
 		}
-		page.await(ended)
 	}
+	b.look("lab-running")
+	b.await(ended)
+	other.await(ended)
 	if got, want := other.text("#run"), b.text("#run"); got != want {
 		t.Errorf("another page shows %s, want %s", got, want)
 	}
 	b.checkRun()
 	b.look("lab-after")
+	b.image("lab", 900)
 	b.do(chromedp.EmulateViewport(360, 740))
 	b.look("lab-after-narrow")
 	l.checkSaved(b)
@@ -160,7 +152,7 @@ func (b *browser) checkRun() {
 		if !strings.Contains(b.text(".outcome"), want) {
 			b.t.Errorf("the outcome is %s", b.text(".outcome"))
 		}
-		if n := eval[int](b, fmt.Sprintf("document.querySelectorAll('%s .answer svg').length", side)); n != 1 {
+		if n := eval[int](b, fmt.Sprintf("document.querySelectorAll('%s .diagram-box svg').length", side)); n != 1 {
 			b.t.Errorf("%s: %d diagrams", side, n)
 		}
 	}

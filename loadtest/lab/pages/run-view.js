@@ -367,7 +367,7 @@ const figureRows = [
 ];
 
 function figuresOf(sides) {
-  const head = make("tr", "", make("th", "", ""), ...sides.map((side) => make("th", "", side.name)));
+  const head = make("tr", "", make("th", "", "Figure"), ...sides.map((side) => make("th", "", side.name)));
   const rows = figureRows.map(([name, of]) => make("tr", "", make("td", "", name), ...sides.map((side) => make("td", "", of(side.figures())))));
   const box = make("div", "scroll", make("table", "figures", make("thead", "", head), make("tbody", "", ...rows)));
   return box;
