@@ -18,16 +18,17 @@ const (
 var clockSkew = Lesson{
 	Name:    "clock-skew",
 	Title:   "which clock decides that the lease has ended?",
+	Chinese: "时钟偏差：由谁的时钟判断租约到期？",
 	Shows:   "One replica writes a lease of 30 s by its own clock. Another compares it with its own clock, which is a minute ahead.",
 	Servers: []string{MySQL},
 	Variants: []Variant{
 		{Title: "each replica's own clock", Breaks: true, Script: func(run *testbed.Run) {
 			a, b := leaseShop(run).Buyers()
 			run.Check(takeLease(run.Context(), a, time.Now, leaseTime))
-			a.Log("acquires the lock for 30 s, by its own clock")
+			a.To(MySQL, testbed.Lock).Log("acquires the lock for 30 s, by its own clock")
 			a.Read()
 			run.Check(takeLease(run.Context(), b, func() time.Time { return time.Now().Add(skew) }, leaseTime))
-			b.Log("takes the lock over: the lease ended 30 s ago, by its own clock")
+			b.To(MySQL, testbed.Lock).Log("takes the lock over: the lease ended 30 s ago, by its own clock")
 			b.Read()
 			a.Sell(1)
 			b.Sell(1)
@@ -35,17 +36,17 @@ var clockSkew = Lesson{
 		{Title: "the database's clock for all", Script: func(run *testbed.Run) {
 			a, b := leaseShop(run).Buyers()
 			run.Check(takeLease(run.Context(), a, nil, leaseTime))
-			a.Log("acquires the lock until NOW(6) + 30 s, by the database's clock")
+			a.To(MySQL, testbed.Lock).Log("acquires the lock until NOW(6) + 30 s, by the database's clock")
 			a.Read()
 			if err := takeLease(run.Context(), b, nil, leaseTime); !errors.Is(err, lock.ErrHeld) {
 				run.Fail("B: the lock is not held: %v", err)
 			}
-			b.Log("... WHERE expires_at < NOW(6) changes no row: must wait, whatever its own clock says")
+			b.To(MySQL, testbed.Refuse).Log("... WHERE expires_at < NOW(6) changes no row: must wait, whatever its own clock says")
 			a.Sell(1)
 			a.Exec("DELETE FROM lease WHERE owner = ?", []byte(a.Name))
-			a.Log("releases the lock")
+			a.To(MySQL, testbed.Lock).Log("releases the lock")
 			run.Check(takeLease(run.Context(), b, nil, leaseTime))
-			b.Log("acquires the lock")
+			b.To(MySQL, testbed.Lock).Log("acquires the lock")
 			b.ReadAndSell()
 		}},
 	},

@@ -15,6 +15,7 @@ import (
 var crashedLockTableOwner = Lesson{
 	Name:    "crashed-lock-table-owner",
 	Title:   "a lock row outlives its owner",
+	Chinese: "持有者崩溃后锁记录仍在：锁需要租约",
 	Shows:   "A replica acquires the lock by inserting a row, and is killed. Nobody deletes the row.",
 	Servers: []string{MySQL},
 	Variants: []Variant{
@@ -31,9 +32,9 @@ var crashedLockTableOwner = Lesson{
 				if _, err := b.Conn.ExecContext(run.Context(), insertLease, []byte(b.Name)); !stock.IsDuplicate(err) {
 					run.Fail("the lock is free: %v", err)
 				}
-				b.Log("INSERT INTO lease: duplicate key, A holds the lock (try %d of %d)", try, tries)
+				b.To(MySQL, testbed.Refuse).Log("INSERT INTO lease: duplicate key, A holds the lock (try %d of %d)", try, tries)
 			}
-			b.Log("gives up and refuses the order")
+			b.To("", testbed.Refuse).Log("gives up and refuses the order")
 			shop.Refuse(b.Name, 1, "locked")
 		}},
 		{Title: "the row is a lease of one second, by the database's clock", Script: func(run *testbed.Run) {
@@ -41,7 +42,7 @@ var crashedLockTableOwner = Lesson{
 			a, b := shop.Replica("A", strategy.Process), shop.Buyer("B")
 			a.Exec("INSERT INTO lease, for one second: acquires the lock", insertLeaseUntil, []byte(a.Name), time.Second.Microseconds())
 			a.Crash()
-			b.Log("requests the lock again and again")
+			b.To(MySQL, testbed.Lock).Log("requests the lock again and again")
 			run.Until("A's lease has ended", func(ctx context.Context) (bool, error) {
 				err := takeLease(ctx, b, nil, time.Minute)
 				if errors.Is(err, lock.ErrHeld) {
@@ -49,7 +50,7 @@ var crashedLockTableOwner = Lesson{
 				}
 				return true, err
 			})
-			b.Log("UPDATE lease ... WHERE expires_at < NOW(6): acquires the lock")
+			b.To(MySQL, testbed.Lock).Log("UPDATE lease ... WHERE expires_at < NOW(6): acquires the lock")
 			b.ReadAndSell()
 		}},
 		{Title: "the service's own lock table, with a lease that is renewed", Script: func(run *testbed.Run) {

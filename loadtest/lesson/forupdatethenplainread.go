@@ -5,6 +5,7 @@ import "flashsale/loadtest/lesson/testbed"
 var forUpdateThenPlainRead = Lesson{
 	Name:    "for-update-then-plain-read",
 	Title:   "the row is locked, then read from an old snapshot",
+	Chinese: "加了行锁，却用快照读取旧数据",
 	Shows:   "SELECT ... FOR UPDATE returns the newest row. A plain SELECT after it, in the same transaction, returns the snapshot's row.",
 	Servers: []string{MySQL},
 	Variants: []Variant{

@@ -14,6 +14,7 @@ import (
 var getLockThroughAPool = Lesson{
 	Name:    "get-lock-through-a-pool",
 	Title:   "GET_LOCK belongs to a connection",
+	Chinese: "GET_LOCK 属于连接：经过连接池就失效",
 	Shows:   "A pool runs each statement on any free connection. GET_LOCK succeeds at once on a connection that already holds the lock.",
 	Servers: []string{MySQL},
 	Variants: []Variant{
@@ -35,7 +36,7 @@ var getLockThroughAPool = Lesson{
 			a, b := run.Shop(1).Buyers()
 			getLock(run, a, a.Conn)
 			a.Read()
-			waiting := b.Start("GET_LOCK on its own connection: waits", func(ctx context.Context) error {
+			waiting := b.To(MySQL, testbed.Lock).Start("GET_LOCK on its own connection: waits", func(ctx context.Context) error {
 				var got sql.NullInt64
 				err := b.Conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, 10)", run.Name).Scan(&got)
 				if got.Int64 != 1 {
@@ -49,10 +50,10 @@ var getLockThroughAPool = Lesson{
 			})
 			waiting.MustBlock()
 			a.Sell(1)
-			a.Log("RELEASE_LOCK")
+			a.To(MySQL, testbed.Lock).Log("RELEASE_LOCK")
 			a.Exec("DO RELEASE_LOCK(?)", run.Name)
 			waiting.Finish()
-			b.Log("acquires the lock")
+			b.To(MySQL, testbed.Lock).Log("acquires the lock")
 			b.ReadAndSell()
 		}},
 		{Title: "the service's own lock, which reserves a connection for each grant", Script: func(run *testbed.Run) {
@@ -72,7 +73,7 @@ var getLockThroughAPool = Lesson{
 func newGetLockMutex(run *testbed.Run) *mutex {
 	locker, err := mysqllock.NewGetLock(mysqllock.Config{DSN: run.MySQL().DSN(run.Name), TTL: leaseTime})
 	run.Check(err)
-	return newMutexOn(run, locker)
+	return newMutexOn(run, MySQL, locker)
 }
 
 // getLock acquires the run's lock through a pool or a connection, and returns its id.
@@ -84,6 +85,6 @@ func getLock(run *testbed.Run, b *testbed.Buyer, db interface {
 	if got.Int64 != 1 {
 		run.Fail("%s: GET_LOCK returned no lock", b.Name)
 	}
-	b.Log("GET_LOCK: granted")
+	b.To(MySQL, testbed.Lock).Log("GET_LOCK: granted")
 	return connection
 }

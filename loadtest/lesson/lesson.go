@@ -19,8 +19,9 @@ import (
 type Lesson struct {
 	// Name is the command's argument and the page's name.
 	Name string
-	// Title is what the lesson teaches, in a few words.
-	Title string
+	// Title is what the lesson teaches, in a few words, and Chinese is the same for teachers
+	// in China, in the words of their field.
+	Title, Chinese string
 	// Shows describes the race in a sentence or two.
 	Shows string
 	// Servers are those that the lesson starts.
@@ -31,12 +32,12 @@ type Lesson struct {
 
 // The servers that lessons run on. All are private and real.
 const (
-	MySQL     = "MySQL"
-	Galera    = "Galera"
-	Etcd      = "etcd"
-	Redis     = "Redis"
-	Memcached = "memcached"
-	ZooKeeper = "ZooKeeper"
+	MySQL     = testbed.MySQL
+	Galera    = testbed.Galera
+	Etcd      = testbed.Etcd
+	Redis     = testbed.Redis
+	Memcached = testbed.Memcached
+	ZooKeeper = testbed.ZooKeeper
 )
 
 // Variant is the race with one way to sell.
@@ -52,35 +53,77 @@ type Variant struct {
 // ErrNotShown means that the broken code held, or that the cure did not.
 var ErrNotShown = errors.New("an audit did not have the expected result")
 
-// Run runs the lesson and writes its log to w. It returns ErrNotShown if all
+// Observer watches a lesson while it is played. Its methods are called one at a time.
+type Observer interface {
+	// Variant is called before a variant runs. It is the nth, counted from 0.
+	Variant(n int, v *Variant)
+	// Line is called with each step of the variant.
+	Line(line testbed.Line)
+	// Result is called after the audit.
+	Result(r Result)
+}
+
+// Result is that of a variant.
+type Result struct {
+	testbed.Audit
+	// Expected: the audit has failed if the variant is broken, and has passed otherwise.
+	Expected bool
+}
+
+// String says how the audit ended.
+func (r Result) String() string {
+	result, expected := "the invariants hold", "as expected"
+	if !r.OK {
+		result = "an invariant is broken"
+	}
+	if !r.Expected {
+		expected = "which was NOT expected"
+	}
+	return result + ", " + expected
+}
+
+// Play runs the lesson's variants before an observer. It returns ErrNotShown if all
 // variants ran but an audit did not have the expected result.
-func (l *Lesson) Run(ctx context.Context, bed *testbed.Testbed, w io.Writer) error {
-	fmt.Fprintf(w, "%s: %s\n%s\n", l.Name, l.Title, l.Shows)
+func (l *Lesson) Play(ctx context.Context, bed *testbed.Testbed, to Observer) error {
 	shown := true
 	for i, v := range l.Variants {
-		kind := "Cured"
-		if v.Breaks {
-			kind = "Broken"
-		}
-		fmt.Fprintf(w, "\n%d. %s: %s\n", i+1, kind, v.Title)
-		audit, err := bed.Run(ctx, func(line testbed.Line) { fmt.Fprintln(w, " ", line) }, v.Script)
+		to.Variant(i, &v)
+		audit, err := bed.Run(ctx, to.Line, v.Script)
 		if err != nil {
 			return fmt.Errorf("lesson %s, variant %d: %w", l.Name, i+1, err)
 		}
-		for _, text := range audit.Text {
-			fmt.Fprintf(w, "  audit    %s\n", text)
-		}
-		result, expected := "the invariants hold", "as expected"
-		if !audit.OK {
-			result = "an invariant is broken"
-		}
-		if audit.OK == v.Breaks {
-			shown, expected = false, "which was NOT expected"
-		}
-		fmt.Fprintf(w, "  %s, %s\n", result, expected)
+		expected := audit.OK != v.Breaks
+		to.Result(Result{audit, expected})
+		shown = shown && expected
 	}
 	if !shown {
 		return fmt.Errorf("lesson %s: %w", l.Name, ErrNotShown)
 	}
 	return nil
+}
+
+// Run plays the lesson and writes its log to w.
+func (l *Lesson) Run(ctx context.Context, bed *testbed.Testbed, w io.Writer) error {
+	fmt.Fprintf(w, "%s: %s\n%s\n", l.Name, l.Title, l.Shows)
+	return l.Play(ctx, bed, printer{w})
+}
+
+// printer writes a lesson's log.
+type printer struct{ w io.Writer }
+
+func (p printer) Variant(n int, v *Variant) {
+	kind := "Cured"
+	if v.Breaks {
+		kind = "Broken"
+	}
+	fmt.Fprintf(p.w, "\n%d. %s: %s\n", n+1, kind, v.Title)
+}
+
+func (p printer) Line(line testbed.Line) { fmt.Fprintln(p.w, " ", line) }
+
+func (p printer) Result(r Result) {
+	for _, text := range r.Text {
+		fmt.Fprintf(p.w, "  audit    %s\n", text)
+	}
+	fmt.Fprintf(p.w, "  %s\n", r)
 }

@@ -155,6 +155,9 @@ func TestRegistryIsComplete(t *testing.T) {
 			t.Errorf("%q: the name is not unique, or a field is missing: %+v", l.Name, l)
 		}
 		seen[l.Name] = true
+		if !regexp.MustCompile(`\p{Han}{3}`).MatchString(l.Chinese) {
+			t.Errorf("%s has no Chinese title: %q", l.Name, l.Chinese)
+		}
 		if !l.Variants[0].Breaks {
 			t.Errorf("%s does not begin with a broken variant", l.Name)
 		}

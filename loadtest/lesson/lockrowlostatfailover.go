@@ -18,6 +18,7 @@ import (
 var lockRowLostAtFailover = Lesson{
 	Name:    "lock-row-lost-at-failover",
 	Title:   "a granted lock is lost in a failover",
+	Chinese: "主从切换丢锁：已授予的锁在故障转移后消失",
 	Shows:   "Locks are rows on a primary with an asynchronous replica. The primary crashes before the replica has received the row.",
 	Servers: []string{MySQL},
 	Variants: []Variant{
@@ -25,11 +26,11 @@ var lockRowLostAtFailover = Lesson{
 			a, b := run.Shop(1).Buyers()
 			operator := run.Actor("operator")
 			locks := newPair(run, false)
-			operator.Do("(the replica lags behind the primary)", locks.lag)
-			a.Do("INSERT INTO lease on the primary: acquires the lock", locks.primary.take(a))
+			operator.To("", testbed.Fault).Do("(the replica lags behind the primary)", locks.lag)
+			a.To(MySQL, testbed.Lock).Do("INSERT INTO lease on the primary: acquires the lock", locks.primary.take(a))
 			a.Read()
-			operator.Do("(the primary crashes; the replica is promoted)", locks.failOver)
-			b.Do("INSERT INTO lease on the promoted replica: acquires the lock", locks.replica.take(b))
+			operator.To("", testbed.Fault).Do("(the primary crashes; the replica is promoted)", locks.failOver)
+			b.To(MySQL, testbed.Lock).Do("INSERT INTO lease on the promoted replica: acquires the lock", locks.replica.take(b))
 			b.Read()
 			a.Sell(1)
 			b.Sell(1)
@@ -39,8 +40,8 @@ var lockRowLostAtFailover = Lesson{
 			a, b := shop.Buyers()
 			operator := run.Actor("operator")
 			locks := newPair(run, true)
-			operator.Do("(the replica lags behind the primary)", locks.lag)
-			a.Do("INSERT INTO lease on the primary: no answer within a second", func(ctx context.Context) error {
+			operator.To("", testbed.Fault).Do("(the replica lags behind the primary)", locks.lag)
+			a.To(MySQL, testbed.Refuse).Do("INSERT INTO lease on the primary: no answer within a second", func(ctx context.Context) error {
 				ctx, cancel := context.WithTimeout(ctx, time.Second)
 				defer cancel()
 				if err := locks.primary.take(a)(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -48,10 +49,10 @@ var lockRowLostAtFailover = Lesson{
 				}
 				return nil
 			})
-			a.Log("has no lock and refuses the order")
+			a.To("", testbed.Refuse).Log("has no lock and refuses the order")
 			shop.Refuse(a.Name, 1, "no lock")
-			operator.Do("(the primary crashes; the replica is promoted)", locks.failOver)
-			b.Do("INSERT INTO lease on the promoted replica: acquires the lock", locks.replica.take(b))
+			operator.To("", testbed.Fault).Do("(the primary crashes; the replica is promoted)", locks.failOver)
+			b.To(MySQL, testbed.Lock).Do("INSERT INTO lease on the promoted replica: acquires the lock", locks.replica.take(b))
 			b.ReadAndSell()
 		}},
 	},

@@ -14,6 +14,7 @@ import (
 var locksOfEachNode = Lesson{
 	Name:    "locks-of-each-node",
 	Title:   "Galera replicates writes, but not locks",
+	Chinese: "Galera 只复制写入，不复制锁",
 	Shows:   "Two nodes of a Galera cluster accept writes. A lock on one node, by GET_LOCK or on a row, does not exist on the other.",
 	Servers: []string{Galera},
 	Variants: []Variant{
@@ -45,7 +46,7 @@ var locksOfEachNode = Lesson{
 			a, b := shop.BuyerAt(nodes[0], "A"), shop.BuyerAt(nodes[0], "B")
 			getLock(run, a, a.Conn)
 			a.Read()
-			b.Do("GET_LOCK: refused", func(ctx context.Context) error {
+			b.To(MySQL, testbed.Refuse).Do("GET_LOCK: refused", func(ctx context.Context) error {
 				var got int
 				err := b.Conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, 0)", run.Name).Scan(&got)
 				if err == nil && got != 0 {
@@ -54,7 +55,7 @@ var locksOfEachNode = Lesson{
 				return err
 			})
 			a.Sell(1)
-			a.Log("RELEASE_LOCK")
+			a.To(MySQL, testbed.Lock).Log("RELEASE_LOCK")
 			a.Exec("DO RELEASE_LOCK(?)", run.Name)
 			getLock(run, b, b.Conn)
 			b.ReadAndSell()
@@ -67,7 +68,7 @@ var locksOfEachNode = Lesson{
 			b.ReadForUpdate()
 			a.Sell(1)
 			a.Commit()
-			b.Do("writes the stock: Error 1213, the transaction is rolled back", func(ctx context.Context) error {
+			b.To(MySQL, testbed.Refuse).Do("writes the stock: Error 1213, the transaction is rolled back", func(ctx context.Context) error {
 				_, err := b.Conn.ExecContext(ctx, "UPDATE stock SET available = 0 WHERE sku = ?", []byte(testbed.SKU))
 				if err == nil {
 					_, err = b.Conn.ExecContext(ctx, "COMMIT")
@@ -99,7 +100,7 @@ func shopOfTwoNodes(run *testbed.Run) (shop *testbed.Shop, a, b *testbed.Buyer) 
 // takeLockRow locks the row, in a transaction and on a connection of its own.
 func takeLockRow(run *testbed.Run, node *sandbox.MySQL, b *testbed.Buyer) {
 	db := run.Open(node.DSN(run.Name))
-	b.Do("SELECT ... FROM sku_lock FOR UPDATE: locks the row", func(ctx context.Context) error {
+	b.To(MySQL, testbed.Lock).Do("SELECT ... FROM sku_lock FOR UPDATE: locks the row", func(ctx context.Context) error {
 		tx, err := db.SQL.BeginTx(context.WithoutCancel(ctx), nil) // it outlasts this step
 		if err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 var memcachedEviction = Lesson{
 	Name:    "memcached-eviction",
 	Title:   "a full cache evicts the lock",
+	Chinese: "缓存写满，锁被淘汰",
 	Shows:   "The lock is an item in the shop's cache and expires in a minute. The cache is full and evicts the items that were not used for longest.",
 	Servers: []string{MySQL, Memcached},
 	Variants: []Variant{
@@ -49,7 +50,7 @@ var memcachedEviction = Lesson{
 const fillItems = 30_000
 
 func fill(a *testbed.Actor, client *memcache.Client) {
-	a.Do(fmt.Sprintf("store %d items in the cache", fillItems), func(ctx context.Context) error {
+	a.To(Memcached, testbed.Write).Do(fmt.Sprintf("store %d items in the cache", fillItems), func(ctx context.Context) error {
 		for i := range fillItems {
 			if err := client.Set(&memcache.Item{Key: fmt.Sprintf("page:%07d", i), Value: []byte("x")}); err != nil {
 				return err

@@ -12,6 +12,7 @@ import (
 var memcachedGetThenDelete = Lesson{
 	Name:    "memcached-get-then-delete",
 	Title:   "compare and delete are two steps",
+	Chinese: "先比较后删除是两步：误删他人的锁",
 	Shows:   "A checks that it still owns the lock, and deletes it. Between the two steps the lock expires and B acquires it.",
 	Servers: []string{MySQL, Memcached},
 	Variants: []Variant{
@@ -20,7 +21,7 @@ var memcachedGetThenDelete = Lesson{
 			a, b := shop.Buyers()
 			c := shop.Buyer("C")
 			sellUntilExpiry(run, client, a, b)
-			a.Do("releases the lock: delete", func(context.Context) error { return client.Delete(lockKey) })
+			a.To(Memcached, testbed.Lock).Do("releases the lock: delete", func(context.Context) error { return client.Delete(lockKey) })
 			mustAdd(run, client, c, "add: acquires the lock", longExpiry)
 			c.Read()
 			b.Sell(1)
@@ -34,7 +35,7 @@ var memcachedGetThenDelete = Lesson{
 			if err := expire(client, seen); !errors.Is(err, memcache.ErrCASConflict) {
 				run.Fail("A's cas was not refused: %v", err)
 			}
-			a.Log("releases the lock: cas: the item has changed, nothing removed")
+			a.To(Memcached, testbed.Refuse).Log("releases the lock: cas: the item has changed, nothing removed")
 			mustNotAdd(run, client, c)
 			b.Sell(1)
 			release(run, client, b)
@@ -62,9 +63,9 @@ func sellUntilExpiry(run *testbed.Run, client *memcache.Client, a, b *testbed.Bu
 	if string(seen.Value) != a.Name {
 		run.Fail("the lock is %q's", seen.Value)
 	}
-	a.Log("get: it owns the lock")
+	a.To(Memcached, testbed.Lock).Log("get: it owns the lock")
 	run.Until("A's lock has expired", func(context.Context) (bool, error) { return add(run, client, b, longExpiry), nil })
-	b.Log("add: acquires the lock, since A's has expired")
+	b.To(Memcached, testbed.Lock).Log("add: acquires the lock, since A's has expired")
 	b.Read()
 	return seen
 }
@@ -84,7 +85,7 @@ func mustAdd(run *testbed.Run, client *memcache.Client, b *testbed.Buyer, what s
 	if !add(run, client, b, seconds) {
 		run.Fail("%s: the lock is held", b.Name)
 	}
-	b.Log("%s", what)
+	b.To(Memcached, testbed.Lock).Log("%s", what)
 }
 
 // mustNotAdd requests the lock, which must be held.
@@ -92,14 +93,14 @@ func mustNotAdd(run *testbed.Run, client *memcache.Client, b *testbed.Buyer) {
 	if add(run, client, b, longExpiry) {
 		run.Fail("%s: the lock is free", b.Name)
 	}
-	b.Log("add: not stored, must wait")
+	b.To(Memcached, testbed.Refuse).Log("add: not stored, must wait")
 }
 
 // release releases the lock of a buyer that owns it.
 func release(run *testbed.Run, client *memcache.Client, b *testbed.Buyer) {
 	own, err := client.Get(lockKey)
 	run.Check(err)
-	b.Do("releases the lock: get, compare, cas", func(context.Context) error { return expire(client, own) })
+	b.To(Memcached, testbed.Lock).Do("releases the lock: get, compare, cas", func(context.Context) error { return expire(client, own) })
 }
 
 // expire replaces the item that was read, and no later one, by one that has expired.

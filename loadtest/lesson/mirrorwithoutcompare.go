@@ -17,6 +17,7 @@ import (
 var mirrorWithoutCompare = Lesson{
 	Name:    "mirror-without-compare",
 	Title:   "two stores, written one after the other",
+	Chinese: "库存双写不一致：先写 MySQL 再写 etcd 的竞态",
 	Shows:   "After each COMMIT, a replica copies the stock from MySQL to etcd. The older copy arrives last and stays.",
 	Servers: []string{MySQL, Etcd},
 	Variants: []Variant{
@@ -50,7 +51,7 @@ func mirrorKey(run *testbed.Run) string { return run.Name + "/mirror" }
 // readMySQL reads the stock that is to be copied.
 func (m *mirrorer) readMySQL() {
 	m.copied = m.shop.Available()
-	m.Log("reads MySQL: %s", testbed.Units(m.copied))
+	m.To(MySQL, testbed.Read).Log("reads MySQL: %s", testbed.Units(m.copied))
 }
 
 func (m *mirrorer) tryPut(ctx context.Context) error {
@@ -58,7 +59,9 @@ func (m *mirrorer) tryPut(ctx context.Context) error {
 	return err
 }
 
-func (m *mirrorer) put() { m.Do(fmt.Sprintf("puts %d into etcd", m.copied), m.tryPut) }
+func (m *mirrorer) put() {
+	m.To(Etcd, testbed.Write).Do(fmt.Sprintf("puts %d into etcd", m.copied), m.tryPut)
+}
 
 // reportMirror adds a comparison of the two stores to the audit.
 func (m *mirrorer) reportMirror() {
@@ -105,25 +108,25 @@ func mirrorUnderLock(run *testbed.Run) {
 		}
 	}
 	const write, read = "FOR UPDATE", "LOCK IN SHARE MODE"
-	a.Do("locks both stores for writing", locks(lockA, write))
+	a.To(MySQL, testbed.Lock).Do("locks both stores for writing", locks(lockA, write))
 	a.SellConditionally()
 	a.readMySQL()
-	writing := lockB.Start("requests the lock for writing and waits", locks(lockB, write))
+	writing := lockB.To(MySQL, testbed.Lock).Start("requests the lock for writing and waits", locks(lockB, write))
 	lockB.AwaitRowLock(writing)
-	reading := reader.Start("requests the lock for reading and waits too", locks(reader, read))
+	reading := reader.To(MySQL, testbed.Lock).Start("requests the lock for reading and waits too", locks(reader, read))
 	reader.AwaitRowLock(reading)
 	a.put()
-	a.Log("releases the lock")
+	a.To(MySQL, testbed.Lock).Log("releases the lock")
 	lockA.Exec("COMMIT")
 	writing.Finish()
-	b.Log("acquires the lock")
+	b.To(MySQL, testbed.Lock).Log("acquires the lock")
 	b.SellConditionally()
 	b.readMySQL()
 	b.put()
-	b.Log("releases the lock")
+	b.To(MySQL, testbed.Lock).Log("releases the lock")
 	lockB.Exec("COMMIT")
 	reading.Finish()
-	reader.Log("acquires the lock: the stores agree")
+	reader.To(MySQL, testbed.Lock).Log("acquires the lock: the stores agree")
 	a.reportMirror()
 	reader.Exec("COMMIT")
 }
@@ -154,11 +157,11 @@ func mirrorInTransactionHangs(run *testbed.Run) {
 	_, err := a.client.Get(run.Context(), mirrorKey(run)) // connects the client
 	run.Check(err)
 	etcd := run.Etcd()
-	operator.Do("(etcd hangs: SIGSTOP)", func(context.Context) error { return run.Pause(etcd.Process) })
+	operator.To("", testbed.Fault).Do("(etcd hangs: SIGSTOP)", func(context.Context) error { return run.Pause(etcd.Process) })
 	a.Begin()
 	a.copied = a.ReadForUpdate() - 1
 	a.Sell(1)
-	putting := a.Start(fmt.Sprintf("puts %d into etcd and waits", a.copied), func(ctx context.Context) error {
+	putting := a.To(Etcd, testbed.Write).Start(fmt.Sprintf("puts %d into etcd and waits", a.copied), func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, putDeadline)
 		defer cancel()
 		return a.tryPut(ctx)
@@ -169,16 +172,16 @@ func mirrorInTransactionHangs(run *testbed.Run) {
 	if err := waiting.Wait(); !stock.IsRetryable(err) {
 		run.Fail("B: the read did not time out: %v", err)
 	}
-	b.Log("lock wait timeout: refuses the order")
+	b.To(MySQL, testbed.Refuse).Log("lock wait timeout: refuses the order")
 	shop.Refuse(b.Name, 1, "busy")
 	b.Rollback()
 	if err := putting.Wait(); !errors.Is(err, context.DeadlineExceeded) {
 		run.Fail("A: the put did not time out: %v", err)
 	}
-	a.Log("no answer in %s: etcd may still apply the put. Refuses the order", putDeadline)
+	a.To(Etcd, testbed.Refuse).Log("no answer in %s: etcd may still apply the put. Refuses the order", putDeadline)
 	shop.Refuse(a.Name, 1, "no answer from etcd")
 	a.Rollback()
-	operator.Do("(etcd resumes)", func(context.Context) error { return etcd.Signal(sandbox.SIGCONT) })
+	operator.To("", testbed.Fault).Do("(etcd resumes)", func(context.Context) error { return etcd.Signal(sandbox.SIGCONT) })
 }
 
 func mirrorByRevision(run *testbed.Run) {
@@ -206,10 +209,10 @@ func (m *mirrorer) readBoth() {
 	m.run.Check(err)
 	if len(answer.Kvs) == 0 {
 		m.revision = 0
-		m.Log("reads the key's revision: 0, there is no key")
+		m.To(Etcd, testbed.Read).Log("reads the key's revision: 0, there is no key")
 	} else {
 		m.revision = answer.Kvs[0].ModRevision
-		m.Log("reads the key's revision: r%d", answer.Kvs[0].Version)
+		m.To(Etcd, testbed.Read).Log("reads the key's revision: r%d", answer.Kvs[0].Version)
 	}
 	m.readMySQL()
 }
@@ -223,10 +226,10 @@ func (m *mirrorer) putIfUnchanged() (retries int) {
 			Then(clientv3.OpPut(mirrorKey(m.run), strconv.FormatInt(m.copied, 10))).Commit()
 		m.run.Check(err)
 		if answer.Succeeded {
-			m.Log("puts %d into etcd if the revision is unchanged: done", m.copied)
+			m.To(Etcd, testbed.Write).Log("puts %d into etcd if the revision is unchanged: done", m.copied)
 			return retries
 		}
-		m.Log("puts %d into etcd if the revision is unchanged: refused", m.copied)
+		m.To(Etcd, testbed.Refuse).Log("puts %d into etcd if the revision is unchanged: refused", m.copied)
 		retries++
 		m.readBoth()
 	}

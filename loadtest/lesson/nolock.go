@@ -5,6 +5,7 @@ import "flashsale/loadtest/lesson/testbed"
 var noLock = Lesson{
 	Name:    "no-lock",
 	Title:   "two buyers read the same stock",
+	Chinese: "不加锁：两个请求读到同一份库存，于是超卖",
 	Shows:   "One unit is left. Two requests read the stock, both see one unit, and both sell it.",
 	Servers: []string{MySQL},
 	Variants: []Variant{

@@ -8,6 +8,7 @@ import (
 var oneProcessLock = Lesson{
 	Name:    "one-process-lock",
 	Title:   "a mutex protects one process only",
+	Chinese: "进程内互斥锁只能保护一个进程，多副本需要分布式锁",
 	Shows:   "Two replicas, each a process, each with a mutex around read and write. Neither mutex excludes the other replica.",
 	Servers: []string{MySQL, Etcd},
 	Variants: []Variant{

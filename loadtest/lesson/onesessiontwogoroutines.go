@@ -13,6 +13,7 @@ import (
 var oneSessionTwoGoroutines = Lesson{
 	Name:    "one-session-two-goroutines",
 	Title:   "etcd's mutex belongs to a session",
+	Chinese: "etcd 的互斥锁属于会话：两个 goroutine 同时持有",
 	Shows:   "concurrency.Mutex derives its key from the session's lease. Two goroutines with one session create the same key, and both hold the lock.",
 	Servers: []string{MySQL, Etcd},
 	Variants: []Variant{
@@ -20,9 +21,9 @@ var oneSessionTwoGoroutines = Lesson{
 			shop, client := run.Shop(1), run.EtcdClient()
 			a, b := shop.Buyers()
 			session := newSession(run, client)
-			a.Do("mutex.Lock: acquires the lock", concurrency.NewMutex(session, run.Name).Lock)
+			a.To(Etcd, testbed.Lock).Do("mutex.Lock: acquires the lock", concurrency.NewMutex(session, run.Name).Lock)
 			a.Read()
-			b.Do("mutex.Lock with the same session: acquires the lock", concurrency.NewMutex(session, run.Name).Lock)
+			b.To(Etcd, testbed.Lock).Do("mutex.Lock with the same session: acquires the lock", concurrency.NewMutex(session, run.Name).Lock)
 			b.Read()
 			a.Sell(1)
 			b.Sell(1)
@@ -31,18 +32,18 @@ var oneSessionTwoGoroutines = Lesson{
 			shop, client := run.Shop(1), run.EtcdClient()
 			a, b := shop.Buyers()
 			mutex := concurrency.NewMutex(newSession(run, client), run.Name)
-			a.Do("mutex.Lock: acquires the lock", mutex.Lock)
+			a.To(Etcd, testbed.Lock).Do("mutex.Lock: acquires the lock", mutex.Lock)
 			a.Read()
-			waiting := b.Start("mutex.Lock with another session: waits", concurrency.NewMutex(newSession(run, client), run.Name).Lock)
+			waiting := b.To(Etcd, testbed.Lock).Start("mutex.Lock with another session: waits", concurrency.NewMutex(newSession(run, client), run.Name).Lock)
 			run.Until("B is in the queue", func(ctx context.Context) (bool, error) {
 				answer, err := client.Get(ctx, run.Name+"/", clientv3.WithPrefix(), clientv3.WithCountOnly())
 				return err == nil && answer.Count == 2, err
 			})
 			waiting.MustBlock()
 			a.Sell(1)
-			a.Do("releases the lock", mutex.Unlock)
+			a.To(Etcd, testbed.Lock).Do("releases the lock", mutex.Unlock)
 			waiting.Finish()
-			b.Log("acquires the lock")
+			b.To(Etcd, testbed.Lock).Log("acquires the lock")
 			b.ReadAndSell()
 		}},
 		{Title: "one lease for the process, but a key for each grant", Script: func(run *testbed.Run) {
@@ -50,7 +51,7 @@ var oneSessionTwoGoroutines = Lesson{
 			a, b := shop.Buyers()
 			locker, err := etcdlock.New(etcdlock.Config{Client: client, Prefix: run.Name, TTL: leaseTime})
 			run.Check(err)
-			mutex := newMutexOn(run, locker)
+			mutex := newMutexOn(run, Etcd, locker)
 			held := mutex.lock(a)
 			a.Read()
 			waiting := mutex.startLock(b, held)

@@ -8,6 +8,7 @@ import (
 var pausedHolder = Lesson{
 	Name:    "paused-holder",
 	Title:   "a holder that is paused for longer than its lease",
+	Chinese: "持有者停顿超过租约：防护令牌，以及为什么只在写入时比较还不够",
 	Shows:   "A replica is paused (SIGSTOP) between read and write. Its lease ends, another replica acquires the lock, and the first one resumes.",
 	Servers: []string{MySQL, Etcd},
 	Variants: []Variant{

@@ -5,6 +5,7 @@ import "flashsale/loadtest/lesson/testbed"
 var readUncommitted = Lesson{
 	Name:    "read-uncommitted",
 	Title:   "uncommitted data may be rolled back",
+	Chinese: "脏读：读到的库存可能被回滚",
 	Shows:   "READ UNCOMMITTED returns what another transaction has written so far. That transaction rolls back, after a decision was based on it.",
 	Servers: []string{MySQL},
 	Variants: []Variant{
@@ -44,7 +45,7 @@ func startCancel(b *testbed.Buyer) {
 	b.Begin()
 	b.Exec("UPDATE stock SET available = available + 1, seq = seq + 1 WHERE sku = ?", []byte(testbed.SKU))
 	b.Exec("UPDATE orders SET status = 'cancelled' WHERE customer = ?", []byte(b.Name))
-	b.Log("cancels its order: 1 unit is returned (not committed)")
+	b.To(MySQL, testbed.Write).Log("cancels its order: 1 unit is returned (not committed)")
 }
 
 // sellBeforeRollback has B decide on what A has not committed.

@@ -15,6 +15,7 @@ import (
 var redisDelWithoutOwner = Lesson{
 	Name:    "redis-del-without-owner",
 	Title:   "DEL removes any owner's lock",
+	Chinese: "Redis 分布式锁：DEL 误删他人的锁",
 	Shows:   "A's lock expires before A releases it. A's DEL removes B's lock, and C acquires it while B still works.",
 	Servers: []string{MySQL, Redis},
 	Variants: []Variant{
@@ -26,7 +27,7 @@ var redisDelWithoutOwner = Lesson{
 			if deleted != 1 {
 				run.Fail("B's lock is gone")
 			}
-			a.Log("releases the lock: DEL: 1 key removed")
+			a.To(Redis, testbed.Lock).Log("releases the lock: DEL: 1 key removed")
 			mustSetNX(run, client, c, redisTTL)
 			c.Read()
 			b.Sell(1)
@@ -40,14 +41,14 @@ var redisDelWithoutOwner = Lesson{
 			if deleted != 0 {
 				run.Fail("the script deleted another owner's lock")
 			}
-			a.Log("releases the lock by the script: not the owner, nothing removed")
+			a.To(Redis, testbed.Refuse).Log("releases the lock by the script: not the owner, nothing removed")
 			if setNX(run, client, c, redisTTL) {
 				run.Fail("C: the lock is free")
 			}
-			c.Log("SET NX PX 60000: refused, must wait")
+			c.To(Redis, testbed.Refuse).Log("SET NX PX 60000: refused, must wait")
 			b.Sell(1)
 			run.Check(deleteOwn.Run(run.Context(), client, []string{run.Name}, b.Name).Err())
-			b.Log("releases the lock by the script: 1 key removed")
+			b.To(Redis, testbed.Lock).Log("releases the lock by the script: 1 key removed")
 			mustSetNX(run, client, c, redisTTL)
 			c.ReadAndSell()
 		}},
@@ -58,7 +59,7 @@ var redisDelWithoutOwner = Lesson{
 			mutexA, mutexB, mutexC := newRedisMutex(run), newRedisMutex(run), newRedisMutex(run)
 			held := mutexA.lock(a)
 			a.ReadAndSell()
-			run.Actor("operator").Do("removes A's key, as if it had expired", func(ctx context.Context) error {
+			run.Actor("operator").To(Redis, testbed.Fault).Do("removes A's key, as if it had expired", func(ctx context.Context) error {
 				return run.RedisClient().Del(ctx, run.Name+"/"+testbed.SKU).Err()
 			})
 			heldByB := mutexB.lock(b)
@@ -66,7 +67,7 @@ var redisDelWithoutOwner = Lesson{
 			if err := held.Unlock(run.Context()); !errors.Is(err, lock.ErrLost) {
 				run.Fail("A: Unlock did not report the loss: %v", err)
 			}
-			a.Log("releases the lock: it was lost, nothing removed")
+			a.To(Redis, testbed.Refuse).Log("releases the lock: it was lost, nothing removed")
 			mutexC.refuse(c)
 			b.Sell(1)
 			heldByB.unlock()
@@ -82,7 +83,7 @@ func newRedisMutex(run *testbed.Run) *mutex {
 	locker, err := redislock.New(redislock.Config{Clients: []*redis.Client{client}, Prefix: run.Name + "/", TTL: redisTTL})
 	run.Check(err)
 	run.Cleanup(client.Close) // runs after the locker is closed
-	return newMutexOn(run, locker)
+	return newMutexOn(run, Redis, locker)
 }
 
 const (
@@ -105,7 +106,7 @@ func sellUntilRedisExpiry(run *testbed.Run, client *redis.Client) (a, b, c *test
 	a.ReadAndSell()
 	a.Log("is busy until its lock has expired")
 	run.Until("A's lock has expired", func(context.Context) (bool, error) { return setNX(run, client, b, redisTTL), nil })
-	b.Log("SET NX PX 60000: acquires the lock")
+	b.To(Redis, testbed.Lock).Log("SET NX PX 60000: acquires the lock")
 	b.Read()
 	return a, b, c
 }
@@ -125,5 +126,5 @@ func mustSetNX(run *testbed.Run, client *redis.Client, b *testbed.Buyer, ttl tim
 	if !setNX(run, client, b, ttl) {
 		run.Fail("%s: the lock is held", b.Name)
 	}
-	b.Log("SET NX PX %d: acquires the lock", ttl.Milliseconds())
+	b.To(Redis, testbed.Lock).Log("SET NX PX %d: acquires the lock", ttl.Milliseconds())
 }

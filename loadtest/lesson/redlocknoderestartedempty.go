@@ -15,6 +15,7 @@ import (
 var redlockNodeRestartedEmpty = Lesson{
 	Name:    "redlock-node-restarted-empty",
 	Title:   "a majority that forgets",
+	Chinese: "Redlock：节点重启后丢失数据，多数派忘记了锁",
 	Shows:   "Redlock needs a majority of 5 nodes. One of A's three nodes restarts without its data, so that B finds three free nodes.",
 	Servers: []string{MySQL, Redis},
 	Variants: []Variant{
@@ -22,7 +23,7 @@ var redlockNodeRestartedEmpty = Lesson{
 			a, b := run.Shop(1).Buyers()
 			nodes := newRedlock(run, sandbox.RedisConfig{})
 			nodes.grantThreeAndRestartOne(a)
-			b.Do("Redlock: nodes 3, 4 and 5 of 5 grant the lock", nodes.mutex().TryLockContext)
+			b.To(Redis, testbed.Lock).Do("Redlock: nodes 3, 4 and 5 of 5 grant the lock", nodes.mutex().TryLockContext)
 			b.Read()
 			a.Sell(1)
 			b.Sell(1)
@@ -35,13 +36,13 @@ var redlockNodeRestartedEmpty = Lesson{
 			if err := mutex.TryLockContext(run.Context()); err == nil {
 				run.Fail("B acquired the lock too")
 			}
-			b.Log("Redlock: nodes 1, 2 and 3 of 5 refuse: must wait")
+			b.To(Redis, testbed.Refuse).Log("Redlock: nodes 1, 2 and 3 of 5 refuse: must wait")
 			a.Sell(1)
-			a.Do("releases the lock", func(ctx context.Context) error {
+			a.To(Redis, testbed.Lock).Do("releases the lock", func(ctx context.Context) error {
 				_, err := held.UnlockContext(ctx)
 				return err
 			})
-			b.Do("Redlock: acquires the lock", mutex.TryLockContext)
+			b.To(Redis, testbed.Lock).Do("Redlock: acquires the lock", mutex.TryLockContext)
 			b.ReadAndSell()
 		}},
 	},
@@ -73,12 +74,12 @@ func (r *redlock) mutex() *redsync.Mutex {
 func (r *redlock) grantThreeAndRestartOne(a *testbed.Buyer) *redsync.Mutex {
 	operator := r.run.Actor("operator")
 	down := r.nodes[3:]
-	operator.Log("(nodes 4 and 5 are down)")
+	operator.To("", testbed.Fault).Log("(nodes 4 and 5 are down)")
 	for _, node := range down {
 		node.Kill()
 	}
 	mutex := r.mutex()
-	a.Do("Redlock: nodes 1, 2 and 3 of 5 grant the lock", mutex.TryLockContext)
+	a.To(Redis, testbed.Lock).Do("Redlock: nodes 1, 2 and 3 of 5 grant the lock", mutex.TryLockContext)
 	a.Read()
 	restart := func(nodes ...*sandbox.Redis) func(context.Context) error {
 		return func(ctx context.Context) error {
@@ -91,7 +92,7 @@ func (r *redlock) grantThreeAndRestartOne(a *testbed.Buyer) *redsync.Mutex {
 			return nil
 		}
 	}
-	operator.Do("(nodes 4 and 5 are back)", restart(down...))
-	operator.Do("(node 3 crashes and restarts)", restart(r.nodes[2]))
+	operator.To("", testbed.Fault).Do("(nodes 4 and 5 are back)", restart(down...))
+	operator.To("", testbed.Fault).Do("(node 3 crashes and restarts)", restart(r.nodes[2]))
 	return mutex
 }

@@ -14,6 +14,7 @@ import (
 var renewalIgnored = Lesson{
 	Name:    "renewal-ignored",
 	Title:   "a loop that checks the channel instead of the answer",
+	Chinese: "租约已失效，续租循环却没有检查结果",
 	Shows:   "KeepAlive closes its channel when the lease is lost. A popular example checks whether the channel variable is nil, which it never is.",
 	Servers: []string{MySQL, Etcd},
 	Variants: []Variant{
@@ -61,7 +62,7 @@ func loseLease(run *testbed.Run, isLost func(*renewal, *clientv3.LeaseKeepAliveR
 	client, other := run.EtcdClient(), run.EtcdClient()
 
 	lease := putWithLease(run, client, 5)
-	a.Log("acquires the lock with a lease of 5 s, and renews it")
+	a.To(Etcd, testbed.Lock).Log("acquires the lock with a lease of 5 s, and renews it")
 	r := &renewal{lost: make(chan struct{})}
 	renewing, stop := context.WithCancel(run.Context())
 	var err error
@@ -74,15 +75,15 @@ func loseLease(run *testbed.Run, isLost func(*renewal, *clientv3.LeaseKeepAliveR
 
 	_, err = other.Revoke(run.Context(), lease)
 	run.Check(err)
-	operator.Log("revokes A's lease")
+	operator.To(Etcd, testbed.Fault).Log("revokes A's lease")
 	putWithLease(run, other, 30)
-	b.Log("acquires the lock")
+	b.To(Etcd, testbed.Lock).Log("acquires the lock")
 	b.ReadAndSell()
 
 	for r.renewals.Load() < manyRenewals {
 		select {
 		case <-r.lost:
-			a.Log("its loop reports that the lease is lost. Refuses the order")
+			a.To("", testbed.Refuse).Log("its loop reports that the lease is lost. Refuses the order")
 			shop.Refuse(a.Name, 1, "lock lost")
 			return
 		default:

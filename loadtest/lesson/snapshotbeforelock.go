@@ -5,6 +5,7 @@ import "flashsale/loadtest/lesson/testbed"
 var snapshotBeforeLock = Lesson{
 	Name:    "snapshot-before-lock",
 	Title:   "a snapshot that is older than the lock",
+	Chinese: "先建快照后加锁：可重复读看到的是旧库存",
 	Shows:   "Under REPEATABLE READ a transaction reads the state at its first read. Here that is before the lock was acquired.",
 	Servers: []string{MySQL},
 	Variants: []Variant{
@@ -46,7 +47,7 @@ func buyersWith(run *testbed.Run, isolation string) (a, b *testbed.Buyer) {
 func readName(run *testbed.Run, b *testbed.Buyer) {
 	var name string
 	run.Check(b.Conn.QueryRowContext(run.Context(), "SELECT name FROM stock WHERE sku = ?", []byte(testbed.SKU)).Scan(&name))
-	b.Log("reads the SKU's name: %q", name)
+	b.To(MySQL, testbed.Read).Log("reads the SKU's name: %q", name)
 }
 
 // lockInTransaction has B begin and read before it waits for A's lock.

@@ -11,6 +11,7 @@ import (
 var thunderingHerd = Lesson{
 	Name:    "thundering-herd",
 	Title:   "all waiters wake up, one gets the lock",
+	Chinese: "惊群效应：所有等待者被唤醒，只有一个拿到锁",
 	Shows:   "50 clients wait for a lock in ZooKeeper. How many requests does a release cause if all watch the holder, or if each watches its predecessor?",
 	Servers: []string{ZooKeeper},
 	Variants: []Variant{
@@ -23,7 +24,7 @@ var thunderingHerd = Lesson{
 func releaseWith(run *testbed.Run, way herd.Way) {
 	server := run.ZooKeeper()
 	var requests int
-	run.Actor("clients").Do(fmt.Sprintf("%d wait; the lock is released and granted %d times", herd.Waiters, herd.Releases),
+	run.Actor("clients").To(ZooKeeper, testbed.Lock).Do(fmt.Sprintf("%d wait; the lock is released and granted %d times", herd.Waiters, herd.Releases),
 		func(ctx context.Context) (err error) {
 			requests, err = herd.Measure(ctx, server, way)
 			return err

@@ -5,6 +5,7 @@ import "flashsale/loadtest/lesson/testbed"
 var unlockBeforeCommit = Lesson{
 	Name:    "unlock-before-commit",
 	Title:   "the lock must be held until after COMMIT",
+	Chinese: "先释放锁后提交事务：锁必须持有到 COMMIT 之后",
 	Shows:   "The function releases the lock when it returns. Its caller commits the transaction a moment later.",
 	Servers: []string{MySQL},
 	Variants: []Variant{

@@ -11,8 +11,48 @@ type Line struct {
 	At    time.Duration // since the run's first line
 	Lane  int           // the actor's column, counted from 0
 	Actor string
+	Role  Role
 	Text  string
+	// Server is what the step is about, "" if it is about none.
+	Server string
+	Kind   Kind
 }
+
+// Role says what an actor is.
+type Role string
+
+// The roles.
+const (
+	IsBuyer   Role = "buyer"
+	IsReplica Role = "replica"
+	IsOther   Role = "other" // an operator, for example
+)
+
+// Kind says what a step does, for those who draw it.
+type Kind string
+
+// The kinds of steps.
+const (
+	Note   Kind = "note"
+	Read   Kind = "read"
+	Write  Kind = "write"
+	Commit Kind = "commit" // or rolls back
+	Lock   Kind = "lock"   // asks for a lock, gets it or releases it
+	Refuse Kind = "refuse" // a server refuses something, or the actor refuses an order
+	Fault  Kind = "fault"
+)
+
+// The servers that steps are about.
+const (
+	MySQL     = "MySQL"
+	Galera    = "Galera"
+	Etcd      = "etcd"
+	Redis     = "Redis"
+	Memcached = "memcached"
+	ZooKeeper = "ZooKeeper"
+	// Mutex is no server: it excludes the goroutines of one process.
+	Mutex = "mutex"
+)
 
 // laneWidth indents each actor's steps, so that three columns fit on a page.
 const laneWidth = 12
@@ -27,12 +67,31 @@ type Actor struct {
 	Name string
 	run  *Run
 	lane int
+	role Role
+
+	// These are of the steps that are logged through this value, see To.
+	server string
+	kind   Kind
 }
 
 // Actor adds an actor, in the next column.
 func (r *Run) Actor(name string) *Actor {
-	a := &Actor{Name: name, run: r, lane: len(r.actors)}
+	a := &Actor{Name: name, run: r, lane: len(r.actors), role: IsOther, kind: Note}
 	r.actors = append(r.actors, a)
+	return a
+}
+
+// To returns the actor for a step that concerns a server: a.To(Etcd, Lock).Log("...").
+// server is "" if the step concerns none.
+func (a *Actor) To(server string, kind Kind) *Actor {
+	with := *a
+	with.server, with.kind = server, kind
+	return &with
+}
+
+// as sets the actor's role.
+func (a *Actor) as(role Role) *Actor {
+	a.role = role
 	return a
 }
 
@@ -44,7 +103,7 @@ func (a *Actor) Log(format string, args ...any) {
 		r.began = now // the start of the servers does not count
 	}
 	if r.log != nil {
-		r.log(Line{At: now.Sub(r.began), Lane: a.lane, Actor: a.Name, Text: fmt.Sprintf(format, args...)})
+		r.log(Line{At: now.Sub(r.began), Lane: a.lane, Actor: a.Name, Role: a.role, Text: fmt.Sprintf(format, args...), Server: a.server, Kind: a.kind})
 	}
 }
 

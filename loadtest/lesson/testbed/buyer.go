@@ -28,14 +28,14 @@ type Buyer struct {
 }
 
 // Buyer adds a buyer.
-func (s *Shop) Buyer(name string) *Buyer { return s.On(s.run.Actor(name)) }
+func (s *Shop) Buyer(name string) *Buyer { return s.On(s.run.Actor(name).as(IsBuyer)) }
 
 // On gives an actor a connection.
 func (s *Shop) On(a *Actor) *Buyer { return s.connect(a, s.DB) }
 
 // BuyerAt adds a buyer that is connected to another server of the same database.
 func (s *Shop) BuyerAt(server *sandbox.MySQL, name string) *Buyer {
-	return s.connect(s.run.Actor(name), s.run.Open(server.DSN(s.run.Name)))
+	return s.connect(s.run.Actor(name).as(IsBuyer), s.run.Open(server.DSN(s.run.Name)))
 }
 
 func (s *Shop) connect(a *Actor, db *stock.DB) *Buyer {
@@ -71,13 +71,13 @@ func (b *Buyer) Exec(query string, args ...any) (changed int64) {
 func (b *Buyer) Isolation(level string) { b.Exec("SET SESSION TRANSACTION ISOLATION LEVEL " + level) }
 
 // Begin begins a transaction.
-func (b *Buyer) Begin() { b.logExec("BEGIN") }
+func (b *Buyer) Begin() { b.logExec(Note, "BEGIN") }
 
 // Commit commits it.
-func (b *Buyer) Commit() { b.logExec("COMMIT") }
+func (b *Buyer) Commit() { b.logExec(Commit, "COMMIT") }
 
 // Rollback rolls it back.
-func (b *Buyer) Rollback() { b.logExec("ROLLBACK") }
+func (b *Buyer) Rollback() { b.logExec(Commit, "ROLLBACK") }
 
 // End commits the transaction if the order was accepted, and rolls it back otherwise.
 func (b *Buyer) End(accepted bool) {
@@ -88,8 +88,8 @@ func (b *Buyer) End(accepted bool) {
 	}
 }
 
-func (b *Buyer) logExec(statement string) {
-	b.Log("%s", statement)
+func (b *Buyer) logExec(kind Kind, statement string) {
+	b.To(MySQL, kind).Log("%s", statement)
 	b.Exec(statement)
 }
 
@@ -102,21 +102,21 @@ const (
 // Read reads the stock row. The buyer's next write relies on what it read last.
 func (b *Buyer) Read() int64 {
 	b.run.Check(b.read(b.run.ctx, plainRead))
-	b.Log("reads the stock: %s", Units(b.available))
+	b.To(MySQL, Read).Log("reads the stock: %s", Units(b.available))
 	return b.available
 }
 
 // ReadForUpdate reads and locks the stock row, which is not locked.
 func (b *Buyer) ReadForUpdate() int64 {
 	b.run.Check(b.read(b.run.ctx, lockingRead))
-	b.Log("reads the stock FOR UPDATE: %s", Units(b.available))
+	b.To(MySQL, Read).Log("reads the stock FOR UPDATE: %s", Units(b.available))
 	return b.available
 }
 
 // StartReadForUpdate reads the stock row FOR UPDATE while another transaction has
 // it locked, and returns once the statement waits.
 func (b *Buyer) StartReadForUpdate() *Step {
-	step := b.Start("reads the stock FOR UPDATE and waits", func(ctx context.Context) error { return b.read(ctx, lockingRead) })
+	step := b.To(MySQL, Read).Start("reads the stock FOR UPDATE and waits", func(ctx context.Context) error { return b.read(ctx, lockingRead) })
 	b.AwaitRowLock(step)
 	return step
 }
@@ -124,7 +124,7 @@ func (b *Buyer) StartReadForUpdate() *Step {
 // FinishRead waits for the end of a read that had to wait, and logs its result.
 func (b *Buyer) FinishRead(step *Step) int64 {
 	step.Finish()
-	b.Log("now reads the stock: %s", Units(b.available))
+	b.To(MySQL, Read).Log("now reads the stock: %s", Units(b.available))
 	return b.available
 }
 
@@ -153,7 +153,7 @@ func (b *Buyer) ReadAndSell() bool {
 // subtraction: the usual code. It reports whether the order was accepted.
 func (b *Buyer) Sell(n int64) bool {
 	if b.available < n {
-		b.Log("refuses the order: %s requested, %d left", Units(n), b.available)
+		b.To("", Refuse).Log("refuses the order: %s requested, %d left", Units(n), b.available)
 		b.shop.refuseAt(b.Name, n, "sold out", b.seq)
 		return false
 	}
@@ -165,7 +165,7 @@ func (b *Buyer) Sell(n int64) bool {
 // StartSell writes an order while another transaction has the row locked, and
 // returns once the statement waits.
 func (b *Buyer) StartSell(n int64) *Step {
-	step := b.Start(fmt.Sprintf("writes the stock: %d, and waits for the row", b.available-n),
+	step := b.To(MySQL, Write).Start(fmt.Sprintf("writes the stock: %d, and waits for the row", b.available-n),
 		func(ctx context.Context) error { return b.sell(ctx, n) })
 	b.AwaitRowLock(step)
 	return step
@@ -178,7 +178,7 @@ func (b *Buyer) FinishSell(step *Step, n int64) {
 }
 
 func (b *Buyer) logSold(n int64) {
-	b.Log("sells %s and writes the stock: %d", Units(n), b.available-n)
+	b.To(MySQL, Write).Log("sells %s and writes the stock: %d", Units(n), b.available-n)
 }
 
 func (b *Buyer) sell(ctx context.Context, n int64) error {
@@ -195,10 +195,10 @@ func (b *Buyer) SellConditionally() {
 	changed := b.Exec("UPDATE stock SET available = available - 1, seq = seq + 1, updated_at = NOW(6) WHERE sku = ? AND available >= 1", []byte(SKU))
 	b.run.Check(b.read(b.run.ctx, plainRead)) // the script lets nobody write in between
 	if changed == 0 {
-		b.Log("UPDATE ... WHERE available >= 1 changes no row: refuses the order")
+		b.To(MySQL, Refuse).Log("UPDATE ... WHERE available >= 1 changes no row: refuses the order")
 		b.shop.refuseAt(b.Name, 1, "sold out", b.seq)
 		return
 	}
 	b.run.Check(insertOrder(b.run.ctx, b.Conn, b.Name, 1, 0, b.seq))
-	b.Log("UPDATE ... WHERE available >= 1 changes the row: sells 1 unit")
+	b.To(MySQL, Write).Log("UPDATE ... WHERE available >= 1 changes the row: sells 1 unit")
 }

@@ -170,18 +170,23 @@ type Replica struct {
 	process   *sandbox.Process
 	client    *rpc.Client
 	shop      *Shop
-	available int64 // as Begin read it
+	locks     string // the server that grants its lock
+	available int64  // as Begin read it
 }
 
 // Replica starts a replica. Replicas of a shop with the same kind of lock compete
 // for it, except for strategy.Process.
 func (s *Shop) Replica(name string, kind strategy.Lock) *Replica {
 	run := s.run
-	r := &Replica{Actor: run.Actor(name), shop: s}
+	r := &Replica{Actor: run.Actor(name).as(IsReplica), shop: s, locks: MySQL}
 	reserved, err := sandbox.ReservePort()
 	run.Check(err)
 	cfg := replicaConfig{Name: name, Addr: reserved.Addr, DSN: s.dsn, Strategy: string(kind)} // of the same name
-	if kind == strategy.Etcd {
+	switch kind {
+	case strategy.Process:
+		r.locks = Mutex + " of " + name
+	case strategy.Etcd:
+		r.locks = Etcd
 		cfg.Etcd = []string{run.Etcd().Endpoint}
 	}
 	env, err := json.Marshal(cfg)
@@ -236,27 +241,27 @@ func (r *Replica) Lock() { r.logLock(r.call(Call{Op: opLock}).Token) }
 // grant and logs it.
 func (r *Replica) StartLock() (step *Step, finish func()) {
 	var reply Reply
-	step = r.Start("requests the lock and waits", func(ctx context.Context) error { return r.tryCall(ctx, Call{Op: opLock}, &reply) })
+	step = r.To(r.locks, Lock).Start("requests the lock and waits", func(ctx context.Context) error { return r.tryCall(ctx, Call{Op: opLock}, &reply) })
 	return step, func() { step.Finish(); r.logLock(reply.Token) }
 }
 
 func (r *Replica) logLock(token uint64) {
 	if token == 0 {
-		r.Log("acquires the lock")
+		r.To(r.locks, Lock).Log("acquires the lock")
 		return
 	}
-	r.Log("acquires the lock with token %s", r.run.Token(token))
+	r.To(r.locks, Lock).Log("acquires the lock with token %s", r.run.Token(token))
 }
 
 // AwaitWaiter returns once the lock server has told r that another replica waits.
 func (r *Replica) AwaitWaiter() {
 	r.call(Call{Op: opWaiter})
-	r.Log("learns that another replica waits")
+	r.To(r.locks, Lock).Log("learns that another replica waits")
 }
 
 // Unlock releases the lock.
 func (r *Replica) Unlock() {
-	r.Log("releases the lock")
+	r.To(r.locks, Lock).Log("releases the lock")
 	r.call(Call{Op: opUnlock})
 }
 
@@ -272,10 +277,10 @@ func (r *Replica) CheckLease() {
 func (r *Replica) Begin(fence strategy.Fence) {
 	r.available = r.call(Call{Op: opBegin, Fence: fence}).Available
 	if fence == strategy.FenceClaim {
-		r.Log("registers its token, then reads the stock: %s", Units(r.available))
+		r.To(MySQL, Read).Log("registers its token, then reads the stock: %s", Units(r.available))
 		return
 	}
-	r.Log("reads the stock: %s", Units(r.available))
+	r.To(MySQL, Read).Log("reads the stock: %s", Units(r.available))
 }
 
 // Sell writes an order of one unit, based on what Begin read.
@@ -283,35 +288,35 @@ func (r *Replica) Sell() {
 	left := r.available - 1
 	switch {
 	case left < 0:
-		r.Log("refuses the order: 1 unit requested, 0 left")
+		r.To("", Refuse).Log("refuses the order: 1 unit requested, 0 left")
 		r.shop.Refuse(r.Name, 1, "sold out")
 	case r.call(Call{Op: opSell}).OK:
-		r.Log("sells 1 unit and writes the stock: %d", left)
+		r.To(MySQL, Write).Log("sells 1 unit and writes the stock: %d", left)
 	default:
-		r.Log("writes the stock: %d; MySQL refuses: a newer token is registered", left)
+		r.To(MySQL, Refuse).Log("writes the stock: %d; MySQL refuses: a newer token is registered", left)
 	}
 }
 
-// Exec has the replica run a statement in the shop's database.
+// Exec has the replica run a statement about a lock in the shop's database.
 func (r *Replica) Exec(what, query string, args ...any) {
-	r.Log("%s", what)
+	r.To(MySQL, Lock).Log("%s", what)
 	r.call(Call{Op: opExec, Query: query, Args: args})
 }
 
 // Pause stops the process (SIGSTOP). It answers no call until Resume.
 func (r *Replica) Pause() {
-	r.Log("is paused (SIGSTOP)")
+	r.To("", Fault).Log("is paused (SIGSTOP)")
 	r.run.Check(r.run.Pause(r.process))
 }
 
 // Resume continues the process.
 func (r *Replica) Resume() {
 	r.run.Check(r.process.Signal(sandbox.SIGCONT))
-	r.Log("resumes (SIGCONT)")
+	r.To("", Fault).Log("resumes (SIGCONT)")
 }
 
 // Crash kills the process (SIGKILL).
 func (r *Replica) Crash() {
-	r.Log("crashes (SIGKILL)")
+	r.To("", Fault).Log("crashes (SIGKILL)")
 	r.process.Kill()
 }
