@@ -2,7 +2,7 @@
 # Ubuntu with Go and root or sudo. ARGS="..." is handed on to what it runs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-go setup-test setup-all setup-faults setup-lint setup-redis setup-release build demo up lab bench faults unit test test-all soak lint release pictures
+.PHONY: help setup setup-go setup-test setup-all setup-faults setup-lint setup-redis setup-release build demo up lab bench faults unit test test-all soak lint release pictures screenshots
 
 # Programs for the same commit are the same wherever its tree stands. They say the
 # commit where Git answers. In a tree of another user's it does not, which would stop
@@ -11,7 +11,7 @@ VCS := $(shell git log -1 >/dev/null 2>&1 && echo true || echo false)
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=$(VCS)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup build ## the proof: one SKU sold out on 3 replicas, unguarded and under the etcd mutex
 	@bin/loadtest prove $(ARGS)
@@ -65,6 +65,10 @@ pictures: ## draw docs/images/*.svg from the texts beside them, and those of the
 		go tool -modfile=tools/d2.mod d2 --theme 0 --pad 10 docs/images/takeover-$$name.d2 docs/images/takeover-$$name.svg || exit 1; done
 	@go tool -modfile=tools/d2.mod d2 --layout elk --theme 0 --pad 10 --elk-nodeNodeBetweenLayers 30 --elk-edgeNodeBetweenLayers 20 \
 		docs/images/architecture.d2 docs/images/architecture.svg
+
+screenshots: ## take docs/images/*.png of the pages, in the tests that open them, in about 3 minutes
+	@scripts/setup --database --modules --tests --chromium
+	@FLASHSALE_SCREENSHOTS=$(CURDIR)/docs/images go -C tests test ./browser -count=1 $(ARGS)
 
 setup: ## install a database, where there is none: MariaDB's programs
 	@scripts/setup --database

@@ -18,15 +18,15 @@ import (
 const (
 	// imageWidth is in pixels: README shows about 900.
 	imageWidth = 1100
-	// maxImage bounds an image, in bytes: each change of one stays in the repository.
+	// maxImage is in bytes: the repository keeps each version of each file.
 	maxImage = 150_000
 )
 
 // image writes the upper part of the page, in light colours, into the folder
-// FLASHSALE_IMAGES, if that is set: "make images" keeps them in docs/images.
+// FLASHSALE_SCREENSHOTS, if that is set: "make screenshots" sets it to docs/images.
 func (b *browser) image(name string, height int64) {
 	b.t.Helper()
-	folder := os.Getenv("FLASHSALE_IMAGES")
+	folder := os.Getenv("FLASHSALE_SCREENSHOTS")
 	if folder == "" {
 		return
 	}

@@ -48,6 +48,7 @@ func TestTheReportsCanBeRead(t *testing.T) {
 			b.image(report.name, 1300)
 			b.look(report.name)
 			b.do(chromedp.EmulateViewport(360, 740))
+			b.await("[...document.querySelectorAll('canvas')].every((c) => c.clientWidth < 360)")
 			b.look(report.name + "-narrow")
 
 			if !eval[bool](b, fmt.Sprintf("{ const paint = document.createElement('i'); paint.style.color = colour(%q); document.body.append(paint); "+

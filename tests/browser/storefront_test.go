@@ -113,6 +113,7 @@ func TestTheStorefrontSellsLive(t *testing.T) {
 	b.buy("chair", "4")
 	b.await(shows("#messages", "A smaller quantity may still succeed"))
 	b.picture("storefront")
+	b.image("storefront", 800)
 	s.order(ben, "k2", `{"sku":"chair","quantity":3}`)
 	b.await(shows(card("chair", ".left"), "Sold out"))
 	if !eval[bool](b, fmt.Sprintf("document.querySelector(%q).disabled", card("chair", "button"))) {
