@@ -31,6 +31,14 @@ export function strategyLine(name) {
   return {stroke: colour(hue), dash, width: 2};
 }
 
+// lineLegend shows each line as it is drawn, in a chart of the class "lines".
+export const lineLegend = {markers: {width: 0, fill: (u, i) => {
+  const line = u.series[i].stroke(u, i);
+  let end = 0;
+  const stops = u.series[i].dash?.map((length, n) => `${n % 2 ? "transparent" : line} ${end}px ${end += length}px`);
+  return stops?.length ? `repeating-linear-gradient(90deg, ${stops})` : line;
+}}};
+
 // Gives each element with data-strategy, and those within it, the strategy's colour as --strategy.
 export function paintStrategies() {
   for (const e of document.querySelectorAll("[data-strategy]")) {
@@ -51,10 +59,10 @@ export function latencyChart(place, lines) {
   const nines = longest.points.map(p => -Math.log10(1 - p[0]));
   const data = [nines, ...lines.map(l => nines.map((_, i) => l.points[i] ? Math.max(l.points[i][1], least) : null))];
   const share = x => Number((100 * (1 - Math.pow(10, -x))).toFixed(Math.max(0, Math.ceil(x - 0.01) - 1))) + " %";
-  const marks = [Math.log10(2), 1, 2, 3, 4, 5, 6];
+  const marks = place.clientWidth < 500 ? [1, 2, 4, 6] : [Math.log10(2), 1, 2, 3, 4, 5, 6];
   const decades = [0.01, 0.1, 1, 10, 100, 1000, 10000, 100000];
   return new uPlot({
-    width: place.clientWidth - 24, height: 320, scales: {x: {time: false}, y: {distr: 3}}, cursor: {y: false},
+    class: "lines", legend: lineLegend, width: place.clientWidth - 24, height: 320, scales: {x: {time: false}, y: {distr: 3}}, cursor: {y: false},
     axes: [
       axis({label: "share of all answers", size: 32, splits: u => marks.filter(m => m <= u.scales.x.max), values: (_, vs) => vs.map(share)}),
       axis({label: "latency", size: 70, splits: u => decades.filter(d => d >= u.scales.y.min && d <= u.scales.y.max),
