@@ -14,6 +14,8 @@ func TestPagesAreCachedAndLoadOwnFilesOnly(t *testing.T) {
 	s := newServer(t)
 	for path, want := range map[string]struct{ kind, caching string }{
 		"/":                        {"text/html; charset=utf-8", "no-cache"},
+		"/admin":                   {"text/html; charset=utf-8", "no-cache"},
+		"/assets/admin.js":         {"text/javascript; charset=utf-8", "no-cache"},
 		"/docs":                    {"text/html; charset=utf-8", "no-cache"},
 		"/openapi.yaml":            {"application/yaml", "no-cache"},
 		"/assets/storefront.js":    {"text/javascript; charset=utf-8", "no-cache"},

@@ -30,7 +30,8 @@ import (
 var pageFiles embed.FS
 
 const (
-	// shopSources, errorSources and docsSources are the Content-Security-Policy's sources.
+	// shopSources (also of the operator's page), errorSources and docsSources are the
+	// Content-Security-Policy's sources.
 	shopSources  = "script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
 	errorSources = "style-src 'self'; img-src 'self'"
 	docsSources  = "script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
@@ -38,8 +39,8 @@ const (
 	swaggerUI = "/assets/swagger-ui-5.35.0/"
 )
 
-// servePages serves the storefront, an ordinary client of the API, and the
-// documentation.
+// servePages serves the storefront and the operator's page, ordinary clients of the API,
+// and the documentation.
 func (a *api) servePages(r gin.IRoutes) error {
 	a.servePage(r, "/openapi.yaml", page{kind: "application/yaml", zipped: zip(spec.YAML), caching: revalidate})
 	a.servePage(r, "/assets/look.css", page{kind: "text/css; charset=utf-8", sources: shopSources, zipped: zip([]byte(look.Read(look.Files, "look.css"))), caching: revalidate})
@@ -53,6 +54,15 @@ func (a *api) servePages(r gin.IRoutes) error {
 		{"/assets/page.js", "page.js", shopSources},
 		{"/assets/stream.js", "stream.js", shopSources},
 		{"/assets/stream-worker.js", "stream-worker.js", shopSources},
+		{"/admin", "admin.html", shopSources},
+		{"/assets/admin.css", "admin.css", shopSources},
+		{"/assets/admin.js", "admin.js", shopSources},
+		{"/assets/admin-session.js", "admin-session.js", shopSources},
+		{"/assets/admin-table.js", "admin-table.js", shopSources},
+		{"/assets/admin-form.js", "admin-form.js", shopSources},
+		{"/assets/admin-skus.js", "admin-skus.js", shopSources},
+		{"/assets/admin-sellers.js", "admin-sellers.js", shopSources},
+		{"/assets/admin-reports.js", "admin-reports.js", shopSources},
 		{"/docs", "docs.html", docsSources},
 		{"/assets/docs.css", "docs.css", docsSources},
 		{"/assets/docs.js", "docs.js", docsSources},

@@ -6,7 +6,7 @@ import (
 )
 
 // pages are routes that are not in the contract.
-var pages = []string{"/", "/docs", "/assets", "/metrics", "/openapi.yaml", "/errors"}
+var pages = []string{"/", "/admin", "/docs", "/assets", "/metrics", "/openapi.yaml", "/errors"}
 
 func TestRoutesAreThoseOfTheContract(t *testing.T) {
 	t.Parallel()

@@ -33,7 +33,8 @@ func TestMain(m *testing.M) {
 // server is a replica with a database of its own.
 type server struct {
 	*sandbox.Replica
-	t *testing.T
+	t   *testing.T
+	dsn string
 }
 
 func startReplica(t *testing.T, args ...string) *server {
@@ -44,7 +45,7 @@ func startReplica(t *testing.T, args ...string) *server {
 	}
 	replica := sandboxtest.StartReplica(t, sandbox.ReplicaConfig{Replica: "replica-1", MySQLDSN: dsn, EtcdEndpoints: servers.EtcdEndpoints(),
 		AdminToken: adminToken, JWTSecret: secret, Args: args})
-	return &server{Replica: replica, t: t}
+	return &server{Replica: replica, t: t, dsn: dsn}
 }
 
 func (s *server) sell(sku, name string, units int, more string) {

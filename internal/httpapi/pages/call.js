@@ -16,7 +16,9 @@ const proves = [404, 409, 412, 422];
 
 // request returns the {body, headers} of a 2xx answer, or throws the problem, with its
 // slug and status. It retries a request without an answer, or with one that allows a
-// retry, under the same key. A problem is unsure if an earlier try may have been applied.
+// retry, under the same key. A problem is a proof if no try was applied. It is unsure if
+// there was a try without an answer, and no proof. Without either, a try may still have
+// been applied: browsers themselves repeat a request whose connection broke.
 // timeout is that of each try, in ms. With text, the body is not JSON.
 export async function request(method, path, { token, key, headers: more, body, text, tries = 6, timeout = 20_000 } = {}) {
   let unsure = false;
@@ -43,7 +45,10 @@ export async function request(method, path, { token, key, headers: more, body, t
     const status = response?.status ?? 0;
     unsure ||= answer.slug === "unreachable" || status === 504 || status === 500;
     const again = answer.slug === "unreachable" || status === 503 || status === 504 || answer.slug === "request-in-flight";
-    if (!again || attempt === tries) throw Object.assign(answer, { status, unsure: unsure && (again || !proves.includes(status)) });
+    if (!again || attempt === tries) {
+      const proof = !again && proves.includes(status);
+      throw Object.assign(answer, { status, proof, unsure: unsure && !proof });
+    }
     const asked = Number(response?.headers.get("Retry-After")) * 1000 || 0;
     await sleep(Math.max(asked, 250 * 2 ** attempt) * (0.75 + Math.random() / 2));
   }
