@@ -67,7 +67,7 @@ async function readLate(cursor = "") {
     next = body.next_cursor;
     late.show(payments);
     find("#more-late").hidden = next === null;
-    tell("#late", payments.length === 0 ? "There are none." : `${count.format(payments.length)}${next ? ", and more" : ""}`);
+    tell("#late", payments.length === 0 ? "There are none." : `Payments to refund: ${count.format(payments.length)}${next ? " and more" : ""}`);
   } catch (problem) {
     tell("#late", explain(problem), "bad");
   }

@@ -53,7 +53,7 @@ async function readLocks(status) {
   try {
     const { body } = await call("GET", "/v1/admin/locks", { tries: 1, timeout });
     locks.show(body.locks);
-    setText(status, body.locks.length === 0 ? `No lock is held: no SKU had an order in the last moments. Read at ${clock.format()}` : `${count.format(body.locks.length)} held locks, read at ${clock.format()}`);
+    setText(status, body.locks.length === 0 ? `No lock is held: no SKU had an order in the last moments. Read at ${clock.format()}` : `Locks held: ${count.format(body.locks.length)}. Read at ${clock.format()}`);
   } catch (problem) {
     if (problem.slug !== "locks-not-shown") throw problem;
     setText(status, problem.detail);
@@ -90,7 +90,7 @@ const measures = [
   { name: "Orders received from other replicas", counter: "flashsale_forward_orders_received_total" },
   { name: "Orders waiting at desks", gauge: "flashsale_desk_waiting_orders" },
   { name: "Orders refused by a full desk", counter: "flashsale_desk_full_total" },
-  { name: "Tenures (locks held)", gauge: "flashsale_locks_held", counter: "flashsale_lock_hold_seconds_count" },
+  { name: "Tenures: locks held, and ended", gauge: "flashsale_locks_held", counter: "flashsale_lock_hold_seconds_count" },
   { name: "Take-overs from dead sellers", counter: 'flashsale_takeovers_total{reason="dead"}' },
   { name: "Take-overs from silent sellers", counter: 'flashsale_takeovers_total{reason="silent"}' },
   { name: "Writes refused by the fence", counter: "flashsale_fence_refusals_total" },

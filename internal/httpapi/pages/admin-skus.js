@@ -161,6 +161,7 @@ function open(read) {
     setText(find("#sku-dialog-title"), read ? `Change ${read.sku.sku}` : "New SKU");
     fill(form, read?.sku);
   });
+  if (read) find("#sku-dialog form").elements.name.focus(); // the first field cannot be changed
 }
 
 find("#create").onclick = () => open(null);
