@@ -22,6 +22,7 @@ type streamsCmd struct {
 	Updates  int           `default:"20" placeholder:"N" help:"Updates to time in each round while no orders arrive (default ${default})."`
 	seedFlag
 	apiFlag
+	Profiles string `placeholder:"DIR" help:"Folder for CPU profiles of the replica: one for each run."`
 }
 
 // maxStreams is how many connections the harness and a replica can have open with the
@@ -50,6 +51,15 @@ func (c *streamsCmd) Run(ctx context.Context, s streams) (err error) {
 		return err
 	}
 	cfg.Args = append(cfg.Args, "--max-streams="+strconv.Itoa(c.Streams))
+	var pprof string
+	if c.Profiles != "" {
+		port, err := sandbox.ReservePorts(1)
+		if err != nil {
+			return err
+		}
+		pprof = port[0].Addr
+		cfg.Args = append(cfg.Args, "--pprof-addr="+pprof)
+	}
 	fleet, err := startFleet(ctx, cfg, 1)
 	if err != nil {
 		return err
@@ -57,6 +67,7 @@ func (c *streamsCmd) Run(ctx context.Context, s streams) (err error) {
 	defer func() { err = errors.Join(err, fleet.Stop()) }()
 	got, err := bench.MeasureStreams(ctx, bench.StreamsConfig{
 		Fleet: fleet, Streams: c.Streams, Rounds: c.Rounds, Updates: c.Updates, Duration: c.Duration, Workers: c.Workers, Seed: c.Seed,
+		Profiles: c.Profiles, Pprof: pprof,
 		Say: func(format string, args ...any) { fmt.Fprintf(s.err, format+"\n", args...) },
 	})
 	if err != nil {

@@ -46,6 +46,11 @@ type stream struct {
 // watch opens a stream, which it closes at the test's end.
 func watch(t *testing.T, url string, headers ...string) *stream {
 	t.Helper()
+	return watchWith(t, &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, url, headers...)
+}
+
+func watchWith(t *testing.T, client *http.Client, url string, headers ...string) *stream {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
@@ -54,7 +59,6 @@ func watch(t *testing.T, url string, headers ...string) *stream {
 	for i := 0; i < len(headers); i += 2 {
 		request.Header.Set(headers[i], headers[i+1])
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	response, err := client.Do(request) //nolint:bodyclose // close does, after read returns
 	if err != nil {
 		t.Fatal(err)
@@ -307,6 +311,62 @@ func TestSlowClientDelaysNoOthers(t *testing.T) {
 		last = quick.until(1<<40-int64(sold), last)
 		if sold > 1000 {
 			t.Fatal("the slow client still has its stream")
+		}
+	}
+}
+
+// Some of many streams follow all SKUs, some one, some over HTTP/2, and some are not read.
+// Each of the others has the last state at the end, and nothing in the wrong order.
+func TestManyStreamsHaveTheLastState(t *testing.T) {
+	t.Parallel()
+	const skus, changes = 20, 200
+	source := &levels{skus: skus}
+	s := newServerWith(t, func(cfg *httpapi.Config) { cfg.Levels, cfg.MaxStreamsAddress = source.read, 1000 })
+	s.put("sku-000007")
+	second := httptest.NewUnstartedServer(s.Config.Handler)
+	second.EnableHTTP2 = true
+	second.StartTLS()
+	t.Cleanup(second.Close)
+	address := strings.TrimPrefix(s.URL, "http://")
+	for range 50 {
+		unread, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unread.Close()
+		if _, err := fmt.Fprintf(unread, "GET /v1/events HTTP/1.1\r\nHost: %s\r\n\r\n", address); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var all, one []*stream
+	for i := range 100 {
+		all = append(all, watch(t, s.URL+"/v1/events"))
+		one = append(one, watch(t, s.URL+"/v1/skus/sku-000007/events"))
+		if i%10 == 0 {
+			shared := watchWith(t, second.Client(), second.URL+"/v1/events")
+			if shared.response.ProtoMajor != 2 {
+				t.Fatalf("the stream is over %s", shared.response.Proto)
+			}
+			all = append(all, shared)
+		}
+	}
+	for sold := uint64(1); sold <= changes; sold++ {
+		source.sold.Store(sold)
+		time.Sleep(time.Millisecond)
+	}
+	for _, each := range one {
+		each.until(1<<40-changes, event{})
+	}
+	for _, each := range all {
+		last := map[string]event{}
+		for done := 0; done < skus; {
+			e := each.next()
+			if e.Seq <= last[e.SKU].Seq {
+				t.Fatalf("%+v came after %+v", e, last[e.SKU])
+			}
+			if last[e.SKU] = e; e.Available == 1<<40-changes {
+				done++
+			}
 		}
 	}
 }

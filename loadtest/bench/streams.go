@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -34,7 +35,10 @@ type StreamsConfig struct {
 	Duration time.Duration
 	Workers  int
 	Seed     uint64
-	Say      func(format string, args ...any)
+	// Profiles is a folder for CPU profiles of the replica, or empty. The replica serves
+	// them at Pprof.
+	Profiles, Pprof string
+	Say             func(format string, args ...any)
 }
 
 // StreamsResult says what open event streams cost a replica, and how long an update
@@ -164,19 +168,19 @@ func (s *streamsBench) run(ctx context.Context, all *watchers) (run StreamsRun, 
 	gauge := &gauge{groups: []group{{"replica", []int{s.replica.Pid()}}, {"harness", []int{os.Getpid()}}}}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	updates, updating := errgroup.WithContext(ctx)
+	meanwhile, during := errgroup.WithContext(ctx)
 	ended := make(chan struct{})
 	if all != nil {
-		updates.Go(func() error {
+		meanwhile.Go(func() error {
 			for {
 				select {
 				case <-ended:
 					return nil
-				case <-updating.Done():
-					return context.Cause(updating)
+				case <-during.Done():
+					return context.Cause(during)
 				case <-time.After(rand.N(updatePause)):
 				}
-				took, err := s.update(updating, all)
+				took, err := s.update(during, all)
 				if err != nil {
 					return err
 				}
@@ -184,9 +188,17 @@ func (s *streamsBench) run(ctx context.Context, all *watchers) (run StreamsRun, 
 			}
 		})
 	}
+	if s.Profiles != "" {
+		meanwhile.Go(func() error {
+			if err := sleep.For(during, warmUp); err != nil {
+				return err
+			}
+			return saveProfile(during, s.Pprof, s.Duration, filepath.Join(s.Profiles, fmt.Sprintf("run-%d streams-%t.pprof", s.runs, all != nil)))
+		})
+	}
 	got, err := send(ctx, offer{plan: plan, tokens: tokens, workers: s.Workers, warmUp: warmUp, window: s.Duration, limit: limit, measure: gauge.read})
 	close(ended)
-	if err := errors.Join(err, updates.Wait()); err != nil {
+	if err := errors.Join(err, meanwhile.Wait()); err != nil {
 		return run, err
 	}
 	used, err := gauge.usages()
