@@ -73,6 +73,7 @@ type game struct {
 	moves    []string // made so far
 	steps    []record.Step
 	refusals []Refusal
+	pauses   []pause // and the ends of pauses
 	// show is called while a replica waits for a row.
 	show func()
 }
@@ -94,13 +95,19 @@ func (p *player) isUnderWay(g *gate) bool {
 	return p.ordered && !p.answered && !p.paused && g.next(p.Name) == nil
 }
 
+// pause is something that the lab did to a replica, or saw of it.
+type pause struct {
+	replica, text string
+	at            time.Time
+}
+
 type playerAnswer struct {
 	player *player
 	text   string
 }
 
 // deal starts a game of a level. close must follow, also after an error.
-func (s *stage) deal(ctx context.Context, level *Level, cfg Config, servers *sandbox.Stack) (g *game, err error) {
+func (s *stage) deal(ctx context.Context, level *Level, api string, servers *sandbox.Stack) (g *game, err error) {
 	g = &game{level: level, product: servers.MySQL.Product, answers: make(chan playerAnswer, level.Replicas), show: func() {}}
 	var dsn string
 	if g.database, dsn, err = s.createDatabase(ctx, servers); err != nil {
@@ -122,7 +129,7 @@ func (s *stage) deal(ctx context.Context, level *Level, cfg Config, servers *san
 	g.cleanUp = append(g.cleanUp, func() error { return removeAll(paths) })
 	g.fleet, err = sandbox.StartFleet(ctx, level.Replicas, func(i int) sandbox.ReplicaConfig {
 		return sandbox.ReplicaConfig{
-			Program: cfg.API, Replica: playerNames[i], MySQLDSN: dsn, EtcdEndpoints: servers.EtcdEndpoints(),
+			Program: api, Replica: playerNames[i], MySQLDSN: dsn, EtcdEndpoints: servers.EtcdEndpoints(),
 			Strategy: level.Strategy, Fence: string(level.Fence),
 			Args: []string{
 				"--trace-steps=" + paths[i], "--stop-before-steps=" + g.gate.addr(), "--lock-ttl=" + gameLease.String(),
@@ -250,6 +257,7 @@ func (g *game) move(ctx context.Context, m string) error {
 		err = g.pause(ctx, p)
 	case p.paused:
 		p.paused = false
+		g.pauses = append(g.pauses, pause{p.Name, "is resumed", time.Now()})
 		if err = p.Signal(sandbox.SIGCONT); err == nil {
 			err = sleep.For(ctx, noticed)
 		}
@@ -289,10 +297,15 @@ func (g *game) pause(ctx context.Context, p *player) error {
 		return err
 	}
 	p.paused = true
+	g.pauses = append(g.pauses, pause{p.Name, "is stopped (SIGSTOP)", time.Now()})
 	for {
 		now, err := holder()
-		if err != nil || now != before {
+		if err != nil {
 			return err
+		}
+		if now != before {
+			g.pauses = append(g.pauses, pause{p.Name, "its lease has ended", time.Now()})
+			return nil
 		}
 		if err := sleep.For(ctx, 10*gamePoll); err != nil {
 			return fmt.Errorf("the lease of %s does not end: %w", p.Name, err)
@@ -532,13 +545,13 @@ func (s *Server) play(ctx context.Context, a *activity, t *table, choices []stri
 	ctx, cancel := context.WithTimeoutCause(ctx, gameLife, fmt.Errorf("the game took more than %s", gameLife))
 	defer cancel()
 	a.say("phase", Phase{Side: -1, Text: "Starting MySQL and etcd"})
-	servers, err := s.stage.enter(ctx, sandbox.Config{MySQL: true, Database: s.cfg.Database, EtcdNodes: 1})
+	servers, err := s.stage.enter(ctx, &s.cfg)
 	if err != nil {
 		return err
 	}
 	defer s.stage.leave()
 	a.say("phase", Phase{Side: -1, Text: fmt.Sprintf("Starting %d replicas", t.level.Replicas)})
-	g, err := s.stage.deal(ctx, t.level, s.cfg, servers)
+	g, err := s.stage.deal(ctx, t.level, s.cfg.API, servers)
 	defer func() { err = errors.Join(err, g.close()) }()
 	if err != nil {
 		return err

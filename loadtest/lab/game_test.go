@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"regexp"
 	"slices"
 	"strings"
@@ -29,15 +28,15 @@ var solutions = map[string]string{
 type games struct {
 	t       *testing.T
 	stage   stage
-	cfg     Config
+	cfg     *Config
 	servers *sandbox.Stack
 }
 
 func newGames(t *testing.T) *games {
 	t.Helper()
 	sandboxtest.NeedsDatabase(t)
-	g := &games{t: t, cfg: Config{API: sandboxtest.Build(t, "api"), Logger: slog.New(slog.DiscardHandler)}}
-	servers, err := g.stage.enter(t.Context(), sandbox.Config{MySQL: true, EtcdNodes: 1})
+	g := &games{t: t, cfg: &Config{API: sandboxtest.Build(t, "api"), EtcdProgram: []string{sandboxtest.Build(t, "etcdnode")}}}
+	servers, err := g.stage.enter(t.Context(), g.cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +55,7 @@ func newGames(t *testing.T) *games {
 // or an error.
 func (s *games) play(level string, choose func(possible []Move) string) (end *GameState, err error) {
 	ctx := context.WithoutCancel(s.t.Context())
-	g, err := s.stage.deal(ctx, findLevel(level), s.cfg, s.servers)
+	g, err := s.stage.deal(ctx, findLevel(level), s.cfg.API, s.servers)
 	defer func() { err = errors.Join(err, g.close()) }()
 	if err != nil {
 		return nil, err

@@ -103,11 +103,27 @@ func (g *game) state(ctx context.Context) (*GameState, error) {
 	for _, p := range g.players {
 		s.Players = append(s.Players, g.player(p))
 	}
-	s.Diagram = diagramOf(g.steps)
+	s.Diagram = g.diagram()
 	if s.Over {
 		err = g.end(ctx, s)
 	}
 	return s, err
+}
+
+// diagram draws the records, and the pauses of replicas.
+func (g *game) diagram() *Diagram {
+	d := diagramOf(g.steps)
+	first := slices.IndexFunc(g.steps, func(s record.Step) bool { return s.SKU == gameSKU })
+	for _, p := range g.pauses {
+		lane := slices.IndexFunc(d.Lanes, func(l Lane) bool { return l.Name == p.replica })
+		step := DiagramStep{US: p.at.Sub(g.steps[first].Wall).Microseconds(), Lane: lane, To: lane, Kind: "fault", Text: p.text, Detail: []string{"done or seen by the lab"}}
+		i := slices.IndexFunc(d.Steps, func(s DiagramStep) bool { return s.US > step.US })
+		if i < 0 {
+			i = len(d.Steps)
+		}
+		d.Steps = slices.Insert(d.Steps, i, step)
+	}
+	return d
 }
 
 func (g *game) row(ctx context.Context) (stock.Stock, error) { return g.db.Get(ctx, gameSKU) }

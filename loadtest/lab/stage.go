@@ -22,14 +22,14 @@ type stage struct {
 const stageIdle = 10 * time.Minute
 
 // enter starts the servers if none run. leave must follow.
-func (s *stage) enter(ctx context.Context, cfg sandbox.Config) (*sandbox.Stack, error) {
+func (s *stage) enter(ctx context.Context, cfg *Config) (*sandbox.Stack, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.idle != nil {
 		s.idle.Stop()
 	}
 	if s.servers == nil {
-		started, err := sandbox.Start(ctx, cfg)
+		started, err := sandbox.Start(ctx, sandbox.Config{MySQL: true, Database: cfg.Database, EtcdNodes: 1, EtcdProgram: cfg.EtcdProgram})
 		if err != nil {
 			return nil, err
 		}
