@@ -1,10 +1,15 @@
 package sandbox
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // The signals that pause and resume a Process.
@@ -20,6 +25,40 @@ func checkHost() error { return nil }
 // from Ctrl-C: see Process.
 func ChildAttr() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}
+
+// detachedAttr shields a child from Ctrl-C, and lets it outlive this process.
+func detachedAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
+
+// dialFrom connects from the network namespace of that path. A socket stays in the
+// namespace of the thread that created it: only that moment needs to be in there.
+func dialFrom(ctx context.Context, namespace, network, address string) (net.Conn, error) {
+	if _, err := netip.ParseAddrPort(address); err != nil {
+		return nil, fmt.Errorf("dial %s: %w", address, err) // a name would be looked up by another thread
+	}
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		// Never unlocked: the thread ends with this goroutine, as nobody else may get it.
+		runtime.LockOSThread()
+		target, err := os.Open(namespace)
+		if err != nil {
+			done <- result{err: err}
+			return
+		}
+		defer target.Close()
+		if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- result{err: os.NewSyscallError("setns", err)}
+			return
+		}
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		done <- result{conn, err}
+	}()
+	got := <-done
+	return got.conn, got.err
 }
 
 // killGroup kills a child that was started with ChildAttr, and its children.

@@ -3,7 +3,9 @@
 package sandbox
 
 import (
+	"context"
 	"errors"
+	"net"
 	"os"
 	"syscall"
 )
@@ -23,6 +25,10 @@ func checkHost() error { return errHost }
 
 // ChildAttr is never used.
 func ChildAttr() *syscall.SysProcAttr { return nil }
+
+func detachedAttr() *syscall.SysProcAttr { return nil }
+
+func dialFrom(context.Context, string, string, string) (net.Conn, error) { return nil, errHost }
 
 func killGroup(*os.Process) error { return errHost }
 

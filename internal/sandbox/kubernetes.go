@@ -10,10 +10,6 @@ import (
 	"strings"
 )
 
-// kubernetesVersion is also the version that the module in kubeapiserver requires;
-// a test compares the two.
-const kubernetesVersion = "v1.36.3"
-
 // Kubernetes is a private Kubernetes API server without nodes, scheduler or
 // controllers. It stores objects, validates them against their schemas and checks the
 // rights of its clients.
@@ -32,7 +28,7 @@ type Kubernetes struct {
 // etcd cluster. It runs until Close or until this process ends; the objects stay in
 // etcd. ctx bounds only the start.
 func StartKubernetes(ctx context.Context, etcdEndpoints []string) (*Kubernetes, error) {
-	program, err := kubernetesProgram()
+	program, err := kubernetesProgram(apiserver)
 	if err != nil {
 		return nil, err
 	}
@@ -56,18 +52,22 @@ func (k *Kubernetes) Close() error {
 
 // FindKubernetes says whether the API server has been built.
 func FindKubernetes() error {
-	_, err := kubernetesProgram()
+	_, err := kubernetesProgram(apiserver)
 	return err
 }
 
-// kubernetesProgram is where scripts/setup puts the API server that it has built.
-func kubernetesProgram() (string, error) {
-	path, err := cacheFolder("kube-apiserver-" + kubernetesVersion)
+// apiserver is the API server among the programs that scripts/setup builds.
+const apiserver = "kube-" + kubernetesVersion + "/kube-apiserver"
+
+// kubernetesProgram is where scripts/setup puts a program that it has built, or the
+// folder of several.
+func kubernetesProgram(name string) (string, error) {
+	path, err := cacheFolder(name)
 	if err == nil {
 		_, err = os.Stat(path)
 	}
 	if err != nil {
-		return "", &MissingError{Program: filepath.Base(path), Do: "run `scripts/setup --kubernetes`, which builds it in a few minutes", err: err}
+		return "", &MissingError{Program: name, Do: kubernetesDo, err: err}
 	}
 	return path, nil
 }

@@ -2,6 +2,9 @@ package sandbox_test
 
 import (
 	"os"
+	"path"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -33,20 +36,28 @@ func TestMissingKubernetesNamesItsScript(t *testing.T) {
 	}
 }
 
-// Two places name the version: kubeapiserver/go.mod and the sandbox.
-func TestKubernetesVersionIsTheOneThatSetupBuilds(t *testing.T) {
-	module, err := os.ReadFile("kubeapiserver/go.mod")
-	if err != nil {
-		t.Fatal(err)
-	}
+// Two places name the versions: the modules that scripts/setup builds, and the sandbox.
+func TestKubernetesVersionsAreThoseThatSetupBuilds(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
-	_, err = sandbox.StartKubernetes(t.Context(), nil)
+	_, err := sandbox.StartNode(t.Context())
 	if err == nil {
-		t.Fatal("a program was found in an empty folder")
+		t.Fatal("programs were found in an empty folder")
 	}
-	_, version, _ := strings.Cut(string(module), "k8s.io/kubernetes ")
-	version, _, _ = strings.Cut(version, "\n")
-	if !strings.Contains(err.Error(), "kube-apiserver-"+version+" ") {
-		t.Errorf("kubeapiserver/go.mod has version %q, the sandbox looks for another: %v", version, err)
+	for folder, module := range map[string]string{
+		"kube": "k8s.io/kubernetes", "kube/containerd": "github.com/containerd/containerd/v2", "kube/cni": "github.com/containernetworking/plugins",
+		"kube/coredns": "github.com/coredns/coredns", "kube/etcd": "go.etcd.io/etcd/server/v3",
+	} {
+		text, readErr := os.ReadFile(filepath.Join(folder, "go.mod"))
+		if readErr != nil {
+			t.Fatal(readErr)
+		}
+		version := regexp.MustCompile(regexp.QuoteMeta(module) + ` (v[0-9.]+)`).FindStringSubmatch(string(text))
+		if version == nil {
+			t.Errorf("%s/go.mod does not require %s", folder, module)
+			continue
+		}
+		if want := path.Base(folder) + "-" + version[1]; !strings.Contains(err.Error(), want) {
+			t.Errorf("%s/go.mod makes it %s; the sandbox looks for others: %v", folder, want, err)
+		}
 	}
 }

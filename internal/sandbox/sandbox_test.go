@@ -39,6 +39,8 @@ func TestMain(m *testing.M) {
 		beReplica()
 	case "prober":
 		beProber()
+	case "node":
+		beNode()
 	default:
 		panic("unknown role " + role)
 	}

@@ -58,9 +58,12 @@ func (im *Image) program(name string) {
 // or "/lib64/ld-linux-x86-64.so.2 (0x...)".
 var library = regexp.MustCompile(`(?m)^\s*(?:\S+ => )?(/\S+) \(0x`)
 
-// libraries adds the libraries of a program or a library.
-func (im *Image) libraries(path string) {
-	said, err := exec.Command("ldd", path).CombinedOutput()
+// libraries adds the libraries of a program or a library, some of which may be in
+// folders that the program itself knows.
+func (im *Image) libraries(path string, folders ...string) {
+	ldd := exec.Command("ldd", path)
+	ldd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+strings.Join(folders, ":"))
+	said, err := ldd.CombinedOutput()
 	if strings.Contains(string(said), "not found") {
 		im.err = errors.Join(im.err, fmt.Errorf("libraries of %s are missing: %s", path, said))
 		return
@@ -107,9 +110,9 @@ func ZooKeeper(name string) *Image {
 	for _, folder := range settings {
 		im.Copy(folder, folder)
 	}
-	im.libraries(java)
-	for _, library := range []string{"server/libjvm.so", "libnet.so", "libnio.so", "libzip.so", "libjimage.so", "libmanagement.so"} {
-		im.libraries(filepath.Join(home, "lib", library))
+	libraries := filepath.Join(home, "lib")
+	for _, library := range []string{"../bin/java", "server/libjvm.so", "libnet.so", "libnio.so", "libzip.so", "libjimage.so", "libmanagement.so"} {
+		im.libraries(filepath.Join(libraries, library), libraries, filepath.Join(libraries, "server"))
 	}
 	jars := []string{"/usr/share/java/zookeeper.jar", "/usr/share/java/slf4j-simple.jar"}
 	for _, jar := range jars {
