@@ -169,8 +169,13 @@ func (n *Node) Kubectl(ctx context.Context, args ...string) (string, error) {
 
 // KubectlInput is Kubectl with an input, such as manifests for "apply -f -".
 func (n *Node) KubectlInput(ctx context.Context, input string, args ...string) (string, error) {
-	argv := append(n.Enter(), filepath.Join(n.programs.kube, "kubectl"), "--kubeconfig="+n.Kubeconfig)
-	return n.command(ctx, "kubectl "+strings.Join(args, " "), input, append(argv, args...))
+	return n.command(ctx, "kubectl "+strings.Join(args, " "), input, append(n.KubectlCommand(), args...))
+}
+
+// KubectlCommand is the start of a command line of kubectl as the administrator, for a
+// node that is kept.
+func (n *Node) KubectlCommand() []string {
+	return append(n.Enter(), filepath.Join(n.programs.kube, "kubectl"), "--kubeconfig="+n.Kubeconfig)
 }
 
 // Exec runs a command in a pod and returns what it prints. The pod may also be

@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -136,21 +138,9 @@ func TestNodeLeavesNothingBehindWhenItsStarterIsKilled(t *testing.T) {
 	tier.OnlyTestAll(t, "a Kubernetes node")
 	temp := t.TempDir()
 	before := sysctls(t)
-	starter := exec.Command(os.Args[0])
-	starter.Env, starter.Stderr = append(os.Environ(), roleVar+"=node", "TMPDIR="+temp), os.Stderr
-	starter.SysProcAttr = sandbox.ChildAttr()
-	output, err := starter.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := starter.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(output)
-	if !lines.Scan() {
-		t.Fatalf("the starter printed nothing: %v", starter.Wait())
-	}
-	was := newRemains(t, lines.Text())
+	t.Setenv("TMPDIR", temp)
+	starter, lines := startStarter(t, "node")
+	was := newRemains(t, lines[0])
 	if left := was.left(t); !strings.Contains(left, "kubelet") || !strings.Contains(left, "cgroup") {
 		t.Errorf("a running node is not seen; what is seen:\n%s", left)
 	}
@@ -165,15 +155,102 @@ func TestNodeLeavesNothingBehindWhenItsStarterIsKilled(t *testing.T) {
 	wantEmpty(t, temp)
 }
 
-// beNode starts a node and waits to be killed.
-func beNode() {
+// A node that is kept outlives its starter, and ends by the command that Keep returns.
+func TestKeptNodeRunsUntilItIsEnded(t *testing.T) {
+	tier.OnlyTestAll(t, "a Kubernetes node")
+	starter, lines := startStarter(t, "kept node")
+	was := newRemains(t, lines[0])
+	if err := starter.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := exec.Command("sh", "-c", lines[2]+" get nodes").CombinedOutput(); err != nil || !strings.Contains(string(said), " Ready ") {
+		t.Errorf("after the end of its starter: %s, %v", said, err)
+	}
+	if out, err := exec.Command("sh", "-c", lines[1]).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", lines[1], err, out)
+	}
+	sandboxtest.Eventually(t, "the end of the node", func() bool { return was.left(t) == "" })
+}
+
+func TestNodeNamesTheProgramThatHasEnded(t *testing.T) {
+	tier.OnlyTestAll(t, "a Kubernetes node")
+	node := startNode(t)
+	was := newRemains(t, node.Dir())
+	went := make(chan error, 1)
+	go func() {
+		_, err := node.Kubectl(t.Context(), "wait", "--for=create", "pod/never", "--timeout=5m")
+		went <- err
+	}()
+	was.kill(t, "kube-scheduler")
+	select {
+	case err := <-went:
+		if err == nil || !strings.Contains(err.Error(), "kube-scheduler ended with status 137; its log ends:") {
+			t.Errorf("kubectl: %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("kubectl waits for a node that has lost its scheduler")
+	}
+}
+
+func TestNodeNeedsRoot(t *testing.T) {
+	tier.OnlyTestAll(t, "root, to become another user")
+	folder := t.TempDir()
+	for _, readable := range []string{folder, filepath.Dir(folder)} { // by any user
+		if err := os.Chmod(readable, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	program := filepath.Join(folder, "program")
+	if err := exec.Command("cp", os.Args[0], program).Run(); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program)
+	cmd.Env, cmd.Dir = []string{roleVar + "=node", "HOME=/nonexistent", "PATH=" + os.Getenv("PATH")}, "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	said, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(said), "only root") || !strings.Contains(string(said), "scripts/setup --kubernetes") {
+		t.Errorf("as another user: %s, %v", said, err)
+	}
+}
+
+// startStarter starts a process that starts a node, and returns what it prints.
+func startStarter(t *testing.T, role string) (starter *exec.Cmd, said []string) {
+	t.Helper()
+	starter = exec.Command(os.Args[0])
+	starter.Env, starter.Stderr = append(os.Environ(), roleVar+"="+role), os.Stderr
+	starter.SysProcAttr = sandbox.ChildAttr()
+	output, err := starter.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := starter.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(output); len(said) < 3 && lines.Scan(); {
+		said = append(said, lines.Text())
+	}
+	if len(said) < 3 {
+		t.Fatalf("the starter printed only %q: %v", said, starter.Wait())
+	}
+	return starter, said
+}
+
+// beNode starts a node and prints its folder, how to end it, and how to call
+// kubectl. Without keep it then waits to be killed.
+func beNode(keep bool) {
 	node, err := sandbox.StartNode(context.Background())
+	stop := ""
+	if err == nil && keep {
+		stop, err = node.Keep()
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Println(node.Dir())
-	select {}
+	fmt.Printf("%s\n%s\n%s\n", node.Dir(), stop, strings.Join(node.KubectlCommand(), " "))
+	if !keep {
+		select {}
+	}
 }
 
 func startNode(t *testing.T) *sandbox.Node {
@@ -191,7 +268,7 @@ func startNode(t *testing.T) *sandbox.Node {
 }
 
 // remains finds what a node may leave behind.
-type remains struct{ folder, pids string }
+type remains struct{ folder, pid, pids string }
 
 func newRemains(t *testing.T, folder string) remains {
 	t.Helper()
@@ -199,11 +276,11 @@ func newRemains(t *testing.T, folder string) remains {
 	if err != nil {
 		t.Fatal(err)
 	}
-	space, err := os.Readlink("/proc/" + strings.TrimSpace(string(pid)) + "/ns/pid")
-	if err != nil {
+	r := remains{folder: folder, pid: strings.TrimSpace(string(pid))}
+	if r.pids, err = os.Readlink("/proc/" + r.pid + "/ns/pid"); err != nil {
 		t.Fatal(err)
 	}
-	return remains{folder: folder, pids: space}
+	return r
 }
 
 // left says what there is of the node: processes, also those of pods, mounts, cgroups,
@@ -256,6 +333,30 @@ func (r remains) left(t *testing.T) string {
 		}
 	}
 	return left.String()
+}
+
+// kill kills one of the node's programs.
+func (r remains) kill(t *testing.T, program string) {
+	t.Helper()
+	processes, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, process := range processes {
+		space, _ := os.Readlink(process + "/ns/pid") // an error means that it has ended
+		line, _ := os.ReadFile(process + "/cmdline")
+		if space == r.pids && strings.HasPrefix(string(line), program+"\x00") {
+			pid, err := strconv.Atoi(filepath.Base(process))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+	}
+	t.Fatalf("the node has no %s", program)
 }
 
 // sysctls are those of this machine that a kubelet, kube-proxy or container would set.

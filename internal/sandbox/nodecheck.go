@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -44,7 +44,13 @@ ip link add left type veth peer name right
 nft "table ip trial { map to { type ipv4_addr . inet_proto . inet_service : verdict; }; chain out { type nat hook output priority -100; }; chain in { type filter hook forward priority 0; ct state new accept; }; }"
 [[ -e /proc/sys/net/bridge/bridge-nf-call-iptables ]] || { echo "the kernel module br_netfilter is not loaded: run modprobe br_netfilter" >&2; exit 1; }'`
 
-// checkNode returns why no node can run here.
+// CheckNode returns why no Kubernetes node can run here: what is not installed, what
+// only root may do, or what the kernel lacks.
+func CheckNode(ctx context.Context) error {
+	_, err := checkNode(ctx)
+	return err
+}
+
 func checkNode(ctx context.Context) (nodePrograms, error) {
 	if err := checkHost(); err != nil {
 		return nodePrograms{}, err
@@ -62,34 +68,34 @@ func checkNode(ctx context.Context) (nodePrograms, error) {
 	return programs, checkCgroups("/sys/fs/cgroup")
 }
 
-// checkCgroups returns which of the controllers that a kubelet needs are missing. They
-// are folders in version 1, and lines of a file in version 2.
+// checkCgroups returns what a kubelet needs of cgroups and does not find below root. In
+// version 1 each controller is a folder, in version 2 a word in a file.
 func checkCgroups(root string) error {
-	version2, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
-	has := func(name string) bool {
-		return strings.Contains(" "+strings.TrimSpace(string(version2))+" ", " "+name+" ")
+	needed, has := []string{"cpu", "cpuacct", "cpuset", "devices", "freezer", "memory", "pids"}, func(name string) bool {
+		return exists(filepath.Join(root, name, "cgroup.procs"))
 	}
-	needed := []string{"cpu", "cpuset", "memory", "pids"}
-	if errors.Is(err, fs.ErrNotExist) {
-		needed = append(needed, "cpuacct", "devices", "freezer")
-		has = func(name string) bool {
-			_, err := os.Stat(filepath.Join(root, name, "cgroup.procs"))
-			return err == nil
+	parent := filepath.Join(root, "memory")
+	if list := filepath.Join(root, "cgroup.controllers"); exists(list) {
+		// Only the machine's first cgroup may have processes of its own and hand its
+		// controllers on. That of a container has the file cgroup.type.
+		if exists(filepath.Join(root, "cgroup.type")) {
+			list = filepath.Join(root, "cgroup.subtree_control")
 		}
-	}
-	var missing []string
-	for _, name := range needed {
-		if !has(name) {
-			missing = append(missing, name)
+		text, err := os.ReadFile(list)
+		if err != nil {
+			return err
 		}
+		needed, has = []string{"cpu", "cpuset", "memory", "pids"}, func(name string) bool {
+			return slices.Contains(strings.Fields(string(text)), name)
+		}
+		parent = root
 	}
-	if missing != nil {
-		return fmt.Errorf("%s has no cgroup controller %s", root, strings.Join(missing, ", "))
+	if missing := slices.DeleteFunc(needed, has); len(missing) > 0 {
+		return fmt.Errorf("%s does not offer the cgroup controllers %s", root, strings.Join(missing, ", "))
 	}
-	// A container's view of its cgroups is often read-only.
-	trial, err := os.MkdirTemp(filepath.Join(root, map[bool]string{true: "", false: "memory"}[version2 != nil]), folderPrefix)
+	trial, err := os.MkdirTemp(parent, folderPrefix)
 	if err != nil {
-		return fmt.Errorf("create a cgroup: %w", err)
+		return fmt.Errorf("cgroups cannot be created: %w", err) // a container's are often read-only
 	}
 	return os.Remove(trial)
 }

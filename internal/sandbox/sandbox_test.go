@@ -39,8 +39,8 @@ func TestMain(m *testing.M) {
 		beReplica()
 	case "prober":
 		beProber()
-	case "node":
-		beNode()
+	case "node", "kept node":
+		beNode(role == "kept node")
 	default:
 		panic("unknown role " + role)
 	}

@@ -25,7 +25,7 @@ done
 
 if [[ -e /sys/fs/cgroup/cgroup.controllers ]]; then # version 2
 	mkdir "/sys/fs/cgroup/$root"
-	for controller in cpuset cpu io memory pids; do
+	for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
 		echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control
 	done
 else
