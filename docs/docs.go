@@ -1,4 +1,4 @@
-// Package docs embeds the pages that the service serves.
+// Package docs embeds the pages that the service and the lab serve.
 package docs
 
 import "embed"
@@ -7,3 +7,8 @@ import "embed"
 //
 //go:embed errors/*.md
 var Errors embed.FS
+
+// Lessons has a page for each lesson: lessons/<name>.md.
+//
+//go:embed lessons/*.md
+var Lessons embed.FS

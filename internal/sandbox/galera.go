@@ -27,15 +27,31 @@ const (
 	galeraPort, galeraChangesPort, galeraCopyPort = 4567, 4568, 4444
 )
 
+// FindGalera returns a *MissingError if Galera's library is not installed.
+func FindGalera() error {
+	_, err := findGalera()
+	return err
+}
+
+// findGalera returns the folder that scripts/galera fills.
+func findGalera() (folder string, err error) {
+	if folder, err = cacheFolder("galera"); err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(filepath.Join(folder, galeraLibrary)); err != nil {
+		return "", &MissingError{Program: filepath.Base(galeraLibrary), Do: "run `scripts/setup --galera`", err: exec.ErrNotFound}
+	}
+	return folder, nil
+}
+
+const galeraLibrary = "lib/libgalera_smm.so"
+
 func (c *Cluster) planGalera(ctx context.Context, program *databaseProgram, dir string, cfg Config) error {
-	folder, err := cacheFolder("galera") // filled by scripts/galera
+	folder, err := findGalera()
 	if err != nil {
 		return err
 	}
-	g := &galera{Cluster: c, library: filepath.Join(folder, "lib", "libgalera_smm.so")}
-	if _, err := os.Stat(g.library); err != nil {
-		return &MissingError{Program: "libgalera_smm.so", Do: "run `scripts/setup --galera`", err: exec.ErrNotFound}
-	}
+	g := &galera{Cluster: c, library: filepath.Join(folder, galeraLibrary)}
 	for i := range cfg.MySQLNodes {
 		addrs, err := c.plan(ctx, program, dir, cfg, galeraPort, galeraChangesPort, galeraCopyPort)
 		if err != nil {

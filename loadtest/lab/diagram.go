@@ -66,26 +66,26 @@ var drawn = map[record.Kind]struct {
 	record.Wrote:      {"write", replica, store, func(s *record.Step) string { return "writes: " + left(s.After) }},
 	record.Committed:  {"commit", replica, store, func(s *record.Step) string { return "commits: " + left(s.After) }},
 	record.Rejected:   {"refuse", store, replica, func(s *record.Step) string { return "no effect: " + lastPart(s.Reason) }},
-	record.Unknown:    {"fault", store, replica, text("the answer to the commit is lost")},
+	record.Unknown:    {"fault", store, replica, words("the answer to the commit is lost")},
 	record.Took:       {"write", replica, store, func(s *record.Step) string { return "takes " + testbed.Units(int64(s.Quantity)) + ": " + left(s.After) }},
 	record.GaveBack:   {"write", replica, store, func(s *record.Step) string { return "gives back " + testbed.Units(int64(s.Quantity)) }},
-	record.Forwarded:  {"forward", replica, other, text("forwards the order")},
+	record.Forwarded:  {"forward", replica, other, words("forwards the order")},
 	record.Refused:    {"refuse", replica, replica, func(s *record.Step) string { return "refuses: " + s.Reason }},
-	record.Replayed:   {"note", replica, replica, text("the key has this order already")},
+	record.Replayed:   {"note", replica, replica, words("the key has this order already")},
 	record.Answered:   {"answer", replica, buyer, answered},
-	record.LockAsked:  {"lock", replica, locks, text("asks for the lock")},
+	record.LockAsked:  {"lock", replica, locks, words("asks for the lock")},
 	record.Locked:     {"lock", locks, replica, granted},
 	record.LockFailed: {"refuse", locks, replica, func(s *record.Step) string { return "no lock: " + lastPart(s.Reason) }},
 	record.Claimed: {"lock", replica, store, func(s *record.Step) string {
 		return fmt.Sprintf("claims with token %d, reads: %s", s.Token, left(s.Before))
 	}},
-	record.Unlocked: {"lock", replica, locks, text("gives the lock back")},
-	record.LockLost: {"fault", locks, replica, text("the lock had already ended")},
+	record.Unlocked: {"lock", replica, locks, words("gives the lock back")},
+	record.LockLost: {"fault", locks, replica, words("the lock had already ended")},
 	record.TookOver: {"fault", replica, locks, func(s *record.Step) string { return "takes the lock from " + s.To + ": " + s.Reason }},
 	record.Dropped:  {"note", replica, replica, func(s *record.Step) string { return fmt.Sprintf("%d steps are missing here", s.Lost) }},
 }
 
-func text(words string) func(*record.Step) string { return func(*record.Step) string { return words } }
+func words(text string) func(*record.Step) string { return func(*record.Step) string { return text } }
 
 func granted(s *record.Step) string {
 	if s.Token == 0 {

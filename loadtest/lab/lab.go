@@ -55,7 +55,7 @@ func New(cfg Config) (*Server, error) {
 	s.mux.HandleFunc("GET /api/options", s.options)
 	s.mux.HandleFunc("POST /api/runs", s.startRun)
 	s.serveGames()
-	if err := s.servePages(); err != nil {
+	if err := errors.Join(s.servePages(), s.serveLessons()); err != nil {
 		return nil, err
 	}
 	return s, nil
