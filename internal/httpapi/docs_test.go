@@ -1,8 +1,11 @@
 package httpapi_test
 
 import (
-	"io"
+	"html"
 	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -23,8 +26,6 @@ func TestPagesAreCachedAndLoadOwnFilesOnly(t *testing.T) {
 		"/assets/look.css":         {"text/css; charset=utf-8", "no-cache"},
 		"/assets/storefront.css":   {"text/css; charset=utf-8", "no-cache"},
 		"/assets/icon.svg":         {"image/svg+xml", "no-cache"},
-		swaggerUI + "-bundle.js":   {"text/javascript; charset=utf-8", "public, max-age=31536000, immutable"},
-		swaggerUI + ".css":         {"text/css; charset=utf-8", "public, max-age=31536000, immutable"},
 	} {
 		for _, encoding := range []string{"gzip", "identity"} {
 			got := s.call("GET", path, "", "Accept-Encoding", encoding)
@@ -46,14 +47,55 @@ func TestPagesAreCachedAndLoadOwnFilesOnly(t *testing.T) {
 	if got := s.call("GET", "/openapi.yaml", ""); got.text != string(spec.YAML) {
 		t.Error("/openapi.yaml is not the contract")
 	}
-	response, err := s.Client().Get(s.URL + swaggerUI + "-bundle.js") // net/http requests gzip and unzips
-	if err != nil {
-		t.Fatal(err)
+}
+
+// Each example of /docs is a call that succeeds, when it has a token of the right kind.
+func TestExamplesOfTheDocumentWork(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.putSKU("lamp", thing).check(t, 201, "", "")
+	page := s.call("GET", "/docs", "").text
+	unknown := map[string]string{ // what there is not on a new server
+		"getOrder": "404", "payOrder": "404", "cancelOrder": "404", "listLocks": "501", "revokeLock": "501",
 	}
-	defer response.Body.Close()
-	if text, err := io.ReadAll(response.Body); err != nil || !strings.Contains(string(text), "SwaggerUIBundle") {
-		t.Errorf("the viewer has %d bytes, error %v", len(text), err)
+	calls := regexp.MustCompile(`(?s)<article class="card" id="(\w+)".*?<span class="pill">(.*?)</span>.*?<pre>(.*?)</pre>`).FindAllStringSubmatch(page, -1)
+	if len(calls) < 15 {
+		t.Fatalf("found %d calls in %s", len(calls), page)
+	}
+	for _, call := range calls {
+		token := customer(t, "ann")
+		if call[2] == "administrators only" {
+			token = adminToken
+		}
+		line := html.UnescapeString(call[3])
+		if strings.Contains(line, " -N") {
+			continue // an event stream does not end
+		}
+		curl := exec.CommandContext(t.Context(), "sh", "-c", line+" -s -o /dev/null -w '%{http_code}'")
+		curl.Env = []string{"PATH=" + os.Getenv("PATH"), "URL=" + s.URL, "TOKEN=" + token}
+		got, err := curl.Output()
+		if want := unknown[call[1]]; err != nil || want != "" && string(got) != want || want == "" && got[0] != '2' {
+			t.Errorf("%s: %s: %s, error %v", call[1], line, got, err)
+		}
 	}
 }
 
-const swaggerUI = "/assets/swagger-ui-5.35.0/swagger-ui"
+// The page links each problem's slug to its page, and no link of the page leads nowhere.
+func TestLinksOfTheDocumentLeadSomewhere(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	page := s.call("GET", "/docs", "").text
+	targets := regexp.MustCompile(`href="([^"]+)"`).FindAllStringSubmatch(page, -1)
+	if !strings.Contains(page, `<a href="/errors/sold-out"><code>sold-out</code></a>`) || len(targets) < 50 {
+		t.Errorf("the page links no problems: %d links", len(targets))
+	}
+	for _, target := range targets {
+		if id, here := strings.CutPrefix(target[1], "#"); here {
+			if !strings.Contains(page, ` id="`+id+`"`) {
+				t.Errorf("no element has the id %s", id)
+			}
+		} else if got := s.call("GET", target[1], ""); got.StatusCode != http.StatusOK {
+			t.Errorf("%s: %d", target[1], got.StatusCode)
+		}
+	}
+}

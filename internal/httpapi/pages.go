@@ -26,24 +26,21 @@ import (
 
 // pageFiles are the pages and everything that they load.
 //
-//go:embed pages/*.html pages/*.css pages/*.js pages/*.svg pages/swagger-ui/*.gz
+//go:embed pages/*.html pages/*.css pages/*.js pages/*.svg
 var pageFiles embed.FS
 
 const (
-	// shopSources (also of the operator's page), errorSources and docsSources are the
-	// Content-Security-Policy's sources.
-	shopSources  = "script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
-	errorSources = "style-src 'self'; img-src 'self'"
-	docsSources  = "script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
-	// swaggerUI contains the viewer's version: caches keep these files forever.
-	swaggerUI = "/assets/swagger-ui-5.35.0/"
+	// shopSources (also of the operator's page) and docsSources (also of the pages of
+	// errors) are the Content-Security-Policy's sources.
+	shopSources = "script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
+	docsSources = "style-src 'self'; img-src 'self'"
 )
 
 // servePages serves the storefront and the operator's page, ordinary clients of the API,
 // and the documentation.
 func (a *api) servePages(r gin.IRoutes) error {
-	a.servePage(r, "/openapi.yaml", page{kind: "application/yaml", zipped: zip(spec.YAML), caching: revalidate})
-	a.servePage(r, "/assets/look.css", page{kind: "text/css; charset=utf-8", sources: shopSources, zipped: zip([]byte(look.Read(look.Files, "look.css"))), caching: revalidate})
+	a.servePage(r, "/openapi.yaml", page{kind: "application/yaml", zipped: zip(spec.YAML)})
+	a.servePage(r, "/assets/look.css", page{kind: "text/css; charset=utf-8", sources: shopSources, zipped: zip([]byte(look.Read(look.Files, "look.css")))})
 	for _, file := range []struct{ address, name, sources string }{
 		{"/", "storefront.html", shopSources},
 		{"/assets/storefront.css", "storefront.css", shopSources},
@@ -63,24 +60,19 @@ func (a *api) servePages(r gin.IRoutes) error {
 		{"/assets/admin-skus.js", "admin-skus.js", shopSources},
 		{"/assets/admin-sellers.js", "admin-sellers.js", shopSources},
 		{"/assets/admin-reports.js", "admin-reports.js", shopSources},
-		{"/docs", "docs.html", docsSources},
-		{"/assets/docs.css", "docs.css", docsSources},
-		{"/assets/docs.js", "docs.js", docsSources},
 		{"/assets/icon.svg", "icon.svg", docsSources},
-		{swaggerUI + "swagger-ui.css", "swagger-ui/swagger-ui.css.gz", docsSources},
-		{swaggerUI + "swagger-ui-bundle.js", "swagger-ui/swagger-ui-bundle.js.gz", docsSources},
 	} {
 		body, err := pageFiles.ReadFile("pages/" + file.name)
 		if err != nil {
 			return fmt.Errorf("page %s: %w", file.address, err)
 		}
-		name, zipped := strings.CutSuffix(file.name, ".gz")
-		p := page{kind: mime.TypeByExtension(path.Ext(name)), sources: file.sources, zipped: body, caching: immutable}
-		if !zipped {
-			p.zipped, p.caching = zip(body), revalidate
-		}
-		a.servePage(r, file.address, p)
+		a.servePage(r, file.address, page{kind: mime.TypeByExtension(path.Ext(file.name)), sources: file.sources, zipped: zip(body)})
 	}
+	document, err := a.docsPage()
+	if err != nil {
+		return fmt.Errorf("page /docs: %w", err)
+	}
+	a.servePage(r, "/docs", page{kind: "text/html; charset=utf-8", sources: docsSources, zipped: zip(document)})
 	return nil
 }
 
@@ -89,16 +81,11 @@ type page struct {
 	kind    string // media type
 	sources string // that its Content-Security-Policy allows: "script-src 'self'"
 	zipped  []byte // compressed with gzip
-	caching string // Cache-Control
 }
 
-const (
-	// revalidate lets caches store an answer that is the same for everyone. They must
-	// revalidate it before each use.
-	revalidate = "no-cache"
-	// immutable lets caches keep a page with a version in its address for a year.
-	immutable = "public, max-age=31536000, immutable"
-)
+// revalidate lets caches store an answer that is the same for everyone. They must
+// revalidate it before each use.
+const revalidate = "no-cache"
 
 // servePage serves a page at an address.
 func (a *api) servePage(r gin.IRoutes, address string, p page) {
@@ -120,7 +107,7 @@ func (a *api) servePage(r gin.IRoutes, address string, p page) {
 			}
 			etag = `"` + tag + `"`
 		}
-		if !notModified(c, etag, p.caching) {
+		if !notModified(c, etag, revalidate) {
 			_, _ = c.Writer.Write(body) // it fails only if the client has disconnected
 		}
 	})
@@ -152,7 +139,7 @@ func (a *api) serveErrors(r gin.IRoutes) error {
 		if err := errorPage.Execute(&out, map[string]any{"Title": title, "Body": body, "Kinds": list}); err != nil {
 			return err
 		}
-		a.servePage(r, address, page{kind: "text/html; charset=utf-8", sources: errorSources, zipped: zip(out.Bytes()), caching: revalidate})
+		a.servePage(r, address, page{kind: "text/html; charset=utf-8", sources: docsSources, zipped: zip(out.Bytes())})
 		return nil
 	}
 	files, err := docs.Errors.ReadDir("errors")

@@ -27,20 +27,21 @@ func TestTheDocumentCanBeReadInABrowser(t *testing.T) {
 	t.Parallel()
 	s := startReplica(t)
 	b := openBrowser(t, strings.TrimPrefix(s.URL, "http://"))
-	b.do(chromedp.EmulateViewport(1280, 900), chromedp.Navigate(s.URL+"/docs"), chromedp.WaitVisible(chromedp.CSS(".opblock")))
-	b.await("document.querySelectorAll('.opblock').length >= 15")
-	text := strings.Join(strings.Fields(b.text("#docs")), " ")
+	b.do(chromedp.EmulateViewport(360, 740), chromedp.Navigate(s.URL+"/docs"))
+	b.look("docs-narrow")
+	b.do(chromedp.EmulateViewport(1280, 900), chromedp.Navigate(s.URL+"/docs"))
+	b.look("docs")
+	text := strings.Join(strings.Fields(b.text("main")), " ")
 	for _, summary := range summaries(t) {
 		if !strings.Contains(text, strings.Join(strings.Fields(summary), " ")) {
 			t.Errorf("the page does not show %q", summary)
 		}
 	}
-	// One opened shows its answers, which are behind references.
-	b.do(chromedp.Click(chromedp.CSS("#operations-Orders-placeOrder .opblock-summary-control")), chromedp.WaitVisible(chromedp.CSS("#operations-Orders-placeOrder .responses-table")))
-	if text := b.text("#operations-Orders-placeOrder"); !strings.Contains(text, "Idempotency-Key") || !strings.Contains(text, "idempotency-key-reused") {
-		t.Errorf("the operation shows %s", text)
-	}
-	b.picture("docs")
+	b.do(chromedp.Click(chromedp.CSS("nav a[href='#placeOrder']")))
+	b.await("Math.abs(document.querySelector('#placeOrder').getBoundingClientRect().top) < 60")
+	b.picture("docs-call")
+	b.do(chromedp.Click(chromedp.CSS("#placeOrder a[href='/errors/idempotency-key-reused']")))
+	b.await("location.pathname === '/errors/idempotency-key-reused'")
 }
 
 func TestThePagesOfErrorsCanBeRead(t *testing.T) {
