@@ -138,7 +138,7 @@ func (s *Server) playLesson(w http.ResponseWriter, r *http.Request) {
 	s.start(w, "lesson", l.Name, func(ctx context.Context, a *activity) (err error) {
 		bed := testbed.New(testbed.Config{Database: s.cfg.Database, EtcdProgram: s.cfg.EtcdProgram})
 		defer func() { err = errors.Join(err, bed.Close()) }()
-		err = l.Play(ctx, bed, &player{activity: a})
+		err = l.Play(ctx, bed, &play{activity: a})
 		if ctx.Err() != nil { // stopped: the error says no more
 			return ctx.Err()
 		}
@@ -146,24 +146,24 @@ func (s *Server) playLesson(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// player draws a lesson in the journal of an activity.
-type player struct {
+// play draws a lesson in the journal of an activity.
+type play struct {
 	*activity
 	variant int
 	lines   []testbed.Line
 }
 
-func (p *player) Variant(n int, v *lesson.Variant) {
+func (p *play) Variant(n int, v *lesson.Variant) {
 	p.variant, p.lines = n, nil
 	p.say("variant", VariantStarted{n, v.Title, v.Breaks})
 }
 
-func (p *player) Line(line testbed.Line) {
+func (p *play) Line(line testbed.Line) {
 	p.lines = append(p.lines, line)
 	p.say("diagram", VariantDiagram{p.variant, diagramOfLines(p.lines)})
 }
 
-func (p *player) Result(r lesson.Result) {
+func (p *play) Result(r lesson.Result) {
 	p.say("result", VariantResult{p.variant, r.OK, r.Expected, r.String(), r.Text})
 }
 
