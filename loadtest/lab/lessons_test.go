@@ -37,7 +37,7 @@ func lessons(t *testing.T) *httptest.Server {
 }
 
 // request reads the JSON of an answer, which must have that status.
-func request[T any](t *testing.T, method, url string, want int) (body T) {
+func fetch[T any](t *testing.T, method, url string, want int) (body T) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, url, http.NoBody)
 	if err != nil {
@@ -127,7 +127,7 @@ func TestLessonsArePlayed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			about := request[About](t, http.MethodPost, server.URL+"/api/lessons/"+test.name+"/plays", http.StatusCreated)
+			about := fetch[About](t, http.MethodPost, server.URL+"/api/lessons/"+test.name+"/plays", http.StatusCreated)
 			all := journal(t, server.URL, about.ID, nil)
 			if last := all[len(all)-1]; last.event != "end" {
 				t.Fatalf("the lesson ended with %s: %s", last.event, last.data)
@@ -176,13 +176,13 @@ func TestLessonsArePlayed(t *testing.T) {
 func TestLessonIsStopped(t *testing.T) {
 	t.Parallel()
 	server := lessons(t)
-	about := request[About](t, http.MethodPost, server.URL+"/api/lessons/no-lock/plays", http.StatusCreated)
-	if busy := request[Problem](t, http.MethodPost, server.URL+"/api/lessons/no-lock/plays", http.StatusConflict); busy.Running == nil || *busy.Running != about {
+	about := fetch[About](t, http.MethodPost, server.URL+"/api/lessons/no-lock/plays", http.StatusCreated)
+	if busy := fetch[Problem](t, http.MethodPost, server.URL+"/api/lessons/no-lock/plays", http.StatusConflict); busy.Running == nil || *busy.Running != about {
 		t.Errorf("a second lesson at the same time: %+v", busy)
 	}
 	journal(t, server.URL, about.ID, func(m said) bool { return m.event == "variant" })
 	began := time.Now()
-	request[any](t, http.MethodDelete, server.URL+"/api/activities/"+about.ID, http.StatusNoContent)
+	fetch[any](t, http.MethodDelete, server.URL+"/api/activities/"+about.ID, http.StatusNoContent)
 	if took := time.Since(began); took > 15*time.Second {
 		t.Errorf("it took %s to stop", took)
 	}
@@ -194,12 +194,12 @@ func TestLessonIsStopped(t *testing.T) {
 func TestLessonsAreListedWithTheirTexts(t *testing.T) {
 	t.Parallel()
 	server := lessons(t)
-	list := request[[]LessonAbout](t, http.MethodGet, server.URL+"/api/lessons", http.StatusOK)
+	list := fetch[[]LessonAbout](t, http.MethodGet, server.URL+"/api/lessons", http.StatusOK)
 	if len(list) != len(lesson.All()) {
 		t.Fatalf("%d lessons, want %d", len(list), len(lesson.All()))
 	}
 	for _, about := range list {
-		page := request[LessonPage](t, http.MethodGet, server.URL+"/api/lessons/"+about.Name, http.StatusOK)
+		page := fetch[LessonPage](t, http.MethodGet, server.URL+"/api/lessons/"+about.Name, http.StatusOK)
 		var titles []string
 		for _, s := range page.Sections {
 			titles = append(titles, s.Title)
@@ -219,15 +219,15 @@ func TestLessonsAreListedWithTheirTexts(t *testing.T) {
 			t.Errorf("%s has %d questions, and shows %q", about.Name, len(page.Questions), page.Shows)
 		}
 	}
-	page := request[LessonPage](t, http.MethodGet, server.URL+"/api/lessons/one-process-lock", http.StatusOK)
+	page := fetch[LessonPage](t, http.MethodGet, server.URL+"/api/lessons/one-process-lock", http.StatusOK)
 	if !strings.Contains(page.Sections[2].HTML+page.Sections[3].HTML, `<a href="#paused-holder">paused-holder</a>`) {
 		t.Errorf("the link to another lesson does not work in the page: %s", page.Sections[3].HTML)
 	}
-	if page := request[LessonPage](t, http.MethodGet, server.URL+"/api/lessons/paused-holder", http.StatusOK); !strings.Contains(page.Sections[2].HTML, "<table>") {
+	if page := fetch[LessonPage](t, http.MethodGet, server.URL+"/api/lessons/paused-holder", http.StatusOK); !strings.Contains(page.Sections[2].HTML, "<table>") {
 		t.Errorf("the table is not rendered: %s", page.Sections[2].HTML)
 	}
-	request[Problem](t, http.MethodGet, server.URL+"/api/lessons/nope", http.StatusNotFound)
-	request[Problem](t, http.MethodPost, server.URL+"/api/lessons/nope/plays", http.StatusNotFound)
+	fetch[Problem](t, http.MethodGet, server.URL+"/api/lessons/nope", http.StatusNotFound)
+	fetch[Problem](t, http.MethodPost, server.URL+"/api/lessons/nope/plays", http.StatusNotFound)
 }
 
 // A server that is not installed is named, with what installs it, before anything starts.
@@ -236,12 +236,12 @@ func TestMissingServersAreNamed(t *testing.T) {
 	t.Cleanup(func() { installed[lesson.Redis] = find })
 	installed[lesson.Redis] = func() error { return &sandbox.MissingError{Program: "redis-server", Do: "run `scripts/setup --redis`"} }
 	server := lessons(t)
-	page := request[LessonPage](t, http.MethodGet, server.URL+"/api/lessons/redis-del-without-owner", http.StatusOK)
+	page := fetch[LessonPage](t, http.MethodGet, server.URL+"/api/lessons/redis-del-without-owner", http.StatusOK)
 	const want = "redis-server is not installed: run `scripts/setup --redis`"
 	if !slices.Equal(page.Missing, []string{want}) {
 		t.Errorf("missing: %q", page.Missing)
 	}
-	if p := request[Problem](t, http.MethodPost, server.URL+"/api/lessons/redis-del-without-owner/plays", http.StatusUnprocessableEntity); p.Message != want {
+	if p := fetch[Problem](t, http.MethodPost, server.URL+"/api/lessons/redis-del-without-owner/plays", http.StatusUnprocessableEntity); p.Message != want {
 		t.Errorf("got %+v", p)
 	}
 }
