@@ -64,7 +64,7 @@ type said struct {
 	data  []byte
 }
 
-func parse[T any](t *testing.T, m said) (v T) {
+func unmarshal[T any](t *testing.T, m said) (v T) {
 	t.Helper()
 	if err := json.Unmarshal(m.data, &v); err != nil {
 		t.Fatalf("%s: %s: %v", m.event, m.data, err)
@@ -137,19 +137,19 @@ func TestLessonsArePlayed(t *testing.T) {
 			for _, m := range all {
 				switch m.event {
 				case "variant":
-					v := parse[VariantStarted](t, m)
+					v := unmarshal[VariantStarted](t, m)
 					if v.Variant != len(diagrams) || v.Breaks != l.Variants[v.Variant].Breaks || v.Title != l.Variants[v.Variant].Title {
 						t.Errorf("variant %d is %+v", len(diagrams), v)
 					}
 					diagrams = append(diagrams, nil)
 				case "diagram":
-					d := parse[VariantDiagram](t, m)
+					d := unmarshal[VariantDiagram](t, m)
 					if before := diagrams[d.Variant]; before != nil && len(d.Diagram.Steps) != len(before.Steps)+1 {
 						t.Errorf("%d steps after %d", len(d.Diagram.Steps), len(before.Steps))
 					}
 					diagrams[d.Variant] = d.Diagram
 				case "result":
-					results = append(results, parse[VariantResult](t, m))
+					results = append(results, unmarshal[VariantResult](t, m))
 				}
 			}
 			if len(diagrams) != len(l.Variants) || len(results) != len(l.Variants) {
