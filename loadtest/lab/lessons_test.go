@@ -73,7 +73,7 @@ func unmarshal[T any](t *testing.T, m said) (v T) {
 }
 
 // journal reads an activity to its end, or until enough has been said.
-func journal(t *testing.T, url, id string, enough func(said) bool) (all []said) {
+func journalOf(t *testing.T, url, id string, enough func(said) bool) (all []said) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/api/activities/"+id+"/events", http.NoBody)
 	if err != nil {
@@ -128,7 +128,7 @@ func TestLessonsArePlayed(t *testing.T) {
 				t.Fatal(err)
 			}
 			about := fetch[About](t, http.MethodPost, server.URL+"/api/lessons/"+test.name+"/plays", http.StatusCreated)
-			all := journal(t, server.URL, about.ID, nil)
+			all := journalOf(t, server.URL, about.ID, nil)
 			if last := all[len(all)-1]; last.event != "end" {
 				t.Fatalf("the lesson ended with %s: %s", last.event, last.data)
 			}
@@ -166,7 +166,7 @@ func TestLessonsArePlayed(t *testing.T) {
 			if got := lanes(diagrams[0]); got != test.lanes {
 				t.Errorf("the lanes are %s, want %s", got, test.lanes)
 			}
-			if again := journal(t, server.URL, about.ID, nil); len(again) != len(all) {
+			if again := journalOf(t, server.URL, about.ID, nil); len(again) != len(all) {
 				t.Errorf("the journal has %d messages, and %d when it is read again", len(all), len(again))
 			}
 		})
@@ -180,13 +180,13 @@ func TestLessonIsStopped(t *testing.T) {
 	if busy := fetch[Problem](t, http.MethodPost, server.URL+"/api/lessons/no-lock/plays", http.StatusConflict); busy.Running == nil || *busy.Running != about {
 		t.Errorf("a second lesson at the same time: %+v", busy)
 	}
-	journal(t, server.URL, about.ID, func(m said) bool { return m.event == "variant" })
+	journalOf(t, server.URL, about.ID, func(m said) bool { return m.event == "variant" })
 	began := time.Now()
 	fetch[any](t, http.MethodDelete, server.URL+"/api/activities/"+about.ID, http.StatusNoContent)
 	if took := time.Since(began); took > 15*time.Second {
 		t.Errorf("it took %s to stop", took)
 	}
-	if all := journal(t, server.URL, about.ID, nil); all[len(all)-1].event != "stopped" {
+	if all := journalOf(t, server.URL, about.ID, nil); all[len(all)-1].event != "stopped" {
 		t.Errorf("the last message is %s", all[len(all)-1].event)
 	}
 }
