@@ -373,26 +373,26 @@ func TestCallsOfTheOperatorAreBounded(t *testing.T) {
 	b.await(shows("#audit .status", "The service does not answer."))
 }
 
-// sellOn orders a stool again and again, so that the seller keeps its lock.
-func (s *server) sellOn() {
+// sellOn orders a stool again and again, so that the seller keeps its lock, until it is stopped.
+func (s *server) sellOn() (stop func()) {
 	s.t.Helper()
 	s.sell("stool", "Pine stool", 1_000_000, "")
-	ann, stop := customer(s.t, "ann"), make(chan struct{})
+	ann, stopped := customer(s.t, "ann"), make(chan struct{})
 	var all sync.WaitGroup
 	all.Go(func() {
 		for i := 0; ; i++ {
 			select {
-			case <-stop:
+			case <-stopped:
 				return
 			case <-time.After(50 * time.Millisecond):
 				s.order(ann, fmt.Sprint("stool", i), `{"sku":"stool","quantity":1}`)
 			}
 		}
 	})
-	s.t.Cleanup(func() {
-		close(stop)
+	return func() {
+		close(stopped)
 		all.Wait()
-	})
+	}
 }
 
 func TestTheOperatorSeesWhoSells(t *testing.T) {
@@ -403,7 +403,7 @@ func TestTheOperatorSeesWhoSells(t *testing.T) {
 		AdminToken: adminToken, JWTSecret: secret})
 	b := operate(t, other.URL, "a request to another host: "+s.URL) // which is opened afterwards
 	b.await(shows("#sellers .status", "No lock is held"))
-	s.sellOn()
+	defer s.sellOn()()
 	b.await(shows(row("#sellers", "stool", ""), "replica-1"))
 	b.await(shows("#replica .status", "replica-2, started "))
 	(&server{Replica: other, t: t}).order(customer(t, "ben"), "k", `{"sku":"stool","quantity":1}`)
@@ -413,7 +413,7 @@ func TestTheOperatorSeesWhoSells(t *testing.T) {
 	b.await(shows("#replica .status", "replica-1, started "))
 	b.await(`Number(document.querySelector('#replica tr[data-key="Orders placed"] td:last-child')?.innerText) > 0`)
 	b.look("admin-sellers")
-	token := b.text(row("#sellers", "stool", ".number"))
+	token := b.text(row("#sellers", "stool", "td:nth-child(3)"))
 
 	b.press(row("#sellers", "stool", "button"))
 	b.await(shows("#revoke-dialog-title", "Revoke the lock of stool, held by replica-1 with token "+token+"?"))
@@ -441,7 +441,7 @@ func TestTheOperatorSeesWhoSells(t *testing.T) {
 	b.await(closed)
 	b.await(shows("#messages", "Revoked the lock of stool."))
 	// The next order takes the lock again, with a larger token.
-	b.await(fmt.Sprintf("Number(document.querySelector(%q)?.innerText) > %s", row("#sellers", "stool", ".number"), token))
+	b.await(fmt.Sprintf("Number(document.querySelector(%q)?.innerText) > %s", row("#sellers", "stool", "td:nth-child(3)"), token))
 }
 
 func TestLocksThatCannotBeListedAreExplained(t *testing.T) {
@@ -547,7 +547,7 @@ func TestTheKeyboardSufficesForTheOperator(t *testing.T) {
 	b.await(closed)
 	b.await(focused(row("#skus", "sofa", "button:last-child")))
 	b.await(shows(row("#skus", "sofa", ".live"), "7"))
-	s.sellOn()
+	defer s.sellOn()()
 	b.await(shows(row("#sellers", "stool", ""), "replica-1"))
 	b.tabTo(row("#sellers", "stool", "button"))
 	b.do(chromedp.KeyEvent("\r"))
@@ -576,7 +576,7 @@ func TestTheOperatorsPageFitsASmallPhone(t *testing.T) {
 	b.await(focused("#token"))
 	b.look("admin-narrow-stranger")
 	b.signIn(adminToken)
-	s.sellOn()
+	defer s.sellOn()()
 	b.await(shows(row("#sellers", "stool", ""), "replica-1"))
 	b.await(shows("#replica .status", "replica-1, started "))
 	b.press("#run-audit")
