@@ -108,7 +108,7 @@ async function readMetrics(status) {
   try {
     answer = await call("GET", "/metrics", { text: true, tries: 1, timeout });
   } catch (problem) {
-    if (problem.status < 400 || problem.status >= 500) throw problem;
+    if (problem.status < 400 || problem.status === 429 || problem.status >= 500) throw problem;
     setText(status, `Metrics are not served at this address (${problem.status}): a proxy keeps them private. To see them, open this page at a replica's own address.`);
     return true;
   }

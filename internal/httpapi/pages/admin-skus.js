@@ -189,8 +189,10 @@ let restocked; // the SKU of the dialog
 
 const openRestock = prepare(find("#restock-dialog"), async (form) => {
   const name = restocked;
+  const given = whole(form.elements.units);
+  if (given === undefined) throw invalid("units", "is missing");
   // Store it before it is sent, so that a reload can send it again.
-  const { key, units } = unsure[name] ??= { key: newKey(), units: whole(form.elements.units) };
+  const { key, units } = unsure[name] ??= { key: newKey(), units: given };
   save();
   try {
     await call("POST", pathOf(name) + "/restocks", { key, body: { units } });
