@@ -9,6 +9,7 @@ import (
 	"html/template"
 	"maps"
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 
@@ -24,12 +25,6 @@ type document struct {
 	err    error             // what is wrong with the contract
 }
 
-// entry is an operation, as the page shows it.
-type entry struct {
-	*contract.Operation
-	Raw map[string]any // the operation in the contract
-}
-
 // docsPage returns the page.
 func (a *api) docsPage() ([]byte, error) {
 	var links []string
@@ -38,16 +33,15 @@ func (a *api) docsPage() ([]byte, error) {
 	}
 	d := &document{Contract: a.contract, linked: strings.NewReplacer(links...)}
 	page, err := template.New("docs.html").Funcs(template.FuncMap{
-		"text": d.text, "line": d.line, "fields": d.fields, "kind": d.kind, "parameters": d.parameters, "curl": d.curl, "body": d.body,
+		"text": d.text, "line": d.line, "fields": d.fields, "kind": d.kind, "curl": d.curl, "body": d.body,
 	}).ParseFS(pageFiles, "pages/docs.html")
 	if err != nil {
 		return nil, err
 	}
-	calls := map[string][]entry{} // by tag
+	calls := map[any][]*contract.Operation{} // by tag
 	for _, o := range d.Operations {
-		raw := d.at(d.at(d.at(d.Document["paths"])[o.Path])[strings.ToLower(o.Method)])
-		for _, tag := range elements(raw["tags"]) {
-			calls[tag.(string)] = append(calls[tag.(string)], entry{o, raw})
+		for _, tag := range o.Tags {
+			calls[tag] = append(calls[tag], o)
 		}
 	}
 	objects := maps.Clone(d.at(d.at(d.Document["components"])["schemas"]))
@@ -71,11 +65,10 @@ func elements(value any) []any {
 	return all
 }
 
-// text returns a description's HTML, and line the same without a paragraph around it.
+// text returns a description's HTML; line returns it without its paragraph.
 func (d *document) text(markdown any) template.HTML {
-	source, _ := markdown.(string)
 	var out bytes.Buffer
-	d.err = errors.Join(d.err, goldmark.Convert([]byte(source), &out))
+	d.err = errors.Join(d.err, goldmark.Convert([]byte(fmt.Sprint(cmp.Or(markdown, any("")))), &out))
 	return template.HTML(d.linked.Replace(out.String()))
 }
 
@@ -83,93 +76,54 @@ func (d *document) line(markdown any) template.HTML {
 	return template.HTML(strings.TrimSuffix(strings.TrimPrefix(string(d.text(markdown)), "<p>"), "</p>\n"))
 }
 
-// member is a parameter, or a field of an object.
-type member struct {
-	Name, In, Example string // only parameters have the last two
-	Required          bool
-	Schema            any
-	About             any // its description
-}
-
-// fields returns the fields of an object, in the order in which they are sent: x-order in
-// answers; in requests, those that are required first.
-func (d *document) fields(schema any) []member {
+// fields returns the fields of an object, those that are required first.
+func (d *document) fields(schema any) (all []contract.Parameter) {
 	object := d.at(schema)
-	required := elements(object["required"])
-	var all []member
-	order := map[string]int{}
+	place := map[string]int{}
 	for name, property := range d.at(object["properties"]) {
-		place := slices.Index(required, any(name))
-		all = append(all, member{Name: name, Required: place >= 0, Schema: property, About: d.at(property)["description"]})
-		if place < 0 {
-			place = len(required)
-		}
-		order[name] = place
-		if at, ok := property.(map[string]any)["x-order"].(int64); ok {
-			order[name] = int(at)
-		}
+		place[name] = slices.Index(elements(object["required"]), any(name))
+		about, _ := d.at(property)["description"].(string)
+		all = append(all, contract.Parameter{Name: name, Required: place[name] >= 0, Schema: property.(map[string]any), Description: about})
 	}
-	slices.SortFunc(all, func(a, b member) int {
-		return cmp.Or(cmp.Compare(order[a.Name], order[b.Name]), cmp.Compare(a.Name, b.Name))
+	slices.SortFunc(all, func(a, b contract.Parameter) int { // uint: -1 is the last
+		return cmp.Or(cmp.Compare(uint(place[a.Name]), uint(place[b.Name])), cmp.Compare(a.Name, b.Name))
 	})
 	return all
 }
 
-// parameters returns the parameters of an operation.
-func (d *document) parameters(raw any) (all []member) {
-	for _, part := range elements(d.at(raw)["parameters"]) {
-		p := d.at(part)
-		example, _ := p["example"].(string)
-		all = append(all, member{p["name"].(string), p["in"].(string), example, p["required"] == true, p["schema"], p["description"]})
-	}
-	return all
-}
-
 // kind returns the type of a schema with its bounds, or a link to its object.
-func (d *document) kind(schema any) template.HTML {
+func (d *document) kind(schema map[string]any) template.HTML {
 	s := d.at(schema)
-	var types []string
-	for _, name := range elements(s["type"]) {
-		types = append(types, name.(string))
-	}
-	if one, ok := s["type"].(string); ok {
-		types = []string{one}
-	}
-	reference, _ := schema.(map[string]any)["$ref"].(string)
-	switch name := reference[strings.LastIndexByte(reference, '/')+1:]; {
-	case types[0] == "object" && name != "":
+	reference, _ := schema["$ref"].(string)
+	switch name := path.Base(reference); {
+	case s["type"] == "object" && reference != "":
 		return template.HTML(fmt.Sprintf(`<a href="#object-%[1]s">%[1]s</a>`, name))
-	case types[0] == "array":
-		return "list of " + d.kind(s["items"])
+	case s["type"] == "array":
+		return "list of " + d.kind(s["items"].(map[string]any))
 	}
-	words := []string{strings.Join(types, " or ")}
+	words := strings.ReplaceAll(strings.Trim(fmt.Sprint(s["type"]), "[]"), " ", " or ") // of one type, or of a list
 	if format, ok := s["format"].(string); ok && !strings.HasPrefix(format, "int") {
-		words = append(words, format)
+		words += ", " + format
 	}
-	for _, bounds := range []struct{ least, most, unit string }{{"minimum", "maximum", ""}, {"minLength", "maxLength", " characters"}} {
-		if most, ok := s[bounds.most]; ok {
-			words = append(words, fmt.Sprintf("%s to %s%s", number(s[bounds.least]), number(most), bounds.unit))
-		}
+	if most, ok := s["maximum"]; ok {
+		words += fmt.Sprintf(", %v to %v", s["minimum"], most)
+	}
+	if most, ok := s["maxLength"]; ok {
+		words += fmt.Sprintf(", %v to %v characters", s["minLength"], most)
 	}
 	if byDefault, ok := s["default"]; ok {
-		words = append(words, "default "+number(byDefault))
-	}
-	for i, word := range words {
-		words[i] = template.HTMLEscapeString(word)
+		words += fmt.Sprintf(", default %v", byDefault)
 	}
 	for i, value := range elements(s["enum"]) {
-		words = append(words, strings.Repeat("one of ", max(1-i, 0))+"<code>"+template.HTMLEscapeString(value.(string))+"</code>")
+		words += fmt.Sprintf("%s `%v`", []string{", one of", ","}[min(i, 1)], value)
 	}
-	if pattern, ok := s["pattern"].(string); ok {
-		words = append(words, "<code>"+template.HTMLEscapeString(pattern)+"</code>")
+	if pattern, ok := s["pattern"]; ok {
+		words += fmt.Sprintf(", `%v`", pattern)
 	}
-	return template.HTML(strings.Join(words, ", "))
+	return d.line(words)
 }
 
-// number returns a number of the contract as text; a missing one is 0.
-func number(value any) string { return fmt.Sprint(cmp.Or(value, any(0))) }
-
-// body returns the schema of a request or an answer, or nil.
+// body returns the schema of an answer with an object, or nil.
 func (d *document) body(of any) any {
 	for _, content := range d.at(d.at(of)["content"]) {
 		if schema := d.at(content)["schema"]; d.at(schema)["type"] == "object" {
@@ -179,46 +133,40 @@ func (d *document) body(of any) any {
 	return nil
 }
 
-// curl returns an example: the required parameters and fields.
-func (d *document) curl(c entry) string {
-	path := c.Path
-	line := "curl"
-	if c.Streams() {
-		line += " -N"
+// curl returns an example with the required parameters and fields.
+func (d *document) curl(o *contract.Operation) string {
+	options, to := "", o.Path
+	if o.Streams() {
+		options += " -N"
 	}
-	if c.Method != http.MethodGet {
-		line += " -X " + c.Method
+	if o.Method != http.MethodGet {
+		options += " -X " + o.Method
 	}
-	var headers string
-	if c.Scheme != contract.Anyone {
-		headers = ` -H "Authorization: Bearer $TOKEN"`
+	if o.Scheme != contract.Anyone {
+		options += ` -H "Authorization: Bearer $TOKEN"`
 	}
-	for _, p := range d.parameters(c.Raw) {
-		switch {
-		case p.In == "path":
-			path = strings.ReplaceAll(path, "{"+p.Name+"}", p.Example)
-		case p.Required:
-			headers += fmt.Sprintf(" -H '%s: %s'", p.Name, p.Example)
+	for _, p := range o.Parameters {
+		if p.In == "path" {
+			to = strings.ReplaceAll(to, "{"+p.Name+"}", p.Example)
+		} else if p.Required {
+			options += fmt.Sprintf(" -H '%s: %s'", p.Name, p.Example)
 		}
 	}
-	line += ` "$URL` + path + `"` + headers
-	if c.Body == nil {
-		return line
-	}
-	values := map[string]any{}
-	for _, field := range d.fields(d.body(c.Raw["requestBody"])) {
-		if s := d.at(field.Schema); field.Required || !c.BodyRequired {
-			switch examples := elements(s["examples"]); {
-			case len(examples) > 0:
+	if o.Body != nil {
+		values := map[string]any{}
+		for _, field := range d.fields(o.Body.Schema) {
+			schema := d.at(field.Schema)
+			if examples := elements(schema["examples"]); !field.Required && o.BodyRequired {
+				continue
+			} else if len(examples) > 0 {
 				values[field.Name] = examples[0]
-			case s["type"] == "integer":
+			} else if values[field.Name] = "a " + field.Name; schema["type"] == "integer" {
 				values[field.Name] = 1
-			default:
-				values[field.Name] = "a " + field.Name
 			}
 		}
+		text, err := json.Marshal(values)
+		d.err = errors.Join(d.err, err)
+		options += fmt.Sprintf(" -H 'Content-Type: application/json' -d '%s'", text)
 	}
-	text, err := json.Marshal(values)
-	d.err = errors.Join(d.err, err)
-	return fmt.Sprintf("%s -H 'Content-Type: application/json' -d '%s'", line, text)
+	return fmt.Sprintf(`curl "$URL%s"%s`, to, options)
 }

@@ -52,6 +52,9 @@ type Operation struct {
 	BodyRequired bool
 	// Responses are the document's, by status, with references resolved.
 	Responses map[int]map[string]any
+	// Tags, Summary and Description are for readers.
+	Tags                 []any
+	Summary, Description string
 }
 
 // Answers reports whether the operation declares a status.
@@ -116,6 +119,9 @@ func (c *Contract) Text(name string) (check func(value string) (message string),
 
 func (c *Contract) operation(raw map[string]any) (*Operation, error) {
 	o := &Operation{ID: raw["operationId"].(string), Responses: map[int]map[string]any{}}
+	o.Tags, _ = raw["tags"].([]any)
+	o.Summary, _ = raw["summary"].(string)
+	o.Description, _ = raw["description"].(string)
 	if err := c.security(o, raw); err != nil {
 		return nil, err
 	}
@@ -212,7 +218,10 @@ type Parameter struct {
 	Required bool
 	// Schema is the document's.
 	Schema map[string]any
-	field  *field
+	// Description and Example are for readers.
+	Description, Example string
+
+	field *field
 }
 
 func (c *Contract) parameter(raw map[string]any) (Parameter, error) {
@@ -224,6 +233,8 @@ func (c *Contract) parameter(raw map[string]any) (Parameter, error) {
 	p.Name, _ = raw["name"].(string)
 	p.In, _ = raw["in"].(string)
 	p.Required, _ = raw["required"].(bool)
+	p.Description, _ = raw["description"].(string)
+	p.Example, _ = raw["example"].(string)
 	if p.field, err = c.field(p.Schema); err != nil {
 		return Parameter{}, fmt.Errorf("parameter %s: %w", p.Name, err)
 	}
