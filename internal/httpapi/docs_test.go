@@ -64,7 +64,7 @@ func TestExamplesOfTheDocumentWork(t *testing.T) {
 	}
 	for _, call := range calls {
 		token := customer(t, "ann")
-		if call[2] == "administrators only" {
+		if call[2] == "administrators" {
 			token = adminToken
 		}
 		line := html.UnescapeString(call[3])
