@@ -207,6 +207,18 @@ func EtcdImage(name string) (*image.Image, error) {
 	return image.Etcd(name, folder), nil
 }
 
+// MySQLImage is the image of the MySQL that scripts/setup --mysql has extracted.
+func MySQLImage(name string) (*image.Image, error) {
+	folder, err := cacheFolder("mysql")
+	if err == nil {
+		_, err = os.Stat(folder)
+	}
+	if err != nil {
+		return nil, &MissingError{Program: "MySQL", Do: "run `scripts/setup --mysql`", err: err}
+	}
+	return image.MySQL(name, folder), nil
+}
+
 // Lookup returns the addresses that the node's DNS has for a name, such as
 // "api.flashsale.svc.cluster.local".
 func (n *Node) Lookup(ctx context.Context, name string) ([]string, error) {

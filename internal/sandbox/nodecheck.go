@@ -34,15 +34,17 @@ type nodePrograms struct {
 	coredns, pause, runc        string // programs
 }
 
-// nodeTrial does in namespaces of its own what a node needs from the kernel.
+// nodeTrial does in namespaces of its own what a node needs from the kernel, and from
+// the disk of temporary folders: containers are layers upon each other.
 const nodeTrial = `unshare --mount --net --pid --uts --ipc --fork --kill-child bash -ec '
-mount -t tmpfs tmpfs /run
-mkdir /run/{lower,upper,work,all}
-mount -t overlay overlay -o lowerdir=/run/lower,upperdir=/run/upper,workdir=/run/work /run/all
+folder=$(mktemp -d)
+trap "umount -q $folder/all || true; rm -rf $folder" EXIT
+mkdir $folder/{lower,upper,work,all}
+mount -t overlay overlay -o lowerdir=$folder/lower,upperdir=$folder/upper,workdir=$folder/work $folder/all
 ip link add node0 type bridge
 ip link add left type veth peer name right
 nft "table ip trial { map to { type ipv4_addr . inet_proto . inet_service : verdict; }; chain out { type nat hook output priority -100; }; chain in { type filter hook forward priority 0; ct state new accept; }; }"
-[[ -e /proc/sys/net/bridge/bridge-nf-call-iptables ]] || { echo "the kernel module br_netfilter is not loaded: run modprobe br_netfilter" >&2; exit 1; }'`
+[[ -e /proc/sys/net/bridge/bridge-nf-call-iptables ]] || { echo "the kernel module br_netfilter is not loaded: run modprobe br_netfilter"; exit 1; }'`
 
 // CheckNode returns why no Kubernetes node can run here: what is not installed, what
 // only root may do, or what the kernel lacks.
@@ -62,6 +64,8 @@ func checkNode(ctx context.Context) (nodePrograms, error) {
 	if err != nil {
 		return nodePrograms{}, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	if err := shell(ctx, "try its namespaces", nodeTrial); err != nil {
 		return nodePrograms{}, err
 	}

@@ -11,12 +11,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"flashsale/internal/sandbox/image"
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
 // The service's image holds the program alone: no shell, no root, no secret.
@@ -27,6 +29,35 @@ func TestImageOfTheServiceHoldsTheProgramAlone(t *testing.T) {
 	}
 	if len(im.files) != 1 || im.files["api"] == nil || im.files["api"].Mode != 0o755 {
 		t.Errorf("the layer has %v, want the program alone", im.files)
+	}
+}
+
+// secret matches what an administrator keeps on a machine beside its programs.
+var secret = regexp.MustCompile(`(^|/)(root/.*|shadow.*|gshadow.*|sudoers.*|\.ssh.*|\.my\.cnf|debian\.cnf|.*\.key|.*\.pem|.*_key|id_.*|environ)$`)
+
+func TestImagesOfServersHaveNoRootAndNoSecret(t *testing.T) {
+	tier.OnlyTestAll(t, "ZooKeeper and MariaDB")
+	for _, im := range []*image.Image{image.ZooKeeper("flashsale.local/zookeeper:1"), image.MariaDB("flashsale.local/mariadb:1")} {
+		got := load(t, im)
+		if user, _, _ := strings.Cut(got.Config.User, ":"); user == "" || user == "0" || user == "root" {
+			t.Errorf("%s runs as %q", got.Name, got.Config.User)
+		}
+		if got.files["usr/bin/bash"] == nil || got.files["lib"].Linkname != "usr/lib" {
+			t.Errorf("%s has no shell for the scripts of its pods", got.Name)
+		}
+		for path, file := range got.files {
+			if secret.MatchString(path) {
+				t.Errorf("%s contains %s", got.Name, path)
+			}
+			if file.Mode&0o6000 != 0 {
+				t.Errorf("%s: %s gives another user's rights", got.Name, path)
+			}
+		}
+	}
+	for _, path := range []string{"root/.my.cnf", "etc/shadow", "etc/mysql/debian.cnf", "etc/ssl/private/snakeoil.key"} {
+		if !secret.MatchString(path) {
+			t.Errorf("%s is not taken for a secret", path)
+		}
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"archive/zip"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -153,20 +152,23 @@ func (im *Image) jar(path string) {
 // classPath returns the jars that a jar's manifest names. A long line of a manifest goes
 // on in the next one, after a space.
 func classPath(jar string) ([]string, error) {
-	archive, err := zip.OpenReader(jar)
+	file, err := os.Open(jar)
 	if err != nil {
 		return nil, err
 	}
-	defer archive.Close()
-	manifest, err := archive.Open("META-INF/MANIFEST.MF")
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	archive, err := zip.NewReader(file, info.Size())
+	if err != nil {
+		return nil, err
+	}
+	text, err := fs.ReadFile(archive, "META-INF/MANIFEST.MF")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	defer manifest.Close()
-	text, err := io.ReadAll(manifest)
 	if err != nil {
 		return nil, err
 	}
@@ -182,9 +184,10 @@ func classPath(jar string) ([]string, error) {
 // MariaDB is the image of the MariaDB that is installed.
 func MariaDB(name string) *Image {
 	im := system(name, "999:999")
-	for _, program := range []string{"mariadbd", "mariadb", "my_print_defaults", "resolveip"} {
+	for _, program := range []string{"mariadbd", "my_print_defaults", "resolveip"} {
 		im.program(program)
 	}
+	im.mariadbClient()
 	installer, err := exec.LookPath("mariadb-install-db")
 	if err != nil {
 		im.err = errors.Join(im.err, err)
@@ -201,12 +204,21 @@ func MariaDB(name string) *Image {
 // library is newer than the machine's, and replaces it.
 func MySQL(name, folder string) *Image {
 	im := system(name, "999:999")
-	im.program("mariadb") // a client
+	im.mariadbClient()
 	im.Copy("/usr", folder)
 	im.Folder("/run/mysqld", 0o755, 999)
 	im.Folder("/var/lib/mysql", 0o755, 999)
 	im.Command = []string{"mysqld"}
 	return im
+}
+
+// mariadbClient adds a client, with what it needs for the passwords of MySQL.
+func (im *Image) mariadbClient() {
+	im.program("mariadb")
+	plugins, _ := filepath.Glob("/usr/lib/*/libmariadb3/plugin") // the pattern is a good one
+	for _, folder := range plugins {
+		im.Copy(folder, folder)
+	}
 }
 
 // Etcd is the image of etcd, with the paths of its makers' image. The folder contains
