@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"syscall"
 	"time"
 
 	"flashsale/loadtest/lab"
@@ -15,7 +16,7 @@ import (
 type labCmd struct {
 	databaseFlags
 	apiFlag
-	Addr string `default:"127.0.0.1:8090" placeholder:"HOST:PORT" help:"Where the pages are served (default ${default}). Whoever reaches it can start and stop servers on this machine: use a loopback address."`
+	Addr string `default:"127.0.0.1:8090" placeholder:"HOST:PORT" help:"Where the pages are served, on a loopback address (default ${default}; port 0 is a free port)."`
 }
 
 const (
@@ -28,7 +29,7 @@ func (c *labCmd) Run(ctx context.Context, s streams) (err error) {
 	if err := c.find(); err != nil {
 		return err
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Addr)
+	l, err := listenLocally(ctx, c.Addr)
 	if err != nil {
 		return fmt.Errorf("--addr: %w", err)
 	}
@@ -47,4 +48,21 @@ func (c *labCmd) Run(ctx context.Context, s streams) (err error) {
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), labEnds)
 	defer cancel()
 	return errors.Join(err, pages.Close(end), server.Close())
+}
+
+// listenLocally refuses addresses that other machines can reach: whoever reaches the lab
+// can start and stop servers on this one.
+func listenLocally(ctx context.Context, addr string) (net.Listener, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	if ip := net.ParseIP(host); host != "localhost" && !ip.IsLoopback() {
+		return nil, fmt.Errorf("%s is not a loopback address, such as 127.0.0.1:8090: whoever reaches the lab can start servers on this machine", addr)
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s is in use, perhaps by another lab; choose another port, or 0 for a free one", addr)
+	}
+	return l, err
 }

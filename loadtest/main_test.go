@@ -102,6 +102,11 @@ func TestErrorNamesTheBadFlag(t *testing.T) {
 		{"zombies --fence high", "--fence"},
 		{"zombies --runs 0", "--runs must"},
 		{"up --strategy nope", "--strategy"},
+		{"lab --api /nope", "/nope"},
+		{"lab --api /bin/true --addr 0.0.0.0:8090", "--addr: 0.0.0.0:8090 is not a loopback address"},
+		{"lab --api /bin/true --addr :8090", "--addr: :8090 is not a loopback address"},
+		{"lab --api /bin/true --addr example.com:80", "--addr: example.com:80 is not a loopback address"},
+		{"lab --api /bin/true --addr nowhere", "--addr: address nowhere: missing port"},
 		{"up --lock-ttl -1s", "--lock-ttl"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {

@@ -38,6 +38,7 @@ type Server struct {
 	mux *http.ServeMux
 
 	mu         sync.Mutex
+	closed     bool
 	last       int
 	activities []*activity // the newest last
 	table      *table      // of the newest game
@@ -83,9 +84,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mux.ServeHTTP(w, r)
 }
 
-// Close ends what is under way, and waits until nothing of it is left or ctx ends.
+// Close ends what is under way, and waits until nothing of it is left or ctx ends. Nothing
+// is started any more.
 func (s *Server) Close(ctx context.Context) error {
 	s.mu.Lock()
+	s.closed = true
 	running := slices.Clone(s.activities)
 	s.mu.Unlock()
 	for _, a := range running {
@@ -175,6 +178,9 @@ func (s *Server) start(w http.ResponseWriter, kind, title string, do func(ctx co
 func (s *Server) begin(kind, title string) (a *activity, busy *About) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return nil, &About{Title: "it is being stopped"}
+	}
 	if n := len(s.activities); n > 0 && !s.activities[n-1].over() {
 		return nil, &s.activities[n-1].About
 	}
