@@ -19,6 +19,8 @@ type fault struct {
 	replicas  int
 	etcdNodes int
 	network   bool
+	// stale says that a holder may write after its lease has ended.
+	stale bool
 	// unfitFor says why a strategy cannot have the fault, or returns "".
 	unfitFor func(strategy.Strategy) string
 	// inject makes the fault, and says what it did. heal ends it.
@@ -45,7 +47,7 @@ const theSeller = "The seller is the replica that holds the SKU's lock at this m
 var faults = []fault{
 	{name: noFault, title: "No fault", shows: "Nothing fails."},
 	{
-		name: "pause-seller", title: "Pause the seller past its TTL", replicas: 2, lasts: pastTTL,
+		name: "pause-seller", title: "Pause the seller past its TTL", replicas: 2, lasts: pastTTL, stale: true,
 		shows:  "The seller is stopped (SIGSTOP) for 5 s, and goes on; a lock's TTL is 2 s, so its lock has ended by then. " + theSeller,
 		inject: pauseSeller,
 		heal:   func(_ context.Context, s *side) error { return s.victim.Signal(sandbox.SIGCONT) },
@@ -75,7 +77,7 @@ var faults = []fault{
 		heal: func(ctx context.Context, s *side) error { return s.stack.RestartEtcd(ctx) },
 	},
 	{
-		name: "cut-etcd", title: "Cut the seller off from etcd", replicas: 2, lasts: pastTTL, network: true, unfitFor: needsEtcd,
+		name: "cut-etcd", title: "Cut the seller off from etcd", replicas: 2, lasts: pastTTL, network: true, stale: true, unfitFor: needsEtcd,
 		shows: "All packets between the seller and etcd are lost for 5 s; a lock's TTL is 2 s. " + theSeller,
 		inject: func(ctx context.Context, s *side) (Happened, error) {
 			s.strike(cutOff, s.seller())

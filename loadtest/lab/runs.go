@@ -42,6 +42,7 @@ func (r *run) title() string {
 // do makes the run, and leaves nothing behind.
 func (r *run) do(ctx context.Context, a *activity) error {
 	r.activity = a
+	a.keep(r.setting)
 	a.say("setting", Chosen{Setting: r.setting, Defaults: Defaults})
 	err := r.onServers(ctx)
 	if ctx.Err() != nil {

@@ -14,12 +14,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/tier"
 	"flashsale/internal/strategy"
 )
 
@@ -60,31 +62,41 @@ func serve(t *testing.T) lab {
 	return lab{t, web.URL}
 }
 
-// children lists the processes that this one has started.
-func children(t *testing.T) (list []string) {
+// children returns the processes that this one has started, by name.
+func children(t *testing.T) map[int]string {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		t.Fatal(err)
 	}
+	list := map[int]string{}
 	for _, file := range files {
 		stat, err := os.ReadFile(file)
 		if err != nil {
 			continue // it has ended
 		}
-		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-		if fields[1] == strconv.Itoa(os.Getpid()) {
-			list = append(list, string(stat[:bytes.LastIndexByte(stat, ')')+1]))
+		// "pid (name) state parent ..."
+		name, rest, _ := strings.Cut(string(stat[bytes.IndexByte(stat, '(')+1:]), ")")
+		if strings.Fields(rest)[1] == strconv.Itoa(os.Getpid()) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			list[pid] = name
 		}
 	}
 	return list
 }
 
+// call sends a body, which is JSON already if it is a string.
 func (l lab) call(method, path string, body any) (status int, text []byte, header http.Header) {
 	l.Helper()
 	in, err := json.Marshal(body)
 	if err != nil {
 		l.Fatal(err)
+	}
+	if text, ok := body.(string); ok {
+		in = []byte(text)
 	}
 	request, err := http.NewRequestWithContext(l.Context(), method, l.url+path, bytes.NewReader(in))
 	if err != nil {
@@ -117,6 +129,7 @@ type journal struct {
 	states   []State
 	happened []Happened
 	sides    []Side
+	failed   string
 	text     string
 }
 
@@ -169,7 +182,7 @@ func (l lab) read(id string, until func(event string) bool) (j journal) {
 		case "side":
 			j.sides = append(j.sides, parse[Side](l, []byte(data)))
 		case "failed":
-			l.Errorf("the run failed: %s", parse[Problem](l, []byte(data)).Message)
+			j.failed = parse[Problem](l, []byte(data)).Message
 		}
 		if until != nil && until(event) {
 			return j
@@ -186,7 +199,7 @@ func (l lab) play(s Setting) journal {
 	l.Helper()
 	j := l.read(l.start(s).ID, nil)
 	if len(j.events) == 0 || j.events[0] != "setting" || j.events[len(j.events)-1] != "end" {
-		l.Fatalf("the journal is %v", j.events)
+		l.Fatalf("the run failed: %s; the journal is %v", j.failed, j.events)
 	}
 	sides := 1
 	if s.Against != "" {
@@ -216,7 +229,8 @@ func (l lab) play(s Setting) journal {
 		for _, r := range last.Replicas {
 			sold += r.Sold
 		}
-		if sold != side.Run.UnitsSold && s.Fault != "kill-seller" { // its last steps may be lost
+		// A replica that is killed, or whose commit has no answer in time, records less.
+		if missing := side.Run.UnitsSold - sold; missing < 0 || missing > int64(side.Run.Errors+side.Run.Ambiguous) {
 			l.Errorf("the lanes sold %d, the database has %d", sold, side.Run.UnitsSold)
 		}
 	}
@@ -266,6 +280,7 @@ func TestDefaultsOversellAndTheGuardHolds(t *testing.T) {
 // Each fault under the default strategy: the result is exact, and the journal says what
 // happened.
 func TestFaultsDoNotOversellUnderEtcd(t *testing.T) {
+	tier.OnlyTestAll(t, "the laboratory")
 	for _, f := range faults[1:] {
 		t.Run(f.name, func(t *testing.T) {
 			l := serve(t)
@@ -300,10 +315,164 @@ func TestFaultsDoNotOversellUnderEtcd(t *testing.T) {
 // A textbook lock does not stop a holder that was paused past its TTL. Whether it oversells
 // is up to the moment; the records must agree with the database.
 func TestPausedTextbookHolder(t *testing.T) {
+	tier.OnlyTestAll(t, "the laboratory")
 	l := serve(t)
 	j := l.play(Setting{Strategy: "etcd-textbook", Fence: strategy.FenceOff, Replicas: 2, Units: 60, Rate: 30, Buyers: 270, ThinkMS: 30, Fault: "pause-seller", Seed: 3})
 	side := j.sides[0]
 	if oversold := side.Run.Verdict == strategy.Oversold; oversold != side.Race || oversold && !strings.Contains(side.Explains, "longer than the TTL") {
 		t.Errorf("%s, race %v: %s", side.Run.Verdict, side.Race, side.Explains)
+	}
+}
+
+// What cannot be run is refused at once, with every setting that is wrong.
+func TestBadSettingsAreRefused(t *testing.T) {
+	l := serve(t)
+	for name, tt := range map[string]struct {
+		body   string
+		status int
+		want   map[string]string // messages by field
+	}{
+		"no JSON":            {`{`, 400, map[string]string{"": "unexpected EOF"}},
+		"unknown field":      {`{"repliacs":2}`, 400, map[string]string{"": "unknown field"}},
+		"wrong type":         {`{"replicas":"two"}`, 400, map[string]string{"replicas": "must be a int"}},
+		"unknown strategy":   {`{"strategy":"nope"}`, 422, map[string]string{"strategy": `unknown strategy "nope"`}},
+		"unknown against":    {`{"against":"nope"}`, 422, map[string]string{"against": `unknown strategy "nope"`}},
+		"unknown fence":      {`{"fence":"high"}`, 422, map[string]string{"fence": "off, write or claim"}},
+		"unknown fault":      {`{"fault":"fire"}`, 422, map[string]string{"fault": "one of none, pause-seller"}},
+		"several at once":    {`{"replicas":0,"units":0,"buyers":0,"rate":0,"think_ms":-1,"seed":4294967296}`, 422, map[string]string{"replicas": "from 1 to 5", "units": "from 1 to 100,000", "buyers": "from 1", "rate": "from 1", "think_ms": "from 0 to 2,000", "seed": "from 0"}},
+		"too many":           {`{"replicas":6,"units":100001,"buyers":50001,"rate":5001,"think_ms":2001}`, 422, map[string]string{"replicas": "from 1", "units": "from", "buyers": "from", "rate": "from", "think_ms": "from"}},
+		"too long":           {`{"buyers":1000,"rate":1}`, 422, map[string]string{"buyers": "at most 120"}},
+		"too short to fail":  {`{"fault":"pause-seller"}`, 422, map[string]string{"buyers": "at least 900 with this fault"}},
+		"no other replica":   {`{"fault":"kill-seller","replicas":1,"buyers":2000}`, 422, map[string]string{"replicas": "at least 2"}},
+		"no etcd":            {`{"fault":"kill-etcd-leader","strategy":"etcd","against":"conditional","buyers":2000}`, 422, map[string]string{"against": "conditional does not use etcd"}},
+		"nothing is sent":    {`{"fault":"cut-replicas","strategy":"etcd-textbook","against":"","buyers":2000}`, 422, map[string]string{"fault": "replicas send nothing to each other"}},
+		"etcd of Kubernetes": {`{"fault":"cut-etcd","strategy":"etcd","against":"redis","buyers":2000}`, 422, map[string]string{"against": "redis does not use etcd"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			status, text, _ := lab{t, l.url}.call("POST", "/api/runs", tt.body)
+			p := parse[Problem](t, text)
+			if p.Problems == nil {
+				p.Problems = []Problem{p}
+			}
+			if status != tt.status || p.Field != p.Problems[0].Field || len(p.Problems) != len(tt.want) {
+				t.Errorf("%d: %s", status, text)
+			}
+			for _, one := range p.Problems {
+				if want, ok := tt.want[one.Field]; !ok || !strings.Contains(one.Message, want) {
+					t.Errorf("%s: %q, want %q", one.Field, one.Message, want)
+				}
+			}
+		})
+	}
+	if status, text, _ := l.call("GET", "/api/activities", nil); status != http.StatusOK || len(parse[[]About](t, text)) != 0 {
+		t.Errorf("something was started: %s", text)
+	}
+}
+
+func TestOptionsCanBeChosen(t *testing.T) {
+	l := serve(t)
+	_, text, _ := l.call("GET", "/api/options", nil)
+	o := parse[Options](t, text)
+	if len(o.Strategies) != len(strategy.All()) || len(o.Fences) != 3 || len(o.Faults) != 6 || o.Defaults != Defaults {
+		t.Errorf("%s", text)
+	}
+	server, err := New(Config{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range o.Faults {
+		for _, name := range f.Strategies {
+			s := Defaults
+			s.Strategy, s.Against, s.Fault, s.Replicas, s.Buyers = name, "", f.Name, f.Replicas, max(200, int(f.Seconds)*s.Rate)
+			if run, problems := server.plan(s); len(problems) > 0 && !strings.Contains(problems[0].Message, "not installed") || run.setting.Seed == 0 {
+				t.Errorf("%s under %s: %v", f.Name, name, problems)
+			}
+		}
+		if f.Shows == "" || len(f.Strategies) == 0 {
+			t.Errorf("%+v", f)
+		}
+	}
+}
+
+// A run is stopped in the middle, at each phase: all of it ends within seconds, and the
+// next one can begin. serve checks that nothing is left.
+func TestStopEndsAllOfARun(t *testing.T) {
+	l := serve(t)
+	s := Setting{Strategy: "etcd", Against: "none", Fence: strategy.FenceClaim, Replicas: 2, Units: 500, Buyers: 1200, Rate: 100, ThinkMS: 5, Fault: noFault, Seed: 5}
+	faulty := s
+	faulty.Against, faulty.Fault = "", "pause-seller"
+	for _, tt := range []struct {
+		event string
+		s     Setting
+	}{{"phase", s}, {"state", s}, {"fault", faulty}} {
+		about := l.start(tt.s)
+		if status, text, _ := l.call("POST", "/api/runs", s); status != http.StatusConflict || parse[Problem](l, text).Running.ID != about.ID {
+			t.Errorf("a second run: %d %s", status, text)
+		}
+		if status, _, _ := l.call("GET", "/api/activities/"+about.ID+"/page", nil); status != http.StatusConflict {
+			t.Errorf("the page of a run that goes on: %d", status)
+		}
+		states := 0
+		l.read(about.ID, func(event string) bool {
+			if event == "state" {
+				states++
+			}
+			return event == "phase" && tt.event == "phase" || tt.event == "state" && states > 10 || tt.event == "fault" && states > 20
+		})
+		began := time.Now()
+		if status, text, _ := l.call("DELETE", "/api/activities/"+about.ID, nil); status != http.StatusNoContent {
+			t.Errorf("%d %s", status, text)
+		}
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("stopping took %s", took)
+		} else {
+			t.Logf("stopped at %s in %s", tt.event, took)
+		}
+		if j := l.read(about.ID, nil); j.events[len(j.events)-1] != "stopped" {
+			t.Errorf("the journal is %v", j.events)
+		}
+		if list := children(t); len(list) > 0 {
+			t.Errorf("processes are left: %v", list)
+		}
+	}
+}
+
+// A replica that dies by itself ends the run, with what its log says.
+func TestDeadReplicaEndsTheRun(t *testing.T) {
+	l := serve(t)
+	about := l.start(Setting{Strategy: "conditional", Fence: strategy.FenceOff, Replicas: 2, Units: 500, Buyers: 2000, Rate: 100, Fault: noFault, Seed: 9})
+	states := 0
+	j := l.read(about.ID, func(event string) bool {
+		if event == "state" {
+			states++
+		}
+		if event == "state" && states == 5 {
+			for pid, name := range children(t) {
+				if name == "api" {
+					if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+						t.Error(err)
+					}
+					break
+				}
+			}
+		}
+		return false
+	})
+	if !strings.Contains(j.failed, "ended by itself; its log ends") {
+		t.Errorf("failed with %q, after %v", j.failed, j.events)
+	}
+}
+
+// The goal is a diagram within 3 s of the end of 20,000 orders; its time is logged, as
+// other tests run at the same time.
+func TestDiagramOf20000Orders(t *testing.T) {
+	tier.OnlyTestAll(t, "the laboratory")
+	l := serve(t)
+	j := l.play(Setting{Strategy: "none", Against: "etcd", Fence: strategy.FenceClaim, Replicas: 2, Units: 300, Buyers: 20_000, Rate: 1000, Fault: noFault, Seed: 13})
+	for _, side := range j.sides {
+		t.Logf("%s: the diagram of %d orders is there %d ms after the last answer; journal of %d bytes", side.Strategy, side.Run.Offered, side.DiagramMS, len(j.text))
+		if side.Diagram == nil || side.Race != (side.Strategy == "none") {
+			t.Errorf("%s: race %v, diagram %v", side.Strategy, side.Race, side.Diagram)
+		}
 	}
 }

@@ -83,11 +83,19 @@ func (s *Server) savedPage(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusInternalServerError, &Problem{Message: "save the run: " + err.Error()})
 		return
 	}
-	name := strings.NewReplacer(" ", "-", ":", "").Replace("race-lab-" + a.Title + "-" + a.ID)
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Content-Disposition", `attachment; filename="`+strings.ReplaceAll(name, "'", "")+`.html"`)
+	w.Header().Set("Content-Disposition", `attachment; filename="`+fileName(a)+`"`)
 	_, _ = w.Write(file.Bytes()) // it fails only if the page is gone
+}
+
+// fileName says what was run, in characters that each system takes.
+func fileName(a *activity) string {
+	name := strings.NewReplacer(" ", "-", ":", "", "'", "").Replace(a.Title)
+	if run, ok := a.kept().(Setting); ok {
+		name += fmt.Sprintf("-seed-%d", run.Seed)
+	}
+	return "race-lab-" + name + ".html"
 }
 
 // hash names an inline script or style in a content security policy.
