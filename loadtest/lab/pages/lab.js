@@ -120,6 +120,7 @@ form.addEventListener("submit", (event) => {
 });
 
 async function begin() {
+  note.textContent = "";
   const bad = fields.filter((f) => find(`#${f.name}-error`).textContent || wrong(f));
   if (bad.length > 0) {
     complain(bad.map((f) => ({field: f.name, message: find(`#${f.name}-error`).textContent || wrong(f)})));

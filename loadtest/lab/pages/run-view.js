@@ -208,6 +208,7 @@ function drawSide(name, units) {
     },
     result(data) {
       result = data;
+      course.end();
       const run = data.run;
       state = {...state, available: run.available, sold: run.units_sold, oversold: run.oversold, rate: run.throughput};
       put(phase, data.database);
@@ -263,11 +264,13 @@ function lanesOf() {
     place: make("div", "replicas", list, arrows), drawArrows,
     draw(now) {
       replicas = now;
+      const newest = Math.max(...now.map((r) => r.holds ? r.token : 0));
       for (const r of now) {
         const row = rows.get(r.name) ?? rowOf(r.name);
         put(row.condition, r.condition);
         row.condition.hidden = r.condition === "up";
-        put(row.seller, r.token ? `sells, token ${r.token}` : "sells");
+        // A replica that is paused or cut off does not know of the next seller.
+        put(row.seller, (r.token < newest ? "believes that it sells" : "sells") + (r.token ? `, token ${r.token}` : ""));
         row.seller.hidden = !r.holds;
         row.item.classList.toggle("seller", r.holds);
         put(row.counts, `sold ${whole(r.sold)}, refused ${whole(r.refused)}`);
@@ -295,7 +298,7 @@ function courseOf(name, units) {
   events.hidden = true;
   const data = [[], [], [], []];
   const marks = [];
-  let chart;
+  let chart, over = false;
 
   function drawMarks(u) {
     const {ctx, bbox} = u, scale = devicePixelRatio;
@@ -333,7 +336,10 @@ function courseOf(name, units) {
     },
     draw() {
       chart.setData(data);
-      events.scrollTop = events.scrollHeight;
+      events.scrollTop = over ? 0 : events.scrollHeight;
+    },
+    end() {
+      over = true;
     },
     chart() {
       const line = (label, name, more) => ({label, stroke: colour(name), width: 2, points: {show: false}, value: (_, v) => whole(v), ...more});
