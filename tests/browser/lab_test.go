@@ -249,7 +249,7 @@ func TestTheLabsSettingsAreItsAddress(t *testing.T) {
 func TestALabRunIsStoppedAndTheLabsEndIsNoticed(t *testing.T) {
 	t.Parallel()
 	l := startLab(t)
-	b := openBrowser(t, l.host, "ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE", "ERR_INCOMPLETE_CHUNKED_ENCODING")
+	b := openBrowser(t, l.host, "409 (Conflict", "ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_EMPTY_RESPONSE", "ERR_INCOMPLETE_CHUNKED_ENCODING")
 	l.open(b, "/?buyers=3000")
 	for _, when := range []string{"document.querySelector('#stop').hidden === false", fmt.Sprintf("Number(document.querySelector('%s .number strong:first-child')?.innerText) < 20", left)} {
 		b.do(chromedp.Click(chromedp.CSS("#start")))
@@ -263,6 +263,12 @@ func TestALabRunIsStoppedAndTheLabsEndIsNoticed(t *testing.T) {
 		}
 	}
 	b.look("lab-stopped")
+	// A lesson has to end first.
+	await[any](b, `fetch("/api/lessons/no-lock/plays", {method: "POST"})`)
+	b.do(chromedp.Click(chromedp.CSS("#start")))
+	b.await(shows("#message", "The lab is busy"))
+	b.do(chromedp.Click(chromedp.CSS("#message button")))
+	b.await("document.activeElement.id === 'start' && !document.querySelector('#message').innerText")
 	b.do(chromedp.Click(chromedp.CSS("#start")))
 	b.await(fmt.Sprintf("document.querySelectorAll('%s .lanes li').length > 0", left))
 	if err := l.Signal(syscall.SIGTERM); err != nil {

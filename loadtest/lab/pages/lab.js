@@ -180,7 +180,7 @@ function busy({message: text, running: other}) {
   end.textContent = "Stop it";
   end.className = "plain";
   end.onclick = () => attempt(end, () => call("DELETE", "/api/activities/" + other.id)).then(() => start.focus());
-  tell(text + ". ", end);
+  tell(text[0].toUpperCase() + text.slice(1) + ". ", end);
 }
 
 // show draws an activity from its journal, and goes on while it is under way.
