@@ -71,7 +71,7 @@ function showError(field, text) {
 // explain shows one line for each choice, as the lab explains it.
 function explain() {
   const withToken = fields.slice(0, 2).some((f) => choice(f)?.token);
-  input({name: "fence"}).closest("div").hidden = !withToken;
+  input({name: "fence"}).closest("div").hidden = !withToken && !wrong({name: "fence", choices: "fences"});
   for (const field of fields) {
     find(`#${field.name}-hint`).textContent = field.hint ?? choice(field)?.shows ?? "";
   }
@@ -104,12 +104,12 @@ function raise(name, least) {
 
 form.addEventListener("input", (event) => {
   const field = fields.find((f) => f.name === event.target.name);
-  showError(field, wrong(field));
   note.textContent = "";
   if (field.name === "fault") {
     raise("replicas", choice(field).replicas ?? 0);
     raise("buyers", (choice(field).seconds ?? 0) * Number(input({name: "rate"}).value));
   }
+  for (const f of fields) showError(f, wrong(f)); // what the lab refused may be right now
   explain();
   history.replaceState(null, "", address() + location.hash);
 });
@@ -121,7 +121,7 @@ form.addEventListener("submit", (event) => {
 
 async function begin() {
   note.textContent = "";
-  const bad = fields.filter((f) => find(`#${f.name}-error`).textContent || wrong(f));
+  const bad = fields.filter(wrong);
   if (bad.length > 0) {
     complain(bad.map((f) => ({field: f.name, message: find(`#${f.name}-error`).textContent || wrong(f)})));
     return;
@@ -156,7 +156,8 @@ function complain(problems) {
     if (known) showError(known, text);
     else tell(`${field}: ${text}`);
   }
-  fields.find((f) => problems[0].field === f.name && input(f).focus());
+  const first = fields.find((f) => f.name === problems[0].field);
+  if (first) input(first).focus();
 }
 
 function tell(text, ...more) {
@@ -210,7 +211,10 @@ function show(about) {
     save.download = "";
     const again = document.createElement("button");
     again.textContent = "Run again";
-    again.onclick = () => start.click();
+    again.onclick = () => {
+      start.focus();
+      start.click();
+    };
     view.buttons.prepend(again, save);
     over();
   };
