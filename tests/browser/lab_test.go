@@ -129,7 +129,7 @@ func TestTheLabShowsHowAUnitIsSoldTwice(t *testing.T) {
 	}
 	b.checkRun()
 	b.look("lab-after")
-	b.image("lab", 900)
+	b.image("lab", 1450)
 	b.do(chromedp.EmulateViewport(360, 740))
 	b.look("lab-after-narrow")
 	l.checkSaved(b)
@@ -170,7 +170,7 @@ func (b *browser) checkRun() {
 	if len(seen) != 3 {
 		b.t.Errorf("three steps look like %d", len(seen))
 	}
-	b.do(chromedp.KeyEvent(kb.Home))
+	b.do(chromedp.KeyEvent(kb.Escape))
 }
 
 // checkSaved opens the run of a page from disk.
