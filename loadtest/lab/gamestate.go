@@ -82,7 +82,7 @@ type Refusal struct {
 
 // state reads the state of the game. At its end it waits for the last records.
 func (g *game) state(ctx context.Context) (*GameState, error) {
-	s := &GameState{Level: g.level.Name, Choices: slices.Clone(g.moves), Moves: []Move{}, Refusals: slices.Clone(g.refusals), Over: g.over()}
+	s := &GameState{Level: g.level.Name, Moves: []Move{}, Over: g.over()}
 	if s.Over {
 		if err := g.awaitAnswers(ctx); err != nil {
 			return nil, err
@@ -95,8 +95,10 @@ func (g *game) state(ctx context.Context) (*GameState, error) {
 		return nil, err
 	}
 	s.Units, s.Available, s.Fence, s.Seq = row.Units, row.Available, row.Fence, row.Seq
-	s.Orders, err = stock.Query(ctx, g.db.SQL, func(o *GameOrder) []any { return []any{&o.Customer, &o.Status, &o.Seq, &o.Token} },
+	orders, err := stock.Query(ctx, g.db.SQL, func(o *GameOrder) []any { return []any{&o.Customer, &o.Status, &o.Seq, &o.Token} },
 		"SELECT customer, status, seq, fence FROM orders ORDER BY seq, id")
+	// Empty lists are no null in JSON.
+	s.Choices, s.Orders, s.Refusals = append([]string{}, g.moves...), append([]GameOrder{}, orders...), append([]Refusal{}, g.refusals...)
 	if err != nil {
 		return nil, fmt.Errorf("read the orders: %w", err)
 	}

@@ -21,7 +21,7 @@ type gate struct {
 	changed chan struct{}
 
 	mu     sync.Mutex
-	stops  []*stop // the oldest first
+	stops  []*stop
 	closed bool
 }
 
@@ -96,15 +96,18 @@ func (g *gate) tell() {
 	}
 }
 
-// next returns the oldest stop of a replica, or nil.
-func (g *gate) next(replica string) *stop {
+// next returns the stop of a replica that a move ends, or nil. A seller may stand before an
+// answer and, with an order of another replica, before a write. It answers first, because
+// either can arrive here first.
+func (g *gate) next(replica string) (next *stop) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	i := slices.IndexFunc(g.stops, func(s *stop) bool { return s.Replica == replica })
-	if i < 0 {
-		return nil
+	for _, s := range g.stops {
+		if s.Replica == replica && (next == nil || s.Step == order.BeforeAnswer) {
+			next = s
+		}
 	}
-	return g.stops[i]
+	return next
 }
 
 // goOn ends a stop.
@@ -117,7 +120,7 @@ func (g *gate) goOn(s *stop) {
 func (g *gate) close() {
 	g.mu.Lock()
 	g.closed = true
-	stops := g.stops
+	stops := slices.Clone(g.stops)
 	g.mu.Unlock()
 	_ = g.listener.Close()
 	for _, s := range stops {
