@@ -230,3 +230,27 @@ func TestGuardCannotBeBeaten(t *testing.T) {
 		t.Errorf("%d games were played, and MySQL refused a write in %d", tree.games, refused)
 	}
 }
+
+// A person may think for longer than the service's usual limits: of a request, of reading
+// its body, and of a batch's time.
+func TestPersonMayThink(t *testing.T) {
+	t.Parallel()
+	s := newGames(t)
+	for _, level := range []string{"none", "etcd"} {
+		t.Run(level, func(t *testing.T) {
+			t.Parallel()
+			end, err := s.play(level, func(possible []Move) string {
+				if strings.HasPrefix(possible[0].Text, "write") {
+					time.Sleep(11 * time.Second)
+				}
+				return possible[0].Move
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(end.Orders) != 1 || end.Players[0].Says != "has answered ann: order placed." {
+				t.Errorf("the end is %+v", end)
+			}
+		})
+	}
+}

@@ -230,13 +230,16 @@ func (g *game) player(p *player) Player {
 		shown.Token = g.tokenOf(p.Name)
 	}
 	stop := g.gate.next(p.Name)
+	if stop != nil && slices.Contains([]order.Step{order.BeforeLock, order.BeforeClaim, order.BeforeRead}, stop.Step) {
+		shown.Read = nil // it begins again
+	}
 	switch {
 	case p.paused:
 		shown.Condition, shown.Says = "paused", "is paused, and its lease has ended. It does not know that."
 	case stop != nil && p.row:
-		shown.Condition, shown.Says = "stopped", "had to wait for the row, which another order has locked. After 1 s MySQL gave up (error 1205) and rolled it back. It begins again: "+g.next(stop)+"."
+		shown.Condition, shown.Says = "stopped", "had to wait for the row, which another order has locked. After 1 s MySQL gave up (error 1205) and rolled it back. It begins again. Next step: "+g.next(stop)+"."
 	case stop != nil:
-		shown.Condition, shown.Says = "stopped", "stands before: "+g.next(stop)+"."
+		shown.Condition, shown.Says = "stopped", "waits for you. Next step: "+g.next(stop)+"."
 	case p.answered:
 		shown.Condition, shown.Says = "answered", fmt.Sprintf("has answered %s: %s.", p.buyer, p.answer)
 	case p.row:

@@ -25,7 +25,10 @@ function showLevels() {
     const button = make("button", {type: "button", class: "plain"}, make("strong", {}, `${i + 1}. ${l.title}`),
       make("span", {class: "state"}, done.has(l.name) ? (l.winnable ? "Won" : "Held") : l.goal));
     if (l === level) button.setAttribute("aria-current", "true");
-    button.addEventListener("click", () => play(l, []));
+    button.addEventListener("click", () => {
+      play(l, []);
+      find("#board").focus();
+    });
     return make("li", done.has(l.name) ? {class: "done"} : {}, button);
   }));
 }
