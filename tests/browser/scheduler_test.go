@@ -109,7 +109,7 @@ func TestAPersonCannotBeatTheGuard(t *testing.T) {
 		b.await("document.querySelector('#end').hidden ? !document.querySelector('#status').innerText.endsWith('...') : true")
 	}
 	b.await(shows("#end", "Sold once"))
-	b.await(shows("#end", "In move 7 MySQL did not make the write of A"))
+	b.await(shows("#end", "In move 8 MySQL did not make the write of A"))
 	b.await(shows("#levels li:last-child", "Held"))
 	b.look("scheduler-held")
 	b.do(chromedp.EmulateViewport(360, 740))
