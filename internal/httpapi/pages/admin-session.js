@@ -15,7 +15,7 @@ export async function call(method, path, options) {
   try {
     return await request(method, path, { tries: 3, ...options, token: used, headers: { ...options?.headers, "X-Request-Id": id } });
   } catch (problem) {
-    problem.id = id;
+    Object.assign(problem, { id, read: method === "GET" });
     if (used && used === token && refused(problem)) leave("The token is no longer accepted. Sign in again: what you have typed is kept. " + explain(problem));
     throw problem;
   }
@@ -26,7 +26,7 @@ const refused = (problem) => problem.slug === "unauthorized" || problem.slug ===
 // explain says what went wrong, with the request's id.
 export function explain(problem) {
   const text = problem.slug === "unreachable"
-    ? "The service does not answer. " + (problem.unsure ? "The request may have been applied." : "")
+    ? "The service does not answer. " + (problem.unsure && !problem.read ? "The request may have been applied." : "")
     : problem.detail || problem.title || `The service answered ${problem.status}.`;
   return `${text.trim()} (request ${problem.id})`;
 }
