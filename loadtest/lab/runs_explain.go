@@ -7,16 +7,17 @@ import (
 	"time"
 
 	"flashsale/internal/record"
+	"flashsale/internal/strategy"
 	"flashsale/loadtest/proof"
 )
 
 // explain says in words what the steps of two orders show. race says that both sold the
 // same unit; otherwise some are the steps of the last unit.
-func explain(some []record.Step, race bool, lost int64) string {
+func explain(some []record.Step, race bool, row strategy.Strategy, lost int64) string {
 	var text string
 	switch {
 	case race:
-		text = explainRace(some)
+		text = explainRace(some, row)
 	case some != nil:
 		text = explainLastUnit(some)
 	default:
@@ -28,66 +29,68 @@ func explain(some []record.Step, race bool, lost int64) string {
 	return text
 }
 
-// sale is one order of a diagram.
+// sale is one order of a diagram: its steps, as places in the diagram, or -1.
 type sale struct {
-	read, wrote, committed *record.Step
+	*record.Step                   // the commit
+	locked, read, wrote, committed int
 }
 
-// explainRace describes the two orders that sold the same unit.
-func explainRace(some []record.Step) string {
-	var sales []sale
+// salesOf returns the orders that were committed.
+func salesOf(some []record.Step) (sales []sale) {
 	for i := range some {
 		c := &some[i]
 		if c.Kind != record.Committed {
 			continue
 		}
-		one := sale{committed: c}
-		for j := range some {
-			s := &some[j]
-			if s.Key != c.Key || s.Customer != c.Customer || s.Replica != c.Replica {
-				continue
-			}
-			switch {
-			case s.Kind == record.Read && s.Seq+1 == c.Seq:
-				one.read = s
-			case s.Kind == record.Wrote && s.Seq == c.Seq:
-				one.wrote = s
-			}
+		of := func(match func(record.Step) bool) int {
+			return slices.IndexFunc(some, func(s record.Step) bool {
+				return s.Key == c.Key && s.Customer == c.Customer && s.Replica == c.Replica && match(s)
+			})
 		}
-		sales = append(sales, one)
+		sales = append(sales, sale{
+			Step:      c,
+			locked:    of(func(s record.Step) bool { return s.Kind == record.Locked }),
+			read:      of(func(s record.Step) bool { return s.Kind == record.Read && s.Seq+1 == c.Seq }),
+			wrote:     of(func(s record.Step) bool { return s.Kind == record.Wrote && s.Seq == c.Seq }),
+			committed: i,
+		})
 	}
+	return sales
+}
+
+// explainRace describes the two orders that sold the same unit.
+func explainRace(some []record.Step, row strategy.Strategy) string {
+	sales := salesOf(some)
 	if len(sales) < 2 {
 		return "Two orders sold the same unit; the records lack some of their steps."
 	}
 	a, b := sales[0], sales[1]
-	who := fmt.Sprintf("%s and %s both", a.committed.Replica, b.committed.Replica)
-	if a.committed.Replica == b.committed.Replica {
-		who = "Two orders at " + a.committed.Replica + " both"
+	who := fmt.Sprintf("%s and %s both", a.Replica, b.Replica)
+	if a.Replica == b.Replica {
+		who = "Two orders at " + a.Replica + " both"
 	}
-	left, after := unitsText(*a.committed.Before), proof.Comma(*a.committed.After)
+	left, after := unitsText(*a.Before), proof.Comma(*a.After)
 	text := fmt.Sprintf("%s sold from %s and left %s", who, left, after)
-	if a.read != nil && b.read != nil {
-		first := a.committed
-		moment := "before either had committed"
-		if a.wrote != nil && b.wrote != nil {
-			if first = a.wrote; b.wrote.Wall.Before(first.Wall) {
-				first = b.wrote
-			}
+	if a.read >= 0 && b.read >= 0 {
+		moment := "before either had committed" // by the versions that they read
+		if a.wrote >= 0 && b.wrote >= 0 && max(a.read, b.read) < min(a.wrote, b.wrote) {
 			moment = "before either wrote"
-		}
-		if a.read.Wall.After(first.Wall) || b.read.Wall.After(first.Wall) {
-			moment = "before they saw each other's write"
 		}
 		text = fmt.Sprintf("%s read %s %s; both wrote %s", who, left, moment, after)
 	}
 	text += ", so the same unit was sold twice."
-	for _, one := range sales[:2] {
-		if one.read == nil {
-			continue
-		}
-		if still := one.committed.Wall.Sub(one.read.Wall); still >= faultTTL {
-			text += fmt.Sprintf(" %s took %s from its read to its commit: longer than the TTL, so its lock had ended, and nothing stopped its write.", one.committed.Replica, still.Round(100*time.Millisecond))
-		}
+	if a.locked < 0 || b.locked < 0 {
+		return text
+	}
+	if row.Lock == strategy.Process {
+		return text + " Each replica has a lock of its own, so neither waited for the other."
+	}
+	if a.locked > b.locked {
+		a, b = b, a
+	}
+	if b.locked < a.committed { // b got the lock while a had it, as far as a knew
+		text += fmt.Sprintf(" %s committed %s after it had got the lock. %s had got the lock in between, so the lease of %s had ended; nothing stopped its write.",
+			a.Replica, a.Wall.Sub(some[a.locked].Wall).Round(100*time.Millisecond), b.Replica, a.Replica)
 	}
 	return text
 }

@@ -436,6 +436,6 @@ func (s *side) draw(side *Side) error {
 		started := slices.IndexFunc(all, func(s record.Step) bool { return s.Kind == record.Started })
 		side.Diagram = diagramOf(slices.Insert(slices.Clone(some), 0, all[started]))
 	}
-	side.Explains = explain(some, side.Race, side.StepsLost)
+	side.Explains = explain(some, side.Race, s.row, side.StepsLost)
 	return nil
 }

@@ -6,20 +6,15 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
-	"testing"
-
-	"flashsale/internal/strategy"
 )
 
-// A saved run is one file with all that the live page has had, whose policy allows its own
-// scripts and styles, and no address.
-func TestSavedRunIsWhole(t *testing.T) {
-	l := serve(t)
-	s := Setting{Strategy: "none", Fence: strategy.FenceClaim, Replicas: 2, Units: 5, Buyers: 60, Rate: 60, ThinkMS: 20, Fault: noFault, Seed: 17}
-	j := l.play(s)
-	status, page, header := l.call("GET", "/api/activities/1/page", nil)
+// checkSaved checks the file of a run: it has all that the live page has had, its policy
+// allows its own scripts and styles, and it opens no address.
+func (t lab) checkSaved(j *journal) {
+	t.Helper()
+	status, page, header := t.call("GET", "/api/activities/1/page", nil)
 	kind, parameters, err := mime.ParseMediaType(header.Get("Content-Disposition"))
-	if err != nil || status != http.StatusOK || kind != "attachment" || parameters["filename"] != "race-lab-none-seed-17.html" {
+	if err != nil || status != http.StatusOK || kind != "attachment" || parameters["filename"] != "race-lab-none-against-etcd-seed-7.html" {
 		t.Errorf("%d, %q: %v", status, header.Get("Content-Disposition"), err)
 	}
 	text := string(page)
