@@ -13,6 +13,7 @@ import (
 
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/strategy"
 )
 
 // solutions win the levels that can be won. The comments name what each move does.
@@ -54,8 +55,12 @@ func newGames(t *testing.T) *games {
 // play plays a game: choose returns the next of the possible moves. It returns the end,
 // or an error.
 func (s *games) play(level string, choose func(possible []Move) string) (end *GameState, err error) {
+	return s.playLevel(findLevel(level), choose)
+}
+
+func (s *games) playLevel(level *Level, choose func(possible []Move) string) (end *GameState, err error) {
 	ctx := context.WithoutCancel(s.t.Context())
-	g, err := s.stage.deal(ctx, findLevel(level), s.cfg.API, s.servers)
+	g, err := s.stage.deal(ctx, level, s.cfg.API, s.servers)
 	defer func() { err = errors.Join(err, g.close()) }()
 	if err != nil {
 		return nil, err
@@ -251,6 +256,35 @@ func TestPersonMayThink(t *testing.T) {
 			if len(end.Orders) != 1 || end.Players[0].Says != "has answered ann: order placed." {
 				t.Errorf("the end is %+v", end)
 			}
+		})
+	}
+}
+
+// What cannot be won under the claim can be won without it, by the same choices: so the
+// games would show a guard that does not hold.
+func TestWithoutTheClaimTheGuardIsBeaten(t *testing.T) {
+	t.Parallel()
+	s := newGames(t)
+	for fence, won := range map[strategy.Fence]bool{strategy.FenceOff: true, strategy.FenceClaim: false} {
+		t.Run(string(fence), func(t *testing.T) {
+			t.Parallel()
+			level := *findLevel("etcd")
+			level.Fence = fence
+			first := inTurn("1 1 p1 2 2 2 1 1")
+			made := 0
+			end, err := s.playLevel(&level, func(possible []Move) string {
+				if made++; made <= 8 {
+					return first(possible)
+				}
+				return possible[0].Move
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if end.Won != won || won != (len(end.Refusals) == 0) {
+				t.Errorf("the end is %+v", end)
+			}
+			t.Log(end.Happened)
 		})
 	}
 }

@@ -152,7 +152,7 @@ function fill(place, p, i) {
   place.className = p.condition;
   place.querySelector(".says").textContent = `${p.name} ${p.says}`;
   place.querySelector(".facts").textContent = [
-    p.read === null ? "" : `has read: ${p.read} left`, p.holds ? "believes to hold the lock" + (p.token ? `, token ${p.token}` : "") : "",
+    p.read === null ? "" : `has read: ${p.read} left`, p.holds ? "believes that it holds the lock" + (p.token ? `, token ${p.token}` : "") : "",
   ].filter(Boolean).join("; ");
   place.querySelector(".go").replaceChildren(`${p.name}: ${next?.text ?? {waits: "waits", answered: "done"}[p.condition] ?? ""} `, make("kbd", {}, String(i + 1)));
   place.querySelector(".pause").hidden = !level.lease;
