@@ -17,6 +17,7 @@ type activity struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	ended  chan struct{} // closed after the last message
+	moves  chan request  // of a game
 
 	mu      sync.Mutex
 	journal []message
@@ -30,7 +31,7 @@ type message struct {
 }
 
 func newActivity(about About) *activity {
-	a := &activity{About: about, ended: make(chan struct{}), more: make(chan struct{})}
+	a := &activity{About: about, ended: make(chan struct{}), moves: make(chan request), more: make(chan struct{})}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	return a
 }

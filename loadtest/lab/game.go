@@ -442,12 +442,7 @@ func (s *Server) serveGames() {
 	s.mux.HandleFunc("POST /api/games/{id}/moves", s.makeMove)
 }
 
-// table is where a game under way takes moves.
-type table struct {
-	level *Level
-	moves chan request
-}
-
+// request is a move that a page asks for.
 type request struct {
 	move string
 	done chan<- error
@@ -475,11 +470,7 @@ func (s *Server) startGame(w http.ResponseWriter, r *http.Request) {
 	if !s.endGame(r.Context()) {
 		return
 	}
-	t := &table{level: level, moves: make(chan request)}
-	s.mu.Lock()
-	s.table = t
-	s.mu.Unlock()
-	s.start(w, "game", level.Title, func(ctx context.Context, a *activity) error { return s.play(ctx, a, t, want.Choices) })
+	s.start(w, "game", level.Title, func(ctx context.Context, a *activity) error { return s.play(ctx, a, level, want.Choices) })
 }
 
 // endGame ends the game under way, if there is one. It returns false if the caller has left.
@@ -511,19 +502,15 @@ func (s *Server) makeMove(w http.ResponseWriter, r *http.Request) {
 	if a == nil || !decode(w, r, &want) {
 		return
 	}
-	s.mu.Lock()
-	t, newest := s.table, s.activities[len(s.activities)-1]
-	s.mu.Unlock()
-	over := &Problem{Message: "this game is over"}
-	if a.Kind != "game" || a != newest {
-		fail(w, http.StatusConflict, over)
+	if a.Kind != "game" {
+		fail(w, http.StatusNotFound, &Problem{Message: "this is not a game"})
 		return
 	}
 	done := make(chan error, 1)
 	select {
-	case t.moves <- request{want.Move, done}:
+	case a.moves <- request{want.Move, done}:
 	case <-a.ended:
-		fail(w, http.StatusConflict, over)
+		fail(w, http.StatusConflict, &Problem{Message: "this game is over"})
 		return
 	case <-r.Context().Done():
 		return
@@ -541,7 +528,7 @@ func (s *Server) makeMove(w http.ResponseWriter, r *http.Request) {
 
 // play plays a game until all replicas have answered. Its journal has a GameState after
 // each move, and a Phase before the first.
-func (s *Server) play(ctx context.Context, a *activity, t *table, choices []string) (err error) {
+func (s *Server) play(ctx context.Context, a *activity, level *Level, choices []string) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, gameLife, fmt.Errorf("the game took more than %s", gameLife))
 	defer cancel()
 	a.say("phase", Phase{Side: -1, Text: "Starting MySQL and etcd"})
@@ -550,8 +537,8 @@ func (s *Server) play(ctx context.Context, a *activity, t *table, choices []stri
 		return err
 	}
 	defer s.stage.leave()
-	a.say("phase", Phase{Side: -1, Text: fmt.Sprintf("Starting %d replicas", t.level.Replicas)})
-	g, err := s.stage.deal(ctx, t.level, s.cfg.API, servers)
+	a.say("phase", Phase{Side: -1, Text: fmt.Sprintf("Starting %d replicas", level.Replicas)})
+	g, err := s.stage.deal(ctx, level, s.cfg.API, servers)
 	defer func() { err = errors.Join(err, g.close()) }()
 	if err != nil {
 		return err
@@ -580,7 +567,7 @@ func (s *Server) play(ctx context.Context, a *activity, t *table, choices []stri
 	}
 	for !g.over() {
 		select {
-		case r := <-t.moves:
+		case r := <-a.moves:
 			err := g.move(ctx, r.move)
 			_, refused := errors.AsType[*Problem](err)
 			if err == nil {

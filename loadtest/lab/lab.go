@@ -41,7 +41,6 @@ type Server struct {
 	closed     bool
 	last       int
 	activities []*activity // the newest last
-	table      *table      // of the newest game
 
 	stage stage
 }

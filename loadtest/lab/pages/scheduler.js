@@ -116,6 +116,7 @@ function draw(s, repeats) {
     make("li", {}, `Move ${r.move}, ${r.replica}: `, make("code", {}, r.statement), r.why + ".")));
   if (drawing) drawing.update(s.diagram);
   else drawing = drawDiagram(find("#drawing"), s.diagram, {title: "What the replicas recorded"});
+  find("#drawing").classList.toggle("live", !s.over); // the newest step stays in view
   const box = find("#drawing .diagram-box");
   box.scrollTop = box.scrollHeight;
   find("#status").textContent = news(s, before);
