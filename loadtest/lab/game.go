@@ -558,7 +558,11 @@ func (s *Server) play(ctx context.Context, a *activity, level *Level, choices []
 		if g.over() {
 			return &Problem{Field: "choices", Message: fmt.Sprintf("the game is over after %d of the %d choices", len(g.moves), len(choices))}
 		}
-		if err := g.move(ctx, m); err != nil {
+		err := g.move(ctx, m)
+		if problem, refused := errors.AsType[*Problem](err); refused {
+			return &Problem{Field: "choices", Message: fmt.Sprintf("choice %d of %d: %s", len(g.moves)+1, len(choices), problem.Message)}
+		}
+		if err != nil {
 			return err
 		}
 		if err := say(); err != nil {

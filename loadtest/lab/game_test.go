@@ -139,6 +139,9 @@ type tree struct {
 	todo  [][]string
 	games int
 	under int // games under way, which may find more
+	// strayed counts the games in which a move of a prefix was not possible. A take-over
+	// goes by the clock: if the machine starves a seller for 90 ms, others ask for its lock.
+	strayed int
 }
 
 // take returns the next prefix. It waits while none is known, and another game may find one.
@@ -188,9 +191,15 @@ func (t *tree) follow(prefix []string) func([]Move) string {
 			return "none"
 		}
 		m := moves[0]
-		if len(made) < len(prefix) {
+		switch {
+		case len(made) < len(prefix) && slices.ContainsFunc(possible, func(p Move) bool { return p.Move == prefix[len(made)] }):
 			m = prefix[len(made)]
-		} else {
+		case len(made) < len(prefix):
+			t.mu.Lock()
+			t.strayed++
+			t.mu.Unlock()
+			prefix = nil
+		default:
 			t.mu.Lock()
 			for _, other := range moves[1:] {
 				t.todo = append(t.todo, append(slices.Clone(made), other))
@@ -207,7 +216,7 @@ func (t *tree) follow(prefix []string) func([]Move) string {
 func TestGuardCannotBeBeaten(t *testing.T) {
 	t.Parallel()
 	s := newGames(t)
-	const most, atOnce = 60, 3
+	const most, atOnce = 60, 2
 	tree := &tree{todo: [][]string{nil}}
 	var players sync.WaitGroup
 	refused := 0
@@ -230,9 +239,9 @@ func TestGuardCannotBeBeaten(t *testing.T) {
 		})
 	}
 	players.Wait()
-	t.Logf("%d games, %d prefixes not played; MySQL refused a write in %d games", tree.games, len(tree.todo), refused)
-	if tree.games < most/2 || refused == 0 {
-		t.Errorf("%d games were played, and MySQL refused a write in %d", tree.games, refused)
+	t.Logf("%d games, %d prefixes not played; %d strayed; MySQL refused a write in %d games", tree.games, len(tree.todo), tree.strayed, refused)
+	if tree.games < most/2 || refused == 0 || tree.strayed > most/10 {
+		t.Errorf("%d games were played, %d strayed, and MySQL refused a write in %d", tree.games, tree.strayed, refused)
 	}
 }
 
