@@ -202,7 +202,7 @@ func diagramOfLines(lines []testbed.Line) *Diagram {
 // kindOf is the kind of a server's lane, by what the lesson uses it for.
 func kindOf(server string, lines []testbed.Line) string {
 	switch {
-	case server == testbed.MySQL:
+	case server == testbed.MySQL, strings.HasPrefix(server, testbed.Galera):
 		return "database"
 	case slices.ContainsFunc(lines, func(l testbed.Line) bool { return l.Server == server && l.Kind == testbed.Lock }):
 		return "lock"

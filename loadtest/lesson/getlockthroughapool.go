@@ -85,6 +85,6 @@ func getLock(run *testbed.Run, b *testbed.Buyer, db interface {
 	if got.Int64 != 1 {
 		run.Fail("%s: GET_LOCK returned no lock", b.Name)
 	}
-	b.To(MySQL, testbed.Lock).Log("GET_LOCK: granted")
+	b.To(b.Server, testbed.Lock).Log("GET_LOCK: granted")
 	return connection
 }

@@ -27,10 +27,10 @@ var lockRowLostAtFailover = Lesson{
 			operator := run.Actor("operator")
 			locks := newPair(run, false)
 			operator.To("", testbed.Fault).Do("(the replica lags behind the primary)", locks.lag)
-			a.To(MySQL, testbed.Lock).Do("INSERT INTO lease on the primary: acquires the lock", locks.primary.take(a))
+			a.To(primary, testbed.Lock).Do("INSERT INTO lease on the primary: acquires the lock", locks.primary.take(a))
 			a.Read()
 			operator.To("", testbed.Fault).Do("(the primary crashes; the replica is promoted)", locks.failOver)
-			b.To(MySQL, testbed.Lock).Do("INSERT INTO lease on the promoted replica: acquires the lock", locks.replica.take(b))
+			b.To(promoted, testbed.Lock).Do("INSERT INTO lease on the promoted replica: acquires the lock", locks.replica.take(b))
 			b.Read()
 			a.Sell(1)
 			b.Sell(1)
@@ -41,7 +41,7 @@ var lockRowLostAtFailover = Lesson{
 			operator := run.Actor("operator")
 			locks := newPair(run, true)
 			operator.To("", testbed.Fault).Do("(the replica lags behind the primary)", locks.lag)
-			a.To(MySQL, testbed.Refuse).Do("INSERT INTO lease on the primary: no answer within a second", func(ctx context.Context) error {
+			a.To(primary, testbed.Refuse).Do("INSERT INTO lease on the primary: no answer within a second", func(ctx context.Context) error {
 				ctx, cancel := context.WithTimeout(ctx, time.Second)
 				defer cancel()
 				if err := locks.primary.take(a)(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -52,11 +52,14 @@ var lockRowLostAtFailover = Lesson{
 			a.To("", testbed.Refuse).Log("has no lock and refuses the order")
 			shop.Refuse(a.Name, 1, "no lock")
 			operator.To("", testbed.Fault).Do("(the primary crashes; the replica is promoted)", locks.failOver)
-			b.To(MySQL, testbed.Lock).Do("INSERT INTO lease on the promoted replica: acquires the lock", locks.replica.take(b))
+			b.To(promoted, testbed.Lock).Do("INSERT INTO lease on the promoted replica: acquires the lock", locks.replica.take(b))
 			b.ReadAndSell()
 		}},
 	},
 }
+
+// The servers of the lock, as diagrams name them.
+const primary, promoted = "primary", "promoted replica"
 
 // pair is a primary and its replica, with a lock table and nothing else.
 type pair struct{ primary, replica *lockServer }

@@ -41,12 +41,11 @@ var locksOfEachNode = Lesson{
 			b.Sell(1)
 		}},
 		{Title: "GET_LOCK on one node for all", Script: func(run *testbed.Run) {
-			nodes := run.Galera().Nodes
-			shop := run.ShopOn(nodes[0], 1)
-			a, b := shop.BuyerAt(nodes[0], "A"), shop.BuyerAt(nodes[0], "B")
+			shop := run.ShopOn(run.Galera().Nodes[0], 1)
+			a, b := shop.BuyerAt(0, "A"), shop.BuyerAt(0, "B")
 			getLock(run, a, a.Conn)
 			a.Read()
-			b.To(MySQL, testbed.Refuse).Do("GET_LOCK: refused", func(ctx context.Context) error {
+			b.To(b.Server, testbed.Refuse).Do("GET_LOCK: refused", func(ctx context.Context) error {
 				var got int
 				err := b.Conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, 0)", run.Name).Scan(&got)
 				if err == nil && got != 0 {
@@ -55,7 +54,7 @@ var locksOfEachNode = Lesson{
 				return err
 			})
 			a.Sell(1)
-			a.To(MySQL, testbed.Lock).Log("RELEASE_LOCK")
+			a.To(a.Server, testbed.Lock).Log("RELEASE_LOCK")
 			a.Exec("DO RELEASE_LOCK(?)", run.Name)
 			getLock(run, b, b.Conn)
 			b.ReadAndSell()
@@ -68,7 +67,7 @@ var locksOfEachNode = Lesson{
 			b.ReadForUpdate()
 			a.Sell(1)
 			a.Commit()
-			b.To(MySQL, testbed.Refuse).Do("writes the stock: Error 1213, the transaction is rolled back", func(ctx context.Context) error {
+			b.To(b.Server, testbed.Refuse).Do("writes the stock: Error 1213, the transaction is rolled back", func(ctx context.Context) error {
 				_, err := b.Conn.ExecContext(ctx, "UPDATE stock SET available = 0 WHERE sku = ?", []byte(testbed.SKU))
 				if err == nil {
 					_, err = b.Conn.ExecContext(ctx, "COMMIT")
@@ -89,9 +88,8 @@ var locksOfEachNode = Lesson{
 const deadlock = 1213
 
 func shopOfTwoNodes(run *testbed.Run) (shop *testbed.Shop, a, b *testbed.Buyer) {
-	nodes := run.Galera().Nodes
-	shop = run.ShopOn(nodes[0], 1)
-	a, b = shop.BuyerAt(nodes[0], "A"), shop.BuyerAt(nodes[1], "B")
+	shop = run.ShopOn(run.Galera().Nodes[0], 1)
+	a, b = shop.BuyerAt(0, "A"), shop.BuyerAt(1, "B")
 	a.Log("is connected to node 1")
 	b.Log("is connected to node 2")
 	return shop, a, b
@@ -100,7 +98,7 @@ func shopOfTwoNodes(run *testbed.Run) (shop *testbed.Shop, a, b *testbed.Buyer) 
 // takeLockRow locks the row, in a transaction and on a connection of its own.
 func takeLockRow(run *testbed.Run, node *sandbox.MySQL, b *testbed.Buyer) {
 	db := run.Open(node.DSN(run.Name))
-	b.To(MySQL, testbed.Lock).Do("SELECT ... FROM sku_lock FOR UPDATE: locks the row", func(ctx context.Context) error {
+	b.To(b.Server, testbed.Lock).Do("SELECT ... FROM sku_lock FOR UPDATE: locks the row", func(ctx context.Context) error {
 		tx, err := db.SQL.BeginTx(context.WithoutCancel(ctx), nil) // it outlasts this step
 		if err != nil {
 			return err

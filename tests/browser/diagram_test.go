@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
@@ -112,6 +114,26 @@ func TestDiagramFitsAndIsReadable(t *testing.T) {
 		return left >= 0 && right <= innerWidth && top >= document.querySelector(".diagram-bar").getBoundingClientRect().bottom && bottom <= innerHeight;
 	})()`) {
 		t.Error("the label of the current step is not in view")
+	}
+}
+
+// On paper nothing is dimmed, and a wide diagram is scaled to the width.
+func TestDiagramIsPrinted(t *testing.T) {
+	t.Parallel()
+	url, b := serveLab(t)
+	b.do(chromedp.EmulateViewport(600, 740))
+	b.draw(url, race)
+	eval[any](b, "drawn.show(4)")
+	b.do(chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+		_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"})
+		return err
+	}))
+	b.picture("diagram-print")
+	if !eval[bool](b, `document.querySelector(".diagram-box svg").getBoundingClientRect().right <= innerWidth`) {
+		t.Error("the diagram is cut off")
+	}
+	if got := eval[string](b, `getComputedStyle(document.querySelector(".later")).opacity + getComputedStyle(document.querySelector(".diagram-bar")).display`); got != "1none" {
+		t.Errorf("later steps and the buttons: %s", got)
 	}
 }
 

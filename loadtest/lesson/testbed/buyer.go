@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"flashsale/internal/sandbox"
 	"flashsale/internal/stock"
 )
 
@@ -19,6 +18,8 @@ const lockWait = 10
 type Buyer struct {
 	*Actor
 	Conn *sql.Conn
+	// Server is the one that it is connected to, for To.
+	Server string
 
 	shop *Shop
 	id   int64 // the server's, of the connection
@@ -31,17 +32,18 @@ type Buyer struct {
 func (s *Shop) Buyer(name string) *Buyer { return s.On(s.run.Actor(name).as(IsBuyer)) }
 
 // On gives an actor a connection.
-func (s *Shop) On(a *Actor) *Buyer { return s.connect(a, s.DB) }
+func (s *Shop) On(a *Actor) *Buyer { return s.connect(a, s.DB, MySQL) }
 
-// BuyerAt adds a buyer that is connected to another server of the same database.
-func (s *Shop) BuyerAt(server *sandbox.MySQL, name string) *Buyer {
-	return s.connect(s.run.Actor(name).as(IsBuyer), s.run.Open(server.DSN(s.run.Name)))
+// BuyerAt adds a buyer that is connected to a node of Galera, counted from 0.
+func (s *Shop) BuyerAt(node int, name string) *Buyer {
+	db := s.run.Open(s.run.Galera().Nodes[node].DSN(s.run.Name))
+	return s.connect(s.run.Actor(name).as(IsBuyer), db, fmt.Sprintf("%s node %d", Galera, node+1))
 }
 
-func (s *Shop) connect(a *Actor, db *stock.DB) *Buyer {
+func (s *Shop) connect(a *Actor, db *stock.DB, server string) *Buyer {
 	conn, err := db.SQL.Conn(s.run.ctx)
 	s.run.Check(err)
-	b := &Buyer{Actor: a, Conn: conn, shop: s}
+	b := &Buyer{Actor: a, Conn: conn, Server: server, shop: s}
 	s.run.Cleanup(func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
@@ -89,7 +91,7 @@ func (b *Buyer) End(accepted bool) {
 }
 
 func (b *Buyer) logExec(kind Kind, statement string) {
-	b.To(MySQL, kind).Log("%s", statement)
+	b.To(b.Server, kind).Log("%s", statement)
 	b.Exec(statement)
 }
 
@@ -102,21 +104,21 @@ const (
 // Read reads the stock row. The buyer's next write relies on what it read last.
 func (b *Buyer) Read() int64 {
 	b.run.Check(b.read(b.run.ctx, plainRead))
-	b.To(MySQL, Read).Log("reads the stock: %s", Units(b.available))
+	b.To(b.Server, Read).Log("reads the stock: %s", Units(b.available))
 	return b.available
 }
 
 // ReadForUpdate reads and locks the stock row, which is not locked.
 func (b *Buyer) ReadForUpdate() int64 {
 	b.run.Check(b.read(b.run.ctx, lockingRead))
-	b.To(MySQL, Read).Log("reads the stock FOR UPDATE: %s", Units(b.available))
+	b.To(b.Server, Read).Log("reads the stock FOR UPDATE: %s", Units(b.available))
 	return b.available
 }
 
 // StartReadForUpdate reads the stock row FOR UPDATE while another transaction has
 // it locked, and returns once the statement waits.
 func (b *Buyer) StartReadForUpdate() *Step {
-	step := b.To(MySQL, Read).Start("reads the stock FOR UPDATE and waits", func(ctx context.Context) error { return b.read(ctx, lockingRead) })
+	step := b.To(b.Server, Read).Start("reads the stock FOR UPDATE and waits", func(ctx context.Context) error { return b.read(ctx, lockingRead) })
 	b.AwaitRowLock(step)
 	return step
 }
@@ -124,7 +126,7 @@ func (b *Buyer) StartReadForUpdate() *Step {
 // FinishRead waits for the end of a read that had to wait, and logs its result.
 func (b *Buyer) FinishRead(step *Step) int64 {
 	step.Finish()
-	b.To(MySQL, Read).Log("now reads the stock: %s", Units(b.available))
+	b.To(b.Server, Read).Log("now reads the stock: %s", Units(b.available))
 	return b.available
 }
 
@@ -165,7 +167,7 @@ func (b *Buyer) Sell(n int64) bool {
 // StartSell writes an order while another transaction has the row locked, and
 // returns once the statement waits.
 func (b *Buyer) StartSell(n int64) *Step {
-	step := b.To(MySQL, Write).Start(fmt.Sprintf("writes the stock: %d, and waits for the row", b.available-n),
+	step := b.To(b.Server, Write).Start(fmt.Sprintf("writes the stock: %d, and waits for the row", b.available-n),
 		func(ctx context.Context) error { return b.sell(ctx, n) })
 	b.AwaitRowLock(step)
 	return step
@@ -178,7 +180,7 @@ func (b *Buyer) FinishSell(step *Step, n int64) {
 }
 
 func (b *Buyer) logSold(n int64) {
-	b.To(MySQL, Write).Log("sells %s and writes the stock: %d", Units(n), b.available-n)
+	b.To(b.Server, Write).Log("sells %s and writes the stock: %d", Units(n), b.available-n)
 }
 
 func (b *Buyer) sell(ctx context.Context, n int64) error {
@@ -195,10 +197,10 @@ func (b *Buyer) SellConditionally() {
 	changed := b.Exec("UPDATE stock SET available = available - 1, seq = seq + 1, updated_at = NOW(6) WHERE sku = ? AND available >= 1", []byte(SKU))
 	b.run.Check(b.read(b.run.ctx, plainRead)) // the script lets nobody write in between
 	if changed == 0 {
-		b.To(MySQL, Refuse).Log("UPDATE ... WHERE available >= 1 changes no row: refuses the order")
+		b.To(b.Server, Refuse).Log("UPDATE ... WHERE available >= 1 changes no row: refuses the order")
 		b.shop.refuseAt(b.Name, 1, "sold out", b.seq)
 		return
 	}
 	b.run.Check(insertOrder(b.run.ctx, b.Conn, b.Name, 1, 0, b.seq))
-	b.To(MySQL, Write).Log("UPDATE ... WHERE available >= 1 changes the row: sells 1 unit")
+	b.To(b.Server, Write).Log("UPDATE ... WHERE available >= 1 changes the row: sells 1 unit")
 }
