@@ -54,9 +54,9 @@ func serveLab(t *testing.T) (url string, b *browser) {
 func (b *browser) draw(url, diagram string) {
 	b.t.Helper()
 	b.do(chromedp.Navigate(url + "/lessons"))
+	b.await("document.querySelector('.lesson-list') !== null")
 	await[any](b, `import("/assets/diagram.js").then(({drawDiagram}) => {
-		document.querySelector("main").innerHTML = "<h1>A diagram</h1><div id=place></div>";
-		window.drawn = drawDiagram(document.querySelector("#place"), `+diagram+`, {title: "Two orders sell the last unit"});
+		window.drawn = drawDiagram(document.querySelector("#lesson"), `+diagram+`, {title: "Two orders sell the last unit"});
 	})`)
 	b.await("document.querySelectorAll('.diagram .step').length > 0")
 }
