@@ -201,11 +201,14 @@ func MariaDB(name string) *Image {
 }
 
 // MySQL is the image of the MySQL in a folder that scripts/mysql has extracted. Its C
-// library is newer than the machine's, and replaces it.
+// library is newer than the machine's, and replaces it. The command mysql is MariaDB's
+// client.
 func MySQL(name, folder string) *Image {
 	im := system(name, "999:999")
 	im.mariadbClient()
+	im.Link("/usr/bin/mysql", "mariadb")
 	im.Copy("/usr", folder)
+	im.Text("/etc/mysql/my.cnf", "[mysqld]\nlc-messages-dir=/usr/share/mysql\n", 0o644)
 	im.Folder("/run/mysqld", 0o755, 999)
 	im.Folder("/var/lib/mysql", 0o755, 999)
 	im.Command = []string{"mysqld"}
@@ -215,9 +218,10 @@ func MySQL(name, folder string) *Image {
 // mariadbClient adds a client, with what it needs for the passwords of MySQL.
 func (im *Image) mariadbClient() {
 	im.program("mariadb")
-	plugins, _ := filepath.Glob("/usr/lib/*/libmariadb3/plugin") // the pattern is a good one
-	for _, folder := range plugins {
-		im.Copy(folder, folder)
+	plugins, _ := filepath.Glob("/usr/lib/*/libmariadb3/plugin/*.so") // the pattern is a good one
+	for _, plugin := range plugins {
+		im.Copy(plugin, plugin)
+		im.libraries(plugin)
 	}
 }
 
