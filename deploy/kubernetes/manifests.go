@@ -7,5 +7,5 @@ import _ "embed"
 // StockLock defines the custom resource that the strategy kubernetes-stocklock
 // locks by.
 //
-//go:embed stocklock.yaml
+//go:embed locks/stocklock.yaml
 var StockLock string

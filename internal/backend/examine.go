@@ -63,7 +63,7 @@ var refusals = []struct {
 	{isAny(rpctypes.ErrPermissionDenied), "let its user read and write the keys under --etcd-prefix"},
 	{isAny(zk.ErrNoAuth, zk.ErrAuthFailed), "change the ACL so that everyone may create nodes under --etcd-prefix"},
 	{apierrors.IsUnauthorized, "correct --kube-token-file, or the credentials in the kubeconfig"},
-	{apierrors.IsForbidden, "apply deploy/kubernetes/rbac.yaml in --kube-namespace"},
+	{apierrors.IsForbidden, "apply deploy/kubernetes/locks/rbac.yaml in --kube-namespace"},
 	{apierrors.IsNotFound, "create the namespace of --kube-namespace, and apply deploy/kubernetes"},
 	{func(err error) bool {
 		unknown, ok := errors.AsType[*net.DNSError](err)

@@ -101,7 +101,7 @@ func inKubernetes[L kubeLocker](newLocker func(k8slock.Config) (L, error)) opene
 	}
 }
 
-// kubeRights are the rights that deploy/kubernetes/rbac.yaml grants for each lock.
+// kubeRights are the rights that deploy/kubernetes/locks/rbac.yaml grants for each lock.
 var kubeRights = map[strategy.Lock][]kubeRight{
 	strategy.Lease: {{"coordination.k8s.io", "leases", "", []string{"get", "list", "watch", "create", "update"}}},
 	strategy.StockLock: {
@@ -138,7 +138,7 @@ func examineKubernetes(ctx context.Context, e *examination) error {
 	e.Fine("version", "%s", version.GitVersion)
 	if e.strategy.Lock == strategy.StockLock {
 		if err := k.call(ctx, http.MethodGet, "/apis/flashsale.internal/v1", nil, new(struct{})); err != nil {
-			e.Fault("custom resource", "kubectl apply -f deploy/kubernetes/stocklock.yaml", "StockLock is not installed: %v", err)
+			e.Fault("custom resource", "kubectl apply -f deploy/kubernetes/locks/stocklock.yaml", "StockLock is not installed: %v", err)
 		} else {
 			e.Fine("custom resource", "StockLock is installed")
 		}
@@ -156,7 +156,7 @@ func examineKubernetes(ctx context.Context, e *examination) error {
 		}
 	}
 	if len(missing) > 0 {
-		e.Fault("rights", "kubectl apply -n "+e.servers.KubeNamespace+" -f deploy/kubernetes/rbac.yaml, and run with its service account",
+		e.Fault("rights", "kubectl apply -n "+e.servers.KubeNamespace+" -f deploy/kubernetes/locks/rbac.yaml, and run with its service account",
 			"the account may not: %s", strings.Join(missing, ", "))
 		return nil
 	}

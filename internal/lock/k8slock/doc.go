@@ -29,7 +29,7 @@
 //
 // # StockLocker
 //
-// A lock is a StockLock (deploy/kubernetes/stocklock.yaml). Its status has the holder
+// A lock is a StockLock (deploy/kubernetes/locks/stocklock.yaml). Its status has the holder
 // and a queue.
 //
 //	        append           first, and there is no holder

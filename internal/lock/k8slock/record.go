@@ -13,7 +13,7 @@ import (
 	"flashsale/internal/lock/lease"
 )
 
-// stockLocks is the custom resource of deploy/kubernetes/stocklock.yaml.
+// stockLocks is the custom resource of deploy/kubernetes/locks/stocklock.yaml.
 var stockLocks = schema.GroupVersionResource{Group: "flashsale.internal", Version: "v1", Resource: "stocklocks"}
 
 // stockLock is the object of a lock. Its spec never changes; its status is the lock.

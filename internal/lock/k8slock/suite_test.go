@@ -28,7 +28,7 @@ import (
 const (
 	testTTL       = 2 * time.Second
 	testNamespace = "sale"
-	manifests     = "../../../deploy/kubernetes/"
+	manifests     = "../../../deploy/kubernetes/locks/"
 	// longTTL is longer than the tests wait, so that the end of a lease cannot make them
 	// pass.
 	longTTL = time.Minute

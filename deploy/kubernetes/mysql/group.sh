@@ -1,0 +1,61 @@
+#!/bin/bash
+# Keeps this server in the group: it joins a group that exists, or founds it. One server alone
+# may found the group, and only when all three answer and none is in a group: the one that has
+# every transaction of the others, and of several such servers the first.
+set -uo pipefail
+peers=(0 1 2)
+own=${HOSTNAME##*-}
+
+here() { mysql --socket=/run/mysqld/mysqld.sock --user=root --connect-timeout=2 -NBe "$1"; }
+there() { MYSQL_PWD=$MYSQL_GROUP_PASSWORD mysql --host="mysql-$1.mysql" --user=member --get-server-public-key --connect-timeout=2 -NBe "$2"; }
+
+state="SELECT member_state FROM performance_schema.replication_group_members WHERE member_id IN (@@server_uuid, '') UNION ALL SELECT 'OFFLINE' LIMIT 1"
+# GTIDs have one server's transactions on each line.
+transactions="SELECT REPLACE(@@GLOBAL.gtid_executed, '\n', '')"
+
+# found succeeds if this server has to found the group, and prints why not otherwise.
+found() {
+	local mine theirs peer
+	mine=$(here "$transactions") || return 1
+	for peer in "${peers[@]}"; do
+		[[ $peer != "$own" ]] || continue
+		theirs=$(there "$peer" "$transactions") || { echo "waiting for mysql-$peer to answer"; return 1; }
+		case $(here "SELECT CONCAT(GTID_SUBSET('$theirs', '$mine'), GTID_SUBSET('$mine', '$theirs'))") in
+		10) ;; # this server has more
+		11) ((own < peer)) || { echo "mysql-$peer founds the group"; return 1; } ;;
+		01) echo "mysql-$peer founds the group: it has more transactions"; return 1 ;;
+		*) echo "mysql-$peer has transactions that mysql-$own lacks, and the other way round: compare them, and delete the volume of one"; return 1 ;;
+		esac
+	done
+}
+
+# exists succeeds if a server is in a group.
+exists() {
+	local peer
+	for peer in "${peers[@]}"; do
+		[[ $peer == "$own" || $(there "$peer" "$state") != ONLINE ]] || return 0
+	done
+	return 1
+}
+
+said=
+say() { [[ $1 == "$said" ]] || echo "$1"; said=$1; }
+
+while sleep 1; do
+	now=$(here "$state") || { say "waiting for this server to start"; continue; }
+	case $now in
+	ONLINE | RECOVERING) say "$now"; continue ;;
+	ERROR) here "STOP GROUP_REPLICATION" ;;
+	esac
+	here "SET GLOBAL offline_mode = OFF; CHANGE REPLICATION SOURCE TO SOURCE_USER = 'member', SOURCE_PASSWORD = '$MYSQL_GROUP_PASSWORD' FOR CHANNEL 'group_replication_recovery'" || continue
+	if exists; then
+		say "joining the group"
+		here "START GROUP_REPLICATION" # it fails while the others still count this server's last run as a member
+	elif why=$(found); then
+		say "founding the group"
+		here "SET GLOBAL group_replication_bootstrap_group = ON; START GROUP_REPLICATION; SET GLOBAL group_replication_bootstrap_group = OFF;
+			CREATE DATABASE IF NOT EXISTS flashsale" || here "SET GLOBAL group_replication_bootstrap_group = OFF"
+	else
+		say "$why"
+	fi
+done

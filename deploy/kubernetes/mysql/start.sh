@@ -1,0 +1,48 @@
+#!/bin/bash
+# Runs one MySQL server. group.sh makes it a member of the group.
+set -euo pipefail
+data=/var/lib/mysql/data
+if [[ ! -d $data ]]; then
+	# The folder gets its name when it is whole: a start that was killed begins again.
+	rm -rf "$data.new"
+	mysqld --initialize-insecure --datadir="$data.new" --secure-file-priv=NULL --log-error-verbosity=1
+	mv "$data.new" "$data"
+fi
+# The accounts are the same on each server, and are not replicated. root has no password, and
+# reaches the server through its socket only, which is in this pod.
+(umask 077 && cat >/run/mysqld/accounts.sql <<-END
+	SET sql_log_bin=0;
+	CREATE USER IF NOT EXISTS 'flashsale'@'%';
+	ALTER USER 'flashsale'@'%' IDENTIFIED BY '$MYSQL_PASSWORD';
+	GRANT ALL ON flashsale.* TO 'flashsale'@'%';
+	GRANT PROCESS ON *.* TO 'flashsale'@'%';
+	GRANT SELECT ON performance_schema.data_lock_waits TO 'flashsale'@'%';
+	GRANT SELECT ON performance_schema.replication_group_members TO 'flashsale'@'%';
+	CREATE USER IF NOT EXISTS 'member'@'%';
+	ALTER USER 'member'@'%' IDENTIFIED BY '$MYSQL_GROUP_PASSWORD';
+	GRANT REPLICATION SLAVE, BACKUP_ADMIN, CONNECTION_ADMIN, GROUP_REPLICATION_STREAM ON *.* TO 'member'@'%';
+	GRANT SELECT ON performance_schema.replication_group_members TO 'member'@'%';
+END
+)
+options=(
+	--datadir="$data" --socket=/run/mysqld/mysqld.sock --pid-file=/run/mysqld/mysqld.pid --init-file=/run/mysqld/accounts.sql
+	--secure-file-priv=NULL --mysqlx=OFF --skip-name-resolve --log-error=stderr
+	--server-id=$((${HOSTNAME##*-} + 1)) --report-host="$HOSTNAME.mysql"
+	# Each commit is synced to disk, also in the binary log.
+	--innodb-flush-log-at-trx-commit=1 --log-bin=binlog --sync-binlog=1 --binlog-expire-logs-seconds=86400
+	--gtid-mode=ON --enforce-gtid-consistency=ON
+	--transaction-isolation=READ-COMMITTED --character-set-server=utf8mb4 --default-time-zone=+00:00
+	# 7 replicas x (32 + 8 connections), and a reserve.
+	--max-connections=400 --innodb-buffer-pool-size="$INNODB_BUFFER_POOL_SIZE"
+	--plugin-load-add=group_replication.so
+	--group-replication-group-name="$GROUP_NAME"
+	--group-replication-local-address="$HOSTNAME.mysql:33061"
+	--group-replication-group-seeds=mysql-0.mysql:33061,mysql-1.mysql:33061,mysql-2.mysql:33061
+	--group-replication-start-on-boot=OFF
+	--group-replication-recovery-get-public-key=ON
+	# A server that is gone is expelled as soon as it is noticed; the default adds 5 s without commits.
+	--group-replication-member-expel-timeout=0
+	# group.sh brings a server back that was expelled, or that has lost the majority.
+	--group-replication-autorejoin-tries=0 --group-replication-unreachable-majority-timeout=10
+)
+exec mysqld "${options[@]}"
