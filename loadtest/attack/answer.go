@@ -78,6 +78,9 @@ func NoAnswer(text string) Answer {
 	return Answer{Outcome: Ambiguous, Reason: unique.Make(ReasonOf(text)).Value()}
 }
 
+// noRetry is added to the reason of a 503 that does not say when to try again.
+const noRetry = ", without Retry-After"
+
 // ReadAnswer returns what an HTTP answer says, without its request and times. A million
 // answers share few reasons.
 func ReadAnswer(status int, header http.Header, body []byte) Answer {
@@ -86,7 +89,11 @@ func ReadAnswer(status int, header http.Header, body []byte) Answer {
 		a.OrderID = orderID(body)
 		a.Replayed = header.Get("Idempotent-Replayed") == "true"
 	} else {
-		a.Reason = unique.Make(slug(body)).Value()
+		reason := slug(body)
+		if status == http.StatusServiceUnavailable && header.Get("Retry-After") == "" {
+			reason += noRetry
+		}
+		a.Reason = unique.Make(reason).Value()
 	}
 	a.Outcome = OutcomeOf(a.Status, a.Reason)
 	return a

@@ -9,6 +9,7 @@ package attack
 import (
 	"context"
 	"errors"
+	"net"
 	"time"
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
@@ -44,6 +45,8 @@ type Config struct {
 	// Before, if set, is called after the preparation, which takes seconds for a long
 	// attack. The attack starts when it returns nil.
 	Before func() error
+	// Dial, if set, opens the connections to the replicas, for replicas in another network.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// OnAnswer, if set, is called with each answer, by one goroutine.
 	OnAnswer func(Answer)
 }
@@ -90,6 +93,9 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 		return nil, err
 	}
 	defer transport.base.CloseIdleConnections()
+	if cfg.Dial != nil {
+		transport.base.DialContext = cfg.Dial
+	}
 	if cfg.Before != nil {
 		if err := cfg.Before(); err != nil {
 			return nil, err

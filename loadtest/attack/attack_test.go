@@ -189,7 +189,7 @@ func TestAnswersAreClassified(t *testing.T) {
 		{"sold out, but not by 409", vegeta.Result{Code: 500, Body: []byte(`{"type":"/errors/sold-out"}`)},
 			Answer{Outcome: Refused, Status: 500, Reason: "sold-out"}},
 		{"unavailable", vegeta.Result{Code: 503, Body: []byte(`{"type":"/errors/unavailable"}`)},
-			Answer{Outcome: Refused, Status: 503, Reason: "unavailable"}},
+			Answer{Outcome: Refused, Status: 503, Reason: "unavailable, without Retry-After"}},
 		{"unknown outcome", vegeta.Result{Code: 504, Body: []byte(`{"type":"/errors/unknown"}`)},
 			Answer{Outcome: Ambiguous, Status: 504, Reason: "unknown"}},
 		{"another program", vegeta.Result{Code: 502, Body: []byte(`<html>`)},

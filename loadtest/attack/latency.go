@@ -29,3 +29,34 @@ func (l Latencies) Quantile(q float64) time.Duration {
 	rank := int(math.Ceil(q * float64(len(l))))
 	return l[min(max(rank, 1), len(l))-1]
 }
+
+// LongestGap returns the longest time without an accepted order, from a time of the attack to
+// its last answer.
+func LongestGap(answers []Answer, from time.Duration) time.Duration {
+	var times []time.Duration
+	end := from
+	for i := range answers {
+		a := &answers[i]
+		end = max(end, a.Done)
+		if a.Outcome == Accepted && a.Done > from {
+			times = append(times, a.Done)
+		}
+	}
+	slices.Sort(times)
+	gap, last := time.Duration(0), from
+	for _, at := range append(times, end) {
+		gap, last = max(gap, at-last), at
+	}
+	return gap
+}
+
+// LongestWait returns the longest wait of a buyer whose answer came after a time of the attack.
+func LongestWait(answers []Answer, from time.Duration) time.Duration {
+	wait := time.Duration(0)
+	for i := range answers {
+		if a := &answers[i]; a.Done > from {
+			wait = max(wait, a.Done-a.Sent)
+		}
+	}
+	return wait
+}

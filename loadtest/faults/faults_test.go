@@ -32,7 +32,7 @@ func TestTimesCountFromTheFault(t *testing.T) {
 		"no sale until the last answer":   {[]attack.Answer{sold(100*ms, 110*ms), refused(110*ms, 300*ms)}, 190 * ms, 190 * ms},
 		"no sale at all":                  {[]attack.Answer{sold(0, 90*ms)}, 0, 0},
 	} {
-		if gap, wait := longestGap(tt.answers, fault), longestWait(tt.answers, fault); gap != tt.gap || wait != tt.wait {
+		if gap, wait := attack.LongestGap(tt.answers, fault), attack.LongestWait(tt.answers, fault); gap != tt.gap || wait != tt.wait {
 			t.Errorf("%s: gap %s, wait %s; want %s, %s", name, gap, wait, tt.gap, tt.wait)
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -85,7 +84,7 @@ func (r *run) assess(ctx context.Context, load *attack.Result, calls *history.Hi
 		}
 	}
 	fault := r.at.Sub(load.Began)
-	r.result.NoSaleMS, r.result.WaitMS = ms(longestGap(load.Answers, fault)), ms(longestWait(load.Answers, fault))
+	r.result.NoSaleMS, r.result.WaitMS = ms(attack.LongestGap(load.Answers, fault)), ms(attack.LongestWait(load.Answers, fault))
 	r.result.Sold, r.result.Reasons = found.Accepted, found.Reasons
 	r.result.Timeline = r.timeline.done()
 	if r.result.Mixed, err = calls.Check(ctx, dsn); err != nil {
@@ -142,36 +141,6 @@ func (r *run) readFrom(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return r.stack.Cluster.Nodes[primary].DSN(databaseName), nil
-}
-
-// longestGap returns the longest time without a sale, from the fault to the last answer.
-func longestGap(answers []attack.Answer, fault time.Duration) time.Duration {
-	var times []time.Duration
-	end := fault
-	for i := range answers {
-		a := &answers[i]
-		end = max(end, a.Done)
-		if a.Outcome == attack.Accepted && a.Done > fault {
-			times = append(times, a.Done)
-		}
-	}
-	slices.Sort(times)
-	gap, last := time.Duration(0), fault
-	for _, at := range append(times, end) {
-		gap, last = max(gap, at-last), at
-	}
-	return gap
-}
-
-// longestWait returns the longest wait of a buyer whose answer came after the fault.
-func longestWait(answers []attack.Answer, fault time.Duration) time.Duration {
-	wait := time.Duration(0)
-	for i := range answers {
-		if a := &answers[i]; a.Done > fault {
-			wait = max(wait, a.Done-a.Sent)
-		}
-	}
-	return wait
 }
 
 // ms keeps three decimal places: microseconds.

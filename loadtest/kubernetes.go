@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"flashsale/internal/sandbox"
+	"flashsale/loadtest/pods"
+	"flashsale/loadtest/report"
+)
+
+type kubernetesCmd struct {
+	apiFlag
+	Keep bool `help:"Leave the node running at the end, and print how to use it and how to stop it."`
+	seedFlag
+	outFlag `embed:"" set:"file=kubernetes.json"`
+}
+
+// kubernetesFile has the result.
+const kubernetesFile = "kubernetes.json"
+
+// Help is shown by --help.
+func (*kubernetesCmd) Help() string {
+	return `The node is a real Kubernetes of one machine: API server, controllers, scheduler, kubelet, containerd, kube-proxy and DNS, in namespaces of their own. deploy/kubernetes/demo is applied to it as it is, but for the images and the storage class: three servers each of MySQL, etcd and ZooKeeper, and three replicas. Orders come through the Service. Under each of the strategies etcd, zookeeper, kubernetes and kubernetes-stocklock one SKU is sold out; the service is updated, and pods are deleted, under load. Each answer is compared with its order in MySQL.
+
+It needs root, and the programs that scripts/setup --kubernetes builds. The exit status is 2 if this machine cannot run a node, and 1 if something is not proven.`
+}
+
+// Run sells on Kubernetes.
+func (c *kubernetesCmd) Run(ctx context.Context, s streams) error {
+	if err := c.find(); err != nil {
+		return err
+	}
+	c.pick()
+	cfg := pods.Config{API: c.API, Seed: c.Seed, Say: func(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }}
+	if c.Keep {
+		cfg.Keep = func(n *sandbox.Node) error { return keepNode(s, n) }
+	}
+	result, err := pods.Run(ctx, cfg)
+	if result != nil {
+		err = errors.Join(err, report.SaveJSON(filepath.Join(c.Out, kubernetesFile), result, 0o644))
+	}
+	if err != nil {
+		return err
+	}
+	if err := result.Write(s.out); err != nil {
+		return err
+	}
+	fmt.Fprintf(s.out, "Written: %s\n", filepath.Join(c.Out, kubernetesFile))
+	if !result.OK {
+		return errNotProven
+	}
+	return nil
+}
+
+func keepNode(s streams, n *sandbox.Node) error {
+	stop, err := n.Keep()
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(s.out, "\nThe node keeps running. Its network is its own:\n\n  export KUBECONFIG=%s\n  %s kubectl get pods -n flashsale\n\nStop it: %s\n", n.Kubeconfig, joined(n.Enter()), stop)
+	return err
+}

@@ -1,0 +1,135 @@
+// Package pods sells on a real Kubernetes of one node. It applies deploy/kubernetes as it
+// is, but for the images and the storage class, attacks the service through its ClusterIP
+// under several strategies, and updates it and deletes pods under load. The orders are then
+// read from MySQL, and each is matched with its answer.
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"flashsale/internal/sandbox"
+	"flashsale/loadtest/proof"
+)
+
+// Config is what Run needs.
+type Config struct {
+	// API is the path of bin/api, which must be linked statically.
+	API  string
+	Seed uint64
+	// Say gets a line about each step.
+	Say func(format string, args ...any)
+	// Keep, if set, is called with the node at the end, which is then not closed.
+	Keep func(*sandbox.Node) error
+}
+
+// Result is what the sales showed. As JSON it is out/kubernetes.json.
+type Result struct {
+	Database string `json:"database"`
+	// NodeReadyMS is the time until the node ran pods, ServiceReadyMS the time from the
+	// manifests to the first answer of the service, and TookMS that of the whole run.
+	NodeReadyMS    float64 `json:"node_ready_ms"`
+	ServiceReadyMS float64 `json:"service_ready_ms"`
+	TookMS         float64 `json:"took_ms"`
+	// Memory is that of the node's own programs, in bytes.
+	Memory map[string]int64 `json:"memory_bytes"`
+	Sales  []Sale           `json:"sales"`
+	// StockLocks is what `kubectl get stocklocks` prints during a sale.
+	StockLocks string `json:"stocklocks"`
+	// Audit: the CronJob of the audit, run once at the end, found nothing.
+	Audit bool `json:"audit"`
+	OK    bool `json:"ok"`
+}
+
+// ControlPlane is the memory of the node's own programs together, in bytes.
+func (r *Result) ControlPlane() (sum int64) {
+	for n := range maps.Values(r.Memory) {
+		sum += n
+	}
+	return sum
+}
+
+// Sale is one attack.
+type Sale struct {
+	Strategy string `json:"strategy"`
+	// During says what was done under load; "" if nothing was.
+	During string `json:"during,omitempty"`
+	// Did says to what, and how long that took.
+	Did string `json:"did,omitempty"`
+	proof.Run
+	// NoSaleMS is the longest time without a sale from then on.
+	NoSaleMS   float64  `json:"no_sale_ms"`
+	Violations []string `json:"violations"`
+}
+
+// The sales, in their order. Those without a disturbance sell out.
+var sales = []struct {
+	strategy string
+	during   *disturbance
+}{
+	{"etcd", nil},
+	{"etcd", &update},
+	{"etcd", &replicaDeleted},
+	{"etcd", &etcdLeaderDeleted},
+	{"etcd", &primaryDeleted},
+	{"zookeeper", nil},
+	{"zookeeper", &zookeeperLeaderDeleted},
+	{"kubernetes", nil},
+	{"kubernetes-stocklock", nil},
+}
+
+// Run starts a node, sells on it and ends it. An error means that a step could not be
+// made; the result then has what was found before.
+func Run(ctx context.Context, cfg Config) (result *Result, err error) {
+	began := time.Now()
+	result = &Result{}
+	cfg.Say("Starting a Kubernetes node ...")
+	node, err := sandbox.StartNode(ctx)
+	if err != nil {
+		return nil, err
+	}
+	result.NodeReadyMS = proof.Millis(time.Since(began))
+	kept := false
+	defer func() {
+		if !kept {
+			err = errors.Join(err, node.Close())
+		}
+		result.TookMS = proof.Millis(time.Since(began))
+	}()
+	shop, err := open(ctx, cfg, node)
+	if err != nil {
+		return result, err
+	}
+	result.ServiceReadyMS = proof.Millis(shop.ready)
+	result.Database = shop.version
+	for i, planned := range sales {
+		if err := shop.use(ctx, planned.strategy); err != nil {
+			return result, fmt.Errorf("%s: %w", planned.strategy, err)
+		}
+		sale, err := shop.sell(ctx, i, planned.strategy, planned.during)
+		if err != nil {
+			return result, fmt.Errorf("%s: %w", planned.strategy, err)
+		}
+		result.Sales = append(result.Sales, *sale)
+		cfg.Say("%s", sale)
+	}
+	if result.StockLocks, err = node.Kubectl(ctx, "get", "stocklocks", "--namespace="+namespace); err != nil {
+		return result, err
+	}
+	if result.Memory, err = node.Memory(); err != nil {
+		return result, err
+	}
+	if result.Audit, err = shop.audit(ctx); err != nil {
+		return result, err
+	}
+	result.OK = result.Audit && !slices.ContainsFunc(result.Sales, func(s Sale) bool { return len(s.Violations) > 0 })
+	if cfg.Keep != nil {
+		kept = true
+		return result, cfg.Keep(node)
+	}
+	return result, nil
+}

@@ -1,0 +1,163 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"flashsale/internal/sleep"
+	"flashsale/internal/strategy"
+	"flashsale/loadtest/attack"
+	"flashsale/loadtest/proof"
+)
+
+const (
+	rate = 200 // orders a second
+	// soldOut is how long a sale without a disturbance lasts, and longest how long one with
+	// a disturbance can last.
+	soldOut = 4 * time.Second
+	longest = 3 * time.Minute
+	// plenty never sells out.
+	plenty = 1_000_000_000
+	// before is how many orders are accepted before the disturbance, and after how many
+	// must be accepted after it.
+	before, after = 100, 100
+	// refusedShare is the largest share of orders that an update may refuse.
+	refusedShare = 0.005
+)
+
+// sell attacks the service, and disturbs it meanwhile.
+func (s *shop) sell(ctx context.Context, number int, name string, during *disturbance) (*Sale, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	row, err := strategy.Find(name)
+	if err != nil {
+		return nil, err
+	}
+	s.sku = fmt.Sprintf("sale-%d", number+1)
+	plan := attack.Plan{Targets: []string{s.service.URL}, SKUs: []string{s.sku}, MaxQuantity: 1, Rate: rate, Duration: soldOut, Seed: s.cfg.Seed + uint64(number)}
+	stock := min(int64(float64(row.UnitsPerSecond)*soldOut.Seconds()), int64(plan.Requests()/2))
+	if during != nil {
+		stock, plan.Duration = plenty, longest
+	}
+	if err := s.service.PutOnSale(ctx, s.sku, stock); err != nil {
+		return nil, err
+	}
+	sale := &Sale{Strategy: name, Violations: []string{}}
+	var accepted atomic.Int64
+	stop, failed := make(chan struct{}), make(chan error, 1)
+	began := make(chan time.Time, 1)
+	cfg := attack.Config{
+		Plan: plan, JWTSecret: s.service.JWTSecret, Stop: stop, Dial: s.node.Dial,
+		Before: func() error { began <- time.Now(); return nil },
+		OnAnswer: func(a attack.Answer) {
+			if a.Outcome == attack.Accepted {
+				accepted.Add(1)
+			}
+		},
+	}
+	var at time.Duration // of the disturbance
+	if during != nil {
+		sale.During = during.name
+		attacked, end := context.WithCancel(ctx)
+		defer end()
+		go func() {
+			defer close(stop)
+			start := <-began
+			err := s.awaitSales(attacked, &accepted, before)
+			if err == nil {
+				at = time.Since(start)
+				sale.Did, err = during.do(attacked, s)
+			}
+			if err == nil {
+				err = s.awaitSales(attacked, &accepted, accepted.Load()+after)
+			}
+			failed <- err
+		}()
+	}
+	result, err := attack.Run(ctx, cfg)
+	if during != nil {
+		err = errors.Join(err, <-failed)
+	}
+	if err != nil {
+		return nil, err
+	}
+	dsn, err := s.dsn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	records, err := proof.ReadRecords(ctx, dsn, plan.SKUs)
+	if err != nil {
+		return nil, err
+	}
+	sale.Run = proof.Assess(proof.Setting{Strategy: name, Fence: row.FenceFor(strategy.FenceClaim), Replicas: 3, Expected: strategy.Exact, Stock: stock, Plan: plan}, result, records)
+	if during != nil {
+		sale.NoSaleMS = proof.Millis(attack.LongestGap(result.Answers, at))
+	}
+	sale.judge(during)
+	return sale, nil
+}
+
+func (s *shop) awaitSales(ctx context.Context, accepted *atomic.Int64, n int64) error {
+	for accepted.Load() < n {
+		if err := sleep.For(ctx, poll); err != nil {
+			return fmt.Errorf("sold %d of %d orders: %w", accepted.Load(), n, err)
+		}
+	}
+	return nil
+}
+
+// judge finds what no disturbance excuses.
+func (s *Sale) judge(during *disturbance) {
+	violate := func(format string, args ...any) { s.Violations = append(s.Violations, fmt.Sprintf(format, args...)) }
+	if during == nil {
+		if s.Verdict != s.Expected {
+			violate("%s", s.Sentence())
+		}
+		return
+	}
+	s.Unserved = 0 // units are left on purpose
+	if s.Verdict = proof.Judge(s.Counts, s.Findings); s.Verdict != s.Expected {
+		violate("%s", s.Sentence())
+	}
+	if s.SoldOut > 0 {
+		violate("%d orders were refused as sold out, though %d units were left", s.SoldOut, s.Available)
+	}
+	for _, reason := range s.Reasons {
+		if !during.excuses(reason) {
+			violate("%d orders were answered %d %s", reason.Count, reason.Status, reason.Slug)
+		}
+	}
+	if refused := s.Errors + s.Ambiguous; during.most > 0 && float64(refused) > during.most*float64(s.Offered) {
+		violate("%d of %d orders were refused, more than %.1f %%", refused, s.Offered, during.most*100)
+	}
+	if during.noSale > 0 && s.NoSaleMS > proof.Millis(during.noSale) {
+		violate("nothing was sold for %.1f s, and at most %.0f s are allowed", s.NoSaleMS/1e3, during.noSale.Seconds())
+	}
+}
+
+// excuses reports whether a disturbance may cause such an answer.
+func (d *disturbance) excuses(reason proof.Reason) bool {
+	switch {
+	case reason.Status == http.StatusServiceUnavailable:
+		return reason.Slug == "unavailable" || reason.Slug == "busy"
+	case reason.Status == http.StatusGatewayTimeout:
+		return !d.planned
+	}
+	return false
+}
+
+// String describes the sale in a line, and what is wrong in further lines.
+func (s *Sale) String() string {
+	text := s.Strategy + ": " + s.Sentence()
+	if s.During != "" {
+		text = fmt.Sprintf("%s, %s (%s): %d orders sold, %d refused, no sale for %.2f s", s.Strategy, s.During, s.Did, s.Accepted, s.Errors+s.Ambiguous, s.NoSaleMS/1e3)
+	}
+	for _, v := range s.Violations {
+		text += "\n    VIOLATION: " + v
+	}
+	return text
+}

@@ -1,0 +1,267 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+	"golang.org/x/sync/errgroup"
+
+	manifests "flashsale/deploy/kubernetes"
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/image"
+	"flashsale/internal/sleep"
+	"flashsale/loadtest/attack"
+)
+
+const (
+	namespace = "flashsale"
+	// patience bounds each wait for the node, which may share a slow machine.
+	patience = 10 * time.Minute
+	poll     = 100 * time.Millisecond
+	// network is the name under which MySQL's driver dials in the node's network.
+	network = "tcp-node"
+)
+
+// The images of the node, which replace those of the demo.
+const (
+	apiImage       = "flashsale.local/api:1"
+	etcdImage      = "flashsale.local/etcd:1"
+	zookeeperImage = "flashsale.local/zookeeper:1"
+	mysqlImage     = "flashsale.local/mysql:1"
+)
+
+// overlay is all that differs from the demo.
+const overlay = `apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [demo]
+images:
+  - {name: flashsale/api, newName: flashsale.local/api, newTag: "1"}
+  - {name: mysql, newName: flashsale.local/mysql, newTag: "1"}
+  - {name: zookeeper, newName: flashsale.local/zookeeper, newTag: "1"}
+  - {name: gcr.io/etcd-development/etcd, newName: flashsale.local/etcd, newTag: "1"}
+patches:
+  - target: {kind: StatefulSet}
+    patch: |
+      - {op: add, path: /spec/volumeClaimTemplates/0/spec/storageClassName, value: local}
+`
+
+// shop is the service on the node, with its servers.
+type shop struct {
+	cfg      Config
+	node     *sandbox.Node
+	service  *attack.Service
+	password string // of the service's account in MySQL
+	strategy string
+	sku      string // on sale
+	ready    time.Duration
+	version  string
+}
+
+// open applies the manifests, and waits until the service answers.
+func open(ctx context.Context, cfg Config, node *sandbox.Node) (*shop, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	cfg.Say("Making the images ...")
+	group, imports := errgroup.WithContext(ctx)
+	for _, im := range []*image.Image{
+		image.API(apiImage, cfg.API), image.Etcd(etcdImage), image.ZooKeeper(zookeeperImage), image.MySQL(mysqlImage),
+	} {
+		group.Go(func() error { return node.ImportImage(imports, im) })
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	cfg.Say("Applying deploy/kubernetes/demo ...")
+	folder := filepath.Join(node.Dir(), "manifests")
+	if err := os.CopyFS(folder, manifests.Manifests); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(folder, "kustomization.yaml"), []byte(overlay), 0o600); err != nil {
+		return nil, err
+	}
+	s := &shop{cfg: cfg, node: node, strategy: "etcd"}
+	if _, err := node.Kubectl(ctx, "apply", "--server-side", "--kustomize="+folder); err != nil {
+		return nil, err
+	}
+	for _, part := range []string{"statefulset/mysql", "statefulset/etcd", "statefulset/zookeeper", "deployment/flashsale"} {
+		if err := s.rolledOut(ctx, part); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := s.kubectl(ctx, "wait", "--for=condition=complete", "job/flashsale-migrate", wait); err != nil {
+		return nil, err
+	}
+	if err := s.connect(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.answers(ctx); err != nil {
+		return nil, err
+	}
+	s.ready = time.Since(began)
+	var err error
+	s.version, err = s.query(ctx, "mysql-0", "SELECT CONCAT('MySQL ', VERSION(), ', Group Replication of 3')")
+	return s, err
+}
+
+var wait = "--timeout=" + patience.String()
+
+func (s *shop) kubectl(ctx context.Context, args ...string) (string, error) {
+	return s.node.Kubectl(ctx, append([]string{"--namespace=" + namespace}, args...)...)
+}
+
+func (s *shop) rolledOut(ctx context.Context, part string) error {
+	_, err := s.kubectl(ctx, "rollout", "status", part, wait)
+	return err
+}
+
+// connect finds the service and its secrets.
+func (s *shop) connect(ctx context.Context) error {
+	mysql.RegisterDialContext(network, func(ctx context.Context, addr string) (net.Conn, error) { return s.node.Dial(ctx, "tcp", addr) })
+	address, err := s.kubectl(ctx, "get", "service/flashsale", "--output=jsonpath={.spec.clusterIP}")
+	if err != nil {
+		return err
+	}
+	transport := &http.Transport{DialContext: s.node.Dial, DisableKeepAlives: true}
+	s.service = &attack.Service{URL: "http://" + net.JoinHostPort(address, "80"), Client: &http.Client{Transport: transport, Timeout: attack.RequestTimeout}}
+	for key, value := range map[string]*string{
+		"FLASHSALE_ADMIN_TOKEN": &s.service.AdminToken, "FLASHSALE_JWT_SECRET": &s.service.JWTSecret, "MYSQL_PASSWORD": &s.password,
+	} {
+		text, err := s.kubectl(ctx, "get", "secrets", "--output=go-template={{range .items}}{{with index .data \""+key+"\"}}{{base64decode .}}{{end}}{{end}}")
+		if err != nil {
+			return err
+		}
+		if *value = text; text == "" {
+			return fmt.Errorf("no secret of the namespace has %s", key)
+		}
+	}
+	return nil
+}
+
+// answers waits until the service answers at its ClusterIP: kube-proxy learns of ready pods
+// a little later than kubectl.
+func (s *shop) answers(ctx context.Context) error {
+	var last error
+	err := until(ctx, func(ctx context.Context) (bool, error) {
+		last = s.service.Check(ctx)
+		return last == nil, nil
+	})
+	if err != nil {
+		err = errors.Join(err, last)
+	}
+	return err
+}
+
+// until calls f until it returns true.
+func until(ctx context.Context, f func(context.Context) (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		if done, err := f(ctx); done || err != nil {
+			return err
+		}
+		if err := sleep.For(ctx, poll); err != nil {
+			return err
+		}
+	}
+}
+
+// use restarts the service with another strategy on an empty database: a database
+// belongs to one strategy.
+func (s *shop) use(ctx context.Context, strategy string) error {
+	if strategy == s.strategy {
+		return nil
+	}
+	s.strategy = strategy
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	// The replicas' connections would block DROP DATABASE.
+	if _, err := s.kubectl(ctx, "scale", "deployment/flashsale", "--replicas=0"); err != nil {
+		return err
+	}
+	if _, err := s.kubectl(ctx, "wait", "--for=delete", "pod", "--selector=app.kubernetes.io/name=flashsale", wait); err != nil {
+		return err
+	}
+	primary, err := s.primary(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := s.query(ctx, primary, "DROP DATABASE flashsale; CREATE DATABASE flashsale"); err != nil {
+		return err
+	}
+	if _, err := s.kubectl(ctx, "set", "env", "deployment/flashsale", "FLASHSALE_STRATEGY="+strategy); err != nil {
+		return err
+	}
+	if _, err := s.kubectl(ctx, "scale", "deployment/flashsale", "--replicas=3"); err != nil {
+		return err
+	}
+	if err := s.rolledOut(ctx, "deployment/flashsale"); err != nil {
+		return err
+	}
+	return s.answers(ctx)
+}
+
+// query runs SQL as MySQL's administrator, in a server's pod.
+func (s *shop) query(ctx context.Context, pod, sql string) (string, error) {
+	text, err := s.node.Exec(ctx, namespace, pod, "mysql", "--socket=/run/mysqld/mysqld.sock", "--user=root", "-NBe", sql)
+	return strings.TrimSpace(text), err
+}
+
+// primary returns the pod of MySQL's primary.
+func (s *shop) primary(ctx context.Context) (pod string, err error) {
+	err = until(ctx, func(ctx context.Context) (bool, error) {
+		for _, asked := range []string{"mysql-0", "mysql-1", "mysql-2"} {
+			// A pod that is being replaced cannot be asked.
+			host, err := s.query(ctx, asked, "SELECT member_host FROM performance_schema.replication_group_members WHERE member_role = 'PRIMARY' AND member_state = 'ONLINE'")
+			if err == nil && host != "" {
+				pod, _, _ = strings.Cut(host, ".")
+				return true, nil
+			}
+		}
+		return false, nil
+	})
+	return pod, err
+}
+
+// dsn leads to MySQL's servers. The one that accepts writes is used.
+func (s *shop) dsn(ctx context.Context) (string, error) {
+	text, err := s.kubectl(ctx, "get", "pods", "--selector=app.kubernetes.io/name=mysql", "--output=jsonpath={.items[*].status.podIP}")
+	if err != nil {
+		return "", err
+	}
+	hosts := strings.Fields(text)
+	for i := range hosts {
+		hosts[i] = net.JoinHostPort(hosts[i], "3306")
+	}
+	return fmt.Sprintf("flashsale:%s@%s(%s)/flashsale", s.password, network, strings.Join(hosts, ",")), nil
+}
+
+// audit runs the CronJob of the audit once, and reports whether it found nothing.
+func (s *shop) audit(ctx context.Context) (bool, error) {
+	if _, err := s.kubectl(ctx, "create", "job", "audit", "--from=cronjob/flashsale-audit"); err != nil {
+		return false, err
+	}
+	status := ""
+	err := until(ctx, func(ctx context.Context) (bool, error) {
+		var err error
+		status, err = s.kubectl(ctx, "get", "job/audit", "--output=jsonpath={.status.succeeded}/{.status.failed}")
+		return status != "/" && status != "", err
+	})
+	if err != nil {
+		return false, err
+	}
+	if status != "1/" {
+		text, err := s.kubectl(ctx, "logs", "job/audit")
+		s.cfg.Say("The audit failed:\n%s", text)
+		return false, err
+	}
+	return true, nil
+}
