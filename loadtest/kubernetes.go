@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"flashsale/internal/sandbox"
 	"flashsale/loadtest/pods"
@@ -60,6 +61,6 @@ func keepNode(s streams, n *sandbox.Node) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(s.out, "\nThe node keeps running. Its network is its own:\n\n  export KUBECONFIG=%s\n  %s kubectl get pods -n flashsale\n\nStop it: %s\n", n.Kubeconfig, joined(n.Enter()), stop)
+	_, err = fmt.Fprintf(s.out, "\nThe node keeps running. Its network is its own:\n\n  export KUBECONFIG=%s\n  %s kubectl get pods -n flashsale\n\nStop it: %s\n", n.Kubeconfig, strings.Join(n.Enter(), " "), stop)
 	return err
 }

@@ -55,6 +55,7 @@ type cli struct {
 	Soak       soakCmd       `cmd:"" help:"Send random calls to private replicas, kill and stop the replicas meanwhile, and check every answer against a model."`
 	Handover   handoverCmd   `cmd:"" help:"Measure how long each kind of lock takes to pass from one holder to the next."`
 	Faults     faultsCmd     `cmd:"" help:"Make one part after another fail, on private servers, and prove that nothing was lost."`
+	Kubernetes kubernetesCmd `cmd:"" help:"Sell on a real Kubernetes of one node, and update it and delete pods under load."`
 	Lab        labCmd        `cmd:"" help:"Serve the race lab: pages that run replicas and show how they sell the same unit, until Ctrl-C."`
 	Page       pageCmd       `cmd:"" hidden:""`
 	Streams    streamsCmd    `cmd:"" help:"Measure what thousands of open event streams cost a replica, and how long an update takes to reach all of them."`

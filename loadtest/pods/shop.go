@@ -70,10 +70,16 @@ func open(ctx context.Context, cfg Config, node *sandbox.Node) (*shop, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	cfg.Say("Making the images ...")
+	etcd, err := sandbox.EtcdImage(etcdImage)
+	if err != nil {
+		return nil, err
+	}
+	database, err := sandbox.MySQLImage(mysqlImage)
+	if err != nil {
+		return nil, err
+	}
 	group, imports := errgroup.WithContext(ctx)
-	for _, im := range []*image.Image{
-		image.API(apiImage, cfg.API), image.Etcd(etcdImage), image.ZooKeeper(zookeeperImage), image.MySQL(mysqlImage),
-	} {
+	for _, im := range []*image.Image{image.API(apiImage, cfg.API), etcd, image.ZooKeeper(zookeeperImage), database} {
 		group.Go(func() error { return node.ImportImage(imports, im) })
 	}
 	if err := group.Wait(); err != nil {
@@ -107,7 +113,6 @@ func open(ctx context.Context, cfg Config, node *sandbox.Node) (*shop, error) {
 		return nil, err
 	}
 	s.ready = time.Since(began)
-	var err error
 	s.version, err = s.query(ctx, "mysql-0", "SELECT CONCAT('MySQL ', VERSION(), ', Group Replication of 3')")
 	return s, err
 }

@@ -7,7 +7,7 @@ peers=(0 1 2)
 own=${HOSTNAME##*-}
 
 here() { mysql --socket=/run/mysqld/mysqld.sock --user=root --connect-timeout=2 -NBe "$1"; }
-there() { MYSQL_PWD=$MYSQL_GROUP_PASSWORD mysql --host="mysql-$1.mysql" --user=member --get-server-public-key --connect-timeout=2 -NBe "$2"; }
+there() { MYSQL_PWD=$MYSQL_GROUP_PASSWORD mysql --host="mysql-$1.mysql" --user=member --connect-timeout=2 -NBe "$2"; }
 
 state="SELECT member_state FROM performance_schema.replication_group_members WHERE member_id IN (@@server_uuid, '') UNION ALL SELECT 'OFFLINE' LIMIT 1"
 # GTIDs have one server's transactions on each line.
