@@ -25,6 +25,7 @@ import (
 	"flashsale/loadtest/lesson"
 	"flashsale/loadtest/lesson/testbed"
 	"flashsale/loadtest/peer"
+	"flashsale/loadtest/pods"
 	"flashsale/loadtest/zombie"
 )
 
@@ -40,6 +41,9 @@ func main() {
 		fmt.Fprintln(os.Stderr, "loadtest: interrupted")
 	default:
 		fmt.Fprintf(os.Stderr, "loadtest: %v\n", err)
+	}
+	if errors.Is(err, pods.ErrNoNode) {
+		os.Exit(2)
 	}
 	os.Exit(1)
 }

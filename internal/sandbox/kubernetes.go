@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 )
@@ -50,14 +51,34 @@ func (k *Kubernetes) Close() error {
 	return k.folder.remove()
 }
 
+// Kubectl runs kubectl as the administrator, with an input such as manifests for
+// "apply -f -", and returns what it prints. The error contains what it says to stderr.
+func (k *Kubernetes) Kubectl(ctx context.Context, input string, args ...string) (string, error) {
+	program, err := kubernetesProgram(kubectl)
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, program, append([]string{"--server=" + k.URL, "--token=" + k.Token, "--certificate-authority=" + k.file("apiserver.crt")}, args...)...)
+	var stderr strings.Builder
+	cmd.Stdin, cmd.Stderr, cmd.Env = strings.NewReader(input), &stderr, []string{"HOME=" + k.folder.path}
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, stderr.String())
+	}
+	return string(out), nil
+}
+
 // FindKubernetes says whether the API server has been built.
 func FindKubernetes() error {
 	_, err := kubernetesProgram(apiserver)
 	return err
 }
 
-// apiserver is the API server among the programs that scripts/setup builds.
-const apiserver = "kube-" + kubernetesVersion + "/kube-apiserver"
+// apiserver and kubectl are among the programs that scripts/setup builds.
+const (
+	apiserver = "kube-" + kubernetesVersion + "/kube-apiserver"
+	kubectl   = "kube-" + kubernetesVersion + "/kubectl"
+)
 
 // kubernetesProgram is where scripts/setup puts a program that it has built, or the
 // folder of several.

@@ -82,11 +82,17 @@ var sales = []struct {
 	{"kubernetes-stocklock", nil},
 }
 
+// ErrNoNode means that this machine cannot run a node. The error says why.
+var ErrNoNode = errors.New("no Kubernetes node can run here")
+
 // Run starts a node, sells on it and ends it. An error means that a step could not be
 // made; the result then has what was found before.
 func Run(ctx context.Context, cfg Config) (result *Result, err error) {
 	began := time.Now()
 	result = &Result{}
+	if err := sandbox.CheckNode(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoNode, err)
+	}
 	cfg.Say("Starting a Kubernetes node ...")
 	node, err := sandbox.StartNode(ctx)
 	if err != nil {

@@ -16,9 +16,10 @@ import (
 
 const (
 	rate = 200 // orders a second
-	// soldOut is how long a sale without a disturbance lasts, and longest how long one with
-	// a disturbance can last.
-	soldOut = 4 * time.Second
+	// soldOut is how long a sale without a disturbance lasts, and sells for how much of it
+	// there is stock, at the strategy's rate. longest is how long a sale with a disturbance can last.
+	soldOut = 6 * time.Second
+	sells   = 2 * time.Second
 	longest = 3 * time.Minute
 	// plenty never sells out.
 	plenty = 1_000_000_000
@@ -39,7 +40,7 @@ func (s *shop) sell(ctx context.Context, number int, name string, during *distur
 	}
 	s.sku = fmt.Sprintf("sale-%d", number+1)
 	plan := attack.Plan{Targets: []string{s.service.URL}, SKUs: []string{s.sku}, MaxQuantity: 1, Rate: rate, Duration: soldOut, Seed: s.cfg.Seed + uint64(number)}
-	stock := min(int64(float64(row.UnitsPerSecond)*soldOut.Seconds()), int64(plan.Requests()/2))
+	stock := min(int64(float64(row.UnitsPerSecond)*sells.Seconds()), int64(plan.Requests()/2))
 	if during != nil {
 		stock, plan.Duration = plenty, longest
 	}

@@ -3,6 +3,7 @@
 # may found the group, and only when all three answer and none is in a group: the one that has
 # every transaction of the others, and of several such servers the first.
 set -uo pipefail
+trap 'exit 0' TERM # the first process of a container has no other way to end
 peers=(0 1 2)
 own=${HOSTNAME##*-}
 
