@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,11 +46,14 @@ var nodeFiles embed.FS
 
 // Node is a real Kubernetes cluster of one node: etcd, API server, controllers,
 // scheduler, kubelet with containerd, kube-proxy, CoreDNS, and 16 volumes of the
-// StorageClass "local", which is the default. It is safe for concurrent use.
+// StorageClass "local", which is the default. A released volume is not given out again.
+// Services have addresses in 10.96.0.0/16, pods in 10.244.0.0/24, and the node's own is
+// 10.99.0.1. It is safe for concurrent use.
 //
 // All of it is in namespaces of its own. The machine's addresses, firewall, mounts and
 // sysctls stay as they are, and several nodes can run side by side. Nothing is fetched:
-// a pod's image must have been imported, and have imagePullPolicy Never or IfNotPresent.
+// a pod's image must have been imported, and have imagePullPolicy Never or IfNotPresent;
+// see EtcdImage, MySQLImage and package image.
 // Pods reach each other and the API server, and nothing else. The node ends with Close,
 // or with this process, however that ends, unless Keep was called. In each case its
 // processes, mounts, cgroups and folder are gone a few seconds later.
@@ -265,11 +269,13 @@ func (n *Node) Memory() (map[string]int64, error) {
 func (n *Node) command(ctx context.Context, name, input string, argv []string) (string, error) {
 	ctx, cancel := n.bound(ctx)
 	defer cancel()
+	runtime.LockOSThread() // see runToItsEnd
+	defer runtime.UnlockOSThread()
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = n.environment()
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &stdout, &stderr
-	cmd.WaitDelay = time.Second
+	cmd.SysProcAttr, cmd.WaitDelay = ChildAttr(), time.Second
 	err := cmd.Run()
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)

@@ -141,9 +141,15 @@ func TestNodeLeavesNothingBehindWhenItsStarterIsKilled(t *testing.T) {
 	t.Setenv("TMPDIR", temp)
 	starter, lines := startStarter(t, "node")
 	was := newRemains(t, lines[0])
-	if left := was.left(t); !strings.Contains(left, "kubelet") || !strings.Contains(left, "cgroup") {
-		t.Errorf("a running node is not seen; what is seen:\n%s", left)
-	}
+	sandboxtest.Eventually(t, "what a running node has", func() bool {
+		left := was.left(t)
+		for _, part := range []string{"kubelet", "/coredns", "pod/never", "cgroup", "folder"} {
+			if !strings.Contains(left, part) {
+				return false
+			}
+		}
+		return true
+	})
 	if err := starter.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +242,7 @@ func startStarter(t *testing.T, role string) (starter *exec.Cmd, said []string) 
 }
 
 // beNode starts a node and prints its folder, how to end it, and how to call
-// kubectl. Without keep it then waits to be killed.
+// kubectl. Without keep it then waits in kubectl, to be killed.
 func beNode(keep bool) {
 	node, err := sandbox.StartNode(context.Background())
 	stop := ""
@@ -249,7 +255,8 @@ func beNode(keep bool) {
 	}
 	fmt.Printf("%s\n%s\n%s\n", node.Dir(), stop, strings.Join(node.KubectlCommand(), " "))
 	if !keep {
-		select {}
+		_, err := node.Kubectl(context.Background(), "wait", "--for=create", "pod/never", "--timeout=10m")
+		fmt.Fprintln(os.Stderr, err)
 	}
 }
 
