@@ -1,7 +1,7 @@
 // Sequence diagrams that people step through. No small library draws them: js-sequence-diagrams
 // has not been kept since 2017 and needs two others, and Mermaid is megabytes and writes inline styles.
 
-const diagramSize = {lane: 112, widest: 240, line: 18, pad: 8};
+const diagramSize = {lane: 90, widest: 240, line: 18, pad: 8};
 
 // drawDiagram draws a Diagram (diagram.go) in place of what is there. All steps are shown until
 // one is chosen, by show(i), by its keys, its buttons or a click. show(-1) shows all again.
