@@ -133,7 +133,7 @@ func (r *run) oneSide(ctx context.Context, n int, row strategy.Strategy) (err er
 		if err != nil {
 			return err
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }() // it is only read
 		s.lanes = append(s.lanes, &lane{ReplicaState{Name: replica.Name, Condition: up, Forwarded: map[string]int64{}}, f})
 	}
 	return s.play(ctx)

@@ -160,7 +160,7 @@ func (l lab) read(id string, until func(event string) bool) (j journal) {
 	l.Helper()
 	ctx, cancel := context.WithTimeout(l.Context(), 4*time.Minute)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, "GET", l.url+"/api/activities/"+id+"/events", http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, l.url+"/api/activities/"+id+"/events", http.NoBody)
 	if err != nil {
 		l.Fatal(err)
 	}
