@@ -376,7 +376,7 @@ func (g *game) needsQuiet() time.Duration {
 		if !p.isUnderWay(g.gate) {
 			continue
 		}
-		if last := g.last(p.Name); last != record.LockAsked && last != record.Forwarded {
+		if !g.waitsForLock(p.Name) && !g.waitsForSeller(p.Name) {
 			return 0
 		}
 		need = quietWaiting
@@ -384,10 +384,22 @@ func (g *game) needsQuiet() time.Duration {
 	return need
 }
 
-// last returns the kind of a replica's last step.
-func (g *game) last(replica string) record.Kind {
+// waitsForLock reports whether a replica has asked for the lock, and has no answer.
+func (g *game) waitsForLock(replica string) bool {
+	return g.last(replica, true) == record.LockAsked || g.last(replica, false) == record.LockAsked
+}
+
+// waitsForSeller reports whether a replica has forwarded its order and has no answer. Its desk
+// may have asked for the seller's lock meanwhile: the order stays with the seller until that
+// has succeeded.
+func (g *game) waitsForSeller(replica string) bool {
+	return g.last(replica, false) == record.Forwarded && !g.holds(replica)
+}
+
+// last returns the kind of the last step of a replica's desk, or of its order.
+func (g *game) last(replica string, desk bool) record.Kind {
 	for _, s := range slices.Backward(g.steps) {
-		if s.Replica == replica {
+		if s.Replica == replica && (s.Key == "") == desk {
 			return s.Kind
 		}
 	}

@@ -244,7 +244,7 @@ func (g *game) player(p *player) Player {
 		shown.Condition, shown.Says = "answered", fmt.Sprintf("has answered %s: %s.", p.buyer, p.answer)
 	case p.row:
 		shown.Condition, shown.Says = "waits", "waits for the row, which another order has locked."
-	case g.last(p.Name) == record.Forwarded:
+	case g.waitsForSeller(p.Name) && !g.waitsForLock(p.Name):
 		shown.Condition, shown.Says = "waits", "has forwarded its order to the seller, and waits for the answer."
 	default:
 		shown.Condition, shown.Says = "waits", "waits for the lock, which another replica holds."
