@@ -142,10 +142,10 @@ func (s *Sale) judge(during *disturbance) {
 
 // excuses reports whether a disturbance may cause such an answer.
 func (d *disturbance) excuses(reason proof.Reason) bool {
-	switch {
-	case reason.Status == http.StatusServiceUnavailable:
+	switch reason.Status {
+	case http.StatusServiceUnavailable:
 		return reason.Slug == "unavailable" || reason.Slug == "busy"
-	case reason.Status == http.StatusGatewayTimeout:
+	case http.StatusGatewayTimeout:
 		return !d.planned
 	}
 	return false
