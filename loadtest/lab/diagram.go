@@ -143,6 +143,11 @@ func diagramOf(some []record.Step) *Diagram {
 		}
 		d.Steps = append(d.Steps, step)
 	}
+	for i, lane := range d.Lanes {
+		if strings.HasPrefix(lane.Name, "buyer-") { // a name of the load, which is long and says nothing
+			d.Lanes[i].Name = fmt.Sprint("buyer ", i+1) // buyers come first
+		}
+	}
 	return d
 }
 

@@ -19,7 +19,7 @@ func TestALessonIsPlayedByKeyboard(t *testing.T) {
 	b.look("lessons")
 	b.tabTo(`[href="#no-lock"]`)
 	b.do(chromedp.KeyEvent(kb.Enter))
-	b.await("document.querySelectorAll('#lesson details').length >= 3")
+	b.await("document.querySelectorAll('#lesson .questions li').length >= 3")
 	if got := b.text("h1"); !strings.Contains(got, "two buyers read the same stock") || !strings.Contains(got, "超卖") {
 		t.Errorf("the title is %q", got)
 	}

@@ -61,8 +61,7 @@ async function showLesson(name) {
     ...lesson.sections.map(({title, html}) => node("section", {class: "lesson-text"}, ...(title ? [node("h2", {}, title)] : []), ...rendered(html))),
     node("section", {}, node("h2", {}, "Play it"), node("p", {}, `${lesson.shows} Needs ${lesson.servers.join(", ")}.`), ...missing(lesson),
       node("div", {class: "row lesson-play"}, play, stop, note), plays),
-    node("section", {}, node("h2", {}, "Questions"), ...lesson.questions.map((html, i) => node("details", {},
-      node("summary", {}, `Question ${i + 1}`), ...rendered(html)))));
+    node("section", {}, node("h2", {}, "Questions"), node("ol", {class: "questions"}, ...lesson.questions.map((html) => node("li", {}, ...rendered(html))))));
 
   const follows = (id) => {
     leave();
