@@ -266,6 +266,28 @@ func TestExamineFindsFaultsOfKubernetes(t *testing.T) {
 	servers := Servers{KubeServer: server.URL, KubeTokenFile: token, KubeCA: ca, KubeNamespace: "default"}
 	expectHealthy(t, examine(t, "kubernetes", servers))
 	expect(t, examine(t, "kubernetes-stocklock", servers), doctor.Fault, "custom resource", "stocklock.yaml")
+	kubectl := func(args ...string) string {
+		t.Helper()
+		out, err := server.Kubectl(t.Context(), "", append([]string{"-n", "default"}, args...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	const manifests = "../../deploy/kubernetes/locks/"
+	kubectl("apply", "-f", manifests+"stocklock.yaml", "-f", manifests+"rbac.yaml")
+	kubectl("wait", "--for=condition=Established", "crd/stocklocks.flashsale.internal", "--timeout=60s")
+	write(t, token, strings.TrimSpace(kubectl("create", "token", "flashsale")))
+	sandboxtest.Eventually(t, "the custom resource", func() bool { // established comes before served
+		return examine(t, "kubernetes-stocklock", servers).Err() == nil
+	})
+	expectHealthy(t, examine(t, "kubernetes-stocklock", servers))
+	kubectl("patch", "role", "flashsale-locks", "--type=json", "-p", `[{"op":"remove","path":"/rules/3"}]`)
+	sandboxtest.Eventually(t, "the warning", func() bool { // the server caches roles
+		return len(examine(t, "kubernetes-stocklock", servers).With(doctor.Warning)) > 0
+	})
+	expect(t, examine(t, "kubernetes-stocklock", servers), doctor.Warning, "events", "create events, patch events", "rbac.yaml")
+	write(t, token, server.Token)
 	servers.KubeNamespace = "nowhere"
 	expect(t, examine(t, "kubernetes", servers), doctor.Fault, "namespace", "create namespace nowhere")
 	write(t, token, "of another cluster")

@@ -101,7 +101,7 @@ func inKubernetes[L kubeLocker](newLocker func(k8slock.Config) (L, error)) opene
 	}
 }
 
-// kubeRights are the rights that deploy/kubernetes/locks/rbac.yaml grants for each lock.
+// kubeRights are the rights of deploy/kubernetes/locks/rbac.yaml that each lock requires.
 var kubeRights = map[strategy.Lock][]kubeRight{
 	strategy.Lease: {{"coordination.k8s.io", "leases", "", []string{"get", "list", "watch", "create", "update"}}},
 	strategy.StockLock: {
@@ -109,6 +109,9 @@ var kubeRights = map[strategy.Lock][]kubeRight{
 		{"flashsale.internal", "stocklocks", "status", []string{"update"}},
 	},
 }
+
+// eventRight is for the events on StockLocks, which the lock does not require.
+var eventRight = kubeRight{"", "events", "", []string{"create", "patch"}}
 
 type kubeRight struct {
 	group, resource, subresource string
@@ -143,24 +146,27 @@ func examineKubernetes(ctx context.Context, e *examination) error {
 			e.Fine("custom resource", "StockLock is installed")
 		}
 	}
-	var missing []string
-	for _, right := range append(kubeRights[e.strategy.Lock], kubeRight{"", "namespaces", "", []string{"get"}}) {
-		for _, verb := range right.verbs {
-			allowed, err := k.may(ctx, e.servers.KubeNamespace, verb, right)
-			if err != nil {
-				return err
-			}
-			if !allowed {
-				missing = append(missing, strings.TrimSuffix(verb+" "+right.resource+"/"+right.subresource, "/"))
-			}
-		}
+	grant := "kubectl apply -n " + e.servers.KubeNamespace + " -f deploy/kubernetes/locks/rbac.yaml, and run with its service account"
+	missing, err := k.missing(ctx, e.servers.KubeNamespace, append(kubeRights[e.strategy.Lock], kubeRight{"", "namespaces", "", []string{"get"}}))
+	if err != nil {
+		return err
 	}
 	if len(missing) > 0 {
-		e.Fault("rights", "kubectl apply -n "+e.servers.KubeNamespace+" -f deploy/kubernetes/locks/rbac.yaml, and run with its service account",
-			"the account may not: %s", strings.Join(missing, ", "))
+		e.Fault("rights", grant, "the account may not: %s", strings.Join(missing, ", "))
 		return nil
 	}
-	e.Fine("rights", "all that rbac.yaml grants")
+	e.Fine("rights", "all that the lock requires")
+	if e.strategy.Lock == strategy.StockLock {
+		missing, err := k.missing(ctx, e.servers.KubeNamespace, []kubeRight{eventRight})
+		switch {
+		case err != nil:
+			return err
+		case len(missing) > 0:
+			e.Warn("events", grant, "kubectl events shows no locks: the account may not: %s", strings.Join(missing, ", "))
+		default:
+			e.Fine("events", "may be written")
+		}
+	}
 	if err := k.call(ctx, http.MethodGet, "/api/v1/namespaces/"+e.servers.KubeNamespace, nil, new(struct{})); err != nil {
 		e.Fault("namespace", "kubectl create namespace "+e.servers.KubeNamespace+", or correct --kube-namespace", "%v", err)
 	}
@@ -193,6 +199,22 @@ func (k kubeServer) call(ctx context.Context, method, path string, body, answer 
 		return fmt.Errorf("%s: %w", response.Status, err)
 	}
 	return json.NewDecoder(io.LimitReader(response.Body, maxAnswer)).Decode(answer)
+}
+
+// missing returns those of the rights that this account does not have.
+func (k kubeServer) missing(ctx context.Context, namespace string, rights []kubeRight) (missing []string, err error) {
+	for _, right := range rights {
+		for _, verb := range right.verbs {
+			allowed, err := k.may(ctx, namespace, verb, right)
+			if err != nil {
+				return nil, err
+			}
+			if !allowed {
+				missing = append(missing, strings.TrimSuffix(verb+" "+right.resource+"/"+right.subresource, "/"))
+			}
+		}
+	}
+	return missing, nil
 }
 
 // may reports whether this account has a right. Every account may ask that.

@@ -55,7 +55,8 @@ type Config struct {
 	TTL time.Duration
 	// Owner is written into each object, for people: replica@host:pid.
 	Owner string
-	// Logger is optional. It logs broken watches, and the client library's log.
+	// Logger is optional. It logs broken watches, events that cannot be written, and the
+	// client library's log.
 	Logger *slog.Logger
 }
 
@@ -79,6 +80,7 @@ type objects[T any] struct {
 	resource   schema.GroupVersionResource
 	kind       dynamic.ResourceInterface
 	namespaces dynamic.ResourceInterface // the namespaces
+	events     dynamic.ResourceInterface // the namespace's events
 	namespace  string
 	transport  *http.Transport
 	server     string
@@ -124,6 +126,7 @@ func newObjects[T any](cfg *Config, resource schema.GroupVersionResource) (*obje
 	return &objects[T]{
 		resource: resource, kind: client.Resource(resource).Namespace(cfg.Namespace),
 		namespaces: client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}),
+		events:     client.Resource(eventKind).Namespace(cfg.Namespace),
 		namespace:  cfg.Namespace, transport: transport, server: config.Host, timeout: timeout, log: cfg.Logger,
 	}, nil
 }

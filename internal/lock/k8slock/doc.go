@@ -45,6 +45,9 @@
 // process drops it, with all other places of its Locker. A Locker that was only slow
 // appends its places again.
 //
+// Grants, take-overs of dead holders' locks, and losses are events on the StockLock, for
+// people. One goroutine writes them later, at most one a second for a lock and reason.
+//
 // Every waiter reads the whole queue at every change. It is for replicas, not for
 // thousands of customers: the server refuses the 1001st place.
 package k8slock

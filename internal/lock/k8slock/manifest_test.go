@@ -76,6 +76,11 @@ func TestOneServer(t *testing.T) {
 		{"AMissingResourceIsAnError", withoutTheResource},
 		{"TheNamespaceIsTheSource", namespaceIsTheSource},
 		{"AnOperatorListsAndRevokesGrants", operatorSeesAndEnds},
+		{"KubectlShowsEvents", kubectlShowsEvents},
+		{"KubectlWaitsForAHolder", kubectlWaits},
+		{"ManyGrantsAreOneEvent", eventsAreAggregated},
+		{"EventsDelayNoLock", eventsDelayNoLock},
+		{"ALockNeedsNoRightToEvents", noRightToEvents},
 		{"Faults", faults},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, s) })

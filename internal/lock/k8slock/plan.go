@@ -16,6 +16,8 @@ type plan struct {
 	next    *stockLock
 	renewed chan error // of the renewal in next
 	done    bool       // there is nothing to do
+	// takeOver tells that next ends the grant of a dead holder.
+	takeOver string
 }
 
 // plan returns what must be written so that the object has what this process requires.
@@ -26,7 +28,7 @@ func (q *queue) plan() (todo plan) {
 	now := time.Now()
 	to := q.current.Status
 	to.Queue = slices.Clone(to.Queue)
-	q.dropDead(&to, now)
+	todo.takeOver = q.dropDead(&to, now)
 	// Drop our places that no call waits for: abandoned ones, and those of late writes.
 	to.keep(func(id string) bool {
 		if sessionOf(id) != l.session {
@@ -98,13 +100,19 @@ func (q *queue) conclude() {
 	}
 }
 
-// dropDead drops the grant and all places of a session that was silent for too long.
-func (q *queue) dropDead(to *record, now time.Time) {
+// dropDead drops the grant and all places of a session that was silent for too long. It
+// returns the message of the event if that was the holder's.
+func (q *queue) dropDead(to *record, now time.Time) (takeOver string) {
 	if at := q.dropAt(); at.IsZero() || now.Before(at) {
-		return
+		return ""
+	}
+	if to.ID != "" {
+		takeOver = fmt.Sprintf("%s ended the grant of %s with token %d, which was not renewed for %s",
+			q.locker.owner, to.Holder, to.Token, now.Sub(q.blocker.since).Round(time.Millisecond))
 	}
 	dead := sessionOf(q.blocker.id)
 	to.keep(func(id string) bool { return sessionOf(id) != dead })
+	return takeOver
 }
 
 // dropAt is when the blocker's session counts as dead, or zero if there is none or it

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/watch"
 
@@ -31,6 +32,7 @@ type queue struct {
 	places  []*place // in order of arrival
 	lastErr error    // why the last request failed; nil after a success
 	used    time.Time
+	uid     types.UID // of the object
 
 	// These are used by the goroutine only.
 	current *stockLock // nil before the first answer, and when the object is gone
@@ -249,6 +251,9 @@ func (q *queue) recordWrite(todo plan, err error) {
 	l := q.locker
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err == nil && todo.takeOver != "" {
+		q.note(reasonTakenOver, "%s", todo.takeOver)
+	}
 	for _, p := range q.places {
 		// Without an answer, the write may have been applied.
 		p.removalSent = p.removalSent || p.leaving && !todo.next.Status.has(p.id)
@@ -298,6 +303,7 @@ func (q *queue) install(found *stockLock, asked time.Time) {
 	l := q.locker
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	q.uid = found.UID
 	for _, p := range slices.Clone(q.places) {
 		switch {
 		case p.lease != nil:
@@ -321,6 +327,8 @@ func (q *queue) check(p *place, at *record) {
 		loss := lock.ErrLost
 		if p.removalSent {
 			loss = nil
+		} else {
+			q.noteLoss(p)
 		}
 		q.remove(p, loss)
 		return
@@ -346,7 +354,21 @@ func (q *queue) grant(p *place, at *record) {
 		return
 	}
 	q.settle(p, nil)
+	q.note(reasonGranted, "%s holds the lock with token %d", at.Holder, p.token)
 	q.check(p, at)
+}
+
+// note records an event on the object. The caller must hold the Locker's mutex.
+func (q *queue) note(reason, format string, args ...any) {
+	q.locker.recorder.note(cause{q.object, q.uid, reason}, format, args...)
+}
+
+// noteLoss records the loss of a grant, once.
+func (q *queue) noteLoss(p *place) {
+	if !p.lossNoted {
+		p.lossNoted = true
+		q.note(reasonLost, "%s lost the lock, which it held with token %d", q.locker.owner, p.token)
+	}
 }
 
 // gone records that the object does not exist: there is no holder and no waiter.

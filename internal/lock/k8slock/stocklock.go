@@ -27,15 +27,16 @@ var StockCapabilities = lock.Capabilities{
 // queue. The package's comment describes its protocol.
 type StockLocker struct {
 	*objects[stockLock]
-	ttl     time.Duration
-	owner   string
-	session string        // begins the id of each of its places
-	idle    time.Duration // queueIdle; shorter in tests
+	ttl      time.Duration
+	owner    string
+	session  string        // begins the id of each of its places
+	idle     time.Duration // queueIdle; shorter in tests
+	recorder *recorder
 
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
 	once sync.Once      // of Close
-	wg   sync.WaitGroup // of the queues; grows only under mu, while open
+	wg   sync.WaitGroup // of the recorder and the queues; grows only under mu, while open
 
 	mu     sync.Mutex // guards the fields below, and the places of every queue
 	closed bool
@@ -43,17 +44,20 @@ type StockLocker struct {
 	count  uint64 // of places so far
 }
 
-// NewStock makes a Locker. It does not connect to the server yet.
+// NewStock makes a Locker. It does not connect to the server yet. Grants, take-overs and
+// losses become events on the StockLocks, soon after, as far as the account may write them.
 func NewStock(cfg Config) (*StockLocker, error) {
 	objects, err := newObjects[stockLock](&cfg, stockLocks)
 	if err != nil {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	return &StockLocker{
+	l := &StockLocker{
 		objects: objects, ttl: cfg.TTL, owner: cfg.Owner, session: uuid.NewString(), idle: queueIdle,
-		ctx: ctx, stop: stop, queues: map[string]*queue{},
-	}, nil
+		recorder: newRecorder(objects, cfg.Owner), ctx: ctx, stop: stop, queues: map[string]*queue{},
+	}
+	l.wg.Go(func() { l.recorder.run(ctx) })
+	return l, nil
 }
 
 // errLate is for a grant whose lease had ended when it arrived.
@@ -228,6 +232,7 @@ type place struct {
 	leaving         bool         // it must be removed from the server
 	removalSent     bool         // a write of ours has removed it, or may have
 	contendedClosed bool
+	lossNoted       bool
 	asked           time.Time  // before the write that granted it
 	renewed         chan error // gets the result of a requested renewal; of size 1
 }
@@ -246,6 +251,9 @@ func (p *place) Unlock(ctx context.Context) error {
 	alive := p.lease.Stop()
 	l.mu.Lock()
 	p.queue.leave(p)
+	if !alive && !again {
+		p.queue.noteLoss(p)
+	}
 	l.mu.Unlock()
 	p.lease.Lose() // whatever the result, the lock is not held any more
 	if !alive || again {
