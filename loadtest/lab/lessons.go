@@ -110,7 +110,7 @@ func findLesson(w http.ResponseWriter, r *http.Request) *lesson.Lesson {
 // installed finds the programs of servers; etcd is built in.
 var installed = map[string]func() error{
 	lesson.MySQL: sandbox.DatabaseInstalled, lesson.Galera: sandbox.FindGalera, lesson.Redis: sandbox.FindRedis,
-	lesson.Memcached: sandbox.FindMemcached, lesson.ZooKeeper: sandbox.FindZooKeeper,
+	lesson.Memcached: sandbox.FindMemcached, lesson.ZooKeeper: sandbox.FindZooKeeper, lesson.Kubernetes: sandbox.FindKubernetes,
 }
 
 func aboutLesson(l *lesson.Lesson) LessonAbout {

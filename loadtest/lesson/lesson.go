@@ -32,12 +32,13 @@ type Lesson struct {
 
 // The servers that lessons run on. All are private and real.
 const (
-	MySQL     = testbed.MySQL
-	Galera    = testbed.Galera
-	Etcd      = testbed.Etcd
-	Redis     = testbed.Redis
-	Memcached = testbed.Memcached
-	ZooKeeper = testbed.ZooKeeper
+	MySQL      = testbed.MySQL
+	Galera     = testbed.Galera
+	Etcd       = testbed.Etcd
+	Redis      = testbed.Redis
+	Memcached  = testbed.Memcached
+	ZooKeeper  = testbed.ZooKeeper
+	Kubernetes = testbed.Kubernetes
 )
 
 // Variant is the race with one way to sell.

@@ -13,37 +13,37 @@ var pausedHolder = Lesson{
 	Servers: []string{MySQL, Etcd},
 	Variants: []Variant{
 		{Title: "no fence", Breaks: true, Script: func(run *testbed.Run) {
-			a, b := pauseUntilRead(run, strategy.FenceOff)
+			a, b := pauseUntilRead(run, strategy.Etcd, strategy.FenceOff)
 			b.Sell()
 			a.Resume()
 			a.Sell()
 		}},
 		{Title: "the token is compared on write", Breaks: true, Script: func(run *testbed.Run) {
-			resumeBeforeWrite(run, strategy.FenceWrite)
+			resumeBeforeWrite(run, strategy.Etcd, strategy.FenceWrite)
 		}},
 		{Title: "the token is registered before the read", Script: func(run *testbed.Run) {
-			resumeBeforeWrite(run, strategy.FenceClaim)
+			resumeBeforeWrite(run, strategy.Etcd, strategy.FenceClaim)
 		}},
 	},
 }
 
 // pauseUntilRead pauses A between read and write, until B holds the lock and has read.
-func pauseUntilRead(run *testbed.Run, fence strategy.Fence) (a, b *testbed.Replica) {
-	a, b = run.Shop(1).Replicas(strategy.Etcd)
+func pauseUntilRead(run *testbed.Run, kind strategy.Lock, fence strategy.Fence) (a, b *testbed.Replica) {
+	a, b = run.Shop(1).Replicas(kind)
 	a.Lock()
 	a.Begin(fence)
 	a.CheckLease()
 	a.Pause()
 	_, granted := b.StartLock()
-	granted() // once etcd has ended A's lease
+	granted() // once A's lease has ended
 	b.Begin(fence)
 	return a, b
 }
 
 // resumeBeforeWrite lets A write between B's read and B's write, which a fence
 // that is only compared on write does not detect.
-func resumeBeforeWrite(run *testbed.Run, fence strategy.Fence) {
-	a, b := pauseUntilRead(run, fence)
+func resumeBeforeWrite(run *testbed.Run, kind strategy.Lock, fence strategy.Fence) {
+	a, b := pauseUntilRead(run, kind, fence)
 	a.Resume()
 	a.Sell()
 	b.Sell()

@@ -21,6 +21,7 @@ var all = []*Lesson{
 	&memcachedGetThenDelete,
 	&crashedLockTableOwner,
 	&clockSkew,
+	&leaseInTheAPIServer,
 	&renewalIgnored,
 	&pausedHolder,
 	&lockRowLostAtFailover,

@@ -50,6 +50,8 @@ const (
 	Redis     = "Redis"
 	Memcached = "memcached"
 	ZooKeeper = "ZooKeeper"
+	// Kubernetes is its API server.
+	Kubernetes = "Kubernetes"
 	// Mutex is no server: it excludes the goroutines of one process.
 	Mutex = "mutex"
 )

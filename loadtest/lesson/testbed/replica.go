@@ -29,7 +29,7 @@ const replicaVar = "FLASHSALE_LESSON_REPLICA"
 // replicaConfig configures a replica's process.
 type replicaConfig struct {
 	Name, Addr, DSN, Strategy string
-	Etcd                      []string
+	Servers                   backend.Servers
 }
 
 // lockTTL is the shortest TTL that etcd grants with its default time-outs.
@@ -53,7 +53,7 @@ func ReplicaMain(ctx context.Context) error {
 		return err
 	}
 	b, err := backend.Open(ctx, backend.Config{
-		Strategy: row, Servers: backend.Servers{EtcdEndpoints: cfg.Etcd}, DSN: cfg.DSN, Database: db.Name,
+		Strategy: row, Servers: cfg.Servers, DSN: cfg.DSN, Database: db.Name,
 		Replica: cfg.Name, TTL: lockTTL, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -181,13 +181,16 @@ func (s *Shop) Replica(name string, kind strategy.Lock) *Replica {
 	r := &Replica{Actor: run.Actor(name).as(IsReplica), shop: s, locks: MySQL}
 	reserved, err := sandbox.ReservePort()
 	run.Check(err)
-	cfg := replicaConfig{Name: name, Addr: reserved.Addr, DSN: s.dsn, Strategy: string(kind)} // of the same name
+	cfg := replicaConfig{Name: name, Addr: reserved.Addr, DSN: s.dsn, Strategy: string(kind)} // of the same name, but for a Lease
 	switch kind {
 	case strategy.Process:
 		r.locks = Mutex + " of " + name
 	case strategy.Etcd:
 		r.locks = Etcd
-		cfg.Etcd = []string{run.Etcd().Endpoint}
+		cfg.Servers.EtcdEndpoints = []string{run.Etcd().Endpoint}
+	case strategy.Lease:
+		r.locks = Kubernetes
+		cfg.Strategy, cfg.Servers = "kubernetes", run.APIServer().servers()
 	}
 	env, err := json.Marshal(cfg)
 	run.Check(err)

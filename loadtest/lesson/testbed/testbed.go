@@ -39,6 +39,7 @@ type Testbed struct {
 	etcd   *sandbox.Stack
 	redis  *sandbox.Redis
 	zk     *sandbox.ZooKeeper
+	kube   *sandbox.Kubernetes
 	stops  []func() error // of those that are running
 	runs   int
 }
