@@ -31,7 +31,8 @@ const (
 	heartbeat = 5 * time.Second
 	// sendTimeout bounds a write to a slow client, which then loses its stream. The
 	// deadline is set again after sendRenewal, as setting it costs a tenth of an event.
-	// Both and a heartbeat fit: HTTP/2 ends a stream at its deadline even without a write.
+	// sendTimeout must exceed sendRenewal plus a heartbeat: HTTP/2 ends a stream at its
+	// deadline even without a write.
 	sendTimeout = 10 * time.Second
 	sendRenewal = 2 * time.Second
 	// sendSize is the size of a write of many events. Each has sendTimeout.

@@ -74,8 +74,8 @@ export function latencyChart(place, lines) {
   }, data, place);
 }
 
-// Draws the page's charts now, and again whenever the colours or the width change. Paper
-// has its own of both.
+// Draws the page's charts now, and again whenever the colours or the width change. Print
+// has its own colours and width.
 // drawAll returns the charts. The result redraws them.
 export function keepDrawn(drawAll) {
   let charts = [];

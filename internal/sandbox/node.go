@@ -61,8 +61,8 @@ var nodeFiles embed.FS
 //	node, err := sandbox.StartNode(ctx)
 //	defer node.Close()
 //	err = node.ImportImage(ctx, image.API("flashsale.local/api:1", "bin/api"))
-//	_, err = node.Kubectl(ctx, "apply", "-k", "deploy/kubernetes/overlays/demo")
-//	_, err = node.Kubectl(ctx, "rollout", "status", "deployment/api", "--timeout=2m")
+//	_, err = node.Kubectl(ctx, "apply", "-k", "deploy/kubernetes/demo")
+//	_, err = node.Kubectl(ctx, "rollout", "status", "--namespace=flashsale", "deployment/flashsale", "--timeout=2m")
 //	client := http.Client{Transport: &http.Transport{DialContext: node.Dial}} // reaches ClusterIPs
 type Node struct {
 	// Kubeconfig is the path of an administrator's kubeconfig. The API server is

@@ -21,7 +21,7 @@ const (
 )
 
 // kubernetesDo installs what a node needs.
-const kubernetesDo = "run `scripts/setup --kubernetes`, which builds it in about 10 minutes"
+const kubernetesDo = "run `scripts/setup --kubernetes`, which builds it in about 15 minutes"
 
 // nodeProgramNames are the programs of a node that are no pods.
 var nodeProgramNames = []string{

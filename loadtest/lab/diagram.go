@@ -38,7 +38,7 @@ type DiagramStep struct {
 	Text string `json:"text"`
 	// Order tells the orders of the diagram apart: 1, 2 and so on; 0 for none.
 	Order int `json:"order"`
-	// Wrong marks the steps without which the unit had not been sold twice.
+	// Wrong marks the steps without which the unit would not have been sold twice.
 	Wrong bool `json:"wrong"`
 	// Detail has what the record says, line by line.
 	Detail []string `json:"detail"`
@@ -79,9 +79,9 @@ var drawn = map[record.Kind]struct {
 	record.Claimed: {"lock", replica, store, func(s *record.Step) string {
 		return fmt.Sprintf("claims with token %d, reads: %s", s.Token, left(s.Before))
 	}},
-	record.Unlocked: {"lock", replica, locks, words("gives the lock back")},
+	record.Unlocked: {"lock", replica, locks, words("releases the lock")},
 	record.LockLost: {"fault", locks, replica, words("the lock had already ended")},
-	record.TookOver: {"fault", replica, locks, func(s *record.Step) string { return "takes the lock from " + s.To + ": " + s.Reason }},
+	record.TookOver: {"fault", replica, locks, func(s *record.Step) string { return "takes over the lock of " + s.To + ": it is " + s.Reason }},
 	record.Dropped:  {"note", replica, replica, func(s *record.Step) string { return fmt.Sprintf("%d steps are missing here", s.Lost) }},
 }
 
@@ -139,7 +139,7 @@ func diagramOf(some []record.Step) *Diagram {
 			step.Order = slices.Index(orders, order) + 1
 		}
 		if slices.ContainsFunc(some[i:], func(later record.Step) bool { return later.Wall.Before(s.Wall) }) {
-			step.Detail = append(step.Detail, "recorded after a step that it did not see: the answer took its time")
+			step.Detail = append(step.Detail, "recorded late: it happened before a step that was recorded earlier")
 		}
 		d.Steps = append(d.Steps, step)
 	}

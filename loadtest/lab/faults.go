@@ -64,7 +64,7 @@ var faults = []fault{
 	},
 	{
 		name: "kill-etcd-leader", title: "Kill etcd's leader", lasts: 4 * time.Second, etcdNodes: 3, unfitFor: needsEtcd,
-		shows: "etcd has three nodes. The one that leads is killed, and started again after 4 s; the others elect a new leader meanwhile.",
+		shows: "etcd has three nodes. The leader is killed, and started again after 4 s. Meanwhile the other two elect a new leader.",
 		inject: func(ctx context.Context, s *side) (Happened, error) {
 			leader, err := s.stack.EtcdLeader(ctx)
 			if err != nil {
@@ -137,8 +137,8 @@ const (
 )
 
 // pauseSeller pauses a replica. If locks are taken for each order, it pauses one that
-// holds the lock: a replica that was paused a moment later is resumed, and the next
-// holder is tried.
+// holds the lock: a replica that has released the lock before the pause is resumed, and
+// the next holder is paused instead.
 func pauseSeller(ctx context.Context, s *side) (Happened, error) {
 	enough := func(i int, deadline time.Time) bool {
 		return s.row.Lock == strategy.NoLock || s.holds(i) || time.Now().After(deadline)
@@ -167,7 +167,7 @@ func pauseSeller(ctx context.Context, s *side) (Happened, error) {
 }
 
 // errNoFault ends a run whose fault came too late.
-var errNoFault = errors.New("all orders were answered before the fault could be made")
+var errNoFault = errors.New("all orders were answered before the fault could be made: choose more buyers, or fewer orders a second")
 
 // disturb makes the fault once a quarter of the units are sold, or of the time is over,
 // and ends it.

@@ -224,12 +224,12 @@ func removeAll(paths []string) error {
 // checkMoves returns an error if a move has the wrong form, for a level.
 func (l *Level) checkMoves(moves []string) error {
 	if len(moves) > maxMoves {
-		return fmt.Errorf("%d choices; at most %d are made in a game", len(moves), maxMoves)
+		return fmt.Errorf("%d moves; a game has at most %d", len(moves), maxMoves)
 	}
 	for _, m := range moves {
 		n, err := strconv.Atoi(strings.TrimPrefix(m, "p"))
 		if err != nil || n < 1 || n > l.Replicas || strconv.Itoa(n) != strings.TrimPrefix(m, "p") {
-			return fmt.Errorf("%q is not a choice: it is a number from 1 to %d, or p and such a number", m, l.Replicas)
+			return fmt.Errorf("%q is not a move: a move is a number from 1 to %d, or p and such a number", m, l.Replicas)
 		}
 	}
 	return nil
@@ -244,7 +244,7 @@ func (g *game) move(ctx context.Context, m string) error {
 		return &Problem{Field: "move", Message: err.Error()}
 	}
 	if !slices.ContainsFunc(g.possible(), func(possible Move) bool { return possible.Move == m }) {
-		return &Problem{Field: "move", Message: fmt.Sprintf("%s cannot be chosen now", m)}
+		return &Problem{Field: "move", Message: fmt.Sprintf("%s is not possible now", m)}
 	}
 	g.moves = append(g.moves, m)
 	for _, p := range g.players {
@@ -308,7 +308,7 @@ func (g *game) pause(ctx context.Context, p *player) error {
 			return nil
 		}
 		if err := sleep.For(ctx, 10*gamePoll); err != nil {
-			return fmt.Errorf("the lease of %s does not end: %w", p.Name, err)
+			return fmt.Errorf("the lease of %s has not ended; start the game again: %w", p.Name, err)
 		}
 	}
 }
@@ -342,7 +342,7 @@ func (g *game) settle(ctx context.Context) error {
 			changed = time.Now()
 		case <-time.After(gamePoll):
 		case <-ctx.Done():
-			return fmt.Errorf("a replica has neither stopped nor answered within %s: %w", moveTimeout, ctx.Err())
+			return fmt.Errorf("a replica has neither stopped nor answered within %s; start the game again: %w", moveTimeout, ctx.Err())
 		}
 	}
 }
@@ -568,11 +568,11 @@ func (s *Server) play(ctx context.Context, a *activity, level *Level, choices []
 	}
 	for _, m := range choices {
 		if g.over() {
-			return &Problem{Field: "choices", Message: fmt.Sprintf("the game is over after %d of the %d choices", len(g.moves), len(choices))}
+			return &Problem{Field: "choices", Message: fmt.Sprintf("the game is over after %d of the %d moves", len(g.moves), len(choices))}
 		}
 		err := g.move(ctx, m)
 		if problem, refused := errors.AsType[*Problem](err); refused {
-			return &Problem{Field: "choices", Message: fmt.Sprintf("choice %d of %d: %s", len(g.moves)+1, len(choices), problem.Message)}
+			return &Problem{Field: "choices", Message: fmt.Sprintf("move %d of %d: %s; start the level again", len(g.moves)+1, len(choices), problem.Message)}
 		}
 		if err != nil {
 			return err

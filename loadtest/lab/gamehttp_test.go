@@ -55,7 +55,7 @@ func TestGameIsPlayedByItsAPI(t *testing.T) {
 	// A link whose choices cannot be made says so.
 	broken := parse[About](t, post("/api/games", start{"none", []string{"1", "p1"}}, http.StatusCreated))
 	all = journalOf(t, l.url, broken.ID, nil)
-	if last := all[len(all)-1]; last.event != "failed" || !strings.Contains(string(last.data), "p1 cannot be chosen now") {
+	if last := all[len(all)-1]; last.event != "failed" || !strings.Contains(string(last.data), "p1 is not possible now") {
 		t.Errorf("the last message is %s: %s", last.event, last.data)
 	}
 

@@ -235,7 +235,7 @@ func (g *game) player(p *player) Player {
 	}
 	switch {
 	case p.paused:
-		shown.Condition, shown.Says = "paused", "is paused, and its lease has ended. It does not know that."
+		shown.Condition, shown.Says = "paused", "is paused, and its lease has ended. It cannot notice that while it is paused."
 	case stop != nil && p.row:
 		shown.Condition, shown.Says = "stopped", "had to wait for the row, which another order has locked. After 1 s MySQL gave up (error 1205) and rolled it back. It begins again. Next step: "+g.next(stop)+"."
 	case stop != nil:
@@ -308,7 +308,7 @@ func (g *game) end(ctx context.Context, s *GameState) error {
 	}
 	if len(s.Refusals) > 0 {
 		r := s.Refusals[0]
-		s.Happened += fmt.Sprintf(" In move %d MySQL did not make the write of %s: %s.", r.Move, r.Replica, r.Why)
+		s.Happened += fmt.Sprintf(" In move %d MySQL refused the write of %s: %s.", r.Move, r.Replica, r.Why)
 	}
 	s.Why = g.level.lost
 	if s.Won {

@@ -96,9 +96,9 @@ func (g *gate) tell() {
 	}
 }
 
-// next returns the stop of a replica that a move ends, or nil. A seller may stand before an
-// answer and, with an order of another replica, before a write. It answers first, because
-// either can arrive here first.
+// next returns the stop of a replica that a move ends, or nil. A seller can have two
+// stops: before an answer, and before a write for another replica's order. They can arrive
+// in either order, so the answer always comes first.
 func (g *gate) next(replica string) (next *stop) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

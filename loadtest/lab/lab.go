@@ -73,7 +73,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		host = r.Host
 	}
 	if ip := net.ParseIP(host); host != "localhost" && ip == nil {
-		fail(w, http.StatusForbidden, &Problem{Message: "open the lab by its address, not as " + host})
+		fail(w, http.StatusForbidden, &Problem{Message: "the lab does not answer to the name " + host + ": open it at the address that `make lab` printed"})
 		return
 	}
 	if err := new(http.CrossOriginProtection).Check(r); err != nil {
@@ -213,7 +213,7 @@ func (s *Server) find(w http.ResponseWriter, r *http.Request) *activity {
 	defer s.mu.Unlock()
 	i := slices.IndexFunc(s.activities, func(a *activity) bool { return a.ID == r.PathValue("id") })
 	if i < 0 {
-		fail(w, http.StatusNotFound, &Problem{Message: "the lab does not have this any more; start it again"})
+		fail(w, http.StatusNotFound, &Problem{Message: "the lab no longer has this run, lesson or game; start it again"})
 		return nil
 	}
 	return s.activities[i]

@@ -387,7 +387,7 @@ func (s *side) take(l *lane, step *record.Step) {
 	case record.Claimed:
 		if s.row.Write == strategy.Batch && !s.sellers[step.Token] {
 			s.sellers[step.Token] = true
-			s.happened(Happened{Kind: "seller", Replica: l.Name, Token: step.Token, Text: fmt.Sprintf("%s sells, with token %d", l.Name, step.Token)}, step.Wall)
+			s.happened(Happened{Kind: "seller", Replica: l.Name, Token: step.Token, Text: fmt.Sprintf("%s is the seller, with token %d", l.Name, step.Token)}, step.Wall)
 		}
 	case record.Unlocked:
 		l.Holds, l.Token = false, 0
@@ -396,10 +396,10 @@ func (s *side) take(l *lane, step *record.Step) {
 		s.happened(Happened{Kind: "lock-lost", Replica: l.Name, Token: step.Token, Text: l.Name + " has lost its lock"}, step.Wall)
 	case record.TookOver:
 		from := s.name(step.To)
-		s.happened(Happened{Kind: "took-over", Replica: l.Name, To: from, Token: step.Token, Text: fmt.Sprintf("%s took the lock of %s away: %s", l.Name, from, step.Reason)}, step.Wall)
+		s.happened(Happened{Kind: "took-over", Replica: l.Name, To: from, Token: step.Token, Text: fmt.Sprintf("%s took over the lock of %s, which is %s", l.Name, from, step.Reason)}, step.Wall)
 	case record.Rejected:
 		if strings.Contains(step.Reason, stock.ErrFenced.Error()) {
-			s.happened(Happened{Kind: "fenced", Replica: l.Name, Token: step.Token, Text: fmt.Sprintf("MySQL refused a write of %s with token %d: there is a newer one", l.Name, step.Token)}, step.Wall)
+			s.happened(Happened{Kind: "fenced", Replica: l.Name, Token: step.Token, Text: fmt.Sprintf("MySQL refused a write of %s with token %d: there is a newer token", l.Name, step.Token)}, step.Wall)
 		}
 	}
 }

@@ -62,7 +62,7 @@ func (s *Server) savedPage(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, &Problem{Message: "only a run can be saved"})
 		return
 	case !a.over():
-		fail(w, http.StatusConflict, &Problem{Message: "the run has not ended yet", Running: &a.About})
+		fail(w, http.StatusConflict, &Problem{Message: "the run has not ended yet: save it when it has", Running: &a.About})
 		return
 	}
 	page := saved{

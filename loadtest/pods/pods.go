@@ -38,7 +38,7 @@ type Result struct {
 	// Memory is that of the node's own programs, in bytes.
 	Memory map[string]int64 `json:"memory_bytes"`
 	Sales  []Sale           `json:"sales"`
-	// StockLocks is what `kubectl get stocklocks` prints during a sale.
+	// StockLocks is what `kubectl get stocklocks` prints after the last sale.
 	StockLocks string `json:"stocklocks"`
 	// Audit: the CronJob of the audit, run once at the end, found nothing.
 	Audit bool `json:"audit"`
@@ -58,7 +58,7 @@ type Sale struct {
 	Strategy string `json:"strategy"`
 	// During says what was done under load; "" if nothing was.
 	During string `json:"during,omitempty"`
-	// Did says to what, and how long that took.
+	// Did says to which pod it was done, or to how many replicas.
 	Did string `json:"did,omitempty"`
 	proof.Run
 	// NoSaleMS is the longest time without a sale from then on.

@@ -109,8 +109,8 @@ func TestAPersonCannotBeatTheGuard(t *testing.T) {
 		b.await("document.querySelector('#end').hidden ? !document.querySelector('#status').innerText.endsWith('...') : true")
 	}
 	b.await(shows("#end", "Sold once"))
-	b.await(shows("#end", "In move 8 MySQL did not make the write of A"))
-	b.await(shows("#levels li:last-child", "Held"))
+	b.await(shows("#end", "In move 8 MySQL refused the write of A"))
+	b.await(shows("#levels li:last-child", "Not sold twice"))
 	b.look("scheduler-held")
 	b.do(chromedp.EmulateViewport(360, 740))
 	b.look("scheduler-held-360")
@@ -118,9 +118,9 @@ func TestAPersonCannotBeatTheGuard(t *testing.T) {
 	// What a link has may be wrong, and another page may take over.
 	for address, says := range map[string]string{
 		"#level=moon":              "There is no level moon",
-		"#level=none&choices=1,9":  `"9" is not a choice`,
-		"#level=none&choices=1,p1": "p1 cannot be chosen now",
-		"#level=process&choices=" + strings.Repeat("1,", 101) + "1": "at most 100",
+		"#level=none&choices=1,9":  `"9" is not a move`,
+		"#level=none&choices=1,p1": "p1 is not possible now",
+		"#level=process&choices=" + strings.Repeat("1,", 101) + "1": "has at most 100",
 	} {
 		b.do(chromedp.Navigate("about:blank"))
 		l.openGame(b, address)

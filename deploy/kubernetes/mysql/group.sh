@@ -25,7 +25,7 @@ found() {
 		10) ;; # this server has more
 		11) ((own < peer)) || { echo "mysql-$peer founds the group"; return 1; } ;;
 		01) echo "mysql-$peer founds the group: it has more transactions"; return 1 ;;
-		*) echo "mysql-$peer has transactions that mysql-$own lacks, and the other way round: compare them, and delete the volume of one"; return 1 ;;
+		*) echo "mysql-$peer and mysql-$own each have transactions that the other lacks, so no group is founded: compare their data, choose the server to keep, and delete the volume of the other"; return 1 ;;
 		esac
 	done
 }

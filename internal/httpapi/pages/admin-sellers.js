@@ -68,7 +68,7 @@ const openRevoke = prepare(find("#revoke-dialog"), async () => {
     // Not sent again: the lock may have another holder by then.
     await call("DELETE", "/v1/admin/locks/" + encodeURIComponent(revoked), { tries: 1 });
   } catch (problem) {
-    if (problem.unsure) problem.text = "The lock may have been revoked. Look who holds it now before you try again. " + explain(problem);
+    if (problem.unsure) problem.text = "The lock may have been revoked. Check below who holds it now before you try again. " + explain(problem);
     throw problem;
   }
   say(`Revoked the lock of ${revoked}.`);
@@ -90,7 +90,7 @@ const measures = [
   { name: "Orders received from other replicas", counter: "flashsale_forward_orders_received_total" },
   { name: "Orders waiting at desks", gauge: "flashsale_desk_waiting_orders" },
   { name: "Orders refused by a full desk", counter: "flashsale_desk_full_total" },
-  { name: "Tenures: locks held, and ended", gauge: "flashsale_locks_held", counter: "flashsale_lock_hold_seconds_count" },
+  { name: "Tenures: locks held now, and tenures ended", gauge: "flashsale_locks_held", counter: "flashsale_lock_hold_seconds_count" },
   { name: "Take-overs from dead sellers", counter: 'flashsale_takeovers_total{reason="dead"}' },
   { name: "Take-overs from silent sellers", counter: 'flashsale_takeovers_total{reason="silent"}' },
   { name: "Writes refused by the fence", counter: "flashsale_fence_refusals_total" },

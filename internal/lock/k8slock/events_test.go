@@ -150,7 +150,7 @@ func (w warnings) Handle(_ context.Context, r slog.Record) error {
 // eventsDelayNoLock: the server answers no request for events.
 func eventsDelayNoLock(t *testing.T, s *server) {
 	l := s.stock(t, Config{TTL: longTTL}) // requests time out after 20 s
-	l.objects.events = silent{}
+	l.events = silent{}
 	began := time.Now()
 	for range 2 * eventBurst {
 		locktest.MustUnlock(t, locktest.MustLock(t, l, "silent"))

@@ -89,7 +89,7 @@ function fill(given) {
     const option = field.choices && options[field.choices].find((o) => o.name === value);
     if (option?.missing) input(field).selectedIndex = -1;
     const unknown = field.choices && value && !option;
-    showError(field, unknown ? `There is no ${value}.` : option?.missing || wrong(field));
+    showError(field, unknown ? `There is no ${value}; choose one of the list.` : option?.missing || wrong(field));
   }
   explain();
 }

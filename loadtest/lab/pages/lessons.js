@@ -1,6 +1,6 @@
 // The page lessons.html: the list of lessons, or the one that the address names (#no-lock).
 
-import {call, follow} from "./api.js";
+import {call, follow, Refused} from "./api.js";
 import {drawDiagram} from "./diagram.js";
 
 const place = document.querySelector("#lesson");
@@ -12,6 +12,12 @@ function node(name, attributes, ...children) {
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   made.append(...children);
   return made;
+}
+
+// explain says what a failed call means, and what to do.
+function explain(error) {
+  if (!(error instanceof Refused)) return "The lab has ended; start it again with make lab.";
+  return error.message + (error.running ? ". Stop it on its own page, or wait until it has ended." : "");
 }
 
 const missing = ({missing}) => missing.map((text) => node("p", {class: "missing"}, text));
@@ -71,7 +77,7 @@ async function showLesson(name) {
     try {
       follows((await call("POST", `/api/lessons/${name}/plays`)).id);
     } catch (e) {
-      note.textContent = e.message;
+      note.textContent = explain(e);
     }
   });
   const last = activities.findLast((a) => a.kind === "lesson" && a.title === name);
@@ -91,7 +97,7 @@ function watch(id, {play, stop, note, plays, servers}) {
   note.textContent = `Starting ${servers.join(" and ")}...`;
   play.hidden = true;
   stop.hidden = false;
-  stop.onclick = () => call("DELETE", "/api/activities/" + id).catch((e) => { note.textContent = e.message; });
+  stop.onclick = () => call("DELETE", "/api/activities/" + id).catch((e) => { note.textContent = explain(e); });
   return follow(id, {
     variant({variant, title, breaks}) {
       variants[variant] = {title: `${variant + 1}. ${breaks ? "Broken" : "Cured"}: ${title}`, diagram: node("div", {}), audit: node("div", {})};
@@ -105,13 +111,13 @@ function watch(id, {play, stop, note, plays, servers}) {
     },
     result({variant, ok, expected, text, audit}) {
       variants[variant].audit.append(
-        node("p", {class: "verdict " + (ok ? "exact" : "oversold")}, `${ok ? "✓" : "✗"} ${text}${expected ? "" : "!"}`),
+        node("p", {class: "verdict " + (ok ? "exact" : "oversold")}, `${ok ? "✓" : "✗"} ${text}${expected ? "" : " (the lesson expects another result: play it again)"}`),
         node("ul", {}, ...audit.map((line) => node("li", {}, line))));
     },
     end: () => over("Played. Step through a diagram with the arrow keys."),
     stopped: () => over("Stopped."),
     failed: ({message}) => over(message),
-    lost: () => over("The lab has ended. Start it again with make lab."),
+    lost: () => over("The lab has ended; start it again with make lab."),
   });
 }
 
@@ -121,7 +127,7 @@ async function show() {
   try {
     await (name ? showLesson(name) : showList());
   } catch (e) {
-    place.replaceChildren(node("p", {role: "alert"}, e.message), node("a", {href: "#"}, "All lessons"));
+    place.replaceChildren(node("p", {role: "alert"}, explain(e)), node("a", {href: "#"}, "All lessons"));
   }
 }
 

@@ -270,7 +270,7 @@ function lanesOf() {
         put(row.condition, r.condition);
         row.condition.hidden = r.condition === "up";
         // A replica that is paused or cut off does not know of the next seller.
-        put(row.seller, (r.token < newest ? "believes that it sells" : "sells") + (r.token ? `, token ${r.token}` : ""));
+        put(row.seller, (r.token < newest ? "still acts as seller" : "seller") + (r.token ? `, token ${r.token}` : ""));
         row.seller.hidden = !r.holds;
         row.item.classList.toggle("seller", r.holds);
         put(row.counts, `sold ${whole(r.sold)}, refused ${whole(r.refused)}`);
@@ -369,7 +369,7 @@ const figureRows = [
   ["Answers a second", (r) => whole(r.run.throughput)],
   ["Latency, median", (r) => millis(r.run.latency_ms.p50)],
   ["Latency, 99th percentile", (r) => millis(r.run.latency_ms.p99)],
-  ["Interleaving found after", (r) => millis(r.diagram_ms)],
+  ["Diagram ready after", (r) => millis(r.diagram_ms)],
 ];
 
 function figuresOf(sides) {

@@ -23,7 +23,7 @@ const link = () => `#level=${level.name}` + (choices.length ? `&choices=${choice
 function showLevels() {
   find("#levels").replaceChildren(...levels.map((l, i) => {
     const button = make("button", {type: "button", class: "plain"}, make("strong", {}, `${i + 1}. ${l.title}`),
-      make("span", {class: "state"}, done.has(l.name) ? (l.winnable ? "Won" : "Held") : l.goal));
+      make("span", {class: "state"}, done.has(l.name) ? (l.winnable ? "Won" : "Not sold twice") : l.goal));
     if (l === level) button.setAttribute("aria-current", "true");
     button.addEventListener("click", () => {
       play(l, []);
@@ -110,7 +110,7 @@ function draw(s, repeats) {
   find("#stock").replaceChildren(row("lamp", s.units, s.available, s.fence, s.seq));
   find("#orders").replaceChildren(...s.orders.map((o) => row(o.customer, o.status, o.token, o.seq)));
   if (!s.orders.length) find("#orders").replaceChildren(row("none", "", "", ""));
-  find("#choices").textContent = s.choices.length ? `Choices so far: ${s.choices.join(" ")}` : "";
+  find("#choices").textContent = s.choices.length ? `Moves so far: ${s.choices.join(" ")}` : "";
   find("#refusals").hidden = !s.refusals.length;
   find("#refusals ul").replaceChildren(...s.refusals.map((r) =>
     make("li", {}, `Move ${r.move}, ${r.replica}: `, make("code", {}, r.statement), r.why + ".")));
@@ -153,7 +153,7 @@ function fill(place, p, i) {
   place.className = p.condition;
   place.querySelector(".says").textContent = `${p.name} ${p.says}`;
   place.querySelector(".facts").textContent = [
-    p.read === null ? "" : `has read: ${p.read} left`, p.holds ? "believes that it holds the lock" + (p.token ? `, token ${p.token}` : "") : "",
+    p.read === null ? "" : `has read: ${p.read} left`, p.holds ? "holds the lock, by its own records" + (p.token ? `, token ${p.token}` : "") : "",
   ].filter(Boolean).join("; ");
   place.querySelector(".go").replaceChildren(`${p.name}: ${next?.text ?? {waits: "waits", answered: "done"}[p.condition] ?? ""} `, make("kbd", {}, String(i + 1)));
   place.querySelector(".pause").hidden = !level.lease;
@@ -222,7 +222,7 @@ function open() {
   const parts = new URLSearchParams(location.hash.slice(1));
   const named = levels.find((l) => l.name === parts.get("level"));
   if (named) play(named, (parts.get("choices") ?? "").split(",").filter(Boolean));
-  else if (parts.has("level")) tell(`There is no level ${parts.get("level")}.`);
+  else if (parts.has("level")) tell(`There is no level ${parts.get("level")}; choose one of the levels below.`);
 }
 
 addEventListener("hashchange", open);
