@@ -102,8 +102,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	n := 0
-	if last, err := strconv.Atoi(r.Header.Get("Last-Event-ID")); err == nil && last >= 0 {
-		n = last + 1
+	if last, err := strconv.ParseUint(r.Header.Get("Last-Event-ID"), 10, 31); err == nil { // 31: adding 1 cannot overflow
+		n = int(last) + 1
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
