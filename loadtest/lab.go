@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"syscall"
@@ -33,7 +32,7 @@ func (c *labCmd) Run(ctx context.Context, s streams) (err error) {
 	if err != nil {
 		return fmt.Errorf("--addr: %w", err)
 	}
-	pages, err := lab.New(lab.Config{API: c.API, Database: c.Database, Logger: slog.New(slog.NewTextHandler(s.err, nil))})
+	pages, err := lab.New(lab.Config{API: c.API, Database: c.Database})
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}

@@ -35,3 +35,19 @@ func TestJournalGoesOnAfterTheLastEvent(t *testing.T) {
 		}
 	}
 }
+
+func TestLabsShareNoActivity(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for range 2 {
+		server, err := New(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, _ := server.begin("run", "a run")
+		if seen[a.ID] {
+			t.Errorf("a second lab has an activity %s, too", a.ID)
+		}
+		seen[a.ID] = true
+	}
+}

@@ -9,13 +9,12 @@ package lab
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
-	"log/slog"
 	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"sync"
 
 	"flashsale/internal/sandbox"
@@ -29,7 +28,6 @@ type Config struct {
 	Database sandbox.Product
 	// EtcdProgram is that of sandbox.Config.
 	EtcdProgram []string
-	Logger      *slog.Logger
 }
 
 // Server is the lab. It is safe for concurrent use.
@@ -39,7 +37,6 @@ type Server struct {
 
 	mu         sync.Mutex
 	closed     bool
-	last       int
 	activities []*activity // the newest last
 
 	stage stage
@@ -183,8 +180,8 @@ func (s *Server) begin(kind, title string) (a *activity, busy *About) {
 	if n := len(s.activities); n > 0 && !s.activities[n-1].over() {
 		return nil, &s.activities[n-1].About
 	}
-	s.last++
-	a = newActivity(About{ID: strconv.Itoa(s.last), Kind: kind, Title: title})
+	// No number: a page of a lab that was started again must not follow another activity.
+	a = newActivity(About{ID: rand.Text(), Kind: kind, Title: title})
 	s.activities = append(s.activities, a)
 	if len(s.activities) > maxActivities {
 		s.activities = slices.Delete(s.activities, 0, 1)

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -22,7 +21,7 @@ import (
 // lessons serves a lab whose lessons can be played.
 func lessons(t *testing.T) *httptest.Server {
 	t.Helper()
-	s, err := New(Config{EtcdProgram: []string{sandboxtest.Build(t, "etcdnode")}, Logger: slog.New(slog.DiscardHandler)})
+	s, err := New(Config{EtcdProgram: []string{sandboxtest.Build(t, "etcdnode")}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -91,10 +91,7 @@ type answers struct {
 // oneSide starts replicas, attacks them, makes the fault, and says what came of it.
 func (r *run) oneSide(ctx context.Context, n int, row strategy.Strategy) (err error) {
 	s := &side{run: r, n: n, row: row, names: map[string]string{}, sellers: map[uint64]bool{}}
-	r.phase(n, "Starting %d replicas under %s", r.setting.Replicas, row.Name)
-	if r.setting.Replicas == 1 {
-		r.phase(n, "Starting one replica under %s", row.Name)
-	}
+	r.phase(n, "Starting %s under %s", plural(int64(r.setting.Replicas), "replica"), row.Name)
 	at, stopLock, err := r.lockServer(ctx, row)
 	if err != nil {
 		return err

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -40,7 +39,7 @@ func serveAll(t *testing.T, n int) []lab {
 	goroutines := goleak.IgnoreCurrent()
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)
-	cfg := Config{API: sandboxtest.Build(t, "api"), EtcdProgram: []string{sandboxtest.Build(t, "etcdnode")}, Logger: slog.New(slog.DiscardHandler)}
+	cfg := Config{API: sandboxtest.Build(t, "api"), EtcdProgram: []string{sandboxtest.Build(t, "etcdnode")}}
 	labs, stops := make([]lab, n), make([]func(), n)
 	for i := range labs {
 		server, err := New(cfg)
@@ -136,6 +135,7 @@ func parse[T any](t testing.TB, text []byte) (v T) {
 
 // journal is what a page knows of a run.
 type journal struct {
+	id       string
 	events   []string
 	chosen   Chosen
 	phases   []Phase
@@ -158,6 +158,7 @@ func (l lab) start(s Setting) About {
 // read reads a journal to its end; until, if not nil, may end it earlier.
 func (l lab) read(id string, until func(event string) bool) (j journal) {
 	l.Helper()
+	j.id = id
 	ctx, cancel := context.WithTimeout(l.Context(), 4*time.Minute)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, l.url+"/api/activities/"+id+"/events", http.NoBody)
@@ -288,7 +289,7 @@ func TestDefaultsOversellAndTheGuardHolds(t *testing.T) {
 	if forwarded == 0 {
 		t.Error("no order was forwarded")
 	}
-	if again := l.read("1", nil); again.text != j.text {
+	if again := l.read(j.id, nil); again.text != j.text {
 		t.Error("the journal is another one when it is read again")
 	}
 	l.checkSaved(&j)
@@ -406,7 +407,7 @@ func TestOptionsCanBeChosen(t *testing.T) {
 	if len(o.Strategies) != len(strategy.All()) || len(o.Fences) != 3 || len(o.Faults) != 6 || o.Defaults != Defaults {
 		t.Errorf("%s", text)
 	}
-	server, err := New(Config{Logger: slog.New(slog.DiscardHandler)})
+	server, err := New(Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 // allows its own scripts and styles, and it opens no address.
 func (t lab) checkSaved(j *journal) {
 	t.Helper()
-	status, page, header := t.call("GET", "/api/activities/1/page", nil)
+	status, page, header := t.call("GET", "/api/activities/"+j.id+"/page", nil)
 	kind, parameters, err := mime.ParseMediaType(header.Get("Content-Disposition"))
 	if err != nil || status != http.StatusOK || kind != "attachment" || parameters["filename"] != "race-lab-none-against-etcd-seed-7.html" {
 		t.Errorf("%d, %q: %v", status, header.Get("Content-Disposition"), err)
