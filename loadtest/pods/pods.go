@@ -90,7 +90,8 @@ var ErrNoNode = errors.New("no Kubernetes node can run here")
 func Run(ctx context.Context, cfg Config) (result *Result, err error) {
 	began := time.Now()
 	result = &Result{}
-	if err := sandbox.CheckNode(ctx); err != nil {
+	_, noMySQL := sandbox.MySQLImage(mysqlImage)
+	if err := errors.Join(sandbox.CheckNode(ctx), noMySQL, sandbox.FindZooKeeper()); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoNode, err)
 	}
 	cfg.Say("Starting a Kubernetes node ...")

@@ -61,16 +61,15 @@ func (s *shop) sell(ctx context.Context, number int, name string, during *distur
 		},
 	}
 	var at time.Duration // of the disturbance
+	attacked, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	if during != nil {
 		sale.During = during.name
-		attacked, end := context.WithCancel(ctx)
-		defer end()
 		go func() {
 			defer close(stop)
-			start := <-began
 			err := s.awaitSales(attacked, &accepted, before)
 			if err == nil {
-				at = time.Since(start)
+				at = time.Since(<-began)
 				sale.Did, err = during.do(attacked, s)
 			}
 			if err == nil {
@@ -80,6 +79,7 @@ func (s *shop) sell(ctx context.Context, number int, name string, during *distur
 		}()
 	}
 	result, err := attack.Run(ctx, cfg)
+	end(errors.New("the attack has ended"))
 	if during != nil {
 		err = errors.Join(err, <-failed)
 	}
@@ -105,7 +105,7 @@ func (s *shop) sell(ctx context.Context, number int, name string, during *distur
 func (s *shop) awaitSales(ctx context.Context, accepted *atomic.Int64, n int64) error {
 	for accepted.Load() < n {
 		if err := sleep.For(ctx, poll); err != nil {
-			return fmt.Errorf("sold %d of %d orders: %w", accepted.Load(), n, err)
+			return fmt.Errorf("sold %d of %d orders: %w", accepted.Load(), n, context.Cause(ctx))
 		}
 	}
 	return nil

@@ -174,7 +174,7 @@ func until(ctx context.Context, f func(context.Context) (bool, error)) error {
 			return err
 		}
 		if err := sleep.For(ctx, poll); err != nil {
-			return err
+			return context.Cause(ctx)
 		}
 	}
 }
