@@ -97,6 +97,7 @@ func TestTheOperatorCreatesAndChangesASKU(t *testing.T) {
 	b := operate(t, s.URL, "422 (Unprocessable", "400 (Bad Request)", "412 (Precondition")
 	b.await(shows(row("#skus", "radio", ""), "starts "))
 	b.look("admin")
+	b.image("admin", 1000)
 
 	b.press("#create")
 	b.do(chromedp.KeyEvent("\r"))

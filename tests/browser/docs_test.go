@@ -31,6 +31,7 @@ func TestTheDocumentCanBeReadInABrowser(t *testing.T) {
 	b.look("docs-narrow")
 	b.do(chromedp.EmulateViewport(1280, 900), chromedp.Navigate(s.URL+"/docs"))
 	b.look("docs")
+	b.image("docs", 1000)
 	text := strings.Join(strings.Fields(b.text("main")), " ")
 	for _, summary := range summaries(t) {
 		if !strings.Contains(text, strings.Join(strings.Fields(summary), " ")) {

@@ -45,6 +45,7 @@ func TestALessonIsPlayedByKeyboard(t *testing.T) {
 		t.Errorf("after two keys: %s", got)
 	}
 	b.look("lesson")
+	b.image("lesson", 1600)
 	b.do(chromedp.EmulateViewport(360, 740))
 	b.look("lesson-narrow")
 

@@ -100,6 +100,7 @@ func TestAPersonCannotBeatTheGuard(t *testing.T) {
 	b.await(shows("#refusals", "no row matched: the token of A is"))
 	b.await(shows("#refusals code", "UPDATE stock SET available = available - 1 WHERE sku = 'lamp' AND fence = "))
 	b.look("scheduler-refused")
+	b.image("scheduler", 1250)
 	for range 20 {
 		if eval[bool](b, "!document.querySelector('#end').hidden") {
 			break
