@@ -163,7 +163,33 @@ func TestConnectionsAreBounded(t *testing.T) {
 	if err := served(third, patience); err != nil {
 		t.Errorf("the third connection, after the first had ended: %v", err)
 	}
-	if err := errors.Join(second.Close(), third.Close()); err != nil { // the replica's own drain
+
+	// An event stream takes its connection away from the HTTP server, and keeps its slot until its client leaves.
+	second.send("GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+	if err := second.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewReader(second); ; {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(line, "retry: ") {
+			break
+		}
+	}
+	fourth := dial(t, r)
+	get(fourth)
+	if err := served(fourth, time.Second); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a connection beside a stream and another one was served: %v", err)
+	}
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := served(fourth, patience); err != nil {
+		t.Errorf("the fourth connection, after the stream had ended: %v", err)
+	}
+	if err := errors.Join(third.Close(), fourth.Close()); err != nil { // the replica's own drain
 		t.Error(err)
 	}
 }
