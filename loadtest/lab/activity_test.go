@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -49,5 +50,26 @@ func TestLabsShareNoActivity(t *testing.T) {
 			t.Errorf("a second lab has an activity %s, too", a.ID)
 		}
 		seen[a.ID] = true
+	}
+}
+
+// Another page may end a game while a move is made.
+func TestGameEndsInTheMiddleOfAMove(t *testing.T) {
+	t.Parallel()
+	server, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _ := server.begin("game", "a game")
+	go a.run(func(ctx context.Context, a *activity) error {
+		move := <-a.moves
+		a.cancel()
+		move.done <- fmt.Errorf("move %s: %w", move.move, ctx.Err())
+		return ctx.Err()
+	})
+	answer := httptest.NewRecorder()
+	server.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), "POST", "http://127.0.0.1/api/games/"+a.ID+"/moves", strings.NewReader(`{"move":"1"}`)))
+	if answer.Code != http.StatusConflict {
+		t.Errorf("%d %s", answer.Code, answer.Body)
 	}
 }

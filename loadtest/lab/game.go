@@ -531,6 +531,8 @@ func (s *Server) makeMove(w http.ResponseWriter, r *http.Request) {
 	switch problem, refused := errors.AsType[*Problem](err); {
 	case refused:
 		fail(w, http.StatusUnprocessableEntity, problem)
+	case errors.Is(err, context.Canceled): // by another page, in the middle of the move
+		fail(w, http.StatusConflict, &Problem{Message: "this game is over"})
 	case err != nil:
 		fail(w, http.StatusInternalServerError, &Problem{Message: err.Error()})
 	default:
