@@ -138,3 +138,21 @@ func TestAPersonCannotBeatTheGuard(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A hidden page reads no journal, and goes on where it was when it is shown again.
+func TestHiddenPagesOfTheLabReadNothing(t *testing.T) {
+	t.Parallel()
+	l := startLab(t)
+	b := openBrowser(t, l.host)
+	b.before("{ const Source = EventSource; window.sources = []; window.EventSource = class extends Source { constructor(url) { super(url); sources.push(this); } }; }")
+	l.openGame(b, "#level=none")
+	b.await(mayMove)
+	b.show(false)
+	b.await("sources.length === 1 && sources[0].readyState === EventSource.CLOSED")
+	await[any](b, fmt.Sprintf(`fetch("/api/games/%s/moves", {method: "POST", body: '{"move": "1"}'}).then((answer) => answer.status)`, l.activities()[0].ID))
+	b.await(choicesAre(""))
+	b.show(true)
+	b.await(choicesAre("1") + " && " + mayMove)
+	b.players("2")
+	b.await(choicesAre("1,2"))
+}

@@ -22,14 +22,34 @@ export async function call(method, path, body) {
 // follow reads the journal of an activity from its beginning: on[event](data) for each
 // message. The last one is "end", "stopped" or "failed". lost() is called if the lab is gone.
 // It returns a function that ends reading.
+//
+// A hidden tab does not read: a browser makes six connections to a server, so the streams of
+// six tabs would block every call.
 export function follow(id, on) {
-  const source = new EventSource("/api/activities/" + encodeURIComponent(id) + "/events");
-  for (const event of Object.keys(on)) {
-    if (event !== "lost") source.addEventListener(event, (e) => on[event](JSON.parse(e.data)));
-  }
-  for (const last of ["end", "stopped", "failed"]) source.addEventListener(last, () => source.close());
-  source.addEventListener("error", () => {
-    if (source.readyState === EventSource.CLOSED) on.lost?.();
-  });
-  return () => source.close();
+  let source;
+  let had = -1; // the id of the last message
+  const open = () => {
+    source?.close();
+    if (document.hidden) return;
+    source = new EventSource("/api/activities/" + encodeURIComponent(id) + "/events");
+    for (const event of Object.keys(on)) {
+      if (event !== "lost") source.addEventListener(event, (e) => take(event, e));
+    }
+    for (const last of ["end", "stopped", "failed"]) source.addEventListener(last, leave);
+    source.addEventListener("error", ({target}) => {
+      if (target.readyState === EventSource.CLOSED) on.lost?.();
+    });
+  };
+  const take = (event, {lastEventId, data}) => {
+    if (Number(lastEventId) <= had) return; // a source that was opened again has all from the beginning
+    had = Number(lastEventId);
+    on[event](JSON.parse(data));
+  };
+  const leave = () => {
+    document.removeEventListener("visibilitychange", open);
+    source?.close();
+  };
+  document.addEventListener("visibilitychange", open);
+  open();
+  return leave;
 }
