@@ -297,3 +297,28 @@ func TestWithoutTheClaimTheGuardIsBeaten(t *testing.T) {
 		})
 	}
 }
+
+// The next game gets new servers if one of the old ones has died.
+func TestServersOfGamesAreReplaced(t *testing.T) {
+	sandboxtest.NeedsDatabase(t)
+	var s stage
+	t.Cleanup(s.close)
+	cfg := &Config{EtcdProgram: []string{sandboxtest.Build(t, "etcdnode")}}
+	var last *sandbox.Stack
+	for _, kill := range []func(){func() { last.MySQL.Kill() }, func() { last.Etcd[0].Kill() }, func() {}} {
+		servers, err := s.enter(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.leave()
+		sandboxtest.OnlyOwn(t, servers)
+		if servers == last {
+			t.Error("a server has died, and is used again")
+		}
+		if _, _, err := s.createDatabase(t.Context(), servers); err != nil {
+			t.Error(err)
+		}
+		last = servers
+		kill()
+	}
+}

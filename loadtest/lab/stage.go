@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,6 +29,10 @@ func (s *stage) enter(ctx context.Context, cfg *Config) (*sandbox.Stack, error) 
 	if s.idle != nil {
 		s.idle.Stop()
 	}
+	if s.servers != nil && s.games == 0 && anyEnded(s.servers.MySQL.Process, s.servers.Etcd[0].Process) {
+		s.servers.Stop()
+		s.servers = nil
+	}
 	if s.servers == nil {
 		started, err := sandbox.Start(ctx, sandbox.Config{MySQL: true, Database: cfg.Database, EtcdNodes: 1, EtcdProgram: cfg.EtcdProgram})
 		if err != nil {
@@ -37,6 +42,21 @@ func (s *stage) enter(ctx context.Context, cfg *Config) (*sandbox.Stack, error) 
 	}
 	s.games++
 	return s.servers, nil
+}
+
+// anyEnded reports whether one of our own servers has ended, as when memory ran out.
+func anyEnded(servers ...*sandbox.Process) bool {
+	return slices.ContainsFunc(servers, func(p *sandbox.Process) bool {
+		if p.Shared() {
+			return false
+		}
+		select {
+		case <-p.Done():
+			return true
+		default:
+			return false
+		}
+	})
 }
 
 func (s *stage) leave() {
