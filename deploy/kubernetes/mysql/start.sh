@@ -1,11 +1,19 @@
 #!/bin/bash
 # Runs one MySQL server. group.sh makes it a member of the group.
 set -euo pipefail
+: "${MYSQL_PASSWORD:?must not be empty}" "${MYSQL_GROUP_PASSWORD:?must not be empty}"
+((${#MYSQL_GROUP_PASSWORD} <= 32)) || { echo "MYSQL_GROUP_PASSWORD has more than the 32 characters that MySQL allows for replication"; exit 1; }
+# quoted prints a text as SQL has it.
+quoted() {
+	local text=${1//\\/\\\\}
+	printf '%s' "'${text//"'"/"''"}'"
+}
 data=/var/lib/mysql/data
 if [[ ! -d $data ]]; then
 	# The folder gets its name when it is whole: a start that was killed begins again.
 	rm -rf "$data.new"
-	mysqld --initialize-insecure --datadir="$data.new" --secure-file-priv=NULL --log-error-verbosity=1
+	echo "CREATE DATABASE flashsale;" >/run/mysqld/database.sql
+	mysqld --initialize-insecure --init-file=/run/mysqld/database.sql --datadir="$data.new" --secure-file-priv=NULL --log-error-verbosity=1
 	mv "$data.new" "$data"
 fi
 # The accounts are the same on each server, and are not replicated. root has no password, and
@@ -13,15 +21,16 @@ fi
 (umask 077 && cat >/run/mysqld/accounts.sql <<-END
 	SET sql_log_bin=0;
 	CREATE USER IF NOT EXISTS 'flashsale'@'%';
-	ALTER USER 'flashsale'@'%' IDENTIFIED BY '$MYSQL_PASSWORD';
+	ALTER USER 'flashsale'@'%' IDENTIFIED BY $(quoted "$MYSQL_PASSWORD");
 	GRANT ALL ON flashsale.* TO 'flashsale'@'%';
 	GRANT PROCESS ON *.* TO 'flashsale'@'%';
 	GRANT SELECT ON performance_schema.data_lock_waits TO 'flashsale'@'%';
 	GRANT SELECT ON performance_schema.replication_group_members TO 'flashsale'@'%';
 	CREATE USER IF NOT EXISTS 'member'@'%';
-	ALTER USER 'member'@'%' IDENTIFIED BY '$MYSQL_GROUP_PASSWORD';
+	ALTER USER 'member'@'%' IDENTIFIED BY $(quoted "$MYSQL_GROUP_PASSWORD");
 	GRANT REPLICATION SLAVE, BACKUP_ADMIN, CONNECTION_ADMIN, GROUP_REPLICATION_STREAM ON *.* TO 'member'@'%';
 	GRANT SELECT ON performance_schema.replication_group_members TO 'member'@'%';
+	GRANT SELECT ON performance_schema.replication_connection_status TO 'member'@'%';
 END
 )
 options=(
@@ -34,12 +43,14 @@ options=(
 	--transaction-isolation=READ-COMMITTED --character-set-server=utf8mb4 --default-time-zone=+00:00
 	# 7 replicas x (32 + 8 connections), and a reserve.
 	--max-connections=400 --innodb-buffer-pool-size="$INNODB_BUFFER_POOL_SIZE"
-	--plugin-load-add=group_replication.so
+	# A server whose volume was lost copies another one, whose binary logs do not go back to the start.
+	--plugin-load-add=group_replication.so --plugin-load-add=mysql_clone.so
 	--group-replication-group-name="$GROUP_NAME"
 	--group-replication-local-address="$HOSTNAME.mysql:33061"
 	--group-replication-group-seeds=mysql-0.mysql:33061,mysql-1.mysql:33061,mysql-2.mysql:33061
 	--group-replication-start-on-boot=OFF
-	--group-replication-recovery-get-public-key=ON
+	# MySQL does not send passwords in the clear. Each server makes its certificate itself.
+	--group-replication-recovery-use-ssl=ON
 	# A server that is gone is expelled as soon as it is noticed; the default adds 5 s without commits.
 	--group-replication-member-expel-timeout=0
 	# group.sh brings a server back that was expelled, or that has lost the majority.

@@ -1,0 +1,91 @@
+package kubernetes_test
+
+import (
+	"bufio"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// client stands for the program mysql. This server is outside of a group. What another one says is
+// in a file of its name, and DEAF is how many questions about the state are not answered.
+const client = `#!/bin/bash
+cd "${0%/*}"
+sql=${*: -1}
+case "$*" in
+*--host=*)
+	[[ $1 =~ mysql-[0-9] && -e $BASH_REMATCH ]] || exit 1
+	[[ $sql != *gtid_executed* ]] || { cat "$BASH_REMATCH"; exit; }
+	echo >>asked
+	(($(wc -l <asked) > DEAF)) || exit 1
+	cut -f 1 "$BASH_REMATCH"
+	;;
+*GTID_SUBSET*) [[ $sql == *uuid:1-9* ]] && echo "$COMPARED" || echo 11 ;;
+*gtid_executed*) echo uuid:1-5 ;;
+*IFNULL*) echo OFFLINE ;;
+*) echo "$sql" >>done ;;
+esac
+`
+
+func TestOneServerMayFoundTheGroup(t *testing.T) {
+	t.Parallel()
+	script, err := filepath.Abs("mysql/group.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const founds = "founding the group"
+	for name, tt := range map[string]struct {
+		own            string
+		others         map[string]string
+		deaf, compared string
+		want           string
+	}{
+		"the first of equals":       {own: "0", others: map[string]string{"mysql-1": "OFFLINE\tuuid:1-5", "mysql-2": "OFFLINE\tuuid:1-5"}, want: founds},
+		"not the second":            {own: "1", others: map[string]string{"mysql-0": "OFFLINE\tuuid:1-5", "mysql-2": "OFFLINE\tuuid:1-5"}, want: "mysql-0 founds the group"},
+		"the one with more":         {own: "2", others: map[string]string{"mysql-0": "ERROR\tuuid:1-9", "mysql-1": "OFFLINE\tuuid:1-9"}, compared: "10", want: founds},
+		"not one with less":         {own: "0", others: map[string]string{"mysql-1": "OFFLINE\tuuid:1-9", "mysql-2": "OFFLINE\tuuid:1-5"}, compared: "01", want: "mysql-1 founds the group: it has more transactions"},
+		"none, if both lack some":   {own: "0", others: map[string]string{"mysql-1": "OFFLINE\tuuid:1-9", "mysql-2": "OFFLINE\tuuid:1-5"}, compared: "00", want: "mysql-1 has transactions that mysql-0 lacks, and the other way round: compare them, and delete the volume of one"},
+		"none, if one is down":      {own: "0", others: map[string]string{"mysql-1": "OFFLINE\tuuid:1-5"}, want: "waiting for mysql-2 to answer"},
+		"none beside a group":       {own: "0", others: map[string]string{"mysql-1": "ONLINE\tuuid:1-5", "mysql-2": "OFFLINE\tuuid:1-5"}, want: "joining the group"},
+		"none beside a silent one":  {own: "0", others: map[string]string{"mysql-1": "ONLINE\tuuid:1-5", "mysql-2": "ONLINE\tuuid:1-5"}, deaf: "2", want: "mysql-1 is in a group"},
+		"none beside a joining one": {own: "0", others: map[string]string{"mysql-1": "RECOVERING\tuuid:1-5", "mysql-2": "OFFLINE\tuuid:1-5"}, want: "mysql-1 is in a group"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			folder := t.TempDir()
+			if err := os.WriteFile(filepath.Join(folder, "mysql"), []byte(client), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			for file, text := range tt.others {
+				if err := os.WriteFile(filepath.Join(folder, file), []byte(text+"\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, "bash", script)
+			cmd.Env = append(os.Environ(), "PATH="+folder+":"+os.Getenv("PATH"), "HOSTNAME=mysql-"+tt.own, "MYSQL_GROUP_PASSWORD=secret", "DEAF="+tt.deaf, "COMPARED="+tt.compared)
+			output, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			said, _ := bufio.NewReader(output).ReadString('\n') // what is missing is seen below
+			cancel()
+			_ = cmd.Wait() // it was killed
+			if strings.TrimSpace(said) != tt.want {
+				t.Errorf("mysql-%s says %q, want %q", tt.own, said, tt.want)
+			}
+			done, err := os.ReadFile(filepath.Join(folder, "done"))
+			if err != nil || !strings.HasPrefix(string(done), "SET GLOBAL group_replication_bootstrap_group = OFF") {
+				t.Errorf("it began with %q, %v; an old bootstrap must not go on", done, err)
+			}
+		})
+	}
+}
