@@ -48,7 +48,7 @@ func TestOneServerMayFoundTheGroup(t *testing.T) {
 		"not the second":            {own: "1", others: map[string]string{"mysql-0": "OFFLINE\tuuid:1-5", "mysql-2": "OFFLINE\tuuid:1-5"}, want: "mysql-0 founds the group"},
 		"the one with more":         {own: "2", others: map[string]string{"mysql-0": "ERROR\tuuid:1-9", "mysql-1": "OFFLINE\tuuid:1-9"}, compared: "10", want: founds},
 		"not one with less":         {own: "0", others: map[string]string{"mysql-1": "OFFLINE\tuuid:1-9", "mysql-2": "OFFLINE\tuuid:1-5"}, compared: "01", want: "mysql-1 founds the group: it has more transactions"},
-		"none, if both lack some":   {own: "0", others: map[string]string{"mysql-1": "OFFLINE\tuuid:1-9", "mysql-2": "OFFLINE\tuuid:1-5"}, compared: "00", want: "mysql-1 has transactions that mysql-0 lacks, and the other way round: compare them, and delete the volume of one"},
+		"none, if both lack some":   {own: "0", others: map[string]string{"mysql-1": "OFFLINE\tuuid:1-9", "mysql-2": "OFFLINE\tuuid:1-5"}, compared: "00", want: "mysql-1 and mysql-0 each have transactions that the other lacks, so no group is founded: compare their data, choose the server to keep, and delete the volume of the other"},
 		"none, if one is down":      {own: "0", others: map[string]string{"mysql-1": "OFFLINE\tuuid:1-5"}, want: "waiting for mysql-2 to answer"},
 		"none beside a group":       {own: "0", others: map[string]string{"mysql-1": "ONLINE\tuuid:1-5", "mysql-2": "OFFLINE\tuuid:1-5"}, want: "joining the group"},
 		"none beside a silent one":  {own: "0", others: map[string]string{"mysql-1": "ONLINE\tuuid:1-5", "mysql-2": "ONLINE\tuuid:1-5"}, deaf: "2", want: "mysql-1 is in a group"},
