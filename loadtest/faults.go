@@ -103,6 +103,9 @@ func (c *faultsCmd) Run(ctx context.Context, s streams) error {
 
 // list returns the scenarios that the flags name.
 func (c *faultsCmd) list() ([]faults.Scenario, error) {
+	if _, err := mutant.Find(c.Only); err != nil {
+		return nil, fmt.Errorf("--only: %w", err)
+	}
 	switch {
 	case c.Mutants && (c.Short || len(c.Scenarios) > 0):
 		return nil, errors.New("--mutants chooses the scenarios: leave out --scenarios and --short")
@@ -200,7 +203,7 @@ func (c *faultsCmd) runMutants(ctx context.Context, s streams, cfg faults.Config
 	}
 	list, err := mutant.Find(c.Only)
 	if err != nil {
-		return fmt.Errorf("--only: %w", err)
+		return err
 	}
 	for i := range list {
 		m := &list[i]
