@@ -136,7 +136,11 @@ const maxBody = 64 << 10
 func decode(w http.ResponseWriter, r *http.Request, v any) bool {
 	in := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	in.DisallowUnknownFields()
-	if err := in.Decode(v); err != nil {
+	err := in.Decode(v)
+	if err == nil && in.More() {
+		err = errors.New("the body has more than one JSON value")
+	}
+	if err != nil {
 		p := &Problem{Message: err.Error()}
 		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 			p = &Problem{Field: wrong.Field, Message: "must be a " + wrong.Type.String()}
