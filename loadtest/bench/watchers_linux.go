@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"strings"
@@ -62,8 +63,11 @@ type update struct {
 // loopback.
 func openWatchers(ctx context.Context, url string, n int) (w *watchers, err error) {
 	to, err := netip.ParseAddrPort(strings.TrimPrefix(url, "http://"))
-	if err != nil || !to.Addr().Is4() {
-		return nil, fmt.Errorf("%s is not a replica on an IPv4 address: %w", url, err)
+	if err == nil && !to.Addr().Is4() {
+		err = errors.New("it has no IPv4 address")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open streams of %s: %w", url, err)
 	}
 	poll, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
@@ -154,8 +158,11 @@ func (w *watchers) read() {
 func (w *watchers) take(one *watcher, buffer []byte) error {
 	held := copy(buffer, one.rest)
 	n, err := syscall.Read(one.fd, buffer[held:])
-	if n <= 0 {
-		return fmt.Errorf("read %d bytes: %w", n, err)
+	if n == 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return err
 	}
 	rest := buffer[:held+n]
 	for {
