@@ -12,7 +12,7 @@ import (
 // disturbance is what is done under load.
 type disturbance struct {
 	name string
-	// do does it, waits until all pods are ready again, and says to what it was done.
+	// do does it, waits until it has had its effect, and says to what it was done.
 	do func(ctx context.Context, s *shop) (did string, err error)
 	// planned: no answer may be unknown.
 	planned bool
@@ -77,7 +77,7 @@ var etcdLeaderDeleted = disturbance{
 		for _, m := range members {
 			if m.Status.Header.MemberID == m.Status.Leader {
 				pod, _, _ := strings.Cut(strings.TrimPrefix(m.Endpoint, "http://"), ".")
-				return pod, s.deleteMember(ctx, "etcd", pod)
+				return pod, s.deleteMember(ctx, pod)
 			}
 		}
 		return "", errors.New("etcd has no leader")
@@ -89,7 +89,7 @@ var zookeeperLeaderDeleted = disturbance{
 	do: func(ctx context.Context, s *shop) (string, error) {
 		for _, pod := range []string{"zookeeper-0", "zookeeper-1", "zookeeper-2"} {
 			if _, err := s.node.Exec(ctx, namespace, pod, "/bin/bash", "/scripts/ask.sh", "srvr", "Mode: leader"); err == nil {
-				return pod, s.deleteMember(ctx, "zookeeper", pod)
+				return pod, s.deleteMember(ctx, pod)
 			}
 		}
 		return "", errors.New("ZooKeeper has no leader")
@@ -103,14 +103,12 @@ var primaryDeleted = disturbance{
 		if err != nil {
 			return "", err
 		}
-		return primary, s.deleteMember(ctx, "mysql", primary)
+		return primary, s.deleteMember(ctx, primary)
 	},
 }
 
-// deleteMember deletes a pod of a StatefulSet, and waits until it is back.
-func (s *shop) deleteMember(ctx context.Context, set, pod string) error {
-	if _, err := s.kubectl(ctx, "delete", "pod/"+pod); err != nil {
-		return err
-	}
-	return s.rolledOut(ctx, "statefulset/"+set)
+// deleteMember deletes a pod of a StatefulSet, and waits until it is gone.
+func (s *shop) deleteMember(ctx context.Context, pod string) error {
+	_, err := s.kubectl(ctx, "delete", "pod/"+pod)
+	return err
 }

@@ -124,6 +124,9 @@ func Run(ctx context.Context, cfg Config) (result *Result, err error) {
 		result.Sales = append(result.Sales, *sale)
 		cfg.Say("%s", sale)
 	}
+	if err := shop.whole(ctx); err != nil {
+		return result, err
+	}
 	if result.StockLocks, err = node.Kubectl(ctx, "get", "stocklocks", "--namespace="+namespace); err != nil {
 		return result, err
 	}

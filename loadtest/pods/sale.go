@@ -43,6 +43,9 @@ func (s *shop) sell(ctx context.Context, number int, name string, during *distur
 	stock := min(int64(float64(row.UnitsPerSecond)*sells.Seconds()), int64(plan.Requests()/2))
 	if during != nil {
 		stock, plan.Duration = plenty, longest
+		if err := s.whole(ctx); err != nil { // one part is missing at a time
+			return nil, err
+		}
 	}
 	if err := s.service.PutOnSale(ctx, s.sku, stock); err != nil {
 		return nil, err

@@ -98,10 +98,8 @@ func open(ctx context.Context, cfg Config, node *sandbox.Node) (*shop, error) {
 	if _, err := node.Kubectl(ctx, "apply", "--server-side", "--kustomize="+folder); err != nil {
 		return nil, err
 	}
-	for _, part := range []string{"statefulset/mysql", "statefulset/etcd", "statefulset/zookeeper", "deployment/flashsale"} {
-		if err := s.rolledOut(ctx, part); err != nil {
-			return nil, err
-		}
+	if err := s.whole(ctx); err != nil {
+		return nil, err
 	}
 	if _, err := s.kubectl(ctx, "wait", "--for=condition=complete", "job/flashsale-migrate", wait); err != nil {
 		return nil, err
@@ -121,6 +119,16 @@ var wait = "--timeout=" + patience.String()
 
 func (s *shop) kubectl(ctx context.Context, args ...string) (string, error) {
 	return s.node.Kubectl(ctx, append([]string{"--namespace=" + namespace}, args...)...)
+}
+
+// whole waits until all pods are ready.
+func (s *shop) whole(ctx context.Context) error {
+	for _, part := range []string{"statefulset/mysql", "statefulset/etcd", "statefulset/zookeeper", "deployment/flashsale"} {
+		if err := s.rolledOut(ctx, part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *shop) rolledOut(ctx context.Context, part string) error {
