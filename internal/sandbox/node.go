@@ -165,6 +165,24 @@ func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, err
 	return dialFrom(ctx, "/proc/"+n.pid+"/ns/net", network, address)
 }
 
+// Forward listens at an address of this machine until the node ends, and connects whoever
+// connects there to that port of a name. The node's DNS is asked for the name each time: a
+// pod that was replaced has another address.
+func (n *Node) Forward(name, port string) (addr string, err error) {
+	r, err := startRelay(loopback, name, func(ctx context.Context) (net.Conn, error) {
+		found, err := n.Lookup(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		return n.Dial(ctx, "tcp", net.JoinHostPort(found[0], port))
+	})
+	if err != nil {
+		return "", err
+	}
+	context.AfterFunc(n.failed, r.close)
+	return r.addr, nil
+}
+
 // Kubectl runs kubectl as the administrator and returns what it prints. The error
 // contains what it says to stderr, or why the node has ended.
 func (n *Node) Kubectl(ctx context.Context, args ...string) (string, error) {

@@ -14,8 +14,9 @@ import (
 type relay struct {
 	addr   string // to connect to instead of target
 	target string
-	there  way // to the target
-	back   way // its answers
+	dial   func(context.Context) (net.Conn, error) // connects to target
+	there  way                                     // to the target
+	back   way                                     // its answers
 
 	listener net.Listener
 	all      sync.WaitGroup
@@ -31,11 +32,15 @@ const relayQueue = 64
 
 // newRelay starts a relay from a free port of host to target. It runs until close.
 func newRelay(host, target string) (*relay, error) {
+	return startRelay(host, target, func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", target) })
+}
+
+func startRelay(host, target string, dial func(context.Context) (net.Conn, error)) (*relay, error) {
 	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return nil, err
 	}
-	r := &relay{addr: listener.Addr().String(), target: target, listener: listener, conns: map[net.Conn]bool{}}
+	r := &relay{addr: listener.Addr().String(), target: target, dial: dial, listener: listener, conns: map[net.Conn]bool{}}
 	r.open, r.end = context.WithCancel(context.Background())
 	r.all.Go(r.accept)
 	return r, nil
@@ -133,7 +138,7 @@ func (r *relay) carry(near net.Conn) {
 	if !r.pass(&r.there, r.there.due()) {
 		return
 	}
-	far, err := new(net.Dialer).DialContext(r.open, "tcp", r.target)
+	far, err := r.dial(r.open)
 	if err != nil {
 		return
 	}
