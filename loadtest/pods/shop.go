@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -37,21 +36,6 @@ const (
 	zookeeperImage = "flashsale.local/zookeeper:1"
 	mysqlImage     = "flashsale.local/mysql:1"
 )
-
-// overlay is all that differs from the demo.
-const overlay = `apiVersion: kustomize.config.k8s.io/v1beta1
-kind: Kustomization
-resources: [demo]
-images:
-  - {name: flashsale/api, newName: flashsale.local/api, newTag: "1"}
-  - {name: mysql, newName: flashsale.local/mysql, newTag: "1"}
-  - {name: zookeeper, newName: flashsale.local/zookeeper, newTag: "1"}
-  - {name: gcr.io/etcd-development/etcd, newName: flashsale.local/etcd, newTag: "1"}
-patches:
-  - target: {kind: StatefulSet}
-    patch: |
-      - {op: add, path: /spec/volumeClaimTemplates/0/spec/storageClassName, value: local}
-`
 
 // shop is the service on the node, with its servers.
 type shop struct {
@@ -88,10 +72,7 @@ func open(ctx context.Context, cfg Config, node *sandbox.Node) (*shop, error) {
 	began := time.Now()
 	cfg.Say("Applying deploy/kubernetes/demo ...")
 	folder := filepath.Join(node.Dir(), "manifests")
-	if err := os.CopyFS(folder, manifests.Manifests); err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(filepath.Join(folder, "kustomization.yaml"), []byte(overlay), 0o600); err != nil {
+	if err := manifests.WriteOverlay(folder, "demo"); err != nil {
 		return nil, err
 	}
 	s := &shop{cfg: cfg, node: node, strategy: "etcd"}
