@@ -50,7 +50,7 @@ func (c *lessonsCmd) Run(ctx context.Context, s streams) error {
 }
 
 // playLessons plays lessons on one set of servers. It goes on after a lesson that does
-// not show what it should.
+// not show what it should, or cannot run.
 func playLessons(ctx context.Context, s streams, database sandbox.Product, lessons ...*lesson.Lesson) (err error) {
 	set := testbed.New(testbed.Config{Database: database})
 	defer func() { err = errors.Join(err, set.Close()) }()
@@ -61,7 +61,7 @@ func playLessons(ctx context.Context, s streams, database sandbox.Product, lesso
 		}
 		nameDatabase(s, version)
 	}
-	var missed error
+	var missed, failed error
 	for i, l := range lessons {
 		if i > 0 {
 			fmt.Fprintln(s.out)
@@ -72,8 +72,11 @@ func playLessons(ctx context.Context, s streams, database sandbox.Product, lesso
 		case ctx.Err() != nil: // interrupted: the error says no more
 			return ctx.Err()
 		case err != nil:
-			return err
+			failed = errors.Join(failed, err)
 		}
+	}
+	if failed != nil {
+		return failed
 	}
 	return missed
 }

@@ -13,6 +13,7 @@ import (
 
 	"flashsale/internal/sandbox/sandboxtest/tier"
 	"flashsale/loadtest/lesson"
+	"flashsale/loadtest/lesson/testbed"
 )
 
 func TestLessonsAreListed(t *testing.T) {
@@ -69,5 +70,19 @@ func TestInterruptedLessonLeavesNothing(t *testing.T) {
 		if pids, err := os.ReadFile(path); err == nil && len(pids) > 0 {
 			t.Errorf("processes are still there: %s", pids)
 		}
+	}
+}
+
+// The others are played after a lesson that cannot run, and the error says why it could not.
+func TestLessonsGoOnAfterOneThatCannotRun(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	variant := func(script func(*testbed.Run)) *lesson.Lesson {
+		return &lesson.Lesson{Name: "test", Variants: []lesson.Variant{{Script: script}}}
+	}
+	err := playLessons(t.Context(), streams{&out, io.Discard}, "",
+		variant(func(r *testbed.Run) { r.Fail("no node") }), variant(func(r *testbed.Run) { r.Report(true, "played") }))
+	if err == nil || !strings.Contains(err.Error(), "no node") || !strings.Contains(out.String(), "played") {
+		t.Errorf("got %v, and printed:\n%s", err, out.String())
 	}
 }
