@@ -111,6 +111,7 @@ func findLesson(w http.ResponseWriter, r *http.Request) *lesson.Lesson {
 var installed = map[string]func() error{
 	lesson.MySQL: sandbox.DatabaseInstalled, lesson.Galera: sandbox.FindGalera, lesson.Redis: sandbox.FindRedis,
 	lesson.Memcached: sandbox.FindMemcached, lesson.ZooKeeper: sandbox.FindZooKeeper, lesson.Kubernetes: sandbox.FindKubernetes,
+	lesson.Node: func() error { return sandbox.CheckNode(context.Background()) }, // which bounds itself
 }
 
 func aboutLesson(l *lesson.Lesson) LessonAbout {

@@ -39,6 +39,7 @@ const (
 	Memcached  = testbed.Memcached
 	ZooKeeper  = testbed.ZooKeeper
 	Kubernetes = testbed.Kubernetes
+	Node       = testbed.Node
 )
 
 // Variant is the race with one way to sell.

@@ -22,6 +22,7 @@ var all = []*Lesson{
 	&crashedLockTableOwner,
 	&clockSkew,
 	&leaseInTheAPIServer,
+	&zooKeeperOnKubernetes,
 	&renewalIgnored,
 	&pausedHolder,
 	&lockRowLostAtFailover,

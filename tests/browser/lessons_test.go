@@ -15,7 +15,7 @@ func TestALessonIsPlayedByKeyboard(t *testing.T) {
 	t.Parallel()
 	url, b := serveLab(t)
 	b.do(chromedp.EmulateViewport(1180, 900), chromedp.Navigate(url+"/lessons"))
-	b.await("document.querySelectorAll('.lesson-list a').length === 21")
+	b.await("document.querySelectorAll('.lesson-list a').length === 22")
 	b.look("lessons")
 	b.tabTo(`[href="#no-lock"]`)
 	b.do(chromedp.KeyEvent(kb.Enter))

@@ -188,6 +188,9 @@ func (s *Shop) Replica(name string, kind strategy.Lock) *Replica {
 	case strategy.Etcd:
 		r.locks = Etcd
 		cfg.Servers.EtcdEndpoints = []string{run.Etcd().Endpoint}
+	case strategy.ZooKeeper:
+		r.locks = ZooKeeper
+		cfg.Servers.ZooKeeperServers, cfg.Servers.Prefix = run.ZooKeeperPods().Servers, "flashsale/"
 	case strategy.Lease:
 		r.locks = Kubernetes
 		cfg.Strategy, cfg.Servers = "kubernetes", run.APIServer().servers()

@@ -40,6 +40,7 @@ type Testbed struct {
 	redis  *sandbox.Redis
 	zk     *sandbox.ZooKeeper
 	kube   *sandbox.Kubernetes
+	pods   *ZooKeeperPods
 	stops  []func() error // of those that are running
 	runs   int
 }
@@ -94,8 +95,9 @@ func shared[T any](t *Testbed, place **T, start func() (*T, error), stop func(*T
 }
 
 // timeout bounds one run, with the start of the servers that it needs. A run takes
-// a few seconds; the rest is for a busy machine.
-const timeout = time.Minute
+// a few seconds, and half a minute if it starts a Kubernetes node; the rest is for a busy
+// machine.
+const timeout = 5 * time.Minute
 
 // Run runs a script once and returns its audit: that of each shop, joined with
 // what the script reported. log, if not nil, gets each line as it is written. A
