@@ -39,7 +39,7 @@ const (
 	Memcached  = testbed.Memcached
 	ZooKeeper  = testbed.ZooKeeper
 	Kubernetes = testbed.Kubernetes
-	Node       = testbed.Node
+	Node       = "Kubernetes node" // a whole cluster, which runs pods
 )
 
 // Variant is the race with one way to sell.

@@ -35,9 +35,9 @@ var zooKeeperOnKubernetes = Lesson{
 			a.acquire()
 			a.Read()
 			operator := run.Actor("kubectl")
-			operator.To(Node, testbed.Fault).Log("deletes the pod of ZooKeeper's leader")
+			operator.To(ZooKeeper, testbed.Fault).Log("deletes the pod of ZooKeeper's leader")
 			b.conn = run.ZooKeeperSession(pods.ReplaceLeader(run))
-			operator.To(Node, testbed.Note).Log("a new pod has its name and volume, and another address")
+			operator.To(ZooKeeper, testbed.Note).Log("a new pod has its name and volume, and another address")
 			name, session := b.owner()
 			if name != podName || session != a.conn.SessionID() || session == b.conn.SessionID() {
 				run.Fail("the lock is that of %s, session %x", name, session)

@@ -52,8 +52,6 @@ const (
 	ZooKeeper = "ZooKeeper"
 	// Kubernetes is its API server.
 	Kubernetes = "Kubernetes"
-	// Node runs pods.
-	Node = "Kubernetes node"
 	// Mutex is no server: it excludes the goroutines of one process.
 	Mutex = "mutex"
 )
