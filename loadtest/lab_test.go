@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"io"
 	"net"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/loadtest/lab"
 )
 
 // TestInterruptedLabLeavesNothing interrupts the lab in the middle of a run that a page
@@ -39,8 +41,13 @@ func TestInterruptedLabLeavesNothing(t *testing.T) {
 	if err != nil || started.StatusCode != http.StatusCreated {
 		t.Fatalf("%v, %v", started, err)
 	}
+	var activity lab.About
+	err = json.NewDecoder(started.Body).Decode(&activity)
 	_ = started.Body.Close()
-	events, err := http.Get(address + "/api/activities/1/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := http.Get(address + "/api/activities/" + activity.ID + "/events")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,7 +50,7 @@ func (c *streamsCmd) Run(ctx context.Context, s streams) (err error) {
 	if err != nil {
 		return err
 	}
-	cfg.Args = append(cfg.Args, "--max-streams="+strconv.Itoa(c.Streams))
+	cfg.Args = append(cfg.Args, "--max-streams="+strconv.Itoa(c.Streams), "--max-streams-address="+strconv.Itoa(c.Streams))
 	var pprof string
 	if c.Profiles != "" {
 		port, err := sandbox.ReservePorts(1)

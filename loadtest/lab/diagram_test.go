@@ -222,7 +222,7 @@ func TestLateRecordIsSaidToBeLate(t *testing.T) {
 	some[3].Wall = some[len(some)-1].Wall
 	d := diagramOf(some)
 	for i, s := range d.Steps {
-		if late := strings.Contains(strings.Join(s.Detail, "\n"), "recorded after"); late != (i == 2) {
+		if late := strings.Contains(strings.Join(s.Detail, "\n"), "recorded late"); late != (i == 2) {
 			t.Errorf("step %d: %q", i, s.Detail)
 		}
 	}

