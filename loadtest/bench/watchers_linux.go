@@ -17,8 +17,7 @@ import (
 )
 
 const (
-	// watchersByAddress is the most streams from one address of the loopback: a replica
-	// allows one address a tenth of all.
+	// watchersByAddress is the most streams from one address of the loopback, as each needs a port.
 	watchersByAddress = 250
 	// watchersPause is the pause between two looks at all streams. Without it, each event
 	// would wake the reader; with it, figures are up to that much too long.
