@@ -216,7 +216,7 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 
 // noted replaces all connections if err shows that the server does not accept writes.
 func (c *conn) noted(err error) error {
-	if errors.Is(err, ErrNoWrites) || hasNumber(err, moved...) {
+	if errors.Is(err, ErrNoWrites) || hasNumber(err, moved...) || writeDenied(err) {
 		c.servers.leave(c.generation)
 	}
 	return err

@@ -48,6 +48,13 @@ func RefusesWrites(err error) bool {
 // if a read follows a write in one packet, the write may be committed.
 func Detached(err error) bool { return hasNumber(err, errNotPrepared) }
 
+// writeDenied reports whether the account may not write to a table. MariaDB reads the rights on
+// a database when a connection begins to use it: an older connection would not notice a GRANT.
+func writeDenied(err error) bool {
+	e, ok := errors.AsType[*mysql.MySQLError](err)
+	return ok && e.Number == errCommandDenied && (strings.HasPrefix(e.Message, "UPDATE ") || strings.HasPrefix(e.Message, "INSERT "))
+}
+
 func hasNumber(err error, numbers ...uint16) bool {
 	e, ok := errors.AsType[*mysql.MySQLError](err)
 	return ok && slices.Contains(numbers, e.Number)
