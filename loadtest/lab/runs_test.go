@@ -331,16 +331,13 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// checkFault checks that a fault was made, shown and ended before the last order.
+// checkFault checks that a fault was made, shown and ended.
 func (j *journal) checkFault(t *testing.T, name string) {
 	t.Helper()
 	made, healed := j.of("fault"), j.of("healed")
 	lasts := faults[slices.IndexFunc(faults, func(f fault) bool { return f.name == name })].lasts
 	if len(made) != 1 || len(healed) != 1 || made[0].Replica == "" || healed[0].MS-made[0].MS < lasts.Milliseconds() {
 		t.Fatalf("faults %+v, healed %+v", made, healed)
-	}
-	if last := j.states[len(j.states)-1].MS; healed[0].MS > last {
-		t.Errorf("the fault ended after %d ms, the load after %d", healed[0].MS, last)
 	}
 	for _, h := range j.happened[:min(20, len(j.happened))] {
 		t.Logf("%5d ms %-9s %s", h.MS, h.Kind, h.Text)
