@@ -165,9 +165,9 @@ func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, err
 	return dialFrom(ctx, "/proc/"+n.pid+"/ns/net", network, address)
 }
 
-// Forward listens at an address of this machine until the node ends, and connects whoever
-// connects there to that port of a name. The node's DNS is asked for the name each time: a
-// pod that was replaced has another address.
+// Forward listens at an address of this machine until the node ends, and relays each
+// connection to that port of a name in the node. It looks the name up for each connection,
+// because a pod that was replaced has another address.
 func (n *Node) Forward(name, port string) (addr string, err error) {
 	r, err := startRelay(loopback, name, func(ctx context.Context) (net.Conn, error) {
 		found, err := n.Lookup(ctx, name)

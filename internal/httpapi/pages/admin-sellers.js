@@ -68,7 +68,7 @@ const openRevoke = prepare(find("#revoke-dialog"), async () => {
     // Not sent again: the lock may have another holder by then.
     await call("DELETE", "/v1/admin/locks/" + encodeURIComponent(revoked), { tries: 1 });
   } catch (problem) {
-    if (problem.unsure) problem.text = "The lock may have been revoked. Check below who holds it now before you try again. " + explain(problem);
+    if (problem.unsure) problem.text = "It is not known whether the lock was revoked. See below who holds it now, then try again if necessary. " + explain(problem);
     throw problem;
   }
   say(`Revoked the lock of ${revoked}.`);

@@ -48,7 +48,7 @@ type file struct {
 	data string // the target of a link
 }
 
-// nobody is the user that runs what needs no other.
+// nobody is the user and group of images that need no user of their own.
 const nobody = "65532:65532"
 
 // New returns an image without files, for an ordinary user.
