@@ -49,8 +49,12 @@ func LastUnit(all []record.Step, sku string) []record.Step {
 			arrived[of(&s)] = s.Replica
 		}
 	}
-	// Others may see the write, or its effect in etcd, before its commit is recorded.
-	wrote := slices.IndexFunc(all, func(s record.Step) bool { return s.Order == all[taken].Order && s.After != nil })
+	// Others may see the write, or its effect in etcd, before its commit is recorded, or
+	// even before the write is: its answer took its time.
+	left := *all[taken].After
+	wrote := slices.IndexFunc(all, func(s record.Step) bool {
+		return s.Order == all[taken].Order && s.After != nil || s.SKU == sku && s.Kind == record.Read && s.Before != nil && *s.Before <= left
+	})
 	var refused *record.Step
 	best := -1
 	for _, s := range all[wrote:] {

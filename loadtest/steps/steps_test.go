@@ -94,6 +94,21 @@ func TestLastUnitPrefersARivalAtAnotherReplica(t *testing.T) {
 	}
 }
 
+// B read what A had taken before A had noted that it took it.
+func TestLastUnitFindsARefusalThatWasRecordedFirst(t *testing.T) {
+	read := func(customer, replica string, before int64) record.Step {
+		return record.Step{Kind: record.Read, Replica: replica, SKU: "lamp", Customer: customer, Key: "k", Before: &before}
+	}
+	all := []record.Step{
+		read("ben", "B", 1), read("ann", "A", 1), read("ben", "B", 0), {Kind: record.Refused, Replica: "B", SKU: "lamp", Customer: "ben", Key: "k"},
+		write(record.Committed, "A", "ann", 2, 1, 0),
+	}
+	const want = "B read 1, A read 1, B read 0, B refused, A committed 0"
+	if got := strings.Join(lines(steps.LastUnit(all, "lamp")), ", "); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
 func open(t *testing.T, path, replica, addr string) *record.Recorder {
 	t.Helper()
 	r, err := record.Open(path, record.Step{Replica: replica, Addr: addr}, slog.New(slog.NewTextHandler(io.Discard, nil)))
