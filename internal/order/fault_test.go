@@ -213,21 +213,24 @@ func TestBatchThatArrivesLateChangesNothing(t *testing.T) {
 	}
 }
 
-// A batch is lost and resolved as not applied. Its order is refused, because the sale has
-// ended in the meantime. The refusal must hold when the packet arrives later.
+// A batch is lost and resolved as not applied. Its order is refused, because the price has
+// changed in the meantime. The refusal must hold when the packet arrives later. (The end of
+// the sale would not do: the write compares it, and may fail for that alone.)
 func TestRefusalAfterALostCommitStands(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t, stock.Stock{Units: 10})
 	db := open(t, dsn)
 	w := newWire(delayRequest, "COMMIT")
 	w.before = func() {
-		if _, err := db.SQL.ExecContext(t.Context(), "UPDATE stock SET sale_ends_at = NOW(6)"); err != nil {
+		if _, err := db.SQL.ExecContext(t.Context(), "UPDATE stock SET price_cents = price_cents + 1"); err != nil {
 			t.Error(err)
 		}
 	}
 	service := startReplica(t, options{dsn: w.dsn(dsn), strategy: "etcd"})
-	if _, err := service.Place(t.Context(), buy("ann", "k", 2)); !errors.Is(err, order.ErrOver) {
-		t.Fatalf("got %v, want %v", err, order.ErrOver)
+	request := buy("ann", "k", 2)
+	request.PriceCents, request.Currency = new(int64(999)), "EUR"
+	if _, err := service.Place(t.Context(), request); !errors.Is(err, order.ErrPriceChanged) {
+		t.Fatalf("got %v, want %v", err, order.ErrPriceChanged)
 	}
 	if err := w.arrive(); err != nil {
 		t.Fatal(err)
