@@ -50,18 +50,34 @@ func openProfile(t *testing.T, folder, host string, provoked ...string) *browser
 	}
 	flags := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]), chromedp.ExecPath(program), chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.UserDataDir(folder), chromedp.Flag("disable-background-networking", true), chromedp.Flag("lang", "en-GB"))
-	allocated, free := chromedp.NewExecAllocator(context.Background(), flags...)
-	t.Cleanup(free)
-	return openTab(allocated, t, host, provoked...)
+	// Chromium sometimes crashes while it starts, on a busy machine. That says nothing
+	// about the pages.
+	for attempt := 1; ; attempt++ {
+		allocated, free := chromedp.NewExecAllocator(context.Background(), flags...)
+		t.Cleanup(free)
+		b, err := openTab(allocated, t, host, provoked...)
+		if err == nil {
+			return b
+		}
+		if attempt == 3 {
+			t.Fatal(err)
+		}
+		t.Logf("it is started again after: %v", err)
+	}
 }
 
 // tab opens another tab of the same browser.
 func (b *browser) tab() *browser {
 	b.t.Helper()
-	return openTab(b.ctx, b.t, b.host, b.provoked...)
+	tab, err := openTab(b.ctx, b.t, b.host, b.provoked...)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return tab
 }
 
-func openTab(within context.Context, t *testing.T, host string, provoked ...string) *browser {
+// openTab opens a tab of a browser, which it starts if it is not running.
+func openTab(within context.Context, t *testing.T, host string, provoked ...string) (*browser, error) {
 	t.Helper()
 	b := &browser{t: t, host: host, provoked: provoked}
 	var end context.CancelFunc
@@ -85,7 +101,7 @@ func openTab(within context.Context, t *testing.T, host string, provoked ...stri
 		}
 	})
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	t.Cleanup(func() {
 		b.mu.Lock()
@@ -97,7 +113,7 @@ func openTab(within context.Context, t *testing.T, host string, provoked ...stri
 			t.Error("no request of the page was seen")
 		}
 	})
-	return b
+	return b, nil
 }
 
 // networkChanged is the error of requests under way when any network of the machine
