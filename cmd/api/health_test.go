@@ -123,6 +123,7 @@ func TestHealthAsksTheConfiguredReplica(t *testing.T) {
 		{[]string{"--addr=8080"}, []string{"--addr", "missing port"}},
 		{[]string{"--addr=127.0.0.1:0"}, []string{"--addr", "--health-url"}},
 		{[]string{"--addr=a b:80"}, []string{"--addr"}},
+		{[]string{"--internal-addr=8081"}, []string{"--internal-addr", "missing port"}},
 		{[]string{"--health-url=http://127.0.0.1:1/x"}, []string{"http://127.0.0.1:1/x", "connection refused"}},
 		{[]string{"--health-url=https://127.0.0.1:" + port + "/readyz"}, []string{"x509"}},
 	} {

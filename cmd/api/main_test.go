@@ -154,6 +154,8 @@ func TestBadConfigurationIsOneClearError(t *testing.T) {
 		{"collector of no URL", []string{dsn, etcd, "--otlp-endpoint=127.0.0.1:4318"}, []string{"--otlp-endpoint", "127.0.0.1:4318", "http://host:4318"}},
 		{"steps into no folder", []string{dsn, etcd, "--trace-steps=/nowhere/steps"}, []string{"--trace-steps", "/nowhere/steps"}},
 		{"port taken", []string{dsn, etcd, "--addr=" + taken.Addr().String()}, []string{"--addr", "address already in use"}},
+		{"internal port taken", []string{dsn, etcd, "--internal-addr=" + taken.Addr().String()}, []string{"--internal-addr", "address already in use"}},
+		{"internal address of no port", []string{dsn, etcd, "--internal-addr=8081"}, []string{"--internal-addr", "8081", "missing port"}},
 		{"MySQL unreachable", []string{nobody, etcd}, []string{"MySQL at 127.0.0.1:1", "--start-timeout T", "refused"}},
 		{"etcd unreachable", []string{dsn, "--etcd-endpoints=http://127.0.0.1:1"},
 			[]string{"etcd at http://127.0.0.1:1", "--start-timeout T"}},

@@ -31,8 +31,9 @@ import (
 )
 
 type serveCmd struct {
-	Addr    string `default:"${addr}" help:"Address to listen on."`
-	Replica string `exact:"" placeholder:"NAME" help:"Name of this replica (default: host name and process id)."`
+	Addr         string `default:"${addr}" help:"Address to listen on."`
+	InternalAddr string `placeholder:"HOST:PORT" help:"Address that also serves /healthz, /readyz and /metrics, for probes and scrapes: by plain HTTP, also when callers use all connections of --addr, and until the end of a drain. Keep it private. Off by default."`
+	Replica      string `exact:"" placeholder:"NAME" help:"Name of this replica (default: host name and process id)."`
 	capacityFlags
 	backendFlags
 	strategyFlags
@@ -134,6 +135,13 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	}
 	listener = limitConnections(listener, c.MaxConnections)
 	defer func() { _ = listener.Close() }() // usually closed by the server
+	internal, err := c.listenInternal()
+	if err != nil {
+		return err
+	}
+	if internal != nil {
+		defer func() { _ = internal.Close() }() // usually closed by its server
+	}
 	var forwarding *order.Forwarding
 	if row.Write == strategy.Batch {
 		if forwarding, err = c.forwarding(c.Addr, c.Replica, &c.accessFlags, logger); err != nil {
@@ -161,7 +169,7 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 		}
 		return err
 	}
-	return r.serve(ctx, listener)
+	return r.serve(ctx, listener, internal)
 }
 
 // replica is a running `api serve`.
@@ -240,8 +248,8 @@ func at(address string, err error) error {
 	return fmt.Errorf("%s: %w", address, err)
 }
 
-// serve serves requests until ctx ends, then drains.
-func (r *replica) serve(ctx context.Context, listener net.Listener) error {
+// serve serves requests until ctx ends, then drains. internal may be nil.
+func (r *replica) serve(ctx context.Context, listener, internal net.Listener) error {
 	draining := make(chan struct{})
 	cfg := httpapi.Config{
 		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Audit: r.audit, Ready: r.ready, ReadyToRead: r.readyToRead, Notes: r.notes, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
@@ -280,7 +288,13 @@ func (r *replica) serve(ctx context.Context, listener net.Listener) error {
 		ErrorLog:                     slog.NewLogLogger(r.logger.Handler(), slog.LevelDebug),
 	}
 	server.RegisterOnShutdown(func() { close(draining) }) // ends event streams
-	ended := make(chan error, 1)
+	ended := make(chan error, 2)
+	if internal != nil {
+		server := newInternalServer(handler, r.logger)
+		go func() { ended <- server.Serve(internal) }()
+		defer stopServer(server) // after the drain, so that readiness shows it
+		r.logger.Info("serving health and metrics", "addr", internal.Addr().String())
+	}
 	go func() {
 		if server.TLSConfig != nil {
 			ended <- server.ServeTLS(listener, "", "")
