@@ -44,13 +44,14 @@ func newCommitter(cfg *Config, start func(lane func())) *committer {
 
 // write is one SKU's part of a transaction.
 type write struct {
-	claim   stock.Claim
-	row     stock.Row
-	units   int64
-	orders  []*Order
-	tickets []*ticket // of orders, for the IDs of their requests; nil without a desk
-	alone   bool      // keeps it out of groups
-	done    chan error
+	claim     stock.Claim
+	row       stock.Row
+	units     int64
+	orders    []*Order
+	tickets   []*ticket // of orders, for the IDs of their requests; nil without a desk
+	alone     bool      // keeps it out of groups
+	maxUnpaid int       // Config.MaxUnpaid
+	done      chan error
 }
 
 func (w *write) take() stock.Take {
@@ -192,11 +193,11 @@ func (c *committer) transact(ctx context.Context, group []*write) (err error) {
 }
 
 func (db inMySQL) commit(ctx context.Context, group []*write) error {
-	query, orders := groupStatements(group)
+	query, orders, insert := groupStatements(group)
 	return db.EndingBlockers(ctx, func() error {
 		counts, err := db.execCommitted(ctx, query, nil)
-		if err == nil && counts[len(counts)-2] != int64(orders) {
-			err = fmt.Errorf("%w: %d of %d orders were inserted", stock.ErrOutcomeUnknown, counts[len(counts)-2], orders)
+		if err == nil && counts[insert] != int64(orders) {
+			err = fmt.Errorf("%w: %d of %d orders were inserted", stock.ErrOutcomeUnknown, counts[insert], orders)
 		}
 		return err
 	})
@@ -205,7 +206,8 @@ func (db inMySQL) commit(ctx context.Context, group []*write) error {
 // groupStatements is the text of a group's transaction. It is one packet, so that this
 // process makes no round trip between the first row lock and COMMIT: if it stopped in
 // between, it would keep the rows locked, and the fence could not help its successor.
-func groupStatements(group []*write) (query string, orders int) {
+// insert is the position of the statement that inserts the orders.
+func groupStatements(group []*write) (query string, orders, insert int) {
 	const takeSize, rowSize = 384, 256 // approximate bytes of a SKU's statements and of an order's row
 	size := 0
 	takes := make([]stock.Take, len(group))
@@ -221,9 +223,17 @@ func groupStatements(group []*write) (query string, orders int) {
 	b.Grow(size)
 	b.WriteString("BEGIN; ")
 	stock.WriteTakes(&b, takes)
+	unpaid := unpaidCustomers(group)
+	if len(unpaid) > 0 {
+		b.WriteString(turnOf(unpaid) + "; ")
+	}
+	insert = strings.Count(b.String(), "; ")
 	insertOrders(&b, group)
+	if len(unpaid) > 0 {
+		b.WriteString("; " + stopAbove(group[0].maxUnpaid, unpaid))
+	}
 	b.WriteString("; COMMIT")
-	return b.String(), orders
+	return b.String(), orders, insert
 }
 
 // execCommitted sends a transaction in one packet and returns how many rows each of

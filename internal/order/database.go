@@ -29,8 +29,10 @@ type database interface {
 	returnUnits(ctx context.Context, sku string, to Status, ids []ID, by ID) (ended int64, err error)
 
 	findByKeys(ctx context.Context, keys []byKey) (map[byKey]Order, error)
-	// heldBy reads how many units of sku each of the customers holds.
-	heldBy(ctx context.Context, sku string, customers []string) (map[string]int64, error)
+	// heldBy reads what each of the customers holds of sku.
+	heldBy(ctx context.Context, sku string, policy stock.HoldPolicy, customers []string) (map[string]holding, error)
+	// unpaidOf counts the reserved orders of each of the customers.
+	unpaidOf(ctx context.Context, customers []string) (map[string]int, error)
 	find(ctx context.Context, customer string, id ID) (Order, error)
 	pay(ctx context.Context, statement, customer string, id ID, reference string) (o Order, now time.Time, err error)
 	findRestock(ctx context.Context, key string) (Restock, error)

@@ -131,6 +131,9 @@ func (d *direct) unfenced(ctx context.Context, r *Request, id ID, held lock.Held
 		if err := checkLimit(ctx, conn, &row, r); err != nil {
 			return err
 		}
+		if err := d.checkUnpaid(ctx, conn, &row, r, true); err != nil {
+			return err
+		}
 		made = sale{d.cfg.makeOrder(r, id, &row, row.Now, 0), row.Available}
 		d.cfg.noteWrite(record.Wrote, 0, &made.Order, made.left, nil)
 		var insert strings.Builder
@@ -173,7 +176,7 @@ func (d *direct) fenced(ctx context.Context, r *Request, held lock.Held) (Placed
 		row.Available -= int64(r.Quantity)
 		row.Seq++
 		made = sale{d.cfg.makeOrder(r, newID(), &row, row.Now.Add(time.Since(asOf)), claim.RecordedToken()), row.Available}
-		err = d.committer.commit(ctx, &write{claim: claim, row: before, units: int64(r.Quantity), orders: []*Order{&made.Order}, alone: true})
+		err = d.committer.commit(ctx, &write{claim: claim, row: before, units: int64(r.Quantity), orders: []*Order{&made.Order}, alone: true, maxUnpaid: d.cfg.MaxUnpaid})
 		d.cfg.noteCommit(claim.Token, &made.Order, made.left, err)
 	}
 	if errors.Is(err, stock.ErrFenced) {
@@ -196,11 +199,16 @@ func (d *direct) check(ctx context.Context, claim stock.Claim, r *Request) (stoc
 	if claim.Fence != strategy.FenceOff && row.Available < int64(r.Quantity) {
 		return row, tooFew(row.Available)
 	}
-	if row.PerCustomerLimit == nil {
+	if row.PerCustomerLimit == nil && d.cfg.MaxUnpaid == 0 {
 		return row, nil
 	}
 	read := time.Now()
-	err = d.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error { return checkLimit(ctx, conn, &row, r) })
+	err = d.cfg.DB.OnConn(ctx, func(conn *sql.Conn) error {
+		if err := checkLimit(ctx, conn, &row, r); err != nil {
+			return err
+		}
+		return d.checkUnpaid(ctx, conn, &row, r, false)
+	})
 	row.Now = row.Now.Add(time.Since(read))
 	return row, err
 }
@@ -212,9 +220,27 @@ func checkLimit(ctx context.Context, conn *sql.Conn, row *stock.Row, r *Request)
 	if row.PerCustomerLimit == nil {
 		return nil
 	}
-	held, err := heldBy(ctx, conn, r.SKU, []string{r.Customer})
-	if err == nil && held[r.Customer]+int64(r.Quantity) > int64(*row.PerCustomerLimit) {
-		err = ErrCustomerLimit
+	held, err := heldBy(ctx, conn, r.SKU, row.HoldPolicy, []string{r.Customer})
+	if err == nil && held[r.Customer].units+int64(r.Quantity) > int64(*row.PerCustomerLimit) {
+		err = held[r.Customer].overLimit()
+	}
+	return err
+}
+
+// checkUnpaid counts the customer's unpaid orders. With takeTurns, which is for the
+// transaction of the order, the count stays exact until COMMIT.
+func (d *direct) checkUnpaid(ctx context.Context, conn *sql.Conn, row *stock.Row, r *Request, takeTurns bool) error {
+	if d.cfg.MaxUnpaid == 0 || row.PriceCents == 0 {
+		return nil
+	}
+	if takeTurns {
+		if _, err := conn.ExecContext(ctx, turnOf([]string{r.Customer})); err != nil {
+			return fmt.Errorf("lock the customer: %w", err)
+		}
+	}
+	unpaid, err := unpaidOf(ctx, conn, []string{r.Customer})
+	if err == nil && unpaid[r.Customer] >= d.cfg.MaxUnpaid {
+		err = ErrTooManyUnpaid
 	}
 	return err
 }

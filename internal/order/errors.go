@@ -17,6 +17,7 @@ var (
 	ErrNotOpen           = errors.New("the sale has not started")
 	ErrOver              = errors.New("the sale has ended")
 	ErrCustomerLimit     = errors.New("the per-customer limit is reached")
+	ErrTooManyUnpaid     = errors.New("the customer has too many unpaid orders")          // over all SKUs
 	ErrPriceChanged      = errors.New("the price has changed")                            // since the customer saw it
 	ErrKeyReused         = errors.New("the idempotency key was used for another request") // the bodies differ
 	ErrNotFound          = errors.New("order not found")                                  // among the customer's
@@ -46,7 +47,7 @@ var errNoToken = errors.New("the lock yields no token, which the fence needs")
 
 var (
 	// orderRefusals are refused orders, for which a replay takes precedence.
-	orderRefusals = []error{ErrSoldOut, ErrInsufficient, ErrNotOpen, ErrOver, ErrCustomerLimit, ErrPriceChanged}
+	orderRefusals = []error{ErrSoldOut, ErrInsufficient, ErrNotOpen, ErrOver, ErrCustomerLimit, ErrTooManyUnpaid, ErrPriceChanged}
 	// notApplied are the failures after which nothing was applied.
 	notApplied = []error{ErrUnavailable, ErrBusy, ErrTokensBehind, ErrAdopted}
 	// otherErrors are the other errors that domainError leaves as they are.

@@ -118,7 +118,7 @@ func CommitGroup(ctx context.Context, db *stock.DB, parts ...Part) (outcomes []e
 
 // GroupText is the packet that CommitGroup sends.
 func GroupText(parts ...Part) string {
-	query, _ := groupStatements(group(parts))
+	query, _, _ := groupStatements(group(parts))
 	return query
 }
 
@@ -156,8 +156,13 @@ type Query struct {
 }
 
 // HeldBy reads how many units of a SKU each of the customers holds.
-func HeldBy(ctx context.Context, conn *sql.Conn, sku string, customers []string) (map[string]int64, error) {
-	return heldBy(ctx, conn, sku, customers)
+func HeldBy(ctx context.Context, conn *sql.Conn, sku string, policy stock.HoldPolicy, customers []string) (map[string]int64, error) {
+	held, err := heldBy(ctx, conn, sku, policy, customers)
+	units := map[string]int64{}
+	for c, h := range held {
+		units[c] = h.units
+	}
+	return units, err
 }
 
 // FindDue reads all due orders, in pages of limit, and returns their number.

@@ -121,22 +121,23 @@ type replica struct {
 
 // options configure a replica.
 type options struct {
-	dsn      string
-	etcd     []string
-	strategy string
-	fence    strategy.Fence
-	think    time.Duration
-	ttl      time.Duration // of the lock; default longTTL
-	timeout  time.Duration // of a request; default testTimeout
-	desk     order.DeskConfig
-	at       func(order.Step)
-	traces   trace.TracerProvider // optional
-	window   time.Duration        // for payment; default one minute
-	halted   func() error         // optional
-	mirror   order.Mirror         // optional
-	alone    bool                 // neither forwards orders nor receives them
-	secret   string               // of links; has a default
-	steps    *record.Recorder     // optional
+	dsn       string
+	etcd      []string
+	strategy  string
+	fence     strategy.Fence
+	think     time.Duration
+	ttl       time.Duration // of the lock; default longTTL
+	timeout   time.Duration // of a request; default testTimeout
+	desk      order.DeskConfig
+	at        func(order.Step)
+	traces    trace.TracerProvider // optional
+	window    time.Duration        // for payment; default one minute
+	maxUnpaid int
+	halted    func() error     // optional
+	mirror    order.Mirror     // optional
+	alone     bool             // neither forwards orders nor receives them
+	secret    string           // of links; has a default
+	steps     *record.Recorder // optional
 	// via maps the replica's address for links to the one that others use.
 	via func(addr string) string
 }
@@ -170,7 +171,7 @@ func newReplica(o options) (r *replica, err error) {
 		tracer = o.traces.Tracer("orders")
 	}
 	r.orders = order.New(order.Config{Tracer: tracer, DB: r.db, Strategy: s, Fence: s.FenceFor(o.fence), Locker: r.locker, Units: r.units,
-		PaymentWindow: o.window, ThinkTime: o.think, RequestTimeout: o.timeout, Desk: o.desk, At: o.at, Forwarding: r.forwarding, Halted: o.halted, Mirror: o.mirror, Logger: logger, Steps: o.steps})
+		PaymentWindow: o.window, MaxUnpaid: o.maxUnpaid, ThinkTime: o.think, RequestTimeout: o.timeout, Desk: o.desk, At: o.at, Forwarding: r.forwarding, Halted: o.halted, Mirror: o.mirror, Logger: logger, Steps: o.steps})
 	return r, nil
 }
 

@@ -29,6 +29,7 @@ const (
 // administrators no longer see a purged order, except for its late payments. Its key can
 // make another order, so purge only what no client still retries. Paid orders of a SKU
 // with a per-customer limit stay until its sale has ended, because the limit counts them.
+// Under a strict hold policy, cancelled orders stay until their payment window would have ended.
 // If the sale is reopened later, purged orders do not count.
 func Purge(ctx context.Context, db *stock.DB, before time.Time, limit int) (moved int, err error) {
 	end, after := endOfIDs(before), ID{}
@@ -62,7 +63,8 @@ const (
 	countPurgeable  = "SELECT STRAIGHT_JOIN COUNT(*)" + whatIsPurgeable
 	whatIsPurgeable = " FROM orders o FORCE INDEX (PRIMARY) JOIN stock s ON s.sku = o.sku " +
 		"WHERE o.id < ? AND o.status IN ('paid', 'cancelled', 'expired') AND o.closed_at < ? " +
-		"AND (o.status <> 'paid' OR s.per_customer_limit IS NULL OR s.sale_ends_at <= NOW(6)) "
+		"AND (o.status <> 'paid' OR s.per_customer_limit IS NULL OR s.sale_ends_at <= NOW(6)) " +
+		"AND (s.hold_policy = 'lenient' OR o.expires_at <= NOW(6)) "
 )
 
 // Purgeable counts the orders that Purge would move.

@@ -145,34 +145,42 @@ func findEnded(ctx context.Context, db *stock.DB, ids []ID) ([]ID, error) {
 // oneColumn returns the destination of a row's only column.
 func oneColumn[T any](to *T) []any { return []any{to} }
 
-// heldBy reads how many units of sku each of the customers holds. The index contains the
-// SKU as part of the primary key, so it does not read the orders for other SKUs.
-func heldBy(ctx context.Context, conn *sql.Conn, sku string, customers []string) (map[string]int64, error) {
-	args := make([]any, 0, len(customers)+1)
-	for _, c := range customers {
-		args = append(args, []byte(c))
+func customerArgs(customers []string) []any {
+	args := make([]any, len(customers))
+	for i, c := range customers {
+		args[i] = []byte(c)
 	}
-	args = append(args, []byte(sku))
-	query := "SELECT customer, SUM(quantity) FROM orders FORCE INDEX (one_order_a_key) WHERE customer IN " + placeholders(len(customers)) +
-		" AND sku = ? AND status IN ('reserved', 'paid') GROUP BY customer"
-	type holding struct {
+	return args
+}
+
+// heldBy reads what each of the customers holds of sku. The index contains the SKU as
+// part of the primary key, so it does not read the orders for other SKUs.
+func heldBy(ctx context.Context, conn *sql.Conn, sku string, policy stock.HoldPolicy, customers []string) (map[string]holding, error) {
+	until, counts := "NULL", "status IN ('reserved', 'paid')"
+	if policy == stock.Strict {
+		until, counts = "MAX(IF("+counts+", NULL, expires_at))", "("+counts+" OR expires_at > NOW(6))"
+	}
+	query := "SELECT customer, SUM(quantity), " + until + " FROM orders FORCE INDEX (one_order_a_key) WHERE customer IN " +
+		placeholders(len(customers)) + " AND sku = ? AND " + counts + " GROUP BY customer"
+	type row struct {
 		customer string
-		units    int64
+		holding
 	}
-	rows, err := stock.Query(ctx, conn, func(h *holding) []any { return []any{&h.customer, &h.units} }, query, args...)
+	rows, err := stock.Query(ctx, conn, func(r *row) []any { return []any{&r.customer, &r.units, &r.until} }, query,
+		append(customerArgs(customers), []byte(sku))...)
 	if err != nil {
 		return nil, fmt.Errorf("read what customers hold: %w", err)
 	}
-	held := make(map[string]int64, len(rows))
-	for _, h := range rows {
-		held[h.customer] = h.units
+	held := make(map[string]holding, len(rows))
+	for _, r := range rows {
+		held[r.customer] = r.holding
 	}
 	return held, nil
 }
 
-func (db inMySQL) heldBy(ctx context.Context, sku string, customers []string) (held map[string]int64, err error) {
+func (db inMySQL) heldBy(ctx context.Context, sku string, policy stock.HoldPolicy, customers []string) (held map[string]holding, err error) {
 	err = db.OnConn(ctx, func(conn *sql.Conn) error {
-		held, err = heldBy(ctx, conn, sku, customers)
+		held, err = heldBy(ctx, conn, sku, policy, customers)
 		return err
 	})
 	return held, err

@@ -81,7 +81,7 @@ func TestLimitReadsNoOrdersOfOtherSKUs(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = conn.Close() }()
-		if held, err = order.HeldBy(t.Context(), conn, "sku", []string{"ann", "ben"}); err != nil {
+		if held, err = order.HeldBy(t.Context(), conn, "sku", stock.Lenient, []string{"ann", "ben"}); err != nil {
 			t.Fatal(err)
 		}
 	})

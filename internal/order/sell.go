@@ -37,7 +37,7 @@ func (t *tenure) sellBatch() error {
 		t.cfg.At(BeforeCommit)
 		t.cfg.yield(t.desk.desks.ctx, t.desk.sku)
 		err = t.desk.desks.committer.commit(t.desk.desks.ctx,
-			&write{claim: t.claim, row: t.row, units: d.units, orders: d.orders, tickets: d.accepted, alone: t.desk.alone})
+			&write{claim: t.claim, row: t.row, units: d.units, orders: d.orders, tickets: d.accepted, alone: t.desk.alone, maxUnpaid: t.cfg.MaxUnpaid})
 		t.cfg.noteCommits(t.claim.Token, d, t.row.Available, err)
 		t.desk.alone = stock.IsRetryable(err)
 		switch {
@@ -72,6 +72,10 @@ func (t *tenure) decide() (*decision, error) {
 	if err := t.lookUpHolds(); err != nil {
 		return nil, err
 	}
+	unpaid, err := t.lookUpUnpaid()
+	if err != nil {
+		return nil, err
+	}
 	d := &decision{}
 	now := t.row.Now.Add(time.Since(t.asOf))
 	keys := make(map[uint64]bool, len(t.batch)) // by hash
@@ -100,8 +104,10 @@ func (t *tenure) decide() (*decision, error) {
 		case reason != nil:
 		case left < n:
 			reason = tooFew(left)
-		case limit != nil && t.holds[o.Customer]+takes[o.Customer]+n > int64(*limit):
-			reason = ErrCustomerLimit
+		case limit != nil && t.holds[o.Customer].units+takes[o.Customer]+n > int64(*limit):
+			reason = t.holds[o.Customer].overLimit()
+		case unpaid != nil && unpaid[o.Customer] >= t.cfg.MaxUnpaid:
+			reason = ErrTooManyUnpaid
 		}
 		if reason != nil {
 			d.refused, d.reasons = append(d.refused, b), append(d.reasons, reason)
@@ -114,6 +120,9 @@ func (t *tenure) decide() (*decision, error) {
 		if t.row.PerCustomerLimit != nil {
 			takes[o.Customer] += n
 		}
+		if unpaid != nil {
+			unpaid[o.Customer]++
+		}
 	}
 	t.batch = deciding
 	t.desk.putBack(sameKey)
@@ -125,12 +134,15 @@ func (t *tenure) lookUpHolds() error {
 		return nil
 	}
 	if t.holds == nil || len(t.holds) > holdsSize {
-		t.holds = map[string]int64{}
+		t.holds = map[string]holding{}
+	}
+	if t.row.HoldPolicy == stock.Strict {
+		t.forgetFull()
 	}
 	var missing []string
 	for _, b := range t.batch {
 		if _, ok := t.holds[b.order.Customer]; !ok {
-			t.holds[b.order.Customer] = 0
+			t.holds[b.order.Customer] = holding{}
 			missing = append(missing, b.order.Customer)
 		}
 	}
@@ -139,13 +151,41 @@ func (t *tenure) lookUpHolds() error {
 	}
 	ctx, cancel := context.WithTimeout(t.desk.desks.ctx, commitTimeout)
 	defer cancel()
-	held, err := t.cfg.database.heldBy(ctx, t.desk.sku, missing)
+	held, err := t.cfg.database.heldBy(ctx, t.desk.sku, t.row.HoldPolicy, missing)
 	if err != nil {
 		t.holds = nil
 		return err
 	}
 	maps.Copy(t.holds, held)
 	return nil
+}
+
+// forgetFull forgets the customers whom the batch might bring above the limit: a payment
+// window may have ended since they were looked up, so that they hold less.
+func (t *tenure) forgetFull() {
+	asks := map[string]int64{}
+	for _, b := range t.batch {
+		c := b.order.Customer
+		asks[c] += int64(b.order.Quantity)
+		if t.holds[c].units+asks[c] > int64(*t.row.PerCustomerLimit) {
+			delete(t.holds, c)
+		}
+	}
+}
+
+// lookUpUnpaid counts the unpaid orders of the batch's customers. It returns nil if the
+// batch's orders do not count.
+func (t *tenure) lookUpUnpaid() (map[string]int, error) {
+	if t.cfg.MaxUnpaid == 0 || t.row.PriceCents == 0 {
+		return nil, nil
+	}
+	customers := make([]string, len(t.batch))
+	for i, b := range t.batch {
+		customers[i] = b.order.Customer
+	}
+	ctx, cancel := context.WithTimeout(t.desk.desks.ctx, commitTimeout)
+	defer cancel()
+	return t.cfg.database.unpaidOf(ctx, customers)
 }
 
 // fenced returns the unwritten batch to the queue and reads the row: it may have changed,
@@ -171,7 +211,9 @@ func (t *tenure) accept(d *decision) {
 
 func (t *tenure) placed(b *ticket, o *Order) {
 	if t.holds != nil {
-		t.holds[o.Customer] += int64(o.Quantity)
+		h := t.holds[o.Customer]
+		h.units += int64(o.Quantity)
+		t.holds[o.Customer] = h
 	}
 	b.answer(Placed{Order: *o}, nil)
 }

@@ -24,6 +24,7 @@ type Config struct {
 	Locker         lock.Locker      // nil if the strategy has no lock; the Service does not close it
 	Units          *etcdstock.Store // the stock in etcd, for strategy etcd-cas only
 	PaymentWindow  time.Duration    // how long an order stays reserved without payment
+	MaxUnpaid      int              // bounds the reserved orders of a customer, over all SKUs; 0 is no limit
 	ThinkTime      time.Duration    // a pause between reading and writing stock; optional, for the lab
 	RequestTimeout time.Duration    // bounds one order from its arrival to its answer
 	Desk           DeskConfig       // of a batched strategy

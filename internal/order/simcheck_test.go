@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"time"
 
 	"flashsale/internal/stock"
 )
@@ -19,6 +20,11 @@ func (w *simWorld) check() {
 	}
 	for _, a := range w.attempts {
 		w.checkAttempt(a)
+	}
+	for _, o := range db.orders {
+		if most := w.maxUnpaid(); most > 0 && w.unpaidAt(o.Customer, o.made, o.made) > most {
+			w.violated("%s has more than %d unpaid orders after %s", o.Customer, most, o.Key)
+		}
 	}
 	for _, o := range db.orders {
 		if !w.asked[byKey{o.Customer, o.Key}] {
@@ -65,6 +71,9 @@ func (w *simWorld) checkSKU(sku string) {
 		if o.Fence > row.Fence || o.Seq > row.Seq {
 			w.violated("%s: %s: an order has fence %d and seq %d, the row %d and %d", sku, stock.SeqCovers, o.Fence, o.Seq, row.Fence, row.Seq)
 		}
+		if w.strict() && o.Limit != nil {
+			w.checkStrict(of, o)
+		}
 		if (o.Status == Reserved) != (o.ClosedAt == nil) || (o.Status == Cancelled || o.Status == Expired) != (o.returnedBy != ID{}) {
 			w.violated("%s: %s: %s %s is %s", sku, stock.EndsOnce, o.Customer, o.Key, o.Status)
 		}
@@ -95,6 +104,29 @@ func (w *simWorld) checkSKU(sku string) {
 	}
 }
 
+// checkStrict adds up what counted against the limit under the strict policy when o was made.
+func (w *simWorld) checkStrict(of []*simOrder, o *simOrder) {
+	var units int64
+	for _, p := range of {
+		if p.Customer == o.Customer && p.Seq <= o.Seq && (p.ended == 0 || p.ended > o.made || p.ExpiresAt.After(w.began.Add(o.made))) {
+			units += int64(p.Quantity)
+		}
+	}
+	if units > int64(*o.Limit) {
+		w.violated("%s: %s has had %d units in one payment window, the limit was %d", o.SKU, o.Customer, units, *o.Limit)
+	}
+}
+
+// unpaidAt is at least as many as the most unpaid orders that a customer had.
+func (w *simWorld) unpaidAt(customer string, from, until time.Duration) (n int) {
+	for _, o := range w.mysql.orders {
+		if o.Customer == customer && o.made <= until && (o.ClosedAt == nil || o.ClosedAt.After(w.began.Add(from))) {
+			n++
+		}
+	}
+	return n
+}
+
 // checkAttempt joins an answer to its row.
 func (w *simWorld) checkAttempt(a *attempt) {
 	own := w.mysql.byID[a.id] // the order that this attempt made
@@ -120,6 +152,8 @@ func (w *simWorld) checkAttempt(a *attempt) {
 		w.checkRefusal(a, row, w.least(a) >= int64(a.Quantity))
 	case errors.Is(a.err, ErrCustomerLimit):
 		w.checkRefusal(a, row, w.most(a)+int64(a.Quantity) <= w.limit(a))
+	case errors.Is(a.err, ErrTooManyUnpaid):
+		w.checkRefusal(a, row, w.unpaidAt(a.Customer, a.sent, a.answered) < w.maxUnpaid())
 	case isAny(a.err, []error{ErrUnavailable, ErrBusy, ErrInFlight}):
 	default:
 		w.violated("%s: unexpected answer: %v", a, a.err)
@@ -161,7 +195,8 @@ func (w *simWorld) limit(a *attempt) int64 {
 // most is at least as many as the most units that the customer held.
 func (w *simWorld) most(a *attempt) (most int64) {
 	for _, o := range w.mysql.orders {
-		if o.SKU == a.SKU && o.Customer == a.Customer && o.made <= a.answered && (o.ended == 0 || o.ended >= a.sent) {
+		if o.SKU == a.SKU && o.Customer == a.Customer && o.made <= a.answered &&
+			(o.ended == 0 || o.ended >= a.sent || w.strict() && !o.ExpiresAt.Before(w.began.Add(a.sent))) {
 			most += int64(o.Quantity)
 		}
 	}

@@ -1,10 +1,12 @@
 package order
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -158,7 +160,7 @@ func (db simClient) Get(ctx context.Context, sku string) (stock.Stock, error) {
 func (db simClient) Change(ctx context.Context, want stock.Stock, _ *uint64) (bool, error) {
 	err := db.transact(ctx, "change "+want.SKU, []string{want.SKU}, func() error {
 		row := db.stock[want.SKU]
-		row.PerCustomerLimit, row.PriceCents = want.PerCustomerLimit, want.PriceCents
+		row.PerCustomerLimit, row.HoldPolicy, row.PriceCents = want.PerCustomerLimit, cmp.Or(want.HoldPolicy, stock.Lenient), want.PriceCents
 		row.Seq++
 		row.Revision++
 		db.changed(want.SKU)
@@ -218,6 +220,14 @@ func (db simClient) commit(ctx context.Context, group []*write) error {
 				return simError(1062)
 			}
 			keys[k] = true
+		}
+		if most := group[0].maxUnpaid; most > 0 {
+			unpaid := db.unpaid()
+			for _, o := range orders {
+				if unpaid[o.Customer]++; unpaid[o.Customer] > most {
+					return simError(1242)
+				}
+			}
 		}
 		for _, t := range takes {
 			row := db.stock[t.Claim.SKU]
@@ -337,13 +347,20 @@ func (db simClient) findByKeys(ctx context.Context, keys []byKey) (map[byKey]Ord
 	return found, nil
 }
 
-func (db simClient) heldBy(ctx context.Context, sku string, customers []string) (map[string]int64, error) {
-	held := map[string]int64{}
+func (db simClient) heldBy(ctx context.Context, sku string, policy stock.HoldPolicy, customers []string) (map[string]holding, error) {
+	held := map[string]holding{}
 	err := db.transact(ctx, "held of "+sku, nil, func() error {
 		for _, o := range db.orders {
-			if o.SKU == sku && (o.Status == Reserved || o.Status == Paid) && slices.Contains(customers, o.Customer) {
-				held[o.Customer] += int64(o.Quantity)
+			ended := o.Status == Cancelled || o.Status == Expired
+			if o.SKU != sku || !slices.Contains(customers, o.Customer) || ended && (policy != stock.Strict || !o.ExpiresAt.After(db.now())) {
+				continue
 			}
+			h := held[o.Customer]
+			h.units += int64(o.Quantity)
+			if ended && (h.until == nil || o.ExpiresAt.After(*h.until)) {
+				h.until = new(o.ExpiresAt)
+			}
+			held[o.Customer] = h
 		}
 		return nil
 	})
@@ -351,6 +368,27 @@ func (db simClient) heldBy(ctx context.Context, sku string, customers []string) 
 		return nil, err
 	}
 	return held, nil
+}
+
+// unpaid counts the reserved orders of each customer.
+func (db *simMySQL) unpaid() map[string]int {
+	unpaid := map[string]int{}
+	for _, o := range db.orders {
+		if o.Status == Reserved {
+			unpaid[o.Customer]++
+		}
+	}
+	return unpaid
+}
+
+func (db simClient) unpaidOf(ctx context.Context, customers []string) (map[string]int, error) {
+	var unpaid map[string]int
+	err := db.transact(ctx, "unpaid", nil, func() error { unpaid = db.unpaid(); return nil })
+	if err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(unpaid, func(c string, _ int) bool { return !slices.Contains(customers, c) })
+	return unpaid, nil
 }
 
 // read reads a customer's order.

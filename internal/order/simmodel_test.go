@@ -109,6 +109,7 @@ func (m *modelTest) write(sku string) *write {
 		w.orders, w.units = append(w.orders, &o), w.units+int64(r.Quantity)
 		m.ids = append(m.ids, o.ID)
 	}
+	w.maxUnpaid = 3 * m.rand.IntN(2)
 	return w
 }
 
@@ -198,12 +199,25 @@ func (m *modelTest) next() (string, func(context.Context, database) (any, error)
 	if m.rand.IntN(2) == 0 {
 		want.PerCustomerLimit = new(1 + m.rand.Int32N(4))
 	}
+	policy := []stock.HoldPolicy{stock.Lenient, stock.Strict}[m.rand.IntN(2)]
+	want.HoldPolicy = policy
 	return "change, held, keys and row", func(ctx context.Context, db database) (any, error) {
 		changed, err := db.Change(ctx, want, nil)
 		if err != nil {
 			return nil, err
 		}
-		held, err := db.heldBy(ctx, sku, []string{"customer0", "customer1"})
+		held, err := db.heldBy(ctx, sku, policy, []string{"customer0", "customer1"})
+		if err != nil {
+			return nil, err
+		}
+		units := map[string]int64{}
+		for c, h := range held { // until differs by the clocks
+			units[c] = h.units
+			if h.until != nil {
+				units[c+" cancelled"] = h.units
+			}
+		}
+		unpaid, err := db.unpaidOf(ctx, []string{"customer0", "customer1"})
 		if err != nil {
 			return nil, err
 		}
@@ -212,6 +226,6 @@ func (m *modelTest) next() (string, func(context.Context, database) (any, error)
 			return nil, err
 		}
 		row, err := db.Get(ctx, sku)
-		return []any{changed, held, bareAll(found), bareRow(row)}, err
+		return []any{changed, units, unpaid, bareAll(found), bareRow(row)}, err
 	}
 }

@@ -70,7 +70,7 @@ func (n *simNode) start() {
 	}
 	p.service = New(Config{
 		database: simClient{n.s.mysql, p}, Strategy: row, Fence: strategy.FenceClaim, Locker: p.locker,
-		PaymentWindow: simWindow, RequestTimeout: simRequest, Desk: DeskConfig{Idle: time.Second, MaxBatch: 8},
+		PaymentWindow: simWindow, MaxUnpaid: n.s.maxUnpaid(), RequestTimeout: simRequest, Desk: DeskConfig{Idle: time.Second, MaxBatch: 8},
 		Forwarding: &Forwarding{Config: forward.Config{Process: p.name, Replica: n.name, Dial: p.dial}, Listener: &simListener{closed: make(chan struct{})}},
 		Metrics:    simMetrics, Logger: simLogger(n.s, p), yield: p.yield,
 	})

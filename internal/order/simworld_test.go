@@ -76,6 +76,23 @@ func (w *simWorld) rand(actor uint64) *rand.Rand { return rand.New(rand.NewPCG(w
 
 func within(r *rand.Rand, d time.Duration) time.Duration { return time.Duration(r.Int64N(int64(d))) }
 
+// Two runs of five have each of these, and two have neither.
+func (s *sim) strict() bool { return s.seed%5 == 0 || s.seed%5 == 3 }
+
+func (s *sim) holdPolicy() stock.HoldPolicy {
+	if s.strict() {
+		return stock.Strict
+	}
+	return stock.Lenient
+}
+
+func (s *sim) maxUnpaid() int {
+	if s.seed%5 >= 3 {
+		return 2
+	}
+	return 0
+}
+
 // open puts the SKUs on sale and starts the replicas.
 func (w *simWorld) open() {
 	r := w.rand(1)
@@ -83,7 +100,7 @@ func (w *simWorld) open() {
 		row := stock.Stock{SKU: sku, Name: sku, PriceCents: 100, Currency: "EUR", Units: 3 + r.Int64N(30)}
 		row.Available = row.Units
 		if r.IntN(2) == 0 {
-			row.PerCustomerLimit = new(1 + r.Int32N(4))
+			row.PerCustomerLimit, row.HoldPolicy = new(1+r.Int32N(4)), w.holdPolicy()
 		}
 		w.mysql.stock[sku] = &row
 		w.mysql.changed(sku)
@@ -310,7 +327,7 @@ func (w *simWorld) admin() {
 		}
 		want := stock.Stock{SKU: sku, Name: sku, PriceCents: 100, Currency: "EUR"}
 		if r.IntN(2) == 0 {
-			want.PerCustomerLimit = new(1 + r.Int32N(4))
+			want.PerCustomerLimit, want.HoldPolicy = new(1+r.Int32N(4)), w.holdPolicy()
 		}
 		err := w.at(n, who, simPatient, func(ctx context.Context, p *simProcess) error {
 			_, _, err := p.service.PutSKU(ctx, want, Precondition{Exists: true})

@@ -21,11 +21,11 @@ type tenure struct {
 	held  lock.Held
 	claim stock.Claim
 	row   stock.Row
-	asOf  time.Time        // when row was read, by our monotonic clock
-	holds map[string]int64 // units of the customers that were looked up
-	era   *era             // limits what memory returns; replaced if the row goes back in time
-	began time.Time        // when the claim succeeded; the quantum counts from here
-	batch []*ticket        // in hand: taken off the queue, and not answered yet
+	asOf  time.Time          // when row was read, by our monotonic clock
+	holds map[string]holding // of the customers that were looked up
+	era   *era               // limits what memory returns; replaced if the row goes back in time
+	began time.Time          // when the claim succeeded; the quantum counts from here
+	batch []*ticket          // in hand: taken off the queue, and not answered yet
 }
 
 const (

@@ -30,6 +30,7 @@ var outcomes = []struct {
 	{wire.Outcome_NOT_OPEN, ErrNotOpen},
 	{wire.Outcome_OVER, ErrOver},
 	{wire.Outcome_CUSTOMER_LIMIT, ErrCustomerLimit},
+	{wire.Outcome_TOO_MANY_UNPAID, ErrTooManyUnpaid},
 	{wire.Outcome_PRICE_CHANGED, ErrPriceChanged},
 	{wire.Outcome_KEY_REUSED, ErrKeyReused},
 	{wire.Outcome_BUSY, ErrBusy},
@@ -54,7 +55,11 @@ func toWire(number uint64, p *Placed, err error) *forward.Answer {
 	}
 	for _, o := range outcomes {
 		if errors.Is(err, o.err) {
-			return &forward.Answer{Number: number, Outcome: o.outcome, Detail: err.Error()}
+			a := &forward.Answer{Number: number, Outcome: o.outcome, Detail: err.Error()}
+			if still, ok := errors.AsType[*StillHeldError](err); ok {
+				a.ExpiresUs = still.Until.UnixMicro()
+			}
+			return a
 		}
 	}
 	return &forward.Answer{Number: number, Outcome: wire.Outcome_INTERNAL, Detail: err.Error()}
@@ -73,6 +78,9 @@ func fromWire(a *forward.Answer, r *Request) (Placed, error) {
 		}
 		o.resetToCreated()
 		return Placed{Replayed: a.Outcome == wire.Outcome_REPLAYED, Order: o}, nil
+	}
+	if a.Outcome == wire.Outcome_CUSTOMER_LIMIT && a.ExpiresUs != 0 {
+		return Placed{}, &StillHeldError{Until: time.UnixMicro(a.ExpiresUs).UTC()}
 	}
 	for _, o := range outcomes {
 		if a.Outcome == o.outcome {

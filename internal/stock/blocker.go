@@ -27,6 +27,9 @@ const (
 // a claim, a batch, a settlement.
 const writePrefix = "UPDATE stock SET "
 
+// LockCustomers begins the statement by which a write of orders locks its customers.
+const LockCustomers = "INSERT INTO customers (customer, ordered_at) VALUES "
+
 // blockersQueries find the connections that block a statement and are idle inside
 // their transaction: first MariaDB's query, then MySQL's. MySQL's does not use
 // INNODB_TRX and information_schema.PROCESSLIST, which fail there (error 3854) while
@@ -37,12 +40,12 @@ var blockersQueries = []string{
 	JOIN information_schema.INNODB_LOCK_WAITS w ON w.requesting_trx_id = r.trx_id
 	JOIN information_schema.INNODB_TRX b ON b.trx_id = w.blocking_trx_id
 	JOIN information_schema.PROCESSLIST p ON p.id = b.trx_mysql_thread_id
-	WHERE r.trx_query LIKE ? AND p.command = 'Sleep'`,
+	WHERE (r.trx_query LIKE ? OR r.trx_query LIKE ?) AND p.command = 'Sleep'`,
 	`SELECT DISTINCT w.BLOCKING_ENGINE_TRANSACTION_ID, b.id
 	FROM performance_schema.data_lock_waits w
 	JOIN performance_schema.processlist r ON PS_THREAD_ID(r.id) = w.REQUESTING_THREAD_ID
 	JOIN performance_schema.processlist b ON PS_THREAD_ID(b.id) = w.BLOCKING_THREAD_ID
-	WHERE r.info LIKE ? AND b.command = 'Sleep'`,
+	WHERE (r.info LIKE ? OR r.info LIKE ?) AND b.command = 'Sleep'`,
 }
 
 // errUnknownTable is MySQL's error for a missing table of information_schema.
@@ -130,7 +133,7 @@ type blocker struct {
 
 func idleBlockers(ctx context.Context, own *sql.DB) (found []blocker, err error) {
 	for _, query := range blockersQueries {
-		found, err = Query(ctx, own, func(b *blocker) []any { return []any{&b.transaction, &b.thread} }, query, writePrefix+"%")
+		found, err = Query(ctx, own, func(b *blocker) []any { return []any{&b.transaction, &b.thread} }, query, writePrefix+"%", LockCustomers+"%")
 		if n := serverError(err); n != errUnknownTable && n != errNoSuchTable {
 			break
 		}

@@ -27,7 +27,7 @@ var ErrNoSchema = errors.New("this database has no tables of flashsale yet: chec
 // Tables are the tables that the migrations create, each with a writable column.
 var Tables = map[string]string{
 	"stock": "seq", "orders": "status", "archived_orders": "status", "restocks": "units", "late_payments": "received_at",
-	"leases": "token", "guard": "since", "serves": "least",
+	"customers": "ordered_at", "leases": "token", "guard": "since", "serves": "least",
 }
 
 // migrateWait bounds the wait for another replica that migrates: long enough for a

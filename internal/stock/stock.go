@@ -5,6 +5,7 @@
 package stock
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -43,6 +44,7 @@ type Stock struct {
 	Units            int64      `json:"units"`
 	Available        int64      `json:"available"`
 	PerCustomerLimit *int32     `json:"per_customer_limit,omitempty"`
+	HoldPolicy       HoldPolicy `json:"hold_policy,omitempty"` // empty is Lenient
 	SaleStartsAt     *time.Time `json:"sale_starts_at,omitempty"`
 	SaleEndsAt       *time.Time `json:"sale_ends_at,omitempty"`
 	Fence            uint64     `json:"-"`        // the highest fencing token admitted
@@ -51,6 +53,17 @@ type Stock struct {
 	CreatedAt        time.Time  `json:"-" gorm:"autoCreateTime:false"`
 	UpdatedAt        time.Time  `json:"-" gorm:"autoUpdateTime:false"`
 }
+
+// HoldPolicy says which orders count against a SKU's limit for each customer.
+type HoldPolicy string
+
+// The policies. With Lenient, reserved and paid orders count. With Strict, orders that were
+// cancelled or expired unpaid also count until their payment window would have ended, so
+// that nobody can hold units for longer by cancelling and ordering again.
+const (
+	Lenient HoldPolicy = "lenient"
+	Strict  HoldPolicy = "strict"
+)
 
 // TableName tells gorm that the table is called stock, not stocks.
 func (Stock) TableName() string { return "stock" }
@@ -77,10 +90,10 @@ func (s *Stock) Open(t time.Time) int {
 func (db *DB) Create(ctx context.Context, want Stock) (created bool, err error) {
 	err = db.OnConn(ctx, func(conn *sql.Conn) error {
 		_, err := conn.ExecContext(ctx, `INSERT INTO stock
-			(sku, name, price_cents, currency, units, available, per_customer_limit, sale_starts_at, sale_ends_at, created_at, updated_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NOW(6), NOW(6))`,
+			(sku, name, price_cents, currency, units, available, per_customer_limit, hold_policy, sale_starts_at, sale_ends_at, created_at, updated_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NOW(6), NOW(6))`,
 			[]byte(want.SKU), want.Name, want.PriceCents, want.Currency, want.Units, want.Units,
-			want.PerCustomerLimit, want.SaleStartsAt, want.SaleEndsAt)
+			want.PerCustomerLimit, cmp.Or(want.HoldPolicy, Lenient), want.SaleStartsAt, want.SaleEndsAt)
 		return err
 	})
 	if IsDuplicate(err) {
@@ -89,13 +102,14 @@ func (db *DB) Create(ctx context.Context, want Stock) (created bool, err error) 
 	return err == nil, wrap("create SKU", err)
 }
 
-// Change changes the name, price, limit and sale window of a SKU; with a revision,
+// Change changes the name, price, limit, hold policy and sale window of a SKU; with a revision,
 // only if the SKU still has it. It reports whether it did. A desk that remembers
 // the row must be told: see order.Service.PutSKU.
 func (db *DB) Change(ctx context.Context, want Stock, revision *uint64) (changed bool, err error) {
-	query := `UPDATE stock SET name = ?, price_cents = ?, currency = ?, per_customer_limit = ?, sale_starts_at = ?,
+	query := `UPDATE stock SET name = ?, price_cents = ?, currency = ?, per_customer_limit = ?, hold_policy = ?, sale_starts_at = ?,
 		sale_ends_at = ?, seq = seq + 1, revision = revision + 1, updated_at = NOW(6) WHERE sku = ?`
-	args := []any{want.Name, want.PriceCents, want.Currency, want.PerCustomerLimit, want.SaleStartsAt, want.SaleEndsAt, []byte(want.SKU)}
+	args := []any{want.Name, want.PriceCents, want.Currency, want.PerCustomerLimit, cmp.Or(want.HoldPolicy, Lenient),
+		want.SaleStartsAt, want.SaleEndsAt, []byte(want.SKU)}
 	if revision != nil {
 		query, args = query+" AND revision = ?", append(args, *revision)
 	}

@@ -31,7 +31,7 @@ type Writer struct {
 }
 
 const (
-	selectRow = `SELECT sku, name, price_cents, currency, units, available, per_customer_limit,
+	selectRow = `SELECT sku, name, price_cents, currency, units, available, per_customer_limit, hold_policy,
 		sale_starts_at, sale_ends_at, fence, seq, NOW(6) FROM stock WHERE sku = ?`
 
 	writeComputed    = `UPDATE stock SET available = ?, seq = ?, updated_at = NOW(6) WHERE sku = ?`
@@ -160,7 +160,7 @@ func exec(ctx context.Context, conn *sql.Conn, query string, args ...any) (int64
 func scanRow(from *sql.Row) (Row, error) {
 	var row Row
 	err := from.Scan(&row.SKU, &row.Name, &row.PriceCents, &row.Currency, &row.Units, &row.Available,
-		&row.PerCustomerLimit, &row.SaleStartsAt, &row.SaleEndsAt, &row.Fence, &row.Seq, &row.Now)
+		&row.PerCustomerLimit, &row.HoldPolicy, &row.SaleStartsAt, &row.SaleEndsAt, &row.Fence, &row.Seq, &row.Now)
 	if errors.Is(err, sql.ErrNoRows) {
 		return row, ErrUnknownSKU
 	}

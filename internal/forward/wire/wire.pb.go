@@ -43,12 +43,13 @@ const (
 	Outcome_BUSY           Outcome = 11
 	Outcome_UNAVAILABLE    Outcome = 12
 	// The commit's outcome could not be found out in time.
-	Outcome_UNKNOWN       Outcome = 13
-	Outcome_IN_FLIGHT     Outcome = 14
-	Outcome_TOKENS_BEHIND Outcome = 15
-	Outcome_ADOPTED       Outcome = 16
-	Outcome_UNKNOWN_SKU   Outcome = 17
-	Outcome_INTERNAL      Outcome = 18
+	Outcome_UNKNOWN         Outcome = 13
+	Outcome_IN_FLIGHT       Outcome = 14
+	Outcome_TOKENS_BEHIND   Outcome = 15
+	Outcome_ADOPTED         Outcome = 16
+	Outcome_UNKNOWN_SKU     Outcome = 17
+	Outcome_INTERNAL        Outcome = 18
+	Outcome_TOO_MANY_UNPAID Outcome = 19
 )
 
 // Enum value maps for Outcome.
@@ -73,27 +74,29 @@ var (
 		16: "ADOPTED",
 		17: "UNKNOWN_SKU",
 		18: "INTERNAL",
+		19: "TOO_MANY_UNPAID",
 	}
 	Outcome_value = map[string]int32{
-		"UNSPECIFIED":    0,
-		"PLACED":         1,
-		"REPLAYED":       2,
-		"MOVED":          3,
-		"SOLD_OUT":       4,
-		"INSUFFICIENT":   5,
-		"NOT_OPEN":       6,
-		"OVER":           7,
-		"CUSTOMER_LIMIT": 8,
-		"PRICE_CHANGED":  9,
-		"KEY_REUSED":     10,
-		"BUSY":           11,
-		"UNAVAILABLE":    12,
-		"UNKNOWN":        13,
-		"IN_FLIGHT":      14,
-		"TOKENS_BEHIND":  15,
-		"ADOPTED":        16,
-		"UNKNOWN_SKU":    17,
-		"INTERNAL":       18,
+		"UNSPECIFIED":     0,
+		"PLACED":          1,
+		"REPLAYED":        2,
+		"MOVED":           3,
+		"SOLD_OUT":        4,
+		"INSUFFICIENT":    5,
+		"NOT_OPEN":        6,
+		"OVER":            7,
+		"CUSTOMER_LIMIT":  8,
+		"PRICE_CHANGED":   9,
+		"KEY_REUSED":      10,
+		"BUSY":            11,
+		"UNAVAILABLE":     12,
+		"UNKNOWN":         13,
+		"IN_FLIGHT":       14,
+		"TOKENS_BEHIND":   15,
+		"ADOPTED":         16,
+		"UNKNOWN_SKU":     17,
+		"INTERNAL":        18,
+		"TOO_MANY_UNPAID": 19,
 	}
 )
 
@@ -464,7 +467,8 @@ type Answer struct {
 	Fence uint64 `protobuf:"varint,9,opt,name=fence,proto3" json:"fence,omitempty"`
 	Seq   uint64 `protobuf:"varint,10,opt,name=seq,proto3" json:"seq,omitempty"`
 	// Microseconds since 1970, in UTC.
-	CreatedUs     int64 `protobuf:"varint,11,opt,name=created_us,json=createdUs,proto3" json:"created_us,omitempty"`
+	CreatedUs int64 `protobuf:"varint,11,opt,name=created_us,json=createdUs,proto3" json:"created_us,omitempty"`
+	// With CUSTOMER_LIMIT, when the units of cancelled orders stop counting, or 0.
 	ExpiresUs     int64 `protobuf:"varint,12,opt,name=expires_us,json=expiresUs,proto3" json:"expires_us,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -636,7 +640,7 @@ const file_internal_forward_wire_wire_proto_rawDesc = "" +
 	"created_us\x18\v \x01(\x03R\tcreatedUs\x12\x1d\n" +
 	"\n" +
 	"expires_us\x18\f \x01(\x03R\texpiresUsB\b\n" +
-	"\x06_limit*\xa4\x02\n" +
+	"\x06_limit*\xb9\x02\n" +
 	"\aOutcome\x12\x0f\n" +
 	"\vUNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
@@ -659,7 +663,8 @@ const file_internal_forward_wire_wire_proto_rawDesc = "" +
 	"\rTOKENS_BEHIND\x10\x0f\x12\v\n" +
 	"\aADOPTED\x10\x10\x12\x0f\n" +
 	"\vUNKNOWN_SKU\x10\x11\x12\f\n" +
-	"\bINTERNAL\x10\x122Q\n" +
+	"\bINTERNAL\x10\x12\x12\x13\n" +
+	"\x0fTOO_MANY_UNPAID\x10\x132Q\n" +
 	"\aForward\x12F\n" +
 	"\x04Link\x12\x1b.flashsale.forward.ToSeller\x1a\x1d.flashsale.forward.FromSeller(\x010\x01B!Z\x1fflashsale/internal/forward/wireb\x06proto3"
 

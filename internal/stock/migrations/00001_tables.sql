@@ -20,6 +20,7 @@ CREATE TABLE IF NOT EXISTS stock (
   units              BIGINT          NOT NULL,
   available          BIGINT          NOT NULL,
   per_customer_limit INT             NULL,
+  hold_policy        ENUM('lenient','strict') NOT NULL DEFAULT 'lenient',
   sale_starts_at     DATETIME(6)     NULL,
   sale_ends_at       DATETIME(6)     NULL,
   fence              BIGINT UNSIGNED NOT NULL DEFAULT 0,
@@ -114,6 +115,14 @@ CREATE TABLE IF NOT EXISTS late_payments (
   KEY oldest (received_at, order_id, reference)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
+-- Orders of one customer under --max-unpaid lock this row, one after another, so that each
+-- counts the others. Rows are added at the first order, and purged.
+CREATE TABLE IF NOT EXISTS customers (
+  customer   VARBINARY(255) NOT NULL,
+  ordered_at DATETIME(6)    NOT NULL,
+  PRIMARY KEY (customer)
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
+
 -- Which replica runs a task that only one may run at a time: see package mysqllock.
 CREATE TABLE IF NOT EXISTS leases (
   name       VARBINARY(255)  NOT NULL,
@@ -147,6 +156,7 @@ CREATE TABLE IF NOT EXISTS serves (
 DROP TABLE serves;
 DROP TABLE guard;
 DROP TABLE leases;
+DROP TABLE customers;
 DROP TABLE late_payments;
 DROP TABLE restocks;
 DROP TABLE archived_orders;

@@ -1,0 +1,113 @@
+package order
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"flashsale/internal/stock"
+)
+
+// This file is about what a customer may hold: units of one SKU, and unpaid orders of all.
+//
+// Orders of one customer for several SKUs are written by different transactions, perhaps
+// at different replicas. So that each counts the others, a transaction first locks the
+// customer's row (turnOf), after all stock rows and in the order of the customers, so that
+// no two transactions wait for each other. The next transaction then sees its orders.
+
+// holding is what a customer holds of one SKU.
+type holding struct {
+	units int64 // that count against the limit
+	// until is when the last of the customer's cancelled and expired orders stops counting,
+	// under a strict hold policy; nil if none counts.
+	until *time.Time
+}
+
+// overLimit is the refusal of an order that would bring the customer above the limit.
+func (h holding) overLimit() error {
+	if h.until == nil {
+		return ErrCustomerLimit
+	}
+	return &StillHeldError{Until: *h.until}
+}
+
+// StillHeldError is an ErrCustomerLimit of a customer whose cancelled or expired orders
+// count until a time, under a strict hold policy.
+type StillHeldError struct{ Until time.Time }
+
+func (e *StillHeldError) Error() string {
+	return fmt.Sprintf("%s: units of cancelled orders count until %s", ErrCustomerLimit, e.Until.Format(time.RFC3339Nano))
+}
+
+func (e *StillHeldError) Unwrap() error { return ErrCustomerLimit }
+
+// unpaidCustomers are the customers of a group's unpaid orders, if their number is
+// limited, in the order in which they are locked.
+func unpaidCustomers(group []*write) (customers []string) {
+	if group[0].maxUnpaid == 0 {
+		return nil
+	}
+	for _, w := range group {
+		for _, o := range w.orders {
+			if o.Status == Reserved {
+				customers = append(customers, o.Customer)
+			}
+		}
+	}
+	slices.Sort(customers)
+	return slices.Compact(customers)
+}
+
+// turnOf is the statement by which a transaction locks its customers until COMMIT. It has
+// no placeholders: see stock.Take.
+func turnOf(customers []string) string {
+	rows := make([]string, len(customers))
+	for i, c := range customers {
+		rows[i] = fmt.Sprintf("(x'%x',NOW(6))", c)
+	}
+	return stock.LockCustomers + strings.Join(rows, ",") + " ON DUPLICATE KEY UPDATE ordered_at = NOW(6)"
+}
+
+const (
+	countUnpaid  = " FROM orders FORCE INDEX (one_order_a_key) WHERE customer IN "
+	onlyReserved = " AND status = 'reserved' GROUP BY customer"
+)
+
+// stopAbove is a statement that stops the packet if one of the customers has more than
+// most unpaid orders.
+func stopAbove(most int, customers []string) string {
+	names := make([]string, len(customers))
+	for i, c := range customers {
+		names[i] = fmt.Sprintf("x'%x'", c)
+	}
+	return stock.StopIf("EXISTS (SELECT 1" + countUnpaid + "(" + strings.Join(names, ",") + ")" + onlyReserved + fmt.Sprintf(" HAVING COUNT(*) > %d)", most))
+}
+
+// unpaidOf counts the reserved orders of each of the customers. It reads all their orders.
+func unpaidOf(ctx context.Context, conn *sql.Conn, customers []string) (map[string]int, error) {
+	type row struct {
+		customer string
+		orders   int
+	}
+	rows, err := stock.Query(ctx, conn, func(r *row) []any { return []any{&r.customer, &r.orders} },
+		"SELECT customer, COUNT(*)"+countUnpaid+placeholders(len(customers))+onlyReserved, customerArgs(customers)...)
+	if err != nil {
+		return nil, fmt.Errorf("count unpaid orders: %w", err)
+	}
+	unpaid := make(map[string]int, len(rows))
+	for _, r := range rows {
+		unpaid[r.customer] = r.orders
+	}
+	return unpaid, nil
+}
+
+func (db inMySQL) unpaidOf(ctx context.Context, customers []string) (unpaid map[string]int, err error) {
+	err = db.OnConn(ctx, func(conn *sql.Conn) error {
+		unpaid, err = unpaidOf(ctx, conn, customers)
+		return err
+	})
+	return unpaid, err
+}

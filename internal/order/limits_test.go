@@ -1,0 +1,140 @@
+package order_test
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"flashsale/internal/order"
+	"flashsale/internal/stock"
+)
+
+// Ten accounts cancel and order again, so that their units never go to anybody else. Under
+// the lenient policy honest customers get none; under the strict one they get all.
+func TestCancellingAndOrderingAgainHoldsNoUnitsUnderStrict(t *testing.T) {
+	const accounts, limit = 10, 2
+	for policy, want := range map[stock.HoldPolicy]int{stock.Lenient: 0, stock.Strict: accounts} {
+		t.Run(string(policy), func(t *testing.T) {
+			forShops(t, stock.Stock{Units: accounts * limit, PerCustomerLimit: new(int32(limit)), HoldPolicy: policy}, time.Minute, func(t *testing.T, s *shop) {
+				var held [accounts]order.Order
+				for i := range held {
+					held[i] = s.mustBuy(t, i, fmt.Sprint("bot", i), "k", limit)
+				}
+				honest := 0
+				for i, o := range held {
+					if _, err := s.at(i).Cancel(t.Context(), o.Customer, o.ID); err != nil {
+						t.Fatal(err)
+					}
+					_, err := s.at(i+1).Place(t.Context(), buy(o.Customer, "again", limit))
+					if policy == stock.Lenient {
+						mustBe(t, "order again", err, nil)
+					} else if still, ok := errors.AsType[*order.StillHeldError](err); !errors.Is(err, order.ErrCustomerLimit) || !ok || !still.Until.Equal(o.ExpiresAt) {
+						t.Errorf("order again: got %v, want %v until %s", err, order.ErrCustomerLimit, o.ExpiresAt)
+					}
+					_, err = s.at(i).Place(t.Context(), buy(fmt.Sprint("honest", i), "k", limit))
+					if err == nil {
+						honest++
+					} else {
+						mustBe(t, "an honest order", err, order.ErrSoldOut)
+					}
+				}
+				if honest != want {
+					t.Errorf("%d honest customers got units, want %d", honest, want)
+				}
+				s.audit(t)
+			})
+		})
+	}
+}
+
+// The seller remembers what customers hold, and is not told when a payment window ends.
+func TestCancelledUnitsCountUntilTheWindowEnds(t *testing.T) {
+	forShops(t, stock.Stock{Units: 9, PerCustomerLimit: new(int32(3)), HoldPolicy: stock.Strict}, time.Minute, func(t *testing.T, s *shop) {
+		o := s.mustBuy(t, 0, "ann", "k", 2)
+		if _, err := s.at(1).Cancel(t.Context(), "ann", o.ID); err != nil {
+			t.Fatal(err)
+		}
+		s.mustBuy(t, 0, "ann", "k2", 1)
+		_, err := s.at(1).Place(t.Context(), buy("ann", "k3", 1))
+		mustBe(t, "a fourth unit in the window", err, order.ErrCustomerLimit)
+		if n, err := order.Purge(t.Context(), s.replicas[0].db, s.databaseNow(t), 9); err != nil || n != 0 {
+			t.Errorf("purged %d, %v; want none in the window", n, err)
+		}
+		execSQL(t, s.dsn, "UPDATE orders SET expires_at = NOW(6) WHERE status = 'cancelled'")
+		s.mustBuy(t, 0, "ann", "k4", 1)
+		s.mustBuy(t, 1, "ann", "k5", 1)
+		_, err = s.at(1).Place(t.Context(), buy("ann", "k6", 1))
+		if still, ok := errors.AsType[*order.StillHeldError](err); ok || !errors.Is(err, order.ErrCustomerLimit) {
+			t.Errorf("a fourth unit after the window: got %v, %v; want %v for units that are held", err, still, order.ErrCustomerLimit)
+		}
+		if n, err := order.Purge(t.Context(), s.replicas[0].db, s.databaseNow(t), 9); err != nil || n != 1 {
+			t.Errorf("purged %d, %v; want one after the window", n, err)
+		}
+		s.audit(t)
+	})
+}
+
+// Customers order many SKUs at once at several replicas. Each order alone is within the
+// bound on unpaid orders.
+func TestUnpaidOrdersAreBoundedOverAllSKUs(t *testing.T) {
+	t.Parallel()
+	const skus, replicas, most, customers = 20, 3, 2, 3
+	for _, name := range ofEachKind {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dsn := newDSN(t, stock.Stock{Units: 100})
+			var at [replicas]*replica
+			for i := range at {
+				at[i] = start(t, options{dsn: dsn, strategy: name, maxUnpaid: most})
+			}
+			nameOf := func(i int) string { return fmt.Sprint("sku", i) }
+			for i := range skus {
+				sku := thing(stock.Stock{Units: 100})
+				sku.SKU = nameOf(i)
+				if _, _, err := at[0].orders.PutSKU(t.Context(), sku, order.Precondition{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for round := range 3 {
+				var made, refused [customers]atomic.Int32
+				var first [customers]atomic.Pointer[order.Order]
+				var group sync.WaitGroup
+				for c := range customers {
+					for i := range skus * replicas {
+						group.Go(func() {
+							r := order.Request{SKU: nameOf(i / replicas), Customer: fmt.Sprint("customer", c), Key: fmt.Sprint("k", round, " ", i), Quantity: 1}
+							placed, err := at[i%replicas].orders.Place(t.Context(), r)
+							switch {
+							case err == nil:
+								made[c].Add(1)
+								first[c].CompareAndSwap(nil, &placed.Order)
+							case errors.Is(err, order.ErrTooManyUnpaid):
+								refused[c].Add(1)
+							case !errors.Is(err, order.ErrUnavailable): // rolled back too often
+								t.Error(err)
+							}
+						})
+					}
+				}
+				group.Wait()
+				for c := range customers {
+					want := int32(most)
+					if round > 0 {
+						want = 1 // one of the two was paid
+					}
+					if got := made[c].Load(); got != want || refused[c].Load() == 0 {
+						t.Errorf("round %d: customer %d made %d orders, and %d were refused; want %d made", round, c, got, refused[c].Load(), want)
+					}
+					if o := first[c].Load(); o != nil {
+						if _, err := at[0].orders.Pay(t.Context(), o.Customer, o.ID, ""); err != nil {
+							t.Error(err)
+						}
+					}
+				}
+			}
+		})
+	}
+}
