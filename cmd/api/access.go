@@ -25,8 +25,10 @@ const (
 type accessFlags struct {
 	AdminToken  string `exact:"" placeholder:"TOKEN" help:"Bearer token of administrators, at least 32 bytes; create one with openssl rand -hex 32. Set it by FLASHSALE_ADMIN_TOKEN or --config: every user of this machine can read arguments."`
 	JWTSecret   string `name:"jwt-secret" exact:"" placeholder:"SECRET" help:"HS256 secret of customers' tokens, at least 32 bytes. Set it like --admin-token. Either this or --jwks is required."`
-	JWKS        string `name:"jwks" placeholder:"FILE" help:"JSON Web Key Set with the public keys of customers' tokens, RS256 or ES256. A changed file is used within a second."`
+	JWKS        string `name:"jwks" placeholder:"FILE" help:"JSON Web Key Set with the public keys of customers' tokens, RS256 or ES256. Their tokens must have an exp. A changed file is used within a second."`
 	JWTAudience string `name:"jwt-audience" exact:"" placeholder:"AUD" help:"Audience that tokens must have. Required with --jwks, whose issuer may sign tokens for other services, too."`
+	JWTIssuer   string `name:"jwt-issuer" exact:"" placeholder:"ISS" help:"Issuer that tokens must have in iss. By default any."`
+	JWTType     string `name:"jwt-type" exact:"" placeholder:"TYP" help:"Type that tokens must have in their header's typ: at+jwt for access tokens of RFC 9068, so that ID tokens are rejected. By default any."`
 	// JWTAnyAudience is for an issuer that signs tokens only for this service.
 	JWTAnyAudience bool `name:"jwt-any-audience" help:"Accept every token that a key of --jwks has signed, whatever its audience. Only for an issuer that signs tokens for no other service."`
 

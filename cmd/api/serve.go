@@ -253,7 +253,7 @@ func (r *replica) serve(ctx context.Context, listener, internal net.Listener) er
 	draining := make(chan struct{})
 	cfg := httpapi.Config{
 		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Audit: r.audit, Ready: r.ready, ReadyToRead: r.readyToRead, Notes: r.notes, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
-		JWTSecret: []byte(r.cmd.JWTSecret), Keys: r.keys, Audience: r.cmd.JWTAudience, AdminToken: r.cmd.AdminToken,
+		JWTSecret: []byte(r.cmd.JWTSecret), Keys: r.keys, Audience: r.cmd.JWTAudience, Issuer: r.cmd.JWTIssuer, TokenType: r.cmd.JWTType, AdminToken: r.cmd.AdminToken,
 		Limits: r.limits, TrustedProxies: r.cmd.TrustedProxies,
 		Registry: r.registry, Traces: r.tracing.Provider, Logger: r.logger, Levels: r.levels,
 		MaxStreams: r.cmd.MaxStreams, MaxStreamsAddress: r.cmd.MaxStreamsAddress, Draining: draining,

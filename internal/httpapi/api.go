@@ -83,9 +83,10 @@ type Config struct {
 	// Exactly one of JWTSecret (HS256) and Keys (RS256, ES256) must be set.
 	JWTSecret []byte
 	Keys      *Keys
-	// Audience is required in every token's aud. Optional.
-	Audience   string
-	AdminToken string
+	// Audience is required in every token's aud, Issuer is its iss, and TokenType its
+	// header's typ. Optional.
+	Audience, Issuer, TokenType string
+	AdminToken                  string
 	// Limits bounds the rate of requests. Optional.
 	Limits *limit.Limits
 	// TrustedProxies are the addresses and networks whose X-Forwarded-For is
@@ -127,7 +128,7 @@ func New(cfg Config) (http.Handler, error) {
 
 func newAPI(cfg Config) (*api, error) {
 	gin.SetMode(gin.ReleaseMode)
-	verifier, err := newVerifier(cfg.JWTSecret, cfg.Keys, cfg.Audience, cfg.AdminToken)
+	verifier, err := newVerifier(&cfg)
 	if err != nil {
 		return nil, err
 	}

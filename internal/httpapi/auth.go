@@ -14,28 +14,31 @@ import (
 
 // verifier checks bearer tokens. It is safe for concurrent use.
 type verifier struct {
-	parser   *jwt.Parser
-	methods  []string
-	key      jwt.Keyfunc
-	audience string // "" accepts any
+	parser  *jwt.Parser
+	methods []string
+	key     jwt.Keyfunc
+	rules   rules
+	typ     string // what the header's typ must be; "" accepts any
 	// admin is a digest: comparing digests does not reveal the token's length.
 	admin [sha256.Size]byte
 }
 
-// newVerifier checks tokens with keys, or with the secret if keys is nil. This
+// newVerifier checks tokens with cfg's keys, or with its secret if it has none. This
 // fixes the algorithms: a token must not choose how it is checked.
-func newVerifier(secret []byte, keys *Keys, audience, adminToken string) (*verifier, error) {
-	if (len(secret) == 0) == (keys == nil) || adminToken == "" {
+func newVerifier(cfg *Config) (*verifier, error) {
+	if (len(cfg.JWTSecret) == 0) == (cfg.Keys == nil) || cfg.AdminToken == "" {
 		return nil, errors.New("set exactly one of JWTSecret and Keys, and an AdminToken")
 	}
-	key := func(*jwt.Token) (any, error) { return secret, nil }
+	key := func(*jwt.Token) (any, error) { return cfg.JWTSecret, nil }
 	methods := []string{jwt.SigningMethodHS256.Alg()}
-	if keys != nil {
-		key, methods = keys.find, []string{jwt.SigningMethodRS256.Alg(), jwt.SigningMethodES256.Alg()}
+	if cfg.Keys != nil {
+		key, methods = cfg.Keys.find, []string{jwt.SigningMethodRS256.Alg(), jwt.SigningMethodES256.Alg()}
 	}
 	v := &verifier{
 		parser:  jwt.NewParser(jwt.WithValidMethods(methods), jwt.WithStrictDecoding(), jwt.WithoutClaimsValidation()),
-		methods: methods, audience: audience, admin: sha256.Sum256([]byte(adminToken)),
+		methods: methods, typ: cfg.TokenType, admin: sha256.Sum256([]byte(cfg.AdminToken)),
+		// The keys of a set are those of an issuer, whose tokens can reach us from anywhere.
+		rules: rules{audience: cfg.Audience, issuer: cfg.Issuer, expires: cfg.Keys != nil},
 	}
 	v.key = func(t *jwt.Token) (any, error) {
 		if !v.validHeader(t) {
@@ -68,6 +71,9 @@ func (v *verifier) verify(token string) (*claims, error) {
 	if err != nil {
 		return nil, v.rejected(parsed, err)
 	}
+	if typ, ok := parsed.Header["typ"].(string); v.typ != "" && (!ok || !sameType(typ, v.typ)) {
+		return nil, invalidToken("The token's typ is missing, or is that of another kind of token.")
+	}
 	text, err := v.parser.DecodeSegment(strings.Split(token, ".")[1])
 	if err != nil {
 		return nil, err
@@ -76,7 +82,20 @@ func (v *verifier) verify(token string) (*claims, error) {
 	if err != nil {
 		return nil, err
 	}
-	return got, got.check(v.audience, time.Now())
+	return got, got.check(&v.rules, time.Now())
+}
+
+// sameType compares media types as RFC 7515, 4.1.9 requires: a type without a slash
+// is one of application/, and case does not matter. Only ASCII letters have a case.
+func sameType(a, b string) bool {
+	whole := func(typ string) string {
+		if strings.Contains(typ, "/") {
+			return typ
+		}
+		return "application/" + typ
+	}
+	a, b = whole(a), whole(b)
+	return len(a) == len(b) && strings.EqualFold(a, b)
 }
 
 var errHeader = errors.New("the token's header is not valid")

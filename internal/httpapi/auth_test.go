@@ -89,7 +89,7 @@ func (i *issuer) verifier(audience string) *verifier {
 	if err != nil {
 		i.t.Fatal(err)
 	}
-	v, err := newVerifier(nil, keys, audience, authAdmin)
+	v, err := newVerifier(&Config{Keys: keys, Audience: audience, AdminToken: authAdmin})
 	if err != nil {
 		i.t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func (i *issuer) verifier(audience string) *verifier {
 
 func secretVerifier(tb testing.TB, audience string) *verifier {
 	tb.Helper()
-	v, err := newVerifier([]byte(authSecret), nil, audience, authAdmin)
+	v, err := newVerifier(&Config{JWTSecret: []byte(authSecret), Audience: audience, AdminToken: authAdmin})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func sign(t *testing.T, method jwt.SigningMethod, key any, headers map[string]an
 
 func kid(name string) map[string]any { return map[string]any{"kid": name} }
 
-var ann = jwt.MapClaims{"sub": "ann"}
+var ann = jwt.MapClaims{"sub": "ann", "exp": 4102444800}
 
 // nameOf returns the customer of a valid token.
 func nameOf(v *verifier, token string) (string, error) {
@@ -261,9 +261,11 @@ func TestVerifierNeedsASecretOrKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, make := range map[string]func() (*verifier, error){
-		"neither":        func() (*verifier, error) { return newVerifier(nil, nil, "", authAdmin) },
-		"both":           func() (*verifier, error) { return newVerifier([]byte(authSecret), keys, "", authAdmin) },
-		"no admin token": func() (*verifier, error) { return newVerifier([]byte(authSecret), nil, "", "") },
+		"neither": func() (*verifier, error) { return newVerifier(&Config{AdminToken: authAdmin}) },
+		"both": func() (*verifier, error) {
+			return newVerifier(&Config{JWTSecret: []byte(authSecret), Keys: keys, AdminToken: authAdmin})
+		},
+		"no admin token": func() (*verifier, error) { return newVerifier(&Config{JWTSecret: []byte(authSecret)}) },
 	} {
 		if _, err := make(); err == nil {
 			t.Errorf("%s: newVerifier returned no error", name)

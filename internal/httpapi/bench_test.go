@@ -32,7 +32,7 @@ func benchToken(b *testing.B) string {
 // BenchmarkToken measures the check of a customer's token.
 func BenchmarkToken(b *testing.B) {
 	token := benchToken(b)
-	v, err := newVerifier([]byte(benchSecret), nil, "", "an admin token")
+	v, err := newVerifier(&Config{JWTSecret: []byte(benchSecret), AdminToken: "an admin token"})
 	if err != nil {
 		b.Fatal(err)
 	}

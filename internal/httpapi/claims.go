@@ -23,8 +23,9 @@ type unread struct{ jwt.Claims }
 func (*unread) UnmarshalJSON([]byte) error { return nil }
 
 // claims are the claims that this service checks, undecoded. It ignores the others
-// (iat, jti, iss), whatever their type.
+// (iat, jti, and iss without --jwt-issuer), whatever their type.
 type claims struct {
+	Iss   jsontext.Value `json:"iss"`
 	Sub   jsontext.Value `json:"sub"`
 	Aud   jsontext.Value `json:"aud"`
 	Exp   jsontext.Value `json:"exp"`
@@ -43,9 +44,18 @@ func readClaims(text []byte) (*claims, error) {
 	return &c, nil
 }
 
-// check checks the token's validity period and audience. It allows no clock skew:
+// rules are what a token's claims must satisfy besides its validity period.
+type rules struct {
+	audience, issuer string // "" accepts any
+	expires          bool   // exp is required
+}
+
+// check checks the token's validity period and the rules. It allows no clock skew:
 // an issuer can backdate its tokens.
-func (c *claims) check(audience string, now time.Time) error {
+func (c *claims) check(r *rules, now time.Time) error {
+	if r.expires && len(c.Exp) == 0 {
+		return invalidToken("The token's exp is missing: only tokens that expire are accepted.")
+	}
 	expires, err := readDate("exp", c.Exp, latestDate)
 	if err != nil {
 		return err
@@ -60,7 +70,11 @@ func (c *claims) check(audience string, now time.Time) error {
 	if now.Unix() < begins {
 		return invalidToken("The token is not valid yet: its nbf is in the future.")
 	}
-	if audience == "" {
+	var issuer string
+	if r.issuer != "" && (c.Iss.Kind() != '"' || json.Unmarshal(c.Iss, &issuer) != nil || issuer != r.issuer) {
+		return invalidToken("The token's iss is missing, or names another issuer.")
+	}
+	if r.audience == "" {
 		return nil
 	}
 	list, ok := readStrings(c.Aud)
@@ -69,7 +83,7 @@ func (c *claims) check(audience string, now time.Time) error {
 		return invalidToken("The token's aud is missing: it must name this service.")
 	case !ok:
 		return invalidToken("The token's aud must be a string or a list of strings.")
-	case !slices.Contains(list, audience):
+	case !slices.Contains(list, r.audience):
 		return invalidToken("The token's aud names another service.")
 	}
 	return nil
