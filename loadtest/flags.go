@@ -77,11 +77,12 @@ func readJSON(file string, into any) error {
 }
 
 type loadFlags struct {
-	SKUs        int           `name:"skus" default:"1" placeholder:"N" help:"SKUs on sale; buyers are spread over them (default ${default})."`
-	Stock       int64         `default:"0" placeholder:"N" help:"Units on sale over all SKUs. 0 is as many as the strategy can certainly sell in that time."`
-	MaxQuantity int           `default:"1" placeholder:"N" help:"Largest quantity of an order; quantities are spread from 1 to this (default ${default})."`
-	Rate        int           `default:"2000" placeholder:"N" help:"Requests per second, sent whether or not the service keeps up (default ${default})."`
-	Duration    time.Duration `default:"5s" placeholder:"D" help:"How long requests are sent (default ${default})."`
+	SKUs           int           `name:"skus" default:"1" placeholder:"N" help:"SKUs on sale; buyers are spread over them (default ${default})."`
+	Stock          int64         `default:"0" placeholder:"N" help:"Units on sale over all SKUs. 0 is as many as the strategy can certainly sell in that time."`
+	MaxQuantity    int           `default:"1" placeholder:"N" help:"Largest quantity of an order; quantities are spread from 1 to this (default ${default})."`
+	Rate           int           `default:"2000" placeholder:"N" help:"Requests per second, sent whether or not the service keeps up (default ${default})."`
+	Duration       time.Duration `default:"5s" placeholder:"D" help:"How long requests are sent (default ${default})."`
+	UntilContended bool          `help:"If too few orders for last units were under way at once for a verdict, repeat with twice as many buyers at once, up to ${max_buyers}."`
 	seedFlag
 	outFlag `embed:"" set:"file=proof.json and report.html"`
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -101,7 +102,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		kong.Vars{"strategies": strings.Join(strategy.Names(), ", "), "strategy": strategy.Default,
 			"peers": strings.Join(peer.Names(), ", "), "loads": strings.Join(bench.LoadNames, ", "),
 			"lessons": strings.Join(lesson.Names(), ", "), "scenarios": strings.Join(faults.Names(faults.All()), ", "),
-			"mutants": strings.Join(mutant.Names(), ", ")},
+			"mutants": strings.Join(mutant.Names(), ", "), "max_buyers": strconv.Itoa(maxAtOnce)},
 	)
 	if err != nil {
 		return err

@@ -189,22 +189,31 @@ func (c *proveCmd) prove(ctx context.Context, servers *servers, progress *meter,
 	if err != nil {
 		return run, err
 	}
-	if err := errors.Join(fleet.Dead(), fleet.Stop()); err != nil {
-		return run, err
-	}
-	records, err := db.Records(ctx, plan.SKUs)
+	rounds, err := c.challenge(ctx, progress, row.Name, plan, fleet.JWTSecret, nil, func(skus *attack.Plan) error {
+		return putOnSale(ctx, service, skus, int64(len(skus.SKUs)))
+	})
 	if err != nil {
 		return run, err
 	}
-	records.Samples = samples
+	if err := errors.Join(fleet.Dead(), fleet.Stop()); err != nil {
+		return run, err
+	}
+	all, err := db.Records(ctx, sold(plan, rounds))
+	if err != nil {
+		return run, err
+	}
 	if row.Write == strategy.EtcdCompareAndSwap {
 		more, err := servers.auditBoth(ctx, c.API, dsn, row)
 		if err != nil {
 			return run, err
 		}
-		records.Violations = append(records.Violations, more...)
+		all.Violations = append(all.Violations, more...)
 	}
-	return proof.Assess(setting, result, records), nil
+	records := all.Of(plan.SKUs)
+	records.Samples = samples
+	run = proof.Assess(setting, result, records)
+	run.Weigh(proof.Challenged(rounds, all))
+	return run, nil
 }
 
 // auditBoth runs the service's own audit, which compares the two stores of a strategy

@@ -99,6 +99,9 @@ const (
 	Undersold Verdict = "undersold"
 	// Failed: because of errors, the run proves nothing.
 	Failed Verdict = "failed"
+	// NotChallenged: nothing broke, but too few orders raced for the last units to show that
+	// nothing can.
+	NotChallenged Verdict = "not-challenged"
 	// Exact: every unit was sold once, and every answer has its row.
 	Exact Verdict = "exact"
 )

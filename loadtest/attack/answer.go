@@ -37,6 +37,8 @@ type Answer struct {
 	Reason string
 	// OrderID is the id of an accepted order; nil if a 201 has none.
 	OrderID uuid.UUID
+	// Replica is the replica that answered, by X-Replica; "" if the answer names none.
+	Replica string
 	// Replayed says that an earlier request made the order.
 	Replayed bool
 	// Due is when the request was to be sent by the plan, Sent when it was sent, and Done
@@ -84,7 +86,7 @@ const noRetry = ", without Retry-After"
 // ReadAnswer returns what an HTTP answer says, without its request and times. A million
 // answers share few reasons.
 func ReadAnswer(status int, header http.Header, body []byte) Answer {
-	a := Answer{Status: status}
+	a := Answer{Status: status, Replica: unique.Make(header.Get("X-Replica")).Value()}
 	if status == http.StatusCreated {
 		a.OrderID = orderID(body)
 		a.Replayed = header.Get("Idempotent-Replayed") == "true"

@@ -10,11 +10,14 @@ import (
 // least precise at the tail, where precision matters most.
 type Latencies []time.Duration
 
-// LatenciesOf returns the latencies of all answers, with any outcome.
-func LatenciesOf(answers []Answer) Latencies {
-	l := make(Latencies, len(answers))
+// LatenciesOf returns the latencies of the answers with one of those outcomes, or of all
+// answers if none is named.
+func LatenciesOf(answers []Answer, outcomes ...Outcome) Latencies {
+	l := make(Latencies, 0, len(answers))
 	for i := range answers {
-		l[i] = answers[i].Latency()
+		if len(outcomes) == 0 || slices.Contains(outcomes, answers[i].Outcome) {
+			l = append(l, answers[i].Latency())
+		}
 	}
 	slices.Sort(l)
 	return l

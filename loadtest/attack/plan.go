@@ -27,6 +27,9 @@ type Plan struct {
 	// Rate is in requests per second, for Duration.
 	Rate     int
 	Duration time.Duration
+	// Burst, if set, is how many buyers order a SKU at once; Rate and Duration are not used
+	// then. See Bursts.
+	Burst int
 	// Seed determines customers, idempotency keys and quantities.
 	Seed uint64
 }
@@ -35,6 +38,12 @@ type Plan struct {
 type Order struct {
 	Customer, Key, SKU string
 	Quantity           int
+}
+
+// Bursts returns a plan for orders of those SKUs by so many buyers at once. Its customers are
+// others than the plan's.
+func (p *Plan) Bursts(skus []string, buyers int) Plan {
+	return Plan{Targets: p.Targets, SKUs: skus, MaxQuantity: 1, Burst: buyers, Seed: scramble(p.Seed + uint64(buyers))}
 }
 
 // Check returns an error for the first invalid field, by the name of its flag.
@@ -46,6 +55,8 @@ func (p *Plan) Check() error {
 		return fmt.Errorf("--skus must be at least 1")
 	case p.MaxQuantity < 1:
 		return fmt.Errorf("--max-quantity must be at least 1, not %d", p.MaxQuantity)
+	case p.Burst > 0:
+		return nil
 	case p.Rate < 1 || p.Rate > maxRate:
 		return fmt.Errorf("--rate must be from 1 to %d requests a second, not %d", maxRate, p.Rate)
 	case p.Duration <= 0:
@@ -64,7 +75,12 @@ func (p *Plan) Check() error {
 func (p *Plan) Requests() int { return int(p.requests()) }
 
 // requests returns a float, so that a duration of years does not overflow.
-func (p *Plan) requests() float64 { return float64(p.Rate) * p.Duration.Seconds() }
+func (p *Plan) requests() float64 {
+	if p.Burst > 0 {
+		return float64(p.Burst * len(p.SKUs))
+	}
+	return float64(p.Rate) * p.Duration.Seconds()
+}
 
 // Order returns the order of request number seq.
 func (p *Plan) Order(seq int) Order {
@@ -77,7 +93,12 @@ func (p *Plan) target(seq int) int { return seq % len(p.Targets) }
 // sku returns the index in SKUs. It changes only after each replica has had the SKU. If
 // both indexes were seq modulo their length, each of three SKUs on three replicas would go
 // to one replica only, and nothing would race.
-func (p *Plan) sku(seq int) int { return seq / len(p.Targets) % len(p.SKUs) }
+func (p *Plan) sku(seq int) int {
+	if p.Burst > 0 {
+		return seq / p.Burst
+	}
+	return seq / len(p.Targets) % len(p.SKUs)
+}
 
 func (p *Plan) quantity(seq int) int {
 	return 1 + int(mix(p.Seed, seq, quantities)%uint64(p.MaxQuantity))

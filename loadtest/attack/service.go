@@ -50,6 +50,9 @@ type PlacedOrder struct {
 // another program is a different error.
 var ErrNotFound = errors.New("not found")
 
+// ErrNoWithdrawal means that the service has no call to withdraw a SKU.
+var ErrNoWithdrawal = errors.New("the service cannot withdraw a SKU")
+
 // PutOnSale creates a SKU with a number of units. It returns an error if the SKU exists.
 func (s *Service) PutOnSale(ctx context.Context, sku string, units int64) error {
 	body := map[string]any{"name": "Load test " + sku, "price_cents": 1000, "currency": "EUR", "units": units}
@@ -62,6 +65,21 @@ func (s *Service) PutOnSale(ctx context.Context, sku string, units int64) error 
 	}
 	if err != nil {
 		return fmt.Errorf("put %s on sale: %w", sku, err)
+	}
+	return nil
+}
+
+// Withdraw takes a SKU off sale, if it is there. It returns ErrNoWithdrawal if the service
+// does not offer that.
+func (s *Service) Withdraw(ctx context.Context, sku string) error {
+	status, err := s.call(ctx, http.MethodDelete, "/v1/admin/skus/"+url.PathEscape(sku), s.AdminToken, nil, nil)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil
+	case status == http.StatusNotFound || status == http.StatusMethodNotAllowed || status == http.StatusNotImplemented:
+		return fmt.Errorf("%w: %w", ErrNoWithdrawal, err)
+	case err != nil:
+		return fmt.Errorf("withdraw %s: %w", sku, err)
 	}
 	return nil
 }

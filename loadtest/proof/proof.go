@@ -7,7 +7,10 @@
 package proof
 
 import (
+	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"flashsale/internal/strategy"
@@ -38,7 +41,15 @@ type Run struct {
 	Strategy string         `json:"strategy"`
 	Fence    strategy.Fence `json:"fence"`
 	Replicas int            `json:"replicas"`
-	SKUs     int            `json:"skus"`
+	// Targets are the URLs that were attacked, and AnsweredBy the replicas behind them.
+	Targets    []string  `json:"targets"`
+	AnsweredBy []Replica `json:"answered_by"`
+	// Started is the start of the load, and DurationMS the time to its last answer.
+	Started    time.Time `json:"started"`
+	DurationMS float64   `json:"duration_ms"`
+	// Interrupted: a signal ended the load early.
+	Interrupted bool `json:"interrupted,omitempty"`
+	SKUs        int  `json:"skus"`
 	// Stock is the number of units that were put on sale.
 	Stock int64 `json:"stock"`
 	Counts
@@ -53,14 +64,26 @@ type Run struct {
 	// Throughput is all answers a second, until the last one.
 	Throughput float64 `json:"throughput"`
 	// AcceptedPerSecond is over the time in which orders were accepted.
-	AcceptedPerSecond float64          `json:"accepted_per_second"`
-	Latency           Latency          `json:"latency_ms"`
-	Verdict           strategy.Verdict `json:"verdict"`
-	Expected          strategy.Verdict `json:"expected"`
+	AcceptedPerSecond float64 `json:"accepted_per_second"`
+	Latency           Latency `json:"latency_ms"`
+	// Those of accepted orders, and of the answers that the SKU is sold out.
+	AcceptedLatency Latency          `json:"accepted_latency_ms"`
+	RefusedLatency  Latency          `json:"refused_latency_ms"`
+	Verdict         strategy.Verdict `json:"verdict"`
+	Expected        strategy.Verdict `json:"expected"`
+	// Challenge is the evidence for the verdict exact; nil if there was none.
+	Challenge *Challenge `json:"challenge,omitempty"`
 	// Samples are the stock in MySQL over time. A partial proof has none.
 	Samples []Sample `json:"samples"`
 	// Curve is the latency at 0, 0.9, 0.99, ... and ten steps between these.
 	Curve []Percentile `json:"latency_curve"`
+}
+
+// Replica is how many answers named a replica, by X-Replica. Name is "" for answers that
+// named none.
+type Replica struct {
+	Name    string `json:"name"`
+	Answers int    `json:"answers"`
 }
 
 // Behind reports whether the harness offered markedly less than the requested rate.
@@ -82,6 +105,13 @@ type Reason struct {
 	Status int    `json:"status"`
 	Slug   string `json:"slug"`
 	Count  int    `json:"count"`
+}
+
+func (r Reason) String() string {
+	if r.Status == 0 {
+		return fmt.Sprintf("%s x %s", Comma(r.Count), r.Slug)
+	}
+	return fmt.Sprintf("%s x %d %s", Comma(r.Count), r.Status, r.Slug)
 }
 
 // Latency is in milliseconds, from when a request was due.
@@ -130,14 +160,35 @@ func Assess(s Setting, result *attack.Result, records Records) Run {
 		// The first sample was taken just before the attack and is its initial stock.
 		r.Samples[i].AtMS = max(0, Millis(r.Samples[i].at.Sub(result.Began)))
 	}
+	r.Targets, r.AnsweredBy = s.Plan.Targets, answeredBy(result.Answers)
+	r.Started = result.Began
 	latencies := attack.LatenciesOf(result.Answers)
 	r.Latency, r.Curve = LatencyOf(latencies), CurveOf(latencies)
-	r.Throughput, r.AcceptedPerSecond = rates(result.Answers)
+	r.AcceptedLatency = LatencyOf(attack.LatenciesOf(result.Answers, attack.Accepted))
+	r.RefusedLatency = LatencyOf(attack.LatenciesOf(result.Answers, attack.SoldOut))
+	var took time.Duration
+	took, r.Throughput, r.AcceptedPerSecond = rates(result.Answers)
+	r.DurationMS = Millis(took)
 	return r
 }
 
-func rates(answers []attack.Answer) (all, accepted float64) {
-	var last, lastAccepted time.Duration
+// answeredBy counts the answers by replica, in the order of the replicas' names.
+func answeredBy(answers []attack.Answer) []Replica {
+	counts := map[string]int{}
+	for i := range answers {
+		if answers[i].Status != 0 {
+			counts[answers[i].Replica]++
+		}
+	}
+	list := []Replica{}
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		list = append(list, Replica{name, counts[name]})
+	}
+	return list
+}
+
+func rates(answers []attack.Answer) (last time.Duration, all, accepted float64) {
+	var lastAccepted time.Duration
 	n := 0
 	for i := range answers {
 		a := &answers[i]
@@ -147,7 +198,7 @@ func rates(answers []attack.Answer) (all, accepted float64) {
 			lastAccepted = max(lastAccepted, a.Done)
 		}
 	}
-	return perSecond(len(answers), last), perSecond(n, lastAccepted)
+	return last, perSecond(len(answers), last), perSecond(n, lastAccepted)
 }
 
 func perSecond(n int, d time.Duration) float64 {

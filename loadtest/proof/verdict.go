@@ -2,6 +2,7 @@ package proof
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 
@@ -14,7 +15,7 @@ func Judge(c Counts, f Findings) strategy.Verdict {
 	switch {
 	case f.Oversold > 0:
 		return strategy.Oversold
-	case f.Lost+f.Unexplained+f.Duplicated+f.LimitExceeded+len(f.Violations) > 0:
+	case f.broken() > 0:
 		return strategy.Lost
 	case f.Undersold > 0:
 		return strategy.Undersold
@@ -31,25 +32,37 @@ func (r *Run) Sentence() string {
 	if name == "" {
 		name = "The service"
 	}
-	var s string
+	sold := fmt.Sprintf("%s sold %s of %s", name, units(r.UnitsSold), comma(r.Stock))
+	s := sold
 	switch r.Verdict {
 	case strategy.Oversold:
-		s = fmt.Sprintf("%s sold %s of %s: %s more than were on sale",
-			name, units(r.UnitsSold), comma(r.Stock), units(r.Oversold))
+		if r.Oversold > 0 {
+			s += fmt.Sprintf(": %s more than were on sale", units(r.Oversold))
+		}
 	case strategy.Lost:
-		s = fmt.Sprintf("%s sold %s of %s, but the reconciliation found %s", name, units(r.UnitsSold), comma(r.Stock), r.losses())
+		if r.broken() > 0 {
+			s += ", but the reconciliation found " + r.losses()
+		}
 	case strategy.Undersold:
-		s = fmt.Sprintf("%s sold %s of %s, but refused buyers while %s left",
-			name, units(r.UnitsSold), comma(r.Stock), are(r.Undersold))
+		if r.Undersold > 0 {
+			s += fmt.Sprintf(", but refused buyers while %s left", are(r.Undersold))
+		}
 	case strategy.Failed:
-		s = fmt.Sprintf("%s sold %s of %s, but answered %s with an error: this proves nothing",
-			name, units(r.UnitsSold), comma(r.Stock), plural(int64(r.Errors+r.Ambiguous), "request"))
-	case strategy.Exact:
-		s = fmt.Sprintf("%s sold %s of %s, each once, and every answer matches the database",
-			name, units(r.UnitsSold), comma(r.Stock))
-		if r.Available > 0 {
+		s += fmt.Sprintf(", but answered %s with an error: this proves nothing", plural(int64(r.Errors+r.Ambiguous), "request"))
+	case strategy.NotChallenged, strategy.Exact:
+		s += ", each once, and every answer matches the database"
+		if r.Available > 0 && !r.Interrupted {
 			s += fmt.Sprintf(" (%s left: too few buyers)", are(r.Available))
 		}
+	}
+	if r.Interrupted {
+		s += ", until it was interrupted"
+	}
+	if r.Challenge != nil {
+		s += ". " + r.Challenge.sentence()
+	}
+	if r.Verdict == strategy.NotChallenged {
+		s += ". " + r.unproven()
 	}
 	if r.Verdict != r.Expected {
 		s += fmt.Sprintf(". Expected: %s", r.Expected)
@@ -60,23 +73,65 @@ func (r *Run) Sentence() string {
 	return s + "."
 }
 
-func (r *Run) losses() string {
+// sentence says what happened when buyers ordered last units at once.
+func (c *Challenge) sentence() string {
+	s := fmt.Sprintf("%s times, %d buyers ordered a last unit at once: ", Comma(c.Bursts), c.Buyers)
+	switch {
+	case c.SoldTwice > 0:
+		return s + fmt.Sprintf("it was sold more than once in %d of them", c.SoldTwice)
+	case c.broken() > 0:
+		return s + "the reconciliation found " + c.losses()
+	case c.Undersold > 0:
+		return s + fmt.Sprintf("in %d of them it was left, although buyers were refused", c.Undersold)
+	}
+	return s + "it was never sold twice"
+}
+
+// unproven says why the challenge is no evidence, and what would be.
+func (r *Run) unproven() string {
+	c := r.Challenge
+	switch {
+	case c == nil || r.Interrupted:
+		return "Not challenged: the attack ended before enough orders had raced for last units"
+	case c.Errors+c.Ambiguous > c.Offered/4:
+		return fmt.Sprintf("Not challenged: %d of these %d orders got no decision (%s). Raise the limits of the service for this test, if it has any",
+			c.Errors+c.Ambiguous, c.Offered, c.Reasons[0])
+	}
+	where := "" // a single target may be a single replica
+	if len(r.Targets) > 1 {
+		where = " at two or more targets"
+	}
+	s := fmt.Sprintf("Not challenged: only in %d of these, and not in %d, %d orders were under way at once%s. "+
+		"Add --until-contended for more buyers at once, or let the service pause for %.0f ms between reading and writing the stock "+
+		"(--think-time of this service)", c.Contended, c.Needed, rivals+1, where, max(1, math.Ceil(2*c.SpreadMS)))
+	if c.AnswerMS > 0 {
+		s += fmt.Sprintf(". A steady load would need a --rate of %.0f", math.Ceil((rivals+1)*1e3/c.AnswerMS))
+	}
+	return s
+}
+
+// broken counts what breaks an invariant, apart from an oversell.
+func (f *Findings) broken() int {
+	return f.Lost + f.Unexplained + f.Duplicated + f.LimitExceeded + len(f.Violations)
+}
+
+func (f *Findings) losses() string {
 	var list []string
 	for _, l := range []struct {
 		n    int
 		what string
 	}{
-		{r.Lost, "promised but missing"},
-		{r.Unexplained, "that no buyer was promised"},
-		{r.Duplicated, "that exist twice"},
-		{r.LimitExceeded, "over a customer's limit"},
+		{f.Lost, "promised but missing"},
+		{f.Unexplained, "that no buyer was promised"},
+		{f.Duplicated, "that exist twice"},
+		{f.LimitExceeded, "over a customer's limit"},
 	} {
 		if l.n > 0 {
 			list = append(list, plural(int64(l.n), "order")+" "+l.what)
 		}
 	}
-	if n := len(r.Violations); n > 0 {
-		list = append(list, plural(int64(n), "violation")+" found by the audit ("+r.Violations[0].Invariant+": "+r.Violations[0].Detail+")")
+	if n := len(f.Violations); n > 0 {
+		list = append(list, plural(int64(n), "violation")+" found by the audit ("+f.Violations[0].Invariant+": "+f.Violations[0].Detail+")")
 	}
 	return strings.Join(list, ", ")
 }

@@ -58,6 +58,7 @@ type page struct {
 	Proof            *proof.Proof
 	Bars             []bar
 	Sentences, Notes []string
+	Facts            []string
 	HasSamples       bool
 	Columns          []string
 	Rows             [][]string
@@ -66,7 +67,7 @@ type page struct {
 // Page writes the proof as one HTML page that loads no other file.
 func Page(w io.Writer, p *proof.Proof) error {
 	view := page{
-		Proof: p, Bars: bars(p), Sentences: sentences(p), Notes: notes(p), Columns: columns, Rows: rows(p),
+		Proof: p, Bars: bars(p), Sentences: sentences(p), Notes: notes(p), Facts: facts(p), Columns: columns, Rows: rows(p),
 	}
 	for i := range p.Runs {
 		view.HasSamples = view.HasSamples || len(p.Runs[i].Samples) > 0

@@ -3,9 +3,12 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
@@ -16,7 +19,7 @@ import (
 // columns are the columns of the table and of the page.
 var columns = []string{
 	"strategy", "on sale", "sold", "oversold", "lost", "accepted", "sold out", "errors", "ambiguous",
-	"offered/s", "p50 ms", "p99 ms", "verdict",
+	"offered/s", "p50 ms", "p99 ms", "max ms", "verdict",
 }
 
 // cells are the cells of a run, in the order of columns.
@@ -27,7 +30,8 @@ func cells(r *proof.Run) []string {
 		name(r), comma(r.Stock), comma(r.UnitsSold), comma(r.Oversold), comma(lost),
 		comma(r.Accepted), comma(r.SoldOut), comma(r.Errors), comma(r.Ambiguous),
 		fmt.Sprintf("%.0f of %d", r.AchievedRate, r.Rate),
-		fmt.Sprintf("%.1f", r.Latency.P50), fmt.Sprintf("%.1f", r.Latency.P99), string(r.Verdict),
+		fmt.Sprintf("%.1f", r.Latency.P50), fmt.Sprintf("%.1f", r.Latency.P99), fmt.Sprintf("%.1f", r.Latency.Max),
+		string(r.Verdict),
 	}
 }
 
@@ -61,11 +65,40 @@ func notes(p *proof.Proof) []string {
 		if len(r.Reasons) > 0 {
 			list = append(list, name(r)+": other answers: "+reasons(r)+".")
 		}
-		for _, example := range r.Examples {
+		examples := r.Examples
+		if r.Challenge != nil {
+			examples = slices.Concat(examples, r.Challenge.Examples)
+		}
+		for _, example := range examples {
 			list = append(list, name(r)+": "+example+".")
 		}
 	}
 	return list
+}
+
+// facts say what was attacked and when, who answered, and how long buyers waited for
+// orders and for refusals.
+func facts(p *proof.Proof) []string {
+	var list []string
+	for i := range p.Runs {
+		r := &p.Runs[i]
+		list = append(list, fmt.Sprintf("%s: %s, from %s for %.1f s; answers of %s", name(r), strings.Join(r.Targets, ", "),
+			r.Started.Format(time.RFC3339), r.DurationMS/1e3, answeredBy(r)))
+		list = append(list, fmt.Sprintf("%s: orders %s; refusals %s", name(r), waits(r.AcceptedLatency), waits(r.RefusedLatency)))
+	}
+	return list
+}
+
+func answeredBy(r *proof.Run) string {
+	var list []string
+	for _, replica := range r.AnsweredBy {
+		list = append(list, fmt.Sprintf("%s (%s)", cmp.Or(replica.Name, "a replica without X-Replica"), comma(replica.Answers)))
+	}
+	return cmp.Or(strings.Join(list, ", "), "no replica")
+}
+
+func waits(l proof.Latency) string {
+	return fmt.Sprintf("p50 %.1f, p95 %.1f, p99 %.1f, max %.1f ms", l.P50, l.P95, l.P99, l.Max)
 }
 
 func behind(r *proof.Run) string {
@@ -77,18 +110,11 @@ func behind(r *proof.Run) string {
 }
 
 func reasons(r *proof.Run) string {
-	text := ""
-	for i, reason := range r.Reasons {
-		if i > 0 {
-			text += ", "
-		}
-		text += comma(reason.Count) + " x "
-		if reason.Status > 0 {
-			text += fmt.Sprint(reason.Status, " ")
-		}
-		text += reason.Slug
+	var list []string
+	for _, reason := range r.Reasons {
+		list = append(list, reason.String())
 	}
-	return text
+	return strings.Join(list, ", ")
 }
 
 func name(r *proof.Run) string {
@@ -104,6 +130,10 @@ func comma[N int | int64](n N) string { return proof.Comma(n) }
 func Table(w io.Writer, p *proof.Proof) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n\n", Grid("", columns, rows(p), 1, 1))
+	for _, f := range facts(p) {
+		fmt.Fprintln(&b, f)
+	}
+	fmt.Fprintln(&b)
 	for _, s := range sentences(p) {
 		fmt.Fprintln(&b, s)
 	}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"flashsale/loadtest/attack"
+	"flashsale/loadtest/proof"
+)
+
+const (
+	// roundLimit bounds the bursts of a round. A service takes a second; a slow lock ten.
+	roundLimit = 15 * time.Second
+	// maxAtOnce bounds --until-contended. Each buyer has a connection.
+	maxAtOnce = 256
+)
+
+// challenge lets buyers order last units at once, as proof.Challenge describes: the
+// evidence that a run was exact by design and not by chance. offer puts the SKUs of a plan
+// on sale, with one unit each.
+func (f *loadFlags) challenge(ctx context.Context, progress *meter, name string, plan attack.Plan, secret string,
+	stop <-chan struct{}, offer func(*attack.Plan) error) (rounds []proof.Round, err error) {
+	contended := 0
+	for buyers := proof.BurstBuyers; buyers <= maxAtOnce; buyers *= 2 {
+		var skus []string
+		for i := range proof.Bursts {
+			skus = append(skus, fmt.Sprintf("last-%x-%d", plan.Seed, len(rounds)*proof.Bursts+i+1))
+		}
+		round := proof.Round{Plan: plan.Bursts(skus, buyers)}
+		if err := offer(&round.Plan); err != nil {
+			return nil, err
+		}
+		_, end := progress.task(fmt.Sprintf("%s: %d x %d buyers at once for a last unit", name, len(skus), buyers), len(skus))
+		round.Answers, err = attack.Bursts(ctx, round.Plan, secret, stop, roundLimit)
+		end()
+		if err != nil {
+			return nil, err
+		}
+		rounds = append(rounds, round)
+		contended += round.Contended()
+		if !f.UntilContended || contended >= proof.ContendedBursts || closed(stop) {
+			break
+		}
+	}
+	return rounds, nil
+}
+
+func closed(stop <-chan struct{}) bool {
+	select {
+	case <-stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// sold returns all SKUs that a run put on sale.
+func sold(plan attack.Plan, rounds []proof.Round) []string {
+	skus := append([]string{}, plan.SKUs...)
+	for _, r := range rounds {
+		skus = append(skus, r.Plan.SKUs...)
+	}
+	return skus
+}
