@@ -1,10 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,19 +25,28 @@ type attackCmd struct {
 	AdminToken string   `exact:"" required:"" env:"FLASHSALE_ADMIN_TOKEN" placeholder:"TOKEN" help:"The service's administrator token, to put the SKUs on sale."`
 	MySQLDSN   string   `name:"mysql-dsn" exact:"" env:"FLASHSALE_MYSQL_DSN" placeholder:"DSN" help:"The service's database, to audit it: user:password@tcp(host:port)/database. Without it, the proof is partial: accepted orders are read back through the service."`
 	loadFlags
+
+	onSale []string // to be withdrawn
 }
 
 const (
-	// readers bounds the orders that are read back at the same time: enough to finish
-	// soon, too few to be a second attack.
-	readers = 16
+	// callers bounds the calls that put SKUs on sale, read orders back or withdraw SKUs at
+	// the same time: enough to finish soon, too few to be a second attack.
+	callers = 16
 	// agreeTimeout bounds how long replicas may take to show a new SKU, and the stock
 	// after the last order.
 	agreeTimeout = 5 * time.Second
 	agreePause   = 50 * time.Millisecond
+	// closingTimeout bounds what is done after a signal: the answers that are still missing,
+	// reading the orders, and the result.
+	closingTimeout = time.Minute
+	// withdrawTimeout bounds the withdrawal of what was put on sale.
+	withdrawTimeout = 30 * time.Second
 )
 
-// Run attacks a running service. It creates new SKUs and does not touch others.
+// Run attacks a running service. It creates new SKUs, does not touch others, and withdraws
+// its own at the end. The first signal ends the load: what there is gets written. A second
+// one ends the program at once.
 func (c *attackCmd) Run(ctx context.Context, s streams) (err error) {
 	for i, target := range c.Targets {
 		if c.Targets[i], err = attack.ParseTarget(target); err != nil {
@@ -51,6 +64,18 @@ func (c *attackCmd) Run(ctx context.Context, s streams) (err error) {
 	if db != nil {
 		defer func() { err = errors.Join(err, db.Close()) }()
 	}
+	for _, target := range plan.Targets {
+		if err := c.service(target).Check(ctx); err != nil {
+			return err
+		}
+	}
+	defer context.AfterFunc(ctx, func() { signal.Reset(os.Interrupt, syscall.SIGTERM) })()
+	defer func() { err = errors.Join(err, c.withdraw(ctx, s)) }()
+	return c.sell(ctx, s, db, plan)
+}
+
+// sell puts SKUs on sale, attacks and publishes the proof.
+func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Database, plan attack.Plan) error {
 	// The service's strategy is unknown: assume the default.
 	row, err := strategy.Find(strategy.Default)
 	if err != nil {
@@ -59,24 +84,50 @@ func (c *attackCmd) Run(ctx context.Context, s streams) (err error) {
 	setting := proof.Setting{
 		Replicas: len(c.Targets), Expected: strategy.Exact, Stock: c.units(row, &plan), Plan: plan,
 	}
-	if err := c.prepare(ctx, setting); err != nil {
+	if err := c.offer(signalled, &plan, setting.Stock); err != nil {
 		return err
 	}
+	ctx, cancel := outlive(signalled, closingTimeout)
+	defer cancel()
 	progress := newMeter(s.err)
 	defer progress.stop()
 	label := fmt.Sprintf("%d buyers for %d units", plan.Requests(), setting.Stock)
-	result, samples, err := watched(ctx, db, progress, label, attack.Config{Plan: plan, JWTSecret: c.JWTSecret})
+	result, samples, err := watched(ctx, db, progress, label, attack.Config{
+		Plan: plan, JWTSecret: c.JWTSecret, Stop: signalled.Done(), Before: signalled.Err,
+	})
 	if err != nil {
-		return err
+		return cmp.Or(context.Cause(signalled), err)
+	}
+	var rounds []proof.Round
+	if signalled.Err() == nil {
+		rounds, err = c.challenge(ctx, progress, "", plan, c.JWTSecret, signalled.Done(), func(skus *attack.Plan) error {
+			return c.offer(ctx, skus, int64(len(skus.SKUs)))
+		})
+		if err != nil {
+			return err
+		}
 	}
 	progress.stop()
-	records, err := c.read(ctx, db, setting, result.Answers)
+	records, err := c.read(ctx, db, append(rounds, proof.Round{Plan: plan, Answers: result.Answers}))
 	if err != nil {
 		return err
 	}
-	records.Samples = samples
-	p := &proof.Proof{Seed: plan.Seed, Partial: db == nil, Runs: []proof.Run{proof.Assess(setting, result, records)}}
-	return c.publish(s, p)
+	load := records.Of(plan.SKUs)
+	load.Samples = samples
+	run := proof.Assess(setting, result, load)
+	run.Interrupted = signalled.Err() != nil
+	run.Weigh(proof.Challenged(rounds, records))
+	return c.publish(s, &proof.Proof{Seed: plan.Seed, Partial: db == nil, Runs: []proof.Run{run}})
+}
+
+// outlive returns a context that ends some time after ctx does.
+func outlive(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() {
+		_ = sleep.For(longer, by) // it ends early with longer
+		cancel()
+	})
+	return longer, cancel
 }
 
 // database opens --mysql-dsn. It returns nil if there is none.
@@ -100,17 +151,21 @@ func (c *attackCmd) service(target string) *attack.Service {
 	return &attack.Service{URL: target, AdminToken: c.AdminToken, JWTSecret: c.JWTSecret}
 }
 
-// prepare puts the SKUs on sale. It reports what would make the attack meaningless: a
-// target that is down or belongs to another service, a wrong secret.
-func (c *attackCmd) prepare(ctx context.Context, setting proof.Setting) error {
-	plan := &setting.Plan
-	for _, target := range plan.Targets {
-		if err := c.service(target).Check(ctx); err != nil {
+// offer puts the SKUs of a plan on sale, and waits until each target shows them.
+func (c *attackCmd) offer(ctx context.Context, plan *attack.Plan, units int64) error {
+	service := c.service(plan.Targets[0])
+	for i, sku := range plan.SKUs {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		// A signal must not leave it open whether the SKU was made.
+		err := service.PutOnSale(context.WithoutCancel(ctx), sku, share(units, len(plan.SKUs), i))
+		if err == nil || errors.Is(err, context.DeadlineExceeded) {
+			c.onSale = append(c.onSale, sku)
+		}
+		if err != nil {
 			return err
 		}
-	}
-	if err := putOnSale(ctx, c.service(plan.Targets[0]), plan, setting.Stock); err != nil {
-		return err
 	}
 	last := plan.SKUs[len(plan.SKUs)-1]
 	for _, target := range plan.Targets {
@@ -118,6 +173,9 @@ func (c *attackCmd) prepare(ctx context.Context, setting proof.Setting) error {
 			_, err := c.service(target).Stock(ctx, last)
 			return !errors.Is(err, attack.ErrNotFound), err
 		})
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err != nil {
 			return fmt.Errorf("--target %s does not show the SKU that was created at %s; are both replicas of one service? %w", target, plan.Targets[0], err)
 		}
@@ -125,43 +183,74 @@ func (c *attackCmd) prepare(ctx context.Context, setting proof.Setting) error {
 	return nil
 }
 
+// withdraw takes off sale what offer put on sale. Other services may not offer that: it
+// then only says what stays on sale.
+func (c *attackCmd) withdraw(ctx context.Context, s streams) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTimeout)
+	defer cancel()
+	service := c.service(c.Targets[0])
+	var group errgroup.Group
+	group.SetLimit(callers)
+	for _, sku := range c.onSale {
+		group.Go(func() error { return service.Withdraw(ctx, sku) })
+	}
+	err := group.Wait()
+	if err == nil {
+		return nil
+	}
+	stay := fmt.Errorf("SKUs of this test may still be on sale, %s to %s: %w", c.onSale[0], c.onSale[len(c.onSale)-1], err)
+	if errors.Is(err, attack.ErrNoWithdrawal) {
+		fmt.Fprintf(s.err, "loadtest: %v\n", stay)
+		return nil
+	}
+	return stay
+}
+
 // read reads the database or, without one, what the service shows.
-func (c *attackCmd) read(ctx context.Context, db *proof.Database, setting proof.Setting, answers []attack.Answer) (proof.Records, error) {
+func (c *attackCmd) read(ctx context.Context, db *proof.Database, rounds []proof.Round) (records proof.Records, err error) {
 	if db != nil {
-		return db.Records(ctx, setting.Plan.SKUs)
+		return db.Records(ctx, sold(rounds))
 	}
-	rows, err := c.readBack(ctx, &setting.Plan, answers)
-	if err != nil {
-		return proof.Records{}, fmt.Errorf("read the accepted orders back: %w", err)
-	}
-	service := c.service(setting.Plan.Targets[0])
-	var stocks []attack.Stock
-	for _, sku := range setting.Plan.SKUs {
-		// A replica may show stock from memory, a moment late: read until it agrees with
-		// the orders. If it never does, that is the result.
-		var stock attack.Stock
-		err := until(ctx, func() (bool, error) {
-			var err error
-			stock, err = service.Stock(ctx, sku)
-			return err != nil || stock.Available == stock.Units-proof.Held(rows, sku), err
-		})
-		if err != nil && !errors.Is(err, errNotYet) {
-			return proof.Records{}, err
+	service := c.service(c.Targets[0])
+	// A replica may show stock from memory, a moment late: read until it agrees with the
+	// orders. If it never does, that is the result.
+	settling, cancel := context.WithTimeout(ctx, agreeTimeout)
+	defer cancel()
+	for _, round := range rounds {
+		rows, err := c.readBack(ctx, &round.Plan, round.Answers)
+		if err != nil {
+			return records, fmt.Errorf("read the accepted orders back: %w", err)
 		}
-		stocks = append(stocks, stock)
+		var stocks []attack.Stock
+		for _, sku := range round.Plan.SKUs {
+			var stock attack.Stock
+			err := until(settling, func() (bool, error) {
+				var err error
+				stock, err = service.Stock(ctx, sku)
+				return err != nil || stock.Available == stock.Units-proof.Held(rows, sku), err
+			})
+			if err != nil && !errors.Is(err, errNotYet) {
+				return records, err
+			}
+			stocks = append(stocks, stock)
+		}
+		of := proof.RecordsOf(rows, stocks, &round.Plan, round.Answers)
+		records.Rows = append(records.Rows, of.Rows...)
+		records.Balances = append(records.Balances, of.Balances...)
+		records.Violations = append(records.Violations, of.Violations...)
 	}
-	return proof.RecordsOf(rows, stocks, &setting.Plan, answers), nil
+	return records, nil
 }
 
 // readBack reads each accepted order as its customer, from another replica than the one
 // that accepted it, if there are several.
 func (c *attackCmd) readBack(ctx context.Context, plan *attack.Plan, answers []attack.Answer) ([]proof.Row, error) {
-	client := attack.NewClient(readers)
+	client := attack.NewClient(callers)
 	defer client.CloseIdleConnections()
 	var mu sync.Mutex
 	var rows []proof.Row
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(readers)
+	group.SetLimit(callers)
 	for seq := range answers {
 		if answers[seq].Outcome != attack.Accepted {
 			continue

@@ -10,9 +10,10 @@ import (
 )
 
 const (
-	// roundLimit bounds the bursts of a round. A service takes a second; a slow lock ten.
-	roundLimit = 15 * time.Second
-	// maxAtOnce bounds --until-contended. Each buyer has a connection.
+	// roundLimit bounds the bursts of a round. They take a second or two, or most of this
+	// with a slow lock.
+	roundLimit = time.Minute
+	// maxAtOnce bounds the buyers of --until-contended. Each has a connection.
 	maxAtOnce = 256
 )
 
@@ -31,14 +32,20 @@ func (f *loadFlags) challenge(ctx context.Context, progress *meter, name string,
 		if err := offer(&round.Plan); err != nil {
 			return nil, err
 		}
-		_, end := progress.task(fmt.Sprintf("%s: %d x %d buyers at once for a last unit", name, len(skus), buyers), len(skus))
-		round.Answers, err = attack.Bursts(ctx, round.Plan, secret, stop, roundLimit)
+		step, end := progress.task(fmt.Sprintf("%s%d buyers at once for a last unit", name, buyers), proof.ContendedBursts)
+		began := time.Now()
+		round.Answers, err = attack.Bursts(ctx, round.Plan, secret, func(burst []attack.Answer) bool {
+			if proof.IsContended(burst, len(plan.Targets)) {
+				contended++
+				step()
+			}
+			return contended < proof.ContendedBursts && time.Since(began) < roundLimit && !closed(stop)
+		})
 		end()
 		if err != nil {
 			return nil, err
 		}
 		rounds = append(rounds, round)
-		contended += round.Contended()
 		if !f.UntilContended || contended >= proof.ContendedBursts || closed(stop) {
 			break
 		}
@@ -55,9 +62,8 @@ func closed(stop <-chan struct{}) bool {
 	}
 }
 
-// sold returns all SKUs that a run put on sale.
-func sold(plan attack.Plan, rounds []proof.Round) []string {
-	skus := append([]string{}, plan.SKUs...)
+// sold returns all SKUs that were put on sale.
+func sold(rounds []proof.Round) (skus []string) {
 	for _, r := range rounds {
 		skus = append(skus, r.Plan.SKUs...)
 	}

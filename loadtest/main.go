@@ -71,6 +71,7 @@ type cli struct {
 	Lesson     lessonCmd     `cmd:"" help:"Play one lesson: a race that oversells, and its fix, step by step."`
 	Lessons    lessonsCmd    `cmd:"" help:"List the lessons, or play all of them."`
 	Version    versionCmd    `cmd:"" help:"Print the program's version, commit and date."`
+	Verdicts   verdictsCmd   `cmd:"" hidden:"" help:"Measure how often the verdicts of attack are right, on services whose faults are known."`
 	Peer       peerCmd       `cmd:"" hidden:""` // a child process of the bench
 }
 

@@ -231,6 +231,8 @@ func TestAttackOnAStackStartedByUp(t *testing.T) {
 		}
 	}
 
+	attackAsGuest(t, &d)
+
 	up.end(t)
 	pids := append(append(d.Pids.Replicas, d.Pids.Etcd...), d.Pids.MySQL)
 	for _, pid := range pids {

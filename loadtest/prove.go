@@ -189,7 +189,7 @@ func (c *proveCmd) prove(ctx context.Context, servers *servers, progress *meter,
 	if err != nil {
 		return run, err
 	}
-	rounds, err := c.challenge(ctx, progress, row.Name, plan, fleet.JWTSecret, nil, func(skus *attack.Plan) error {
+	rounds, err := c.challenge(ctx, progress, row.Name+": ", plan, fleet.JWTSecret, nil, func(skus *attack.Plan) error {
 		return putOnSale(ctx, service, skus, int64(len(skus.SKUs)))
 	})
 	if err != nil {
@@ -198,7 +198,7 @@ func (c *proveCmd) prove(ctx context.Context, servers *servers, progress *meter,
 	if err := errors.Join(fleet.Dead(), fleet.Stop()); err != nil {
 		return run, err
 	}
-	all, err := db.Records(ctx, sold(plan, rounds))
+	all, err := db.Records(ctx, append(sold(rounds), plan.SKUs...))
 	if err != nil {
 		return run, err
 	}

@@ -10,10 +10,9 @@ import (
 )
 
 // Bursts sends the orders of a plan that has Burst set: for one SKU after the other, all
-// buyers of the SKU order at once. It ends early, after a whole burst, when stop is closed
-// or limit has passed. The answers of the bursts that were sent are in the order of their
-// requests.
-func Bursts(ctx context.Context, plan Plan, secret string, stop <-chan struct{}, limit time.Duration) ([]Answer, error) {
+// buyers of the SKU order at once. more gets the answers of each burst, and returns false to
+// end the bursts. The answers are in the order of their requests.
+func Bursts(ctx context.Context, plan Plan, secret string, more func([]Answer) bool) ([]Answer, error) {
 	if err := plan.Check(); err != nil {
 		return nil, err
 	}
@@ -26,22 +25,16 @@ func Bursts(ctx context.Context, plan Plan, secret string, stop <-chan struct{},
 		return nil, err
 	}
 	defer transport.base.CloseIdleConnections()
-	answers := make([]Answer, 0, plan.Requests())
+	answers := make([]Answer, plan.Requests())
 	began := time.Now()
-	for range plan.SKUs {
-		select {
-		case <-stop:
-			return answers, nil
-		default:
-		}
-		if time.Since(began) > limit {
-			return answers, nil
-		}
-		first := len(answers)
-		answers = answers[:first+plan.Burst]
-		transport.burst(answers[first:], first, began)
+	for first := 0; first < len(answers); first += plan.Burst {
+		burst := answers[first : first+plan.Burst]
+		transport.burst(burst, first, began)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
+		}
+		if !more(burst) {
+			return answers[:first+plan.Burst], nil
 		}
 	}
 	return answers, nil

@@ -12,8 +12,8 @@ import (
 // unit of a SKU at once, many times. Each time is a trial of the service; it counts if
 // enough requests really were under way together.
 const (
-	// Bursts is how many SKUs with one unit each are sold, and BurstBuyers how many buyers
-	// order each of them at once.
+	// Bursts is how many SKUs with one unit each are on sale, to be sold one after the other
+	// until ContendedBursts of them were. BurstBuyers is how many buyers order each at once.
 	Bursts      = 30
 	BurstBuyers = 16
 	// ContendedBursts are needed for the verdict exact. A service without any guard sold the
@@ -93,16 +93,9 @@ func Challenged(rounds []Round, records Records) *Challenge {
 	return c
 }
 
-// Contended returns the contended bursts of a round.
-func (r *Round) Contended() int {
-	n := 0
-	for b := range slices.Chunk(r.Answers, r.Plan.Burst) {
-		if look(b, len(r.Plan.Targets)).contended {
-			n++
-		}
-	}
-	return n
-}
+// IsContended reports whether enough of a burst's requests were under way together. targets
+// is the number of targets that they were sent to.
+func IsContended(burst []attack.Answer, targets int) bool { return look(burst, targets).contended }
 
 type burst struct {
 	winner    *attack.Answer // the first accepted one, or nil

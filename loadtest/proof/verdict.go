@@ -32,8 +32,7 @@ func (r *Run) Sentence() string {
 	if name == "" {
 		name = "The service"
 	}
-	sold := fmt.Sprintf("%s sold %s of %s", name, units(r.UnitsSold), comma(r.Stock))
-	s := sold
+	s := fmt.Sprintf("%s sold %s of %s", name, units(r.UnitsSold), comma(r.Stock))
 	switch r.Verdict {
 	case strategy.Oversold:
 		if r.Oversold > 0 {
@@ -58,7 +57,7 @@ func (r *Run) Sentence() string {
 	if r.Interrupted {
 		s += ", until it was interrupted"
 	}
-	if r.Challenge != nil {
+	if r.Challenge != nil && r.Challenge.Bursts > 0 {
 		s += ". " + r.Challenge.sentence()
 	}
 	if r.Verdict == strategy.NotChallenged {

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/strategy"
+	"flashsale/loadtest/proof"
+)
+
+// balancer passes requests to replicas in turn, and answers withdrawals itself.
+type balancer struct {
+	proxies []*httputil.ReverseProxy
+	turn    atomic.Int64
+	// withdrawal is the status of its answers.
+	withdrawal int
+	// ordered, if set, is called after so many orders.
+	after   int64
+	ordered func()
+
+	orders            atomic.Int64
+	mu                sync.Mutex
+	onSale, withdrawn []string
+}
+
+func newBalancer(t *testing.T, replicas []string) (*balancer, string) {
+	t.Helper()
+	b := &balancer{withdrawal: http.StatusNoContent}
+	for _, replica := range replicas {
+		u, err := url.Parse(replica)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.proxies = append(b.proxies, httputil.NewSingleHostReverseProxy(u))
+	}
+	server := httptest.NewServer(b)
+	t.Cleanup(server.Close)
+	return b, server.URL
+}
+
+func (b *balancer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch r.Method {
+	case http.MethodDelete:
+		b.note(&b.withdrawn, r)
+		w.WriteHeader(b.withdrawal)
+		return
+	case http.MethodPut:
+		b.note(&b.onSale, r)
+	case http.MethodPost:
+		if b.orders.Add(1) == b.after {
+			b.ordered()
+		}
+	}
+	b.proxies[b.turn.Add(1)%int64(len(b.proxies))].ServeHTTP(w, r)
+}
+
+func (b *balancer) note(list *[]string, r *http.Request) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	*list = append(*list, r.URL.Path)
+}
+
+// checkWithdrawn checks that each SKU that was put on sale was withdrawn.
+func (b *balancer) checkWithdrawn(t *testing.T, least int) {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	slices.Sort(b.onSale)
+	slices.Sort(b.withdrawn)
+	if len(b.onSale) < least || !slices.Equal(b.onSale, b.withdrawn) {
+		t.Errorf("put on sale: %v, want at least %d\nwithdrawn: %v", b.onSale, least, b.withdrawn)
+	}
+}
+
+// attackAsGuest attacks a stack through a balancer, as somebody else's shop is attacked.
+func attackAsGuest(t *testing.T, d *sandboxDescription) {
+	args := func(target, out string, more ...string) []string {
+		return append([]string{"attack", "--target=" + target, "--jwt-secret=" + d.JWTSecret, "--admin-token=" + d.AdminToken,
+			"--rate=200", "--stock=50", "--out=" + out}, more...)
+	}
+	t.Run("withdraws what it put on sale, and names who answered", func(t *testing.T) {
+		b, target := newBalancer(t, d.Replicas)
+		dir := t.TempDir()
+		var out bytes.Buffer
+		if err := run(t.Context(), args(target, dir, "--duration=1s", "--mysql-dsn="+d.MySQLDSN), &out, io.Discard); err != nil {
+			t.Fatalf("%v\n%s", err, out.String())
+		}
+		b.checkWithdrawn(t, 1+proof.ContendedBursts)
+		r := readProof(t, dir).Runs[0]
+		if len(r.AnsweredBy) != len(d.Replicas) || !slices.Equal(r.Targets, []string{target}) || r.Started.IsZero() || r.DurationMS < 900 {
+			t.Errorf("got answers of %v, targets %v, started %s, duration %.0f ms", r.AnsweredBy, r.Targets, r.Started, r.DurationMS)
+		}
+		if r.AcceptedLatency.Max <= 0 || r.RefusedLatency.Max <= 0 || r.Latency.Max != max(r.AcceptedLatency.Max, r.RefusedLatency.Max) {
+			t.Errorf("got latencies %+v, of orders %+v, of refusals %+v", r.Latency, r.AcceptedLatency, r.RefusedLatency)
+		}
+		for _, want := range []string{"max ms", target + ", from 20", "; answers of ", "orders p50 ", "refusals p50 "} {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("the output lacks %q:\n%s", want, out.String())
+			}
+		}
+	})
+	t.Run("says what stays on sale", func(t *testing.T) {
+		b, target := newBalancer(t, d.Replicas)
+		b.withdrawal = http.StatusMethodNotAllowed
+		var said bytes.Buffer
+		if err := run(t.Context(), args(target, t.TempDir(), "--duration=1s"), io.Discard, &said); err != nil {
+			t.Fatal(err)
+		}
+		if want := "may still be on sale"; !strings.Contains(said.String(), want) {
+			t.Errorf("the output lacks %q:\n%s", want, said.String())
+		}
+	})
+	t.Run("writes what there is after a signal", func(t *testing.T) {
+		b, target := newBalancer(t, d.Replicas)
+		ctx, interrupt := context.WithCancel(t.Context())
+		b.after, b.ordered = 100, interrupt
+		dir := t.TempDir()
+		var out bytes.Buffer
+		began := time.Now()
+		err := run(ctx, args(target, dir, "--duration=10m"), &out, io.Discard)
+		if !errors.Is(err, errNotProven) || time.Since(began) > 5*time.Minute {
+			t.Fatalf("got %v after %s, want %v\n%s", err, time.Since(began), errNotProven, out.String())
+		}
+		b.checkWithdrawn(t, 1)
+		r := readProof(t, dir).Runs[0]
+		if !r.Interrupted || r.Verdict != strategy.NotChallenged || r.UnitsSold != 50 || r.Offered < 100 || !strings.Contains(out.String(), "until it was interrupted") {
+			t.Errorf("got interrupted %v, %s, %d sold, %d offered\n%s", r.Interrupted, r.Verdict, r.UnitsSold, r.Offered, out.String())
+		}
+	})
+	t.Run("withdraws after an error", func(t *testing.T) {
+		b, target := newBalancer(t, d.Replicas)
+		// The second target is another service, and does not show the SKU.
+		err := run(t.Context(), args(target+","+strangeReplica(t, target), t.TempDir(), "--duration=1s"), io.Discard, io.Discard)
+		if err == nil || !strings.Contains(err.Error(), "does not show the SKU") {
+			t.Errorf("got %v", err)
+		}
+		b.checkWithdrawn(t, 1)
+	})
+}
+
+// strangeReplica passes requests on, but knows no SKU.
+func strangeReplica(t *testing.T, target string) string {
+	t.Helper()
+	u, err := url.Parse(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(u)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/v1/skus") {
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = io.WriteString(w, `{"type":"/errors/unknown-sku"}`)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// An unguarded service at 50 to 200 requests a second sells nothing twice under that load.
+// Its verdict must not be exact.
+func TestUnguardedServiceIsNeverExact(t *testing.T) {
+	sandboxtest.NeedsDatabase(t)
+	var out, progress bytes.Buffer
+	err := run(t.Context(), []string{
+		"verdicts", "--strategies=process,conditional", "--runs=2", "--max-rate=200", "--api=" + sandboxtest.Build(t, "api"),
+	}, &out, &progress)
+	if err != nil {
+		t.Errorf("%v\n%s%s", err, progress.String(), out.String())
+	}
+}
+
+func TestProgressIsALineEachInterval(t *testing.T) {
+	t.Parallel()
+	lines := make(chan string, 100)
+	m := newMeter(writer(func(p []byte) { lines <- string(p) }))
+	m.every = time.Millisecond
+	step, end := m.task("load", 2000)
+	for range 1500 {
+		step()
+	}
+	<-lines // its name
+	if line := <-lines; !strings.HasPrefix(line, "load: ") || !strings.Contains(line, " of 2,000 after ") {
+		t.Errorf("got %q", line)
+	}
+	go func() {
+		for range lines {
+		}
+	}()
+	end()
+	close(lines) // nothing is written any more
+}
+
+type writer func([]byte)
+
+func (w writer) Write(p []byte) (int, error) {
+	w(p)
+	return len(p), nil
+}
