@@ -19,14 +19,19 @@ import (
 	"flashsale/internal/telemetry"
 )
 
-// connect waits for the servers, migrates the schema, and creates the lock and the order
+// connect waits for the servers, migrates the schema if its account may, and creates the lock and the order
 // service.
 func (r *replica) connect(ctx context.Context) (err error) {
 	if r.db, err = r.cmd.open(r.tracing.Provider); err != nil {
 		return err
 	}
 	r.atClose(serversRound, "MySQL", ignoringContext(r.db.Close))
-	ping := func(ctx context.Context) error { return r.cmd.ping(ctx, r.db) }
+	ping := func(ctx context.Context) error {
+		if err := r.cmd.ping(ctx, r.db); err != nil {
+			return err
+		}
+		return r.db.Migratable(ctx) // another account may be about to migrate
+	}
 	if err := await(ctx, r.logger, r.cmd.address(), r.cmd.StartTimeout, ping); err != nil {
 		return err
 	}
@@ -111,7 +116,7 @@ func isTransient(err error) bool {
 // await calls try until it succeeds, limit has passed or the error is final. It logs
 // what it waits for.
 func await(ctx context.Context, logger *slog.Logger, what string, limit time.Duration, try func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s did not answer within --start-timeout %s", what, limit))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s was not ready within --start-timeout %s", what, limit))
 	defer cancel()
 	return sleep.Backoff{Min: 100 * time.Millisecond, Max: 2 * time.Second}.Retry(ctx, isTransient, func() error {
 		attempt, cancel := context.WithTimeout(ctx, awaitAttempt)

@@ -10,9 +10,6 @@ import (
 	"testing"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
-
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/strategy"
@@ -76,29 +73,8 @@ func TestServersAreReachedByTLS(t *testing.T) {
 // keys with the service's prefix.
 func enableAuth(t *testing.T, endpoints []string, user, password string) {
 	t.Helper()
-	root, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	ctx := t.Context()
-	end := clientv3.GetPrefixRangeEnd("flashsale/")
-	for _, step := range []func() error{
-		func() error { _, err := root.UserAdd(ctx, "root", "the password of root"); return err },
-		func() error { _, err := root.UserGrantRole(ctx, "root", "root"); return err },
-		func() error { _, err := root.UserAdd(ctx, user, password); return err },
-		func() error { _, err := root.RoleAdd(ctx, "flashsale"); return err },
-		func() error {
-			_, err := root.RoleGrantPermission(ctx, "flashsale", "flashsale/", end, clientv3.PermissionType(clientv3.PermReadWrite))
-			return err
-		},
-		func() error { _, err := root.UserGrantRole(ctx, user, "flashsale"); return err },
-		func() error { _, err := root.AuthEnable(ctx); return err },
-	} {
-		if err := step(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	mustTool(t, "etcd-auth", "--etcd-endpoints="+strings.Join(endpoints, ","), "--etcd-username="+user, "--etcd-password="+password,
+		"--etcd-root-password=the password of root")
 }
 
 // A restarted etcd rejects the tokens that it issued before. A replica with an ordinary

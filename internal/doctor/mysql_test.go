@@ -112,7 +112,7 @@ func TestEachFaultIsFoundAlone(t *testing.T) {
 		{[]string{"ALTER TABLE leases ENGINE = MyISAM"}, []string{"ALTER TABLE leases ENGINE = InnoDB"},
 			"engine", doctor.Fault, []string{"leases (MyISAM)", "ALTER TABLE"}},
 		{[]string{"REVOKE DELETE, UPDATE ON DATABASE.* FROM ACCOUNT"}, []string{"GRANT ALL ON DATABASE.* TO ACCOUNT"},
-			"rights", doctor.Fault, []string{"UPDATE on orders", "DELETE on orders", "GRANT ALL ON `sick`.*"}},
+			"rights", doctor.Fault, []string{"UPDATE on orders", "DELETE on orders", "GRANT SELECT, INSERT, UPDATE, DELETE ON `sick`.*"}},
 		{[]string{"RENAME TABLE leases TO gone"}, []string{"RENAME TABLE gone TO leases"},
 			"rights", doctor.Fault, []string{"leases", "restore"}},
 		{[]string{"INSERT INTO goose_db_version (version_id, is_applied) VALUES (999, 1)"}, []string{"DELETE FROM goose_db_version WHERE version_id = 999"},

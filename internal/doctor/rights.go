@@ -68,24 +68,23 @@ func (m *mysqlServer) checkCreate(ctx context.Context) error {
 		return nil
 	}
 	m.report.Fine("read-only", "the server accepts writes")
-	// Preparing the statement checks the right and creates nothing.
-	prepared, err := m.db.SQL.PrepareContext(ctx, "CREATE TABLE flashsale_doctor (id INT NOT NULL PRIMARY KEY) ENGINE = InnoDB")
+	err := m.db.TryCreate(ctx)
 	switch {
 	case err == nil:
 		m.report.Fine("rights", "the account may create tables")
-		return prepared.Close()
+		return nil
 	case stock.IsDenied(err):
-		m.report.Fault("rights", m.grant()+"; or run `api migrate` with an account that may create tables", "the account may not create tables")
+		m.report.Fault("rights", "run `api migrate` with an account that may create tables", "%v", m.db.Migratable(ctx))
 		return nil
 	case stock.IsServerError(err):
-		m.report.Fault("rights", m.grant(), "the account cannot create tables: %v", err)
+		m.report.Fault("rights", "let the account create tables, or run `api migrate` with one that may", "the account cannot create tables: %v", err)
 		return nil
 	}
 	return fmt.Errorf("try to create a table: %w", err)
 }
 
 func (m *mysqlServer) grant() string {
-	return fmt.Sprintf("GRANT ALL ON `%s`.* TO the account", m.db.Name)
+	return fmt.Sprintf("GRANT SELECT, INSERT, UPDATE, DELETE ON `%s`.* TO the account", m.db.Name)
 }
 
 // readOnlyBy names the variables that make the server read-only.

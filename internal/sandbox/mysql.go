@@ -222,7 +222,8 @@ func (m *MySQL) identity(user string) (name, options string) {
 	return "'" + user + "'@'" + m.clients + "'", options
 }
 
-// createAccount creates an account with the rights that docs/databases.md lists.
+// createAccount creates an account with the rights that docs/databases.md lists. They do
+// not include those to migrate.
 func (m *MySQL) createAccount(ctx context.Context, database, user string) error {
 	if m.Shared() {
 		return errors.New("not supported on a server of others")
@@ -230,7 +231,7 @@ func (m *MySQL) createAccount(ctx context.Context, database, user string) error 
 	name, options := m.identity(user)
 	statements := []string{
 		"CREATE USER " + name + options,
-		"GRANT ALL ON " + quote(database) + ".* TO " + name,
+		"GRANT SELECT, INSERT, UPDATE, DELETE ON " + quote(database) + ".* TO " + name,
 		"GRANT PROCESS ON *.* TO " + name,
 	}
 	if m.Product == RealMySQL {

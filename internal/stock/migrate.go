@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
+	"strings"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -24,6 +26,10 @@ var ErrSchemaNewer = errors.New("the database's schema is newer than this progra
 var ErrNoSchema = errors.New("this database has no tables of flashsale yet: check that it is the right one " +
 	"(the first replica, or `api migrate`, creates them)")
 
+// ErrNotMigrated means that the schema is older than this program, and that the account
+// may not change it.
+var ErrNotMigrated = errors.New("this account may not create tables: run `api migrate` with an account that may")
+
 // Tables are the tables that the migrations create, each with a writable column.
 var Tables = map[string]string{
 	"stock": "seq", "orders": "status", "archived_orders": "status", "restocks": "units", "late_payments": "received_at",
@@ -36,8 +42,12 @@ const migrateWait = 60 * time.Second
 
 // Migrate brings the schema to this program's version. Replicas may call it at the
 // same time: one migrates, under a lock that ends with its connection, and the others
-// wait. After an error it may be called again: it continues from there.
+// wait. After an error it may be called again: it continues from there. If nothing is to
+// be done, the account need not be allowed to change tables.
 func (db *DB) Migrate(ctx context.Context) error {
+	if s, err := db.Schema(ctx); err != nil || s.Version >= s.Program {
+		return err
+	}
 	return db.OnConn(ctx, func(conn *sql.Conn) error {
 		name := "flashsale.migrate." + db.Name
 		if len(name) > 64 { // MySQL's limit for the name of a lock
@@ -109,6 +119,39 @@ func (db *DB) Schema(ctx context.Context) (s Schema, err error) {
 		return s, db.served(ctx, s.Program, s.Version)
 	}
 	return s, wrap("read schema version", err)
+}
+
+// Migratable returns ErrNotMigrated, with the names of the missing migrations, if Migrate
+// would fail for want of a right. All other faults are left to Migrate.
+func (db *DB) Migratable(ctx context.Context) error {
+	s, err := db.Schema(ctx)
+	if err != nil || s.Version >= s.Program {
+		return nil //nolint:nilerr // Migrate returns it
+	}
+	if err := db.TryCreate(ctx); !IsDenied(err) {
+		return nil
+	}
+	provider, _, err := db.provider(migrations)
+	if err != nil {
+		return err
+	}
+	var missing []string
+	for _, source := range provider.ListSources() {
+		if source.Version > s.Version {
+			missing = append(missing, path.Base(source.Path))
+		}
+	}
+	return fmt.Errorf("the schema lacks %s, and %w", strings.Join(missing, ", "), ErrNotMigrated)
+}
+
+// TryCreate returns an error if the account cannot create tables. It prepares a
+// statement, which checks the right and creates nothing.
+func (db *DB) TryCreate(ctx context.Context) error {
+	prepared, err := db.SQL.PrepareContext(ctx, "CREATE TABLE flashsale_doctor (id INT NOT NULL PRIMARY KEY) ENGINE = InnoDB")
+	if err != nil {
+		return err
+	}
+	return prepared.Close()
 }
 
 // HasSchema returns ErrNoSchema if the database has no tables.

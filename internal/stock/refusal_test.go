@@ -23,7 +23,7 @@ func TestRefusedErrorsHaveAdvice(t *testing.T) {
 	nowhere := fmt.Errorf("db2: %w", &net.DNSError{Err: "no such host", Name: "db2", IsNotFound: true})
 	for want, errs := range map[string][]error{
 		"CREATE USER":           {number(1130)},
-		"GRANT ALL":             {number(1044)},
+		"GRANT SELECT, INSERT":  {number(1044)},
 		"CREATE DATABASE":       {number(1049)},
 		"needs TLS":             {number(1045)},
 		"PER_HOUR 0":            {limit("max_connections_per_hour"), limit("max_updates")},
