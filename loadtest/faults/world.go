@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
 
 	"github.com/go-sql-driver/mysql"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -56,8 +58,14 @@ func startWorld(ctx context.Context, cfg *Config) (_ *world, err error) {
 	if w.stack, err = sandbox.Start(ctx, servers); err != nil {
 		return nil, err
 	}
-	if _, err = w.stack.CreateDatabase(ctx, databaseName); err != nil {
+	owner, err := w.stack.CreateDatabase(ctx, databaseName)
+	if err != nil {
 		return nil, err
+	}
+	migrate := exec.CommandContext(ctx, cfg.API, "migrate")
+	migrate.Env = append(os.Environ(), "FLASHSALE_MYSQL_DSN="+owner)
+	if out, err := migrate.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("api migrate: %w: %s", err, out)
 	}
 	if w.dsn, err = w.stack.CreateAccount(ctx, databaseName, account); err != nil {
 		return nil, err
