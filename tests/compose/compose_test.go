@@ -6,6 +6,7 @@ package compose_test
 import (
 	"bufio"
 	"maps"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,20 +89,26 @@ func TestEverySecretIsAskedFor(t *testing.T) {
 	}
 }
 
-// TestReplicasKnowTheirEnvironment: a name that no flag has would be passed over.
-func TestReplicasKnowTheirEnvironment(t *testing.T) {
+// TestCommandsKnowTheirEnvironment: a name that no flag has would be passed over.
+func TestCommandsKnowTheirEnvironment(t *testing.T) {
 	t.Parallel()
-	help, err := exec.CommandContext(t.Context(), sandboxtest.Build(t, "api"), "serve", "--help").Output()
-	if err != nil {
-		t.Fatal(err)
+	names := map[string][]string{} // by command
+	for _, name := range []string{"api", "migrate", "etcd-auth"} {
+		service := mustLoad(t).Services[name]
+		names[service.Command[0]] = slices.Collect(maps.Keys(service.Environment))
 	}
-	names := slices.Collect(maps.Keys(mustLoad(t).Services["api"].Environment))
 	for _, line := range regexp.MustCompile(`(?m)^(FLASHSALE_\w+)=`).FindAllStringSubmatch(read(t, "deploy/systemd/flashsale.env"), -1) {
-		names = append(names, line[1])
+		names["serve"] = append(names["serve"], line[1])
 	}
-	for _, name := range names {
-		if strings.HasPrefix(name, "FLASHSALE_") && !regexp.MustCompile(`\$`+name+`\b`).Match(help) {
-			t.Errorf("%s is no flag's: see api serve --help", name)
+	for command, names := range names {
+		help, err := exec.CommandContext(t.Context(), sandboxtest.Build(t, "api"), command, "--help").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if strings.HasPrefix(name, "FLASHSALE_") && !regexp.MustCompile(`\$`+name+`\b`).Match(help) {
+				t.Errorf("%s is no flag's: see api %s --help", name, command)
+			}
 		}
 	}
 }
@@ -122,10 +129,13 @@ func TestWhatIsWaitedForCanTellThatItIsThere(t *testing.T) {
 	project := mustLoad(t)
 	for name, service := range project.Services {
 		for on, dependency := range service.DependsOn {
-			if dependency.Condition != types.ServiceConditionHealthy {
+			other, found := project.Services[on]
+			switch {
+			case dependency.Condition == types.ServiceConditionCompletedSuccessfully && other.Restart == "no":
+				continue // it runs to its end
+			case dependency.Condition != types.ServiceConditionHealthy:
 				t.Errorf("%s waits for %s to be %s: it would be asked too soon", name, on, dependency.Condition)
 			}
-			other, found := project.Services[on]
 			if !found || other.HealthCheck == nil || other.HealthCheck.Disable || len(other.HealthCheck.Test) == 0 {
 				t.Errorf("%s waits for %s, which has no health check", name, on)
 			}
@@ -135,7 +145,7 @@ func TestWhatIsWaitedForCanTellThatItIsThere(t *testing.T) {
 		}
 	}
 	want := map[string][]string{
-		"api": {"etcd-1", "etcd-2", "etcd-3", "mysql"}, "proxy": {"api"}, "loadtest": {"proxy"},
+		"api": {"etcd-auth", "migrate"}, "etcd-auth": {"etcd-1", "etcd-2", "etcd-3"}, "migrate": {"mysql"}, "proxy": {"api"}, "loadtest": {"proxy"},
 		"prometheus": {"api"}, "grafana": {"prometheus"},
 	}
 	for name, on := range want {
@@ -163,7 +173,11 @@ func TestContainersCanDoNoMoreThanTheyNeed(t *testing.T) {
 		if service.Deploy == nil || service.Deploy.Resources.Limits == nil || service.Deploy.Resources.Limits.MemoryBytes == 0 || service.Deploy.Resources.Limits.Pids == 0 {
 			t.Errorf("%s has no limit of memory or of processes", name)
 		}
-		if want := "unless-stopped"; name != "loadtest" && service.Restart != want {
+		want := "unless-stopped"
+		if slices.Contains([]string{"migrate", "etcd-auth", "loadtest"}, name) {
+			want = "no"
+		}
+		if service.Restart != want {
 			t.Errorf("%s restarts %q, want %q", name, service.Restart, want)
 		}
 		for _, port := range service.Ports {
@@ -174,15 +188,106 @@ func TestContainersCanDoNoMoreThanTheyNeed(t *testing.T) {
 				t.Errorf("%s publishes a port: only the proxy does", name)
 			}
 		}
-		for network := range service.Networks {
-			if (name == "mysql" || strings.HasPrefix(name, "etcd")) && network != "data" {
-				t.Errorf("%s is on the network %s", name, network)
+	}
+}
+
+// TestServicesMeetOnlyWhomTheyNeed lists who shares a network with MySQL and etcd: who
+// can write there changes the settings of all replicas, or the stock. The replicas share
+// one network with each of the others. With two of them, Docker's name server could give
+// the proxy another address than the one that the replicas expect it to call.
+func TestServicesMeetOnlyWhomTheyNeed(t *testing.T) {
+	t.Parallel()
+	project := mustLoad(t)
+	if !project.Networks["data"].Internal || !project.Networks["scrape"].Internal {
+		t.Error("a network of servers leads outside")
+	}
+	shared := func(a, b string) (n int) {
+		for network := range project.Services[a].Networks {
+			if _, both := project.Services[b].Networks[network]; both {
+				n++
+			}
+		}
+		return n
+	}
+	for _, server := range []string{"mysql", "etcd-1", "etcd-2", "etcd-3"} {
+		var got []string
+		for name := range project.Services {
+			if shared(name, server) > 0 && name != "mysql" && !strings.HasPrefix(name, "etcd-") {
+				got = append(got, name)
+			}
+		}
+		slices.Sort(got)
+		if want := []string{"api", "loadtest", "migrate"}; !slices.Equal(got, want) {
+			t.Errorf("%s can be reached by %v, want %v", server, got, want)
+		}
+	}
+	for _, caller := range []string{"proxy", "prometheus", "mysql", "etcd-1"} {
+		if n := shared("api", caller); n != 1 {
+			t.Errorf("the replicas and %s share %d networks, want 1", caller, n)
+		}
+	}
+	if n := shared("prometheus", "proxy"); n != 1 {
+		t.Errorf("prometheus and the proxy share %d networks, want 1", n)
+	}
+	// What Prometheus scrapes is where it is.
+	targets := read(t, folder+"/prometheus.yml")
+	internal := mustEnv(t, project.Services["api"], "FLASHSALE_INTERNAL_ADDR")
+	if !strings.Contains(targets, "names: [api], type: A, port"+strings.Replace(internal, ":", ": ", 1)+",") {
+		t.Errorf("Prometheus does not scrape the replicas at %s", internal)
+	}
+	for _, target := range regexp.MustCompile(`"([a-z0-9-]+):\d+"`).FindAllStringSubmatch(targets, -1) {
+		if shared("prometheus", target[1]) == 0 {
+			t.Errorf("Prometheus scrapes %s, which it cannot reach", target[1])
+		}
+	}
+}
+
+func mustEnv(t *testing.T, service types.ServiceConfig, name string) string {
+	t.Helper()
+	value := service.Environment[name]
+	if value == nil {
+		t.Fatalf("%s has no %s", service.Name, name)
+	}
+	return *value
+}
+
+// TestStaticAddressesAreNeverAssigned: Docker may give an address of the range to any
+// container, and the proxy would not start.
+func TestStaticAddressesAreNeverAssigned(t *testing.T) {
+	t.Parallel()
+	project := mustLoad(t)
+	if collisions := collisions(project); len(collisions) > 0 {
+		t.Error(collisions)
+	}
+	for _, pool := range project.Networks["front"].Ipam.Config {
+		pool.IPRange = ""
+	}
+	if len(collisions(project)) != 1 {
+		t.Error("a static address in the dynamic range was not found")
+	}
+}
+
+// collisions are the static addresses that Docker could give to other containers.
+func collisions(project *types.Project) (found []string) {
+	for name, service := range project.Services {
+		for network, at := range service.Networks {
+			if at == nil || at.Ipv4Address == "" {
+				continue
+			}
+			address, err := netip.ParseAddr(at.Ipv4Address)
+			free := false
+			for _, pool := range project.Networks[network].Ipam.Config {
+				subnet, subnetErr := netip.ParsePrefix(pool.Subnet)
+				dynamic, rangeErr := netip.ParsePrefix(pool.IPRange)
+				free = free || err == nil && subnetErr == nil && rangeErr == nil && subnet.Contains(address) &&
+					subnet.Contains(dynamic.Addr()) && !dynamic.Contains(address) && at.Ipv4Address != pool.Gateway
+			}
+			if !free {
+				found = append(found, name+" at "+at.Ipv4Address)
 			}
 		}
 	}
-	if project := mustLoad(t); !project.Networks["data"].Internal {
-		t.Error("the network data leads outside")
-	}
+	return found
 }
 
 // exact is a tag that names one release: three numbers, and what they are built on.
@@ -235,14 +340,8 @@ func TestMySQLKeepsWhatItPromised(t *testing.T) {
 			t.Errorf("mysql is not started with %s", want)
 		}
 	}
-	if user := mysql.Environment["MYSQL_USER"]; user == nil || *user == "root" {
-		t.Error("the service's account is root")
-	}
-	rights := read(t, folder+"/mysql-rights.sql")
-	for _, statement := range regexp.MustCompile(`(?m)^GRANT .*$`).FindAllString(rights, -1) {
-		if strings.Contains(statement, "ALL") || strings.Contains(statement, "SUPER") || strings.Contains(statement, "GRANT OPTION") {
-			t.Errorf("%s is more than a replica needs", statement)
-		}
+	if mysql.Environment["MYSQL_USER"] != nil {
+		t.Error("the image would create an account with all rights")
 	}
 }
 

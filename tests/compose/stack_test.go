@@ -2,6 +2,7 @@ package compose_test
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,7 +21,12 @@ import (
 	"time"
 
 	"github.com/compose-spec/compose-go/v2/types"
-	_ "go.etcd.io/etcd/server/v3/etcdmain" // what startEtcd builds is of go.mod's version
+	"github.com/go-sql-driver/mysql"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	_ "go.etcd.io/etcd/etcdctl/v3/ctlv3"   // what startEtcd builds is of go.mod's version
+	_ "go.etcd.io/etcd/server/v3/etcdmain" // likewise
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/sandbox"
@@ -28,8 +34,9 @@ import (
 )
 
 // TestStackOutlivesAReplica runs what docker compose would run, each part with the
-// command and the environment that stand in the file: etcd's own program, three
-// replicas and the proxy. Only MySQL is a MariaDB, and addresses are this machine's.
+// command and the environment that stand in the file: etcd's own program, what creates
+// the tables and the users, three replicas and the proxy. MySQL is the one of the tests,
+// with the file's accounts, and addresses are this machine's.
 // Buyers order by the proxy while a replica is killed, and while another one ends:
 // each of them is served.
 func TestStackOutlivesAReplica(t *testing.T) {
@@ -40,6 +47,7 @@ func TestStackOutlivesAReplica(t *testing.T) {
 	if status != http.StatusCreated {
 		t.Fatalf("create SKU: %d %s", status, body)
 	}
+	s.refuseStrangers(t)
 	made, again := s.sale(t, "killed", func() { s.kill(0) })
 	t.Logf("%d orders while a replica was killed, %d tries more", made, again)
 	// The killed one is back, as Docker would start it, and is asked again.
@@ -58,6 +66,29 @@ func TestStackOutlivesAReplica(t *testing.T) {
 	}
 	if !audit.OK || len(audit.SKUs) != 1 || audit.SKUs[0].Reserved != made {
 		t.Errorf("%d orders were answered 201, the audit says %s", made, body)
+	}
+}
+
+// refuseStrangers attacks etcd and MySQL as someone does who reaches them: the limit of
+// one request an hour would stop every customer.
+func (s *stack) refuseStrangers(t *testing.T) {
+	t.Helper()
+	etcd := strings.Split(environment(s.project.Services["api"], s.hosts)["FLASHSALE_ETCD_ENDPOINTS"], ",")
+	for who, password := range map[string]string{"": "", "flashsale": "guessed", "root": "root"} {
+		client, err := clientv3.New(clientv3.Config{Endpoints: etcd, Username: who, Password: password, Logger: zap.NewNop()})
+		if err == nil {
+			_, err = client.Put(t.Context(), "flashsale/flashsale/config/rate-limit-customer", "1/1h")
+			_ = client.Close()
+		}
+		if !errors.Is(err, rpctypes.ErrUserEmpty) && !errors.Is(err, rpctypes.ErrAuthFailed) {
+			t.Errorf("%q puts a setting into etcd: %v", who, err)
+		}
+	}
+	for _, name := range []string{"etcd-1", "etcd-2", "etcd-3"} {
+		node := s.project.Services[name]
+		if err := s.healthy(t.Context(), node, environment(node, s.hosts)); err != nil {
+			t.Errorf("%s is not healthy now that it requires passwords: %v", name, err)
+		}
 	}
 }
 
@@ -129,6 +160,8 @@ func (s *stack) sale(t *testing.T, name string, fault func()) (made, again int) 
 // stack is docker-compose.yml on this machine.
 type stack struct {
 	project   *types.Project
+	hosts     *strings.Replacer // this machine's addresses for the file's
+	etcdctl   string
 	replicas  []*sandbox.Process
 	addresses []string
 	proxy     *proxy
@@ -138,23 +171,30 @@ func startStack(t *testing.T) *stack {
 	t.Helper()
 	s := &stack{project: mustLoad(t)}
 	api := s.project.Services["api"]
-	servers := sandboxtest.Start(t, sandbox.Config{MySQL: true})
-	dsn, err := servers.MySQL.CreateDatabase(t.Context(), "flashsale")
-	if err != nil {
+	// The accounts of the file are MySQL's, not MariaDB's.
+	servers := sandboxtest.Start(t, sandbox.Config{MySQL: true, Database: sandbox.RealMySQL})
+	if _, err := servers.CreateDatabase(t.Context(), "flashsale"); err != nil {
 		t.Fatal(err)
 	}
-	hosts := startEtcd(t, s.project)
-	// Replicas have an address each and one port, as containers have.
-	_, port, _ := net.SplitHostPort(sandboxtest.ReservePort(t))
-	s.replicas = make([]*sandbox.Process, api.GetScale())
+	createAccounts(t, s.project, servers.MySQL)
+	compareRights(t, servers)
+	s.hosts = s.startEtcd(t)
 	program := sandboxtest.Build(t, "api")
+	for _, name := range slices.Sorted(maps.Keys(api.DependsOn)) {
+		s.runOnce(t, program, s.project.Services[name], servers.MySQL)
+	}
+	// Replicas have an address each and the same ports, as containers have.
+	_, port, _ := net.SplitHostPort(sandboxtest.ReservePort(t))
+	_, internal, _ := net.SplitHostPort(sandboxtest.ReservePort(t))
+	s.replicas = make([]*sandbox.Process, api.GetScale())
 	group, ctx := errgroup.WithContext(t.Context())
 	for i := range s.replicas {
 		address := fmt.Sprintf("127.37.%d.1", i+1)
 		s.addresses = append(s.addresses, address)
-		env := environment(api, hosts)
+		env := environment(api, s.hosts)
 		env["FLASHSALE_ADDR"] = address + strings.Replace(env["FLASHSALE_ADDR"], ":8080", ":"+port, 1)
-		env["FLASHSALE_MYSQL_DSN"] = dsn
+		env["FLASHSALE_INTERNAL_ADDR"] = address + strings.Replace(env["FLASHSALE_INTERNAL_ADDR"], ":8081", ":"+internal, 1)
+		env["FLASHSALE_MYSQL_DSN"] = here(t, env["FLASHSALE_MYSQL_DSN"], servers.MySQL)
 		group.Go(func() (err error) {
 			s.replicas[i], err = sandbox.StartProcess(ctx, sandbox.ProcessConfig{
 				Name: "replica " + address, Argv: append([]string{program}, api.Command...), Env: list(env),
@@ -189,14 +229,136 @@ func startStack(t *testing.T) *stack {
 	return s
 }
 
-// startEtcd runs the file's three nodes, and returns what their addresses are here.
-func startEtcd(t *testing.T, project *types.Project) *strings.Replacer {
+// createAccounts has MySQL's accounts made as the image does, by a server that has an
+// account of the service's name already: here it is called service.
+func createAccounts(t *testing.T, project *types.Project, server *sandbox.MySQL) {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "etcd")
-	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", program, "go.etcd.io/etcd/server/v3")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build etcd: %v\n%s", err, out)
+	folder := t.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, "mysql"), []byte("#!/bin/sh\nexec cat\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	mysql := project.Services["mysql"]
+	var script string
+	for _, volume := range mysql.Volumes {
+		if strings.HasPrefix(volume.Target, "/docker-entrypoint-initdb.d/") {
+			script = volume.Source
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), script)
+	cmd.Env = append(list(environment(mysql, strings.NewReplacer())), "PATH="+folder+":"+os.Getenv("PATH"))
+	statements, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v", script, err)
+	}
+	execSQL(t, server, strings.Split(strings.TrimSpace(strings.ReplaceAll(string(statements), "'flashsale'@", "'service'@")), ";\n")...)
+}
+
+func execSQL(t *testing.T, server *sandbox.MySQL, statements ...string) {
+	t.Helper()
+	db, err := sql.Open("mysql", server.DSN(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for _, statement := range statements {
+		if _, err := db.ExecContext(t.Context(), statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+}
+
+// compareRights compares the service's account with that of all other tests.
+func compareRights(t *testing.T, servers *sandbox.Stack) {
+	t.Helper()
+	dsn, err := servers.CreateAccount(t.Context(), "flashsale", "tested")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := sql.Open("mysql", dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	admin, err := sql.Open("mysql", servers.MySQL.DSN(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	tested := grants(t, own, "SHOW GRANTS", "`tested`@`127.0.0.1`")
+	// Only members of a group need it.
+	tested = slices.DeleteFunc(tested, func(grant string) bool { return strings.Contains(grant, "replication_group_members") })
+	if got := grants(t, admin, "SHOW GRANTS FOR 'service'", "`service`@`%`"); !slices.Equal(got, tested) {
+		t.Errorf("the service's account has %q, tests have %q", got, tested)
+	}
+}
+
+// grants returns an account's rights, without its name.
+func grants(t *testing.T, db *sql.DB, query, account string) (all []string) {
+	t.Helper()
+	rows, err := db.QueryContext(t.Context(), query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var grant string
+		if err := rows.Scan(&grant); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, strings.TrimSuffix(grant, " TO "+account))
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// here is a DSN of the file, at this machine's server.
+func here(t *testing.T, dsn string, server *sandbox.MySQL) string {
+	t.Helper()
+	theirs, err := mysql.ParseDSN(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, err := mysql.ParseDSN(server.DSN(theirs.DBName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours.User, ours.Passwd = theirs.User, theirs.Passwd
+	if ours.User == "flashsale" {
+		ours.User = "service" // see createAccounts
+	}
+	return ours.FormatDSN()
+}
+
+// runOnce runs a service that ends.
+func (s *stack) runOnce(t *testing.T, program string, service types.ServiceConfig, server *sandbox.MySQL) {
+	t.Helper()
+	env := environment(service, s.hosts)
+	if dsn := env["FLASHSALE_MYSQL_DSN"]; dsn != "" {
+		env["FLASHSALE_MYSQL_DSN"] = here(t, dsn, server)
+	}
+	cmd := exec.CommandContext(t.Context(), program, service.Command...)
+	cmd.Env = list(env)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", service.Name, err, out)
+	}
+}
+
+// startEtcd runs the file's three nodes until they are healthy, and returns what their
+// addresses are here.
+func (s *stack) startEtcd(t *testing.T) *strings.Replacer {
+	t.Helper()
+	bin, project := t.TempDir(), s.project
+	program := filepath.Join(bin, "etcd")
+	s.etcdctl = filepath.Join(bin, "etcdctl")
+	for program, module := range map[string]string{program: "server", s.etcdctl: "etcdctl"} {
+		build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", program, "go.etcd.io/etcd/"+module+"/v3")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("build %s: %v\n%s", filepath.Base(program), err, out)
+		}
 	}
 	var here []string
 	names := []string{"etcd-1", "etcd-2", "etcd-3"}
@@ -214,13 +376,7 @@ func startEtcd(t *testing.T, project *types.Project) *strings.Replacer {
 		group.Go(func() error {
 			process, err := sandbox.StartProcess(ctx, sandbox.ProcessConfig{
 				Name: name, Argv: append([]string{program}, node.Command[1:]...), Env: list(env),
-				Ready: func(ctx context.Context) error {
-					status, body, err := get(ctx, env["ETCD_ADVERTISE_CLIENT_URLS"]+"/health")
-					if err == nil && status != http.StatusOK {
-						err = fmt.Errorf("GET /health: %d %s", status, body)
-					}
-					return err
-				},
+				Ready: func(ctx context.Context) error { return s.healthy(ctx, node, env) },
 			})
 			if err == nil {
 				t.Cleanup(process.Kill)
@@ -232,6 +388,18 @@ func startEtcd(t *testing.T, project *types.Project) *strings.Replacer {
 		t.Fatal(err)
 	}
 	return hosts
+}
+
+// healthy runs the health check of a node of etcd.
+func (s *stack) healthy(ctx context.Context, node types.ServiceConfig, env map[string]string) error {
+	// "CMD", "/usr/local/bin/etcdctl", and its arguments.
+	args := strings.NewReplacer("http://127.0.0.1:2379", env["ETCD_ADVERTISE_CLIENT_URLS"]).Replace(strings.Join(node.HealthCheck.Test[2:], " "))
+	check := exec.CommandContext(ctx, s.etcdctl, strings.Fields(args)...)
+	check.Env = []string{"ETCDCTL_USER=" + env["ETCDCTL_USER"], "ETCDCTL_PASSWORD=" + env["ETCDCTL_PASSWORD"]}
+	if out, err := check.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
 }
 
 // environment is a service's, with this machine's addresses.
