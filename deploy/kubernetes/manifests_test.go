@@ -1,8 +1,11 @@
 package kubernetes_test
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -52,20 +55,16 @@ func TestTheAPIServerAcceptsTheManifests(t *testing.T) {
 	if err := os.CopyFS(folder, os.DirFS(".")); err != nil {
 		t.Fatal(err)
 	}
-	secrets, err := os.ReadFile("production/secrets.env.example")
-	if err == nil {
-		err = os.WriteFile(filepath.Join(folder, "production/secrets.env"), secrets, 0o600)
-	}
-	if err != nil {
+	if err := os.CopyFS(filepath.Join(folder, "production/secrets"), os.DirFS("production/secrets.example")); err != nil {
 		t.Fatal(err)
 	}
 	// A dry run stores nothing, so what it refers to must be there.
-	kinds := strings.NewReplacer("NAME", "servicemonitors", "KIND", "ServiceMonitor").Replace(operator) +
+	kinds := strings.NewReplacer("NAME", "podmonitors", "KIND", "PodMonitor").Replace(operator) +
 		strings.NewReplacer("NAME", "prometheusrules", "KIND", "PrometheusRule").Replace(operator)
 	kubectl(kinds+"apiVersion: v1\nkind: Namespace\nmetadata: {name: flashsale}\n", "apply", "--server-side", "--filename=-")
-	kubectl("", "wait", "--for=condition=Established", "--timeout=2m", "crd/servicemonitors.monitoring.coreos.com", "crd/prometheusrules.monitoring.coreos.com")
+	kubectl("", "wait", "--for=condition=Established", "--timeout=2m", "crd/podmonitors.monitoring.coreos.com", "crd/prometheusrules.monitoring.coreos.com")
 	dryRun := []string{"apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "--filename=-"}
-	for overlay, objects := range map[string]int{"demo": 28, "production": 27} {
+	for overlay, objects := range map[string]int{"demo": 34, "production": 34} {
 		text := kubectl("", "kustomize", filepath.Join(folder, overlay))
 		if accepted := strings.Count(kubectl(text, dryRun...), "\n"); accepted != objects {
 			t.Errorf("%s: %d objects were accepted, want %d", overlay, accepted, objects)
@@ -74,6 +73,61 @@ func TestTheAPIServerAcceptsTheManifests(t *testing.T) {
 		if out, err := k.Kubectl(t.Context(), wrong, dryRun...); err == nil || !strings.Contains(err.Error(), "terminationGraceSeconds") {
 			t.Errorf("%s: an unknown field was accepted: %v\n%s", overlay, err, out)
 		}
+		if got := secretsOf(text); !maps.Equal(got, wantSecrets) {
+			t.Errorf("%s: pods have these secrets: %v, want %v", overlay, got, wantSecrets)
+		}
+	}
+}
+
+// wantSecrets are the Secrets of each workload's pods: no replica and no job of every
+// day has a password of an owner or of root.
+var wantSecrets = map[string]string{
+	"Deployment flashsale":    "flashsale flashsale-etcd flashsale-mysql",
+	"Job flashsale-migrate":   "flashsale-mysql-owner",
+	"Job etcd-auth":           "flashsale-etcd flashsale-etcd-root",
+	"CronJob flashsale-audit": "flashsale-mysql",
+	"CronJob flashsale-purge": "flashsale-mysql",
+	"StatefulSet mysql":       "flashsale-mysql flashsale-mysql-group flashsale-mysql-owner",
+}
+
+var (
+	kindAndName = regexp.MustCompile(`(?m)^kind: (\w+)\n(?:.*\n)*?metadata:\n(?:  .*\n)*?  name: (\S+)$`)
+	secretRef   = regexp.MustCompile(`secret(?:Key)?Ref:\s+(?:key: \S+\s+)?name: (\S+)-[a-z0-9]{10}\n`)
+)
+
+// secretsOf lists the Secrets that each object of a rendered overlay refers to.
+func secretsOf(text string) map[string]string {
+	all := map[string]string{}
+	for object := range strings.SplitSeq(text, "\n---\n") {
+		found := kindAndName.FindStringSubmatch(object)
+		var names []string
+		for _, ref := range secretRef.FindAllStringSubmatch(object, -1) {
+			names = append(names, ref[1])
+		}
+		slices.Sort(names)
+		if names = slices.Compact(names); found != nil && len(names) > 0 {
+			all[found[1]+" "+found[2]] = strings.Join(names, " ")
+		}
+	}
+	return all
+}
+
+// The accounts of docker compose, which a test of tests/compose runs the service with,
+// are those of the group, whose state the service must see, too.
+func TestTheRightsAreThoseOfCompose(t *testing.T) {
+	t.Parallel()
+	grants := func(path string) []string {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := regexp.MustCompile(`GRANT .* TO 'flashsale(?:_owner)?'@'%';`).FindAllString(string(text), -1)
+		return slices.DeleteFunc(all, func(grant string) bool {
+			return strings.Contains(grant, "SELECT ON performance_schema.replication_group_members")
+		})
+	}
+	if got, want := grants("mysql/start.sh"), grants("../compose/mysql-accounts.sh"); len(want) != 4 || !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

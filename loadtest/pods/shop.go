@@ -71,18 +71,17 @@ func open(ctx context.Context, cfg Config, node *sandbox.Node) (*shop, error) {
 	}
 	began := time.Now()
 	cfg.Say("Applying deploy/kubernetes/demo ...")
-	folder := filepath.Join(node.Dir(), "manifests")
-	if err := manifests.WriteOverlay(folder, "demo"); err != nil {
+	s := &shop{cfg: cfg, node: node, strategy: "etcd"}
+	if err := manifests.WriteOverlay(s.manifests(), "demo"); err != nil {
 		return nil, err
 	}
-	s := &shop{cfg: cfg, node: node, strategy: "etcd"}
-	if _, err := node.Kubectl(ctx, "apply", "--server-side", "--kustomize="+folder); err != nil {
+	if _, err := node.Kubectl(ctx, "apply", "--server-side", "--kustomize="+s.manifests()); err != nil {
 		return nil, err
 	}
 	if err := s.whole(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := s.kubectl(ctx, "wait", "--for=condition=complete", "job/flashsale-migrate", wait); err != nil {
+	if err := s.migrated(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.connect(ctx); err != nil {
@@ -95,6 +94,8 @@ func open(ctx context.Context, cfg Config, node *sandbox.Node) (*shop, error) {
 	s.version, err = s.query(ctx, "mysql-0", "SELECT CONCAT('MySQL ', VERSION(), ', Group Replication of 3')")
 	return s, err
 }
+
+func (s *shop) manifests() string { return filepath.Join(s.node.Dir(), "manifests") }
 
 var wait = "--timeout=" + patience.String()
 
@@ -191,6 +192,9 @@ func (s *shop) use(ctx context.Context, strategy string) error {
 	if _, err := s.query(ctx, primary, "DROP DATABASE flashsale; CREATE DATABASE flashsale"); err != nil {
 		return err
 	}
+	if err := s.migrate(ctx); err != nil {
+		return err
+	}
 	if _, err := s.kubectl(ctx, "set", "env", "deployment/flashsale", "FLASHSALE_STRATEGY="+strategy); err != nil {
 		return err
 	}
@@ -201,6 +205,22 @@ func (s *shop) use(ctx context.Context, strategy string) error {
 		return err
 	}
 	return s.answers(ctx)
+}
+
+// migrate runs the Job that creates the tables once more.
+func (s *shop) migrate(ctx context.Context) error {
+	if _, err := s.kubectl(ctx, "delete", "job/flashsale-migrate", "--ignore-not-found", wait); err != nil {
+		return err
+	}
+	if _, err := s.node.Kubectl(ctx, "apply", "--server-side", "--kustomize="+s.manifests(), "--selector=app.kubernetes.io/name=flashsale-migrate"); err != nil {
+		return err
+	}
+	return s.migrated(ctx)
+}
+
+func (s *shop) migrated(ctx context.Context) error {
+	_, err := s.kubectl(ctx, "wait", "--for=condition=complete", "job/flashsale-migrate", wait)
+	return err
 }
 
 // query runs SQL as MySQL's administrator, in a server's pod.

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs one MySQL server. group.sh makes it a member of the group.
 set -euo pipefail
-: "${MYSQL_PASSWORD:?must not be empty}" "${MYSQL_GROUP_PASSWORD:?must not be empty}"
+: "${MYSQL_PASSWORD:?must not be empty}" "${MYSQL_OWNER_PASSWORD:?must not be empty}" "${MYSQL_GROUP_PASSWORD:?must not be empty}"
 ((${#MYSQL_GROUP_PASSWORD} <= 32)) || { echo "MYSQL_GROUP_PASSWORD has more than the 32 characters that MySQL allows for replication"; exit 1; }
 # quoted prints a text as SQL has it.
 quoted() {
@@ -17,12 +17,16 @@ if [[ ! -d $data ]]; then
 	mv "$data.new" "$data"
 fi
 # The accounts are the same on each server, and are not replicated. root has no password, and
-# reaches the server through its socket only, which is in this pod.
+# reaches the server through its socket only, which is in this pod. docs/databases.md says what
+# the service needs each right for.
 (umask 077 && cat >/run/mysqld/accounts.sql <<-END
 	SET sql_log_bin=0;
+	CREATE USER IF NOT EXISTS 'flashsale_owner'@'%';
+	ALTER USER 'flashsale_owner'@'%' IDENTIFIED BY $(quoted "$MYSQL_OWNER_PASSWORD");
+	GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX ON flashsale.* TO 'flashsale_owner'@'%';
 	CREATE USER IF NOT EXISTS 'flashsale'@'%';
 	ALTER USER 'flashsale'@'%' IDENTIFIED BY $(quoted "$MYSQL_PASSWORD");
-	GRANT ALL ON flashsale.* TO 'flashsale'@'%';
+	GRANT SELECT, INSERT, UPDATE, DELETE ON flashsale.* TO 'flashsale'@'%';
 	GRANT PROCESS ON *.* TO 'flashsale'@'%';
 	GRANT SELECT ON performance_schema.data_lock_waits TO 'flashsale'@'%';
 	GRANT SELECT ON performance_schema.replication_group_members TO 'flashsale'@'%';
