@@ -58,7 +58,7 @@ func (s *shop) seller(ctx context.Context) (pod string, err error) {
 var etcdLeaderDeleted = disturbance{
 	name: "etcd's leader deleted",
 	do: func(ctx context.Context, s *shop) (string, error) {
-		text, err := s.node.Exec(ctx, namespace, "etcd-0", "etcdctl", "endpoint", "status", "--cluster", "--write-out=json")
+		text, err := s.node.Exec(ctx, namespace, "etcd-0", "etcdctl", "--user=flashsale:"+s.etcdPassword, "endpoint", "status", "--cluster", "--write-out=json")
 		if err != nil {
 			return "", err
 		}

@@ -39,10 +39,12 @@ const (
 
 // shop is the service on the node, with its servers.
 type shop struct {
-	cfg      Config
-	node     *sandbox.Node
-	service  *attack.Service
-	password string // of the service's account in MySQL
+	cfg     Config
+	node    *sandbox.Node
+	service *attack.Service
+	// Of the service's account in MySQL, and of its user in etcd.
+	password, etcdPassword string
+
 	strategy string
 	sku      string // on sale
 	ready    time.Duration
@@ -129,6 +131,7 @@ func (s *shop) connect(ctx context.Context) error {
 	s.service = &attack.Service{URL: "http://" + net.JoinHostPort(address, "80"), Client: &http.Client{Transport: transport, Timeout: attack.RequestTimeout}}
 	for key, value := range map[string]*string{
 		"FLASHSALE_ADMIN_TOKEN": &s.service.AdminToken, "FLASHSALE_JWT_SECRET": &s.service.JWTSecret, "MYSQL_PASSWORD": &s.password,
+		"FLASHSALE_ETCD_PASSWORD": &s.etcdPassword,
 	} {
 		text, err := s.kubectl(ctx, "get", "secrets", "--output=go-template={{range .items}}{{with index .data \""+key+"\"}}{{base64decode .}}{{end}}{{end}}")
 		if err != nil {

@@ -48,6 +48,7 @@ func TestStackOutlivesAReplica(t *testing.T) {
 		t.Fatalf("create SKU: %d %s", status, body)
 	}
 	s.refuseStrangers(t)
+	s.seesEtcd(t)
 	made, again := s.sale(t, "killed", func() { s.kill(0) })
 	t.Logf("%d orders while a replica was killed, %d tries more", made, again)
 	// The killed one is back, as Docker would start it, and is asked again.
@@ -88,6 +89,20 @@ func (s *stack) refuseStrangers(t *testing.T) {
 		node := s.project.Services[name]
 		if err := s.healthy(t.Context(), node, environment(node, s.hosts)); err != nil {
 			t.Errorf("%s is not healthy now that it requires passwords: %v", name, err)
+		}
+	}
+}
+
+// seesEtcd checks that the replicas, whose user in etcd has few rights, report what
+// Prometheus cannot ask etcd for.
+func (s *stack) seesEtcd(t *testing.T) {
+	t.Helper()
+	for _, metrics := range s.metrics {
+		status, body, err := get(t.Context(), metrics)
+		for _, name := range []string{"database_bytes", "quota_bytes", "alarms"} {
+			if err != nil || status != http.StatusOK || !strings.Contains(string(body), "\nflashsale_etcd_"+name) {
+				t.Errorf("GET %s has no flashsale_etcd_%s: %d %v", metrics, name, status, err)
+			}
 		}
 	}
 }
@@ -164,6 +179,7 @@ type stack struct {
 	etcdctl   string
 	replicas  []*sandbox.Process
 	addresses []string
+	metrics   []string // for Prometheus
 	proxy     *proxy
 }
 
@@ -195,6 +211,7 @@ func startStack(t *testing.T) *stack {
 		env["FLASHSALE_ADDR"] = address + strings.Replace(env["FLASHSALE_ADDR"], ":8080", ":"+port, 1)
 		env["FLASHSALE_INTERNAL_ADDR"] = address + strings.Replace(env["FLASHSALE_INTERNAL_ADDR"], ":8081", ":"+internal, 1)
 		env["FLASHSALE_MYSQL_DSN"] = here(t, env["FLASHSALE_MYSQL_DSN"], servers.MySQL)
+		s.metrics = append(s.metrics, "http://"+env["FLASHSALE_INTERNAL_ADDR"]+"/metrics")
 		group.Go(func() (err error) {
 			s.replicas[i], err = sandbox.StartProcess(ctx, sandbox.ProcessConfig{
 				Name: "replica " + address, Argv: append([]string{program}, api.Command...), Env: list(env),
