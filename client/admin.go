@@ -65,6 +65,33 @@ func (c *Client) PutSKU(ctx context.Context, name string, sku SKURequest, only P
 	return put, nil
 }
 
+// WithdrawSKU takes a SKU off the list and off sale, for good; with an ETag, only if no
+// administrator has changed the SKU since it was read. Its orders stay: they can be read,
+// paid and cancelled. Withdrawing it again succeeds.
+func (c *Client) WithdrawSKU(ctx context.Context, name string, etag ETag) error {
+	var params wire.WithdrawSKUParams
+	if etag != "" {
+		params.IfMatch = new(string(etag))
+	}
+	_, err := c.do(ctx, call{what: "withdraw SKU " + name}.with(wire.NewWithdrawSKURequest(anyReplica, name, &params)), nil)
+	return err
+}
+
+// AllSKUs lists all SKUs as SKUs does, also those that are not announced yet or are
+// withdrawn.
+func (c *Client) AllSKUs(ctx context.Context) iter.Seq2[SKU, error] {
+	return list[SKU](ctx, c, "list all SKUs", func(cursor *string) (*http.Request, error) {
+		return wire.NewListAllSKUsRequest(anyReplica, &wire.ListAllSKUsParams{Limit: &pageSize, Cursor: cursor})
+	})
+}
+
+// AnySKU reads one SKU as Client.SKU does, also one that is not announced yet or is
+// withdrawn.
+func (c *Client) AnySKU(ctx context.Context, name string) (sku SKU, etag ETag, err error) {
+	request, err := wire.NewGetAnySKURequest(anyReplica, name)
+	return c.readSKU(ctx, name, request, err)
+}
+
 // Restock adds units to a SKU. Key is as in Purchase: one key adds its units once.
 func (c *Client) Restock(ctx context.Context, sku string, units int32, key string) (Restock, error) {
 	key, header, err := idempotencyKey(key)

@@ -32,6 +32,9 @@ const (
 	ErrOrderExpired      Kind = "order-expired"
 	ErrAlreadyPaid       Kind = "already-paid"
 
+	// The SKU was withdrawn, so it can be neither changed nor restocked.
+	ErrSKUWithdrawn Kind = "sku-withdrawn"
+
 	// It does not exist, or belongs to another customer.
 	ErrUnknownSKU   Kind = "unknown-sku"
 	ErrUnknownOrder Kind = "unknown-order"

@@ -20,14 +20,14 @@ import (
 type (
 	// SKU is a sellable item and its stock.
 	SKU = wire.SKU
-	// StockEvent is a SKU's stock after a change.
+	// StockEvent is a SKU's stock after a change. Gone is set if the SKU is no longer listed.
 	StockEvent = wire.StockEvent
 )
 
 // ETag identifies a version of a SKU: see IfMatch.
 type ETag string
 
-// SKUs lists all SKUs, sorted by name. It reads pages as the loop proceeds. The last
+// SKUs lists the SKUs that are announced and not withdrawn, sorted by name. It reads pages as the loop proceeds. The last
 // pair has an error if reading failed.
 func (c *Client) SKUs(ctx context.Context) iter.Seq2[SKU, error] {
 	return list[SKU](ctx, c, "list SKUs", func(cursor *string) (*http.Request, error) {
@@ -46,7 +46,12 @@ func uncompressed(request *http.Request, err error) (*http.Request, error) {
 
 // SKU reads one SKU.
 func (c *Client) SKU(ctx context.Context, name string) (sku SKU, etag ETag, err error) {
-	got, err := c.do(ctx, call{what: "read SKU " + name, reads: true}.with(uncompressed(wire.NewGetSKURequest(anyReplica, name, nil))), &sku)
+	request, err := wire.NewGetSKURequest(anyReplica, name, nil)
+	return c.readSKU(ctx, name, request, err)
+}
+
+func (c *Client) readSKU(ctx context.Context, name string, request *http.Request, err error) (sku SKU, etag ETag, _ error) {
+	got, err := c.do(ctx, call{what: "read SKU " + name, reads: true}.with(uncompressed(request, err)), &sku)
 	if err != nil {
 		return SKU{}, "", err
 	}
@@ -69,12 +74,17 @@ var (
 // Watch yields the current stock of one SKU, or of all SKUs for "", and then each
 // change, until the loop or ctx ends. When a stream breaks, Watch opens another on
 // the next replica; the changes in between become one event. It skips events that
-// are not newer than the last of the same SKU. The last pair has ctx's error, or an
-// error of opening a stream that a retry does not fix.
+// are not newer than the last of the same SKU. The event of a SKU that is no longer listed
+// may be lost with a stream: see SKUs. The last pair has ctx's error, or an error of opening
+// a stream that a retry does not fix.
 func (c *Client) Watch(ctx context.Context, sku string) iter.Seq2[StockEvent, error] {
 	return func(yield func(StockEvent, error) bool) {
 		newest := map[string]int64{}
 		onEvent := func(event StockEvent) bool {
+			if event.Gone != nil && *event.Gone {
+				delete(newest, event.SKU) // it may be listed again with the same seq
+				return yield(event, nil)
+			}
 			if seq, seen := newest[event.SKU]; seen && event.Seq <= seq {
 				return true
 			}

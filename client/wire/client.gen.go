@@ -285,6 +285,12 @@ type SKU struct {
 	PerCustomerLimit *int32     `json:"per_customer_limit"`
 	SaleStartsAt     *time.Time `json:"sale_starts_at"`
 	SaleEndsAt       *time.Time `json:"sale_ends_at"`
+
+	// VisibleFrom The SKU is not listed before
+	VisibleFrom *time.Time `json:"visible_from"`
+
+	// WithdrawnAt Present if the SKU is withdrawn. Only administrators see such SKUs
+	WithdrawnAt *time.Time `json:"withdrawn_at,omitempty"`
 }
 
 // SKUList defines model for SKUList.
@@ -314,6 +320,9 @@ type SKURequest struct {
 	SaleEndsAt   *time.Time `json:"sale_ends_at,omitempty"`
 	SaleStartsAt *time.Time `json:"sale_starts_at,omitempty"`
 	Units        int64      `json:"units"`
+
+	// VisibleFrom Not after sale_starts_at, and before sale_ends_at. Before it, the SKU is not listed, and orders get `unknown-sku`
+	VisibleFrom *time.Time `json:"visible_from,omitempty"`
 }
 
 // StockEvent defines model for StockEvent.
@@ -327,6 +336,9 @@ type StockEvent struct {
 
 	// Seq Grows with each write of the SKU's stock
 	Seq int64 `json:"seq"`
+
+	// Gone true in `event: gone`, whose `available` is 0
+	Gone *bool `json:"gone,omitempty"`
 }
 
 // Violation defines model for Violation.
@@ -418,6 +430,22 @@ type ListLatePaymentsParams struct {
 
 	// Cursor The `next_cursor` of the previous page
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ListAllSKUsParams defines parameters for ListAllSKUs.
+type ListAllSKUsParams struct {
+	// Limit The maximum number of items
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the previous page
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// WithdrawSKUParams defines parameters for WithdrawSKU.
+type WithdrawSKUParams struct {
+	// IfMatch ETags of the SKU, compared strongly, or `*`. A weak ETag like `W/"1-0"` never matches. Behind a compressing proxy,
+	// which makes ETags weak, read the SKU with `Accept-Encoding: identity`.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // PutSKUParams defines parameters for PutSKU.
@@ -596,11 +624,32 @@ type ClientInterface interface {
 	// Corresponds with DELETE /v1/admin/locks/{sku} (the `RevokeLock` operationId).
 	RevokeLock(ctx context.Context, sku SKUInPath, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListAllSKUs List all SKUs, sorted by name, also those that are not announced yet or are withdrawn
+	//
+	// Corresponds with GET /v1/admin/skus (the `ListAllSKUs` operationId).
+	ListAllSKUs(ctx context.Context, params *ListAllSKUsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// WithdrawSKU Withdraw a SKU
+	//
+	// The SKU leaves the list and the sale, for good. After the answer, no order for it is accepted. Its orders stay: they
+	// can be read, paid and cancelled, and the audit counts them. Units that return are not sold. A repeated call gets the
+	// same 204. `If-Match` with an ETag fails if an administrator has changed the SKU since.
+	//
+	// Corresponds with DELETE /v1/admin/skus/{sku} (the `WithdrawSKU` operationId).
+	WithdrawSKU(ctx context.Context, sku SKUInPath, params *WithdrawSKUParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetAnySKU Read a SKU, also one that is not announced yet or is withdrawn
+	//
+	// Corresponds with GET /v1/admin/skus/{sku} (the `GetAnySKU` operationId).
+	GetAnySKU(ctx context.Context, sku SKUInPath, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// PutSKUWithBody Create or change a SKU
 	//
 	// `units` count on creation only. Later they are ignored, with a `Warning`, because they would overwrite the sales since
 	// the SKU was read. `If-Match` with an ETag fails if an administrator has changed the SKU since; sold units do not
 	// count as a change. `If-None-Match: *` creates the SKU but never changes it.
+	//
+	// A withdrawn SKU gets 409 `sku-withdrawn`.
 	//
 	// Times are RFC 3339 with a capital T and Z, from the year 1000 to 9999 in UTC.
 	//
@@ -614,6 +663,8 @@ type ClientInterface interface {
 	// `units` count on creation only. Later they are ignored, with a `Warning`, because they would overwrite the sales since
 	// the SKU was read. `If-Match` with an ETag fails if an administrator has changed the SKU since; sold units do not
 	// count as a change. `If-None-Match: *` creates the SKU but never changes it.
+	//
+	// A withdrawn SKU gets 409 `sku-withdrawn`.
 	//
 	// Times are RFC 3339 with a capital T and Z, from the year 1000 to 9999 in UTC.
 	//
@@ -642,7 +693,7 @@ type ClientInterface interface {
 
 	// WatchSKUs Follow the stock of all SKUs
 	//
-	// As for one SKU. The first events are the current stock of every SKU.
+	// As for one SKU. The first events are the current stock of every listed SKU. A SKU that is announced sends its first event.
 	//
 	// Corresponds with GET /v1/events (the `WatchSKUs` operationId).
 	WatchSKUs(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -706,7 +757,7 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/orders/{id}/payment (the `PayOrder` operationId).
 	PayOrder(ctx context.Context, id OrderID, body PayOrderJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListSKUs List all SKUs, sorted by name
+	// ListSKUs List the SKUs that are announced and not withdrawn, sorted by name
 	//
 	// Corresponds with GET /v1/skus (the `ListSKUs` operationId).
 	ListSKUs(ctx context.Context, params *ListSKUsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -720,7 +771,8 @@ type ClientInterface interface {
 	//
 	// Server-sent events: `event: stock`, `id:` the stock's `seq`, `data:` a StockEvent. The first event is the current
 	// stock. Later events are changes, at most 20 a second; the last change is always sent. An idle stream sends a comment
-	// every few seconds.
+	// every few seconds. `event: gone`, without an `id:`, is sent when the SKU is withdrawn, or its announcement is
+	// postponed; a later `event: stock` of the SKU announces it again.
 	//
 	// Corresponds with GET /v1/skus/{sku}/events (the `WatchSKU` operationId).
 	WatchSKU(ctx context.Context, sku SKUInPath, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -825,11 +877,62 @@ func (c *Client) RevokeLock(ctx context.Context, sku SKUInPath, reqEditors ...Re
 	return c.Client.Do(req)
 }
 
+// ListAllSKUs List all SKUs, sorted by name, also those that are not announced yet or are withdrawn
+//
+// Corresponds with GET /v1/admin/skus (the `ListAllSKUs` operationId).
+func (c *Client) ListAllSKUs(ctx context.Context, params *ListAllSKUsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListAllSKUsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// WithdrawSKU Withdraw a SKU
+//
+// The SKU leaves the list and the sale, for good. After the answer, no order for it is accepted. Its orders stay: they
+// can be read, paid and cancelled, and the audit counts them. Units that return are not sold. A repeated call gets the
+// same 204. `If-Match` with an ETag fails if an administrator has changed the SKU since.
+//
+// Corresponds with DELETE /v1/admin/skus/{sku} (the `WithdrawSKU` operationId).
+func (c *Client) WithdrawSKU(ctx context.Context, sku SKUInPath, params *WithdrawSKUParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewWithdrawSKURequest(c.Server, sku, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetAnySKU Read a SKU, also one that is not announced yet or is withdrawn
+//
+// Corresponds with GET /v1/admin/skus/{sku} (the `GetAnySKU` operationId).
+func (c *Client) GetAnySKU(ctx context.Context, sku SKUInPath, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetAnySKURequest(c.Server, sku)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // PutSKUWithBody Create or change a SKU
 //
 // `units` count on creation only. Later they are ignored, with a `Warning`, because they would overwrite the sales since
 // the SKU was read. `If-Match` with an ETag fails if an administrator has changed the SKU since; sold units do not
 // count as a change. `If-None-Match: *` creates the SKU but never changes it.
+//
+// A withdrawn SKU gets 409 `sku-withdrawn`.
 //
 // Times are RFC 3339 with a capital T and Z, from the year 1000 to 9999 in UTC.
 //
@@ -853,6 +956,8 @@ func (c *Client) PutSKUWithBody(ctx context.Context, sku SKUInPath, params *PutS
 // `units` count on creation only. Later they are ignored, with a `Warning`, because they would overwrite the sales since
 // the SKU was read. `If-Match` with an ETag fails if an administrator has changed the SKU since; sold units do not
 // count as a change. `If-None-Match: *` creates the SKU but never changes it.
+//
+// A withdrawn SKU gets 409 `sku-withdrawn`.
 //
 // Times are RFC 3339 with a capital T and Z, from the year 1000 to 9999 in UTC.
 //
@@ -911,7 +1016,7 @@ func (c *Client) RestockSKU(ctx context.Context, sku SKUInPath, params *RestockS
 
 // WatchSKUs Follow the stock of all SKUs
 //
-// As for one SKU. The first events are the current stock of every SKU.
+// As for one SKU. The first events are the current stock of every listed SKU. A SKU that is announced sends its first event.
 //
 // Corresponds with GET /v1/events (the `WatchSKUs` operationId).
 func (c *Client) WatchSKUs(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1055,7 +1160,7 @@ func (c *Client) PayOrder(ctx context.Context, id OrderID, body PayOrderJSONRequ
 	return c.Client.Do(req)
 }
 
-// ListSKUs List all SKUs, sorted by name
+// ListSKUs List the SKUs that are announced and not withdrawn, sorted by name
 //
 // Corresponds with GET /v1/skus (the `ListSKUs` operationId).
 func (c *Client) ListSKUs(ctx context.Context, params *ListSKUsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1089,7 +1194,8 @@ func (c *Client) GetSKU(ctx context.Context, sku SKUInPath, params *GetSKUParams
 //
 // Server-sent events: `event: stock`, `id:` the stock's `seq`, `data:` a StockEvent. The first event is the current
 // stock. Later events are changes, at most 20 a second; the last change is always sent. An idle stream sends a comment
-// every few seconds.
+// every few seconds. `event: gone`, without an `id:`, is sent when the SKU is withdrawn, or its announcement is
+// postponed; a later `event: stock` of the SKU announces it again.
 //
 // Corresponds with GET /v1/skus/{sku}/events (the `WatchSKU` operationId).
 func (c *Client) WatchSKU(ctx context.Context, sku SKUInPath, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1332,6 +1438,155 @@ func NewRevokeLockRequest(server string, sku SKUInPath) (*http.Request, error) {
 	}
 
 	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListAllSKUsRequest constructs an http.Request for the ListAllSKUs method
+func NewListAllSKUsRequest(server string, params *ListAllSKUsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/admin/skus")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewWithdrawSKURequest constructs an http.Request for the WithdrawSKU method
+func NewWithdrawSKURequest(server string, sku SKUInPath, params *WithdrawSKUParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "sku", sku, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/admin/skus/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetAnySKURequest constructs an http.Request for the GetAnySKU method
+func NewGetAnySKURequest(server string, sku SKUInPath) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "sku", sku, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/admin/skus/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
 	}

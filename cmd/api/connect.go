@@ -214,7 +214,7 @@ func (r *replica) catalog() interface {
 	telemetry.Catalog
 } {
 	if r.mirror == nil {
-		return r.db
+		return stock.Catalog{DB: r.db}
 	}
 	return mirror.Catalog{Mirror: r.mirror, DB: r.db}
 }

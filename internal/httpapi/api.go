@@ -41,10 +41,11 @@ type Orders interface {
 	Restock(ctx context.Context, r order.RestockRequest) (order.Restocked, error)
 	LatePayments(ctx context.Context, after order.LateCursor, limit int) ([]order.LatePayment, error)
 	PutSKU(ctx context.Context, want stock.Stock, only order.Precondition) (got stock.Stock, created bool, err error)
+	Withdraw(ctx context.Context, sku string, only order.Precondition) error
 	Forwarded() map[string]int
 }
 
-// Catalog reads SKUs.
+// Catalog reads the SKUs that are listed.
 type Catalog interface {
 	Get(ctx context.Context, sku string) (stock.Stock, error)
 	List(ctx context.Context, after string, limit int) ([]stock.Stock, error)
@@ -55,7 +56,7 @@ type Catalog interface {
 type Config struct {
 	Orders  Orders
 	Catalog Catalog
-	// Stock is the database that the default Audit and Levels read.
+	// Stock is the database that administrators, and the default Audit and Levels, read.
 	Stock *stock.DB
 	// Audit is optional; the default audits Stock.
 	Audit func(context.Context) (stock.Report, error)
@@ -223,6 +224,8 @@ var securityHeaders = http.Header{
 	"Referrer-Policy":         {"no-referrer"},
 	"Content-Security-Policy": {apiPolicy},
 	"Cache-Control":           {"no-store"},
+	// Other origins cannot embed an answer.
+	"Cross-Origin-Resource-Policy": {"same-origin"},
 }
 
 // secure sets the headers for browsers and caches; servePage and notModified relax

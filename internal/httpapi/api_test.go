@@ -81,7 +81,7 @@ func newServerWith(t testing.TB, change func(*httpapi.Config)) *server {
 	cfg := httpapi.Config{
 		Orders: order.New(order.Config{DB: db, Strategy: conditional, Fence: strategy.FenceOff, PaymentWindow: time.Minute,
 			RequestTimeout: patience, Logger: logger}),
-		Catalog: db, Stock: db, RequestTimeout: patience, Replica: "replica-1", JWTSecret: []byte(secret), AdminToken: adminToken,
+		Catalog: stock.Catalog{DB: db}, Stock: db, RequestTimeout: patience, Replica: "replica-1", JWTSecret: []byte(secret), AdminToken: adminToken,
 		Registry: prometheus.NewRegistry(), Logger: logger, Limits: new(limit.Limits),
 		ReadyToRead: func(context.Context) map[string]error { return map[string]error{"mysql": nil} },
 		Ready: func(context.Context) map[string]error {

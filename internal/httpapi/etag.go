@@ -11,7 +11,6 @@ import (
 
 	"github.com/gin-gonic/gin"
 
-	"flashsale/internal/httpapi/spec"
 	"flashsale/internal/order"
 	"flashsale/internal/stock"
 )
@@ -70,11 +69,12 @@ func notModified(c *gin.Context, tag, caching string) bool {
 // If-Match.
 const maxRevisions = 8
 
-// preconditions returns the alternatives that a PUT's headers allow. One must hold.
-func preconditions(params spec.PutSKUParams) ([]order.Precondition, error) {
+// preconditions returns the alternatives that the headers If-Match and If-None-Match allow.
+// One must hold.
+func preconditions(ifMatch, ifNoneMatch *string) ([]order.Precondition, error) {
 	var base order.Precondition
-	if header := params.IfNoneMatch; header != nil {
-		_, every, ok := readTags(*header)
+	if ifNoneMatch != nil {
+		_, every, ok := readTags(*ifNoneMatch)
 		switch {
 		case !ok:
 			return nil, badTags("If-None-Match")
@@ -83,10 +83,10 @@ func preconditions(params spec.PutSKUParams) ([]order.Precondition, error) {
 		}
 		base.Absent = true
 	}
-	if params.IfMatch == nil {
+	if ifMatch == nil {
 		return []order.Precondition{base}, nil
 	}
-	list, every, ok := readTags(*params.IfMatch)
+	list, every, ok := readTags(*ifMatch)
 	switch {
 	case !ok:
 		return nil, badTags("If-Match")

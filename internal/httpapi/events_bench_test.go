@@ -13,14 +13,14 @@ import (
 	"time"
 
 	"flashsale/internal/httpapi"
-	"flashsale/internal/mirror"
+	"flashsale/internal/stock"
 )
 
 // view has a thousand SKUs, of which the first changes.
 type view struct {
 	mu       sync.Mutex
 	next     chan struct{}
-	entries  []mirror.Entry
+	entries  []stock.Level
 	revision int64
 }
 
@@ -30,11 +30,11 @@ func (v *view) Next() <-chan struct{} {
 	return v.next
 }
 
-func (v *view) Since(revision int64) ([]mirror.Entry, int64, bool) {
+func (v *view) Since(revision int64) ([]stock.Level, int64, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if revision == 0 {
-		return append([]mirror.Entry(nil), v.entries...), v.revision, true
+		return append([]stock.Level(nil), v.entries...), v.revision, true
 	}
 	return v.entries[:1:1], v.revision, true
 }
@@ -55,7 +55,7 @@ func BenchmarkEvents(b *testing.B) {
 	const readers = 2000
 	v := &view{next: make(chan struct{}), revision: 1}
 	for i := range 1000 {
-		v.entries = append(v.entries, mirror.Entry{SKU: fmt.Sprintf("sku-%03d", i), Units: 100, Available: 100, Seq: 1})
+		v.entries = append(v.entries, stock.Level{SKU: fmt.Sprintf("sku-%03d", i), Units: 100, Available: 100, Seq: 1})
 	}
 	s := newServerWith(b, func(cfg *httpapi.Config) { cfg.View, cfg.MaxStreamsAddress = v, readers })
 	s.put("sku-000")

@@ -16,7 +16,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"flashsale/internal/httpapi/spec"
-	"flashsale/internal/mirror"
 	"flashsale/internal/order"
 	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
@@ -40,7 +39,7 @@ const (
 // the view changes, or becomes valid or invalid.
 type View interface {
 	Next() <-chan struct{}
-	Since(revision int64) (changed []mirror.Entry, now int64, ok bool)
+	Since(change int64) (changed []stock.Level, now int64, ok bool)
 }
 
 // feeds counts the open streams of this replica, and runs the one feed that they share
@@ -129,7 +128,7 @@ type source func(context.Context) ([]stock.Level, bool)
 
 // follow returns a source that reads the mirror's view.
 func follow(view View) source {
-	var revision int64
+	var last int64
 	var next <-chan struct{}
 	return func(ctx context.Context) ([]stock.Level, bool) {
 		if next != nil {
@@ -139,11 +138,9 @@ func follow(view View) source {
 			}
 		}
 		next = view.Next() // before Since, so that no change is missed
-		entries, now, ok := view.Since(revision)
-		revision = now
-		return presentAll(entries, func(e *mirror.Entry) stock.Level {
-			return stock.Level{SKU: e.SKU, Units: e.Units, Available: e.Available, Seq: e.Seq}
-		}), ok
+		changed, now, ok := view.Since(last)
+		last = now
+		return changed, ok
 	}
 }
 
@@ -192,11 +189,16 @@ type stockEvent struct {
 	text []byte
 }
 
-// frame returns the event in the format of server-sent events.
+// frame returns the event in the format of server-sent events. That of a SKU which is no
+// longer listed has no id: if it is listed again, its seq may be the same.
 func (e *stockEvent) frame() []byte {
 	e.once.Do(func() {
-		data, _ := json.Marshal(spec.StockEvent{SKU: e.SKU, Units: e.Units, Available: e.Available, Seq: int64(e.Seq)})
-		e.text = fmt.Appendf(nil, "event: stock\nid: %d\ndata: %s\n\n", e.Seq, data)
+		event, head := spec.StockEvent{SKU: e.SKU, Units: e.Units, Available: e.Available, Seq: int64(e.Seq)}, fmt.Sprintf("event: stock\nid: %d", e.Seq)
+		if e.Unlisted {
+			event.Available, event.Gone, head = 0, new(true), "event: gone"
+		}
+		data, _ := json.Marshal(event)
+		e.text = fmt.Appendf(nil, "%s\ndata: %s\n\n", head, data)
 	})
 	return e.text
 }
@@ -222,7 +224,11 @@ func (f *feed) take(levels []stock.Level, ok bool) {
 	}
 	f.round++
 	for _, level := range levels {
-		t := f.topic(level.SKU)
+		t := f.topics[level.SKU]
+		if level.Unlisted && (t == nil || t.event == nil) {
+			continue // no stream knows it
+		}
+		t = f.topic(level.SKU)
 		if t.event != nil && t.event.Level == level {
 			continue
 		}
@@ -292,7 +298,9 @@ func (f *feed) all(after uint64) (all events, changed <-chan struct{}) {
 	if f.latest.after != after || f.latest.round != f.round {
 		var texts [][]byte
 		for e := f.recent.Front(); e != nil && e.Value.(*topic).round > after; e = e.Next() {
-			texts = append(texts, e.Value.(*topic).event.frame())
+			if event := e.Value.(*topic).event; after > 0 || !event.Unlisted { // a new stream needs no events of what is gone
+				texts = append(texts, event.frame())
+			}
 		}
 		slices.Reverse(texts)
 		f.latest = events{after, f.round, len(texts), bytes.Join(texts, nil)}

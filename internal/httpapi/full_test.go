@@ -11,7 +11,6 @@ import (
 	"flashsale/internal/httpapi"
 	"flashsale/internal/lock/processlock"
 	"flashsale/internal/order"
-	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 )
 
@@ -26,7 +25,7 @@ func TestOrderForAFullDeskIsBusy(t *testing.T) {
 	locker := processlock.New()
 	var orders *order.Service
 	s := newServerWith(t, func(c *httpapi.Config) {
-		orders = order.New(order.Config{DB: c.Catalog.(*stock.DB), Strategy: batched, Fence: strategy.FenceOff, Locker: locker, PaymentWindow: time.Minute,
+		orders = order.New(order.Config{DB: c.Stock, Strategy: batched, Fence: strategy.FenceOff, Locker: locker, PaymentWindow: time.Minute,
 			RequestTimeout: time.Minute, Desk: order.DeskConfig{Queue: 1}, Logger: slog.New(slog.DiscardHandler)})
 		c.Orders = orders
 	})

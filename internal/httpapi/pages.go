@@ -87,6 +87,12 @@ type page struct {
 // revalidate it before each use.
 const revalidate = "no-cache"
 
+// unused are the features of browsers that no page needs.
+const unused = "accelerometer=(), autoplay=(), camera=(), clipboard-read=(), clipboard-write=(), display-capture=(), encrypted-media=(), " +
+	"fullscreen=(), gamepad=(), geolocation=(), gyroscope=(), hid=(), idle-detection=(), local-fonts=(), magnetometer=(), microphone=(), " +
+	"midi=(), payment=(), picture-in-picture=(), publickey-credentials-get=(), screen-wake-lock=(), serial=(), storage-access=(), usb=(), " +
+	"web-share=(), window-management=(), xr-spatial-tracking=()"
+
 // servePage serves a page at an address.
 func (a *api) servePage(r gin.IRoutes, address string, p page) {
 	unzipped := sync.OnceValues(func() ([]byte, error) { return unzip(p.zipped) })
@@ -94,6 +100,8 @@ func (a *api) servePage(r gin.IRoutes, address string, p page) {
 	tag := base64.RawURLEncoding.EncodeToString(digest[:12])
 	r.GET(address, func(c *gin.Context) {
 		c.Header("Content-Security-Policy", apiPolicy+"; base-uri 'none'; form-action 'none'; "+p.sources)
+		c.Header("Cross-Origin-Opener-Policy", "same-origin") // the window of another origin gets no handle
+		c.Header("Permissions-Policy", unused)
 		c.Header("Content-Type", p.kind)
 		c.Header("Vary", "Accept-Encoding")
 		body, etag := p.zipped, `"`+tag+`-gzip"` // each encoding needs its own ETag

@@ -79,6 +79,8 @@ var kinds = []kind{
 	kindSyntax, kindInvalid, kindUnauthorized, kindForbidden, kindNoRoute, kindNoMethod, kindNotAcceptable, kindBodyLate, kindTooLarge,
 	kindMediaType, kindHeaders, kindInternal, kindTooMany, kindAlreadyPaid, kindPrecondition, kindLocksHidden, kindNotHeld, kindUnknown,
 	{"unknown-sku", http.StatusNotFound, "No such SKU", stock.ErrUnknownSKU, ""},
+	{"sku-withdrawn", http.StatusConflict, "The SKU is withdrawn", order.ErrWithdrawn,
+		"Nothing was changed. A withdrawn SKU does not come back: sell its units under another name."},
 	{"unknown-order", http.StatusNotFound, "No such order", order.ErrNotFound, ""},
 	{"sold-out", http.StatusConflict, "Sold out", order.ErrSoldOut, "No units are left."},
 	{"insufficient-stock", http.StatusConflict, "Not enough units are left", order.ErrInsufficient, "A smaller quantity may succeed."},

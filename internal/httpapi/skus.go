@@ -15,7 +15,8 @@ import (
 
 func presentSKU(s *stock.Stock) spec.SKU {
 	return spec.SKU{SKU: s.SKU, Name: s.Name, PriceCents: s.PriceCents, Currency: s.Currency, Units: s.Units, Available: s.Available,
-		PerCustomerLimit: s.PerCustomerLimit, SaleStartsAt: s.SaleStartsAt, SaleEndsAt: s.SaleEndsAt}
+		PerCustomerLimit: s.PerCustomerLimit, SaleStartsAt: s.SaleStartsAt, SaleEndsAt: s.SaleEndsAt,
+		VisibleFrom: s.VisibleFrom, WithdrawnAt: s.WithdrawnAt}
 }
 
 // PutSKU creates or changes a SKU. Its units count on creation only: later they
@@ -26,7 +27,7 @@ func (a *api) PutSKU(c *gin.Context, sku spec.SKUInPath, params spec.PutSKUParam
 		if err != nil {
 			return nil, err
 		}
-		only, err := preconditions(params)
+		only, err := preconditions(params.IfMatch, params.IfNoneMatch)
 		if err != nil {
 			return nil, err
 		}
@@ -58,10 +59,19 @@ func (a *api) readSKU(c *gin.Context, sku string) (stock.Stock, error) {
 		return stock.Stock{}, err
 	}
 	want := stock.Stock{SKU: sku, Name: body.Name, PriceCents: body.PriceCents, Currency: body.Currency, Units: body.Units,
-		PerCustomerLimit: body.PerCustomerLimit, SaleStartsAt: toMicroseconds(body.SaleStartsAt), SaleEndsAt: toMicroseconds(body.SaleEndsAt)}
+		PerCustomerLimit: body.PerCustomerLimit, VisibleFrom: toMicroseconds(body.VisibleFrom), SaleStartsAt: toMicroseconds(body.SaleStartsAt), SaleEndsAt: toMicroseconds(body.SaleEndsAt)}
 	if want.SaleStartsAt != nil && want.SaleEndsAt != nil && !want.SaleStartsAt.Before(*want.SaleEndsAt) {
 		return stock.Stock{}, kindInvalid.problem("The sale would end before it starts.",
 			fieldError{Field: "sale_ends_at", Message: "must be after sale_starts_at"})
+	}
+	switch {
+	case want.VisibleFrom == nil:
+	case want.SaleStartsAt != nil && want.VisibleFrom.After(*want.SaleStartsAt):
+		return stock.Stock{}, kindInvalid.problem("The sale would start before the SKU is announced.",
+			fieldError{Field: "visible_from", Message: "must not be after sale_starts_at"})
+	case want.SaleEndsAt != nil && !want.VisibleFrom.Before(*want.SaleEndsAt):
+		return stock.Stock{}, kindInvalid.problem("The sale would end before the SKU is announced.",
+			fieldError{Field: "visible_from", Message: "must be before sale_ends_at"})
 	}
 	return want, nil
 }
@@ -84,7 +94,43 @@ func (a *api) GetSKU(c *gin.Context, sku spec.SKUInPath, _ spec.GetSKUParams) {
 	})
 }
 
-// findSKU reads a SKU. An invalid name is reported as not found.
+// WithdrawSKU takes a SKU off the list and off sale.
+func (a *api) WithdrawSKU(c *gin.Context, sku spec.SKUInPath, params spec.WithdrawSKUParams) {
+	a.serve(c, func(ctx context.Context) (any, error) {
+		if a.checkSKU(sku) != "" {
+			return nil, stock.ErrUnknownSKU
+		}
+		only, err := preconditions(params.IfMatch, nil)
+		if err != nil {
+			return nil, err
+		}
+		err = order.ErrPrecondition
+		for i := 0; i < len(only) && errors.Is(err, order.ErrPrecondition); i++ {
+			err = a.cfg.Orders.Withdraw(ctx, sku, only[i])
+		}
+		if err == nil {
+			c.Status(http.StatusNoContent)
+		}
+		return nil, err
+	})
+}
+
+// GetAnySKU reads a SKU as MySQL has it: an administrator may change what it shows.
+func (a *api) GetAnySKU(c *gin.Context, sku spec.SKUInPath) {
+	a.serveBounded(c, func(ctx context.Context) (any, error) {
+		if a.checkSKU(sku) != "" {
+			return nil, stock.ErrUnknownSKU
+		}
+		s, err := a.cfg.Stock.Get(ctx, sku)
+		if err != nil {
+			return nil, err
+		}
+		c.Header("ETag", tagOf(&s))
+		return presentSKU(&s), nil
+	})
+}
+
+// findSKU reads a listed SKU. An invalid name is reported as not found.
 func (a *api) findSKU(ctx context.Context, sku string) (stock.Stock, error) {
 	if a.checkSKU(sku) != "" {
 		return stock.Stock{}, stock.ErrUnknownSKU
@@ -121,10 +167,23 @@ func (a *api) RestockSKU(c *gin.Context, sku spec.SKUInPath, params spec.Restock
 	})
 }
 
+// readSKUs reads a page of SKUs.
+func (a *api) readSKUs(cursor *spec.Cursor, limit *spec.Limit, list func(after string, limit int) ([]stock.Stock, error)) ([]stock.Stock, *spec.NextCursor, error) {
+	return readPage(a, cursor, limit, func(s *stock.Stock) string { return s.SKU }, func(sku string) bool { return a.checkSKU(sku) == "" }, list)
+}
+
+func (a *api) ListAllSKUs(c *gin.Context, params spec.ListAllSKUsParams) {
+	a.serveBounded(c, func(ctx context.Context) (any, error) {
+		list, next, err := a.readSKUs(params.Cursor, params.Limit, func(after string, limit int) ([]stock.Stock, error) {
+			return a.cfg.Stock.List(ctx, after, limit)
+		})
+		return spec.SKUList{Items: presentAll(list, presentSKU), NextCursor: next}, err
+	})
+}
+
 func (a *api) ListSKUs(c *gin.Context, params spec.ListSKUsParams) {
 	a.serveBounded(c, func(ctx context.Context) (any, error) {
-		place, valid := func(s *stock.Stock) string { return s.SKU }, func(sku string) bool { return a.checkSKU(sku) == "" }
-		list, next, err := readPage(a, params.Cursor, params.Limit, place, valid, func(after string, limit int) ([]stock.Stock, error) {
+		list, next, err := a.readSKUs(params.Cursor, params.Limit, func(after string, limit int) ([]stock.Stock, error) {
 			return a.cfg.Catalog.List(ctx, after, limit)
 		})
 		if err != nil || notModified(c, tagOfPage(list, next), revalidate) {

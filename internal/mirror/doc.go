@@ -1,6 +1,7 @@
 // Package mirror keeps a copy of each SKU's stock in etcd, and in each replica a
 // view of all copies. The view serves the list of SKUs, single SKUs and the event
-// streams without a query to MySQL. MySQL is the truth: the mirror follows it and
+// streams without a query to MySQL. They show the SKUs that are listed: announced, by the
+// replica's own clock, and not withdrawn. MySQL is the truth: the mirror follows it and
 // decides nothing. Package order decides orders.
 //
 // # Keys

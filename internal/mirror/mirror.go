@@ -43,6 +43,7 @@ type Mirror struct {
 	metrics     *metrics
 	wake        chan struct{} // an entry was marked
 	mayLackSKUs chan struct{} // the view may lack entries
+	announces   chan struct{} // an entry with a later announcement was seen
 
 	mu sync.RWMutex // guards the fields below except ahead; never held over I/O
 
@@ -50,10 +51,12 @@ type Mirror struct {
 	synced   bool      // the watch works, and all keys were listed
 	heard    time.Time // when etcd last answered on the watch
 	revision int64     // the revision of etcd that the view shows
+	changes  int64     // counts the changes of items
 	items    map[string]*item
-	names    []string // the SKUs of items, in byte order
-	complete bool     // a comparison found all SKUs of MySQL in items
-	removed  int      // how often entries left items
+	upcoming map[string]time.Time // the announcements of items that are not listed yet
+	names    []string             // the SKUs of items, in byte order
+	complete bool                 // a comparison found all SKUs of MySQL in items
+	removed  int                  // how often entries left items
 	next     chan struct{}
 
 	// The entries to write: see write.go.
@@ -75,6 +78,8 @@ type Entry = stock.Stock
 type item struct {
 	Entry
 	revision int64     // the key's mod revision
+	change   int64     // the number of its last change in the view
+	listed   bool      // see stock.Stock.Listed; by this replica's clock
 	seen     time.Time // when this replica saw that revision
 }
 
@@ -96,8 +101,8 @@ func New(cfg Config) (*Mirror, error) {
 		cfg.compareEvery = compareEvery
 	}
 	m := &Mirror{
-		cfg: cfg, wake: make(chan struct{}, 1), mayLackSKUs: make(chan struct{}, 1),
-		items: map[string]*item{}, pending: map[string]change{},
+		cfg: cfg, wake: make(chan struct{}, 1), mayLackSKUs: make(chan struct{}, 1), announces: make(chan struct{}, 1),
+		items: map[string]*item{}, upcoming: map[string]time.Time{}, pending: map[string]change{},
 	}
 	m.metrics = newMetrics(cfg.Registry, m)
 	return m, nil
@@ -109,6 +114,7 @@ func New(cfg Config) (*Mirror, error) {
 func (m *Mirror) Run(ctx context.Context) error {
 	var parts sync.WaitGroup
 	parts.Go(func() { m.follow(ctx) })
+	parts.Go(func() { m.announce(ctx) })
 	parts.Go(func() { m.write(ctx) })
 	if m.cfg.compareEvery > 0 {
 		parts.Go(func() { m.compare(ctx) })
@@ -118,20 +124,27 @@ func (m *Mirror) Run(ctx context.Context) error {
 	return nil
 }
 
-// Get returns a SKU of the view, which is a fraction of a second behind MySQL. It
-// reports false if the view is not current or lacks the SKU: the caller must then
-// ask MySQL.
+// Get returns a SKU of the view, listed or not, which is a fraction of a second behind
+// MySQL. It reports false if the view is not current or lacks the SKU: the caller must
+// then ask MySQL.
 func (m *Mirror) Get(sku string) (Entry, bool) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	it := m.items[sku]
-	if it == nil || !m.current() {
+	it := m.item(sku)
+	if it == nil {
 		return Entry{}, false
 	}
 	return it.Entry, true
 }
 
-// List returns up to limit SKUs that sort after the given one, in byte order. It
+func (m *Mirror) item(sku string) *item {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if !m.current() {
+		return nil
+	}
+	return m.items[sku]
+}
+
+// List returns up to limit listed SKUs that sort after the given one, in byte order. It
 // reports false if the view is not current or may lack SKUs: the caller must then
 // ask MySQL.
 func (m *Mirror) List(after string, limit int) ([]Entry, bool) {
@@ -145,18 +158,25 @@ func (m *Mirror) List(after string, limit int) ([]Entry, bool) {
 		from++
 	}
 	names := m.names[from:]
-	list := make([]Entry, min(limit, len(names)))
-	for i := range list {
-		list[i] = m.items[names[i]].Entry
+	list := make([]Entry, 0, min(limit, len(names)))
+	for i := 0; i < len(names) && len(list) < limit; i++ {
+		if it := m.items[names[i]]; it.listed {
+			list = append(list, it.Entry)
+		}
 	}
 	return list, true
 }
 
-// Count returns the number of SKUs in the view. It reports false when List would.
-func (m *Mirror) Count() (int, bool) {
+// Count returns the number of listed SKUs in the view. It reports false when List would.
+func (m *Mirror) Count() (n int, ok bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return len(m.names), m.current() && m.complete
+	for _, it := range m.items {
+		if it.listed {
+			n++
+		}
+	}
+	return n, m.current() && m.complete
 }
 
 // Next returns a channel that is closed when any SKU of the view changes, or when the
@@ -170,25 +190,22 @@ func (m *Mirror) Next() <-chan struct{} {
 	return m.next
 }
 
-// Since returns, in byte order, the entries that were put after a revision of
-// etcd, and the view's revision, to be passed the next time. 0 returns all entries. It
-// reports false if the view is not current. A caller that follows the view by Next
+// Since returns, in byte order, the SKUs that changed in the view or were announced after
+// a change, and the number of the last change, to be passed the next time. 0 returns all
+// SKUs. It reports false if the view is not current. A caller that follows the view by Next
 // and Since sees the last change of each SKU, and needs no copy of the view.
-func (m *Mirror) Since(revision int64) (changed []Entry, now int64, ok bool) {
+func (m *Mirror) Since(change int64) (changed []stock.Level, now int64, ok bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if !m.current() {
-		return nil, revision, false
-	}
-	if revision > m.revision {
-		revision = 0 // etcd was restored since
+		return nil, change, false
 	}
 	for _, sku := range m.names {
-		if it := m.items[sku]; it.revision > revision {
-			changed = append(changed, it.Entry)
+		if it := m.items[sku]; it.change > change {
+			changed = append(changed, stock.Level{SKU: sku, Units: it.Units, Available: it.Available, Seq: it.Seq, Unlisted: !it.listed})
 		}
 	}
-	return changed, m.revision, true
+	return changed, m.changes, true
 }
 
 // Await waits until the view shows the SKU as it was at seq, or later. A caller
@@ -220,33 +237,37 @@ func signal(c chan struct{}) {
 	}
 }
 
-// Catalog reads SKUs from the view, and from MySQL while the view cannot answer.
+// Catalog reads the listed SKUs from the view, and from MySQL while the view cannot answer.
 // Its answers may be a fraction of a second old. It is safe for concurrent use.
 type Catalog struct {
 	Mirror *Mirror
 	DB     *stock.DB
 }
 
-// Get reads one SKU, or returns stock.ErrUnknownSKU.
+// Get reads one listed SKU, or returns stock.ErrUnknownSKU.
 func (c Catalog) Get(ctx context.Context, sku string) (stock.Stock, error) {
-	if entry, ok := c.Mirror.Get(sku); ok {
-		return entry, nil
+	switch it := c.Mirror.item(sku); {
+	case it == nil:
+		return stock.Catalog{DB: c.DB}.Get(ctx, sku)
+	case !it.listed:
+		return stock.Stock{}, stock.ErrUnknownSKU
+	default:
+		return it.Entry, nil
 	}
-	return c.DB.Get(ctx, sku)
 }
 
-// List reads up to limit SKUs that sort after the given one, in byte order.
+// List reads up to limit listed SKUs that sort after the given one, in byte order.
 func (c Catalog) List(ctx context.Context, after string, limit int) ([]stock.Stock, error) {
 	if list, ok := c.Mirror.List(after, limit); ok {
 		return list, nil
 	}
-	return c.DB.List(ctx, after, limit)
+	return stock.Catalog{DB: c.DB}.List(ctx, after, limit)
 }
 
-// Count returns the number of SKUs.
+// Count returns the number of listed SKUs.
 func (c Catalog) Count(ctx context.Context) (int, error) {
 	if n, ok := c.Mirror.Count(); ok {
 		return n, nil
 	}
-	return c.DB.Count(ctx)
+	return stock.Catalog{DB: c.DB}.Count(ctx)
 }

@@ -23,6 +23,9 @@ const (
 	silence  = 2 * time.Second
 )
 
+// clockCheck is how often the announcements are compared with this replica's clock.
+const clockCheck = time.Second
+
 var errSilent = errors.New("the watch is silent")
 
 // follow keeps the view up to date until ctx ends.
@@ -80,7 +83,7 @@ func (m *Mirror) list(ctx context.Context, _ int64) error {
 func (m *Mirror) install(revision int64, kvs []*mvccpb.KeyValue) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.items, m.names = make(map[string]*item, len(kvs)), nil
+	m.items, m.names, m.upcoming = make(map[string]*item, len(kvs)), nil, map[string]time.Time{}
 	for _, kv := range kvs {
 		m.see(kv)
 	}
@@ -118,6 +121,38 @@ func (m *Mirror) desync() {
 	m.changed()
 }
 
+// announce lists SKUs when their announcements are due, until ctx ends.
+func (m *Mirror) announce(ctx context.Context) {
+	for ctx.Err() == nil {
+		select {
+		case <-m.announces:
+		case <-time.After(m.announceDue(time.Now())):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// announceDue lists the SKUs that are due, and returns how long to wait for the next. That
+// is at most clockCheck, because this replica's clock may be set meanwhile.
+func (m *Mirror) announceDue(now time.Time) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	wait, due := clockCheck, false
+	for sku, at := range m.upcoming {
+		if left := at.Sub(now); left > 0 {
+			wait = min(wait, left)
+			continue
+		}
+		it := *m.items[sku]
+		it.listed, due = true, true
+		m.set(&it)
+	}
+	if due {
+		m.changed()
+	}
+	return wait
+}
+
 // see takes one key into the view. This and all functions below need m.mu.
 func (m *Mirror) see(kv *mvccpb.KeyValue) {
 	sku := m.skuOf(kv)
@@ -133,9 +168,23 @@ func (m *Mirror) see(kv *mvccpb.KeyValue) {
 		at, _ := slices.BinarySearch(m.names, sku)
 		m.names = slices.Insert(m.names, at, sku)
 	}
-	m.items[sku] = &item{Entry: entry, revision: kv.ModRevision, seen: time.Now()}
+	it := &item{Entry: entry, revision: kv.ModRevision, seen: time.Now()}
+	it.listed = entry.Listed(it.seen)
+	m.set(it)
 	if c, waits := m.pending[sku]; waits {
 		m.mark(c) // it may have become urgent
+	}
+}
+
+// set stores an item, and notes when it will be announced.
+func (m *Mirror) set(it *item) {
+	m.changes++
+	it.change = m.changes
+	m.items[it.SKU] = it
+	delete(m.upcoming, it.SKU)
+	if !it.listed && it.WithdrawnAt == nil {
+		m.upcoming[it.SKU] = *it.VisibleFrom
+		signal(m.announces)
 	}
 }
 
@@ -147,6 +196,7 @@ func (m *Mirror) forget(sku string) {
 		return
 	}
 	delete(m.items, sku)
+	delete(m.upcoming, sku)
 	if at, ok := slices.BinarySearch(m.names, sku); ok {
 		m.names = slices.Delete(m.names, at, at+1)
 	}

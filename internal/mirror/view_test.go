@@ -38,12 +38,12 @@ func TestFollowerSeesTheLastChangeOfEachSKU(t *testing.T) {
 // followToTheEnd returns "" when that many SKUs were seen and all are sold out, or what
 // is wrong.
 func followToTheEnd(ctx context.Context, r *replica, skus int) string {
-	seen := map[string]Entry{}
-	for revision := int64(0); ; {
+	seen := map[string]stock.Level{}
+	for change := int64(0); ; {
 		next := r.Next()
-		changed, now, ok := r.Since(revision)
+		changed, now, ok := r.Since(change)
 		if ok {
-			revision = now
+			change = now
 		}
 		for _, e := range changed {
 			if e.Seq < seen[e.SKU].Seq {
@@ -115,12 +115,12 @@ func TestRestoredEtcdIsFollowed(t *testing.T) {
 	m := idle(t)
 	m.install(20, []*mvccpb.KeyValue{put("a", 5, 12).Kv, put("b", 1, 13).Kv})
 	m.apply(nil)
-	_, revision, _ := m.Since(0)
+	_, change, _ := m.Since(0)
 	m.install(10, []*mvccpb.KeyValue{put("a", 4, 9).Kv})
 	m.apply([]*clientv3.Event{put("c", 1, 11)})
-	changed, now, ok := m.Since(revision)
-	if !ok || now != 11 || len(changed) != 2 || changed[0].Seq != 4 || changed[1].SKU != "c" {
-		t.Errorf("since revision %d the view has %+v as of %d, %v; want a and c as of 11", revision, changed, now, ok)
+	changed, _, ok := m.Since(change)
+	if !ok || len(changed) != 2 || changed[0].Seq != 4 || changed[1].SKU != "c" {
+		t.Errorf("since change %d the view has %+v, %v; want a and c", change, changed, ok)
 	}
 	if _, ok := m.Get("b"); ok {
 		t.Error("the view has an entry that etcd does not have")

@@ -26,6 +26,7 @@ var (
 	ErrAlreadyPaid       = errors.New("the order is already paid")                        // so it can be neither cancelled nor paid
 	ErrExpired           = errors.New("the order has expired")                            // so it cannot be cancelled
 	ErrPrecondition      = errors.New("SKU precondition failed")                          // see Precondition
+	ErrWithdrawn         = errors.New("the SKU is withdrawn")                             // so it can be neither changed nor restocked
 )
 
 // The failures.
@@ -47,11 +48,11 @@ var errNoToken = errors.New("the lock yields no token, which the fence needs")
 
 var (
 	// orderRefusals are refused orders, for which a replay takes precedence.
-	orderRefusals = []error{ErrSoldOut, ErrInsufficient, ErrNotOpen, ErrOver, ErrCustomerLimit, ErrTooManyUnpaid, ErrPriceChanged}
+	orderRefusals = []error{stock.ErrUnknownSKU, ErrSoldOut, ErrInsufficient, ErrNotOpen, ErrOver, ErrCustomerLimit, ErrTooManyUnpaid, ErrPriceChanged}
 	// notApplied are the failures after which nothing was applied.
 	notApplied = []error{ErrUnavailable, ErrBusy, ErrTokensBehind, ErrAdopted}
 	// otherErrors are the other errors that domainError leaves as they are.
-	otherErrors = []error{stock.ErrUnknownSKU, stock.ErrTooManyUnits, ErrKeyReused, ErrNotFound, ErrPaymentWindowOver, ErrCancelled,
+	otherErrors = []error{stock.ErrTooManyUnits, ErrWithdrawn, ErrKeyReused, ErrNotFound, ErrPaymentWindowOver, ErrCancelled,
 		ErrAlreadyPaid, ErrExpired, ErrPrecondition, ErrUnknown, ErrInFlight, errNoToken}
 )
 

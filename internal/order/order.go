@@ -110,8 +110,12 @@ type Placed struct {
 	Replayed bool // set if an earlier request with the same key made the order
 }
 
-// checkSale refuses a request outside the SKU's sale, or with another price.
+// checkSale refuses a request for a SKU that is not listed, outside its sale, or with
+// another price.
 func checkSale(row *stock.Row, now time.Time, r *Request) error {
+	if !row.Listed(now) {
+		return stock.ErrUnknownSKU
+	}
 	switch row.Open(now) {
 	case -1:
 		return ErrNotOpen

@@ -40,8 +40,9 @@ type Restocked struct {
 }
 
 // Restock adds units to a SKU, also during its sale, once per key: the same key gives
-// the same answer. It refuses with stock.ErrUnknownSKU, stock.ErrTooManyUnits, or
-// ErrKeyReused if the key was used with other units or another SKU. After ErrUnknown
+// the same answer. It refuses with stock.ErrUnknownSKU, ErrWithdrawn,
+// stock.ErrTooManyUnits, or ErrKeyReused if the key was used with other units or another
+// SKU. After ErrUnknown
 // the units may have been added; retry with the same key.
 func (s *Service) Restock(ctx context.Context, r RestockRequest) (done Restocked, err error) {
 	id := newID() // one for all attempts, because the restock is made once
@@ -70,20 +71,23 @@ func (s *Service) Restock(ctx context.Context, r RestockRequest) (done Restocked
 }
 
 // addUnits makes the restock, unless another one has its key, and reads the restock
-// with that key. It also reads it after ErrTooManyUnits, because the units may be too
-// many only because this restock was already added.
+// with that key. It also reads it after a refusal of the row: the units may be too many
+// only because this restock was already added, or the SKU was withdrawn since.
 func (s *Service) addUnits(ctx context.Context, id ID, r *RestockRequest) (stored Restock, err error) {
 	if err := s.units.restockable(ctx, r.SKU); err != nil {
 		return stored, err
 	}
 	refusal := s.seller.alter(ctx, r.SKU, change{write: func(ctx context.Context) error {
 		err := s.cfg.database.insertRestock(ctx, id, r)
-		if stock.IsDuplicate(err) {
+		switch {
+		case stock.IsDuplicate(err):
 			return nil
+		case errors.Is(err, stock.ErrTooManyUnits):
+			return s.cfg.whyUnchanged(ctx, r.SKU, err)
 		}
 		return err
 	}})
-	if refusal != nil && !errors.Is(refusal, stock.ErrTooManyUnits) {
+	if refusal != nil && !isAny(refusal, []error{stock.ErrTooManyUnits, ErrWithdrawn}) {
 		return stored, refusal
 	}
 	stored, err = s.cfg.database.findRestock(ctx, r.Key)
@@ -102,7 +106,7 @@ const readRestock = "SELECT id, sku, fingerprint, units, created_at, seq FROM re
 // lock and COMMIT.
 var addRestock = "BEGIN; " +
 	"UPDATE stock SET units = units + ?, available = available + ?, seq = seq + 1, revision = revision + 1, " +
-	"updated_at = NOW(6) WHERE sku = ? AND units <= ?; " +
+	"updated_at = NOW(6) WHERE sku = ? AND units <= ? AND withdrawn_at IS NULL; " +
 	stock.Stop + "; " +
 	"INSERT INTO restocks (id, sku, idempotency_key, fingerprint, units, created_at, seq) " +
 	"SELECT ?, s.sku, ?, ?, ?, NOW(6), s.seq FROM stock s WHERE s.sku = ?; " +

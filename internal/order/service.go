@@ -193,7 +193,7 @@ func (s *Service) place(ctx context.Context, r Request) (Placed, error) {
 }
 
 // exists looks a SKU up in MySQL, so that clients cannot create a lock and a desk for any
-// name. It remembers the SKU, because SKUs are never deleted.
+// name. It remembers the SKU, because its row is never deleted.
 func (s *Service) exists(ctx context.Context, sku string) error {
 	if _, err := s.cfg.database.Get(ctx, sku); err != nil {
 		return domainError(err)

@@ -44,12 +44,14 @@ type Stock struct {
 	Units            int64      `json:"units"`
 	Available        int64      `json:"available"`
 	PerCustomerLimit *int32     `json:"per_customer_limit,omitempty"`
-	HoldPolicy       HoldPolicy `json:"hold_policy,omitempty"` // empty is Lenient
+	HoldPolicy       HoldPolicy `json:"hold_policy,omitempty"`  // empty is Lenient
+	VisibleFrom      *time.Time `json:"visible_from,omitempty"` // not listed before
 	SaleStartsAt     *time.Time `json:"sale_starts_at,omitempty"`
 	SaleEndsAt       *time.Time `json:"sale_ends_at,omitempty"`
-	Fence            uint64     `json:"-"`        // the highest fencing token admitted
-	Seq              uint64     `json:"seq"`      // grows by one with each write
-	Revision         uint64     `json:"revision"` // grows with each change by an administrator, and not with sales
+	WithdrawnAt      *time.Time `json:"withdrawn_at,omitempty"` // off the list and off sale since
+	Fence            uint64     `json:"-"`                      // the highest fencing token admitted
+	Seq              uint64     `json:"seq"`                    // grows by one with each write
+	Revision         uint64     `json:"revision"`               // grows with each change by an administrator, and not with sales
 	CreatedAt        time.Time  `json:"-" gorm:"autoCreateTime:false"`
 	UpdatedAt        time.Time  `json:"-" gorm:"autoUpdateTime:false"`
 }
@@ -74,6 +76,12 @@ type Row struct {
 	Now time.Time
 }
 
+// Listed reports whether customers may see the SKU at t: it is announced and not
+// withdrawn. An order for a SKU that is not listed is refused like one for an unknown SKU.
+func (s *Stock) Listed(t time.Time) bool {
+	return s.WithdrawnAt == nil && (s.VisibleFrom == nil || !t.Before(*s.VisibleFrom))
+}
+
 // Open reports whether the sale is open at t: 0 if it is, -1 before it, 1 after it.
 func (s *Stock) Open(t time.Time) int {
 	switch {
@@ -90,10 +98,11 @@ func (s *Stock) Open(t time.Time) int {
 func (db *DB) Create(ctx context.Context, want Stock) (created bool, err error) {
 	err = db.OnConn(ctx, func(conn *sql.Conn) error {
 		_, err := conn.ExecContext(ctx, `INSERT INTO stock
-			(sku, name, price_cents, currency, units, available, per_customer_limit, hold_policy, sale_starts_at, sale_ends_at, created_at, updated_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NOW(6), NOW(6))`,
+			(sku, name, price_cents, currency, units, available, per_customer_limit, hold_policy,
+			visible_from, sale_starts_at, sale_ends_at, created_at, updated_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NOW(6), NOW(6))`,
 			[]byte(want.SKU), want.Name, want.PriceCents, want.Currency, want.Units, want.Units,
-			want.PerCustomerLimit, cmp.Or(want.HoldPolicy, Lenient), want.SaleStartsAt, want.SaleEndsAt)
+			want.PerCustomerLimit, cmp.Or(want.HoldPolicy, Lenient), want.VisibleFrom, want.SaleStartsAt, want.SaleEndsAt)
 		return err
 	})
 	if IsDuplicate(err) {
@@ -102,14 +111,14 @@ func (db *DB) Create(ctx context.Context, want Stock) (created bool, err error) 
 	return err == nil, wrap("create SKU", err)
 }
 
-// Change changes the name, price, limit, hold policy and sale window of a SKU; with a revision,
-// only if the SKU still has it. It reports whether it did. A desk that remembers
-// the row must be told: see order.Service.PutSKU.
+// Change changes the name, price, limit, hold policy, announcement and sale window of a
+// SKU, unless it is withdrawn; with a revision, only if the SKU still has it. It reports
+// whether it did. A desk that remembers the row must be told: see order.Service.PutSKU.
 func (db *DB) Change(ctx context.Context, want Stock, revision *uint64) (changed bool, err error) {
-	query := `UPDATE stock SET name = ?, price_cents = ?, currency = ?, per_customer_limit = ?, hold_policy = ?, sale_starts_at = ?,
-		sale_ends_at = ?, seq = seq + 1, revision = revision + 1, updated_at = NOW(6) WHERE sku = ?`
+	query := `UPDATE stock SET name = ?, price_cents = ?, currency = ?, per_customer_limit = ?, hold_policy = ?, visible_from = ?, sale_starts_at = ?,
+		sale_ends_at = ?, seq = seq + 1, revision = revision + 1, updated_at = NOW(6) WHERE sku = ? AND withdrawn_at IS NULL`
 	args := []any{want.Name, want.PriceCents, want.Currency, want.PerCustomerLimit, cmp.Or(want.HoldPolicy, Lenient),
-		want.SaleStartsAt, want.SaleEndsAt, []byte(want.SKU)}
+		want.VisibleFrom, want.SaleStartsAt, want.SaleEndsAt, []byte(want.SKU)}
 	if revision != nil {
 		query, args = query+" AND revision = ?", append(args, *revision)
 	}
@@ -119,6 +128,24 @@ func (db *DB) Change(ctx context.Context, want Stock, revision *uint64) (changed
 		return err
 	})
 	return changed, wrap("change SKU", err)
+}
+
+// Withdraw takes a SKU off the list and off sale; with a revision, only if the SKU still
+// has it or is withdrawn already. It reports whether the SKU is withdrawn now. A desk that
+// remembers the row must be told: see order.Service.Withdraw.
+func (db *DB) Withdraw(ctx context.Context, sku string, revision *uint64) (withdrawn bool, err error) {
+	query := `UPDATE stock SET withdrawn_at = COALESCE(withdrawn_at, NOW(6)), seq = seq + 1, revision = revision + 1,
+		updated_at = NOW(6) WHERE sku = ?`
+	args := []any{[]byte(sku)}
+	if revision != nil {
+		query, args = query+" AND (revision = ? OR withdrawn_at IS NOT NULL)", append(args, *revision)
+	}
+	err = db.OnConn(ctx, func(conn *sql.Conn) error {
+		rows, err := exec(ctx, conn, query, args...)
+		withdrawn = rows == 1
+		return err
+	})
+	return withdrawn, wrap("withdraw SKU", err)
 }
 
 // Get reads one SKU, or returns ErrUnknownSKU.
@@ -151,24 +178,19 @@ func (db *DB) List(ctx context.Context, after string, limit int) (list []Stock, 
 	return list, wrap("list SKUs", err)
 }
 
-// Count returns the number of SKUs.
-func (db *DB) Count(ctx context.Context) (n int, err error) {
-	err = db.SQL.QueryRowContext(ctx, "SELECT COUNT(*) FROM stock").Scan(&n)
-	return n, wrap("count SKUs", err)
-}
-
 // Level is how much of a SKU was left when its row had that seq.
 type Level struct {
 	SKU       string
 	Units     int64
 	Available int64
 	Seq       uint64
+	Unlisted  bool // see Stock.Listed
 }
 
 // Levels reads the level of every SKU, in byte order, in one query.
 func (db *DB) Levels(ctx context.Context) ([]Level, error) {
-	levels, err := Query(ctx, db.SQL, func(l *Level) []any { return []any{&l.SKU, &l.Units, &l.Available, &l.Seq} },
-		"SELECT sku, units, available, seq FROM stock ORDER BY sku")
+	levels, err := Query(ctx, db.SQL, func(l *Level) []any { return []any{&l.SKU, &l.Units, &l.Available, &l.Seq, &l.Unlisted} },
+		"SELECT sku, units, available, seq, NOT ("+listed+") FROM stock ORDER BY sku")
 	return levels, wrap("read stock levels", err)
 }
 

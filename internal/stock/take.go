@@ -39,14 +39,15 @@ func (t Take) Statement() string {
 	return "UPDATE stock SET " + set + ", updated_at = NOW(6) WHERE " + t.Condition()
 }
 
-// Condition is true if the fence admits the take. With FenceClaim the row must also be
-// as in the copy, the sale open, and the orders' time near the database's.
+// Condition is true if the fence admits the take and the SKU is not withdrawn. With
+// FenceClaim the row must be as in the copy, the sale open, and the orders' time near the
+// database's.
 func (t Take) Condition() string {
 	switch t.Claim.Fence {
 	case strategy.FenceOff:
-		return fmt.Sprintf("sku = x'%x'", t.Claim.SKU)
+		return fmt.Sprintf("sku = x'%x' AND withdrawn_at IS NULL", t.Claim.SKU)
 	case strategy.FenceWrite:
-		return fmt.Sprintf("sku = x'%x' AND fence <= %d", t.Claim.SKU, t.Claim.Token)
+		return fmt.Sprintf("sku = x'%x' AND fence <= %d AND withdrawn_at IS NULL", t.Claim.SKU, t.Claim.Token)
 	}
 	return t.claimed() + " AND " + between(t.window())
 }
@@ -94,8 +95,10 @@ func (t Take) claimed() string {
 // row is, because a change of it moves seq.
 func (t Take) window() (from, until time.Time) {
 	from, until = t.At.Add(-ClockTolerance), t.At.Add(ClockTolerance)
-	if t.Row.SaleStartsAt != nil {
-		from = later(from, *t.Row.SaleStartsAt)
+	for _, starts := range []*time.Time{t.Row.VisibleFrom, t.Row.SaleStartsAt} {
+		if starts != nil {
+			from = later(from, *starts)
+		}
 	}
 	if t.Row.SaleEndsAt != nil {
 		until = earlier(until, *t.Row.SaleEndsAt)

@@ -32,9 +32,9 @@ type Writer struct {
 
 const (
 	selectRow = `SELECT sku, name, price_cents, currency, units, available, per_customer_limit, hold_policy,
-		sale_starts_at, sale_ends_at, fence, seq, NOW(6) FROM stock WHERE sku = ?`
+		visible_from, sale_starts_at, sale_ends_at, withdrawn_at, fence, seq, NOW(6) FROM stock WHERE sku = ?`
 
-	writeComputed    = `UPDATE stock SET available = ?, seq = ?, updated_at = NOW(6) WHERE sku = ?`
+	writeComputed    = `UPDATE stock SET available = ?, seq = ?, updated_at = NOW(6) WHERE sku = ? AND withdrawn_at IS NULL`
 	writeConditional = `UPDATE stock SET available = available - ?, seq = seq + 1, updated_at = NOW(6) WHERE sku = ?`
 )
 
@@ -64,7 +64,7 @@ const (
 
 // readThenWrite writes what it computed from the row that it read. It is correct only
 // if something keeps other writers from reading in between, or if the write compares
-// seq and is tried again (Version). READ COMMITTED lets each attempt read the newest
+// seq and is tried again (Version). Each way refuses a row that was withdrawn meanwhile. READ COMMITTED lets each attempt read the newest
 // row; under REPEATABLE READ it would read the same one again.
 func (w Writer) readThenWrite(ctx context.Context, conn *sql.Conn, read, sku string, n int32) (row Row, err error) {
 	for range attempts {
@@ -73,6 +73,9 @@ func (w Writer) readThenWrite(ctx context.Context, conn *sql.Conn, read, sku str
 			return row, err
 		}
 		w.saw(&row, false)
+		if row.WithdrawnAt != nil {
+			return row, ErrUnknownSKU
+		}
 		if row.Available < int64(n) {
 			return row, ErrShort
 		}
@@ -87,7 +90,7 @@ func (w Writer) readThenWrite(ctx context.Context, conn *sql.Conn, read, sku str
 		if err != nil {
 			return row, fmt.Errorf("write stock: %w", err)
 		}
-		if changed == 1 || w.Way != strategy.Version {
+		if changed == 1 {
 			row.Available -= int64(n)
 			row.Seq++
 			return row, nil
@@ -160,7 +163,7 @@ func exec(ctx context.Context, conn *sql.Conn, query string, args ...any) (int64
 func scanRow(from *sql.Row) (Row, error) {
 	var row Row
 	err := from.Scan(&row.SKU, &row.Name, &row.PriceCents, &row.Currency, &row.Units, &row.Available,
-		&row.PerCustomerLimit, &row.HoldPolicy, &row.SaleStartsAt, &row.SaleEndsAt, &row.Fence, &row.Seq, &row.Now)
+		&row.PerCustomerLimit, &row.HoldPolicy, &row.VisibleFrom, &row.SaleStartsAt, &row.SaleEndsAt, &row.WithdrawnAt, &row.Fence, &row.Seq, &row.Now)
 	if errors.Is(err, sql.ErrNoRows) {
 		return row, ErrUnknownSKU
 	}

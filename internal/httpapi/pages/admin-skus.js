@@ -1,4 +1,5 @@
-// The SKUs: a table with live stock, and the dialogs that create, change and restock them.
+// The SKUs: a table with live stock, and the dialogs that create, change, restock and
+// withdraw them.
 
 import { call, explain, signedIn } from "./admin-session.js";
 import { invalid, prepare, tell, whole } from "./admin-form.js";
@@ -19,17 +20,20 @@ const table = new Table(find("#skus table"), {
   key: (item) => item.sku.sku,
   cells: ({ sku }) => [sku.sku, sku.name, money(sku.price_cents, sku.currency), count.format(sku.available), count.format(sku.units),
     sku.per_customer_limit === null ? "no limit" : count.format(sku.per_customer_limit), saleOf(sku)],
-  buttons: { Change: ({ sku }) => change(sku.sku), Restock: ({ sku }) => restock(sku) },
+  buttons: { Change: ({ sku }) => change(sku.sku), Restock: ({ sku }) => restock(sku), Withdraw: ({ sku }) => withdraw(sku) },
+  fixed: ({ sku }) => Boolean(sku.withdrawn_at),
 });
 
-function saleOf({ sale_starts_at: starts, sale_ends_at: ends }) {
+function saleOf({ visible_from: visible, sale_starts_at: starts, sale_ends_at: ends, withdrawn_at: withdrawn }) {
   const time = (text) => date.format(Date.parse(text));
+  if (withdrawn) return `withdrawn since ${time(withdrawn)}`;
+  if (visible && Date.parse(visible) > now()) return `hidden until ${time(visible)}`;
   if (starts && Date.parse(starts) > now()) return `starts ${time(starts)}`;
   if (ends) return (Date.parse(ends) > now() ? "ends " : "over since ") + time(ends);
   return "open";
 }
 
-const catalog = new Catalog(async (path) => (await call("GET", path)).body, draw);
+const catalog = new Catalog("/v1/admin/skus", async (path) => (await call("GET", path)).body, draw);
 let drawing = false;
 
 // draw draws the table before the next frame.
@@ -99,7 +103,7 @@ async function mend(form, name, want, problem) {
   throw { errors, text: `Somebody has changed ${name} since you opened it. Nothing of yours was saved. Save again to put your values in place of theirs. (request ${problem.id})` };
 }
 
-const times = ["sale_starts_at", "sale_ends_at"];
+const times = ["visible_from", "sale_starts_at", "sale_ends_at"];
 const fields = ["name", "price_cents", "currency", "per_customer_limit", ...times];
 const equal = (field, a, b) => (a[field] ?? null) === (b[field] ?? null) || (times.includes(field) && Date.parse(a[field]) === Date.parse(b[field]));
 
@@ -112,7 +116,7 @@ function shown(field, sku) {
 
 // read returns a SKU with its ETag, which a compressing proxy makes weak.
 async function read(name) {
-  const { body, headers } = await call("GET", "/v1/skus/" + encodeURIComponent(name));
+  const { body, headers } = await call("GET", pathOf(name));
   return { sku: body, etag: headers.get("ETag").replace(/^W\//, "") };
 }
 
@@ -221,5 +225,22 @@ function restock({ sku }) {
     setText(find("#restock-dialog-title"), `Restock ${sku}`);
     form.elements.units.value = "";
     drawRestock(form);
+  });
+}
+
+// --- Withdrawing.
+
+let withdrawn; // the SKU of the dialog
+
+const openWithdraw = prepare(find("#withdraw-dialog"), async () => {
+  await call("DELETE", pathOf(withdrawn));
+  say(`Withdrew ${withdrawn}.`);
+  catalog.loadOne(withdrawn).catch(() => {}); // a lost answer only leaves the row as it was
+});
+
+function withdraw({ sku }) {
+  openWithdraw(() => {
+    withdrawn = sku;
+    setText(find("#withdraw-dialog-title"), `Withdraw ${sku}?`);
   });
 }

@@ -10,17 +10,20 @@ export class Table {
   #key;
   #cells;
   #buttons;
+  #fixed;
   #items = [];
   #rows = new Map(); // the shown rows by key: redrawn rows keep the focus
   #from = 0;
   #pager;
 
-  // cells returns the texts of an item's row. buttons are functions of the item, by name.
-  constructor(node, { key, cells, buttons = {} }) {
+  // cells returns the texts of an item's row. buttons are functions of the item, by name; an
+  // item that is fixed has none.
+  constructor(node, { key, cells, buttons = {}, fixed = () => false }) {
     this.#node = node;
     this.#key = key;
     this.#cells = cells;
     this.#buttons = buttons;
+    this.#fixed = fixed;
     this.#pager = document.createElement("p");
     this.#pager.className = "pager";
     const [back, on] = [-1, 1].map((way) => {
@@ -98,6 +101,9 @@ export class Table {
       setText(row.cells[i], String(cell.text ?? cell));
       row.cells[i].classList.toggle("bad", Boolean(cell.bad));
     });
-    for (const button of row.querySelectorAll("button")) button.setAttribute("aria-label", `${button.textContent} ${row.cells[0].textContent}`);
+    for (const button of row.querySelectorAll("button")) {
+      button.hidden = this.#fixed(item);
+      button.setAttribute("aria-label", `${button.textContent} ${row.cells[0].textContent}`);
+    }
   }
 }

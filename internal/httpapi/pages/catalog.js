@@ -1,4 +1,4 @@
-// All SKUs as the server lists them, with their live stock.
+// The SKUs as the server lists them, with their live stock.
 
 import { watch } from "./stream.js";
 
@@ -6,8 +6,10 @@ import { watch } from "./stream.js";
 const few = 5;
 
 export class Catalog {
-  // items has {sku, seq} by SKU, to which pages add fields. seq is -1 before an event.
+  // items has {sku, seq, gone} by SKU, to which pages add fields. seq is -1 before an event.
+  // gone is when the SKU left the list, or 0.
   items = new Map();
+  #path;
   #read;
   #draw;
   #loading = null;
@@ -17,16 +19,20 @@ export class Catalog {
   // first news follows at once, unless the tab is hidden.
   #missed = document.hidden;
 
-  // read returns the body at a path. draw shows an item that is new or has changed.
-  constructor(read, draw) {
+  // path is that of the list. read returns the body at a path. draw shows an item that is
+  // new or has changed.
+  constructor(path, read, draw) {
+    this.#path = path;
     this.#read = read;
     this.#draw = draw;
   }
 
-  // show takes a SKU as the server answered it.
-  show(sku) {
+  // show takes a SKU as the server answered it, to a question asked at that time.
+  show(sku, asked = performance.now()) {
     let item = this.items.get(sku.sku);
     if (!item) this.items.set(sku.sku, item = { seq: -1 });
+    if (item.gone > asked) return;
+    item.gone = 0;
     // An event may be newer than the answer.
     if (item.seq >= 0) sku = { ...sku, units: item.sku.units, available: item.sku.available };
     item.sku = sku;
@@ -47,15 +53,27 @@ export class Catalog {
   }
 
   async #loadPages() {
+    const unlisted = new Set(this.items.keys()); // less those of the pages
+    const asked = performance.now();
     for (let cursor = ""; cursor !== null;) {
-      const list = await this.#read("/v1/skus?limit=200" + (cursor && "&cursor=" + encodeURIComponent(cursor)));
-      list.items.forEach((sku) => this.show(sku));
+      const list = await this.#read(this.#path + "?limit=200" + (cursor && "&cursor=" + encodeURIComponent(cursor)));
+      list.items.forEach((sku) => {
+        unlisted.delete(sku.sku);
+        this.show(sku, asked);
+      });
       cursor = list.next_cursor;
     }
+    unlisted.forEach((sku) => this.#remove(this.items.get(sku)));
   }
 
   async loadOne(name) {
-    this.show(await this.#read("/v1/skus/" + encodeURIComponent(name)));
+    const asked = performance.now();
+    this.show(await this.#read(`${this.#path}/${encodeURIComponent(name)}`), asked);
+  }
+
+  #remove(item) {
+    item.gone = performance.now();
+    this.#draw(item);
   }
 
   // follow shows the live stock from now on. deliver gets {live, missed} with each news.
@@ -72,9 +90,15 @@ export class Catalog {
     }, () => this.load());
   }
 
-  #take({ sku, units, available, seq }) {
+  #take({ sku, units, available, seq, gone }) {
     const item = this.items.get(sku);
-    if (!item) {
+    if (item && gone) {
+      this.#remove(item);
+      if (this.#path !== "/v1/skus") this.#reload(sku); // a list of all SKUs still has it
+      return;
+    }
+    if (gone) return;
+    if (!item || item.gone) {
       this.#reload(sku);
       return;
     }

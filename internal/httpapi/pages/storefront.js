@@ -37,19 +37,38 @@ const explain = (problem) => {
 // The customer's token comes from the fragment (#) of the address, which browsers do
 // not send, and is stored for this tab.
 const store = openStore();
-
-function takeToken() {
-  const given = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (!given) return;
-  store.setItem("token", given);
-  history.replaceState(null, "", location.pathname);
-}
 const token = () => store.getItem("token");
 
-// subject is the customer in the token, unverified, for display only.
-function subject() {
+// takeToken takes a token out of the address, which must not keep it. Any site can link
+// here, so the token of a link replaces a session only if the customer agrees: otherwise
+// they might order as somebody else. Further links do not change what they are asked.
+function takeToken() {
+  const fragment = new URLSearchParams(location.hash.slice(1));
+  if (!fragment.has("token")) return;
+  history.replaceState(null, "", location.pathname);
+  const given = fragment.get("token");
+  const dialog = find("#switch");
+  if (!given || given === token() || dialog.open) return;
+  if (!token()) {
+    store.setItem("token", given);
+    return;
+  }
+  setText(find(".old", dialog), subject());
+  setText(find(".new", dialog), subject(given));
+  find("#stay").onclick = () => dialog.close(); // as does the key Escape
+  find("#become").onclick = () => {
+    dialog.close();
+    signOut();
+    store.setItem("token", given);
+    signedIn();
+  };
+  dialog.showModal();
+}
+
+// subject is the customer in a token, unverified, for display only.
+function subject(of = token()) {
   try {
-    const claims = token().split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+    const claims = of.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
     return JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(claims), (c) => c.charCodeAt(0)))).sub;
   } catch {
     return "?";
@@ -82,7 +101,7 @@ function place(list, node, comesAfter) {
 // --- SKUs.
 
 const count = new Intl.NumberFormat();
-const catalog = new Catalog((path) => call("GET", path), showSKU); // items have a node
+const catalog = new Catalog("/v1/skus", (path) => call("GET", path), showSKU); // items have a node
 
 // unsureOf has the orders without an answer, by SKU. They are retried under their
 // keys, also after a reload. It has no prototype: a SKU may be named "constructor".
@@ -105,13 +124,13 @@ function showSKU(card) {
   drawSKU(card);
 }
 
-function drawSKU({ sku, node, busy }) {
+function drawSKU({ sku, gone, node, busy }) {
   const unsure = unsureOf[sku.sku];
   setText(find("h3", node), sku.name);
   setText(find(".price", node), money(sku.price_cents, sku.currency));
   const soldOut = sku.available <= 0;
-  setText(find(".left strong", node), soldOut ? "Sold out" : count.format(sku.available));
-  setText(find(".left span", node), soldOut ? "" : `of ${count.format(sku.units)} left`);
+  setText(find(".left strong", node), gone ? "No longer on sale" : soldOut ? "Sold out" : count.format(sku.available));
+  setText(find(".left span", node), gone || soldOut ? "" : `of ${count.format(sku.units)} left`);
   const bar = find("progress", node);
   bar.max = Math.max(sku.units, 1);
   bar.value = Math.max(sku.available, 0);
@@ -120,7 +139,8 @@ function drawSKU({ sku, node, busy }) {
   const ends = sku.sale_ends_at && Date.parse(sku.sale_ends_at) - now();
   const open = !(starts > 0) && !(ends !== null && ends <= 0);
   let when = "";
-  if (starts > 0) when = `Starts in ${duration(starts)}`;
+  if (gone) when = "";
+  else if (starts > 0) when = `Starts in ${duration(starts)}`;
   else if (ends !== null) when = ends > 0 ? `Ends in ${duration(ends)}` : "The sale is over";
   setText(find(".when", node), when);
   setText(find(".limit", node), unsure ? `Your order of ${unsure.quantity} has no answer yet.`
@@ -130,13 +150,13 @@ function drawSKU({ sku, node, busy }) {
   quantity.readOnly = Boolean(unsure);
   if (unsure) quantity.value = unsure.quantity;
   const button = find("form button", node);
-  setText(button, busy ? "Ordering" : unsure ? "Try again" : soldOut ? "Sold out" : "Buy");
+  setText(button, busy ? "Ordering" : unsure ? "Try again" : gone ? "Not on sale" : soldOut ? "Sold out" : "Buy");
   button.setAttribute("aria-label", `${button.textContent} ${sku.name}`);
-  const off = !unsure && (!open || soldOut);
+  const off = !unsure && (!open || soldOut || Boolean(gone));
   if (off && document.activeElement === button) node.focus(); // a disabled button loses it
   button.disabled = off;
   button.setAttribute("aria-disabled", Boolean(busy)); // keeps the focus
-  node.classList.toggle("gone", soldOut);
+  node.classList.toggle("gone", soldOut || Boolean(gone));
 }
 
 async function buy(card) {
@@ -303,10 +323,9 @@ find("#enter").onsubmit = (event) => {
   signedIn();
 };
 addEventListener("hashchange", () => {
-  if (!new URLSearchParams(location.hash.slice(1)).has("token")) return;
-  signOut();
+  const before = token();
   takeToken();
-  signedIn();
+  if (token() !== before) signedIn();
 });
 
 // Redraw the countdowns every second. Reload an order whose payment window is over

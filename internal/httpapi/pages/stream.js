@@ -3,11 +3,11 @@
 // order. Hidden tabs need no stream.
 //
 // Tabs receive news: {live, fresh, stock}. live is false while the stream is down. stock
-// lists StockEvents. With fresh, the tab may have missed changes before this news.
+// lists StockEvents, also those of SKUs that are gone. With fresh, the tab may have missed changes before this news.
 
 // name is that of the worker, the lock and the channel. It must change with the messages
 // between tabs: a new tab may meet the worker of an older version's tab.
-const name = "stock-1";
+const name = "stock-2";
 // The server sends a heartbeat every 5 s. A stream that is silent for longer is dead.
 const silence = 15_000;
 // The worker sends news of each heartbeat and attempt. One that is silent for longer was
@@ -166,7 +166,7 @@ async function read(signal, deliver) {
       timer = setTimeout(end, silence);
       const frames = (text + decoder.decode(value, { stream: true })).split("\n\n");
       text = frames.pop();
-      const data = frames.map((frame) => /^event: stock\n(?:.*\n)*data: (.*)$/.exec(frame)?.[1]).filter(Boolean);
+      const data = frames.map((frame) => /^event: (?:stock|gone)\n(?:.*\n)*data: (.*)$/.exec(frame)?.[1]).filter(Boolean);
       deliver({ live: true, stock: data.map((json) => JSON.parse(json)) });
     }
   } finally {

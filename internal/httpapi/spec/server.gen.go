@@ -280,6 +280,12 @@ type SKU struct {
 	PerCustomerLimit *int32     `json:"per_customer_limit"`
 	SaleStartsAt     *time.Time `json:"sale_starts_at"`
 	SaleEndsAt       *time.Time `json:"sale_ends_at"`
+
+	// VisibleFrom The SKU is not listed before
+	VisibleFrom *time.Time `json:"visible_from"`
+
+	// WithdrawnAt Present if the SKU is withdrawn. Only administrators see such SKUs
+	WithdrawnAt *time.Time `json:"withdrawn_at,omitempty"`
 }
 
 // SKUList defines model for SKUList.
@@ -309,6 +315,9 @@ type SKURequest struct {
 	SaleEndsAt   *time.Time `json:"sale_ends_at,omitempty"`
 	SaleStartsAt *time.Time `json:"sale_starts_at,omitempty"`
 	Units        int64      `json:"units"`
+
+	// VisibleFrom Not after sale_starts_at, and before sale_ends_at. Before it, the SKU is not listed, and orders get `unknown-sku`
+	VisibleFrom *time.Time `json:"visible_from,omitempty"`
 }
 
 // StockEvent defines model for StockEvent.
@@ -322,6 +331,9 @@ type StockEvent struct {
 
 	// Seq Grows with each write of the SKU's stock
 	Seq int64 `json:"seq"`
+
+	// Gone true in `event: gone`, whose `available` is 0
+	Gone *bool `json:"gone,omitempty"`
 }
 
 // Violation defines model for Violation.
@@ -415,6 +427,22 @@ type ListLatePaymentsParams struct {
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
+// ListAllSKUsParams defines parameters for ListAllSKUs.
+type ListAllSKUsParams struct {
+	// Limit The maximum number of items
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the previous page
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// WithdrawSKUParams defines parameters for WithdrawSKU.
+type WithdrawSKUParams struct {
+	// IfMatch ETags of the SKU, compared strongly, or `*`. A weak ETag like `W/"1-0"` never matches. Behind a compressing proxy,
+	// which makes ETags weak, read the SKU with `Accept-Encoding: identity`.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
 // PutSKUParams defines parameters for PutSKU.
 type PutSKUParams struct {
 	// IfMatch ETags of the SKU, compared strongly, or `*`. A weak ETag like `W/"1-0"` never matches. Behind a compressing proxy,
@@ -498,6 +526,15 @@ type ServerInterface interface {
 	// RevokeLock Revoke the lock of a SKU
 	// (DELETE /v1/admin/locks/{sku})
 	RevokeLock(c *gin.Context, sku SKUInPath)
+	// ListAllSKUs List all SKUs, sorted by name, also those that are not announced yet or are withdrawn
+	// (GET /v1/admin/skus)
+	ListAllSKUs(c *gin.Context, params ListAllSKUsParams)
+	// WithdrawSKU Withdraw a SKU
+	// (DELETE /v1/admin/skus/{sku})
+	WithdrawSKU(c *gin.Context, sku SKUInPath, params WithdrawSKUParams)
+	// GetAnySKU Read a SKU, also one that is not announced yet or is withdrawn
+	// (GET /v1/admin/skus/{sku})
+	GetAnySKU(c *gin.Context, sku SKUInPath)
 	// PutSKU Create or change a SKU
 	// (PUT /v1/admin/skus/{sku})
 	PutSKU(c *gin.Context, sku SKUInPath, params PutSKUParams)
@@ -522,7 +559,7 @@ type ServerInterface interface {
 	// PayOrder Record the payment of an order
 	// (POST /v1/orders/{id}/payment)
 	PayOrder(c *gin.Context, id OrderID)
-	// ListSKUs List all SKUs, sorted by name
+	// ListSKUs List the SKUs that are announced and not withdrawn, sorted by name
 	// (GET /v1/skus)
 	ListSKUs(c *gin.Context, params ListSKUsParams)
 	// GetSKU Read a SKU and its stock
@@ -666,6 +703,115 @@ func (siw *ServerInterfaceWrapper) RevokeLock(c *gin.Context) {
 	}
 
 	siw.Handler.RevokeLock(c, sku)
+}
+
+// ListAllSKUs operation middleware
+func (siw *ServerInterfaceWrapper) ListAllSKUs(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListAllSKUsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", c.Request.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter limit: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", c.Request.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter cursor: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.ListAllSKUs(c, params)
+}
+
+// WithdrawSKU operation middleware
+func (siw *ServerInterfaceWrapper) WithdrawSKU(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "sku" -------------
+	var sku SKUInPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "sku", c.Param("sku"), &sku, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter sku: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params WithdrawSKUParams
+
+	headers := c.Request.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandler(c, fmt.Errorf("Expected one value for If-Match, got %d", n), http.StatusBadRequest)
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter If-Match: %w", err), http.StatusBadRequest)
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.WithdrawSKU(c, sku, params)
+}
+
+// GetAnySKU operation middleware
+func (siw *ServerInterfaceWrapper) GetAnySKU(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "sku" -------------
+	var sku SKUInPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "sku", c.Param("sku"), &sku, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter sku: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.GetAnySKU(c, sku)
 }
 
 // PutSKU operation middleware
@@ -1120,6 +1266,9 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 	router.GET(options.BaseURL+"/v1/orders/:id", wrapper.GetOrder)
 	router.POST(options.BaseURL+"/v1/orders/:id/payment", wrapper.PayOrder)
 	router.POST(options.BaseURL+"/v1/orders/:id/cancellation", wrapper.CancelOrder)
+	router.GET(options.BaseURL+"/v1/admin/skus", wrapper.ListAllSKUs)
+	router.DELETE(options.BaseURL+"/v1/admin/skus/:sku", wrapper.WithdrawSKU)
+	router.GET(options.BaseURL+"/v1/admin/skus/:sku", wrapper.GetAnySKU)
 	router.PUT(options.BaseURL+"/v1/admin/skus/:sku", wrapper.PutSKU)
 	router.POST(options.BaseURL+"/v1/admin/skus/:sku/restocks", wrapper.RestockSKU)
 	router.GET(options.BaseURL+"/v1/admin/late-payments", wrapper.ListLatePayments)

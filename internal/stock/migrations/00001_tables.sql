@@ -11,7 +11,8 @@
 -- and the audit must show it. There is no foreign key, because it would lock the
 -- stock row again for each order.
 --
--- revision grows with each change by an administrator, not with sales.
+-- revision grows with each change by an administrator, not with sales. The row of a
+-- withdrawn SKU stays, because its orders do.
 CREATE TABLE IF NOT EXISTS stock (
   sku                VARBINARY(64)   NOT NULL,
   name               VARCHAR(255)    NOT NULL,
@@ -21,8 +22,10 @@ CREATE TABLE IF NOT EXISTS stock (
   available          BIGINT          NOT NULL,
   per_customer_limit INT             NULL,
   hold_policy        ENUM('lenient','strict') NOT NULL DEFAULT 'lenient',
+  visible_from       DATETIME(6)     NULL,
   sale_starts_at     DATETIME(6)     NULL,
   sale_ends_at       DATETIME(6)     NULL,
+  withdrawn_at       DATETIME(6)     NULL,
   fence              BIGINT UNSIGNED NOT NULL DEFAULT 0,
   seq                BIGINT UNSIGNED NOT NULL DEFAULT 0,
   revision           BIGINT UNSIGNED NOT NULL DEFAULT 1,
