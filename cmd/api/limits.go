@@ -16,6 +16,9 @@ import (
 type limitFlags struct {
 	ByCustomer limit.Limit `name:"rate-limit-customer" default:"0" placeholder:"N/WINDOW" help:"Maximum requests of a customer: 100/10s allows 100 in 10 seconds, even all at once. 0, the default, is no limit. Each replica counts separately. More requests get 429 with Retry-After. api config can change it at run time."`
 	ByAddress  limit.Limit `name:"rate-limit-address" default:"0" placeholder:"N/WINDOW" help:"Maximum requests from an IPv4 address or a /64 IPv6 network, as for --rate-limit-customer. Behind a proxy, set --trusted-proxies, too."`
+	// AdminGuesses is not a runtime setting: whoever can write to etcd could lock out all
+	// administrators.
+	AdminGuesses limit.Limit `name:"rate-limit-admin-guesses" default:"10/1m" placeholder:"N/WINDOW" help:"Maximum refused admin tokens of an IPv4 address or a /64 IPv6 network; after them, calls of /v1/admin from there get 429, also with the right token. 0 is no limit. Default: ${default}. Behind a proxy, set --trusted-proxies, too: otherwise anyone can lock out all administrators who use the proxy."`
 
 	// MaxConnections bounds memory: a connection costs about 20 KiB.
 	MaxConnections int `default:"20000" placeholder:"N" help:"Maximum number of open client connections, event streams included; further ones wait. Default: ${default}."`
@@ -44,6 +47,7 @@ func (f *limitFlags) limits() *limit.Limits {
 	limits := new(limit.Limits)
 	limits.Set(limit.ByCustomer, f.ByCustomer)
 	limits.Set(limit.ByAddress, f.ByAddress)
+	limits.Set(limit.AdminGuesses, f.AdminGuesses)
 	return limits
 }
 

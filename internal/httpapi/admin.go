@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -58,6 +59,7 @@ func (a *api) RevokeLock(c *gin.Context, sku spec.SKUInPath) {
 		case a.checkSKU(sku) != "":
 			return nil, kindNotHeld.problem("")
 		}
+		callOf(c).change = change{before: a.holderOf(ctx, sku)}
 		switch err := a.cfg.Locks.Revoke(ctx, sku); {
 		case errors.Is(err, lock.ErrNotHeld):
 			return nil, kindNotHeld.problem("")
@@ -65,10 +67,20 @@ func (a *api) RevokeLock(c *gin.Context, sku spec.SKUInPath) {
 			a.cfg.Logger.Warn("could not revoke a lock", "sku", sku, "error", err)
 			return nil, kindUnknown.problem("The grant may have ended. List the locks before you retry: the lock may have a new holder.")
 		}
-		a.cfg.Logger.Warn("an administrator revoked a lock", "sku", sku)
 		c.Status(http.StatusNoContent)
 		return nil, nil
 	})
+}
+
+// holderOf returns who holds a SKU's lock, for the trail; nil if that is not known.
+func (a *api) holderOf(ctx context.Context, sku string) map[string]any {
+	ctx, cancel := context.WithTimeout(ctx, trailTimeout)
+	defer cancel()
+	all, err := a.cfg.Locks.Inspect(ctx)
+	if i := slices.IndexFunc(all, func(held lock.Info) bool { return held.Name == sku }); err == nil && i >= 0 {
+		return map[string]any{"holder": all[i].Holder, "replica": all[i].Replica, "token": all[i].Token}
+	}
+	return nil
 }
 
 func (a *api) ListLatePayments(c *gin.Context, params spec.ListLatePaymentsParams) {

@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -56,7 +57,8 @@ type Catalog interface {
 type Config struct {
 	Orders  Orders
 	Catalog Catalog
-	// Stock is the database that administrators, and the default Audit and Levels, read.
+	// Stock is the database that administrators, the trail of their calls, and the default
+	// Audit and Levels, read.
 	Stock *stock.DB
 	// Audit is optional; the default audits Stock.
 	Audit func(context.Context) (stock.Report, error)
@@ -112,6 +114,10 @@ type api struct {
 	feeds    *feeds
 	// sample allows one log line a second about answers 503 and 504.
 	sample *rate.Limiter
+	// refusals bounds the log lines about refused administrators' calls, and unlogged
+	// counts those since the last line.
+	refusals rate.Sometimes
+	unlogged atomic.Int64
 }
 
 // route is a method and a path in gin's form: /v1/skus/:sku.
@@ -138,7 +144,8 @@ func newAPI(cfg Config) (*api, error) {
 		cfg.Audit = func(ctx context.Context) (stock.Report, error) { return stock.Audit(ctx, cfg.Stock) }
 	}
 	a := &api{cfg: cfg, verifier: verifier, metrics: newMetrics(cfg.Registry), feeds: newFeeds(&cfg),
-		sample: rate.NewLimiter(rate.Every(time.Second), 1)}
+		sample:   rate.NewLimiter(rate.Every(time.Second), 1),
+		refusals: rate.Sometimes{First: infoBurst, Interval: time.Second / infoRate}}
 	return a, a.readContract()
 }
 
@@ -155,12 +162,12 @@ func (a *api) routes() (*gin.Engine, error) {
 		r.Use(otelgin.Middleware("flashsale", otelgin.WithTracerProvider(a.cfg.Traces), otelgin.WithPropagators(propagation.TraceContext{}),
 			otelgin.WithFilter(func(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/v1/") })))
 	}
-	r.Use(requestID, accessLog(a.cfg.Logger), a.recover, secure, a.admit)
+	r.Use(requestID, accessLog(a.cfg.Logger), a.trail, a.recover, secure, a.admit)
 	r.NoRoute(func(c *gin.Context) { a.fail(c, kindNoRoute.problem("")) })
 	r.NoMethod(a.noMethod)
 	r.GET("/metrics", gin.WrapH(promhttp.HandlerFor(a.cfg.Registry, promhttp.HandlerOpts{})))
 	// The checks run in this order, the cheapest first, all before the handler.
-	checked := r.Group("", a.limitAddress, a.authenticate, a.limitCustomer, a.checkParameters, a.checkBody)
+	checked := r.Group("", a.limitAddress, a.authenticate, a.limitCustomer, a.checkParameters, a.checkBody, a.traceChange)
 	spec.RegisterHandlersWithOptions(checked, a, spec.GinServerOptions{
 		// After the checks, an error means that document and generated types differ.
 		ErrorHandler: func(c *gin.Context, err error, _ int) {

@@ -65,7 +65,7 @@ func bearer(c *gin.Context) (string, error) {
 }
 
 // verify checks the signature before the claims: callers without the key must not
-// learn what the claims should be.
+// learn what the claims should be. It also returns claims that it rejects.
 func (v *verifier) verify(token string) (*claims, error) {
 	parsed, err := v.parser.ParseWithClaims(token, new(unread), v.key)
 	if err != nil {
@@ -105,15 +105,15 @@ var errHeader = errors.New("the token's header is not valid")
 func (v *verifier) rejected(token *jwt.Token, err error) error {
 	switch {
 	case errors.Is(err, jwt.ErrTokenMalformed):
-		return invalidToken("The token is not a JWT: it must be three base64url parts joined by dots.")
+		return forgedToken("The token is not a JWT: it must be three base64url parts joined by dots.")
 	case token.Method == nil || !slices.Contains(v.methods, token.Method.Alg()):
-		return invalidToken("This service does not accept the token's alg.")
+		return forgedToken("This service does not accept the token's alg.")
 	case errors.Is(err, errHeader):
-		return invalidToken("The token's header has a duplicate name, invalid UTF-8, or crit, which is not supported.")
+		return forgedToken("The token's header has a duplicate name, invalid UTF-8, or crit, which is not supported.")
 	case errors.Is(err, errNoKey):
-		return invalidToken("No key of this service has the token's kid and alg.")
+		return forgedToken("No key of this service has the token's kid and alg.")
 	}
-	return invalidToken("The token's signature is not valid.")
+	return forgedToken("The token's signature is not valid.")
 }
 
 // invalidToken is the problem for a token that was read and rejected.
@@ -123,43 +123,54 @@ func invalidToken(detail string) *problem {
 	return p
 }
 
-// customer returns the subject of the request's token.
+// forgedToken is invalidToken for a token that the issuer may not have signed.
+func forgedToken(detail string) *problem {
+	p := invalidToken(detail)
+	p.guess = true
+	return p
+}
+
+// customer returns the subject of the request's token. It does not compare the token
+// with the admin token: its answers would tell callers whether they guessed it, and
+// here guesses are not counted.
 func (v *verifier) customer(c *gin.Context) (string, error) {
 	token, err := bearer(c)
 	if err != nil {
 		return "", err
 	}
 	got, err := v.verify(token)
-	switch {
-	case err == nil:
-		return got.subject()
-	case v.isAdmin(token):
-		err = invalidToken("The admin token names no customer; this call needs a customer's token.")
+	if err != nil {
+		return "", err
 	}
-	return "", err
+	return got.subject()
 }
 
 // administrator checks that the request has the admin token, or a JWT whose scope
-// contains admin.
-func (v *verifier) administrator(c *gin.Context) error {
+// contains admin. It returns who called, also with an error, as far as that is certain.
+func (v *verifier) administrator(c *gin.Context) (actor, error) {
 	token, err := bearer(c)
 	if err != nil {
-		return err
+		return actor{}, err
 	}
 	if v.isAdmin(token) {
-		return nil
+		return actor{kind: actorAdminToken}, nil
 	}
 	if !strings.Contains(token, ".") {
-		return invalidToken("The token is neither the admin token nor a JWT.")
+		return actor{}, forgedToken("The token is neither the admin token nor a JWT.")
 	}
 	got, err := v.verify(token)
+	if got == nil {
+		return actor{}, err
+	}
+	who := actor{kind: actorJWT}
+	who.subject, _ = got.subject() // an administrator may have none
 	if err != nil {
-		return err
+		return who, err
 	}
 	if !got.admin() {
-		return kindForbidden.problem("The token's scope does not contain admin.")
+		return who, kindForbidden.problem("The token's scope does not contain admin.")
 	}
-	return nil
+	return who, nil
 }
 
 func (v *verifier) isAdmin(token string) bool {

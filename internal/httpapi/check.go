@@ -37,12 +37,24 @@ type call struct {
 	customer string
 	// body has passed the operation's checks. It may be empty if optional.
 	body []byte
+	// problem is the answer, unless the call succeeded.
+	problem *problem
+	// actor and change are for the trail of administrators' calls.
+	actor  actor
+	change change
 }
 
 const callKey = "flashsale/call"
 
 // callOf returns the request's call, which admit has set.
 func callOf(c *gin.Context) *call { return c.MustGet(callKey).(*call) }
+
+// callIn is callOf, or nil before admit.
+func callIn(c *gin.Context) *call {
+	value, _ := c.Get(callKey)
+	this, _ := value.(*call)
+	return this
+}
 
 // admit is the first check: the size of the headers, the path, and whether the
 // caller accepts one of the operation's media types.
@@ -87,7 +99,7 @@ func (a *api) authenticate(c *gin.Context) {
 	case contract.Customer:
 		this.customer, err = a.verifier.customer(c)
 	case contract.Administrator:
-		err = a.verifier.administrator(c)
+		err = a.authenticateAdministrator(c)
 	case contract.Anyone:
 	}
 	if err != nil {

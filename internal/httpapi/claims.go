@@ -118,13 +118,15 @@ func (c *claims) admin() bool {
 // missing reports whether a claim is absent or null.
 func missing(claim jsontext.Value) bool { return len(claim) == 0 || claim.Kind() == 'n' }
 
-// readStrings reads a string, or a list of strings.
+// readStrings reads a string, or a list of strings. The decoder would read null as "".
 func readStrings(claim jsontext.Value) (list []string, ok bool) {
 	if claim.Kind() == '"' {
 		list = make([]string, 1)
 		return list, json.Unmarshal(claim, &list[0]) == nil
 	}
-	if claim.Kind() != '[' || json.Unmarshal(claim, &list) != nil {
+	var values []jsontext.Value
+	if claim.Kind() != '[' || json.Unmarshal(claim, &values) != nil || json.Unmarshal(claim, &list) != nil ||
+		slices.ContainsFunc(values, func(v jsontext.Value) bool { return v.Kind() != '"' }) {
 		return nil, false
 	}
 	return list, true

@@ -23,12 +23,16 @@ type problem struct {
 	Errors []fieldError `json:"errors,omitempty"`
 	// invalidToken makes WWW-Authenticate say what is wrong with the token.
 	invalidToken bool
+	// guess is set if the token is neither the admin token nor signed by the issuer.
+	guess bool
 }
 
 // fieldError says what is wrong with one field of the input.
 type fieldError = contract.FieldError
 
 func (p *problem) Error() string { return p.Title + ": " + p.Detail }
+
+func (p *problem) slug() string { return strings.TrimPrefix(p.Type, "/errors/") }
 
 // kind is a row of the table of problems.
 type kind struct {
@@ -129,7 +133,10 @@ func problemOf(err error) *problem {
 // 504 a second: in an overload, a line for each would add to the load.
 func (a *api) fail(c *gin.Context, err error) {
 	p := problemOf(err)
-	a.metrics.problems.WithLabelValues(strings.TrimPrefix(p.Type, "/errors/")).Inc()
+	a.metrics.problems.WithLabelValues(p.slug()).Inc()
+	if this := callIn(c); this != nil {
+		this.problem = p
+	}
 	if p.Status >= http.StatusInternalServerError {
 		level := slog.LevelDebug
 		if p.Status == http.StatusInternalServerError {

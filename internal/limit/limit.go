@@ -77,10 +77,13 @@ type Kind int
 const (
 	ByAddress Kind = iota
 	ByCustomer
+	// AdminGuesses counts the refused admin tokens of an address, and not its requests:
+	// see Try.
+	AdminGuesses
 	kinds
 )
 
-func (k Kind) String() string { return [...]string{"address", "customer"}[k] }
+func (k Kind) String() string { return [...]string{"address", "customer", "admin-guesses"}[k] }
 
 // Set changes a limit. It refills the buckets of all callers, unless the limit is the
 // current one.
@@ -122,13 +125,36 @@ func (l *Limits) Take(kind Kind, caller string) (v Verdict, limited bool) {
 	}
 	now := time.Now()
 	bucket := b.bucket(caller)
-	v = Verdict{Limit: b.limit, OK: bucket.AllowN(now, 1)}
+	return b.verdict(bucket, now, bucket.AllowN(now, 1)), true
+}
+
+// Try makes an attempt of the caller, and counts it if attempt returns true. It makes
+// none if the caller has no request left: then OK is false. The attempts of one caller
+// do not overlap, so that many at once count like one after the other.
+func (l *Limits) Try(kind Kind, caller string, attempt func() bool) Verdict {
+	b := l.current[kind].Load()
+	if b == nil {
+		attempt()
+		return Verdict{OK: true}
+	}
+	bucket := b.bucket(caller)
+	bucket.attempts.Lock()
+	defer bucket.attempts.Unlock()
+	now := time.Now()
+	ok := bucket.TokensAt(now) >= 1
+	if ok && attempt() {
+		bucket.AllowN(now, 1)
+	}
+	return b.verdict(bucket, now, ok)
+}
+
+func (b *buckets) verdict(bucket *bucket, now time.Time, ok bool) Verdict {
 	tokens := max(bucket.TokensAt(now), 0)
-	v.Left, v.Full = int(tokens), b.seconds(float64(b.limit.Requests)-tokens)
-	if !v.OK {
+	v := Verdict{Limit: b.limit, OK: ok, Left: int(tokens), Full: b.seconds(float64(b.limit.Requests) - tokens)}
+	if !ok {
 		v.Left, v.Wait = 0, max(b.seconds(1-tokens), 1)
 	}
-	return v, true
+	return v
 }
 
 const (
@@ -158,6 +184,7 @@ type shard struct {
 type bucket struct {
 	caller string
 	*rate.Limiter
+	attempts sync.Mutex // held during an attempt of Try
 }
 
 func newBuckets(limit Limit) *buckets {
@@ -181,7 +208,7 @@ func (b *buckets) bucket(caller string) *bucket {
 		oldest := s.order.Remove(s.order.Back()).(*bucket)
 		delete(s.callers, oldest.caller)
 	}
-	fresh := &bucket{caller, rate.NewLimiter(rate.Limit(b.rate), b.limit.Requests)}
+	fresh := &bucket{caller: caller, Limiter: rate.NewLimiter(rate.Limit(b.rate), b.limit.Requests)}
 	s.callers[caller] = s.order.PushFront(fresh)
 	return fresh
 }

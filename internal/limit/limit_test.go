@@ -153,3 +153,37 @@ func TestAnActiveCallerIsNotForgotten(t *testing.T) {
 		}
 	}
 }
+
+// Attempts that count are limited, also when many are made at once; others are not.
+func TestAttemptsAreCountedOnlyIfTheyFail(t *testing.T) {
+	t.Parallel()
+	var l Limits
+	if v := l.Try(AdminGuesses, "192.0.2.1", func() bool { return true }); !v.OK {
+		t.Error("an attempt was refused without a limit")
+	}
+	l.Set(AdminGuesses, Limit{10, 24 * time.Hour})
+	for range 100 {
+		if v := l.Try(AdminGuesses, "192.0.2.1", func() bool { return false }); !v.OK || v.Left != 10 {
+			t.Fatalf("an attempt that does not count: %+v", v)
+		}
+	}
+	var made atomic.Int32
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 100 {
+				l.Try(AdminGuesses, "192.0.2.1", func() bool { made.Add(1); runtime.Gosched(); return true })
+			}
+		})
+	}
+	all.Wait()
+	if got := made.Load(); got != 10 {
+		t.Errorf("%d of 800 attempts were made, want 10", got)
+	}
+	if v := l.Try(AdminGuesses, "192.0.2.1", func() bool { t.Error("an attempt was made"); return false }); v.OK || v.Wait != 8640 || v.Left != 0 {
+		t.Errorf("got %+v, want a wait of a tenth of a day", v)
+	}
+	if v := l.Try(AdminGuesses, "192.0.2.2", func() bool { return true }); !v.OK || v.Left != 9 {
+		t.Errorf("another caller: %+v", v)
+	}
+}

@@ -1,0 +1,150 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"flashsale/internal/httpapi"
+	"flashsale/internal/limit"
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/telemetry"
+)
+
+// journal is a log that tests read.
+type journal struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.Write(p)
+}
+
+// admin returns the lines about administrators' calls.
+func (j *journal) admin(t *testing.T) (lines []map[string]any) {
+	t.Helper()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for line := range strings.Lines(j.buf.String()) {
+		var fields map[string]any
+		if err := json.Unmarshal([]byte(line), &fields); err != nil {
+			t.Fatal(err)
+		}
+		if fields["msg"] == "admin call" {
+			lines = append(lines, fields)
+		}
+	}
+	return lines
+}
+
+func newLoggedServer(t *testing.T, guesses limit.Limit) (*server, *journal) {
+	t.Helper()
+	j := new(journal)
+	return newServerWith(t, func(cfg *httpapi.Config) {
+		cfg.Logger = slog.New(telemetry.Logged(slog.NewJSONHandler(j, nil)))
+		cfg.Limits.Set(limit.AdminGuesses, guesses)
+		cfg.TrustedProxies = []string{"127.0.0.1"}
+	}), j
+}
+
+func TestGuessesOfTheAdminTokenAreLimitedByAddress(t *testing.T) {
+	t.Parallel()
+	const guesses = 10
+	s, _ := newLoggedServer(t, limit.Limit{Requests: guesses, Window: 24 * time.Hour})
+	from := func(address, bearer string) response {
+		headers := []string{"X-Forwarded-For", address}
+		if bearer != "" {
+			headers = append(headers, "Authorization", "Bearer "+bearer)
+		}
+		return s.call("GET", "/v1/admin/late-payments", "", headers...)
+	}
+	const guesser, operator = "2001:db8::1", "192.0.2.7"
+	// None of these is a guess.
+	customer := sandboxtest.Token(t, secret, map[string]any{"sub": "ann"})
+	expired := sandboxtest.Token(t, secret, map[string]any{"sub": "ann", "scope": "admin", "exp": 1})
+	for range 2 * guesses {
+		from(guesser, adminToken).check(t, 200, "", "")
+		from(guesser, customer).check(t, 403, "forbidden", "")
+		from(guesser, expired).check(t, 401, "unauthorized", "")
+		from(guesser, "").check(t, 401, "unauthorized", "")
+	}
+	// Many at once, from several addresses of one network, count like one after the other.
+	var mu sync.Mutex
+	statuses := map[int]int{}
+	var all sync.WaitGroup
+	for i := range 5 * guesses {
+		all.Go(func() {
+			guess := fmt.Sprintf("%s%d", adminToken, i)
+			if i%2 == 0 {
+				guess = sandboxtest.Token(t, "another secret of the tests, which is long", map[string]any{"sub": "ann", "scope": "admin", "i": i})
+			}
+			got := from(fmt.Sprintf("2001:db8::%x", i+1), guess)
+			mu.Lock()
+			defer mu.Unlock()
+			statuses[got.StatusCode]++
+		})
+	}
+	all.Wait()
+	if statuses[401] != guesses || statuses[429] != 4*guesses {
+		t.Errorf("the guesses got %v, want %d times 401 and then 429", statuses, guesses)
+	}
+	// Now the right token gets 429, too: a refusal would confirm it.
+	right, wrong := from(guesser, adminToken), from(guesser, adminToken+"x")
+	for _, got := range []response{right, wrong} {
+		got.check(t, 429, "too-many-requests", "")
+		if after := got.Header.Get("Retry-After"); after != "8640" {
+			t.Errorf("Retry-After is %q, want a tenth of a day", after)
+		}
+	}
+	if right.text != wrong.text {
+		t.Errorf("the right token is answered with %s, a wrong one with %s", right.text, wrong.text)
+	}
+	from(operator, adminToken).check(t, 200, "", "")
+	// Customers are not affected.
+	s.call("GET", "/v1/orders", "", "X-Forwarded-For", guesser, "Authorization", "Bearer "+customer).check(t, 200, "", "")
+}
+
+// Anyone can be refused, as often as they like: the log must not fill the disk. A call
+// that changes something is never left out.
+func TestRefusedAdminCallsDoNotFloodTheLog(t *testing.T) {
+	t.Parallel()
+	s, j := newLoggedServer(t, limit.Limit{})
+	const calls = 300
+	began := time.Now()
+	for range calls {
+		s.call("GET", "/v1/admin/locks", "").check(t, 401, "unauthorized", "")
+	}
+	s.call("PUT", "/v1/admin/skus/lamp", thing, "Authorization", "Bearer "+adminToken).check(t, 201, "", "")
+	most := 50 + int(time.Since(began)/(100*time.Millisecond)) + 1
+	lines := j.admin(t)
+	if n := len(lines) - 1; n > most || n < 50 {
+		t.Errorf("%d lines about %d refused calls, want 50 to %d", n, calls, most)
+	}
+	if last := lines[len(lines)-1]; last["action"] != "putSKU" || last["status"] != float64(http.StatusCreated) {
+		t.Errorf("the last line is %v, want that of the PUT", last)
+	}
+	// A refused call that is logged tells how many were not.
+	made, told := calls, 0
+	for deadline := time.Now().Add(30 * time.Second); told != made; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the lines tell of %d refused calls, want %d", told, made)
+		}
+		s.call("GET", "/v1/admin/locks", "").check(t, 401, "unauthorized", "")
+		made, told = made+1, 0
+		for _, line := range j.admin(t) {
+			if line["status"] == float64(http.StatusUnauthorized) {
+				unlogged, _ := line["unlogged"].(float64)
+				told += 1 + int(unlogged)
+			}
+		}
+	}
+}
