@@ -102,7 +102,7 @@ func TestConfigChangesEveryReplicaWithinASecond(t *testing.T) {
 	// In this process, so that what is timed is not a program's start.
 	mustTool(t, config("set", "log-level", "debug")...)
 	for _, c := range replicas {
-		c.awaitLog(`"setting":"log-level","from":"info","to":"debug"`)
+		c.awaitLog(`"setting":"log-level","before":"info","after":"debug"`)
 		c.await("a line at debug", func(map[string]*family) bool { return strings.Contains(c.LogTail(1000), `"level":"DEBUG"`) })
 	}
 	// A machine that has other things to do may need another try.
@@ -111,7 +111,7 @@ func TestConfigChangesEveryReplicaWithinASecond(t *testing.T) {
 		began := time.Now()
 		store(to)
 		for _, c := range replicas {
-			c.awaitLog(fmt.Sprintf(`"setting":"quantum","from":%q,"to":%q`, from, to))
+			c.awaitLog(fmt.Sprintf(`"setting":"quantum","before":%q,"after":%q`, from, to))
 		}
 		from, took = to, append(took, time.Since(began).Round(time.Microsecond))
 	}
@@ -123,12 +123,12 @@ func TestConfigChangesEveryReplicaWithinASecond(t *testing.T) {
 	// Limits, seen by who is limited.
 	mustTool(t, config("set", "rate-limit-customer", "1/1h")...)
 	for _, c := range replicas {
-		c.awaitLog(`"setting":"rate-limit-customer","from":"0","to":"1/1h0m0s"`)
+		c.awaitLog(`"setting":"rate-limit-customer","before":"0","after":"1/1h0m0s"`)
 		c.awaitTooMany("one customer", func(int) string { return "dan" })
 	}
 	mustTool(t, config("set", "rate-limit-address", "1/1h")...)
 	for _, c := range replicas {
-		c.awaitLog(`"setting":"rate-limit-address","from":"0","to":"1/1h0m0s"`)
+		c.awaitLog(`"setting":"rate-limit-address","before":"0","after":"1/1h0m0s"`)
 		c.awaitTooMany("one address", func(i int) string { return fmt.Sprint("customer-", i) })
 	}
 
@@ -159,7 +159,7 @@ func TestConfigChangesEveryReplicaWithinASecond(t *testing.T) {
 	}
 	for _, c := range replicas {
 		c.awaitConfig("ok")
-		c.awaitLog(`"setting":"quantum","from":"20ms","to":"50ms"`)
+		c.awaitLog(`"setting":"quantum","before":"20ms","after":"50ms"`)
 	}
 	if out := mustTool(t, config("get", "log-level")...); out != "debug\n" {
 		t.Errorf("config get: %q", out)

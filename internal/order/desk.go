@@ -257,10 +257,11 @@ func (cfg *Config) unlock(ctx context.Context, sku string, held lock.Held, grant
 	err := held.Unlock(ctx)
 	cfg.Metrics.Held.Dec()
 	cfg.Metrics.LockHold.Observe(time.Since(granted).Seconds())
-	if errors.Is(err, lock.ErrLost) {
+	switch {
+	case errors.Is(err, lock.ErrLost):
 		cfg.Metrics.LockLosses.Inc()
-	}
-	if err != nil {
+		cfg.Logger.WarnContext(ctx, "lost a lock: its grant expired or was revoked", "sku", sku, "token", held.Token(), "held", time.Since(granted).String())
+	case err != nil:
 		cfg.Logger.WarnContext(ctx, "unlock failed", "sku", sku, "token", held.Token(), "error", err)
 	}
 	return err

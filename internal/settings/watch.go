@@ -177,12 +177,14 @@ func (w *Watch) see(e Entry) {
 
 // apply calls Apply if a value has changed.
 func (w *Watch) apply() {
-	values := w.cfg.Flags
+	values, revisions := w.cfg.Flags, map[string]int64{}
 	w.mu.Lock()
 	for _, s := range table {
-		if k := w.keys[s.Name]; k.valid != nil {
+		k := w.keys[s.Name]
+		if k.valid != nil {
 			_ = s.parse(*k.valid, &values) // see has checked it
 		}
+		revisions[s.Name] = cmp.Or(k.revision, w.revision) // a deleted key has none
 	}
 	w.mu.Unlock()
 	if w.applied != nil && values == *w.applied {
@@ -191,7 +193,7 @@ func (w *Watch) apply() {
 	before := *cmp.Or(w.applied, &w.cfg.Flags)
 	for _, s := range table {
 		if from, to := s.show(before), s.show(values); from != to {
-			w.cfg.Logger.Info("setting changed", "setting", s.Name, "from", from, "to", to)
+			w.cfg.Logger.Info("setting changed", "setting", s.Name, "before", from, "after", to, "revision", revisions[s.Name])
 		}
 	}
 	w.applied = &values
