@@ -173,14 +173,22 @@ func TestReplicaTakesTokensOfAKeySet(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := replicaConfig(newDSN(t), "a", "conditional")
-	cfg.JWTSecret, cfg.Args = "", append(cfg.Args, "--jwks="+file, "--jwt-audience=shop")
+	cfg.JWTSecret, cfg.Args = "", append(cfg.Args, "--jwks="+file, "--jwt-audience=shop", "--jwt-issuer=https://id.example", "--jwt-type=at+jwt")
 	c := start(t, cfg)
 	c.putSKU("lamp", 1)
-	signed := func(audience string) string {
-		return sandboxtest.SignedToken(t, jose.ES256, key, map[jose.HeaderKey]any{"kid": "k1"}, map[string]any{"sub": "ann", "aud": audience})
+	// signed returns a token that is valid but for one claim.
+	signed := func(typ, claim string, value any) string {
+		claims := map[string]any{"sub": "ann", "aud": "shop", "iss": "https://id.example", "exp": 4102444800}
+		if claims[claim] = value; value == nil {
+			delete(claims, claim)
+		}
+		return sandboxtest.SignedToken(t, jose.ES256, key, map[jose.HeaderKey]any{"kid": "k1", "typ": typ}, claims)
 	}
 	for bearer, want := range map[string]int{
-		signed("shop"): http.StatusCreated, signed("other"): http.StatusUnauthorized, customerToken(t, "ann"): http.StatusUnauthorized,
+		signed("at+jwt", "jti", "1"): http.StatusCreated, signed("application/AT+JWT", "jti", "2"): http.StatusCreated,
+		signed("at+jwt", "aud", "other"): http.StatusUnauthorized, signed("at+jwt", "iss", "https://other.example"): http.StatusUnauthorized,
+		signed("at+jwt", "iss", nil): http.StatusUnauthorized, signed("at+jwt", "exp", nil): http.StatusUnauthorized,
+		signed("JWT", "jti", "3"): http.StatusUnauthorized, customerToken(t, "ann"): http.StatusUnauthorized,
 	} {
 		if status, text, err := c.call("POST", "/v1/orders", bearer, "key", `{"sku":"lamp","quantity":1}`); err != nil || status != want {
 			t.Errorf("got %d %s, %v; want %d", status, text, err, want)

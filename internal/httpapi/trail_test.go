@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -13,7 +14,9 @@ import (
 
 	"flashsale/internal/httpapi"
 	"flashsale/internal/limit"
+	"flashsale/internal/order"
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/stock"
 	"flashsale/internal/telemetry"
 )
 
@@ -145,6 +148,53 @@ func TestRefusedAdminCallsDoNotFloodTheLog(t *testing.T) {
 				unlogged, _ := line["unlogged"].(float64)
 				told += 1 + int(unlogged)
 			}
+		}
+	}
+}
+
+// failing applies changes of SKUs, and then fails.
+type failing struct {
+	httpapi.Orders
+	fail func() error
+}
+
+func (f failing) PutSKU(ctx context.Context, want stock.Stock, only order.Precondition) (stock.Stock, bool, error) {
+	if _, _, err := f.Orders.PutSKU(ctx, want, only); err != nil {
+		return stock.Stock{}, false, err
+	}
+	return stock.Stock{}, false, f.fail()
+}
+
+// A call that fails after it was applied is in the log, with what was asked for.
+func TestFailedAdminCallsAreLogged(t *testing.T) {
+	t.Parallel()
+	j := new(journal)
+	var fail func() error
+	s := newServerWith(t, func(cfg *httpapi.Config) {
+		cfg.Logger = slog.New(telemetry.Logged(slog.NewJSONHandler(j, nil)))
+		cfg.Orders = failing{cfg.Orders, func() error { return fail() }}
+	})
+	for i, test := range []struct {
+		status int
+		slug   string
+		fail   func() error
+	}{
+		{504, "outcome-unknown", func() error { return order.ErrUnknown }},
+		{500, "internal", func() error { panic("a fault of the test") }},
+	} {
+		fail = test.fail
+		s.call("PUT", fmt.Sprintf("/v1/admin/skus/lamp-%d", i), thing, "Authorization", "Bearer "+adminToken).check(t, test.status, test.slug, "")
+		lines := j.admin(t)
+		if len(lines) != i+1 {
+			t.Fatalf("%d lines after %d calls: %v", len(lines), i+1, lines)
+		}
+		line := lines[i]
+		requested, _ := line["requested"].(map[string]any)
+		if line["status"] != float64(test.status) || line["problem"] != test.slug || line["actor"] != "admin-token" || requested["units"] == nil {
+			t.Errorf("got %v", line)
+		}
+		if after, _ := line["after"].(map[string]any); test.status == 504 && after["units"] != requested["units"] {
+			t.Errorf("the change that was applied is missing: %v", line)
 		}
 	}
 }
