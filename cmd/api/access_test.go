@@ -109,7 +109,7 @@ func TestWhiteSpaceAroundASecretEndsTheStart(t *testing.T) {
 		{"\ufeff" + long, "begins with a byte order mark"}, {long + "\u00a0", "ends with a non-breaking space"}, {"\u200b" + long, "begins with an invisible character, U+200B"},
 		{"\u3000" + long, "U+3000"}, {long + "\x7f", "U+007F"}, {strings.Repeat(" ", minSecret), "is only white space"}, {"\r\n", "is only white space"},
 	} {
-		for _, flag := range []string{"admin-token", "jwt-secret", "jwt-audience", "forward-secret", "etcd-username", "etcd-password", "mysql-dsn"} {
+		for _, flag := range []string{"admin-token", "jwt-secret", "jwt-audience", "jwt-issuer", "jwt-type", "forward-secret", "etcd-username", "etcd-password", "mysql-dsn"} {
 			good := []string{"--mysql-dsn=root:hidden@tcp(127.0.0.1:1)/shop", "--admin-token=" + adminToken, "--jwt-secret=" + secret}
 			good = slices.DeleteFunc(good, func(arg string) bool { return strings.HasPrefix(arg, "--"+flag+"=") })
 			file := filepath.Join(t.TempDir(), "flags.json")

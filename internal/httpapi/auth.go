@@ -71,7 +71,7 @@ func (v *verifier) verify(token string) (*claims, error) {
 	if err != nil {
 		return nil, v.rejected(parsed, err)
 	}
-	if typ, ok := parsed.Header["typ"].(string); v.typ != "" && (!ok || !sameType(typ, v.typ)) {
+	if v.typ != "" && !sameType(parsed.Header["typ"], v.typ) {
 		return nil, invalidToken("The token's typ is missing, or is that of another kind of token.")
 	}
 	text, err := v.parser.DecodeSegment(strings.Split(token, ".")[1])
@@ -85,17 +85,18 @@ func (v *verifier) verify(token string) (*claims, error) {
 	return got, got.check(&v.rules, time.Now())
 }
 
-// sameType compares media types as RFC 7515, 4.1.9 requires: a type without a slash
-// is one of application/, and case does not matter. Only ASCII letters have a case.
-func sameType(a, b string) bool {
+// sameType compares a header's typ as RFC 7515, 4.1.9 requires: a media type without a
+// slash is one of application/, and case does not matter. Only ASCII letters have a case.
+func sameType(typ any, want string) bool {
+	got, ok := typ.(string)
 	whole := func(typ string) string {
 		if strings.Contains(typ, "/") {
 			return typ
 		}
 		return "application/" + typ
 	}
-	a, b = whole(a), whole(b)
-	return len(a) == len(b) && strings.EqualFold(a, b)
+	got, want = whole(got), whole(want)
+	return ok && len(got) == len(want) && strings.EqualFold(got, want)
 }
 
 var errHeader = errors.New("the token's header is not valid")
