@@ -29,6 +29,16 @@ type attackCmd struct {
 	onSale []string // to be withdrawn
 }
 
+// Help follows the command's one line.
+func (*attackCmd) Help() string {
+	return fmt.Sprintf(`It puts new SKUs on sale, sends orders at --rate, and lets %d buyers at once order the only unit of one SKU after the other. At the end it withdraws the SKUs.
+
+Verdicts: exact, oversold, lost (an answer and its order do not match), undersold (units are left, but buyers were refused), failed (errors), and not-challenged (nothing broke, but fewer than %d last units were contended). See docs/attack.md.
+
+Exit status: 0 for exact, 1 for every other verdict and for errors. SIGINT or SIGTERM ends the load, and the results so far are written; a second signal ends the program at once.`,
+		proof.BurstBuyers, proof.ContendedBursts)
+}
+
 const (
 	// callers bounds the calls that put SKUs on sale, read orders back or withdraw SKUs at
 	// the same time: enough to finish soon, too few to be a second attack.

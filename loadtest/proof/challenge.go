@@ -16,9 +16,9 @@ const (
 	// until ContendedBursts of them were. BurstBuyers is how many buyers order each at once.
 	Bursts      = 30
 	BurstBuyers = 16
-	// ContendedBursts are needed for the verdict exact. A service without any guard sold the
-	// unit twice in 9 of 10 such bursts (see docs/performance.md): that it sells none of 20
-	// twice has a chance of 1 in 10^20.
+	// ContendedBursts are needed for the verdict exact. An unguarded service sold the unit
+	// twice in at least 6 of 10 of them (docs/attack.md). That it does so in none of 20 has a
+	// chance of 1 in 100 million.
 	ContendedBursts = 20
 	// rivals is how many other requests must have been under way with the one that got the unit.
 	rivals = 7

@@ -13,6 +13,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 
+	"flashsale/internal/strategy"
 	"flashsale/loadtest/proof"
 )
 
@@ -61,6 +62,9 @@ func notes(p *proof.Proof) []string {
 		r := &p.Runs[i]
 		if r.Behind() {
 			list = append(list, behind(r))
+		}
+		if r.Verdict == strategy.Exact && r.Strategy == "" && len(r.AnsweredBy) < 2 {
+			list = append(list, fmt.Sprintf("All answers are of %s. The verdict says nothing about several replicas; if there are several, name each with --target.", answeredBy(r)))
 		}
 		if len(r.Reasons) > 0 {
 			list = append(list, name(r)+": other answers: "+reasons(r)+".")
