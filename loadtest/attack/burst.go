@@ -6,12 +6,23 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// patience is how long a burst is waited for before the next one starts. A fast service
+	// has answered by then; a slow lock answers one buyer after the other.
+	patience = 200 * time.Millisecond
+	// maxBursts bounds the bursts under way.
+	maxBursts = 4
 )
 
 // Bursts sends the orders of a plan that has Burst set: for one SKU after the other, all
-// buyers of the SKU order at once. more gets the answers of each burst, and returns false to
-// end the bursts. The answers are in the order of their requests.
+// buyers of the SKU order at once. more gets the answers of each burst, one call at a time,
+// and returns false to end the bursts. The answers are in the order of their requests.
 func Bursts(ctx context.Context, plan Plan, secret string, more func([]Answer) bool) ([]Answer, error) {
 	if err := plan.Check(); err != nil {
 		return nil, err
@@ -20,24 +31,43 @@ func Bursts(ctx context.Context, plan Plan, secret string, more func([]Answer) b
 	if err != nil {
 		return nil, err
 	}
-	transport, err := newTransport(ctx, &plan, tokens, plan.Burst)
+	transport, err := newTransport(ctx, &plan, tokens, maxBursts*plan.Burst)
 	if err != nil {
 		return nil, err
 	}
 	defer transport.base.CloseIdleConnections()
-	answers := make([]Answer, plan.Requests())
-	began := time.Now()
-	for first := 0; first < len(answers); first += plan.Burst {
-		burst := answers[first : first+plan.Burst]
-		transport.burst(burst, first, began)
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		if !more(burst) {
-			return answers[:first+plan.Burst], nil
+	var (
+		answers = make([]Answer, plan.Requests())
+		sent    int
+		enough  atomic.Bool
+		mu      sync.Mutex // for more
+		bursts  errgroup.Group
+		began   = time.Now()
+	)
+	bursts.SetLimit(maxBursts)
+	for ; sent < len(answers) && ctx.Err() == nil && !enough.Load(); sent += plan.Burst {
+		first, done := sent, make(chan struct{})
+		bursts.Go(func() error {
+			defer close(done)
+			burst := answers[first : first+plan.Burst]
+			transport.burst(burst, first, began)
+			mu.Lock()
+			defer mu.Unlock()
+			if !more(burst) {
+				enough.Store(true)
+			}
+			return nil
+		})
+		select {
+		case <-done:
+		case <-time.After(patience):
 		}
 	}
-	return answers, nil
+	_ = bursts.Wait() // never an error
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return answers[:sent], nil
 }
 
 // burst sends the requests from number first on at once. Their goroutines are ready before
