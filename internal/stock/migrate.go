@@ -151,7 +151,8 @@ func (db *DB) TryCreate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return prepared.Close()
+	defer prepared.Close() // it was only parsed
+	return nil
 }
 
 // HasSchema returns ErrNoSchema if the database has no tables.
