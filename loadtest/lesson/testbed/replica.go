@@ -181,7 +181,7 @@ func (s *Shop) Replica(name string, kind strategy.Lock) *Replica {
 	r := &Replica{Actor: run.Actor(name).as(IsReplica), shop: s, locks: MySQL}
 	reserved, err := sandbox.ReservePort()
 	run.Check(err)
-	cfg := replicaConfig{Name: name, Addr: reserved.Addr, DSN: s.dsn, Strategy: string(kind)} // of the same name, but for a Lease
+	cfg := replicaConfig{Name: name, Addr: reserved.Addr, DSN: s.DSN, Strategy: string(kind)} // of the same name, but for a Lease
 	switch kind {
 	case strategy.Process:
 		r.locks = Mutex + " of " + name

@@ -63,7 +63,7 @@ func (r *Run) Report(ok bool, text ...string) { r.reported = append(r.reported, 
 func (r *Run) audit() Audit {
 	all := make([]Audit, 0, len(r.shops)+len(r.reported))
 	for _, s := range r.shops {
-		all = append(all, s.audit())
+		all = append(all, s.Audit())
 	}
 	joined := Audit{OK: true}
 	for _, a := range append(all, r.reported...) {

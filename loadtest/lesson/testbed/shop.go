@@ -20,9 +20,10 @@ const priceCents = 9900
 // Shop is a database with the service's own tables and one SKU on sale.
 type Shop struct {
 	DB *stock.DB
+	// DSN is that of its database.
+	DSN string
 
 	run     *Run
-	dsn     string
 	refused []refusal
 }
 
@@ -41,7 +42,7 @@ func (r *Run) Shop(units int64) *Shop { return r.ShopOn(r.MySQL(), units) }
 func (r *Run) ShopOn(server *sandbox.MySQL, units int64) *Shop {
 	dsn, err := server.CreateDatabase(r.ctx, r.Name)
 	r.Check(err)
-	s := &Shop{DB: r.Open(dsn), run: r, dsn: dsn}
+	s := &Shop{DB: r.Open(dsn), DSN: dsn, run: r}
 	r.Check(s.DB.Migrate(r.ctx))
 	_, err = s.DB.Create(r.ctx, stock.Stock{SKU: SKU, Name: "Sneaker", PriceCents: priceCents, Currency: "EUR", Units: units})
 	r.Check(err)
@@ -89,9 +90,16 @@ func (s *Shop) refuseAt(who string, n int64, why string, seq uint64) {
 	s.refused = append(s.refused, refusal{who: who, n: n, seq: seq, why: why})
 }
 
-// audit runs the service's own audit, and checks invariant 7 besides: nobody was
+// Reset begins again: no orders and no refusals, and units on sale.
+func (s *Shop) Reset(units int64) {
+	s.Exec("DELETE FROM orders")
+	s.Exec("UPDATE stock SET units = ?, available = ?, fence = 0, seq = 0", units, units)
+	s.refused = nil
+}
+
+// Audit runs the service's own audit, and checks invariant 7 besides: nobody was
 // refused units that remain, after the last change of stock.
-func (s *Shop) audit() Audit {
+func (s *Shop) Audit() Audit {
 	report, err := stock.Audit(s.run.ctx, s.DB)
 	s.run.Check(err)
 	b := report.SKUs[0]
