@@ -1,0 +1,32 @@
+// Exercise lost-answer: see README.md. Mend Buy.
+package main
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+
+	"flashsale/loadtest/exercise/shop"
+)
+
+// Buy sells one unit to the customer. It returns false if no unit is left.
+func Buy(ctx context.Context, db *shop.Conn, order shop.Order) (sold bool, err error) {
+	if _, err := db.Exec(ctx, "BEGIN"); err != nil {
+		return false, err
+	}
+	taken, err := db.Exec(ctx, "UPDATE stock SET available = available - 1, seq = seq + 1 WHERE sku = ? AND available >= 1", shop.SKU)
+	if err != nil {
+		return false, err
+	}
+	if taken == 0 {
+		return false, nil // what is open is rolled back
+	}
+	key := uuid.NewString() // each order needs a key of its own
+	if err := db.InsertOrder(ctx, order.Customer, key); err != nil {
+		return false, err
+	}
+	_, err = db.Exec(ctx, "COMMIT")
+	return err == nil, err
+}
+
+func main() { shop.Serve(shop.Code{Buy: Buy}) }

@@ -1,0 +1,34 @@
+// Exercise lost-answer: see README.md. Mend Buy.
+package main
+
+import (
+	"context"
+
+	"flashsale/internal/stock"
+	"flashsale/loadtest/exercise/shop"
+)
+
+// Buy sells one unit to the customer. It returns false if no unit is left.
+func Buy(ctx context.Context, db *shop.Conn, order shop.Order) (sold bool, err error) {
+	if _, err := db.Exec(ctx, "BEGIN"); err != nil {
+		return false, err
+	}
+	taken, err := db.Exec(ctx, "UPDATE stock SET available = available - 1, seq = seq + 1 WHERE sku = ? AND available >= 1", shop.SKU)
+	if err != nil {
+		return false, err
+	}
+	if taken == 0 {
+		return false, nil // what is open is rolled back
+	}
+	err = db.InsertOrder(ctx, order.Customer, order.Key)
+	if stock.IsDuplicate(err) {
+		return true, nil // the unit that was just taken goes back by the rollback
+	}
+	if err != nil {
+		return false, err
+	}
+	_, err = db.Exec(ctx, "COMMIT")
+	return err == nil, err
+}
+
+func main() { shop.Serve(shop.Code{Buy: Buy}) }

@@ -1,0 +1,32 @@
+// Exercise find-the-race: see README.md. Mend Buy.
+package main
+
+import (
+	"context"
+
+	"flashsale/loadtest/exercise/shop"
+)
+
+// Buy sells one unit to the customer. It returns false if no unit is left.
+func Buy(ctx context.Context, db *shop.Conn, order shop.Order) (sold bool, err error) {
+	if _, err := db.Exec(ctx, "BEGIN"); err != nil {
+		return false, err
+	}
+	var available int64
+	if err := db.QueryRow(ctx, "SELECT available FROM stock WHERE sku = ? FOR UPDATE", shop.SKU).Scan(&available); err != nil {
+		return false, err
+	}
+	if available < 1 {
+		return false, nil // what is open is rolled back
+	}
+	if _, err := db.Exec(ctx, "UPDATE stock SET available = ?, seq = seq + 1 WHERE sku = ?", available-1, shop.SKU); err != nil {
+		return false, err
+	}
+	if err := db.InsertOrder(ctx, order.Customer, order.Key); err != nil {
+		return false, err
+	}
+	_, err = db.Exec(ctx, "COMMIT")
+	return err == nil, err
+}
+
+func main() { shop.Serve(shop.Code{Buy: Buy}) }
