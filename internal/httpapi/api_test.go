@@ -259,7 +259,7 @@ func TestSKUs(t *testing.T) {
 	got := s.call("GET", "/v1/skus/a", "")
 	got.check(t, http.StatusOK, "", "")
 	want := `{"sku":"a","name":"Another","price_cents":1000,"currency":"USD","units":4,"available":4,"per_customer_limit":2,` +
-		`"sale_starts_at":"2030-01-01T00:00:00Z","sale_ends_at":"2030-01-01T23:00:00Z"}`
+		`"sale_starts_at":"2030-01-01T00:00:00Z","sale_ends_at":"2030-01-01T23:00:00Z","visible_from":null}`
 	if got.text != want {
 		t.Errorf("got  %s\nwant %s", got.text, want)
 	}
@@ -348,6 +348,10 @@ func TestInvalidInputIsRejected(t *testing.T) {
 		{"a price whose total exceeds int64", "lamp", `{"name":"n","price_cents":4294967299,"currency":"EUR","units":1}`, 422, "price_cents"},
 		{"ends before it starts", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,
 			"sale_starts_at":"2030-01-02T00:00:00Z","sale_ends_at":"2030-01-01T00:00:00Z"}`, 422, "sale_ends_at"},
+		{"starts before it is announced", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,
+			"visible_from":"2030-01-02T00:00:00Z","sale_starts_at":"2030-01-01T00:00:00Z"}`, 422, "visible_from"},
+		{"ends when it is announced", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,
+			"visible_from":"2030-01-02T00:00:00Z","sale_ends_at":"2030-01-02T00:00:00Z"}`, 422, "visible_from"},
 	}
 	for _, test := range skus {
 		t.Run("sku/"+test.name, func(t *testing.T) {

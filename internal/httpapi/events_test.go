@@ -31,6 +31,7 @@ type event struct {
 	Units     int64  `json:"units"`
 	Available int64  `json:"available"`
 	Seq       uint64 `json:"seq"`
+	Gone      bool   `json:"gone"`
 }
 
 // stream reads an event stream.
@@ -86,7 +87,7 @@ func (s *stream) read() {
 			if err := json.Unmarshal([]byte(data), &e); err != nil {
 				s.t.Errorf("data %q: %v", data, err)
 			}
-			if name != "stock" || id != fmt.Sprint(e.Seq) {
+			if e.Gone && name+id != "gone" || !e.Gone && (name != "stock" || id != fmt.Sprint(e.Seq)) {
 				s.t.Errorf("event %q with id %q for seq %d", name, id, e.Seq)
 			}
 			s.last.Store(e.Seq)

@@ -40,7 +40,7 @@ func TestEveryAnswerHasSecurityHeaders(t *testing.T) {
 		}
 		for name, want := range map[string]string{
 			"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": test.cache,
-			"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+			"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'", "Cross-Origin-Resource-Policy": "same-origin",
 			// HSTS needs TLS, and there is no CORS.
 			"Strict-Transport-Security": "", "Access-Control-Allow-Origin": "", "Access-Control-Allow-Credentials": "",
 			"Server": "", "X-Powered-By": "",
@@ -48,6 +48,20 @@ func TestEveryAnswerHasSecurityHeaders(t *testing.T) {
 			if got := r.Header.Get(name); got != want {
 				t.Errorf("%s %s (%d): %s is %q, want %q", test.method, test.path, r.StatusCode, name, got, want)
 			}
+		}
+	}
+}
+
+// A page of another origin that opens one of ours gets no handle to its window, and no page
+// can use a camera or the like.
+func TestPagesAreIsolated(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	for _, path := range []string{"/", "/admin", "/docs", "/errors", "/errors/sold-out", "/openapi.yaml", "/assets/stream-worker.js"} {
+		got := s.call("GET", path, "").Header
+		if got.Get("Cross-Origin-Opener-Policy") != "same-origin" || got.Get("Cross-Origin-Resource-Policy") != "same-origin" ||
+			!strings.Contains(got.Get("Permissions-Policy"), "camera=()") || strings.Contains(got.Get("Permissions-Policy"), "*") {
+			t.Errorf("%s: headers %v", path, got)
 		}
 	}
 }

@@ -35,8 +35,8 @@ func TestNoOrderIsAcceptedAfterAWithdrawal(t *testing.T) {
 	for _, o := range guards() {
 		t.Run(fmt.Sprint(o.strategy, "/", o.fence), func(t *testing.T) {
 			t.Parallel()
-			const buyers, before = 6, 20
-			o.dsn, o.think = newDSN(t, stock.Stock{Units: 1 << 20}), 2*time.Millisecond
+			const buyers, before = 6, 1
+			o.dsn, o.think = newDSN(t, stock.Stock{Units: 1 << 20}), 60*time.Millisecond
 			replicas := []*order.Service{startReplica(t, o), startReplica(t, o)}
 			if _, _, err := replicas[0].PutSKU(t.Context(), thing(stock.Stock{}), order.Precondition{}); err != nil { // creates the stock in etcd
 				t.Fatal(err)

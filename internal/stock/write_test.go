@@ -65,6 +65,33 @@ func TestTakeOfAnUnknownSKU(t *testing.T) {
 	}
 }
 
+// Nothing is taken of a SKU that was withdrawn after it was read.
+func TestTakeOfAWithdrawnSKU(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	rows := map[strategy.Fence]stock.Row{}
+	for token, fence := range []strategy.Fence{strategy.FenceOff, strategy.FenceWrite, strategy.FenceClaim} {
+		row, err := begin(t, db, stock.Claim{SKU: "sku", Token: lock.Token(token), Fence: fence})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows[fence] = row
+	}
+	if withdrawn, err := db.Withdraw(t.Context(), "sku", nil); err != nil || !withdrawn {
+		t.Fatalf("withdrawn %v, error %v", withdrawn, err)
+	}
+	for fence, row := range rows {
+		if got := apply(t, db, stock.Claim{SKU: "sku", Token: 2, Fence: fence}, row, 1); got != 0 {
+			t.Errorf("fence %s: the write changed %d rows", fence, got)
+		}
+	}
+	for _, way := range []strategy.Write{strategy.ReadThenWrite, strategy.SelectForUpdate, strategy.Version} {
+		if _, err := take(t.Context(), db, way, 1); !errors.Is(err, stock.ErrUnknownSKU) {
+			t.Errorf("%s: got %v, want %v", way, err, stock.ErrUnknownSKU)
+		}
+	}
+}
+
 // The ways that need no lock are exact with concurrent writers.
 func TestExactWaysNeverTakeTooMuch(t *testing.T) {
 	t.Parallel()
