@@ -8,8 +8,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"flashsale/client"
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 func TestAnOrdersLife(t *testing.T) {
@@ -73,6 +75,8 @@ func TestAnOrdersLife(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+func third[T, U any](_ T, _ U, err error) error { return err }
 
 func TestPaymentsAndRestocksSurviveLostAnswers(t *testing.T) {
 	s := theShop(t)
@@ -187,6 +191,63 @@ func TestWatchSurvivesAKilledReplica(t *testing.T) {
 		}
 	}
 	t.Error("Watch ended without a reason")
+}
+
+func TestWithdrawnSKULeavesTheListAndTheStream(t *testing.T) {
+	s := theShop(t)
+	admin, ctx, sku := s.administrator(t), t.Context(), newSKU()
+	secret := lamp(5)
+	secret.VisibleFrom = new(time.Now().Add(time.Hour))
+	put, err := admin.PutSKU(ctx, sku, secret, client.IfAbsent())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.with(t, client.Config{}).SKU(ctx, sku); !errors.Is(err, client.ErrUnknownSKU) {
+		t.Errorf("an unannounced SKU: got %v, want %v", err, client.ErrUnknownSKU)
+	}
+	read, etag, err := admin.AnySKU(ctx, sku)
+	if err != nil || etag != put.ETag || read.VisibleFrom == nil || read.WithdrawnAt != nil {
+		t.Errorf("administrators read %+v with %s, %v; want it with %s", read, etag, err, put.ETag)
+	}
+	announced, err := admin.PutSKU(ctx, sku, lamp(5), client.IfMatch(etag))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sandboxtest.Eventually(t, "the announcement", func() bool { return third(s.with(t, client.Config{}).SKU(ctx, sku)) == nil })
+	watching, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := admin.WithdrawSKU(ctx, sku, etag); !errors.Is(err, client.ErrPreconditionFailed) {
+		t.Errorf("with an old ETag: got %v, want %v", err, client.ErrPreconditionFailed)
+	}
+	gone := false
+	for event, err := range s.with(t, client.Config{}).Watch(watching, sku) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if gone = event.Gone != nil && *event.Gone; gone {
+			break
+		}
+		lossy := newProxy(t, s.urls[0], 2, dropAnswer)
+		if err := s.administrator(t, lossy.url).WithdrawSKU(ctx, sku, announced.ETag); err != nil {
+			t.Errorf("with lost answers: %v", err)
+		}
+	}
+	if !gone {
+		t.Error("the stream does not say that the SKU is gone")
+	}
+	if _, err := admin.Restock(ctx, sku, 1, ""); !errors.Is(err, client.ErrSKUWithdrawn) {
+		t.Errorf("restock: got %v, want %v", err, client.ErrSKUWithdrawn)
+	}
+	found := false
+	for one, err := range admin.AllSKUs(ctx) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		found = found || one.SKU == sku && one.WithdrawnAt != nil
+	}
+	if !found {
+		t.Error("administrators do not see the withdrawn SKU")
+	}
 }
 
 func TestWatchEndsWithItsContextAndItsError(t *testing.T) {

@@ -2,9 +2,11 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -143,6 +145,66 @@ func TestStaleViewIsNotShownAfterAPause(t *testing.T) {
 	m.apply(nil)
 	if _, ok := m.Get("a"); !ok {
 		t.Error("the view is not current after an answer")
+	}
+}
+
+// An entry that is announced later is in the view, but not listed. Its announcement is a
+// change of the view.
+func TestAnnouncementIsAChangeOfTheView(t *testing.T) {
+	t.Parallel()
+	m := idle(t)
+	at := time.Now().Add(time.Hour)
+	secret := put("b", 1, 13)
+	secret.Kv.Value = fmt.Appendf(nil, `{"sku":"b","seq":1,"visible_from":%q}`, at.Format(time.RFC3339Nano))
+	m.install(20, []*mvccpb.KeyValue{put("a", 1, 12).Kv, secret.Kv, put("c", 1, 14).Kv})
+	m.apply(nil)
+	m.complete = true
+	listed := func() string {
+		list, ok := m.List("", 2)
+		n, counted := m.Count()
+		text := fmt.Sprint(ok, counted, n)
+		for _, e := range list {
+			text += " " + e.SKU
+		}
+		return text
+	}
+	if got, want := listed(), "true true 2 a c"; got != want {
+		t.Errorf("before: listed %q, want %q", got, want)
+	}
+	all, change, _ := m.Since(0)
+	if len(all) != 3 || !all[1].Unlisted || all[0].Unlisted {
+		t.Errorf("before: all SKUs are %+v", all)
+	}
+	catalog := Catalog{Mirror: m}
+	if _, err := catalog.Get(t.Context(), "b"); !errors.Is(err, stock.ErrUnknownSKU) {
+		t.Errorf("before: got %v, want %v", err, stock.ErrUnknownSKU)
+	}
+	if wait := m.announceDue(at.Add(-clockCheck / 2)); wait > clockCheck/2 {
+		t.Errorf("waits %s for the announcement", wait)
+	}
+	next := m.Next()
+	m.announceDue(at)
+	select {
+	case <-next:
+	default:
+		t.Error("nobody was woken")
+	}
+	if changed, _, _ := m.Since(change); len(changed) != 1 || changed[0].SKU != "b" || changed[0].Unlisted {
+		t.Errorf("after: changed is %+v", changed)
+	}
+	if got, want := listed(), "true true 3 a b"; got != want {
+		t.Errorf("after: listed %q, want %q", got, want)
+	}
+	if e, err := catalog.Get(t.Context(), "b"); err != nil || e.SKU != "b" {
+		t.Errorf("after: got %+v, %v", e, err)
+	}
+	if len(m.upcoming) != 0 {
+		t.Errorf("still waits for %v", m.upcoming)
+	}
+	secret.Kv.Value, secret.Kv.ModRevision = []byte(`{"sku":"b","seq":2,"withdrawn_at":"2026-01-01T00:00:00Z"}`), 21
+	m.apply([]*clientv3.Event{secret})
+	if got, want := listed(), "true true 2 a c"; got != want || len(m.upcoming) != 0 {
+		t.Errorf("withdrawn: listed %q, want %q", got, want)
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 	"flashsale/internal/stock"
 )
 
-const mirrorWait = 200 * time.Millisecond // many times longer than an entry takes to arrive
+const mirrorWait = 500 * time.Millisecond // longer than the mirror spaces two writes of one SKU
 
 // Precondition is what PutSKU requires of a SKU. The zero value requires nothing.
 type Precondition struct {

@@ -190,6 +190,46 @@ func TestTheOperatorCreatesAndChangesASKU(t *testing.T) {
 	}
 }
 
+func TestTheOperatorWithdrawsASKU(t *testing.T) {
+	t.Parallel()
+	s := startReplica(t)
+	s.fill()
+	b := operate(t, s.URL, "422 (Unprocessable")
+	b.press("#create")
+	for name, text := range map[string]string{"sku": "drop", "name": "Secret drop", "price_cents": "1", "currency": "EUR", "units": "5"} {
+		b.write(opened("[name="+name+"]"), text)
+	}
+	eval[any](b, `document.querySelector("[name=visible_from]").value = "2099-01-02T00:00:00"; document.querySelector("[name=sale_starts_at]").value = "2099-01-01T00:00:00"`)
+	b.press(opened("button:not([type])"))
+	b.await(shows("#sku-dialog-visible_from", "must not be after sale_starts_at"))
+	eval[any](b, `document.querySelector("[name=sale_starts_at]").value = "2099-01-02T00:00:00"`)
+	b.press(opened("button:not([type])"))
+	b.await(shows(row("#skus", "drop", ""), "hidden until"))
+	b.press(row("#skus", "drop", "button")) // it can be changed while it is hidden
+	b.await(shows("#sku-dialog-title", "Change drop"))
+	b.write(opened("[name=name]"), "Best drop")
+	b.do(chromedp.KeyEvent(""))
+	b.await(shows(row("#skus", "drop", ""), "Best drop"))
+
+	withdraw := row("#skus", "lamp", "button:nth-of-type(3)")
+	b.press(withdraw)
+	b.await(shows("#withdraw-dialog", "Withdraw lamp?"))
+	b.look("admin-withdraw")
+	b.press(opened("[name=cancel]"))
+	b.await(closed)
+	s.call("GET", "/v1/skus/lamp", "", "", "", http.StatusOK)
+	b.press(withdraw)
+	b.press(opened("button:not([type])"))
+	b.await(shows("#messages", "Withdrew lamp."))
+	b.await(shows(row("#skus", "lamp", ""), "withdrawn since"))
+	b.await(fmt.Sprintf("[...document.querySelectorAll(%q)].every((button) => button.hidden)", row("#skus", "lamp", "button")))
+	b.look("admin-withdrawn")
+	s.call("GET", "/v1/skus/lamp", "", "", "", http.StatusNotFound)
+	// Another administrator withdraws the chair.
+	s.call("DELETE", "/v1/admin/skus/chair", adminToken, "", "", http.StatusNoContent)
+	b.await(shows(row("#skus", "chair", ""), "withdrawn since"))
+}
+
 type sku struct {
 	Name             string
 	PriceCents       int64 `json:"price_cents"`

@@ -48,10 +48,10 @@ func startReplica(t *testing.T, args ...string) *server {
 	return &server{Replica: replica, t: t, dsn: dsn}
 }
 
-func (s *server) sell(sku, name string, units int, more string) {
+func (s *server) sell(sku, name string, units int, more string, status ...int) {
 	s.t.Helper()
 	body := fmt.Sprintf(`{"name":%q,"price_cents":4999,"currency":"EUR","units":%d%s}`, name, units, more)
-	s.call("PUT", "/v1/admin/skus/"+sku, adminToken, "", body, http.StatusCreated)
+	s.call("PUT", "/v1/admin/skus/"+sku, adminToken, "", body, append(status, http.StatusCreated)[0])
 }
 
 func (s *server) order(customerToken, key, body string) {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 
 	"flashsale/internal/sandbox/sandboxtest"
 )
@@ -159,6 +160,97 @@ func TestTheStorefrontSellsLive(t *testing.T) {
 	b.await(shows("#messages", "Your token is not valid"))
 	b.await("!document.querySelector('#enter').hidden")
 	b.look("bad-token")
+}
+
+// A page of somebody else can link to the shop with a token of its own. The customer stays
+// signed in, and decides: no order is placed with that token before.
+func TestALinkCannotChangeTheCustomer(t *testing.T) {
+	t.Parallel()
+	s, b := shop(t)
+	ann, mallory := customer(t, "ann"), customer(t, "mallory")
+	asking := `document.querySelector("#switch").open`
+	follow := func(token string) {
+		t.Helper()
+		b.do(chromedp.Navigate(s.URL + "/#token=" + token))
+		b.await(shows("#live", "Live"))
+		if got := eval[string](b, "location.href"); got != s.URL+"/" {
+			t.Errorf("the token stays in the address: %s", got)
+		}
+	}
+	orders := func(token string) int {
+		t.Helper()
+		return strings.Count(string(s.call("GET", "/v1/orders", token, "", "", http.StatusOK)), `"id"`)
+	}
+	follow(ann)
+	b.await(shows("#who", "ann"))
+	follow(ann) // the same session: nothing to ask
+	b.buy("lamp", "1")
+	b.await(shows("#orders", "1 × Brass lamp"))
+	if eval[bool](b, asking) {
+		t.Error("the page asks about the customer's own token")
+	}
+
+	// By a link in this tab, and by a new load of the page.
+	follow(mallory)
+	b.await(asking)
+	b.await(shows("#switch", "You are signed in as ann. The link that you have followed would sign you in as mallory"))
+	b.look("switch")
+	b.press("#stay")
+	b.await("!" + asking)
+	b.do(chromedp.Navigate("about:blank"))
+	follow(mallory)
+	b.await(asking)
+	eval[any](b, fmt.Sprintf("location.hash = 'token=%s'", customer(t, "trent"))) // it does not change the question
+	b.await("location.hash === ''")
+	b.await(shows("#switch", "sign you in as mallory"))
+	b.do(chromedp.KeyEvent(kb.Escape))
+	b.await("!" + asking)
+	b.await(shows("#who", "ann"))
+	b.buy("chair", "1")
+	b.await(shows("#orders li:first-child", "1 × Oak chair"))
+	if got, want := [2]int{orders(ann), orders(mallory)}, [2]int{2, 0}; got != want {
+		t.Errorf("ann and mallory have %v orders, want %v", got, want)
+	}
+
+	follow(mallory)
+	b.await(asking)
+	b.press("#become")
+	b.await(shows("#who", "mallory"))
+	b.await("document.querySelectorAll('#orders li').length === 0")
+	b.buy("chair", "1")
+	b.await(shows("#orders", "1 × Oak chair"))
+	if got, want := [2]int{orders(ann), orders(mallory)}, [2]int{2, 1}; got != want {
+		t.Errorf("ann and mallory have %v orders, want %v", got, want)
+	}
+}
+
+// An open shop shows what is announced and what is withdrawn, without a reload.
+func TestTheStorefrontFollowsTheList(t *testing.T) {
+	t.Parallel()
+	s, b := shop(t)
+	s.sell("drop", "Secret drop", 5, fmt.Sprintf(`,"visible_from":%q`, time.Now().Add(time.Hour).UTC().Format(time.RFC3339)))
+	b.do(chromedp.Navigate(s.URL + "/#token=" + customer(t, "ann")))
+	b.await(shows("#live", "Live"))
+	b.await(shows(card("lamp", ".left"), "10 of 10 left"))
+	if strings.Contains(b.text("#skus"), "Secret") {
+		t.Error("the page shows a SKU before its announcement")
+	}
+	s.sell("drop", "Secret drop", 5, "", http.StatusOK)
+	b.await(shows(card("drop", ".left"), "5 of 5 left"))
+	b.buy("drop", "2")
+	b.await(shows("#orders", "2 × Secret drop"))
+	s.call("DELETE", "/v1/admin/skus/drop", adminToken, "", "", http.StatusNoContent)
+	b.await(shows(card("drop", ".left"), "No longer on sale"))
+	b.await(fmt.Sprintf("document.querySelector(%q).disabled", card("drop", "form button")))
+	b.look("withdrawn")
+	b.press("#orders .pay") // its orders stay
+	b.await(shows("#messages", "Paid. Thank you."))
+	b.do(chromedp.Reload())
+	b.await(shows(card("lamp", ".left"), "10 of 10 left"))
+	b.await(shows("#orders", "Paid"))
+	if strings.Contains(b.text("#skus"), "Secret") {
+		t.Error("a new page shows a withdrawn SKU")
+	}
 }
 
 // TestTheStorefrontShowsOlderOrders shows one page of a customer's orders after the
@@ -323,6 +415,7 @@ func TestTheStorefrontAsksAgainUnderTheSameKey(t *testing.T) {
 	// Nor is it forgotten when the customer's token ends meanwhile.
 	ended := sandboxtest.Token(t, secret, map[string]any{"sub": "ann", "exp": 1})
 	b.do(chromedp.Navigate(url + "/#token=" + ended))
+	b.press("#become")
 	b.await("!document.querySelector('#enter').hidden")
 	b.do(chromedp.Navigate(url + "/#token=" + customer(t, "ann")))
 	b.await("document.querySelectorAll('#orders li').length === 2")
