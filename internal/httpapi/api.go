@@ -95,7 +95,10 @@ type Config struct {
 	// TrustedProxies are the addresses and networks whose X-Forwarded-For is
 	// trusted. Optional.
 	TrustedProxies []string
-	Registry       *prometheus.Registry
+	// IPv6Prefix is the length of the IPv6 network that counts as one address; 0 means
+	// limit.DefaultIPv6Prefix.
+	IPv6Prefix int
+	Registry   *prometheus.Registry
 	// Traces creates a span for each request. Optional.
 	Traces trace.TracerProvider
 	Logger *slog.Logger
@@ -104,6 +107,7 @@ type Config struct {
 type api struct {
 	cfg        Config
 	verifier   *verifier
+	callers    limit.Callers
 	metrics    *metrics
 	contract   *contract.Contract
 	operations map[route]*contract.Operation
@@ -139,11 +143,15 @@ func newAPI(cfg Config) (*api, error) {
 	if err != nil {
 		return nil, err
 	}
+	callers, err := limit.NewCallers(cfg.TrustedProxies, cfg.IPv6Prefix)
+	if err != nil {
+		return nil, fmt.Errorf("trusted proxies: %w", err)
+	}
 	cfg.Limits = cmp.Or(cfg.Limits, new(limit.Limits))
 	if cfg.Audit == nil {
 		cfg.Audit = func(ctx context.Context) (stock.Report, error) { return stock.Audit(ctx, cfg.Stock) }
 	}
-	a := &api{cfg: cfg, verifier: verifier, metrics: newMetrics(cfg.Registry), feeds: newFeeds(&cfg),
+	a := &api{cfg: cfg, verifier: verifier, callers: callers, metrics: newMetrics(cfg.Registry), feeds: newFeeds(&cfg),
 		sample:   rate.NewLimiter(rate.Every(time.Second), 1),
 		refusals: rate.Sometimes{First: infoBurst, Interval: time.Second / infoRate}}
 	return a, a.readContract()
@@ -151,7 +159,7 @@ func newAPI(cfg Config) (*api, error) {
 
 func (a *api) routes() (*gin.Engine, error) {
 	r := gin.New()
-	if err := trustProxies(r, a.cfg.TrustedProxies); err != nil {
+	if err := r.SetTrustedProxies(nil); err != nil { // see clientAddress
 		return nil, err
 	}
 	r.HandleMethodNotAllowed = true
@@ -160,9 +168,9 @@ func (a *api) routes() (*gin.Engine, error) {
 	r.Use(a.metrics.measure)
 	if a.cfg.Traces != nil {
 		r.Use(otelgin.Middleware("flashsale", otelgin.WithTracerProvider(a.cfg.Traces), otelgin.WithPropagators(propagation.TraceContext{}),
-			otelgin.WithFilter(func(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/v1/") })))
+			otelgin.WithFilter(func(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/v1/") })), a.nameClient)
 	}
-	r.Use(requestID, accessLog(a.cfg.Logger), a.trail, a.recover, secure, a.admit)
+	r.Use(requestID, a.accessLog(), a.trail, a.recover, secure, a.admit)
 	r.NoRoute(func(c *gin.Context) { a.fail(c, kindNoRoute.problem("")) })
 	r.NoMethod(a.noMethod)
 	r.GET("/metrics", gin.WrapH(promhttp.HandlerFor(a.cfg.Registry, promhttp.HandlerOpts{})))

@@ -85,7 +85,7 @@ func BenchmarkOrder(b *testing.B) {
 func BenchmarkObserve(b *testing.B) {
 	a := &api{metrics: newMetrics(nil), cfg: Config{Logger: slog.New(slog.DiscardHandler)}}
 	bare, observed := gin.New(), gin.New()
-	observed.Use(a.metrics.measure, requestID, accessLog(a.cfg.Logger))
+	observed.Use(a.metrics.measure, requestID, a.accessLog())
 	for name, r := range map[string]*gin.Engine{"bare": bare, "observed": observed} {
 		r.POST("/v1/orders", func(c *gin.Context) { c.Status(http.StatusCreated) })
 		b.Run(name, func(b *testing.B) {

@@ -87,7 +87,7 @@ func (a *api) stream(c *gin.Context, next func(*stream) (changed <-chan struct{}
 		a.fail(c, fmt.Errorf("%w: this replica is shutting down", order.ErrUnavailable))
 		return
 	}
-	feed, leave, err := a.feeds.join(network(clientAddress(c)))
+	feed, leave, err := a.feeds.join(a.network(c))
 	if err != nil {
 		c.Header("Retry-After", addressRetryAfter) // fail replaces it if the status is 503
 		a.fail(c, err)

@@ -29,9 +29,9 @@ func TestStreamsAreLimitedByAddress(t *testing.T) {
 	if !strings.Contains(refused.text, "2 open streams by address") {
 		t.Errorf("the answer does not contain the limit: %s", refused.text)
 	}
-	from("2001:db8::1").next()
-	from("2001:db8::2").next()
-	s.call("GET", "/v1/events", "", "X-Forwarded-For", "2001:db8::3").check(t, 429, "too-many-requests", "")
+	from("2001:db8:0:1::1").next()
+	from("2001:db8:0:2::1").next()
+	s.call("GET", "/v1/events", "", "X-Forwarded-For", "2001:db8:0:ff::1").check(t, 429, "too-many-requests", "")
 	from("198.51.100.1").next()
 
 	first.close()

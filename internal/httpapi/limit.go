@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
-	"strings"
 
 	"github.com/gin-gonic/gin"
 
@@ -15,7 +14,7 @@ import (
 // limitAddress counts a request against its address, before authentication: this
 // also slows down callers that guess tokens.
 func (a *api) limitAddress(c *gin.Context) {
-	a.limit(c, limit.ByAddress, func() string { return network(clientAddress(c)).String() })
+	a.limit(c, limit.ByAddress, func() string { return a.network(c).String() })
 }
 
 // limitCustomer counts a request against its customer.
@@ -54,49 +53,11 @@ func take(c *gin.Context, limits *limit.Limits, kind limit.Kind, caller string) 
 	return kindTooMany.problem(fmt.Sprintf("The limit is %d requests in %s by %s. %s", v.Limit.Requests, v.Limit.Window, kind, kindTooMany.detail))
 }
 
-// network returns the prefix that an address is counted by: an IPv6 caller owns 64
-// bits of addresses.
-func network(address netip.Addr) netip.Prefix {
-	bits := address.BitLen()
-	if address.Is6() {
-		bits = 64
-	}
-	prefix, _ := address.Prefix(bits) // fails only for too many bits
-	return prefix
-}
+// network returns the network that a request is counted by.
+func (a *api) network(c *gin.Context) netip.Prefix { return a.callers.Network(a.clientAddress(c)) }
 
-// clientAddress returns the client's address: the peer of the connection or, if
-// that is a trusted proxy, the last untrusted address in X-Forwarded-For.
-func clientAddress(c *gin.Context) netip.Addr {
-	dropPorts(c.Request.Header["X-Forwarded-For"])
-	if address, err := netip.ParseAddr(c.ClientIP()); err == nil {
-		return address.Unmap().WithZone("")
-	}
-	// gin does not parse the zones of link-local addresses.
-	end, _ := netip.ParseAddrPort(c.Request.RemoteAddr)
-	return end.Addr().Unmap().WithZone("")
-}
-
-// dropPorts removes the ports that some gateways add to X-Forwarded-For. gin rejects
-// such entries.
-func dropPorts(lines []string) {
-	for i, line := range lines {
-		entries := strings.Split(line, ",")
-		for j, entry := range entries {
-			if end, err := netip.ParseAddrPort(strings.TrimSpace(entry)); err == nil {
-				entries[j] = end.Addr().String()
-			}
-		}
-		lines[i] = strings.Join(entries, ",")
-	}
-}
-
-// trustProxies makes r trust X-Forwarded-For from these networks only. By default
-// gin trusts every peer, and X-Real-IP, which many proxies forward unchanged.
-func trustProxies(r *gin.Engine, networks []string) error {
-	r.RemoteIPHeaders = []string{"X-Forwarded-For"}
-	if err := r.SetTrustedProxies(networks); err != nil {
-		return fmt.Errorf("trusted proxies: %w", err)
-	}
-	return nil
+// clientAddress returns the address of a request's caller, also behind trusted proxies.
+func (a *api) clientAddress(c *gin.Context) netip.Addr {
+	peer, _ := netip.ParseAddrPort(c.Request.RemoteAddr)
+	return a.callers.Address(peer.Addr(), c.Request.Header["X-Forwarded-For"])
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/time/rate"
 
 	"flashsale/internal/telemetry"
@@ -71,6 +73,14 @@ func (m *metrics) measure(c *gin.Context) {
 // methods are those that become labels.
 var methods = []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions}
 
+// nameClient writes the caller's address to the request's span. otelgin knows only the
+// peer's.
+func (a *api) nameClient(c *gin.Context) {
+	if span := trace.SpanFromContext(c.Request.Context()); span.IsRecording() {
+		span.SetAttributes(attribute.String("client.address", a.clientAddress(c).String()))
+	}
+}
+
 // maxRequestID is the longest id that is accepted from a caller.
 const maxRequestID = 128
 
@@ -102,7 +112,8 @@ const (
 
 // accessLog logs each request: at debug, and at info if it was slow or answered
 // 5xx. It logs no headers, query or body.
-func accessLog(logger *slog.Logger) gin.HandlerFunc {
+func (a *api) accessLog() gin.HandlerFunc {
+	logger := a.cfg.Logger
 	atInfo := rate.Sometimes{First: infoBurst, Interval: time.Second / infoRate}
 	return func(c *gin.Context) {
 		began := time.Now()
@@ -118,7 +129,7 @@ func accessLog(logger *slog.Logger) gin.HandlerFunc {
 		attrs := []slog.Attr{
 			slog.String("method", c.Request.Method), slog.String("route", c.FullPath()), slog.String("path", c.Request.URL.Path),
 			slog.Int("status", c.Writer.Status()), slog.Float64("duration_ms", float64(took.Microseconds())/1000),
-			slog.Int("bytes", c.Writer.Size()), slog.String("remote", clientAddress(c).String()),
+			slog.Int("bytes", c.Writer.Size()), slog.String("remote", a.clientAddress(c).String()),
 		}
 		if id := orderID(c); id != "" {
 			attrs = append(attrs, slog.String("order_id", id))

@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -135,6 +136,36 @@ func TestOnlyTrustedProxiesSetTheAddress(t *testing.T) {
 		got := []bool{first.StatusCode == http.StatusOK, other.StatusCode == http.StatusOK, forged.StatusCode == http.StatusOK}
 		if want := []bool{true, trusted, false}; !slices.Equal(got, want) {
 			t.Errorf("trusted is %v: allowed %v, want %v", trusted, got, want)
+		}
+	}
+}
+
+// A household or company owns many /64 networks, but gets one limit.
+func TestAddressesOfOneIPv6NetworkShareALimit(t *testing.T) {
+	t.Parallel()
+	for _, ipv6Prefix := range []int{0, 48} {
+		limits := new(limit.Limits)
+		limits.Set(limit.ByAddress, limit.Limit{Requests: 20, Window: time.Hour})
+		s := newServerWith(t, func(cfg *httpapi.Config) {
+			cfg.Limits, cfg.TrustedProxies, cfg.IPv6Prefix = limits, []string{"127.0.0.1"}, ipv6Prefix
+		})
+		allowed := func(address string) bool {
+			return s.call("GET", "/v1/skus", "", "X-Forwarded-For", address).StatusCode == http.StatusOK
+		}
+		admitted := 0
+		for i := range 400 {
+			if allowed(fmt.Sprintf("2001:db8:0:12%02x::%x", i%256, i+1)) {
+				admitted++
+			}
+		}
+		if admitted != 20 {
+			t.Errorf("--ipv6-prefix %d: %d of 400 requests from one /56 were allowed, want 20", ipv6Prefix, admitted)
+		}
+		if got, want := allowed("2001:db8:0:1300::1"), ipv6Prefix == 0; got != want {
+			t.Errorf("--ipv6-prefix %d: the next /56 is allowed: %v, want %v", ipv6Prefix, got, want)
+		}
+		if !allowed("2001:db8:1::1") {
+			t.Errorf("--ipv6-prefix %d: another /48 was refused", ipv6Prefix)
 		}
 	}
 }

@@ -42,7 +42,7 @@ type change struct {
 // guessed too often: then no token is compared, as even a refusal of the right one
 // would confirm that it is right.
 func (a *api) authenticateAdministrator(c *gin.Context) (err error) {
-	v := a.cfg.Limits.Try(limit.AdminGuesses, network(clientAddress(c)).String(), func() bool {
+	v := a.cfg.Limits.Try(limit.AdminGuesses, a.network(c).String(), func() bool {
 		callOf(c).actor, err = a.verifier.administrator(c)
 		p, _ := errors.AsType[*problem](err)
 		return p != nil && p.guess
@@ -120,7 +120,7 @@ func (a *api) logAdministrator(c *gin.Context) {
 	}
 	attrs := []slog.Attr{
 		slog.String("action", this.operation.ID), slog.String("method", c.Request.Method), slog.String("path", c.Request.URL.Path),
-		slog.Int("status", c.Writer.Status()), slog.String("remote", clientAddress(c).String()), slog.String("actor", this.actor.kind),
+		slog.Int("status", c.Writer.Status()), slog.String("remote", a.clientAddress(c).String()), slog.String("actor", this.actor.kind),
 	}
 	optional := func(name string, value any, given bool) {
 		if given {
