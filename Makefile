@@ -2,7 +2,7 @@
 # Ubuntu with Go and root or sudo. ARGS="..." is handed on to what it runs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-go setup-test setup-all setup-faults setup-kubernetes setup-lint setup-redis setup-release build demo up lab bench faults kubernetes unit test test-all soak lint release pictures screenshots
+.PHONY: help setup setup-go setup-test setup-all setup-faults setup-kubernetes setup-lint setup-redis setup-release build demo up lab exercise bench faults kubernetes unit test test-all soak lint release pictures screenshots
 
 # Programs for the same commit are the same wherever its tree stands. They say the
 # commit where Git answers. In a tree of another user's it does not, which would stop
@@ -21,6 +21,9 @@ up: setup build ## a private stack with 3 replicas, until Ctrl-C
 
 lab: setup build ## the race lab, in the browser, until Ctrl-C
 	@bin/loadtest lab $(ARGS)
+
+exercise: setup build ## exercises for students, on real servers: ARGS="start find-the-race", then ARGS="check"
+	@bin/loadtest exercise $(ARGS)
 
 bench: setup setup-redis build ## the service beside its rivals, in at most 15 minutes
 	@bin/loadtest bench $(ARGS)

@@ -145,3 +145,6 @@ require (
 	sigs.k8s.io/structured-merge-diff/v6 v6.3.3 // indirect
 	sigs.k8s.io/yaml v1.6.0 // indirect
 )
+
+// The code of students (docs/exercises.md), which need not compile.
+ignore ./exercises

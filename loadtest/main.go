@@ -22,6 +22,7 @@ import (
 	"flashsale/internal/strategy"
 	"flashsale/internal/version"
 	"flashsale/loadtest/bench"
+	"flashsale/loadtest/exercise"
 	"flashsale/loadtest/faults"
 	"flashsale/loadtest/lesson"
 	"flashsale/loadtest/lesson/testbed"
@@ -43,7 +44,7 @@ func main() {
 	default:
 		fmt.Fprintf(os.Stderr, "loadtest: %v\n", err)
 	}
-	if errors.Is(err, pods.ErrNoNode) {
+	if errors.Is(err, pods.ErrNoNode) || errors.Is(err, errNotChecked) {
 		os.Exit(2)
 	}
 	os.Exit(1)
@@ -70,6 +71,7 @@ type cli struct {
 	Token      tokenCmd      `cmd:"" help:"Print a customer's token, to try the API."`
 	Lesson     lessonCmd     `cmd:"" help:"Play one lesson: a race that oversells, and its fix, step by step."`
 	Lessons    lessonsCmd    `cmd:"" help:"List the lessons, or play all of them."`
+	Exercise   exerciseCmd   `cmd:"" help:"Exercises after the lessons: list them, start one, check your code on real servers."`
 	Version    versionCmd    `cmd:"" help:"Print the program's version, commit and date."`
 	Verdicts   verdictsCmd   `cmd:"" hidden:"" help:"Measure how often the verdicts of attack are right, on services whose faults are known."`
 	Peer       peerCmd       `cmd:"" hidden:""` // a child process of the bench
@@ -103,7 +105,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		kong.Vars{"strategies": strings.Join(strategy.Names(), ", "), "strategy": strategy.Default,
 			"peers": strings.Join(peer.Names(), ", "), "loads": strings.Join(bench.LoadNames, ", "),
 			"lessons": strings.Join(lesson.Names(), ", "), "scenarios": strings.Join(faults.Names(faults.All()), ", "),
-			"mutants": strings.Join(mutant.Names(), ", "), "max_buyers": strconv.Itoa(maxAtOnce)},
+			"exercises": strings.Join(exercise.Names(), ", "), "mutants": strings.Join(mutant.Names(), ", "), "max_buyers": strconv.Itoa(maxAtOnce)},
 	)
 	if err != nil {
 		return err
