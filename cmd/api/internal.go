@@ -18,8 +18,9 @@ const (
 	internalTimeout = 30 * time.Second
 )
 
-// listenInternal binds --internal-addr. It returns nil if the flag is not set.
-func (c *serveCmd) listenInternal() (net.Listener, error) {
+// listenInternal binds --internal-addr, with limits of its own. It returns nil if the flag
+// is not set.
+func (c *serveCmd) listenInternal(limits connectionLimits) (net.Listener, error) {
 	if c.InternalAddr == "" {
 		return nil, nil
 	}
@@ -27,7 +28,8 @@ func (c *serveCmd) listenInternal() (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--internal-addr: %w", err)
 	}
-	return limitConnections(listener, internalConnections), nil
+	limits.total, limits.address = internalConnections, 0
+	return limitConnections(listener, limits), nil
 }
 
 // newInternalServer returns the server of --internal-addr. It serves the paths of

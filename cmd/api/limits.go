@@ -1,13 +1,7 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"net"
-	"net/netip"
-	"sync"
-
-	"golang.org/x/sync/semaphore"
 
 	"flashsale/internal/limit"
 )
@@ -15,32 +9,40 @@ import (
 // limitFlags bound the requests and connections of callers.
 type limitFlags struct {
 	ByCustomer limit.Limit `name:"rate-limit-customer" default:"0" placeholder:"N/WINDOW" help:"Maximum requests of a customer: 100/10s allows 100 in 10 seconds, even all at once. 0, the default, is no limit. Each replica counts separately. More requests get 429 with Retry-After. api config can change it at run time."`
-	ByAddress  limit.Limit `name:"rate-limit-address" default:"0" placeholder:"N/WINDOW" help:"Maximum requests from an IPv4 address or a /64 IPv6 network, as for --rate-limit-customer. Behind a proxy, set --trusted-proxies, too."`
+	ByAddress  limit.Limit `name:"rate-limit-address" default:"0" placeholder:"N/WINDOW" help:"Maximum requests from an IPv4 address or an IPv6 network of --ipv6-prefix, as for --rate-limit-customer. Behind a proxy, set --trusted-proxies, too."`
 	// AdminGuesses is not a runtime setting: whoever can write to etcd could lock out all
 	// administrators.
-	AdminGuesses limit.Limit `name:"rate-limit-admin-guesses" default:"10/1m" placeholder:"N/WINDOW" help:"Maximum refused admin tokens of an IPv4 address or a /64 IPv6 network; after them, calls of /v1/admin from there get 429, also with the right token. 0 is no limit. Default: ${default}. Behind a proxy, set --trusted-proxies, too: otherwise anyone can lock out all administrators who use the proxy."`
+	AdminGuesses limit.Limit `name:"rate-limit-admin-guesses" default:"10/1m" placeholder:"N/WINDOW" help:"Maximum refused admin tokens of an IPv4 address or an IPv6 network of --ipv6-prefix; after them, calls of /v1/admin from there get 429, also with the right token. 0 is no limit. Default: ${default}. Behind a proxy, set --trusted-proxies, too: otherwise anyone can lock out all administrators who use the proxy."`
 
 	// MaxConnections bounds memory: a connection costs about 20 KiB.
-	MaxConnections int `default:"20000" placeholder:"N" help:"Maximum number of open client connections, event streams included; further ones wait. Default: ${default}."`
+	MaxConnections        int `default:"20000" placeholder:"N" help:"Maximum number of open client connections, event streams included; further ones wait. Default: ${default}, or less if this process may not open as many files."`
+	MaxConnectionsAddress int `default:"0" placeholder:"N" help:"Maximum number of open connections from an IPv4 address or an IPv6 network of --ipv6-prefix, except --trusted-proxies; further ones are closed at once. 0, the default, is a quarter of --max-connections, and at least 10."`
 
-	TrustedProxies []string `placeholder:"CIDR" help:"Addresses or networks of the proxies in front of this service. X-Forwarded-For is used only if it comes from one of them. None by default."`
+	IPv6Prefix int `name:"ipv6-prefix" default:"${ipv6_prefix}" placeholder:"BITS" help:"Length of the IPv6 network that counts as one address in all limits by address, from 48 to 64 (${default}). Households often have a /56, companies a /48; a mobile phone may have a /64 of its own."`
+
+	TrustedProxies []string `placeholder:"CIDR" help:"Addresses or networks of the proxies in front of this service. X-Forwarded-For is used only if it comes from one of them, and is read from right to left up to the first address that is not one of them. None by default."`
 }
 
 func (f *limitFlags) check() error {
 	if f.MaxConnections < 1 {
 		return fmt.Errorf("--max-connections is %d, must be at least 1", f.MaxConnections)
 	}
-	for _, text := range f.TrustedProxies {
-		_, err := netip.ParseAddr(text)
-		network, networkErr := netip.ParsePrefix(text)
-		switch {
-		case err != nil && networkErr != nil:
-			return fmt.Errorf("--trusted-proxies: %q is neither an IP address nor a network like 10.0.0.0/8", text)
-		case networkErr == nil && network.Bits() == 0:
-			return fmt.Errorf("--trusted-proxies: %s trusts every address; clients could forge X-Forwarded-For", text)
-		}
+	if f.MaxConnectionsAddress < 0 {
+		return fmt.Errorf("--max-connections-address is %d, must be at least 1, or 0 for a quarter of --max-connections", f.MaxConnectionsAddress)
 	}
-	return nil
+	if f.IPv6Prefix < 48 || f.IPv6Prefix > 64 {
+		return fmt.Errorf("--ipv6-prefix is %d, must be from 48 to 64", f.IPv6Prefix)
+	}
+	_, err := f.callers()
+	return err
+}
+
+func (f *limitFlags) callers() (limit.Callers, error) {
+	callers, err := limit.NewCallers(f.TrustedProxies, f.IPv6Prefix)
+	if err != nil {
+		return callers, fmt.Errorf("--trusted-proxies: %w", err)
+	}
+	return callers, nil
 }
 
 func (f *limitFlags) limits() *limit.Limits {
@@ -49,48 +51,4 @@ func (f *limitFlags) limits() *limit.Limits {
 	limits.Set(limit.ByAddress, f.ByAddress)
 	limits.Set(limit.AdminGuesses, f.AdminGuesses)
 	return limits
-}
-
-// limitedListener accepts at most a number of connections at a time. Others wait in the
-// kernel's queue.
-type limitedListener struct {
-	net.Listener
-	slots *semaphore.Weighted
-	open  context.Context
-	end   context.CancelFunc
-}
-
-func limitConnections(l net.Listener, most int) *limitedListener {
-	open, end := context.WithCancel(context.Background())
-	return &limitedListener{Listener: l, slots: semaphore.NewWeighted(int64(most)), open: open, end: end}
-}
-
-// Accept waits for a slot, and then for a connection.
-func (l *limitedListener) Accept() (net.Conn, error) {
-	if l.slots.Acquire(l.open, 1) != nil {
-		return nil, net.ErrClosed
-	}
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		l.slots.Release(1)
-		return nil, err
-	}
-	return &limitedConn{Conn: conn, release: sync.OnceFunc(func() { l.slots.Release(1) })}, nil
-}
-
-// Close also ends an Accept that waits for a slot.
-func (l *limitedListener) Close() error {
-	l.end()
-	return l.Listener.Close()
-}
-
-// limitedConn releases its slot at the first Close.
-type limitedConn struct {
-	net.Conn
-	release func()
-}
-
-func (c *limitedConn) Close() error {
-	defer c.release()
-	return c.Conn.Close()
 }

@@ -9,12 +9,14 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
 
 	"flashsale/internal/exact"
+	"flashsale/internal/limit"
 	"flashsale/internal/order"
 	"flashsale/internal/settings"
 	"flashsale/internal/strategy"
@@ -71,7 +73,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { exited = true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Vars{"addr": defaultAddr, "purge_recent": inHours(purgeRecent), "quantum": order.DefaultQuantum.String(),
+		kong.Vars{"addr": defaultAddr, "ipv6_prefix": strconv.Itoa(limit.DefaultIPv6Prefix), "purge_recent": inHours(purgeRecent), "quantum": order.DefaultQuantum.String(),
 			"settings": strings.Join(settings.Names(), ", "), "strategies": strings.Join(strategy.Names(), ", "), "strategy": strategy.Default},
 	)
 	if err != nil {

@@ -147,6 +147,8 @@ func TestBadConfigurationIsOneClearError(t *testing.T) {
 		{"everybody as a proxy", []string{dsn, etcd, "--trusted-proxies=10.0.0.0/8,::/0"}, []string{"--trusted-proxies", "::/0", "trusts every address"}},
 		{"streams of one address", []string{dsn, etcd, "--max-streams-address=-1"}, []string{"--max-streams-address is -1"}},
 		{"no connections", []string{dsn, etcd, "--max-connections=0"}, []string{"--max-connections"}},
+		{"connections of one address", []string{dsn, etcd, "--max-connections-address=-1"}, []string{"--max-connections-address is -1"}},
+		{"IPv6 networks that are too large", []string{dsn, etcd, "--ipv6-prefix=40"}, []string{"--ipv6-prefix is 40, must be from 48 to 64"}},
 		{"short secret", []string{dsn, etcd, "--jwt-secret=short"}, []string{"--jwt-secret", "5 bytes", "at least 32"}},
 		{"port for profiles taken", []string{dsn, "--strategy=conditional", "--pprof-addr=" + taken.Addr().String()}, []string{"--pprof-addr", "address already in use"}},
 		{"no SKUs less than none", []string{dsn, etcd, "--metrics-skus=-1"}, []string{"--metrics-skus", "-1"}},

@@ -59,7 +59,7 @@ var quiet = []string{
 	"flashsale_etcd_cas_retries_total", "flashsale_locks_held", "flashsale_orders_expired_total", "flashsale_expiry_lag_seconds",
 	"flashsale_expiry_sweeper", "flashsale_etcd_database_bytes", "flashsale_etcd_quota_bytes", "flashsale_etcd_alarms",
 	"flashsale_lock_handovers_total", "flashsale_takeovers_total", "flashsale_takeover_seconds", "flashsale_orders_moved_total",
-	"flashsale_forward_links_broken_total", "flashsale_forward_orders_sent_total", "flashsale_forward_orders_received_total",
+	"flashsale_http_connections_refused_total", "flashsale_forward_links_broken_total", "flashsale_forward_orders_sent_total", "flashsale_forward_orders_received_total",
 	"flashsale_forward_messages_total", "flashsale_forward_links", // which of two replicas sells is chance
 }
 

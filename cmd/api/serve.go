@@ -56,7 +56,7 @@ type serveCmd struct {
 
 	telemetryFlags
 	MaxStreams        int `default:"5000" placeholder:"N" help:"Maximum number of open event streams (${default})."`
-	MaxStreamsAddress int `default:"0" placeholder:"N" help:"Maximum number of open event streams from an IPv4 address or a /64 IPv6 network; 0 is a tenth of --max-streams, and at least 10. Further ones get 429 with Retry-After. Behind a proxy, set --trusted-proxies, too."`
+	MaxStreamsAddress int `default:"0" placeholder:"N" help:"Maximum number of open event streams from an IPv4 address or an IPv6 network of --ipv6-prefix; 0 is a tenth of --max-streams, and at least 10. Further ones get 429 with Retry-After. Behind a proxy, set --trusted-proxies, too."`
 
 	serverTLSFlags
 }
@@ -133,9 +133,13 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	if err != nil {
 		return fmt.Errorf("--addr: %w", err)
 	}
-	listener = limitConnections(listener, c.MaxConnections)
 	defer func() { _ = listener.Close() }() // usually closed by the server
-	internal, err := c.listenInternal()
+	limits, err := c.connectionLimits(logger)
+	if err != nil {
+		return err
+	}
+	listener = limitConnections(listener, limits)
+	internal, err := c.listenInternal(limits)
 	if err != nil {
 		return err
 	}
@@ -151,7 +155,7 @@ func (c *serveCmd) Run(ctx context.Context, s streams) (err error) {
 	}
 
 	r := &replica{cmd: c, strategy: row, fence: fence, logger: logger, level: level, keys: keys, tls: secure, forwarding: forwarding, limits: c.limits(), registry: prometheus.NewRegistry()}
-	r.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), limits.refused)
 	defer func() { err = errors.Join(err, r.close()) }()
 	r.tracing, err = telemetry.OpenTracing(ctx, telemetry.TracingConfig{
 		Endpoint: c.OTLPEndpoint, Ratio: c.TraceRatio, Replica: c.Replica, Version: version.Release(), Logger: logger,
@@ -254,7 +258,7 @@ func (r *replica) serve(ctx context.Context, listener, internal net.Listener) er
 	cfg := httpapi.Config{
 		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Audit: r.audit, Ready: r.ready, ReadyToRead: r.readyToRead, Notes: r.notes, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
 		JWTSecret: []byte(r.cmd.JWTSecret), Keys: r.keys, Audience: r.cmd.JWTAudience, Issuer: r.cmd.JWTIssuer, TokenType: r.cmd.JWTType, AdminToken: r.cmd.AdminToken,
-		Limits: r.limits, TrustedProxies: r.cmd.TrustedProxies,
+		Limits: r.limits, TrustedProxies: r.cmd.TrustedProxies, IPv6Prefix: r.cmd.IPv6Prefix,
 		Registry: r.registry, Traces: r.tracing.Provider, Logger: r.logger, Levels: r.levels,
 		MaxStreams: r.cmd.MaxStreams, MaxStreamsAddress: r.cmd.MaxStreamsAddress, Draining: draining,
 	}

@@ -131,12 +131,14 @@ func (c ReplicaConfig) argv(addr string) []string {
 	return append(argv, c.Args...)
 }
 
-// env passes the secrets: every user of the machine can read a process's arguments.
+// env passes the secrets: every user of the machine can read a process's arguments. It also
+// lets this machine's one address open as many connections as a load run needs.
 func (c ReplicaConfig) env() []string {
 	return slices.Concat([]string{
 		"FLASHSALE_MYSQL_DSN=" + c.MySQLDSN,
 		"FLASHSALE_ADMIN_TOKEN=" + c.AdminToken,
 		"FLASHSALE_JWT_SECRET=" + c.JWTSecret,
+		"FLASHSALE_MAX_CONNECTIONS_ADDRESS=20000",
 	}, c.Env)
 }
 
