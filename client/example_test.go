@@ -33,7 +33,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	fmt.Println("Pay until", placed.Order.ExpiresAt)
-	if _, err := shop.Pay(ctx, placed.Order.ID, "payment-42"); err != nil {
+	if _, err := shop.Pay(ctx, placed.Order.ID, client.Payment{Reference: "payment-42"}); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -74,7 +74,7 @@ func ExampleClient_Pay() {
 		shop *client.Client // see the package example
 		id   client.OrderID
 	)
-	_, err := shop.Pay(context.Background(), id, "payment-42")
+	_, err := shop.Pay(context.Background(), id, client.Payment{Reference: "payment-42"})
 	switch {
 	case errors.Is(err, client.ErrPaymentWindowOver), errors.Is(err, client.ErrOrderCancelled), errors.Is(err, client.ErrAlreadyPaid):
 		fmt.Println("Refund payment-42.")

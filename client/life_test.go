@@ -27,7 +27,7 @@ func TestAnOrdersLife(t *testing.T) {
 		ids = append(ids, placed.Order.ID)
 	}
 	for range 2 { // repeated calls get the same answer
-		paid, err := ann.Pay(ctx, ids[0], "payment-1")
+		paid, err := ann.Pay(ctx, ids[0], client.Payment{Reference: "payment-1"})
 		if err != nil || paid.Status != client.Paid || paid.PaymentReference == nil || *paid.PaymentReference != "payment-1" {
 			t.Errorf("paid: %+v, %v", paid, err)
 		}
@@ -41,8 +41,8 @@ func TestAnOrdersLife(t *testing.T) {
 		err  error
 		want client.Kind
 	}{
-		{second(ann.Pay(ctx, ids[0], "another of "+sku)), client.ErrAlreadyPaid},
-		{second(ann.Pay(ctx, ids[1], late)), client.ErrOrderCancelled},
+		{second(ann.Pay(ctx, ids[0], client.Payment{Reference: "another of "+sku})), client.ErrAlreadyPaid},
+		{second(ann.Pay(ctx, ids[1], client.Payment{Reference: late})), client.ErrOrderCancelled},
 		{second(ann.Cancel(ctx, ids[0])), client.ErrAlreadyPaid},
 		{second(s.as(t, "bob").Cancel(ctx, ids[2])), client.ErrUnknownOrder},
 	} {
@@ -87,7 +87,7 @@ func TestPaymentsAndRestocksSurviveLostAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	lossy := newProxy(t, s.urls[0], 2, dropAnswer)
-	if paid, err := s.as(t, "ann", lossy.url).Pay(ctx, placed.Order.ID, "payment of "+sku); err != nil || paid.Status != client.Paid {
+	if paid, err := s.as(t, "ann", lossy.url).Pay(ctx, placed.Order.ID, client.Payment{Reference: "payment of "+sku}); err != nil || paid.Status != client.Paid {
 		t.Errorf("pay: %+v, %v", paid, err)
 	}
 	lossy = newProxy(t, s.urls[0], 2, dropAnswer)

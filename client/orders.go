@@ -95,14 +95,28 @@ func (c *Client) Orders(ctx context.Context) iter.Seq2[Order, error] {
 	})
 }
 
-// Pay records that an order was paid, with the payment service's reference or "".
-// It may be repeated. It returns ErrPaymentWindowOver or ErrOrderCancelled if the
-// payment came too late, and ErrAlreadyPaid for a second payment with another
-// reference. The service stores the reference of each for a refund.
-func (c *Client) Pay(ctx context.Context, id OrderID, reference string) (Order, error) {
-	var body wire.PaymentRequest
-	if reference != "" {
-		body.Reference = &reference
+// Payment is what paid an order. If the service runs with --payments service, all fields
+// are required, and the token needs the scope payment. Otherwise they are optional.
+type Payment struct {
+	// Reference is the payment service's id of the payment, at most 255 bytes.
+	Reference string
+	// AmountCents and Currency must be the order's TotalCents and Currency.
+	AmountCents *int64
+	Currency    string
+}
+
+// Pay records that an order was paid. It may be repeated. It returns ErrPaymentWindowOver
+// or ErrOrderCancelled if the payment came too late, ErrPaymentMismatch if its amount is
+// not the order's, and ErrAlreadyPaid for a second payment with another reference. The
+// service stores the reference of each for a refund. It returns ErrPaymentReferenceUsed
+// for the reference of another order.
+func (c *Client) Pay(ctx context.Context, id OrderID, p Payment) (Order, error) {
+	body := wire.PaymentRequest{AmountCents: p.AmountCents}
+	if p.Reference != "" {
+		body.Reference = &p.Reference
+	}
+	if p.Currency != "" {
+		body.Currency = &p.Currency
 	}
 	return fetch[Order](ctx, c, call{what: "pay an order"}.with(wire.NewPayOrderRequest(anyReplica, id.String(), body)))
 }

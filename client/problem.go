@@ -25,12 +25,16 @@ const (
 	ErrCustomerLimit     Kind = "customer-limit"
 	ErrPriceChanged      Kind = "price-changed"
 
-	// The order is already paid, cancelled or expired. A payment's reference was
-	// stored for a refund.
+	// The order is already paid, cancelled or expired, or has another amount. A
+	// payment's reference was stored for a refund.
 	ErrPaymentWindowOver Kind = "payment-window-over"
 	ErrOrderCancelled    Kind = "order-cancelled"
 	ErrOrderExpired      Kind = "order-expired"
 	ErrAlreadyPaid       Kind = "already-paid"
+	ErrPaymentMismatch   Kind = "payment-mismatch"
+
+	// The reference was used for another order. The order was not changed.
+	ErrPaymentReferenceUsed Kind = "payment-reference-used"
 
 	// The SKU was withdrawn, so it can be neither changed nor restocked.
 	ErrSKUWithdrawn Kind = "sku-withdrawn"

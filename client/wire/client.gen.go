@@ -109,10 +109,12 @@ type FieldError struct {
 
 // LatePayment defines model for LatePayment.
 type LatePayment struct {
-	OrderID    openapi_types.UUID `json:"order_id"`
-	Customer   string             `json:"customer"`
-	Reference  string             `json:"reference"`
-	ReceivedAt time.Time          `json:"received_at"`
+	OrderID openapi_types.UUID `json:"order_id"`
+
+	// Customer Empty if a payment service confirmed an order that does not exist
+	Customer   string    `json:"customer"`
+	Reference  string    `json:"reference"`
+	ReceivedAt time.Time `json:"received_at"`
 }
 
 // LatePaymentList defines model for LatePaymentList.
@@ -215,6 +217,14 @@ type OrderStatus string
 
 // PaymentRequest defines model for PaymentRequest.
 type PaymentRequest struct {
+	// AmountCents What was paid. It must be the order's total_cents.
+	AmountCents *int64 `json:"amount_cents,omitempty"`
+
+	// Currency The currency of amount_cents. It must be the order's.
+	//
+	// Examples: EUR
+	Currency *string `json:"currency,omitempty"`
+
 	// Reference The payment service's id of the payment, at most 255 bytes
 	Reference *string `json:"reference,omitempty"`
 }
@@ -605,7 +615,7 @@ type ClientInterface interface {
 
 	// ListLatePayments List the payments to refund
 	//
-	// Payments that came too late, or twice, oldest first. The service does not know which of them were refunded: look up
+	// Payments that came too late, twice, or with another amount than the order's, oldest first. The service does not know which of them were refunded: look up
 	// their references in the payment service. A new payment may sort into a page that was already read: read the list
 	// again from time to time.
 	//
@@ -725,6 +735,8 @@ type ClientInterface interface {
 
 	// GetOrder Read an order of the customer
 	//
+	// With `--payments service`, a token whose scope contains `payment` may read the orders of all customers.
+	//
 	// Corresponds with GET /v1/orders/{id} (the `GetOrder` operationId).
 	GetOrder(ctx context.Context, id OrderID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
@@ -737,9 +749,14 @@ type ClientInterface interface {
 
 	// PayOrderWithBody Record the payment of an order
 	//
-	// A repeated call gets the same 200. If the first payment had no reference, the first reference sent later becomes its
-	// reference. A payment after the payment window gets `payment-window-over`; its reference is stored for a refund (see
-	// late payments).
+	// One reference pays one order. A repeated call gets the same 200. If the first payment had no reference, the first
+	// reference sent later becomes its reference. A payment after the payment window gets `payment-window-over`; its
+	// reference is stored for a refund (see late payments).
+	//
+	// **Who may call this depends on the flag `--payments`.** With `customer`, the default, customers confirm the payments
+	// of their own orders, and the service believes them: this is for demonstrations. With `service`, only a token whose
+	// scope contains `payment` may, for the orders of all customers. `reference`, `amount_cents` and `currency` are then
+	// required. Customers and administrators get 403.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -748,9 +765,14 @@ type ClientInterface interface {
 
 	// PayOrder Record the payment of an order
 	//
-	// A repeated call gets the same 200. If the first payment had no reference, the first reference sent later becomes its
-	// reference. A payment after the payment window gets `payment-window-over`; its reference is stored for a refund (see
-	// late payments).
+	// One reference pays one order. A repeated call gets the same 200. If the first payment had no reference, the first
+	// reference sent later becomes its reference. A payment after the payment window gets `payment-window-over`; its
+	// reference is stored for a refund (see late payments).
+	//
+	// **Who may call this depends on the flag `--payments`.** With `customer`, the default, customers confirm the payments
+	// of their own orders, and the service believes them: this is for demonstrations. With `service`, only a token whose
+	// scope contains `payment` may, for the orders of all customers. `reference`, `amount_cents` and `currency` are then
+	// required. Customers and administrators get 403.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -828,7 +850,7 @@ func (c *Client) Audit(ctx context.Context, reqEditors ...RequestEditorFn) (*htt
 
 // ListLatePayments List the payments to refund
 //
-// Payments that came too late, or twice, oldest first. The service does not know which of them were refunded: look up
+// Payments that came too late, twice, or with another amount than the order's, oldest first. The service does not know which of them were refunded: look up
 // their references in the payment service. A new payment may sort into a page that was already read: read the list
 // again from time to time.
 //
@@ -1088,6 +1110,8 @@ func (c *Client) PlaceOrder(ctx context.Context, params *PlaceOrderParams, body 
 
 // GetOrder Read an order of the customer
 //
+// With `--payments service`, a token whose scope contains `payment` may read the orders of all customers.
+//
 // Corresponds with GET /v1/orders/{id} (the `GetOrder` operationId).
 func (c *Client) GetOrder(ctx context.Context, id OrderID, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetOrderRequest(c.Server, id)
@@ -1120,9 +1144,14 @@ func (c *Client) CancelOrder(ctx context.Context, id OrderID, reqEditors ...Requ
 
 // PayOrderWithBody Record the payment of an order
 //
-// A repeated call gets the same 200. If the first payment had no reference, the first reference sent later becomes its
-// reference. A payment after the payment window gets `payment-window-over`; its reference is stored for a refund (see
-// late payments).
+// One reference pays one order. A repeated call gets the same 200. If the first payment had no reference, the first
+// reference sent later becomes its reference. A payment after the payment window gets `payment-window-over`; its
+// reference is stored for a refund (see late payments).
+//
+// **Who may call this depends on the flag `--payments`.** With `customer`, the default, customers confirm the payments
+// of their own orders, and the service believes them: this is for demonstrations. With `service`, only a token whose
+// scope contains `payment` may, for the orders of all customers. `reference`, `amount_cents` and `currency` are then
+// required. Customers and administrators get 403.
 //
 // Takes any type of body and a specified content type.
 //
@@ -1141,9 +1170,14 @@ func (c *Client) PayOrderWithBody(ctx context.Context, id OrderID, contentType s
 
 // PayOrder Record the payment of an order
 //
-// A repeated call gets the same 200. If the first payment had no reference, the first reference sent later becomes its
-// reference. A payment after the payment window gets `payment-window-over`; its reference is stored for a refund (see
-// late payments).
+// One reference pays one order. A repeated call gets the same 200. If the first payment had no reference, the first
+// reference sent later becomes its reference. A payment after the payment window gets `payment-window-over`; its
+// reference is stored for a refund (see late payments).
+//
+// **Who may call this depends on the flag `--payments`.** With `customer`, the default, customers confirm the payments
+// of their own orders, and the service believes them: this is for demonstrations. With `service`, only a token whose
+// scope contains `payment` may, for the orders of all customers. `reference`, `amount_cents` and `currency` are then
+// required. Customers and administrators get 403.
 //
 // Takes a body of the `application/json` content type.
 //

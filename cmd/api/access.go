@@ -32,6 +32,8 @@ type accessFlags struct {
 	// JWTAnyAudience is for an issuer that signs tokens only for this service.
 	JWTAnyAudience bool `name:"jwt-any-audience" help:"Accept every token that a key of --jwks has signed, whatever its audience. Only for an issuer that signs tokens for no other service."`
 
+	Payments string `enum:"customer,service" default:"customer" placeholder:"WHO" help:"Who confirms payments. customer, the default: the customers themselves, for demonstrations. service: the shop's payment service alone, whose JWT has the scope payment. Production needs service."`
+
 	InsecureDemo bool `help:"Accept short and publicly known secrets, and use the demo's secrets for those that are missing. Only where no one else can reach the service."`
 }
 
@@ -80,6 +82,9 @@ func (f *accessFlags) checkSecret(flag, secret string) error {
 func (f *accessFlags) keys(logger *slog.Logger) (*httpapi.Keys, error) {
 	if f.InsecureDemo {
 		logger.Warn("--insecure-demo: ANYONE CAN CREATE TOKENS FOR THIS SERVICE. Its secrets may be public: make sure that no one else can reach it")
+	}
+	if f.Payments == "customer" && !f.InsecureDemo {
+		logger.Warn("--payments customer: every customer can confirm their own payments without paying. Set --payments service, and give your payment service a token with the scope payment")
 	}
 	if f.JWKS == "" {
 		return nil, nil

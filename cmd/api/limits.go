@@ -14,6 +14,9 @@ type limitFlags struct {
 	// administrators.
 	AdminGuesses limit.Limit `name:"rate-limit-admin-guesses" default:"10/1m" placeholder:"N/WINDOW" help:"Maximum refused admin tokens of an IPv4 address or an IPv6 network of --ipv6-prefix; after them, calls of /v1/admin from there get 429, also with the right token. 0 is no limit. Default: ${default}. Behind a proxy, set --trusted-proxies, too: otherwise anyone can lock out all administrators who use the proxy."`
 
+	Cancellations limit.Limit `name:"rate-limit-cancellations" default:"20/1m" placeholder:"N/WINDOW" help:"Maximum cancellations of a customer, repeated ones included, as for --rate-limit-customer. 0 is no limit. Default: ${default}."`
+	LatePayments  limit.Limit `name:"rate-limit-late-payments" default:"20/1m" placeholder:"N/WINDOW" help:"Maximum payments of a customer that are stored for a refund, as for --rate-limit-customer. 0 is no limit. Default: ${default}. Payments that --payments service confirms have no limit."`
+
 	// MaxConnections bounds memory: a connection costs about 20 KiB.
 	MaxConnections        int `default:"20000" placeholder:"N" help:"Maximum number of open client connections, event streams included; further ones wait. Default: ${default}, or less if this process may not open as many files."`
 	MaxConnectionsAddress int `default:"0" placeholder:"N" help:"Maximum number of open connections from an IPv4 address or an IPv6 network of --ipv6-prefix, except --trusted-proxies; further ones are closed at once. 0, the default, is a quarter of --max-connections, and at least 10."`
@@ -50,5 +53,7 @@ func (f *limitFlags) limits() *limit.Limits {
 	limits.Set(limit.ByCustomer, f.ByCustomer)
 	limits.Set(limit.ByAddress, f.ByAddress)
 	limits.Set(limit.AdminGuesses, f.AdminGuesses)
+	limits.Set(limit.Cancellations, f.Cancellations)
+	limits.Set(limit.LatePayments, f.LatePayments)
 	return limits
 }

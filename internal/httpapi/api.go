@@ -37,7 +37,8 @@ type Orders interface {
 	Place(ctx context.Context, r order.Request) (order.Placed, error)
 	Find(ctx context.Context, customer string, id order.ID) (order.Order, error)
 	List(ctx context.Context, customer string, before order.ID, limit int) ([]order.Order, error)
-	Pay(ctx context.Context, customer string, id order.ID, reference string) (order.Order, error)
+	Lookup(ctx context.Context, id order.ID) (order.Order, error)
+	Pay(ctx context.Context, p order.Payment) (order.Order, error)
 	Cancel(ctx context.Context, customer string, id order.ID) (order.Order, error)
 	Restock(ctx context.Context, r order.RestockRequest) (order.Restocked, error)
 	LatePayments(ctx context.Context, after order.LateCursor, limit int) ([]order.LatePayment, error)
@@ -90,6 +91,9 @@ type Config struct {
 	// header's typ. Optional.
 	Audience, Issuer, TokenType string
 	AdminToken                  string
+	// PaymentService is set if only tokens with scope payment confirm payments, and not
+	// the customers' own. Optional.
+	PaymentService bool
 	// Limits bounds the rate of requests. Optional.
 	Limits *limit.Limits
 	// TrustedProxies are the addresses and networks whose X-Forwarded-For is

@@ -131,19 +131,15 @@ func forgedToken(detail string) *problem {
 	return p
 }
 
-// customer returns the subject of the request's token. It does not compare the token
-// with the admin token: its answers would tell callers whether they guessed it, and
-// here guesses are not counted.
-func (v *verifier) customer(c *gin.Context) (string, error) {
+// claims returns the claims of the request's JWT. It does not compare the token with the
+// admin token: its answers would tell callers whether they guessed it, and here guesses
+// are not counted.
+func (v *verifier) claims(c *gin.Context) (*claims, error) {
 	token, err := bearer(c)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	got, err := v.verify(token)
-	if err != nil {
-		return "", err
-	}
-	return got.subject()
+	return v.verify(token)
 }
 
 // administrator checks that the request has the admin token, or a JWT whose scope
@@ -168,7 +164,7 @@ func (v *verifier) administrator(c *gin.Context) (actor, error) {
 	if err != nil {
 		return who, err
 	}
-	if !got.admin() {
+	if !got.scoped("admin") {
 		return who, kindForbidden.problem("The token's scope does not contain admin.")
 	}
 	return who, nil

@@ -104,15 +104,15 @@ func (c *claims) subject() (string, error) {
 	return name, nil
 }
 
-// admin reports whether the scope contains admin: in a string, or as an element of
+// scoped reports whether the scope contains a name: in a string, or as an element of
 // a list, which some issuers use. RFC 6749 separates scopes by U+0020 only: other
 // separators would find scopes that the issuer did not grant.
-func (c *claims) admin() bool {
+func (c *claims) scoped(name string) bool {
 	scopes, _ := readStrings(c.Scope)
 	if c.Scope.Kind() == '"' {
 		scopes = strings.Split(scopes[0], " ")
 	}
-	return slices.Contains(scopes, "admin")
+	return slices.Contains(scopes, name)
 }
 
 // missing reports whether a claim is absent or null.

@@ -56,7 +56,7 @@ func FuzzClaims(f *testing.F) {
 		if want != model(header, claims, &v, time.Now()) {
 			return // it expired, or became valid, meanwhile
 		}
-		if accepted != want.accepted || accepted && (got.admin() != want.admin || name != want.subject) {
+		if accepted != want.accepted || accepted && (got.scoped("admin") != want.admin || name != want.subject) {
 			t.Errorf("%s.%s with %+v and typ %q: accepted is %v, for %q (%v); want %+v", header, claims, v.rules, v.typ, accepted, name, err, want)
 		}
 	})

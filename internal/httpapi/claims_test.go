@@ -31,7 +31,7 @@ func TestClaimNamesAreCaseSensitive(t *testing.T) {
 	} {
 		token := signed(plainHeader, claims)
 		got, err := v.verify(token)
-		if name, _ := nameOf(v, token); err != nil || name != "eve" || got.admin() {
+		if name, _ := nameOf(v, token); err != nil || name != "eve" || got.scoped("admin") {
 			t.Errorf("%s: got %q, %v, want eve without admin", claims, name, err)
 		}
 	}
@@ -83,7 +83,7 @@ func TestUncheckedClaimsMayHaveAnyType(t *testing.T) {
 		`{"admin":true}`: false, `true`: false, `null`: false, `""`: false, `[]`: false,
 	} {
 		got, err := v.verify(signed(plainHeader, `{"sub":17,"scope":`+scope+`}`)) // admin does not read sub
-		if err != nil || got.admin() != want {
+		if err != nil || got.scoped("admin") != want {
 			t.Errorf("scope %s: %v, %v, want admin: %v", scope, got, err, want)
 		}
 	}

@@ -151,7 +151,7 @@ func TestAnswersHaveNoInternalDetails(t *testing.T) {
 	ann := customer(t, "ann")
 	path := s.placed(ann, "k0")
 	// Without tables, every statement fails with a MySQL error.
-	for _, table := range []string{"orders", "stock", "restocks", "late_payments"} {
+	for _, table := range []string{"orders", "stock", "restocks", "late_payments", "payments"} {
 		s.exec("RENAME TABLE " + table + " TO gone_" + table)
 	}
 	admin := []string{"Authorization", "Bearer " + adminToken, "Idempotency-Key", "r"}

@@ -50,7 +50,7 @@ func take(c *gin.Context, limits *limit.Limits, kind limit.Kind, caller string) 
 		return nil
 	}
 	header.Set("Retry-After", strconv.Itoa(v.Wait))
-	return kindTooMany.problem(fmt.Sprintf("The limit is %d requests in %s by %s. %s", v.Limit.Requests, v.Limit.Window, kind, kindTooMany.detail))
+	return kindTooMany.problem(fmt.Sprintf("The limit is %d %s in %s. %s", v.Limit.Requests, kind.Counts(), v.Limit.Window, kindTooMany.detail))
 }
 
 // network returns the network that a request is counted by.

@@ -56,7 +56,7 @@ func limitedCallersGetRetryAfter(t *testing.T) {
 	if err == nil {
 		t.Fatal("the third request was not limited")
 	}
-	if p := problemOf(err); p.Status != http.StatusTooManyRequests || p.Type != "/errors/too-many-requests" || !strings.Contains(p.Detail, "2 requests in 10s by customer") {
+	if p := problemOf(err); p.Status != http.StatusTooManyRequests || p.Type != "/errors/too-many-requests" || !strings.Contains(p.Detail, "2 requests of a customer in 10s") {
 		t.Errorf("got %+v", p)
 	}
 	// The limit refills one request every five seconds.

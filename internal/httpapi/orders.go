@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 
 	"flashsale/internal/httpapi/spec"
+	"flashsale/internal/limit"
 	"flashsale/internal/order"
 )
 
@@ -61,7 +63,12 @@ func created(c *gin.Context, replayed bool) {
 
 func (a *api) GetOrder(c *gin.Context, id spec.OrderID) {
 	a.serveBounded(c, func(ctx context.Context) (any, error) {
-		return oneOrder(id, func(id order.ID) (order.Order, error) { return a.cfg.Orders.Find(ctx, callOf(c).customer, id) })
+		return oneOrder(id, func(id order.ID) (order.Order, error) {
+			if callOf(c).customer == "" { // the payment service
+				return a.cfg.Orders.Lookup(ctx, id)
+			}
+			return a.cfg.Orders.Find(ctx, callOf(c).customer, id)
+		})
 	})
 }
 
@@ -81,23 +88,65 @@ func (a *api) PayOrder(c *gin.Context, id spec.OrderID) {
 		if err != nil {
 			return nil, err
 		}
+		if err := a.checkPayment(&body); err != nil {
+			return nil, err
+		}
+		p := order.Payment{Customer: callOf(c).customer, AmountCents: body.AmountCents, Currency: body.Currency}
+		if body.Reference != nil {
+			p.Reference = *body.Reference
+		}
+		if !a.cfg.PaymentService { // there, nobody else invents payments, and none of them may be lost
+			p.Late = sync.OnceValue(func() error { return take(c, a.cfg.Limits, limit.LatePayments, p.Customer) })
+		}
 		return oneOrder(id, func(id order.ID) (order.Order, error) {
-			reference := ""
-			if body.Reference != nil {
-				reference = *body.Reference
+			p.Order = id
+			o, err := a.cfg.Orders.Pay(ctx, p)
+			if errors.Is(err, order.ErrPaymentMismatch) {
+				err = kindMismatch.problem(mismatch(&o, &p))
 			}
-			if len(reference) > maxReference {
-				return order.Order{}, kindInvalid.problem("See errors for each field.",
-					fieldError{Field: "reference", Message: fmt.Sprintf("must have at most %d bytes", maxReference)})
-			}
-			return a.cfg.Orders.Pay(ctx, callOf(c).customer, id, reference)
+			return o, err
 		})
 	})
+}
+
+// checkPayment checks what the document does not say about a payment.
+func (a *api) checkPayment(body *spec.PaymentRequest) error {
+	var wrong []fieldError
+	require := func(field string, missing bool) {
+		if missing && a.cfg.PaymentService {
+			wrong = append(wrong, fieldError{Field: field, Message: "is required"})
+		}
+	}
+	require("reference", body.Reference == nil)
+	require("amount_cents", body.AmountCents == nil)
+	require("currency", body.Currency == nil)
+	if body.Reference != nil && len(*body.Reference) > maxReference {
+		wrong = append(wrong, fieldError{Field: "reference", Message: fmt.Sprintf("must have at most %d bytes", maxReference)})
+	}
+	if len(wrong) > 0 {
+		return kindInvalid.problem("See errors for each field.", wrong...)
+	}
+	return nil
+}
+
+// mismatch describes the two amounts.
+func mismatch(o *order.Order, p *order.Payment) string {
+	amount, currency := o.TotalCents(), o.Currency
+	if p.AmountCents != nil {
+		amount = *p.AmountCents
+	}
+	if p.Currency != nil {
+		currency = *p.Currency
+	}
+	return fmt.Sprintf("The order's total is %d %s, the payment's is %d %s. %s", o.TotalCents(), o.Currency, amount, currency, lateDetail)
 }
 
 func (a *api) CancelOrder(c *gin.Context, id spec.OrderID) {
 	a.serve(c, func(ctx context.Context) (any, error) {
 		return oneOrder(id, func(id order.ID) (order.Order, error) {
+			if err := take(c, a.cfg.Limits, limit.Cancellations, callOf(c).customer); err != nil {
+				return order.Order{}, err
+			}
 			o, err := a.cfg.Orders.Cancel(ctx, callOf(c).customer, id)
 			if errors.Is(err, order.ErrAlreadyPaid) {
 				err = kindAlreadyPaid.problem("The order was not changed. Paid orders cannot be cancelled; the shop decides about refunds.")

@@ -66,6 +66,9 @@ func (a *api) servePages(r gin.IRoutes) error {
 		if err != nil {
 			return fmt.Errorf("page %s: %w", file.address, err)
 		}
+		if file.address == "/" && a.cfg.PaymentService { // for storefront.js
+			body = bytes.Replace(body, []byte(`<html lang="en">`), []byte(`<html lang="en" data-payments="service">`), 1)
+		}
 		a.servePage(r, file.address, page{kind: mime.TypeByExtension(path.Ext(file.name)), sources: file.sources, zipped: zip(body)})
 	}
 	document, err := a.docsPage()

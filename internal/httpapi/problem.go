@@ -64,6 +64,7 @@ var (
 		detail: "Nothing was applied. Wait Retry-After seconds, then retry."}
 	kindAlreadyPaid = kind{Slug: "already-paid", Status: http.StatusConflict, Title: "The order is already paid", err: order.ErrAlreadyPaid,
 		detail: "The order was not changed. If this was a second payment, its reference was stored for a refund."}
+	kindMismatch     = kind{Slug: "payment-mismatch", Status: http.StatusConflict, Title: "The payment has another amount than the order", err: order.ErrPaymentMismatch}
 	kindPrecondition = kind{Slug: "precondition-failed", Status: http.StatusPreconditionFailed, Title: "SKU precondition failed",
 		err: order.ErrPrecondition, detail: "The SKU was not changed. Read it again."}
 	kindLocksHidden = kind{Slug: "locks-not-shown", Status: http.StatusNotImplemented, Title: "Locks cannot be listed",
@@ -81,7 +82,7 @@ const (
 // kinds is the table of all problems.
 var kinds = []kind{
 	kindSyntax, kindInvalid, kindUnauthorized, kindForbidden, kindNoRoute, kindNoMethod, kindNotAcceptable, kindBodyLate, kindTooLarge,
-	kindMediaType, kindHeaders, kindInternal, kindTooMany, kindAlreadyPaid, kindPrecondition, kindLocksHidden, kindNotHeld, kindUnknown,
+	kindMediaType, kindHeaders, kindInternal, kindTooMany, kindAlreadyPaid, kindMismatch, kindPrecondition, kindLocksHidden, kindNotHeld, kindUnknown,
 	{"unknown-sku", http.StatusNotFound, "No such SKU", stock.ErrUnknownSKU, ""},
 	{"sku-withdrawn", http.StatusConflict, "The SKU is withdrawn", order.ErrWithdrawn,
 		"Nothing was changed. A withdrawn SKU does not come back: sell its units under another name."},
@@ -92,6 +93,8 @@ var kinds = []kind{
 	{"sale-over", http.StatusConflict, "The sale is over", order.ErrOver, "See sale_ends_at of the SKU."},
 	{"payment-window-over", http.StatusConflict, "The payment window is over", order.ErrPaymentWindowOver, lateDetail},
 	{"order-cancelled", http.StatusConflict, "The order is cancelled", order.ErrCancelled, lateDetail},
+	{"payment-reference-used", http.StatusConflict, "The payment reference was used for another order", order.ErrReferenceUsed,
+		"The order was not changed. One reference pays one order."},
 	{"order-expired", http.StatusConflict, "The order has expired", order.ErrExpired, "Its units are on sale again, or will be in a moment."},
 	{"customer-limit", http.StatusConflict, "The customer's limit is reached", order.ErrCustomerLimit, "See per_customer_limit of the SKU."},
 	{"price-changed", http.StatusConflict, "The price has changed", order.ErrPriceChanged,

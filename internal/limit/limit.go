@@ -64,26 +64,35 @@ func (l Limit) String() string {
 	return fmt.Sprintf("%d/%s", l.Requests, l.Window)
 }
 
-// Limits has one limit for each kind of caller. It is safe for concurrent use. The
+// Limits has one limit of each kind. It is safe for concurrent use. The
 // zero value limits nothing.
 type Limits struct {
 	current [kinds]atomic.Pointer[buckets]
 }
 
-// Kind says what identifies a caller.
+// Kind says what is counted, and what identifies a caller.
 type Kind int
 
 // The kinds.
 const (
-	ByAddress Kind = iota
-	ByCustomer
-	// AdminGuesses counts the refused admin tokens of an address, and not its requests:
-	// see Try.
-	AdminGuesses
+	ByAddress     Kind = iota // requests of an address
+	ByCustomer                // requests of a customer
+	Cancellations             // calls of a customer that cancel an order
+	LatePayments              // payments of a customer that have to be stored for a refund
+	AdminGuesses              // refused admin tokens of an address: see Try
 	kinds
 )
 
-func (k Kind) String() string { return [...]string{"address", "customer", "admin-guesses"}[k] }
+// String is the kind's name in headers.
+func (k Kind) String() string {
+	return [...]string{"address", "customer", "cancellations", "late-payments", "admin-guesses"}[k]
+}
+
+// Counts describes the kind: a limit is so many of these.
+func (k Kind) Counts() string {
+	return [...]string{"requests of an address", "requests of a customer", "cancellations of a customer", "late payments of a customer",
+		"refused admin tokens of an address"}[k]
+}
 
 // Set changes a limit. It refills the buckets of all callers, unless the limit is the
 // current one.

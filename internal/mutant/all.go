@@ -132,9 +132,14 @@ var All = []Mutant{
 	},
 	{
 		Name: "payment-of-any-status", About: "A payment does not compare the order's status: it pays a cancelled order, whose units were returned.",
-		Edits:     []Edit{{rowsFile, "WHERE id = ? AND customer = ? AND status = 'reserved' AND", "WHERE id = ? AND customer = ? AND status <> 'paid' AND"}},
+		Edits:     []Edit{{rowsFile, "\"id = ? AND customer = ? AND status = 'reserved' AND", "\"id = ? AND customer = ? AND status <> 'paid' AND"}},
 		Scenarios: []string{"seller-killed"},
 		Test:      "TestPaymentAgainstCancellation", Package: ofOrder,
+	},
+	{
+		Name: "reference-of-any-order", About: "A payment does not compare which order its reference is for: one reference pays several orders.",
+		Edits: []Edit{{rowsFile, "id = (SELECT order_id FROM payments WHERE reference = ?)", "? IS NOT NULL"}},
+		Test:  "TestOneReferencePaysOneOrder", Package: ofOrder,
 	},
 	{
 		Name: "limit-of-each-order", About: "The limit of a customer is compared with each order of a batch alone.",

@@ -34,7 +34,7 @@ type database interface {
 	// unpaidOf counts the reserved orders of each of the customers.
 	unpaidOf(ctx context.Context, customers []string) (map[string]int, error)
 	find(ctx context.Context, customer string, id ID) (Order, error)
-	pay(ctx context.Context, statement, customer string, id ID, reference string) (o Order, now time.Time, err error)
+	pay(ctx context.Context, how payment, customer string, id ID, reference string) (o Order, now time.Time, used bool, err error)
 	findRestock(ctx context.Context, key string) (Restock, error)
 	insertRestock(ctx context.Context, id ID, r *RestockRequest) error
 }

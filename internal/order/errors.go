@@ -24,9 +24,11 @@ var (
 	ErrPaymentWindowOver = errors.New("the payment window has ended")                     // even if the order has not expired yet
 	ErrCancelled         = errors.New("the order is cancelled")                           // so it cannot be paid
 	ErrAlreadyPaid       = errors.New("the order is already paid")                        // so it can be neither cancelled nor paid
-	ErrExpired           = errors.New("the order has expired")                            // so it cannot be cancelled
-	ErrPrecondition      = errors.New("SKU precondition failed")                          // see Precondition
-	ErrWithdrawn         = errors.New("the SKU is withdrawn")                             // so it can be neither changed nor restocked
+	ErrReferenceUsed     = errors.New("the payment reference was used for another order")
+	ErrPaymentMismatch   = errors.New("the payment has another amount than the order") // or another currency
+	ErrExpired           = errors.New("the order has expired")                         // so it cannot be cancelled
+	ErrPrecondition      = errors.New("SKU precondition failed")                       // see Precondition
+	ErrWithdrawn         = errors.New("the SKU is withdrawn")                          // so it can be neither changed nor restocked
 )
 
 // The failures.
@@ -53,7 +55,7 @@ var (
 	notApplied = []error{ErrUnavailable, ErrBusy, ErrTokensBehind, ErrAdopted}
 	// otherErrors are the other errors that domainError leaves as they are.
 	otherErrors = []error{stock.ErrTooManyUnits, ErrWithdrawn, ErrKeyReused, ErrNotFound, ErrPaymentWindowOver, ErrCancelled,
-		ErrAlreadyPaid, ErrExpired, ErrPrecondition, ErrUnknown, ErrInFlight, errNoToken}
+		ErrAlreadyPaid, ErrReferenceUsed, ErrPaymentMismatch, ErrExpired, ErrPrecondition, ErrUnknown, ErrInFlight, errNoToken}
 )
 
 func isAny(err error, list []error) bool {

@@ -50,7 +50,7 @@ func ExampleService() {
 	_, err = orders.Place(ctx, order.Request{SKU: "sneaker", Customer: "ben", Key: "key-2", Quantity: 1})
 	fmt.Println("ben:", err)
 
-	paid, err := orders.Pay(ctx, "ann", first.Order.ID, "payment-1")
+	paid, err := orders.Pay(ctx, order.Payment{Customer: "ann", Order: first.Order.ID, Reference: "payment-1"})
 	fmt.Println("ann pays:", paid.Status, err)
 
 	// Output:

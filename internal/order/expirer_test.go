@@ -80,7 +80,7 @@ func TestExpiryReturnsTheUnitsOnce(t *testing.T) {
 			if err != nil || got.Status != order.Expired || got.ClosedAt == nil || got.ClosedAt.Before(got.ExpiresAt) {
 				t.Errorf("got %+v, %v; want it expired after its window", got, err)
 			}
-			_, err = s.at(i).Pay(t.Context(), "ann", o.ID, "p")
+			_, err = s.at(i).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID, Reference: "p"})
 			mustBe(t, "pay", err, order.ErrPaymentWindowOver)
 			_, err = s.at(i).Cancel(t.Context(), "ann", o.ID)
 			mustBe(t, "cancel", err, order.ErrExpired)
@@ -130,7 +130,7 @@ func TestPaymentAgainstExpiry(t *testing.T) {
 				}
 				// Around the window's end; our clock is close to the database's.
 				time.Sleep(time.Until(placed.Order.ExpiresAt) + time.Duration(i-30)*time.Millisecond)
-				_, err = s.at(i+1).Pay(t.Context(), "ann", placed.Order.ID, "p")
+				_, err = s.at(i+1).Pay(t.Context(), order.Payment{Customer: "ann", Order: placed.Order.ID, Reference: fmt.Sprint("p", i)})
 				switch {
 				case err == nil:
 					paid.Add(1)

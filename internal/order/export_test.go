@@ -186,9 +186,11 @@ func LifeQueries(n int) map[string]Query {
 	}
 	id, text := ids[0][:], []byte("x")
 	queries := map[string]Query{
-		"pay":           {payOrder, []any{text, id, text}, "PRIMARY"},
-		"read":          {readOrder, []any{id, text}, ""},
-		"read archived": {readArchived, []any{id, text}, ""},
+		"pay":           {payOrder.update, []any{nil, id, text, nil, nil}, "PRIMARY"},
+		"bind":          {payOrder.bind, []any{text, id, text, text}, ""},
+		"name":          {namePayment.update, []any{nil, id, text, nil, nil}, "PRIMARY"},
+		"read":          {readOrder, nil, ""},
+		"read archived": {readArchived, nil, ""},
 		"list":          {listOrders, nil, ""},
 		"list recent":   {listRecent, nil, ""},
 		"has many":      {hasMany, nil, ""},
@@ -196,7 +198,7 @@ func LifeQueries(n int) map[string]Query {
 		"next due":      {nextDue, nil, ""},
 		"purgeable":     {purgeable, nil, ""},
 		"archive":       {archiveOrders("(?, ?)"), nil, ""},
-		"keep late":     {keepLatePayment, nil, ""},
+		"keep late":     {bindLatePayment + keepLatePayment, nil, ""},
 		"list late":     {listLatePayments, nil, ""},
 		"restock":       {addRestock, nil, ""},
 		"read restock":  {readRestock, nil, ""},

@@ -43,13 +43,13 @@ func TestFreeOrderIsPaidWhenItIsMade(t *testing.T) {
 			same("read", got, err)
 			again, err := s.at(i).Place(t.Context(), buy("ann", "k", 2))
 			same("asked again", again.Order, err)
-			got, err = s.at(i).Pay(t.Context(), "ann", made[0].ID, "")
+			got, err = s.at(i).Pay(t.Context(), order.Payment{Customer: "ann", Order: made[0].ID})
 			same("paid again", got, err)
 			_, err = s.at(i).Cancel(t.Context(), "ann", made[0].ID)
 			mustBe(t, "cancel", err, order.ErrAlreadyPaid)
 		}
 		// A reference can still be given. It is stored, and does not change the replay.
-		if got, err := s.at(0).Pay(t.Context(), "ann", made[0].ID, "p1"); err != nil || got.PaymentReference != "p1" || !got.ClosedAt.Equal(*made[0].ClosedAt) {
+		if got, err := s.at(0).Pay(t.Context(), order.Payment{Customer: "ann", Order: made[0].ID, Reference: "p1"}); err != nil || got.PaymentReference != "p1" || !got.ClosedAt.Equal(*made[0].ClosedAt) {
 			t.Errorf("paid by p1: got %+v, %v", got, err)
 		}
 		again, err := s.at(1).Place(t.Context(), buy("ann", "k", 2))

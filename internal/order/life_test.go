@@ -105,18 +105,18 @@ func TestOrderIsPaidOnceAndExtraPaymentsAreStored(t *testing.T) {
 	forShops(t, stock.Stock{Units: 10}, time.Minute, func(t *testing.T, s *shop) {
 		o := s.mustBuy(t, 0, "ann", "k", 2)
 		for i, reference := range []string{"p1", "p1", ""} {
-			paid, err := s.at(i).Pay(t.Context(), "ann", o.ID, reference)
+			paid, err := s.at(i).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID, Reference: reference})
 			if err != nil || paid.Status != order.Paid || paid.PaymentReference != "p1" || paid.ClosedAt == nil {
 				t.Errorf("payment %d: got %+v, %v; want it paid by p1", i, paid, err)
 			}
 		}
 		for i := range 2 {
-			_, err := s.at(i).Pay(t.Context(), "ann", o.ID, "p2")
+			_, err := s.at(i).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID, Reference: "p2"})
 			mustBe(t, "another payment", err, order.ErrAlreadyPaid)
 		}
 		_, err := s.at(1).Cancel(t.Context(), "ann", o.ID)
 		mustBe(t, "cancel a paid order", err, order.ErrAlreadyPaid)
-		_, err = s.at(0).Pay(t.Context(), "ben", o.ID, "p3")
+		_, err = s.at(0).Pay(t.Context(), order.Payment{Customer: "ben", Order: o.ID, Reference: "p3"})
 		mustBe(t, "pay another's order", err, order.ErrNotFound)
 		again, err := s.at(1).Place(t.Context(), buy("ann", "k", 2))
 		if err != nil || !again.Replayed || !cmp.Equal(again.Order, o) {
@@ -138,11 +138,11 @@ func TestPaymentOfALostOrderIsStored(t *testing.T) {
 		gone := o.ID
 		gone[len(gone)-1]++
 		for i := range 2 {
-			_, err := s.at(i).Pay(t.Context(), "ann", gone, "p1")
+			_, err := s.at(i).Pay(t.Context(), order.Payment{Customer: "ann", Order: gone, Reference: "p1"})
 			mustBe(t, "pay an order that is not there", err, order.ErrNotFound)
-			_, err = s.at(i).Pay(t.Context(), "ann", gone, "")
+			_, err = s.at(i).Pay(t.Context(), order.Payment{Customer: "ann", Order: gone})
 			mustBe(t, "pay it without a reference", err, order.ErrNotFound)
-			_, err = s.at(i).Pay(t.Context(), "ben", o.ID, "p2")
+			_, err = s.at(i).Pay(t.Context(), order.Payment{Customer: "ben", Order: o.ID, Reference: "p2"})
 			mustBe(t, "pay another's order", err, order.ErrNotFound)
 		}
 		late, err := s.at(0).LatePayments(t.Context(), order.LateCursor{}, 10)
@@ -159,7 +159,7 @@ func TestPaymentReferenceIsAddedLater(t *testing.T) {
 		o := s.mustBuy(t, 0, "ann", "k", 2)
 		var closed *time.Time
 		for i, c := range []struct{ reference, want string }{{"", ""}, {"p1", "p1"}, {"", "p1"}, {"p1", "p1"}} {
-			paid, err := s.at(i).Pay(t.Context(), "ann", o.ID, c.reference)
+			paid, err := s.at(i).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID, Reference: c.reference})
 			if err != nil || paid.Status != order.Paid || paid.PaymentReference != c.want || paid.ClosedAt == nil {
 				t.Fatalf("payment %d: got %+v, %v; want it paid by %q", i, paid, err, c.want)
 			}
@@ -170,7 +170,7 @@ func TestPaymentReferenceIsAddedLater(t *testing.T) {
 				t.Errorf("paid at %s, then at %s", closed, paid.ClosedAt)
 			}
 		}
-		_, err := s.at(0).Pay(t.Context(), "ann", o.ID, "p2")
+		_, err := s.at(0).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID, Reference: "p2"})
 		mustBe(t, "another payment", err, order.ErrAlreadyPaid)
 		if got := s.late(t); len(got) != 1 || got[0] != "p2" {
 			t.Errorf("stored %q, want p2", got)
@@ -182,7 +182,7 @@ func TestPaymentReferenceIsAddedLater(t *testing.T) {
 func TestOneOfManyReferencesIsTheOrders(t *testing.T) {
 	forShops(t, stock.Stock{Units: 10}, time.Minute, func(t *testing.T, s *shop) {
 		o := s.mustBuy(t, 0, "ann", "k", 2)
-		if _, err := s.at(0).Pay(t.Context(), "ann", o.ID, ""); err != nil {
+		if _, err := s.at(0).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID}); err != nil {
 			t.Fatal(err)
 		}
 		const payments = 6
@@ -190,7 +190,7 @@ func TestOneOfManyReferencesIsTheOrders(t *testing.T) {
 		var won atomic.Int32
 		for i := range payments {
 			group.Go(func() {
-				_, err := s.at(i).Pay(t.Context(), "ann", o.ID, fmt.Sprint("p", i))
+				_, err := s.at(i).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID, Reference: fmt.Sprint("p", i)})
 				if err == nil {
 					won.Add(1)
 				} else if !errors.Is(err, order.ErrAlreadyPaid) {
@@ -210,7 +210,7 @@ func TestPaymentAfterTheWindowNeverGetsTheUnits(t *testing.T) {
 		o := s.mustBuy(t, 0, "ann", "k", 2)
 		s.awaitDue(t, o.ID)
 		for i, reference := range []string{"p1", "p1", "", "p2"} { // no Expirer runs
-			_, err := s.at(i).Pay(t.Context(), "ann", o.ID, reference)
+			_, err := s.at(i).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID, Reference: reference})
 			mustBe(t, "pay late", err, order.ErrPaymentWindowOver)
 		}
 		if got := s.late(t); len(got) != 2 || got[0] != "p1" || got[1] != "p2" {
@@ -251,7 +251,7 @@ func TestCancellingReturnsTheUnitsOnce(t *testing.T) {
 			})
 		}
 		group.Wait()
-		_, err = s.at(1).Pay(t.Context(), "ann", o.ID, "p")
+		_, err = s.at(1).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID, Reference: "p"})
 		mustBe(t, "pay a cancelled order", err, order.ErrCancelled)
 		if got := s.late(t); len(got) != 1 || got[0] != "p" {
 			t.Errorf("stored %q, want p", got)
@@ -282,7 +282,7 @@ func TestPaymentAgainstCancellation(t *testing.T) {
 			o := s.mustBuy(t, i, "ann", fmt.Sprint("k", i), 1)
 			group.Go(func() {
 				time.Sleep(rand.N(5 * time.Millisecond))
-				_, err := s.at(i).Pay(t.Context(), "ann", o.ID, "p")
+				_, err := s.at(i).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID, Reference: fmt.Sprint("p", i)})
 				if err == nil {
 					paid.Add(1)
 				} else {
@@ -435,12 +435,12 @@ func TestPaymentOfALockedOrderIsUnknown(t *testing.T) {
 	if _, err := tx.ExecContext(t.Context(), "SELECT id FROM orders WHERE id = ? FOR UPDATE", o.ID[:]); err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.at(1).Pay(t.Context(), "ann", o.ID, "p")
+	_, err = s.at(1).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID, Reference: "p"})
 	mustBe(t, "pay", err, order.ErrUnknown)
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
 	}
-	if paid, err := s.at(1).Pay(t.Context(), "ann", o.ID, "p"); err != nil || paid.Status != order.Paid {
+	if paid, err := s.at(1).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID, Reference: "p"}); err != nil || paid.Status != order.Paid {
 		t.Errorf("pay again: got %+v, %v", paid, err)
 	}
 }

@@ -47,14 +47,14 @@ func TestLostChangesAreResolved(t *testing.T) {
 					}
 				})
 				cutting("_binary'ann'", func(at *order.Service) {
-					o, err := at.Pay(t.Context(), "ann", pay.ID, "p")
+					o, err := at.Pay(t.Context(), order.Payment{Customer: "ann", Order: pay.ID, Reference: "p"})
 					if err != nil || o.Status != order.Paid || o.PaymentReference != "p" {
 						t.Errorf("pay: got %+v, %v", o, err)
 					}
 				})
 				execSQL(t, s.dsn, "UPDATE orders SET expires_at = NOW(6), closed_at = NOW(6) - INTERVAL 1 SECOND WHERE status = 'paid'")
-				cutting("customer <> _binary'ann')", func(at *order.Service) {
-					_, err := at.Pay(t.Context(), "ann", pay.ID, "p2")
+				cutting("FROM payments WHERE reference = _binary'p2'", func(at *order.Service) {
+					_, err := at.Pay(t.Context(), order.Payment{Customer: "ann", Order: pay.ID, Reference: "p2"})
 					mustBe(t, "pay again", err, order.ErrAlreadyPaid)
 				})
 				if got := s.late(t); len(got) != 1 || got[0] != "p2" {
@@ -224,7 +224,7 @@ func (m *model) step(t *testing.T, s *shop, random *rand.Rand, i int) {
 	o := m.orders[m.ids[random.IntN(len(m.ids))]]
 	switch kind {
 	case 5, 6:
-		_, err := at.Pay(t.Context(), "ann", o.ID, "p")
+		_, err := at.Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID, Reference: "payment of " + o.ID.String()})
 		mustBe(t, "pay", err, map[order.Status]error{order.Cancelled: order.ErrCancelled, order.Expired: order.ErrPaymentWindowOver}[o.Status])
 		if o.Status == order.Reserved {
 			o.Status = order.Paid

@@ -129,7 +129,7 @@ func TestUnpaidOrdersAreBoundedOverAllSKUs(t *testing.T) {
 						t.Errorf("round %d: customer %d made %d orders, and %d were refused; want %d made", round, c, got, refused[c].Load(), want)
 					}
 					if o := first[c].Load(); o != nil {
-						if _, err := at[0].orders.Pay(t.Context(), o.Customer, o.ID, ""); err != nil {
+						if _, err := at[0].orders.Pay(t.Context(), order.Payment{Customer: o.Customer, Order: o.ID}); err != nil {
 							t.Error(err)
 						}
 					}

@@ -32,7 +32,7 @@ func TestPurgingKeepsWhatWasSold(t *testing.T) {
 			var err error
 			switch i % 3 {
 			case 0:
-				paid, err = s.at(i).Pay(t.Context(), "ann", o.ID, "p")
+				paid, err = s.at(i).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID, Reference: fmt.Sprint("p of ", i)})
 			case 1:
 				_, err = s.at(i).Cancel(t.Context(), "ann", o.ID)
 			}
@@ -42,7 +42,7 @@ func TestPurgingKeepsWhatWasSold(t *testing.T) {
 		}
 		before := s.databaseNow(t)
 		late := s.mustBuy(t, 0, "ben", "late", 1)
-		if _, err := s.at(0).Pay(t.Context(), "ben", late.ID, "p"); err != nil {
+		if _, err := s.at(0).Pay(t.Context(), order.Payment{Customer: "ben", Order: late.ID, Reference: "late"}); err != nil {
 			t.Fatal(err)
 		}
 		if n, err := order.Purge(t.Context(), s.replicas[0].db, before, 3); err != nil || n != 3 {
@@ -69,10 +69,10 @@ func TestPurgingKeepsWhatWasSold(t *testing.T) {
 		}
 		_, err := s.at(0).Find(t.Context(), "ann", paid.ID)
 		mustBe(t, "find a purged order", err, order.ErrNotFound)
-		if again, err := s.at(0).Pay(t.Context(), "ann", paid.ID, "p"); err != nil || again.PaymentReference != "p" {
+		if again, err := s.at(0).Pay(t.Context(), order.Payment{Customer: "ann", Order: paid.ID, Reference: paid.PaymentReference}); err != nil || again.PaymentReference != paid.PaymentReference {
 			t.Errorf("pay a purged order again: got %+v, %v", again, err)
 		}
-		_, err = s.at(0).Pay(t.Context(), "ann", paid.ID, "p2")
+		_, err = s.at(0).Pay(t.Context(), order.Payment{Customer: "ann", Order: paid.ID, Reference: "p2"})
 		mustBe(t, "pay a purged order once more", err, order.ErrAlreadyPaid)
 		if got := s.late(t); len(got) != 1 || got[0] != "p2" {
 			t.Errorf("stored %q, want p2", got)
@@ -86,7 +86,7 @@ func TestPurgingLeavesTheLimitInForce(t *testing.T) {
 	one := int32(1)
 	s := openShop(t, "etcd", stock.Stock{Units: 5, PerCustomerLimit: &one}, time.Minute)
 	o := s.mustBuy(t, 0, "ann", "k", 1)
-	if _, err := s.at(0).Pay(t.Context(), "ann", o.ID, ""); err != nil {
+	if _, err := s.at(0).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID}); err != nil {
 		t.Fatal(err)
 	}
 	now := s.databaseNow(t)
@@ -107,7 +107,7 @@ func TestPaymentReferenceIsAddedDuringArchiving(t *testing.T) {
 	t.Parallel()
 	s := openShop(t, "etcd", stock.Stock{Units: 5}, time.Minute)
 	o := s.mustBuy(t, 0, "ann", "k", 1)
-	if _, err := s.at(0).Pay(t.Context(), "ann", o.ID, ""); err != nil {
+	if _, err := s.at(0).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID}); err != nil {
 		t.Fatal(err)
 	}
 	execSQL(t, s.dsn, "CREATE TRIGGER slow AFTER INSERT ON archived_orders FOR EACH ROW DO SLEEP(1)")
@@ -120,13 +120,13 @@ func TestPaymentReferenceIsAddedDuringArchiving(t *testing.T) {
 	sandboxtest.Eventually(t, "the order to be archived", func() bool {
 		return slices.ContainsFunc(connections(t, db.Name), func(c sandbox.Connection) bool { return c.State == "User sleep" })
 	})
-	named, err := s.at(1).Pay(t.Context(), "ann", o.ID, "p")
+	named, err := s.at(1).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID, Reference: "p"})
 	if err != nil || named.PaymentReference != "p" {
 		t.Errorf("add the reference: got %+v, %v; want p", named, err)
 	}
 	if err := <-purged; err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.at(0).Pay(t.Context(), "ann", o.ID, "p2")
+	_, err = s.at(0).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID, Reference: "p2"})
 	mustBe(t, "another payment", err, order.ErrAlreadyPaid)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -196,19 +197,36 @@ func (db inMySQL) find(ctx context.Context, customer string, id ID) (Order, erro
 	return scanOrder(db.SQL.QueryRowContext(ctx, "SELECT "+readColumns+" FROM orders o WHERE o.id = ? AND o.customer = ?", id[:], []byte(customer)))
 }
 
-const (
+// payment is a way to record a payment: two statements, each of which commits by itself.
+// bind stores which order the reference is for, unless that is known. update changes only
+// that order.
+type payment struct{ bind, update string }
+
+var (
 	// payOrder is a compare-and-swap. After the window it changes nothing, whether or
 	// not the Expirer has ended the order. NOW(6) is the time at which the server
 	// began the statement, even if it then waited for the row.
-	payOrder = "UPDATE orders FORCE INDEX (PRIMARY) SET status = 'paid', closed_at = NOW(6), payment_reference = ? " +
-		"WHERE id = ? AND customer = ? AND status = 'reserved' AND expires_at > NOW(6)"
+	payOrder = payment{bindPayment + "orders WHERE " + payable + unbound,
+		"UPDATE orders FORCE INDEX (PRIMARY) SET status = 'paid', closed_at = NOW(6), payment_reference = ? WHERE " + payable + bound}
 	// namePayment and nameArchived set the reference of an order that was paid without one.
-	namePayment  = "UPDATE orders FORCE INDEX (PRIMARY) SET payment_reference = ? " + unnamed
-	nameArchived = "UPDATE archived_orders SET payment_reference = ? " + unnamed
-	unnamed      = "WHERE id = ? AND customer = ? AND status = 'paid' AND payment_reference IS NULL"
-	readOrder    = "SELECT " + readColumns + ", NOW(6) FROM orders o WHERE o.id = ? AND o.customer = ?"
+	namePayment = payment{bindPayment + "orders WHERE " + unnamed + unbound,
+		"UPDATE orders FORCE INDEX (PRIMARY) SET payment_reference = ? WHERE " + unnamed + bound}
+	nameArchived = payment{bindPayment + "archived_orders WHERE " + unnamed + unbound,
+		"UPDATE archived_orders SET payment_reference = ? WHERE " + unnamed + bound}
+)
+
+const (
+	bindPayment = "INSERT INTO payments (reference, order_id) SELECT ?, id FROM "
+	payable     = "id = ? AND customer = ? AND status = 'reserved' AND expires_at > NOW(6)"
+	unnamed     = "id = ? AND customer = ? AND status = 'paid' AND payment_reference IS NULL"
+	unbound     = " AND NOT EXISTS (SELECT 1 FROM payments WHERE reference = ?)"
+	bound       = " AND (? IS NULL OR id = (SELECT order_id FROM payments WHERE reference = ?))"
+	readOrder   = readPaid + "orders o WHERE o.id = ? AND o.customer = ?"
 	// readArchived is for payments of purged orders.
-	readArchived = "SELECT " + readColumns + ", NOW(6) FROM archived_orders o WHERE o.id = ? AND o.customer = ?"
+	readArchived = readPaid + "archived_orders o WHERE o.id = ? AND o.customer = ?"
+	readPaid     = "SELECT " + readColumns + ", NOW(6), COALESCE((SELECT p.order_id <> o.id FROM payments p WHERE p.reference = ?), 0) FROM "
+	findPayable  = "SELECT " + readColumns + " FROM orders o WHERE o.id = ? AND ? IN (o.customer, '') " +
+		"UNION ALL SELECT " + readColumns + " FROM archived_orders o WHERE o.id = ? AND ? IN (o.customer, '') LIMIT 1"
 	// listOrders reads all entries of the customer in the index of keys: about 0.2 ms
 	// for a thousand orders.
 	listOrders = "SELECT " + readColumns + " FROM (SELECT id FROM orders FORCE INDEX (one_order_a_key) WHERE customer = ? AND id < ? " + listPage
@@ -220,23 +238,39 @@ const (
 	hasMany  = "SELECT COUNT(*) = 2000 FROM (SELECT id FROM orders FORCE INDEX (one_order_a_key) WHERE customer = ? LIMIT 2000) some"
 )
 
-// pay sends one packet of two statements, each of which commits by itself: the given
-// one (payOrder, namePayment or nameArchived), and one that reads the order. It also
-// reads a purged order, because its late payment has to be stored.
-func (db inMySQL) pay(ctx context.Context, statement, customer string, id ID, reference string) (o Order, now time.Time, err error) {
+// Lookup reads an order of any customer. It returns ErrNotFound or ErrUnavailable.
+func (s *Service) Lookup(ctx context.Context, id ID) (Order, error) {
+	o, err := scanOrder(s.cfg.DB.SQL.QueryRowContext(ctx, "SELECT "+readColumns+" FROM orders o WHERE o.id = ?", id[:]))
+	return o, domainError(err)
+}
+
+// findPayable reads an order of a customer, or of any if customer is "", also a purged one.
+func (db inMySQL) findPayable(ctx context.Context, customer string, id ID) (Order, error) {
+	who := []byte(customer)
+	return scanOrder(db.SQL.QueryRowContext(ctx, findPayable, id[:], who, id[:], who))
+}
+
+// pay sends one packet: the statements of a payment, and one that reads the order. It
+// also reads a purged order, because its late payment has to be stored. used is true if
+// the reference is another order's.
+func (db inMySQL) pay(ctx context.Context, how payment, customer string, id ID, reference string) (o Order, now time.Time, used bool, err error) {
+	who := []byte(customer)
 	var named []byte // NULL if empty
+	query, args := how.update+"; "+readOrder, []any{}
 	if reference != "" {
 		named = []byte(reference)
+		query, args = how.bind+"; "+query, []any{named, id[:], who, named}
 	}
+	read := []any{named, id[:], who}
+	args = slices.Concat(args, []any{named, id[:], who, named, named}, read)
 	err = db.OnConn(ctx, func(conn *sql.Conn) error {
-		row := conn.QueryRowContext(ctx, statement+"; "+readOrder, named, id[:], []byte(customer), id[:], []byte(customer))
 		var err error
-		if o, err = scanOrder(row, &now); errors.Is(err, ErrNotFound) {
-			o, err = scanOrder(conn.QueryRowContext(ctx, readArchived, id[:], []byte(customer)), &now)
+		if o, err = scanOrder(conn.QueryRowContext(ctx, query, args...), &now, &used); errors.Is(err, ErrNotFound) {
+			o, err = scanOrder(conn.QueryRowContext(ctx, readArchived, read...), &now, &used)
 		}
 		return err
 	})
-	return o, now, err
+	return o, now, used, err
 }
 
 // List reads up to limit of a customer's orders, the newest first: those made before the

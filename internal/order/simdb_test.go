@@ -411,7 +411,7 @@ func (db simClient) find(ctx context.Context, customer string, id ID) (Order, er
 }
 
 // pay knows payOrder only: the simulation pays without references.
-func (db simClient) pay(ctx context.Context, _, customer string, id ID, _ string) (Order, time.Time, error) {
+func (db simClient) pay(ctx context.Context, _ payment, customer string, id ID, _ string) (Order, time.Time, bool, error) {
 	var got Order
 	var now time.Time
 	text := "pay an order of " + customer
@@ -429,9 +429,9 @@ func (db simClient) pay(ctx context.Context, _, customer string, id ID, _ string
 		return db.run(c, text, nil, func() error { now = db.now(); return db.read(customer, id, &got) })
 	})
 	if err != nil {
-		return Order{}, time.Time{}, err
+		return Order{}, time.Time{}, false, err
 	}
-	return got, now, nil
+	return got, now, false, nil
 }
 
 func (db simClient) findRestock(ctx context.Context, key string) (Restock, error) {

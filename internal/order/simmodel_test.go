@@ -175,7 +175,7 @@ func (m *modelTest) next() (string, func(context.Context, database) (any, error)
 	case 9:
 		customer := key.customer
 		return "pay and find", func(ctx context.Context, db database) (any, error) {
-			_, _, err := db.pay(ctx, payOrder, customer, ids[0], "")
+			_, _, _, err := db.pay(ctx, payOrder, customer, ids[0], "")
 			if err != nil {
 				return nil, err
 			}

@@ -278,7 +278,7 @@ func (w *simWorld) use(r *rand.Rand, o Order) {
 		switch what {
 		case 0:
 			err = w.at(w.nodes[r.IntN(len(w.nodes))], who, simPatient, func(ctx context.Context, p *simProcess) error {
-				_, err := p.service.Pay(ctx, o.Customer, o.ID, "")
+				_, err := p.service.Pay(ctx, Payment{Customer: o.Customer, Order: o.ID})
 				return err
 			})
 		case 1:

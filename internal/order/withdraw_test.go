@@ -106,7 +106,7 @@ func theOrdersStay(t *testing.T, replicas []*order.Service, some []order.Order) 
 	if err != nil || found.Status != order.Reserved {
 		t.Errorf("read an order: %+v, %v", found, err)
 	}
-	if paid, err := replicas[0].Pay(t.Context(), some[1].Customer, some[1].ID, "pay-1"); err != nil || paid.Status != order.Paid {
+	if paid, err := replicas[0].Pay(t.Context(), order.Payment{Customer: some[1].Customer, Order: some[1].ID, Reference: "pay-1"}); err != nil || paid.Status != order.Paid {
 		t.Errorf("pay: %+v, %v", paid, err)
 	}
 	if cancelled, err := replicas[1].Cancel(t.Context(), some[2].Customer, some[2].ID); err != nil || cancelled.Status != order.Cancelled {

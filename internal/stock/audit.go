@@ -35,18 +35,19 @@ type Violation struct {
 
 // The invariants that can be checked with the database alone.
 const (
-	Conservation   = "conservation" // units = available + reserved + paid
-	NonNegative    = "available >= 0"
-	KnownSKU       = "every order's SKU exists"
-	OneOrderAKey   = "one order for each idempotency key of a customer"
-	WithinLimit    = "no customer holds more than the limit"
-	TokensRise     = "fencing tokens never decrease"
-	SeqCovers      = "seq counts every write"
-	PositiveAmount = "quantity > 0"
-	EndsOnce       = "every order has one final status"
-	PaidInTime     = "orders are paid before their window ends, and expire after it"
-	RestocksCount  = "restocked units are on sale"
-	ArchiveFinal   = "archived orders are final, and not in orders"
+	Conservation     = "conservation" // units = available + reserved + paid
+	NonNegative      = "available >= 0"
+	KnownSKU         = "every order's SKU exists"
+	OneOrderAKey     = "one order for each idempotency key of a customer"
+	WithinLimit      = "no customer holds more than the limit"
+	TokensRise       = "fencing tokens never decrease"
+	SeqCovers        = "seq counts every write"
+	PositiveAmount   = "quantity > 0"
+	EndsOnce         = "every order has one final status"
+	PaidInTime       = "orders are paid before their window ends, and expire after it"
+	RestocksCount    = "restocked units are on sale"
+	ArchiveFinal     = "archived orders are final, and not in orders"
+	OneOrderAPayment = "one order for each payment reference"
 )
 
 // Audit reads the whole database in one snapshot and checks it. Violations are in the
@@ -155,6 +156,12 @@ var checks = []check{
 		GROUP BY r.sku HAVING COALESCE(MAX(s.units), -1) < SUM(r.units) OR MAX(r.seq) > COALESCE(MAX(s.seq), 0)`},
 	{ArchiveFinal, `SELECT a.sku, CONCAT('order ', LOWER(HEX(a.id)), ' was archived ', a.status, IF(o.id IS NULL, '', ', and is still in orders'))
 		FROM archived_orders a LEFT JOIN orders o ON o.id = a.id WHERE a.status = 'reserved' OR o.id IS NOT NULL`},
+	// The table payments makes a second order impossible, so each reference must be in it.
+	{OneOrderAPayment, `SELECT sku, CONCAT('order ', LOWER(HEX(id)), ' was paid by ', payment_reference,
+			IF(orders > 1, ', which paid another order, too', ', which may pay another order: it is missing in payments'))
+		FROM (SELECT id, sku, payment_reference, COUNT(*) OVER (PARTITION BY payment_reference) AS orders
+			FROM ` + allOrders + ` WHERE status = 'paid' AND payment_reference IS NOT NULL) paid
+		WHERE orders > 1 OR NOT EXISTS (SELECT 1 FROM payments p WHERE p.reference = paid.payment_reference AND p.order_id = paid.id)`},
 }
 
 // allOrders includes those that were purged.

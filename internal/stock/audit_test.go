@@ -102,6 +102,8 @@ func TestAuditFindsEachBrokenInvariant(t *testing.T) {
 func TestAuditFindsBrokenFinalOrders(t *testing.T) {
 	t.Parallel()
 	const archive = `INSERT INTO archived_orders SELECT o.*, NOW(6) FROM orders o WHERE status = `
+	const paidBy, named = `UPDATE orders SET payment_reference = 'p' WHERE status = 'paid'`,
+		`INSERT INTO payments (reference, order_id) SELECT payment_reference, id FROM orders WHERE payment_reference IS NOT NULL`
 	const restock = `INSERT INTO restocks (id, sku, idempotency_key, fingerprint, units, created_at, seq) VALUES (UNHEX(LEFT(SHA2(RAND(), 256), 32)), `
 	tests := []struct {
 		name   string
@@ -117,6 +119,13 @@ func TestAuditFindsBrokenFinalOrders(t *testing.T) {
 		{name: "cancelled but not returned", damage: []string{"UPDATE orders SET returned_by = NULL WHERE status = 'cancelled'"},
 			want: []string{stock.EndsOnce}},
 		{name: "cancelled and paid", damage: []string{"UPDATE orders SET payment_reference = 'p' WHERE status = 'cancelled'"}, want: []string{stock.EndsOnce}},
+		{name: "paid by a reference", damage: []string{paidBy, named}},
+		{name: "two paid by one reference", damage: []string{
+			"UPDATE orders SET status = 'paid', returned_by = NULL, expires_at = closed_at + INTERVAL 1 HOUR WHERE status IN ('cancelled', 'expired')",
+			"UPDATE stock SET available = 2", paidBy,
+			"ALTER TABLE payments DROP PRIMARY KEY", named, archive + "'paid' LIMIT 1", "DELETE FROM orders WHERE id IN (SELECT id FROM archived_orders)"},
+			want: []string{stock.OneOrderAPayment, stock.OneOrderAPayment, stock.OneOrderAPayment}},
+		{name: "a reference that could pay again", damage: []string{paidBy}, want: []string{stock.OneOrderAPayment}},
 		{name: "paid late", damage: []string{"UPDATE orders SET expires_at = closed_at WHERE status = 'paid'"}, want: []string{stock.PaidInTime}},
 		{name: "expired early", damage: []string{"UPDATE orders SET expires_at = closed_at + INTERVAL 1 SECOND WHERE status = 'expired'"},
 			want: []string{stock.PaidInTime}},

@@ -32,7 +32,7 @@ var ErrNotMigrated = errors.New("this account may not create tables: run `api mi
 
 // Tables are the tables that the migrations create, each with a writable column.
 var Tables = map[string]string{
-	"stock": "seq", "orders": "status", "archived_orders": "status", "restocks": "units", "late_payments": "received_at",
+	"stock": "seq", "orders": "status", "archived_orders": "status", "restocks": "units", "late_payments": "received_at", "payments": "order_id",
 	"customers": "ordered_at", "leases": "token", "guard": "since", "serves": "least",
 }
 

@@ -31,7 +31,7 @@ func TestInterruptedMigrationContinues(t *testing.T) {
 	whole := schemaOf(t, db)
 	for _, done := range []string{
 		"SELECT 1", // all but the version was done
-		"DROP TABLE serves, guard", "DROP TABLE archived_orders, late_payments, restocks, customers, leases", "DROP TABLE orders",
+		"DROP TABLE serves, guard", "DROP TABLE archived_orders, payments, late_payments, restocks, customers, leases", "DROP TABLE orders",
 	} {
 		exec(t, db, done)
 		exec(t, db, "DELETE FROM goose_db_version WHERE version_id > 0")

@@ -24,6 +24,8 @@ const texts = {
   "order-cancelled": () => "This order was cancelled.",
   "order-expired": () => "This order has expired.",
   "already-paid": () => "This order is already paid.",
+  "payment-mismatch": () => "The payment has another amount than the order, and will be refunded.",
+  "payment-reference-used": () => "This payment was made for another order.",
   "unreachable": () => "The shop cannot be reached. Try again: nothing is done twice.",
 };
 
@@ -204,6 +206,8 @@ function onNews({ live, missed }) {
 // --- My orders.
 
 const orders = new Map(); // by id: {order, node}
+// A payment service confirms payments, so this page only waits for them. The server says so.
+const waits = document.documentElement.dataset.payments === "service";
 let older = null; // the cursor of older orders, if any
 
 function showOrder(order) {
@@ -214,6 +218,7 @@ function showOrder(order) {
     orders.set(order.id, row);
     node.dataset.order = order.id;
     find(".pay", node).onclick = () => close(row, "payment", { reference: "storefront-" + order.id });
+    find(".pay", node).hidden = waits;
     find(".cancel", node).onclick = () => close(row, "cancellation");
     // Newer orders have larger ids.
     place(find("#orders"), node, (other) => other.dataset.order < order.id);
@@ -232,7 +237,7 @@ function drawOrder({ order, node, busy }) {
   setText(find(".badge", node), states[order.status]);
   const left = Date.parse(order.expires_at) - now();
   const reserved = order.status === "reserved";
-  setText(find(".until", node), !reserved ? "" : left > 0 ? `Pay within ${duration(left)}` : "The payment window is over");
+  setText(find(".until", node), !reserved ? "" : left > 0 ? `Pay within ${duration(left)}` + (waits ? ". The shop's payment service confirms the payment; this page then shows it." : "") : "The payment window is over");
   if (!reserved && find(".row", node).contains(document.activeElement)) node.focus();
   find(".row", node).hidden = !reserved;
   for (const button of node.querySelectorAll("button")) {
@@ -328,18 +333,18 @@ addEventListener("hashchange", () => {
   if (token() !== before) signedIn();
 });
 
-// Redraw the countdowns every second. Reload an order whose payment window is over
-// until it is expired.
+// Redraw the countdowns every second. Reload an order whose payment window is over until it
+// is expired, and one that a payment service may have confirmed.
 setInterval(() => {
   if (document.hidden) return;
   catalog.items.forEach((card) => {
     if (card.sku.sale_starts_at || card.sku.sale_ends_at) drawSKU(card);
   });
   orders.forEach((row) => {
-    const over = row.order.status === "reserved" && Date.parse(row.order.expires_at) + 2000 < now();
-    if (over && !(row.askAgain > now())) {
-      row.askAgain = now() + 10_000;
-      loadOrder(row).catch(() => {});
+    const over = Date.parse(row.order.expires_at) + 2000 < now();
+    if (row.order.status === "reserved" && (over || waits) && !(row.askAgain > now())) {
+      row.askAgain = now() + (over ? 10_000 : 5000);
+      loadOrder(row).then(() => { if (row.order.status === "paid") say("Paid. Thank you."); }).catch(() => {});
     }
     drawOrder(row);
   });

@@ -104,10 +104,12 @@ type FieldError struct {
 
 // LatePayment defines model for LatePayment.
 type LatePayment struct {
-	OrderID    openapi_types.UUID `json:"order_id"`
-	Customer   string             `json:"customer"`
-	Reference  string             `json:"reference"`
-	ReceivedAt time.Time          `json:"received_at"`
+	OrderID openapi_types.UUID `json:"order_id"`
+
+	// Customer Empty if a payment service confirmed an order that does not exist
+	Customer   string    `json:"customer"`
+	Reference  string    `json:"reference"`
+	ReceivedAt time.Time `json:"received_at"`
 }
 
 // LatePaymentList defines model for LatePaymentList.
@@ -210,6 +212,14 @@ type OrderStatus string
 
 // PaymentRequest defines model for PaymentRequest.
 type PaymentRequest struct {
+	// AmountCents What was paid. It must be the order's total_cents.
+	AmountCents *int64 `json:"amount_cents,omitempty"`
+
+	// Currency The currency of amount_cents. It must be the order's.
+	//
+	// Examples: EUR
+	Currency *string `json:"currency,omitempty"`
+
 	// Reference The payment service's id of the payment, at most 255 bytes
 	Reference *string `json:"reference,omitempty"`
 }
