@@ -53,6 +53,7 @@ func (c *soakCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
+	replica.Args = append(replica.Args, sandbox.FewCustomers...)
 	replica.Args = append(replica.Args, "--lock-ttl="+soakLockTTL.String(), "--payment-window="+c.PaymentWindow.String(), "--rate-limit-customer="+soakRateLimit)
 	fleet, err := startFleet(ctx, replica, c.Replicas)
 	if err != nil {

@@ -43,6 +43,10 @@ type ReplicaConfig struct {
 	enter []string // the prefix of the command line that enters the replica's host
 }
 
+// FewCustomers are the flags of replicas whose load comes from few customers, who cancel
+// and pay late more often than buyers may.
+var FewCustomers = []string{"--rate-limit-cancellations=0", "--rate-limit-late-payments=0"}
+
 // Replica is a running replica of the service.
 type Replica struct {
 	*Process

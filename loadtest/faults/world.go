@@ -79,7 +79,7 @@ func startWorld(ctx context.Context, cfg *Config) (_ *world, err error) {
 	w.fleet, err = w.stack.StartFleet(ctx, replicas, func(i int) sandbox.ReplicaConfig {
 		one := sandbox.ReplicaConfig{
 			Program: cfg.API, MySQLDSN: w.dsn, EtcdEndpoints: w.stack.EtcdEndpoints(),
-			Args: []string{"--log-level=warn", "--lock-ttl=" + cfg.LockTTL.String(), "--drain-timeout=5s", fmt.Sprint("--mysql-pool=", pool), "--etcd-prefix=" + lockserver.Prefix},
+			Args: append([]string{"--log-level=warn", "--lock-ttl=" + cfg.LockTTL.String(), "--drain-timeout=5s", fmt.Sprint("--mysql-pool=", pool), "--etcd-prefix=" + lockserver.Prefix}, sandbox.FewCustomers...),
 		}
 		if needs.clocks {
 			one.Args = append(one.Args, "--payment-window=24h") // no clock jumps over it

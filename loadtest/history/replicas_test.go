@@ -21,7 +21,7 @@ func traffic(t *testing.T, cfg sandbox.ReplicaConfig, name string, rate int, d t
 	if cfg.MySQLDSN, err = stack.CreateDatabase(t.Context(), "history"); err != nil {
 		t.Fatal(err)
 	}
-	cfg.EtcdEndpoints = stack.EtcdEndpoints()
+	cfg.EtcdEndpoints, cfg.Args = stack.EtcdEndpoints(), append(cfg.Args, sandbox.FewCustomers...)
 	fleet := sandboxtest.StartFleet(t, cfg, 2)
 	answers := map[string]int{}
 	load, err := history.Start(t.Context(), history.Config{

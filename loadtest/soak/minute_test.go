@@ -21,7 +21,7 @@ func TestAMinuteOfRandomCallsFindsNothing(t *testing.T) {
 	const window = 2 * time.Second
 	fleet := sandboxtest.StartFleet(t, sandbox.ReplicaConfig{
 		MySQLDSN: dsn, EtcdEndpoints: stack.EtcdEndpoints(),
-		Args: []string{"--lock-ttl=2s", "--payment-window=" + window.String(), "--log-level=warn", "--rate-limit-customer=20/1s"},
+		Args: append([]string{"--lock-ttl=2s", "--payment-window=" + window.String(), "--log-level=warn", "--rate-limit-customer=20/1s"}, sandbox.FewCustomers...),
 	}, 3)
 	cfg := soak.Config{
 		URLs: fleet.URLs(), Replicas: fleet.Replicas, DSN: dsn, AdminToken: fleet.AdminToken, JWTSecret: fleet.JWTSecret, Window: window,
