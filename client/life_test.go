@@ -41,7 +41,7 @@ func TestAnOrdersLife(t *testing.T) {
 		err  error
 		want client.Kind
 	}{
-		{second(ann.Pay(ctx, ids[0], client.Payment{Reference: "another of "+sku})), client.ErrAlreadyPaid},
+		{second(ann.Pay(ctx, ids[0], client.Payment{Reference: "another of " + sku})), client.ErrAlreadyPaid},
 		{second(ann.Pay(ctx, ids[1], client.Payment{Reference: late})), client.ErrOrderCancelled},
 		{second(ann.Cancel(ctx, ids[0])), client.ErrAlreadyPaid},
 		{second(s.as(t, "bob").Cancel(ctx, ids[2])), client.ErrUnknownOrder},
@@ -87,7 +87,7 @@ func TestPaymentsAndRestocksSurviveLostAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	lossy := newProxy(t, s.urls[0], 2, dropAnswer)
-	if paid, err := s.as(t, "ann", lossy.url).Pay(ctx, placed.Order.ID, client.Payment{Reference: "payment of "+sku}); err != nil || paid.Status != client.Paid {
+	if paid, err := s.as(t, "ann", lossy.url).Pay(ctx, placed.Order.ID, client.Payment{Reference: "payment of " + sku}); err != nil || paid.Status != client.Paid {
 		t.Errorf("pay: %+v, %v", paid, err)
 	}
 	lossy = newProxy(t, s.urls[0], 2, dropAnswer)
