@@ -94,7 +94,7 @@ const revalidate = "no-cache"
 const unused = "accelerometer=(), autoplay=(), camera=(), clipboard-read=(), clipboard-write=(), display-capture=(), encrypted-media=(), " +
 	"fullscreen=(), gamepad=(), geolocation=(), gyroscope=(), hid=(), idle-detection=(), local-fonts=(), magnetometer=(), microphone=(), " +
 	"midi=(), payment=(), picture-in-picture=(), publickey-credentials-get=(), screen-wake-lock=(), serial=(), storage-access=(), usb=(), " +
-	"web-share=(), window-management=(), xr-spatial-tracking=()"
+	"window-management=(), xr-spatial-tracking=()"
 
 // servePage serves a page at an address.
 func (a *api) servePage(r gin.IRoutes, address string, p page) {

@@ -336,9 +336,9 @@ func (l *lossy) before(t *testing.T, s *server) *httptest.Server {
 			defer l.streams.Add(-1)
 			for most := l.mostStreams.Load(); now > most && !l.mostStreams.CompareAndSwap(most, now); most = l.mostStreams.Load() {
 			}
-		case path == "/v1/skus":
+		case path == "/v1/skus" || path == "/v1/admin/skus":
 			l.lists.Add(1)
-		case strings.HasPrefix(path, "/v1/skus/"):
+		case strings.HasPrefix(path, "/v1/skus/") || strings.HasPrefix(path, "/v1/admin/skus/"):
 			l.single.Add(1)
 		}
 		if r.Method == http.MethodPost {
