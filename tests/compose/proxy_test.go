@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 
+	"flashsale/internal/limit"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
 )
@@ -49,9 +50,12 @@ type proxy struct {
 	dns *nameServer
 }
 
+// edit is a change of haproxy.cfg.
+type edit struct{ from, to string }
+
 // startProxy runs the proxy before whatever listens on port of the addresses that
 // its name server is told of.
-func startProxy(t *testing.T, port string) *proxy {
+func startProxy(t *testing.T, port string, edits ...edit) *proxy {
 	t.Helper()
 	errorFiles, err := filepath.Abs(filepath.Join(root, folder, "errors"))
 	if err != nil {
@@ -60,13 +64,13 @@ func startProxy(t *testing.T, port string) *proxy {
 	p := &proxy{dns: startNameServer(t)}
 	shop, private := sandboxtest.ReservePort(t), sandboxtest.ReservePort(t)
 	text := read(t, folder+"/haproxy.cfg")
-	for _, change := range []struct{ from, to string }{
-		{"nameserver docker 127.0.0.11:53", "nameserver docker " + p.dns.addr},
-		{"bind :8080", "bind " + shop},
-		{"bind :8404", "bind " + private},
-		{"api:8080", "api:" + port},
-		{"/usr/local/etc/haproxy/errors", errorFiles},
-	} {
+	for _, change := range append(edits,
+		edit{"nameserver docker 127.0.0.11:53", "nameserver docker " + p.dns.addr},
+		edit{"bind :8080", "bind " + shop},
+		edit{"bind :8404", "bind " + private},
+		edit{"api:8080", "api:" + port},
+		edit{"/usr/local/etc/haproxy/errors", errorFiles},
+	) {
 		if !strings.Contains(text, change.from) {
 			t.Fatalf("haproxy.cfg has no %q: this test no longer knows it", change.from)
 		}
@@ -252,6 +256,123 @@ func TestProxyTellsWhoCalls(t *testing.T) {
 	}
 }
 
+// callFrom lists the SKUs from a loopback address, with a line of X-Forwarded-For.
+func (p *proxy) callFrom(t *testing.T, address, forwarded string) (status int, body []byte) {
+	t.Helper()
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
+	own := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: dialer.DialContext}}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.url+"/v1/skus", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if forwarded != "" {
+		request.Header.Set("X-Forwarded-For", forwarded)
+	}
+	response, err := own.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err = io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, body
+}
+
+// caller reads the address of the caller as a replica does that trusts both proxies.
+func (u *upstream) caller(t *testing.T) string {
+	t.Helper()
+	callers, err := limit.NewCallers([]string{"127.0.0.1"}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return callers.Address(netip.MustParseAddr("127.0.0.1"), u.header.Values("X-Forwarded-For")).String()
+}
+
+// A load balancer stands before the proxy. Each customer is still one caller, and cannot
+// choose which.
+func TestCallersAreKnownBehindTwoProxies(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	inner := startProxy(t, u.port, edit{"acl outer src 192.0.2.1", "acl outer src 127.0.0.1"})
+	inner.dns.know("127.0.0.1")
+	inner.await(t, http.StatusOK)
+	_, port, _ := net.SplitHostPort(strings.TrimPrefix(inner.url, "http://"))
+	outer := startProxy(t, port)
+	outer.dns.know("127.0.0.1")
+	outer.await(t, http.StatusOK)
+	for i := range 40 {
+		customer := fmt.Sprintf("127.0.1.%d", i+1)
+		if status, body := outer.callFrom(t, customer, "203.0.113.7"); status != http.StatusOK {
+			t.Fatalf("%s: %d %s", customer, status, body)
+		}
+		if got := u.caller(t); got != customer {
+			t.Errorf("%s is %s to a replica", customer, got)
+		}
+	}
+	// Not by the load balancer.
+	inner.callFrom(t, "127.0.0.9", "203.0.113.7")
+	if got := u.caller(t); got != "127.0.0.9" {
+		t.Errorf("a caller that passes the load balancer by is %s to a replica", got)
+	}
+}
+
+// One caller makes as many requests, and holds as many connections, as it can; others
+// still get in.
+func TestProxyLimitsEachCaller(t *testing.T) {
+	t.Parallel()
+	u := startUpstream(t)
+	p := startProxy(t, u.port, edit{"acl outer src 192.0.2.1", "acl outer src 127.0.0.1"},
+		edit{"sc0_conn_cur gt 2000", "sc0_conn_cur gt 20"}, edit{"sc1_http_req_rate gt 2000", "sc1_http_req_rate gt 20"},
+		// A window that no slow machine outlasts.
+		edit{"expire 10s store http_req_rate(10s)", "expire 1h store http_req_rate(1h)"})
+	p.dns.know("127.0.0.1")
+	p.await(t, http.StatusOK)
+	check := func(from string, forwarded func(i int) string, want int) {
+		t.Helper()
+		served := 0
+		for i := range 30 {
+			status, body := p.callFrom(t, from, forwarded(i))
+			if status == http.StatusOK {
+				served++
+			} else if got := problemOf(t, body); status != http.StatusTooManyRequests || got != "/errors/too-many-requests" {
+				t.Errorf("%s for %s: %d %s, want 429 too-many-requests", from, forwarded(i), status, got)
+			}
+		}
+		if served != want {
+			t.Errorf("%s for %s: %d of 30 requests were served, want %d", from, forwarded(0), served, want)
+		}
+	}
+	check("127.0.0.1", func(i int) string { return fmt.Sprintf("2001:db8:0:12%02x::1", i) }, 20)
+	check("127.0.0.1", func(i int) string { return fmt.Sprintf("2001:db8:0:%x00::1", i+0x20) }, 30)
+	check("127.0.0.1", func(i int) string { return fmt.Sprintf("198.51.100.%d, 203.0.113.1", i) }, 20)
+	check("127.0.0.5", func(i int) string { return fmt.Sprintf("203.0.113.%d", i+10) }, 20)
+
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 7)}}
+	held := 0
+	for range 60 {
+		conn, err := dialer.DialContext(t.Context(), "tcp", strings.TrimPrefix(p.url, "http://"))
+		if err != nil {
+			continue
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		_, _ = io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+		if _, err := conn.Read(make([]byte, 1)); err == nil {
+			held++
+		}
+	}
+	if held != 20 {
+		t.Errorf("one address holds %d connections, want 20", held)
+	}
+	if status, body := p.callFrom(t, "127.0.0.8", ""); status != http.StatusOK {
+		t.Errorf("another address: %d %s", status, body)
+	}
+}
+
 // A replica whose lock server is gone sells nothing, and still serves all else.
 func TestProxySendsOrdersToReplicasThatSell(t *testing.T) {
 	t.Parallel()
@@ -298,6 +419,7 @@ func TestProxySendsOrdersToReplicasThatSell(t *testing.T) {
 			if time.Now().After(until) {
 				t.Fatalf("%s %s is served by %q, want %q", method, path, served, want)
 			}
+			time.Sleep(10 * time.Millisecond) // the proxy limits requests
 		}
 	}
 	reaches("GET", "/v1/skus", "127.0.0.1", "127.0.0.2")
