@@ -143,7 +143,7 @@ var All = []Mutant{
 	},
 	{
 		Name: "limit-of-each-order", About: "The limit of a customer is compared with each order of a batch alone.",
-		Edits:     []Edit{{sellFile, "t.holds[o.Customer]+takes[o.Customer]+n >", "t.holds[o.Customer]+n >"}},
+		Edits:     []Edit{{sellFile, "t.holds[o.Customer].units+takes[o.Customer]+n >", "t.holds[o.Customer].units+n >"}},
 		Scenarios: []string{"seller-killed"},
 		Test:      "TestLimitHoldsForOneCustomerOnManyReplicas", Package: ofOrder,
 	},
