@@ -64,8 +64,9 @@ const (
 
 // readThenWrite writes what it computed from the row that it read. It is correct only
 // if something keeps other writers from reading in between, or if the write compares
-// seq and is tried again (Version). Each way refuses a row that was withdrawn meanwhile. READ COMMITTED lets each attempt read the newest
-// row; under REPEATABLE READ it would read the same one again.
+// seq and is tried again (Version). Each way refuses a row that was withdrawn meanwhile.
+// READ COMMITTED lets each attempt read the newest row; under REPEATABLE READ it would
+// read the same one again.
 func (w Writer) readThenWrite(ctx context.Context, conn *sql.Conn, read, sku string, n int32) (row Row, err error) {
 	for range attempts {
 		row, err = scanRow(conn.QueryRowContext(ctx, read, []byte(sku)))

@@ -240,7 +240,7 @@ func TestTheStorefrontFollowsTheList(t *testing.T) {
 	b.buy("drop", "2")
 	b.await(shows("#orders", "2 × Secret drop"))
 	s.call("DELETE", "/v1/admin/skus/drop", adminToken, "", "", http.StatusNoContent)
-	b.await(shows(card("drop", ".left"), "No longer on sale"))
+	b.await(shows(card("drop", ".left"), "Not on sale"))
 	b.await(fmt.Sprintf("document.querySelector(%q).disabled", card("drop", "form button")))
 	b.look("withdrawn")
 	b.press("#orders .pay") // its orders stay

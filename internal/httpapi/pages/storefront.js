@@ -131,7 +131,7 @@ function drawSKU({ sku, gone, node, busy }) {
   setText(find("h3", node), sku.name);
   setText(find(".price", node), money(sku.price_cents, sku.currency));
   const soldOut = sku.available <= 0;
-  setText(find(".left strong", node), gone ? "No longer on sale" : soldOut ? "Sold out" : count.format(sku.available));
+  setText(find(".left strong", node), gone ? "Not on sale" : soldOut ? "Sold out" : count.format(sku.available));
   setText(find(".left span", node), gone || soldOut ? "" : `of ${count.format(sku.units)} left`);
   const bar = find("progress", node);
   bar.max = Math.max(sku.units, 1);
