@@ -23,6 +23,7 @@ const (
 	ErrSaleNotOpen       Kind = "sale-not-open"
 	ErrSaleOver          Kind = "sale-over"
 	ErrCustomerLimit     Kind = "customer-limit"
+	ErrTooManyUnpaid     Kind = "too-many-unpaid"
 	ErrPriceChanged      Kind = "price-changed"
 
 	// The order is already paid, cancelled or expired, or has another amount. A
@@ -93,6 +94,9 @@ type Problem struct {
 	Fields []FieldError
 	// RetryAfter is the wait that the service asks for, or 0.
 	RetryAfter time.Duration
+	// CountsUntil is when the units of cancelled orders stop counting, with
+	// ErrCustomerLimit under the hold policy strict; else zero.
+	CountsUntil time.Time
 	// Replica is the replica that answered.
 	Replica string
 }
@@ -127,9 +131,11 @@ func problemOf(status int, header http.Header, body []byte) *Problem {
 	var got struct {
 		Type, Title, Detail string
 		Errors              []FieldError
+		CountsUntil         time.Time `json:"counts_until"`
 	}
 	kind, _, _ := strings.Cut(header.Get("Content-Type"), ";")
 	if kind == "application/problem+json" && json.Unmarshal(body, &got) == nil {
+		p.CountsUntil = got.CountsUntil
 		p.Kind, p.Title, p.Detail, p.Fields = Kind(strings.TrimPrefix(got.Type, "/errors/")), got.Title, got.Detail, got.Errors
 	}
 	return p

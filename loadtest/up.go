@@ -56,6 +56,7 @@ type sandboxPids struct {
 const (
 	demoSKU   = "demo"
 	demoUnits = 100
+	demoLimit = 4
 )
 
 // Run runs the stack until ctx ends.
@@ -98,7 +99,7 @@ func (c *upCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	service := &attack.Service{URL: fleet.Replicas[0].URL, AdminToken: fleet.AdminToken}
-	if err := service.PutOnSale(ctx, demoSKU, demoUnits); err != nil {
+	if err := service.PutOnSaleForPeople(ctx, demoSKU, demoUnits, demoLimit); err != nil {
 		return errors.Join(err, fleet.Stop())
 	}
 	description := describe(stack, fleet, cfg.MySQLDSN)

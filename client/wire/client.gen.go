@@ -18,6 +18,24 @@ import (
 	openapi_types "github.com/oapi-codegen/runtime/types"
 )
 
+// Defines values for HoldPolicy.
+const (
+	Lenient HoldPolicy = "lenient"
+	Strict  HoldPolicy = "strict"
+)
+
+// Valid indicates whether the value is a known member of the HoldPolicy enum.
+func (e HoldPolicy) Valid() bool {
+	switch e {
+	case Lenient:
+		return true
+	case Strict:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for LivenessStatus.
 const (
 	Alive LivenessStatus = "alive"
@@ -106,6 +124,10 @@ type FieldError struct {
 	Field   string `json:"field"`
 	Message string `json:"message"`
 }
+
+// HoldPolicy Which orders count against per_customer_limit. `lenient`: reserved and paid ones. `strict`: also
+// those that were cancelled or expired unpaid, until their payment window would have ended.
+type HoldPolicy string
 
 // LatePayment defines model for LatePayment.
 type LatePayment struct {
@@ -237,6 +259,9 @@ type Problem struct {
 	Status int32         `json:"status"`
 	Detail *string       `json:"detail,omitempty"`
 	Errors *[]FieldError `json:"errors,omitempty"`
+
+	// CountsUntil With `customer-limit` and the hold policy `strict`: when the last cancelled or expired order stops counting
+	CountsUntil *time.Time `json:"counts_until,omitempty"`
 }
 
 // Readiness defines model for Readiness.
@@ -292,9 +317,13 @@ type SKU struct {
 	Available int64 `json:"available"`
 
 	// PerCustomerLimit Units that one customer may hold
-	PerCustomerLimit *int32     `json:"per_customer_limit"`
-	SaleStartsAt     *time.Time `json:"sale_starts_at"`
-	SaleEndsAt       *time.Time `json:"sale_ends_at"`
+	PerCustomerLimit *int32 `json:"per_customer_limit"`
+
+	// HoldPolicy Which orders count against per_customer_limit. `lenient`: reserved and paid ones. `strict`: also
+	// those that were cancelled or expired unpaid, until their payment window would have ended.
+	HoldPolicy   HoldPolicy `json:"hold_policy"`
+	SaleStartsAt *time.Time `json:"sale_starts_at"`
+	SaleEndsAt   *time.Time `json:"sale_ends_at"`
 
 	// VisibleFrom The SKU is not listed before
 	VisibleFrom *time.Time `json:"visible_from"`
@@ -321,10 +350,13 @@ type SKURequest struct {
 	// Currency Three capital letters, an active ISO 4217 code with a minor unit
 	//
 	// Examples: EUR
-	Currency         string `json:"currency"`
-	Name             string `json:"name"`
-	PerCustomerLimit *int32 `json:"per_customer_limit,omitempty"`
-	PriceCents       int64  `json:"price_cents"`
+	Currency string `json:"currency"`
+
+	// HoldPolicy lenient, the default, or strict, which needs per_customer_limit
+	HoldPolicy       *string `json:"hold_policy,omitempty"`
+	Name             string  `json:"name"`
+	PerCustomerLimit *int32  `json:"per_customer_limit,omitempty"`
+	PriceCents       int64   `json:"price_cents"`
 
 	// SaleEndsAt After sale_starts_at
 	SaleEndsAt   *time.Time `json:"sale_ends_at,omitempty"`

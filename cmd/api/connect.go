@@ -61,7 +61,7 @@ func (r *replica) connect(ctx context.Context) (err error) {
 func (r *replica) startOrders(ctx context.Context) (err error) {
 	cfg := order.Config{
 		DB: r.db, Strategy: r.strategy, Fence: r.fence, Locker: r.backend.Locker,
-		PaymentWindow: r.cmd.PaymentWindow, ThinkTime: r.cmd.ThinkTime, RequestTimeout: r.cmd.RequestTimeout,
+		PaymentWindow: r.cmd.PaymentWindow, MaxUnpaid: r.cmd.MaxUnpaid, ThinkTime: r.cmd.ThinkTime, RequestTimeout: r.cmd.RequestTimeout,
 		Halted: r.replicaLock.halted,
 		Desk:   order.DeskConfig{Quantum: r.cmd.Quantum},
 		Tracer: r.tracing.Tracer, Metrics: order.NewMetrics(r.registry), Logger: r.logger, Steps: r.steps,

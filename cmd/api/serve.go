@@ -48,6 +48,7 @@ type serveCmd struct {
 	Quantum time.Duration `default:"${quantum}" help:"How long a replica keeps a SKU's lock while a replica that cannot forward orders to it is waiting. api config can change it at run time."`
 
 	PaymentWindow  time.Duration `default:"15m" help:"How long an order stays reserved without payment."`
+	MaxUnpaid      int           `default:"0" placeholder:"N" help:"Maximum number of unpaid orders that a customer may have, over all SKUs. Orders beyond it get 409 too-many-unpaid. Set it on all replicas. 0, the default, is no limit."`
 	RequestTimeout time.Duration `default:"5s" help:"Maximum time from the arrival of an order to its answer."`
 	StartTimeout   time.Duration `default:"60s" help:"At start: maximum wait for MySQL, and then for the lock server."`
 	DrainDelay     time.Duration `default:"0s" help:"At stop: how long to keep serving after /readyz starts to fail. Must be longer than the load balancer takes to notice, for example 5s."`
@@ -75,6 +76,8 @@ func (c *serveCmd) check() error {
 		}
 	}
 	switch {
+	case c.MaxUnpaid < 0:
+		return fmt.Errorf("--max-unpaid is %d, must be at least 1, or 0 for no limit", c.MaxUnpaid)
 	case c.MaxStreams < 1:
 		return fmt.Errorf("--max-streams is %d, must be at least 1", c.MaxStreams)
 	case c.MaxStreamsAddress < 0:

@@ -250,7 +250,7 @@ func TestSKUs(t *testing.T) {
 	for _, sku := range []string{"b", "a", "C", "d.e_f-0"} {
 		s.putSKU(sku, thing).check(t, http.StatusCreated, "", "")
 	}
-	changed := s.putSKU("a", `{"name":"Another","price_cents":1000,"currency":"USD","units":9,"per_customer_limit":2,
+	changed := s.putSKU("a", `{"name":"Another","price_cents":1000,"currency":"USD","units":9,"per_customer_limit":2,"hold_policy":"strict",
 		"sale_starts_at":"2030-01-01T00:00:00Z","sale_ends_at":"2030-01-02T00:00:00+01:00"}`)
 	changed.check(t, http.StatusOK, "", "")
 	if changed.Header.Get("Warning") == "" {
@@ -259,7 +259,7 @@ func TestSKUs(t *testing.T) {
 	got := s.call("GET", "/v1/skus/a", "")
 	got.check(t, http.StatusOK, "", "")
 	want := `{"sku":"a","name":"Another","price_cents":1000,"currency":"USD","units":4,"available":4,"per_customer_limit":2,` +
-		`"sale_starts_at":"2030-01-01T00:00:00Z","sale_ends_at":"2030-01-01T23:00:00Z","visible_from":null}`
+		`"hold_policy":"strict","sale_starts_at":"2030-01-01T00:00:00Z","sale_ends_at":"2030-01-01T23:00:00Z","visible_from":null}`
 	if got.text != want {
 		t.Errorf("got  %s\nwant %s", got.text, want)
 	}
@@ -343,6 +343,8 @@ func TestInvalidInputIsRejected(t *testing.T) {
 		{"units missing", "lamp", `{"name":"n","price_cents":1,"currency":"EUR"}`, 422, "units"},
 		{"units negative", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":-4}`, 422, "units"},
 		{"limit 0", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,"per_customer_limit":0}`, 422, "per_customer_limit"},
+		{"strict without a limit", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,"hold_policy":"strict"}`, 422, "hold_policy"},
+		{"another hold policy", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,"per_customer_limit":1,"hold_policy":"Strict"}`, 422, "hold_policy"},
 		{"a date instead of a time", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,"sale_starts_at":"2030-01-01"}`, 422, "sale_starts_at"},
 		{"a time after the year 9999", "lamp", `{"name":"n","price_cents":1,"currency":"EUR","units":1,"sale_ends_at":"9999-12-31T23:59:59-05:00"}`, 422, "sale_ends_at"},
 		{"a price whose total exceeds int64", "lamp", `{"name":"n","price_cents":4294967299,"currency":"EUR","units":1}`, 422, "price_cents"},

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/gin-gonic/gin"
 
@@ -21,6 +22,8 @@ type problem struct {
 	Status int          `json:"status"`
 	Detail string       `json:"detail,omitempty"`
 	Errors []fieldError `json:"errors,omitempty"`
+	// CountsUntil is set for order.StillHeldError.
+	CountsUntil *time.Time `json:"counts_until,omitempty"`
 	// invalidToken makes WWW-Authenticate say what is wrong with the token.
 	invalidToken bool
 	// guess is set if the token is neither the admin token nor signed by the issuer.
@@ -97,6 +100,7 @@ var kinds = []kind{
 		"The order was not changed. One reference pays one order."},
 	{"order-expired", http.StatusConflict, "The order has expired", order.ErrExpired, "Its units are on sale again, or will be in a moment."},
 	{"customer-limit", http.StatusConflict, "The customer's limit is reached", order.ErrCustomerLimit, "See per_customer_limit of the SKU."},
+	{"too-many-unpaid", http.StatusConflict, "Too many unpaid orders", order.ErrTooManyUnpaid, "Pay or cancel an order first."},
 	{"price-changed", http.StatusConflict, "The price has changed", order.ErrPriceChanged,
 		"No order was placed. See price_cents and currency of the SKU."},
 	{"idempotency-key-reused", http.StatusUnprocessableEntity, "The Idempotency-Key was used for another request", order.ErrKeyReused,
@@ -126,7 +130,12 @@ func problemOf(err error) *problem {
 	}
 	for _, k := range kinds {
 		if k.err != nil && errors.Is(err, k.err) {
-			return k.problem("")
+			p := k.problem("")
+			if still, ok := errors.AsType[*order.StillHeldError](err); ok {
+				p.CountsUntil = &still.Until
+				p.Detail = "Units of your cancelled orders count until " + still.Until.Add(time.Second-1).Truncate(time.Second).Format("2006-01-02 15:04:05") + " UTC."
+			}
+			return p
 		}
 	}
 	return kindInternal.problem("")

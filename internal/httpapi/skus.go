@@ -15,7 +15,7 @@ import (
 
 func presentSKU(s *stock.Stock) spec.SKU {
 	return spec.SKU{SKU: s.SKU, Name: s.Name, PriceCents: s.PriceCents, Currency: s.Currency, Units: s.Units, Available: s.Available,
-		PerCustomerLimit: s.PerCustomerLimit, SaleStartsAt: s.SaleStartsAt, SaleEndsAt: s.SaleEndsAt,
+		PerCustomerLimit: s.PerCustomerLimit, HoldPolicy: spec.HoldPolicy(s.HoldPolicy), SaleStartsAt: s.SaleStartsAt, SaleEndsAt: s.SaleEndsAt,
 		VisibleFrom: s.VisibleFrom, WithdrawnAt: s.WithdrawnAt}
 }
 
@@ -59,10 +59,17 @@ func (a *api) readSKU(c *gin.Context, sku string) (stock.Stock, error) {
 		return stock.Stock{}, err
 	}
 	want := stock.Stock{SKU: sku, Name: body.Name, PriceCents: body.PriceCents, Currency: body.Currency, Units: body.Units,
-		PerCustomerLimit: body.PerCustomerLimit, VisibleFrom: toMicroseconds(body.VisibleFrom), SaleStartsAt: toMicroseconds(body.SaleStartsAt), SaleEndsAt: toMicroseconds(body.SaleEndsAt)}
+		PerCustomerLimit: body.PerCustomerLimit, HoldPolicy: stock.Lenient, VisibleFrom: toMicroseconds(body.VisibleFrom), SaleStartsAt: toMicroseconds(body.SaleStartsAt), SaleEndsAt: toMicroseconds(body.SaleEndsAt)}
 	if want.SaleStartsAt != nil && want.SaleEndsAt != nil && !want.SaleStartsAt.Before(*want.SaleEndsAt) {
 		return stock.Stock{}, kindInvalid.problem("The sale would end before it starts.",
 			fieldError{Field: "sale_ends_at", Message: "must be after sale_starts_at"})
+	}
+	if body.HoldPolicy != nil {
+		want.HoldPolicy = stock.HoldPolicy(*body.HoldPolicy)
+	}
+	if want.HoldPolicy == stock.Strict && want.PerCustomerLimit == nil {
+		return stock.Stock{}, kindInvalid.problem("A strict hold policy needs a limit for each customer.",
+			fieldError{Field: "hold_policy", Message: "needs per_customer_limit"})
 	}
 	switch {
 	case want.VisibleFrom == nil:

@@ -55,7 +55,16 @@ var ErrNoWithdrawal = errors.New("the service cannot withdraw a SKU")
 
 // PutOnSale creates a SKU with a number of units. It returns an error if the SKU exists.
 func (s *Service) PutOnSale(ctx context.Context, sku string, units int64) error {
-	body := map[string]any{"name": "Load test " + sku, "price_cents": 1000, "currency": "EUR", "units": units}
+	return s.put(ctx, sku, map[string]any{"name": "Load test " + sku, "price_cents": 1000, "currency": "EUR", "units": units})
+}
+
+// PutOnSaleForPeople is PutOnSale with a limit for each customer and the strict hold policy.
+func (s *Service) PutOnSaleForPeople(ctx context.Context, sku string, units int64, limit int) error {
+	return s.put(ctx, sku, map[string]any{"name": "Load test " + sku, "price_cents": 1000, "currency": "EUR", "units": units,
+		"per_customer_limit": limit, "hold_policy": "strict"})
+}
+
+func (s *Service) put(ctx context.Context, sku string, body map[string]any) error {
 	status, err := s.call(ctx, http.MethodPut, "/v1/admin/skus/"+url.PathEscape(sku), s.AdminToken, body, nil)
 	switch {
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:

@@ -26,7 +26,7 @@ export function prepare(dialog, save) {
   const form = find("form", dialog);
   const button = find("button:not([type])", form);
   let busy = false;
-  for (const input of form.querySelectorAll("input")) {
+  for (const input of form.querySelectorAll("input, select")) {
     const beside = document.createElement("span");
     beside.className = "error";
     beside.id = `${dialog.id}-${input.name}`;
@@ -67,7 +67,7 @@ export function prepare(dialog, save) {
 export function tell(form, problem) {
   const errors = new Map((problem?.errors ?? []).map(({ field, message }) => [field, message]));
   let first;
-  for (const input of form.querySelectorAll("input")) {
+  for (const input of form.querySelectorAll("input, select")) {
     const message = errors.get(input.name) ?? "";
     setText(find("#" + input.getAttribute("aria-describedby")), message);
     input.setAttribute("aria-invalid", Boolean(message));

@@ -104,7 +104,7 @@ async function mend(form, name, want, problem) {
 }
 
 const times = ["visible_from", "sale_starts_at", "sale_ends_at"];
-const fields = ["name", "price_cents", "currency", "per_customer_limit", ...times];
+const fields = ["name", "price_cents", "currency", "per_customer_limit", "hold_policy", ...times];
 const equal = (field, a, b) => (a[field] ?? null) === (b[field] ?? null) || (times.includes(field) && Date.parse(a[field]) === Date.parse(b[field]));
 
 function shown(field, sku) {
@@ -128,13 +128,14 @@ function values({ elements }) {
   };
   return {
     name: elements.name.value, price_cents: whole(elements.price_cents), currency: elements.currency.value.trim(), units: whole(elements.units),
-    per_customer_limit: whole(elements.per_customer_limit) ?? null,
+    per_customer_limit: whole(elements.per_customer_limit) ?? null, hold_policy: elements.hold_policy.value,
     ...Object.fromEntries(times.map((name) => [name, elements[name].value || elements[name].validity.badInput ? time(elements[name]) : null])),
   };
 }
 
 function fill({ elements }, sku) {
   for (const name of ["sku", "units", ...fields]) elements[name].value = sku?.[name] ?? "";
+  if (!sku) elements.hold_policy.value = "lenient";
   for (const name of times) {
     const input = elements[name];
     const at = sku?.[name] && new Date(sku[name]);

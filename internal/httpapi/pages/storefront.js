@@ -6,6 +6,8 @@ import { Catalog } from "./catalog.js";
 import { money } from "./money.js";
 import { find, openStore, say, setText } from "./page.js";
 
+const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+
 // texts are messages for customers, by the slug of the problem's type.
 const texts = {
   "sold-out": () => "Sold out. Units return if other buyers do not pay in time.",
@@ -13,7 +15,9 @@ const texts = {
   "sale-not-open": () => "The sale has not started yet.",
   "sale-over": () => "The sale is over.",
   "price-changed": () => "The price has changed, and nothing was ordered. Check the new price, then order again.",
-  "customer-limit": () => "This is more than one customer may have.",
+  "customer-limit": ({ counts_until: until }) => "This is more than one customer may have." + (until
+    ? ` Your cancelled and expired orders count until ${clock.format(Date.parse(until) + 999)}. Order again after that.` : ""),
+  "too-many-unpaid": () => "You have too many orders that are not paid. Pay or cancel one of them first, then order again.",
   "too-many-requests": () => "Too many requests. Nothing was changed. Wait a moment, then try again.",
   "busy": () => "The shop is busy. Nothing was changed. Try again.",
   "unavailable": () => "The shop is temporarily unavailable. Nothing was changed. Try again.",
@@ -31,7 +35,7 @@ const texts = {
 
 const explain = (problem) => {
   const text = texts[problem.slug];
-  if (text) return text();
+  if (text) return text(problem);
   const fields = (problem.errors ?? []).map((e) => `${e.field} ${e.message}`).join("; ");
   return fields || problem.detail || problem.title || "Something went wrong.";
 };
@@ -146,7 +150,7 @@ function drawSKU({ sku, gone, node, busy }) {
   else if (ends !== null) when = ends > 0 ? `Ends in ${duration(ends)}` : "The sale is over";
   setText(find(".when", node), when);
   setText(find(".limit", node), unsure ? `Your order of ${unsure.quantity} has no answer yet.`
-    : sku.per_customer_limit ? `At most ${sku.per_customer_limit} per customer` : "");
+    : sku.per_customer_limit ? `At most ${sku.per_customer_limit} per customer${sku.hold_policy === "strict" ? ", cancelled ones included" : ""}` : "");
   const quantity = find("input", node);
   quantity.max = sku.per_customer_limit ?? 2147483647;
   quantity.readOnly = Boolean(unsure);
