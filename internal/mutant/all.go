@@ -7,6 +7,7 @@ const (
 	routeFile  = "internal/order/route.go"
 	sellFile   = "internal/order/sell.go"
 	rowsFile   = "internal/order/rows.go"
+	commitFile = "internal/order/commit.go"
 	directFile = "internal/order/direct.go"
 	leaseFile  = "internal/lock/lease/keep.go"
 
@@ -146,6 +147,21 @@ var All = []Mutant{
 		Edits:     []Edit{{sellFile, "t.holds[o.Customer].units+takes[o.Customer]+n >", "t.holds[o.Customer].units+n >"}},
 		Scenarios: []string{"seller-killed"},
 		Test:      "TestLimitHoldsForOneCustomerOnManyReplicas", Package: ofOrder,
+	},
+	{
+		Name: "cancelled-units-forgotten", About: "Under a strict hold policy, cancelled orders do not count: a customer who cancels and orders again holds units without paying.",
+		Edits: []Edit{{rowsFile, "if policy == stock.Strict {", "if policy == \"never\" {"}},
+		Test:  "TestCancellingAndOrderingAgainHoldsNoUnitsUnderStrict", Package: ofOrder,
+	},
+	{
+		Name: "cancelled-units-remembered", About: "A seller goes on counting cancelled orders whose payment window has ended.",
+		Edits: []Edit{{sellFile, "t.forgetFull()\n", ""}},
+		Test:  "TestCancelledUnitsCountUntilTheWindowEnds", Package: ofOrder,
+	},
+	{
+		Name: "unpaid-not-counted", About: "The transaction does not count unpaid orders: two orders for two SKUs, decided at the same time, both pass.",
+		Edits: []Edit{{commitFile, "b.WriteString(\"; \" + stopAbove(group[0].maxUnpaid, unpaid))", ""}},
+		Test:  "TestUnpaidBoundIsExactInTheTransaction", Package: ofOrder,
 	},
 	{
 		Name: "lease-deadline-ignored", About: "A holder believes in its lease until etcd ends it. The fence hides it from a whole service.",

@@ -85,13 +85,15 @@ type Part struct {
 	// Customers, if not zero, is the number of customers that the orders are placed by,
 	// at random. Otherwise each order has its own customer.
 	Customers int
+	// MaxUnpaid is Config.MaxUnpaid.
+	MaxUnpaid int
 }
 
 func group(parts []Part) []*write {
 	cfg := &Config{}
 	var writes []*write
 	for _, p := range parts {
-		w := &write{claim: stock.Claim{SKU: p.Row.SKU, Token: p.Token, Fence: strategy.FenceClaim}, row: p.Row, done: make(chan error, 1)}
+		w := &write{claim: stock.Claim{SKU: p.Row.SKU, Token: p.Token, Fence: strategy.FenceClaim}, row: p.Row, maxUnpaid: p.MaxUnpaid, done: make(chan error, 1)}
 		for i := range p.Orders {
 			r := Request{SKU: p.Row.SKU, Customer: fmt.Sprint("customer", i), Key: fmt.Sprint("key of ", p.Row.SKU, p.Salt), Quantity: 1}
 			if p.Customers > 0 {

@@ -138,3 +138,43 @@ func TestUnpaidOrdersAreBoundedOverAllSKUs(t *testing.T) {
 		})
 	}
 }
+
+// Transactions that were decided without a look at each other: only the count before
+// COMMIT, under the customer's lock, can stop them.
+func TestUnpaidBoundIsExactInTheTransaction(t *testing.T) {
+	t.Parallel()
+	const skus, most, rounds = 20, 2, 20
+	dsn, db := manySKUs(t, skus)
+	made := func(outcomes ...error) (n int) {
+		for _, err := range outcomes {
+			switch {
+			case err == nil:
+				n++
+			case !errors.Is(err, stock.ErrFenced) && !stock.IsRetryable(err):
+				t.Error(err)
+			}
+		}
+		return n
+	}
+	for round := range rounds {
+		parts := make([]order.Part, skus)
+		for i := range parts {
+			parts[i] = part(t, db, i, 1)
+			parts[i].MaxUnpaid, parts[i].Salt = most, round
+		}
+		var all atomic.Int32
+		if round == 0 { // in one group
+			all.Add(int32(made(order.CommitGroup(t.Context(), db, parts...)...)))
+		} else {
+			var group sync.WaitGroup
+			for _, p := range parts {
+				group.Go(func() { all.Add(int32(made(order.CommitGroup(t.Context(), db, p)...))) })
+			}
+			group.Wait()
+		}
+		if all.Load() != most {
+			t.Errorf("round %d: one customer got %d unpaid orders, want %d", round, all.Load(), most)
+		}
+		execSQL(t, dsn, "UPDATE orders SET status = 'paid'")
+	}
+}

@@ -33,9 +33,13 @@ var simMutants = []mutant.Mutant{
 	{Name: "unknown-as-failed", Edits: []mutant.Edit{{File: simSell, Old: simSettle, New: `var found []Order; err := ctx.Err()`}}},
 	{Name: "unknown-as-done", Edits: []mutant.Edit{{File: simSell, Old: simSettle, New: `var found []Order; err := ctx.Err(); for _, o := range d.orders { found = append(found, *o) }`}}},
 	{Name: "settled-as-decided", Edits: []mutant.Edit{{File: simSell, Old: simPlaced, New: `t.placed(b, d.orders[i])`}}},
-	{Name: "limit-of-a-batch", Edits: []mutant.Edit{{File: simSell, Old: `t.holds[o.Customer]+takes[o.Customer]+n`, New: `takes[o.Customer]+n`}}},
+	{Name: "limit-of-a-batch", Edits: []mutant.Edit{{File: simSell, Old: `t.holds[o.Customer].units+takes[o.Customer]+n`, New: `takes[o.Customer]+n`}}},
 	{Name: "long-back-off", Edits: []mutant.Edit{{File: "internal/order/desk.go",
 		Old: "deskBackoff    = 20 * time.Millisecond\n\tdeskMaxBackoff = time.Second", New: "deskBackoff    = 10 * time.Second\n\tdeskMaxBackoff = time.Hour"}}},
+	{Name: "cancelled-units-forgotten", Edits: []mutant.Edit{{File: simModel, Old: `(policy != stock.Strict ||`, New: `(true ||`}}},
+	{Name: "cancelled-units-remembered", Edits: []mutant.Edit{{File: simSell, Old: "t.forgetFull()\n", New: ""}}},
+	{Name: "unpaid-not-looked-up", Edits: []mutant.Edit{{File: simModel, Old: `if most := group[0].maxUnpaid; most > 0 {`, New: `if most := group[0].maxUnpaid; most > 9 {`},
+		{File: simSell, Old: `unpaid[o.Customer] >= t.cfg.MaxUnpaid`, New: `unpaid[o.Customer] > t.cfg.MaxUnpaid`}}},
 	{Name: "holds-not-read-again", Edits: []mutant.Edit{{File: simTenure, Old: "	t.holds = nil\n"}}},
 }
 

@@ -122,6 +122,7 @@ func (w *world) addUnitsAgain() {
 
 func (w *world) change() {
 	next := offer{units: w.offer.units, price: w.randomPrice(), limit: w.randomLimit()}
+	next.strict = next.limit != nil && w.rng.IntN(2) == 0
 	soon := time.Now().Add(time.Duration(w.rng.IntN(1500)) * time.Millisecond).UTC().Truncate(time.Millisecond)
 	past := soon.Add(-time.Hour)
 	switch w.rng.IntN(8) {

@@ -48,14 +48,19 @@ type offer struct {
 	units        int64
 	price        int64
 	limit        *int32
+	strict       bool // the hold policy; only with a limit
 	starts, ends *time.Time
 }
 
 func (o offer) String() string { return encode(o.body("")) }
 
 func (o offer) body(sku string) wire.SKURequest {
-	return wire.SKURequest{Name: "Soak " + sku, PriceCents: o.price, Currency: "EUR", Units: o.units,
+	r := wire.SKURequest{Name: "Soak " + sku, PriceCents: o.price, Currency: "EUR", Units: o.units,
 		PerCustomerLimit: o.limit, SaleStartsAt: o.starts, SaleEndsAt: o.ends}
+	if o.strict {
+		r.HoldPolicy = new(string(wire.Strict))
+	}
+	return r
 }
 
 type staleOffer struct {
@@ -245,6 +250,21 @@ func (w *world) held(by *customer, from, to time.Time) bounds {
 	return b
 }
 
+// addEnded adds the customer's cancelled and expired orders that count under the strict policy.
+func (w *world) addEnded(own *bounds, by *customer, from, to time.Time) {
+	for _, o := range w.orders {
+		if o.by != by || o.is.Status != wire.Cancelled && o.is.Status != wire.Expired {
+			continue
+		}
+		if !from.After(o.is.ExpiresAt) {
+			own.most += int64(o.quantity)
+		}
+		if to.Before(o.is.ExpiresAt) {
+			own.least += int64(o.quantity)
+		}
+	}
+}
+
 func (w *world) left(held bounds) bounds {
 	return bounds{least: max(0, w.offer.units-held.most), most: w.offer.units - held.least}
 }
@@ -300,6 +320,9 @@ func (w *world) possible(o *order, from, to time.Time) outcomes {
 	}
 	if w.offer.limit != nil {
 		limit := int64(*w.offer.limit)
+		if w.offer.strict {
+			w.addEnded(&own, o.by, from, to)
+		}
 		may("customer-limit", own.most+int64(n) > limit)
 		p.accepted = p.accepted && own.least+int64(n) <= limit
 	}
@@ -330,6 +353,7 @@ func (w *world) randomLimit() *int32 {
 
 func (w *world) create() {
 	first := offer{units: int64(1 + w.rng.IntN(12)), price: w.randomPrice(), limit: w.randomLimit()}
+	first.strict = first.limit != nil && w.rng.IntN(2) == 0
 	r := w.putting(first)
 	if w.rng.IntN(2) == 0 {
 		r.header = map[string]string{"If-None-Match": "*"}
@@ -395,7 +419,7 @@ func (w *world) checkSKU(re reply, exact bool) {
 		return
 	}
 	fits := func(o offer) bool {
-		return sku.Units == o.units && sku.PriceCents == o.price && equal(sku.PerCustomerLimit, o.limit)
+		return sku.Units == o.units && sku.PriceCents == o.price && equal(sku.PerCustomerLimit, o.limit) && (sku.HoldPolicy == wire.Strict) == o.strict
 	}
 	ok := fits(w.offer)
 	for _, old := range w.stale {
