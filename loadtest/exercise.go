@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"flashsale/loadtest/exercise"
@@ -84,12 +85,15 @@ func (c *exerciseCheckCmd) Run(ctx context.Context, s streams) (err error) {
 	if len(list) == 0 {
 		return fmt.Errorf("%w: no exercise was started in %s", errNotChecked, c.Dir)
 	}
+	dir, err := os.MkdirTemp("", "flashsale-exercise-")
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNotChecked, err)
+	}
 	bed := testbed.New(testbed.Config{Database: c.Database})
-	defer func() { err = errors.Join(err, bed.Close()) }()
+	defer func() { err = errors.Join(err, bed.Close(), os.RemoveAll(dir)) }()
 	var failed, unchecked error
 	for _, e := range list {
-		fmt.Fprintf(s.out, "%s: %s\n", e.Name, e.Title)
-		failure, err := folder.Check(ctx, bed, e, func(what string) { fmt.Fprintf(s.out, "  ok  %s\n", what) })
+		failure, err := c.check(ctx, s, bed, folder, e, dir)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -103,4 +107,19 @@ func (c *exerciseCheckCmd) Run(ctx context.Context, s streams) (err error) {
 		}
 	}
 	return cmp.Or(unchecked, failed)
+}
+
+// check checks one exercise. The database starts only if its code compiles.
+func (c *exerciseCheckCmd) check(ctx context.Context, s streams, bed *testbed.Testbed, folder *exercise.Folder, e *exercise.Exercise, dir string) (*exercise.Failure, error) {
+	program, err := folder.Build(ctx, e, dir)
+	if err != nil {
+		return nil, err
+	}
+	version, err := bed.Database(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nameDatabase(s, version)
+	fmt.Fprintf(s.out, "%s: %s\n", e.Name, e.Title)
+	return e.Check(ctx, bed, program, func(what string) { fmt.Fprintf(s.out, "  ok  %s\n", what) })
 }

@@ -26,6 +26,7 @@ type buyer struct {
 	stopped  *shop.Event // that step
 	in, step string      // the server and the text of the step that it takes
 	waits    bool        // that step waits for a row
+	last     time.Time   // when it last sent something
 	killed   bool
 }
 
@@ -78,6 +79,7 @@ func (b *buyer) read() {
 
 // handle handles what the process has sent. Only drive calls it.
 func (b *buyer) handle(e *shop.Event) {
+	b.last = time.Now()
 	switch {
 	case e == nil && b.killed:
 	case e == nil:
@@ -141,7 +143,7 @@ func (b *buyer) start(op string, n int) {
 }
 
 func (b *buyer) startOrder(c shop.Command, n int) {
-	b.op, b.result, b.steps, b.stopAt, b.stopped = c, nil, 0, n, nil
+	b.op, b.result, b.steps, b.stopAt, b.stopped, b.last = c, nil, 0, n, nil, time.Now()
 	if c.Order.Customer != "" && c.Order.Customer != b.Name {
 		b.Log("gets the order of %s, key %q", c.Order.Customer, c.Order.Key)
 	}
@@ -153,6 +155,17 @@ func (b *buyer) startOrder(c shop.Command, n int) {
 func (b *buyer) settle() bool {
 	b.round.must(b.Name+" goes on", func() bool { return b.stopped != nil || b.result != nil || b.waits })
 	return b.stopped != nil
+}
+
+// waitsForLock reports whether a buyer that asks for the lock waits, once it has the lock or waits. A
+// buyer waits if it is quiet, while etcd owes it no answer, or asks again and again.
+func (b *buyer) waitsForLock() bool {
+	b.release()
+	from := b.steps
+	b.round.must(b.Name+" gets the lock or waits", func() bool {
+		return b.result != nil || b.in == "" && time.Since(b.last) > quiet || b.steps > from+manySteps
+	})
+	return b.result == nil
 }
 
 // release lets a buyer go on to the end.

@@ -193,9 +193,10 @@ const (
 	// patience bounds the wait for a buyer, whose steps take milliseconds. It is long
 	// because a busy machine is slow.
 	patience = 40 * time.Second
-	// arrival is the time for a request to reach a server that does not show who waits.
-	// If it is too short, a round checks less, but does not fail.
-	arrival = 300 * time.Millisecond
+	// quiet is how long a buyer that waits for the lock sends nothing, and manySteps is more than
+	// one attempt to take it. If they are too small, a round checks less, but does not fail.
+	quiet     = 500 * time.Millisecond
+	manySteps = 12
 	// poll is how often MySQL is asked who waits for a row. InnoDB updates the list at most
 	// every 100 ms.
 	poll = 110 * time.Millisecond

@@ -112,9 +112,9 @@ func (f *Folder) Started() (started []*Exercise) {
 // ErrNotBuilt means that the code was not checked, because it does not compile.
 var ErrNotBuilt = errors.New("the code does not compile")
 
-// build builds an exercise's program into the folder dir. The flags are the Makefile's, so that
+// Build builds an exercise's program into the folder dir. The flags are the Makefile's, so that
 // what is compiled already is used.
-func (f *Folder) build(ctx context.Context, e *Exercise, dir string) (program string, err error) {
+func (f *Folder) Build(ctx context.Context, e *Exercise, dir string) (program string, err error) {
 	if _, err := os.Stat(filepath.Join(f.root, f.path(e))); err != nil {
 		return "", fmt.Errorf("there is no %s: begin with exercise start %s", f.path(e), e.Name)
 	}
@@ -129,19 +129,9 @@ func (f *Folder) build(ctx context.Context, e *Exercise, dir string) (program st
 	return program, nil
 }
 
-// Check checks the code of an exercise on the testbed's servers, and reports each part
-// that has passed. The failure is nil if all have; the error means that the code was not
-// checked.
-func (f *Folder) Check(ctx context.Context, bed *testbed.Testbed, e *Exercise, passed func(what string)) (failure *Failure, err error) {
-	dir, err := os.MkdirTemp("", "flashsale-exercise-")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	program, err := f.build(ctx, e, dir)
-	if err != nil {
-		return nil, err
-	}
+// Check checks a program of the exercise on the testbed's servers, and reports each part that
+// has passed. The failure is nil if all have; the error means that the code was not checked.
+func (e *Exercise) Check(ctx context.Context, bed *testbed.Testbed, program string, passed func(what string)) (failure *Failure, err error) {
 	c := &check{program: program, locks: slices.Contains(e.Servers, testbed.Etcd), passed: passed}
 	_, err = bed.Run(ctx, c.log, func(run *testbed.Run) { failure = c.all(run, e) })
 	return failure, err

@@ -60,7 +60,11 @@ func TestChecks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			failure, err := folder.Check(t.Context(), bed, tt.exercise, func(string) {})
+			program, err := folder.Build(t.Context(), tt.exercise, t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			failure, err := tt.exercise.Check(t.Context(), bed, program, func(string) {})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -131,9 +135,9 @@ func TestCompilersErrorIsShown(t *testing.T) {
 	if err := os.WriteFile(file, []byte("package main\n\nfunc main() { undefined() }\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	failure, err := folder.Check(t.Context(), testbed.New(testbed.Config{}), &findTheRace, func(string) {})
-	if failure != nil || !errors.Is(err, ErrNotBuilt) || !strings.Contains(err.Error(), "exercise.go:3:15: undefined: undefined") {
-		t.Errorf("got %v, %v", failure, err)
+	_, err := folder.Build(t.Context(), &findTheRace, t.TempDir())
+	if !errors.Is(err, ErrNotBuilt) || !strings.Contains(err.Error(), "exercise.go:3:15: undefined: undefined") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -16,7 +16,7 @@ var writeALock = Exercise{
 			first := a.lock().Token
 			b.tryLock(false)
 			b.start(shop.Lock, 0)
-			if r.drive(arrival, func() bool { return b.result != nil }) {
+			if !b.waitsForLock() {
 				r.fail("B's Lock returned while A holds the lock")
 			}
 			a.unlock()
@@ -36,7 +36,7 @@ var writeALock = Exercise{
 				a.start(shop.Lock, n)
 				reached := a.settle()
 				b.start(shop.Lock, 0)
-				if !r.drive(arrival, func() bool { return b.result != nil }) { // A was first
+				if b.waitsForLock() { // A was first
 					a.end()
 					a.unlock()
 					b.end()
@@ -44,8 +44,7 @@ var writeALock = Exercise{
 					return reached
 				}
 				r.seller(b).Read()
-				a.release()
-				if r.drive(arrival, func() bool { return a.result != nil && a.result.Err == "" }) { // two holders
+				if !a.waitsForLock() && a.result.Err == "" { // two holders
 					r.seller(a).Read()
 					r.sell(b)
 					r.sell(a)
@@ -61,7 +60,7 @@ var writeALock = Exercise{
 			a, b, other := r.buyer("A"), r.buyer("B"), r.buyer("C")
 			a.lock()
 			b.start(shop.Lock, 0)
-			if r.drive(arrival, func() bool { return b.result != nil }) {
+			if !b.waitsForLock() {
 				r.fail("B's Lock returned while A holds the lock")
 			}
 			b.Log("its context ends")
@@ -95,7 +94,7 @@ func paused(r *round) {
 	r.sellWith(a, tokenA)
 	r.sellWith(b, tokenB)
 	a.start(shop.Lost, 0)
-	if !r.drive(2*lockTTL, func() bool { return a.result != nil }) {
+	if !r.drive(patience, func() bool { return a.result != nil }) {
 		r.fail("A's lock was lost, but its Lost is not closed")
 	}
 	if e := a.do(shop.Unlock); e.Reason != "lost" {
