@@ -117,6 +117,7 @@ func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Databas
 			return err
 		}
 	}
+	interrupted := signalled.Err() != nil
 	progress.stop()
 	records, err := c.read(ctx, db, append(rounds, proof.Round{Plan: plan, Answers: result.Answers}))
 	if err != nil {
@@ -125,7 +126,7 @@ func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Databas
 	load := records.Of(plan.SKUs)
 	load.Samples = samples
 	run := proof.Assess(setting, result, load)
-	run.Interrupted = signalled.Err() != nil
+	run.Interrupted = interrupted
 	run.Weigh(proof.Challenged(rounds, records))
 	return c.publish(s, &proof.Proof{Seed: plan.Seed, Partial: db == nil, Runs: []proof.Run{run}})
 }

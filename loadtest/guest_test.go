@@ -3,30 +3,37 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
+	"os/exec"
+	"path"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/strategy"
+	"flashsale/loadtest/attack"
 	"flashsale/loadtest/proof"
 )
 
-// balancer passes requests to replicas in turn, and answers withdrawals itself.
+// balancer passes requests to replicas in turn.
 type balancer struct {
 	proxies []*httputil.ReverseProxy
 	turn    atomic.Int64
-	// withdrawal is the status of its answers.
-	withdrawal int
+	// noWithdrawal: it refuses withdrawals, like a service that has none.
+	noWithdrawal bool
 	// ordered, if set, is called after so many orders.
 	after   int64
 	ordered func()
@@ -38,7 +45,7 @@ type balancer struct {
 
 func newBalancer(t *testing.T, replicas []string) (*balancer, string) {
 	t.Helper()
-	b := &balancer{withdrawal: http.StatusNoContent}
+	b := &balancer{}
 	for _, replica := range replicas {
 		u, err := url.Parse(replica)
 		if err != nil {
@@ -55,8 +62,10 @@ func (b *balancer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
 	case http.MethodDelete:
 		b.note(&b.withdrawn, r)
-		w.WriteHeader(b.withdrawal)
-		return
+		if b.noWithdrawal {
+			w.WriteHeader(http.StatusMethodNotAllowed)
+			return
+		}
 	case http.MethodPut:
 		b.note(&b.onSale, r)
 	case http.MethodPost:
@@ -73,15 +82,23 @@ func (b *balancer) note(list *[]string, r *http.Request) {
 	*list = append(*list, r.URL.Path)
 }
 
-// checkWithdrawn checks that each SKU that was put on sale was withdrawn.
-func (b *balancer) checkWithdrawn(t *testing.T, least int) {
+// checkWithdrawn checks that each SKU that was put on sale was withdrawn, and that a replica
+// no longer shows the first.
+func (b *balancer) checkWithdrawn(t *testing.T, replica string, least int) {
 	t.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	slices.Sort(b.onSale)
 	slices.Sort(b.withdrawn)
 	if len(b.onSale) < least || !slices.Equal(b.onSale, b.withdrawn) {
-		t.Errorf("put on sale: %v, want at least %d\nwithdrawn: %v", b.onSale, least, b.withdrawn)
+		t.Fatalf("put on sale: %v, want at least %d\nwithdrawn: %v", b.onSale, least, b.withdrawn)
+	}
+	service := attack.Service{URL: replica}
+	if err := until(t.Context(), func() (bool, error) {
+		_, err := service.Stock(t.Context(), path.Base(b.onSale[0]))
+		return errors.Is(err, attack.ErrNotFound), nil
+	}); err != nil {
+		t.Errorf("%s is still shown: %v", b.onSale[0], err)
 	}
 }
 
@@ -98,7 +115,7 @@ func attackAsGuest(t *testing.T, d *sandboxDescription) {
 		if err := run(t.Context(), args(target, dir, "--duration=1s", "--mysql-dsn="+d.MySQLDSN), &out, io.Discard); err != nil {
 			t.Fatalf("%v\n%s", err, out.String())
 		}
-		b.checkWithdrawn(t, 1+proof.ContendedBursts)
+		b.checkWithdrawn(t, d.Replicas[0], 1+proof.ContendedBursts)
 		r := readProof(t, dir).Runs[0]
 		if len(r.AnsweredBy) != len(d.Replicas) || !slices.Equal(r.Targets, []string{target}) || r.Started.IsZero() || r.DurationMS < 900 {
 			t.Errorf("got answers of %v, targets %v, started %s, duration %.0f ms", r.AnsweredBy, r.Targets, r.Started, r.DurationMS)
@@ -114,7 +131,7 @@ func attackAsGuest(t *testing.T, d *sandboxDescription) {
 	})
 	t.Run("says what stays on sale", func(t *testing.T) {
 		b, target := newBalancer(t, d.Replicas)
-		b.withdrawal = http.StatusMethodNotAllowed
+		b.noWithdrawal = true
 		var said bytes.Buffer
 		if err := run(t.Context(), args(target, t.TempDir(), "--duration=1s"), io.Discard, &said); err != nil {
 			t.Fatal(err)
@@ -134,7 +151,7 @@ func attackAsGuest(t *testing.T, d *sandboxDescription) {
 		if !errors.Is(err, errNotProven) || time.Since(began) > 5*time.Minute {
 			t.Fatalf("got %v after %s, want %v\n%s", err, time.Since(began), errNotProven, out.String())
 		}
-		b.checkWithdrawn(t, 1)
+		b.checkWithdrawn(t, d.Replicas[0], 1)
 		r := readProof(t, dir).Runs[0]
 		if !r.Interrupted || r.Verdict != strategy.NotChallenged || r.UnitsSold != 50 || r.Offered < 100 || !strings.Contains(out.String(), "until it was interrupted") {
 			t.Errorf("got interrupted %v, %s, %d sold, %d offered\n%s", r.Interrupted, r.Verdict, r.UnitsSold, r.Offered, out.String())
@@ -147,7 +164,7 @@ func attackAsGuest(t *testing.T, d *sandboxDescription) {
 		if err == nil || !strings.Contains(err.Error(), "does not show the SKU") {
 			t.Errorf("got %v", err)
 		}
-		b.checkWithdrawn(t, 1)
+		b.checkWithdrawn(t, d.Replicas[0], 1)
 	})
 }
 
@@ -181,6 +198,99 @@ func TestUnguardedServiceIsNeverExact(t *testing.T) {
 	}, &out, &progress)
 	if err != nil {
 		t.Errorf("%v\n%s%s", err, progress.String(), out.String())
+	}
+}
+
+// stub answers what attack asks before and after its load. order answers the orders.
+func stub(t *testing.T, order http.HandlerFunc) string {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/orders", order)
+	mux.HandleFunc("PUT /v1/admin/skus/{sku}", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusCreated) })
+	mux.HandleFunc("DELETE /v1/admin/skus/{sku}", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	mux.HandleFunc("GET /v1/skus/{sku}", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "{}") })
+	mux.HandleFunc("GET /v1/orders/{id}", func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = io.WriteString(w, `{"type":"/errors/unknown-order"}`)
+	})
+	mux.HandleFunc("GET /readyz", func(http.ResponseWriter, *http.Request) {})
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// Orders that are never answered would keep an attack for 8 seconds after a signal.
+func TestSecondSignalEndsAnAttackAtOnce(t *testing.T) {
+	ordered := make(chan struct{}, 1000)
+	target := stub(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // so that net/http notices when the client disconnects
+		ordered <- struct{}{}
+		<-r.Context().Done()
+	})
+	cmd := exec.Command(os.Args[0], "attack", "--target="+target, "--jwt-secret=a", "--admin-token=b", "--rate=10", "--duration=1m", "--out="+t.TempDir())
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-ordered
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // ProcessState says how it ended
+		close(ended)
+	}()
+	for {
+		_ = cmd.Process.Signal(os.Interrupt) // fails once the program has ended
+		select {
+		case <-ended:
+			if status := cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signal() != syscall.SIGINT {
+				t.Errorf("got %v, want the end by SIGINT", cmd.ProcessState)
+			}
+			return
+		case <-time.After(50 * time.Millisecond): // the first signal may not have arrived yet
+		}
+	}
+}
+
+// The service decides no order of a SKU before its twentieth, so that 16 buyers are too few.
+func TestUntilContendedRepeatsWithMoreBuyers(t *testing.T) {
+	var mu sync.Mutex
+	orders := map[string]int{}
+	target := stub(t, func(w http.ResponseWriter, r *http.Request) {
+		var asked struct {
+			SKU string `json:"sku"`
+		}
+		_ = json.NewDecoder(r.Body).Decode(&asked)
+		mu.Lock()
+		orders[asked.SKU]++
+		n := orders[asked.SKU]
+		mu.Unlock()
+		time.Sleep(20 * time.Millisecond) // so that all orders of a burst are under way at once
+		switch {
+		case n < 20:
+			w.WriteHeader(http.StatusTooManyRequests)
+		case n == 20:
+			w.WriteHeader(http.StatusCreated)
+		default:
+			w.WriteHeader(http.StatusConflict)
+			_, _ = io.WriteString(w, `{"type":"/errors/sold-out"}`)
+		}
+	})
+	for _, tt := range []struct {
+		until  bool
+		buyers []int // of each round
+	}{{false, []int{16}}, {true, []int{16, 32}}} {
+		flags := loadFlags{UntilContended: tt.until}
+		plan := attack.Plan{Targets: []string{target}, Seed: rand.Uint64()}
+		rounds, err := flags.challenge(t.Context(), newMeter(io.Discard), "", plan, "secret", nil, func(*attack.Plan) error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		var buyers []int
+		for _, r := range rounds {
+			buyers = append(buyers, r.Plan.Burst)
+		}
+		if !slices.Equal(buyers, tt.buyers) {
+			t.Errorf("until contended %v: got rounds of %v buyers, want %v", tt.until, buyers, tt.buyers)
+		}
 	}
 }
 

@@ -23,7 +23,7 @@ import (
 // TestMain lets this test's binary serve as the child processes that the commands start,
 // and as the program itself for tests that need it in its own process.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && (os.Args[1] == "etcd-node" || os.Args[1] == testbed.ReplicaCommand || os.Args[1] == zombieHolder || os.Args[1] == "up" || os.Args[1] == "peer") {
+	if len(os.Args) > 1 && (os.Args[1] == "etcd-node" || os.Args[1] == testbed.ReplicaCommand || os.Args[1] == zombieHolder || os.Args[1] == "up" || os.Args[1] == "attack" || os.Args[1] == "peer") {
 		main()
 		return
 	}

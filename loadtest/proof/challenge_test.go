@@ -100,14 +100,14 @@ func TestUnguardedShopIsCaughtByBursts(t *testing.T) {
 	const pause = 20 * time.Millisecond
 	for _, tt := range []struct {
 		name string
-		shop shop
+		shop *shop
 		want strategy.Verdict
 		says string
 	}{
-		{"unguarded", shop{pause: pause}, strategy.Oversold, "it was sold more than once in"},
-		{"guarded", shop{pause: pause, guard: true}, strategy.Exact, "it was never sold twice"},
-		{"one order after the other", shop{guard: true, decides: 3, pause: pause}, strategy.NotChallenged, "429 too-many-requests"},
-		{"unguarded, but limited to one order", shop{decides: 1}, strategy.NotChallenged, "Raise the limits of the service"},
+		{"unguarded", &shop{pause: pause}, strategy.Oversold, "it was sold more than once in"},
+		{"guarded", &shop{pause: pause, guard: true}, strategy.Exact, "it was never sold twice"},
+		{"limited to three orders", &shop{guard: true, decides: 3, pause: pause}, strategy.NotChallenged, "429 too-many-requests"},
+		{"unguarded, but limited to one order", &shop{decides: 1}, strategy.NotChallenged, "Raise the limits of the service"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			run := tt.shop.challenge(t)
