@@ -57,7 +57,7 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 	if status, err := ending.order("lamp", "the first"); err != nil || status != http.StatusCreated {
 		t.Fatalf("the first order: %d, %v", status, err)
 	}
-	b := startBuyers(t, 8, "lamp", append(staying, ending)...)
+	b := startBuyers(t, 8, "lamp", ending) // no other replica becomes the seller
 	b.await(50)
 	var leases []clientv3.LeaseID
 	for deadline := time.Now().Add(30 * time.Second); len(leases) == 0; leases = leasesOf(t, database, "a") {
@@ -65,6 +65,8 @@ func TestDrainUnderLoadLosesNothing(t *testing.T) {
 			t.Fatal("replica a does not sell")
 		}
 	}
+	b.use(append(staying, ending)...)
+	b.await(50)
 	b.gap()
 	told := time.Now()
 	if err := ending.Signal(syscall.SIGTERM); err != nil {
