@@ -22,7 +22,7 @@ func (a answers) RoundTrip(r *http.Request) (*http.Response, error) {
 
 const (
 	lamp = `{"sku":"lamp","name":"A lamp","price_cents":1,"currency":"EUR","units":1,"available":1,"per_customer_limit":null,` +
-		`"sale_starts_at":null,"sale_ends_at":null,"visible_from":null}`
+		`"hold_policy":"lenient","sale_starts_at":null,"sale_ends_at":null,"visible_from":null}`
 	placed = `{"id":"01936f3e-7b1a-7c3e-9d0a-1f2e3d4c5b6a","sku":"lamp","quantity":1,"status":"reserved","price_cents":1,"total_cents":1,` +
 		`"currency":"EUR","created_at":"2030-01-01T00:00:00Z","expires_at":"2030-01-01T00:15:00Z"}`
 	unknown = `{"type":"/errors/unknown-sku","title":"No such SKU","status":404}`
