@@ -127,7 +127,8 @@ func (c *upCmd) replica() (row strategy.Strategy, cfg sandbox.ReplicaConfig, err
 	if err := cmp.Or(atLeast("--lock-ttl", c.LockTTL, 0), atLeast("--payment-window", c.PaymentWindow, 0), c.check()); err != nil {
 		return row, cfg, err
 	}
-	cfg = sandbox.ReplicaConfig{Program: c.API, Strategy: row.Name, Fence: string(row.FenceFor(fence))}
+	cfg = sandbox.ReplicaConfig{Program: c.API, Strategy: row.Name, Fence: string(row.FenceFor(fence)),
+		Args: []string{"--insecure-demo"}} // for its test mode; the secrets are random
 	if c.LockTTL > 0 {
 		cfg.Args = append(cfg.Args, "--lock-ttl="+c.LockTTL.String())
 	}

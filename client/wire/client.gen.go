@@ -750,6 +750,8 @@ type ClientInterface interface {
 	// The order reserves its units for the payment window. An order with a total of 0 is `paid` at once, and does not
 	// expire. A repeated key gets the first status and body, and `Idempotent-Replayed: true`.
 	//
+	// With `--insecure-demo`, keys like `test-503` provoke answers, for tests of a storefront: see docs/api.md.
+	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/orders (the `PlaceOrder` operationId).
@@ -759,6 +761,8 @@ type ClientInterface interface {
 	//
 	// The order reserves its units for the payment window. An order with a total of 0 is `paid` at once, and does not
 	// expire. A repeated key gets the first status and body, and `Idempotent-Replayed: true`.
+	//
+	// With `--insecure-demo`, keys like `test-503` provoke answers, for tests of a storefront: see docs/api.md.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -1105,6 +1109,8 @@ func (c *Client) ListOrders(ctx context.Context, params *ListOrdersParams, reqEd
 // The order reserves its units for the payment window. An order with a total of 0 is `paid` at once, and does not
 // expire. A repeated key gets the first status and body, and `Idempotent-Replayed: true`.
 //
+// With `--insecure-demo`, keys like `test-503` provoke answers, for tests of a storefront: see docs/api.md.
+//
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/orders (the `PlaceOrder` operationId).
@@ -1124,6 +1130,8 @@ func (c *Client) PlaceOrderWithBody(ctx context.Context, params *PlaceOrderParam
 //
 // The order reserves its units for the payment window. An order with a total of 0 is `paid` at once, and does not
 // expire. A repeated key gets the first status and body, and `Idempotent-Replayed: true`.
+//
+// With `--insecure-demo`, keys like `test-503` provoke answers, for tests of a storefront: see docs/api.md.
 //
 // Takes a body of the `application/json` content type.
 //

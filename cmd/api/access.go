@@ -34,7 +34,7 @@ type accessFlags struct {
 
 	Payments string `enum:"customer,service" default:"customer" placeholder:"WHO" help:"Who confirms payments. customer, the default: the customers themselves, for demonstrations. service: the shop's payment service alone, whose JWT has the scope payment. Production needs service."`
 
-	InsecureDemo bool `help:"Accept short and publicly known secrets, and use the demo's secrets for those that are missing. Only where no one else can reach the service."`
+	InsecureDemo bool `help:"Accept short and publicly known secrets, and use the demo's secrets for those that are missing. Idempotency keys like test-503 then provoke answers, for tests of a storefront (docs/api.md). Only where no one else can reach the service."`
 }
 
 // check rejects secrets that are missing, weak or publicly known.

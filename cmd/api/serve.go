@@ -261,8 +261,8 @@ func (r *replica) serve(ctx context.Context, listener, internal net.Listener) er
 	cfg := httpapi.Config{
 		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Audit: r.audit, Ready: r.ready, ReadyToRead: r.readyToRead, Notes: r.notes, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
 		JWTSecret: []byte(r.cmd.JWTSecret), Keys: r.keys, Audience: r.cmd.JWTAudience, Issuer: r.cmd.JWTIssuer, TokenType: r.cmd.JWTType, AdminToken: r.cmd.AdminToken,
-		PaymentService: r.cmd.Payments == "service",
-		Limits:         r.limits, TrustedProxies: r.cmd.TrustedProxies, IPv6Prefix: r.cmd.IPv6Prefix,
+		PaymentService: r.cmd.Payments == "service", TestMode: r.cmd.InsecureDemo,
+		Limits: r.limits, TrustedProxies: r.cmd.TrustedProxies, IPv6Prefix: r.cmd.IPv6Prefix,
 		Registry: r.registry, Traces: r.tracing.Provider, Logger: r.logger, Levels: r.levels,
 		MaxStreams: r.cmd.MaxStreams, MaxStreamsAddress: r.cmd.MaxStreamsAddress, Draining: draining,
 	}

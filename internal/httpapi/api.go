@@ -94,6 +94,9 @@ type Config struct {
 	// PaymentService is set if only tokens with scope payment confirm payments, and not
 	// the customers' own. Optional.
 	PaymentService bool
+	// TestMode makes reserved idempotency keys provoke answers: see provocations.
+	// Optional.
+	TestMode bool
 	// Limits bounds the rate of requests. Optional.
 	Limits *limit.Limits
 	// TrustedProxies are the addresses and networks whose X-Forwarded-For is
@@ -120,6 +123,7 @@ type api struct {
 	// pageSize is the default length of a page.
 	pageSize int
 	feeds    *feeds
+	tries    tries
 	// sample allows one log line a second about answers 503 and 504.
 	sample *rate.Limiter
 	// refusals bounds the log lines about refused administrators' calls, and unlogged

@@ -43,7 +43,7 @@ func (a *api) PlaceOrder(c *gin.Context, params spec.PlaceOrderParams) {
 		if body.Currency != nil {
 			request.Currency = *body.Currency
 		}
-		placed, err := a.cfg.Orders.Place(ctx, request)
+		placed, err := a.place(ctx, c, request)
 		if err != nil {
 			return nil, err
 		}
