@@ -14,29 +14,39 @@ import (
 // Outcome is what an answer tells a buyer. Every request has exactly one.
 type Outcome uint8
 
+func (o Outcome) String() string {
+	return [...]string{"accepted", "sold-out", "ambiguous", "error", "served"}[o]
+}
+
 // The outcomes.
 const (
 	// Accepted: 201, the order was made.
 	Accepted Outcome = iota
 	// SoldOut: 409, there are not enough units.
 	SoldOut
-	// Ambiguous: 504 or no answer; the order may or may not exist.
+	// Ambiguous: 504 or no answer; the order may or may not exist, or be paid or cancelled.
 	Ambiguous
 	// Refused: any other answer. Nothing was applied.
 	Refused
+	// Served: a call that is no order succeeded.
+	Served
 )
 
 // Answer is the service's answer to one request. Times count from the start of the
 // attack.
 type Answer struct {
 	Seq     int
+	Call    Call
 	Outcome Outcome
 	// Status is the HTTP status; 0 if there was no answer.
 	Status int
 	// Reason is the slug of the problem, or the error of the connection.
 	Reason string
-	// OrderID is the id of an accepted order; nil if a 201 has none.
+	// OrderID is the id of an accepted order, nil if a 201 has none, or the id of the order
+	// that was to be paid or cancelled.
 	OrderID uuid.UUID
+	// Of is the request that made the order that was to be paid or cancelled.
+	Of int
 	// Replica is the replica that answered, by X-Replica; "" if the answer names none.
 	Replica string
 	// Replayed says that an earlier request made the order.
@@ -44,6 +54,8 @@ type Answer struct {
 	// Due is when the request was to be sent by the plan, Sent when it was sent, and Done
 	// when its answer was read.
 	Due, Sent, Done time.Duration
+	// BytesIn is the length of the answer's body, of which the first 64 KiB are read.
+	BytesIn int
 }
 
 // Latency counts from Due. If it counted from Sent, it would leave out the delay of a
@@ -63,15 +75,32 @@ func OutcomeOf(status int, slug string) Outcome {
 	return Refused
 }
 
+// outcomeOf returns the outcome of a call. A read that got no answer is not ambiguous:
+// there was nothing to be applied.
+func outcomeOf(call Call, status int, slug string) Outcome {
+	switch {
+	case call == Place:
+		return OutcomeOf(status, slug)
+	case status >= http.StatusOK && status < http.StatusMultipleChoices:
+		return Served
+	case call != Browse && (status == 0 || status == http.StatusGatewayTimeout):
+		return Ambiguous
+	}
+	return Refused
+}
+
 // read turns vegeta's result into an answer.
-func read(res *vegeta.Result) Answer {
+func read(res *vegeta.Result, call Call) Answer {
 	var a Answer
 	if res.Code == 0 { // also a body that broke off, whose status says nothing
 		a = NoAnswer(res.Error)
 	} else {
 		a = ReadAnswer(int(res.Code), res.Headers, res.Body)
 	}
-	a.Seq = int(res.Seq)
+	a.Seq, a.Call = int(res.Seq), call
+	if a.Outcome = outcomeOf(call, a.Status, a.Reason); a.Outcome == Served {
+		a.Reason = ""
+	}
 	return a
 }
 

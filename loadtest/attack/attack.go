@@ -1,7 +1,7 @@
-// Package attack sends orders to a service at a fixed rate, whether or not the service
-// keeps up, and records every answer.
+// Package attack sends orders to a service at a planned rate, whether or not the service
+// keeps up, and records every answer. Other calls can be among them: see Mix.
 //
-// Every request has a new customer and a new idempotency key. The rate is an open loop of
+// Every order has a new customer and a new idempotency key. The rate is an open loop of
 // vegeta; latency counts from when a request was due. Package proof compares the answers
 // with the stock.
 package attack
@@ -12,6 +12,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/google/uuid"
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 )
 
@@ -49,6 +50,9 @@ type Config struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// OnAnswer, if set, is called with each answer, by one goroutine.
 	OnAnswer func(Answer)
+	// Results get each answer. A slow disk delays no request: they are written by a goroutine
+	// of their own, for which Run waits at the end.
+	Results []*Results
 }
 
 // Result is the outcome of an attack.
@@ -112,15 +116,23 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 
 	// vegeta gets one target; the transport sends each request to its own target.
 	target := vegeta.NewStaticTargeter(vegeta.Target{Method: "POST", URL: plan.Targets[0] + "/v1/orders"})
-	schedule := NewSchedule(plan.Rate, plan.Requests(), cfg.Stop)
+	schedule := plan.schedule(cfg.Stop)
 	result := &Result{Answers: make([]Answer, plan.Requests())}
+	write, written := record(cfg.Results, &plan, schedule, result.Answers)
+	defer written()
 	var sent int
 	var last time.Duration
 	for res := range attacker.Attack(target, schedule, plan.Duration+overtime, "") {
 		at := res.Timestamp.Sub(schedule.Began)
-		a := read(res)
-		a.Due, a.Sent, a.Done = schedule.Due(a.Seq), at, at+res.Latency
+		made := transport.made(int(res.Seq))
+		a := read(res, made.call)
+		a.Due, a.Sent, a.Done, a.BytesIn = schedule.Due(a.Seq), at, at+res.Latency, int(res.BytesIn)
+		if made.of.id != uuid.Nil {
+			a.OrderID, a.Of = made.of.id, made.of.seq
+		}
+		transport.keep(&a)
 		result.Answers[a.Seq] = a
+		write(a.Seq)
 		sent, last = max(sent, a.Seq+1), max(last, at)
 		if cfg.OnAnswer != nil {
 			cfg.OnAnswer(a)
@@ -147,45 +159,4 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 // that fails for lack of a socket says nothing about the service.
 func underWay() int {
 	return min(maxUnderWay, max(firstWorkers, openFiles()-spareFiles))
-}
-
-// Schedule is a vegeta.Pacer that records the start of the attack, which vegeta does not
-// report. It ends the attack on stop, or after limit requests: rounding could add one.
-type Schedule struct {
-	vegeta.ConstantPacer
-	// Began is set before the first request. Read it after that request.
-	Began time.Time
-
-	limit uint64
-	stop  <-chan struct{}
-	// stopped says that stop was closed; read after the last request.
-	stopped bool
-}
-
-// NewSchedule sends rate requests per second, or as many as possible with rate 0. A nil
-// stop is never closed.
-func NewSchedule(rate, limit int, stop <-chan struct{}) *Schedule {
-	return &Schedule{ConstantPacer: vegeta.ConstantPacer{Freq: rate, Per: time.Second}, limit: uint64(limit), stop: stop}
-}
-
-// Pace implements vegeta.Pacer.
-func (s *Schedule) Pace(elapsed time.Duration, hits uint64) (wait time.Duration, stop bool) {
-	if s.Began.IsZero() {
-		s.Began = time.Now().Add(-elapsed)
-	}
-	select {
-	case <-s.stop:
-		s.stopped = true
-		return 0, true
-	default:
-	}
-	if hits >= s.limit {
-		return 0, true
-	}
-	return s.ConstantPacer.Pace(elapsed, hits)
-}
-
-// Due returns when request seq is to be sent: the first, one interval after the start.
-func (s *Schedule) Due(seq int) time.Duration {
-	return time.Duration(seq+1) * (s.Per / time.Duration(s.Freq))
 }

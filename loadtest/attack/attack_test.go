@@ -200,7 +200,7 @@ func TestAnswersAreClassified(t *testing.T) {
 			Answer{Outcome: Ambiguous, Reason: "no answer in 8s"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if diff := cmp.Diff(tt.want, read(&tt.res)); diff != "" {
+			if diff := cmp.Diff(tt.want, read(&tt.res, Place)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})

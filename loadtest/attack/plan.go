@@ -2,6 +2,7 @@ package attack
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 )
@@ -27,6 +28,10 @@ type Plan struct {
 	// Rate is in requests per second, for Duration.
 	Rate     int
 	Duration time.Duration
+	// Stages, if set by Ramp, are the rates over time; Rate is then their mean.
+	Stages []Stage
+	// Mix is how many of the requests are calls other than orders.
+	Mix Mix
 	// Burst, if set, is how many buyers order a SKU at once; Rate and Duration are not used
 	// then. See Bursts.
 	Burst int
@@ -46,6 +51,14 @@ func (p *Plan) Bursts(skus []string, buyers int) Plan {
 	return Plan{Targets: p.Targets, SKUs: skus, MaxQuantity: 1, Burst: buyers, Seed: scramble(p.Seed + uint64(buyers))}
 }
 
+// Ramp sets the rate by stages.
+func (p *Plan) Ramp(stages []Stage) {
+	p.Stages = stages
+	var requests float64
+	p.Duration, requests = total(stages)
+	p.Rate = int(math.Round(requests / p.Duration.Seconds()))
+}
+
 // Check returns an error for the first invalid field, by the name of its flag.
 func (p *Plan) Check() error {
 	switch {
@@ -56,6 +69,10 @@ func (p *Plan) Check() error {
 	case p.MaxQuantity < 1:
 		return fmt.Errorf("--max-quantity must be at least 1, not %d", p.MaxQuantity)
 	case p.Burst > 0:
+		return nil
+	case len(p.Stages) > 0 && (p.requests() < 1 || p.requests() > maxRequests):
+		return fmt.Errorf("--stages are %.0f requests, and must be from 1 to %d, the most that one attack keeps in memory", p.requests(), maxRequests)
+	case len(p.Stages) > 0:
 		return nil
 	case p.Rate < 1 || p.Rate > maxRate:
 		return fmt.Errorf("--rate must be from 1 to %d requests a second, not %d", maxRate, p.Rate)
@@ -79,10 +96,47 @@ func (p *Plan) requests() float64 {
 	if p.Burst > 0 {
 		return float64(p.Burst * len(p.SKUs))
 	}
+	if len(p.Stages) > 0 {
+		_, requests := total(p.Stages)
+		return requests
+	}
 	return float64(p.Rate) * p.Duration.Seconds()
 }
 
-// Order returns the order of request number seq.
+// Orders returns about how many of the requests are orders.
+func (p *Plan) Orders() int {
+	if sum := p.Mix.sum(); sum > 0 {
+		return int(p.requests() * float64(p.Mix[Place]) / float64(sum))
+	}
+	return p.Requests()
+}
+
+// schedule returns when the requests are due.
+func (p *Plan) schedule(stop <-chan struct{}) *Schedule {
+	s := NewSchedule(p.Rate, p.Requests(), stop)
+	if len(p.Stages) > 0 {
+		s.stages = p.Stages
+	}
+	return s
+}
+
+// call returns the call of request seq. To pay or to cancel needs an order that was made
+// earlier; without one, an order is placed.
+func (p *Plan) call(seq int) Call {
+	sum := p.Mix.sum()
+	if sum == 0 {
+		return Place
+	}
+	at := int(mix(p.Seed, seq, kinds) % uint64(sum))
+	call := Place
+	for at >= p.Mix[call] {
+		at -= p.Mix[call]
+		call++
+	}
+	return call
+}
+
+// Order returns the order of request number seq, if it places one.
 func (p *Plan) Order(seq int) Order {
 	return Order{Customer: p.customer(seq), Key: p.key(seq), SKU: p.SKUs[p.sku(seq)], Quantity: p.quantity(seq)}
 }
@@ -122,6 +176,8 @@ const (
 	customers uint64 = iota + 1
 	keys
 	quantities
+	kinds
+	pages
 )
 
 // mix returns a random number for request seq: splitmix64 (Steele, Lea and Flood, 2014).

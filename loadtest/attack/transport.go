@@ -87,13 +87,21 @@ type transport struct {
 	urls   []*url.URL // by target
 	base   *http.Transport
 
+	// calls are by request. They and the orders to be paid or cancelled are nil if all
+	// requests are orders.
+	calls  []made
+	placed chan placed
+
 	underWay, peak atomic.Int64
 }
 
 func newTransport(ctx context.Context, plan *Plan, tokens *Tokens, connections int) (*transport, error) {
 	t := &transport{ctx: ctx, plan: plan, tokens: tokens, base: newBase(connections)}
+	if plan.Mix.sum() > 0 {
+		t.calls, t.placed = make([]made, plan.Requests()), make(chan placed, maxPlaced)
+	}
 	for _, target := range plan.Targets {
-		u, err := url.Parse(strings.TrimSuffix(target, "/") + "/v1/orders")
+		u, err := url.Parse(strings.TrimSuffix(target, "/"))
 		if err != nil {
 			return nil, fmt.Errorf("--target %q: %w", target, err)
 		}
@@ -158,23 +166,69 @@ func (t *transport) begin() {
 
 func (t *transport) end() { t.underWay.Add(-1) }
 
-// request builds the planned request. http.NewRequest would parse the URL again and set
+// decide chooses the call of request seq.
+func (t *transport) decide(seq int) made {
+	if t.calls == nil {
+		return made{}
+	}
+	m := made{call: t.plan.call(seq)}
+	if m.call == Pay || m.call == Cancel {
+		select {
+		case m.of = <-t.placed:
+		default:
+			m.call = Place
+		}
+	}
+	t.calls[seq] = m
+	return m
+}
+
+// made returns the call of a request that was sent.
+func (t *transport) made(seq int) made {
+	if t.calls == nil {
+		return made{}
+	}
+	return t.calls[seq]
+}
+
+// keep keeps an accepted order, to be paid or cancelled later.
+func (t *transport) keep(a *Answer) {
+	if t.placed == nil || a.Outcome != Accepted {
+		return
+	}
+	select {
+	case t.placed <- placed{a.Seq, a.OrderID}:
+	default:
+	}
+}
+
+// request builds request seq. http.NewRequest would parse the URL again and set
 // GetBody. With GetBody, net/http repeats a request that has an Idempotency-Key after the
 // connection breaks, which would hide a lost answer.
 func (t *transport) request(ctx context.Context, seq int) *http.Request {
-	u := t.urls[t.plan.target(seq)]
-	text := `{"sku":"` + t.plan.SKUs[t.plan.sku(seq)] + `","quantity":` + strconv.Itoa(t.plan.quantity(seq)) + `}`
+	m := t.decide(seq)
+	w := t.plan.wire(seq, m)
+	u := *t.urls[t.plan.target(seq)]
+	u.Path += w.path
 	req := &http.Request{
-		Method: http.MethodPost, URL: u, Host: u.Host,
+		Method: w.method, URL: &u, Host: u.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: http.Header{
-			"Authorization":   {"Bearer " + string(t.tokens.Of(seq))},
-			"Content-Type":    contentType,
-			"Idempotency-Key": {t.plan.key(seq)},
-			"User-Agent":      userAgent,
-		},
-		Body:          io.NopCloser(strings.NewReader(text)),
-		ContentLength: int64(len(text)),
+		Header: http.Header{"User-Agent": userAgent},
+		Body:   http.NoBody,
+	}
+	customer := seq
+	switch m.call {
+	case Place:
+		req.Header["Idempotency-Key"] = []string{t.plan.key(seq)}
+	case Pay, Cancel:
+		customer = m.of.seq
+	case Browse:
+		return req.WithContext(ctx)
+	}
+	req.Header["Authorization"] = []string{"Bearer " + string(t.tokens.Of(customer))}
+	if w.body != "" {
+		req.Header["Content-Type"] = contentType
+		req.Body, req.ContentLength = io.NopCloser(strings.NewReader(w.body)), int64(len(w.body))
 	}
 	return req.WithContext(ctx)
 }

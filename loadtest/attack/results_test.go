@@ -1,0 +1,232 @@
+package attack
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	vegeta "github.com/tsenart/vegeta/v12/lib"
+)
+
+// shop accepts orders, payments and cancellations, and notes what it was asked for.
+type shop struct {
+	mu      sync.Mutex
+	paths   map[string]int
+	owners  map[string]string // of orders: the Authorization header
+	strange []string
+}
+
+func (s *shop) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.Header().Set("X-Replica", "shop-1")
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	kind := parts[len(parts)-1]
+	switch {
+	case r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/v1/skus"):
+		kind = "browse"
+		_, _ = io.WriteString(w, `{"items":[]}`)
+	case r.URL.Path == "/v1/orders":
+		o, err := parse(r)
+		if err != nil {
+			s.strange = append(s.strange, err.Error())
+		}
+		s.owners[idFor(o).String()] = r.Header.Get("Authorization")
+		w.WriteHeader(http.StatusCreated)
+		fmt.Fprintf(w, `{"id":%q}`, idFor(o))
+	default:
+		id := parts[2]
+		if s.owners[id] == "" || s.owners[id] != r.Header.Get("Authorization") {
+			s.strange = append(s.strange, r.URL.Path+" of another customer, or again")
+		}
+		delete(s.owners, id)
+		_, _ = io.WriteString(w, `{"id":"`+id+`"}`)
+	}
+	s.paths[kind]++
+}
+
+// attackShop returns the shop after an attack with all calls, and the answers.
+func attackShop(t *testing.T, results ...*Results) (*shop, Plan, []Answer) {
+	t.Helper()
+	s := &shop{paths: map[string]int{}, owners: map[string]string{}}
+	server := httptest.NewServer(s)
+	t.Cleanup(server.Close)
+	plan := Plan{
+		Targets: []string{server.URL}, SKUs: []string{"one", "two"}, MaxQuantity: 2, Rate: 500, Duration: time.Second, Seed: 3,
+		Mix: Mix{Place: 5, Pay: 2, Cancel: 1, Browse: 2},
+	}
+	result, err := Run(t.Context(), Config{Plan: plan, JWTSecret: secret, Results: results})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, plan, result.Answers
+}
+
+func TestMixHasItsSharesAndActsOnOwnOrders(t *testing.T) {
+	t.Parallel()
+	s, plan, answers := attackShop(t)
+	if len(s.strange) > 0 {
+		t.Errorf("strange requests: %v", s.strange)
+	}
+	counts := map[string]int{}
+	for i, a := range answers {
+		counts[a.Call.String()]++
+		want := Served
+		if a.Call == Place {
+			want = Accepted
+		}
+		if a.Outcome != want || a.Seq != i {
+			t.Errorf("answer %d: %+v", i, a)
+		}
+		if a.Call == Pay || a.Call == Cancel {
+			if of := answers[a.Of]; of.Call != Place || of.OrderID != a.OrderID {
+				t.Errorf("answer %+v is for the order of %+v", a, of)
+			}
+		}
+	}
+	for name, path := range map[string]string{"order": "orders", "pay": "payment", "cancel": "cancellation", "browse": "browse"} {
+		if counts[name] != s.paths[path] || counts[name] == 0 {
+			t.Errorf("%d answers of %s, %d requests", counts[name], name, s.paths[path])
+		}
+	}
+	// Requests are drawn by the seed: 20 % of 500 may be off by a few.
+	if n, all := counts["browse"], len(answers); n < all/8 || n > all/4 {
+		t.Errorf("%d of %d requests browse, want a fifth", n, all)
+	}
+	if want := plan.Requests() / 2; plan.Orders() != want {
+		t.Errorf("%d orders are planned, want %d", plan.Orders(), want)
+	}
+}
+
+// All formats have every answer, and vegeta's own decoder and report read its two.
+func TestResultsHaveEveryAnswer(t *testing.T) {
+	t.Parallel()
+	names := []string{"r.jsonl", "r.bin", "r.json"}
+	files, list := map[string]*bytes.Buffer{}, []*Results{}
+	for _, name := range names {
+		files[name] = &bytes.Buffer{}
+		list = append(list, NewResults(name, files[name]))
+	}
+	_, plan, answers := attackShop(t, list...)
+	for _, r := range list {
+		if r.Err() != nil {
+			t.Fatal(r.Err())
+		}
+	}
+	lines := 0
+	for dec := json.NewDecoder(files["r.jsonl"]); ; lines++ {
+		var l Line
+		if err := dec.Decode(&l); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if a := answers[l.Seq]; l != lineOf(&plan, &a) || l.Replica != "shop-1" || (l.SKU == "") != (a.Call == Browse) {
+			t.Errorf("line %+v of answer %+v", l, a)
+		}
+	}
+	if lines != len(answers) {
+		t.Errorf("%d lines for %d answers", lines, len(answers))
+	}
+	latencies := LatenciesOf(answers)
+	for _, name := range names[1:] {
+		text := files[name].Bytes()
+		dec, m := vegeta.DecoderFor(bytes.NewReader(text)), &vegeta.Metrics{}
+		for {
+			var res vegeta.Result
+			if err := dec.Decode(&res); err != nil {
+				break
+			}
+			m.Add(&res)
+		}
+		m.Close()
+		if m.Requests != uint64(len(answers)) || m.Latencies.Max != latencies.Quantile(1) || m.BytesOut.Total == 0 || m.BytesIn.Total == 0 {
+			t.Errorf("%s: %d requests with max %s, want %d with %s", name, m.Requests, m.Latencies.Max, len(answers), latencies.Quantile(1))
+		}
+		file := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, command := range []string{"report", "plot"} {
+			out, err := exec.CommandContext(t.Context(), vegetaProgram(t), command, file).CombinedOutput()
+			if err != nil || !slices.ContainsFunc([]string{fmt.Sprintf(" %d,", len(answers)), "<html"}, func(s string) bool { return bytes.Contains(out, []byte(s)) }) {
+				t.Errorf("vegeta %s of %s: %v\n%.500s", command, name, err, out)
+			}
+		}
+	}
+}
+
+// vegetaProgram builds vegeta's command. Its dependencies are those of go.mod.
+var vegetaOnce = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "flashsale-vegeta-")
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(dir, "vegeta")
+	out, err := exec.Command("go", "build", "-o", file, "github.com/tsenart/vegeta/v12").CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+	}
+	return file, err
+})
+
+func vegetaProgram(t *testing.T) string {
+	t.Helper()
+	file, err := vegetaOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// stuckDisk accepts nothing until it is released.
+type stuckDisk struct{ released chan struct{} }
+
+func (d stuckDisk) Write(p []byte) (int, error) {
+	<-d.released
+	return len(p), nil
+}
+
+// The disk stands still until the last answer, far more than the buffer.
+func TestSlowDiskDelaysNoRequest(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusConflict) }))
+	defer server.Close()
+	plan := Plan{Targets: []string{server.URL}, SKUs: []string{"one"}, MaxQuantity: 1, Rate: 1000, Duration: time.Second}
+	disk := stuckDisk{make(chan struct{})}
+	results, n := NewResults("r.jsonl", disk), 0
+	_, err := Run(t.Context(), Config{Plan: plan, JWTSecret: secret, Results: []*Results{results}, OnAnswer: func(Answer) {
+		if n++; n == plan.Requests()*9/10 {
+			close(disk.released)
+		}
+	}})
+	if err != nil || results.Err() != nil {
+		t.Error(err, results.Err())
+	}
+}
+
+type fullDisk struct{}
+
+var errFull = errors.New("no space left")
+
+func (fullDisk) Write([]byte) (int, error) { return 0, errFull }
+
+func TestFullDiskIsReported(t *testing.T) {
+	t.Parallel()
+	results := NewResults("r.bin", fullDisk{})
+	if attackShop(t, results); !errors.Is(results.Err(), errFull) {
+		t.Errorf("got %v", results.Err())
+	}
+}
