@@ -24,6 +24,9 @@ type attackCmd struct {
 	JWTSecret  string   `name:"jwt-secret" exact:"" required:"" env:"FLASHSALE_JWT_SECRET" placeholder:"SECRET" help:"The service's HS256 secret. Customers' tokens are signed with it."`
 	AdminToken string   `exact:"" required:"" env:"FLASHSALE_ADMIN_TOKEN" placeholder:"TOKEN" help:"The service's administrator token, to put the SKUs on sale."`
 	MySQLDSN   string   `name:"mysql-dsn" exact:"" env:"FLASHSALE_MYSQL_DSN" placeholder:"DSN" help:"The service's database, to audit it: user:password@tcp(host:port)/database. Without it, the proof is partial: accepted orders are read back through the service."`
+	Stages     []string `placeholder:"D:RATE" help:"Ramps, in place of --rate and --duration: in each stage the rate changes steadily to RATE, at first from 0. 10s:100,30s:2000,10s:0 ramps up twice, then down; 0s:500 jumps."`
+	Mix        []string `placeholder:"CALL=SHARE" help:"Calls by shares, such as order=70,pay=15,cancel=5,browse=10. pay and cancel act on orders of this attack; while there are none, an order is placed. browse reads the list of SKUs or one SKU."`
+	Results    []string `sep:"none" placeholder:"FILE" help:"Write the result of each request of the load; repeatable. FILE.jsonl is JSON lines; FILE.bin and FILE.json are vegeta's formats, for vegeta report and vegeta plot."`
 	loadFlags
 
 	onSale []string // to be withdrawn
@@ -35,7 +38,15 @@ func (*attackCmd) Help() string {
 
 Verdicts: exact, oversold, lost (an answer and its order do not match), undersold (units are left, but buyers were refused), failed (errors), and not-challenged (nothing broke, but fewer than %d last units were contended). See docs/attack.md.
 
-Exit status: 0 for exact, 1 for every other verdict and for errors. SIGINT or SIGTERM ends the load, and the results so far are written; a second signal ends the program at once.`,
+Exit status: 0 if the verdict is exact and all thresholds hold, 99 if it is exact and a threshold failed, 1 for every other verdict and for errors. SIGINT or SIGTERM ends the load, and the results so far are written; a second signal ends the program at once.
+
+Examples (with --target, --jwt-secret and --admin-token):
+
+  loadtest attack --rate 2000 --duration 30s --threshold 'p99<50ms' --threshold 'errors<0.1%%' --junit junit.xml
+
+  loadtest attack --stages 10s:100,30s:2000,10s:0 --mix order=70,pay=15,cancel=5,browse=10
+
+  loadtest attack --results results.bin --compare before/proof.json && vegeta plot results.bin > plot.html`,
 		proof.BurstBuyers, proof.ContendedBursts)
 }
 
@@ -63,7 +74,7 @@ func (c *attackCmd) Run(ctx context.Context, s streams) (err error) {
 			return err
 		}
 	}
-	plan, err := c.plan(c.Targets...)
+	plan, err := c.load()
 	if err != nil {
 		return err
 	}
@@ -84,8 +95,55 @@ func (c *attackCmd) Run(ctx context.Context, s streams) (err error) {
 	return c.sell(ctx, s, db, plan)
 }
 
+// load returns the plan with its stages and calls.
+func (c *attackCmd) load() (attack.Plan, error) {
+	plan, err := c.plan(c.Targets...)
+	if err != nil {
+		return plan, err
+	}
+	for _, file := range c.Results {
+		if err := attack.CheckResults(file); err != nil {
+			return plan, err
+		}
+	}
+	if plan.Mix, err = attack.ParseMix(c.Mix); err != nil {
+		return plan, err
+	}
+	stages, err := attack.ParseStages(c.Stages)
+	if err != nil {
+		return plan, err
+	}
+	if len(stages) > 0 {
+		plan.Ramp(stages)
+	}
+	return plan, plan.Check()
+}
+
+// results opens the files of --results. closed closes them, and returns what could not be
+// written.
+func (c *attackCmd) results() (list []*attack.Results, closed func() error, err error) {
+	var files []*os.File
+	closed = func() error {
+		var errs []error
+		for i, f := range files {
+			if err := errors.Join(list[i].Err(), f.Close()); err != nil {
+				errs = append(errs, fmt.Errorf("--results %s: %w", c.Results[i], err))
+			}
+		}
+		return errors.Join(errs...)
+	}
+	for _, name := range c.Results {
+		f, err := os.Create(name)
+		if err != nil {
+			return nil, nil, errors.Join(fmt.Errorf("--results: %w", err), closed())
+		}
+		files, list = append(files, f), append(list, attack.NewResults(name, f))
+	}
+	return list, closed, nil
+}
+
 // sell puts SKUs on sale, attacks and publishes the proof.
-func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Database, plan attack.Plan) error {
+func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Database, plan attack.Plan) (err error) {
 	// The service's strategy is unknown: assume the default.
 	row, err := strategy.Find(strategy.Default)
 	if err != nil {
@@ -94,6 +152,11 @@ func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Databas
 	setting := proof.Setting{
 		Replicas: len(c.Targets), Expected: strategy.Exact, Stock: c.units(row, &plan), Plan: plan,
 	}
+	results, closed, err := c.results()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closed()) }()
 	if err := c.offer(signalled, &plan, setting.Stock); err != nil {
 		return err
 	}
@@ -101,9 +164,9 @@ func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Databas
 	defer cancel()
 	progress := newMeter(s.err)
 	defer progress.stop()
-	label := fmt.Sprintf("%d buyers for %d units", plan.Requests(), setting.Stock)
+	label := fmt.Sprintf("%d buyers for %d units", plan.Orders(), setting.Stock)
 	result, samples, err := watched(ctx, db, progress, label, attack.Config{
-		Plan: plan, JWTSecret: c.JWTSecret, Stop: signalled.Done(), Before: signalled.Err,
+		Plan: plan, JWTSecret: c.JWTSecret, Stop: signalled.Done(), Before: signalled.Err, Results: results,
 	})
 	if err != nil {
 		return cmp.Or(context.Cause(signalled), err)

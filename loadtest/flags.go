@@ -83,8 +83,14 @@ type loadFlags struct {
 	Rate           int           `default:"2000" placeholder:"N" help:"Requests per second, sent whether or not the service keeps up (default ${default})."`
 	Duration       time.Duration `default:"5s" placeholder:"D" help:"How long requests are sent (default ${default})."`
 	UntilContended bool          `help:"If too few orders for last units were under way at once for a verdict, repeat with twice as many buyers at once, up to ${max_buyers}."`
+	Threshold      []string      `sep:"none" placeholder:"METRIC<VALUE" help:"Exit with status 99 unless the figure of each run holds, such as 'p99<50ms' or 'errors<0.1%'; repeatable. METRIC is p50, p95, p99, p99.9 or max, also accepted.p99, refused.p99, or of one call such as pay.p99; errors, ambiguous (a number, or % of all requests), rate or accepted_per_second. Operators are <, <=, > and >=."`
+	Compare        string        `placeholder:"FILE" help:"An earlier proof.json: show how the figures differ, and which are worse by more than noise. The exit status does not depend on it."`
+	JUnit          string        `name:"junit" placeholder:"FILE" help:"Write the verdicts and thresholds as JUnit's XML, for CI."`
 	seedFlag
 	outFlag `embed:"" set:"file=proof.json and report.html"`
+
+	thresholds []proof.Threshold
+	before     *proof.Proof // of --compare
 }
 
 // plan returns the plan; its targets may still be unknown.
@@ -95,6 +101,23 @@ func (f *loadFlags) plan(targets ...string) (attack.Plan, error) {
 	}
 	if err != nil {
 		return attack.Plan{}, err
+	}
+	for _, text := range f.Threshold {
+		threshold, err := proof.ParseThreshold(text)
+		if err != nil {
+			return attack.Plan{}, err
+		}
+		f.thresholds = append(f.thresholds, threshold)
+	}
+	// Read before the attack, which may replace the file.
+	if f.Compare != "" {
+		f.before = &proof.Proof{}
+		if err := readJSON(f.Compare, f.before); err != nil {
+			return attack.Plan{}, fmt.Errorf("--compare: %w", err)
+		}
+		if len(f.before.Runs) == 0 {
+			return attack.Plan{}, fmt.Errorf("--compare: %s has no runs; it must be a proof.json", f.Compare)
+		}
 	}
 	f.pick()
 	plan := attack.Plan{
@@ -115,8 +138,8 @@ func (f *loadFlags) units(s strategy.Strategy, plan *attack.Plan) int64 {
 	if f.Stock > 0 {
 		return f.Stock
 	}
-	sells := int64(float64(s.UnitsPerSecond) * f.Duration.Seconds())
-	return max(min(sells, int64(plan.Requests()/2)), int64(f.SKUs))
+	sells := int64(float64(s.UnitsPerSecond) * plan.Duration.Seconds())
+	return max(min(sells, int64(plan.Orders()/2)), int64(f.SKUs))
 }
 
 // share returns the part of the units that SKU number i gets.
@@ -129,20 +152,41 @@ func share(units int64, skus, i int) int64 {
 }
 
 // publish settles, saves and prints the proof. It returns errNotProven if the proof
-// failed.
+// failed, else errThreshold if a threshold did.
 func (f *loadFlags) publish(s streams, p *proof.Proof) error {
 	p.Settle()
+	failed := false
+	for i := range p.Runs {
+		for _, t := range f.thresholds {
+			checked := t.Check(&p.Runs[i])
+			failed = failed || !checked.OK
+			p.Runs[i].Thresholds = append(p.Runs[i].Thresholds, checked)
+		}
+	}
 	if err := report.Save(f.Out, p); err != nil {
 		return err
+	}
+	if f.JUnit != "" {
+		if err := report.SaveJUnit(f.JUnit, p); err != nil {
+			return err
+		}
 	}
 	if err := report.Table(s.out, p); err != nil {
 		return err
 	}
+	if f.before != nil {
+		if err := report.Comparison(s.out, f.Compare, f.before, p); err != nil {
+			return err
+		}
+	}
 	if _, err := fmt.Fprintf(s.out, "Written: %[1]s/%[2]s and %[1]s/%[3]s (seed %[4]d)\n", f.Out, report.ProofFile, report.PageFile, p.Seed); err != nil {
 		return err
 	}
-	if !p.Proven {
+	switch {
+	case !p.Proven:
 		return errNotProven
+	case failed:
+		return errThreshold
 	}
 	return nil
 }

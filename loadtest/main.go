@@ -38,7 +38,7 @@ func main() {
 	switch {
 	case err == nil:
 		return
-	case errors.Is(err, errNotProven): // the output explains it
+	case errors.Is(err, errNotProven), errors.Is(err, errThreshold): // the output explains it
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(os.Stderr, "loadtest: interrupted")
 	default:
@@ -47,8 +47,17 @@ func main() {
 	if errors.Is(err, pods.ErrNoNode) || errors.Is(err, errNotChecked) {
 		os.Exit(2)
 	}
+	if errors.Is(err, errThreshold) {
+		os.Exit(statusThreshold)
+	}
 	os.Exit(1)
 }
+
+// statusThreshold is k6's exit status when a threshold failed.
+const statusThreshold = 99
+
+// errThreshold ends the program with statusThreshold. The output has already said why.
+var errThreshold = errors.New("a threshold failed")
 
 // errNotProven ends the program with status 1. The output has already said why.
 var errNotProven = errors.New("not proven")

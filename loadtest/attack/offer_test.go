@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"syscall"
 	"testing"
@@ -26,7 +27,8 @@ func TestMain(m *testing.M) {
 }
 
 // BenchmarkOffer measures the rate that the harness can send from one core. The service is
-// another process, also on one core, that answers "sold out" at once.
+// another process, also on one core, that answers "sold out" at once. One of the benchmarks
+// writes each result.
 //
 //	go test -run=- -bench=Offer -benchtime=1x ./loadtest/attack
 //
@@ -34,17 +36,34 @@ func TestMain(m *testing.M) {
 func BenchmarkOffer(b *testing.B) {
 	url := startService(b)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	for _, rate := range []int{2000, 5000, 8000} {
-		b.Run(fmt.Sprint(rate), func(b *testing.B) {
+	for _, bench := range []struct {
+		rate    int
+		results string
+	}{{2000, ""}, {5000, ""}, {5000, ".jsonl"}, {5000, ".bin"}, {5000, ".json"}, {8000, ""}} {
+		b.Run(fmt.Sprint(bench.rate, bench.results), func(b *testing.B) {
 			plan := Plan{
 				Targets: []string{url, url, url}, SKUs: []string{"one"}, MaxQuantity: 1,
-				Rate: rate, Duration: 3 * time.Second,
+				Rate: bench.rate, Duration: 3 * time.Second,
 			}
 			for b.Loop() {
 				cpu := cpuTime(b)
-				result, err := Run(b.Context(), Config{Plan: plan, JWTSecret: secret})
+				cfg := Config{Plan: plan, JWTSecret: secret}
+				if bench.results != "" {
+					file, err := os.Create(filepath.Join(b.TempDir(), "results"+bench.results))
+					if err != nil {
+						b.Fatal(err)
+					}
+					defer file.Close()
+					cfg.Results = []*Results{NewResults(file.Name(), file)}
+				}
+				result, err := Run(b.Context(), cfg)
 				if err != nil {
 					b.Fatal(err)
+				}
+				for _, r := range cfg.Results {
+					if r.Err() != nil {
+						b.Fatal(r.Err())
+					}
 				}
 				for _, a := range result.Answers {
 					if a.Outcome != SoldOut {

@@ -11,13 +11,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
+
+	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
 // shop accepts orders, payments and cancellations, and notes what it was asked for.
@@ -155,40 +156,29 @@ func TestResultsHaveEveryAnswer(t *testing.T) {
 		if m.Requests != uint64(len(answers)) || m.Latencies.Max != latencies.Quantile(1) || m.BytesOut.Total == 0 || m.BytesIn.Total == 0 {
 			t.Errorf("%s: %d requests with max %s, want %d with %s", name, m.Requests, m.Latencies.Max, len(answers), latencies.Quantile(1))
 		}
-		file := filepath.Join(t.TempDir(), name)
-		if err := os.WriteFile(file, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		for _, command := range []string{"report", "plot"} {
-			out, err := exec.CommandContext(t.Context(), vegetaProgram(t), command, file).CombinedOutput()
-			if err != nil || !slices.ContainsFunc([]string{fmt.Sprintf(" %d,", len(answers)), "<html"}, func(s string) bool { return bytes.Contains(out, []byte(s)) }) {
-				t.Errorf("vegeta %s of %s: %v\n%.500s", command, name, err, out)
-			}
-		}
 	}
 }
 
-// vegetaProgram builds vegeta's command. Its dependencies are those of go.mod.
-var vegetaOnce = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "flashsale-vegeta-")
-	if err != nil {
-		return "", err
+func TestVegetaReportsAndPlotsResults(t *testing.T) {
+	tier.OnlyTestAll(t, "vegeta's program, which only make test-all sets up")
+	for _, name := range []string{"r.bin", "r.json"} {
+		file := filepath.Join(t.TempDir(), name)
+		f, err := os.Create(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		results := NewResults(name, f)
+		_, _, answers := attackShop(t, results)
+		if err := errors.Join(results.Err(), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		for command, want := range map[string]string{"report": fmt.Sprintf(" %d,", len(answers)), "plot": "<html"} {
+			cmd := exec.CommandContext(t.Context(), "go", "tool", "-modfile=../../tools/vegeta.mod", "vegeta", command, file)
+			if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte(want)) {
+				t.Errorf("vegeta %s %s: %v, and no %q in\n%.500s", command, name, err, want, out)
+			}
+		}
 	}
-	file := filepath.Join(dir, "vegeta")
-	out, err := exec.Command("go", "build", "-o", file, "github.com/tsenart/vegeta/v12").CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("%w: %s", err, out)
-	}
-	return file, err
-})
-
-func vegetaProgram(t *testing.T) string {
-	t.Helper()
-	file, err := vegetaOnce()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return file
 }
 
 // stuckDisk accepts nothing until it is released.

@@ -167,7 +167,8 @@ func medians(runs []Run) []Median {
 		m.Served, m.RatioToNoop = of(func(r *Run) float64 { return r.Served }), of(func(r *Run) float64 { return r.RatioToNoop })
 		m.Latency = proof.Latency{
 			P50: of(func(r *Run) float64 { return r.Latency.P50 }), P95: of(func(r *Run) float64 { return r.Latency.P95 }),
-			P99: of(func(r *Run) float64 { return r.Latency.P99 }), Max: of(func(r *Run) float64 { return r.Latency.Max }),
+			P99: of(func(r *Run) float64 { return r.Latency.P99 }), P999: of(func(r *Run) float64 { return r.Latency.P999 }),
+			Max: of(func(r *Run) float64 { return r.Latency.Max }),
 		}
 		for name := range group[0].CPU {
 			m.CPU[name] = of(func(r *Run) float64 { return r.CPU[name] })

@@ -208,7 +208,7 @@ func balances(rows []Row) map[string]stock.Balance {
 func RecordsOf(rows []Row, stocks []attack.Stock, plan *attack.Plan, answers []attack.Answer) Records {
 	uncertain := map[string]int64{}
 	for seq := range answers {
-		if answers[seq].Outcome == attack.Ambiguous {
+		if a := &answers[seq]; a.Call == attack.Place && a.Outcome == attack.Ambiguous {
 			o := plan.Order(seq)
 			uncertain[o.SKU] += int64(o.Quantity)
 		}

@@ -7,6 +7,7 @@
 package proof
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -55,8 +56,10 @@ type Run struct {
 	Counts
 	Findings
 	// Rate is the requested rate and AchievedRate the offered one, in requests a second.
-	Rate         int     `json:"rate"`
-	AchievedRate float64 `json:"achieved_rate"`
+	// With stages both are means.
+	Rate         int            `json:"rate"`
+	Stages       []attack.Stage `json:"stages,omitempty"`
+	AchievedRate float64        `json:"achieved_rate"`
 	// PeakUnderWay is the most requests that waited for an answer at one time.
 	// Saturated: that was the harness's limit, and later requests were sent late.
 	PeakUnderWay int  `json:"peak_under_way"`
@@ -71,6 +74,11 @@ type Run struct {
 	RefusedLatency  Latency          `json:"refused_latency_ms"`
 	Verdict         strategy.Verdict `json:"verdict"`
 	Expected        strategy.Verdict `json:"expected"`
+	// Calls are all requests by call, if orders were not the only one. Counts and Findings are
+	// of orders alone, and Latency is over all calls.
+	Calls []CallFigures `json:"calls,omitempty"`
+	// Thresholds are those of the command.
+	Thresholds []Checked `json:"thresholds,omitempty"`
 	// Challenge is the evidence for the verdict exact; nil if there was none.
 	Challenge *Challenge `json:"challenge,omitempty"`
 	// Samples are the stock in MySQL over time. A partial proof has none.
@@ -79,12 +87,27 @@ type Run struct {
 	Curve []Percentile `json:"latency_curve"`
 }
 
+// CallFigures are the requests of one call.
+type CallFigures struct {
+	Call    string `json:"call"`
+	Offered int    `json:"offered"`
+	// Served is the requests that succeeded; refusals for lack of units are in no other count.
+	Served    int      `json:"served"`
+	Errors    int      `json:"errors"`
+	Ambiguous int      `json:"ambiguous"`
+	Reasons   []Reason `json:"reasons"`
+	Latency   Latency  `json:"latency_ms"`
+}
+
 // Replica is how many answers named a replica, by X-Replica. Name is "" for answers that
 // named none.
 type Replica struct {
 	Name    string `json:"name"`
 	Answers int    `json:"answers"`
 }
+
+// Name is the strategy, if it is known.
+func (r *Run) Name() string { return cmp.Or(r.Strategy, "the service") }
 
 // Behind reports whether the harness offered markedly less than the requested rate.
 func (r *Run) Behind() bool { return r.AchievedRate < 0.95*float64(r.Rate) }
@@ -119,7 +142,9 @@ type Latency struct {
 	P50 float64 `json:"p50"`
 	P95 float64 `json:"p95"`
 	P99 float64 `json:"p99"`
-	Max float64 `json:"max"`
+	// P999 is p99.9.
+	P999 float64 `json:"p99.9"`
+	Max  float64 `json:"max"`
 }
 
 // Percentile says that this share of all answers arrived within MS milliseconds.
@@ -153,7 +178,7 @@ func Assess(s Setting, result *attack.Result, records Records) Run {
 	r := Run{
 		Strategy: s.Strategy, Fence: s.Fence, Replicas: s.Replicas, SKUs: len(s.Plan.SKUs), Stock: s.Stock,
 		Counts: out.Counts, Findings: out.Findings, Verdict: out.Verdict, Expected: s.Expected,
-		Rate: s.Plan.Rate, AchievedRate: result.AchievedRate(), PeakUnderWay: result.PeakUnderWay, Saturated: result.Saturated,
+		Rate: s.Plan.Rate, Stages: s.Plan.Stages, AchievedRate: result.AchievedRate(), PeakUnderWay: result.PeakUnderWay, Saturated: result.Saturated,
 		Samples: append([]Sample{}, records.Samples...), // a list in JSON, not null
 	}
 	for i := range r.Samples {
@@ -166,10 +191,36 @@ func Assess(s Setting, result *attack.Result, records Records) Run {
 	r.Latency, r.Curve = LatencyOf(latencies), CurveOf(latencies)
 	r.AcceptedLatency = LatencyOf(attack.LatenciesOf(result.Answers, attack.Accepted))
 	r.RefusedLatency = LatencyOf(attack.LatenciesOf(result.Answers, attack.SoldOut))
+	r.Calls = callFigures(result.Answers)
 	var took time.Duration
 	took, r.Throughput, r.AcceptedPerSecond = rates(result.Answers)
 	r.DurationMS = Millis(took)
 	return r
+}
+
+// callFigures returns nil if all answers are to orders.
+func callFigures(answers []attack.Answer) (list []CallFigures) {
+	for _, call := range attack.Calls() {
+		c, served := count(answers, call)
+		if c.Offered == 0 {
+			continue
+		}
+		var latencies attack.Latencies
+		for i := range answers {
+			if answers[i].Call == call {
+				latencies = append(latencies, answers[i].Latency())
+			}
+		}
+		slices.Sort(latencies)
+		list = append(list, CallFigures{
+			Call: call.String(), Offered: c.Offered, Served: served + c.Accepted, Errors: c.Errors, Ambiguous: c.Ambiguous,
+			Reasons: c.Reasons, Latency: LatencyOf(latencies),
+		})
+	}
+	if len(list) < 2 {
+		return nil
+	}
+	return list
 }
 
 // answeredBy counts the answers by replica, in the order of the replicas' names.
@@ -210,7 +261,10 @@ func perSecond(n int, d time.Duration) float64 {
 
 // LatencyOf summarizes sorted latencies.
 func LatencyOf(l attack.Latencies) Latency {
-	return Latency{P50: Millis(l.Quantile(0.5)), P95: Millis(l.Quantile(0.95)), P99: Millis(l.Quantile(0.99)), Max: Millis(l.Quantile(1))}
+	return Latency{
+		P50: Millis(l.Quantile(0.5)), P95: Millis(l.Quantile(0.95)), P99: Millis(l.Quantile(0.99)),
+		P999: Millis(l.Quantile(0.999)), Max: Millis(l.Quantile(1)),
+	}
 }
 
 // CurveOf returns the percentiles of sorted latencies, with ten steps for each nine.

@@ -35,7 +35,7 @@ type Row struct {
 func (r *Row) holds() bool { return r.Status == "reserved" || r.Status == "paid" }
 
 // Findings are the units that were sold and left, and whatever breaks an invariant.
-// In an exact run all but the first two are 0.
+// In an exact run all but the first two and Returned are 0.
 type Findings struct {
 	UnitsSold int64 `json:"units_sold"`
 	Available int64 `json:"available"`
@@ -56,6 +56,11 @@ type Findings struct {
 	Unserved int64 `json:"unserved"`
 	// Violations are what the audit found, of any invariant.
 	Violations []stock.Violation `json:"violations"`
+	// Misstated is the orders that are in another state than the answers to their payment
+	// or cancellation say.
+	Misstated int `json:"misstated"`
+	// Returned is the units of cancelled and expired orders.
+	Returned int64 `json:"returned"`
 	// Examples describe the first few findings.
 	Examples []string `json:"examples"`
 }
@@ -78,11 +83,13 @@ func Reconcile(asked func(seq int) attack.Order, answers []attack.Answer, record
 		f.UnitsSold += b.Reserved + b.Paid
 		f.Available += b.Available
 		f.Oversold += b.Oversold
+		f.Returned += b.Returned
 	}
 	j := joiner{Findings: &f, asked: asked, answers: answers}
 	j.answersToRows(records.Rows)
 	j.rowsToAnswers(records.Rows)
 	j.rowsAmongThemselves(records.Rows)
+	j.states(records.Rows)
 	j.leftovers(records.Balances)
 	counts := Count(answers)
 	return Outcome{Counts: counts, Findings: f, Verdict: Judge(counts, f)}
@@ -128,7 +135,7 @@ func (j *joiner) answersToRows(rows []Row) {
 func (j *joiner) rowsToAnswers(rows []Row) {
 	open := map[identity]attack.Order{}
 	for seq := range j.answers {
-		if j.answers[seq].Outcome == attack.Ambiguous {
+		if a := &j.answers[seq]; a.Call == attack.Place && a.Outcome == attack.Ambiguous {
 			o := j.asked(seq)
 			open[identity{o.Customer, o.Key}] = o
 		}
@@ -170,6 +177,31 @@ func (j *joiner) rowsAmongThemselves(rows []Row) {
 	}
 }
 
+// states compares the state of each order with the answer to the one call to pay or to
+// cancel it, if there was one. An order that is neither paid nor cancelled may have expired.
+func (j *joiner) states(rows []Row) {
+	calls := map[uuid.UUID]*attack.Answer{}
+	for seq := range j.answers {
+		if a := &j.answers[seq]; a.Call == attack.Pay || a.Call == attack.Cancel {
+			calls[a.OrderID] = a
+		}
+	}
+	for i := range rows {
+		row := &rows[i]
+		a := calls[row.ID]
+		after := map[attack.Call]string{attack.Pay: "paid", attack.Cancel: "cancelled"}
+		switch final := row.Status == "paid" || row.Status == "cancelled"; {
+		case a == nil && final:
+			j.add(&j.Misstated, "order %s is %s, but no request asked for that", row.ID, row.Status)
+		case a == nil:
+		case a.Outcome == attack.Served && row.Status != after[a.Call],
+			a.Outcome == attack.Refused && final,
+			a.Outcome == attack.Ambiguous && final && row.Status != after[a.Call]:
+			j.add(&j.Misstated, "order %s is %s, but request %d to %s it was answered with %d (%s)", row.ID, row.Status, a.Seq, a.Call, a.Status, a.Outcome)
+		}
+	}
+}
+
 // leftovers checks the units that were not sold. It skips SKUs with returned units:
 // these may have been returned after a refusal, which was then correct.
 func (j *joiner) leftovers(balances []stock.Balance) {
@@ -182,7 +214,7 @@ func (j *joiner) leftovers(balances []stock.Balance) {
 	refused, unserved := map[string]int{}, map[string]int{} // SKU -> a request
 	for seq := range j.answers {
 		o := j.asked(seq)
-		if int64(o.Quantity) > left[o.SKU] {
+		if j.answers[seq].Call != attack.Place || int64(o.Quantity) > left[o.SKU] {
 			continue
 		}
 		switch j.answers[seq].Outcome {
@@ -190,7 +222,7 @@ func (j *joiner) leftovers(balances []stock.Balance) {
 			refused[o.SKU] = seq
 		case attack.Refused, attack.Ambiguous:
 			unserved[o.SKU] = seq
-		case attack.Accepted:
+		case attack.Accepted, attack.Served:
 		}
 	}
 	for _, sku := range slices.Sorted(maps.Keys(left)) {
@@ -214,13 +246,26 @@ func (j *joiner) example(format string, args ...any) {
 	j.Examples = append(j.Examples, fmt.Sprintf(format, args...))
 }
 
-// Count counts the answers by outcome.
+// Count counts the answers to orders by outcome.
 func Count(answers []attack.Answer) Counts {
-	c := Counts{Offered: len(answers), Reasons: []Reason{}}
+	c, _ := count(answers, attack.Place)
+	return c
+}
+
+// count counts the answers to one call. Served ones are only in Offered and in served.
+func count(answers []attack.Answer, call attack.Call) (c Counts, served int) {
+	c = Counts{Reasons: []Reason{}}
 	reasons := map[Reason]int{}
 	for i := range answers {
 		a := &answers[i]
+		if a.Call != call {
+			continue
+		}
+		c.Offered++
 		switch a.Outcome {
+		case attack.Served:
+			served++
+			continue
 		case attack.Accepted:
 			c.Accepted++
 			continue
@@ -241,5 +286,5 @@ func Count(answers []attack.Answer) Counts {
 	slices.SortFunc(c.Reasons, func(a, b Reason) int {
 		return cmp.Or(b.Count-a.Count, a.Status-b.Status, cmp.Compare(a.Slug, b.Slug))
 	})
-	return c
+	return c, served
 }

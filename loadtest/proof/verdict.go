@@ -51,7 +51,11 @@ func (r *Run) Sentence() string {
 	case strategy.NotChallenged, strategy.Exact:
 		s += ", each once, and every answer matches the database"
 		if r.Available > 0 && !r.Interrupted {
-			s += fmt.Sprintf(" (%s left: too few buyers)", are(r.Available))
+			why := "too few buyers"
+			if r.Returned > 0 {
+				why = units(r.Returned) + " came back from cancelled or expired orders"
+			}
+			s += fmt.Sprintf(" (%s left: %s)", are(r.Available), why)
 		}
 	}
 	if r.Interrupted {
@@ -111,7 +115,7 @@ func (r *Run) unproven() string {
 
 // broken counts what breaks an invariant, apart from an oversell.
 func (f *Findings) broken() int {
-	return f.Lost + f.Unexplained + f.Duplicated + f.LimitExceeded + len(f.Violations)
+	return f.Lost + f.Unexplained + f.Duplicated + f.LimitExceeded + f.Misstated + len(f.Violations)
 }
 
 func (f *Findings) losses() string {
@@ -124,6 +128,7 @@ func (f *Findings) losses() string {
 		{f.Unexplained, "that no buyer was promised"},
 		{f.Duplicated, "that exist twice"},
 		{f.LimitExceeded, "over a customer's limit"},
+		{f.Misstated, "in another state than was answered"},
 	} {
 		if l.n > 0 {
 			list = append(list, plural(int64(l.n), "order")+" "+l.what)

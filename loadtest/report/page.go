@@ -114,7 +114,7 @@ func bars(p *proof.Proof) []bar {
 	for i := range p.Runs {
 		r := &p.Runs[i]
 		b := bar{
-			Name: name(r), Verdict: r.Verdict, Line: scale,
+			Name: r.Name(), Verdict: r.Verdict, Line: scale,
 			Within: scale * min(1, ratio(r.UnitsSold, r.Stock)), Over: scale * max(0, ratio(r.UnitsSold, r.Stock)-1),
 			Text: fmt.Sprintf("%s of %s", comma(r.UnitsSold), comma(r.Stock)),
 		}

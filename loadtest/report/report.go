@@ -14,6 +14,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/text"
 
 	"flashsale/internal/strategy"
+	"flashsale/loadtest/attack"
 	"flashsale/loadtest/proof"
 )
 
@@ -26,9 +27,9 @@ var columns = []string{
 // cells are the cells of a run, in the order of columns.
 func cells(r *proof.Run) []string {
 	// One column for all of these; out/proof.json has each.
-	lost := r.Lost + r.Duplicated + r.Unexplained + r.LimitExceeded
+	lost := r.Lost + r.Duplicated + r.Unexplained + r.LimitExceeded + r.Misstated
 	return []string{
-		name(r), comma(r.Stock), comma(r.UnitsSold), comma(r.Oversold), comma(lost),
+		r.Name(), comma(r.Stock), comma(r.UnitsSold), comma(r.Oversold), comma(lost),
 		comma(r.Accepted), comma(r.SoldOut), comma(r.Errors), comma(r.Ambiguous),
 		fmt.Sprintf("%.0f of %d", r.AchievedRate, r.Rate),
 		fmt.Sprintf("%.1f", r.Latency.P50), fmt.Sprintf("%.1f", r.Latency.P99), fmt.Sprintf("%.1f", r.Latency.Max),
@@ -67,14 +68,19 @@ func notes(p *proof.Proof) []string {
 			list = append(list, fmt.Sprintf("All answers are of %s. The verdict says nothing about several replicas; if there are several, name each with --target.", answeredBy(r)))
 		}
 		if len(r.Reasons) > 0 {
-			list = append(list, name(r)+": other answers: "+reasons(r)+".")
+			list = append(list, r.Name()+": other answers: "+reasons(r.Reasons)+".")
+		}
+		for _, c := range r.Calls {
+			if c.Call != attack.Place.String() && len(c.Reasons) > 0 {
+				list = append(list, fmt.Sprintf("%s: other answers to %s: %s.", r.Name(), c.Call, reasons(c.Reasons)))
+			}
 		}
 		examples := r.Examples
 		if r.Challenge != nil {
 			examples = slices.Concat(examples, r.Challenge.Examples)
 		}
 		for _, example := range examples {
-			list = append(list, name(r)+": "+example+".")
+			list = append(list, r.Name()+": "+example+".")
 		}
 	}
 	return list
@@ -86,9 +92,15 @@ func facts(p *proof.Proof) []string {
 	var list []string
 	for i := range p.Runs {
 		r := &p.Runs[i]
-		list = append(list, fmt.Sprintf("%s: %s, from %s for %.1f s; answers of %s", name(r), strings.Join(r.Targets, ", "),
+		list = append(list, fmt.Sprintf("%s: %s, from %s for %.1f s; answers of %s", r.Name(), strings.Join(r.Targets, ", "),
 			r.Started.Format(time.RFC3339), r.DurationMS/1e3, answeredBy(r)))
-		list = append(list, fmt.Sprintf("%s: orders %s; refusals %s", name(r), waits(r.AcceptedLatency), waits(r.RefusedLatency)))
+		list = append(list, fmt.Sprintf("%s: orders %s; refusals %s", r.Name(), waits(r.AcceptedLatency), waits(r.RefusedLatency)))
+		for _, c := range r.Calls {
+			list = append(list, fmt.Sprintf("%s: %s requests of %s, %s errors, %s ambiguous: %s", r.Name(), comma(c.Offered), c.Call, comma(c.Errors), comma(c.Ambiguous), waits(c.Latency)))
+		}
+		for _, t := range r.Thresholds {
+			list = append(list, fmt.Sprintf("%s: threshold %s", r.Name(), t))
+		}
 	}
 	return list
 }
@@ -110,22 +122,15 @@ func behind(r *proof.Run) string {
 	if r.Saturated {
 		why = fmt.Sprintf("all %s concurrent requests of the harness were waiting for the service", comma(r.PeakUnderWay))
 	}
-	return fmt.Sprintf("%s: the harness sent %.0f of %d requests a second, under 95 %%: %s.", name(r), r.AchievedRate, r.Rate, why)
+	return fmt.Sprintf("%s: the harness sent %.0f of %d requests a second, under 95 %%: %s.", r.Name(), r.AchievedRate, r.Rate, why)
 }
 
-func reasons(r *proof.Run) string {
+func reasons(of []proof.Reason) string {
 	var list []string
-	for _, reason := range r.Reasons {
+	for _, reason := range of {
 		list = append(list, reason.String())
 	}
 	return strings.Join(list, ", ")
-}
-
-func name(r *proof.Run) string {
-	if r.Strategy == "" {
-		return "the service"
-	}
-	return r.Strategy
 }
 
 func comma[N int | int64](n N) string { return proof.Comma(n) }
@@ -145,6 +150,28 @@ func Table(w io.Writer, p *proof.Proof) error {
 		fmt.Fprintln(&b, "Note:", n)
 	}
 	fmt.Fprintf(&b, "\n%s\n", Conclusion(p))
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// Comparison writes the differences from an earlier proof.
+func Comparison(w io.Writer, file string, before, after *proof.Proof) error {
+	list, notes := proof.Compare(before, after)
+	var b strings.Builder
+	if len(list) > 0 {
+		var rows [][]string
+		for _, d := range list {
+			change := "-"
+			if d.Before != 0 {
+				change = fmt.Sprintf("%+.0f %%", 100*(d.After-d.Before)/d.Before)
+			}
+			rows = append(rows, []string{d.Run, d.Figure, fmt.Sprintf("%.1f", d.Before), fmt.Sprintf("%.1f", d.After), change, d.Mark})
+		}
+		fmt.Fprintf(&b, "%s\n", Grid("Compared with "+file, []string{"run", "figure", "before", "now", "change", ""}, rows, 2, 1))
+	}
+	for _, n := range notes {
+		fmt.Fprintf(&b, "Note: %s.\n", n)
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
