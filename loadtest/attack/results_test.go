@@ -65,10 +65,16 @@ func attackShop(t *testing.T, results ...*Results) (*shop, Plan, []Answer) {
 	server := httptest.NewServer(s)
 	t.Cleanup(server.Close)
 	plan := Plan{
-		Targets: []string{server.URL}, SKUs: []string{"one", "two"}, MaxQuantity: 2, Rate: 500, Duration: time.Second, Seed: 3,
+		Targets: []string{server.URL}, SKUs: []string{"one", "two"}, MaxQuantity: 2, Rate: 500, Duration: time.Minute, Seed: 3,
 		Mix: Mix{Place: 5, Pay: 2, Cancel: 1, Browse: 2},
 	}
-	result, err := Run(t.Context(), Config{Plan: plan, JWTSecret: secret, Results: results})
+	const enough = 500
+	stop, n := make(chan struct{}), 0
+	result, err := Run(t.Context(), Config{Plan: plan, JWTSecret: secret, Results: results, Stop: stop, OnAnswer: func(Answer) {
+		if n++; n == enough {
+			close(stop)
+		}
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,12 +200,14 @@ func TestSlowDiskDelaysNoRequest(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusConflict) }))
 	defer server.Close()
-	plan := Plan{Targets: []string{server.URL}, SKUs: []string{"one"}, MaxQuantity: 1, Rate: 1000, Duration: time.Second}
-	disk := stuckDisk{make(chan struct{})}
+	plan := Plan{Targets: []string{server.URL}, SKUs: []string{"one"}, MaxQuantity: 1, Rate: 1000, Duration: time.Minute}
+	disk, stop := stuckDisk{make(chan struct{})}, make(chan struct{})
 	results, n := NewResults("r.jsonl", disk), 0
-	_, err := Run(t.Context(), Config{Plan: plan, JWTSecret: secret, Results: []*Results{results}, OnAnswer: func(Answer) {
-		if n++; n == plan.Requests()*9/10 {
+	const enough = 4 * resultsBuffer / 150 // bytes a line
+	_, err := Run(t.Context(), Config{Plan: plan, JWTSecret: secret, Results: []*Results{results}, Stop: stop, OnAnswer: func(Answer) {
+		if n++; n == enough {
 			close(disk.released)
+			close(stop)
 		}
 	}})
 	if err != nil || results.Err() != nil {

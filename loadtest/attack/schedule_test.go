@@ -87,20 +87,20 @@ func TestBadStagesAndMixesAreReported(t *testing.T) {
 // A service that stands still under a ramp makes all later requests late.
 func TestLatencyCountsFromWhenDueAlsoUnderARamp(t *testing.T) {
 	t.Parallel()
-	const pause = 400 * time.Millisecond
+	const pause = 100 * time.Millisecond
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		time.Sleep(pause)
 		w.WriteHeader(http.StatusConflict)
 	}))
 	defer server.Close()
 	plan := Plan{Targets: []string{server.URL}, SKUs: []string{"one"}, MaxQuantity: 1}
-	plan.Ramp(stagesOf(t, "1s:50"))
+	plan.Ramp(stagesOf(t, "3s:50"))
 	result, err := Run(t.Context(), Config{Plan: plan, JWTSecret: secret, Buyers: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, a := range result.Answers {
-		due := time.Duration(math.Sqrt(float64(i+1)/25) * float64(time.Second))
+		due := time.Duration(math.Sqrt(float64(i+1)*6/50) * float64(time.Second))
 		if a.Due.Round(time.Microsecond) != due.Round(time.Microsecond) {
 			t.Errorf("request %d was due at %s, want %s", i, a.Due, due)
 		}
