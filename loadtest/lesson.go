@@ -45,7 +45,7 @@ func (c *lessonsCmd) Run(ctx context.Context, s streams) error {
 		rows = append(rows, []string{l.Name, l.Title, strings.Join(l.Servers, ", ")})
 	}
 	fmt.Fprintln(s.out, report.Grid("", []string{"lesson", "what it shows", "servers"}, rows, 3, 0))
-	fmt.Fprintln(s.out, "\nPlay one with `loadtest lesson NAME`. Its page is docs/lessons/NAME.md.")
+	fmt.Fprintln(s.out, "\nPlay one with `loadtest lesson NAME`. Its page, with questions and their answers, is docs/lessons/NAME.md.")
 	return nil
 }
 

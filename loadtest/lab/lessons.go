@@ -33,15 +33,21 @@ type LessonAbout struct {
 // LessonPage is a lesson with its text, from docs/lessons. The texts are HTML.
 type LessonPage struct {
 	LessonAbout
-	Shows     string          `json:"shows"`
-	Sections  []LessonSection `json:"sections"`
-	Questions []string        `json:"questions"`
+	Shows     string           `json:"shows"`
+	Sections  []LessonSection  `json:"sections"`
+	Questions []LessonQuestion `json:"questions"`
 }
 
 // LessonSection is a part of the text. The first one has no title.
 type LessonSection struct {
 	Title string `json:"title"`
 	HTML  string `json:"html"`
+}
+
+// LessonQuestion is a question for a class.
+type LessonQuestion struct {
+	HTML   string `json:"html"`
+	Answer string `json:"answer"`
 }
 
 // The messages of a lesson's journal, besides the last one: "variant", "diagram" and
@@ -234,15 +240,20 @@ func lessonText(source []byte) (*LessonPage, error) {
 		section := &page.Sections[len(page.Sections)-1]
 		if section.Title == "Questions" {
 			for item := node.FirstChild(); item != nil; item = item.NextSibling() {
-				var question strings.Builder
+				var question LessonQuestion
+				into := &question.HTML
 				for part := item.FirstChild(); part != nil; part = part.NextSibling() {
+					if part.Kind() == ast.KindHTMLBlock { // the tags that fold the answer
+						into = &question.Answer
+						continue
+					}
 					html, err := render(part)
 					if err != nil {
 						return nil, err
 					}
-					question.WriteString(html)
+					*into += html
 				}
-				page.Questions = append(page.Questions, question.String())
+				page.Questions = append(page.Questions, question)
 			}
 			continue
 		}

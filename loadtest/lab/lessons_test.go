@@ -211,11 +211,17 @@ func TestLessonsAreListedWithTheirTexts(t *testing.T) {
 				}
 			}
 		}
-		if len(titles) != 4 || titles[0] != "" || titles[1] != "The picture" || titles[2] != "Why" || !strings.Contains(strings.ToLower(titles[3]), "cure") {
+		if len(titles) != 5 || titles[0] != "" || titles[1] != "The picture" || titles[2] != "Why" || !strings.Contains(strings.ToLower(titles[3]), "cure") ||
+			titles[4] != "In code" {
 			t.Errorf("%s has the sections %q", about.Name, titles)
 		}
 		if len(page.Questions) < 3 || page.Shows == "" {
 			t.Errorf("%s has %d questions, and shows %q", about.Name, len(page.Questions), page.Shows)
+		}
+		for i, q := range page.Questions {
+			if !strings.Contains(q.HTML, "?") || q.Answer == "" || strings.Contains(q.HTML+q.Answer, "raw HTML") || strings.Contains(q.HTML+q.Answer, "Answer") {
+				t.Errorf("%s: question %d is %q, its answer %q", about.Name, i+1, q.HTML, q.Answer)
+			}
 		}
 	}
 	page := fetch[LessonPage](t, http.MethodGet, server.URL+"/api/lessons/one-process-lock", http.StatusOK)

@@ -31,7 +31,7 @@ function rendered(html) {
       wide.replaceWith(box);
       box.append(wide);
     }
-    const label = box === wide ? "Picture" : "Table";
+    const label = box !== wide ? "Table" : wide.querySelector("code[class]") ? "Code" : "Picture";
     for (const [name, value] of Object.entries({class: "scroll", tabindex: 0, role: "region", "aria-label": label})) box.setAttribute(name, value);
   }
   return [...body.childNodes];
@@ -67,7 +67,8 @@ async function showLesson(name) {
     ...lesson.sections.map(({title, html}) => node("section", {class: "lesson-text"}, ...(title ? [node("h2", {}, title)] : []), ...rendered(html))),
     node("section", {}, node("h2", {}, "Play it"), node("p", {}, `${lesson.shows} Needs ${lesson.servers.join(", ")}.`), ...missing(lesson),
       node("div", {class: "row lesson-play"}, play, stop, note), plays),
-    node("section", {}, node("h2", {}, "Questions"), node("ol", {class: "questions"}, ...lesson.questions.map((html) => node("li", {}, ...rendered(html))))));
+    node("section", {}, node("h2", {}, "Questions"), node("ol", {class: "questions"}, ...lesson.questions.map(({html, answer}) => node("li", {}, ...rendered(html),
+      node("details", {}, node("summary", {}, "Answer"), ...rendered(answer)))))));
 
   const follows = (id) => {
     leave();
