@@ -140,11 +140,28 @@ func TestUnpaidOrdersAreBoundedOverAllSKUs(t *testing.T) {
 }
 
 // Transactions that were decided without a look at each other: only the count before
-// COMMIT, under the customer's lock, can stop them.
+// COMMIT, under the customer's lock, can stop them. A purge deletes the customers' rows
+// whenever they are not locked.
 func TestUnpaidBoundIsExactInTheTransaction(t *testing.T) {
 	t.Parallel()
 	const skus, most, rounds = 20, 2, 20
 	dsn, db := manySKUs(t, skus)
+	stop := make(chan struct{})
+	var purging sync.WaitGroup
+	defer purging.Wait()
+	defer close(stop)
+	purging.Go(func() {
+		for future := time.Unix(1<<32, 0); ; {
+			if _, err := order.Purge(t.Context(), db, future, 1); err != nil && !stock.IsRetryable(err) {
+				t.Error(err)
+			}
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	})
 	made := func(outcomes ...error) (n int) {
 		for _, err := range outcomes {
 			switch {

@@ -2,6 +2,7 @@ package order
 
 import (
 	"context"
+	"database/sql"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -28,9 +29,11 @@ const (
 // The audit includes the archive: a paid order's units stay sold. Customers and
 // administrators no longer see a purged order, except for its late payments. Its key can
 // make another order, so purge only what no client still retries. Paid orders of a SKU
-// with a per-customer limit stay until its sale has ended, because the limit counts them.
-// Under a strict hold policy, cancelled orders stay until their payment window would have ended.
-// If the sale is reopened later, purged orders do not count.
+// with a per-customer limit stay until its sale has ended or it is withdrawn, because the
+// limit counts them. Under a strict hold policy, cancelled orders stay until their payment
+// window would have ended. If the sale is reopened later, purged orders do not count.
+//
+// When no orders are left to move, it deletes the rows of customers whose last order is older.
 func Purge(ctx context.Context, db *stock.DB, before time.Time, limit int) (moved int, err error) {
 	end, after := endOfIDs(before), ID{}
 	for attempts := 0; moved < limit; {
@@ -39,7 +42,7 @@ func Purge(ctx context.Context, db *stock.DB, before time.Time, limit int) (move
 			return moved, fmt.Errorf("find orders to purge: %w", err)
 		}
 		if len(ids) == 0 {
-			return moved, nil
+			return moved, forgetCustomers(ctx, db, before)
 		}
 		n, err := archive(ctx, db, ids)
 		moved += n
@@ -63,7 +66,7 @@ const (
 	countPurgeable  = "SELECT STRAIGHT_JOIN COUNT(*)" + whatIsPurgeable
 	whatIsPurgeable = " FROM orders o FORCE INDEX (PRIMARY) JOIN stock s ON s.sku = o.sku " +
 		"WHERE o.id < ? AND o.status IN ('paid', 'cancelled', 'expired') AND o.closed_at < ? " +
-		"AND (o.status <> 'paid' OR s.per_customer_limit IS NULL OR s.sale_ends_at <= NOW(6)) " +
+		"AND (o.status <> 'paid' OR s.per_customer_limit IS NULL OR s.sale_ends_at <= NOW(6) OR s.withdrawn_at IS NOT NULL) " +
 		"AND (s.hold_policy = 'lenient' OR o.expires_at <= NOW(6)) "
 )
 
@@ -105,4 +108,31 @@ func archiveOrders(in string) string {
 		"SELECT " + archiveColumns + ", NOW(6) FROM orders FORCE INDEX (PRIMARY) WHERE id IN " + in + " FOR UPDATE; " +
 		"DELETE o FROM orders o FORCE INDEX (PRIMARY) JOIN archived_orders a ON a.id = o.id WHERE o.id IN " + in + "; " +
 		"COMMIT"
+}
+
+// forgetCustomers deletes the rows of customers that were last locked before a time. It
+// locks them in the order in which orders do. A row that an order has locked is not deleted:
+// the order has set its time.
+func forgetCustomers(ctx context.Context, db *stock.DB, before time.Time) error {
+	for after := ""; ; {
+		some, err := stock.Query(ctx, db.SQL, oneColumn[string],
+			"SELECT customer FROM customers WHERE customer > ? AND ordered_at < ? ORDER BY customer LIMIT ?", []byte(after), before, purgeBatch)
+		if err != nil {
+			return fmt.Errorf("find customers to purge: %w", err)
+		}
+		if len(some) == 0 {
+			return nil
+		}
+		err = retryRolledBack(func() error {
+			return db.OnConn(ctx, func(conn *sql.Conn) error {
+				_, err := conn.ExecContext(ctx, "DELETE c FROM customers c FORCE INDEX (PRIMARY) WHERE c.customer IN "+placeholders(len(some))+" AND c.ordered_at < ?",
+					append(customerArgs(some), before)...)
+				return err
+			})
+		})
+		if err != nil {
+			return fmt.Errorf("purge customers: %w", err)
+		}
+		after = some[len(some)-1]
+	}
 }

@@ -102,6 +102,59 @@ func TestPurgingLeavesTheLimitInForce(t *testing.T) {
 	s.audit(t)
 }
 
+// Nobody can end the sale of a SKU that was withdrawn, so its limit must not keep its orders.
+func TestPurgingIncludesOrdersOfWithdrawnSKUs(t *testing.T) {
+	t.Parallel()
+	s := openShop(t, "etcd", stock.Stock{Units: 5, PerCustomerLimit: new(int32(1))}, time.Minute)
+	o := s.mustBuy(t, 0, "ann", "k", 1)
+	if _, err := s.at(0).Pay(t.Context(), order.Payment{Customer: "ann", Order: o.ID}); err != nil {
+		t.Fatal(err)
+	}
+	mustBe(t, "withdraw", s.at(0).Withdraw(t.Context(), testSKU, order.Precondition{}), nil)
+	if n, err := order.Purge(t.Context(), s.replicas[0].db, s.databaseNow(t), 1000); err != nil || n != 1 {
+		t.Errorf("purged %d, %v; want the paid one", n, err)
+	}
+	s.audit(t)
+}
+
+// Under a bound on unpaid orders, each customer has a row.
+func TestPurgingForgetsCustomers(t *testing.T) {
+	t.Parallel()
+	const old = 1200 // more than two batches
+	r := start(t, options{dsn: newDSN(t, stock.Stock{Units: 5}), strategy: "etcd", maxUnpaid: 1})
+	customers := func() (names []string) {
+		t.Helper()
+		names, err := stock.Query(t.Context(), r.db.SQL, func(name *string) []any { return []any{name} }, "SELECT customer FROM customers ORDER BY customer")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	if _, err := r.db.SQL.ExecContext(t.Context(), "INSERT INTO customers SELECT CONCAT('old', seq), NOW(6) - INTERVAL 2 DAY FROM "+sandboxtest.Numbers(old)+" n"); err != nil {
+		t.Fatal(err)
+	}
+	for _, customer := range []string{"ann", "old7"} {
+		if _, err := r.orders.Place(t.Context(), buy(customer, "k", 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := customers(); len(got) != old+1 {
+		t.Fatalf("%d customers, want %d", len(got), old+1)
+	}
+	now, err := r.db.Now(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := order.Purge(t.Context(), r.db, now.Add(-24*time.Hour), 1000); err != nil || n != 0 {
+		t.Errorf("purged %d, %v; want no order", n, err)
+	}
+	if got := customers(); !slices.Equal(got, []string{"ann", "old7"}) {
+		t.Errorf("the customers are %q, want those who ordered today", got)
+	}
+	_, err = r.orders.Place(t.Context(), buy("old7", "k2", 1))
+	mustBe(t, "a second unpaid order", err, order.ErrTooManyUnpaid)
+}
+
 // Neither the copy nor the delete may lose the reference.
 func TestPaymentReferenceIsAddedDuringArchiving(t *testing.T) {
 	t.Parallel()

@@ -128,7 +128,7 @@ CREATE TABLE IF NOT EXISTS late_payments (
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
 
 -- Orders of one customer under --max-unpaid lock this row, one after another, so that each
--- counts the others. Rows are added at the first order, and purged.
+-- counts the others. Rows are added at the first order, and purged when they are old.
 CREATE TABLE IF NOT EXISTS customers (
   customer   VARBINARY(255) NOT NULL,
   ordered_at DATETIME(6)    NOT NULL,
