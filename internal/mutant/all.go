@@ -164,6 +164,11 @@ var All = []Mutant{
 		Test:  "TestUnpaidBoundIsExactInTheTransaction", Package: ofOrder,
 	},
 	{
+		Name: "customers-not-locked", About: "The transaction counts unpaid orders without locking their customers first: it does not see those of another transaction, which does not see its own.",
+		Edits: []Edit{{commitFile, "b.WriteString(turnOf(unpaid) + \"; \")", "_ = turnOf"}},
+		Test:  "TestUnpaidBoundIsExactInTheTransaction", Package: ofOrder,
+	},
+	{
 		Name: "lease-deadline-ignored", About: "A holder believes in its lease until etcd ends it. The fence hides it from a whole service.",
 		Edits: []Edit{
 			{leaseFile, "return !l.isLost && time.Now().Before(l.deadline)", "return !l.isLost"},

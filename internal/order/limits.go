@@ -76,14 +76,16 @@ const (
 	onlyReserved = " AND status = 'reserved' GROUP BY customer"
 )
 
-// stopAbove is a statement that stops the packet if one of the customers has more than
-// most unpaid orders.
+// stopAbove are two statements that stop the packet if one of the customers has more than
+// most unpaid orders. A subquery of SET would lock the orders, and so wait for whoever
+// cancels, expires or pays one of them.
 func stopAbove(most int, customers []string) string {
 	names := make([]string, len(customers))
 	for i, c := range customers {
 		names[i] = fmt.Sprintf("x'%x'", c)
 	}
-	return stock.StopIf("EXISTS (SELECT 1" + countUnpaid + "(" + strings.Join(names, ",") + ")" + onlyReserved + fmt.Sprintf(" HAVING COUNT(*) > %d)", most))
+	return "SELECT COALESCE(MAX(orders), 0) FROM (SELECT COUNT(*) AS orders" + countUnpaid + "(" + strings.Join(names, ",") + ")" + onlyReserved +
+		") unpaid INTO @unpaid; " + stock.StopIf(fmt.Sprintf("@unpaid > %d", most))
 }
 
 // unpaidOf counts the reserved orders of each of the customers. It reads all their orders.

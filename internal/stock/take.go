@@ -175,7 +175,7 @@ const stopUnless = "SET @stop = IF(ROW_COUNT() = %d, " + goOn
 const goOn = "0, (SELECT 1 UNION SELECT 2))"
 
 // StopIf is a statement that stops the packet in the same way if a condition is true.
-func StopIf(condition string) string { return "SET @stop = IF(NOT " + condition + ", " + goOn }
+func StopIf(condition string) string { return "SET @stop = IF(NOT (" + condition + "), " + goOn }
 
 // Stop is stopUnless for one row.
 var Stop = fmt.Sprintf(stopUnless, 1)
