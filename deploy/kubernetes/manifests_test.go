@@ -69,6 +69,9 @@ func TestTheAPIServerAcceptsTheManifests(t *testing.T) {
 		if accepted := strings.Count(kubectl(text, dryRun...), "\n"); accepted != objects {
 			t.Errorf("%s: %d objects were accepted, want %d", overlay, accepted, objects)
 		}
+		if overlay == "production" && !strings.Contains(text, "\n  FLASHSALE_PAYMENTS: service\n") {
+			t.Error("in production, every customer can mark their own orders as paid")
+		}
 		wrong := strings.Replace(text, "terminationGracePeriodSeconds", "terminationGraceSeconds", 1)
 		if out, err := k.Kubectl(t.Context(), wrong, dryRun...); err == nil || !strings.Contains(err.Error(), "terminationGraceSeconds") {
 			t.Errorf("%s: an unknown field was accepted: %v\n%s", overlay, err, out)

@@ -367,6 +367,19 @@ func TestReplicasAndTheirProxyKnowEachOther(t *testing.T) {
 	if api.StopGracePeriod == nil || time.Duration(*api.StopGracePeriod) < takes {
 		t.Errorf("stop_grace_period is %v, a replica may take %s", api.StopGracePeriod, takes)
 	}
+	// Those that the proxy does not limit are the stack's own containers, but not whoever
+	// calls its published port.
+	front, config := mustLoad(t).Networks["front"].Ipam.Config[0], read(t, folder+"/haproxy.cfg")
+	for _, want := range []string{"acl ours src " + front.Subnet + "\n", "acl gateway src " + front.Gateway + "\n"} {
+		if !strings.Contains(config, want) {
+			t.Errorf("haproxy.cfg has no %q", want)
+		}
+	}
+	// Its checks need no connection that callers could take.
+	internal := mustEnv(t, api, "FLASHSALE_INTERNAL_ADDR")
+	if checks := "default-server check port " + strings.TrimPrefix(internal, ":") + " "; strings.Count(config, checks) != strings.Count(config, "default-server ") {
+		t.Errorf("the proxy does not check the replicas at %s", internal)
+	}
 	proxy := mustLoad(t).Services["proxy"].Networks["front"].Ipv4Address
 	if trusted := api.Environment["FLASHSALE_TRUSTED_PROXIES"]; trusted == nil || *trusted != proxy {
 		t.Errorf("the proxy is at %s, replicas trust %v", proxy, trusted)

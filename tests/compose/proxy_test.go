@@ -53,9 +53,9 @@ type proxy struct {
 // edit is a change of haproxy.cfg.
 type edit struct{ from, to string }
 
-// startProxy runs the proxy before whatever listens on port of the addresses that
-// its name server is told of.
-func startProxy(t *testing.T, port string, edits ...edit) *proxy {
+// startProxy runs the proxy before whatever listens on port, and answers its checks on
+// internal, of the addresses that its name server is told of.
+func startProxy(t *testing.T, port, internal string, edits ...edit) *proxy {
 	t.Helper()
 	errorFiles, err := filepath.Abs(filepath.Join(root, folder, "errors"))
 	if err != nil {
@@ -68,7 +68,8 @@ func startProxy(t *testing.T, port string, edits ...edit) *proxy {
 		edit{"nameserver docker 127.0.0.11:53", "nameserver docker " + p.dns.addr},
 		edit{"bind :8080", "bind " + shop},
 		edit{"bind :8404", "bind " + private},
-		edit{"api:8080", "api:" + port},
+		edit{"server-template replica 8 api:8080", "server-template replica 8 api:" + port},
+		edit{"check port 8081", "check port " + internal},
 		edit{"/usr/local/etc/haproxy/errors", errorFiles},
 	) {
 		if !strings.Contains(text, change.from) {
@@ -168,7 +169,7 @@ func startUpstream(t *testing.T) *upstream {
 func TestProxyNeverSendsAnOrderTwice(t *testing.T) {
 	t.Parallel()
 	u := startUpstream(t)
-	p := startProxy(t, u.port)
+	p := startProxy(t, u.port, u.port)
 	p.dns.know("127.0.0.1")
 	p.await(t, http.StatusOK)
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.url+"/v1/orders", strings.NewReader(`{"sku":"lamp","quantity":1}`))
@@ -188,7 +189,7 @@ func TestProxyNeverSendsAnOrderTwice(t *testing.T) {
 func TestProxyAnswersAsTheServiceDoes(t *testing.T) {
 	t.Parallel()
 	u := startUpstream(t)
-	p := startProxy(t, u.port)
+	p := startProxy(t, u.port, u.port)
 	check := func(what string, status int, body []byte, wantStatus int, want string) {
 		t.Helper()
 		if got := problemOf(t, body); status != wantStatus || got != want {
@@ -240,7 +241,7 @@ func atLeast(t *testing.T, major, minor int) bool {
 func TestProxyTellsWhoCalls(t *testing.T) {
 	t.Parallel()
 	u := startUpstream(t)
-	p := startProxy(t, u.port)
+	p := startProxy(t, u.port, u.port)
 	p.dns.know("127.0.0.1")
 	p.await(t, http.StatusOK)
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.url+"/v1/skus", http.NoBody)
@@ -297,11 +298,11 @@ func (u *upstream) caller(t *testing.T) string {
 func TestCallersAreKnownBehindTwoProxies(t *testing.T) {
 	t.Parallel()
 	u := startUpstream(t)
-	inner := startProxy(t, u.port, edit{"acl outer src 192.0.2.1", "acl outer src 127.0.0.1"})
+	inner := startProxy(t, u.port, u.port, edit{"acl outer src 192.0.2.1", "acl outer src 127.0.0.1"})
 	inner.dns.know("127.0.0.1")
 	inner.await(t, http.StatusOK)
 	_, port, _ := net.SplitHostPort(strings.TrimPrefix(inner.url, "http://"))
-	outer := startProxy(t, port)
+	outer := startProxy(t, port, port)
 	outer.dns.know("127.0.0.1")
 	outer.await(t, http.StatusOK)
 	for i := range 40 {
@@ -325,7 +326,7 @@ func TestCallersAreKnownBehindTwoProxies(t *testing.T) {
 func TestProxyLimitsEachCaller(t *testing.T) {
 	t.Parallel()
 	u := startUpstream(t)
-	p := startProxy(t, u.port, edit{"acl outer src 192.0.2.1", "acl outer src 127.0.0.1"},
+	p := startProxy(t, u.port, u.port, edit{"acl outer src 192.0.2.1", "acl outer src 127.0.0.1"},
 		edit{"sc0_conn_cur gt 2000", "sc0_conn_cur gt 20"}, edit{"sc1_http_req_rate gt 2000", "sc1_http_req_rate gt 20"},
 		// A window that no slow machine outlasts.
 		edit{"expire 10s store http_req_rate(10s)", "expire 1h store http_req_rate(1h)"})
@@ -394,7 +395,7 @@ func TestProxySendsOrdersToReplicasThatSell(t *testing.T) {
 		t.Cleanup(server.Close)
 	}
 	sells[1].Store(true)
-	p := startProxy(t, port)
+	p := startProxy(t, port, port)
 	p.dns.know("127.0.0.1", "127.0.0.2")
 	// reaches waits until only such replicas, and each of them, have served the last
 	// requests.

@@ -233,7 +233,8 @@ func startStack(t *testing.T) *stack {
 			_ = replica.Stop(context.Background()) // the first may have been killed
 		}
 	})
-	s.proxy = startProxy(t, port)
+	// The buyers of this test are one address, which has no limit, like the load test's.
+	s.proxy = startProxy(t, port, internal, edit{"acl ours src 172.30.37.0/24", "acl ours src 127.0.0.1"})
 	s.proxy.dns.know(s.addresses...)
 	s.proxy.await(t, http.StatusOK)
 	return s
