@@ -12,9 +12,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
 
@@ -427,4 +429,49 @@ func (h *logged) lines() []string {
 
 func (h *logged) has(part string) bool {
 	return slices.ContainsFunc(h.lines(), func(line string) bool { return strings.Contains(line, part) })
+}
+
+// behind is a member that has not applied the client's last tokens yet.
+type behind struct {
+	clientv3.Lease
+	refusals atomic.Int32 // left
+	renewed  chan struct{}
+}
+
+func (b *behind) KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseKeepAliveResponse, error) {
+	if b.refusals.Add(-1) >= 0 {
+		return nil, rpctypes.ErrInvalidAuthToken
+	}
+	answer, err := b.Lease.KeepAliveOnce(ctx, id)
+	if err == nil {
+		select {
+		case b.renewed <- struct{}{}:
+		default:
+		}
+	}
+	return answer, err
+}
+
+// A token that a member does not know yet costs no renewal: two of them lose a lease.
+func TestLeasesOutliveTokensThatAreNotKnownYet(t *testing.T) {
+	s := start(t, 1)
+	for name, open := range map[string]func(Config) (lock.Locker, error){
+		"etcd":     func(cfg Config) (lock.Locker, error) { return New(cfg) },
+		"etcd-try": func(cfg Config) (lock.Locker, error) { return NewTry(cfg) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := &behind{renewed: make(chan struct{}, 1)}
+			b.refusals.Store(3)
+			held := locktest.MustLock(t, opened(t, func(cfg Config) (lock.Locker, error) {
+				b.Lease, cfg.Client.Lease = cfg.Client.Lease, b
+				return open(cfg)
+			}, s.EtcdEndpoints(), Config{TTL: noticeTTL}), name)
+			select {
+			case <-b.renewed:
+			case <-held.Lost():
+				t.Fatal("the lease was lost")
+			}
+			locktest.MustUnlock(t, held)
+		})
+	}
 }

@@ -159,7 +159,7 @@ func (l *Locker) revoke(ctx context.Context, id clientv3.LeaseID) error {
 }
 
 func (l *Locker) renew(ctx context.Context, ls *sharedLease) error {
-	_, err := l.cfg.Client.KeepAliveOnce(ctx, ls.id)
+	err := keepAlive(ctx, l.cfg.Client, ls.id)
 	switch {
 	case err == nil || errors.Is(ctx.Err(), context.Canceled): // stopped meanwhile
 		return err
@@ -171,6 +171,17 @@ func (l *Locker) renew(ctx context.Context, ls *sharedLease) error {
 	}
 	l.cfg.Logger.Warn("etcd lock: lease renewal failed", "lease", fmt.Sprintf("%x", ls.id), "error", err)
 	return err
+}
+
+// keepAlive renews a lease once. If etcd requires passwords, the client gets a new token for
+// each renewal. A member that has not applied the token yet refuses it, and the client
+// tries again by itself only in calls that are not streams.
+func keepAlive(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID) error {
+	refused := func(err error) bool { return errors.Is(err, rpctypes.ErrInvalidAuthToken) }
+	return backoff.Retry(ctx, refused, func() error {
+		_, err := client.KeepAliveOnce(ctx, id)
+		return err
+	})
 }
 
 // deleteStrays deletes the lease's keys that have no place, once a TTL. They come

@@ -113,7 +113,7 @@ func (s *tryStore) Renew(ctx context.Context, name, owner string) error {
 	if !ok {
 		return lock.ErrLost
 	}
-	_, err := s.cfg.Client.KeepAliveOnce(ctx, g.lease)
+	err := keepAlive(ctx, s.cfg.Client, g.lease)
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return lock.ErrLost
 	}
