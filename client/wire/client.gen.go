@@ -125,6 +125,22 @@ type FieldError struct {
 	Message string `json:"message"`
 }
 
+// GoneEvent The last state of a SKU that is withdrawn, or whose announcement is postponed
+type GoneEvent struct {
+	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, starting with a letter or digit
+	//
+	// Examples: lamp
+	SKU       SKUName `json:"sku"`
+	Units     int64   `json:"units"`
+	Available int64   `json:"available"`
+
+	// Seq Grows with each write of the SKU's stock
+	Seq int64 `json:"seq"`
+
+	// Gone true in `event: gone`, whose `available` is 0
+	Gone bool `json:"gone"`
+}
+
 // HoldPolicy Which orders count against per_customer_limit. `lenient`: reserved and paid ones. `strict`: also
 // those that were cancelled or expired unpaid, until their payment window would have ended.
 type HoldPolicy string
@@ -253,8 +269,8 @@ type PaymentRequest struct {
 
 // Problem defines model for Problem.
 type Problem struct {
-	// Type Stable; the path of a page about the error
-	Type   string        `json:"type"`
+	// Type Stable; the path of a page about the error. More types may be added. Treat an unknown type by its status.
+	Type   ProblemType   `json:"type"`
 	Title  string        `json:"title"`
 	Status int32         `json:"status"`
 	Detail *string       `json:"detail,omitempty"`
@@ -263,6 +279,9 @@ type Problem struct {
 	// CountsUntil With `customer-limit` and the hold policy `strict`: when the last cancelled or expired order stops counting
 	CountsUntil *time.Time `json:"counts_until,omitempty"`
 }
+
+// ProblemType Stable; the path of a page about the error. More types may be added. Treat an unknown type by its status.
+type ProblemType = string
 
 // Readiness defines model for Readiness.
 type Readiness struct {
@@ -829,8 +848,8 @@ type ClientInterface interface {
 	//
 	// Server-sent events: `event: stock`, `id:` the stock's `seq`, `data:` a StockEvent. The first event is the current
 	// stock. Later events are changes, at most 20 a second; the last change is always sent. An idle stream sends a comment
-	// every few seconds. `event: gone`, without an `id:`, is sent when the SKU is withdrawn, or its announcement is
-	// postponed; a later `event: stock` of the SKU announces it again.
+	// every few seconds. `event: gone`, without an `id:`, `data:` a GoneEvent, is sent when the SKU is withdrawn, or its
+	// announcement is postponed; a later `event: stock` of the SKU announces it again.
 	//
 	// Corresponds with GET /v1/skus/{sku}/events (the `WatchSKU` operationId).
 	WatchSKU(ctx context.Context, sku SKUInPath, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1268,8 +1287,8 @@ func (c *Client) GetSKU(ctx context.Context, sku SKUInPath, params *GetSKUParams
 //
 // Server-sent events: `event: stock`, `id:` the stock's `seq`, `data:` a StockEvent. The first event is the current
 // stock. Later events are changes, at most 20 a second; the last change is always sent. An idle stream sends a comment
-// every few seconds. `event: gone`, without an `id:`, is sent when the SKU is withdrawn, or its announcement is
-// postponed; a later `event: stock` of the SKU announces it again.
+// every few seconds. `event: gone`, without an `id:`, `data:` a GoneEvent, is sent when the SKU is withdrawn, or its
+// announcement is postponed; a later `event: stock` of the SKU announces it again.
 //
 // Corresponds with GET /v1/skus/{sku}/events (the `WatchSKU` operationId).
 func (c *Client) WatchSKU(ctx context.Context, sku SKUInPath, reqEditors ...RequestEditorFn) (*http.Response, error) {

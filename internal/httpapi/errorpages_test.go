@@ -7,7 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
 	"flashsale/docs"
+	"flashsale/internal/httpapi/contract"
 	"flashsale/internal/httpapi/spec"
 )
 
@@ -36,6 +40,22 @@ func TestEachProblemHasAPageAndIsInTheContract(t *testing.T) {
 		if !strings.Contains(string(spec.YAML), "`"+k.Slug+"`") {
 			t.Errorf("the contract does not mention `%s`", k.Slug)
 		}
+	}
+	declared, err := contract.Load(spec.YAML)
+	if err != nil {
+		t.Fatal(err)
+	}
+	problems, err := declared.Resolve(map[string]any{"$ref": "#/components/schemas/ProblemType"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []any
+	for _, k := range kinds {
+		want = append(want, k.problem("").Type)
+	}
+	less := func(a, b any) bool { return a.(string) < b.(string) }
+	if diff := cmp.Diff(want, problems["enum"], cmpopts.SortSlices(less)); diff != "" {
+		t.Errorf("ProblemType differs from the table (-table +contract):\n%s", diff)
 	}
 	for slug := range left {
 		t.Errorf("docs/errors/%s.md belongs to no problem", slug)

@@ -11,12 +11,14 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"flashsale/internal/httpapi"
+	"flashsale/internal/httpapi/spec/speccheck"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/stock"
@@ -33,6 +35,9 @@ type event struct {
 	Seq       uint64 `json:"seq"`
 	Gone      bool   `json:"gone"`
 }
+
+// newChecker returns the checker of all streams.
+var newChecker = sync.OnceValues(speccheck.New)
 
 // stream reads an event stream.
 type stream struct {
@@ -77,12 +82,20 @@ func watchWith(t *testing.T, client *http.Client, url string, headers ...string)
 
 func (s *stream) read() {
 	defer close(s.events)
+	checker, err := newChecker()
+	if err != nil {
+		s.t.Error(err)
+		return
+	}
 	var id, name, data string
 	for lines := bufio.NewScanner(s.response.Body); lines.Scan(); {
 		line := lines.Text()
 		field, value, _ := strings.Cut(line, ": ")
 		switch {
 		case line == "" && data != "":
+			if err := checker.CheckEvent(name, []byte(data)); err != nil {
+				s.t.Errorf("event %q with data %s: %v", name, data, err)
+			}
 			var e event
 			if err := json.Unmarshal([]byte(data), &e); err != nil {
 				s.t.Errorf("data %q: %v", data, err)

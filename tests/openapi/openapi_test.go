@@ -3,6 +3,7 @@ package openapi_test
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -50,5 +51,19 @@ func TestLimitedCallsDeclareTheirHeaders(t *testing.T) {
 	}
 	if limited == 0 {
 		t.Error("no call is limited")
+	}
+}
+
+// Responses may gain fields without breaking clients that validate what they get.
+func TestOnlyRequestsRejectUnknownFields(t *testing.T) {
+	doc, err := openapi3.NewLoader().LoadFromData(spec.YAML)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, schema := range doc.Components.Schemas {
+		has := schema.Value.AdditionalProperties.Has
+		if strict, want := has != nil && !*has, strings.HasSuffix(name, "Request"); strict != want {
+			t.Errorf("%s rejects unknown fields: %v, want %v", name, strict, want)
+		}
 	}
 }

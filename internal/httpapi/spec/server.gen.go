@@ -120,6 +120,22 @@ type FieldError struct {
 	Message string `json:"message"`
 }
 
+// GoneEvent The last state of a SKU that is withdrawn, or whose announcement is postponed
+type GoneEvent struct {
+	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, starting with a letter or digit
+	//
+	// Examples: lamp
+	SKU       SKUName `json:"sku"`
+	Units     int64   `json:"units"`
+	Available int64   `json:"available"`
+
+	// Seq Grows with each write of the SKU's stock
+	Seq int64 `json:"seq"`
+
+	// Gone true in `event: gone`, whose `available` is 0
+	Gone bool `json:"gone"`
+}
+
 // HoldPolicy Which orders count against per_customer_limit. `lenient`: reserved and paid ones. `strict`: also
 // those that were cancelled or expired unpaid, until their payment window would have ended.
 type HoldPolicy string
@@ -248,8 +264,8 @@ type PaymentRequest struct {
 
 // Problem defines model for Problem.
 type Problem struct {
-	// Type Stable; the path of a page about the error
-	Type   string        `json:"type"`
+	// Type Stable; the path of a page about the error. More types may be added. Treat an unknown type by its status.
+	Type   ProblemType   `json:"type"`
 	Title  string        `json:"title"`
 	Status int32         `json:"status"`
 	Detail *string       `json:"detail,omitempty"`
@@ -258,6 +274,9 @@ type Problem struct {
 	// CountsUntil With `customer-limit` and the hold policy `strict`: when the last cancelled or expired order stops counting
 	CountsUntil *time.Time `json:"counts_until,omitempty"`
 }
+
+// ProblemType Stable; the path of a page about the error. More types may be added. Treat an unknown type by its status.
+type ProblemType = string
 
 // Readiness defines model for Readiness.
 type Readiness struct {

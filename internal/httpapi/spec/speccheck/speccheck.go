@@ -109,6 +109,13 @@ func New() (*Checker, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Responses may gain fields, with the document: those of this service have no others.
+	for _, schema := range doc.(map[string]any)["components"].(map[string]any)["schemas"].(map[string]any) {
+		schema := schema.(map[string]any)
+		if _, given := schema["additionalProperties"]; !given && schema["properties"] != nil {
+			schema["additionalProperties"] = false
+		}
+	}
 	compiler := jsonschema.NewCompiler()
 	compiler.AssertFormat()
 	if err := compiler.AddResource(document, doc); err != nil {
@@ -256,6 +263,17 @@ func (c *Checker) checkBody(response map[string]any, got *answer) error {
 		return c.checkProblem(got, description)
 	}
 	return c.valid(declared["schema"].(map[string]any), got.body)
+}
+
+// CheckEvent returns how the data of a stream's event violates the contract, or nil.
+func (c *Checker) CheckEvent(name string, data []byte) error {
+	o, _ := c.contract.Find(http.MethodGet, "/v1/events")
+	stream := o.Responses[http.StatusOK]["content"].(map[string]any)[streamType].(map[string]any)
+	schema, ok := stream["x-events"].(map[string]any)[name].(map[string]any)
+	if !ok {
+		return fmt.Errorf("undeclared event %q", name)
+	}
+	return c.valid(schema, data)
 }
 
 // checkProblem checks a problem. Its type must be in the response's description,

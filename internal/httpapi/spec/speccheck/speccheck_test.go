@@ -42,6 +42,7 @@ func TestContractViolationsAreReported(t *testing.T) {
 		{"not modified", "GET /v1/skus/lamp", "", 304, `Etag: "1-1"`, "", ""},
 		{"a problem", "GET /v1/skus/lamp", "", 404, "Content-Type: " + problem, unknown, ""},
 		{"no route", "GET /v2", "", 404, "Content-Type: " + problem, `{"type":"/errors/not-found","title":"t","status":404}`, ""},
+		{"an unknown type", "GET /v2", "", 404, "Content-Type: " + problem, `{"type":"/errors/no-such","title":"t","status":404}`, "/type"},
 		{"a page", "GET /docs", "", 200, "Content-Type: text/html", "<p>", ""},
 		{"no ETag", "GET /v1/skus/lamp", "", 200, "Content-Type: application/json", lamp, "ETag is missing"},
 		{"ETag without quotes", "GET /v1/skus/lamp", "", 200, "Content-Type: application/json|Etag: 1-1", lamp, "header ETag"},
@@ -122,5 +123,27 @@ func TestMissingReplicaIsReported(t *testing.T) {
 	defer got.Body.Close()
 	if reports != 1 {
 		t.Errorf("%d reports, want 1", reports)
+	}
+}
+
+func TestEventsAreChecked(t *testing.T) {
+	t.Parallel()
+	checker, err := speccheck.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ name, data, want string }{
+		{"stock", `{"sku":"lamp","units":2,"available":1,"seq":1}`, ""},
+		{"gone", `{"sku":"lamp","units":2,"available":0,"seq":1,"gone":true}`, ""},
+		{"gone", `{"sku":"lamp","units":2,"available":0,"seq":1}`, "gone"},
+		{"stock", `{"sku":"lamp","units":2,"seq":1}`, "available"},
+		{"stock", `{"sku":"lamp","units":2,"available":"1","seq":1}`, "got string"},
+		{"stock", `{"sku":"lamp","units":2,"available":1,"seq":1,"fence":1}`, "fence"},
+		{"sold", `{"sku":"lamp","units":2,"available":1,"seq":1}`, "undeclared event"},
+	} {
+		err := checker.CheckEvent(test.name, []byte(test.data))
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s %s: %v, want %q", test.name, test.data, err, test.want)
+		}
 	}
 }
