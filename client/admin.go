@@ -15,6 +15,8 @@ type (
 	SKURequest = wire.SKURequest
 	// Restock is an addition to a SKU's units.
 	Restock = wire.Restock
+	// CustomerOrder is an order as administrators see it.
+	CustomerOrder = wire.CustomerOrder
 	// LatePayment is a payment that must be refunded.
 	LatePayment = wire.LatePayment
 	// AuditReport says whether the database satisfies the invariants.
@@ -100,6 +102,14 @@ func (c *Client) Restock(ctx context.Context, sku string, units int32, key strin
 	}
 	return fetch[Restock](ctx, c, call{what: "restock " + sku, key: key}.with(
 		wire.NewRestockSKURequest(anyReplica, sku, &wire.RestockSKUParams{IdempotencyKey: header}, wire.RestockRequest{Units: units})))
+}
+
+// OrdersOf lists the orders of all customers for a SKU, oldest first, without purged ones.
+// It reads pages as the loop proceeds. The last pair has an error if reading failed.
+func (c *Client) OrdersOf(ctx context.Context, sku string) iter.Seq2[CustomerOrder, error] {
+	return list[CustomerOrder](ctx, c, "list the orders of "+sku, func(cursor *string) (*http.Request, error) {
+		return wire.NewListOrdersOfSKURequest(anyReplica, &wire.ListOrdersOfSKUParams{SKU: sku, Limit: &pageSize, Cursor: cursor})
+	})
 }
 
 // LatePayments lists the payments that must be refunded, oldest first. It reads

@@ -62,6 +62,16 @@ func TestAnOrdersLife(t *testing.T) {
 	if !slices.Equal(listed, ids) {
 		t.Errorf("listed %v, want %v", listed, ids)
 	}
+	var sold []client.OrderID
+	for o, err := range admin.OrdersOf(ctx, sku) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		sold = append(sold, o.ID)
+	}
+	if !slices.Equal(sold, ids) {
+		t.Errorf("the SKU's orders are %v, want %v", sold, ids)
+	}
 	found := false
 	for p, err := range admin.LatePayments(ctx) {
 		if err != nil {

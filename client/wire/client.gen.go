@@ -119,6 +119,29 @@ type Balance struct {
 // Examples: EUR
 type Currency = string
 
+// CustomerOrder defines model for CustomerOrder.
+type CustomerOrder struct {
+	ID             openapi_types.UUID `json:"id"`
+	Customer       string             `json:"customer"`
+	IdempotencyKey string             `json:"idempotency_key"`
+
+	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, starting with a letter or digit
+	//
+	// Examples: lamp
+	SKU       SKUName     `json:"sku"`
+	Quantity  int32       `json:"quantity"`
+	Status    OrderStatus `json:"status"`
+	CreatedAt time.Time   `json:"created_at"`
+}
+
+// CustomerOrderList defines model for CustomerOrderList.
+type CustomerOrderList struct {
+	Items []CustomerOrder `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
 // FieldError defines model for FieldError.
 type FieldError struct {
 	Field   string `json:"field"`
@@ -493,6 +516,17 @@ type ListLatePaymentsParams struct {
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
+// ListOrdersOfSKUParams defines parameters for ListOrdersOfSKU.
+type ListOrdersOfSKUParams struct {
+	SKU SKUName `form:"sku" json:"sku"`
+
+	// Limit The maximum number of items
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the previous page
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
 // ListAllSKUsParams defines parameters for ListAllSKUs.
 type ListAllSKUsParams struct {
 	// Limit The maximum number of items
@@ -684,6 +718,14 @@ type ClientInterface interface {
 	//
 	// Corresponds with DELETE /v1/admin/locks/{sku} (the `RevokeLock` operationId).
 	RevokeLock(ctx context.Context, sku SKUInPath, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListOrdersOfSKU List the orders of a SKU
+	//
+	// The orders of all customers, in the order in which they were made: new orders come at the end. Purged orders are not listed. For a SKU that does not
+	// exist, the list is empty.
+	//
+	// Corresponds with GET /v1/admin/orders (the `ListOrdersOfSKU` operationId).
+	ListOrdersOfSKU(ctx context.Context, params *ListOrdersOfSKUParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListAllSKUs List all SKUs, sorted by name, also those that are not announced yet or are withdrawn
 	//
@@ -944,6 +986,24 @@ func (c *Client) ListLocks(ctx context.Context, reqEditors ...RequestEditorFn) (
 // Corresponds with DELETE /v1/admin/locks/{sku} (the `RevokeLock` operationId).
 func (c *Client) RevokeLock(ctx context.Context, sku SKUInPath, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRevokeLockRequest(c.Server, sku)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListOrdersOfSKU List the orders of a SKU
+//
+// The orders of all customers, in the order in which they were made: new orders come at the end. Purged orders are not listed. For a SKU that does not
+// exist, the list is empty.
+//
+// Corresponds with GET /v1/admin/orders (the `ListOrdersOfSKU` operationId).
+func (c *Client) ListOrdersOfSKU(ctx context.Context, params *ListOrdersOfSKUParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListOrdersOfSKURequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1531,6 +1591,80 @@ func NewRevokeLockRequest(server string, sku SKUInPath) (*http.Request, error) {
 	}
 
 	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListOrdersOfSKURequest constructs an http.Request for the ListOrdersOfSKU method
+func NewListOrdersOfSKURequest(server string, params *ListOrdersOfSKUParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/admin/orders")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sku", params.SKU, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
 	}

@@ -83,6 +83,21 @@ func (a *api) holderOf(ctx context.Context, sku string) map[string]any {
 	return nil
 }
 
+// ListOrdersOfSKU lists the orders of all customers for a SKU. It does not check that
+// the SKU exists: orders outlive what the list of SKUs shows.
+func (a *api) ListOrdersOfSKU(c *gin.Context, params spec.ListOrdersOfSKUParams) {
+	a.serveBounded(c, func(ctx context.Context) (any, error) {
+		valid := func(order.SKUCursor) bool { return true }
+		list, next, err := readPage(a, params.Cursor, params.Limit, (*order.Order).SKUCursor, valid, func(after order.SKUCursor, limit int) ([]order.Order, error) {
+			return a.cfg.Orders.ListOf(ctx, params.SKU, after, limit)
+		})
+		return spec.CustomerOrderList{NextCursor: next, Items: presentAll(list, func(o *order.Order) spec.CustomerOrder {
+			return spec.CustomerOrder{ID: o.ID, Customer: o.Customer, IdempotencyKey: o.Key, SKU: o.SKU, Quantity: o.Quantity,
+				Status: spec.OrderStatus(o.Status), CreatedAt: o.CreatedAt}
+		})}, err
+	})
+}
+
 func (a *api) ListLatePayments(c *gin.Context, params spec.ListLatePaymentsParams) {
 	a.serveBounded(c, func(ctx context.Context) (any, error) {
 		valid := func(c order.LateCursor) bool { return c.ReceivedAt.Year() >= 1970 && len(c.Reference) <= maxReference }

@@ -37,6 +37,7 @@ type Orders interface {
 	Place(ctx context.Context, r order.Request) (order.Placed, error)
 	Find(ctx context.Context, customer string, id order.ID) (order.Order, error)
 	List(ctx context.Context, customer string, before order.ID, limit int) ([]order.Order, error)
+	ListOf(ctx context.Context, sku string, after order.SKUCursor, limit int) ([]order.Order, error)
 	Lookup(ctx context.Context, id order.ID) (order.Order, error)
 	Pay(ctx context.Context, p order.Payment) (order.Order, error)
 	Cancel(ctx context.Context, customer string, id order.ID) (order.Order, error)

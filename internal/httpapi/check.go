@@ -145,7 +145,7 @@ func (a *api) checkParameters(c *gin.Context) {
 			}
 		}
 	}
-	if !inQuery || c.Request.URL.RawQuery == "" {
+	if !inQuery {
 		return
 	}
 	query, err := url.ParseQuery(c.Request.URL.RawQuery)

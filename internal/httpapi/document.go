@@ -146,9 +146,12 @@ func (d *document) curl(o *contract.Operation) string {
 		options += ` -H "Authorization: Bearer $TOKEN"`
 	}
 	for _, p := range o.Parameters {
-		if p.In == "path" {
+		switch {
+		case p.In == "path":
 			to = strings.ReplaceAll(to, "{"+p.Name+"}", p.Example)
-		} else if p.Required {
+		case p.In == "query" && p.Required:
+			to += "?" + p.Name + "=" + p.Example
+		case p.Required:
 			options += fmt.Sprintf(" -H '%s: %s'", p.Name, p.Example)
 		}
 	}

@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -158,6 +159,65 @@ func TestOrdersAreListedByCursor(t *testing.T) {
 		s.as(ann, "GET", "/v1/orders?"+query, "").check(t, http.StatusUnprocessableEntity, "invalid-input", field)
 		s.as(adminToken, "GET", "/v1/admin/late-payments?"+query, "").check(t, http.StatusUnprocessableEntity, "invalid-input", field)
 	}
+}
+
+// New orders must not move those of later pages, and purged ones are left out.
+func TestAdministratorsListTheOrdersOfASKU(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	for _, sku := range []string{"lamp", "bed"} {
+		s.putSKU(sku, strings.Replace(thing, `"units":4`, `"units":10`, 1)).check(t, http.StatusCreated, "", "")
+	}
+	var want []string
+	place := func(who, key string) string {
+		path := s.placed(customer(t, who), key)
+		want = append(want, strings.Join([]string{path, who, key}, " "))
+		return path
+	}
+	cancelled := place("ann", "k1")
+	s.as(customer(t, "ann"), "POST", cancelled+"/cancellation", "").check(t, http.StatusOK, "", "")
+	place("ben", "k1")
+	place("ann", "k2")
+	s.order(customer(t, "ann"), "bed", `{"sku":"bed","quantity":1}`).check(t, http.StatusCreated, "", "")
+	const list = "/v1/admin/orders?sku=lamp&limit=2"
+	var got []string
+	pages := 0
+	for path := list; path != ""; pages++ {
+		page := s.as(adminToken, "GET", path, "")
+		page.check(t, http.StatusOK, "", "")
+		for _, item := range page.body["items"].([]any) {
+			o := item.(map[string]any)
+			got = append(got, fmt.Sprint("/v1/orders/", o["id"], " ", o["customer"], " ", o["idempotency_key"]))
+			status := "reserved"
+			if len(got) == 1 {
+				status = "cancelled"
+			}
+			if o["status"] != status || o["sku"] != "lamp" || o["quantity"] != 1.0 {
+				t.Errorf("listed %v, want an order of 1 lamp that is %s", o, status)
+			}
+		}
+		path = ""
+		if next, ok := page.body["next_cursor"].(string); ok {
+			path = list + "&cursor=" + next
+			place("cat", fmt.Sprint("k", pages))
+		}
+	}
+	if !slices.Equal(got, want) || pages != 2 {
+		t.Errorf("listed on %d pages %q, want %q", pages, got, want)
+	}
+	s.exec("DELETE FROM orders WHERE idempotency_key = 'k2'") // as a purge does
+	if left := s.as(adminToken, "GET", "/v1/admin/orders?sku=lamp", "").body["items"].([]any); len(left) != len(want)-1 {
+		t.Errorf("after one was purged, %d orders are listed, want %d", len(left), len(want)-1)
+	}
+	none := s.as(adminToken, "GET", "/v1/admin/orders?sku=chair", "")
+	if none.check(t, http.StatusOK, "", ""); none.text != `{"items":[],"next_cursor":null}` {
+		t.Errorf("a SKU that does not exist has %s", none.text)
+	}
+	for query, field := range map[string]string{"": "sku", "sku=": "sku", "sku=a%20b": "sku", "sku=lamp&sku=bed": "sku", "sku=lamp&cursor=_": "cursor", "sku=lamp&limit=0": "limit"} {
+		s.as(adminToken, "GET", "/v1/admin/orders?"+query, "").check(t, http.StatusUnprocessableEntity, "invalid-input", field)
+	}
+	s.as(customer(t, "ann"), "GET", list, "").check(t, http.StatusForbidden, "forbidden", "")
+	s.as("", "GET", list, "").check(t, http.StatusUnauthorized, "unauthorized", "")
 }
 
 func TestRestockAddsItsUnitsOnce(t *testing.T) {

@@ -195,6 +195,7 @@ func LifeQueries(n int) map[string]Query {
 		"read archived": {readArchived, nil, ""},
 		"list":          {listOrders, nil, ""},
 		"list recent":   {listRecent, nil, ""},
+		"list of a SKU": {listOrdersOf, []any{text, 1, 1, id, 200}, "of_sku"},
 		"has many":      {hasMany, nil, ""},
 		"due":           {dueOrders, []any{time.Unix(0, 0), time.Unix(0, 0), id, 2000}, "expiring"},
 		"next due":      {nextDue, nil, ""},

@@ -235,7 +235,10 @@ const (
 	listRecent = "SELECT " + readColumns + " FROM (SELECT id FROM " +
 		"(SELECT id, customer = ? AS theirs FROM orders FORCE INDEX (PRIMARY) WHERE id < ? ORDER BY id DESC LIMIT 2000) recent WHERE theirs " + listPage
 	listPage = "ORDER BY id DESC LIMIT ?) page STRAIGHT_JOIN orders o ON o.id = page.id ORDER BY o.id DESC"
-	hasMany  = "SELECT COUNT(*) = 2000 FROM (SELECT id FROM orders FORCE INDEX (one_order_a_key) WHERE customer = ? LIMIT 2000) some"
+	// listOrdersOf reads a SKU's orders by its seq, as of_sku has them.
+	listOrdersOf = "SELECT " + readColumns + " FROM orders o FORCE INDEX (of_sku) " +
+		"WHERE o.sku = ? AND o.seq >= ? AND (o.seq > ? OR o.id > ?) ORDER BY o.seq, o.id LIMIT ?"
+	hasMany = "SELECT COUNT(*) = 2000 FROM (SELECT id FROM orders FORCE INDEX (one_order_a_key) WHERE customer = ? LIMIT 2000) some"
 )
 
 // Lookup reads an order of any customer. It returns ErrNotFound or ErrUnavailable.
@@ -291,6 +294,26 @@ func (s *Service) List(ctx context.Context, customer string, before ID, limit in
 	}
 	if err != nil {
 		return nil, unavailable(fmt.Errorf("list orders: %w", err))
+	}
+	return orders, nil
+}
+
+// SKUCursor is a position in the list of a SKU's orders. The zero value is its start.
+type SKUCursor struct {
+	Seq uint64
+	ID  ID
+}
+
+// SKUCursor is o's position in the list of its SKU's orders.
+func (o *Order) SKUCursor() SKUCursor { return SKUCursor{o.Seq, o.ID} }
+
+// ListOf reads up to limit orders of a SKU after a position, of all customers and in the
+// order in which they were made. New orders come after those that were listed. Purged
+// orders are left out: the archive has no index of SKUs.
+func (s *Service) ListOf(ctx context.Context, sku string, after SKUCursor, limit int) ([]Order, error) {
+	orders, err := stock.Query(ctx, s.cfg.DB.SQL, (*Order).columns, listOrdersOf, []byte(sku), after.Seq, after.Seq, after.ID[:], limit)
+	if err != nil {
+		return nil, unavailable(fmt.Errorf("list the orders of %s: %w", sku, err))
 	}
 	return orders, nil
 }

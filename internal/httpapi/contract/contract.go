@@ -246,11 +246,13 @@ func (o *Operation) Query(query url.Values) (wrong []FieldError) {
 	for i := range o.Parameters {
 		p := &o.Parameters[i]
 		values := query[p.Name]
-		if p.In != "query" || len(values) == 0 {
+		if p.In != "query" || len(values) == 0 && !p.Required {
 			continue
 		}
 		message := ""
 		switch {
+		case len(values) == 0:
+			message = "is required"
 		case len(values) > 1:
 			message = "is given more than once"
 		case slices.Contains(p.field.kinds, '0'):

@@ -114,6 +114,29 @@ type Balance struct {
 // Examples: EUR
 type Currency = string
 
+// CustomerOrder defines model for CustomerOrder.
+type CustomerOrder struct {
+	ID             openapi_types.UUID `json:"id"`
+	Customer       string             `json:"customer"`
+	IdempotencyKey string             `json:"idempotency_key"`
+
+	// SKU 1 to 64 letters, digits, dots, underscores or hyphens, starting with a letter or digit
+	//
+	// Examples: lamp
+	SKU       SKUName     `json:"sku"`
+	Quantity  int32       `json:"quantity"`
+	Status    OrderStatus `json:"status"`
+	CreatedAt time.Time   `json:"created_at"`
+}
+
+// CustomerOrderList defines model for CustomerOrderList.
+type CustomerOrderList struct {
+	Items []CustomerOrder `json:"items"`
+
+	// NextCursor The cursor of the next page; null on the last
+	NextCursor *NextCursor `json:"next_cursor"`
+}
+
 // FieldError defines model for FieldError.
 type FieldError struct {
 	Field   string `json:"field"`
@@ -488,6 +511,17 @@ type ListLatePaymentsParams struct {
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
+// ListOrdersOfSKUParams defines parameters for ListOrdersOfSKU.
+type ListOrdersOfSKUParams struct {
+	SKU SKUName `form:"sku" json:"sku"`
+
+	// Limit The maximum number of items
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the previous page
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
 // ListAllSKUsParams defines parameters for ListAllSKUs.
 type ListAllSKUsParams struct {
 	// Limit The maximum number of items
@@ -587,6 +621,9 @@ type ServerInterface interface {
 	// RevokeLock Revoke the lock of a SKU
 	// (DELETE /v1/admin/locks/{sku})
 	RevokeLock(c *gin.Context, sku SKUInPath)
+	// ListOrdersOfSKU List the orders of a SKU
+	// (GET /v1/admin/orders)
+	ListOrdersOfSKU(c *gin.Context, params ListOrdersOfSKUParams)
 	// ListAllSKUs List all SKUs, sorted by name, also those that are not announced yet or are withdrawn
 	// (GET /v1/admin/skus)
 	ListAllSKUs(c *gin.Context, params ListAllSKUsParams)
@@ -764,6 +801,49 @@ func (siw *ServerInterfaceWrapper) RevokeLock(c *gin.Context) {
 	}
 
 	siw.Handler.RevokeLock(c, sku)
+}
+
+// ListOrdersOfSKU operation middleware
+func (siw *ServerInterfaceWrapper) ListOrdersOfSKU(c *gin.Context) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListOrdersOfSKUParams
+
+	// ------------- Required query parameter "sku" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "sku", c.Request.URL.Query(), &params.SKU, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter sku: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", c.Request.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter limit: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", c.Request.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		siw.ErrorHandler(c, fmt.Errorf("Invalid format for parameter cursor: %w", err), http.StatusBadRequest)
+		return
+	}
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		middleware(c)
+		if c.IsAborted() {
+			return
+		}
+	}
+
+	siw.Handler.ListOrdersOfSKU(c, params)
 }
 
 // ListAllSKUs operation middleware
@@ -1332,6 +1412,7 @@ func RegisterHandlersWithOptions(router gin.IRouter, si ServerInterface, options
 	router.GET(options.BaseURL+"/v1/admin/skus/:sku", wrapper.GetAnySKU)
 	router.PUT(options.BaseURL+"/v1/admin/skus/:sku", wrapper.PutSKU)
 	router.POST(options.BaseURL+"/v1/admin/skus/:sku/restocks", wrapper.RestockSKU)
+	router.GET(options.BaseURL+"/v1/admin/orders", wrapper.ListOrdersOfSKU)
 	router.GET(options.BaseURL+"/v1/admin/late-payments", wrapper.ListLatePayments)
 	router.GET(options.BaseURL+"/v1/admin/audit", wrapper.Audit)
 	router.GET(options.BaseURL+"/v1/admin/locks", wrapper.ListLocks)
