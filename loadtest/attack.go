@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/sleep"
@@ -23,7 +24,7 @@ type attackCmd struct {
 	Targets    []string `name:"target" required:"" placeholder:"URL" help:"Base URLs of the replicas. Requests go to each in turn."`
 	JWTSecret  string   `name:"jwt-secret" exact:"" required:"" env:"FLASHSALE_JWT_SECRET" placeholder:"SECRET" help:"The service's HS256 secret. Customers' tokens are signed with it."`
 	AdminToken string   `exact:"" required:"" env:"FLASHSALE_ADMIN_TOKEN" placeholder:"TOKEN" help:"The service's administrator token, to put the SKUs on sale."`
-	MySQLDSN   string   `name:"mysql-dsn" exact:"" env:"FLASHSALE_MYSQL_DSN" placeholder:"DSN" help:"The service's database, to audit it: user:password@tcp(host:port)/database. Without it, the proof is partial: accepted orders are read back through the service."`
+	MySQLDSN   string   `name:"mysql-dsn" exact:"" env:"FLASHSALE_MYSQL_DSN" placeholder:"DSN" help:"The service's database, to audit it: user:password@tcp(host:port)/database. Without it, the service's list of orders is read. If it has none, the proof is partial: accepted orders are read back one by one."`
 	Stages     []string `placeholder:"D:RATE" help:"Ramps, in place of --rate and --duration: in each stage the rate changes steadily to RATE, at first from 0. 10s:100,30s:2000,10s:0 ramps up twice, then down; 0s:500 jumps."`
 	Mix        []string `placeholder:"CALL=SHARE" help:"Calls by shares, such as order=70,pay=15,cancel=5,browse=10. pay and cancel act on orders of this attack; while there are none, an order is placed. browse reads the list of SKUs or one SKU."`
 	Results    []string `sep:"none" placeholder:"FILE" help:"Write the result of each request of the load; repeatable. FILE.jsonl is JSON lines; FILE.bin and FILE.json are vegeta's formats, for vegeta report and vegeta plot."`
@@ -157,6 +158,10 @@ func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Databas
 		return err
 	}
 	defer func() { err = errors.Join(err, closed()) }()
+	listed, err := c.conforms(signalled, &plan)
+	if err != nil {
+		return err
+	}
 	if err := c.offer(signalled, &plan, setting.Stock); err != nil {
 		return err
 	}
@@ -182,7 +187,7 @@ func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Databas
 	}
 	interrupted := signalled.Err() != nil
 	progress.stop()
-	records, err := c.read(ctx, db, append(rounds, proof.Round{Plan: plan, Answers: result.Answers}))
+	records, err := c.read(ctx, db, listed, append(rounds, proof.Round{Plan: plan, Answers: result.Answers}))
 	if err != nil {
 		return err
 	}
@@ -191,7 +196,7 @@ func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Databas
 	run := proof.Assess(setting, result, load)
 	run.Interrupted = interrupted
 	run.Weigh(proof.Challenged(rounds, records))
-	return c.publish(s, &proof.Proof{Seed: plan.Seed, Partial: db == nil, Runs: []proof.Run{run}})
+	return c.publish(s, &proof.Proof{Seed: plan.Seed, Partial: db == nil && !listed, Runs: []proof.Run{run}})
 }
 
 // outlive returns a context that ends some time after ctx does.
@@ -257,6 +262,16 @@ func (c *attackCmd) offer(ctx context.Context, plan *attack.Plan, units int64) e
 	return nil
 }
 
+// conforms checks the calls that the verdict relies on, with a SKU of their own. It returns
+// whether the service lists orders.
+func (c *attackCmd) conforms(ctx context.Context, plan *attack.Plan) (listed bool, err error) {
+	trial := plan.Bursts([]string{fmt.Sprintf("check-%x", plan.Seed)}, 2)
+	if err := c.offer(ctx, &trial, 1); err != nil {
+		return false, err
+	}
+	return c.service(plan.Targets[0]).Conforms(ctx, &trial)
+}
+
 // withdraw takes off sale what offer put on sale. Other services may not offer that: it
 // then only says what stays on sale.
 func (c *attackCmd) withdraw(ctx context.Context, s streams) error {
@@ -280,8 +295,9 @@ func (c *attackCmd) withdraw(ctx context.Context, s streams) error {
 	return stay
 }
 
-// read reads the database or, without one, what the service shows.
-func (c *attackCmd) read(ctx context.Context, db *proof.Database, rounds []proof.Round) (records proof.Records, err error) {
+// read reads the database or, without one, what the service shows: the lists of orders or,
+// if it has none, the accepted orders one by one.
+func (c *attackCmd) read(ctx context.Context, db *proof.Database, listed bool, rounds []proof.Round) (records proof.Records, err error) {
 	if db != nil {
 		return db.Records(ctx, sold(rounds))
 	}
@@ -291,15 +307,24 @@ func (c *attackCmd) read(ctx context.Context, db *proof.Database, rounds []proof
 	settling, cancel := context.WithTimeout(ctx, agreeTimeout)
 	defer cancel()
 	for _, round := range rounds {
-		rows, err := c.readBack(ctx, &round.Plan, round.Answers)
-		if err != nil {
+		var rows []proof.Row
+		var stocks []attack.Stock
+		uncertain := round.Answers
+		if listed {
+			uncertain = nil
+		} else if rows, err = c.readBack(ctx, &round.Plan, round.Answers); err != nil {
 			return records, fmt.Errorf("read the accepted orders back: %w", err)
 		}
-		var stocks []attack.Stock
+		keys := sync.OnceValue(func() map[string]string { return keysOf(&round) })
 		for _, sku := range round.Plan.SKUs {
 			var stock attack.Stock
-			err := until(settling, func() (bool, error) {
-				var err error
+			others := rows
+			err := until(settling, func() (_ bool, err error) {
+				if listed {
+					if rows, err = c.list(ctx, sku, others, keys); err != nil {
+						return true, err
+					}
+				}
 				stock, err = service.Stock(ctx, sku)
 				return err != nil || stock.Available == stock.Units-proof.Held(rows, sku), err
 			})
@@ -308,12 +333,38 @@ func (c *attackCmd) read(ctx context.Context, db *proof.Database, rounds []proof
 			}
 			stocks = append(stocks, stock)
 		}
-		of := proof.RecordsOf(rows, stocks, &round.Plan, round.Answers)
+		of := proof.RecordsOf(rows, stocks, &round.Plan, uncertain)
 		records.Rows = append(records.Rows, of.Rows...)
 		records.Balances = append(records.Balances, of.Balances...)
 		records.Violations = append(records.Violations, of.Violations...)
 	}
 	return records, nil
+}
+
+// list appends a SKU's orders to rows. A service that does not show keys has one order for
+// each customer: keys are those of the customers' requests.
+func (c *attackCmd) list(ctx context.Context, sku string, rows []proof.Row, keys func() map[string]string) ([]proof.Row, error) {
+	orders, err := c.service(c.Targets[0]).Orders(ctx, sku)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range orders {
+		if o.Key == "" {
+			o.Key = keys()[o.Customer]
+		}
+		rows = append(rows, proof.Row{ID: uuid.UUID(o.ID), SKU: o.SKU, Customer: o.Customer, Key: o.Key, Quantity: o.Quantity, Status: o.Status})
+	}
+	return rows, nil
+}
+
+// keysOf returns the key of each customer's request: each customer has one.
+func keysOf(round *proof.Round) map[string]string {
+	keys := make(map[string]string, len(round.Answers))
+	for seq := range round.Answers {
+		o := round.Plan.Order(seq)
+		keys[o.Customer] = o.Key
+	}
+	return keys
 }
 
 // readBack reads each accepted order as its customer, from another replica than the one

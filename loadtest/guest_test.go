@@ -32,8 +32,8 @@ import (
 type balancer struct {
 	proxies []*httputil.ReverseProxy
 	turn    atomic.Int64
-	// noWithdrawal: it refuses withdrawals, like a service that has none.
-	noWithdrawal bool
+	// noWithdrawal, noList: it refuses these calls, like a service that has none.
+	noWithdrawal, noList bool
 	// ordered, if set, is called after so many orders.
 	after   int64
 	ordered func()
@@ -64,6 +64,11 @@ func (b *balancer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		b.note(&b.withdrawn, r)
 		if b.noWithdrawal {
 			w.WriteHeader(http.StatusMethodNotAllowed)
+			return
+		}
+	case http.MethodGet:
+		if b.noList && r.URL.Path == "/v1/admin/orders" {
+			w.WriteHeader(http.StatusNotImplemented)
 			return
 		}
 	case http.MethodPut:
@@ -131,10 +136,14 @@ func attackAsGuest(t *testing.T, d *sandboxDescription) {
 	})
 	t.Run("says what stays on sale", func(t *testing.T) {
 		b, target := newBalancer(t, d.Replicas)
-		b.noWithdrawal = true
+		b.noWithdrawal, b.noList = true, true
 		var said bytes.Buffer
-		if err := run(t.Context(), args(target, t.TempDir(), "--duration=1s"), io.Discard, &said); err != nil {
+		dir := t.TempDir()
+		if err := run(t.Context(), args(target, dir, "--duration=1s"), io.Discard, &said); err != nil {
 			t.Fatal(err)
+		}
+		if p := readProof(t, dir); !p.Partial || p.Runs[0].UnitsSold != 50 {
+			t.Errorf("without a list of orders: got partial %v, %+v", p.Partial, p.Runs[0].Findings)
 		}
 		if want := "may still be on sale"; !strings.Contains(said.String(), want) {
 			t.Errorf("the output lacks %q:\n%s", want, said.String())
@@ -143,7 +152,7 @@ func attackAsGuest(t *testing.T, d *sandboxDescription) {
 	t.Run("writes what there is after a signal", func(t *testing.T) {
 		b, target := newBalancer(t, d.Replicas)
 		ctx, interrupt := context.WithCancel(t.Context())
-		b.after, b.ordered = 100, interrupt
+		b.after, b.ordered = 110, interrupt
 		dir := t.TempDir()
 		var out bytes.Buffer
 		began := time.Now()

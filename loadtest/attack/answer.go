@@ -134,13 +134,12 @@ func ReadAnswer(status int, header http.Header, body []byte) Answer {
 // accepted: the audit reports that its row is missing.
 func orderID(body []byte) uuid.UUID {
 	var order struct {
-		ID string `json:"id"`
+		ID AnyID `json:"id"`
 	}
 	if json.Unmarshal(body, &order) != nil {
 		return uuid.Nil
 	}
-	id, _ := uuid.Parse(order.ID)
-	return id
+	return uuid.UUID(order.ID)
 }
 
 // slug returns the last part of a problem's type: "sold-out" of "/errors/sold-out".

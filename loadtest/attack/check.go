@@ -33,8 +33,8 @@ func ParseTarget(text string) (string, error) {
 	return strings.TrimRight(text, "/"), nil
 }
 
-// Check checks that the service is ready, and asks for an order that does not exist: only
-// the service itself gives the expected answer. An error says in one line what would make
+// Check checks that the service is ready, and orders a SKU that does not exist: only the
+// service itself gives the expected answer. An error says in one line what would make
 // an attack meaningless, and names the flag to check.
 func (s *Service) Check(ctx context.Context) error {
 	if err := s.check(ctx); err != nil {
@@ -44,19 +44,19 @@ func (s *Service) Check(ctx context.Context) error {
 }
 
 func (s *Service) check(ctx context.Context) error {
-	// A proxy may hide /readyz; the answer about the order decides then.
+	// A proxy may hide /readyz; the answer to the order decides then.
 	if ready, err := s.ask(ctx, http.MethodGet, "/readyz", "", nil); err != nil {
 		return err
 	} else if reason := ready.notReady(); reason != "" {
 		return fmt.Errorf("the service is not ready: %s", reason)
 	}
-	path := "/v1/orders/" + uuid.Must(uuid.NewV7()).String()
-	got, err := s.ask(ctx, http.MethodGet, path, Token("buyer-nobody", s.JWTSecret), nil)
+	path := "/v1/orders"
+	got, err := s.order(ctx, &Order{Customer: "buyer-nobody", Key: "check", SKU: "check-" + uuid.NewString(), Quantity: 1})
 	if err != nil {
 		return err
 	}
 	switch {
-	case got.problem.is("unknown-order"):
+	case got.problem.is("unknown-sku"):
 		return nil
 	case got.StatusCode == http.StatusBadRequest && got.Request.URL.Scheme == "http" && speaksTLS(ctx, got.Request.URL):
 		return errTLS
@@ -64,14 +64,14 @@ func (s *Service) check(ctx context.Context) error {
 		return fmt.Errorf("the answer is a redirect, %s to %s, which is not followed; set --target to the service itself",
 			got.Status, strings.TrimSuffix(got.location, path))
 	case !got.problem.ours():
-		return fmt.Errorf("the answer is not from the service: %s to GET %s; check the host, the port and the path",
-			got.described(), got.Request.URL)
+		return fmt.Errorf("the answer is not from the service: %s to POST %s; check the host, the port and the path (%s: "+
+			"an order for a SKU that does not exist gets a 404 of the type /errors/unknown-sku)", got.described(), got.Request.URL, contract)
 	case got.StatusCode == http.StatusUnauthorized:
 		return fmt.Errorf("%s; check --jwt-secret%s", got.described(), got.skew())
 	case got.problem.is("not-found"):
 		return fmt.Errorf("the service has no path %s; remove the path", got.Request.URL.Path)
 	}
-	return fmt.Errorf("the service answers %s", got.described())
+	return fmt.Errorf("the service answers %s; the check ordered a SKU that does not exist", got.described())
 }
 
 // notReady returns why a replica is not ready; "" if it is, or if the answer is not the

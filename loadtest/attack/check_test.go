@@ -68,7 +68,7 @@ func isAhead(by time.Duration, next http.Handler) http.HandlerFunc {
 }
 
 func TestCheckNamesTheCause(t *testing.T) {
-	service := refuses(404, "unknown-order", "")
+	service := refuses(404, "unknown-sku", "")
 	at := func(h http.Handler) string { return serveHTTP(t, h, nil) }
 	port := func(url string) string { return url[strings.LastIndexByte(url, ':'):] }
 	trusted := httptest.NewUnstartedServer(service)
@@ -84,7 +84,7 @@ func TestCheckNamesTheCause(t *testing.T) {
 		{"a proxy, and a host that does not resolve", "http://nosuch.invalid:8080", "does not resolve: lookup nosuch.invalid"},
 		{"a proxy that is ignored", "http://nosuch.invalid:8080", "the attack ignores HTTP_PROXY"},
 		{"a path that a proxy removes", at(shop) + "/shop", ""},
-		{"a path that does not exist", at(refuses(404, "not-found", "")) + "/shop", "has no path /shop/v1/orders/"},
+		{"a path that does not exist", at(refuses(404, "not-found", "")) + "/shop", "has no path /shop/v1/orders;"},
 		{"a 404 of another program", at(http.NotFoundHandler()), "not from the service: 404 Not Found (text/plain)"},
 		{"a 404 of another program's API", at(says(404, "application/json", `{"type":"error"}`)), "not from the service: 404 Not Found (application/json)"},
 		{"a page", at(says(200, "text/html; charset=utf-8", "<html>")), "not from the service: 200 OK (text/html)"},
@@ -153,7 +153,7 @@ func TestTargetIsABaseURL(t *testing.T) {
 // mux serves only the service's own path.
 func mux(service http.Handler) *http.ServeMux {
 	m := http.NewServeMux()
-	m.Handle("/v1/orders/", service)
+	m.Handle("/v1/orders", service)
 	return m
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +22,9 @@ import (
 // serviceTimeout bounds one call outside of the attack. It is longer than the service's
 // own timeout, which gives a better error.
 const serviceTimeout = 10 * time.Second
+
+// maxPageBytes bounds an answer outside of the attack. Services need not split lists.
+const maxPageBytes = 16 << 20
 
 // Service calls a replica before and after an attack. It is safe for concurrent use.
 type Service struct {
@@ -85,7 +89,7 @@ func (s *Service) Withdraw(ctx context.Context, sku string) error {
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return nil
-	case status == http.StatusNotFound || status == http.StatusMethodNotAllowed || status == http.StatusNotImplemented:
+	case notOffered(status, err):
 		return fmt.Errorf("%w: %w", ErrNoWithdrawal, err)
 	case err != nil:
 		return fmt.Errorf("withdraw %s: %w", sku, err)
@@ -162,7 +166,8 @@ type answer struct {
 	location       string // of a redirect, else ""
 }
 
-func (s *Service) ask(ctx context.Context, method, path, token string, in any) (*answer, error) {
+// ask makes a call. header is names, each with its value.
+func (s *Service) ask(ctx context.Context, method, path, token string, in any, header ...string) (*answer, error) {
 	asked, cancel := context.WithTimeout(ctx, serviceTimeout)
 	defer cancel()
 	var body io.Reader = http.NoBody
@@ -183,6 +188,9 @@ func (s *Service) ask(ctx context.Context, method, path, token string, in any) (
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
+	for pair := range slices.Chunk(header, 2) {
+		req.Header.Set(pair[0], pair[1])
+	}
 	client := s.Client
 	if client == nil {
 		client = shared
@@ -194,8 +202,11 @@ func (s *Service) ask(ctx context.Context, method, path, token string, in any) (
 	}
 	defer res.Body.Close()
 	got := &answer{Response: res}
-	if got.body, err = io.ReadAll(io.LimitReader(res.Body, maxAnswerBytes)); err != nil {
+	if got.body, err = io.ReadAll(io.LimitReader(res.Body, maxPageBytes)); err != nil {
 		return nil, unreachable(ctx, req.URL, sent, err)
+	}
+	if len(got.body) == maxPageBytes {
+		return nil, fmt.Errorf("the answer has %d bytes or more; return fewer items, and a next_cursor", maxPageBytes)
 	}
 	if to, err := res.Location(); err == nil && res.StatusCode < http.StatusBadRequest {
 		got.location = to.String()

@@ -211,9 +211,9 @@ func TestSentences(t *testing.T) {
 			Findings: Findings{UnitsSold: 1234, Oversold: 934}},
 			"none sold 1,234 units of 300: 934 units more than were on sale."},
 		{Run{Strategy: "etcd", Stock: 2000, Verdict: strategy.Exact, Expected: strategy.Exact, Findings: Findings{UnitsSold: 2000}},
-			"etcd sold 2,000 units of 2,000, each once, and every answer matches the database."},
+			"etcd sold 2,000 units of 2,000, each once, and every answer matches its order."},
 		{Run{Strategy: "none", Stock: 1, Verdict: strategy.Exact, Expected: strategy.Oversold, Findings: Findings{UnitsSold: 1}},
-			"none sold 1 unit of 1, each once, and every answer matches the database. Expected: oversold, " +
+			"none sold 1 unit of 1, each once, and every answer matches its order. Expected: oversold, " +
 				"which did not happen this time; more load makes it more likely (--rate, --replicas)."},
 		{Run{Stock: 9, Verdict: strategy.Lost, Expected: strategy.Exact, Findings: Findings{UnitsSold: 9, Lost: 1, Duplicated: 2}},
 			"The service sold 9 units of 9, but the reconciliation found 1 order promised but missing, 2 orders that exist twice. Expected: exact."},

@@ -49,7 +49,7 @@ func (r *Run) Sentence() string {
 	case strategy.Failed:
 		s += fmt.Sprintf(", but answered %s with an error: this proves nothing", plural(int64(r.Errors+r.Ambiguous), "request"))
 	case strategy.NotChallenged, strategy.Exact:
-		s += ", each once, and every answer matches the database"
+		s += ", each once, and every answer matches its order"
 		if r.Available > 0 && !r.Interrupted {
 			why := "too few buyers"
 			if r.Returned > 0 {

@@ -93,7 +93,7 @@ func heading(p *proof.Proof) (title, lead string) {
 	if r.Replicas == 1 {
 		title = skus + " on sale on one replica"
 	}
-	compared := "its order in the database"
+	compared := "its order in the service's records"
 	if p.Partial {
 		compared = "the order that the service returns"
 	}
