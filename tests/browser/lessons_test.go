@@ -46,6 +46,21 @@ func TestALessonIsPlayedByKeyboard(t *testing.T) {
 	}
 	b.look("lesson")
 	b.image("lesson", 1600)
+
+	// An answer is folded until it is asked for.
+	const first = `document.querySelector(".questions details")`
+	if eval[bool](b, `document.querySelectorAll(".questions details[open]").length > 0`) {
+		t.Error("an answer is open at first")
+	}
+	b.tabTo(".questions summary")
+	b.do(chromedp.KeyEvent(kb.Enter))
+	b.await(first + ".open")
+	if got := b.text(".questions details p"); !strings.Contains(got, "as the audit does") {
+		t.Errorf("the first answer is %q", got)
+	}
+	b.look("lesson-answer")
+	b.do(chromedp.KeyEvent(kb.Enter))
+	b.await("!" + first + ".open")
 	b.do(chromedp.EmulateViewport(360, 740))
 	b.look("lesson-narrow")
 

@@ -31,7 +31,7 @@ function rendered(html) {
       wide.replaceWith(box);
       box.append(wide);
     }
-    const label = box !== wide ? "Table" : wide.querySelector("code[class]") ? "Code" : "Picture";
+    const label = box !== wide ? "Table" : wide.previousElementSibling?.textContent ?? "Picture";
     for (const [name, value] of Object.entries({class: "scroll", tabindex: 0, role: "region", "aria-label": label})) box.setAttribute(name, value);
   }
   return [...body.childNodes];
