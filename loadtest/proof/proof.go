@@ -175,6 +175,7 @@ type Setting struct {
 // Assess reconciles an attack's result with the records after it.
 func Assess(s Setting, result *attack.Result, records Records) Run {
 	out := Reconcile(s.Plan.Order, result.Answers, records)
+	out.settle(result.Answers, records.Rows)
 	r := Run{
 		Strategy: s.Strategy, Fence: s.Fence, Replicas: s.Replicas, SKUs: len(s.Plan.SKUs), Stock: s.Stock,
 		Counts: out.Counts, Findings: out.Findings, Verdict: out.Verdict, Expected: s.Expected,

@@ -177,9 +177,11 @@ func (j *joiner) rowsAmongThemselves(rows []Row) {
 	}
 }
 
-// states compares the state of each order with the answer to the one call to pay or to
-// cancel it, if there was one. An order that is neither paid nor cancelled may have expired.
-func (j *joiner) states(rows []Row) {
+// settle compares the state of each order with the answer to the one call to pay or to
+// cancel it, if there was one, and judges again. An order that is neither paid nor
+// cancelled may have expired. The answers must be to all calls that there were.
+func (o *Outcome) settle(answers []attack.Answer, rows []Row) {
+	j := joiner{Findings: &o.Findings, answers: answers}
 	calls := map[uuid.UUID]*attack.Answer{}
 	for seq := range j.answers {
 		if a := &j.answers[seq]; a.Call == attack.Pay || a.Call == attack.Cancel {
@@ -200,6 +202,7 @@ func (j *joiner) states(rows []Row) {
 			j.add(&j.Misstated, "order %s is %s, but request %d to %s it was answered with %d (%s)", row.ID, row.Status, a.Seq, a.Call, a.Status, a.Outcome)
 		}
 	}
+	o.Verdict = Judge(o.Counts, o.Findings)
 }
 
 // leftovers checks the units that were not sold. It skips SKUs with returned units:
