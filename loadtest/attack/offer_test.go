@@ -124,7 +124,7 @@ func serve() {
 	}
 	fmt.Println(l.Addr())
 	refusal := []byte(`{"type":"/errors/sold-out","title":"Sold out","status":409,"detail":"no units are left"}`)
-	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := &http.Server{ReadHeaderTimeout: RequestTimeout, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		w.Header().Set("Content-Type", "application/problem+json")
 		w.WriteHeader(http.StatusConflict)
