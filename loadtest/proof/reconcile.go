@@ -89,7 +89,6 @@ func Reconcile(asked func(seq int) attack.Order, answers []attack.Answer, record
 	j.answersToRows(records.Rows)
 	j.rowsToAnswers(records.Rows)
 	j.rowsAmongThemselves(records.Rows)
-	j.states(records.Rows)
 	j.leftovers(records.Balances)
 	counts := Count(answers)
 	return Outcome{Counts: counts, Findings: f, Verdict: Judge(counts, f)}
