@@ -61,6 +61,14 @@ func TestErrorNamesTheBadFlag(t *testing.T) {
 		{"attack --target http://me:pw@x --jwt-secret a --admin-token b", "--target http://me:xxxxx@x: remove the user name"},
 		{"attack --target http://127.0.0.1:1 --jwt-secret a --admin-token b", "connection refused"},
 		{"attack --target http://127.0.0.1:1 --jwt-secret a --admin-token b --mysql-dsn u@tcp(127.0.0.1:1)/db", "connection refused"},
+		{"attack --target http://x --jwt-secret a --admin-token b --stages 10s", "--stages"},
+		{"attack --target http://x --jwt-secret a --admin-token b --stages 0s:100", "--stages are 0 requests"},
+		{"attack --target http://x --jwt-secret a --admin-token b --mix pay=100", "--mix needs a share of orders"},
+		{"attack --target http://x --jwt-secret a --admin-token b --mix order=1,buy=2", "--mix: \"buy=2\""},
+		{"attack --target http://x --jwt-secret a --admin-token b --results r.csv", "--results r.csv"},
+		{"attack --target http://x --jwt-secret a --admin-token b --threshold p99<50", "--threshold \"p99<50\""},
+		{"attack --target http://x --jwt-secret a --admin-token b --compare /nope.json", "--compare: open /nope.json"},
+		{"prove --threshold speed>5", "--threshold \"speed>5\""},
 		{"up --etcd-nodes 2", "--etcd-nodes"},
 		{"soak --duration 0s", "--duration must"},
 		{"soak --payment-window 1ms", "--payment-window must"},
@@ -232,6 +240,7 @@ func TestAttackOnAStackStartedByUp(t *testing.T) {
 	}
 
 	attackAsGuest(t, &d)
+	attackWithMix(t, &d)
 
 	up.end(t)
 	pids := append(append(d.Pids.Replicas, d.Pids.Etcd...), d.Pids.MySQL)
