@@ -124,6 +124,9 @@ func GroupText(parts ...Part) string {
 	return query
 }
 
+// TurnOf are the statements that lock a customer.
+func TurnOf(customer string) string { return turnOf([]string{customer}) }
+
 // Group is a group for benchmarks of its packet.
 type Group struct{ writes []*write }
 

@@ -61,14 +61,17 @@ func unpaidCustomers(group []*write) (customers []string) {
 	return slices.Compact(customers)
 }
 
-// turnOf is the statement by which a transaction locks its customers until COMMIT. It has
-// no placeholders: see stock.Take.
+// turnOf are the statements by which a transaction locks its customers until COMMIT. They
+// have no placeholders: see stock.Take. The second one repeats the first, because MySQL does
+// not tell whose the lock of an inserted row is, so that stock.EndingBlockers would not find
+// an idle owner; it does tell once the owner has locked the row again.
 func turnOf(customers []string) string {
 	rows := make([]string, len(customers))
 	for i, c := range customers {
 		rows[i] = fmt.Sprintf("(x'%x',NOW(6))", c)
 	}
-	return stock.LockCustomers + strings.Join(rows, ",") + " ON DUPLICATE KEY UPDATE ordered_at = NOW(6)"
+	lock := stock.LockCustomers + strings.Join(rows, ",") + " ON DUPLICATE KEY UPDATE ordered_at = NOW(6)"
+	return lock + "; " + lock
 }
 
 const (

@@ -45,3 +45,25 @@ func TestUnpaidOrdersAreCountedWithoutLockingThem(t *testing.T) {
 		})
 	}
 }
+
+// A replica that stopped between a failed statement and its ROLLBACK keeps the customers
+// locked.
+func TestIdleTransactionDoesNotKeepACustomerLocked(t *testing.T) {
+	t.Parallel()
+	dsn := newDSN(t, stock.Stock{Units: 5})
+	r := start(t, options{dsn: dsn, strategy: "etcd", maxUnpaid: 2})
+	idle, err := open(t, dsn).SQL.BeginTx(t.Context(), &sql.TxOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = idle.Rollback() }()
+	if _, err := idle.ExecContext(t.Context(), order.TurnOf("ann")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.orders.Place(t.Context(), buy("ann", "k", 1)); err != nil {
+		t.Error(err)
+	}
+	if err := idle.Commit(); err == nil {
+		t.Error("the idle transaction still has its connection")
+	}
+}
