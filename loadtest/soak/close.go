@@ -13,7 +13,7 @@ import (
 const sweptWithin = 45 * time.Second
 
 // close waits for the final state of all orders and buys what is left: exactly the units
-// that were not sold or were returned.
+// that were not sold or were returned. Then it withdraws the SKU.
 func (w *world) close() {
 	for i := len(w.maybe) - 1; i >= 0; i-- {
 		w.retryMaybe(i)
@@ -27,6 +27,9 @@ func (w *world) close() {
 	}
 	if !w.shared && len(w.maybe) == 0 {
 		w.buyAll()
+	}
+	if !w.shared {
+		w.withdraw()
 	}
 }
 
@@ -73,4 +76,20 @@ func (w *world) buy(n int32, state string) *order {
 	}
 	w.placed(o, re)
 	return o
+}
+
+// withdraw takes the SKU off sale. No order is accepted after that, and those that were keep
+// their answers.
+func (w *world) withdraw() {
+	r := request{name: "withdraw SKU", method: http.MethodDelete, path: "/v1/admin/skus/" + w.sku, token: w.adminToken}
+	for range 2 {
+		w.expect(r, "want the SKU withdrawn, also again", http.StatusNoContent)
+	}
+	if re := w.call(w.placing(w.newOrder())); re.slug != "unknown-sku" {
+		unexpected(re, "the SKU is withdrawn")
+	}
+	if len(w.orders) > 0 {
+		o := pick(w, w.orders)
+		checkReplay(w.call(w.placing(o)), o.first)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -166,6 +167,14 @@ func TestModelFindsABrokenService(t *testing.T) {
 		{"orders vanish", exec("DELETE FROM orders WHERE sku = ? LIMIT 1"), []string{soak.AsModelled, soak.SameReplay, soak.Expires}, false},
 		{"late payments vanish", exec("DELETE FROM late_payments WHERE order_id IN (SELECT id FROM orders WHERE sku = ?)"),
 			[]string{soak.LateListed}, true},
+		{"a withdrawn SKU is sold", change(func(res *http.Response, body []byte) []byte {
+			if res.Request.Method == http.MethodDelete {
+				if _, err := s.db.ExecContext(t.Context(), "UPDATE stock SET withdrawn_at = NULL, seq = seq + 1 WHERE sku = ?", path.Base(res.Request.URL.Path)); err != nil {
+					t.Error(err)
+				}
+			}
+			return body
+		}), []string{soak.AsModelled}, false},
 		{"nothing expires", change(func(_ *http.Response, body []byte) []byte {
 			return bytes.Replace(body, []byte(`"expired"`), []byte(`"paid"`), 1)
 		}), []string{soak.AsModelled}, false},
