@@ -86,7 +86,7 @@ setup-test:
 	@scripts/setup --database --modules
 
 setup-all:
-	@scripts/setup --mariadb --mysql --galera --nftables --faketime --modules --tests --race --curl --typescript --codegen --promtool --vegeta --redis --memcached --haproxy --zookeeper --chromium --spin --kubernetes
+	@scripts/setup --mariadb --mysql --galera --nftables --faketime --modules --tests --race --curl --typescript --python --codegen --promtool --vegeta --redis --memcached --haproxy --zookeeper --chromium --spin --kubernetes
 
 setup-faults:
 	@scripts/setup --database --mysql --nftables --faketime

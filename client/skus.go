@@ -132,10 +132,15 @@ func (c *Client) follow(ctx context.Context, sku string, onEvent func(StockEvent
 		consume: func(body io.Reader) error {
 			lines := bufio.NewScanner(body)
 			lines.Buffer(nil, maxEvent)
+			known := false // later versions may send other kinds of events
 			for lines.Scan() {
 				timer.Reset(silence)
+				if kind, ok := strings.CutPrefix(lines.Text(), "event:"); ok {
+					kind = strings.TrimSpace(kind)
+					known = kind == "stock" || kind == "gone"
+				}
 				text, ok := strings.CutPrefix(lines.Text(), "data:")
-				if !ok {
+				if !ok || !known {
 					continue
 				}
 				var event StockEvent
