@@ -1,4 +1,4 @@
-"""A shop that answers docs/contract.md, with the standard library alone.
+"""A shop that answers the calls of docs/contract.md, with the standard library alone.
 
     python3 shop.py --port 8001 --database shop.db --guard none
 
