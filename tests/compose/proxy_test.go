@@ -203,10 +203,15 @@ func TestProxyAnswersAsTheServiceDoes(t *testing.T) {
 	check("no replica", status, body, http.StatusServiceUnavailable, "/errors/unavailable")
 	p.dns.know("127.0.0.1")
 	p.await(t, http.StatusOK)
-	if status, body, err = get(t.Context(), p.url+"/metrics"); err != nil {
-		t.Fatal(err)
+	for _, path := range []string{"/metrics", "/%6detrics", "/metric%73"} {
+		if status, body, err = get(t.Context(), p.url+path); err != nil {
+			t.Fatal(err)
+		}
+		if status == http.StatusOK {
+			t.Fatalf("%s: a replica's metrics are public", path)
+		}
+		check(path, status, body, http.StatusNotFound, "/errors/not-found")
 	}
-	check("a replica's metrics", status, body, http.StatusNotFound, "/errors/not-found")
 	large, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.url+"/v1/skus", http.NoBody)
 	if err != nil {
 		t.Fatal(err)
