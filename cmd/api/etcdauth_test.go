@@ -71,8 +71,21 @@ func TestEtcdRequiresPasswords(t *testing.T) {
 	if after, err := root.AuthStatus(t.Context()); err != nil || after.AuthRevision != before.AuthRevision {
 		t.Errorf("a second run has changed something: %+v, %v; before it %+v", after, err, before)
 	}
+	// Another service in the same etcd has other rights, and does not change these.
+	mustTool(t, "etcd-auth", "--etcd-endpoints="+strings.Join(own.EtcdEndpoints(), ","), "--etcd-prefix=staging/", "--etcd-username=staging",
+		"--etcd-password=the password of staging", "--etcd-root-password=the password of root")
+	staging := as("staging", "the password of staging")
+	for _, test := range []struct {
+		client *clientv3.Client
+		key    string
+		want   error
+	}{{service, key, nil}, {service, "staging/x", rpctypes.ErrPermissionDenied}, {staging, "staging/x", nil}, {staging, key, rpctypes.ErrPermissionDenied}} {
+		if _, err := test.client.Put(t.Context(), test.key, "1/10s"); !errors.Is(err, test.want) {
+			t.Errorf("with two services, a put of %s: got %v, want %v", test.key, err, test.want)
+		}
+	}
 	// A right too many is taken away again, and the password is corrected.
-	if _, err := root.RoleGrantPermission(t.Context(), "flashsale", "else", "", clientv3.PermissionType(clientv3.PermReadWrite)); err != nil {
+	if _, err := root.RoleGrantPermission(t.Context(), user, "else", "", clientv3.PermissionType(clientv3.PermReadWrite)); err != nil {
 		t.Fatal(err)
 	}
 	enableAuth(t, own.EtcdEndpoints(), user, "another password")

@@ -9,13 +9,11 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// etcdRole is the role of the service's user.
-const etcdRole = "flashsale"
-
 // RequireEtcdPasswords makes etcd refuse clients without a password. It creates the
-// user of s, who may read and write the keys under --etcd-prefix and nothing else, and
-// root, with the given password. It may run again, also after it was interrupted, and
-// then changes only what differs, so that clients keep their tokens.
+// user of s, with a role of the same name, who may read and write the keys under
+// --etcd-prefix and nothing else, and root, with the given password. It may run again,
+// also after it was interrupted, and then changes only what differs, so that clients
+// keep their tokens.
 func (s *Servers) RequireEtcdPasswords(ctx context.Context, rootPassword string) error {
 	asRoot := *s
 	asRoot.EtcdUsername, asRoot.EtcdPassword = "root", rootPassword
@@ -35,30 +33,31 @@ func (s *Servers) createEtcdUsers(ctx context.Context, client *clientv3.Client, 
 	if err := etcdUser(ctx, client, "root", rootPassword, "root"); err != nil {
 		return err
 	}
-	if _, err := client.RoleAdd(ctx, etcdRole); err != nil && !errors.Is(err, rpctypes.ErrRoleAlreadyExist) {
-		return fmt.Errorf("add etcd's role %s: %w", etcdRole, err)
+	role := s.EtcdUsername // another service may have another role in the same etcd
+	if _, err := client.RoleAdd(ctx, role); err != nil && !errors.Is(err, rpctypes.ErrRoleAlreadyExist) {
+		return fmt.Errorf("add etcd's role %s: %w", role, err)
 	}
 	end := clientv3.GetPrefixRangeEnd(s.Prefix)
-	role, err := client.RoleGet(ctx, etcdRole)
+	current, err := client.RoleGet(ctx, role)
 	if err != nil {
-		return fmt.Errorf("read etcd's role %s: %w", etcdRole, err)
+		return fmt.Errorf("read etcd's role %s: %w", role, err)
 	}
 	granted := false
-	for _, have := range role.Perm {
+	for _, have := range current.Perm {
 		if string(have.Key) == s.Prefix && string(have.RangeEnd) == end && have.PermType == clientv3.PermReadWrite {
 			granted = true
 			continue
 		}
-		if _, err := client.RoleRevokePermission(ctx, etcdRole, string(have.Key), string(have.RangeEnd)); err != nil {
-			return fmt.Errorf("revoke a right of etcd's role %s: %w", etcdRole, err)
+		if _, err := client.RoleRevokePermission(ctx, role, string(have.Key), string(have.RangeEnd)); err != nil {
+			return fmt.Errorf("revoke a right of etcd's role %s: %w", role, err)
 		}
 	}
 	if !granted {
-		if _, err := client.RoleGrantPermission(ctx, etcdRole, s.Prefix, end, clientv3.PermissionType(clientv3.PermReadWrite)); err != nil {
-			return fmt.Errorf("grant %s to etcd's role %s: %w", s.Prefix, etcdRole, err)
+		if _, err := client.RoleGrantPermission(ctx, role, s.Prefix, end, clientv3.PermissionType(clientv3.PermReadWrite)); err != nil {
+			return fmt.Errorf("grant %s to etcd's role %s: %w", s.Prefix, role, err)
 		}
 	}
-	return etcdUser(ctx, client, s.EtcdUsername, s.EtcdPassword, etcdRole)
+	return etcdUser(ctx, client, s.EtcdUsername, s.EtcdPassword, role)
 }
 
 // etcdUser creates a user, or corrects its password, and grants it a role.
