@@ -35,9 +35,9 @@ type attackCmd struct {
 
 // Help follows the command's one line.
 func (*attackCmd) Help() string {
-	return fmt.Sprintf(`It puts new SKUs on sale, sends orders at --rate, and lets %d buyers at once order the only unit of one SKU after the other. At the end it withdraws the SKUs.
+	return fmt.Sprintf(`It puts new SKUs on sale and sends orders at --rate. Then it challenges the service: in each burst, %d buyers order the only unit of a SKU at the same time. At the end it withdraws the SKUs.
 
-Verdicts: exact, oversold, lost (an answer and its order do not match), undersold (units are left, but buyers were refused), failed (errors), and not-challenged (nothing broke, but fewer than %d last units were contended). See docs/attack.md.
+Verdicts: exact, oversold, lost (an answer and its order do not match), undersold (units are left, but buyers were refused), failed (errors), and not-challenged (nothing broke, but fewer than %d bursts were contended). See docs/attack.md.
 
 Exit status: 0 if the verdict is exact and all thresholds hold, 99 if it is exact and a threshold failed, 1 for every other verdict and for errors. SIGINT or SIGTERM ends the load, and the results so far are written; a second signal ends the program at once.
 
@@ -237,7 +237,7 @@ func (c *attackCmd) offer(ctx context.Context, plan *attack.Plan, units int64) e
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		// A signal must not leave it open whether the SKU was made.
+		// A signal must not leave it unknown whether the SKU was created.
 		err := service.PutOnSale(context.WithoutCancel(ctx), sku, share(units, len(plan.SKUs), i))
 		if err == nil || errors.Is(err, context.DeadlineExceeded) {
 			c.onSale = append(c.onSale, sku)

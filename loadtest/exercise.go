@@ -15,7 +15,7 @@ import (
 
 type exerciseCmd struct {
 	List  exerciseListCmd  `cmd:"" default:"1" help:"List the exercises."`
-	Start exerciseStartCmd `cmd:"" help:"Write the folder of an exercise: its task, and code to mend."`
+	Start exerciseStartCmd `cmd:"" help:"Write the folder of an exercise: its task, and code to fix."`
 	Check exerciseCheckCmd `cmd:"" help:"Run your code on private servers. The exit status is 0 if it has passed, 1 if it has failed, and 2 if it could not be checked."`
 }
 
@@ -36,7 +36,7 @@ func (exerciseListCmd) Run(s streams) error {
 }
 
 type exerciseFolderFlag struct {
-	Dir string `default:"exercises" placeholder:"DIR" help:"Your exercises' folder in the checkout, by its path from there (default ${default})."`
+	Dir string `default:"exercises" placeholder:"DIR" help:"Folder of your exercises, relative to the checkout's root (default ${default})."`
 }
 
 type exerciseStartCmd struct {
@@ -58,7 +58,7 @@ func (c *exerciseStartCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(s.out, "Read %s/README.md, mend %[1]s/exercise.go, then run: bin/loadtest exercise check %s\n", path, e.Name)
+	fmt.Fprintf(s.out, "Read %s/README.md, fix %[1]s/exercise.go, then run: bin/loadtest exercise check %s\n", path, e.Name)
 	return nil
 }
 

@@ -82,7 +82,7 @@ type loadFlags struct {
 	MaxQuantity    int           `default:"1" placeholder:"N" help:"Largest quantity of an order; quantities are spread from 1 to this (default ${default})."`
 	Rate           int           `default:"2000" placeholder:"N" help:"Requests per second, sent whether or not the service keeps up (default ${default})."`
 	Duration       time.Duration `default:"5s" placeholder:"D" help:"How long requests are sent (default ${default})."`
-	UntilContended bool          `help:"If too few orders for last units were under way at once for a verdict, repeat with twice as many buyers at once, up to ${max_buyers}."`
+	UntilContended bool          `help:"If too few bursts were contended for a verdict, repeat the challenge with twice as many buyers, up to ${max_buyers}."`
 	Threshold      []string      `sep:"none" placeholder:"METRIC<VALUE" help:"Exit with status 99 unless the figure of each run holds, such as 'p99<50ms' or 'errors<0.1%'; repeatable. METRIC is p50, p95, p99, p99.9 or max, also accepted.p99, refused.p99, or of one call such as pay.p99; errors, ambiguous (a number, or % of all requests), rate or accepted_per_second. Operators are <, <=, > and >=."`
 	Compare        string        `placeholder:"FILE" help:"An earlier proof.json: show how the figures differ, and which are worse by more than noise. The exit status does not depend on it."`
 	JUnit          string        `name:"junit" placeholder:"FILE" help:"Write the verdicts and thresholds as JUnit's XML, for CI."`

@@ -165,7 +165,7 @@ type GoneEvent struct {
 }
 
 // HoldPolicy Which orders count against per_customer_limit. `lenient`: reserved and paid ones. `strict`: also
-// those that were cancelled or expired unpaid, until their payment window would have ended.
+// cancelled ones, until their payment window would have ended.
 type HoldPolicy string
 
 // LatePayment defines model for LatePayment.
@@ -299,7 +299,7 @@ type Problem struct {
 	Detail *string       `json:"detail,omitempty"`
 	Errors *[]FieldError `json:"errors,omitempty"`
 
-	// CountsUntil With `customer-limit` and the hold policy `strict`: when the last cancelled or expired order stops counting
+	// CountsUntil With `customer-limit` and the hold policy `strict`: when the last cancelled order stops counting
 	CountsUntil *time.Time `json:"counts_until,omitempty"`
 }
 
@@ -362,7 +362,7 @@ type SKU struct {
 	PerCustomerLimit *int32 `json:"per_customer_limit"`
 
 	// HoldPolicy Which orders count against per_customer_limit. `lenient`: reserved and paid ones. `strict`: also
-	// those that were cancelled or expired unpaid, until their payment window would have ended.
+	// cancelled ones, until their payment window would have ended.
 	HoldPolicy   HoldPolicy `json:"hold_policy"`
 	SaleStartsAt *time.Time `json:"sale_starts_at"`
 	SaleEndsAt   *time.Time `json:"sale_ends_at"`
@@ -853,7 +853,7 @@ type ClientInterface interface {
 	// **Who may call this depends on the flag `--payments`.** With `customer`, the default, customers confirm the payments
 	// of their own orders, and the service believes them: this is for demonstrations. With `service`, only a token whose
 	// scope contains `payment` may, for the orders of all customers. `reference`, `amount_cents` and `currency` are then
-	// required. Customers and administrators get 403.
+	// required. A JWT without that scope gets 403, and the admin token 401.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -869,7 +869,7 @@ type ClientInterface interface {
 	// **Who may call this depends on the flag `--payments`.** With `customer`, the default, customers confirm the payments
 	// of their own orders, and the service believes them: this is for demonstrations. With `service`, only a token whose
 	// scope contains `payment` may, for the orders of all customers. `reference`, `amount_cents` and `currency` are then
-	// required. Customers and administrators get 403.
+	// required. A JWT without that scope gets 403, and the admin token 401.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -1270,7 +1270,7 @@ func (c *Client) CancelOrder(ctx context.Context, id OrderID, reqEditors ...Requ
 // **Who may call this depends on the flag `--payments`.** With `customer`, the default, customers confirm the payments
 // of their own orders, and the service believes them: this is for demonstrations. With `service`, only a token whose
 // scope contains `payment` may, for the orders of all customers. `reference`, `amount_cents` and `currency` are then
-// required. Customers and administrators get 403.
+// required. A JWT without that scope gets 403, and the admin token 401.
 //
 // Takes any type of body and a specified content type.
 //
@@ -1296,7 +1296,7 @@ func (c *Client) PayOrderWithBody(ctx context.Context, id OrderID, contentType s
 // **Who may call this depends on the flag `--payments`.** With `customer`, the default, customers confirm the payments
 // of their own orders, and the service believes them: this is for demonstrations. With `service`, only a token whose
 // scope contains `payment` may, for the orders of all customers. `reference`, `amount_cents` and `currency` are then
-// required. Customers and administrators get 403.
+// required. A JWT without that scope gets 403, and the admin token 401.
 //
 // Takes a body of the `application/json` content type.
 //

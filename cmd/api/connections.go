@@ -18,8 +18,8 @@ import (
 
 const (
 	// addressShare is the part of all connections that one address may open by default.
-	// An office has one address, and so has a proxy that nobody named: at the default of
-	// --max-connections, each may open 5,000.
+	// An office has one address, and so has a proxy that is not in --trusted-proxies: at the
+	// default of --max-connections, each may open 5,000.
 	addressShare = 4
 	// addressMin is the least that an address may open by default. A browser opens 6.
 	addressMin = 10
@@ -57,7 +57,7 @@ type connectionLimits struct {
 
 func (c *serveCmd) connectionLimits(logger *slog.Logger) (limits connectionLimits, err error) {
 	limits = connectionLimits{address: c.MaxConnectionsAddress, logger: logger, refused: prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "flashsale_http_connections_refused_total", Help: "Connections that were closed because their address had its share."})}
+		Name: "flashsale_http_connections_refused_total", Help: "Connections that were closed because their address had as many as --max-connections-address allows."})}
 	if limits.callers, err = c.callers(); err != nil {
 		return limits, err
 	}
@@ -70,9 +70,9 @@ func (c *serveCmd) connectionLimits(logger *slog.Logger) (limits connectionLimit
 }
 
 // limitedListener accepts a number of connections at a time, and fewer from each address.
-// Further connections wait in the kernel's queue; those of an address that has its share
-// are closed at once, so that they keep nobody waiting. Trusted proxies have no share, as
-// their connections are those of all customers.
+// Further connections wait in the kernel's queue. Those of an address that has used up its
+// share are closed at once, so that others need not wait for them. Trusted proxies have no such
+// limit: their connections are those of all customers.
 type limitedListener struct {
 	net.Listener
 	connectionLimits

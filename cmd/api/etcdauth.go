@@ -28,7 +28,7 @@ func (c *etcdAuthCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	if c.EtcdUsername == "" || c.EtcdPassword == "" || c.EtcdUsername == "root" {
-		return errors.New("--etcd-username and --etcd-password must be those of the service, which is not root")
+		return errors.New("--etcd-username and --etcd-password must be set, and name the service's user, not root")
 	}
 	what := backend.Address(row, &c.Servers)
 	err = await(ctx, slog.New(slog.NewTextHandler(s.err, nil)), what, c.StartTimeout, func(ctx context.Context) error {

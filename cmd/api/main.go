@@ -50,7 +50,7 @@ type cli struct {
 
 	Serve      serveCmd      `cmd:"" default:"withargs" help:"Run a replica that serves orders. This is the default command."`
 	Migrate    migrateCmd    `cmd:"" help:"Migrate the database's schema to this program's version."`
-	EtcdAuth   etcdAuthCmd   `cmd:"" name:"etcd-auth" help:"Make etcd require a password: create its users root and --etcd-username, who may use the keys under --etcd-prefix only."`
+	EtcdAuth   etcdAuthCmd   `cmd:"" name:"etcd-auth" help:"Make etcd require passwords: create its user root, and the user --etcd-username, which may use only the keys under --etcd-prefix."`
 	Strategies strategiesCmd `cmd:"" help:"List the strategies, the ways to guard stock."`
 	Audit      auditCmd      `cmd:"" help:"Check the database against the invariants. Exits with status 1 on a violation."`
 	Locks      locksCmd      `cmd:"" help:"List the locks of all replicas, with their holders and queues."`

@@ -97,7 +97,7 @@ func TestServiceNeedsEachRightAndNoMore(t *testing.T) {
 		"SELECT ON performance_schema.data_lock_waits": {"doctor", "GRANT SELECT ON performance_schema.data_lock_waits"},
 	} {
 		if own.MySQL.Product == sandbox.MariaDB && strings.Contains(right, "performance_schema") {
-			continue // it shows this in another way, to whom may PROCESS
+			continue // there, PROCESS suffices
 		}
 		execAll(t, admin, "REVOKE "+right+" FROM "+account)
 		args := []string{wants[0], where, "--json"}

@@ -138,7 +138,7 @@ func mismatch(o *order.Order, p *order.Payment) string {
 	if p.Currency != nil {
 		currency = *p.Currency
 	}
-	return fmt.Sprintf("The order's total is %d %s, the payment's is %d %s. %s", o.TotalCents(), o.Currency, amount, currency, lateDetail)
+	return fmt.Sprintf("The order's total_cents is %d %s, the payment's amount_cents is %d %s. %s", o.TotalCents(), o.Currency, amount, currency, lateDetail)
 }
 
 func (a *api) CancelOrder(c *gin.Context, id spec.OrderID) {

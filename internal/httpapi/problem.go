@@ -67,7 +67,7 @@ var (
 		detail: "Nothing was applied. Wait Retry-After seconds, then retry."}
 	kindAlreadyPaid = kind{Slug: "already-paid", Status: http.StatusConflict, Title: "The order is already paid", err: order.ErrAlreadyPaid,
 		detail: "The order was not changed. If this was a second payment, its reference was stored for a refund."}
-	kindMismatch     = kind{Slug: "payment-mismatch", Status: http.StatusConflict, Title: "The payment has another amount than the order", err: order.ErrPaymentMismatch}
+	kindMismatch     = kind{Slug: "payment-mismatch", Status: http.StatusConflict, Title: "The payment does not match the order", err: order.ErrPaymentMismatch}
 	kindPrecondition = kind{Slug: "precondition-failed", Status: http.StatusPreconditionFailed, Title: "SKU precondition failed",
 		err: order.ErrPrecondition, detail: "The SKU was not changed. Read it again."}
 	kindLocksHidden = kind{Slug: "locks-not-shown", Status: http.StatusNotImplemented, Title: "Locks cannot be listed",

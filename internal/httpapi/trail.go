@@ -39,8 +39,8 @@ type change struct {
 }
 
 // authenticateAdministrator checks the caller's token, unless the caller's address has
-// guessed too often: then no token is compared, as even a refusal of the right one
-// would confirm that it is right.
+// guessed too often: then no token is compared, so that the answer does not depend on
+// whether it is right.
 func (a *api) authenticateAdministrator(c *gin.Context) (err error) {
 	v := a.cfg.Limits.Try(limit.AdminGuesses, a.network(c).String(), func() bool {
 		callOf(c).actor, err = a.verifier.administrator(c)

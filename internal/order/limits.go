@@ -21,7 +21,7 @@ import (
 // holding is what a customer holds of one SKU.
 type holding struct {
 	units int64 // that count against the limit
-	// until is when the last of the customer's cancelled and expired orders stops counting,
+	// until is when the last of the customer's cancelled orders stops counting,
 	// under a strict hold policy; nil if none counts.
 	until *time.Time
 }
@@ -34,8 +34,8 @@ func (h holding) overLimit() error {
 	return &StillHeldError{Until: *h.until}
 }
 
-// StillHeldError is an ErrCustomerLimit of a customer whose cancelled or expired orders
-// count until a time, under a strict hold policy.
+// StillHeldError is an ErrCustomerLimit of a customer whose cancelled orders count until a
+// time, under a strict hold policy.
 type StillHeldError struct{ Until time.Time }
 
 func (e *StillHeldError) Error() string {

@@ -59,9 +59,9 @@ type Stock struct {
 // HoldPolicy says which orders count against a SKU's limit for each customer.
 type HoldPolicy string
 
-// The policies. With Lenient, reserved and paid orders count. With Strict, orders that were
-// cancelled or expired unpaid also count until their payment window would have ended, so
-// that nobody can hold units for longer by cancelling and ordering again.
+// The policies. With Lenient, reserved and paid orders count. With Strict, cancelled orders
+// also count until their payment window would have ended, so that nobody can hold units for
+// longer by cancelling and ordering again.
 const (
 	Lenient HoldPolicy = "lenient"
 	Strict  HoldPolicy = "strict"

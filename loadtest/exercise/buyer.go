@@ -157,8 +157,9 @@ func (b *buyer) settle() bool {
 	return b.stopped != nil
 }
 
-// waitsForLock reports whether a buyer that asks for the lock waits, once it has the lock or waits. A
-// buyer waits if it is quiet, while etcd owes it no answer, or asks again and again.
+// waitsForLock lets a buyer that asks for the lock go on until it has the lock or waits, and
+// reports whether it waits: it sends nothing while no request to etcd is open, or it asks
+// again and again.
 func (b *buyer) waitsForLock() bool {
 	b.release()
 	from := b.steps

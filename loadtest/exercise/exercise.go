@@ -72,7 +72,7 @@ type Folder struct {
 // Open returns the folder dir of the checkout that the working directory is in.
 func Open(ctx context.Context, dir string) (*Folder, error) {
 	if !filepath.IsLocal(dir) {
-		return nil, fmt.Errorf("%s: must be a folder in the checkout, by its path from there: the code imports the module's internal packages", dir)
+		return nil, fmt.Errorf("%s: must be a folder in the checkout, relative to its root: the code imports the module's internal packages", dir)
 	}
 	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "flashsale").Output()
 	root := strings.TrimSpace(string(out))

@@ -38,8 +38,8 @@ type Challenge struct {
 	Bursts int `json:"bursts"`
 	Buyers int `json:"buyers"`
 	// Contended is the bursts in which the request that got the unit was under way together
-	// with at least seven others, on two replicas if there are several. Needed are
-	// necessary for the verdict exact.
+	// with at least seven others, at two or more targets if there are several. Needed is how
+	// many the verdict exact requires.
 	Contended int `json:"contended"`
 	Needed    int `json:"needed"`
 	// SoldTwice is the SKUs whose only unit was sold more than once.

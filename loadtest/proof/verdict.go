@@ -104,9 +104,9 @@ func (r *Run) unproven() string {
 	if len(r.Targets) > 1 {
 		where = " at two or more targets"
 	}
-	s := fmt.Sprintf("Not challenged: only in %d of these, and not in %d, %d orders were under way at once%s. "+
+	s := fmt.Sprintf("Not challenged: %d orders were under way at once%s in only %d of these bursts; %d are needed. "+
 		"Add --until-contended for more buyers at once, or let the service pause for %.0f ms between reading and writing the stock "+
-		"(--think-time of this service)", c.Contended, c.Needed, rivals+1, where, max(1, math.Ceil(2*c.SpreadMS)))
+		"(--think-time of this service)", rivals+1, where, c.Contended, c.Needed, max(1, math.Ceil(2*c.SpreadMS)))
 	if c.AnswerMS > 0 {
 		s += fmt.Sprintf(". A steady load would need a --rate of %.0f", math.Ceil((rivals+1)*1e3/c.AnswerMS))
 	}

@@ -16,7 +16,7 @@ const texts = {
   "sale-over": () => "The sale is over.",
   "price-changed": () => "The price has changed, and nothing was ordered. Check the new price, then order again.",
   "customer-limit": ({ counts_until: until }) => "This is more than one customer may have." + (until
-    ? ` Your cancelled and expired orders count until ${clock.format(Date.parse(until) + 999)}. Order again after that.` : ""),
+    ? ` Your cancelled orders count until ${clock.format(Date.parse(until) + 999)}. Order again after that.` : ""),
   "too-many-unpaid": () => "You have too many orders that are not paid. Pay or cancel one of them first, then order again.",
   "too-many-requests": () => "Too many requests. Nothing was changed. Wait a moment, then try again.",
   "busy": () => "The shop is busy. Nothing was changed. Try again.",
@@ -28,7 +28,7 @@ const texts = {
   "order-cancelled": () => "This order was cancelled.",
   "order-expired": () => "This order has expired.",
   "already-paid": () => "This order is already paid.",
-  "payment-mismatch": () => "The payment has another amount than the order, and will be refunded.",
+  "payment-mismatch": () => "The payment does not match the order, and will be refunded.",
   "payment-reference-used": () => "This payment was made for another order.",
   "unreachable": () => "The shop cannot be reached. Try again: nothing is done twice.",
 };
@@ -150,7 +150,7 @@ function drawSKU({ sku, gone, node, busy }) {
   else if (ends !== null) when = ends > 0 ? `Ends in ${duration(ends)}` : "The sale is over";
   setText(find(".when", node), when);
   setText(find(".limit", node), unsure ? `Your order of ${unsure.quantity} has no answer yet.`
-    : sku.per_customer_limit ? `At most ${sku.per_customer_limit} per customer${sku.hold_policy === "strict" ? ", cancelled ones included" : ""}` : "");
+    : sku.per_customer_limit ? `At most ${sku.per_customer_limit} per customer${sku.hold_policy === "strict" ? ", cancelled units included" : ""}` : "");
   const quantity = find("input", node);
   quantity.max = sku.per_customer_limit ?? 2147483647;
   quantity.readOnly = Boolean(unsure);

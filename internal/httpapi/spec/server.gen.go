@@ -160,7 +160,7 @@ type GoneEvent struct {
 }
 
 // HoldPolicy Which orders count against per_customer_limit. `lenient`: reserved and paid ones. `strict`: also
-// those that were cancelled or expired unpaid, until their payment window would have ended.
+// cancelled ones, until their payment window would have ended.
 type HoldPolicy string
 
 // LatePayment defines model for LatePayment.
@@ -294,7 +294,7 @@ type Problem struct {
 	Detail *string       `json:"detail,omitempty"`
 	Errors *[]FieldError `json:"errors,omitempty"`
 
-	// CountsUntil With `customer-limit` and the hold policy `strict`: when the last cancelled or expired order stops counting
+	// CountsUntil With `customer-limit` and the hold policy `strict`: when the last cancelled order stops counting
 	CountsUntil *time.Time `json:"counts_until,omitempty"`
 }
 
@@ -357,7 +357,7 @@ type SKU struct {
 	PerCustomerLimit *int32 `json:"per_customer_limit"`
 
 	// HoldPolicy Which orders count against per_customer_limit. `lenient`: reserved and paid ones. `strict`: also
-	// those that were cancelled or expired unpaid, until their payment window would have ended.
+	// cancelled ones, until their payment window would have ended.
 	HoldPolicy   HoldPolicy `json:"hold_policy"`
 	SaleStartsAt *time.Time `json:"sale_starts_at"`
 	SaleEndsAt   *time.Time `json:"sale_ends_at"`

@@ -86,8 +86,8 @@ var reasons = map[string]error{"fenced": stock.ErrFenced, "lost": lock.ErrLost, 
 // lets the row's owner go on, which takes longer than the service's second on a busy machine.
 const rowWait = 30
 
-// Serve runs the code as one buyer, as the check orders. The check starts the program; it
-// is of no use without.
+// Serve runs the code as one buyer, under the commands of the check, which starts the
+// program. Without the check, the program ends with an error.
 func Serve(code Code) {
 	if err := serve(code); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -1,4 +1,4 @@
-// Exercise lost-answer: see README.md. Mend Buy.
+// Exercise lost-answer: see README.md. Fix Buy.
 package main
 
 import (

@@ -1,4 +1,4 @@
-// Exercise paused-holder: see README.md. Mend Buy.
+// Exercise paused-holder: see README.md. Fix Buy.
 package main
 
 import (

@@ -1,4 +1,4 @@
-// Exercise unlock-only-your-own: see README.md. Mend Unlock.
+// Exercise unlock-only-your-own: see README.md. Fix Unlock.
 package main
 
 import (

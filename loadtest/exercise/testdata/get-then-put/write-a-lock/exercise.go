@@ -1,4 +1,4 @@
-// Exercise write-a-lock: see README.md. Mend Lock and its grants.
+// Exercise write-a-lock: see README.md. Fix Lock and its grants.
 package main
 
 import (

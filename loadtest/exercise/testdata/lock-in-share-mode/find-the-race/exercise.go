@@ -1,4 +1,4 @@
-// Exercise find-the-race: see README.md. Mend Buy.
+// Exercise find-the-race: see README.md. Fix Buy.
 package main
 
 import (
