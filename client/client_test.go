@@ -153,3 +153,22 @@ func TestSKUsReadsAllPages(t *testing.T) {
 		break // must stop reading
 	}
 }
+
+// Later versions of the service may send events of further kinds.
+func TestWatchSkipsUnknownEvents(t *testing.T) {
+	t.Parallel()
+	url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = w.Write([]byte("event: weather\ndata: {\"sku\":[]}\n\nevent: stock\nid: 3\ndata: {\"sku\":\"lamp\",\"units\":5,\"available\":4,\"seq\":3}\n\n"))
+	})
+	c, err := client.New(client.Config{URLs: []string{url}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for event, err := range c.Watch(t.Context(), "lamp") {
+		if err != nil || event.SKU != "lamp" || event.Available != 4 {
+			t.Errorf("%+v, %v", event, err)
+		}
+		break
+	}
+}
