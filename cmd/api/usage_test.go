@@ -20,7 +20,7 @@ func TestWrongUseIsExplained(t *testing.T) {
 		{"config dlete", `unexpected argument dlete, did you mean "delete"? (see api config --help)`},
 		{"config set quantum soon " + dsn, `quantum: "soon" is not a duration (example: 1ms)`},
 		{"config get quantm " + dsn, `there is no setting "quantm"`},
-		{"etcd-auth --etcd-endpoints=127.0.0.1:1 --etcd-username=root --etcd-password=p --etcd-root-password=p", "which is not root"},
+		{"etcd-auth --etcd-endpoints=127.0.0.1:1 --etcd-username=root --etcd-password=p --etcd-root-password=p", "name the service's user, not root"},
 		{"health --health-timeout=0s", "--health-timeout is 0s, must be positive"},
 		{"purge --before=soon " + dsn, `--before: "soon" is not a date (2006-01-02)`},
 		{"purge --before", "--before: expected string value, but none was given (see api purge --help)"},
