@@ -212,7 +212,7 @@ func TestLimitHoldsForOneCustomerOnManyReplicas(t *testing.T) {
 		dsn := newDSN(t, stock.Stock{Units: 100, PerCustomerLimit: &three})
 		services := []*order.Service{startReplica(t, options{dsn: dsn, strategy: name}), startReplica(t, options{dsn: dsn, strategy: name})}
 		var group sync.WaitGroup
-		for i := range 8 {
+		for i := range 32 { // many wait for the first, and share a batch
 			group.Go(func() {
 				_, err := services[i%2].Place(t.Context(), buy("ann", fmt.Sprint("k", i), 1))
 				if err != nil && !errors.Is(err, order.ErrCustomerLimit) {
