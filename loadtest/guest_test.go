@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -210,14 +211,38 @@ func TestUnguardedServiceIsNeverExact(t *testing.T) {
 	}
 }
 
-// stub answers what attack asks before and after its load. order answers the orders.
+// stub answers what attack asks before and after its load. order answers the load's orders.
 func stub(t *testing.T, order http.HandlerFunc) string {
 	t.Helper()
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/orders", order)
+	var tried atomic.Bool
+	mux.HandleFunc("POST /v1/orders", func(w http.ResponseWriter, r *http.Request) {
+		text, _ := io.ReadAll(r.Body) // also so that net/http notices when the client disconnects
+		var asked struct {
+			SKU string `json:"sku"`
+		}
+		_ = json.Unmarshal(text, &asked)
+		r.Body = io.NopCloser(bytes.NewReader(text))
+		kind, _, _ := strings.Cut(asked.SKU, "-")
+		switch {
+		case kind == "sale" || kind == "last":
+			order(w, r)
+		case kind == "check" && tried.CompareAndSwap(false, true):
+			w.WriteHeader(http.StatusCreated)
+			_, _ = io.WriteString(w, `{"id":1}`)
+		case kind == "check":
+			w.WriteHeader(http.StatusConflict)
+			_, _ = io.WriteString(w, `{"type":"/errors/sold-out"}`)
+		default:
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = io.WriteString(w, `{"type":"/errors/unknown-sku"}`)
+		}
+	})
 	mux.HandleFunc("PUT /v1/admin/skus/{sku}", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusCreated) })
 	mux.HandleFunc("DELETE /v1/admin/skus/{sku}", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
-	mux.HandleFunc("GET /v1/skus/{sku}", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "{}") })
+	mux.HandleFunc("GET /v1/skus/{sku}", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = fmt.Fprintf(w, `{"sku":%q,"units":1,"available":1}`, r.PathValue("sku"))
+	})
 	mux.HandleFunc("GET /v1/orders/{id}", func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusNotFound)
 		_, _ = io.WriteString(w, `{"type":"/errors/unknown-order"}`)
@@ -232,7 +257,6 @@ func stub(t *testing.T, order http.HandlerFunc) string {
 func TestSecondSignalEndsAnAttackAtOnce(t *testing.T) {
 	ordered := make(chan struct{}, 1000)
 	target := stub(t, func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // so that net/http notices when the client disconnects
 		ordered <- struct{}{}
 		<-r.Context().Done()
 	})

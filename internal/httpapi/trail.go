@@ -58,7 +58,7 @@ func (a *api) authenticateAdministrator(c *gin.Context) (err error) {
 // A change of another call in between shows as a gap in the revisions.
 func (a *api) traceChange(c *gin.Context) {
 	this, sku := callOf(c), c.Param("sku")
-	if !strings.HasPrefix(this.operation.Path, "/v1/admin/skus/") || this.operation.Method == http.MethodGet || a.checkSKU(sku) != "" {
+	if a.cfg.Stock == nil || !strings.HasPrefix(this.operation.Path, "/v1/admin/skus/") || this.operation.Method == http.MethodGet || a.checkSKU(sku) != "" {
 		return
 	}
 	before, err := a.fields(c, sku)

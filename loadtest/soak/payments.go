@@ -25,7 +25,7 @@ func (w *world) randomReference(o *order) string {
 	case w.rng.IntN(2) == 0:
 		return o.reference
 	}
-	return fmt.Sprintf("payment %d of %s", w.serial, w.sku)
+	return fmt.Sprintf("payment %d of %s", w.serial, w.name) // a rush has several worlds
 }
 
 func (w *world) pay(o *order) {

@@ -25,7 +25,7 @@ func TestTheStorefrontWaitsForThePaymentService(t *testing.T) {
 	b.do(chromedp.Navigate(s.URL + "/#token=" + ann))
 	b.await(shows("#live", "Live"))
 
-	b.await(shows(card("sneaker", ".limit"), "At most 2 per customer, cancelled ones included"))
+	b.await(shows(card("sneaker", ".limit"), "At most 2 per customer, cancelled units included"))
 	b.buy("sneaker", "2")
 	b.await(shows("#orders li:first-child", "2 × Canvas sneaker"))
 	b.press("#orders li:first-child .cancel")
