@@ -23,7 +23,7 @@ func TestLoopsOfACustomerAreLimitedByDefault(t *testing.T) {
 		within       int
 	}{{"cancellation", `"cancellations";q=20;w=60`, http.StatusOK}, {"payment", `"late-payments";q=20;w=60`, http.StatusConflict}} {
 		for i := 0; ; i++ {
-			request, err := http.NewRequestWithContext(t.Context(), "POST", path+"/"+loop.call, strings.NewReader(fmt.Sprintf(`{"reference":"%d"}`, i)))
+			request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, path+"/"+loop.call, strings.NewReader(fmt.Sprintf(`{"reference":"%d"}`, i)))
 			if err != nil {
 				t.Fatal(err)
 			}
