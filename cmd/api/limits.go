@@ -10,8 +10,8 @@ import (
 type limitFlags struct {
 	ByCustomer limit.Limit `name:"rate-limit-customer" default:"0" placeholder:"N/WINDOW" help:"Maximum requests of a customer: 100/10s allows 100 in 10 seconds, even all at once. 0, the default, is no limit. Each replica counts separately. More requests get 429 with Retry-After. api config can change it at run time."`
 	ByAddress  limit.Limit `name:"rate-limit-address" default:"0" placeholder:"N/WINDOW" help:"Maximum requests from an IPv4 address or an IPv6 network of --ipv6-prefix, as for --rate-limit-customer. Behind a proxy, set --trusted-proxies, too."`
-	// AdminGuesses is not a runtime setting: whoever can write to etcd could lock out all
-	// administrators.
+	// AdminGuesses cannot be changed at run time: a user of etcd could lock out all
+	// administrators with it.
 	AdminGuesses limit.Limit `name:"rate-limit-admin-guesses" default:"10/1m" placeholder:"N/WINDOW" help:"Maximum refused admin tokens of an IPv4 address or an IPv6 network of --ipv6-prefix; after them, calls of /v1/admin from there get 429, also with the right token. 0 is no limit. Default: ${default}. Behind a proxy, set --trusted-proxies, too: otherwise anyone can lock out all administrators who use the proxy."`
 
 	Cancellations limit.Limit `name:"rate-limit-cancellations" default:"20/1m" placeholder:"N/WINDOW" help:"Maximum cancellations of a customer, repeated ones included, as for --rate-limit-customer. 0 is no limit. Default: ${default}."`

@@ -72,7 +72,7 @@ func (a *api) RevokeLock(c *gin.Context, sku spec.SKUInPath) {
 	})
 }
 
-// holderOf returns who holds a SKU's lock, for the trail; nil if that is not known.
+// holderOf returns the holder of a SKU's lock for the trail, or nil if it cannot be read.
 func (a *api) holderOf(ctx context.Context, sku string) map[string]any {
 	ctx, cancel := context.WithTimeout(ctx, trailTimeout)
 	defer cancel()

@@ -25,10 +25,10 @@ var (
 	ErrCancelled         = errors.New("the order is cancelled")                           // so it cannot be paid
 	ErrAlreadyPaid       = errors.New("the order is already paid")                        // so it can be neither cancelled nor paid
 	ErrReferenceUsed     = errors.New("the payment reference was used for another order")
-	ErrPaymentMismatch   = errors.New("the payment has another amount than the order") // or another currency
-	ErrExpired           = errors.New("the order has expired")                         // so it cannot be cancelled
-	ErrPrecondition      = errors.New("SKU precondition failed")                       // see Precondition
-	ErrWithdrawn         = errors.New("the SKU is withdrawn")                          // so it can be neither changed nor restocked
+	ErrPaymentMismatch   = errors.New("the payment has another amount or currency than the order")
+	ErrExpired           = errors.New("the order has expired")   // so it cannot be cancelled
+	ErrPrecondition      = errors.New("SKU precondition failed") // see Precondition
+	ErrWithdrawn         = errors.New("the SKU is withdrawn")    // so it can be neither changed nor restocked
 )
 
 // The failures.
