@@ -215,7 +215,7 @@ func TestUnguardedServiceIsNeverExact(t *testing.T) {
 func stub(t *testing.T, order http.HandlerFunc) string {
 	t.Helper()
 	mux := http.NewServeMux()
-	var tried atomic.Bool
+	var onSale sync.Map
 	mux.HandleFunc("POST /v1/orders", func(w http.ResponseWriter, r *http.Request) {
 		text, _ := io.ReadAll(r.Body) // also so that net/http notices when the client disconnects
 		var asked struct {
@@ -224,13 +224,13 @@ func stub(t *testing.T, order http.HandlerFunc) string {
 		_ = json.Unmarshal(text, &asked)
 		r.Body = io.NopCloser(bytes.NewReader(text))
 		kind, _, _ := strings.Cut(asked.SKU, "-")
-		switch {
+		switch left, known := onSale.Swap(asked.SKU, 0); {
 		case kind == "sale" || kind == "last":
 			order(w, r)
-		case kind == "check" && tried.CompareAndSwap(false, true):
+		case known && left != 0:
 			w.WriteHeader(http.StatusCreated)
 			_, _ = io.WriteString(w, `{"id":1}`)
-		case kind == "check":
+		case known:
 			w.WriteHeader(http.StatusConflict)
 			_, _ = io.WriteString(w, `{"type":"/errors/sold-out"}`)
 		default:
@@ -238,7 +238,10 @@ func stub(t *testing.T, order http.HandlerFunc) string {
 			_, _ = io.WriteString(w, `{"type":"/errors/unknown-sku"}`)
 		}
 	})
-	mux.HandleFunc("PUT /v1/admin/skus/{sku}", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusCreated) })
+	mux.HandleFunc("PUT /v1/admin/skus/{sku}", func(w http.ResponseWriter, r *http.Request) {
+		onSale.Store(r.PathValue("sku"), 1)
+		w.WriteHeader(http.StatusCreated)
+	})
 	mux.HandleFunc("DELETE /v1/admin/skus/{sku}", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	mux.HandleFunc("GET /v1/skus/{sku}", func(w http.ResponseWriter, r *http.Request) {
 		_, _ = fmt.Fprintf(w, `{"sku":%q,"units":1,"available":1}`, r.PathValue("sku"))
@@ -261,15 +264,21 @@ func TestSecondSignalEndsAnAttackAtOnce(t *testing.T) {
 		<-r.Context().Done()
 	})
 	cmd := exec.Command(os.Args[0], "attack", "--target="+target, "--jwt-secret=a", "--admin-token=b", "--rate=10", "--duration=1m", "--out="+t.TempDir())
+	var said bytes.Buffer
+	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	<-ordered
 	ended := make(chan struct{})
 	go func() {
 		_ = cmd.Wait() // ProcessState says how it ended
 		close(ended)
 	}()
+	select {
+	case <-ordered:
+	case <-ended:
+		t.Fatalf("no order came: %v\n%s", cmd.ProcessState, said.String())
+	}
 	for {
 		_ = cmd.Process.Signal(os.Interrupt) // fails once the program has ended
 		select {

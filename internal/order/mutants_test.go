@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"flashsale/internal/mutant"
+	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/sandbox/sandboxtest/tier"
 )
 
@@ -17,9 +19,12 @@ func TestEachMutantIsCaught(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// One for all of them, which take turns: each drops the databases of the one before.
+	shared := sandboxtest.Start(t, sandbox.Config{MySQL: true, EtcdNodes: 1})
+	env := []string{sandbox.MySQLVar + "=" + shared.MySQL.DSN(""), sandbox.EtcdVar + "=" + shared.Etcd[0].Endpoint}
 	for _, m := range mutant.All {
 		t.Run(m.Name, func(t *testing.T) {
-			failed, output, err := mutant.RunTest(t.Context(), root, t.TempDir(), &m)
+			failed, output, err := mutant.RunTest(t.Context(), root, t.TempDir(), &m, env...)
 			if err != nil {
 				t.Fatal(err)
 			}
