@@ -187,7 +187,7 @@ func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Databas
 	}
 	interrupted := signalled.Err() != nil
 	progress.stop()
-	records, err := c.read(ctx, db, listed, append(rounds, proof.Round{Plan: plan, Answers: result.Answers}))
+	records, err := c.read(ctx, db, listed, append(rounds, proof.Round{Plan: plan, Answers: result.Answers, Units: setting.Stock}))
 	if err != nil {
 		return err
 	}
@@ -316,7 +316,7 @@ func (c *attackCmd) read(ctx context.Context, db *proof.Database, listed bool, r
 			return records, fmt.Errorf("read the accepted orders back: %w", err)
 		}
 		keys := sync.OnceValue(func() map[string]string { return keysOf(&round) })
-		for _, sku := range round.Plan.SKUs {
+		for i, sku := range round.Plan.SKUs {
 			var stock attack.Stock
 			others := rows
 			err := until(settling, func() (_ bool, err error) {
@@ -330,6 +330,11 @@ func (c *attackCmd) read(ctx context.Context, db *proof.Database, listed bool, r
 			})
 			if err != nil && !errors.Is(err, errNotYet) {
 				return records, err
+			}
+			// A service that adds up its units from its orders would show no oversell.
+			if put := share(round.Units, len(round.Plan.SKUs), i); stock.Units != put {
+				records.Violations = append(records.Violations, proof.UnitsChanged(&stock, put))
+				stock.Units = put
 			}
 			stocks = append(stocks, stock)
 		}

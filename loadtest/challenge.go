@@ -28,7 +28,7 @@ func (f *loadFlags) challenge(ctx context.Context, progress *meter, name string,
 		for i := range proof.Bursts {
 			skus = append(skus, fmt.Sprintf("last-%x-%d", plan.Seed, len(rounds)*proof.Bursts+i+1))
 		}
-		round := proof.Round{Plan: plan.Bursts(skus, buyers)}
+		round := proof.Round{Plan: plan.Bursts(skus, buyers), Units: proof.Bursts}
 		if err := offer(&round.Plan); err != nil {
 			return nil, err
 		}

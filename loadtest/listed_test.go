@@ -70,7 +70,7 @@ func TestListOfOrdersIsReconciled(t *testing.T) {
 				}))
 				defer server.Close()
 				cmd := attackCmd{Targets: []string{server.URL}}
-				records, err := cmd.read(t.Context(), nil, true, []proof.Round{{Plan: plan, Answers: answers}})
+				records, err := cmd.read(t.Context(), nil, true, []proof.Round{{Plan: plan, Answers: answers, Units: units}})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -80,5 +80,35 @@ func TestListOfOrdersIsReconciled(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A service that adds up its units from its orders must not hide an oversell.
+func TestUnitsAreThoseThatWerePutOnSale(t *testing.T) {
+	t.Parallel()
+	plan := attack.Plan{Targets: []string{"unused"}, SKUs: []string{"lamp"}, MaxQuantity: 1, Rate: 2, Duration: time.Second, Seed: 1}
+	var answers []attack.Answer
+	var listed []string
+	for seq := range 2 {
+		a := attack.Answer{Seq: seq, Outcome: attack.Accepted, Status: http.StatusCreated, OrderID: uuid.New()}
+		answers = append(answers, a)
+		o := plan.Order(seq)
+		listed = append(listed, fmt.Sprintf(`{"id":%q,"idempotency_key":%q,"customer":%q,"sku":"lamp","quantity":1,"status":"reserved"}`, a.OrderID, o.Key, o.Customer))
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/v1/skus/") {
+			_, _ = io.WriteString(w, `{"sku":"lamp","units":2,"available":0}`)
+			return
+		}
+		_, _ = io.WriteString(w, `{"items":[`+strings.Join(listed, ",")+`]}`)
+	}))
+	defer server.Close()
+	cmd := attackCmd{Targets: []string{server.URL}}
+	records, err := cmd.read(t.Context(), nil, true, []proof.Round{{Plan: plan, Answers: answers, Units: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := proof.Reconcile(plan.Order, answers, records); got.Verdict != strategy.Oversold || got.Oversold != 1 || !strings.Contains(fmt.Sprint(got.Violations), "units is 2, but 1 was put on sale") {
+		t.Errorf("got %s, %d oversold, violations %v", got.Verdict, got.Oversold, got.Violations)
 	}
 }

@@ -24,7 +24,8 @@ const (
 	Accepted Outcome = iota
 	// SoldOut: 409, there are not enough units.
 	SoldOut
-	// Ambiguous: 504 or no answer; the order may or may not exist, or be paid or cancelled.
+	// Ambiguous: no answer, or a 5xx but 501 and 503, by which a service or a proxy before it
+	// says that it failed on the way. The order may or may not exist, or be paid or cancelled.
 	Ambiguous
 	// Refused: any other answer. Nothing was applied.
 	Refused
@@ -67,12 +68,16 @@ func OutcomeOf(status int, slug string) Outcome {
 	switch {
 	case status == http.StatusCreated:
 		return Accepted
-	case status == 0 || status == http.StatusGatewayTimeout:
+	case isAmbiguous(status):
 		return Ambiguous
 	case status == http.StatusConflict && (slug == "sold-out" || slug == "insufficient-stock"):
 		return SoldOut
 	}
 	return Refused
+}
+
+func isAmbiguous(status int) bool {
+	return status == 0 || status >= 500 && status != http.StatusNotImplemented && status != http.StatusServiceUnavailable
 }
 
 // outcomeOf returns the outcome of a call. A read that got no answer is not ambiguous:
@@ -83,7 +88,7 @@ func outcomeOf(call Call, status int, slug string) Outcome {
 		return OutcomeOf(status, slug)
 	case status >= http.StatusOK && status < http.StatusMultipleChoices:
 		return Served
-	case call != Browse && (status == 0 || status == http.StatusGatewayTimeout):
+	case call != Browse && isAmbiguous(status):
 		return Ambiguous
 	}
 	return Refused
@@ -140,6 +145,19 @@ func orderID(body []byte) uuid.UUID {
 		return uuid.Nil
 	}
 	return uuid.UUID(order.ID)
+}
+
+// idText returns the id in an order's body as the service writes it, without quotes.
+func idText(body []byte) string {
+	var order struct {
+		ID json.RawMessage `json:"id"`
+	}
+	_ = json.Unmarshal(body, &order) // orderID has decoded it
+	var text string
+	if json.Unmarshal(order.ID, &text) != nil {
+		return string(order.ID) // a number
+	}
+	return text
 }
 
 // slug returns the last part of a problem's type: "sold-out" of "/errors/sold-out".

@@ -130,7 +130,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 		if made.of.id != uuid.Nil {
 			a.OrderID, a.Of = made.of.id, made.of.seq
 		}
-		transport.keep(&a)
+		transport.keep(&a, res.Body)
 		result.Answers[a.Seq] = a
 		write(a.Seq)
 		sent, last = max(sent, a.Seq+1), max(last, at)

@@ -3,6 +3,7 @@ package attack
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -64,10 +65,12 @@ func (m *Mix) sum() int {
 	return sum
 }
 
-// placed is an order that the attack made: the request that made it, and its id.
+// placed is an order that the attack made: the request that made it, and its id, also as
+// the service writes it.
 type placed struct {
-	seq int
-	id  uuid.UUID
+	seq  int
+	id   uuid.UUID
+	text string
 }
 
 // maxPlaced bounds the orders that wait to be paid or cancelled. Of more, no request will
@@ -88,10 +91,10 @@ type wire struct{ method, path, body string }
 func (p *Plan) wire(seq int, m made) wire {
 	switch m.call {
 	case Pay:
-		id := m.of.id.String()
+		id := url.PathEscape(m.of.text)
 		return wire{http.MethodPost, "/v1/orders/" + id + "/payment", `{"reference":"payment of ` + id + `"}`}
 	case Cancel:
-		return wire{http.MethodPost, "/v1/orders/" + m.of.id.String() + "/cancellation", ""}
+		return wire{http.MethodPost, "/v1/orders/" + url.PathEscape(m.of.text) + "/cancellation", ""}
 	case Browse:
 		if mix(p.Seed, seq, pages)%2 == 0 {
 			return wire{http.MethodGet, "/v1/skus", ""}

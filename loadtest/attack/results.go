@@ -118,7 +118,7 @@ func lineOf(p *Plan, a *Answer) Line {
 // vegeta's latencies are the attack's.
 func ofVegeta(enc vegeta.Encoder) func(*Plan, time.Time, *Answer) error {
 	return func(p *Plan, began time.Time, a *Answer) error {
-		w := p.wire(a.Seq, made{a.Call, placed{id: a.OrderID}})
+		w := p.wire(a.Seq, made{a.Call, placed{text: a.OrderID.String()}})
 		res := vegeta.Result{
 			Attack: "flashsale", Seq: uint64(a.Seq), Code: uint16(a.Status), Timestamp: began.Add(a.Due), Latency: a.Latency(),
 			BytesIn: uint64(a.BytesIn), BytesOut: uint64(len(w.body)), Method: w.method, URL: p.Targets[p.target(a.Seq)] + w.path,

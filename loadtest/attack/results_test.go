@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -44,9 +45,15 @@ func (s *shop) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			s.strange = append(s.strange, err.Error())
 		}
-		s.owners[idFor(o).String()] = r.Header.Get("Authorization")
+		// As other services do: every second id is a number.
+		id, text := idFor(o).String(), fmt.Sprintf("%q", idFor(o))
+		if s.paths[kind]%2 == 0 {
+			id = strconv.Itoa(s.paths[kind])
+			text = id
+		}
+		s.owners[id] = r.Header.Get("Authorization")
 		w.WriteHeader(http.StatusCreated)
-		fmt.Fprintf(w, `{"id":%q}`, idFor(o))
+		fmt.Fprintf(w, `{"id":%s}`, text)
 	default:
 		id := parts[2]
 		if s.owners[id] == "" || s.owners[id] != r.Header.Get("Authorization") {

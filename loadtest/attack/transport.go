@@ -192,12 +192,12 @@ func (t *transport) made(seq int) made {
 }
 
 // keep keeps an accepted order, to be paid or cancelled later.
-func (t *transport) keep(a *Answer) {
+func (t *transport) keep(a *Answer, body []byte) {
 	if t.placed == nil || a.Outcome != Accepted {
 		return
 	}
 	select {
-	case t.placed <- placed{a.Seq, a.OrderID}:
+	case t.placed <- placed{a.Seq, a.OrderID, idText(body)}:
 	default:
 	}
 }

@@ -1,7 +1,11 @@
 package proof
 
 import (
+	"cmp"
+	"fmt"
+	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"flashsale/internal/strategy"
@@ -24,10 +28,12 @@ const (
 	rivals = 7
 )
 
-// Round is bursts with the same number of buyers, and their answers.
+// Round is requests by one plan, for example bursts with the same number of buyers, and
+// their answers. Units is what was put on sale, over all SKUs.
 type Round struct {
 	Plan    attack.Plan
 	Answers []attack.Answer
+	Units   int64
 }
 
 // Challenge is what the service did when buyers ordered last units at once. Its counts and
@@ -38,8 +44,8 @@ type Challenge struct {
 	Bursts int `json:"bursts"`
 	Buyers int `json:"buyers"`
 	// Contended is the bursts in which the request that got the unit was under way together
-	// with at least seven others, at two or more targets if there are several. Needed is how
-	// many the verdict exact requires.
+	// with at least seven others, at two or more replicas if there are several targets. Needed
+	// is how many the verdict exact requires.
 	Contended int `json:"contended"`
 	Needed    int `json:"needed"`
 	// SoldTwice is the SKUs whose only unit was sold more than once.
@@ -51,6 +57,8 @@ type Challenge struct {
 	// AnswerMS the median time until the buyer of the unit had the answer.
 	SpreadMS float64 `json:"spread_ms"`
 	AnswerMS float64 `json:"answer_ms"`
+	// AnsweredBy is the replicas that answered.
+	AnsweredBy []Replica `json:"answered_by"`
 	Outcome
 }
 
@@ -88,6 +96,7 @@ func Challenged(rounds []Round, records Records) *Challenge {
 			c.SoldTwice++
 		}
 	}
+	c.AnsweredBy = answeredBy(answers)
 	c.SpreadMS, c.AnswerMS, c.UnderWay = Millis(median(spreads)), Millis(median(waits)), median(underWay)
 	c.Outcome = Reconcile(func(seq int) attack.Order { return orders[seq] }, answers, records)
 	return c
@@ -105,8 +114,8 @@ type burst struct {
 }
 
 // look examines the answers of one burst. A request counts if the service decided it: a
-// refusal for lack of units, or a 503, by which a service says that it is busy with
-// another order. Other errors, of a request limit for example, say nothing about stock.
+// refusal for lack of units, or the problem busy, which says that another order has the
+// lock. Other errors, also a 503 by a proxy that sheds load, say nothing about stock.
 func look(answers []attack.Answer, targets int) burst {
 	var b burst
 	first, last := answers[0].Sent, answers[0].Sent
@@ -121,17 +130,23 @@ func look(answers []attack.Answer, targets int) burst {
 	if b.winner == nil {
 		return b
 	}
-	at := map[int]bool{b.winner.Seq % targets: true}
+	at := map[string]bool{where(b.winner, targets): true}
 	for i := range answers {
 		a := &answers[i]
-		decided := a.Outcome == attack.Accepted || a.Outcome == attack.SoldOut || a.Status == 503
+		decided := a.Outcome == attack.Accepted || a.Outcome == attack.SoldOut || a.Status == http.StatusServiceUnavailable && strings.HasPrefix(a.Reason, "busy")
 		if a != b.winner && decided && a.Sent < b.winner.Done && a.Done > b.winner.Sent {
 			b.underWay++
-			at[a.Seq%targets] = true
+			at[where(a, targets)] = true
 		}
 	}
 	b.contended = b.underWay >= rivals && len(at) >= min(2, targets)
 	return b
+}
+
+// where names the replica that answered, or the target if the answer names none: two
+// targets may be one replica.
+func where(a *attack.Answer, targets int) string {
+	return cmp.Or(a.Replica, fmt.Sprint("target ", a.Seq%targets))
 }
 
 func median[T int | time.Duration](list []T) T {

@@ -1,6 +1,7 @@
 package proof
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -21,8 +22,8 @@ import (
 type shop struct {
 	guard bool
 	pause time.Duration
-	// decides, if set, is how many orders of a SKU are decided; others are 429.
-	decides int
+	// decides, if set, is how many orders of a SKU are decided; others are sheds, or 429.
+	decides, sheds int
 
 	mu   sync.Mutex
 	seen map[string]int // orders by SKU
@@ -43,7 +44,7 @@ func (s *shop) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	left := Held(s.rows, asked.SKU) == 0
 	s.mu.Unlock()
 	if limited {
-		w.WriteHeader(http.StatusTooManyRequests)
+		w.WriteHeader(cmp.Or(s.sheds, http.StatusTooManyRequests))
 		fmt.Fprint(w, `{"type":"/errors/too-many-requests"}`)
 		return
 	}
@@ -108,6 +109,7 @@ func TestUnguardedShopIsCaughtByBursts(t *testing.T) {
 		{"guarded", &shop{pause: pause, guard: true}, strategy.Exact, "it was never sold twice"},
 		{"limited to three orders", &shop{guard: true, decides: 3, pause: pause}, strategy.NotChallenged, "429 too-many-requests"},
 		{"unguarded, but limited to one order", &shop{decides: 1}, strategy.NotChallenged, "Raise the limits of the service"},
+		{"unguarded, but its proxy sheds all orders but one", &shop{decides: 1, sheds: 503}, strategy.NotChallenged, "Raise the limits of the service"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			run := tt.shop.challenge(t)
@@ -121,7 +123,7 @@ func TestUnguardedShopIsCaughtByBursts(t *testing.T) {
 // burstOf returns the answers of a burst of ten at two targets. The first gets the unit and is
 // answered after 10 ms; the others were sent at the given times, and refused 1 ms later.
 func burstOf(refusal attack.Answer, sent ...time.Duration) []attack.Answer {
-	answers := []attack.Answer{{Outcome: attack.Accepted, Status: 201, Done: 10 * time.Millisecond}}
+	answers := []attack.Answer{{Outcome: attack.Accepted, Status: 201, Done: 10 * time.Millisecond, Replica: refusal.Replica}}
 	for i, at := range sent {
 		a := refusal
 		a.Seq, a.Sent, a.Done = i+1, at, at+time.Millisecond
@@ -144,7 +146,9 @@ func TestBurstIsContended(t *testing.T) {
 		{"seven others together", burstOf(soldOut, together...), 2, true},
 		{"six others together", burstOf(soldOut, together[1:]...), 2, false},
 		{"one of them later", burstOf(soldOut, append([]time.Duration{11 * ms}, together[1:]...)...), 2, false},
-		{"busy with another order", burstOf(attack.Answer{Outcome: attack.Refused, Status: 503}, together...), 2, true},
+		{"busy with another order", burstOf(attack.Answer{Outcome: attack.Refused, Status: 503, Reason: "busy"}, together...), 2, true},
+		{"a proxy sheds load", burstOf(attack.Answer{Outcome: attack.Refused, Status: 503, Reason: "no problem+json"}, together...), 2, false},
+		{"both targets are one replica", burstOf(attack.Answer{Outcome: attack.SoldOut, Status: 409, Replica: "a"}, together...), 2, false},
 		{"over a request limit", burstOf(attack.Answer{Outcome: attack.Refused, Status: 429}, together...), 2, false},
 		{"no answer", burstOf(attack.Answer{Outcome: attack.Ambiguous}, together...), 2, false},
 		{"nobody got it", burstOf(soldOut, together...)[1:], 2, false},

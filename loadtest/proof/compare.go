@@ -31,8 +31,8 @@ var compared = []struct {
 	{"p99 ms", false, noise{0.5, 5}, func(r *Run) float64 { return r.Latency.P99 }},
 	{"max ms", false, noise{1, 50}, func(r *Run) float64 { return r.Latency.Max }},
 	{"errors %", false, noise{0, 0.1}, func(r *Run) float64 {
-		all, errors, _ := r.requests()
-		return 100 * float64(errors) / float64(max(1, all))
+		all, errors, ambiguous := r.requests()
+		return 100 * float64(errors+ambiguous) / float64(max(1, all))
 	}},
 }
 

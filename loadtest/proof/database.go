@@ -202,6 +202,12 @@ func balances(rows []Row) map[string]stock.Balance {
 	return all
 }
 
+// UnitsChanged is the violation that the service shows other units than were put on sale.
+func UnitsChanged(shown *attack.Stock, put int64) stock.Violation {
+	return stock.Violation{SKU: shown.SKU, Invariant: stock.Conservation,
+		Detail: fmt.Sprintf("units is %d, but %d was put on sale", shown.Units, put)}
+}
+
 // RecordsOf are the records of orders and stock that were read without an audit. It
 // checks conservation. Orders whose answer was lost may not be among the rows, so up to
 // their units may be missing; answers is nil if the rows are complete.

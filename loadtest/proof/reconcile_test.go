@@ -163,6 +163,14 @@ func TestEveryBrokenInvariantIsFound(t *testing.T) {
 			s.records.Rows[0].Status = "paid"
 			s.ask(attack.Pay, 0, attack.Ambiguous)
 		}, exact, strategy.Exact},
+		{"a service has another word for cancelled", func(s *scene) {
+			s.records.Rows[0].Status = "refunded"
+			s.ask(attack.Cancel, 0, attack.Served)
+		}, exact, strategy.Exact},
+		{"a cancelled order expired", func(s *scene) {
+			s.records.Rows[0].Status = "expired"
+			s.ask(attack.Cancel, 0, attack.Served)
+		}, Findings{UnitsSold: sceneUnits, Misstated: 1}, strategy.Lost},
 		{"a payment is missing", func(s *scene) {
 			s.ask(attack.Pay, 0, attack.Served)
 		}, Findings{UnitsSold: sceneUnits, Misstated: 1}, strategy.Lost},

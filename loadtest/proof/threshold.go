@@ -112,7 +112,7 @@ func (t Threshold) figure(r *Run) (figure float64, unit string, ok bool) {
 		return of(latency), "ms", n > 0
 	}
 	all, errors, ambiguous := r.requests()
-	n := map[string]int{"errors": errors, "ambiguous": ambiguous}[t.metric]
+	n := map[string]int{"errors": errors + ambiguous, "ambiguous": ambiguous}[t.metric]
 	switch {
 	case t.metric == "rate":
 		return r.AchievedRate, "/s", true
@@ -146,7 +146,8 @@ func (t Threshold) latency(r *Run) (l *Latency, n int) {
 	return &Latency{}, 0
 }
 
-// requests counts the requests of all calls, and those that failed.
+// requests counts the requests of all calls, those that were answered with an error, and
+// those that may have been applied.
 func (r *Run) requests() (all, errors, ambiguous int) {
 	if len(r.Calls) == 0 {
 		return r.Offered, r.Errors, r.Ambiguous

@@ -35,9 +35,9 @@ func TestThresholds(t *testing.T) {
 		"order.p99<50ms":            "passed (49.999 ms)",
 		"pay.p99<50ms":              "failed (no such answers)",
 		"pay.p99>0s":                "failed (no such answers)",
-		"errors<0.1%":               "failed (0.1 %)",
-		"errors<=0.1%":              "passed (0.1 %)",
-		"errors<1":                  "failed (1)",
+		"errors<0.2%":               "failed (0.2 %)",
+		"errors<=0.2%":              "passed (0.2 %)",
+		"errors<2":                  "failed (2)",
 		"ambiguous<=1":              "passed (1)",
 		"rate>=1990":                "passed (1990.5 /s)",
 		"accepted_per_second > 400": "failed (321 /s)",
@@ -53,7 +53,7 @@ func TestThresholds(t *testing.T) {
 	}
 	r := measured()
 	r.Calls = []CallFigures{{Call: "order", Offered: 1000, Errors: 1, Ambiguous: 1}, {Call: "pay", Offered: 1000, Errors: 3, Latency: Latency{P99: 7}}}
-	for text, want := range map[string]string{"pay.p99<8ms": "passed (7 ms)", "errors<0.2%": "failed (0.2 %)", "browse.max<1s": "failed (no such answers)"} {
+	for text, want := range map[string]string{"pay.p99<8ms": "passed (7 ms)", "errors<0.25%": "failed (0.25 %)", "browse.max<1s": "failed (no such answers)"} {
 		threshold, err := ParseThreshold(text)
 		if err != nil {
 			t.Fatal(err)

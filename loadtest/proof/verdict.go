@@ -102,15 +102,11 @@ func (r *Run) unproven() string {
 	}
 	where := "" // a single target may be a single replica
 	if len(r.Targets) > 1 {
-		where = " at two or more targets"
+		where = " at two or more replicas"
 	}
-	s := fmt.Sprintf("Not challenged: %d orders were under way at once%s in only %d of these bursts; %d are needed. "+
+	return fmt.Sprintf("Not challenged: %d orders were under way at once%s in only %d of these bursts; %d are needed. "+
 		"Add --until-contended for more buyers at once, or let the service pause for %.0f ms between reading and writing the stock "+
 		"(--think-time of this service)", rivals+1, where, c.Contended, c.Needed, max(1, math.Ceil(2*c.SpreadMS)))
-	if c.AnswerMS > 0 {
-		s += fmt.Sprintf(". A steady load would need a --rate of %.0f", math.Ceil((rivals+1)*1e3/c.AnswerMS))
-	}
-	return s
 }
 
 // broken counts what breaks an invariant, apart from an oversell.
