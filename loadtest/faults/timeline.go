@@ -56,7 +56,7 @@ func (t *timeline) hot(a *attack.Answer) {
 	switch {
 	case a.Outcome == attack.Accepted:
 		t.add(kindSold)
-	case a.Outcome == attack.Ambiguous:
+	case a.Status == 0 || a.Status == http.StatusGatewayTimeout:
 		t.add(kindUnknown)
 	case a.Status == http.StatusServiceUnavailable:
 		t.add(kindRefused)

@@ -50,9 +50,7 @@ type call struct {
 }
 
 // ambiguous reports whether the call may have been applied.
-func (c *call) ambiguous() bool {
-	return c.Outcome == attack.Ambiguous || c.Status == http.StatusInternalServerError
-}
+func (c *call) ambiguous() bool { return c.Outcome == attack.Ambiguous }
 
 // unapplied reports whether the service promises that the call changed nothing, and asks
 // for it again.
