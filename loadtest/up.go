@@ -162,7 +162,7 @@ func (c *upCmd) greet(s streams, row strategy.Strategy, d sandboxDescription) er
 	}
 	// The token stands after the #: browsers do not send that part, so no log has it.
 	fmt.Fprintf(s.out, `
-The shop, as the customer "you":
+The shop, as the customer "you" (it asks before it signs you in):
 
   %s/#token=%s
 

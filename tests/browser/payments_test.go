@@ -22,7 +22,7 @@ func TestTheStorefrontWaitsForThePaymentService(t *testing.T) {
 	b := openBrowser(t, strings.TrimPrefix(s.URL, "http://"), "409")
 	b.do(chromedp.EmulateViewport(1180, 900))
 	ann := customer(t, "ann")
-	b.do(chromedp.Navigate(s.URL + "/#token=" + ann))
+	b.enter(s.URL, ann)
 	b.await(shows("#live", "Live"))
 
 	b.await(shows(card("sneaker", ".limit"), "At most 2 per customer, cancelled units included"))

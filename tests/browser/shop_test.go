@@ -24,7 +24,7 @@ func TestPricesHaveTheDigitsOfISO4217(t *testing.T) {
 		s.call("PUT", "/v1/admin/skus/c-"+currency, adminToken, "", fmt.Sprintf(`{"name":%q,"price_cents":4900,"currency":%q,"units":5}`, currency, currency), http.StatusCreated)
 		s.order(customer(t, "ann"), currency, fmt.Sprintf(`{"sku":"c-%s","quantity":1}`, currency))
 	}
-	b.do(chromedp.Navigate(s.URL + "/#token=" + customer(t, "ann")))
+	b.enter(s.URL, customer(t, "ann"))
 	for currency, want := range prices {
 		b.await(shows("#orders", "1 × "+currency))
 		digits := func(text string) string { return strings.Trim(text, "€¥ \u00a0ABCDEFGHIJKLMNOPQRSTUVWXYZ") }
@@ -60,7 +60,8 @@ func TestTheShopLoadsManySKUsByPages(t *testing.T) {
 	var wire lossy
 	url := wire.before(t, s).URL
 	b := openBrowser(t, strings.TrimPrefix(url, "http://"))
-	b.do(chromedp.EmulateViewport(1180, 900), chromedp.Navigate(url+"/#token="+customer(t, "ann")))
+	b.do(chromedp.EmulateViewport(1180, 900))
+	b.enter(url, customer(t, "ann"))
 	b.await(fmt.Sprintf("document.querySelectorAll('#skus > li').length === %d", skus))
 	b.await(shows("#live", "Live"))
 	s.order(customer(t, "ben"), "k", `{"sku":"p1499","quantity":1}`)
@@ -116,7 +117,7 @@ func TestAnOlderBrowserBuys(t *testing.T) {
 	t.Parallel()
 	s, b := shop(t)
 	b.before("delete AbortSignal.timeout; delete AbortSignal.any; delete window.SharedWorker; delete Navigator.prototype.locks; delete window.BroadcastChannel;")
-	b.do(chromedp.Navigate(s.URL + "/#token=" + customer(t, "ann")))
+	b.enter(s.URL, customer(t, "ann"))
 	b.await(shows("#live", "Live"))
 	b.buysAndPays()
 }
@@ -153,7 +154,7 @@ func TestAReloadKeepsAnOrderUnderWay(t *testing.T) {
 	var wire lossy
 	url := wire.before(t, s).URL
 	b := openBrowser(t, strings.TrimPrefix(url, "http://"), "/v1/orders")
-	b.do(chromedp.Navigate(url + "/#token=" + customer(t, "ann")))
+	b.enter(url, customer(t, "ann"))
 	b.await(shows("#live", "Live"))
 	wire.hold.Lock()
 	release := sync.OnceFunc(wire.hold.Unlock)
@@ -245,7 +246,7 @@ func TestTheShopFitsASmallPhone(t *testing.T) {
 	b.do(chromedp.EmulateViewport(360, 740), chromedp.Navigate(s.URL))
 	b.await(shows("#live", "Live"))
 	b.look("narrow-stranger")
-	b.do(chromedp.Navigate(s.URL + "/#token=" + customer(t, strings.Repeat("ann-of-green-gables", 4))))
+	b.enter(s.URL, customer(t, strings.Repeat("ann-of-green-gables", 4)))
 	b.await(shows("#who", "ann"))
 	b.buy(long[:64], "2147483647")
 	b.await(shows("#messages", "Reserved"))

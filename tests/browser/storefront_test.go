@@ -43,6 +43,13 @@ func (b *browser) buy(sku, quantity string) {
 	b.press(card(sku, "form button"))
 }
 
+// enter follows a link that signs a customer in, and agrees.
+func (b *browser) enter(url, token string) {
+	b.t.Helper()
+	b.do(chromedp.Navigate(url + "/#token=" + token))
+	b.press("#become")
+}
+
 // shop is a replica with some SKUs on sale, and a browser that ann uses there.
 func shop(t *testing.T, provoked ...string) (*server, *browser) {
 	t.Helper()
@@ -69,7 +76,7 @@ func (s *server) fill() {
 func TestTheStorefrontOrdersAtThePriceThatItShows(t *testing.T) {
 	t.Parallel()
 	s, b := shop(t, "409 (Conflict)")
-	b.do(chromedp.Navigate(s.URL + "/#token=" + customer(t, "ann")))
+	b.enter(s.URL, customer(t, "ann"))
 	b.await(shows(card("chair", ".left"), "3 of 3 left"))
 	const old = `{"chair":{"key":"k","quantity":1,"price_cents":1,"currency":"EUR"}}`
 	eval[bool](b, fmt.Sprintf("sessionStorage.setItem('unsure', %q) === undefined", old))
@@ -92,7 +99,7 @@ func TestTheStorefrontSellsLive(t *testing.T) {
 		t.Error("a stranger is shown orders")
 	}
 	b.look("stranger")
-	b.do(chromedp.Navigate(s.URL + "/#token=" + customer(t, "ann")))
+	b.enter(s.URL, customer(t, "ann"))
 	b.await(shows("#who", "ann"))
 	if got := eval[string](b, "location.href"); got != s.URL+"/" {
 		t.Errorf("the token stays in the address: %s", got)
@@ -162,14 +169,15 @@ func TestTheStorefrontSellsLive(t *testing.T) {
 	b.look("bad-token")
 }
 
-// A page of somebody else can link to the shop with a token of its own. The customer stays
-// signed in, and decides: no order is placed with that token before.
+// A page of somebody else can link to the shop with a token of its own, also in a new tab.
+// The customer decides: no order is placed with that token before.
 func TestALinkCannotChangeTheCustomer(t *testing.T) {
 	t.Parallel()
 	s, b := shop(t)
 	ann, mallory := customer(t, "ann"), customer(t, "mallory")
 	asking := `document.querySelector("#switch").open`
-	follow := func(token string) {
+	signedOut := `!document.querySelector("#enter").hidden && document.querySelector("#who").hidden`
+	follow := func(b *browser, token string) {
 		t.Helper()
 		b.do(chromedp.Navigate(s.URL + "/#token=" + token))
 		b.await(shows("#live", "Live"))
@@ -181,24 +189,44 @@ func TestALinkCannotChangeTheCustomer(t *testing.T) {
 		t.Helper()
 		return strings.Count(string(s.call("GET", "/v1/orders", token, "", "", http.StatusOK)), `"id"`)
 	}
-	follow(ann)
+	follow(b, ann)
+	b.await(asking)
+	b.await(shows("#switch", "Sign in as ann?"))
+	b.look("sign-in")
+	b.press("#become")
 	b.await(shows("#who", "ann"))
-	follow(ann) // the same session: nothing to ask
+	follow(b, ann) // the same session: nothing to ask
 	b.buy("lamp", "1")
 	b.await(shows("#orders", "1 × Brass lamp"))
 	if eval[bool](b, asking) {
 		t.Error("the page asks about the customer's own token")
 	}
 
+	// A new tab has no session that a token would replace.
+	tab := b.tab()
+	follow(tab, mallory)
+	tab.await(asking)
+	tab.await(shows("#switch", "The link that you have followed would sign you in as mallory"))
+	if strings.Contains(tab.text("#switch"), "You are signed in") {
+		t.Error("the page says that a new tab has a session")
+	}
+	tab.press("#stay")
+	tab.await("!" + asking)
+	tab.await(signedOut)
+	tab.do(chromedp.Reload())
+	tab.await(shows("#live", "Live"))
+	tab.await(signedOut)
+	tab.close()
+
 	// By a link in this tab, and by a new load of the page.
-	follow(mallory)
+	follow(b, mallory)
 	b.await(asking)
 	b.await(shows("#switch", "You are signed in as ann. The link that you have followed would sign you in as mallory"))
 	b.look("switch")
 	b.press("#stay")
 	b.await("!" + asking)
 	b.do(chromedp.Navigate("about:blank"))
-	follow(mallory)
+	follow(b, mallory)
 	b.await(asking)
 	eval[any](b, fmt.Sprintf("location.hash = 'token=%s'", customer(t, "trent"))) // it does not change the question
 	b.await("location.hash === ''")
@@ -212,7 +240,7 @@ func TestALinkCannotChangeTheCustomer(t *testing.T) {
 		t.Errorf("ann and mallory have %v orders, want %v", got, want)
 	}
 
-	follow(mallory)
+	follow(b, mallory)
 	b.await(asking)
 	b.press("#become")
 	b.await(shows("#who", "mallory"))
@@ -229,7 +257,7 @@ func TestTheStorefrontFollowsTheList(t *testing.T) {
 	t.Parallel()
 	s, b := shop(t)
 	s.sell("drop", "Secret drop", 5, fmt.Sprintf(`,"visible_from":%q`, time.Now().Add(time.Hour).UTC().Format(time.RFC3339)))
-	b.do(chromedp.Navigate(s.URL + "/#token=" + customer(t, "ann")))
+	b.enter(s.URL, customer(t, "ann"))
 	b.await(shows("#live", "Live"))
 	b.await(shows(card("lamp", ".left"), "10 of 10 left"))
 	if strings.Contains(b.text("#skus"), "Secret") {
@@ -268,7 +296,7 @@ func TestTheStorefrontShowsOlderOrders(t *testing.T) {
 		s.order(ann, fmt.Sprint(i), fmt.Sprintf(`{"sku":"stool","quantity":%d}`, quantity))
 	}
 	rows := func(n int) string { return fmt.Sprintf("document.querySelectorAll('#orders li').length === %d", n) }
-	b.do(chromedp.Navigate(s.URL + "/#token=" + ann))
+	b.enter(s.URL, ann)
 	b.await(rows(50))
 	b.await(shows("#older", "Show older orders"))
 	b.do(chromedp.ScrollIntoView(chromedp.CSS("#older")))
@@ -388,7 +416,7 @@ func TestTheStorefrontAsksAgainUnderTheSameKey(t *testing.T) {
 	var wire lossy
 	url := wire.before(t, s).URL
 	b := openBrowser(t, strings.TrimPrefix(url, "http://"), "/v1/orders")
-	b.do(chromedp.Navigate(url + "/#token=" + customer(t, "ann")))
+	b.enter(url, customer(t, "ann"))
 	b.await(shows("#who", "ann"))
 	b.await(shows("#live", "Live"))
 	b.await(shows(card("constructor", "form button"), "Buy"))
@@ -414,10 +442,15 @@ func TestTheStorefrontAsksAgainUnderTheSameKey(t *testing.T) {
 	b.look("no-answer")
 	// Nor is it forgotten when the customer's token ends meanwhile.
 	ended := sandboxtest.Token(t, secret, map[string]any{"sub": "ann", "exp": 1})
-	b.do(chromedp.Navigate(url + "/#token=" + ended))
-	b.press("#become")
+	b.enter(url, ended)
 	b.await("!document.querySelector('#enter').hidden")
-	b.do(chromedp.Navigate(url + "/#token=" + customer(t, "ann")))
+	// Nor by a link of somebody else, while nobody is signed in.
+	b.do(chromedp.Navigate(url + "/#token=" + customer(t, "mallory")))
+	b.await(shows("#switch", "sign you in as mallory"))
+	b.await(shows("#switch", "Orders without an answer can then not be retried"))
+	b.press("#stay")
+	b.await("!document.querySelector('#switch').open")
+	b.enter(url, customer(t, "ann"))
 	b.await("document.querySelectorAll('#orders li').length === 2")
 	b.await(shows(card("radio-now", ".limit"), "Your order of 3 has no answer yet."))
 	wire.lose.Store(0)

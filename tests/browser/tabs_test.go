@@ -91,7 +91,7 @@ func TestSevenTabsShareOneStream(t *testing.T) {
 			}
 			for i, b := range tabs {
 				b.before(way.lacks)
-				b.do(chromedp.Navigate(url + "/#token=" + customer(t, fmt.Sprint("customer", i))))
+				b.enter(url, customer(t, fmt.Sprint("customer", i)))
 				b.await(shows("#live", "Live"))
 			}
 			for i, b := range tabs {
@@ -150,7 +150,7 @@ func TestAStreamForEachTabBlocksOrders(t *testing.T) {
 	}
 	for _, b := range tabs {
 		b.before("delete window.SharedWorker; LockManager.prototype.request = async (name, options, f) => f();")
-		b.do(chromedp.Navigate(url + "/#token=" + customer(t, "ann")))
+		b.enter(url, customer(t, "ann"))
 		b.await(shows("#live", "Live"))
 		b.await(shows("#who", "ann"))
 	}
@@ -219,7 +219,7 @@ func TestTheShopNoticesASilentStream(t *testing.T) {
 func TestTheShopOutlivesARestart(t *testing.T) {
 	t.Parallel()
 	s, b := shop(t, "ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY")
-	b.do(chromedp.Navigate(s.URL + "/#token=" + customer(t, "ann")))
+	b.enter(s.URL, customer(t, "ann"))
 	b.await(shows("#live", "Live"))
 	s.Kill()
 	b.await(shows("#live", "Reconnecting"))

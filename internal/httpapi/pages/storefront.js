@@ -45,9 +45,11 @@ const explain = (problem) => {
 const store = openStore();
 const token = () => store.getItem("token");
 
+let started = false; // the page has shown who is signed in
+
 // takeToken takes a token out of the address, which must not keep it. Any site can link
-// here, so the token of a link replaces a session only if the customer agrees: otherwise
-// they might order as somebody else. Further links do not change what they are asked.
+// here, also into a new tab, so the token of a link is used only if the customer agrees:
+// otherwise they might order as somebody else. Further links do not change what they are asked.
 function takeToken() {
   const fragment = new URLSearchParams(location.hash.slice(1));
   if (!fragment.has("token")) return;
@@ -55,18 +57,19 @@ function takeToken() {
   const given = fragment.get("token");
   const dialog = find("#switch");
   if (!given || given === token() || dialog.open) return;
-  if (!token()) {
-    store.setItem("token", given);
-    return;
-  }
-  setText(find(".old", dialog), subject());
-  setText(find(".new", dialog), subject(given));
+  const signedInNow = Boolean(token());
+  dialog.querySelectorAll(".new").forEach((node) => setText(node, subject(given)));
+  find(".now", dialog).hidden = !signedInNow;
+  setText(find(".old", dialog), signedInNow ? subject() : "");
+  find(".unsure", dialog).hidden = Object.keys(unsureOf).length === 0 || store.getItem("customer") === subject(given);
+  setText(find("#stay"), signedInNow ? "Stay signed in" : "Do not sign in");
+  setText(find("#become"), signedInNow ? "Change the customer" : "Sign in");
   find("#stay").onclick = () => dialog.close(); // as does the key Escape
   find("#become").onclick = () => {
     dialog.close();
-    signOut();
+    if (token()) signOut();
     store.setItem("token", given);
-    signedIn();
+    if (started) signedIn();
   };
   dialog.showModal();
 }
@@ -331,11 +334,7 @@ find("#enter").onsubmit = (event) => {
   find("#token").value = "";
   signedIn();
 };
-addEventListener("hashchange", () => {
-  const before = token();
-  takeToken();
-  if (token() !== before) signedIn();
-});
+addEventListener("hashchange", takeToken);
 
 // Redraw the countdowns every second. Reload an order whose payment window is over until it
 // is expired, and one that a payment service may have confirmed.
@@ -357,4 +356,5 @@ setInterval(() => {
 takeToken();
 await catalog.load().then(() => { find("#empty").hidden = catalog.items.size > 0; }, (problem) => say(explain(problem), true));
 catalog.follow(onNews);
+started = true;
 signedIn();
