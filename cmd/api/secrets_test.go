@@ -72,6 +72,7 @@ func TestSecretsAreNeverShown(t *testing.T) {
 	own.MySQL.Kill()
 	call(http.StatusServiceUnavailable, "GET", "/v1/orders/018f0000-0000-7000-8000-000000000000", token, "")
 	call(http.StatusServiceUnavailable, "GET", "/v1/admin/audit", ourAdmin, "")
+	c.awaitReady(http.StatusServiceUnavailable, "mysql", "does not answer")
 	call(http.StatusServiceUnavailable, "GET", "/readyz", "", "")
 	own.Etcd[0].Kill()
 	call(http.StatusServiceUnavailable, "GET", "/readyz", "", "")

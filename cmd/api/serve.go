@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -205,22 +206,36 @@ type replica struct {
 	audit  func(context.Context) (stock.Report, error)
 	levels func(context.Context) ([]stock.Level, error)
 
+	selling, reading sharedCheck // of the servers, for each kind of readiness
+
 	draining atomic.Bool
 	closing  [closeRounds][]func(context.Context) error // the steps of each round
 }
 
+// shareChecks sets up the checks of ready and readyToRead.
+func (r *replica) shareChecks() {
+	r.selling.check = func(ctx context.Context) map[string]error {
+		// In parallel, so that a server that hangs does not delay the other check.
+		var inMySQL, inServer error
+		var both sync.WaitGroup
+		both.Go(func() { inMySQL = at(r.cmd.address(), r.db.TryWrite(ctx)) })
+		both.Go(func() { inServer = at(backend.Address(r.strategy, &r.cmd.Servers), r.backend.Ping(ctx)) })
+		both.Wait()
+		checks := map[string]error{"mysql": inMySQL}
+		if name := string(r.strategy.Server); name != "" {
+			checks[name] = inServer
+		}
+		return checks
+	}
+	r.reading.check = func(ctx context.Context) map[string]error {
+		_, err := r.db.Now(ctx)
+		return map[string]error{"mysql": at(r.cmd.address(), err)}
+	}
+}
+
 // ready checks whether every server that an order needs accepts writes.
 func (r *replica) ready(ctx context.Context) map[string]error {
-	// In parallel, so that a server that hangs does not delay the other check.
-	var inMySQL, inServer error
-	var both sync.WaitGroup
-	both.Go(func() { inMySQL = at(r.cmd.address(), r.db.TryWrite(ctx)) })
-	both.Go(func() { inServer = at(backend.Address(r.strategy, &r.cmd.Servers), r.backend.Ping(ctx)) })
-	both.Wait()
-	checks := r.serving(inMySQL)
-	if name := string(r.strategy.Server); name != "" {
-		checks[name] = inServer
-	}
+	checks := r.serving(r.selling.get(ctx))
 	if err := r.replicaLock.halted(); err != nil {
 		checks["guard"] = haltReason(err)
 	}
@@ -230,13 +245,13 @@ func (r *replica) ready(ctx context.Context) map[string]error {
 // readyToRead checks whether MySQL answers. It may still be read-only; payments then get
 // 503.
 func (r *replica) readyToRead(ctx context.Context) map[string]error {
-	_, err := r.db.Now(ctx)
-	return r.serving(at(r.cmd.address(), err))
+	return r.serving(r.reading.get(ctx))
 }
 
-// serving returns the checks that apply to reads and writes.
-func (r *replica) serving(inMySQL error) map[string]error {
-	checks := map[string]error{"mysql": inMySQL}
+// serving adds to the servers' checks what applies to reads and writes. It returns a new
+// map: that of the servers is shared with other calls.
+func (r *replica) serving(servers map[string]error) map[string]error {
+	checks := maps.Clone(servers)
 	if r.draining.Load() {
 		checks["replica"] = httpapi.Reason("draining")
 	}
@@ -258,6 +273,7 @@ func at(address string, err error) error {
 // serve serves requests until ctx ends, then drains. internal may be nil.
 func (r *replica) serve(ctx context.Context, listener, internal net.Listener) error {
 	draining := make(chan struct{})
+	r.shareChecks()
 	cfg := httpapi.Config{
 		Orders: r.orders, Catalog: r.catalog(), Stock: r.db, Audit: r.audit, Ready: r.ready, ReadyToRead: r.readyToRead, Notes: r.notes, Replica: r.cmd.Replica, RequestTimeout: r.cmd.RequestTimeout,
 		JWTSecret: []byte(r.cmd.JWTSecret), Keys: r.keys, Audience: r.cmd.JWTAudience, Issuer: r.cmd.JWTIssuer, TokenType: r.cmd.JWTType, AdminToken: r.cmd.AdminToken,

@@ -131,6 +131,8 @@ type api struct {
 	// counts those since the last line.
 	refusals rate.Sometimes
 	unlogged atomic.Int64
+	// notReady bounds the log lines about each server that is not ready.
+	notReady notReady
 }
 
 // route is a method and a path in gin's form: /v1/skus/:sku.

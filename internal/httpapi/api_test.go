@@ -483,6 +483,28 @@ func TestReadinessCheckFinishesAfterDisconnect(t *testing.T) {
 	}
 }
 
+// Anyone may call /readyz as often as they like: the log must not fill the disk.
+func TestReadinessCallsDoNotFloodTheLog(t *testing.T) {
+	t.Parallel()
+	j := new(journal)
+	s := newServerWith(t, func(cfg *httpapi.Config) {
+		cfg.Logger = slog.New(slog.NewJSONHandler(j, nil))
+		cfg.Ready = func(context.Context) map[string]error {
+			return map[string]error{"mysql": errors.New("down"), "etcd": errors.New("down, too"), "replica": nil}
+		}
+	})
+	for range 100 {
+		s.call("GET", "/readyz", "").check(t, 503, "", "")
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, server := range []string{"mysql", "etcd"} {
+		if n := strings.Count(j.buf.String(), fmt.Sprintf(`"msg":"not ready","server":%q`, server)); n < 1 || n > 3 {
+			t.Errorf("%d lines about %s, want one in 10 s", n, server)
+		}
+	}
+}
+
 func TestHealthReadinessAndMetrics(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)

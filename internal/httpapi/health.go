@@ -5,15 +5,29 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/gin-gonic/gin"
+	"golang.org/x/time/rate"
 
 	"flashsale/internal/httpapi/spec"
 )
 
 // readyTimeout bounds a readiness check. A slower server cannot serve orders.
 const readyTimeout = 2 * time.Second
+
+// notReadyPause is the time between two log lines about a server. Anyone may call /readyz,
+// as often as they like.
+const notReadyPause = 10 * time.Second
+
+// notReady samples log lines, by the name of the server. The zero value is ready to use.
+type notReady struct{ samplers sync.Map } // of *rate.Sometimes; there are few names
+
+func (n *notReady) sample(name string, log func()) {
+	sampler, _ := n.samplers.LoadOrStore(name, &rate.Sometimes{Interval: notReadyPause})
+	sampler.(*rate.Sometimes).Do(log)
+}
 
 // Reason is an error that /readyz shows to everyone.
 type Reason string
@@ -42,7 +56,7 @@ func (a *api) Readyz(c *gin.Context, params spec.ReadyzParams) {
 			if reason, ok := errors.AsType[Reason](err); ok {
 				answer.Checks[name] = string(reason)
 			}
-			a.cfg.Logger.Warn("not ready", "server", name, "error", err)
+			a.notReady.sample(name, func() { a.cfg.Logger.Warn("not ready", "server", name, "error", err) })
 		}
 	}
 	if !reading {
