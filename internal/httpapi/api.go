@@ -127,8 +127,8 @@ type api struct {
 	tries    tries
 	// sample allows one log line a second about answers 503 and 504.
 	sample *rate.Limiter
-	// refusals bounds the log lines about refused administrators' calls, and unlogged
-	// counts those since the last line.
+	// refusals bounds the log lines about refused administrators' calls other than counted
+	// guesses, and unlogged counts those since the last such line.
 	refusals rate.Sometimes
 	unlogged atomic.Int64
 	// notReady bounds the log lines about each server that is not ready.

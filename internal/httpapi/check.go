@@ -39,9 +39,11 @@ type call struct {
 	body []byte
 	// problem is the answer, unless the call succeeded.
 	problem *problem
-	// actor and change are for the trail of administrators' calls.
-	actor  actor
-	change change
+	// actor, change and counted are for the trail of administrators' calls. counted is a
+	// wrong token that counts against its address: limit.AdminGuesses bounds those.
+	actor   actor
+	change  change
+	counted bool
 }
 
 const callKey = "flashsale/call"

@@ -42,11 +42,14 @@ type change struct {
 // guessed too often: then no token is compared, so that the answer does not depend on
 // whether it is right.
 func (a *api) authenticateAdministrator(c *gin.Context) (err error) {
+	this, guess := callOf(c), false
 	v := a.cfg.Limits.Try(limit.AdminGuesses, a.network(c).String(), func() bool {
-		callOf(c).actor, err = a.verifier.administrator(c)
+		this.actor, err = a.verifier.administrator(c)
 		p, _ := errors.AsType[*problem](err)
-		return p != nil && p.guess
+		guess = p != nil && p.guess
+		return guess
 	})
+	this.counted = guess && v.Limit.Requests > 0
 	if v.OK {
 		return err
 	}
@@ -139,16 +142,19 @@ func (a *api) logAdministrator(c *gin.Context) {
 		// The body was checked: it has a SKU's fields, and is small.
 		optional("requested", json.RawMessage(this.body), p.Status >= http.StatusInternalServerError && len(this.body) > 0)
 		if p.Status == http.StatusUnauthorized || p.Status == http.StatusForbidden || p.Status == http.StatusTooManyRequests {
-			// Anyone can be refused: the lines must not fill the disk.
-			logged := false
-			a.refusals.Do(func() { logged = true })
-			if !logged {
-				a.unlogged.Add(1)
-				return
-			}
-			n := a.unlogged.Swap(0)
 			optional("reason", p.Detail, true)
-			optional("unlogged", n, n > 0)
+			// Anyone can be refused: the lines must not fill the disk. A flood must not hide
+			// guesses of the token either, and a limit bounds the counted ones.
+			if !this.counted {
+				logged := false
+				a.refusals.Do(func() { logged = true })
+				if !logged {
+					a.unlogged.Add(1)
+					return
+				}
+				n := a.unlogged.Swap(0)
+				optional("unlogged", n, n > 0)
+			}
 		}
 	}
 	a.cfg.Logger.LogAttrs(c.Request.Context(), slog.LevelInfo, "admin call", attrs...)

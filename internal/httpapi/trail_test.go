@@ -123,7 +123,11 @@ func TestRefusedAdminCallsDoNotFloodTheLog(t *testing.T) {
 	s, j := newLoggedServer(t, limit.Limit{})
 	const calls = 300
 	began := time.Now()
-	for range calls {
+	for i := range calls {
+		if i%2 == 0 { // a guess, which no limit bounds here
+			s.call("GET", "/v1/admin/locks", "", "Authorization", "Bearer guess").check(t, 401, "unauthorized", "")
+			continue
+		}
 		s.call("GET", "/v1/admin/locks", "").check(t, 401, "unauthorized", "")
 	}
 	s.call("PUT", "/v1/admin/skus/lamp", thing, "Authorization", "Bearer "+adminToken).check(t, 201, "", "")
@@ -149,6 +153,33 @@ func TestRefusedAdminCallsDoNotFloodTheLog(t *testing.T) {
 				told += 1 + int(unlogged)
 			}
 		}
+	}
+}
+
+// A flood of calls without a token must not hide guesses of the admin token: each that is
+// counted is in the log.
+func TestEachCountedGuessIsLogged(t *testing.T) {
+	t.Parallel()
+	const guesses, flood = 10, 200
+	s, j := newLoggedServer(t, limit.Limit{Requests: guesses, Window: 24 * time.Hour})
+	for range flood {
+		s.call("GET", "/v1/admin/locks", "", "X-Forwarded-For", "192.0.2.1").check(t, 401, "unauthorized", "")
+	}
+	for i := range guesses {
+		s.call("GET", "/v1/admin/audit", "", "X-Forwarded-For", "192.0.2.2", "Authorization", fmt.Sprintf("Bearer guess%d", i)).check(t, 401, "unauthorized", "")
+	}
+	lines := 0
+	for _, line := range j.admin(t) {
+		if line["action"] != "audit" {
+			continue
+		}
+		lines++
+		if line["remote"] != "192.0.2.2" || line["reason"] == nil {
+			t.Errorf("the line of a guess is %v, want its address and reason", line)
+		}
+	}
+	if lines != guesses {
+		t.Errorf("%d lines about %d guesses", lines, guesses)
 	}
 }
 
