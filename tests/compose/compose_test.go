@@ -113,6 +113,60 @@ func TestCommandsKnowTheirEnvironment(t *testing.T) {
 	}
 }
 
+// TestSettingsForPublicUseReachTheReplicas: without values, or with empty ones, the stack is
+// the demo that it was. A replica accepts all of them.
+func TestSettingsForPublicUseReachTheReplicas(t *testing.T) {
+	t.Parallel()
+	asBefore := map[string]string{
+		"FLASHSALE_PAYMENTS": "customer", "FLASHSALE_MAX_UNPAID": "0", "FLASHSALE_RATE_LIMIT_CUSTOMER": "0", "FLASHSALE_RATE_LIMIT_ADDRESS": "0",
+		"FLASHSALE_RATE_LIMIT_ADMIN_GUESSES": "10/1m", "FLASHSALE_RATE_LIMIT_CANCELLATIONS": "20/1m", "FLASHSALE_RATE_LIMIT_LATE_PAYMENTS": "20/1m",
+	}
+	empty, public := map[string]string{}, map[string]string{}
+	for name := range asBefore {
+		empty[name] = ""
+		public[name] = "7/1m"
+	}
+	public["FLASHSALE_PAYMENTS"], public["FLASHSALE_MAX_UNPAID"] = "service", "5"
+	for _, test := range []struct {
+		name      string
+		set, want map[string]string
+		accepted  bool
+	}{
+		{"no values", nil, asBefore, true},
+		{"empty values", empty, asBefore, true},
+		{"values for public use", public, public, true},
+		{"a limit of no form", map[string]string{"FLASHSALE_RATE_LIMIT_CUSTOMER": "many"}, map[string]string{"FLASHSALE_RATE_LIMIT_CUSTOMER": "many"}, false},
+	} {
+		env := secrets(t)
+		for name, value := range test.set {
+			env = append(env, name+"="+value)
+		}
+		project, err := load(t, env...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		service := project.Services["api"]
+		for name, want := range test.want {
+			if got := service.Environment[name]; got == nil || *got != want {
+				t.Errorf("%s: %s is %v, want %q", test.name, name, got, want)
+			}
+		}
+		// A replica with these values ends because it reaches no server.
+		replica := exec.CommandContext(t.Context(), sandboxtest.Build(t, "api"), service.Command...)
+		for name, value := range service.Environment {
+			if value != nil {
+				replica.Env = append(replica.Env, name+"="+*value)
+			}
+		}
+		replica.Env = append(replica.Env, "FLASHSALE_ADDR=127.0.0.1:0", "FLASHSALE_INTERNAL_ADDR=127.0.0.1:0", "FLASHSALE_START_TIMEOUT=1s",
+			"FLASHSALE_MYSQL_DSN=flashsale:none@tcp(127.0.0.1:1)/flashsale", "FLASHSALE_ETCD_ENDPOINTS=http://127.0.0.1:1")
+		out, err := replica.CombinedOutput()
+		if refused := strings.Contains(string(out), "--rate-limit-customer"); err == nil || refused == test.accepted || test.accepted && !strings.Contains(string(out), "127.0.0.1:1") {
+			t.Errorf("%s: a replica says %s, %v", test.name, out, err)
+		}
+	}
+}
+
 // TestSecretsStayOutOfGitAndImages keeps a filled-in .env out of Git and of images.
 func TestSecretsStayOutOfGitAndImages(t *testing.T) {
 	t.Parallel()
