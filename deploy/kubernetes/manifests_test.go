@@ -72,6 +72,9 @@ func TestTheAPIServerAcceptsTheManifests(t *testing.T) {
 		if overlay == "production" && !strings.Contains(text, "\n  FLASHSALE_PAYMENTS: service\n") {
 			t.Error("in production, every customer can mark their own orders as paid")
 		}
+		if overlay == "production" {
+			checkCallers(t, text)
+		}
 		wrong := strings.Replace(text, "terminationGracePeriodSeconds", "terminationGraceSeconds", 1)
 		if out, err := k.Kubectl(t.Context(), wrong, dryRun...); err == nil || !strings.Contains(err.Error(), "terminationGraceSeconds") {
 			t.Errorf("%s: an unknown field was accepted: %v\n%s", overlay, err, out)
@@ -79,6 +82,23 @@ func TestTheAPIServerAcceptsTheManifests(t *testing.T) {
 		if got := secretsOf(text); !maps.Equal(got, wantSecrets) {
 			t.Errorf("%s: pods have these secrets: %v, want %v", overlay, got, wantSecrets)
 		}
+	}
+}
+
+// checkCallers checks who reaches the replicas' port for customers: the ingress controller
+// only. Its address is trusted to say who the caller is, so that another pod could forge that.
+func checkCallers(t *testing.T, text string) {
+	t.Helper()
+	rules := regexp.MustCompile(`(?m)^  - (?:from:\n(?:    .*\n)*    )?ports:\n(?:    - .*\n)*    - port: http\n`).FindAllString(text, -1)
+	const want = `  - from:
+    - namespaceSelector:
+        matchLabels:
+          kubernetes.io/metadata.name: ingress-nginx
+    ports:
+    - port: http
+`
+	if len(rules) != 1 || rules[0] != want {
+		t.Errorf("in production, these rules open the port http: %q, want %q", rules, want)
 	}
 }
 
