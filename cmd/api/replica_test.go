@@ -158,9 +158,7 @@ func TestOrdersFlowAgainWhenEtcdIsBack(t *testing.T) {
 	if status, err := c.order("sofa", "ann"); err != nil || status != http.StatusServiceUnavailable {
 		t.Errorf("without etcd: got %d, %v; want 503 in time", status, err)
 	}
-	if status, _, err := c.call("GET", "/readyz", "", "", ""); err != nil || status != http.StatusServiceUnavailable {
-		t.Errorf("readiness without etcd: got %d, %v; want 503", status, err)
-	}
+	c.awaitReady(http.StatusServiceUnavailable, "etcd", "does not answer")
 	if status, _, err := c.call("GET", "/healthz", "", "", ""); err != nil || status != http.StatusOK {
 		t.Errorf("liveness without etcd: got %d, %v; want 200", status, err)
 	}
