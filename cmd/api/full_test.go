@@ -26,6 +26,10 @@ func TestFullEtcdIsNotReady(t *testing.T) {
 	c.putSKU("lamp", 10)
 	ann := awaitOrder(c, "lamp", "ann")
 	setAlarm(t, own.EtcdEndpoints(), pb.AlarmRequest_ACTIVATE)
+	// Before anyone queries /readyz: on Kubernetes, nobody does after the start.
+	c.await("the metric says that the replica is not ready", func(f map[string]*family) bool {
+		return f["flashsale_ready"] != nil && total(f["flashsale_ready"]) == 0
+	})
 	c.awaitReady(http.StatusServiceUnavailable, "etcd", "does not accept writes")
 	if status, text, err := c.call("GET", "/readyz?for=reading", "", "", ""); err != nil || status != http.StatusOK {
 		t.Errorf("readiness for reading: %d %s, %v", status, text, err)

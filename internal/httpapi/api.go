@@ -30,6 +30,7 @@ import (
 	"flashsale/internal/limit"
 	"flashsale/internal/order"
 	"flashsale/internal/stock"
+	"flashsale/internal/telemetry"
 )
 
 // Orders places and changes orders. It returns the errors of package order.
@@ -165,6 +166,7 @@ func newAPI(cfg Config) (*api, error) {
 	a := &api{cfg: cfg, verifier: verifier, callers: callers, metrics: newMetrics(cfg.Registry), feeds: newFeeds(&cfg),
 		sample:   rate.NewLimiter(rate.Every(time.Second), 1),
 		refusals: rate.Sometimes{First: infoBurst, Interval: time.Second / infoRate}}
+	cfg.Registry.MustRegister(telemetry.Ready(a.canSell))
 	return a, a.readContract()
 }
 

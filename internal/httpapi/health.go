@@ -39,28 +39,24 @@ func (a *api) Healthz(c *gin.Context) { c.JSON(http.StatusOK, spec.Liveness{Stat
 // Readyz answers 200 if this replica can take orders, or, for reading, answer reads
 // and take payments. It names the failed servers; only the log has their errors.
 func (a *api) Readyz(c *gin.Context, params spec.ReadyzParams) {
-	reading := params.For != nil && *params.For == "reading"
 	check := a.cfg.Ready
-	if reading && a.cfg.ReadyToRead != nil {
+	if params.For != nil && *params.For == "reading" && a.cfg.ReadyToRead != nil {
 		check = a.cfg.ReadyToRead
 	}
 	// Finish the check after a disconnect, which must not look like a failed server.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), readyTimeout)
 	defer cancel()
-	status, metric, answer := http.StatusOK, 1.0, spec.Readiness{Status: spec.Ready, Checks: map[string]string{}}
+	status, answer := http.StatusOK, spec.Readiness{Status: spec.Ready, Checks: map[string]string{}}
 	for name, err := range check(ctx) {
 		answer.Checks[name] = "ok"
 		if err != nil {
-			status, metric = http.StatusServiceUnavailable, 0
+			status = http.StatusServiceUnavailable
 			answer.Status, answer.Checks[name] = spec.NotReady, "does not answer"
 			if reason, ok := errors.AsType[Reason](err); ok {
 				answer.Checks[name] = string(reason)
 			}
-			a.notReady.sample(name, func() { a.cfg.Logger.Warn("not ready", "server", name, "error", err) })
+			a.logNotReady(name, err)
 		}
-	}
-	if !reading {
-		a.metrics.ready.WithLabelValues().Set(metric)
 	}
 	if a.cfg.Notes != nil {
 		for name, note := range a.cfg.Notes() {
@@ -68,4 +64,20 @@ func (a *api) Readyz(c *gin.Context, params spec.ReadyzParams) {
 		}
 	}
 	c.JSON(status, answer)
+}
+
+// canSell reports, for the metric, whether this replica can take orders.
+func (a *api) canSell(ctx context.Context) bool {
+	ready := true
+	for name, err := range a.cfg.Ready(ctx) {
+		if err != nil {
+			ready = false
+			a.logNotReady(name, err)
+		}
+	}
+	return ready
+}
+
+func (a *api) logNotReady(server string, err error) {
+	a.notReady.sample(server, func() { a.cfg.Logger.Warn("not ready", "server", server, "error", err) })
 }

@@ -26,7 +26,6 @@ type metrics struct {
 	seconds  *prometheus.HistogramVec
 	problems *prometheus.CounterVec
 	inFlight prometheus.Gauge
-	ready    *prometheus.GaugeVec
 }
 
 func newMetrics(registry prometheus.Registerer) *metrics {
@@ -40,8 +39,6 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		problems: factory.NewCounterVec(prometheus.CounterOpts{Name: "flashsale_http_problems_total", Help: "Problem answers by the slug of their type."},
 			[]string{"slug"}),
 		inFlight: factory.NewGauge(prometheus.GaugeOpts{Name: "flashsale_http_in_flight_requests", Help: "Requests in flight, without event streams."}),
-		// A vector, as a plain gauge would be 0 before the first check.
-		ready: factory.NewGaugeVec(prometheus.GaugeOpts{Name: "flashsale_ready", Help: "Whether the last readiness check succeeded: 1 or 0."}, nil),
 	}
 }
 

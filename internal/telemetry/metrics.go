@@ -17,6 +17,8 @@ const (
 	readTimeout = 2 * time.Second
 	// stockEvery: without a mirror, each read of the catalog queries MySQL.
 	stockEvery = time.Second
+	// readyEvery: each check writes to MySQL and to the lock server.
+	readyEvery = time.Second
 	// upkeepEvery: the values change within minutes.
 	upkeepEvery = 15 * time.Second
 )
@@ -121,6 +123,21 @@ func Upkeep(durable func(context.Context) (bool, error), usage func(context.Cont
 				show(sizeMetric, float64(size))
 				show(quotaMetric, float64(quota))
 				show(alarmsMetric, float64(alarms))
+			}
+		}}
+}
+
+var readyMetric = prometheus.NewDesc("flashsale_ready", "1 if the replica could sell when this was scraped, else 0.", nil, nil)
+
+// Ready returns a collector of whether the replica can sell. It asks by itself: load
+// balancers and Kubernetes may ask /readyz for reading only, or not at all.
+func Ready(canSell func(context.Context) bool) prometheus.Collector {
+	return &collector{every: readyEvery, descs: []*prometheus.Desc{readyMetric},
+		read: func(ctx context.Context, show func(*prometheus.Desc, float64, ...string)) {
+			if canSell(ctx) {
+				show(readyMetric, 1)
+			} else {
+				show(readyMetric, 0)
 			}
 		}}
 }
