@@ -80,7 +80,7 @@ func (f *mysqlFlags) address() string {
 // capacityFlags bound the connections of all replicas together.
 type capacityFlags struct {
 	// MaxReplicas is only compared with the limits of the server and the account.
-	MaxReplicas int `default:"4" placeholder:"N" help:"Maximum number of replicas that share the database (${default}). Include the extra one that a rolling update starts: for 3 replicas, 4. Each replica needs --mysql-pool connections and a few more. A replica does not start if MySQL's max_connections or the account's MAX_USER_CONNECTIONS is too small for all of them."`
+	MaxReplicas int `default:"4" placeholder:"N" help:"Maximum number of replicas that share the database (${default}). Include those that a rolling update adds, and those that are still ending: for 3 replicas, 4 if each ends before the next one is replaced, and 6 on Kubernetes, which does not wait for that. Each replica needs --mysql-pool connections and a few more. A replica does not start if MySQL's max_connections or the account's MAX_USER_CONNECTIONS is too small for all of them."`
 }
 
 // maxConnections is the largest max_connections that a server accepts.
@@ -98,7 +98,7 @@ func (f *capacityFlags) needs(row strategy.Strategy, mysql *mysqlFlags) doctor.N
 	beside := mysql.besidePool(row)
 	return doctor.Needs{
 		Connections: f.MaxReplicas * (mysql.Pool + beside),
-		Count:       fmt.Sprintf("--max-replicas %d (including one for a rolling update) x (--mysql-pool %d + %d)", f.MaxReplicas, mysql.Pool, beside),
+		Count:       fmt.Sprintf("--max-replicas %d (including those that an update adds or that are still ending) x (--mysql-pool %d + %d)", f.MaxReplicas, mysql.Pool, beside),
 	}
 }
 

@@ -45,8 +45,8 @@ options=(
 	--innodb-flush-log-at-trx-commit=1 --log-bin=binlog --sync-binlog=1 --binlog-expire-logs-seconds=86400
 	--gtid-mode=ON --enforce-gtid-consistency=ON
 	--transaction-isolation=READ-COMMITTED --character-set-server=utf8mb4 --default-time-zone=+00:00
-	# 7 replicas x (32 + 8 connections), and a reserve.
-	--max-connections=400 --innodb-buffer-pool-size="$INNODB_BUFFER_POOL_SIZE"
+	# 12 replicas x (32 + 8 connections), and a reserve.
+	--max-connections=600 --innodb-buffer-pool-size="$INNODB_BUFFER_POOL_SIZE"
 	# A server whose volume was lost copies another one, whose binary logs do not go back to the start.
 	--plugin-load-add=group_replication.so --plugin-load-add=mysql_clone.so
 	--group-replication-group-name="$GROUP_NAME"
