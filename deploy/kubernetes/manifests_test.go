@@ -154,6 +154,42 @@ func TestTheRightsAreThoseOfCompose(t *testing.T) {
 	}
 }
 
+// Customers reach what the shop's page and those behind it link to, and neither metrics nor
+// administrators' calls.
+func TestTheIngressRoutesTheShopsLinks(t *testing.T) {
+	t.Parallel()
+	ingress, err := os.ReadFile("production/ingress.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	routes := regexp.MustCompile(`- \{path: (\S+), pathType: (Exact|Prefix),`).FindAllStringSubmatch(string(ingress), -1)
+	routed := func(path string) bool {
+		return slices.ContainsFunc(routes, func(route []string) bool {
+			return path == route[1] || route[2] == "Prefix" && strings.HasPrefix(path, route[1]+"/")
+		})
+	}
+	for _, page := range []string{"storefront.html", "docs.html", "error.html"} {
+		text, err := os.ReadFile("../../internal/httpapi/pages/" + page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		links := regexp.MustCompile(`(?:href|src)="(/[^"#?]*)`).FindAllStringSubmatch(string(text), -1)
+		if len(links) == 0 {
+			t.Errorf("%s has no links", page)
+		}
+		for _, link := range links {
+			if !routed(link[1]) {
+				t.Errorf("%s links to %s, which the Ingress does not route", page, link[1])
+			}
+		}
+	}
+	for _, path := range []string{"/metrics", "/admin", "/readyz", "/v1/admin/skus"} {
+		if routed(path) {
+			t.Errorf("the Ingress routes %s", path)
+		}
+	}
+}
+
 // The rules of the operator are those of deploy/prometheus.
 func TestTheRulesAreTheSame(t *testing.T) {
 	t.Parallel()
