@@ -25,7 +25,7 @@ type buyer struct {
 	stopAt   int         // the step to stop before; 0 is none
 	stopped  *shop.Event // that step
 	in, step string      // the server and the text of the step that it takes
-	waits    bool        // that step waits for a row
+	waits    bool        // that step waits for a lock of MySQL, on a row or another
 	last     time.Time   // when it last sent something
 	killed   bool
 }
@@ -150,8 +150,8 @@ func (b *buyer) startOrder(c shop.Command, n int) {
 	b.send(c)
 }
 
-// settle waits until the buyer is stopped, waits for a row, or is done. It reports whether it
-// is stopped.
+// settle waits until the buyer is stopped, waits for a lock of MySQL, or is done. It reports
+// whether it is stopped.
 func (b *buyer) settle() bool {
 	b.round.must(b.Name+" goes on", func() bool { return b.stopped != nil || b.result != nil || b.waits })
 	return b.stopped != nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"flashsale/internal/sandbox"
 	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 	"flashsale/loadtest/exercise/shop"
@@ -197,8 +199,8 @@ const (
 	// one attempt to take it. If they are too small, a round checks less, but does not fail.
 	quiet     = 500 * time.Millisecond
 	manySteps = 12
-	// poll is how often MySQL is asked who waits for a row. InnoDB updates the list at most
-	// every 100 ms.
+	// poll is how often the database is asked who waits for a lock. MariaDB updates its list of
+	// transactions at most every 100 ms.
 	poll = 110 * time.Millisecond
 )
 
@@ -226,7 +228,7 @@ func (r *round) drive(within time.Duration, until func() bool) bool {
 	return true
 }
 
-// handle handles the events that have come. A buyer that waited for a row goes on because of
+// handle handles the events that have come. A buyer that waited for a lock goes on because of
 // another's step: its events come after that step, whose own answer may arrive later.
 func (r *round) handle() {
 	var late []event
@@ -247,20 +249,41 @@ func (r *round) must(what string, until func() bool) {
 	}
 }
 
-// lookForWaits finds the buyers whose statement waits for a row.
+// lookForWaits finds the buyers whose statement waits for a row or for another lock.
 func (r *round) lookForWaits() {
+	server := r.run.MySQL()
 	for _, b := range r.buyers {
 		if b.in != testbed.MySQL || b.waits {
 			continue
 		}
-		err := r.shop.DB.SQL.QueryRowContext(r.run.Context(), `SELECT COUNT(*) > 0 FROM information_schema.INNODB_TRX
-			WHERE trx_mysql_thread_id = ? AND trx_state = 'LOCK WAIT'`, b.connection).Scan(&b.waits)
+		err := r.shop.DB.SQL.QueryRowContext(r.run.Context(), rowWaits[server.Product], b.connection).Scan(&b.waits)
 		r.run.Check(err)
 		if b.waits {
 			b.Log("%s: waits for the row, which another transaction has locked", b.step)
+			continue
+		}
+		connections, err := server.Connections(r.run.Context())
+		r.run.Check(err)
+		b.waits = slices.ContainsFunc(connections, func(c sandbox.Connection) bool {
+			return c.ID == b.connection && serverLock.MatchString(c.State)
+		})
+		if b.waits {
+			b.Log("%s: waits for the lock, which another connection holds", b.step)
 		}
 	}
 }
+
+// rowWaits ask whether a connection waits for a row. On MySQL, a query of INNODB_TRX would
+// fail (error 3854) while any statement has bytes that are not text, for example an order's id.
+var rowWaits = map[sandbox.Product]string{
+	sandbox.MariaDB:   "SELECT COUNT(*) > 0 FROM information_schema.INNODB_TRX WHERE trx_mysql_thread_id = ? AND trx_state = 'LOCK WAIT'",
+	sandbox.RealMySQL: "SELECT COUNT(*) > 0 FROM performance_schema.data_lock_waits WHERE REQUESTING_THREAD_ID = PS_THREAD_ID(?)",
+}
+
+// serverLock matches the state of a connection that waits for a lock of the server itself,
+// which InnoDB does not know: "User lock" for GET_LOCK, "Waiting for table metadata lock" for
+// LOCK TABLES, and others. MySQL and MariaDB use the same words.
+var serverLock = regexp.MustCompile(`^(User lock|Waiting for .+ lock)$`)
 
 // finish lets both buyers go on to the end, the first one first as long as it can.
 func (r *round) finish(first, second *buyer) {

@@ -15,7 +15,7 @@ import (
 	"flashsale/loadtest/lesson/testbed"
 )
 
-// A check passes the solution, and fails what a student begins with and plausible wrong
+// A check passes each right solution, and fails what a student begins with and plausible wrong
 // solutions, each with the steps that show why.
 func TestChecks(t *testing.T) {
 	t.Cleanup(func() { goleak.VerifyNone(t) })
@@ -36,6 +36,8 @@ func TestChecks(t *testing.T) {
 		{&findTheRace, "testdata/look-twice", []string{"A: SELECT", "A: SELECT", "A: is stopped before: UPDATE", "B: COMMIT", "A: UPDATE", "A: COMMIT"}, oversold},
 		{&findTheRace, "testdata/lock-in-share-mode", []string{"A: SELECT", "B: SELECT", "B: UPDATE"}, "got an error in place of an answer: Error 1213"},
 		{&findTheRace, "testdata/solved", nil, ""},
+		{&findTheRace, "testdata/get-lock", nil, ""},
+		{&findTheRace, "testdata/lock-tables", nil, ""},
 		{&unlockOnlyYourOwn, "tasks", []string{"A: has the lock", "etcd ends its lease", "B: has the lock", "A: delete", "C: has the lock"}, oversold},
 		{&unlockOnlyYourOwn, "testdata/get-then-delete", []string{"A: get", "A: is stopped before: delete", "B: has the lock", "A: delete", "C: has the lock"}, oversold},
 		{&unlockOnlyYourOwn, "testdata/never-unlocks", []string{"A: has unlocked", "B: the lock is held by another"}, "B was refused the lock"},
@@ -48,6 +50,9 @@ func TestChecks(t *testing.T) {
 		{&lostAnswer, "testdata/sold-out-first", []string{"A: COMMIT", "A: its process is killed", "B: UPDATE", "B: answers: sold out"}, "ann is refused"},
 		{&lostAnswer, "testdata/look-first", []string{"A: SELECT COUNT", "B: SELECT COUNT", "B: COMMIT", "A: INSERT"}, "A got an error in place of an answer: Error 1062"},
 		{&lostAnswer, "testdata/solved", nil, ""},
+		{&lostAnswer, "testdata/insert-first", nil, ""},
+		{&lostAnswer, "testdata/get-lock", nil, ""},
+		{&lostAnswer, "testdata/lock-tables", nil, ""},
 		{&writeALock, "tasks", []string{"A: has the lock", "B: has the lock"}, "the tokens of three grants are 0, 0 and 0"},
 		{&writeALock, "testdata/get-then-put", []string{"A: is stopped before: put", "B: has the lock", "A: put", "A: has the lock"}, oversold},
 		{&writeALock, "testdata/deletes-any", []string{"etcd ends its lease", "B: has the lock", "A: delete", "C: has the lock"}, oversold},
