@@ -122,6 +122,8 @@ func answer(op string, e *shop.Event) string {
 		return "the lock is held by another"
 	case op == shop.Unlock:
 		return "has unlocked"
+	case op == shop.UnlockFormer:
+		return "has unlocked its former grant"
 	case op == shop.Lost:
 		return "learns that its lock is lost"
 	}

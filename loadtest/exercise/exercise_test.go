@@ -41,6 +41,7 @@ func TestChecks(t *testing.T) {
 		{&unlockOnlyYourOwn, "tasks", []string{"A: has the lock", "etcd ends its lease", "B: has the lock", "A: delete", "C: has the lock"}, oversold},
 		{&unlockOnlyYourOwn, "testdata/get-then-delete", []string{"A: get", "A: is stopped before: delete", "B: has the lock", "A: delete", "C: has the lock"}, oversold},
 		{&unlockOnlyYourOwn, "testdata/never-unlocks", []string{"A: has unlocked", "B: the lock is held by another"}, "B was refused the lock"},
+		{&unlockOnlyYourOwn, "testdata/compare-owner", []string{"A: has the lock", "etcd ends its lease", "A: has the lock", "A: if value(lock/sneaker) = \"A\"", "A: has unlocked its former grant", "B: has the lock"}, oversold},
 		{&unlockOnlyYourOwn, "testdata/solved", nil, ""},
 		{&pausedHolder, "tasks", []string{"A: has the lock", "A: SELECT", "A: its process is paused", "B: has the lock", "B: COMMIT", "A: its process goes on", "A: COMMIT"}, oversold},
 		{&pausedHolder, "testdata/look-at-the-lease", []string{"A: its process is paused", "B: COMMIT", "A: UPDATE", "A: COMMIT"}, oversold},
@@ -57,6 +58,7 @@ func TestChecks(t *testing.T) {
 		{&writeALock, "testdata/get-then-put", []string{"A: is stopped before: put", "B: has the lock", "A: put", "A: has the lock"}, oversold},
 		{&writeALock, "testdata/deletes-any", []string{"etcd ends its lease", "B: has the lock", "A: delete", "C: has the lock"}, oversold},
 		{&writeALock, "testdata/no-renewal", []string{"A: works for", "B: has the lock"}, "B got the lock although another holds it"},
+		{&writeALock, "testdata/compare-owner", []string{"A: has the lock", "etcd ends its lease", "A: has the lock", "A: if value(lock/sneaker) = \"A\"", "A: has unlocked its former grant", "B: has the lock"}, oversold},
 		{&writeALock, "testdata/solved", nil, ""},
 	} {
 		t.Run(tt.exercise.Name+"/"+filepath.Base(tt.dir), func(t *testing.T) {

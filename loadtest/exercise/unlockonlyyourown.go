@@ -19,6 +19,7 @@ var unlockOnlyYourOwn = Exercise{
 			r.noKeys()
 		})
 		c.lateUnlock(shop.TryLockOp)
+		c.unlockFormer(shop.TryLockOp)
 	},
 }
 
@@ -40,17 +41,41 @@ func (c *check) lateUnlock(lock string) {
 			}
 			r.seller(b).Read()
 			a.end() // with an error or without
-			e := other.do(shop.TryLockOp)
-			if e.Err == "" && e.OK { // two holders
-				r.seller(other).Read()
-				r.sell(b)
-				r.sell(other)
-				return true
-			}
-			r.sell(b)
-			b.unlock()
-			other.tryLock(true)
-			other.unlock()
+			r.stillHolds(b, other)
 			return true
 		})
+}
+
+// unlockFormer ends A's lease, lets A lock again and then unlock what it held before, and lets
+// B try. Here, unlike in lateUnlock, the key has the owner that A's unlock expects.
+func (c *check) unlockFormer(lock string) {
+	c.once("A's lease ends, A locks again, and then unlocks its former grant",
+		"Both grants are A's, so the owner does not tell them apart. What does the key of each grant have that no other key has?",
+		1, func(r *round) {
+			a, b := r.buyer("A"), r.buyer("B")
+			a.tryLock(true)
+			r.endLease(a)
+			if e := a.do(lock); e.Err != "" || lock == shop.TryLockOp && !e.OK {
+				r.fail("A did not get the lock again, although its lease has ended")
+			}
+			r.seller(a).Read()
+			a.do(shop.UnlockFormer) // with an error or without
+			r.stillHolds(a, b)
+		})
+}
+
+// stillHolds checks that the holder, which has read the stock, has kept the lock while another
+// grant was unlocked. If other gets the lock, both sell.
+func (r *round) stillHolds(holder, other *buyer) {
+	e := other.do(shop.TryLockOp)
+	if e.Err == "" && e.OK { // two holders
+		r.seller(other).Read()
+		r.sell(holder)
+		r.sell(other)
+		return
+	}
+	r.sell(holder)
+	holder.unlock()
+	other.tryLock(true)
+	other.unlock()
 }

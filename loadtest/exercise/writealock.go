@@ -56,6 +56,7 @@ var writeALock = Exercise{
 				return reached
 			})
 		c.lateUnlock(shop.Lock)
+		c.unlockFormer(shop.Lock)
 		c.once("B's wait is cancelled", "What has B left in etcd when its context ends?", 1, func(r *round) {
 			a, b, other := r.buyer("A"), r.buyer("B"), r.buyer("C")
 			a.lock()

@@ -48,6 +48,8 @@ const (
 	Unlock    = "unlock" // the latest grant
 	Lost      = "lost"   // wait until the latest grant is lost
 	IsLost    = "islost" // is the latest grant lost?
+	// UnlockFormer unlocks the grant before the latest.
+	UnlockFormer = "unlock of the former grant"
 )
 
 // Event is what a buyer tells the check.
@@ -158,7 +160,8 @@ func openLock(code Code, cfg Config, steps *steps) (lock.Locker, error) {
 	case err != nil:
 		return nil, err
 	case code.NewTryLock != nil:
-		return tryLocker{code.NewTryLock(client, cfg.Name)}, nil
+		newLock := func() TryLock { return code.NewTryLock(client, cfg.Name) }
+		return &tryLocker{newLock: newLock, next: newLock()}, nil
 	case code.NewLocker != nil:
 		return code.NewLocker(client, cfg.Name, cfg.TTL), nil
 	}
@@ -172,6 +175,7 @@ type buyer struct {
 	conn   *Conn
 	locker lock.Locker
 	held   lock.Held // the latest grant
+	former lock.Held // the grant before it
 	cancel func()    // ends the context of the current operation
 }
 
@@ -198,6 +202,8 @@ func (b *buyer) do(ctx context.Context, c Command) Event {
 		}
 	case Unlock:
 		err = b.held.Unlock(ctx)
+	case UnlockFormer:
+		err = b.former.Unlock(ctx)
 	case Lost:
 		select {
 		case <-b.held.Lost():
@@ -227,7 +233,7 @@ func (b *buyer) do(ctx context.Context, c Command) Event {
 
 func (b *buyer) take(held lock.Held, err error) error {
 	if err == nil {
-		b.held = held
+		b.former, b.held = b.held, held
 	}
 	return err
 }
@@ -282,24 +288,30 @@ func (s *steps) send(e Event) {
 	}
 }
 
-// tryLocker makes a TryLock a lock.Locker, as far as the check needs one.
-type tryLocker struct{ lock TryLock }
+// tryLocker makes a TryLock a lock.Locker, as far as the check needs one. Unlock of a TryLock
+// does not say which grant it means, so that each grant has a TryLock of its own.
+type tryLocker struct {
+	newLock func() TryLock
+	next    TryLock // has no grant yet
+}
 
-func (l tryLocker) TryLock(ctx context.Context, _ string) (lock.Held, error) {
-	switch ok, err := l.lock.TryLock(ctx); {
+func (l *tryLocker) TryLock(ctx context.Context, _ string) (lock.Held, error) {
+	switch ok, err := l.next.TryLock(ctx); {
 	case err != nil:
 		return nil, err
 	case !ok:
 		return nil, lock.ErrHeld
 	}
-	return tryHeld{l.lock}, nil
+	held := tryHeld{l.next}
+	l.next = l.newLock()
+	return held, nil
 }
 
-func (l tryLocker) Lock(ctx context.Context, name string) (lock.Held, error) {
+func (l *tryLocker) Lock(ctx context.Context, name string) (lock.Held, error) {
 	return l.TryLock(ctx, name)
 }
 
-func (tryLocker) Close(context.Context) error { return nil }
+func (*tryLocker) Close(context.Context) error { return nil }
 
 type tryHeld struct{ TryLock }
 

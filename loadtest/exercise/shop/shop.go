@@ -36,7 +36,8 @@ type Code struct {
 	// BuyHolding is Buy for a holder of the SKU's lock. stock.ErrFenced means that the
 	// lock has a later holder, so that nothing was written.
 	BuyHolding func(ctx context.Context, db *Conn, held lock.Held, order Order) (sold bool, err error)
-	// NewTryLock makes the SKU's lock in etcd. owner differs from process to process.
+	// NewTryLock makes the SKU's lock in etcd. owner differs from process to process. A
+	// process makes one for each grant, all with the same owner.
 	NewTryLock func(client *clientv3.Client, owner string) TryLock
 	// NewLocker makes a lock in etcd, whose grants survive their process for ttl.
 	NewLocker func(client *clientv3.Client, owner string, ttl time.Duration) lock.Locker
