@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -64,6 +65,11 @@ const (
 	closingTimeout = time.Minute
 	// withdrawTimeout bounds the withdrawal of what was put on sale.
 	withdrawTimeout = 30 * time.Second
+	// refusedPatience bounds how long one call beside the load is repeated. It is longer than
+	// the 10 s of a usual request limit, which the load may have used up.
+	refusedPatience = 15 * time.Second
+	// answerTimeout bounds the wait for one target, while there are others to ask.
+	answerTimeout = 2 * time.Second
 )
 
 // Run attacks a running service. It creates new SKUs, does not touch others, and withdraws
@@ -92,7 +98,13 @@ func (c *attackCmd) Run(ctx context.Context, s streams) (err error) {
 		}
 	}
 	defer context.AfterFunc(ctx, func() { signal.Reset(os.Interrupt, syscall.SIGTERM) })()
-	defer func() { err = errors.Join(err, c.withdraw(ctx, s)) }()
+	defer func() {
+		stay := c.withdraw(ctx, s)
+		if stay != nil && judged(err) {
+			fmt.Fprintf(s.err, "loadtest: %v\n", stay) // main prints no error of a judged run
+		}
+		err = errors.Join(err, stay)
+	}()
 	return c.sell(ctx, s, db, plan)
 }
 
@@ -177,17 +189,23 @@ func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Databas
 		return cmp.Or(context.Cause(signalled), err)
 	}
 	var rounds []proof.Round
+	var failed error // of the challenge
 	if signalled.Err() == nil {
-		rounds, err = c.challenge(ctx, progress, "", plan, c.JWTSecret, signalled.Done(), func(skus *attack.Plan) error {
+		c.preferAnswering(ctx)
+		rounds, failed = c.challenge(ctx, progress, "", plan, c.JWTSecret, signalled.Done(), func(skus *attack.Plan) error {
 			return c.offer(ctx, skus, int64(len(skus.SKUs)))
 		})
-		if err != nil {
-			return err
-		}
 	}
 	interrupted := signalled.Err() != nil
 	progress.stop()
-	records, err := c.read(ctx, db, listed, append(rounds, proof.Round{Plan: plan, Answers: result.Answers, Units: setting.Stock}))
+	c.preferAnswering(ctx)
+	all := proof.Round{Plan: plan, Answers: result.Answers, Units: setting.Stock}
+	records, err := c.read(ctx, db, listed, append(rounds, all))
+	if err != nil && len(rounds) > 0 {
+		// The load's figures do not depend on the records of the challenge.
+		failed, rounds = cmp.Or(failed, err), nil
+		records, err = c.read(ctx, db, listed, []proof.Round{all})
+	}
 	if err != nil {
 		return err
 	}
@@ -195,7 +213,11 @@ func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Databas
 	load.Samples = samples
 	run := proof.Assess(setting, result, load)
 	run.Interrupted = interrupted
-	run.Weigh(proof.Challenged(rounds, records))
+	challenge := proof.Challenged(rounds, records)
+	if failed != nil {
+		challenge.Failed = failed.Error()
+	}
+	run.Weigh(challenge)
 	return c.publish(s, &proof.Proof{Seed: plan.Seed, Partial: db == nil && !listed, Runs: []proof.Run{run}})
 }
 
@@ -227,22 +249,40 @@ func (c *attackCmd) database(ctx context.Context) (*proof.Database, error) {
 }
 
 func (c *attackCmd) service(target string) *attack.Service {
-	return &attack.Service{URL: target, AdminToken: c.AdminToken, JWTSecret: c.JWTSecret}
+	return &attack.Service{URL: target, AdminToken: c.AdminToken, JWTSecret: c.JWTSecret, Patience: refusedPatience}
+}
+
+// preferAnswering moves the first target that answers to the front: the calls beside the
+// load go there, and the load may have brought a target down.
+func (c *attackCmd) preferAnswering(ctx context.Context) {
+	if len(c.Targets) == 1 {
+		return
+	}
+	for i, target := range c.Targets {
+		asked, cancel := context.WithTimeout(ctx, answerTimeout)
+		answers := c.service(target).Answers(asked)
+		cancel()
+		if answers {
+			c.Targets = slices.Concat(c.Targets[i:], c.Targets[:i]) // the plan keeps its own order
+			return
+		}
+	}
 }
 
 // offer puts the SKUs of a plan on sale, and waits until each target shows them.
 func (c *attackCmd) offer(ctx context.Context, plan *attack.Plan, units int64) error {
-	service := c.service(plan.Targets[0])
+	service := c.service(c.Targets[0])
 	for i, sku := range plan.SKUs {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		// A signal must not leave it unknown whether the SKU was created.
-		err := service.PutOnSale(context.WithoutCancel(ctx), sku, share(units, len(plan.SKUs), i))
-		if err == nil || errors.Is(err, context.DeadlineExceeded) {
-			c.onSale = append(c.onSale, sku)
-		}
-		if err != nil {
+		// Nor must an answer that does not arrive: only a definite one removes the SKU again.
+		c.onSale = append(c.onSale, sku)
+		if err := service.PutOnSale(context.WithoutCancel(ctx), sku, share(units, len(plan.SKUs), i)); err != nil {
+			if _, ok := errors.AsType[*attack.NotCreatedError](err); ok {
+				c.onSale = c.onSale[:len(c.onSale)-1]
+			}
 			return err
 		}
 	}
@@ -256,7 +296,7 @@ func (c *attackCmd) offer(ctx context.Context, plan *attack.Plan, units int64) e
 			return context.Cause(ctx)
 		}
 		if err != nil {
-			return fmt.Errorf("--target %s does not show the SKU that was created at %s; are both replicas of one service? %w", target, plan.Targets[0], err)
+			return fmt.Errorf("--target %s does not show the SKU that was created at %s; are both replicas of one service? %w", target, c.Targets[0], err)
 		}
 	}
 	return nil
@@ -275,8 +315,12 @@ func (c *attackCmd) conforms(ctx context.Context, plan *attack.Plan) (listed boo
 // withdraw takes off sale what offer put on sale. Other services may not offer that: it
 // then only says what stays on sale.
 func (c *attackCmd) withdraw(ctx context.Context, s streams) error {
+	if len(c.onSale) == 0 {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTimeout)
 	defer cancel()
+	c.preferAnswering(ctx)
 	service := c.service(c.Targets[0])
 	var group errgroup.Group
 	group.SetLimit(callers)

@@ -19,7 +19,7 @@ const (
 
 // challenge lets buyers order last units at once, as proof.Challenge describes: the
 // evidence that a run was exact by design and not by chance. offer puts the SKUs of a plan
-// on sale, with one unit each.
+// on sale, with one unit each. An error comes with the rounds before it.
 func (f *loadFlags) challenge(ctx context.Context, progress *meter, name string, plan attack.Plan, secret string,
 	stop <-chan struct{}, offer func(*attack.Plan) error) (rounds []proof.Round, err error) {
 	contended := 0
@@ -30,7 +30,7 @@ func (f *loadFlags) challenge(ctx context.Context, progress *meter, name string,
 		}
 		round := proof.Round{Plan: plan.Bursts(skus, buyers), Units: proof.Bursts}
 		if err := offer(&round.Plan); err != nil {
-			return nil, err
+			return rounds, err
 		}
 		step, end := progress.task(fmt.Sprintf("%s%d buyers at once for a last unit", name, buyers), proof.ContendedBursts)
 		began := time.Now()
@@ -43,7 +43,7 @@ func (f *loadFlags) challenge(ctx context.Context, progress *meter, name string,
 		})
 		end()
 		if err != nil {
-			return nil, err
+			return rounds, err
 		}
 		rounds = append(rounds, round)
 		if !f.UntilContended || contended >= proof.ContendedBursts || closed(stop) {

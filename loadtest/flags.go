@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -190,6 +191,10 @@ func (f *loadFlags) publish(s streams, p *proof.Proof) error {
 	}
 	return nil
 }
+
+// judged reports whether publish has written and printed a proof before err. err may join
+// errors of what followed.
+func judged(err error) bool { return errors.Is(err, errNotProven) || errors.Is(err, errThreshold) }
 
 type databaseFlags struct {
 	Database sandbox.Product `default:"" enum:",mysql,mariadb" placeholder:"mysql|mariadb" help:"Product of the private database. By default MySQL if it is installed (scripts/setup --mysql), else MariaDB."`

@@ -13,10 +13,13 @@ import (
 	"net/url"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
+
+	"flashsale/internal/sleep"
 )
 
 // serviceTimeout bounds one call outside of the attack. It is longer than the service's
@@ -33,6 +36,10 @@ type Service struct {
 	JWTSecret  string
 	// Client is nil for a shared client with few connections.
 	Client *http.Client
+	// Patience bounds how long a call is repeated: on 429 and 503, by which a service says
+	// that it did nothing, and for calls that may be made twice (GET and DELETE) also on other
+	// 5xx and without an answer. 0 is no repetition.
+	Patience time.Duration
 }
 
 // Stock is a SKU's stock, as the service shows it.
@@ -57,6 +64,13 @@ var ErrNotFound = errors.New("not found")
 // ErrNoWithdrawal means that the service has no call to withdraw a SKU.
 var ErrNoWithdrawal = errors.New("the service cannot withdraw a SKU")
 
+// NotCreatedError is an error of PutOnSale after an answer that says that the call did not
+// create the SKU. After any other error, the SKU may be on sale.
+type NotCreatedError struct{ err error }
+
+func (e *NotCreatedError) Error() string { return e.err.Error() }
+func (e *NotCreatedError) Unwrap() error { return e.err }
+
 // PutOnSale creates a SKU with a number of units. It returns an error if the SKU exists.
 func (s *Service) PutOnSale(ctx context.Context, sku string, units int64) error {
 	return s.put(ctx, sku, map[string]any{"name": "Load test " + sku, "price_cents": 1000, "currency": "EUR", "units": units})
@@ -69,17 +83,31 @@ func (s *Service) PutOnSaleForPeople(ctx context.Context, sku string, units int6
 }
 
 func (s *Service) put(ctx context.Context, sku string, body map[string]any) error {
-	status, err := s.call(ctx, http.MethodPut, "/v1/admin/skus/"+url.PathEscape(sku), s.AdminToken, body, nil)
-	switch {
-	case status == http.StatusUnauthorized || status == http.StatusForbidden:
-		err = fmt.Errorf("check --admin-token: %w", err)
-	case err == nil && status != http.StatusCreated:
-		err = errors.New("the SKU exists already; another --seed gives another name")
-	}
+	got, err := s.repeat(ctx, http.MethodPut, "/v1/admin/skus/"+url.PathEscape(sku), s.AdminToken, body)
 	if err != nil {
 		return fmt.Errorf("put %s on sale: %w", sku, err)
 	}
-	return nil
+	err = got.decode(nil)
+	switch {
+	case got.StatusCode == http.StatusUnauthorized || got.StatusCode == http.StatusForbidden:
+		err = fmt.Errorf("check --admin-token: %w", err)
+	case err == nil && got.StatusCode != http.StatusCreated:
+		err = errors.New("the SKU exists already; another --seed gives another name")
+	}
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("put %s on sale: %w", sku, err)
+	if got.unsure || got.StatusCode >= http.StatusInternalServerError || got.StatusCode == http.StatusRequestTimeout {
+		return err
+	}
+	return &NotCreatedError{err}
+}
+
+// Answers reports whether the replica gives any answer but a 5xx.
+func (s *Service) Answers(ctx context.Context) bool {
+	got, err := s.ask(ctx, http.MethodGet, "/readyz", "", nil)
+	return err == nil && got.StatusCode < http.StatusInternalServerError
 }
 
 // Withdraw takes a SKU off sale, if it is there. It returns ErrNoWithdrawal if the service
@@ -142,21 +170,83 @@ func (s *Service) Pay(ctx context.Context, id uuid.UUID, customer string) (statu
 
 // call returns the status of an answer below 300 and decodes its body into out.
 func (s *Service) call(ctx context.Context, method, path, token string, in, out any) (int, error) {
-	got, err := s.ask(ctx, method, path, token, in)
+	got, err := s.repeat(ctx, method, path, token, in)
 	if err != nil {
-		return 0, fmt.Errorf("%s %s: %w", method, s.URL+path, err)
+		return 0, err
 	}
+	return got.StatusCode, got.decode(out)
+}
+
+// decode decodes the body of an answer below 300 into out, unless that is nil. Of another
+// answer it returns an error.
+func (a *answer) decode(out any) error {
+	call := a.Request.Method + " " + a.Request.URL.String()
 	switch {
-	case got.problem.is("unknown-order"), got.problem.is("unknown-sku"):
-		return got.StatusCode, fmt.Errorf("%s %s: %w", method, got.Request.URL, ErrNotFound)
-	case got.StatusCode >= http.StatusMultipleChoices:
-		return got.StatusCode, fmt.Errorf("%s %s: %s", method, got.Request.URL, got.described())
+	case a.problem.is("unknown-order"), a.problem.is("unknown-sku"):
+		return fmt.Errorf("%s: %w", call, ErrNotFound)
+	case a.StatusCode >= http.StatusMultipleChoices:
+		return fmt.Errorf("%s: %s", call, a.described())
 	case out != nil:
-		if err := json.Unmarshal(got.body, out); err != nil {
-			return got.StatusCode, fmt.Errorf("%s %s: %w", method, got.Request.URL, err)
+		if err := json.Unmarshal(a.body, out); err != nil {
+			return fmt.Errorf("%s: %w", call, err)
 		}
 	}
-	return got.StatusCode, nil
+	return nil
+}
+
+// pauses are between the repetitions of a call. The first is short: a request limit often
+// has room again at once.
+var pauses = sleep.Backoff{Min: 50 * time.Millisecond, Max: 2 * time.Second}
+
+// repeat makes a call, again and again while Patience allows it. It waits for Retry-After,
+// if that is longer than its own pause. It returns the last answer or error.
+func (s *Service) repeat(ctx context.Context, method, path, token string, in any) (*answer, error) {
+	ends := time.Now().Add(s.Patience)
+	pause, unsure := pauses, false
+	for {
+		got, err := s.ask(ctx, method, path, token, in)
+		if err != nil {
+			err = fmt.Errorf("%s %s: %w", method, s.URL+path, err)
+		} else {
+			got.unsure = unsure
+		}
+		if !repeatable(method, got) {
+			return got, err
+		}
+		wait := pause.Next()
+		if got != nil {
+			wait = max(wait, got.retryAfter())
+		}
+		// Cut short, a wait for Retry-After would only end in the next refusal.
+		if time.Now().Add(wait).After(ends) || sleep.For(ctx, wait) != nil {
+			return got, err
+		}
+		unsure = unsure || got == nil || got.StatusCode >= http.StatusInternalServerError
+	}
+}
+
+// repeatable reports whether a call may be made again after an answer, or without one.
+func repeatable(method string, got *answer) bool {
+	twice := method == http.MethodGet || method == http.MethodDelete
+	if got == nil {
+		return twice
+	}
+	switch got.StatusCode {
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		return true
+	case http.StatusNotImplemented:
+		return false
+	}
+	return twice && got.StatusCode >= http.StatusInternalServerError
+}
+
+// retryAfter returns 0 if the answer does not name seconds.
+func (a *answer) retryAfter() time.Duration {
+	seconds, err := strconv.ParseUint(a.Header.Get("Retry-After"), 10, 31)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
 }
 
 type answer struct {
@@ -164,6 +254,8 @@ type answer struct {
 	body           []byte
 	problem        problem
 	location       string // of a redirect, else ""
+	// unsure: an earlier attempt of the same call may have been carried out.
+	unsure bool
 }
 
 // ask makes a call. header is names, each with its value.

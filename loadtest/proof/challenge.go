@@ -59,6 +59,8 @@ type Challenge struct {
 	AnswerMS float64 `json:"answer_ms"`
 	// AnsweredBy is the replicas that answered.
 	AnsweredBy []Replica `json:"answered_by"`
+	// Failed is the error that ended the challenge early, or "".
+	Failed string `json:"failed,omitempty"`
 	Outcome
 }
 

@@ -64,8 +64,11 @@ func (r *Run) Sentence() string {
 	if r.Challenge != nil && r.Challenge.Bursts > 0 {
 		s += ". " + r.Challenge.sentence()
 	}
-	if r.Verdict == strategy.NotChallenged {
+	switch {
+	case r.Verdict == strategy.NotChallenged:
 		s += ". " + r.unproven()
+	case r.Challenge != nil && r.Challenge.Failed != "":
+		s += ". The challenge failed: " + r.Challenge.Failed
 	}
 	if r.Verdict != r.Expected {
 		s += fmt.Sprintf(". Expected: %s", r.Expected)
@@ -96,6 +99,8 @@ func (r *Run) unproven() string {
 	switch {
 	case c == nil || r.Interrupted:
 		return "Not challenged: the attack ended before enough orders had raced for last units"
+	case c.Failed != "":
+		return "Not challenged: the challenge failed: " + c.Failed
 	case c.Errors+c.Ambiguous > c.Offered/4:
 		return fmt.Sprintf("Not challenged: %d of these %d orders got no decision (%s). Raise the limits of the service for this test, if it has any",
 			c.Errors+c.Ambiguous, c.Offered, c.Reasons[0])
