@@ -76,6 +76,7 @@ const (
 // its own at the end. The first signal ends the load: what there is gets written. A second
 // one ends the program at once.
 func (c *attackCmd) Run(ctx context.Context, s streams) (err error) {
+	defer func() { err = c.end("attack", err) }()
 	for i, target := range c.Targets {
 		if c.Targets[i], err = attack.ParseTarget(target); err != nil {
 			return err
@@ -83,6 +84,9 @@ func (c *attackCmd) Run(ctx context.Context, s streams) (err error) {
 	}
 	plan, err := c.load()
 	if err != nil {
+		return err
+	}
+	if err := c.begin(); err != nil {
 		return err
 	}
 	db, err := c.database(ctx)
@@ -165,15 +169,17 @@ func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Databas
 	setting := proof.Setting{
 		Replicas: len(c.Targets), Expected: strategy.Exact, Stock: c.units(row, &plan), Plan: plan,
 	}
+	listed, err := c.conforms(signalled, &plan)
+	if err != nil {
+		return err
+	}
+	// Opening the files empties them: a service that cannot be attacked must not cost the
+	// earlier results.
 	results, closed, err := c.results()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, closed()) }()
-	listed, err := c.conforms(signalled, &plan)
-	if err != nil {
-		return err
-	}
 	if err := c.offer(signalled, &plan, setting.Stock); err != nil {
 		return err
 	}

@@ -134,13 +134,14 @@ func refuse(w http.ResponseWriter, status int) bool {
 	return true
 }
 
-// attackShop returns the folder of the results, and what the attack wrote.
-func attackShop(t *testing.T, targets ...string) (dir, said string, err error) {
+// attackShop returns the folder of the results, and what the attack wrote. targets are
+// separated by commas.
+func attackShop(t *testing.T, targets string, more ...string) (dir, said string, err error) {
 	t.Helper()
 	dir = t.TempDir()
 	var out bytes.Buffer
-	err = run(t.Context(), []string{"attack", "--target=" + strings.Join(targets, ","), "--jwt-secret=any", "--admin-token=admin", "--seed=10",
-		"--rate=100", "--duration=1s", "--stock=20", "--out=" + dir}, &out, &out)
+	err = run(t.Context(), append([]string{"attack", "--target=" + targets, "--jwt-secret=any", "--admin-token=admin", "--seed=10",
+		"--rate=100", "--duration=1s", "--stock=20", "--out=" + dir}, more...), &out, &out)
 	return dir, out.String(), err
 }
 
@@ -239,7 +240,7 @@ func TestFirstTargetThatAnswersIsAskedForTheResult(t *testing.T) {
 		shop.ServeHTTP(w, r)
 	}))
 	t.Cleanup(failing.Close)
-	dir, said, err := attackShop(t, failing.URL, shop.serve(t))
+	dir, said, err := attackShop(t, failing.URL+","+shop.serve(t))
 	if !errors.Is(err, errNotProven) {
 		t.Fatalf("got %v, want %v\n%s", err, errNotProven, said)
 	}

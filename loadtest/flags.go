@@ -86,12 +86,13 @@ type loadFlags struct {
 	UntilContended bool          `help:"If too few bursts were contended for a verdict, repeat the challenge with twice as many buyers, up to ${max_buyers}."`
 	Threshold      []string      `sep:"none" placeholder:"METRIC<VALUE" help:"Exit with status 99 unless the figure of each run holds, such as 'p99<50ms' or 'errors<0.1%'; repeatable. METRIC is p50, p95, p99, p99.9 or max, also accepted.p99, refused.p99, or of one call such as pay.p99; errors, ambiguous (a number, or % of all requests), rate or accepted_per_second. Operators are <, <=, > and >=."`
 	Compare        string        `placeholder:"FILE" help:"An earlier proof.json: show how the figures differ, and which are worse by more than noise. The exit status does not depend on it."`
-	JUnit          string        `name:"junit" placeholder:"FILE" help:"Write the verdicts and thresholds as JUnit's XML, for CI."`
+	JUnit          string        `name:"junit" placeholder:"FILE" help:"Write the verdicts and thresholds, or the error that ended the run, as JUnit's XML, for CI."`
 	seedFlag
 	outFlag `embed:"" set:"file=proof.json and report.html"`
 
 	thresholds []proof.Threshold
 	before     *proof.Proof // of --compare
+	published  *proof.Proof // nil until publish has saved it
 }
 
 // plan returns the plan; its targets may still be unknown.
@@ -152,6 +153,29 @@ func share(units int64, skus, i int) int64 {
 	return n
 }
 
+// begin removes the result of an earlier run: after a failure, CI would take it for the
+// result of this one. A file that --compare names stays, as it is the user's reference.
+func (f *loadFlags) begin() error {
+	for _, file := range []string{filepath.Join(f.Out, report.ProofFile), filepath.Join(f.Out, report.PageFile), f.JUnit} {
+		if file == "" || f.Compare != "" && filepath.Clean(file) == filepath.Clean(f.Compare) {
+			continue
+		}
+		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove the result of an earlier run: %w", err)
+		}
+	}
+	return nil
+}
+
+// end writes an error that publish has not shown into the file of --junit. It returns err,
+// with its own.
+func (f *loadFlags) end(command string, err error) error {
+	if f.JUnit == "" || err == nil || judged(err) {
+		return err
+	}
+	return errors.Join(err, report.SaveJUnitError(f.JUnit, command, f.published, err))
+}
+
 // publish settles, saves and prints the proof. It returns errNotProven if the proof
 // failed, else errThreshold if a threshold did.
 func (f *loadFlags) publish(s streams, p *proof.Proof) error {
@@ -167,6 +191,7 @@ func (f *loadFlags) publish(s streams, p *proof.Proof) error {
 	if err := report.Save(f.Out, p); err != nil {
 		return err
 	}
+	f.published = p
 	if f.JUnit != "" {
 		if err := report.SaveJUnit(f.JUnit, p); err != nil {
 			return err

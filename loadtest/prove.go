@@ -32,7 +32,8 @@ type proveCmd struct {
 
 // Run proves one strategy after the other, on the same servers. Each has its own
 // database and replicas.
-func (c *proveCmd) Run(ctx context.Context, s streams) error {
+func (c *proveCmd) Run(ctx context.Context, s streams) (err error) {
+	defer func() { err = c.end("prove", err) }()
 	strategies, fence, err := c.parse()
 	if err != nil {
 		return err
@@ -48,6 +49,9 @@ func (c *proveCmd) Run(ctx context.Context, s streams) error {
 		return errors.New("--mysql-nodes is for a private database; omit it with --mysql-dsn, which may list several hosts")
 	}
 	if err := lockserver.Check(strategies...); err != nil {
+		return err
+	}
+	if err := c.begin(); err != nil {
 		return err
 	}
 	servers, err := c.servers(ctx, s)

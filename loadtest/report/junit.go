@@ -29,6 +29,7 @@ type (
 		Class   string   `xml:"classname,attr"`
 		Time    string   `xml:"time,attr"`
 		Failure *failure `xml:"failure"`
+		Error   *failure `xml:"error"`
 	}
 	failure struct {
 		Message string `xml:"message,attr"`
@@ -40,12 +41,35 @@ type (
 // SaveJUnit writes the proof as JUnit's XML: a suite for each run, with a case for its
 // verdict and one for each threshold.
 func SaveJUnit(file string, p *proof.Proof) error {
-	var all testSuites
+	return saveJUnit(file, suitesOf(p))
+}
+
+// SaveJUnitError writes a suite for a command that ended with an error, after those of the
+// proof. p is nil if there is none.
+func SaveJUnitError(file, command string, p *proof.Proof, ended error) error {
+	all := suitesOf(p)
+	name := "loadtest " + command
+	all.Suites = append(all.Suites, testSuite{
+		Name: name, Tests: 1, Errors: 1, Time: "0.000", Timestamp: stamp(time.Now()),
+		Cases: []testCase{{
+			Name: command + " ends without an error", Class: name, Time: "0.000",
+			Error: &failure{Message: ended.Error(), Type: "error", Text: ended.Error()},
+		}},
+	})
+	return saveJUnit(file, all)
+}
+
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05") }
+
+func suitesOf(p *proof.Proof) (all testSuites) {
+	if p == nil {
+		return all
+	}
 	for i := range p.Runs {
 		r := &p.Runs[i]
 		suite := testSuite{
 			Name: "loadtest " + r.Name(), Time: fmt.Sprintf("%.3f", r.DurationMS/1e3),
-			Timestamp: r.Started.UTC().Format("2006-01-02T15:04:05"),
+			Timestamp: stamp(r.Started),
 		}
 		add := func(name string, seconds time.Duration, ok bool, kind, why string) {
 			c := testCase{Name: name, Class: suite.Name, Time: fmt.Sprintf("%.3f", seconds.Seconds())}
@@ -62,6 +86,10 @@ func SaveJUnit(file string, p *proof.Proof) error {
 		}
 		all.Suites = append(all.Suites, suite)
 	}
+	return all
+}
+
+func saveJUnit(file string, all testSuites) error {
 	text, err := xml.MarshalIndent(all, "", "  ")
 	if err == nil {
 		err = Replace(file, append([]byte(xml.Header), append(text, '\n')...), 0o644)

@@ -2,6 +2,7 @@ package report
 
 import (
 	"encoding/xml"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,5 +43,30 @@ func TestJUnitHasEachVerdictAndThreshold(t *testing.T) {
 	var read testSuites
 	if err := xml.Unmarshal(text, &read); err != nil || len(read.Suites) != 2 || len(read.Suites[0].Cases) != 3 {
 		t.Errorf("read back: %v, %+v", err, read)
+	}
+}
+
+func TestJUnitHasAnErrorBesideTheProof(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "junit.xml")
+	for _, tt := range []struct {
+		proof *proof.Proof
+		want  int // suites
+	}{{nil, 1}, {&proof.Proof{Runs: []proof.Run{{Verdict: strategy.Exact, Expected: strategy.Exact}}}, 2}} {
+		if err := SaveJUnitError(file, "attack", tt.proof, errors.New("no <answer>")); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var read testSuites
+		if err := xml.Unmarshal(text, &read); err != nil || len(read.Suites) != tt.want {
+			t.Fatalf("read back: %v, %+v, want %d suites", err, read, tt.want)
+		}
+		last := read.Suites[tt.want-1]
+		if last.Name != "loadtest attack" || last.Errors != 1 || last.Failures != 0 || last.Cases[0].Failure != nil || last.Cases[0].Error.Message != "no <answer>" {
+			t.Errorf("got %+v in\n%s", last, text)
+		}
 	}
 }
