@@ -68,6 +68,9 @@ const (
 	// refusedPatience bounds how long one call beside the load is repeated. It is longer than
 	// the 10 s of a usual request limit, which the load may have used up.
 	refusedPatience = 15 * time.Second
+	// offerLimit bounds how long the SKUs of a challenge take. A limit of few requests an hour
+	// would let each of them through, one after the other, for minutes.
+	offerLimit = time.Minute
 	// answerTimeout bounds the wait for one target, while there are others to ask.
 	answerTimeout = 2 * time.Second
 )
@@ -199,6 +202,8 @@ func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Databas
 	if signalled.Err() == nil {
 		c.preferAnswering(ctx)
 		rounds, failed = c.challenge(ctx, progress, "", plan, c.JWTSecret, signalled.Done(), func(skus *attack.Plan) error {
+			ctx, cancel := context.WithTimeoutCause(ctx, offerLimit, fmt.Errorf("its SKUs were not on sale within %s", offerLimit))
+			defer cancel()
 			return c.offer(ctx, skus, int64(len(skus.SKUs)))
 		})
 	}
