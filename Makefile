@@ -2,7 +2,7 @@
 # Ubuntu with Go and root or sudo. ARGS="..." is handed on to what it runs.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-go setup-test setup-all setup-faults setup-kubernetes setup-lint setup-redis setup-release build demo up lab exercise bench faults kubernetes unit test test-all soak lint release pictures screenshots
+.PHONY: help setup setup-go setup-test setup-all setup-faults check-kubernetes setup-kubernetes setup-lint setup-redis setup-release build demo up lab exercise bench faults kubernetes unit test test-all soak lint release pictures screenshots
 
 # Programs for the same commit are the same wherever its tree stands. They say the
 # commit where Git answers. In a tree of another user's it does not, which would stop
@@ -31,7 +31,7 @@ bench: setup setup-redis build ## the service beside its rivals, in at most 15 m
 faults: setup-faults build ## make one part after another fail on real servers, and prove that nothing was lost, in about 25 minutes
 	@bin/loadtest faults $(ARGS)
 
-kubernetes: setup-kubernetes build ## sell on a real Kubernetes of one node, in about 5 minutes (20 the first time: it is built from source)
+kubernetes: check-kubernetes setup-kubernetes build ## sell on a real Kubernetes of one node, in about 5 minutes (20 the first time: it is built from source)
 	@bin/loadtest kubernetes $(ARGS)
 
 unit: ## the tests that need no server, in less than a minute
@@ -90,6 +90,10 @@ setup-all:
 
 setup-faults:
 	@scripts/setup --database --mysql --nftables --faketime
+
+# What the machine lacks must not show only after the programs were built.
+check-kubernetes: build
+	@bin/loadtest kubernetes --check
 
 setup-kubernetes:
 	@scripts/setup --mysql --zookeeper --kubernetes

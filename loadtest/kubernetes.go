@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 
@@ -14,7 +15,8 @@ import (
 
 type kubernetesCmd struct {
 	apiFlag
-	Keep bool `help:"Leave the node running at the end, and print how to use it and how to stop it."`
+	Check bool `help:"Only check whether this machine can run a node, before the programs for it are built: its kernel, and your rights."`
+	Keep  bool `help:"Leave the node running at the end, and print how to use it and how to stop it."`
 	seedFlag
 	outFlag `embed:"" set:"file=kubernetes.json"`
 }
@@ -31,6 +33,12 @@ It needs root, and the programs that scripts/setup --kubernetes builds. The exit
 
 // Run sells on Kubernetes.
 func (c *kubernetesCmd) Run(ctx context.Context, s streams) error {
+	if c.Check {
+		if err := sandbox.CheckMachine(ctx); err != nil {
+			return fmt.Errorf("%w: %w", pods.ErrNoNode, err)
+		}
+		return nil
+	}
 	if err := c.find(); err != nil {
 		return err
 	}
@@ -61,6 +69,12 @@ func keepNode(s streams, n *sandbox.Node) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(s.out, "\nThe node keeps running. Its network is its own:\n\n  export KUBECONFIG=%s\n  %s kubectl get pods -n flashsale\n\nStop it: %s\n", n.Kubeconfig, strings.Join(n.Enter(), " "), stop)
+	_, err = io.WriteString(s.out, keptNode(n.KubectlCommand(), stop))
 	return err
+}
+
+// keptNode says how to use a node and how to stop it. kubectl is the node's own: there is
+// often none on PATH, and only this one is in the node's network.
+func keptNode(kubectl []string, stop string) string {
+	return fmt.Sprintf("\nThe node keeps running. Its network is its own:\n\n  %s get pods -n flashsale\n\nStop it: %s\n", strings.Join(kubectl, " "), stop)
 }

@@ -57,6 +57,7 @@ spec:
 
 func TestNodeRunsAPodBehindAServiceAndLeavesNothingBehind(t *testing.T) {
 	tier.OnlyTestAll(t, "a Kubernetes node")
+	sandboxtest.NeedsNode(t)
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)
 	before := sysctls(t)
@@ -136,6 +137,7 @@ func TestNodeRunsAPodBehindAServiceAndLeavesNothingBehind(t *testing.T) {
 
 func TestNodeLeavesNothingBehindWhenItsStarterIsKilled(t *testing.T) {
 	tier.OnlyTestAll(t, "a Kubernetes node")
+	sandboxtest.NeedsNode(t)
 	temp := t.TempDir()
 	before := sysctls(t)
 	t.Setenv("TMPDIR", temp)
@@ -164,6 +166,7 @@ func TestNodeLeavesNothingBehindWhenItsStarterIsKilled(t *testing.T) {
 // A node that is kept outlives its starter, and ends by the command that Keep returns.
 func TestKeptNodeRunsUntilItIsEnded(t *testing.T) {
 	tier.OnlyTestAll(t, "a Kubernetes node")
+	sandboxtest.NeedsNode(t)
 	starter, lines := startStarter(t, "kept node")
 	was := newRemains(t, lines[0])
 	if err := starter.Wait(); err != nil {
@@ -180,6 +183,7 @@ func TestKeptNodeRunsUntilItIsEnded(t *testing.T) {
 
 func TestNodeNamesTheProgramThatHasEnded(t *testing.T) {
 	tier.OnlyTestAll(t, "a Kubernetes node")
+	sandboxtest.NeedsNode(t)
 	node := startNode(t)
 	was := newRemains(t, node.Dir())
 	went := make(chan error, 1)
@@ -216,6 +220,34 @@ func TestNodeNeedsRoot(t *testing.T) {
 	said, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(said), "only root") || !strings.Contains(string(said), "scripts/setup --kubernetes") {
 		t.Errorf("as another user: %s, %v", said, err)
+	}
+}
+
+// A container without privileges, for example, cannot run a node. Its tests are left out
+// there by name, and what the machine lacks is found before anything is built.
+func TestNodeIsLeftOutWhereTheMachineCannotRunIt(t *testing.T) {
+	tier.OnlyTestAll(t, "root, to drop a right")
+	if os.Geteuid() != 0 {
+		t.Log("only root has the right")
+		return
+	}
+	list := filepath.Join(t.TempDir(), "list")
+	if err := os.WriteFile(list, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const left = "TestNodeNamesTheProgramThatHasEnded"
+	cmd := exec.Command("setpriv", "--bounding-set=-sys_admin", os.Args[0], "-test.run=^"+left+"$", "-test.v")
+	cmd.Env = append(os.Environ(), "FLASHSALE_TEST_LEFT_OUT="+list, "FLASHSALE_TEST_EVERYTHING=yes", "XDG_CACHE_HOME="+t.TempDir())
+	if said, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(said), "--- SKIP: "+left) {
+		t.Errorf("without the right to create namespaces: %v, %s", err, said)
+	}
+	folder, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := folder + " " + left + ": a machine that can run a Kubernetes node: try its namespaces: "
+	if got, err := os.ReadFile(list); err != nil || !strings.HasPrefix(string(got), want) || strings.Count(string(got), "\n") != 1 {
+		t.Errorf("recorded %q, %v, want one line that starts with %q", got, err, want)
 	}
 }
 

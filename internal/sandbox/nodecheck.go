@@ -35,15 +35,15 @@ type nodePrograms struct {
 }
 
 // nodeTrial does in namespaces of its own what a node needs from the kernel, and from
-// the disk of temporary folders: containers are layers upon each other.
+// the disk of temporary folders: containers are layers upon each other. It leaves out
+// what it needs a program for that is not installed yet.
 const nodeTrial = `unshare --mount --net --pid --uts --ipc --fork --kill-child bash -ec '
 folder=$(mktemp -d)
 trap "umount -q $folder/all || true; rm -rf $folder" EXIT
 mkdir $folder/{lower,upper,work,all}
 mount -t overlay overlay -o lowerdir=$folder/lower,upperdir=$folder/upper,workdir=$folder/work $folder/all
-ip link add node0 type bridge
-ip link add left type veth peer name right
-nft "table ip trial { map to { type ipv4_addr . inet_proto . inet_service : verdict; }; chain out { type nat hook output priority -100; }; chain in { type filter hook forward priority 0; ct state new accept; }; }"
+if command -v ip >/dev/null; then ip link add node0 type bridge; ip link add left type veth peer name right; fi
+! command -v nft >/dev/null || nft "table ip trial { map to { type ipv4_addr . inet_proto . inet_service : verdict; }; chain out { type nat hook output priority -100; }; chain in { type filter hook forward priority 0; ct state new accept; }; }"
 [[ -e /proc/sys/net/bridge/bridge-nf-call-iptables ]] || { echo "the kernel module br_netfilter is not loaded: run modprobe br_netfilter"; exit 1; }'`
 
 // CheckNode returns why no Kubernetes node can run here: what is not installed, what
@@ -59,17 +59,39 @@ func checkNode(ctx context.Context) (nodePrograms, error) {
 	}
 	programs, err := findNodePrograms()
 	if os.Geteuid() != 0 {
-		err = errors.Join(err, errors.New("only root can create its namespaces"))
+		err = errors.Join(err, errNotRoot)
 	}
 	if err != nil {
 		return nodePrograms{}, err
 	}
+	return programs, CheckMachine(ctx)
+}
+
+var errNotRoot = errors.New("only root can create its namespaces")
+
+// CheckMachine is CheckNode without the programs, which take a quarter of an hour to
+// build: it returns what only root may do, or what the kernel lacks. Nothing that can be
+// installed helps against that.
+func CheckMachine(ctx context.Context) error {
+	if err := checkHost(); err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return errNotRoot
+	}
+	missing := func(program string) bool {
+		_, err := findProgram(program, source{})
+		return err != nil
+	}
+	if slices.ContainsFunc([]string{"unshare", "bash", "mount"}, missing) {
+		return nil // nothing can be tried: CheckNode, or a node that starts, names the program
+	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := shell(ctx, "try its namespaces", nodeTrial); err != nil {
-		return nodePrograms{}, err
+		return err
 	}
-	return programs, checkCgroups("/sys/fs/cgroup")
+	return checkCgroups("/sys/fs/cgroup")
 }
 
 // checkCgroups returns what a kubelet needs of cgroups and does not find below root. In

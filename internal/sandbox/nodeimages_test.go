@@ -62,6 +62,7 @@ var serverPods = []struct {
 
 func TestImagesRunInPods(t *testing.T) {
 	tier.OnlyTestAll(t, "a Kubernetes node, ZooKeeper, MariaDB and MySQL")
+	sandboxtest.NeedsNode(t)
 	mysql, err := sandbox.MySQLImage("flashsale.local/mysql:1")
 	if err != nil {
 		t.Fatal(err)

@@ -52,6 +52,9 @@ func TestLessons(t *testing.T) {
 	})
 	for _, l := range lesson.All() {
 		t.Run(l.Name, func(t *testing.T) {
+			if slices.Contains(l.Servers, lesson.Node) {
+				sandboxtest.NeedsNode(t)
+			}
 			var out bytes.Buffer
 			if err := l.Run(t.Context(), bed, &out); err != nil {
 				t.Fatalf("%v\n%s", err, out.String())

@@ -7,12 +7,14 @@ import (
 	"path/filepath"
 	"testing"
 
+	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/proof"
 )
 
 // All of it, on a real node: what make kubernetes does.
 func TestSalesOnKubernetes(t *testing.T) {
+	sandboxtest.NeedsNode(t)
 	api := filepath.Join(t.TempDir(), "api")
 	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=false", "-o", api, "./cmd/api")
 	build.Dir, build.Env = "../..", append(os.Environ(), "CGO_ENABLED=0")

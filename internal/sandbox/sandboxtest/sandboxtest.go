@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"flashsale/internal/sandbox"
@@ -49,6 +50,17 @@ func NeedsDatabase(tb testing.TB) {
 	tb.Helper()
 	if err := sandbox.DatabaseInstalled(); missing(err) {
 		tier.LeaveOut(tb, ownServers)
+	}
+}
+
+// NeedsNode skips a test where this machine's kernel, or this process's rights, cannot run
+// a Kubernetes node, as in a container without privileges. The test must fail if only a
+// program is missing.
+func NeedsNode(tb testing.TB) {
+	tb.Helper()
+	if err := sandbox.CheckMachine(tb.Context()); err != nil {
+		why := strings.Join(strings.Fields(err.Error()), " ") // in the list, one line is one test
+		tier.LeaveOut(tb, "a machine that can run a Kubernetes node: "+why)
 	}
 }
 
