@@ -28,7 +28,8 @@ const (
 )
 
 // committer writes the batches of a replica's desks, in groups of one packet each. A
-// SKU whose row has changed stops the packet, and leaves the group.
+// SKU whose row has changed stops the packet, and leaves the group. So does a SKU whose
+// orders would bring a customer above the bound on unpaid orders.
 type committer struct {
 	cfg   *Config
 	lanes lanes[*write]
@@ -59,8 +60,8 @@ func (w *write) take() stock.Take {
 }
 
 // commit writes w, after earlier writes, and returns the outcome. It wrote nothing if the
-// row differs from the tenure's copy (stock.ErrFenced), or after a duplicate key or a
-// retryable error. stock.ErrOutcomeUnknown has to be resolved.
+// row differs from the tenure's copy (stock.ErrFenced), if a customer would have too many
+// unpaid orders (ErrTooManyUnpaid), or after a duplicate key or a retryable error. stock.ErrOutcomeUnknown has to be resolved.
 func (c *committer) commit(ctx context.Context, w *write) error {
 	w.done = make(chan error, 1)
 	if w.alone {
@@ -83,7 +84,7 @@ func (c *committer) write(ctx context.Context, group []*write) {
 	// All groups lock rows in the same order, or two of them could deadlock.
 	slices.SortFunc(group, func(a, b *write) int { return strings.Compare(a.claim.SKU, b.claim.SKU) })
 	err := c.transact(ctx, group)
-	if len(group) > 1 && (stock.IsStopped(err) || stock.IsDuplicate(err) || stock.IsRetryable(err)) {
+	if len(group) > 1 && (stock.IsStopped(err) || stock.IsStoppedIf(err) || stock.IsDuplicate(err) || stock.IsRetryable(err)) {
 		c.split(ctx, group, err)
 		return
 	}
@@ -92,8 +93,8 @@ func (c *committer) write(ctx context.Context, group []*write) {
 	}
 }
 
-// split writes a rolled-back group again. Changed rows and taken keys are common: their
-// SKUs leave the group and the others stay together. For other causes the server does
+// split writes a rolled-back group again. Changed rows, taken keys and customers above the
+// bound on unpaid orders are common: their SKUs leave the group and the others stay together. For other causes the server does
 // not name the SKU, so each is written alone, a few at a time.
 func (c *committer) split(ctx context.Context, group []*write, cause error) {
 	var leaves map[*write]bool
@@ -103,14 +104,23 @@ func (c *committer) split(ctx context.Context, group []*write, cause error) {
 		leaves, err = c.findStale(ctx, group)
 	case stock.IsDuplicate(cause):
 		leaves, err = c.findTaken(ctx, group)
+	case stock.IsStoppedIf(cause):
+		leaves, err = c.findAbove(ctx, group)
 	}
 	if err == nil && len(leaves) > 0 {
-		for w := range leaves {
-			w.finish(cause)
+		finish := func() {
+			for w := range leaves {
+				w.finish(cause)
+			}
+		}
+		if !stock.IsStoppedIf(cause) {
+			finish()
 		}
 		if rest := slices.DeleteFunc(group, func(w *write) bool { return leaves[w] }); len(rest) > 0 {
 			c.write(ctx, rest)
 		}
+		// A desk that counts again too early would not see the orders of the rest.
+		finish()
 		return
 	}
 	var parts errgroup.Group
@@ -170,10 +180,40 @@ func (c *committer) findTaken(ctx context.Context, group []*write) (map[*write]b
 	return taken, nil
 }
 
+// findAbove finds the writes that would bring a customer above the bound on unpaid orders,
+// if those before them in the group are written.
+func (c *committer) findAbove(ctx context.Context, group []*write) (map[*write]bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	unpaid, err := c.cfg.database.unpaidOf(ctx, unpaidCustomers(group))
+	if err != nil {
+		return nil, err
+	}
+	above := map[*write]bool{}
+	for _, w := range group {
+		adds := map[string]int{}
+		for _, customer := range w.unpaidCustomers() {
+			if adds[customer]++; unpaid[customer]+adds[customer] > w.maxUnpaid {
+				above[w] = true
+			}
+		}
+		if above[w] {
+			continue
+		}
+		for customer, n := range adds {
+			unpaid[customer] += n
+		}
+	}
+	return above, nil
+}
+
 // finish sends the outcome to the desk. Only the first call has an effect.
 func (w *write) finish(err error) {
-	if stock.IsStopped(err) {
+	switch {
+	case stock.IsStopped(err):
 		err = stock.ErrFenced
+	case stock.IsStoppedIf(err):
+		err = ErrTooManyUnpaid
 	}
 	select {
 	case w.done <- err:

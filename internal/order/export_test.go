@@ -85,6 +85,8 @@ type Part struct {
 	// Customers, if not zero, is the number of customers that the orders are placed by,
 	// at random. Otherwise each order has its own customer.
 	Customers int
+	// First is the number of the first order's customer, if each has its own.
+	First int
 	// MaxUnpaid is Config.MaxUnpaid.
 	MaxUnpaid int
 }
@@ -95,7 +97,7 @@ func group(parts []Part) []*write {
 	for _, p := range parts {
 		w := &write{claim: stock.Claim{SKU: p.Row.SKU, Token: p.Token, Fence: strategy.FenceClaim}, row: p.Row, maxUnpaid: p.MaxUnpaid, done: make(chan error, 1)}
 		for i := range p.Orders {
-			r := Request{SKU: p.Row.SKU, Customer: fmt.Sprint("customer", i), Key: fmt.Sprint("key of ", p.Row.SKU, p.Salt), Quantity: 1}
+			r := Request{SKU: p.Row.SKU, Customer: fmt.Sprint("customer", p.First+i), Key: fmt.Sprint("key of ", p.Row.SKU, p.Salt), Quantity: 1}
 			if p.Customers > 0 {
 				r.Customer, r.Key = fmt.Sprint("customer", rand.IntN(p.Customers)), newID().String()
 			}
@@ -109,7 +111,12 @@ func group(parts []Part) []*write {
 
 // CommitGroup writes the parts as one group and returns the outcome of each.
 func CommitGroup(ctx context.Context, db *stock.DB, parts ...Part) (outcomes []error) {
-	c := newCommitter(&Config{database: inMySQL{db}, Metrics: NewMetrics(nil), Logger: slog.New(slog.DiscardHandler)}, nil)
+	return CommitCounted(ctx, db, NewMetrics(nil), parts...)
+}
+
+// CommitCounted is CommitGroup with metrics.
+func CommitCounted(ctx context.Context, db *stock.DB, metrics *Metrics, parts ...Part) (outcomes []error) {
+	c := newCommitter(&Config{database: inMySQL{db}, Metrics: metrics, Logger: slog.New(slog.DiscardHandler)}, nil)
 	writes := group(parts)
 	c.write(ctx, slices.Clone(writes))
 	for _, w := range writes {

@@ -51,14 +51,20 @@ func unpaidCustomers(group []*write) (customers []string) {
 		return nil
 	}
 	for _, w := range group {
-		for _, o := range w.orders {
-			if o.Status == Reserved {
-				customers = append(customers, o.Customer)
-			}
-		}
+		customers = append(customers, w.unpaidCustomers()...)
 	}
 	slices.Sort(customers)
 	return slices.Compact(customers)
+}
+
+// unpaidCustomers are the customers of the unpaid orders, one for each order.
+func (w *write) unpaidCustomers() (customers []string) {
+	for _, o := range w.orders {
+		if o.Status == Reserved {
+			customers = append(customers, o.Customer)
+		}
+	}
+	return customers
 }
 
 // turnOf are the statements by which a transaction locks its customers until COMMIT. They

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"flashsale/internal/order"
 	"flashsale/internal/stock"
 )
@@ -139,6 +141,90 @@ func TestUnpaidOrdersAreBoundedOverAllSKUs(t *testing.T) {
 	}
 }
 
+// One customer orders several SKUs at once. The orders above the bound leave the group; those
+// within it, and those of other customers, stay in one transaction.
+func TestOrdersAboveTheUnpaidBoundLeaveTheirGroup(t *testing.T) {
+	t.Parallel()
+	const skus, most = 40, 2
+	_, db := manySKUs(t, skus)
+	parts := make([]order.Part, skus)
+	for i := range parts {
+		parts[i] = part(t, db, i, 3)
+		parts[i].MaxUnpaid, parts[i].First = most, 10*i
+	}
+	for _, i := range []int{5, 11, 17, 31} {
+		parts[i].First = 50 // the customers of part 5
+	}
+	registry := prometheus.NewRegistry()
+	for i, err := range order.CommitCounted(t.Context(), db, order.NewMetrics(registry), parts...) {
+		if above := i == 17 || i == 31; above != errors.Is(err, order.ErrTooManyUnpaid) || !above && err != nil {
+			t.Errorf("%s: got %v, above the bound %v", name(i), err, above)
+		}
+	}
+	if got := transactions(t, registry); got != 2 {
+		t.Errorf("%d transactions, want 2: with all SKUs, and without those above the bound", got)
+	}
+	if report, err := stock.Audit(t.Context(), db); err != nil || !report.OK {
+		t.Errorf("audit: %+v, %v", report.Violations, err)
+	}
+}
+
+// transactions is how many transactions of groups were sent.
+func transactions(t *testing.T, registry *prometheus.Registry) (n uint64) {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "flashsale_commit_skus" {
+			n += f.GetMetric()[0].GetHistogram().GetSampleCount()
+		}
+	}
+	return n
+}
+
+// A customer orders at many desks at once, all of which have decided before any writes. No
+// row has changed, so this is no refusal by the fence, of which operators are alerted.
+func TestUnpaidBoundIsNoFenceRefusal(t *testing.T) {
+	t.Parallel()
+	const skus, most = 8, 2
+	dsn, _ := manySKUs(t, skus)
+	var decided atomic.Int32
+	all := make(chan struct{})
+	service := startReplica(t, options{dsn: dsn, strategy: "etcd", maxUnpaid: most, at: func(s order.Step) {
+		if s != order.BeforeCommit {
+			return
+		}
+		if decided.Add(1) == skus {
+			close(all)
+		}
+		<-all
+	}})
+	var made, refused atomic.Int32
+	var group sync.WaitGroup
+	for i := range skus {
+		group.Go(func() {
+			_, err := service.Place(t.Context(), order.Request{SKU: name(i), Customer: "mallory", Key: fmt.Sprint(i), Quantity: 1})
+			switch {
+			case err == nil:
+				made.Add(1)
+			case errors.Is(err, order.ErrTooManyUnpaid):
+				refused.Add(1)
+			default:
+				t.Errorf("%s: %v", name(i), err)
+			}
+		})
+	}
+	group.Wait()
+	if made.Load() != most || refused.Load() != skus-most {
+		t.Errorf("%d orders were made and %d refused, want %d and %d", made.Load(), refused.Load(), most, skus-most)
+	}
+	if n := value(order.MetricsOf(service).Fenced); n != 0 {
+		t.Errorf("counted %v refusals by the fence, want none", n)
+	}
+}
+
 // Transactions that were decided without a look at each other: only the count before
 // COMMIT, under the customer's lock, can stop them. A purge deletes the customers' rows
 // whenever they are not locked.
@@ -167,7 +253,7 @@ func TestUnpaidBoundIsExactInTheTransaction(t *testing.T) {
 			switch {
 			case err == nil:
 				n++
-			case !errors.Is(err, stock.ErrFenced) && !stock.IsRetryable(err):
+			case !errors.Is(err, order.ErrTooManyUnpaid) && !stock.IsRetryable(err):
 				t.Error(err)
 			}
 		}

@@ -51,6 +51,11 @@ func (t *tenure) sellBatch() error {
 				return t.unavailable(err)
 			}
 		case stock.IsRetryable(err):
+		case errors.Is(err, ErrTooManyUnpaid):
+			// Another SKU's order came between our count and the write. The row is as it
+			// was, so the orders are decided again without a new claim.
+			t.requeue()
+			return nil
 		case errors.Is(err, stock.ErrFenced):
 			return t.fenced()
 		case errors.Is(err, stock.ErrOutcomeUnknown):

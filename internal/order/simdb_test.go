@@ -225,7 +225,7 @@ func (db simClient) commit(ctx context.Context, group []*write) error {
 			unpaid := db.unpaid()
 			for _, o := range orders {
 				if unpaid[o.Customer]++; unpaid[o.Customer] > most {
-					return simError(1242)
+					return simError(1690)
 				}
 			}
 		}

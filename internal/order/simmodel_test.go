@@ -61,6 +61,8 @@ func kindOf(err error) string {
 		return ""
 	case stock.IsStopped(err):
 		return "stopped"
+	case stock.IsStoppedIf(err):
+		return "stopped if"
 	case stock.IsDuplicate(err):
 		return "duplicate"
 	}

@@ -157,7 +157,7 @@ var ErrOutcomeUnknown = errors.New("outcome of the commit is unknown")
 // OutcomeOf marks the error of a COMMIT, or of a packet with one, as ErrOutcomeUnknown,
 // unless the error proves that nothing was committed.
 func OutcomeOf(err error) error {
-	if err == nil || IsDuplicate(err) || IsStopped(err) || IsRetryable(err) || IsReadOnly(err) ||
+	if err == nil || IsDuplicate(err) || IsStopped(err) || IsStoppedIf(err) || IsRetryable(err) || IsReadOnly(err) ||
 		errors.Is(err, driver.ErrBadConn) { // the driver has sent nothing
 		return err
 	}

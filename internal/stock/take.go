@@ -170,12 +170,13 @@ func together(takes []Take) string {
 // packet, and the transaction stays open until ROLLBACK.
 //
 // It assigns a variable because MariaDB's DO ignores errors.
-const stopUnless = "SET @stop = IF(ROW_COUNT() = %d, " + goOn
+const stopUnless = "SET @stop = IF(ROW_COUNT() = %d, 0, (SELECT 1 UNION SELECT 2))"
 
-const goOn = "0, (SELECT 1 UNION SELECT 2))"
-
-// StopIf is a statement that stops the packet in the same way if a condition is true.
-func StopIf(condition string) string { return "SET @stop = IF(NOT (" + condition + "), " + goOn }
+// StopIf is a statement that stops the packet in the same way if a condition is true or
+// NULL, but with an error that IsStoppedIf recognizes: the largest integer plus one.
+func StopIf(condition string) string {
+	return "SET @stop = 9223372036854775807 + IF(NOT (" + condition + "), 0, 1)"
+}
 
 // Stop is stopUnless for one row.
 var Stop = fmt.Sprintf(stopUnless, 1)
@@ -183,5 +184,11 @@ var Stop = fmt.Sprintf(stopUnless, 1)
 // errManyRows is the error of a subquery that returns more than one row.
 const errManyRows = 1242
 
+// errOutOfRange is the error of an integer that is too large.
+const errOutOfRange = 1690
+
 // IsStopped reports whether err comes from Stop or WriteTakes.
 func IsStopped(err error) bool { return serverError(err) == errManyRows }
+
+// IsStoppedIf reports whether err comes from StopIf.
+func IsStoppedIf(err error) bool { return serverError(err) == errOutOfRange }
