@@ -299,7 +299,7 @@ type Problem struct {
 	Detail *string       `json:"detail,omitempty"`
 	Errors *[]FieldError `json:"errors,omitempty"`
 
-	// CountsUntil With `customer-limit` and the hold policy `strict`: when the last cancelled order stops counting
+	// CountsUntil With `customer-limit` and the hold policy `strict`: when so many cancelled units no longer count that the order is within the limit
 	CountsUntil *time.Time `json:"counts_until,omitempty"`
 }
 

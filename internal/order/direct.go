@@ -221,8 +221,8 @@ func checkLimit(ctx context.Context, conn *sql.Conn, row *stock.Row, r *Request)
 		return nil
 	}
 	held, err := heldBy(ctx, conn, r.SKU, row.HoldPolicy, []string{r.Customer})
-	if err == nil && held[r.Customer].units+int64(r.Quantity) > int64(*row.PerCustomerLimit) {
-		err = held[r.Customer].overLimit()
+	if n, limit := int64(r.Quantity), int64(*row.PerCustomerLimit); err == nil && held[r.Customer].units+n > limit {
+		err = held[r.Customer].overLimit(n, limit)
 	}
 	return err
 }

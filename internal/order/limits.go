@@ -21,21 +21,39 @@ import (
 // holding is what a customer holds of one SKU.
 type holding struct {
 	units int64 // that count against the limit
-	// until is when the last of the customer's cancelled orders stops counting,
-	// under a strict hold policy; nil if none counts.
-	until *time.Time
+	// cancelled are those of the units that count only until a time, under a strict hold policy.
+	cancelled []cancelledUnits
 }
 
-// overLimit is the refusal of an order that would bring the customer above the limit.
-func (h holding) overLimit() error {
-	if h.until == nil {
-		return ErrCustomerLimit
+type cancelledUnits struct {
+	units int64
+	until time.Time
+}
+
+// add adds units. until is nil unless they are of cancelled orders.
+func (h holding) add(units int64, until *time.Time) holding {
+	h.units += units
+	if until != nil {
+		h.cancelled = append(h.cancelled, cancelledUnits{units, *until})
 	}
-	return &StillHeldError{Until: *h.until}
+	return h
 }
 
-// StillHeldError is an ErrCustomerLimit of a customer whose cancelled orders count until a
-// time, under a strict hold policy.
+// overLimit refuses an order that would bring the customer above the limit. n is its units,
+// with those of earlier orders that are not in h.
+func (h holding) overLimit(n, limit int64) error {
+	above := h.units + n - limit
+	for _, c := range slices.SortedFunc(slices.Values(h.cancelled), func(a, b cancelledUnits) int { return a.until.Compare(b.until) }) {
+		if above -= c.units; above <= 0 {
+			return &StillHeldError{Until: c.until}
+		}
+	}
+	return ErrCustomerLimit // also without the cancelled units
+}
+
+// StillHeldError is an ErrCustomerLimit of an order that would be within the limit if the
+// units that the customer has cancelled did not count, under a strict hold policy. Until is
+// the earliest time at which enough of them no longer count.
 type StillHeldError struct{ Until time.Time }
 
 func (e *StillHeldError) Error() string {

@@ -52,6 +52,36 @@ func TestCancellingAndOrderingAgainHoldsNoUnitsUnderStrict(t *testing.T) {
 	}
 }
 
+// The time at which cancelled units stop counting is named only if the order is within the
+// limit then: the customer may hold too many units that stay.
+func TestCountsUntilIsWhenTheOrderFits(t *testing.T) {
+	forShops(t, stock.Stock{Units: 50, PerCustomerLimit: new(int32(4)), HoldPolicy: stock.Strict}, time.Minute, func(t *testing.T, s *shop) {
+		var cancelled []order.Order
+		for i, n := range []int32{1, 2} {
+			o := s.mustBuy(t, i, "ann", fmt.Sprint("k", i), n)
+			if _, err := s.at(i).Cancel(t.Context(), "ann", o.ID); err != nil {
+				t.Fatal(err)
+			}
+			cancelled = append(cancelled, o)
+		}
+		paid := s.mustBuy(t, 0, "ann", "paid", 1)
+		if _, err := s.at(1).Pay(t.Context(), order.Payment{Customer: "ann", Order: paid.ID}); err != nil {
+			t.Fatal(err)
+		}
+		for n, want := range map[int32]time.Time{1: cancelled[0].ExpiresAt, 2: cancelled[1].ExpiresAt, 3: cancelled[1].ExpiresAt, 4: {}, 5: {}} {
+			_, err := s.at(int(n)).Place(t.Context(), buy("ann", fmt.Sprint("more", n), n))
+			var until time.Time
+			if still, ok := errors.AsType[*order.StillHeldError](err); ok {
+				until = still.Until
+			}
+			if !errors.Is(err, order.ErrCustomerLimit) || !until.Equal(want) {
+				t.Errorf("%d more: got %v, want %v until %s", n, err, order.ErrCustomerLimit, want)
+			}
+		}
+		s.audit(t)
+	})
+}
+
 // The seller remembers what customers hold, and is not told when a payment window ends.
 func TestCancelledUnitsCountUntilTheWindowEnds(t *testing.T) {
 	forShops(t, stock.Stock{Units: 9, PerCustomerLimit: new(int32(3)), HoldPolicy: stock.Strict}, time.Minute, func(t *testing.T, s *shop) {

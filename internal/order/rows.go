@@ -157,24 +157,25 @@ func customerArgs(customers []string) []any {
 // heldBy reads what each of the customers holds of sku. The index contains the SKU as
 // part of the primary key, so it does not read the orders for other SKUs.
 func heldBy(ctx context.Context, conn *sql.Conn, sku string, policy stock.HoldPolicy, customers []string) (map[string]holding, error) {
-	until, counts := "NULL", "status IN ('reserved', 'paid')"
+	ends, counts, groups := "NULL", "status IN ('reserved', 'paid')", "customer"
 	if policy == stock.Strict {
-		until, counts = "MAX(IF("+counts+", NULL, expires_at))", "("+counts+" OR expires_at > NOW(6))"
+		ends, counts, groups = "IF("+counts+", NULL, expires_at)", "("+counts+" OR expires_at > NOW(6))", "customer, ends"
 	}
-	query := "SELECT customer, SUM(quantity), " + until + " FROM orders FORCE INDEX (one_order_a_key) WHERE customer IN " +
-		placeholders(len(customers)) + " AND sku = ? AND " + counts + " GROUP BY customer"
+	query := "SELECT customer, SUM(quantity), " + ends + " AS ends FROM orders FORCE INDEX (one_order_a_key) WHERE customer IN " +
+		placeholders(len(customers)) + " AND sku = ? AND " + counts + " GROUP BY " + groups
 	type row struct {
 		customer string
-		holding
+		units    int64
+		ends     *time.Time
 	}
-	rows, err := stock.Query(ctx, conn, func(r *row) []any { return []any{&r.customer, &r.units, &r.until} }, query,
+	rows, err := stock.Query(ctx, conn, func(r *row) []any { return []any{&r.customer, &r.units, &r.ends} }, query,
 		append(customerArgs(customers), []byte(sku))...)
 	if err != nil {
 		return nil, fmt.Errorf("read what customers hold: %w", err)
 	}
 	held := make(map[string]holding, len(rows))
 	for _, r := range rows {
-		held[r.customer] = r.holding
+		held[r.customer] = held[r.customer].add(r.units, r.ends)
 	}
 	return held, nil
 }

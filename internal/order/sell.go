@@ -110,7 +110,7 @@ func (t *tenure) decide() (*decision, error) {
 		case left < n:
 			reason = tooFew(left)
 		case limit != nil && t.holds[o.Customer].units+takes[o.Customer]+n > int64(*limit):
-			reason = t.holds[o.Customer].overLimit()
+			reason = t.holds[o.Customer].overLimit(takes[o.Customer]+n, int64(*limit))
 		case unpaid != nil && unpaid[o.Customer] >= t.cfg.MaxUnpaid:
 			reason = ErrTooManyUnpaid
 		}

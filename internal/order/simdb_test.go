@@ -355,12 +355,11 @@ func (db simClient) heldBy(ctx context.Context, sku string, policy stock.HoldPol
 			if o.SKU != sku || !slices.Contains(customers, o.Customer) || ended && (policy != stock.Strict || !o.ExpiresAt.After(db.now())) {
 				continue
 			}
-			h := held[o.Customer]
-			h.units += int64(o.Quantity)
-			if ended && (h.until == nil || o.ExpiresAt.After(*h.until)) {
-				h.until = new(o.ExpiresAt)
+			var until *time.Time
+			if ended {
+				until = new(o.ExpiresAt)
 			}
-			held[o.Customer] = h
+			held[o.Customer] = held[o.Customer].add(int64(o.Quantity), until)
 		}
 		return nil
 	})

@@ -215,8 +215,8 @@ func (m *modelTest) next() (string, func(context.Context, database) (any, error)
 		units := map[string]int64{}
 		for c, h := range held { // until differs by the clocks
 			units[c] = h.units
-			if h.until != nil {
-				units[c+" cancelled"] = h.units
+			for _, cancelled := range h.cancelled {
+				units[c+" cancelled"] += cancelled.units
 			}
 		}
 		unpaid, err := db.unpaidOf(ctx, []string{"customer0", "customer1"})
