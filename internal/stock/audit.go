@@ -162,6 +162,11 @@ var checks = []check{
 		FROM (SELECT id, sku, payment_reference, COUNT(*) OVER (PARTITION BY payment_reference) AS orders
 			FROM ` + allOrders + ` WHERE status = 'paid' AND payment_reference IS NOT NULL) paid
 		WHERE orders > 1 OR NOT EXISTS (SELECT 1 FROM payments p WHERE p.reference = paid.payment_reference AND p.order_id = paid.id)`},
+	// A late payment takes its reference, too. Its order may not exist.
+	{OneOrderAPayment, `SELECT COALESCE((SELECT sku FROM orders WHERE id = l.order_id), (SELECT sku FROM archived_orders WHERE id = l.order_id), ''),
+			CONCAT('the late payment ', l.reference, ' of order ', LOWER(HEX(l.order_id)),
+			IF(p.reference IS NULL, ' may pay another order: it is missing in payments', CONCAT(' is a payment of order ', LOWER(HEX(p.order_id)))))
+		FROM late_payments l LEFT JOIN payments p ON p.reference = l.reference WHERE p.reference IS NULL OR p.order_id <> l.order_id`},
 }
 
 // allOrders includes those that were purged.

@@ -104,6 +104,8 @@ func TestAuditFindsBrokenFinalOrders(t *testing.T) {
 	const archive = `INSERT INTO archived_orders SELECT o.*, NOW(6) FROM orders o WHERE status = `
 	const paidBy, named = `UPDATE orders SET payment_reference = 'p' WHERE status = 'paid'`,
 		`INSERT INTO payments (reference, order_id) SELECT payment_reference, id FROM orders WHERE payment_reference IS NOT NULL`
+	const late, lateNamed = `INSERT INTO late_payments (order_id, customer, reference, received_at) SELECT id, customer, 'late', NOW(6) FROM orders WHERE status = 'cancelled'`,
+		`INSERT INTO payments (reference, order_id) SELECT reference, order_id FROM late_payments`
 	const restock = `INSERT INTO restocks (id, sku, idempotency_key, fingerprint, units, created_at, seq) VALUES (UNHEX(LEFT(SHA2(RAND(), 256), 32)), `
 	tests := []struct {
 		name   string
@@ -125,6 +127,14 @@ func TestAuditFindsBrokenFinalOrders(t *testing.T) {
 			"UPDATE stock SET available = 2", paidBy,
 			"ALTER TABLE payments DROP PRIMARY KEY", named, archive + "'paid' LIMIT 1", "DELETE FROM orders WHERE id IN (SELECT id FROM archived_orders)"},
 			want: []string{stock.OneOrderAPayment, stock.OneOrderAPayment, stock.OneOrderAPayment}},
+		{name: "paid late by a reference", damage: []string{late, lateNamed}},
+		{name: "paid late and purged", damage: []string{late, lateNamed, archive + "'cancelled'", "DELETE FROM orders WHERE status = 'cancelled'"}},
+		{name: "a late payment's reference that could pay again", damage: []string{late}, want: []string{stock.OneOrderAPayment}},
+		{name: "a late payment's reference that is another order's", damage: []string{late,
+			"INSERT INTO payments (reference, order_id) SELECT 'late', id FROM orders WHERE status = 'reserved'"}, want: []string{stock.OneOrderAPayment}},
+		{name: "a late payment for no order, whose reference could pay again", damage: []string{
+			"INSERT INTO late_payments (order_id, customer, reference, received_at) VALUES (UNHEX(REPEAT('ab', 16)), 'ann', 'late', NOW(6))"},
+			want: []string{stock.OneOrderAPayment}},
 		{name: "a reference that could pay again", damage: []string{paidBy}, want: []string{stock.OneOrderAPayment}},
 		{name: "paid late", damage: []string{"UPDATE orders SET expires_at = closed_at WHERE status = 'paid'"}, want: []string{stock.PaidInTime}},
 		{name: "expired early", damage: []string{"UPDATE orders SET expires_at = closed_at + INTERVAL 1 SECOND WHERE status = 'expired'"},
