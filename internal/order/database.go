@@ -13,6 +13,8 @@ import (
 type database interface {
 	Ping(ctx context.Context) error
 	Get(ctx context.Context, sku string) (stock.Stock, error)
+	// listed returns stock.ErrUnknownSKU for a SKU that is not listed.
+	listed(ctx context.Context, sku string) error
 	Change(ctx context.Context, want stock.Stock, revision *uint64) (changed bool, err error)
 
 	// claim is stock.Claim.Read.

@@ -47,8 +47,8 @@ type Restocked struct {
 func (s *Service) Restock(ctx context.Context, r RestockRequest) (done Restocked, err error) {
 	id := newID() // one for all attempts, because the restock is made once
 	err = s.untilKnown(ctx, func(ctx context.Context) error {
-		if err := s.exists(ctx, r.SKU); err != nil {
-			return err
+		if _, err := s.cfg.database.Get(ctx, r.SKU); err != nil {
+			return domainError(err)
 		}
 		stored, err := s.cfg.database.findRestock(ctx, r.Key)
 		if errors.Is(err, sql.ErrNoRows) {

@@ -81,16 +81,16 @@ const (
 
 // Service takes orders under one strategy. It is safe for concurrent use.
 type Service struct {
-	cfg      Config
-	seller   seller
-	units    unitStore
-	existing sync.Map // SKU -> struct{}: those that were found to exist
+	cfg    Config
+	seller seller
+	units  unitStore
+	listed sync.Map // SKU -> struct{}: those that were found to be listed, and so are no secret
 }
 
 // seller is how a strategy sells: through desks in batches, directly in one
 // transaction per order, or from stock in etcd.
 type seller interface {
-	// sell takes an order for an existing SKU, within ctx and the request timeout.
+	// sell takes an order for a SKU that is or was listed, within ctx and the request timeout.
 	sell(ctx context.Context, r Request) (Placed, error)
 	// alter applies a change to the SKU's row so that no tenure keeps using an
 	// older copy of the row. It ends within ctx and the request timeout, with an
@@ -169,12 +169,12 @@ func (s *Service) Place(ctx context.Context, r Request) (Placed, error) {
 }
 
 func (s *Service) place(ctx context.Context, r Request) (Placed, error) {
-	if _, ok := s.existing.Load(r.SKU); !ok {
+	if _, ok := s.listed.Load(r.SKU); !ok {
 		// The first look-up of a SKU counts towards the order's time.
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, s.cfg.RequestTimeout)
 		defer cancel()
-		err := s.exists(ctx, r.SKU)
+		err := s.isListed(ctx, r.SKU)
 		if errors.Is(err, stock.ErrUnknownSKU) {
 			placed, err := replayOr(ctx, s.cfg.database, &r, err) // the key may belong to an order of another SKU
 			return placed, domainError(err)
@@ -192,14 +192,21 @@ func (s *Service) place(ctx context.Context, r Request) (Placed, error) {
 	return placed, err
 }
 
-// exists looks a SKU up in MySQL, so that clients cannot create a lock and a desk for any
-// name. It remembers the SKU, because its row is never deleted.
-func (s *Service) exists(ctx context.Context, sku string) error {
-	if _, err := s.cfg.database.Get(ctx, sku); err != nil {
+// isListed looks a SKU up in MySQL, so that clients cannot create a lock and a desk for any
+// name, and cannot tell a secret SKU from a name without one: its seller would refuse the
+// order likewise, but not while etcd is down or the desk is full. isListed remembers the SKU.
+// If it is no longer listed later, its seller refuses the order.
+func (s *Service) isListed(ctx context.Context, sku string) error {
+	if err := s.cfg.database.listed(ctx, sku); err != nil {
 		return domainError(err)
 	}
-	s.existing.Store(sku, struct{}{})
+	s.listed.Store(sku, struct{}{})
 	return nil
+}
+
+func (db inMySQL) listed(ctx context.Context, sku string) error {
+	_, err := stock.Catalog{DB: db.DB}.Get(ctx, sku)
+	return err
 }
 
 // Close sells what is already waiting, within ctx, and releases every lock. Later

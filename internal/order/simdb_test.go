@@ -157,6 +157,15 @@ func (db simClient) Get(ctx context.Context, sku string) (stock.Stock, error) {
 	return got, nil
 }
 
+func (db simClient) listed(ctx context.Context, sku string) error {
+	return db.transact(ctx, "listed "+sku, nil, func() error {
+		if row, ok := db.stock[sku]; !ok || !row.Listed(db.now()) {
+			return stock.ErrUnknownSKU
+		}
+		return nil
+	})
+}
+
 func (db simClient) Change(ctx context.Context, want stock.Stock, _ *uint64) (bool, error) {
 	err := db.transact(ctx, "change "+want.SKU, []string{want.SKU}, func() error {
 		row := db.stock[want.SKU]

@@ -1,6 +1,7 @@
 package order_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -142,6 +143,46 @@ func TestWithdrawalPreconditions(t *testing.T) {
 	}
 	if balance := audit(t, dsn); balance.Units != 8 || balance.Available != 8 {
 		t.Errorf("the audit counts %+v", balance)
+	}
+}
+
+// Without etcd nothing is sold. An order for a secret SKU is answered like one for a name
+// without a SKU, also after its restock. A replay is answered, too.
+func TestSecretSKUIsUnknownWithoutEtcd(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"etcd", "etcd-textbook", "etcd-cas"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dsn := newDSN(t, stock.Stock{Units: 5})
+			placed, err := startReplica(t, options{dsn: dsn, strategy: "conditional"}).Place(t.Context(), buy("ann", "k", 1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := strategy.Find(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cut, err := newReplica(options{dsn: dsn, strategy: name, fence: s.FenceFor(strategy.FenceClaim), etcd: []string{"127.0.0.1:1"}, timeout: time.Second})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+				defer cancel()
+				_ = cut.close(ctx) // it cannot release what is in etcd
+			})
+			execSQL(t, dsn, "UPDATE stock SET visible_from = NOW(6) + INTERVAL 1 HOUR, seq = seq + 1")
+			_, _ = cut.orders.Restock(t.Context(), order.RestockRequest{SKU: testSKU, Key: "restock", Units: 1})
+			_, err = cut.orders.Place(t.Context(), buy("ben", "k", 1))
+			mustBe(t, "an order for a secret SKU", err, stock.ErrUnknownSKU)
+			again, err := cut.orders.Place(t.Context(), buy("ann", "k", 1))
+			if err != nil || !again.Replayed || again.Order.ID != placed.Order.ID {
+				t.Errorf("a replay: got %+v, %v; want %s", again, err, placed.Order.ID)
+			}
+			execSQL(t, dsn, "UPDATE stock SET visible_from = NOW(6), seq = seq + 1")
+			_, err = cut.orders.Place(t.Context(), buy("ben", "k", 1))
+			mustBe(t, "an order after the announcement", err, order.ErrUnavailable)
+		})
 	}
 }
 
