@@ -59,7 +59,7 @@ func TestStartEndsAtOnceWhereWaitingDoesNotHelp(t *testing.T) {
 	for name, test := range map[string]struct{ dsn, want string }{
 		"a wrong password":     {changed(func(c *mysql.Config) { c.Passwd = "hidden" }), "check the user and password in --mysql-dsn"},
 		"no such database":     {changed(func(c *mysql.Config) { c.DBName = "nowhere" }), "CREATE DATABASE"},
-		"another's database":   {foreign.FormatDSN(), "GRANT SELECT, INSERT, UPDATE, DELETE ON database.*"},
+		"another's database":   {foreign.FormatDSN(), "GRANT SELECT, INSERT, UPDATE ON database.*"},
 		"no such host":         {changed(func(c *mysql.Config) { c.Addr = "nowhere.invalid:3306" }), "nowhere.invalid"},
 		"a server without TLS": {changed(func(c *mysql.Config) { c.TLSConfig = "true" }), "--mysql-ca"},
 		"a locked account":     {withAccount(t, newDSN(t), "ACCOUNT LOCK"), "ACCOUNT UNLOCK"},

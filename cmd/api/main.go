@@ -58,7 +58,7 @@ type cli struct {
 	Fence      fenceCmd      `cmd:"" help:"Show or change the strategy, fence and token source that the database is bound to."`
 	Doctor     doctorCmd     `cmd:"" help:"Examine MySQL and the lock server, and suggest what to do. Exits with status 1 on a fault."`
 	Health     healthCmd     `cmd:"" help:"Ask a replica whether it is ready, for a container's health check. Exits with status 1 if it is not."`
-	Purge      purgeCmd      `cmd:"" help:"Move old final orders and their idempotency keys to the archive tables."`
+	Purge      purgeCmd      `cmd:"" help:"Move old final orders and their idempotency keys to the archive tables. Its MySQL account must be one that may delete rows, such as that of migrate."`
 	Version    versionCmd    `cmd:"" help:"Print the program's version, commit and date."`
 }
 

@@ -25,7 +25,7 @@ type purgeCmd struct {
 }
 
 // Run moves final orders and their keys to the archive. It may run during a sale, and
-// may be interrupted and repeated.
+// may be interrupted and repeated. The account must be one that may delete rows.
 func (c *purgeCmd) Run(ctx context.Context, s streams) error {
 	if _, err := c.time(time.Now()); err != nil {
 		return err
@@ -51,6 +51,9 @@ func (c *purgeCmd) Run(ctx context.Context, s streams) error {
 		for {
 			n, err := order.Purge(ctx, db, before, purgeStep)
 			total += n
+			if err != nil && stock.IsDenied(err) {
+				err = fmt.Errorf("%w; use the account of `api migrate`: the service's may not delete rows", err)
+			}
 			if err != nil {
 				return fmt.Errorf("after %d orders: %w", total, err)
 			}

@@ -102,14 +102,14 @@ func checkCallers(t *testing.T, text string) {
 	}
 }
 
-// wantSecrets are the Secrets of each workload's pods: no replica and no job of every
-// day has a password of an owner or of root.
+// wantSecrets are the Secrets of each workload's pods: no replica has a password of an owner
+// or of root. Of the jobs of every day only the purge has one, because it deletes rows.
 var wantSecrets = map[string]string{
 	"Deployment flashsale":    "flashsale flashsale-etcd flashsale-mysql",
 	"Job flashsale-migrate":   "flashsale-mysql-owner",
 	"Job etcd-auth":           "flashsale-etcd flashsale-etcd-root",
 	"CronJob flashsale-audit": "flashsale-mysql",
-	"CronJob flashsale-purge": "flashsale-mysql",
+	"CronJob flashsale-purge": "flashsale-mysql-owner",
 	"StatefulSet mysql":       "flashsale-mysql flashsale-mysql-group flashsale-mysql-owner",
 }
 

@@ -223,7 +223,7 @@ func (m *MySQL) identity(user string) (name, options string) {
 }
 
 // createAccount creates an account with the rights that docs/databases.md lists. They do
-// not include those to migrate.
+// not include those to migrate and to purge.
 func (m *MySQL) createAccount(ctx context.Context, database, user string) error {
 	if m.Shared() {
 		return errors.New("not supported on a server of others")
@@ -231,7 +231,7 @@ func (m *MySQL) createAccount(ctx context.Context, database, user string) error 
 	name, options := m.identity(user)
 	statements := []string{
 		"CREATE USER " + name + options,
-		"GRANT SELECT, INSERT, UPDATE, DELETE ON " + quote(database) + ".* TO " + name,
+		"GRANT SELECT, INSERT, UPDATE ON " + quote(database) + ".* TO " + name,
 		"GRANT PROCESS ON *.* TO " + name,
 	}
 	if m.Product == RealMySQL {

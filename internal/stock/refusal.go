@@ -14,7 +14,7 @@ import (
 // serverAdvice says what to do about errors by which a server refuses every
 // connection, however often the client tries.
 var serverAdvice = map[uint16]string{
-	1044: "the account has no rights on that database: GRANT SELECT, INSERT, UPDATE, DELETE ON database.* TO it, or correct the name in --mysql-dsn",
+	1044: "the account has no rights on that database: GRANT SELECT, INSERT, UPDATE ON database.* TO it, or correct the name in --mysql-dsn",
 	1045: "check the user and password in --mysql-dsn, the hosts that the account may connect from, and whether it needs TLS (--mysql-ca, --mysql-cert)",
 	1049: "CREATE DATABASE, or correct the name in --mysql-dsn",
 	1130: "create an account that may connect from this host: CREATE USER 'name'@'host'",

@@ -26,7 +26,7 @@ fi
 	GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX ON flashsale.* TO 'flashsale_owner'@'%';
 	CREATE USER IF NOT EXISTS 'flashsale'@'%';
 	ALTER USER 'flashsale'@'%' IDENTIFIED BY $(quoted "$MYSQL_PASSWORD");
-	GRANT SELECT, INSERT, UPDATE, DELETE ON flashsale.* TO 'flashsale'@'%';
+	GRANT SELECT, INSERT, UPDATE ON flashsale.* TO 'flashsale'@'%';
 	GRANT PROCESS ON *.* TO 'flashsale'@'%';
 	GRANT SELECT ON performance_schema.data_lock_waits TO 'flashsale'@'%';
 	GRANT SELECT ON performance_schema.replication_group_members TO 'flashsale'@'%';
