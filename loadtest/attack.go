@@ -191,9 +191,8 @@ func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Databas
 	progress := newMeter(s.err)
 	defer progress.stop()
 	label := fmt.Sprintf("%d buyers for %d units", plan.Orders(), setting.Stock)
-	result, samples, err := watched(ctx, db, progress, label, attack.Config{
-		Plan: plan, JWTSecret: c.JWTSecret, Stop: signalled.Done(), Before: signalled.Err, Results: results,
-	})
+	load := attack.Config{Plan: plan, JWTSecret: c.JWTSecret, Stop: signalled.Done(), Before: signalled.Err, Results: results}
+	result, samples, err := watched(ctx, db, progress, label, load)
 	if err != nil {
 		return cmp.Or(context.Cause(signalled), err)
 	}
@@ -201,7 +200,7 @@ func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Databas
 	var failed error // of the challenge
 	if signalled.Err() == nil {
 		c.preferAnswering(ctx)
-		rounds, failed = c.challenge(ctx, progress, "", plan, c.JWTSecret, signalled.Done(), func(skus *attack.Plan) error {
+		rounds, failed = c.challenge(ctx, progress, "", load, func(skus *attack.Plan) error {
 			ctx, cancel := context.WithTimeoutCause(ctx, offerLimit, fmt.Errorf("its SKUs were not on sale within %s", offerLimit))
 			defer cancel()
 			return c.offer(ctx, skus, int64(len(skus.SKUs)))
@@ -220,9 +219,9 @@ func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Databas
 	if err != nil {
 		return err
 	}
-	load := records.Of(plan.SKUs)
-	load.Samples = samples
-	run := proof.Assess(setting, result, load)
+	ours := records.Of(plan.SKUs)
+	ours.Samples = samples
+	run := proof.Assess(setting, result, ours)
 	run.Interrupted = interrupted
 	challenge := proof.Challenged(rounds, records)
 	if failed != nil {
@@ -354,7 +353,7 @@ func (c *attackCmd) withdraw(ctx context.Context, s streams) error {
 // if it has none, the accepted orders one by one.
 func (c *attackCmd) read(ctx context.Context, db *proof.Database, listed bool, rounds []proof.Round) (records proof.Records, err error) {
 	if db != nil {
-		return db.Records(ctx, sold(rounds))
+		return db.Records(ctx, proof.SKUs(rounds))
 	}
 	service := c.service(c.Targets[0])
 	// A replica may show stock from memory, a moment late: read until it agrees with the

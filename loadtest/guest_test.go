@@ -322,7 +322,7 @@ func TestUntilContendedRepeatsWithMoreBuyers(t *testing.T) {
 	}{{false, []int{16}}, {true, []int{16, 32}}} {
 		flags := loadFlags{UntilContended: tt.until}
 		plan := attack.Plan{Targets: []string{target}, Seed: rand.Uint64()}
-		rounds, err := flags.challenge(t.Context(), newMeter(io.Discard), "", plan, "secret", nil, func(*attack.Plan) error { return nil })
+		rounds, err := flags.challenge(t.Context(), newMeter(io.Discard), "", attack.Config{Plan: plan, JWTSecret: "secret"}, func(*attack.Plan) error { return nil })
 		if err != nil {
 			t.Fatal(err)
 		}

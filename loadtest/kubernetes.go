@@ -26,7 +26,7 @@ const kubernetesFile = "kubernetes.json"
 
 // Help is shown by --help.
 func (*kubernetesCmd) Help() string {
-	return `The node is a real Kubernetes of one machine: API server, controllers, scheduler, kubelet, containerd, kube-proxy and DNS, in namespaces of their own. deploy/kubernetes/demo is applied to it as it is, but for the images and the storage class: three servers each of MySQL, etcd and ZooKeeper, and three replicas. Orders come through the Service. Under each of the strategies etcd, zookeeper, kubernetes and kubernetes-stocklock one SKU is sold out. Under etcd and zookeeper, further sales run while the service is updated or a pod is deleted. Each answer is compared with its order in MySQL.
+	return `The node is a real Kubernetes of one machine: API server, controllers, scheduler, kubelet, containerd, kube-proxy and DNS, in namespaces of their own. deploy/kubernetes/demo is applied to it as it is, but for the images and the storage class: three servers each of MySQL, etcd and ZooKeeper, and three replicas. Orders come through the Service. Under each of the strategies etcd, zookeeper, kubernetes and kubernetes-stocklock one SKU is sold out. Under etcd and zookeeper, further sales run while the service is updated or a pod is deleted. Each answer is compared with its order in MySQL. After each sale buyers order last units at once, as in loadtest attack: without enough contended bursts the verdict is not-challenged.
 
 It needs root, and the programs that scripts/setup --kubernetes builds. The exit status is 2 if this machine cannot run a node, and 1 if something is not proven.`
 }

@@ -28,6 +28,7 @@ import (
 	"flashsale/loadtest/lesson/testbed"
 	"flashsale/loadtest/peer"
 	"flashsale/loadtest/pods"
+	"flashsale/loadtest/proof"
 	"flashsale/loadtest/zombie"
 )
 
@@ -114,7 +115,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		kong.Vars{"strategies": strings.Join(strategy.Names(), ", "), "strategy": strategy.Default,
 			"peers": strings.Join(peer.Names(), ", "), "loads": strings.Join(bench.LoadNames, ", "),
 			"lessons": strings.Join(lesson.Names(), ", "), "scenarios": strings.Join(faults.Names(faults.All()), ", "),
-			"exercises": strings.Join(exercise.Names(), ", "), "mutants": strings.Join(mutant.Names(), ", "), "max_buyers": strconv.Itoa(maxAtOnce)},
+			"exercises": strings.Join(exercise.Names(), ", "), "mutants": strings.Join(mutant.Names(), ", "), "max_buyers": strconv.Itoa(proof.MaxBuyers)},
 	)
 	if err != nil {
 		return err

@@ -189,11 +189,12 @@ func (c *proveCmd) prove(ctx context.Context, servers *servers, progress *meter,
 		return run, err
 	}
 	label := fmt.Sprintf("%s: %d buyers for %d units", row.Name, plan.Requests(), setting.Stock)
-	result, samples, err := watched(ctx, db, progress, label, attack.Config{Plan: plan, JWTSecret: fleet.JWTSecret})
+	load := attack.Config{Plan: plan, JWTSecret: fleet.JWTSecret}
+	result, samples, err := watched(ctx, db, progress, label, load)
 	if err != nil {
 		return run, err
 	}
-	rounds, err := c.challenge(ctx, progress, row.Name+": ", plan, fleet.JWTSecret, nil, func(skus *attack.Plan) error {
+	rounds, err := c.challenge(ctx, progress, row.Name+": ", load, func(skus *attack.Plan) error {
 		return putOnSale(ctx, service, skus, int64(len(skus.SKUs)))
 	})
 	if err != nil {
@@ -202,7 +203,7 @@ func (c *proveCmd) prove(ctx context.Context, servers *servers, progress *meter,
 	if err := errors.Join(fleet.Dead(), fleet.Stop()); err != nil {
 		return run, err
 	}
-	all, err := db.Records(ctx, append(sold(rounds), plan.SKUs...))
+	all, err := db.Records(ctx, append(proof.SKUs(rounds), plan.SKUs...))
 	if err != nil {
 		return run, err
 	}

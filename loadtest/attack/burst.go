@@ -22,12 +22,14 @@ const (
 
 // Bursts sends the orders of a plan that has Burst set: for one SKU after the other, all
 // buyers of the SKU order at once. more gets the answers of each burst, one call at a time,
-// and returns false to end the bursts. The answers are in the order of their requests.
-func Bursts(ctx context.Context, plan Plan, secret string, more func([]Answer) bool) ([]Answer, error) {
+// and returns false to end the bursts. The answers are in the order of their requests. Of
+// cfg, Plan, JWTSecret and Dial are used.
+func Bursts(ctx context.Context, cfg Config, more func([]Answer) bool) ([]Answer, error) {
+	plan := cfg.Plan
 	if err := plan.Check(); err != nil {
 		return nil, err
 	}
-	tokens, err := Mint(ctx, plan.Seed, plan.Requests(), secret)
+	tokens, err := Mint(ctx, plan.Seed, plan.Requests(), cfg.JWTSecret)
 	if err != nil {
 		return nil, err
 	}
@@ -36,6 +38,9 @@ func Bursts(ctx context.Context, plan Plan, secret string, more func([]Answer) b
 		return nil, err
 	}
 	defer transport.base.CloseIdleConnections()
+	if cfg.Dial != nil {
+		transport.base.DialContext = cfg.Dial
+	}
 	var (
 		answers = make([]Answer, plan.Requests())
 		sent    int

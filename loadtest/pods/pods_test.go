@@ -61,9 +61,30 @@ func TestViolationsAreFound(t *testing.T) {
 	} {
 		sale := Sale{Run: exact}
 		tt.spoil(&sale)
-		sale.judge(tt.during)
+		sale.judge(tt.during, contended(proof.ContendedBursts))
 		if len(sale.Violations) != tt.found {
 			t.Errorf("%s: %q, want %d", name, sale.Violations, tt.found)
 		}
 	}
+}
+
+func TestSaleIsExactOnlyAfterAChallenge(t *testing.T) {
+	t.Parallel()
+	for _, during := range []*disturbance{nil, &update} {
+		for bursts, want := range map[int]strategy.Verdict{
+			proof.ContendedBursts: strategy.Exact, proof.ContendedBursts - 1: strategy.NotChallenged,
+		} {
+			sale := Sale{Run: proof.Run{Verdict: strategy.Exact, Expected: strategy.Exact,
+				Counts: proof.Counts{Offered: 10, Accepted: 10}, Findings: proof.Findings{UnitsSold: 10}}}
+			sale.judge(during, contended(bursts))
+			if found := len(sale.Violations) > 0; sale.Verdict != want || found != (want != strategy.Exact) {
+				t.Errorf("%d contended bursts: %s, %q; want %s", bursts, sale.Verdict, sale.Violations, want)
+			}
+		}
+	}
+}
+
+// contended is a challenge that broke nothing.
+func contended(bursts int) *proof.Challenge {
+	return &proof.Challenge{Contended: bursts, Needed: proof.ContendedBursts, Outcome: proof.Outcome{Verdict: strategy.Exact}}
 }

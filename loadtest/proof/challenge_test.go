@@ -75,7 +75,7 @@ func (s *shop) challenge(t *testing.T) Run {
 		skus = append(skus, fmt.Sprint("last-", i))
 	}
 	round := Round{Plan: plan.Bursts(skus, BurstBuyers)}
-	answers, err := attack.Bursts(t.Context(), round.Plan, "secret", func([]attack.Answer) bool { return true })
+	answers, err := attack.Bursts(t.Context(), attack.Config{Plan: round.Plan, JWTSecret: "secret"}, func([]attack.Answer) bool { return true })
 	if err != nil {
 		t.Fatal(err)
 	}
