@@ -25,10 +25,20 @@ type disturbance struct {
 var update = disturbance{
 	name: "rolling update", planned: true, most: refusedShare,
 	do: func(ctx context.Context, s *shop) (string, error) {
+		old, err := s.kubectl(ctx, "get", "pods", replicas, "--output=name")
+		if err != nil {
+			return "", err
+		}
 		if _, err := s.kubectl(ctx, "rollout", "restart", "deployment/flashsale"); err != nil {
 			return "", err
 		}
-		return "3 replicas, one at a time", s.rolledOut(ctx, "deployment/flashsale")
+		if err := s.rolledOut(ctx, "deployment/flashsale"); err != nil {
+			return "", err
+		}
+		// An old pod goes on for FLASHSALE_DRAIN_DELAY after the roll-out, and only then closes
+		// its connections.
+		_, err = s.kubectl(ctx, append([]string{"wait", "--for=delete", wait}, strings.Fields(old)...)...)
+		return "3 replicas, one at a time", err
 	},
 }
 

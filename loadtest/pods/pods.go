@@ -62,7 +62,10 @@ type Sale struct {
 	Did string `json:"did,omitempty"`
 	proof.Run
 	// NoSaleMS is the longest time without a sale from then on.
-	NoSaleMS   float64  `json:"no_sale_ms"`
+	NoSaleMS float64 `json:"no_sale_ms"`
+	// Ending is the replicas' pods that were still ending when the load ended: what they did
+	// at their end was done to no buyer.
+	Ending     []string `json:"ending,omitempty"`
 	Violations []string `json:"violations"`
 }
 

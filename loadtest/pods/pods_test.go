@@ -58,6 +58,7 @@ func TestViolationsAreFound(t *testing.T) {
 		"oversold":                         {&update, func(s *Sale) { s.Oversold = 1 }, 1},
 		"a long gap":                       {&primaryDeleted, func(s *Sale) { s.NoSaleMS = 31_000 }, 1},
 		"errors instead of a sale":         {nil, func(s *Sale) { s.Verdict = strategy.Failed }, 1},
+		"a replica outlives the load":      {&update, func(s *Sale) { s.Ending = []string{"flashsale-1"} }, 1},
 	} {
 		sale := Sale{Run: exact}
 		tt.spoil(&sale)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -52,6 +53,7 @@ func (s *shop) sell(ctx context.Context, number int, name string, during *distur
 	}
 	sale := &Sale{Strategy: name, Violations: []string{}}
 	var accepted atomic.Int64
+	var ending string // pods at the end of the load
 	stop, failed := make(chan struct{}), make(chan error, 1)
 	began := make(chan time.Time, 1)
 	cfg := attack.Config{
@@ -77,6 +79,9 @@ func (s *shop) sell(ctx context.Context, number int, name string, during *distur
 			}
 			if err == nil {
 				err = s.awaitSales(attacked, &accepted, accepted.Load()+after)
+			}
+			if err == nil {
+				ending, err = s.ending(attacked)
 			}
 			failed <- err
 		}()
@@ -106,6 +111,7 @@ func (s *shop) sell(ctx context.Context, number int, name string, during *distur
 	if during != nil {
 		sale.NoSaleMS = proof.Millis(attack.LongestGap(result.Answers, at))
 	}
+	sale.Ending = strings.Fields(ending)
 	sale.judge(during, proof.Challenged(rounds, records))
 	return sale, nil
 }
@@ -146,6 +152,9 @@ func (s *Sale) judge(during *disturbance, challenge *proof.Challenge) {
 	}
 	if during == nil {
 		return
+	}
+	if len(s.Ending) > 0 {
+		violate("the load ended before %s had ended", strings.Join(s.Ending, ", "))
 	}
 	if s.SoldOut > 0 {
 		violate("%d orders were refused as sold out, though %d units were left", s.SoldOut, s.Available)

@@ -120,6 +120,14 @@ func (s *shop) rolledOut(ctx context.Context, part string) error {
 	return err
 }
 
+// replicas is the label of the replicas' pods.
+const replicas = "--selector=app.kubernetes.io/name=flashsale"
+
+// ending returns the replicas' pods that were told to end and have not ended.
+func (s *shop) ending(ctx context.Context) (string, error) {
+	return s.kubectl(ctx, "get", "pods", replicas, "--output=go-template={{range .items}}{{if .metadata.deletionTimestamp}}{{.metadata.name}} {{end}}{{end}}")
+}
+
 // connect finds the service and its secrets.
 func (s *shop) connect(ctx context.Context) error {
 	mysql.RegisterDialContext(network, func(ctx context.Context, addr string) (net.Conn, error) { return s.node.Dial(ctx, "tcp", addr) })
@@ -185,7 +193,7 @@ func (s *shop) use(ctx context.Context, strategy string) error {
 	if _, err := s.kubectl(ctx, "scale", "deployment/flashsale", "--replicas=0"); err != nil {
 		return err
 	}
-	if _, err := s.kubectl(ctx, "wait", "--for=delete", "pod", "--selector=app.kubernetes.io/name=flashsale", wait); err != nil {
+	if _, err := s.kubectl(ctx, "wait", "--for=delete", "pod", replicas, wait); err != nil {
 		return err
 	}
 	primary, err := s.primary(ctx)
