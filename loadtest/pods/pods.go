@@ -38,7 +38,7 @@ type Result struct {
 	// Memory is that of the node's own programs, in bytes.
 	Memory map[string]int64 `json:"memory_bytes"`
 	Sales  []Sale           `json:"sales"`
-	// StockLocks is what `kubectl get stocklocks` prints after the last sale.
+	// StockLocks is what `kubectl get stocklocks` prints of the last sale's SKU.
 	StockLocks string `json:"stocklocks"`
 	// Audit: the CronJob of the audit, run once at the end, found nothing.
 	Audit bool `json:"audit"`
@@ -83,6 +83,19 @@ var sales = []struct {
 	{"zookeeper", &zookeeperLeaderDeleted},
 	{"kubernetes", nil},
 	{"kubernetes-stocklock", nil},
+}
+
+// first is the strategy of the manifests.
+const first = "etcd"
+
+// strategies are those of the sales.
+func strategies() (names []string) {
+	for _, s := range sales {
+		if !slices.Contains(names, s.strategy) {
+			names = append(names, s.strategy)
+		}
+	}
+	return names
 }
 
 // ErrNoNode means that this machine cannot run a node. The error says why.
@@ -130,7 +143,7 @@ func Run(ctx context.Context, cfg Config) (result *Result, err error) {
 	if err := shop.whole(ctx); err != nil {
 		return result, err
 	}
-	if result.StockLocks, err = node.Kubectl(ctx, "get", "stocklocks", "--namespace="+namespace); err != nil {
+	if result.StockLocks, err = shop.stockLocks(ctx); err != nil {
 		return result, err
 	}
 	if result.Memory, err = node.Memory(); err != nil {

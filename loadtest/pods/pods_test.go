@@ -89,3 +89,12 @@ func TestSaleIsExactOnlyAfterAChallenge(t *testing.T) {
 func contended(bursts int) *proof.Challenge {
 	return &proof.Challenge{Contended: bursts, Needed: proof.ContendedBursts, Outcome: proof.Outcome{Verdict: strategy.Exact}}
 }
+
+func TestAccountsGetTheSameRightsInAnotherDatabase(t *testing.T) {
+	t.Parallel()
+	const shown = "GRANT PROCESS ON *.* TO `flashsale`@`%`\nGRANT SELECT, INSERT ON `flashsale`.* TO `flashsale`@`%`\nGRANT CREATE ON `flashsale`.* TO `flashsale_owner`@`%`\n"
+	const want = "GRANT SELECT, INSERT ON `flashsale_zookeeper`.* TO `flashsale`@`%`;GRANT CREATE ON `flashsale_zookeeper`.* TO `flashsale_owner`@`%`;"
+	if got := grantsFor(databaseOf("zookeeper"), shown); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}

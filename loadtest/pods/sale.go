@@ -19,7 +19,7 @@ const (
 	rate = 200 // orders a second
 	// soldOut is how long a sale without a disturbance lasts, and sells for how much of it
 	// there is stock, at the strategy's rate. longest is how long a sale with a disturbance can last.
-	soldOut = 6 * time.Second
+	soldOut = 4 * time.Second
 	sells   = time.Second
 	longest = 3 * time.Minute
 	// plenty never sells out.

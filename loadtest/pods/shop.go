@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,8 +43,8 @@ type shop struct {
 	cfg     Config
 	node    *sandbox.Node
 	service *attack.Service
-	// Of the service's account in MySQL, and of its user in etcd.
-	password, etcdPassword string
+	// Of the service's account and of the tables' owner in MySQL, and of its user in etcd.
+	password, ownerPassword, etcdPassword string
 
 	strategy string
 	sku      string // on sale
@@ -73,7 +74,7 @@ func open(ctx context.Context, cfg Config, node *sandbox.Node) (*shop, error) {
 	}
 	began := time.Now()
 	cfg.Say("Applying deploy/kubernetes/demo ...")
-	s := &shop{cfg: cfg, node: node, strategy: "etcd"}
+	s := &shop{cfg: cfg, node: node, strategy: first}
 	if err := manifests.WriteOverlay(s.manifests(), "demo"); err != nil {
 		return nil, err
 	}
@@ -93,6 +94,9 @@ func open(ctx context.Context, cfg Config, node *sandbox.Node) (*shop, error) {
 		return nil, err
 	}
 	s.ready = time.Since(began)
+	if err := s.createDatabases(ctx); err != nil {
+		return nil, err
+	}
 	s.version, err = s.query(ctx, "mysql-0", "SELECT CONCAT('MySQL ', VERSION(), ', Group Replication of 3')")
 	return s, err
 }
@@ -107,12 +111,11 @@ func (s *shop) kubectl(ctx context.Context, args ...string) (string, error) {
 
 // whole waits until all pods are ready.
 func (s *shop) whole(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
 	for _, part := range []string{"statefulset/mysql", "statefulset/etcd", "statefulset/zookeeper", "deployment/flashsale"} {
-		if err := s.rolledOut(ctx, part); err != nil {
-			return err
-		}
+		group.Go(func() error { return s.rolledOut(ctx, part) })
 	}
-	return nil
+	return group.Wait()
 }
 
 func (s *shop) rolledOut(ctx context.Context, part string) error {
@@ -139,7 +142,7 @@ func (s *shop) connect(ctx context.Context) error {
 	s.service = &attack.Service{URL: "http://" + net.JoinHostPort(address, "80"), Client: &http.Client{Transport: transport, Timeout: attack.RequestTimeout}}
 	for key, value := range map[string]*string{
 		"FLASHSALE_ADMIN_TOKEN": &s.service.AdminToken, "FLASHSALE_JWT_SECRET": &s.service.JWTSecret, "MYSQL_PASSWORD": &s.password,
-		"FLASHSALE_ETCD_PASSWORD": &s.etcdPassword,
+		"MYSQL_OWNER_PASSWORD": &s.ownerPassword, "FLASHSALE_ETCD_PASSWORD": &s.etcdPassword,
 	} {
 		text, err := s.kubectl(ctx, "get", "secrets", "--output=go-template={{range .items}}{{with index .data \""+key+"\"}}{{base64decode .}}{{end}}{{end}}")
 		if err != nil {
@@ -180,8 +183,7 @@ func until(ctx context.Context, f func(context.Context) (bool, error)) error {
 	}
 }
 
-// use restarts the service with another strategy on an empty database: a database
-// belongs to one strategy.
+// use replaces the replicas by those of another strategy, with a database of its own.
 func (s *shop) use(ctx context.Context, strategy string) error {
 	if strategy == s.strategy {
 		return nil
@@ -189,44 +191,77 @@ func (s *shop) use(ctx context.Context, strategy string) error {
 	s.strategy = strategy
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	// The replicas' connections would block DROP DATABASE.
-	if _, err := s.kubectl(ctx, "scale", "deployment/flashsale", "--replicas=0"); err != nil {
-		return err
-	}
-	if _, err := s.kubectl(ctx, "wait", "--for=delete", "pod", replicas, wait); err != nil {
-		return err
-	}
-	primary, err := s.primary(ctx)
+	old, err := s.kubectl(ctx, "get", "pods", replicas, "--output=name")
 	if err != nil {
 		return err
 	}
-	if _, err := s.query(ctx, primary, "DROP DATABASE flashsale; CREATE DATABASE flashsale"); err != nil {
-		return err
-	}
-	if err := s.migrate(ctx); err != nil {
-		return err
-	}
-	if _, err := s.kubectl(ctx, "set", "env", "deployment/flashsale", "FLASHSALE_STRATEGY="+strategy); err != nil {
-		return err
-	}
-	if _, err := s.kubectl(ctx, "scale", "deployment/flashsale", "--replicas=3"); err != nil {
-		return err
-	}
-	if err := s.rolledOut(ctx, "deployment/flashsale"); err != nil {
-		return err
+	dsn := "FLASHSALE_MYSQL_DSN=flashsale:$(MYSQL_PASSWORD)@tcp($(MYSQL_HOSTS))/" + s.database()
+	for _, args := range [][]string{
+		// All at once: an update would replace one after the other.
+		{"scale", "deployment/flashsale", "--replicas=0"},
+		{"rollout", "status", "deployment/flashsale", wait},
+		{"set", "env", "deployment/flashsale", "cronjob/flashsale-audit", "FLASHSALE_STRATEGY=" + strategy, dsn},
+		{"scale", "deployment/flashsale", "--replicas=3"},
+		{"rollout", "status", "deployment/flashsale", wait},
+		// The old ones go on meanwhile for FLASHSALE_DRAIN_DELAY. They must get no order.
+		append([]string{"wait", "--for=delete", wait}, strings.Fields(old)...),
+	} {
+		if _, err := s.kubectl(ctx, args...); err != nil {
+			return err
+		}
 	}
 	return s.answers(ctx)
 }
 
-// migrate runs the Job that creates the tables once more.
-func (s *shop) migrate(ctx context.Context) error {
-	if _, err := s.kubectl(ctx, "delete", "job/flashsale-migrate", "--ignore-not-found", wait); err != nil {
+// database is that of the strategy. A database belongs to one strategy.
+func (s *shop) database() string { return databaseOf(s.strategy) }
+
+func databaseOf(strategy string) string {
+	if strategy == first {
+		return "flashsale"
+	}
+	return "flashsale_" + strings.ReplaceAll(strategy, "-", "_")
+}
+
+// createDatabases makes those of the strategies after the first one. The accounts get the
+// rights there that they have in the first one's.
+func (s *shop) createDatabases(ctx context.Context) error {
+	primary, err := s.primary(ctx)
+	if err != nil {
 		return err
 	}
-	if _, err := s.node.Kubectl(ctx, "apply", "--server-side", "--kustomize="+s.manifests(), "--selector=app.kubernetes.io/name=flashsale-migrate"); err != nil {
+	grants, err := s.query(ctx, primary, "SHOW GRANTS FOR flashsale; SHOW GRANTS FOR flashsale_owner")
+	if err != nil {
 		return err
 	}
-	return s.migrated(ctx)
+	group, ctx := errgroup.WithContext(ctx)
+	for _, strategy := range strategies() {
+		if strategy == first {
+			continue
+		}
+		name := databaseOf(strategy)
+		sql := "CREATE DATABASE " + name + ";" + grantsFor(name, grants)
+		group.Go(func() error {
+			if _, err := s.query(ctx, primary, sql); err != nil {
+				return err
+			}
+			dsn := fmt.Sprintf("flashsale_owner:%s@tcp(mysql-0.mysql:3306,mysql-1.mysql:3306,mysql-2.mysql:3306)/%s", s.ownerPassword, name)
+			_, err := s.node.Exec(ctx, namespace, "deployment/flashsale", "/api", "migrate", "--mysql-dsn="+dsn)
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// grantsFor returns the grants for the database flashsale as statements for another one.
+func grantsFor(name, grants string) string {
+	var sql strings.Builder
+	for line := range strings.Lines(grants) {
+		if before, after, ok := strings.Cut(strings.TrimSpace(line), " ON `flashsale`.* "); ok {
+			sql.WriteString(before + " ON `" + name + "`.* " + after + ";")
+		}
+	}
+	return sql.String()
 }
 
 func (s *shop) migrated(ctx context.Context) error {
@@ -266,7 +301,20 @@ func (s *shop) dsn(ctx context.Context) (string, error) {
 	for i := range hosts {
 		hosts[i] = net.JoinHostPort(hosts[i], "3306")
 	}
-	return fmt.Sprintf("flashsale:%s@%s(%s)/flashsale", s.password, network, strings.Join(hosts, ",")), nil
+	return fmt.Sprintf("flashsale:%s@%s(%s)/%s", s.password, network, strings.Join(hosts, ","), s.database()), nil
+}
+
+// stockLocks returns what kubectl shows of the lock of the SKU on sale, and not of the last
+// units that were ordered after it.
+func (s *shop) stockLocks(ctx context.Context) (string, error) {
+	text, err := s.kubectl(ctx, "get", "stocklocks")
+	var shown strings.Builder
+	for line := range strings.Lines(text) {
+		if shown.Len() == 0 || slices.Contains(strings.Fields(line), s.sku) {
+			shown.WriteString(line)
+		}
+	}
+	return shown.String(), err
 }
 
 // audit runs the CronJob of the audit once, and reports whether it found nothing.
