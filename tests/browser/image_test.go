@@ -12,6 +12,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 )
 
@@ -31,7 +32,10 @@ func (b *browser) image(name string, height int64) {
 		return
 	}
 	b.do(chromedp.EmulateViewport(imageWidth, height))
-	b.prefer("prefers-color-scheme", "light")
+	b.preferAll(
+		&emulation.MediaFeature{Name: "prefers-color-scheme", Value: "light"},
+		&emulation.MediaFeature{Name: "prefers-reduced-motion", Value: "reduce"}, // a bar on its way shows another stock than the text
+	)
 	shot, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
 	if err != nil {
 		b.t.Fatal(err)
