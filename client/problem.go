@@ -94,8 +94,8 @@ type Problem struct {
 	Fields []FieldError
 	// RetryAfter is the wait that the service asks for, or 0.
 	RetryAfter time.Duration
-	// CountsUntil is when the units of cancelled orders stop counting, with
-	// ErrCustomerLimit under the hold policy strict; else zero.
+	// CountsUntil is when the order fits, because units of cancelled orders no longer count,
+	// with ErrCustomerLimit under the hold policy strict; else zero.
 	CountsUntil time.Time
 	// Replica is the replica that answered.
 	Replica string

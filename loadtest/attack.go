@@ -65,6 +65,9 @@ const (
 	closingTimeout = time.Minute
 	// withdrawTimeout bounds the withdrawal of what was put on sale.
 	withdrawTimeout = 30 * time.Second
+	// challengeReadLimit bounds reading the records of a challenge, from a service that answers
+	// each call at the last moment. It is shorter than closingTimeout.
+	challengeReadLimit = 30 * time.Second
 	// refusedPatience bounds how long one call beside the load is repeated. It is longer than
 	// the 10 s of a usual request limit, which the load may have used up.
 	refusedPatience = 15 * time.Second
@@ -201,7 +204,7 @@ func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Databas
 	if signalled.Err() == nil {
 		c.preferAnswering(ctx)
 		rounds, failed = c.challenge(ctx, progress, "", load, func(skus *attack.Plan) error {
-			ctx, cancel := context.WithTimeoutCause(ctx, offerLimit, fmt.Errorf("its SKUs were not on sale within %s", offerLimit))
+			ctx, cancel := context.WithTimeoutCause(signalled, offerLimit, fmt.Errorf("its SKUs were not on sale within %s", offerLimit))
 			defer cancel()
 			return c.offer(ctx, skus, int64(len(skus.SKUs)))
 		})
@@ -210,14 +213,19 @@ func (c *attackCmd) sell(signalled context.Context, s streams, db *proof.Databas
 	progress.stop()
 	c.preferAnswering(ctx)
 	all := proof.Round{Plan: plan, Answers: result.Answers, Units: setting.Stock}
-	records, err := c.read(ctx, db, listed, append(rounds, all))
-	if err != nil && len(rounds) > 0 {
-		// The load's figures do not depend on the records of the challenge.
-		failed, rounds = cmp.Or(failed, err), nil
-		records, err = c.read(ctx, db, listed, []proof.Round{all})
-	}
+	records, err := c.read(ctx, db, listed, []proof.Round{all})
 	if err != nil {
 		return err
+	}
+	if len(rounds) > 0 {
+		reading, cancel := context.WithTimeout(ctx, challengeReadLimit)
+		defer cancel()
+		more, err := c.read(reading, db, listed, rounds)
+		if err != nil {
+			// The load's figures do not depend on the records of the challenge.
+			failed, rounds = cmp.Or(failed, err), nil
+		}
+		records.Append(more)
 	}
 	ours := records.Of(plan.SKUs)
 	ours.Samples = samples
@@ -393,9 +401,7 @@ func (c *attackCmd) read(ctx context.Context, db *proof.Database, listed bool, r
 			stocks = append(stocks, stock)
 		}
 		of := proof.RecordsOf(rows, stocks, &round.Plan, uncertain)
-		records.Rows = append(records.Rows, of.Rows...)
-		records.Balances = append(records.Balances, of.Balances...)
-		records.Violations = append(records.Violations, of.Violations...)
+		records.Append(of)
 	}
 	return records, nil
 }

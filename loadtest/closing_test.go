@@ -175,7 +175,7 @@ func TestRefusedCallsBesideTheLoadAreRepeated(t *testing.T) {
 		}
 		return true
 	})
-	dir, said, err := attackShop(t, shop.serve(t))
+	dir, said, err := attackShop(t, shop.serve(t), "--until-contended")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, said)
 	}

@@ -84,7 +84,7 @@ type loadFlags struct {
 	Rate           int           `default:"2000" placeholder:"N" help:"Requests per second, sent whether or not the service keeps up (default ${default})."`
 	Duration       time.Duration `default:"5s" placeholder:"D" help:"How long requests are sent (default ${default})."`
 	UntilContended bool          `help:"If too few bursts were contended for a verdict, repeat the challenge with twice as many buyers, up to ${max_buyers}."`
-	Threshold      []string      `sep:"none" placeholder:"METRIC<VALUE" help:"Exit with status 99 unless the figure of each run holds, such as 'p99<50ms' or 'errors<0.1%'; repeatable. METRIC is p50, p95, p99, p99.9 or max, also accepted.p99, refused.p99, or of one call such as pay.p99; errors, ambiguous (a number, or % of all requests), rate or accepted_per_second. Operators are <, <=, > and >=."`
+	Threshold      []string      `sep:"none" placeholder:"METRIC<VALUE" help:"Exit with status 99 unless the figure of each run holds, such as 'p99<50ms' or 'errors<0.1%'; repeatable. METRIC is p50, p95, p99, p99.9 or max, also accepted.p99, refused.p99, or of one call such as pay.p99; errors (all that failed, with ambiguous ones), ambiguous (a number, or % of all requests), rate or accepted_per_second. Operators are <, <=, > and >=."`
 	Compare        string        `placeholder:"FILE" help:"An earlier proof.json: show how the figures differ, and which are worse by more than noise. The exit status does not depend on it."`
 	JUnit          string        `name:"junit" placeholder:"FILE" help:"Write the verdicts and thresholds, or the error that ended the run, as JUnit's XML, for CI."`
 	seedFlag
@@ -157,7 +157,7 @@ func share(units int64, skus, i int) int64 {
 // result of this one. A file that --compare names stays, as it is the user's reference.
 func (f *loadFlags) begin() error {
 	for _, file := range []string{filepath.Join(f.Out, report.ProofFile), filepath.Join(f.Out, report.PageFile), f.JUnit} {
-		if file == "" || f.Compare != "" && filepath.Clean(file) == filepath.Clean(f.Compare) {
+		if file == "" || f.Compare != "" && sameFile(file, f.Compare) {
 			continue
 		}
 		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -165,6 +165,13 @@ func (f *loadFlags) begin() error {
 		}
 	}
 	return nil
+}
+
+// sameFile reports whether both paths are of one file that exists.
+func sameFile(a, b string) bool {
+	one, err := os.Stat(a)
+	other, otherErr := os.Stat(b)
+	return err == nil && otherErr == nil && os.SameFile(one, other)
 }
 
 // end writes an error that publish has not shown into the file of --junit. It returns err,

@@ -48,10 +48,10 @@ func (c *proveCmd) Run(ctx context.Context, s streams) (err error) {
 	if c.MySQLDSN != "" && c.MySQLNodes > 1 {
 		return errors.New("--mysql-nodes is for a private database; omit it with --mysql-dsn, which may list several hosts")
 	}
-	if err := lockserver.Check(strategies...); err != nil {
+	if err := c.begin(); err != nil {
 		return err
 	}
-	if err := c.begin(); err != nil {
+	if err := lockserver.Check(strategies...); err != nil {
 		return err
 	}
 	servers, err := c.servers(ctx, s)

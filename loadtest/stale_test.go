@@ -93,7 +93,7 @@ func TestJUnitHasAnErrorAfterTheVerdict(t *testing.T) {
 	})
 	dir := writeEarlier(t)
 	junit := filepath.Join(dir, "junit.xml")
-	_, said, err := attackShop(t, shop.serve(t), "--junit="+junit)
+	_, said, err := attackShop(t, shop.serve(t), "--until-contended", "--junit="+junit)
 	text := readText(t, junit)
 	if err == nil || judged(err) || !strings.Contains(text, `tests="1" failures="0" errors="0"`) || !strings.Contains(text, `errors="1"`) || !strings.Contains(text, "may still be on sale") {
 		t.Errorf("got %v\n%s\n%s", err, text, said)
@@ -104,9 +104,15 @@ func TestFileToCompareWithIsNotRemoved(t *testing.T) {
 	t.Parallel()
 	dir := writeEarlier(t)
 	before := filepath.Join(dir, report.ProofFile)
-	f := loadFlags{Compare: before, outFlag: outFlag{Out: dir + "/."}}
-	if err := f.begin(); err != nil || readText(t, before) != earlier {
-		t.Errorf("got %v, %s %q", err, before, readText(t, before))
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, out := range []string{dir + "/.", link} {
+		f := loadFlags{Compare: before, outFlag: outFlag{Out: out}}
+		if err := f.begin(); err != nil || readText(t, before) != earlier {
+			t.Errorf("--out %s: got %v, %s %q", out, err, before, readText(t, before))
+		}
 	}
 }
 

@@ -129,9 +129,10 @@ type api struct {
 	// sample allows one log line a second about answers 503 and 504.
 	sample *rate.Limiter
 	// refusals bounds the log lines about refused administrators' calls other than counted
-	// guesses, and unlogged counts those since the last such line.
-	refusals rate.Sometimes
-	unlogged atomic.Int64
+	// guesses, guesses those about counted ones. unlogged counts what both left out since the
+	// last such line.
+	refusals, guesses rate.Sometimes
+	unlogged          atomic.Int64
 	// notReady bounds the log lines about each server that is not ready.
 	notReady notReady
 }
@@ -165,7 +166,8 @@ func newAPI(cfg Config) (*api, error) {
 	}
 	a := &api{cfg: cfg, verifier: verifier, callers: callers, metrics: newMetrics(cfg.Registry), feeds: newFeeds(&cfg),
 		sample:   rate.NewLimiter(rate.Every(time.Second), 1),
-		refusals: rate.Sometimes{First: infoBurst, Interval: time.Second / infoRate}}
+		refusals: rate.Sometimes{First: infoBurst, Interval: time.Second / infoRate},
+		guesses:  rate.Sometimes{First: guessBurst, Interval: time.Second / guessRate}}
 	cfg.Registry.MustRegister(telemetry.Ready(a.canSell))
 	return a, a.readContract()
 }

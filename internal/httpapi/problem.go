@@ -133,7 +133,7 @@ func problemOf(err error) *problem {
 			p := k.problem("")
 			if still, ok := errors.AsType[*order.StillHeldError](err); ok {
 				p.CountsUntil = &still.Until
-				p.Detail = "Units of your cancelled orders count until " + still.Until.Add(time.Second-1).Truncate(time.Second).Format("2006-01-02 15:04:05") + " UTC."
+				p.Detail = "Because of your cancelled orders, this quantity can be ordered from " + still.Until.Add(time.Second-1).Truncate(time.Second).Format("2006-01-02 15:04:05") + " UTC on."
 			}
 			return p
 		}

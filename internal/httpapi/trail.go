@@ -38,6 +38,12 @@ type change struct {
 	err           error // why they are not known
 }
 
+// guessRate and guessBurst bound the log lines about counted guesses.
+const (
+	guessRate  = 50
+	guessBurst = 500
+)
+
 // authenticateAdministrator checks the caller's token, unless the caller's address has
 // guessed too often: then no token is compared, so that the answer does not depend on
 // whether it is right.
@@ -143,18 +149,21 @@ func (a *api) logAdministrator(c *gin.Context) {
 		optional("requested", json.RawMessage(this.body), p.Status >= http.StatusInternalServerError && len(this.body) > 0)
 		if p.Status == http.StatusUnauthorized || p.Status == http.StatusForbidden || p.Status == http.StatusTooManyRequests {
 			optional("reason", p.Detail, true)
-			// Anyone can be refused: the lines must not fill the disk. A flood must not hide
-			// guesses of the token either, and a limit bounds the counted ones.
-			if !this.counted {
-				logged := false
-				a.refusals.Do(func() { logged = true })
-				if !logged {
-					a.unlogged.Add(1)
-					return
-				}
-				n := a.unlogged.Swap(0)
-				optional("unlogged", n, n > 0)
+			// Anyone can be refused: the lines must not fill the disk. Counted guesses of the
+			// token have lines of their own, as a flood of other calls must not hide them. A
+			// limit bounds those of an address, but an attacker may have thousands of these.
+			lines := &a.refusals
+			if this.counted {
+				lines = &a.guesses
 			}
+			logged := false
+			lines.Do(func() { logged = true })
+			if !logged {
+				a.unlogged.Add(1)
+				return
+			}
+			n := a.unlogged.Swap(0)
+			optional("unlogged", n, n > 0)
 		}
 	}
 	a.cfg.Logger.LogAttrs(c.Request.Context(), slog.LevelInfo, "admin call", attrs...)

@@ -73,7 +73,10 @@ func (c *committer) commit(ctx context.Context, w *write) error {
 }
 
 // write writes a group, splits it if one SKU's part fails, and reports each outcome.
-func (c *committer) write(ctx context.Context, group []*write) {
+func (c *committer) write(ctx context.Context, group []*write) { c.writeThen(ctx, group, func() {}) }
+
+// writeThen is write, and calls then after the first attempt.
+func (c *committer) writeThen(ctx context.Context, group []*write, then func()) {
 	defer func() {
 		if p := recover(); p != nil {
 			for _, w := range group {
@@ -84,6 +87,7 @@ func (c *committer) write(ctx context.Context, group []*write) {
 	// All groups lock rows in the same order, or two of them could deadlock.
 	slices.SortFunc(group, func(a, b *write) int { return strings.Compare(a.claim.SKU, b.claim.SKU) })
 	err := c.transact(ctx, group)
+	then()
 	if len(group) > 1 && (stock.IsStopped(err) || stock.IsStoppedIf(err) || stock.IsDuplicate(err) || stock.IsRetryable(err)) {
 		c.split(ctx, group, err)
 		return
@@ -94,8 +98,9 @@ func (c *committer) write(ctx context.Context, group []*write) {
 }
 
 // split writes a rolled-back group again. Changed rows, taken keys and customers above the
-// bound on unpaid orders are common: their SKUs leave the group and the others stay together. For other causes the server does
-// not name the SKU, so each is written alone, a few at a time.
+// bound on unpaid orders are common: their SKUs leave the group and the others stay
+// together. For other causes the server does not name the SKU, so each is written alone, a
+// few at a time.
 func (c *committer) split(ctx context.Context, group []*write, cause error) {
 	var leaves map[*write]bool
 	var err error
@@ -108,19 +113,20 @@ func (c *committer) split(ctx context.Context, group []*write, cause error) {
 		leaves, err = c.findAbove(ctx, group)
 	}
 	if err == nil && len(leaves) > 0 {
-		finish := func() {
+		finish := sync.OnceFunc(func() {
 			for w := range leaves {
 				w.finish(cause)
 			}
-		}
+		})
+		defer finish()
 		if !stock.IsStoppedIf(cause) {
 			finish()
 		}
 		if rest := slices.DeleteFunc(group, func(w *write) bool { return leaves[w] }); len(rest) > 0 {
-			c.write(ctx, rest)
+			// A desk that counts unpaid orders too early would not see those of the rest, and stop
+			// the next group. It does not wait for more than one attempt, which a locked row ends.
+			c.writeThen(ctx, rest, finish)
 		}
-		// A desk that counts again too early would not see the orders of the rest.
-		finish()
 		return
 	}
 	var parts errgroup.Group

@@ -57,7 +57,7 @@ func (h holding) overLimit(n, limit int64) error {
 type StillHeldError struct{ Until time.Time }
 
 func (e *StillHeldError) Error() string {
-	return fmt.Sprintf("%s: units of cancelled orders count until %s", ErrCustomerLimit, e.Until.Format(time.RFC3339Nano))
+	return fmt.Sprintf("%s: because of cancelled orders, until %s", ErrCustomerLimit, e.Until.Format(time.RFC3339Nano))
 }
 
 func (e *StillHeldError) Unwrap() error { return ErrCustomerLimit }

@@ -229,7 +229,10 @@ func TestUnpaidBoundIsNoFenceRefusal(t *testing.T) {
 		if decided.Add(1) == skus {
 			close(all)
 		}
-		<-all
+		select {
+		case <-all:
+		case <-t.Context().Done():
+		}
 	}})
 	var made, refused atomic.Int32
 	var group sync.WaitGroup

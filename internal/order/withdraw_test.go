@@ -162,7 +162,7 @@ func TestSecretSKUIsUnknownWithoutEtcd(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			cut, err := newReplica(options{dsn: dsn, strategy: name, fence: s.FenceFor(strategy.FenceClaim), etcd: []string{"127.0.0.1:1"}, timeout: time.Second})
+			cut, err := newReplica(options{dsn: dsn, strategy: name, fence: s.FenceFor(strategy.FenceClaim), etcd: []string{"127.0.0.1:1"}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -172,7 +172,13 @@ func TestSecretSKUIsUnknownWithoutEtcd(t *testing.T) {
 				_ = cut.close(ctx) // it cannot release what is in etcd
 			})
 			execSQL(t, dsn, "UPDATE stock SET visible_from = NOW(6) + INTERVAL 1 HOUR, seq = seq + 1")
-			_, _ = cut.orders.Restock(t.Context(), order.RestockRequest{SKU: testSKU, Key: "restock", Units: 1})
+			// These two wait for etcd, the others must not.
+			impatient := func() context.Context {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				t.Cleanup(cancel)
+				return ctx
+			}
+			_, _ = cut.orders.Restock(impatient(), order.RestockRequest{SKU: testSKU, Key: "restock", Units: 1})
 			_, err = cut.orders.Place(t.Context(), buy("ben", "k", 1))
 			mustBe(t, "an order for a secret SKU", err, stock.ErrUnknownSKU)
 			again, err := cut.orders.Place(t.Context(), buy("ann", "k", 1))
@@ -180,7 +186,7 @@ func TestSecretSKUIsUnknownWithoutEtcd(t *testing.T) {
 				t.Errorf("a replay: got %+v, %v; want %s", again, err, placed.Order.ID)
 			}
 			execSQL(t, dsn, "UPDATE stock SET visible_from = NOW(6), seq = seq + 1")
-			_, err = cut.orders.Place(t.Context(), buy("ben", "k", 1))
+			_, err = cut.orders.Place(impatient(), buy("ben", "k", 1))
 			mustBe(t, "an order after the announcement", err, order.ErrUnavailable)
 		})
 	}

@@ -15,7 +15,7 @@ const (
 	Read      Kind = "read"      // the stock row was read, for this order
 	Wrote     Kind = "wrote"     // the stock row was written; others see it after the commit
 	Committed Kind = "committed" // the stock row and the order are in MySQL
-	Rejected  Kind = "rejected"  // the write had no effect: the fence, the row or a key was in its way
+	Rejected  Kind = "rejected"  // the write had no effect: the fence, the row, a key or the bound on unpaid orders was in its way
 	Unknown   Kind = "unknown"   // the answer to the commit was lost
 	Took      Kind = "took"      // the units were taken in etcd
 	GaveBack  Kind = "gave-back" // the units went back to etcd

@@ -67,6 +67,9 @@ func runToItsEnd(ctx context.Context, name string, argv []string, temp string) e
 	cmd.Cancel = func() error { return killGroup(cmd.Process) }
 	cmd.WaitDelay = time.Second
 	if out, err := cmd.CombinedOutput(); err != nil {
+		if ctx.Err() != nil { // says nothing about what it tried
+			return fmt.Errorf("%w: %s, whose output ends:\n%s", context.Cause(ctx), name, lastLines(string(out), tailLines))
+		}
 		return fmt.Errorf("%s: %w; its output ends:\n%s", name, err, lastLines(string(out), tailLines))
 	}
 	return nil

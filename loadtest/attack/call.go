@@ -84,7 +84,8 @@ type made struct {
 	of placed
 }
 
-// wire is a request as it is sent, without what is the same for all.
+// wire is a request as it is sent, without what is the same for all. In path, / and other
+// characters of an id are escaped.
 type wire struct{ method, path, body string }
 
 // wire returns what request seq sends.
@@ -92,7 +93,7 @@ func (p *Plan) wire(seq int, m made) wire {
 	switch m.call {
 	case Pay:
 		id := url.PathEscape(m.of.text)
-		return wire{http.MethodPost, "/v1/orders/" + id + "/payment", `{"reference":"payment of ` + id + `"}`}
+		return wire{http.MethodPost, "/v1/orders/" + id + "/payment", `{"reference":"payment of ` + id + `"}`} // escaped, it needs no other escapes in JSON
 	case Cancel:
 		return wire{http.MethodPost, "/v1/orders/" + url.PathEscape(m.of.text) + "/cancellation", ""}
 	case Browse:

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,7 +35,7 @@ func (s *shop) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w.Header().Set("X-Replica", "shop-1")
-	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	parts := strings.Split(strings.Trim(r.URL.EscapedPath(), "/"), "/")
 	kind := parts[len(parts)-1]
 	switch {
 	case r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/v1/skus"):
@@ -50,17 +51,20 @@ func (s *shop) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if s.paths[kind]%2 == 0 {
 			id = strconv.Itoa(s.paths[kind])
 			text = id
+		} else if s.paths[kind]%3 == 0 {
+			id = "2024/" + strconv.Itoa(s.paths[kind]) + "#a"
+			text = strconv.Quote(id)
 		}
 		s.owners[id] = r.Header.Get("Authorization")
 		w.WriteHeader(http.StatusCreated)
 		fmt.Fprintf(w, `{"id":%s}`, text)
 	default:
-		id := parts[2]
+		id, _ := url.PathUnescape(parts[2])
 		if s.owners[id] == "" || s.owners[id] != r.Header.Get("Authorization") {
 			s.strange = append(s.strange, r.URL.Path+" of another customer, or again")
 		}
 		delete(s.owners, id)
-		_, _ = io.WriteString(w, `{"id":"`+id+`"}`)
+		_, _ = io.WriteString(w, `{"id":`+strconv.Quote(id)+`}`)
 	}
 	s.paths[kind]++
 }

@@ -209,7 +209,10 @@ func (t *transport) request(ctx context.Context, seq int) *http.Request {
 	m := t.decide(seq)
 	w := t.plan.wire(seq, m)
 	u := *t.urls[t.plan.target(seq)]
-	u.Path += w.path
+	u.RawPath = u.EscapedPath() + w.path
+	if u.Path, _ = url.PathUnescape(u.RawPath); u.Path == u.RawPath { // wire has escaped it
+		u.RawPath = ""
+	}
 	req := &http.Request{
 		Method: w.method, URL: &u, Host: u.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,

@@ -119,6 +119,10 @@ func (s *shop) sell(ctx context.Context, number int, name string, during *distur
 // challenge lets buyers order last units at once, through the same address. A busy machine
 // may send too few of them together at first, so it is repeated with more buyers.
 func (s *shop) challenge(ctx context.Context, load attack.Config) ([]proof.Round, error) {
+	// What was deleted may still be coming back.
+	if err := errors.Join(s.whole(ctx), s.answers(ctx)); err != nil {
+		return nil, err
+	}
 	load.Stop = nil // it has stopped the load
 	trial := proof.Trial{Load: load, UntilContended: true, Offer: func(plan *attack.Plan) error {
 		for _, sku := range plan.SKUs {

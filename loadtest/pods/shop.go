@@ -139,7 +139,8 @@ func (s *shop) connect(ctx context.Context) error {
 		return err
 	}
 	transport := &http.Transport{DialContext: s.node.Dial, DisableKeepAlives: true}
-	s.service = &attack.Service{URL: "http://" + net.JoinHostPort(address, "80"), Client: &http.Client{Transport: transport, Timeout: attack.RequestTimeout}}
+	s.service = &attack.Service{URL: "http://" + net.JoinHostPort(address, "80"), Client: &http.Client{Transport: transport, Timeout: attack.RequestTimeout},
+		Patience: patience}
 	for key, value := range map[string]*string{
 		"FLASHSALE_ADMIN_TOKEN": &s.service.AdminToken, "FLASHSALE_JWT_SECRET": &s.service.JWTSecret, "MYSQL_PASSWORD": &s.password,
 		"MYSQL_OWNER_PASSWORD": &s.ownerPassword, "FLASHSALE_ETCD_PASSWORD": &s.etcdPassword,

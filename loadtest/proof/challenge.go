@@ -1,7 +1,6 @@
 package proof
 
 import (
-	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -132,23 +131,28 @@ func look(answers []attack.Answer, targets int) burst {
 	if b.winner == nil {
 		return b
 	}
-	at := map[string]bool{where(b.winner, targets): true}
+	named := slices.ContainsFunc(answers, func(a attack.Answer) bool { return a.Replica != "" })
+	at := map[string]bool{where(b.winner, targets, named): true}
 	for i := range answers {
 		a := &answers[i]
 		decided := a.Outcome == attack.Accepted || a.Outcome == attack.SoldOut || a.Status == http.StatusServiceUnavailable && strings.HasPrefix(a.Reason, "busy")
 		if a != b.winner && decided && a.Sent < b.winner.Done && a.Done > b.winner.Sent {
 			b.underWay++
-			at[where(a, targets)] = true
+			at[where(a, targets, named)] = true
 		}
 	}
+	delete(at, "") // an answer that names no replica, among some that do
 	b.contended = b.underWay >= rivals && len(at) >= min(2, targets)
 	return b
 }
 
-// where names the replica that answered, or the target if the answer names none: two
-// targets may be one replica.
-func where(a *attack.Answer, targets int) string {
-	return cmp.Or(a.Replica, fmt.Sprint("target ", a.Seq%targets))
+// where names the replica that answered, or the target if no answer of the burst names a
+// replica: two targets may be one replica.
+func where(a *attack.Answer, targets int, named bool) string {
+	if named {
+		return a.Replica
+	}
+	return fmt.Sprint("target ", a.Seq%targets)
 }
 
 func median[T int | time.Duration](list []T) T {
@@ -171,6 +175,13 @@ func (r *Run) Weigh(c *Challenge) {
 		shown = strategy.NotChallenged
 	}
 	r.Verdict = precedence[min(slices.Index(precedence, r.Verdict), slices.Index(precedence, shown))]
+}
+
+// Append adds the records of other SKUs.
+func (r *Records) Append(others Records) {
+	r.Rows = append(r.Rows, others.Rows...)
+	r.Balances = append(r.Balances, others.Balances...)
+	r.Violations = append(r.Violations, others.Violations...)
 }
 
 // Of returns the records of those SKUs, without samples.

@@ -148,6 +148,7 @@ func TestBurstIsContended(t *testing.T) {
 		{"one of them later", burstOf(soldOut, append([]time.Duration{11 * ms}, together[1:]...)...), 2, false},
 		{"busy with another order", burstOf(attack.Answer{Outcome: attack.Refused, Status: 503, Reason: "busy"}, together...), 2, true},
 		{"a proxy sheds load", burstOf(attack.Answer{Outcome: attack.Refused, Status: 503, Reason: "no problem+json"}, together...), 2, false},
+		{"a replica names itself only in a 201", append(burstOf(soldOut, together...), attack.Answer{Seq: 8, Outcome: attack.SoldOut, Status: 409, Replica: "a", Sent: time.Hour, Done: time.Hour}), 2, false},
 		{"both targets are one replica", burstOf(attack.Answer{Outcome: attack.SoldOut, Status: 409, Replica: "a"}, together...), 2, false},
 		{"over a request limit", burstOf(attack.Answer{Outcome: attack.Refused, Status: 429}, together...), 2, false},
 		{"no answer", burstOf(attack.Answer{Outcome: attack.Ambiguous}, together...), 2, false},

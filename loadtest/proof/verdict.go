@@ -102,7 +102,7 @@ func (r *Run) unproven() string {
 	case c.Failed != "":
 		return "Not challenged: the challenge failed: " + c.Failed
 	case c.Errors+c.Ambiguous > c.Offered/4:
-		return fmt.Sprintf("Not challenged: %d of these %d orders got no decision (%s). Raise the limits of the service for this test, if it has any",
+		return fmt.Sprintf("Not challenged: %d of these %d orders got no decision (%s). Raise the limits of the service for this test, if it has any; behind a slow lock, raise its time-outs",
 			c.Errors+c.Ambiguous, c.Offered, c.Reasons[0])
 	}
 	where := "" // a single target may be a single replica

@@ -31,7 +31,7 @@ func TestTheStorefrontWaitsForThePaymentService(t *testing.T) {
 	b.press("#orders li:first-child .cancel")
 	b.await(shows("#orders li:first-child", "Cancelled"))
 	b.buy("sneaker", "1")
-	b.await(shows("#messages", "Your cancelled orders count until"))
+	b.await(shows("#messages", "Because of your cancelled orders"))
 
 	b.buy("lamp", "1")
 	b.await(shows("#orders li:first-child", "1 × Brass lamp"))

@@ -468,7 +468,7 @@ type Answer struct {
 	Seq   uint64 `protobuf:"varint,10,opt,name=seq,proto3" json:"seq,omitempty"`
 	// Microseconds since 1970, in UTC.
 	CreatedUs int64 `protobuf:"varint,11,opt,name=created_us,json=createdUs,proto3" json:"created_us,omitempty"`
-	// With CUSTOMER_LIMIT, when the units of cancelled orders stop counting, or 0.
+	// With CUSTOMER_LIMIT, when cancelled orders no longer prevent the order, or 0.
 	ExpiresUs     int64 `protobuf:"varint,12,opt,name=expires_us,json=expiresUs,proto3" json:"expires_us,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -16,7 +16,7 @@ const texts = {
   "sale-over": () => "The sale is over.",
   "price-changed": () => "The price has changed, and nothing was ordered. Check the new price, then order again.",
   "customer-limit": ({ counts_until: until }) => "This is more than one customer may have." + (until
-    ? ` Your cancelled orders count until ${clock.format(Date.parse(until) + 999)}. Order again after that.` : ""),
+    ? ` Because of your cancelled orders, you can order this from ${clock.format(Date.parse(until) + 999)} on.` : ""),
   "too-many-unpaid": () => "You have too many orders that are not paid. Pay or cancel one of them first, then order again.",
   "too-many-requests": () => "Too many requests. Nothing was changed. Wait a moment, then try again.",
   "busy": () => "The shop is busy. Nothing was changed. Try again.",

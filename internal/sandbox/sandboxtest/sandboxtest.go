@@ -58,7 +58,11 @@ func NeedsDatabase(tb testing.TB) {
 // program is missing.
 func NeedsNode(tb testing.TB) {
 	tb.Helper()
-	if err := sandbox.CheckMachine(tb.Context()); err != nil {
+	err := sandbox.CheckMachine(tb.Context())
+	if errors.Is(err, context.DeadlineExceeded) {
+		tb.Fatal(err)
+	}
+	if err != nil {
 		why := strings.Join(strings.Fields(err.Error()), " ") // in the list, one line is one test
 		tier.LeaveOut(tb, "a machine that can run a Kubernetes node: "+why)
 	}
