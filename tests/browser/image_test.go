@@ -12,7 +12,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 )
 
@@ -32,10 +31,9 @@ func (b *browser) image(name string, height int64) {
 		return
 	}
 	b.do(chromedp.EmulateViewport(imageWidth, height))
-	b.preferAll(
-		&emulation.MediaFeature{Name: "prefers-color-scheme", Value: "light"},
-		&emulation.MediaFeature{Name: "prefers-reduced-motion", Value: "reduce"}, // a bar on its way shows another stock than the text
-	)
+	b.prefer("prefers-color-scheme", "light")
+	// A bar on its way shows another stock than the text beside it: hiding it ends its transition.
+	eval[any](b, "document.querySelectorAll('progress').forEach((p) => { p.style.display = 'none'; p.offsetWidth; p.style.display = ''; })")
 	shot, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
 	if err != nil {
 		b.t.Fatal(err)

@@ -85,13 +85,8 @@ func TestFlawsAreFound(t *testing.T) {
 // prefer sets what the user prefers: a feature of CSS media queries.
 func (b *browser) prefer(feature, value string) {
 	b.t.Helper()
-	b.preferAll(&emulation.MediaFeature{Name: feature, Value: value})
-}
-
-func (b *browser) preferAll(features ...*emulation.MediaFeature) {
-	b.t.Helper()
 	b.do(chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
-		_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: features})
+		_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: feature, Value: value}}})
 		return err
 	}))
 }
