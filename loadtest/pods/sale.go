@@ -22,6 +22,8 @@ const (
 	soldOut = 4 * time.Second
 	sells   = time.Second
 	longest = 3 * time.Minute
+	// slow is the lowest rate of a sale with a disturbance, in orders a second.
+	slow = 20
 	// plenty never sells out.
 	plenty = 1_000_000_000
 	// before is how many orders are accepted before the disturbance, and after how many
@@ -43,7 +45,8 @@ func (s *shop) sell(ctx context.Context, number int, name string, during *distur
 	plan := attack.Plan{Targets: []string{s.service.URL}, SKUs: []string{s.sku}, MaxQuantity: 1, Rate: rate, Duration: soldOut, Seed: s.cfg.Seed + uint64(number)}
 	stock := min(int64(float64(row.UnitsPerSecond)*sells.Seconds()), int64(plan.Requests()/2))
 	if during != nil {
-		stock, plan.Duration = plenty, longest
+		// More than a slow lock can serve would only measure queues, and time-outs on a busy machine.
+		stock, plan.Duration, plan.Rate = plenty, longest, min(rate, max(slow, int(row.UnitsPerSecond)))
 		if err := s.whole(ctx); err != nil { // one part is missing at a time
 			return nil, err
 		}
