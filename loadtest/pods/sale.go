@@ -46,7 +46,7 @@ func (s *shop) sell(ctx context.Context, number int, name string, during *distur
 	stock := min(int64(float64(row.UnitsPerSecond)*sells.Seconds()), int64(plan.Requests()/2))
 	if during != nil {
 		// More than a slow lock can serve would only measure queues, and time-outs on a busy machine.
-		stock, plan.Duration, plan.Rate = plenty, longest, min(rate, max(slow, int(row.UnitsPerSecond)))
+		stock, plan.Duration, plan.Rate = plenty, longest, min(rate, max(slow, row.UnitsPerSecond))
 		if err := s.whole(ctx); err != nil { // one part is missing at a time
 			return nil, err
 		}
