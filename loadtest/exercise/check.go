@@ -199,8 +199,8 @@ const (
 	// one attempt to take it. If they are too small, a round checks less, but does not fail.
 	quiet     = 500 * time.Millisecond
 	manySteps = 12
-	// poll is how often the database is asked who waits for a lock. MariaDB updates its list of
-	// transactions at most every 100 ms.
+	// poll is the time between two queries for buyers that wait for a lock. MariaDB updates its
+	// list of transactions at most every 100 ms.
 	poll = 110 * time.Millisecond
 )
 

@@ -45,7 +45,7 @@ const explain = (problem) => {
 const store = openStore();
 const token = () => store.getItem("token");
 
-let started = false; // the page has shown who is signed in
+let started = false; // true once the page shows the customer
 
 // takeToken takes a token out of the address, which must not keep it. Any site can link
 // here, also into a new tab, so the token of a link is used only if the customer agrees:
