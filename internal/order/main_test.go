@@ -138,6 +138,7 @@ type options struct {
 	alone     bool             // neither forwards orders nor receives them
 	secret    string           // of links; has a default
 	steps     *record.Recorder // optional
+	logger    *slog.Logger     // logs errors by default
 	// via maps the replica's address for links to the one that others use.
 	via func(addr string) string
 }
@@ -152,7 +153,10 @@ func newReplica(o options) (r *replica, err error) {
 		return nil, err
 	}
 	o.ttl, o.timeout, o.window = cmp.Or(o.ttl, longTTL), cmp.Or(o.timeout, testTimeout), cmp.Or(o.window, time.Minute)
-	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	logger := o.logger
+	if logger == nil {
+		logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	}
 	if s.Write == strategy.Batch && !o.alone {
 		if r.forwarding, err = newForwarding(cmp.Or(o.secret, "the secret that the replicas of the tests share")); err != nil {
 			return nil, err

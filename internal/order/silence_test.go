@@ -2,7 +2,9 @@ package order_test
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -51,8 +53,10 @@ func TestOneReplicaReplacesASilentSeller(t *testing.T) {
 	mustPlace(t, seller, buy("ann", "1", 1))
 	var others [2]*replica
 	var first sync.Once
+	logged := make(logLines, 100)
+	logger := slog.New(slog.NewTextHandler(logged, nil))
 	for i := range others {
-		others[i] = start(t, options{dsn: dsn, strategy: "etcd", at: func(s order.Step) {
+		others[i] = start(t, options{dsn: dsn, strategy: "etcd", logger: logger, at: func(s order.Step) {
 			if s == order.BeforeClaim {
 				first.Do(func() { awaitNoQueue(t, others[i]) })
 			}
@@ -71,6 +75,9 @@ func TestOneReplicaReplacesASilentSeller(t *testing.T) {
 		t.Error(err)
 	}
 	first.Do(func() { t.Error("no other replica has taken the lock") })
+	if !logged.have("sells a SKU after a seller that does not respond") {
+		t.Error("the log does not say that the SKU has another seller")
+	}
 	close(goOn)
 	release()
 	if err := last.Wait(); err != nil {
@@ -78,6 +85,31 @@ func TestOneReplicaReplacesASilentSeller(t *testing.T) {
 	}
 	if got := audit(t, dsn).Reserved; got != 6 {
 		t.Errorf("%d units reserved, want 6", got)
+	}
+}
+
+// logLines receives the lines of a log, up to its capacity.
+type logLines chan string
+
+func (l logLines) Write(line []byte) (int, error) {
+	select {
+	case l <- string(line):
+	default:
+	}
+	return len(line), nil
+}
+
+// have reports whether a line that was not read yet has the text.
+func (l logLines) have(text string) bool {
+	for {
+		select {
+		case line := <-l:
+			if strings.Contains(line, text) {
+				return true
+			}
+		default:
+			return false
+		}
 	}
 }
 

@@ -66,7 +66,9 @@ func (t *tenure) sell() error {
 	t.desk.wait = 0
 	t.began = time.Now()
 	if since := t.desk.contention.takeLastSign(); !since.IsZero() {
-		t.cfg.Metrics.Vacant.Observe(t.began.Sub(since).Seconds())
+		vacant := t.began.Sub(since)
+		t.cfg.Metrics.Vacant.Observe(vacant.Seconds())
+		t.cfg.Logger.Info("sells a SKU after a seller that does not respond", "sku", t.desk.sku, "token", t.held.Token(), "vacant", vacant.String())
 	}
 	for t.awaitWork() {
 		t.batch = t.desk.gather()
