@@ -152,10 +152,12 @@ func (b *buyer) startOrder(c shop.Command, n int) {
 	b.send(c)
 }
 
-// settle waits until the buyer is stopped, waits for a lock of MySQL, or is done. It reports
-// whether it is stopped.
+// settle waits until the buyer is stopped, waits for a lock of MySQL, asks for one again and
+// again, or is done. It reports whether it is stopped.
 func (b *buyer) settle() bool {
-	b.round.must(b.Name+" goes on", func() bool { return b.stopped != nil || b.result != nil || b.waits })
+	b.round.must(b.Name+" goes on", func() bool {
+		return b.stopped != nil || b.result != nil || b.waits || b.steps > b.stopAt+manySteps
+	})
 	return b.stopped != nil
 }
 

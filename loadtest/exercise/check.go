@@ -196,7 +196,8 @@ const (
 	// because a busy machine is slow.
 	patience = 40 * time.Second
 	// quiet is how long a buyer that waits for the lock sends nothing, and manySteps is more than
-	// one attempt to take it. If they are too small, a round checks less, but does not fail.
+	// one attempt to take it, and more than an order needs. If they are too small, a round checks
+	// less, but does not fail.
 	quiet     = 500 * time.Millisecond
 	manySteps = 12
 	// poll is the time between two queries for buyers that wait for a lock. MariaDB updates its

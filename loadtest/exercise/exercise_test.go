@@ -37,6 +37,7 @@ func TestChecks(t *testing.T) {
 		{&findTheRace, "testdata/lock-in-share-mode", []string{"A: SELECT", "B: SELECT", "B: UPDATE"}, "got an error in place of an answer: Error 1213"},
 		{&findTheRace, "testdata/solved", nil, ""},
 		{&findTheRace, "testdata/get-lock", nil, ""},
+		{&findTheRace, "testdata/polls-get-lock", nil, ""},
 		{&findTheRace, "testdata/lock-tables", nil, ""},
 		{&unlockOnlyYourOwn, "tasks", []string{"A: has the lock", "etcd ends its lease", "B: has the lock", "A: delete", "C: has the lock"}, oversold},
 		{&unlockOnlyYourOwn, "testdata/get-then-delete", []string{"A: get", "A: is stopped before: delete", "B: has the lock", "A: delete", "C: has the lock"}, oversold},
