@@ -55,8 +55,12 @@ var faults = []fault{
 	{
 		name: "kill-seller", title: "Kill the seller", replicas: 2, lasts: 2 * time.Second,
 		shows: "The seller is killed, and started again after 2 s. " + theSeller,
-		inject: func(_ context.Context, s *side) (Happened, error) {
-			s.strike(killed, s.seller())
+		inject: func(ctx context.Context, s *side) (Happened, error) {
+			i, err := s.seller(ctx)
+			if err != nil {
+				return Happened{}, err
+			}
+			s.strike(killed, i)
 			s.victim.Kill()
 			return Happened{Replica: s.victim.Name, Text: s.victim.Name + " is killed"}, nil
 		},
@@ -80,7 +84,11 @@ var faults = []fault{
 		name: "cut-etcd", title: "Cut the seller off from etcd", replicas: 2, lasts: pastTTL, network: true, stale: true, unfitFor: needsEtcd,
 		shows: "All packets between the seller and etcd are lost for 5 s; a lock's TTL is 2 s. " + theSeller,
 		inject: func(ctx context.Context, s *side) (Happened, error) {
-			s.strike(cutOff, s.seller())
+			i, err := s.seller(ctx)
+			if err != nil {
+				return Happened{}, err
+			}
+			s.strike(cutOff, i)
 			return Happened{Replica: s.victim.Name, To: "etcd", Text: s.victim.Name + " is cut off from etcd"}, s.stack.Network.CutOff(ctx, s.victim.Name, s.stack.EtcdNames()...)
 		},
 		heal: healNetwork,
@@ -95,7 +103,10 @@ var faults = []fault{
 		},
 		shows: "All packets between the seller and another replica are lost for 5 s: orders cannot be forwarded between the two. " + theSeller,
 		inject: func(ctx context.Context, s *side) (Happened, error) {
-			i := s.seller()
+			i, err := s.seller(ctx)
+			if err != nil {
+				return Happened{}, err
+			}
 			j := (i + 1) % len(s.fleet.Replicas)
 			s.strike(cutOff, i, j)
 			other := s.fleet.Replicas[j].Name
@@ -140,29 +151,22 @@ const (
 // holds the lock: a replica that has released the lock before the pause is resumed, and
 // the next holder is paused instead.
 func pauseSeller(ctx context.Context, s *side) (Happened, error) {
-	enough := func(i int, deadline time.Time) bool {
-		return s.row.Lock == strategy.NoLock || s.holds(i) || time.Now().After(deadline)
-	}
 	for deadline := time.Now().Add(holderWait); ; {
-		if err := s.read(); err != nil {
+		i, err := s.seller(ctx)
+		if err != nil {
 			return Happened{}, err
 		}
-		if i := s.seller(); enough(i, deadline) {
-			s.strike(paused, i)
-			if err := errors.Join(s.victim.Pause(ctx), s.read()); err != nil {
-				return Happened{}, err
-			}
-			if enough(i, deadline) {
-				return Happened{Replica: s.victim.Name, Text: s.victim.Name + " is paused"}, nil
-			}
-			if err := s.victim.Signal(sandbox.SIGCONT); err != nil {
-				return Happened{}, err
-			}
-			s.strike("")
-		}
-		if err := sleep.For(ctx, glance); err != nil {
+		s.strike(paused, i)
+		if err := errors.Join(s.victim.Pause(ctx), s.read()); err != nil {
 			return Happened{}, err
 		}
+		if s.row.Lock == strategy.NoLock || s.holder() == i || time.Now().After(deadline) {
+			return Happened{Replica: s.victim.Name, Text: s.victim.Name + " is paused"}, nil
+		}
+		if err := s.victim.Signal(sandbox.SIGCONT); err != nil {
+			return Happened{}, err
+		}
+		s.strike("")
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"flashsale/internal/record"
 	"flashsale/internal/sandbox"
+	"flashsale/internal/sleep"
 	"flashsale/internal/stock"
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/attack"
@@ -334,17 +335,35 @@ func (s *side) strike(condition string, replicas ...int) {
 	}
 }
 
-// seller returns the replica that holds the lock, by the records; or the first one.
-func (s *side) seller() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return max(0, slices.IndexFunc(s.lanes, func(l *lane) bool { return l.Holds }))
+// seller returns the replica that holds the lock at this moment. If none does for
+// holderWait, or there is no lock, it returns the first one.
+func (s *side) seller(ctx context.Context) (int, error) {
+	for deadline := time.Now().Add(holderWait); ; {
+		if err := s.read(); err != nil {
+			return 0, err
+		}
+		i := s.holder()
+		if i >= 0 || s.row.Lock == strategy.NoLock || time.Now().After(deadline) {
+			return max(0, i), nil
+		}
+		if err := sleep.For(ctx, glance); err != nil {
+			return 0, err
+		}
+	}
 }
 
-func (s *side) holds(i int) bool {
+// holder returns the replica that holds the lock, by the records that were read; or -1. One
+// that has lost its lock may not know it yet: the newest token decides.
+func (s *side) holder() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.lanes[i].Holds
+	holder := -1
+	for i, l := range s.lanes {
+		if l.Holds && (holder < 0 || l.Token > s.lanes[holder].Token) {
+			holder = i
+		}
+	}
+	return holder
 }
 
 // read reads what the replicas have recorded since the last call.
