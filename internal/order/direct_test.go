@@ -107,11 +107,11 @@ func TestFenceOfASingleOrder(t *testing.T) {
 			}
 			done := make(chan struct{})
 			group.Go(func() error { defer close(done); return place(first, "ann")() })
-			<-stale.reached
+			sandboxtest.Await(t, stale.reached, "the first order to read")
 			revoke()
 			if test.amid {
 				group.Go(place(second, "ben"))
-				<-fresh.reached
+				sandboxtest.Await(t, fresh.reached, "the second order to read")
 				close(stale.open)
 				if test.fence != strategy.FenceClaim { // a refused order waits for the lock
 					<-done

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,8 +22,13 @@ func TestThreeAndTwoOfFour(t *testing.T) {
 		t.Run(s.Name, func(t *testing.T) {
 			t.Parallel()
 			dsn := newDSN(t, stock.Stock{Units: 4})
-			// The pause makes the existing race happen every time.
-			o := options{dsn: dsn, strategy: s.Name, think: 200 * time.Millisecond}
+			// Either makes the existing race happen every time.
+			o := options{dsn: dsn, strategy: s.Name}
+			if s.Expect(2) == strategy.Oversold {
+				o.at = afterBothRead()
+			} else { // one cannot read before the other has written
+				o.think = 200 * time.Millisecond
+			}
 			services := []*order.Service{startReplica(t, o), startReplica(t, o)}
 			var errs [2]error
 			var group sync.WaitGroup
@@ -57,6 +63,24 @@ func TestThreeAndTwoOfFour(t *testing.T) {
 			}
 			audit(t, dsn)
 		})
+	}
+}
+
+// afterBothRead holds an order that has read the stock until another has read it, too.
+func afterBothRead() func(order.Step) {
+	both := make(chan struct{})
+	var read atomic.Int32
+	return func(step order.Step) {
+		if step != order.BeforeWrite {
+			return
+		}
+		if read.Add(1) == 2 {
+			close(both)
+		}
+		select {
+		case <-both:
+		case <-time.After(testTimeout / 2): // the other has failed, and its error is reported
+		}
 	}
 }
 

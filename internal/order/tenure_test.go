@@ -37,7 +37,7 @@ func TestForwardedOrderIsDecidedInItsTenureOnly(t *testing.T) {
 		})
 	}
 	place(seller, "cat")
-	<-reached
+	sandboxtest.Await(t, reached, "the seller's commit")
 	place(other, "dan")
 	sandboxtest.Eventually(t, "the forwarded order to wait", func() bool { return value(order.MetricsOf(seller.orders).Waiting) == 1 })
 	if err := seller.locker.(lock.Inspector).Revoke(t.Context(), testSKU); err != nil {

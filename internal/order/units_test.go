@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/order"
+	"flashsale/internal/sandbox/sandboxtest"
 	"flashsale/internal/stock"
 	"flashsale/internal/stock/etcdstock"
 	"flashsale/internal/strategy"
@@ -105,7 +106,7 @@ func TestAuditFindsTheGapBetweenTheStores(t *testing.T) {
 		_, err := a.Place(ctx, buy("ann", "k", 2))
 		ended <- err
 	}()
-	<-reached // where a process would have died
+	sandboxtest.Await(t, reached, "the step") // where a process would have died
 	report := auditBoth(t, dsn, units)
 	if report.OK || len(report.Violations) != 1 || report.Violations[0].Invariant != order.NoGap {
 		t.Errorf("the audit found %+v, want the gap", report.Violations)

@@ -60,9 +60,17 @@ func TestNoOrderIsAcceptedAfterAWithdrawal(t *testing.T) {
 					}
 				})
 			}
-			some := []order.Order{<-sold, <-sold, <-sold}
+			go func() { running.Wait(); close(sold) }() // buyers that fail must not leave the test waiting
+			next := func() order.Order {
+				placed, ok := <-sold
+				if !ok {
+					t.Fatal("the buyers ended before the withdrawal")
+				}
+				return placed
+			}
+			some := []order.Order{next(), next(), next()}
 			for range before {
-				<-sold
+				next()
 			}
 			if err := replicas[1].Withdraw(t.Context(), testSKU, order.Precondition{}); err != nil {
 				t.Fatal(err)
