@@ -97,6 +97,18 @@ func (r *replica) await(t *testing.T, want settings.Values) {
 	}
 }
 
+// next waits for the next values that apply.
+func (r *replica) next(t *testing.T) settings.Values {
+	t.Helper()
+	select {
+	case v := <-r.applied:
+		return v
+	case <-time.After(patience):
+		t.Fatal("no values were applied")
+		return settings.Values{}
+	}
+}
+
 // awaitReport waits until the report contains want; "" means an empty report.
 func (r *replica) awaitReport(t *testing.T, want string) {
 	t.Helper()

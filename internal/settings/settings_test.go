@@ -93,7 +93,7 @@ func TestReplicaStartsWithTheValuesInEtcd(t *testing.T) {
 	store := newStore(t)
 	set(t, store, "quantum", "7ms")
 	r := startReplica(t, store)
-	if got := <-r.applied; got != quantum(7*time.Millisecond) {
+	if got := r.next(t); got != quantum(7*time.Millisecond) {
 		t.Errorf("the first values are %+v, want a quantum of 7ms", got)
 	}
 }
@@ -120,7 +120,7 @@ func TestInvalidValueIsIgnoredAndReported(t *testing.T) {
 	// Another setting still changes, and the last valid value stays.
 	set(t, store, "log-level", "warn")
 	want := with(func(v *settings.Values) { v.Quantum, v.LogLevel = 20*time.Millisecond, slog.LevelWarn })
-	if got := <-r.applied; got != want {
+	if got := r.next(t); got != want {
 		t.Errorf("the values are %+v, want %+v", got, want)
 	}
 	if n := r.log.count("is not valid"); n != 6 {
