@@ -161,29 +161,40 @@ func TestNoChangeIsMissed(t *testing.T) {
 func TestErrorOfTickOpensTheWatchAgain(t *testing.T) {
 	f := &follower{client: newClient(t, servers.Etcd[0].Endpoint), prefix: t.Name() + "/"}
 	f.start(t)
-	sandboxtest.Eventually(t, "the first list", func() bool { return f.listed() == 1 })
+	sandboxtest.Eventually(t, "the first list", func() bool { return f.listed() >= 1 })
 	stale := errors.New("stale")
 	f.locked(func() { f.tick = stale })
-	sandboxtest.Eventually(t, "the second list", func() bool { return f.listed() == 2 })
-	f.locked(func() {
-		if len(f.broken) != 1 || !errors.Is(f.broken[0], stale) {
-			t.Errorf("Broken was called with %v, want once with %v", f.broken, stale)
-		}
-	})
+	// On a busy machine etcd may be silent for so long that the watch breaks by itself.
+	calls := func() (n int) {
+		f.locked(func() {
+			for _, err := range f.broken {
+				if errors.Is(err, stale) {
+					n++
+				}
+			}
+		})
+		return n
+	}
+	sandboxtest.Eventually(t, "the error and a list after it", func() bool { return calls() > 0 && f.listed() >= 2 })
+	if n := calls(); n != 1 {
+		t.Errorf("Broken was called %d times with %v, want once", n, stale)
+	}
 }
 
 func TestRunEndsWithItsContext(t *testing.T) {
 	client := newClient(t, servers.Etcd[0].Endpoint)
 	f := &follower{client: client, prefix: t.Name() + "/"}
-	before := goleak.IgnoreCurrent()
+	others := goleak.IgnoreCurrent()
 	stop := f.start(t)
-	sandboxtest.Eventually(t, "the first list", func() bool { return f.listed() == 1 })
+	sandboxtest.Eventually(t, "the first list", func() bool { return f.listed() >= 1 })
+	var before int // how often the watch broke by itself, as on a busy machine
+	f.locked(func() { before = len(f.broken) })
 	stop()
 	_ = client.Close()
-	if err := goleak.Find(before); err != nil {
+	if err := goleak.Find(others); err != nil {
 		t.Error(err)
 	}
-	if len(f.broken) != 0 {
-		t.Errorf("Broken was called with %v at the end", f.broken)
+	if ending := f.broken[before:]; len(ending) != 0 {
+		t.Errorf("Broken was called with %v at the end", ending)
 	}
 }
