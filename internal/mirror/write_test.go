@@ -36,7 +36,7 @@ func TestLaterReadWins(t *testing.T) {
 	s.shows(quick, "sku")
 	hold.Store(true)
 	slow.Changed("sku", s.sell("sku"))
-	<-arrived // it has read this seq
+	sandboxtest.Await(t, arrived, "the slow write") // it has read this seq
 	quick.Changed("sku", s.sell("sku"))
 	s.settledAt("sku")
 	release <- struct{}{}
@@ -111,7 +111,7 @@ func TestViewNeverGoesBack(t *testing.T) {
 		if _, err := s.etcd.Put(t.Context(), s.prefix+"sku", foreign); err != nil {
 			t.Fatal(err)
 		}
-		<-next
+		sandboxtest.Await(t, next, "a change of the view")
 		if e, _ := r.inView("sku"); e.Seq != 2 || e.Available != 7 {
 			t.Errorf("after %s the view has %+v", foreign, e)
 		}
@@ -159,7 +159,18 @@ func TestWritesAreFew(t *testing.T) {
 func TestSellingOutIsWrittenBeforeOtherChanges(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, servers.EtcdEndpoints())
-	r := s.start(silent)
+	// A slow update must not let the writer run ahead of the changes.
+	var hold atomic.Bool
+	marked := make(chan struct{})
+	release := sync.OnceFunc(func() { close(marked) })
+	r := s.start(silent, func(c *Config) {
+		c.beforePut = func() {
+			if hold.Load() {
+				<-marked
+			}
+		}
+	})
+	t.Cleanup(release) // before the replica's end, which waits for its writer
 	const skus = 10 * batchSize
 	name := func(i int) string { return fmt.Sprintf("sku-%03d", i) }
 	for i := range skus {
@@ -178,6 +189,7 @@ func TestSellingOutIsWrittenBeforeOtherChanges(t *testing.T) {
 	}
 	before := listed().Header.Revision
 
+	hold.Store(true)
 	for range 2 {
 		s.exec("UPDATE stock SET available = available - 1, seq = seq + 1")
 		for i := range skus {
@@ -186,6 +198,7 @@ func TestSellingOutIsWrittenBeforeOtherChanges(t *testing.T) {
 	}
 	s.exec("UPDATE stock SET available = 0, seq = seq + 1 WHERE sku = ?", name(skus-1))
 	r.Changed(name(skus-1), 0)
+	release()
 	for i := range skus {
 		s.settledAt(name(i))
 	}
