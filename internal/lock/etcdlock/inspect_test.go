@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 func TestInspectListsHolderAndWaitersAndRevokeEndsTheGrant(t *testing.T) {
@@ -52,12 +53,27 @@ func TestInspectListsHolderAndWaitersAndRevokeEndsTheGrant(t *testing.T) {
 	if err := waiting.Revoke(t.Context(), "lamp"); err != nil {
 		t.Fatal(err)
 	}
-	<-first.Lost()
-	held := <-second
+	sandboxtest.Await(t, first.Lost(), "the loss of the lock")
+	held := granted(t, second)
 	if err := held.Unlock(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if err := waiting.Revoke(t.Context(), "lamp"); !errors.Is(err, lock.ErrNotHeld) {
 		t.Errorf("Revoke of a free lock: %v, want %v", err, lock.ErrNotHeld)
+	}
+}
+
+// granted waits for the result of a Lock in another goroutine.
+func granted(t *testing.T, result <-chan lock.Held) lock.Held {
+	t.Helper()
+	select {
+	case held := <-result:
+		if held == nil {
+			t.FailNow() // its goroutine has reported the error
+		}
+		return held
+	case <-time.After(2 * time.Minute):
+		t.Fatal("the waiter did not get the lock")
+		return nil
 	}
 }

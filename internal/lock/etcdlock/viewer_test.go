@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"flashsale/internal/lock"
+	"flashsale/internal/sandbox/sandboxtest"
 )
 
 func TestHolderNamesProcessAndAddress(t *testing.T) {
@@ -33,7 +34,7 @@ func TestHolderNamesProcessAndAddress(t *testing.T) {
 	if err := held.Unlock(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	<-holder.Gone
+	sandboxtest.Await(t, holder.Gone, "the end of the grant")
 	if h, ok := other.Holder("lamp"); ok {
 		t.Errorf("a free lock has the holder %+v", h)
 	}
@@ -55,7 +56,7 @@ func TestEvictionEndsOneGrantAndNoLaterOne(t *testing.T) {
 		}
 		next <- held
 	}()
-	<-slow.Contended()
+	sandboxtest.Await(t, slow.Contended(), "a waiter")
 	for { // the other Locker may not have etcd's answer yet
 		if _, ok := other.Holder("lamp"); ok {
 			break
@@ -65,8 +66,8 @@ func TestEvictionEndsOneGrantAndNoLaterOne(t *testing.T) {
 	if err := other.Evict(t.Context(), "lamp", slow.Token()); err != nil {
 		t.Fatal(err)
 	}
-	held := <-next
-	<-slow.Lost()
+	held := granted(t, next)
+	sandboxtest.Await(t, slow.Lost(), "the loss of the lock")
 	if slow.(lock.LossReporter).TimedOut() {
 		t.Error("TimedOut is true after an eviction")
 	}
@@ -95,7 +96,7 @@ func TestTimedOutIsTrueWhenEtcdDidNotAnswer(t *testing.T) {
 	l.mu.Lock()
 	l.endLease(l.lease, errTimedOut)
 	l.mu.Unlock()
-	<-p.Lost()
+	sandboxtest.Await(t, p.Lost(), "the loss of the lock")
 	if !p.TimedOut() {
 		t.Error("TimedOut is false after a lease that could not be renewed")
 	}
