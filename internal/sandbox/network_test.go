@@ -95,13 +95,16 @@ func TestPathsAreCutOneByOne(t *testing.T) {
 			reach("after healing", "")
 
 			const delay = 300 * time.Millisecond
+			fastest := func(from int) time.Duration { // a busy machine may delay some, but not all
+				return min(probers.takes(from, toEtcd), probers.takes(from, toEtcd), probers.takes(from, toEtcd))
+			}
 			check(stack.Network.Delay(ctx, "replica-1", "etcd-1", delay))
-			slow, fast := probers.takes(0, toEtcd), probers.takes(1, toEtcd)
+			slow, fast := probers.takes(0, toEtcd), fastest(1)
 			if slow < delay || fast > delay {
 				t.Errorf("with %s from replica-1 to etcd: replica-1 waits %s, replica-2 %s", delay, slow, fast)
 			}
 			heal()
-			if took := probers.takes(0, toEtcd); took > delay {
+			if took := fastest(0); took > delay {
 				t.Errorf("after healing, replica-1 waits %s for etcd", took)
 			}
 

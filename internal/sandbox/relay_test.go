@@ -51,8 +51,13 @@ func TestRelayHoldsBackOneWayAndKeepsConnections(t *testing.T) {
 	}
 	arrives := func(letter byte) {
 		t.Helper()
-		if g := <-got; g != letter {
-			t.Fatalf("the server received %q, want %q", g, letter)
+		select {
+		case g := <-got:
+			if g != letter {
+				t.Fatalf("the server received %q, want %q", g, letter)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("the server did not receive %q", letter)
 		}
 	}
 	answered := func(letter byte) {
@@ -115,7 +120,12 @@ func TestRelayHoldsBackOneWayAndKeepsConnections(t *testing.T) {
 	case <-time.After(100 * time.Millisecond):
 	}
 	relay.there.heal()
-	if _, open := <-got; open {
+	select {
+	case letter, open := <-got:
+		if open {
+			t.Errorf("the server received %q, want the end of the connection", letter)
+		}
+	case <-time.After(time.Minute):
 		t.Error("the end of the connection did not arrive")
 	}
 }
