@@ -56,7 +56,8 @@ func TestRunTestLeavesNoProcess(t *testing.T) {
 			`},
 		},
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	// Long enough to compile everything, which a cold cache needs.
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	var running []byte
 	var ended time.Time
