@@ -48,7 +48,11 @@ func TestKilledReplicaLosesNoOrder(t *testing.T) {
 		})
 	}
 	for range buyers * each / 2 {
-		<-half
+		select {
+		case <-half:
+		case <-time.After(patience):
+			t.Fatal("the buyers hang before the kill")
+		}
 	}
 	s.replicas[0].Kill()
 	all.Wait()
