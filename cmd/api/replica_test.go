@@ -179,7 +179,7 @@ func TestDrainAnswersAllRequestsAndReleasesTheLock(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
 	ending, staying := start(t, replicaConfig(dsn, "a", strategy.Default)), start(t, replicaConfig(dsn, "b", strategy.Default))
-	ending.putSKU("lamp", 1000)
+	ending.putSKU("lamp", 10_000) // more than all workers order
 	var made atomic.Int64
 	first := make(chan struct{})
 	var group errgroup.Group
@@ -200,7 +200,7 @@ func TestDrainAnswersAllRequestsAndReleasesTheLock(t *testing.T) {
 			return nil
 		})
 	}
-	<-first
+	sandboxtest.Await(t, first, "an order")
 	leases := lockLeases(t, openDB(t, dsn).Name)
 	ending.terminate()
 	if err := group.Wait(); err != nil {
@@ -267,7 +267,7 @@ func TestKilledReplicaHoldsOthersUpForItsLease(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
 	// Long enough to read the dead replica's keys.
-	const ttl = 5 * time.Second
+	const ttl = 10 * time.Second
 	config := func(name string) sandbox.ReplicaConfig {
 		cfg := replicaConfig(dsn, name, strategy.Default)
 		cfg.Args = append(cfg.Args, "--lock-ttl="+ttl.String())

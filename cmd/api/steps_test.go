@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
 
 // stops is where a replica with --stop-before-steps waits.
@@ -23,11 +24,19 @@ func stops(t *testing.T) net.Listener {
 // stopped returns the next stop, and what it says.
 func stopped(t *testing.T, l net.Listener) (conn net.Conn, says string) {
 	t.Helper()
+	// The order may have failed before the step.
+	patience := time.Now().Add(2 * time.Minute)
+	if err := l.(*net.TCPListener).SetDeadline(patience); err != nil {
+		t.Fatal(err)
+	}
 	conn, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetReadDeadline(patience); err != nil {
+		t.Fatal(err)
+	}
 	line, err := bufio.NewReader(conn).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +57,8 @@ func TestOrderStopsBeforeEachStep(t *testing.T) {
 			t.Parallel()
 			l := stops(t)
 			cfg := replicaConfig(newDSN(t), "a", strategy)
-			cfg.Args = append(cfg.Args, "--stop-before-steps="+l.Addr().String())
+			// An order whose lock is lost between two steps begins again.
+			cfg.Args = append(cfg.Args, "--stop-before-steps="+l.Addr().String(), "--lock-ttl=20s")
 			c := start(t, cfg)
 			c.putSKU("lamp", 1)
 			answered := make(chan error, 1)

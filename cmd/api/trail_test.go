@@ -43,7 +43,8 @@ func TestAdminCallsLeaveATrail(t *testing.T) {
 	t.Parallel()
 	dsn := newDSN(t)
 	cfg := replicaConfig(dsn, "a", strategy.Default)
-	cfg.Args = append(cfg.Args, "--trusted-proxies=127.0.0.1")
+	// As many guesses as by default, but none more while the test runs.
+	cfg.Args = append(cfg.Args, "--trusted-proxies=127.0.0.1", "--rate-limit-admin-guesses=10/24h")
 	a := start(t, cfg)
 	const operator, guesser = "192.0.2.7", "203.0.113.9"
 	calls := 0
@@ -106,7 +107,10 @@ func TestAdminCallsLeaveATrail(t *testing.T) {
 	// Refused calls, and then too many of them.
 	expect(call(guesser, "PUT", "/v1/admin/skus/lamp", customerToken(t, "eve"), thing(1), http.StatusForbidden),
 		fields{"problem": "forbidden", "actor": "jwt", "subject": "eve", "reason": "The token's scope does not contain admin.", "after": nil})
-	for range 10 { // the default of --rate-limit-admin-guesses
+	if help := mustTool(t, "serve", "--help"); !strings.Contains(help, "10/1m") {
+		t.Error("--rate-limit-admin-guesses is not 10/1m by default")
+	}
+	for range 10 {
 		expect(call(guesser, "PUT", "/v1/admin/skus/lamp", adminToken+"x", thing(1), http.StatusUnauthorized),
 			fields{"problem": "unauthorized", "actor": "", "reason": "The token is neither the admin token nor a JWT.", "after": nil})
 	}
