@@ -41,9 +41,14 @@ func TestRedlockSurvivesTheLossOfAMinority(t *testing.T) {
 		t.Fatal("the grant is lost although a majority is up")
 	default:
 	}
-	if _, err := there.TryLock(t.Context(), "n"); !errors.Is(err, lock.ErrHeld) {
-		t.Errorf("TryLock: %v, want %v", err, lock.ErrHeld)
-	}
+	// On a busy machine, a node that is up may answer too late to be counted.
+	sandboxtest.Eventually(t, "a TryLock that finds the lock held", func() bool {
+		_, err := there.TryLock(t.Context(), "n")
+		if err == nil {
+			t.Fatal("TryLock got a lock that is held")
+		}
+		return errors.Is(err, lock.ErrHeld)
+	})
 	locktest.MustUnlock(t, held)
 	var took []time.Duration // a busy machine may delay some, but not all
 	for len(took) < 3 && (len(took) == 0 || slices.Min(took) > ttl/4) {
