@@ -410,7 +410,8 @@ func (m meteredConn) Write(b []byte) (int, error) {
 // TestTheStorefrontAsksAgainUnderTheSameKey loses answers to orders that were made.
 func TestTheStorefrontAsksAgainUnderTheSameKey(t *testing.T) {
 	t.Parallel()
-	s := startReplica(t, "--payment-window=5s")
+	// The page waits up to 4 s between its tries, and has to draw the order before it expires.
+	s := startReplica(t, "--payment-window=15s")
 	s.fill()
 	s.sell("constructor", "A kit", 3, "") // a name that every object of JavaScript has
 	var wire lossy
