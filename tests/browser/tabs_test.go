@@ -56,8 +56,10 @@ func (b *browser) close() {
 	}))
 }
 
-// handOver bounds how long tabs take to notice that another one was closed.
-const handOver = 5 * time.Second
+// handOver bounds how long tabs take to notice that another one was closed. It is less
+// than they would need to notice a silent stream: 15 s without any of the heartbeats, which
+// come every 5 s.
+const handOver = 10 * time.Second
 
 // TestSevenTabsShareOneStream opens more visible tabs than the connections that a
 // browser makes over HTTP/1.1.
