@@ -74,13 +74,18 @@ func TestTheShopLoadsManySKUsByPages(t *testing.T) {
 	}
 	// Many changes at once load lists, not each SKU.
 	wire.lists.Store(0)
+	began := time.Now()
 	put(5999, 500, http.StatusOK)
 	s.sell("new", "A new item", 10, "")
 	b.await(shows(card("p0499", ".price"), "59.99"))
 	b.await(shows(card("new", "h3"), "A new item"))
-	t.Logf("500 changes: %d lists, %d single SKUs", wire.lists.Load(), wire.single.Load())
-	if lists, single := wire.lists.Load(), wire.single.Load(); lists > 20*pages || single > 100 {
-		t.Errorf("the page loaded %d lists and %d single SKUs after 500 changes", lists, single)
+	// The page waits 0.6 s on average, then loads all pages, or up to 5 single SKUs. A slow
+	// machine needs more time for the changes, in which the page loads more often.
+	lists, single, took := wire.lists.Load(), wire.single.Load(), time.Since(began)
+	loads := max(20, 5+2*int32(took.Seconds()))
+	t.Logf("500 changes in %v: %d lists, %d single SKUs", took, lists, single)
+	if lists > loads*pages || single > loads*5 {
+		t.Errorf("the page loaded %d lists and %d single SKUs after 500 changes in %v", lists, single, took)
 	}
 	b.buy("p1499", "1")
 	b.await(shows("#orders", "1 × Item 1499"))
@@ -275,15 +280,31 @@ func TestTheShopPaintsFromFewBytes(t *testing.T) {
 	}
 }
 
-// TestTheShopDrawsEverySecond changes the stock of 200 SKUs 60 times a second.
+// TestTheShopDrawsEverySecond changes the stock of 200 SKUs 60 times a second. The page has
+// three tries: a busy machine may stop any program for a second.
 func TestTheShopDrawsEverySecond(t *testing.T) {
 	t.Parallel()
-	const skus, rate, seconds = 200, 60, 5
+	const skus, tries = 200, 3
 	s := startReplica(t)
 	for i := range skus {
 		s.sell(fmt.Sprintf("p%04d", i), fmt.Sprintf("Item %04d", i), 100, "")
 	}
 	b := openBrowser(t, strings.TrimPrefix(s.URL, "http://"))
+	var late []string
+	for try := range tries {
+		if late = b.secondsLate(s, skus, try); len(late) == 0 {
+			return
+		}
+		t.Log(late)
+	}
+	t.Errorf("the page was late in each of %d tries, in the last one in %q", tries, late)
+}
+
+// secondsLate opens the shop, orders for some seconds, and returns those in which the page
+// drew no change, or no frame for a second.
+func (b *browser) secondsLate(s *server, skus, try int) (late []string) {
+	b.t.Helper()
+	const rate, seconds = 60, 5
 	b.do(chromedp.EmulateViewport(1180, 900), chromedp.Navigate(s.URL))
 	b.await(shows("#live", "Live"))
 	// drawn has the changed cards and the longest time between two frames, of each second.
@@ -299,24 +320,27 @@ func TestTheShopDrawsEverySecond(t *testing.T) {
 		};
 		frame();
 	}`)
-	ben := customer(t, "ben")
+	ben := customer(b.t, "ben")
 	var all sync.WaitGroup
 	tick := time.NewTicker(time.Second / rate)
 	defer tick.Stop()
 	for i := range seconds * rate {
 		<-tick.C
-		all.Go(func() { s.order(ben, fmt.Sprint(i), fmt.Sprintf(`{"sku":"p%04d","quantity":1}`, i%skus)) })
+		all.Go(func() {
+			s.order(ben, fmt.Sprintf("%d-%d", try, i), fmt.Sprintf(`{"sku":"p%04d","quantity":1}`, i%skus))
+		})
 	}
 	all.Wait()
-	b.await(shows(card("p0099", ".left"), "98 of 100 left"))
+	b.await(shows(card("p0099", ".left"), fmt.Sprintf("%d of 100 left", 98-2*try)))
 	drawn := eval[[]struct{ Changes, Gap float64 }](b, "[...drawn].map((second) => second ?? { changes: 0, gap: 1000 })")
-	t.Log(drawn)
+	b.t.Log(drawn)
 	if len(drawn) < seconds {
-		t.Fatalf("%d seconds were seen", len(drawn))
+		b.t.Fatalf("%d seconds were seen", len(drawn))
 	}
 	for i, second := range drawn[:seconds] {
 		if second.Changes == 0 || second.Gap >= 1000 {
-			t.Errorf("second %d: %v changes were drawn, the longest gap between frames was %v ms", i, second.Changes, second.Gap)
+			late = append(late, fmt.Sprintf("second %d: %v changes were drawn, the longest gap between frames was %v ms", i, second.Changes, second.Gap))
 		}
 	}
+	return late
 }
