@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,8 +39,11 @@ func TestBenchMeasuresPeersSideBySide(t *testing.T) {
 		if run.UnitsSold != int64(run.Accepted) || run.UnitsSold+run.Available != run.Stock {
 			t.Errorf("%s, %s: %d accepted, %+v", run.Strategy, run.Load, run.Accepted, run.Findings)
 		}
-		if refused := float64(run.SoldOut) / float64(run.Offered); run.Load == "sold-out" && (refused < 0.85 || refused > 0.95) {
-			t.Errorf("%s: %.2f of the requests were refused, want 0.9", run.Strategy, refused)
+		// The SKUs are drawn at random. A slow machine sends few requests, whose share varies more:
+		// it may be off by four standard deviations.
+		off := max(0.05, 4*math.Sqrt(0.9*0.1/float64(run.Offered)))
+		if refused := float64(run.SoldOut) / float64(run.Offered); run.Load == "sold-out" && math.Abs(refused-0.9) > off {
+			t.Errorf("%s: %.2f of the %d requests were refused, want 0.9", run.Strategy, refused, run.Offered)
 		}
 		if run.Served <= 0 || run.RatioToNoop <= 0 || run.CPU["replicas"] <= 0 || run.RSS["replicas"] <= 0 || run.Latency.P99 < run.Latency.P50 {
 			t.Errorf("%s, %s: served %g, ratio %g, CPU %v, RSS %v, latency %+v", run.Strategy, run.Load, run.Served, run.RatioToNoop, run.CPU, run.RSS, run.Latency)

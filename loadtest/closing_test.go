@@ -55,7 +55,7 @@ func (s *smallShop) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method == http.MethodPost {
-		time.Sleep(20 * time.Millisecond) // so that the orders of a burst are under way at once
+		time.Sleep(100 * time.Millisecond) // so that the orders of a burst are under way at once, even if some are late
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -305,11 +305,11 @@ func TestUntilContendedRepeatsWithMoreBuyers(t *testing.T) {
 		orders[asked.SKU]++
 		n := orders[asked.SKU]
 		mu.Unlock()
-		time.Sleep(20 * time.Millisecond) // so that all orders of a burst are under way at once
 		switch {
 		case n < 20:
 			w.WriteHeader(http.StatusTooManyRequests)
 		case n == 20:
+			time.Sleep(100 * time.Millisecond) // so that the others are under way at once, even if they are late
 			w.WriteHeader(http.StatusCreated)
 		default:
 			w.WriteHeader(http.StatusConflict)

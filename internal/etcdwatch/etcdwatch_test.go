@@ -17,6 +17,7 @@ import (
 	"flashsale/internal/etcdwatch"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/leaks"
 )
 
 var servers *sandbox.Stack
@@ -191,9 +192,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	f.locked(func() { before = len(f.broken) })
 	stop()
 	_ = client.Close()
-	if err := goleak.Find(others); err != nil {
-		t.Error(err)
-	}
+	leaks.None(t, others)
 	if ending := f.broken[before:]; len(ending) != 0 {
 		t.Errorf("Broken was called with %v at the end", ending)
 	}

@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
 
+	"flashsale/internal/sandbox/sandboxtest/leaks"
 	"flashsale/internal/stock"
 )
 
@@ -92,9 +93,7 @@ func TestRunEndsCleanly(t *testing.T) {
 	}
 	client.Close()
 	_ = db.Close()
-	if err := goleak.Find(before); err != nil {
-		t.Error(err)
-	}
+	leaks.None(t, before)
 	if e, _ := s.stored("sku"); e.Seq != s.row("sku").Seq {
 		t.Errorf("after the end etcd has %+v, want the seq of MySQL", e)
 	}

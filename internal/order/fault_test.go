@@ -143,7 +143,7 @@ func TestLostCommitIsResolved(t *testing.T) {
 				dsn := newDSN(t, stock.Stock{Units: 10})
 				w := newWire(how, "COMMIT")
 				w.left.Store(0) // the row of a lock in MySQL is committed before the first order
-				service := startReplica(t, options{dsn: w.dsn(dsn), strategy: strategy, ttl: testTTL})
+				service := startReplica(t, options{dsn: w.dsn(dsn), strategy: strategy})
 				for i := range 3 {
 					if i == 1 {
 						w.left.Store(1)

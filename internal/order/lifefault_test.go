@@ -24,7 +24,7 @@ func TestLostChangesAreResolved(t *testing.T) {
 				cancel, pay := s.mustBuy(t, 0, "ann", "k1", 2), s.mustBuy(t, 0, "ann", "k2", 3)
 				cutting := func(text string, do func(at *order.Service)) {
 					w := newWire(how, text)
-					do(startReplica(t, options{dsn: w.dsn(s.dsn), strategy: name, ttl: testTTL}))
+					do(startReplica(t, options{dsn: w.dsn(s.dsn), strategy: name}))
 					if w.left.Load() > 0 {
 						t.Errorf("no packet ending in %q was cut", text)
 					}

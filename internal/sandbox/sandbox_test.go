@@ -20,10 +20,10 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
-	"go.uber.org/goleak"
 
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/leaks"
 )
 
 // roleVar makes the test's executable play another program's role.
@@ -32,7 +32,7 @@ const roleVar = "SANDBOX_TEST_ROLE"
 func TestMain(m *testing.M) {
 	switch role := os.Getenv(roleVar); role {
 	case "":
-		goleak.VerifyTestMain(m)
+		leaks.Main(m)
 	case "parent":
 		beParent()
 	case "replica":

@@ -23,6 +23,8 @@ import (
 	"github.com/google/uuid"
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 	"go.uber.org/goleak"
+
+	"flashsale/internal/sandbox/sandboxtest/leaks"
 )
 
 const secret = "a secret of 32 bytes for the test"
@@ -150,7 +152,7 @@ func TestLatencyCountsFromWhenARequestWasDue(t *testing.T) {
 }
 
 func TestAttackEndsWithItsContext(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	defer leaks.None(t, goleak.IgnoreCurrent())
 	arrived := make(chan struct{}, 10000)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // so that net/http notices when the client disconnects

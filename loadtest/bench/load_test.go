@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
 
+	"flashsale/internal/sandbox/sandboxtest/leaks"
 	"flashsale/loadtest/attack"
 )
 
@@ -79,7 +80,7 @@ func newShop(t *testing.T, replicas int) (*shop, []string) {
 // noLeaks checks for leaked goroutines at the end of the test, after later clean-ups.
 func noLeaks(t *testing.T) {
 	current := goleak.IgnoreCurrent()
-	t.Cleanup(func() { goleak.VerifyNone(t, current) })
+	t.Cleanup(func() { leaks.None(t, current) })
 }
 
 func minted(t *testing.T, seed uint64, n int) *attack.Tokens {

@@ -8,9 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/leaks"
 	"flashsale/loadtest/exercise/shop"
 	"flashsale/loadtest/lesson/testbed"
 )
@@ -18,7 +17,7 @@ import (
 // A check passes each right solution, and fails what a student begins with and plausible wrong
 // solutions, each with the steps that show why.
 func TestChecks(t *testing.T) {
-	t.Cleanup(func() { goleak.VerifyNone(t) })
+	t.Cleanup(func() { leaks.None(t) })
 	bed := testbed.New(testbed.Config{EtcdProgram: []string{sandboxtest.Build(t, "etcdnode")}})
 	t.Cleanup(func() {
 		if err := bed.Close(); err != nil {

@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"go.uber.org/goleak"
+
+	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/leaks"
 )
 
 // start puts traffic on two replicas that answer by serve; a SKU is always created.
@@ -67,7 +69,9 @@ func TestUnansweredCallsAreRepeatedElsewhere(t *testing.T) {
 			fmt.Fprintf(w, `{"id":%q}`, uuid.New())
 		}
 	})
-	time.Sleep(500 * time.Millisecond)
+	for end := time.Now().Add(time.Minute); served.Load() < 100 && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	h := load.Stop()
 	calls := 0
 	for _, s := range h.sales {
@@ -88,7 +92,7 @@ func TestUnansweredCallsAreRepeatedElsewhere(t *testing.T) {
 }
 
 func TestTrafficEndsWithItsContext(t *testing.T) {
-	t.Cleanup(func() { goleak.VerifyNone(t) })
+	t.Cleanup(func() { leaks.None(t) })
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	began := make(chan struct{}, 1)
@@ -99,7 +103,7 @@ func TestTrafficEndsWithItsContext(t *testing.T) {
 		}
 		<-r.Context().Done()
 	})
-	<-began
+	sandboxtest.Await(t, began, "a request")
 	cancel()
 	at := time.Now()
 	h := load.Stop()

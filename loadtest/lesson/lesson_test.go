@@ -17,9 +17,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/leaks"
 	"flashsale/loadtest/lesson"
 	"flashsale/loadtest/lesson/testbed"
 )
@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 // TestLessons runs every lesson: the broken code must break, the cure must hold,
 // and the page must show the output.
 func TestLessons(t *testing.T) {
-	t.Cleanup(func() { goleak.VerifyNone(t) })
+	t.Cleanup(func() { leaks.None(t) })
 	bed := testbed.New(testbed.Config{EtcdProgram: []string{sandboxtest.Build(t, "etcdnode")}})
 	t.Cleanup(func() {
 		if err := bed.Close(); err != nil {

@@ -45,7 +45,7 @@ func newService(t *testing.T) *service {
 	}
 	s.replica = sandboxtest.StartReplica(t, sandbox.ReplicaConfig{
 		Replica: "a", MySQLDSN: s.dsn, EtcdEndpoints: stack.EtcdEndpoints(), AdminToken: s.admin, JWTSecret: s.secret,
-		Args: append([]string{"--lock-ttl=2s", "--log-level=warn", "--payment-window=" + window.String()}, sandbox.FewCustomers...),
+		Args: append([]string{"--lock-ttl=10s", "--log-level=warn", "--payment-window=" + window.String()}, sandbox.FewCustomers...),
 	})
 	if s.db, err = sql.Open("mysql", s.dsn); err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ import (
 	"flashsale/internal/lock/locktest"
 	"flashsale/internal/sandbox"
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/leaks"
 )
 
 // patience bounds the waits of a test.
@@ -328,7 +329,7 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 	}
 	waiters.Wait()
 	client.Close()
-	goleak.VerifyNone(t, ignored)
+	leaks.None(t, ignored)
 	leases, err := s.client.Leases(t.Context())
 	if err != nil || len(leases.Leases) != 0 {
 		t.Errorf("leases %v are left, %v", leases, err)

@@ -15,9 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"flashsale/internal/lock"
+	"flashsale/internal/sandbox/sandboxtest/leaks"
 )
 
 // The environment of a child process: its back-end, its server and its TTL.
@@ -32,8 +31,7 @@ const (
 func Main(m *testing.M, backends ...Backend) {
 	name := os.Getenv(backendVar)
 	if name == "" {
-		goleak.VerifyTestMain(m)
-		return
+		leaks.Main(m)
 	}
 	for _, b := range backends {
 		if b.Name != name {

@@ -17,6 +17,7 @@ import (
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/locktest"
 	"flashsale/internal/sandbox/sandboxtest"
+	"flashsale/internal/sandbox/sandboxtest/leaks"
 )
 
 // patience bounds the waits of a test. A Java server on a busy machine needs much of it
@@ -330,7 +331,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}
 	waiters.Wait()
 	l.stragglers.Wait()
-	goleak.VerifyNone(t, ignored)
+	leaks.None(t, ignored)
 	sandboxtest.Eventually(t, "the connection's end", func() bool { return s.metric(t, "zk_num_alive_connections") == connections })
 	s.nothingLeft(t)
 }

@@ -6,12 +6,11 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"flashsale/internal/sandbox"
+	"flashsale/internal/sandbox/sandboxtest/leaks"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaks.Main(m) }
 
 func TestReleaseCausesRequestsOfAllWaitersOnlyIfTheyWatchTheHolder(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
