@@ -26,8 +26,8 @@ const (
 	// addressRetryAfter is the Retry-After, in seconds, for an address with too
 	// many streams. The next heartbeat detects closed ones.
 	addressRetryAfter = "30"
-	// heartbeat is the interval of comments on an idle stream. Proxies close idle
-	// connections after 30 seconds or more.
+	// heartbeat is the longest time without a write: an idle stream gets a comment. Proxies
+	// close idle connections after 30 seconds or more.
 	heartbeat = 5 * time.Second
 	// sendTimeout bounds a write to a slow client, which then loses its stream. The
 	// deadline is set again after sendRenewal, as setting it costs a tenth of an event.
@@ -57,13 +57,12 @@ func (a *api) WatchSKU(c *gin.Context, sku spec.SKUInPath) {
 	}
 	until := time.Now().Add(catchUp)
 	var last *stockEvent
-	a.stream(c, func(s *stream) <-chan struct{} {
-		event, changed := s.feed.one(sku)
+	a.stream(c, func(s *stream) {
+		event := s.feed.one(sku, s)
 		if event != nil && event != last && (int64(event.Seq) > seen || int64(event.Seq) < seen && time.Now().After(until)) {
 			s.send(1, event.frame())
 			last, seen = event, -1
 		}
-		return changed
 	})
 }
 
@@ -71,18 +70,17 @@ func (a *api) WatchSKU(c *gin.Context, sku spec.SKUInPath) {
 // each SKU's events separately.
 func (a *api) WatchSKUs(c *gin.Context) {
 	var round uint64
-	a.stream(c, func(s *stream) <-chan struct{} {
-		events, changed := s.feed.all(round)
+	a.stream(c, func(s *stream) {
+		events := s.feed.all(round, s)
 		round = events.round
 		s.send(events.count, events.text)
-		return changed
 	})
 }
 
-// stream answers with an event stream. It calls next at first, and again whenever the
-// channel that next returned is closed. It may return before the stream ends: next must
-// not use c.
-func (a *api) stream(c *gin.Context, next func(*stream) (changed <-chan struct{})) {
+// stream answers with an event stream. It calls next at first, and again whenever the feed
+// wakes the stream, which next must ask for. It may return before the stream ends: next
+// must not use c.
+func (a *api) stream(c *gin.Context, next func(*stream)) {
 	if isClosed(a.feeds.draining) {
 		a.fail(c, fmt.Errorf("%w: this replica is shutting down", order.ErrUnavailable))
 		return
@@ -97,11 +95,11 @@ func (a *api) stream(c *gin.Context, next func(*stream) (changed <-chan struct{}
 	header.Set("Content-Type", "text/event-stream")
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Accel-Buffering", "no") // or nginx would buffer events
-	s := &stream{feeds: a.feeds, feed: feed, heartbeat: time.NewTimer(heartbeat)}
+	s := &stream{feeds: a.feeds, feed: feed, woken: make(chan struct{}, 1)}
 	run := func() {
 		defer leave()
 		s.write(fmt.Appendf(nil, "retry: %d\n\n", (reconnectMin + rand.N(reconnectMin)).Milliseconds()))
-		for s.wait(next(s)) {
+		for next(s); s.wait(); next(s) {
 		}
 		s.end()
 	}
@@ -146,10 +144,11 @@ type stream struct {
 		io.Writer
 		SetWriteDeadline(time.Time) error
 	}
-	end       func()          // closes to; it may be called more than once
-	gone      <-chan struct{} // closed when the client disconnects or a write fails
-	heartbeat *time.Timer
-	renewal   time.Time // when the deadline of writes is set again
+	end     func()          // closes to; it may be called more than once
+	gone    <-chan struct{} // closed when the client disconnects or a write fails
+	woken   chan struct{}   // receives when the feed wakes this stream; its buffer is 1
+	wrote   time.Time
+	renewal time.Time // when the deadline of writes is set again
 }
 
 // flushed is an answer by HTTP/2.
@@ -174,27 +173,29 @@ func (s *stream) send(count int, text []byte) {
 
 // write sends text, or ends the stream.
 func (s *stream) write(text []byte) {
-	if now := time.Now(); now.After(s.renewal) {
-		_ = s.to.SetWriteDeadline(now.Add(sendTimeout))
-		s.renewal = now.Add(sendRenewal)
+	if s.wrote = time.Now(); s.wrote.After(s.renewal) {
+		_ = s.to.SetWriteDeadline(s.wrote.Add(sendTimeout))
+		s.renewal = s.wrote.Add(sendRenewal)
 	}
 	if _, err := s.to.Write(text); err != nil {
 		s.end() // over HTTP/2, a failed write cancels the request
 	}
-	s.heartbeat.Reset(heartbeat)
 }
 
-// wait waits for changed, or sends the next heartbeat. It returns false when the
-// stream must end.
-func (s *stream) wait(changed <-chan struct{}) bool {
-	select {
-	case <-changed:
-	case <-s.heartbeat.C:
+// wait sends a heartbeat if one is due, and waits for the feed. It returns false when the
+// stream must end. It waits for nothing that streams share: they would take turns at it.
+func (s *stream) wait() bool {
+	if time.Since(s.wrote) >= beatSpacing {
 		s.write([]byte(": still here\n\n"))
-	case <-s.draining:
+	}
+	if isClosed(s.draining) { // the feed wakes all streams after this
+		return false
+	}
+	select {
+	case <-s.woken:
 	case <-s.gone:
 	}
-	return !isClosed(s.draining) && !isClosed(s.gone)
+	return !isClosed(s.gone)
 }
 
 func isClosed(channel <-chan struct{}) bool {

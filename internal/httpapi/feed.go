@@ -22,17 +22,24 @@ import (
 )
 
 const (
-	// feedSpacing is the minimum time between two reads of the stock.
+	// feedSpacing is the minimum time between two reads of the stock, and feedShare the
+	// minimum for each stream. An event costs about 10 us of CPU (-bench Events), so a SKU's
+	// events use at most a seventh of a core. With 5,000 streams, the feed reads the stock
+	// at most every 350 ms.
 	feedSpacing = 50 * time.Millisecond
-	// feedShare is added for each stream. An event costs about 10 us of CPU (-bench
-	// Events), so a SKU's events use at most a sixth of a core. With
-	// 5,000 streams, the feed reads the stock at most every 350 ms.
-	feedShare = 60 * time.Microsecond
+	feedShare   = 70 * time.Microsecond
+	// Streams are woken wakeBatch at a time, with a pause of wakeRest. Go's scheduler looks
+	// for network events only when no goroutine can run: thousands that write one after
+	// another would stop the seller, which waits for MySQL's answer.
+	wakeBatch = 100
+	wakeRest  = time.Millisecond
 	// Without a view, the feed polls every pollSpacing, or, if MySQL is slow, after
 	// pollRest times the duration of the last poll.
 	pollSpacing = 250 * time.Millisecond
 	pollRest    = 10
 	pollTimeout = 2 * time.Second
+	// beatSpacing is the time between two looks at every stream whether it needs a heartbeat.
+	beatSpacing = heartbeat / 2
 )
 
 // View is a copy of all stock in memory. Next returns a channel that is closed when
@@ -93,9 +100,10 @@ func (f *feeds) join(from netip.Prefix) (joined *feed, leave func(), err error) 
 	f.byAddress[from]++
 	if f.streams++; f.streams == 1 {
 		ctx, cancel := context.WithCancel(context.Background()) // the feed outlives this stream
-		feed := &feed{source: f.open(), streams: f.count, topics: map[string]*topic{}, recent: list.New(), changed: make(chan struct{})}
+		feed := &feed{source: f.open(), streams: f.count, topics: map[string]*topic{}, recent: list.New()}
 		var running sync.WaitGroup
 		running.Go(func() { feed.run(ctx) })
+		running.Go(func() { feed.beat(ctx, f.draining) })
 		f.feed, f.stop = feed, func() { cancel(); running.Wait() }
 	}
 	return f.feed, func() { f.leave(from) }, nil
@@ -169,9 +177,9 @@ type feed struct {
 	topics map[string]*topic
 	// recent has the topics with an event, the last changed first.
 	recent  *list.List
-	round   uint64        // counts the reads of the source
-	changed chan struct{} // closed when any topic or valid changes
-	latest  events        // what all returned last
+	round   uint64    // counts the reads of the source
+	waiting []*stream // for any change
+	latest  events    // what all returned last
 }
 
 // topic is one SKU's stock.
@@ -179,7 +187,7 @@ type topic struct {
 	event   *stockEvent // nil until the source returns the SKU
 	round   uint64      // of the event
 	place   *list.Element
-	changed chan struct{} // closed when event or valid changes; nil without waiters
+	waiting []*stream // for a change of event or valid
 }
 
 // stockEvent is an event that all streams share. It does not change.
@@ -206,21 +214,55 @@ func (e *stockEvent) frame() []byte {
 // run reads the source until ctx ends.
 func (f *feed) run(ctx context.Context) {
 	for ctx.Err() == nil {
-		f.take(f.source(ctx))
-		_ = sleep.For(ctx, max(feedSpacing, time.Duration(f.streams())*feedShare))
+		levels, ok := f.source(ctx)
+		spacing := time.NewTimer(max(feedSpacing, time.Duration(f.streams())*feedShare))
+		wake(ctx, f.take(levels, ok))
+		select {
+		case <-spacing.C:
+		case <-ctx.Done():
+		}
 	}
 }
 
-// take stores what the source returned, and wakes the streams that wait for it.
-func (f *feed) take(levels []stock.Level, ok bool) {
+// beat wakes all streams every beatSpacing, and when the replica drains.
+func (f *feed) beat(ctx context.Context, draining <-chan struct{}) {
+	beats := time.NewTicker(beatSpacing)
+	defer beats.Stop()
+	for drained := false; !drained; {
+		select {
+		case <-beats.C:
+		case <-draining:
+			drained = true
+		case <-ctx.Done():
+			return
+		}
+		wake(ctx, f.waiters())
+	}
+}
+
+// wake wakes streams, a batch at a time.
+func wake(ctx context.Context, streams []*stream) {
+	for batch := range slices.Chunk(streams, wakeBatch) {
+		for _, s := range batch {
+			select {
+			case s.woken <- struct{}{}:
+			default: // it has been woken, and has not yet looked
+			}
+		}
+		if len(streams) > wakeBatch {
+			_ = sleep.For(ctx, wakeRest)
+		}
+	}
+}
+
+// take stores what the source returned, and returns the streams that wait for it.
+func (f *feed) take(levels []stock.Level, ok bool) (waiting []*stream) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	change := f.valid != ok
 	f.valid = ok
 	if change {
-		for _, t := range f.topics {
-			t.wake()
-		}
+		waiting = f.takeAll()
 	}
 	f.round++
 	for _, level := range levels {
@@ -239,12 +281,34 @@ func (f *feed) take(levels []stock.Level, ok bool) {
 		} else {
 			f.recent.MoveToFront(t.place)
 		}
-		t.wake()
+		waiting = append(waiting, taken(&t.waiting)...)
 	}
 	if change {
-		close(f.changed)
-		f.changed = make(chan struct{})
+		waiting = append(waiting, taken(&f.waiting)...)
 	}
+	return waiting
+}
+
+// waiters returns all streams that wait.
+func (f *feed) waiters() []*stream {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.takeAll()
+}
+
+func (f *feed) takeAll() []*stream {
+	waiting := taken(&f.waiting)
+	for _, t := range f.topics {
+		waiting = append(waiting, taken(&t.waiting)...)
+	}
+	return waiting
+}
+
+// taken empties a list of streams and returns what it had.
+func taken(waiting *[]*stream) []*stream {
+	streams := *waiting
+	*waiting = nil
+	return streams
 }
 
 func (f *feed) topic(sku string) *topic {
@@ -256,26 +320,16 @@ func (f *feed) topic(sku string) *topic {
 	return t
 }
 
-func (t *topic) wake() {
-	if t.changed != nil {
-		close(t.changed)
-		t.changed = nil
-	}
-}
-
-// one returns the stock of a SKU, nil if it is unknown, and a channel that is
-// closed when it changes.
-func (f *feed) one(sku string) (*stockEvent, <-chan struct{}) {
+// one returns the stock of a SKU, or nil if it is unknown, and wakes s when it changes.
+func (f *feed) one(sku string, s *stream) *stockEvent {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	t := f.topic(sku)
-	if t.changed == nil {
-		t.changed = make(chan struct{})
-	}
+	t.waiting = append(t.waiting, s)
 	if !f.valid {
-		return nil, t.changed
+		return nil
 	}
-	return t.event, t.changed
+	return t.event
 }
 
 // events are the events after a round, as text that all streams share.
@@ -285,13 +339,14 @@ type events struct {
 	text         []byte
 }
 
-// all returns the events after a round (0: of all SKUs), the oldest first, and a channel
-// that is closed at the next change.
-func (f *feed) all(after uint64) (all events, changed <-chan struct{}) {
+// all returns the events after a round (0: of all SKUs), the oldest first, and wakes s at
+// the next change.
+func (f *feed) all(after uint64, s *stream) events {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.waiting = append(f.waiting, s)
 	if !f.valid {
-		return events{round: after}, f.changed
+		return events{round: after}
 	}
 	// Nearly all streams ask for the same events. The text is not kept in the stream, as
 	// it may be that of thousands of SKUs.
@@ -305,5 +360,5 @@ func (f *feed) all(after uint64) (all events, changed <-chan struct{}) {
 		slices.Reverse(texts)
 		f.latest = events{after, f.round, len(texts), bytes.Join(texts, nil)}
 	}
-	return f.latest, f.changed
+	return f.latest
 }

@@ -22,6 +22,9 @@ const (
 	// watchersPause is the pause between two looks at all streams. Without it, each event
 	// would wake the reader; with it, figures are up to that much too long.
 	watchersPause = 5 * time.Millisecond
+	// watchersRest is the pause while no update is awaited. What a stream has received meanwhile
+	// stays in the kernel, and takes one read: the replica should have the cores.
+	watchersRest = time.Second
 	// reachTimeout bounds the wait until an update has reached all streams.
 	reachTimeout = 30 * time.Second
 	// maxEvent is longer than any event.
@@ -39,6 +42,7 @@ type watchers struct {
 	running sync.WaitGroup
 	failed  chan error // the first failure of a stream
 	awaited atomic.Pointer[update]
+	expects chan struct{} // receives when an update is awaited; its buffer is 1
 }
 
 // watcher is one stream.
@@ -72,7 +76,7 @@ func openWatchers(ctx context.Context, url string, n int) (w *watchers, err erro
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	w = &watchers{poll: poll, byFD: map[int32]*watcher{}, failed: make(chan error, 1)}
+	w = &watchers{poll: poll, byFD: map[int32]*watcher{}, failed: make(chan error, 1), expects: make(chan struct{}, 1)}
 	for i := range n {
 		if err = context.Cause(ctx); err == nil {
 			err = w.open(to, [4]byte{127, 0, byte(1 + i/watchersByAddress/250), byte(1 + i/watchersByAddress%250)})
@@ -120,6 +124,10 @@ func (w *watchers) close() {
 func (w *watchers) expect(sku string, units int64) (arrived func(context.Context) (time.Time, error)) {
 	u := &update{name: fmt.Appendf(nil, `"sku":%q`, sku), units: units, left: len(w.all), done: make(chan struct{})}
 	w.awaited.Store(u)
+	select {
+	case w.expects <- struct{}{}:
+	default:
+	}
 	return func(ctx context.Context) (time.Time, error) {
 		ctx, cancel := context.WithTimeoutCause(ctx, reachTimeout, fmt.Errorf("after %s, some of %d streams had not received an update", reachTimeout, len(w.all)))
 		defer cancel()
@@ -147,8 +155,16 @@ func (w *watchers) read() {
 			w.failed <- err
 			return
 		}
-		if n < len(ready) {
-			time.Sleep(watchersPause)
+		if n == len(ready) {
+			continue
+		}
+		pause := watchersPause
+		if u := w.awaited.Load(); u == nil || u.left == 0 {
+			pause = watchersRest
+		}
+		select {
+		case <-time.After(pause):
+		case <-w.expects:
 		}
 	}
 }
