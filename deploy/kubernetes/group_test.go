@@ -31,6 +31,31 @@ case "$*" in
 esac
 `
 
+// A client that writes to a server before it is in the group would keep it out for ever. The
+// accounts, and all else that a server has of its own, come before it refuses writes.
+func TestServersOutsideOfTheGroupRefuseWrites(t *testing.T) {
+	t.Parallel()
+	script, err := os.ReadFile("mysql/start.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, "mysqld"), []byte("#!/bin/bash\n[[ $* != *--initialize* ]] || mkdir "+folder+"/data.new\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.NewReplacer("/var/lib/mysql/", folder+"/", "/run/mysqld/", folder+"/").Replace(string(script))
+	cmd := exec.CommandContext(t.Context(), "bash", "-c", text)
+	cmd.Env = append(os.Environ(), "PATH="+folder+":"+os.Getenv("PATH"), "HOSTNAME=mysql-1", "MYSQL_PASSWORD=a", "MYSQL_OWNER_PASSWORD=b", "MYSQL_GROUP_PASSWORD=c",
+		"INNODB_BUFFER_POOL_SIZE=128M", "GROUP_NAME=group")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	accounts, err := os.ReadFile(filepath.Join(folder, "accounts.sql"))
+	if err != nil || !strings.HasSuffix(string(accounts), "\nSET GLOBAL super_read_only=ON;\n") {
+		t.Errorf("a server starts with %v\n%s", err, accounts)
+	}
+}
+
 func TestOneServerMayFoundTheGroup(t *testing.T) {
 	t.Parallel()
 	script, err := os.ReadFile("mysql/group.sh") // so that a change of it runs the test again

@@ -35,6 +35,9 @@ fi
 	GRANT REPLICATION SLAVE, BACKUP_ADMIN, CONNECTION_ADMIN, GROUP_REPLICATION_STREAM ON *.* TO 'member'@'%';
 	GRANT SELECT ON performance_schema.replication_group_members TO 'member'@'%';
 	GRANT SELECT ON performance_schema.replication_connection_status TO 'member'@'%';
+	-- Outside of the group nothing may be written: the group would not have it, and this server
+	-- could never join. The group itself ends this on its primary.
+	SET GLOBAL super_read_only=ON;
 END
 )
 options=(
