@@ -25,14 +25,14 @@ type disturbance struct {
 var update = disturbance{
 	name: "rolling update", planned: true, most: refusedShare,
 	do: func(ctx context.Context, s *shop) (string, error) {
-		old, err := s.kubectl(ctx, "get", "pods", replicas, "--output=name")
+		old, err := s.kubectl(ctx, "get", "pods", s.replicas(), "--output=name")
 		if err != nil {
 			return "", err
 		}
-		if _, err := s.kubectl(ctx, "rollout", "restart", "deployment/flashsale"); err != nil {
+		if _, err := s.kubectl(ctx, "rollout", "restart", s.deployment()); err != nil {
 			return "", err
 		}
-		if err := s.rolledOut(ctx, "deployment/flashsale"); err != nil {
+		if err := s.rolledOut(ctx, s.deployment()); err != nil {
 			return "", err
 		}
 		// An old pod goes on for FLASHSALE_DRAIN_DELAY after the roll-out, and only then closes
@@ -52,7 +52,7 @@ var replicaDeleted = disturbance{
 		if _, err := s.kubectl(ctx, "delete", "pod/"+seller); err != nil {
 			return "", err
 		}
-		return seller + ", the seller", s.rolledOut(ctx, "deployment/flashsale")
+		return seller + ", the seller", s.rolledOut(ctx, s.deployment())
 	},
 }
 

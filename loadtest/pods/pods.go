@@ -1,7 +1,8 @@
 // Package pods sells on a real Kubernetes of one node. It applies deploy/kubernetes as it
-// is, but for the images and the storage class, attacks the service through its ClusterIP
-// under several strategies, and updates it and deletes pods under load. The orders are then
-// read from MySQL, and each is matched with its answer.
+// is, but for the images and the storage class, and starts replicas of further strategies
+// beside those of the manifests. It attacks each strategy through its ClusterIP, and updates
+// the service and deletes pods under load. The orders are then read from MySQL, and each is
+// matched with its answer.
 package pods
 
 import (
@@ -11,6 +12,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"flashsale/internal/sandbox"
 	"flashsale/loadtest/proof"
@@ -74,11 +77,11 @@ var sales = []struct {
 	strategy string
 	during   *disturbance
 }{
-	{"etcd", nil},
-	{"etcd", &update},
-	{"etcd", &replicaDeleted},
-	{"etcd", &etcdLeaderDeleted},
-	{"etcd", &primaryDeleted},
+	{first, nil},
+	{first, &update},
+	{first, &replicaDeleted},
+	{first, &etcdLeaderDeleted},
+	{first, &primaryDeleted},
 	{"zookeeper", nil},
 	{"zookeeper", &zookeeperLeaderDeleted},
 	{"kubernetes", nil},
@@ -88,14 +91,43 @@ var sales = []struct {
 // first is the strategy of the manifests.
 const first = "etcd"
 
-// strategies are those of the sales.
-func strategies() (names []string) {
+// others are the strategies after the first.
+func others() (names []string) {
 	for _, s := range sales {
-		if !slices.Contains(names, s.strategy) {
+		if s.strategy != first && !slices.Contains(names, s.strategy) {
 			names = append(names, s.strategy)
 		}
 	}
 	return names
+}
+
+// sellAll makes all sales. The replicas of the next strategy start during the last sale of
+// the one before. It returns the shop of the last sale.
+func (s *shop) sellAll(ctx context.Context, result *Result) (*shop, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var starting errgroup.Group
+	defer func() { cancel(); _ = starting.Wait() }()
+	at, next := s, (*shop)(nil)
+	for i, planned := range sales {
+		if planned.strategy != at.strategy {
+			if err := starting.Wait(); err != nil {
+				return nil, fmt.Errorf("start replicas under %s: %w", planned.strategy, err)
+			}
+			at = next
+		}
+		if i+1 < len(sales) && sales[i+1].strategy != planned.strategy {
+			beside := *s
+			next = &beside
+			starting.Go(func() error { return beside.startBeside(ctx, sales[i+1].strategy) })
+		}
+		sale, err := at.sell(ctx, i, planned.during)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", planned.strategy, err)
+		}
+		result.Sales = append(result.Sales, *sale)
+		s.cfg.Say("%s", sale)
+	}
+	return at, nil
 }
 
 // ErrNoNode means that this machine cannot run a node. The error says why.
@@ -129,21 +161,14 @@ func Run(ctx context.Context, cfg Config) (result *Result, err error) {
 	}
 	result.ServiceReadyMS = proof.Millis(shop.ready)
 	result.Database = shop.version
-	for i, planned := range sales {
-		if err := shop.use(ctx, planned.strategy); err != nil {
-			return result, fmt.Errorf("%s: %w", planned.strategy, err)
-		}
-		sale, err := shop.sell(ctx, i, planned.strategy, planned.during)
-		if err != nil {
-			return result, fmt.Errorf("%s: %w", planned.strategy, err)
-		}
-		result.Sales = append(result.Sales, *sale)
-		cfg.Say("%s", sale)
+	last, err := shop.sellAll(ctx, result)
+	if err != nil {
+		return result, err
 	}
 	if err := shop.whole(ctx); err != nil {
 		return result, err
 	}
-	if result.StockLocks, err = shop.stockLocks(ctx); err != nil {
+	if result.StockLocks, err = last.stockLocks(ctx); err != nil {
 		return result, err
 	}
 	if result.Memory, err = node.Memory(); err != nil {

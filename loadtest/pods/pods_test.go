@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"flashsale/internal/sandbox/sandboxtest"
@@ -88,6 +89,23 @@ func TestSaleIsExactOnlyAfterAChallenge(t *testing.T) {
 // contended is a challenge that broke nothing.
 func contended(bursts int) *proof.Challenge {
 	return &proof.Challenge{Contended: bursts, Needed: proof.ContendedBursts, Outcome: proof.Outcome{Verdict: strategy.Exact}}
+}
+
+func TestOtherStrategiesDifferInThreeThingsOnly(t *testing.T) {
+	t.Parallel()
+	const spec = `{"selector":{"app.kubernetes.io/name":"flashsale"},"labels":{"app.kubernetes.io/name":"flashsale"},` +
+		`"env":[{"name":"FLASHSALE_MYSQL_DSN","value":"flashsale:$(MYSQL_PASSWORD)@tcp($(MYSQL_HOSTS))/flashsale"}],"from":{"name":"flashsale"}}`
+	const want = `{"selector":{"app.kubernetes.io/name":"flashsale-zookeeper"},"labels":{"app.kubernetes.io/name":"flashsale-zookeeper"},` +
+		`"env":[{"name":"FLASHSALE_STRATEGY","value":"zookeeper"},{"name":"FLASHSALE_MYSQL_DSN","value":"flashsale:$(MYSQL_PASSWORD)@tcp($(MYSQL_HOSTS))/flashsale_zookeeper"}],"from":{"name":"flashsale"}}`
+	s := shop{strategy: "zookeeper", name: "flashsale-zookeeper"}
+	if got, err := s.specOf(spec); got != want || err != nil {
+		t.Errorf("got %s, %v; want %s", got, err, want)
+	}
+	for _, gone := range []string{`"app.kubernetes.io/name"`, `$(MYSQL_HOSTS)`, `"env"`} {
+		if got, err := s.specOf(strings.ReplaceAll(spec, gone, "")); err == nil {
+			t.Errorf("without %s: %s", gone, got)
+		}
+	}
 }
 
 func TestAccountsGetTheSameRightsInAnotherDatabase(t *testing.T) {

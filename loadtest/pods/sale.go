@@ -17,36 +17,37 @@ import (
 
 const (
 	rate = 200 // orders a second
-	// soldOut is how long a sale without a disturbance lasts, and sells for how much of it
-	// there is stock, at the strategy's rate. longest is how long a sale with a disturbance can last.
-	soldOut = 4 * time.Second
+	// soldOut is how long a sale without a disturbance lasts, and sells for how much of it there is
+	// stock, at the strategy's rate. longest is how long a sale with a disturbance can last.
+	soldOut = 2 * time.Second
 	sells   = time.Second
 	longest = 3 * time.Minute
-	// slow is the lowest rate of a sale with a disturbance, in orders a second.
+	// slow is the lowest rate, in orders a second.
 	slow = 20
 	// plenty never sells out.
 	plenty = 1_000_000_000
-	// before is how many orders are accepted before the disturbance, and after how many
+	// around is the time of the orders that are accepted before a disturbance, and of those that
 	// must be accepted after it.
-	before, after = 100, 100
+	around = 500 * time.Millisecond
 	// refusedShare is the largest share of orders that an update may refuse.
 	refusedShare = 0.005
 )
 
 // sell attacks the service, and disturbs it meanwhile.
-func (s *shop) sell(ctx context.Context, number int, name string, during *disturbance) (*Sale, error) {
+func (s *shop) sell(ctx context.Context, number int, during *disturbance) (*Sale, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	row, err := strategy.Find(name)
+	row, err := strategy.Find(s.strategy)
 	if err != nil {
 		return nil, err
 	}
 	s.sku = fmt.Sprintf("sale-%d", number+1)
-	plan := attack.Plan{Targets: []string{s.service.URL}, SKUs: []string{s.sku}, MaxQuantity: 1, Rate: rate, Duration: soldOut, Seed: s.cfg.Seed + uint64(number)}
+	// More than a slow lock can serve would only measure queues, and time-outs on a busy machine.
+	plan := attack.Plan{Targets: []string{s.service.URL}, SKUs: []string{s.sku}, MaxQuantity: 1, Rate: min(rate, max(slow, row.UnitsPerSecond)), Duration: soldOut,
+		Seed: s.cfg.Seed + uint64(number)}
 	stock := min(int64(float64(row.UnitsPerSecond)*sells.Seconds()), int64(plan.Requests()/2))
 	if during != nil {
-		// More than a slow lock can serve would only measure queues, and time-outs on a busy machine.
-		stock, plan.Duration, plan.Rate = plenty, longest, min(rate, max(slow, row.UnitsPerSecond))
+		stock, plan.Duration = plenty, longest
 		if err := s.whole(ctx); err != nil { // one part is missing at a time
 			return nil, err
 		}
@@ -54,8 +55,9 @@ func (s *shop) sell(ctx context.Context, number int, name string, during *distur
 	if err := s.service.PutOnSale(ctx, s.sku, stock); err != nil {
 		return nil, err
 	}
-	sale := &Sale{Strategy: name, Violations: []string{}}
+	sale := &Sale{Strategy: s.strategy, Violations: []string{}}
 	var accepted atomic.Int64
+	some := int64(float64(plan.Rate) * around.Seconds())
 	var ending string // pods at the end of the load
 	stop, failed := make(chan struct{}), make(chan error, 1)
 	began := make(chan time.Time, 1)
@@ -75,13 +77,13 @@ func (s *shop) sell(ctx context.Context, number int, name string, during *distur
 		sale.During = during.name
 		go func() {
 			defer close(stop)
-			err := s.awaitSales(attacked, &accepted, before)
+			err := s.awaitSales(attacked, &accepted, some)
 			if err == nil {
 				at = time.Since(<-began)
 				sale.Did, err = during.do(attacked, s)
 			}
 			if err == nil {
-				err = s.awaitSales(attacked, &accepted, accepted.Load()+after)
+				err = s.awaitSales(attacked, &accepted, accepted.Load()+some)
 			}
 			if err == nil {
 				ending, err = s.ending(attacked)
@@ -109,7 +111,7 @@ func (s *shop) sell(ctx context.Context, number int, name string, during *distur
 	if err != nil {
 		return nil, err
 	}
-	sale.Run = proof.Assess(proof.Setting{Strategy: name, Fence: row.FenceFor(strategy.FenceClaim), Replicas: 3, Expected: strategy.Exact, Stock: stock, Plan: plan},
+	sale.Run = proof.Assess(proof.Setting{Strategy: s.strategy, Fence: row.FenceFor(strategy.FenceClaim), Replicas: 3, Expected: strategy.Exact, Stock: stock, Plan: plan},
 		result, records.Of(plan.SKUs))
 	if during != nil {
 		sale.NoSaleMS = proof.Millis(attack.LongestGap(result.Answers, at))

@@ -38,15 +38,16 @@ const (
 	mysqlImage     = "flashsale.local/mysql:1"
 )
 
-// shop is the service on the node, with its servers.
+// shop is the service on the node under one strategy, with its servers.
 type shop struct {
-	cfg     Config
-	node    *sandbox.Node
-	service *attack.Service
+	cfg  Config
+	node *sandbox.Node
 	// Of the service's account and of the tables' owner in MySQL, and of its user in etcd.
 	password, ownerPassword, etcdPassword string
 
 	strategy string
+	name     string // of the Deployment, of its label and of its Service
+	service  *attack.Service
 	sku      string // on sale
 	ready    time.Duration
 	version  string
@@ -74,7 +75,7 @@ func open(ctx context.Context, cfg Config, node *sandbox.Node) (*shop, error) {
 	}
 	began := time.Now()
 	cfg.Say("Applying deploy/kubernetes/demo ...")
-	s := &shop{cfg: cfg, node: node, strategy: first}
+	s := &shop{cfg: cfg, node: node, strategy: first, name: "flashsale"}
 	if err := manifests.WriteOverlay(s.manifests(), "demo"); err != nil {
 		return nil, err
 	}
@@ -109,10 +110,10 @@ func (s *shop) kubectl(ctx context.Context, args ...string) (string, error) {
 	return s.node.Kubectl(ctx, append([]string{"--namespace=" + namespace}, args...)...)
 }
 
-// whole waits until all pods are ready.
+// whole waits until all pods of the servers and of this strategy are ready.
 func (s *shop) whole(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range []string{"statefulset/mysql", "statefulset/etcd", "statefulset/zookeeper", "deployment/flashsale"} {
+	for _, part := range []string{"statefulset/mysql", "statefulset/etcd", "statefulset/zookeeper", s.deployment()} {
 		group.Go(func() error { return s.rolledOut(ctx, part) })
 	}
 	return group.Wait()
@@ -123,24 +124,24 @@ func (s *shop) rolledOut(ctx context.Context, part string) error {
 	return err
 }
 
-// replicas is the label of the replicas' pods.
-const replicas = "--selector=app.kubernetes.io/name=flashsale"
+// deployment is the replicas' for kubectl, and replicas selects their pods.
+func (s *shop) deployment() string { return "deployment/" + s.name }
+func (s *shop) replicas() string   { return "--selector=app.kubernetes.io/name=" + s.name }
 
 // ending returns the replicas' pods that were told to end and have not ended.
 func (s *shop) ending(ctx context.Context) (string, error) {
-	return s.kubectl(ctx, "get", "pods", replicas, "--output=go-template={{range .items}}{{if .metadata.deletionTimestamp}}{{.metadata.name}} {{end}}{{end}}")
+	return s.kubectl(ctx, "get", "pods", s.replicas(), "--output=go-template={{range .items}}{{if .metadata.deletionTimestamp}}{{.metadata.name}} {{end}}{{end}}")
 }
 
 // connect finds the service and its secrets.
 func (s *shop) connect(ctx context.Context) error {
 	mysql.RegisterDialContext(network, func(ctx context.Context, addr string) (net.Conn, error) { return s.node.Dial(ctx, "tcp", addr) })
-	address, err := s.kubectl(ctx, "get", "service/flashsale", "--output=jsonpath={.spec.clusterIP}")
+	address, err := s.address(ctx)
 	if err != nil {
 		return err
 	}
 	transport := &http.Transport{DialContext: s.node.Dial, DisableKeepAlives: true}
-	s.service = &attack.Service{URL: "http://" + net.JoinHostPort(address, "80"), Client: &http.Client{Transport: transport, Timeout: attack.RequestTimeout},
-		Patience: patience}
+	s.service = &attack.Service{URL: address, Client: &http.Client{Transport: transport, Timeout: attack.RequestTimeout}, Patience: patience}
 	for key, value := range map[string]*string{
 		"FLASHSALE_ADMIN_TOKEN": &s.service.AdminToken, "FLASHSALE_JWT_SECRET": &s.service.JWTSecret, "MYSQL_PASSWORD": &s.password,
 		"MYSQL_OWNER_PASSWORD": &s.ownerPassword, "FLASHSALE_ETCD_PASSWORD": &s.etcdPassword,
@@ -154,6 +155,12 @@ func (s *shop) connect(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// address is the URL of the service.
+func (s *shop) address(ctx context.Context) (string, error) {
+	ip, err := s.kubectl(ctx, "get", "service/"+s.name, "--output=jsonpath={.spec.clusterIP}")
+	return "http://" + net.JoinHostPort(ip, "80"), err
 }
 
 // answers waits until the service answers at its ClusterIP: kube-proxy learns of ready pods
@@ -184,34 +191,48 @@ func until(ctx context.Context, f func(context.Context) (bool, error)) error {
 	}
 }
 
-// use replaces the replicas by those of another strategy, with a database of its own.
-func (s *shop) use(ctx context.Context, strategy string) error {
-	if strategy == s.strategy {
-		return nil
-	}
-	s.strategy = strategy
+// startBeside starts replicas of another strategy, with a database and a Service of their own,
+// and makes them the shop's. All else is as in the Deployment of the manifests.
+func (s *shop) startBeside(ctx context.Context, strategy string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	old, err := s.kubectl(ctx, "get", "pods", replicas, "--output=name")
+	spec, err := s.kubectl(ctx, "get", s.deployment(), "--output=jsonpath={.spec}")
 	if err != nil {
 		return err
 	}
-	dsn := "FLASHSALE_MYSQL_DSN=flashsale:$(MYSQL_PASSWORD)@tcp($(MYSQL_HOSTS))/" + s.database()
-	for _, args := range [][]string{
-		// All at once: an update would replace one after the other.
-		{"scale", "deployment/flashsale", "--replicas=0"},
-		{"rollout", "status", "deployment/flashsale", wait},
-		{"set", "env", "deployment/flashsale", "cronjob/flashsale-audit", "FLASHSALE_STRATEGY=" + strategy, dsn},
-		{"scale", "deployment/flashsale", "--replicas=3"},
-		{"rollout", "status", "deployment/flashsale", wait},
-		// The old ones go on meanwhile for FLASHSALE_DRAIN_DELAY. They must get no order.
-		append([]string{"wait", "--for=delete", wait}, strings.Fields(old)...),
-	} {
-		if _, err := s.kubectl(ctx, args...); err != nil {
-			return err
-		}
+	s.strategy, s.name = strategy, s.name+"-"+strategy
+	if spec, err = s.specOf(spec); err != nil {
+		return err
 	}
-	return s.answers(ctx)
+	deployment := fmt.Sprintf(`{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": %q}, "spec": %s}`, s.name, spec)
+	if _, err := s.node.KubectlInput(ctx, deployment, "--namespace="+namespace, "create", "--filename=-"); err != nil {
+		return err
+	}
+	if _, err := s.kubectl(ctx, "expose", s.deployment(), "--port=80", "--target-port=http"); err != nil {
+		return err
+	}
+	service := *s.service
+	s.service = &service
+	if service.URL, err = s.address(ctx); err != nil {
+		return err
+	}
+	return errors.Join(s.rolledOut(ctx, s.deployment()), s.answers(ctx))
+}
+
+// specOf returns the specification of the manifests' Deployment, as JSON, for this strategy.
+func (s *shop) specOf(spec string) (string, error) {
+	const label, database, env = `"app.kubernetes.io/name":"flashsale"`, `$(MYSQL_HOSTS))/flashsale"`, `"env":[`
+	for _, replace := range [][2]string{
+		{label, fmt.Sprintf(`"app.kubernetes.io/name":%q`, s.name)},
+		{database, fmt.Sprintf(`$(MYSQL_HOSTS))/%s"`, s.database())},
+		{env, fmt.Sprintf(`"env":[{"name":"FLASHSALE_STRATEGY","value":%q},`, s.strategy)},
+	} {
+		if !strings.Contains(spec, replace[0]) {
+			return "", fmt.Errorf("the Deployment has no %s", replace[0])
+		}
+		spec = strings.ReplaceAll(spec, replace[0], replace[1])
+	}
+	return spec, nil
 }
 
 // database is that of the strategy. A database belongs to one strategy.
@@ -236,10 +257,7 @@ func (s *shop) createDatabases(ctx context.Context) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	for _, strategy := range strategies() {
-		if strategy == first {
-			continue
-		}
+	for _, strategy := range others() {
 		name := databaseOf(strategy)
 		sql := "CREATE DATABASE " + name + ";" + grantsFor(name, grants)
 		group.Go(func() error {
