@@ -41,7 +41,7 @@ unit: ## the tests that need no server, in less than a minute
 test: setup-test ## and the product's, with a database and etcd, in about 3 minutes (5 the first time)
 	@scripts/test product $(ARGS)
 
-test-all: setup-all ## every test, on MySQL and on MariaDB, with every server and the race detector, in about 50 minutes
+test-all: setup-all ## every test, with every server and the race detector, and again on MariaDB, in about 50 minutes
 	@scripts/test all $(ARGS)
 
 soak: setup-all build ## the long versions: each fuzz test for a minute, 20 zombie runs of each lock, all faults, then random calls, in about 50 minutes

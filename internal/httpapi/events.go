@@ -26,8 +26,8 @@ const (
 	// addressRetryAfter is the Retry-After, in seconds, for an address with too
 	// many streams. The next heartbeat detects closed ones.
 	addressRetryAfter = "30"
-	// heartbeat is the longest time without a write: an idle stream gets a comment. Proxies
-	// close idle connections after 30 seconds or more.
+	// heartbeat is about the longest time without a write: an idle stream gets a comment.
+	// Proxies close idle connections after 30 seconds or more.
 	heartbeat = 5 * time.Second
 	// sendTimeout bounds a write to a slow client, which then loses its stream. The
 	// deadline is set again after sendRenewal, as setting it costs a tenth of an event.

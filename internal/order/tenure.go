@@ -61,6 +61,9 @@ func (t *tenure) run() (err error) {
 func (t *tenure) sell() error {
 	t.cfg.At(BeforeClaim)
 	if err := t.readRow(); err != nil {
+		if errors.Is(err, stock.ErrFenced) {
+			t.desk.contention.takeLastSign() // another replica has taken over
+		}
 		return err
 	}
 	t.desk.wait = 0

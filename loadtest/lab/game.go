@@ -313,7 +313,8 @@ func (g *game) pause(ctx context.Context, p *player) error {
 	}
 }
 
-// settle waits until no replica can go on by itself.
+// settle waits until no replica can go on by itself, and a person can decide who does. If all
+// seem to wait, an answer is only late: those of a game never wait for each other for long.
 func (g *game) settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
 	defer cancel()
@@ -327,7 +328,7 @@ func (g *game) settle(ctx context.Context) error {
 		if read {
 			changed = time.Now()
 		}
-		if need := g.needsQuiet(); need > 0 && time.Since(changed) >= need {
+		if need := g.needsQuiet(); need > 0 && time.Since(changed) >= need && (g.over() || len(g.possible()) > 0) {
 			return g.explainRefusals(ctx)
 		} else if need == 0 && time.Since(began) >= running {
 			if err := g.findRowWaits(ctx); err != nil {

@@ -66,20 +66,7 @@ func (s *games) play(level *Level, choose func(possible []Move) string) (end *Ga
 	if err != nil {
 		return nil, err
 	}
-	for {
-		// All replicas seem to wait if an answer is late. Those of a game never wait for each
-		// other for long.
-		for deadline := time.Now().Add(moveTimeout); len(g.possible()) == 0 && !g.over(); {
-			if time.Now().After(deadline) {
-				return nil, fmt.Errorf("after %q no move is possible", g.moves)
-			}
-			if err := g.settle(ctx); err != nil {
-				return nil, fmt.Errorf("after %q: %w", g.moves, err)
-			}
-		}
-		if g.over() {
-			return g.state(ctx)
-		}
+	for !g.over() {
 		possible := g.possible()
 		m := choose(possible)
 		if !slices.ContainsFunc(possible, func(p Move) bool { return p.Move == m }) {
@@ -89,6 +76,7 @@ func (s *games) play(level *Level, choose func(possible []Move) string) (end *Ga
 			return nil, fmt.Errorf("after %q: %w", g.moves, err)
 		}
 	}
+	return g.state(ctx)
 }
 
 // replay is play, but begins again after a disturbed game. It uses up the replays that are

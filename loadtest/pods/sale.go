@@ -22,12 +22,12 @@ const (
 	soldOut = 2 * time.Second
 	sells   = time.Second
 	longest = 3 * time.Minute
-	// slow is the lowest rate, in orders a second.
+	// slow is the rate of a slow lock, in orders a second.
 	slow = 20
 	// plenty never sells out.
 	plenty = 1_000_000_000
-	// around is the time of the orders that are accepted before a disturbance, and of those that
-	// must be accepted after it.
+	// Before a disturbance, and again after it, as many orders must be accepted as are sent in
+	// this time.
 	around = 500 * time.Millisecond
 	// refusedShare is the largest share of orders that an update may refuse.
 	refusedShare = 0.005
@@ -42,7 +42,7 @@ func (s *shop) sell(ctx context.Context, number int, during *disturbance) (*Sale
 		return nil, err
 	}
 	s.sku = fmt.Sprintf("sale-%d", number+1)
-	// More than a slow lock can serve would only measure queues, and time-outs on a busy machine.
+	// Under a slow lock, more orders would only wait for their time-out.
 	plan := attack.Plan{Targets: []string{s.service.URL}, SKUs: []string{s.sku}, MaxQuantity: 1, Rate: min(rate, max(slow, row.UnitsPerSecond)), Duration: soldOut,
 		Seed: s.cfg.Seed + uint64(number)}
 	stock := min(int64(float64(row.UnitsPerSecond)*sells.Seconds()), int64(plan.Requests()/2))

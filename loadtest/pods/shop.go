@@ -219,7 +219,8 @@ func (s *shop) startBeside(ctx context.Context, strategy string) error {
 	return errors.Join(s.rolledOut(ctx, s.deployment()), s.answers(ctx))
 }
 
-// specOf returns the specification of the manifests' Deployment, as JSON, for this strategy.
+// specOf returns the specification of the manifests' Deployment, as JSON, for this strategy. The
+// manifests' NetworkPolicies do not name its pods: this node has nothing that enforces them.
 func (s *shop) specOf(spec string) (string, error) {
 	const label, database, env = `"app.kubernetes.io/name":"flashsale"`, `$(MYSQL_HOSTS))/flashsale"`, `"env":[`
 	for _, replace := range [][2]string{

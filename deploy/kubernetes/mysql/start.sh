@@ -35,8 +35,8 @@ fi
 	GRANT REPLICATION SLAVE, BACKUP_ADMIN, CONNECTION_ADMIN, GROUP_REPLICATION_STREAM ON *.* TO 'member'@'%';
 	GRANT SELECT ON performance_schema.replication_group_members TO 'member'@'%';
 	GRANT SELECT ON performance_schema.replication_connection_status TO 'member'@'%';
-	-- Outside of the group nothing may be written: the group would not have it, and this server
-	-- could never join. The group itself ends this on its primary.
+	-- Until this server is in the group, nobody may write: with a transaction that the group lacks,
+	-- it could never join. Group Replication turns this off on the primary.
 	SET GLOBAL super_read_only=ON;
 END
 )

@@ -8,7 +8,7 @@
 // name is that of the worker, the lock and the channel. It must change with the messages
 // between tabs: a new tab may meet the worker of an older version's tab.
 const name = "stock-2";
-// The server sends a heartbeat every 5 s. A stream that is silent for longer is dead.
+// The server sends a heartbeat at least every 5 s. A stream that is silent for longer is dead.
 const silence = 15_000;
 // The worker sends news of each heartbeat and attempt. One that is silent for longer was
 // ended by the browser.

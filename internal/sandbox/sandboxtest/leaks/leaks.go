@@ -12,7 +12,7 @@ import (
 
 // endsWithin is how long goroutines may take to end. goleak alone waits for less than half a
 // second; on a busy machine those of a closed connection may not have run once by then.
-const endsWithin = 15 * time.Second
+const endsWithin = 5 * time.Second
 
 // None fails the test if it leaves goroutines behind, other than those that the options
 // name. It waits for those that are about to end.
