@@ -14,20 +14,28 @@ import (
 // Each write makes a version of the row. Two orders in one version are either a batch,
 // which sells different units, or a lost update: both were computed from the version
 // before. No oversell is without such a pair, because each sale needs a unit in its version.
+//
+// The first is the one of the lowest version, whenever its commits were recorded. A stale write
+// brings an old version back, from which later orders sell units again, one after the other: their
+// versions are higher.
 func Interleaving(all []record.Step, sku string) []record.Step {
+	var pair []record.Step
 	versions := map[uint64][]record.Step{}
 	for _, s := range all {
 		if s.SKU != sku || s.Kind != record.Committed || s.Before == nil || s.After == nil {
 			continue
 		}
 		for _, earlier := range versions[s.Seq] {
-			if earlier.Order != s.Order && *earlier.After < *s.Before && *s.After < *earlier.Before {
-				return readsFirst(story(all, earlier, s), s.Seq)
+			if earlier.Order != s.Order && *earlier.After < *s.Before && *s.After < *earlier.Before && (pair == nil || s.Seq < pair[0].Seq) {
+				pair = []record.Step{earlier, s}
 			}
 		}
 		versions[s.Seq] = append(versions[s.Seq], s)
 	}
-	return nil
+	if pair == nil {
+		return nil
+	}
+	return readsFirst(story(all, pair[0], pair[1]), pair[0].Seq)
 }
 
 // LastUnit returns the same moment of a sale that sold no unit twice: the steps of the

@@ -57,6 +57,9 @@ func TestInterleavingIsOfTheOrdersThatSoldOneUnit(t *testing.T) {
 		{"a read whose answer took its time", []record.Step{
 			read("A", "ann", 1, 1), write(C, "A", "ann", 2, 1, 0), read("B", "ben", 1, 1), write(C, "B", "ben", 2, 1, 0),
 		}, "A read 1, B read 1, A committed 0, B committed 0"},
+		{"a stale write that was recorded after what it led to", []record.Step{
+			read("B", "ben", 0, 3), write(C, "A", "ann", 1, 3, 2), write(C, "A", "zoe", 2, 2, 1), write(C, "A", "cleo", 2, 2, 1), write(C, "B", "ben", 1, 3, 2),
+		}, "B read 3, A committed 2, B committed 2"},
 		{"a batch", []record.Step{write(C, "A", "ann", 2, 5, 3), write(C, "A", "ben", 2, 3, 2)}, ""},
 		{"a unit that came back", []record.Step{write(C, "A", "ann", 2, 1, 0), write(C, "A", "ben", 4, 1, 0)}, ""},
 		{"a commit that was recorded again", []record.Step{write(C, "A", "ann", 2, 1, 0), write(C, "A", "ann", 2, 1, 0)}, ""},
