@@ -24,12 +24,21 @@ func TestEachMutantIsCaught(t *testing.T) {
 	env := []string{sandbox.MySQLVar + "=" + shared.MySQL.DSN(""), sandbox.EtcdVar + "=" + shared.Etcd[0].Endpoint}
 	for _, m := range mutant.All {
 		t.Run(m.Name, func(t *testing.T) {
-			failed, output, err := mutant.RunTest(t.Context(), root, t.TempDir(), &m, env...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !failed {
-				t.Errorf("%s does not fail:\n%s", m.Test, output)
+			// Goroutines of a busy machine may come one after the other, where a test has to
+			// make them meet: it has three tries.
+			const tries = 3
+			for try := 1; ; try++ {
+				failed, output, err := mutant.RunTest(t.Context(), root, t.TempDir(), &m, env...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if failed {
+					return
+				}
+				if try == tries {
+					t.Fatalf("%s does not fail:\n%s", m.Test, output)
+				}
+				t.Logf("%s did not fail at try %d", m.Test, try)
 			}
 		})
 	}

@@ -234,10 +234,25 @@ func TestLimitHoldsForOneCustomerOnManyReplicas(t *testing.T) {
 	forGuarded(t, func(t *testing.T, name string) {
 		three := int32(3)
 		dsn := newDSN(t, stock.Stock{Units: 100, PerCustomerLimit: &three})
-		services := []*order.Service{startReplica(t, options{dsn: dsn, strategy: name}), startReplica(t, options{dsn: dsn, strategy: name})}
+		const orders = 32
+		var placed atomic.Int32
+		var first sync.Once
+		o := options{dsn: dsn, strategy: name, at: func(s order.Step) {
+			if s != order.BeforeClaim {
+				return
+			}
+			first.Do(func() { // the others queue meanwhile, and share a batch
+				for end := time.Now().Add(testTimeout / 2); placed.Load() < orders && time.Now().Before(end); {
+					time.Sleep(time.Millisecond)
+				}
+				time.Sleep(100 * time.Millisecond)
+			})
+		}}
+		services := []*order.Service{startReplica(t, o), startReplica(t, o)}
 		var group sync.WaitGroup
-		for i := range 32 { // many wait for the first, and share a batch
+		for i := range orders {
 			group.Go(func() {
+				placed.Add(1)
 				_, err := services[i%2].Place(t.Context(), buy("ann", fmt.Sprint("k", i), 1))
 				if err != nil && !errors.Is(err, order.ErrCustomerLimit) {
 					t.Error(err)
