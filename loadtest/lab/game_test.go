@@ -208,7 +208,7 @@ func (t *tree) follow(prefix []string) func([]Move) string {
 			}
 		}
 		if len(moves) == 0 {
-			return "none" // an error: whoever may be paused may go on, too
+			return "none" // play returns an error: a replica that may be paused can always go on instead
 		}
 		m := moves[0]
 		switch {
