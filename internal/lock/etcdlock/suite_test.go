@@ -10,6 +10,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/locktest"
@@ -64,9 +65,9 @@ func openWith[L lock.Locker](newLocker func(Config) (L, error)) func(string, tim
 	}
 }
 
-func newClient(endpoints []string) (*clientv3.Client, error) {
+func newClient(endpoints []string, options ...grpc.DialOption) (*clientv3.Client, error) {
 	return clientv3.New(clientv3.Config{
-		Endpoints: endpoints, Logger: zap.NewNop(),
+		Endpoints: endpoints, Logger: zap.NewNop(), DialOptions: options,
 		// The client leaves a node that hangs after two seconds.
 		DialTimeout: time.Second, DialKeepAliveTime: time.Second, DialKeepAliveTimeout: time.Second,
 	})

@@ -69,6 +69,7 @@ func (t *Textbook) enter(ctx context.Context, name string, pass func(context.Con
 		return nil, err
 	}
 	session, err := t.liveSession(ctx)
+	remaining := "" // the key of a Lock that failed
 	if err == nil {
 		mutex := concurrency.NewMutex(session, t.cfg.Prefix+name)
 		until, cancel := context.WithCancel(ctx)
@@ -77,11 +78,17 @@ func (t *Textbook) enter(ctx context.Context, name string, pass func(context.Con
 		unhook()
 		cancel()
 		if err == nil {
-			return &textbookHeld{Held: gate, session: session, mutex: mutex}, nil
+			return &textbookHeld{Held: gate, locker: t, session: session, mutex: mutex}, nil
 		}
-		t.cleanUp(ctx, mutex.Key())
+		if key := mutex.Key(); key != "\x00" { // else the library has deleted it
+			remaining = key
+		}
 	}
-	_ = gate.Unlock(ctx) // fails only when closed
+	if remaining != "" {
+		go t.cleanUp(gate, session, remaining)
+	} else {
+		_ = gate.Unlock(ctx) // fails only when closed
+	}
 	switch {
 	case t.closed.Err() != nil:
 		err = lock.ErrClosed
@@ -94,19 +101,23 @@ func (t *Textbook) enter(ctx context.Context, name string, pass func(context.Con
 	return nil, fmt.Errorf("lock %s: %w", name, err)
 }
 
-// cleanUpTimeout bounds what a failed Lock does before it returns.
-const cleanUpTimeout = time.Second
-
-// cleanUp deletes the key of a Lock that failed. The library's mutex leaves it when
-// its context ends before etcd has answered, and the key would stay in the queue as
-// long as the session. Behind the gate, no other caller of this process uses it.
-func (t *Textbook) cleanUp(ctx context.Context, key string) {
-	if key == "" || key == "\x00" { // not requested yet, or deleted
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
+// cleanUp deletes the key of a failed Lock or Unlock, and then opens the gate. The
+// library's mutex leaves its key when a context ends before etcd has answered, and all
+// others would wait for the key as long as the session lives. The failed call does not
+// wait for this, but the next Lock of this process does, as it would use the same key.
+//
+// etcd may still apply the request of a failed Lock later. The process's next Lock of the
+// name then uses that key. (Locker finds and deletes such keys.)
+func (t *Textbook) cleanUp(gate lock.Held, session *concurrency.Session, key string) {
+	ctx, cancel := context.WithCancel(session.Ctx()) // the key ends with the session
 	defer cancel()
-	_, _ = t.cfg.Client.Delete(ctx, key) // if this fails, the key ends with the session
+	defer context.AfterFunc(t.closed, cancel)()
+	_ = backoff.Retry(ctx, func(err error) bool { return !isFinal(err) }, func() error {
+		// Without a time-out: a deletion that was given up may end a later grant.
+		_, err := t.cfg.Client.Delete(ctx, key)
+		return err
+	})
+	_ = gate.Unlock(ctx) // fails only when closed
 }
 
 func (t *Textbook) liveSession(ctx context.Context) (*concurrency.Session, error) {
@@ -183,6 +194,7 @@ func ended(session *concurrency.Session) bool {
 
 type textbookHeld struct {
 	lock.Held // the gate's
+	locker    *Textbook
 	session   *concurrency.Session
 	mutex     *concurrency.Mutex
 	unlocked  atomic.Bool // Unlock was called
@@ -191,22 +203,21 @@ type textbookHeld struct {
 func (h *textbookHeld) Lost() <-chan struct{}      { return h.session.Done() }
 func (h *textbookHeld) Contended() <-chan struct{} { return nil } // the mutex does not tell
 
-// Unlock deletes the session's key and then opens the gate. It retries until ctx
-// ends, because the key would otherwise stay as long as the session. If all attempts
-// fail, the next Lock of this process uses the same key; a second Unlock must
-// therefore delete nothing.
+// Unlock deletes the session's key and then opens the gate. It retries until ctx ends;
+// cleanUp then goes on. The next Lock of this process has the same key, so a second
+// Unlock must delete nothing.
 func (h *textbookHeld) Unlock(ctx context.Context) error {
 	if h.unlocked.Swap(true) {
 		return lock.ErrLost
 	}
 	lost := ended(h.session)
 	err := backoff.Retry(ctx, func(error) bool { return !ended(h.session) }, func() error { return h.mutex.Unlock(ctx) })
-	gate := h.Held.Unlock(ctx)
-	switch {
-	case lost || gate != nil || err != nil && ended(h.session):
-		return lock.ErrLost
-	case err != nil:
+	if err != nil && !ended(h.session) {
+		go h.locker.cleanUp(h.Held, h.session, h.mutex.Key())
 		return fmt.Errorf("unlock: %w", err)
+	}
+	if gate := h.Held.Unlock(ctx); lost || gate != nil || err != nil {
+		return lock.ErrLost
 	}
 	return nil
 }

@@ -3,8 +3,12 @@ package etcdlock
 import (
 	"context"
 	"errors"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
 
 	"flashsale/internal/lock"
 	"flashsale/internal/lock/locktest"
@@ -35,6 +39,39 @@ func TestTextbookUnlocksAnEtcdThatComesBack(t *testing.T) {
 		t.Errorf("Unlock: %v", err)
 	}
 	locktest.MustUnlock(t, waiter.Granted(t))
+}
+
+// TestTextbookCleansUpLater: the answer to a Lock that has its key already is lost, and then
+// etcd does not answer the deletion of that key for two seconds. The session goes on.
+func TestTextbookCleansUpLater(t *testing.T) {
+	s := start(t, 1)
+	var lost atomic.Bool // the next answer to a transaction
+	client, err := newClient(s.EtcdEndpoints(), grpc.WithUnaryInterceptor(func(ctx context.Context, method string,
+		request, answer any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+		err := invoke(ctx, method, request, answer, conn, options...)
+		if strings.HasSuffix(method, "/Txn") && lost.Swap(false) {
+			s.Pause(t)
+			return context.DeadlineExceeded
+		}
+		return err
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(client)
+	cfg.TTL = longTTL
+	here, err := NewTextbook(cfg)
+	here = locktest.Opened(t, here, err, client.Close)
+	locktest.MustUnlock(t, locktest.MustLock(t, here, "other")) // begins its session
+
+	lost.Store(true)
+	if _, err := here.Lock(t.Context(), "n"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Lock: %v, want the deadline", err)
+	}
+	time.Sleep(2 * time.Second)
+	s.Resume(t)
+	locktest.MustUnlock(t, locktest.MustLock(t, s.newTextbook(t), "n"))
+	locktest.MustUnlock(t, locktest.MustLock(t, here, "n"))
 }
 
 // TestTextbookUnlocksOnce: the next grant in the process has the same key.

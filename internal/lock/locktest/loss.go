@@ -168,6 +168,9 @@ func (s *suite) pausedServer(t *testing.T) {
 	MustUnlock(t, MustLock(t, there, "any")) // it has a lease before the pause
 	waiter := LockAside(t, there, name)
 	s.queued(t, name, 2)
+	if !s.Capabilities.Deadline {
+		time.Sleep(s.TTL / 4) // before its answer arrives, the waiter would not wait yet
+	}
 	s.server.Pause(t)
 	defer s.server.Resume(t)
 	attempts := s.deadlines(t, map[string]lock.Locker{name: there, unused: here, name + "-new": s.another(t, here)})
