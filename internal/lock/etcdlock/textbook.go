@@ -68,25 +68,13 @@ func (t *Textbook) enter(ctx context.Context, name string, pass func(context.Con
 	if err != nil {
 		return nil, err
 	}
-	session, err := t.liveSession(ctx)
-	remaining := "" // the key of a Lock that failed
-	if err == nil {
-		mutex := concurrency.NewMutex(session, t.cfg.Prefix+name)
-		until, cancel := context.WithCancel(ctx)
-		unhook := context.AfterFunc(t.closed, cancel)
-		err = acquire(mutex, until)
-		unhook()
-		cancel()
-		if err == nil {
-			return &textbookHeld{Held: gate, locker: t, session: session, mutex: mutex}, nil
-		}
-		if key := mutex.Key(); key != "\x00" { // else the library has deleted it
-			remaining = key
-		}
-	}
-	if remaining != "" {
-		go t.cleanUp(gate, session, remaining)
-	} else {
+	session, mutex, err := t.acquire(ctx, name, acquire)
+	switch {
+	case err == nil:
+		return &textbookHeld{Held: gate, locker: t, session: session, mutex: mutex}, nil
+	case mutex != nil && mutex.Key() != "\x00": // the library has not deleted it
+		go t.cleanUp(gate, session, mutex.Key())
+	default:
 		_ = gate.Unlock(ctx) // fails only when closed
 	}
 	switch {
@@ -99,6 +87,24 @@ func (t *Textbook) enter(ctx context.Context, name string, pass func(context.Con
 		err = fmt.Errorf("%w (%s)", ctx.Err(), err.Error())
 	}
 	return nil, fmt.Errorf("lock %s: %w", name, err)
+}
+
+// acquire returns the mutex and its session also if Lock or TryLock of the mutex failed.
+func (t *Textbook) acquire(ctx context.Context, name string, acquire func(*concurrency.Mutex, context.Context) error) (*concurrency.Session, *concurrency.Mutex, error) {
+	until, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(t.closed, cancel)()
+	for {
+		session, err := t.liveSession(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		mutex := concurrency.NewMutex(session, t.cfg.Prefix+name)
+		if err := acquire(mutex, until); !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			return session, mutex, err
+		}
+		session.Orphan() // etcd has ended its lease, which the library has not noticed yet
+	}
 }
 
 // cleanUp deletes the key of a failed Lock or Unlock, and then opens the gate. The
