@@ -237,13 +237,14 @@ func (s *session) makePath(path string) error {
 // renew sends a request. Its answer proves that the server received it after this call.
 func (s *session) renew(ctx context.Context) error {
 	s.mu.Lock()
-	connected, expired := s.connected, s.expired
+	expired := s.expired
 	s.mu.Unlock()
-	switch {
-	case expired:
+	if expired {
 		return lock.ErrLost
-	case !connected: // the library would keep the request until there is a connection
-		return errors.New("not connected")
+	}
+	// The library would keep the request until there is a connection, also after ctx.
+	if err := s.awaitConnection(ctx); err != nil {
+		return fmt.Errorf("not connected: %w", err)
 	}
 	answer := make(chan error, 1)
 	s.locker.begin(func() {
