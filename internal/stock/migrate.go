@@ -3,6 +3,7 @@ package stock
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"embed"
 	"errors"
 	"fmt"
@@ -63,8 +64,10 @@ func (db *DB) Migrate(ctx context.Context) error {
 		migrateErr := db.migrate(ctx, migrations)
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 		defer cancel()
-		_, unlockErr := conn.ExecContext(undo, "DO RELEASE_LOCK(?)", name)
-		return errors.Join(migrateErr, unlockErr)
+		if _, err := conn.ExecContext(undo, "DO RELEASE_LOCK(?)", name); err != nil {
+			_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // the end of the connection releases it
+		}
+		return migrateErr
 	})
 }
 
