@@ -5,9 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
+	"flashsale/internal/sandbox"
 	"flashsale/loadtest/exercise"
 	"flashsale/loadtest/lesson/testbed"
 	"flashsale/loadtest/report"
@@ -85,12 +85,12 @@ func (c *exerciseCheckCmd) Run(ctx context.Context, s streams) (err error) {
 	if len(list) == 0 {
 		return fmt.Errorf("%w: no exercise was started in %s", errNotChecked, c.Dir)
 	}
-	dir, err := os.MkdirTemp("", "flashsale-exercise-")
+	dir, remove, err := sandbox.TempFolder()
 	if err != nil {
 		return fmt.Errorf("%w: %w", errNotChecked, err)
 	}
 	bed := testbed.New(testbed.Config{Database: c.Database})
-	defer func() { err = errors.Join(err, bed.Close(), os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, bed.Close(), remove()) }()
 	var failed, unchecked error
 	for _, e := range list {
 		failure, err := c.check(ctx, s, bed, folder, e, dir)

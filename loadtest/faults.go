@@ -74,11 +74,11 @@ func (c *faultsCmd) Run(ctx context.Context, s streams) error {
 	if list, err = c.possible(s, list); err != nil {
 		return err
 	}
-	builds, err := os.MkdirTemp("", "loadtest-builds-")
+	builds, remove, err := sandbox.TempFolder()
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(builds) }()
+	defer func() { _ = remove() }()
 	cfg := faults.Config{
 		API: c.API, Database: c.Database, Network: network, LockTTL: c.LockTTL, Rate: c.Rate, Buyers: c.Buyers, Mixed: c.Mixed, Seed: c.Seed, Chaos: c.Chaos,
 		Visual: c.Out,

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"strconv"
 	"time"
 
@@ -89,11 +88,11 @@ func (c *verdictsCmd) count(ctx context.Context, s streams, servers *servers, ro
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, fleet.Stop()) }()
-	out, err := os.MkdirTemp("", "flashsale-verdicts-")
+	out, remove, err := sandbox.TempFolder()
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(out)) }()
+	defer func() { err = errors.Join(err, remove()) }()
 	counts = map[strategy.Verdict]int{}
 	for i := range c.Runs {
 		rate := float64(c.MinRate) * math.Pow(float64(c.MaxRate)/float64(c.MinRate), float64(i)/float64(max(1, c.Runs-1)))

@@ -10,7 +10,7 @@ import (
 
 const (
 	// folderPrefix starts the name of everything that a sandbox creates in the
-	// system's temporary folder.
+	// system's temporary folder. What else has such a name may be swept: see TempFolder.
 	folderPrefix = "flashsale-"
 	// ownerFile is locked by the process that owns the folder.
 	ownerFile = "owner"
@@ -59,6 +59,16 @@ func (f *folder) remove() error {
 	}
 	err := os.RemoveAll(f.path)
 	return errors.Join(err, f.owner.Close())
+}
+
+// TempFolder creates a folder in the system's temporary folder. If this process is killed,
+// the start of a later sandbox removes it.
+func TempFolder() (path string, remove func() error, err error) {
+	f, err := tempFolder()
+	if err != nil {
+		return "", nil, err
+	}
+	return f.path, f.remove, nil
 }
 
 func tempFolder() (*folder, error) {

@@ -2,8 +2,11 @@ package sandbox_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
 	"strings"
 	"testing"
 
@@ -77,6 +80,10 @@ func TestBinlogIsTurnedOnAndOff(t *testing.T) {
 // has just created.
 func TestFoldersOfConcurrentStarts(t *testing.T) {
 	tier.OnlyTestAll(t, "Redis")
+	kept, remove, err := sandbox.TempFolder()
+	if err != nil {
+		t.Fatal(err)
+	}
 	const rounds, nodes = 3, 8
 	for range rounds {
 		all, err := sandbox.StartRedisNodes(t.Context(), nodes, sandbox.RedisConfig{})
@@ -88,5 +95,14 @@ func TestFoldersOfConcurrentStarts(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+	if _, err := os.Stat(kept); err != nil {
+		t.Errorf("a folder in use was swept: %v", err)
+	}
+	if err := remove(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(kept); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s: %v, want it removed", kept, err)
 	}
 }

@@ -25,7 +25,7 @@ import (
 // withProxyAndCA runs the tests in an environment that names a proxy, which does not exist,
 // and that trusts the certificate of httptest's servers. A process reads both only once.
 func withProxyAndCA(run func() int) int {
-	dir, err := os.MkdirTemp("", "flashsale-attack-")
+	dir, err := os.MkdirTemp("", "attack-test-")
 	if err != nil {
 		panic(err)
 	}

@@ -40,11 +40,11 @@ func (s *Server) startKubernetes(ctx context.Context) error {
 		return err
 	}
 	s.stops = append(s.stops, k.Close)
-	dir, err := os.MkdirTemp("", "flashsale-kubernetes-")
+	dir, remove, err := sandbox.TempFolder()
 	if err != nil {
 		return err
 	}
-	s.stops = append(s.stops, func() error { return os.RemoveAll(dir) })
+	s.stops = append(s.stops, remove)
 	token, ca := filepath.Join(dir, "token"), filepath.Join(dir, "ca.crt")
 	if err := errors.Join(os.WriteFile(token, []byte(k.Token), 0o600), os.WriteFile(ca, k.CA, 0o600)); err != nil {
 		return err

@@ -65,9 +65,9 @@ func (a *APIServer) Call(method, path string, body, result any) (status int) {
 
 // servers is how a replica's process finds the API server.
 func (a *APIServer) servers() backend.Servers {
-	folder, err := os.MkdirTemp("", "flashsale-lesson-")
+	folder, remove, err := sandbox.TempFolder()
 	a.run.Check(err)
-	a.run.Cleanup(func() error { return os.RemoveAll(folder) })
+	a.run.Cleanup(remove)
 	token, ca := filepath.Join(folder, "token"), filepath.Join(folder, "ca.crt")
 	a.run.Check(errors.Join(os.WriteFile(token, []byte(a.server.Token), 0o600), os.WriteFile(ca, a.server.CA, 0o600)))
 	return backend.Servers{KubeServer: a.server.URL, KubeTokenFile: token, KubeCA: ca, KubeNamespace: a.run.Name}
