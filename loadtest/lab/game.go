@@ -385,8 +385,12 @@ func (g *game) needsQuiet() time.Duration {
 	return need
 }
 
-// waitsForLock reports whether a replica has asked for the lock, and has no answer.
+// waitsForLock reports whether a replica has asked for the lock that another one has, and has
+// no answer. A paused holder's lease has ended. If nobody has the lock, the answer is late.
 func (g *game) waitsForLock(replica string) bool {
+	if !slices.ContainsFunc(g.players, func(p *player) bool { return p.Name != replica && !p.paused && g.holds(p.Name) }) {
+		return false
+	}
 	return g.last(replica, true) == record.LockAsked || g.last(replica, false) == record.LockAsked
 }
 
