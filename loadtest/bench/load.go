@@ -55,18 +55,16 @@ func send(ctx context.Context, o offer) (*measurement, error) {
 		vegeta.Client(&http.Client{Transport: wire}), vegeta.Workers(uint64(min(workers, o.workers))), vegeta.MaxWorkers(uint64(workers)),
 	)
 	defer context.AfterFunc(ctx, func() { attacker.Stop(); wire.breakOff() })()
-	total := o.warmUp + o.window
-	// One timer serves all requests: the last one gets the full time-out too.
-	late := time.AfterFunc(total+attack.RequestTimeout, wire.breakOff)
-	defer late.Stop()
-
 	// With rate 0, vegeta sends as fast as its workers allow.
 	pace := attack.NewSchedule(o.rate, limit, nil)
 	target := vegeta.NewStaticTargeter(vegeta.Target{Method: "POST", URL: o.plan.Targets[0] + "/v1/orders"})
 	result := &measurement{}
-	stopMeasuring := o.atBounds(ctx, result)
+	measured := o.atBounds(ctx, result, func() {
+		attacker.Stop()
+		time.AfterFunc(attack.RequestTimeout, wire.breakOff) // one timer for all requests
+	})
 	sent := 0
-	for res := range attacker.Attack(target, pace, total, "") {
+	for res := range attacker.Attack(target, pace, 0, "") {
 		a := &wire.answers[res.Seq]
 		at := res.Timestamp.Sub(pace.Began)
 		a.Due, a.Done = at, at+res.Latency
@@ -75,7 +73,7 @@ func send(ctx context.Context, o offer) (*measurement, error) {
 		}
 		sent = max(sent, a.Seq+1)
 	}
-	stopMeasuring()
+	<-measured
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -86,9 +84,10 @@ func send(ctx context.Context, o offer) (*measurement, error) {
 	return result, nil
 }
 
-// atBounds calls measure at both ends of the window and records when. stop waits for
-// the second call, or for the end of ctx.
-func (o *offer) atBounds(ctx context.Context, t *measurement) (stop func()) {
+// atBounds calls measure at both ends of the window, records when, and then calls end. The
+// window begins later than planned if this process was stopped in the warm-up. done is
+// closed after that, or at the end of ctx.
+func (o *offer) atBounds(ctx context.Context, t *measurement, end func()) <-chan struct{} {
 	done := make(chan struct{})
 	began := time.Now()
 	go func() {
@@ -98,13 +97,14 @@ func (o *offer) atBounds(ctx context.Context, t *measurement) (stop func()) {
 		}
 		o.measure()
 		t.from = time.Since(began)
-		if sleep.For(ctx, o.warmUp+o.window-t.from) != nil {
+		if sleep.For(ctx, o.window) != nil {
 			return
 		}
 		o.measure()
 		t.to = time.Since(began)
+		end()
 	}()
-	return func() { <-done }
+	return done
 }
 
 // inWindow returns the answers in the window, and its requests' sorted latencies.
