@@ -308,7 +308,9 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := New(testConfig(client))
+	cfg := testConfig(client)
+	cfg.TTL = longTTL
+	l, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

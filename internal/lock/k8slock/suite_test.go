@@ -82,7 +82,7 @@ func openWith[L lock.Locker](newLocker func(Config) (L, error)) func(string, tim
 }
 
 func testConfig(at address) Config {
-	return Config{REST: at.config(), Namespace: testNamespace, TTL: testTTL, Owner: "r@h:1"}
+	return Config{REST: at.config(), Namespace: testNamespace, TTL: longTTL, Owner: "r@h:1"}
 }
 
 func (a address) config() *rest.Config {

@@ -33,6 +33,20 @@ func MustUnlock(tb testing.TB, held lock.Held) {
 	}
 }
 
+// MustWork locks and unlocks name. A busy machine may end a short lease before the Unlock, so
+// there are three tries.
+func MustWork(tb testing.TB, locker lock.Locker, name string) {
+	tb.Helper()
+	for range tries {
+		err := unlock(MustLock(tb, locker, name))
+		if err == nil {
+			return
+		}
+		tb.Log("Unlock:", err)
+	}
+	tb.Errorf("Unlock failed each of %d times", tries)
+}
+
 func unlock(held lock.Held) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callPatience)
 	defer cancel()

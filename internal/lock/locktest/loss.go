@@ -29,7 +29,7 @@ func (s *suite) revoked(t *testing.T) {
 	s.expectLoss(t, held, asked)
 	s.expectHolder(t, name, entry, next)
 	MustUnlock(t, next)
-	MustUnlock(t, MustLock(t, here, name)) // the Locker gets a new lease
+	MustWork(t, here, name) // the Locker gets a new lease
 }
 
 // expectLoss waits until held is lost. Unlock must then fail.
@@ -83,7 +83,7 @@ func (s *suite) removedHolder(t *testing.T) {
 	entry = s.entryOf(t, name, entries)
 	s.expectLoss(t, held, asked)
 	s.expectHolder(t, name, entry, next)
-	MustUnlock(t, next)
+	UnlockAnyway(t, next)
 }
 
 // removedWaiter removes a waiter's entry.
@@ -109,7 +109,7 @@ func (s *suite) removedWaiter(t *testing.T) {
 		t.Fatal("Lock returned while another holds the lock")
 	}
 	MustUnlock(t, holder)
-	MustUnlock(t, waiter.Granted(t))
+	UnlockAnyway(t, waiter.Granted(t))
 }
 
 // killedProcess kills a process that holds and waits for the lock.
@@ -121,7 +121,7 @@ func (s *suite) killedProcess(t *testing.T) {
 	if s.Capabilities.Fair {
 		s.queued(t, name, 2) // both have an entry
 	}
-	waiter := LockAside(t, s.open(t), name)
+	waiter := LockAside(t, s.openLong(t), name)
 	killed := time.Now()
 	process.signal(syscall.SIGKILL)
 	next := waiter.Granted(t)
@@ -140,7 +140,7 @@ func (s *suite) expectInTime(t *testing.T, took time.Duration) {
 // pausedProcess pauses a holder's process for longer than its TTL.
 func (s *suite) pausedProcess(t *testing.T) {
 	const name = "paused"
-	here, process := s.open(t), s.spawn(t)
+	here, process := s.openLong(t), s.spawn(t)
 	held := MustLock(t, process, name)
 	waiter := LockAside(t, here, name)
 	entries := s.queued(t, name, 2)
@@ -156,7 +156,7 @@ func (s *suite) pausedProcess(t *testing.T) {
 	s.expectLoss(t, held, time.Now())
 	s.expectHolder(t, name, entry, next)
 	MustUnlock(t, next)
-	MustUnlock(t, MustLock(t, process, name)) // the process can lock again
+	MustWork(t, process, name) // the process can lock again
 }
 
 // pausedServer pauses the server while calls wait for it.
@@ -165,7 +165,7 @@ func (s *suite) pausedServer(t *testing.T) {
 	here := s.open(t)
 	there := s.another(t, here)
 	holder := MustLock(t, here, name)
-	MustUnlock(t, MustLock(t, there, "any")) // it has a lease before the pause
+	MustWork(t, there, "any") // it has a lease before the pause
 	waiter := LockAside(t, there, name)
 	s.queued(t, name, 2)
 	if !s.Capabilities.Deadline {
@@ -195,7 +195,7 @@ func (s *suite) pausedServer(t *testing.T) {
 	}
 	_ = unlock(holder) // it may be lost
 	s.entries(t, name, 0)
-	MustUnlock(t, MustLock(t, there, name))
+	MustWork(t, there, name)
 }
 
 // deadlines starts a Lock of each name, and checks that it returns at its deadline.
@@ -233,7 +233,7 @@ func (s *suite) deadServer(t *testing.T) {
 	here := s.open(t)
 	there := s.another(t, here)
 	MustLock(t, here, name)
-	MustUnlock(t, MustLock(t, there, "any"))
+	MustWork(t, there, "any")
 	waiter := LockAside(t, there, name)
 	s.queued(t, name, 2)
 	var holders []lock.Locker
@@ -275,7 +275,7 @@ func (s *suite) lostServer(t *testing.T) {
 	here := s.open(t)
 	for range tries { // the machine may pause for longer than the margin before the TTL
 		took := s.loseServer(t, here, name)
-		MustUnlock(t, MustLock(t, here, name))
+		MustWork(t, here, name)
 		s.entries(t, name, 0)
 		// The server may count the lease from any moment before its pause.
 		if !s.Capabilities.Deadline || took <= s.TTL {

@@ -49,11 +49,11 @@ func TestRedlockSurvivesTheLossOfAMinority(t *testing.T) {
 		}
 		return errors.Is(err, lock.ErrHeld)
 	})
-	locktest.MustUnlock(t, held)
+	locktest.UnlockAnyway(t, held)
 	var took []time.Duration // a busy machine may delay some, but not all
 	for len(took) < 3 && (len(took) == 0 || slices.Min(took) > ttl/4) {
 		began := time.Now()
-		locktest.MustUnlock(t, locktest.MustLock(t, there, "n"))
+		locktest.UnlockAnyway(t, locktest.MustLock(t, there, "n"))
 		took = append(took, time.Since(began))
 	}
 	if slices.Min(took) > ttl/4 {
