@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -141,7 +142,7 @@ func attackShop(t *testing.T, targets string, more ...string) (dir, said string,
 	dir = t.TempDir()
 	var out bytes.Buffer
 	err = run(t.Context(), append([]string{"attack", "--target=" + targets, "--jwt-secret=any", "--admin-token=admin", "--seed=10",
-		"--rate=100", "--duration=1s", "--stock=20", "--out=" + dir}, more...), &out, &out)
+		"--rate=100", "--duration=3s", "--stock=20", "--out=" + dir}, more...), &out, &out)
 	return dir, out.String(), err
 }
 
@@ -223,24 +224,24 @@ func TestLoadIsPublishedIfItsChallengeFails(t *testing.T) {
 func TestFirstTargetThatAnswersIsAskedForTheResult(t *testing.T) {
 	t.Parallel()
 	shop := newSmallShop(func(*smallShop, http.ResponseWriter, *http.Request) bool { return false })
-	var down sync.Once
-	isDown := make(chan struct{})
-	failing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodPost && shop.soldOut("sale-a-1") {
-			down.Do(func() { close(isDown) })
-		}
-		select {
-		case <-isDown:
-			if r.Method != http.MethodPost {
-				refuse(w, http.StatusBadGateway)
-				return
-			}
-		default:
-		}
+	var isDown atomic.Bool // the first target, from the last sale on, for all but orders
+	answer := func(w http.ResponseWriter, r *http.Request) {
 		shop.ServeHTTP(w, r)
+		if r.Method == http.MethodPost && shop.soldOut("sale-a-1") {
+			isDown.Store(true)
+		}
+	}
+	failing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost && isDown.Load() {
+			refuse(w, http.StatusBadGateway)
+			return
+		}
+		answer(w, r)
 	}))
 	t.Cleanup(failing.Close)
-	dir, said, err := attackShop(t, failing.URL+","+shop.serve(t))
+	other := httptest.NewServer(http.HandlerFunc(answer))
+	t.Cleanup(other.Close)
+	dir, said, err := attackShop(t, failing.URL+","+other.URL)
 	if !errors.Is(err, errNotProven) {
 		t.Fatalf("got %v, want %v\n%s", err, errNotProven, said)
 	}

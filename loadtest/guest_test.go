@@ -118,7 +118,7 @@ func attackAsGuest(t *testing.T, d *sandboxDescription) {
 		b, target := newBalancer(t, d.Replicas)
 		dir := t.TempDir()
 		var out bytes.Buffer
-		if err := run(t.Context(), args(target, dir, "--duration=1s", "--mysql-dsn="+d.MySQLDSN), &out, io.Discard); err != nil {
+		if err := run(t.Context(), args(target, dir, "--duration=3s", "--mysql-dsn="+d.MySQLDSN), &out, io.Discard); err != nil {
 			t.Fatalf("%v\n%s", err, out.String())
 		}
 		b.checkWithdrawn(t, d.Replicas[0], 1+proof.ContendedBursts)
@@ -140,7 +140,7 @@ func attackAsGuest(t *testing.T, d *sandboxDescription) {
 		b.noWithdrawal, b.noList = true, true
 		var said bytes.Buffer
 		dir := t.TempDir()
-		if err := run(t.Context(), args(target, dir, "--duration=1s"), io.Discard, &said); err != nil {
+		if err := run(t.Context(), args(target, dir, "--duration=3s"), io.Discard, &said); err != nil {
 			t.Fatal(err)
 		}
 		if p := readProof(t, dir); !p.Partial || p.Runs[0].UnitsSold != 50 {

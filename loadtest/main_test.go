@@ -204,7 +204,7 @@ func TestAttackOnAStackStartedByUp(t *testing.T) {
 		out := filepath.Join(dir, name)
 		args := []string{
 			"attack", "--target=" + strings.Join(d.Replicas, ","), "--jwt-secret=" + d.JWTSecret, "--admin-token=" + d.AdminToken,
-			"--rate=500", "--duration=1s", "--stock=100", "--out=" + out,
+			"--rate=500", "--duration=3s", "--stock=100", "--out=" + out,
 		}
 		if err := run(t.Context(), append(args, more...), io.Discard, io.Discard); err != nil {
 			t.Fatal(err)
@@ -220,7 +220,7 @@ func TestAttackOnAStackStartedByUp(t *testing.T) {
 	// prove creates a database on the stack's MySQL and drops it.
 	out := filepath.Join(dir, "own")
 	err := run(t.Context(), []string{
-		"prove", "--mysql-dsn=" + d.MySQLDSN + "?charset=utf8mb4&loc=Local", "--strategies=conditional", "--replicas=1", "--rate=200", "--duration=1s",
+		"prove", "--mysql-dsn=" + d.MySQLDSN + "?charset=utf8mb4&loc=Local", "--strategies=conditional", "--replicas=1", "--rate=200", "--duration=3s",
 		"--stock=50", "--api=" + sandboxtest.Build(t, "api"), "--out=" + out,
 	}, io.Discard, io.Discard)
 	if err != nil || !readProof(t, out).Proven {

@@ -30,10 +30,10 @@ func TestServiceSellsOutUnderEveryStrategy(t *testing.T) {
 		rows       []strategy.Strategy
 	}{
 		// An oversell is a matter of chance: more units give more chances.
-		{"wrong", "--stock=200 --rate=1000", wrong},
+		{"wrong", "--stock=200 --rate=1000 --duration=1s", wrong},
 		// As many units as each strategy sells in a second, so that a slow lock sells out
 		// before the attack ends.
-		{"right", "--rate=150", right},
+		{"right", "--rate=150 --duration=2s", right},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -41,7 +41,7 @@ func TestServiceSellsOutUnderEveryStrategy(t *testing.T) {
 			for _, s := range tt.rows {
 				names = append(names, s.Name)
 			}
-			args := append([]string{"prove", "--replicas=2", "--duration=1s"}, strings.Fields(tt.load)...)
+			args := append([]string{"prove", "--replicas=2"}, strings.Fields(tt.load)...)
 			args = append(args, "--strategies="+strings.Join(names, ","), "--api="+api, "--out="+dir)
 			var out bytes.Buffer
 			if err := run(t.Context(), args, &out, io.Discard); err != nil {

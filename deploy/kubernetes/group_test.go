@@ -3,10 +3,12 @@ package kubernetes_test
 import (
 	"bufio"
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -94,6 +96,9 @@ func TestOneServerMayFoundTheGroup(t *testing.T) {
 			defer cancel()
 			cmd := exec.CommandContext(ctx, "bash", "-c", string(script))
 			cmd.Env = append(os.Environ(), "PATH="+folder+":"+os.Getenv("PATH"), "HOSTNAME=mysql-"+tt.own, "MYSQL_GROUP_PASSWORD=secret", "DEAF="+tt.deaf, "COMPARED="+tt.compared)
+			// The script's children are killed as well: they write into folder.
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 			output, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -101,9 +106,11 @@ func TestOneServerMayFoundTheGroup(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			said, _ := bufio.NewReader(output).ReadString('\n') // what is missing is seen below
+			lines := bufio.NewReader(output)
+			said, _ := lines.ReadString('\n') // what is missing is seen below
 			cancel()
-			_ = cmd.Wait() // it was killed
+			_, _ = io.Copy(io.Discard, lines) // until all of them have ended
+			_ = cmd.Wait()                    // it was killed
 			if strings.TrimSpace(said) != tt.want {
 				t.Errorf("mysql-%s says %q, want %q", tt.own, said, tt.want)
 			}

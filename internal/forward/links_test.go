@@ -46,11 +46,12 @@ func TestOrdersThatQueueUpGoInOneMessage(t *testing.T) {
 	t.Parallel()
 	const orders = maxMessage + 100
 	in := newInbox()
-	s := serve(t, config("seller"), in)
+	l := listen(t)
 	ls := newLinks(t, config("buyer"))
-	for i := range int32(orders) { // while the link is opened
-		send(t, ls, s.peer, i)
+	for i := range int32(orders) { // while the link waits for the server
+		send(t, ls, Peer{l.Addr().String(), "seller"}, i)
 	}
+	serveOn(t, l, config("seller"), in)
 	messages := 0
 	for n := int32(0); n < orders; messages++ {
 		for _, o := range next(t, "orders", in).orders {

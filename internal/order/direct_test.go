@@ -253,8 +253,7 @@ type stuckLocker struct {
 func (c *stuckLocker) Lock(ctx context.Context, name string) (lock.Held, error) {
 	now := c.asking.Add(1)
 	defer c.asking.Add(-1)
-	if now > c.most.Load() {
-		c.most.Store(now)
+	for most := c.most.Load(); now > most && !c.most.CompareAndSwap(most, now); most = c.most.Load() {
 	}
 	select {
 	case <-c.free:

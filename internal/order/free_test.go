@@ -54,6 +54,9 @@ func TestFreeOrderIsPaidWhenItIsMade(t *testing.T) {
 		}
 		again, err := s.at(1).Place(t.Context(), buy("ann", "k", 2))
 		same("asked again after p1", again.Order, err)
+		if s.replicas[0].units != nil {
+			s.awaitUnits(t, 6) // they are given back after the order has expired
+		}
 		if got := s.audit(t); got.Paid != 4 || got.Available != 6 || got.Reserved != 0 {
 			t.Errorf("%+v; want 4 paid, 6 available", got)
 		}

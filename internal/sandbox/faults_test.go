@@ -87,7 +87,7 @@ func TestTheDatabasesDiskIsFullForAWhile(t *testing.T) {
 	defer cancel()
 	m := sandboxtest.Start(t, sandbox.Config{MySQL: true, MySQLDisk: 256}).MySQL
 	exec := func(statement string) error {
-		within, cancel := context.WithTimeout(ctx, 3*time.Second)
+		within, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
 		_, err := openDB(t, m.DSN("")).ExecContext(within, statement)
 		return err

@@ -111,7 +111,7 @@ func TestAdoptSeesAReplicaThatStartsMeanwhile(t *testing.T) {
 				return err
 			}
 			go func() { adopted <- db.Adopt(t.Context(), second) }()
-			awaitStatement(t, db, "UPDATE guard SET strategy")
+			awaitStatement(t, db, "UPDATE guard SET strategy", adopted)
 			go func() {
 				l, err := db.LockReplica(t.Context(), first)
 				if err == nil {
@@ -123,7 +123,7 @@ func TestAdoptSeesAReplicaThatStartsMeanwhile(t *testing.T) {
 			sandboxtest.Eventually(t, "the replica's lock, which must come before it reads the binding", func() bool {
 				var holder int64
 				holder, err = db.ReplicaConnection(t.Context(), conn)
-				return err != nil || holder != 0
+				return err != nil || holder != 0 || len(locked) > 0
 			})
 			return err
 		})
@@ -141,15 +141,15 @@ func TestAdoptSeesAReplicaThatStartsMeanwhile(t *testing.T) {
 }
 
 // awaitStatement waits until a connection to the database runs a statement that begins
-// with this text.
-func awaitStatement(t *testing.T, db *stock.DB, begins string) {
+// with this text, or until it has a result.
+func awaitStatement(t *testing.T, db *stock.DB, begins string, result chan error) {
 	t.Helper()
 	sandboxtest.Eventually(t, "the statement "+begins, func() bool {
 		all, err := servers.MySQL.Connections(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		return slices.ContainsFunc(all, func(c sandbox.Connection) bool {
+		return len(result) > 0 || slices.ContainsFunc(all, func(c sandbox.Connection) bool {
 			return c.Database == db.Name && strings.HasPrefix(c.Info, begins)
 		})
 	})

@@ -134,7 +134,7 @@ func TestLatencyCountsFromWhenARequestWasDue(t *testing.T) {
 		w.WriteHeader(http.StatusConflict)
 	}))
 	defer server.Close()
-	plan := Plan{Targets: []string{server.URL}, SKUs: []string{"one"}, MaxQuantity: 1, Rate: 200, Duration: time.Second}
+	plan := Plan{Targets: []string{server.URL}, SKUs: []string{"one"}, MaxQuantity: 1, Rate: 200, Duration: 3 * time.Second}
 	result, err := Run(t.Context(), Config{Plan: plan, JWTSecret: secret})
 	if err != nil {
 		t.Fatal(err)

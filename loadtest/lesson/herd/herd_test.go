@@ -13,7 +13,7 @@ import (
 func TestMain(m *testing.M) { leaks.Main(m) }
 
 func TestReleaseCausesRequestsOfAllWaitersOnlyIfTheyWatchTheHolder(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	server, err := sandbox.StartZooKeeper(ctx, 1)
 	if err != nil {
