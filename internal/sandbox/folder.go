@@ -10,7 +10,7 @@ import (
 
 const (
 	// folderPrefix starts the name of everything that a sandbox creates in the
-	// system's temporary folder. What else has such a name may be swept: see TempFolder.
+	// system's temporary folder. A sweep may remove any other folder with this prefix.
 	folderPrefix = "flashsale-"
 	// ownerFile is locked by the process that owns the folder.
 	ownerFile = "owner"
@@ -64,6 +64,9 @@ func (f *folder) remove() error {
 // TempFolder creates a folder in the system's temporary folder. If this process is killed,
 // the start of a later sandbox removes it.
 func TempFolder() (path string, remove func() error, err error) {
+	if err := checkHost(); err != nil {
+		return "", nil, err
+	}
 	f, err := tempFolder()
 	if err != nil {
 		return "", nil, err

@@ -301,7 +301,6 @@ func (b *bench) try(ctx context.Context, t trial) (run *Run, err error) {
 }
 
 func (b *bench) assess(t *trial, plan attack.Plan, got *measurement, found proof.Records, used map[string]usage) *Run {
-	total := t.warmUp + t.window
 	setting := proof.Setting{
 		Strategy: t.peer.Name, Fence: strategy.FenceOff, Replicas: t.Replicas, Expected: t.peer.Expected, Stock: t.load.stock(t.orders()), Plan: plan,
 	}
@@ -309,12 +308,12 @@ func (b *bench) assess(t *trial, plan attack.Plan, got *measurement, found proof
 		setting.Fence = row.FenceFor(strategy.FenceClaim)
 	}
 	run := &Run{
-		Run:  proof.Assess(setting, &attack.Result{Answers: got.answers, Began: got.began, Sending: total, PeakUnderWay: t.workers}, found),
+		Run:  proof.Assess(setting, &attack.Result{Answers: got.answers, Began: got.began, Sending: got.to, PeakUnderWay: t.workers}, found),
 		Load: t.Load, Open: t.Open, Workers: t.workers, Round: t.round, Binlog: t.Binlog, Durable: t.peer.Durable,
 		How: t.way.String(), CheckedBy: checkedBy[t.peer.Store],
 	}
 	run.SKUs = len(t.load.Items)
-	run.measured(got, total, used)
+	run.measured(got, used)
 	return run
 }
 

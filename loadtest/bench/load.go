@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"math"
 	"net/http"
 	"slices"
 	"time"
@@ -35,7 +36,7 @@ type measurement struct {
 	began   time.Time
 	// from and to are the window, as times since began.
 	from, to time.Duration
-	// exhausted: all planned requests were sent before the end.
+	// exhausted: the limit of requests was reached before the end of the window.
 	exhausted bool
 }
 
@@ -59,9 +60,11 @@ func send(ctx context.Context, o offer) (*measurement, error) {
 	pace := attack.NewSchedule(o.rate, limit, nil)
 	target := vegeta.NewStaticTargeter(vegeta.Target{Method: "POST", URL: o.plan.Targets[0] + "/v1/orders"})
 	result := &measurement{}
+	late := time.AfterFunc(math.MaxInt64, wire.breakOff) // one timer for all requests
+	defer late.Stop()
 	measured := o.atBounds(ctx, result, func() {
 		attacker.Stop()
-		time.AfterFunc(attack.RequestTimeout, wire.breakOff) // one timer for all requests
+		late.Reset(attack.RequestTimeout)
 	})
 	sent := 0
 	for res := range attacker.Attack(target, pace, 0, "") {
@@ -80,13 +83,13 @@ func send(ctx context.Context, o offer) (*measurement, error) {
 	if sent == 0 {
 		return nil, errors.New("nothing was sent")
 	}
-	result.answers, result.began, result.exhausted = wire.answers[:sent], pace.Began, o.rate == 0 && sent == limit
+	result.answers, result.began, result.exhausted = wire.answers[:sent], pace.Began, sent == limit
 	return result, nil
 }
 
-// atBounds calls measure at both ends of the window, records when, and then calls end. The
-// window begins later than planned if this process was stopped in the warm-up. done is
-// closed after that, or at the end of ctx.
+// atBounds calls measure at both ends of the window and records when. Then it calls end. The
+// window begins later than planned if this process was stopped in the warm-up. The returned
+// channel is closed after end, or when ctx ends.
 func (o *offer) atBounds(ctx context.Context, t *measurement, end func()) <-chan struct{} {
 	done := make(chan struct{})
 	began := time.Now()

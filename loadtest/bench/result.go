@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"time"
 
 	"flashsale/internal/strategy"
 	"flashsale/loadtest/peer"
@@ -92,7 +91,7 @@ type Median struct {
 }
 
 // measured replaces the rates and latencies of the whole run by those of the window.
-func (r *Run) measured(t *measurement, total time.Duration, used map[string]usage) {
+func (r *Run) measured(t *measurement, used map[string]usage) {
 	answers, latencies := t.inWindow()
 	window := (t.to - t.from).Seconds()
 	counts := proof.Count(answers)
@@ -100,7 +99,7 @@ func (r *Run) measured(t *measurement, total time.Duration, used map[string]usag
 	r.Throughput = float64(len(answers)) / window
 	r.AcceptedPerSecond = float64(counts.Accepted) / window
 	r.Served = float64(served) / window
-	r.AchievedRate = float64(len(t.answers)) / total.Seconds()
+	r.AchievedRate = float64(len(t.answers)) / t.to.Seconds()
 	r.Latency, r.Curve = proof.LatencyOf(latencies), proof.CurveOf(latencies)
 	r.CPU, r.RSS = map[string]float64{}, map[string]float64{}
 	for name, u := range used {

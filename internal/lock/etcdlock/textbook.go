@@ -21,8 +21,8 @@ var TextbookCapabilities = lock.Capabilities{
 }
 
 // Textbook is a lock.Locker made of the client library's concurrency.Mutex, as its
-// documentation shows it, for comparison with Locker. When etcd is down, its Lock
-// does not return at the end of its context. Its Unlock deletes without comparing.
+// documentation shows it, for comparison with Locker. When etcd is down, a Lock
+// that waits in the queue does not return at the end of its context. Its Unlock deletes without comparing.
 //
 // The library's mutex is re-entrant for its session. A gate therefore lets one
 // goroutine of the process at a time to the mutex.
@@ -89,7 +89,7 @@ func (t *Textbook) enter(ctx context.Context, name string, pass func(context.Con
 	return nil, fmt.Errorf("lock %s: %w", name, err)
 }
 
-// acquire returns the mutex and its session also if Lock or TryLock of the mutex failed.
+// acquire also returns the mutex and its session if the mutex could not be locked.
 func (t *Textbook) acquire(ctx context.Context, name string, acquire func(*concurrency.Mutex, context.Context) error) (*concurrency.Session, *concurrency.Mutex, error) {
 	until, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -110,17 +110,24 @@ func (t *Textbook) acquire(ctx context.Context, name string, acquire func(*concu
 // cleanUp deletes the key of a failed Lock or Unlock, and then opens the gate. The
 // library's mutex leaves its key when a context ends before etcd has answered, and all
 // others would wait for the key as long as the session lives. The failed call does not
-// wait for this, but the next Lock of this process does, as it would use the same key.
+// wait for this. The next Lock of this process does, as it would use the same key; a TryLock
+// meanwhile returns ErrHeld.
 //
-// etcd may still apply the request of a failed Lock later. The process's next Lock of the
-// name then uses that key. (Locker finds and deletes such keys.)
+// etcd may still apply the request of a failed Lock later. Others then wait until this
+// process locks the name again, which uses that key. (Locker finds and deletes such keys.)
 func (t *Textbook) cleanUp(gate lock.Held, session *concurrency.Session, key string) {
 	ctx, cancel := context.WithCancel(session.Ctx()) // the key ends with the session
 	defer cancel()
 	defer context.AfterFunc(t.closed, cancel)()
 	_ = backoff.Retry(ctx, func(err error) bool { return !isFinal(err) }, func() error {
-		// Without a time-out: a deletion that was given up may end a later grant.
-		_, err := t.cfg.Client.Delete(ctx, key)
+		ctx, cancel := context.WithTimeout(ctx, t.cfg.TTL/3)
+		defer cancel()
+		now, err := t.cfg.Client.Get(ctx, key)
+		if err != nil || len(now.Kvs) == 0 {
+			return err
+		}
+		// By its revision: etcd may apply a deletion without an answer after the next Lock.
+		_, err = deleteKey(ctx, t.cfg.Client, key, now.Kvs[0].CreateRevision)
 		return err
 	})
 	_ = gate.Unlock(ctx) // fails only when closed

@@ -20,8 +20,7 @@ func (s *server) newTextbook(t *testing.T) *Textbook {
 	return opened(t, NewTextbook, s.EtcdEndpoints(), Config{})
 }
 
-// TestTextbookUnlocksAnEtcdThatComesBack before Unlock's context ends. The key would not
-// be deleted later.
+// TestTextbookUnlocksAnEtcdThatComesBack before Unlock's context ends.
 func TestTextbookUnlocksAnEtcdThatComesBack(t *testing.T) {
 	s := start(t, 1)
 	held := locktest.MustLock(t, s.newTextbook(t), "n")
@@ -41,8 +40,8 @@ func TestTextbookUnlocksAnEtcdThatComesBack(t *testing.T) {
 	locktest.MustUnlock(t, waiter.Granted(t))
 }
 
-// TestTextbookCleansUpLater: the answer to a Lock that has its key already is lost, and then
-// etcd does not answer the deletion of that key for two seconds. The session goes on.
+// TestTextbookCleansUpLater: etcd has stored the key of a Lock, but the answer is lost, and
+// then etcd does not answer for two seconds. The session goes on.
 func TestTextbookCleansUpLater(t *testing.T) {
 	s := start(t, 1)
 	var lost atomic.Bool // the next answer to a transaction

@@ -93,7 +93,7 @@ func (s *suite) tokens(t *testing.T) {
 			await(t, held.Lost(), s.later(), "the loss")
 			continue
 		}
-		UnlockAnyway(t, held) // there has a short lease
+		UnlockAnyway(t, held) // one of the processes has a short lease
 	}
 }
 

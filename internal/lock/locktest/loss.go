@@ -169,7 +169,7 @@ func (s *suite) pausedServer(t *testing.T) {
 	waiter := LockAside(t, there, name)
 	s.queued(t, name, 2)
 	if !s.Capabilities.Deadline {
-		time.Sleep(s.TTL / 4) // before its answer arrives, the waiter would not wait yet
+		time.Sleep(s.TTL / 4) // until it has its answer, the waiter does not wait in the queue
 	}
 	s.server.Pause(t)
 	defer s.server.Resume(t)

@@ -242,7 +242,7 @@ func (s *session) renew(ctx context.Context) error {
 	if expired {
 		return lock.ErrLost
 	}
-	// The library would keep the request until there is a connection, also after ctx.
+	// The library would keep the request until there is a connection, even after ctx has ended.
 	if err := s.awaitConnection(ctx); err != nil {
 		return fmt.Errorf("not connected: %w", err)
 	}
