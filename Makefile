@@ -31,7 +31,7 @@ bench: setup setup-redis build ## the service beside its rivals, in at most 15 m
 faults: setup-faults build ## make one part after another fail on real servers, and prove that nothing was lost, in about 25 minutes
 	@bin/loadtest faults $(ARGS)
 
-kubernetes: check-kubernetes setup-kubernetes build ## sell on a real Kubernetes of one node, in about 5 minutes (20 the first time: it is built from source)
+kubernetes: check-kubernetes setup-kubernetes build ## sell on a real Kubernetes of one node, in about 2 minutes (20 the first time: it is built from source)
 	@bin/loadtest kubernetes $(ARGS)
 
 unit: ## the tests that need no server, in less than a minute

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -43,7 +44,7 @@ type Result struct {
 	Sales  []Sale           `json:"sales"`
 	// StockLocks is what `kubectl get stocklocks` prints of the last sale's SKU.
 	StockLocks string `json:"stocklocks"`
-	// Audit: the CronJob of the audit, run once at the end, found nothing.
+	// Audit: the CronJob of the audit, run once after the first strategy's sales, found nothing.
 	Audit bool `json:"audit"`
 	OK    bool `json:"ok"`
 }
@@ -102,11 +103,12 @@ func others() (names []string) {
 }
 
 // sellAll makes all sales. The replicas of the next strategy start during the last sale of
-// the one before. It returns the shop of the last sale.
+// the one before. The database of the first is audited while the others sell in theirs. It
+// returns the shop of the last sale.
 func (s *shop) sellAll(ctx context.Context, result *Result) (*shop, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	var starting errgroup.Group
-	defer func() { cancel(); _ = starting.Wait() }()
+	var starting, auditing errgroup.Group
+	defer func() { cancel(); _, _ = starting.Wait(), auditing.Wait() }()
 	at, next := s, (*shop)(nil)
 	for i, planned := range sales {
 		if planned.strategy != at.strategy {
@@ -126,8 +128,14 @@ func (s *shop) sellAll(ctx context.Context, result *Result) (*shop, error) {
 		}
 		result.Sales = append(result.Sales, *sale)
 		s.cfg.Say("%s", sale)
+		if planned.strategy == first && sales[i+1].strategy != first {
+			auditing.Go(func() (err error) {
+				result.Audit, err = s.audit(ctx)
+				return err
+			})
+		}
 	}
-	return at, nil
+	return at, auditing.Wait()
 }
 
 // ErrNoNode means that this machine cannot run a node. The error says why.
@@ -141,6 +149,13 @@ func Run(ctx context.Context, cfg Config) (result *Result, err error) {
 	_, noMySQL := sandbox.MySQLImage(mysqlImage)
 	if err := errors.Join(sandbox.CheckNode(ctx), noMySQL, sandbox.FindZooKeeper()); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoNode, err)
+	}
+	var saying sync.Mutex // the audit runs beside the sales
+	say := cfg.Say
+	cfg.Say = func(format string, args ...any) {
+		saying.Lock()
+		defer saying.Unlock()
+		say(format, args...)
 	}
 	cfg.Say("Starting a Kubernetes node ...")
 	node, err := sandbox.StartNode(ctx)
@@ -172,9 +187,6 @@ func Run(ctx context.Context, cfg Config) (result *Result, err error) {
 		return result, err
 	}
 	if result.Memory, err = node.Memory(); err != nil {
-		return result, err
-	}
-	if result.Audit, err = shop.audit(ctx); err != nil {
 		return result, err
 	}
 	result.OK = result.Audit && !slices.ContainsFunc(result.Sales, func(s Sale) bool { return len(s.Violations) > 0 })
