@@ -56,11 +56,12 @@ func send(ctx context.Context, o offer) (*measurement, error) {
 		vegeta.Client(&http.Client{Transport: wire}), vegeta.Workers(uint64(min(workers, o.workers))), vegeta.MaxWorkers(uint64(workers)),
 	)
 	defer context.AfterFunc(ctx, func() { attacker.Stop(); wire.breakOff() })()
+
 	// With rate 0, vegeta sends as fast as its workers allow.
 	pace := attack.NewSchedule(o.rate, limit, nil)
 	target := vegeta.NewStaticTargeter(vegeta.Target{Method: "POST", URL: o.plan.Targets[0] + "/v1/orders"})
 	result := &measurement{}
-	late := time.AfterFunc(math.MaxInt64, wire.breakOff) // one timer for all requests
+	late := time.AfterFunc(math.MaxInt64, wire.breakOff) // one timer for all requests, set at the end of the window
 	defer late.Stop()
 	measured := o.atBounds(ctx, result, func() {
 		attacker.Stop()

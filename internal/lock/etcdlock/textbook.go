@@ -22,7 +22,8 @@ var TextbookCapabilities = lock.Capabilities{
 
 // Textbook is a lock.Locker made of the client library's concurrency.Mutex, as its
 // documentation shows it, for comparison with Locker. When etcd is down, a Lock
-// that waits in the queue does not return at the end of its context. Its Unlock deletes without comparing.
+// that waits in the queue does not return at the end of its context. Unlock deletes
+// without comparing.
 //
 // The library's mutex is re-entrant for its session. A gate therefore lets one
 // goroutine of the process at a time to the mutex.
